@@ -1,0 +1,124 @@
+//! Random histories for the simulation tests: writes of all kinds mixed with every fault the simulator knows.
+
+use std::time::Duration;
+
+use tidings::{Config, Control, Disk, PutOptions, Sim};
+
+/// A small generator of its own, so that the history does not depend on what the replicas draw.
+#[derive(Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Dice that always fall the same way for the same seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % limit
+    }
+}
+
+/// What a random history consists of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Seeds everything.
+    pub seed: u64,
+    /// How many steps it has.
+    pub steps: usize,
+    /// The rule that is broken, if any.
+    pub control: Option<Control>,
+}
+
+impl Plan {
+    /// A history without broken rules.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, steps: 60, control: None }
+    }
+
+    /// Runs it, then heals everything and demands convergence.
+    ///
+    /// # Panics
+    /// If the oracle finds a fault or the cluster does not converge.
+    pub fn run(self) -> Sim {
+        let mut dice = Dice::new(self.seed);
+        let mut config = Config::lan();
+        config.removals_max = [0, 1, 3, 4_096][dice.below(4)];
+        config.relay = dice.below(3) == 0;
+        config.clock_skew_max = Duration::from_millis(2_000);
+        let loss = [0.0, 0.05, 0.3][dice.below(3)];
+        let count = 2 + dice.below(4);
+        let sim = Sim::new(self.seed).broken(self.control).config(config).loss(loss);
+        let sim = sim.delay(Duration::from_millis([1, 20, 150][dice.below(3)]));
+        let with_disk = dice.below(count + 1);
+        let mut sim = sim.nodes_with_disk(with_disk).nodes(count - with_disk);
+        for _ in 0..self.steps {
+            step(&mut sim, &mut dice);
+            sim.run_for(Duration::from_millis([0, 1, 7, 40, 300, 2_000][dice.below(6)]));
+        }
+        sim.heal();
+        for i in 0..sim.len() {
+            sim.skew(i, 0);
+            sim.slow(i, 1);
+            if !sim.is_up(i) {
+                sim.restart(i);
+            }
+        }
+        sim.assert_converged();
+        sim
+    }
+}
+
+fn step(sim: &mut Sim, dice: &mut Dice) {
+    let i = dice.below(sim.len());
+    if dice.below(5) == 0 {
+        fault(sim, dice, i);
+    } else if sim.is_up(i) {
+        for _ in 0..=dice.below(3) {
+            write(sim, dice, i);
+        }
+    }
+}
+
+fn write(sim: &mut Sim, dice: &mut Dice, i: usize) {
+    let key = format!("k{}", dice.below(6));
+    let value = format!("v{}", dice.below(1_000));
+    let mut node = sim.node(i);
+    let done = match dice.below(12) {
+        0..=3 => node.put(key, value).is_ok(),
+        4..=6 => node.delete(key).is_ok(),
+        7 => node.set("s").add(key).is_ok(),
+        8 => node.set("s").remove(key).is_ok(),
+        9 => node.counter("c").add(1).is_ok(),
+        10 => node.batch().put(key, value).delete("k0").put("k1", "b").commit().is_ok(),
+        _ => {
+            let ttl = Duration::from_millis(100 + dice.below(5_000) as u64);
+            node.put_with(format!("t{key}"), value, PutOptions::new().ttl(ttl)).is_ok()
+        }
+    };
+    assert!(done, "a small write is always accepted");
+}
+
+fn fault(sim: &mut Sim, dice: &mut Dice, i: usize) {
+    let other = dice.below(sim.len());
+    match dice.below(10) {
+        0 | 1 => sim.crash(i),
+        2 => sim.restart_with(i, Disk::Latest),
+        3 => sim.restart_with(i, [Disk::Blank, Disk::Older(1), Disk::Older(8)][dice.below(3)]),
+        4 if i != other => sim.partition(&[i], &[other]),
+        5 if i != other => sim.cut(i, other),
+        6 => {
+            let (left, right): (Vec<usize>, Vec<usize>) = (0..sim.len()).partition(|_| dice.below(2) == 0);
+            sim.partition(&left, &right);
+        }
+        7 => sim.heal(),
+        8 => sim.skew(i, [-1_500, 0, 900, 1_900, 60_000][dice.below(5)]),
+        9 => sim.slow(i, [1, 1, 20, 200][dice.below(4)]),
+        _ if i != other => sim.break_between(i, other),
+        _ => {}
+    }
+}

@@ -1,0 +1,37 @@
+//! Thousands of random histories under the oracle. `TIDINGS_SEEDS` sets how many, `TIDINGS_SEED` replays one.
+
+use tidings_proptest::Plan;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn random_histories_of_mixed_faults_never_break_a_rule_and_always_converge() {
+    if let Some(seed) = number("TIDINGS_SEED") {
+        Plan::new(seed).run();
+        return;
+    }
+    let seeds = number("TIDINGS_SEEDS").unwrap_or(2_000);
+    let next = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    Plan::new(seed).run();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..20 {
+        assert_eq!(Plan::new(seed).run().trace(), Plan::new(seed).run().trace());
+    }
+}

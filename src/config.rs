@@ -1,0 +1,129 @@
+//! Every tunable, with presets and one check.
+
+use std::time::Duration;
+
+use crate::error::StartError;
+
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 1_024;
+
+/// The largest value that any node accepts from a peer, and the ceiling of [`Config::value_bytes_max`].
+pub const VALUE_BYTES_CEILING: usize = 16 << 20;
+
+/// How a node behaves. Start from a preset and change single fields:
+///
+/// ```
+/// let mut config = tidings::Config::lan();
+/// config.value_bytes_max = 4 << 20;
+/// assert!(config.check().is_ok());
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// How often a node compares digests with a random peer. 10 ms to 1 hour.
+    pub sync_interval: Duration,
+    /// The largest value that this node writes, in bytes. 1 to 16 MiB. Values of peers are accepted up to 16 MiB
+    /// whatever stands here.
+    pub value_bytes_max: usize,
+    /// How far clocks of members may be apart: writes stamped further ahead are refused, and expired values are
+    /// dropped only this long after their time. 1 ms to 1 hour.
+    pub clock_skew_max: Duration,
+    /// How many removals the change log remembers for followers that resume. Older ones are forgotten, and a
+    /// follower behind them compares digests (a peer) or starts over with the current values (a watch). 0 to
+    /// 16,777,216.
+    pub removals_max: usize,
+    /// Whether this node passes on the writes of others as they arrive, for clusters in which not every node is
+    /// connected to every other. Where all are, passing on would only repeat what everybody receives anyway.
+    pub relay: bool,
+    /// A repair session in which the peer makes no progress for this long breaks the link. 100 ms to 1 hour.
+    pub sync_timeout: Duration,
+    /// The time in which the background check recomputes the whole digest once. 1 s to 30 days.
+    pub scrub_interval: Duration,
+}
+
+impl Config {
+    /// For nodes in one data centre.
+    pub fn lan() -> Self {
+        Self {
+            sync_interval: Duration::from_secs(1),
+            value_bytes_max: 1 << 20,
+            clock_skew_max: Duration::from_secs(5),
+            removals_max: 4_096,
+            relay: false,
+            sync_timeout: Duration::from_secs(10),
+            scrub_interval: Duration::from_secs(600),
+        }
+    }
+
+    /// For nodes far apart.
+    pub fn wan() -> Self {
+        Self {
+            sync_interval: Duration::from_secs(5),
+            clock_skew_max: Duration::from_secs(30),
+            sync_timeout: Duration::from_secs(30),
+            ..Self::lan()
+        }
+    }
+
+    /// For tests and demonstrations on one machine.
+    pub fn local() -> Self {
+        Self { sync_interval: Duration::from_millis(100), ..Self::lan() }
+    }
+
+    /// Checks every field against its permitted range.
+    ///
+    /// # Errors
+    /// [`StartError::Config`] names the first field out of range, and the range.
+    pub fn check(&self) -> Result<(), StartError> {
+        let second = Duration::from_secs(1);
+        let hour = second * 3_600;
+        let times = [
+            ("sync_interval", self.sync_interval, Duration::from_millis(10), hour, "10 ms to 1 h"),
+            ("clock_skew_max", self.clock_skew_max, Duration::from_millis(1), hour, "1 ms to 1 h"),
+            ("sync_timeout", self.sync_timeout, Duration::from_millis(100), hour, "100 ms to 1 h"),
+            ("scrub_interval", self.scrub_interval, second, hour * 24 * 30, "1 s to 30 days"),
+        ];
+        for (field, value, least, most, range) in times {
+            if !(least..=most).contains(&value) {
+                return Err(StartError::Config { field, value: format!("{value:?}"), range });
+            }
+        }
+        let sizes = [
+            ("value_bytes_max", self.value_bytes_max, 1, VALUE_BYTES_CEILING, "1 to 16777216"),
+            ("removals_max", self.removals_max, 0, 1 << 24, "0 to 16777216"),
+        ];
+        for (field, value, least, most, range) in sizes {
+            if !(least..=most).contains(&value) {
+                return Err(StartError::Config { field, value: value.to_string(), range });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::lan()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_pass_their_own_check() {
+        for config in [Config::lan(), Config::wan(), Config::local()] {
+            config.check().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_invalid_field_is_named_with_its_range() {
+        let config = Config { value_bytes_max: 0, ..Config::lan() };
+        let text = config.check().unwrap_err().to_string();
+        assert!(text.contains("value_bytes_max") && text.contains("1 to 16777216"), "{text}");
+        let config = Config { sync_interval: Duration::ZERO, ..Config::lan() };
+        assert!(config.check().unwrap_err().to_string().contains("sync_interval"));
+    }
+}

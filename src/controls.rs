@@ -1,0 +1,83 @@
+//! Negative controls: each breaks one rule of the replication, so that the tests can show that they notice.
+//!
+//! Outside the project's own tests (feature `__controls`) every question here has the answer "no" at compile time.
+
+/// One rule, broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// A cursor outlives its link.
+    CursorKept,
+    /// A `done` is taken although a row of the very flush was refused.
+    ClaimDespiteRefusal,
+    /// A `done` is taken although an earlier row of the link was refused.
+    DoneAfterRefusal,
+    /// A tail claims everything that its sender has seen.
+    TailClaimsAll,
+    /// The own filter counts from the last frame instead of the last `done`.
+    OwnFromFrame,
+    /// Rows travel without their context.
+    NoContext,
+    /// A restart goes on under its old origin.
+    OldOrigin,
+    /// The disk keeps `Seen` ahead of the rows.
+    SeenAhead,
+    /// A reconcile adopts the vector that the peer had at its end.
+    EndVector,
+    /// Nothing is covered by settled ranges.
+    NoSettled,
+    /// A verdict about an older digest counts.
+    OldDigest,
+    /// A tail goes on although the floor passed its cursor.
+    FloorPassed,
+    /// Links stay after an integrity fault.
+    LinksKept,
+    /// Nothing is kept beyond the vector.
+    NoCloud,
+    /// Of two concurrent writes the one that arrives later wins.
+    ArrivalOrder,
+    /// Leaves are not recomputed before they are listed.
+    NoVerify,
+}
+
+#[cfg(feature = "__controls")]
+impl Control {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::CursorKept,
+        Self::ClaimDespiteRefusal,
+        Self::DoneAfterRefusal,
+        Self::TailClaimsAll,
+        Self::OwnFromFrame,
+        Self::NoContext,
+        Self::OldOrigin,
+        Self::SeenAhead,
+        Self::EndVector,
+        Self::NoSettled,
+        Self::OldDigest,
+        Self::FloorPassed,
+        Self::LinksKept,
+        Self::NoCloud,
+        Self::ArrivalOrder,
+        Self::NoVerify,
+    ];
+}
+
+/// The rule that this replica breaks, if any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Controls {
+    #[cfg(feature = "__controls")]
+    pub(crate) broken: Option<Control>,
+}
+
+impl Controls {
+    #[cfg(feature = "__controls")]
+    pub(crate) fn has(self, control: Control) -> bool {
+        self.broken == Some(control)
+    }
+
+    #[cfg(not(feature = "__controls"))]
+    #[expect(clippy::unused_self, reason = "the same call as with the feature")]
+    pub(crate) const fn has(self, _: Control) -> bool {
+        false
+    }
+}

@@ -1,0 +1,381 @@
+//! The Merkle digest: a tree of sums over keyed hashes, which is the hash index at the same time.
+//!
+//! Every row's place is a keyed hash of its key. A tree node at depth `d` stands for all places with the same `d`
+//! low bits and holds the count and the wrapping 128-bit sum of their rows' hashes. So a node's content depends on
+//! the set of rows alone, never on history, and an update costs one subtraction and one addition per level. The
+//! leaves are the buckets of a linear hash table of about 16 rows each: it grows and shrinks by one bucket at a
+//! time, so that no write ever pays for rebuilding the whole.
+//!
+//! The sums stand apart from the entries they sum up. That makes them the integrity check: an entry that is lost
+//! or changed by anything but a write no longer adds up.
+//!
+//! The tree knows slots (numbers of rows) only; the store passes closures to look behind them.
+
+use siphasher::{sip, sip128};
+
+use crate::time::Stamp;
+
+/// Levels of the tree take this many bits of the place each.
+pub(crate) const FAN_BITS: u32 = 4;
+pub(crate) const FAN: usize = 1 << FAN_BITS;
+
+/// Nothing is ever divided further than this; no two keys in practice share so many bits of their place.
+pub(crate) const DEPTH_MAX: u32 = 60;
+
+/// Rows per leaf that make the table grow, and shrink.
+const LEAF_ROWS_GROW: usize = 16;
+const LEAF_ROWS_SHRINK: usize = 6;
+
+/// A value's checksum, as it goes into the hash of its dot. Its layout is fixed for ever.
+pub(crate) fn checksum(value: &[u8]) -> u32 {
+    sip::SipHasher13::new_with_keys(0, 0).hash(value) as u32
+}
+
+/// A short keyed hash for comparisons on the wire.
+pub(crate) fn fingerprint(salt: u64, bytes: &[u8]) -> u64 {
+    sip::SipHasher13::new_with_keys(salt, 0x7469_6469_6e67_7321).hash(bytes)
+}
+
+/// The key of all hashes in the digest, shared by the cluster, so that sums cannot be forged through chosen keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct HashKey {
+    words: (u64, u64),
+}
+
+impl HashKey {
+    pub(crate) fn from_words(a: u64, b: u64) -> Self {
+        Self { words: (a, b) }
+    }
+
+    pub(crate) fn words(self) -> (u64, u64) {
+        self.words
+    }
+
+    pub(crate) fn place(self, key: &[u8]) -> Place {
+        let (low, high) = self.hash(key);
+        Place { low, high }
+    }
+
+    /// The hash of one dot: place, stamp, expiry and checksum in a fixed layout.
+    pub(crate) fn dot(self, place: Place, stamp: Stamp, expires: u64, checksum: u32) -> u128 {
+        let mut bytes = [0; 44];
+        bytes[..8].copy_from_slice(&place.low.to_le_bytes());
+        bytes[8..16].copy_from_slice(&place.high.to_le_bytes());
+        bytes[16..24].copy_from_slice(&stamp.clock.to_le_bytes());
+        bytes[24..32].copy_from_slice(&stamp.origin.to_le_bytes());
+        bytes[32..40].copy_from_slice(&expires.to_le_bytes());
+        bytes[40..].copy_from_slice(&checksum.to_le_bytes());
+        let (low, high) = self.hash(&bytes);
+        u128::from(low) | (u128::from(high) << 64)
+    }
+
+    fn hash(self, bytes: &[u8]) -> (u64, u64) {
+        sip128::SipHasher13::new_with_keys(self.words.0, self.words.1).hash(bytes).as_u64()
+    }
+}
+
+/// Where a key lives in the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) low: u64,
+    pub(crate) high: u64,
+}
+
+impl Place {
+    /// The place as a position on a line on which every [`Range`] is one piece.
+    pub(crate) fn position(self) -> u64 {
+        self.low.reverse_bits()
+    }
+
+    fn tag(self) -> u32 {
+        self.high as u32
+    }
+}
+
+/// All places with the same `depth` low bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Range {
+    pub(crate) depth: u32,
+    pub(crate) index: u64,
+}
+
+impl Range {
+    pub(crate) const ALL: Self = Self { depth: 0, index: 0 };
+
+    /// The range of this depth in which a position lies.
+    pub(crate) fn at(position: u64, depth: u32) -> Self {
+        Self { depth, index: position.reverse_bits() & mask(depth) }
+    }
+
+    pub(crate) fn is_well_formed(self) -> bool {
+        self.depth <= DEPTH_MAX && self.depth.is_multiple_of(FAN_BITS) && self.index & !mask(self.depth) == 0
+    }
+
+    pub(crate) fn child(self, i: usize) -> Self {
+        Self { depth: self.depth + FAN_BITS, index: self.index | (i as u64) << self.depth }
+    }
+
+    pub(crate) fn contains(self, place: Place) -> bool {
+        place.low & mask(self.depth) == self.index
+    }
+
+    /// The first position.
+    pub(crate) fn first(self) -> u64 {
+        self.index.reverse_bits()
+    }
+
+    /// The last position.
+    pub(crate) fn last(self) -> u64 {
+        self.first() | (u64::MAX >> self.depth)
+    }
+}
+
+fn mask(depth: u32) -> u64 {
+    (1 << depth) - 1
+}
+
+/// Count and sum of a set of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Node {
+    sum: [u64; 2],
+    pub(crate) rows: u64,
+}
+
+impl Node {
+    pub(crate) fn sum(self) -> u128 {
+        u128::from(self.sum[0]) | (u128::from(self.sum[1]) << 64)
+    }
+
+    fn set_sum(&mut self, sum: u128) {
+        self.sum = [sum as u64, (sum >> 64) as u64];
+    }
+
+    /// Exchanges one row's hash for another; an empty row hashes to zero.
+    pub(crate) fn change(&mut self, old: u128, new: u128) {
+        self.set_sum(self.sum().wrapping_sub(old).wrapping_add(new));
+        match (old == 0, new == 0) {
+            (true, false) => self.rows += 1,
+            (false, true) => self.rows = self.rows.wrapping_sub(1),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.sum[0].to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.sum[1].to_le_bytes());
+        bytes[16..].copy_from_slice(&self.rows.to_le_bytes());
+        bytes
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Leaf {
+    node: Node,
+    rows: Vec<Slotted>,
+}
+
+/// A row in a leaf: some bits of its place to tell it from others, and its slot in the store.
+#[derive(Clone, Copy, Debug)]
+struct Slotted {
+    tag: u32,
+    slot: u32,
+}
+
+/// The tree. `levels[j]` holds the nodes of depth `4 j`, as far as all leaves are at least that deep.
+#[derive(Clone, Debug)]
+pub(crate) struct Digest {
+    levels: Vec<Vec<Node>>,
+    leaves: Vec<Leaf>,
+    slots: usize,
+}
+
+impl Digest {
+    pub(crate) fn new() -> Self {
+        Self { levels: vec![vec![Node::default()]], leaves: vec![Leaf::default()], slots: 0 }
+    }
+
+    pub(crate) fn root(&self) -> Node {
+        self.levels[0][0]
+    }
+
+    /// The slot in this place that `is_it`.
+    pub(crate) fn find(&self, place: Place, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        let tag = place.tag();
+        let rows = &self.leaves[self.leaf_at(place.low)].rows;
+        rows.iter().find(|row| row.tag == tag && is_it(row.slot)).map(|row| row.slot)
+    }
+
+    /// Adds a slot that holds nothing yet. `look` gives the place and the hash of any slot.
+    pub(crate) fn insert(&mut self, place: Place, slot: u32, look: impl Fn(u32) -> (Place, u128)) {
+        let leaf = self.leaf_at(place.low);
+        self.leaves[leaf].rows.push(Slotted { tag: place.tag(), slot });
+        self.slots += 1;
+        if self.slots > LEAF_ROWS_GROW * self.leaves.len() {
+            self.split(look);
+        }
+    }
+
+    /// Takes out a slot that holds nothing any more.
+    pub(crate) fn remove(&mut self, place: Place, slot: u32) {
+        let leaf = self.leaf_at(place.low);
+        let rows = &mut self.leaves[leaf].rows;
+        let at = rows.iter().position(|row| row.slot == slot).expect("every slot is in its leaf");
+        rows.swap_remove(at);
+        self.slots -= 1;
+        if self.leaves.len() > 1 && self.slots < LEAF_ROWS_SHRINK * self.leaves.len() {
+            self.join();
+        }
+    }
+
+    /// Exchanges a row's hash on every level.
+    pub(crate) fn change(&mut self, place: Place, old: u128, new: u128) {
+        for (level, nodes) in self.levels.iter_mut().enumerate() {
+            nodes[(place.low & mask(level as u32 * FAN_BITS)) as usize].change(old, new);
+        }
+        let leaf = self.leaf_at(place.low);
+        self.leaves[leaf].node.change(old, new);
+    }
+
+    /// The node of a range, if the tree is that deep there.
+    pub(crate) fn node(&self, range: Range) -> Option<Node> {
+        let level = self.levels.get((range.depth / FAN_BITS) as usize)?;
+        level.get(range.index as usize).copied()
+    }
+
+    /// The leaves whose rows include all rows of a range; of a deep range one, which has others as well.
+    pub(crate) fn leaves_of(&self, range: Range) -> impl Iterator<Item = usize> + use<> {
+        let step = 1_usize.checked_shl(range.depth).filter(|step| *step <= self.leaves.len());
+        let from = if step.is_some() { range.index as usize } else { self.leaf_at(range.index) };
+        (from..self.leaves.len()).step_by(step.unwrap_or(usize::MAX))
+    }
+
+    pub(crate) fn leaves(&self) -> usize {
+        self.leaves.len()
+    }
+
+    pub(crate) fn leaf_slots(&self, leaf: usize) -> impl Iterator<Item = u32> + '_ {
+        self.leaves[leaf].rows.iter().map(|row| row.slot)
+    }
+
+    pub(crate) fn leaf_node(&self, leaf: usize) -> Node {
+        self.leaves[leaf].node
+    }
+
+    /// The leaf in which a place lies.
+    pub(crate) fn leaf_of(&self, place: Place) -> usize {
+        self.leaf_at(place.low)
+    }
+
+    /// Leaves are numbered by their low bits, the first ones with one bit more than the others.
+    fn leaf_at(&self, low: u64) -> usize {
+        let whole = 1 << self.leaves.len().ilog2();
+        let short = low as usize & (whole - 1);
+        let long = low as usize & (2 * whole - 1);
+        if long < self.leaves.len() { long } else { short }
+    }
+
+    fn split(&mut self, look: impl Fn(u32) -> (Place, u128)) {
+        let new = self.leaves.len();
+        let bit = 1 << new.ilog2();
+        let old = &mut self.leaves[new - bit];
+        let mut leaf = Leaf::default();
+        old.rows.retain(|row| {
+            let (place, hash) = look(row.slot);
+            let moves = place.low as usize & bit != 0;
+            if moves {
+                leaf.rows.push(*row);
+                old.node.change(hash, 0);
+                leaf.node.change(0, hash);
+            }
+            !moves
+        });
+        self.leaves.push(leaf);
+        if self.leaves.len() == 1 << (FAN_BITS * self.levels.len() as u32) {
+            self.levels.push(self.leaves.iter().map(|leaf| leaf.node).collect());
+        }
+    }
+
+    fn join(&mut self) {
+        if self.leaves.len() == 1 << (FAN_BITS * (self.levels.len() as u32 - 1)) {
+            self.levels.pop();
+        }
+        let leaf = self.leaves.pop().expect("there is always a leaf");
+        let at = self.leaves.len();
+        let into = &mut self.leaves[at - (1 << at.ilog2())];
+        into.node.set_sum(into.node.sum().wrapping_add(leaf.node.sum()));
+        into.node.rows += leaf.node.rows;
+        into.rows.extend(leaf.rows);
+    }
+
+    /// Makes a leaf forget a slot, without a trace in the sums.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn lose(&mut self, place: Place, slot: u32) {
+        let leaf = self.leaf_at(place.low);
+        self.leaves[leaf].rows.retain(|row| row.slot != slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows that come and go; the tree is compared with plain sums over all places.
+    #[test]
+    fn sums_depend_on_the_set_alone_while_the_table_grows_and_shrinks() {
+        let hash_key = HashKey::from_words(1, 2);
+        let row = |slot: u32| {
+            let place = hash_key.place(&slot.to_le_bytes());
+            (place, hash_key.dot(place, Stamp { clock: u64::from(slot), origin: 1 }, 0, 0))
+        };
+        let mut digest = Digest::new();
+        let check = |digest: &Digest, slots: &[u32]| {
+            for depth in [0, 4, 8, 12] {
+                for index in [0_u64, 3, 9] {
+                    let range = Range { depth, index: index & mask(depth) };
+                    let Some(node) = digest.node(range) else { continue };
+                    let mut plain = Node::default();
+                    let inside = slots.iter().map(|slot| row(*slot)).filter(|(place, _)| range.contains(*place));
+                    inside.for_each(|(_, hash)| plain.change(0, hash));
+                    assert_eq!(node, plain, "{range:?} of {}", slots.len());
+                    let mut found = 0;
+                    for leaf in digest.leaves_of(range) {
+                        found += digest.leaf_slots(leaf).filter(|slot| range.contains(row(*slot).0)).count();
+                    }
+                    assert_eq!(found as u64, plain.rows);
+                }
+            }
+        };
+        let slots: Vec<u32> = (0..20_000).collect();
+        for slot in &slots {
+            let empty_yet = *slot;
+            digest.insert(row(*slot).0, *slot, |slot| {
+                (row(slot).0, if slot == empty_yet { 0 } else { row(slot).1 })
+            });
+            digest.change(row(*slot).0, 0, row(*slot).1);
+            if slot % 3_331 == 0 {
+                check(&digest, &slots[..=*slot as usize]);
+            }
+        }
+        assert_eq!(digest.leaves(), 20_000 / 16);
+        for slot in slots.iter().rev() {
+            assert_eq!(digest.find(row(*slot).0, |other| other == *slot), Some(*slot));
+            digest.change(row(*slot).0, row(*slot).1, 0);
+            digest.remove(row(*slot).0, *slot);
+            if slot % 3_331 == 0 {
+                check(&digest, &slots[..*slot as usize]);
+            }
+        }
+        assert_eq!((digest.root(), digest.leaves(), digest.levels.len()), (Node::default(), 1, 1));
+    }
+
+    #[test]
+    fn ranges_are_pieces_of_the_line() {
+        let range = Range::ALL.child(5).child(11);
+        let place = Place { low: (11 << 4) | 5, high: 0 };
+        assert!(range.contains(place));
+        assert!((range.first()..=range.last()).contains(&place.position()));
+        assert_eq!(Range::at(range.first(), 8), range);
+        assert_eq!((Range::ALL.first(), Range::ALL.last()), (0, u64::MAX));
+    }
+}

@@ -1,0 +1,444 @@
+//! Keys, dots, and the one merge law.
+//!
+//! Registers, set elements and counter shares are all *entries*: a key that holds a small set of dots, the writes
+//! that no known event has replaced. Usually there is one. A [`Record`] is one dot with its key and value in a
+//! single shared allocation, so that handing a value out costs one reference count.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use triomphe::ThinArc;
+
+use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_CEILING};
+use crate::digest::{self, HashKey, Place};
+use crate::error::WriteError;
+use crate::time::{ParseError, Stamp, parse_pair};
+
+/// Separate keyspaces, so that names of registers, sets and counters never meet. The first byte of every key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Space {
+    Register = 0,
+    Set = 1,
+    Counter = 2,
+    /// The library's own.
+    Reserved = 3,
+}
+
+/// Space byte, set name with its length, element.
+const STORED_KEY_BYTES_MAX: usize = 1 + 2 + 2 * KEY_BYTES_MAX;
+
+/// Concurrent dots that one key may hold; a row with more is refused.
+pub(crate) const DOTS_MAX: usize = 1_024;
+
+pub(crate) fn check_name(name: &[u8]) -> Result<(), WriteError> {
+    match name.len() {
+        0 => Err(WriteError::KeyEmpty),
+        bytes if bytes > KEY_BYTES_MAX => Err(WriteError::KeyTooLong { bytes }),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn register_key(name: &str, out: &mut Vec<u8>) {
+    out.push(Space::Register as u8);
+    out.extend_from_slice(name.as_bytes());
+}
+
+/// The common beginning of all elements of a set. The length keeps sets apart whose names begin alike.
+pub(crate) fn set_prefix(set: &str, out: &mut Vec<u8>) {
+    out.push(Space::Set as u8);
+    out.extend_from_slice(&(set.len() as u16).to_be_bytes());
+    out.extend_from_slice(set.as_bytes());
+}
+
+/// The common beginning of all shares of a counter, each ending in the eight bytes of its origin.
+pub(crate) fn counter_prefix(counter: &str, out: &mut Vec<u8>) {
+    out.push(Space::Counter as u8);
+    out.extend_from_slice(&(counter.len() as u16).to_be_bytes());
+    out.extend_from_slice(counter.as_bytes());
+}
+
+/// What a stored key is the key of.
+pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
+    match key.first()? {
+        0 => Some(Space::Register),
+        1 => Some(Space::Set),
+        2 => Some(Space::Counter),
+        3 => Some(Space::Reserved),
+        _ => None,
+    }
+}
+
+/// The readable part of a stored key: a register's name, a set's element, a counter's name.
+pub(crate) fn name_of(key: &[u8]) -> &str {
+    let name = match space_of(key) {
+        Some(Space::Counter) => &key[3..key.len() - 8],
+        Some(Space::Set) => &key[3 + usize::from(u16::from_be_bytes([key[1], key[2]]))..],
+        _ => &key[1..],
+    };
+    std::str::from_utf8(name).expect("keys are checked on their way in")
+}
+
+/// Whether a key that came from a peer or a disk has a form that this library writes.
+pub(crate) fn key_is_well_formed(key: &[u8]) -> bool {
+    let name = |bytes: &[u8]| (1..=KEY_BYTES_MAX).contains(&bytes.len()) && std::str::from_utf8(bytes).is_ok();
+    let framed = |bytes: &[u8], rest: &dyn Fn(&[u8]) -> bool| {
+        let Some((length, bytes)) = bytes.split_first_chunk::<2>() else { return false };
+        let length = usize::from(u16::from_be_bytes(*length));
+        length <= bytes.len() && name(&bytes[..length]) && rest(&bytes[length..])
+    };
+    match space_of(key) {
+        Some(Space::Register | Space::Reserved) => name(&key[1..]),
+        Some(Space::Set) => framed(&key[1..], &name),
+        Some(Space::Counter) => framed(&key[1..], &|origin| origin.len() == 8),
+        None => false,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Head {
+    clock: u64,
+    origin: u64,
+    checksum: u32,
+    key_len: u16,
+    expires: bool,
+}
+
+/// One dot with its key and value, immutable and shared. Without a stamp (see [`Record::bare`]) only a key.
+#[derive(Clone)]
+pub(crate) struct Record(ThinArc<Head, u8>);
+
+impl Record {
+    /// `text` is the key directly followed by the value; `expires` is in milliseconds, 0 for never.
+    pub(crate) fn new(stamp: Stamp, expires: u64, key_len: usize, text: &[u8], room: &mut Vec<u8>) -> Self {
+        debug_assert!(key_len <= STORED_KEY_BYTES_MAX && key_len <= text.len());
+        let head = Head {
+            clock: stamp.clock,
+            origin: stamp.origin,
+            checksum: digest::checksum(&text[key_len..]),
+            key_len: key_len as u16,
+            expires: expires != 0,
+        };
+        if expires == 0 {
+            return Self(ThinArc::from_header_and_slice(head, text));
+        }
+        room.clear();
+        room.extend_from_slice(&text[..key_len]);
+        room.extend_from_slice(&expires.to_le_bytes());
+        room.extend_from_slice(&text[key_len..]);
+        Self(ThinArc::from_header_and_slice(head, room))
+    }
+
+    /// A key that holds nothing, for the log row of a removal.
+    pub(crate) fn bare(key: &[u8]) -> Self {
+        let head = Head { clock: 0, origin: 0, checksum: 0, key_len: key.len() as u16, expires: false };
+        Self(ThinArc::from_header_and_slice(head, key))
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.0.slice[..usize::from(self.0.header.header.key_len)]
+    }
+
+    pub(crate) fn value(&self) -> &[u8] {
+        let head = &self.0.header.header;
+        &self.0.slice[usize::from(head.key_len) + if head.expires { 8 } else { 0 }..]
+    }
+
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { clock: self.0.header.header.clock, origin: self.0.header.header.origin }
+    }
+
+    /// In milliseconds since the epoch, 0 for never.
+    pub(crate) fn expires(&self) -> u64 {
+        let head = &self.0.header.header;
+        if !head.expires {
+            return 0;
+        }
+        let from = usize::from(head.key_len);
+        u64::from_le_bytes(self.0.slice[from..from + 8].try_into().expect("eight bytes follow the key"))
+    }
+
+    pub(crate) fn is_hidden(&self, wall_ms: u64) -> bool {
+        self.0.header.header.expires && self.expires() <= wall_ms
+    }
+
+    /// As stored beside the value when it was written.
+    pub(crate) fn checksum(&self) -> u32 {
+        self.0.header.header.checksum
+    }
+
+    /// Whether the value still is what was written.
+    pub(crate) fn is_intact(&self) -> bool {
+        digest::checksum(self.value()) == self.checksum()
+    }
+
+    /// A copy with one bit of its value (or of its stamp, if the value is empty) turned over.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn damaged(&self) -> Self {
+        let mut head = self.0.header.header;
+        let mut bytes = self.0.slice.to_vec();
+        if self.value().is_empty() {
+            head.clock ^= 1;
+        } else {
+            *bytes.last_mut().expect("not empty") ^= 1;
+        }
+        Self(ThinArc::from_header_and_slice(head, &bytes))
+    }
+}
+
+/// What a key holds: its dots, ascending by stamp. An empty one keeps the key, for the log.
+#[derive(Clone)]
+pub(crate) enum Held {
+    Nothing(Record),
+    One(Record),
+    Many(Box<Vec<Record>>),
+}
+
+impl Held {
+    /// The records in any order; the key is used when there are none.
+    pub(crate) fn from_records(key: &[u8], mut records: Vec<Record>) -> Self {
+        records.sort_unstable_by_key(Record::stamp);
+        records.dedup_by_key(|record| record.stamp());
+        match records.len() {
+            0 => Self::Nothing(Record::bare(key)),
+            1 => Self::One(records.pop().expect("one record")),
+            _ => Self::Many(Box::new(records)),
+        }
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        match self {
+            Self::Nothing(record) | Self::One(record) => record.key(),
+            Self::Many(records) => records[0].key(),
+        }
+    }
+
+    pub(crate) fn dots(&self) -> &[Record] {
+        match self {
+            Self::Nothing(_) => &[],
+            Self::One(record) => std::slice::from_ref(record),
+            Self::Many(records) => records,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Nothing(_))
+    }
+
+    pub(crate) fn holds(&self, stamp: Stamp) -> bool {
+        self.dots().iter().any(|dot| dot.stamp() == stamp)
+    }
+
+    /// The value that `get` answers with: the greatest stamp among those that have not expired.
+    pub(crate) fn winner(&self, wall_ms: u64) -> Option<&Record> {
+        self.dots().iter().rev().find(|dot| !dot.is_hidden(wall_ms))
+    }
+
+    /// The entry's share in the digest: the sum of its dots' hashes.
+    pub(crate) fn hash(&self, hash_key: HashKey, place: Place) -> u128 {
+        let hash = |dot: &Record| hash_key.dot(place, dot.stamp(), dot.expires(), dot.checksum());
+        self.dots().iter().map(hash).fold(0, u128::wrapping_add)
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Record, &Record)| a.stamp() == b.stamp();
+        self.key() == other.key()
+            && self.dots().len() == other.dots().len()
+            && self.dots().iter().zip(other.dots()).all(same)
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stamps = self.dots().iter().map(Record::stamp);
+        write!(f, "{:?}=", String::from_utf8_lossy(self.key()))?;
+        f.debug_set().entries(stamps).finish()
+    }
+}
+
+/// The one merge law: a dot stays if both hold it, or if the side that does not hold it has not seen it.
+/// What a side has seen and does not hold was removed, for ever.
+///
+/// Answers `None` when nothing changes on `mine`.
+pub(crate) fn merge(
+    mine: &Held,
+    theirs: &Held,
+    mine_covers: impl Fn(Stamp) -> bool,
+    theirs_covers: impl Fn(Stamp) -> bool,
+) -> Option<Held> {
+    let stays = |dot: &Record| theirs.holds(dot.stamp()) || !theirs_covers(dot.stamp());
+    let comes = |dot: &Record| !mine.holds(dot.stamp()) && !mine_covers(dot.stamp());
+    if let (Held::Nothing(_) | Held::One(_), Held::One(dot)) = (mine, theirs)
+        && comes(dot)
+        && mine.dots().iter().all(|mine| !stays(mine))
+    {
+        return Some(theirs.clone());
+    }
+    if mine.dots().iter().all(stays) && !theirs.dots().iter().any(comes) {
+        return None;
+    }
+    let kept = mine.dots().iter().filter(|dot| stays(dot));
+    let added = theirs.dots().iter().filter(|dot| comes(dot));
+    Some(Held::from_records(mine.key(), kept.chain(added).cloned().collect()))
+}
+
+/// A value as [`get`](crate::SimNode::get) and [`scan`](crate::SimNode::scan) hand it out. Cheap to clone.
+#[derive(Clone)]
+pub struct Entry {
+    record: Record,
+    losers: Vec<Record>,
+    revision: Revision,
+}
+
+impl Entry {
+    pub(crate) fn new(held: &Held, revision: Revision, wall_ms: u64) -> Option<Self> {
+        let mut visible = held.dots().iter().rev().filter(|dot| !dot.is_hidden(wall_ms));
+        let record = visible.next()?.clone();
+        Some(Self { record, losers: visible.cloned().collect(), revision })
+    }
+
+    /// The key: a register's name, or a set's element.
+    pub fn key(&self) -> &str {
+        name_of(self.record.key())
+    }
+
+    /// The value.
+    pub fn value(&self) -> &[u8] {
+        self.record.value()
+    }
+
+    /// The stamp of the write that put this value here.
+    pub fn stamp(&self) -> Stamp {
+        self.record.stamp()
+    }
+
+    /// The run of the node that wrote it.
+    pub fn origin(&self) -> u64 {
+        self.record.stamp().origin
+    }
+
+    /// When it will vanish, if ever.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        match self.record.expires() {
+            0 => None,
+            ms => Some(UNIX_EPOCH + Duration::from_millis(ms)),
+        }
+    }
+
+    /// Where this node's change log last recorded a change of the key.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The concurrent writes that lost against this one, latest first. They stay until the next write of the key.
+    pub fn conflicts(&self) -> impl Iterator<Item = Self> {
+        let entry = |record: &Record| Self { record: record.clone(), losers: Vec::new(), revision: self.revision };
+        self.losers.iter().map(entry)
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &self.key())
+            .field("value", &String::from_utf8_lossy(self.value()))
+            .field("stamp", &self.stamp())
+            .field("conflicts", &self.losers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key() && self.stamp() == other.stamp()
+    }
+}
+
+/// A position in one node's change log, to resume a watch from. Opaque; it means something only to the run of
+/// the node that gave it, and any other answers with a resync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Revision {
+    pub(crate) log: u64,
+    pub(crate) number: u64,
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.log, self.number)
+    }
+}
+
+impl std::str::FromStr for Revision {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        parse_pair(text).map(|(log, number)| Self { log, number })
+    }
+}
+
+impl serde::Serialize for Revision {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Revision {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Whether a dot from a peer has a form that any node may have written.
+pub(crate) fn value_is_acceptable(space: Space, value: &[u8]) -> bool {
+    match space {
+        Space::Set => value.is_empty(),
+        Space::Counter => value.len() == 8,
+        Space::Register | Space::Reserved => value.len() <= VALUE_BYTES_CEILING,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_different_spaces_never_meet() {
+        let mut keys = vec![Vec::new(); 4];
+        register_key("ab", &mut keys[0]);
+        set_prefix("a", &mut keys[1]);
+        keys[1].push(b'b');
+        set_prefix("ab", &mut keys[2]);
+        counter_prefix("ab", &mut keys[3]);
+        keys[3].extend_from_slice(&7_u64.to_be_bytes());
+        for (i, key) in keys.iter().enumerate() {
+            assert_eq!(key_is_well_formed(key), i != 2, "{key:?}");
+            assert!(keys.iter().skip(i + 1).all(|other| other != key));
+        }
+    }
+
+    #[test]
+    fn keys_of_bad_form_are_recognised() {
+        let long = [&[0][..], &[b'x'; 1_025]].concat();
+        let cases: [&[u8]; 8] =
+            [b"", b"\0", b"\x04x", b"\0\xff", b"\x01\0", b"\x01\0\x05ab", b"\x02\0\x01a1234567", &long];
+        for key in cases {
+            assert!(!key_is_well_formed(key), "{key:?}");
+        }
+        assert!(key_is_well_formed(&long[..1_025]));
+    }
+
+    #[test]
+    fn a_record_keeps_key_value_and_expiry_apart() {
+        let stamp = Stamp { clock: 9, origin: 4 };
+        for expires in [0, 77] {
+            let record = Record::new(stamp, expires, 3, b"\0abvalue", &mut Vec::new());
+            assert_eq!((record.key(), record.value()), (&b"\0ab"[..], &b"value"[..]));
+            assert_eq!((record.stamp(), record.expires()), (stamp, expires));
+            assert!(record.is_intact());
+            assert_eq!(record.is_hidden(77), expires == 77);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod controls;
+mod digest;
+mod entry;
+mod error;
+mod log;
+mod oracle;
+mod reconcile;
+mod replica;
+mod rows;
+mod seen;
+mod sim;
+mod store;
+mod tail;
+mod time;
+mod wire;
+
+pub use config::{Config, KEY_BYTES_MAX, VALUE_BYTES_CEILING};
+#[cfg(feature = "__controls")]
+#[doc(hidden)]
+pub use controls::Control;
+pub use entry::{Entry, Revision};
+pub use error::{Error, StartError, WriteError};
+pub use replica::{
+    BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, Lane, LinkId, Output, Persist, PutOptions, Replica,
+    Saved, Setup, Status, SyncTraffic,
+};
+pub use sim::{Disk, Sim, SimBatch, SimCounter, SimNode, SimSet};
+pub use store::{OnlyIf, Refusal};
+pub use time::{ParseError, Stamp, Time};
+pub use wire::{FRAME_BYTES_MAX, WireError};

@@ -1,0 +1,171 @@
+//! The change log: every key once, at the revision of its latest change.
+//!
+//! Everything that needs to know of changes is a follower with a cursor: a peer over the network, a watcher in the
+//! process, the disk. A follower that lags finds each changed key once, however often it changed meanwhile. The
+//! log is a sequence of short chunks; a row that moves to the end leaves a hole, and a chunk that is mostly holes
+//! is compacted by itself, so that no single write pays for many.
+
+use std::collections::{BTreeSet, VecDeque};
+
+const CHUNK_ROWS: usize = 1_024;
+const HOLE: u32 = u32::MAX;
+
+#[derive(Clone, Debug, Default)]
+struct Chunk {
+    revisions: Vec<u64>,
+    slots: Vec<u32>,
+    live: usize,
+}
+
+impl Chunk {
+    fn first(&self) -> u64 {
+        self.revisions[0]
+    }
+
+    fn compact(&mut self) {
+        let mut at = 0..self.slots.len();
+        let slots = &self.slots;
+        self.revisions.retain(|_| slots[at.next().expect("one slot per revision")] != HOLE);
+        self.slots.retain(|slot| *slot != HOLE);
+        self.revisions.shrink_to_fit();
+        self.slots.shrink_to_fit();
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct ChangeLog {
+    /// Fresh in every start of a process: positions in other logs mean nothing here.
+    pub(crate) id: u64,
+    chunks: VecDeque<Chunk>,
+    head: u64,
+    floor: u64,
+    /// The rows of keys that hold nothing: what may be forgotten.
+    removals: BTreeSet<u64>,
+}
+
+impl ChangeLog {
+    pub(crate) fn new(id: u64) -> Self {
+        Self { id, chunks: VecDeque::new(), head: 0, floor: 0, removals: BTreeSet::new() }
+    }
+
+    /// The revision of the latest change.
+    pub(crate) fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// A follower whose cursor is below this may have missed removals.
+    pub(crate) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    pub(crate) fn raise_floor(&mut self, to: u64) {
+        self.floor = self.floor.max(to);
+        self.head = self.head.max(to);
+    }
+
+    /// Puts a key at the end. Its earlier row must have been taken out.
+    pub(crate) fn append(&mut self, slot: u32, is_removal: bool) -> u64 {
+        self.head += 1;
+        if self.chunks.back().is_none_or(|chunk| chunk.slots.len() >= CHUNK_ROWS) {
+            self.chunks.push_back(Chunk::default());
+        }
+        let chunk = self.chunks.back_mut().expect("just made sure");
+        chunk.revisions.push(self.head);
+        chunk.slots.push(slot);
+        chunk.live += 1;
+        if is_removal {
+            self.removals.insert(self.head);
+        }
+        self.head
+    }
+
+    /// Takes a row out.
+    pub(crate) fn take_out(&mut self, revision: u64) {
+        self.removals.remove(&revision);
+        let at = self.chunks.partition_point(|chunk| chunk.first() <= revision) - 1;
+        let chunk = &mut self.chunks[at];
+        let row = chunk.revisions.binary_search(&revision).expect("the row is in the log");
+        chunk.slots[row] = HOLE;
+        chunk.live -= 1;
+        if chunk.live == 0 {
+            self.chunks.remove(at);
+        } else if chunk.live * 2 < chunk.slots.len() {
+            chunk.compact();
+            self.join(at);
+        }
+    }
+
+    /// Joins a chunk with the one before it if both together are small.
+    fn join(&mut self, at: usize) {
+        if at == 0 || self.chunks[at - 1].slots.len() + self.chunks[at].slots.len() > CHUNK_ROWS / 2 {
+            return;
+        }
+        let chunk = self.chunks.remove(at).expect("it is there");
+        let before = &mut self.chunks[at - 1];
+        before.revisions.extend(chunk.revisions);
+        before.slots.extend(chunk.slots);
+        before.live += chunk.live;
+    }
+
+    /// Marks a row as one of a key that holds nothing any more.
+    pub(crate) fn mark_removal(&mut self, revision: u64) {
+        self.removals.insert(revision);
+    }
+
+    pub(crate) fn removals(&self) -> usize {
+        self.removals.len()
+    }
+
+    pub(crate) fn oldest_removal(&self) -> Option<u64> {
+        self.removals.first().copied()
+    }
+
+    /// The rows after a revision, ascending.
+    pub(crate) fn after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let from = self.chunks.partition_point(|chunk| chunk.first() <= revision).saturating_sub(1);
+        let skip = self.chunks.get(from).map_or(0, |chunk| chunk.revisions.partition_point(|r| *r <= revision));
+        let rows = self.chunks.range(from.min(self.chunks.len())..).flat_map(|chunk| {
+            chunk.revisions.iter().copied().zip(chunk.slots.iter().copied())
+        });
+        rows.skip(skip).filter(|(_, slot)| *slot != HOLE)
+    }
+
+    /// The slot at a revision.
+    pub(crate) fn slot(&self, revision: u64) -> Option<u32> {
+        self.after(revision - 1).next().filter(|(at, _)| *at == revision).map(|(_, slot)| slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn every_follower_finds_each_changed_key_once_at_its_latest_revision() {
+        let mut log = ChangeLog::new(1);
+        let mut latest: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut random = 7_u64;
+        for step in 0..60_000_u64 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // A few hot keys and many cold ones.
+            let slot = if random >> 63 == 0 { (random >> 40) as u32 % 5 } else { (random >> 40) as u32 % 5_000 };
+            if let Some(revision) = latest.remove(&slot) {
+                log.take_out(revision);
+            }
+            latest.insert(slot, log.append(slot, false));
+            if step % 9_999 == 0 {
+                for cursor in [0, step / 2, step, step + 1] {
+                    let mut expected: Vec<(u64, u32)> =
+                        latest.iter().map(|(slot, at)| (*at, *slot)).filter(|(at, _)| *at > cursor).collect();
+                    expected.sort_unstable();
+                    assert_eq!(log.after(cursor).collect::<Vec<_>>(), expected);
+                }
+            }
+        }
+        let rows: usize = log.chunks.iter().map(|chunk| chunk.slots.len()).sum();
+        assert!(rows <= 2 * latest.len() + CHUNK_ROWS, "{rows} rows for {} keys", latest.len());
+        assert!(log.chunks.len() < 64, "{} chunks", log.chunks.len());
+    }
+}

@@ -1,0 +1,404 @@
+//! What has been merged here: a vector, and a cloud beyond it.
+//!
+//! The vector says, for each origin, up to which stamp *every* event of it is merged. Beyond the vector, the cloud
+//! remembers contexts by the place of a key in hash space: a single key's (a point), or those of a whole range that
+//! a reconcile has settled (a span). One structure serves both, because merging all rows of a range at one context
+//! *is* merging each of them with it; and because a span stands for a finished merge, it stays true when the
+//! session that brought it is aborted. It vanishes as soon as the vector has caught up.
+//!
+//! Covered and not held means removed. So nothing may ever be claimed here that was not merged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crdts::{CmRDT, CvRDT, Dot, VClock};
+
+use crate::digest::{HashKey, Place, Range};
+use crate::time::Stamp;
+
+/// For each origin the greatest clock.
+pub(crate) type Context = VClock<u64>;
+
+pub(crate) fn covers(context: &Context, stamp: Stamp) -> bool {
+    context.get(&stamp.origin) >= stamp.clock
+}
+
+pub(crate) fn raise(context: &mut Context, stamp: Stamp) {
+    context.apply(Dot::new(stamp.origin, stamp.clock));
+}
+
+/// The part of `context` that lies beyond `vector`.
+pub(crate) fn beyond(context: &Context, vector: &Context) -> Context {
+    let dots = context.dots.iter().filter(|(origin, clock)| vector.get(origin) < **clock);
+    Context { dots: dots.map(|(origin, clock)| (*origin, *clock)).collect() }
+}
+
+/// A piece of hash space, both ends included, with what is covered there.
+#[derive(Clone, Debug)]
+struct Span {
+    last: u64,
+    context: Arc<Context>,
+}
+
+/// Contexts by place in hash space. Spans do not overlap.
+#[derive(Clone, Debug, Default)]
+struct Cloud {
+    spans: BTreeMap<u64, Span>,
+}
+
+impl Cloud {
+    fn at(&self, position: u64) -> Option<&Arc<Context>> {
+        let (_, span) = self.spans.range(..=position).next_back()?;
+        (position <= span.last).then_some(&span.context)
+    }
+
+    /// Adds `context` to everything from `first` to `last`.
+    fn cover(&mut self, first: u64, last: u64, context: &Arc<Context>) {
+        self.split(first);
+        if let Some(next) = last.checked_add(1) {
+            self.split(next);
+        }
+        let mut at = first;
+        let inside: Vec<u64> = self.spans.range(first..=last).map(|(start, _)| *start).collect();
+        for start in inside {
+            if at < start {
+                self.place(at, start - 1, context.clone());
+            }
+            let span = self.spans.get_mut(&start).expect("just listed");
+            if !Arc::ptr_eq(&span.context, context) {
+                Arc::make_mut(&mut span.context).merge(Context::clone(context));
+            }
+            match span.last.checked_add(1) {
+                Some(next) => at = next,
+                None => return,
+            }
+        }
+        if at <= last {
+            self.place(at, last, context.clone());
+        }
+    }
+
+    /// Makes sure that no span reaches across `position` from before it.
+    fn split(&mut self, position: u64) {
+        let Some((_, span)) = self.spans.range_mut(..position).next_back() else { return };
+        if span.last < position {
+            return;
+        }
+        let rest = Span { last: span.last, context: span.context.clone() };
+        span.last = position - 1;
+        self.spans.insert(position, rest);
+    }
+
+    /// Puts a span where there is none, joined with the one before it if that has the very same context.
+    fn place(&mut self, first: u64, last: u64, context: Arc<Context>) {
+        if let Some((_, before)) = self.spans.range_mut(..first).next_back()
+            && before.last.checked_add(1) == Some(first)
+            && Arc::ptr_eq(&before.context, &context)
+        {
+            before.last = last;
+            return;
+        }
+        self.spans.insert(first, Span { last, context });
+    }
+}
+
+/// A piece of hash space under one hash key, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Bound {
+    pub(crate) hash_key: HashKey,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+impl Bound {
+    fn has(&self, key: &[u8]) -> bool {
+        (self.first..=self.last).contains(&self.hash_key.place(key).position())
+    }
+}
+
+/// A context that holds for the keys within all of its bounds. Outside this module there are pendings in what is
+/// told to a peer and in what the disk keeps.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pending {
+    pub(crate) bounds: Vec<Bound>,
+    pub(crate) context: Arc<Context>,
+}
+
+impl Pending {
+    /// Whether it covers this event of this key.
+    pub(crate) fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
+        covers(&self.context, stamp) && self.is_for(key)
+    }
+
+    pub(crate) fn is_for(&self, key: &[u8]) -> bool {
+        self.bounds.iter().all(|bound| bound.has(key))
+    }
+
+    /// The same for the keys within `bound` alone; `None` if there can be none.
+    fn within(mut self, bound: Bound) -> Option<Self> {
+        match self.bounds.iter_mut().find(|own| own.hash_key == bound.hash_key) {
+            None => self.bounds.push(bound),
+            Some(own) => {
+                own.first = own.first.max(bound.first);
+                own.last = own.last.min(bound.last);
+                if own.first > own.last {
+                    return None;
+                }
+            }
+        }
+        Some(self)
+    }
+}
+
+/// Everything that is merged here.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    hash_key: HashKey,
+    vector: Context,
+    /// For each origin, the `version` at which its entry last grew: what a link has not sent yet.
+    grown: BTreeMap<u64, u64>,
+    version: u64,
+    cloud: Cloud,
+    /// What was covered under earlier hash keys, until the vector has caught up. Almost always empty: islands
+    /// seldom meet.
+    elsewhere: Vec<Pending>,
+    /// Changes since the last sweep: sweeping once in as many changes as there are spans costs nothing on average.
+    unswept: usize,
+}
+
+impl Seen {
+    pub(crate) fn new(hash_key: HashKey) -> Self {
+        Self {
+            hash_key,
+            vector: Context::new(),
+            grown: BTreeMap::new(),
+            version: 0,
+            cloud: Cloud::default(),
+            elsewhere: Vec::new(),
+            unswept: 0,
+        }
+    }
+
+    pub(crate) fn vector(&self) -> &Context {
+        &self.vector
+    }
+
+    /// Grows with every change of the vector.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The entries of the vector that grew after `version`.
+    pub(crate) fn grown_since(&self, version: u64) -> impl Iterator<Item = (u64, u64)> {
+        let grown = if version < self.version { Some(&self.grown) } else { None };
+        let grown = grown.into_iter().flatten().filter(move |(_, at)| **at > version);
+        grown.map(|(origin, _)| (*origin, self.vector.get(origin)))
+    }
+
+    pub(crate) fn claim(&mut self, stamp: Stamp) {
+        if covers(&self.vector, stamp) {
+            return;
+        }
+        raise(&mut self.vector, stamp);
+        self.version += 1;
+        self.grown.insert(stamp.origin, self.version);
+        self.unswept += 1;
+        if self.unswept > self.spans() {
+            self.sweep();
+        }
+    }
+
+    pub(crate) fn claim_all(&mut self, vector: &Context) {
+        for (origin, clock) in &vector.dots {
+            self.claim(Stamp { clock: *clock, origin: *origin });
+        }
+        self.sweep();
+    }
+
+    /// Whether this event of this key is merged here.
+    pub(crate) fn covers(&self, key: &[u8], place: Place, stamp: Stamp) -> bool {
+        covers(&self.vector, stamp)
+            || self.cloud.at(place.position()).is_some_and(|context| covers(context, stamp))
+            || self.elsewhere.iter().any(|pending| pending.covers(key, stamp))
+    }
+
+    /// What is covered at this key beyond the vector. Usually nothing.
+    pub(crate) fn context(&self, key: &[u8], place: Place) -> Option<Arc<Context>> {
+        let here = self.elsewhere.iter().filter(|pending| pending.is_for(key));
+        let mut contexts = self.cloud.at(place.position()).into_iter().chain(here.map(|it| &it.context));
+        let mut all = contexts.next()?.clone();
+        for context in contexts {
+            Arc::make_mut(&mut all).merge(Context::clone(context));
+        }
+        Some(all)
+    }
+
+    /// Records that a row of this key was merged with this context.
+    pub(crate) fn cover_key(&mut self, key: &[u8], place: Place, context: &Arc<Context>) {
+        let known = |(origin, clock): (&u64, &u64)| {
+            self.covers(key, place, Stamp { clock: *clock, origin: *origin })
+        };
+        if !context.dots.iter().all(known) {
+            self.cloud.cover(place.position(), place.position(), context);
+            self.unswept += 1;
+        }
+    }
+
+    /// Records that all rows of a range were merged with this context.
+    pub(crate) fn cover_range(&mut self, range: Range, context: &Arc<Context>) {
+        if !context.dots.is_empty() {
+            self.cloud.cover(range.first(), range.last(), context);
+            self.unswept += 1;
+        }
+    }
+
+    /// Records what a peer told along with a range that is merged.
+    pub(crate) fn cover_pending(&mut self, range: Range, pending: &Pending) {
+        let bound = Bound { hash_key: self.hash_key, first: range.first(), last: range.last() };
+        let Some(pending) = pending.clone().within(bound) else { return };
+        match pending.bounds[..] {
+            [bound] => self.cloud.cover(bound.first, bound.last, &pending.context),
+            _ if self.elsewhere.contains(&pending) => {}
+            _ => self.elsewhere.push(pending),
+        }
+        self.unswept += 1;
+    }
+
+    /// Everything that is covered beyond the vector within a range.
+    pub(crate) fn pending(&self, range: Range) -> Vec<Pending> {
+        let mut pending = self.elsewhere.clone();
+        let (first, last) = (range.first(), range.last());
+        let before = self.cloud.spans.range(..first).next_back().filter(|(_, span)| span.last >= first);
+        for (start, span) in before.into_iter().chain(self.cloud.spans.range(first..=last)) {
+            let bound =
+                Bound { hash_key: self.hash_key, first: first.max(*start), last: last.min(span.last) };
+            pending.push(Pending { bounds: vec![bound], context: span.context.clone() });
+        }
+        for pending in &mut pending {
+            pending.context = Arc::new(beyond(&pending.context, &self.vector));
+        }
+        pending.retain(|pending| !pending.context.dots.is_empty());
+        pending
+    }
+
+    /// Whether more than `limit` contexts would have to be told along with this range.
+    pub(crate) fn is_crowded(&self, range: Range, limit: usize) -> bool {
+        self.cloud.spans.range(range.first()..=range.last()).nth(limit).is_some()
+    }
+
+    /// Forgets what the vector has.
+    pub(crate) fn sweep(&mut self) {
+        self.unswept = 0;
+        let vector = &self.vector;
+        self.cloud.spans.retain(|_, span| !beyond(&span.context, vector).dots.is_empty());
+        self.elsewhere.retain(|pending| !beyond(&pending.context, vector).dots.is_empty());
+    }
+
+    /// From now on places are counted under another hash key.
+    pub(crate) fn rekey(&mut self, hash_key: HashKey) {
+        self.sweep();
+        self.elsewhere = self.clouds();
+        self.cloud = Cloud::default();
+        self.hash_key = hash_key;
+    }
+
+    /// How many contexts are kept beyond the vector.
+    pub(crate) fn spans(&self) -> usize {
+        self.cloud.spans.len() + self.elsewhere.len()
+    }
+
+    /// All that is covered beyond the vector, for the disk.
+    pub(crate) fn clouds(&self) -> Vec<Pending> {
+        let mut all = self.elsewhere.clone();
+        all.extend(self.cloud.spans.iter().map(|(first, span)| {
+            let bound = Bound { hash_key: self.hash_key, first: *first, last: span.last };
+            Pending { bounds: vec![bound], context: span.context.clone() }
+        }));
+        all
+    }
+
+    /// Takes over what a disk holds.
+    pub(crate) fn restore(&mut self, vector: BTreeMap<u64, u64>, clouds: &[Pending]) {
+        self.claim_all(&Context { dots: vector });
+        clouds.iter().for_each(|pending| self.cover_pending(Range::ALL, pending));
+    }
+
+    /// A fingerprint of the vector.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut bytes = Vec::with_capacity(16 * self.vector.dots.len());
+        for (origin, clock) in &self.vector.dots {
+            bytes.extend_from_slice(&origin.to_le_bytes());
+            bytes.extend_from_slice(&clock.to_le_bytes());
+        }
+        crate::digest::fingerprint(0, &bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(dots: &[(u64, u64)]) -> Arc<Context> {
+        Arc::new(Context { dots: dots.iter().copied().collect() })
+    }
+
+    #[test]
+    fn overlapping_spans_keep_the_join_of_their_contexts_at_every_point() {
+        let mut cloud = Cloud::default();
+        let mut plain: BTreeMap<u64, Context> = BTreeMap::new();
+        let pieces = [(10, 20, 1), (15, 30, 2), (0, 12, 3), (5, 40, 4), (20, 20, 5), (0, 63, 6), (63, 63, 7)];
+        for (first, last, clock) in pieces {
+            let new = context(&[(clock % 3, clock)]);
+            cloud.cover(first, last, &new);
+            for point in first..=last {
+                plain.entry(point).or_default().merge(Context::clone(&new));
+            }
+            for point in 0..64 {
+                assert_eq!(cloud.at(point).map(|c| Context::clone(c)), plain.get(&point).cloned(), "{point}");
+            }
+        }
+        cloud.cover(u64::MAX - 1, u64::MAX, &context(&[(1, 1)]));
+        assert!(cloud.at(u64::MAX).is_some() && cloud.at(u64::MAX - 2).is_none());
+    }
+
+    #[test]
+    fn neighbours_with_the_same_context_are_one_span() {
+        let mut cloud = Cloud::default();
+        let same = context(&[(1, 1)]);
+        for first in (0..1_000).step_by(10) {
+            cloud.cover(first, first + 9, &same);
+        }
+        assert_eq!(cloud.spans.len(), 1);
+    }
+
+    #[test]
+    fn the_cloud_is_empty_once_the_vector_has_caught_up() {
+        let mut seen = Seen::new(HashKey::default());
+        seen.cover_range(Range::ALL, &context(&[(1, 5), (2, 7)]));
+        let place = HashKey::default().place(b"k");
+        assert!(seen.covers(b"k", place, Stamp { clock: 7, origin: 2 }));
+        seen.claim(Stamp { clock: 5, origin: 1 });
+        seen.sweep();
+        assert_eq!(seen.spans(), 1);
+        seen.claim(Stamp { clock: 9, origin: 2 });
+        seen.sweep();
+        assert_eq!(seen.spans(), 0);
+    }
+
+    #[test]
+    fn contexts_survive_a_change_of_the_hash_key() {
+        let mut seen = Seen::new(HashKey::default());
+        let old = HashKey::default().place(b"k");
+        seen.cover_key(b"k", old, &context(&[(1, 5)]));
+        let other = HashKey::from_words(1, 2);
+        seen.rekey(other);
+        assert!(seen.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
+        assert!(!seen.covers(b"l", other.place(b"l"), Stamp { clock: 5, origin: 1 }));
+        let mut third = Seen::new(other);
+        for range in [Range::at(other.place(b"l").position(), 60), Range::at(other.place(b"k").position(), 60)] {
+            assert!(!third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
+            seen.pending(range).iter().for_each(|pending| third.cover_pending(range, pending));
+        }
+        assert!(third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
+    }
+}

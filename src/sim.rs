@@ -1,0 +1,857 @@
+//! A simulator for whole clusters: real replicas, virtual time, faulty links, crashes, and an oracle that checks
+//! every replica at every step.
+//!
+//! The same seed gives the same run, to the bit. Use it to test your own logic under partitions, loss and
+//! crashes:
+//!
+//! ```
+//! use std::time::Duration;
+//! let mut sim = tidings::Sim::new(7).nodes(3).loss(0.1);
+//! sim.node(0).put("flag", "on")?;
+//! sim.partition(&[0], &[1, 2]);
+//! sim.node(1).put("flag", "off")?;
+//! sim.run_for(Duration::from_secs(5));
+//! sim.heal();
+//! sim.assert_converged();
+//! # Ok::<(), tidings::WriteError>(())
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::config::Config;
+use crate::digest::fingerprint;
+use crate::entry::{self, Entry, Record};
+use crate::error::WriteError;
+use crate::oracle::Oracle;
+use crate::replica::{Batch, Event, Input, Lane, LinkId, Output, PutOptions, Replica, Saved, Setup, Status};
+use crate::time::{Stamp, Time};
+
+/// Wall-clock time at the start of every simulation, in milliseconds since the epoch.
+const WALL_START_MS: u64 = 1_700_000_000_000;
+
+/// How long a simulation may take to converge before that counts as a failure.
+const CONVERGENCE_MAX: Duration = Duration::from_secs(600);
+
+/// With what a crashed node comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disk {
+    /// With nothing.
+    Blank,
+    /// With all its disk had when it crashed.
+    Latest,
+    /// With what its disk had this many transactions earlier: a restored backup.
+    Older(usize),
+}
+
+#[derive(Debug)]
+enum Happening {
+    Datagram(LinkId, usize, Vec<u8>),
+    Stream(LinkId, usize, Lane, Vec<u8>),
+    Drained(LinkId, usize, Lane, usize),
+    Connect(usize, usize),
+    Down(LinkId),
+    Wake(usize, u64),
+    Persisted(usize, u64, u64),
+}
+
+#[derive(Debug)]
+struct SimLink {
+    ends: [usize; 2],
+    /// When the last bytes of each stream arrive, by receiving end and lane: streams are ordered.
+    arrivals: [[Duration; 2]; 2],
+}
+
+#[derive(Debug)]
+struct SimState {
+    replica: Option<Replica>,
+    has_disk: bool,
+    /// Everything the disk ever held, latest last.
+    disk: Vec<Saved>,
+    /// Counts starts: what belongs to an earlier one is void.
+    starts: u64,
+    skew_ms: i64,
+    wake_at: Option<Duration>,
+    slowness: u32,
+    config: Config,
+    is_tainted: bool,
+}
+
+/// A simulated cluster. See the module's example.
+#[derive(Debug)]
+pub struct Sim {
+    seed: u64,
+    random: ChaCha8Rng,
+    now: Duration,
+    queue: BTreeMap<(Duration, u64), Happening>,
+    sequence: u64,
+    nodes: Vec<SimState>,
+    links: BTreeMap<LinkId, SimLink>,
+    next_link: LinkId,
+    cuts: BTreeSet<(usize, usize)>,
+    loss: f64,
+    delay: Duration,
+    config: Config,
+    oracle: Oracle,
+    checks: bool,
+    trace: u64,
+    events: Vec<(usize, Event)>,
+    bytes: u64,
+    control: Option<crate::controls::Control>,
+}
+
+impl Sim {
+    /// An empty cluster. Everything random comes from the seed.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            random: ChaCha8Rng::seed_from_u64(seed),
+            now: Duration::ZERO,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            nodes: Vec::new(),
+            links: BTreeMap::new(),
+            next_link: 1,
+            cuts: BTreeSet::new(),
+            loss: 0.0,
+            delay: Duration::from_millis(1),
+            config: Config::lan(),
+            oracle: Oracle::default(),
+            checks: true,
+            trace: 0,
+            events: Vec::new(),
+            bytes: 0,
+            control: None,
+        }
+    }
+
+    /// Sets the configuration of the nodes that are added after this.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Loses this share of all datagrams, and delays streams as if packets had been lost. 0 to 1.
+    #[must_use]
+    pub fn loss(mut self, loss: f64) -> Self {
+        self.loss = loss;
+        self
+    }
+
+    /// The mean one-way delay of a link.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// Leaves the oracle out, for simulations of many keys.
+    #[must_use]
+    pub fn without_checks(mut self) -> Self {
+        self.checks = false;
+        self
+    }
+
+    /// Adds nodes without a disk, all connected with each other.
+    #[must_use]
+    pub fn nodes(mut self, count: usize) -> Self {
+        (0..count).for_each(|_| self.add(false));
+        self
+    }
+
+    /// Adds nodes with a disk.
+    #[must_use]
+    pub fn nodes_with_disk(mut self, count: usize) -> Self {
+        (0..count).for_each(|_| self.add(true));
+        self
+    }
+
+    /// Breaks one rule in all nodes that are added after this.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn broken(mut self, control: Option<crate::controls::Control>) -> Self {
+        self.control = control;
+        self
+    }
+
+    fn add(&mut self, has_disk: bool) {
+        let i = self.nodes.len();
+        let config = self.config.clone();
+        self.nodes.push(SimState {
+            replica: None,
+            has_disk,
+            disk: Vec::new(),
+            starts: 0,
+            skew_ms: 0,
+            wake_at: None,
+            slowness: 1,
+            config,
+            is_tainted: false,
+        });
+        self.start(i, None);
+        for other in 0..i {
+            self.after(Duration::ZERO, Happening::Connect(other, i));
+        }
+    }
+
+    fn start(&mut self, i: usize, saved: Option<Saved>) {
+        let mut setup = Setup::new(self.nodes[i].config.clone(), self.random.next_u64());
+        setup.saved = saved;
+        setup.has_disk = self.nodes[i].has_disk;
+        #[cfg(feature = "__controls")]
+        {
+            setup = setup.broken(self.control);
+        }
+        let node = &mut self.nodes[i];
+        node.starts += 1;
+        node.wake_at = None;
+        node.replica = Some(Replica::new(setup));
+        self.drain(i);
+    }
+
+    /// Virtual time since the start.
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// How many nodes there are, crashed ones included.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are no nodes.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// A fingerprint of everything that happened so far: equal for equal seeds.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Bytes that all nodes have sent.
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What nodes reported since the last call.
+    pub fn events(&mut self) -> Vec<(usize, Event)> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether a node runs.
+    pub fn is_up(&self, i: usize) -> bool {
+        self.nodes[i].replica.is_some()
+    }
+
+    /// One node, with the verbs of `Node`.
+    ///
+    /// # Panics
+    /// If the node has crashed.
+    pub fn node(&mut self, i: usize) -> SimNode<'_> {
+        assert!(self.is_up(i), "node {i} is down");
+        SimNode { sim: self, i }
+    }
+
+    // Faults.
+
+    /// Cuts all links between two groups, in both directions.
+    pub fn partition(&mut self, a: &[usize], b: &[usize]) {
+        for (x, y) in a.iter().flat_map(|x| b.iter().map(move |y| (*x, *y))) {
+            self.cuts.insert((x, y));
+            self.cuts.insert((y, x));
+            self.break_between(x, y);
+        }
+    }
+
+    /// Cuts one direction between two nodes. What is sent that way vanishes until the link is given up.
+    pub fn cut(&mut self, from: usize, to: usize) {
+        self.cuts.insert((from, to));
+        let ids: Vec<LinkId> = self.between(from, to);
+        for id in ids {
+            let later = self.jitter(Duration::from_millis(300));
+            self.after(later, Happening::Down(id));
+        }
+    }
+
+    /// Mends all cuts.
+    pub fn heal(&mut self) {
+        self.cuts.clear();
+    }
+
+    /// Breaks the link between two nodes; it is made again soon.
+    pub fn break_between(&mut self, a: usize, b: usize) {
+        self.between(a, b).into_iter().for_each(|id| self.break_link(id));
+    }
+
+    /// Ends a node in the middle of whatever it does.
+    pub fn crash(&mut self, i: usize) {
+        self.nodes[i].replica = None;
+        let ids: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| link.ends.contains(&i)).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.break_link(id));
+    }
+
+    /// Starts a crashed node with what its disk had, or blank if it has none.
+    pub fn restart(&mut self, i: usize) {
+        self.restart_with(i, Disk::Latest);
+    }
+
+    /// Starts a crashed node with some state of its disk.
+    pub fn restart_with(&mut self, i: usize, disk: Disk) {
+        if self.is_up(i) {
+            self.crash(i);
+        }
+        let disks = &mut self.nodes[i].disk;
+        match disk {
+            Disk::Blank => disks.clear(),
+            Disk::Latest => {}
+            Disk::Older(by) => disks.truncate(disks.len().saturating_sub(by).max(1)),
+        }
+        let saved = disks.last().cloned();
+        self.start(i, saved);
+    }
+
+    /// Sets how far a node's wall clock is off.
+    pub fn skew(&mut self, i: usize, ms: i64) {
+        self.nodes[i].skew_ms = ms;
+    }
+
+    /// Makes everything on the way to and from a node take this many times as long.
+    pub fn slow(&mut self, i: usize, factor: u32) {
+        self.nodes[i].slowness = factor.max(1);
+    }
+
+    /// Loses an entry of a register behind the replica's back.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn damage(&mut self, i: usize, key: &str, flip: bool) -> bool {
+        let mut stored = Vec::new();
+        entry::register_key(key, &mut stored);
+        let node = &mut self.nodes[i];
+        let Some(replica) = &mut node.replica else { return false };
+        let done = if flip { replica.store.flip(&stored) } else { replica.store.lose(&stored) };
+        node.is_tainted |= done;
+        done
+    }
+
+    // Running.
+
+    /// Lets virtual time pass.
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// Runs until all live nodes hold and have seen the same, and checks them all.
+    ///
+    /// # Panics
+    /// If that takes longer than ten virtual minutes, or the oracle finds a fault.
+    pub fn assert_converged(&mut self) {
+        let end = self.now + CONVERGENCE_MAX;
+        loop {
+            if self.is_converged() {
+                break;
+            }
+            if self.now >= end {
+                let states: Vec<String> = self.live().map(|r| format!("{:?}", r.status())).collect();
+                self.fail(&format!("not converged:\n{}", states.join("\n")));
+            }
+            let next = self.now + self.config.sync_interval / 4;
+            self.run_for(next.min(end) - self.now);
+        }
+        (0..self.nodes.len()).for_each(|i| self.check(i));
+    }
+
+    /// Whether all live nodes hold and have seen the same, and no repair is under way. A context may be left in
+    /// the cloud for good: of a run that ended between sending a write and claiming it.
+    pub fn is_converged(&self) -> bool {
+        let mut states = self.live().map(|replica| {
+            let status = replica.status();
+            (status.root, status.seen, status.sessions)
+        });
+        states.next().is_none_or(|first| first.2 == 0 && states.all(|state| state == first))
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Replica> {
+        self.nodes.iter().filter_map(|node| node.replica.as_ref())
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        panic!(
+            "seed {} at {:?}: {what}\nreplay: TIDINGS_SEED={} cargo test -p tidings-proptest --test simulation",
+            self.seed, self.now, self.seed
+        )
+    }
+
+    fn step(&mut self, end: Duration) -> bool {
+        let Some(((at, sequence), happening)) = self.queue.pop_first() else { return false };
+        if at > end {
+            self.queue.insert((at, sequence), happening);
+            return false;
+        }
+        self.now = at;
+        match happening {
+            Happening::Datagram(id, to, bytes) => {
+                self.hand(id, to, Input::Datagram(id, &bytes));
+            }
+            Happening::Stream(id, to, lane, bytes) => {
+                self.hand(id, to, Input::Stream(id, lane, &bytes));
+            }
+            Happening::Drained(id, to, lane, bytes) => self.hand(id, to, Input::Drained(id, lane, bytes)),
+            Happening::Down(id) => self.break_link(id),
+            Happening::Connect(a, b) => self.connect(a, b),
+            Happening::Wake(i, starts) => {
+                if self.nodes[i].starts == starts && self.nodes[i].wake_at.is_some_and(|wake| wake <= at) {
+                    self.nodes[i].wake_at = None;
+                    self.input(i, Input::Wake);
+                }
+            }
+            Happening::Persisted(i, starts, head) => {
+                if self.nodes[i].starts == starts {
+                    self.input(i, Input::Persisted(head));
+                }
+            }
+        }
+        true
+    }
+
+    /// Gives something to the node at a link's end, unless the link is gone.
+    fn hand(&mut self, id: LinkId, to: usize, input: Input<'_>) {
+        if self.links.contains_key(&id) {
+            self.input(to, input);
+        }
+    }
+
+    fn input(&mut self, i: usize, input: Input<'_>) {
+        let now = self.time(i);
+        let note = match input {
+            Input::Datagram(id, bytes) | Input::Stream(id, _, bytes) => (id, fingerprint(1, bytes)),
+            Input::LinkUp(id) => (id, 2),
+            Input::LinkDown(id) => (id, 3),
+            _ => (0, 4),
+        };
+        let mut bytes = [0; 40];
+        let parts = [self.trace, self.now.as_nanos() as u64, i as u64, note.0, note.1];
+        for (at, part) in parts.into_iter().enumerate() {
+            bytes[at * 8..at * 8 + 8].copy_from_slice(&part.to_le_bytes());
+        }
+        self.trace = fingerprint(0, &bytes);
+        let Some(replica) = &mut self.nodes[i].replica else { return };
+        replica.handle(now, input);
+        self.drain(i);
+    }
+
+    fn time(&self, i: usize) -> Time {
+        let wall = (WALL_START_MS + self.now.as_millis() as u64).saturating_add_signed(self.nodes[i].skew_ms);
+        Time { mono: self.now, wall: Duration::from_millis(wall) }
+    }
+
+    /// Does what a node wants done, checks it, and plans its next wake-up.
+    fn drain(&mut self, i: usize) {
+        while let Some(output) = self.nodes[i].replica.as_mut().and_then(Replica::poll) {
+            self.output(i, output);
+        }
+        self.check(i);
+        let Some(replica) = &self.nodes[i].replica else { return };
+        let at = replica.deadline().mono.max(self.now + Duration::from_micros(1));
+        if self.nodes[i].wake_at.is_none_or(|wake| at < wake) {
+            self.nodes[i].wake_at = Some(at);
+            let starts = self.nodes[i].starts;
+            self.after(at.saturating_sub(self.now), Happening::Wake(i, starts));
+        }
+    }
+
+    fn check(&mut self, i: usize) {
+        let node = &self.nodes[i];
+        let Some(replica) = node.replica.as_ref().filter(|_| self.checks && !node.is_tainted) else { return };
+        if let Err(what) = self.oracle.check(&replica.store) {
+            self.fail(&format!("node {i}: {what}"));
+        }
+    }
+
+    fn output(&mut self, i: usize, output: Output) {
+        match output {
+            Output::Datagram(id, bytes) => {
+                let Some(to) = self.other_end(id, i) else { return };
+                self.bytes += bytes.len() as u64;
+                let is_lost = self.chance(self.loss) || self.cuts.contains(&(i, to));
+                if !is_lost {
+                    let later = self.flight(i, to);
+                    if self.chance(self.loss / 4.0) {
+                        let again = self.flight(i, to) + later;
+                        self.after(again, Happening::Datagram(id, to, bytes.clone()));
+                    }
+                    self.after(later, Happening::Datagram(id, to, bytes));
+                }
+            }
+            Output::Stream(id, lane, bytes) => self.send(i, id, lane, bytes),
+            Output::Break(id, _) => self.break_link(id),
+            Output::Persist(persist) => {
+                let head = persist.head();
+                let mut saved = self.nodes[i].disk.last().cloned().unwrap_or_default();
+                #[cfg(feature = "__controls")]
+                if self.control == Some(crate::controls::Control::SeenAhead) {
+                    let mut ahead = saved.clone();
+                    ahead.apply_seen((*persist).clone());
+                    self.nodes[i].disk.push(ahead);
+                }
+                saved.apply(*persist);
+                self.nodes[i].disk.push(saved);
+                let disk = &mut self.nodes[i].disk;
+                if disk.len() > 64 {
+                    disk.remove(0);
+                }
+                let starts = self.nodes[i].starts;
+                let later = self.jitter(Duration::from_millis(4));
+                self.after(later, Happening::Persisted(i, starts, head));
+            }
+            Output::Event(event) => {
+                if event == Event::Damaged {
+                    self.nodes[i].is_tainted = false;
+                    self.oracle.has_faults = true;
+                }
+                self.events.push((i, event));
+            }
+        }
+    }
+
+    fn send(&mut self, i: usize, id: LinkId, lane: Lane, bytes: Vec<u8>) {
+        let Some(to) = self.other_end(id, i) else { return };
+        self.bytes += bytes.len() as u64;
+        let mut later = self.flight(i, to);
+        while self.chance(self.loss.min(0.9)) {
+            later += self.delay * 3;
+        }
+        let cut = self.cuts.contains(&(i, to));
+        let link = self.links.get_mut(&id).expect("it has ends");
+        let end = usize::from(link.ends[1] == to);
+        let arrival = &mut link.arrivals[end][lane as usize];
+        let at = (self.now + later).max(*arrival);
+        *arrival = at;
+        let later = at - self.now;
+        self.after(later / 2, Happening::Drained(id, i, lane, bytes.len()));
+        if !cut {
+            // Sometimes in pieces, as streams do.
+            if bytes.len() > 1 && self.chance(0.1) {
+                let (first, rest) = bytes.split_at(1 + self.random.next_u32() as usize % (bytes.len() - 1));
+                let (first, rest) = (first.to_vec(), rest.to_vec());
+                self.after(later, Happening::Stream(id, to, lane, first));
+                self.after(later, Happening::Stream(id, to, lane, rest));
+            } else {
+                self.after(later, Happening::Stream(id, to, lane, bytes));
+            }
+        } else {
+            self.after(Duration::from_millis(200), Happening::Down(id));
+        }
+    }
+
+    // Links.
+
+    fn connect(&mut self, a: usize, b: usize) {
+        let is_cut = self.cuts.contains(&(a, b)) || self.cuts.contains(&(b, a));
+        if !self.between(a, b).is_empty() {
+            return;
+        }
+        if is_cut || !self.is_up(a) || !self.is_up(b) {
+            let later = self.jitter(Duration::from_millis(200));
+            self.after(later, Happening::Connect(a, b));
+            return;
+        }
+        let id = self.next_link;
+        self.next_link += 1;
+        self.links.insert(id, SimLink { ends: [a, b], arrivals: [[self.now; 2]; 2] });
+        self.input(a, Input::LinkUp(id));
+        self.input(b, Input::LinkUp(id));
+    }
+
+    fn break_link(&mut self, id: LinkId) {
+        let Some(link) = self.links.remove(&id) else { return };
+        for i in link.ends {
+            self.input(i, Input::LinkDown(id));
+        }
+        let later = self.jitter(Duration::from_millis(50));
+        self.after(later, Happening::Connect(link.ends[0], link.ends[1]));
+    }
+
+    fn between(&self, a: usize, b: usize) -> Vec<LinkId> {
+        let joins = |link: &SimLink| link.ends.contains(&a) && link.ends.contains(&b);
+        self.links.iter().filter(|(_, link)| joins(link)).map(|(id, _)| *id).collect()
+    }
+
+    fn other_end(&self, id: LinkId, i: usize) -> Option<usize> {
+        let [a, b] = self.links.get(&id)?.ends;
+        Some(if a == i { b } else { a })
+    }
+
+    // Chance.
+
+    fn after(&mut self, later: Duration, happening: Happening) {
+        self.sequence += 1;
+        self.queue.insert((self.now + later, self.sequence), happening);
+    }
+
+    fn chance(&mut self, share: f64) -> bool {
+        share > 0.0 && f64::from(self.random.next_u32()) < share * f64::from(u32::MAX)
+    }
+
+    fn jitter(&mut self, most: Duration) -> Duration {
+        most / 4 + most * (self.random.next_u32() % 768) / 1_024
+    }
+
+    fn flight(&mut self, from: usize, to: usize) -> Duration {
+        let slowness = self.nodes[from].slowness.max(self.nodes[to].slowness);
+        self.delay / 2 + self.delay * slowness * (self.random.next_u32() % 1_024) / 1_024
+    }
+}
+
+/// One node of a [`Sim`], with the verbs of `Node`.
+#[derive(Debug)]
+pub struct SimNode<'a> {
+    sim: &'a mut Sim,
+    i: usize,
+}
+
+impl SimNode<'_> {
+    fn replica(&mut self) -> (&mut Replica, Time) {
+        let now = self.sim.time(self.i);
+        (self.sim.nodes[self.i].replica.as_mut().expect("it is up"), now)
+    }
+
+    /// Does one write, tells the oracle, and lets the node act on it.
+    fn write(
+        &mut self,
+        key: &[u8],
+        expires: bool,
+        write: impl FnOnce(&mut Replica, Time) -> Result<Option<Stamp>, WriteError>,
+    ) -> Result<Option<Stamp>, WriteError> {
+        let (replica, now) = self.replica();
+        let before = replica.store.held(key).map(|(held, _)| held.dots().iter().map(Record::stamp).collect());
+        let stamp = write(replica, now)?;
+        if let Some(stamp) = stamp {
+            let is_put = replica.store.held(key).is_some();
+            self.sim.oracle.record(key, before.unwrap_or_default(), stamp, is_put, expires);
+        }
+        self.sim.drain(self.i);
+        Ok(stamp)
+    }
+
+    fn register(key: &str) -> Vec<u8> {
+        let mut stored = Vec::new();
+        entry::register_key(key, &mut stored);
+        stored
+    }
+
+    /// Puts a value.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put(&mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Result<Stamp, WriteError> {
+        self.put_with(key, value, PutOptions::new())
+    }
+
+    /// Puts a value under a condition or for a time.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put_with(
+        &mut self,
+        key: impl AsRef<str>,
+        value: impl AsRef<[u8]>,
+        options: PutOptions,
+    ) -> Result<Stamp, WriteError> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        let stamp = self.write(&Self::register(key), options.has_ttl(), |replica, now| {
+            replica.put_with(now, key, value, &options).map(Some)
+        })?;
+        Ok(stamp.expect("a put is an event"))
+    }
+
+    /// Deletes a key. `None` if it holds nothing here.
+    ///
+    /// # Errors
+    /// If the key is not a key.
+    pub fn delete(&mut self, key: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
+        let key = key.as_ref();
+        self.write(&Self::register(key), false, |replica, now| replica.delete(now, key))
+    }
+
+    /// The value of a key.
+    pub fn get(&mut self, key: impl AsRef<str>) -> Option<Entry> {
+        let (replica, now) = self.replica();
+        replica.get(now, key.as_ref())
+    }
+
+    /// All entries whose key begins like this, in key order.
+    pub fn scan(&mut self, prefix: impl AsRef<str>) -> Vec<Entry> {
+        let (replica, now) = self.replica();
+        replica.scan(now, prefix.as_ref())
+    }
+
+    /// How many entries are held, those of sets and counters included.
+    pub fn len(&mut self) -> usize {
+        self.replica().0.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&mut self) -> bool {
+        self.len() == 0
+    }
+
+    /// Several writes, to be applied in one step by [`SimBatch::commit`].
+    pub fn batch(&mut self) -> SimBatch<'_> {
+        SimBatch { node: SimNode { sim: self.sim, i: self.i }, batch: Batch::new() }
+    }
+
+    /// A set.
+    pub fn set(&mut self, name: impl Into<String>) -> SimSet<'_> {
+        SimSet { node: SimNode { sim: self.sim, i: self.i }, name: name.into() }
+    }
+
+    /// A counter.
+    pub fn counter(&mut self, name: impl Into<String>) -> SimCounter<'_> {
+        SimCounter { node: SimNode { sim: self.sim, i: self.i }, name: name.into() }
+    }
+
+    /// What the node holds and has seen.
+    pub fn status(&mut self) -> Status {
+        self.replica().0.status()
+    }
+}
+
+/// Several writes on one node of a [`Sim`].
+#[derive(Debug)]
+pub struct SimBatch<'a> {
+    node: SimNode<'a>,
+    batch: Batch,
+}
+
+impl SimBatch<'_> {
+    /// Adds a put.
+    #[must_use]
+    pub fn put(mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
+        self.batch = self.batch.put(key, value);
+        self
+    }
+
+    /// Adds a delete.
+    #[must_use]
+    pub fn delete(mut self, key: impl AsRef<str>) -> Self {
+        self.batch = self.batch.delete(key);
+        self
+    }
+
+    /// Applies all of them or, if one is not acceptable, none.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn commit(mut self) -> Result<(), WriteError> {
+        let (replica, now) = self.node.replica();
+        let mut held: BTreeMap<String, Vec<Stamp>> = BTreeMap::new();
+        for key in self.batch.keys() {
+            let before = replica.store.held(&SimNode::register(key));
+            let stamps = before.map(|(before, _)| before.dots().iter().map(Record::stamp).collect());
+            held.insert(key.to_owned(), stamps.unwrap_or_default());
+        }
+        let stamps = replica.commit(now, &self.batch)?;
+        for ((key, is_put), stamp) in self.batch.writes().zip(stamps) {
+            let Some(stamp) = stamp else { continue };
+            let now_held = if is_put { vec![stamp] } else { Vec::new() };
+            let before = held.insert(key.to_owned(), now_held).unwrap_or_default();
+            self.node.sim.oracle.record(&SimNode::register(key), before, stamp, is_put, false);
+        }
+        self.node.sim.drain(self.node.i);
+        Ok(())
+    }
+}
+
+/// A set on one node of a [`Sim`].
+#[derive(Debug)]
+pub struct SimSet<'a> {
+    node: SimNode<'a>,
+    name: String,
+}
+
+impl SimSet<'_> {
+    fn key(&self, element: &str) -> Vec<u8> {
+        let mut stored = Vec::new();
+        entry::set_prefix(&self.name, &mut stored);
+        stored.extend_from_slice(element.as_bytes());
+        stored
+    }
+
+    /// Adds an element.
+    ///
+    /// # Errors
+    /// If a name is not acceptable.
+    pub fn add(&mut self, element: impl AsRef<str>) -> Result<Stamp, WriteError> {
+        let (name, element) = (self.name.clone(), element.as_ref());
+        let stamp = self.node.write(&self.key(element), false, |replica, now| {
+            replica.set_add(now, &name, element).map(Some)
+        })?;
+        Ok(stamp.expect("an add is an event"))
+    }
+
+    /// Removes an element, as far as this node has seen it added.
+    ///
+    /// # Errors
+    /// If a name is not acceptable.
+    pub fn remove(&mut self, element: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
+        let (name, element) = (self.name.clone(), element.as_ref());
+        self.node.write(&self.key(element), false, |replica, now| replica.set_remove(now, &name, element))
+    }
+
+    /// Whether an element is in the set.
+    pub fn contains(&mut self, element: impl AsRef<str>) -> bool {
+        self.node.replica().0.set_contains(&self.name, element.as_ref())
+    }
+
+    /// The elements, in order.
+    pub fn iter(&mut self) -> impl Iterator<Item = String> {
+        self.node.replica().0.set_iter(&self.name).collect::<Vec<_>>().into_iter()
+    }
+
+    /// How many elements there are.
+    pub fn len(&mut self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&mut self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A counter on one node of a [`Sim`].
+#[derive(Debug)]
+pub struct SimCounter<'a> {
+    node: SimNode<'a>,
+    name: String,
+}
+
+impl SimCounter<'_> {
+    /// Adds to it.
+    ///
+    /// # Errors
+    /// If the name is not acceptable or this process's share would overflow.
+    pub fn add(&mut self, by: i64) -> Result<Stamp, WriteError> {
+        let name = self.name.clone();
+        let mut key = Vec::new();
+        entry::counter_prefix(&name, &mut key);
+        key.extend_from_slice(&self.node.replica().0.store.run.to_be_bytes());
+        let stamp = self.node.write(&key, false, |replica, now| replica.counter_add(now, &name, by).map(Some))?;
+        Ok(stamp.expect("a step is an event"))
+    }
+
+    /// Its value.
+    pub fn value(&mut self) -> i64 {
+        self.node.replica().0.counter_value(&self.name)
+    }
+}

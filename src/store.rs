@@ -1,0 +1,649 @@
+//! The store: entries, change log, `Seen`, digest and expiry, kept in step.
+//!
+//! Everything here happens in one instant: stamping, inserting, giving the revision and updating the digest are
+//! one call. [`Store::apply`] is the only place where a key's content changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crdts::CvRDT;
+
+use crate::config::Config;
+use crate::controls::{Control, Controls};
+use crate::digest::{Digest, HashKey, Node, Place, Range};
+use crate::entry::{self, DOTS_MAX, Held, Record};
+use crate::error::WriteError;
+use crate::log::ChangeLog;
+use crate::rows::{Order, Slab, Slot};
+use crate::seen::{self, Context, Pending, Seen};
+use crate::time::{HybridClock, Stamp, Time};
+
+/// A condition on a write, compared with what this node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnlyIf {
+    /// Only if the key has no value.
+    Absent,
+    /// Only if the key's value is the one written with this stamp.
+    Stamp(Stamp),
+}
+
+/// Why a row of a peer is not merged. Nothing of it is; the rows behind it are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// A stamp lies further in the future than the permitted clock skew.
+    FromTheFuture,
+    /// The key has no form that this library writes.
+    Key,
+    /// A value is too large or not of the form of its keyspace.
+    Value,
+    /// More concurrent dots than any key may hold.
+    Dots,
+}
+
+/// A row as it came from a peer: the key's dots and what is covered there.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) held: Held,
+    /// The sender's vector in the instant in which it cut the row.
+    pub(crate) vector: Arc<Context>,
+    /// What the sender covers at this key beyond that.
+    pub(crate) context: Option<Arc<Context>>,
+}
+
+impl Row {
+    fn covers(&self, stamp: Stamp) -> bool {
+        seen::covers(&self.vector, stamp) || self.context.as_ref().is_some_and(|c| seen::covers(c, stamp))
+    }
+}
+
+/// What a peer covers in a range: its vector of an instant, and its cloud there.
+#[derive(Clone, Debug)]
+pub(crate) struct Base {
+    pub(crate) vector: Arc<Context>,
+    pub(crate) pending: Vec<Pending>,
+}
+
+impl Base {
+    /// What is covered at one key beyond the vector.
+    pub(crate) fn context(&self, key: &[u8]) -> Option<Arc<Context>> {
+        let mut here = self.pending.iter().filter(|pending| pending.is_for(key));
+        let mut all = here.next()?.context.clone();
+        here.for_each(|pending| Arc::make_mut(&mut all).merge(Context::clone(&pending.context)));
+        Some(all)
+    }
+
+    fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
+        seen::covers(&self.vector, stamp) || self.pending.iter().any(|pending| pending.covers(key, stamp))
+    }
+}
+
+/// How many logs of peers are remembered. A process start makes one.
+const POSITIONS_MAX: usize = 4_096;
+
+/// The store of one replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    pub(crate) log: ChangeLog,
+    pub(crate) seen: Seen,
+    /// This run: the origin of every event written here, in use from the first one on.
+    pub(crate) run: u64,
+    pub(crate) hash_key: HashKey,
+    pub(crate) clock: HybridClock,
+    pub(crate) controls: Controls,
+    slab: Slab,
+    order: Order,
+    digest: Digest,
+    /// When something expires: (milliseconds, hidden already, slot, stamp).
+    expiries: BTreeSet<(u64, bool, u32, Stamp)>,
+    /// The disk's cursor, if there is a disk: the log keeps its removals until they are there.
+    pub(crate) disk: Option<u64>,
+    /// For each log of a peer, how far it is merged.
+    pub(crate) positions: BTreeMap<u64, u64>,
+    /// Keys that changed quietly, by an expiry, since the disk was last told.
+    pub(crate) dropped: Vec<Vec<u8>>,
+    /// Bytes of all keys and values.
+    bytes: u64,
+    /// Set when a leaf no longer adds up. Nothing may leave this replica before it gave up its claims.
+    pub(crate) is_damaged: bool,
+    value_bytes_max: usize,
+    removals_max: usize,
+    skew_max: std::time::Duration,
+    text: Vec<u8>,
+    room: Vec<u8>,
+}
+
+impl Store {
+    pub(crate) fn new(config: &Config, run: u64, log: u64, hash_key: HashKey, controls: Controls) -> Self {
+        Self {
+            log: ChangeLog::new(log),
+            seen: Seen::new(hash_key),
+            run,
+            hash_key,
+            clock: HybridClock::default(),
+            controls,
+            slab: Slab::default(),
+            order: Order::new(),
+            digest: Digest::new(),
+            expiries: BTreeSet::new(),
+            disk: None,
+            positions: BTreeMap::new(),
+            dropped: Vec::new(),
+            bytes: 0,
+            is_damaged: false,
+            value_bytes_max: config.value_bytes_max,
+            removals_max: config.removals_max,
+            skew_max: config.clock_skew_max,
+            text: Vec::new(),
+            room: Vec::new(),
+        }
+    }
+
+    // Reading.
+
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn held(&self, key: &[u8]) -> Option<(&Held, u64)> {
+        let slot = self.slab.at(self.find(key, self.hash_key.place(key))?);
+        (!slot.held.is_empty()).then_some((&slot.held, slot.revision))
+    }
+
+    pub(crate) fn slot(&self, slot: u32) -> &Slot {
+        self.slab.at(slot)
+    }
+
+    /// Everything held from `key` on, in key order.
+    pub(crate) fn from<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = (&'a Held, u64)> + 'a {
+        self.order.from(key, &self.slab).map(|slot| {
+            let slot = self.slab.at(slot);
+            (&slot.held, slot.revision)
+        })
+    }
+
+    pub(crate) fn with_prefix<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = (&'a Held, u64)> + 'a {
+        self.from(prefix).take_while(move |(held, _)| held.key().starts_with(prefix))
+    }
+
+    // Local events.
+
+    /// Puts a value. The limits are the caller's: see [`Store::check_value`].
+    pub(crate) fn put(&mut self, now: Time, key: &[u8], value: &[u8], expires: u64) -> (Stamp, u64) {
+        let place = self.hash_key.place(key);
+        let slot = self.find_or_make(key, place);
+        let stamp = self.stamp(now);
+        self.text.clear();
+        self.text.extend_from_slice(key);
+        self.text.extend_from_slice(value);
+        let record = Record::new(stamp, expires, key.len(), &self.text, &mut self.room);
+        let revision = self.apply(slot, place, Held::One(record), true);
+        self.seen.claim(stamp);
+        (stamp, revision)
+    }
+
+    /// Deletes what is held; a delete of nothing is no event.
+    pub(crate) fn delete(&mut self, now: Time, key: &[u8]) -> Option<(Stamp, u64)> {
+        let place = self.hash_key.place(key);
+        let slot = self.find(key, place).filter(|slot| !self.slab.at(*slot).held.is_empty())?;
+        let stamp = self.stamp(now);
+        let revision = self.apply(slot, place, Held::Nothing(Record::bare(key)), true);
+        self.seen.claim(stamp);
+        self.trim();
+        Some((stamp, revision))
+    }
+
+    pub(crate) fn check_value(&self, bytes: usize) -> Result<(), WriteError> {
+        let limit = self.value_bytes_max;
+        if bytes > limit { Err(WriteError::ValueTooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
+    pub(crate) fn check_condition(&self, now: Time, key: &[u8], only_if: OnlyIf) -> Result<(), WriteError> {
+        let winner = self.held(key).and_then(|(held, _)| held.winner(now.wall_ms()));
+        let current = winner.map(Record::stamp);
+        let holds = match only_if {
+            OnlyIf::Absent => current.is_none(),
+            OnlyIf::Stamp(stamp) => current == Some(stamp),
+        };
+        if holds { Ok(()) } else { Err(WriteError::Condition { current }) }
+    }
+
+    fn stamp(&mut self, now: Time) -> Stamp {
+        Stamp { clock: self.clock.tick(now), origin: self.run }
+    }
+
+    // Merging.
+
+    /// Whether a row may be merged, judged by its own dots alone.
+    pub(crate) fn check_row(&self, now: Time, held: &Held) -> Result<(), Refusal> {
+        if !entry::key_is_well_formed(held.key()) {
+            return Err(Refusal::Key);
+        }
+        if held.dots().len() > DOTS_MAX {
+            return Err(Refusal::Dots);
+        }
+        let space = entry::space_of(held.key()).expect("well formed");
+        if !held.dots().iter().all(|dot| entry::value_is_acceptable(space, dot.value())) {
+            return Err(Refusal::Value);
+        }
+        let limit = HybridClock::limit(now, self.skew_max);
+        if held.dots().iter().any(|dot| dot.stamp().clock > limit) {
+            return Err(Refusal::FromTheFuture);
+        }
+        Ok(())
+    }
+
+    /// Merges the dots of an accepted row. What it claims is recorded by [`Store::cover_row`], after any claim
+    /// that came in the same instant.
+    pub(crate) fn merge_row(&mut self, now: Time, row: &Row) -> bool {
+        for dot in row.held.dots() {
+            self.clock.observe(dot.stamp().clock);
+        }
+        self.merge(now, &row.held, |stamp| row.covers(stamp))
+    }
+
+    fn merge(&mut self, now: Time, theirs: &Held, theirs_cover: impl Fn(Stamp) -> bool) -> bool {
+        let key = theirs.key();
+        let place = self.hash_key.place(key);
+        let slot = self.find(key, place);
+        if slot.is_none() && theirs.is_empty() {
+            return false;
+        }
+        let nothing = Held::Nothing(Record::bare(if slot.is_none() { key } else { &[] }));
+        let mine = slot.map_or(&nothing, |slot| &self.slab.at(slot).held);
+        let dead = |stamp: Stamp| {
+            let dot = theirs.dots().iter().find(|dot| dot.stamp() == stamp);
+            dot.is_some_and(|dot| self.is_due(now, dot))
+        };
+        let covered = |stamp: Stamp| self.seen.covers(key, place, stamp) || dead(stamp);
+        let arrival_wins = self.controls.has(Control::ArrivalOrder) && theirs.dots().len() == 1;
+        let merged = if arrival_wins && !mine.is_empty() && theirs.dots().iter().all(|dot| !covered(dot.stamp())) {
+            Some(theirs.clone())
+        } else {
+            entry::merge(mine, theirs, covered, theirs_cover)
+        };
+        let Some(merged) = merged else { return false };
+        let slot = self.find_or_make(key, place);
+        self.apply(slot, place, merged, false);
+        self.trim();
+        true
+    }
+
+    /// Records what a merged row covers, as far as nothing else here does.
+    pub(crate) fn cover_row(&mut self, row: &Row, excess: &Arc<Context>) {
+        if self.controls.has(Control::NoContext) || (excess.dots.is_empty() && row.context.is_none()) {
+            return;
+        }
+        if self.controls.has(Control::NoCloud) {
+            return;
+        }
+        let key = row.held.key();
+        let place = self.hash_key.place(key);
+        self.seen.cover_key(key, place, excess);
+        if let Some(context) = &row.context {
+            self.seen.cover_key(key, place, context);
+        }
+    }
+
+    /// A tail's `done`: its sender's own origin is claimed, never anything else.
+    pub(crate) fn claim_tail(&mut self, stamp: Stamp, vector: &Context) {
+        if self.controls.has(Control::TailClaimsAll) {
+            self.seen.claim_all(vector);
+        }
+        if stamp.clock > 0 {
+            self.seen.claim(stamp);
+        }
+    }
+
+    /// The latest revision of a peer's log up to which everything is merged here.
+    pub(crate) fn completed(&self, log: u64) -> u64 {
+        self.positions.get(&log).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn complete(&mut self, log: u64, revision: u64) {
+        let position = self.positions.entry(log).or_default();
+        *position = revision.max(*position);
+        if self.positions.len() > POSITIONS_MAX {
+            // Any will do: a peer whose position is forgotten is compared with instead.
+            let other = self.positions.keys().copied().find(|other| *other != log);
+            other.map(|other| self.positions.remove(&other));
+        }
+    }
+
+    /// Merges a peer's full listing of a range: its rows, and an empty row for every other key. From then on the
+    /// range is covered by what the peer covered. `rows` are accepted ones.
+    pub(crate) fn settle(&mut self, now: Time, range: Range, rows: &[Row], base: &Base) {
+        let listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.held.key()).collect();
+        if !base.vector.dots.is_empty() || !base.pending.is_empty() {
+            for slot in self.slots(range) {
+                let held = self.slab.at(slot).held.clone();
+                if !listed.contains(held.key()) {
+                    let empty = Held::Nothing(Record::bare(held.key()));
+                    self.merge(now, &empty, |stamp| base.covers(held.key(), stamp));
+                }
+            }
+        }
+        rows.iter().for_each(|row| _ = self.merge_row(now, row));
+        self.cover_range(range, base);
+        for row in rows {
+            if !Arc::ptr_eq(&row.vector, &base.vector) || row.context.is_some() {
+                self.cover_row(row, &Arc::new(seen::beyond(&row.vector, self.seen.vector())));
+            }
+        }
+    }
+
+    /// Records that a range is equal to a peer's.
+    pub(crate) fn cover_range(&mut self, range: Range, base: &Base) {
+        if self.controls.has(Control::NoSettled) || self.controls.has(Control::NoCloud) {
+            return;
+        }
+        self.seen.cover_range(range, &Arc::new(seen::beyond(&base.vector, self.seen.vector())));
+        base.pending.iter().for_each(|pending| self.seen.cover_pending(range, pending));
+    }
+
+    // The one change.
+
+    /// Replaces what a key holds, moves it to the end of the log, and keeps digest, order and expiries in step.
+    fn apply(&mut self, at: u32, place: Place, held: Held, is_own: bool) -> u64 {
+        let revision = self.slab.at(at).revision;
+        if revision != 0 {
+            self.log.take_out(revision);
+        }
+        let revision = self.log.append(at, held.is_empty());
+        self.replace(at, place, held);
+        let slot = self.slab.at_mut(at);
+        slot.revision = revision;
+        if is_own {
+            slot.own = revision;
+        }
+        revision
+    }
+
+    /// Replaces what a key holds, in everything but the log.
+    fn replace(&mut self, at: u32, place: Place, held: Held) {
+        let (was_empty, is_empty) = (self.slab.at(at).held.is_empty(), held.is_empty());
+        if is_empty && !was_empty {
+            self.order.remove(held.key(), &self.slab);
+        }
+        let old = self.slab.at(at).held.hash(self.hash_key, place);
+        self.digest.change(place, old, held.hash(self.hash_key, place));
+        for dot in held.dots() {
+            self.bytes += (dot.key().len() + dot.value().len()) as u64;
+        }
+        self.schedule(at, &held, true);
+        let old = std::mem::replace(&mut self.slab.at_mut(at).held, held);
+        for dot in old.dots() {
+            self.bytes -= (dot.key().len() + dot.value().len()) as u64;
+            if dot.expires() != 0 && !self.slab.at(at).held.holds(dot.stamp()) {
+                self.schedule(at, &Held::One(dot.clone()), false);
+            }
+        }
+        if was_empty && !is_empty {
+            self.order.insert(self.slab.at(at).held.key(), at, &self.slab);
+        }
+    }
+
+    fn find(&self, key: &[u8], place: Place) -> Option<u32> {
+        self.digest.find(place, |slot| self.slab.at(slot).held.key() == key)
+    }
+
+    fn find_or_make(&mut self, key: &[u8], place: Place) -> u32 {
+        if let Some(slot) = self.find(key, place) {
+            return slot;
+        }
+        let slot =
+            self.slab.insert(Slot { held: Held::Nothing(Record::bare(key)), revision: 0, own: 0 });
+        let (slab, hash_key) = (&self.slab, self.hash_key);
+        self.digest.insert(place, slot, |slot| {
+            let held = &slab.at(slot).held;
+            let place = hash_key.place(held.key());
+            (place, held.hash(hash_key, place))
+        });
+        slot
+    }
+
+    /// Forgets the oldest removals beyond the limit, and raises the floor past them.
+    fn trim(&mut self) {
+        while self.log.removals() > self.removals_max {
+            let Some(oldest) = self.log.oldest_removal() else { return };
+            if self.disk.is_some_and(|disk| disk < oldest) {
+                return;
+            }
+            let slot = self.log.slot(oldest).expect("a removal has its row");
+            self.log.take_out(oldest);
+            self.log.raise_floor(oldest);
+            let place = self.hash_key.place(self.slab.at(slot).held.key());
+            self.digest.remove(place, slot);
+            self.slab.remove(slot);
+        }
+    }
+
+    /// The disk has everything up to this revision.
+    pub(crate) fn persisted(&mut self, revision: u64) {
+        self.disk = self.disk.max(Some(revision));
+        self.trim();
+    }
+
+    // Expiry.
+
+    fn schedule(&mut self, at: u32, held: &Held, on: bool) {
+        for dot in held.dots().iter().filter(|dot| dot.expires() != 0) {
+            let hide = (dot.expires(), false, at, dot.stamp());
+            let drop = (dot.expires().saturating_add(self.skew_ms()), true, at, dot.stamp());
+            if on {
+                if !self.expiries.contains(&drop) {
+                    self.expiries.insert(hide);
+                }
+            } else {
+                self.expiries.remove(&hide);
+                self.expiries.remove(&drop);
+            }
+        }
+    }
+
+    fn skew_ms(&self) -> u64 {
+        self.skew_max.as_millis() as u64
+    }
+
+    /// Whether every clock within the permitted skew agrees that this dot has expired.
+    fn is_due(&self, now: Time, dot: &Record) -> bool {
+        dot.expires() != 0 && dot.expires().saturating_add(self.skew_ms()) <= now.wall_ms()
+    }
+
+    /// When the next entry expires, in wall-clock milliseconds.
+    pub(crate) fn next_expiry(&self) -> Option<u64> {
+        self.expiries.first().map(|(ms, ..)| *ms)
+    }
+
+    pub(crate) fn expiries(&self) -> usize {
+        self.expiries.len()
+    }
+
+    /// Lets followers see what has expired by now, and drops what every clock must agree on. At most `limit` steps.
+    pub(crate) fn expire(&mut self, now: Time, limit: usize) -> usize {
+        let mut steps = 0;
+        while steps < limit {
+            let Some(&(ms, is_hidden, at, stamp)) = self.expiries.first() else { break };
+            if ms > now.wall_ms() {
+                break;
+            }
+            steps += 1;
+            self.expiries.pop_first();
+            let held = self.slab.at(at).held.clone();
+            let place = self.hash_key.place(held.key());
+            if is_hidden {
+                let rest = held.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
+                self.replace(at, place, Held::from_records(held.key(), rest));
+                let slot = self.slab.at(at);
+                if slot.held.is_empty() {
+                    self.log.mark_removal(slot.revision);
+                }
+                if self.disk.is_some() {
+                    self.dropped.push(held.key().to_vec());
+                }
+                self.trim();
+            } else {
+                self.expiries.insert((ms.saturating_add(self.skew_ms()), true, at, stamp));
+                self.apply(at, place, held, false);
+            }
+        }
+        steps
+    }
+
+    // The digest.
+
+    pub(crate) fn root(&self) -> Node {
+        self.digest.root()
+    }
+
+    /// Count and sum of a range's rows.
+    pub(crate) fn node(&self, range: Range) -> Node {
+        self.digest.node(range).unwrap_or_else(|| {
+            let mut node = Node::default();
+            for slot in self.slots(range) {
+                node.change(0, self.row_hash(slot));
+            }
+            node
+        })
+    }
+
+    pub(crate) fn row_hash(&self, slot: u32) -> u128 {
+        let held = &self.slab.at(slot).held;
+        held.hash(self.hash_key, self.hash_key.place(held.key()))
+    }
+
+    /// The slots of all rows in a range that hold something.
+    pub(crate) fn slots(&self, range: Range) -> Vec<u32> {
+        let mut slots = Vec::new();
+        for leaf in self.digest.leaves_of(range) {
+            slots.extend(self.digest.leaf_slots(leaf).filter(|slot| {
+                let held = &self.slab.at(*slot).held;
+                !held.is_empty() && range.contains(self.hash_key.place(held.key()))
+            }));
+        }
+        slots
+    }
+
+    /// Recomputes the leaves of a range, and says whether they add up.
+    pub(crate) fn verify(&mut self, range: Range) -> bool {
+        let leaves: Vec<usize> = self.digest.leaves_of(range).collect();
+        leaves.into_iter().all(|leaf| self.verify_leaf(leaf, true))
+    }
+
+    /// The same for the leaf of one key. Values are not read again: this finds what is lost, not what is changed.
+    pub(crate) fn verify_key(&mut self, key: &[u8]) -> bool {
+        self.verify_leaf(self.digest.leaf_of(self.hash_key.place(key)), false)
+    }
+
+    /// The same for the next leaves in turn, for the background.
+    pub(crate) fn scrub(&mut self, from: usize, leaves: usize) -> usize {
+        for leaf in from..(from + leaves).min(self.digest.leaves()) {
+            self.verify_leaf(leaf, true);
+        }
+        from + leaves
+    }
+
+    pub(crate) fn leaves(&self) -> usize {
+        self.digest.leaves()
+    }
+
+    fn verify_leaf(&mut self, leaf: usize, values: bool) -> bool {
+        let mut node = Node::default();
+        for slot in self.digest.leaf_slots(leaf) {
+            node.change(0, self.row_hash(slot));
+            if values && !self.slab.at(slot).held.dots().iter().all(Record::is_intact) {
+                self.is_damaged = true;
+            }
+        }
+        self.is_damaged |= node != self.digest.leaf_node(leaf);
+        !self.is_damaged
+    }
+
+    /// From now on this store counts under another hash key.
+    pub(crate) fn rekey(&mut self, hash_key: HashKey) {
+        self.hash_key = hash_key;
+        self.seen.rekey(hash_key);
+        let slots: Vec<u32> = self.log.after(0).map(|(_, slot)| slot).collect();
+        let mut digest = Digest::new();
+        for slot in slots {
+            let place = hash_key.place(self.slab.at(slot).held.key());
+            let hash = self.row_hash(slot);
+            digest.insert(place, slot, |other| {
+                let held = &self.slab.at(other).held;
+                let place = hash_key.place(held.key());
+                (place, if other == slot { 0 } else { held.hash(hash_key, place) })
+            });
+            digest.change(place, 0, hash);
+        }
+        self.digest = digest;
+    }
+
+    /// A store with these rows and no claims, for a new run: after a restart, or after an integrity fault.
+    pub(crate) fn refill(&mut self, rows: impl IntoIterator<Item = Held>) {
+        for held in rows {
+            let place = self.hash_key.place(held.key());
+            let slot = self.find_or_make(held.key(), place);
+            held.dots().iter().for_each(|dot| self.clock.observe(dot.stamp().clock));
+            self.apply(slot, place, held, false);
+        }
+    }
+
+    /// Gives up all claims: what is still held is covered dot by dot, everything else is unknown again.
+    pub(crate) fn give_up_claims(&mut self, run: u64, log: u64) {
+        let intact = |held: &Held| {
+            let dots = held.dots().iter().filter(|dot| dot.is_intact()).cloned().collect();
+            Held::from_records(held.key(), dots)
+        };
+        let rows: BTreeMap<Vec<u8>, Held> =
+            self.from(&[]).map(|(held, _)| (held.key().to_vec(), intact(held))).collect();
+        self.run = run;
+        self.log = ChangeLog::new(log);
+        self.seen = Seen::new(self.hash_key);
+        self.positions.clear();
+        self.slab = Slab::default();
+        self.order = Order::new();
+        self.digest = Digest::new();
+        self.expiries.clear();
+        self.bytes = 0;
+        self.is_damaged = false;
+        for held in rows.values() {
+            let place = self.hash_key.place(held.key());
+            let mut context = Context::new();
+            held.dots().iter().for_each(|dot| seen::raise(&mut context, dot.stamp()));
+            self.seen.cover_key(held.key(), place, &Arc::new(context));
+        }
+        self.refill(rows.into_values().filter(|held| !held.is_empty()));
+        self.log.raise_floor(self.log.head().max(1));
+        self.disk = self.disk.map(|_| 0);
+    }
+}
+
+#[cfg(feature = "__controls")]
+impl Store {
+    /// Loses an entry, as a bug or a bit flip would: nothing else notices.
+    pub(crate) fn lose(&mut self, key: &[u8]) -> bool {
+        let place = self.hash_key.place(key);
+        let Some(at) = self.find(key, place).filter(|at| !self.slab.at(*at).held.is_empty()) else { return false };
+        self.order.remove(key, &self.slab);
+        self.digest.lose(place, at);
+        self.log.take_out(self.slab.at(at).revision);
+        let held = self.slab.at(at).held.clone();
+        self.schedule(at, &held, false);
+        self.slab.remove(at);
+        true
+    }
+
+    /// Changes a value by one bit.
+    pub(crate) fn flip(&mut self, key: &[u8]) -> bool {
+        let Some(at) = self.find(key, self.hash_key.place(key)) else { return false };
+        let dots: Vec<Record> = self.slab.at(at).held.dots().iter().map(Record::damaged).collect();
+        let changed = !dots.is_empty();
+        self.slab.at_mut(at).held = Held::from_records(key, dots);
+        changed
+    }
+}

@@ -1,0 +1,154 @@
+//! Time as an input, stamps, and the hybrid clock that makes them.
+//!
+//! Nothing in the core reads a clock: every call brings a [`Time`] along. A [`Stamp`] names one event for
+//! ever: it is greater than every stamp that its node had seen, and no other event has it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A moment, as the caller of the core sees it: both of its clocks.
+///
+/// Timers run by [`mono`](Self::mono), which never jumps. Stamps and expiries use [`wall`](Self::wall), which
+/// may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Time {
+    /// Time since some fixed moment of this process; never goes back.
+    pub mono: Duration,
+    /// Wall-clock time since the Unix epoch.
+    pub wall: Duration,
+}
+
+impl Time {
+    /// The moment `later` after this one, on both clocks.
+    #[must_use]
+    pub fn after(self, later: Duration) -> Self {
+        Self { mono: self.mono.saturating_add(later), wall: self.wall.saturating_add(later) }
+    }
+
+    pub(crate) fn wall_ms(self) -> u64 {
+        self.wall.as_millis() as u64
+    }
+}
+
+const COUNTER_BITS: u32 = 16;
+
+/// The name of one event: 48 bits of wall-clock milliseconds, 16 bits of counter, and the origin that made it.
+///
+/// Stamps are totally ordered; the greater one wins where a single value is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stamp {
+    pub(crate) clock: u64,
+    pub(crate) origin: u64,
+}
+
+impl Stamp {
+    /// The wall-clock time of the event in milliseconds since the Unix epoch, as its writer's hybrid clock had it.
+    pub fn wall_ms(self) -> u64 {
+        self.clock >> COUNTER_BITS
+    }
+
+    /// The run (one start of a process) that made the event.
+    pub fn origin(self) -> u64 {
+        self.origin
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.clock, self.origin)
+    }
+}
+
+impl fmt::Debug for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let low = (1 << COUNTER_BITS) - 1;
+        write!(f, "{}.{}@{:04x}", self.wall_ms(), self.clock & low, self.origin >> 48)
+    }
+}
+
+/// A text that is not a [`Stamp`] or a [`Revision`](crate::Revision).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not of the form <16 hex digits>-<16 hex digits>")]
+pub struct ParseError;
+
+/// Both stamps and revisions are written as two fixed-width hexadecimal numbers.
+pub(crate) fn parse_pair(text: &str) -> Result<(u64, u64), ParseError> {
+    let (a, b) = text.split_once('-').ok_or(ParseError)?;
+    let half = |part: &str| {
+        let form = part.len() == 16 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if form { u64::from_str_radix(part, 16).map_err(|_| ParseError) } else { Err(ParseError) }
+    };
+    Ok((half(a)?, half(b)?))
+}
+
+impl FromStr for Stamp {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        parse_pair(text).map(|(clock, origin)| Self { clock, origin })
+    }
+}
+
+/// The hybrid logical clock: wall time where it moves, a counter where it does not, never backwards.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HybridClock {
+    last: u64,
+}
+
+impl HybridClock {
+    /// The clock value of a new local event, above everything seen.
+    pub(crate) fn tick(&mut self, now: Time) -> u64 {
+        self.last = (now.wall_ms() << COUNTER_BITS).max(self.last + 1);
+        self.last
+    }
+
+    /// Takes note of an accepted remote stamp or a stored high-water mark.
+    pub(crate) fn observe(&mut self, clock: u64) {
+        self.last = self.last.max(clock);
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The greatest clock value that is not refused as coming from the future.
+    pub(crate) fn limit(now: Time, skew_max: Duration) -> u64 {
+        let wall = now.wall.saturating_add(skew_max).as_millis() as u64;
+        (wall << COUNTER_BITS) | ((1 << COUNTER_BITS) - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(wall_ms: u64) -> Time {
+        Time { mono: Duration::ZERO, wall: Duration::from_millis(wall_ms) }
+    }
+
+    #[test]
+    fn clock_never_goes_back_when_the_wall_clock_does() {
+        let mut clock = HybridClock::default();
+        let first = clock.tick(at(1_000));
+        let second = clock.tick(at(10));
+        assert!(second > first);
+        clock.observe(5_000 << COUNTER_BITS);
+        assert!(clock.tick(at(20)) > 5_000 << COUNTER_BITS);
+    }
+
+    #[test]
+    fn counter_overflow_carries_into_the_milliseconds() {
+        let mut clock = HybridClock::default();
+        clock.observe((1_000 << COUNTER_BITS) | 0xffff);
+        assert_eq!(clock.tick(at(1_000)) >> COUNTER_BITS, 1_001);
+    }
+
+    #[test]
+    fn stamp_text_round_trips() {
+        let stamp = Stamp { clock: 0x12_3456, origin: u64::MAX };
+        assert_eq!(stamp.to_string().parse(), Ok(stamp));
+        assert_eq!("12-34".parse::<Stamp>(), Err(ParseError));
+        assert_eq!("+123456789abcdef-0000000000000000".parse::<Stamp>(), Err(ParseError));
+    }
+}

@@ -1,0 +1,409 @@
+//! Messages: how they are laid out, and the bounds that decoding keeps.
+//!
+//! A stream carries frames: four bytes of length, one of version, one of kind, then the body. Everything a frame
+//! holds is read in place; nothing is allocated on the word of a length that the frame itself does not bear out.
+//! `bincode` lays out the single numbers and byte strings; the order of the fields is ours and is fixed per version.
+
+use std::sync::Arc;
+
+use crate::digest::{FAN, HashKey, Range};
+use crate::entry::{DOTS_MAX, Held, Record};
+use crate::seen::{Bound, Context, Pending, raise};
+use crate::store::{Refusal, Row};
+use crate::time::Stamp;
+
+/// The version of everything on the wire.
+pub(crate) const VERSION: u8 = 1;
+
+/// The largest frame that is accepted: a row with several values of the greatest size.
+pub const FRAME_BYTES_MAX: usize = 68 << 20;
+
+/// Frames are cut at about this size.
+pub(crate) const FRAME_BYTES_TARGET: usize = 64 << 10;
+
+/// Length, version, kind.
+const HEADER_BYTES: usize = 6;
+
+const CONFIG: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<FRAME_BYTES_MAX>,
+> = bincode::config::standard().with_limit::<FRAME_BYTES_MAX>();
+
+/// What is wrong with bytes that came from a peer. The link they came over is broken; nothing of the frame is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// The frame does not have the form of its kind.
+    #[error("malformed frame")]
+    Form,
+    /// The frame is of a version that this library does not speak.
+    #[error("unknown wire version {0}")]
+    Version(u8),
+    /// A frame of this kind has no place here.
+    #[error("unexpected frame of kind {0}")]
+    Kind(u8),
+    /// The frame is larger than [`FRAME_BYTES_MAX`].
+    #[error("frame of {0} bytes is over the limit")]
+    TooLarge(usize),
+}
+
+/// What a frame is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Hello = 1,
+    Position = 2,
+    Tail = 3,
+    Start = 4,
+    Items = 5,
+    Check = 6,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Result<Self, WireError> {
+        let all = [Self::Hello, Self::Position, Self::Tail, Self::Start, Self::Items, Self::Check];
+        all.into_iter().find(|kind| *kind as u8 == byte).ok_or(WireError::Kind(byte))
+    }
+}
+
+/// Builds one frame.
+pub(crate) struct Writer {
+    out: Vec<u8>,
+}
+
+impl Writer {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self { out: vec![0, 0, 0, 0, VERSION, kind as u8] }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    pub(crate) fn cut(&mut self, len: usize) {
+        self.out.truncate(len);
+    }
+
+    /// The frame for a stream.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        let len = (self.out.len() - 4) as u32;
+        self.out[..4].copy_from_slice(&len.to_le_bytes());
+        self.out
+    }
+
+    /// The frame for a datagram, which knows its own length.
+    pub(crate) fn finish_datagram(mut self) -> Vec<u8> {
+        self.out.drain(..4);
+        self.out
+    }
+
+    fn encode(&mut self, value: impl bincode::Encode) {
+        bincode::encode_into_std_write(value, &mut self.out, CONFIG).expect("memory takes any value");
+    }
+
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.out.push(byte);
+    }
+
+    /// A number that is usually small.
+    pub(crate) fn number(&mut self, number: u64) {
+        self.encode(number);
+    }
+
+    /// A number that looks random.
+    pub(crate) fn word(&mut self, word: u64) {
+        self.out.extend_from_slice(&word.to_le_bytes());
+    }
+
+    pub(crate) fn short(&mut self, short: u16) {
+        self.out.extend_from_slice(&short.to_le_bytes());
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.encode(bytes);
+    }
+
+    pub(crate) fn hash_key(&mut self, hash_key: HashKey) {
+        let (a, b) = hash_key.words();
+        self.word(a);
+        self.word(b);
+    }
+
+    pub(crate) fn dots(&mut self, dots: impl Iterator<Item = (u64, u64)>) {
+        let dots: Vec<(u64, u64)> = dots.collect();
+        self.number(dots.len() as u64);
+        for (origin, clock) in dots {
+            self.word(origin);
+            self.word(clock);
+        }
+    }
+
+    pub(crate) fn context(&mut self, context: Option<&Context>) {
+        self.dots(context.into_iter().flat_map(|context| context.dots.iter()).map(|(o, c)| (*o, *c)));
+    }
+
+    /// Depth and tag share a byte.
+    pub(crate) fn range(&mut self, tag: u8, range: Range) {
+        self.byte((tag << 4) | (range.depth / crate::digest::FAN_BITS) as u8);
+        self.number(range.index);
+    }
+
+    pub(crate) fn pending(&mut self, pending: &[Pending], hash_key: HashKey) {
+        self.number(pending.len() as u64);
+        for pending in pending {
+            self.number(pending.bounds.len() as u64);
+            for bound in &pending.bounds {
+                let is_current = bound.hash_key == hash_key;
+                self.byte(u8::from(is_current));
+                if !is_current {
+                    self.hash_key(bound.hash_key);
+                }
+                self.word(bound.first);
+                self.word(bound.last);
+            }
+            self.context(Some(&pending.context));
+        }
+    }
+
+    pub(crate) fn row(&mut self, held: &Held, context: Option<&Context>) {
+        self.bytes(held.key());
+        self.number(held.dots().len() as u64);
+        for dot in held.dots() {
+            self.word(dot.stamp().clock);
+            self.word(dot.stamp().origin);
+            self.number(dot.expires());
+            self.bytes(dot.value());
+        }
+        self.context(context);
+    }
+}
+
+/// Reads one frame in place.
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// `frame` begins with the version.
+    pub(crate) fn new(frame: &'a [u8]) -> Result<(Kind, Self), WireError> {
+        match frame {
+            [VERSION, kind, rest @ ..] => Ok((Kind::from_byte(*kind)?, Self { rest })),
+            [version, _, ..] => Err(WireError::Version(*version)),
+            _ => Err(WireError::Form),
+        }
+    }
+
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    pub(crate) fn end(self) -> Result<(), WireError> {
+        if self.is_at_end() { Ok(()) } else { Err(WireError::Form) }
+    }
+
+    fn decode<T: bincode::BorrowDecode<'a, ()>>(&mut self) -> Result<T, WireError> {
+        let (value, used) =
+            bincode::borrow_decode_from_slice(self.rest, CONFIG).map_err(|_| WireError::Form)?;
+        self.rest = &self.rest[used..];
+        Ok(value)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (array, rest) = self.rest.split_first_chunk::<N>().ok_or(WireError::Form)?;
+        self.rest = rest;
+        Ok(*array)
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, WireError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(crate) fn number(&mut self) -> Result<u64, WireError> {
+        self.decode()
+    }
+
+    pub(crate) fn word(&mut self) -> Result<u64, WireError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn short(&mut self) -> Result<u16, WireError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], WireError> {
+        self.decode()
+    }
+
+    /// How many items follow, each of at least `least` bytes: never more than the frame can hold.
+    pub(crate) fn count(&mut self, least: usize) -> Result<usize, WireError> {
+        let count = usize::try_from(self.number()?).map_err(|_| WireError::Form)?;
+        if count.saturating_mul(least) > self.rest.len() { Err(WireError::Form) } else { Ok(count) }
+    }
+
+    pub(crate) fn hash_key(&mut self) -> Result<HashKey, WireError> {
+        Ok(HashKey::from_words(self.word()?, self.word()?))
+    }
+
+    /// Joins a list of origins and clocks into a context.
+    pub(crate) fn join(&mut self, into: &mut Arc<Context>) -> Result<(), WireError> {
+        for _ in 0..self.count(16)? {
+            let (origin, clock) = (self.word()?, self.word()?);
+            raise(Arc::make_mut(into), Stamp { clock, origin });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn context(&mut self) -> Result<Option<Arc<Context>>, WireError> {
+        let mut context = Arc::new(Context::new());
+        self.join(&mut context)?;
+        Ok((!context.dots.is_empty()).then_some(context))
+    }
+
+    pub(crate) fn range(&mut self) -> Result<(u8, Range), WireError> {
+        let byte = self.byte()?;
+        let depth = u32::from(byte & 0x0f) * crate::digest::FAN_BITS;
+        let range = Range { depth, index: self.number()? };
+        if range.is_well_formed() { Ok((byte >> 4, range)) } else { Err(WireError::Form) }
+    }
+
+    pub(crate) fn weak(&mut self) -> Result<[u16; FAN], WireError> {
+        let mut weak = [0; FAN];
+        for hash in &mut weak {
+            *hash = self.short()?;
+        }
+        Ok(weak)
+    }
+
+    pub(crate) fn pending(&mut self, hash_key: HashKey) -> Result<Vec<Pending>, WireError> {
+        let mut all = Vec::new();
+        for _ in 0..self.count(18)? {
+            let mut bounds = Vec::new();
+            for _ in 0..self.count(17)? {
+                let own = self.byte()? == 1;
+                let hash_key = if own { hash_key } else { self.hash_key()? };
+                let (first, last) = (self.word()?, self.word()?);
+                if first > last {
+                    return Err(WireError::Form);
+                }
+                bounds.push(Bound { hash_key, first, last });
+            }
+            let context = self.context()?.ok_or(WireError::Form)?;
+            if bounds.is_empty() {
+                return Err(WireError::Form);
+            }
+            all.push(Pending { bounds, context });
+        }
+        Ok(all)
+    }
+
+    /// A row, or what is wrong with it if the frame can be read on behind it.
+    pub(crate) fn row(&mut self, vector: &Arc<Context>) -> Result<Result<Row, Refusal>, WireError> {
+        let key = self.bytes()?;
+        let key_fits = key.len() <= usize::from(u16::MAX);
+        let count = self.count(18)?;
+        let mut records = Vec::new();
+        let (mut text, mut room) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let stamp = Stamp { clock: self.word()?, origin: self.word()? };
+            let expires = self.number()?;
+            let value = self.bytes()?;
+            if key_fits && records.len() < DOTS_MAX {
+                text.clear();
+                text.extend_from_slice(key);
+                text.extend_from_slice(value);
+                records.push(Record::new(stamp, expires, key.len(), &text, &mut room));
+            }
+        }
+        let context = self.context()?;
+        if !key_fits {
+            return Ok(Err(Refusal::Key));
+        }
+        if count > DOTS_MAX {
+            return Ok(Err(Refusal::Dots));
+        }
+        let held = Held::from_records(key, records);
+        Ok(Ok(Row { held, vector: vector.clone(), context }))
+    }
+}
+
+/// Puts the bytes of a stream together into frames.
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    buffer: Vec<u8>,
+    read: usize,
+}
+
+impl Assembler {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.read);
+        self.read = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, from its version on.
+    pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, WireError> {
+        let Some((len, rest)) = self.buffer[self.read..].split_first_chunk::<4>() else { return Ok(None) };
+        let len = u32::from_le_bytes(*len) as usize;
+        if len > FRAME_BYTES_MAX {
+            return Err(WireError::TooLarge(len));
+        }
+        // A foreign version is told at once: its lengths may mean something else.
+        if rest.first().is_some_and(|version| *version != VERSION) {
+            return Err(WireError::Version(rest[0]));
+        }
+        if len + 4 < HEADER_BYTES {
+            return Err(WireError::Form);
+        }
+        if rest.len() < len {
+            return Ok(None);
+        }
+        let from = self.read + 4;
+        self.read = from + len;
+        Ok(Some(&self.buffer[from..from + len]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_arrive_whole_however_the_stream_is_cut() {
+        let mut writer = Writer::new(Kind::Tail);
+        writer.bytes(b"hello");
+        let frame = writer.finish();
+        let stream = frame.repeat(3);
+        for size in 1..stream.len() {
+            let mut assembler = Assembler::default();
+            let mut frames = 0;
+            for piece in stream.chunks(size) {
+                assembler.feed(piece);
+                while let Some(got) = assembler.next().unwrap() {
+                    assert_eq!(got, &frame[4..]);
+                    frames += 1;
+                }
+            }
+            assert_eq!(frames, 3);
+        }
+    }
+
+    #[test]
+    fn a_length_over_the_limit_and_a_foreign_version_are_told_at_once() {
+        let mut assembler = Assembler::default();
+        assembler.feed(&u32::MAX.to_le_bytes());
+        assert_eq!(assembler.next(), Err(WireError::TooLarge(u32::MAX as usize)));
+        let mut assembler = Assembler::default();
+        assembler.feed(&[200, 0, 0, 0, 9]);
+        assert_eq!(assembler.next(), Err(WireError::Version(9)));
+    }
+
+    #[test]
+    fn a_count_that_the_frame_does_not_bear_out_allocates_nothing() {
+        let mut writer = Writer::new(Kind::Tail);
+        writer.number(u64::MAX / 2);
+        let frame = writer.finish();
+        let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
+        assert_eq!(reader.context(), Err(WireError::Form));
+    }
+}
