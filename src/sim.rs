@@ -64,6 +64,8 @@ struct SimLink {
     ends: [usize; 2],
     /// When the last bytes of each stream arrive, by receiving end and lane: streams are ordered.
     arrivals: [[Duration; 2]; 2],
+    /// Something on the way to this end vanished: a stream never goes on behind a gap.
+    has_gap: [bool; 2],
 }
 
 #[derive(Debug)]
@@ -533,6 +535,8 @@ impl Sim {
         let cut = self.cuts.contains(&(i, to));
         let link = self.links.get_mut(&id).expect("it has ends");
         let end = usize::from(link.ends[1] == to);
+        link.has_gap[end] |= cut;
+        let cut = link.has_gap[end];
         let arrival = &mut link.arrivals[end][lane as usize];
         let at = (self.now + later).max(*arrival);
         *arrival = at;
@@ -567,7 +571,7 @@ impl Sim {
         }
         let id = self.next_link;
         self.next_link += 1;
-        self.links.insert(id, SimLink { ends: [a, b], arrivals: [[self.now; 2]; 2] });
+        self.links.insert(id, SimLink { ends: [a, b], arrivals: [[self.now; 2]; 2], has_gap: [false; 2] });
         self.input(a, Input::LinkUp(id));
         self.input(b, Input::LinkUp(id));
     }
