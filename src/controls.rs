@@ -4,6 +4,7 @@
 
 /// One rule, broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "__controls"), expect(unreachable_pub, reason = "public with the feature alone"))]
 pub enum Control {
     /// A cursor outlives its link.
     CursorKept,

@@ -335,7 +335,8 @@ mod tests {
                     let range = Range { depth, index: index & mask(depth) };
                     let Some(node) = digest.node(range) else { continue };
                     let mut plain = Node::default();
-                    let inside = slots.iter().map(|slot| row(*slot)).filter(|(place, _)| range.contains(*place));
+                    let inside =
+                        slots.iter().map(|slot| row(*slot)).filter(|(place, _)| range.contains(*place));
                     inside.for_each(|(_, hash)| plain.change(0, hash));
                     assert_eq!(node, plain, "{range:?} of {}", slots.len());
                     let mut found = 0;

@@ -81,7 +81,8 @@ pub(crate) fn name_of(key: &[u8]) -> &str {
 
 /// Whether a key that came from a peer or a disk has a form that this library writes.
 pub(crate) fn key_is_well_formed(key: &[u8]) -> bool {
-    let name = |bytes: &[u8]| (1..=KEY_BYTES_MAX).contains(&bytes.len()) && std::str::from_utf8(bytes).is_ok();
+    let name =
+        |bytes: &[u8]| (1..=KEY_BYTES_MAX).contains(&bytes.len()) && std::str::from_utf8(bytes).is_ok();
     let framed = |bytes: &[u8], rest: &dyn Fn(&[u8]) -> bool| {
         let Some((length, bytes)) = bytes.split_first_chunk::<2>() else { return false };
         let length = usize::from(u16::from_be_bytes(*length));
@@ -188,6 +189,7 @@ impl Record {
 
 /// What a key holds: its dots, ascending by stamp. An empty one keeps the key, for the log.
 #[derive(Clone)]
+#[expect(clippy::box_collection, reason = "one word instead of three, in every row, for the rare case")]
 pub(crate) enum Held {
     Nothing(Record),
     One(Record),
@@ -334,7 +336,8 @@ impl Entry {
 
     /// The concurrent writes that lost against this one, latest first. They stay until the next write of the key.
     pub fn conflicts(&self) -> impl Iterator<Item = Self> {
-        let entry = |record: &Record| Self { record: record.clone(), losers: Vec::new(), revision: self.revision };
+        let entry =
+            |record: &Record| Self { record: record.clone(), losers: Vec::new(), revision: self.revision };
         self.losers.iter().map(entry)
     }
 }

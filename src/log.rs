@@ -124,10 +124,12 @@ impl ChangeLog {
     /// The rows after a revision, ascending.
     pub(crate) fn after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
         let from = self.chunks.partition_point(|chunk| chunk.first() <= revision).saturating_sub(1);
-        let skip = self.chunks.get(from).map_or(0, |chunk| chunk.revisions.partition_point(|r| *r <= revision));
-        let rows = self.chunks.range(from.min(self.chunks.len())..).flat_map(|chunk| {
-            chunk.revisions.iter().copied().zip(chunk.slots.iter().copied())
-        });
+        let skip =
+            self.chunks.get(from).map_or(0, |chunk| chunk.revisions.partition_point(|r| *r <= revision));
+        let rows = self
+            .chunks
+            .range(from.min(self.chunks.len())..)
+            .flat_map(|chunk| chunk.revisions.iter().copied().zip(chunk.slots.iter().copied()));
         rows.skip(skip).filter(|(_, slot)| *slot != HOLE)
     }
 
@@ -150,7 +152,8 @@ mod tests {
         for step in 0..60_000_u64 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             // A few hot keys and many cold ones.
-            let slot = if random >> 63 == 0 { (random >> 40) as u32 % 5 } else { (random >> 40) as u32 % 5_000 };
+            let slot =
+                if random >> 63 == 0 { (random >> 40) as u32 % 5 } else { (random >> 40) as u32 % 5_000 };
             if let Some(revision) = latest.remove(&slot) {
                 log.take_out(revision);
             }

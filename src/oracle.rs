@@ -4,6 +4,7 @@
 //! the dot. Everything else the library promises about convergence and deletes follows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 
 use crate::store::Store;
 use crate::time::Stamp;
@@ -31,7 +32,14 @@ pub(crate) struct Oracle {
 
 impl Oracle {
     /// Records one local event: what was held before, and what it wrote.
-    pub(crate) fn record(&mut self, key: &[u8], before: Vec<Stamp>, stamp: Stamp, is_put: bool, expires: bool) {
+    pub(crate) fn record(
+        &mut self,
+        key: &[u8],
+        before: Vec<Stamp>,
+        stamp: Stamp,
+        is_put: bool,
+        expires: bool,
+    ) {
         self.has_expiries |= expires;
         let event = Event { stamp, removed: before, is_put, expires };
         self.events.entry(key.to_vec()).or_default().push(event);
@@ -57,13 +65,13 @@ impl Oracle {
                 }
                 if held.contains(&event.stamp) != should {
                     let what = if should { "does not hold" } else { "still holds" };
-                    let mut story = String::new();
+                    let mut told = String::new();
                     for event in events {
                         let is_covered = store.seen.covers(key, place, event.stamp);
-                        story += &format!("\n  {event:?} covered: {is_covered}");
+                        _ = write!(told, "\n  {event:?} covered: {is_covered}");
                     }
                     return Err(format!(
-                        "run {:x} covers and {what} {:?} of {:?}; held: {held:?}{story}",
+                        "run {:x} covers and {what} {:?} of {:?}; held: {held:?}{told}",
                         store.run,
                         event.stamp,
                         String::from_utf8_lossy(key),
@@ -90,9 +98,10 @@ impl Oracle {
         let at = (store.seen.hash(), store.hash_key.words());
         let root = store.root().sum();
         match self.roots.insert(at, root) {
-            Some(other) if other != root => {
-                Err(format!("run {:x} has seen the same as another replica and holds something else", store.run))
-            }
+            Some(other) if other != root => Err(format!(
+                "run {:x} has seen the same as another replica and holds something else",
+                store.run
+            )),
             _ => Ok(()),
         }
     }

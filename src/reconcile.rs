@@ -58,19 +58,40 @@ enum Query {
     Digest,
     /// The listed rows with their hashes, and how much of the range has been answered (an empty list is answered
     /// in pieces).
-    List { rows: Vec<(u64, Held)>, answered: u128 },
+    List {
+        rows: Vec<(u64, Held)>,
+        answered: u128,
+    },
 }
 
 /// What this side owes the peer; evaluated when there is room in a frame.
 #[derive(Debug)]
 enum Reply {
-    Judge { range: Range, weak: [u16; FAN] },
+    Judge {
+        range: Range,
+        weak: [u16; FAN],
+    },
     /// A mask of zero takes the question back.
-    Confirm { range: Range, mask: u16 },
-    Answer { range: Range, hashes: Vec<u64>, base: Base },
-    Stream { range: Range, next: u64, base: Base },
+    Confirm {
+        range: Range,
+        mask: u16,
+    },
+    Answer {
+        range: Range,
+        hashes: Vec<u64>,
+        base: Base,
+    },
+    Stream {
+        range: Range,
+        next: u64,
+        base: Base,
+    },
     /// The rows that the peer lacks, by key, with those that it has just sent itself.
-    Wanted { range: Range, keys: Vec<Vec<u8>>, sent: BTreeMap<Vec<u8>, Held> },
+    Wanted {
+        range: Range,
+        keys: Vec<Vec<u8>>,
+        sent: BTreeMap<Vec<u8>, Held>,
+    },
 }
 
 /// A row to be cut into a frame, and what the peer is known to have of it.
@@ -237,7 +258,12 @@ impl Session {
         let mut progress = Progress::default();
         let hash_key = reader.hash_key()?;
         let is_blank = reader.byte()? == 1;
-        let start = Start { salt: reader.word()?, log: reader.word()?, head: reader.number()?, vector: Arc::default() };
+        let start = Start {
+            salt: reader.word()?,
+            log: reader.word()?,
+            head: reader.number()?,
+            vector: Arc::default(),
+        };
         let mut vector = Arc::new(Context::new());
         reader.join(&mut vector)?;
         reader.end()?;
@@ -350,7 +376,12 @@ impl Session {
     }
 
     /// The asker says that the children judged equal still are.
-    fn confirmed(&mut self, store: &mut Store, range: Range, reader: &mut Reader<'_>) -> Result<(), WireError> {
+    fn confirmed(
+        &mut self,
+        store: &mut Store,
+        range: Range,
+        reader: &mut Reader<'_>,
+    ) -> Result<(), WireError> {
         let mask = reader.short()?;
         let expected = self.unconfirmed.remove(&range).ok_or(WireError::Form)?;
         if mask != 0 {
@@ -375,7 +406,8 @@ impl Session {
         strong: u64,
         pending: Vec<Pending>,
     ) -> bool {
-        let is_equal = strong == strong_hash(store, salt, range, mask) || store.controls.has(Control::OldDigest);
+        let is_equal =
+            strong == strong_hash(store, salt, range, mask) || store.controls.has(Control::OldDigest);
         let base = Base { vector: self.vector.clone(), pending };
         for child in children(range, mask) {
             if is_equal {
@@ -448,11 +480,15 @@ impl Session {
             reader.row(&self.vector)?
         };
         let checked = match row {
-            Ok(row) => store.check_row(now, &row.held).map_err(|why| refused(row.held.key(), why)).map(|()| row),
+            Ok(row) => {
+                store.check_row(now, &row.held).map_err(|why| refused(row.held.key(), why)).map(|()| row)
+            }
             Err(why) => Err(refused(b"", why)),
         };
         match checked {
-            Ok(row) if collecting.range.contains(store.hash_key.place(row.held.key())) => collecting.rows.push(row),
+            Ok(row) if collecting.range.contains(store.hash_key.place(row.held.key())) => {
+                collecting.rows.push(row);
+            }
             Ok(_) => return Err(WireError::Form),
             Err(refusal) => {
                 collecting.has_refused = true;
@@ -526,7 +562,12 @@ impl Session {
         }
         self.claim(store, &mut Progress::default());
         let is_idle = self.replies.is_empty() && self.emissions.is_empty() && self.queries.is_empty();
-        if self.is_settled && is_idle && self.asks.is_empty() && !self.has_finished && self.awaiting.is_empty() {
+        if self.is_settled
+            && is_idle
+            && self.asks.is_empty()
+            && !self.has_finished
+            && self.awaiting.is_empty()
+        {
             writer.range(FINISHED, Range::ALL);
             self.has_finished = true;
         }
@@ -597,7 +638,9 @@ impl Session {
                 writer.range(CONFIRM, range);
                 self.write_mask(store, writer, self.salt, range, mask);
             }
-            Reply::Answer { range, hashes, base } => self.reply_answer(store, now, writer, range, &hashes, base),
+            Reply::Answer { range, hashes, base } => {
+                self.reply_answer(store, now, writer, range, &hashes, base);
+            }
             Reply::Stream { range, next, base } => self.reply_stream(store, now, writer, range, next, base),
             Reply::Wanted { range, keys, mut sent } => {
                 writer.range(WANTED, range);
@@ -716,7 +759,8 @@ impl Session {
     /// Cuts a row into the frame as it is in this instant. Answers whether the frame can take more.
     fn emit(&mut self, store: &mut Store, writer: &mut Writer, emission: Emission) -> bool {
         let Emission { range, key, peer_has } = emission;
-        let held = store.held(&key).map_or_else(|| Held::Nothing(Record::bare(&key)), |(held, _)| held.clone());
+        let held =
+            store.held(&key).map_or_else(|| Held::Nothing(Record::bare(&key)), |(held, _)| held.clone());
         if held.is_empty() && !store.controls.has(Control::NoVerify) && !store.verify_key(&key) {
             return false;
         }

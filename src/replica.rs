@@ -355,7 +355,10 @@ impl Replica {
     pub fn scan(&self, now: Time, prefix: &str) -> Vec<Entry> {
         let mut stored = Vec::new();
         entry::register_key(prefix, &mut stored);
-        self.store.with_prefix(&stored).filter_map(|(held, revision)| self.entry(now, held, revision)).collect()
+        self.store
+            .with_prefix(&stored)
+            .filter_map(|(held, revision)| self.entry(now, held, revision))
+            .collect()
     }
 
     fn entry(&self, now: Time, held: &Held, number: u64) -> Option<Entry> {
@@ -455,6 +458,13 @@ impl Replica {
         entry::counter_prefix(counter, &mut prefix);
         let sum: i128 = self.store.with_prefix(&prefix).map(|(held, _)| i128::from(share_of(held))).sum();
         sum.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+    }
+
+    /// Compares everything with a peer as soon as it has said hello, whatever the checks say.
+    pub fn compare(&mut self, link: LinkId) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.wants_session = true;
+        }
     }
 
     /// What this replica holds and has seen, as fingerprints and counts.
@@ -596,7 +606,8 @@ impl Replica {
     }
 
     fn break_others(&mut self, except: LinkId, reason: BreakReason) {
-        let ids: Vec<LinkId> = self.links.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| *id).collect();
+        let ids: Vec<LinkId> =
+            self.links.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| *id).collect();
         ids.into_iter().filter(|id| *id != except).for_each(|id| self.break_link(id, reason));
     }
 
@@ -801,7 +812,8 @@ impl Replica {
         let interval = self.config.sync_interval;
         let jitter = interval / 8 * (self.random.next_u32() % 3);
         self.next_sync = self.now.mono + interval - interval / 8 + jitter;
-        let ready: Vec<LinkId> = self.links.iter().filter(|(_, l)| l.peer.is_some()).map(|(id, _)| *id).collect();
+        let ready: Vec<LinkId> =
+            self.links.iter().filter(|(_, l)| l.peer.is_some()).map(|(id, _)| *id).collect();
         if !ready.is_empty() {
             let id = ready[self.random.next_u64() as usize % ready.len()];
             self.links.get_mut(&id).expect("just listed").checks.push_back(check);
@@ -830,7 +842,9 @@ impl Replica {
             store.log.after(since).map(|(_, slot)| store.slot(slot).held.clone()).collect();
         let nothing = |key: &[u8]| Held::Nothing(entry::Record::bare(key));
         let dropped = std::mem::take(&mut store.dropped);
-        rows.extend(dropped.iter().map(|key| store.held(key).map_or_else(|| nothing(key), |(h, _)| h.clone())));
+        rows.extend(
+            dropped.iter().map(|key| store.held(key).map_or_else(|| nothing(key), |(h, _)| h.clone())),
+        );
         Some(Persist {
             head: mark.0,
             rows,
@@ -995,14 +1009,4 @@ pub struct Status {
     pub sessions: usize,
     /// What repair sessions have moved.
     pub traffic: SyncTraffic,
-}
-
-#[cfg(feature = "__controls")]
-impl Setup {
-    /// Breaks one rule.
-    #[must_use]
-    pub fn broken(mut self, control: Option<Control>) -> Self {
-        self.controls.broken = control;
-        self
-    }
 }

@@ -235,9 +235,8 @@ impl Seen {
 
     /// Records that a row of this key was merged with this context.
     pub(crate) fn cover_key(&mut self, key: &[u8], place: Place, context: &Arc<Context>) {
-        let known = |(origin, clock): (&u64, &u64)| {
-            self.covers(key, place, Stamp { clock: *clock, origin: *origin })
-        };
+        let known =
+            |(origin, clock): (&u64, &u64)| self.covers(key, place, Stamp { clock: *clock, origin: *origin });
         if !context.dots.iter().all(known) {
             self.cloud.cover(place.position(), place.position(), context);
             self.unswept += 1;
@@ -395,7 +394,9 @@ mod tests {
         assert!(seen.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
         assert!(!seen.covers(b"l", other.place(b"l"), Stamp { clock: 5, origin: 1 }));
         let mut third = Seen::new(other);
-        for range in [Range::at(other.place(b"l").position(), 60), Range::at(other.place(b"k").position(), 60)] {
+        for range in
+            [Range::at(other.place(b"l").position(), 60), Range::at(other.place(b"k").position(), 60)]
+        {
             assert!(!third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
             seen.pending(range).iter().for_each(|pending| third.cover_pending(range, pending));
         }

@@ -23,6 +23,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::config::Config;
+use crate::controls::Controls;
 use crate::digest::fingerprint;
 use crate::entry::{self, Entry, Record};
 use crate::error::WriteError;
@@ -103,7 +104,7 @@ pub struct Sim {
     trace: u64,
     events: Vec<(usize, Event)>,
     bytes: u64,
-    control: Option<crate::controls::Control>,
+    controls: Controls,
 }
 
 impl Sim {
@@ -127,7 +128,7 @@ impl Sim {
             trace: 0,
             events: Vec::new(),
             bytes: 0,
-            control: None,
+            controls: Controls::default(),
         }
     }
 
@@ -178,7 +179,7 @@ impl Sim {
     #[doc(hidden)]
     #[must_use]
     pub fn broken(mut self, control: Option<crate::controls::Control>) -> Self {
-        self.control = control;
+        self.controls.broken = control;
         self
     }
 
@@ -206,10 +207,7 @@ impl Sim {
         let mut setup = Setup::new(self.nodes[i].config.clone(), self.random.next_u64());
         setup.saved = saved;
         setup.has_disk = self.nodes[i].has_disk;
-        #[cfg(feature = "__controls")]
-        {
-            setup = setup.broken(self.control);
-        }
+        setup.controls = self.controls;
         let node = &mut self.nodes[i];
         node.starts += 1;
         node.wake_at = None;
@@ -500,7 +498,7 @@ impl Sim {
                 let head = persist.head();
                 let mut saved = self.nodes[i].disk.last().cloned().unwrap_or_default();
                 #[cfg(feature = "__controls")]
-                if self.control == Some(crate::controls::Control::SeenAhead) {
+                if self.controls.has(crate::controls::Control::SeenAhead) {
                     let mut ahead = saved.clone();
                     ahead.apply_seen((*persist).clone());
                     self.nodes[i].disk.push(ahead);
@@ -542,18 +540,16 @@ impl Sim {
         *arrival = at;
         let later = at - self.now;
         self.after(later / 2, Happening::Drained(id, i, lane, bytes.len()));
-        if !cut {
-            // Sometimes in pieces, as streams do.
-            if bytes.len() > 1 && self.chance(0.1) {
-                let (first, rest) = bytes.split_at(1 + self.random.next_u32() as usize % (bytes.len() - 1));
-                let (first, rest) = (first.to_vec(), rest.to_vec());
-                self.after(later, Happening::Stream(id, to, lane, first));
-                self.after(later, Happening::Stream(id, to, lane, rest));
-            } else {
-                self.after(later, Happening::Stream(id, to, lane, bytes));
-            }
-        } else {
+        if cut {
             self.after(Duration::from_millis(200), Happening::Down(id));
+        } else if bytes.len() > 1 && self.chance(0.1) {
+            // Sometimes in pieces, as streams do.
+            let (first, rest) = bytes.split_at(1 + self.random.next_u32() as usize % (bytes.len() - 1));
+            let (first, rest) = (first.to_vec(), rest.to_vec());
+            self.after(later, Happening::Stream(id, to, lane, first));
+            self.after(later, Happening::Stream(id, to, lane, rest));
+        } else {
+            self.after(later, Happening::Stream(id, to, lane, bytes));
         }
     }
 
@@ -850,7 +846,8 @@ impl SimCounter<'_> {
         let mut key = Vec::new();
         entry::counter_prefix(&name, &mut key);
         key.extend_from_slice(&self.node.replica().0.store.run.to_be_bytes());
-        let stamp = self.node.write(&key, false, |replica, now| replica.counter_add(now, &name, by).map(Some))?;
+        let stamp =
+            self.node.write(&key, false, |replica, now| replica.counter_add(now, &name, by).map(Some))?;
         Ok(stamp.expect("a step is an event"))
     }
 

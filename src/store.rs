@@ -262,11 +262,12 @@ impl Store {
         };
         let covered = |stamp: Stamp| self.seen.covers(key, place, stamp) || dead(stamp);
         let arrival_wins = self.controls.has(Control::ArrivalOrder) && theirs.dots().len() == 1;
-        let merged = if arrival_wins && !mine.is_empty() && theirs.dots().iter().all(|dot| !covered(dot.stamp())) {
-            Some(theirs.clone())
-        } else {
-            entry::merge(mine, theirs, covered, theirs_cover)
-        };
+        let merged =
+            if arrival_wins && !mine.is_empty() && theirs.dots().iter().all(|dot| !covered(dot.stamp())) {
+                Some(theirs.clone())
+            } else {
+                entry::merge(mine, theirs, covered, theirs_cover)
+            };
         let Some(merged) = merged else { return false };
         let slot = self.find_or_make(key, place);
         self.apply(slot, place, merged, false);
@@ -396,8 +397,7 @@ impl Store {
         if let Some(slot) = self.find(key, place) {
             return slot;
         }
-        let slot =
-            self.slab.insert(Slot { held: Held::Nothing(Record::bare(key)), revision: 0, own: 0 });
+        let slot = self.slab.insert(Slot { held: Held::Nothing(Record::bare(key)), revision: 0, own: 0 });
         let (slab, hash_key) = (&self.slab, self.hash_key);
         self.digest.insert(place, slot, |slot| {
             let held = &slab.at(slot).held;
@@ -628,7 +628,9 @@ impl Store {
     /// Loses an entry, as a bug or a bit flip would: nothing else notices.
     pub(crate) fn lose(&mut self, key: &[u8]) -> bool {
         let place = self.hash_key.place(key);
-        let Some(at) = self.find(key, place).filter(|at| !self.slab.at(*at).held.is_empty()) else { return false };
+        let Some(at) = self.find(key, place).filter(|at| !self.slab.at(*at).held.is_empty()) else {
+            return false;
+        };
         self.order.remove(key, &self.slab);
         self.digest.lose(place, at);
         self.log.take_out(self.slab.at(at).revision);

@@ -300,7 +300,7 @@ impl<'a> Reader<'a> {
     /// A row, or what is wrong with it if the frame can be read on behind it.
     pub(crate) fn row(&mut self, vector: &Arc<Context>) -> Result<Result<Row, Refusal>, WireError> {
         let key = self.bytes()?;
-        let key_fits = key.len() <= usize::from(u16::MAX);
+        let key_fits = u16::try_from(key.len()).is_ok();
         let count = self.count(18)?;
         let mut records = Vec::new();
         let (mut text, mut room) = (Vec::new(), Vec::new());

@@ -49,7 +49,7 @@ impl Plan {
         let mut config = Config::lan();
         config.removals_max = [0, 1, 3, 4_096][dice.below(4)];
         config.relay = dice.below(3) == 0;
-        config.clock_skew_max = Duration::from_millis(2_000);
+        config.clock_skew_max = Duration::from_secs(2);
         let loss = [0.0, 0.05, 0.3][dice.below(3)];
         let count = 2 + dice.below(4);
         let sim = Sim::new(self.seed).broken(self.control).config(config).loss(loss);

@@ -1,0 +1,133 @@
+//! What the measurements share: keys and values of the agreed sizes, and two replicas joined by a wire that counts.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tidings::{Config, Input, Lane, Output, Replica, Setup, Time};
+
+/// A key of 24 bytes.
+pub fn key(i: u64) -> String {
+    // Spread, so that neighbours in time are not neighbours in order.
+    format!("bench/{:018x}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 3)
+}
+
+/// A value of 100 bytes.
+pub fn value(i: u64) -> Vec<u8> {
+    format!("{i:0>100}").into_bytes()
+}
+
+/// A moment this many microseconds after the start.
+pub fn at(micros: u64) -> Time {
+    let wall = Duration::from_secs(1_700_000_000) + Duration::from_micros(micros);
+    Time { mono: Duration::from_micros(micros), wall }
+}
+
+/// A replica.
+pub fn replica(seed: u64) -> Replica {
+    Replica::new(Setup::new(Config::lan(), seed))
+}
+
+/// A replica with this many keys.
+///
+/// # Panics
+/// Never: the keys and values are acceptable.
+pub fn filled(seed: u64, keys: u64) -> Replica {
+    let mut replica = replica(seed);
+    for i in 0..keys {
+        replica.put(at(i), &key(i), &value(i)).expect("acceptable");
+    }
+    replica
+}
+
+/// What crossed the wire.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Crossed {
+    /// Bytes of everything, both directions.
+    pub bytes: u64,
+    /// Of these, rows.
+    pub rows: u64,
+    /// How often the direction changed: half round trips.
+    pub flights: u64,
+}
+
+/// Two replicas and the link between them.
+#[derive(Debug)]
+pub struct Pair {
+    /// Both.
+    pub ends: [Replica; 2],
+    now: Time,
+}
+
+impl Pair {
+    /// Joins two replicas.
+    pub fn new(a: Replica, b: Replica, now: Time) -> Self {
+        let mut pair = Self { ends: [a, b], now };
+        pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkUp(1)));
+        pair
+    }
+
+    /// Breaks the link and makes a new one, so that both compare.
+    pub fn reconnect(&mut self) {
+        for end in &mut self.ends {
+            end.handle(self.now, Input::LinkDown(1));
+            end.handle(self.now, Input::LinkUp(1));
+        }
+    }
+
+    /// Carries everything to and fro until both are silent. With `bulk_only`, live traffic is not counted.
+    pub fn run(&mut self, bulk_only: bool) -> Crossed {
+        let mut crossed = Crossed::default();
+        let before: u64 = self.ends.iter().map(|end| end.status().traffic.rows_bytes).sum();
+        loop {
+            let (mut moved, mut counted) = (false, false);
+            let mut flights: [VecDeque<Output>; 2] = Default::default();
+            for (end, flight) in self.ends.iter_mut().zip(&mut flights) {
+                while let Some(output) = end.poll() {
+                    if let Output::Stream(id, lane, bytes) = &output {
+                        end.handle(self.now, Input::Drained(*id, *lane, bytes.len()));
+                    }
+                    flight.push_back(output);
+                }
+            }
+            for (from, flight) in flights.into_iter().enumerate() {
+                for output in flight {
+                    moved = true;
+                    counted |= self.deliver(1 - from, &output, bulk_only, &mut crossed);
+                }
+            }
+            if !moved {
+                break;
+            }
+            crossed.flights += u64::from(counted);
+        }
+        let after: u64 = self.ends.iter().map(|end| end.status().traffic.rows_bytes).sum();
+        crossed.rows = after - before;
+        crossed
+    }
+
+    fn deliver(&mut self, to: usize, output: &Output, bulk_only: bool, crossed: &mut Crossed) -> bool {
+        let (input, bytes, counts) = match output {
+            Output::Datagram(id, bytes) => (Input::Datagram(*id, bytes), bytes, true),
+            Output::Stream(id, lane, bytes) => {
+                (Input::Stream(*id, *lane, bytes), bytes, !bulk_only || *lane == Lane::Bulk)
+            }
+            _ => return false,
+        };
+        crossed.bytes += if counts { bytes.len() as u64 } else { 0 };
+        self.ends[to].handle(self.now, input);
+        counts
+    }
+
+    /// Lets time pass for both.
+    pub fn wake(&mut self, later: Duration) {
+        self.now = self.now.after(later);
+        self.ends.iter_mut().for_each(|end| end.handle(self.now, Input::Wake));
+    }
+}
+
+/// This process's resident memory in bytes.
+pub fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1_024
+}
