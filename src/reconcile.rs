@@ -276,6 +276,12 @@ impl Session {
             if !gives_way {
                 return Ok(progress);
             }
+            // Counting anew would forget what no longer adds up.
+            let leaves = store.leaves();
+            store.scrub(0, leaves);
+            if store.is_damaged {
+                return Ok(progress);
+            }
             store.rekey(hash_key);
             let is_blank = self.is_blank;
             *self = Self::new(store, now, salt);

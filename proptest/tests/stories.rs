@@ -38,6 +38,7 @@ fn a_lost_entry_is_found_before_it_spreads_as_a_delete() {
         for i in 100..200 {
             sim.node(1).put(format!("k{i}"), "v").unwrap();
         }
+        sim.run_for(ms(50));
         sim.restart_with(1, Disk::Latest);
         sim.heal();
         sim.assert_converged();
@@ -196,4 +197,51 @@ fn bad_input_is_a_typed_error_and_writes_nothing() {
     node.put_with("once", "w", PutOptions::new().only_if(OnlyIf::Stamp(stamp))).unwrap();
     node.counter("c").add(i64::MAX).unwrap();
     assert_eq!(node.counter("c").add(1), Err(WriteError::CounterOverflow));
+}
+
+/// Both replicas are equal; while the comparison runs, a late write of a third arrives at one of them.
+#[test]
+fn a_verdict_about_an_older_digest_does_not_count() {
+    with_control(Control::OldDigest, |seed, control| {
+        let config = Config::lan();
+        let mut sim = Sim::new(seed).broken(control).config(config).delay(ms(20)).nodes(3);
+        sim.run_for(ms(200));
+        for i in 0..200 {
+            sim.node(i % 3).put(format!("k{i}"), "v").unwrap();
+        }
+        sim.run_for(Duration::from_secs(3));
+        for round in 0..60_usize {
+            sim.break_between(0, 1);
+            for i in 0..6 {
+                let key = format!("k{}", (round * 31 + i * 7) % 200);
+                sim.node(2).put(&key, format!("{round}")).unwrap();
+                sim.node(0).delete(format!("k{}", (round * 17 + i) % 200)).unwrap();
+                sim.run_for(ms(9));
+                sim.node(1).put(&key, format!("{round}")).unwrap();
+            }
+            sim.run_for(ms(40));
+        }
+        sim.assert_converged();
+    });
+}
+
+/// A remote write moves an own row in the middle of a flush that takes several frames.
+#[test]
+fn an_own_row_that_is_moved_in_the_middle_of_a_flush_is_sent_all_the_same() {
+    with_control(Control::OwnFromFrame, |seed, control| {
+        let mut sim = Sim::new(seed).broken(control).delay(ms(20)).nodes(3);
+        sim.run_for(ms(200));
+        sim.node(0).put("first", "v").unwrap();
+        sim.node(2).put("first", "w").unwrap();
+        sim.run_for(Duration::from_secs(2));
+        sim.partition(&[0], &[1, 2]);
+        // More than the window holds, so that the flush takes several frames.
+        for i in 0..300 {
+            sim.node(0).put(format!("k{i:03}"), vec![b'x'; 3_000]).unwrap();
+            sim.node(2).put(format!("k{:03}", 299 - i), "concurrent").unwrap();
+        }
+        sim.heal();
+        sim.assert_converged();
+        assert_eq!(sim.node(1).get("k007").unwrap().conflicts().count(), 1);
+    });
 }
