@@ -12,16 +12,14 @@ const HOLE: u32 = u32::MAX;
 
 #[derive(Clone, Debug, Default)]
 struct Chunk {
+    /// Below or at its first revision, and above all of the chunk before.
+    first: u64,
     revisions: Vec<u64>,
     slots: Vec<u32>,
     live: usize,
 }
 
 impl Chunk {
-    fn first(&self) -> u64 {
-        self.revisions[0]
-    }
-
     fn compact(&mut self) {
         let mut at = 0..self.slots.len();
         let slots = &self.slots;
@@ -68,7 +66,7 @@ impl ChangeLog {
     pub(crate) fn append(&mut self, slot: u32, is_removal: bool) -> u64 {
         self.head += 1;
         if self.chunks.back().is_none_or(|chunk| chunk.slots.len() >= CHUNK_ROWS) {
-            self.chunks.push_back(Chunk::default());
+            self.chunks.push_back(Chunk { first: self.head, ..Chunk::default() });
         }
         let chunk = self.chunks.back_mut().expect("just made sure");
         chunk.revisions.push(self.head);
@@ -83,7 +81,7 @@ impl ChangeLog {
     /// Takes a row out.
     pub(crate) fn take_out(&mut self, revision: u64) {
         self.removals.remove(&revision);
-        let at = self.chunks.partition_point(|chunk| chunk.first() <= revision) - 1;
+        let at = self.chunks.partition_point(|chunk| chunk.first <= revision) - 1;
         let chunk = &mut self.chunks[at];
         let row = chunk.revisions.binary_search(&revision).expect("the row is in the log");
         chunk.slots[row] = HOLE;
@@ -123,7 +121,7 @@ impl ChangeLog {
 
     /// The rows after a revision, ascending.
     pub(crate) fn after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
-        let from = self.chunks.partition_point(|chunk| chunk.first() <= revision).saturating_sub(1);
+        let from = self.chunks.partition_point(|chunk| chunk.first <= revision).saturating_sub(1);
         let skip =
             self.chunks.get(from).map_or(0, |chunk| chunk.revisions.partition_point(|r| *r <= revision));
         let rows = self

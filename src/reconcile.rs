@@ -622,7 +622,7 @@ impl Session {
         writer.range(LIST, range);
         writer.number(rows.len() as u64);
         rows.iter().for_each(|(hash, _)| writer.word(*hash));
-        writer.pending(&store.seen.pending(range), self.hash_key);
+        self.write_pending(store, writer, std::iter::once(range));
         self.queries.insert(range, Query::List { rows, answered: 0 });
     }
 
@@ -680,11 +680,17 @@ impl Session {
         writer.short(mask);
         if mask != 0 {
             writer.word(strong_hash(store, salt, range, mask));
-            let all = store.seen.spans() == 0;
-            let ranges = children(range, if all { 0 } else { mask });
-            let pending: Vec<Pending> = ranges.flat_map(|child| store.seen.pending(child)).collect();
-            writer.pending(&pending, self.hash_key);
+            self.write_pending(store, writer, children(range, mask));
         }
+    }
+
+    /// Tells what is covered in some ranges beyond this side's vector, less what the peer's vector has anyway.
+    fn write_pending(&self, store: &Store, writer: &mut Writer, ranges: impl Iterator<Item = Range>) {
+        let none = store.seen.spans() == 0;
+        let ranges = ranges.filter(|_| !none);
+        let mut pending: Vec<Pending> = ranges.flat_map(|range| store.seen.pending(range)).collect();
+        pending.retain(|pending| !seen::beyond(&pending.context, &self.vector).dots.is_empty());
+        writer.pending(&pending, self.hash_key);
     }
 
     /// Says which rows of a list this side has too, sends those that the list lacks, and waits for those only the
@@ -728,7 +734,7 @@ impl Session {
         writer.range(ANSWER, range);
         writer.bytes(&has);
         writer.number((mine.len() - same.len()) as u64);
-        writer.pending(&store.seen.pending(range), self.hash_key);
+        self.write_pending(store, writer, std::iter::once(range));
         for key in mine.keys().filter(|key| !same.contains(*key)) {
             self.emissions.push_back(Emission { range, key: key.clone(), peer_has: None });
         }

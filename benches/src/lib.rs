@@ -113,6 +113,11 @@ impl Pair {
             }
             _ => return false,
         };
+        if bulk_only && matches!(bytes.get(5), Some(2)) && matches!(output, Output::Stream(_, Lane::Live, _))
+        {
+            // A lost position: the tail does not resume, and everything is left to the comparison.
+            return false;
+        }
         crossed.bytes += if counts { bytes.len() as u64 } else { 0 };
         self.ends[to].handle(self.now, input);
         counts

@@ -89,15 +89,12 @@ proptest! {
         let mut model = BTreeMap::new();
         for (i, (key, value)) in steps.into_iter().enumerate() {
             let (now, name) = (at(i as u64), format!("{key:03}"));
-            match value {
-                Some(value) => {
-                    replica.put(now, &name, &[value]).unwrap();
-                    model.insert(name, value);
-                }
-                None => prop_assert_eq!(
-                    replica.delete(now, &name).unwrap().is_some(),
-                    model.remove(&name).is_some()
-                ),
+            if let Some(value) = value {
+                replica.put(now, &name, &[value]).unwrap();
+                model.insert(name, value);
+            } else {
+                let deleted = replica.delete(now, &name).unwrap().is_some();
+                prop_assert_eq!(deleted, model.remove(&name).is_some());
             }
             prop_assert_eq!(replica.len(), model.len());
         }
