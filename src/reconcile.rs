@@ -622,7 +622,7 @@ impl Session {
         writer.range(LIST, range);
         writer.number(rows.len() as u64);
         rows.iter().for_each(|(hash, _)| writer.word(*hash));
-        self.write_pending(store, writer, std::iter::once(range));
+        writer.pending(&store.seen.pending(range), self.hash_key);
         self.queries.insert(range, Query::List { rows, answered: 0 });
     }
 
@@ -680,17 +680,14 @@ impl Session {
         writer.short(mask);
         if mask != 0 {
             writer.word(strong_hash(store, salt, range, mask));
-            self.write_pending(store, writer, children(range, mask));
+            let none = store.seen.spans() == 0;
+            let ranges = children(range, if none { 0 } else { mask });
+            let mut pending: Vec<Pending> = ranges.flat_map(|child| store.seen.pending(child)).collect();
+            // Where both hold the same, what the peer's vector has anyway says nothing new. (In a listing it does:
+            // there it decides which of the peer's own dots were removed.)
+            pending.retain(|pending| !seen::beyond(&pending.context, &self.vector).dots.is_empty());
+            writer.pending(&pending, self.hash_key);
         }
-    }
-
-    /// Tells what is covered in some ranges beyond this side's vector, less what the peer's vector has anyway.
-    fn write_pending(&self, store: &Store, writer: &mut Writer, ranges: impl Iterator<Item = Range>) {
-        let none = store.seen.spans() == 0;
-        let ranges = ranges.filter(|_| !none);
-        let mut pending: Vec<Pending> = ranges.flat_map(|range| store.seen.pending(range)).collect();
-        pending.retain(|pending| !seen::beyond(&pending.context, &self.vector).dots.is_empty());
-        writer.pending(&pending, self.hash_key);
     }
 
     /// Says which rows of a list this side has too, sends those that the list lacks, and waits for those only the
@@ -734,7 +731,7 @@ impl Session {
         writer.range(ANSWER, range);
         writer.bytes(&has);
         writer.number((mine.len() - same.len()) as u64);
-        self.write_pending(store, writer, std::iter::once(range));
+        writer.pending(&store.seen.pending(range), self.hash_key);
         for key in mine.keys().filter(|key| !same.contains(*key)) {
             self.emissions.push_back(Emission { range, key: key.clone(), peer_has: None });
         }
