@@ -171,8 +171,6 @@ pub(crate) struct Progress {
     pub(crate) refusals: Vec<Refused>,
     /// This replica gave way to the peer's hash key: sessions with others are void.
     pub(crate) has_rekeyed: bool,
-    /// Everything was settled and claimed just now.
-    pub(crate) has_claimed: bool,
 }
 
 /// One session with one peer.
@@ -316,7 +314,6 @@ impl Session {
         while !reader.is_at_end() {
             self.item(store, now, &mut reader, &mut progress)?;
         }
-        self.claim(store, &mut progress);
         Ok(progress)
     }
 
@@ -525,20 +522,21 @@ impl Session {
         self.settled.add(range);
     }
 
-    /// Once everything is settled and nothing was refused: claims what the peer announced at its start.
-    fn claim(&mut self, store: &mut Store, progress: &mut Progress) {
+    /// Once everything is settled and nothing was refused: claims what the peer announced at its start, and answers
+    /// whether it just did. Called between frames, because a frame tells the vector as of its beginning.
+    pub(crate) fn claim(&mut self, store: &mut Store) -> bool {
         if self.is_settled || !self.settled.is_all() {
-            return;
+            return false;
         }
         self.is_settled = true;
         if self.has_refused {
-            return;
+            return false;
         }
         let start = self.peer.as_ref().expect("nothing settles before the start");
         let end = store.controls.has(Control::EndVector);
         store.seen.claim_all(if end { &self.vector } else { &start.vector });
         store.complete(start.log, start.head);
-        progress.has_claimed = true;
+        true
     }
 
     // Sending.
@@ -549,6 +547,7 @@ impl Session {
             return Some(self.start_frame(store));
         }
         let mut writer = Writer::new(Kind::Items);
+        let version = store.seen.version();
         writer.dots(store.seen.grown_since(self.version));
         let empty = writer.len();
         while writer.len() < FRAME_BYTES_TARGET && !store.is_damaged {
@@ -566,7 +565,11 @@ impl Session {
                 break;
             }
         }
-        self.claim(store, &mut Progress::default());
+        debug_assert_eq!(
+            version,
+            store.seen.version(),
+            "the peer is told the vector under which the rows were cut"
+        );
         let is_idle = self.replies.is_empty() && self.emissions.is_empty() && self.queries.is_empty();
         if self.is_settled
             && is_idle
@@ -580,7 +583,7 @@ impl Session {
         if writer.len() == empty || store.is_damaged {
             return None;
         }
-        self.version = store.seen.version();
+        self.version = version;
         Some(writer.finish())
     }
 

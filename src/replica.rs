@@ -569,6 +569,8 @@ impl Replica {
         if (link.wants_session || stranded) && link.peer.is_some() && link.session.is_none() {
             link.begin(store, self.now, self.random.next_u64());
         }
+        // What the last frame settled may finish the comparison.
+        link.claim(store);
         if link.in_flight[Lane::Bulk as usize] < WINDOW_BYTES
             && let Some(session) = &mut link.session
         {
@@ -700,10 +702,8 @@ impl Replica {
             }
             _ => return Err(WireError::Kind(kind as u8)),
         };
-        let Progress { refusals, has_rekeyed, has_claimed } = progress;
-        if has_claimed {
-            link.states_position = true;
-        }
+        let Progress { refusals, has_rekeyed } = progress;
+        link.claim(store);
         link.finish(self.now, self.config.sync_interval);
         self.refused(id, refusals);
         if has_rekeyed {
@@ -889,6 +889,11 @@ impl Link {
             session.lead();
         }
         self.session = Some(session);
+    }
+
+    /// Claims what a finished comparison allows. From then on the tail serves this link.
+    fn claim(&mut self, store: &mut Store) {
+        self.states_position |= self.session.as_mut().is_some_and(|session| session.claim(store));
     }
 
     /// Drops a session that is over, and puts the next one off if this one taught nothing.

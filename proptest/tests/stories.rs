@@ -245,3 +245,23 @@ fn an_own_row_that_is_moved_in_the_middle_of_a_flush_is_sent_all_the_same() {
         assert_eq!(sim.node(1).get("k007").unwrap().conflicts().count(), 1);
     });
 }
+
+/// The side that sends the last rows of a comparison settles while it sends, and follows from then on as well.
+#[test]
+fn a_donor_follows_its_joiner_as_soon_as_the_joiner_follows_it() {
+    let mut config = Config::lan();
+    config.sync_interval = Duration::from_secs(3_600);
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed).config(config.clone()).nodes(2);
+        sim.partition(&[0], &[1]);
+        for i in 0..200 {
+            sim.node(0).put(format!("k{i}"), "v").unwrap();
+        }
+        sim.heal();
+        sim.run_for(Duration::from_secs(2));
+        assert_eq!(sim.node(1).len(), 200);
+        sim.node(1).put("from the joiner", "v").unwrap();
+        sim.run_for(ms(50));
+        assert!(sim.node(0).get("from the joiner").is_some(), "seed {seed}");
+    }
+}
