@@ -25,6 +25,8 @@ pub(crate) const DEPTH_MAX: u32 = 60;
 /// Rows per leaf that make the table grow, and shrink.
 const LEAF_ROWS_GROW: usize = 16;
 const LEAF_ROWS_SHRINK: usize = 6;
+/// By how many rows a leaf's room grows.
+const LEAF_ROWS_STEP: usize = 4;
 
 /// A value's checksum, as it goes into the hash of its dot. Its layout is fixed for ever.
 pub(crate) fn checksum(value: &[u8]) -> u32 {
@@ -87,8 +89,9 @@ impl Place {
         self.low.reverse_bits()
     }
 
+    /// What a leaf keeps of it: enough to tell its rows apart, and to say into which half of the leaf each goes.
     fn tag(self) -> u32 {
-        self.high as u32
+        self.low as u32
     }
 }
 
@@ -206,10 +209,16 @@ impl Digest {
         rows.iter().find(|row| row.tag == tag && is_it(row.slot)).map(|row| row.slot)
     }
 
-    /// Adds a slot that holds nothing yet. `look` gives the place and the hash of any slot.
-    pub(crate) fn insert(&mut self, place: Place, slot: u32, look: impl Fn(u32) -> (Place, u128)) {
+    /// Adds a slot with the hash of what it holds. `look` gives the hash of any slot.
+    pub(crate) fn insert(&mut self, place: Place, slot: u32, hash: u128, look: impl Fn(u32) -> u128) {
         let leaf = self.leaf_at(place.low);
-        self.leaves[leaf].rows.push(Slotted { tag: place.tag(), slot });
+        let rows = &mut self.leaves[leaf].rows;
+        if rows.len() == rows.capacity() {
+            // Doubling would waste several bytes a key.
+            rows.reserve_exact(LEAF_ROWS_STEP);
+        }
+        rows.push(Slotted { tag: place.tag(), slot });
+        self.change(place, 0, hash);
         self.slots += 1;
         if self.slots > LEAF_ROWS_GROW * self.leaves.len() {
             self.split(look);
@@ -275,21 +284,21 @@ impl Digest {
         if long < self.leaves.len() { long } else { short }
     }
 
-    fn split(&mut self, look: impl Fn(u32) -> (Place, u128)) {
+    fn split(&mut self, look: impl Fn(u32) -> u128) {
         let new = self.leaves.len();
         let bit = 1 << new.ilog2();
         let old = &mut self.leaves[new - bit];
-        let mut leaf = Leaf::default();
-        old.rows.retain(|row| {
-            let (place, hash) = look(row.slot);
-            let moves = place.low as usize & bit != 0;
-            if moves {
-                leaf.rows.push(*row);
-                old.node.change(hash, 0);
-                leaf.node.change(0, hash);
-            }
-            !moves
-        });
+        let moves = |row: &Slotted| row.tag as usize & bit != 0;
+        let moved = old.rows.iter().filter(|row| moves(row)).count();
+        let mut leaf = Leaf { node: Node::default(), rows: Vec::with_capacity(moved + LEAF_ROWS_STEP) };
+        leaf.rows.extend(old.rows.iter().filter(|row| moves(row)));
+        old.rows.retain(|row| !moves(row));
+        old.rows.shrink_to(old.rows.len() + LEAF_ROWS_STEP);
+        for row in &leaf.rows {
+            let hash = look(row.slot);
+            old.node.change(hash, 0);
+            leaf.node.change(0, hash);
+        }
         self.leaves.push(leaf);
         if self.leaves.len() == 1 << (FAN_BITS * self.levels.len() as u32) {
             self.levels.push(self.leaves.iter().map(|leaf| leaf.node).collect());
@@ -349,11 +358,8 @@ mod tests {
         };
         let slots: Vec<u32> = (0..20_000).collect();
         for slot in &slots {
-            let empty_yet = *slot;
-            digest.insert(row(*slot).0, *slot, |slot| {
-                (row(slot).0, if slot == empty_yet { 0 } else { row(slot).1 })
-            });
-            digest.change(row(*slot).0, 0, row(*slot).1);
+            let (place, hash) = row(*slot);
+            digest.insert(place, *slot, hash, |slot| row(slot).1);
             if slot % 3_331 == 0 {
                 check(&digest, &slots[..=*slot as usize]);
             }

@@ -263,27 +263,26 @@ impl fmt::Debug for Held {
 /// The one merge law: a dot stays if both hold it, or if the side that does not hold it has not seen it.
 /// What a side has seen and does not hold was removed, for ever.
 ///
-/// Answers `None` when nothing changes on `mine`.
+/// `mine` is `None` where there is no row of the key yet. Answers `None` when nothing changes.
 pub(crate) fn merge(
-    mine: &Held,
+    mine: Option<&Held>,
     theirs: &Held,
     mine_covers: impl Fn(Stamp) -> bool,
     theirs_covers: impl Fn(Stamp) -> bool,
 ) -> Option<Held> {
+    let held = mine.map_or(&[][..], Held::dots);
     let stays = |dot: &Record| theirs.holds(dot.stamp()) || !theirs_covers(dot.stamp());
-    let comes = |dot: &Record| !mine.holds(dot.stamp()) && !mine_covers(dot.stamp());
-    if let (Held::Nothing(_) | Held::One(_), Held::One(dot)) = (mine, theirs)
-        && comes(dot)
-        && mine.dots().iter().all(|mine| !stays(mine))
-    {
-        return Some(theirs.clone());
-    }
-    if mine.dots().iter().all(stays) && !theirs.dots().iter().any(comes) {
+    let comes =
+        |dot: &Record| !held.iter().any(|mine| mine.stamp() == dot.stamp()) && !mine_covers(dot.stamp());
+    if !theirs.dots().iter().any(comes) && held.iter().all(stays) {
         return None;
     }
-    let kept = mine.dots().iter().filter(|dot| stays(dot));
+    if theirs.dots().iter().all(comes) && !held.iter().any(stays) {
+        return Some(theirs.clone());
+    }
+    let kept = held.iter().filter(|dot| stays(dot));
     let added = theirs.dots().iter().filter(|dot| comes(dot));
-    Some(Held::from_records(mine.key(), kept.chain(added).cloned().collect()))
+    Some(Held::from_records(theirs.key(), kept.chain(added).cloned().collect()))
 }
 
 /// A value as [`get`](crate::SimNode::get) and [`scan`](crate::SimNode::scan) hand it out. Cheap to clone.

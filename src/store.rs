@@ -176,7 +176,7 @@ impl Store {
     /// Puts a value. The limits are the caller's: see [`Store::check_value`].
     pub(crate) fn put(&mut self, now: Time, key: &[u8], value: &[u8], expires: u64) -> (Stamp, u64) {
         let place = self.hash_key.place(key);
-        let slot = self.find_or_make(key, place);
+        let slot = self.find(key, place);
         let stamp = self.stamp(now);
         self.text.clear();
         self.text.extend_from_slice(key);
@@ -192,7 +192,7 @@ impl Store {
         let place = self.hash_key.place(key);
         let slot = self.find(key, place).filter(|slot| !self.slab.at(*slot).held.is_empty())?;
         let stamp = self.stamp(now);
-        let revision = self.apply(slot, place, Held::Nothing(Record::bare(key)), true);
+        let revision = self.apply(Some(slot), place, Held::Nothing(Record::bare(key)), true);
         self.seen.claim(stamp);
         self.trim();
         Some((stamp, revision))
@@ -251,25 +251,22 @@ impl Store {
         let key = theirs.key();
         let place = self.hash_key.place(key);
         let slot = self.find(key, place);
-        if slot.is_none() && theirs.is_empty() {
-            return false;
-        }
-        let nothing = Held::Nothing(Record::bare(if slot.is_none() { key } else { &[] }));
-        let mine = slot.map_or(&nothing, |slot| &self.slab.at(slot).held);
+        let mine = slot.map(|slot| &self.slab.at(slot).held);
         let dead = |stamp: Stamp| {
             let dot = theirs.dots().iter().find(|dot| dot.stamp() == stamp);
             dot.is_some_and(|dot| self.is_due(now, dot))
         };
         let covered = |stamp: Stamp| self.seen.covers(key, place, stamp) || dead(stamp);
         let arrival_wins = self.controls.has(Control::ArrivalOrder) && theirs.dots().len() == 1;
-        let merged =
-            if arrival_wins && !mine.is_empty() && theirs.dots().iter().all(|dot| !covered(dot.stamp())) {
-                Some(theirs.clone())
-            } else {
-                entry::merge(mine, theirs, covered, theirs_cover)
-            };
+        let merged = if arrival_wins
+            && mine.is_some_and(|mine| !mine.is_empty())
+            && theirs.dots().iter().all(|dot| !covered(dot.stamp()))
+        {
+            Some(theirs.clone())
+        } else {
+            entry::merge(mine, theirs, covered, theirs_cover)
+        };
         let Some(merged) = merged else { return false };
-        let slot = self.find_or_make(key, place);
         self.apply(slot, place, merged, false);
         self.trim();
         true
@@ -350,19 +347,38 @@ impl Store {
     // The one change.
 
     /// Replaces what a key holds, moves it to the end of the log, and keeps digest, order and expiries in step.
-    fn apply(&mut self, at: u32, place: Place, held: Held, is_own: bool) -> u64 {
-        let revision = self.slab.at(at).revision;
-        if revision != 0 {
-            self.log.take_out(revision);
-        }
-        let revision = self.log.append(at, held.is_empty());
-        self.replace(at, place, held);
+    fn apply(&mut self, at: Option<u32>, place: Place, held: Held, is_own: bool) -> u64 {
+        let revision = self.log.head() + 1;
+        let at = if let Some(at) = at {
+            self.log.take_out(self.slab.at(at).revision);
+            self.replace(at, place, held);
+            at
+        } else {
+            self.add(place, held)
+        };
         let slot = self.slab.at_mut(at);
         slot.revision = revision;
         if is_own {
             slot.own = revision;
         }
-        revision
+        let is_removal = slot.held.is_empty();
+        self.log.append(at, is_removal)
+    }
+
+    /// Takes in a key that has no slot yet.
+    fn add(&mut self, place: Place, held: Held) -> u32 {
+        let hash = held.hash(self.hash_key, place);
+        let expiring = expiring(&held);
+        self.bytes += bytes_of(&held);
+        let is_empty = held.is_empty();
+        let at = self.slab.insert(Slot { held, revision: 0, own: 0 });
+        let (slab, hash_key) = (&self.slab, self.hash_key);
+        self.digest.insert(place, at, hash, |slot| slab.at(slot).hash(hash_key));
+        if !is_empty {
+            self.order.insert(at, &self.slab);
+        }
+        self.schedule(at, expiring, true);
+        at
     }
 
     /// Replaces what a key holds, in everything but the log.
@@ -371,40 +387,24 @@ impl Store {
         if is_empty && !was_empty {
             self.order.remove(held.key(), &self.slab);
         }
-        let old = self.slab.at(at).held.hash(self.hash_key, place);
-        self.digest.change(place, old, held.hash(self.hash_key, place));
-        for dot in held.dots() {
-            self.bytes += (dot.key().len() + dot.value().len()) as u64;
-        }
-        self.schedule(at, &held, true);
+        let new = held.hash(self.hash_key, place);
+        let mut come = expiring(&held);
+        self.bytes += bytes_of(&held);
         let old = std::mem::replace(&mut self.slab.at_mut(at).held, held);
-        for dot in old.dots() {
-            self.bytes -= (dot.key().len() + dot.value().len()) as u64;
-            if dot.expires() != 0 && !self.slab.at(at).held.holds(dot.stamp()) {
-                self.schedule(at, &Held::One(dot.clone()), false);
-            }
-        }
+        self.digest.change(place, old.hash(self.hash_key, place), new);
+        self.bytes -= bytes_of(&old);
+        let mut gone = expiring(&old);
+        gone.retain(|dot| !come.contains(dot));
+        come.retain(|(_, stamp)| !old.holds(*stamp));
+        self.schedule(at, come, true);
+        self.schedule(at, gone, false);
         if was_empty && !is_empty {
-            self.order.insert(self.slab.at(at).held.key(), at, &self.slab);
+            self.order.insert(at, &self.slab);
         }
     }
 
     fn find(&self, key: &[u8], place: Place) -> Option<u32> {
         self.digest.find(place, |slot| self.slab.at(slot).held.key() == key)
-    }
-
-    fn find_or_make(&mut self, key: &[u8], place: Place) -> u32 {
-        if let Some(slot) = self.find(key, place) {
-            return slot;
-        }
-        let slot = self.slab.insert(Slot { held: Held::Nothing(Record::bare(key)), revision: 0, own: 0 });
-        let (slab, hash_key) = (&self.slab, self.hash_key);
-        self.digest.insert(place, slot, |slot| {
-            let held = &slab.at(slot).held;
-            let place = hash_key.place(held.key());
-            (place, held.hash(hash_key, place))
-        });
-        slot
     }
 
     /// Forgets the oldest removals beyond the limit, and raises the floor past them.
@@ -431,17 +431,15 @@ impl Store {
 
     // Expiry.
 
-    fn schedule(&mut self, at: u32, held: &Held, on: bool) {
-        for dot in held.dots().iter().filter(|dot| dot.expires() != 0) {
-            let hide = (dot.expires(), false, at, dot.stamp());
-            let drop = (dot.expires().saturating_add(self.skew_ms()), true, at, dot.stamp());
+    /// Notes when dots expire, or that they are gone.
+    fn schedule(&mut self, at: u32, dots: Vec<(u64, Stamp)>, on: bool) {
+        for (expires, stamp) in dots {
+            let hide = (expires, false, at, stamp);
             if on {
-                if !self.expiries.contains(&drop) {
-                    self.expiries.insert(hide);
-                }
+                self.expiries.insert(hide);
             } else {
                 self.expiries.remove(&hide);
-                self.expiries.remove(&drop);
+                self.expiries.remove(&(expires.saturating_add(self.skew_ms()), true, at, stamp));
             }
         }
     }
@@ -489,7 +487,7 @@ impl Store {
                 self.trim();
             } else {
                 self.expiries.insert((ms.saturating_add(self.skew_ms()), true, at, stamp));
-                self.apply(at, place, held, false);
+                self.apply(Some(at), place, held, false);
             }
         }
         steps
@@ -513,8 +511,7 @@ impl Store {
     }
 
     pub(crate) fn row_hash(&self, slot: u32) -> u128 {
-        let held = &self.slab.at(slot).held;
-        held.hash(self.hash_key, self.hash_key.place(held.key()))
+        self.slab.at(slot).hash(self.hash_key)
     }
 
     /// The slots of all rows in a range that hold something.
@@ -570,15 +567,11 @@ impl Store {
         self.seen.rekey(hash_key);
         let slots: Vec<u32> = self.log.after(0).map(|(_, slot)| slot).collect();
         let mut digest = Digest::new();
-        for slot in slots {
-            let place = hash_key.place(self.slab.at(slot).held.key());
-            let hash = self.row_hash(slot);
-            digest.insert(place, slot, |other| {
-                let held = &self.slab.at(other).held;
-                let place = hash_key.place(held.key());
-                (place, if other == slot { 0 } else { held.hash(hash_key, place) })
-            });
-            digest.change(place, 0, hash);
+        for at in slots {
+            let slot = self.slab.at(at);
+            let place = hash_key.place(slot.held.key());
+            digest
+                .insert(place, at, slot.held.hash(hash_key, place), |slot| self.slab.at(slot).hash(hash_key));
         }
         self.digest = digest;
     }
@@ -587,9 +580,8 @@ impl Store {
     pub(crate) fn refill(&mut self, rows: impl IntoIterator<Item = Held>) {
         for held in rows {
             let place = self.hash_key.place(held.key());
-            let slot = self.find_or_make(held.key(), place);
             held.dots().iter().for_each(|dot| self.clock.observe(dot.stamp().clock));
-            self.apply(slot, place, held, false);
+            self.apply(self.find(held.key(), place), place, held, false);
         }
     }
 
@@ -623,6 +615,15 @@ impl Store {
     }
 }
 
+fn bytes_of(held: &Held) -> u64 {
+    held.dots().iter().map(|dot| (dot.key().len() + dot.value().len()) as u64).sum()
+}
+
+/// The dots that will expire, and when.
+fn expiring(held: &Held) -> Vec<(u64, Stamp)> {
+    held.dots().iter().filter(|dot| dot.expires() != 0).map(|dot| (dot.expires(), dot.stamp())).collect()
+}
+
 #[cfg(feature = "__controls")]
 impl Store {
     /// Loses an entry, as a bug or a bit flip would: nothing else notices.
@@ -635,7 +636,7 @@ impl Store {
         self.digest.lose(place, at);
         self.log.take_out(self.slab.at(at).revision);
         let held = self.slab.at(at).held.clone();
-        self.schedule(at, &held, false);
+        self.schedule(at, expiring(&held), false);
         self.slab.remove(at);
         true
     }

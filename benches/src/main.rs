@@ -14,15 +14,23 @@ const REPETITIONS: usize = 5;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments != ["core"] {
-        eprintln!("usage: tidings-benches core");
-        return ExitCode::from(2);
-    }
-    memory();
-    puts();
-    merges();
-    reconciles();
-    simulator();
+    let parts: [(&str, fn()); 5] = [
+        ("memory", memory),
+        ("puts", puts),
+        ("merges", merges),
+        ("reconciles", reconciles),
+        ("simulator", simulator),
+    ];
+    let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+    let wanted = match &arguments[..] {
+        [report] if report == "core" => None,
+        [report, part] if report == "core" && names.contains(&part.as_str()) => Some(part.as_str()),
+        _ => {
+            eprintln!("usage: tidings-benches core [{}]", names.join(" | "));
+            return ExitCode::from(2);
+        }
+    };
+    parts.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name)).for_each(|(_, run)| run());
     ExitCode::SUCCESS
 }
 
