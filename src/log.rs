@@ -14,7 +14,8 @@ const HOLE: u32 = u32::MAX;
 struct Chunk {
     /// Below or at its first revision, and above all of the chunk before.
     first: u64,
-    revisions: Vec<u64>,
+    /// How far beyond `first` each row's revision is.
+    offsets: Vec<u32>,
     slots: Vec<u32>,
     live: usize,
 }
@@ -23,10 +24,15 @@ impl Chunk {
     fn compact(&mut self) {
         let mut at = 0..self.slots.len();
         let slots = &self.slots;
-        self.revisions.retain(|_| slots[at.next().expect("one slot per revision")] != HOLE);
+        self.offsets.retain(|_| slots[at.next().expect("one slot per revision")] != HOLE);
         self.slots.retain(|slot| *slot != HOLE);
-        self.revisions.shrink_to_fit();
+        self.offsets.shrink_to_fit();
         self.slots.shrink_to_fit();
+    }
+
+    /// How far a revision is beyond this chunk's first, if that is not too far.
+    fn offset(&self, revision: u64) -> Option<u32> {
+        u32::try_from(revision - self.first).ok()
     }
 }
 
@@ -65,11 +71,12 @@ impl ChangeLog {
     /// Puts a key at the end. Its earlier row must have been taken out.
     pub(crate) fn append(&mut self, slot: u32, is_removal: bool) -> u64 {
         self.head += 1;
-        if self.chunks.back().is_none_or(|chunk| chunk.slots.len() >= CHUNK_ROWS) {
+        let is_full = |chunk: &Chunk| chunk.slots.len() >= CHUNK_ROWS || chunk.offset(self.head).is_none();
+        if self.chunks.back().is_none_or(is_full) {
             self.chunks.push_back(Chunk { first: self.head, ..Chunk::default() });
         }
         let chunk = self.chunks.back_mut().expect("just made sure");
-        chunk.revisions.push(self.head);
+        chunk.offsets.push(chunk.offset(self.head).expect("just made sure"));
         chunk.slots.push(slot);
         chunk.live += 1;
         if is_removal {
@@ -83,7 +90,8 @@ impl ChangeLog {
         self.removals.remove(&revision);
         let at = self.chunks.partition_point(|chunk| chunk.first <= revision) - 1;
         let chunk = &mut self.chunks[at];
-        let row = chunk.revisions.binary_search(&revision).expect("the row is in the log");
+        let offset = chunk.offset(revision).expect("the row is in the chunk");
+        let row = chunk.offsets.binary_search(&offset).expect("the row is in the chunk");
         chunk.slots[row] = HOLE;
         chunk.live -= 1;
         if chunk.live == 0 {
@@ -99,9 +107,12 @@ impl ChangeLog {
         if at == 0 || self.chunks[at - 1].slots.len() + self.chunks[at].slots.len() > CHUNK_ROWS / 2 {
             return;
         }
+        let (chunk, before) = (&self.chunks[at], &self.chunks[at - 1]);
+        let offsets = chunk.offsets.iter().map(|offset| before.offset(chunk.first + u64::from(*offset)));
+        let Some(offsets) = offsets.collect::<Option<Vec<u32>>>() else { return };
         let chunk = self.chunks.remove(at).expect("it is there");
         let before = &mut self.chunks[at - 1];
-        before.revisions.extend(chunk.revisions);
+        before.offsets.extend(offsets);
         before.slots.extend(chunk.slots);
         before.live += chunk.live;
     }
@@ -122,12 +133,13 @@ impl ChangeLog {
     /// The rows after a revision, ascending.
     pub(crate) fn after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
         let from = self.chunks.partition_point(|chunk| chunk.first <= revision).saturating_sub(1);
-        let skip =
-            self.chunks.get(from).map_or(0, |chunk| chunk.revisions.partition_point(|r| *r <= revision));
-        let rows = self
-            .chunks
-            .range(from.min(self.chunks.len())..)
-            .flat_map(|chunk| chunk.revisions.iter().copied().zip(chunk.slots.iter().copied()));
+        let rows = self.chunks.range(from.min(self.chunks.len())..).flat_map(|chunk| {
+            let revisions = chunk.offsets.iter().map(|offset| chunk.first + u64::from(*offset));
+            revisions.zip(chunk.slots.iter().copied())
+        });
+        let skip = self.chunks.get(from).map_or(0, |chunk| {
+            chunk.offsets.partition_point(|offset| chunk.first + u64::from(*offset) <= revision)
+        });
         rows.skip(skip).filter(|(_, slot)| *slot != HOLE)
     }
 

@@ -74,7 +74,7 @@ pub(crate) struct Order {
 
 #[derive(Clone, Debug, Default)]
 struct Leaf {
-    /// How many bytes all keys of the leaf begin with.
+    /// How many bytes all keys of the leaf begin with, as its own first key in the tree does.
     shared: usize,
     rows: Vec<Ordered>,
 }
@@ -105,10 +105,11 @@ fn shared_bytes(a: &[u8], b: &[u8]) -> usize {
 }
 
 impl Leaf {
-    fn of(rows: Vec<Ordered>, slab: &Slab) -> Self {
-        let mut leaf = Self { shared: 0, rows };
-        if let [first, .., last] = leaf.rows[..] {
-            leaf.share(shared_bytes(key_of(slab, first), key_of(slab, last)), slab);
+    /// A leaf that stands under `first` in the tree. No key of it is less.
+    fn of(first: &[u8], rows: Vec<Ordered>, slab: &Slab) -> Self {
+        let mut leaf = Self { shared: first.len(), rows };
+        if let Some(last) = leaf.rows.last() {
+            leaf.share(shared_bytes(first, key_of(slab, *last)), slab);
         }
         leaf
     }
@@ -119,13 +120,9 @@ impl Leaf {
     }
 
     /// Where a key is or belongs.
-    fn position(&self, key: &[u8], slab: &Slab) -> usize {
-        let Some(first) = self.rows.first() else { return 0 };
-        let shared = &key_of(slab, *first)[..self.shared];
-        match key[..key.len().min(self.shared)].cmp(shared) {
-            std::cmp::Ordering::Less => return 0,
-            std::cmp::Ordering::Greater => return self.rows.len(),
-            std::cmp::Ordering::Equal => {}
+    fn position(&self, first: &[u8], key: &[u8], slab: &Slab) -> usize {
+        if shared_bytes(first, key) < self.shared {
+            return self.rows.len();
         }
         let text = text_of(key, self.shared);
         self.rows.partition_point(|row| match row.text.cmp(&text) {
@@ -134,12 +131,10 @@ impl Leaf {
         })
     }
 
-    fn insert(&mut self, at: usize, key: &[u8], slot: u32, slab: &Slab) {
-        if let Some(first) = self.rows.first() {
-            let shared = shared_bytes(key_of(slab, *first), key);
-            if shared < self.shared {
-                self.share(shared, slab);
-            }
+    fn insert(&mut self, at: usize, first: &[u8], key: &[u8], slot: u32, slab: &Slab) {
+        let shared = shared_bytes(first, key);
+        if shared < self.shared {
+            self.share(shared, slab);
         }
         self.rows.insert(at, Ordered { text: text_of(key, self.shared), slot });
     }
@@ -157,9 +152,9 @@ impl Order {
     /// Adds a slot that holds something now.
     pub(crate) fn insert(&mut self, slot: u32, slab: &Slab) {
         let key = slab.at(slot).held.key();
-        let leaf = self.leaf_mut(key);
-        let at = leaf.position(key, slab);
-        leaf.insert(at, key, slot, slab);
+        let (first, leaf) = self.leaf_mut(key);
+        let at = leaf.position(first, key, slab);
+        leaf.insert(at, first, key, slot, slab);
         if leaf.rows.len() > LEAF_ROWS {
             // Keys often come in order; then the old leaf stays nearly full and the new one begins small.
             let keep = if at == LEAF_ROWS { LEAF_ROWS - 8 } else { LEAF_ROWS / 2 };
@@ -168,19 +163,20 @@ impl Order {
             if keep == LEAF_ROWS / 2 {
                 leaf.rows.shrink_to(LEAF_ROWS * 3 / 4);
             }
-            *leaf = Leaf::of(std::mem::take(&mut leaf.rows), slab);
-            self.leaves.insert(key_of(slab, rest[0]).into(), Leaf::of(rest, slab));
+            *leaf = Leaf::of(first, std::mem::take(&mut leaf.rows), slab);
+            let first = key_of(slab, rest[0]);
+            self.leaves.insert(first.into(), Leaf::of(first, rest, slab));
         }
         self.rows += 1;
     }
 
     pub(crate) fn remove(&mut self, key: &[u8], slab: &Slab) {
-        let leaf = self.leaf_mut(key);
-        let at = leaf.position(key, slab);
+        let (first, leaf) = self.leaf_mut(key);
+        let at = leaf.position(first, key, slab);
         leaf.rows.remove(at);
         if leaf.rows.is_empty() {
-            let first = self.leaves.range::<[u8], _>(up_to(key)).next_back().map(|(first, _)| first.clone());
-            if let Some(first) = first.filter(|first| !first.is_empty()) {
+            let first: Box<[u8]> = first.into();
+            if !first.is_empty() {
                 self.leaves.remove(&first);
             }
         }
@@ -189,14 +185,17 @@ impl Order {
 
     /// The slots of all keys from `key` on, in order.
     pub(crate) fn from<'a>(&'a self, key: &'a [u8], slab: &'a Slab) -> impl Iterator<Item = u32> + 'a {
-        let (_, leaf) = self.leaves.range::<[u8], _>(up_to(key)).next_back().expect("there is a first leaf");
+        let (first, leaf) =
+            self.leaves.range::<[u8], _>(up_to(key)).next_back().expect("there is a first leaf");
         let later = self.leaves.range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded));
-        let here = leaf.rows[leaf.position(key, slab)..].iter();
+        let here = leaf.rows[leaf.position(first, key, slab)..].iter();
         here.chain(later.flat_map(|(_, leaf)| leaf.rows.iter())).map(|row| row.slot)
     }
 
-    fn leaf_mut(&mut self, key: &[u8]) -> &mut Leaf {
-        self.leaves.range_mut::<[u8], _>(up_to(key)).next_back().expect("there is a first leaf").1
+    fn leaf_mut(&mut self, key: &[u8]) -> (&[u8], &mut Leaf) {
+        let last = self.leaves.range_mut::<[u8], _>(up_to(key)).next_back();
+        let (first, leaf) = last.expect("there is a first leaf");
+        (first, leaf)
     }
 }
 

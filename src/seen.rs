@@ -78,6 +78,14 @@ impl Cloud {
         }
     }
 
+    /// The same for a single place: nearly always there is nothing there yet.
+    fn cover_point(&mut self, at: u64, context: &Arc<Context>) {
+        match self.spans.range(..=at).next_back() {
+            Some((_, span)) if at <= span.last => self.cover(at, at, context),
+            _ => _ = self.spans.insert(at, Span { last: at, context: context.clone() }),
+        }
+    }
+
     /// Makes sure that no span reaches across `position` from before it.
     fn split(&mut self, position: u64) {
         let Some((_, span)) = self.spans.range_mut(..position).next_back() else { return };
@@ -199,7 +207,7 @@ impl Seen {
         if covers(&self.vector, stamp) {
             return;
         }
-        raise(&mut self.vector, stamp);
+        self.vector.dots.insert(stamp.origin, stamp.clock);
         self.version += 1;
         self.grown.insert(stamp.origin, self.version);
         self.unswept += 1;
@@ -238,7 +246,7 @@ impl Seen {
         let known =
             |(origin, clock): (&u64, &u64)| self.covers(key, place, Stamp { clock: *clock, origin: *origin });
         if !context.dots.iter().all(known) {
-            self.cloud.cover(place.position(), place.position(), context);
+            self.cloud.cover_point(place.position(), context);
             self.unswept += 1;
         }
     }
