@@ -14,6 +14,8 @@ pub enum Control {
     DoneAfterRefusal,
     /// A tail claims everything that its sender has seen.
     TailClaimsAll,
+    /// A tail that passes on the writes of others claims them as well.
+    RelayClaimsAll,
     /// The own filter counts from the last frame instead of the last `done`.
     OwnFromFrame,
     /// Rows travel without their context.
@@ -24,6 +26,8 @@ pub enum Control {
     SeenAhead,
     /// A reconcile adopts the vector that the peer had at its end.
     EndVector,
+    /// A reconcile adopts the log position that the peer had at its end.
+    EndHead,
     /// Nothing is covered by settled ranges.
     NoSettled,
     /// A verdict about an older digest counts.
@@ -43,16 +47,18 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
         Self::TailClaimsAll,
+        Self::RelayClaimsAll,
         Self::OwnFromFrame,
         Self::NoContext,
         Self::OldOrigin,
         Self::SeenAhead,
         Self::EndVector,
+        Self::EndHead,
         Self::NoSettled,
         Self::OldDigest,
         Self::FloorPassed,

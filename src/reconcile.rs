@@ -311,6 +311,9 @@ impl Session {
         }
         self.last_progress = now;
         reader.join(&mut self.vector)?;
+        if store.controls.has(Control::EndHead) {
+            self.peer.as_mut().expect("looked above").head = reader.number()?;
+        }
         while !reader.is_at_end() {
             self.item(store, now, &mut reader, &mut progress)?;
         }
@@ -549,6 +552,9 @@ impl Session {
         let mut writer = Writer::new(Kind::Items);
         let version = store.seen.version();
         writer.dots(store.seen.grown_since(self.version));
+        if store.controls.has(Control::EndHead) {
+            writer.number(store.log.head());
+        }
         let empty = writer.len();
         while writer.len() < FRAME_BYTES_TARGET && !store.is_damaged {
             if let Some(emission) = self.emissions.pop_front() {

@@ -460,6 +460,11 @@ impl Replica {
         sum.clamp(i64::MIN.into(), i64::MAX.into()) as i64
     }
 
+    /// From now on passes on the writes of others, or not: see [`Config::relay`].
+    pub fn relay(&mut self, on: bool) {
+        self.config.relay = on;
+    }
+
     /// Compares everything with a peer as soon as it has said hello, whatever the checks say.
     pub fn compare(&mut self, link: LinkId) {
         if let Some(link) = self.links.get_mut(&link) {

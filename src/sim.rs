@@ -96,6 +96,9 @@ pub struct Sim {
     links: BTreeMap<LinkId, SimLink>,
     next_link: LinkId,
     cuts: BTreeSet<(usize, usize)>,
+    /// Directions in which everything waits, and what waits there, by its place in the queue.
+    holds: BTreeSet<(usize, usize)>,
+    waiting: BTreeMap<u64, Happening>,
     loss: f64,
     delay: Duration,
     config: Config,
@@ -120,6 +123,8 @@ impl Sim {
             links: BTreeMap::new(),
             next_link: 1,
             cuts: BTreeSet::new(),
+            holds: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             loss: 0.0,
             delay: Duration::from_millis(1),
             config: Config::lan(),
@@ -285,6 +290,40 @@ impl Sim {
         self.cuts.clear();
     }
 
+    /// Holds back everything on the way from one node to another until [`Sim::release`]. Nothing is lost unless
+    /// the link breaks meanwhile, and streams stay ordered.
+    pub fn hold(&mut self, from: usize, to: usize) {
+        self.holds.insert((from, to));
+    }
+
+    /// Lets everything arrive that was held back between two nodes, in its order.
+    pub fn release(&mut self, from: usize, to: usize) {
+        self.holds.remove(&(from, to));
+        for (sequence, happening) in std::mem::take(&mut self.waiting) {
+            if self.is_held(&happening) {
+                self.waiting.insert(sequence, happening);
+            } else {
+                self.queue.insert((self.now, sequence), happening);
+            }
+        }
+    }
+
+    fn is_held(&self, happening: &Happening) -> bool {
+        let (Happening::Datagram(id, to, _) | Happening::Stream(id, to, ..)) = happening else {
+            return false;
+        };
+        self.other_end(*id, *to).is_some_and(|from| self.holds.contains(&(from, *to)))
+    }
+
+    /// Makes a node pass on the writes of others, or not, while it runs.
+    pub fn relay(&mut self, i: usize, on: bool) {
+        self.nodes[i].config.relay = on;
+        if let Some(replica) = &mut self.nodes[i].replica {
+            replica.relay(on);
+            self.drain(i);
+        }
+    }
+
     /// Breaks the link between two nodes; it is made again soon.
     pub fn break_between(&mut self, a: usize, b: usize) {
         self.between(a, b).into_iter().for_each(|id| self.break_link(id));
@@ -398,6 +437,10 @@ impl Sim {
             return false;
         }
         self.now = at;
+        if self.is_held(&happening) {
+            self.waiting.insert(sequence, happening);
+            return true;
+        }
         match happening {
             Happening::Datagram(id, to, bytes) => {
                 self.hand(id, to, Input::Datagram(id, &bytes));

@@ -86,6 +86,9 @@ impl Outgoing {
             writer.word(store.seen.vector().get(&store.run));
             self.base = head;
         }
+        if store.controls.has(Control::RelayClaimsAll) {
+            writer.byte(u8::from(relay));
+        }
         if rows == 0 && self.base < head && cursor == head {
             return None;
         }
@@ -160,6 +163,7 @@ impl Incoming {
                 _ => return Err(WireError::Form),
             }
         };
+        let claims_all = store.controls.has(Control::RelayClaimsAll) && reader.byte()? == 1;
         reader.end()?;
         self.vector = vector;
         rows.retain(|row| match store.check_row(now, &row.held) {
@@ -179,6 +183,9 @@ impl Incoming {
         };
         if let Some((head, stamp)) = done.filter(|_| !withheld) {
             store.claim_tail(stamp, &self.vector);
+            if claims_all {
+                store.seen.claim_all(&self.vector);
+            }
             store.complete(log, head);
         }
         self.cover(store, &rows);

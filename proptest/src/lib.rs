@@ -1,5 +1,8 @@
-//! Random histories for the simulation tests: writes of all kinds mixed with every fault the simulator knows.
+//! What the simulation tests share: random histories of writes mixed with every fault the simulator knows, and
+//! stories told with a broken rule as proof that they can fail.
 
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tidings::{Config, Control, Disk, PutOptions, Sim};
@@ -121,4 +124,46 @@ fn fault(sim: &mut Sim, dice: &mut Dice, i: usize) {
         _ if i != other => sim.break_between(i, other),
         _ => {}
     }
+}
+
+/// By what a fault was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Noticed {
+    /// The oracle found a replica that claims what it did not merge.
+    Oracle,
+    /// Something a user would miss was asserted in vain.
+    Loss,
+    /// The replicas never became equal.
+    Divergence,
+}
+
+/// Runs something that may panic, and says by what a fault in it was noticed.
+pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
+    let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref().copied());
+    let text = text.unwrap_or_default();
+    let of_oracle = ["covers and", "which nobody wrote", "does not cover it", "has seen the same as another"];
+    Some(match text {
+        _ if of_oracle.iter().any(|what| text.contains(what)) => Noticed::Oracle,
+        _ if text.contains("not converged") => Noticed::Divergence,
+        _ => Noticed::Loss,
+    })
+}
+
+/// Over how many seeds a story is told.
+const STORY_SEEDS: u64 = 20;
+
+/// Tells a story, which must hold, and tells it again with one rule broken, which must be noticed: by the oracle,
+/// and without the oracle by what a user sees in the end.
+///
+/// # Panics
+/// If the story does not hold, or the breach is not noticed as said.
+pub fn with_control(control: Control, user_sees: Noticed, story: impl Fn(u64, Sim)) {
+    (0..STORY_SEEDS).for_each(|seed| story(seed, Sim::new(seed).broken(None)));
+    let broken = |seed| Sim::new(seed).broken(Some(control));
+    let watched = (0..STORY_SEEDS).any(|seed| notice(|| story(seed, broken(seed))) == Some(Noticed::Oracle));
+    assert!(watched, "{control:?} goes unnoticed by the oracle");
+    let unwatched: BTreeSet<Noticed> =
+        (0..STORY_SEEDS).filter_map(|seed| notice(|| story(seed, broken(seed).without_checks()))).collect();
+    assert!(unwatched.contains(&user_sees), "{control:?} shows as {unwatched:?}");
 }

@@ -1,0 +1,143 @@
+//! Promises to the user, told with scripted clusters.
+
+use std::time::Duration;
+
+use tidings::{BATCH_WRITES_MAX, Config, Disk, Event, KEY_BYTES_MAX, OnlyIf, PutOptions, Sim, WriteError};
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn pair(seed: u64) -> Sim {
+    let mut sim = Sim::new(seed).nodes_with_disk(2);
+    sim.run_for(ms(100));
+    sim
+}
+
+#[test]
+fn a_changed_value_is_found_by_the_scrub_and_fetched_anew() {
+    let mut config = Config::lan();
+    config.scrub_interval = Duration::from_secs(1);
+    let mut sim = Sim::new(3).config(config).nodes(2);
+    sim.run_for(ms(100));
+    sim.node(0).put("k", "right").unwrap();
+    sim.run_for(ms(500));
+    assert!(sim.damage(1, "k", true));
+    sim.run_for(Duration::from_secs(5));
+    assert!(sim.events().iter().any(|(node, event)| *node == 1 && *event == Event::Damaged));
+    sim.assert_converged();
+    assert_eq!(sim.node(1).get("k").unwrap().value(), b"right");
+}
+
+#[test]
+fn a_delete_survives_the_return_of_an_old_backup() {
+    let mut sim = pair(5);
+    sim.node(0).put("gone", "v").unwrap();
+    sim.run_for(ms(500));
+    for i in 0..5 {
+        sim.node(1).put("other", format!("{i}")).unwrap();
+        sim.run_for(ms(50));
+    }
+    sim.crash(1);
+    sim.node(0).delete("gone").unwrap();
+    sim.run_for(Duration::from_secs(3_600));
+    sim.restart_with(1, Disk::Older(2));
+    sim.assert_converged();
+    assert!(sim.node(0).get("gone").is_none() && sim.node(1).get("gone").is_none());
+    assert_eq!(sim.node(0).status().cloud, 0);
+}
+
+#[test]
+fn a_write_that_a_delete_had_not_seen_survives_it() {
+    let mut sim = pair(6);
+    sim.node(0).put("k", "old").unwrap();
+    sim.run_for(ms(500));
+    sim.partition(&[0], &[1]);
+    sim.node(0).delete("k").unwrap();
+    sim.node(1).put("k", "new").unwrap();
+    sim.heal();
+    sim.assert_converged();
+    assert_eq!(sim.node(0).get("k").unwrap().value(), b"new");
+}
+
+#[test]
+fn an_add_wins_over_a_concurrent_remove() {
+    let mut sim = pair(7);
+    sim.node(0).set("s").add("x").unwrap();
+    sim.run_for(ms(500));
+    sim.partition(&[0], &[1]);
+    sim.node(0).set("s").remove("x").unwrap();
+    sim.node(1).set("s").add("x").unwrap();
+    sim.heal();
+    sim.assert_converged();
+    assert!(sim.node(0).set("s").contains("x"));
+}
+
+#[test]
+fn values_vanish_everywhere_at_their_time_and_leave_nothing() {
+    let mut sim = pair(8);
+    sim.node(0).put_with("k", "v", PutOptions::new().ttl(ms(800))).unwrap();
+    sim.run_for(ms(500));
+    assert!(sim.node(1).get("k").unwrap().expires_at().is_some());
+    sim.run_for(ms(400));
+    assert!(sim.node(0).get("k").is_none() && sim.node(1).get("k").is_none());
+    sim.run_for(Duration::from_secs(20));
+    assert_eq!((sim.node(0).len(), sim.node(1).len()), (0, 0));
+}
+
+#[test]
+fn writes_from_the_future_are_refused_and_come_again_later() {
+    let mut config = Config::lan();
+    config.clock_skew_max = ms(1_000);
+    let mut sim = Sim::new(9).config(config).nodes(2);
+    sim.run_for(ms(100));
+    sim.skew(0, 20_000);
+    sim.node(0).put("early", "v").unwrap();
+    sim.run_for(ms(500));
+    assert!(sim.node(1).get("early").is_none());
+    assert!(sim.events().iter().any(|(node, event)| *node == 1 && matches!(event, Event::Refused { .. })));
+    // The other keys of the same node are not held up for ever, and the refused one arrives in its time.
+    sim.skew(0, 0);
+    sim.assert_converged();
+    assert!(sim.node(1).get("early").is_some());
+}
+
+#[test]
+fn values_of_the_greatest_size_travel_and_larger_ones_are_refused() {
+    let mut config = Config::lan();
+    config.value_bytes_max = 16 << 20;
+    let mut sim = Sim::new(10).config(config).nodes(2);
+    sim.run_for(ms(100));
+    let value = vec![7; 16 << 20];
+    sim.node(0).put("large", &value).unwrap();
+    sim.partition(&[0], &[1]);
+    sim.node(1).put("large", &value[1..]).unwrap();
+    sim.node(0).put("small", "v").unwrap();
+    sim.heal();
+    sim.assert_converged();
+    assert_eq!(sim.node(1).get("large").unwrap().conflicts().count(), 1);
+    let limit = 16 << 20;
+    let refused = sim.node(0).put("large", vec![7; limit + 1]);
+    assert_eq!(refused, Err(WriteError::ValueTooLarge { bytes: limit + 1, limit }));
+}
+
+#[test]
+fn bad_input_is_a_typed_error_and_writes_nothing() {
+    let mut sim = pair(11);
+    let mut node = sim.node(0);
+    assert_eq!(node.put("", "v"), Err(WriteError::KeyEmpty));
+    let long = "k".repeat(KEY_BYTES_MAX + 1);
+    assert_eq!(node.put(&long, "v"), Err(WriteError::KeyTooLong { bytes: KEY_BYTES_MAX + 1 }));
+    node.put(&long[1..], "v").unwrap();
+    let bad = node.batch().put("fine", "v").delete("").commit();
+    assert_eq!(bad, Err(WriteError::KeyEmpty));
+    assert!(node.get("fine").is_none());
+    let many = (0..=BATCH_WRITES_MAX).fold(node.batch(), |batch, _| batch.put("k", "v"));
+    assert_eq!(many.commit(), Err(WriteError::BatchTooLarge { writes: BATCH_WRITES_MAX + 1 }));
+    let stamp = node.put("once", "v").unwrap();
+    let again = node.put_with("once", "w", PutOptions::new().only_if(OnlyIf::Absent));
+    assert_eq!(again, Err(WriteError::Condition { current: Some(stamp) }));
+    node.put_with("once", "w", PutOptions::new().only_if(OnlyIf::Stamp(stamp))).unwrap();
+    node.counter("c").add(i64::MAX).unwrap();
+    assert_eq!(node.counter("c").add(1), Err(WriteError::CounterOverflow));
+}
