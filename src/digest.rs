@@ -289,8 +289,8 @@ impl Digest {
         let bit = 1 << new.ilog2();
         let old = &mut self.leaves[new - bit];
         let moves = |row: &Slotted| row.tag as usize & bit != 0;
-        let moved = old.rows.iter().filter(|row| moves(row)).count();
-        let mut leaf = Leaf { node: Node::default(), rows: Vec::with_capacity(moved + LEAF_ROWS_STEP) };
+        let count = old.rows.iter().filter(|row| moves(row)).count();
+        let mut leaf = Leaf { node: Node::default(), rows: Vec::with_capacity(count + LEAF_ROWS_STEP) };
         leaf.rows.extend(old.rows.iter().filter(|row| moves(row)));
         old.rows.retain(|row| !moves(row));
         old.rows.shrink_to(old.rows.len() + LEAF_ROWS_STEP);

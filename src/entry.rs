@@ -105,6 +105,9 @@ struct Head {
     expires: bool,
 }
 
+/// In the clock of a record without a stamp: its key's last value expired.
+const EXPIRED: u64 = 1;
+
 /// One dot with its key and value, immutable and shared. Without a stamp (see [`Record::bare`]) only a key.
 #[derive(Clone)]
 pub(crate) struct Record(ThinArc<Head, u8>);
@@ -133,6 +136,13 @@ impl Record {
     /// A key that holds nothing, for the log row of a removal.
     pub(crate) fn bare(key: &[u8]) -> Self {
         let head = Head { clock: 0, origin: 0, checksum: 0, key_len: key.len() as u16, expires: false };
+        Self(ThinArc::from_header_and_slice(head, key))
+    }
+
+    /// The same for a key whose last value expired.
+    pub(crate) fn expired(key: &[u8]) -> Self {
+        let key_len = key.len() as u16;
+        let head = Head { clock: EXPIRED, origin: 0, checksum: 0, key_len, expires: false };
         Self(ThinArc::from_header_and_slice(head, key))
     }
 
@@ -225,6 +235,11 @@ impl Held {
 
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::Nothing(_))
+    }
+
+    /// Nothing is held because what was held has expired.
+    pub(crate) fn has_expired(&self) -> bool {
+        matches!(self, Self::Nothing(record) if record.stamp().clock == EXPIRED)
     }
 
     pub(crate) fn holds(&self, stamp: Stamp) -> bool {

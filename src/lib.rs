@@ -15,6 +15,7 @@ mod sim;
 mod store;
 mod tail;
 mod time;
+mod watch;
 mod wire;
 
 pub use config::{Config, KEY_BYTES_MAX, VALUE_BYTES_CEILING};
@@ -27,7 +28,8 @@ pub use replica::{
     BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, Lane, LinkId, Output, Persist, PutOptions, Replica,
     Saved, Setup, Status, SyncTraffic,
 };
-pub use sim::{Disk, Sim, SimBatch, SimCounter, SimNode, SimSet};
+pub use sim::{Disk, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp, Time};
+pub use watch::WatchEvent;
 pub use wire::{FRAME_BYTES_MAX, WireError};

@@ -12,15 +12,13 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::config::Config;
 use crate::controls::{Control, Controls};
-use crate::digest::{HashKey, Node};
-use crate::entry::{self, Entry, Held, Revision};
-use crate::error::WriteError;
+use crate::digest::HashKey;
 use crate::reconcile::{Progress, Session};
-use crate::seen::Pending;
-use crate::store::{OnlyIf, Refusal, Store};
-use crate::tail::{Incoming, Outgoing, Refused};
-use crate::time::{Stamp, Time};
-use crate::wire::{Assembler, Kind, Reader, WireError, Writer};
+use crate::store::{Refusal, Store};
+use crate::tail::Refused;
+use crate::time::Time;
+use crate::watch::Watches;
+use crate::wire::{Kind, Reader, WireError, Writer};
 
 /// Names a link between two replicas; chosen by whoever drives them.
 pub type LinkId = u64;
@@ -108,61 +106,6 @@ pub enum Event {
     },
 }
 
-/// One transaction for the disk: rows and what is seen, of one instant.
-#[derive(Clone, Debug)]
-pub struct Persist {
-    /// The log's head in that instant.
-    pub(crate) head: u64,
-    rows: Vec<Held>,
-    seen: BTreeMap<u64, u64>,
-    clouds: Vec<Pending>,
-    positions: BTreeMap<u64, u64>,
-    hash_key: HashKey,
-    clock: u64,
-    run: u64,
-    root: Node,
-    /// The rows replace everything stored before.
-    is_whole: bool,
-}
-
-impl Persist {
-    /// What to answer with once it is safe.
-    pub fn head(&self) -> u64 {
-        self.head
-    }
-}
-
-/// What a disk holds: the sum of all [`Persist`]s.
-#[derive(Clone, Debug, Default)]
-pub struct Saved {
-    rows: BTreeMap<Vec<u8>, Held>,
-    latest: Option<Box<Persist>>,
-}
-
-impl Saved {
-    /// Takes in one transaction.
-    pub fn apply(&mut self, mut persist: Persist) {
-        if persist.is_whole {
-            self.rows.clear();
-        }
-        for held in persist.rows.drain(..) {
-            if held.is_empty() {
-                self.rows.remove(held.key());
-            } else {
-                self.rows.insert(held.key().to_vec(), held);
-            }
-        }
-        self.latest = Some(Box::new(persist));
-    }
-
-    /// Takes in only what a transaction says is seen, without its rows.
-    #[cfg(feature = "__controls")]
-    pub(crate) fn apply_seen(&mut self, mut persist: Persist) {
-        persist.rows.clear();
-        self.latest = Some(Box::new(persist));
-    }
-}
-
 /// How to make a [`Replica`].
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -190,30 +133,15 @@ const WINDOW_BYTES: usize = 256 << 10;
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
 
-#[derive(Debug, Default)]
-struct Link {
-    /// The peer's log and run, once it said hello.
-    peer: Option<(u64, u64)>,
-    has_greeted: bool,
-    /// The position to state, when it is time to.
-    states_position: bool,
-    outgoing: Outgoing,
-    incoming: Incoming,
-    session: Option<Session>,
-    wants_session: bool,
-    live: Assembler,
-    bulk: Assembler,
-    in_flight: [usize; 2],
-    flush: bool,
-    checks: VecDeque<Vec<u8>>,
-    /// How often in a row the peer's digest differed, and when to look again.
-    differs: u32,
-    check_at: Option<Duration>,
-    /// Repairs that taught nothing put the next one off.
-    backoff: u32,
-    no_session_before: Duration,
-    break_at: Option<Duration>,
-}
+mod disk;
+mod link;
+mod status;
+mod verbs;
+
+pub use disk::{Persist, Saved};
+use link::Link;
+pub use status::{Status, SyncTraffic};
+pub use verbs::{BATCH_WRITES_MAX, Batch, PutOptions};
 
 /// One replica of the store, without clock, network or disk. See the module.
 #[derive(Debug)]
@@ -235,18 +163,7 @@ pub struct Replica {
     kept: BTreeMap<u64, u64>,
     /// What reconciles moved so far, for reports: rows, their bytes, all other bytes.
     traffic: SyncTraffic,
-}
-
-/// What repair sessions moved, both directions, as counted at this end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SyncTraffic {
-    /// Bytes of sent rows.
-    pub rows_bytes: u64,
-    /// All sent bytes of sessions and checks, the rows included.
-    pub bytes: u64,
-    /// Frames sent.
-    pub frames: u64,
+    watches: Watches,
 }
 
 impl Replica {
@@ -275,189 +192,13 @@ impl Replica {
             refusals: BTreeMap::new(),
             kept: BTreeMap::new(),
             traffic: SyncTraffic::default(),
+            watches: Watches::default(),
             config,
         };
         if let Some(saved) = saved {
             replica.load(saved);
         }
         replica
-    }
-
-    fn load(&mut self, saved: Saved) {
-        let Saved { rows, latest: Some(latest) } = saved else { return };
-        let store = &mut self.store;
-        store.rekey(latest.hash_key);
-        store.clock.observe(latest.clock);
-        if store.controls.has(Control::OldOrigin) {
-            store.run = latest.run;
-        }
-        store.refill(rows.into_values());
-        store.seen.restore(latest.seen, &latest.clouds);
-        store.positions = latest.positions;
-        store.log.raise_floor(store.log.head().max(1));
-        if store.root() != latest.root {
-            store.is_damaged = !store.controls.has(Control::SeenAhead);
-        }
-        self.recover();
-    }
-
-    // Local verbs.
-
-    /// Puts a value.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn put(&mut self, now: Time, key: &str, value: &[u8]) -> Result<Stamp, WriteError> {
-        self.put_with(now, key, value, &PutOptions::new())
-    }
-
-    /// Puts a value under a condition or for a time.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn put_with(
-        &mut self,
-        now: Time,
-        key: &str,
-        value: &[u8],
-        options: &PutOptions,
-    ) -> Result<Stamp, WriteError> {
-        entry::check_name(key.as_bytes())?;
-        self.store.check_value(value.len())?;
-        let mut stored = Vec::with_capacity(1 + key.len());
-        entry::register_key(key, &mut stored);
-        if let Some(only_if) = options.only_if {
-            self.store.check_condition(now, &stored, only_if)?;
-        }
-        Ok(self.store.put(now, &stored, value, options.expires(now)).0)
-    }
-
-    /// Deletes a key: what it holds here is removed everywhere, for ever. `None` if it holds nothing.
-    ///
-    /// # Errors
-    /// If the key is not a key.
-    pub fn delete(&mut self, now: Time, key: &str) -> Result<Option<Stamp>, WriteError> {
-        entry::check_name(key.as_bytes())?;
-        let mut stored = Vec::with_capacity(1 + key.len());
-        entry::register_key(key, &mut stored);
-        Ok(self.store.delete(now, &stored).map(|(stamp, _)| stamp))
-    }
-
-    /// The value of a key.
-    pub fn get(&self, now: Time, key: &str) -> Option<Entry> {
-        let mut stored = Vec::with_capacity(1 + key.len());
-        entry::register_key(key, &mut stored);
-        let (held, revision) = self.store.held(&stored)?;
-        self.entry(now, held, revision)
-    }
-
-    /// All entries whose key begins like this, in key order.
-    pub fn scan(&self, now: Time, prefix: &str) -> Vec<Entry> {
-        let mut stored = Vec::new();
-        entry::register_key(prefix, &mut stored);
-        self.store
-            .with_prefix(&stored)
-            .filter_map(|(held, revision)| self.entry(now, held, revision))
-            .collect()
-    }
-
-    fn entry(&self, now: Time, held: &Held, number: u64) -> Option<Entry> {
-        Entry::new(held, Revision { log: self.store.log.id, number }, now.wall_ms())
-    }
-
-    /// How many entries are held, those of sets and counters included.
-    pub fn len(&self) -> usize {
-        self.store.len()
-    }
-
-    /// Whether nothing is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Applies several writes in one step: all of them or, if one is not acceptable, none. Answers their stamps.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn commit(&mut self, now: Time, batch: &Batch) -> Result<Vec<Option<Stamp>>, WriteError> {
-        if batch.writes.len() > BATCH_WRITES_MAX {
-            return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
-        }
-        for (key, value) in &batch.writes {
-            entry::check_name(key.as_bytes())?;
-            self.store.check_value(value.as_ref().map_or(0, Vec::len))?;
-        }
-        let write = |(key, value): &(String, Option<Vec<u8>>)| {
-            let mut stored = Vec::with_capacity(1 + key.len());
-            entry::register_key(key, &mut stored);
-            match value {
-                Some(value) => Some(self.store.put(now, &stored, value, 0).0),
-                None => self.store.delete(now, &stored).map(|(stamp, _)| stamp),
-            }
-        };
-        Ok(batch.writes.iter().map(write).collect())
-    }
-
-    fn element(set: &str, element: &str) -> Result<Vec<u8>, WriteError> {
-        entry::check_name(set.as_bytes())?;
-        entry::check_name(element.as_bytes())?;
-        let mut stored = Vec::with_capacity(3 + set.len() + element.len());
-        entry::set_prefix(set, &mut stored);
-        stored.extend_from_slice(element.as_bytes());
-        Ok(stored)
-    }
-
-    /// Adds an element to a set. Wins over a concurrent removal.
-    ///
-    /// # Errors
-    /// If a name is not acceptable.
-    pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
-        let stored = Self::element(set, element)?;
-        Ok(self.store.put(now, &stored, &[], 0).0)
-    }
-
-    /// Removes an element from a set, as far as this node has seen it added.
-    ///
-    /// # Errors
-    /// If a name is not acceptable.
-    pub fn set_remove(&mut self, now: Time, set: &str, element: &str) -> Result<Option<Stamp>, WriteError> {
-        let stored = Self::element(set, element)?;
-        Ok(self.store.delete(now, &stored).map(|(stamp, _)| stamp))
-    }
-
-    /// Whether an element is in a set.
-    pub fn set_contains(&self, set: &str, element: &str) -> bool {
-        Self::element(set, element).is_ok_and(|stored| self.store.held(&stored).is_some())
-    }
-
-    /// The elements of a set, in order.
-    pub fn set_iter(&self, set: &str) -> impl Iterator<Item = String> {
-        let mut prefix = Vec::new();
-        entry::set_prefix(set, &mut prefix);
-        let elements = self.store.with_prefix(&prefix).map(|(held, _)| entry::name_of(held.key()).to_owned());
-        elements.collect::<Vec<_>>().into_iter()
-    }
-
-    /// Adds to a counter, or subtracts from it.
-    ///
-    /// # Errors
-    /// If the name is not acceptable or this process's share would overflow.
-    pub fn counter_add(&mut self, now: Time, counter: &str, by: i64) -> Result<Stamp, WriteError> {
-        entry::check_name(counter.as_bytes())?;
-        let mut stored = Vec::new();
-        entry::counter_prefix(counter, &mut stored);
-        stored.extend_from_slice(&self.store.run.to_be_bytes());
-        let share = self.store.held(&stored).map_or(0, |(held, _)| share_of(held));
-        let share = share.checked_add(by).ok_or(WriteError::CounterOverflow)?;
-        Ok(self.store.put(now, &stored, &share.to_le_bytes(), 0).0)
-    }
-
-    /// The value of a counter: the sum of all shares, held within the range of `i64`.
-    pub fn counter_value(&self, counter: &str) -> i64 {
-        let mut prefix = Vec::new();
-        entry::counter_prefix(counter, &mut prefix);
-        let sum: i128 = self.store.with_prefix(&prefix).map(|(held, _)| i128::from(share_of(held))).sum();
-        sum.clamp(i64::MIN.into(), i64::MAX.into()) as i64
     }
 
     /// From now on passes on the writes of others, or not: see [`Config::relay`].
@@ -472,24 +213,13 @@ impl Replica {
         }
     }
 
-    /// What this replica holds and has seen, as fingerprints and counts.
-    pub fn status(&self) -> Status {
-        Status {
-            root: self.store.root().sum(),
-            seen: self.store.seen.hash(),
-            entries: self.store.len(),
-            bytes: self.store.bytes(),
-            origins: self.store.seen.vector().dots.len(),
-            cloud: self.store.seen.spans(),
-            removals: self.store.log.removals(),
-            head: Revision { log: self.store.log.id, number: self.store.log.head() },
-            links: self.links.len(),
-            sessions: self.links.values().filter(|link| link.session.is_some()).count(),
-            traffic: self.traffic,
-        }
-    }
-
     // The contract.
+
+    /// Lets the followers in this process see what has changed, then forgets what nobody needs any more.
+    fn follow(&mut self) {
+        self.watches.advance(&self.store);
+        self.store.trim();
+    }
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
@@ -520,6 +250,7 @@ impl Replica {
             }
         }
         self.recover();
+        self.follow();
     }
 
     /// When to wake it next.
@@ -832,191 +563,4 @@ impl Replica {
             self.scrub_at = 0;
         }
     }
-
-    fn persist(&mut self) -> Option<Persist> {
-        let store = &mut self.store;
-        let mark = (store.log.head(), store.seen.version(), store.seen.spans());
-        if !self.has_disk || self.persisting || (mark == self.persisted && !self.persist_whole) {
-            return None;
-        }
-        let since = if self.persist_whole { 0 } else { self.persisted.0 };
-        let is_whole = std::mem::take(&mut self.persist_whole);
-        self.persisting = true;
-        self.persisted = mark;
-        let mut rows: Vec<Held> =
-            store.log.after(since).map(|(_, slot)| store.slot(slot).held.clone()).collect();
-        let nothing = |key: &[u8]| Held::Nothing(entry::Record::bare(key));
-        let dropped = std::mem::take(&mut store.dropped);
-        rows.extend(
-            dropped.iter().map(|key| store.held(key).map_or_else(|| nothing(key), |(h, _)| h.clone())),
-        );
-        Some(Persist {
-            head: mark.0,
-            rows,
-            seen: store.seen.vector().dots.clone(),
-            clouds: store.seen.clouds(),
-            positions: store.positions.clone(),
-            hash_key: store.hash_key,
-            clock: store.clock.last(),
-            run: store.run,
-            root: store.root(),
-            is_whole,
-        })
-    }
-}
-
-impl Link {
-    /// The next frame of the live stream.
-    fn live_frame(&mut self, store: &mut Store, relay: bool) -> Option<Vec<u8>> {
-        if !self.has_greeted {
-            self.has_greeted = true;
-            let mut writer = Writer::new(Kind::Hello);
-            writer.word(store.log.id);
-            writer.word(store.run);
-            writer.word(store.seen.hash());
-            return Some(writer.finish());
-        }
-        let (log, _) = self.peer?;
-        if std::mem::take(&mut self.states_position) {
-            let mut writer = Writer::new(Kind::Position);
-            writer.word(log);
-            writer.number(store.completed(log));
-            return Some(writer.finish());
-        }
-        let flush = std::mem::take(&mut self.flush);
-        self.outgoing.frame(store, relay, flush)
-    }
-
-    fn begin(&mut self, store: &Store, now: Time, salt: u64) {
-        self.wants_session = false;
-        let mut session = Session::new(store, now, salt);
-        if self.peer.is_some_and(|(log, _)| store.log.id < log) {
-            session.lead();
-        }
-        self.session = Some(session);
-    }
-
-    /// Claims what a finished comparison allows. From then on the tail serves this link.
-    fn claim(&mut self, store: &mut Store) {
-        self.states_position |= self.session.as_mut().is_some_and(|session| session.claim(store));
-    }
-
-    /// Drops a session that is over, and puts the next one off if this one taught nothing.
-    fn finish(&mut self, now: Time, interval: Duration) {
-        let Some(session) = self.session.take_if(|session| session.is_over()) else { return };
-        let useless = session.rows == 0 || session.refused_rows();
-        self.backoff = if useless { (self.backoff + 1).min(6) } else { 0 };
-        if self.backoff > 1 {
-            self.no_session_before = now.mono + interval * (1 << self.backoff);
-        }
-    }
-}
-
-fn share_of(held: &Held) -> i64 {
-    let bytes = held.dots().last().map_or(&[][..], entry::Record::value);
-    bytes.try_into().map_or(0, i64::from_le_bytes)
-}
-
-/// The largest batch.
-pub const BATCH_WRITES_MAX: usize = 65_536;
-
-/// Several writes, applied in one local step.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    writes: Vec<(String, Option<Vec<u8>>)>,
-}
-
-impl Batch {
-    /// An empty batch.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.writes.iter().map(|(key, _)| key.as_str())
-    }
-
-    /// Each key, and whether it is put.
-    pub(crate) fn writes(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.writes.iter().map(|(key, value)| (key.as_str(), value.is_some()))
-    }
-
-    /// Adds a put.
-    #[must_use]
-    pub fn put(mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
-        self.writes.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
-        self
-    }
-
-    /// Adds a delete.
-    #[must_use]
-    pub fn delete(mut self, key: impl AsRef<str>) -> Self {
-        self.writes.push((key.as_ref().to_owned(), None));
-        self
-    }
-}
-
-/// How to put a value.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PutOptions {
-    ttl: Option<Duration>,
-    only_if: Option<OnlyIf>,
-}
-
-impl PutOptions {
-    /// For ever, unconditionally.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The value vanishes after this time, everywhere.
-    #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
-        self
-    }
-
-    /// Only under this condition, as this node sees it.
-    #[must_use]
-    pub fn only_if(mut self, only_if: OnlyIf) -> Self {
-        self.only_if = Some(only_if);
-        self
-    }
-
-    pub(crate) fn has_ttl(&self) -> bool {
-        self.ttl.is_some()
-    }
-
-    fn expires(&self, now: Time) -> u64 {
-        let at = self.ttl.map(|ttl| now.wall.saturating_add(ttl).as_millis());
-        at.map_or(0, |ms| u64::try_from(ms).unwrap_or(u64::MAX).max(1))
-    }
-}
-
-/// What a replica holds and has seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Status {
-    /// The digest's root: equal states have equal roots under the same cluster hash key.
-    pub root: u128,
-    /// A fingerprint of everything merged here.
-    pub seen: u64,
-    /// Entries held, those of sets and counters included.
-    pub entries: usize,
-    /// Bytes of their keys and values.
-    pub bytes: u64,
-    /// Process starts that ever wrote.
-    pub origins: usize,
-    /// Contexts kept beyond the vector; none when all is quiet.
-    pub cloud: usize,
-    /// Removals that the change log still remembers.
-    pub removals: usize,
-    /// The change log's head.
-    pub head: Revision,
-    /// Links to peers.
-    pub links: usize,
-    /// Repair sessions under way.
-    pub sessions: usize,
-    /// What repair sessions have moved.
-    pub traffic: SyncTraffic,
 }

@@ -194,7 +194,6 @@ impl Store {
         let stamp = self.stamp(now);
         let revision = self.apply(Some(slot), place, Held::Nothing(Record::bare(key)), true);
         self.seen.claim(stamp);
-        self.trim();
         Some((stamp, revision))
     }
 
@@ -268,7 +267,6 @@ impl Store {
         };
         let Some(merged) = merged else { return false };
         self.apply(slot, place, merged, false);
-        self.trim();
         true
     }
 
@@ -408,7 +406,7 @@ impl Store {
     }
 
     /// Forgets the oldest removals beyond the limit, and raises the floor past them.
-    fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         while self.log.removals() > self.removals_max {
             let Some(oldest) = self.log.oldest_removal() else { return };
             if self.disk.is_some_and(|disk| disk < oldest) {
@@ -475,8 +473,15 @@ impl Store {
             let held = self.slab.at(at).held.clone();
             let place = self.hash_key.place(held.key());
             if is_hidden {
-                let rest = held.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
-                self.replace(at, place, Held::from_records(held.key(), rest));
+                let rest: Vec<Record> =
+                    held.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
+                let nothing = || Held::Nothing(Record::expired(held.key()));
+                let is_empty = rest.is_empty();
+                self.replace(
+                    at,
+                    place,
+                    if is_empty { nothing() } else { Held::from_records(held.key(), rest) },
+                );
                 let slot = self.slab.at(at);
                 if slot.held.is_empty() {
                     self.log.mark_removal(slot.revision);
@@ -484,7 +489,6 @@ impl Store {
                 if self.disk.is_some() {
                     self.dropped.push(held.key().to_vec());
                 }
-                self.trim();
             } else {
                 self.expiries.insert((ms.saturating_add(self.skew_ms()), true, at, stamp));
                 self.apply(Some(at), place, held, false);

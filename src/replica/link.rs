@@ -1,0 +1,82 @@
+//! One link to a peer, as the replica sees it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::reconcile::Session;
+use crate::store::Store;
+use crate::tail::{Incoming, Outgoing};
+use crate::time::Time;
+use crate::wire::{Assembler, Kind, Writer};
+
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    /// The peer's log and run, once it said hello.
+    pub(super) peer: Option<(u64, u64)>,
+    pub(super) has_greeted: bool,
+    /// The position to state, when it is time to.
+    pub(super) states_position: bool,
+    pub(super) outgoing: Outgoing,
+    pub(super) incoming: Incoming,
+    pub(super) session: Option<Session>,
+    pub(super) wants_session: bool,
+    pub(super) live: Assembler,
+    pub(super) bulk: Assembler,
+    pub(super) in_flight: [usize; 2],
+    pub(super) flush: bool,
+    pub(super) checks: VecDeque<Vec<u8>>,
+    /// How often in a row the peer's digest differed, and when to look again.
+    pub(super) differs: u32,
+    pub(super) check_at: Option<Duration>,
+    /// Repairs that taught nothing put the next one off.
+    pub(super) backoff: u32,
+    pub(super) no_session_before: Duration,
+    pub(super) break_at: Option<Duration>,
+}
+
+impl Link {
+    /// The next frame of the live stream.
+    pub(super) fn live_frame(&mut self, store: &mut Store, relay: bool) -> Option<Vec<u8>> {
+        if !self.has_greeted {
+            self.has_greeted = true;
+            let mut writer = Writer::new(Kind::Hello);
+            writer.word(store.log.id);
+            writer.word(store.run);
+            writer.word(store.seen.hash());
+            return Some(writer.finish());
+        }
+        let (log, _) = self.peer?;
+        if std::mem::take(&mut self.states_position) {
+            let mut writer = Writer::new(Kind::Position);
+            writer.word(log);
+            writer.number(store.completed(log));
+            return Some(writer.finish());
+        }
+        let flush = std::mem::take(&mut self.flush);
+        self.outgoing.frame(store, relay, flush)
+    }
+
+    pub(super) fn begin(&mut self, store: &Store, now: Time, salt: u64) {
+        self.wants_session = false;
+        let mut session = Session::new(store, now, salt);
+        if self.peer.is_some_and(|(log, _)| store.log.id < log) {
+            session.lead();
+        }
+        self.session = Some(session);
+    }
+
+    /// Claims what a finished comparison allows. From then on the tail serves this link.
+    pub(super) fn claim(&mut self, store: &mut Store) {
+        self.states_position |= self.session.as_mut().is_some_and(|session| session.claim(store));
+    }
+
+    /// Drops a session that is over, and puts the next one off if this one taught nothing.
+    pub(super) fn finish(&mut self, now: Time, interval: Duration) {
+        let Some(session) = self.session.take_if(|session| session.is_over()) else { return };
+        let useless = session.rows == 0 || session.refused_rows();
+        self.backoff = if useless { (self.backoff + 1).min(6) } else { 0 };
+        if self.backoff > 1 {
+            self.no_session_before = now.mono + interval * (1 << self.backoff);
+        }
+    }
+}

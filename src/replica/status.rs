@@ -1,0 +1,63 @@
+//! What a replica tells about itself.
+
+use super::Replica;
+use crate::entry::Revision;
+
+impl Replica {
+    /// What this replica holds and has seen, as fingerprints and counts.
+    pub fn status(&self) -> Status {
+        Status {
+            root: self.store.root().sum(),
+            seen: self.store.seen.hash(),
+            entries: self.store.len(),
+            bytes: self.store.bytes(),
+            origins: self.store.seen.vector().dots.len(),
+            cloud: self.store.seen.spans(),
+            removals: self.store.log.removals(),
+            head: Revision { log: self.store.log.id, number: self.store.log.head() },
+            links: self.links.len(),
+            sessions: self.links.values().filter(|link| link.session.is_some()).count(),
+            traffic: self.traffic,
+        }
+    }
+}
+
+/// What a replica holds and has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The digest's root: equal states have equal roots under the same cluster hash key.
+    pub root: u128,
+    /// A fingerprint of everything merged here.
+    pub seen: u64,
+    /// Entries held, those of sets and counters included.
+    pub entries: usize,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+    /// Process starts that ever wrote.
+    pub origins: usize,
+    /// Contexts kept beyond the vector; none when all is quiet.
+    pub cloud: usize,
+    /// Removals that the change log still remembers.
+    pub removals: usize,
+    /// The change log's head.
+    pub head: Revision,
+    /// Links to peers.
+    pub links: usize,
+    /// Repair sessions under way.
+    pub sessions: usize,
+    /// What repair sessions have moved.
+    pub traffic: SyncTraffic,
+}
+
+/// What repair sessions moved, both directions, as counted at this end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SyncTraffic {
+    /// Bytes of sent rows.
+    pub rows_bytes: u64,
+    /// All sent bytes of sessions and checks, the rows included.
+    pub bytes: u64,
+    /// Frames sent.
+    pub frames: u64,
+}

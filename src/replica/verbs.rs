@@ -1,0 +1,278 @@
+//! What the user does with a replica: reading and writing.
+
+use std::time::Duration;
+
+use super::Replica;
+use crate::entry::{self, Entry, Held, Revision};
+use crate::error::WriteError;
+use crate::store::OnlyIf;
+use crate::time::{Stamp, Time};
+use crate::watch::{WatchEvent, WatchId, WatchStart};
+
+impl Replica {
+    /// Puts a value.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put(&mut self, now: Time, key: &str, value: &[u8]) -> Result<Stamp, WriteError> {
+        self.put_with(now, key, value, &PutOptions::new())
+    }
+
+    /// Puts a value under a condition or for a time.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put_with(
+        &mut self,
+        now: Time,
+        key: &str,
+        value: &[u8],
+        options: &PutOptions,
+    ) -> Result<Stamp, WriteError> {
+        entry::check_name(key.as_bytes())?;
+        self.store.check_value(value.len())?;
+        let mut stored = Vec::with_capacity(1 + key.len());
+        entry::register_key(key, &mut stored);
+        if let Some(only_if) = options.only_if {
+            self.store.check_condition(now, &stored, only_if)?;
+        }
+        Ok(self.write_put(now, &stored, value, options.expires(now)))
+    }
+
+    /// Deletes a key: what it holds here is removed everywhere, for ever. `None` if it holds nothing.
+    ///
+    /// # Errors
+    /// If the key is not a key.
+    pub fn delete(&mut self, now: Time, key: &str) -> Result<Option<Stamp>, WriteError> {
+        entry::check_name(key.as_bytes())?;
+        let mut stored = Vec::with_capacity(1 + key.len());
+        entry::register_key(key, &mut stored);
+        Ok(self.write_delete(now, &stored))
+    }
+
+    /// The value of a key.
+    pub fn get(&self, now: Time, key: &str) -> Option<Entry> {
+        let mut stored = Vec::with_capacity(1 + key.len());
+        entry::register_key(key, &mut stored);
+        let (held, revision) = self.store.held(&stored)?;
+        self.entry(now, held, revision)
+    }
+
+    /// All entries whose key begins like this, in key order.
+    pub fn scan(&self, now: Time, prefix: &str) -> Vec<Entry> {
+        let mut stored = Vec::new();
+        entry::register_key(prefix, &mut stored);
+        self.store
+            .with_prefix(&stored)
+            .filter_map(|(held, revision)| self.entry(now, held, revision))
+            .collect()
+    }
+
+    fn entry(&self, now: Time, held: &Held, number: u64) -> Option<Entry> {
+        Entry::new(held, Revision { log: self.store.log.id, number }, now.wall_ms())
+    }
+
+    /// How many entries are held, those of sets and counters included.
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Applies several writes in one step: all of them or, if one is not acceptable, none. Answers their stamps.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn commit(&mut self, now: Time, batch: &Batch) -> Result<Vec<Option<Stamp>>, WriteError> {
+        if batch.writes.len() > BATCH_WRITES_MAX {
+            return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
+        }
+        for (key, value) in &batch.writes {
+            entry::check_name(key.as_bytes())?;
+            self.store.check_value(value.as_ref().map_or(0, Vec::len))?;
+        }
+        let write = |(key, value): &(String, Option<Vec<u8>>)| {
+            let mut stored = Vec::with_capacity(1 + key.len());
+            entry::register_key(key, &mut stored);
+            match value {
+                Some(value) => Some(self.store.put(now, &stored, value, 0).0),
+                None => self.store.delete(now, &stored).map(|(stamp, _)| stamp),
+            }
+        };
+        let stamps = batch.writes.iter().map(write).collect();
+        self.follow();
+        Ok(stamps)
+    }
+
+    fn write_put(&mut self, now: Time, stored: &[u8], value: &[u8], expires: u64) -> Stamp {
+        let (stamp, _) = self.store.put(now, stored, value, expires);
+        self.follow();
+        stamp
+    }
+
+    fn write_delete(&mut self, now: Time, stored: &[u8]) -> Option<Stamp> {
+        let (stamp, _) = self.store.delete(now, stored)?;
+        self.follow();
+        Some(stamp)
+    }
+
+    /// Begins a watch. It must be closed.
+    pub(crate) fn watch(&mut self, start: WatchStart) -> WatchId {
+        self.watches.open(&self.store, start)
+    }
+
+    pub(crate) fn unwatch(&mut self, id: WatchId) {
+        self.watches.close(id);
+    }
+
+    /// The next events of a watch, and whether it has told everything.
+    pub(crate) fn watched(&mut self, now: Time, id: WatchId) -> (Vec<WatchEvent>, bool) {
+        self.watches.next(id, &self.store, now)
+    }
+
+    fn element(set: &str, element: &str) -> Result<Vec<u8>, WriteError> {
+        entry::check_name(set.as_bytes())?;
+        entry::check_name(element.as_bytes())?;
+        let mut stored = Vec::with_capacity(3 + set.len() + element.len());
+        entry::set_prefix(set, &mut stored);
+        stored.extend_from_slice(element.as_bytes());
+        Ok(stored)
+    }
+
+    /// Adds an element to a set. Wins over a concurrent removal.
+    ///
+    /// # Errors
+    /// If a name is not acceptable.
+    pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
+        let stored = Self::element(set, element)?;
+        Ok(self.write_put(now, &stored, &[], 0))
+    }
+
+    /// Removes an element from a set, as far as this node has seen it added.
+    ///
+    /// # Errors
+    /// If a name is not acceptable.
+    pub fn set_remove(&mut self, now: Time, set: &str, element: &str) -> Result<Option<Stamp>, WriteError> {
+        let stored = Self::element(set, element)?;
+        Ok(self.write_delete(now, &stored))
+    }
+
+    /// Whether an element is in a set.
+    pub fn set_contains(&self, set: &str, element: &str) -> bool {
+        Self::element(set, element).is_ok_and(|stored| self.store.held(&stored).is_some())
+    }
+
+    /// The elements of a set, in order.
+    pub fn set_iter(&self, set: &str) -> impl Iterator<Item = String> {
+        let mut prefix = Vec::new();
+        entry::set_prefix(set, &mut prefix);
+        let elements = self.store.with_prefix(&prefix).map(|(held, _)| entry::name_of(held.key()).to_owned());
+        elements.collect::<Vec<_>>().into_iter()
+    }
+
+    /// Adds to a counter, or subtracts from it.
+    ///
+    /// # Errors
+    /// If the name is not acceptable or this process's share would overflow.
+    pub fn counter_add(&mut self, now: Time, counter: &str, by: i64) -> Result<Stamp, WriteError> {
+        entry::check_name(counter.as_bytes())?;
+        let mut stored = Vec::new();
+        entry::counter_prefix(counter, &mut stored);
+        stored.extend_from_slice(&self.store.run.to_be_bytes());
+        let share = self.store.held(&stored).map_or(0, |(held, _)| share_of(held));
+        let share = share.checked_add(by).ok_or(WriteError::CounterOverflow)?;
+        Ok(self.write_put(now, &stored, &share.to_le_bytes(), 0))
+    }
+
+    /// The value of a counter: the sum of all shares, held within the range of `i64`.
+    pub fn counter_value(&self, counter: &str) -> i64 {
+        let mut prefix = Vec::new();
+        entry::counter_prefix(counter, &mut prefix);
+        let sum: i128 = self.store.with_prefix(&prefix).map(|(held, _)| i128::from(share_of(held))).sum();
+        sum.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+    }
+}
+
+fn share_of(held: &Held) -> i64 {
+    let bytes = held.dots().last().map_or(&[][..], entry::Record::value);
+    bytes.try_into().map_or(0, i64::from_le_bytes)
+}
+
+/// The largest batch.
+pub const BATCH_WRITES_MAX: usize = 65_536;
+
+/// Several writes, applied in one local step.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    writes: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.writes.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// Each key, and whether it is put.
+    pub(crate) fn writes(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.writes.iter().map(|(key, value)| (key.as_str(), value.is_some()))
+    }
+
+    /// Adds a put.
+    #[must_use]
+    pub fn put(mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
+        self.writes.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Adds a delete.
+    #[must_use]
+    pub fn delete(mut self, key: impl AsRef<str>) -> Self {
+        self.writes.push((key.as_ref().to_owned(), None));
+        self
+    }
+}
+
+/// How to put a value.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PutOptions {
+    ttl: Option<Duration>,
+    only_if: Option<OnlyIf>,
+}
+
+impl PutOptions {
+    /// For ever, unconditionally.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The value vanishes after this time, everywhere.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Only under this condition, as this node sees it.
+    #[must_use]
+    pub fn only_if(mut self, only_if: OnlyIf) -> Self {
+        self.only_if = Some(only_if);
+        self
+    }
+
+    pub(crate) fn has_ttl(&self) -> bool {
+        self.ttl.is_some()
+    }
+
+    fn expires(&self, now: Time) -> u64 {
+        let at = self.ttl.map(|ttl| now.wall.saturating_add(ttl).as_millis());
+        at.map_or(0, |ms| u64::try_from(ms).unwrap_or(u64::MAX).max(1))
+    }
+}

@@ -1,0 +1,329 @@
+//! The verbs of a simulated node.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Sim;
+use crate::entry::{self, Entry, Record, Revision};
+use crate::error::WriteError;
+use crate::replica::{Batch, PutOptions, Replica, Status};
+use crate::time::{Stamp, Time};
+use crate::watch::{WatchEvent, WatchId, WatchStart};
+
+/// One node of a [`Sim`], with the verbs of `Node`.
+#[derive(Debug)]
+pub struct SimNode<'a> {
+    pub(super) sim: &'a mut Sim,
+    pub(super) i: usize,
+}
+
+impl<'a> SimNode<'a> {
+    fn into_replica(self) -> (&'a mut Replica, Time) {
+        let now = self.sim.time(self.i);
+        (self.sim.nodes[self.i].replica.as_mut().expect("it is up"), now)
+    }
+
+    fn replica(&mut self) -> (&mut Replica, Time) {
+        let now = self.sim.time(self.i);
+        (self.sim.nodes[self.i].replica.as_mut().expect("it is up"), now)
+    }
+
+    /// Does one write, tells the oracle, and lets the node act on it.
+    fn write(
+        &mut self,
+        key: &[u8],
+        expires: bool,
+        write: impl FnOnce(&mut Replica, Time) -> Result<Option<Stamp>, WriteError>,
+    ) -> Result<Option<Stamp>, WriteError> {
+        let (replica, now) = self.replica();
+        let before = replica.store.held(key).map(|(held, _)| held.dots().iter().map(Record::stamp).collect());
+        let stamp = write(replica, now)?;
+        if let Some(stamp) = stamp {
+            let is_put = replica.store.held(key).is_some();
+            self.sim.oracle.record(key, before.unwrap_or_default(), stamp, is_put, expires);
+        }
+        self.sim.drain(self.i);
+        Ok(stamp)
+    }
+
+    fn register(key: &str) -> Vec<u8> {
+        let mut stored = Vec::new();
+        entry::register_key(key, &mut stored);
+        stored
+    }
+
+    /// Puts a value.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put(&mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Result<Stamp, WriteError> {
+        self.put_with(key, value, PutOptions::new())
+    }
+
+    /// Puts a value under a condition or for a time.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put_with(
+        &mut self,
+        key: impl AsRef<str>,
+        value: impl AsRef<[u8]>,
+        options: PutOptions,
+    ) -> Result<Stamp, WriteError> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        let stamp = self.write(&Self::register(key), options.has_ttl(), |replica, now| {
+            replica.put_with(now, key, value, &options).map(Some)
+        })?;
+        Ok(stamp.expect("a put is an event"))
+    }
+
+    /// Deletes a key. `None` if it holds nothing here.
+    ///
+    /// # Errors
+    /// If the key is not a key.
+    pub fn delete(&mut self, key: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
+        let key = key.as_ref();
+        self.write(&Self::register(key), false, |replica, now| replica.delete(now, key))
+    }
+
+    /// The value of a key.
+    pub fn get(&mut self, key: impl AsRef<str>) -> Option<Entry> {
+        let (replica, now) = self.replica();
+        replica.get(now, key.as_ref())
+    }
+
+    /// All entries whose key begins like this, in key order.
+    pub fn scan(&mut self, prefix: impl AsRef<str>) -> Vec<Entry> {
+        let (replica, now) = self.replica();
+        replica.scan(now, prefix.as_ref())
+    }
+
+    /// How many entries are held, those of sets and counters included.
+    pub fn len(&mut self) -> usize {
+        self.replica().0.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&mut self) -> bool {
+        self.len() == 0
+    }
+
+    /// Several writes, to be applied in one step by [`SimBatch::commit`].
+    pub fn batch(&mut self) -> SimBatch<'_> {
+        SimBatch { node: SimNode { sim: self.sim, i: self.i }, batch: Batch::new() }
+    }
+
+    /// A set.
+    pub fn set(&mut self, name: impl Into<String>) -> SimSet<'_> {
+        SimSet { node: SimNode { sim: self.sim, i: self.i }, name: name.into() }
+    }
+
+    /// A counter.
+    pub fn counter(&mut self, name: impl Into<String>) -> SimCounter<'_> {
+        SimCounter { node: SimNode { sim: self.sim, i: self.i }, name: name.into() }
+    }
+
+    /// Watches all keys that begin like this. It lasts until the node stops.
+    pub fn watch(&mut self, prefix: impl AsRef<str>) -> SimWatch {
+        SimWatch::new(self, Self::register(prefix.as_ref()))
+    }
+
+    /// What the node holds and has seen.
+    pub fn status(&mut self) -> Status {
+        self.replica().0.status()
+    }
+}
+
+/// Several writes on one node of a [`Sim`].
+#[derive(Debug)]
+pub struct SimBatch<'a> {
+    node: SimNode<'a>,
+    batch: Batch,
+}
+
+impl SimBatch<'_> {
+    /// Adds a put.
+    #[must_use]
+    pub fn put(mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
+        self.batch = self.batch.put(key, value);
+        self
+    }
+
+    /// Adds a delete.
+    #[must_use]
+    pub fn delete(mut self, key: impl AsRef<str>) -> Self {
+        self.batch = self.batch.delete(key);
+        self
+    }
+
+    /// Applies all of them or, if one is not acceptable, none.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn commit(mut self) -> Result<(), WriteError> {
+        let (replica, now) = self.node.replica();
+        let mut held: BTreeMap<String, Vec<Stamp>> = BTreeMap::new();
+        for key in self.batch.keys() {
+            let before = replica.store.held(&SimNode::register(key));
+            let stamps = before.map(|(before, _)| before.dots().iter().map(Record::stamp).collect());
+            held.insert(key.to_owned(), stamps.unwrap_or_default());
+        }
+        let stamps = replica.commit(now, &self.batch)?;
+        for ((key, is_put), stamp) in self.batch.writes().zip(stamps) {
+            let Some(stamp) = stamp else { continue };
+            let now_held = if is_put { vec![stamp] } else { Vec::new() };
+            let before = held.insert(key.to_owned(), now_held).unwrap_or_default();
+            self.node.sim.oracle.record(&SimNode::register(key), before, stamp, is_put, false);
+        }
+        self.node.sim.drain(self.node.i);
+        Ok(())
+    }
+}
+
+/// A set on one node of a [`Sim`].
+#[derive(Debug)]
+pub struct SimSet<'a> {
+    node: SimNode<'a>,
+    name: String,
+}
+
+impl SimSet<'_> {
+    fn key(&self, element: &str) -> Vec<u8> {
+        let mut stored = Vec::new();
+        entry::set_prefix(&self.name, &mut stored);
+        stored.extend_from_slice(element.as_bytes());
+        stored
+    }
+
+    /// Adds an element.
+    ///
+    /// # Errors
+    /// If a name is not acceptable.
+    pub fn add(&mut self, element: impl AsRef<str>) -> Result<Stamp, WriteError> {
+        let (name, element) = (self.name.clone(), element.as_ref());
+        let stamp = self.node.write(&self.key(element), false, |replica, now| {
+            replica.set_add(now, &name, element).map(Some)
+        })?;
+        Ok(stamp.expect("an add is an event"))
+    }
+
+    /// Removes an element, as far as this node has seen it added.
+    ///
+    /// # Errors
+    /// If a name is not acceptable.
+    pub fn remove(&mut self, element: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
+        let (name, element) = (self.name.clone(), element.as_ref());
+        self.node.write(&self.key(element), false, |replica, now| replica.set_remove(now, &name, element))
+    }
+
+    /// Watches the elements.
+    pub fn watch(&mut self) -> SimWatch {
+        let prefix = self.key("");
+        SimWatch::new(&self.node, prefix)
+    }
+
+    /// Whether an element is in the set.
+    pub fn contains(&mut self, element: impl AsRef<str>) -> bool {
+        self.node.replica().0.set_contains(&self.name, element.as_ref())
+    }
+
+    /// The elements, in order.
+    pub fn iter(&mut self) -> impl Iterator<Item = String> {
+        self.node.replica().0.set_iter(&self.name).collect::<Vec<_>>().into_iter()
+    }
+
+    /// How many elements there are.
+    pub fn len(&mut self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&mut self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A counter on one node of a [`Sim`].
+#[derive(Debug)]
+pub struct SimCounter<'a> {
+    node: SimNode<'a>,
+    name: String,
+}
+
+impl SimCounter<'_> {
+    /// Adds to it.
+    ///
+    /// # Errors
+    /// If the name is not acceptable or this process's share would overflow.
+    pub fn add(&mut self, by: i64) -> Result<Stamp, WriteError> {
+        let name = self.name.clone();
+        let mut key = Vec::new();
+        entry::counter_prefix(&name, &mut key);
+        key.extend_from_slice(&self.node.replica().0.store.run.to_be_bytes());
+        let stamp =
+            self.node.write(&key, false, |replica, now| replica.counter_add(now, &name, by).map(Some))?;
+        Ok(stamp.expect("a step is an event"))
+    }
+
+    /// Its value.
+    pub fn value(&mut self) -> i64 {
+        self.node.replica().0.counter_value(&self.name)
+    }
+}
+
+/// A watch on one node of a [`Sim`]. It begins with the first call of [`SimWatch::next`].
+#[derive(Debug)]
+pub struct SimWatch {
+    i: usize,
+    starts: u64,
+    start: WatchStart,
+    id: Option<WatchId>,
+    events: VecDeque<WatchEvent>,
+}
+
+impl SimWatch {
+    fn new(node: &SimNode<'_>, prefix: Vec<u8>) -> Self {
+        let start = WatchStart { prefix, is_exact: false, from: None, skips_current: false };
+        let starts = node.sim.nodes[node.i].starts;
+        Self { i: node.i, starts, start, id: None, events: VecDeque::new() }
+    }
+
+    /// Only the key that is named, not those that begin like it.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.start.is_exact = true;
+        self
+    }
+
+    /// Goes on behind an event of an earlier watch, instead of beginning with the current values.
+    #[must_use]
+    pub fn from(mut self, revision: Revision) -> Self {
+        self.start.from = Some(revision);
+        self
+    }
+
+    /// Leaves out the current values.
+    #[must_use]
+    pub fn without_current(mut self) -> Self {
+        self.start.skips_current = true;
+        self
+    }
+
+    /// The next event, if there is one by now. None any more once the node has stopped.
+    pub fn next(&mut self, sim: &mut Sim) -> Option<WatchEvent> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if sim.nodes[self.i].starts != self.starts || !sim.is_up(self.i) {
+                return None;
+            }
+            let (replica, now) = SimNode { sim, i: self.i }.into_replica();
+            let id = *self.id.get_or_insert_with(|| replica.watch(self.start.clone()));
+            let (events, is_done) = replica.watched(now, id);
+            self.events.extend(events);
+            if is_done && self.events.is_empty() {
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Watch: the followers inside the process.
+//!
+//! A watch has a cursor in the change log and no queue. What it has not read yet is read from the log when it asks,
+//! as it is then: a slow watcher sees fewer intermediate values, never a wrong last one, and costs no memory. The
+//! initial values come in the order of the log too, so that the revision of *every* event is a place to resume
+//! from.
+//!
+//! All watches together are one more follower: it looks at each change once, finds the watches that it concerns by
+//! the prefixes of the changed key, and notes for each where its first unread change stands. A watch under whose
+//! prefix nothing changes costs nothing, and never falls behind.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::entry::{Entry, Held, Revision, name_of};
+use crate::store::Store;
+use crate::time::Time;
+
+/// What a watch tells.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum WatchEvent {
+    /// A key has this value now.
+    Put(Entry),
+    /// A key was deleted. It need not have been told before: a slow watch may have missed that it was there.
+    Delete {
+        /// The key.
+        key: String,
+        /// Where to resume from, after this event.
+        revision: Revision,
+    },
+    /// A key's value reached the end of its time.
+    Expired {
+        /// The key.
+        key: String,
+        /// Where to resume from, after this event.
+        revision: Revision,
+    },
+    /// Everything that was there when the watch began has been told.
+    Current,
+    /// Some deletes may have been missed: forget everything that was told. All current values follow, then
+    /// [`WatchEvent::Current`].
+    Resync,
+}
+
+impl WatchEvent {
+    /// The key, if the event is about one.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Put(entry) => Some(entry.key()),
+            Self::Delete { key, .. } | Self::Expired { key, .. } => Some(key),
+            Self::Current | Self::Resync => None,
+        }
+    }
+
+    /// Where to resume from, after this event.
+    pub fn revision(&self) -> Option<Revision> {
+        match self {
+            Self::Put(entry) => Some(entry.revision()),
+            Self::Delete { revision, .. } | Self::Expired { revision, .. } => Some(*revision),
+            Self::Current | Self::Resync => None,
+        }
+    }
+}
+
+/// What to watch, and from where.
+#[derive(Clone, Debug)]
+pub(crate) struct WatchStart {
+    /// The beginning of stored keys, or with `is_exact` the whole.
+    pub(crate) prefix: Vec<u8>,
+    pub(crate) is_exact: bool,
+    pub(crate) from: Option<Revision>,
+    pub(crate) skips_current: bool,
+}
+
+pub(crate) type WatchId = u64;
+
+/// Up to so many initial values are looked up by their prefix; for more the log is read from its beginning.
+const LISTED_MAX: usize = 4_096;
+/// Rows looked at in one call, and events given: bounds the work under the lock.
+const LOOKS_MAX: usize = 4_096;
+const EVENTS_MAX: usize = 256;
+
+#[derive(Debug)]
+struct Watch {
+    prefix: Vec<u8>,
+    is_exact: bool,
+    /// The log that the cursor is a position in.
+    log: u64,
+    cursor: u64,
+    /// The first change behind the cursor that concerns this watch. Known once it has caught up for the first time.
+    due: Option<u64>,
+    /// `Current` is owed when the cursor gets here.
+    until: Option<u64>,
+    /// The initial values are under way: what is not there any more was never told.
+    is_fresh: bool,
+    /// Where the initial values stand, if they are few.
+    listed: Option<VecDeque<u64>>,
+    owes_resync: bool,
+}
+
+impl Watch {
+    fn new(store: &Store, start: WatchStart) -> Self {
+        let WatchStart { prefix, is_exact, from, skips_current } = start;
+        let mut watch = Self {
+            prefix,
+            is_exact,
+            log: store.log.id,
+            cursor: store.log.head(),
+            due: None,
+            until: None,
+            is_fresh: false,
+            listed: None,
+            owes_resync: false,
+        };
+        match from {
+            Some(Revision { log, number }) => {
+                let fits = log == watch.log && (store.log.floor()..=watch.cursor).contains(&number);
+                if fits {
+                    watch.until = Some(watch.cursor);
+                    watch.cursor = number;
+                } else {
+                    watch.owes_resync = true;
+                    watch.start_over(store);
+                }
+            }
+            None if skips_current => {}
+            None => watch.start_over(store),
+        }
+        watch
+    }
+
+    /// From the current values on.
+    fn start_over(&mut self, store: &Store) {
+        self.log = store.log.id;
+        self.cursor = 0;
+        self.due = None;
+        self.until = Some(store.log.head());
+        self.is_fresh = true;
+        let rows = store.with_prefix(&self.prefix).take_while(|(held, _)| self.concerns(held.key()));
+        let mut listed: Vec<u64> = rows.take(LISTED_MAX + 1).map(|(_, revision)| revision).collect();
+        listed.sort_unstable();
+        self.listed = (listed.len() <= LISTED_MAX).then(|| listed.into());
+    }
+
+    fn concerns(&self, key: &[u8]) -> bool {
+        if self.is_exact { key == self.prefix } else { key.starts_with(&self.prefix) }
+    }
+
+    /// The next events, and whether there is nothing more to tell.
+    fn next(&mut self, store: &Store, now: Time) -> (Vec<WatchEvent>, bool) {
+        let mut events = Vec::new();
+        if self.until.is_none() {
+            // Nothing before the first unread change concerns this watch.
+            self.cursor = self.due.map_or(store.log.head(), |due| self.cursor.max(due - 1));
+        }
+        if self.log != store.log.id || (self.cursor < store.log.floor() && !self.is_fresh) {
+            self.start_over(store);
+            self.owes_resync = true;
+        }
+        if std::mem::take(&mut self.owes_resync) {
+            events.push(WatchEvent::Resync);
+        }
+        if let Some(mut listed) = self.listed.take() {
+            while events.len() < EVENTS_MAX
+                && let Some(revision) = listed.pop_front()
+            {
+                // What has changed since stands further on in the log.
+                let slot = store.log.slot(revision);
+                events.extend(slot.and_then(|slot| self.tell(&store.slot(slot).held, revision, now)));
+            }
+            if !listed.is_empty() {
+                self.listed = Some(listed);
+                return (events, false);
+            }
+            self.cursor = self.until.expect("the initial values have an end");
+        }
+        let (mut rows, mut looks) = (store.log.after(self.cursor).peekable(), 0);
+        let is_done = loop {
+            if self.until.is_some_and(|until| self.cursor >= until) {
+                self.until = None;
+                self.is_fresh = false;
+                events.push(WatchEvent::Current);
+            }
+            if events.len() >= EVENTS_MAX || looks == LOOKS_MAX {
+                break false;
+            }
+            // Where the initial values end, there need not be a row.
+            let until = self.until.unwrap_or(u64::MAX);
+            if let Some((revision, slot)) = rows.next_if(|(revision, _)| *revision <= until) {
+                looks += 1;
+                self.cursor = revision;
+                events.extend(self.tell(&store.slot(slot).held, revision, now));
+            } else if self.until.is_some() {
+                self.cursor = until;
+            } else {
+                self.cursor = store.log.head();
+                break true;
+            }
+        };
+        self.due = if is_done { None } else { Some(self.cursor + 1) };
+        (events, is_done)
+    }
+
+    fn tell(&self, held: &Held, number: u64, now: Time) -> Option<WatchEvent> {
+        if !self.concerns(held.key()) {
+            return None;
+        }
+        let revision = Revision { log: self.log, number };
+        if let Some(entry) = Entry::new(held, revision, now.wall_ms()) {
+            return Some(WatchEvent::Put(entry));
+        }
+        let key = || name_of(held.key()).to_owned();
+        match held.is_empty() && !held.has_expired() {
+            _ if self.is_fresh => None,
+            true => Some(WatchEvent::Delete { key: key(), revision }),
+            false => Some(WatchEvent::Expired { key: key(), revision }),
+        }
+    }
+}
+
+/// All watches of a replica.
+#[derive(Debug, Default)]
+pub(crate) struct Watches {
+    cursor: u64,
+    log: u64,
+    next_id: WatchId,
+    watches: BTreeMap<WatchId, Watch>,
+    by_prefix: BTreeMap<Vec<u8>, BTreeSet<WatchId>>,
+    /// How many watched prefixes have which length.
+    lengths: BTreeMap<usize, usize>,
+    ready: BTreeSet<WatchId>,
+}
+
+impl Watches {
+    pub(crate) fn open(&mut self, store: &Store, start: WatchStart) -> WatchId {
+        self.advance(store);
+        self.next_id += 1;
+        let watch = Watch::new(store, start);
+        let ids = self.by_prefix.entry(watch.prefix.clone()).or_default();
+        if ids.is_empty() {
+            *self.lengths.entry(watch.prefix.len()).or_default() += 1;
+        }
+        ids.insert(self.next_id);
+        self.watches.insert(self.next_id, watch);
+        self.next_id
+    }
+
+    pub(crate) fn close(&mut self, id: WatchId) {
+        let Some(watch) = self.watches.remove(&id) else { return };
+        self.ready.remove(&id);
+        let ids = self.by_prefix.get_mut(&watch.prefix).expect("every watch is listed by its prefix");
+        ids.remove(&id);
+        if ids.is_empty() {
+            self.by_prefix.remove(&watch.prefix);
+            let count = self.lengths.get_mut(&watch.prefix.len()).expect("and counted");
+            *count -= 1;
+            if *count == 0 {
+                self.lengths.remove(&watch.prefix.len());
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.watches.len()
+    }
+
+    /// Follows the log, and notes which watches have something to tell.
+    pub(crate) fn advance(&mut self, store: &Store) {
+        let head = store.log.head();
+        let starts_over = self.log != store.log.id || self.cursor < store.log.floor();
+        if self.watches.is_empty() || starts_over {
+            self.ready.extend(self.watches.keys());
+            // Each sees for itself that it has missed something.
+            self.watches.values_mut().for_each(|watch| watch.due = Some(watch.cursor + 1));
+            (self.log, self.cursor) = (store.log.id, head);
+            return;
+        }
+        for (revision, slot) in store.log.after(self.cursor) {
+            let key = store.slot(slot).held.key();
+            for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
+                for id in self.by_prefix.get(&key[..length]).into_iter().flatten() {
+                    let watch = self.watches.get_mut(id).expect("listed watches are there");
+                    if watch.concerns(key) {
+                        watch.due.get_or_insert(revision);
+                        self.ready.insert(*id);
+                    }
+                }
+            }
+        }
+        self.cursor = head;
+    }
+
+    /// The watches that have something to tell since the last call.
+    pub(crate) fn take_ready(&mut self) -> BTreeSet<WatchId> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// The next events of a watch, and whether it has told everything.
+    pub(crate) fn next(&mut self, id: WatchId, store: &Store, now: Time) -> (Vec<WatchEvent>, bool) {
+        self.advance(store);
+        self.watches.get_mut(&id).map_or((Vec::new(), true), |watch| watch.next(store, now))
+    }
+}
