@@ -419,6 +419,10 @@ pub(crate) fn value_is_acceptable(space: Space, value: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -456,6 +460,62 @@ mod tests {
             assert_eq!((record.stamp(), record.expires()), (stamp, expires));
             assert!(record.is_intact());
             assert_eq!(record.is_hidden(77), expires == 77);
+        }
+    }
+
+    /// What one replica knows of a key: the dots it holds, and the events it covers, which are more.
+    #[derive(Clone, Debug, PartialEq)]
+    struct State {
+        held: Held,
+        covered: BTreeSet<Stamp>,
+    }
+
+    const KEY: &[u8] = b"\0k";
+
+    impl State {
+        fn dots(&self) -> BTreeSet<Stamp> {
+            self.held.dots().iter().map(Record::stamp).collect()
+        }
+
+        fn merged(&self, other: &Self) -> Self {
+            let (mine, theirs) = (&self.covered, &other.covered);
+            let held = merge(&self.held, &other.held, |dot| mine.contains(&dot), |dot| theirs.contains(&dot));
+            Self { held: held.unwrap_or_else(|| self.held.clone()), covered: mine | theirs }
+        }
+    }
+
+    /// Some of all possible events: unknown, removed, or held.
+    fn states() -> impl Strategy<Value = State> {
+        prop::collection::vec(0..3_u8, 12).prop_map(|fates| {
+            let stamps = (0..12).map(|i| Stamp { clock: 1 + i / 3, origin: i % 3 });
+            let known: Vec<(Stamp, u8)> = stamps.zip(fates).filter(|(_, fate)| *fate > 0).collect();
+            let held = known.iter().filter(|(_, fate)| *fate == 2);
+            let records =
+                held.map(|(stamp, _)| Record::new(*stamp, 0, KEY.len(), KEY, &mut Vec::new())).collect();
+            let covered = known.iter().map(|(stamp, _)| *stamp).collect();
+            State { held: Held::from_records(KEY, records), covered }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_commutative_associative_and_idempotent(a in states(), b in states(), c in states()) {
+            prop_assert_eq!(a.merged(&b), b.merged(&a));
+            prop_assert_eq!(a.merged(&b).merged(&c), a.merged(&b.merged(&c)));
+            prop_assert_eq!(&a.merged(&a), &a);
+            prop_assert_eq!(a.merged(&b).merged(&b), a.merged(&b));
+        }
+
+        #[test]
+        fn merging_agrees_with_plain_sets_and_tells_when_nothing_changes(a in states(), b in states()) {
+            let both = &a.dots() & &b.dots();
+            let unseen_there = &a.dots() - &b.covered;
+            let unseen_here = &b.dots() - &a.covered;
+            let expected: BTreeSet<Stamp> = &(&both | &unseen_there) | &unseen_here;
+            prop_assert_eq!(a.merged(&b).dots(), expected.clone());
+            let (mine, theirs) = (&a.covered, &b.covered);
+            let change = merge(&a.held, &b.held, |dot| mine.contains(&dot), |dot| theirs.contains(&dot));
+            prop_assert_eq!(change.is_none(), expected == a.dots());
         }
     }
 }

@@ -366,7 +366,10 @@ impl Assembler {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::digest::{DEPTH_MAX, FAN_BITS};
 
     #[test]
     fn frames_arrive_whole_however_the_stream_is_cut() {
@@ -405,5 +408,81 @@ mod tests {
         let frame = writer.finish();
         let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
         assert_eq!(reader.context(), Err(WireError::Form));
+    }
+
+    fn clocks() -> impl Strategy<Value = Context> {
+        prop::collection::btree_map(any::<u64>(), 1..u64::MAX, 0..5).prop_map(|dots| Context { dots })
+    }
+
+    fn rows() -> impl Strategy<Value = Held> {
+        let value = prop::collection::vec(any::<u8>(), 0..300);
+        let dots = prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>(), value), 0..4);
+        (prop::collection::vec(any::<u8>(), 0..40), dots).prop_map(|(key, dots)| {
+            let record = |(clock, origin, expires, value): &(u64, u64, u64, Vec<u8>)| {
+                let text = [&key[..], value].concat();
+                let stamp = Stamp { clock: *clock, origin: *origin };
+                Record::new(stamp, *expires, key.len(), &text, &mut Vec::new())
+            };
+            Held::from_records(&key, dots.iter().map(record).collect())
+        })
+    }
+
+    fn pendings() -> impl Strategy<Value = Vec<Pending>> {
+        let bound = (0..3_u64, any::<u64>(), any::<u64>()).prop_map(|(key, a, b)| Bound {
+            hash_key: HashKey::from_words(key, key),
+            first: a.min(b),
+            last: a.max(b),
+        });
+        let context = clocks().prop_filter("a pending says something", |context| !context.dots.is_empty());
+        let pending = (prop::collection::vec(bound, 1..3), context)
+            .prop_map(|(bounds, context)| Pending { bounds, context: Arc::new(context) });
+        prop::collection::vec(pending, 0..4)
+    }
+
+    fn ranges() -> impl Strategy<Value = Range> {
+        (any::<u64>(), 0..=DEPTH_MAX / FAN_BITS).prop_map(|(at, level)| Range::at(at, level * FAN_BITS))
+    }
+
+    /// One of everything that a frame may hold.
+    type Content = (Held, Context, Vec<Pending>, (u8, Range));
+
+    fn read(frame: &[u8]) -> Result<Content, WireError> {
+        let (_, mut reader) = Reader::new(frame)?;
+        let row = reader.row(&Arc::default())?.expect("a row that is fit to be read");
+        let pending = reader.pending(HashKey::from_words(1, 1))?;
+        let range = reader.range()?;
+        let mut context = Arc::new(Context::new());
+        reader.join(&mut context)?;
+        reader.end()?;
+        assert_eq!(row.context.as_deref().cloned().unwrap_or_default(), *context);
+        Ok((row.held, Context::clone(&context), pending, range))
+    }
+
+    /// Everything that makes two rows the same to a reader.
+    fn told(held: &Held) -> Vec<(Stamp, u64, &[u8])> {
+        held.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value())).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_read_again_and_nothing_less_is_a_frame(
+            held in rows(), context in clocks(), pending in pendings(), range in ranges(), tag in 0..16_u8,
+        ) {
+            let mut writer = Writer::new(Kind::Items);
+            writer.row(&held, Some(&context));
+            writer.pending(&pending, HashKey::from_words(1, 1));
+            writer.range(tag, range);
+            writer.context(Some(&context));
+            let frame = writer.finish();
+            let (row, clocks, pendings, tagged) = read(&frame[4..]).unwrap();
+            prop_assert_eq!(row.key(), held.key());
+            prop_assert_eq!(told(&row), told(&held));
+            prop_assert_eq!(clocks, context);
+            prop_assert_eq!(pendings, pending);
+            prop_assert_eq!(tagged, (tag, range));
+            for end in 4..frame.len() {
+                prop_assert!(read(&frame[4..end]).is_err(), "cut at {} of {}", end, frame.len());
+            }
+        }
     }
 }
