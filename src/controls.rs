@@ -34,6 +34,8 @@ pub enum Control {
     OldDigest,
     /// A tail goes on although the floor passed its cursor.
     FloorPassed,
+    /// A watch reads on although the floor passed its cursor.
+    WatchPastFloor,
     /// Links stay after an integrity fault.
     LinksKept,
     /// Nothing is kept beyond the vector.

@@ -479,7 +479,8 @@ mod tests {
 
         fn merged(&self, other: &Self) -> Self {
             let (mine, theirs) = (&self.covered, &other.covered);
-            let held = merge(&self.held, &other.held, |dot| mine.contains(&dot), |dot| theirs.contains(&dot));
+            let held =
+                merge(Some(&self.held), &other.held, |dot| mine.contains(&dot), |dot| theirs.contains(&dot));
             Self { held: held.unwrap_or_else(|| self.held.clone()), covered: mine | theirs }
         }
     }
@@ -514,7 +515,7 @@ mod tests {
             let expected: BTreeSet<Stamp> = &(&both | &unseen_there) | &unseen_here;
             prop_assert_eq!(a.merged(&b).dots(), expected.clone());
             let (mine, theirs) = (&a.covered, &b.covered);
-            let change = merge(&a.held, &b.held, |dot| mine.contains(&dot), |dot| theirs.contains(&dot));
+            let change = merge(Some(&a.held), &b.held, |dot| mine.contains(&dot), |dot| theirs.contains(&dot));
             prop_assert_eq!(change.is_none(), expected == a.dots());
         }
     }

@@ -330,14 +330,15 @@ impl Seen {
         clouds.iter().for_each(|pending| self.cover_pending(Range::ALL, pending));
     }
 
-    /// A fingerprint of the vector.
+    /// A fingerprint of the vector. Digests can be compared under the same hash key alone, so equal fingerprints
+    /// mean an equal hash key too.
     pub(crate) fn hash(&self) -> u64 {
         let mut bytes = Vec::with_capacity(16 * self.vector.dots.len());
         for (origin, clock) in &self.vector.dots {
             bytes.extend_from_slice(&origin.to_le_bytes());
             bytes.extend_from_slice(&clock.to_le_bytes());
         }
-        crate::digest::fingerprint(0, &bytes)
+        crate::digest::fingerprint(self.hash_key.words().0, &bytes)
     }
 }
 

@@ -73,6 +73,34 @@ struct SimLink {
     has_gap: [bool; 2],
 }
 
+/// A monotonic clock that runs too fast or too slow.
+#[derive(Clone, Copy, Debug, Default)]
+struct DriftingClock {
+    /// When the rate was last changed, in true time and in its own.
+    since: Duration,
+    own: Duration,
+    ppm: i64,
+}
+
+impl DriftingClock {
+    fn rate(self) -> u128 {
+        (1_000_000 + self.ppm.clamp(-900_000, 900_000)) as u128
+    }
+
+    fn read(self, now: Duration) -> Duration {
+        self.own + nanos((now - self.since).as_nanos() * self.rate() / 1_000_000)
+    }
+
+    /// How long it takes until this clock has gone on that much.
+    fn until(self, own: Duration) -> Duration {
+        nanos(own.as_nanos() * 1_000_000 / self.rate())
+    }
+}
+
+fn nanos(nanos: u128) -> Duration {
+    Duration::from_nanos(u64::try_from(nanos).expect("a simulation ends within five hundred years"))
+}
+
 #[derive(Debug)]
 struct SimState {
     replica: Option<Replica>,
@@ -82,6 +110,7 @@ struct SimState {
     /// Counts starts: what belongs to an earlier one is void.
     starts: u64,
     skew_ms: i64,
+    clock: DriftingClock,
     wake_at: Option<Duration>,
     slowness: u32,
     config: Config,
@@ -201,6 +230,7 @@ impl Sim {
             disk: Vec::new(),
             starts: 0,
             skew_ms: 0,
+            clock: DriftingClock::default(),
             wake_at: None,
             slowness: 1,
             config,
@@ -366,6 +396,12 @@ impl Sim {
         self.nodes[i].skew_ms = ms;
     }
 
+    /// Makes a node's clocks run too fast, or too slow, by so many millionths.
+    pub fn drift(&mut self, i: usize, ppm: i64) {
+        let node = &mut self.nodes[i];
+        node.clock = DriftingClock { since: self.now, own: node.clock.read(self.now), ppm };
+    }
+
     /// Makes everything on the way to and from a node take this many times as long.
     pub fn slow(&mut self, i: usize, factor: u32) {
         self.nodes[i].slowness = factor.max(1);
@@ -497,8 +533,9 @@ impl Sim {
     }
 
     fn time(&self, i: usize) -> Time {
-        let wall = (WALL_START_MS + self.now.as_millis() as u64).saturating_add_signed(self.nodes[i].skew_ms);
-        Time { mono: self.now, wall: Duration::from_millis(wall) }
+        let mono = self.nodes[i].clock.read(self.now);
+        let wall = (WALL_START_MS + mono.as_millis() as u64).saturating_add_signed(self.nodes[i].skew_ms);
+        Time { mono, wall: Duration::from_millis(wall) }
     }
 
     /// Does what a node wants done, checks it, and plans its next wake-up.
@@ -508,7 +545,8 @@ impl Sim {
         }
         self.check(i);
         let Some(replica) = &self.nodes[i].replica else { return };
-        let at = replica.deadline().mono.max(self.now + Duration::from_micros(1));
+        let later = replica.deadline().mono.saturating_sub(self.time(i).mono);
+        let at = self.now + self.nodes[i].clock.until(later).max(Duration::from_micros(1));
         if self.nodes[i].wake_at.is_none_or(|wake| at < wake) {
             self.nodes[i].wake_at = Some(at);
             let starts = self.nodes[i].starts;

@@ -97,6 +97,8 @@ pub(crate) struct Store {
     digest: Digest,
     /// When something expires: (milliseconds, hidden already, slot, stamp).
     expiries: BTreeSet<(u64, bool, u32, Stamp)>,
+    /// The wall-clock time of the last look at them.
+    expired_to: u64,
     /// The disk's cursor, if there is a disk: the log keeps its removals until they are there.
     pub(crate) disk: Option<u64>,
     /// For each log of a peer, how far it is merged.
@@ -127,6 +129,7 @@ impl Store {
             order: Order::new(),
             digest: Digest::new(),
             expiries: BTreeSet::new(),
+            expired_to: 0,
             disk: None,
             positions: BTreeMap::new(),
             dropped: Vec::new(),
@@ -461,40 +464,61 @@ impl Store {
     }
 
     /// Lets followers see what has expired by now, and drops what every clock must agree on. At most `limit` steps.
-    pub(crate) fn expire(&mut self, now: Time, limit: usize) -> usize {
-        let mut steps = 0;
-        while steps < limit {
-            let Some(&(ms, is_hidden, at, stamp)) = self.expiries.first() else { break };
-            if ms > now.wall_ms() {
-                break;
-            }
-            steps += 1;
+    pub(crate) fn expire(&mut self, now: Time, limit: usize) {
+        if now.wall_ms() < self.expired_to {
+            self.show_again(now);
+        }
+        self.expired_to = now.wall_ms();
+        for _ in 0..limit {
+            let Some(&(ms, is_hidden, at, stamp)) =
+                self.expiries.first().filter(|(ms, ..)| *ms <= now.wall_ms())
+            else {
+                return;
+            };
             self.expiries.pop_first();
-            let held = self.slab.at(at).held.clone();
-            let place = self.hash_key.place(held.key());
             if is_hidden {
-                let rest: Vec<Record> =
-                    held.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
-                let nothing = || Held::Nothing(Record::expired(held.key()));
-                let is_empty = rest.is_empty();
-                self.replace(
-                    at,
-                    place,
-                    if is_empty { nothing() } else { Held::from_records(held.key(), rest) },
-                );
-                let slot = self.slab.at(at);
-                if slot.held.is_empty() {
-                    self.log.mark_removal(slot.revision);
-                }
-                if self.disk.is_some() {
-                    self.dropped.push(held.key().to_vec());
-                }
+                self.drop_expired(at, stamp);
             } else {
                 self.expiries.insert((ms.saturating_add(self.skew_ms()), true, at, stamp));
-                self.apply(Some(at), place, held, false);
+                self.touch(at);
             }
         }
-        steps
+    }
+
+    /// The clock went back: what it had hidden is visible for a while again.
+    fn show_again(&mut self, now: Time) {
+        let skew = self.skew_ms();
+        let later =
+            self.expiries.iter().filter(|(ms, is_hidden, ..)| *is_hidden && *ms > now.wall_ms() + skew);
+        for (ms, _, at, stamp) in later.copied().collect::<Vec<_>>() {
+            self.expiries.remove(&(ms, true, at, stamp));
+            self.expiries.insert((ms - skew, false, at, stamp));
+            self.touch(at);
+        }
+    }
+
+    /// Moves a row to the end of the log as it is.
+    fn touch(&mut self, at: u32) {
+        let held = self.slab.at(at).held.clone();
+        self.apply(Some(at), self.hash_key.place(held.key()), held, false);
+    }
+
+    fn drop_expired(&mut self, at: u32, stamp: Stamp) {
+        let held = self.slab.at(at).held.clone();
+        let rest: Vec<Record> = held.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
+        let is_removal = rest.is_empty();
+        let rest = if is_removal {
+            Held::Nothing(Record::expired(held.key()))
+        } else {
+            Held::from_records(held.key(), rest)
+        };
+        self.replace(at, self.hash_key.place(held.key()), rest);
+        if is_removal {
+            self.log.mark_removal(self.slab.at(at).revision);
+        }
+        if self.disk.is_some() {
+            self.dropped.push(held.key().to_vec());
+        }
     }
 
     // The digest.

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::controls::Control;
 use crate::entry::{Entry, Held, Revision, name_of};
 use crate::store::Store;
 use crate::time::Time;
@@ -153,7 +154,8 @@ impl Watch {
             // Nothing before the first unread change concerns this watch.
             self.cursor = self.due.map_or(store.log.head(), |due| self.cursor.max(due - 1));
         }
-        if self.log != store.log.id || (self.cursor < store.log.floor() && !self.is_fresh) {
+        let is_behind = self.cursor < store.log.floor() && !store.controls.has(Control::WatchPastFloor);
+        if self.log != store.log.id || (is_behind && !self.is_fresh) {
             self.start_over(store);
             self.owes_resync = true;
         }
@@ -224,7 +226,7 @@ pub(crate) struct Watches {
     cursor: u64,
     log: u64,
     next_id: WatchId,
-    watches: BTreeMap<WatchId, Watch>,
+    open: BTreeMap<WatchId, Watch>,
     by_prefix: BTreeMap<Vec<u8>, BTreeSet<WatchId>>,
     /// How many watched prefixes have which length.
     lengths: BTreeMap<usize, usize>,
@@ -241,12 +243,12 @@ impl Watches {
             *self.lengths.entry(watch.prefix.len()).or_default() += 1;
         }
         ids.insert(self.next_id);
-        self.watches.insert(self.next_id, watch);
+        self.open.insert(self.next_id, watch);
         self.next_id
     }
 
     pub(crate) fn close(&mut self, id: WatchId) {
-        let Some(watch) = self.watches.remove(&id) else { return };
+        let Some(watch) = self.open.remove(&id) else { return };
         self.ready.remove(&id);
         let ids = self.by_prefix.get_mut(&watch.prefix).expect("every watch is listed by its prefix");
         ids.remove(&id);
@@ -260,18 +262,14 @@ impl Watches {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.watches.len()
-    }
-
     /// Follows the log, and notes which watches have something to tell.
     pub(crate) fn advance(&mut self, store: &Store) {
         let head = store.log.head();
         let starts_over = self.log != store.log.id || self.cursor < store.log.floor();
-        if self.watches.is_empty() || starts_over {
-            self.ready.extend(self.watches.keys());
+        if self.open.is_empty() || starts_over {
+            self.ready.extend(self.open.keys());
             // Each sees for itself that it has missed something.
-            self.watches.values_mut().for_each(|watch| watch.due = Some(watch.cursor + 1));
+            self.open.values_mut().for_each(|watch| watch.due = Some(watch.cursor + 1));
             (self.log, self.cursor) = (store.log.id, head);
             return;
         }
@@ -279,7 +277,7 @@ impl Watches {
             let key = store.slot(slot).held.key();
             for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
                 for id in self.by_prefix.get(&key[..length]).into_iter().flatten() {
-                    let watch = self.watches.get_mut(id).expect("listed watches are there");
+                    let watch = self.open.get_mut(id).expect("listed watches are there");
                     if watch.concerns(key) {
                         watch.due.get_or_insert(revision);
                         self.ready.insert(*id);
@@ -291,6 +289,7 @@ impl Watches {
     }
 
     /// The watches that have something to tell since the last call.
+    #[cfg(feature = "node")]
     pub(crate) fn take_ready(&mut self) -> BTreeSet<WatchId> {
         std::mem::take(&mut self.ready)
     }
@@ -298,6 +297,6 @@ impl Watches {
     /// The next events of a watch, and whether it has told everything.
     pub(crate) fn next(&mut self, id: WatchId, store: &Store, now: Time) -> (Vec<WatchEvent>, bool) {
         self.advance(store);
-        self.watches.get_mut(&id).map_or((Vec::new(), true), |watch| watch.next(store, now))
+        self.open.get_mut(&id).map_or((Vec::new(), true), |watch| watch.next(store, now))
     }
 }

@@ -308,13 +308,25 @@ impl SimWatch {
         self
     }
 
+    /// Whether the node has stopped since: a watch ends with it.
+    pub fn is_over(&self, sim: &Sim) -> bool {
+        sim.nodes[self.i].starts != self.starts || !sim.is_up(self.i)
+    }
+
+    /// Ends the watch. One that is just dropped lasts as long as its node.
+    pub fn close(self, sim: &mut Sim) {
+        if let Some(id) = self.id.filter(|_| !self.is_over(sim)) {
+            SimNode { sim, i: self.i }.into_replica().0.unwatch(id);
+        }
+    }
+
     /// The next event, if there is one by now. None any more once the node has stopped.
     pub fn next(&mut self, sim: &mut Sim) -> Option<WatchEvent> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
-            if sim.nodes[self.i].starts != self.starts || !sim.is_up(self.i) {
+            if self.is_over(sim) {
                 return None;
             }
             let (replica, now) = SimNode { sim, i: self.i }.into_replica();

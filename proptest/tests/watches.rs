@@ -1,0 +1,139 @@
+//! Watches over random histories of every fault: ordered, unique, never missing the last value, resumable from
+//! every event, and honest when they cannot be.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use tidings::{Config, Control, PutOptions, Sim, WatchEvent};
+use tidings_proptest::{Plan, Watcher};
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Watchers of all speeds on every node, through a random history.
+fn watched(seed: u64, control: Option<Control>) {
+    let mut watchers: Vec<Vec<Watcher>> = Vec::new();
+    let plan = Plan { control, ..Plan::new(seed) };
+    let mut sim = plan.run_with(|sim, dice| {
+        watchers.resize_with(sim.len(), Vec::new);
+        for (i, watchers) in watchers.iter_mut().enumerate() {
+            watchers.retain(|watcher| !watcher.is_over(sim));
+            if !sim.is_up(i) {
+                continue;
+            }
+            if watchers.len() < 3 {
+                watchers.push(Watcher::new(sim, i, ["", "k", "k1", "tk"][dice.below(4)]));
+            }
+            for watcher in watchers {
+                match dice.below(8) {
+                    0..=2 => watcher.read(sim, 3),
+                    3 => watcher.resume(sim, dice.below(64)),
+                    4 => watcher.check(sim, |key| !key.starts_with('t')),
+                    _ => {}
+                }
+            }
+        }
+    });
+    sim.run_for(Duration::from_secs(20));
+    for (i, mut watchers) in watchers.into_iter().enumerate() {
+        watchers.retain(|watcher| !watcher.is_over(&sim));
+        watchers.push(Watcher::new(&mut sim, i, ""));
+        watchers.iter_mut().for_each(|watcher| watcher.check(&mut sim, |_| true));
+    }
+}
+
+#[test]
+fn watches_are_ordered_unique_reliable_and_resumable_whatever_happens() {
+    (0..200).for_each(|seed| watched(seed, None));
+}
+
+#[test]
+fn a_watch_that_reads_on_although_the_log_forgot_removals_is_noticed() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let noticed =
+        |seed| catch_unwind(AssertUnwindSafe(|| watched(seed, Some(Control::WatchPastFloor)))).is_err();
+    assert!((0..100).any(noticed));
+    _ = std::panic::take_hook();
+}
+
+#[test]
+fn a_slow_watch_sees_the_last_value_and_costs_nothing_meanwhile() {
+    let mut sim = Sim::new(1).nodes(1);
+    let mut watch = sim.node(0).watch("k").without_current();
+    assert_eq!(watch.next(&mut sim), None);
+    for i in 0..10_000 {
+        sim.node(0).put("k", format!("{i}")).unwrap();
+        sim.node(0).put(format!("other{}", i % 10), "v").unwrap();
+    }
+    let Some(WatchEvent::Put(entry)) = watch.next(&mut sim) else { panic!("the change is told") };
+    assert_eq!(entry.value(), b"9999");
+    assert_eq!(watch.next(&mut sim), None);
+}
+
+#[test]
+fn a_watch_under_whose_prefix_nothing_happens_never_falls_behind() {
+    let mut config = Config::lan();
+    config.removals_max = 1;
+    let mut sim = Sim::new(1).config(config).nodes(1);
+    let mut watch = sim.node(0).watch("quiet").exact();
+    assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current));
+    for i in 0..1_000 {
+        sim.node(0).put(format!("k{i}"), "v").unwrap();
+        sim.node(0).delete(format!("k{i}")).unwrap();
+    }
+    assert_eq!(watch.next(&mut sim), None, "no resync");
+    sim.node(0).put("quieter", "v").unwrap();
+    sim.node(0).put("quiet", "v").unwrap();
+    assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "quiet"));
+}
+
+#[test]
+fn deletes_and_expiries_are_told_apart() {
+    let mut sim = Sim::new(1).nodes(2);
+    sim.run_for(ms(100));
+    sim.node(0).put_with("short", "v", PutOptions::new().ttl(ms(500))).unwrap();
+    sim.node(0).put("long", "v").unwrap();
+    sim.node(0).set("s").add("x").unwrap();
+    sim.run_for(ms(100));
+    let mut watch = sim.node(1).watch("");
+    let mut set = sim.node(1).set("s").watch();
+    let told = |sim: &mut Sim, watch: &mut tidings::SimWatch| -> Vec<String> {
+        std::iter::from_fn(|| watch.next(sim))
+            .map(|event| match event {
+                WatchEvent::Put(entry) => format!("put {}", entry.key()),
+                WatchEvent::Delete { key, .. } => format!("delete {key}"),
+                WatchEvent::Expired { key, .. } => format!("expired {key}"),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    };
+    assert_eq!(told(&mut sim, &mut watch), ["put short", "put long", "Current"]);
+    assert_eq!(told(&mut sim, &mut set), ["put x", "Current"]);
+    sim.run_for(ms(600));
+    sim.node(0).delete("long").unwrap();
+    sim.node(0).set("s").remove("x").unwrap();
+    sim.run_for(ms(100));
+    assert_eq!(told(&mut sim, &mut watch), ["expired short", "delete long"]);
+    assert_eq!(told(&mut sim, &mut set), ["delete x"]);
+    // Also to one who comes so late that the value has been dropped meanwhile.
+    let mut late = sim.node(1).watch("short");
+    assert_eq!(told(&mut sim, &mut late), ["Current"]);
+}
+
+#[test]
+fn a_revision_of_another_run_gives_a_resync_and_current_values() {
+    let mut sim = Sim::new(1).nodes_with_disk(1);
+    sim.node(0).put("a", "v").unwrap();
+    let revision = sim.node(0).get("a").unwrap().revision();
+    let mut watch = sim.node(0).watch("").from(revision);
+    assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current), "nothing has happened since");
+    sim.run_for(ms(100));
+    sim.crash(0);
+    sim.restart(0);
+    assert_eq!(watch.next(&mut sim), None, "a watch ends with its node");
+    let mut watch = sim.node(0).watch("").from(revision);
+    assert_eq!(watch.next(&mut sim), Some(WatchEvent::Resync));
+    assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "a"));
+    assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current));
+}
