@@ -1,11 +1,11 @@
 //! The laws, against plain models and the `crdts` crate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crdts::{CmRDT, CvRDT, LWWReg, Orswot};
 use proptest::prelude::*;
-use tidings::{Config, Input, Lane, Output, Replica, Setup, Sim, Time};
+use tidings::{Batch, Config, Entry, Input, Lane, Output, PutOptions, Replica, Setup, Sim, Stamp, Time};
 
 fn at(ms: u64) -> Time {
     Time { mono: Duration::from_millis(ms), wall: Duration::from_millis(1_000_000 + ms) }
@@ -148,5 +148,306 @@ proptest! {
         ours.put(at(4), "later", b"v").unwrap();
         let later = ours.get(at(4), "later").unwrap();
         prop_assert_eq!(later.value(), b"v");
+    }
+}
+
+/// One thing that a user does, at one of several replicas.
+#[derive(Clone, Debug)]
+enum Deed {
+    Put(u8, u8),
+    PutFor(u8, u64),
+    Delete(u8),
+    Add(u8),
+    Remove(u8),
+    Count(i8),
+    Batch(Vec<(u8, Option<u8>)>),
+}
+
+fn deeds() -> impl Strategy<Value = Deed> {
+    let batch = prop::collection::vec((0..6_u8, prop::option::of(any::<u8>())), 1..4);
+    prop_oneof![
+        3 => (0..6_u8, any::<u8>()).prop_map(|(key, value)| Deed::Put(key, value)),
+        2 => (0..6_u8).prop_map(Deed::Delete),
+        2 => (0..6_u8).prop_map(Deed::Add),
+        1 => (0..6_u8).prop_map(Deed::Remove),
+        1 => any::<i8>().prop_map(Deed::Count),
+        1 => batch.prop_map(Deed::Batch),
+    ]
+}
+
+/// The same with values that vanish, some before everything is compared and some after.
+fn passing_deeds() -> impl Strategy<Value = Deed> {
+    prop_oneof![4 => deeds(), 1 => (0..6_u8, 1..100_000_u64).prop_map(|(key, ms)| Deed::PutFor(key, ms))]
+}
+
+fn register(key: u8) -> String {
+    format!("r{key}")
+}
+
+fn element(key: u8) -> String {
+    format!("e{key}")
+}
+
+fn batch_of(writes: &[(u8, Option<u8>)]) -> Batch {
+    writes.iter().fold(Batch::new(), |batch, (key, value)| match value {
+        Some(value) => batch.put(register(*key), [*value]),
+        None => batch.delete(register(*key)),
+    })
+}
+
+fn act(replica: &mut Replica, now: Time, deed: &Deed) -> Vec<Option<Stamp>> {
+    match deed {
+        Deed::Put(key, value) => vec![Some(replica.put(now, &register(*key), &[*value]).unwrap())],
+        Deed::PutFor(key, ms) => {
+            let options = PutOptions::new().ttl(Duration::from_millis(*ms));
+            vec![Some(replica.put_with(now, &register(*key), b"passing", &options).unwrap())]
+        }
+        Deed::Delete(key) => vec![replica.delete(now, &register(*key)).unwrap()],
+        Deed::Add(key) => vec![Some(replica.set_add(now, "s", &element(*key)).unwrap())],
+        Deed::Remove(key) => vec![replica.set_remove(now, "s", &element(*key)).unwrap()],
+        Deed::Count(by) => vec![Some(replica.counter_add(now, "c", i64::from(*by)).unwrap())],
+        Deed::Batch(writes) => replica.commit(now, &batch_of(writes)).unwrap(),
+    }
+}
+
+/// Carries what two replicas want to tell each other until both are silent.
+fn talk(now: Time, link: u64, a: &mut Replica, b: &mut Replica) {
+    loop {
+        let mut is_silent = true;
+        for to_b in [true, false] {
+            let (from, to) = if to_b { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
+            while let Some(output) = from.poll() {
+                is_silent = false;
+                match output {
+                    Output::Stream(id, lane, bytes) => {
+                        assert_eq!(id, link, "there is one link at a time");
+                        from.handle(now, Input::Drained(id, lane, bytes.len()));
+                        to.handle(now, Input::Stream(id, lane, &bytes));
+                    }
+                    Output::Datagram(id, bytes) => to.handle(now, Input::Datagram(id, &bytes)),
+                    other => panic!("unexpected: {other:?}"),
+                }
+            }
+        }
+        if is_silent {
+            return;
+        }
+    }
+}
+
+/// Two replicas meet, compare everything, and part.
+fn exchange(now: Time, a: &mut Replica, b: &mut Replica) {
+    const LINK: u64 = 1;
+    for replica in [&mut *a, &mut *b] {
+        replica.handle(now, Input::LinkUp(LINK));
+    }
+    a.compare(LINK);
+    talk(now, LINK, a, b);
+    for replica in [a, b] {
+        replica.handle(now, Input::LinkDown(LINK));
+    }
+}
+
+/// Replicas that each hold a row of their own (a blank one would adopt the other's hash key whatever it is), and
+/// what they do by themselves.
+fn apart(count: usize, history: &[(usize, Deed)]) -> Vec<Replica> {
+    let mut replicas: Vec<Replica> =
+        (0..count).map(|i| Replica::new(Setup::new(Config::lan(), i as u64))).collect();
+    for (i, replica) in replicas.iter_mut().enumerate() {
+        replica.put(at(0), &format!("own {i}"), b"v").unwrap();
+    }
+    for (step, (i, deed)) in history.iter().enumerate() {
+        act(&mut replicas[i % count], at(step as u64), deed);
+    }
+    replicas
+}
+
+/// Everything that two replicas of the same state have in common.
+fn state(replica: &Replica, now: Time) -> (u128, u64, Vec<String>) {
+    let status = replica.status();
+    let told = |entry: &Entry| format!("{entry:?} {:?}", entry.conflicts().collect::<Vec<_>>());
+    (status.root, status.seen, replica.scan(now, "").iter().map(told).collect())
+}
+
+/// The replicas that meet, one pair after another.
+fn meet(now: Time, mut replicas: Vec<Replica>, pairs: &[(usize, usize)]) -> Vec<Replica> {
+    for (a, b) in pairs {
+        let [a, b] = replicas.get_disjoint_mut([*a, *b]).unwrap();
+        exchange(now, a, b);
+    }
+    replicas
+}
+
+/// What a model replica knows: all events it heard of, each with what it removed.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    /// By key and stamp: the value, if it is a put.
+    events: BTreeMap<(String, Stamp), Option<Vec<u8>>>,
+    removed: BTreeSet<Stamp>,
+    /// By replica: how many steps it made, and their sum.
+    shares: BTreeMap<usize, (u32, i64)>,
+}
+
+impl Model {
+    fn dots(&self, key: &str) -> Vec<(Stamp, Vec<u8>)> {
+        let here = self.events.iter().filter(|((of, stamp), _)| of == key && !self.removed.contains(stamp));
+        here.filter_map(|((_, stamp), value)| Some((*stamp, value.clone()?))).collect()
+    }
+
+    fn write(&mut self, key: String, stamp: Option<Stamp>, value: Option<Vec<u8>>) {
+        let before = self.dots(&key);
+        assert_eq!(stamp.is_none(), value.is_none() && before.is_empty(), "a delete of nothing is no event");
+        let Some(stamp) = stamp else { return };
+        self.removed.extend(before.iter().map(|(stamp, _)| *stamp));
+        self.events.insert((key, stamp), value);
+    }
+
+    fn act(&mut self, i: usize, deed: &Deed, stamps: &[Option<Stamp>]) {
+        match deed {
+            Deed::Put(key, value) => self.write(register(*key), stamps[0], Some(vec![*value])),
+            Deed::Delete(key) => self.write(register(*key), stamps[0], None),
+            Deed::Add(key) => self.write(element(*key), stamps[0], Some(Vec::new())),
+            Deed::Remove(key) => self.write(element(*key), stamps[0], None),
+            Deed::Count(by) => {
+                let share = self.shares.entry(i).or_default();
+                *share = (share.0 + 1, share.1 + i64::from(*by));
+            }
+            Deed::Batch(writes) => {
+                for ((key, value), stamp) in writes.iter().zip(stamps) {
+                    self.write(register(*key), *stamp, value.map(|value| vec![value]));
+                }
+            }
+            Deed::PutFor(..) => unreachable!("the model knows no time"),
+        }
+    }
+
+    fn learn(&mut self, other: &Self) {
+        self.events.extend(other.events.clone());
+        self.removed.extend(&other.removed);
+        for (i, theirs) in &other.shares {
+            let mine = self.shares.entry(*i).or_default();
+            *mine = (*mine).max(*theirs);
+        }
+    }
+
+    fn agrees(&self, replica: &Replica, now: Time) {
+        for key in 0..6 {
+            let dots = self.dots(&register(key));
+            let entry = replica.get(now, &register(key));
+            let ours = entry.iter().flat_map(|entry| std::iter::once(entry.clone()).chain(entry.conflicts()));
+            let ours: Vec<(Stamp, Vec<u8>)> =
+                ours.map(|entry| (entry.stamp(), entry.value().to_vec())).collect();
+            // The winner is the greatest stamp, and the losers follow.
+            assert_eq!(ours, dots.into_iter().rev().collect::<Vec<_>>(), "{}", register(key));
+        }
+        let elements: Vec<String> = (0..6).map(element).filter(|e| !self.dots(e).is_empty()).collect();
+        assert_eq!(replica.set_iter("s").collect::<Vec<_>>(), elements);
+        assert!((0..6).map(element).all(|e| replica.set_contains("s", &e) == elements.contains(&e)));
+        assert_eq!(replica.counter_value("c"), self.shares.values().map(|(_, sum)| sum).sum::<i64>());
+    }
+}
+
+/// When everything has been written.
+const LATER_MS: u64 = 10_000;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Merging whole replicas is commutative, associative and idempotent.
+    #[test]
+    fn replicas_end_equal_in_whatever_order_and_however_often_they_meet(
+        history in prop::collection::vec((0..3_usize, deeds()), 0..80),
+    ) {
+        let now = at(LATER_MS);
+        let orders: [&[(usize, usize)]; 5] = [
+            &[(0, 1), (0, 2), (0, 1)],
+            &[(1, 0), (2, 0), (1, 0)],
+            &[(1, 2), (0, 1), (1, 2)],
+            &[(2, 0), (1, 2), (0, 1)],
+            &[(0, 1), (0, 1), (1, 2), (1, 2), (2, 0), (2, 0), (0, 1)],
+        ];
+        let mut expected = None;
+        for order in orders {
+            let replicas = meet(now, apart(3, &history), order);
+            for replica in &replicas {
+                let state = state(replica, now);
+                prop_assert_eq!(expected.get_or_insert_with(|| state.clone()), &state);
+            }
+            let heads: Vec<_> = replicas.iter().map(|replica| replica.status().head).collect();
+            let again = meet(now, replicas, order);
+            let unmoved: Vec<_> = again.iter().map(|replica| replica.status().head).collect();
+            prop_assert_eq!(heads, unmoved, "a second meeting changed something");
+        }
+    }
+
+    /// The digest depends on what is held alone: not on the way there, and not on who received it how.
+    #[test]
+    fn the_digest_is_the_same_for_whoever_received_the_state_in_whatever_way(
+        history in prop::collection::vec((0..1_usize, passing_deeds()), 0..80),
+        half in any::<prop::sample::Index>(),
+    ) {
+        const LINK: u64 = 1;
+        let now = at(LATER_MS);
+        let wake = |replica: &mut Replica| replica.handle(now, Input::Wake);
+        let blank = |seed| Replica::new(Setup::new(Config::lan(), seed));
+        // One that reconciles in the end.
+        let mut source = apart(1, &history).remove(0);
+        wake(&mut source);
+        let mut at_once = blank(10);
+        exchange(now, &mut source, &mut at_once);
+        wake(&mut at_once);
+        prop_assert_eq!(state(&source, now), state(&at_once, now));
+        // One that follows each write, and one that comes for the second half alone.
+        let mut source = apart(1, &[]).remove(0);
+        let (mut follower, mut late) = (blank(11), blank(12));
+        for replica in [&mut source, &mut follower] {
+            replica.handle(at(0), Input::LinkUp(LINK));
+        }
+        for (step, (_, deed)) in history.iter().enumerate() {
+            act(&mut source, at(step as u64), deed);
+            talk(at(step as u64), LINK, &mut source, &mut follower);
+            if step == half.index(history.len()) {
+                exchange(at(step as u64), &mut follower, &mut late);
+                for replica in [&mut source, &mut follower] {
+                    replica.handle(at(step as u64), Input::LinkDown(LINK));
+                    replica.handle(at(step as u64), Input::LinkUp(LINK));
+                }
+            }
+        }
+        for replica in [&mut source, &mut follower] {
+            replica.handle(now, Input::LinkDown(LINK));
+            wake(replica);
+        }
+        exchange(now, &mut source, &mut late);
+        wake(&mut late);
+        exchange(now, &mut source, &mut follower);
+        prop_assert_eq!(state(&source, now), state(&late, now));
+        prop_assert_eq!(state(&source, now), state(&follower, now));
+        prop_assert_eq!(source.status().root, at_once.status().root);
+    }
+
+    /// Registers, sets, counters and batches, alone and concurrently, against events and what they removed.
+    #[test]
+    fn everything_agrees_with_a_plain_model_of_events(
+        history in prop::collection::vec((0..2_usize, prop::option::weighted(0.9, deeds())), 0..120),
+        alone in any::<bool>(),
+    ) {
+        let mut replicas = apart(2, &[]);
+        let mut models = [Model::default(), Model::default()];
+        for (step, (i, deed)) in history.iter().enumerate() {
+            let (now, i) = (at(step as u64), if alone { 0 } else { *i });
+            if let Some(deed) = deed {
+                let stamps = act(&mut replicas[i], now, deed);
+                models[i].act(i, deed, &stamps);
+            } else {
+                replicas = meet(now, replicas, &[(0, 1)]);
+                let [a, b] = &mut models;
+                a.learn(b);
+                b.learn(a);
+            }
+            for (model, replica) in models.iter().zip(&replicas) {
+                model.agrees(replica, now);
+            }
+        }
     }
 }

@@ -141,3 +141,17 @@ fn bad_input_is_a_typed_error_and_writes_nothing() {
     node.counter("c").add(i64::MAX).unwrap();
     assert_eq!(node.counter("c").add(1), Err(WriteError::CounterOverflow));
 }
+
+/// Each node counts under a hash key of its own until its first session, and the check does not tell under which.
+#[test]
+#[ignore = "found: nodes with different hash keys take equal states for different ones and report a disagreement"]
+fn a_new_cluster_reports_no_disagreement() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed).nodes(2);
+        sim.run_for(ms(300));
+        sim.node(0).put("k", "v").unwrap();
+        sim.assert_converged();
+        let disagrees = |(_, event): &(usize, Event)| matches!(event, Event::Disagreement { .. });
+        assert!(!sim.events().iter().any(disagrees), "seed {seed}");
+    }
+}
