@@ -84,7 +84,7 @@ struct DriftingClock {
 
 impl DriftingClock {
     fn rate(self) -> u128 {
-        (1_000_000 + self.ppm.clamp(-900_000, 900_000)) as u128
+        (1_000_000 + self.ppm.clamp(-900_000, 900_000)).unsigned_abs().into()
     }
 
     fn read(self, now: Duration) -> Duration {
