@@ -163,6 +163,11 @@ impl Node {
         }
     }
 
+    fn add(&mut self, other: Self) {
+        self.set_sum(self.sum().wrapping_add(other.sum()));
+        self.rows += other.rows;
+    }
+
     pub(crate) fn bytes(self) -> [u8; 24] {
         let mut bytes = [0; 24];
         bytes[..8].copy_from_slice(&self.sum[0].to_le_bytes());
@@ -196,6 +201,30 @@ pub(crate) struct Digest {
 impl Digest {
     pub(crate) fn new() -> Self {
         Self { levels: vec![vec![Node::default()]], leaves: vec![Leaf::default()], slots: 0 }
+    }
+
+    /// The digest of `count` rows at once: place, slot and hash of each.
+    pub(crate) fn of(count: usize, rows: impl Iterator<Item = (Place, u32, u128)>) -> Self {
+        let leaves = count.div_ceil(LEAF_ROWS_GROW).max(1);
+        let depth = leaves.ilog2() / FAN_BITS * FAN_BITS;
+        let mut digest = Self { levels: Vec::new(), leaves: vec![Leaf::default(); leaves], slots: count };
+        for (place, slot, hash) in rows {
+            let at = digest.leaf_at(place.low);
+            let leaf = &mut digest.leaves[at];
+            if leaf.rows.capacity() == 0 {
+                leaf.rows.reserve_exact(LEAF_ROWS_GROW);
+            }
+            leaf.rows.push(Slotted { tag: place.tag(), slot });
+            leaf.node.change(0, hash);
+        }
+        let mut nodes: Vec<Node> = digest.leaves.iter().map(|leaf| leaf.node).collect();
+        for depth in (0..=depth).rev().step_by(FAN_BITS as usize) {
+            let mut level = vec![Node::default(); 1 << depth];
+            nodes.iter().enumerate().for_each(|(at, node)| level[at & mask(depth) as usize].add(*node));
+            digest.levels.insert(0, level.clone());
+            nodes = level;
+        }
+        digest
     }
 
     pub(crate) fn root(&self) -> Node {
@@ -312,8 +341,7 @@ impl Digest {
         let leaf = self.leaves.pop().expect("there is always a leaf");
         let at = self.leaves.len();
         let into = &mut self.leaves[at - (1 << at.ilog2())];
-        into.node.set_sum(into.node.sum().wrapping_add(leaf.node.sum()));
-        into.node.rows += leaf.node.rows;
+        into.node.add(leaf.node);
         into.rows.extend(leaf.rows);
     }
 
@@ -365,6 +393,9 @@ mod tests {
             }
         }
         assert_eq!(digest.leaves(), 20_000 / 16);
+        let at_once = Digest::of(slots.len(), slots.iter().map(|slot| (row(*slot).0, *slot, row(*slot).1)));
+        check(&at_once, &slots);
+        assert_eq!((at_once.leaves(), at_once.levels.len()), (digest.leaves(), digest.levels.len()));
         for slot in slots.iter().rev() {
             assert_eq!(digest.find(row(*slot).0, |other| other == *slot), Some(*slot));
             digest.change(row(*slot).0, row(*slot).1, 0);

@@ -201,6 +201,20 @@ impl Replica {
         replica
     }
 
+    /// Builds the digest anew, to be measured.
+    #[cfg(feature = "__measures")]
+    #[doc(hidden)]
+    pub fn rebuild_digest(&mut self) {
+        self.store.rekey(self.store.hash_key);
+    }
+
+    /// Changes every row in the digest to what it is, to be measured.
+    #[cfg(feature = "__measures")]
+    #[doc(hidden)]
+    pub fn churn_digest(&mut self) {
+        self.store.churn_digest();
+    }
+
     /// From now on passes on the writes of others, or not: see [`Config::relay`].
     pub fn relay(&mut self, on: bool) {
         self.config.relay = on;

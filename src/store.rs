@@ -594,14 +594,14 @@ impl Store {
         self.hash_key = hash_key;
         self.seen.rekey(hash_key);
         let slots: Vec<u32> = self.log.after(0).map(|(_, slot)| slot).collect();
-        let mut digest = Digest::new();
-        for at in slots {
-            let slot = self.slab.at(at);
-            let place = hash_key.place(slot.held.key());
-            digest
-                .insert(place, at, slot.held.hash(hash_key, place), |slot| self.slab.at(slot).hash(hash_key));
-        }
-        self.digest = digest;
+        self.digest = Digest::of(
+            slots.len(),
+            slots.into_iter().map(|at| {
+                let slot = self.slab.at(at);
+                let place = hash_key.place(slot.held.key());
+                (place, at, slot.held.hash(hash_key, place))
+            }),
+        );
     }
 
     /// A store with these rows and no claims, for a new run: after a restart, or after an integrity fault.
@@ -650,6 +650,19 @@ fn bytes_of(held: &Held) -> u64 {
 /// The dots that will expire, and when.
 fn expiring(held: &Held) -> Vec<(u64, Stamp)> {
     held.dots().iter().filter(|dot| dot.expires() != 0).map(|dot| (dot.expires(), dot.stamp())).collect()
+}
+
+#[cfg(feature = "__measures")]
+impl Store {
+    /// What overwriting every row once costs the digest.
+    pub(crate) fn churn_digest(&mut self) {
+        let slots: Vec<u32> = self.log.after(0).map(|(_, slot)| slot).collect();
+        for at in slots {
+            let place = self.hash_key.place(self.slab.at(at).held.key());
+            let (old, new) = (self.row_hash(at), self.slab.at(at).held.hash(self.hash_key, place));
+            self.digest.change(place, old, new);
+        }
+    }
 }
 
 #[cfg(feature = "__controls")]

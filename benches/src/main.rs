@@ -14,8 +14,9 @@ const REPETITIONS: usize = 5;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn()); 5] = [
+    let parts: [(&str, fn()); 6] = [
         ("memory", memory),
+        ("digests", digests),
         ("puts", puts),
         ("merges", merges),
         ("reconciles", reconciles),
@@ -145,6 +146,52 @@ fn memory() {
         bytes / MANY
     );
     assert_eq!(replica.len() as u64, MANY, "all are there");
+    drop(replica);
+    let before = resident();
+    let mut theirs = rival();
+    for i in 0..MANY {
+        theirs.self_node_state().set(key(i), String::from_utf8_lossy(&value(i)));
+    }
+    let bytes = resident().saturating_sub(before);
+    println!("chitchat: {} bytes a key resident, on pages that were freed before in part", bytes / MANY);
+}
+
+/// The digest alone: built anew for a million rows, and compared when both sides agree.
+fn digests() {
+    const MANY: u64 = 1_000_000;
+    let mut pair = Pair::new(filled(1, MANY), replica(2), at(2 * MANY));
+    let mut building = Vec::new();
+    for _ in 0..REPETITIONS {
+        let start = Instant::now();
+        pair.ends[0].rebuild_digest();
+        building.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    println!();
+    row("digest of 1 M rows, built anew (target: 500)", "ms", building);
+    let mut few = filled(3, KEYS);
+    let churning = (0..REPETITIONS).map(|_| per_step(KEYS, || few.churn_digest())).collect();
+    row("digest upkeep of an overwrite (target: 200)", "ns", churning);
+    pair.run(false);
+    let mut check = None;
+    while check.is_none() {
+        pair.ends[0].handle(at(3 * MANY), Input::Wake);
+        while let Some(output) = pair.ends[0].poll() {
+            if let tidings::Output::Datagram(_, bytes) = output {
+                check = Some(bytes);
+            }
+        }
+    }
+    let check = check.expect("the loop ends with one");
+    let mut checking = Vec::new();
+    for _ in 0..REPETITIONS {
+        checking.push(per_step(10_000, || {
+            for _ in 0..10_000 {
+                pair.ends[1].handle(at(3 * MANY), Input::Datagram(1, &check));
+                while std::hint::black_box(pair.ends[1].poll()).is_some() {}
+            }
+        }));
+    }
+    row("a check in sync, answered (target: 5,000)", "ns", checking);
 }
 
 fn reconciles() {
@@ -155,6 +202,11 @@ fn reconciles() {
         pair.run(false);
         let joined = start.elapsed();
         println!("{keys} keys: joining blank {:.2} s for both sides", joined.as_secs_f64());
+        // The first tick still claims what the session taught.
+        for _ in 0..2 {
+            pair.wake(Duration::from_secs(2));
+            pair.run(false);
+        }
         pair.wake(Duration::from_secs(2));
         let crossed = pair.run(false);
         println!("  in sync: {} bytes for two checks (target: at most 64 each)", crossed.bytes);
