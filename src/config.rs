@@ -37,6 +37,9 @@ pub struct Config {
     pub relay: bool,
     /// A repair session in which the peer makes no progress for this long breaks the link. 100 ms to 1 hour.
     pub sync_timeout: Duration,
+    /// A node refuses writes of its own as busy while the middle one of its peers is this many bytes behind. 64 KiB
+    /// to 1 TiB.
+    pub lag_bytes_max: usize,
     /// The time in which the background check recomputes the whole digest once. 1 s to 30 days.
     pub scrub_interval: Duration,
 }
@@ -51,6 +54,7 @@ impl Config {
             removals_max: 4_096,
             relay: false,
             sync_timeout: Duration::from_secs(10),
+            lag_bytes_max: 64 << 20,
             scrub_interval: Duration::from_secs(600),
         }
     }
@@ -90,6 +94,7 @@ impl Config {
         }
         let sizes = [
             ("value_bytes_max", self.value_bytes_max, 1, VALUE_BYTES_CEILING, "1 to 16777216"),
+            ("lag_bytes_max", self.lag_bytes_max, 64 << 10, 1 << 40, "65536 to 1099511627776"),
             ("removals_max", self.removals_max, 0, 1 << 24, "0 to 16777216"),
         ];
         for (field, value, least, most, range) in sizes {

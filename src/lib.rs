@@ -6,6 +6,8 @@ mod digest;
 mod entry;
 mod error;
 mod log;
+#[cfg(feature = "node")]
+mod node;
 mod oracle;
 mod reconcile;
 mod replica;
@@ -23,7 +25,14 @@ pub use config::{Config, KEY_BYTES_MAX, VALUE_BYTES_CEILING};
 #[doc(hidden)]
 pub use controls::Control;
 pub use entry::{Entry, Revision};
-pub use error::{Error, StartError, WriteError};
+pub use error::{DecodeError, Error, SecurityError, StartError, WaitError, WriteError};
+#[cfg(feature = "node")]
+pub use node::{
+    Builder, Counter, Events, Member, MemberEvent, MemberState, Node, NodeBatch, NodeEvent, NodeStatus,
+    PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
+};
+#[cfg(feature = "json")]
+pub use node::{Map, MapWatch};
 pub use replica::{
     BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, Lane, LinkId, Output, Persist, PutOptions, Replica,
     Saved, Setup, Status, SyncTraffic,

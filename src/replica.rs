@@ -13,6 +13,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::digest::HashKey;
+use crate::entry::Revision;
 use crate::reconcile::{Progress, Session};
 use crate::store::{Refusal, Store};
 use crate::tail::Refused;
@@ -220,6 +221,42 @@ impl Replica {
         self.config.relay = on;
     }
 
+    /// Asks every peer that has not said so yet to say when it has everything up to this revision.
+    pub(crate) fn ask(&mut self, revision: u64) {
+        for link in self.links.values_mut().filter(|link| link.acknowledged < revision) {
+            link.asks = Some(revision.max(link.asks.unwrap_or(0)));
+        }
+    }
+
+    /// Whether a peer said that it has everything up to this revision.
+    pub(crate) fn is_acknowledged(&self, link: LinkId, revision: u64) -> bool {
+        self.links.get(&link).is_some_and(|link| link.acknowledged >= revision)
+    }
+
+    /// Whether this replica has everything that the peer had when the link was made.
+    pub(crate) fn is_synced(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(|link| link.is_synced)
+    }
+
+    /// How far a peer is behind: changes, and about how many bytes they are.
+    pub(crate) fn lag(&self, link: LinkId) -> (u64, u64) {
+        let changes = self.links.get(&link).map_or(0, |link| link.outgoing.lag(&self.store));
+        let rows = self.store.len().max(1) as u64;
+        (changes, changes * (self.store.bytes() / rows))
+    }
+
+    /// Where the change log stands.
+    pub(crate) fn head(&self) -> Revision {
+        Revision { log: self.store.log.id, number: self.store.log.head() }
+    }
+
+    /// How many bytes the middle one of all peers is behind.
+    pub(crate) fn median_lag(&self) -> u64 {
+        let mut lags: Vec<u64> = self.links.keys().map(|link| self.lag(*link).1).collect();
+        lags.sort_unstable();
+        lags.get(lags.len() / 2).copied().unwrap_or(0)
+    }
+
     /// Compares everything with a peer as soon as it has said hello, whatever the checks say.
     pub fn compare(&mut self, link: LinkId) {
         if let Some(link) = self.links.get_mut(&link) {
@@ -422,9 +459,17 @@ impl Replica {
             (Kind::Position, Some(_)) => {
                 let (log, complete) = (reader.word()?, reader.number()?);
                 reader.end()?;
+                if log == store.log.id {
+                    link.acknowledged = link.acknowledged.max(complete);
+                }
                 if !link.outgoing.resume(store, log, complete) {
                     link.wants_session = true;
                 }
+            }
+            (Kind::Ask, Some(_)) => {
+                reader.end()?;
+                // What is not complete here yet is stated when it is: after the session that is under way.
+                link.states_position |= link.session.is_none();
             }
             (Kind::Tail, Some(peer)) => {
                 let (refusals, _) = link.incoming.frame(store, self.now, peer, reader)?;

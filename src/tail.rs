@@ -49,6 +49,16 @@ impl Outgoing {
         fits
     }
 
+    /// Up to where the peer has been told that it has everything.
+    pub(crate) fn told(&self) -> u64 {
+        if self.is_running { self.base } else { 0 }
+    }
+
+    /// How many changes the peer is behind.
+    pub(crate) fn lag(&self, store: &Store) -> u64 {
+        store.log.head() - self.cursor.min(store.log.head())
+    }
+
     /// The next frame, if there is something to send. With `flush`, a claim alone is something.
     pub(crate) fn frame(&mut self, store: &mut Store, relay: bool, flush: bool) -> Option<Vec<u8>> {
         if self.is_running && self.cursor < store.log.floor() && !store.controls.has(Control::FloorPassed) {

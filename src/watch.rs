@@ -73,6 +73,13 @@ pub(crate) struct WatchStart {
     pub(crate) skips_current: bool,
 }
 
+impl WatchStart {
+    /// All current values under a prefix, then what changes.
+    pub(crate) fn at(prefix: Vec<u8>) -> Self {
+        Self { prefix, is_exact: false, from: None, skips_current: false }
+    }
+}
+
 pub(crate) type WatchId = u64;
 
 /// Up to so many initial values are looked up by their prefix; for more the log is read from its beginning.

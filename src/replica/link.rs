@@ -32,6 +32,12 @@ pub(super) struct Link {
     pub(super) backoff: u32,
     pub(super) no_session_before: Duration,
     pub(super) break_at: Option<Duration>,
+    /// Somebody waits until the peer has everything up to here.
+    pub(super) asks: Option<u64>,
+    /// Up to where the peer said that it has everything.
+    pub(super) acknowledged: u64,
+    /// This replica has compared everything with the peer, or knew that it need not.
+    pub(super) is_synced: bool,
 }
 
 impl Link {
@@ -47,13 +53,18 @@ impl Link {
         }
         let (log, _) = self.peer?;
         if std::mem::take(&mut self.states_position) {
+            self.is_synced = true;
             let mut writer = Writer::new(Kind::Position);
             writer.word(log);
             writer.number(store.completed(log));
             return Some(writer.finish());
         }
         let flush = std::mem::take(&mut self.flush);
-        self.outgoing.frame(store, relay, flush)
+        if let Some(frame) = self.outgoing.frame(store, relay, flush) {
+            return Some(frame);
+        }
+        self.asks.take_if(|revision| *revision <= self.outgoing.told())?;
+        Some(Writer::new(Kind::Ask).finish())
     }
 
     pub(super) fn begin(&mut self, store: &Store, now: Time, salt: u64) {

@@ -14,7 +14,7 @@ impl Replica {
             origins: self.store.seen.vector().dots.len(),
             cloud: self.store.seen.spans(),
             removals: self.store.log.removals(),
-            head: Revision { log: self.store.log.id, number: self.store.log.head() },
+            head: self.head(),
             links: self.links.len(),
             sessions: self.links.values().filter(|link| link.session.is_some()).count(),
             traffic: self.traffic,

@@ -124,6 +124,11 @@ impl Replica {
         self.watches.open(&self.store, start)
     }
 
+    #[cfg(feature = "node")]
+    pub(crate) fn take_ready_watches(&mut self) -> std::collections::BTreeSet<WatchId> {
+        self.watches.take_ready()
+    }
+
     pub(crate) fn unwatch(&mut self, id: WatchId) {
         self.watches.close(id);
     }

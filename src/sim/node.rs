@@ -282,7 +282,7 @@ pub struct SimWatch {
 
 impl SimWatch {
     fn new(node: &SimNode<'_>, prefix: Vec<u8>) -> Self {
-        let start = WatchStart { prefix, is_exact: false, from: None, skips_current: false };
+        let start = WatchStart::at(prefix);
         let starts = node.sim.nodes[node.i].starts;
         Self { i: node.i, starts, start, id: None, events: VecDeque::new() }
     }

@@ -1,0 +1,326 @@
+//! Real nodes on loopback: every operation, every refusal, and hostile peers.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tidings::{
+    Builder, Config, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions, Quorum, Security, StartError,
+    TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
+};
+
+const SECRET: &str = "a secret for tests alone";
+/// Guards against a test that would wait for ever; nothing is measured by it.
+const GUARD: Duration = Duration::from_secs(60);
+
+async fn guarded<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(GUARD, future).await.expect("it happens within a minute")
+}
+
+fn security() -> Security {
+    static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();
+    SECURITY.get_or_init(|| Security::secret(SECRET).unwrap()).clone()
+}
+
+fn builder(name: &str, seeds: &[&Node]) -> Builder {
+    let seeds: Vec<String> = seeds.iter().map(|node| node.addr().to_string()).collect();
+    Node::builder(name).security(security()).config(Config::local()).seeds(seeds)
+}
+
+async fn start(name: &str, seeds: &[&Node]) -> Node {
+    let node = builder(name, seeds).start().await.unwrap();
+    guarded(node.ready()).await.unwrap();
+    node
+}
+
+/// Waits until a key has a value on a node.
+async fn sees(node: &Node, key: &str, value: &[u8]) {
+    let mut watch = node.watch(key).exact();
+    guarded(async {
+        loop {
+            match watch.next().await.expect("the node is open") {
+                WatchEvent::Put(entry) if entry.value() == value => return,
+                _ => {}
+            }
+        }
+    })
+    .await;
+}
+
+async fn next(watch: &mut Watch) -> WatchEvent {
+    guarded(watch.next()).await.expect("the node is open")
+}
+
+/// The first refusal that a node reports.
+async fn refusal(node: &Node, mut events: tidings::Events<NodeEvent>) -> PeerRefusal {
+    let _node = node;
+    guarded(async {
+        loop {
+            if let NodeEvent::PeerRefused { refusal, .. } = events.next().await.expect("the node is open") {
+                return refusal;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_operation_on_one_node_is_seen_on_all_others() {
+    let a = start("a", &[]).await;
+    let b = start("b", &[&a]).await;
+    let c = start("c", &[&a]).await;
+    a.put("k", "1").unwrap();
+    sees(&c, "k", b"1").await;
+    let stamp = c.get("k").unwrap().stamp();
+    c.put_with("k", "2", PutOptions::new().only_if(OnlyIf::Stamp(stamp))).unwrap();
+    sees(&b, "k", b"2").await;
+    let mut watch = a.watch("").without_current();
+    b.batch().put("x", "1").put("y", "2").delete("k").commit().unwrap();
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        told.push(next(&mut watch).await.key().unwrap().to_owned());
+    }
+    told.sort();
+    assert_eq!(told, ["k", "x", "y"]);
+    assert!(a.get("k").is_none());
+    let keys: Vec<String> = a.scan("").iter().map(|entry| entry.key().to_owned()).collect();
+    assert_eq!(keys, ["x", "y"]);
+    let mut set = c.set("banned").watch();
+    a.set("banned").add("x").unwrap();
+    while next(&mut set).await.key() != Some("x") {}
+    assert!(c.set("banned").contains("x") && c.set("banned").iter().eq(["x".to_owned()]));
+    for node in [&a, &b, &c] {
+        node.counter("hits").add(2).unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    }
+    for node in [&a, &b, &c] {
+        assert_eq!(node.counter("hits").value(), 6);
+    }
+    let mut expiring = b.watch("soon").exact().without_current();
+    a.put_with("soon", "v", PutOptions::new().ttl(Duration::from_millis(300))).unwrap();
+    assert!(matches!(next(&mut expiring).await, WatchEvent::Put(_)));
+    assert!(matches!(next(&mut expiring).await, WatchEvent::Expired { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_nodes_find_each_other_through_one_seed_and_agree() {
+    let first = start("n0", &[]).await;
+    let mut nodes = vec![first];
+    for i in 1..10 {
+        nodes.push(start(&format!("n{i}"), &[&nodes[0]]).await);
+    }
+    for (i, node) in nodes.iter().enumerate() {
+        node.put(format!("from/{i}"), "v").unwrap();
+    }
+    for node in &nodes {
+        for i in 0..10 {
+            sees(node, &format!("from/{i}"), b"v").await;
+        }
+        guarded(async {
+            while node.status().peers.len() < 9 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    let receipt = nodes[7].put("last", "v").unwrap();
+    receipt.seen_by(Quorum::All, GUARD).await.unwrap();
+    assert!(nodes.iter().all(|node| node.get("last").is_some()));
+    assert_eq!(nodes[3].members().len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_too_few_have_seen_in_time_stands_all_the_same() {
+    let a = start("a", &[]).await;
+    let receipt = a.put("k", "v").unwrap();
+    let late = receipt.seen_by(Quorum::Count(2), Duration::from_millis(1)).await;
+    assert_eq!(late, Err(WaitError::TimedOut { seen: 1, needed: 2 }));
+    assert_eq!(receipt.durable().await, Err(WaitError::NoDisk));
+    assert!(a.get("k").is_some());
+    receipt.seen_by(Quorum::Majority, GUARD).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_comes_back_on_its_port_under_its_name_and_has_everything_again() {
+    let a = start("a", &[]).await;
+    let b = start("b", &[&a]).await;
+    b.put("k", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    let addr = b.addr();
+    // The last handle goes; nobody says goodbye in the store.
+    drop(b);
+    let b = guarded(async {
+        loop {
+            match builder("b", &[&a]).listen(addr).start().await {
+                Ok(node) => return node,
+                Err(StartError::Bind { .. }) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+    .await;
+    guarded(b.ready()).await.unwrap();
+    assert_eq!(b.get("k").unwrap().value(), b"v");
+    a.put("k", "w").unwrap();
+    sees(&b, "k", b"w").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_stranger_is_refused_for_its_own_reason() {
+    let a =
+        builder("a", &[]).app_version("2").accepts_version(|version| version != "1").start().await.unwrap();
+    let other = Security::secret("another secret, just as good").unwrap();
+    let strangers: Vec<(Builder, PeerRefusal)> = vec![
+        (builder("b", &[&a]).security(other), PeerRefusal::Tls(TlsRefusal::WrongSecret)),
+        (builder("c", &[&a]).cluster("else"), PeerRefusal::Cluster { theirs: "tidings".to_owned() }),
+        (builder("d", &[&a]).app_version("1"), PeerRefusal::AppVersion { theirs: "2".to_owned() }),
+        (builder("a", &[&a]), PeerRefusal::NameTaken),
+    ];
+    for (builder, expected) in strangers {
+        let node = builder.start().await.unwrap();
+        let events = node.events();
+        assert_eq!(refusal(&node, events).await, expected);
+        assert!(node.status().peers.is_empty());
+    }
+    assert!(a.status().peers.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_lives_elsewhere_is_refused_and_a_dead_one_is_replaced() {
+    let a = start("a", &[]).await;
+    let b = start("b", &[&a]).await;
+    let rival = builder("b", &[&a]).start().await.unwrap();
+    let events = rival.events();
+    assert_eq!(refusal(&rival, events).await, PeerRefusal::NameTaken);
+    b.shutdown().await;
+    guarded(rival.ready()).await.unwrap();
+    a.put("k", "v").unwrap();
+    sees(&rival, "k", b"v").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_are_rotated_without_losing_a_link_and_the_old_one_opens_nothing_afterwards() {
+    let new = "the secret of the next year";
+    let security_a = Security::secret(SECRET).unwrap();
+    let security_b = Security::secret(SECRET).unwrap();
+    let a = builder("a", &[]).security(security_a.clone()).start().await.unwrap();
+    let b = builder("b", &[&a]).security(security_b.clone()).start().await.unwrap();
+    guarded(b.ready()).await.unwrap();
+    for security in [&security_a, &security_b] {
+        security.accept(new).unwrap();
+    }
+    for security in [&security_a, &security_b] {
+        security.present(new).unwrap();
+    }
+    let mut events = a.member_events();
+    for security in [&security_a, &security_b] {
+        security.remove(SECRET).unwrap();
+    }
+    // The link that used the old secret is closed, and made anew under the new one.
+    guarded(events.next()).await.unwrap();
+    a.put("k", "v").unwrap();
+    sees(&b, "k", b"v").await;
+    let late = builder("c", &[&a]).start().await.unwrap();
+    let events = late.events();
+    assert_eq!(refusal(&late, events).await, PeerRefusal::Tls(TlsRefusal::WrongSecret));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_node_refuses_writes_ends_watches_and_still_answers_reads() {
+    let a = start("a", &[]).await;
+    a.put("k", "v").unwrap();
+    let mut watch = a.watch("other").without_current();
+    let (set, receipt) = (a.set("s"), a.put("k", "w").unwrap());
+    let waiting = tokio::spawn(async move { watch.next().await });
+    let clone = a.clone();
+    a.shutdown().await;
+    assert_eq!(guarded(waiting).await.unwrap(), None);
+    assert_eq!(clone.put("k", "x").unwrap_err(), WriteError::Closed);
+    assert_eq!(set.add("x").unwrap_err(), WriteError::Closed);
+    assert_eq!(receipt.seen_by(Quorum::All, GUARD).await, Err(WaitError::Closed));
+    assert_eq!(clone.get("k").unwrap().value(), b"w");
+    assert_eq!(clone.scan("").len(), 1);
+    clone.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_and_watches_do_not_keep_a_node_alive() {
+    let a = start("a", &[]).await;
+    let (mut watch, set, addr) = (a.watch(""), a.set("s"), a.addr());
+    drop(a);
+    guarded(async { while watch.next().await.is_some() {} }).await;
+    assert_eq!(set.add("x").unwrap_err(), WriteError::Closed);
+    guarded(async {
+        while std::net::UdpSocket::bind(addr).is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_shut_down_in_the_middle_of_heavy_writing() {
+    let a = start("a", &[]).await;
+    let b = start("b", &[&a]).await;
+    let writers: Vec<_> = (0..2)
+        .map(|writer| {
+            let (a, value) = (a.clone(), vec![b'x'; 1_000]);
+            std::thread::spawn(move || {
+                let mut written = 0_u32;
+                // As fast as the cluster permits, until the node is closed.
+                loop {
+                    match a.put(format!("{writer}/{}", written % 5_000), &value) {
+                        Ok(_) => written += 1,
+                        Err(WriteError::Busy) => std::thread::yield_now(),
+                        Err(error) => {
+                            assert_eq!(error, WriteError::Closed);
+                            break;
+                        }
+                    }
+                }
+                written
+            })
+        })
+        .collect();
+    sees(&b, "0/1", &[b'x'; 1_000]).await;
+    guarded(a.shutdown()).await;
+    for writer in writers {
+        assert!(writer.join().unwrap() > 0);
+    }
+    drop(a);
+    assert!(b.get("0/1").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_meet_over_ipv6() {
+    let listen: SocketAddr = "[::1]:0".parse().unwrap();
+    let a = builder("a", &[]).listen(listen).start().await.unwrap();
+    assert!(a.addr().is_ipv6() && a.addr().port() != 0);
+    let b = builder("b", &[&a]).listen(listen).start().await.unwrap();
+    guarded(b.ready()).await.unwrap();
+    a.put("k", "v").unwrap();
+    sees(&b, "k", b"v").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_a_start_is_said() {
+    let a = start("a", &[]).await;
+    let taken = builder("b", &[]).listen(a.addr()).start().await.unwrap_err();
+    assert!(matches!(taken, StartError::Bind { addr, .. } if addr == a.addr()), "{taken}");
+    let nameless = builder("Not A Name", &[]).start().await.unwrap_err();
+    assert!(
+        nameless.to_string().contains("Not A Name") && nameless.to_string().contains("1 to 63"),
+        "{nameless}"
+    );
+    let seedless = builder("b", &[]).seeds(["somewhere"]).start().await.unwrap_err();
+    assert!(seedless.to_string().contains("somewhere"), "{seedless}");
+    let open = Node::builder("b").start().await.unwrap_err();
+    assert_eq!(open, StartError::NoSecurity);
+    let mut config = Config::local();
+    config.lag_bytes_max = 1;
+    let unfit = builder("b", &[]).config(config).start().await.unwrap_err();
+    assert!(unfit.to_string().contains("lag_bytes_max"), "{unfit}");
+    // A seed that nobody has is no reason not to start; it is tried for ever, and said.
+    let b = builder("b", &[]).seeds(["no-such-host.invalid:7400"]).start().await.unwrap();
+    let mut events = b.events();
+    let event = guarded(events.next()).await.unwrap();
+    assert!(matches!(event, NodeEvent::Unreachable { target, .. } if target.starts_with("no-such-host")));
+}

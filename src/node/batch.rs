@@ -1,0 +1,47 @@
+//! Several writes in one step.
+
+use std::sync::Arc;
+
+use super::receipt::Receipt;
+use super::shared::Shared;
+use crate::error::WriteError;
+use crate::replica::Batch;
+
+/// Several writes on one node, applied in one local step: all of them, or none. Peers may see its parts one after
+/// another.
+#[derive(Clone, Debug)]
+pub struct NodeBatch {
+    shared: Arc<Shared>,
+    batch: Batch,
+}
+
+impl NodeBatch {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: shared.clone(), batch: Batch::new() }
+    }
+
+    /// Adds a put.
+    #[must_use]
+    pub fn put(mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
+        self.batch = self.batch.put(key, value);
+        self
+    }
+
+    /// Adds a delete.
+    #[must_use]
+    pub fn delete(mut self, key: impl AsRef<str>) -> Self {
+        self.batch = self.batch.delete(key);
+        self
+    }
+
+    /// Applies all of them or, if one is not acceptable, none. The receipt is for all.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn commit(self) -> Result<Receipt, WriteError> {
+        let write = self.shared.write(|replica, now| replica.commit(now, &self.batch));
+        write.map(|(stamps, revision)| {
+            Receipt::new(&self.shared, stamps.into_iter().rev().flatten().next(), revision)
+        })
+    }
+}

@@ -1,0 +1,183 @@
+//! Describing and starting a node.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::network::{Network, bind};
+use super::peers::{Identity, Member, MemberState, Peers};
+use super::security::{Security, check_name};
+use super::shared::Shared;
+use super::{Node, driver};
+use crate::config::Config;
+use crate::error::StartError;
+use crate::replica::{Replica, Setup};
+
+/// What links have read and the driver has not handed in yet; beyond it they stop reading.
+const HAPPENINGS_MAX: usize = 256;
+/// Metadata travels in every greeting.
+const META_BYTES_MAX: usize = 16 << 10;
+
+/// Describes a node; see [`Node::builder`].
+pub struct Builder {
+    name: String,
+    cluster: String,
+    listen: SocketAddr,
+    advertise: Option<SocketAddr>,
+    seeds: Vec<String>,
+    security: Option<Security>,
+    config: Config,
+    meta: BTreeMap<String, String>,
+    app_version: String,
+    accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("name", &self.name)
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            cluster: "tidings".to_owned(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: None,
+            seeds: Vec::new(),
+            security: None,
+            config: Config::lan(),
+            meta: BTreeMap::new(),
+            app_version: String::new(),
+            accepts_version: Box::new(|_| true),
+        }
+    }
+
+    /// The cluster's name; nodes of other clusters are refused. Without it "tidings".
+    #[must_use]
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.cluster = name.into();
+        self
+    }
+
+    /// Where to listen; port 0 takes any free one. Without it a free port that only this machine can reach.
+    #[must_use]
+    pub fn listen(mut self, addr: SocketAddr) -> Self {
+        self.listen = addr;
+        self
+    }
+
+    /// Where others can reach this node, if that is not where they see it come from.
+    #[must_use]
+    pub fn advertise(mut self, addr: SocketAddr) -> Self {
+        self.advertise = Some(addr);
+        self
+    }
+
+    /// Where others may be: addresses, or host names with a port, which are resolved anew each time. Tried for ever.
+    #[must_use]
+    pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
+        self.seeds.extend(seeds.into_iter().map(Into::into));
+        self
+    }
+
+    /// Who may connect. There is no node without it.
+    #[must_use]
+    pub fn security(mut self, security: Security) -> Self {
+        self.security = Some(security);
+        self
+    }
+
+    /// Limits and intervals. Without it [`Config::lan`].
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Tells others something about this node.
+    #[must_use]
+    pub fn meta(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.meta.insert(key.into(), value.into());
+        self
+    }
+
+    /// The version of the application, for others to see and to judge.
+    #[must_use]
+    pub fn app_version(mut self, version: impl Into<String>) -> Self {
+        self.app_version = version.into();
+        self
+    }
+
+    /// Which application versions of others are accepted. Without it all of them.
+    #[must_use]
+    pub fn accepts_version(mut self, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.accepts_version = Box::new(accepts);
+        self
+    }
+
+    /// Starts the node. It needs a tokio runtime, and tries to reach its seeds from now on.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    #[expect(clippy::unused_async, reason = "opening a disk will wait; callers shall not have to change")]
+    pub async fn start(self) -> Result<Node, StartError> {
+        self.config.check()?;
+        check_name(&self.name)?;
+        if self.cluster.is_empty() || self.cluster.len() > 255 {
+            return Err(StartError::Cluster);
+        }
+        let meta_bytes: usize = self.meta.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if meta_bytes + self.app_version.len() > META_BYTES_MAX {
+            return Err(StartError::Meta { bytes: meta_bytes, limit: META_BYTES_MAX });
+        }
+        let seeds_are_formed =
+            |seed: &String| seed.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        if let Some(seed) = self.seeds.iter().find(|seed| !seeds_are_formed(seed)) {
+            return Err(StartError::Seed { seed: seed.clone() });
+        }
+        let security = self.security.ok_or(StartError::NoSecurity)?;
+        let endpoint = bind(self.listen, security.server(&self.name)?)?;
+        let failed =
+            |error: std::io::Error| StartError::Bind { addr: self.listen, reason: error.to_string() };
+        let addr = endpoint.local_addr().map_err(failed)?;
+        let [seed, run] = random()?;
+        let own = Member {
+            name: self.name.clone(),
+            run,
+            addr: self.advertise.unwrap_or(addr),
+            state: MemberState::Alive,
+            app_version: self.app_version.clone(),
+            meta: self.meta,
+        };
+        let identity = Identity {
+            cluster: self.cluster,
+            app_version: self.app_version,
+            accepts_version: self.accepts_version,
+            advertised: self.advertise,
+            clock_skew_max: self.config.clock_skew_max,
+        };
+        let lag_bytes_max = self.config.lag_bytes_max as u64;
+        let replica = Replica::new(Setup::new(self.config, seed));
+        let is_alone = self.seeds.is_empty();
+        let shared = Shared::new(self.name, run, addr, replica, Peers::new(own), is_alone);
+        let (happenings, received) = mpsc::channel(HAPPENINGS_MAX);
+        let network = Network::new(shared.clone(), identity, security, endpoint, happenings);
+        tokio::spawn(driver::drive(Arc::clone(&shared), received, lag_bytes_max));
+        tokio::spawn(network.run(self.seeds));
+        Ok(Node::new(shared))
+    }
+}
+
+fn random() -> Result<[u64; 2], StartError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| StartError::Randomness { reason: error.to_string() })?;
+    let words = u128::from_le_bytes(bytes);
+    Ok([words as u64, (words >> 64) as u64])
+}

@@ -1,0 +1,317 @@
+//! One link: an encrypted connection with a greeting, two ordered streams a direction, and datagrams.
+//!
+//! A connection counts as a link only when the greeting was answered: the dialling side of an encrypted connection
+//! learns of its refusal only then.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{Connection, ConnectionError, RecvStream, VarInt};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::timeout;
+
+use super::driver::Happening;
+use super::network::Network;
+use super::peers::{PeerRefusal, Place, refusal_of};
+use super::security::Security;
+use super::shared::{Shared, wall};
+use crate::replica::{Input, Lane, LinkId};
+use crate::wire::{Answer, GREETING_BYTES_MAX, Greeting, decode_greeting, encode_greeting};
+
+pub(super) const CLOSE_ENDED: u32 = 0;
+pub(super) const CLOSE_LEFT: u32 = 1;
+pub(super) const CLOSE_DUPLICATE: u32 = 2;
+pub(super) const CLOSE_REFUSED: u32 = 3;
+pub(super) const CLOSE_BROKEN: u32 = 4;
+pub(super) const CLOSE_SECURITY: u32 = 5;
+
+/// A greeting must come in this time.
+const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long the holder of a name has to show that it lives.
+const HOLDER_TIME_MAX: Duration = Duration::from_millis(500);
+/// Read from a stream at once.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// The sending side of a link. What is queued here is bounded by the replica's window.
+#[derive(Debug)]
+pub(super) struct Wire {
+    connection: Connection,
+    lanes: [UnboundedSender<Vec<u8>>; 2],
+}
+
+impl Wire {
+    pub(super) fn send(&self, lane: Lane, bytes: Vec<u8>) {
+        // If the writer is gone, the link is too, and that is being reported.
+        _ = self.lanes[lane as usize].send(bytes);
+    }
+
+    pub(super) fn send_datagram(&self, bytes: Vec<u8>) {
+        _ = self.connection.send_datagram(bytes.into());
+    }
+
+    pub(super) fn close(&self, code: u32) {
+        self.connection.close(VarInt::from_u32(code), b"");
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+/// Why a connection did not become a link.
+#[derive(Debug)]
+pub(super) enum NoLink {
+    Refused {
+        by_us: bool,
+        refusal: PeerRefusal,
+    },
+    /// It leads to this node itself.
+    Itself,
+    /// There is a better link to that node.
+    Duplicate,
+    Unreachable(String),
+}
+
+/// What the end of a connection says.
+pub(super) fn no_link(security: &Security, error: &ConnectionError) -> NoLink {
+    match security.refusal(error) {
+        Some(tls) => refused(matches!(error, ConnectionError::TransportError(_)), PeerRefusal::Tls(tls)),
+        None => NoLink::Unreachable(error.to_string()),
+    }
+}
+
+fn refused(by_us: bool, refusal: PeerRefusal) -> NoLink {
+    NoLink::Refused { by_us, refusal }
+}
+
+/// The dialling side: greets, and listens to the answer.
+pub(super) async fn greet(network: &Arc<Network>, connection: Connection) -> Result<LinkId, NoLink> {
+    let own = network.greeting();
+    let exchange = async {
+        let opened = connection.open_bi().await;
+        let (mut send, mut recv) = opened.map_err(|error| no_link(&network.security, &error))?;
+        // If that fails the answer tells why.
+        _ = send.write_all(&encode_greeting(&own)).await;
+        _ = send.finish();
+        read_message::<Answer>(network, &connection, &mut recv).await
+    };
+    let answer = timeout(GREETING_TIME_MAX, exchange).await;
+    let theirs = match answer.unwrap_or(Err(refused(true, PeerRefusal::Greeting)))? {
+        Answer::Welcome(theirs) => theirs,
+        Answer::Itself => return Err(NoLink::Itself),
+        answer => return Err(refused(false, refusal_of(answer))),
+    };
+    if let Some(answer) = judge(network, &connection, &theirs).await {
+        connection.close(VarInt::from_u32(CLOSE_REFUSED), b"");
+        return Err(refused(true, refusal_of(answer)));
+    }
+    join(network, connection, &theirs, true)
+}
+
+/// The other side: listens to the greeting, and answers.
+pub(super) async fn welcome(network: &Arc<Network>, connection: Connection) -> Result<LinkId, NoLink> {
+    let exchange = async {
+        let accepted = connection.accept_bi().await;
+        let (send, mut recv) = accepted.map_err(|error| no_link(&network.security, &error))?;
+        Ok::<_, NoLink>((send, read_message::<Greeting>(network, &connection, &mut recv).await?))
+    };
+    let Ok(greeting) = timeout(GREETING_TIME_MAX, exchange).await else {
+        connection.close(VarInt::from_u32(CLOSE_REFUSED), b"");
+        return Err(refused(true, PeerRefusal::Greeting));
+    };
+    let (mut send, theirs) =
+        greeting.inspect_err(|_| connection.close(VarInt::from_u32(CLOSE_REFUSED), b""))?;
+    let verdict = judge(network, &connection, &theirs).await;
+    let answer = verdict.clone().unwrap_or_else(|| Answer::Welcome(network.greeting()));
+    _ = send.write_all(&encode_greeting(&answer)).await;
+    _ = send.finish();
+    let Some(verdict) = verdict else { return join(network, connection, &theirs, false) };
+    // The peer closes when it has read the answer.
+    _ = timeout(GREETING_TIME_MAX, connection.closed()).await;
+    connection.close(VarInt::from_u32(CLOSE_REFUSED), b"");
+    Err(match verdict {
+        Answer::Itself => NoLink::Itself,
+        verdict => refused(true, refusal_of(verdict)),
+    })
+}
+
+async fn read_message<T: bincode::Decode<()>>(
+    network: &Network,
+    connection: &Connection,
+    recv: &mut RecvStream,
+) -> Result<T, NoLink> {
+    match recv.read_to_end(GREETING_BYTES_MAX).await {
+        Ok(bytes) => decode_greeting(&bytes).map_err(|_| refused(true, PeerRefusal::Greeting)),
+        Err(_) => Err(match connection.close_reason() {
+            Some(reason) => no_link(&network.security, &reason),
+            None => refused(true, PeerRefusal::Greeting),
+        }),
+    }
+}
+
+/// Whether this node takes the sender of a greeting for a peer: nothing, or the answer that says why not.
+async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) -> Option<Answer> {
+    let (shared, identity) = (&network.shared, &network.identity);
+    if theirs.run == shared.run {
+        return Some(Answer::Itself);
+    }
+    if theirs.cluster != identity.cluster {
+        return Some(Answer::Cluster(identity.cluster.clone()));
+    }
+    if !Security::names(connection).contains(&theirs.name) {
+        return Some(Answer::NotTheCertificates);
+    }
+    if !(identity.accepts_version)(&theirs.app_version) {
+        return Some(Answer::AppVersion(identity.app_version.clone()));
+    }
+    let apart = wall().abs_diff(Duration::from_millis(theirs.wall_ms));
+    if apart > identity.clock_skew_max {
+        return Some(Answer::Clock(apart.as_millis() as u64));
+    }
+    if theirs.name == shared.name || holder_lives(shared, theirs).await {
+        return Some(Answer::NameTaken);
+    }
+    None
+}
+
+/// Whether another run of that name is linked and answers. One that does not is given up at once.
+async fn holder_lives(shared: &Shared, theirs: &Greeting) -> bool {
+    let holder = || {
+        let core = shared.lock()?;
+        let id = core.peers.holder(&theirs.name, theirs.run)?;
+        core.wires.get(&id).map(|wire| wire.connection().clone())
+    };
+    let Some(connection) = holder() else { return false };
+    let heard = || connection.stats().udp_rx.datagrams;
+    let before = heard();
+    // An empty datagram is no message; but a live node acknowledges it.
+    _ = connection.send_datagram(Bytes::new());
+    let answered = async {
+        while heard() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let lives = timeout(HOLDER_TIME_MAX, answered).await.is_ok() && connection.close_reason().is_none();
+    if !lives {
+        connection.close(VarInt::from_u32(CLOSE_DUPLICATE), b"");
+    }
+    lives
+}
+
+/// Makes a link of a connection whose greeting was answered.
+fn join(
+    network: &Arc<Network>,
+    connection: Connection,
+    theirs: &Greeting,
+    dialled: bool,
+) -> Result<LinkId, NoLink> {
+    let shared = &network.shared;
+    let seen = SocketAddr::new(connection.remote_address().ip().to_canonical(), theirs.port);
+    let addr = theirs.advertised.unwrap_or(seen);
+    let Some(mut core) = shared.lock() else { return Err(NoLink::Duplicate) };
+    let id = core.next_link;
+    core.next_link += 1;
+    let Place::Stays(replaced) = core.peers.up(id, theirs, addr, dialled) else {
+        connection.close(VarInt::from_u32(CLOSE_DUPLICATE), b"");
+        return Err(NoLink::Duplicate);
+    };
+    let now = shared.now();
+    if let Some(old) = replaced {
+        if let Some(wire) = core.wires.remove(&old) {
+            wire.close(CLOSE_DUPLICATE);
+        }
+        core.replica.handle(now, Input::LinkDown(old));
+    }
+    let event = core.peers.remember(theirs, addr);
+    let (live, live_frames) = mpsc::unbounded_channel();
+    let (bulk, bulk_frames) = mpsc::unbounded_channel();
+    core.wires.insert(id, Wire { connection: connection.clone(), lanes: [live, bulk] });
+    core.replica.handle(now, Input::LinkUp(id));
+    let learned: Vec<SocketAddr> =
+        theirs.peers.iter().copied().filter(|addr| core.peers.learn(*addr)).collect();
+    drop(core);
+    tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "linked");
+    event.into_iter().for_each(|event| _ = shared.member_events.send(event));
+    let happenings = &network.happenings;
+    tokio::spawn(write(id, Lane::Live, connection.clone(), live_frames, happenings.clone()));
+    tokio::spawn(write(id, Lane::Bulk, connection.clone(), bulk_frames, happenings.clone()));
+    tokio::spawn(read(id, connection, happenings.clone()));
+    learned.into_iter().for_each(|addr| network.dial_learned(addr));
+    shared.poke.notify_one();
+    shared.progress.notify_waiters();
+    Ok(id)
+}
+
+/// Writes one lane's frames, and reports what the connection took.
+async fn write(
+    id: LinkId,
+    lane: Lane,
+    connection: Connection,
+    mut frames: UnboundedReceiver<Vec<u8>>,
+    happenings: mpsc::Sender<Happening>,
+) {
+    let Ok(mut stream) = connection.open_uni().await else { return };
+    // Live writes go before repair.
+    _ = stream.set_priority(i32::from(lane == Lane::Live));
+    if stream.write_all(&[lane as u8]).await.is_err() {
+        return;
+    }
+    while let Some(frame) = frames.recv().await {
+        let bytes = frame.len();
+        if stream.write_chunk(frame.into()).await.is_err() {
+            return;
+        }
+        if happenings.send(Happening::Drained(id, lane, bytes)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads everything that comes over a connection until it ends.
+async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happening>) {
+    let mut lanes = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = connection.accept_uni() => match stream {
+                // The transport permits two streams at a time.
+                Ok(stream) => _ = lanes.spawn(read_lane(id, stream, happenings.clone())),
+                Err(_) => break,
+            },
+            datagram = connection.read_datagram() => match datagram {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => if happenings.send(Happening::Datagram(id, bytes)).await.is_err() { break },
+                Err(_) => break,
+            },
+            Some(whole) = lanes.join_next() => {
+                // A lane that ends takes its link with it: a stream never goes on behind a gap.
+                if !matches!(whole, Ok(true)) {
+                    connection.close(VarInt::from_u32(CLOSE_BROKEN), b"");
+                }
+            }
+        }
+    }
+    let has_left = matches!(connection.close_reason(), Some(quinn::ConnectionError::ApplicationClosed(close))
+        if close.error_code == VarInt::from_u32(CLOSE_LEFT));
+    _ = happenings.send(Happening::Down(id, has_left)).await;
+}
+
+/// Reads one lane. Answers false: it never ends by itself.
+async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<Happening>) -> bool {
+    let mut tag = [0];
+    if stream.read_exact(&mut tag).await.is_err() {
+        return false;
+    }
+    let lane = match tag[0] {
+        0 => Lane::Live,
+        1 => Lane::Bulk,
+        _ => return false,
+    };
+    while let Ok(Some(chunk)) = stream.read_chunk(CHUNK_BYTES, true).await {
+        if happenings.send(Happening::Stream(id, lane, chunk.bytes)).await.is_err() {
+            break;
+        }
+    }
+    false
+}

@@ -1,0 +1,314 @@
+//! The node: the replica on a real clock and a real network. The only impure place of the library.
+
+mod batch;
+mod builder;
+mod driver;
+mod index;
+mod link;
+mod network;
+mod peers;
+mod receipt;
+mod security;
+mod shared;
+mod views;
+mod watch;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+pub use batch::NodeBatch;
+pub use builder::Builder;
+pub use peers::{Member, MemberEvent, MemberState, NodeEvent, PeerRefusal};
+pub use receipt::{Quorum, Receipt};
+pub use security::{Security, TlsRefusal};
+pub use views::{Counter, Set};
+#[cfg(feature = "json")]
+pub use views::{Map, MapWatch};
+pub use watch::{Events, Watch};
+
+use crate::entry::Entry;
+use crate::error::{WaitError, WriteError};
+use crate::replica::{PutOptions, Status};
+use crate::watch::WatchStart;
+use shared::Shared;
+
+/// How long the end of a node waits for its last writes to arrive somewhere.
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Entries read in one go by a scan.
+const SCAN_ROWS: usize = 1_024;
+/// A scan that had to begin anew this often holds the lock instead.
+const SCAN_TRIES: usize = 3;
+
+/// One node of a cluster: a full replica of the store, linked to its peers. Cheap to clone; all clones are the same
+/// node, and it ends when the last of them is dropped. Everything else that it hands out (watches, receipts, views)
+/// does not keep it alive.
+///
+/// ```
+/// use tidings::{Config, Node, Security, WatchEvent};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let secret = Security::generate_secret();
+/// let a = Node::builder("a").listen("127.0.0.1:0".parse()?).security(Security::secret(&secret)?);
+/// let a = a.config(Config::local()).start().await?;
+/// let b = Node::builder("b").listen("127.0.0.1:0".parse()?).security(Security::secret(&secret)?);
+/// let b = b.config(Config::local()).seeds([a.addr().to_string()]).start().await?;
+/// b.ready().await?;
+///
+/// let mut watch = b.watch("limits/").without_current();
+/// a.put("limits/max", "100")?;
+/// let Some(WatchEvent::Put(entry)) = watch.next().await else { panic!("the put is told") };
+/// assert_eq!((entry.key(), entry.value()), ("limits/max", &b"100"[..]));
+/// assert_eq!(b.get("limits/max").unwrap().value(), b"100");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Node {
+    shared: Arc<Shared>,
+    _life: Arc<Life>,
+}
+
+/// Ends the node with its last handle.
+#[derive(Debug)]
+struct Life(Arc<Shared>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Node {
+    /// Begins to describe a node. The name is unique in the cluster and stays with the node when it is restarted.
+    pub fn builder(name: impl Into<String>) -> Builder {
+        Builder::new(name.into())
+    }
+
+    fn new(shared: Arc<Shared>) -> Self {
+        Self { _life: Arc::new(Life(shared.clone())), shared }
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// The address that the node is bound to, with the real port where 0 was asked for.
+    pub fn addr(&self) -> SocketAddr {
+        self.shared.addr
+    }
+
+    /// Waits until this node has everything that a peer had when they were linked. A node without seeds is ready at
+    /// once.
+    ///
+    /// # Errors
+    /// If the node is closed before that.
+    pub async fn ready(&self) -> Result<(), WaitError> {
+        let is_ready = |shared: &Shared| {
+            let Some(core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
+            let synced = core.peers.links().any(|(id, ..)| core.replica.is_synced(id));
+            (synced || core.is_alone).then_some(Ok(()))
+        };
+        self.shared.wait_for(is_ready).await
+    }
+
+    // Registers.
+
+    /// Puts a value. It is visible here at once.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put(&self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Result<Receipt, WriteError> {
+        self.put_with(key, value, PutOptions::new())
+    }
+
+    /// Puts a value under a condition, or for a time.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put_with(
+        &self,
+        key: impl AsRef<str>,
+        value: impl AsRef<[u8]>,
+        options: PutOptions,
+    ) -> Result<Receipt, WriteError> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        let write = self.shared.write(|replica, now| replica.put_with(now, key, value, &options));
+        write.map(|(stamp, revision)| Receipt::new(&self.shared, Some(stamp), revision))
+    }
+
+    /// Deletes a key: what it holds here is removed everywhere, for ever. What this node had not seen survives.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn delete(&self, key: impl AsRef<str>) -> Result<Receipt, WriteError> {
+        let write = self.shared.write(|replica, now| replica.delete(now, key.as_ref()));
+        write.map(|(stamp, revision)| Receipt::new(&self.shared, stamp, revision))
+    }
+
+    /// The value of a key. Waits for nothing, and sees this process's own writes. After the node is closed it
+    /// answers from the last state.
+    pub fn get(&self, key: impl AsRef<str>) -> Option<Entry> {
+        self.shared.index.register(self.shared.log(), key.as_ref(), || shared::wall().as_millis() as u64)
+    }
+
+    /// All entries whose key begins like this, in key order, as they were in one instant. Writers wait no longer
+    /// than for a short piece of it.
+    pub fn scan(&self, prefix: impl AsRef<str>) -> Vec<Entry> {
+        views::scan(&self.shared, prefix.as_ref())
+    }
+
+    /// How many entries the store holds, those of sets and counters included.
+    pub fn len(&self) -> usize {
+        self.shared.lock_closed().map_or(0, |core| core.replica.len())
+    }
+
+    /// Whether the store holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Several writes, applied in one step by [`NodeBatch::commit`].
+    pub fn batch(&self) -> NodeBatch {
+        NodeBatch::new(&self.shared)
+    }
+
+    /// Watches all keys that begin like this; with [`Watch::exact`] this key alone.
+    pub fn watch(&self, prefix: impl AsRef<str>) -> Watch {
+        let mut stored = Vec::new();
+        crate::entry::register_key(prefix.as_ref(), &mut stored);
+        Watch::new(&self.shared, WatchStart::at(stored))
+    }
+
+    /// A set of names.
+    pub fn set(&self, name: impl Into<String>) -> Set {
+        Set::new(&self.shared, name.into())
+    }
+
+    /// A counter.
+    pub fn counter(&self, name: impl Into<String>) -> Counter {
+        Counter::new(&self.shared, name.into())
+    }
+
+    /// The keys that begin like this as a map of values of one type, kept as JSON.
+    #[cfg(feature = "json")]
+    pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T> {
+        Map::new(&self.shared, prefix.into())
+    }
+
+    // The cluster.
+
+    /// Everybody this node knows of, itself first.
+    pub fn members(&self) -> Vec<Member> {
+        self.shared.members()
+    }
+
+    /// Members that come and go from now on.
+    pub fn member_events(&self) -> Events<MemberEvent> {
+        Events::new(&self.shared, self.shared.member_events.subscribe())
+    }
+
+    /// What whoever runs this node should know of, from now on.
+    pub fn events(&self) -> Events<NodeEvent> {
+        Events::new(&self.shared, self.shared.events.subscribe())
+    }
+
+    /// What this node holds and has seen, and how far its peers are behind.
+    pub fn status(&self) -> NodeStatus {
+        let core = self.shared.lock_closed();
+        let status = core.map(|core| {
+            let peer = |(id, name, addr): (_, &str, _)| {
+                let (lag_changes, lag_bytes) = core.replica.lag(id);
+                let rtt = core.wires.get(&id).map(|wire| wire.connection().rtt()).unwrap_or_default();
+                PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, rtt }
+            };
+            (core.replica.status(), core.peers.links().map(peer).collect())
+        });
+        let (store, peers) = status.map_or((None, Vec::new()), |(store, peers)| (Some(store), peers));
+        NodeStatus {
+            name: self.shared.name.clone(),
+            run: self.shared.run,
+            addr: self.shared.addr,
+            is_closed: self.shared.is_closed(),
+            is_busy: self.shared.is_busy.load(Ordering::Relaxed),
+            store,
+            peers,
+        }
+    }
+
+    /// Waits until writes are not refused as [`WriteError::Busy`].
+    ///
+    /// # Errors
+    /// If the node is closed.
+    pub async fn writable(&self) -> Result<(), WaitError> {
+        let is_writable = |shared: &Shared| {
+            if shared.is_closed() {
+                return Some(Err(WaitError::Closed));
+            }
+            (!shared.is_busy.load(Ordering::Relaxed)).then_some(Ok(()))
+        };
+        self.shared.wait_for(is_writable).await
+    }
+
+    /// Tells the cluster that this node goes for good, and closes it.
+    pub async fn leave(&self) {
+        self.shared.close_code.store(link::CLOSE_LEFT, Ordering::Relaxed);
+        self.shutdown().await;
+    }
+
+    /// Closes the node: its last writes are given a moment to arrive somewhere, then every link, watch and wait
+    /// ends, and the port is free. Reads are answered from the last state.
+    pub async fn shutdown(&self) {
+        let head = self.shared.lock().map(|core| (core.replica.head(), core.peers.links().count()));
+        if let Some((head, 1..)) = head {
+            let receipt = Receipt::new(&self.shared, None, head);
+            _ = receipt.seen_by(Quorum::Count(2), FAREWELL_TIME_MAX).await;
+        }
+        self.shared.close();
+        let mut ended = self.shared.ended.subscribe();
+        _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Whether the node is closed.
+    pub fn is_closed(&self) -> bool {
+        self.shared.is_closed()
+    }
+}
+
+/// What a node tells about itself.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// This start of its process.
+    pub run: u64,
+    /// Where it is bound.
+    pub addr: SocketAddr,
+    /// Whether it is closed.
+    pub is_closed: bool,
+    /// Whether writes are refused as [`WriteError::Busy`] because the cluster is too far behind.
+    pub is_busy: bool,
+    /// The replica: root, counts, bytes. Missing if it panicked.
+    pub store: Option<Status>,
+    /// The peers that this node is linked to.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A linked peer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it can be reached.
+    pub addr: SocketAddr,
+    /// Changes that were not sent to it yet.
+    pub lag_changes: u64,
+    /// About how many bytes they are.
+    pub lag_bytes: u64,
+    /// The round trip to it.
+    pub rtt: Duration,
+}

@@ -1,0 +1,91 @@
+//! What a write leaves in the writer's hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::shared::{Core, Shared};
+use crate::entry::Revision;
+use crate::error::WaitError;
+use crate::time::Stamp;
+
+/// How many nodes have to have a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quorum {
+    /// This many, the writer included.
+    Count(usize),
+    /// More than half of the known members that have not left, the writer included.
+    Majority,
+    /// All known members that have not left.
+    All,
+}
+
+/// Proof that a write was accepted here, and the means to learn how far it has got. Dropping it undoes nothing.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    shared: Arc<Shared>,
+    stamp: Option<Stamp>,
+    revision: Revision,
+}
+
+impl Receipt {
+    pub(super) fn new(shared: &Arc<Shared>, stamp: Option<Stamp>, revision: Revision) -> Self {
+        Self { shared: shared.clone(), stamp, revision }
+    }
+
+    /// The write's stamp; none where nothing was to be done, as in deleting what is not there.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.stamp
+    }
+
+    /// Where this node's change log recorded the write.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Waits until the write is safe on this node's disk.
+    ///
+    /// # Errors
+    /// [`WaitError::NoDisk`]: the write is in memory here, and on its way to the peers.
+    #[expect(clippy::unused_async, reason = "the same call as with a disk")]
+    pub async fn durable(&self) -> Result<(), WaitError> {
+        Err(WaitError::NoDisk)
+    }
+
+    /// Waits until so many nodes have the write. They are asked at once.
+    ///
+    /// # Errors
+    /// If the time is over, the node is closed, or the replica began anew after damage. The write stands all the
+    /// same.
+    pub async fn seen_by(&self, quorum: Quorum, within: Duration) -> Result<(), WaitError> {
+        let mut last = (0, 0);
+        let is_seen = |shared: &Shared| {
+            let Some(mut core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
+            if core.replica.head().log != self.revision.log {
+                return Some(Err(WaitError::Restarted));
+            }
+            last = self.count(&core, quorum);
+            if last.0 >= last.1 {
+                return Some(Ok(()));
+            }
+            core.replica.ask(self.revision.number);
+            drop(core);
+            shared.poke.notify_one();
+            None
+        };
+        let seen = tokio::time::timeout(within, self.shared.wait_for(is_seen)).await;
+        seen.unwrap_or(Err(WaitError::TimedOut { seen: last.0, needed: last.1 }))
+    }
+
+    /// How many nodes have the write, and how many should.
+    fn count(&self, core: &Core, quorum: Quorum) -> (usize, usize) {
+        let links = core.peers.links();
+        let seen =
+            1 + links.filter(|(id, ..)| core.replica.is_acknowledged(*id, self.revision.number)).count();
+        let needed = match quorum {
+            Quorum::Count(count) => count,
+            Quorum::Majority => core.peers.present() / 2 + 1,
+            Quorum::All => core.peers.present(),
+        };
+        (seen, needed)
+    }
+}

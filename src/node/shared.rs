@@ -1,0 +1,211 @@
+//! What the handles, the driver and the links of one node share.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, broadcast};
+
+use super::index::{Index, IndexCursor};
+use super::link::Wire;
+use super::peers::{Member, MemberEvent, NodeEvent, Peers};
+use crate::entry::Revision;
+use crate::error::WriteError;
+use crate::replica::{LinkId, Output, Replica};
+use crate::time::Time;
+use crate::watch::WatchId;
+
+/// Events that a subscriber may be behind before it misses the oldest.
+const EVENTS_KEPT: usize = 1_024;
+
+/// Everything behind the one lock.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) replica: Replica,
+    pub(super) index_cursor: IndexCursor,
+    pub(super) wakers: BTreeMap<WatchId, Waker>,
+    pub(super) wires: BTreeMap<LinkId, Wire>,
+    pub(super) peers: Peers,
+    pub(super) next_link: LinkId,
+    /// There is nobody to wait for.
+    pub(super) is_alone: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) run: u64,
+    pub(super) addr: SocketAddr,
+    core: Mutex<Core>,
+    pub(super) index: Index,
+    /// The change log that revisions belong to.
+    log: AtomicU64,
+    started: Instant,
+    is_closed: AtomicBool,
+    /// The cluster is too far behind.
+    pub(super) is_busy: AtomicBool,
+    /// The driver has something to do.
+    pub(super) poke: Notify,
+    /// Something may have changed for those who wait: acknowledgements, readiness, room for writes, the end.
+    pub(super) progress: Notify,
+    /// With what connections are closed at the end.
+    pub(super) close_code: AtomicU32,
+    /// The driver has let go of everything.
+    pub(super) ended: tokio::sync::watch::Sender<bool>,
+    pub(super) events: broadcast::Sender<NodeEvent>,
+    pub(super) member_events: broadcast::Sender<MemberEvent>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        name: String,
+        run: u64,
+        addr: SocketAddr,
+        replica: Replica,
+        peers: Peers,
+        is_alone: bool,
+    ) -> Arc<Self> {
+        let log = replica.status().head.log;
+        let core = Core {
+            replica,
+            index_cursor: IndexCursor::default(),
+            wakers: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            peers,
+            next_link: 1,
+            is_alone,
+        };
+        Arc::new(Self {
+            name,
+            run,
+            addr,
+            core: Mutex::new(core),
+            index: Index::new(),
+            log: AtomicU64::new(log),
+            started: Instant::now(),
+            is_closed: AtomicBool::new(false),
+            is_busy: AtomicBool::new(false),
+            poke: Notify::new(),
+            progress: Notify::new(),
+            close_code: AtomicU32::new(super::link::CLOSE_ENDED),
+            ended: tokio::sync::watch::Sender::new(false),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            member_events: broadcast::Sender::new(EVENTS_KEPT),
+        })
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time { mono: self.started.elapsed(), wall: wall() }
+    }
+
+    pub(super) fn log(&self) -> u64 {
+        self.log.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Takes the lock; `None` once the node is closed, or if the core has panicked, which closes it.
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Core>> {
+        if self.is_closed() {
+            return None;
+        }
+        if let Ok(core) = self.core.lock() {
+            return Some(core);
+        }
+        self.close();
+        None
+    }
+
+    /// Takes the lock although the node is closed, to let go of what it holds.
+    pub(super) fn lock_closed(&self) -> Option<MutexGuard<'_, Core>> {
+        self.core.lock().ok()
+    }
+
+    /// From now on nothing is written and every wait ends.
+    pub(super) fn close(&self) {
+        if !self.is_closed.swap(true, Ordering::AcqRel) {
+            self.poke.notify_one();
+            self.progress.notify_waiters();
+        }
+    }
+
+    /// One local write, in one critical section with everything that follows from it.
+    pub(super) fn write<T>(
+        &self,
+        write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
+    ) -> Result<(T, Revision), WriteError> {
+        if self.is_busy.load(Ordering::Relaxed) {
+            return Err(WriteError::Busy);
+        }
+        let mut core = self.lock().ok_or(WriteError::Closed)?;
+        let now = self.now();
+        let written = write(&mut core.replica, now)?;
+        let revision = core.replica.head();
+        let wakers = self.follow(&mut core, now);
+        drop(core);
+        self.poke.notify_one();
+        wakers.into_iter().for_each(Waker::wake);
+        Ok((written, revision))
+    }
+
+    /// Lets the followers of this process follow, and answers whom to wake once the lock is released.
+    pub(super) fn follow(&self, core: &mut Core, now: Time) -> Vec<Waker> {
+        self.log.store(core.replica.head().log, Ordering::Relaxed);
+        self.index.follow(&mut core.index_cursor, &core.replica.store, now);
+        let ready = core.replica.take_ready_watches();
+        ready.into_iter().filter_map(|id| core.wakers.remove(&id)).collect()
+    }
+
+    /// Waits until `done` answers something, looking again after every progress.
+    pub(super) async fn wait_for<T>(&self, mut done: impl FnMut(&Self) -> Option<T>) -> T {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if let Some(done) = done(self) {
+                return done;
+            }
+            progress.await;
+        }
+    }
+
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.lock_closed().map_or_else(Vec::new, |core| core.peers.members())
+    }
+
+    /// Hands an output to the link that it is for. Nothing here waits.
+    pub(super) fn dispatch(&self, core: &mut Core, output: Output) {
+        match output {
+            Output::Stream(id, lane, bytes) => {
+                if let Some(wire) = core.wires.get(&id) {
+                    wire.send(lane, bytes);
+                }
+            }
+            Output::Datagram(id, bytes) => {
+                if let Some(wire) = core.wires.get(&id) {
+                    wire.send_datagram(bytes);
+                }
+            }
+            Output::Break(id, reason) => {
+                tracing::warn!(node = %self.name, link = id, ?reason, "breaking a link");
+                if let Some(wire) = core.wires.remove(&id) {
+                    wire.close(super::link::CLOSE_BROKEN);
+                }
+            }
+            Output::Event(event) => {
+                tracing::warn!(node = %self.name, ?event, "the replica reports");
+                _ = self.events.send(event.into());
+            }
+            Output::Persist(_) => unreachable!("nodes without a disk persist nothing"),
+        }
+    }
+}
+
+pub(super) fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

@@ -1,0 +1,293 @@
+//! Views of the store: scans, sets, counters and typed maps. None of them keeps the node alive.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::receipt::Receipt;
+use super::shared::Shared;
+use super::watch::Watch;
+use super::{SCAN_ROWS, SCAN_TRIES};
+use crate::entry::{self, Entry, Revision};
+use crate::error::WriteError;
+use crate::watch::WatchStart;
+
+/// All registers under a prefix as of one instant: the last one. The rows are read piece by piece, and what has
+/// changed meanwhile is read from the change log at the end, as any follower does.
+pub(super) fn scan(shared: &Shared, prefix: &str) -> Vec<Entry> {
+    let mut stored = Vec::new();
+    entry::register_key(prefix, &mut stored);
+    scan_stored(shared, &stored)
+}
+
+fn scan_stored(shared: &Shared, prefix: &[u8]) -> Vec<Entry> {
+    for attempt in 1.. {
+        let rows = if attempt < SCAN_TRIES { SCAN_ROWS } else { usize::MAX };
+        if let Some(entries) = try_scan(shared, prefix, rows) {
+            return entries;
+        }
+    }
+    unreachable!("a scan in one piece cannot be overtaken")
+}
+
+/// One attempt; nothing if the log forgot removals meanwhile.
+fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut next = prefix.to_vec();
+    let mut cursor: Option<Revision> = None;
+    loop {
+        let Some(core) = shared.lock_closed() else { return Some(entries) };
+        let (store, now) = (&core.replica.store, shared.now());
+        let revision = |number| Revision { log: store.log.id, number };
+        let since = *cursor.get_or_insert(revision(store.log.head()));
+        let mut read = 0;
+        let mut last = None;
+        for (held, number) in
+            store.from(&next).take_while(|(held, _)| held.key().starts_with(prefix)).take(rows)
+        {
+            read += 1;
+            last = Some(held.key());
+            entries.extend(Entry::new(held, revision(number), now.wall_ms()));
+        }
+        if let Some(last) = last.filter(|_| read == rows) {
+            next = [last, &[0]].concat();
+            continue;
+        }
+        if since.log != store.log.id || since.number < store.log.floor() {
+            return None;
+        }
+        let changed = store.log.after(since.number).map(|(number, slot)| (number, &store.slot(slot).held));
+        let mut changed = changed.filter(|(_, held)| held.key().starts_with(prefix)).peekable();
+        if changed.peek().is_none() {
+            return Some(entries);
+        }
+        let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
+        for (number, held) in changed {
+            let key = entry::name_of(held.key()).to_owned();
+            latest.insert(key, Entry::new(held, revision(number), now.wall_ms()));
+        }
+        drop(core);
+        entries.retain(|entry| !latest.contains_key(entry.key()));
+        entries.extend(latest.into_values().flatten());
+        entries.sort_by(|a, b| a.key().cmp(b.key()));
+        return Some(entries);
+    }
+}
+
+/// A set of names. Adding wins over a concurrent removal.
+#[derive(Clone, Debug)]
+pub struct Set {
+    shared: Arc<Shared>,
+    name: String,
+}
+
+impl Set {
+    pub(super) fn new(shared: &Arc<Shared>, name: String) -> Self {
+        Self { shared: shared.clone(), name }
+    }
+
+    fn stored(&self, element: &str) -> Vec<u8> {
+        let mut stored = Vec::new();
+        entry::set_prefix(&self.name, &mut stored);
+        stored.extend_from_slice(element.as_bytes());
+        stored
+    }
+
+    /// Adds an element.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn add(&self, element: impl AsRef<str>) -> Result<Receipt, WriteError> {
+        let write = self.shared.write(|replica, now| replica.set_add(now, &self.name, element.as_ref()));
+        write.map(|(stamp, revision)| Receipt::new(&self.shared, Some(stamp), revision))
+    }
+
+    /// Removes an element, as far as this node has seen it added.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn remove(&self, element: impl AsRef<str>) -> Result<Receipt, WriteError> {
+        let write = self.shared.write(|replica, now| replica.set_remove(now, &self.name, element.as_ref()));
+        write.map(|(stamp, revision)| Receipt::new(&self.shared, stamp, revision))
+    }
+
+    /// Whether an element is in the set. Waits for nothing.
+    pub fn contains(&self, element: impl AsRef<str>) -> bool {
+        self.shared.index.has(&self.stored(element.as_ref()))
+    }
+
+    /// The elements in order, as they were in one instant.
+    pub fn iter(&self) -> impl Iterator<Item = String> + use<> {
+        scan_stored(&self.shared, &self.stored("")).into_iter().map(|entry| entry.key().to_owned())
+    }
+
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        let prefix = self.stored("");
+        self.shared.lock_closed().map_or(0, |core| core.replica.store.with_prefix(&prefix).count())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        let prefix = self.stored("");
+        self.shared.lock_closed().is_none_or(|core| core.replica.store.with_prefix(&prefix).next().is_none())
+    }
+
+    /// Watches the elements: [`WatchEvent::Put`](crate::WatchEvent::Put) where one is added,
+    /// [`WatchEvent::Delete`](crate::WatchEvent::Delete) where one is removed.
+    pub fn watch(&self) -> Watch {
+        Watch::new(&self.shared, WatchStart::at(self.stored("")))
+    }
+}
+
+/// A counter that every node may step up and down at the same time.
+#[derive(Clone, Debug)]
+pub struct Counter {
+    shared: Arc<Shared>,
+    name: String,
+}
+
+impl Counter {
+    pub(super) fn new(shared: &Arc<Shared>, name: String) -> Self {
+        Self { shared: shared.clone(), name }
+    }
+
+    /// Adds to it; a negative number subtracts.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn add(&self, by: i64) -> Result<Receipt, WriteError> {
+        let write = self.shared.write(|replica, now| replica.counter_add(now, &self.name, by));
+        write.map(|(stamp, revision)| Receipt::new(&self.shared, Some(stamp), revision))
+    }
+
+    /// Its value: the sum of all shares that this node has seen.
+    pub fn value(&self) -> i64 {
+        self.shared.lock_closed().map_or(0, |core| core.replica.counter_value(&self.name))
+    }
+}
+
+#[cfg(feature = "json")]
+pub use json::{Map, MapWatch};
+
+#[cfg(feature = "json")]
+mod json {
+    use std::marker::PhantomData;
+    use std::sync::Arc;
+
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
+
+    use super::super::receipt::Receipt;
+    use super::super::shared::{Shared, wall};
+    use super::super::watch::Watch;
+    use crate::entry::{Entry, register_key};
+    use crate::error::{DecodeError, Error};
+    use crate::watch::{WatchEvent, WatchStart};
+
+    /// The keys under a prefix as a map of values of one type, kept as JSON.
+    pub struct Map<T> {
+        shared: Arc<Shared>,
+        prefix: String,
+        values: PhantomData<fn() -> T>,
+    }
+
+    impl<T> Clone for Map<T> {
+        fn clone(&self) -> Self {
+            Self::new(&self.shared, self.prefix.clone())
+        }
+    }
+
+    impl<T> std::fmt::Debug for Map<T> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("Map").field("prefix", &self.prefix).finish_non_exhaustive()
+        }
+    }
+
+    impl<T> Map<T> {
+        pub(in crate::node) fn new(shared: &Arc<Shared>, prefix: String) -> Self {
+            Self { shared: shared.clone(), prefix, values: PhantomData }
+        }
+
+        /// Deletes a key.
+        ///
+        /// # Errors
+        /// See [`WriteError`](crate::WriteError); nothing is written then.
+        pub fn delete(&self, key: impl AsRef<str>) -> Result<Receipt, Error> {
+            let key = format!("{}{}", self.prefix, key.as_ref());
+            let write = self.shared.write(|replica, now| replica.delete(now, &key));
+            let (stamp, revision) = write?;
+            Ok(Receipt::new(&self.shared, stamp, revision))
+        }
+    }
+
+    impl<T: DeserializeOwned> Map<T> {
+        /// The value of a key below the prefix.
+        ///
+        /// # Errors
+        /// If what stands there is not a value of this type; the error names the key.
+        pub fn get(&self, key: impl AsRef<str>) -> Result<Option<T>, Error> {
+            let key = format!("{}{}", self.prefix, key.as_ref());
+            let entry = self.shared.index.register(self.shared.log(), &key, || wall().as_millis() as u64);
+            Ok(entry.as_ref().map(decode).transpose()?)
+        }
+
+        /// Watches the map.
+        pub fn watch(&self) -> MapWatch<T> {
+            let mut stored = Vec::new();
+            register_key(&self.prefix, &mut stored);
+            let watch = Watch::new(&self.shared, WatchStart::at(stored));
+            MapWatch { watch, prefix_bytes: self.prefix.len(), values: PhantomData }
+        }
+    }
+
+    impl<T: Serialize> Map<T> {
+        /// Puts a value.
+        ///
+        /// # Errors
+        /// If the value has no JSON form, or see [`WriteError`](crate::WriteError); nothing is written then.
+        pub fn put(&self, key: impl AsRef<str>, value: &T) -> Result<Receipt, Error> {
+            let key = format!("{}{}", self.prefix, key.as_ref());
+            let text = serde_json::to_vec(value)
+                .map_err(|error| DecodeError { key: key.clone(), reason: error.to_string() })?;
+            let options = crate::PutOptions::new();
+            let (stamp, revision) =
+                self.shared.write(|replica, now| replica.put_with(now, &key, &text, &options))?;
+            Ok(Receipt::new(&self.shared, Some(stamp), revision))
+        }
+    }
+
+    fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, DecodeError> {
+        serde_json::from_slice(entry.value())
+            .map_err(|error| DecodeError { key: entry.key().to_owned(), reason: error.to_string() })
+    }
+
+    /// A watch of a [`Map`].
+    pub struct MapWatch<T> {
+        watch: Watch,
+        prefix_bytes: usize,
+        values: PhantomData<fn() -> T>,
+    }
+
+    impl<T> std::fmt::Debug for MapWatch<T> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_tuple("MapWatch").field(&self.watch).finish()
+        }
+    }
+
+    impl<T: DeserializeOwned> MapWatch<T> {
+        /// The next change: the key below the prefix, and its value, or none if it is gone. The end of the current
+        /// values and a resync are not told: use [`Node::watch`](crate::Node::watch) where they matter. None once
+        /// the node is closed.
+        pub async fn next(&mut self) -> Option<Result<(String, Option<T>), DecodeError>> {
+            loop {
+                let event = self.watch.next().await?;
+                let Some(key) = event.key() else { continue };
+                let key = key[self.prefix_bytes..].to_owned();
+                return Some(match &event {
+                    WatchEvent::Put(entry) => decode(entry).map(|value| (key, Some(value))),
+                    _ => Ok((key, None)),
+                });
+            }
+        }
+    }
+}
