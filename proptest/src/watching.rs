@@ -67,10 +67,10 @@ impl Watcher {
             }
             match &event {
                 WatchEvent::Put(entry) => {
-                    _ = self.state.insert(entry.key().to_owned(), entry.value().to_vec())
+                    self.state.insert(entry.key().to_owned(), entry.value().to_vec());
                 }
                 WatchEvent::Delete { key, .. } | WatchEvent::Expired { key, .. } => {
-                    _ = self.state.remove(key)
+                    self.state.remove(key);
                 }
                 WatchEvent::Current => self.is_current = true,
                 WatchEvent::Resync => {

@@ -52,8 +52,8 @@ async fn next(watch: &mut Watch) -> WatchEvent {
 }
 
 /// The first refusal that a node reports.
-async fn refusal(node: &Node, mut events: tidings::Events<NodeEvent>) -> PeerRefusal {
-    let _node = node;
+async fn refusal(node: &Node) -> PeerRefusal {
+    let mut events = node.events();
     guarded(async {
         loop {
             if let NodeEvent::PeerRefused { refusal, .. } = events.next().await.expect("the node is open") {
@@ -176,8 +176,7 @@ async fn each_stranger_is_refused_for_its_own_reason() {
     ];
     for (builder, expected) in strangers {
         let node = builder.start().await.unwrap();
-        let events = node.events();
-        assert_eq!(refusal(&node, events).await, expected);
+        assert_eq!(refusal(&node).await, expected);
         assert!(node.status().peers.is_empty());
     }
     assert!(a.status().peers.is_empty());
@@ -188,8 +187,7 @@ async fn a_name_that_lives_elsewhere_is_refused_and_a_dead_one_is_replaced() {
     let a = start("a", &[]).await;
     let b = start("b", &[&a]).await;
     let rival = builder("b", &[&a]).start().await.unwrap();
-    let events = rival.events();
-    assert_eq!(refusal(&rival, events).await, PeerRefusal::NameTaken);
+    assert_eq!(refusal(&rival).await, PeerRefusal::NameTaken);
     b.shutdown().await;
     guarded(rival.ready()).await.unwrap();
     a.put("k", "v").unwrap();
@@ -219,8 +217,7 @@ async fn secrets_are_rotated_without_losing_a_link_and_the_old_one_opens_nothing
     a.put("k", "v").unwrap();
     sees(&b, "k", b"v").await;
     let late = builder("c", &[&a]).start().await.unwrap();
-    let events = late.events();
-    assert_eq!(refusal(&late, events).await, PeerRefusal::Tls(TlsRefusal::WrongSecret));
+    assert_eq!(refusal(&late).await, PeerRefusal::Tls(TlsRefusal::WrongSecret));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -69,7 +69,7 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
                 core.wires.remove(&id);
                 core.replica.handle(now, Input::LinkDown(id));
                 let down = core.peers.down(id, has_left);
-                down.into_iter().for_each(|event| _ = shared.member_events.send(event));
+                down.into_iter().for_each(|event| shared.member_events.push(event));
             }
         }
     }

@@ -233,7 +233,7 @@ fn join(
         theirs.peers.iter().copied().filter(|addr| core.peers.learn(*addr)).collect();
     drop(core);
     tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "linked");
-    event.into_iter().for_each(|event| _ = shared.member_events.send(event));
+    event.into_iter().for_each(|event| shared.member_events.push(event));
     let happenings = &network.happenings;
     tokio::spawn(write(id, Lane::Live, connection.clone(), live_frames, happenings.clone()));
     tokio::spawn(write(id, Lane::Bulk, connection.clone(), bulk_frames, happenings.clone()));

@@ -134,7 +134,8 @@ impl Network {
         if !self.reported.contains_key(&what) {
             tracing::warn!(node = %self.shared.name, ?event, "no link");
             self.reported.insert(what, ());
-            _ = self.shared.events.send(event);
+            self.shared.events.push(event);
+            self.shared.progress.notify_waiters();
         }
     }
 

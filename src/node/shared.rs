@@ -7,19 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::Notify;
 
 use super::index::{Index, IndexCursor};
 use super::link::Wire;
 use super::peers::{Member, MemberEvent, NodeEvent, Peers};
+use super::watch::EventLog;
 use crate::entry::Revision;
 use crate::error::WriteError;
 use crate::replica::{LinkId, Output, Replica};
 use crate::time::Time;
 use crate::watch::WatchId;
-
-/// Events that a subscriber may be behind before it misses the oldest.
-const EVENTS_KEPT: usize = 1_024;
 
 /// Everything behind the one lock.
 #[derive(Debug)]
@@ -55,8 +53,8 @@ pub(super) struct Shared {
     pub(super) close_code: AtomicU32,
     /// The driver has let go of everything.
     pub(super) ended: tokio::sync::watch::Sender<bool>,
-    pub(super) events: broadcast::Sender<NodeEvent>,
-    pub(super) member_events: broadcast::Sender<MemberEvent>,
+    pub(super) events: EventLog<NodeEvent>,
+    pub(super) member_events: EventLog<MemberEvent>,
 }
 
 impl Shared {
@@ -92,8 +90,8 @@ impl Shared {
             progress: Notify::new(),
             close_code: AtomicU32::new(super::link::CLOSE_ENDED),
             ended: tokio::sync::watch::Sender::new(false),
-            events: broadcast::Sender::new(EVENTS_KEPT),
-            member_events: broadcast::Sender::new(EVENTS_KEPT),
+            events: EventLog::new(),
+            member_events: EventLog::new(),
         })
     }
 
@@ -199,7 +197,8 @@ impl Shared {
             }
             Output::Event(event) => {
                 tracing::warn!(node = %self.name, ?event, "the replica reports");
-                _ = self.events.send(event.into());
+                self.events.push(event.into());
+                self.progress.notify_waiters();
             }
             Output::Persist(_) => unreachable!("nodes without a disk persist nothing"),
         }

@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::TryRecvError;
 
 use super::shared::Shared;
 use crate::entry::Revision;
 use crate::watch::{WatchEvent, WatchId, WatchStart};
+
+/// Events of each kind that are kept for those who come late or read slowly.
+const EVENTS_KEPT: usize = 1_024;
 
 /// A watch of keys: first what is there, then [`WatchEvent::Current`], then what changes, for as long as the node
 /// lives. Nothing is lost when a waiting `next` is dropped. It begins where it is made.
@@ -108,41 +109,67 @@ impl Drop for Watch {
     }
 }
 
+/// The latest events of one kind. Readers follow with cursors, as everywhere.
+#[derive(Debug)]
+pub(super) struct EventLog<T> {
+    entries: Mutex<(u64, VecDeque<T>)>,
+}
+
+impl<T: Clone> EventLog<T> {
+    pub(super) fn new() -> Self {
+        Self { entries: Mutex::new((0, VecDeque::new())) }
+    }
+
+    /// The number of the oldest entry, and all entries.
+    fn lock(&self) -> MutexGuard<'_, (u64, VecDeque<T>)> {
+        self.entries.lock().expect("nothing panics while it changes")
+    }
+
+    /// Adds an event. Those who wait learn of it with the node's next progress.
+    pub(super) fn push(&self, event: T) {
+        let mut entries = self.lock();
+        entries.1.push_back(event);
+        if entries.1.len() > EVENTS_KEPT {
+            entries.1.pop_front();
+            entries.0 += 1;
+        }
+    }
+
+    /// Where the next event will stand.
+    pub(super) fn end(&self) -> u64 {
+        let entries = self.lock();
+        entries.0 + entries.1.len() as u64
+    }
+
+    fn read(&self, cursor: &mut u64) -> Option<T> {
+        let entries = self.lock();
+        let at = (*cursor).max(entries.0);
+        let event = entries.1.get((at - entries.0) as usize)?.clone();
+        *cursor = at + 1;
+        Some(event)
+    }
+}
+
 /// Events of a node. Whoever reads too slowly misses the oldest.
 #[derive(Debug)]
-pub struct Events<T> {
+pub struct Events<T: 'static> {
     shared: Arc<Shared>,
-    events: broadcast::Receiver<T>,
+    log: fn(&Shared) -> &EventLog<T>,
+    cursor: u64,
 }
 
 impl<T: Clone> Events<T> {
-    pub(super) fn new(shared: &Arc<Shared>, events: broadcast::Receiver<T>) -> Self {
-        Self { shared: shared.clone(), events }
+    pub(super) fn new(shared: &Arc<Shared>, log: fn(&Shared) -> &EventLog<T>, cursor: u64) -> Self {
+        Self { shared: shared.clone(), log, cursor }
     }
 
     /// The next event. None once the node is closed and everything was told.
     pub async fn next(&mut self) -> Option<T> {
-        loop {
-            let shared = self.shared.clone();
-            tokio::select! {
-                biased;
-                event = self.events.recv() => match event {
-                    Ok(event) => return Some(event),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                },
-                () = shared.wait_for(|shared| shared.is_closed().then_some(())) => return self.rest(),
-            }
-        }
-    }
-
-    fn rest(&mut self) -> Option<T> {
-        loop {
-            match self.events.try_recv() {
-                Ok(event) => return Some(event),
-                Err(TryRecvError::Lagged(_)) => {}
-                Err(_) => return None,
-            }
-        }
+        let (log, cursor) = (self.log, &mut self.cursor);
+        let read = |shared: &Shared| {
+            let event = log(shared).read(cursor);
+            if event.is_none() && !shared.is_closed() { None } else { Some(event) }
+        };
+        self.shared.wait_for(read).await
     }
 }
