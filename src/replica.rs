@@ -129,7 +129,7 @@ impl Setup {
 }
 
 /// Bytes in flight on a stream before the next frame is cut.
-const WINDOW_BYTES: usize = 256 << 10;
+pub(crate) const WINDOW_BYTES: usize = 256 << 10;
 
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
@@ -468,11 +468,11 @@ impl Replica {
             }
             (Kind::Ask, Some(_)) => {
                 reader.end()?;
-                // What is not complete here yet is stated when it is: after the session that is under way.
-                link.states_position |= link.session.is_none();
+                link.states_position = true;
             }
             (Kind::Tail, Some(peer)) => {
                 let (refusals, _) = link.incoming.frame(store, self.now, peer, reader)?;
+                link.states_position |= std::mem::take(&mut link.incoming.is_asked);
                 self.refused(id, refusals);
             }
             _ => return Err(WireError::Kind(kind as u8)),

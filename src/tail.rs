@@ -16,6 +16,8 @@ use crate::wire::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, Reader, WireError, 
 const END: u8 = 0;
 const ROW: u8 = 1;
 const DONE: u8 = 2;
+/// The same, and the peer is asked to state its position.
+const DONE_ASKING: u8 = 3;
 
 /// Rows looked at for one frame, sent or not: bounds the work under the lock.
 const FRAME_ROWS_MAX: usize = 16_384;
@@ -60,7 +62,13 @@ impl Outgoing {
     }
 
     /// The next frame, if there is something to send. With `flush`, a claim alone is something.
-    pub(crate) fn frame(&mut self, store: &mut Store, relay: bool, flush: bool) -> Option<Vec<u8>> {
+    pub(crate) fn frame(
+        &mut self,
+        store: &mut Store,
+        relay: bool,
+        flush: bool,
+        asks: &mut Option<u64>,
+    ) -> Option<Vec<u8>> {
         if self.is_running && self.cursor < store.log.floor() && !store.controls.has(Control::FloorPassed) {
             self.is_running = false;
             self.is_stranded = true;
@@ -91,7 +99,8 @@ impl Outgoing {
         if cursor < head || self.withholds {
             writer.byte(END);
         } else if rows > 0 || flush {
-            writer.byte(DONE);
+            let is_asking = asks.take_if(|revision| *revision <= head).is_some();
+            writer.byte(if is_asking { DONE_ASKING } else { DONE });
             writer.number(head);
             writer.word(store.seen.vector().get(&store.run));
             self.base = head;
@@ -148,6 +157,8 @@ pub(crate) struct Incoming {
     vector: Arc<Context>,
     /// A row was refused: no `done` of this link counts any more.
     pub(crate) has_refused: bool,
+    /// The sender wants to know where this replica stands.
+    pub(crate) is_asked: bool,
 }
 
 impl Incoming {
@@ -169,7 +180,10 @@ impl Incoming {
                     Err(why) => refusals.push(refused(b"", why)),
                 },
                 END => break None,
-                DONE => break Some((reader.number()?, Stamp { clock: reader.word()?, origin: run })),
+                tag @ (DONE | DONE_ASKING) => {
+                    self.is_asked |= tag == DONE_ASKING;
+                    break Some((reader.number()?, Stamp { clock: reader.word()?, origin: run }));
+                }
                 _ => return Err(WireError::Form),
             }
         };

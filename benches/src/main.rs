@@ -12,26 +12,40 @@ use tidings_benches::{Pair, at, filled, key, replica, resident, value};
 const KEYS: u64 = 100_000;
 const REPETITIONS: usize = 5;
 
+mod node;
+
+/// A report's name and its parts.
+type Report = (&'static str, &'static [(&'static str, fn())]);
+
+const REPORTS: [Report; 2] = [
+    (
+        "core",
+        &[
+            ("memory", memory),
+            ("digests", digests),
+            ("puts", puts),
+            ("merges", merges),
+            ("reconciles", reconciles),
+            ("simulator", simulator),
+        ],
+    ),
+    ("node", node::PARTS),
+];
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn()); 6] = [
-        ("memory", memory),
-        ("digests", digests),
-        ("puts", puts),
-        ("merges", merges),
-        ("reconciles", reconciles),
-        ("simulator", simulator),
-    ];
-    let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
-    let wanted = match &arguments[..] {
-        [report] if report == "core" => None,
-        [report, part] if report == "core" && names.contains(&part.as_str()) => Some(part.as_str()),
-        _ => {
-            eprintln!("usage: tidings-benches core [{}]", names.join(" | "));
-            return ExitCode::from(2);
+    let report = arguments.first().and_then(|name| REPORTS.iter().find(|(report, _)| report == name));
+    let wanted = arguments.get(1).map(String::as_str);
+    let parts = report.map_or(&[][..], |(_, parts)| parts);
+    let is_wanted = |part: &&(&str, fn())| wanted.is_none_or(|wanted| wanted == part.0);
+    if arguments.len() > 2 || parts.iter().filter(is_wanted).count() == 0 {
+        for (report, parts) in REPORTS {
+            let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+            eprintln!("usage: tidings-benches {report} [{}]", names.join(" | "));
         }
-    };
-    parts.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name)).for_each(|(_, run)| run());
+        return ExitCode::from(2);
+    }
+    parts.iter().filter(is_wanted).for_each(|(_, run)| run());
     ExitCode::SUCCESS
 }
 

@@ -17,7 +17,6 @@ use crate::replica::{Input, Lane, LinkId};
 pub(super) enum Happening {
     Stream(LinkId, Lane, Bytes),
     Datagram(LinkId, Bytes),
-    Drained(LinkId, Lane, usize),
     /// The link is gone; whether the peer said that it leaves.
     Down(LinkId, bool),
 }
@@ -54,7 +53,8 @@ pub(super) async fn drive(
 
 /// One step under the lock. Answers when to come back; zero for at once, nothing when the node is closed.
 fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Option<Duration> {
-    let mut core = shared.lock()?;
+    let mut core_guard = shared.lock()?;
+    let core = &mut *core_guard;
     let now = shared.now();
     if core.replica.deadline().mono <= now.mono {
         core.replica.handle(now, Input::Wake);
@@ -64,7 +64,6 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
         match happening {
             Happening::Stream(id, lane, bytes) => core.replica.handle(now, Input::Stream(id, lane, &bytes)),
             Happening::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
-            Happening::Drained(id, lane, bytes) => core.replica.handle(now, Input::Drained(id, lane, bytes)),
             Happening::Down(id, has_left) => {
                 core.wires.remove(&id);
                 core.replica.handle(now, Input::LinkDown(id));
@@ -73,18 +72,25 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
             }
         }
     }
+    for (id, wire) in &core.wires {
+        for (lane, bytes) in [Lane::Live, Lane::Bulk].into_iter().zip(wire.drained()) {
+            if bytes > 0 {
+                core.replica.handle(now, Input::Drained(*id, lane, bytes));
+            }
+        }
+    }
     let mut outputs = 0;
     while outputs < BATCH_MAX
         && let Some(output) = core.replica.poll()
     {
         outputs += 1;
-        shared.dispatch(&mut core, output);
+        shared.dispatch(core, output);
     }
     let busy = core.replica.median_lag() > lag_bytes_max;
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
-    let wakers = shared.follow(&mut core, now);
+    let wakers = shared.follow(core, now);
     let deadline = if outputs == BATCH_MAX { Duration::ZERO } else { core.replica.deadline().mono };
-    drop(core);
+    drop(core_guard);
     wakers.into_iter().for_each(Waker::wake);
     if progresses || was_busy != busy {
         shared.progress.notify_waiters();

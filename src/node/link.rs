@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use super::network::Network;
 use super::peers::{PeerRefusal, Place, refusal_of};
 use super::security::Security;
 use super::shared::{Shared, wall};
-use crate::replica::{Input, Lane, LinkId};
+use crate::replica::{Input, Lane, LinkId, WINDOW_BYTES};
 use crate::wire::{Answer, GREETING_BYTES_MAX, Greeting, decode_greeting, encode_greeting};
 
 pub(super) const CLOSE_ENDED: u32 = 0;
@@ -38,13 +39,35 @@ const CHUNK_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Wire {
     connection: Connection,
-    lanes: [UnboundedSender<Vec<u8>>; 2],
+    lanes: [LaneSender; 2],
+}
+
+/// The sending side of one lane.
+#[derive(Debug)]
+struct LaneSender {
+    frames: UnboundedSender<Vec<u8>>,
+    flow: Arc<Flow>,
+}
+
+/// What a lane has been given, and what the connection took of it. The driver collects the latter whenever it comes
+/// by; it has to be called only where the replica may be waiting for it.
+#[derive(Debug, Default)]
+struct Flow {
+    queued: AtomicUsize,
+    drained: AtomicUsize,
 }
 
 impl Wire {
     pub(super) fn send(&self, lane: Lane, bytes: Vec<u8>) {
+        let lane = &self.lanes[lane as usize];
+        lane.flow.queued.fetch_add(bytes.len(), Ordering::Relaxed);
         // If the writer is gone, the link is too, and that is being reported.
-        _ = self.lanes[lane as usize].send(bytes);
+        _ = lane.frames.send(bytes);
+    }
+
+    /// What the connection took since the last call, by lane.
+    pub(super) fn drained(&self) -> [usize; 2] {
+        [&self.lanes[0], &self.lanes[1]].map(|lane| lane.flow.drained.swap(0, Ordering::Relaxed))
     }
 
     pub(super) fn send_datagram(&self, bytes: Vec<u8>) {
@@ -225,9 +248,13 @@ fn join(
         core.replica.handle(now, Input::LinkDown(old));
     }
     let event = core.peers.remember(theirs, addr);
-    let (live, live_frames) = mpsc::unbounded_channel();
-    let (bulk, bulk_frames) = mpsc::unbounded_channel();
-    core.wires.insert(id, Wire { connection: connection.clone(), lanes: [live, bulk] });
+    let lanes = [Lane::Live, Lane::Bulk].map(|lane| {
+        let (frames, queue) = mpsc::unbounded_channel();
+        let flow = Arc::new(Flow::default());
+        tokio::spawn(write(lane, connection.clone(), queue, flow.clone(), shared.clone()));
+        LaneSender { frames, flow }
+    });
+    core.wires.insert(id, Wire { connection: connection.clone(), lanes });
     core.replica.handle(now, Input::LinkUp(id));
     let learned: Vec<SocketAddr> =
         theirs.peers.iter().copied().filter(|addr| core.peers.learn(*addr)).collect();
@@ -235,8 +262,6 @@ fn join(
     tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "linked");
     event.into_iter().for_each(|event| shared.member_events.push(event));
     let happenings = &network.happenings;
-    tokio::spawn(write(id, Lane::Live, connection.clone(), live_frames, happenings.clone()));
-    tokio::spawn(write(id, Lane::Bulk, connection.clone(), bulk_frames, happenings.clone()));
     tokio::spawn(read(id, connection, happenings.clone()));
     learned.into_iter().for_each(|addr| network.dial_learned(addr));
     shared.poke.notify_one();
@@ -244,13 +269,13 @@ fn join(
     Ok(id)
 }
 
-/// Writes one lane's frames, and reports what the connection took.
+/// Writes one lane's frames, and counts what the connection took.
 async fn write(
-    id: LinkId,
     lane: Lane,
     connection: Connection,
     mut frames: UnboundedReceiver<Vec<u8>>,
-    happenings: mpsc::Sender<Happening>,
+    flow: Arc<Flow>,
+    shared: Arc<Shared>,
 ) {
     let Ok(mut stream) = connection.open_uni().await else { return };
     // Live writes go before repair.
@@ -263,8 +288,9 @@ async fn write(
         if stream.write_chunk(frame.into()).await.is_err() {
             return;
         }
-        if happenings.send(Happening::Drained(id, lane, bytes)).await.is_err() {
-            return;
+        flow.drained.fetch_add(bytes, Ordering::Relaxed);
+        if flow.queued.fetch_sub(bytes, Ordering::Relaxed) >= WINDOW_BYTES {
+            shared.poke.notify_one();
         }
     }
 }

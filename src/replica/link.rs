@@ -60,7 +60,7 @@ impl Link {
             return Some(writer.finish());
         }
         let flush = std::mem::take(&mut self.flush);
-        if let Some(frame) = self.outgoing.frame(store, relay, flush) {
+        if let Some(frame) = self.outgoing.frame(store, relay, flush, &mut self.asks) {
             return Some(frame);
         }
         self.asks.take_if(|revision| *revision <= self.outgoing.told())?;
