@@ -162,6 +162,7 @@ impl Builder {
             accepts_version: self.accepts_version,
             advertised: self.advertise,
             clock_skew_max: self.config.clock_skew_max,
+            hint_interval: self.config.sync_interval,
         };
         let lag_bytes_max = self.config.lag_bytes_max as u64;
         let replica = Replica::new(Setup::new(self.config, seed));

@@ -4,8 +4,8 @@
 //! learns of its refusal only then.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +27,9 @@ pub(super) const CLOSE_DUPLICATE: u32 = 2;
 pub(super) const CLOSE_REFUSED: u32 = 3;
 pub(super) const CLOSE_BROKEN: u32 = 4;
 pub(super) const CLOSE_SECURITY: u32 = 5;
+
+/// Begins a datagram that says where others can be reached. Those of the replica begin with their version.
+pub(super) const HINT: u8 = 0xfe;
 
 /// A greeting must come in this time.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -261,9 +264,9 @@ fn join(
     drop(core);
     tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "linked");
     event.into_iter().for_each(|event| shared.member_events.push(event));
-    let happenings = &network.happenings;
-    tokio::spawn(read(id, connection, happenings.clone()));
+    tokio::spawn(read(id, connection, Arc::downgrade(network), network.happenings.clone()));
     learned.into_iter().for_each(|addr| network.dial_learned(addr));
+    network.hint_all(&[addr]);
     shared.poke.notify_one();
     shared.progress.notify_waiters();
     Ok(id)
@@ -296,7 +299,12 @@ async fn write(
 }
 
 /// Reads everything that comes over a connection until it ends.
-async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happening>) {
+async fn read(
+    id: LinkId,
+    connection: Connection,
+    network: Weak<Network>,
+    happenings: mpsc::Sender<Happening>,
+) {
     let mut lanes = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -307,6 +315,11 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happe
             },
             datagram = connection.read_datagram() => match datagram {
                 Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) if bytes[0] == HINT => {
+                    if let Some(network) = network.upgrade() {
+                        network.take_hint(&bytes[1..]);
+                    }
+                }
                 Ok(bytes) => if happenings.send(Happening::Datagram(id, bytes)).await.is_err() { break },
                 Err(_) => break,
             },

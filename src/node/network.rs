@@ -11,12 +11,12 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::driver::Happening;
-use super::link::{CLOSE_SECURITY, NoLink, greet, no_link, welcome};
+use super::link::{CLOSE_SECURITY, HINT, NoLink, greet, no_link, welcome};
 use super::peers::{Identity, NodeEvent};
 use super::security::{SERVER_NAME, Security};
 use super::shared::{Shared, wall};
 use crate::error::StartError;
-use crate::wire::Greeting;
+use crate::wire::{Greeting, decode_greeting, encode_greeting};
 
 /// Handshakes of others under way at a time; more of them wait.
 const HANDSHAKES_MAX: usize = 64;
@@ -41,6 +41,9 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// A link is heard of this often, and is dead when it is silent for this long.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const IDLE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Addresses in one hint: a datagram must hold them.
+const HINT_ADDRS_MAX: usize = 32;
 
 /// What is dialled.
 #[derive(Clone, Debug)]
@@ -82,10 +85,12 @@ impl Network {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         tokio::pin!(closed);
+        let mut hints = tokio::time::interval(self.identity.hint_interval);
         loop {
             let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
             tokio::select! {
                 () = &mut closed => break,
+                _ = hints.tick() => self.hint_one(),
                 incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else { break };
                     let network = self.clone();
@@ -127,6 +132,36 @@ impl Network {
             meta,
             peers,
         }
+    }
+
+    /// Tells every peer where somebody can be reached. It may get lost: they are told again.
+    pub(super) fn hint_all(&self, addrs: &[SocketAddr]) {
+        let Some(core) = self.shared.lock() else { return };
+        core.wires.values().for_each(|wire| wire.send_datagram(hint(addrs)));
+    }
+
+    /// Tells one peer where some others can be reached.
+    fn hint_one(&self) {
+        let Some(core) = self.shared.lock() else { return };
+        let mut addrs = core.peers.addrs();
+        if addrs.is_empty() {
+            return;
+        }
+        let wires: Vec<_> = core.wires.values().collect();
+        wires[random_below(wires.len())].send_datagram({
+            let from = random_below(addrs.len());
+            addrs.rotate_left(from);
+            addrs.truncate(HINT_ADDRS_MAX);
+            hint(&addrs)
+        });
+    }
+
+    pub(super) fn take_hint(self: &Arc<Self>, bytes: &[u8]) {
+        let Ok(addrs) = decode_greeting::<Vec<SocketAddr>>(bytes) else { return };
+        let Some(mut core) = self.shared.lock() else { return };
+        let new: Vec<SocketAddr> = addrs.into_iter().filter(|addr| core.peers.learn(*addr)).collect();
+        drop(core);
+        new.into_iter().for_each(|addr| self.dial_learned(addr));
     }
 
     /// Tells the user once in a while.
@@ -176,15 +211,15 @@ impl Network {
         }
     }
 
-    /// Dials an address that another node told.
+    /// Dials an address that another node told, until it is linked or has failed often enough.
     pub(super) fn dial_learned(self: &Arc<Self>, addr: SocketAddr) {
         tokio::spawn(Self::dial_on(Arc::downgrade(self), Target::Learned(addr)));
     }
 
-    /// Dials a target again and again, as long as the node lives. A learned address is given up after a while: the
-    /// node behind it has seeds of its own.
+    /// Dials a target again and again, as long as the node lives: a partition that heals after a year must find both
+    /// sides trying. Only a learned address that never answered is given up, and one whose node has left.
     async fn dial_on(network: Weak<Self>, target: Target) {
-        let mut failures = 0;
+        let (mut failures, mut was_linked) = (0, false);
         while let Some(network) = network.upgrade() {
             let shared = network.shared.clone();
             if shared.is_closed() {
@@ -192,16 +227,15 @@ impl Network {
             }
             let mut pause = PAUSE_MAX.min(PAUSE_MIN * 2_u32.saturating_pow(failures));
             match network.dial_once(&target).await {
-                Dialled::Linked => failures = 0,
+                Dialled::Linked => (failures, was_linked) = (0, true),
                 Dialled::Itself => pause = ITSELF_PAUSE,
                 Dialled::Failed => failures = (failures + 1).min(LEARNED_TRIES),
             }
             if let Target::Learned(addr) = &target
-                && failures == LEARNED_TRIES
+                && let Some(mut core) = shared.lock()
+                && (core.peers.has_left(*addr) || (failures == LEARNED_TRIES && !was_linked))
             {
-                if let Some(mut core) = shared.lock() {
-                    core.peers.unlearn(*addr);
-                }
+                core.peers.unlearn(*addr);
                 return;
             }
             drop(network);
@@ -330,12 +364,22 @@ enum Dialled {
     Failed,
 }
 
+fn hint(addrs: &[SocketAddr]) -> Vec<u8> {
+    let mut bytes = vec![HINT];
+    bytes.extend(encode_greeting(&addrs.to_vec()));
+    bytes
+}
+
+fn random_below(limit: usize) -> usize {
+    let mut bytes = [0; 8];
+    // Without randomness the first will do.
+    _ = getrandom::fill(&mut bytes);
+    usize::from_le_bytes(bytes) % limit
+}
+
 /// Between half of a pause and the whole, so that nodes that failed together do not try together.
 fn jittered(pause: Duration) -> Duration {
-    let mut bytes = [0; 1];
-    // Without randomness the whole pause will do.
-    _ = getrandom::fill(&mut bytes);
-    pause - pause / 512 * u32::from(bytes[0])
+    pause - pause / 512 * random_below(256) as u32
 }
 
 /// Binds the endpoint, for dialling and for being dialled.

@@ -136,6 +136,7 @@ pub(super) struct Identity {
     pub(super) accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
     pub(super) advertised: Option<SocketAddr>,
     pub(super) clock_skew_max: Duration,
+    pub(super) hint_interval: Duration,
 }
 
 impl fmt::Debug for Identity {
@@ -247,6 +248,11 @@ impl Peers {
             && !self.is_linked(addr)
             && self.learned.len() < LEARNED_MAX
             && self.learned.insert(addr)
+    }
+
+    /// Whether the node at this address said that it leaves.
+    pub(super) fn has_left(&self, addr: SocketAddr) -> bool {
+        self.members.values().any(|member| member.addr == addr && member.state == MemberState::Left)
     }
 
     pub(super) fn unlearn(&mut self, addr: SocketAddr) {
