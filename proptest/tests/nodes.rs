@@ -321,3 +321,78 @@ async fn what_is_wrong_with_a_start_is_said() {
     let event = guarded(events.next()).await.unwrap();
     assert!(matches!(event, NodeEvent::Unreachable { target, .. } if target.starts_with("no-such-host")));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_watches_are_told_of_their_own_key_alone() {
+    let a = start("a", &[]).await;
+    let mut watches: Vec<Watch> =
+        (0..10_000).map(|i| a.watch(format!("k/{i:05}")).without_current()).collect();
+    for i in 0..10_000 {
+        a.put(format!("other/{i}"), "v").unwrap();
+    }
+    a.put("k/07777", "v").unwrap();
+    assert!(matches!(next(&mut watches[7_777]).await, WatchEvent::Put(entry) if entry.key() == "k/07777"));
+    for watch in &mut watches {
+        // Nothing is ready for any of them.
+        tokio::select! {
+            biased;
+            event = watch.next() => panic!("{event:?}"),
+            () = std::future::ready(()) => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_nodes_come_and_go_and_leave_nothing_behind() {
+    let files = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let seed = start("seed", &[]).await;
+    let before = files();
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let tasks_before = tasks.num_alive_tasks();
+    for i in 0..2_000 {
+        let seeds = if i % 20 == 0 { vec![&seed] } else { vec![] };
+        let node = builder(&format!("n{}", i % 7), &seeds).start().await.unwrap();
+        node.put("k", "v").unwrap();
+        if i % 20 == 0 {
+            guarded(node.ready()).await.unwrap();
+            node.leave().await;
+        } else if i % 2 == 0 {
+            guarded(node.shutdown()).await;
+        }
+    }
+    guarded(async {
+        while files() > before + 2 || tasks.num_alive_tasks() > tasks_before + 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(seed.get("k").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_shows_one_instant_while_others_write() {
+    let a = start("a", &[]).await;
+    for i in 0..5_000 {
+        a.put(format!("k{i:05}"), "0").unwrap();
+    }
+    let writer = {
+        let a = a.clone();
+        std::thread::spawn(move || {
+            for round in 1..20 {
+                for i in 0..5_000 {
+                    // Always in this order: in one instant the values never rise along the keys.
+                    a.put(format!("k{i:05}"), format!("{round}")).unwrap();
+                }
+            }
+        })
+    };
+    while !writer.is_finished() {
+        let scan = a.scan("k");
+        assert_eq!(scan.len(), 5_000);
+        let value = |at: usize| String::from_utf8_lossy(scan[at].value()).parse::<u32>().unwrap();
+        for i in 1..5_000 {
+            assert!(value(i) <= value(i - 1) && value(i) + 1 >= value(0), "at {i}");
+        }
+    }
+    writer.join().unwrap();
+}

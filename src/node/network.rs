@@ -81,7 +81,7 @@ impl Network {
         for seed in seeds {
             tokio::spawn(Self::dial_on(Arc::downgrade(&self), Target::Seed(seed)));
         }
-        tokio::spawn(Self::follow_security(Arc::downgrade(&self)));
+        tokio::spawn(Self::follow_security(self.clone()));
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         tokio::pin!(closed);
@@ -319,13 +319,16 @@ impl Network {
     }
 
     /// Closes the links of peers that are no longer accepted, whenever that changes.
-    async fn follow_security(network: Weak<Self>) {
-        let Some(mut changes) = network.upgrade().map(|network| network.security.changes()) else { return };
-        while changes.changed().await.is_ok() {
-            let Some(network) = network.upgrade() else { return };
-            let Some(core) = network.shared.lock() else { return };
+    async fn follow_security(self: Arc<Self>) {
+        let mut changes = self.security.changes();
+        loop {
+            tokio::select! {
+                () = self.shared.wait_for(|shared| shared.is_closed().then_some(())) => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            let Some(core) = self.shared.lock() else { return };
             for wire in core.wires.values() {
-                if !network.security.accepts(wire.connection()) {
+                if !self.security.accepts(wire.connection()) {
                     wire.close(CLOSE_SECURITY);
                 }
             }

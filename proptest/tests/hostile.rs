@@ -1,0 +1,327 @@
+//! Certificates of an authority in files, and peers that hold good certificates and mean no good.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tidings::{
+    Builder, Config, Node, NodeEvent, PeerRefusal, Security, SecurityError, StartError, TlsRefusal,
+};
+
+const GUARD: Duration = Duration::from_secs(60);
+
+async fn guarded<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(GUARD, future).await.expect("it happens within a minute")
+}
+
+/// An authority, and a folder for the files of one test.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: rcgen::Certificate,
+    folder: PathBuf,
+}
+
+impl Authority {
+    fn new(test: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("tidings-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, test);
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        Self { issuer: Issuer::new(parameters, key), certificate, folder }
+    }
+
+    fn issue(&self, name: &str, years: (i32, i32)) -> (rcgen::Certificate, KeyPair) {
+        let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        (parameters.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    fn paths(&self, name: &str) -> [PathBuf; 3] {
+        ["ca.pem".to_owned(), format!("{name}.pem"), format!("{name}.key")].map(|file| self.folder.join(file))
+    }
+
+    fn write(&self, name: &str, years: (i32, i32)) -> [PathBuf; 3] {
+        let (certificate, key) = self.issue(name, years);
+        let paths = self.paths(name);
+        std::fs::write(&paths[0], self.certificate.pem()).unwrap();
+        std::fs::write(&paths[1], certificate.pem()).unwrap();
+        std::fs::write(&paths[2], key.serialize_pem()).unwrap();
+        paths
+    }
+
+    fn security(&self, name: &str, years: (i32, i32)) -> Security {
+        let [ca, certificate, key] = self.write(name, years);
+        Security::ca(ca, certificate, key).unwrap()
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+const VALID: (i32, i32) = (2_020, 2_100);
+
+fn builder(name: &str, security: Security, seeds: &[&Node]) -> Builder {
+    let seeds: Vec<String> = seeds.iter().map(|node| node.addr().to_string()).collect();
+    Node::builder(name).security(security).config(Config::local()).seeds(seeds)
+}
+
+async fn refusal(node: &Node) -> PeerRefusal {
+    let mut events = node.events();
+    guarded(async {
+        loop {
+            if let NodeEvent::PeerRefused { refusal, .. } = events.next().await.expect("the node is open") {
+                return refusal;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_in_files_are_checked_and_read_again_without_a_restart() {
+    let authority = Authority::new("files");
+    let stranger = Authority::new("foreign");
+    let security = authority.security("a", VALID);
+    let a = builder("a", security.clone(), &[]).start().await.unwrap();
+    let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
+    guarded(b.ready()).await.unwrap();
+    let foreign = builder("c", stranger.security("c", VALID), &[&a]).start().await.unwrap();
+    assert_eq!(refusal(&foreign).await, PeerRefusal::Tls(TlsRefusal::ForeignAuthority));
+    let expired = builder("d", authority.security("d", (2_010, 2_015)), &[&a]).start().await.unwrap();
+    assert_eq!(refusal(&expired).await, PeerRefusal::Tls(TlsRefusal::Expired));
+    let misnamed = builder("f", authority.security("e", VALID), &[&a]).start().await.unwrap_err();
+    assert!(matches!(misnamed, StartError::Certificate { .. }), "{misnamed}");
+    // A broken file changes nothing, and is named.
+    let [_, certificate, _] = authority.paths("a");
+    std::fs::write(&certificate, "no certificate").unwrap();
+    let broken = security.reload().unwrap_err();
+    assert!(matches!(&broken, SecurityError::File { path, .. } if path.ends_with("a.pem")), "{broken}");
+    assert_eq!(a.status().peers.len(), 1);
+    // Another authority from now on: the old link goes, and who has the new one comes.
+    let [ca, certificate, key] = stranger.write("a", VALID);
+    let own = authority.paths("a");
+    for (from, to) in [ca, certificate, key].iter().zip(&own) {
+        std::fs::copy(from, to).unwrap();
+    }
+    security.reload().unwrap();
+    guarded(foreign.ready()).await.unwrap();
+    guarded(async {
+        while a.status().peers.iter().any(|peer| peer.name == "b") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[test]
+fn secrets_that_are_easy_to_guess_are_refused_with_the_reason_and_none_is_ever_shown() {
+    for (secret, reason) in
+        [("tiny", "16 bytes"), ("aaaaaaaaaaaaaaaaaaaaaaa", "different"), (" a good enough secret", "blanks")]
+    {
+        let refused = Security::secret(secret).unwrap_err().to_string();
+        assert!(refused.contains(reason) && !refused.contains(secret), "{refused}");
+    }
+    let secret = Security::generate_secret();
+    assert_ne!(secret, Security::generate_secret());
+    let security = Security::secret(&secret).unwrap();
+    let shown = format!("{security:?} {:?}", Node::builder("a").security(security.clone()));
+    assert!(!shown.contains(&secret) && !shown.contains("key"), "{shown}");
+    assert_eq!(security.remove(&secret), Err(SecurityError::InUse));
+    assert_eq!(security.remove("never heard of that one"), Err(SecurityError::NotAccepted));
+    assert_eq!(security.reload(), Err(SecurityError::NoFiles));
+}
+
+/// The form of a greeting, as any peer could write it.
+#[derive(bincode::Encode)]
+struct Greeting {
+    cluster: String,
+    name: String,
+    run: u64,
+    app_version: String,
+    wall_ms: u64,
+    advertised: Option<SocketAddr>,
+    port: u16,
+    meta: BTreeMap<String, String>,
+    peers: Vec<SocketAddr>,
+}
+
+fn greeting(name: &str, wall_ms: u64) -> Vec<u8> {
+    let greeting = Greeting {
+        cluster: "tidings".to_owned(),
+        name: name.to_owned(),
+        run: 7,
+        app_version: String::new(),
+        wall_ms,
+        advertised: None,
+        port: 9,
+        meta: BTreeMap::new(),
+        peers: Vec::new(),
+    };
+    let mut bytes = vec![1];
+    bytes.extend(bincode::encode_to_vec(&greeting, bincode::config::standard()).unwrap());
+    bytes
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+/// A peer that speaks QUIC as it likes.
+struct Raw {
+    endpoint: quinn::Endpoint,
+}
+
+impl Raw {
+    fn new(authority: &Authority, name: Option<&str>, protocol: &[u8]) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.certificate.der().clone()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match name {
+            Some(name) => {
+                let (certificate, key) = authority.issue(name, VALID);
+                let key: PrivateKeyDer<'static> = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+                let chain: Vec<CertificateDer<'static>> = vec![certificate.into()];
+                config.with_client_auth_cert(chain, key).unwrap()
+            }
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+        let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
+        Self { endpoint }
+    }
+
+    async fn connect(&self, node: &Node) -> quinn::Connection {
+        guarded(self.endpoint.connect(node.addr(), node.name()).unwrap()).await.unwrap()
+    }
+
+    /// Connects, and sends this as its greeting.
+    async fn greet(&self, node: &Node, bytes: &[u8]) -> quinn::Connection {
+        let connection = self.connect(node).await;
+        let (mut send, mut recv) = guarded(connection.open_bi()).await.unwrap();
+        _ = send.write_all(bytes).await;
+        _ = send.finish();
+        _ = guarded(recv.read_to_end(1 << 20)).await;
+        connection
+    }
+}
+
+/// Two good nodes go on as if nothing had happened.
+async fn all_is_well(a: &Node, b: &Node) {
+    let mut watch = b.watch("well").exact().without_current();
+    a.put("well", format!("{:?}", std::time::Instant::now())).unwrap();
+    assert!(guarded(watch.next()).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_greet_properly_is_refused_and_harms_nobody() {
+    let authority = Authority::new("greetings");
+    let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
+    let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
+    guarded(b.ready()).await.unwrap();
+    let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
+    for garbage in [&b""[..], &[1], &[9; 100], &vec![1; 70_000], &greeting("raw", now_ms())[..20]] {
+        let connection = raw.greet(&a, garbage).await;
+        guarded(connection.closed()).await;
+    }
+    assert_eq!(refusal(&a).await, PeerRefusal::Greeting);
+    let refused = |expected: fn(&PeerRefusal) -> bool| {
+        let mut events = a.events();
+        async move {
+            guarded(async {
+                loop {
+                    match events.next().await.expect("the node is open") {
+                        NodeEvent::PeerRefused { refusal, by_us: true, .. } if expected(&refusal) => return,
+                        _ => {}
+                    }
+                }
+            })
+            .await;
+        }
+    };
+    raw.greet(&a, &greeting("raw", now_ms() + 3_600_000)).await.close(0_u32.into(), b"");
+    refused(|refusal| matches!(refusal, PeerRefusal::Clock { apart } if apart.as_secs() > 3_000)).await;
+    raw.greet(&a, &greeting("somebody-else", now_ms())).await.close(0_u32.into(), b"");
+    refused(|refusal| *refusal == PeerRefusal::NotTheCertificates).await;
+    let nobody = Raw::new(&authority, None, b"tidings/1").connect(&a).await;
+    guarded(nobody.closed()).await;
+    refused(|refusal| *refusal == PeerRefusal::Tls(TlsRefusal::NoCertificate)).await;
+    let other = Raw::new(&authority, Some("raw"), b"tidings/2");
+    let connected = guarded(other.endpoint.connect(a.addr(), "a").unwrap()).await;
+    assert!(connected.is_err(), "an unknown version of the protocol");
+    refused(|refusal| *refusal == PeerRefusal::Tls(TlsRefusal::Protocol)).await;
+    // One that begins a greeting and falls silent occupies nothing but itself.
+    let silent = raw.connect(&a).await;
+    let (mut send, _recv) = guarded(silent.open_bi()).await.unwrap();
+    send.write_all(&[1]).await.unwrap();
+    all_is_well(&a, &b).await;
+    guarded(silent.closed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_sends_rubbish_after_its_greeting_is_cut_off_and_harms_nobody() {
+    let authority = Authority::new("rubbish");
+    let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
+    let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
+    guarded(b.ready()).await.unwrap();
+    let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
+    let rubbish: [&[u8]; 6] = [
+        &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+        // A frame longer than any.
+        &[0, 255, 255, 255, 255, 1, 1],
+        // A foreign version.
+        &[1, 10, 0, 0, 0, 77, 1, 1, 1],
+        // A lane that does not exist.
+        &[9, 1, 1],
+        // A frame that may not come now.
+        &[0, 2, 0, 0, 0, 1, 3],
+        &[1, 3, 0, 0, 0, 1, 5, 0],
+    ];
+    for bytes in rubbish {
+        let connection = raw.greet(&a, &greeting("raw", now_ms())).await;
+        let mut stream = guarded(connection.open_uni()).await.unwrap();
+        _ = stream.write_all(bytes).await;
+        guarded(connection.closed()).await;
+        all_is_well(&a, &b).await;
+    }
+    // A stream that breaks off in the middle of a frame.
+    let connection = raw.greet(&a, &greeting("raw", now_ms())).await;
+    let mut stream = guarded(connection.open_uni()).await.unwrap();
+    stream.write_all(&[0, 200, 0, 0, 0, 1]).await.unwrap();
+    stream.finish().unwrap();
+    guarded(connection.closed()).await;
+    // Datagrams of any content.
+    let connection = raw.greet(&a, &greeting("raw", now_ms())).await;
+    for length in 0..100_usize {
+        _ = connection.send_datagram(vec![u8::try_from(length).unwrap() ^ 0xfe; length].into());
+    }
+    guarded(connection.closed()).await;
+    // Thousands of streams: no more than two are ever let in at a time.
+    let connection = raw.greet(&a, &greeting("raw", now_ms())).await;
+    let _first = guarded(connection.open_uni()).await.unwrap();
+    let _second = guarded(connection.open_uni()).await.unwrap();
+    tokio::select! {
+        biased;
+        third = connection.open_uni() => assert!(third.is_err(), "a third stream"),
+        () = std::future::ready(()) => {}
+    }
+    all_is_well(&a, &b).await;
+}
