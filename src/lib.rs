@@ -1,4 +1,8 @@
-#![doc = include_str!("../README.md")]
+#![cfg_attr(feature = "node", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "node"),
+    doc = "The replica and its simulator, without the node: see the features."
+)]
 
 mod config;
 mod controls;

@@ -222,36 +222,37 @@ impl Replica {
     }
 
     /// Asks every peer that has not said so yet to say when it has everything up to this revision.
-    pub(crate) fn ask(&mut self, revision: u64) {
+    pub fn ask(&mut self, revision: Revision) {
+        let revision = revision.number;
         for link in self.links.values_mut().filter(|link| link.acknowledged < revision) {
             link.asks = Some(revision.max(link.asks.unwrap_or(0)));
         }
     }
 
     /// Whether a peer said that it has everything up to this revision.
-    pub(crate) fn is_acknowledged(&self, link: LinkId, revision: u64) -> bool {
-        self.links.get(&link).is_some_and(|link| link.acknowledged >= revision)
+    pub fn is_acknowledged(&self, link: LinkId, revision: Revision) -> bool {
+        self.links.get(&link).is_some_and(|link| link.acknowledged >= revision.number)
     }
 
     /// Whether this replica has everything that the peer had when the link was made.
-    pub(crate) fn is_synced(&self, link: LinkId) -> bool {
+    pub fn is_synced(&self, link: LinkId) -> bool {
         self.links.get(&link).is_some_and(|link| link.is_synced)
     }
 
     /// How far a peer is behind: changes, and about how many bytes they are.
-    pub(crate) fn lag(&self, link: LinkId) -> (u64, u64) {
+    pub fn lag(&self, link: LinkId) -> (u64, u64) {
         let changes = self.links.get(&link).map_or(0, |link| link.outgoing.lag(&self.store));
         let rows = self.store.len().max(1) as u64;
         (changes, changes * (self.store.bytes() / rows))
     }
 
     /// Where the change log stands.
-    pub(crate) fn head(&self) -> Revision {
+    pub fn head(&self) -> Revision {
         Revision { log: self.store.log.id, number: self.store.log.head() }
     }
 
     /// How many bytes the middle one of all peers is behind.
-    pub(crate) fn median_lag(&self) -> u64 {
+    pub fn median_lag(&self) -> u64 {
         let mut lags: Vec<u64> = self.links.keys().map(|link| self.lag(*link).1).collect();
         lags.sort_unstable();
         lags.get(lags.len() / 2).copied().unwrap_or(0)

@@ -56,9 +56,10 @@ impl Outgoing {
         if self.is_running { self.base } else { 0 }
     }
 
-    /// How many changes the peer is behind.
+    /// How many changes the peer is behind. One that is being repaired, or waits for that, does not count: it lags
+    /// for other reasons than the speed of the writers.
     pub(crate) fn lag(&self, store: &Store) -> u64 {
-        store.log.head() - self.cursor.min(store.log.head())
+        if self.is_running { store.log.head() - self.cursor.min(store.log.head()) } else { 0 }
     }
 
     /// The next frame, if there is something to send. With `flush`, a claim alone is something.

@@ -203,16 +203,12 @@ fn throughput() {
         let mut last = None;
         for i in 0..writes {
             loop {
-                match a.put(&texts[(i % keys) as usize], &text) {
-                    Ok(receipt) => {
-                        last = Some(receipt);
-                        break;
-                    }
-                    Err(_) => {
-                        busy += 1;
-                        std::thread::yield_now();
-                    }
+                if let Ok(receipt) = a.put(&texts[(i % keys) as usize], &text) {
+                    last = Some(receipt);
+                    break;
                 }
+                busy += 1;
+                std::thread::yield_now();
             }
             if i % 10_000 == 0 {
                 lag = a.status().peers.iter().map(|peer| peer.lag_bytes).max().unwrap_or(0).max(lag);

@@ -396,3 +396,39 @@ async fn a_scan_shows_one_instant_while_others_write() {
     }
     writer.join().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_core_that_panics_closes_its_node_and_reads_go_on() {
+    let a = start("a", &[]).await;
+    let b = start("b", &[&a]).await;
+    a.put("k", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    let mut watch = a.watch("k").without_current();
+    let waiting = tokio::spawn(async move { watch.next().await });
+    let clone = a.clone();
+    assert!(std::thread::spawn(move || clone.panic_inside()).join().is_err());
+    assert_eq!(a.put("k", "w").unwrap_err(), WriteError::Closed);
+    assert_eq!(guarded(waiting).await.unwrap(), None);
+    assert_eq!(a.get("k").unwrap().value(), b"v");
+    guarded(a.shutdown()).await;
+    b.put("k", "w").unwrap();
+    assert_eq!(b.get("k").unwrap().value(), b"w");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_reached_at_two_addresses_is_linked_once() {
+    let a = builder("a", &[]).listen("0.0.0.0:0".parse().unwrap()).start().await.unwrap();
+    let port = a.addr().port();
+    let seeds = [format!("127.0.0.1:{port}"), format!("127.0.0.2:{port}"), format!("localhost:{port}")];
+    let b = builder("b", &[]).seeds(seeds).start().await.unwrap();
+    guarded(b.ready()).await.unwrap();
+    let mut events = b.member_events();
+    for i in 0..200 {
+        a.put("k", format!("{i}")).unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    }
+    assert_eq!((a.status().peers.len(), b.status().peers.len()), (1, 1));
+    tokio::select! {
+        biased;
+        event = events.next() => panic!("{event:?}"),
+        () = std::future::ready(()) => {}
+    }
+}

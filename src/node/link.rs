@@ -113,7 +113,11 @@ fn refused(by_us: bool, refusal: PeerRefusal) -> NoLink {
 }
 
 /// The dialling side: greets, and listens to the answer.
-pub(super) async fn greet(network: &Arc<Network>, connection: Connection) -> Result<LinkId, NoLink> {
+pub(super) async fn greet(
+    network: &Arc<Network>,
+    connection: Connection,
+    dialled: SocketAddr,
+) -> Result<LinkId, NoLink> {
     let own = network.greeting();
     let exchange = async {
         let opened = connection.open_bi().await;
@@ -132,6 +136,9 @@ pub(super) async fn greet(network: &Arc<Network>, connection: Connection) -> Res
     if let Some(answer) = judge(network, &connection, &theirs).await {
         connection.close(VarInt::from_u32(CLOSE_REFUSED), b"");
         return Err(refused(true, refusal_of(answer)));
+    }
+    if let Some(mut core) = network.shared.lock() {
+        core.peers.answered(dialled, theirs.run);
     }
     join(network, connection, &theirs, true)
 }

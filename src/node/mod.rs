@@ -271,6 +271,13 @@ impl Node {
         _ = ended.wait_for(|ended| *ended).await;
     }
 
+    /// Panics while it holds the core, as a bug would.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn panic_inside(&self) {
+        _ = self.shared.write(|_, _| -> Result<(), WriteError> { panic!("on purpose") });
+    }
+
     /// Whether the node is closed.
     pub fn is_closed(&self) -> bool {
         self.shared.is_closed()

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -107,11 +108,7 @@ impl Network {
     async fn end(&self) {
         let code = self.shared.close_code.load(Ordering::Relaxed);
         self.endpoint.close(VarInt::from_u32(code), b"");
-        if let Some(mut core) = self.shared.lock_closed() {
-            core.wires.clear();
-            core.wakers.values().for_each(std::task::Waker::wake_by_ref);
-            core.wakers.clear();
-        }
+        self.shared.let_go().into_values().for_each(Waker::wake);
         // So that the peers hear of it; but a peer that is gone must not hold this up.
         _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
         self.shared.ended.send_replace(true);
@@ -291,7 +288,7 @@ impl Network {
             .map_err(|error| unreachable(&error))?;
         let connected = timeout(DIAL_TIME_MAX, connecting).await.map_err(|_| unreachable(&"no answer"))?;
         let connection = connected.map_err(|error| no_link(&self.security, &error))?;
-        greet(self, connection).await.map(|_| ())
+        greet(self, connection, addr).await.map(|_| ())
     }
 
     fn is_linked(&self, addr: SocketAddr) -> bool {
@@ -320,11 +317,11 @@ impl Network {
 
     /// Closes the links of peers that are no longer accepted, whenever that changes.
     async fn follow_security(self: Arc<Self>) {
-        let mut changes = self.security.changes();
+        let mut versions = self.security.changes();
         loop {
             tokio::select! {
                 () = self.shared.wait_for(|shared| shared.is_closed().then_some(())) => return,
-                changed = changes.changed() => if changed.is_err() { return },
+                changed = versions.changed() => if changed.is_err() { return },
             }
             let Some(core) = self.shared.lock() else { return };
             for wire in core.wires.values() {

@@ -167,6 +167,8 @@ pub(super) enum Place {
 pub(super) struct Peers {
     links: BTreeMap<LinkId, Peer>,
     members: BTreeMap<String, Member>,
+    /// Who answered at the addresses that were dialled: at most as many as there are seeds and learned ones.
+    dialled: BTreeMap<SocketAddr, u64>,
     /// Learned addresses that are being dialled.
     learned: BTreeSet<SocketAddr>,
     own: Member,
@@ -174,7 +176,13 @@ pub(super) struct Peers {
 
 impl Peers {
     pub(super) fn new(own: Member) -> Self {
-        Self { links: BTreeMap::new(), members: BTreeMap::new(), learned: BTreeSet::new(), own }
+        Self {
+            links: BTreeMap::new(),
+            members: BTreeMap::new(),
+            dialled: BTreeMap::new(),
+            learned: BTreeSet::new(),
+            own,
+        }
     }
 
     /// Takes in a link, unless there is a better one to the same node.
@@ -230,8 +238,14 @@ impl Peers {
         self.links.iter().find(|(_, peer)| peer.name == name && peer.run != run).map(|(id, _)| *id)
     }
 
+    /// Remembers which run answered at a dialled address: a node may be reached at several.
+    pub(super) fn answered(&mut self, addr: SocketAddr, run: u64) {
+        self.dialled.insert(addr, run);
+    }
+
     pub(super) fn is_linked(&self, addr: SocketAddr) -> bool {
-        self.links.values().any(|peer| peer.addr == addr)
+        let run = self.dialled.get(&addr);
+        self.links.values().any(|peer| peer.addr == addr || Some(&peer.run) == run)
     }
 
     pub(super) fn links(&self) -> impl Iterator<Item = (LinkId, &str, SocketAddr)> {
@@ -257,6 +271,7 @@ impl Peers {
 
     pub(super) fn unlearn(&mut self, addr: SocketAddr) {
         self.learned.remove(&addr);
+        self.dialled.remove(&addr);
     }
 
     /// Everybody known, this node first.

@@ -67,7 +67,7 @@ impl Receipt {
             if last.0 >= last.1 {
                 return Some(Ok(()));
             }
-            core.replica.ask(self.revision.number);
+            core.replica.ask(self.revision);
             drop(core);
             shared.poke.notify_one();
             None
@@ -79,8 +79,7 @@ impl Receipt {
     /// How many nodes have the write, and how many should.
     fn count(&self, core: &Core, quorum: Quorum) -> (usize, usize) {
         let links = core.peers.links();
-        let seen =
-            1 + links.filter(|(id, ..)| core.replica.is_acknowledged(*id, self.revision.number)).count();
+        let seen = 1 + links.filter(|(id, ..)| core.replica.is_acknowledged(*id, self.revision)).count();
         let needed = match quorum {
             Quorum::Count(count) => count,
             Quorum::Majority => core.peers.present() / 2 + 1,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -119,9 +119,16 @@ impl Shared {
         None
     }
 
-    /// Takes the lock although the node is closed, to let go of what it holds.
+    /// Takes the lock although the node may be closed, to read the last state; `None` if the core has panicked.
     pub(super) fn lock_closed(&self) -> Option<MutexGuard<'_, Core>> {
         self.core.lock().ok()
+    }
+
+    /// Lets go of all links, also after a panic, and answers who has to learn that this is the end.
+    pub(super) fn let_go(&self) -> BTreeMap<WatchId, Waker> {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        core.wires.clear();
+        std::mem::take(&mut core.wakers)
     }
 
     /// From now on nothing is written and every wait ends.
@@ -137,10 +144,10 @@ impl Shared {
         &self,
         write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
     ) -> Result<(T, Revision), WriteError> {
+        let mut core = self.lock().ok_or(WriteError::Closed)?;
         if self.is_busy.load(Ordering::Relaxed) {
             return Err(WriteError::Busy);
         }
-        let mut core = self.lock().ok_or(WriteError::Closed)?;
         let now = self.now();
         let written = write(&mut core.replica, now)?;
         let revision = core.replica.head();
