@@ -127,16 +127,24 @@ fn puts() {
     row("get (the core's, not the node's)", "ns", get);
 }
 
-/// What a second replica spends on merging what the first one put.
+/// What a second replica spends on merging what the first one put: as it comes, a hundred rows a frame, and as one
+/// backlog, whose rows are remembered beyond the vector until its end.
 fn merges() {
-    let mut figures = Vec::new();
-    for repetition in 0..REPETITIONS as u64 {
-        let mut pair = Pair::new(replica(repetition), replica(repetition + 100), at(0));
-        pair.run(false);
-        for i in 0..KEYS {
+    for (name, group) in [("merging a remote row, live", 100), ("merging a remote row, of one backlog", KEYS)]
+    {
+        let figures = (0..REPETITIONS as u64).map(|repetition| merging(repetition, group)).collect();
+        row(name, "ns", figures);
+    }
+}
+
+fn merging(repetition: u64, group: u64) -> f64 {
+    let mut pair = Pair::new(replica(repetition), replica(repetition + 100), at(0));
+    pair.run(false);
+    let mut merging = Duration::ZERO;
+    for from in (0..KEYS).step_by(usize::try_from(group).expect("few")) {
+        for i in from..from + group {
             pair.ends[0].put(at(i), &key(i), &value(i)).expect("acceptable");
         }
-        let mut merging = Duration::ZERO;
         while let Some(output) = pair.ends[0].poll() {
             let tidings::Output::Stream(id, lane, bytes) = output else { continue };
             pair.ends[0].handle(at(KEYS), Input::Drained(id, lane, bytes.len()));
@@ -144,10 +152,9 @@ fn merges() {
             pair.ends[1].handle(at(KEYS), Input::Stream(id, lane, &bytes));
             merging += start.elapsed();
         }
-        assert_eq!(pair.ends[1].len() as u64, KEYS, "everything was merged");
-        figures.push(merging.as_nanos() as f64 / KEYS as f64);
     }
-    row("merging a remote row, a new key", "ns", figures);
+    assert_eq!(pair.ends[1].len() as u64, KEYS, "everything was merged");
+    merging.as_nanos() as f64 / KEYS as f64
 }
 
 fn memory() {

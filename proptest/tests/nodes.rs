@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tidings::{
-    Builder, Config, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions, Quorum, Security, StartError,
-    TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
+    Builder, Config, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions, Quorum, Security,
+    StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
 };
 
 const SECRET: &str = "a secret for tests alone";
@@ -431,4 +431,78 @@ async fn a_node_that_is_reached_at_two_addresses_is_linked_once() {
         event = events.next() => panic!("{event:?}"),
         () = std::future::ready(()) => {}
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_is_told_from_who_is_lost() {
+    let a = start("a", &[]).await;
+    let mut events = a.member_events();
+    let b = start("b", &[&a]).await;
+    let c = start("c", &[&a]).await;
+    b.leave().await;
+    c.shutdown().await;
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        told.push(match guarded(events.next()).await.unwrap() {
+            MemberEvent::Up(member) => format!("up {}", member.name),
+            MemberEvent::Left(member) => format!("left {}", member.name),
+            MemberEvent::Down(member) => format!("down {}", member.name),
+            _ => unreachable!("no other event is known"),
+        });
+    }
+    assert_eq!(told[..2], ["up b", "up c"]);
+    told.sort();
+    assert_eq!(told[..2], ["down c", "left b"]);
+    let states: Vec<bool> = a.members().iter().map(|member| member.state.is_alive()).collect();
+    assert_eq!(states, [true, false, false]);
+    // Who left counts for no majority any more; who is lost does.
+    let seen = a.put("k", "v").unwrap().seen_by(Quorum::All, Duration::from_millis(1)).await;
+    assert_eq!(seen, Err(WaitError::TimedOut { seen: 1, needed: 2 }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_outruns_its_peers_is_told_so_and_waits_until_they_have_caught_up() {
+    let mut config = Config::local();
+    config.lag_bytes_max = 64 << 10;
+    let a = builder("a", &[]).config(config).start().await.unwrap();
+    let b = start("b", &[&a]).await;
+    a.put("first", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    let (value, mut busy, mut written) = (vec![b'x'; 32 << 10], 0, 0);
+    guarded(async {
+        while busy < 3 {
+            match a.put(format!("k{written}"), &value) {
+                Ok(_) => written += 1,
+                Err(error) => {
+                    assert_eq!(error, WriteError::Busy);
+                    busy += 1;
+                    a.writable().await.unwrap();
+                }
+            }
+        }
+    })
+    .await;
+    let last = loop {
+        a.writable().await.unwrap();
+        if let Ok(receipt) = a.put("last", "v") {
+            break receipt;
+        }
+    };
+    last.seen_by(Quorum::All, GUARD).await.unwrap();
+    assert_eq!(b.len(), written + 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_typed_map_names_the_key_whose_value_is_of_another_type() {
+    let a = start("a", &[]).await;
+    let map = a.map::<Vec<u32>>("lists/");
+    let mut watch = map.watch();
+    map.put("one", &vec![1, 2]).unwrap();
+    a.put("lists/bad", "{}").unwrap();
+    assert_eq!(guarded(watch.next()).await, Some(Ok(("one".to_owned(), Some(vec![1, 2])))));
+    let bad = guarded(watch.next()).await.unwrap().unwrap_err();
+    assert_eq!(bad.key, "lists/bad");
+    assert!(map.get("bad").unwrap_err().to_string().contains("lists/bad"));
+    map.delete("one").unwrap();
+    assert_eq!(guarded(watch.next()).await, Some(Ok(("one".to_owned(), None))));
+    assert_eq!(map.get("one"), Ok(None));
 }

@@ -9,6 +9,16 @@ use crate::replica::Batch;
 
 /// Several writes on one node, applied in one local step: all of them, or none. Peers may see its parts one after
 /// another.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let node = tidings::Node::builder("a").security(security).start().await?;
+/// node.put("old", "v")?;
+/// node.batch().put("a", "1").put("b", "2").delete("old").commit()?;
+/// assert_eq!(node.len(), 2);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct NodeBatch {
     shared: Arc<Shared>,

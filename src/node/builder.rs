@@ -21,6 +21,24 @@ const HAPPENINGS_MAX: usize = 256;
 const META_BYTES_MAX: usize = 16 << 10;
 
 /// Describes a node; see [`Node::builder`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tidings::{Config, Node, Security};
+///
+/// let node = Node::builder("orders-1")
+///     .cluster("shop")
+///     .listen("127.0.0.1:0".parse()?)
+///     .seeds(["127.0.0.1:7400", "localhost:7401"])
+///     .security(Security::secret("a secret for examples")?)
+///     .config(Config::lan())
+///     .meta("zone", "eu-1")
+///     .app_version("2.1")
+///     .start()
+///     .await?;
+/// assert_eq!(node.members()[0].meta["zone"], "eu-1");
+/// # Ok(()) }
+/// ```
 pub struct Builder {
     name: String,
     cluster: String,

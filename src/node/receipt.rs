@@ -20,6 +20,21 @@ pub enum Quorum {
 }
 
 /// Proof that a write was accepted here, and the means to learn how far it has got. Dropping it undoes nothing.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let node = tidings::Node::builder("a").security(security).start().await?;
+/// use std::time::Duration;
+/// use tidings::{Quorum, WaitError};
+///
+/// let receipt = node.put("k", "v")?;
+/// receipt.seen_by(Quorum::Majority, Duration::from_secs(1)).await?;
+/// // Alone in its cluster, a node waits for a second one in vain; the write stands all the same.
+/// let waited = receipt.seen_by(Quorum::Count(2), Duration::from_millis(10)).await;
+/// assert_eq!(waited, Err(WaitError::TimedOut { seen: 1, needed: 2 }));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Receipt {
     shared: Arc<Shared>,

@@ -106,6 +106,21 @@ struct State {
 }
 
 /// Who may connect to a node. Clones are handles to the same: what is changed through one counts for all, at once.
+///
+/// A secret is changed in three steps, each on every node before the next: accept the new one, present it, remove
+/// the old one.
+///
+/// ```
+/// use tidings::Security;
+///
+/// let (old, new) = (Security::generate_secret(), Security::generate_secret());
+/// let security = Security::secret(&old)?;
+/// security.accept(&new)?;
+/// security.present(&new)?;
+/// security.remove(&old)?;
+/// assert!(Security::secret("12345").unwrap_err().to_string().contains("16 bytes"));
+/// # Ok::<(), tidings::SecurityError>(())
+/// ```
 #[derive(Clone)]
 pub struct Security {
     state: Arc<Mutex<State>>,

@@ -74,6 +74,18 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
 }
 
 /// A set of names. Adding wins over a concurrent removal.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let node = tidings::Node::builder("a").security(security).start().await?;
+/// let banned = node.set("banned");
+/// banned.add("mallory")?;
+/// assert!(banned.contains("mallory"));
+/// banned.remove("mallory")?;
+/// assert_eq!(banned.iter().count(), 0);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Set {
     shared: Arc<Shared>,
@@ -140,6 +152,17 @@ impl Set {
 }
 
 /// A counter that every node may step up and down at the same time.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let node = tidings::Node::builder("a").security(security).start().await?;
+/// let hits = node.counter("hits");
+/// hits.add(3)?;
+/// hits.add(-1)?;
+/// assert_eq!(hits.value(), 2);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Counter {
     shared: Arc<Shared>,
@@ -185,6 +208,21 @@ mod json {
     use crate::watch::{WatchEvent, WatchStart};
 
     /// The keys under a prefix as a map of values of one type, kept as JSON.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let security = tidings::Security::secret("a secret for examples")?;
+    /// # let node = tidings::Node::builder("a").security(security).start().await?;
+    /// #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
+    /// struct Limits { max: u32 }
+    ///
+    /// let limits = node.map::<Limits>("limits/");
+    /// limits.put("api", &Limits { max: 100 })?;
+    /// assert_eq!(limits.get("api")?, Some(Limits { max: 100 }));
+    /// node.put("limits/web", "not JSON")?;
+    /// assert!(limits.get("web").unwrap_err().to_string().contains("limits/web"));
+    /// # Ok(()) }
+    /// ```
     pub struct Map<T> {
         shared: Arc<Shared>,
         prefix: String,

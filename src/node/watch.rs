@@ -16,6 +16,24 @@ const EVENTS_KEPT: usize = 1_024;
 
 /// A watch of keys: first what is there, then [`WatchEvent::Current`], then what changes, for as long as the node
 /// lives. Nothing is lost when a waiting `next` is dropped. It begins where it is made.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let node = tidings::Node::builder("a").security(security).start().await?;
+/// use tidings::WatchEvent;
+///
+/// node.put("limits/max", "100")?;
+/// let mut watch = node.watch("limits/");
+/// let Some(WatchEvent::Put(entry)) = watch.next().await else { panic!("it is there") };
+/// assert_eq!(watch.next().await, Some(WatchEvent::Current));
+///
+/// // Later, or in another part of the program: go on where this one was.
+/// node.delete("limits/max")?;
+/// let mut resumed = node.watch("limits/").from(entry.revision());
+/// assert!(matches!(resumed.next().await, Some(WatchEvent::Delete { key, .. }) if key == "limits/max"));
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
@@ -151,6 +169,19 @@ impl<T: Clone> EventLog<T> {
 }
 
 /// Events of a node. Whoever reads too slowly misses the oldest.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let node = tidings::Node::builder("a").security(security).start().await?;
+/// let mut events = node.events();
+/// tokio::spawn(async move {
+///     while let Some(event) = events.next().await {
+///         eprintln!("{event:?}");
+///     }
+/// });
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Events<T: 'static> {
     shared: Arc<Shared>,
