@@ -40,6 +40,14 @@ pub struct Config {
     /// A node refuses writes of its own as busy while the middle one of its peers is this many bytes behind. 64 KiB
     /// to 1 TiB.
     pub lag_bytes_max: usize,
+    /// How often a node asks another member whether it lives. 20 ms to 10 minutes.
+    pub probe_interval: Duration,
+    /// How long the answer may take before others are asked to ask too; a good deal more than a round trip, and less
+    /// than half of [`probe_interval`](Self::probe_interval). 5 ms to 5 minutes.
+    pub probe_timeout: Duration,
+    /// How long a member that did not answer has to say that it lives before it counts as down; stretched in large
+    /// clusters. 50 ms to 1 hour.
+    pub suspicion_time: Duration,
     /// The time in which the background check recomputes the whole digest once. 1 s to 30 days.
     pub scrub_interval: Duration,
 }
@@ -55,6 +63,9 @@ impl Config {
             relay: false,
             sync_timeout: Duration::from_secs(10),
             lag_bytes_max: 64 << 20,
+            probe_interval: Duration::from_millis(500),
+            probe_timeout: Duration::from_millis(200),
+            suspicion_time: Duration::from_millis(2_500),
             scrub_interval: Duration::from_secs(600),
         }
     }
@@ -65,6 +76,9 @@ impl Config {
             sync_interval: Duration::from_secs(5),
             clock_skew_max: Duration::from_secs(30),
             sync_timeout: Duration::from_secs(30),
+            probe_interval: Duration::from_secs(2),
+            probe_timeout: Duration::from_millis(800),
+            suspicion_time: Duration::from_secs(12),
             ..Self::lan()
         }
     }
@@ -86,6 +100,15 @@ impl Config {
             ("clock_skew_max", self.clock_skew_max, Duration::from_millis(1), hour, "1 ms to 1 h"),
             ("sync_timeout", self.sync_timeout, Duration::from_millis(100), hour, "100 ms to 1 h"),
             ("scrub_interval", self.scrub_interval, second, hour * 24 * 30, "1 s to 30 days"),
+            ("probe_interval", self.probe_interval, second / 50, second * 600, "20 ms to 10 minutes"),
+            (
+                "probe_timeout",
+                self.probe_timeout,
+                second / 200,
+                self.probe_interval / 2,
+                "5 ms to half of probe_interval",
+            ),
+            ("suspicion_time", self.suspicion_time, second / 20, hour, "50 ms to 1 h"),
         ];
         for (field, value, least, most, range) in times {
             if !(least..=most).contains(&value) {

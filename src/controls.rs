@@ -44,6 +44,8 @@ pub enum Control {
     ArrivalOrder,
     /// Leaves are not recomputed before they are listed.
     NoVerify,
+    /// A node that is unwell itself accuses others as fast as a healthy one.
+    NoLocalHealth,
 }
 
 #[cfg(feature = "__controls")]

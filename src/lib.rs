@@ -10,6 +10,7 @@ mod digest;
 mod entry;
 mod error;
 mod log;
+mod members;
 #[cfg(feature = "node")]
 mod node;
 mod oracle;
@@ -30,10 +31,10 @@ pub use config::{Config, KEY_BYTES_MAX, VALUE_BYTES_CEILING};
 pub use controls::Control;
 pub use entry::{Entry, Revision};
 pub use error::{DecodeError, Error, SecurityError, StartError, WaitError, WriteError};
+pub use members::{Contact, MEMBERS_MAX, META_BYTES_MAX, Member, MemberEvent, MemberState};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Events, Member, MemberEvent, MemberState, Node, NodeBatch, NodeEvent, NodeStatus,
-    PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
+    Builder, Counter, Events, Node, NodeBatch, NodeEvent, NodeStatus, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapWatch};

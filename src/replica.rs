@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::digest::HashKey;
 use crate::entry::Revision;
+use crate::members::{Contact, Member, MemberEvent, Members};
 use crate::reconcile::{Progress, Session};
 use crate::store::{Refusal, Store};
 use crate::tail::Refused;
@@ -48,6 +49,13 @@ pub enum Input<'a> {
     Drained(LinkId, Lane, usize),
     /// The disk has everything up to and with this [`Persist`].
     Persisted(u64),
+    /// A link has shown who is at its other end, and how large a datagram it takes. Only where this replica is a
+    /// member itself: see [`Setup::member`].
+    Met(LinkId, &'a Member, usize),
+    /// What [`Output::Packet`] sent arrived from a member that is not linked.
+    Packet(&'a Member, &'a [u8]),
+    /// Whoever is at the other end of this link has said that its process ends, and whether it leaves for good.
+    Farewell(LinkId, bool),
     /// The deadline has come.
     Wake,
 }
@@ -64,6 +72,14 @@ pub enum Output {
     Break(LinkId, BreakReason),
     /// Write this to the disk, in one transaction, and answer with [`Input::Persisted`].
     Persist(Box<Persist>),
+    /// Send a datagram to a member, over a link or however it can be reached; it may be lost.
+    Packet(Contact, Vec<u8>),
+    /// Try to make a link with a member. It is asked for again as long as there is none.
+    Dial(Contact),
+    /// Try to make a link with every seed that none is linked with.
+    Seek,
+    /// Tell the user of a member.
+    Member(MemberEvent),
     /// Tell the user.
     Event(Event),
 }
@@ -82,6 +98,8 @@ pub enum BreakReason {
     Damaged,
     /// A session made no progress.
     TimedOut,
+    /// The member at the other end is gone.
+    MemberGone,
 }
 
 /// Something the user should know.
@@ -100,6 +118,12 @@ pub enum Event {
     /// The store no longer agreed with its digest: entries were lost or changed by something other than a write.
     /// The replica gave up its claims and fetches what it lacks from its peers.
     Damaged,
+    /// Two live nodes have one name: both were inside when a partition healed. Both stay; one should be renamed.
+    NameTwice(Box<Member>),
+    /// Two live nodes say that they are to be found at one address. One of them cannot be reached there.
+    AddressTwice(Box<Member>),
+    /// There are more members than [`MEMBERS_MAX`](crate::MEMBERS_MAX). Further ones are not believed.
+    MembersFull,
     /// A peer has merged the same events and yet holds something else; no leaf here is damaged.
     Disagreement {
         /// The link to the peer.
@@ -118,13 +142,15 @@ pub struct Setup {
     pub saved: Option<Saved>,
     /// Whether there is a disk to follow the change log.
     pub has_disk: bool,
+    /// What it is to others. Without it there are no members, and whoever drives it makes its links.
+    pub member: Option<Member>,
     pub(crate) controls: Controls,
 }
 
 impl Setup {
     /// A replica in memory.
     pub fn new(config: Config, seed: u64) -> Self {
-        Self { config, seed, saved: None, has_disk: false, controls: Controls::default() }
+        Self { config, seed, saved: None, has_disk: false, member: None, controls: Controls::default() }
     }
 }
 
@@ -136,6 +162,7 @@ const EXPIRE_STEPS: usize = 1_024;
 
 mod disk;
 mod link;
+mod members;
 mod status;
 mod verbs;
 
@@ -165,18 +192,22 @@ pub struct Replica {
     /// What reconciles moved so far, for reports: rows, their bytes, all other bytes.
     traffic: SyncTraffic,
     watches: Watches,
+    members: Option<Members>,
+    /// Whether the user was told that there are too many members.
+    is_full: bool,
 }
 
 impl Replica {
     /// A replica, blank or with what its disk holds.
     pub fn new(setup: Setup) -> Self {
-        let Setup { config, seed, saved, has_disk, controls } = setup;
+        let Setup { config, seed, saved, has_disk, member, controls } = setup;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let hash_key = HashKey::from_words(random.next_u64(), random.next_u64());
         let mut store = Store::new(&config, random.next_u64(), random.next_u64(), hash_key, controls);
         if has_disk {
             store.disk = Some(0);
         }
+        let members = member.map(|own| Members::new(own, &config, controls, &mut random));
         let mut replica = Self {
             store,
             random,
@@ -194,6 +225,8 @@ impl Replica {
             kept: BTreeMap::new(),
             traffic: SyncTraffic::default(),
             watches: Watches::default(),
+            members,
+            is_full: false,
             config,
         };
         if let Some(saved) = saved {
@@ -253,7 +286,9 @@ impl Replica {
 
     /// How many bytes the middle one of all peers is behind.
     pub fn median_lag(&self) -> u64 {
-        let mut lags: Vec<u64> = self.links.keys().map(|link| self.lag(*link).1).collect();
+        let members = self.members.as_ref();
+        let fed = self.links.iter().filter(|(_, link)| link.feeds(members));
+        let mut lags: Vec<u64> = fed.map(|(id, _)| self.lag(*id).1).collect();
         lags.sort_unstable();
         lags.get(lags.len() / 2).copied().unwrap_or(0)
     }
@@ -289,6 +324,14 @@ impl Replica {
                 self.persisting = false;
                 self.store.persisted(head);
             }
+            Input::Met(id, who, bytes) => self.met(id, who, bytes),
+            Input::Packet(from, bytes) => self.stray_packet(from, bytes),
+            Input::Farewell(id, has_left) => {
+                let run = self.links.get(&id).and_then(|link| link.run);
+                if let (Some(members), Some(run)) = (&mut self.members, run) {
+                    members.gone(now, run, has_left);
+                }
+            }
             Input::Wake => self.wake(),
             Input::Datagram(id, bytes) => {
                 if let Err(error) = self.datagram(id, bytes) {
@@ -302,12 +345,14 @@ impl Replica {
             }
         }
         self.recover();
+        self.see_to_members();
         self.follow();
     }
 
     /// When to wake it next.
     pub fn deadline(&self) -> Time {
-        let mut at = self.next_sync;
+        let members = self.members.as_ref().map_or(Duration::MAX, Members::deadline);
+        let mut at = self.next_sync.min(members);
         for link in self.links.values() {
             at = [link.check_at, link.break_at].into_iter().flatten().fold(at, Duration::min);
         }
@@ -343,12 +388,13 @@ impl Replica {
 
     fn poll_link(&mut self, id: LinkId) -> Option<Output> {
         let (store, link) = (&mut self.store, self.links.get_mut(&id)?);
+        let feeds = link.feeds(self.members.as_ref());
         if let Some(bytes) = link.checks.pop_front() {
             self.traffic.bytes += bytes.len() as u64;
             return Some(Output::Datagram(id, bytes));
         }
         if link.in_flight[Lane::Live as usize] < WINDOW_BYTES
-            && let Some(bytes) = link.live_frame(store, self.config.relay)
+            && let Some(bytes) = link.live_frame(store, self.config.relay, feeds)
         {
             link.in_flight[Lane::Live as usize] += bytes.len();
             return Some(Output::Stream(id, Lane::Live, bytes));
@@ -381,6 +427,9 @@ impl Replica {
 
     fn link_down(&mut self, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
+        if let (Some(members), Some(run)) = (&mut self.members, link.run) {
+            members.unlinked(run);
+        }
         if self.store.controls.has(Control::CursorKept)
             && let Some((log, _)) = link.peer
         {
@@ -444,6 +493,10 @@ impl Replica {
     fn live_frame(&mut self, id: LinkId, kind: Kind, mut reader: Reader<'_>) -> Result<(), WireError> {
         let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
         match (kind, link.peer) {
+            (Kind::Roster, _) => {
+                let Some(members) = &mut self.members else { return Err(WireError::Kind(kind as u8)) };
+                link.rosters.extend(members.roster(self.now, reader)?);
+            }
             (Kind::Hello, None) => {
                 let peer = (reader.word()?, reader.word()?);
                 let seen = reader.word()?;
@@ -526,24 +579,41 @@ impl Replica {
 
     // Checks.
 
-    fn check(&self, is_reply: bool) -> Vec<u8> {
+    fn check(&mut self, is_reply: bool) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Check);
         writer.byte(u8::from(is_reply));
         let root = self.store.root().sum();
         writer.word(root as u64);
         writer.word((root >> 64) as u64);
         writer.word(self.store.seen.hash());
+        if let Some(members) = &mut self.members {
+            writer.word(members.roster_hash());
+        }
         writer.finish_datagram()
     }
 
     fn datagram(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), WireError> {
         let (kind, mut reader) = Reader::new(bytes)?;
+        if let (Kind::Packet, Some(members)) = (kind, &mut self.members) {
+            let run = self.links.get(&id).and_then(|link| link.run);
+            return run.map_or(Ok(()), |run| members.packet(self.now, run, reader));
+        }
         if kind != Kind::Check {
             return Err(WireError::Kind(kind as u8));
         }
         let is_reply = reader.byte()? == 1;
         let root = u128::from(reader.word()?) | (u128::from(reader.word()?) << 64);
         let seen = reader.word()?;
+        if let Some(members) = &mut self.members {
+            let is_same = reader.word()? == members.roster_hash();
+            // The one that asked hears the difference too; one comparison mends both.
+            if !is_same
+                && is_reply
+                && let Some(link) = self.links.get_mut(&id).filter(|link| link.rosters.is_empty())
+            {
+                link.rosters.push_back(members.compare_rosters());
+            }
+        }
         reader.end()?;
         let same_root = root == self.store.root().sum();
         let same_seen = seen == self.store.seen.hash();
@@ -580,6 +650,9 @@ impl Replica {
 
     fn wake(&mut self) {
         let now = self.now;
+        if let Some(members) = &mut self.members {
+            members.wake(now);
+        }
         self.store.expire(now, EXPIRE_STEPS);
         let check = self.check(false);
         let mut breaks = Vec::new();
@@ -608,8 +681,9 @@ impl Replica {
         let interval = self.config.sync_interval;
         let jitter = interval / 8 * (self.random.next_u32() % 3);
         self.next_sync = self.now.mono + interval - interval / 8 + jitter;
-        let ready: Vec<LinkId> =
-            self.links.iter().filter(|(_, l)| l.peer.is_some()).map(|(id, _)| *id).collect();
+        let members = self.members.as_ref();
+        let is_ready = |link: &Link| link.peer.is_some() && link.feeds(members);
+        let ready: Vec<LinkId> = self.links.iter().filter(|(_, l)| is_ready(l)).map(|(id, _)| *id).collect();
         if !ready.is_empty() {
             let id = ready[self.random.next_u64() as usize % ready.len()];
             self.links.get_mut(&id).expect("just listed").checks.push_back(check);

@@ -17,6 +17,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -27,10 +28,12 @@ use crate::controls::Controls;
 use crate::digest::fingerprint;
 #[cfg(feature = "__controls")]
 use crate::entry;
+use crate::members::{Member, MemberEvent};
 use crate::oracle::Oracle;
 use crate::replica::{Event, Input, Lane, LinkId, Output, Replica, Saved, Setup};
 use crate::time::Time;
 
+mod members;
 mod node;
 
 pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
@@ -59,6 +62,11 @@ enum Happening {
     Stream(LinkId, usize, Lane, Vec<u8>),
     Drained(LinkId, usize, Lane, usize),
     Connect(usize, usize),
+    /// From a member to a run of a node that is not linked with it.
+    Packet(Box<Member>, usize, u64, Vec<u8>),
+    /// One node dials another at an address.
+    Dial(usize, usize, SocketAddr),
+    Farewell(LinkId, usize, bool),
     Down(LinkId),
     Wake(usize, u64),
     Persisted(usize, u64, u64),
@@ -115,6 +123,9 @@ struct SimState {
     slowness: u32,
     config: Config,
     is_tainted: bool,
+    addr: SocketAddr,
+    /// Its process does not run: what arrives waits.
+    is_paused: bool,
 }
 
 /// A simulated cluster. See the module's example.
@@ -140,7 +151,12 @@ pub struct Sim {
     trace: u64,
     events: Vec<(usize, Event)>,
     bytes: u64,
+    /// Datagrams and frames.
+    sendings: u64,
     controls: Controls,
+    /// By which nodes the others find each other; without it the simulator links all of them.
+    seeds: Option<Vec<usize>>,
+    member_events: Vec<(Duration, usize, MemberEvent)>,
 }
 
 impl Sim {
@@ -166,6 +182,9 @@ impl Sim {
             trace: 0,
             events: Vec::new(),
             bytes: 0,
+            sendings: 0,
+            seeds: None,
+            member_events: Vec::new(),
             controls: Controls::default(),
         }
     }
@@ -235,10 +254,14 @@ impl Sim {
             slowness: 1,
             config,
             is_tainted: false,
+            addr: members::addr(i, 0),
+            is_paused: false,
         });
         self.start(i, None);
-        for other in 0..i {
-            self.after(Duration::ZERO, Happening::Connect(other, i));
+        if self.seeds.is_none() {
+            for other in 0..i {
+                self.after(Duration::ZERO, Happening::Connect(other, i));
+            }
         }
     }
 
@@ -247,6 +270,9 @@ impl Sim {
         setup.saved = saved;
         setup.has_disk = self.nodes[i].has_disk;
         setup.controls = self.controls;
+        if self.seeds.is_some() {
+            setup.member = Some(self.member(i));
+        }
         let node = &mut self.nodes[i];
         node.starts += 1;
         node.wake_at = None;
@@ -333,16 +359,13 @@ impl Sim {
     /// Lets everything arrive that was held back between two nodes, in its order.
     pub fn release(&mut self, from: usize, to: usize) {
         self.holds.remove(&(from, to));
-        for (sequence, happening) in std::mem::take(&mut self.waiting) {
-            if self.is_held(&happening) {
-                self.waiting.insert(sequence, happening);
-            } else {
-                self.queue.insert((self.now, sequence), happening);
-            }
-        }
+        self.reawaken();
     }
 
     fn is_held(&self, happening: &Happening) -> bool {
+        if self.is_asleep(happening) {
+            return true;
+        }
         let (Happening::Datagram(id, to, _) | Happening::Stream(id, to, ..)) = happening else {
             return false;
         };
@@ -366,8 +389,14 @@ impl Sim {
     /// Ends a node in the middle of whatever it does.
     pub fn crash(&mut self, i: usize) {
         self.nodes[i].replica = None;
+        self.nodes[i].is_paused = false;
         let ids: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| link.ends.contains(&i)).map(|(id, _)| *id).collect();
+        if self.seeds.is_some() {
+            // Nobody hears of it: that is what the failure detector is for.
+            ids.into_iter().for_each(|id| _ = self.links.remove(&id));
+            return;
+        }
         ids.into_iter().for_each(|id| self.break_link(id));
     }
 
@@ -491,6 +520,16 @@ impl Sim {
             Happening::Drained(id, to, lane, bytes) => self.hand(id, to, Input::Drained(id, lane, bytes)),
             Happening::Down(id) => self.break_link(id),
             Happening::Connect(a, b) => self.connect(a, b),
+            Happening::Packet(from, to, run, bytes) => {
+                if self.run_of(to) == Some(run) {
+                    self.input(to, Input::Packet(&from, &bytes));
+                }
+            }
+            Happening::Dial(from, to, addr) => self.dialled(from, to, addr),
+            Happening::Farewell(id, to, has_left) => {
+                self.hand(id, to, Input::Farewell(id, has_left));
+                self.break_link(id);
+            }
             Happening::Wake(i, starts) => {
                 if self.nodes[i].starts == starts && self.nodes[i].wake_at.is_some_and(|wake| wake <= at) {
                     self.nodes[i].wake_at = None;
@@ -517,6 +556,7 @@ impl Sim {
         let now = self.time(i);
         let note = match input {
             Input::Datagram(id, bytes) | Input::Stream(id, _, bytes) => (id, fingerprint(1, bytes)),
+            Input::Packet(_, bytes) => (0, fingerprint(1, bytes)),
             Input::LinkUp(id) => (id, 2),
             Input::LinkDown(id) => (id, 3),
             _ => (0, 4),
@@ -567,6 +607,7 @@ impl Sim {
             Output::Datagram(id, bytes) => {
                 let Some(to) = self.other_end(id, i) else { return };
                 self.bytes += bytes.len() as u64;
+                self.sendings += 1;
                 let is_lost = self.chance(self.loss) || self.cuts.contains(&(i, to));
                 if !is_lost {
                     let later = self.flight(i, to);
@@ -598,6 +639,9 @@ impl Sim {
                 let later = self.jitter(Duration::from_millis(4));
                 self.after(later, Happening::Persisted(i, starts, head));
             }
+            Output::Packet(..) | Output::Dial(_) | Output::Seek | Output::Member(_) => {
+                self.member_output(i, output);
+            }
             Output::Event(event) => {
                 if event == Event::Damaged {
                     self.nodes[i].is_tainted = false;
@@ -611,6 +655,7 @@ impl Sim {
     fn send(&mut self, i: usize, id: LinkId, lane: Lane, bytes: Vec<u8>) {
         let Some(to) = self.other_end(id, i) else { return };
         self.bytes += bytes.len() as u64;
+        self.sendings += 1;
         let mut later = self.flight(i, to);
         while self.chance(self.loss.min(0.9)) {
             later += self.delay * 3;
@@ -645,6 +690,9 @@ impl Sim {
         if !self.between(a, b).is_empty() {
             return;
         }
+        if self.seeds.is_some() && (is_cut || !self.is_up(a) || !self.is_up(b)) {
+            return;
+        }
         if is_cut || !self.is_up(a) || !self.is_up(b) {
             let later = self.jitter(Duration::from_millis(200));
             self.after(later, Happening::Connect(a, b));
@@ -655,12 +703,16 @@ impl Sim {
         self.links.insert(id, SimLink { ends: [a, b], arrivals: [[self.now; 2]; 2], has_gap: [false; 2] });
         self.input(a, Input::LinkUp(id));
         self.input(b, Input::LinkUp(id));
+        self.introduce(id, a, b);
     }
 
     fn break_link(&mut self, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
         for i in link.ends {
             self.input(i, Input::LinkDown(id));
+        }
+        if self.seeds.is_some() {
+            return;
         }
         let later = self.jitter(Duration::from_millis(50));
         self.after(later, Happening::Connect(link.ends[0], link.ends[1]));

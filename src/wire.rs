@@ -60,11 +60,25 @@ pub(crate) enum Kind {
     Check = 6,
     /// Asks the peer to state its position, once it has everything before this on the stream.
     Ask = 7,
+    /// A datagram of the failure detector.
+    Packet = 8,
+    /// Who is believed to live, in part or as hashes.
+    Roster = 9,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Result<Self, WireError> {
-        let all = [Self::Hello, Self::Position, Self::Tail, Self::Start, Self::Items, Self::Check, Self::Ask];
+        let all = [
+            Self::Hello,
+            Self::Position,
+            Self::Tail,
+            Self::Start,
+            Self::Items,
+            Self::Check,
+            Self::Ask,
+            Self::Packet,
+            Self::Roster,
+        ];
         all.into_iter().find(|kind| *kind as u8 == byte).ok_or(WireError::Kind(byte))
     }
 }
@@ -381,8 +395,7 @@ pub(crate) struct Greeting {
     pub(crate) advertised: Option<std::net::SocketAddr>,
     pub(crate) port: u16,
     pub(crate) meta: std::collections::BTreeMap<String, String>,
-    /// Where others can be reached.
-    pub(crate) peers: Vec<std::net::SocketAddr>,
+    pub(crate) meta_version: u64,
 }
 
 /// Whether the other side accepts a greeting.

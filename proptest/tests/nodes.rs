@@ -444,7 +444,7 @@ async fn who_leaves_is_told_from_who_is_lost() {
     let mut told = Vec::new();
     while told.len() < 4 {
         told.push(match guarded(events.next()).await.unwrap() {
-            MemberEvent::Up(member) => format!("up {}", member.name),
+            MemberEvent::Joined(member) => format!("up {}", member.name),
             MemberEvent::Left(member) => format!("left {}", member.name),
             MemberEvent::Down(member) => format!("down {}", member.name),
             _ => unreachable!("no other event is known"),

@@ -7,18 +7,17 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::network::{Network, bind};
-use super::peers::{Identity, Member, MemberState, Peers};
+use super::peers::Identity;
 use super::security::{Security, check_name};
 use super::shared::Shared;
 use super::{Node, driver};
 use crate::config::Config;
 use crate::error::StartError;
+use crate::members::{META_BYTES_MAX, Member};
 use crate::replica::{Replica, Setup};
 
 /// What links have read and the driver has not handed in yet; beyond it they stop reading.
 const HAPPENINGS_MAX: usize = 256;
-/// Metadata travels in every greeting.
-const META_BYTES_MAX: usize = 16 << 10;
 
 /// Describes a node; see [`Node::builder`].
 ///
@@ -166,30 +165,26 @@ impl Builder {
             |error: std::io::Error| StartError::Bind { addr: self.listen, reason: error.to_string() };
         let addr = endpoint.local_addr().map_err(failed)?;
         let [seed, run] = random()?;
-        let own = Member {
-            name: self.name.clone(),
-            run,
-            addr: self.advertise.unwrap_or(addr),
-            state: MemberState::Alive,
-            app_version: self.app_version.clone(),
-            meta: self.meta,
-        };
+        let mut own = Member::new(self.name.clone(), run, self.advertise.unwrap_or(addr));
+        own.app_version.clone_from(&self.app_version);
+        own.meta = self.meta;
         let identity = Identity {
             cluster: self.cluster,
             app_version: self.app_version,
             accepts_version: self.accepts_version,
             advertised: self.advertise,
             clock_skew_max: self.config.clock_skew_max,
-            hint_interval: self.config.sync_interval,
         };
         let lag_bytes_max = self.config.lag_bytes_max as u64;
-        let replica = Replica::new(Setup::new(self.config, seed));
+        let mut setup = Setup::new(self.config, seed);
+        setup.member = Some(own);
+        let (wishes, wished) = mpsc::unbounded_channel();
         let is_alone = self.seeds.is_empty();
-        let shared = Shared::new(self.name, run, addr, replica, Peers::new(own), is_alone);
+        let shared = Shared::new(self.name, run, addr, Replica::new(setup), wishes, is_alone);
         let (happenings, received) = mpsc::channel(HAPPENINGS_MAX);
-        let network = Network::new(shared.clone(), identity, security, endpoint, happenings);
+        let network = Network::new(shared.clone(), identity, security, endpoint, happenings, self.seeds);
         tokio::spawn(driver::drive(Arc::clone(&shared), received, lag_bytes_max));
-        tokio::spawn(network.run(self.seeds));
+        tokio::spawn(network.run(wished));
         Ok(Node::new(shared))
     }
 }

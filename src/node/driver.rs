@@ -17,8 +17,17 @@ use crate::replica::{Input, Lane, LinkId};
 pub(super) enum Happening {
     Stream(LinkId, Lane, Bytes),
     Datagram(LinkId, Bytes),
-    /// The link is gone; whether the peer said that it leaves.
-    Down(LinkId, bool),
+    /// The link is gone, and what the peer said before.
+    Down(LinkId, Option<Farewell>),
+}
+
+/// The last word of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// It ends, and may come back.
+    Ended,
+    /// It leaves the cluster.
+    Left,
 }
 
 /// Happenings handed in, and outputs carried out, under one lock: bounds how long a writer waits.
@@ -64,11 +73,13 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
         match happening {
             Happening::Stream(id, lane, bytes) => core.replica.handle(now, Input::Stream(id, lane, &bytes)),
             Happening::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
-            Happening::Down(id, has_left) => {
+            Happening::Down(id, farewell) => {
                 core.wires.remove(&id);
+                core.peers.down(id);
+                if let Some(farewell) = farewell {
+                    core.replica.handle(now, Input::Farewell(id, farewell == Farewell::Left));
+                }
                 core.replica.handle(now, Input::LinkDown(id));
-                let down = core.peers.down(id, has_left);
-                down.into_iter().for_each(|event| shared.member_events.push(event));
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +13,12 @@ use quinn::{Connection, ConnectionError, RecvStream, VarInt};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
-use super::driver::Happening;
-use super::network::Network;
+use super::driver::{Farewell, Happening};
+use super::network::{Network, Wish};
 use super::peers::{PeerRefusal, Place, refusal_of};
 use super::security::Security;
 use super::shared::{Shared, wall};
+use crate::members::Member;
 use crate::replica::{Input, Lane, LinkId, WINDOW_BYTES};
 use crate::wire::{Answer, GREETING_BYTES_MAX, Greeting, decode_greeting, encode_greeting};
 
@@ -27,9 +28,6 @@ pub(super) const CLOSE_DUPLICATE: u32 = 2;
 pub(super) const CLOSE_REFUSED: u32 = 3;
 pub(super) const CLOSE_BROKEN: u32 = 4;
 pub(super) const CLOSE_SECURITY: u32 = 5;
-
-/// Begins a datagram that says where others can be reached. Those of the replica begin with their version.
-pub(super) const HINT: u8 = 0xfe;
 
 /// A greeting must come in this time.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -137,10 +135,11 @@ pub(super) async fn greet(
         connection.close(VarInt::from_u32(CLOSE_REFUSED), b"");
         return Err(refused(true, refusal_of(answer)));
     }
+    let linked = join(network, connection, &theirs, true);
     if let Some(mut core) = network.shared.lock() {
         core.peers.answered(dialled, theirs.run);
     }
-    join(network, connection, &theirs, true)
+    linked
 }
 
 /// The other side: listens to the greeting, and answers.
@@ -203,19 +202,35 @@ async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) ->
     if apart > identity.clock_skew_max {
         return Some(Answer::Clock(apart.as_millis() as u64));
     }
-    if theirs.name == shared.name || holder_lives(shared, theirs).await {
+    // Who is a member already came in under this name while it was free, on the other side of a partition.
+    let is_member = shared.lock().is_some_and(|core| core.replica.is_living(theirs.run));
+    if !is_member && (theirs.name == shared.name || holder_lives(shared, theirs, connection).await) {
         return Some(Answer::NameTaken);
     }
     None
 }
 
-/// Whether another run of that name is linked and answers. One that does not is given up at once.
-async fn holder_lives(shared: &Shared, theirs: &Greeting) -> bool {
+/// Whether another run of that name answers. A link to one that does not is given up at once.
+async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection) -> bool {
     let holder = || {
         let core = shared.lock()?;
         let id = core.peers.holder(&theirs.name, theirs.run)?;
         core.wires.get(&id).map(|wire| wire.connection().clone())
     };
+    if holder().is_none() {
+        let addr = reachable_at(newcomer, theirs);
+        let elsewhere = |member: &&Member| {
+            member.name == theirs.name && member.run != theirs.run && member.state.is_alive()
+        };
+        let core = shared.lock();
+        let old = core.and_then(|core| core.replica.members().find(elsewhere).map(Member::contact));
+        // At one address there is one process: the newcomer is there now.
+        if let Some(old) = old.filter(|old| old.addr != addr) {
+            shared.wish(Wish::Member(old));
+            let is_linked = |_: &Shared| holder().map(|_| ());
+            _ = timeout(HOLDER_TIME_MAX, shared.wait_for(is_linked)).await;
+        }
+    }
     let Some(connection) = holder() else { return false };
     let heard = || connection.stats().udp_rx.datagrams;
     let before = heard();
@@ -233,6 +248,12 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting) -> bool {
     lives
 }
 
+/// Where others can reach the sender of a greeting.
+fn reachable_at(connection: &Connection, theirs: &Greeting) -> SocketAddr {
+    let seen = SocketAddr::new(connection.remote_address().ip().to_canonical(), theirs.port);
+    theirs.advertised.unwrap_or(seen)
+}
+
 /// Makes a link of a connection whose greeting was answered.
 fn join(
     network: &Arc<Network>,
@@ -241,12 +262,11 @@ fn join(
     dialled: bool,
 ) -> Result<LinkId, NoLink> {
     let shared = &network.shared;
-    let seen = SocketAddr::new(connection.remote_address().ip().to_canonical(), theirs.port);
-    let addr = theirs.advertised.unwrap_or(seen);
+    let addr = reachable_at(&connection, theirs);
     let Some(mut core) = shared.lock() else { return Err(NoLink::Duplicate) };
     let id = core.next_link;
     core.next_link += 1;
-    let Place::Stays(replaced) = core.peers.up(id, theirs, addr, dialled) else {
+    let Place::Stays(replaced) = core.peers.up(id, shared.run, theirs, addr, dialled) else {
         connection.close(VarInt::from_u32(CLOSE_DUPLICATE), b"");
         return Err(NoLink::Duplicate);
     };
@@ -257,7 +277,6 @@ fn join(
         }
         core.replica.handle(now, Input::LinkDown(old));
     }
-    let event = core.peers.remember(theirs, addr);
     let lanes = [Lane::Live, Lane::Bulk].map(|lane| {
         let (frames, queue) = mpsc::unbounded_channel();
         let flow = Arc::new(Flow::default());
@@ -266,14 +285,15 @@ fn join(
     });
     core.wires.insert(id, Wire { connection: connection.clone(), lanes });
     core.replica.handle(now, Input::LinkUp(id));
-    let learned: Vec<SocketAddr> =
-        theirs.peers.iter().copied().filter(|addr| core.peers.learn(*addr)).collect();
+    let mut member = Member::new(theirs.name.clone(), theirs.run, addr);
+    member.app_version.clone_from(&theirs.app_version);
+    member.meta.clone_from(&theirs.meta);
+    member.meta_version = theirs.meta_version;
+    let packet_bytes_max = connection.max_datagram_size().unwrap_or_default();
+    core.replica.handle(now, Input::Met(id, &member, packet_bytes_max));
     drop(core);
     tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "linked");
-    event.into_iter().for_each(|event| shared.member_events.push(event));
-    tokio::spawn(read(id, connection, Arc::downgrade(network), network.happenings.clone()));
-    learned.into_iter().for_each(|addr| network.dial_learned(addr));
-    network.hint_all(&[addr]);
+    tokio::spawn(read(id, connection, network.happenings.clone()));
     shared.poke.notify_one();
     shared.progress.notify_waiters();
     Ok(id)
@@ -306,12 +326,7 @@ async fn write(
 }
 
 /// Reads everything that comes over a connection until it ends.
-async fn read(
-    id: LinkId,
-    connection: Connection,
-    network: Weak<Network>,
-    happenings: mpsc::Sender<Happening>,
-) {
+async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happening>) {
     let mut lanes = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -322,11 +337,6 @@ async fn read(
             },
             datagram = connection.read_datagram() => match datagram {
                 Ok(bytes) if bytes.is_empty() => {}
-                Ok(bytes) if bytes[0] == HINT => {
-                    if let Some(network) = network.upgrade() {
-                        network.take_hint(&bytes[1..]);
-                    }
-                }
                 Ok(bytes) => if happenings.send(Happening::Datagram(id, bytes)).await.is_err() { break },
                 Err(_) => break,
             },
@@ -338,9 +348,15 @@ async fn read(
             }
         }
     }
-    let has_left = matches!(connection.close_reason(), Some(quinn::ConnectionError::ApplicationClosed(close))
-        if close.error_code == VarInt::from_u32(CLOSE_LEFT));
-    _ = happenings.send(Happening::Down(id, has_left)).await;
+    let farewell = match connection.close_reason() {
+        Some(ConnectionError::ApplicationClosed(close)) => match u32::try_from(close.error_code.into_inner()) {
+            Ok(CLOSE_LEFT) => Some(Farewell::Left),
+            Ok(CLOSE_ENDED) => Some(Farewell::Ended),
+            _ => None,
+        },
+        _ => None,
+    };
+    _ = happenings.send(Happening::Down(id, farewell)).await;
 }
 
 /// Reads one lane. Answers false: it never ends by itself.

@@ -13,6 +13,7 @@ mod shared;
 mod views;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 pub use batch::NodeBatch;
 pub use builder::Builder;
-pub use peers::{Member, MemberEvent, MemberState, NodeEvent, PeerRefusal};
+pub use peers::{NodeEvent, PeerRefusal};
 pub use receipt::{Quorum, Receipt};
 pub use security::{Security, TlsRefusal};
 pub use views::{Counter, Set};
@@ -30,6 +31,7 @@ pub use watch::{Events, Watch};
 
 use crate::entry::Entry;
 use crate::error::{WaitError, WriteError};
+use crate::members::{Member, MemberEvent};
 use crate::replica::{PutOptions, Status};
 use crate::watch::WatchStart;
 use shared::Shared;
@@ -252,19 +254,47 @@ impl Node {
         self.shared.wait_for(is_writable).await
     }
 
-    /// Tells the cluster that this node goes for good, and closes it.
+    /// Changes what this node tells about itself, for all others to see.
+    ///
+    /// # Errors
+    /// If it is over [`META_BYTES_MAX`](crate::META_BYTES_MAX), or the node is closed; nothing changes then.
+    pub fn set_meta(&self, meta: BTreeMap<String, String>) -> Result<(), WriteError> {
+        let bytes: usize = meta.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let mut core = self.shared.lock().ok_or(WriteError::Closed)?;
+        if !core.replica.tell(meta) {
+            return Err(WriteError::ValueTooLarge { bytes, limit: crate::META_BYTES_MAX });
+        }
+        drop(core);
+        self.shared.poke.notify_one();
+        Ok(())
+    }
+
+    /// Tells the cluster that this node goes for good, and closes it: its last writes are given a moment to reach
+    /// everybody first.
     pub async fn leave(&self) {
         self.shared.close_code.store(link::CLOSE_LEFT, Ordering::Relaxed);
         self.shutdown().await;
     }
 
-    /// Closes the node: its last writes are given a moment to arrive somewhere, then every link, watch and wait
-    /// ends, and the port is free. Reads are answered from the last state.
+    /// Closes the node: its last writes are given a moment to reach all peers, then every link, watch and wait ends,
+    /// and the port is free. Reads are answered from the last state. The others know at once that its process has
+    /// ended.
     pub async fn shutdown(&self) {
-        let head = self.shared.lock().map(|core| (core.replica.head(), core.peers.links().count()));
-        if let Some((head, 1..)) = head {
-            let receipt = Receipt::new(&self.shared, None, head);
-            _ = receipt.seen_by(Quorum::Count(2), FAREWELL_TIME_MAX).await;
+        if let Some(head) = self.shared.lock().map(|core| core.replica.head()) {
+            let is_told = |shared: &Shared| {
+                let mut core = shared.lock()?;
+                let mut links = core.peers.links();
+                let is_told = links.all(|(id, ..)| core.replica.is_acknowledged(id, head));
+                drop(links);
+                if is_told {
+                    return Some(());
+                }
+                core.replica.ask(head);
+                drop(core);
+                shared.poke.notify_one();
+                None
+            };
+            _ = tokio::time::timeout(FAREWELL_TIME_MAX, self.shared.wait_for(is_told)).await;
         }
         self.shared.close();
         let mut ended = self.shared.ended.subscribe();

@@ -1,8 +1,8 @@
-//! The endpoint: who is dialled, who is let in, and how often that is tried. Nobody stops trying.
+//! The endpoint: dials whom the core wants to be linked with, and lets in who belongs to the cluster.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -12,25 +12,23 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::driver::Happening;
-use super::link::{CLOSE_SECURITY, HINT, NoLink, greet, no_link, welcome};
+use super::link::{CLOSE_SECURITY, NoLink, greet, no_link, welcome};
 use super::peers::{Identity, NodeEvent};
 use super::security::{SERVER_NAME, Security};
-use super::shared::{Shared, wall};
+use super::shared::{Core, Shared, wall};
 use crate::error::StartError;
-use crate::wire::{Greeting, decode_greeting, encode_greeting};
+use crate::members::Contact;
+use crate::wire::Greeting;
 
 /// Handshakes of others under way at a time; more of them wait.
 const HANDSHAKES_MAX: usize = 64;
-/// The first pause after a failure, doubled each time up to the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A link that lasted this long was a success.
-const LINK_TIME_MIN: Duration = Duration::from_secs(1);
+/// Addresses dialled at a time; more of them wait.
+const DIALS_MAX: usize = 64;
+const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
+/// A handshake that somebody else began must be over in this time.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// An address that leads to this node itself is tried again only now and then: addresses move.
 const ITSELF_PAUSE: Duration = Duration::from_secs(60);
-const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
-/// A learned address that fails this often in a row is forgotten.
-const LEARNED_TRIES: u32 = 10;
 /// A refusal or an unreachable seed is told once in this time, of so many different ones.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 const REPORTS_MAX: u64 = 1_024;
@@ -39,18 +37,15 @@ const NO_HOST_TIME: Duration = Duration::from_secs(2);
 
 /// What may be on its way on one stream.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// A link is heard of this often, and is dead when it is silent for this long.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
-const IDLE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Links are kept while nothing is said: whether their other end lives is for the failure detector to find. In a
+/// cluster of a thousand, two given members have a word with each other every four minutes.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(1_800);
 
-/// Addresses in one hint: a datagram must hold them.
-const HINT_ADDRS_MAX: usize = 32;
-
-/// What is dialled.
-#[derive(Clone, Debug)]
-enum Target {
-    Seed(String),
-    Learned(SocketAddr),
+/// Whom the core wants to be linked with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wish {
+    Member(Contact),
+    Seeds,
 }
 
 #[derive(Debug)]
@@ -60,8 +55,12 @@ pub(super) struct Network {
     pub(super) security: Security,
     endpoint: Endpoint,
     pub(super) happenings: mpsc::Sender<Happening>,
+    seeds: Vec<String>,
+    dials: Arc<Semaphore>,
     reported: Cache<String, ()>,
     no_hosts: Cache<String, ()>,
+    /// Addresses that lead to this node.
+    itself: Cache<SocketAddr, ()>,
 }
 
 impl Network {
@@ -71,38 +70,65 @@ impl Network {
         security: Security,
         endpoint: Endpoint,
         happenings: mpsc::Sender<Happening>,
+        seeds: Vec<String>,
     ) -> Arc<Self> {
         let cache = |time| Cache::builder().max_capacity(REPORTS_MAX).time_to_live(time).build();
         let (reported, no_hosts) = (cache(REPORT_INTERVAL), cache(NO_HOST_TIME));
-        Arc::new(Self { shared, identity, security, endpoint, happenings, reported, no_hosts })
+        let itself = Cache::builder().max_capacity(REPORTS_MAX).time_to_live(ITSELF_PAUSE).build();
+        let dials = Arc::new(Semaphore::new(DIALS_MAX));
+        Arc::new(Self {
+            shared,
+            identity,
+            security,
+            endpoint,
+            happenings,
+            seeds,
+            dials,
+            reported,
+            no_hosts,
+            itself,
+        })
     }
 
     /// Runs until the node is closed, then lets go of everything.
-    pub(super) async fn run(self: Arc<Self>, seeds: Vec<String>) {
-        for seed in seeds {
-            tokio::spawn(Self::dial_on(Arc::downgrade(&self), Target::Seed(seed)));
-        }
+    pub(super) async fn run(self: Arc<Self>, mut wishes: mpsc::UnboundedReceiver<Wish>) {
         tokio::spawn(Self::follow_security(self.clone()));
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         tokio::pin!(closed);
-        let mut hints = tokio::time::interval(self.identity.hint_interval);
         loop {
-            let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
             tokio::select! {
                 () = &mut closed => break,
-                _ = hints.tick() => self.hint_one(),
-                incoming = self.endpoint.accept() => {
-                    let Some(incoming) = incoming else { break };
-                    let network = self.clone();
-                    tokio::spawn(async move {
-                        network.let_in(incoming).await;
-                        drop(permit);
-                    });
+                Some(wish) = wishes.recv() => self.fulfil(wish),
+                permit = handshakes.clone().acquire_owned() => {
+                    let permit = permit.expect("it is never closed");
+                    tokio::select! {
+                        () = &mut closed => break,
+                        Some(wish) = wishes.recv() => self.fulfil(wish),
+                        incoming = self.endpoint.accept() => {
+                            let Some(incoming) = incoming else { break };
+                            let network = self.clone();
+                            tokio::spawn(async move {
+                                network.let_in(incoming).await;
+                                drop(permit);
+                            });
+                        }
+                    }
                 }
             }
         }
         self.end().await;
+    }
+
+    fn fulfil(self: &Arc<Self>, wish: Wish) {
+        match wish {
+            Wish::Member(contact) => _ = tokio::spawn(Self::reach(self.clone(), contact.addr, None)),
+            Wish::Seeds => {
+                for seed in &self.seeds {
+                    tokio::spawn(Self::seek(self.clone(), seed.clone()));
+                }
+            }
+        }
     }
 
     async fn end(&self) {
@@ -116,8 +142,8 @@ impl Network {
 
     pub(super) fn greeting(&self) -> Greeting {
         let core = self.shared.lock_closed();
-        let (meta, peers) =
-            core.map_or_else(Default::default, |core| (core.peers.own().meta.clone(), core.peers.addrs()));
+        let own = core.and_then(|core| core.replica.own_member().cloned());
+        let (meta, meta_version) = own.map_or_else(Default::default, |own| (own.meta, own.meta_version));
         Greeting {
             cluster: self.identity.cluster.clone(),
             name: self.shared.name.clone(),
@@ -127,38 +153,8 @@ impl Network {
             advertised: self.identity.advertised,
             port: self.shared.addr.port(),
             meta,
-            peers,
+            meta_version,
         }
-    }
-
-    /// Tells every peer where somebody can be reached. It may get lost: they are told again.
-    pub(super) fn hint_all(&self, addrs: &[SocketAddr]) {
-        let Some(core) = self.shared.lock() else { return };
-        core.wires.values().for_each(|wire| wire.send_datagram(hint(addrs)));
-    }
-
-    /// Tells one peer where some others can be reached.
-    fn hint_one(&self) {
-        let Some(core) = self.shared.lock() else { return };
-        let mut addrs = core.peers.addrs();
-        if addrs.is_empty() {
-            return;
-        }
-        let wires: Vec<_> = core.wires.values().collect();
-        wires[random_below(wires.len())].send_datagram({
-            let from = random_below(addrs.len());
-            addrs.rotate_left(from);
-            addrs.truncate(HINT_ADDRS_MAX);
-            hint(&addrs)
-        });
-    }
-
-    pub(super) fn take_hint(self: &Arc<Self>, bytes: &[u8]) {
-        let Ok(addrs) = decode_greeting::<Vec<SocketAddr>>(bytes) else { return };
-        let Some(mut core) = self.shared.lock() else { return };
-        let new: Vec<SocketAddr> = addrs.into_iter().filter(|addr| core.peers.learn(*addr)).collect();
-        drop(core);
-        new.into_iter().for_each(|addr| self.dial_learned(addr));
     }
 
     /// Tells the user once in a while.
@@ -197,9 +193,10 @@ impl Network {
             Err(error) => Err(NoLink::Unreachable(error.to_string())),
         };
         let linked = match connected {
-            Ok(connecting) => match connecting.await {
-                Ok(connection) => welcome(self, connection).await.map(|_| ()),
-                Err(error) => Err(no_link(&self.security, &error)),
+            Ok(connecting) => match timeout(HANDSHAKE_TIME_MAX, connecting).await {
+                Ok(Ok(connection)) => welcome(self, connection).await.map(|_| ()),
+                Ok(Err(error)) => Err(no_link(&self.security, &error)),
+                Err(_) => Err(NoLink::Unreachable("the handshake was not finished".to_owned())),
             },
             Err(error) => Err(error),
         };
@@ -208,75 +205,44 @@ impl Network {
         }
     }
 
-    /// Dials an address that another node told, until it is linked or has failed often enough.
-    pub(super) fn dial_learned(self: &Arc<Self>, addr: SocketAddr) {
-        tokio::spawn(Self::dial_on(Arc::downgrade(self), Target::Learned(addr)));
-    }
-
-    /// Dials a target again and again, as long as the node lives: a partition that heals after a year must find both
-    /// sides trying. Only a learned address that never answered is given up, and one whose node has left.
-    async fn dial_on(network: Weak<Self>, target: Target) {
-        let (mut failures, mut was_linked) = (0, false);
-        while let Some(network) = network.upgrade() {
-            let shared = network.shared.clone();
-            if shared.is_closed() {
-                return;
+    /// Tries all addresses of a seed that lead to nobody linked yet.
+    async fn seek(self: Arc<Self>, seed: String) {
+        match self.resolve(&seed).await {
+            Ok(addrs) => {
+                for addr in addrs {
+                    tokio::spawn(Self::reach(self.clone(), addr, Some(seed.clone())));
+                }
             }
-            let mut pause = PAUSE_MAX.min(PAUSE_MIN * 2_u32.saturating_pow(failures));
-            match network.dial_once(&target).await {
-                Dialled::Linked => (failures, was_linked) = (0, true),
-                Dialled::Itself => pause = ITSELF_PAUSE,
-                Dialled::Failed => failures = (failures + 1).min(LEARNED_TRIES),
+            Err(reason) => {
+                let event = NodeEvent::Unreachable { target: seed.clone(), reason };
+                self.report(seed, event);
             }
-            if let Target::Learned(addr) = &target
-                && let Some(mut core) = shared.lock()
-                && (core.peers.has_left(*addr) || (failures == LEARNED_TRIES && !was_linked))
-            {
-                core.peers.unlearn(*addr);
-                return;
-            }
-            drop(network);
-            let closed = shared.wait_for(|shared| shared.is_closed().then_some(()));
-            _ = timeout(jittered(pause), closed).await;
         }
     }
 
-    /// Tries every address of a target once; waits as long as one of them is linked.
-    async fn dial_once(self: &Arc<Self>, target: &Target) -> Dialled {
-        let addrs = match target {
-            Target::Learned(addr) => vec![*addr],
-            Target::Seed(seed) => match self.resolve(seed).await {
-                Ok(addrs) => addrs,
-                Err(reason) => {
-                    let event = NodeEvent::Unreachable { target: seed.clone(), reason };
-                    self.report(seed.clone(), event);
-                    return Dialled::Failed;
-                }
-            },
+    /// Tries once to be linked with whoever is at an address. The core asks again if that is needed.
+    pub(super) async fn reach(self: Arc<Self>, addr: SocketAddr, seed: Option<String>) {
+        let begin = |core: &mut Core| !core.peers.is_linked(addr) && core.peers.dialling.insert(addr);
+        let is_begun = self.shared.lock().is_some_and(|mut core| begin(&mut core));
+        if !is_begun || self.itself.contains_key(&addr) {
+            return;
+        }
+        let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
+        let dialled = async {
+            let _permit = self.dials.acquire().await.expect("it is never closed");
+            self.dial(addr).await
         };
-        let mut outcome = Dialled::Failed;
-        for addr in addrs {
-            if !self.is_linked(addr) {
-                match self.dial(addr).await {
-                    Ok(()) | Err(NoLink::Duplicate) => {}
-                    Err(NoLink::Itself) => {
-                        outcome = Dialled::Itself;
-                        continue;
-                    }
-                    Err(why) => {
-                        let seed = if let Target::Seed(seed) = target { Some(seed.as_str()) } else { None };
-                        self.report_no_link(addr, seed, why);
-                        continue;
-                    }
-                }
-            }
-            let since = tokio::time::Instant::now();
-            self.shared.wait_for(|s| (s.is_closed() || !self.is_linked(addr)).then_some(())).await;
-            if since.elapsed() >= LINK_TIME_MIN {
-                outcome = Dialled::Linked;
+        tokio::select! {
+            () = closed => return,
+            dialled = dialled => match dialled {
+                Err(NoLink::Itself) => self.itself.insert(addr, ()),
+                Err(why) => self.report_no_link(addr, seed.as_deref(), why),
+                Ok(()) => {}
             }
         }
-        outcome
+        if let Some(mut core) = self.shared.lock() {
+            core.peers.dialling.remove(&addr);
+        }
     }
 
     async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<(), NoLink> {
@@ -289,10 +255,6 @@ impl Network {
         let connected = timeout(DIAL_TIME_MAX, connecting).await.map_err(|_| unreachable(&"no answer"))?;
         let connection = connected.map_err(|error| no_link(&self.security, &error))?;
         greet(self, connection, addr).await.map(|_| ())
-    }
-
-    fn is_linked(&self, addr: SocketAddr) -> bool {
-        self.shared.lock().is_some_and(|core| core.peers.is_linked(addr))
     }
 
     /// All addresses of a seed, asked for anew each time.
@@ -343,8 +305,7 @@ fn transport() -> Arc<TransportConfig> {
         .receive_window(VarInt::from_u32(2 * STREAM_WINDOW_BYTES))
         .send_window(2 * u64::from(STREAM_WINDOW_BYTES))
         .datagram_receive_buffer_size(Some(64 << 10))
-        .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .max_idle_timeout(Some(IDLE_TIME_MAX.try_into().expect("a few seconds")));
+        .max_idle_timeout(Some(IDLE_TIME_MAX.try_into().expect("half an hour")));
     Arc::new(config)
 }
 
@@ -356,30 +317,6 @@ fn tuned_client(mut config: quinn::ClientConfig) -> quinn::ClientConfig {
 fn tuned_server(mut config: quinn::ServerConfig) -> quinn::ServerConfig {
     config.transport_config(transport());
     config
-}
-
-enum Dialled {
-    Linked,
-    Itself,
-    Failed,
-}
-
-fn hint(addrs: &[SocketAddr]) -> Vec<u8> {
-    let mut bytes = vec![HINT];
-    bytes.extend(encode_greeting(&addrs.to_vec()));
-    bytes
-}
-
-fn random_below(limit: usize) -> usize {
-    let mut bytes = [0; 8];
-    // Without randomness the first will do.
-    _ = getrandom::fill(&mut bytes);
-    usize::from_le_bytes(bytes) % limit
-}
-
-/// Between half of a pause and the whole, so that nodes that failed together do not try together.
-fn jittered(pause: Duration) -> Duration {
-    pause - pause / 512 * random_below(256) as u32
 }
 
 /// Binds the endpoint, for dialling and for being dialled.

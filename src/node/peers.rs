@@ -9,60 +9,6 @@ use super::security::TlsRefusal;
 use crate::replica::{Event, LinkId};
 use crate::wire::{Answer, Greeting};
 
-/// Members remembered after they are gone.
-const MEMBERS_MAX: usize = 4_096;
-/// Addresses learned from others that are dialled at a time.
-pub(super) const LEARNED_MAX: usize = 1_024;
-
-/// What is known of a member's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MemberState {
-    /// It is linked to this node, or is this node.
-    Alive,
-    /// The link to it is gone, and it did not say that it leaves.
-    Down,
-    /// It said that it leaves.
-    Left,
-}
-
-impl MemberState {
-    /// Whether the member is there.
-    pub fn is_alive(self) -> bool {
-        self == Self::Alive
-    }
-}
-
-/// A node of the cluster, as this node knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Member {
-    /// Its name, unique in the cluster.
-    pub name: String,
-    /// One start of its process.
-    pub run: u64,
-    /// Where it can be reached.
-    pub addr: SocketAddr,
-    /// Whether it is there.
-    pub state: MemberState,
-    /// The version of the application, as its builder was told.
-    pub app_version: String,
-    /// What its builder was told about it.
-    pub meta: BTreeMap<String, String>,
-}
-
-/// A member came or went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MemberEvent {
-    /// A member is there, for the first time or again.
-    Up(Member),
-    /// The link to a member is gone.
-    Down(Member),
-    /// A member said that it leaves.
-    Left(Member),
-}
-
 /// Why two nodes did not become peers. Nothing was exchanged but who they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -136,7 +82,6 @@ pub(super) struct Identity {
     pub(super) accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
     pub(super) advertised: Option<SocketAddr>,
     pub(super) clock_skew_max: Duration,
-    pub(super) hint_interval: Duration,
 }
 
 impl fmt::Debug for Identity {
@@ -163,74 +108,47 @@ pub(super) enum Place {
     Goes,
 }
 
-#[derive(Debug)]
+/// The links, and who is at their ends.
+#[derive(Debug, Default)]
 pub(super) struct Peers {
     links: BTreeMap<LinkId, Peer>,
-    members: BTreeMap<String, Member>,
-    /// Who answered at the addresses that were dialled: at most as many as there are seeds and learned ones.
+    runs: BTreeMap<u64, LinkId>,
+    /// Who answered at the addresses that were dialled, as long as it is linked: a node may be reached at several.
     dialled: BTreeMap<SocketAddr, u64>,
-    /// Learned addresses that are being dialled.
-    learned: BTreeSet<SocketAddr>,
-    own: Member,
+    /// Addresses that are being dialled.
+    pub(super) dialling: BTreeSet<SocketAddr>,
 }
 
 impl Peers {
-    pub(super) fn new(own: Member) -> Self {
-        Self {
-            links: BTreeMap::new(),
-            members: BTreeMap::new(),
-            dialled: BTreeMap::new(),
-            learned: BTreeSet::new(),
-            own,
-        }
-    }
-
     /// Takes in a link, unless there is a better one to the same node.
-    pub(super) fn up(&mut self, id: LinkId, greeting: &Greeting, addr: SocketAddr, dialled: bool) -> Place {
-        let is_preferred = dialled == (self.own.run < greeting.run);
-        let old = self.links.iter().find(|(_, peer)| peer.run == greeting.run);
-        let old = old.map(|(id, peer)| (*id, peer.is_preferred));
-        if old.is_some_and(|(_, preferred)| preferred && !is_preferred) {
+    pub(super) fn up(
+        &mut self,
+        id: LinkId,
+        own_run: u64,
+        theirs: &Greeting,
+        addr: SocketAddr,
+        dialled: bool,
+    ) -> Place {
+        let is_preferred = dialled == (own_run < theirs.run);
+        let old = self.runs.get(&theirs.run).copied();
+        if old.is_some_and(|old| self.links[&old].is_preferred && !is_preferred) {
             return Place::Goes;
         }
-        if let Some((old, _)) = old {
+        if let Some(old) = old {
             self.links.remove(&old);
         }
-        let (name, run) = (greeting.name.clone(), greeting.run);
+        self.runs.insert(theirs.run, id);
+        let (name, run) = (theirs.name.clone(), theirs.run);
         self.links.insert(id, Peer { name, run, addr, is_preferred });
-        Place::Stays(old.map(|(id, _)| id))
-    }
-
-    /// Remembers who is at the other end of a link.
-    pub(super) fn remember(&mut self, greeting: &Greeting, addr: SocketAddr) -> Option<MemberEvent> {
-        let member = Member {
-            name: greeting.name.clone(),
-            run: greeting.run,
-            addr,
-            state: MemberState::Alive,
-            app_version: greeting.app_version.clone(),
-            meta: greeting.meta.clone(),
-        };
-        if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(&member.name) {
-            let gone = self.members.iter().find(|(_, member)| !member.state.is_alive());
-            let gone = gone.map(|(name, _)| name.clone());
-            gone.map(|name| self.members.remove(&name));
-        }
-        let known = self.members.insert(member.name.clone(), member.clone());
-        let is_news = known.is_none_or(|known| known.run != member.run || !known.state.is_alive());
-        is_news.then_some(MemberEvent::Up(member))
+        Place::Stays(old)
     }
 
     /// A link is gone.
-    pub(super) fn down(&mut self, id: LinkId, has_left: bool) -> Option<MemberEvent> {
-        let peer = self.links.remove(&id)?;
-        if self.links.values().any(|other| other.name == peer.name) {
-            return None;
+    pub(super) fn down(&mut self, id: LinkId) {
+        if let Some(peer) = self.links.remove(&id) {
+            self.runs.remove(&peer.run);
+            self.dialled.retain(|_, run| *run != peer.run);
         }
-        let member = self.members.get_mut(&peer.name).filter(|member| member.run == peer.run)?;
-        member.state = if has_left { MemberState::Left } else { MemberState::Down };
-        let member = member.clone();
-        Some(if has_left { MemberEvent::Left(member) } else { MemberEvent::Down(member) })
     }
 
     /// The link to a live node of this name that is another run.
@@ -238,54 +156,24 @@ impl Peers {
         self.links.iter().find(|(_, peer)| peer.name == name && peer.run != run).map(|(id, _)| *id)
     }
 
-    /// Remembers which run answered at a dialled address: a node may be reached at several.
+    /// Remembers which run answered at a dialled address.
     pub(super) fn answered(&mut self, addr: SocketAddr, run: u64) {
-        self.dialled.insert(addr, run);
+        if self.runs.contains_key(&run) {
+            self.dialled.insert(addr, run);
+        }
     }
 
     pub(super) fn is_linked(&self, addr: SocketAddr) -> bool {
-        let run = self.dialled.get(&addr);
-        self.links.values().any(|peer| peer.addr == addr || Some(&peer.run) == run)
+        self.dialled.contains_key(&addr) || self.links.values().any(|peer| peer.addr == addr)
+    }
+
+    /// The link to a run.
+    pub(super) fn link(&self, run: u64) -> Option<LinkId> {
+        self.runs.get(&run).copied()
     }
 
     pub(super) fn links(&self) -> impl Iterator<Item = (LinkId, &str, SocketAddr)> {
         self.links.iter().map(|(id, peer)| (*id, peer.name.as_str(), peer.addr))
-    }
-
-    pub(super) fn addrs(&self) -> Vec<SocketAddr> {
-        self.links.values().map(|peer| peer.addr).collect()
-    }
-
-    /// Whether a learned address is to be dialled now.
-    pub(super) fn learn(&mut self, addr: SocketAddr) -> bool {
-        addr != self.own.addr
-            && !self.is_linked(addr)
-            && self.learned.len() < LEARNED_MAX
-            && self.learned.insert(addr)
-    }
-
-    /// Whether the node at this address said that it leaves.
-    pub(super) fn has_left(&self, addr: SocketAddr) -> bool {
-        self.members.values().any(|member| member.addr == addr && member.state == MemberState::Left)
-    }
-
-    pub(super) fn unlearn(&mut self, addr: SocketAddr) {
-        self.learned.remove(&addr);
-        self.dialled.remove(&addr);
-    }
-
-    /// Everybody known, this node first.
-    pub(super) fn members(&self) -> Vec<Member> {
-        std::iter::once(&self.own).chain(self.members.values()).cloned().collect()
-    }
-
-    /// How many members there are that have not left, this node included.
-    pub(super) fn present(&self) -> usize {
-        1 + self.members.values().filter(|member| member.state != MemberState::Left).count()
-    }
-
-    pub(super) fn own(&self) -> &Member {
-        &self.own
     }
 }
 

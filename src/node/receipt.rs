@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::shared::{Core, Shared};
 use crate::entry::Revision;
 use crate::error::WaitError;
+use crate::members::MemberState;
 use crate::time::Stamp;
 
 /// How many nodes have to have a write.
@@ -97,9 +98,14 @@ impl Receipt {
         let seen = 1 + links.filter(|(id, ..)| core.replica.is_acknowledged(*id, self.revision)).count();
         let needed = match quorum {
             Quorum::Count(count) => count,
-            Quorum::Majority => core.peers.present() / 2 + 1,
-            Quorum::All => core.peers.present(),
+            Quorum::Majority => present(core) / 2 + 1,
+            Quorum::All => present(core),
         };
         (seen, needed)
     }
+}
+
+/// How many members there are that have not left, this node included.
+fn present(core: &Core) -> usize {
+    1 + core.replica.members().filter(|member| member.state != MemberState::Left).count()
 }

@@ -7,14 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use super::index::{Index, IndexCursor};
 use super::link::Wire;
-use super::peers::{Member, MemberEvent, NodeEvent, Peers};
+use super::network::Wish;
+use super::peers::{NodeEvent, Peers};
 use super::watch::EventLog;
 use crate::entry::Revision;
 use crate::error::WriteError;
+use crate::members::{Contact, Member, MemberEvent};
 use crate::replica::{LinkId, Output, Replica};
 use crate::time::Time;
 use crate::watch::WatchId;
@@ -55,6 +57,8 @@ pub(super) struct Shared {
     pub(super) ended: tokio::sync::watch::Sender<bool>,
     pub(super) events: EventLog<NodeEvent>,
     pub(super) member_events: EventLog<MemberEvent>,
+    /// To the network.
+    wishes: mpsc::UnboundedSender<Wish>,
 }
 
 impl Shared {
@@ -63,7 +67,7 @@ impl Shared {
         run: u64,
         addr: SocketAddr,
         replica: Replica,
-        peers: Peers,
+        wishes: mpsc::UnboundedSender<Wish>,
         is_alone: bool,
     ) -> Arc<Self> {
         let log = replica.status().head.log;
@@ -72,7 +76,7 @@ impl Shared {
             index_cursor: IndexCursor::default(),
             wakers: BTreeMap::new(),
             wires: BTreeMap::new(),
-            peers,
+            peers: Peers::default(),
             next_link: 1,
             is_alone,
         };
@@ -92,6 +96,7 @@ impl Shared {
             ended: tokio::sync::watch::Sender::new(false),
             events: EventLog::new(),
             member_events: EventLog::new(),
+            wishes,
         })
     }
 
@@ -180,7 +185,10 @@ impl Shared {
     }
 
     pub(super) fn members(&self) -> Vec<Member> {
-        self.lock_closed().map_or_else(Vec::new, |core| core.peers.members())
+        let members = |core: &Core| {
+            core.replica.own_member().into_iter().chain(core.replica.members()).cloned().collect()
+        };
+        self.lock_closed().map_or_else(Vec::new, |core| members(&core))
     }
 
     /// Hands an output to the link that it is for. Nothing here waits.
@@ -198,9 +206,18 @@ impl Shared {
             }
             Output::Break(id, reason) => {
                 tracing::warn!(node = %self.name, link = id, ?reason, "breaking a link");
+                core.peers.down(id);
                 if let Some(wire) = core.wires.remove(&id) {
                     wire.close(super::link::CLOSE_BROKEN);
                 }
+            }
+            Output::Packet(to, bytes) => self.send_packet(core, to, bytes),
+            Output::Dial(contact) => self.wish(Wish::Member(contact)),
+            Output::Seek => self.wish(Wish::Seeds),
+            Output::Member(event) => {
+                tracing::info!(node = %self.name, ?event, "a member");
+                self.member_events.push(event);
+                self.progress.notify_waiters();
             }
             Output::Event(event) => {
                 tracing::warn!(node = %self.name, ?event, "the replica reports");
@@ -208,6 +225,22 @@ impl Shared {
                 self.progress.notify_waiters();
             }
             Output::Persist(_) => unreachable!("nodes without a disk persist nothing"),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn wish(&self, wish: Wish) {
+        // Without a network nobody is waiting for a link either.
+        _ = self.wishes.send(wish);
+    }
+
+    /// Over the link, or else not at all: but then there will be one for the next packet.
+    fn send_packet(&self, core: &Core, to: Contact, bytes: Vec<u8>) {
+        let wire = core.peers.link(to.run).and_then(|id| core.wires.get(&id));
+        match wire {
+            Some(wire) => wire.send_datagram(bytes),
+            None => self.wish(Wish::Member(to)),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::members::Members;
 use crate::reconcile::Session;
 use crate::store::Store;
 use crate::tail::{Incoming, Outgoing};
@@ -13,6 +14,10 @@ use crate::wire::{Assembler, Kind, Writer};
 pub(super) struct Link {
     /// The peer's log and run, once it said hello.
     pub(super) peer: Option<(u64, u64)>,
+    /// Which run is at the other end, where members are kept.
+    pub(super) run: Option<u64>,
+    /// Frames about members.
+    pub(super) rosters: VecDeque<Vec<u8>>,
     pub(super) has_greeted: bool,
     /// The position to state, when it is time to.
     pub(super) states_position: bool,
@@ -41,8 +46,13 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// Whether this replica sends its writes to the peer as they happen, and compares with it.
+    pub(super) fn feeds(&self, members: Option<&Members>) -> bool {
+        members.is_none_or(|members| self.run.is_some_and(|run| members.is_neighbour(run)))
+    }
+
     /// The next frame of the live stream.
-    pub(super) fn live_frame(&mut self, store: &mut Store, relay: bool) -> Option<Vec<u8>> {
+    pub(super) fn live_frame(&mut self, store: &mut Store, relay: bool, feeds: bool) -> Option<Vec<u8>> {
         if !self.has_greeted {
             self.has_greeted = true;
             let mut writer = Writer::new(Kind::Hello);
@@ -51,6 +61,9 @@ impl Link {
             writer.word(store.seen.hash());
             return Some(writer.finish());
         }
+        if let Some(frame) = self.rosters.pop_front() {
+            return Some(frame);
+        }
         let (log, _) = self.peer?;
         if std::mem::take(&mut self.states_position) {
             self.is_synced = true;
@@ -58,6 +71,9 @@ impl Link {
             writer.word(log);
             writer.number(store.completed(log));
             return Some(writer.finish());
+        }
+        if !feeds && self.asks.is_none() {
+            return None;
         }
         let flush = std::mem::take(&mut self.flush);
         if let Some(frame) = self.outgoing.frame(store, relay, flush, &mut self.asks) {

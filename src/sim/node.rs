@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Sim;
 use crate::entry::{self, Entry, Record, Revision};
 use crate::error::WriteError;
+use crate::members::Member;
 use crate::replica::{Batch, PutOptions, Replica, Status};
 use crate::time::{Stamp, Time};
 use crate::watch::{WatchEvent, WatchId, WatchStart};
@@ -43,6 +44,20 @@ impl<'a> SimNode<'a> {
         }
         self.sim.drain(self.i);
         Ok(stamp)
+    }
+
+    /// Everybody that this node knows of, itself first. Only where the simulation has [`Sim::seeds`].
+    pub fn members(&mut self) -> Vec<Member> {
+        let (replica, _) = self.replica();
+        replica.own_member().into_iter().chain(replica.members()).cloned().collect()
+    }
+
+    /// Changes what this node tells about itself. False, and nothing changed, if that is too much.
+    pub fn tell(&mut self, meta: BTreeMap<String, String>) -> bool {
+        let (replica, _) = self.replica();
+        let told = replica.tell(meta);
+        self.sim.drain(self.i);
+        told
     }
 
     fn register(key: &str) -> Vec<u8> {

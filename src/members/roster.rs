@@ -1,0 +1,244 @@
+//! The roster: who is believed to live, compared in buckets and mended where two nodes differ.
+//!
+//! A frame holds the sender's buckets, records, or both. Whoever receives buckets answers with its records of those
+//! that differ, and with its own buckets if they were asked for; so the one that began knows what to send in turn.
+
+use std::net::{IpAddr, SocketAddr};
+
+use rand_core::Rng;
+
+use super::swim::Id;
+use super::{DOUBTS_MAX, Member, Members};
+use crate::digest::fingerprint;
+use crate::time::Time;
+use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
+
+/// Pieces in which rosters are compared.
+pub(super) const BUCKETS: usize = 64;
+
+/// What stands in front of the buckets, and whether an answer shall bring the other side's.
+const NONE: u8 = 0;
+const ASKING: u8 = 1;
+const ANSWERING: u8 = 2;
+
+/// A record of a member that lives, and of one that left.
+const LIVES: u8 = 0;
+const LEFT: u8 = 1;
+
+/// The longest name that is read.
+const NAME_BYTES_MAX: usize = 255;
+
+pub(super) fn write_contact(writer: &mut Writer, member: &Member) {
+    writer.word(member.run);
+    writer.bytes(member.name.as_bytes());
+    match member.addr.ip() {
+        IpAddr::V4(ip) => writer.bytes(&ip.octets()),
+        IpAddr::V6(ip) => writer.bytes(&ip.octets()),
+    }
+    writer.short(member.addr.port());
+}
+
+pub(super) fn read_contact(reader: &mut Reader<'_>) -> Result<Member, WireError> {
+    let run = reader.word()?;
+    let name = text(reader, NAME_BYTES_MAX)?;
+    let ip = reader.bytes()?;
+    let v4 = <[u8; 4]>::try_from(ip).map(IpAddr::from);
+    let v6 = <[u8; 16]>::try_from(ip).map(IpAddr::from);
+    let ip = v4.or(v6).map_err(|_| WireError::Form)?;
+    Ok(Member::new(name, run, SocketAddr::new(ip, reader.short()?)))
+}
+
+fn text(reader: &mut Reader<'_>, bytes_max: usize) -> Result<String, WireError> {
+    let text = std::str::from_utf8(reader.bytes()?).map_err(|_| WireError::Form)?;
+    if text.len() > bytes_max { Err(WireError::Form) } else { Ok(text.to_owned()) }
+}
+
+fn write_record(writer: &mut Writer, member: &Member, id: Id, incarnation: u16, state: u8) {
+    write_contact(writer, member);
+    writer.short(id.generation);
+    writer.short(incarnation);
+    writer.byte(state);
+    writer.number(member.meta_version);
+    if member.meta_version > 0 {
+        writer.bytes(member.app_version.as_bytes());
+        writer.number(member.meta.len() as u64);
+        for (key, value) in &member.meta {
+            writer.bytes(key.as_bytes());
+            writer.bytes(value.as_bytes());
+        }
+    }
+}
+
+/// A member as another node tells it.
+struct Record {
+    member: Member,
+    generation: u16,
+    incarnation: u16,
+    has_left: bool,
+}
+
+fn read_record(reader: &mut Reader<'_>) -> Result<Record, WireError> {
+    let mut member = read_contact(reader)?;
+    let (generation, incarnation) = (reader.short()?, reader.short()?);
+    let has_left = reader.byte()? == LEFT;
+    member.meta_version = reader.number()?;
+    if member.meta_version > 0 {
+        member.app_version = text(reader, super::META_BYTES_MAX)?;
+        for _ in 0..reader.count(2)? {
+            let key = text(reader, super::META_BYTES_MAX)?;
+            member.meta.insert(key, text(reader, super::META_BYTES_MAX)?);
+        }
+        if member.meta_bytes() > super::META_BYTES_MAX {
+            return Err(WireError::Form);
+        }
+    }
+    Ok(Record { member, generation, incarnation, has_left })
+}
+
+fn bucket(run: u64) -> usize {
+    run as usize % BUCKETS
+}
+
+impl Members {
+    fn buckets(&mut self) -> [u32; BUCKETS] {
+        if let Some(buckets) = self.buckets {
+            return buckets;
+        }
+        let mut buckets = [0_u32; BUCKETS];
+        let own = (&self.own, self.detector.identity().generation);
+        let alive = self.known.values().filter(|known| known.member.state.is_alive());
+        let others = alive.map(|known| (&known.member, known.generation));
+        for (member, generation) in others.chain([own]) {
+            let mut bytes = [0; 18];
+            bytes[..8].copy_from_slice(&member.run.to_le_bytes());
+            bytes[8..16].copy_from_slice(&member.meta_version.to_le_bytes());
+            bytes[16..].copy_from_slice(&generation.to_le_bytes());
+            let sum = &mut buckets[bucket(member.run)];
+            *sum = sum.wrapping_add(fingerprint(0, &bytes) as u32);
+        }
+        *self.buckets.insert(buckets)
+    }
+
+    /// A fingerprint of who is believed to live.
+    pub(crate) fn roster_hash(&mut self) -> u64 {
+        let bytes: Vec<u8> = self.buckets().iter().flat_map(|bucket| bucket.to_le_bytes()).collect();
+        fingerprint(1, &bytes)
+    }
+
+    /// The frame that begins a comparison.
+    pub(crate) fn compare_rosters(&mut self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Roster);
+        self.write_buckets(&mut writer, ASKING);
+        writer.finish()
+    }
+
+    /// The frame that tells of this node alone.
+    pub(super) fn tell_own(&mut self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Roster);
+        writer.byte(NONE);
+        write_record(&mut writer, &self.own, *self.detector.identity(), 0, LIVES);
+        writer.finish()
+    }
+
+    fn write_buckets(&mut self, writer: &mut Writer, kind: u8) {
+        writer.byte(kind);
+        self.buckets().iter().for_each(|bucket| writer.number(u64::from(*bucket)));
+    }
+
+    /// Takes in a frame of a peer, and answers with frames.
+    pub(crate) fn roster(&mut self, now: Time, mut reader: Reader<'_>) -> Result<Vec<Vec<u8>>, WireError> {
+        self.now = now;
+        let kind = reader.byte()?;
+        let mut theirs = None;
+        if kind != NONE {
+            let mut buckets = [0; BUCKETS];
+            for bucket in &mut buckets {
+                *bucket = u32::try_from(reader.number()?).map_err(|_| WireError::Form)?;
+            }
+            theirs = Some(buckets);
+        }
+        let mut records = Vec::new();
+        while !reader.is_at_end() {
+            records.push(read_record(&mut reader)?);
+        }
+        self.believe(records);
+        let Some(theirs) = theirs else { return Ok(Vec::new()) };
+        let ours = self.buckets();
+        if ours == theirs {
+            return Ok(Vec::new());
+        }
+        let differs = |run: u64| ours[bucket(run)] != theirs[bucket(run)];
+        Ok(self.tell_of(differs, kind == ASKING))
+    }
+
+    fn tell_of(&mut self, concerns: impl Fn(u64) -> bool, asks: bool) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut writer = Writer::new(Kind::Roster);
+        if asks {
+            self.write_buckets(&mut writer, ANSWERING);
+        } else {
+            writer.byte(NONE);
+        }
+        let alive = self.detector.iter_members().filter(|member| concerns(member.id().run));
+        let alive = alive.filter_map(|member| Some((member, &self.known.get(&member.id().run)?.member)));
+        for (member, about) in alive {
+            if writer.len() > FRAME_BYTES_TARGET {
+                let full = std::mem::replace(&mut writer, Writer::new(Kind::Roster));
+                frames.push(full.finish());
+                writer.byte(NONE);
+            }
+            write_record(&mut writer, about, *member.id(), member.incarnation(), LIVES);
+        }
+        if concerns(self.own.run) && self.own.state.is_alive() {
+            write_record(&mut writer, &self.own, *self.detector.identity(), 0, LIVES);
+        }
+        let left = self.known.values().filter(|known| known.has_left && concerns(known.member.run));
+        for known in left {
+            write_record(&mut writer, &known.member, known.id(), 0, LEFT);
+        }
+        frames.push(writer.finish());
+        frames
+    }
+
+    /// What a peer believes. That somebody is dead it may only say of those that said so themselves: everything else
+    /// the failure detector has to find, or a partition that heals would make each side call the other dead once more.
+    fn believe(&mut self, records: Vec<Record>) {
+        let mut doubts = Vec::new();
+        for record in records {
+            let run = record.member.run;
+            if record.has_left && !self.known.contains_key(&run) {
+                continue;
+            }
+            if !self.learn(&record.member) {
+                continue;
+            }
+            self.touched.push(run);
+            let id = Id { run, generation: record.generation };
+            let known = self.known.get_mut(&run).expect("just learned");
+            let update = if record.has_left {
+                if known.generation > record.generation {
+                    continue;
+                }
+                known.has_left = true;
+                foca::Member::down(id)
+            } else {
+                foca::Member::new(id, record.incarnation, foca::State::Alive)
+            };
+            _ = self.detector.apply_many(std::iter::once(update), true, &mut self.wishes);
+            if !record.has_left {
+                doubts.push(id);
+            }
+        }
+        self.settle();
+        // A peer says that they live, and here they are dead for good: let them speak for themselves.
+        doubts.retain(|id| self.known.get(&id.run).is_some_and(|known| !known.member.state.is_alive()));
+        while doubts.len() > DOUBTS_MAX {
+            let at = self.random.next_u64() as usize % doubts.len();
+            doubts.swap_remove(at);
+        }
+        for id in doubts {
+            _ = self.detector.announce(id, &mut self.wishes);
+        }
+        self.settle();
+    }
+}

@@ -1,0 +1,288 @@
+//! The failure detector: `foca` behind a layout of its own.
+//!
+//! Inside, a member is two numbers: its run, and how often it had to come back from having been called dead. What
+//! belongs to them (name, address, metadata) is kept by [`super`]. A packet is laid out in fixed sizes, so that what
+//! it says can be read beside `foca`:
+//!
+//! ```text
+//! sender's run 8, receiver's run 8 (both known by the link and not sent), their generations 2 + 2,
+//! sender's incarnation 2, tag 1, then by tag a probe's number 1 and another member 10; then a count of updates 2,
+//! each run 8, generation 2, incarnation 2, state 1
+//! ```
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut};
+use foca::{Header, Member, Message, OwnedNotification, Runtime, Timer};
+
+/// A member, as the failure detector knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Id {
+    pub(super) run: u64,
+    /// How often this run came back from having been called dead.
+    pub(super) generation: u16,
+}
+
+impl foca::Identity for Id {
+    type Addr = u64;
+
+    fn renew(&self) -> Option<Self> {
+        Some(Self { run: self.run, generation: self.generation.checked_add(1)? })
+    }
+
+    fn addr(&self) -> u64 {
+        self.run
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        self.generation > adversary.generation
+    }
+}
+
+/// The two runs that a packet begins with.
+pub(super) const RUNS_BYTES: usize = 16;
+const HEADER_BYTES: usize = RUNS_BYTES + 7;
+const ID_BYTES: usize = 10;
+/// One update.
+pub(super) const UPDATE_BYTES: usize = 13;
+const STATE_AT: usize = UPDATE_BYTES - 1;
+
+pub(super) const ALIVE: u8 = 0;
+pub(super) const SUSPECT: u8 = 1;
+pub(super) const DOWN: u8 = 2;
+/// On the wire only: down because it said so.
+pub(super) const LEFT: u8 = 3;
+
+pub(super) const PING: u8 = 0;
+pub(super) const ACK: u8 = 1;
+pub(super) const FORWARDED_ACK: u8 = 5;
+
+/// Bytes that are no packet.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("not a packet of the failure detector")]
+pub(super) struct Malformed;
+
+/// The layout.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout;
+
+impl foca::Codec<Id> for Layout {
+    type Error = Malformed;
+
+    fn encode_header(&mut self, header: &Header<Id>, mut buf: impl BufMut) -> Result<(), Malformed> {
+        let (tag, number, other) = parts(&header.message);
+        let bytes = HEADER_BYTES + usize::from(number.is_some()) + other.map_or(0, |_| ID_BYTES);
+        if buf.remaining_mut() < bytes {
+            return Err(Malformed);
+        }
+        buf.put_u64_le(header.src.run);
+        buf.put_u64_le(header.dst.run);
+        buf.put_u16_le(header.src.generation);
+        buf.put_u16_le(header.dst.generation);
+        buf.put_u16_le(header.src_incarnation);
+        buf.put_u8(tag);
+        number.into_iter().for_each(|number| buf.put_u8(number));
+        if let Some(id) = other {
+            buf.put_u64_le(id.run);
+            buf.put_u16_le(id.generation);
+        }
+        Ok(())
+    }
+
+    fn decode_header(&mut self, mut buf: impl Buf) -> Result<Header<Id>, Malformed> {
+        if buf.remaining() < HEADER_BYTES {
+            return Err(Malformed);
+        }
+        let (src, dst) = (buf.get_u64_le(), buf.get_u64_le());
+        let src = Id { run: src, generation: buf.get_u16_le() };
+        let dst = Id { run: dst, generation: buf.get_u16_le() };
+        let src_incarnation = buf.get_u16_le();
+        let tag = buf.get_u8();
+        if buf.remaining() < body_bytes(tag) {
+            return Err(Malformed);
+        }
+        let message = match tag {
+            PING => Message::Ping(buf.get_u8()),
+            ACK => Message::Ack(buf.get_u8()),
+            2 => {
+                let (probe_number, target) = (buf.get_u8(), id(&mut buf));
+                Message::PingReq { target, probe_number }
+            }
+            3 => {
+                let (probe_number, origin) = (buf.get_u8(), id(&mut buf));
+                Message::IndirectPing { origin, probe_number }
+            }
+            4 => {
+                let (probe_number, target) = (buf.get_u8(), id(&mut buf));
+                Message::IndirectAck { target, probe_number }
+            }
+            FORWARDED_ACK => {
+                let (probe_number, origin) = (buf.get_u8(), id(&mut buf));
+                Message::ForwardedAck { origin, probe_number }
+            }
+            6 => Message::Announce,
+            7 => Message::Feed,
+            8 => Message::Gossip,
+            9 => Message::TurnUndead,
+            _ => return Err(Malformed),
+        };
+        Ok(Header { src, src_incarnation, dst, message })
+    }
+
+    fn encode_member(&mut self, member: &Member<Id>, mut buf: impl BufMut) -> Result<(), Malformed> {
+        if buf.remaining_mut() < UPDATE_BYTES {
+            return Err(Malformed);
+        }
+        buf.put_u64_le(member.id().run);
+        buf.put_u16_le(member.id().generation);
+        buf.put_u16_le(member.incarnation());
+        buf.put_u8(match member.state() {
+            foca::State::Alive => ALIVE,
+            foca::State::Suspect => SUSPECT,
+            foca::State::Down => DOWN,
+        });
+        Ok(())
+    }
+
+    fn decode_member(&mut self, mut buf: impl Buf) -> Result<Member<Id>, Malformed> {
+        if buf.remaining() < UPDATE_BYTES {
+            return Err(Malformed);
+        }
+        let (id, incarnation) = (id(&mut buf), buf.get_u16_le());
+        let state = match buf.get_u8() {
+            ALIVE => foca::State::Alive,
+            SUSPECT => foca::State::Suspect,
+            DOWN => foca::State::Down,
+            _ => return Err(Malformed),
+        };
+        Ok(Member::new(id, incarnation, state))
+    }
+}
+
+fn id(buf: &mut impl Buf) -> Id {
+    Id { run: buf.get_u64_le(), generation: buf.get_u16_le() }
+}
+
+fn parts(message: &Message<Id>) -> (u8, Option<u8>, Option<Id>) {
+    match message {
+        Message::Ping(number) => (PING, Some(*number), None),
+        Message::Ack(number) => (ACK, Some(*number), None),
+        Message::PingReq { target, probe_number } => (2, Some(*probe_number), Some(*target)),
+        Message::IndirectPing { origin, probe_number } => (3, Some(*probe_number), Some(*origin)),
+        Message::IndirectAck { target, probe_number } => (4, Some(*probe_number), Some(*target)),
+        Message::ForwardedAck { origin, probe_number } => (FORWARDED_ACK, Some(*probe_number), Some(*origin)),
+        Message::Announce => (6, None, None),
+        Message::Feed => (7, None, None),
+        // This library broadcasts nothing of its own through the failure detector.
+        Message::Gossip | Message::Broadcast => (8, None, None),
+        Message::TurnUndead => (9, None, None),
+    }
+}
+
+fn body_bytes(tag: u8) -> usize {
+    match tag {
+        PING | ACK => 1,
+        2..=FORWARDED_ACK => 1 + ID_BYTES,
+        _ => 0,
+    }
+}
+
+/// A packet, read beside `foca`.
+#[derive(Debug)]
+pub(super) struct Packet<'a> {
+    bytes: &'a [u8],
+    updates_at: usize,
+}
+
+/// What a packet says of one member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Update<'a> {
+    pub(super) id: Id,
+    pub(super) state: u8,
+    bytes: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    /// `bytes` with the runs, and with nothing behind the updates.
+    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+        let tag = *bytes.get(HEADER_BYTES - 1)?;
+        let updates_at = HEADER_BYTES + body_bytes(tag);
+        let rest = bytes.get(updates_at..)?;
+        let whole = match rest {
+            [] => true,
+            [a, b, updates @ ..] => {
+                updates.len() == usize::from(u16::from_be_bytes([*a, *b])) * UPDATE_BYTES
+            }
+            [_] => false,
+        };
+        whole.then_some(Self { bytes, updates_at })
+    }
+
+    pub(super) fn tag(&self) -> u8 {
+        self.bytes[HEADER_BYTES - 1]
+    }
+
+    /// The probe's number, of those packets that have one.
+    pub(super) fn number(&self) -> u8 {
+        self.bytes.get(HEADER_BYTES).copied().unwrap_or_default()
+    }
+
+    /// Who is probed for another, or probes through another.
+    pub(super) fn other(&self) -> Option<u64> {
+        let mut rest = &self.bytes[HEADER_BYTES..];
+        (body_bytes(self.tag()) > 1).then(|| {
+            rest.advance(1);
+            rest.get_u64_le()
+        })
+    }
+
+    pub(super) fn updates(&self) -> impl Iterator<Item = Update<'a>> + use<'a> {
+        let updates = self.bytes.get(self.updates_at + 2..).unwrap_or_default();
+        updates.chunks_exact(UPDATE_BYTES).map(|bytes| {
+            let mut rest = bytes;
+            let id = id(&mut rest);
+            Update { id, state: bytes[STATE_AT], bytes }
+        })
+    }
+
+    /// The packet anew, with these updates only, each in another state if so wanted.
+    pub(super) fn with_updates(&self, keep: impl Fn(&Update<'_>) -> Option<u8>) -> Vec<u8> {
+        let mut bytes = self.bytes[..self.updates_at].to_vec();
+        if self.bytes.len() == self.updates_at {
+            return bytes;
+        }
+        bytes.extend_from_slice(&[0, 0]);
+        let mut count = 0_u16;
+        for update in self.updates() {
+            if let Some(state) = keep(&update) {
+                bytes.extend_from_slice(&update.bytes[..STATE_AT]);
+                bytes.push(state);
+                count += 1;
+            }
+        }
+        bytes[self.updates_at..self.updates_at + 2].copy_from_slice(&count.to_be_bytes());
+        bytes
+    }
+}
+
+/// What `foca` wants done.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    pub(super) packets: Vec<(Id, Vec<u8>)>,
+    pub(super) timers: Vec<(Duration, Timer<Id>)>,
+    pub(super) notes: Vec<OwnedNotification<Id>>,
+}
+
+impl Runtime<Id> for Wishes {
+    fn notify(&mut self, notification: foca::Notification<'_, Id>) {
+        self.notes.push(notification.to_owned());
+    }
+
+    fn send_to(&mut self, to: Id, data: &[u8]) {
+        self.packets.push((to, data.to_vec()));
+    }
+
+    fn submit_after(&mut self, event: Timer<Id>, after: Duration) {
+        self.timers.push((after, event));
+    }
+}

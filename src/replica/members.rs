@@ -1,0 +1,91 @@
+//! Where the replica meets its members: who is at the end of a link, and what they want done.
+
+use std::collections::BTreeMap;
+
+use super::{BreakReason, Event, LinkId, Output, Replica};
+use crate::members::{Effect, META_BYTES_MAX, Member};
+use crate::time::Time;
+use crate::wire::{Kind, Reader};
+
+impl Replica {
+    /// This node as others see it, where it is a member.
+    pub fn own_member(&self) -> Option<&Member> {
+        self.members.as_ref().map(crate::members::Members::own)
+    }
+
+    /// All other members that are known, those included that are gone.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().flat_map(|members| members.others())
+    }
+
+    /// Whether a run is a member that is believed to live.
+    pub fn is_living(&self, run: u64) -> bool {
+        self.members.as_ref().is_some_and(|members| members.is_alive(run))
+    }
+
+    /// Changes what this node tells about itself. False, and nothing changed, if that is over
+    /// [`META_BYTES_MAX`] or this replica is no member.
+    pub fn tell(&mut self, meta: BTreeMap<String, String>) -> bool {
+        let Some(members) = &mut self.members else { return false };
+        if (Member { meta: meta.clone(), ..members.own().clone() }).meta_bytes() > META_BYTES_MAX {
+            return false;
+        }
+        let frame = members.update(meta);
+        self.links.values_mut().for_each(|link| link.rosters.push_back(frame.clone()));
+        true
+    }
+
+    /// Tells the others that this node leaves. What it still has to send is sent.
+    pub fn leave(&mut self, now: Time) {
+        self.now = now;
+        if let Some(members) = &mut self.members {
+            members.leave(now);
+        }
+        self.see_to_members();
+    }
+
+    pub(super) fn met(&mut self, id: LinkId, who: &Member, packet_bytes_max: usize) {
+        let (Some(members), Some(link)) = (&mut self.members, self.links.get_mut(&id)) else { return };
+        link.run = Some(who.run);
+        members.met(self.now, who, packet_bytes_max);
+        // One comparison mends both sides.
+        if members.own().run < who.run {
+            link.rosters.push_back(members.compare_rosters());
+        }
+    }
+
+    pub(super) fn stray_packet(&mut self, from: &Member, bytes: &[u8]) {
+        let Some(members) = &mut self.members else { return };
+        if let Ok((Kind::Packet, reader)) = Reader::new(bytes) {
+            members.introduce(self.now, from);
+            // There is no link to break for what is not a packet.
+            _ = members.packet(self.now, from.run, reader);
+        }
+    }
+
+    /// Passes on what the members want done.
+    pub(super) fn see_to_members(&mut self) {
+        while let Some(effect) = self.members.as_mut().and_then(|members| members.effects.pop_front()) {
+            let event = match effect {
+                Effect::Packet(to, bytes) => Output::Packet(to, bytes),
+                Effect::Dial(to) => Output::Dial(to),
+                Effect::Seek => Output::Seek,
+                Effect::Event(event) => Output::Member(event),
+                Effect::NameTwice(member) => Output::Event(Event::NameTwice(Box::new(member))),
+                Effect::AddressTwice(member) => Output::Event(Event::AddressTwice(Box::new(member))),
+                Effect::Full if self.is_full => continue,
+                Effect::Full => {
+                    self.is_full = true;
+                    Output::Event(Event::MembersFull)
+                }
+                Effect::Break(run) => {
+                    let to = self.links.iter().filter(|(_, link)| link.run == Some(run));
+                    let ids: Vec<LinkId> = to.map(|(id, _)| *id).collect();
+                    ids.into_iter().for_each(|id| self.break_link(id, BreakReason::MemberGone));
+                    continue;
+                }
+            };
+            self.outputs.push_back(event);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Simulated nodes that find each other by themselves: addresses, packets, dialling, pauses.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Happening, Sim};
+use crate::members::{Contact, Member, MemberEvent, PACKET_BYTES_MIN};
+use crate::replica::{Input, LinkId, Output, Replica};
+
+/// Where node `i` is; after each move somewhere else.
+pub(super) fn addr(i: usize, moves: u8) -> SocketAddr {
+    let [.., a, b] = (i as u32).to_be_bytes();
+    SocketAddr::from(([10, moves, a, b], 7_400))
+}
+
+impl Sim {
+    /// Lets the nodes that are added after this find each other through these seeds, as real ones do, instead of
+    /// linking them all.
+    #[must_use]
+    pub fn seeds(mut self, seeds: &[usize]) -> Self {
+        self.seeds = Some(seeds.to_vec());
+        self
+    }
+
+    /// What nodes told of members since the last call: when, which node, what.
+    pub fn member_events(&mut self) -> Vec<(Duration, usize, MemberEvent)> {
+        std::mem::take(&mut self.member_events)
+    }
+
+    /// How many datagrams and stream frames all nodes have sent.
+    pub fn sendings(&self) -> u64 {
+        self.sendings
+    }
+
+    /// The name under which a node appears as a member.
+    pub fn name(&self, i: usize) -> String {
+        format!("n{i}")
+    }
+
+    /// Stops a node's process in the middle of whatever it does, without ending it. What arrives waits for it.
+    pub fn pause(&mut self, i: usize) {
+        self.nodes[i].is_paused = true;
+    }
+
+    /// Lets a stopped process run on.
+    pub fn resume(&mut self, i: usize) {
+        self.nodes[i].is_paused = false;
+        self.reawaken();
+    }
+
+    /// Gives a node another address, as from its next start on.
+    pub fn relocate(&mut self, i: usize) {
+        let moves = match self.nodes[i].addr.ip() {
+            std::net::IpAddr::V4(ip) => ip.octets()[1].wrapping_add(1),
+            std::net::IpAddr::V6(_) => 1,
+        };
+        self.nodes[i].addr = addr(i, moves);
+    }
+
+    /// Ends a node after it has told the others that it leaves.
+    pub fn leave(&mut self, i: usize) {
+        let now = self.time(i);
+        let Some(replica) = &mut self.nodes[i].replica else { return };
+        replica.leave(now);
+        self.drain(i);
+        let links: Vec<(LinkId, usize)> =
+            self.links.keys().filter_map(|id| Some((*id, self.other_end(*id, i)?))).collect();
+        let links: Vec<(LinkId, usize)> =
+            links.into_iter().filter(|(id, _)| self.links[id].ends.contains(&i)).collect();
+        for (id, to) in links {
+            let later = self.flight(i, to);
+            self.after(later, Happening::Farewell(id, to, true));
+        }
+        self.nodes[i].replica = None;
+    }
+
+    pub(super) fn reawaken(&mut self) {
+        for (sequence, happening) in std::mem::take(&mut self.waiting) {
+            if self.is_held(&happening) {
+                self.waiting.insert(sequence, happening);
+            } else {
+                self.queue.insert((self.now, sequence), happening);
+            }
+        }
+    }
+
+    /// Whether what happens concerns a node whose process does not run.
+    pub(super) fn is_asleep(&self, happening: &Happening) -> bool {
+        let to = match happening {
+            Happening::Datagram(_, to, _)
+            | Happening::Stream(_, to, ..)
+            | Happening::Drained(_, to, ..)
+            | Happening::Packet(_, to, ..)
+            | Happening::Dial(_, to, _)
+            | Happening::Farewell(_, to, _)
+            | Happening::Wake(to, _)
+            | Happening::Persisted(to, ..) => *to,
+            Happening::Connect(..) | Happening::Down(_) => return false,
+        };
+        self.nodes[to].is_paused
+    }
+
+    pub(super) fn member(&mut self, i: usize) -> Member {
+        use rand_core::Rng;
+        let mut member = Member::new(self.name(i), self.random.next_u64(), self.nodes[i].addr);
+        member.meta_version = 1;
+        member.meta.insert("zone".to_owned(), format!("z{}", i % 3));
+        member
+    }
+
+    pub(super) fn run_of(&self, i: usize) -> Option<u64> {
+        let replica = self.nodes[i].replica.as_ref()?;
+        replica.own_member().map(|member| member.run)
+    }
+
+    pub(super) fn introduce(&mut self, id: LinkId, a: usize, b: usize) {
+        for (to, who) in [(a, b), (b, a)] {
+            let who = self.nodes[who].replica.as_ref().and_then(Replica::own_member).cloned();
+            if let Some(who) = who {
+                self.input(to, Input::Met(id, &who, PACKET_BYTES_MIN));
+            }
+        }
+    }
+
+    pub(super) fn member_output(&mut self, i: usize, output: Output) {
+        match output {
+            Output::Packet(to, bytes) => self.packet(i, to, bytes),
+            Output::Dial(to) => self.dial(i, to.addr),
+            Output::Seek => {
+                let seeds = self.seeds.clone().unwrap_or_default();
+                for seed in seeds {
+                    // Their addresses are looked up anew each time.
+                    self.dial(i, self.nodes.get(seed).map_or(addr(seed, 0), |node| node.addr));
+                }
+            }
+            Output::Member(event) => self.member_events.push((self.now, i, event)),
+            _ => unreachable!("only what concerns members comes here"),
+        }
+    }
+
+    fn packet(&mut self, from: usize, to: Contact, bytes: Vec<u8>) {
+        self.bytes += bytes.len() as u64;
+        self.sendings += 1;
+        let Some(i) = self.at(to.addr) else { return };
+        let own = self.nodes[from].replica.as_ref().and_then(Replica::own_member).cloned();
+        if let Some(own) = own
+            && !self.chance(self.loss)
+            && !self.cuts.contains(&(from, i))
+        {
+            let later = self.flight(from, i);
+            self.after(later, Happening::Packet(Box::new(own), i, to.run, bytes));
+        }
+    }
+
+    fn at(&self, addr: SocketAddr) -> Option<usize> {
+        // Addresses are made from the index, so that a thousand nodes need no search.
+        let std::net::IpAddr::V4(ip) = addr.ip() else { return None };
+        let [_, _, a, b] = ip.octets();
+        let i = usize::from(u16::from_be_bytes([a, b]));
+        (self.nodes.get(i)?.addr == addr).then_some(i)
+    }
+
+    fn dial(&mut self, from: usize, addr: SocketAddr) {
+        if let Some(to) = self.at(addr)
+            && to != from
+        {
+            let later = self.flight(from, to) + self.flight(to, from);
+            self.after(later, Happening::Dial(from, to, addr));
+        }
+    }
+
+    pub(super) fn dialled(&mut self, from: usize, to: usize, addr: SocketAddr) {
+        let is_there = self.nodes[to].addr == addr && self.is_up(from) && !self.nodes[from].is_paused;
+        if is_there && !self.chance(self.loss) {
+            self.connect(from, to);
+        }
+    }
+}
