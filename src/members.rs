@@ -183,6 +183,8 @@ struct Probe {
     number: u8,
     sent: Duration,
     is_answered: bool,
+    /// That it does not answer says nothing about this node any more.
+    is_suspected: bool,
 }
 
 /// See the module.
@@ -193,7 +195,8 @@ pub(crate) struct Members {
     random: ChaCha8Rng,
     detector: foca::Foca<Id, Layout, ChaCha8Rng, foca::NoCustomBroadcast>,
     wishes: Wishes,
-    timers: BTreeMap<(Duration, u64), Timer<Id>>,
+    /// When they are due, and since when.
+    timers: BTreeMap<(Duration, u64), (Timer<Id>, Duration)>,
     sequence: u64,
     known: BTreeMap<u64, Known>,
     neighbours: BTreeSet<u64>,
@@ -426,11 +429,13 @@ impl Members {
         if packet.tag() == swim::PING {
             match self.probe.take() {
                 Some(probe) if probe.is_answered => self.health = self.health.saturating_sub(1),
-                Some(_) => self.unwell(),
-                None => {}
+                Some(probe) if !probe.is_suspected => self.unwell(),
+                _ => {}
             }
             let (number, sent) = (packet.number(), self.now.mono);
-            self.probe = Some(Probe { run: to.run, number, sent, is_answered: false });
+            let state = self.known.get(&to.run).map(|known| known.member.state);
+            let is_suspected = state == Some(MemberState::Suspect);
+            self.probe = Some(Probe { run: to.run, number, sent, is_answered: false, is_suspected });
         }
         let Some(known) = self.known.get(&to.run) else { return };
         let has_left = |run: u64| {
@@ -511,8 +516,7 @@ impl Members {
             }
             for (after, timer) in timers {
                 let at = self.now.mono + self.stretched(&timer, after);
-                self.sequence += 1;
-                self.timers.insert((at, self.sequence), timer);
+                self.plan(at, timer, self.now.mono);
             }
             notes.into_iter().for_each(|note| self.note(note));
             packets.into_iter().for_each(|(to, bytes)| self.send(to, &bytes));
@@ -654,6 +658,11 @@ impl Members {
         }
     }
 
+    fn plan(&mut self, at: Duration, timer: Timer<Id>, since: Duration) {
+        self.sequence += 1;
+        self.timers.insert((at, self.sequence), (timer, since));
+    }
+
     fn resize(&mut self) {
         self.is_stale = true;
         if self.living() <= MESH_MEMBERS_MAX {
@@ -678,10 +687,19 @@ impl Members {
             // This process did not run: what it was waiting for may be waiting for it. Nobody is to blame yet.
             self.unwell();
             let timers = std::mem::take(&mut self.timers);
-            self.timers = timers.into_iter().map(|((at, n), timer)| ((at + late, n), timer)).collect();
+            let later = |((at, n), (timer, since))| ((at + late, n), (timer, since + late));
+            self.timers = timers.into_iter().map(later).collect();
         }
         while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now.mono) {
-            let timer = first.remove();
+            let (timer, since) = first.remove();
+            if matches!(timer, Timer::ChangeSuspectToDown { .. }) {
+                // Whoever has become unwell meanwhile waits longer before it calls others dead.
+                let at = since + self.stretched(&timer, Duration::ZERO);
+                if at > now.mono {
+                    self.plan(at, timer, since);
+                    continue;
+                }
+            }
             if matches!(timer, Timer::ProbeRandomMember(_)) {
                 // The run that was probed may be suspected now.
                 self.touched.extend(self.probe.as_ref().map(|probe| probe.run));

@@ -366,10 +366,12 @@ impl Sim {
         if self.is_asleep(happening) {
             return true;
         }
-        let (Happening::Datagram(id, to, _) | Happening::Stream(id, to, ..)) = happening else {
-            return false;
+        let (from, to) = match happening {
+            Happening::Datagram(id, to, _) | Happening::Stream(id, to, ..) => (self.other_end(*id, *to), *to),
+            Happening::Packet(from, to, ..) => (self.at(from.addr), *to),
+            _ => return false,
         };
-        self.other_end(*id, *to).is_some_and(|from| self.holds.contains(&(from, *to)))
+        from.is_some_and(|from| self.holds.contains(&(from, to)))
     }
 
     /// Makes a node pass on the writes of others, or not, while it runs.

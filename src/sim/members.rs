@@ -152,7 +152,7 @@ impl Sim {
         }
     }
 
-    fn at(&self, addr: SocketAddr) -> Option<usize> {
+    pub(super) fn at(&self, addr: SocketAddr) -> Option<usize> {
         // Addresses are made from the index, so that a thousand nodes need no search.
         let std::net::IpAddr::V4(ip) = addr.ip() else { return None };
         let [_, _, a, b] = ip.octets();
