@@ -204,6 +204,8 @@ pub(crate) struct Members {
     is_stale: bool,
     buckets: Option<[u32; roster::BUCKETS]>,
     probe: Option<Probe>,
+    /// How often this node had to say that it lives, as it last told.
+    incarnation: u16,
     /// How unwell this node itself is. 0 is healthy.
     health: u32,
     tend_at: Duration,
@@ -246,6 +248,7 @@ impl Members {
             is_stale: false,
             buckets: None,
             probe: None,
+            incarnation: 0,
             health: 0,
             tend_at: Duration::ZERO,
             seek_at: Duration::ZERO,
@@ -426,6 +429,7 @@ impl Members {
 
     fn send(&mut self, to: Id, bytes: &[u8]) {
         let Some(packet) = Packet::read(bytes) else { return };
+        self.incarnation = packet.incarnation();
         if packet.tag() == swim::PING {
             match self.probe.take() {
                 Some(probe) if probe.is_answered => self.health = self.health.saturating_sub(1),
@@ -437,6 +441,11 @@ impl Members {
             let is_suspected = state == Some(MemberState::Suspect);
             self.probe = Some(Probe { run: to.run, number, sent, is_answered: false, is_suspected });
         }
+        self.deliver(to, &packet);
+    }
+
+    /// Sends a packet, with the addresses of those it speaks of.
+    fn deliver(&mut self, to: Id, packet: &Packet<'_>) {
         let Some(known) = self.known.get(&to.run) else { return };
         let has_left = |run: u64| {
             let own = run == self.own.run && self.own.state == MemberState::Left;
@@ -511,16 +520,20 @@ impl Members {
     fn settle(&mut self) {
         loop {
             let Wishes { packets, timers, notes } = std::mem::take(&mut self.wishes);
-            if packets.is_empty() && timers.is_empty() && notes.is_empty() {
-                break;
+            if packets.is_empty() && timers.is_empty() && notes.is_empty() && self.touched.is_empty() {
+                return;
             }
             for (after, timer) in timers {
                 let at = self.now.mono + self.stretched(&timer, after);
                 self.plan(at, timer, self.now.mono);
             }
             notes.into_iter().for_each(|note| self.note(note));
+            self.look_at_touched();
             packets.into_iter().for_each(|(to, bytes)| self.send(to, &bytes));
         }
+    }
+
+    fn look_at_touched(&mut self) {
         let touched = std::mem::take(&mut self.touched);
         if touched.is_empty() {
             return;
@@ -653,7 +666,11 @@ impl Members {
     fn stretched(&self, timer: &Timer<Id>, after: Duration) -> Duration {
         match timer {
             Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => times(after, 1 + self.health),
-            Timer::ChangeSuspectToDown { .. } => times(self.suspicion_time(), 1 + self.health),
+            // With one other member there is nobody to tell whose fault it is.
+            Timer::ChangeSuspectToDown { .. } => {
+                let doubt = self.health.min(self.living().saturating_sub(2) as u32);
+                times(self.suspicion_time(), 1 + doubt)
+            }
             _ => after,
         }
     }
@@ -727,6 +744,7 @@ impl Members {
                 self.effects.push_back(Effect::Dial(known.member.contact()));
             }
         }
+        self.tell_accused();
         if self.own.state != MemberState::Left && self.remember_at <= now {
             self.remember_at = now + times(interval, 4);
             let gone: Vec<&Known> = self.known.values().filter(|known| known.is_missed()).collect();
@@ -745,6 +763,29 @@ impl Members {
             let (_, a, b) = self.twins.pop_front().expect("just seen");
             if self.is_alive(a) && (b == self.own.run || self.is_alive(b)) {
                 self.effects.push_back(Effect::NameTwice(self.known[&a].member.clone()));
+            }
+        }
+    }
+
+    /// Tells those that this node suspects that it does: gossip may pass by the one whom it concerns most.
+    fn tell_accused(&mut self) {
+        if self.controls.has(Control::NoLocalHealth) {
+            return;
+        }
+        let accused = |(timer, _): &(Timer<Id>, Duration)| match timer {
+            Timer::ChangeSuspectToDown { member_id, incarnation, .. } => Some((*member_id, *incarnation)),
+            _ => None,
+        };
+        let mut accused: Vec<(Id, u16)> = self.timers.values().filter_map(accused).collect();
+        accused.dedup();
+        let own = *self.detector.identity();
+        // No probe has this number now, so that the answer is taken for none.
+        let number = self.probe.as_ref().map_or(0, |probe| probe.number.wrapping_add(128));
+        for (id, suspected) in accused {
+            if self.known.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
+                let bytes = swim::accusation(own, self.incarnation, id, suspected, number);
+                let packet = Packet::read(&bytes).expect("our own layout");
+                self.deliver(id, &packet);
             }
         }
     }

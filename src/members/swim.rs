@@ -187,6 +187,19 @@ fn body_bytes(tag: u8) -> usize {
     }
 }
 
+/// A ping that tells a member what it stands accused of. Its answer clears it, at least with the one who asks.
+pub(super) fn accusation(own: Id, incarnation: u16, to: Id, suspected: u16, number: u8) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + 3 + UPDATE_BYTES);
+    let header =
+        Header { src: own, src_incarnation: incarnation, dst: to, message: Message::Ping(number) };
+    let told = foca::Codec::encode_header(&mut Layout, &header, &mut bytes);
+    bytes.put_u16(1);
+    let update = Member::new(to, suspected, foca::State::Suspect);
+    let told = told.and_then(|()| foca::Codec::encode_member(&mut Layout, &update, &mut bytes));
+    told.expect("a vector takes everything");
+    bytes
+}
+
 /// A packet, read beside `foca`.
 #[derive(Debug)]
 pub(super) struct Packet<'a> {
@@ -220,6 +233,11 @@ impl<'a> Packet<'a> {
 
     pub(super) fn tag(&self) -> u8 {
         self.bytes[HEADER_BYTES - 1]
+    }
+
+    /// How often the sender had to say that it lives.
+    pub(super) fn incarnation(&self) -> u16 {
+        u16::from_le_bytes([self.bytes[RUNS_BYTES + 4], self.bytes[RUNS_BYTES + 5]])
     }
 
     /// The probe's number, of those packets that have one.
