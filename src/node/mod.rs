@@ -34,6 +34,7 @@ use crate::error::{WaitError, WriteError};
 use crate::members::{Member, MemberEvent};
 use crate::replica::{PutOptions, Status};
 use crate::watch::WatchStart;
+use link::Wire;
 use shared::Shared;
 
 /// How long the end of a node waits for its last writes to arrive somewhere.
@@ -223,8 +224,10 @@ impl Node {
         let status = core.map(|core| {
             let peer = |(id, name, addr): (_, &str, _)| {
                 let (lag_changes, lag_bytes) = core.replica.lag(id);
-                let rtt = core.wires.get(&id).map(|wire| wire.connection().rtt()).unwrap_or_default();
-                PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, rtt }
+                let connection = core.wires.get(&id).map(Wire::connection);
+                let rtt = connection.map(quinn::Connection::rtt).unwrap_or_default();
+                let sent_bytes = connection.map_or(0, |connection| connection.stats().udp_tx.bytes);
+                PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, rtt, sent_bytes }
             };
             (core.replica.status(), core.peers.links().map(peer).collect())
         });
@@ -348,4 +351,6 @@ pub struct PeerStatus {
     pub lag_bytes: u64,
     /// The round trip to it.
     pub rtt: Duration,
+    /// What was sent to it in UDP datagrams since this link was made, their headers not counted.
+    pub sent_bytes: u64,
 }

@@ -1,0 +1,66 @@
+//! One node in a process of its own, for tests that kill, stop and cut off processes.
+//!
+//! `tidings-node NAME LISTEN SECRET [SEED ..]` tells on its output, a line each: `addr`, `ready`, and what happens to
+//! members. It takes `put KEY VALUE`, `get KEY`, `leave` and `living` on its input, and ends when that is closed, so
+//! that no test leaves a process behind.
+
+use std::io::Write;
+
+use tidings::{Config, MemberEvent, Node, Security};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+type Failed = Box<dyn std::error::Error>;
+
+fn tell(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // Whoever does not listen any more is gone, and the input will say so.
+    _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failed> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [name, listen, secret, seeds @ ..] = &arguments[..] else {
+        return Err("usage: tidings-node NAME LISTEN SECRET [SEED ..]".into());
+    };
+    let node = Node::builder(name).listen(listen.parse()?).seeds(seeds.to_vec());
+    let node = node.security(Security::secret(secret)?).config(Config::lan()).start().await?;
+    tell(&format!("addr {}", node.addr()));
+    let mut events = node.member_events();
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(MemberEvent::Joined(member)) => tell(&format!("joined {}", member.name)),
+                Some(MemberEvent::Down(member)) => tell(&format!("down {}", member.name)),
+                Some(MemberEvent::Left(member)) => tell(&format!("left {}", member.name)),
+                Some(MemberEvent::Suspect(member)) => tell(&format!("suspect {}", member.name)),
+                Some(MemberEvent::Recovered(member)) => tell(&format!("recovered {}", member.name)),
+                Some(_) => {}
+                None => return Ok(()),
+            },
+            line = lines.next_line() => {
+                let Some(line) = line? else { return Ok(()) };
+                obey(&node, &line).await?;
+            }
+        }
+    }
+}
+
+async fn obey(node: &Node, line: &str) -> Result<(), Failed> {
+    let words: Vec<&str> = line.split(' ').collect();
+    match words[..] {
+        ["put", key, value] => _ = node.put(key, value)?,
+        ["get", key] => {
+            let value = node.get(key).map(|entry| String::from_utf8_lossy(entry.value()).into_owned());
+            tell(&format!("value {}", value.unwrap_or_default()));
+        }
+        ["living"] => {
+            let living = node.members().into_iter().filter(|member| member.state.is_alive());
+            tell(&format!("living {}", living.count()));
+        }
+        ["leave"] => node.leave().await,
+        _ => return Err(format!("unknown command {line:?}").into()),
+    }
+    Ok(())
+}

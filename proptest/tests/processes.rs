@@ -1,0 +1,217 @@
+//! Real processes: killed, stopped, and cut off from each other by the kernel.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+/// After this a test has failed. Nothing here takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node in a process of its own; it ends with this.
+struct Process {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    addr: String,
+}
+
+impl Process {
+    /// Starts a node; behind `before`, a command that starts it somewhere else.
+    fn start(before: &[&str], name: &str, listen: &str, seeds: &[&str]) -> Self {
+        let node = env!("CARGO_BIN_EXE_tidings-node");
+        let all = [before, &[node, name, listen, "a secret for processes"], seeds].concat();
+        let mut command = Command::new(all[0]);
+        command.args(&all[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the node starts");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let input = child.stdin.take();
+        let mut process = Self { child, input, lines, addr: String::new() };
+        process.addr = process.expect("addr ").split_off(5);
+        process
+    }
+
+    fn local(name: &str, seeds: &[&str]) -> Self {
+        Self::start(&[], name, "127.0.0.1:0", seeds)
+    }
+
+    fn say(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("it is open as long as the process is wanted");
+        writeln!(input, "{line}").expect("the node listens");
+    }
+
+    /// The next line that begins like this; others are passed over.
+    fn expect(&mut self, beginning: &str) -> String {
+        let until = std::time::Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {beginning:?} came"));
+            assert!(!line.starts_with("panic"), "{line}");
+            if line.starts_with(beginning) {
+                return line;
+            }
+        }
+    }
+
+    /// Asks until the answer is this.
+    fn expect_answer(&mut self, question: &str, answer: &str) {
+        let word = answer.split(' ').next().expect("it has one");
+        let until = std::time::Instant::now() + PATIENCE;
+        loop {
+            self.say(question);
+            if self.expect(word) == answer {
+                return;
+            }
+            assert!(std::time::Instant::now() < until, "{question:?} was never answered {answer:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        // The shell's own: there is not always another.
+        let kill = format!("kill -{signal} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.input = None;
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+fn cluster(count: usize) -> Vec<Process> {
+    let mut nodes = vec![Process::local("n0", &[])];
+    let seed = nodes[0].addr.clone();
+    nodes.extend((1..count).map(|i| Process::local(&format!("n{i}"), &[&seed])));
+    nodes.iter_mut().for_each(|node| node.expect_answer("living", &format!("living {count}")));
+    nodes
+}
+
+#[test]
+fn a_killed_process_is_missed_by_all_and_replaced_by_its_next_run() {
+    let mut nodes = cluster(5);
+    let mut killed = nodes.remove(2);
+    killed.child.kill().unwrap();
+    let addr = killed.addr.clone();
+    drop(killed);
+    nodes.iter_mut().for_each(|node| _ = node.expect("down n2"));
+    let seed = nodes[0].addr.clone();
+    let mut back = Process::start(&[], "n2", &addr, &[&seed]);
+    back.expect_answer("living", "living 5");
+    nodes.iter_mut().for_each(|node| _ = node.expect("joined n2"));
+    // Once more, and this time it is back before anybody has missed it.
+    back.child.kill().unwrap();
+    drop(back);
+    let mut back = Process::start(&[], "n2", &addr, &[&seed]);
+    back.expect_answer("living", "living 5");
+    nodes.iter_mut().for_each(|node| _ = node.expect("joined n2"));
+    back.say("leave");
+    nodes.iter_mut().for_each(|node| _ = node.expect("left n2"));
+}
+
+#[test]
+fn a_stopped_process_is_missed_and_catches_up_when_it_goes_on() {
+    let mut nodes = cluster(4);
+    nodes[1].signal("STOP");
+    for i in [0, 2, 3] {
+        nodes[i].expect("down n1");
+    }
+    nodes[0].say("put k v");
+    nodes[1].signal("CONT");
+    for i in [0, 2, 3] {
+        nodes[i].expect("recovered n1");
+    }
+    nodes[1].expect_answer("get k", "value v");
+    nodes[1].expect_answer("living", "living 4");
+}
+
+/// Network namespaces of this test's own, joined by a bridge in one more; gone when it ends.
+struct Namespaces {
+    prefix: String,
+    count: usize,
+}
+
+fn ip(arguments: &str) -> bool {
+    let command = Command::new("ip").args(arguments.split(' ')).stderr(Stdio::null()).status();
+    command.is_ok_and(|status| status.success())
+}
+
+impl Namespaces {
+    /// None where the machine does not permit it.
+    fn new(count: usize) -> Option<Self> {
+        let prefix = format!("tidings{}", std::process::id());
+        let made = Self { prefix, count };
+        let hub = format!("{}h", made.prefix);
+        let mut works = ip(&format!("netns add {hub}"))
+            && ip(&format!("-n {hub} link add bridge type bridge"))
+            && ip(&format!("-n {hub} link set bridge up"));
+        for i in 0..count {
+            let name = made.name(i);
+            works = works
+                && ip(&format!("netns add {name}"))
+                && ip(&format!("-n {name} link add eth type veth peer name port{i} netns {hub}"))
+                && ip(&format!("-n {name} addr add 10.77.0.{}/24 dev eth", i + 1))
+                && ip(&format!("-n {name} link set lo up"))
+                && ip(&format!("-n {name} link set eth up"))
+                && ip(&format!("-n {hub} link set port{i} master bridge"))
+                && ip(&format!("-n {hub} link set port{i} up"));
+        }
+        works.then_some(made)
+    }
+
+    fn name(&self, i: usize) -> String {
+        format!("{}n{i}", self.prefix)
+    }
+
+    fn link(&self, i: usize, state: &str) {
+        assert!(ip(&format!("-n {}h link set port{i} {state}", self.prefix)));
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for i in 0..self.count {
+            ip(&format!("netns del {}", self.name(i)));
+        }
+        ip(&format!("netns del {}h", self.prefix));
+    }
+}
+
+#[test]
+fn a_severed_link_between_machines_is_noticed_and_heals() {
+    let Some(network) = Namespaces::new(3) else {
+        println!("SKIPPED: this machine does not let the test make network namespaces");
+        return;
+    };
+    let start = |i: usize, seeds: &[&str]| {
+        let name = network.name(i);
+        let before = ["ip", "netns", "exec", &name];
+        Process::start(&before, &format!("n{i}"), &format!("10.77.0.{}:7400", i + 1), seeds)
+    };
+    let mut nodes = vec![start(0, &[]), start(1, &["10.77.0.1:7400"]), start(2, &["10.77.0.1:7400"])];
+    nodes.iter_mut().for_each(|node| node.expect_answer("living", "living 3"));
+    network.link(2, "down");
+    nodes[0].expect("down n2");
+    nodes[1].expect("down n2");
+    nodes[2].expect("down n");
+    nodes[2].expect("down n");
+    nodes[0].say("put k majority");
+    nodes[2].say("put l alone");
+    network.link(2, "up");
+    nodes[0].expect("recovered n2");
+    nodes[1].expect("recovered n2");
+    nodes[2].expect_answer("get k", "value majority");
+    nodes[1].expect_answer("get l", "value alone");
+    nodes.iter_mut().for_each(|node| node.expect_answer("living", "living 3"));
+}
