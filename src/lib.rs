@@ -34,7 +34,8 @@ pub use error::{DecodeError, Error, SecurityError, StartError, WaitError, WriteE
 pub use members::{Contact, MEMBERS_MAX, META_BYTES_MAX, Member, MemberEvent, MemberState};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Events, Node, NodeBatch, NodeEvent, NodeStatus, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
+    Builder, Counter, Events, Node, NodeBatch, NodeEvent, NodeStatus, PeerRefusal, PeerStatus, Quorum,
+    Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapWatch};

@@ -2,36 +2,36 @@
 //!
 //! Three things work together, all without clock or network of their own:
 //!
-//! * The failure detector ([`swim`]): SWIM by the `foca` crate. Its packets are datagrams to any member, linked or
+//! * The failure detector ([`swim`], [`detector`]): SWIM by the `foca` crate. Its packets are datagrams to any member, linked or
 //!   not. Around it lies Lifeguard's local health: a node that misses its own probes, is suspected by others, or
 //!   wakes up late probes and accuses more slowly, because the fault is probably its own.
 //! * The roster ([`roster`]): gossip alone leaves gaps, and a packet has no room for metadata. So every check carries
 //!   a hash of who is believed to live; where it differs, the two nodes compare it in buckets and swap what differs.
 //!   A blank node learns of everybody from its first link in the same way.
-//! * The tending: which members to be linked with ([`Members::is_neighbour`]), dialling those that are not, and
+//! * The tending ([`tending`]): which members to be linked with ([`Members::is_neighbour`]), dialling those that are not, and
 //!   trying for ever to reach seeds and members that are gone, so that a split never stays.
 //!
 //! Membership plays no part in the safety of data.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::{Duration, SystemTime};
 
-use foca::{OwnedNotification, PeriodicParams, Timer};
+use foca::Timer;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::config::Config;
-use crate::controls::{Control, Controls};
-use crate::digest::fingerprint;
+use crate::controls::Controls;
 use crate::time::Time;
-use crate::wire::{Kind, Reader, WireError, Writer};
 
+mod detector;
 mod roster;
 mod swim;
+mod tending;
 
-use swim::{Id, Layout, Packet, Wishes};
+use swim::{Id, Layout, Wishes};
+use tending::settings;
 
 /// Members known at a time, gone ones included. Of more, nothing is believed.
 pub const MEMBERS_MAX: usize = 4_096;
@@ -170,6 +170,8 @@ struct Known {
     has_left: bool,
     /// The user was told that it is there.
     is_announced: bool,
+    /// It has shown itself to this node; of all others there is only hearsay.
+    is_proven: bool,
     links: u32,
     packet_bytes_max: usize,
     dial_at: Duration,
@@ -284,7 +286,7 @@ impl Members {
     pub(crate) fn met(&mut self, now: Time, who: &Member, packet_bytes_max: usize) {
         self.now = now;
         let is_new = !self.known.contains_key(&who.run);
-        if who.run == self.own.run || !self.admit(who) {
+        if !self.admit(who) {
             return;
         }
         let known = self.known.get_mut(&who.run).expect("just learned");
@@ -348,128 +350,7 @@ impl Members {
         self.tell_own()
     }
 
-    // Packets.
-
-    /// Somebody who is not linked is about to be heard.
-    pub(crate) fn introduce(&mut self, now: Time, who: &Member) {
-        self.now = now;
-        if who.run != self.own.run {
-            self.admit(who);
-        }
-    }
-
-    /// A packet of a member that has shown who it is.
-    pub(crate) fn packet(&mut self, now: Time, from: u64, mut reader: Reader<'_>) -> Result<(), WireError> {
-        self.now = now;
-        let body = reader.bytes()?;
-        let mut bytes = [from.to_le_bytes(), self.own.run.to_le_bytes()].concat();
-        bytes.extend_from_slice(body);
-        while !reader.is_at_end() {
-            let contact = roster::read_contact(&mut reader)?;
-            self.learn(&contact);
-        }
-        let packet = Packet::read(&bytes).ok_or(WireError::Form)?;
-        self.observe(from, &packet);
-        if self.known.get(&from).is_some_and(|known| known.member.state == MemberState::Suspect) {
-            self.touched.push(from);
-        }
-        for update in packet.updates() {
-            self.touched.push(update.id.run);
-            if update.id == *self.detector.identity() && update.state == swim::SUSPECT {
-                // Somebody does not hear this node.
-                self.unwell();
-            }
-            if update.state == swim::LEFT
-                && let Some(known) = self.known.get_mut(&update.id.run)
-                && known.generation <= update.id.generation
-            {
-                known.has_left = true;
-            }
-        }
-        let own = self.own.run;
-        if !self.known.contains_key(&from) {
-            return Ok(());
-        }
-        let knows = |run: u64| run == own || self.known.contains_key(&run);
-        // Of whom the address is not known nothing is believed yet: the roster will tell.
-        let plain = |state: u8| if state == swim::LEFT { swim::DOWN } else { state };
-        let heard = packet.with_updates(|update| knows(update.id.run).then_some(plain(update.state)));
-        // What it refuses (a packet for another run of this node, say) changes nothing.
-        _ = self.detector.handle_data(&heard, &mut self.wishes);
-        self.settle();
-        Ok(())
-    }
-
-    /// Takes note of an answer to this node's own probe.
-    fn observe(&mut self, from: u64, packet: &Packet<'_>) {
-        let Some(probe) = self.probe.as_mut().filter(|probe| probe.number == packet.number()) else { return };
-        let answers = match packet.tag() {
-            swim::ACK => probe.run == from,
-            swim::FORWARDED_ACK => packet.other() == Some(probe.run),
-            _ => false,
-        };
-        if !answers || probe.is_answered {
-            return;
-        }
-        probe.is_answered = true;
-        if packet.tag() == swim::ACK
-            && let Some(known) = self.known.get_mut(&from)
-        {
-            let rtt = self.now.mono.saturating_sub(probe.sent);
-            let smooth = |old: Duration| (old * 7 + rtt) / 8;
-            known.member.rtt = Some(known.member.rtt.map_or(rtt, smooth));
-        }
-    }
-
-    fn unwell(&mut self) {
-        if !self.controls.has(Control::NoLocalHealth) {
-            self.health = (self.health + 1).min(HEALTH_MAX);
-        }
-    }
-
-    fn send(&mut self, to: Id, bytes: &[u8]) {
-        let Some(packet) = Packet::read(bytes) else { return };
-        self.incarnation = packet.incarnation();
-        if packet.tag() == swim::PING {
-            match self.probe.take() {
-                Some(probe) if probe.is_answered => self.health = self.health.saturating_sub(1),
-                Some(probe) if !probe.is_suspected => self.unwell(),
-                _ => {}
-            }
-            let (number, sent) = (packet.number(), self.now.mono);
-            let state = self.known.get(&to.run).map(|known| known.member.state);
-            let is_suspected = state == Some(MemberState::Suspect);
-            self.probe = Some(Probe { run: to.run, number, sent, is_answered: false, is_suspected });
-        }
-        self.deliver(to, &packet);
-    }
-
-    /// Sends a packet, with the addresses of those it speaks of.
-    fn deliver(&mut self, to: Id, packet: &Packet<'_>) {
-        let Some(known) = self.known.get(&to.run) else { return };
-        let has_left = |run: u64| {
-            let own = run == self.own.run && self.own.state == MemberState::Left;
-            own || self.known.get(&run).is_some_and(|known| known.has_left)
-        };
-        let body = packet.with_updates(|update| {
-            let left = update.state == swim::DOWN && has_left(update.id.run);
-            Some(if left { swim::LEFT } else { update.state })
-        });
-        let mut writer = Writer::new(Kind::Packet);
-        writer.bytes(&body[swim::RUNS_BYTES..]);
-        let alive = packet.updates().filter(|update| update.state < swim::DOWN).map(|update| update.id.run);
-        for run in packet.other().into_iter().chain(alive) {
-            let whole = writer.len();
-            if let Some(other) = self.known.get(&run).filter(|_| run != to.run) {
-                roster::write_contact(&mut writer, &other.member);
-            }
-            if writer.len() > known.packet_bytes_max {
-                writer.cut(whole);
-                break;
-            }
-        }
-        self.effects.push_back(Effect::Packet(known.member.contact(), writer.finish_datagram()));
-    }
+    // Whom to remember.
 
     /// Remembers that somebody is said to be there. False if that is not believed.
     fn learn(&mut self, who: &Member) -> bool {
@@ -478,11 +359,22 @@ impl Members {
             member.id().run == run && member.state() == foca::State::Down && !self.known.contains_key(&run)
         };
         // A run that is over and has been replaced does not come back by hearsay.
-        run != self.own.run && !self.detector.iter_membership_state().any(is_over) && self.admit(who)
+        run != self.own.run
+            && !self.detector.iter_membership_state().any(is_over)
+            && self.remember(who, Self::forget_gone)
     }
 
-    /// Remembers that somebody is there. False if there are too many already.
+    /// Remembers somebody who has shown that it is there. False if there are too many already.
     fn admit(&mut self, who: &Member) -> bool {
+        let is_remembered = who.run != self.own.run
+            && self.remember(who, |members| members.forget_gone() || members.forget_hearsay());
+        if let Some(known) = self.known.get_mut(&who.run) {
+            known.is_proven = true;
+        }
+        is_remembered
+    }
+
+    fn remember(&mut self, who: &Member, make_room: impl Fn(&mut Self) -> bool) -> bool {
         if let Some(known) = self.known.get_mut(&who.run) {
             if who.meta_version > known.member.meta_version || who.addr != known.member.addr {
                 known.take_news(who);
@@ -492,7 +384,7 @@ impl Members {
             self.announce(who.run);
             return true;
         }
-        if self.known.len() >= MEMBERS_MAX && !self.forget_one() {
+        if self.known.len() >= MEMBERS_MAX && !make_room(self) {
             self.effects.push_back(Effect::Full);
             return false;
         }
@@ -504,318 +396,28 @@ impl Members {
         true
     }
 
-    /// Makes room: for one that is gone and not linked.
-    fn forget_one(&mut self) -> bool {
+    /// Makes room: of those that are gone and not linked the one that has been for longest, and rather one that left.
+    fn forget_gone(&mut self) -> bool {
         let gone = |known: &&Known| !known.member.state.is_alive() && known.links == 0;
         let oldest = self.known.values().filter(gone).min_by_key(|k| (!k.has_left, k.member.since));
         let Some(id) = oldest.map(Known::id) else { return false };
-        self.known.remove(&id.run);
-        _ = self.detector.handle_timer(Timer::RemoveDown(id), &mut self.wishes);
+        self.forget(id);
         true
     }
 
-    // What the failure detector says.
-
-    /// Carries out what the failure detector wants, and looks at what became of the members it dealt with.
-    fn settle(&mut self) {
-        loop {
-            let Wishes { packets, timers, notes } = std::mem::take(&mut self.wishes);
-            if packets.is_empty() && timers.is_empty() && notes.is_empty() && self.touched.is_empty() {
-                return;
-            }
-            for (after, timer) in timers {
-                let at = self.now.mono + self.stretched(&timer, after);
-                self.plan(at, timer, self.now.mono);
-            }
-            notes.into_iter().for_each(|note| self.note(note));
-            self.look_at_touched();
-            packets.into_iter().for_each(|(to, bytes)| self.send(to, &bytes));
-        }
+    /// Makes room: of those that nobody but others speak of, any.
+    fn forget_hearsay(&mut self) -> bool {
+        let hearsay = self.known.values().find(|known| !known.is_proven);
+        let Some(id) = hearsay.map(Known::id) else { return false };
+        self.forget(id);
+        true
     }
 
-    fn look_at_touched(&mut self) {
-        let touched = std::mem::take(&mut self.touched);
-        if touched.is_empty() {
-            return;
-        }
-        let lives = |member: &&foca::Member<Id>| {
-            member.state() != foca::State::Down && touched.contains(&member.id().run)
-        };
-        let living = self.detector.iter_membership_state().filter(lives);
-        let states: Vec<(u64, bool)> =
-            living.map(|member| (member.id().run, member.state() == foca::State::Suspect)).collect();
-        states.into_iter().for_each(|(run, suspect)| self.suspicion(run, suspect));
-    }
-
-    fn note(&mut self, note: OwnedNotification<Id>) {
-        match note {
-            OwnedNotification::MemberUp(id) => self.up(id),
-            OwnedNotification::MemberDown(id) => self.down(id.run),
-            OwnedNotification::Rename(_, id) => {
-                if let Some(known) = self.known.get_mut(&id.run) {
-                    known.generation = id.generation;
-                    self.buckets = None;
-                    self.touched.push(id.run);
-                }
-            }
-            OwnedNotification::Rejoin(_) => {
-                self.buckets = None;
-                // Those that held this node for dead, and perhaps are still held for dead here.
-                let linked = self.known.values().filter(|known| known.links > 0);
-                let ids: Vec<Id> = linked.filter(|k| !k.member.state.is_alive()).map(Known::id).collect();
-                for id in ids {
-                    _ = self.detector.announce(id, &mut self.wishes);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn up(&mut self, id: Id) {
-        let since = SystemTime::UNIX_EPOCH + self.now.wall;
-        let Some(known) = self.known.get_mut(&id.run) else { return };
-        known.generation = id.generation;
-        known.has_left = false;
-        known.dials = 0;
-        known.member.state = MemberState::Alive;
-        known.member.since = since;
-        self.resize();
-        if self.known[&id.run].is_announced {
-            self.tell(id.run, MemberEvent::Recovered);
-        } else {
-            self.announce(id.run);
-        }
-        let (name, addr) = (&self.known[&id.run].member.name, self.known[&id.run].member.addr);
-        let others = || self.known.values().map(|k| &k.member).filter(|member| member.run != id.run);
-        let alive = |member: &&Member| member.state.is_alive();
-        let same_addr = |member: &&Member| member.addr == addr && member.name != *name;
-        let shared = others().filter(alive).find(same_addr).cloned();
-        let mut namesakes: Vec<(u64, bool)> =
-            others().filter(|member| member.name == *name).map(|m| (m.run, m.state.is_alive())).collect();
-        if *name == self.own.name {
-            namesakes.push((self.own.run, true));
-        }
-        self.effects.extend(shared.map(Effect::AddressTwice));
-        for (run, is_alive) in namesakes {
-            if is_alive {
-                let later = self.now.mono + times(self.suspicion_time(), 2);
-                self.twins.push_back((later, id.run, run));
-            } else {
-                // A new run has taken its place.
-                self.known.remove(&run);
-            }
-        }
-    }
-
-    fn down(&mut self, run: u64) {
-        let since = SystemTime::UNIX_EPOCH + self.now.wall;
-        let Some(known) = self.known.get_mut(&run) else { return };
-        let has_left = known.has_left;
-        known.member.state = if has_left { MemberState::Left } else { MemberState::Down };
-        known.member.since = since;
-        let name = known.member.name.clone();
-        self.resize();
-        self.effects.push_back(Effect::Break(run));
-        if self.known[&run].is_announced {
-            self.tell(run, if has_left { MemberEvent::Left } else { MemberEvent::Down });
-        }
-        let mut others = self.known.values().map(|known| &known.member);
-        if others.any(|other| other.name == name && other.run != run && other.state.is_alive()) {
-            self.known.remove(&run);
-        }
-    }
-
-    fn suspicion(&mut self, run: u64, is_suspect: bool) {
-        let since = SystemTime::UNIX_EPOCH + self.now.wall;
-        let Some(known) = self.known.get_mut(&run) else { return };
-        let state = if is_suspect { MemberState::Suspect } else { MemberState::Alive };
-        if known.member.state == state || !known.member.state.is_alive() {
-            return;
-        }
-        known.member.state = state;
-        known.member.since = since;
-        if known.is_announced {
-            self.tell(run, if is_suspect { MemberEvent::Suspect } else { MemberEvent::Recovered });
-        }
-    }
-
-    /// Tells the user of a new member, once it is there and has told about itself.
-    fn announce(&mut self, run: u64) {
-        let Some(known) = self.known.get_mut(&run) else { return };
-        if known.member.state.is_alive() && known.member.meta_version > 0 && !known.is_announced {
-            known.is_announced = true;
-            self.tell(run, MemberEvent::Joined);
-        }
-    }
-
-    fn tell(&mut self, run: u64, event: impl Fn(Member) -> MemberEvent) {
-        let known = &self.known[&run];
-        if known.is_announced {
-            self.effects.push_back(Effect::Event(event(known.member.clone())));
-        }
-    }
-
-    // Time.
-
-    /// How long a suspected member has to say that it lives: the longer, the more nodes the word has to pass.
-    fn suspicion_time(&self) -> Duration {
-        let steps = (self.living() / 10).max(1).ilog2();
-        self.config.suspicion_time + self.config.suspicion_time * 3 * steps / 20
-    }
-
-    fn stretched(&self, timer: &Timer<Id>, after: Duration) -> Duration {
-        match timer {
-            Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => times(after, 1 + self.health),
-            // With one other member there is nobody to tell whose fault it is.
-            Timer::ChangeSuspectToDown { .. } => {
-                let doubt = self.health.min(self.living().saturating_sub(2) as u32);
-                times(self.suspicion_time(), 1 + doubt)
-            }
-            _ => after,
-        }
-    }
-
-    fn plan(&mut self, at: Duration, timer: Timer<Id>, since: Duration) {
-        self.sequence += 1;
-        self.timers.insert((at, self.sequence), (timer, since));
-    }
-
-    fn resize(&mut self) {
-        self.is_stale = true;
-        if self.living() <= MESH_MEMBERS_MAX {
-            self.choose_neighbours();
-        }
-        self.buckets = None;
-        let living = self.living();
-        _ = self.detector.set_config(settings(&self.config, living));
-    }
-
-    pub(crate) fn deadline(&self) -> Duration {
-        self.timers.first_key_value().map_or(self.tend_at, |((at, _), _)| self.tend_at.min(*at))
-    }
-
-    pub(crate) fn wake(&mut self, now: Time) {
-        self.now = now;
-        let late = now.mono.saturating_sub(self.deadline());
-        if late > self.config.probe_timeout
-            && self.tend_at > Duration::ZERO
-            && !self.controls.has(Control::NoLocalHealth)
-        {
-            // This process did not run: what it was waiting for may be waiting for it. Nobody is to blame yet.
-            self.unwell();
-            let timers = std::mem::take(&mut self.timers);
-            let later = |((at, n), (timer, since))| ((at + late, n), (timer, since + late));
-            self.timers = timers.into_iter().map(later).collect();
-        }
-        while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now.mono) {
-            let (timer, since) = first.remove();
-            if matches!(timer, Timer::ChangeSuspectToDown { .. }) {
-                // Whoever has become unwell meanwhile waits longer before it calls others dead.
-                let at = since + self.stretched(&timer, Duration::ZERO);
-                if at > now.mono {
-                    self.plan(at, timer, since);
-                    continue;
-                }
-            }
-            if matches!(timer, Timer::ProbeRandomMember(_)) {
-                // The run that was probed may be suspected now.
-                self.touched.extend(self.probe.as_ref().map(|probe| probe.run));
-            }
-            _ = self.detector.handle_timer(timer, &mut self.wishes);
-            self.settle();
-        }
-        if self.tend_at <= now.mono {
-            self.tend();
-        }
-    }
-
-    /// Sees to the links, and goes on looking for those that are gone.
-    fn tend(&mut self) {
-        let (now, interval) = (self.now.mono, self.config.probe_interval);
-        self.tend_at = now + interval / 2;
-        if self.is_stale {
-            self.choose_neighbours();
-        }
-        for run in &self.neighbours {
-            let known = self.known.get_mut(run).expect("neighbours are known");
-            if known.links == 0 && known.dial_at <= now {
-                known.dials = (known.dials + 1).min(5);
-                known.dial_at = now + times(interval, 1 << known.dials) / 2;
-                self.effects.push_back(Effect::Dial(known.member.contact()));
-            }
-        }
-        self.tell_accused();
-        if self.own.state != MemberState::Left && self.remember_at <= now {
-            self.remember_at = now + times(interval, 4);
-            let gone: Vec<&Known> = self.known.values().filter(|known| known.is_missed()).collect();
-            if !gone.is_empty() {
-                let at = self.random.next_u64() as usize % gone.len();
-                self.effects.push_back(Effect::Dial(gone[at].member.contact()));
-            }
-        }
-        if self.seek_at <= now {
-            let is_alone = self.living() == 1;
-            self.seeks = if is_alone { (self.seeks + 1).min(5) } else { 6 };
-            self.seek_at = now + times(interval, 1 << self.seeks) / 3;
-            self.effects.push_back(Effect::Seek);
-        }
-        while self.twins.front().is_some_and(|(at, ..)| *at <= now) {
-            let (_, a, b) = self.twins.pop_front().expect("just seen");
-            if self.is_alive(a) && (b == self.own.run || self.is_alive(b)) {
-                self.effects.push_back(Effect::NameTwice(self.known[&a].member.clone()));
-            }
-        }
-    }
-
-    /// Tells those that this node suspects that it does: gossip may pass by the one whom it concerns most.
-    fn tell_accused(&mut self) {
-        if self.controls.has(Control::NoLocalHealth) {
-            return;
-        }
-        let accused = |(timer, _): &(Timer<Id>, Duration)| match timer {
-            Timer::ChangeSuspectToDown { member_id, incarnation, .. } => Some((*member_id, *incarnation)),
-            _ => None,
-        };
-        let mut accused: Vec<(Id, u16)> = self.timers.values().filter_map(accused).collect();
-        accused.dedup();
-        let own = *self.detector.identity();
-        // No probe has this number now, so that the answer is taken for none.
-        let number = self.probe.as_ref().map_or(0, |probe| probe.number.wrapping_add(128));
-        for (id, suspected) in accused {
-            if self.known.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
-                let bytes = swim::accusation(own, self.incarnation, id, suspected, number);
-                let packet = Packet::read(&bytes).expect("our own layout");
-                self.deliver(id, &packet);
-            }
-        }
-    }
-
-    // The shape of the cluster.
-
-    /// Whether this node is to be linked with a member, and follows and feeds it.
-    pub(crate) fn is_neighbour(&self, run: u64) -> bool {
-        self.neighbours.contains(&run)
-    }
-
-    /// In a small cluster everybody. In a large one those at distances 1, 2, 4, .. in the ring of all members by the
-    /// hash of their run: every node comes to the same choice, from both ends, and a path of few hops joins any two.
-    fn choose_neighbours(&mut self) {
-        self.is_stale = false;
-        let alive = self.known.values().filter(|known| known.member.state.is_alive());
-        let mut runs: Vec<u64> = alive.map(|known| known.member.run).collect();
-        if runs.len() < MESH_MEMBERS_MAX {
-            self.neighbours = runs.into_iter().collect();
-            return;
-        }
-        let place = |run: u64| (fingerprint(0, &run.to_le_bytes()), run);
-        runs.push(self.own.run);
-        runs.sort_unstable_by_key(|run| place(*run));
-        let count = runs.len();
-        let own = runs.binary_search_by_key(&place(self.own.run), |run| place(*run)).expect("it was added");
-        let distances = (0..count.ilog2()).map(|k| 1 << k);
-        self.neighbours =
-            distances.flat_map(|d| [runs[(own + d) % count], runs[(own + count - d) % count]]).collect();
-        self.neighbours.remove(&self.own.run);
+    fn forget(&mut self, id: Id) {
+        self.known.remove(&id.run);
+        // It forgets nobody who is not down.
+        _ = self.detector.apply_many(std::iter::once(foca::Member::down(id)), false, &mut self.wishes);
+        _ = self.detector.handle_timer(Timer::RemoveDown(id), &mut self.wishes);
     }
 }
 
@@ -826,6 +428,7 @@ impl Known {
             generation: 0,
             has_left: false,
             is_announced: false,
+            is_proven: false,
             links: 0,
             packet_bytes_max: PACKET_BYTES_MIN,
             dial_at,
@@ -856,27 +459,113 @@ impl Known {
     }
 }
 
-/// The failure detector's settings for a cluster of this size.
-fn settings(config: &Config, living: usize) -> foca::Config {
-    let one_at_a_time = NonZeroUsize::MIN;
-    let three = NonZeroUsize::new(3).expect("three is not zero");
-    let sendings = 4 + living.max(1).ilog2() as u8;
-    foca::Config {
-        probe_period: config.probe_interval,
-        probe_rtt: config.probe_timeout,
-        num_indirect_probes: three,
-        max_transmissions: NonZeroU8::new(sendings).expect("at least four"),
-        suspect_to_down_after: config.suspicion_time,
-        remove_down_after: Some(DOWN_TIME),
-        max_packet_size: NonZeroUsize::new(DETECTOR_BYTES_MAX).unwrap_or(one_at_a_time),
-        notify_down_members: true,
-        // The roster does these.
-        periodic_announce: None,
-        periodic_announce_to_down_members: None,
-        // Sent only while there is news.
-        periodic_gossip: Some(PeriodicParams {
-            frequency: config.probe_interval * 2 / 5,
-            num_members: three,
-        }),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Kind, Reader, WireError};
+
+    fn members() -> Members {
+        let own = Member::new("own", 1, addr(1));
+        Members::new(own, &Config::lan(), Controls::default(), &mut ChaCha8Rng::seed_from_u64(1))
+    }
+
+    fn addr(run: u64) -> SocketAddr {
+        SocketAddr::from(([10, 0, (run >> 8) as u8, run as u8], 7_400))
+    }
+
+    fn member(run: u64) -> Member {
+        Member { meta_version: 1, ..Member::new(format!("n{run}"), run, addr(run)) }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::default().after(Duration::from_secs(seconds))
+    }
+
+    /// The frames with which a node of that many members would answer.
+    fn invented(count: u64) -> Vec<Vec<u8>> {
+        let mut liar = members();
+        (2..count + 2).for_each(|run| _ = liar.known.insert(run, Known::new(member(run), Duration::ZERO)));
+        let ids = (2..count + 2).map(|run| foca::Member::alive(Id { run, generation: 0 }));
+        liar.detector.apply_many(ids, false, &mut liar.wishes).unwrap();
+        liar.tell_of(|_| true, false)
+    }
+
+    #[test]
+    fn thousands_of_invented_members_fill_no_memory_and_keep_no_real_one_out() {
+        let mut members = members();
+        let liar = member(90_001);
+        members.met(at(1), &liar, 0);
+        for frame in invented(12_000) {
+            let (_, reader) = Reader::new(&frame[4..]).unwrap();
+            members.roster(at(2), reader).unwrap();
+        }
+        assert_eq!(members.known.len(), MEMBERS_MAX);
+        assert!(members.effects.iter().any(|effect| matches!(effect, Effect::Full)), "it is reported");
+        for run in 80_000..80_100 {
+            members.met(at(3), &member(run), 0);
+            assert!(members.is_alive(run), "who is really there comes in");
+        }
+        assert!(members.is_alive(liar.run), "and nobody who was there goes");
+        assert_eq!(members.known.len(), MEMBERS_MAX);
+        assert!(members.detector.iter_membership_state().len() <= MEMBERS_MAX + 1);
+        // Nobody is dialled more often for it than the neighbourhood is large.
+        members.effects.clear();
+        members.wake(at(4));
+        let dials = members.effects.iter().filter(|effect| matches!(effect, Effect::Dial(_))).count();
+        assert!(dials <= MESH_MEMBERS_MAX, "{dials}");
+    }
+
+    #[test]
+    fn whatever_is_no_packet_and_no_roster_changes_nothing() {
+        let mut members = members();
+        members.met(at(1), &member(2), 0);
+        let before: Vec<Member> = members.others().cloned().collect();
+        let packets: Vec<Vec<u8>> = members
+            .effects
+            .drain(..)
+            .filter_map(|effect| if let Effect::Packet(_, bytes) = effect { Some(bytes) } else { None })
+            .collect();
+        let roster = members.compare_rosters();
+        for bytes in packets.iter().chain([&roster[4..].to_vec()]) {
+            for end in 2..bytes.len() {
+                let (kind, reader) = Reader::new(&bytes[..end]).unwrap();
+                let taken = match kind {
+                    Kind::Packet => members.packet(at(2), 2, reader),
+                    _ => members.roster(at(2), reader).map(|_| ()),
+                };
+                assert_eq!(taken, Err(WireError::Form), "{kind:?} cut at {end} of {}", bytes.len());
+            }
+        }
+        assert_eq!(members.others().cloned().collect::<Vec<_>>(), before);
+    }
+
+    #[test]
+    fn in_a_large_cluster_both_ends_choose_the_same_few_links_and_all_hang_together() {
+        let count = 500;
+        let choices: Vec<BTreeSet<u64>> = (1..=count)
+            .map(|own| {
+                let mut members = members();
+                members.own.run = own;
+                for run in (1..=count).filter(|run| *run != own) {
+                    let state = MemberState::Alive;
+                    let known = Known::new(Member { state, ..member(run) }, Duration::ZERO);
+                    members.known.insert(run, known);
+                }
+                members.choose_neighbours();
+                members.neighbours
+            })
+            .collect();
+        let of = |run: u64| &choices[run as usize - 1];
+        for run in 1..=count {
+            assert!(of(run).len() <= 16, "{} links", of(run).len());
+            assert!(of(run).iter().all(|other| of(*other).contains(&run)));
+        }
+        let (mut reached, mut hops) = (BTreeSet::from([1]), 0);
+        while reached.len() < count as usize {
+            let next: Vec<u64> = reached.iter().flat_map(|run| of(*run)).copied().collect();
+            reached.extend(next);
+            hops += 1;
+        }
+        assert!(hops <= 6, "{hops} hops");
     }
 }

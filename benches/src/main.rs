@@ -12,12 +12,13 @@ use tidings_benches::{Pair, at, filled, key, replica, resident, value};
 const KEYS: u64 = 100_000;
 const REPETITIONS: usize = 5;
 
+mod members;
 mod node;
 
 /// A report's name and its parts.
 type Report = (&'static str, &'static [(&'static str, fn())]);
 
-const REPORTS: [Report; 2] = [
+const REPORTS: [Report; 3] = [
     (
         "core",
         &[
@@ -30,10 +31,16 @@ const REPORTS: [Report; 2] = [
         ],
     ),
     ("node", node::PARTS),
+    ("members", members::PARTS),
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, rest @ ..] = &arguments[..]
+        && first == members::NODE
+    {
+        return members::node(rest);
+    }
     let report = arguments.first().and_then(|name| REPORTS.iter().find(|(report, _)| report == name));
     let wanted = arguments.get(1).map(String::as_str);
     let parts = report.map_or(&[][..], |(_, parts)| parts);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tidings::{
-    Builder, Config, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions, Quorum, Security,
+    Builder, Config, Event, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions, Quorum, Security,
     StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
 };
 
@@ -503,4 +503,62 @@ async fn a_typed_map_names_the_key_whose_value_is_of_another_type() {
     map.delete("one").unwrap();
     assert_eq!(guarded(watch.next()).await, Some(Ok(("one".to_owned(), None))));
     assert_eq!(map.get("one"), Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_tells_about_itself_is_seen_by_others_and_bounded() {
+    let a = start("a", &[]).await;
+    let mut events = a.member_events();
+    let b = builder("b", &[&a]).meta("zone", "eu-1").app_version("2.1").start().await.unwrap();
+    let Some(MemberEvent::Joined(joined)) = guarded(events.next()).await else { panic!("b joins first") };
+    assert_eq!((joined.meta["zone"].as_str(), joined.app_version.as_str()), ("eu-1", "2.1"));
+    b.set_meta([("zone".to_owned(), "eu-2".to_owned())].into()).unwrap();
+    let updated = loop {
+        if let Some(MemberEvent::Updated(member)) = guarded(events.next()).await {
+            break member;
+        }
+    };
+    assert_eq!((updated.meta["zone"].as_str(), updated.name.as_str()), ("eu-2", "b"));
+    let much = "x".repeat(tidings::META_BYTES_MAX);
+    let refused = b.set_meta([("much".to_owned(), much)].into()).unwrap_err();
+    assert!(matches!(refused, WriteError::ValueTooLarge { .. }));
+    assert_eq!(b.members()[0].meta["zone"], "eu-2", "nothing changed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_of_one_name_that_grew_up_apart_both_stay_and_it_is_said() {
+    let x = start("x", &[]).await;
+    let a = start("twin", &[&x]).await;
+    let y = start("y", &[]).await;
+    let b = start("twin", &[&y]).await;
+    // Two islands meet: neither of the two is a newcomer.
+    let bridge = builder("bridge", &[&x, &y]).start().await.unwrap();
+    let mut events = bridge.events();
+    let said = loop {
+        if let Some(NodeEvent::Store(Event::NameTwice(member))) = guarded(events.next()).await {
+            break member;
+        }
+    };
+    assert_eq!(said.name, "twin");
+    a.put("from-a", "1").unwrap();
+    b.put("from-b", "2").unwrap();
+    sees(&b, "from-a", b"1").await;
+    sees(&a, "from-b", b"2").await;
+    let twins =
+        |node: &Node| node.members().iter().filter(|m| m.name == "twin" && m.state.is_alive()).count();
+    assert_eq!([twins(&x), twins(&y), twins(&a)], [2, 2, 2]);
+    // A third one is a newcomer.
+    let late = builder("twin", &[&x]).start().await.unwrap();
+    assert_eq!(refusal(&late).await, PeerRefusal::NameTaken);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_lives_is_refused_also_by_who_has_no_link_to_its_holder() {
+    let a = start("a", &[]).await;
+    let holder = start("n", &[&a]).await;
+    let b = start("b", &[&a, &holder]).await;
+    let late = builder("n", &[&b]).start().await.unwrap();
+    assert_eq!(refusal(&late).await, PeerRefusal::NameTaken);
+    holder.shutdown().await;
+    guarded(late.ready()).await.unwrap();
 }

@@ -199,7 +199,8 @@ fn a_severed_link_between_machines_is_noticed_and_heals() {
         let before = ["ip", "netns", "exec", &name];
         Process::start(&before, &format!("n{i}"), &format!("10.77.0.{}:7400", i + 1), seeds)
     };
-    let mut nodes = vec![start(0, &[]), start(1, &["10.77.0.1:7400"]), start(2, &["10.77.0.1:7400"])];
+    let seed = ["10.77.0.1:7400"];
+    let mut nodes = [start(0, &[]), start(1, &seed), start(2, &seed)];
     nodes.iter_mut().for_each(|node| node.expect_answer("living", "living 3"));
     network.link(2, "down");
     nodes[0].expect("down n2");

@@ -171,7 +171,7 @@ impl Members {
         Ok(self.tell_of(differs, kind == ASKING))
     }
 
-    fn tell_of(&mut self, concerns: impl Fn(u64) -> bool, asks: bool) -> Vec<Vec<u8>> {
+    pub(super) fn tell_of(&mut self, concerns: impl Fn(u64) -> bool, asks: bool) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut writer = Writer::new(Kind::Roster);
         if asks {

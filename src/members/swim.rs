@@ -190,8 +190,7 @@ fn body_bytes(tag: u8) -> usize {
 /// A ping that tells a member what it stands accused of. Its answer clears it, at least with the one who asks.
 pub(super) fn accusation(own: Id, incarnation: u16, to: Id, suspected: u16, number: u8) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + 3 + UPDATE_BYTES);
-    let header =
-        Header { src: own, src_incarnation: incarnation, dst: to, message: Message::Ping(number) };
+    let header = Header { src: own, src_incarnation: incarnation, dst: to, message: Message::Ping(number) };
     let told = foca::Codec::encode_header(&mut Layout, &header, &mut bytes);
     bytes.put_u16(1);
     let update = Member::new(to, suspected, foca::State::Suspect);
@@ -223,9 +222,7 @@ impl<'a> Packet<'a> {
         let rest = bytes.get(updates_at..)?;
         let whole = match rest {
             [] => true,
-            [a, b, updates @ ..] => {
-                updates.len() == usize::from(u16::from_be_bytes([*a, *b])) * UPDATE_BYTES
-            }
+            [a, b, updates @ ..] => updates.len() == usize::from(u16::from_be_bytes([*a, *b])) * UPDATE_BYTES,
             [_] => false,
         };
         whole.then_some(Self { bytes, updates_at })

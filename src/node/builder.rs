@@ -178,13 +178,13 @@ impl Builder {
         let lag_bytes_max = self.config.lag_bytes_max as u64;
         let mut setup = Setup::new(self.config, seed);
         setup.member = Some(own);
-        let (wishes, wished) = mpsc::unbounded_channel();
+        let (wishes, asked) = mpsc::unbounded_channel();
         let is_alone = self.seeds.is_empty();
         let shared = Shared::new(self.name, run, addr, Replica::new(setup), wishes, is_alone);
         let (happenings, received) = mpsc::channel(HAPPENINGS_MAX);
         let network = Network::new(shared.clone(), identity, security, endpoint, happenings, self.seeds);
         tokio::spawn(driver::drive(Arc::clone(&shared), received, lag_bytes_max));
-        tokio::spawn(network.run(wished));
+        tokio::spawn(network.run(asked));
         Ok(Node::new(shared))
     }
 }

@@ -4,8 +4,8 @@
 //! learns of its refusal only then.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +22,8 @@ use crate::members::Member;
 use crate::replica::{Input, Lane, LinkId, WINDOW_BYTES};
 use crate::wire::{Answer, GREETING_BYTES_MAX, Greeting, decode_greeting, encode_greeting};
 
-pub(super) const CLOSE_ENDED: u32 = 0;
+/// Not 0: with that a connection is closed whose handle is merely dropped.
+pub(super) const CLOSE_ENDED: u32 = 6;
 pub(super) const CLOSE_LEFT: u32 = 1;
 pub(super) const CLOSE_DUPLICATE: u32 = 2;
 pub(super) const CLOSE_REFUSED: u32 = 3;
@@ -349,7 +350,8 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happe
         }
     }
     let farewell = match connection.close_reason() {
-        Some(ConnectionError::ApplicationClosed(close)) => match u32::try_from(close.error_code.into_inner()) {
+        Some(ConnectionError::ApplicationClosed(close)) => match u32::try_from(close.error_code.into_inner())
+        {
             Ok(CLOSE_LEFT) => Some(Farewell::Left),
             Ok(CLOSE_ENDED) => Some(Farewell::Ended),
             _ => None,

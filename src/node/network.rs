@@ -1,8 +1,8 @@
 //! The endpoint: dials whom the core wants to be linked with, and lets in who belongs to the cluster.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 
 use super::{BreakReason, Event, LinkId, Output, Replica};
-use crate::members::{Effect, META_BYTES_MAX, Member};
+use crate::members::{Effect, META_BYTES_MAX, Member, Members};
 use crate::time::Time;
 use crate::wire::{Kind, Reader};
 
 impl Replica {
     /// This node as others see it, where it is a member.
     pub fn own_member(&self) -> Option<&Member> {
-        self.members.as_ref().map(crate::members::Members::own)
+        self.members.as_ref().map(Members::own)
     }
 
     /// All other members that are known, those included that are gone.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().flat_map(|members| members.others())
+        self.members.iter().flat_map(Members::others)
     }
 
     /// Whether a run is a member that is believed to live.

@@ -1,0 +1,272 @@
+//! Around the failure detector: what comes in, what it says, and what goes out.
+
+use std::time::{Duration, SystemTime};
+
+use foca::OwnedNotification;
+
+use super::swim::{self, Id, Packet, Wishes};
+use super::{Effect, HEALTH_MAX, Known, Member, MemberEvent, MemberState, Members, Probe, roster, times};
+use crate::controls::Control;
+use crate::time::Time;
+use crate::wire::{Kind, Reader, WireError, Writer};
+
+impl Members {
+    /// Somebody who is not linked is about to be heard.
+    pub(crate) fn introduce(&mut self, now: Time, who: &Member) {
+        self.now = now;
+        self.admit(who);
+    }
+
+    /// A packet of a member that has shown who it is.
+    pub(crate) fn packet(&mut self, now: Time, from: u64, mut reader: Reader<'_>) -> Result<(), WireError> {
+        self.now = now;
+        let body = reader.bytes()?;
+        let mut bytes = [from.to_le_bytes(), self.own.run.to_le_bytes()].concat();
+        bytes.extend_from_slice(body);
+        while !reader.is_at_end() {
+            let contact = roster::read_contact(&mut reader)?;
+            self.learn(&contact);
+        }
+        let packet = Packet::read(&bytes).ok_or(WireError::Form)?;
+        self.observe(from, &packet);
+        if self.known.get(&from).is_some_and(|known| known.member.state == MemberState::Suspect) {
+            self.touched.push(from);
+        }
+        for update in packet.updates() {
+            self.touched.push(update.id.run);
+            if update.id == *self.detector.identity() && update.state == swim::SUSPECT {
+                // Somebody does not hear this node.
+                self.unwell();
+            }
+            if update.state == swim::LEFT
+                && let Some(known) = self.known.get_mut(&update.id.run)
+                && known.generation <= update.id.generation
+            {
+                known.has_left = true;
+            }
+        }
+        let own = self.own.run;
+        let Some(sender) = self.known.get_mut(&from) else { return Ok(()) };
+        sender.is_proven = true;
+        let knows = |run: u64| run == own || self.known.contains_key(&run);
+        // Of whom the address is not known nothing is believed yet: the roster will tell.
+        let plain = |state: u8| if state == swim::LEFT { swim::DOWN } else { state };
+        let heard = packet.with_updates(|update| knows(update.id.run).then_some(plain(update.state)));
+        // What it refuses (a packet for another run of this node, say) changes nothing.
+        _ = self.detector.handle_data(&heard, &mut self.wishes);
+        self.settle();
+        Ok(())
+    }
+
+    /// Takes note of an answer to this node's own probe.
+    fn observe(&mut self, from: u64, packet: &Packet<'_>) {
+        let Some(probe) = self.probe.as_mut().filter(|probe| probe.number == packet.number()) else { return };
+        let answers = match packet.tag() {
+            swim::ACK => probe.run == from,
+            swim::FORWARDED_ACK => packet.other() == Some(probe.run),
+            _ => false,
+        };
+        if !answers || probe.is_answered {
+            return;
+        }
+        probe.is_answered = true;
+        if packet.tag() == swim::ACK
+            && let Some(known) = self.known.get_mut(&from)
+        {
+            let rtt = self.now.mono.saturating_sub(probe.sent);
+            let smooth = |old: Duration| (old * 7 + rtt) / 8;
+            known.member.rtt = Some(known.member.rtt.map_or(rtt, smooth));
+        }
+    }
+
+    pub(super) fn unwell(&mut self) {
+        if !self.controls.has(Control::NoLocalHealth) {
+            self.health = (self.health + 1).min(HEALTH_MAX);
+        }
+    }
+
+    fn send(&mut self, to: Id, bytes: &[u8]) {
+        let Some(packet) = Packet::read(bytes) else { return };
+        self.incarnation = packet.incarnation();
+        if packet.tag() == swim::PING {
+            match self.probe.take() {
+                Some(probe) if probe.is_answered => self.health = self.health.saturating_sub(1),
+                Some(probe) if !probe.is_suspected => self.unwell(),
+                _ => {}
+            }
+            let (number, sent) = (packet.number(), self.now.mono);
+            let state = self.known.get(&to.run).map(|known| known.member.state);
+            let is_suspected = state == Some(MemberState::Suspect);
+            self.probe = Some(Probe { run: to.run, number, sent, is_answered: false, is_suspected });
+        }
+        self.deliver(to, &packet);
+    }
+
+    /// Sends a packet, with the addresses of those it speaks of.
+    pub(super) fn deliver(&mut self, to: Id, packet: &Packet<'_>) {
+        let Some(known) = self.known.get(&to.run) else { return };
+        let has_left = |run: u64| {
+            let own = run == self.own.run && self.own.state == MemberState::Left;
+            own || self.known.get(&run).is_some_and(|known| known.has_left)
+        };
+        let body = packet.with_updates(|update| {
+            let left = update.state == swim::DOWN && has_left(update.id.run);
+            Some(if left { swim::LEFT } else { update.state })
+        });
+        let mut writer = Writer::new(Kind::Packet);
+        writer.bytes(&body[swim::RUNS_BYTES..]);
+        let alive = packet.updates().filter(|update| update.state < swim::DOWN).map(|update| update.id.run);
+        for run in packet.other().into_iter().chain(alive) {
+            let whole = writer.len();
+            if let Some(other) = self.known.get(&run).filter(|_| run != to.run) {
+                roster::write_contact(&mut writer, &other.member);
+            }
+            if writer.len() > known.packet_bytes_max {
+                writer.cut(whole);
+                break;
+            }
+        }
+        self.effects.push_back(Effect::Packet(known.member.contact(), writer.finish_datagram()));
+    }
+
+    // What the failure detector says.
+
+    /// Carries out what the failure detector wants, and looks at what became of the members it dealt with.
+    pub(super) fn settle(&mut self) {
+        loop {
+            let Wishes { packets, timers, notes } = std::mem::take(&mut self.wishes);
+            if packets.is_empty() && timers.is_empty() && notes.is_empty() && self.touched.is_empty() {
+                return;
+            }
+            for (after, timer) in timers {
+                let at = self.now.mono + self.stretched(&timer, after);
+                self.plan(at, timer, self.now.mono);
+            }
+            notes.iter().for_each(|note| self.note(note));
+            self.look_at_touched();
+            packets.into_iter().for_each(|(to, bytes)| self.send(to, &bytes));
+        }
+    }
+
+    fn look_at_touched(&mut self) {
+        let touched = std::mem::take(&mut self.touched);
+        if touched.is_empty() {
+            return;
+        }
+        let lives = |member: &&foca::Member<Id>| {
+            member.state() != foca::State::Down && touched.contains(&member.id().run)
+        };
+        let living = self.detector.iter_membership_state().filter(lives);
+        let states: Vec<(u64, bool)> =
+            living.map(|member| (member.id().run, member.state() == foca::State::Suspect)).collect();
+        states.into_iter().for_each(|(run, suspect)| self.suspicion(run, suspect));
+    }
+
+    fn note(&mut self, note: &OwnedNotification<Id>) {
+        match note {
+            OwnedNotification::MemberUp(id) => self.up(*id),
+            OwnedNotification::MemberDown(id) => self.down(id.run),
+            OwnedNotification::Rename(_, id) => {
+                if let Some(known) = self.known.get_mut(&id.run) {
+                    known.generation = id.generation;
+                    self.buckets = None;
+                    self.touched.push(id.run);
+                }
+            }
+            OwnedNotification::Rejoin(_) => {
+                self.buckets = None;
+                // Those that held this node for dead, and perhaps are still held for dead here.
+                let linked = self.known.values().filter(|known| known.links > 0);
+                let ids: Vec<Id> = linked.filter(|k| !k.member.state.is_alive()).map(Known::id).collect();
+                for id in ids {
+                    _ = self.detector.announce(id, &mut self.wishes);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn up(&mut self, id: Id) {
+        let since = SystemTime::UNIX_EPOCH + self.now.wall;
+        let Some(known) = self.known.get_mut(&id.run) else { return };
+        known.generation = id.generation;
+        known.has_left = false;
+        known.dials = 0;
+        known.member.state = MemberState::Alive;
+        known.member.since = since;
+        self.resize();
+        if self.known[&id.run].is_announced {
+            self.tell(id.run, MemberEvent::Recovered);
+        } else {
+            self.announce(id.run);
+        }
+        let (name, addr) = (&self.known[&id.run].member.name, self.known[&id.run].member.addr);
+        let others = || self.known.values().map(|k| &k.member).filter(|member| member.run != id.run);
+        let alive = |member: &&Member| member.state.is_alive();
+        let same_addr = |member: &&Member| member.addr == addr && member.name != *name;
+        let shared = others().filter(alive).find(same_addr).cloned();
+        let mut namesakes: Vec<(u64, bool)> =
+            others().filter(|member| member.name == *name).map(|m| (m.run, m.state.is_alive())).collect();
+        if *name == self.own.name {
+            namesakes.push((self.own.run, true));
+        }
+        self.effects.extend(shared.map(Effect::AddressTwice));
+        for (run, is_alive) in namesakes {
+            if is_alive {
+                let later = self.now.mono + times(self.suspicion_time(), 2);
+                self.twins.push_back((later, id.run, run));
+            } else {
+                // A new run has taken its place.
+                self.known.remove(&run);
+            }
+        }
+    }
+
+    pub(super) fn down(&mut self, run: u64) {
+        let since = SystemTime::UNIX_EPOCH + self.now.wall;
+        let Some(known) = self.known.get_mut(&run) else { return };
+        let has_left = known.has_left;
+        known.member.state = if has_left { MemberState::Left } else { MemberState::Down };
+        known.member.since = since;
+        let name = known.member.name.clone();
+        self.resize();
+        self.effects.push_back(Effect::Break(run));
+        if self.known[&run].is_announced {
+            self.tell(run, if has_left { MemberEvent::Left } else { MemberEvent::Down });
+        }
+        let mut others = self.known.values().map(|known| &known.member);
+        if others.any(|other| other.name == name && other.run != run && other.state.is_alive()) {
+            self.known.remove(&run);
+        }
+    }
+
+    fn suspicion(&mut self, run: u64, is_suspect: bool) {
+        let since = SystemTime::UNIX_EPOCH + self.now.wall;
+        let Some(known) = self.known.get_mut(&run) else { return };
+        let state = if is_suspect { MemberState::Suspect } else { MemberState::Alive };
+        if known.member.state == state || !known.member.state.is_alive() {
+            return;
+        }
+        known.member.state = state;
+        known.member.since = since;
+        if known.is_announced {
+            self.tell(run, if is_suspect { MemberEvent::Suspect } else { MemberEvent::Recovered });
+        }
+    }
+
+    /// Tells the user of a new member, once it is there and has told about itself.
+    pub(super) fn announce(&mut self, run: u64) {
+        let Some(known) = self.known.get_mut(&run) else { return };
+        if known.member.state.is_alive() && known.member.meta_version > 0 && !known.is_announced {
+            known.is_announced = true;
+            self.tell(run, MemberEvent::Joined);
+        }
+    }
+
+    pub(super) fn tell(&mut self, run: u64, event: impl Fn(Member) -> MemberEvent) {
+        let known = &self.known[&run];
+        if known.is_announced {
+            self.effects.push_back(Effect::Event(event(known.member.clone())));
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What is done when it is time: the failure detector's timers, links to be made, and the search for who is gone.
+
+use std::num::{NonZeroU8, NonZeroUsize};
+use std::time::Duration;
+
+use foca::{PeriodicParams, Timer};
+use rand_core::Rng;
+
+use super::swim::{self, Id, Packet};
+use super::{DETECTOR_BYTES_MAX, DOWN_TIME, Effect, Known, MESH_MEMBERS_MAX, MemberState, Members, times};
+use crate::config::Config;
+use crate::controls::Control;
+use crate::digest::fingerprint;
+use crate::time::Time;
+
+impl Members {
+    /// How long a suspected member has to say that it lives: the longer, the more nodes the word has to pass.
+    pub(super) fn suspicion_time(&self) -> Duration {
+        let steps = (self.living() / 10).max(1).ilog2();
+        self.config.suspicion_time + self.config.suspicion_time * 3 * steps / 20
+    }
+
+    pub(super) fn stretched(&self, timer: &Timer<Id>, after: Duration) -> Duration {
+        match timer {
+            Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => times(after, 1 + self.health),
+            // With one other member there is nobody to tell whose fault it is.
+            Timer::ChangeSuspectToDown { .. } => {
+                let doubt = self.health.min(self.living().saturating_sub(2) as u32);
+                times(self.suspicion_time(), 1 + doubt)
+            }
+            _ => after,
+        }
+    }
+
+    pub(super) fn plan(&mut self, at: Duration, timer: Timer<Id>, since: Duration) {
+        self.sequence += 1;
+        self.timers.insert((at, self.sequence), (timer, since));
+    }
+
+    pub(super) fn resize(&mut self) {
+        self.is_stale = true;
+        if self.living() <= MESH_MEMBERS_MAX {
+            self.choose_neighbours();
+        }
+        self.buckets = None;
+        let living = self.living();
+        _ = self.detector.set_config(settings(&self.config, living));
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.timers.first_key_value().map_or(self.tend_at, |((at, _), _)| self.tend_at.min(*at))
+    }
+
+    pub(crate) fn wake(&mut self, now: Time) {
+        self.now = now;
+        let late = now.mono.saturating_sub(self.deadline());
+        if late > self.config.probe_timeout
+            && self.tend_at > Duration::ZERO
+            && !self.controls.has(Control::NoLocalHealth)
+        {
+            // This process did not run: what it was waiting for may be waiting for it. Nobody is to blame yet.
+            self.unwell();
+            let timers = std::mem::take(&mut self.timers);
+            let later = |((at, n), (timer, since))| ((at + late, n), (timer, since + late));
+            self.timers = timers.into_iter().map(later).collect();
+            self.twins.iter_mut().for_each(|(at, ..)| *at += late);
+        }
+        while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now.mono) {
+            let (timer, since) = first.remove();
+            if matches!(timer, Timer::ChangeSuspectToDown { .. }) {
+                // Whoever has become unwell meanwhile waits longer before it calls others dead.
+                let at = since + self.stretched(&timer, Duration::ZERO);
+                if at > now.mono {
+                    self.plan(at, timer, since);
+                    continue;
+                }
+            }
+            if matches!(timer, Timer::ProbeRandomMember(_)) {
+                // The run that was probed may be suspected now.
+                self.touched.extend(self.probe.as_ref().map(|probe| probe.run));
+            }
+            _ = self.detector.handle_timer(timer, &mut self.wishes);
+            self.settle();
+        }
+        if self.tend_at <= now.mono {
+            self.tend();
+        }
+    }
+
+    /// Sees to the links, and goes on looking for those that are gone.
+    fn tend(&mut self) {
+        let (now, interval) = (self.now.mono, self.config.probe_interval);
+        self.tend_at = now + interval / 2;
+        if self.is_stale {
+            self.choose_neighbours();
+        }
+        for run in &self.neighbours {
+            let known = self.known.get_mut(run).expect("neighbours are known");
+            if known.links == 0 && known.dial_at <= now {
+                known.dials = (known.dials + 1).min(5);
+                known.dial_at = now + times(interval, 1 << known.dials) / 2;
+                self.effects.push_back(Effect::Dial(known.member.contact()));
+            }
+        }
+        self.tell_accused();
+        if self.own.state != MemberState::Left && self.remember_at <= now {
+            self.remember_at = now + times(interval, 4);
+            let gone: Vec<&Known> = self.known.values().filter(|known| known.is_missed()).collect();
+            if !gone.is_empty() {
+                let at = self.random.next_u64() as usize % gone.len();
+                self.effects.push_back(Effect::Dial(gone[at].member.contact()));
+            }
+        }
+        if self.seek_at <= now {
+            let is_alone = self.living() == 1;
+            self.seeks = if is_alone { (self.seeks + 1).min(5) } else { 6 };
+            self.seek_at = now + times(interval, 1 << self.seeks) / 3;
+            self.effects.push_back(Effect::Seek);
+        }
+        while self.twins.front().is_some_and(|(at, ..)| *at <= now) {
+            let (_, a, b) = self.twins.pop_front().expect("just seen");
+            let state = |run| self.known.get(&run).map(|known| known.member.state);
+            let states = [state(a), if b == self.own.run { Some(MemberState::Alive) } else { state(b) }];
+            if states.iter().all(|state| *state == Some(MemberState::Alive)) {
+                self.effects.push_back(Effect::NameTwice(self.known[&a].member.clone()));
+            } else if states.iter().all(|state| state.is_some_and(MemberState::is_alive)) {
+                // One of them is suspected: it is not decided yet whether both are there.
+                self.twins.push_back((now + self.suspicion_time(), a, b));
+            }
+        }
+    }
+
+    /// Tells those that this node suspects that it does: gossip may pass by the one whom it concerns most.
+    fn tell_accused(&mut self) {
+        if self.controls.has(Control::NoLocalHealth) {
+            return;
+        }
+        let accused = |(timer, _): &(Timer<Id>, Duration)| match timer {
+            Timer::ChangeSuspectToDown { member_id, incarnation, .. } => Some((*member_id, *incarnation)),
+            _ => None,
+        };
+        let mut accused: Vec<(Id, u16)> = self.timers.values().filter_map(accused).collect();
+        accused.dedup();
+        let own = *self.detector.identity();
+        // No probe has this number now, so that the answer is taken for none.
+        let number = self.probe.as_ref().map_or(0, |probe| probe.number.wrapping_add(128));
+        for (id, suspected) in accused {
+            if self.known.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
+                let bytes = swim::accusation(own, self.incarnation, id, suspected, number);
+                let packet = Packet::read(&bytes).expect("our own layout");
+                self.deliver(id, &packet);
+            }
+        }
+    }
+
+    // The shape of the cluster.
+
+    /// Whether this node is to be linked with a member, and follows and feeds it.
+    pub(crate) fn is_neighbour(&self, run: u64) -> bool {
+        self.neighbours.contains(&run)
+    }
+
+    /// In a small cluster everybody. In a large one those at distances 1, 2, 4, .. in the ring of all members by the
+    /// hash of their run: every node comes to the same choice, from both ends, and a path of few hops joins any two.
+    pub(super) fn choose_neighbours(&mut self) {
+        self.is_stale = false;
+        let alive = self.known.values().filter(|known| known.member.state.is_alive());
+        let mut runs: Vec<u64> = alive.map(|known| known.member.run).collect();
+        if runs.len() < MESH_MEMBERS_MAX {
+            self.neighbours = runs.into_iter().collect();
+            return;
+        }
+        let place = |run: u64| (fingerprint(0, &run.to_le_bytes()), run);
+        runs.push(self.own.run);
+        runs.sort_unstable_by_key(|run| place(*run));
+        let count = runs.len();
+        let own = runs.binary_search_by_key(&place(self.own.run), |run| place(*run)).expect("it was added");
+        let distances = (0..count.ilog2()).map(|k| 1 << k);
+        self.neighbours =
+            distances.flat_map(|d| [runs[(own + d) % count], runs[(own + count - d) % count]]).collect();
+        self.neighbours.remove(&self.own.run);
+    }
+}
+
+/// The failure detector's settings for a cluster of this size.
+pub(super) fn settings(config: &Config, living: usize) -> foca::Config {
+    let one_at_a_time = NonZeroUsize::MIN;
+    let three = NonZeroUsize::new(3).expect("three is not zero");
+    let sendings = 4 + living.max(1).ilog2() as u8;
+    foca::Config {
+        probe_period: config.probe_interval,
+        probe_rtt: config.probe_timeout,
+        num_indirect_probes: three,
+        max_transmissions: NonZeroU8::new(sendings).expect("at least four"),
+        suspect_to_down_after: config.suspicion_time,
+        remove_down_after: Some(DOWN_TIME),
+        max_packet_size: NonZeroUsize::new(DETECTOR_BYTES_MAX).unwrap_or(one_at_a_time),
+        notify_down_members: true,
+        // The roster does these.
+        periodic_announce: None,
+        periodic_announce_to_down_members: None,
+        // Sent only while there is news.
+        periodic_gossip: Some(PeriodicParams {
+            frequency: config.probe_interval * 2 / 5,
+            num_members: three,
+        }),
+    }
+}
