@@ -44,12 +44,16 @@ pub enum Control {
     ArrivalOrder,
     /// Leaves are not recomputed before they are listed.
     NoVerify,
+    /// A difference counts although a tail is about to remove it.
+    AmidCounts,
+    /// A difference never counts while a tail has anything left to bring.
+    AmidForEver,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -68,6 +72,8 @@ impl Control {
         Self::NoCloud,
         Self::ArrivalOrder,
         Self::NoVerify,
+        Self::AmidCounts,
+        Self::AmidForEver,
     ];
 }
 
