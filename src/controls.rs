@@ -46,12 +46,16 @@ pub enum Control {
     NoVerify,
     /// A node that is unwell itself accuses others as fast as a healthy one.
     NoLocalHealth,
+    /// A difference counts although a tail is about to remove it.
+    AmidCounts,
+    /// A difference never counts while a tail has anything left to bring.
+    AmidForEver,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -70,6 +74,8 @@ impl Control {
         Self::NoCloud,
         Self::ArrivalOrder,
         Self::NoVerify,
+        Self::AmidCounts,
+        Self::AmidForEver,
     ];
 }
 

@@ -157,6 +157,14 @@ impl Setup {
 /// Bytes in flight on a stream before the next frame is cut.
 pub(crate) const WINDOW_BYTES: usize = 256 << 10;
 
+/// For so many sync intervals, at most, differences do not count while tails are moving: should a cluster never come
+/// to rest, real differences are found all the same.
+const EXCUSED_INTERVALS_MAX: u32 = 64;
+
+/// What a check says beside the digest.
+const CHECK_REPLY: u8 = 1;
+const CHECK_AMID: u8 = 2;
+
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
 
@@ -318,6 +326,9 @@ impl Replica {
                 if let Some(link) = self.links.get_mut(&id) {
                     let in_flight = &mut link.in_flight[lane as usize];
                     *in_flight = in_flight.saturating_sub(bytes);
+                    if lane == Lane::Live {
+                        link.sent_at = now.mono;
+                    }
                 }
             }
             Input::Persisted(head) => {
@@ -397,6 +408,7 @@ impl Replica {
             && let Some(bytes) = link.live_frame(store, self.config.relay, feeds)
         {
             link.in_flight[Lane::Live as usize] += bytes.len();
+            link.sent_at = self.now.mono;
             return Some(Output::Stream(id, Lane::Live, bytes));
         }
         let stranded = std::mem::take(&mut link.outgoing.is_stranded);
@@ -467,6 +479,9 @@ impl Replica {
 
     fn stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        if lane == Lane::Live {
+            link.received_at = self.now.mono;
+        }
         let mut assembler = std::mem::take(match lane {
             Lane::Live => &mut link.live,
             Lane::Bulk => &mut link.bulk,
@@ -579,9 +594,10 @@ impl Replica {
 
     // Checks.
 
-    fn check(&mut self, is_reply: bool) -> Vec<u8> {
+    fn check(&mut self, id: LinkId, is_reply: bool) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Check);
-        writer.byte(u8::from(is_reply));
+        let reply = if is_reply { CHECK_REPLY } else { 0 };
+        writer.byte(reply | if self.is_amid(id) { CHECK_AMID } else { 0 });
         let root = self.store.root().sum();
         writer.word(root as u64);
         writer.word((root >> 64) as u64);
@@ -590,6 +606,28 @@ impl Replica {
             writer.word(members.roster_hash());
         }
         writer.finish_datagram()
+    }
+
+    /// Whether a difference towards this peer is about to vanish by itself: this replica's tail has something left
+    /// for it, or a flush is arriving here, from whomever. A tail that no longer gets on does not count.
+    fn is_amid(&self, id: LinkId) -> bool {
+        let since = match self.store.controls {
+            controls if controls.has(Control::AmidForEver) => Duration::ZERO,
+            _ => self.now.mono.saturating_sub(self.config.sync_timeout),
+        };
+        self.links.get(&id).is_some_and(|link| link.sends(&self.store, since))
+            || self.links.values().any(|link| link.receives(since))
+    }
+
+    /// Whether a difference does not count, because one of both sides is in the middle of something, and has not
+    /// been for too long.
+    fn is_excused(&mut self, id: LinkId, peer_is_amid: bool) -> bool {
+        let is_amid = peer_is_amid || self.is_amid(id);
+        let Some(link) = self.links.get_mut(&id).filter(|_| is_amid) else { return false };
+        let since = *link.excused_since.get_or_insert(self.now.mono);
+        let in_time = self.now.mono < since + self.config.sync_interval * EXCUSED_INTERVALS_MAX;
+        (in_time || self.store.controls.has(Control::AmidForEver))
+            && !self.store.controls.has(Control::AmidCounts)
     }
 
     fn datagram(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), WireError> {
@@ -601,14 +639,14 @@ impl Replica {
         if kind != Kind::Check {
             return Err(WireError::Kind(kind as u8));
         }
-        let is_reply = reader.byte()? == 1;
+        let flags = reader.byte()?;
         let root = u128::from(reader.word()?) | (u128::from(reader.word()?) << 64);
         let seen = reader.word()?;
         if let Some(members) = &mut self.members {
             let is_same = reader.word()? == members.roster_hash();
             // The one that asked hears the difference too; one comparison mends both.
             if !is_same
-                && is_reply
+                && flags & CHECK_REPLY != 0
                 && let Some(link) = self.links.get_mut(&id).filter(|link| link.rosters.is_empty())
             {
                 link.rosters.push_back(members.compare_rosters());
@@ -617,13 +655,18 @@ impl Replica {
         reader.end()?;
         let same_root = root == self.store.root().sum();
         let same_seen = seen == self.store.seen.hash();
-        let reply = (!is_reply).then(|| self.check(true));
+        let reply = (flags & CHECK_REPLY == 0).then(|| self.check(id, true));
+        let is_same = same_root && same_seen;
+        let is_excused = !is_same && self.is_excused(id, flags & CHECK_AMID != 0);
         let settled = self.store.seen.spans() == 0 && self.store.expiries() == 0;
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         link.checks.extend(reply);
-        if same_root && same_seen {
-            link.differs = 0;
+        if is_same {
             link.backoff = 0;
+            link.excused_since = None;
+        }
+        if is_same || is_excused {
+            link.differs = 0;
             return Ok(());
         }
         if link.session.is_some() || self.now.mono < link.no_session_before {
@@ -654,12 +697,11 @@ impl Replica {
             members.wake(now);
         }
         self.store.expire(now, EXPIRE_STEPS);
-        let check = self.check(false);
-        let mut breaks = Vec::new();
+        let (mut checks, mut breaks) = (Vec::new(), Vec::new());
         for (id, link) in &mut self.links {
             if link.check_at.is_some_and(|at| at <= now.mono) {
                 link.check_at = None;
-                link.checks.push_back(check.clone());
+                checks.push(*id);
             }
             if link.break_at.is_some_and(|at| at <= now.mono) {
                 breaks.push((*id, BreakReason::Refused));
@@ -669,14 +711,20 @@ impl Replica {
                 breaks.push((*id, BreakReason::TimedOut));
             }
         }
+        checks.into_iter().for_each(|id| self.push_check(id));
         breaks.into_iter().for_each(|(id, reason)| self.break_link(id, reason));
         if self.next_sync <= now.mono {
-            self.sync(check);
+            self.sync();
         }
     }
 
+    fn push_check(&mut self, id: LinkId) {
+        let check = self.check(id, false);
+        self.links.get_mut(&id).expect("just listed").checks.push_back(check);
+    }
+
     /// Once an interval: compare with a random peer, settle accounts with all, look after the house.
-    fn sync(&mut self, check: Vec<u8>) {
+    fn sync(&mut self) {
         // Spread over the interval, so that clusters started together do not act together.
         let interval = self.config.sync_interval;
         let jitter = interval / 8 * (self.random.next_u32() % 3);
@@ -686,7 +734,7 @@ impl Replica {
         let ready: Vec<LinkId> = self.links.iter().filter(|(_, l)| is_ready(l)).map(|(id, _)| *id).collect();
         if !ready.is_empty() {
             let id = ready[self.random.next_u64() as usize % ready.len()];
-            self.links.get_mut(&id).expect("just listed").checks.push_back(check);
+            self.push_check(id);
         }
         self.links.values_mut().for_each(|link| link.flush = true);
         self.store.seen.sweep();

@@ -77,6 +77,8 @@ struct SimLink {
     ends: [usize; 2],
     /// When the last bytes of each stream arrive, by receiving end and lane: streams are ordered.
     arrivals: [[Duration; 2]; 2],
+    /// When everything given to the link so far has left, by receiving end.
+    departures: [Duration; 2],
     /// Something on the way to this end vanished: a stream never goes on behind a gap.
     has_gap: [bool; 2],
 }
@@ -145,6 +147,7 @@ pub struct Sim {
     waiting: BTreeMap<u64, Happening>,
     loss: f64,
     delay: Duration,
+    rate: Option<u64>,
     config: Config,
     oracle: Oracle,
     checks: bool,
@@ -176,6 +179,7 @@ impl Sim {
             waiting: BTreeMap::new(),
             loss: 0.0,
             delay: Duration::from_millis(1),
+            rate: None,
             config: Config::lan(),
             oracle: Oracle::default(),
             checks: true,
@@ -207,6 +211,13 @@ impl Sim {
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    /// How many bytes a second the streams of a link carry in each direction; without this, any number.
+    #[must_use]
+    pub fn rate(mut self, bytes: u64) -> Self {
+        self.rate = Some(bytes.max(1));
         self
     }
 
@@ -667,11 +678,14 @@ impl Sim {
         let end = usize::from(link.ends[1] == to);
         link.has_gap[end] |= cut;
         let cut = link.has_gap[end];
+        let taken = self.rate.map_or(0, |rate| bytes.len() as u128 * 1_000_000_000 / u128::from(rate));
+        let departure = link.departures[end].max(self.now) + nanos(taken);
+        link.departures[end] = departure;
         let arrival = &mut link.arrivals[end][lane as usize];
-        let at = (self.now + later).max(*arrival);
+        let at = (departure + later).max(*arrival);
         *arrival = at;
         let later = at - self.now;
-        self.after(later / 2, Happening::Drained(id, i, lane, bytes.len()));
+        self.after(later - (at - departure) / 2, Happening::Drained(id, i, lane, bytes.len()));
         if cut {
             self.after(Duration::from_millis(200), Happening::Down(id));
         } else if bytes.len() > 1 && self.chance(0.1) {
@@ -702,7 +716,10 @@ impl Sim {
         }
         let id = self.next_link;
         self.next_link += 1;
-        self.links.insert(id, SimLink { ends: [a, b], arrivals: [[self.now; 2]; 2], has_gap: [false; 2] });
+        let now = self.now;
+        let link =
+            SimLink { ends: [a, b], arrivals: [[now; 2]; 2], departures: [now; 2], has_gap: [false; 2] };
+        self.links.insert(id, link);
         self.input(a, Input::LinkUp(id));
         self.input(b, Input::LinkUp(id));
         self.introduce(id, a, b);

@@ -160,6 +160,8 @@ pub(crate) struct Incoming {
     pub(crate) has_refused: bool,
     /// The sender wants to know where this replica stands.
     pub(crate) is_asked: bool,
+    /// The latest frame did not reach the sender's head: more is on its way.
+    pub(crate) is_amid: bool,
 }
 
 impl Incoming {
@@ -191,6 +193,7 @@ impl Incoming {
         let claims_all = store.controls.has(Control::RelayClaimsAll) && reader.byte()? == 1;
         reader.end()?;
         self.vector = vector;
+        self.is_amid = done.is_none();
         rows.retain(|row| match store.check_row(now, &row.held) {
             Ok(()) => true,
             Err(why) => {

@@ -37,6 +37,9 @@ const AGREEMENT_BYTES_MAX: u64 = 1 << 20;
 /// Contexts that may be left beyond the vector: of runs that ended between sending a write and claiming it.
 const CLOUD_MAX: usize = 128;
 
+/// What a slow link carries, in bytes a second: less than a busy history writes.
+const SLOW_RATE: u64 = 4_000;
+
 /// What a random history consists of.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -77,6 +80,8 @@ impl Plan {
         let count = 2 + dice.below(4);
         let sim = Sim::new(self.seed).broken(self.control).config(config).loss(loss);
         let sim = sim.delay(Duration::from_millis([1, 20, 150][dice.below(3)]));
+        // In some histories flushes take long. Not for the dice, so that the other histories stay what they are.
+        let sim = if self.seed % 4 == 3 { sim.rate(SLOW_RATE) } else { sim };
         let with_disk = dice.below(count + 1);
         let mut sim = sim.nodes_with_disk(with_disk).nodes(count - with_disk);
         for _ in 0..self.steps {

@@ -25,9 +25,16 @@ const EXPECTED: [(Control, Noticed); 14] = [
     (Control::ArrivalOrder, Noticed::Oracle),
 ];
 
-/// Rules whose breach random histories meet too seldom; each has a scripted story in `stories.rs`.
-const SCRIPTED: [Control; 4] =
-    [Control::OwnFromFrame, Control::OldDigest, Control::LinksKept, Control::NoVerify];
+/// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in
+/// `stories.rs` or `flow.rs`.
+const SCRIPTED: [Control; 6] = [
+    Control::OwnFromFrame,
+    Control::OldDigest,
+    Control::LinksKept,
+    Control::NoVerify,
+    Control::AmidCounts,
+    Control::AmidForEver,
+];
 
 /// By what the first breach is noticed, and in which history.
 fn first(control: Control) -> Option<(u64, Noticed)> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::members::Members;
 use crate::reconcile::Session;
+use crate::replica::Lane;
 use crate::store::Store;
 use crate::tail::{Incoming, Outgoing};
 use crate::time::Time;
@@ -33,6 +34,11 @@ pub(super) struct Link {
     /// How often in a row the peer's digest differed, and when to look again.
     pub(super) differs: u32,
     pub(super) check_at: Option<Duration>,
+    /// Since when differences do not count, because the tail is about to remove them.
+    pub(super) excused_since: Option<Duration>,
+    /// When the live stream last took something, and when it last brought something.
+    pub(super) sent_at: Duration,
+    pub(super) received_at: Duration,
     /// Repairs that taught nothing put the next one off.
     pub(super) backoff: u32,
     pub(super) no_session_before: Duration,
@@ -83,8 +89,19 @@ impl Link {
         Some(Writer::new(Kind::Ask).finish())
     }
 
+    /// Whether the tail has something left to bring to the peer, and got on with it lately.
+    pub(super) fn sends(&self, store: &Store, since: Duration) -> bool {
+        (self.outgoing.lag(store) > 0 || self.in_flight[Lane::Live as usize] > 0) && self.sent_at >= since
+    }
+
+    /// Whether the peer is in the middle of a flush, and got on with it lately.
+    pub(super) fn receives(&self, since: Duration) -> bool {
+        self.incoming.is_amid && self.received_at >= since
+    }
+
     pub(super) fn begin(&mut self, store: &Store, now: Time, salt: u64) {
         self.wants_session = false;
+        self.excused_since = None;
         let mut session = Session::new(store, now, salt);
         if self.peer.is_some_and(|(log, _)| store.log.id < log) {
             session.lead();

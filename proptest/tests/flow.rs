@@ -1,0 +1,108 @@
+//! What moves while a cluster is busy: a long flush is sent once, by the tail; comparisons leave it alone, and still
+//! find what no tail will bring.
+
+use std::time::Duration;
+
+use tidings::{Config, Control, Sim};
+use tidings_proptest::{Noticed, notice};
+
+const SEEDS: u64 = 10;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A story that holds for every seed, and with one rule broken fails for every one.
+fn holds_unless(control: Control, story: impl Fn(Sim)) {
+    for seed in 0..SEEDS {
+        story(Sim::new(seed).broken(None));
+        let broken = notice(|| story(Sim::new(seed).broken(Some(control))));
+        assert_eq!(broken, Some(Noticed::Loss), "{control:?} goes unnoticed with seed {seed}");
+    }
+}
+
+/// What repairs have moved so far, at all nodes: frames, and bytes of rows.
+fn repairs(sim: &mut Sim) -> (u64, u64) {
+    let traffic: Vec<_> = (0..sim.len()).map(|i| sim.node(i).status().traffic).collect();
+    (traffic.iter().map(|it| it.frames).sum(), traffic.iter().map(|it| it.rows_bytes).sum())
+}
+
+/// Lets nodes of a cluster that has met write this many rows each, and demands that the tails alone carry them.
+fn tails_alone_carry(sim: Sim, nodes: usize, writers: usize, rows: usize, bytes: usize) {
+    let mut sim = sim.nodes(nodes);
+    sim.run_for(Duration::from_secs(5));
+    let (before, sent) = (repairs(&mut sim), sim.bytes_sent());
+    let began = sim.now();
+    for writer in 0..writers {
+        (0..rows).for_each(|i| _ = sim.node(writer).put(format!("{writer}/{i}"), vec![b'x'; bytes]).unwrap());
+    }
+    sim.assert_converged();
+    assert!(sim.now() - began > Duration::from_secs(4), "that was no long flush");
+    let after = repairs(&mut sim);
+    assert_eq!(after, before, "repairs (frames, bytes of rows) meddled with {sent} bytes of the tails");
+    let sent = sim.bytes_sent() - sent;
+    let least = (writers * rows * bytes * (nodes - 1)) as u64;
+    assert!(sent < least * 3 / 2, "{sent} bytes for {least} bytes of values");
+    assert!((0..nodes).all(|i| sim.node(i).len() == writers * rows));
+}
+
+#[test]
+fn a_long_flush_is_not_repaired_while_it_moves() {
+    for nodes in [2, 3] {
+        holds_unless(Control::AmidCounts, |sim| tails_alone_carry(sim.rate(100_000), nodes, 1, 300, 3_000));
+    }
+}
+
+#[test]
+fn long_flushes_in_both_directions_are_not_repaired_while_they_move() {
+    holds_unless(Control::AmidCounts, |sim| tails_alone_carry(sim.rate(100_000), 3, 2, 300, 3_000));
+}
+
+#[test]
+fn fifty_thousand_rows_are_sent_once() {
+    holds_unless(Control::AmidCounts, |sim| {
+        tails_alone_carry(sim.without_checks().rate(1_000_000), 2, 1, 50_000, 100);
+    });
+}
+
+/// Node 2 wrote something that 1 has and 0 can learn from 1 alone, by comparing; and the tail from 0 to 1, or that
+/// from 1 to 0, has something left to bring at every moment.
+fn is_found_amid_a_flush_that_never_ends(sim: Sim, writer: usize) {
+    let mut config = Config::lan();
+    config.sync_interval = ms(100);
+    let mut sim = sim.without_checks().config(config).rate(100_000).nodes(3);
+    sim.run_for(Duration::from_secs(5));
+    sim.partition(&[0], &[2]);
+    let (began, before) = (sim.now(), sim.node(0).status().traffic.frames);
+    sim.node(2).put("found", "v").unwrap();
+    while sim.node(0).get("found").is_none() {
+        let passed = sim.now() - began;
+        assert!(passed < Duration::from_secs(60), "the difference was not found");
+        let is_alone = sim.node(0).status().traffic.frames == before;
+        assert!(passed > Duration::from_secs(5) || is_alone, "a repair began at once");
+        (0..20).for_each(|i| _ = sim.node(writer).put(format!("{i}"), vec![b'x'; 3_000]).unwrap());
+        sim.run_for(ms(50));
+    }
+}
+
+#[test]
+fn a_real_difference_is_found_although_a_flush_never_ends() {
+    for writer in [0, 1] {
+        holds_unless(Control::AmidForEver, |sim| is_found_amid_a_flush_that_never_ends(sim, writer));
+        holds_unless(Control::AmidCounts, |sim| is_found_amid_a_flush_that_never_ends(sim, writer));
+    }
+}
+
+#[test]
+fn a_tail_that_is_stuck_is_no_excuse() {
+    holds_unless(Control::AmidForEver, |sim| {
+        let mut sim = sim.nodes(2);
+        sim.run_for(Duration::from_secs(5));
+        // A frame that takes hours, and no end of it.
+        let mut sim = sim.rate(1);
+        let before = repairs(&mut sim);
+        sim.node(0).put("k", vec![b'x'; 10_000]).unwrap();
+        sim.run_for(Duration::from_secs(20));
+        assert_ne!(repairs(&mut sim), before, "no repair began");
+    });
+}
