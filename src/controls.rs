@@ -44,12 +44,16 @@ pub enum Control {
     ArrivalOrder,
     /// Leaves are not recomputed before they are listed.
     NoVerify,
+    /// Writes are acknowledged as durable before the disk was synced.
+    EarlyPromise,
+    /// A disk takes what stands behind a gap in its journal.
+    GapsIgnored,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -68,6 +72,8 @@ impl Control {
         Self::NoCloud,
         Self::ArrivalOrder,
         Self::NoVerify,
+        Self::EarlyPromise,
+        Self::GapsIgnored,
     ];
 }
 

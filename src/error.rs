@@ -107,6 +107,10 @@ pub enum WriteError {
     /// [`Config::lag_bytes_max`](crate::Config::lag_bytes_max). It catches up by itself.
     #[error("the cluster is too far behind; nothing was written")]
     Busy,
+    /// The disk has failed or is full. Reading and replication go on; writes are taken again when it is back, if it
+    /// ever is.
+    #[error("the disk has failed or is full; nothing was written")]
+    Disk,
     /// The node is closed.
     #[error("the node is closed; nothing was written")]
     Closed,

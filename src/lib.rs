@@ -16,6 +16,7 @@ mod oracle;
 mod reconcile;
 mod replica;
 mod rows;
+mod saved;
 mod seen;
 mod sim;
 mod store;
@@ -39,9 +40,10 @@ pub use node::{
 pub use node::{Map, MapWatch};
 pub use replica::{
     BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, Lane, LinkId, Output, Persist, PutOptions, Replica,
-    Saved, Setup, Status, SyncTraffic,
+    Setup, Status, SyncTraffic,
 };
-pub use sim::{Disk, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
+pub use saved::{Change, Saved, SavedError};
+pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp, Time};
 pub use watch::WatchEvent;

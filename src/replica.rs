@@ -1,7 +1,8 @@
 //! The replica: owns the store and the links, and routes between them and the outside.
 //!
 //! It follows the polling contract: [`Replica::handle`] takes what happened, [`Replica::poll`] gives what to do
-//! until it has nothing more, [`Replica::deadline`] says when to wake it. Draining late only delays. It has no
+//! until it has nothing more, [`Replica::deadline`] says when to wake it. Draining late only delays. A disk follows
+//! by itself: whoever writes to it asks [`Replica::persist`] for as much as it can take. It has no
 //! policy of its own: what to send is decided by [`crate::tail`] and [`crate::reconcile`].
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,6 +16,7 @@ use crate::controls::{Control, Controls};
 use crate::digest::HashKey;
 use crate::entry::Revision;
 use crate::reconcile::{Progress, Session};
+use crate::saved::Saved;
 use crate::store::{Refusal, Store};
 use crate::tail::Refused;
 use crate::time::Time;
@@ -46,8 +48,12 @@ pub enum Input<'a> {
     Stream(LinkId, Lane, &'a [u8]),
     /// A stream took this many bytes of what was given to it.
     Drained(LinkId, Lane, usize),
-    /// The disk has everything up to and with this [`Persist`].
-    Persisted(u64),
+    /// The disk has the last transaction: see [`Replica::persist`].
+    Persisted,
+    /// The disk does not take the last transaction, or none at all.
+    PersistFailed,
+    /// A disk that had failed takes transactions again.
+    DiskBack,
     /// The deadline has come.
     Wake,
 }
@@ -62,8 +68,6 @@ pub enum Output {
     Stream(LinkId, Lane, Vec<u8>),
     /// Break the link; a new one may be made after a while.
     Break(LinkId, BreakReason),
-    /// Write this to the disk, in one transaction, and answer with [`Input::Persisted`].
-    Persist(Box<Persist>),
     /// Tell the user.
     Event(Event),
 }
@@ -139,7 +143,8 @@ mod link;
 mod status;
 mod verbs;
 
-pub use disk::{Persist, Saved};
+use disk::DiskCursor;
+pub use disk::Persist;
 use link::Link;
 pub use status::{Status, SyncTraffic};
 pub use verbs::{BATCH_WRITES_MAX, Batch, PutOptions};
@@ -154,10 +159,7 @@ pub struct Replica {
     outputs: VecDeque<Output>,
     now: Time,
     next_sync: Duration,
-    has_disk: bool,
-    persisting: bool,
-    persisted: (u64, u64, usize),
-    persist_whole: bool,
+    disk: DiskCursor,
     scrub_at: usize,
     next_link: LinkId,
     refusals: BTreeMap<u64, u32>,
@@ -184,10 +186,7 @@ impl Replica {
             outputs: VecDeque::new(),
             now: Time::default(),
             next_sync: Duration::ZERO,
-            has_disk,
-            persisting: false,
-            persisted: (0, 0, 0),
-            persist_whole: true,
+            disk: DiskCursor::new(has_disk),
             scrub_at: 0,
             next_link: 0,
             refusals: BTreeMap::new(),
@@ -285,10 +284,9 @@ impl Replica {
                     *in_flight = in_flight.saturating_sub(bytes);
                 }
             }
-            Input::Persisted(head) => {
-                self.persisting = false;
-                self.store.persisted(head);
-            }
+            Input::Persisted => self.persisted(),
+            Input::PersistFailed => self.persist_failed(),
+            Input::DiskBack => self.disk_back(),
             Input::Wake => self.wake(),
             Input::Datagram(id, bytes) => {
                 if let Err(error) = self.datagram(id, bytes) {
@@ -322,9 +320,6 @@ impl Replica {
     pub fn poll(&mut self) -> Option<Output> {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
-        }
-        if let Some(persist) = self.persist() {
-            return Some(Output::Persist(Box::new(persist)));
         }
         let from = self.next_link;
         let ids: Vec<LinkId> =
@@ -412,7 +407,7 @@ impl Replica {
         }
         let (run, log) = (self.random.next_u64(), self.random.next_u64());
         self.store.give_up_claims(run, log);
-        self.persist_whole = true;
+        self.disk.begin_anew();
         self.outputs.push_back(Output::Event(Event::Damaged));
     }
 

@@ -207,7 +207,6 @@ impl Shared {
                 self.events.push(event.into());
                 self.progress.notify_waiters();
             }
-            Output::Persist(_) => unreachable!("nodes without a disk persist nothing"),
         }
     }
 }
