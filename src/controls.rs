@@ -46,8 +46,8 @@ pub enum Control {
     NoVerify,
     /// Writes are acknowledged as durable before the disk was synced.
     EarlyPromise,
-    /// A disk takes what stands behind a gap in its journal.
-    GapsIgnored,
+    /// A disk takes what it can read of a torn transaction.
+    TornTaken,
 }
 
 #[cfg(feature = "__controls")]
@@ -73,7 +73,7 @@ impl Control {
         Self::ArrivalOrder,
         Self::NoVerify,
         Self::EarlyPromise,
-        Self::GapsIgnored,
+        Self::TornTaken,
     ];
 }
 

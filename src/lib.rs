@@ -25,12 +25,12 @@ mod time;
 mod watch;
 mod wire;
 
-pub use config::{Config, KEY_BYTES_MAX, VALUE_BYTES_CEILING};
+pub use config::{Config, Durability, KEY_BYTES_MAX, OnCorruption, VALUE_BYTES_CEILING};
 #[cfg(feature = "__controls")]
 #[doc(hidden)]
 pub use controls::Control;
 pub use entry::{Entry, Revision};
-pub use error::{DecodeError, Error, SecurityError, StartError, WaitError, WriteError};
+pub use error::{DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError, WriteError};
 #[cfg(feature = "node")]
 pub use node::{
     Builder, Counter, Events, Member, MemberEvent, MemberState, Node, NodeBatch, NodeEvent, NodeStatus,

@@ -144,6 +144,8 @@ mod status;
 mod verbs;
 
 use disk::DiskCursor;
+#[cfg(feature = "durable")]
+pub(crate) use disk::Copy;
 pub use disk::Persist;
 use link::Link;
 pub use status::{Status, SyncTraffic};

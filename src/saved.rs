@@ -73,6 +73,8 @@ pub struct Saved {
     pub(crate) positions: BTreeMap<u64, u64>,
     pub(crate) memos: BTreeMap<String, Vec<u8>>,
     pub(crate) state: Option<State>,
+    /// It is not what the disk holds that will follow.
+    pub(crate) is_copy: bool,
 }
 
 impl Saved {
@@ -190,6 +192,12 @@ pub(crate) fn memo(name: &str, memo: Option<&[u8]>) -> Change {
     memo.map_or((key, None), |memo| claim(MEMO, name.as_bytes(), memo.to_vec()))
 }
 
+/// Whether this is the key of a memo.
+#[cfg(feature = "durable")]
+pub(crate) fn is_memo(key: &[u8]) -> bool {
+    key.first() == Some(&MEMO)
+}
+
 pub(crate) fn clouds(clouds: &[Pending]) -> Change {
     if clouds.is_empty() {
         return (vec![CLOUDS], None);
@@ -243,7 +251,7 @@ fn unseal<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
 
 /// The longest record that is read: a batch of the largest values fits.
 const RECORD_BYTES_MAX: usize = 1 << 30;
-const RECORD_HEADER_BYTES: usize = 24;
+pub(crate) const RECORD_HEADER_BYTES: usize = 24;
 
 /// One record of changes, which is read as a whole or not at all.
 pub(crate) fn seal_changes<'a>(sequence: u64, changes: impl IntoIterator<Item = &'a Change>) -> Vec<u8> {
@@ -283,8 +291,19 @@ pub(crate) fn unseal_changes(record: &[u8]) -> Option<(u64, Vec<Change>)> {
     let mut reader = Reader::plain(body);
     let mut changes = Vec::new();
     while !reader.is_at_end() {
-        let (key, is_put, value) = (reader.bytes().ok()?, reader.byte().ok()?, reader.bytes().ok()?);
-        changes.push((key.to_vec(), (is_put == 1).then(|| value.to_vec())));
+        changes.push(change_of(&mut reader).ok()?);
     }
     Some((u64::from_le_bytes(header[8..16].try_into().ok()?), changes))
+}
+
+fn change_of(reader: &mut Reader<'_>) -> Result<Change, WireError> {
+    let (key, is_put, value) = (reader.bytes()?, reader.byte()?, reader.bytes()?);
+    Ok((key.to_vec(), (is_put == 1).then(|| value.to_vec())))
+}
+
+/// What can be read of a record that may not be sound.
+#[cfg(feature = "__controls")]
+pub(crate) fn torn_changes(record: &[u8]) -> Vec<Change> {
+    let mut reader = Reader::plain(record.get(RECORD_HEADER_BYTES..).unwrap_or_default());
+    std::iter::from_fn(|| change_of(&mut reader).ok().filter(|(key, _)| !key.is_empty())).collect()
 }

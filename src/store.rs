@@ -107,6 +107,8 @@ pub(crate) struct Store {
     pub(crate) moved: BTreeSet<u64>,
     /// Keys that changed quietly, by an expiry, since the disk was last told.
     pub(crate) dropped: Vec<Vec<u8>>,
+    /// How often any key changed so.
+    pub(crate) drops: u64,
     /// Bytes of all keys and values.
     bytes: u64,
     /// Set when a leaf no longer adds up. Nothing may leave this replica before it gave up its claims.
@@ -136,6 +138,7 @@ impl Store {
             positions: BTreeMap::new(),
             moved: BTreeSet::new(),
             dropped: Vec::new(),
+            drops: 0,
             bytes: 0,
             is_damaged: false,
             value_bytes_max: config.value_bytes_max,
@@ -523,6 +526,7 @@ impl Store {
         if is_removal {
             self.log.mark_removal(self.slab.at(at).revision);
         }
+        self.drops += 1;
         if self.disk.is_some() {
             self.dropped.push(held.key().to_vec());
         }

@@ -24,7 +24,7 @@ const EXPECTED: [(Control, Noticed); 16] = [
     (Control::NoCloud, Noticed::Oracle),
     (Control::ArrivalOrder, Noticed::Oracle),
     (Control::EarlyPromise, Noticed::Promise),
-    (Control::GapsIgnored, Noticed::Promise),
+    (Control::TornTaken, Noticed::Promise),
 ];
 
 /// Rules whose breach random histories meet too seldom; each has a scripted story in `stories.rs`.

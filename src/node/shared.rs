@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
+use super::disk::DiskLink;
 use super::index::{Index, IndexCursor};
 use super::link::Wire;
 use super::peers::{Member, MemberEvent, NodeEvent, Peers};
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) addr: SocketAddr,
     core: Mutex<Core>,
     pub(super) index: Index,
+    pub(super) disk: DiskLink,
     /// The change log that revisions belong to.
     log: AtomicU64,
     started: Instant,
@@ -82,6 +84,7 @@ impl Shared {
             addr,
             core: Mutex::new(core),
             index: Index::new(),
+            disk: DiskLink::default(),
             log: AtomicU64::new(log),
             started: Instant::now(),
             is_closed: AtomicBool::new(false),
@@ -135,6 +138,7 @@ impl Shared {
     pub(super) fn close(&self) {
         if !self.is_closed.swap(true, Ordering::AcqRel) {
             self.poke.notify_one();
+            self.disk.want();
             self.progress.notify_waiters();
         }
     }
@@ -162,6 +166,9 @@ impl Shared {
     pub(super) fn follow(&self, core: &mut Core, now: Time) -> Vec<Waker> {
         self.log.store(core.replica.head().log, Ordering::Relaxed);
         self.index.follow(&mut core.index_cursor, &core.replica.store, now);
+        if core.replica.wants_disk() {
+            self.disk.poke();
+        }
         let ready = core.replica.take_ready_watches();
         ready.into_iter().filter_map(|id| core.wakers.remove(&id)).collect()
     }

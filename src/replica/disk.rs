@@ -110,6 +110,14 @@ struct Flight {
     changed: BTreeSet<String>,
 }
 
+/// A copy of everything that is being taken, in parts.
+#[cfg(feature = "durable")]
+#[derive(Debug, Default)]
+pub(crate) struct Copy {
+    cursor: DiskCursor,
+    marks: (u64, u64, u64),
+}
+
 /// Where the disk stands in the change log.
 #[derive(Debug, Default)]
 pub(super) struct DiskCursor {
@@ -142,6 +150,52 @@ impl DiskCursor {
         }
     }
 
+    /// The next part of a transaction.
+    fn part(&mut self, store: &Store, rows_max: usize) -> Persist {
+        let is_whole = self.base.is_none();
+        let begins = self.staging.as_ref().is_none_or(|staging| staging.log != store.log.id);
+        if begins {
+            let cursor = self.base.map_or(0, |base| base.head);
+            self.staging = Some(Staging { log: store.log.id, cursor, goal: store.log.head() });
+        }
+        let staging = self.staging.as_mut().expect("just made sure");
+        let mut later = store.log.after(staging.cursor);
+        let part: Vec<(u64, u32)> = later.by_ref().take(rows_max).collect();
+        let held = |(_, slot): (u64, u32)| store.slot(slot).held.clone();
+        let is_full = part.len() == rows_max;
+        if let Some((last, _)) = part.last().filter(|(last, _)| is_full && *last < staging.goal) {
+            staging.cursor = *last;
+            let rows = part.into_iter().map(held).collect();
+            return Persist { begins, is_whole, rows, claims: None };
+        }
+        let rows = part.into_iter().chain(later).map(held).collect();
+        self.staging = None;
+        Persist { begins, is_whole, rows, claims: Some(Box::new(self.claims(store))) }
+    }
+
+    /// What is claimed in this instant.
+    fn claims(&self, store: &Store) -> Claims {
+        let is_whole = self.base.is_none();
+        let logs = if is_whole { store.positions.keys().copied().collect() } else { store.moved.clone() };
+        let names = if is_whole { self.memos.keys().cloned().collect() } else { self.changed.clone() };
+        let position = |log| (log, store.positions.get(&log).copied());
+        let memo = |name| (self.memos.get(&name).cloned(), name);
+        Claims {
+            seen: store.seen.grown_since(self.base.map_or(0, |base| base.seen)).collect(),
+            clouds: store.seen.clouds(),
+            positions: logs.into_iter().map(position).collect(),
+            memos: names.into_iter().map(memo).map(|(memo, name)| (name, memo)).collect(),
+            state: State {
+                hash_key: store.hash_key,
+                clock: store.clock.last(),
+                run: store.run,
+                root: store.root().sum(),
+                seen: saved::vector_hash(&store.seen.vector().dots),
+                clouds: store.seen.spans() as u64,
+            },
+        }
+    }
+
     /// The next transaction has to write everything.
     pub(super) fn begin_anew(&mut self) {
         self.base = None;
@@ -151,7 +205,7 @@ impl DiskCursor {
 
 impl Replica {
     pub(super) fn load(&mut self, saved: Saved) {
-        let Saved { rows, seen, clouds, positions, memos, state: Some(state) } = saved else { return };
+        let Saved { rows, seen, clouds, positions, memos, state: Some(state), is_copy } = saved else { return };
         let store = &mut self.store;
         store.hash_key = state.hash_key;
         store.seen.rekey(state.hash_key);
@@ -164,7 +218,7 @@ impl Replica {
         store.positions = positions;
         store.log.raise_floor(store.log.head().max(1));
         self.disk.memos = memos;
-        if self.disk.is_there {
+        if self.disk.is_there && !is_copy {
             let mark = self.disk.mark(store);
             store.disk = Some(mark.head);
             self.disk.base = Some(mark);
@@ -180,57 +234,30 @@ impl Replica {
             return None;
         }
         let (store, disk) = (&mut self.store, &mut self.disk);
-        let mark = disk.mark(store);
-        let begins = disk.staging.as_ref().is_none_or(|staging| staging.log != store.log.id);
-        if begins {
-            let cursor = disk.base.map_or(0, |base| base.head);
-            disk.staging = Some(Staging { log: store.log.id, cursor, goal: mark.head });
+        let mut part = disk.part(store, PART_ROWS);
+        if part.ends() {
+            let dropped = std::mem::take(&mut store.dropped);
+            let now = |key: &Vec<u8>| store.held(key).map(|(held, _)| held.clone());
+            part.rows.extend(dropped.iter().map(|key| now(key).unwrap_or(Held::Nothing(Record::bare(key)))));
+            let mark = disk.mark(store);
+            let before = disk.base.replace(mark);
+            let (moved, changed) = (std::mem::take(&mut store.moved), std::mem::take(&mut disk.changed));
+            disk.flight = Some(Flight { log: store.log.id, before, mark, dropped, moved, changed });
         }
-        let staging = disk.staging.as_mut().expect("just made sure");
-        let mut rows = store.log.after(staging.cursor);
-        let part: Vec<(u64, u32)> = rows.by_ref().take(PART_ROWS).collect();
-        let is_whole = disk.base.is_none();
-        let held = |(_, slot): (u64, u32)| store.slot(slot).held.clone();
-        if let Some((last, _)) = part.last().filter(|(last, _)| part.len() == PART_ROWS && *last < staging.goal) {
-            staging.cursor = *last;
-            let rows = part.into_iter().map(held).collect();
-            return Some(Persist { begins, is_whole, rows, claims: None });
-        }
-        let mut rows: Vec<Held> = part.into_iter().chain(rows).map(held).collect();
-        let quiet = |key: &Vec<u8>| store.held(key).map(|(held, _)| held.clone());
-        rows.extend(store.dropped.iter().map(|key| quiet(key).unwrap_or(Held::Nothing(Record::bare(key)))));
-        disk.staging = None;
-        let claims = Some(Box::new(self.claims(mark)));
-        Some(Persist { begins, is_whole, rows, claims })
+        Some(part)
     }
 
-    /// What the last part of a transaction claims. It is under way from now on.
-    fn claims(&mut self, mark: Mark) -> Claims {
-        let (store, disk) = (&mut self.store, &mut self.disk);
-        let before = disk.base.replace(mark);
-        let moved = std::mem::take(&mut store.moved);
-        let changed = std::mem::take(&mut disk.changed);
-        let logs: Vec<u64> =
-            if before.is_none() { store.positions.keys().copied().collect() } else { moved.iter().copied().collect() };
-        let names: Vec<&String> =
-            if before.is_none() { disk.memos.keys().collect() } else { changed.iter().collect() };
-        let claims = Claims {
-            seen: store.seen.grown_since(before.map_or(0, |before| before.seen)).collect(),
-            clouds: store.seen.clouds(),
-            positions: logs.into_iter().map(|log| (log, store.positions.get(&log).copied())).collect(),
-            memos: names.into_iter().map(|name| (name.clone(), disk.memos.get(name).cloned())).collect(),
-            state: State {
-                hash_key: store.hash_key,
-                clock: store.clock.last(),
-                run: store.run,
-                root: store.root().sum(),
-                seen: saved::vector_hash(&store.seen.vector().dots),
-                clouds: store.seen.spans() as u64,
-            },
-        };
-        let dropped = std::mem::take(&mut store.dropped);
-        disk.flight = Some(Flight { log: store.log.id, before, mark, dropped, moved, changed });
-        claims
+    /// The next part of a copy of everything. A copy whose last part is `None` has to begin anew: what its earlier
+    /// parts brought has been forgotten meanwhile.
+    #[cfg(feature = "durable")]
+    pub(crate) fn copy(&self, copy: &mut Copy, rows_max: usize) -> Option<Persist> {
+        let marks = (self.store.log.id, self.store.log.floor(), self.store.drops);
+        if copy.cursor.staging.is_some() && copy.marks != marks {
+            *copy = Copy::default();
+            return None;
+        }
+        copy.marks = marks;
+        Some(copy.cursor.part(&self.store, rows_max))
     }
 
     /// Whether there is something for the disk to do now.

@@ -42,7 +42,7 @@ pub(super) struct SimDisk {
     /// What the transactions under way claim, and what was acknowledged as durable.
     claimed: Context,
     promised: Context,
-    ignores_gaps: bool,
+    takes_torn: bool,
 }
 
 impl SimDisk {
@@ -75,12 +75,12 @@ impl SimDisk {
     /// Loses, tears or keeps each write that was not synced, by itself.
     fn crash(&mut self, random: &mut impl Rng) {
         for record in self.records.range_mut(self.synced..) {
-            match random.next_u32() % 3 {
+            // Of a write's pages any may be there, whatever their order was.
+            let at = random.next_u32() as usize % record.len();
+            match random.next_u32() % 4 {
                 0 => record.fill(0),
-                1 => {
-                    let at = random.next_u32() as usize % record.len();
-                    record[at..].fill(0);
-                }
+                1 => record[at..].fill(0),
+                2 => record[..at].fill(0),
                 _ => {}
             }
         }
@@ -99,7 +99,7 @@ impl SimDisk {
             expected = Some(sequence + 1);
             sound += 1;
         }
-        if !self.ignores_gaps {
+        if !self.takes_torn {
             self.records.truncate(sound);
         }
         self.sequence = expected.map_or(self.sequence, |expected| expected - 1);
@@ -112,8 +112,11 @@ impl SimDisk {
     fn read(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let mut map = self.base.clone();
         for record in &self.records {
-            if let Some((_, changes)) = saved::unseal_changes(record) {
-                apply(&mut map, changes);
+            match saved::unseal_changes(record) {
+                Some((_, changes)) => apply(&mut map, changes),
+                #[cfg(feature = "__controls")]
+                None if self.takes_torn => apply(&mut map, saved::torn_changes(record)),
+                None => {}
             }
         }
         map
@@ -214,9 +217,9 @@ impl Sim {
         if !self.nodes[i].has_disk {
             return None;
         }
-        let ignores_gaps = self.controls.has(Control::GapsIgnored);
+        let takes_torn = self.controls.has(Control::TornTaken);
         let disk = &mut self.nodes[i].disk;
-        disk.ignores_gaps = ignores_gaps;
+        disk.takes_torn = takes_torn;
         match which {
             Disk::Blank => *disk = SimDisk { fault: disk.fault, ..SimDisk::default() },
             Disk::Latest => {}
