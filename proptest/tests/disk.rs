@@ -295,7 +295,7 @@ async fn a_damaged_snapshot_is_refused_wherever_the_damage_is() {
 async fn filled(folder: &Folder) -> (PathBuf, Vec<(String, Vec<u8>)>) {
     let dir = folder.at("filled");
     let a = start("a", &[], &dir).await;
-    for i in 0..300_u32 {
+    for i in 0..180_u32 {
         // More than the engine keeps in memory, so that there is a table; it does not compress.
         let value: Vec<u8> = (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761 ^ i) >> 13) as u8).collect();
         a.put(format!("large/{i}"), value).unwrap();
@@ -319,11 +319,11 @@ async fn whatever_is_damaged_is_named_or_does_no_harm() {
     let folder = Folder::new();
     let (dir, held) = filled(&folder).await;
     assert!(files(&dir).iter().any(|file| is_table(file)));
-    let (mut refused, mut named) = (0, 0);
+    let mut refused = 0;
     let trial = folder.at("trial");
     for file in files(&dir) {
         let len = fs::metadata(&file).unwrap().len();
-        let places = [1, 2, 5, 9].map(|part| len * part / 10).into_iter().chain([0, len.saturating_sub(1)]);
+        let places = [0, len / 5, len.saturating_sub(1)].into_iter();
         for (at, cuts) in places.flat_map(|at| [(at, false), (at, true)]).filter(|_| len > 0) {
             _ = fs::remove_dir_all(&trial);
             copy(&dir, &trial);
@@ -337,17 +337,21 @@ async fn whatever_is_damaged_is_named_or_does_no_harm() {
                     assert!(registers(&node) == held, "{}, byte {at} of {len}, cut: {cuts}", hurt.display());
                     node.shutdown().await;
                 }
-                Err(StartError::Damaged { path, reason }) => {
+                Err(StartError::Damaged { path, .. }) => {
+                    let is_named = hurt == Path::new(&path);
+                    let is_always = [&["version", "lock"][..], &[]][usize::from(cuts)];
+                    let name = hurt.file_name().unwrap().to_str().unwrap();
+                    let is_changed_table = is_table(&hurt) && !cuts;
+                    assert!(is_named || hurt.starts_with(&path), "{path} instead of {}", hurt.display());
+                    assert!(is_named || !(is_changed_table || is_always.contains(&name)), "{}", hurt.display());
                     refused += 1;
-                    named += u32::from(hurt == Path::new(&path));
-                    if hurt != Path::new(&path) { println!("UNNAMED {} {at}/{len} {cuts}: {path} {reason}", hurt.display()); }
                 }
                 Err(StartError::DataDir { path, .. }) => assert!(hurt.starts_with(path)),
                 Err(error) => panic!("{}: {error}", hurt.display()),
             }
         }
     }
-    assert!(refused > 10 && named * 2 > refused, "{named} named of {refused} refused");
+    assert!(refused > 10, "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -397,4 +401,130 @@ async fn a_journal_that_lost_its_end_is_noticed_by_the_number_beside_it() {
     fs::write(dir.join("lock"), "").unwrap();
     let less = start("a", &[], &dir).await.len();
     assert!((1..50).contains(&less), "{less}");
+}
+
+// A process that is killed.
+
+/// The tasks of the writing process, and the keys of each.
+const TASKS: u64 = 4;
+const KEYS: u64 = 10;
+
+fn key(task: u64, op: u64) -> String {
+    format!("t{task}/{}", op % KEYS)
+}
+
+/// What an operation leaves under its key: each key is put twice, then deleted.
+fn outcome(op: u64) -> Option<Vec<u8>> {
+    (op / KEYS % 3 != 2).then(|| op.to_string().into_bytes())
+}
+
+/// Not a test: the process that the next test kills. Each of its tasks writes one operation after another, and says
+/// which are durable.
+#[test]
+#[ignore = "it is started, and killed, by the test below"]
+fn writer_process() {
+    let Ok(text) = std::env::var("TIDINGS_WRITER") else { return };
+    let mut words = text.split_whitespace();
+    let (dir, seeds) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
+    let firsts: Vec<u64> = words.map(|word| word.parse().unwrap()).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let seeds = seeds.split(',').map(str::to_owned);
+        let node = builder("writer", &[]).seeds(seeds).data_dir(dir).start().await.unwrap();
+        // What was under way at the last kill may have reached the others alone; a delete has to see it.
+        node.ready().await.unwrap();
+        let write = |(task, first): (usize, u64)| {
+            let node = node.clone();
+            tokio::spawn(async move {
+                for op in first.. {
+                    let key = key(task as u64, op);
+                    let receipt = outcome(op).map_or_else(|| node.delete(&key), |value| node.put(&key, value));
+                    receipt.unwrap().durable().await.unwrap();
+                    println!("\nack {task} {op}");
+                }
+            })
+        };
+        let tasks: Vec<_> = firsts.into_iter().enumerate().map(write).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+}
+
+/// Kills the writer after so many acknowledgements, and reads what else it had said. Answers the last operation that
+/// each task was told is durable.
+fn write_and_kill(dir: &Path, seeds: &str, acked: &mut [Option<u64>], acks: usize) {
+    use std::io::{BufRead, BufReader};
+    let firsts: Vec<String> = acked.iter().map(|op| op.map_or(0, |op| op + 1).to_string()).collect();
+    let mut process = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "writer_process", "--ignored", "--nocapture"])
+        .env("TIDINGS_WRITER", format!("{} {seeds} {}", dir.display(), firsts.join(" ")))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut ack = |line: &str| {
+        let mut words = line.strip_prefix("ack ")?.split(' ').map(|word| word.parse::<u64>().ok());
+        let (task, op) = (words.next()??, words.next()??);
+        acked[task as usize] = Some(op);
+        Some(())
+    };
+    let mut left = acks;
+    while left > 0 {
+        let line = lines.next().expect("it writes until it is killed").unwrap();
+        left -= usize::from(ack(&line).is_some());
+    }
+    process.kill().unwrap();
+    lines.map_while(Result::ok).for_each(|line| _ = ack(&line));
+    process.wait().unwrap();
+}
+
+/// Whether a node has what each task was told is durable. The operation that was under way may have happened.
+fn check_acked(node: &Node, acked: &[Option<u64>]) {
+    for (task, last) in acked.iter().enumerate() {
+        let under_way = last.map_or(0, |op| op + 1);
+        for op in under_way.saturating_sub(KEYS)..under_way {
+            let key = key(task as u64, op);
+            let found = node.get(&key).map(|entry| entry.value().to_vec());
+            let may_be_next = op % KEYS == under_way % KEYS && found == outcome(under_way);
+            assert!(found == outcome(op) || may_be_next, "{key} after {last:?}: {found:?}");
+        }
+    }
+}
+
+/// `TIDINGS_KILLS` sets how often: 200 for the long run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_killed_under_load_loses_nothing_that_it_said_was_safe() {
+    let kills = std::env::var("TIDINGS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let mut dice = tidings_proptest::Dice::new(7);
+    let folder = Folder::new();
+    let dir = folder.at("writer");
+    let b = start("b", &[], &folder.at("b")).await;
+    let c = builder("c", &[&b]).start().await.unwrap();
+    guarded(c.ready()).await.unwrap();
+    let seeds = format!("{},{}", b.addr(), c.addr());
+    let mut acked = [None; TASKS as usize];
+    for kill in 0..kills {
+        b.put("others/b", kill.to_string()).unwrap();
+        c.put(format!("others/{kill}"), "v").unwrap();
+        _ = b.delete(format!("others/{}", kill / 2)).unwrap();
+        let acks = [0, 1, 7, 40, 300][dice.below(5)] + dice.below(10);
+        let (at, told) = (dir.clone(), seeds.clone());
+        let killing = tokio::task::spawn_blocking(move || {
+            write_and_kill(&at, &told, &mut acked, acks);
+            acked
+        });
+        acked = killing.await.unwrap();
+        // Alone, so that nobody else brings back what it lost.
+        let alone = builder("alone", &[]).data_dir(&dir).start().await.unwrap();
+        check_acked(&alone, &acked);
+        alone.shutdown().await;
+    }
+    let a = builder("writer", &[&b, &c]).data_dir(&dir).start().await.unwrap();
+    agree(&[&a, &b, &c]).await;
+    for node in [&a, &b, &c] {
+        check_acked(node, &acked);
+        assert_eq!(registers(node), registers(&a));
+        assert!((0..kills / 2).all(|kill| node.get(format!("others/{kill}")).is_none()));
+    }
 }

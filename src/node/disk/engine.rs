@@ -23,11 +23,14 @@ use std::path::{Path, PathBuf};
 use fjall::config::FilterPolicy;
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
+use crate::digest::fingerprint;
 use crate::error::StartError;
 use crate::saved::{Saved, SavedError};
 
 const LOCK_FILE: &str = "lock";
 const STORE_FOLDER: &str = "store";
+/// The engine's own.
+const VERSION_FILE: &str = "version";
 const DAMAGED_FOLDER: &str = "damaged";
 const KEYSPACE: &str = "tidings";
 
@@ -76,6 +79,7 @@ enum Fault {
     Engine(fjall::Error),
     Saved(SavedError),
     Panic,
+    Lock,
     Short { number: u64, expected: u64 },
 }
 
@@ -151,8 +155,11 @@ impl Engine {
         self.number = number;
         let mut bytes = Vec::new();
         _ = self.lock.read_to_end(&mut bytes);
-        match bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) {
-            Some(expected) if expected > number => Err(Fault::Short { number, expected }),
+        let expected = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        match bytes.len() {
+            0 => Ok(saved),
+            _ if bytes != numbered(expected) => Err(Fault::Lock),
+            _ if expected > number => Err(Fault::Short { number, expected }),
             _ => Ok(saved),
         }
     }
@@ -170,6 +177,10 @@ impl Engine {
             }
             Fault::Engine(fjall::Error::JournalRecovery(error)) => {
                 (self.journal().unwrap_or(store), error.to_string())
+            }
+            Fault::Lock => (self.dir.join(LOCK_FILE), "it is not what was written".to_owned()),
+            Fault::Engine(error @ fjall::Error::InvalidVersion(_)) => {
+                (store.join(VERSION_FILE), error.to_string())
             }
             Fault::Engine(error) => (self.damaged_table().unwrap_or(store), error.to_string()),
             Fault::Saved(error) => (self.damaged_table().unwrap_or(store), error.to_string()),
@@ -247,7 +258,7 @@ impl Engine {
         batch.commit()?;
         self.number = number;
         // Nothing depends on it; it may stay behind.
-        _ = self.lock.seek(SeekFrom::Start(0)).and_then(|_| self.lock.write_all(&number.to_le_bytes()));
+        _ = self.lock.seek(SeekFrom::Start(0)).and_then(|_| self.lock.write_all(&numbered(number)));
         Ok(())
     }
 
@@ -268,6 +279,15 @@ impl Engine {
         self.open = Some(open);
         Ok(())
     }
+}
+
+/// A number of a transaction with its checksum, for the lock.
+fn numbered(number: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    let checksum = fingerprint(0, &bytes[..8]);
+    bytes[8..].copy_from_slice(&checksum.to_le_bytes());
+    bytes
 }
 
 fn open(store: &Path) -> Result<Open, fjall::Error> {
