@@ -12,12 +12,13 @@ use tidings_benches::{Pair, at, filled, key, replica, resident, value};
 const KEYS: u64 = 100_000;
 const REPETITIONS: usize = 5;
 
+mod disk;
 mod node;
 
 /// A report's name and its parts.
 type Report = (&'static str, &'static [(&'static str, fn())]);
 
-const REPORTS: [Report; 2] = [
+const REPORTS: [Report; 3] = [
     (
         "core",
         &[
@@ -30,6 +31,7 @@ const REPORTS: [Report; 2] = [
         ],
     ),
     ("node", node::PARTS),
+    ("disk", disk::PARTS),
 ];
 
 fn main() -> ExitCode {
