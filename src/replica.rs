@@ -143,9 +143,9 @@ mod link;
 mod status;
 mod verbs;
 
-use disk::DiskCursor;
 #[cfg(feature = "durable")]
 pub(crate) use disk::Copy;
+use disk::DiskCursor;
 pub use disk::Persist;
 use link::Link;
 pub use status::{Status, SyncTraffic};

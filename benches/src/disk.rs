@@ -172,7 +172,9 @@ fn group() {
 /// Puts that nobody waits for, with a disk and without.
 fn unawaited() {
     let runtime = runtime();
-    for (name, keys, puts) in [("over 10,000 keys", 10_000, 1_000_000), ("on distinct keys", u64::MAX, 400_000)] {
+    for (name, keys, puts) in
+        [("over 10,000 keys", 10_000, 1_000_000), ("on distinct keys", u64::MAX, 400_000)]
+    {
         let texts: Vec<String> = (0..keys.min(puts)).map(key).collect();
         let text = value(7);
         let rate = |dir: Option<&Path>| {
@@ -228,7 +230,9 @@ fn opening() {
 /// What a folder takes on the disk.
 fn bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = fs::read_dir(path) else { return path.metadata().map_or(0, |file| file.blocks() * 512) };
+    let Ok(entries) = fs::read_dir(path) else {
+        return path.metadata().map_or(0, |file| file.blocks() * 512);
+    };
     entries.flatten().map(|entry| bytes(&entry.path())).sum()
 }
 

@@ -181,7 +181,10 @@ pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
     let of_oracle = ["covers and", "which nobody wrote", "does not cover it", "has seen the same as another"];
     Some(match text {
         _ if of_oracle.iter().any(|what| text.contains(what)) => Noticed::Oracle,
-        _ if ["acknowledged as durable", "its disk cannot be opened"].iter().any(|what| text.contains(what)) => {
+        _ if ["acknowledged as durable", "its disk cannot be opened"]
+            .iter()
+            .any(|what| text.contains(what)) =>
+        {
             Noticed::Promise
         }
         _ if text.contains("not converged") => Noticed::Divergence,

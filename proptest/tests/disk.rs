@@ -297,7 +297,8 @@ async fn filled(folder: &Folder) -> (PathBuf, Vec<(String, Vec<u8>)>) {
     let a = start("a", &[], &dir).await;
     for i in 0..180_u32 {
         // More than the engine keeps in memory, so that there is a table; it does not compress.
-        let value: Vec<u8> = (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761 ^ i) >> 13) as u8).collect();
+        let value: Vec<u8> =
+            (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761 ^ i) >> 13) as u8).collect();
         a.put(format!("large/{i}"), value).unwrap();
         if i % 50 == 0 {
             a.put("turn", i.to_string()).unwrap().durable().await.unwrap();
@@ -343,7 +344,11 @@ async fn whatever_is_damaged_is_named_or_does_no_harm() {
                     let name = hurt.file_name().unwrap().to_str().unwrap();
                     let is_changed_table = is_table(&hurt) && !cuts;
                     assert!(is_named || hurt.starts_with(&path), "{path} instead of {}", hurt.display());
-                    assert!(is_named || !(is_changed_table || is_always.contains(&name)), "{}", hurt.display());
+                    assert!(
+                        is_named || !(is_changed_table || is_always.contains(&name)),
+                        "{}",
+                        hurt.display()
+                    );
                     refused += 1;
                 }
                 Err(StartError::DataDir { path, .. }) => assert!(hurt.starts_with(path)),
@@ -392,7 +397,8 @@ async fn a_journal_that_lost_its_end_is_noticed_by_the_number_beside_it() {
     }
     a.shutdown().await;
     drop(a);
-    let journal = files(&dir).into_iter().find(|file| file.extension().is_some_and(|end| end == "jnl")).unwrap();
+    let journal =
+        files(&dir).into_iter().find(|file| file.extension().is_some_and(|end| end == "jnl")).unwrap();
     let bytes = fs::read(&journal).unwrap();
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
     fs::write(&journal, &bytes[..end - 500]).unwrap();
@@ -438,7 +444,8 @@ fn writer_process() {
             tokio::spawn(async move {
                 for op in first.. {
                     let key = key(task as u64, op);
-                    let receipt = outcome(op).map_or_else(|| node.delete(&key), |value| node.put(&key, value));
+                    let receipt =
+                        outcome(op).map_or_else(|| node.delete(&key), |value| node.put(&key, value));
                     receipt.unwrap().durable().await.unwrap();
                     println!("\nack {task} {op}");
                 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+#[cfg(feature = "durable")]
+use super::disk;
 use super::network::{Network, bind};
 use super::peers::{Identity, Member, MemberState, Peers};
 use super::security::{Security, check_name};
 use super::shared::Shared;
-#[cfg(feature = "durable")]
-use super::disk;
 use super::{Node, driver};
 use crate::config::Config;
 use crate::error::StartError;
@@ -178,7 +178,10 @@ impl Builder {
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
-    #[cfg_attr(not(feature = "durable"), expect(clippy::unused_async, reason = "the same call as with a disk"))]
+    #[cfg_attr(
+        not(feature = "durable"),
+        expect(clippy::unused_async, reason = "the same call as with a disk")
+    )]
     pub async fn start(self) -> Result<Node, StartError> {
         self.config.check()?;
         check_name(&self.name)?;

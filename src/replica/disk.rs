@@ -205,7 +205,9 @@ impl DiskCursor {
 
 impl Replica {
     pub(super) fn load(&mut self, saved: Saved) {
-        let Saved { rows, seen, clouds, positions, memos, state: Some(state), is_copy } = saved else { return };
+        let Saved { rows, seen, clouds, positions, memos, state: Some(state), is_copy } = saved else {
+            return;
+        };
         let store = &mut self.store;
         store.hash_key = state.hash_key;
         store.seen.rekey(state.hash_key);
@@ -274,7 +276,8 @@ impl Replica {
         let Some(flight) = self.disk.flight.take() else { return };
         // After damage the log is another one, and its disk has nothing yet.
         if flight.log == self.store.log.id {
-            self.disk.safe = Some((Revision { log: flight.log, number: flight.mark.head }, flight.mark.memos));
+            self.disk.safe =
+                Some((Revision { log: flight.log, number: flight.mark.head }, flight.mark.memos));
             self.store.persisted(flight.mark.head);
         }
     }

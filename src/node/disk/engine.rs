@@ -119,7 +119,8 @@ impl Engine {
             reason: error.to_string(),
         };
         fs::create_dir_all(dir).map_err(|error| unusable(&error))?;
-        let lock = File::options().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_FILE));
+        let lock =
+            File::options().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_FILE));
         let lock = lock.map_err(|error| unusable(&error))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StartError::DataDirInUse { path: dir.display().to_string() },
@@ -297,7 +298,9 @@ fn open(store: &Path) -> Result<Open, fjall::Error> {
         .cache_size(CACHE_BYTES)
         .open()?;
     let rows = database.keyspace(KEYSPACE, || {
-        KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX).filter_policy(FilterPolicy::disabled())
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(MEMTABLE_BYTES_MAX)
+            .filter_policy(FilterPolicy::disabled())
     })?;
     Ok(Open { database, rows })
 }

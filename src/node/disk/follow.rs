@@ -68,7 +68,10 @@ fn replica(mut setup: Setup, saved: Saved) -> Result<(Replica, bool), StartError
         is_damaged |= matches!(output, Output::Event(Event::Damaged));
     }
     if is_damaged && is_copy {
-        return Err(StartError::Snapshot { path: "given".to_owned(), reason: "its entries do not add up".to_owned() });
+        return Err(StartError::Snapshot {
+            path: "given".to_owned(),
+            reason: "its entries do not add up".to_owned(),
+        });
     }
     Ok((replica, is_damaged))
 }
