@@ -10,6 +10,28 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// The largest value that any node accepts from a peer, and the ceiling of [`Config::value_bytes_max`].
 pub const VALUE_BYTES_CEILING: usize = 16 << 20;
 
+/// When a node's disk is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// As soon as something has changed. What changes while the disk is busy goes in the next transaction.
+    Immediate,
+    /// At most once in this time, and at once when somebody waits for `Receipt::durable`. A key that is written many
+    /// times meanwhile goes to the disk once. 1 ms to 1 hour.
+    Interval(Duration),
+}
+
+/// What a node does when it finds its directory damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnCorruption {
+    /// It does not start, and says which file is damaged. Nothing is changed.
+    Refuse,
+    /// It moves what it found aside, into the folder `damaged` of its directory, starts with nothing (or with the
+    /// snapshot that its builder names), and fetches everything from its peers.
+    Rejoin,
+}
+
 /// How a node behaves. Start from a preset and change single fields:
 ///
 /// ```
@@ -50,6 +72,10 @@ pub struct Config {
     pub suspicion_time: Duration,
     /// The time in which the background check recomputes the whole digest once. 1 s to 30 days.
     pub scrub_interval: Duration,
+    /// When the disk is written, if there is one.
+    pub durability: Durability,
+    /// What to do with a damaged directory.
+    pub on_corruption: OnCorruption,
 }
 
 impl Config {
@@ -67,6 +93,8 @@ impl Config {
             probe_timeout: Duration::from_millis(200),
             suspicion_time: Duration::from_millis(2_500),
             scrub_interval: Duration::from_secs(600),
+            durability: Durability::Interval(Duration::from_millis(50)),
+            on_corruption: OnCorruption::Refuse,
         }
     }
 
@@ -95,7 +123,12 @@ impl Config {
     pub fn check(&self) -> Result<(), StartError> {
         let second = Duration::from_secs(1);
         let hour = second * 3_600;
+        let durability = match self.durability {
+            Durability::Immediate => Duration::from_millis(1),
+            Durability::Interval(interval) => interval,
+        };
         let times = [
+            ("durability", durability, Duration::from_millis(1), hour, "1 ms to 1 h"),
             ("sync_interval", self.sync_interval, Duration::from_millis(10), hour, "10 ms to 1 h"),
             ("clock_skew_max", self.clock_skew_max, Duration::from_millis(1), hour, "1 ms to 1 h"),
             ("sync_timeout", self.sync_timeout, Duration::from_millis(100), hour, "100 ms to 1 h"),

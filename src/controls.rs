@@ -50,12 +50,16 @@ pub enum Control {
     AmidCounts,
     /// A difference never counts while a tail has anything left to bring.
     AmidForEver,
+    /// Writes are acknowledged as durable before the disk was synced.
+    EarlyPromise,
+    /// A disk takes what it can read of a torn transaction.
+    TornTaken,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -76,6 +80,8 @@ impl Control {
         Self::NoVerify,
         Self::AmidCounts,
         Self::AmidForEver,
+        Self::EarlyPromise,
+        Self::TornTaken,
     ];
 }
 

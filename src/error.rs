@@ -59,6 +59,44 @@ pub enum StartError {
         /// What the system says.
         reason: String,
     },
+    /// The directory cannot be used.
+    #[error("{path} cannot be used: {reason}")]
+    DataDir {
+        /// The directory.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// Another node, of this process or another, is using the directory.
+    #[error("{path} is in use by another node")]
+    DataDirInUse {
+        /// The directory.
+        path: String,
+    },
+    /// The directory does not hold what was written to it. Nothing of it was used or sent to anybody.
+    #[error("{path} is damaged: {reason}; Config::on_corruption can have the node rejoin without it")]
+    Damaged {
+        /// The damaged file, or the directory if the damage cannot be told to be in one file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The directory was written by a later version of this library.
+    #[error("{path} was written by a later version of this library ({version})")]
+    DataDirVersion {
+        /// The directory.
+        path: String,
+        /// The version of its layout.
+        version: u8,
+    },
+    /// A snapshot cannot be read, or is damaged.
+    #[error("the snapshot {path} cannot be used: {reason}")]
+    Snapshot {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The system has no randomness to give.
     #[error("the system gives no randomness: {reason}")]
     Randomness {
@@ -107,6 +145,10 @@ pub enum WriteError {
     /// [`Config::lag_bytes_max`](crate::Config::lag_bytes_max). It catches up by itself.
     #[error("the cluster is too far behind; nothing was written")]
     Busy,
+    /// The disk has failed or is full. Reading and replication go on; writes are taken again when it is back, if it
+    /// ever is.
+    #[error("the disk has failed or is full; nothing was written")]
+    Disk,
     /// The node is closed.
     #[error("the node is closed; nothing was written")]
     Closed,
@@ -130,6 +172,12 @@ pub enum WaitError {
     /// The replica found damage in itself and began anew; what was asked about has no place in the new log.
     #[error("the replica began anew after damage; it is not known who has the write")]
     Restarted,
+    /// The disk has failed or is full. It is not known whether a restart would find the write.
+    #[error("the disk failed: {reason}; the write is in memory and on its way to the peers")]
+    DiskFailed {
+        /// What the system says.
+        reason: String,
+    },
     /// The node keeps nothing on a disk.
     #[error("this node has no disk; the write is in memory and on its way to the peers")]
     NoDisk,
@@ -173,6 +221,23 @@ pub enum SecurityError {
     },
 }
 
+/// Why a snapshot was not taken. What stood at its path before stands there still.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The file cannot be written.
+    #[error("{path} cannot be written: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The node is closed after a panic: its state is not to be trusted.
+    #[error("the node has failed; no snapshot was taken")]
+    Failed,
+}
+
 /// A value is not what a typed view takes it for. It stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the value of {key:?} is not of the expected form: {reason}")]
@@ -197,6 +262,9 @@ pub enum Error {
     /// A wait ended early.
     #[error(transparent)]
     Wait(#[from] WaitError),
+    /// A snapshot was not taken.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// Security could not be made or changed.
     #[error(transparent)]
     Security(#[from] SecurityError),

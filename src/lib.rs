@@ -17,6 +17,7 @@ mod oracle;
 mod reconcile;
 mod replica;
 mod rows;
+mod saved;
 mod seen;
 mod sim;
 mod store;
@@ -25,12 +26,12 @@ mod time;
 mod watch;
 mod wire;
 
-pub use config::{Config, KEY_BYTES_MAX, VALUE_BYTES_CEILING};
+pub use config::{Config, Durability, KEY_BYTES_MAX, OnCorruption, VALUE_BYTES_CEILING};
 #[cfg(feature = "__controls")]
 #[doc(hidden)]
 pub use controls::Control;
 pub use entry::{Entry, Revision};
-pub use error::{DecodeError, Error, SecurityError, StartError, WaitError, WriteError};
+pub use error::{DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError, WriteError};
 pub use members::{Contact, MEMBERS_MAX, META_BYTES_MAX, Member, MemberEvent, MemberState};
 #[cfg(feature = "node")]
 pub use node::{
@@ -41,9 +42,10 @@ pub use node::{
 pub use node::{Map, MapWatch};
 pub use replica::{
     BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, Lane, LinkId, Output, Persist, PutOptions, Replica,
-    Saved, Setup, Status, SyncTraffic,
+    Setup, Status, SyncTraffic,
 };
-pub use sim::{Disk, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
+pub use saved::{Change, Saved, SavedError};
+pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp, Time};
 pub use watch::WatchEvent;

@@ -1,7 +1,8 @@
 //! The replica: owns the store and the links, and routes between them and the outside.
 //!
 //! It follows the polling contract: [`Replica::handle`] takes what happened, [`Replica::poll`] gives what to do
-//! until it has nothing more, [`Replica::deadline`] says when to wake it. Draining late only delays. It has no
+//! until it has nothing more, [`Replica::deadline`] says when to wake it. Draining late only delays. A disk follows
+//! by itself: whoever writes to it asks [`Replica::persist`] for as much as it can take. It has no
 //! policy of its own: what to send is decided by [`crate::tail`] and [`crate::reconcile`].
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,6 +17,7 @@ use crate::digest::HashKey;
 use crate::entry::Revision;
 use crate::members::{Contact, Member, MemberEvent, Members};
 use crate::reconcile::{Progress, Session};
+use crate::saved::Saved;
 use crate::store::{Refusal, Store};
 use crate::tail::Refused;
 use crate::time::Time;
@@ -47,8 +49,6 @@ pub enum Input<'a> {
     Stream(LinkId, Lane, &'a [u8]),
     /// A stream took this many bytes of what was given to it.
     Drained(LinkId, Lane, usize),
-    /// The disk has everything up to and with this [`Persist`].
-    Persisted(u64),
     /// A link has shown who is at its other end, and how large a datagram it takes. Only where this replica is a
     /// member itself: see [`Setup::member`].
     Met(LinkId, &'a Member, usize),
@@ -56,6 +56,12 @@ pub enum Input<'a> {
     Packet(&'a Member, &'a [u8]),
     /// Whoever is at the other end of this link has said that its process ends, and whether it leaves for good.
     Farewell(LinkId, bool),
+    /// The disk has the last transaction: see [`Replica::persist`].
+    Persisted,
+    /// The disk does not take the last transaction, or none at all.
+    PersistFailed,
+    /// A disk that had failed takes transactions again.
+    DiskBack,
     /// The deadline has come.
     Wake,
 }
@@ -70,8 +76,6 @@ pub enum Output {
     Stream(LinkId, Lane, Vec<u8>),
     /// Break the link; a new one may be made after a while.
     Break(LinkId, BreakReason),
-    /// Write this to the disk, in one transaction, and answer with [`Input::Persisted`].
-    Persist(Box<Persist>),
     /// Send a datagram to a member, over a link or however it can be reached; it may be lost.
     Packet(Contact, Vec<u8>),
     /// Try to make a link with a member. It is asked for again as long as there is none.
@@ -174,7 +178,10 @@ mod members;
 mod status;
 mod verbs;
 
-pub use disk::{Persist, Saved};
+#[cfg(feature = "durable")]
+pub(crate) use disk::Copy;
+use disk::DiskCursor;
+pub use disk::Persist;
 use link::Link;
 pub use status::{Status, SyncTraffic};
 pub use verbs::{BATCH_WRITES_MAX, Batch, PutOptions};
@@ -189,10 +196,7 @@ pub struct Replica {
     outputs: VecDeque<Output>,
     now: Time,
     next_sync: Duration,
-    has_disk: bool,
-    persisting: bool,
-    persisted: (u64, u64, usize),
-    persist_whole: bool,
+    disk: DiskCursor,
     scrub_at: usize,
     next_link: LinkId,
     refusals: BTreeMap<u64, u32>,
@@ -223,10 +227,7 @@ impl Replica {
             outputs: VecDeque::new(),
             now: Time::default(),
             next_sync: Duration::ZERO,
-            has_disk,
-            persisting: false,
-            persisted: (0, 0, 0),
-            persist_whole: true,
+            disk: DiskCursor::new(has_disk),
             scrub_at: 0,
             next_link: 0,
             refusals: BTreeMap::new(),
@@ -331,10 +332,6 @@ impl Replica {
                     }
                 }
             }
-            Input::Persisted(head) => {
-                self.persisting = false;
-                self.store.persisted(head);
-            }
             Input::Met(id, who, bytes) => self.met(id, who, bytes),
             Input::Packet(from, bytes) => self.stray_packet(from, bytes),
             Input::Farewell(id, has_left) => {
@@ -343,6 +340,9 @@ impl Replica {
                     members.gone(now, run, has_left);
                 }
             }
+            Input::Persisted => self.persisted(),
+            Input::PersistFailed => self.persist_failed(),
+            Input::DiskBack => self.disk_back(),
             Input::Wake => self.wake(),
             Input::Datagram(id, bytes) => {
                 if let Err(error) = self.datagram(id, bytes) {
@@ -378,9 +378,6 @@ impl Replica {
     pub fn poll(&mut self) -> Option<Output> {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
-        }
-        if let Some(persist) = self.persist() {
-            return Some(Output::Persist(Box::new(persist)));
         }
         let from = self.next_link;
         let ids: Vec<LinkId> =
@@ -473,7 +470,7 @@ impl Replica {
         }
         let (run, log) = (self.random.next_u64(), self.random.next_u64());
         self.store.give_up_claims(run, log);
-        self.persist_whole = true;
+        self.disk.begin_anew();
         self.outputs.push_back(Output::Event(Event::Damaged));
     }
 

@@ -30,12 +30,16 @@ use crate::digest::fingerprint;
 use crate::entry;
 use crate::members::{Member, MemberEvent};
 use crate::oracle::Oracle;
-use crate::replica::{Event, Input, Lane, LinkId, Output, Replica, Saved, Setup};
+use crate::replica::{Event, Input, Lane, LinkId, Output, Replica, Setup};
+use crate::saved::Saved;
 use crate::time::Time;
 
+mod disk;
 mod members;
 mod node;
 
+use disk::SimDisk;
+pub use disk::{Disk, DiskFault};
 pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 
 /// Wall-clock time at the start of every simulation, in milliseconds since the epoch.
@@ -43,18 +47,6 @@ const WALL_START_MS: u64 = 1_700_000_000_000;
 
 /// How long a simulation may take to converge before that counts as a failure.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(600);
-
-/// With what a crashed node comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Disk {
-    /// With nothing.
-    Blank,
-    /// With all its disk had when it crashed.
-    Latest,
-    /// With what its disk had this many transactions earlier: a restored backup.
-    Older(usize),
-}
 
 #[derive(Debug)]
 enum Happening {
@@ -69,7 +61,7 @@ enum Happening {
     Farewell(LinkId, usize, bool),
     Down(LinkId),
     Wake(usize, u64),
-    Persisted(usize, u64, u64),
+    Persisted(usize, u64),
 }
 
 #[derive(Debug)]
@@ -115,8 +107,7 @@ fn nanos(nanos: u128) -> Duration {
 struct SimState {
     replica: Option<Replica>,
     has_disk: bool,
-    /// Everything the disk ever held, latest last.
-    disk: Vec<Saved>,
+    disk: SimDisk,
     /// Counts starts: what belongs to an earlier one is void.
     starts: u64,
     skew_ms: i64,
@@ -257,7 +248,7 @@ impl Sim {
         self.nodes.push(SimState {
             replica: None,
             has_disk,
-            disk: Vec::new(),
+            disk: SimDisk::default(),
             starts: 0,
             skew_ms: 0,
             clock: DriftingClock::default(),
@@ -288,6 +279,7 @@ impl Sim {
         node.starts += 1;
         node.wake_at = None;
         node.replica = Some(Replica::new(setup));
+        self.check_disk(i);
         self.drain(i);
     }
 
@@ -401,7 +393,9 @@ impl Sim {
 
     /// Ends a node in the middle of whatever it does.
     pub fn crash(&mut self, i: usize) {
-        self.nodes[i].replica = None;
+        if self.nodes[i].replica.take().is_some() {
+            self.crash_disk(i);
+        }
         self.nodes[i].is_paused = false;
         let ids: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| link.ends.contains(&i)).map(|(id, _)| *id).collect();
@@ -423,13 +417,7 @@ impl Sim {
         if self.is_up(i) {
             self.crash(i);
         }
-        let disks = &mut self.nodes[i].disk;
-        match disk {
-            Disk::Blank => disks.clear(),
-            Disk::Latest => {}
-            Disk::Older(by) => disks.truncate(disks.len().saturating_sub(by).max(1)),
-        }
-        let saved = disks.last().cloned();
+        let saved = self.open_disk(i, disk);
         self.start(i, saved);
     }
 
@@ -549,9 +537,9 @@ impl Sim {
                     self.input(i, Input::Wake);
                 }
             }
-            Happening::Persisted(i, starts, head) => {
-                if self.nodes[i].starts == starts {
-                    self.input(i, Input::Persisted(head));
+            Happening::Persisted(i, starts) => {
+                if self.nodes[i].starts == starts && self.is_up(i) {
+                    self.synced(i);
                 }
             }
         }
@@ -596,6 +584,7 @@ impl Sim {
         while let Some(output) = self.nodes[i].replica.as_mut().and_then(Replica::poll) {
             self.output(i, output);
         }
+        self.write_disk(i);
         self.check(i);
         let Some(replica) = &self.nodes[i].replica else { return };
         let later = replica.deadline().mono.saturating_sub(self.time(i).mono);
@@ -633,25 +622,6 @@ impl Sim {
             }
             Output::Stream(id, lane, bytes) => self.send(i, id, lane, bytes),
             Output::Break(id, _) => self.break_link(id),
-            Output::Persist(persist) => {
-                let head = persist.head();
-                let mut saved = self.nodes[i].disk.last().cloned().unwrap_or_default();
-                #[cfg(feature = "__controls")]
-                if self.controls.has(crate::controls::Control::SeenAhead) {
-                    let mut ahead = saved.clone();
-                    ahead.apply_seen((*persist).clone());
-                    self.nodes[i].disk.push(ahead);
-                }
-                saved.apply(*persist);
-                self.nodes[i].disk.push(saved);
-                let disk = &mut self.nodes[i].disk;
-                if disk.len() > 64 {
-                    disk.remove(0);
-                }
-                let starts = self.nodes[i].starts;
-                let later = self.jitter(Duration::from_millis(4));
-                self.after(later, Happening::Persisted(i, starts, head));
-            }
             Output::Packet(..) | Output::Dial(_) | Output::Seek | Output::Member(_) => {
                 self.member_output(i, output);
             }
@@ -659,6 +629,7 @@ impl Sim {
                 if event == Event::Damaged {
                     self.nodes[i].is_tainted = false;
                     self.oracle.has_faults = true;
+                    self.void_promises(i);
                 }
                 self.events.push((i, event));
             }

@@ -103,8 +103,12 @@ pub(crate) struct Store {
     pub(crate) disk: Option<u64>,
     /// For each log of a peer, how far it is merged.
     pub(crate) positions: BTreeMap<u64, u64>,
+    /// Of these, what changed since the disk was last told.
+    pub(crate) moved: BTreeSet<u64>,
     /// Keys that changed quietly, by an expiry, since the disk was last told.
     pub(crate) dropped: Vec<Vec<u8>>,
+    /// How often any key changed so.
+    pub(crate) drops: u64,
     /// Bytes of all keys and values.
     bytes: u64,
     /// Set when a leaf no longer adds up. Nothing may leave this replica before it gave up its claims.
@@ -132,7 +136,9 @@ impl Store {
             expired_to: 0,
             disk: None,
             positions: BTreeMap::new(),
+            moved: BTreeSet::new(),
             dropped: Vec::new(),
+            drops: 0,
             bytes: 0,
             is_damaged: false,
             value_bytes_max: config.value_bytes_max,
@@ -307,10 +313,14 @@ impl Store {
     pub(crate) fn complete(&mut self, log: u64, revision: u64) {
         let position = self.positions.entry(log).or_default();
         *position = revision.max(*position);
+        self.moved.insert(log);
         if self.positions.len() > POSITIONS_MAX {
             // Any will do: a peer whose position is forgotten is compared with instead.
             let other = self.positions.keys().copied().find(|other| *other != log);
-            other.map(|other| self.positions.remove(&other));
+            if let Some(other) = other {
+                self.positions.remove(&other);
+                self.moved.insert(other);
+            }
         }
     }
 
@@ -516,6 +526,7 @@ impl Store {
         if is_removal {
             self.log.mark_removal(self.slab.at(at).revision);
         }
+        self.drops += 1;
         if self.disk.is_some() {
             self.dropped.push(held.key().to_vec());
         }
@@ -604,7 +615,22 @@ impl Store {
         );
     }
 
-    /// A store with these rows and no claims, for a new run: after a restart, or after an integrity fault.
+    /// Takes a disk's rows, in the order of their keys, into a store without any.
+    pub(crate) fn fill(&mut self, rows: Vec<Held>) {
+        for held in rows {
+            held.dots().iter().for_each(|dot| self.clock.observe(dot.stamp().clock));
+            self.bytes += bytes_of(&held);
+            let expiring = expiring(&held);
+            let at = self.slab.insert(Slot { held, revision: self.log.head() + 1, own: 0 });
+            self.order.insert(at, &self.slab);
+            self.schedule(at, expiring, true);
+            self.log.append(at, false);
+        }
+        // The digest is made of what came from the disk, all at once.
+        self.rekey(self.hash_key);
+    }
+
+    /// A store with these rows and no claims, for a new run after an integrity fault.
     pub(crate) fn refill(&mut self, rows: impl IntoIterator<Item = Held>) {
         for held in rows {
             let place = self.hash_key.place(held.key());

@@ -93,6 +93,15 @@ impl Writer {
         Self { out: vec![0, 0, 0, 0, VERSION, kind as u8] }
     }
 
+    /// Bytes that are no frame, for the disk.
+    pub(crate) fn plain() -> Self {
+        Self { out: Vec::new() }
+    }
+
+    pub(crate) fn into_plain(self) -> Vec<u8> {
+        self.out
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.out.len()
     }
@@ -184,6 +193,12 @@ impl Writer {
 
     pub(crate) fn row(&mut self, held: &Held, context: Option<&Context>) {
         self.bytes(held.key());
+        self.held(held);
+        self.context(context);
+    }
+
+    /// What a key holds, without the key.
+    pub(crate) fn held(&mut self, held: &Held) {
         self.number(held.dots().len() as u64);
         for dot in held.dots() {
             self.word(dot.stamp().clock);
@@ -191,7 +206,6 @@ impl Writer {
             self.number(dot.expires());
             self.bytes(dot.value());
         }
-        self.context(context);
     }
 }
 
@@ -208,6 +222,11 @@ impl<'a> Reader<'a> {
             [version, _, ..] => Err(WireError::Version(*version)),
             _ => Err(WireError::Form),
         }
+    }
+
+    /// Reads bytes that are no frame.
+    pub(crate) fn plain(rest: &'a [u8]) -> Self {
+        Self { rest }
     }
 
     pub(crate) fn is_at_end(&self) -> bool {
@@ -316,6 +335,13 @@ impl<'a> Reader<'a> {
     /// A row, or what is wrong with it if the frame can be read on behind it.
     pub(crate) fn row(&mut self, vector: &Arc<Context>) -> Result<Result<Row, Refusal>, WireError> {
         let key = self.bytes()?;
+        let held = self.held(key)?;
+        let context = self.context()?;
+        Ok(held.map(|held| Row { held, vector: vector.clone(), context }))
+    }
+
+    /// What a key holds, or what is wrong with it.
+    pub(crate) fn held(&mut self, key: &[u8]) -> Result<Result<Held, Refusal>, WireError> {
         let key_fits = u16::try_from(key.len()).is_ok();
         let count = self.count(18)?;
         let mut records = Vec::new();
@@ -331,15 +357,13 @@ impl<'a> Reader<'a> {
                 records.push(Record::new(stamp, expires, key.len(), &text, &mut room));
             }
         }
-        let context = self.context()?;
         if !key_fits {
             return Ok(Err(Refusal::Key));
         }
         if count > DOTS_MAX {
             return Ok(Err(Refusal::Dots));
         }
-        let held = Held::from_records(key, records);
-        Ok(Ok(Row { held, vector: vector.clone(), context }))
+        Ok(Ok(Held::from_records(key, records)))
     }
 }
 

@@ -12,13 +12,14 @@ use tidings_benches::{Pair, at, filled, key, replica, resident, value};
 const KEYS: u64 = 100_000;
 const REPETITIONS: usize = 5;
 
+mod disk;
 mod members;
 mod node;
 
 /// A report's name and its parts.
 type Report = (&'static str, &'static [(&'static str, fn())]);
 
-const REPORTS: [Report; 3] = [
+const REPORTS: [Report; 4] = [
     (
         "core",
         &[
@@ -32,6 +33,7 @@ const REPORTS: [Report; 3] = [
     ),
     ("node", node::PARTS),
     ("members", members::PARTS),
+    ("disk", disk::PARTS),
 ];
 
 fn main() -> ExitCode {

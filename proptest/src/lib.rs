@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use tidings::{Config, Control, Disk, PutOptions, Sim};
+use tidings::{Config, Control, Disk, DiskFault, PutOptions, Sim};
 
 /// A small generator of its own, so that the history does not depend on what the replicas draw.
 #[derive(Debug)]
@@ -94,6 +94,7 @@ impl Plan {
             sim.skew(i, 0);
             sim.drift(i, 0);
             sim.slow(i, 1);
+            sim.disk_fault(i, None);
             if !sim.is_up(i) {
                 sim.restart(i);
             }
@@ -137,12 +138,13 @@ fn write(sim: &mut Sim, dice: &mut Dice, i: usize) {
             node.put_with(format!("t{key}"), value, PutOptions::new().ttl(ttl)).is_ok()
         }
     };
-    assert!(done, "a small write is always accepted");
+    let is_refused = !done && sim.node(i).status().has_disk_failed;
+    assert!(done || is_refused, "a small write is always accepted while there is a disk to take it");
 }
 
 fn fault(sim: &mut Sim, dice: &mut Dice, i: usize) {
     let other = dice.below(sim.len());
-    match dice.below(11) {
+    match dice.below(13) {
         0 | 1 => sim.crash(i),
         2 => sim.restart_with(i, Disk::Latest),
         3 => sim.restart_with(i, [Disk::Blank, Disk::Older(1), Disk::Older(8)][dice.below(3)]),
@@ -156,6 +158,8 @@ fn fault(sim: &mut Sim, dice: &mut Dice, i: usize) {
         8 => sim.skew(i, [-1_500, 0, 900, 1_900, 60_000][dice.below(5)]),
         9 => sim.slow(i, [1, 1, 20, 200][dice.below(4)]),
         10 => sim.drift(i, [-20_000, -300, 0, 500, 20_000][dice.below(5)]),
+        11 => sim.disk_fault(i, [Some(DiskFault::Full), Some(DiskFault::SyncFails), None][dice.below(3)]),
+        12 => sim.disk_fault(i, None),
         _ if i != other => sim.break_between(i, other),
         _ => {}
     }
@@ -166,6 +170,8 @@ fn fault(sim: &mut Sim, dice: &mut Dice, i: usize) {
 pub enum Noticed {
     /// The oracle found a replica that claims what it did not merge.
     Oracle,
+    /// A disk lost what it had promised, or gave back what does not add up.
+    Promise,
     /// Something a user would miss was asserted in vain.
     Loss,
     /// The replicas never became equal.
@@ -180,6 +186,12 @@ pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
     let of_oracle = ["covers and", "which nobody wrote", "does not cover it", "has seen the same as another"];
     Some(match text {
         _ if of_oracle.iter().any(|what| text.contains(what)) => Noticed::Oracle,
+        _ if ["acknowledged as durable", "its disk cannot be opened"]
+            .iter()
+            .any(|what| text.contains(what)) =>
+        {
+            Noticed::Promise
+        }
         _ if text.contains("not converged") => Noticed::Divergence,
         _ => Noticed::Loss,
     })

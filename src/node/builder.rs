@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+#[cfg(feature = "durable")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+#[cfg(feature = "durable")]
+use super::disk;
 use super::network::{Network, bind};
 use super::peers::Identity;
 use super::security::{Security, check_name};
@@ -14,7 +18,9 @@ use super::{Node, driver};
 use crate::config::Config;
 use crate::error::StartError;
 use crate::members::{META_BYTES_MAX, Member};
-use crate::replica::{Replica, Setup};
+#[cfg(not(feature = "durable"))]
+use crate::replica::Replica;
+use crate::replica::Setup;
 
 /// What links have read and the driver has not handed in yet; beyond it they stop reading.
 const HAPPENINGS_MAX: usize = 256;
@@ -49,6 +55,10 @@ pub struct Builder {
     meta: BTreeMap<String, String>,
     app_version: String,
     accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    #[cfg(feature = "durable")]
+    data_dir: Option<PathBuf>,
+    #[cfg(feature = "durable")]
+    snapshot: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -73,6 +83,10 @@ impl Builder {
             meta: BTreeMap::new(),
             app_version: String::new(),
             accepts_version: Box::new(|_| true),
+            #[cfg(feature = "durable")]
+            data_dir: None,
+            #[cfg(feature = "durable")]
+            snapshot: None,
         }
     }
 
@@ -139,11 +153,34 @@ impl Builder {
         self
     }
 
+    /// Keeps everything in this directory as well, which is made if it is not there. Without it the node lives in memory,
+    /// and its data as long as one node of the cluster does.
+    ///
+    /// An old copy of the directory does no harm: what it lacks comes from the peers, and what was deleted since stays
+    /// deleted.
+    #[cfg(feature = "durable")]
+    #[must_use]
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(dir.into());
+        self
+    }
+
+    /// Begins with what a snapshot holds, if there is no directory or nothing in it: see [`Node::snapshot`].
+    #[cfg(feature = "durable")]
+    #[must_use]
+    pub fn restore(mut self, path: impl Into<PathBuf>) -> Self {
+        self.snapshot = Some(path.into());
+        self
+    }
+
     /// Starts the node. It needs a tokio runtime, and tries to reach its seeds from now on.
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
-    #[expect(clippy::unused_async, reason = "opening a disk will wait; callers shall not have to change")]
+    #[cfg_attr(
+        not(feature = "durable"),
+        expect(clippy::unused_async, reason = "the same call as with a disk")
+    )]
     pub async fn start(self) -> Result<Node, StartError> {
         self.config.check()?;
         check_name(&self.name)?;
@@ -178,9 +215,23 @@ impl Builder {
         let lag_bytes_max = self.config.lag_bytes_max as u64;
         let mut setup = Setup::new(self.config, seed);
         setup.member = Some(own);
+        #[cfg(feature = "durable")]
+        let (replica, opened) = {
+            let (dir, snapshot) = (self.data_dir, self.snapshot);
+            let opening = move || disk::open(setup, dir.as_deref(), snapshot.as_ref());
+            tokio::task::spawn_blocking(opening).await.expect("opening does not panic")?
+        };
+        #[cfg(not(feature = "durable"))]
+        let replica = Replica::new(setup);
         let (wishes, asked) = mpsc::unbounded_channel();
         let is_alone = self.seeds.is_empty();
-        let shared = Shared::new(self.name, run, addr, Replica::new(setup), wishes, is_alone);
+        let shared = Shared::new(self.name, run, addr, replica, wishes, is_alone);
+        #[cfg(feature = "durable")]
+        {
+            let shared = shared.clone();
+            let attaching = move || disk::attach(&shared, opened);
+            tokio::task::spawn_blocking(attaching).await.expect("attaching does not panic");
+        }
         let (happenings, received) = mpsc::channel(HAPPENINGS_MAX);
         let network = Network::new(shared.clone(), identity, security, endpoint, happenings, self.seeds);
         tokio::spawn(driver::drive(Arc::clone(&shared), received, lag_bytes_max));

@@ -2,6 +2,7 @@
 
 mod batch;
 mod builder;
+mod disk;
 mod driver;
 mod index;
 mod link;
@@ -30,6 +31,8 @@ pub use views::{Map, MapWatch};
 pub use watch::{Events, Watch};
 
 use crate::entry::Entry;
+#[cfg(feature = "durable")]
+use crate::error::SnapshotError;
 use crate::error::{WaitError, WriteError};
 use crate::members::{Member, MemberEvent};
 use crate::replica::{PutOptions, Status};
@@ -302,6 +305,28 @@ impl Node {
         self.shared.close();
         let mut ended = self.shared.ended.subscribe();
         _ = ended.wait_for(|ended| *ended).await;
+        self.shared.wait_for(|shared| shared.disk.has_ended().then_some(())).await;
+    }
+
+    /// Writes everything that this node holds, as of one instant, into a file, from which a node can be started where
+    /// no peer can be reached: see [`Builder::restore`]. Writers do not wait for it. The file appears when it is whole
+    /// and safe.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]; what stood at the path before stands there still.
+    #[cfg(feature = "durable")]
+    pub async fn snapshot(&self, path: impl Into<std::path::PathBuf>) -> Result<(), SnapshotError> {
+        let (shared, path) = (self.shared.clone(), path.into());
+        let written = tokio::task::spawn_blocking(move || disk::write_snapshot(&shared, &path)).await;
+        written.unwrap_or(Err(SnapshotError::Failed))
+    }
+
+    /// Makes every write to the disk fail like this, or none.
+    #[cfg(all(feature = "durable", feature = "__controls"))]
+    #[doc(hidden)]
+    pub fn fail_disk(&self, kind: Option<std::io::ErrorKind>) {
+        let fault = self.shared.disk.fault.get().expect("the node has a disk");
+        *fault.lock().expect("nobody panics with it") = kind;
     }
 
     /// Panics while it holds the core, as a bug would.

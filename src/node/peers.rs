@@ -60,6 +60,23 @@ pub enum NodeEvent {
         /// Why.
         refusal: PeerRefusal,
     },
+    /// The disk takes nothing any more. This node refuses writes and acknowledges none as durable; reads and
+    /// replication go on.
+    DiskFailed {
+        /// What the system says.
+        reason: String,
+        /// It is tried again until it works, as when a full disk has room again. Otherwise a restart is needed.
+        may_pass: bool,
+    },
+    /// The disk works again, and has everything.
+    DiskBack,
+    /// The node's directory was damaged. What it held was moved aside, and the node began anew.
+    DiskDamaged {
+        /// The damaged file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A seed could not be resolved or reached. It is tried for ever; told once in a while.
     Unreachable {
         /// The seed, as it was given.

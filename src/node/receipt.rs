@@ -58,13 +58,37 @@ impl Receipt {
         self.revision
     }
 
-    /// Waits until the write is safe on this node's disk.
+    /// Waits until the write is safe on this node's disk: a restart finds it, whatever becomes of the process or the
+    /// machine. All who wait share one sync.
     ///
     /// # Errors
-    /// [`WaitError::NoDisk`]: the write is in memory here, and on its way to the peers.
-    #[expect(clippy::unused_async, reason = "the same call as with a disk")]
+    /// [`WaitError::NoDisk`]: the write is in memory here, and on its way to the peers. [`WaitError::DiskFailed`] and
+    /// [`WaitError::Closed`]: it is not known whether a restart would find it.
     pub async fn durable(&self) -> Result<(), WaitError> {
-        Err(WaitError::NoDisk)
+        if !self.shared.disk.is_there() {
+            return Err(WaitError::NoDisk);
+        }
+        let is_durable = |shared: &Shared| {
+            let core = shared.lock_closed()?;
+            let safe = core.replica.durable();
+            let head = core.replica.head();
+            drop(core);
+            if safe.is_some_and(|safe| safe.log == self.revision.log && safe.number >= self.revision.number) {
+                return Some(Ok(()));
+            }
+            if head.log != self.revision.log {
+                return Some(Err(WaitError::Restarted));
+            }
+            if let Some(reason) = shared.disk.failure() {
+                return Some(Err(WaitError::DiskFailed { reason }));
+            }
+            if shared.disk.has_ended() {
+                return Some(Err(WaitError::Closed));
+            }
+            shared.disk.want();
+            None
+        };
+        self.shared.wait_for(is_durable).await
     }
 
     /// Waits until so many nodes have the write. They are asked at once.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc};
 
+use super::disk::DiskLink;
 use super::index::{Index, IndexCursor};
 use super::link::Wire;
 use super::network::Wish;
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) addr: SocketAddr,
     core: Mutex<Core>,
     pub(super) index: Index,
+    pub(super) disk: DiskLink,
     /// The change log that revisions belong to.
     log: AtomicU64,
     started: Instant,
@@ -86,6 +88,7 @@ impl Shared {
             addr,
             core: Mutex::new(core),
             index: Index::new(),
+            disk: DiskLink::default(),
             log: AtomicU64::new(log),
             started: Instant::now(),
             is_closed: AtomicBool::new(false),
@@ -140,6 +143,7 @@ impl Shared {
     pub(super) fn close(&self) {
         if !self.is_closed.swap(true, Ordering::AcqRel) {
             self.poke.notify_one();
+            self.disk.want();
             self.progress.notify_waiters();
         }
     }
@@ -167,6 +171,9 @@ impl Shared {
     pub(super) fn follow(&self, core: &mut Core, now: Time) -> Vec<Waker> {
         self.log.store(core.replica.head().log, Ordering::Relaxed);
         self.index.follow(&mut core.index_cursor, &core.replica.store, now);
+        if core.replica.wants_disk() {
+            self.disk.poke();
+        }
         let ready = core.replica.take_ready_watches();
         ready.into_iter().filter_map(|id| core.wakers.remove(&id)).collect()
     }
@@ -224,7 +231,6 @@ impl Shared {
                 self.events.push(event.into());
                 self.progress.notify_waiters();
             }
-            Output::Persist(_) => unreachable!("nodes without a disk persist nothing"),
         }
     }
 }

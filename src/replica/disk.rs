@@ -1,115 +1,348 @@
-//! What goes to the disk, and comes back from it.
+//! The disk: one more follower of the change log.
+//!
+//! [`Replica::persist`] hands out what has changed since the last transaction. Rows are collected in parts of a few
+//! hundred, so that writers never wait for many, and the last part brings the rows changed meanwhile and the claims of
+//! its very instant: all parts are to be written in one transaction, and then `Seen` is never ahead of its rows, nor
+//! the rows ahead of it. While one transaction is under way the log coalesces for the next.
+//!
+//! A disk that fails is answered with [`Input::PersistFailed`](crate::Input::PersistFailed): from then on this replica
+//! refuses local writes, goes on reading and replicating, and forgets nothing that was not acknowledged, so that the
+//! first transaction after [`Input::DiskBack`](crate::Input::DiskBack) has all of it again, whatever became of the one
+//! that failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Replica;
 use crate::controls::Control;
-use crate::digest::{HashKey, Node};
-use crate::entry::{Held, Record};
+use crate::digest::HashKey;
+use crate::entry::{Held, Record, Revision};
+use crate::error::WriteError;
+use crate::saved::{self, Change, Saved, State};
 use crate::seen::Pending;
+use crate::store::Store;
 
-/// One transaction for the disk: rows and what is seen, of one instant.
+/// Rows in one part of a transaction, except for its last.
+const PART_ROWS: usize = 256;
+
+/// A part of a transaction for the disk.
 #[derive(Clone, Debug)]
 pub struct Persist {
-    /// The log's head in that instant.
-    pub(crate) head: u64,
-    rows: Vec<Held>,
-    seen: BTreeMap<u64, u64>,
-    clouds: Vec<Pending>,
-    positions: BTreeMap<u64, u64>,
-    hash_key: HashKey,
-    clock: u64,
-    run: u64,
-    root: Node,
-    /// The rows replace everything stored before.
+    begins: bool,
     is_whole: bool,
+    rows: Vec<Held>,
+    claims: Option<Box<Claims>>,
+}
+
+/// What is claimed in the instant of a transaction's last part.
+#[derive(Clone, Debug)]
+struct Claims {
+    seen: Vec<(u64, u64)>,
+    clouds: Vec<Pending>,
+    positions: Vec<(u64, Option<u64>)>,
+    memos: Vec<(String, Option<Vec<u8>>)>,
+    state: State,
 }
 
 impl Persist {
-    /// What to answer with once it is safe.
-    pub fn head(&self) -> u64 {
-        self.head
-    }
-}
-
-/// What a disk holds: the sum of all [`Persist`]s.
-#[derive(Clone, Debug, Default)]
-pub struct Saved {
-    rows: BTreeMap<Vec<u8>, Held>,
-    latest: Option<Box<Persist>>,
-}
-
-impl Saved {
-    /// Takes in one transaction.
-    pub fn apply(&mut self, mut persist: Persist) {
-        if persist.is_whole {
-            self.rows.clear();
-        }
-        for held in persist.rows.drain(..) {
-            if held.is_empty() {
-                self.rows.remove(held.key());
-            } else {
-                self.rows.insert(held.key().to_vec(), held);
-            }
-        }
-        self.latest = Some(Box::new(persist));
+    /// A new transaction begins: parts of an earlier one that had no end are void.
+    pub fn begins(&self) -> bool {
+        self.begins
     }
 
-    /// Takes in only what a transaction says is seen, without its rows.
+    /// The transaction replaces everything stored before.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// The transaction is complete: write all its parts at once, and answer with
+    /// [`Input::Persisted`](crate::Input::Persisted) when they are safe.
+    pub fn ends(&self) -> bool {
+        self.claims.is_some()
+    }
+
+    /// What the disk is to put and to remove. Of two changes of a key within a transaction the later one counts.
+    pub fn changes(&self) -> impl Iterator<Item = Change> {
+        let claims = self.claims.iter().flat_map(|claims| {
+            let seen = claims.seen.iter().map(|(origin, clock)| saved::seen(*origin, *clock));
+            let positions = claims.positions.iter().map(|(log, at)| saved::position(*log, *at));
+            let memos = claims.memos.iter().map(|(name, memo)| saved::memo(name, memo.as_deref()));
+            let rest = [saved::clouds(&claims.clouds), saved::state(&claims.state)];
+            seen.chain(positions).chain(memos).chain(rest)
+        });
+        self.rows.iter().map(saved::row).chain(claims)
+    }
+
+    /// Leaves only what is seen, without the rows.
     #[cfg(feature = "__controls")]
-    pub(crate) fn apply_seen(&mut self, mut persist: Persist) {
-        persist.rows.clear();
-        self.latest = Some(Box::new(persist));
+    pub(crate) fn forget_rows(&mut self) {
+        self.rows.clear();
+    }
+}
+
+/// What a transaction reached.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Mark {
+    head: u64,
+    seen: u64,
+    spans: usize,
+    hash_key: HashKey,
+    memos: u64,
+}
+
+/// A transaction whose rows are being collected.
+#[derive(Debug)]
+struct Staging {
+    log: u64,
+    /// Up to where its parts have the log.
+    cursor: u64,
+    /// Where the log stood when it began: collecting what comes later is left to the last part.
+    goal: u64,
+}
+
+/// A transaction on its way to the disk, and what it takes to begin it again.
+#[derive(Debug)]
+struct Flight {
+    log: u64,
+    before: Option<Mark>,
+    mark: Mark,
+    dropped: Vec<Vec<u8>>,
+    moved: BTreeSet<u64>,
+    changed: BTreeSet<String>,
+}
+
+/// A copy of everything that is being taken, in parts.
+#[cfg(feature = "durable")]
+#[derive(Debug, Default)]
+pub(crate) struct Copy {
+    cursor: DiskCursor,
+    marks: (u64, u64, u64),
+}
+
+/// Where the disk stands in the change log.
+#[derive(Debug, Default)]
+pub(super) struct DiskCursor {
+    is_there: bool,
+    has_failed: bool,
+    /// What the last transaction reached. Nothing, if the next one has to write everything.
+    base: Option<Mark>,
+    staging: Option<Staging>,
+    flight: Option<Flight>,
+    /// Up to where the log is safe, and which memos are.
+    safe: Option<(Revision, u64)>,
+    memos: BTreeMap<String, Vec<u8>>,
+    /// Memos that changed since the last transaction, and how often any did.
+    changed: BTreeSet<String>,
+    changes: u64,
+}
+
+impl DiskCursor {
+    pub(super) fn new(is_there: bool) -> Self {
+        Self { is_there, ..Self::default() }
+    }
+
+    fn mark(&self, store: &Store) -> Mark {
+        Mark {
+            head: store.log.head(),
+            seen: store.seen.version(),
+            spans: store.seen.spans(),
+            hash_key: store.hash_key,
+            memos: self.changes,
+        }
+    }
+
+    /// The next part of a transaction.
+    fn part(&mut self, store: &Store, rows_max: usize) -> Persist {
+        let is_whole = self.base.is_none();
+        let begins = self.staging.as_ref().is_none_or(|staging| staging.log != store.log.id);
+        if begins {
+            let cursor = self.base.map_or(0, |base| base.head);
+            self.staging = Some(Staging { log: store.log.id, cursor, goal: store.log.head() });
+        }
+        let staging = self.staging.as_mut().expect("just made sure");
+        let mut later = store.log.after(staging.cursor);
+        let part: Vec<(u64, u32)> = later.by_ref().take(rows_max).collect();
+        let held = |(_, slot): (u64, u32)| store.slot(slot).held.clone();
+        let is_full = part.len() == rows_max;
+        if let Some((last, _)) = part.last().filter(|(last, _)| is_full && *last < staging.goal) {
+            staging.cursor = *last;
+            let rows = part.into_iter().map(held).collect();
+            return Persist { begins, is_whole, rows, claims: None };
+        }
+        let rows = part.into_iter().chain(later).map(held).collect();
+        self.staging = None;
+        Persist { begins, is_whole, rows, claims: Some(Box::new(self.claims(store))) }
+    }
+
+    /// What is claimed in this instant.
+    fn claims(&self, store: &Store) -> Claims {
+        let is_whole = self.base.is_none();
+        let logs = if is_whole { store.positions.keys().copied().collect() } else { store.moved.clone() };
+        let names = if is_whole { self.memos.keys().cloned().collect() } else { self.changed.clone() };
+        let position = |log| (log, store.positions.get(&log).copied());
+        let memo = |name| (self.memos.get(&name).cloned(), name);
+        Claims {
+            seen: store.seen.grown_since(self.base.map_or(0, |base| base.seen)).collect(),
+            clouds: store.seen.clouds(),
+            positions: logs.into_iter().map(position).collect(),
+            memos: names.into_iter().map(memo).map(|(memo, name)| (name, memo)).collect(),
+            state: State {
+                hash_key: store.hash_key,
+                clock: store.clock.last(),
+                run: store.run,
+                root: store.root().sum(),
+                seen: saved::vector_hash(&store.seen.vector().dots),
+                clouds: store.seen.spans() as u64,
+            },
+        }
+    }
+
+    /// The next transaction has to write everything.
+    pub(super) fn begin_anew(&mut self) {
+        self.base = None;
+        self.safe = None;
     }
 }
 
 impl Replica {
     pub(super) fn load(&mut self, saved: Saved) {
-        let Saved { rows, latest: Some(latest) } = saved else { return };
+        let Saved { rows, seen, clouds, positions, memos, state: Some(state), is_copy } = saved else {
+            return;
+        };
         let store = &mut self.store;
-        store.rekey(latest.hash_key);
-        store.clock.observe(latest.clock);
+        store.hash_key = state.hash_key;
+        store.seen.rekey(state.hash_key);
+        store.clock.observe(state.clock);
         if store.controls.has(Control::OldOrigin) {
-            store.run = latest.run;
+            store.run = state.run;
         }
-        store.refill(rows.into_values());
-        store.seen.restore(latest.seen, &latest.clouds);
-        store.positions = latest.positions;
+        store.fill(rows);
+        store.seen.restore(seen, &clouds);
+        store.positions = positions;
         store.log.raise_floor(store.log.head().max(1));
-        if store.root() != latest.root {
-            store.is_damaged = !store.controls.has(Control::SeenAhead);
+        self.disk.memos = memos;
+        if self.disk.is_there && !is_copy {
+            let mark = self.disk.mark(store);
+            store.disk = Some(mark.head);
+            self.disk.base = Some(mark);
+            self.disk.safe = Some((Revision { log: store.log.id, number: mark.head }, 0));
         }
+        store.is_damaged = store.root().sum() != state.root && !store.controls.has(Control::SeenAhead);
         self.recover();
     }
 
-    pub(super) fn persist(&mut self) -> Option<Persist> {
-        let store = &mut self.store;
-        let mark = (store.log.head(), store.seen.version(), store.seen.spans());
-        if !self.has_disk || self.persisting || (mark == self.persisted && !self.persist_whole) {
+    /// The next part of what the disk is to write, if there is anything and no transaction is under way.
+    pub fn persist(&mut self) -> Option<Persist> {
+        if !self.wants_disk() {
             return None;
         }
-        let since = if self.persist_whole { 0 } else { self.persisted.0 };
-        let is_whole = std::mem::take(&mut self.persist_whole);
-        self.persisting = true;
-        self.persisted = mark;
-        let mut rows: Vec<Held> =
-            store.log.after(since).map(|(_, slot)| store.slot(slot).held.clone()).collect();
-        let nothing = |key: &[u8]| Held::Nothing(Record::bare(key));
-        let dropped = std::mem::take(&mut store.dropped);
-        rows.extend(
-            dropped.iter().map(|key| store.held(key).map_or_else(|| nothing(key), |(h, _)| h.clone())),
-        );
-        Some(Persist {
-            head: mark.0,
-            rows,
-            seen: store.seen.vector().dots.clone(),
-            clouds: store.seen.clouds(),
-            positions: store.positions.clone(),
-            hash_key: store.hash_key,
-            clock: store.clock.last(),
-            run: store.run,
-            root: store.root(),
-            is_whole,
-        })
+        let (store, disk) = (&mut self.store, &mut self.disk);
+        let mut part = disk.part(store, PART_ROWS);
+        if part.ends() {
+            let dropped = std::mem::take(&mut store.dropped);
+            let now = |key: &Vec<u8>| store.held(key).map(|(held, _)| held.clone());
+            part.rows.extend(dropped.iter().map(|key| now(key).unwrap_or(Held::Nothing(Record::bare(key)))));
+            let mark = disk.mark(store);
+            let before = disk.base.replace(mark);
+            let (moved, changed) = (std::mem::take(&mut store.moved), std::mem::take(&mut disk.changed));
+            disk.flight = Some(Flight { log: store.log.id, before, mark, dropped, moved, changed });
+        }
+        Some(part)
+    }
+
+    /// The next part of a copy of everything. A copy whose last part is `None` has to begin anew: what its earlier
+    /// parts brought has been forgotten meanwhile.
+    #[cfg(feature = "durable")]
+    pub(crate) fn copy(&self, copy: &mut Copy, rows_max: usize) -> Option<Persist> {
+        let marks = (self.store.log.id, self.store.log.floor(), self.store.drops);
+        if copy.cursor.staging.is_some() && copy.marks != marks {
+            *copy = Copy::default();
+            return None;
+        }
+        copy.marks = marks;
+        Some(copy.cursor.part(&self.store, rows_max))
+    }
+
+    /// Whether there is something for the disk to do now.
+    pub(crate) fn wants_disk(&self) -> bool {
+        let disk = &self.disk;
+        let is_ready = disk.is_there && !disk.has_failed && disk.flight.is_none();
+        is_ready
+            && (disk.staging.is_some()
+                || !self.store.dropped.is_empty()
+                || disk.base != Some(disk.mark(&self.store)))
+    }
+
+    pub(super) fn persisted(&mut self) {
+        let Some(flight) = self.disk.flight.take() else { return };
+        // After damage the log is another one, and its disk has nothing yet.
+        if flight.log == self.store.log.id {
+            self.disk.safe =
+                Some((Revision { log: flight.log, number: flight.mark.head }, flight.mark.memos));
+            self.store.persisted(flight.mark.head);
+        }
+    }
+
+    /// Begins the transaction that failed again when the disk is back. Until then it holds nothing back.
+    pub(super) fn persist_failed(&mut self) {
+        let (store, disk) = (&mut self.store, &mut self.disk);
+        disk.has_failed = true;
+        disk.staging = None;
+        if let Some(flight) = disk.flight.take() {
+            store.dropped.extend(flight.dropped);
+            store.moved.extend(flight.moved);
+            disk.changed.extend(flight.changed);
+            disk.base = flight.before.filter(|_| flight.log == store.log.id);
+        }
+        store.disk = Some(u64::MAX);
+    }
+
+    pub(super) fn disk_back(&mut self) {
+        let (store, disk) = (&mut self.store, &mut self.disk);
+        disk.has_failed = false;
+        // Removals that were forgotten meanwhile are in no log: then everything is written anew.
+        disk.base = disk.base.filter(|base| store.log.floor() <= base.head);
+        store.disk = Some(disk.base.map_or(0, |base| base.head));
+    }
+
+    /// Whether local writes are taken.
+    pub(super) fn check_disk(&self) -> Result<(), WriteError> {
+        if self.disk.has_failed { Err(WriteError::Disk) } else { Ok(()) }
+    }
+
+    /// Whether the disk has failed and is not back.
+    pub fn has_disk_failed(&self) -> bool {
+        self.disk.has_failed
+    }
+
+    /// Up to where the disk has the change log. Nothing without a disk, or before its first transaction.
+    pub fn durable(&self) -> Option<Revision> {
+        self.disk.safe.map(|(revision, _)| revision)
+    }
+
+    // Memos: what a protocol wants to find again after a restart, such as a promise.
+
+    /// Keeps something under a name, or forgets it. What is sent because of it has to wait until
+    /// [`Replica::are_memos_safe`].
+    pub fn keep(&mut self, name: &str, memo: Option<&[u8]>) {
+        let memos = &mut self.disk.memos;
+        let old = match memo {
+            Some(memo) => memos.insert(name.to_owned(), memo.to_vec()),
+            None => memos.remove(name),
+        };
+        if old.as_deref() != memo {
+            self.disk.changed.insert(name.to_owned());
+            self.disk.changes += 1;
+        }
+    }
+
+    /// What was kept under a name, in this run or in an earlier one.
+    pub fn kept(&self, name: &str) -> Option<&[u8]> {
+        self.disk.memos.get(name).map(Vec::as_slice)
+    }
+
+    /// Whether everything that was kept would be found again after a crash. Without a disk there is nothing to wait
+    /// for.
+    pub fn are_memos_safe(&self) -> bool {
+        !self.disk.is_there || self.disk.safe.map_or(0, |(_, memos)| memos) == self.disk.changes
     }
 }

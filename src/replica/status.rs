@@ -15,6 +15,8 @@ impl Replica {
             cloud: self.store.seen.spans(),
             removals: self.store.log.removals(),
             head: self.head(),
+            durable: self.durable(),
+            has_disk_failed: self.has_disk_failed(),
             links: self.links.len(),
             sessions: self.links.values().filter(|link| link.session.is_some()).count(),
             traffic: self.traffic,
@@ -42,6 +44,10 @@ pub struct Status {
     pub removals: usize,
     /// The change log's head.
     pub head: Revision,
+    /// Up to where the disk has the change log, if there is a disk and it has anything.
+    pub durable: Option<Revision>,
+    /// The disk has failed, or is full, and is not back.
+    pub has_disk_failed: bool,
     /// Links to peers.
     pub links: usize,
     /// Repair sessions under way.

@@ -29,6 +29,7 @@ impl Replica {
         value: &[u8],
         options: &PutOptions,
     ) -> Result<Stamp, WriteError> {
+        self.check_disk()?;
         entry::check_name(key.as_bytes())?;
         self.store.check_value(value.len())?;
         let mut stored = Vec::with_capacity(1 + key.len());
@@ -42,8 +43,9 @@ impl Replica {
     /// Deletes a key: what it holds here is removed everywhere, for ever. `None` if it holds nothing.
     ///
     /// # Errors
-    /// If the key is not a key.
+    /// If the key is not a key, or the disk has failed.
     pub fn delete(&mut self, now: Time, key: &str) -> Result<Option<Stamp>, WriteError> {
+        self.check_disk()?;
         entry::check_name(key.as_bytes())?;
         let mut stored = Vec::with_capacity(1 + key.len());
         entry::register_key(key, &mut stored);
@@ -87,6 +89,7 @@ impl Replica {
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
     pub fn commit(&mut self, now: Time, batch: &Batch) -> Result<Vec<Option<Stamp>>, WriteError> {
+        self.check_disk()?;
         if batch.writes.len() > BATCH_WRITES_MAX {
             return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
         }
@@ -150,8 +153,9 @@ impl Replica {
     /// Adds an element to a set. Wins over a concurrent removal.
     ///
     /// # Errors
-    /// If a name is not acceptable.
+    /// If a name is not acceptable, or the disk has failed.
     pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
+        self.check_disk()?;
         let stored = Self::element(set, element)?;
         Ok(self.write_put(now, &stored, &[], 0))
     }
@@ -159,8 +163,9 @@ impl Replica {
     /// Removes an element from a set, as far as this node has seen it added.
     ///
     /// # Errors
-    /// If a name is not acceptable.
+    /// If a name is not acceptable, or the disk has failed.
     pub fn set_remove(&mut self, now: Time, set: &str, element: &str) -> Result<Option<Stamp>, WriteError> {
+        self.check_disk()?;
         let stored = Self::element(set, element)?;
         Ok(self.write_delete(now, &stored))
     }
@@ -181,8 +186,9 @@ impl Replica {
     /// Adds to a counter, or subtracts from it.
     ///
     /// # Errors
-    /// If the name is not acceptable or this process's share would overflow.
+    /// If the name is not acceptable, this process's share would overflow, or the disk has failed.
     pub fn counter_add(&mut self, now: Time, counter: &str, by: i64) -> Result<Stamp, WriteError> {
+        self.check_disk()?;
         entry::check_name(counter.as_bytes())?;
         let mut stored = Vec::new();
         entry::counter_prefix(counter, &mut stored);

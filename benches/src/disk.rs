@@ -1,0 +1,272 @@
+//! Measures the disk beside a bare append with `fdatasync`, in the same run and the same folder.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use fjall::PersistMode;
+use redb::ReadableDatabase;
+use tidings::{Config, Node, Security, WriteError};
+use tidings_benches::{key, value};
+use tokio::runtime::Runtime;
+
+pub(crate) const PARTS: &[(&str, fn())] = &[
+    ("engines", engines),
+    ("single", single),
+    ("group", group),
+    ("unawaited", unawaited),
+    ("opening", opening),
+    ("room", room),
+];
+
+const ROUNDS: u64 = 1_000;
+/// How long the room is watched, unless `TIDINGS_BENCH_SECONDS` says otherwise.
+const ROOM_SECONDS: u64 = 600;
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// A folder of its own, below `TIDINGS_BENCH_DIR` or where temporary files are.
+fn folder() -> PathBuf {
+    let below = std::env::var_os("TIDINGS_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let path = below.join(format!("tidings-benches-{}", std::process::id()));
+    _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("the folder can be made");
+    path
+}
+
+fn start(runtime: &Runtime, dir: Option<&Path>) -> Node {
+    static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();
+    let security = SECURITY.get_or_init(|| Security::secret("a secret for benchmarks").expect("good enough"));
+    let builder = Node::builder("a").security(security.clone()).config(Config::lan());
+    let builder = if let Some(dir) = dir { builder.data_dir(dir) } else { builder };
+    runtime.block_on(builder.start()).expect("it starts")
+}
+
+fn median(mut micros: Vec<f64>) -> f64 {
+    micros.sort_by(f64::total_cmp);
+    micros[micros.len() / 2]
+}
+
+fn each(rounds: u64, mut step: impl FnMut(u64)) -> f64 {
+    let time = |i| {
+        let begin = Instant::now();
+        step(i);
+        begin.elapsed().as_nanos() as f64 / 1e3
+    };
+    median((0..rounds).map(time).collect())
+}
+
+/// What one durable put writes at the least: its key and its value.
+fn bare(folder: &Path) -> f64 {
+    let mut file = File::create(folder.join("bare")).expect("it can be made");
+    let bytes = [key(1).into_bytes(), value(1)].concat();
+    each(ROUNDS, |_| {
+        file.write_all(&bytes).expect("there is room");
+        file.sync_data().expect("it syncs");
+    })
+}
+
+/// Both engines with one row and some claims in a synced transaction, empty and with 100,000 keys.
+fn engines() {
+    const ROWS: redb::TableDefinition<&[u8], &[u8]> = redb::TableDefinition::new("rows");
+    let folder = folder();
+    let redb = redb::Database::create(folder.join("redb")).expect("it can be made");
+    let fjall = fjall::Database::builder(folder.join("fjall")).open().expect("it can be made");
+    let rows = fjall.keyspace("rows", fjall::KeyspaceCreateOptions::default).expect("it can be made");
+    let in_redb = |from: u64, count: u64| {
+        let transaction = redb.begin_write().expect("it is open");
+        {
+            let mut table = transaction.open_table(ROWS).expect("it is there");
+            for i in from..from + count {
+                table.insert(key(i).as_bytes(), &value(i)[..]).expect("there is room");
+            }
+            table.insert(&b"claims"[..], &[0; 100][..]).expect("there is room");
+        }
+        transaction.commit().expect("there is room");
+    };
+    let in_fjall = |from: u64, count: u64| {
+        let mut batch = fjall.batch().durability(Some(PersistMode::SyncData));
+        (from..from + count).for_each(|i| batch.insert(&rows, key(i), value(i)));
+        batch.insert(&rows, "claims", [0; 100]);
+        batch.commit().expect("there is room");
+    };
+    for loaded in [0, 100_000] {
+        let begin = Instant::now();
+        (0..loaded / 5_000).for_each(|i| in_redb(i * 5_000, 5_000));
+        let redb_took = begin.elapsed();
+        let begin = Instant::now();
+        (0..loaded / 5_000).for_each(|i| in_fjall(i * 5_000, 5_000));
+        println!("{loaded} keys loaded: redb {redb_took:.2?}, fjall {:.2?}", begin.elapsed());
+        let floor = bare(&folder);
+        for count in [1, 100] {
+            let redb = each(ROUNDS / 2, |i| in_redb(i * 7_919 % 100_000, count));
+            let fjall = each(ROUNDS / 2, |i| in_fjall(i * 7_919 % 100_000, count));
+            println!(
+                "  {count:>3} rows: floor {floor:.0} us, redb {redb:.0} us ({:.1}), fjall {fjall:.0} us ({:.1})",
+                redb / floor,
+                fjall / floor
+            );
+        }
+    }
+    let begin = Instant::now();
+    let transaction = redb.begin_read().expect("it is open");
+    let table = transaction.open_table(ROWS).expect("it is there");
+    let count = redb::ReadableTable::iter(&table).expect("it is open").count();
+    let redb_took = begin.elapsed();
+    let begin = Instant::now();
+    let same = rows.iter().filter_map(|guard| guard.into_inner().ok()).count();
+    println!("reading {count} and {same} entries: redb {redb_took:.2?}, fjall {:.2?}", begin.elapsed());
+    _ = fs::remove_dir_all(folder);
+}
+
+/// One writer who waits for each of its puts.
+fn single() {
+    let (folder, runtime) = (folder(), runtime());
+    let node = start(&runtime, Some(&folder.join("a")));
+    let mut ratios = Vec::new();
+    for _ in 0..5 {
+        let floor = bare(&folder);
+        let put = |i| runtime.block_on(node.put(key(i), value(i)).expect("acceptable").durable());
+        let ours = each(ROUNDS, |i| put(i).expect("it is safe"));
+        println!("put and durable: p50 {ours:.0} us; append and fdatasync: {floor:.0} us");
+        ratios.push(ours / floor);
+    }
+    println!("  ratio, the median of five: {:.2} (target: 1.5)", median(ratios));
+    runtime.block_on(node.shutdown());
+    _ = fs::remove_dir_all(folder);
+}
+
+/// A hundred writers who wait, beside one.
+fn group() {
+    let (folder, runtime) = (folder(), runtime());
+    let node = start(&runtime, Some(&folder.join("a")));
+    let rate = |writers: u64, each: u64| {
+        let begin = Instant::now();
+        let write = |writer| {
+            let node = node.clone();
+            runtime.spawn(async move {
+                for i in 0..each {
+                    let receipt = node.put(key(writer * each + i), value(i)).expect("acceptable");
+                    receipt.durable().await.expect("it is safe");
+                }
+            })
+        };
+        let tasks: Vec<_> = (0..writers).map(write).collect();
+        tasks.into_iter().for_each(|task| runtime.block_on(task).expect("it ends"));
+        (writers * each) as f64 / begin.elapsed().as_secs_f64()
+    };
+    for _ in 0..3 {
+        let (one, many) = (rate(1, 2_000), rate(100, 200));
+        println!(
+            "durable puts: one writer {one:.0} a second, a hundred {many:.0}; ratio {:.1} (target: 10)",
+            many / one
+        );
+    }
+    runtime.block_on(node.shutdown());
+    _ = fs::remove_dir_all(folder);
+}
+
+/// Puts that nobody waits for, with a disk and without.
+fn unawaited() {
+    let runtime = runtime();
+    for (name, keys, puts) in
+        [("over 10,000 keys", 10_000, 1_000_000), ("on distinct keys", u64::MAX, 400_000)]
+    {
+        let texts: Vec<String> = (0..keys.min(puts)).map(key).collect();
+        let text = value(7);
+        let rate = |dir: Option<&Path>| {
+            let node = start(&runtime, dir);
+            let begin = Instant::now();
+            for i in 0..puts {
+                while let Err(WriteError::Busy) = node.put(&texts[(i % keys) as usize], &text) {
+                    std::thread::yield_now();
+                }
+            }
+            let rate = puts as f64 / begin.elapsed().as_secs_f64();
+            runtime.block_on(node.shutdown());
+            rate
+        };
+        let mut ratios = Vec::new();
+        for _ in 0..3 {
+            let folder = folder();
+            let (memory, disk) = (rate(None), rate(Some(&folder.join("a"))));
+            ratios.push(disk / memory);
+            println!("puts {name}: {memory:.0} a second in memory, {disk:.0} with a disk");
+            _ = fs::remove_dir_all(folder);
+        }
+        println!("  ratio, the median of three: {:.2} (target: 0.7)", median(ratios));
+    }
+}
+
+/// Starting on a directory with many keys: everything readable, all indexes built.
+fn opening() {
+    let runtime = runtime();
+    for (keys, target) in [(100_000, 0.8), (1_000_000, 3.5)] {
+        let folder = folder();
+        let node = start(&runtime, Some(&folder));
+        for i in 0..keys {
+            while let Err(WriteError::Busy) = node.put(key(i), value(i)) {
+                std::thread::yield_now();
+            }
+        }
+        runtime.block_on(node.shutdown());
+        drop(node);
+        for _ in 0..3 {
+            let begin = Instant::now();
+            let node = start(&runtime, Some(&folder));
+            let took = begin.elapsed().as_secs_f64();
+            assert!(node.len() as u64 == keys && node.get(key(7)).is_some(), "it is all there");
+            println!("opening {keys} keys of 124 bytes: {took:.2} s (target: {target})");
+            runtime.block_on(node.shutdown());
+        }
+        println!("  {} MiB on the disk", bytes(&folder) >> 20);
+        _ = fs::remove_dir_all(folder);
+    }
+}
+
+/// What a folder takes on the disk.
+fn bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = fs::read_dir(path) else {
+        return path.metadata().map_or(0, |file| file.blocks() * 512);
+    };
+    entries.flatten().map(|entry| bytes(&entry.path())).sum()
+}
+
+/// Constant overwriting, each round as durable as it can be.
+fn room() {
+    const KEYS: u64 = 200_000;
+    let seconds = std::env::var("TIDINGS_BENCH_SECONDS").ok().and_then(|text| text.parse().ok());
+    let time = Duration::from_secs(seconds.unwrap_or(ROOM_SECONDS));
+    let (folder, runtime) = (folder(), runtime());
+    let node = start(&runtime, Some(&folder));
+    let (begin, mut last, mut most, mut puts) = (Instant::now(), Instant::now(), 0, 0_u64);
+    while begin.elapsed() < time {
+        for _ in 0..1_000 {
+            puts += 1;
+            let at = puts.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            _ = node.put(key(at % KEYS), value(puts));
+        }
+        // As fast as the disk takes it, rather than as memory does.
+        let receipt = node.put("round", puts.to_string()).expect("acceptable");
+        runtime.block_on(receipt.durable()).expect("it is safe");
+        if last.elapsed() >= Duration::from_secs(1) {
+            last = Instant::now();
+            most = most.max(bytes(&folder));
+        }
+    }
+    let live = node.status().store.map_or(0, |store| store.bytes);
+    let limit = 3 * live + (128 << 20);
+    println!(
+        "{puts} puts over {KEYS} keys in {time:?}: at most {} MiB on the disk, {} MiB at the end; {} MiB live (target: {})",
+        most >> 20,
+        bytes(&folder) >> 20,
+        live >> 20,
+        limit >> 20
+    );
+    runtime.block_on(node.shutdown());
+    _ = fs::remove_dir_all(folder);
+}

@@ -1,0 +1,71 @@
+//! The disk of a node: one more follower of the change log, on a thread of its own.
+//!
+//! The thread takes what has changed in parts, under the lock only for a part at a time, writes and syncs it without
+//! the lock, and then says so. What is written meanwhile goes in the next transaction, so however many wait for
+//! [`Receipt::durable`](crate::Receipt::durable), they share one sync. A writer who does not wait pays for a flag.
+//!
+//! There are two thread changes between a write and the knowledge that it is safe: to this thread and back. That is why
+//! it asks the replica itself, instead of being handed something by the driver.
+
+#[cfg(feature = "durable")]
+mod engine;
+#[cfg(feature = "durable")]
+mod follow;
+#[cfg(feature = "durable")]
+mod snapshot;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+
+#[cfg(feature = "durable")]
+pub(super) use follow::{attach, open};
+#[cfg(feature = "durable")]
+pub(super) use snapshot::write as write_snapshot;
+
+/// What a node and the thread of its disk know of each other.
+#[derive(Debug, Default)]
+pub(super) struct DiskLink {
+    thread: OnceLock<Thread>,
+    has_work: AtomicBool,
+    is_wanted: AtomicBool,
+    has_ended: AtomicBool,
+    /// Why the disk takes nothing, if it does not.
+    failure: Mutex<Option<String>>,
+    #[cfg(all(feature = "durable", feature = "__controls"))]
+    pub(super) fault: OnceLock<std::sync::Arc<Mutex<Option<std::io::ErrorKind>>>>,
+}
+
+impl DiskLink {
+    pub(super) fn is_there(&self) -> bool {
+        self.thread.get().is_some()
+    }
+
+    /// Something has changed.
+    pub(super) fn poke(&self) {
+        if let Some(thread) = self.thread.get()
+            && !self.has_work.load(Ordering::Relaxed)
+            && !self.has_work.swap(true, Ordering::AcqRel)
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Somebody waits until it is safe, or for the end.
+    pub(super) fn want(&self) {
+        let Some(thread) = self.thread.get() else { return };
+        self.has_work.store(true, Ordering::Release);
+        if !self.is_wanted.swap(true, Ordering::AcqRel) {
+            thread.unpark();
+        }
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The directory is free for others, or there is none.
+    pub(super) fn has_ended(&self) -> bool {
+        !self.is_there() || self.has_ended.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,214 @@
+//! Opening a node's directory, and following the change log into it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::engine::{Changes, Engine, Failure};
+use super::{DiskLink, snapshot};
+use crate::config::{Durability, OnCorruption};
+use crate::error::StartError;
+use crate::node::peers::NodeEvent;
+use crate::node::shared::Shared;
+use crate::replica::{Event, Input, Output, Replica, Setup};
+use crate::saved::Saved;
+
+/// How often a disk that is full is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A directory that is open, if there is one, and what has to be told about it.
+pub(in crate::node) struct Opened {
+    engine: Option<Engine>,
+    durability: Durability,
+    event: Option<NodeEvent>,
+}
+
+/// Makes a replica of what a directory or a snapshot holds. It may take seconds, and waits for the disk.
+pub(in crate::node) fn open(
+    setup: Setup,
+    dir: Option<&Path>,
+    snapshot: Option<&PathBuf>,
+) -> Result<(Replica, Opened), StartError> {
+    let restored = || snapshot.map_or_else(|| Ok(Saved::default()), |path| snapshot::read(path));
+    let durability = setup.config.durability;
+    let opened = |engine, event| Opened { engine, durability, event };
+    let Some(dir) = dir else { return Ok((replica(setup, restored()?)?.0, opened(None, None))) };
+    let setup = Setup { has_disk: true, ..setup };
+    let mut damage = match Engine::open(dir) {
+        Ok((engine, saved)) => {
+            let saved = if saved.is_blank() { restored()? } else { saved };
+            match replica(setup.clone(), saved) {
+                Ok((replica, false)) => return Ok((replica, opened(Some(engine), None))),
+                Ok((_, true)) => engine.damaged(),
+                Err(error) => error,
+            }
+        }
+        Err(error) => error,
+    };
+    let StartError::Damaged { path, reason } = &mut damage else { return Err(damage) };
+    if setup.config.on_corruption == OnCorruption::Refuse {
+        return Err(damage);
+    }
+    let event = Some(NodeEvent::DiskDamaged { path: std::mem::take(path), reason: std::mem::take(reason) });
+    let (engine, _) = Engine::begin_anew(dir)?;
+    let (replica, _) = replica(setup, restored()?)?;
+    Ok((replica, opened(Some(engine), event)))
+}
+
+/// A replica, and whether what it was made of did not add up.
+fn replica(mut setup: Setup, saved: Saved) -> Result<(Replica, bool), StartError> {
+    let (is_copy, has_state) = (saved.is_copy, !saved.is_blank());
+    setup.saved = has_state.then_some(saved);
+    let mut replica = Replica::new(setup);
+    let mut is_damaged = false;
+    while let Some(output) = replica.poll() {
+        is_damaged |= matches!(output, Output::Event(Event::Damaged));
+    }
+    if is_damaged && is_copy {
+        return Err(StartError::Snapshot {
+            path: "given".to_owned(),
+            reason: "its entries do not add up".to_owned(),
+        });
+    }
+    Ok((replica, is_damaged))
+}
+
+/// Makes what was loaded readable, and begins to follow.
+pub(in crate::node) fn attach(shared: &Arc<Shared>, opened: Opened) {
+    let Opened { engine, durability, event } = opened;
+    if let Some(mut core) = shared.lock() {
+        _ = shared.follow(&mut core, shared.now());
+    }
+    let Some(engine) = engine else { return };
+    event.into_iter().for_each(|event| shared.events.push(event));
+    #[cfg(feature = "__controls")]
+    shared.disk.fault.set(engine.fault.clone()).expect("a node has one disk");
+    let following = shared.clone();
+    let thread = std::thread::Builder::new().name("tidings-disk".to_owned());
+    let thread = thread.spawn(move || {
+        let follow = AssertUnwindSafe(|| Follower { shared: &following, engine, durability }.follow());
+        if catch_unwind(follow).is_err() {
+            following.close();
+        }
+        following.disk.has_ended.store(true, Ordering::Release);
+        following.progress.notify_waiters();
+    });
+    let thread = thread.expect("the system has room for a thread").thread().clone();
+    shared.disk.thread.set(thread).expect("a node has one disk");
+    shared.disk.want();
+}
+
+struct Follower<'a> {
+    shared: &'a Shared,
+    engine: Engine,
+    durability: Durability,
+}
+
+impl Follower<'_> {
+    fn follow(mut self) {
+        let mut last = Instant::now();
+        loop {
+            self.shared.disk.wait(self.shared, last, self.durability);
+            last = Instant::now();
+            // What was written before the end belongs to the last transaction.
+            let is_closed = self.shared.is_closed();
+            if let Err(failure) = self.transaction()
+                && !self.recover(failure)
+            {
+                return;
+            }
+            if is_closed {
+                return;
+            }
+        }
+    }
+
+    /// Writes what has changed.
+    fn transaction(&mut self) -> Result<(), Failure> {
+        let mut changes = Changes::new();
+        loop {
+            let part = self.shared.lock_closed().and_then(|mut core| core.replica.persist());
+            let Some(part) = part else { return Ok(()) };
+            if part.begins() {
+                changes.clear();
+                if part.is_whole() {
+                    changes.extend(self.engine.keys()?.into_iter().map(|key| (key, None)));
+                }
+            }
+            changes.extend(part.changes());
+            if part.ends() {
+                break;
+            }
+        }
+        self.engine.commit(changes)?;
+        self.tell(Input::Persisted);
+        Ok(())
+    }
+
+    fn tell(&self, input: Input<'_>) {
+        let Some(mut core) = self.shared.lock_closed() else { return };
+        let now = self.shared.now();
+        core.replica.handle(now, input);
+        let wakers = self.shared.follow(&mut core, now);
+        drop(core);
+        wakers.into_iter().for_each(Waker::wake);
+        self.shared.progress.notify_waiters();
+    }
+
+    /// After a failure: says so, and tries again if that may help. Answers whether the disk is back; if not, this is
+    /// the end.
+    fn recover(&mut self, mut failure: Failure) -> bool {
+        loop {
+            tracing::error!(node = %self.shared.name, reason = %failure.reason, "the disk failed");
+            self.shared.disk.set_failure(Some(failure.reason.clone()));
+            self.tell(Input::PersistFailed);
+            let event = NodeEvent::DiskFailed { reason: failure.reason, may_pass: failure.may_pass };
+            self.shared.events.push(event);
+            self.shared.progress.notify_waiters();
+            loop {
+                if self.shared.is_closed() {
+                    return false;
+                }
+                std::thread::park_timeout(RETRY_INTERVAL);
+                if failure.may_pass && self.engine.reopen().is_ok() {
+                    break;
+                }
+            }
+            self.tell(Input::DiskBack);
+            match self.transaction() {
+                Ok(()) => break,
+                Err(again) => failure = again,
+            }
+        }
+        self.shared.disk.set_failure(None);
+        self.shared.events.push(NodeEvent::DiskBack);
+        self.shared.progress.notify_waiters();
+        true
+    }
+}
+
+impl DiskLink {
+    /// Waits until there is something to write, and until it is time to.
+    fn wait(&self, shared: &Shared, last: Instant, durability: Durability) {
+        while !self.has_work.swap(false, Ordering::AcqRel) && !shared.is_closed() {
+            std::thread::park();
+        }
+        let Durability::Interval(interval) = durability else { return };
+        loop {
+            let rest = interval.saturating_sub(last.elapsed());
+            if self.is_wanted.swap(false, Ordering::AcqRel) || shared.is_closed() || rest.is_zero() {
+                // Whatever else was said refers to what is written now.
+                self.has_work.store(false, Ordering::Release);
+                return;
+            }
+            std::thread::park_timeout(rest);
+        }
+    }
+
+    fn set_failure(&self, failure: Option<String>) {
+        *self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
+    }
+}

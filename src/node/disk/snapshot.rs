@@ -1,0 +1,151 @@
+//! Snapshots: everything that a node holds and has seen, as of one instant, in one file.
+//!
+//! A file begins with a mark and a version and goes on with records of changes, each with its length, its number and
+//! its checksum; the last one is empty, so that a file cut short is known as one. What is read from it has to add up
+//! like what is read from a disk. Memos are left out: promises bind the node that gave them.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use super::engine::Changes;
+use crate::error::{SnapshotError, StartError};
+use crate::node::shared::Shared;
+use crate::replica::Copy;
+use crate::saved::{self, Change, RECORD_HEADER_BYTES, Saved, SavedError};
+
+const MARK: &[u8; 8] = b"tidings\x01";
+/// Changes of about this many bytes make a record.
+const RECORD_BYTES_TARGET: usize = 1 << 20;
+/// Rows taken under one lock, and how often that may be in vain before all are taken under one.
+const PART_ROWS: usize = 4_096;
+const TRIES: usize = 3;
+
+/// Takes a snapshot. The file appears at its path when it is whole and safe.
+pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), SnapshotError> {
+    let changes = collect(shared).ok_or(SnapshotError::Failed)?;
+    let temporary = path.with_extension("tmp");
+    let written = write_file(&temporary, changes).and_then(|()| {
+        fs::rename(&temporary, path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    });
+    written.map_err(|error| {
+        _ = fs::remove_file(&temporary);
+        SnapshotError::File { path: path.display().to_string(), reason: error.to_string() }
+    })
+}
+
+/// All there is, as of the instant of the last part.
+fn collect(shared: &Shared) -> Option<Changes> {
+    let (mut copy, mut changes, mut tries) = (Copy::default(), Changes::new(), 0);
+    loop {
+        let rows_max = if tries < TRIES { PART_ROWS } else { usize::MAX };
+        let part = shared.lock_closed()?.replica.copy(&mut copy, rows_max);
+        let Some(part) = part else {
+            tries += 1;
+            continue;
+        };
+        if part.begins() {
+            changes.clear();
+        }
+        changes.extend(part.changes().filter(|(key, _)| !saved::is_memo(key)));
+        if part.ends() {
+            return Some(changes);
+        }
+    }
+}
+
+fn write_file(path: &Path, changes: Changes) -> io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(MARK)?;
+    let (mut record, mut bytes, mut sequence): (Vec<Change>, _, _) = (Vec::new(), 0, 0);
+    for (key, value) in changes {
+        bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        record.push((key, value));
+        if bytes >= RECORD_BYTES_TARGET {
+            file.write_all(&saved::seal_changes(sequence, &record))?;
+            (bytes, sequence) = (0, sequence + 1);
+            record.clear();
+        }
+    }
+    if !record.is_empty() {
+        file.write_all(&saved::seal_changes(sequence, &record))?;
+        sequence += 1;
+    }
+    file.write_all(&saved::seal_changes(sequence, &[]))?;
+    file.into_inner()?.sync_all()
+}
+
+/// Reads a snapshot.
+pub(super) fn read(path: &Path) -> Result<Saved, StartError> {
+    let unusable = |reason: String| StartError::Snapshot { path: path.display().to_string(), reason };
+    let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
+    let mut records = Records { file: BufReader::new(file), sequence: 0, rest: Vec::new().into_iter() };
+    records.mark().map_err(unusable)?;
+    let entries = records.map(|entry| entry.map_err(Unread::Records));
+    let saved = Saved::read(entries).map_err(|unread| unusable(unread.to_string()))?;
+    Ok(Saved { is_copy: true, ..saved })
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error("{0}")]
+    Records(String),
+    #[error("{0}")]
+    Saved(#[from] SavedError),
+}
+
+/// The entries of a snapshot's records.
+struct Records {
+    file: BufReader<File>,
+    sequence: u64,
+    rest: std::vec::IntoIter<Change>,
+}
+
+impl Records {
+    fn mark(&mut self) -> Result<(), String> {
+        let mut mark = [0; MARK.len()];
+        self.file.read_exact(&mut mark).map_err(|error| error.to_string())?;
+        match mark {
+            _ if mark == *MARK => Ok(()),
+            [.., version] if mark[..7] == MARK[..7] => {
+                Err(format!("it was written by a later version of this library ({version})"))
+            }
+            _ => Err("it is not a snapshot".to_owned()),
+        }
+    }
+
+    fn record(&mut self) -> Option<Vec<Change>> {
+        let mut record = vec![0; RECORD_HEADER_BYTES];
+        self.file.read_exact(&mut record).ok()?;
+        let bytes = saved::record_body_bytes(&record)?;
+        // As much as there is, whatever the header says.
+        let read = self.file.by_ref().take(bytes as u64).read_to_end(&mut record).ok()?;
+        let (sequence, changes) = saved::unseal_changes(&record)?;
+        (read == bytes && sequence == self.sequence).then_some(changes)
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<(Vec<u8>, Vec<u8>), String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some((key, value)) = self.rest.next() {
+                match value {
+                    Some(value) => return Some(Ok((key, value))),
+                    None => continue,
+                }
+            }
+            let Some(changes) = self.record() else {
+                return Some(Err(format!("record {} is damaged or missing", self.sequence)));
+            };
+            if changes.is_empty() {
+                return None;
+            }
+            self.sequence += 1;
+            self.rest = changes.into_iter();
+        }
+    }
+}

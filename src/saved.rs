@@ -1,0 +1,309 @@
+//! What a disk holds: an ordered map of byte strings, and how rows and claims are laid out in it.
+//!
+//! Rows stand under their own keys, which begin with the number of their keyspace. Everything else stands under first
+//! bytes that no keyspace has: for each origin how far it is seen, for each log of a peer how far it is merged, the
+//! contexts beyond the vector, what protocols want to find again, and the state, which says of what all of it must
+//! consist. A lost row would spread as a delete and an origin seen too far would spread as a loss. So nothing is taken
+//! from a disk before it adds up: the rows by the digest's root, each claim by its own checksum, all claims by counts
+//! and a fingerprint in the state.
+
+use std::collections::BTreeMap;
+
+use crate::digest::{HashKey, fingerprint};
+use crate::entry::{self, Held};
+use crate::seen::Pending;
+use crate::wire::{Reader, WireError, Writer};
+
+/// The version of everything that is stored. A later one reads all earlier ones.
+pub(crate) const VERSION: u8 = 1;
+
+const STATE: u8 = 0xf0;
+const SEEN: u8 = 0xf1;
+const POSITION: u8 = 0xf2;
+const CLOUDS: u8 = 0xf3;
+const MEMO: u8 = 0xf4;
+
+/// Salts the checksums of claims.
+const SEAL: u64 = 0x7469_6469_6e67_7332;
+const SEAL_BYTES: usize = 8;
+
+/// What is wrong with what a disk holds. Nothing of it is used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SavedError {
+    /// It was written by a later version of this library.
+    #[error("it was written by a later version of this library ({version})")]
+    Version {
+        /// The version of its layout.
+        version: u8,
+    },
+    /// An entry is not what was written.
+    #[error("the entry {key:?} is damaged")]
+    Entry {
+        /// Its key, as far as it is readable.
+        key: String,
+    },
+    /// Entries are missing, or are older than the others.
+    #[error("{what} missing or out of date")]
+    Incomplete {
+        /// What does not add up.
+        what: &'static str,
+    },
+}
+
+/// What all the rest must add up to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct State {
+    pub(crate) hash_key: HashKey,
+    pub(crate) clock: u64,
+    pub(crate) run: u64,
+    pub(crate) root: u128,
+    /// The fingerprint of the vector.
+    pub(crate) seen: u64,
+    pub(crate) clouds: u64,
+}
+
+/// What a disk held, read and found sound; to be handed to [`Replica::new`](crate::Replica::new) in
+/// [`Setup::saved`](crate::Setup::saved).
+#[derive(Clone, Debug, Default)]
+pub struct Saved {
+    pub(crate) rows: Vec<Held>,
+    pub(crate) seen: BTreeMap<u64, u64>,
+    pub(crate) clouds: Vec<Pending>,
+    pub(crate) positions: BTreeMap<u64, u64>,
+    pub(crate) memos: BTreeMap<String, Vec<u8>>,
+    pub(crate) state: Option<State>,
+    /// It is not what the disk holds that will follow.
+    pub(crate) is_copy: bool,
+}
+
+impl Saved {
+    /// Reads everything that a disk holds, in the order of its keys.
+    ///
+    /// # Errors
+    /// [`SavedError`] says what does not add up. The rows are compared by the replica that takes them.
+    pub fn read<E: From<SavedError>, B: AsRef<[u8]>>(
+        entries: impl IntoIterator<Item = Result<(B, B), E>>,
+    ) -> Result<Self, E> {
+        let mut saved = Self::default();
+        for entry in entries {
+            let (key, value) = entry?;
+            saved.entry(key.as_ref(), value.as_ref())?;
+        }
+        saved.check()?;
+        Ok(saved)
+    }
+
+    fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), SavedError> {
+        let damaged = || SavedError::Entry { key: String::from_utf8_lossy(key).into_owned() };
+        let Some((kind @ STATE.., name)) = key.split_first() else {
+            let held = row_of(key, value).ok_or_else(damaged)?;
+            if self.rows.last().is_some_and(|last| last.key() >= key) {
+                return Err(damaged());
+            }
+            self.rows.push(held);
+            return Ok(());
+        };
+        let value = unseal(key, value).ok_or_else(damaged)?;
+        if *kind == STATE && value.first().is_some_and(|version| *version > VERSION) {
+            return Err(SavedError::Version { version: value[0] });
+        }
+        self.claim(*kind, name, value).ok_or_else(damaged)
+    }
+
+    fn claim(&mut self, kind: u8, name: &[u8], value: &[u8]) -> Option<()> {
+        let mut reader = Reader::plain(value);
+        let word = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+        match kind {
+            STATE => self.state = Some(state_of(reader).ok()?),
+            SEEN => _ = self.seen.insert(word(name)?, reader.word().ok()?),
+            POSITION => _ = self.positions.insert(word(name)?, reader.word().ok()?),
+            // Every bound names its hash key: the state may come later than this.
+            CLOUDS => self.clouds = reader.pending(HashKey::default()).ok()?,
+            MEMO => _ = self.memos.insert(String::from_utf8(name.to_vec()).ok()?, value.to_vec()),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn check(&self) -> Result<(), SavedError> {
+        let incomplete = |what| Err(SavedError::Incomplete { what });
+        let Some(state) = &self.state else {
+            let is_blank = self.rows.is_empty() && self.seen.is_empty() && self.memos.is_empty();
+            return if is_blank { Ok(()) } else { incomplete("the state is") };
+        };
+        if vector_hash(&self.seen) != state.seen {
+            return incomplete("what is seen of some origin is");
+        }
+        if self.clouds.len() as u64 != state.clouds {
+            return incomplete("contexts beyond the vector are");
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing.
+    pub fn is_blank(&self) -> bool {
+        self.state.is_none()
+    }
+}
+
+/// A fingerprint of a vector that does not depend on the hash key.
+pub(crate) fn vector_hash(vector: &BTreeMap<u64, u64>) -> u64 {
+    // A sum, so that whoever persists could keep it in step.
+    let hash = |(origin, clock): (&u64, &u64)| {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&origin.to_le_bytes());
+        bytes[8..].copy_from_slice(&clock.to_le_bytes());
+        fingerprint(SEAL, &bytes)
+    };
+    vector.iter().map(hash).fold(0, u64::wrapping_add)
+}
+
+fn row_of(key: &[u8], value: &[u8]) -> Option<Held> {
+    let mut reader = Reader::plain(value);
+    let held = reader.held(key).ok()?.ok()?;
+    reader.end().ok()?;
+    (entry::key_is_well_formed(key) && !held.is_empty()).then_some(held)
+}
+
+/// One change of what a disk holds: a key, and its value unless it is to be removed.
+pub type Change = (Vec<u8>, Option<Vec<u8>>);
+
+pub(crate) fn row(held: &Held) -> Change {
+    let value = (!held.is_empty()).then(|| {
+        let mut writer = Writer::plain();
+        writer.held(held);
+        writer.into_plain()
+    });
+    (held.key().to_vec(), value)
+}
+
+pub(crate) fn seen(origin: u64, clock: u64) -> Change {
+    claim(SEEN, &origin.to_be_bytes(), clock.to_le_bytes().to_vec())
+}
+
+pub(crate) fn position(log: u64, position: Option<u64>) -> Change {
+    let key = [&[POSITION][..], &log.to_be_bytes()].concat();
+    position.map_or((key, None), |at| claim(POSITION, &log.to_be_bytes(), at.to_le_bytes().to_vec()))
+}
+
+pub(crate) fn memo(name: &str, memo: Option<&[u8]>) -> Change {
+    let key = [&[MEMO][..], name.as_bytes()].concat();
+    memo.map_or((key, None), |memo| claim(MEMO, name.as_bytes(), memo.to_vec()))
+}
+
+/// Whether this is the key of a memo.
+#[cfg(feature = "durable")]
+pub(crate) fn is_memo(key: &[u8]) -> bool {
+    key.first() == Some(&MEMO)
+}
+
+pub(crate) fn clouds(clouds: &[Pending]) -> Change {
+    if clouds.is_empty() {
+        return (vec![CLOUDS], None);
+    }
+    let mut writer = Writer::plain();
+    writer.pending(clouds, HashKey::default());
+    claim(CLOUDS, b"", writer.into_plain())
+}
+
+pub(crate) fn state(state: &State) -> Change {
+    let mut writer = Writer::plain();
+    writer.byte(VERSION);
+    writer.hash_key(state.hash_key);
+    writer.word(state.clock);
+    writer.word(state.run);
+    writer.word(state.root as u64);
+    writer.word((state.root >> 64) as u64);
+    writer.word(state.seen);
+    writer.word(state.clouds);
+    claim(STATE, b"", writer.into_plain())
+}
+
+fn state_of(mut reader: Reader<'_>) -> Result<State, WireError> {
+    reader.byte()?;
+    let hash_key = reader.hash_key()?;
+    let (clock, run) = (reader.word()?, reader.word()?);
+    let root = u128::from(reader.word()?) | (u128::from(reader.word()?) << 64);
+    let (seen, clouds) = (reader.word()?, reader.word()?);
+    reader.end()?;
+    Ok(State { hash_key, clock, run, root, seen, clouds })
+}
+
+/// A claim with its checksum.
+fn claim(kind: u8, name: &[u8], mut value: Vec<u8>) -> Change {
+    let key = [&[kind][..], name].concat();
+    let seal = seal(&key, &value);
+    value.extend_from_slice(&seal);
+    (key, Some(value))
+}
+
+fn seal(key: &[u8], value: &[u8]) -> [u8; SEAL_BYTES] {
+    fingerprint(fingerprint(SEAL, key), value).to_le_bytes()
+}
+
+fn unseal<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+    let (value, stored) = value.split_last_chunk::<SEAL_BYTES>()?;
+    (*stored == seal(key, value)).then_some(value)
+}
+
+// Changes in a row, for journals and files: a length, a sequence, a checksum, and the changes themselves.
+
+/// The longest record that is read: a batch of the largest values fits.
+const RECORD_BYTES_MAX: usize = 1 << 30;
+pub(crate) const RECORD_HEADER_BYTES: usize = 24;
+
+/// One record of changes, which is read as a whole or not at all.
+pub(crate) fn seal_changes<'a>(sequence: u64, changes: impl IntoIterator<Item = &'a Change>) -> Vec<u8> {
+    let mut writer = Writer::plain();
+    (0..RECORD_HEADER_BYTES).for_each(|_| writer.byte(0));
+    for (key, value) in changes {
+        writer.bytes(key);
+        writer.byte(u8::from(value.is_some()));
+        writer.bytes(value.as_deref().unwrap_or_default());
+    }
+    let mut record = writer.into_plain();
+    let body = (record.len() - RECORD_HEADER_BYTES) as u64;
+    record[..8].copy_from_slice(&body.to_le_bytes());
+    record[8..16].copy_from_slice(&sequence.to_le_bytes());
+    let checksum = record_checksum(&record);
+    record[16..24].copy_from_slice(&checksum.to_le_bytes());
+    record
+}
+
+fn record_checksum(record: &[u8]) -> u64 {
+    fingerprint(fingerprint(SEAL, &record[..16]), &record[RECORD_HEADER_BYTES..])
+}
+
+/// The length of a record's body, if its header may be one.
+pub(crate) fn record_body_bytes(header: &[u8]) -> Option<usize> {
+    let bytes = u64::from_le_bytes(*header.first_chunk()?);
+    usize::try_from(bytes).ok().filter(|bytes| *bytes <= RECORD_BYTES_MAX)
+}
+
+/// The sequence and the changes of a record, if it is sound.
+pub(crate) fn unseal_changes(record: &[u8]) -> Option<(u64, Vec<Change>)> {
+    let (header, body) = record.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+    let stored = u64::from_le_bytes(*header.last_chunk()?);
+    if record_body_bytes(header)? != body.len() || stored != record_checksum(record) {
+        return None;
+    }
+    let mut reader = Reader::plain(body);
+    let mut changes = Vec::new();
+    while !reader.is_at_end() {
+        changes.push(change_of(&mut reader).ok()?);
+    }
+    Some((u64::from_le_bytes(header[8..16].try_into().ok()?), changes))
+}
+
+fn change_of(reader: &mut Reader<'_>) -> Result<Change, WireError> {
+    let (key, is_put, value) = (reader.bytes()?, reader.byte()?, reader.bytes()?);
+    Ok((key.to_vec(), (is_put == 1).then(|| value.to_vec())))
+}
+
+/// What can be read of a record that may not be sound.
+#[cfg(feature = "__controls")]
+pub(crate) fn torn_changes(record: &[u8]) -> Vec<Change> {
+    let mut reader = Reader::plain(record.get(RECORD_HEADER_BYTES..).unwrap_or_default());
+    std::iter::from_fn(|| change_of(&mut reader).ok().filter(|(key, _)| !key.is_empty())).collect()
+}

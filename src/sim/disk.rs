@@ -1,0 +1,257 @@
+//! A simulated disk: what an engine with a journal makes of a device that keeps only what was synced, loses, tears and
+//! reorders everything else in a crash, fails to sync, or is full.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand_core::Rng;
+
+use super::{Happening, Sim};
+use crate::controls::Control;
+use crate::replica::{Input, Persist};
+use crate::saved::{self, Change, Saved, SavedError};
+use crate::seen::Context;
+
+/// Transactions kept apart, so that older states can be restored.
+const RECORDS_MAX: usize = 64;
+
+/// What is wrong with a node's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiskFault {
+    /// Nothing more can be written. When the fault is mended the node's disk is back.
+    Full,
+    /// Syncing fails, and it is anybody's guess what was written. The node does without its disk until it is restarted.
+    SyncFails,
+}
+
+/// The disk of one node.
+#[derive(Debug, Default)]
+pub(super) struct SimDisk {
+    /// What the oldest kept transactions came to.
+    base: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The journal: one write per transaction.
+    records: VecDeque<Vec<u8>>,
+    /// How many of them no crash can touch.
+    synced: usize,
+    sequence: u64,
+    staged: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    fault: Option<DiskFault>,
+    has_failed: bool,
+    /// A transaction was written and waits for its sync.
+    is_pending: bool,
+    /// What the transactions under way claim, and what was acknowledged as durable.
+    claimed: Context,
+    promised: Context,
+    takes_torn: bool,
+}
+
+impl SimDisk {
+    fn stage(&mut self, part: &Persist) {
+        if part.begins() {
+            self.staged.clear();
+            if part.is_whole() {
+                self.staged = self.read().into_keys().map(|key| (key, None)).collect();
+            }
+        }
+        self.staged.extend(part.changes());
+    }
+
+    fn write(&mut self) {
+        let changes: Vec<Change> = std::mem::take(&mut self.staged).into_iter().collect();
+        self.sequence += 1;
+        self.records.push_back(saved::seal_changes(self.sequence, &changes));
+    }
+
+    fn sync(&mut self) {
+        self.synced = self.records.len();
+        while self.records.len() > RECORDS_MAX {
+            let oldest = self.records.pop_front().expect("there are many");
+            let (_, changes) = saved::unseal_changes(&oldest).expect("it was synced");
+            apply(&mut self.base, changes);
+            self.synced -= 1;
+        }
+    }
+
+    /// Loses, tears or keeps each write that was not synced, by itself.
+    fn crash(&mut self, random: &mut impl Rng) {
+        for record in self.records.range_mut(self.synced..) {
+            // Of a write's pages any may be there, whatever their order was.
+            let at = random.next_u32() as usize % record.len();
+            match random.next_u32() % 4 {
+                0 => record.fill(0),
+                1 => record[at..].fill(0),
+                2 => record[..at].fill(0),
+                _ => {}
+            }
+        }
+    }
+
+    /// Opens the disk again, as an engine does: the journal ends where it no longer makes sense.
+    fn open(&mut self) -> Result<Saved, SavedError> {
+        let last = |records: &VecDeque<Vec<u8>>| records.front().and_then(|r| saved::unseal_changes(r));
+        let mut expected = last(&self.records).map(|(sequence, _)| sequence);
+        let mut sound = 0;
+        for record in &self.records {
+            let Some((sequence, _)) = saved::unseal_changes(record) else { break };
+            if Some(sequence) != expected {
+                break;
+            }
+            expected = Some(sequence + 1);
+            sound += 1;
+        }
+        if !self.takes_torn {
+            self.records.truncate(sound);
+        }
+        self.sequence = expected.map_or(self.sequence, |expected| expected - 1);
+        self.synced = self.records.len();
+        self.staged.clear();
+        (self.has_failed, self.is_pending) = (false, false);
+        Saved::read(self.read().into_iter().map(Ok::<_, SavedError>))
+    }
+
+    fn read(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut map = self.base.clone();
+        for record in &self.records {
+            match saved::unseal_changes(record) {
+                Some((_, changes)) => apply(&mut map, changes),
+                #[cfg(feature = "__controls")]
+                None if self.takes_torn => apply(&mut map, saved::torn_changes(record)),
+                None => {}
+            }
+        }
+        map
+    }
+}
+
+fn apply(map: &mut BTreeMap<Vec<u8>, Vec<u8>>, changes: Vec<Change>) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => _ = map.insert(key, value),
+            None => _ = map.remove(&key),
+        }
+    }
+}
+
+/// With what a crashed node comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disk {
+    /// With nothing.
+    Blank,
+    /// With what its disk kept when it crashed.
+    Latest,
+    /// With what its disk had this many transactions earlier: a restored backup.
+    Older(usize),
+}
+
+impl Sim {
+    /// Gives a node's disk a fault, or mends it.
+    pub fn disk_fault(&mut self, i: usize, fault: Option<DiskFault>) {
+        let disk = &mut self.nodes[i].disk;
+        let is_mended = disk.fault == Some(DiskFault::Full) && fault.is_none() && disk.has_failed;
+        disk.fault = fault;
+        if is_mended && self.is_up(i) {
+            self.synced(i);
+            if let Err(what) = self.nodes[i].disk.open() {
+                self.fail(&format!("node {i}: its disk cannot be opened again: {what}"));
+            }
+            self.input(i, Input::DiskBack);
+        }
+    }
+
+    /// Writes what a node has for its disk. When it is safe is another matter.
+    pub(super) fn write_disk(&mut self, i: usize) {
+        let node = &mut self.nodes[i];
+        let (Some(replica), disk) = (&mut node.replica, &mut node.disk) else { return };
+        while let Some(part) = replica.persist() {
+            #[cfg(feature = "__controls")]
+            if part.ends() && self.controls.has(Control::SeenAhead) {
+                let mut ahead = part.clone();
+                ahead.forget_rows();
+                disk.stage(&ahead);
+                disk.write();
+            }
+            disk.stage(&part);
+            if !part.ends() {
+                continue;
+            }
+            disk.claimed = replica.store.seen.vector().clone();
+            disk.is_pending = true;
+            disk.write();
+            if disk.fault == Some(DiskFault::Full) {
+                // As much as there was room for.
+                disk.has_failed = true;
+                disk.records.back_mut().expect("just written").truncate(20);
+            }
+            let starts = self.nodes[i].starts;
+            if self.controls.has(Control::EarlyPromise) {
+                self.nodes[i].disk.promised = self.nodes[i].disk.claimed.clone();
+            }
+            let later = self.jitter(std::time::Duration::from_millis(4));
+            self.after(later, Happening::Persisted(i, starts));
+            return;
+        }
+    }
+
+    /// The sync of a node's disk has returned.
+    pub(super) fn synced(&mut self, i: usize) {
+        let disk = &mut self.nodes[i].disk;
+        if !std::mem::take(&mut disk.is_pending) {
+            return;
+        }
+        if disk.fault.is_none() && !disk.has_failed {
+            disk.sync();
+            disk.promised = disk.claimed.clone();
+            return self.input(i, Input::Persisted);
+        }
+        disk.has_failed = true;
+        self.input(i, Input::PersistFailed);
+    }
+
+    pub(super) fn crash_disk(&mut self, i: usize) {
+        self.nodes[i].disk.crash(&mut self.random);
+    }
+
+    /// What a node's disk gives back.
+    pub(super) fn open_disk(&mut self, i: usize, which: Disk) -> Option<Saved> {
+        if !self.nodes[i].has_disk {
+            return None;
+        }
+        let takes_torn = self.controls.has(Control::TornTaken);
+        let disk = &mut self.nodes[i].disk;
+        disk.takes_torn = takes_torn;
+        match which {
+            Disk::Blank => *disk = SimDisk { fault: disk.fault, ..SimDisk::default() },
+            Disk::Latest => {}
+            Disk::Older(by) => {
+                disk.promised = Context::new();
+                _ = disk.open();
+                disk.records.truncate(disk.records.len().saturating_sub(by).max(1));
+            }
+        }
+        match disk.open() {
+            Ok(saved) => Some(saved),
+            Err(what) => self.fail(&format!("node {i}: its disk cannot be opened: {what}")),
+        }
+    }
+
+    /// Nothing that was acknowledged as durable may be missing after a restart.
+    pub(super) fn check_disk(&mut self, i: usize) {
+        let node = &self.nodes[i];
+        let Some(replica) = &node.replica else { return };
+        let promised = &node.disk.promised;
+        if self.checks && !saved_covers(replica.store.seen.vector(), promised) {
+            self.fail(&format!("node {i}: its disk lost what was acknowledged as durable"));
+        }
+    }
+
+    /// After damage the node claims less, and so does its disk.
+    pub(super) fn void_promises(&mut self, i: usize) {
+        self.nodes[i].disk.promised = Context::new();
+        self.nodes[i].disk.claimed = Context::new();
+    }
+}
+
+fn saved_covers(vector: &Context, promised: &Context) -> bool {
+    promised.dots.iter().all(|(origin, clock)| vector.get(origin) >= *clock)
+}
