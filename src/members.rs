@@ -137,7 +137,7 @@ pub struct Contact {
 pub enum MemberEvent {
     /// It is there, for the first time in this run.
     Joined(Member),
-    /// Its address, version or metadata changed.
+    /// What it tells about itself changed.
     Updated(Member),
     /// It did not answer somebody.
     Suspect(Member),
@@ -172,6 +172,7 @@ struct Known {
     is_announced: bool,
     /// It has shown itself to this node; of all others there is only hearsay.
     is_proven: bool,
+    down_at: Duration,
     links: u32,
     packet_bytes_max: usize,
     dial_at: Duration,
@@ -290,6 +291,10 @@ impl Members {
             return;
         }
         let known = self.known.get_mut(&who.run).expect("just learned");
+        // Others may see it at another address; this one works.
+        if known.links == 0 {
+            known.member.addr = who.addr;
+        }
         known.links += 1;
         known.dials = 0;
         known.packet_bytes_max = packet_bytes_max.max(PACKET_BYTES_MIN);
@@ -376,8 +381,10 @@ impl Members {
 
     fn remember(&mut self, who: &Member, make_room: impl Fn(&mut Self) -> bool) -> bool {
         if let Some(known) = self.known.get_mut(&who.run) {
-            if who.meta_version > known.member.meta_version || who.addr != known.member.addr {
-                known.take_news(who);
+            if who.meta_version > known.member.meta_version {
+                known.member.meta_version = who.meta_version;
+                known.member.app_version.clone_from(&who.app_version);
+                known.member.meta.clone_from(&who.meta);
                 self.buckets = None;
                 self.tell(who.run, MemberEvent::Updated);
             }
@@ -429,6 +436,7 @@ impl Known {
             has_left: false,
             is_announced: false,
             is_proven: false,
+            down_at: Duration::MAX,
             links: 0,
             packet_bytes_max: PACKET_BYTES_MIN,
             dial_at,
@@ -447,15 +455,6 @@ impl Known {
     /// It was there, is gone and is looked for.
     fn is_missed(&self) -> bool {
         self.member.state == MemberState::Down && self.links == 0
-    }
-
-    fn take_news(&mut self, who: &Member) {
-        self.member.addr = who.addr;
-        if who.meta_version > self.member.meta_version {
-            self.member.meta_version = who.meta_version;
-            self.member.app_version.clone_from(&who.app_version);
-            self.member.meta.clone_from(&who.meta);
-        }
     }
 }
 

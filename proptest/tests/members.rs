@@ -152,7 +152,7 @@ fn halves_that_were_apart_for_long_find_each_other_again() {
         let took = agree(&mut sim, SECOND * 30);
         println!("halves of {count} agree {took:?} after healing (two probe intervals and 5 s)");
         assert!(took <= SECOND * 6);
-        assert_eq!(downs(&mut sim), [""; 0], "nobody is lost by being found");
+        assert_eq!(downs(&mut sim), [""; 0], "nobody of {count} is lost by being found");
         sim.assert_converged();
         assert_eq!(sim.node(1).get("k").unwrap().value(), b"from one half");
     }

@@ -445,7 +445,7 @@ async fn who_leaves_is_told_from_who_is_lost() {
             MemberEvent::Joined(member) => format!("up {}", member.name),
             MemberEvent::Left(member) => format!("left {}", member.name),
             MemberEvent::Down(member) => format!("down {}", member.name),
-            _ => unreachable!("no other event is known"),
+            _ => continue,
         });
     }
     assert_eq!(told[..2], ["up b", "up c"]);

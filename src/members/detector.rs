@@ -51,7 +51,9 @@ impl Members {
         let knows = |run: u64| run == own || self.known.contains_key(&run);
         // Of whom the address is not known nothing is believed yet: the roster will tell.
         let plain = |state: u8| if state == swim::LEFT { swim::DOWN } else { state };
-        let heard = packet.with_updates(|update| knows(update.id.run).then_some(plain(update.state)));
+        let heard = packet.with_updates(|update| {
+            knows(update.id.run).then_some((update.id.generation, plain(update.state)))
+        });
         // What it refuses (a packet for another run of this node, say) changes nothing.
         _ = self.detector.handle_data(&heard, &mut self.wishes);
         self.settle();
@@ -109,9 +111,20 @@ impl Members {
             let own = run == self.own.run && self.own.state == MemberState::Left;
             own || self.known.get(&run).is_some_and(|known| known.has_left)
         };
+        let own = *self.detector.identity();
+        let oldest = self.now.mono.saturating_sub(times(self.suspicion_time(), 2));
+        let is_old = |run: u64| self.known.get(&run).is_some_and(|known| known.down_at < oldest);
         let body = packet.with_updates(|update| {
-            let left = update.state == swim::DOWN && has_left(update.id.run);
-            Some(if left { swim::LEFT } else { update.state })
+            let id = update.id;
+            Some(match update.state {
+                swim::DOWN if has_left(id.run) => (id.generation, swim::LEFT),
+                // A node that was cut off still has its accusations to tell when it is back; they are no news then.
+                swim::DOWN if is_old(id.run) => return None,
+                // Of an earlier generation of itself, a node says that it is down when it comes back. Who hears that
+                // before anything else would take it for lost; that it lives says the same.
+                swim::DOWN if id.run == own.run => (own.generation, swim::ALIVE),
+                state => (id.generation, state),
+            })
         });
         let mut writer = Writer::new(Kind::Packet);
         writer.bytes(&body[swim::RUNS_BYTES..]);
@@ -227,6 +240,7 @@ impl Members {
         let Some(known) = self.known.get_mut(&run) else { return };
         let has_left = known.has_left;
         known.member.state = if has_left { MemberState::Left } else { MemberState::Down };
+        known.down_at = self.now.mono;
         known.member.since = since;
         let name = known.member.name.clone();
         self.resize();

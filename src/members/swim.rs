@@ -260,8 +260,8 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// The packet anew, with these updates only, each in another state if so wanted.
-    pub(super) fn with_updates(&self, keep: impl Fn(&Update<'_>) -> Option<u8>) -> Vec<u8> {
+    /// The packet anew, with these updates only, each of the generation and in the state that is wanted.
+    pub(super) fn with_updates(&self, keep: impl Fn(&Update<'_>) -> Option<(u16, u8)>) -> Vec<u8> {
         let mut bytes = self.bytes[..self.updates_at].to_vec();
         if self.bytes.len() == self.updates_at {
             return bytes;
@@ -269,8 +269,10 @@ impl<'a> Packet<'a> {
         bytes.extend_from_slice(&[0, 0]);
         let mut count = 0_u16;
         for update in self.updates() {
-            if let Some(state) = keep(&update) {
-                bytes.extend_from_slice(&update.bytes[..STATE_AT]);
+            if let Some((generation, state)) = keep(&update) {
+                bytes.put_u64_le(update.id.run);
+                bytes.put_u16_le(generation);
+                bytes.extend_from_slice(&update.bytes[ID_BYTES..STATE_AT]);
                 bytes.push(state);
                 count += 1;
             }
