@@ -40,6 +40,8 @@ pub enum Control {
     LinksKept,
     /// Nothing is kept beyond the vector.
     NoCloud,
+    /// What a dot implied is forgotten when it is held no more.
+    NoKeep,
     /// Of two concurrent writes the one that arrives later wins.
     ArrivalOrder,
     /// Leaves are not recomputed before they are listed.
@@ -53,7 +55,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -70,6 +72,7 @@ impl Control {
         Self::FloorPassed,
         Self::LinksKept,
         Self::NoCloud,
+        Self::NoKeep,
         Self::ArrivalOrder,
         Self::NoVerify,
         Self::AmidCounts,

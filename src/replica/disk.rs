@@ -72,8 +72,8 @@ impl Replica {
         if store.controls.has(Control::OldOrigin) {
             store.run = latest.run;
         }
-        store.refill(rows.into_values());
         store.seen.restore(latest.seen, &latest.clouds);
+        store.refill(rows.into_values());
         store.positions = latest.positions;
         store.log.raise_floor(store.log.head().max(1));
         if store.root() != latest.root {
