@@ -40,6 +40,8 @@ pub enum Control {
     LinksKept,
     /// Nothing is kept beyond the vector.
     NoCloud,
+    /// What a dot implied is forgotten when it is held no more.
+    NoKeep,
     /// Of two concurrent writes the one that arrives later wins.
     ArrivalOrder,
     /// Leaves are not recomputed before they are listed.
@@ -59,7 +61,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -76,6 +78,7 @@ impl Control {
         Self::FloorPassed,
         Self::LinksKept,
         Self::NoCloud,
+        Self::NoKeep,
         Self::ArrivalOrder,
         Self::NoVerify,
         Self::AmidCounts,

@@ -246,6 +246,12 @@ impl Held {
         self.dots().iter().any(|dot| dot.stamp() == stamp)
     }
 
+    /// Whether a dot held here says that this event of the key is merged: an origin sees its own dots, so that its
+    /// later one tells the fate of its earlier ones.
+    pub(crate) fn implies(&self, stamp: Stamp) -> bool {
+        self.dots().iter().any(|dot| dot.stamp().origin == stamp.origin && dot.stamp().clock >= stamp.clock)
+    }
+
     /// The value that `get` answers with: the greatest stamp among those that have not expired.
     pub(crate) fn winner(&self, wall_ms: u64) -> Option<&Record> {
         self.dots().iter().rev().find(|dot| !dot.is_hidden(wall_ms))

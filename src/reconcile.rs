@@ -779,7 +779,8 @@ impl Session {
         let Emission { range, key, peer_has } = emission;
         let held =
             store.held(&key).map_or_else(|| Held::Nothing(Record::bare(&key)), |(held, _)| held.clone());
-        if held.is_empty() && !store.controls.has(Control::NoVerify) && !store.verify_key(&key) {
+        if held.is_empty() && !store.controls.has(Control::NoVerify) && !store.key_adds_up(&key) {
+            store.is_damaged = true;
             return false;
         }
         let context = context_of(store, &held);

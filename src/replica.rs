@@ -655,7 +655,7 @@ impl Replica {
         let reply = (flags & CHECK_REPLY == 0).then(|| self.check(id, true));
         let is_same = same_root && same_seen;
         let is_excused = !is_same && self.is_excused(id, flags & CHECK_AMID != 0);
-        let settled = self.store.seen.spans() == 0 && self.store.expiries() == 0;
+        let settled = self.store.seen.is_settled() && self.store.expiries() == 0;
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         link.checks.extend(reply);
         if is_same {

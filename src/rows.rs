@@ -1,7 +1,6 @@
 //! Where the rows lie: a slab that grows without moving, and the order of the keys.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::cmp::Ordering;
 
 use crate::digest::HashKey;
 use crate::entry::Held;
@@ -63,18 +62,33 @@ impl Slab {
 
 /// Rows in a leaf of the order, at most.
 const LEAF_ROWS: usize = 128;
+/// By how many rows a leaf's room grows.
+const LEAF_ROWS_STEP: usize = LEAF_ROWS / 4;
+/// Leaves in a branch, at most.
+const BRANCH_LEAVES: usize = 256;
 
-/// The keys that hold something, in order: a B-tree of two levels. Beside each slot its leaf keeps the four bytes
-/// of the key that follow what all keys of the leaf begin with, so that a search seldom has to look a key up.
+/// The keys that hold something, in order: a tree of wide nodes. Branches and leaves keep beside each child the four
+/// bytes of its key that follow what all of them begin with, so that a search seldom has to look a key up.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
-    leaves: BTreeMap<Box<[u8]>, Leaf>,
+    branches: Vec<Branch>,
     rows: usize,
+}
+
+/// Leaves in order. What lies before the second one belongs to the first, so only the others are searched for.
+#[derive(Clone, Debug, Default)]
+struct Branch {
+    /// How many bytes the first keys of all leaves but the first one begin with.
+    shared: usize,
+    texts: Vec<u32>,
+    leaves: Vec<Leaf>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Leaf {
-    /// How many bytes all keys of the leaf begin with, as its own first key in the tree does.
+    /// No key of the leaf is less.
+    first: Box<[u8]>,
+    /// How many bytes all keys of the leaf begin with, as `first` does.
     shared: usize,
     rows: Vec<Ordered>,
 }
@@ -105,44 +119,102 @@ fn shared_bytes(a: &[u8], b: &[u8]) -> usize {
 }
 
 impl Leaf {
-    /// A leaf that stands under `first` in the tree. No key of it is less.
-    fn of(first: &[u8], rows: Vec<Ordered>, slab: &Slab) -> Self {
-        let mut leaf = Self { shared: first.len(), rows };
-        if let Some(last) = leaf.rows.last() {
-            leaf.share(shared_bytes(first, key_of(slab, *last)), slab);
-        }
-        leaf
-    }
-
     fn share(&mut self, shared: usize, slab: &Slab) {
         self.shared = shared;
         self.rows.iter_mut().for_each(|row| row.text = text_of(key_of(slab, *row), shared));
     }
 
+    /// Takes up more of what all keys begin with, if that is worth looking at all of them.
+    fn narrow(&mut self, slab: &Slab) {
+        let Some(last) = self.rows.last() else { return };
+        let shared = shared_bytes(&self.first, key_of(slab, *last));
+        if shared > self.shared + 1 {
+            self.share(shared, slab);
+        }
+    }
+
     /// Where a key is or belongs.
-    fn position(&self, first: &[u8], key: &[u8], slab: &Slab) -> usize {
-        if shared_bytes(first, key) < self.shared {
+    fn position(&self, key: &[u8], slab: &Slab) -> usize {
+        if !key.starts_with(&self.first[..self.shared]) {
             return self.rows.len();
         }
         let text = text_of(key, self.shared);
         self.rows.partition_point(|row| match row.text.cmp(&text) {
-            std::cmp::Ordering::Equal => key_of(slab, *row) < key,
+            Ordering::Equal => key_of(slab, *row) < key,
             unequal => unequal.is_lt(),
         })
     }
 
-    fn insert(&mut self, at: usize, first: &[u8], key: &[u8], slot: u32, slab: &Slab) {
-        let shared = shared_bytes(first, key);
-        if shared < self.shared {
-            self.share(shared, slab);
+    fn insert(&mut self, at: usize, key: &[u8], slot: u32, slab: &Slab) {
+        if !key.starts_with(&self.first[..self.shared]) {
+            self.share(shared_bytes(&self.first, key), slab);
+        }
+        if self.rows.len() == self.rows.capacity() {
+            // Doubling would waste several bytes a key.
+            self.rows.reserve_exact(LEAF_ROWS_STEP);
         }
         self.rows.insert(at, Ordered { text: text_of(key, self.shared), slot });
+    }
+
+    /// Gives the greater half of a full leaf away; `at` is where the last row came.
+    fn split(&mut self, at: usize, slab: &Slab) -> Self {
+        // Keys often come in order; then the old leaf stays nearly full and the new one begins small.
+        let keep = if at == LEAF_ROWS { LEAF_ROWS - 8 } else { LEAF_ROWS / 2 };
+        let mut rows = Vec::with_capacity(LEAF_ROWS + 1 - keep + LEAF_ROWS_STEP);
+        rows.extend(self.rows.drain(keep..));
+        self.rows.shrink_to(keep + if keep == LEAF_ROWS / 2 { LEAF_ROWS_STEP } else { 0 });
+        let mut rest = Self { first: key_of(slab, rows[0]).into(), shared: self.shared, rows };
+        self.narrow(slab);
+        rest.narrow(slab);
+        rest
+    }
+}
+
+impl Branch {
+    fn of(leaves: Vec<Leaf>) -> Self {
+        let mut branch = Self { shared: 0, texts: Vec::new(), leaves };
+        if let (Some(second), Some(last)) = (branch.leaves.get(1), branch.leaves.last()) {
+            branch.share(shared_bytes(&second.first, &last.first));
+        } else {
+            branch.share(usize::MAX);
+        }
+        branch
+    }
+
+    fn share(&mut self, shared: usize) {
+        self.shared = shared;
+        self.texts.clear();
+        self.texts.extend(self.leaves.iter().map(|leaf| text_of(&leaf.first, shared)));
+    }
+
+    /// The leaf in which a key is or belongs.
+    fn position(&self, key: &[u8]) -> usize {
+        let Some(second) = self.leaves.get(1) else { return 0 };
+        if !key.starts_with(&second.first[..self.shared]) {
+            return if key < &*second.first { 0 } else { self.leaves.len() - 1 };
+        }
+        let text = text_of(key, self.shared);
+        let texts = &self.texts[1..];
+        let from = texts.partition_point(|other| *other < text);
+        let equal = texts[from..].partition_point(|other| *other == text);
+        from + self.leaves[from + 1..=from + equal].partition_point(|leaf| &*leaf.first <= key)
+    }
+
+    fn insert(&mut self, at: usize, leaf: Leaf) {
+        let shared =
+            self.leaves.get(1).map_or(leaf.first.len(), |second| shared_bytes(&second.first, &leaf.first));
+        self.leaves.insert(at, leaf);
+        if shared < self.shared {
+            self.share(shared);
+        } else {
+            self.texts.insert(at, text_of(&self.leaves[at].first, self.shared));
+        }
     }
 }
 
 impl Order {
     pub(crate) fn new() -> Self {
-        Self { leaves: BTreeMap::from([(Box::default(), Leaf::default())]), rows: 0 }
+        Self { branches: vec![Branch::of(vec![Leaf::default()])], rows: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -152,59 +224,65 @@ impl Order {
     /// Adds a slot that holds something now.
     pub(crate) fn insert(&mut self, slot: u32, slab: &Slab) {
         let key = slab.at(slot).held.key();
-        let (first, leaf) = self.leaf_mut(key);
-        let at = leaf.position(first, key, slab);
-        leaf.insert(at, first, key, slot, slab);
-        if leaf.rows.len() > LEAF_ROWS {
-            // Keys often come in order; then the old leaf stays nearly full and the new one begins small.
-            let keep = if at == LEAF_ROWS { LEAF_ROWS - 8 } else { LEAF_ROWS / 2 };
-            let mut rest = Vec::with_capacity(LEAF_ROWS * 3 / 4);
-            rest.extend(leaf.rows.drain(keep..));
-            if keep == LEAF_ROWS / 2 {
-                leaf.rows.shrink_to(LEAF_ROWS * 3 / 4);
-            }
-            *leaf = Leaf::of(first, std::mem::take(&mut leaf.rows), slab);
-            let first = key_of(slab, rest[0]);
-            self.leaves.insert(first.into(), Leaf::of(first, rest, slab));
-        }
+        let (branch, at) = self.position(key);
+        let leaf = &mut self.branches[branch].leaves[at];
+        let row = leaf.position(key, slab);
+        leaf.insert(row, key, slot, slab);
         self.rows += 1;
+        if leaf.rows.len() <= LEAF_ROWS {
+            return;
+        }
+        let rest = leaf.split(row, slab);
+        let full = &mut self.branches[branch];
+        full.insert(at + 1, rest);
+        if full.leaves.len() > BRANCH_LEAVES {
+            let keep = if at + 2 == full.leaves.len() { BRANCH_LEAVES - 8 } else { BRANCH_LEAVES / 2 };
+            let mut rest = Vec::with_capacity(BRANCH_LEAVES + 1);
+            rest.extend(full.leaves.drain(keep..));
+            full.leaves.shrink_to(BRANCH_LEAVES + 1);
+            *full = Branch::of(std::mem::take(&mut full.leaves));
+            self.branches.insert(branch + 1, Branch::of(rest));
+        }
     }
 
     pub(crate) fn remove(&mut self, key: &[u8], slab: &Slab) {
-        let (first, leaf) = self.leaf_mut(key);
-        let at = leaf.position(first, key, slab);
-        leaf.rows.remove(at);
-        if leaf.rows.is_empty() {
-            let first: Box<[u8]> = first.into();
-            if !first.is_empty() {
-                self.leaves.remove(&first);
+        let (branch, at) = self.position(key);
+        let leaf = &mut self.branches[branch].leaves[at];
+        let row = leaf.position(key, slab);
+        leaf.rows.remove(row);
+        self.rows -= 1;
+        // The very first leaf stays: there is one for every key.
+        if leaf.rows.is_empty() && !leaf.first.is_empty() {
+            self.branches[branch].leaves.remove(at);
+            self.branches[branch].texts.remove(at);
+            if self.branches[branch].leaves.is_empty() {
+                self.branches.remove(branch);
             }
         }
-        self.rows -= 1;
     }
 
     /// The slots of all keys from `key` on, in order.
     pub(crate) fn from<'a>(&'a self, key: &'a [u8], slab: &'a Slab) -> impl Iterator<Item = u32> + 'a {
-        let (first, leaf) =
-            self.leaves.range::<[u8], _>(up_to(key)).next_back().expect("there is a first leaf");
-        let later = self.leaves.range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded));
-        let here = leaf.rows[leaf.position(first, key, slab)..].iter();
-        here.chain(later.flat_map(|(_, leaf)| leaf.rows.iter())).map(|row| row.slot)
+        let (branch, at) = self.position(key);
+        let leaves = &self.branches[branch].leaves[at..];
+        let here = leaves[0].rows[leaves[0].position(key, slab)..].iter();
+        let later = self.branches[branch + 1..].iter().flat_map(|branch| &branch.leaves);
+        let later = leaves[1..].iter().chain(later).flat_map(|leaf| &leaf.rows);
+        here.chain(later).map(|row| row.slot)
     }
 
-    fn leaf_mut(&mut self, key: &[u8]) -> (&[u8], &mut Leaf) {
-        let last = self.leaves.range_mut::<[u8], _>(up_to(key)).next_back();
-        let (first, leaf) = last.expect("there is a first leaf");
-        (first, leaf)
+    /// The branch and the leaf in which a key is or belongs.
+    fn position(&self, key: &[u8]) -> (usize, usize) {
+        let after = |branch: &Branch| &*branch.leaves[0].first <= key;
+        let branch = self.branches.partition_point(after) - 1;
+        (branch, self.branches[branch].position(key))
     }
-}
-
-fn up_to(key: &[u8]) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    (Bound::Unbounded, Bound::Included(key))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::entry::Record;
 

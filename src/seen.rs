@@ -6,6 +6,9 @@
 //! *is* merging each of them with it; and because a span stands for a finished merge, it stays true when the
 //! session that brought it is aborted. It vanishes as soon as the vector has caught up.
 //!
+//! What a held dot implies (see [`Held::implies`](crate::entry::Held::implies)) need not be in the cloud, as long as
+//! it is held. So the rows of a long flush, of which there may be millions before its `done`, leave nothing there.
+//!
 //! Covered and not held means removed. So nothing may ever be claimed here that was not merged.
 
 use std::collections::BTreeMap;
@@ -167,6 +170,8 @@ pub(crate) struct Seen {
     grown: BTreeMap<u64, u64>,
     version: u64,
     cloud: Cloud,
+    /// For each origin the greatest stamp beyond the vector that a row implied instead of leaving it in the cloud.
+    implied: Context,
     /// What was covered under earlier hash keys, until the vector has caught up. Almost always empty: islands
     /// seldom meet.
     elsewhere: Vec<Pending>,
@@ -182,6 +187,7 @@ impl Seen {
             grown: BTreeMap::new(),
             version: 0,
             cloud: Cloud::default(),
+            implied: Context::new(),
             elsewhere: Vec::new(),
             unswept: 0,
         }
@@ -208,6 +214,9 @@ impl Seen {
             return;
         }
         self.vector.dots.insert(stamp.origin, stamp.clock);
+        if self.implied.get(&stamp.origin) <= stamp.clock {
+            self.implied.dots.remove(&stamp.origin);
+        }
         self.version += 1;
         self.grown.insert(stamp.origin, self.version);
         self.unswept += 1;
@@ -249,6 +258,32 @@ impl Seen {
             self.cloud.cover_point(place.position(), context);
             self.unswept += 1;
         }
+    }
+
+    /// Records that a dot that is held is covered because it is.
+    pub(crate) fn imply(&mut self, stamp: Stamp) {
+        if !covers(&self.vector, stamp) {
+            raise(&mut self.implied, stamp);
+        }
+    }
+
+    /// Whether a held dot with this stamp is one that implies what it covers.
+    pub(crate) fn implies(&self, stamp: Stamp) -> bool {
+        covers(&self.implied, stamp)
+    }
+
+    /// A dot is about to be held no more: what it implied is recorded.
+    pub(crate) fn keep(&mut self, key: &[u8], place: Place, stamp: Stamp) {
+        if self.implies(stamp) {
+            let mut context = Context::new();
+            raise(&mut context, stamp);
+            self.cover_key(key, place, &Arc::new(context));
+        }
+    }
+
+    /// Whether everything that is merged here is in the vector.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.spans() == 0 && self.implied.dots.is_empty()
     }
 
     /// Records that all rows of a range were merged with this context.

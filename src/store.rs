@@ -54,7 +54,9 @@ pub(crate) struct Row {
 
 impl Row {
     fn covers(&self, stamp: Stamp) -> bool {
-        seen::covers(&self.vector, stamp) || self.context.as_ref().is_some_and(|c| seen::covers(c, stamp))
+        seen::covers(&self.vector, stamp)
+            || self.context.as_ref().is_some_and(|c| seen::covers(c, stamp))
+            || self.held.implies(stamp)
     }
 }
 
@@ -180,6 +182,12 @@ impl Store {
         self.from(prefix).take_while(move |(held, _)| held.key().starts_with(prefix))
     }
 
+    /// Whether this event of this key is merged here.
+    pub(crate) fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
+        self.held(key).is_some_and(|(held, _)| held.implies(stamp))
+            || self.seen.covers(key, self.hash_key.place(key), stamp)
+    }
+
     // Local events.
 
     /// Puts a value. The limits are the caller's: see [`Store::check_value`].
@@ -251,6 +259,7 @@ impl Store {
     pub(crate) fn merge_row(&mut self, now: Time, row: &Row) -> bool {
         for dot in row.held.dots() {
             self.clock.observe(dot.stamp().clock);
+            self.seen.imply(dot.stamp());
         }
         self.merge(now, &row.held, |stamp| row.covers(stamp))
     }
@@ -264,7 +273,8 @@ impl Store {
             let dot = theirs.dots().iter().find(|dot| dot.stamp() == stamp);
             dot.is_some_and(|dot| self.is_due(now, dot))
         };
-        let covered = |stamp: Stamp| self.seen.covers(key, place, stamp) || dead(stamp);
+        let implied = |stamp: Stamp| mine.is_some_and(|mine| mine.implies(stamp));
+        let covered = |stamp: Stamp| implied(stamp) || self.seen.covers(key, place, stamp) || dead(stamp);
         let arrival_wins = self.controls.has(Control::ArrivalOrder) && theirs.dots().len() == 1;
         let merged = if arrival_wins
             && mine.is_some_and(|mine| !mine.is_empty())
@@ -403,6 +413,7 @@ impl Store {
         self.bytes += bytes_of(&held);
         let old = std::mem::replace(&mut self.slab.at_mut(at).held, held);
         self.digest.change(place, old.hash(self.hash_key, place), new);
+        self.keep(at, place, &old);
         self.bytes -= bytes_of(&old);
         let mut gone = expiring(&old);
         gone.retain(|dot| !come.contains(dot));
@@ -412,6 +423,17 @@ impl Store {
         if was_empty && !is_empty {
             self.order.insert(at, &self.slab);
         }
+    }
+
+    /// What a key no longer holds stays covered.
+    fn keep(&mut self, at: u32, place: Place, old: &Held) {
+        if self.seen.is_settled() || self.controls.has(Control::NoKeep) || self.controls.has(Control::NoCloud)
+        {
+            return;
+        }
+        let held = &self.slab.at(at).held;
+        let gone = old.dots().iter().map(Record::stamp).filter(|stamp| !held.implies(*stamp));
+        gone.for_each(|stamp| self.seen.keep(held.key(), place, stamp));
     }
 
     fn find(&self, key: &[u8], place: Place) -> Option<u32> {
@@ -568,18 +590,24 @@ impl Store {
     /// Recomputes the leaves of a range, and says whether they add up.
     pub(crate) fn verify(&mut self, range: Range) -> bool {
         let leaves: Vec<usize> = self.digest.leaves_of(range).collect();
-        leaves.into_iter().all(|leaf| self.verify_leaf(leaf, true))
+        leaves.into_iter().all(|leaf| self.verify_leaf(leaf))
     }
 
-    /// The same for the leaf of one key. Values are not read again: this finds what is lost, not what is changed.
-    pub(crate) fn verify_key(&mut self, key: &[u8]) -> bool {
-        self.verify_leaf(self.digest.leaf_of(self.hash_key.place(key)), false)
+    /// Whether the leaf of one key adds up. Values are not read again: this finds what is lost, not what is changed.
+    pub(crate) fn key_adds_up(&self, key: &[u8]) -> bool {
+        self.leaf_adds_up(self.digest.leaf_of(self.hash_key.place(key)))
+    }
+
+    fn leaf_adds_up(&self, leaf: usize) -> bool {
+        let mut node = Node::default();
+        self.digest.leaf_slots(leaf).for_each(|slot| node.change(0, self.row_hash(slot)));
+        node == self.digest.leaf_node(leaf)
     }
 
     /// The same for the next leaves in turn, for the background.
     pub(crate) fn scrub(&mut self, from: usize, leaves: usize) -> usize {
         for leaf in from..(from + leaves).min(self.digest.leaves()) {
-            self.verify_leaf(leaf, true);
+            self.verify_leaf(leaf);
         }
         from + leaves
     }
@@ -588,15 +616,9 @@ impl Store {
         self.digest.leaves()
     }
 
-    fn verify_leaf(&mut self, leaf: usize, values: bool) -> bool {
-        let mut node = Node::default();
-        for slot in self.digest.leaf_slots(leaf) {
-            node.change(0, self.row_hash(slot));
-            if values && !self.slab.at(slot).held.dots().iter().all(Record::is_intact) {
-                self.is_damaged = true;
-            }
-        }
-        self.is_damaged |= node != self.digest.leaf_node(leaf);
+    fn verify_leaf(&mut self, leaf: usize) -> bool {
+        let is_intact = |slot: u32| self.slab.at(slot).held.dots().iter().all(Record::is_intact);
+        self.is_damaged |= !(self.leaf_adds_up(leaf) && self.digest.leaf_slots(leaf).all(is_intact));
         !self.is_damaged
     }
 
@@ -618,7 +640,10 @@ impl Store {
     /// Takes a disk's rows, in the order of their keys, into a store without any.
     pub(crate) fn fill(&mut self, rows: Vec<Held>) {
         for held in rows {
-            held.dots().iter().for_each(|dot| self.clock.observe(dot.stamp().clock));
+            for dot in held.dots() {
+                self.clock.observe(dot.stamp().clock);
+                self.seen.imply(dot.stamp());
+            }
             self.bytes += bytes_of(&held);
             let expiring = expiring(&held);
             let at = self.slab.insert(Slot { held, revision: self.log.head() + 1, own: 0 });
@@ -634,7 +659,10 @@ impl Store {
     pub(crate) fn refill(&mut self, rows: impl IntoIterator<Item = Held>) {
         for held in rows {
             let place = self.hash_key.place(held.key());
-            held.dots().iter().for_each(|dot| self.clock.observe(dot.stamp().clock));
+            for dot in held.dots() {
+                self.clock.observe(dot.stamp().clock);
+                self.seen.imply(dot.stamp());
+            }
             self.apply(self.find(held.key(), place), place, held, false);
         }
     }

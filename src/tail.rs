@@ -82,18 +82,19 @@ impl Outgoing {
         writer.dots(store.seen.grown_since(self.version));
         let base = if store.controls.has(Control::OwnFromFrame) { self.cursor } else { self.base };
         let (mut rows, mut looked, mut cursor) = (0, 0, head);
-        let due: Vec<(u64, u32)> = store.log.after(self.cursor).take(FRAME_ROWS_MAX + 1).collect();
-        for (revision, slot) in due {
+        for (revision, slot) in store.log.after(self.cursor) {
             if writer.len() >= FRAME_BYTES_TARGET || looked == FRAME_ROWS_MAX {
                 cursor = revision - 1;
                 break;
             }
             looked += 1;
-            if relay || store.slot(slot).own > base {
-                rows += usize::from(self.row(store, slot, &mut writer));
-                if store.is_damaged {
+            let slot = store.slot(slot);
+            if relay || slot.own > base {
+                if slot.held.is_empty() && !store.key_adds_up(slot.held.key()) {
+                    store.is_damaged = true;
                     return None;
                 }
+                rows += usize::from(self.row(store, &slot.held, &mut writer));
             }
         }
         self.cursor = cursor;
@@ -116,14 +117,10 @@ impl Outgoing {
         Some(writer.finish())
     }
 
-    fn row(&mut self, store: &mut Store, slot: u32, writer: &mut Writer) -> bool {
-        let held = store.slot(slot).held.clone();
-        if held.is_empty() && !store.verify_key(held.key()) {
-            return false;
-        }
+    fn row(&mut self, store: &Store, held: &Held, writer: &mut Writer) -> bool {
         let before = writer.len();
         writer.byte(ROW);
-        writer.row(&held, context_of(store, &held).as_deref());
+        writer.row(held, context_of(store, held).as_deref());
         let fits = writer.len() + 64 <= FRAME_BYTES_MAX;
         if !fits {
             writer.cut(before);
@@ -216,12 +213,20 @@ impl Incoming {
             }
             store.complete(log, head);
         }
-        self.cover(store, &rows);
+        self.cover(store, run, &rows);
         Ok((refusals, merged))
     }
 
-    fn cover(&self, store: &mut Store, rows: &[Row]) {
+    /// Records what the rows cover beyond the vector. Where that is the sender's own events alone, a dot of its own
+    /// implies all of it: the sender held it all the time, so no later event of its own is about that key.
+    fn cover(&self, store: &mut Store, run: u64, rows: &[Row]) {
         let excess = Arc::new(seen::beyond(&self.vector, store.seen.vector()));
-        rows.iter().for_each(|row| store.cover_row(row, &excess));
+        let is_own = excess.dots.keys().all(|origin| *origin == run);
+        for row in rows {
+            let is_implied = is_own && row.held.dots().iter().any(|dot| dot.stamp().origin == run);
+            if !is_implied || row.context.is_some() {
+                store.cover_row(row, &excess);
+            }
+        }
     }
 }

@@ -212,13 +212,18 @@ impl Writer {
 /// Reads one frame in place.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
+    /// Scratch for the rows.
+    text: Vec<u8>,
+    room: Vec<u8>,
 }
 
 impl<'a> Reader<'a> {
     /// `frame` begins with the version.
     pub(crate) fn new(frame: &'a [u8]) -> Result<(Kind, Self), WireError> {
         match frame {
-            [VERSION, kind, rest @ ..] => Ok((Kind::from_byte(*kind)?, Self { rest })),
+            [VERSION, kind, rest @ ..] => {
+                Ok((Kind::from_byte(*kind)?, Self { rest, text: Vec::new(), room: Vec::new() }))
+            }
             [version, _, ..] => Err(WireError::Version(*version)),
             _ => Err(WireError::Form),
         }
@@ -226,7 +231,7 @@ impl<'a> Reader<'a> {
 
     /// Reads bytes that are no frame.
     pub(crate) fn plain(rest: &'a [u8]) -> Self {
-        Self { rest }
+        Self { rest, text: Vec::new(), room: Vec::new() }
     }
 
     pub(crate) fn is_at_end(&self) -> bool {
@@ -283,16 +288,23 @@ impl<'a> Reader<'a> {
     /// Joins a list of origins and clocks into a context.
     pub(crate) fn join(&mut self, into: &mut Arc<Context>) -> Result<(), WireError> {
         for _ in 0..self.count(16)? {
-            let (origin, clock) = (self.word()?, self.word()?);
-            raise(Arc::make_mut(into), Stamp { clock, origin });
+            raise(Arc::make_mut(into), self.dot()?);
         }
         Ok(())
     }
 
     pub(crate) fn context(&mut self) -> Result<Option<Arc<Context>>, WireError> {
-        let mut context = Arc::new(Context::new());
-        self.join(&mut context)?;
-        Ok((!context.dots.is_empty()).then_some(context))
+        // Nearly every row comes without one: nothing is allocated then.
+        let mut context = None;
+        for _ in 0..self.count(16)? {
+            raise(context.get_or_insert_with(Context::new), self.dot()?);
+        }
+        Ok(context.filter(|context| !context.dots.is_empty()).map(Arc::new))
+    }
+
+    fn dot(&mut self) -> Result<Stamp, WireError> {
+        let (origin, clock) = (self.word()?, self.word()?);
+        Ok(Stamp { clock, origin })
     }
 
     pub(crate) fn range(&mut self) -> Result<(u8, Range), WireError> {
@@ -344,17 +356,18 @@ impl<'a> Reader<'a> {
     pub(crate) fn held(&mut self, key: &[u8]) -> Result<Result<Held, Refusal>, WireError> {
         let key_fits = u16::try_from(key.len()).is_ok();
         let count = self.count(18)?;
-        let mut records = Vec::new();
-        let (mut text, mut room) = (Vec::new(), Vec::new());
+        let is_kept = key_fits && count <= DOTS_MAX;
+        let (mut one, mut others) = (None, Vec::new());
         for _ in 0..count {
             let stamp = Stamp { clock: self.word()?, origin: self.word()? };
             let expires = self.number()?;
             let value = self.bytes()?;
-            if key_fits && records.len() < DOTS_MAX {
-                text.clear();
-                text.extend_from_slice(key);
-                text.extend_from_slice(value);
-                records.push(Record::new(stamp, expires, key.len(), &text, &mut room));
+            if is_kept {
+                self.text.clear();
+                self.text.extend_from_slice(key);
+                self.text.extend_from_slice(value);
+                let record = Record::new(stamp, expires, key.len(), &self.text, &mut self.room);
+                others.extend(one.replace(record));
             }
         }
         if !key_fits {
@@ -363,7 +376,10 @@ impl<'a> Reader<'a> {
         if count > DOTS_MAX {
             return Ok(Err(Refusal::Dots));
         }
-        Ok(Ok(Held::from_records(key, records)))
+        Ok(Ok(match one {
+            Some(one) if others.is_empty() => Held::One(one),
+            one => Held::from_records(key, others.into_iter().chain(one).collect()),
+        }))
     }
 }
 

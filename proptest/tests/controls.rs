@@ -29,11 +29,12 @@ const EXPECTED: [(Control, Noticed); 16] = [
 
 /// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in
 /// `stories.rs` or `flow.rs`.
-const SCRIPTED: [Control; 6] = [
+const SCRIPTED: [Control; 7] = [
     Control::OwnFromFrame,
     Control::OldDigest,
     Control::LinksKept,
     Control::NoVerify,
+    Control::NoKeep,
     Control::AmidCounts,
     Control::AmidForEver,
 ];

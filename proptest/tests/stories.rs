@@ -327,6 +327,30 @@ fn links_are_broken_before_claims_are_given_up() {
     });
 }
 
+/// Beside the twelve: in the middle of a flush, what was received is covered only because it is held. It stays
+/// covered when it is removed, and does not come back from somebody else who relays it late.
+#[test]
+fn a_row_that_is_deleted_in_the_middle_of_its_flush_stays_deleted() {
+    with_control(Control::NoKeep, Noticed::Loss, |_, sim| {
+        let mut sim = met(sim.delay(ms(20)).nodes(3));
+        sim.node(0).put("before", "v").unwrap();
+        sim.assert_converged();
+        sim.relay(2, true);
+        sim.hold(2, 1);
+        sim.partition(&[0], &[1]);
+        sim.node(0).put("k", "d1").unwrap();
+        (0..300).for_each(|i| _ = sim.node(0).put(format!("k{i}"), vec![b'x'; 3_000]).unwrap());
+        until(&mut sim, |sim| holds(sim, 2, "k"));
+        sim.heal();
+        until(&mut sim, |sim| holds(sim, 1, "k"));
+        sim.node(1).delete("k").unwrap();
+        sim.release(2, 1);
+        sim.run_for(ms(50));
+        assert!(!holds(&mut sim, 1, "k"), "a relayed frame brought it back");
+        ends_with(&mut sim, &["before", "k0", "k299"], &["k"]);
+    });
+}
+
 /// Beside the twelve: an entry that was lost by corruption looks like a delete to everybody else.
 #[test]
 fn a_lost_entry_is_found_before_it_spreads_as_a_delete() {

@@ -215,8 +215,8 @@ impl Replica {
         if store.controls.has(Control::OldOrigin) {
             store.run = state.run;
         }
-        store.fill(rows);
         store.seen.restore(seen, &clouds);
+        store.fill(rows);
         store.positions = positions;
         store.log.raise_floor(store.log.head().max(1));
         self.disk.memos = memos;
