@@ -298,7 +298,7 @@ async fn filled(folder: &Folder) -> (PathBuf, Vec<(String, Vec<u8>)>) {
     for i in 0..180_u32 {
         // More than the engine keeps in memory, so that there is a table; it does not compress.
         let value: Vec<u8> =
-            (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761 ^ i) >> 13) as u8).collect();
+            (0..100_000_u32).map(|at| (at.wrapping_mul(0x9e37_79b1 ^ i) >> 13) as u8).collect();
         a.put(format!("large/{i}"), value).unwrap();
         if i % 50 == 0 {
             a.put("turn", i.to_string()).unwrap().durable().await.unwrap();
@@ -534,4 +534,52 @@ async fn a_process_killed_under_load_loses_nothing_that_it_said_was_safe() {
         assert_eq!(registers(node), registers(&a));
         assert!((0..kills / 2).all(|kill| node.get(format!("others/{kill}")).is_none()));
     }
+}
+
+// What this version writes must be readable for ever.
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/disk-v1")
+}
+
+/// Not a test: writes the fixture anew. Only ever for a new version, and then beside the old one.
+#[tokio::test]
+#[ignore = "it writes the fixture"]
+async fn write_fixture() {
+    let a = start("a", &[], &fixture()).await;
+    a.put("k", "v").unwrap();
+    a.batch().put("large", vec![7; 5_000]).put("gone", "v").commit().unwrap();
+    a.delete("gone").unwrap();
+    a.put_with("late", "v", PutOptions::new().ttl(Duration::from_secs(3_600 * 24 * 365 * 100))).unwrap();
+    a.set("s").add("x").unwrap();
+    // After a failure the engine writes its tables anew: then there are tables and a journal.
+    a.fail_disk(Some(ErrorKind::StorageFull));
+    a.put("k", "v").unwrap();
+    event(&a, |event| matches!(event, NodeEvent::DiskFailed { .. })).await;
+    a.fail_disk(None);
+    event(&a, |event| *event == NodeEvent::DiskBack).await;
+    a.counter("c").add(-7).unwrap();
+    a.snapshot(fixture().with_extension("snapshot")).await.unwrap();
+    a.shutdown().await;
+    drop(a);
+    // The engine cuts its journal to what is in it when it opens it.
+    start("a", &[], &fixture()).await.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_first_version_wrote_is_read() {
+    let folder = Folder::new();
+    copy(&fixture(), &folder.at("a"));
+    let a = start("a", &[], &folder.at("a")).await;
+    let b = builder("b", &[]).restore(fixture().with_extension("snapshot")).start().await.unwrap();
+    for node in [&a, &b] {
+        let keys: Vec<String> = registers(node).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["k", "large", "late"]);
+        assert_eq!(node.get("large").unwrap().value(), [7; 5_000]);
+        assert!(node.get("late").unwrap().expires_at().is_some());
+        assert!(node.set("s").contains("x"));
+        assert_eq!(node.counter("c").value(), -7);
+        assert_eq!(node.status().store.unwrap().root, a.status().store.unwrap().root);
+    }
+    a.put("new", "v").unwrap().durable().await.unwrap();
 }

@@ -31,6 +31,7 @@ const LOCK_FILE: &str = "lock";
 const STORE_FOLDER: &str = "store";
 /// The engine's own.
 const VERSION_FILE: &str = "version";
+const REWRITTEN_FILE: &str = "journal";
 const DAMAGED_FOLDER: &str = "damaged";
 const KEYSPACE: &str = "tidings";
 
@@ -194,10 +195,28 @@ impl Engine {
         StartError::Damaged { path: path.display().to_string(), reason }
     }
 
+    fn journals(&self) -> io::Result<Vec<PathBuf>> {
+        let files = fs::read_dir(self.dir.join(STORE_FOLDER))?.flatten().map(|entry| entry.path());
+        Ok(files.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).collect())
+    }
+
     /// The journal that is written to.
     fn journal(&self) -> Option<PathBuf> {
-        let files = fs::read_dir(self.dir.join(STORE_FOLDER)).ok()?.flatten().map(|entry| entry.path());
-        files.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).max()
+        let age = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        self.journals().ok()?.into_iter().max_by_key(age)
+    }
+
+    /// After a sync that failed the system may hold for clean what never reached the disk, and a later sync would not
+    /// write it. A gap before what is acknowledged next must not stay.
+    fn rewrite_journals(&self) -> io::Result<()> {
+        let copy = self.dir.join(REWRITTEN_FILE);
+        for journal in self.journals()? {
+            let mut file = File::create(&copy)?;
+            file.write_all(&fs::read(&journal)?)?;
+            file.sync_all()?;
+            fs::rename(&copy, journal)?;
+        }
+        File::open(self.dir.join(STORE_FOLDER))?.sync_all()
     }
 
     /// The table that cannot be read.
@@ -272,8 +291,8 @@ impl Engine {
         }
         // The engine lets go of the directory before it is opened again.
         self.open = None;
+        self.rewrite_journals().map_err(fjall::Error::Io)?;
         let open = open(&self.dir.join(STORE_FOLDER))?;
-        open.rows.rotate_memtable_and_wait()?;
         if let Some(number) = open.rows.get(NUMBER_KEY)?.and_then(|bytes| bytes.first_chunk().copied()) {
             self.number = u64::from_le_bytes(number);
         }

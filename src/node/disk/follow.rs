@@ -35,12 +35,12 @@ pub(in crate::node) fn open(
     let restored = || snapshot.map_or_else(|| Ok(Saved::default()), |path| snapshot::read(path));
     let durability = setup.config.durability;
     let opened = |engine, event| Opened { engine, durability, event };
-    let Some(dir) = dir else { return Ok((replica(setup, restored()?)?.0, opened(None, None))) };
+    let Some(dir) = dir else { return Ok((replica(setup, restored()?, snapshot)?.0, opened(None, None))) };
     let setup = Setup { has_disk: true, ..setup };
     let mut damage = match Engine::open(dir) {
         Ok((engine, saved)) => {
             let saved = if saved.is_blank() { restored()? } else { saved };
-            match replica(setup.clone(), saved) {
+            match replica(setup.clone(), saved, snapshot) {
                 Ok((replica, false)) => return Ok((replica, opened(Some(engine), None))),
                 Ok((_, true)) => engine.damaged(),
                 Err(error) => error,
@@ -54,12 +54,16 @@ pub(in crate::node) fn open(
     }
     let event = Some(NodeEvent::DiskDamaged { path: std::mem::take(path), reason: std::mem::take(reason) });
     let (engine, _) = Engine::begin_anew(dir)?;
-    let (replica, _) = replica(setup, restored()?)?;
+    let (replica, _) = replica(setup, restored()?, snapshot)?;
     Ok((replica, opened(Some(engine), event)))
 }
 
 /// A replica, and whether what it was made of did not add up.
-fn replica(mut setup: Setup, saved: Saved) -> Result<(Replica, bool), StartError> {
+fn replica(
+    mut setup: Setup,
+    saved: Saved,
+    snapshot: Option<&PathBuf>,
+) -> Result<(Replica, bool), StartError> {
     let (is_copy, has_state) = (saved.is_copy, !saved.is_blank());
     setup.saved = has_state.then_some(saved);
     let mut replica = Replica::new(setup);
@@ -67,11 +71,9 @@ fn replica(mut setup: Setup, saved: Saved) -> Result<(Replica, bool), StartError
     while let Some(output) = replica.poll() {
         is_damaged |= matches!(output, Output::Event(Event::Damaged));
     }
-    if is_damaged && is_copy {
-        return Err(StartError::Snapshot {
-            path: "given".to_owned(),
-            reason: "its entries do not add up".to_owned(),
-        });
+    if is_damaged && let Some(path) = snapshot.filter(|_| is_copy) {
+        let reason = "its entries do not add up to what was written".to_owned();
+        return Err(StartError::Snapshot { path: path.display().to_string(), reason });
     }
     Ok((replica, is_damaged))
 }
