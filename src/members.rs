@@ -24,6 +24,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::config::Config;
 use crate::controls::Controls;
 use crate::time::Time;
+use crate::wire::{Reader, Writer};
 
 mod detector;
 mod roster;
@@ -217,6 +218,9 @@ pub(crate) struct Members {
     remember_at: Duration,
     /// Two runs under one name, to be looked at again: both may be there for good.
     twins: VecDeque<(Duration, u64, u64)>,
+    /// Who is known has changed since it was written down.
+    is_unwritten: bool,
+    write_at: Duration,
     /// Runs of which the failure detector may think otherwise than is known here.
     touched: Vec<u64>,
     pub(crate) effects: VecDeque<Effect>,
@@ -258,6 +262,8 @@ impl Members {
             seeks: 0,
             remember_at: Duration::ZERO,
             twins: VecDeque::new(),
+            is_unwritten: false,
+            write_at: Duration::ZERO,
             touched: Vec::new(),
             effects: VecDeque::new(),
             now: Time::default(),
@@ -279,6 +285,31 @@ impl Members {
 
     fn living(&self) -> usize {
         1 + self.detector.num_members()
+    }
+
+    // What outlives the process.
+
+    /// Whom to look for after a restart, if that has changed and it is time to write it down.
+    pub(crate) fn memo(&mut self) -> Option<Vec<u8>> {
+        if !self.is_unwritten || self.now.mono < self.write_at {
+            return None;
+        }
+        self.is_unwritten = false;
+        self.write_at = self.now.mono + times(self.config.probe_interval, 20);
+        let mut writer = Writer::plain();
+        let present = self.others().filter(|member| member.state != MemberState::Left);
+        present.for_each(|member| roster::write_contact(&mut writer, member));
+        Some(writer.into_plain())
+    }
+
+    /// Looks for those that an earlier run knew. Of a memo that cannot be read no more is believed than can be.
+    pub(crate) fn recall(&mut self, memo: &[u8]) {
+        let mut reader = Reader::plain(memo);
+        while !reader.is_at_end()
+            && let Ok(who) = roster::read_contact(&mut reader)
+        {
+            self.learn(&who);
+        }
     }
 
     // Links.
@@ -461,7 +492,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Kind, Reader, WireError};
+    use crate::wire::{Kind, WireError};
 
     fn members() -> Members {
         let own = Member::new("own", 1, addr(1));

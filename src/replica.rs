@@ -169,6 +169,9 @@ const EXCUSED_INTERVALS_MAX: u32 = 64;
 const CHECK_REPLY: u8 = 1;
 const CHECK_AMID: u8 = 2;
 
+/// Under which the disk keeps whom to look for after a restart.
+const MEMBERS_MEMO: &str = "members";
+
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
 
@@ -240,6 +243,9 @@ impl Replica {
         };
         if let Some(saved) = saved {
             replica.load(saved);
+            if let (Some(members), Some(memo)) = (&mut replica.members, replica.disk.memo(MEMBERS_MEMO)) {
+                members.recall(memo);
+            }
         }
         replica
     }
@@ -692,6 +698,11 @@ impl Replica {
         let now = self.now;
         if let Some(members) = &mut self.members {
             members.wake(now);
+            if self.disk.is_there()
+                && let Some(memo) = members.memo()
+            {
+                self.keep(MEMBERS_MEMO, Some(&memo));
+            }
         }
         self.store.expire(now, EXPIRE_STEPS);
         let (mut checks, mut breaks) = (Vec::new(), Vec::new());

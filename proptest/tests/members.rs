@@ -348,6 +348,22 @@ fn seeds_that_all_died_are_found_at_their_new_addresses() {
 }
 
 #[test]
+fn nodes_with_a_disk_find_each_other_again_without_any_seed() {
+    let mut sim = Sim::new(17).seeds(&[0]).nodes_with_disk(5);
+    agree(&mut sim, SECOND * 15);
+    sim.run_for(SECOND * 30);
+    (0..5).for_each(|i| sim.crash(i));
+    // The only seed is never seen again.
+    (1..5).for_each(|i| sim.restart(i));
+    println!("found after {:?}", agree(&mut sim, SECOND * 30));
+    sim.node(1).put("k", "v").unwrap();
+    sim.assert_converged();
+    for i in 1..5 {
+        assert_eq!(state(&mut sim, i, "n0"), Some(MemberState::Down), "it is looked for");
+    }
+}
+
+#[test]
 fn what_a_node_tells_about_itself_reaches_everybody_and_is_bounded() {
     let mut sim = settled(12, 40);
     let meta = |text: &str| BTreeMap::from([("role".to_owned(), text.to_owned())]);

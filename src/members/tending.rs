@@ -38,7 +38,7 @@ impl Members {
     }
 
     pub(super) fn resize(&mut self) {
-        self.is_stale = true;
+        (self.is_stale, self.is_unwritten) = (true, true);
         if self.living() <= MESH_MEMBERS_MAX {
             self.choose_neighbours();
         }
@@ -104,7 +104,10 @@ impl Members {
         }
         self.tell_accused();
         if self.own.state != MemberState::Left && self.remember_at <= now {
-            self.remember_at = now + times(interval, 4);
+            // Whoever is alone has nothing better to do, and comes to it less and less.
+            let is_alone = self.living() == 1;
+            self.remember_at =
+                now + if is_alone { times(interval, 1 << self.seeks) / 8 } else { times(interval, 4) };
             let gone: Vec<&Known> = self.known.values().filter(|known| known.is_missed()).collect();
             if !gone.is_empty() {
                 let at = self.random.next_u64() as usize % gone.len();

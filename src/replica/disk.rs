@@ -140,6 +140,14 @@ impl DiskCursor {
         Self { is_there, ..Self::default() }
     }
 
+    pub(super) fn is_there(&self) -> bool {
+        self.is_there
+    }
+
+    pub(super) fn memo(&self, name: &str) -> Option<&[u8]> {
+        self.memos.get(name).map(Vec::as_slice)
+    }
+
     fn mark(&self, store: &Store) -> Mark {
         Mark {
             head: store.log.head(),
@@ -337,7 +345,7 @@ impl Replica {
 
     /// What was kept under a name, in this run or in an earlier one.
     pub fn kept(&self, name: &str) -> Option<&[u8]> {
-        self.disk.memos.get(name).map(Vec::as_slice)
+        self.disk.memo(name)
     }
 
     /// Whether everything that was kept would be found again after a crash. Without a disk there is nothing to wait
