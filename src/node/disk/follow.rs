@@ -19,6 +19,10 @@ use crate::saved::Saved;
 /// How often a disk that is full is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Whoever waited for one write to be safe often has the next one at once: for so long the thread stays awake, since
+/// waking it costs nearly as much as the sync.
+const LINGER_TIME: Duration = Duration::from_micros(100);
+
 /// A directory that is open, if there is one, and what has to be told about it.
 pub(in crate::node) struct Opened {
     engine: Option<Engine>,
@@ -195,8 +199,14 @@ impl Follower<'_> {
 impl DiskLink {
     /// Waits until there is something to write, and until it is time to.
     fn wait(&self, shared: &Shared, last: Instant, durability: Durability) {
+        let lingers = durability == Durability::Immediate && self.is_wanted.swap(false, Ordering::AcqRel);
+        let until = Instant::now() + LINGER_TIME;
         while !self.has_work.swap(false, Ordering::AcqRel) && !shared.is_closed() {
-            std::thread::park();
+            if lingers && Instant::now() < until {
+                std::thread::yield_now();
+            } else {
+                std::thread::park();
+            }
         }
         let Durability::Interval(interval) = durability else { return };
         loop {

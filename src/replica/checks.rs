@@ -1,0 +1,173 @@
+//! Checks: what peers tell each other of their digests, and what is done when it is time.
+
+use std::time::Duration;
+
+use rand_core::Rng;
+
+use super::link::Link;
+use super::{
+    BreakReason, CHECK_AMID, CHECK_REPLY, EXCUSED_INTERVALS_MAX, EXPIRE_STEPS, Event, LinkId, MEMBERS_MEMO,
+    Output, Replica,
+};
+use crate::controls::Control;
+use crate::reconcile::Session;
+use crate::wire::{Kind, Reader, WireError, Writer};
+
+impl Replica {
+    pub(super) fn check(&mut self, id: LinkId, is_reply: bool) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Check);
+        let reply = if is_reply { CHECK_REPLY } else { 0 };
+        writer.byte(reply | if self.is_amid(id) { CHECK_AMID } else { 0 });
+        let root = self.store.root().sum();
+        writer.word(root as u64);
+        writer.word((root >> 64) as u64);
+        writer.word(self.store.seen.hash());
+        if let Some(members) = &mut self.members {
+            writer.word(members.roster_hash());
+        }
+        writer.finish_datagram()
+    }
+
+    /// Whether a difference towards this peer is about to vanish by itself: this replica's tail has something left
+    /// for it, or a flush is arriving here, from whomever. A tail that no longer gets on does not count.
+    pub(super) fn is_amid(&self, id: LinkId) -> bool {
+        let since = match self.store.controls {
+            controls if controls.has(Control::AmidForEver) => Duration::ZERO,
+            _ => self.now.mono.saturating_sub(self.config.sync_timeout),
+        };
+        self.links.get(&id).is_some_and(|link| link.sends(&self.store, since))
+            || self.links.values().any(|link| link.receives(since))
+    }
+
+    /// Whether a difference does not count, because one of both sides is in the middle of something, and has not
+    /// been for too long.
+    fn is_excused(&mut self, id: LinkId, peer_is_amid: bool) -> bool {
+        let is_amid = peer_is_amid || self.is_amid(id);
+        let Some(link) = self.links.get_mut(&id).filter(|_| is_amid) else { return false };
+        let since = *link.excused_since.get_or_insert(self.now.mono);
+        let in_time = self.now.mono < since + self.config.sync_interval * EXCUSED_INTERVALS_MAX;
+        (in_time || self.store.controls.has(Control::AmidForEver))
+            && !self.store.controls.has(Control::AmidCounts)
+    }
+
+    pub(super) fn datagram(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), WireError> {
+        let (kind, mut reader) = Reader::new(bytes)?;
+        if let (Kind::Packet, Some(members)) = (kind, &mut self.members) {
+            let run = self.links.get(&id).and_then(|link| link.run);
+            return run.map_or(Ok(()), |run| members.packet(self.now, run, reader));
+        }
+        if kind != Kind::Check {
+            return Err(WireError::Kind(kind as u8));
+        }
+        let flags = reader.byte()?;
+        let root = u128::from(reader.word()?) | (u128::from(reader.word()?) << 64);
+        let seen = reader.word()?;
+        if let Some(members) = &mut self.members {
+            let is_same = reader.word()? == members.roster_hash();
+            // The one that asked hears the difference too; one comparison mends both.
+            if !is_same
+                && flags & CHECK_REPLY != 0
+                && let Some(link) = self.links.get_mut(&id).filter(|link| link.rosters.is_empty())
+            {
+                link.rosters.push_back(members.compare_rosters());
+            }
+        }
+        reader.end()?;
+        let same_root = root == self.store.root().sum();
+        let same_seen = seen == self.store.seen.hash();
+        let reply = (flags & CHECK_REPLY == 0).then(|| self.check(id, true));
+        let is_same = same_root && same_seen;
+        let is_excused = !is_same && self.is_excused(id, flags & CHECK_AMID != 0);
+        let settled = self.store.seen.is_settled() && self.store.expiries() == 0;
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.checks.extend(reply);
+        if is_same {
+            link.backoff = 0;
+            link.excused_since = None;
+        }
+        if is_same || is_excused {
+            link.differs = 0;
+            return Ok(());
+        }
+        if link.session.is_some() || self.now.mono < link.no_session_before {
+            return Ok(());
+        }
+        link.differs += 1;
+        if link.differs < 2 {
+            link.check_at = Some(self.now.mono + self.config.sync_interval / 4);
+            return Ok(());
+        }
+        link.differs = 0;
+        link.wants_session = true;
+        if same_seen && settled {
+            let leaves = self.store.leaves();
+            self.store.scrub(0, leaves);
+            if !self.store.is_damaged {
+                self.outputs.push_back(Output::Event(Event::Disagreement { link: id }));
+            }
+        }
+        Ok(())
+    }
+
+    // Time.
+
+    pub(super) fn wake(&mut self) {
+        let now = self.now;
+        if let Some(members) = &mut self.members {
+            members.wake(now);
+            if self.disk.is_there()
+                && let Some(memo) = members.memo()
+            {
+                self.keep(MEMBERS_MEMO, Some(&memo));
+            }
+        }
+        self.store.expire(now, EXPIRE_STEPS);
+        let (mut checks, mut breaks) = (Vec::new(), Vec::new());
+        for (id, link) in &mut self.links {
+            if link.check_at.is_some_and(|at| at <= now.mono) {
+                link.check_at = None;
+                checks.push(*id);
+            }
+            if link.break_at.is_some_and(|at| at <= now.mono) {
+                breaks.push((*id, BreakReason::Refused));
+            }
+            let waits = |session: &Session| now.mono > session.last_progress.mono + self.config.sync_timeout;
+            if link.session.as_ref().is_some_and(waits) {
+                breaks.push((*id, BreakReason::TimedOut));
+            }
+        }
+        checks.into_iter().for_each(|id| self.push_check(id));
+        breaks.into_iter().for_each(|(id, reason)| self.break_link(id, reason));
+        if self.next_sync <= now.mono {
+            self.sync();
+        }
+    }
+
+    fn push_check(&mut self, id: LinkId) {
+        let check = self.check(id, false);
+        self.links.get_mut(&id).expect("just listed").checks.push_back(check);
+    }
+
+    /// Once an interval: compare with a random peer, settle accounts with all, look after the house.
+    pub(super) fn sync(&mut self) {
+        // Spread over the interval, so that clusters started together do not act together.
+        let interval = self.config.sync_interval;
+        let jitter = interval / 8 * (self.random.next_u32() % 3);
+        self.next_sync = self.now.mono + interval - interval / 8 + jitter;
+        let members = self.members.as_ref();
+        let is_ready = |link: &Link| link.peer.is_some() && link.feeds(members);
+        let ready: Vec<LinkId> = self.links.iter().filter(|(_, l)| is_ready(l)).map(|(id, _)| *id).collect();
+        if !ready.is_empty() {
+            let id = ready[self.random.next_u64() as usize % ready.len()];
+            self.push_check(id);
+        }
+        self.links.values_mut().for_each(|link| link.flush = true);
+        self.store.seen.sweep();
+        let rounds = (self.config.scrub_interval.as_millis() / interval.as_millis().max(1)).max(1) as usize;
+        let leaves = self.store.leaves().div_ceil(rounds);
+        self.scrub_at = self.store.scrub(self.scrub_at, leaves);
+        if self.scrub_at >= self.store.leaves() {
+            self.scrub_at = 0;
+        }
+    }
+}

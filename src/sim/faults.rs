@@ -1,0 +1,131 @@
+//! The faults that a simulation can have at will.
+
+use std::time::Duration;
+
+use super::{Disk, DriftingClock, Happening, Sim};
+#[cfg(feature = "__controls")]
+use crate::entry;
+use crate::replica::LinkId;
+
+impl Sim {
+    /// Cuts all links between two groups, in both directions.
+    pub fn partition(&mut self, a: &[usize], b: &[usize]) {
+        for (x, y) in a.iter().flat_map(|x| b.iter().map(move |y| (*x, *y))) {
+            self.cuts.insert((x, y));
+            self.cuts.insert((y, x));
+            self.break_between(x, y);
+        }
+    }
+
+    /// Cuts one direction between two nodes. What is sent that way vanishes until the link is given up.
+    pub fn cut(&mut self, from: usize, to: usize) {
+        self.cuts.insert((from, to));
+        let ids: Vec<LinkId> = self.between(from, to);
+        for id in ids {
+            let later = self.jitter(Duration::from_millis(300));
+            self.after(later, Happening::Down(id));
+        }
+    }
+
+    /// Mends all cuts.
+    pub fn heal(&mut self) {
+        self.cuts.clear();
+    }
+
+    /// Holds back everything on the way from one node to another until [`Sim::release`]. Nothing is lost unless
+    /// the link breaks meanwhile, and streams stay ordered.
+    pub fn hold(&mut self, from: usize, to: usize) {
+        self.holds.insert((from, to));
+    }
+
+    /// Lets everything arrive that was held back between two nodes, in its order.
+    pub fn release(&mut self, from: usize, to: usize) {
+        self.holds.remove(&(from, to));
+        self.reawaken();
+    }
+
+    pub(super) fn is_held(&self, happening: &Happening) -> bool {
+        if self.is_asleep(happening) {
+            return true;
+        }
+        let (from, to) = match happening {
+            Happening::Datagram(id, to, _) | Happening::Stream(id, to, ..) => (self.other_end(*id, *to), *to),
+            Happening::Packet(from, to, ..) => (self.at(from.addr), *to),
+            _ => return false,
+        };
+        from.is_some_and(|from| self.holds.contains(&(from, to)))
+    }
+
+    /// Makes a node pass on the writes of others, or not, while it runs.
+    pub fn relay(&mut self, i: usize, on: bool) {
+        self.nodes[i].config.relay = on;
+        if let Some(replica) = &mut self.nodes[i].replica {
+            replica.relay(on);
+            self.drain(i);
+        }
+    }
+
+    /// Breaks the link between two nodes; it is made again soon.
+    pub fn break_between(&mut self, a: usize, b: usize) {
+        self.between(a, b).into_iter().for_each(|id| self.break_link(id));
+    }
+
+    /// Ends a node in the middle of whatever it does.
+    pub fn crash(&mut self, i: usize) {
+        if self.nodes[i].replica.take().is_some() {
+            self.crash_disk(i);
+        }
+        self.nodes[i].is_paused = false;
+        let ids: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| link.ends.contains(&i)).map(|(id, _)| *id).collect();
+        if self.seeds.is_some() {
+            // Nobody hears of it: that is what the failure detector is for.
+            ids.into_iter().for_each(|id| _ = self.links.remove(&id));
+            return;
+        }
+        ids.into_iter().for_each(|id| self.break_link(id));
+    }
+
+    /// Starts a crashed node with what its disk had, or blank if it has none.
+    pub fn restart(&mut self, i: usize) {
+        self.restart_with(i, Disk::Latest);
+    }
+
+    /// Starts a crashed node with some state of its disk.
+    pub fn restart_with(&mut self, i: usize, disk: Disk) {
+        if self.is_up(i) {
+            self.crash(i);
+        }
+        let saved = self.open_disk(i, disk);
+        self.start(i, saved);
+    }
+
+    /// Sets how far a node's wall clock is off.
+    pub fn skew(&mut self, i: usize, ms: i64) {
+        self.nodes[i].skew_ms = ms;
+    }
+
+    /// Makes a node's clocks run too fast, or too slow, by so many millionths.
+    pub fn drift(&mut self, i: usize, ppm: i64) {
+        let node = &mut self.nodes[i];
+        node.clock = DriftingClock { since: self.now, own: node.clock.read(self.now), ppm };
+    }
+
+    /// Makes everything on the way to and from a node take this many times as long.
+    pub fn slow(&mut self, i: usize, factor: u32) {
+        self.nodes[i].slowness = factor.max(1);
+    }
+
+    /// Loses an entry of a register behind the replica's back.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn damage(&mut self, i: usize, key: &str, flip: bool) -> bool {
+        let mut stored = Vec::new();
+        entry::register_key(key, &mut stored);
+        let node = &mut self.nodes[i];
+        let Some(replica) = &mut node.replica else { return false };
+        let done = if flip { replica.store.flip(&stored) } else { replica.store.lose(&stored) };
+        node.is_tainted |= done;
+        done
+    }
+}
