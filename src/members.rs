@@ -308,7 +308,11 @@ impl Members {
         while !reader.is_at_end()
             && let Ok(who) = roster::read_contact(&mut reader)
         {
-            self.learn(&who);
+            if self.learn(&who)
+                && let Some(known) = self.known.get_mut(&who.run)
+            {
+                known.down_at = Duration::ZERO;
+            }
         }
     }
 
@@ -481,6 +485,11 @@ impl Known {
 
     fn down(&self) -> foca::Member<Id> {
         foca::Member::down(self.id())
+    }
+
+    /// It was there and is gone.
+    fn is_over(&self) -> bool {
+        !self.member.state.is_alive() && self.down_at < Duration::MAX
     }
 
     /// It was there, is gone and is looked for.

@@ -170,9 +170,15 @@ impl Members {
             member.state() != foca::State::Down && touched.contains(&member.id().run)
         };
         let living = self.detector.iter_membership_state().filter(lives);
-        let states: Vec<(u64, bool)> =
-            living.map(|member| (member.id().run, member.state() == foca::State::Suspect)).collect();
-        states.into_iter().for_each(|(run, suspect)| self.suspicion(run, suspect));
+        let states: Vec<(Id, bool)> =
+            living.map(|member| (*member.id(), member.state() == foca::State::Suspect)).collect();
+        for (id, is_suspect) in states {
+            if self.known.get(&id.run).is_some_and(|known| !known.member.state.is_alive()) {
+                // It was forgotten here, and has been heard of again.
+                self.up(id);
+            }
+            self.suspicion(id.run, is_suspect);
+        }
     }
 
     fn note(&mut self, note: &OwnedNotification<Id>) {
@@ -218,8 +224,11 @@ impl Members {
         let alive = |member: &&Member| member.state.is_alive();
         let same_addr = |member: &&Member| member.addr == addr && member.name != *name;
         let shared = others().filter(alive).find(same_addr).cloned();
+        let namesakes = self.known.values().filter(|k| k.member.name == *name && k.member.run != id.run);
+        // Of whom this node has only just heard, the failure detector may be about to say that it lives.
+        let decided = namesakes.filter(|known| known.member.state.is_alive() || known.is_over());
         let mut namesakes: Vec<(u64, bool)> =
-            others().filter(|member| member.name == *name).map(|m| (m.run, m.state.is_alive())).collect();
+            decided.map(|known| (known.member.run, known.member.state.is_alive())).collect();
         if *name == self.own.name {
             namesakes.push((self.own.run, true));
         }
