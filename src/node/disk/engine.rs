@@ -277,9 +277,13 @@ impl Engine {
         batch.insert(&open.rows, NUMBER_KEY, number.to_le_bytes());
         batch.commit()?;
         self.number = number;
-        // Nothing depends on it; it may stay behind.
-        _ = self.lock.seek(SeekFrom::Start(0)).and_then(|_| self.lock.write_all(&numbered(number)));
         Ok(())
+    }
+
+    /// Notes how far the journal goes. Nothing depends on it, and nobody waits for it: it may stay behind.
+    pub(super) fn note_number(&mut self) {
+        let noted = numbered(self.number);
+        _ = self.lock.seek(SeekFrom::Start(0)).and_then(|_| self.lock.write_all(&noted));
     }
 
     /// Opens the directory again after a failure. What was written without being safe is written anew, since nobody

@@ -151,6 +151,7 @@ impl Follower<'_> {
         }
         self.engine.commit(changes)?;
         self.tell(Input::Persisted);
+        self.engine.note_number();
         Ok(())
     }
 
