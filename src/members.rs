@@ -555,6 +555,20 @@ mod tests {
     }
 
     #[test]
+    fn two_members_at_one_address_are_reported_and_both_stay() {
+        let mut members = members();
+        members.met(at(1), &member(2), 0);
+        members.met(at(1), &Member { addr: addr(2), ..member(3) }, 0);
+        let reported = |effect: &Effect| matches!(effect, Effect::AddressTwice(who) if who.run == 2);
+        assert!(members.effects.iter().any(reported));
+        assert!(members.is_alive(2) && members.is_alive(3));
+        // A new run of the same node at its old address is nothing strange.
+        members.effects.clear();
+        members.met(at(2), &Member { name: "n2".to_owned(), addr: addr(2), ..member(4) }, 0);
+        assert!(!members.is_alive(2) && members.is_alive(4));
+    }
+
+    #[test]
     fn whatever_is_no_packet_and_no_roster_changes_nothing() {
         let mut members = members();
         members.met(at(1), &member(2), 0);

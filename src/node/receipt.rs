@@ -91,7 +91,8 @@ impl Receipt {
         self.shared.wait_for(is_durable).await
     }
 
-    /// Waits until so many nodes have the write. They are asked at once.
+    /// Waits until so many nodes have the write. They are asked at once: all that this node is linked with, which in
+    /// a cluster of up to 128 members is everybody.
     ///
     /// # Errors
     /// If the time is over, the node is closed, or the replica began anew after damage. The write stands all the
