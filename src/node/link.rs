@@ -342,8 +342,9 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happe
                 Err(_) => break,
             },
             Some(whole) = lanes.join_next() => {
-                // A lane that ends takes its link with it: a stream never goes on behind a gap.
-                if !matches!(whole, Ok(true)) {
+                // A lane that ends takes its link with it: a stream never goes on behind a gap. Of a link that its peer
+                // has closed all lanes end, and what the peer said then must not be overwritten.
+                if !matches!(whole, Ok(true)) && connection.close_reason().is_none() {
                     connection.close(VarInt::from_u32(CLOSE_BROKEN), b"");
                 }
             }
