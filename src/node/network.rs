@@ -223,8 +223,8 @@ impl Network {
     /// Tries once to be linked with whoever is at an address. The core asks again if that is needed.
     pub(super) async fn reach(self: Arc<Self>, addr: SocketAddr, seed: Option<String>) {
         let begin = |core: &mut Core| !core.peers.is_linked(addr) && core.peers.dialling.insert(addr);
-        let is_begun = self.shared.lock().is_some_and(|mut core| begin(&mut core));
-        if !is_begun || self.itself.contains_key(&addr) {
+        // Whoever begins has to end: nothing may stand between this and the dialling.
+        if self.itself.contains_key(&addr) || !self.shared.lock().is_some_and(|mut core| begin(&mut core)) {
             return;
         }
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
