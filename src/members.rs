@@ -483,6 +483,11 @@ impl Known {
         Id { run: self.member.run, generation: self.generation }
     }
 
+    fn enter(&mut self, state: MemberState, now: Time) {
+        self.member.state = state;
+        self.member.since = SystemTime::UNIX_EPOCH + now.wall;
+    }
+
     fn down(&self) -> foca::Member<Id> {
         foca::Member::down(self.id())
     }

@@ -1,6 +1,6 @@
 //! Around the failure detector: what comes in, what it says, and what goes out.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use foca::OwnedNotification;
 
@@ -206,13 +206,11 @@ impl Members {
     }
 
     fn up(&mut self, id: Id) {
-        let since = SystemTime::UNIX_EPOCH + self.now.wall;
         let Some(known) = self.known.get_mut(&id.run) else { return };
         known.generation = id.generation;
         known.has_left = false;
         known.dials = 0;
-        known.member.state = MemberState::Alive;
-        known.member.since = since;
+        known.enter(MemberState::Alive, self.now);
         self.resize();
         if self.known[&id.run].is_announced {
             self.tell(id.run, MemberEvent::Recovered);
@@ -245,12 +243,10 @@ impl Members {
     }
 
     pub(super) fn down(&mut self, run: u64) {
-        let since = SystemTime::UNIX_EPOCH + self.now.wall;
         let Some(known) = self.known.get_mut(&run) else { return };
         let has_left = known.has_left;
-        known.member.state = if has_left { MemberState::Left } else { MemberState::Down };
+        known.enter(if has_left { MemberState::Left } else { MemberState::Down }, self.now);
         known.down_at = self.now.mono;
-        known.member.since = since;
         let name = known.member.name.clone();
         self.resize();
         self.effects.push_back(Effect::Break(run));
@@ -264,14 +260,12 @@ impl Members {
     }
 
     fn suspicion(&mut self, run: u64, is_suspect: bool) {
-        let since = SystemTime::UNIX_EPOCH + self.now.wall;
         let Some(known) = self.known.get_mut(&run) else { return };
         let state = if is_suspect { MemberState::Suspect } else { MemberState::Alive };
-        if known.member.state == state || !known.member.state.is_alive() {
+        if known.member.state == state {
             return;
         }
-        known.member.state = state;
-        known.member.since = since;
+        known.enter(state, self.now);
         if known.is_announced {
             self.tell(run, if is_suspect { MemberEvent::Suspect } else { MemberEvent::Recovered });
         }

@@ -187,7 +187,6 @@ impl Members {
 
 /// The failure detector's settings for a cluster of this size.
 pub(super) fn settings(config: &Config, living: usize) -> foca::Config {
-    let one_at_a_time = NonZeroUsize::MIN;
     let three = NonZeroUsize::new(3).expect("three is not zero");
     let sendings = 4 + living.max(1).ilog2() as u8;
     foca::Config {
@@ -197,7 +196,7 @@ pub(super) fn settings(config: &Config, living: usize) -> foca::Config {
         max_transmissions: NonZeroU8::new(sendings).expect("at least four"),
         suspect_to_down_after: config.suspicion_time,
         remove_down_after: Some(DOWN_TIME),
-        max_packet_size: NonZeroUsize::new(DETECTOR_BYTES_MAX).unwrap_or(one_at_a_time),
+        max_packet_size: NonZeroUsize::new(DETECTOR_BYTES_MAX).expect("a packet holds something"),
         notify_down_members: true,
         // The roster does these.
         periodic_announce: None,

@@ -97,23 +97,20 @@ impl Network {
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         tokio::pin!(closed);
         loop {
+            let accepted = async {
+                let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
+                (permit, self.endpoint.accept().await)
+            };
             tokio::select! {
                 () = &mut closed => break,
                 Some(wish) = wishes.recv() => self.fulfil(wish),
-                permit = handshakes.clone().acquire_owned() => {
-                    let permit = permit.expect("it is never closed");
-                    tokio::select! {
-                        () = &mut closed => break,
-                        Some(wish) = wishes.recv() => self.fulfil(wish),
-                        incoming = self.endpoint.accept() => {
-                            let Some(incoming) = incoming else { break };
-                            let network = self.clone();
-                            tokio::spawn(async move {
-                                network.let_in(incoming).await;
-                                drop(permit);
-                            });
-                        }
-                    }
+                (permit, incoming) = accepted => {
+                    let Some(incoming) = incoming else { break };
+                    let network = self.clone();
+                    tokio::spawn(async move {
+                        network.let_in(incoming).await;
+                        drop(permit);
+                    });
                 }
             }
         }

@@ -63,10 +63,9 @@ impl Sim {
         let Some(replica) = &mut self.nodes[i].replica else { return };
         replica.leave(now);
         self.drain(i);
+        let own = self.links.iter().filter(|(_, link)| link.ends.contains(&i));
         let links: Vec<(LinkId, usize)> =
-            self.links.keys().filter_map(|id| Some((*id, self.other_end(*id, i)?))).collect();
-        let links: Vec<(LinkId, usize)> =
-            links.into_iter().filter(|(id, _)| self.links[id].ends.contains(&i)).collect();
+            own.filter_map(|(id, _)| Some((*id, self.other_end(*id, i)?))).collect();
         for (id, to) in links {
             let later = self.flight(i, to);
             self.after(later, Happening::Farewell(id, to, true));
