@@ -57,6 +57,10 @@ pub struct Config {
     /// Whether this node passes on the writes of others as they arrive, for clusters in which not every node is
     /// connected to every other. Where all are, passing on would only repeat what everybody receives anyway.
     pub relay: bool,
+    /// Up to so many members, everybody sends its writes to everybody. Above that they are sent over two hops: to the
+    /// members of the own group, and to one member of every other, who passes them on. The same on all nodes; where it
+    /// differs, writes arrive twice or late. 0 to 512.
+    pub mesh_members_max: usize,
     /// A repair session in which the peer makes no progress for this long breaks the link. 100 ms to 1 hour.
     pub sync_timeout: Duration,
     /// A node refuses writes of its own as busy while the middle one of its peers is this many bytes behind. 64 KiB
@@ -87,6 +91,7 @@ impl Config {
             clock_skew_max: Duration::from_secs(5),
             removals_max: 4_096,
             relay: false,
+            mesh_members_max: 30,
             sync_timeout: Duration::from_secs(10),
             lag_bytes_max: 64 << 20,
             probe_interval: Duration::from_millis(500),
@@ -152,6 +157,7 @@ impl Config {
             ("value_bytes_max", self.value_bytes_max, 1, VALUE_BYTES_CEILING, "1 to 16777216"),
             ("lag_bytes_max", self.lag_bytes_max, 64 << 10, 1 << 40, "65536 to 1099511627776"),
             ("removals_max", self.removals_max, 0, 1 << 24, "0 to 16777216"),
+            ("mesh_members_max", self.mesh_members_max, 0, 512, "0 to 512"),
         ];
         for (field, value, least, most, range) in sizes {
             if !(least..=most).contains(&value) {

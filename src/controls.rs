@@ -56,12 +56,16 @@ pub enum Control {
     EarlyPromise,
     /// A disk takes what it can read of a torn transaction.
     TornTaken,
+    /// A delegate passes on a claim although a row of the flush changed nothing here, and so is not passed on.
+    ChainDespiteGap,
+    /// A claim that was passed on counts although what comes before it is not merged.
+    ChainUnchecked,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -85,6 +89,8 @@ impl Control {
         Self::AmidForEver,
         Self::EarlyPromise,
         Self::TornTaken,
+        Self::ChainDespiteGap,
+        Self::ChainUnchecked,
     ];
 }
 

@@ -15,6 +15,7 @@ mod members;
 mod node;
 mod oracle;
 mod reconcile;
+mod relay;
 mod replica;
 mod rows;
 mod saved;

@@ -17,9 +17,10 @@ use crate::digest::HashKey;
 use crate::entry::Revision;
 use crate::members::{Contact, Member, MemberEvent, Members};
 use crate::reconcile::Progress;
+use crate::relay::Chains;
 use crate::saved::Saved;
 use crate::store::{Refusal, Store};
-use crate::tail::Refused;
+use crate::tail::{Refused, Sender};
 use crate::time::Time;
 use crate::watch::Watches;
 use crate::wire::{Kind, Reader, WireError};
@@ -209,6 +210,10 @@ pub struct Replica {
     traffic: SyncTraffic,
     watches: Watches,
     members: Option<Members>,
+    chains: Chains,
+    shape_version: u64,
+    /// Rows that tails brought, and those of them that were news.
+    arrivals: (u64, u64),
     /// Whether the user was told that there are too many members.
     is_full: bool,
 }
@@ -239,6 +244,9 @@ impl Replica {
             traffic: SyncTraffic::default(),
             watches: Watches::default(),
             members,
+            chains: Chains::default(),
+            shape_version: 0,
+            arrivals: (0, 0),
             is_full: false,
             config,
         };
@@ -268,6 +276,7 @@ impl Replica {
     /// From now on passes on the writes of others, or not: see [`Config::relay`].
     pub fn relay(&mut self, on: bool) {
         self.config.relay = on;
+        self.take_reach();
     }
 
     /// Asks every peer that has not said so yet to say when it has everything up to this revision.
@@ -302,8 +311,7 @@ impl Replica {
 
     /// How many bytes the middle one of all peers is behind.
     pub fn median_lag(&self) -> u64 {
-        let members = self.members.as_ref();
-        let fed = self.links.iter().filter(|(_, link)| link.feeds(members));
+        let fed = self.links.iter().filter(|(_, link)| link.reach.feeds);
         let mut lags: Vec<u64> = fed.map(|(id, _)| self.lag(*id).1).collect();
         lags.sort_unstable();
         lags.get(lags.len() / 2).copied().unwrap_or(0)
@@ -328,7 +336,10 @@ impl Replica {
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
         self.now = now;
         match input {
-            Input::LinkUp(id) => _ = self.links.insert(id, Link::default()),
+            Input::LinkUp(id) => {
+                let link = Link { reach: self.reach(None), ..Link::default() };
+                self.links.insert(id, link);
+            }
             Input::LinkDown(id) => self.link_down(id),
             Input::Drained(id, lane, bytes) => {
                 if let Some(link) = self.links.get_mut(&id) {
@@ -371,9 +382,8 @@ impl Replica {
     pub fn deadline(&self) -> Time {
         let members = self.members.as_ref().map_or(Duration::MAX, Members::deadline);
         let mut at = self.next_sync.min(members);
-        for link in self.links.values() {
-            at = [link.check_at, link.break_at].into_iter().flatten().fold(at, Duration::min);
-        }
+        let patience = self.patience();
+        at = self.links.values().filter_map(|link| link.deadline(patience)).fold(at, Duration::min);
         if let Some(ms) = self.store.next_expiry() {
             let left = Duration::from_millis(ms).saturating_sub(self.now.wall);
             at = at.min(self.now.mono + left);
@@ -403,13 +413,12 @@ impl Replica {
 
     fn poll_link(&mut self, id: LinkId) -> Option<Output> {
         let (store, link) = (&mut self.store, self.links.get_mut(&id)?);
-        let feeds = link.feeds(self.members.as_ref());
         if let Some(bytes) = link.checks.pop_front() {
             self.traffic.bytes += bytes.len() as u64;
             return Some(Output::Datagram(id, bytes));
         }
         if link.in_flight[Lane::Live as usize] < WINDOW_BYTES
-            && let Some(bytes) = link.live_frame(store, self.config.relay, feeds)
+            && let Some(bytes) = link.live_frame(store, &mut self.chains, self.now.mono)
         {
             link.in_flight[Lane::Live as usize] += bytes.len();
             link.sent_at = self.now.mono;
@@ -477,6 +486,7 @@ impl Replica {
         }
         let (run, log) = (self.random.next_u64(), self.random.next_u64());
         self.store.give_up_claims(run, log);
+        self.chains = Chains::default();
         self.disk.begin_anew();
         self.outputs.push_back(Output::Event(Event::Damaged));
     }
@@ -532,21 +542,25 @@ impl Replica {
             (Kind::Position, Some(_)) => {
                 let (log, complete) = (reader.word()?, reader.number()?);
                 reader.end()?;
+                link.wants_session |= !link.outgoing.resume(store, log, complete);
                 if log == store.log.id {
-                    link.acknowledged = link.acknowledged.max(complete);
-                }
-                if !link.outgoing.resume(store, log, complete) {
-                    link.wants_session = true;
+                    link.confirmed(store, self.now.mono, complete, self.config.sync_interval);
+                    if let (Some(members), Some(run)) = (&mut self.members, link.run) {
+                        members.confirmed(run, true);
+                    }
                 }
             }
             (Kind::Ask, Some(_)) => {
                 reader.end()?;
                 link.states_position = true;
             }
-            (Kind::Tail, Some(peer)) => {
-                let (refusals, _) = link.incoming.frame(store, self.now, peer, reader)?;
+            (Kind::Tail, Some((log, run))) => {
+                let sender = Sender { log, run, is_far: link.reach.is_far };
+                let merged = link.incoming.frame(store, &mut self.chains, self.now, sender, reader)?;
                 link.states_position |= std::mem::take(&mut link.incoming.is_asked);
-                self.refused(id, refusals);
+                self.arrivals.0 += merged.rows as u64;
+                self.arrivals.1 += merged.new as u64;
+                self.refused(id, merged.refusals);
             }
             _ => return Err(WireError::Kind(kind as u8)),
         }

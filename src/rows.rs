@@ -13,11 +13,53 @@ pub(crate) struct Slot {
     pub(crate) held: Held,
     /// Where the key stands in the change log.
     pub(crate) revision: u64,
-    /// The revision of the last event of this node's own.
-    pub(crate) own: u64,
+    /// How many revisions before that the last event of this node's own was, and the last one that this node is to pass
+    /// on, its own included. An age too great to be kept counts as less: then a row is sent that need not be.
+    own_age: u32,
+    passed_age: u32,
 }
 
+/// Where a change of a key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// It is an event of this node's own.
+    Own,
+    /// A peer's tail brought it, for this node to pass on.
+    ToPassOn,
+    /// Anything else: whoever needs it has it from somebody else, or compares.
+    Elsewhere,
+}
+
+const NEVER: u32 = u32::MAX;
+
 impl Slot {
+    pub(crate) fn new(held: Held) -> Self {
+        Self { held, revision: 0, own_age: NEVER, passed_age: NEVER }
+    }
+
+    /// Moves to the end of the log.
+    pub(crate) fn move_to(&mut self, revision: u64, source: Source) {
+        let by = u32::try_from(revision - self.revision).unwrap_or(NEVER);
+        let older = |age: u32| if age == NEVER { NEVER } else { age.saturating_add(by).min(NEVER - 1) };
+        self.own_age = if source == Source::Own { 0 } else { older(self.own_age) };
+        self.passed_age = if source == Source::Elsewhere { older(self.passed_age) } else { 0 };
+        self.revision = revision;
+    }
+
+    /// The revision of the last event of this node's own; 0 if there is none.
+    pub(crate) fn own(&self) -> u64 {
+        self.before(self.own_age)
+    }
+
+    /// The revision of the last event that this node is to pass on, its own included; 0 if there is none.
+    pub(crate) fn passed(&self) -> u64 {
+        self.before(self.passed_age)
+    }
+
+    fn before(&self, age: u32) -> u64 {
+        if age == NEVER { 0 } else { self.revision - u64::from(age) }
+    }
+
     /// The row's share in the digest.
     pub(crate) fn hash(&self, hash_key: HashKey) -> u128 {
         self.held.hash(hash_key, hash_key.place(self.held.key()))
@@ -306,7 +348,7 @@ mod tests {
                 slab.remove(slot);
             } else {
                 let held = crate::entry::Held::Nothing(Record::bare(&key));
-                let slot = slab.insert(Slot { held, revision: 0, own: 0 });
+                let slot = slab.insert(Slot::new(held));
                 order.insert(slot, &slab);
                 plain.insert(key.clone(), slot);
             }

@@ -14,7 +14,7 @@ use crate::digest::{Digest, HashKey, Place, Range};
 use crate::entry::{self, DOTS_MAX, Held, Record};
 use crate::error::WriteError;
 use crate::log::ChangeLog;
-use crate::rows::{Order, Slab, Slot};
+use crate::rows::{Order, Slab, Slot, Source};
 use crate::seen::{self, Context, Pending, Seen};
 use crate::time::{HybridClock, Stamp, Time};
 
@@ -202,7 +202,7 @@ impl Store {
         self.text.extend_from_slice(key);
         self.text.extend_from_slice(value);
         let record = Record::new(stamp, expires, key.len(), &self.text, &mut self.room);
-        let revision = self.apply(slot, place, Held::One(record), true);
+        let revision = self.apply(slot, place, Held::One(record), Source::Own);
         self.seen.claim(stamp);
         (stamp, revision)
     }
@@ -212,7 +212,7 @@ impl Store {
         let place = self.hash_key.place(key);
         let slot = self.find(key, place).filter(|slot| !self.slab.at(*slot).held.is_empty())?;
         let stamp = self.stamp(now);
-        let revision = self.apply(Some(slot), place, Held::Nothing(Record::bare(key)), true);
+        let revision = self.apply(Some(slot), place, Held::Nothing(Record::bare(key)), Source::Own);
         self.seen.claim(stamp);
         Some((stamp, revision))
     }
@@ -259,15 +259,21 @@ impl Store {
 
     /// Merges the dots of an accepted row. What it claims is recorded by [`Store::cover_row`], after any claim
     /// that came in the same instant.
-    pub(crate) fn merge_row(&mut self, now: Time, row: &Row) -> bool {
+    pub(crate) fn merge_row(&mut self, now: Time, row: &Row, source: Source) -> bool {
         for dot in row.held.dots() {
             self.clock.observe(dot.stamp().clock);
             self.seen.imply(dot.stamp());
         }
-        self.merge(now, &row.held, |stamp| row.covers(stamp))
+        self.merge(now, &row.held, source, |stamp| row.covers(stamp))
     }
 
-    fn merge(&mut self, now: Time, theirs: &Held, theirs_cover: impl Fn(Stamp) -> bool) -> bool {
+    fn merge(
+        &mut self,
+        now: Time,
+        theirs: &Held,
+        source: Source,
+        theirs_cover: impl Fn(Stamp) -> bool,
+    ) -> bool {
         let key = theirs.key();
         let place = self.hash_key.place(key);
         let slot = self.find(key, place);
@@ -288,7 +294,7 @@ impl Store {
             entry::merge(mine, theirs, covered, theirs_cover)
         };
         let Some(merged) = merged else { return false };
-        self.apply(slot, place, merged, false);
+        self.apply(slot, place, merged, source);
         true
     }
 
@@ -346,11 +352,11 @@ impl Store {
                 let held = self.slab.at(slot).held.clone();
                 if !listed.contains(held.key()) {
                     let empty = Held::Nothing(Record::bare(held.key()));
-                    self.merge(now, &empty, |stamp| base.covers(held.key(), stamp));
+                    self.merge(now, &empty, Source::Elsewhere, |stamp| base.covers(held.key(), stamp));
                 }
             }
         }
-        rows.iter().for_each(|row| _ = self.merge_row(now, row));
+        rows.iter().for_each(|row| _ = self.merge_row(now, row, Source::Elsewhere));
         self.cover_range(range, base);
         for row in rows {
             if !Arc::ptr_eq(&row.vector, &base.vector) || row.context.is_some() {
@@ -371,7 +377,7 @@ impl Store {
     // The one change.
 
     /// Replaces what a key holds, moves it to the end of the log, and keeps digest, order and expiries in step.
-    fn apply(&mut self, at: Option<u32>, place: Place, held: Held, is_own: bool) -> u64 {
+    fn apply(&mut self, at: Option<u32>, place: Place, held: Held, source: Source) -> u64 {
         let revision = self.log.head() + 1;
         let at = if let Some(at) = at {
             self.log.take_out(self.slab.at(at).revision);
@@ -381,10 +387,7 @@ impl Store {
             self.add(place, held)
         };
         let slot = self.slab.at_mut(at);
-        slot.revision = revision;
-        if is_own {
-            slot.own = revision;
-        }
+        slot.move_to(revision, source);
         let is_removal = slot.held.is_empty();
         self.log.append(at, is_removal)
     }
@@ -395,7 +398,7 @@ impl Store {
         let expiring = expiring(&held);
         self.bytes += bytes_of(&held);
         let is_empty = held.is_empty();
-        let at = self.slab.insert(Slot { held, revision: 0, own: 0 });
+        let at = self.slab.insert(Slot::new(held));
         let (slab, hash_key) = (&self.slab, self.hash_key);
         self.digest.insert(place, at, hash, |slot| slab.at(slot).hash(hash_key));
         if !is_empty {

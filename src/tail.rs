@@ -1,13 +1,15 @@
 //! The tail: live replication along the change log, one ordered stream per link and direction.
 //!
 //! The sender keeps a cursor and no queue. A frame's rows, their contexts and its claim are cut in one instant. A
-//! tail claims its sender's own origin and nothing else, only with the frame that reaches the head, and only while
-//! no row of the link was refused.
+//! tail claims its sender's own origin, only with the frame that reaches the head, and only while no row of the link
+//! was refused; what it passes on for others is claimed as [`crate::relay`] says, under the same conditions.
 
 use std::sync::Arc;
 
 use crate::controls::Control;
 use crate::entry::{Held, name_of};
+use crate::relay::{self, Chains, Scope, Told};
+use crate::rows::Source;
 use crate::seen::{self, Context};
 use crate::store::{Refusal, Row, Store};
 use crate::time::{Stamp, Time};
@@ -35,6 +37,9 @@ pub(crate) struct Outgoing {
     withholds: bool,
     /// The floor passed the cursor: only a reconcile can help.
     pub(crate) is_stranded: bool,
+    told: Told,
+    /// Rows sent so far.
+    pub(crate) rows: u64,
 }
 
 impl Outgoing {
@@ -49,6 +54,11 @@ impl Outgoing {
         }
         self.is_running = fits;
         fits
+    }
+
+    /// Whether the tail is going, and whether the peer has confirmed all that it is to be sent.
+    pub(crate) fn is_confirmed(&self, store: &Store, acknowledged: u64) -> bool {
+        self.is_running && self.cursor == store.log.head() && acknowledged >= self.base
     }
 
     /// Up to where the peer has been told that it has everything.
@@ -66,7 +76,8 @@ impl Outgoing {
     pub(crate) fn frame(
         &mut self,
         store: &mut Store,
-        relay: bool,
+        chains: &mut Chains,
+        scope: Scope,
         flush: bool,
         asks: &mut Option<u64>,
     ) -> Option<Vec<u8>> {
@@ -89,7 +100,12 @@ impl Outgoing {
             }
             looked += 1;
             let slot = store.slot(slot);
-            if relay || slot.own > base {
+            let is_due = match scope {
+                Scope::Own => slot.own() > base,
+                Scope::PassedOn => slot.passed() > base,
+                Scope::All => true,
+            };
+            if is_due {
                 if slot.held.is_empty() && !store.key_adds_up(slot.held.key()) {
                     store.is_damaged = true;
                     return None;
@@ -98,6 +114,7 @@ impl Outgoing {
             }
         }
         self.cursor = cursor;
+        self.rows += rows as u64;
         if cursor < head || self.withholds {
             writer.byte(END);
         } else if rows > 0 || flush {
@@ -105,10 +122,11 @@ impl Outgoing {
             writer.byte(if is_asking { DONE_ASKING } else { DONE });
             writer.number(head);
             writer.word(store.seen.vector().get(&store.run));
+            self.told.write(chains, scope, &mut writer);
             self.base = head;
         }
         if store.controls.has(Control::RelayClaimsAll) {
-            writer.byte(u8::from(relay));
+            writer.byte(u8::from(scope == Scope::All));
         }
         if rows == 0 && self.base < head && cursor == head {
             return None;
@@ -159,17 +177,40 @@ pub(crate) struct Incoming {
     pub(crate) is_asked: bool,
     /// The latest frame did not reach the sender's head: more is on its way.
     pub(crate) is_amid: bool,
+    /// A row since the last `done` changed nothing here, or is not to be passed on.
+    has_gap: bool,
+    /// When the first row since the last `done` came, as [`Chains`] count.
+    epoch: Option<u64>,
+}
+
+/// Whose frame it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    pub(crate) log: u64,
+    pub(crate) run: u64,
+    /// It belongs to another group: what it sends is to be passed on in this one.
+    pub(crate) is_far: bool,
+}
+
+/// What a frame led to.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    pub(crate) refusals: Vec<Refused>,
+    /// Rows that were merged, and how many of them changed something.
+    pub(crate) rows: usize,
+    pub(crate) new: usize,
 }
 
 impl Incoming {
-    /// Merges a frame. `log` and `run` are the sender's. Answers the rows it refused, and how many it merged.
+    /// Merges a frame.
     pub(crate) fn frame(
         &mut self,
         store: &mut Store,
+        chains: &mut Chains,
         now: Time,
-        (log, run): (u64, u64),
+        sender: Sender,
         mut reader: Reader<'_>,
-    ) -> Result<(Vec<Refused>, usize), WireError> {
+    ) -> Result<Merged, WireError> {
         let mut vector = self.vector.clone();
         reader.join(&mut vector)?;
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
@@ -182,7 +223,8 @@ impl Incoming {
                 END => break None,
                 tag @ (DONE | DONE_ASKING) => {
                     self.is_asked |= tag == DONE_ASKING;
-                    break Some((reader.number()?, Stamp { clock: reader.word()?, origin: run }));
+                    let (head, clock) = (reader.number()?, reader.word()?);
+                    break Some((head, Stamp { clock, origin: sender.run }, relay::read(&mut reader)?));
                 }
                 _ => return Err(WireError::Form),
             }
@@ -198,7 +240,12 @@ impl Incoming {
                 false
             }
         });
-        let merged = rows.iter().filter(|row| store.merge_row(now, row)).count();
+        let source = if sender.is_far { Source::ToPassOn } else { Source::Elsewhere };
+        let new = rows.iter().filter(|row| store.merge_row(now, row, source)).count();
+        if !rows.is_empty() {
+            self.epoch.get_or_insert(chains.epoch);
+            self.has_gap |= new < rows.len() || !sender.is_far;
+        }
         let had_refused = self.has_refused;
         self.has_refused |= !refusals.is_empty();
         let withheld = match store.controls {
@@ -206,15 +253,27 @@ impl Incoming {
             controls if controls.has(Control::DoneAfterRefusal) => !refusals.is_empty(),
             _ => self.has_refused,
         };
-        if let Some((head, stamp)) = done.filter(|_| !withheld) {
+        if let Some((head, stamp, told)) = done.filter(|_| !withheld) {
+            self.extend(store, chains, sender, stamp);
             store.claim_tail(stamp, &self.vector);
+            relay::claim(store, &told);
             if claims_all {
                 store.seen.claim_all(&self.vector);
             }
-            store.complete(log, head);
+            store.complete(sender.log, head);
         }
-        self.cover(store, run, &rows);
-        Ok((refusals, merged))
+        self.cover(store, sender.run, &rows);
+        Ok(Merged { refusals, rows: rows.len(), new })
+    }
+
+    /// A flush is complete: whether it continues the sender's chain.
+    fn extend(&mut self, store: &Store, chains: &mut Chains, sender: Sender, stamp: Stamp) {
+        let began = self.epoch.take();
+        let has_gap = std::mem::take(&mut self.has_gap) && !store.controls.has(Control::ChainDespiteGap);
+        if sender.is_far {
+            let is_whole = !has_gap && began.is_none_or(|epoch| epoch == chains.epoch);
+            chains.extend(sender.run, store.seen.vector().get(&sender.run), stamp.clock, is_whole);
+        }
     }
 
     /// Records what the rows cover beyond the vector. Where that is the sender's own events alone, a dot of its own

@@ -7,10 +7,9 @@ use foca::{PeriodicParams, Timer};
 use rand_core::Rng;
 
 use super::swim::{self, Id, Packet};
-use super::{DETECTOR_BYTES_MAX, DOWN_TIME, Effect, Known, MESH_MEMBERS_MAX, MemberState, Members, times};
+use super::{DETECTOR_BYTES_MAX, DOWN_TIME, Effect, Known, MemberState, Members, times};
 use crate::config::Config;
 use crate::controls::Control;
-use crate::digest::fingerprint;
 use crate::time::Time;
 
 impl Members {
@@ -39,8 +38,8 @@ impl Members {
 
     pub(super) fn resize(&mut self) {
         (self.is_stale, self.is_unwritten) = (true, true);
-        if self.living() <= MESH_MEMBERS_MAX {
-            self.choose_neighbours();
+        if self.living() <= self.config.mesh_members_max {
+            self.take_shape();
         }
         self.buckets = None;
         let living = self.living();
@@ -92,15 +91,20 @@ impl Members {
         let (now, interval) = (self.now.mono, self.config.probe_interval);
         self.tend_at = now + interval / 2;
         if self.is_stale {
-            self.choose_neighbours();
+            self.take_shape();
         }
-        for run in &self.neighbours {
-            let known = self.known.get_mut(run).expect("neighbours are known");
+        let mut was_in_vain = false;
+        for run in &self.shape.neighbours {
+            let Some(known) = self.known.get_mut(run) else { continue };
             if known.links == 0 && known.dial_at <= now {
+                was_in_vain |= known.dials > 0;
                 known.dials = (known.dials + 1).min(5);
                 known.dial_at = now + times(interval, 1 << known.dials) / 2;
                 self.effects.push_back(Effect::Dial(known.member.contact()));
             }
+        }
+        if was_in_vain {
+            self.choose_delegates();
         }
         self.tell_accused();
         if self.own.state != MemberState::Left && self.remember_at <= now {
@@ -154,34 +158,6 @@ impl Members {
                 self.deliver(id, &packet);
             }
         }
-    }
-
-    // The shape of the cluster.
-
-    /// Whether this node is to be linked with a member, and follows and feeds it.
-    pub(crate) fn is_neighbour(&self, run: u64) -> bool {
-        self.neighbours.contains(&run)
-    }
-
-    /// In a small cluster everybody. In a large one those at distances 1, 2, 4, .. in the ring of all members by the
-    /// hash of their run: every node comes to the same choice, from both ends, and a path of few hops joins any two.
-    pub(super) fn choose_neighbours(&mut self) {
-        self.is_stale = false;
-        let alive = self.known.values().filter(|known| known.member.state.is_alive());
-        let mut runs: Vec<u64> = alive.map(|known| known.member.run).collect();
-        if runs.len() < MESH_MEMBERS_MAX {
-            self.neighbours = runs.into_iter().collect();
-            return;
-        }
-        let place = |run: u64| (fingerprint(0, &run.to_le_bytes()), run);
-        runs.push(self.own.run);
-        runs.sort_unstable_by_key(|run| place(*run));
-        let count = runs.len();
-        let own = runs.binary_search_by_key(&place(self.own.run), |run| place(*run)).expect("it was added");
-        let distances = (0..count.ilog2()).map(|k| 1 << k);
-        self.neighbours =
-            distances.flat_map(|d| [runs[(own + d) % count], runs[(own + count - d) % count]]).collect();
-        self.neighbours.remove(&self.own.run);
     }
 }
 

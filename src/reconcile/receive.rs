@@ -10,6 +10,7 @@ use super::{
 use crate::controls::Control;
 use crate::digest::{FAN_BITS, Range};
 use crate::entry::Held;
+use crate::rows::Source;
 use crate::seen::{self, Context, Pending};
 use crate::store::{Base, Row, Store};
 use crate::tail::refused;
@@ -289,7 +290,7 @@ impl Session {
             self.collecting.take().expect("called when there is one");
         if has_refused {
             for row in &rows {
-                store.merge_row(now, row);
+                store.merge_row(now, row, Source::Elsewhere);
                 store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
             }
         } else {

@@ -122,11 +122,16 @@ impl Replica {
             }
         }
         self.store.expire(now, EXPIRE_STEPS);
-        let (mut checks, mut breaks) = (Vec::new(), Vec::new());
+        let (mut checks, mut breaks, patience) = (Vec::new(), Vec::new(), self.patience());
         for (id, link) in &mut self.links {
             if link.check_at.is_some_and(|at| at <= now.mono) {
                 link.check_at = None;
                 checks.push(*id);
+            }
+            if link.ask_in_time(now.mono, patience)
+                && let (Some(members), Some(run)) = (&mut self.members, link.run)
+            {
+                members.confirmed(run, false);
             }
             if link.break_at.is_some_and(|at| at <= now.mono) {
                 breaks.push((*id, BreakReason::Refused));
@@ -154,8 +159,7 @@ impl Replica {
         let interval = self.config.sync_interval;
         let jitter = interval / 8 * (self.random.next_u32() % 3);
         self.next_sync = self.now.mono + interval - interval / 8 + jitter;
-        let members = self.members.as_ref();
-        let is_ready = |link: &Link| link.peer.is_some() && link.feeds(members);
+        let is_ready = |link: &Link| link.peer.is_some() && link.reach.feeds;
         let ready: Vec<LinkId> = self.links.iter().filter(|(_, l)| is_ready(l)).map(|(id, _)| *id).collect();
         if !ready.is_empty() {
             let id = ready[self.random.next_u64() as usize % ready.len()];

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::members::Members;
+use crate::members::Reach;
 use crate::reconcile::Session;
+use crate::relay::Chains;
 use crate::replica::Lane;
 use crate::store::Store;
 use crate::tail::{Incoming, Outgoing};
@@ -17,6 +18,8 @@ pub(super) struct Link {
     pub(super) peer: Option<(u64, u64)>,
     /// Which run is at the other end, where members are kept.
     pub(super) run: Option<u64>,
+    /// What the link is for.
+    pub(super) reach: Reach,
     /// Frames about members.
     pub(super) rosters: VecDeque<Vec<u8>>,
     pub(super) has_greeted: bool,
@@ -49,16 +52,27 @@ pub(super) struct Link {
     pub(super) acknowledged: u64,
     /// This replica has compared everything with the peer, or knew that it need not.
     pub(super) is_synced: bool,
+    /// What was sent since then is not confirmed.
+    pub(super) due_since: Option<Duration>,
+    /// When to ask for a confirmation, whether to do so with the next frame, and since when an answer is awaited.
+    pub(super) ask_at: Option<Duration>,
+    pub(super) asks_now: bool,
+    pub(super) asked_at: Option<Duration>,
+    /// The answer did not come in time.
+    pub(super) is_late: bool,
 }
 
-impl Link {
-    /// Whether this replica sends its writes to the peer as they happen, and compares with it.
-    pub(super) fn feeds(&self, members: Option<&Members>) -> bool {
-        members.is_none_or(|members| self.run.is_some_and(|run| members.is_neighbour(run)))
-    }
+/// After sending something, how long until the peer is asked whether it has arrived.
+const ASK_DELAY: Duration = Duration::from_millis(20);
 
+impl Link {
     /// The next frame of the live stream.
-    pub(super) fn live_frame(&mut self, store: &mut Store, relay: bool, feeds: bool) -> Option<Vec<u8>> {
+    pub(super) fn live_frame(
+        &mut self,
+        store: &mut Store,
+        chains: &mut Chains,
+        now: Duration,
+    ) -> Option<Vec<u8>> {
         if !self.has_greeted {
             self.has_greeted = true;
             let mut writer = Writer::new(Kind::Hello);
@@ -78,15 +92,54 @@ impl Link {
             writer.number(store.completed(log));
             return Some(writer.finish());
         }
-        if !feeds && self.asks.is_none() {
+        if std::mem::take(&mut self.asks_now) {
+            return Some(Writer::new(Kind::Ask).finish());
+        }
+        if !self.reach.feeds && self.asks.is_none() {
             return None;
         }
         let flush = std::mem::take(&mut self.flush);
-        if let Some(frame) = self.outgoing.frame(store, relay, flush, &mut self.asks) {
-            return Some(frame);
+        let sent = self.outgoing.rows;
+        let frame = self.outgoing.frame(store, chains, self.reach.scope, flush, &mut self.asks);
+        if self.outgoing.rows > sent && self.due_since.is_none() {
+            self.due_since = Some(now);
+            self.ask_at = Some(now + ASK_DELAY);
+        }
+        if frame.is_some() {
+            return frame;
         }
         self.asks.take_if(|revision| *revision <= self.outgoing.told())?;
         Some(Writer::new(Kind::Ask).finish())
+    }
+
+    /// Asks the peer to confirm if it is time to. Answers whether it has just become late.
+    pub(super) fn ask_in_time(&mut self, now: Duration, patience: Duration) -> bool {
+        if self.ask_at.is_some_and(|at| at <= now) {
+            (self.ask_at, self.asks_now, self.asked_at) = (None, true, Some(now));
+        }
+        let is_late = self.asked_at.is_some_and(|at| at + patience <= now);
+        is_late && !std::mem::replace(&mut self.is_late, is_late)
+    }
+
+    /// The peer has confirmed everything up to some revision, having read whatever was sent before it was asked.
+    pub(super) fn confirmed(&mut self, store: &Store, now: Duration, up_to: u64, interval: Duration) {
+        // One that reads on and confirms nothing has refused something, and says so elsewhere.
+        let has_stalled = up_to <= self.acknowledged && self.outgoing.told() > up_to;
+        self.acknowledged = self.acknowledged.max(up_to);
+        self.is_late = false;
+        let asked_at = self.asked_at.take();
+        if self.outgoing.is_confirmed(store, self.acknowledged) {
+            (self.due_since, self.ask_at) = (None, None);
+        } else if let Some(asked_at) = asked_at.filter(|_| self.due_since.is_some()) {
+            self.ask_at = Some(now + if has_stalled { interval } else { ASK_DELAY });
+            self.due_since = Some(asked_at);
+        }
+    }
+
+    /// When this link has to be seen to again.
+    pub(super) fn deadline(&self, patience: Duration) -> Option<Duration> {
+        let late_at = self.asked_at.filter(|_| !self.is_late).map(|at| at + patience);
+        [self.check_at, self.break_at, self.ask_at, late_at].into_iter().flatten().min()
     }
 
     /// Whether the tail has something left to bring to the peer, and got on with it lately.

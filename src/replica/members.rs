@@ -1,9 +1,11 @@
 //! Where the replica meets its members: who is at the end of a link, and what they want done.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{BreakReason, Event, LinkId, Output, Replica};
-use crate::members::{Effect, META_BYTES_MAX, Member, Members};
+use crate::members::{Effect, META_BYTES_MAX, Member, Members, Reach};
+use crate::relay::Scope;
 use crate::time::Time;
 use crate::wire::{Kind, Reader};
 
@@ -52,6 +54,8 @@ impl Replica {
         if members.own().run < who.run {
             link.rosters.push_back(members.compare_rosters());
         }
+        let reach = self.reach(Some(who.run));
+        self.links.get_mut(&id).expect("looked above").reach = reach;
     }
 
     pub(super) fn stray_packet(&mut self, from: &Member, bytes: &[u8]) {
@@ -61,6 +65,30 @@ impl Replica {
             // There is no link to break for what is not a packet.
             _ = members.packet(self.now, from.run, reader);
         }
+    }
+
+    /// What a link to a run is for. Without members every link is for everything.
+    pub(super) fn reach(&self, run: Option<u64>) -> Reach {
+        let everybody = Reach { feeds: true, scope: Scope::Own, is_far: false };
+        let reach = match (&self.members, run) {
+            (Some(members), Some(run)) => members.reach(run),
+            (Some(_), None) => Reach { feeds: false, ..everybody },
+            (None, _) => everybody,
+        };
+        Reach { scope: if self.config.relay { Scope::All } else { reach.scope }, ..reach }
+    }
+
+    pub(super) fn take_reach(&mut self) {
+        let runs: Vec<(LinkId, Option<u64>)> = self.links.iter().map(|(id, link)| (*id, link.run)).collect();
+        for (id, run) in runs {
+            let reach = self.reach(run);
+            self.links.get_mut(&id).expect("just listed").reach = reach;
+        }
+    }
+
+    /// How long a peer may take to confirm what it was sent.
+    pub(super) fn patience(&self) -> Duration {
+        self.config.sync_interval / 2
     }
 
     /// Passes on what the members want done.
@@ -86,6 +114,11 @@ impl Replica {
                 }
             };
             self.outputs.push_back(event);
+        }
+        let version = self.members.as_ref().map_or(0, Members::shape_version);
+        if version != self.shape_version {
+            self.shape_version = version;
+            self.take_reach();
         }
     }
 }

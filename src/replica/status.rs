@@ -20,6 +20,8 @@ impl Replica {
             links: self.links.len(),
             sessions: self.links.values().filter(|link| link.session.is_some()).count(),
             traffic: self.traffic,
+            rows_received: self.arrivals.0,
+            rows_new: self.arrivals.1,
         }
     }
 }
@@ -54,6 +56,10 @@ pub struct Status {
     pub sessions: usize,
     /// What repair sessions have moved.
     pub traffic: SyncTraffic,
+    /// Rows that peers sent as they were written, and those of them that were news here.
+    pub rows_received: u64,
+    /// See [`rows_received`](Self::rows_received).
+    pub rows_new: u64,
 }
 
 /// What repair sessions moved, both directions, as counted at this end.

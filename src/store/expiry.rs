@@ -2,6 +2,7 @@
 
 use super::Store;
 use crate::entry::{Held, Record};
+use crate::rows::Source;
 use crate::time::{Stamp, Time};
 
 impl Store {
@@ -73,7 +74,7 @@ impl Store {
     /// Moves a row to the end of the log as it is.
     fn touch(&mut self, at: u32) {
         let held = self.slab.at(at).held.clone();
-        self.apply(Some(at), self.hash_key.place(held.key()), held, false);
+        self.apply(Some(at), self.hash_key.place(held.key()), held, Source::Elsewhere);
     }
 
     fn drop_expired(&mut self, at: u32, stamp: Stamp) {

@@ -7,7 +7,7 @@ use super::{Store, bytes_of, expiring};
 use crate::digest::{Digest, HashKey, Node, Range};
 use crate::entry::{Held, Record};
 use crate::log::ChangeLog;
-use crate::rows::{Order, Slab, Slot};
+use crate::rows::{Order, Slab, Slot, Source};
 use crate::seen::{self, Context, Seen};
 
 impl Store {
@@ -101,7 +101,9 @@ impl Store {
             }
             self.bytes += bytes_of(&held);
             let expiring = expiring(&held);
-            let at = self.slab.insert(Slot { held, revision: self.log.head() + 1, own: 0 });
+            let mut slot = Slot::new(held);
+            slot.move_to(self.log.head() + 1, Source::Elsewhere);
+            let at = self.slab.insert(slot);
             self.order.insert(at, &self.slab);
             self.schedule(at, expiring, true);
             self.log.append(at, false);
@@ -118,7 +120,7 @@ impl Store {
                 self.clock.observe(dot.stamp().clock);
                 self.seen.imply(dot.stamp());
             }
-            self.apply(self.find(held.key(), place), place, held, false);
+            self.apply(self.find(held.key(), place), place, held, Source::Elsewhere);
         }
     }
 

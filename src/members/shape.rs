@@ -1,0 +1,226 @@
+//! The shape of the cluster: who is linked with whom, and who is sent what.
+//!
+//! Up to [`Config::mesh_members_max`](crate::Config::mesh_members_max) members everybody sends its writes to everybody.
+//! Above that, all members fall into groups by the hash of their name, about as many groups as members in half a
+//! group. A node is linked with its **mates**, the whole of its own group, and with one **delegate** in every other
+//! group. It sends its own writes to all of them, and each delegate passes them on to its mates ([`crate::relay`]): two
+//! hops, and every write arrives once. Since the failure detector tells everybody who is there, every node finds its
+//! place by itself: there is no tree to be built, repaired or agreed upon. Each node prefers other delegates, so that the
+//! work spreads; nodes that do not agree yet on how many groups there are miss or repeat some of each other's writes, and
+//! the checks repair that.
+//!
+//! A delegate that does not confirm what it was sent in time ([`Members::confirmed`]) is passed over: the next one that is
+//! linked is sent the writes as well, until the first is back.
+
+use std::collections::BTreeSet;
+
+use super::Members;
+use crate::digest::fingerprint;
+use crate::relay::Scope;
+
+/// Members of one group that are dialled in the search for a delegate.
+const CANDIDATES_MAX: usize = 4;
+/// After so many dials in vain the next one is dialled as well.
+const DIALS_IN_VAIN: u32 = 2;
+
+/// What a link to a member is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// This node sends its writes there as they happen, and compares.
+    pub(crate) feeds: bool,
+    /// Which writes.
+    pub(crate) scope: Scope,
+    /// What comes from there is to be passed on.
+    pub(crate) is_far: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Shape {
+    mates: BTreeSet<u64>,
+    /// The members of every other group, the preferred delegates first.
+    groups: Vec<Vec<u64>>,
+    delegates: BTreeSet<u64>,
+    /// Whom to be linked with.
+    pub(super) neighbours: BTreeSet<u64>,
+    version: u64,
+}
+
+/// How many bits of their hash divide so many members into groups.
+fn group_bits(members: usize, mesh_members_max: usize) -> u32 {
+    if members <= mesh_members_max { 0 } else { members.ilog2() / 2 }
+}
+
+fn group_of(name: &str, bits: u32) -> u64 {
+    fingerprint(0, name.as_bytes()).checked_shr(64 - bits).unwrap_or(0)
+}
+
+impl Members {
+    /// What a link to this run is for.
+    pub(crate) fn reach(&self, run: u64) -> Reach {
+        let Shape { mates, groups, delegates, .. } = &self.shape;
+        let is_one = groups.is_empty();
+        if mates.contains(&run) {
+            let scope = if is_one { Scope::Own } else { Scope::PassedOn };
+            return Reach { feeds: true, scope, is_far: false };
+        }
+        Reach { feeds: delegates.contains(&run), scope: Scope::Own, is_far: !is_one }
+    }
+
+    /// Grows whenever [`Members::reach`] may answer something else.
+    pub(crate) fn shape_version(&self) -> u64 {
+        self.shape.version
+    }
+
+    /// The members of this node's own group, without itself.
+    pub(crate) fn mates(&self) -> usize {
+        self.shape.mates.len()
+    }
+
+    /// A peer has confirmed what it was sent, or has not in time.
+    pub(crate) fn confirmed(&mut self, run: u64, in_time: bool) {
+        if let Some(known) = self.known.get_mut(&run)
+            && (known.confirms, known.is_late) != (known.confirms || in_time, !in_time)
+        {
+            (known.confirms, known.is_late) = (known.confirms || in_time, !in_time);
+            self.choose_delegates();
+        }
+    }
+
+    /// Finds this node's place among all that live.
+    pub(super) fn take_shape(&mut self) {
+        self.is_stale = false;
+        let alive = || self.known.values().filter(|known| known.member.state.is_alive());
+        let bits = group_bits(1 + alive().count(), self.config.mesh_members_max);
+        let own = group_of(&self.own.name, bits);
+        let mut groups = vec![Vec::new(); 1 << bits];
+        for known in alive() {
+            groups[group_of(&known.member.name, bits) as usize].push(known.member.run);
+        }
+        let mates: BTreeSet<u64> = std::mem::take(&mut groups[own as usize]).into_iter().collect();
+        groups.retain(|group| !group.is_empty());
+        for group in &mut groups {
+            group.sort_unstable_by_key(|run| (fingerprint(self.own.run, &run.to_le_bytes()), *run));
+        }
+        let shape = &mut self.shape;
+        if (&mates, groups.is_empty()) != (&shape.mates, shape.groups.is_empty()) {
+            shape.version += 1;
+        }
+        (shape.mates, shape.groups) = (mates, groups);
+        self.choose_delegates();
+    }
+
+    /// In every other group sends to the first that confirms what it is sent, and looks for links to those before it.
+    pub(super) fn choose_delegates(&mut self) {
+        let (mut delegates, mut neighbours) = (BTreeSet::new(), self.shape.mates.clone());
+        for group in &self.shape.groups {
+            // One that is late is sent everything all the same: how else would it show that it is back?
+            for known in group.iter().filter_map(|run| self.known.get(run)).filter(|known| known.links > 0) {
+                delegates.insert(known.member.run);
+                if known.confirms && !known.is_late {
+                    break;
+                }
+            }
+            for known in group.iter().filter_map(|run| self.known.get(run)).take(CANDIDATES_MAX) {
+                neighbours.insert(known.member.run);
+                let is_there = if known.links > 0 { !known.is_late } else { known.dials < DIALS_IN_VAIN };
+                if is_there {
+                    break;
+                }
+            }
+        }
+        for run in neighbours.difference(&self.shape.neighbours).filter(|run| !self.shape.mates.contains(run)) {
+            // Nobody else knows of this choice.
+            if let Some(known) = self.known.get_mut(run) {
+                known.dial_at = self.now.mono;
+                self.tend_at = self.now.mono;
+            }
+        }
+        self.shape.version += u64::from(self.shape.delegates != delegates);
+        (self.shape.delegates, self.shape.neighbours) = (delegates, neighbours);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::super::tests::{member, members};
+    use super::super::{Known, MemberState, Members};
+    use super::*;
+
+    /// What every node of a cluster of that many makes of it, where all are linked as they wish.
+    fn cluster(count: u64) -> BTreeMap<u64, Members> {
+        let one = |own: u64| {
+            let mut one = members();
+            one.own = member(own);
+            for run in (1..=count).filter(|run| *run != own) {
+                let mut known = Known::new(member(run), Duration::ZERO);
+                (known.member.state, known.links, known.confirms) = (MemberState::Alive, 1, true);
+                one.known.insert(run, known);
+            }
+            one.take_shape();
+            (own, one)
+        };
+        (1..=count).map(one).collect()
+    }
+
+    /// How often each node is sent a write, and over how many hops at most.
+    fn spread(cluster: &BTreeMap<u64, Members>, writer: u64) -> (BTreeMap<u64, u32>, u32) {
+        let (mut sent, mut hops) = (BTreeMap::from([(writer, 1)]), 0);
+        let mut wave = vec![(writer, writer)];
+        while !wave.is_empty() && hops < 10 {
+            let mut next = Vec::new();
+            for (from, at) in wave {
+                let is_news = at == writer || cluster[&at].reach(from).is_far;
+                for to in cluster.keys().filter(|to| **to != at && is_news) {
+                    let reach = cluster[&at].reach(*to);
+                    if reach.feeds && (at == writer || reach.scope == Scope::PassedOn) {
+                        *sent.entry(*to).or_default() += 1;
+                        next.push((at, *to));
+                    }
+                }
+            }
+            wave = next;
+            hops += 1;
+        }
+        (sent, hops - 1)
+    }
+
+    #[test]
+    fn every_write_reaches_every_member_once_over_at_most_two_hops() {
+        for (count, hops_max, links_max) in [(2, 1, 1), (30, 1, 29), (31, 2, 20), (100, 2, 40), (500, 2, 70)] {
+            let cluster = cluster(count);
+            for writer in [1, count / 2, count] {
+                let (sent, hops) = spread(&cluster, writer.max(1));
+                assert!(hops <= hops_max, "{hops} hops among {count}");
+                assert_eq!(sent.len() as u64, count);
+                assert!(sent.values().all(|times| *times == 1), "among {count}: {sent:?}");
+            }
+            let links = cluster.values().map(|one| one.shape.neighbours.len()).max();
+            assert!(links <= Some(links_max), "{links:?} links among {count}");
+        }
+    }
+
+    #[test]
+    fn a_delegate_that_is_late_or_gone_is_passed_over_until_it_is_back() {
+        let mut cluster = cluster(100);
+        let own = cluster.get_mut(&1).unwrap();
+        let group = own.shape.groups[0].clone();
+        let sent_to = |own: &Members| -> Vec<u64> {
+            group.iter().copied().filter(|run| own.reach(*run).feeds).collect()
+        };
+        assert_eq!(sent_to(own), group[..1]);
+        own.confirmed(group[0], false);
+        assert_eq!(sent_to(own), group[..2], "the late one is sent everything all the same");
+        own.confirmed(group[1], false);
+        assert_eq!(sent_to(own), group[..3]);
+        own.confirmed(group[0], true);
+        assert_eq!(sent_to(own), group[..1]);
+        own.unlinked(group[0]);
+        own.confirmed(group[1], true);
+        assert_eq!(sent_to(own), [group[1]]);
+        assert!(own.shape.neighbours.contains(&group[0]), "it is looked for");
+    }
+}

@@ -1,0 +1,130 @@
+//! Passing on: how the writes of one group reach all members of another, and who may claim them.
+//!
+//! In a large cluster a node sends its own writes to its own group and to one delegate in every other group (see
+//! [`crate::members`]), and the delegate's own tail passes them on to the rest of its group. So every node gets every
+//! write once, after at most two hops.
+//!
+//! A tail claims its sender's own origin, and what it passes on it cannot claim in the same way: its sender may have
+//! merged other events of those origins that left no row in its log, or rows that its mates were never sent. But a
+//! delegate knows of an unbroken **chain**: while *every* row of an origin's flushes changed something here, and so
+//! stands in the log to be passed on, whoever had everything of that origin up to where the chain begins, and was sent
+//! all these rows, has everything up to where it ends. That is what a `done` tells beside its own claim: origin, from,
+//! to. The receiver takes it only if it has everything up to `from`. A row that changed nothing, a link that was not
+//! there yet, or a change of groups breaks the chain, which begins again behind it; what lies before is claimed by a
+//! finished comparison, as ever.
+
+use std::collections::BTreeMap;
+
+use crate::controls::Control;
+use crate::store::Store;
+use crate::time::Stamp;
+use crate::wire::{Reader, WireError, Writer};
+
+/// Origins with a chain. Of more, the one that was silent for longest begins again.
+const CHAINS_MAX: usize = 4_096;
+
+/// Which rows of the log a peer is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Those with an event of this node's own.
+    #[default]
+    Own,
+    /// And those that this node is to pass on.
+    PassedOn,
+    /// All.
+    All,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    from: u64,
+    to: u64,
+    version: u64,
+}
+
+/// The chains that this node holds. See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Chains {
+    chains: BTreeMap<u64, Chain>,
+    version: u64,
+    /// Counts the peers that began to be passed everything: a flush that was under way then is no link of a chain,
+    /// because they may lack its first rows.
+    pub(crate) epoch: u64,
+}
+
+impl Chains {
+    /// A flush of an origin is complete, by which everything of it is merged up to `after`, where it was up to `before`.
+    pub(crate) fn extend(&mut self, origin: u64, before: u64, after: u64, is_whole: bool) {
+        if before >= after {
+            return;
+        }
+        self.version += 1;
+        let follows = |chain: &&Chain| is_whole && chain.to == before;
+        let from = match self.chains.get(&origin).filter(follows) {
+            Some(chain) => chain.from,
+            None if is_whole => before,
+            None => after,
+        };
+        self.chains.insert(origin, Chain { from, to: after, version: self.version });
+        if self.chains.len() > CHAINS_MAX {
+            let oldest = self.chains.iter().min_by_key(|(_, chain)| chain.version);
+            let oldest = oldest.map(|(origin, _)| *origin);
+            oldest.map(|origin| self.chains.remove(&origin));
+        }
+    }
+}
+
+/// What a peer has been told of the chains.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// From when on it has been sent everything that is passed on.
+    version: Option<u64>,
+    ends: BTreeMap<u64, u64>,
+}
+
+impl Told {
+    /// Writes what a `done` of this instant can tell beside its own claim.
+    pub(crate) fn write(&mut self, chains: &mut Chains, scope: Scope, writer: &mut Writer) {
+        let mut news = Vec::new();
+        if scope != Scope::PassedOn {
+            *self = Self::default();
+        } else if let Some(version) = self.version {
+            for (origin, chain) in chains.chains.iter().filter(|(_, chain)| chain.version > version) {
+                let told = self.ends.insert(*origin, chain.to);
+                let from = chain.from.max(told.unwrap_or(0));
+                if from < chain.to {
+                    news.push((*origin, from, chain.to));
+                }
+            }
+            if self.ends.len() > CHAINS_MAX {
+                self.ends.retain(|origin, _| chains.chains.contains_key(origin));
+            }
+        } else {
+            chains.epoch += 1;
+            self.ends = chains.chains.iter().map(|(origin, chain)| (*origin, chain.to)).collect();
+        }
+        if scope == Scope::PassedOn {
+            self.version = Some(chains.version);
+        }
+        writer.number(news.len() as u64);
+        for (origin, from, to) in news {
+            writer.word(origin);
+            writer.word(from);
+            writer.word(to);
+        }
+    }
+}
+
+/// What a peer tells of its chains.
+pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Vec<(u64, u64, u64)>, WireError> {
+    (0..reader.count(24)?).map(|_| Ok((reader.word()?, reader.word()?, reader.word()?))).collect()
+}
+
+/// Claims what a peer told, as far as this replica has what came before.
+pub(crate) fn claim(store: &mut Store, told: &[(u64, u64, u64)]) {
+    for (origin, from, to) in told {
+        if store.seen.vector().get(origin) >= *from || store.controls.has(Control::ChainUnchecked) {
+            store.seen.claim(Stamp { clock: *to, origin: *origin });
+        }
+    }
+}
