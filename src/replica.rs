@@ -5,7 +5,7 @@
 //! by itself: whoever writes to it asks [`Replica::persist`] for as much as it can take. It has no
 //! policy of its own: what to send is decided by [`crate::tail`] and [`crate::reconcile`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -180,6 +180,7 @@ mod checks;
 mod disk;
 mod link;
 mod members;
+mod receipts;
 mod status;
 mod verbs;
 
@@ -212,6 +213,8 @@ pub struct Replica {
     members: Option<Members>,
     chains: Chains,
     shape_version: u64,
+    /// Links with questions that are not answered.
+    questions: BTreeSet<LinkId>,
     /// Rows that tails brought, and those of them that were news.
     arrivals: (u64, u64),
     /// Whether the user was told that there are too many members.
@@ -246,6 +249,7 @@ impl Replica {
             members,
             chains: Chains::default(),
             shape_version: 0,
+            questions: BTreeSet::new(),
             arrivals: (0, 0),
             is_full: false,
             config,
@@ -279,17 +283,10 @@ impl Replica {
         self.take_reach();
     }
 
-    /// Asks every peer that has not said so yet to say when it has everything up to this revision.
-    pub fn ask(&mut self, revision: Revision) {
-        let revision = revision.number;
-        for link in self.links.values_mut().filter(|link| link.acknowledged < revision) {
-            link.asks = Some(revision.max(link.asks.unwrap_or(0)));
-        }
-    }
-
-    /// Whether a peer said that it has everything up to this revision.
-    pub fn is_acknowledged(&self, link: LinkId, revision: Revision) -> bool {
-        self.links.get(&link).is_some_and(|link| link.acknowledged >= revision.number)
+    /// Whether all peers that this replica sends its writes to said that they have everything up to this revision.
+    pub fn is_confirmed(&self, revision: Revision) -> bool {
+        let mut fed = self.links.values().filter(|link| link.reach.feeds);
+        fed.all(|link| link.acknowledged >= revision.number)
     }
 
     /// Whether this replica has everything that the peer had when the link was made.
@@ -302,6 +299,12 @@ impl Replica {
         let changes = self.links.get(&link).map_or(0, |link| link.outgoing.lag(&self.store));
         let rows = self.store.len().max(1) as u64;
         (changes, changes * (self.store.bytes() / rows))
+    }
+
+    /// For how long a peer has not confirmed something that it is to be sent.
+    pub fn lag_time(&self, now: Time, link: LinkId) -> Duration {
+        let due_since = self.links.get(&link).and_then(|link| link.due_since);
+        due_since.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since))
     }
 
     /// Where the change log stands.
@@ -375,6 +378,9 @@ impl Replica {
         }
         self.recover();
         self.see_to_members();
+        if !self.questions.is_empty() {
+            self.answer(false);
+        }
         self.follow();
     }
 
@@ -522,9 +528,10 @@ impl Replica {
     fn live_frame(&mut self, id: LinkId, kind: Kind, mut reader: Reader<'_>) -> Result<(), WireError> {
         let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
         match (kind, link.peer) {
+            (Kind::Covers, Some(_)) => self.covers_frame(id, reader)?,
             (Kind::Roster, _) => {
                 let Some(members) = &mut self.members else { return Err(WireError::Kind(kind as u8)) };
-                link.rosters.extend(members.roster(self.now, reader)?);
+                link.messages.extend(members.roster(self.now, reader)?);
             }
             (Kind::Hello, None) => {
                 let peer = (reader.word()?, reader.word()?);

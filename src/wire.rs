@@ -64,6 +64,10 @@ pub(crate) enum Kind {
     Packet = 8,
     /// Who is believed to live, in part or as hashes.
     Roster = 9,
+    /// Asks who covers an event, or answers that.
+    Covers = 10,
+    /// A piece of a row too large for a frame among others.
+    Piece = 11,
 }
 
 impl Kind {
@@ -78,6 +82,8 @@ impl Kind {
             Self::Ask,
             Self::Packet,
             Self::Roster,
+            Self::Covers,
+            Self::Piece,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte).ok_or(WireError::Kind(byte))
     }

@@ -49,12 +49,20 @@ pub struct Plan {
     pub steps: usize,
     /// The rule that is broken, if any.
     pub control: Option<Control>,
+    /// Whether the nodes find each other as members, and pass writes on between groups.
+    pub grouped: bool,
 }
 
 impl Plan {
     /// A history without broken rules.
     pub fn new(seed: u64) -> Self {
-        Self { seed, steps: 60, control: None }
+        Self { seed, steps: 60, control: None, grouped: false }
+    }
+
+    /// The same of a cluster that is large for its configuration: its nodes find each other as members, and pass
+    /// writes on between groups.
+    pub fn grouped(seed: u64) -> Self {
+        Self { grouped: true, ..Self::new(seed) }
     }
 
     /// Runs it, then heals everything and demands convergence.
@@ -77,15 +85,21 @@ impl Plan {
         config.relay = dice.below(3) == 0;
         config.clock_skew_max = Duration::from_secs(2);
         let loss = [0.0, 0.05, 0.3][dice.below(3)];
-        let count = 2 + dice.below(4);
+        let mut count = 2 + dice.below(4);
+        if self.grouped {
+            config.relay = false;
+            // Between two and four groups; in some histories the cluster shrinks below the border and grows again.
+            (count, config.mesh_members_max) = (4 + dice.below(6), [1, 1, 3, 6][dice.below(4)]);
+        }
         let sim = Sim::new(self.seed).broken(self.control).config(config).loss(loss);
+        let sim = if self.grouped { sim.seeds(&[0, 1]) } else { sim };
         let sim = sim.delay(Duration::from_millis([1, 20, 150][dice.below(3)]));
         // In some histories flushes take long. Not for the dice, so that the other histories stay what they are.
         let sim = if self.seed % 4 == 3 { sim.rate(SLOW_RATE) } else { sim };
         let with_disk = dice.below(count + 1);
         let mut sim = sim.nodes_with_disk(with_disk).nodes(count - with_disk);
         for _ in 0..self.steps {
-            step(&mut sim, &mut dice);
+            step(&mut sim, &mut dice, self.grouped);
             sim.run_for(Duration::from_millis([0, 1, 7, 40, 300, 2_000][dice.below(6)]));
             each_step(&mut sim, &mut dice);
         }
@@ -95,6 +109,7 @@ impl Plan {
             sim.drift(i, 0);
             sim.slow(i, 1);
             sim.disk_fault(i, None);
+            sim.resume(i);
             if !sim.is_up(i) {
                 sim.restart(i);
             }
@@ -111,10 +126,15 @@ impl Plan {
     }
 }
 
-fn step(sim: &mut Sim, dice: &mut Dice) {
+fn step(sim: &mut Sim, dice: &mut Dice, grouped: bool) {
     let i = dice.below(sim.len());
     if dice.below(5) == 0 {
-        fault(sim, dice, i);
+        // Only the failure detector can miss a process that is stopped.
+        match if grouped { dice.below(4) } else { 3 } {
+            0 => sim.pause(i),
+            1 => (0..sim.len()).for_each(|i| sim.resume(i)),
+            _ => fault(sim, dice, i),
+        }
     } else if sim.is_up(i) {
         for _ in 0..=dice.below(3) {
             write(sim, dice, i);

@@ -72,7 +72,13 @@ impl Members {
         self.shape.version
     }
 
-    /// The members of this node's own group, without itself.
+    /// Which group a member belongs to.
+    pub(crate) fn group(&self, run: u64) -> u64 {
+        let bits = group_bits(self.living(), self.config.mesh_members_max);
+        self.known.get(&run).map_or(0, |known| group_of(&known.member.name, bits))
+    }
+
+    /// How many members there are in this node's own group, without itself.
     pub(crate) fn mates(&self) -> usize {
         self.shape.mates.len()
     }

@@ -227,10 +227,11 @@ impl Node {
         let status = core.map(|core| {
             let peer = |(id, name, addr): (_, &str, _)| {
                 let (lag_changes, lag_bytes) = core.replica.lag(id);
+                let lag_time = core.replica.lag_time(self.shared.now(), id);
                 let connection = core.wires.get(&id).map(Wire::connection);
                 let rtt = connection.map(quinn::Connection::rtt).unwrap_or_default();
                 let sent_bytes = connection.map_or(0, |connection| connection.stats().udp_tx.bytes);
-                PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, rtt, sent_bytes }
+                PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, lag_time, rtt, sent_bytes }
             };
             (core.replica.status(), core.peers.links().map(peer).collect())
         });
@@ -289,13 +290,10 @@ impl Node {
         if let Some(head) = self.shared.lock().map(|core| core.replica.head()) {
             let is_told = |shared: &Shared| {
                 let mut core = shared.lock()?;
-                let mut links = core.peers.links();
-                let is_told = links.all(|(id, ..)| core.replica.is_acknowledged(id, head));
-                drop(links);
-                if is_told {
+                if core.replica.is_confirmed(head) {
                     return Some(());
                 }
-                core.replica.ask(head);
+                core.replica.ask(head, None);
                 drop(core);
                 shared.poke.notify_one();
                 None
@@ -374,6 +372,9 @@ pub struct PeerStatus {
     pub lag_changes: u64,
     /// About how many bytes they are.
     pub lag_bytes: u64,
+    /// For how long it has not confirmed something that it is to be sent. It is asked some milliseconds after each
+    /// write, so that zero means: nothing is known to be missing there.
+    pub lag_time: Duration,
     /// The round trip to it.
     pub rtt: Duration,
     /// What was sent to it in UDP datagrams since this link was made, their headers not counted.

@@ -91,8 +91,7 @@ impl Receipt {
         self.shared.wait_for(is_durable).await
     }
 
-    /// Waits until so many nodes have the write. They are asked at once: all that this node is linked with, which in
-    /// a cluster of up to 128 members is everybody.
+    /// Waits until so many nodes have the write. They are asked at once; where they get it from others, through those.
     ///
     /// # Errors
     /// If the time is over, the node is closed, or the replica began anew after damage. The write stands all the
@@ -108,7 +107,7 @@ impl Receipt {
             if last.0 >= last.1 {
                 return Some(Ok(()));
             }
-            core.replica.ask(self.revision);
+            core.replica.ask(self.revision, self.stamp);
             drop(core);
             shared.poke.notify_one();
             None
@@ -119,8 +118,7 @@ impl Receipt {
 
     /// How many nodes have the write, and how many should.
     fn count(&self, core: &Core, quorum: Quorum) -> (usize, usize) {
-        let links = core.peers.links();
-        let seen = 1 + links.filter(|(id, ..)| core.replica.is_acknowledged(*id, self.revision)).count();
+        let seen = core.replica.count_seen(self.revision, self.stamp);
         let needed = match quorum {
             Quorum::Count(count) => count,
             Quorum::Majority => present(core) / 2 + 1,

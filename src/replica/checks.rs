@@ -67,9 +67,9 @@ impl Replica {
             // The one that asked hears the difference too; one comparison mends both.
             if !is_same
                 && flags & CHECK_REPLY != 0
-                && let Some(link) = self.links.get_mut(&id).filter(|link| link.rosters.is_empty())
+                && let Some(link) = self.links.get_mut(&id).filter(|link| link.messages.is_empty())
             {
-                link.rosters.push_back(members.compare_rosters());
+                link.messages.push_back(members.compare_rosters());
             }
         }
         reader.end()?;
@@ -166,6 +166,7 @@ impl Replica {
             self.push_check(id);
         }
         self.links.values_mut().for_each(|link| link.flush = true);
+        self.answer(true);
         self.store.seen.sweep();
         let rounds = (self.config.scrub_interval.as_millis() / interval.as_millis().max(1)).max(1) as usize;
         let leaves = self.store.leaves().div_ceil(rounds);

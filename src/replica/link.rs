@@ -7,6 +7,7 @@ use crate::members::Reach;
 use crate::reconcile::Session;
 use crate::relay::Chains;
 use crate::replica::Lane;
+use crate::replica::receipts::Answers;
 use crate::store::Store;
 use crate::tail::{Incoming, Outgoing};
 use crate::time::Time;
@@ -20,8 +21,9 @@ pub(super) struct Link {
     pub(super) run: Option<u64>,
     /// What the link is for.
     pub(super) reach: Reach,
-    /// Frames about members.
-    pub(super) rosters: VecDeque<Vec<u8>>,
+    /// Frames about members, and about who has what.
+    pub(super) messages: VecDeque<Vec<u8>>,
+    pub(super) answers: Answers,
     pub(super) has_greeted: bool,
     /// The position to state, when it is time to.
     pub(super) states_position: bool,
@@ -81,7 +83,7 @@ impl Link {
             writer.word(store.seen.hash());
             return Some(writer.finish());
         }
-        if let Some(frame) = self.rosters.pop_front() {
+        if let Some(frame) = self.messages.pop_front() {
             return Some(frame);
         }
         let (log, _) = self.peer?;

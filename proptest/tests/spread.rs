@@ -1,0 +1,221 @@
+//! How writes travel in clusters in which not everybody is sent everything by its writer: over two hops, once, with
+//! their claims; around delegates that fail; and across the border between one shape and the other. Figures are printed
+//! beside their targets; see them with `--nocapture`.
+//!
+//! `TIDINGS_SPREAD_FULL=1` takes 1,000 nodes, and more random histories.
+
+use std::time::Duration;
+
+use tidings::{Config, Control, MemberState, Sim};
+use tidings_proptest::{Noticed, Plan, notice};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn is_full() -> bool {
+    std::env::var_os("TIDINGS_SPREAD_FULL").is_some()
+}
+
+/// A cluster whose members know each other, and are linked and compared.
+fn settled(sim: Sim, count: usize) -> Sim {
+    let mut sim = sim.seeds(&[0, 1]).without_checks().nodes(count);
+    let began = sim.now();
+    while !(0..count).all(|i| alive(&mut sim, i) == count) {
+        assert!(sim.now() - began < SECOND * 30, "they do not find each other");
+        sim.run_for(SECOND / 5);
+    }
+    sim.run_for(SECOND * 5);
+    sim
+}
+
+fn alive(sim: &mut Sim, i: usize) -> usize {
+    sim.node(i).members().iter().filter(|member| member.state.is_alive()).count()
+}
+
+/// Puts something and runs until all live nodes have it. How long that took.
+fn time_to_last(sim: &mut Sim, writer: usize, key: &str) -> Duration {
+    sim.node(writer).put(key, "v").unwrap();
+    let began = sim.now();
+    for i in 0..sim.len() {
+        while sim.is_up(i) && sim.node(i).get(key).is_none() {
+            assert!(sim.now() - began < SECOND * 10, "node {i} lacks {key}");
+            sim.run_for(Duration::from_micros(20));
+        }
+    }
+    sim.now() - began
+}
+
+/// Rows that tails brought to all nodes, and those of them that were news.
+fn rows(sim: &mut Sim) -> (u64, u64) {
+    let statuses: Vec<_> = (0..sim.len()).map(|i| sim.node(i).status()).collect();
+    (statuses.iter().map(|it| it.rows_received).sum(), statuses.iter().map(|it| it.rows_new).sum())
+}
+
+#[test]
+fn a_write_arrives_everywhere_once_within_two_hops() {
+    let counts = if is_full() { &[10, 31, 100, 300, 1_000][..] } else { &[10, 31, 100, 200] };
+    for count in counts {
+        // Between half of that and one and a half times that: a link's mean is 100 us.
+        let mut sim = settled(Sim::new(3).delay(Duration::from_micros(100)), *count);
+        let before = rows(&mut sim);
+        let writes = 30;
+        let mut times: Vec<Duration> =
+            (0..writes).map(|w| time_to_last(&mut sim, w * 7 % count, &format!("{w}"))).collect();
+        sim.run_for(SECOND * 3);
+        let after = rows(&mut sim);
+        times.sort_unstable();
+        let deliveries = (after.0 - before.0) as f64 / (writes * (count - 1)) as f64;
+        println!(
+            "{count} nodes, links of 50 to 150 us: to the last p50 {:?}, max {:?}; {deliveries:.3} rows a node and write \
+             (at most 1.2)",
+            times[writes / 2],
+            times[writes - 1],
+        );
+        assert!(times[writes - 1] <= Duration::from_micros(320), "more than two hops: {times:?}");
+        assert!(deliveries <= 1.2, "{deliveries}");
+        assert!(after.1 - before.1 >= (writes * (count - 1)) as u64 * 95 / 100, "{before:?} {after:?}");
+    }
+}
+
+#[test]
+fn what_is_passed_on_is_claimed_without_a_comparison() {
+    let mut config = Config::lan();
+    config.mesh_members_max = 3;
+    let mut sim = settled(Sim::new(5).config(config), 16);
+    let frames = |sim: &mut Sim| -> u64 { (0..16).map(|i| sim.node(i).status().traffic.frames).sum() };
+    // The first flush of a new origin begins a chain; from then on there is nothing left to compare.
+    (0..16).for_each(|i| _ = sim.node(i).put(format!("first {i}"), "v").unwrap());
+    sim.assert_converged();
+    sim.run_for(SECOND * 5);
+    let before = frames(&mut sim);
+    for round in 0..20 {
+        (0..16).for_each(|i| _ = sim.node(i).put(format!("{i}"), format!("{round}")).unwrap());
+        sim.node(round % 16).delete(format!("first {}", (round * 3) % 16)).unwrap();
+        sim.run_for(ms(30));
+        assert!(sim.is_converged(), "round {round}: everything is there and claimed in no time");
+        assert_eq!((0..16).map(|i| sim.node(i).status().cloud).max(), Some(0));
+    }
+    assert_eq!(frames(&mut sim), before, "nothing was compared");
+}
+
+/// Random histories of a cluster in groups.
+fn histories(seeds: u64, control: Option<Control>) -> Option<Noticed> {
+    (0..seeds).find_map(|seed| notice(|| _ = Plan { control, ..Plan::grouped(seed) }.run()))
+}
+
+#[test]
+fn random_histories_in_groups_never_break_a_rule_and_always_converge() {
+    if let Some(seed) = std::env::var("TIDINGS_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Plan::grouped(seed).run();
+        return;
+    }
+    let seeds = if is_full() { 20_000 } else { 500 };
+    let next = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    Plan::grouped(seed).run();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn claims_that_are_passed_on_without_their_rows_are_noticed() {
+    for control in [Control::ChainDespiteGap, Control::ChainUnchecked] {
+        assert_eq!(histories(500, Some(control)), Some(Noticed::Oracle), "{control:?}");
+    }
+}
+
+#[test]
+fn a_delegate_that_dies_is_passed_over_before_anybody_calls_it_down() {
+    let mut sim = settled(Sim::new(8), 60);
+    // Whoever it is: with every node dead in turn, every delegate was.
+    let mut worst = Duration::ZERO;
+    for dead in 1..12 {
+        (0..60).for_each(|i| _ = sim.node(i).put(format!("{i} before {dead}"), "v").unwrap());
+        sim.run_for(ms(200));
+        sim.crash(dead);
+        let writers: Vec<usize> = (0..60).filter(|i| sim.is_up(*i)).collect();
+        for writer in writers {
+            sim.node(writer).put(format!("{writer} after {dead}"), "v").unwrap();
+        }
+        let began = sim.now();
+        let has_all = |sim: &mut Sim| {
+            let up: Vec<usize> = (0..60).filter(|i| sim.is_up(*i)).collect();
+            up.iter().all(|i| up.iter().all(|w| sim.node(*i).get(format!("{w} after {dead}")).is_some()))
+        };
+        while !has_all(&mut sim) {
+            assert!(sim.now() - began < SECOND * 10, "a write is missing");
+            sim.run_for(ms(5));
+        }
+        worst = worst.max(sim.now() - began);
+        sim.restart(dead);
+        sim.run_for(SECOND * 12);
+    }
+    println!("writes around a dead delegate: at the last after {worst:?}; it is called down after more than 2.5 s");
+    assert!(worst <= SECOND * 2, "{worst:?}");
+}
+
+#[test]
+fn a_cluster_grows_and_shrinks_across_the_border_without_losing_a_write() {
+    for seed in 0..if is_full() { 100 } else { 8 } {
+        let mut config = Config::lan();
+        config.mesh_members_max = 6;
+        let mut sim = Sim::new(seed).config(config).seeds(&[0, 1]).nodes(3);
+        sim.run_for(SECOND * 2);
+        let (mut written, mut deleted) = (0, 0);
+        let mut write = |sim: &mut Sim| {
+            for i in (0..sim.len()).filter(|i| sim.is_up(*i)).collect::<Vec<_>>() {
+                sim.node(i).put(format!("{written}"), "v").unwrap();
+                written += 1;
+                if written % 3 == 0 {
+                    deleted += u32::from(sim.node(i).delete(format!("{}", written - 3)).unwrap().is_some());
+                }
+            }
+            sim.run_for(ms(37));
+        };
+        for _ in 0..11 {
+            sim = sim.nodes(1);
+            (0..20).for_each(|_| write(&mut sim));
+        }
+        for i in 3..14 {
+            if i % 2 == 0 { sim.leave(i) } else { sim.crash(i) }
+            (0..20).for_each(|_| write(&mut sim));
+        }
+        sim.assert_converged();
+        assert!(written > 1_000 && deleted > 100, "{written} {deleted}");
+    }
+}
+
+#[test]
+fn a_stopped_delegate_holds_nothing_up_and_is_used_again_when_it_runs_on() {
+    let mut sim = settled(Sim::new(11), 40);
+    (0..40).for_each(|i| _ = sim.node(i).put(format!("{i}"), "v").unwrap());
+    sim.run_for(SECOND);
+    sim.pause(7);
+    for round in 0..10 {
+        (0..40).filter(|i| *i != 7).for_each(|i| _ = sim.node(i).put(format!("{i}"), format!("{round}")).unwrap());
+        sim.run_for(ms(100));
+    }
+    sim.run_for(SECOND);
+    let stale = |sim: &mut Sim, except: &[usize]| {
+        let nodes: Vec<usize> = (0..40).filter(|i| !except.contains(i)).collect();
+        let value = |sim: &mut Sim, at, of: usize| sim.node(at).get(format!("{of}")).map(|it| it.value().to_vec());
+        let pairs = nodes.iter().flat_map(|at| nodes.iter().map(move |of| (*at, *of)));
+        pairs.filter(|(at, of)| value(sim, *at, *of).as_deref() != Some(b"9".as_slice())).count()
+    };
+    assert_eq!(stale(&mut sim, &[7]), 0, "all others have everything while it is stopped");
+    assert!(sim.node(0).members().iter().any(|it| it.name == "n7" && it.state != MemberState::Down));
+    sim.resume(7);
+    sim.assert_converged();
+}

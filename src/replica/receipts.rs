@@ -1,0 +1,181 @@
+//! Who has what this node wrote: the answers that receipts wait for.
+//!
+//! A peer that is sent everything by this node itself says how far it has come in this node's log. For members that get
+//! it through a delegate, the delegate is asked how many of its group cover an event; it asks its mates, each of which
+//! answers once it covers it. The delegate tells when more than half of its group does, when all do, and once in a
+//! while what has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::link::Link;
+use super::{LinkId, Replica};
+use crate::entry::Revision;
+use crate::relay::Scope;
+use crate::time::Stamp;
+use crate::wire::{Kind, Reader, WireError, Writer};
+
+/// Origins about which one peer may be asking at a time.
+const QUESTIONS_MAX: usize = 4_096;
+
+/// Asks whether the peer alone, or how many of its group, cover an event.
+const ASK: u8 = 0;
+const ASK_GROUP: u8 = 1;
+const ANSWER: u8 = 2;
+
+/// What peers want to know of each other. One for each link.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// What the peer asked: up to which event of an origin, for its whole group or not, and the last answer.
+    questions: BTreeMap<u64, Question>,
+    /// What the peer was asked, and what it said: by origin, up to which event, and how many members cover it.
+    asked: BTreeMap<u64, u64>,
+    told: BTreeMap<u64, (u64, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    clock: u64,
+    is_group: bool,
+    answered: u64,
+}
+
+impl Answers {
+    /// How many members the peer said cover this event.
+    fn count(&self, stamp: Stamp) -> u64 {
+        self.told.get(&stamp.origin).filter(|(clock, _)| *clock >= stamp.clock).map_or(0, |(_, count)| *count)
+    }
+}
+
+impl Link {
+    /// Asks the peer, unless it was asked already.
+    fn ask(&mut self, tag: u8, stamp: Stamp) {
+        let asked = self.answers.asked.entry(stamp.origin).or_default();
+        if *asked >= stamp.clock {
+            return;
+        }
+        *asked = stamp.clock;
+        self.messages.push_back(message(tag, stamp, 0));
+        forget_one(&mut self.answers.asked, stamp.origin);
+        forget_one(&mut self.answers.told, stamp.origin);
+    }
+}
+
+fn forget_one<T>(of: &mut BTreeMap<u64, T>, except: u64) {
+    if of.len() > QUESTIONS_MAX
+        && let Some(other) = of.keys().copied().find(|other| *other != except)
+    {
+        of.remove(&other);
+    }
+}
+
+fn message(tag: u8, stamp: Stamp, count: u64) -> Vec<u8> {
+    let mut writer = Writer::new(Kind::Covers);
+    writer.byte(tag);
+    writer.word(stamp.origin);
+    writer.word(stamp.clock);
+    writer.number(count);
+    writer.finish()
+}
+
+impl Replica {
+    /// Asks all peers, and through delegates their groups, to say when they have this write.
+    pub fn ask(&mut self, revision: Revision, stamp: Option<Stamp>) {
+        let stamp = self.latest_own(stamp);
+        for link in self.links.values_mut().filter(|link| link.reach.feeds) {
+            if link.acknowledged < revision.number {
+                link.asks = Some(revision.number.max(link.asks.unwrap_or(0)));
+            }
+            if link.reach.is_far {
+                link.ask(ASK_GROUP, stamp);
+            }
+        }
+    }
+
+    /// How many nodes are known to have a write of this node's own, itself included.
+    pub fn count_seen(&self, revision: Revision, stamp: Option<Stamp>) -> usize {
+        let stamp = self.latest_own(stamp);
+        let (mut count, mut groups) = (1, BTreeMap::<u64, u64>::new());
+        for link in self.links.values() {
+            let has = u64::from(link.acknowledged >= revision.number);
+            match (&self.members, link.run) {
+                (Some(members), Some(run)) if link.reach.is_far => {
+                    let best = groups.entry(members.group(run)).or_default();
+                    *best = link.answers.count(stamp).max(has).max(*best);
+                }
+                _ => count += has,
+            }
+        }
+        count as usize + groups.values().sum::<u64>() as usize
+    }
+
+    /// The write's stamp, or else that of this node's last write: one that did nothing has none.
+    fn latest_own(&self, stamp: Option<Stamp>) -> Stamp {
+        let run = self.store.run;
+        stamp.unwrap_or(Stamp { clock: self.store.seen.vector().get(&run), origin: run })
+    }
+
+    pub(super) fn covers_frame(&mut self, id: LinkId, mut reader: Reader<'_>) -> Result<(), WireError> {
+        let (tag, origin, clock, count) = (reader.byte()?, reader.word()?, reader.word()?, reader.number()?);
+        reader.end()?;
+        let stamp = Stamp { clock, origin };
+        let answers = &mut self.links.get_mut(&id).expect("the caller looked").answers;
+        match tag {
+            ASK | ASK_GROUP => {
+                answers.questions.insert(origin, Question { clock, is_group: tag == ASK_GROUP, answered: 0 });
+                forget_one(&mut answers.questions, origin);
+                if tag == ASK_GROUP {
+                    let mates = self.links.values_mut().filter(|link| link.reach.scope == Scope::PassedOn);
+                    mates.for_each(|link| link.ask(ASK, stamp));
+                }
+                self.questions.insert(id);
+            }
+            ANSWER => {
+                let told = answers.told.entry(origin).or_default();
+                if (told.0, told.1) < (clock, count) {
+                    *told = (clock, count);
+                }
+                // A mate's answer may be what others wait for.
+                let waits = |link: &Link| link.answers.questions.get(&origin).is_some_and(|it| it.is_group);
+                self.questions.extend(self.links.iter().filter(|(_, link)| waits(link)).map(|(id, _)| *id));
+            }
+            _ => return Err(WireError::Form),
+        }
+        Ok(())
+    }
+
+    /// Answers what can be answered now. Once in a while all questions are looked at, and all that is new is told.
+    pub(super) fn answer(&mut self, is_tick: bool) {
+        let ids: BTreeSet<LinkId> = std::mem::take(&mut self.questions);
+        for id in ids {
+            let Some(link) = self.links.get(&id) else { continue };
+            let questions: Vec<(u64, Question)> =
+                link.answers.questions.iter().map(|(origin, question)| (*origin, *question)).collect();
+            for (origin, question) in questions {
+                let stamp = Stamp { clock: question.clock, origin };
+                let own = u64::from(self.store.seen.vector().get(&origin) >= question.clock);
+                let (count, all) = if question.is_group { self.count_group(stamp, own) } else { (own, 1) };
+                let is_telling = count == all || is_tick || (question.answered == 0 && 2 * count > all);
+                let link = self.links.get_mut(&id).expect("looked above");
+                if count > question.answered && is_telling {
+                    link.messages.push_back(message(ANSWER, stamp, count));
+                    let known = link.answers.questions.get_mut(&origin).expect("listed above");
+                    known.answered = count;
+                }
+                if count == all {
+                    link.answers.questions.remove(&origin);
+                }
+            }
+            if self.links.get(&id).is_some_and(|link| !link.answers.questions.is_empty()) {
+                self.questions.insert(id);
+            }
+        }
+    }
+
+    /// How many of this node's group cover an event, and how many there are.
+    fn count_group(&self, stamp: Stamp, own: u64) -> (u64, u64) {
+        let mates = self.links.values().filter(|link| link.reach.scope == Scope::PassedOn);
+        let counts = mates.map(|link| link.answers.count(stamp));
+        let all = self.members.as_ref().map_or(0, crate::members::Members::mates);
+        (own + counts.sum::<u64>(), 1 + all as u64)
+    }
+}
