@@ -60,12 +60,14 @@ pub enum Control {
     ChainDespiteGap,
     /// A claim that was passed on counts although what comes before it is not merged.
     ChainUnchecked,
+    /// The end of a flush counts although large rows of it have not arrived.
+    LargesUnawaited,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -91,6 +93,7 @@ impl Control {
         Self::TornTaken,
         Self::ChainDespiteGap,
         Self::ChainUnchecked,
+        Self::LargesUnawaited,
     ];
 }
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use crate::digest::{FAN, HashKey, Range, fingerprint};
 use crate::entry::Held;
+use crate::rows::Source;
 use crate::seen::Context;
 use crate::store::{Base, Row, Store};
 use crate::tail::Refused;
@@ -40,6 +41,9 @@ const ANSWER_ROWS_MAX: usize = 1_024;
 const STREAM_ROWS: u64 = 128;
 /// Asks that a side leaves open at a time.
 const QUERIES_MAX: usize = 4_096;
+/// So many rows of a session are passed on to the own group: a few that got lost with a delegate, but not all that a
+/// node missed which was away.
+const PASSED_ROWS_MAX: u64 = 128;
 /// Contexts that are told along with one range; if there are more, it is divided.
 const PENDING_MAX: usize = 256;
 
@@ -197,6 +201,8 @@ pub(crate) struct Session {
     collecting: Option<Collecting>,
     settled: Settled,
     has_refused: bool,
+    /// The peer is in another group: what only a few rows bring to light, this node's own group lacks as well.
+    pub(crate) is_far: bool,
     is_settled: bool,
     has_finished: bool,
     peer_has_finished: bool,
@@ -226,6 +232,7 @@ impl Session {
             collecting: None,
             settled: Settled::default(),
             has_refused: false,
+            is_far: false,
             is_settled: false,
             has_finished: false,
             peer_has_finished: false,
@@ -233,6 +240,12 @@ impl Session {
             rows: 0,
             rows_bytes: 0,
         }
+    }
+
+    /// Where the rows come from that are merged next.
+    fn source(&self) -> Source {
+        let passes_on = self.is_far && !self.is_blank && self.rows <= PASSED_ROWS_MAX;
+        if passes_on { Source::ToPassOn } else { Source::Elsewhere }
     }
 
     /// Both sides are through; nothing more will come.

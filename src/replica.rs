@@ -20,7 +20,7 @@ use crate::reconcile::Progress;
 use crate::relay::Chains;
 use crate::saved::Saved;
 use crate::store::{Refusal, Store};
-use crate::tail::{Refused, Sender};
+use crate::tail::{Merged, Refused, Sender};
 use crate::time::Time;
 use crate::watch::Watches;
 use crate::wire::{Kind, Reader, WireError};
@@ -436,9 +436,18 @@ impl Replica {
         }
         // What the last frame settled may finish the comparison.
         link.claim(store);
-        if link.in_flight[Lane::Bulk as usize] < WINDOW_BYTES
-            && let Some(session) = &mut link.session
+        let has_room = link.in_flight[Lane::Bulk as usize] < WINDOW_BYTES;
+        // Large rows and repair take turns.
+        link.is_large_next = !link.is_large_next;
+        if has_room
+            && (link.is_large_next || link.session.is_none())
+            && let Some(bytes) = link.outgoing.piece(store)
         {
+            link.in_flight[Lane::Bulk as usize] += bytes.len();
+            link.sent_at = self.now.mono;
+            return Some(Output::Stream(id, Lane::Bulk, bytes));
+        }
+        if has_room && let Some(session) = &mut link.session {
             let rows_before = session.rows_bytes;
             let frame = session.frame(store, self.now);
             if let Some(bytes) = frame {
@@ -560,21 +569,42 @@ impl Replica {
             (Kind::Ask, Some(_)) => {
                 reader.end()?;
                 link.states_position = true;
+                link.incoming.asked();
             }
             (Kind::Tail, Some((log, run))) => {
                 let sender = Sender { log, run, is_far: link.reach.is_far };
                 let merged = link.incoming.frame(store, &mut self.chains, self.now, sender, reader)?;
-                link.states_position |= std::mem::take(&mut link.incoming.is_asked);
-                self.arrivals.0 += merged.rows as u64;
-                self.arrivals.1 += merged.new as u64;
-                self.refused(id, merged.refusals);
+                self.merged(id, merged);
             }
             _ => return Err(WireError::Kind(kind as u8)),
         }
         Ok(())
     }
 
+    fn piece(&mut self, id: LinkId, reader: Reader<'_>) -> Result<(), WireError> {
+        let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
+        let (log, run) = link.peer.ok_or(WireError::Kind(Kind::Piece as u8))?;
+        link.received_at = self.now.mono;
+        let sender = Sender { log, run, is_far: link.reach.is_far };
+        let merged = link.incoming.piece(store, &mut self.chains, self.now, sender, reader)?;
+        self.merged(id, merged);
+        Ok(())
+    }
+
+    /// A tail has brought something.
+    fn merged(&mut self, id: LinkId, merged: Merged) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.states_position |= std::mem::take(&mut link.incoming.is_asked);
+        }
+        self.arrivals.0 += merged.rows as u64;
+        self.arrivals.1 += merged.new as u64;
+        self.refused(id, merged.refusals);
+    }
+
     fn bulk_frame(&mut self, id: LinkId, kind: Kind, reader: Reader<'_>) -> Result<(), WireError> {
+        if kind == Kind::Piece {
+            return self.piece(id, reader);
+        }
         let salt = self.random.next_u64();
         let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
         let progress = match kind {

@@ -68,8 +68,8 @@ struct SimLink {
     ends: [usize; 2],
     /// When the last bytes of each stream arrive, by receiving end and lane: streams are ordered.
     arrivals: [[Duration; 2]; 2],
-    /// When everything given to the link so far has left, by receiving end.
-    departures: [Duration; 2],
+    /// When everything given to the link so far has left, by receiving end and lane. What is live goes first.
+    departures: [[Duration; 2]; 2],
     /// Something on the way to this end vanished: a stream never goes on behind a gap.
     has_gap: [bool; 2],
 }
@@ -526,8 +526,9 @@ impl Sim {
         link.has_gap[end] |= cut;
         let cut = link.has_gap[end];
         let taken = self.rate.map_or(0, |rate| bytes.len() as u128 * 1_000_000_000 / u128::from(rate));
-        let departure = link.departures[end].max(self.now) + nanos(taken);
-        link.departures[end] = departure;
+        let busy_until = link.departures[end].iter().take(lane as usize + 1).max().expect("there is a lane");
+        let departure = self.now.max(*busy_until) + nanos(taken);
+        link.departures[end][lane as usize] = departure;
         let arrival = &mut link.arrivals[end][lane as usize];
         let at = (departure + later).max(*arrival);
         *arrival = at;
@@ -565,7 +566,7 @@ impl Sim {
         self.next_link += 1;
         let now = self.now;
         let link =
-            SimLink { ends: [a, b], arrivals: [[now; 2]; 2], departures: [now; 2], has_gap: [false; 2] };
+            SimLink { ends: [a, b], arrivals: [[now; 2]; 2], departures: [[now; 2]; 2], has_gap: [false; 2] };
         self.links.insert(id, link);
         self.input(a, Input::LinkUp(id));
         self.input(b, Input::LinkUp(id));

@@ -345,18 +345,18 @@ impl Store {
 
     /// Merges a peer's full listing of a range: its rows, and an empty row for every other key. From then on the
     /// range is covered by what the peer covered. `rows` are accepted ones.
-    pub(crate) fn settle(&mut self, now: Time, range: Range, rows: &[Row], base: &Base) {
+    pub(crate) fn settle(&mut self, now: Time, range: Range, rows: &[Row], base: &Base, source: Source) {
         let listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.held.key()).collect();
         if !base.vector.dots.is_empty() || !base.pending.is_empty() {
             for slot in self.slots(range) {
                 let held = self.slab.at(slot).held.clone();
                 if !listed.contains(held.key()) {
                     let empty = Held::Nothing(Record::bare(held.key()));
-                    self.merge(now, &empty, Source::Elsewhere, |stamp| base.covers(held.key(), stamp));
+                    self.merge(now, &empty, source, |stamp| base.covers(held.key(), stamp));
                 }
             }
         }
-        rows.iter().for_each(|row| _ = self.merge_row(now, row, Source::Elsewhere));
+        rows.iter().for_each(|row| _ = self.merge_row(now, row, source));
         self.cover_range(range, base);
         for row in rows {
             if !Arc::ptr_eq(&row.vector, &base.vector) || row.context.is_some() {

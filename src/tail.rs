@@ -4,6 +4,7 @@
 //! tail claims its sender's own origin, only with the frame that reaches the head, and only while no row of the link
 //! was refused; what it passes on for others is claimed as [`crate::relay`] says, under the same conditions.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::controls::Control;
@@ -13,7 +14,11 @@ use crate::rows::Source;
 use crate::seen::{self, Context};
 use crate::store::{Refusal, Row, Store};
 use crate::time::{Stamp, Time};
-use crate::wire::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
+use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
+
+mod large;
+
+use large::{Arriving, Departing, Size};
 
 const END: u8 = 0;
 const ROW: u8 = 1;
@@ -38,6 +43,7 @@ pub(crate) struct Outgoing {
     /// The floor passed the cursor: only a reconcile can help.
     pub(crate) is_stranded: bool,
     told: Told,
+    larges: Departing,
     /// Rows sent so far.
     pub(crate) rows: u64,
 }
@@ -58,7 +64,7 @@ impl Outgoing {
 
     /// Whether the tail is going, and whether the peer has confirmed all that it is to be sent.
     pub(crate) fn is_confirmed(&self, store: &Store, acknowledged: u64) -> bool {
-        self.is_running && self.cursor == store.log.head() && acknowledged >= self.base
+        self.is_running && self.larges.is_empty() && self.cursor == store.log.head() && acknowledged >= self.base
     }
 
     /// Up to where the peer has been told that it has everything.
@@ -70,6 +76,16 @@ impl Outgoing {
     /// for other reasons than the speed of the writers.
     pub(crate) fn lag(&self, store: &Store) -> u64 {
         if self.is_running { store.log.head() - self.cursor.min(store.log.head()) } else { 0 }
+    }
+
+    /// Whether large rows are on their way.
+    pub(crate) fn has_larges(&self) -> bool {
+        !self.larges.is_empty()
+    }
+
+    /// The next piece of a large row, for the stream of bulk work.
+    pub(crate) fn piece(&mut self, store: &mut Store) -> Option<Vec<u8>> {
+        self.larges.piece(store)
     }
 
     /// The next frame, if there is something to send. With `flush`, a claim alone is something.
@@ -110,7 +126,15 @@ impl Outgoing {
                     store.is_damaged = true;
                     return None;
                 }
-                rows += usize::from(self.row(store, &slot.held, &mut writer));
+                match large::size(&slot.held) {
+                    Size::Small => {
+                        writer.byte(ROW);
+                        writer.row(&slot.held, context_of(store, &slot.held).as_deref());
+                    }
+                    Size::Large => self.larges.note(slot.held.key()),
+                    Size::TooLarge => self.withholds = true,
+                }
+                rows += usize::from(!self.withholds);
             }
         }
         self.cursor = cursor;
@@ -122,6 +146,7 @@ impl Outgoing {
             writer.byte(if is_asking { DONE_ASKING } else { DONE });
             writer.number(head);
             writer.word(store.seen.vector().get(&store.run));
+            writer.number(self.larges.noted);
             self.told.write(chains, scope, &mut writer);
             self.base = head;
         }
@@ -133,18 +158,6 @@ impl Outgoing {
         }
         self.version = store.seen.version();
         Some(writer.finish())
-    }
-
-    fn row(&mut self, store: &Store, held: &Held, writer: &mut Writer) -> bool {
-        let before = writer.len();
-        writer.byte(ROW);
-        writer.row(held, context_of(store, held).as_deref());
-        let fits = writer.len() + 64 <= FRAME_BYTES_MAX;
-        if !fits {
-            writer.cut(before);
-            self.withholds = true;
-        }
-        fits
     }
 }
 
@@ -181,6 +194,20 @@ pub(crate) struct Incoming {
     has_gap: bool,
     /// When the first row since the last `done` came, as [`Chains`] count.
     epoch: Option<u64>,
+    larges: Arriving,
+    /// Those that wait for large rows: the oldest, and the latest.
+    waiting: VecDeque<Done>,
+}
+
+/// The end of a flush.
+#[derive(Debug)]
+struct Done {
+    /// How many large rows must have arrived.
+    larges: u64,
+    head: u64,
+    stamp: Stamp,
+    told: Vec<(u64, u64, u64)>,
+    is_asking: bool,
 }
 
 /// Whose frame it is.
@@ -193,7 +220,7 @@ pub(crate) struct Sender {
 }
 
 /// What a frame led to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Merged {
     pub(crate) refusals: Vec<Refused>,
     /// Rows that were merged, and how many of them changed something.
@@ -222,9 +249,9 @@ impl Incoming {
                 },
                 END => break None,
                 tag @ (DONE | DONE_ASKING) => {
-                    self.is_asked |= tag == DONE_ASKING;
-                    let (head, clock) = (reader.number()?, reader.word()?);
-                    break Some((head, Stamp { clock, origin: sender.run }, relay::read(&mut reader)?));
+                    let (head, clock, larges) = (reader.number()?, reader.word()?, reader.number()?);
+                    let (stamp, told) = (Stamp { clock, origin: sender.run }, relay::read(&mut reader)?);
+                    break Some(Done { larges, head, stamp, told, is_asking: tag == DONE_ASKING });
                 }
                 _ => return Err(WireError::Form),
             }
@@ -233,6 +260,60 @@ impl Incoming {
         reader.end()?;
         self.vector = vector;
         self.is_amid = done.is_none();
+        let had_refused = self.has_refused;
+        let (rows, merged) = self.merge(store, chains, now, sender, rows, refusals);
+        let withheld = match store.controls {
+            controls if controls.has(Control::ClaimDespiteRefusal) => had_refused,
+            controls if controls.has(Control::DoneAfterRefusal) => !merged.refusals.is_empty(),
+            _ => self.has_refused,
+        };
+        if let Some(done) = done.filter(|_| !withheld) {
+            if claims_all {
+                store.seen.claim_all(&self.vector);
+            }
+            self.arrange(store, chains, sender, done);
+        }
+        self.cover(store, sender.run, &rows);
+        Ok(merged)
+    }
+
+    /// Merges a piece of a large row, and what waited for it.
+    pub(crate) fn piece(
+        &mut self,
+        store: &mut Store,
+        chains: &mut Chains,
+        now: Time,
+        sender: Sender,
+        reader: Reader<'_>,
+    ) -> Result<Merged, WireError> {
+        let Some(bytes) = self.larges.piece(reader)? else { return Ok(Merged::default()) };
+        let (context, mut reader) = large::read(&bytes)?;
+        let (mut rows, mut refusals) = (Vec::new(), Vec::new());
+        match reader.row(&context)? {
+            Ok(row) => rows.push(row),
+            Err(why) => refusals.push(refused(b"", why)),
+        }
+        reader.end()?;
+        let (rows, merged) = self.merge(store, chains, now, sender, rows, refusals);
+        if !self.has_refused {
+            self.settle_waiting(store, chains, sender);
+        }
+        for row in &rows {
+            store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
+        }
+        Ok(merged)
+    }
+
+    /// Merges those rows that are acceptable, and answers them.
+    fn merge(
+        &mut self,
+        store: &mut Store,
+        chains: &Chains,
+        now: Time,
+        sender: Sender,
+        mut rows: Vec<Row>,
+        mut refusals: Vec<Refused>,
+    ) -> (Vec<Row>, Merged) {
         rows.retain(|row| match store.check_row(now, &row.held) {
             Ok(()) => true,
             Err(why) => {
@@ -246,24 +327,46 @@ impl Incoming {
             self.epoch.get_or_insert(chains.epoch);
             self.has_gap |= new < rows.len() || !sender.is_far;
         }
-        let had_refused = self.has_refused;
         self.has_refused |= !refusals.is_empty();
-        let withheld = match store.controls {
-            controls if controls.has(Control::ClaimDespiteRefusal) => had_refused,
-            controls if controls.has(Control::DoneAfterRefusal) => !refusals.is_empty(),
-            _ => self.has_refused,
-        };
-        if let Some((head, stamp, told)) = done.filter(|_| !withheld) {
-            self.extend(store, chains, sender, stamp);
-            store.claim_tail(stamp, &self.vector);
-            relay::claim(store, &told);
-            if claims_all {
-                store.seen.claim_all(&self.vector);
-            }
-            store.complete(sender.log, head);
+        let merged = Merged { refusals, rows: rows.len(), new };
+        (rows, merged)
+    }
+
+    /// Claims the end of a flush, or lets it wait for large rows.
+    fn arrange(&mut self, store: &mut Store, chains: &mut Chains, sender: Sender, mut done: Done) {
+        // Of those that wait the latest is enough, beside the oldest, which is the first that can be claimed.
+        if self.waiting.len() == 2
+            && let Some(passed) = self.waiting.pop_back()
+        {
+            done.is_asking |= passed.is_asking;
+            done.told.splice(0..0, passed.told);
         }
-        self.cover(store, sender.run, &rows);
-        Ok(Merged { refusals, rows: rows.len(), new })
+        self.waiting.push_back(done);
+        self.settle_waiting(store, chains, sender);
+    }
+
+    fn settle_waiting(&mut self, store: &mut Store, chains: &mut Chains, sender: Sender) {
+        let has_all = |done: &Done, settled: u64| done.larges <= settled || store.controls.has(Control::LargesUnawaited);
+        let mut ready = Vec::new();
+        while self.waiting.front().is_some_and(|done| has_all(done, self.larges.settled)) {
+            ready.extend(self.waiting.pop_front());
+        }
+        for done in ready {
+            self.extend(store, chains, sender, done.stamp);
+            store.claim_tail(done.stamp, &self.vector);
+            relay::claim(store, &done.told);
+            store.complete(sender.log, done.head);
+            self.is_asked |= done.is_asking;
+        }
+        self.is_amid |= !self.waiting.is_empty();
+    }
+
+    /// The peer wants to know where this replica stands: now, and when what waits has been claimed.
+    pub(crate) fn asked(&mut self) {
+        self.is_asked = true;
+        if let Some(done) = self.waiting.back_mut() {
+            done.is_asking = true;
+        }
     }
 
     /// A flush is complete: whether it continues the sender's chain.

@@ -155,6 +155,11 @@ impl Writer {
         self.encode(bytes);
     }
 
+    /// Bytes up to the end of the frame.
+    pub(crate) fn rest(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
     pub(crate) fn hash_key(&mut self, hash_key: HashKey) {
         let (a, b) = hash_key.words();
         self.word(a);
@@ -279,6 +284,11 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], WireError> {
         self.decode()
+    }
+
+    /// Bytes up to the end of the frame.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.rest
     }
 
     /// How many items follow, each of at least `least` bytes: never more than the frame can hold.

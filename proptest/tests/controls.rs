@@ -29,7 +29,7 @@ const EXPECTED: [(Control, Noticed); 16] = [
 
 /// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in
 /// `stories.rs` or `flow.rs`, or is broken by the histories in groups of `spread.rs`.
-const SCRIPTED: [Control; 9] = [
+const SCRIPTED: [Control; 10] = [
     Control::OwnFromFrame,
     Control::OldDigest,
     Control::LinksKept,
@@ -39,6 +39,7 @@ const SCRIPTED: [Control; 9] = [
     Control::AmidForEver,
     Control::ChainDespiteGap,
     Control::ChainUnchecked,
+    Control::LargesUnawaited,
 ];
 
 /// By what the first breach is noticed, and in which history.

@@ -10,7 +10,6 @@ use super::{
 use crate::controls::Control;
 use crate::digest::{FAN_BITS, Range};
 use crate::entry::Held;
-use crate::rows::Source;
 use crate::seen::{self, Context, Pending};
 use crate::store::{Base, Row, Store};
 use crate::tail::refused;
@@ -54,9 +53,9 @@ impl Session {
                 return Ok(progress);
             }
             store.rekey(hash_key);
-            let is_blank = self.is_blank;
+            let (is_blank, is_far) = (self.is_blank, self.is_far);
             *self = Self::new(store, now, salt);
-            self.is_blank = is_blank;
+            (self.is_blank, self.is_far) = (is_blank, is_far);
             progress.has_rekeyed = true;
         }
         if store.log.id < start.log && !self.is_leader {
@@ -286,15 +285,16 @@ impl Session {
     /// A listing is complete: merge it. If a row of it was refused, the others are merged, each for itself, and
     /// the range is only counted as dealt with.
     fn collected(&mut self, store: &mut Store, now: Time) {
+        let source = self.source();
         let Collecting { range, base, rows, has_refused, wanted, .. } =
             self.collecting.take().expect("called when there is one");
         if has_refused {
             for row in &rows {
-                store.merge_row(now, row, Source::Elsewhere);
+                store.merge_row(now, row, source);
                 store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
             }
         } else {
-            store.settle(now, range, &rows, &base);
+            store.settle(now, range, &rows, &base, source);
         }
         if !wanted.is_empty() {
             let sent = rows.into_iter().map(|row| (row.held.key().to_vec(), row.held)).collect();

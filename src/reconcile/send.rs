@@ -222,7 +222,7 @@ impl Session {
         } else {
             let known = mine.into_iter().filter(|(key, _)| same.contains(key));
             let rows: Vec<Row> = known.map(|(_, held)| listed(held, &base)).collect();
-            store.settle(now, range, &rows, &base);
+            store.settle(now, range, &rows, &base, self.source());
             self.settled.add(range);
         }
     }

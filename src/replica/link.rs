@@ -35,6 +35,7 @@ pub(super) struct Link {
     pub(super) bulk: Assembler,
     pub(super) in_flight: [usize; 2],
     pub(super) flush: bool,
+    pub(super) is_large_next: bool,
     pub(super) checks: VecDeque<Vec<u8>>,
     /// How often in a row the peer's digest differed, and when to look again.
     pub(super) differs: u32,
@@ -146,7 +147,7 @@ impl Link {
 
     /// Whether the tail has something left to bring to the peer, and got on with it lately.
     pub(super) fn sends(&self, store: &Store, since: Duration) -> bool {
-        (self.outgoing.lag(store) > 0 || self.in_flight[Lane::Live as usize] > 0) && self.sent_at >= since
+        (self.outgoing.lag(store) > 0 || self.outgoing.has_larges() || self.in_flight[Lane::Live as usize] > 0) && self.sent_at >= since
     }
 
     /// Whether the peer is in the middle of a flush, and got on with it lately.
@@ -158,6 +159,7 @@ impl Link {
         self.wants_session = false;
         self.excused_since = None;
         let mut session = Session::new(store, now, salt);
+        session.is_far = self.reach.is_far;
         if self.peer.is_some_and(|(log, _)| store.log.id < log) {
             session.lead();
         }
