@@ -9,6 +9,7 @@ mod controls;
 mod digest;
 mod entry;
 mod error;
+mod flow;
 mod log;
 mod members;
 #[cfg(feature = "node")]

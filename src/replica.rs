@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::digest::HashKey;
 use crate::entry::Revision;
+use crate::flow::Flow;
 use crate::members::{Contact, Member, MemberEvent, Members};
 use crate::reconcile::Progress;
 use crate::relay::Chains;
@@ -169,6 +170,10 @@ const EXCUSED_INTERVALS_MAX: u32 = 64;
 /// What a check says beside the digest.
 const CHECK_REPLY: u8 = 1;
 const CHECK_AMID: u8 = 2;
+const CHECK_LIMITED: u8 = 4;
+
+/// The part of [`Config::lag_bytes_max`] from which on there is a backlog.
+const BACKLOG_PART: u64 = 4;
 
 /// Under which the disk keeps whom to look for after a restart.
 const MEMBERS_MEMO: &str = "members";
@@ -212,6 +217,7 @@ pub struct Replica {
     watches: Watches,
     members: Option<Members>,
     chains: Chains,
+    flow: Flow,
     shape_version: u64,
     /// Links with questions that are not answered.
     questions: BTreeSet<LinkId>,
@@ -248,6 +254,7 @@ impl Replica {
             watches: Watches::default(),
             members,
             chains: Chains::default(),
+            flow: Flow::default(),
             shape_version: 0,
             questions: BTreeSet::new(),
             arrivals: (0, 0),
@@ -320,6 +327,11 @@ impl Replica {
         lags.get(lags.len() / 2).copied().unwrap_or(0)
     }
 
+    /// Whether local writes are refused for now because the cluster is behind.
+    pub fn is_busy(&self, now: Time) -> bool {
+        !self.flow.has_room(now.mono) || self.median_lag() > self.config.lag_bytes_max as u64
+    }
+
     /// Compares everything with a peer as soon as it has said hello, whatever the checks say.
     pub fn compare(&mut self, link: LinkId) {
         if let Some(link) = self.links.get_mut(&link) {
@@ -388,6 +400,7 @@ impl Replica {
     pub fn deadline(&self) -> Time {
         let members = self.members.as_ref().map_or(Duration::MAX, Members::deadline);
         let mut at = self.next_sync.min(members);
+        at = self.flow.deadline(self.now.mono).map_or(at, |room| at.min(room));
         let patience = self.patience();
         at = self.links.values().filter_map(|link| link.deadline(patience)).fold(at, Duration::min);
         if let Some(ms) = self.store.next_expiry() {
@@ -402,12 +415,11 @@ impl Replica {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        let from = self.next_link;
-        let ids: Vec<LinkId> =
-            self.links.range(from..).chain(self.links.range(..from)).map(|(id, _)| *id).collect();
-        for id in ids {
+        for _ in 0..self.links.len() {
+            let next = self.links.range(self.next_link..).next().or_else(|| self.links.first_key_value());
+            let id = *next?.0;
+            self.next_link = id + 1;
             if let Some(output) = self.poll_link(id) {
-                self.next_link = id + 1;
                 return Some(output);
             }
             if !self.outputs.is_empty() {

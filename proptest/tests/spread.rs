@@ -250,6 +250,59 @@ fn the_end_of_a_flush_waits_for_its_large_rows() {
     assert_eq!(large_histories(Some(Control::LargesUnawaited)), Some(Noticed::Oracle));
 }
 
+/// Lets writers put fresh keys as fast as they may, and faster than links carry. How much each wrote, and by how many
+/// bytes the middle peer was behind at most.
+fn overload(sim: &mut Sim, writers: &[usize], time: Duration) -> (Vec<usize>, usize) {
+    let (end, mut written, mut behind) = (sim.now() + time, vec![0; writers.len()], 0);
+    while sim.now() < end {
+        for (at, writer) in writers.iter().enumerate() {
+            for _ in 0..20 {
+                written[at] += usize::from(sim.node(*writer).put(format!("{writer}/{}", written[at]), [b'x'; 1_000]).is_ok());
+            }
+        }
+        behind = behind.max(writers.iter().map(|writer| sim.node(*writer).median_lag() as usize).max().unwrap_or(0));
+        sim.run_for(ms(10));
+    }
+    (written, behind)
+}
+
+#[test]
+fn writers_at_ten_times_the_rate_of_the_links_are_told_to_wait_and_the_cluster_keeps_up() {
+    let mut config = Config::lan();
+    config.lag_bytes_max = 2 << 20;
+    // Two megabytes a second and writer, over links of 200 kilobytes a second.
+    let mut sim = settled(Sim::new(4).config(config).rate(200_000), 3);
+    let (written, behind) = overload(&mut sim, &[0], SECOND * 60);
+    let began = sim.now();
+    while !sim.is_converged() {
+        sim.run_for(ms(20));
+    }
+    println!("{} KB written in 60 s over 200 KB/s; behind {behind} B at most, {:?} after the end", written[0], sim.now() - began);
+    assert!(behind < 3 << 20, "{behind} behind");
+    assert!((6_000..18_000).contains(&written[0]), "{written:?}");
+    assert!(sim.now() - began < SECOND * 12);
+    // Afterwards nobody is held up.
+    sim.run_for(SECOND * 30);
+    assert!((0..100).all(|i| sim.node(0).put(format!("{i}"), [b'x'; 1_000]).is_ok()));
+}
+
+#[test]
+fn one_slow_reader_among_fast_ones_holds_no_writer_up() {
+    let mut config = Config::lan();
+    config.lag_bytes_max = 1 << 20;
+    let mut sim = settled(Sim::new(4).config(config).rate(1_000_000), 5);
+    sim.pause(3);
+    let mut refused = 0;
+    for i in 0..4_000 {
+        refused += usize::from(sim.node(0).put(format!("{i}"), [b'x'; 1_000]).is_err());
+        sim.run_for(ms(2));
+    }
+    assert_eq!(refused, 0, "the median peer is not behind");
+    assert_eq!(sim.node(1).get("3900").map(|it| it.value().len()), Some(1_000));
+    sim.resume(3);
+    sim.assert_converged();
+}
+
 #[test]
 fn a_stopped_delegate_holds_nothing_up_and_is_used_again_when_it_runs_on() {
     let mut sim = settled(Sim::new(11), 40);

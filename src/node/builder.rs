@@ -212,7 +212,6 @@ impl Builder {
             advertised: self.advertise,
             clock_skew_max: self.config.clock_skew_max,
         };
-        let lag_bytes_max = self.config.lag_bytes_max as u64;
         let mut setup = Setup::new(self.config, seed);
         setup.member = Some(own);
         #[cfg(feature = "durable")]
@@ -234,7 +233,7 @@ impl Builder {
         }
         let (happenings, received) = mpsc::channel(HAPPENINGS_MAX);
         let network = Network::new(shared.clone(), identity, security, endpoint, happenings, self.seeds);
-        tokio::spawn(driver::drive(Arc::clone(&shared), received, lag_bytes_max));
+        tokio::spawn(driver::drive(Arc::clone(&shared), received));
         tokio::spawn(network.run(asked));
         Ok(Node::new(shared))
     }

@@ -34,11 +34,7 @@ pub(super) enum Farewell {
 const BATCH_MAX: usize = 64;
 
 /// Runs until the node is closed.
-pub(super) async fn drive(
-    shared: Arc<Shared>,
-    mut happenings: mpsc::Receiver<Happening>,
-    lag_bytes_max: u64,
-) {
+pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Happening>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     let mut deadline = Duration::ZERO;
     loop {
@@ -49,7 +45,7 @@ pub(super) async fn drive(
             () = tokio::time::sleep(wait), if !wait.is_zero() => {}
             () = std::future::ready(()), if wait.is_zero() => {}
         }
-        let step = catch_unwind(AssertUnwindSafe(|| step(&shared, &mut batch, lag_bytes_max)));
+        let step = catch_unwind(AssertUnwindSafe(|| step(&shared, &mut batch)));
         let Ok(Some(next)) = step else { break };
         deadline = next;
         if next.is_zero() {
@@ -61,7 +57,7 @@ pub(super) async fn drive(
 }
 
 /// One step under the lock. Answers when to come back; zero for at once, nothing when the node is closed.
-fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Option<Duration> {
+fn step(shared: &Shared, batch: &mut Vec<Happening>) -> Option<Duration> {
     let mut core_guard = shared.lock()?;
     let core = &mut *core_guard;
     let now = shared.now();
@@ -97,7 +93,7 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
         outputs += 1;
         shared.dispatch(core, output);
     }
-    let busy = core.replica.median_lag() > lag_bytes_max;
+    let busy = core.replica.is_busy(now);
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
     let wakers = shared.follow(core, now);
     let deadline = if outputs == BATCH_MAX { Duration::ZERO } else { core.replica.deadline().mono };

@@ -6,10 +6,11 @@ use rand_core::Rng;
 
 use super::link::Link;
 use super::{
-    BreakReason, CHECK_AMID, CHECK_REPLY, EXCUSED_INTERVALS_MAX, EXPIRE_STEPS, Event, LinkId, MEMBERS_MEMO,
+    BACKLOG_PART, BreakReason, CHECK_AMID, CHECK_LIMITED, CHECK_REPLY, EXCUSED_INTERVALS_MAX, EXPIRE_STEPS, Event, LinkId, MEMBERS_MEMO,
     Output, Replica,
 };
 use crate::controls::Control;
+use crate::flow::Rates;
 use crate::reconcile::Session;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
@@ -17,13 +18,19 @@ impl Replica {
     pub(super) fn check(&mut self, id: LinkId, is_reply: bool) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Check);
         let reply = if is_reply { CHECK_REPLY } else { 0 };
-        writer.byte(reply | if self.is_amid(id) { CHECK_AMID } else { 0 });
+        let rates = self.flow.rates();
+        let amid = if self.is_amid(id) { CHECK_AMID } else { 0 };
+        writer.byte(reply | amid | if rates.is_some() { CHECK_LIMITED } else { 0 });
         let root = self.store.root().sum();
         writer.word(root as u64);
         writer.word((root >> 64) as u64);
         writer.word(self.store.seen.hash());
         if let Some(members) = &mut self.members {
             writer.word(members.roster_hash());
+        }
+        if let Some(rates) = rates {
+            writer.number(rates.wanted);
+            writer.number(rates.allowed);
         }
         writer.finish_datagram()
     }
@@ -72,10 +79,17 @@ impl Replica {
                 link.messages.push_back(members.compare_rosters());
             }
         }
+        let theirs = match flags & CHECK_LIMITED {
+            0 => None,
+            _ => Some(Rates { wanted: reader.number()?, allowed: reader.number()? }),
+        };
         reader.end()?;
         let same_root = root == self.store.root().sum();
         let same_seen = seen == self.store.seen.hash();
         let reply = (flags & CHECK_REPLY == 0).then(|| self.check(id, true));
+        if let Some(theirs) = theirs {
+            self.flow.share(self.now.mono, theirs);
+        }
         let is_same = same_root && same_seen;
         let is_excused = !is_same && self.is_excused(id, flags & CHECK_AMID != 0);
         let settled = self.store.seen.is_settled() && self.store.expiries() == 0;
@@ -167,6 +181,8 @@ impl Replica {
         }
         self.links.values_mut().for_each(|link| link.flush = true);
         self.answer(true);
+        let backlog = self.config.lag_bytes_max as u64 / BACKLOG_PART;
+        self.flow.tick(self.now.mono, self.median_lag() > backlog);
         self.store.seen.sweep();
         let rounds = (self.config.scrub_interval.as_millis() / interval.as_millis().max(1)).max(1) as usize;
         let leaves = self.store.leaves().div_ceil(rounds);

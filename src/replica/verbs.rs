@@ -29,7 +29,7 @@ impl Replica {
         value: &[u8],
         options: &PutOptions,
     ) -> Result<Stamp, WriteError> {
-        self.check_disk()?;
+        self.admit(now)?;
         entry::check_name(key.as_bytes())?;
         self.store.check_value(value.len())?;
         let mut stored = Vec::with_capacity(1 + key.len());
@@ -45,7 +45,7 @@ impl Replica {
     /// # Errors
     /// If the key is not a key, or the disk has failed.
     pub fn delete(&mut self, now: Time, key: &str) -> Result<Option<Stamp>, WriteError> {
-        self.check_disk()?;
+        self.admit(now)?;
         entry::check_name(key.as_bytes())?;
         let mut stored = Vec::with_capacity(1 + key.len());
         entry::register_key(key, &mut stored);
@@ -89,7 +89,7 @@ impl Replica {
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
     pub fn commit(&mut self, now: Time, batch: &Batch) -> Result<Vec<Option<Stamp>>, WriteError> {
-        self.check_disk()?;
+        self.admit(now)?;
         if batch.writes.len() > BATCH_WRITES_MAX {
             return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
         }
@@ -100,6 +100,8 @@ impl Replica {
         let write = |(key, value): &(String, Option<Vec<u8>>)| {
             let mut stored = Vec::with_capacity(1 + key.len());
             entry::register_key(key, &mut stored);
+            let bytes = stored.len() + value.as_ref().map_or(0, Vec::len);
+            self.flow.wrote(now.mono, bytes as u64);
             match value {
                 Some(value) => Some(self.store.put(now, &stored, value, 0).0),
                 None => self.store.delete(now, &stored).map(|(stamp, _)| stamp),
@@ -110,13 +112,25 @@ impl Replica {
         Ok(stamps)
     }
 
+    /// Whether a local write is taken now.
+    fn admit(&mut self, now: Time) -> Result<(), WriteError> {
+        self.check_disk()?;
+        if self.flow.has_room(now.mono) {
+            return Ok(());
+        }
+        self.flow.refused();
+        Err(WriteError::Busy)
+    }
+
     fn write_put(&mut self, now: Time, stored: &[u8], value: &[u8], expires: u64) -> Stamp {
+        self.flow.wrote(now.mono, (stored.len() + value.len()) as u64);
         let (stamp, _) = self.store.put(now, stored, value, expires);
         self.follow();
         stamp
     }
 
     fn write_delete(&mut self, now: Time, stored: &[u8]) -> Option<Stamp> {
+        self.flow.wrote(now.mono, stored.len() as u64);
         let (stamp, _) = self.store.delete(now, stored)?;
         self.follow();
         Some(stamp)
@@ -155,7 +169,7 @@ impl Replica {
     /// # Errors
     /// If a name is not acceptable, or the disk has failed.
     pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
-        self.check_disk()?;
+        self.admit(now)?;
         let stored = Self::element(set, element)?;
         Ok(self.write_put(now, &stored, &[], 0))
     }
@@ -165,7 +179,7 @@ impl Replica {
     /// # Errors
     /// If a name is not acceptable, or the disk has failed.
     pub fn set_remove(&mut self, now: Time, set: &str, element: &str) -> Result<Option<Stamp>, WriteError> {
-        self.check_disk()?;
+        self.admit(now)?;
         let stored = Self::element(set, element)?;
         Ok(self.write_delete(now, &stored))
     }
@@ -188,7 +202,7 @@ impl Replica {
     /// # Errors
     /// If the name is not acceptable, this process's share would overflow, or the disk has failed.
     pub fn counter_add(&mut self, now: Time, counter: &str, by: i64) -> Result<Stamp, WriteError> {
-        self.check_disk()?;
+        self.admit(now)?;
         entry::check_name(counter.as_bytes())?;
         let mut stored = Vec::new();
         entry::counter_prefix(counter, &mut stored);

@@ -46,6 +46,11 @@ impl<'a> SimNode<'a> {
         Ok(stamp)
     }
 
+    /// By how many bytes the middle one of this node's peers is behind.
+    pub fn median_lag(&mut self) -> u64 {
+        self.replica().0.median_lag()
+    }
+
     /// Everybody that this node knows of, itself first. Only where the simulation has [`Sim::seeds`].
     pub fn members(&mut self) -> Vec<Member> {
         let (replica, _) = self.replica();

@@ -1,0 +1,201 @@
+//! Flow control: how fast a node may write while the cluster is behind.
+//!
+//! After van Renesse, Dumitriu, Gough and Thomas, "Efficient Reconciliation and Flow Control for Anti-Entropy
+//! Protocols" (2008). A node has a wanted rate, at which its users write or try to, and while the cluster is behind an
+//! allowed rate. That falls by a factor as long as there is a backlog and grows by a step as long as there is none, until
+//! it is far above what is wanted; then nothing is limited any more. Two nodes that compare while both are limited share
+//! what both are allowed: what one does not want, the other may have.
+//!
+//! A backlog is measured where it arises, at the writer: the middle one of its peers is behind by a good part of
+//! [`Config::lag_bytes_max`](crate::Config::lag_bytes_max). Since the change log coalesces, a peer is never behind by
+//! more than what has changed, and whoever writes the same few keys is never limited. In the paper all exchanges have a
+//! byte budget; here that is the window of a link, and what does not fit waits in the log.
+
+use std::time::Duration;
+
+/// No node is limited to less, in bytes a second.
+const RATE_MIN: u64 = 64 << 10;
+/// Writes allowed at once after a pause, as time at the allowed rate.
+const BURST: Duration = Duration::from_millis(100);
+/// A limit so many times above what is wanted is none.
+const SLACK: u64 = 4;
+
+/// What a node wants to write and may write, in bytes a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rates {
+    pub(crate) wanted: u64,
+    pub(crate) allowed: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    /// Bytes written since the last tick, and refused.
+    written: u64,
+    refused: u64,
+    ticked_at: Duration,
+    wanted: u64,
+    /// Nothing: no limit.
+    allowed: Option<u64>,
+    /// What may be written, as of then; negative after a write larger than that.
+    room: i64,
+    room_at: Duration,
+}
+
+impl Flow {
+    /// What may be written now.
+    fn room(&self, now: Duration, allowed: u64) -> i64 {
+        let burst = (u128::from(allowed) * BURST.as_nanos() / 1_000_000_000) as i64;
+        let since = now.saturating_sub(self.room_at).min(Duration::from_secs(3_600));
+        let grown = (u128::from(allowed) * since.as_nanos() / 1_000_000_000) as i64;
+        (self.room + grown).min(burst)
+    }
+
+    /// Whether a write is admitted.
+    pub(crate) fn has_room(&self, now: Duration) -> bool {
+        self.allowed.is_none_or(|allowed| self.room(now, allowed) >= 0)
+    }
+
+    /// When there is room again, while there is none.
+    pub(crate) fn deadline(&self, now: Duration) -> Option<Duration> {
+        let allowed = self.allowed.filter(|_| !self.has_room(now))?;
+        let lacking = self.room(now, allowed).unsigned_abs();
+        Some(now + Duration::from_micros(1 + lacking * 1_000_000 / allowed.max(1)))
+    }
+
+    /// A write was made.
+    pub(crate) fn wrote(&mut self, now: Duration, bytes: u64) {
+        self.written += bytes;
+        if let Some(allowed) = self.allowed {
+            self.room = self.room(now, allowed) - bytes as i64;
+            self.room_at = now;
+        }
+    }
+
+    /// A write of about the usual size was refused.
+    pub(crate) fn refused(&mut self) {
+        self.refused += 1;
+    }
+
+    /// Once an interval: looks at what was wanted, and adapts what is allowed.
+    pub(crate) fn tick(&mut self, now: Duration, has_backlog: bool) {
+        let passed = now.saturating_sub(self.ticked_at).max(Duration::from_millis(1));
+        let per_second = |bytes: u64| (u128::from(bytes) * 1_000_000_000 / passed.as_nanos()) as u64;
+        let written = per_second(self.written);
+        // Whoever is refused tries again and again: it wants more than it may, and nobody knows how much.
+        let wanted = if self.refused > 0 { written.saturating_mul(2).max(RATE_MIN) } else { written };
+        self.wanted = (self.wanted + wanted).div_ceil(2);
+        let step = (self.allowed.unwrap_or(0) / 8).max(RATE_MIN);
+        let allowed = match self.allowed {
+            None if has_backlog => Some(written),
+            Some(allowed) if has_backlog => Some(allowed - allowed / 4),
+            Some(allowed) if allowed > SLACK * self.wanted.max(RATE_MIN) => None,
+            allowed => allowed.map(|allowed| allowed + step),
+        };
+        self.allow(now, allowed);
+        (self.written, self.refused, self.ticked_at) = (0, 0, now);
+    }
+
+    fn allow(&mut self, now: Duration, allowed: Option<u64>) {
+        if let Some(old) = self.allowed {
+            self.room = self.room(now, old);
+        } else {
+            self.room = 0;
+        }
+        self.room_at = now;
+        self.allowed = allowed.map(|allowed| allowed.max(RATE_MIN));
+    }
+
+    /// What to tell a peer while this node is limited.
+    pub(crate) fn rates(&self) -> Option<Rates> {
+        self.allowed.map(|allowed| Rates { wanted: self.wanted, allowed })
+    }
+
+    /// Shares with a peer that is limited too. Both ends come to the same result, each for itself.
+    pub(crate) fn share(&mut self, now: Duration, theirs: Rates) {
+        if let Some(own) = self.rates() {
+            self.allow(now, Some(shared(own, theirs)));
+        }
+    }
+}
+
+/// What the first of two may have of what both may.
+fn shared(own: Rates, theirs: Rates) -> u64 {
+    let both = own.allowed.saturating_add(theirs.allowed);
+    let wanted = own.wanted.saturating_add(theirs.wanted);
+    let half = both / 2;
+    if wanted <= both {
+        own.wanted + (both - wanted) / 2
+    } else if own.wanted <= half {
+        own.wanted
+    } else if theirs.wanted <= half {
+        both - theirs.wanted
+    } else {
+        half
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rates(wanted: u64, allowed: u64) -> Rates {
+        Rates { wanted, allowed }
+    }
+
+    #[test]
+    fn two_share_what_both_may_and_nobody_gets_less_than_half_while_it_wants_more() {
+        for (a, b) in [(0, 0), (10, 0), (1_000, 10), (10, 1_000), (600, 600), (5_000, 5_000), (500, 500)] {
+            for (x, y) in [(500, 500), (1_000, 0), (0, 1_000), (1, 999)] {
+                let (p, q) = (rates(a, x), rates(b, y));
+                let (mine, theirs) = (shared(p, q), shared(q, p));
+                assert!(mine + theirs <= x + y && mine + theirs + 1 >= x + y, "{p:?} {q:?}: {mine} {theirs}");
+                assert!(mine >= a.min((x + y) / 2), "{p:?} {q:?}: {mine}");
+            }
+        }
+    }
+
+    /// Writes as much as it may for a while, and answers how much that was.
+    fn write(flow: &mut Flow, from: Duration, time: Duration, bytes: u64, backlog: impl Fn(u64) -> bool) -> u64 {
+        let (mut written, mut now, mut tick) = (0, from, from);
+        while now < from + time {
+            if flow.has_room(now) {
+                flow.wrote(now, bytes);
+                written += bytes;
+            } else {
+                flow.refused();
+            }
+            now += Duration::from_millis(1);
+            if now >= tick + Duration::from_secs(1) {
+                flow.tick(now, backlog(written));
+                tick = now;
+            }
+        }
+        written
+    }
+
+    #[test]
+    fn nobody_is_limited_while_nothing_is_behind() {
+        let mut flow = Flow::default();
+        assert_eq!(write(&mut flow, Duration::ZERO, Duration::from_secs(20), 1_000, |_| false), 20_000_000);
+        assert_eq!(flow.rates(), None);
+    }
+
+    #[test]
+    fn a_writer_settles_near_what_the_cluster_takes_and_is_free_again_afterwards() {
+        let mut flow = Flow::default();
+        let drain = 2_000_000;
+        // Ten times what is drained; a megabyte behind is a backlog.
+        let mut total = 0;
+        for second in 0..120_u64 {
+            let behind = |written: u64| total + written > drain * (second + 1) + 1_000_000;
+            total += write(&mut flow, Duration::from_secs(second), Duration::from_secs(1), 20_000, behind);
+        }
+        let rate = total / 120;
+        assert!((drain * 7 / 10..=drain * 14 / 10).contains(&rate), "{rate} a second, {drain} are drained");
+        for second in 120..160_u64 {
+            write(&mut flow, Duration::from_secs(second), Duration::from_secs(1), 100, |_| false);
+        }
+        assert_eq!(flow.rates(), None, "free again");
+    }
+}
