@@ -24,8 +24,8 @@
 //! *One holder.* A voter promises a lease to one run at a time and keeps it until its own clock has run through the whole
 //! time, or the holder has given it up. What a restarted voter had promised it may have forgotten, so it grants nothing,
 //! not even a lease that is held already, until every promise from before its start is over, whoever counts:
-//! [`quarantine`]. A lease that a holder could not renew in time has ended for good: it goes on campaigning under a new
-//! term.
+//! [`quarantine`]. A lease that a holder could not renew in time has ended for good; whoever wants it again campaigns anew,
+//! under a new term.
 //!
 //! *Growing terms.* A voter grants a term only above all that it has granted, and above its own clock. The first covers
 //! everything while it remembers. With a disk it remembers: the greatest term is there before the answer goes out. Without
@@ -56,6 +56,8 @@ use crate::wire::{Reader, WireError};
 
 mod bids;
 mod messages;
+#[cfg(feature = "__controls")]
+pub(crate) mod model;
 mod views;
 mod voter;
 

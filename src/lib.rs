@@ -33,6 +33,9 @@ pub use config::{
 #[cfg(feature = "__controls")]
 #[doc(hidden)]
 pub use controls::Control;
+#[cfg(feature = "__controls")]
+#[doc(hidden)]
+pub use election::model::{ModelAnswer, ModelRequest, ModelVoter};
 pub use election::{
     ELECTION_NAME_BYTES_MAX, ELECTIONS_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState,
 };

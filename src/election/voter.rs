@@ -386,7 +386,7 @@ impl Office {
 }
 
 /// A clock as that of a stamp, at the end of its millisecond.
-fn clock(now: Time) -> u64 {
+pub(super) fn clock(now: Time) -> u64 {
     HybridClock::limit(now, Duration::ZERO)
 }
 
