@@ -196,13 +196,7 @@ pub(crate) struct Election {
 
 impl Election {
     /// Without voters there is nothing to do. `floor` is what the disk kept: see [`Election::floor_of`].
-    pub(crate) fn new(
-        name: &str,
-        run: u64,
-        config: &Config,
-        controls: Controls,
-        floor: u64,
-    ) -> Option<Self> {
+    pub(crate) fn new(name: &str, run: u64, config: &Config, controls: Controls, floor: u64) -> Option<Self> {
         if config.voters.is_empty() {
             return None;
         }
@@ -259,6 +253,14 @@ impl Election {
         if let Some(voter) = &mut self.voter {
             voter.has_disk_failed = has_failed;
         }
+    }
+
+    /// A process has said that it ends.
+    pub(crate) fn gone(&mut self, now: Time, run: u64) {
+        if let Some(voter) = &mut self.voter {
+            voter.gone(now, run);
+        }
+        self.pass_on();
     }
 
     fn majority(&self) -> usize {

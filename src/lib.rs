@@ -40,12 +40,14 @@ pub use election::{
     ELECTION_NAME_BYTES_MAX, ELECTIONS_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState,
 };
 pub use entry::{Entry, Revision};
-pub use error::{DecodeError, ElectionError, Error, SecurityError, SnapshotError, StartError, WaitError, WriteError};
+pub use error::{
+    DecodeError, ElectionError, Error, SecurityError, SnapshotError, StartError, WaitError, WriteError,
+};
 pub use members::{Contact, MEMBERS_MAX, META_BYTES_MAX, Member, MemberEvent, MemberState};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Election, Events, Leadership, Node, NodeBatch, NodeEvent, NodeStatus, Observer, PeerRefusal, PeerStatus, Quorum,
-    Receipt, Security, Set, TlsRefusal, Watch,
+    Builder, Counter, Election, Events, Leadership, Node, NodeBatch, NodeEvent, NodeStatus, Observer,
+    PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapWatch};

@@ -366,6 +366,9 @@ impl Replica {
                 if let (Some(members), Some(run)) = (&mut self.members, run) {
                     members.gone(now, run, has_left);
                 }
+                if let (Some(election), Some(run)) = (&mut self.election, run) {
+                    election.gone(now, run);
+                }
             }
             Input::Persisted => self.persisted(),
             Input::PersistFailed => self.persist_failed(),

@@ -39,8 +39,8 @@ mod members;
 mod node;
 
 use disk::SimDisk;
-use leaders::Leaders;
 pub use disk::{Disk, DiskFault};
+use leaders::Leaders;
 pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 
 /// Wall-clock time at the start of every simulation, in milliseconds since the epoch.

@@ -84,7 +84,12 @@ fn campaigns() {
         let nodes = cluster(None).await;
         let rtts = nodes[0].status().peers.into_iter().map(|peer| peer.rtt.as_secs_f64() * 1e3).collect();
         percentiles("round trip as QUIC estimates it", "ms", rtts, "");
-        percentiles("echo: a write until all have it", "ms", echo(&nodes).await, "one round trip and two hops");
+        percentiles(
+            "echo: a write until all have it",
+            "ms",
+            echo(&nodes).await,
+            "one round trip and two hops",
+        );
         percentiles("campaign for a free lease", "ms", campaign(&nodes).await, "3 round trips");
         let mut times = Vec::new();
         let mut lead = nodes[0].lock("door").await.expect("it is free");
@@ -144,7 +149,8 @@ fn used() -> Duration {
 fn held() {
     runtime().block_on(async {
         let nodes = cluster(None).await;
-        let sent = || -> u64 { nodes.iter().flat_map(|n| n.status().peers).map(|peer| peer.sent_bytes).sum() };
+        let sent =
+            || -> u64 { nodes.iter().flat_map(|n| n.status().peers).map(|peer| peer.sent_bytes).sum() };
         let measure = async |name: &str| {
             tokio::time::sleep(Duration::from_secs(8)).await;
             let (bytes, time) = (sent(), used());

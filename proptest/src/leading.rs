@@ -66,8 +66,7 @@ impl Elections {
         let sim = sim.nodes_with_disk(disks).nodes(count - disks);
         let zeros = vec![0; count];
         let (drifted, drift, set) = (zeros.clone(), zeros.clone(), zeros);
-        let mut history =
-            History { sim, dice, has_wild_clocks, drifted, drift, set, campaigns: Vec::new() };
+        let mut history = History { sim, dice, has_wild_clocks, drifted, drift, set, campaigns: Vec::new() };
         history.pass(QUARANTINE);
         for _ in 0..60 {
             history.step();
@@ -155,7 +154,8 @@ impl History {
             4 if i != other => sim.partition(&[i], &[other]),
             5 if i != other => sim.cut(i, other),
             6 => {
-                let (left, right): (Vec<usize>, Vec<usize>) = (0..sim.len()).partition(|_| dice.below(2) == 0);
+                let (left, right): (Vec<usize>, Vec<usize>) =
+                    (0..sim.len()).partition(|_| dice.below(2) == 0);
                 sim.partition(&left, &right);
             }
             7 => sim.heal(),
@@ -171,7 +171,10 @@ impl History {
                 self.set[i] = if self.has_wild_clocks { off * 4_000 } else { off };
             }
             12 => sim.slow(i, [1, 1, 20, 100][dice.below(4)]),
-            13 => sim.disk_fault(i, [Some(DiskFault::Full), Some(DiskFault::SyncFails), None, None][dice.below(4)]),
+            13 => sim.disk_fault(
+                i,
+                [Some(DiskFault::Full), Some(DiskFault::SyncFails), None, None][dice.below(4)],
+            ),
             _ => {}
         }
     }

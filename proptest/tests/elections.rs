@@ -4,9 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tidings::{
-    Builder, Config, ElectionError, Event, Leader, Node, NodeEvent, Observer, Security,
-};
+use tidings::{Builder, Config, ElectionError, Event, Leader, Node, NodeEvent, Observer, Security};
 
 /// Guards against a test that would wait for ever; nothing is measured by it.
 const GUARD: Duration = Duration::from_secs(90);

@@ -26,7 +26,9 @@ impl Process {
         let mut child = command.spawn().expect("the node starts");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         let (sender, lines) = channel();
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         let input = child.stdin.take().expect("it is piped");
         let mut process = Self { child, input, lines, addr: String::new() };
         process.addr = process.expect("addr ");

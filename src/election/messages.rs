@@ -249,18 +249,15 @@ impl Answer {
                 };
                 Self::Told { name, told: Told { clock, top, standing } }
             }
-            1 => Self::Granted {
-                name: read_name(reader)?,
-                term: read_term(reader)?,
-                session: reader.word()?,
-            },
+            1 => {
+                Self::Granted { name: read_name(reader)?, term: read_term(reader)?, session: reader.word()? }
+            }
             2 => Self::Renewed { session: reader.word()?, goes_on: reader.byte()? == 1 },
             3 => Self::Released { name: read_name(reader)?, term: read_term(reader)? },
             4 => {
                 let name = read_name(reader)?;
                 let is_granted = reader.byte()? == 1;
-                let grant =
-                    if is_granted { Some((read_term(reader)?, read_value(reader)?)) } else { None };
+                let grant = if is_granted { Some((read_term(reader)?, read_value(reader)?)) } else { None };
                 Self::Reported { name, grant }
             }
             5 => Self::Differs,
@@ -347,7 +344,10 @@ mod tests {
         let call = |lease, request| Message::Request(Call { hash: 1, number: 1, lease, request }).encode();
         let too_long = Request::Watch { name: "n".repeat(ELECTION_NAME_BYTES_MAX + 1) };
         assert_eq!(decode(&call(LEASE_TIME_MAX, too_long)), Err(WireError::Form));
-        assert_eq!(decode(&call(LEASE_TIME_MAX, Request::Watch { name: String::new() })), Err(WireError::Form));
+        assert_eq!(
+            decode(&call(LEASE_TIME_MAX, Request::Watch { name: String::new() })),
+            Err(WireError::Form)
+        );
         assert_eq!(decode(&call(lease, Request::Renew { session: 1 })), Err(WireError::Form));
     }
 }

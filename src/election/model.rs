@@ -59,12 +59,18 @@ impl ModelVoter {
         };
         let call = Call { hash: 0, number: 0, lease: LEASE_TIME_MAX, request };
         self.0.handle(at(now), run, call);
+        self.0.settle(at(now));
         let mut answers = std::mem::take(&mut self.0.answers).into_iter();
         match answers.find(|reply| reply.to == run).map(|reply| reply.answer) {
             Some(Answer::Granted { term, session, .. }) => ModelAnswer::Granted(term.clock, session),
             Some(Answer::Renewed { session, goes_on: true }) => ModelAnswer::Renewed(session),
             _ => ModelAnswer::Other,
         }
+    }
+
+    /// Lets time pass, for at most half a minute in all.
+    pub fn pass(&mut self, now: Duration) {
+        self.0.settle(at(now));
     }
 
     /// The voter's clock, above which terms have to be.

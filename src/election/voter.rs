@@ -154,10 +154,27 @@ impl Voter {
         self.expire(now);
     }
 
+    /// A process has said that it ends: it has nothing any more.
+    pub(crate) fn gone(&mut self, now: Time, run: u64) {
+        if let Some(session) = self.sessions.get_mut(&run) {
+            session.until = now.mono;
+        }
+        self.expire(now);
+    }
+
     /// When it has to be woken.
     pub(crate) fn deadline(&self) -> Duration {
         let sessions = self.sessions.values().map(|own| own.until);
         sessions.chain(self.offers.first().map(|(until, _)| *until)).min().unwrap_or(Duration::MAX)
+    }
+
+    /// Forgets what makes no difference any more, so that equal voters are equal to a model checker.
+    #[cfg(feature = "__controls")]
+    pub(super) fn settle(&mut self, now: Time) {
+        self.expire(now);
+        self.mute_until = self.mute_until.filter(|until| *until > now.mono).or(Some(Duration::ZERO));
+        self.forget_at = Duration::ZERO;
+        self.offices.values_mut().for_each(|office| office.used = Duration::ZERO);
     }
 
     fn answer(&mut self, to: u64, number: u64, answer: Answer) {
@@ -332,8 +349,7 @@ impl Voter {
     fn tell_watchers(&mut self, name: &str) {
         let office = &self.offices[name];
         let report = office.report(name);
-        let tell =
-            |run: &u64| Reply { to: *run, number: 0, answer: report.clone(), promised: None };
+        let tell = |run: &u64| Reply { to: *run, number: 0, answer: report.clone(), promised: None };
         self.answers.extend(office.watchers.keys().map(tell));
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc};
 
+use super::FAREWELL_TIME_MAX;
 use super::clock::mono;
 use super::disk::DiskLink;
 use super::election::Listeners;
@@ -17,7 +18,6 @@ use super::link::Wire;
 use super::network::Wish;
 use super::peers::{NodeEvent, Peers};
 use super::watch::EventLog;
-use super::FAREWELL_TIME_MAX;
 use crate::entry::Revision;
 use crate::error::WriteError;
 use crate::members::{Contact, Member, MemberEvent};
@@ -143,8 +143,13 @@ impl Shared {
     pub(super) fn let_go(&self) -> BTreeMap<WatchId, Waker> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         core.wires.clear();
-        core.elections = Listeners::default();
         std::mem::take(&mut core.wakers)
+    }
+
+    /// Ends all campaigns, leases and observations of this node, also after a panic.
+    pub(super) fn end_leases(&self) {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        core.elections = Listeners::default();
     }
 
     /// From now on nothing is written and every wait ends.
