@@ -68,6 +68,8 @@ pub(crate) enum Kind {
     Covers = 10,
     /// A piece of a row too large for a frame among others.
     Piece = 11,
+    /// A datagram between a voter and a node that campaigns, leads or observes.
+    Election = 12,
 }
 
 impl Kind {
@@ -84,6 +86,7 @@ impl Kind {
             Self::Roster,
             Self::Covers,
             Self::Piece,
+            Self::Election,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte).ok_or(WireError::Kind(byte))
     }

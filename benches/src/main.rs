@@ -13,13 +13,14 @@ const KEYS: u64 = 100_000;
 const REPETITIONS: usize = 5;
 
 mod disk;
+mod leaders;
 mod members;
 mod node;
 
 /// A report's name and its parts.
 type Report = (&'static str, &'static [(&'static str, fn())]);
 
-const REPORTS: [Report; 4] = [
+const REPORTS: [Report; 5] = [
     (
         "core",
         &[
@@ -34,6 +35,7 @@ const REPORTS: [Report; 4] = [
     ("node", node::PARTS),
     ("members", members::PARTS),
     ("disk", disk::PARTS),
+    ("leaders", leaders::PARTS),
 ];
 
 fn main() -> ExitCode {
@@ -42,6 +44,11 @@ fn main() -> ExitCode {
         && first == members::NODE
     {
         return members::node(rest);
+    }
+    if let [first, rest @ ..] = &arguments[..]
+        && first == leaders::NODE
+    {
+        return leaders::node(rest);
     }
     let report = arguments.first().and_then(|name| REPORTS.iter().find(|(report, _)| report == name));
     let wanted = arguments.get(1).map(String::as_str);

@@ -1,8 +1,10 @@
 //! What the simulation tests share: random histories of writes mixed with every fault the simulator knows, and
 //! stories told with a broken rule as proof that they can fail.
 
+mod leading;
 mod watching;
 
+pub use leading::Elections;
 pub use watching::Watcher;
 
 use std::collections::BTreeSet;

@@ -93,6 +93,9 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>) -> Option<Duration> {
         outputs += 1;
         shared.dispatch(core, output);
     }
+    if core.replica.awaits_disk() {
+        shared.disk.want();
+    }
     let busy = core.replica.is_busy(now);
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
     let wakers = shared.follow(core, now);

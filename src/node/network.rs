@@ -130,6 +130,8 @@ impl Network {
 
     async fn end(&self) {
         let code = self.shared.close_code.load(Ordering::Relaxed);
+        // Whoever leads here learns that it is over before others learn that this node is.
+        self.shared.end_leases();
         self.endpoint.close(VarInt::from_u32(code), b"");
         self.shared.let_go().into_values().for_each(Waker::wake);
         // So that the peers hear of it; but a peer that is gone must not hold this up.

@@ -1,8 +1,8 @@
 //! One node in a process of its own, for tests that kill, stop and cut off processes.
 //!
 //! `tidings-node NAME LISTEN SECRET [SEED ..]` tells on its output, a line each: `addr`, `ready`, and what happens to
-//! members. It takes `put KEY VALUE`, `get KEY`, `leave` and `living` on its input, and ends when that is closed, so
-//! that no test leaves a process behind.
+//! members. It takes `put KEY VALUE`, `get KEY`, `leave`, `living` and `campaign NAME` on its input, and ends when that is
+//! closed, so that no test leaves a process behind. `TIDINGS_VOTERS` has the names of voters, with commas between.
 
 use std::io::Write;
 
@@ -24,7 +24,10 @@ async fn main() -> Result<(), Failed> {
         return Err("usage: tidings-node NAME LISTEN SECRET [SEED ..]".into());
     };
     let node = Node::builder(name).listen(listen.parse()?).seeds(seeds.to_vec());
-    let node = node.security(Security::secret(secret)?).config(Config::lan()).start().await?;
+    let mut config = Config::lan();
+    let voters = std::env::var("TIDINGS_VOTERS").unwrap_or_default();
+    config.voters = voters.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let node = node.security(Security::secret(secret)?).config(config).start().await?;
     tell(&format!("addr {}", node.addr()));
     let mut events = node.member_events();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
@@ -58,6 +61,16 @@ async fn obey(node: &Node, line: &str) -> Result<(), Failed> {
         ["living"] => {
             let living = node.members().into_iter().filter(|member| member.state.is_alive());
             tell(&format!("living {}", living.count()));
+        }
+        ["campaign", name] => {
+            let election = node.election(name);
+            tokio::spawn(async move {
+                while let Ok(lead) = election.campaign("").await {
+                    tell(&format!("elected {}", lead.token()));
+                    lead.lost().await;
+                    tell(&format!("lost {}", lead.token()));
+                }
+            });
         }
         ["leave"] => node.leave().await,
         _ => return Err(format!("unknown command {line:?}").into()),

@@ -1,0 +1,196 @@
+//! Random histories of elections: campaigns, resignations and every fault, under the simulator's check that a lease has
+//! one holder at a time and tokens grow.
+
+use std::time::Duration;
+
+use tidings::{Config, Control, Disk, DiskFault, LeaseId, Sim};
+
+use crate::Dice;
+
+const NAMES: [&str; 2] = ["cron", "mail"];
+const SKEW_MAX_MS: i64 = 2_000;
+/// How far a clock that is set right is off at most, so that with what it drifts in one step it stays within half of
+/// the permitted skew.
+const SET_MS: i64 = 800;
+/// How long voters are silent after their start, and a little more for the slowest clocks.
+const QUARANTINE: Duration = Duration::from_millis(14_200);
+/// How long finding each other again takes once everything is healed, at most.
+const REUNION: Duration = Duration::from_secs(40);
+
+/// What a random history of elections consists of.
+#[derive(Clone, Copy, Debug)]
+pub struct Elections {
+    /// Seeds everything.
+    pub seed: u64,
+    /// The rule that is broken, if any.
+    pub control: Option<Control>,
+}
+
+/// A cluster, and what the history knows of it.
+struct History {
+    sim: Sim,
+    dice: Dice,
+    /// Disks keep what was synced, and wall clocks show anything.
+    has_wild_clocks: bool,
+    /// How far clocks have drifted, and how fast they do, in microseconds and millionths.
+    drifted: Vec<i64>,
+    drift: Vec<i64>,
+    set: Vec<i64>,
+    campaigns: Vec<(usize, LeaseId)>,
+}
+
+impl Elections {
+    /// A history without broken rules.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, control: None }
+    }
+
+    /// Runs it, then heals everything and demands a leader within a bounded time.
+    ///
+    /// # Panics
+    /// If a lease has two holders, a token does not grow, or there is no leader in time.
+    pub fn run(self) -> Sim {
+        let mut dice = Dice::new(self.seed);
+        let voters = [3, 3, 3, 4, 5][dice.below(5)];
+        let count = voters + dice.below(2);
+        let mut config = Config::lan();
+        config.clock_skew_max = Duration::from_millis(SKEW_MAX_MS as u64);
+        config.lease_time = Duration::from_millis([500, 3_000, 10_000][dice.below(3)]);
+        config.voters = (0..voters).map(|i| format!("n{i}")).collect();
+        let lease = config.lease_time;
+        let has_wild_clocks = dice.below(2) == 0;
+        let sim = Sim::new(self.seed).broken(self.control).config(config).seeds(&[0, 1]);
+        let sim = sim.loss([0.0, 0.05, 0.25][dice.below(3)]);
+        let sim = sim.delay(Duration::from_millis([1, 5, 60][dice.below(3)]));
+        let disks = if has_wild_clocks { count } else { dice.below(count + 1) };
+        let sim = sim.nodes_with_disk(disks).nodes(count - disks);
+        let zeros = vec![0; count];
+        let (drifted, drift, set) = (zeros.clone(), zeros.clone(), zeros);
+        let mut history = History { sim, dice, has_wild_clocks, drifted, drift, set, campaigns: Vec::new() };
+        history.pass(QUARANTINE);
+        for _ in 0..60 {
+            history.step();
+            let ms = [0, 1, 3, 20, 300, 1_000, 4_000][history.dice.below(7)];
+            history.pass(Duration::from_millis(ms));
+        }
+        history.heal();
+        let within = QUARANTINE + REUNION + lease * 3;
+        let end = history.sim.now() + within;
+        for i in 0..count {
+            history.campaign(i);
+        }
+        while NAMES.iter().any(|name| history.sim.holders(name).is_empty()) {
+            assert!(history.sim.now() < end, "seed {}: no leader within {within:?}", self.seed);
+            history.pass(Duration::from_millis(50));
+        }
+        history.sim
+    }
+}
+
+impl History {
+    /// Lets time pass, a second at a time, and sets the clocks right, or wrong.
+    fn pass(&mut self, time: Duration) {
+        let mut left = time;
+        loop {
+            let step = left.min(Duration::from_secs(1));
+            self.sim.run_for(step);
+            left -= step;
+            let micros = i64::try_from(step.as_micros()).expect("a second");
+            for i in 0..self.sim.len() {
+                self.drifted[i] += micros * self.drift[i] / 1_000_000;
+                self.sim.skew(i, self.set[i] - self.drifted[i] / 1_000);
+            }
+            if left.is_zero() {
+                return;
+            }
+        }
+    }
+
+    fn campaign(&mut self, i: usize) {
+        for name in NAMES {
+            let id = self.sim.node(i).campaign(name, "v").expect("small enough");
+            self.campaigns.push((i, id));
+        }
+    }
+
+    fn step(&mut self) {
+        let i = self.dice.below(self.sim.len());
+        let name = NAMES[self.dice.below(NAMES.len())];
+        let is_up = self.sim.is_up(i);
+        match self.dice.below(10) {
+            0..=3 if is_up => {
+                let id = if self.dice.below(4) == 0 {
+                    self.sim.node(i).try_campaign(name, "v")
+                } else {
+                    self.sim.node(i).campaign(name, "v")
+                };
+                self.campaigns.extend(id.ok().map(|id| (i, id)));
+            }
+            4 if !self.campaigns.is_empty() => {
+                let at = self.dice.below(self.campaigns.len());
+                let (i, id) = self.campaigns.swap_remove(at);
+                if self.sim.is_up(i) {
+                    self.sim.node(i).resign(id);
+                }
+            }
+            5 => {
+                // Rather the holder than anybody else.
+                let holder = self.sim.holders(name).first().map(|(holder, _)| *holder);
+                self.fault(holder.unwrap_or(i));
+            }
+            _ => self.fault(i),
+        }
+    }
+
+    fn fault(&mut self, i: usize) {
+        let (sim, dice) = (&mut self.sim, &mut self.dice);
+        let other = dice.below(sim.len());
+        match dice.below(14) {
+            0 => sim.crash(i),
+            1 | 2 => sim.restart(i),
+            3 if !self.has_wild_clocks => {
+                sim.restart_with(i, [Disk::Blank, Disk::Older(1), Disk::Older(8)][dice.below(3)]);
+            }
+            4 if i != other => sim.partition(&[i], &[other]),
+            5 if i != other => sim.cut(i, other),
+            6 => {
+                let (left, right): (Vec<usize>, Vec<usize>) =
+                    (0..sim.len()).partition(|_| dice.below(2) == 0);
+                sim.partition(&left, &right);
+            }
+            7 => sim.heal(),
+            8 if sim.is_up(i) => sim.pause(i),
+            9 => (0..sim.len()).for_each(|i| sim.resume(i)),
+            10 => {
+                let ppm = [-50_000, -20_000, 0, 20_000, 50_000][dice.below(5)];
+                sim.drift(i, ppm);
+                self.drift[i] = ppm;
+            }
+            11 => {
+                let off = dice.below(2 * SET_MS as usize + 1) as i64 - SET_MS;
+                self.set[i] = if self.has_wild_clocks { off * 4_000 } else { off };
+            }
+            12 => sim.slow(i, [1, 1, 20, 100][dice.below(4)]),
+            13 => sim.disk_fault(
+                i,
+                [Some(DiskFault::Full), Some(DiskFault::SyncFails), None, None][dice.below(4)],
+            ),
+            _ => {}
+        }
+    }
+
+    fn heal(&mut self) {
+        self.sim.heal();
+        for i in 0..self.sim.len() {
+            self.sim.resume(i);
+            self.sim.drift(i, 0);
+            self.drift[i] = 0;
+            self.sim.slow(i, 1);
+            self.sim.disk_fault(i, None);
+            // A disk that failed to sync is not used again before a restart.
+            if !self.sim.is_up(i) || self.sim.node(i).status().has_disk_failed {
+                self.sim.restart(i);
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Elections on real nodes on loopback. Voters are silent for some twelve seconds after they have started, so each test
+//! tells a long story.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tidings::{Builder, Config, ElectionError, Event, Leader, Node, NodeEvent, Observer, Security};
+
+/// Guards against a test that would wait for ever; nothing is measured by it.
+const GUARD: Duration = Duration::from_secs(90);
+
+async fn guarded<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(GUARD, future).await.expect("it happens in time")
+}
+
+fn security() -> Security {
+    static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();
+    SECURITY.get_or_init(|| Security::secret("a secret for elections alone").unwrap()).clone()
+}
+
+fn config(voters: &[&str]) -> Config {
+    let mut config = Config::local();
+    config.clock_skew_max = Duration::from_millis(500);
+    config.voters = voters.iter().map(|name| (*name).to_owned()).collect();
+    config
+}
+
+fn builder(name: &str, voters: &[&str], seeds: &[&Node]) -> Builder {
+    let seeds: Vec<String> = seeds.iter().map(|node| node.addr().to_string()).collect();
+    Node::builder(name).security(security()).config(config(voters)).seeds(seeds)
+}
+
+async fn start(name: &str, voters: &[&str], seeds: &[&Node]) -> Node {
+    let node = builder(name, voters, seeds).start().await.unwrap();
+    guarded(node.ready()).await.unwrap();
+    node
+}
+
+const VOTERS: [&str; 3] = ["a", "b", "c"];
+
+async fn three() -> [Node; 3] {
+    let a = start("a", &VOTERS, &[]).await;
+    let b = start("b", &VOTERS, &[&a]).await;
+    let c = start("c", &VOTERS, &[&a, &b]).await;
+    [a, b, c]
+}
+
+/// The next leader that an observer sees whose value is this; or that there is none.
+async fn sees(observer: &mut Observer, value: Option<&[u8]>) -> Option<Leader> {
+    guarded(async {
+        loop {
+            let leader = observer.next().await.expect("the node is open");
+            if leader.as_ref().map(|leader| &leader.value[..]) == value {
+                return leader;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_leads_others_see_it_and_follow_when_it_is_over() {
+    let [a, b, c] = three().await;
+    // Not a voter; that is permitted.
+    let d = start("d", &VOTERS, &[&a]).await;
+    let mut observer = d.election("cron").observe().unwrap();
+    let lead = guarded(d.election("cron").campaign("of d")).await.unwrap();
+    assert!(lead.is_valid() && lead.valid_until() > std::time::Instant::now());
+    let seen = sees(&mut observer, Some(b"of d")).await.unwrap();
+    assert_eq!((seen.token, seen.token.origin()), (lead.token(), d.status().run));
+    assert_eq!(guarded(b.election("cron").leader()).await, Ok(Some(seen)));
+    assert_eq!(guarded(b.election("else").leader()).await, Ok(None));
+    assert_eq!(guarded(c.election("cron").try_campaign("c")).await.unwrap_err(), ElectionError::Taken);
+
+    lead.proclaim("of d, still").unwrap();
+    assert_eq!(sees(&mut observer, Some(b"of d, still")).await.unwrap().token, lead.token());
+
+    // Two wait; one of them gives up, and is not elected any more.
+    let waiting = tokio::spawn({
+        let a = a.clone();
+        async move { a.election("cron").campaign("of a").await }
+    });
+    let given_up = tokio::time::timeout(Duration::from_millis(50), c.election("cron").campaign("of c")).await;
+    assert!(given_up.is_err());
+    let token = lead.token();
+    guarded(lead.resign()).await;
+    let next = guarded(waiting).await.unwrap().unwrap();
+    assert!(next.token() > token);
+    sees(&mut observer, Some(b"of a")).await;
+    drop(next);
+    assert_eq!(sees(&mut observer, None).await, None);
+
+    // Locks: the same, also among tasks of one node.
+    let first = guarded(b.lock("door")).await.unwrap();
+    assert_eq!(guarded(b.try_lock("door")).await.unwrap_err(), ElectionError::Taken);
+    let (second, third) = (tokio::spawn(lock(b.clone())), tokio::spawn(lock(c.clone())));
+    assert!(!second.is_finished() && !third.is_finished());
+    drop(first);
+    guarded(second).await.unwrap();
+    guarded(third).await.unwrap();
+    guarded(d.try_lock("door")).await.unwrap();
+
+    // A node that is closed has nothing any more, and others follow at once.
+    let lead = guarded(a.election("cron").campaign("of a")).await.unwrap();
+    let campaign = tokio::spawn({
+        let b = b.clone();
+        async move { b.election("cron").campaign("of b").await }
+    });
+    a.shutdown().await;
+    guarded(lead.lost()).await;
+    assert!(!lead.is_valid());
+    assert_eq!(lead.proclaim("x"), Err(ElectionError::Closed));
+    assert!(guarded(campaign).await.unwrap().unwrap().token() > lead.token());
+    assert_eq!(a.election("cron").campaign("x").await.unwrap_err(), ElectionError::Closed);
+    assert!(["b", "c", "d"].contains(&&*b.leader_hint("cron").unwrap().name));
+}
+
+async fn lock(node: Node) {
+    node.lock("door").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_is_said() {
+    let none = start("a", &[], &[]).await;
+    let refused = none.election("cron").campaign("x").await.unwrap_err();
+    assert!(refused == ElectionError::NoVoters && refused.to_string().contains("Config::voters"));
+    let node = start("a", &VOTERS, &[]).await;
+    assert_eq!(node.election("").campaign("x").await.unwrap_err(), ElectionError::Name { bytes: 0 });
+    let long = "n".repeat(257);
+    assert_eq!(node.election(long).observe().unwrap_err(), ElectionError::Name { bytes: 257 });
+    let large = vec![0; 513];
+    assert_eq!(node.election("x").campaign(large).await.unwrap_err(), ElectionError::Value { bytes: 513 });
+    // Cut off: it waits, can be dropped, and never lies.
+    let waited = tokio::time::timeout(Duration::from_millis(100), node.election("cron").campaign("x")).await;
+    assert!(waited.is_err());
+    let tried = guarded(node.election("cron").try_campaign("x")).await.unwrap_err();
+    assert_eq!(tried, ElectionError::NoMajority { reached: 1, needed: 2 });
+    let asked = guarded(node.election("cron").leader()).await.unwrap_err();
+    assert_eq!(asked, ElectionError::NoMajority { reached: 1, needed: 2 });
+    // Another list of voters.
+    let other = start("b", &["b", "a"], &[&node]).await;
+    let tried = guarded(other.election("cron").try_campaign("x")).await.unwrap_err();
+    assert!(matches!(tried, ElectionError::NoMajority { needed: 2, .. }));
+    for node in [&node, &other] {
+        let mut events = node.events();
+        guarded(async {
+            loop {
+                let event = events.next().await.expect("the node is open");
+                if matches!(event, NodeEvent::Store(Event::VotersDiffer(_))) {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+    let twice = builder("c", &["a", "a"], &[]).start().await.unwrap_err();
+    assert!(twice.to_string().contains("voters is a"), "{twice}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_with_disks_promise_after_the_sync_and_remember() {
+    let base = std::env::temp_dir().join(format!("tidings-elections-{}", std::process::id()));
+    let dir = |name: &str| base.join(name);
+    let a = builder("a", &["a"], &[]).data_dir(dir("a")).start().await.unwrap();
+    let lead = guarded(a.election("cron").campaign("x")).await.unwrap();
+    let token = lead.token();
+    a.shutdown().await;
+    drop((a, lead));
+    let a = builder("a", &["a"], &[]).data_dir(dir("a")).start().await.unwrap();
+    let lead = guarded(a.election("cron").campaign("x")).await.unwrap();
+    assert!(lead.token() > token);
+    drop((a, lead));
+    _ = std::fs::remove_dir_all(base);
+}

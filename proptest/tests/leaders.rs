@@ -1,0 +1,279 @@
+//! Elections in the simulator. After every step the simulator itself checks that at most one node holds a lease, by
+//! its own clock at that true instant, and that tokens grow.
+//!
+//! `TIDINGS_SEEDS` sets how many random histories there are, `TIDINGS_SEED` replays one.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidings::{Config, Control, Event, LeaseEnd, LeaseState, Sim};
+use tidings_proptest::Elections;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How long voters are silent after their start, with the clocks of [`config`].
+const QUARANTINE: Duration = Duration::from_millis(13_400);
+
+fn config(voters: usize) -> Config {
+    let mut config = Config::lan();
+    config.clock_skew_max = SECOND * 2;
+    config.voters = (0..voters).map(|i| format!("n{i}")).collect();
+    config
+}
+
+/// A cluster whose voters vote.
+fn settled(sim: Sim, nodes: usize) -> Sim {
+    let mut sim = sim.seeds(&[0, 1]).nodes(nodes);
+    sim.run_for(QUARANTINE);
+    sim
+}
+
+fn until(sim: &mut Sim, within: Duration, is_so: impl Fn(&mut Sim) -> bool) -> Duration {
+    let since = sim.now();
+    while !is_so(sim) {
+        assert!(sim.now() - since < within, "not within {within:?}");
+        sim.run_for(Duration::from_micros(500));
+    }
+    sim.now() - since
+}
+
+#[test]
+fn a_candidate_wins_an_idle_cluster_in_two_round_trips() {
+    let mut sim = settled(Sim::new(1).config(config(5)), 5);
+    let id = sim.node(0).campaign("cron", "me").unwrap();
+    let took = until(&mut sim, SECOND, |sim| !sim.holders("cron").is_empty());
+    println!("won after {took:?}");
+    assert!(took < Duration::from_millis(8));
+    assert!(matches!(sim.node(0).lease(id), Some(LeaseState::Held(_))));
+    sim.run_for(SECOND * 60);
+    assert_eq!(sim.holders("cron").len(), 1, "it is renewed");
+    assert_eq!(sim.terms(), 1);
+    sim.node(0).resign(id);
+    assert_eq!(sim.node(0).lease(id), Some(LeaseState::Ended(LeaseEnd::Resigned)));
+}
+
+#[test]
+fn a_crashed_leader_is_followed_within_a_lease_and_a_second() {
+    let mut sim = settled(Sim::new(2).config(config(5)), 5);
+    for i in 0..5 {
+        sim.node(i).campaign("cron", format!("{i}")).unwrap();
+    }
+    until(&mut sim, SECOND, |sim| !sim.holders("cron").is_empty());
+    sim.run_for(SECOND * 10);
+    let first = sim.holders("cron")[0].0;
+    sim.crash(first);
+    let took = until(&mut sim, SECOND * 5, |sim| !sim.holders("cron").is_empty());
+    println!("followed after {took:?}");
+}
+
+#[test]
+fn a_resigned_lease_goes_to_the_next_at_once() {
+    let mut sim = settled(Sim::new(3).config(config(5)), 5);
+    let ids: Vec<u64> = (0..5).map(|i| sim.node(i).campaign("cron", "x").unwrap()).collect();
+    for _ in 0..5 {
+        until(&mut sim, SECOND, |sim| !sim.holders("cron").is_empty());
+        sim.run_for(SECOND);
+        let first = sim.holders("cron")[0].0;
+        sim.node(first).resign(ids[first]);
+        assert!(sim.holders("cron").is_empty());
+        if sim.terms() < 5 {
+            let took = until(&mut sim, SECOND * 5, |sim| !sim.holders("cron").is_empty());
+            println!("followed after {took:?}");
+            assert!(took < Duration::from_millis(8));
+        }
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn random_histories_have_one_leader_at_a_time_growing_tokens_and_a_leader_in_the_end() {
+    if let Some(seed) = number("TIDINGS_SEED") {
+        Elections::new(seed).run();
+        return;
+    }
+    let seeds = number("TIDINGS_SEEDS").unwrap_or(1_000);
+    let (next, terms) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    terms.fetch_add(Elections::new(seed).run().terms(), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    println!("{seeds} histories, {} leases won", terms.into_inner());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for seed in 0..5 {
+        assert_eq!(Elections::new(seed).run().trace(), Elections::new(seed).run().trace());
+    }
+}
+
+/// Random histories per broken rule.
+const CONTROL_SEEDS: u64 = 300;
+
+#[test]
+fn every_broken_rule_is_noticed() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let rules = [
+        (Control::NoQuarantine, "two holders"),
+        (Control::NoDriftMargin, "two holders"),
+        (Control::PromiseNotKept, "does not follow"),
+        (Control::TermReused, "does not follow"),
+    ];
+    for (control, expected) in rules {
+        let run = |seed| catch_unwind(|| _ = Elections { seed, control: Some(control) }.run()).err();
+        let told = |panic: Box<dyn Any + Send>| panic.downcast_ref::<String>().cloned().unwrap_or_default();
+        let found = (0..CONTROL_SEEDS).find_map(|seed| run(seed).map(told));
+        println!("{control:?}: {found:?}");
+        assert!(found.is_some_and(|found| found.contains(expected)), "{control:?} goes unnoticed");
+    }
+    _ = std::panic::take_hook();
+}
+
+/// Of five nodes three believe in one list of voters and two in another; one voter is on both.
+fn divided(control: Option<Control>) -> Sim {
+    let list = |names: [&str; 3]| {
+        let mut config = config(0);
+        config.voters = names.map(str::to_owned).to_vec();
+        config
+    };
+    let sim = Sim::new(4).broken(control).seeds(&[0, 3]).config(list(["n0", "n1", "n2"])).nodes(3);
+    let mut sim = sim.config(list(["n2", "n3", "n4"])).nodes(2);
+    sim.run_for(QUARANTINE);
+    sim.node(0).campaign("cron", "x").unwrap();
+    sim.node(3).campaign("cron", "y").unwrap();
+    sim.run_for(SECOND * 30);
+    sim
+}
+
+#[test]
+fn lists_of_voters_that_differ_are_refused_and_reported_on_both_sides() {
+    let mut sim = divided(None);
+    assert_eq!(sim.holders("cron").len(), 1);
+    let differs = |event: &Event| matches!(event, Event::VotersDiffer(_));
+    let told: BTreeSet<usize> =
+        sim.events().into_iter().filter(|(_, event)| differs(event)).map(|(i, _)| i).collect();
+    assert!(told.contains(&2) && told.contains(&3), "{told:?}");
+}
+
+#[test]
+fn lists_of_voters_that_nobody_compares_make_two_leaders() {
+    let panic = catch_unwind(|| _ = divided(Some(Control::VotersDiffer))).unwrap_err();
+    let told = panic.downcast_ref::<String>().unwrap();
+    assert!(told.contains("two holders") || told.contains("does not follow"), "{told}");
+}
+
+#[test]
+fn observers_see_who_leads_and_that_nobody_does() {
+    let mut sim = settled(Sim::new(5).config(config(3)).loss(0.1), 5);
+    sim.node(4).observe("cron").unwrap();
+    until(&mut sim, SECOND * 3, |sim| sim.node(4).leader("cron") == Some(None));
+    let id = sim.node(3).campaign("cron", "of 3").unwrap();
+    let sees = |sim: &mut Sim, value: Option<&[u8]>| {
+        let leader = sim.node(4).leader("cron").flatten();
+        leader.as_ref().map(|leader| &leader.value[..]) == value
+    };
+    until(&mut sim, SECOND, |sim| sees(sim, Some(b"of 3")));
+    // Those who granted it know first.
+    until(&mut sim, SECOND, |sim| matches!(sim.node(3).lease(id), Some(LeaseState::Held(_))));
+    sim.node(3).proclaim(id, "of 3, still").unwrap();
+    until(&mut sim, SECOND, |sim| sees(sim, Some(b"of 3, still")));
+    assert_eq!(sim.node(4).leader("cron").flatten().unwrap().token, sim.last_token("cron").unwrap());
+    sim.crash(3);
+    until(&mut sim, SECOND * 5, |sim| sees(sim, None));
+    // Cut off from the voters it does not go on naming somebody.
+    sim.node(0).campaign("cron", "of 0").unwrap();
+    until(&mut sim, SECOND, |sim| sees(sim, Some(b"of 0")));
+    sim.partition(&[4], &[0, 1, 2]);
+    until(&mut sim, SECOND * 5, |sim| sees(sim, None));
+    assert_eq!(sim.holders("cron").len(), 1);
+}
+
+#[test]
+fn voters_that_are_restarted_one_by_one_keep_the_leader_if_they_are_given_time() {
+    let mut sim = settled(Sim::new(6).config(config(3)), 4);
+    sim.node(3).campaign("cron", "x").unwrap();
+    sim.run_for(SECOND);
+    let token = sim.last_token("cron");
+    for i in 0..3 {
+        sim.crash(i);
+        sim.run_for(SECOND);
+        sim.restart(i);
+        // It has to find the others, be silent, and grant the lease again.
+        sim.run_for(QUARANTINE + SECOND * 3);
+        assert_eq!(sim.holders("cron"), [(3, token.unwrap())]);
+    }
+    // Two at once are too many.
+    sim.crash(0);
+    sim.crash(1);
+    sim.restart(0);
+    sim.restart(1);
+    sim.run_for(SECOND * 4);
+    assert!(sim.holders("cron").is_empty());
+    sim.node(3).campaign("cron", "x").unwrap();
+    sim.run_for(QUARANTINE + SECOND * 10);
+    assert_eq!(sim.holders("cron").len(), 1);
+    assert!(sim.last_token("cron") > token);
+}
+
+#[test]
+fn a_thousand_leases_are_renewed_like_one() {
+    let cost = |leases: usize| {
+        let mut sim = settled(Sim::new(7).config(config(5)).without_checks(), 5);
+        for lease in 0..leases {
+            sim.node(lease % 5).campaign(&format!("e{lease}"), "x").unwrap();
+        }
+        sim.run_for(SECOND * 10);
+        let (bytes, sendings) = (sim.bytes_sent(), sim.sendings());
+        sim.run_for(SECOND * 30);
+        let held = (0..leases).filter(|lease| !sim.holders(&format!("e{lease}")).is_empty()).count();
+        assert_eq!(held, leases);
+        // QUIC adds 33 bytes to a datagram, and at most an acknowledgement of 36.
+        (sim.bytes_sent() - bytes + (sim.sendings() - sendings) * 69) / 30 / 5
+    };
+    let (idle, held) = (cost(0), cost(1_000));
+    println!("1,000 leases held: {} bytes a second and node (5,000), beside {idle} without", held - idle);
+    assert!(held - idle < 5_000);
+}
+
+#[test]
+fn a_try_is_over_in_time_whatever_happens() {
+    let mut sim = settled(Sim::new(8).config(config(3)), 3);
+    let first = sim.node(0).try_campaign("cron", "x").unwrap();
+    sim.run_for(SECOND / 10);
+    assert!(matches!(sim.node(0).lease(first), Some(LeaseState::Held(_))));
+    let second = sim.node(1).try_campaign("cron", "x").unwrap();
+    sim.run_for(SECOND / 10);
+    assert_eq!(sim.node(1).lease(second), Some(LeaseState::Ended(LeaseEnd::Taken)));
+    sim.partition(&[2], &[0, 1]);
+    let third = sim.node(2).try_campaign("cron", "x").unwrap();
+    sim.run_for(SECOND * 4);
+    let ended = LeaseEnd::NoMajority { reached: 1, needed: 2 };
+    assert_eq!(sim.node(2).lease(third), Some(LeaseState::Ended(ended)));
+}
+
+#[test]
+fn hints_agree_where_members_do_and_name_only_the_living() {
+    let mut sim = settled(Sim::new(9).config(config(3)), 5);
+    let hint = |sim: &mut Sim, i: usize| sim.node(i).leader_hint("cron").unwrap();
+    let first = hint(&mut sim, 0);
+    assert!((1..5).all(|i| hint(&mut sim, i) == first));
+    let gone: usize = first[1..].parse().unwrap();
+    sim.crash(gone);
+    sim.run_for(SECOND * 15);
+    let others: BTreeSet<String> = (0..5).filter(|i| *i != gone).map(|i| hint(&mut sim, i)).collect();
+    assert!(others.len() == 1 && !others.contains(&first));
+}

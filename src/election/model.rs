@@ -1,0 +1,84 @@
+//! The voter by itself, for a model checker: the very rules, behind types that the checker can name.
+
+use std::time::Duration;
+
+use super::messages::{Answer, Call, Request};
+use super::voter::Voter;
+use crate::config::{Config, LEASE_TIME_MAX};
+use crate::controls::{Control, Controls};
+use crate::time::{Stamp, Time};
+
+const NAME: &str = "lease";
+
+/// A voter that deals with one lease, of the longest time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ModelVoter(Voter);
+
+/// What it is asked, by a candidate that has the number of its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ModelRequest {
+    /// Grant it under this term; again, to who holds it.
+    Claim(u64, bool),
+    /// Prolong the session of this number.
+    Renew(u64),
+    /// Forget this term.
+    Release(u64),
+}
+
+/// What it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ModelAnswer {
+    /// It is granted under this term and session.
+    Granted(u64, u64),
+    /// The session goes on.
+    Renewed(u64),
+    /// Something else, that promises nothing.
+    Other,
+}
+
+impl ModelVoter {
+    /// A voter that starts now. `salt` sets its sessions apart; `floor` is what its disk kept.
+    pub fn new(now: Duration, control: Option<Control>, salt: u64, floor: u64) -> Self {
+        let mut config = Config::lan();
+        (config.clock_skew_max, config.lease_time) = (Duration::from_millis(1), LEASE_TIME_MAX);
+        let mut voter = Voter::new(&config, Controls { broken: control }, floor, salt);
+        voter.wake(at(now));
+        Self(voter)
+    }
+
+    /// Takes in a request of a run.
+    pub fn handle(&mut self, now: Duration, run: u64, request: ModelRequest) -> ModelAnswer {
+        let stamp = |clock| Stamp { clock, origin: run };
+        let name = NAME.to_owned();
+        let request = match request {
+            ModelRequest::Claim(term, again) => {
+                Request::Claim { name, term: stamp(term), again, value: Vec::new() }
+            }
+            ModelRequest::Renew(session) => Request::Renew { session },
+            ModelRequest::Release(term) => Request::Release { name, term: stamp(term) },
+        };
+        let call = Call { hash: 0, number: 0, lease: LEASE_TIME_MAX, request };
+        self.0.handle(at(now), run, call);
+        self.0.settle(at(now));
+        let mut answers = std::mem::take(&mut self.0.answers).into_iter();
+        match answers.find(|reply| reply.to == run).map(|reply| reply.answer) {
+            Some(Answer::Granted { term, session, .. }) => ModelAnswer::Granted(term.clock, session),
+            Some(Answer::Renewed { session, goes_on: true }) => ModelAnswer::Renewed(session),
+            _ => ModelAnswer::Other,
+        }
+    }
+
+    /// Lets time pass, for at most half a minute in all.
+    pub fn pass(&mut self, now: Duration) {
+        self.0.settle(at(now));
+    }
+
+    /// The voter's clock, above which terms have to be.
+    pub fn clock(now: Duration) -> u64 {
+        super::voter::clock(at(now))
+    }
+}
+
+fn at(now: Duration) -> Time {
+    Time { mono: now, wall: now }
+}
