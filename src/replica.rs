@@ -229,6 +229,8 @@ pub struct Replica {
     members: Option<Members>,
     chains: Chains,
     flow: Flow,
+    /// The middle one of all peers is too far behind.
+    is_behind: bool,
     shape_version: u64,
     /// Links with questions that are not answered.
     questions: BTreeSet<LinkId>,
@@ -268,6 +270,7 @@ impl Replica {
             members,
             chains: Chains::default(),
             flow: Flow::default(),
+            is_behind: false,
             shape_version: 0,
             questions: BTreeSet::new(),
             arrivals: (0, 0),
@@ -349,7 +352,7 @@ impl Replica {
 
     /// Whether local writes are refused for now because the cluster is behind.
     pub fn is_busy(&self, now: Time) -> bool {
-        !self.flow.has_room(now.mono) || self.median_lag() > self.config.lag_bytes_max as u64
+        self.is_behind || !self.flow.has_room(now.mono)
     }
 
     /// Compares everything with a peer as soon as it has said hello, whatever the checks say.
@@ -417,6 +420,9 @@ impl Replica {
             self.answer(false);
         }
         self.see_to_elections();
+        // Nobody can be behind by more than there is.
+        let most = self.config.lag_bytes_max as u64;
+        self.is_behind = self.store.bytes() > most && self.median_lag() > most;
         self.follow();
     }
 

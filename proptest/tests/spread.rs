@@ -278,7 +278,7 @@ fn writers_at_ten_times_the_rate_of_the_links_are_told_to_wait_and_the_cluster_k
         sim.run_for(ms(20));
     }
     println!("{} KB written in 60 s over 200 KB/s; behind {behind} B at most, {:?} after the end", written[0], sim.now() - began);
-    assert!(behind < 3 << 20, "{behind} behind");
+    assert!(behind < 5 << 19, "{behind} behind");
     assert!((6_000..18_000).contains(&written[0]), "{written:?}");
     assert!(sim.now() - began < SECOND * 12);
     // Afterwards nobody is held up.

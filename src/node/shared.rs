@@ -167,9 +167,6 @@ impl Shared {
         write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
     ) -> Result<(T, Revision), WriteError> {
         let mut core = self.lock().ok_or(WriteError::Closed)?;
-        if self.is_busy.load(Ordering::Relaxed) {
-            return Err(WriteError::Busy);
-        }
         let now = self.now();
         let written = write(&mut core.replica, now)?;
         let revision = core.replica.head();

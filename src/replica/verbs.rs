@@ -115,7 +115,7 @@ impl Replica {
     /// Whether a local write is taken now.
     fn admit(&mut self, now: Time) -> Result<(), WriteError> {
         self.check_disk()?;
-        if self.flow.has_room(now.mono) {
+        if !self.is_busy(now) {
             return Ok(());
         }
         self.flow.refused();
