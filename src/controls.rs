@@ -56,12 +56,16 @@ pub enum Control {
     EarlyPromise,
     /// A disk takes what it can read of a torn transaction.
     TornTaken,
+    /// A replica that joins lets every peer feed it at once.
+    ManyDonors,
+    /// A donor that has stalled is waited for as long as any session.
+    DonorKept,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -85,6 +89,8 @@ impl Control {
         Self::AmidForEver,
         Self::EarlyPromise,
         Self::TornTaken,
+        Self::ManyDonors,
+        Self::DonorKept,
     ];
 }
 

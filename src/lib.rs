@@ -4,6 +4,7 @@
     doc = "The replica and its simulator, without the node: see the features."
 )]
 
+mod arrivals;
 mod config;
 mod controls;
 mod digest;
@@ -26,6 +27,7 @@ mod time;
 mod watch;
 mod wire;
 
+pub use arrivals::Arrival;
 pub use config::{Config, Durability, KEY_BYTES_MAX, OnCorruption, VALUE_BYTES_CEILING};
 #[cfg(feature = "__controls")]
 #[doc(hidden)]
@@ -35,14 +37,14 @@ pub use error::{DecodeError, Error, SecurityError, SnapshotError, StartError, Wa
 pub use members::{Contact, MEMBERS_MAX, META_BYTES_MAX, Member, MemberEvent, MemberState};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Events, Node, NodeBatch, NodeEvent, NodeStatus, PeerRefusal, PeerStatus, Quorum,
+    Builder, Counter, Events, Joining, Node, NodeBatch, NodeEvent, NodeStatus, PeerRefusal, PeerStatus, Quorum,
     Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapWatch};
 pub use replica::{
-    BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, Lane, LinkId, Output, Persist, PutOptions, Replica,
-    Setup, Status, SyncTraffic,
+    BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, JoinProgress, Lane, LinkId, Output, Persist,
+    PutOptions, Repair, Replica, Setup, Status, SyncTraffic,
 };
 pub use saved::{Change, Saved, SavedError};
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};

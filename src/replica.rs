@@ -11,18 +11,19 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
+use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::digest::HashKey;
 use crate::entry::Revision;
 use crate::members::{Contact, Member, MemberEvent, Members};
-use crate::reconcile::Progress;
+
 use crate::saved::Saved;
 use crate::store::{Refusal, Store};
 use crate::tail::Refused;
 use crate::time::Time;
 use crate::watch::Watches;
-use crate::wire::{Kind, Reader, WireError};
+use crate::wire::{Kind, Reader, WireError, Writer};
 
 /// Names a link between two replicas; chosen by whoever drives them.
 pub type LinkId = u64;
@@ -82,6 +83,8 @@ pub enum Output {
     Dial(Contact),
     /// Try to make a link with every seed that none is linked with.
     Seek,
+    /// A session in which two replicas repaired each other is over; nothing is to be done.
+    Repair(LinkId, Repair),
     /// Tell the user of a member.
     Member(MemberEvent),
     /// Tell the user.
@@ -177,8 +180,10 @@ const EXPIRE_STEPS: usize = 1_024;
 
 mod checks;
 mod disk;
+mod joining;
 mod link;
 mod members;
+mod repair;
 mod status;
 mod verbs;
 
@@ -186,7 +191,10 @@ mod verbs;
 pub(crate) use disk::Copy;
 use disk::DiskCursor;
 pub use disk::Persist;
+pub use joining::JoinProgress;
+use joining::Joining;
 use link::Link;
+pub use repair::Repair;
 pub use status::{Status, SyncTraffic};
 pub use verbs::{BATCH_WRITES_MAX, Batch, PutOptions};
 
@@ -207,7 +215,11 @@ pub struct Replica {
     kept: BTreeMap<u64, u64>,
     /// What reconciles moved so far, for reports: rows, their bytes, all other bytes.
     traffic: SyncTraffic,
+    /// Rows that tails have brought.
+    merged: u64,
     watches: Watches,
+    joining: Joining,
+    pub(crate) arrivals: Arrivals,
     members: Option<Members>,
     /// Whether the user was told that there are too many members.
     is_full: bool,
@@ -237,7 +249,10 @@ impl Replica {
             refusals: BTreeMap::new(),
             kept: BTreeMap::new(),
             traffic: SyncTraffic::default(),
+            merged: 0,
             watches: Watches::default(),
+            joining: Joining::default(),
+            arrivals: Arrivals::default(),
             members,
             is_full: false,
             config,
@@ -334,8 +349,11 @@ impl Replica {
                 if let Some(link) = self.links.get_mut(&id) {
                     let in_flight = &mut link.in_flight[lane as usize];
                     *in_flight = in_flight.saturating_sub(bytes);
-                    if lane == Lane::Live {
-                        link.sent_at = now.mono;
+                    match (lane, &mut link.session) {
+                        (Lane::Live, _) => link.sent_at = now.mono,
+                        // A peer that is fed has nothing to say meanwhile.
+                        (Lane::Bulk, Some(session)) => session.last_progress = now,
+                        (Lane::Bulk, None) => {}
                     }
                 }
             }
@@ -386,6 +404,7 @@ impl Replica {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
+        self.see_to_joining();
         let from = self.next_link;
         let ids: Vec<LinkId> =
             self.links.range(from..).chain(self.links.range(..from)).map(|(id, _)| *id).collect();
@@ -402,6 +421,7 @@ impl Replica {
     }
 
     fn poll_link(&mut self, id: LinkId) -> Option<Output> {
+        let (may_begin, joins) = (self.may_begin(id), self.is_joining());
         let (store, link) = (&mut self.store, self.links.get_mut(&id)?);
         let feeds = link.feeds(self.members.as_ref());
         if let Some(bytes) = link.checks.pop_front() {
@@ -415,9 +435,14 @@ impl Replica {
             link.sent_at = self.now.mono;
             return Some(Output::Stream(id, Lane::Live, bytes));
         }
-        let stranded = std::mem::take(&mut link.outgoing.is_stranded);
-        if (link.wants_session || stranded) && link.peer.is_some() && link.session.is_none() {
-            link.begin(store, self.now, self.random.next_u64());
+        if std::mem::take(&mut link.says_later) {
+            let bytes = Writer::new(Kind::Later).finish();
+            link.in_flight[Lane::Bulk as usize] += bytes.len();
+            return Some(Output::Stream(id, Lane::Bulk, bytes));
+        }
+        link.wants_session |= std::mem::take(&mut link.outgoing.is_stranded);
+        if link.wants_session && may_begin && link.peer.is_some() && link.session.is_none() {
+            link.begin(store, self.now, self.random.next_u64(), joins);
         }
         // What the last frame settled may finish the comparison.
         link.claim(store);
@@ -431,7 +456,10 @@ impl Replica {
                 self.traffic.bytes += bytes.len() as u64;
                 self.traffic.frames += 1;
                 link.in_flight[Lane::Bulk as usize] += bytes.len();
-                link.finish(self.now, self.config.sync_interval);
+                session.bytes += bytes.len() as u64;
+                if let Some(session) = link.finish(self.now, self.config.sync_interval) {
+                    self.outputs.push_back(Output::Repair(id, Repair::of(&session, self.now)));
+                }
                 return Some(Output::Stream(id, Lane::Bulk, bytes));
             }
         }
@@ -442,6 +470,7 @@ impl Replica {
     // Links.
 
     fn link_down(&mut self, id: LinkId) {
+        self.give_up(id);
         let Some(link) = self.links.remove(&id) else { return };
         if let (Some(members), Some(run)) = (&mut self.members, link.run) {
             members.unlinked(run);
@@ -460,12 +489,6 @@ impl Replica {
         }
     }
 
-    fn break_others(&mut self, except: LinkId, reason: BreakReason) {
-        let ids: Vec<LinkId> =
-            self.links.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| *id).collect();
-        ids.into_iter().filter(|id| *id != except).for_each(|id| self.break_link(id, reason));
-    }
-
     /// After damage: gives up what this replica claims, and breaks every link before anything is sent.
     fn recover(&mut self) {
         if !self.store.is_damaged {
@@ -479,6 +502,7 @@ impl Replica {
         self.store.give_up_claims(run, log);
         self.disk.begin_anew();
         self.outputs.push_back(Output::Event(Event::Damaged));
+        self.join_anew();
     }
 
     fn stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
@@ -521,6 +545,7 @@ impl Replica {
                 let seen = reader.word()?;
                 reader.end()?;
                 link.peer = Some(peer);
+                link.incoming.since_ms = self.now.wall_ms();
                 // A replica that followed this log before, or has seen as much, goes on from there.
                 let follows = store.completed(peer.0) > 0 || seen == store.seen.hash();
                 link.states_position = follows;
@@ -544,38 +569,12 @@ impl Replica {
                 link.states_position = true;
             }
             (Kind::Tail, Some(peer)) => {
-                let (refusals, _) = link.incoming.frame(store, self.now, peer, reader)?;
+                let (refusals, merged) = link.incoming.frame(store, &mut self.arrivals, self.now, peer, reader)?;
+                self.merged += merged as u64;
                 link.states_position |= std::mem::take(&mut link.incoming.is_asked);
                 self.refused(id, refusals);
             }
             _ => return Err(WireError::Kind(kind as u8)),
-        }
-        Ok(())
-    }
-
-    fn bulk_frame(&mut self, id: LinkId, kind: Kind, reader: Reader<'_>) -> Result<(), WireError> {
-        let salt = self.random.next_u64();
-        let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
-        let progress = match kind {
-            Kind::Start => {
-                if link.session.is_none() {
-                    link.begin(store, self.now, salt);
-                }
-                let session = link.session.as_mut().expect("just begun");
-                session.start(store, self.now, salt, reader)?
-            }
-            Kind::Items => {
-                let session = link.session.as_mut().ok_or(WireError::Kind(kind as u8))?;
-                session.items(store, self.now, reader)?
-            }
-            _ => return Err(WireError::Kind(kind as u8)),
-        };
-        let Progress { refusals, has_rekeyed } = progress;
-        link.claim(store);
-        link.finish(self.now, self.config.sync_interval);
-        self.refused(id, refusals);
-        if has_rekeyed {
-            self.break_others(id, BreakReason::Rekeyed);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::arrivals::Arrivals;
 use crate::controls::Control;
 use crate::entry::{Held, name_of};
 use crate::seen::{self, Context};
@@ -159,6 +160,8 @@ pub(crate) struct Incoming {
     pub(crate) is_asked: bool,
     /// The latest frame did not reach the sender's head: more is on its way.
     pub(crate) is_amid: bool,
+    /// When the link was made: what was written before tells nothing about how long writes take.
+    pub(crate) since_ms: u64,
 }
 
 impl Incoming {
@@ -166,6 +169,7 @@ impl Incoming {
     pub(crate) fn frame(
         &mut self,
         store: &mut Store,
+        arrivals: &mut Arrivals,
         now: Time,
         (log, run): (u64, u64),
         mut reader: Reader<'_>,
@@ -198,7 +202,13 @@ impl Incoming {
                 false
             }
         });
-        let merged = rows.iter().filter(|row| store.merge_row(now, row)).count();
+        let mut merged = 0;
+        for row in &rows {
+            if store.merge_row(now, row) {
+                merged += 1;
+                arrivals.note(now, row, self.since_ms);
+            }
+        }
         let had_refused = self.has_refused;
         self.has_refused |= !refusals.is_empty();
         let withheld = match store.controls {

@@ -64,6 +64,8 @@ pub(crate) enum Kind {
     Packet = 8,
     /// Who is believed to live, in part or as hashes.
     Roster = 9,
+    /// The session is given up for now; its sender will begin a new one.
+    Later = 10,
 }
 
 impl Kind {
@@ -78,6 +80,7 @@ impl Kind {
             Self::Ask,
             Self::Packet,
             Self::Roster,
+            Self::Later,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte).ok_or(WireError::Kind(byte))
     }
@@ -232,6 +235,11 @@ impl<'a> Reader<'a> {
     /// Reads bytes that are no frame.
     pub(crate) fn plain(rest: &'a [u8]) -> Self {
         Self { rest, text: Vec::new(), room: Vec::new() }
+    }
+
+    /// Bytes that are left.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
     }
 
     pub(crate) fn is_at_end(&self) -> bool {

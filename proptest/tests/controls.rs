@@ -28,8 +28,8 @@ const EXPECTED: [(Control, Noticed); 16] = [
 ];
 
 /// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in
-/// `stories.rs` or `flow.rs`.
-const SCRIPTED: [Control; 7] = [
+/// `stories.rs`, `flow.rs` or `joining.rs`.
+const SCRIPTED: [Control; 9] = [
     Control::OwnFromFrame,
     Control::OldDigest,
     Control::LinksKept,
@@ -37,6 +37,8 @@ const SCRIPTED: [Control; 7] = [
     Control::NoKeep,
     Control::AmidCounts,
     Control::AmidForEver,
+    Control::ManyDonors,
+    Control::DonorKept,
 ];
 
 /// By what the first breach is noticed, and in which history.

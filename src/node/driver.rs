@@ -33,6 +33,9 @@ pub(super) enum Farewell {
 /// Happenings handed in, and outputs carried out, under one lock: bounds how long a writer waits.
 const BATCH_MAX: usize = 64;
 
+/// A step that keeps writers waiting for longer is reported.
+const STEP_TIME_WARNED: Duration = Duration::from_millis(20);
+
 /// Runs until the node is closed.
 pub(super) async fn drive(
     shared: Arc<Shared>,
@@ -41,8 +44,13 @@ pub(super) async fn drive(
 ) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     let mut deadline = Duration::ZERO;
+    #[cfg(feature = "metrics")]
+    let mut recorder = super::metrics::Recorder::default();
     loop {
-        let wait = deadline.saturating_sub(shared.now().mono);
+        let now = shared.now().mono;
+        let wait = deadline.saturating_sub(now);
+        #[cfg(feature = "metrics")]
+        let wait = wait.min(recorder.wait(now));
         tokio::select! {
             _ = happenings.recv_many(&mut batch, BATCH_MAX) => {}
             () = shared.poke.notified() => {}
@@ -52,6 +60,9 @@ pub(super) async fn drive(
         let step = catch_unwind(AssertUnwindSafe(|| step(&shared, &mut batch, lag_bytes_max)));
         let Ok(Some(next)) = step else { break };
         deadline = next;
+        // A recorder that panics is not this node's end.
+        #[cfg(feature = "metrics")]
+        let _ = catch_unwind(AssertUnwindSafe(|| recorder.record(&shared)));
         if next.is_zero() {
             // There is more to do: let the links work meanwhile.
             tokio::task::yield_now().await;
@@ -68,8 +79,10 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
     if core.replica.deadline().mono <= now.mono {
         core.replica.handle(now, Input::Wake);
     }
-    let progresses = !batch.is_empty();
+    let happenings = batch.len();
     for happening in batch.drain(..) {
+        #[cfg(feature = "metrics")]
+        shared.meter.took_in(&happening);
         match happening {
             Happening::Stream(id, lane, bytes) => core.replica.handle(now, Input::Stream(id, lane, &bytes)),
             Happening::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
@@ -99,11 +112,16 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
     }
     let busy = core.replica.median_lag() > lag_bytes_max;
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
-    let wakers = shared.follow(core, now);
+    let mut wakers = shared.follow(core, now);
+    wakers.extend(shared.join_board.follow(core, now));
     let deadline = if outputs == BATCH_MAX { Duration::ZERO } else { core.replica.deadline().mono };
     drop(core_guard);
     wakers.into_iter().for_each(Waker::wake);
-    if progresses || was_busy != busy {
+    let took = shared.now().mono - now.mono;
+    if took > STEP_TIME_WARNED {
+        tracing::warn!(node = %shared.name, ?took, happenings, outputs, "a long step under the lock");
+    }
+    if happenings > 0 || was_busy != busy {
         shared.progress.notify_waiters();
     }
     Some(deadline)

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::disk::DiskLink;
 use super::index::{Index, IndexCursor};
+use super::joining::JoinBoard;
 use super::link::Wire;
 use super::network::Wish;
 use super::peers::{NodeEvent, Peers};
@@ -59,6 +60,9 @@ pub(super) struct Shared {
     pub(super) ended: tokio::sync::watch::Sender<bool>,
     pub(super) events: EventLog<NodeEvent>,
     pub(super) member_events: EventLog<MemberEvent>,
+    pub(super) join_board: JoinBoard,
+    #[cfg(feature = "metrics")]
+    pub(super) meter: super::metrics::Meter,
     /// To the network.
     wishes: mpsc::UnboundedSender<Wish>,
 }
@@ -99,6 +103,9 @@ impl Shared {
             ended: tokio::sync::watch::Sender::new(false),
             events: EventLog::new(),
             member_events: EventLog::new(),
+            join_board: JoinBoard::default(),
+            #[cfg(feature = "metrics")]
+            meter: super::metrics::Meter::default(),
             wishes,
         })
     }
@@ -145,11 +152,22 @@ impl Shared {
             self.poke.notify_one();
             self.disk.want();
             self.progress.notify_waiters();
+            self.join_board.wake();
         }
     }
 
     /// One local write, in one critical section with everything that follows from it.
     pub(super) fn write<T>(
+        &self,
+        write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
+    ) -> Result<(T, Revision), WriteError> {
+        let written = self.try_write(write);
+        #[cfg(feature = "metrics")]
+        self.meter.wrote(&written);
+        written
+    }
+
+    fn try_write<T>(
         &self,
         write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
     ) -> Result<(T, Revision), WriteError> {
@@ -200,6 +218,8 @@ impl Shared {
 
     /// Hands an output to the link that it is for. Nothing here waits.
     pub(super) fn dispatch(&self, core: &mut Core, output: Output) {
+        #[cfg(feature = "metrics")]
+        self.meter.put_out(&output);
         match output {
             Output::Stream(id, lane, bytes) => {
                 if let Some(wire) = core.wires.get(&id) {
@@ -219,6 +239,10 @@ impl Shared {
                 }
             }
             Output::Packet(to, bytes) => self.send_packet(core, to, bytes),
+            Output::Repair(id, repair) => {
+                let peer = core.peers.name(id);
+                tracing::debug!(node = %self.name, peer, ?repair, "a repair session is over");
+            }
             Output::Dial(contact) => self.wish(Wish::Member(contact)),
             Output::Seek => self.wish(Wish::Seeds),
             Output::Member(event) => {

@@ -73,6 +73,8 @@ impl Session {
         writer.word(self.salt);
         writer.word(store.log.id);
         writer.number(store.log.head());
+        writer.number(store.len() as u64);
+        writer.number(store.bytes());
         writer.context(Some(store.seen.vector()));
         self.version = store.seen.version();
         self.has_started = true;

@@ -122,6 +122,7 @@ impl Replica {
             }
         }
         self.store.expire(now, EXPIRE_STEPS);
+        self.replace_donor();
         let (mut checks, mut breaks) = (Vec::new(), Vec::new());
         for (id, link) in &mut self.links {
             if link.check_at.is_some_and(|at| at <= now.mono) {

@@ -47,6 +47,11 @@ pub(super) struct Link {
     pub(super) asks: Option<u64>,
     /// Up to where the peer said that it has everything.
     pub(super) acknowledged: u64,
+    /// The session was given up for now: the peer is to be told, and what it sent before it knew is ignored.
+    pub(super) says_later: bool,
+    pub(super) is_put_off: bool,
+    /// How often the peer has stalled as a donor.
+    pub(super) stalls: u32,
     /// This replica has compared everything with the peer, or knew that it need not.
     pub(super) is_synced: bool,
 }
@@ -99,11 +104,12 @@ impl Link {
         self.incoming.is_amid && self.received_at >= since
     }
 
-    pub(super) fn begin(&mut self, store: &Store, now: Time, salt: u64) {
+    /// One who joins does not ask before the peer has answered: it may turn out that another one did so first.
+    pub(super) fn begin(&mut self, store: &Store, now: Time, salt: u64, joins: bool) {
         self.wants_session = false;
         self.excused_since = None;
         let mut session = Session::new(store, now, salt);
-        if self.peer.is_some_and(|(log, _)| store.log.id < log) {
+        if !joins && self.peer.is_some_and(|(log, _)| store.log.id < log) {
             session.lead();
         }
         self.session = Some(session);
@@ -115,12 +121,13 @@ impl Link {
     }
 
     /// Drops a session that is over, and puts the next one off if this one taught nothing.
-    pub(super) fn finish(&mut self, now: Time, interval: Duration) {
-        let Some(session) = self.session.take_if(|session| session.is_over()) else { return };
+    pub(super) fn finish(&mut self, now: Time, interval: Duration) -> Option<Session> {
+        let session = self.session.take_if(|session| session.is_over())?;
         let useless = session.rows == 0 || session.refused_rows();
         self.backoff = if useless { (self.backoff + 1).min(6) } else { 0 };
         if self.backoff > 1 {
             self.no_session_before = now.mono + interval * (1 << self.backoff);
         }
+        Some(session)
     }
 }

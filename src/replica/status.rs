@@ -1,9 +1,20 @@
 //! What a replica tells about itself.
 
 use super::Replica;
+use crate::arrivals::Arrival;
 use crate::entry::Revision;
 
 impl Replica {
+    /// How long the writes of others take to arrive, by the run that wrote.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        let name = |arrival: &Arrival| {
+            let member = self.members().find(|member| member.run == arrival.origin);
+            member.map(|member| member.name.clone())
+        };
+        let arrivals = self.arrivals.report(self.now);
+        arrivals.map(|arrival| Arrival { name: name(&arrival), ..arrival }).collect()
+    }
+
     /// What this replica holds and has seen, as fingerprints and counts.
     pub fn status(&self) -> Status {
         Status {
@@ -19,6 +30,7 @@ impl Replica {
             has_disk_failed: self.has_disk_failed(),
             links: self.links.len(),
             sessions: self.links.values().filter(|link| link.session.is_some()).count(),
+            merged: self.merged,
             traffic: self.traffic,
         }
     }
@@ -52,6 +64,8 @@ pub struct Status {
     pub links: usize,
     /// Repair sessions under way.
     pub sessions: usize,
+    /// Rows of live replication that brought something new.
+    pub merged: u64,
     /// What repair sessions have moved.
     pub traffic: SyncTraffic,
 }
