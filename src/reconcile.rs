@@ -36,8 +36,10 @@ mod send;
 const LIST_ROWS_MAX: u64 = 32;
 /// A list is not answered with more rows than this at once: the range is divided instead.
 const ANSWER_ROWS_MAX: usize = 1_024;
-/// When an empty list is answered, in pieces of about this many rows.
-const STREAM_ROWS: u64 = 128;
+/// When an empty list is answered, in pieces of about so many rows and bytes: a piece counts when it is whole.
+const STREAM_ROWS_MAX: u64 = 512;
+const STREAM_ROWS_MIN: u64 = 32;
+const STREAM_BYTES: u64 = 256 << 10;
 /// Asks that a side leaves open at a time.
 const QUERIES_MAX: usize = 4_096;
 /// Contexts that are told along with one range; if there are more, it is divided.

@@ -1,5 +1,6 @@
 //! The driver: one task that hands in what happened and carries out what is to be done. It decides nothing.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,8 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::shared::Shared;
+use super::shared::{Core, Shared};
 use crate::replica::{Input, Lane, LinkId};
+use crate::time::Time;
 
 /// What the links report.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) enum Farewell {
 
 /// Happenings handed in, and outputs carried out, under one lock: bounds how long a writer waits.
 const BATCH_MAX: usize = 64;
+/// And no more of them are begun after this time.
+const STEP_TIME_MAX: Duration = Duration::from_micros(500);
 
 /// A step that keeps writers waiting for longer is reported.
 const STEP_TIME_WARNED: Duration = Duration::from_millis(20);
@@ -42,7 +46,8 @@ pub(super) async fn drive(
     mut happenings: mpsc::Receiver<Happening>,
     lag_bytes_max: u64,
 ) {
-    let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut received = Vec::with_capacity(BATCH_MAX);
+    let mut batch = VecDeque::with_capacity(BATCH_MAX);
     let mut deadline = Duration::ZERO;
     #[cfg(feature = "metrics")]
     let mut recorder = super::metrics::Recorder::default();
@@ -52,11 +57,12 @@ pub(super) async fn drive(
         #[cfg(feature = "metrics")]
         let wait = wait.min(recorder.wait(now));
         tokio::select! {
-            _ = happenings.recv_many(&mut batch, BATCH_MAX) => {}
+            _ = happenings.recv_many(&mut received, BATCH_MAX), if batch.is_empty() => {}
             () = shared.poke.notified() => {}
             () = tokio::time::sleep(wait), if !wait.is_zero() => {}
             () = std::future::ready(()), if wait.is_zero() => {}
         }
+        batch.extend(received.drain(..));
         let step = catch_unwind(AssertUnwindSafe(|| step(&shared, &mut batch, lag_bytes_max)));
         let Ok(Some(next)) = step else { break };
         deadline = next;
@@ -72,29 +78,22 @@ pub(super) async fn drive(
 }
 
 /// One step under the lock. Answers when to come back; zero for at once, nothing when the node is closed.
-fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Option<Duration> {
+fn step(shared: &Shared, batch: &mut VecDeque<Happening>, lag_bytes_max: u64) -> Option<Duration> {
     let mut core_guard = shared.lock()?;
     let core = &mut *core_guard;
     let now = shared.now();
     if core.replica.deadline().mono <= now.mono {
         core.replica.handle(now, Input::Wake);
     }
-    let happenings = batch.len();
-    for happening in batch.drain(..) {
+    let in_time = || shared.now().mono < now.mono + STEP_TIME_MAX;
+    let mut happenings = 0;
+    while (happenings == 0 || in_time())
+        && let Some(happening) = batch.pop_front()
+    {
+        happenings += 1;
         #[cfg(feature = "metrics")]
         shared.meter.took_in(&happening);
-        match happening {
-            Happening::Stream(id, lane, bytes) => core.replica.handle(now, Input::Stream(id, lane, &bytes)),
-            Happening::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
-            Happening::Down(id, farewell) => {
-                core.wires.remove(&id);
-                core.peers.down(id);
-                if let Some(farewell) = farewell {
-                    core.replica.handle(now, Input::Farewell(id, farewell == Farewell::Left));
-                }
-                core.replica.handle(now, Input::LinkDown(id));
-            }
-        }
+        take_in(core, now, happening);
     }
     for (id, wire) in &core.wires {
         for (lane, bytes) in [Lane::Live, Lane::Bulk].into_iter().zip(wire.drained()) {
@@ -105,6 +104,7 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
     }
     let mut outputs = 0;
     while outputs < BATCH_MAX
+        && (outputs == 0 || in_time())
         && let Some(output) = core.replica.poll()
     {
         outputs += 1;
@@ -114,7 +114,8 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
     let mut wakers = shared.follow(core, now);
     wakers.extend(shared.join_board.follow(core, now));
-    let deadline = if outputs == BATCH_MAX { Duration::ZERO } else { core.replica.deadline().mono };
+    let has_more = outputs == BATCH_MAX || !batch.is_empty() || !in_time();
+    let deadline = if has_more { Duration::ZERO } else { core.replica.deadline().mono };
     drop(core_guard);
     wakers.into_iter().for_each(Waker::wake);
     let took = shared.now().mono - now.mono;
@@ -125,4 +126,19 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
         shared.progress.notify_waiters();
     }
     Some(deadline)
+}
+
+fn take_in(core: &mut Core, now: Time, happening: Happening) {
+    match happening {
+        Happening::Stream(id, lane, bytes) => core.replica.handle(now, Input::Stream(id, lane, &bytes)),
+        Happening::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
+        Happening::Down(id, farewell) => {
+            core.wires.remove(&id);
+            core.peers.down(id);
+            if let Some(farewell) = farewell {
+                core.replica.handle(now, Input::Farewell(id, farewell == Farewell::Left));
+            }
+            core.replica.handle(now, Input::LinkDown(id));
+        }
+    }
 }
