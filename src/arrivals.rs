@@ -52,9 +52,9 @@ fn bucket_end_ms(bucket: usize) -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Arrival {
-    /// The run that wrote.
+    /// The origin of the stamps: the run that wrote.
     pub origin: u64,
-    /// The name of its node, where members are known.
+    /// The name of its node, where members are known and it is linked.
     pub name: Option<String>,
     /// Writes counted so far.
     pub count: u64,
@@ -123,7 +123,8 @@ impl Origin {
 
     /// The time that this many hundredths of the last writes did not exceed.
     fn quantile_ms(&self, hundredths: u64) -> u64 {
-        let at = |bucket: usize| self.windows.iter().map(|window| u64::from(window.buckets[bucket])).sum::<u64>();
+        let at =
+            |bucket: usize| self.windows.iter().map(|window| u64::from(window.buckets[bucket])).sum::<u64>();
         let all: u64 = (0..BUCKETS).map(at).sum();
         let mut left = (all * hundredths).div_ceil(100);
         let reached = (0..BUCKETS).find(|bucket| {
@@ -181,7 +182,9 @@ impl Arrivals {
     pub(crate) fn take_fresh(&mut self) -> Vec<(u64, Duration, usize)> {
         let fresh = |(id, origin): (&u64, &mut Origin)| {
             let (id, fresh) = (*id, std::mem::take(&mut origin.fresh));
-            fresh.into_iter().map(move |(bucket, count)| (id, Duration::from_millis(bucket_end_ms(bucket)), count))
+            fresh
+                .into_iter()
+                .map(move |(bucket, count)| (id, Duration::from_millis(bucket_end_ms(bucket)), count))
         };
         self.origins.iter_mut().flat_map(fresh).collect()
     }

@@ -37,8 +37,8 @@ pub use error::{DecodeError, Error, SecurityError, SnapshotError, StartError, Wa
 pub use members::{Contact, MEMBERS_MAX, META_BYTES_MAX, Member, MemberEvent, MemberState};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Events, Joining, Node, NodeBatch, NodeEvent, NodeStatus, PeerRefusal, PeerStatus, Quorum,
-    Receipt, Security, Set, TlsRefusal, Watch,
+    Builder, Counter, Events, Joining, Node, NodeBatch, NodeEvent, NodeStatus, PeerRefusal, PeerStatus,
+    Quorum, Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapWatch};

@@ -569,7 +569,8 @@ impl Replica {
                 link.states_position = true;
             }
             (Kind::Tail, Some(peer)) => {
-                let (refusals, merged) = link.incoming.frame(store, &mut self.arrivals, self.now, peer, reader)?;
+                let (refusals, merged) =
+                    link.incoming.frame(store, &mut self.arrivals, self.now, peer, reader)?;
                 self.merged += merged as u64;
                 link.states_position |= std::mem::take(&mut link.incoming.is_asked);
                 self.refused(id, refusals);

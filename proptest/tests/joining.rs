@@ -49,7 +49,11 @@ fn full_but_one(sim: Sim, nodes: usize) -> Sim {
 }
 
 /// Runs until a node has caught up; answers every step that could be seen.
-fn watch_joining(sim: &mut Sim, i: usize, mut each: impl FnMut(&mut Sim, &JoinProgress)) -> Vec<JoinProgress> {
+fn watch_joining(
+    sim: &mut Sim,
+    i: usize,
+    mut each: impl FnMut(&mut Sim, &JoinProgress),
+) -> Vec<JoinProgress> {
     let began = sim.now();
     let mut steps = Vec::new();
     loop {

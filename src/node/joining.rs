@@ -33,18 +33,25 @@ impl JoinBoard {
     }
 
     /// Takes note of how far the node is, and answers whom to wake once the core's lock is released.
-    pub(super) fn follow(&self, core: &Core, now: Time) -> Vec<Waker> {
+    pub(super) fn follow(&self, node: &str, core: &Core, now: Time) -> Vec<Waker> {
         let is_over = core.is_alone || !core.replica.is_joining();
         let mut posted = self.lock();
         let is_early = now.mono < posted.at + PROGRESS_INTERVAL;
         if posted.progress.as_ref().is_some_and(|last| last.is_over == is_over && (is_over || is_early)) {
             return Vec::new();
         }
-        let progress = Some(JoinProgress { is_over, ..core.replica.join_progress() });
-        if progress == posted.progress {
+        let progress = JoinProgress { is_over, ..core.replica.join_progress() };
+        let (is_same, donor) = match &posted.progress {
+            Some(last) => (progress == *last, last.donor.as_ref()),
+            None => (false, None),
+        };
+        if is_same {
             return Vec::new();
         }
-        posted.progress = progress;
+        if is_over || progress.donor.as_ref() != donor {
+            tracing::info!(node, ?progress, "joining");
+        }
+        posted.progress = Some(progress);
         posted.at = now.mono;
         std::mem::take(&mut posted.waiting)
     }

@@ -309,7 +309,10 @@ fn describe() {
     ];
     counters.into_iter().for_each(|(name, unit, what)| describe_counter!(name, unit, what));
     let histograms = [
-        ("tidings_arrival_seconds", "How long writes of another node took to arrive, clock difference included"),
+        (
+            "tidings_arrival_seconds",
+            "How long writes of another node took to arrive, clock difference included",
+        ),
         ("tidings_durable_wait_seconds", "How long it took until a write was safe on the disk"),
         ("tidings_seen_by_wait_seconds", "How long it took until enough nodes had a write"),
     ];

@@ -367,7 +367,8 @@ impl NodeStatus {
             };
             (core.replica.status(), core.peers.links().map(peer).collect(), core.replica.arrivals())
         });
-        let (store, peers, arrivals) = status.map_or_else(Default::default, |(store, peers, arrivals)| (Some(store), peers, arrivals));
+        let (store, peers, arrivals) =
+            status.map_or_else(Default::default, |(store, peers, arrivals)| (Some(store), peers, arrivals));
         NodeStatus {
             name: shared.name.clone(),
             run: shared.run,

@@ -59,8 +59,10 @@ impl Replica {
     pub fn join_progress(&self) -> JoinProgress {
         let donor = self.donor();
         let link = donor.and_then(|id| self.links.get(&id));
-        let (entries, bytes) =
-            link.and_then(|link| link.session.as_ref()?.offered()).filter(|_| self.is_joining()).unwrap_or_default();
+        let (entries, bytes) = link
+            .and_then(|link| link.session.as_ref()?.offered())
+            .filter(|_| self.is_joining())
+            .unwrap_or_default();
         let run = link.and_then(|link| link.run);
         let (entries_done, bytes_done) = (self.store.len() as u64, self.store.bytes());
         JoinProgress {
@@ -87,9 +89,8 @@ impl Replica {
             self.joining = Joining { is_over: true, donor: None };
             return;
         }
-        let is_busy = |id: LinkId| {
-            self.links.get(&id).is_some_and(|link| link.session.is_some() || link.wants_session)
-        };
+        let is_busy =
+            |id: LinkId| self.links.get(&id).is_some_and(|link| link.session.is_some() || link.wants_session);
         if !self.joining.donor.is_some_and(is_busy) {
             self.joining.donor = self.next_donor();
         }
@@ -97,17 +98,16 @@ impl Replica {
 
     /// The peer to begin with: of those that stalled least often the one that has been linked longest.
     fn next_donor(&self) -> Option<LinkId> {
-        let waits = self.links.iter().filter(|(_, link)| {
-            link.peer.is_some() && link.session.is_none() && link.wants_session
-        });
+        let waits = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.peer.is_some() && link.session.is_none() && link.wants_session);
         waits.min_by_key(|(id, link)| (link.stalls, **id)).map(|(id, _)| *id)
     }
 
     /// Whether this replica may begin a session over a link now.
     pub(super) fn may_begin(&self, id: LinkId) -> bool {
-        self.joining.is_over
-            || self.joining.donor == Some(id)
-            || self.store.controls.has(Control::ManyDonors)
+        self.joining.is_over || self.joining.donor == Some(id) || self.store.controls.has(Control::ManyDonors)
     }
 
     fn is_fed_by(&self, id: LinkId) -> bool {

@@ -1,6 +1,7 @@
 //! What a replica tells about itself.
 
 use super::Replica;
+use super::link::Link;
 use crate::arrivals::Arrival;
 use crate::entry::Revision;
 
@@ -8,8 +9,9 @@ impl Replica {
     /// How long the writes of others take to arrive, by the run that wrote.
     pub fn arrivals(&self) -> Vec<Arrival> {
         let name = |arrival: &Arrival| {
-            let member = self.members().find(|member| member.run == arrival.origin);
-            member.map(|member| member.name.clone())
+            let wrote = |link: &&Link| link.peer.is_some_and(|(_, origin)| origin == arrival.origin);
+            let run = self.links.values().find(wrote)?.run;
+            self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone())
         };
         let arrivals = self.arrivals.report(self.now);
         arrivals.map(|arrival| Arrival { name: name(&arrival), ..arrival }).collect()
