@@ -72,12 +72,16 @@ pub enum Control {
     TermReused,
     /// Nobody compares lists of voters.
     VotersDiffer,
+    /// A replica that joins lets every peer feed it at once.
+    ManyDonors,
+    /// A donor that has stalled is waited for as long as any session.
+    DonorKept,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -109,6 +113,8 @@ impl Control {
         Self::PromiseNotKept,
         Self::TermReused,
         Self::VotersDiffer,
+        Self::ManyDonors,
+        Self::DonorKept,
     ];
 }
 

@@ -156,7 +156,13 @@ mod tests {
     }
 
     /// Writes as much as it may for a while, and answers how much that was.
-    fn write(flow: &mut Flow, from: Duration, time: Duration, bytes: u64, backlog: impl Fn(u64) -> bool) -> u64 {
+    fn write(
+        flow: &mut Flow,
+        from: Duration,
+        time: Duration,
+        bytes: u64,
+        backlog: impl Fn(u64) -> bool,
+    ) -> u64 {
         let (mut written, mut now, mut tick) = (0, from, from);
         while now < from + time {
             if flow.has_room(now) {

@@ -4,6 +4,7 @@
     doc = "The replica and its simulator, without the node: see the features."
 )]
 
+mod arrivals;
 mod config;
 mod controls;
 mod digest;
@@ -29,6 +30,7 @@ mod time;
 mod watch;
 mod wire;
 
+pub use arrivals::Arrival;
 pub use config::{
     Config, Durability, KEY_BYTES_MAX, LEASE_TIME_MAX, OnCorruption, VALUE_BYTES_CEILING, VOTERS_MAX,
 };
@@ -48,14 +50,14 @@ pub use error::{
 pub use members::{Contact, MEMBERS_MAX, META_BYTES_MAX, Member, MemberEvent, MemberState};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Election, Events, Leadership, Node, NodeBatch, NodeEvent, NodeStatus, Observer,
-    PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
+    Builder, Counter, Election, Events, Joining, Leadership, Node, NodeBatch, NodeEvent, NodeStatus,
+    Observer, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapWatch};
 pub use replica::{
-    BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, Lane, LinkId, Output, Persist, PutOptions, Replica,
-    Setup, Status, SyncTraffic,
+    BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, JoinProgress, Lane, LinkId, Output, Persist,
+    PutOptions, Repair, Replica, Setup, Status, SyncTraffic,
 };
 pub use saved::{Change, Saved, SavedError};
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};

@@ -37,8 +37,10 @@ mod send;
 const LIST_ROWS_MAX: u64 = 32;
 /// A list is not answered with more rows than this at once: the range is divided instead.
 const ANSWER_ROWS_MAX: usize = 1_024;
-/// When an empty list is answered, in pieces of about this many rows.
-const STREAM_ROWS: u64 = 128;
+/// When an empty list is answered, in pieces of about so many rows and bytes: a piece counts when it is whole.
+const STREAM_ROWS_MAX: u64 = 512;
+const STREAM_ROWS_MIN: u64 = 32;
+const STREAM_BYTES: u64 = 256 << 10;
 /// Asks that a side leaves open at a time.
 const QUERIES_MAX: usize = 4_096;
 /// So many rows of a session are passed on to the own group: a few that got lost with a delegate, but not all that a
@@ -137,6 +139,9 @@ struct Start {
     salt: u64,
     log: u64,
     head: u64,
+    /// Entries that it held, and their bytes.
+    entries: u64,
+    bytes: u64,
     vector: Arc<Context>,
 }
 
@@ -206,10 +211,15 @@ pub(crate) struct Session {
     is_settled: bool,
     has_finished: bool,
     peer_has_finished: bool,
+    began: Time,
+    /// How much this side held then.
+    entries: u64,
     pub(crate) last_progress: Time,
     /// Rows of both directions, and bytes of those sent.
     pub(crate) rows: u64,
     pub(crate) rows_bytes: u64,
+    /// Bytes of all frames of both directions.
+    pub(crate) bytes: u64,
 }
 
 impl Session {
@@ -236,9 +246,12 @@ impl Session {
             is_settled: false,
             has_finished: false,
             peer_has_finished: false,
+            began: now,
+            entries: store.len() as u64,
             last_progress: now,
             rows: 0,
             rows_bytes: 0,
+            bytes: 0,
         }
     }
 
@@ -251,6 +264,21 @@ impl Session {
     /// Both sides are through; nothing more will come.
     pub(crate) fn is_over(&self) -> bool {
         self.has_finished && self.peer_has_finished
+    }
+
+    /// How many entries the peer holds, and their bytes, once it has told.
+    pub(crate) fn offered(&self) -> Option<(u64, u64)> {
+        self.peer.as_ref().map(|peer| (peer.entries, peer.bytes))
+    }
+
+    /// Whether the peer holds more than this side did.
+    pub(crate) fn feeds(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.entries > self.entries)
+    }
+
+    /// When it began, and whether it has come to its end with nothing refused.
+    pub(crate) fn outcome(&self) -> (Time, bool) {
+        (self.began, self.is_over() && !self.has_refused)
     }
 
     pub(crate) fn refused_rows(&self) -> bool {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
+use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::digest::HashKey;
@@ -18,14 +19,13 @@ use crate::election::{Election, Leader, LeaseId, LeaseState};
 use crate::entry::Revision;
 use crate::flow::Flow;
 use crate::members::{Contact, Member, MemberEvent, Members};
-use crate::reconcile::Progress;
 use crate::relay::Chains;
 use crate::saved::Saved;
 use crate::store::{Refusal, Store};
-use crate::tail::{Merged, Refused, Sender};
+use crate::tail::{Merged, News, Refused, Sender};
 use crate::time::Time;
 use crate::watch::Watches;
-use crate::wire::{Kind, Reader, WireError};
+use crate::wire::{Kind, Reader, WireError, Writer};
 
 /// Names a link between two replicas; chosen by whoever drives them.
 pub type LinkId = u64;
@@ -85,6 +85,8 @@ pub enum Output {
     Dial(Contact),
     /// Try to make a link with every seed that none is linked with.
     Seek,
+    /// A session in which two replicas repaired each other is over; nothing is to be done.
+    Repair(LinkId, Repair),
     /// Tell the user of a member.
     Member(MemberEvent),
     /// Tell whoever campaigns what has become of it.
@@ -193,9 +195,11 @@ const EXPIRE_STEPS: usize = 1_024;
 mod checks;
 mod disk;
 mod elections;
+mod joining;
 mod link;
 mod members;
 mod receipts;
+mod repair;
 mod status;
 mod verbs;
 
@@ -204,7 +208,10 @@ pub(crate) use disk::Copy;
 use disk::DiskCursor;
 pub use disk::Persist;
 use elections::Promise;
+pub use joining::JoinProgress;
+use joining::Joining;
 use link::Link;
+pub use repair::Repair;
 pub use status::{Status, SyncTraffic};
 pub use verbs::{BATCH_WRITES_MAX, Batch, PutOptions};
 
@@ -226,6 +233,8 @@ pub struct Replica {
     /// What reconciles moved so far, for reports: rows, their bytes, all other bytes.
     traffic: SyncTraffic,
     watches: Watches,
+    joining: Joining,
+    pub(crate) arrivals: Arrivals,
     members: Option<Members>,
     chains: Chains,
     flow: Flow,
@@ -235,7 +244,7 @@ pub struct Replica {
     /// Links with questions that are not answered.
     questions: BTreeSet<LinkId>,
     /// Rows that tails brought, and those of them that were news.
-    arrivals: (u64, u64),
+    tail_rows: (u64, u64),
     election: Option<Election>,
     promises: VecDeque<Promise>,
     /// Whether the user was told that there are too many members.
@@ -267,13 +276,15 @@ impl Replica {
             kept: BTreeMap::new(),
             traffic: SyncTraffic::default(),
             watches: Watches::default(),
+            joining: Joining::default(),
+            arrivals: Arrivals::default(),
             members,
             chains: Chains::default(),
             flow: Flow::default(),
             is_behind: false,
             shape_version: 0,
             questions: BTreeSet::new(),
-            arrivals: (0, 0),
+            tail_rows: (0, 0),
             election: None,
             promises: VecDeque::new(),
             is_full: false,
@@ -383,8 +394,11 @@ impl Replica {
                 if let Some(link) = self.links.get_mut(&id) {
                     let in_flight = &mut link.in_flight[lane as usize];
                     *in_flight = in_flight.saturating_sub(bytes);
-                    if lane == Lane::Live {
-                        link.sent_at = now.mono;
+                    match (lane, &mut link.session) {
+                        (Lane::Live, _) => link.sent_at = now.mono,
+                        // A peer that is fed has nothing to say meanwhile.
+                        (Lane::Bulk, Some(session)) => session.last_progress = now,
+                        (Lane::Bulk, None) => {}
                     }
                 }
             }
@@ -446,6 +460,7 @@ impl Replica {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
+        self.see_to_joining();
         for _ in 0..self.links.len() {
             let next = self.links.range(self.next_link..).next().or_else(|| self.links.first_key_value());
             let id = *next?.0;
@@ -461,6 +476,7 @@ impl Replica {
     }
 
     fn poll_link(&mut self, id: LinkId) -> Option<Output> {
+        let (may_begin, joins) = (self.may_begin(id), self.is_joining());
         let (store, link) = (&mut self.store, self.links.get_mut(&id)?);
         if let Some(bytes) = link.checks.pop_front() {
             self.traffic.bytes += bytes.len() as u64;
@@ -473,9 +489,14 @@ impl Replica {
             link.sent_at = self.now.mono;
             return Some(Output::Stream(id, Lane::Live, bytes));
         }
-        let stranded = std::mem::take(&mut link.outgoing.is_stranded);
-        if (link.wants_session || stranded) && link.peer.is_some() && link.session.is_none() {
-            link.begin(store, self.now, self.random.next_u64());
+        if std::mem::take(&mut link.says_later) {
+            let bytes = Writer::new(Kind::Later).finish();
+            link.in_flight[Lane::Bulk as usize] += bytes.len();
+            return Some(Output::Stream(id, Lane::Bulk, bytes));
+        }
+        link.wants_session |= std::mem::take(&mut link.outgoing.is_stranded);
+        if link.wants_session && may_begin && link.peer.is_some() && link.session.is_none() {
+            link.begin(store, self.now, self.random.next_u64(), joins);
         }
         // What the last frame settled may finish the comparison.
         link.claim(store);
@@ -498,7 +519,10 @@ impl Replica {
                 self.traffic.bytes += bytes.len() as u64;
                 self.traffic.frames += 1;
                 link.in_flight[Lane::Bulk as usize] += bytes.len();
-                link.finish(self.now, self.config.sync_interval);
+                session.bytes += bytes.len() as u64;
+                if let Some(session) = link.finish(self.now, self.config.sync_interval) {
+                    self.outputs.push_back(Output::Repair(id, Repair::of(&session, self.now)));
+                }
                 return Some(Output::Stream(id, Lane::Bulk, bytes));
             }
         }
@@ -509,6 +533,7 @@ impl Replica {
     // Links.
 
     fn link_down(&mut self, id: LinkId) {
+        self.give_up(id);
         let Some(link) = self.links.remove(&id) else { return };
         if let (Some(members), Some(run)) = (&mut self.members, link.run) {
             members.unlinked(run);
@@ -527,12 +552,6 @@ impl Replica {
         }
     }
 
-    fn break_others(&mut self, except: LinkId, reason: BreakReason) {
-        let ids: Vec<LinkId> =
-            self.links.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| *id).collect();
-        ids.into_iter().filter(|id| *id != except).for_each(|id| self.break_link(id, reason));
-    }
-
     /// After damage: gives up what this replica claims, and breaks every link before anything is sent.
     fn recover(&mut self) {
         if !self.store.is_damaged {
@@ -547,6 +566,7 @@ impl Replica {
         self.chains = Chains::default();
         self.disk.begin_anew();
         self.outputs.push_back(Output::Event(Event::Damaged));
+        self.join_anew();
     }
 
     fn stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
@@ -590,6 +610,7 @@ impl Replica {
                 let seen = reader.word()?;
                 reader.end()?;
                 link.peer = Some(peer);
+                link.incoming.since_ms = self.now.wall_ms();
                 // A replica that followed this log before, or has seen as much, goes on from there.
                 let follows = store.completed(peer.0) > 0 || seen == store.seen.hash();
                 link.states_position = follows;
@@ -616,7 +637,8 @@ impl Replica {
             }
             (Kind::Tail, Some((log, run))) => {
                 let sender = Sender { log, run, is_far: link.reach.is_far };
-                let merged = link.incoming.frame(store, &mut self.chains, self.now, sender, reader)?;
+                let mut news = News { chains: &mut self.chains, arrivals: &mut self.arrivals };
+                let merged = link.incoming.frame(store, &mut news, self.now, sender, reader)?;
                 self.merged(id, merged);
             }
             _ => return Err(WireError::Kind(kind as u8)),
@@ -629,7 +651,8 @@ impl Replica {
         let (log, run) = link.peer.ok_or(WireError::Kind(Kind::Piece as u8))?;
         link.received_at = self.now.mono;
         let sender = Sender { log, run, is_far: link.reach.is_far };
-        let merged = link.incoming.piece(store, &mut self.chains, self.now, sender, reader)?;
+        let mut news = News { chains: &mut self.chains, arrivals: &mut self.arrivals };
+        let merged = link.incoming.piece(store, &mut news, self.now, sender, reader)?;
         self.merged(id, merged);
         Ok(())
     }
@@ -639,39 +662,9 @@ impl Replica {
         if let Some(link) = self.links.get_mut(&id) {
             link.states_position |= std::mem::take(&mut link.incoming.is_asked);
         }
-        self.arrivals.0 += merged.rows as u64;
-        self.arrivals.1 += merged.new as u64;
+        self.tail_rows.0 += merged.rows as u64;
+        self.tail_rows.1 += merged.new as u64;
         self.refused(id, merged.refusals);
-    }
-
-    fn bulk_frame(&mut self, id: LinkId, kind: Kind, reader: Reader<'_>) -> Result<(), WireError> {
-        if kind == Kind::Piece {
-            return self.piece(id, reader);
-        }
-        let salt = self.random.next_u64();
-        let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
-        let progress = match kind {
-            Kind::Start => {
-                if link.session.is_none() {
-                    link.begin(store, self.now, salt);
-                }
-                let session = link.session.as_mut().expect("just begun");
-                session.start(store, self.now, salt, reader)?
-            }
-            Kind::Items => {
-                let session = link.session.as_mut().ok_or(WireError::Kind(kind as u8))?;
-                session.items(store, self.now, reader)?
-            }
-            _ => return Err(WireError::Kind(kind as u8)),
-        };
-        let Progress { refusals, has_rekeyed } = progress;
-        link.claim(store);
-        link.finish(self.now, self.config.sync_interval);
-        self.refused(id, refusals);
-        if has_rekeyed {
-            self.break_others(id, BreakReason::Rekeyed);
-        }
-        Ok(())
     }
 
     fn refused(&mut self, id: LinkId, refusals: Vec<Refused>) {

@@ -100,11 +100,11 @@ impl Cloud {
         self.spans.insert(position, rest);
     }
 
-    /// Puts a span where there is none, joined with the one before it if that has the very same context.
+    /// Puts a span where there is none, joined with the one before it if that has the same context.
     fn place(&mut self, first: u64, last: u64, context: Arc<Context>) {
         if let Some((_, before)) = self.spans.range_mut(..first).next_back()
             && before.last.checked_add(1) == Some(first)
-            && Arc::ptr_eq(&before.context, &context)
+            && (Arc::ptr_eq(&before.context, &context) || before.context == context)
         {
             before.last = last;
             return;

@@ -503,6 +503,7 @@ impl Sim {
             }
             Output::Stream(id, lane, bytes) => self.send(i, id, lane, bytes),
             Output::Break(id, _) => self.break_link(id),
+            Output::Repair(..) => {}
             Output::Packet(..) | Output::Dial(_) | Output::Seek | Output::Member(_) => {
                 self.member_output(i, output);
             }

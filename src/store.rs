@@ -346,9 +346,11 @@ impl Store {
     /// Merges a peer's full listing of a range: its rows, and an empty row for every other key. From then on the
     /// range is covered by what the peer covered. `rows` are accepted ones.
     pub(crate) fn settle(&mut self, now: Time, range: Range, rows: &[Row], base: &Base, source: Source) {
-        let listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.held.key()).collect();
-        if !base.vector.dots.is_empty() || !base.pending.is_empty() {
-            for slot in self.slots(range) {
+        let covers_any = !base.vector.dots.is_empty() || !base.pending.is_empty();
+        let slots = if covers_any { self.slots(range) } else { Vec::new() };
+        if !slots.is_empty() {
+            let listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.held.key()).collect();
+            for slot in slots {
                 let held = self.slab.at(slot).held.clone();
                 if !listed.contains(held.key()) {
                     let empty = Held::Nothing(Record::bare(held.key()));

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::arrivals::Arrivals;
 use crate::controls::Control;
 use crate::entry::{Held, name_of};
 use crate::relay::{self, Chains, Scope, Told};
@@ -64,7 +65,10 @@ impl Outgoing {
 
     /// Whether the tail is going, and whether the peer has confirmed all that it is to be sent.
     pub(crate) fn is_confirmed(&self, store: &Store, acknowledged: u64) -> bool {
-        self.is_running && self.larges.is_empty() && self.cursor == store.log.head() && acknowledged >= self.base
+        self.is_running
+            && self.larges.is_empty()
+            && self.cursor == store.log.head()
+            && acknowledged >= self.base
     }
 
     /// Up to where the peer has been told that it has everything.
@@ -197,6 +201,8 @@ pub(crate) struct Incoming {
     larges: Arriving,
     /// Those that wait for large rows: the oldest, and the latest.
     waiting: VecDeque<Done>,
+    /// When the link was made: what was written before tells nothing about how long writes take.
+    pub(crate) since_ms: u64,
 }
 
 /// The end of a flush.
@@ -228,12 +234,19 @@ pub(crate) struct Merged {
     pub(crate) new: usize,
 }
 
+/// Who is to know of what a frame brings.
+#[derive(Debug)]
+pub(crate) struct News<'a> {
+    pub(crate) chains: &'a mut Chains,
+    pub(crate) arrivals: &'a mut Arrivals,
+}
+
 impl Incoming {
     /// Merges a frame.
     pub(crate) fn frame(
         &mut self,
         store: &mut Store,
-        chains: &mut Chains,
+        news: &mut News<'_>,
         now: Time,
         sender: Sender,
         mut reader: Reader<'_>,
@@ -261,7 +274,7 @@ impl Incoming {
         self.vector = vector;
         self.is_amid = done.is_none();
         let had_refused = self.has_refused;
-        let (rows, merged) = self.merge(store, chains, now, sender, rows, refusals);
+        let (rows, merged) = self.merge(store, news, now, sender, rows, refusals);
         let withheld = match store.controls {
             controls if controls.has(Control::ClaimDespiteRefusal) => had_refused,
             controls if controls.has(Control::DoneAfterRefusal) => !merged.refusals.is_empty(),
@@ -271,7 +284,7 @@ impl Incoming {
             if claims_all {
                 store.seen.claim_all(&self.vector);
             }
-            self.arrange(store, chains, sender, done);
+            self.arrange(store, news.chains, sender, done);
         }
         self.cover(store, sender.run, &rows);
         Ok(merged)
@@ -281,7 +294,7 @@ impl Incoming {
     pub(crate) fn piece(
         &mut self,
         store: &mut Store,
-        chains: &mut Chains,
+        news: &mut News<'_>,
         now: Time,
         sender: Sender,
         reader: Reader<'_>,
@@ -294,9 +307,9 @@ impl Incoming {
             Err(why) => refusals.push(refused(b"", why)),
         }
         reader.end()?;
-        let (rows, merged) = self.merge(store, chains, now, sender, rows, refusals);
+        let (rows, merged) = self.merge(store, news, now, sender, rows, refusals);
         if !self.has_refused {
-            self.settle_waiting(store, chains, sender);
+            self.settle_waiting(store, news.chains, sender);
         }
         for row in &rows {
             store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
@@ -308,7 +321,7 @@ impl Incoming {
     fn merge(
         &mut self,
         store: &mut Store,
-        chains: &Chains,
+        news: &mut News<'_>,
         now: Time,
         sender: Sender,
         mut rows: Vec<Row>,
@@ -322,9 +335,15 @@ impl Incoming {
             }
         });
         let source = if sender.is_far { Source::ToPassOn } else { Source::Elsewhere };
-        let new = rows.iter().filter(|row| store.merge_row(now, row, source)).count();
+        let mut new = 0;
+        for row in &rows {
+            if store.merge_row(now, row, source) {
+                new += 1;
+                news.arrivals.note(now, row, self.since_ms);
+            }
+        }
         if !rows.is_empty() {
-            self.epoch.get_or_insert(chains.epoch);
+            self.epoch.get_or_insert(news.chains.epoch);
             self.has_gap |= new < rows.len() || !sender.is_far;
         }
         self.has_refused |= !refusals.is_empty();
@@ -346,7 +365,9 @@ impl Incoming {
     }
 
     fn settle_waiting(&mut self, store: &mut Store, chains: &mut Chains, sender: Sender) {
-        let has_all = |done: &Done, settled: u64| done.larges <= settled || store.controls.has(Control::LargesUnawaited);
+        let has_all = |done: &Done, settled: u64| {
+            done.larges <= settled || store.controls.has(Control::LargesUnawaited)
+        };
         let mut ready = Vec::new();
         while self.waiting.front().is_some_and(|done| has_all(done, self.larges.settled)) {
             ready.extend(self.waiting.pop_front());

@@ -70,6 +70,8 @@ pub(crate) enum Kind {
     Piece = 11,
     /// A datagram between a voter and a node that campaigns, leads or observes.
     Election = 12,
+    /// The session is given up for now; its sender will begin a new one.
+    Later = 13,
 }
 
 impl Kind {
@@ -87,6 +89,7 @@ impl Kind {
             Self::Covers,
             Self::Piece,
             Self::Election,
+            Self::Later,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte).ok_or(WireError::Kind(byte))
     }
@@ -246,6 +249,11 @@ impl<'a> Reader<'a> {
     /// Reads bytes that are no frame.
     pub(crate) fn plain(rest: &'a [u8]) -> Self {
         Self { rest, text: Vec::new(), room: Vec::new() }
+    }
+
+    /// Bytes that are left.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
     }
 
     pub(crate) fn is_at_end(&self) -> bool {

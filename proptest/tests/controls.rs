@@ -28,8 +28,9 @@ const EXPECTED: [(Control, Noticed); 16] = [
 ];
 
 /// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in
-/// `stories.rs` or `flow.rs`. Those of passing on are broken in `spread.rs`, those of elections in `leaders.rs`.
-const SCRIPTED: [Control; 15] = [
+/// `stories.rs`, `flow.rs` or `joining.rs`. Those of passing on are broken in `spread.rs`, those of elections in
+/// `leaders.rs`.
+const SCRIPTED: [Control; 17] = [
     Control::OwnFromFrame,
     Control::OldDigest,
     Control::LinksKept,
@@ -45,6 +46,8 @@ const SCRIPTED: [Control; 15] = [
     Control::PromiseNotKept,
     Control::TermReused,
     Control::VotersDiffer,
+    Control::ManyDonors,
+    Control::DonorKept,
 ];
 
 /// By what the first breach is noticed, and in which history.

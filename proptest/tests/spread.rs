@@ -162,7 +162,9 @@ fn a_delegate_that_dies_is_passed_over_before_anybody_calls_it_down() {
         sim.restart(dead);
         sim.run_for(SECOND * 12);
     }
-    println!("writes around a dead delegate: at the last after {worst:?}; it is called down after more than 2.5 s");
+    println!(
+        "writes around a dead delegate: at the last after {worst:?}; it is called down after more than 2.5 s"
+    );
     assert!(worst <= SECOND * 2, "{worst:?}");
 }
 
@@ -189,7 +191,11 @@ fn a_cluster_grows_and_shrinks_across_the_border_without_losing_a_write() {
             (0..8).for_each(|_| write(&mut sim));
         }
         for i in 3..14 {
-            if i % 2 == 0 { sim.leave(i) } else { sim.crash(i) }
+            if i % 2 == 0 {
+                sim.leave(i)
+            } else {
+                sim.crash(i)
+            }
             (0..8).for_each(|_| write(&mut sim));
         }
         sim.assert_converged();
@@ -219,7 +225,11 @@ fn a_large_value_delays_no_small_one_and_its_claim_waits_for_it() {
     assert_eq!(sim.node(2).get("two").unwrap().value(), b"small by now");
     assert!(sim.node(2).get("three").is_none());
     assert!(sim.is_converged());
-    assert_eq!((0..3).map(|i| sim.node(i).status().traffic.rows_bytes).sum::<u64>(), 0, "no repair was needed");
+    assert_eq!(
+        (0..3).map(|i| sim.node(i).status().traffic.rows_bytes).sum::<u64>(),
+        0,
+        "no repair was needed"
+    );
 }
 
 /// Large values put, overwritten and deleted by all, in clusters with faults.
@@ -257,10 +267,13 @@ fn overload(sim: &mut Sim, writers: &[usize], time: Duration) -> (Vec<usize>, us
     while sim.now() < end {
         for (at, writer) in writers.iter().enumerate() {
             for _ in 0..20 {
-                written[at] += usize::from(sim.node(*writer).put(format!("{writer}/{}", written[at]), [b'x'; 1_000]).is_ok());
+                written[at] += usize::from(
+                    sim.node(*writer).put(format!("{writer}/{}", written[at]), [b'x'; 1_000]).is_ok(),
+                );
             }
         }
-        behind = behind.max(writers.iter().map(|writer| sim.node(*writer).median_lag() as usize).max().unwrap_or(0));
+        behind = behind
+            .max(writers.iter().map(|writer| sim.node(*writer).median_lag() as usize).max().unwrap_or(0));
         sim.run_for(ms(10));
     }
     (written, behind)
@@ -277,7 +290,11 @@ fn writers_at_ten_times_the_rate_of_the_links_are_told_to_wait_and_the_cluster_k
     while !sim.is_converged() {
         sim.run_for(ms(20));
     }
-    println!("{} KB written in 60 s over 200 KB/s; behind {behind} B at most, {:?} after the end", written[0], sim.now() - began);
+    println!(
+        "{} KB written in 60 s over 200 KB/s; behind {behind} B at most, {:?} after the end",
+        written[0],
+        sim.now() - began
+    );
     assert!(behind < 5 << 19, "{behind} behind");
     assert!((6_000..18_000).contains(&written[0]), "{written:?}");
     assert!(sim.now() - began < SECOND * 12);
@@ -310,13 +327,16 @@ fn a_stopped_delegate_holds_nothing_up_and_is_used_again_when_it_runs_on() {
     sim.run_for(SECOND);
     sim.pause(7);
     for round in 0..10 {
-        (0..40).filter(|i| *i != 7).for_each(|i| _ = sim.node(i).put(format!("{i}"), format!("{round}")).unwrap());
+        (0..40)
+            .filter(|i| *i != 7)
+            .for_each(|i| _ = sim.node(i).put(format!("{i}"), format!("{round}")).unwrap());
         sim.run_for(ms(100));
     }
     sim.run_for(SECOND);
     let stale = |sim: &mut Sim, except: &[usize]| {
         let nodes: Vec<usize> = (0..40).filter(|i| !except.contains(i)).collect();
-        let value = |sim: &mut Sim, at, of: usize| sim.node(at).get(format!("{of}")).map(|it| it.value().to_vec());
+        let value =
+            |sim: &mut Sim, at, of: usize| sim.node(at).get(format!("{of}")).map(|it| it.value().to_vec());
         let pairs = nodes.iter().flat_map(|at| nodes.iter().map(move |of| (*at, *of)));
         pairs.filter(|(at, of)| value(sim, *at, *of).as_deref() != Some(b"9".as_slice())).count()
     };

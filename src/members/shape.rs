@@ -135,7 +135,8 @@ impl Members {
                 }
             }
         }
-        for run in neighbours.difference(&self.shape.neighbours).filter(|run| !self.shape.mates.contains(run)) {
+        for run in neighbours.difference(&self.shape.neighbours).filter(|run| !self.shape.mates.contains(run))
+        {
             // Nobody else knows of this choice.
             if let Some(known) = self.known.get_mut(run) {
                 known.dial_at = self.now.mono;
@@ -196,7 +197,8 @@ mod tests {
 
     #[test]
     fn every_write_reaches_every_member_once_over_at_most_two_hops() {
-        for (count, hops_max, links_max) in [(2, 1, 1), (30, 1, 29), (31, 2, 20), (100, 2, 40), (500, 2, 70)] {
+        for (count, hops_max, links_max) in [(2, 1, 1), (30, 1, 29), (31, 2, 20), (100, 2, 40), (500, 2, 70)]
+        {
             let cluster = cluster(count);
             for writer in [1, count / 2, count] {
                 let (sent, hops) = spread(&cluster, writer.max(1));

@@ -1,5 +1,6 @@
 //! The driver: one task that hands in what happened and carries out what is to be done. It decides nothing.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,8 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::shared::Shared;
+use super::shared::{Core, Shared};
 use crate::replica::{Input, Lane, LinkId};
+use crate::time::Time;
 
 /// What the links report.
 #[derive(Debug)]
@@ -32,22 +34,37 @@ pub(super) enum Farewell {
 
 /// Happenings handed in, and outputs carried out, under one lock: bounds how long a writer waits.
 const BATCH_MAX: usize = 64;
+/// And no more of them are begun after this time.
+const STEP_TIME_MAX: Duration = Duration::from_micros(500);
+
+/// A step that keeps writers waiting for longer is reported.
+const STEP_TIME_WARNED: Duration = Duration::from_millis(20);
 
 /// Runs until the node is closed.
 pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Happening>) {
-    let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut received = Vec::with_capacity(BATCH_MAX);
+    let mut batch = VecDeque::with_capacity(BATCH_MAX);
     let mut deadline = Duration::ZERO;
+    #[cfg(feature = "metrics")]
+    let mut recorder = super::metrics::Recorder::default();
     loop {
-        let wait = deadline.saturating_sub(shared.now().mono);
+        let now = shared.now().mono;
+        let wait = deadline.saturating_sub(now);
+        #[cfg(feature = "metrics")]
+        let wait = wait.min(recorder.wait(now));
         tokio::select! {
-            _ = happenings.recv_many(&mut batch, BATCH_MAX) => {}
+            _ = happenings.recv_many(&mut received, BATCH_MAX), if batch.is_empty() => {}
             () = shared.poke.notified() => {}
             () = tokio::time::sleep(wait), if !wait.is_zero() => {}
             () = std::future::ready(()), if wait.is_zero() => {}
         }
+        batch.extend(received.drain(..));
         let step = catch_unwind(AssertUnwindSafe(|| step(&shared, &mut batch)));
         let Ok(Some(next)) = step else { break };
         deadline = next;
+        // A recorder that panics is not this node's end.
+        #[cfg(feature = "metrics")]
+        let _ = catch_unwind(AssertUnwindSafe(|| recorder.record(&shared)));
         if next.is_zero() {
             // There is more to do: let the links work meanwhile.
             tokio::task::yield_now().await;
@@ -57,27 +74,22 @@ pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Ha
 }
 
 /// One step under the lock. Answers when to come back; zero for at once, nothing when the node is closed.
-fn step(shared: &Shared, batch: &mut Vec<Happening>) -> Option<Duration> {
+fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<Duration> {
     let mut core_guard = shared.lock()?;
     let core = &mut *core_guard;
     let now = shared.now();
     if core.replica.deadline().mono <= now.mono {
         core.replica.handle(now, Input::Wake);
     }
-    let progresses = !batch.is_empty();
-    for happening in batch.drain(..) {
-        match happening {
-            Happening::Stream(id, lane, bytes) => core.replica.handle(now, Input::Stream(id, lane, &bytes)),
-            Happening::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
-            Happening::Down(id, farewell) => {
-                core.wires.remove(&id);
-                core.peers.down(id);
-                if let Some(farewell) = farewell {
-                    core.replica.handle(now, Input::Farewell(id, farewell == Farewell::Left));
-                }
-                core.replica.handle(now, Input::LinkDown(id));
-            }
-        }
+    let in_time = || shared.now().mono < now.mono + STEP_TIME_MAX;
+    let mut happenings = 0;
+    while (happenings == 0 || in_time())
+        && let Some(happening) = batch.pop_front()
+    {
+        happenings += 1;
+        #[cfg(feature = "metrics")]
+        shared.meter.took_in(&happening);
+        take_in(core, now, happening);
     }
     for (id, wire) in &core.wires {
         for (lane, bytes) in [Lane::Live, Lane::Bulk].into_iter().zip(wire.drained()) {
@@ -88,6 +100,7 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>) -> Option<Duration> {
     }
     let mut outputs = 0;
     while outputs < BATCH_MAX
+        && (outputs == 0 || in_time())
         && let Some(output) = core.replica.poll()
     {
         outputs += 1;
@@ -98,12 +111,33 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>) -> Option<Duration> {
     }
     let busy = core.replica.is_busy(now);
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
-    let wakers = shared.follow(core, now);
-    let deadline = if outputs == BATCH_MAX { Duration::ZERO } else { core.replica.deadline().mono };
+    let mut wakers = shared.follow(core, now);
+    wakers.extend(shared.join_board.follow(&shared.name, core, now));
+    let has_more = outputs == BATCH_MAX || !batch.is_empty() || !in_time();
+    let deadline = if has_more { Duration::ZERO } else { core.replica.deadline().mono };
     drop(core_guard);
     wakers.into_iter().for_each(Waker::wake);
-    if progresses || was_busy != busy {
+    let took = shared.now().mono - now.mono;
+    if took > STEP_TIME_WARNED {
+        tracing::warn!(node = %shared.name, ?took, happenings, outputs, "a long step under the lock");
+    }
+    if happenings > 0 || was_busy != busy {
         shared.progress.notify_waiters();
     }
     Some(deadline)
+}
+
+fn take_in(core: &mut Core, now: Time, happening: Happening) {
+    match happening {
+        Happening::Stream(id, lane, bytes) => core.replica.handle(now, Input::Stream(id, lane, &bytes)),
+        Happening::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
+        Happening::Down(id, farewell) => {
+            core.wires.remove(&id);
+            core.peers.down(id);
+            if let Some(farewell) = farewell {
+                core.replica.handle(now, Input::Farewell(id, farewell == Farewell::Left));
+            }
+            core.replica.handle(now, Input::LinkDown(id));
+        }
+    }
 }

@@ -271,6 +271,8 @@ fn join(
         connection.close(VarInt::from_u32(CLOSE_DUPLICATE), b"");
         return Err(NoLink::Duplicate);
     };
+    #[cfg(feature = "metrics")]
+    shared.meter.link_made();
     let now = shared.now();
     if let Some(old) = replaced {
         if let Some(wire) = core.wires.remove(&old) {

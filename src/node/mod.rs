@@ -7,7 +7,10 @@ mod disk;
 mod driver;
 mod election;
 mod index;
+mod joining;
 mod link;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod network;
 mod peers;
 mod receipt;
@@ -25,6 +28,7 @@ use std::time::Duration;
 pub use batch::NodeBatch;
 pub use builder::Builder;
 pub use election::{Election, Leadership, Observer};
+pub use joining::Joining;
 pub use peers::{NodeEvent, PeerRefusal};
 pub use receipt::{Quorum, Receipt};
 pub use security::{Security, TlsRefusal};
@@ -33,6 +37,7 @@ pub use views::{Counter, Set};
 pub use views::{Map, MapWatch};
 pub use watch::{Events, Watch};
 
+use crate::arrivals::Arrival;
 use crate::entry::Entry;
 #[cfg(feature = "durable")]
 use crate::error::SnapshotError;
@@ -109,7 +114,7 @@ impl Node {
         self.shared.addr
     }
 
-    /// Waits until this node has everything that a peer had when they were linked. A node without seeds is ready at
+    /// Waits until this node has everything that a peer had when it began to catch up with it. A node without seeds is ready at
     /// once.
     ///
     /// # Errors
@@ -117,10 +122,15 @@ impl Node {
     pub async fn ready(&self) -> Result<(), WaitError> {
         let is_ready = |shared: &Shared| {
             let Some(core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
-            let synced = core.peers.links().any(|(id, ..)| core.replica.is_synced(id));
-            (synced || core.is_alone).then_some(Ok(()))
+            (core.is_alone || !core.replica.is_joining()).then_some(Ok(()))
         };
         self.shared.wait_for(is_ready).await
+    }
+
+    /// How far this node is in catching up, until it is [`ready`](Self::ready). Reads are answered meanwhile from what
+    /// has arrived.
+    pub fn joining(&self) -> Joining {
+        Joining::new(&self.shared)
     }
 
     // Registers.
@@ -257,28 +267,7 @@ impl Node {
 
     /// What this node holds and has seen, and how far its peers are behind.
     pub fn status(&self) -> NodeStatus {
-        let core = self.shared.lock_closed();
-        let status = core.map(|core| {
-            let peer = |(id, name, addr): (_, &str, _)| {
-                let (lag_changes, lag_bytes) = core.replica.lag(id);
-                let lag_time = core.replica.lag_time(self.shared.now(), id);
-                let connection = core.wires.get(&id).map(Wire::connection);
-                let rtt = connection.map(quinn::Connection::rtt).unwrap_or_default();
-                let sent_bytes = connection.map_or(0, |connection| connection.stats().udp_tx.bytes);
-                PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, lag_time, rtt, sent_bytes }
-            };
-            (core.replica.status(), core.peers.links().map(peer).collect())
-        });
-        let (store, peers) = status.map_or((None, Vec::new()), |(store, peers)| (Some(store), peers));
-        NodeStatus {
-            name: self.shared.name.clone(),
-            run: self.shared.run,
-            addr: self.shared.addr,
-            is_closed: self.shared.is_closed(),
-            is_busy: self.shared.is_busy.load(Ordering::Relaxed),
-            store,
-            peers,
-        }
+        NodeStatus::of(&self.shared)
     }
 
     /// Waits until writes are not refused as [`WriteError::Busy`].
@@ -393,6 +382,37 @@ pub struct NodeStatus {
     pub store: Option<Status>,
     /// The peers that this node is linked to.
     pub peers: Vec<PeerStatus>,
+    /// How long the writes of other nodes take to arrive here, by the run that wrote.
+    pub arrivals: Vec<Arrival>,
+}
+
+impl NodeStatus {
+    fn of(shared: &Shared) -> Self {
+        let core = shared.lock_closed();
+        let status = core.map(|core| {
+            let peer = |(id, name, addr): (_, &str, _)| {
+                let (lag_changes, lag_bytes) = core.replica.lag(id);
+                let lag_time = core.replica.lag_time(shared.now(), id);
+                let connection = core.wires.get(&id).map(Wire::connection);
+                let rtt = connection.map(quinn::Connection::rtt).unwrap_or_default();
+                let sent_bytes = connection.map_or(0, |connection| connection.stats().udp_tx.bytes);
+                PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, lag_time, rtt, sent_bytes }
+            };
+            (core.replica.status(), core.peers.links().map(peer).collect(), core.replica.arrivals())
+        });
+        let (store, peers, arrivals) =
+            status.map_or_else(Default::default, |(store, peers, arrivals)| (Some(store), peers, arrivals));
+        NodeStatus {
+            name: shared.name.clone(),
+            run: shared.run,
+            addr: shared.addr,
+            is_closed: shared.is_closed(),
+            is_busy: shared.is_busy.load(Ordering::Relaxed),
+            store,
+            peers,
+            arrivals,
+        }
+    }
 }
 
 /// A linked peer.

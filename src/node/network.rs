@@ -229,6 +229,7 @@ impl Network {
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         let dialled = async {
             let _permit = self.dials.acquire().await.expect("it is never closed");
+            tracing::debug!(node = %self.shared.name, %addr, ?seed, "dialling");
             self.dial(addr).await
         };
         tokio::select! {

@@ -189,6 +189,10 @@ impl Peers {
         self.runs.get(&run).copied()
     }
 
+    pub(super) fn name(&self, id: LinkId) -> Option<&str> {
+        self.links.get(&id).map(|peer| peer.name.as_str())
+    }
+
     pub(super) fn links(&self) -> impl Iterator<Item = (LinkId, &str, SocketAddr)> {
         self.links.iter().map(|(id, peer)| (*id, peer.name.as_str(), peer.addr))
     }

@@ -68,6 +68,8 @@ impl Receipt {
         if !self.shared.disk.is_there() {
             return Err(WaitError::NoDisk);
         }
+        #[cfg(feature = "metrics")]
+        let wait = super::metrics::Wait::begin();
         let is_durable = |shared: &Shared| {
             let core = shared.lock_closed()?;
             let safe = core.replica.durable();
@@ -88,7 +90,12 @@ impl Receipt {
             shared.disk.want();
             None
         };
-        self.shared.wait_for(is_durable).await
+        let waited = self.shared.wait_for(is_durable).await;
+        #[cfg(feature = "metrics")]
+        if waited.is_ok() {
+            wait.is_durable(&self.shared);
+        }
+        waited
     }
 
     /// Waits until so many nodes have the write. They are asked at once; where they get it from others, through those.
@@ -98,6 +105,8 @@ impl Receipt {
     /// same.
     pub async fn seen_by(&self, quorum: Quorum, within: Duration) -> Result<(), WaitError> {
         let mut last = (0, 0);
+        #[cfg(feature = "metrics")]
+        let wait = super::metrics::Wait::begin();
         let is_seen = |shared: &Shared| {
             let Some(mut core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
             if core.replica.head().log != self.revision.log {
@@ -113,6 +122,10 @@ impl Receipt {
             None
         };
         let seen = tokio::time::timeout(within, self.shared.wait_for(is_seen)).await;
+        #[cfg(feature = "metrics")]
+        if seen == Ok(Ok(())) {
+            wait.is_seen(&self.shared);
+        }
         seen.unwrap_or(Err(WaitError::TimedOut { seen: last.0, needed: last.1 }))
     }
 

@@ -14,6 +14,7 @@ use super::clock::mono;
 use super::disk::DiskLink;
 use super::election::Listeners;
 use super::index::{Index, IndexCursor};
+use super::joining::JoinBoard;
 use super::link::Wire;
 use super::network::Wish;
 use super::peers::{NodeEvent, Peers};
@@ -63,6 +64,9 @@ pub(super) struct Shared {
     pub(super) ended: tokio::sync::watch::Sender<bool>,
     pub(super) events: EventLog<NodeEvent>,
     pub(super) member_events: EventLog<MemberEvent>,
+    pub(super) join_board: JoinBoard,
+    #[cfg(feature = "metrics")]
+    pub(super) meter: super::metrics::Meter,
     /// To the network.
     wishes: mpsc::UnboundedSender<Wish>,
 }
@@ -105,6 +109,9 @@ impl Shared {
             ended: tokio::sync::watch::Sender::new(false),
             events: EventLog::new(),
             member_events: EventLog::new(),
+            join_board: JoinBoard::default(),
+            #[cfg(feature = "metrics")]
+            meter: super::metrics::Meter::default(),
             wishes,
         })
     }
@@ -158,11 +165,22 @@ impl Shared {
             self.poke.notify_one();
             self.disk.want();
             self.progress.notify_waiters();
+            self.join_board.wake();
         }
     }
 
     /// One local write, in one critical section with everything that follows from it.
     pub(super) fn write<T>(
+        &self,
+        write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
+    ) -> Result<(T, Revision), WriteError> {
+        let written = self.try_write(write);
+        #[cfg(feature = "metrics")]
+        self.meter.wrote(&written);
+        written
+    }
+
+    fn try_write<T>(
         &self,
         write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
     ) -> Result<(T, Revision), WriteError> {
@@ -223,6 +241,8 @@ impl Shared {
 
     /// Hands an output to the link that it is for. Nothing here waits.
     pub(super) fn dispatch(&self, core: &mut Core, output: Output) {
+        #[cfg(feature = "metrics")]
+        self.meter.put_out(&output);
         match output {
             Output::Stream(id, lane, bytes) => {
                 if let Some(wire) = core.wires.get(&id) {
@@ -242,6 +262,10 @@ impl Shared {
                 }
             }
             Output::Packet(to, bytes) => self.send_packet(core, to, bytes),
+            Output::Repair(id, repair) => {
+                let peer = core.peers.name(id);
+                tracing::debug!(node = %self.name, peer, ?repair, "a repair session is over");
+            }
             Output::Dial(contact) => self.wish(Wish::Member(contact)),
             Output::Seek => self.wish(Wish::Seeds),
             Output::Member(event) => {

@@ -32,6 +32,8 @@ impl Session {
             salt: reader.word()?,
             log: reader.word()?,
             head: reader.number()?,
+            entries: reader.number()?,
+            bytes: reader.number()?,
             vector: Arc::default(),
         };
         let mut vector = Arc::new(Context::new());

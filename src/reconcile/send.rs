@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ANSWER, ANSWER_ROWS_MAX, Awaiting, CONFIRM, DIGEST, Emission, FINISHED, LIST, LIST_ROWS_MAX, PENDING_MAX,
-    QUERIES_MAX, Query, ROW, Reply, SAME, STREAM_ROWS, Session, VERDICT, WANTED, children, listed, row_hash,
-    strong_hash, weak_hash,
+    QUERIES_MAX, Query, ROW, Reply, SAME, STREAM_BYTES, STREAM_ROWS_MAX, STREAM_ROWS_MIN, Session, VERDICT,
+    WANTED, children, listed, row_hash, strong_hash, weak_hash,
 };
 use crate::controls::Control;
 use crate::digest::{DEPTH_MAX, FAN, FAN_BITS, Range};
@@ -15,6 +15,12 @@ use crate::store::{Base, Row, Store};
 use crate::tail::context_of;
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, Writer};
+
+/// How many rows of usual size make a piece of a stream.
+fn stream_rows(store: &Store) -> u64 {
+    let row_bytes = store.bytes() / store.len().max(1) as u64;
+    (STREAM_BYTES / (row_bytes + 1)).clamp(STREAM_ROWS_MIN, STREAM_ROWS_MAX)
+}
 
 impl Session {
     /// The next frame, if there is something to say.
@@ -73,6 +79,8 @@ impl Session {
         writer.word(self.salt);
         writer.word(store.log.id);
         writer.number(store.log.head());
+        writer.number(store.len() as u64);
+        writer.number(store.bytes());
         writer.context(Some(store.seen.vector()));
         self.version = store.seen.version();
         self.has_started = true;
@@ -184,7 +192,7 @@ impl Session {
         base: Base,
     ) {
         let rows = store.node(range).rows as usize;
-        if hashes.is_empty() && rows > STREAM_ROWS as usize {
+        if hashes.is_empty() && rows as u64 > stream_rows(store) {
             self.replies.push_front(Reply::Stream { range, next: range.first(), base });
             return;
         }
@@ -193,6 +201,10 @@ impl Session {
             return;
         }
         if !store.controls.has(Control::NoVerify) && !store.verify(range) {
+            return;
+        }
+        if hashes.is_empty() {
+            self.reply_all(store, now, writer, range, &base);
             return;
         }
         let salt = self.peer.as_ref().expect("items follow the start").salt;
@@ -227,6 +239,19 @@ impl Session {
         }
     }
 
+    /// Answers a list that is empty: all rows are missing there.
+    fn reply_all(&mut self, store: &mut Store, now: Time, writer: &mut Writer, range: Range, base: &Base) {
+        let slots = store.slots(range);
+        writer.range(ANSWER, range);
+        writer.bytes(&[]);
+        writer.number(slots.len() as u64);
+        writer.pending(&store.seen.pending(range), self.hash_key);
+        let keys = slots.into_iter().map(|slot| store.slot(slot).held.key().to_vec());
+        self.emissions.extend(keys.map(|key| Emission { range, key, peer_has: None }));
+        store.settle(now, range, &[], base, self.source());
+        self.settled.add(range);
+    }
+
     /// The next piece of what an empty list lacks.
     fn reply_stream(
         &mut self,
@@ -238,7 +263,8 @@ impl Session {
         base: Base,
     ) {
         let mut piece = Range::at(next, range.depth);
-        while piece.depth < DEPTH_MAX && (piece.first() != next || store.node(piece).rows > STREAM_ROWS) {
+        let rows = stream_rows(store);
+        while piece.depth < DEPTH_MAX && (piece.first() != next || store.node(piece).rows > rows) {
             piece = Range::at(next, piece.depth + FAN_BITS);
         }
         if piece.last() < range.last() {

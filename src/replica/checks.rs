@@ -6,8 +6,8 @@ use rand_core::Rng;
 
 use super::link::Link;
 use super::{
-    BACKLOG_PART, BreakReason, CHECK_AMID, CHECK_LIMITED, CHECK_REPLY, EXCUSED_INTERVALS_MAX, EXPIRE_STEPS, Event, LinkId, MEMBERS_MEMO,
-    Output, Replica,
+    BACKLOG_PART, BreakReason, CHECK_AMID, CHECK_LIMITED, CHECK_REPLY, EXCUSED_INTERVALS_MAX, EXPIRE_STEPS,
+    Event, LinkId, MEMBERS_MEMO, Output, Replica,
 };
 use crate::controls::Control;
 use crate::flow::Rates;
@@ -141,6 +141,7 @@ impl Replica {
         }
         self.wake_elections();
         self.store.expire(now, EXPIRE_STEPS);
+        self.replace_donor();
         let (mut checks, mut breaks, patience) = (Vec::new(), Vec::new(), self.patience());
         for (id, link) in &mut self.links {
             if link.check_at.is_some_and(|at| at <= now.mono) {

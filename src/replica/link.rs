@@ -53,6 +53,11 @@ pub(super) struct Link {
     pub(super) asks: Option<u64>,
     /// Up to where the peer said that it has everything.
     pub(super) acknowledged: u64,
+    /// The session was given up for now: the peer is to be told, and what it sent before it knew is ignored.
+    pub(super) says_later: bool,
+    pub(super) is_put_off: bool,
+    /// How often the peer has stalled as a donor.
+    pub(super) stalls: u32,
     /// This replica has compared everything with the peer, or knew that it need not.
     pub(super) is_synced: bool,
     /// What was sent since then is not confirmed.
@@ -147,7 +152,10 @@ impl Link {
 
     /// Whether the tail has something left to bring to the peer, and got on with it lately.
     pub(super) fn sends(&self, store: &Store, since: Duration) -> bool {
-        (self.outgoing.lag(store) > 0 || self.outgoing.has_larges() || self.in_flight[Lane::Live as usize] > 0) && self.sent_at >= since
+        (self.outgoing.lag(store) > 0
+            || self.outgoing.has_larges()
+            || self.in_flight[Lane::Live as usize] > 0)
+            && self.sent_at >= since
     }
 
     /// Whether the peer is in the middle of a flush, and got on with it lately.
@@ -155,12 +163,13 @@ impl Link {
         self.incoming.is_amid && self.received_at >= since
     }
 
-    pub(super) fn begin(&mut self, store: &Store, now: Time, salt: u64) {
+    /// One who joins does not ask before the peer has answered: it may turn out that another one did so first.
+    pub(super) fn begin(&mut self, store: &Store, now: Time, salt: u64, joins: bool) {
         self.wants_session = false;
         self.excused_since = None;
         let mut session = Session::new(store, now, salt);
         session.is_far = self.reach.is_far;
-        if self.peer.is_some_and(|(log, _)| store.log.id < log) {
+        if !joins && self.peer.is_some_and(|(log, _)| store.log.id < log) {
             session.lead();
         }
         self.session = Some(session);
@@ -172,12 +181,13 @@ impl Link {
     }
 
     /// Drops a session that is over, and puts the next one off if this one taught nothing.
-    pub(super) fn finish(&mut self, now: Time, interval: Duration) {
-        let Some(session) = self.session.take_if(|session| session.is_over()) else { return };
+    pub(super) fn finish(&mut self, now: Time, interval: Duration) -> Option<Session> {
+        let session = self.session.take_if(|session| session.is_over())?;
         let useless = session.rows == 0 || session.refused_rows();
         self.backoff = if useless { (self.backoff + 1).min(6) } else { 0 };
         if self.backoff > 1 {
             self.no_session_before = now.mono + interval * (1 << self.backoff);
         }
+        Some(session)
     }
 }

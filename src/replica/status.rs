@@ -1,9 +1,22 @@
 //! What a replica tells about itself.
 
 use super::Replica;
+use super::link::Link;
+use crate::arrivals::Arrival;
 use crate::entry::Revision;
 
 impl Replica {
+    /// How long the writes of others take to arrive, by the run that wrote.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        let name = |arrival: &Arrival| {
+            let wrote = |link: &&Link| link.peer.is_some_and(|(_, origin)| origin == arrival.origin);
+            let run = self.links.values().find(wrote)?.run;
+            self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone())
+        };
+        let arrivals = self.arrivals.report(self.now);
+        arrivals.map(|arrival| Arrival { name: name(&arrival), ..arrival }).collect()
+    }
+
     /// What this replica holds and has seen, as fingerprints and counts.
     pub fn status(&self) -> Status {
         Status {
@@ -20,8 +33,8 @@ impl Replica {
             links: self.links.len(),
             sessions: self.links.values().filter(|link| link.session.is_some()).count(),
             traffic: self.traffic,
-            rows_received: self.arrivals.0,
-            rows_new: self.arrivals.1,
+            rows_received: self.tail_rows.0,
+            rows_new: self.tail_rows.1,
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Sim;
+use crate::arrivals::Arrival;
 use crate::entry::{self, Entry, Record, Revision};
 use crate::error::WriteError;
 use crate::members::Member;
-use crate::replica::{Batch, PutOptions, Replica, Status};
+use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
 use crate::time::{Stamp, Time};
 use crate::watch::{WatchEvent, WatchId, WatchStart};
 
@@ -145,6 +146,18 @@ impl<'a> SimNode<'a> {
     /// Watches all keys that begin like this. It lasts until the node stops.
     pub fn watch(&mut self, prefix: impl AsRef<str>) -> SimWatch {
         SimWatch::new(self, Self::register(prefix.as_ref()))
+    }
+
+    /// How far the node is in catching up with the others.
+    pub fn joining(&mut self) -> JoinProgress {
+        let progress = self.replica().0.join_progress();
+        let donor = self.replica().0.donor().and_then(|link| self.sim.other_end(link, self.i));
+        JoinProgress { donor: progress.donor.or(donor.map(|i| self.sim.name(i))), ..progress }
+    }
+
+    /// How long the writes of others take to arrive here.
+    pub fn arrivals(&mut self) -> Vec<Arrival> {
+        self.replica().0.arrivals()
     }
 
     /// What the node holds and has seen.

@@ -41,11 +41,16 @@ pub(in crate::node) fn open(
     let opened = |engine, event| Opened { engine, durability, event };
     let Some(dir) = dir else { return Ok((replica(setup, restored()?, snapshot)?.0, opened(None, None))) };
     let setup = Setup { has_disk: true, ..setup };
+    let _span = tracing::info_span!("loading", dir = %dir.display()).entered();
+    let began = Instant::now();
     let mut damage = match Engine::open(dir) {
         Ok((engine, saved)) => {
             let saved = if saved.is_blank() { restored()? } else { saved };
             match replica(setup.clone(), saved, snapshot) {
-                Ok((replica, false)) => return Ok((replica, opened(Some(engine), None))),
+                Ok((replica, false)) => {
+                    tracing::info!(entries = replica.len(), took = ?began.elapsed(), "loaded");
+                    return Ok((replica, opened(Some(engine), None)));
+                }
                 Ok((_, true)) => engine.damaged(),
                 Err(error) => error,
             }
@@ -149,7 +154,9 @@ impl Follower<'_> {
                 break;
             }
         }
+        let (rows, began) = (changes.len(), Instant::now());
         self.engine.commit(changes)?;
+        tracing::trace!(node = %self.shared.name, rows, took = ?began.elapsed(), "a disk transaction");
         self.tell(Input::Persisted);
         self.engine.note_number();
         Ok(())

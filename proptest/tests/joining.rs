@@ -1,0 +1,210 @@
+//! Joining: a blank replica is fed by one peer at a time, which is replaced when it is gone or stalls, and what has
+//! arrived counts. Bytes of rows are counted, and each rule is broken once to show that this would be noticed.
+
+use std::time::Duration;
+
+use tidings::{Control, JoinProgress, Sim};
+use tidings_proptest::{Noticed, notice};
+
+const SEEDS: u64 = 5;
+const KEYS: usize = 4_000;
+/// A key of 20 bytes with a value of 104.
+const ROW_BYTES: u64 = 124;
+/// What a row costs on the wire, at most.
+const WIRE_BYTES: u64 = 40;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn key(i: usize) -> String {
+    format!("join/{i:015}")
+}
+
+/// A story that holds for every seed, and with one rule broken fails for every one.
+fn holds_unless(control: Control, story: impl Fn(Sim)) {
+    for seed in 0..SEEDS {
+        story(Sim::new(seed).broken(None));
+        let broken = notice(|| story(Sim::new(seed).broken(Some(control))));
+        assert_eq!(broken, Some(Noticed::Loss), "{control:?} goes unnoticed with seed {seed}");
+    }
+}
+
+/// Bytes of rows that repairs have moved so far, at all nodes.
+fn rows_bytes(sim: &mut Sim) -> u64 {
+    let up: Vec<usize> = (0..sim.len()).filter(|i| sim.is_up(*i)).collect();
+    up.into_iter().map(|i| sim.node(i).status().traffic.rows_bytes).sum()
+}
+
+/// A cluster that holds everything, and one more node that is down.
+fn full_but_one(sim: Sim, nodes: usize) -> Sim {
+    let mut sim = sim.without_checks().rate(400_000).nodes(nodes);
+    sim.crash(nodes - 1);
+    for i in 0..KEYS {
+        sim.node(i % (nodes - 1)).put(key(i), vec![b'v'; 104]).unwrap();
+    }
+    sim.run_for(Duration::from_secs(30));
+    assert!((0..nodes - 1).all(|i| sim.node(i).len() == KEYS));
+    sim
+}
+
+/// Runs until a node has caught up; answers every step that could be seen.
+fn watch_joining(
+    sim: &mut Sim,
+    i: usize,
+    mut each: impl FnMut(&mut Sim, &JoinProgress),
+) -> Vec<JoinProgress> {
+    let began = sim.now();
+    let mut steps = Vec::new();
+    loop {
+        let step = sim.node(i).joining();
+        if steps.last() != Some(&step) {
+            steps.push(step.clone());
+        }
+        if step.is_over {
+            return steps;
+        }
+        each(sim, &step);
+        assert!(sim.now() - began < Duration::from_secs(120), "it never joined: {step:?}");
+        sim.run_for(ms(5));
+    }
+}
+
+#[test]
+fn one_donor_at_a_time_feeds_who_joins() {
+    holds_unless(Control::ManyDonors, |sim| {
+        let mut sim = full_but_one(sim, 5);
+        let before = rows_bytes(&mut sim);
+        sim.restart(4);
+        let steps = watch_joining(&mut sim, 4, |_, _| {});
+        sim.assert_converged();
+        let moved = rows_bytes(&mut sim) - before;
+        let once = KEYS as u64 * (ROW_BYTES + WIRE_BYTES);
+        assert!(moved < once * 21 / 20, "{moved} bytes of rows moved, {once} would do");
+        let fed: Vec<&JoinProgress> = steps.iter().filter(|step| step.donor.is_some()).collect();
+        assert!(fed.len() > 5, "progress is told: {steps:?}");
+        assert!(fed.windows(2).all(|pair| pair[0].entries_done <= pair[1].entries_done));
+        assert!(fed.iter().all(|step| {
+            step.entries_expected == KEYS as u64 && step.bytes_expected == fed[0].bytes_expected
+        }));
+        let last = steps.last().unwrap();
+        assert_eq!((last.entries_done, last.entries_expected), (KEYS as u64, KEYS as u64));
+        assert_eq!((last.bytes_done, last.donor.as_ref()), (last.bytes_expected, None));
+    });
+}
+
+/// Does something to the donor when half has arrived, and demands that the rest alone is fetched from another.
+fn donor_is_replaced(sim: Sim, bytes_twice: u64, limit: Duration, harm: impl Fn(&mut Sim, usize)) {
+    let mut sim = full_but_one(sim, 4);
+    let before = rows_bytes(&mut sim);
+    sim.restart(3);
+    let (mut harmed, mut fed_at_harm, mut lost_bytes) = (None, 0, 0);
+    let mut began = sim.now();
+    let steps = watch_joining(&mut sim, 3, |sim, step| {
+        if harmed.is_none() && step.entries_done > KEYS as u64 / 2 {
+            assert_eq!(sim.node(3).get(key(0)).is_some(), sim.node(3).scan(key(0)).len() == 1);
+            let donor = step.donor.clone().expect("somebody feeds it");
+            let i = (0..3).find(|i| sim.name(*i) == donor).expect("it is one of them");
+            lost_bytes = sim.node(i).status().traffic.rows_bytes;
+            harm(sim, i);
+            lost_bytes -= if sim.is_up(i) { lost_bytes } else { 0 };
+            (harmed, fed_at_harm, began) = (Some(donor), step.entries_done, sim.now());
+        }
+    });
+    let took = sim.now() - began;
+    assert!(took < limit, "it took {took:?} from then on");
+    let first = harmed.expect("it was harmed amid");
+    assert!(steps.iter().any(|step| step.donor.as_ref().is_some_and(|donor| *donor != first)));
+    assert!(steps.iter().all(|step| !(step.donor.is_some() && step.donor.as_ref() != Some(&first))
+        || step.entries_done >= fed_at_harm));
+    sim.heal();
+    sim.assert_converged();
+    let moved = rows_bytes(&mut sim) + lost_bytes - before;
+    let once = KEYS as u64 * (ROW_BYTES + WIRE_BYTES) + bytes_twice;
+    assert!(moved < once * 21 / 20, "{moved} bytes of rows moved, {once} would do");
+}
+
+/// What may be on its way when a donor goes: a window in flight, and a frame.
+const ON_THE_WAY_BYTES: u64 = (256 + 64) << 10;
+
+#[test]
+fn a_donor_that_dies_is_replaced_without_starting_over() {
+    holds_unless(Control::ManyDonors, |sim| {
+        donor_is_replaced(sim, ON_THE_WAY_BYTES, Duration::from_secs(10), |sim, donor| sim.crash(donor));
+    });
+}
+
+#[test]
+fn a_donor_that_stalls_is_replaced_long_before_its_session_would_end() {
+    holds_unless(Control::DonorKept, |sim| {
+        donor_is_replaced(sim, 2 * ON_THE_WAY_BYTES, Duration::from_secs(7), |sim, donor| {
+            sim.hold(donor, 3);
+            sim.hold(3, donor);
+        });
+    });
+}
+
+#[test]
+fn what_has_arrived_is_read_while_the_rest_is_on_its_way() {
+    let mut sim = full_but_one(Sim::new(7), 3);
+    sim.restart(2);
+    let mut shares = Vec::new();
+    watch_joining(&mut sim, 2, |sim, step| {
+        let found = (0..KEYS).filter(|i| sim.node(2).get(key(*i)).is_some()).count();
+        assert_eq!(found as u64, step.entries_done);
+        shares.push(found);
+    });
+    assert!(shares.iter().any(|found| *found > 0 && *found < KEYS), "{shares:?}");
+}
+
+#[test]
+fn a_large_state_is_joined_while_writes_go_on() {
+    const LARGE_KEYS: usize = 100;
+    let mut sim = Sim::new(3).without_checks().rate(100 << 20).nodes(3);
+    sim.crash(2);
+    for i in 0..LARGE_KEYS {
+        sim.node(i % 2).put(key(i), vec![b'v'; 1 << 20]).unwrap();
+    }
+    sim.run_for(Duration::from_secs(20));
+    sim.restart(2);
+    let mut written = 0;
+    watch_joining(&mut sim, 2, |sim, _| {
+        // New keys and old ones, deletes too, at both.
+        sim.node(written % 2).put(format!("new/{written}"), "v").unwrap();
+        sim.node(1).put(key(written % LARGE_KEYS), "shorter").unwrap();
+        sim.node(0).delete(key((written + 50) % LARGE_KEYS)).unwrap();
+        written += 1;
+    });
+    assert!(written > 20, "that was no long joining: {written}");
+    sim.assert_converged();
+    assert!((0..written).all(|i| sim.node(2).get(format!("new/{i}")).is_some()));
+}
+
+#[test]
+fn arrival_times_show_the_delay_of_the_network_alone() {
+    let mut sim = Sim::new(5).delay(ms(50)).nodes(3);
+    sim.run_for(Duration::from_secs(5));
+    let round = |sim: &mut Sim, i: usize| {
+        sim.node(0).put(format!("k{i}"), "v").unwrap();
+        sim.run_for(ms(100));
+    };
+    (0..100).for_each(|i| round(&mut sim, i));
+    // One that was away is fed hours later; that says nothing about how long writes take.
+    sim.crash(2);
+    (100..200).for_each(|i| round(&mut sim, i));
+    sim.run_for(Duration::from_secs(2 * 3_600));
+    sim.restart(2);
+    sim.assert_converged();
+    assert!(sim.node(2).arrivals().is_empty());
+    let arrivals = sim.node(1).arrivals();
+    assert_eq!((arrivals.len(), arrivals[0].count), (1, 200));
+    // The simulator's delays lie between half and one and a half of the mean.
+    let near = |time: Duration| time >= ms(24) && time <= ms(96);
+    assert!(near(arrivals[0].latest) && near(arrivals[0].mean), "{arrivals:?}");
+    (200..300).for_each(|i| round(&mut sim, i));
+    let arrivals = sim.node(2).arrivals();
+    assert_eq!((arrivals.len(), arrivals[0].count), (1, 100));
+    let [a] = &arrivals[..] else { panic!("one wrote") };
+    assert!(near(a.mean) && near(a.p50) && near(a.p99) && near(a.max), "{a:?}");
+    assert!(a.p50 <= a.p99 && a.p99 <= a.max, "{a:?}");
+}

@@ -1,0 +1,107 @@
+//! What nodes tell about themselves through the facade of the `metrics` crate, as a recorder sees it.
+
+use std::time::Duration;
+
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tidings::{Config, Node, Quorum, Security, WriteError};
+
+/// Guards against a test that would wait for ever; nothing is measured by it.
+const GUARD: Duration = Duration::from_secs(60);
+
+async fn start(name: &str, seeds: Vec<String>) -> Node {
+    let security = Security::secret("a secret for tests alone").unwrap();
+    let node = Node::builder(name).security(security).config(Config::local()).seeds(seeds);
+    node.start().await.unwrap()
+}
+
+/// What was recorded under a name with these labels, in the latest snapshot.
+struct Seen(Vec<(String, Vec<(String, String)>, DebugValue)>);
+
+impl Seen {
+    fn of(snapshotter: &Snapshotter) -> Self {
+        let all = snapshotter.snapshot().into_vec().into_iter().map(|(key, _, _, value)| {
+            let labels = key.key().labels().map(|label| (label.key().to_owned(), label.value().to_owned()));
+            (key.key().name().to_owned(), labels.collect(), value)
+        });
+        Self(all.collect())
+    }
+
+    fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<&DebugValue> {
+        let has = |all: &[(String, String)], (key, value): &(&str, &str)| {
+            all.iter().any(|(own_key, own_value)| own_key == key && own_value == value)
+        };
+        let found =
+            self.0.iter().find(|(own, all, _)| own == name && labels.iter().all(|label| has(all, label)));
+        found.map(|(_, _, value)| value)
+    }
+
+    /// A gauge or a counter; a histogram counts its values.
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        match self.find(name, labels) {
+            Some(DebugValue::Gauge(value)) => value.into_inner(),
+            Some(DebugValue::Counter(count)) => *count as f64,
+            Some(DebugValue::Histogram(values)) => values.len() as f64,
+            None => -1.0,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorder_sees_what_two_nodes_do() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    recorder.install().unwrap();
+    let a = start("a", Vec::new()).await;
+    for i in 0..500 {
+        a.put(format!("k{i}"), "v").unwrap();
+    }
+    let b = start("b", vec![a.addr().to_string()]).await;
+    let mut joining = b.joining();
+    let mut last = None;
+    while let Some(step) = tokio::time::timeout(GUARD, joining.next()).await.unwrap() {
+        last = Some(step);
+    }
+    let last = last.expect("there is a last step");
+    assert!(last.is_over && last.entries_done == 500 && last.entries_expected == 500, "{last:?}");
+    assert_eq!(joining.next().await, None);
+    a.put("live", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    assert_eq!(b.put("", "v").unwrap_err(), WriteError::KeyEmpty);
+    let all_recorded = tokio::time::timeout(GUARD, async {
+        // A snapshot takes the values away, so each is looked for in all of them.
+        let (mut arrivals, mut found) = (0.0, [false; 16]);
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let seen = Seen::of(&snapshotter);
+            arrivals += seen.value("tidings_arrival_seconds", &[("node", "b"), ("origin", "a")]).max(0.0);
+            let is_there = |name, labels: &[_], value: f64| (seen.value(name, labels) - value).abs() < 0.5;
+            let on = |node| ("node", node);
+            let all = [
+                is_there("tidings_entries", &[on("a")], 501.0),
+                is_there("tidings_entries", &[on("b")], 501.0),
+                is_there("tidings_members", &[on("b"), ("state", "alive")], 1.0),
+                is_there("tidings_links", &[on("a")], 1.0),
+                is_there("tidings_peer_lag_changes", &[on("a"), ("peer", "b")], 0.0),
+                is_there("tidings_joining", &[on("b")], 0.0),
+                is_there("tidings_busy", &[on("a")], 0.0),
+                is_there("tidings_writes_total", &[on("a")], 501.0),
+                is_there("tidings_writes_refused_total", &[on("b"), ("reason", "invalid")], 1.0),
+                is_there("tidings_links_made_total", &[on("b")], 1.0),
+                is_there("tidings_rows_merged_total", &[on("b")], 1.0),
+                seen.value("tidings_repairs_total", &[on("b"), ("outcome", "complete")]) > 0.5,
+                seen.value("tidings_repair_rows_total", &[on("b")]) > 499.5,
+                seen.value("tidings_received_bytes_total", &[on("b"), ("lane", "bulk")]) > 500.0,
+                seen.value("tidings_sent_frames_total", &[on("a"), ("lane", "live")]) > 0.5,
+                arrivals > 0.5,
+            ];
+            found.iter_mut().zip(all).for_each(|(found, holds)| *found |= holds);
+            println!("{found:?}");
+            if found.iter().all(|found| *found) {
+                return;
+            }
+        }
+    });
+    all_recorded.await.expect("it is all recorded within a minute");
+    let arrivals = b.status().arrivals;
+    assert_eq!((arrivals.len(), arrivals[0].name.as_deref(), arrivals[0].count), (1, Some("a"), 1));
+    tokio::join!(a.shutdown(), b.shutdown());
+}

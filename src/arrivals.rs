@@ -1,0 +1,224 @@
+//! Arrival times: how long the writes of every other node take until they are merged here.
+//!
+//! A row of a tail brings the stamp of its latest write, and with it the time of the writer's wall clock. What this
+//! replica's wall clock says beyond that is how long the write took, **and how far the two clocks are apart**; its
+//! resolution is a millisecond. Only writes that were made while the link was there count: what a repair brings, or a
+//! tail that goes on where it once was, may be hours old without anything being slow. Deletes carry no stamp and are
+//! not counted.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::store::Row;
+use crate::time::Time;
+
+/// Origins whose times are kept; of more of them, those that were heard last.
+const ORIGINS_MAX: usize = 128;
+
+/// Quantiles and the maximum are those of the last one to two windows.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The smoothed mean moves by this part of each difference.
+const SMOOTHING_PART: i64 = 16;
+
+/// Times below this many milliseconds have a bucket each.
+const EXACT_MS: u64 = 8;
+/// Longer ones have so many buckets for every doubling, up to the last one, which takes all that is beyond.
+const DOUBLING_BUCKETS: u64 = 4;
+const DOUBLINGS: u64 = 20;
+const BUCKETS: usize = (EXACT_MS + DOUBLING_BUCKETS * DOUBLINGS) as usize;
+
+fn bucket_of(ms: u64) -> usize {
+    if ms < EXACT_MS {
+        return ms as usize;
+    }
+    let doubling = u64::from((ms / EXACT_MS).ilog2());
+    let part = (ms >> doubling) - EXACT_MS;
+    let at = EXACT_MS + doubling * DOUBLING_BUCKETS + part * DOUBLING_BUCKETS / EXACT_MS;
+    (at as usize).min(BUCKETS - 1)
+}
+
+/// The greatest number of milliseconds that falls into a bucket.
+fn bucket_end_ms(bucket: usize) -> u64 {
+    let bucket = bucket as u64;
+    if bucket < EXACT_MS {
+        return bucket;
+    }
+    let (doubling, part) = ((bucket - EXACT_MS) / DOUBLING_BUCKETS, (bucket - EXACT_MS) % DOUBLING_BUCKETS);
+    ((EXACT_MS + (part + 1) * EXACT_MS / DOUBLING_BUCKETS) << doubling) - 1
+}
+
+/// How long the writes of one run take to arrive. The difference of the two nodes' wall clocks is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Arrival {
+    /// The origin of the stamps: the run that wrote.
+    pub origin: u64,
+    /// The name of its node, where members are known and it is linked.
+    pub name: Option<String>,
+    /// Writes counted so far.
+    pub count: u64,
+    /// The latest one.
+    pub latest: Duration,
+    /// Their smoothed mean.
+    pub mean: Duration,
+    /// The median of the last minute or two; as all quantiles not less than it was, and at most a quarter more.
+    pub p50: Duration,
+    /// Ninety-nine in a hundred took no longer.
+    pub p99: Duration,
+    /// The longest of them.
+    pub max: Duration,
+}
+
+#[derive(Clone, Debug)]
+struct Window {
+    buckets: [u32; BUCKETS],
+    max_ms: u64,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { buckets: [0; BUCKETS], max_ms: 0 }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Origin {
+    count: u64,
+    latest_ms: u64,
+    mean_micros: i64,
+    last_at: Duration,
+    /// Which window is the current one; the other one is that before it.
+    window: u64,
+    windows: [Window; 2],
+    /// What was not recorded elsewhere yet.
+    #[cfg(feature = "metrics")]
+    fresh: BTreeMap<usize, usize>,
+}
+
+impl Origin {
+    fn turn(&mut self, now: Time) {
+        let window = now.mono.as_secs() / WINDOW.as_secs();
+        for gone in (self.window + 1..=window).rev().take(2) {
+            self.windows[gone as usize % 2] = Window::default();
+        }
+        self.window = window;
+    }
+
+    fn note(&mut self, now: Time, ms: u64) {
+        self.turn(now);
+        let micros = i64::try_from(ms.saturating_mul(1_000)).unwrap_or(i64::MAX / 2);
+        let part = if self.count == 0 { 1 } else { SMOOTHING_PART };
+        self.mean_micros += (micros - self.mean_micros) / part;
+        self.count += 1;
+        (self.latest_ms, self.last_at) = (ms, now.mono);
+        let window = &mut self.windows[self.window as usize % 2];
+        window.buckets[bucket_of(ms)] += 1;
+        window.max_ms = window.max_ms.max(ms);
+        #[cfg(feature = "metrics")]
+        {
+            *self.fresh.entry(bucket_of(ms)).or_default() += 1;
+        }
+    }
+
+    /// The time that this many hundredths of the last writes did not exceed.
+    fn quantile_ms(&self, hundredths: u64) -> u64 {
+        let at =
+            |bucket: usize| self.windows.iter().map(|window| u64::from(window.buckets[bucket])).sum::<u64>();
+        let all: u64 = (0..BUCKETS).map(at).sum();
+        let mut left = (all * hundredths).div_ceil(100);
+        let reached = (0..BUCKETS).find(|bucket| {
+            left = left.saturating_sub(at(*bucket));
+            left == 0
+        });
+        let max_ms = self.windows[0].max_ms.max(self.windows[1].max_ms);
+        reached.map_or(0, bucket_end_ms).min(max_ms)
+    }
+
+    fn report(&self, origin: u64, now: Time) -> Arrival {
+        let mut origin_now = self.clone();
+        origin_now.turn(now);
+        let [a, b] = &origin_now.windows;
+        Arrival {
+            origin,
+            name: None,
+            count: self.count,
+            latest: Duration::from_millis(self.latest_ms),
+            mean: Duration::from_micros(self.mean_micros.unsigned_abs()),
+            p50: Duration::from_millis(origin_now.quantile_ms(50)),
+            p99: Duration::from_millis(origin_now.quantile_ms(99)),
+            max: Duration::from_millis(a.max_ms.max(b.max_ms)),
+        }
+    }
+}
+
+/// The arrival times of all origins. See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Arrivals {
+    origins: BTreeMap<u64, Origin>,
+}
+
+impl Arrivals {
+    /// A row of a tail was merged. `since_ms` is when its link was made.
+    pub(crate) fn note(&mut self, now: Time, row: &Row, since_ms: u64) {
+        let Some(stamp) = row.held.dots().last().map(crate::entry::Record::stamp) else { return };
+        if stamp.wall_ms() < since_ms {
+            return;
+        }
+        if !self.origins.contains_key(&stamp.origin) && self.origins.len() == ORIGINS_MAX {
+            let quietest = self.origins.iter().min_by_key(|(_, origin)| origin.last_at).map(|(id, _)| *id);
+            quietest.and_then(|id| self.origins.remove(&id));
+        }
+        let origin = self.origins.entry(stamp.origin).or_default();
+        origin.note(now, now.wall_ms().saturating_sub(stamp.wall_ms()));
+    }
+
+    pub(crate) fn report(&self, now: Time) -> impl Iterator<Item = Arrival> {
+        self.origins.iter().map(move |(id, origin)| origin.report(*id, now))
+    }
+
+    /// What arrived since the last call: the origin, how long it took, and how many took that long.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn take_fresh(&mut self) -> Vec<(u64, Duration, usize)> {
+        let fresh = |(id, origin): (&u64, &mut Origin)| {
+            let (id, fresh) = (*id, std::mem::take(&mut origin.fresh));
+            fresh
+                .into_iter()
+                .map(move |(bucket, count)| (id, Duration::from_millis(bucket_end_ms(bucket)), count))
+        };
+        self.origins.iter_mut().flat_map(fresh).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_a_ladder_without_gaps() {
+        let mut last = 0;
+        for ms in 0..200_000 {
+            let bucket = bucket_of(ms);
+            assert!(bucket == last || bucket == last + 1, "{ms}");
+            assert!(bucket_end_ms(bucket) >= ms && bucket_end_ms(bucket) - ms <= ms / 4, "{ms}");
+            assert_eq!(bucket_of(bucket_end_ms(bucket)), bucket);
+            last = bucket;
+        }
+        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn quantiles_forget_what_is_two_windows_old() {
+        let at = |secs: u64| Time { mono: Duration::from_secs(secs), wall: Duration::from_secs(secs) };
+        let mut origin = Origin::default();
+        (0..100).for_each(|i| origin.note(at(10), if i < 99 { 5 } else { 5_000 }));
+        let report = origin.report(1, at(70));
+        assert_eq!((report.p50, report.p99), (Duration::from_millis(5), Duration::from_millis(5)));
+        assert_eq!((report.max, report.count), (Duration::from_secs(5), 100));
+        let report = origin.report(1, at(130));
+        assert_eq!((report.max, report.p99, report.count), (Duration::ZERO, Duration::ZERO, 100));
+        origin.note(at(600), 7);
+        let report = origin.report(1, at(600));
+        assert_eq!((report.latest, report.max), (Duration::from_millis(7), Duration::from_millis(7)));
+    }
+}

@@ -1,0 +1,332 @@
+//! Metrics through the facade of the `metrics` crate (feature `metrics`): install any recorder before the first node
+//! starts. Everything is recorded about once a second by the driver, without the lock that writers take, except for the
+//! two waits, which are recorded by whoever waited. Without a recorder it costs next to nothing.
+//!
+//! All of them carry the label `node`, the node's name.
+//!
+//! | Name | Kind | Further labels | What it says |
+//! |---|---|---|---|
+//! | `tidings_entries` | gauge | | entries held, those of sets and counters included |
+//! | `tidings_bytes` | gauge | | bytes of their keys and values |
+//! | `tidings_members` | gauge | `state` | members that are `alive`, `suspect`, `down`, `left`, this node not counted |
+//! | `tidings_links` | gauge | | links to peers |
+//! | `tidings_peer_lag_changes` | gauge | `peer` | changes that a peer lacks; 0 when its link is gone, as the next three |
+//! | `tidings_peer_lag_bytes` | gauge | `peer` | about how many bytes they are |
+//! | `tidings_peer_lag_seconds` | gauge | `peer` | for how long it has not confirmed something that it is to be sent |
+//! | `tidings_peer_rtt_seconds` | gauge | `peer` | the round trip to it |
+//! | `tidings_origins` | gauge | | process starts that ever wrote |
+//! | `tidings_cloud_contexts` | gauge | | contexts kept beyond the vector; none when all is quiet |
+//! | `tidings_removals` | gauge | | removals that the change log remembers |
+//! | `tidings_busy` | gauge | | 1 while writes are refused because the cluster is too far behind |
+//! | `tidings_joining` | gauge | | 1 until the node has caught up with a peer |
+//! | `tidings_disk_failed` | gauge | | 1 while the disk takes nothing |
+//! | `tidings_writes_total` | counter | | accepted writes; a batch is one |
+//! | `tidings_writes_refused_total` | counter | `reason` | refused ones: `busy`, `disk`, `condition`, `closed`, `invalid` |
+//! | `tidings_sent_frames_total` | counter | `lane` | frames sent: `live`, `bulk`, `datagram` |
+//! | `tidings_sent_bytes_total` | counter | `lane` | their bytes |
+//! | `tidings_received_chunks_total` | counter | `lane` | pieces received; a frame comes in one or several |
+//! | `tidings_received_bytes_total` | counter | `lane` | their bytes |
+//! | `tidings_rows_merged_total` | counter | | rows of live replication that brought something new |
+//! | `tidings_repairs_begun_total` | counter | | repair sessions begun, joining included |
+//! | `tidings_repairs_total` | counter | `outcome` | those that are over: `complete`, `incomplete` |
+//! | `tidings_repair_rows_total` | counter | | their rows, both directions |
+//! | `tidings_repair_bytes_total` | counter | | their bytes, both directions |
+//! | `tidings_links_made_total` | counter | | links made |
+//! | `tidings_links_lost_total` | counter | | links that are gone |
+//! | `tidings_events_total` | counter | `kind` | what happened to the `node`, and to `member`s |
+//! | `tidings_arrival_seconds` | histogram | `origin` | how long writes of another node took to arrive, clock difference included |
+//! | `tidings_durable_wait_seconds` | histogram | | how long `Receipt::durable` took, where it succeeded |
+//! | `tidings_seen_by_wait_seconds` | histogram | | how long `Receipt::seen_by` took, where it succeeded |
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use super::NodeStatus;
+use super::driver::Happening;
+use super::shared::Shared;
+use crate::error::WriteError;
+use crate::members::MemberState;
+use crate::replica::{Output, Repair};
+
+/// How often everything is recorded.
+const RECORD_INTERVAL: Duration = Duration::from_secs(1);
+
+const STATES: [(MemberState, &str); 4] = [
+    (MemberState::Alive, "alive"),
+    (MemberState::Suspect, "suspect"),
+    (MemberState::Down, "down"),
+    (MemberState::Left, "left"),
+];
+
+const REASONS: [&str; 5] = ["busy", "disk", "condition", "closed", "invalid"];
+
+fn reason_of(error: &WriteError) -> usize {
+    match error {
+        WriteError::Busy => 0,
+        WriteError::Disk => 1,
+        WriteError::Condition { .. } => 2,
+        WriteError::Closed => 3,
+        _ => 4,
+    }
+}
+
+/// The lanes, and what goes beside them.
+const LANES: [&str; 3] = ["live", "bulk", "datagram"];
+const DATAGRAM: usize = 2;
+
+#[derive(Debug, Default)]
+struct Traffic {
+    pieces: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Traffic {
+    fn count(&self, bytes: usize) {
+        self.pieces.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// What is counted as it happens.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    writes: AtomicU64,
+    refused: [AtomicU64; REASONS.len()],
+    sent: [Traffic; LANES.len()],
+    received: [Traffic; LANES.len()],
+    links_made: AtomicU64,
+    /// Incomplete and complete ones.
+    repairs: [AtomicU64; 2],
+    repair_rows: AtomicU64,
+    repair_bytes: AtomicU64,
+}
+
+impl Meter {
+    pub(super) fn wrote<T>(&self, written: &Result<T, WriteError>) {
+        let count = written.as_ref().err().map_or(&self.writes, |error| &self.refused[reason_of(error)]);
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn link_made(&self) {
+        self.links_made.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn put_out(&self, output: &Output) {
+        match output {
+            Output::Stream(_, lane, bytes) => self.sent[*lane as usize].count(bytes.len()),
+            Output::Datagram(_, bytes) | Output::Packet(_, bytes) => self.sent[DATAGRAM].count(bytes.len()),
+            Output::Repair(_, repair) => self.repaired(*repair),
+            _ => {}
+        }
+    }
+
+    fn repaired(&self, repair: Repair) {
+        self.repairs[usize::from(repair.is_complete)].fetch_add(1, Ordering::Relaxed);
+        self.repair_rows.fetch_add(repair.rows, Ordering::Relaxed);
+        self.repair_bytes.fetch_add(repair.bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn took_in(&self, happening: &Happening) {
+        match happening {
+            Happening::Stream(_, lane, bytes) => self.received[*lane as usize].count(bytes.len()),
+            Happening::Datagram(_, bytes) => self.received[DATAGRAM].count(bytes.len()),
+            Happening::Down(..) => {}
+        }
+    }
+}
+
+/// Somebody waits for a receipt.
+pub(super) struct Wait(Instant);
+
+impl Wait {
+    pub(super) fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn is_durable(&self, shared: &Shared) {
+        histogram!("tidings_durable_wait_seconds", "node" => shared.name.clone()).record(self.0.elapsed());
+    }
+
+    pub(super) fn is_seen(&self, shared: &Shared) {
+        histogram!("tidings_seen_by_wait_seconds", "node" => shared.name.clone()).record(self.0.elapsed());
+    }
+}
+
+/// Records everything in turn. Belongs to the driver.
+#[derive(Default)]
+pub(super) struct Recorder {
+    next: Duration,
+    has_described: bool,
+    /// Whose lag was recorded last.
+    peers: BTreeSet<String>,
+}
+
+impl Recorder {
+    /// How long the driver may wait at most.
+    pub(super) fn wait(&self, now: Duration) -> Duration {
+        self.next.saturating_sub(now)
+    }
+
+    /// Records everything if it is time to. Called without the lock.
+    pub(super) fn record(&mut self, shared: &Shared) {
+        let now = shared.now().mono;
+        if now < self.next {
+            return;
+        }
+        self.next = now + RECORD_INTERVAL;
+        if !std::mem::replace(&mut self.has_described, true) {
+            describe();
+        }
+        let status = NodeStatus::of(shared);
+        record_store(&status, shared);
+        self.record_peers(&status);
+        record_counts(&status, shared);
+    }
+
+    fn record_peers(&mut self, status: &NodeStatus) {
+        let node = &status.name;
+        let mut gone = std::mem::take(&mut self.peers);
+        for peer in &status.peers {
+            gone.remove(&peer.name);
+            let (node, name) = (node.clone(), peer.name.clone());
+            let labels = [("node", node), ("peer", name)];
+            gauge!("tidings_peer_lag_changes", &labels).set(peer.lag_changes as f64);
+            gauge!("tidings_peer_lag_bytes", &labels).set(peer.lag_bytes as f64);
+            gauge!("tidings_peer_lag_seconds", &labels).set(peer.lag_time.as_secs_f64());
+            gauge!("tidings_peer_rtt_seconds", &labels).set(peer.rtt.as_secs_f64());
+            self.peers.insert(peer.name.clone());
+        }
+        for name in gone {
+            let labels = [("node", node.clone()), ("peer", name)];
+            for metric in [
+                "tidings_peer_lag_changes",
+                "tidings_peer_lag_bytes",
+                "tidings_peer_lag_seconds",
+                "tidings_peer_rtt_seconds",
+            ] {
+                gauge!(metric, &labels).set(0.0);
+            }
+        }
+    }
+}
+
+fn record_store(status: &NodeStatus, shared: &Shared) {
+    let node = &status.name;
+    let set = |metric: &'static str, value: f64| gauge!(metric, "node" => node.clone()).set(value);
+    let flag = |metric, is_set| set(metric, f64::from(u8::from(is_set)));
+    flag("tidings_busy", status.is_busy);
+    let Some(core) = shared.lock_closed() else { return };
+    let is_joining = core.replica.is_joining() && !core.is_alone;
+    let mut states = [0_u32; STATES.len()];
+    for member in core.replica.members() {
+        let at = STATES.iter().position(|(state, _)| *state == member.state);
+        states[at.expect("all states are listed")] += 1;
+    }
+    drop(core);
+    flag("tidings_joining", is_joining);
+    for ((_, state), count) in STATES.iter().zip(states) {
+        gauge!("tidings_members", "node" => node.clone(), "state" => *state).set(count);
+    }
+    let Some(store) = &status.store else { return };
+    set("tidings_entries", store.entries as f64);
+    set("tidings_bytes", store.bytes as f64);
+    set("tidings_links", store.links as f64);
+    set("tidings_origins", store.origins as f64);
+    set("tidings_cloud_contexts", store.cloud as f64);
+    set("tidings_removals", store.removals as f64);
+    flag("tidings_disk_failed", store.has_disk_failed);
+}
+
+fn record_counts(status: &NodeStatus, shared: &Shared) {
+    let (node, meter) = (&status.name, &shared.meter);
+    let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let tell = |metric: &'static str, count: u64| counter!(metric, "node" => node.clone()).absolute(count);
+    let tell_of = |metric: &'static str, label: &'static str, of: &'static str, count: u64| {
+        counter!(metric, "node" => node.clone(), label => of).absolute(count);
+    };
+    tell("tidings_writes_total", read(&meter.writes));
+    for (reason, count) in REASONS.into_iter().zip(&meter.refused) {
+        tell_of("tidings_writes_refused_total", "reason", reason, read(count));
+    }
+    for (lane, (sent, received)) in LANES.into_iter().zip(meter.sent.iter().zip(&meter.received)) {
+        tell_of("tidings_sent_frames_total", "lane", lane, read(&sent.pieces));
+        tell_of("tidings_sent_bytes_total", "lane", lane, read(&sent.bytes));
+        tell_of("tidings_received_chunks_total", "lane", lane, read(&received.pieces));
+        tell_of("tidings_received_bytes_total", "lane", lane, read(&received.bytes));
+    }
+    let [incomplete, complete] = [&meter.repairs[0], &meter.repairs[1]].map(read);
+    tell_of("tidings_repairs_total", "outcome", "incomplete", incomplete);
+    tell_of("tidings_repairs_total", "outcome", "complete", complete);
+    tell("tidings_repair_rows_total", read(&meter.repair_rows));
+    tell("tidings_repair_bytes_total", read(&meter.repair_bytes));
+    let links_made = read(&meter.links_made);
+    tell("tidings_links_made_total", links_made);
+    tell("tidings_links_lost_total", links_made.saturating_sub(status.peers.len() as u64));
+    tell_of("tidings_events_total", "kind", "node", shared.events.end());
+    tell_of("tidings_events_total", "kind", "member", shared.member_events.end());
+    if let Some(store) = &status.store {
+        tell("tidings_rows_merged_total", store.rows_new);
+        tell("tidings_repairs_begun_total", incomplete + complete + store.sessions as u64);
+    }
+    let fresh = shared.lock_closed().map(|mut core| core.replica.arrivals.take_fresh());
+    for (origin, took, times) in fresh.into_iter().flatten() {
+        let arrival = status.arrivals.iter().find(|arrival| arrival.origin == origin);
+        let name = arrival.and_then(|arrival| arrival.name.clone());
+        let name = name.unwrap_or_else(|| format!("{origin:016x}"));
+        let arrivals = histogram!("tidings_arrival_seconds", "node" => node.clone(), "origin" => name);
+        arrivals.record_many(took, times);
+    }
+}
+
+fn describe() {
+    let gauges = [
+        ("tidings_entries", Unit::Count, "Entries held, those of sets and counters included"),
+        ("tidings_bytes", Unit::Bytes, "Bytes of their keys and values"),
+        ("tidings_members", Unit::Count, "Members by state, this node not counted"),
+        ("tidings_links", Unit::Count, "Links to peers"),
+        ("tidings_peer_lag_changes", Unit::Count, "Changes that a peer lacks"),
+        ("tidings_peer_lag_bytes", Unit::Bytes, "About how many bytes a peer lacks"),
+        (
+            "tidings_peer_lag_seconds",
+            Unit::Seconds,
+            "For how long a peer has not confirmed what it is to be sent",
+        ),
+        ("tidings_peer_rtt_seconds", Unit::Seconds, "The round trip to a peer"),
+        ("tidings_origins", Unit::Count, "Process starts that ever wrote"),
+        ("tidings_cloud_contexts", Unit::Count, "Contexts kept beyond the vector"),
+        ("tidings_removals", Unit::Count, "Removals that the change log remembers"),
+        ("tidings_busy", Unit::Count, "1 while writes are refused because the cluster is too far behind"),
+        ("tidings_joining", Unit::Count, "1 until the node has caught up with a peer"),
+        ("tidings_disk_failed", Unit::Count, "1 while the disk takes nothing"),
+    ];
+    gauges.into_iter().for_each(|(name, unit, what)| describe_gauge!(name, unit, what));
+    let counters = [
+        ("tidings_writes_total", Unit::Count, "Accepted writes; a batch is one"),
+        ("tidings_writes_refused_total", Unit::Count, "Refused writes by reason"),
+        ("tidings_sent_frames_total", Unit::Count, "Frames sent"),
+        ("tidings_sent_bytes_total", Unit::Bytes, "Bytes sent"),
+        ("tidings_received_chunks_total", Unit::Count, "Pieces of frames received"),
+        ("tidings_received_bytes_total", Unit::Bytes, "Bytes received"),
+        ("tidings_rows_merged_total", Unit::Count, "Rows of live replication that brought something new"),
+        ("tidings_repairs_begun_total", Unit::Count, "Repair sessions begun, joining included"),
+        ("tidings_repairs_total", Unit::Count, "Repair sessions that are over"),
+        ("tidings_repair_rows_total", Unit::Count, "Rows of repair sessions, both directions"),
+        ("tidings_repair_bytes_total", Unit::Bytes, "Bytes of repair sessions, both directions"),
+        ("tidings_links_made_total", Unit::Count, "Links made"),
+        ("tidings_links_lost_total", Unit::Count, "Links that are gone"),
+        ("tidings_events_total", Unit::Count, "Events of the node and of members"),
+    ];
+    counters.into_iter().for_each(|(name, unit, what)| describe_counter!(name, unit, what));
+    let histograms = [
+        (
+            "tidings_arrival_seconds",
+            "How long writes of another node took to arrive, clock difference included",
+        ),
+        ("tidings_durable_wait_seconds", "How long it took until a write was safe on the disk"),
+        ("tidings_seen_by_wait_seconds", "How long it took until enough nodes had a write"),
+    ];
+    histograms.into_iter().for_each(|(name, what)| describe_histogram!(name, Unit::Seconds, what));
+}

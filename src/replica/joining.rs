@@ -1,0 +1,167 @@
+//! Joining: until a replica has caught up with somebody, only one peer feeds it at a time.
+//!
+//! A replica that comes into a cluster is linked with many peers at once, and each of them holds all that it lacks. So
+//! it compares with one of them, its donor, and puts the others off: who has begun with it already is told
+//! ([`Kind::Later`](crate::wire::Kind::Later)), gives its session up and is asked when the donor is through. Then little
+//! differs, and they only compare. A donor that is gone, or has brought nothing for a while where somebody else could, is
+//! replaced; what it brought is settled, so the next one brings the rest.
+//!
+//! A donor is who holds more than this replica. Where nobody does, as in a cluster that begins, nobody is put off.
+
+use std::time::Duration;
+
+use super::{LinkId, Replica};
+use crate::controls::Control;
+
+/// A donor that has brought nothing for this part of [`Config::sync_timeout`](crate::Config::sync_timeout) is replaced.
+const PATIENCE_PART: u32 = 4;
+
+/// Whoever was put off and is not asked begins again by itself, but not before so many sync intervals.
+const PUT_OFF_INTERVALS: u32 = 8;
+
+/// Whether this replica has caught up with anybody since its start, and who is to help it.
+#[derive(Debug, Default)]
+pub(super) struct Joining {
+    is_over: bool,
+    donor: Option<LinkId>,
+}
+
+/// How far a node is in catching up with its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JoinProgress {
+    /// Who feeds it; nobody while it looks for somebody, and when it has caught up.
+    pub donor: Option<String>,
+    /// Entries held here, those of sets and counters included.
+    pub entries_done: u64,
+    /// Entries that its donor held when it began; as many as are held here when nobody has told, and in the end.
+    pub entries_expected: u64,
+    /// Bytes of the keys and values held here.
+    pub bytes_done: u64,
+    /// The same at its donor.
+    pub bytes_expected: u64,
+    /// It has caught up.
+    pub is_over: bool,
+}
+
+impl Replica {
+    /// Whether this replica has not caught up with any peer since its start.
+    pub fn is_joining(&self) -> bool {
+        !self.joining.is_over
+    }
+
+    /// The link to the peer that this replica catches up with.
+    pub fn donor(&self) -> Option<LinkId> {
+        self.joining.donor.filter(|id| self.is_fed_by(*id))
+    }
+
+    /// How far this replica is in catching up. It knows its donor by name where it is a member.
+    pub fn join_progress(&self) -> JoinProgress {
+        let donor = self.donor();
+        let link = donor.and_then(|id| self.links.get(&id));
+        let (entries, bytes) = link
+            .and_then(|link| link.session.as_ref()?.offered())
+            .filter(|_| self.is_joining())
+            .unwrap_or_default();
+        let run = link.and_then(|link| link.run);
+        let (entries_done, bytes_done) = (self.store.len() as u64, self.store.bytes());
+        JoinProgress {
+            donor: self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone()),
+            entries_done,
+            entries_expected: entries.max(entries_done),
+            bytes_done,
+            bytes_expected: bytes.max(bytes_done),
+            is_over: self.joining.is_over,
+        }
+    }
+
+    /// Begins to join again, as after damage.
+    pub(super) fn join_anew(&mut self) {
+        self.joining = Joining::default();
+    }
+
+    /// Looks whether it is over, and otherwise that there is a donor.
+    pub(super) fn see_to_joining(&mut self) {
+        if self.joining.is_over {
+            return;
+        }
+        if self.links.values().any(|link| link.is_synced || link.states_position) {
+            self.joining = Joining { is_over: true, donor: None };
+            return;
+        }
+        let is_busy =
+            |id: LinkId| self.links.get(&id).is_some_and(|link| link.session.is_some() || link.wants_session);
+        if !self.joining.donor.is_some_and(is_busy) {
+            self.joining.donor = self.next_donor();
+        }
+    }
+
+    /// The peer to begin with: of those that stalled least often the one that has been linked longest.
+    fn next_donor(&self) -> Option<LinkId> {
+        let waits = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.peer.is_some() && link.session.is_none() && link.wants_session);
+        waits.min_by_key(|(id, link)| (link.stalls, **id)).map(|(id, _)| *id)
+    }
+
+    /// Whether this replica may begin a session over a link now.
+    pub(super) fn may_begin(&self, id: LinkId) -> bool {
+        self.joining.is_over || self.joining.donor == Some(id) || self.store.controls.has(Control::ManyDonors)
+    }
+
+    fn is_fed_by(&self, id: LinkId) -> bool {
+        let session = self.links.get(&id).and_then(|link| link.session.as_ref());
+        session.is_some_and(|session| session.feeds())
+    }
+
+    /// Whether another peer is to be put off, because one is feeding this replica already.
+    pub(super) fn is_fed_by_other(&self, id: LinkId) -> bool {
+        !self.joining.is_over
+            && !self.store.controls.has(Control::ManyDonors)
+            && self.joining.donor.is_some_and(|donor| donor != id && self.is_fed_by(donor))
+    }
+
+    /// A peer has begun. If it holds more than this replica it is the donor, since it was the first to answer.
+    pub(super) fn begun(&mut self, id: LinkId) {
+        if self.joining.is_over || self.store.controls.has(Control::ManyDonors) || !self.is_fed_by(id) {
+            return;
+        }
+        let before = self.joining.donor.replace(id).filter(|before| *before != id);
+        if let Some(before) = before.filter(|before| self.links[before].session.is_some()) {
+            self.put_off(before);
+        }
+    }
+
+    /// Gives a session up for now. The peer does the same, and waits until it is asked.
+    pub(super) fn put_off(&mut self, id: LinkId) {
+        self.give_up(id);
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.wants_session = true;
+        link.says_later = true;
+        link.is_put_off = true;
+    }
+
+    /// A peer is fed by another one and gives this session up. It will begin a new one.
+    pub(super) fn is_told_later(&mut self, id: LinkId) {
+        self.give_up(id);
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.no_session_before = self.now.mono + self.config.sync_interval * PUT_OFF_INTERVALS;
+    }
+
+    /// Lets another peer do it if the donor has stalled.
+    pub(super) fn replace_donor(&mut self) {
+        let patience = match self.store.controls {
+            controls if controls.has(Control::DonorKept) => Duration::MAX,
+            _ => self.config.sync_timeout / PATIENCE_PART,
+        };
+        let Some(id) = self.joining.donor.filter(|_| !self.joining.is_over) else { return };
+        let Some(session) = self.links.get(&id).and_then(|link| link.session.as_ref()) else { return };
+        let has_stalled = self.now.mono.saturating_sub(session.last_progress.mono) > patience;
+        if has_stalled && let Some(next) = self.next_donor() {
+            self.put_off(id);
+            self.links.get_mut(&id).expect("it has a session").stalls += 1;
+            self.joining.donor = Some(next);
+        }
+    }
+}
