@@ -225,6 +225,7 @@ fn talk(now: Time, link: u64, a: &mut Replica, b: &mut Replica) {
                         to.handle(now, Input::Stream(id, lane, &bytes));
                     }
                     Output::Datagram(id, bytes) => to.handle(now, Input::Datagram(id, &bytes)),
+                    Output::Repair(..) => {}
                     other => panic!("unexpected: {other:?}"),
                 }
             }

@@ -562,3 +562,60 @@ async fn a_name_that_lives_is_refused_also_by_who_has_no_link_to_its_holder() {
     holder.shutdown().await;
     guarded(late.ready()).await.unwrap();
 }
+
+/// Nodes enough for four groups, all of which know of all.
+async fn groups() -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for i in 0..18 {
+        let mut config = Config::local();
+        config.mesh_members_max = 6;
+        let seeds: Vec<&Node> = nodes.iter().take(2).collect();
+        nodes.push(builder(&format!("n{i}"), &seeds).config(config).start().await.unwrap());
+    }
+    for node in &nodes {
+        let mut events = node.member_events();
+        guarded(async {
+            while node.members().iter().filter(|member| member.state.is_alive()).count() < 18 {
+                events.next().await.expect("the node is open");
+            }
+        })
+        .await;
+    }
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receipts_count_the_members_that_are_reached_through_others() {
+    let nodes = groups().await;
+    for (i, node) in nodes.iter().enumerate() {
+        let receipt = node.put(format!("{i}"), "v").unwrap();
+        guarded(receipt.seen_by(Quorum::Majority, GUARD)).await.unwrap();
+    }
+    let receipt = nodes[3].put("all", "v").unwrap();
+    guarded(receipt.seen_by(Quorum::All, GUARD)).await.unwrap();
+    assert!(nodes.iter().all(|node| node.get("all").is_some()), "what is said to be seen is there");
+    assert!(
+        nodes.iter().any(|node| node.status().peers.len() < 17),
+        "not everybody is linked with everybody"
+    );
+    let deleted = nodes[3].delete("all").unwrap();
+    guarded(deleted.seen_by(Quorum::Count(18), GUARD)).await.unwrap();
+    assert!(nodes.iter().all(|node| node.get("all").is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_and_small_values_arrive_through_groups_and_around_a_node_that_is_gone() {
+    let mut nodes = groups().await;
+    let large = vec![b'x'; 1 << 20];
+    nodes[0].put("large", &large).unwrap();
+    nodes[0].put("small", "v").unwrap();
+    for node in &nodes {
+        sees(node, "small", b"v").await;
+        sees(node, "large", &large).await;
+    }
+    nodes.remove(5).shutdown().await;
+    nodes[1].put("after", "v").unwrap();
+    for node in &nodes {
+        sees(node, "after", b"v").await;
+    }
+}
