@@ -51,6 +51,19 @@ impl Process {
         }
     }
 
+    /// Waits until it knows that so many live.
+    fn expect_living(&mut self, count: &str) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            self.say("living");
+            if self.expect("living ") == count {
+                return;
+            }
+            assert!(Instant::now() < until, "it never knew {count}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn expect_token(&mut self, beginning: &str) -> Stamp {
         self.expect(beginning).parse().expect("a token")
     }
@@ -88,7 +101,9 @@ fn a_killed_leader_is_followed_and_a_stopped_one_learns_that_it_was() {
     let mut a = Process::start("n0", &[&b.addr]);
     c.say("campaign cron");
     a.say("campaign cron");
-    a.expect("joined n1");
+    // Whoever is to follow has to know each other without the one that is stopped.
+    a.expect_living("3");
+    c.expect_living("3");
     b.signal("STOP");
     // The voter that was killed has to be heard of again before there is a majority without the one that is stopped.
     let (third, was_c) = loop {
