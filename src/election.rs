@@ -136,6 +136,16 @@ pub struct Leader {
     pub value: Vec<u8>,
 }
 
+/// What an observer knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Sighting {
+    /// Too few voters were heard so far.
+    #[default]
+    Unknown,
+    /// Who leads, if anybody does.
+    Known(Option<Leader>),
+}
+
 /// What is to be done about elections.
 #[derive(Debug)]
 pub(crate) enum Effect {

@@ -507,7 +507,9 @@ impl Sim {
             Output::Packet(..) | Output::Dial(_) | Output::Seek | Output::Member(_) => {
                 self.member_output(i, output);
             }
-            Output::Lease(..) | Output::Leader(..) => self.lease_output(i, output),
+            Output::Lease(id, state) => self.lease_output(i, id, state),
+            // Whoever wants to know asks the node.
+            Output::Leader(..) => {}
             Output::Event(event) => {
                 if event == Event::Damaged {
                     self.nodes[i].is_tainted = false;

@@ -167,7 +167,7 @@ impl History {
                 self.drift[i] = ppm;
             }
             11 => {
-                let off = dice.below(2 * SET_MS as usize + 1) as i64 - SET_MS;
+                let off = [-SET_MS, -SET_MS / 3, 0, SET_MS / 2, SET_MS][dice.below(5)];
                 self.set[i] = if self.has_wild_clocks { off * 4_000 } else { off };
             }
             12 => sim.slow(i, [1, 1, 20, 100][dice.below(4)]),

@@ -121,8 +121,8 @@ async fn lock(node: Node) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_is_said() {
-    let none = start("a", &[], &[]).await;
-    let refused = none.election("cron").campaign("x").await.unwrap_err();
+    let voterless = start("a", &[], &[]).await;
+    let refused = voterless.election("cron").campaign("x").await.unwrap_err();
     assert!(refused == ElectionError::NoVoters && refused.to_string().contains("Config::voters"));
     let node = start("a", &VOTERS, &[]).await;
     assert_eq!(node.election("").campaign("x").await.unwrap_err(), ElectionError::Name { bytes: 0 });

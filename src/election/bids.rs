@@ -418,14 +418,14 @@ impl Election {
 
     /// Sees that all voters have granted what is held, and know its value.
     fn tend(&mut self, now: Duration, name: &str, term: Stamp, repairs: &mut [usize]) {
-        for at in 0..self.seats.len() {
+        for (at, claims) in repairs.iter_mut().enumerate() {
             let bid = &self.bids[name];
             let seat = &mut self.seats[at];
             seat.is_used |= bid.is_granted(at, seat);
             let is_current = bid.is_granted(at, seat) && bid.grants[at].number >= bid.proclaimed;
             self.needs_repair |= !is_current && seat.run.is_some();
-            if !is_current && repairs[at] > 0 {
-                repairs[at] -= 1;
+            if !is_current && *claims > 0 {
+                *claims -= 1;
                 seat.unanswered = true;
                 let (name, value) = (name.to_owned(), bid.first().value.clone());
                 self.send(now, at, Request::Claim { name, term, again: true, value });

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::messages::Request;
-use super::{ASK_TIME_MIN, ELECTIONS_MAX, Effect, Election, Leader, check_name};
+use super::{ASK_TIME_MIN, ELECTIONS_MAX, Effect, Election, Leader, Sighting, check_name};
 use crate::error::ElectionError;
 use crate::time::{Stamp, Time};
 
@@ -14,14 +14,17 @@ use crate::time::{Stamp, Time};
 #[derive(Debug)]
 pub(super) struct View {
     /// What voters have said, by seat, and until when that counts.
-    reports: Vec<Option<(Option<(Stamp, Vec<u8>)>, Duration)>>,
+    reports: Vec<Option<Report>>,
     begun: Duration,
     act_at: Duration,
     tries: u32,
     /// What was told the user.
-    told: Option<Option<Leader>>,
+    told: Sighting,
     users: usize,
 }
+
+/// To whom a voter has granted the lease, if it has.
+type Report = (Option<(Stamp, Vec<u8>)>, Duration);
 
 impl Election {
     /// Begins to observe a lease, for one more user.
@@ -35,7 +38,7 @@ impl Election {
             begun: now.mono,
             act_at: now.mono,
             tries: 0,
-            told: None,
+            told: Sighting::Unknown,
             users: 0,
         };
         self.views.entry(name.to_owned()).or_insert_with(new).users += 1;
@@ -55,7 +58,10 @@ impl Election {
 
     /// Who leads, if that is observed and known.
     pub(crate) fn leader(&self, name: &str) -> Option<&Option<Leader>> {
-        self.views.get(name)?.told.as_ref()
+        match &self.views.get(name)?.told {
+            Sighting::Unknown => None,
+            Sighting::Known(leader) => Some(leader),
+        }
     }
 
     /// How many voters have said whom they have granted it, and how many are needed.
@@ -99,15 +105,16 @@ impl Election {
         let reports = || view.reports.iter().flatten();
         let grants = || reports().filter_map(|(grant, _)| grant.as_ref());
         let is_elected = |term: &Stamp| grants().filter(|(other, _)| other == term).count() >= majority;
-        let latest = grants().filter(|(term, _)| is_elected(term)).next_back();
+        let latest = grants().rfind(|(term, _)| is_elected(term));
         let leader = latest.map(|(term, value)| Leader { token: *term, value: value.clone() });
         // Those that have not been heard of may have granted it; before long they count as if they had not.
         let silent = if view.begun + lease > now { view.reports.len() - reports().count() } else { 0 };
         let may_be = |term: &Stamp| grants().filter(|(other, _)| other == term).count() + silent >= majority;
         let is_none = silent < majority && !grants().any(|(term, _)| may_be(term));
         let is_known = leader.is_some() || (reports().count() >= majority && is_none);
-        if (is_known || view.told.is_some()) && view.told.as_ref() != Some(&leader) {
-            view.told = Some(leader.clone());
+        let sighting = Sighting::Known(leader.clone());
+        if (is_known || view.told != Sighting::Unknown) && view.told != sighting {
+            view.told = sighting;
             self.effects.push_back(Effect::Leader(name.to_owned(), leader));
         }
     }

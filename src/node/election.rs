@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::shared::{Core, Shared};
-use crate::election::{Leader, LeaseEnd, LeaseId, LeaseState};
+use crate::election::{Leader, LeaseEnd, LeaseId, LeaseState, Sighting};
 use crate::error::ElectionError;
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
@@ -16,7 +16,7 @@ use crate::time::{Stamp, Time};
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     leases: BTreeMap<LeaseId, watch::Sender<LeaseState>>,
-    leaders: BTreeMap<String, watch::Sender<Option<Option<Leader>>>>,
+    leaders: BTreeMap<String, watch::Sender<Sighting>>,
 }
 
 impl Listeners {
@@ -31,7 +31,7 @@ impl Listeners {
 
     pub(super) fn leader(&mut self, name: &str, leader: Option<Leader>) {
         if let Some(listener) = self.leaders.get(name) {
-            listener.send_replace(Some(leader));
+            listener.send_replace(Sighting::Known(leader));
         }
     }
 }
@@ -174,7 +174,7 @@ impl Election {
     pub fn observe(&self) -> Result<Observer, ElectionError> {
         let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
         core.replica.observe(self.shared.now(), &self.name)?;
-        let known = core.replica.leader(&self.name).cloned();
+        let known = core.replica.leader(&self.name).cloned().map_or(Sighting::Unknown, Sighting::Known);
         let sender = core.elections.leaders.entry(self.name.clone());
         let mut leader = sender.or_insert_with(|| watch::Sender::new(known)).subscribe();
         drop(core);
@@ -263,7 +263,7 @@ impl Drop for Leadership {
 pub struct Observer {
     shared: Arc<Shared>,
     name: String,
-    leader: watch::Receiver<Option<Option<Leader>>>,
+    leader: watch::Receiver<Sighting>,
     patience: Duration,
 }
 
@@ -273,7 +273,7 @@ impl Observer {
     pub async fn next(&mut self) -> Option<Option<Leader>> {
         loop {
             self.leader.changed().await.ok()?;
-            if let Some(leader) = self.leader.borrow_and_update().clone() {
+            if let Sighting::Known(leader) = self.leader.borrow_and_update().clone() {
                 return Some(leader);
             }
         }

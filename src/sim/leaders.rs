@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::{Sim, SimNode};
 use crate::election::{Leader, LeaseId, LeaseState};
 use crate::error::ElectionError;
-use crate::replica::Output;
 use crate::time::Stamp;
 
 /// What nodes campaign for, and what was granted so far.
@@ -36,8 +35,7 @@ impl Sim {
         (0..self.nodes.len()).filter_map(|i| Some((i, holds(&i)?))).collect()
     }
 
-    pub(super) fn lease_output(&mut self, i: usize, output: Output) {
-        let Output::Lease(id, state) = output else { return };
+    pub(super) fn lease_output(&mut self, i: usize, id: LeaseId, state: LeaseState) {
         let campaign = self.leaders.campaigns.get_mut(&(i, self.nodes[i].starts, id));
         let (name, known) = campaign.expect("it was begun here");
         *known = state;
