@@ -193,10 +193,13 @@ impl Client {
             let message = format!("what runs at {} is no kv-example node: it answered {status}", self.base);
             return Failure::new(Exit::Unreachable, message).hint("name another with --node");
         };
+        if code == "no_such_path" {
+            let message = format!("what runs at {} has no such path", self.base);
+            return Failure::new(Exit::Unreachable, message).hint("is --node right, and of this program's version?");
+        }
         let exit = match code {
             "unconfirmed" => Exit::TimedOut,
             "bad_request" | "key" => Exit::Usage,
-            "no_such_path" => Exit::Unreachable,
             _ => Exit::Refused,
         };
         let current = said["stamp"].as_str().map(|stamp| format!(" (stamp {stamp})")).unwrap_or_default();

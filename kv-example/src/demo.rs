@@ -235,20 +235,20 @@ fn explain(nodes: &[Node], http: SocketAddr) {
     for node in nodes {
         println!("  {}  {}", node.name(), node.addr());
     }
-    let flag = if http.port() == 8_080 { String::new() } else { format!(" --node http://{http}") };
-    let n3 = format!("--node http://{http}/n3");
+    let root = format!("http://{http}");
+    let node = if http.port() == 8_080 { String::new() } else { format!(" --node {root}") };
     println!(
         "
-Dashboard:  http://{http}        the same through n3's eyes: http://{http}/n3
+Dashboard:  {root}      through n3's eyes: {root}/n3
 
 Try, in another terminal (kv-example is target/debug/kv-example):
-  kv-example{flag} put greeting hello                    write through n1 …
-  kv-example {n3} get greeting      … and read it at n3
-  kv-example{flag} watch config/                         changes as they happen
-  kv-example{flag} members                               who is there
-  curl -X POST http://{http}/v1/demo/cut/n3         cut n3 off: both sides go on
-  curl -X POST http://{http}/v1/demo/heal/n3        heal it: they agree again
-  kv-example{flag} get {DISPUTED_KEY} --conflicts          and what both sides wrote meanwhile
+  kv-example put greeting hello{node}
+  kv-example get greeting --node {root}/n3
+  kv-example watch limits/{node}
+  kv-example members{node}
+  curl -X POST {root}/v1/demo/cut/n3        # cut n3 off: both sides go on
+  curl -X POST {root}/v1/demo/heal/n3       # they agree again
+  kv-example get {DISPUTED_KEY} --conflicts{node}    # what both sides wrote meanwhile
 
 Ctrl-C ends it."
     );

@@ -1,6 +1,8 @@
 //! Nodes and commands as processes, as a user has them.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+pub mod browser;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
