@@ -10,6 +10,13 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// The largest value that any node accepts from a peer, and the ceiling of [`Config::value_bytes_max`].
 pub const VALUE_BYTES_CEILING: usize = 16 << 20;
 
+/// The longest lease that any voter grants: see [`Config::lease_time`]. Voters are silent for this long after every
+/// start, and for [`Config::clock_skew_max`] more.
+pub const LEASE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The longest list of voters.
+pub const VOTERS_MAX: usize = 31;
+
 /// When a node's disk is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -76,6 +83,13 @@ pub struct Config {
     pub durability: Durability,
     /// What to do with a damaged directory.
     pub on_corruption: OnCorruption,
+    /// The names of the nodes whose majority grants leases: see [`Node::election`](crate::Node::election). The same on
+    /// every node, in any order; nodes with different lists refuse each other's elections. An odd number is best. At
+    /// most 31, each once. Without any there are no elections.
+    pub voters: Vec<String>,
+    /// How long a lease lasts that is not renewed. Renewals go out three times as often. It may differ between nodes.
+    /// 100 ms to 10 s.
+    pub lease_time: Duration,
 }
 
 impl Config {
@@ -95,6 +109,8 @@ impl Config {
             scrub_interval: Duration::from_secs(600),
             durability: Durability::Interval(Duration::from_millis(50)),
             on_corruption: OnCorruption::Refuse,
+            voters: Vec::new(),
+            lease_time: Duration::from_secs(3),
         }
     }
 
@@ -107,6 +123,7 @@ impl Config {
             probe_interval: Duration::from_secs(2),
             probe_timeout: Duration::from_millis(800),
             suspicion_time: Duration::from_secs(12),
+            lease_time: Duration::from_secs(10),
             ..Self::lan()
         }
     }
@@ -142,12 +159,14 @@ impl Config {
                 "5 ms to half of probe_interval",
             ),
             ("suspicion_time", self.suspicion_time, second / 20, hour, "50 ms to 1 h"),
+            ("lease_time", self.lease_time, second / 10, LEASE_TIME_MAX, "100 ms to 10 s"),
         ];
         for (field, value, least, most, range) in times {
             if !(least..=most).contains(&value) {
                 return Err(StartError::Config { field, value: format!("{value:?}"), range });
             }
         }
+        self.check_voters()?;
         let sizes = [
             ("value_bytes_max", self.value_bytes_max, 1, VALUE_BYTES_CEILING, "1 to 16777216"),
             ("lag_bytes_max", self.lag_bytes_max, 64 << 10, 1 << 40, "65536 to 1099511627776"),
@@ -159,6 +178,16 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn check_voters(&self) -> Result<(), StartError> {
+        let mut names: Vec<&String> = self.voters.iter().collect();
+        names.sort_unstable();
+        let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone());
+        let wrong = twice.or_else(|| names.iter().find(|name| name.is_empty()).map(|_| String::new()));
+        let wrong = wrong.or_else(|| (names.len() > VOTERS_MAX).then(|| format!("{} names", names.len())));
+        let range = "at most 31 names of nodes, each once";
+        wrong.map_or(Ok(()), |value| Err(StartError::Config { field: "voters", value, range }))
     }
 }
 
@@ -186,5 +215,8 @@ mod tests {
         assert!(text.contains("value_bytes_max") && text.contains("1 to 16777216"), "{text}");
         let config = Config { sync_interval: Duration::ZERO, ..Config::lan() };
         assert!(config.check().unwrap_err().to_string().contains("sync_interval"));
+        let voters = ["a", "b", "a"].map(str::to_owned).to_vec();
+        let text = Config { voters, ..Config::lan() }.check().unwrap_err().to_string();
+        assert!(text.contains("voters") && text.contains("is a,") && text.contains("each once"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 //! Outside the project's own tests (feature `__controls`) every question here has the answer "no" at compile time.
 
 /// One rule, broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(not(feature = "__controls"), expect(unreachable_pub, reason = "public with the feature alone"))]
 pub enum Control {
     /// A cursor outlives its link.
@@ -56,12 +56,22 @@ pub enum Control {
     EarlyPromise,
     /// A disk takes what it can read of a torn transaction.
     TornTaken,
+    /// A voter votes as soon as it has started.
+    NoQuarantine,
+    /// A holder counts the whole lease by its own clock.
+    NoDriftMargin,
+    /// A voter answers before its promise is on its disk, and does not look for it after a restart.
+    PromiseNotKept,
+    /// A candidate campaigns under the term that it had, and voters do not mind.
+    TermReused,
+    /// Nobody compares lists of voters.
+    VotersDiffer,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 28] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -85,11 +95,16 @@ impl Control {
         Self::AmidForEver,
         Self::EarlyPromise,
         Self::TornTaken,
+        Self::NoQuarantine,
+        Self::NoDriftMargin,
+        Self::PromiseNotKept,
+        Self::TermReused,
+        Self::VotersDiffer,
     ];
 }
 
 /// The rule that this replica breaks, if any.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Controls {
     #[cfg(feature = "__controls")]
     pub(crate) broken: Option<Control>,

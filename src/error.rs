@@ -183,6 +183,47 @@ pub enum WaitError {
     NoDisk,
 }
 
+/// Why there is no lease. What was granted on the way is given back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ElectionError {
+    /// Nobody can vote.
+    #[error("no voters: name the nodes that vote in Config::voters, the same on every node")]
+    NoVoters,
+    /// The name of the election or the lock is empty or too long.
+    #[error("a name of {bytes} bytes; permitted are 1 to 256")]
+    Name {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The leader's value is too large.
+    #[error("a value of {bytes} bytes is over the limit of 512")]
+    Value {
+        /// Its size.
+        bytes: usize,
+    },
+    /// This node campaigns for, holds or observes too many leases.
+    #[error("more than {limit} leases on one node", limit = crate::ELECTIONS_MAX)]
+    TooMany,
+    /// Somebody else has the lease, or is about to have it.
+    #[error("somebody else has it")]
+    Taken,
+    /// Too few voters can be reached, or those that can have started too short a time ago to vote.
+    #[error("no majority of voters can vote: {reached} answered, {needed} are needed")]
+    NoMajority {
+        /// How many voters answered.
+        reached: usize,
+        /// How many votes are needed.
+        needed: usize,
+    },
+    /// The lease is not held any more.
+    #[error("the lease has ended")]
+    Lost,
+    /// The node is closed.
+    #[error("the node is closed")]
+    Closed,
+}
+
 /// Why a [`Security`](crate::Security) was not made or changed. What was in force stays so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -265,6 +306,9 @@ pub enum Error {
     /// A snapshot was not taken.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// There is no lease.
+    #[error(transparent)]
+    Election(#[from] ElectionError),
     /// Security could not be made or changed.
     #[error(transparent)]
     Security(#[from] SecurityError),

@@ -7,6 +7,7 @@
 mod config;
 mod controls;
 mod digest;
+mod election;
 mod entry;
 mod error;
 mod log;
@@ -26,16 +27,21 @@ mod time;
 mod watch;
 mod wire;
 
-pub use config::{Config, Durability, KEY_BYTES_MAX, OnCorruption, VALUE_BYTES_CEILING};
+pub use config::{
+    Config, Durability, KEY_BYTES_MAX, LEASE_TIME_MAX, OnCorruption, VALUE_BYTES_CEILING, VOTERS_MAX,
+};
 #[cfg(feature = "__controls")]
 #[doc(hidden)]
 pub use controls::Control;
+pub use election::{
+    ELECTION_NAME_BYTES_MAX, ELECTIONS_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState,
+};
 pub use entry::{Entry, Revision};
-pub use error::{DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError, WriteError};
+pub use error::{DecodeError, ElectionError, Error, SecurityError, SnapshotError, StartError, WaitError, WriteError};
 pub use members::{Contact, MEMBERS_MAX, META_BYTES_MAX, Member, MemberEvent, MemberState};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Events, Node, NodeBatch, NodeEvent, NodeStatus, PeerRefusal, PeerStatus, Quorum,
+    Builder, Counter, Election, Events, Leadership, Node, NodeBatch, NodeEvent, NodeStatus, Observer, PeerRefusal, PeerStatus, Quorum,
     Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]

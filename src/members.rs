@@ -283,6 +283,11 @@ impl Members {
         self.known.get(&run).is_some_and(|known| known.member.state.is_alive())
     }
 
+    /// How to reach a member.
+    pub(crate) fn contact(&self, run: u64) -> Option<Contact> {
+        self.known.get(&run).map(|known| known.member.contact())
+    }
+
     fn living(&self) -> usize {
         1 + self.detector.num_members()
     }

@@ -14,6 +14,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::digest::HashKey;
+use crate::election::{Election, Leader, LeaseId, LeaseState};
 use crate::entry::Revision;
 use crate::members::{Contact, Member, MemberEvent, Members};
 use crate::reconcile::Progress;
@@ -84,6 +85,10 @@ pub enum Output {
     Seek,
     /// Tell the user of a member.
     Member(MemberEvent),
+    /// Tell whoever campaigns what has become of it.
+    Lease(LeaseId, LeaseState),
+    /// Tell whoever observes a lease who has it now.
+    Leader(String, Option<Leader>),
     /// Tell the user.
     Event(Event),
 }
@@ -126,6 +131,8 @@ pub enum Event {
     NameTwice(Box<Member>),
     /// Two live nodes say that they are to be found at one address. One of them cannot be reached there.
     AddressTwice(Box<Member>),
+    /// A node has another list of voters. It has no part in this node's elections, nor this node in its.
+    VotersDiffer(Box<Member>),
     /// There are more members than [`MEMBERS_MAX`](crate::MEMBERS_MAX). Further ones are not believed.
     MembersFull,
     /// A peer has merged the same events and yet holds something else; no leaf here is damaged.
@@ -171,12 +178,15 @@ const CHECK_AMID: u8 = 2;
 
 /// Under which the disk keeps whom to look for after a restart.
 const MEMBERS_MEMO: &str = "members";
+/// Under which it keeps what this voter has promised.
+const VOTER_MEMO: &str = "voter";
 
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
 
 mod checks;
 mod disk;
+mod elections;
 mod link;
 mod members;
 mod status;
@@ -186,6 +196,7 @@ mod verbs;
 pub(crate) use disk::Copy;
 use disk::DiskCursor;
 pub use disk::Persist;
+use elections::Promise;
 use link::Link;
 pub use status::{Status, SyncTraffic};
 pub use verbs::{BATCH_WRITES_MAX, Batch, PutOptions};
@@ -209,6 +220,8 @@ pub struct Replica {
     traffic: SyncTraffic,
     watches: Watches,
     members: Option<Members>,
+    election: Option<Election>,
+    promises: VecDeque<Promise>,
     /// Whether the user was told that there are too many members.
     is_full: bool,
 }
@@ -242,6 +255,8 @@ impl Replica {
             traffic: SyncTraffic::default(),
             watches: Watches::default(),
             members,
+            election: None,
+            promises: VecDeque::new(),
             is_full: false,
             config,
         };
@@ -250,6 +265,11 @@ impl Replica {
             if let (Some(members), Some(memo)) = (&mut replica.members, replica.disk.memo(MEMBERS_MEMO)) {
                 members.recall(memo);
             }
+        }
+        if let Some(own) = replica.own_member() {
+            let floor = Election::floor_of(replica.kept(VOTER_MEMO));
+            let controls = replica.store.controls;
+            replica.election = Election::new(&own.name, own.run, &replica.config, controls, floor);
         }
         replica
     }
@@ -367,13 +387,15 @@ impl Replica {
         }
         self.recover();
         self.see_to_members();
+        self.see_to_elections();
         self.follow();
     }
 
     /// When to wake it next.
     pub fn deadline(&self) -> Time {
         let members = self.members.as_ref().map_or(Duration::MAX, Members::deadline);
-        let mut at = self.next_sync.min(members);
+        let elections = self.election.as_ref().map_or(Duration::MAX, Election::deadline);
+        let mut at = self.next_sync.min(members).min(elections);
         for link in self.links.values() {
             at = [link.check_at, link.break_at].into_iter().flatten().fold(at, Duration::min);
         }

@@ -34,10 +34,12 @@ use crate::time::Time;
 
 mod disk;
 mod faults;
+mod leaders;
 mod members;
 mod node;
 
 use disk::SimDisk;
+use leaders::Leaders;
 pub use disk::{Disk, DiskFault};
 pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 
@@ -150,6 +152,7 @@ pub struct Sim {
     /// By which nodes the others find each other; without it the simulator links all of them.
     seeds: Option<Vec<usize>>,
     member_events: Vec<(Duration, usize, MemberEvent)>,
+    leaders: Leaders,
 }
 
 impl Sim {
@@ -179,6 +182,7 @@ impl Sim {
             sendings: 0,
             seeds: None,
             member_events: Vec::new(),
+            leaders: Leaders::default(),
             controls: Controls::default(),
         }
     }
@@ -462,6 +466,7 @@ impl Sim {
         }
         self.write_disk(i);
         self.check(i);
+        self.check_leaders();
         let Some(replica) = &self.nodes[i].replica else { return };
         let later = replica.deadline().mono.saturating_sub(self.time(i).mono);
         let at = self.now + self.nodes[i].clock.until(later).max(Duration::from_micros(1));
@@ -501,6 +506,7 @@ impl Sim {
             Output::Packet(..) | Output::Dial(_) | Output::Seek | Output::Member(_) => {
                 self.member_output(i, output);
             }
+            Output::Lease(..) | Output::Leader(..) => self.lease_output(i, output),
             Output::Event(event) => {
                 if event == Event::Damaged {
                     self.nodes[i].is_tainted = false;

@@ -36,7 +36,7 @@ const COUNTER_BITS: u32 = 16;
 /// The name of one event: 48 bits of wall-clock milliseconds, 16 bits of counter, and the origin that made it.
 ///
 /// Stamps are totally ordered; the greater one wins where a single value is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     pub(crate) clock: u64,
     pub(crate) origin: u64,
@@ -51,6 +51,12 @@ impl Stamp {
     /// The run (one start of a process) that made the event.
     pub fn origin(self) -> u64 {
         self.origin
+    }
+
+    /// The stamp as one number, in the same order: for resources that compare fencing tokens. As text, too, stamps are
+    /// in their order.
+    pub fn as_u128(self) -> u128 {
+        u128::from(self.clock) << 64 | u128::from(self.origin)
     }
 }
 
@@ -97,6 +103,9 @@ pub(crate) struct HybridClock {
 }
 
 impl HybridClock {
+    /// Of a clock, the bits that count events within a millisecond.
+    pub(crate) const COUNTER_BITS: u32 = COUNTER_BITS;
+
     /// The clock value of a new local event, above everything seen.
     pub(crate) fn tick(&mut self, now: Time) -> u64 {
         self.last = (now.wall_ms() << COUNTER_BITS).max(self.last + 1);

@@ -64,6 +64,8 @@ pub(crate) enum Kind {
     Packet = 8,
     /// Who is believed to live, in part or as hashes.
     Roster = 9,
+    /// A datagram between a voter and a node that campaigns, leads or observes.
+    Election = 10,
 }
 
 impl Kind {
@@ -78,6 +80,7 @@ impl Kind {
             Self::Ask,
             Self::Packet,
             Self::Roster,
+            Self::Election,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte).ok_or(WireError::Kind(byte))
     }

@@ -212,6 +212,10 @@ impl Builder {
             advertised: self.advertise,
             clock_skew_max: self.config.clock_skew_max,
         };
+        if !self.config.voters.is_empty() && self.config.voters.len().is_multiple_of(2) {
+            tracing::warn!(node = %self.name, "an even number of voters survives no more failures than one less");
+        }
+        let lease_time = self.config.lease_time;
         let lag_bytes_max = self.config.lag_bytes_max as u64;
         let mut setup = Setup::new(self.config, seed);
         setup.member = Some(own);
@@ -225,7 +229,7 @@ impl Builder {
         let replica = Replica::new(setup);
         let (wishes, asked) = mpsc::unbounded_channel();
         let is_alone = self.seeds.is_empty();
-        let shared = Shared::new(self.name, run, addr, replica, wishes, is_alone);
+        let shared = Shared::new(self.name, run, addr, replica, wishes, is_alone, lease_time);
         #[cfg(feature = "durable")]
         {
             let shared = shared.clone();

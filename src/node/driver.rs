@@ -97,6 +97,9 @@ fn step(shared: &Shared, batch: &mut Vec<Happening>, lag_bytes_max: u64) -> Opti
         outputs += 1;
         shared.dispatch(core, output);
     }
+    if core.replica.awaits_disk() {
+        shared.disk.want();
+    }
     let busy = core.replica.median_lag() > lag_bytes_max;
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
     let wakers = shared.follow(core, now);

@@ -2,8 +2,10 @@
 
 mod batch;
 mod builder;
+mod clock;
 mod disk;
 mod driver;
+mod election;
 mod index;
 mod link;
 mod network;
@@ -22,6 +24,7 @@ use std::time::Duration;
 
 pub use batch::NodeBatch;
 pub use builder::Builder;
+pub use election::{Election, Leadership, Observer};
 pub use peers::{NodeEvent, PeerRefusal};
 pub use receipt::{Quorum, Receipt};
 pub use security::{Security, TlsRefusal};
@@ -33,7 +36,7 @@ pub use watch::{Events, Watch};
 use crate::entry::Entry;
 #[cfg(feature = "durable")]
 use crate::error::SnapshotError;
-use crate::error::{WaitError, WriteError};
+use crate::error::{ElectionError, WaitError, WriteError};
 use crate::members::{Member, MemberEvent};
 use crate::replica::{PutOptions, Status};
 use crate::watch::WatchStart;
@@ -230,6 +233,37 @@ impl Node {
         self.shared.members()
     }
 
+    /// A lease by this name, which one node has at a time. See [`Election`] for what is guaranteed.
+    pub fn election(&self, name: impl Into<String>) -> Election {
+        Election::new(&self.shared, name.into())
+    }
+
+    /// Waits until this node has the lease of this name, to hold it briefly: dropped, it goes to the next. It is the same
+    /// lease as that of [`Node::election`], with the node's name as its value.
+    ///
+    /// # Errors
+    /// See [`ElectionError`].
+    pub async fn lock(&self, name: impl Into<String>) -> Result<Leadership, ElectionError> {
+        self.election(name).campaign(self.name()).await
+    }
+
+    /// The same, without waiting for whoever has it.
+    ///
+    /// # Errors
+    /// [`ElectionError::Taken`] if somebody has it, or is about to.
+    pub async fn try_lock(&self, name: impl Into<String>) -> Result<Leadership, ElectionError> {
+        self.election(name).try_campaign(self.name()).await
+    }
+
+    /// Who should lead, by what this node knows of the members now: a choice by hash among those that live. No message
+    /// is sent and nothing is agreed upon. All nodes that know the same members say the same; **in a partition, and while
+    /// members come and go, two may be named, each by some nodes, or one that is gone**. Nothing here may do harm then:
+    /// for everything else there is [`Node::election`].
+    pub fn leader_hint(&self, name: impl AsRef<str>) -> Option<Member> {
+        let core = self.shared.lock_closed()?;
+        core.replica.leader_hint(name.as_ref()).cloned()
+    }
+
     /// Members that come and go from now on.
     pub fn member_events(&self) -> Events<MemberEvent> {
         Events::new(&self.shared, |shared| &shared.member_events, self.shared.member_events.end())
@@ -305,6 +339,7 @@ impl Node {
     /// and the port is free. Reads are answered from the last state. The others know at once that its process has
     /// ended.
     pub async fn shutdown(&self) {
+        self.shared.resign_all().await;
         if let Some(head) = self.shared.lock().map(|core| core.replica.head()) {
             let is_told = |shared: &Shared| {
                 let mut core = shared.lock()?;

@@ -5,16 +5,19 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc};
 
+use super::clock::mono;
 use super::disk::DiskLink;
+use super::election::Listeners;
 use super::index::{Index, IndexCursor};
 use super::link::Wire;
 use super::network::Wish;
 use super::peers::{NodeEvent, Peers};
 use super::watch::EventLog;
+use super::FAREWELL_TIME_MAX;
 use crate::entry::Revision;
 use crate::error::WriteError;
 use crate::members::{Contact, Member, MemberEvent};
@@ -31,6 +34,7 @@ pub(super) struct Core {
     pub(super) wires: BTreeMap<LinkId, Wire>,
     pub(super) peers: Peers,
     pub(super) next_link: LinkId,
+    pub(super) elections: Listeners,
     /// There is nobody to wait for.
     pub(super) is_alone: bool,
 }
@@ -45,7 +49,7 @@ pub(super) struct Shared {
     pub(super) disk: DiskLink,
     /// The change log that revisions belong to.
     log: AtomicU64,
-    started: Instant,
+    pub(super) lease_time: Duration,
     is_closed: AtomicBool,
     /// The cluster is too far behind.
     pub(super) is_busy: AtomicBool,
@@ -71,6 +75,7 @@ impl Shared {
         replica: Replica,
         wishes: mpsc::UnboundedSender<Wish>,
         is_alone: bool,
+        lease_time: Duration,
     ) -> Arc<Self> {
         let log = replica.status().head.log;
         let core = Core {
@@ -80,6 +85,7 @@ impl Shared {
             wires: BTreeMap::new(),
             peers: Peers::default(),
             next_link: 1,
+            elections: Listeners::default(),
             is_alone,
         };
         Arc::new(Self {
@@ -90,7 +96,7 @@ impl Shared {
             index: Index::new(),
             disk: DiskLink::default(),
             log: AtomicU64::new(log),
-            started: Instant::now(),
+            lease_time,
             is_closed: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
             poke: Notify::new(),
@@ -103,8 +109,9 @@ impl Shared {
         })
     }
 
+    #[expect(clippy::unused_self, reason = "whose time it is, though all have the same")]
     pub(super) fn now(&self) -> Time {
-        Time { mono: self.started.elapsed(), wall: wall() }
+        Time { mono: mono(), wall: wall() }
     }
 
     pub(super) fn log(&self) -> u64 {
@@ -136,6 +143,7 @@ impl Shared {
     pub(super) fn let_go(&self) -> BTreeMap<WatchId, Waker> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         core.wires.clear();
+        core.elections = Listeners::default();
         std::mem::take(&mut core.wakers)
     }
 
@@ -191,6 +199,19 @@ impl Shared {
         }
     }
 
+    /// Gives up all leases, and lets the voters hear of it.
+    pub(super) async fn resign_all(&self) {
+        if let Some(mut core) = self.lock() {
+            core.replica.resign_all(self.now());
+        }
+        self.poke.notify_one();
+        let is_told = |shared: &Self| match shared.lock() {
+            Some(core) => (!core.replica.owes_releases()).then_some(()),
+            None => Some(()),
+        };
+        _ = tokio::time::timeout(FAREWELL_TIME_MAX, self.wait_for(is_told)).await;
+    }
+
     pub(super) fn members(&self) -> Vec<Member> {
         let members = |core: &Core| {
             core.replica.own_member().into_iter().chain(core.replica.members()).cloned().collect()
@@ -226,6 +247,8 @@ impl Shared {
                 self.member_events.push(event);
                 self.progress.notify_waiters();
             }
+            Output::Lease(id, state) => core.elections.lease(id, state),
+            Output::Leader(name, leader) => core.elections.leader(&name, leader),
             Output::Event(event) => {
                 tracing::warn!(node = %self.name, ?event, "the replica reports");
                 self.events.push(event.into());

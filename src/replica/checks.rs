@@ -56,6 +56,10 @@ impl Replica {
             let run = self.links.get(&id).and_then(|link| link.run);
             return run.map_or(Ok(()), |run| members.packet(self.now, run, reader));
         }
+        if kind == Kind::Election {
+            let run = self.links.get(&id).and_then(|link| link.run);
+            return run.map_or(Ok(()), |run| self.election_message(run, reader));
+        }
         if kind != Kind::Check {
             return Err(WireError::Kind(kind as u8));
         }
@@ -121,6 +125,7 @@ impl Replica {
                 self.keep(MEMBERS_MEMO, Some(&memo));
             }
         }
+        self.wake_elections();
         self.store.expire(now, EXPIRE_STEPS);
         let (mut checks, mut breaks) = (Vec::new(), Vec::new());
         for (id, link) in &mut self.links {

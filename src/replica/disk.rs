@@ -144,6 +144,15 @@ impl DiskCursor {
         self.is_there
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// How often memos have changed, and up to which of these changes they are safe.
+    pub(super) fn memo_marks(&self) -> (u64, u64) {
+        (self.changes, self.safe.map_or(0, |(_, memos)| memos))
+    }
+
     pub(super) fn memo(&self, name: &str) -> Option<&[u8]> {
         self.memos.get(name).map(Vec::as_slice)
     }
@@ -288,12 +297,14 @@ impl Replica {
                 Some((Revision { log: flight.log, number: flight.mark.head }, flight.mark.memos));
             self.store.persisted(flight.mark.head);
         }
+        self.keep_promises();
     }
 
     /// Begins the transaction that failed again when the disk is back. Until then it holds nothing back.
     pub(super) fn persist_failed(&mut self) {
         let (store, disk) = (&mut self.store, &mut self.disk);
         disk.has_failed = true;
+        self.promises.clear();
         disk.staging = None;
         if let Some(flight) = disk.flight.take() {
             store.dropped.extend(flight.dropped);

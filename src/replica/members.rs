@@ -38,6 +38,7 @@ impl Replica {
     /// Tells the others that this node leaves. What it still has to send is sent.
     pub fn leave(&mut self, now: Time) {
         self.now = now;
+        self.resign_all(now);
         if let Some(members) = &mut self.members {
             members.leave(now);
         }
@@ -56,16 +57,25 @@ impl Replica {
 
     pub(super) fn stray_packet(&mut self, from: &Member, bytes: &[u8]) {
         let Some(members) = &mut self.members else { return };
-        if let Ok((Kind::Packet, reader)) = Reader::new(bytes) {
-            members.introduce(self.now, from);
-            // There is no link to break for what is not a packet.
-            _ = members.packet(self.now, from.run, reader);
+        // There is no link to break for what is not a packet.
+        match Reader::new(bytes) {
+            Ok((Kind::Packet, reader)) => {
+                members.introduce(self.now, from);
+                _ = members.packet(self.now, from.run, reader);
+            }
+            Ok((Kind::Election, reader)) => {
+                members.introduce(self.now, from);
+                _ = self.election_message(from.run, reader);
+            }
+            _ => {}
         }
     }
 
     /// Passes on what the members want done.
     pub(super) fn see_to_members(&mut self) {
+        let mut is_new = false;
         while let Some(effect) = self.members.as_mut().and_then(|members| members.effects.pop_front()) {
+            is_new |= matches!(effect, Effect::Event(_));
             let event = match effect {
                 Effect::Packet(to, bytes) => Output::Packet(to, bytes),
                 Effect::Dial(to) => Output::Dial(to),
@@ -86,6 +96,9 @@ impl Replica {
                 }
             };
             self.outputs.push_back(event);
+        }
+        if is_new {
+            self.seat_voters();
         }
     }
 }

@@ -23,7 +23,7 @@ impl<'a> SimNode<'a> {
         (self.sim.nodes[self.i].replica.as_mut().expect("it is up"), now)
     }
 
-    fn replica(&mut self) -> (&mut Replica, Time) {
+    pub(super) fn replica(&mut self) -> (&mut Replica, Time) {
         let now = self.sim.time(self.i);
         (self.sim.nodes[self.i].replica.as_mut().expect("it is up"), now)
     }

@@ -158,8 +158,12 @@ impl Follower<'_> {
     fn tell(&self, input: Input<'_>) {
         let Some(mut core) = self.shared.lock_closed() else { return };
         let now = self.shared.now();
+        let has_waiting = core.replica.awaits_disk();
         core.replica.handle(now, input);
         let wakers = self.shared.follow(&mut core, now);
+        if has_waiting {
+            self.shared.poke.notify_one();
+        }
         drop(core);
         wakers.into_iter().for_each(Waker::wake);
         self.shared.progress.notify_waiters();

@@ -1,0 +1,499 @@
+//! Elections: leases that a majority of configured voters grants, with fencing tokens.
+//!
+//! # What is promised
+//!
+//! Of one lease, at any instant of true time, at most one run is the holder by its own clock; and the terms of
+//! successive holders grow. The term is the token.
+//!
+//! It rests on this:
+//!
+//! 1. *One process a name.* At no time do two processes run under the name of one voter.
+//! 2. *Drift.* No monotonic clock runs more than 5 % too fast or too slow. Holders count nine tenths of what they were
+//!    promised, since before they asked, and 0.9 / 0.95 < 1 / 1.05.
+//! 3. *One list.* All nodes have the same list of voters, so that two majorities always share one. Every request carries a
+//!    hash of it. Voters with another list refuse it, both sides report it, and a candidate claims nothing while a voter of
+//!    its own list has another. That finds the mistake wherever lists overlap and nodes are connected; it does not make
+//!    mistakes safe in a partition. A list is changed by stopping all nodes first, and starting them with the new one.
+//! 4. *Clocks, for voters without a disk alone.* Wall clocks of voters are at most half of `clock_skew_max` off.
+//!
+//! Nothing is assumed of the network, of how often processes crash or pause, or of wall clocks where voters have a disk
+//! that keeps what was synced. Who restores an old copy of a voter's disk has a voter without a disk, in this respect.
+//!
+//! # Why it holds
+//!
+//! *One holder.* A voter promises a lease to one run at a time and keeps it until its own clock has run through the whole
+//! time, or the holder has given it up. What a restarted voter had promised it may have forgotten, so it grants nothing,
+//! not even a lease that is held already, until every promise from before its start is over, whoever counts:
+//! [`quarantine`]. A lease that a holder could not renew in time has ended for good: it goes on campaigning under a new
+//! term.
+//!
+//! *Growing terms.* A voter grants a term only above all that it has granted, and above its own clock. The first covers
+//! everything while it remembers. With a disk it remembers: the greatest term is there before the answer goes out. Without
+//! one, let `t` be when a forgotten term was granted: its candidate had taken it from a voter's clock, plus at most
+//! [`LEASE_TIME_MAX`](crate::LEASE_TIME_MAX), so it is at most `t` + half the skew + `LEASE_TIME_MAX`. The voter grants
+//! again no sooner than `t` + skew + `LEASE_TIME_MAX`, at a clock that shows at least that minus half the skew: more.
+//!
+//! # How it goes
+//!
+//! A candidate *asks* all voters first ([`bids`]). That promises nothing, disturbs nobody, and brings the clocks and terms
+//! above which its own term has to be. When a majority would grant, it *claims*. When a majority has granted, it leads,
+//! and *renews* with each voter by one small message however many leases it has. A voter that has forgotten it is claimed
+//! again under the same term. [`voter`] is the other side; [`views`] asks voters whom they have granted a lease, for those
+//! who only want to know.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::config::{Config, LEASE_TIME_MAX};
+use crate::controls::{Control, Controls};
+use crate::digest::fingerprint;
+use crate::error::ElectionError;
+use crate::time::{Stamp, Time};
+use crate::wire::{Reader, WireError};
+
+mod bids;
+mod messages;
+mod views;
+mod voter;
+
+use bids::Bid;
+pub(crate) use messages::Message;
+use messages::{Answer, Call, Request};
+use views::View;
+use voter::Voter;
+
+/// The longest name of an election or a lock, in bytes.
+pub const ELECTION_NAME_BYTES_MAX: usize = 256;
+/// The largest value of a leader, in bytes.
+pub const LEADER_VALUE_BYTES_MAX: usize = 512;
+/// Leases that a voter knows of at a time; it refuses others. Also those that one node campaigns for or observes.
+pub const ELECTIONS_MAX: usize = 16_384;
+/// Candidates that a voter remembers to tell of one lease; others ask again by themselves.
+const WAITING_MAX: usize = 64;
+/// Nodes that a voter tells of changes of one lease.
+const WATCHERS_MAX: usize = 4_096;
+/// A free lease is offered to one candidate for this part of the lease time.
+const HANDOVER_SHARE: u32 = 8;
+/// Terms further ahead of a voter's clock than this are not granted: they would stand in the way for ever.
+const TERM_AHEAD_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Nodes with another list of voters that are remembered, to report each once.
+const REPORTED_MAX: usize = 1_024;
+/// The first question is repeated after this time, later ones after longer.
+const ASK_TIME_MIN: Duration = Duration::from_millis(50);
+
+/// For how long a voter is silent after its start: until the promises of its last run are over, and its clock is past
+/// every term that it may have forgotten; by a clock that may run 5 % too fast.
+fn quarantine(config: &Config) -> Duration {
+    (LEASE_TIME_MAX + config.clock_skew_max) * 10 / 9
+}
+
+/// Names one campaign of this node, and the lease that it won.
+pub type LeaseId = u64;
+
+/// What has become of a campaign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseState {
+    /// It is not decided.
+    Waiting,
+    /// This node has the lease, under this term.
+    Held(Stamp),
+    /// It is over.
+    Ended(LeaseEnd),
+}
+
+/// Why a campaign or a lease is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseEnd {
+    /// It was given up.
+    Resigned,
+    /// It could not be renewed in time.
+    Lost,
+    /// Somebody else has the lease, and this was only a try.
+    Taken,
+    /// Too few voters answered or could vote, and this was only a try.
+    NoMajority {
+        /// How many voters answered.
+        reached: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+}
+
+/// Who leads, as a majority of voters says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leader {
+    /// The fencing token, which also names the run that leads: [`Stamp::origin`].
+    pub token: Stamp,
+    /// What the leader says about itself.
+    pub value: Vec<u8>,
+}
+
+/// What is to be done about elections.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Send a message to a run, this one included; once a promise is on the disk, if there is one.
+    Send(u64, Message, Option<u64>),
+    Lease(LeaseId, LeaseState),
+    Leader(String, Option<Leader>),
+    /// This run has another list of voters.
+    Differs(u64),
+}
+
+/// A voter, as this node deals with it.
+#[derive(Debug)]
+struct Seat {
+    name: String,
+    /// Who has it, as far as is known.
+    run: Option<u64>,
+    /// Under which session it promises leases to this node; 0 if it does not. Of the request that last confirmed it.
+    session: u64,
+    confirmed: u64,
+    /// Until when this node counts on what was granted under the session.
+    counted: Duration,
+    renew_at: Duration,
+    /// When the last renewal or claim went out that is not answered.
+    unanswered: bool,
+    /// It grants nothing until then.
+    mute_until: Duration,
+    /// It has another list of voters, as far as is known, which lasts no longer than this.
+    differs_until: Duration,
+    is_used: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Election {
+    own: u64,
+    hash: u64,
+    lease: Duration,
+    controls: Controls,
+    random: ChaCha8Rng,
+    voter: Option<Voter>,
+    seats: Vec<Seat>,
+    bids: BTreeMap<String, Bid>,
+    names: BTreeMap<LeaseId, String>,
+    next_id: LeaseId,
+    views: BTreeMap<String, View>,
+    /// What was given up and is not confirmed to be, by seat and name.
+    releases: BTreeMap<(usize, String), (Stamp, Duration)>,
+    repair_at: Duration,
+    needs_repair: bool,
+    /// When requests were sent, by their number.
+    asked: BTreeMap<u64, Duration>,
+    last_term: u64,
+    reported: BTreeSet<u64>,
+    due: Duration,
+    pub(crate) effects: VecDeque<Effect>,
+}
+
+impl Election {
+    /// Without voters there is nothing to do. `floor` is what the disk kept: see [`Election::floor_of`].
+    pub(crate) fn new(
+        name: &str,
+        run: u64,
+        config: &Config,
+        controls: Controls,
+        floor: u64,
+    ) -> Option<Self> {
+        if config.voters.is_empty() {
+            return None;
+        }
+        // Apart from all other randomness of this replica, and as random as its run.
+        let mut random = ChaCha8Rng::seed_from_u64(fingerprint(run, b"election"));
+        let mut names = config.voters.clone();
+        names.sort_unstable();
+        let text: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), &[0]].concat()).collect();
+        let hash = if controls.has(Control::VotersDiffer) { 0 } else { fingerprint(0, &text) };
+        let is_voter = names.iter().any(|voter| voter == name);
+        let voter = is_voter.then(|| Voter::new(config, controls, floor, random.next_u64()));
+        Some(Self {
+            own: run,
+            hash,
+            lease: config.lease_time,
+            controls,
+            random,
+            voter,
+            seats: names.into_iter().map(Seat::new).collect(),
+            bids: BTreeMap::new(),
+            names: BTreeMap::new(),
+            next_id: 1,
+            views: BTreeMap::new(),
+            releases: BTreeMap::new(),
+            repair_at: Duration::ZERO,
+            needs_repair: false,
+            asked: BTreeMap::new(),
+            last_term: 0,
+            reported: BTreeSet::new(),
+            due: Duration::ZERO,
+            effects: VecDeque::new(),
+        })
+    }
+
+    /// Reads what a disk has kept of a promise.
+    pub(crate) fn floor_of(memo: Option<&[u8]>) -> u64 {
+        memo.and_then(|memo| memo.try_into().ok()).map_or(0, u64::from_le_bytes)
+    }
+
+    /// Says who has the seats, by the names of voters.
+    pub(crate) fn seat(&mut self, run_of: impl Fn(&str) -> Option<u64>) {
+        for seat in &mut self.seats {
+            // A voter that is only believed to be gone may still hear what is sent to it.
+            let run = run_of(&seat.name).or(seat.run);
+            if run != seat.run {
+                *seat = Seat { run, ..Seat::new(std::mem::take(&mut seat.name)) };
+                self.due = Duration::ZERO;
+            }
+        }
+    }
+
+    /// Whether the disk takes anything.
+    pub(crate) fn disk(&mut self, has_failed: bool) {
+        if let Some(voter) = &mut self.voter {
+            voter.has_disk_failed = has_failed;
+        }
+    }
+
+    fn majority(&self) -> usize {
+        self.seats.len() / 2 + 1
+    }
+
+    /// How much of a promise this node counts on: a voter's clock may run 5 % too fast, and its own 5 % too slow.
+    fn counted(&self) -> Duration {
+        if self.controls.has(Control::NoDriftMargin) { self.lease } else { self.lease * 9 / 10 }
+    }
+
+    fn jitter(&mut self, most: Duration) -> Duration {
+        most * (self.random.next_u32() % 1_024) / 1_024
+    }
+
+    // Messages.
+
+    /// Takes in a datagram of a run.
+    pub(crate) fn datagram(&mut self, now: Time, from: u64, reader: Reader<'_>) -> Result<(), WireError> {
+        self.message(now, from, Message::decode(reader)?);
+        Ok(())
+    }
+
+    pub(crate) fn message(&mut self, now: Time, from: u64, message: Message) {
+        // A lease that is over stays over, whatever comes now.
+        self.wake(now);
+        match message {
+            Message::Request(call) if call.hash != self.hash => {
+                self.differs(from);
+                let answer = Message::Answer(call.number, Answer::Differs);
+                self.effects.push_back(Effect::Send(from, answer, None));
+            }
+            Message::Request(call) => {
+                if let Some(voter) = &mut self.voter {
+                    voter.handle(now, from, call);
+                }
+                self.pass_on();
+            }
+            Message::Answer(number, answer) => {
+                if answer == Answer::Differs {
+                    self.differs(from);
+                }
+                // Whoever has no seat has no vote.
+                if let Some(at) = self.seats.iter().position(|seat| seat.run == Some(from)) {
+                    self.answered(now, at, number, answer);
+                }
+            }
+        }
+    }
+
+    fn differs(&mut self, run: u64) {
+        if self.reported.len() < REPORTED_MAX && self.reported.insert(run) {
+            self.effects.push_back(Effect::Differs(run));
+        }
+    }
+
+    fn answered(&mut self, now: Time, at: usize, number: u64, answer: Answer) {
+        match answer {
+            Answer::Told { name, told } => self.told(now, at, number, &name, told),
+            Answer::Granted { name, term, session } => self.granted(now, at, number, &name, term, session),
+            Answer::Renewed { session, goes_on } => {
+                let asked = self.asked.get(&number).copied();
+                let counted = self.counted();
+                let seat = &mut self.seats[at];
+                if session != seat.session || session == 0 {
+                    return;
+                }
+                seat.unanswered = false;
+                if !goes_on {
+                    // What it granted has to be granted again.
+                    (seat.session, seat.counted) = (0, Duration::ZERO);
+                    self.due = Duration::ZERO;
+                } else if let Some(asked) = asked {
+                    seat.confirm(number, asked, counted, self.lease);
+                }
+            }
+            Answer::Released { name, term } => {
+                let key = (at, name);
+                if self.releases.get(&key).is_some_and(|(released, _)| *released <= term) {
+                    self.releases.remove(&key);
+                }
+            }
+            Answer::Reported { name, grant } => self.report(now, at, &name, grant),
+            Answer::Differs => self.seats[at].differs_until = now.mono + self.lease * 2,
+        }
+    }
+
+    /// Passes on what the voter answers.
+    fn pass_on(&mut self) {
+        let Some(voter) = &mut self.voter else { return };
+        for reply in voter.answers.drain(..) {
+            let message = Message::Answer(reply.number, reply.answer);
+            self.effects.push_back(Effect::Send(reply.to, message, reply.promised));
+        }
+        self.due = self.due.min(voter.deadline());
+    }
+
+    /// The number of what is sent now.
+    fn number(&mut self, now: Duration) -> u64 {
+        match self.asked.last_key_value() {
+            Some((number, asked)) if *asked == now => *number,
+            last => {
+                let number = last.map_or(0, |(number, _)| *number) + 1;
+                while self.asked.first_key_value().is_some_and(|(_, asked)| *asked + LEASE_TIME_MAX < now) {
+                    self.asked.pop_first();
+                }
+                self.asked.insert(number, now);
+                number
+            }
+        }
+    }
+
+    fn send(&mut self, now: Duration, at: usize, request: Request) {
+        let number = self.number(now);
+        if let Some(run) = self.seats[at].run {
+            let call = Call { hash: self.hash, number, lease: self.lease, request };
+            self.effects.push_back(Effect::Send(run, Message::Request(call), None));
+        }
+    }
+
+    fn send_all(&mut self, now: Duration, request: &Request) {
+        (0..self.seats.len()).for_each(|at| self.send(now, at, request.clone()));
+    }
+
+    // Time.
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.due
+    }
+
+    /// Does what is due.
+    pub(crate) fn wake(&mut self, now: Time) {
+        if now.mono < self.due {
+            return;
+        }
+        self.due = Duration::MAX;
+        if let Some(voter) = &mut self.voter {
+            voter.wake(now);
+        }
+        self.pass_on();
+        self.seats.iter_mut().for_each(|seat| seat.is_used = false);
+        self.needs_repair = false;
+        let mut repairs = vec![0; self.seats.len()];
+        if self.repair_at <= now.mono {
+            self.repair_at = now.mono + self.lease / 12;
+            self.repeat_releases(now.mono);
+            repairs = self.seats.iter().map(|seat| seat.claims(now.mono)).collect();
+        }
+        let names: Vec<String> = self.bids.keys().cloned().collect();
+        names.iter().for_each(|name| self.bid_due(now, name, &mut repairs));
+        self.renew(now.mono);
+        let names: Vec<String> = self.views.keys().cloned().collect();
+        names.iter().for_each(|name| self.view_due(now.mono, name));
+        if !self.releases.is_empty() || self.needs_repair {
+            self.due = self.due.min(self.repair_at);
+        }
+    }
+
+    /// Renews with every voter that has granted something, all of it at once.
+    fn renew(&mut self, now: Duration) {
+        for at in 0..self.seats.len() {
+            let seat = &mut self.seats[at];
+            if !seat.is_used || seat.session == 0 {
+                continue;
+            }
+            if seat.renew_at <= now {
+                (seat.renew_at, seat.unanswered) = (now + self.lease / 12, true);
+                let session = seat.session;
+                self.send(now, at, Request::Renew { session });
+            }
+            self.due = self.due.min(self.seats[at].renew_at);
+        }
+    }
+
+    /// Says again what was given up, until that is confirmed or forgotten there by itself.
+    fn repeat_releases(&mut self, now: Duration) {
+        let lives = |seat: &Seat| seat.session != 0 && seat.counted + LEASE_TIME_MAX > now;
+        let seats = &self.seats;
+        self.releases.retain(|(at, _), (_, until)| *until > now || lives(&seats[*at]));
+        let releases: Vec<((usize, String), Stamp)> =
+            self.releases.iter().take(CLAIMS_MAX).map(|(key, (term, _))| (key.clone(), *term)).collect();
+        for ((at, name), term) in releases {
+            self.send(now, at, Request::Release { name, term });
+        }
+    }
+
+    /// Whether something was given up of which a voter that can be reached may not know.
+    #[cfg(feature = "node")]
+    pub(crate) fn owes_releases(&self) -> bool {
+        !self.releases.is_empty()
+    }
+}
+
+/// Claims and releases that are repeated to one voter at a time.
+const CLAIMS_MAX: usize = 64;
+
+impl Seat {
+    fn new(name: String) -> Self {
+        Self {
+            name,
+            run: None,
+            session: 0,
+            confirmed: 0,
+            counted: Duration::ZERO,
+            renew_at: Duration::ZERO,
+            unanswered: false,
+            mute_until: Duration::ZERO,
+            differs_until: Duration::ZERO,
+            is_used: false,
+        }
+    }
+
+    /// The voter has promised everything under its session for a lease since it was asked.
+    fn confirm(&mut self, number: u64, asked: Duration, counted: Duration, lease: Duration) {
+        self.confirmed = self.confirmed.max(number);
+        self.counted = self.counted.max(asked + counted);
+        self.renew_at = self.renew_at.max(asked + lease / 3);
+        self.unanswered = false;
+    }
+
+    /// How many claims it is worth sending it at a time: one to find out whether it is there at all.
+    fn claims(&self, now: Duration) -> usize {
+        match (self.mute_until > now, self.unanswered) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => CLAIMS_MAX,
+        }
+    }
+}
+
+/// A name for an election that is permitted.
+fn check_name(name: &str) -> Result<(), ElectionError> {
+    let fits = (1..=ELECTION_NAME_BYTES_MAX).contains(&name.len());
+    if fits { Ok(()) } else { Err(ElectionError::Name { bytes: name.len() }) }
+}
+
+fn check_value(value: &[u8]) -> Result<(), ElectionError> {
+    let bytes = value.len();
+    if bytes <= LEADER_VALUE_BYTES_MAX { Ok(()) } else { Err(ElectionError::Value { bytes }) }
+}

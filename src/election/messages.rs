@@ -1,0 +1,353 @@
+//! What voters are asked and what they answer: one datagram each, which may be lost, doubled or overtaken.
+
+use std::time::Duration;
+
+use super::{ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX};
+use crate::config::LEASE_TIME_MAX;
+use crate::time::Stamp;
+use crate::wire::{Kind, Reader, WireError, Writer};
+
+/// A message: to a voter or from one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Message {
+    Request(Call),
+    /// With the number of the request that it answers; 0 where nobody asked.
+    Answer(u64, Answer),
+}
+
+/// A request to a voter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Call {
+    /// Of the sender's list of voters.
+    pub(crate) hash: u64,
+    /// Says when it was sent, to its sender alone; later requests have greater numbers, or the same.
+    pub(crate) number: u64,
+    /// For how long the sender wants to be promised something.
+    pub(crate) lease: Duration,
+    pub(crate) request: Request,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Request {
+    /// Would you grant this lease to me? I wait since then, if not only for an answer.
+    Ask { name: String, since: Option<u64> },
+    /// Grant me this lease under this term; again, if I hold it and you only have to hear of it.
+    Claim { name: String, term: Stamp, again: bool, value: Vec<u8> },
+    /// Promise me all that I have of you for longer.
+    Renew { session: u64 },
+    /// I do not hold this any more, or do not wait for it.
+    Release { name: String, term: Stamp },
+    /// Who has this lease of you? Tell me when that changes.
+    Watch { name: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Answer {
+    Told {
+        name: String,
+        told: Told,
+    },
+    /// All that is granted under one session is promised for the lease that the request named.
+    Granted {
+        name: String,
+        term: Stamp,
+        session: u64,
+    },
+    /// The session goes on; or there is none, and nothing that was granted under it is promised any more.
+    Renewed {
+        session: u64,
+        goes_on: bool,
+    },
+    Released {
+        name: String,
+        term: Stamp,
+    },
+    Reported {
+        name: String,
+        grant: Option<(Stamp, Vec<u8>)>,
+    },
+    /// The lists of voters differ.
+    Differs,
+}
+
+/// What a voter thinks of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Told {
+    /// The voter's clock, as that of a stamp.
+    pub(crate) clock: u64,
+    /// The greatest term it knows.
+    pub(crate) top: u64,
+    pub(crate) standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Standing {
+    /// It would grant.
+    Free,
+    /// Somebody else has the lease, or is to have it, for this many milliseconds if nothing happens.
+    Taken(u32),
+    /// It grants nothing to anybody for this many milliseconds.
+    Mute(u32),
+}
+
+impl Message {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Election);
+        match self {
+            Self::Request(call) => {
+                writer.byte(call.request.tag());
+                writer.number(call.number);
+                writer.word(call.hash);
+                writer.number(call.lease.as_millis() as u64);
+                call.request.write(&mut writer);
+            }
+            Self::Answer(number, answer) => {
+                writer.byte(answer.tag());
+                writer.number(*number);
+                answer.write(&mut writer);
+            }
+        }
+        writer.finish_datagram()
+    }
+
+    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self, WireError> {
+        let (tag, number) = (reader.byte()?, reader.number()?);
+        let message = if tag < FIRST_ANSWER {
+            let (hash, lease) = (reader.word()?, Duration::from_millis(reader.number()?));
+            if lease > LEASE_TIME_MAX {
+                return Err(WireError::Form);
+            }
+            let request = Request::read(tag, &mut reader)?;
+            Self::Request(Call { hash, number, lease, request })
+        } else {
+            Self::Answer(number, Answer::read(tag, &mut reader)?)
+        };
+        reader.end()?;
+        Ok(message)
+    }
+}
+
+/// Requests have the tags below this.
+const FIRST_ANSWER: u8 = 16;
+
+impl Request {
+    fn tag(&self) -> u8 {
+        match self {
+            Self::Ask { .. } => 0,
+            Self::Claim { .. } => 1,
+            Self::Renew { .. } => 2,
+            Self::Release { .. } => 3,
+            Self::Watch { .. } => 4,
+        }
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        match self {
+            Self::Ask { name, since } => {
+                writer.bytes(name.as_bytes());
+                writer.byte(u8::from(since.is_some()));
+                writer.word(since.unwrap_or(0));
+            }
+            Self::Claim { name, term, again, value } => {
+                writer.bytes(name.as_bytes());
+                write_term(writer, *term);
+                writer.byte(u8::from(*again));
+                writer.bytes(value);
+            }
+            Self::Renew { session } => writer.word(*session),
+            Self::Release { name, term } => {
+                writer.bytes(name.as_bytes());
+                write_term(writer, *term);
+            }
+            Self::Watch { name } => writer.bytes(name.as_bytes()),
+        }
+    }
+
+    fn read(tag: u8, reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(match tag {
+            0 => {
+                let (name, waits, since) = (read_name(reader)?, reader.byte()?, reader.word()?);
+                Self::Ask { name, since: (waits == 1).then_some(since) }
+            }
+            1 => Self::Claim {
+                name: read_name(reader)?,
+                term: read_term(reader)?,
+                again: reader.byte()? == 1,
+                value: read_value(reader)?,
+            },
+            2 => Self::Renew { session: reader.word()? },
+            3 => Self::Release { name: read_name(reader)?, term: read_term(reader)? },
+            4 => Self::Watch { name: read_name(reader)? },
+            _ => return Err(WireError::Form),
+        })
+    }
+}
+
+impl Answer {
+    fn tag(&self) -> u8 {
+        let tag = match self {
+            Self::Told { .. } => 0,
+            Self::Granted { .. } => 1,
+            Self::Renewed { .. } => 2,
+            Self::Released { .. } => 3,
+            Self::Reported { .. } => 4,
+            Self::Differs => 5,
+        };
+        FIRST_ANSWER + tag
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        match self {
+            Self::Told { name, told } => {
+                writer.bytes(name.as_bytes());
+                writer.word(told.clock);
+                writer.word(told.top);
+                let (standing, left_ms) = match told.standing {
+                    Standing::Free => (0, 0),
+                    Standing::Taken(left_ms) => (1, left_ms),
+                    Standing::Mute(left_ms) => (2, left_ms),
+                };
+                writer.byte(standing);
+                writer.number(left_ms.into());
+            }
+            Self::Granted { name, term, session } => {
+                writer.bytes(name.as_bytes());
+                write_term(writer, *term);
+                writer.word(*session);
+            }
+            Self::Renewed { session, goes_on } => {
+                writer.word(*session);
+                writer.byte(u8::from(*goes_on));
+            }
+            Self::Released { name, term } => {
+                writer.bytes(name.as_bytes());
+                write_term(writer, *term);
+            }
+            Self::Reported { name, grant } => {
+                writer.bytes(name.as_bytes());
+                writer.byte(u8::from(grant.is_some()));
+                if let Some((term, value)) = grant {
+                    write_term(writer, *term);
+                    writer.bytes(value);
+                }
+            }
+            Self::Differs => {}
+        }
+    }
+
+    fn read(tag: u8, reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(match tag - FIRST_ANSWER {
+            0 => {
+                let (name, clock, top) = (read_name(reader)?, reader.word()?, reader.word()?);
+                let (standing, left_ms) = (reader.byte()?, reader.number()?);
+                let left_ms = u32::try_from(left_ms).map_err(|_| WireError::Form)?;
+                let standing = match standing {
+                    0 => Standing::Free,
+                    1 => Standing::Taken(left_ms),
+                    2 => Standing::Mute(left_ms),
+                    _ => return Err(WireError::Form),
+                };
+                Self::Told { name, told: Told { clock, top, standing } }
+            }
+            1 => Self::Granted {
+                name: read_name(reader)?,
+                term: read_term(reader)?,
+                session: reader.word()?,
+            },
+            2 => Self::Renewed { session: reader.word()?, goes_on: reader.byte()? == 1 },
+            3 => Self::Released { name: read_name(reader)?, term: read_term(reader)? },
+            4 => {
+                let name = read_name(reader)?;
+                let is_granted = reader.byte()? == 1;
+                let grant =
+                    if is_granted { Some((read_term(reader)?, read_value(reader)?)) } else { None };
+                Self::Reported { name, grant }
+            }
+            5 => Self::Differs,
+            _ => return Err(WireError::Form),
+        })
+    }
+}
+
+fn write_term(writer: &mut Writer, term: Stamp) {
+    writer.word(term.clock);
+    writer.word(term.origin);
+}
+
+fn read_term(reader: &mut Reader<'_>) -> Result<Stamp, WireError> {
+    Ok(Stamp { clock: reader.word()?, origin: reader.word()? })
+}
+
+fn read_name(reader: &mut Reader<'_>) -> Result<String, WireError> {
+    let name = std::str::from_utf8(reader.bytes()?).map_err(|_| WireError::Form)?;
+    let fits = (1..=ELECTION_NAME_BYTES_MAX).contains(&name.len());
+    if fits { Ok(name.to_owned()) } else { Err(WireError::Form) }
+}
+
+fn read_value(reader: &mut Reader<'_>) -> Result<Vec<u8>, WireError> {
+    let value = reader.bytes()?;
+    if value.len() > LEADER_VALUE_BYTES_MAX { Err(WireError::Form) } else { Ok(value.to_vec()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::PACKET_BYTES_MIN;
+
+    fn all() -> Vec<Message> {
+        let name = || "n".repeat(ELECTION_NAME_BYTES_MAX);
+        let value = || vec![7; LEADER_VALUE_BYTES_MAX];
+        let term = Stamp { clock: u64::MAX, origin: 3 };
+        let requests = [
+            Request::Ask { name: name(), since: Some(9) },
+            Request::Ask { name: name(), since: None },
+            Request::Claim { name: name(), term, again: true, value: value() },
+            Request::Renew { session: 4 },
+            Request::Release { name: name(), term },
+            Request::Watch { name: name() },
+        ];
+        let told = |standing| Told { clock: 5, top: 6, standing };
+        let answers = [
+            Answer::Told { name: name(), told: told(Standing::Free) },
+            Answer::Told { name: name(), told: told(Standing::Taken(5)) },
+            Answer::Told { name: name(), told: told(Standing::Mute(u32::MAX)) },
+            Answer::Granted { name: name(), term, session: 8 },
+            Answer::Renewed { session: 8, goes_on: false },
+            Answer::Released { name: name(), term },
+            Answer::Reported { name: name(), grant: Some((term, value())) },
+            Answer::Reported { name: name(), grant: None },
+            Answer::Differs,
+        ];
+        let call = |request| Call { hash: 1, number: u64::MAX, lease: LEASE_TIME_MAX, request };
+        let requests = requests.into_iter().map(|request| Message::Request(call(request)));
+        requests.chain(answers.into_iter().map(|answer| Message::Answer(u64::MAX, answer))).collect()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Message, WireError> {
+        let (kind, reader) = Reader::new(bytes)?;
+        assert_eq!(kind, Kind::Election);
+        Message::decode(reader)
+    }
+
+    #[test]
+    fn every_message_fits_a_datagram_and_is_read_again_and_nothing_less_is_a_message() {
+        for message in all() {
+            let bytes = message.encode();
+            assert!(bytes.len() <= PACKET_BYTES_MIN, "{} bytes", bytes.len());
+            assert_eq!(decode(&bytes).as_ref(), Ok(&message));
+            for end in 2..bytes.len() {
+                assert_eq!(decode(&bytes[..end]), Err(WireError::Form), "{message:?} cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_values_over_their_limits_are_no_messages() {
+        let lease = LEASE_TIME_MAX + Duration::from_millis(1);
+        let call = |lease, request| Message::Request(Call { hash: 1, number: 1, lease, request }).encode();
+        let too_long = Request::Watch { name: "n".repeat(ELECTION_NAME_BYTES_MAX + 1) };
+        assert_eq!(decode(&call(LEASE_TIME_MAX, too_long)), Err(WireError::Form));
+        assert_eq!(decode(&call(LEASE_TIME_MAX, Request::Watch { name: String::new() })), Err(WireError::Form));
+        assert_eq!(decode(&call(lease, Request::Renew { session: 1 })), Err(WireError::Form));
+    }
+}

@@ -1,0 +1,395 @@
+//! The voter: what it has promised to whom, and until when. The safety of elections rests on this file and on how
+//! holders count its answers ([`super::bids`]).
+//!
+//! A holder's run has one session with a voter, and every lease that the voter has granted to it lives as long as the
+//! session does. A renewal prolongs the session, and with it all of them. A session that has ended never comes back
+//! under its number, so that a holder can tell that what it had is gone.
+//!
+//! A lease that nobody has is *offered* to one waiting candidate at a time, the one that has waited longest, so that a
+//! release does not set all of them running. An offer is no promise: whoever claims first is granted the lease.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::messages::{Answer, Call, Request, Standing, Told};
+use super::{ELECTIONS_MAX, HANDOVER_SHARE, TERM_AHEAD_MAX, WAITING_MAX, WATCHERS_MAX, quarantine};
+use crate::config::{Config, LEASE_TIME_MAX};
+use crate::controls::{Control, Controls};
+use crate::time::{HybridClock, Stamp, Time};
+
+/// A lease without holder, candidate or observer is forgotten after this time: until then it is known which terms were
+/// released, should a claim arrive late.
+const FORGET_TIME: Duration = Duration::from_secs(30);
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Voter {
+    /// Until when it is silent after its start; unknown before it has seen a clock.
+    mute_until: Option<Duration>,
+    /// Its disk takes nothing: it can promise nothing new.
+    pub(super) has_disk_failed: bool,
+    quarantine: Duration,
+    handover: Duration,
+    /// Every term up to this one may have been granted, for any lease: before the last start, or so long ago that it is
+    /// forgotten.
+    floor: u64,
+    /// The greatest term granted so far: the floor of the next run, if the disk has it by then.
+    greatest: u64,
+    sessions: BTreeMap<u64, Session>,
+    next_session: u64,
+    offices: BTreeMap<String, Office>,
+    /// When offers run out.
+    offers: BTreeSet<(Duration, String)>,
+    forget_at: Duration,
+    controls: Controls,
+    pub(super) answers: VecDeque<Reply>,
+}
+
+/// An answer on its way out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Reply {
+    pub(crate) to: u64,
+    pub(crate) number: u64,
+    pub(crate) answer: Answer,
+    /// This term has to be on the disk before the answer goes out.
+    pub(crate) promised: Option<u64>,
+}
+
+/// What is promised to one run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Session {
+    number: u64,
+    until: Duration,
+    leases: BTreeSet<String>,
+}
+
+/// One lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Office {
+    /// The greatest term that was granted or released here, and the one that was released last.
+    top: Stamp,
+    released: Option<Stamp>,
+    grant: Option<Grant>,
+    /// Who waits, and until when that is believed; by since when, so that all voters see the same order.
+    waiting: BTreeMap<(u64, u64), Duration>,
+    offered: Option<(u64, Duration)>,
+    watchers: BTreeMap<u64, Duration>,
+    used: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Grant {
+    term: Stamp,
+    run: u64,
+    value: Vec<u8>,
+    /// Of the claim that brought the value.
+    number: u64,
+}
+
+impl Voter {
+    /// A voter that has just started. `floor` is what its disk has kept; `salt` sets its sessions apart from those of
+    /// all other runs.
+    pub(crate) fn new(config: &Config, controls: Controls, floor: u64, salt: u64) -> Self {
+        let quarantine =
+            if controls.has(Control::NoQuarantine) { Duration::ZERO } else { quarantine(config) };
+        Self {
+            mute_until: None,
+            has_disk_failed: false,
+            quarantine,
+            handover: config.lease_time / HANDOVER_SHARE,
+            floor,
+            greatest: floor,
+            sessions: BTreeMap::new(),
+            next_session: salt,
+            offices: BTreeMap::new(),
+            offers: BTreeSet::new(),
+            forget_at: Duration::ZERO,
+            controls,
+            answers: VecDeque::new(),
+        }
+    }
+
+    /// Takes in a request of a run.
+    pub(crate) fn handle(&mut self, now: Time, run: u64, call: Call) {
+        self.expire(now);
+        let Call { number, lease, request, .. } = call;
+        match request {
+            Request::Ask { name, since } => {
+                let told = self.ask(now, run, &name, since);
+                self.answer(run, number, Answer::Told { name, told });
+            }
+            Request::Claim { name, term, again, value } => {
+                let claim = Grant { term, run, value, number };
+                match self.refusal(now, &name, &claim, again) {
+                    Some(told) => self.answer(run, number, Answer::Told { name, told }),
+                    None => self.grant(now.mono, name, claim, lease),
+                }
+            }
+            Request::Renew { session } => {
+                let own = self.sessions.get_mut(&run).filter(|own| own.number == session);
+                let goes_on = own.is_some();
+                if let Some(own) = own {
+                    own.until = own.until.max(now.mono + lease);
+                }
+                self.answer(run, number, Answer::Renewed { session, goes_on });
+            }
+            Request::Release { name, term } => {
+                self.release(now, run, &name, term);
+                self.answer(run, number, Answer::Released { name, term });
+            }
+            Request::Watch { name } => {
+                if let Some(office) = self.office(now.mono, &name) {
+                    if office.watchers.len() < WATCHERS_MAX || office.watchers.contains_key(&run) {
+                        office.watchers.insert(run, now.mono + lease * 2);
+                    }
+                    let answer = office.report(&name);
+                    self.answer(run, number, answer);
+                }
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn wake(&mut self, now: Time) {
+        self.expire(now);
+    }
+
+    /// When it has to be woken.
+    pub(crate) fn deadline(&self) -> Duration {
+        let sessions = self.sessions.values().map(|own| own.until);
+        sessions.chain(self.offers.first().map(|(until, _)| *until)).min().unwrap_or(Duration::MAX)
+    }
+
+    fn answer(&mut self, to: u64, number: u64, answer: Answer) {
+        self.answers.push_back(Reply { to, number, answer, promised: None });
+    }
+
+    // Judging.
+
+    fn ask(&mut self, now: Time, run: u64, name: &str, since: Option<u64>) -> Told {
+        let (handover, mute_ms) = (self.handover, self.mute_ms(now.mono));
+        let clock = clock(now);
+        let floor = self.floor;
+        let left = self.time_left(now.mono, name);
+        let Some(office) = self.office(now.mono, name) else {
+            return Told { clock, top: floor, standing: Standing::Mute(millis(LEASE_TIME_MAX)) };
+        };
+        let top = floor.max(office.top.clock);
+        if let Some(since) = since {
+            office.wait(since, run, now.mono + LEASE_TIME_MAX * 2);
+        }
+        let standing = match (&office.grant, office.offered) {
+            _ if mute_ms > 0 => Standing::Mute(mute_ms),
+            (Some(grant), _) if grant.run != run => Standing::Taken(millis(left)),
+            (None, Some((other, until))) if other != run && !office.precedes(run, other) => {
+                Standing::Taken(millis(until.saturating_sub(now.mono)))
+            }
+            (None, _) => {
+                let until = now.mono + handover;
+                office.offered = Some((run, until));
+                self.offers.insert((until, name.to_owned()));
+                Standing::Free
+            }
+            (Some(_), _) => Standing::Free,
+        };
+        Told { clock, top, standing }
+    }
+
+    /// Why a claim cannot be granted, if it cannot.
+    fn refusal(&mut self, now: Time, name: &str, claim: &Grant, again: bool) -> Option<Told> {
+        let (mute_ms, clock, floor) = (self.mute_ms(now.mono), clock(now), self.floor);
+        let left = self.time_left(now.mono, name);
+        let told = |top, standing| Some(Told { clock, top, standing });
+        let ignores_terms = self.controls.has(Control::TermReused);
+        let Some(office) = self.office(now.mono, name) else {
+            return told(floor, Standing::Mute(millis(LEASE_TIME_MAX)));
+        };
+        let top = floor.max(office.top.clock);
+        if mute_ms > 0 {
+            return told(top, Standing::Mute(mute_ms));
+        }
+        if let Some(grant) = &office.grant {
+            if grant.run != claim.run {
+                return told(top, Standing::Taken(millis(left)));
+            }
+            if grant.term == claim.term {
+                return None;
+            }
+        }
+        let is_new = if again {
+            // Somebody has this lease under this term, and only this voter does not know. Nobody else can have it: it
+            // would not be free here.
+            office.released != Some(claim.term)
+        } else {
+            claim.term.clock > top && claim.term.clock > clock
+        };
+        let is_possible = claim.term.clock <= HybridClock::limit(now, TERM_AHEAD_MAX);
+        if (is_new && is_possible) || ignores_terms { None } else { told(top, Standing::Free) }
+    }
+
+    /// How long whoever has a lease is promised it.
+    fn time_left(&self, now: Duration, name: &str) -> Duration {
+        let grant = self.offices.get(name).and_then(|office| office.grant.as_ref());
+        let session = grant.and_then(|grant| self.sessions.get(&grant.run));
+        session.map_or(Duration::ZERO, |session| session.until.saturating_sub(now))
+    }
+
+    fn mute_ms(&self, now: Duration) -> u32 {
+        let until = self.mute_until.expect("whoever judges has seen the clock");
+        let left = until.saturating_sub(now);
+        millis(if self.has_disk_failed { left.max(LEASE_TIME_MAX) } else { left })
+    }
+
+    // Changing.
+
+    fn grant(&mut self, now: Duration, name: String, claim: Grant, lease: Duration) {
+        let (run, term, number) = (claim.run, claim.term, claim.number);
+        self.greatest = self.greatest.max(term.clock);
+        let next = &mut self.next_session;
+        let session = self.sessions.entry(run).or_insert_with(|| {
+            *next = next.wrapping_add(1).max(1);
+            Session { number: *next, until: now, leases: BTreeSet::new() }
+        });
+        session.until = session.until.max(now + lease);
+        session.leases.insert(name.clone());
+        let session = session.number;
+        let office = self.offices.get_mut(&name).expect("the claim was judged");
+        (office.top, office.offered) = (office.top.max(term), None);
+        office.waiting.retain(|(_, waiting), _| *waiting != run);
+        let is_older = office.grant.as_ref().is_some_and(|old| old.term == term && old.number > number);
+        if !is_older {
+            office.grant = Some(claim);
+        }
+        self.tell_watchers(&name);
+        let answer = Answer::Granted { name, term, session };
+        let promised = (!self.controls.has(Control::PromiseNotKept)).then_some(self.greatest);
+        self.answers.push_back(Reply { to: run, number, answer, promised });
+    }
+
+    fn release(&mut self, now: Time, run: u64, name: &str, term: Stamp) {
+        // A claim under this term may still be on its way: it comes too late.
+        let Some(office) = self.office(now.mono, name) else { return };
+        if term != Stamp::default() {
+            (office.top, office.released) = (office.top.max(term), Some(term));
+        }
+        office.waiting.retain(|(_, waiting), _| *waiting != run);
+        office.offered = office.offered.filter(|(to, _)| *to != run);
+        if office.grant.as_ref().is_some_and(|grant| grant.run == run && grant.term <= term) {
+            office.grant = None;
+            if let Some(session) = self.sessions.get_mut(&run) {
+                session.leases.remove(name);
+            }
+            self.tell_watchers(name);
+        }
+        self.offer(now, name);
+    }
+
+    /// Ends what has run out.
+    fn expire(&mut self, time: Time) {
+        let now = time.mono;
+        self.mute_until.get_or_insert(now + self.quarantine);
+        let over = |(run, own): (&u64, &Session)| (own.until <= now).then_some(*run);
+        let over: Vec<u64> = self.sessions.iter().filter_map(over).collect();
+        for run in over {
+            let session = self.sessions.remove(&run).expect("just listed");
+            for name in session.leases {
+                self.offices.get_mut(&name).expect("what is granted is known").grant = None;
+                self.tell_watchers(&name);
+                self.offer(time, &name);
+            }
+        }
+        while self.offers.first().is_some_and(|(until, _)| *until <= now) {
+            let (_, name) = self.offers.pop_first().expect("just seen");
+            let Some(office) = self.offices.get_mut(&name) else { continue };
+            if let Some((run, _)) = office.offered.take_if(|(_, until)| *until <= now) {
+                // It did not want it, or is not there any more. If it does, it will ask again.
+                office.waiting.retain(|(_, waiting), _| *waiting != run);
+                self.offer(time, &name);
+            }
+        }
+        if self.forget_at <= now {
+            self.forget_at = now + LEASE_TIME_MAX;
+            self.forget(now);
+        }
+    }
+
+    /// Offers a free lease to whoever has waited for it longest.
+    fn offer(&mut self, now: Time, name: &str) {
+        let (floor, until) = (self.floor, now.mono + self.handover);
+        let Some(office) = self.offices.get_mut(name) else { return };
+        office.waiting.retain(|_, until| *until > now.mono);
+        if office.grant.is_some() || office.offered.is_some() {
+            return;
+        }
+        let Some(((_, run), _)) = office.waiting.first_key_value() else { return };
+        let run = *run;
+        office.offered = Some((run, until));
+        let told = Told { clock: clock(now), top: floor.max(office.top.clock), standing: Standing::Free };
+        self.offers.insert((until, name.to_owned()));
+        self.answer(run, 0, Answer::Told { name: name.to_owned(), told });
+    }
+
+    fn tell_watchers(&mut self, name: &str) {
+        let office = &self.offices[name];
+        let report = office.report(name);
+        let tell =
+            |run: &u64| Reply { to: *run, number: 0, answer: report.clone(), promised: None };
+        self.answers.extend(office.watchers.keys().map(tell));
+    }
+
+    /// The record of a lease, made if there is room for it.
+    fn office(&mut self, now: Duration, name: &str) -> Option<&mut Office> {
+        if self.offices.len() >= ELECTIONS_MAX && !self.offices.contains_key(name) {
+            return None;
+        }
+        let office = self.offices.entry(name.to_owned()).or_default();
+        office.used = now;
+        Some(office)
+    }
+
+    /// Forgets leases that nobody has anything to do with any more; of their terms the greatest stays.
+    fn forget(&mut self, now: Duration) {
+        let floor = &mut self.floor;
+        self.offices.retain(|_, office| {
+            office.watchers.retain(|_, until| *until > now);
+            let is_used = office.grant.is_some()
+                || !office.watchers.is_empty()
+                || !office.waiting.is_empty()
+                || office.used + FORGET_TIME > now;
+            if !is_used {
+                *floor = (*floor).max(office.top.clock);
+            }
+            is_used
+        });
+    }
+}
+
+impl Office {
+    fn wait(&mut self, since: u64, run: u64, until: Duration) {
+        self.waiting.retain(|(_, waiting), _| *waiting != run);
+        self.waiting.insert((since, run), until);
+        if self.waiting.len() > WAITING_MAX {
+            self.waiting.pop_last();
+        }
+    }
+
+    /// Whether a run waits, and has for longer than another.
+    fn precedes(&self, run: u64, other: u64) -> bool {
+        let since = |run| self.waiting.keys().find(|(_, waiting)| *waiting == run);
+        since(run).is_some_and(|own| since(other).is_none_or(|other| own < other))
+    }
+
+    fn report(&self, name: &str) -> Answer {
+        let grant = self.grant.as_ref().map(|grant| (grant.term, grant.value.clone()));
+        Answer::Reported { name: name.to_owned(), grant }
+    }
+}
+
+/// A clock as that of a stamp, at the end of its millisecond.
+fn clock(now: Time) -> u64 {
+    HybridClock::limit(now, Duration::ZERO)
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}

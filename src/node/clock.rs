@@ -1,0 +1,24 @@
+//! The monotonic clock of a node. A lease runs on while the machine sleeps, so the clock has to as well, where the system
+//! has such a clock: on Linux, Android and Apple's systems. Elsewhere it is that of [`std::time::Instant`].
+
+use std::time::Duration;
+
+/// Time since some moment before this process.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+pub(super) fn mono() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = ClockId::Boottime;
+    #[cfg(target_vendor = "apple")]
+    let clock = ClockId::Monotonic;
+    let now = clock_gettime(clock);
+    let part = |part: i64| u64::try_from(part).unwrap_or_default();
+    Duration::new(part(now.tv_sec), part(now.tv_nsec) as u32)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+pub(super) fn mono() -> Duration {
+    static STARTED: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    STARTED.elapsed()
+}

@@ -1,0 +1,204 @@
+//! Where the replica meets its elections: who has the seats, what is promised and when it is safe.
+
+use super::{Event, Output, Replica, VOTER_MEMO};
+use crate::digest::fingerprint;
+use crate::election::{Effect, Election, Leader, LeaseId, Message};
+use crate::error::ElectionError;
+use crate::members::{Member, Members};
+use crate::time::{Stamp, Time};
+use crate::wire::{Reader, WireError};
+
+/// An answer of this voter that waits until the disk has what it promises.
+#[derive(Debug)]
+pub(super) struct Promise {
+    /// Of the changes of memos.
+    mark: u64,
+    to: u64,
+    message: Message,
+}
+
+impl Replica {
+    /// Begins to campaign for a lease; or only once, if it can be had. What becomes of it comes as
+    /// [`Output::Lease`].
+    ///
+    /// # Errors
+    /// See [`ElectionError`]; nothing began then.
+    pub fn campaign(
+        &mut self,
+        now: Time,
+        name: &str,
+        value: &[u8],
+        is_once: bool,
+    ) -> Result<LeaseId, ElectionError> {
+        self.in_elections(now, |election| election.campaign(now, name, value, is_once))
+    }
+
+    /// Gives up a lease or a campaign.
+    pub fn resign(&mut self, now: Time, id: LeaseId) {
+        _ = self.in_elections(now, |election| {
+            election.resign(now, id);
+            Ok(())
+        });
+    }
+
+    /// Changes what a leader says about itself. Its term stays.
+    ///
+    /// # Errors
+    /// If the value is too large, or the lease is not held.
+    pub fn proclaim(&mut self, now: Time, id: LeaseId, value: &[u8]) -> Result<(), ElectionError> {
+        self.in_elections(now, |election| election.proclaim(now, id, value))
+    }
+
+    /// The token of a lease that is held, and until when it is by the monotonic clock.
+    pub fn lease(&self, now: Time, id: LeaseId) -> Option<(Stamp, Time)> {
+        let (term, until) = self.election.as_ref()?.lease(id)?;
+        let left = until.checked_sub(now.mono).filter(|left| !left.is_zero())?;
+        Some((term, now.after(left)))
+    }
+
+    /// The token of a lease that this replica holds, by its name.
+    pub fn holds(&self, now: Time, name: &str) -> Option<Stamp> {
+        let (term, until) = self.election.as_ref()?.holds(name)?;
+        (until > now.mono).then_some(term)
+    }
+
+    /// Begins to observe who holds a lease. Changes come as [`Output::Leader`].
+    ///
+    /// # Errors
+    /// See [`ElectionError`]; nothing began then.
+    pub fn observe(&mut self, now: Time, name: &str) -> Result<(), ElectionError> {
+        self.in_elections(now, |election| election.observe(now, name))
+    }
+
+    /// Ends one [`Replica::observe`].
+    pub fn unobserve(&mut self, name: &str) {
+        if let Some(election) = &mut self.election {
+            election.unobserve(name);
+        }
+    }
+
+    /// Who holds a lease that is observed, as far as that is known.
+    pub fn leader(&self, name: &str) -> Option<&Option<Leader>> {
+        self.election.as_ref()?.leader(name)
+    }
+
+    /// The living member whom a lease of that name falls to, as this replica sees the members. Not agreed upon by
+    /// anybody.
+    pub fn leader_hint(&self, name: &str) -> Option<&Member> {
+        let salt = fingerprint(0, name.as_bytes());
+        let living = self.members().filter(|member| member.state.is_alive());
+        living.chain(self.own_member()).max_by_key(|member| fingerprint(salt, member.name.as_bytes()))
+    }
+
+    /// How many voters have said whom they have granted an observed lease, and how many are needed.
+    #[cfg(feature = "node")]
+    pub(crate) fn heard_of_leader(&self, name: &str) -> (usize, usize) {
+        self.election.as_ref().map_or((0, 0), |election| election.heard(name))
+    }
+
+    fn in_elections<T>(
+        &mut self,
+        now: Time,
+        act: impl FnOnce(&mut Election) -> Result<T, ElectionError>,
+    ) -> Result<T, ElectionError> {
+        self.now = now;
+        self.seat_voters();
+        let election = self.election.as_mut().ok_or(ElectionError::NoVoters)?;
+        election.wake(now);
+        let done = act(election);
+        election.wake(now);
+        self.see_to_elections();
+        done
+    }
+
+    /// Who has the seats of voters changes with the members.
+    pub(super) fn seat_voters(&mut self) {
+        if let (Some(election), Some(members)) = (&mut self.election, &self.members) {
+            election.disk(self.disk.has_failed());
+            election.seat(|name| members.living_named(name));
+        }
+    }
+
+    pub(super) fn wake_elections(&mut self) {
+        if self.election.as_ref().is_some_and(|election| election.deadline() <= self.now.mono) {
+            self.seat_voters();
+            self.election.as_mut().expect("just seen").wake(self.now);
+        }
+    }
+
+    pub(super) fn election_message(&mut self, from: u64, reader: Reader<'_>) -> Result<(), WireError> {
+        let Some(election) = &mut self.election else { return Ok(()) };
+        election.datagram(self.now, from, reader)
+    }
+
+    /// Gives up all leases.
+    pub(crate) fn resign_all(&mut self, now: Time) {
+        _ = self.in_elections(now, |election| {
+            election.resign_all(now);
+            Ok(())
+        });
+    }
+
+    /// Passes on what the elections want done. What goes to this node itself is done here.
+    pub(super) fn see_to_elections(&mut self) {
+        while let Some(effect) = self.election.as_mut().and_then(|election| election.effects.pop_front()) {
+            match effect {
+                Effect::Send(to, message, None) => self.send_ballot(to, message),
+                Effect::Send(to, message, Some(term)) => {
+                    if self.disk.is_there() {
+                        self.keep(VOTER_MEMO, Some(&term.to_le_bytes()));
+                    }
+                    let (mark, _) = self.disk.memo_marks();
+                    self.promises.push_back(Promise { mark, to, message });
+                    self.keep_promises();
+                }
+                Effect::Lease(id, state) => self.outputs.push_back(Output::Lease(id, state)),
+                Effect::Leader(name, leader) => self.outputs.push_back(Output::Leader(name, leader)),
+                Effect::Differs(run) => {
+                    let member = self.members().find(|member| member.run == run).cloned();
+                    let event = member.map(|member| Event::VotersDiffer(Box::new(member)));
+                    self.outputs.extend(event.map(Output::Event));
+                }
+            }
+        }
+    }
+
+    /// Sends what the disk has by now.
+    pub(super) fn keep_promises(&mut self) {
+        let (_, safe) = self.disk.memo_marks();
+        let is_safe = |promise: &Promise| !self.disk.is_there() || promise.mark <= safe;
+        let count = self.promises.iter().take_while(|promise| is_safe(promise)).count();
+        let safe: Vec<Promise> = self.promises.drain(..count).collect();
+        safe.into_iter().for_each(|promise| self.send_ballot(promise.to, promise.message));
+    }
+
+    fn send_ballot(&mut self, to: u64, message: Message) {
+        let (Some(election), Some(members)) = (&mut self.election, &self.members) else { return };
+        if to == members.own().run {
+            election.message(self.now, to, message);
+        } else if let Some(contact) = members.contact(to) {
+            self.outputs.push_back(Output::Packet(contact, message.encode()));
+        }
+    }
+
+    /// Whether an answer waits for the disk.
+    pub fn awaits_disk(&self) -> bool {
+        !self.promises.is_empty()
+    }
+
+    /// Whether leases were given up of which a voter may not know yet.
+    #[cfg(feature = "node")]
+    pub(crate) fn owes_releases(&self) -> bool {
+        self.election.as_ref().is_some_and(Election::owes_releases)
+    }
+}
+
+impl Members {
+    /// The one run that lives under a name. Of two that do, neither counts: a name has one vote.
+    fn living_named(&self, name: &str) -> Option<u64> {
+        let own = std::iter::once(self.own());
+        let mut living =
+            own.chain(self.others()).filter(|member| member.name == name && member.state.is_alive());
+        living.next().filter(|_| living.next().is_none()).map(|member| member.run)
+    }
+}

@@ -1,0 +1,140 @@
+//! Elections in the simulator, and the check that goes with them: at every true instant at most one node holds a lease
+//! by its own clock, and tokens grow. Only where the simulation has [`Sim::seeds`]: voters are members.
+
+use std::collections::BTreeMap;
+
+use super::{Sim, SimNode};
+use crate::election::{Leader, LeaseId, LeaseState};
+use crate::error::ElectionError;
+use crate::replica::Output;
+use crate::time::Stamp;
+
+/// What nodes campaign for, and what was granted so far.
+#[derive(Debug, Default)]
+pub(super) struct Leaders {
+    /// By node, its start and the campaign.
+    campaigns: BTreeMap<(usize, u64, LeaseId), (String, LeaseState)>,
+    /// The last token of each lease.
+    tokens: BTreeMap<String, Stamp>,
+    terms: u64,
+}
+
+impl Sim {
+    /// The token of the last holder of a lease, in the whole cluster.
+    pub fn last_token(&self, name: &str) -> Option<Stamp> {
+        self.leaders.tokens.get(name).copied()
+    }
+
+    /// How often any lease was won so far.
+    pub fn terms(&self) -> u64 {
+        self.leaders.terms
+    }
+
+    /// The nodes that hold a lease by their own clocks, those whose process is stopped included.
+    pub fn holders(&self, name: &str) -> Vec<(usize, Stamp)> {
+        let holds = |i: &usize| self.nodes[*i].replica.as_ref()?.holds(self.time(*i), name);
+        (0..self.nodes.len()).filter_map(|i| Some((i, holds(&i)?))).collect()
+    }
+
+    pub(super) fn lease_output(&mut self, i: usize, output: Output) {
+        let Output::Lease(id, state) = output else { return };
+        let campaign = self.leaders.campaigns.get_mut(&(i, self.nodes[i].starts, id));
+        let (name, known) = campaign.expect("it was begun here");
+        *known = state;
+        let LeaseState::Held(token) = state else { return };
+        let name = name.clone();
+        self.leaders.terms += 1;
+        let last = self.leaders.tokens.insert(name.clone(), token);
+        if self.checks && last.is_some_and(|last| last.clock >= token.clock) {
+            self.fail(&format!("{name}: token {token} of node {i} does not follow {}", last.expect("seen")));
+        }
+    }
+
+    /// At most one node holds a lease.
+    pub(super) fn check_leaders(&self) {
+        for name in self.leaders.tokens.keys().filter(|_| self.checks) {
+            let holders = self.holders(name);
+            if holders.len() > 1 {
+                self.fail(&format!("{name}: two holders: {holders:?}"));
+            }
+        }
+    }
+}
+
+impl SimNode<'_> {
+    /// Begins to campaign for a lease.
+    ///
+    /// # Errors
+    /// See [`ElectionError`]; nothing began then.
+    pub fn campaign(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
+        self.bid(name, value.as_ref(), false)
+    }
+
+    /// Tries once to get a lease.
+    ///
+    /// # Errors
+    /// See [`ElectionError`]; nothing began then.
+    pub fn try_campaign(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
+        self.bid(name, value.as_ref(), true)
+    }
+
+    fn bid(&mut self, name: &str, value: &[u8], is_once: bool) -> Result<LeaseId, ElectionError> {
+        let (replica, now) = self.replica();
+        let id = replica.campaign(now, name, value, is_once)?;
+        let key = (self.i, self.sim.nodes[self.i].starts, id);
+        self.sim.leaders.campaigns.insert(key, (name.to_owned(), LeaseState::Waiting));
+        self.sim.drain(self.i);
+        Ok(id)
+    }
+
+    /// Gives up a lease or a campaign.
+    pub fn resign(&mut self, id: LeaseId) {
+        let (replica, now) = self.replica();
+        replica.resign(now, id);
+        self.sim.drain(self.i);
+    }
+
+    /// Changes what a leader says about itself.
+    ///
+    /// # Errors
+    /// If the value is too large, or the lease is not held.
+    pub fn proclaim(&mut self, id: LeaseId, value: impl AsRef<[u8]>) -> Result<(), ElectionError> {
+        let (replica, now) = self.replica();
+        let told = replica.proclaim(now, id, value.as_ref());
+        self.sim.drain(self.i);
+        told
+    }
+
+    /// What has become of a campaign of this run, as its process has been told.
+    pub fn lease(&mut self, id: LeaseId) -> Option<LeaseState> {
+        let key = (self.i, self.sim.nodes[self.i].starts, id);
+        self.sim.leaders.campaigns.get(&key).map(|(_, state)| *state)
+    }
+
+    /// The token of a lease that this node holds now, by its own clock.
+    pub fn holds(&mut self, name: &str) -> Option<Stamp> {
+        let (replica, now) = self.replica();
+        replica.holds(now, name)
+    }
+
+    /// Begins to observe who holds a lease. It lasts until the node stops.
+    ///
+    /// # Errors
+    /// See [`ElectionError`]; nothing began then.
+    pub fn observe(&mut self, name: &str) -> Result<(), ElectionError> {
+        let (replica, now) = self.replica();
+        let observed = replica.observe(now, name);
+        self.sim.drain(self.i);
+        observed
+    }
+
+    /// Who holds an observed lease; nothing as long as that is not known.
+    pub fn leader(&mut self, name: &str) -> Option<Option<Leader>> {
+        self.replica().0.leader(name).cloned()
+    }
+
+    /// The name of the member whom a lease falls to as this node sees the members.
+    pub fn leader_hint(&mut self, name: &str) -> Option<String> {
+        self.replica().0.leader_hint(name).map(|member| member.name.clone())
+    }
+}
