@@ -120,9 +120,9 @@ impl Client {
     }
 
     /// Opens a stream of events.
-    pub(crate) fn stream(&self, path: &str, last: Option<&str>) -> Result<Stream, Failure> {
+    pub(crate) fn stream(&self, method: &str, path: &str, last: Option<&str>) -> Result<Stream, Failure> {
         let headers: Vec<(&str, String)> = last.iter().map(|id| ("last-event-id", (*id).to_owned())).collect();
-        let mut response = self.send("GET", path, &headers, &[], None)?;
+        let mut response = self.send(method, path, &headers, &[], None)?;
         let status = response.status().as_u16();
         if status >= 400 {
             let body = response.body_mut().read_to_vec().unwrap_or_default();
@@ -199,13 +199,15 @@ impl Client {
         }
         let exit = match code {
             "unconfirmed" => Exit::TimedOut,
-            "bad_request" | "key" => Exit::Usage,
+            "bad_request" | "key" | "no_voters" => Exit::Usage,
             _ => Exit::Refused,
         };
         let current = said["stamp"].as_str().map(|stamp| format!(" (stamp {stamp})")).unwrap_or_default();
         let failure = Failure::new(exit, format!("{}{current}; {}", text("error"), text("detail")));
         match code {
             "unauthorized" => failure.hint("give --token-file, or set TIDINGS_TOKEN"),
+            "no_voters" => failure.hint("start the nodes with --voter NAME for each voter, the same on all of them"),
+            "no_majority" => failure.hint("voters that have just started do not vote for some seconds"),
             "busy" => failure.hint("it catches up by itself; try again"),
             _ => failure,
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::routing::post;
@@ -12,9 +12,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use tidings::{Config, Node, PutOptions, Security};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
 
-use crate::api::{self, ApiError, App, AppState, Guard, Monitor};
+use crate::api::{self, ApiError, App, AppState, Guard};
 use crate::exit::{Exit, Failure};
 use crate::relay::{Relay, Rule};
 use crate::signals::End;
@@ -34,6 +33,13 @@ const WORK_INTERVAL: Duration = Duration::from_millis(700);
 const SESSION_TTL: Duration = Duration::from_secs(20);
 /// A key that both sides of a cut write, and nobody else: what is left when it heals.
 const DISPUTED_KEY: &str = "config/theme";
+
+/// What the nodes lead in turn.
+const ELECTION: &str = "scheduler";
+/// All clocks of one machine are one clock; and the less they may differ, the sooner voters vote after their start.
+const CLOCK_SKEW_MAX: Duration = Duration::from_millis(100);
+/// How often the leader does its work.
+const LEADER_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Run five nodes in one process, with a dashboard to watch them
 #[derive(Args, Debug)]
@@ -149,6 +155,7 @@ impl Demo {
         fill(&nodes[0], self.keys).await;
         for (at, node) in nodes.iter().enumerate() {
             tokio::spawn(work(node.clone(), at, board.clone()));
+            tokio::spawn(lead(node.clone()));
         }
         let over = async {
             match self.time {
@@ -188,11 +195,14 @@ async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), Failure> {
 /// Five nodes with one secret, each behind a relay.
 async fn start(board: &Arc<Switchboard>) -> Result<Vec<Node>, Failure> {
     let security = Security::secret(&Security::generate_secret())?;
+    let mut config = Config::local();
+    config.voters.clone_from(&board.names);
+    config.clock_skew_max = CLOCK_SKEW_MAX;
     let mut nodes: Vec<Node> = Vec::new();
     let mut seed = None;
     for (at, name) in board.names.iter().enumerate() {
         let relay = Relay::bind(at).await?;
-        let mut builder = Node::builder(name).cluster("demo").security(security.clone()).config(Config::local());
+        let mut builder = Node::builder(name).cluster("demo").security(security.clone()).config(config.clone());
         builder = builder.advertise(relay.addr()?).meta("zone", ZONES[at % ZONES.len()]).app_version("1.0");
         builder = builder.seeds(seed.clone());
         seed = Some(seed.unwrap_or(relay.addr()?.to_string()));
@@ -208,19 +218,11 @@ async fn start(board: &Arc<Switchboard>) -> Result<Vec<Node>, Failure> {
 /// The first node's API at the root, those of all nodes under their names.
 fn routes_of_all(nodes: &[Node], board: &Arc<Switchboard>) -> Router {
     let app = |node: &Node| {
-        Arc::new(App {
-            monitor: Monitor::start(node),
-            locals: nodes.to_vec(),
-            node: node.clone(),
-            cluster: "demo".to_owned(),
-            value_bytes_max: Config::local().value_bytes_max,
-            watchers_max: WATCHERS_MAX,
-            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
-            snapshots: None,
-            leaving: Arc::new(Notify::new()),
-            started: Instant::now(),
-            demo: Some(board.clone()),
-        })
+        let mut app = App::new(node, "demo", Config::local().value_bytes_max, WATCHERS_MAX);
+        app.locals = nodes.to_vec();
+        app.demo = Some(board.clone());
+        app.elections.show(node, &app.monitor, ELECTION);
+        Arc::new(app)
     };
     let apps: Vec<Arc<App>> = nodes.iter().map(app).collect();
     let root = api::router(apps[0].clone());
@@ -294,6 +296,20 @@ async fn work(node: Node, at: usize, board: Arc<Switchboard>) {
         // A node that is cut off may be told to wait; the demo goes on.
         if write.is_err() && board.is_cut(at) {
             _ = node.writable().await;
+        }
+    }
+}
+
+/// Each node wants to lead. Whoever does writes what it does, and under which token.
+async fn lead(node: Node) {
+    while let Ok(lead) = node.election(ELECTION).campaign(node.name()).await {
+        for round in 1.. {
+            let work = format!("round {round} by {} under token {}", node.name(), lead.token());
+            _ = node.put("scheduler/last-round", work);
+            tokio::select! {
+                () = lead.lost() => break,
+                () = tokio::time::sleep(LEADER_INTERVAL) => {}
+            }
         }
     }
 }

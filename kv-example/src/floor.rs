@@ -12,9 +12,8 @@ use bytes::Bytes;
 use tidings::{Config, Node, Security};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
 
-use crate::api::{self, App, Guard, Monitor};
+use crate::api::{self, App, Guard};
 use crate::exit::{Exit, Failure};
 use crate::table;
 
@@ -61,19 +60,7 @@ async fn measure(value_bytes: usize) -> Result<(), Failure> {
 }
 
 async fn serve_node(node: &Node) -> Result<SocketAddr, Failure> {
-    let app = Arc::new(App {
-        monitor: Monitor::start(node),
-        locals: vec![node.clone()],
-        node: node.clone(),
-        cluster: "floor".to_owned(),
-        value_bytes_max: Config::lan().value_bytes_max,
-        watchers_max: WATCHERS_MAX,
-        watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
-        snapshots: None,
-        leaving: Arc::new(Notify::new()),
-        started: Instant::now(),
-        demo: None,
-    });
+    let app = Arc::new(App::new(node, "floor", Config::lan().value_bytes_max, WATCHERS_MAX));
     let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
     let addr = listener.local_addr()?;
     let never = std::future::pending();

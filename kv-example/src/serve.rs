@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use tidings::{Node, Security};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::api::{self, App, Guard, Monitor};
+use crate::api::{self, App, Guard};
 use crate::exit::{Exit, Failure};
 use crate::settings::Settings;
 use crate::signals::{End, Reload};
@@ -82,21 +81,14 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let config = settings.config()?;
     let value_bytes_max = config.value_bytes_max;
     let node = start(&settings, name, &security, config).await?;
-    let leaving = Arc::new(Notify::new());
-    let watchers_max = settings.watchers_max();
-    let app = Arc::new(App {
-        monitor: Monitor::start(&node),
-        locals: vec![node.clone()],
-        node: node.clone(),
-        cluster: settings.cluster.clone().unwrap_or_else(|| "tidings".to_owned()),
-        value_bytes_max,
-        watchers_max,
-        watchers: Arc::new(Semaphore::new(watchers_max)),
-        snapshots: settings.data_dir.as_ref().map(|dir| dir.join("snapshots")),
-        leaving: leaving.clone(),
-        started: Instant::now(),
-        demo: None,
-    });
+    let cluster = settings.cluster.as_deref().unwrap_or("tidings");
+    let mut app = App::new(&node, cluster, value_bytes_max, settings.watchers_max());
+    app.snapshots = settings.data_dir.as_ref().map(|dir| dir.join("snapshots"));
+    for election in &settings.elections {
+        app.elections.show(&node, &app.monitor, election);
+    }
+    let leaving = app.leaving.clone();
+    let app = Arc::new(app);
     let http = listener.local_addr()?;
     println!("node {} at {}, API and dashboard at http://{http}", node.name(), node.addr());
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);

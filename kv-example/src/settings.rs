@@ -83,6 +83,17 @@ pub(crate) struct Settings {
     /// The version of the application, for others to see
     #[arg(long, env = "TIDINGS_APP_VERSION", value_name = "VERSION")]
     pub(crate) app_version: Option<String>,
+    /// The nodes whose majority grants leases, the same on every node; an odd number of names
+    #[arg(long = "voter", env = "TIDINGS_VOTERS", value_name = "NAME", value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) voters: Vec<String>,
+    /// How long a leader that dies stands in the way, up to 10s [default: 3s]
+    #[arg(long, env = "TIDINGS_LEASE_TIME", value_name = "TIME")]
+    pub(crate) lease_time: Option<String>,
+    /// Elections that the dashboard shows, besides those that this node is asked about
+    #[arg(long = "election", env = "TIDINGS_ELECTIONS", value_name = "NAME", value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) elections: Vec<String>,
     /// The largest value, in bytes, up to 16777216 [default: 1048576]
     #[arg(long, env = "TIDINGS_VALUE_BYTES_MAX", value_name = "BYTES")]
     pub(crate) value_bytes_max: Option<usize>,
@@ -129,6 +140,9 @@ impl Settings {
             profile: self.profile.or(file.profile),
             meta: if self.meta.is_empty() { file.meta } else { self.meta },
             app_version: self.app_version.or(file.app_version),
+            voters: if self.voters.is_empty() { file.voters } else { self.voters },
+            lease_time: self.lease_time.or(file.lease_time),
+            elections: if self.elections.is_empty() { file.elections } else { self.elections },
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             connections_max: self.connections_max.or(file.connections_max),
             watchers_max: self.watchers_max.or(file.watchers_max),
@@ -199,6 +213,10 @@ impl Settings {
             let is_immediate = interval == Duration::ZERO;
             config.durability =
                 if is_immediate { Durability::Immediate } else { Durability::Interval(interval) };
+        }
+        config.voters.clone_from(&self.voters);
+        if let Some(time) = &self.lease_time {
+            config.lease_time = span::parse(time).map_err(Failure::usage)?;
         }
         if self.rejoin_on_corruption {
             config.on_corruption = OnCorruption::Rejoin;

@@ -215,3 +215,29 @@ fn a_secret_is_rotated_without_a_restart() {
     });
     assert!(linked(1));
 }
+
+#[test]
+fn a_leader_runs_its_command_and_nobody_else_does_meanwhile() {
+    let node = serve("a", &[], &["--voter", "a", "--lease-time", "1s"]);
+    assert_eq!(code(&node.run(&["leader", "cron"])), 4, "voters that have just started do not vote yet");
+    let out = folder("elect").join("token");
+    let script = format!("echo $TIDINGS_FENCING_TOKEN > {}; exec sleep 60", out.display());
+    let mut elect = program();
+    elect.args(["elect", "cron", "first", "--", "sh", "-c", &script]).env("TIDINGS_NODE", &node.http);
+    let mut elect = elect.spawn().unwrap();
+    eventually("the first leads", || node.run(&["leader", "cron"]).status.success());
+    assert!(node.line(&["leader", "cron"]).starts_with("first (token "));
+    eventually("its command runs", || std::fs::read_to_string(&out).is_ok_and(|token| token.len() > 16));
+    assert_eq!(code(&node.run(&["lock", "cron", "--once", "--", "true"])), 4, "it is taken");
+    common::signal(elect.id(), "TERM");
+    assert_eq!(elect.wait().unwrap().code(), Some(1));
+    eventually("nobody leads", || code(&node.run(&["leader", "cron"])) == 1);
+    assert_eq!(code(&node.run(&["lock", "cron", "--", "sh", "-c", "exit 9"])), 9);
+    let script = "test \"$TIDINGS_FENCING_TOKEN\" \\> \"$(cat $0)\"";
+    let later = node.run(&["lock", "cron", "--", "sh", "-c", script, out.to_str().unwrap()]);
+    assert!(later.status.success(), "the later token is the greater one");
+
+    let none = serve("none", &[], &[]);
+    let refused = none.run(&["leader", "cron"]);
+    assert!(code(&refused) == 2 && said(&refused).contains("--voter"), "{}", said(&refused));
+}

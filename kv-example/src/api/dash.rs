@@ -210,6 +210,7 @@ fn status(app: &App) -> Value {
     status["members"] = view::members(app);
     status["links"] = app.locals.iter().flat_map(links).collect();
     status["locals"] = app.locals.iter().map(local).collect();
+    status["elections"] = app.elections.view(app);
     if let Some(demo) = &app.demo {
         status["demo"] = json!({ "cut": demo.cut_off() });
     }

@@ -5,7 +5,7 @@ use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tidings::{Receipt, WaitError, WriteError};
+use tidings::{ElectionError, Receipt, WaitError, WriteError};
 
 /// When to come back after a refusal that passes.
 const RETRY_SECONDS: u64 = 1;
@@ -102,6 +102,20 @@ impl From<WriteError> for ApiError {
         let text = error.to_string();
         let error = text.strip_suffix("; nothing was written").unwrap_or(&text);
         Self { stamp, ..Self::new(status, code, error, "nothing was written") }
+    }
+}
+
+impl From<ElectionError> for ApiError {
+    fn from(error: ElectionError) -> Self {
+        let (status, code) = match error {
+            ElectionError::NoVoters => (StatusCode::BAD_REQUEST, "no_voters"),
+            ElectionError::Name { .. } | ElectionError::Value { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
+            ElectionError::Taken => (StatusCode::CONFLICT, "taken"),
+            ElectionError::NoMajority { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_majority"),
+            ElectionError::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many_elections"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
+        };
+        Self::new(status, code, error.to_string(), "nothing is held")
     }
 }
 

@@ -3,6 +3,7 @@
 mod cluster;
 mod collections;
 mod dash;
+mod elections;
 mod error;
 mod kv;
 mod listen;
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 use tidings::Node;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+pub(crate) use elections::Elections;
 pub(crate) use error::ApiError;
 pub(crate) use listen::{Guard, serve};
 pub(crate) use monitor::Monitor;
@@ -49,6 +51,7 @@ pub(crate) struct App {
     /// All nodes of this process: one, except in the demo.
     pub(crate) locals: Vec<Node>,
     pub(crate) monitor: Arc<Monitor>,
+    pub(crate) elections: Arc<Elections>,
     pub(crate) value_bytes_max: usize,
     pub(crate) watchers_max: usize,
     pub(crate) watchers: Arc<Semaphore>,
@@ -64,6 +67,24 @@ pub(crate) struct App {
 pub(crate) type AppState = axum::extract::State<Arc<App>>;
 
 impl App {
+    /// Serves a node alone, without a disk.
+    pub(crate) fn new(node: &Node, cluster: &str, value_bytes_max: usize, watchers_max: usize) -> Self {
+        Self {
+            monitor: Monitor::start(node),
+            elections: Arc::default(),
+            locals: vec![node.clone()],
+            node: node.clone(),
+            cluster: cluster.to_owned(),
+            value_bytes_max,
+            watchers_max,
+            watchers: Arc::new(Semaphore::new(watchers_max)),
+            snapshots: None,
+            leaving: Arc::new(Notify::new()),
+            started: Instant::now(),
+            demo: None,
+        }
+    }
+
     /// A place for one more stream.
     fn watcher(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = self.watchers.clone().try_acquire_owned();
@@ -79,6 +100,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(collections::routes())
         .merge(watch::routes())
         .merge(cluster::routes())
+        .merge(elections::routes())
         .merge(dash::routes())
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };

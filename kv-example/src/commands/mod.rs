@@ -2,6 +2,7 @@
 
 mod bench;
 mod cluster;
+mod elect;
 mod keys;
 mod transfer;
 mod watch;
@@ -25,6 +26,9 @@ pub(crate) enum Client {
     #[command(subcommand)]
     Counter(keys::Counter),
     Members(cluster::Members),
+    Leader(elect::Leader),
+    Elect(elect::Elect),
+    Lock(elect::Lock),
     Status(cluster::Status),
     Digest(cluster::Digest),
     Dump(transfer::Dump),
@@ -45,6 +49,9 @@ impl Client {
             Self::Set(set) => set.run(),
             Self::Counter(counter) => counter.run(),
             Self::Members(members) => members.run(),
+            Self::Leader(leader) => leader.run(),
+            Self::Elect(elect) => elect.run(),
+            Self::Lock(lock) => lock.run(),
             Self::Status(status) => status.run(),
             Self::Digest(digest) => digest.run(),
             Self::Dump(dump) => dump.run(),

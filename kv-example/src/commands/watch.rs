@@ -64,13 +64,13 @@ impl Watch {
         let path = format!("/v1/watch?{what}={}&current={}", quoted(&self.prefix), !self.no_current);
         let mut last = self.from.clone();
         let mut left = self.count.unwrap_or(u64::MAX);
-        let mut stream = client.stream(&path, last.as_deref())?;
+        let mut stream = client.stream("GET", &path, last.as_deref())?;
         while left > 0 {
             let Some(told) = stream.next() else {
                 eprintln!("kv-example: the connection is gone; trying again");
                 stream = loop {
                     std::thread::sleep(RECONNECT_PAUSE);
-                    match client.stream(&path, last.as_deref()) {
+                    match client.stream("GET", &path, last.as_deref()) {
                         Ok(stream) => break stream,
                         Err(failure) if failure.is(Exit::Unreachable) || failure.is(Exit::TimedOut) => {}
                         Err(failure) => return Err(failure),

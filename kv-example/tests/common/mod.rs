@@ -172,16 +172,16 @@ pub fn events(url: &str, last: Option<&str>, is_last: impl Fn(&str, &Value) -> b
         request = request.header("last-event-id", last);
     }
     let reader = BufReader::new(request.call().unwrap().into_body().into_reader());
-    let (mut found, mut name, mut id) = (Vec::new(), String::new(), String::new());
+    let (mut found, mut name, mut id, mut data) = (Vec::new(), String::new(), String::new(), Value::Null);
     for line in reader.lines() {
         let line = line.unwrap();
         match line.split_once(": ") {
             Some(("event", text)) => text.clone_into(&mut name),
             Some(("id", text)) => text.clone_into(&mut id),
-            Some(("data", text)) => {
-                let data: Value = serde_json::from_str(text).unwrap();
+            Some(("data", text)) => data = serde_json::from_str(text).unwrap(),
+            None if line.is_empty() && !name.is_empty() => {
                 let is_over = is_last(&name, &data);
-                found.push((std::mem::take(&mut name), id.clone(), data));
+                found.push((std::mem::take(&mut name), id.clone(), data.clone()));
                 if is_over {
                     return found;
                 }
