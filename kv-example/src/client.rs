@@ -121,7 +121,8 @@ impl Client {
 
     /// Opens a stream of events.
     pub(crate) fn stream(&self, method: &str, path: &str, last: Option<&str>) -> Result<Stream, Failure> {
-        let headers: Vec<(&str, String)> = last.iter().map(|id| ("last-event-id", (*id).to_owned())).collect();
+        let headers: Vec<(&str, String)> =
+            last.iter().map(|id| ("last-event-id", (*id).to_owned())).collect();
         let mut response = self.send(method, path, &headers, &[], None)?;
         let status = response.status().as_u16();
         if status >= 400 {
@@ -150,7 +151,14 @@ impl Client {
             "GET" | "DELETE" => {
                 let request = request.body(()).map_err(|error| self.malformed(&error))?;
                 let silence = if within.is_none() { Some(SILENCE_TIME_MAX) } else { within };
-                self.agent.run(self.agent.configure_request(request).timeout_recv_body(None).timeout_global(within).timeout_recv_response(silence).build())
+                self.agent.run(
+                    self.agent
+                        .configure_request(request)
+                        .timeout_recv_body(None)
+                        .timeout_global(within)
+                        .timeout_recv_response(silence)
+                        .build(),
+                )
             }
             _ => {
                 let request = request.body(body).map_err(|error| self.malformed(&error))?;
@@ -195,7 +203,8 @@ impl Client {
         };
         if code == "no_such_path" {
             let message = format!("what runs at {} has no such path", self.base);
-            return Failure::new(Exit::Unreachable, message).hint("is --node right, and of this program's version?");
+            return Failure::new(Exit::Unreachable, message)
+                .hint("is --node right, and of this program's version?");
         }
         let exit = match code {
             "unconfirmed" => Exit::TimedOut,
@@ -206,7 +215,9 @@ impl Client {
         let failure = Failure::new(exit, format!("{}{current}; {}", text("error"), text("detail")));
         match code {
             "unauthorized" => failure.hint("give --token-file, or set TIDINGS_TOKEN"),
-            "no_voters" => failure.hint("start the nodes with --voter NAME for each voter, the same on all of them"),
+            "no_voters" => {
+                failure.hint("start the nodes with --voter NAME for each voter, the same on all of them")
+            }
             "no_majority" => failure.hint("voters that have just started do not vote for some seconds"),
             "busy" => failure.hint("it catches up by itself; try again"),
             _ => failure,

@@ -181,7 +181,9 @@ impl Demo {
 /// The first port that is free, from the one that was asked for.
 async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), Failure> {
     for candidate in port..=port.saturating_add(PORTS_TRIED) {
-        let Ok(listener) = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, candidate)).await else { continue };
+        let Ok(listener) = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, candidate)).await else {
+            continue;
+        };
         if candidate != port {
             println!("Port {port} is taken; the dashboard is at {candidate}.");
         }
@@ -202,7 +204,8 @@ async fn start(board: &Arc<Switchboard>) -> Result<Vec<Node>, Failure> {
     let mut seed = None;
     for (at, name) in board.names.iter().enumerate() {
         let relay = Relay::bind(at).await?;
-        let mut builder = Node::builder(name).cluster("demo").security(security.clone()).config(config.clone());
+        let mut builder =
+            Node::builder(name).cluster("demo").security(security.clone()).config(config.clone());
         builder = builder.advertise(relay.addr()?).meta("zone", ZONES[at % ZONES.len()]).app_version("1.0");
         builder = builder.seeds(seed.clone());
         seed = Some(seed.unwrap_or(relay.addr()?.to_string()));
@@ -260,7 +263,8 @@ Ctrl-C ends it."
 async fn fill(node: &Node, keys: usize) {
     for number in 0..keys {
         let key = format!("catalogue/{:02}/item-{number:06}", number % 100);
-        while node.put(&key, format!("{{\"price\":{},\"stock\":{}}}", number * 7 % 991, number % 23)).is_err() {
+        while node.put(&key, format!("{{\"price\":{},\"stock\":{}}}", number * 7 % 991, number % 23)).is_err()
+        {
             if node.writable().await.is_err() {
                 return;
             }
@@ -271,7 +275,8 @@ async fn fill(node: &Node, keys: usize) {
 /// What each node does all day: it changes settings now and then, counts, and keeps sessions that expire.
 async fn work(node: Node, at: usize, board: Arc<Switchboard>) {
     let mut ticks = tokio::time::interval(WORK_INTERVAL);
-    let settings = ["limits/requests", "limits/uploads", "flags/new-search", "flags/dark-launch", "routes/api"];
+    let settings =
+        ["limits/requests", "limits/uploads", "flags/new-search", "flags/dark-launch", "routes/api"];
     if at == 0 {
         _ = node.put(DISPUTED_KEY, "light");
         _ = node.put("config/banner", "welcome");
@@ -285,7 +290,8 @@ async fn work(node: Node, at: usize, board: Arc<Switchboard>) {
         let name = node.name();
         let write = match (turn + at) % 4 {
             0 => node.put(format!("load/{name}"), format!("{} %", 20 + (turn * 13 + at * 29) % 60)),
-            1 => node.put(settings[(turn / 4 + at) % settings.len()], format!("{}", (turn * 31 + at * 17) % 500)),
+            1 => node
+                .put(settings[(turn / 4 + at) % settings.len()], format!("{}", (turn * 31 + at * 17) % 500)),
             2 => {
                 let session = format!("sessions/{name}-{:03}", turn / 4 % 1_000);
                 let user = format!("user-{}", (turn * 7 + at) % 97);

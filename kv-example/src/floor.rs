@@ -33,7 +33,8 @@ pub(crate) fn run(value_bytes: usize) -> Result<(), Failure> {
 
 async fn measure(value_bytes: usize) -> Result<(), Failure> {
     let value = vec![b'x'; value_bytes];
-    let node = Node::builder("floor").security(Security::secret(&Security::generate_secret())?).start().await?;
+    let node =
+        Node::builder("floor").security(Security::secret(&Security::generate_secret())?).start().await?;
     node.put("bench/key", &value).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let own = serve_node(&node).await?;
     let bare = serve_bare(Bytes::from(value)).await?;
@@ -46,9 +47,11 @@ async fn measure(value_bytes: usize) -> Result<(), Failure> {
             of_own.push(own);
             ratios.push(100.0 * own / bare);
         }
-        for (what, mut values, unit) in
-            [("bare handler", of_bare, "/s"), ("GET /v1/kv", of_own, "/s"), ("share of the bare", ratios, " %")]
-        {
+        for (what, mut values, unit) in [
+            ("bare handler", of_bare, "/s"),
+            ("GET /v1/kv", of_own, "/s"),
+            ("share of the bare", ratios, " %"),
+        ] {
             values.sort_by(f64::total_cmp);
             let cell = |at: usize| format!("{:.0}{unit}", values[at]);
             let cells = [cell(0), cell(REPETITIONS / 2), cell(REPETITIONS - 1)];

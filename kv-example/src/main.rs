@@ -50,7 +50,9 @@ enum Command {
         seed: u64,
     },
     /// Print completions for a shell
-    Completions { shell: Shell },
+    Completions {
+        shell: Shell,
+    },
 }
 
 fn main() -> ExitCode {

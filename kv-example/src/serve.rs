@@ -50,7 +50,8 @@ pub(crate) struct Serve {
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -94,7 +95,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
     let guard = Guard::new(token.as_deref());
-    let serving = tokio::spawn(api::serve(listener, guard, api::router(app), settings.connections_max(), stop));
+    let serving =
+        tokio::spawn(api::serve(listener, guard, api::router(app), settings.connections_max(), stop));
     let mut accepted = secrets;
     let has_left = loop {
         tokio::select! {
@@ -105,7 +107,11 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     };
     stopping.send_replace(true);
     let ending = async {
-        if has_left { node.leave().await } else { node.shutdown().await }
+        if has_left {
+            node.leave().await
+        } else {
+            node.shutdown().await
+        }
         _ = serving.await;
     };
     if tokio::time::timeout(END_TIME_MAX, ending).await.is_err() {
@@ -119,7 +125,9 @@ pub(crate) async fn bind(addr: std::net::SocketAddr) -> Result<TcpListener, Fail
     TcpListener::bind(addr).await.map_err(|error| {
         let failure = Failure::new(Exit::Failed, format!("the API cannot be bound to {addr}: {error}"));
         match error.kind() {
-            std::io::ErrorKind::AddrInUse => failure.hint("something runs there already; give --http another port"),
+            std::io::ErrorKind::AddrInUse => {
+                failure.hint("something runs there already; give --http another port")
+            }
             _ => failure,
         }
     })

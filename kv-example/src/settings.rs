@@ -170,7 +170,9 @@ impl Settings {
     /// The secrets of the cluster, the one in use first.
     pub(crate) fn secrets(&self) -> Result<Vec<String>, Failure> {
         let lines = match secret_text(SECRET_VARIABLE, self.secret_file.as_deref(), self.secret.as_deref())? {
-            Some(text) => text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect(),
+            Some(text) => {
+                text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+            }
             None => Vec::new(),
         };
         if lines.is_empty() {
@@ -189,7 +191,8 @@ impl Settings {
         let token = secret_text(TOKEN_VARIABLE, self.token_file.as_deref(), self.token.as_deref())?;
         let token = token.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
         if token.is_none() && !self.http().ip().is_loopback() {
-            let message = format!("{} can be reached from other machines, and there is no token", self.http());
+            let message =
+                format!("{} can be reached from other machines, and there is no token", self.http());
             let hint = format!(
                 "make one with `kv-example secret --out token.txt` and give --token-file token.txt (or \
                  {TOKEN_VARIABLE}), or bind --http to 127.0.0.1"
@@ -245,7 +248,8 @@ fn check_private(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt;
     let mode = fs::metadata(path).map_err(|error| Failure::file(path, &error))?.permissions().mode();
     if mode & 0o027 != 0 {
-        let message = format!("{} can be read or changed by others (mode {:03o})", path.display(), mode & 0o777);
+        let message =
+            format!("{} can be read or changed by others (mode {:03o})", path.display(), mode & 0o777);
         return Err(Failure::usage(message).hint(format!("chmod 600 {}", path.display())));
     }
     Ok(())

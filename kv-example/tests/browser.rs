@@ -50,7 +50,9 @@ fn the_page_shows_keys_and_nodes_and_is_used_by_keyboard() {
     page.press("Tab");
     page.wait("document.activeElement.id === 'd-put'");
     page.press("Enter");
-    common::eventually("the other node has it", || b.run(&["get", "greeting"]).stdout == b"changed in the page");
+    common::eventually("the other node has it", || {
+        b.run(&["get", "greeting"]).stdout == b"changed in the page"
+    });
     page.press("Escape");
     page.wait("document.getElementById('detail').hidden");
 
@@ -121,7 +123,9 @@ fn a_broken_connection_is_resumed_and_a_restarted_node_is_shown_anew() {
     a.line(&["put", "second", "2"]);
     a.line(&["put", "third", "3"]);
     a.line(&["del", "third"]);
-    page.wait("keys.has('second') && !keys.has('third') && document.getElementById('line').textContent === 'live'");
+    page.wait(
+        "keys.has('second') && !keys.has('third') && document.getElementById('line').textContent === 'live'",
+    );
     assert_eq!(page.eval("keys.get('first').mark"), "kept");
     drop(page);
 
@@ -138,7 +142,9 @@ fn a_broken_connection_is_resumed_and_a_restarted_node_is_shown_anew() {
         command
     });
     a.line(&["put", "new", "4"]);
-    page.wait("keys.has('new') && !keys.has('second') && document.getElementById('line').textContent === 'live'");
+    page.wait(
+        "keys.has('new') && !keys.has('second') && document.getElementById('line').textContent === 'live'",
+    );
     assert_eq!(page.errors(), Vec::<String>::new());
 }
 
@@ -180,7 +186,8 @@ fn the_demo_is_cut_and_healed_in_the_page_and_stays_smooth_with_many_keys() {
     page.picture(&picture("search"));
     page.eval("document.getElementById('search').value = ''; document.getElementById('search').dispatchEvent(new Event('input'))");
 
-    let click = "[...document.querySelectorAll('#people button')].find(one => one.getAttribute('aria-label') === ";
+    let click =
+        "[...document.querySelectorAll('#people button')].find(one => one.getAttribute('aria-label') === ";
     page.eval(&format!("{click}'Cut off n3').click()"));
     page.wait("document.querySelector('#map .node[data-name=n3]').classList.contains('down')");
     page.wait("status.links.every(link => link.from !== 'n3' && link.to !== 'n3')");

@@ -84,7 +84,10 @@ fn secrets_have_to_be_private_and_a_file_has_all_settings() {
     let folder = folder("settings");
     let secret = folder.join("secret.txt");
     assert!(program().args(["secret", "--out"]).arg(&secret).status().unwrap().success());
-    assert!(!program().args(["secret", "--out"]).arg(&secret).status().unwrap().success(), "nothing is overwritten");
+    assert!(
+        !program().args(["secret", "--out"]).arg(&secret).status().unwrap().success(),
+        "nothing is overwritten"
+    );
     let settings = folder.join("node.toml");
     let text = format!(
         "name = \"from-file\"\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nprofile = \"local\"\n\

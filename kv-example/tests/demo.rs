@@ -25,13 +25,18 @@ fn the_demo_shows_a_living_cluster_that_can_be_cut_and_healed_and_ends_at_once()
         members.iter().filter(|member| member["state"] == "alive").count()
     };
     eventually("five nodes", || alive("/v1/members") == 5);
-    eventually("somebody is at work", || json("/v1/kv?prefix=load/")["entries"].as_array().unwrap().len() == 5);
+    eventually("somebody is at work", || {
+        json("/v1/kv?prefix=load/")["entries"].as_array().unwrap().len() == 5
+    });
 
     assert_eq!(ask("POST", &format!("{}/v1/demo/cut/n3", demo.http), &[], b"").status, 200);
     assert_eq!(ask("POST", &format!("{}/v1/demo/cut/n9", demo.http), &[], b"").status, 404);
     eventually("n3 is missed", || alive("/v1/members") == 4);
     eventually("n3 is alone", || alive("/n3/v1/members") == 1);
-    let theme = |path: &str| String::from_utf8(ask("GET", &format!("{}{path}/v1/kv/config/theme", demo.http), &[], b"").body).unwrap();
+    let theme = |path: &str| {
+        String::from_utf8(ask("GET", &format!("{}{path}/v1/kv/config/theme", demo.http), &[], b"").body)
+            .unwrap()
+    };
     assert_ne!(theme(""), theme("/n3"), "both sides went on writing");
 
     assert_eq!(ask("POST", &format!("{}/v1/demo/heal/n3", demo.http), &[], b"").status, 200);

@@ -51,7 +51,8 @@ fn keys_and_values_of_every_form_survive() {
         assert_eq!(get(&node.http, &format!("/v1/kv/{key}")).body, bytes, "{key}");
     }
     let listed = get(&node.http, "/v1/kv?values=true").json();
-    let keys: Vec<&str> = listed["entries"].as_array().unwrap().iter().map(|e| e["key"].as_str().unwrap()).collect();
+    let keys: Vec<&str> =
+        listed["entries"].as_array().unwrap().iter().map(|e| e["key"].as_str().unwrap()).collect();
     assert_eq!(keys, ["\"quoted\"", "/leading", "a+b", "a//b", "trailing/", "€ ?#&%"]);
     assert!(listed["entries"][0]["value"].is_null() && listed["entries"][0]["value_base64"].is_string());
 }
@@ -74,7 +75,11 @@ fn what_cannot_be_done_is_refused_and_says_so() {
         (get(http, "/v1/nothing"), 404, "no_such_path"),
         (ask("POST", &format!("{http}/v1/kv/k"), &[], b"v"), 405, "method"),
         (ask("POST", &format!("{http}/v1/snapshot?name=..%2Fx"), &[], b""), 400, "bad_request"),
-        (ask("GET", &format!("{http}/v1/kv/k"), &[("origin", "http://evil.example")], b""), 403, "foreign_page"),
+        (
+            ask("GET", &format!("{http}/v1/kv/k"), &[("origin", "http://evil.example")], b""),
+            403,
+            "foreign_page",
+        ),
         (ask("GET", &format!("{http}/v1/kv/k"), &[("host", "evil.example")], b""), 403, "foreign_page"),
     ];
     for (at, (reply, status, code)) in cases.iter().enumerate() {
@@ -95,7 +100,9 @@ fn a_listing_comes_page_by_page_and_in_order() {
     let (mut keys, mut after) = (Vec::new(), String::new());
     for _ in 0..10 {
         let page = get(&node.http, &format!("/v1/kv?prefix=p/&limit=10{after}")).json();
-        keys.extend(page["entries"].as_array().unwrap().iter().map(|e| e["key"].as_str().unwrap().to_owned()));
+        keys.extend(
+            page["entries"].as_array().unwrap().iter().map(|e| e["key"].as_str().unwrap().to_owned()),
+        );
         match page["next"].as_str() {
             Some(next) => after = format!("&after={next}"),
             None => break,
@@ -132,7 +139,10 @@ fn sets_and_counters_agree_on_all_nodes() {
     assert_eq!(ask("DELETE", &format!("{}/v1/sets/banned/x?wait=all", b.http), &[], b"").status, 200);
     for http in [&a.http, &b.http] {
         assert_eq!(get(http, "/v1/sets/banned").json()["elements"], serde_json::json!(["w", "y/z"]));
-        assert_eq!((get(http, "/v1/sets/banned/w").status, get(http, "/v1/sets/banned/x").status), (200, 404));
+        assert_eq!(
+            (get(http, "/v1/sets/banned/w").status, get(http, "/v1/sets/banned/x").status),
+            (200, 404)
+        );
     }
     let page = get(&a.http, "/v1/sets/banned?limit=1").json();
     assert_eq!((&page["elements"][0], &page["next"]), (&"w".into(), &"w".into()));

@@ -92,7 +92,8 @@ fn page_stored(shared: &Shared, prefix: &[u8], after: Option<Vec<u8>>, rows: usi
     let Some(core) = shared.lock_closed() else { return Vec::new() };
     let (store, wall_ms) = (&core.replica.store, shared.now().wall_ms());
     let revision = |number| Revision { log: store.log.id, number };
-    let below = store.from(next.as_slice().max(prefix)).take_while(|(held, _)| held.key().starts_with(prefix));
+    let below =
+        store.from(next.as_slice().max(prefix)).take_while(|(held, _)| held.key().starts_with(prefix));
     below.filter_map(|(held, number)| Entry::new(held, revision(number), wall_ms)).take(rows).collect()
 }
 

@@ -51,10 +51,13 @@ impl Elections {
         let (elections, monitor, name) = (self.clone(), monitor.clone(), name.to_owned());
         tokio::spawn(async move {
             while let Some(leader) = observer.next().await {
-                monitor.tell("leader", match &leader {
-                    Some(leader) => format!("{} leads {name}", String::from_utf8_lossy(&leader.value)),
-                    None => format!("nobody leads {name}"),
-                });
+                monitor.tell(
+                    "leader",
+                    match &leader {
+                        Some(leader) => format!("{} leads {name}", String::from_utf8_lossy(&leader.value)),
+                        None => format!("nobody leads {name}"),
+                    },
+                );
                 elections.known.lock().expect("nothing panics with it").insert(name.clone(), leader);
             }
         });
@@ -95,12 +98,13 @@ async fn watch(
     let permit = app.watcher()?;
     let observer = app.node.election(&name).observe()?;
     app.elections.show(&app.node, &app.monitor, &name);
-    let events = stream::unfold((app, name, observer, permit), |(app, name, mut observer, permit)| async move {
-        let leader = observer.next().await?;
-        let event = if leader.is_some() { "leader" } else { "nobody" };
-        let told = Event::default().event(event).data(view(&app, &name, leader.as_ref()).to_string());
-        Some((Ok(told), (app, name, observer, permit)))
-    });
+    let events =
+        stream::unfold((app, name, observer, permit), |(app, name, mut observer, permit)| async move {
+            let leader = observer.next().await?;
+            let event = if leader.is_some() { "leader" } else { "nobody" };
+            let told = Event::default().event(event).data(view(&app, &name, leader.as_ref()).to_string());
+            Some((Ok(told), (app, name, observer, permit)))
+        });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT_INTERVAL)))
 }
 

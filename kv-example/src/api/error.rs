@@ -35,7 +35,12 @@ impl ApiError {
     }
 
     pub(crate) fn no_such_path() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "no_such_path", "there is nothing at this path", "nothing was written")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no_such_path",
+            "there is nothing at this path",
+            "nothing was written",
+        )
     }
 
     pub(crate) fn method() -> Self {
@@ -109,7 +114,9 @@ impl From<ElectionError> for ApiError {
     fn from(error: ElectionError) -> Self {
         let (status, code) = match error {
             ElectionError::NoVoters => (StatusCode::BAD_REQUEST, "no_voters"),
-            ElectionError::Name { .. } | ElectionError::Value { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
+            ElectionError::Name { .. } | ElectionError::Value { .. } => {
+                (StatusCode::BAD_REQUEST, "bad_request")
+            }
             ElectionError::Taken => (StatusCode::CONFLICT, "taken"),
             ElectionError::NoMajority { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_majority"),
             ElectionError::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many_elections"),

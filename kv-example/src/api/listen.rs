@@ -83,7 +83,8 @@ struct Guarded {
 impl Service<Request<Incoming>> for Guarded {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response, Infallible>>, TowerToHyperServiceFuture<Router, Request<Incoming>>>;
+    type Future =
+        Either<Ready<Result<Response, Infallible>>, TowerToHyperServiceFuture<Router, Request<Incoming>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         match self.guard.check(request.uri().path(), request.headers()) {

@@ -66,7 +66,11 @@ fn text(app: &App) -> String {
         out.counter("sync_sent_frames_total", "Frames sent by repair.", store.traffic.frames);
         out.gauge("disk_failed", "1 while the disk takes nothing.", u8::from(store.has_disk_failed));
     }
-    out.gauge("http_streams", "Event streams being served.", app.watchers_max - app.watchers.available_permits());
+    out.gauge(
+        "http_streams",
+        "Event streams being served.",
+        app.watchers_max - app.watchers.available_permits(),
+    );
     members(app, &mut out);
     let peers = |value: &dyn Fn(&tidings::PeerStatus) -> f64| -> Vec<(String, f64)> {
         let label = |peer: &tidings::PeerStatus| format!("{{peer=\"{}\"}}", escape(&peer.name));

@@ -232,8 +232,12 @@ fn explain(event: &tidings::NodeEvent) -> String {
         NodeEvent::DiskBack => "the disk works again, and has everything".to_owned(),
         NodeEvent::DiskDamaged { path, reason } => format!("{path} was damaged ({reason}); began anew"),
         NodeEvent::Unreachable { target, reason } => format!("the seed {target} is out of reach: {reason}"),
-        NodeEvent::Store(Event::Refused { key, reason, .. }) => format!("a row of {key:?} was refused: {reason:?}"),
-        NodeEvent::Store(Event::Damaged) => "the store was damaged; fetching it anew from the peers".to_owned(),
+        NodeEvent::Store(Event::Refused { key, reason, .. }) => {
+            format!("a row of {key:?} was refused: {reason:?}")
+        }
+        NodeEvent::Store(Event::Damaged) => {
+            "the store was damaged; fetching it anew from the peers".to_owned()
+        }
         NodeEvent::Store(Event::NameTwice(member)) => format!("two live nodes are called {}", member.name),
         NodeEvent::Store(Event::AddressTwice(member)) => format!("two live nodes claim {}", member.addr),
         other => format!("{other:?}"),

@@ -102,7 +102,11 @@ impl Bench {
             let path = format!("/v1/kv/bench/{}", number.wrapping_mul(0x9e37_79b9) % self.keys);
             let is_write = self.work == Work::Put || self.work == Work::Mixed && number.is_multiple_of(10);
             let started = Instant::now();
-            if is_write { client.ask("PUT", &path, &[], value)? } else { client.get(&path)? };
+            if is_write {
+                client.ask("PUT", &path, &[], value)?
+            } else {
+                client.get(&path)?
+            };
             times.push(started.elapsed());
             bar.inc(1);
         }
@@ -115,10 +119,18 @@ impl Bench {
         };
         let at = |share: f64| times[(last as f64 * share).round() as usize];
         let per_second = times.len() as f64 / took.as_secs_f64();
-        let shares = [("median", at(0.5)), ("90 %", at(0.9)), ("99 %", at(0.99)), ("99.9 %", at(0.999)), ("worst", at(1.0))];
+        let shares = [
+            ("median", at(0.5)),
+            ("90 %", at(0.9)),
+            ("99 %", at(0.99)),
+            ("99.9 %", at(0.999)),
+            ("worst", at(1.0)),
+        ];
         if self.target.json {
-            let us: serde_json::Map<_, _> =
-                shares.iter().map(|(name, time)| ((*name).to_owned(), json!(time.as_micros() as u64))).collect();
+            let us: serde_json::Map<_, _> = shares
+                .iter()
+                .map(|(name, time)| ((*name).to_owned(), json!(time.as_micros() as u64)))
+                .collect();
             let report = json!({ "requests": times.len(), "per_second": per_second, "us": us });
             return Ok(writeln!(std::io::stdout().lock(), "{report}")?);
         }

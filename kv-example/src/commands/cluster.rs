@@ -95,7 +95,14 @@ impl Status {
             let rtt = Duration::from_micros(peer["rtt_us"].as_u64().unwrap_or_default());
             let size = |field: &str| table::bytes(peer[field].as_u64().unwrap_or_default());
             let lag = text(&peer["lag_changes"]);
-            vec![text(&peer["name"]), text(&peer["addr"]), span::show(rtt), lag, size("lag_bytes"), size("sent_bytes")]
+            vec![
+                text(&peer["name"]),
+                text(&peer["addr"]),
+                span::show(rtt),
+                lag,
+                size("lag_bytes"),
+                size("sent_bytes"),
+            ]
         };
         let rows: Vec<Vec<String>> = status["peers"].as_array().into_iter().flatten().map(row).collect();
         Ok(table::print(&["peer", "address", "round trip", "behind by", "bytes", "sent"], &rows)?)
@@ -121,7 +128,9 @@ impl Digest {
             let status = target.client()?.get("/v1/status")?.json()?;
             let (name, store) = (text(&status["name"]), &status["store"]);
             if self.target.json {
-                print(json!({ "name": name, "root": store["root"], "seen": store["seen"], "entries": store["entries"] }))?;
+                print(
+                    json!({ "name": name, "root": store["root"], "seen": store["seen"], "entries": store["entries"] }),
+                )?;
             }
             rows.push(vec![name, text(&store["entries"]), text(&store["seen"]), text(&store["root"])]);
             roots.push(text(&store["root"]));
@@ -169,6 +178,10 @@ pub(crate) struct Leave {
 impl Leave {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let answer = self.target.client()?.ask("POST", "/v1/leave", &[], &[])?.json()?;
-        if self.target.json { print(answer) } else { print(format_args!("{} leaves", text(&answer["leaving"]))) }
+        if self.target.json {
+            print(answer)
+        } else {
+            print(format_args!("{} leaves", text(&answer["leaving"])))
+        }
     }
 }

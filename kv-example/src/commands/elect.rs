@@ -58,7 +58,9 @@ impl Leader {
         match (self.target.json, &leader["leader"]) {
             (true, _) => print(leader),
             (false, Value::Null) => print("nobody"),
-            (false, _) => print(format_args!("{} (token {})", text(&leader["leader"]), text(&leader["token"]))),
+            (false, _) => {
+                print(format_args!("{} (token {})", text(&leader["leader"]), text(&leader["token"])))
+            }
         }
     }
 }
@@ -191,7 +193,11 @@ async fn lead(mut told: mpsc::Receiver<Told>, command: &[String], is_json: bool)
 fn begin(elected: &Value, command: &[String], is_json: bool) -> Result<Option<Child>, Failure> {
     let token = text(&elected["token"]);
     if command.is_empty() {
-        if is_json { print(elected)? } else { print(format_args!("elected (token {token})"))? };
+        if is_json {
+            print(elected)?
+        } else {
+            print(format_args!("elected (token {token})"))?
+        };
         return Ok(None);
     }
     let process = process(command, &[("TIDINGS_FENCING_TOKEN", token)]);

@@ -329,7 +329,11 @@ fn list_set(what: &Named) -> Result<(), Failure> {
         let from = after.as_deref().map(|after| format!("?after={}", quoted(after))).unwrap_or_default();
         let page = client.get(&format!("/v1/sets/{}{from}", quoted(&what.name)))?.json()?;
         for element in page["elements"].as_array().into_iter().flatten() {
-            let line = if what.target.json { element.to_string() } else { element.as_str().unwrap_or_default().to_owned() };
+            let line = if what.target.json {
+                element.to_string()
+            } else {
+                element.as_str().unwrap_or_default().to_owned()
+            };
             writeln!(std::io::stdout().lock(), "{line}")?;
         }
         match page["next"].as_str() {

@@ -38,7 +38,9 @@ impl Dump {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let client = self.target.client()?;
         let mut out: Box<dyn Write> = match &self.out {
-            Some(path) => Box::new(BufWriter::new(File::create(path).map_err(|error| Failure::file(path, &error))?)),
+            Some(path) => {
+                Box::new(BufWriter::new(File::create(path).map_err(|error| Failure::file(path, &error))?))
+            }
             None => Box::new(BufWriter::new(io::stdout().lock())),
         };
         let bar = bar(None, "{spinner} {human_pos} keys, {per_sec}");
@@ -103,7 +105,8 @@ impl Load {
             if line.trim().is_empty() {
                 continue;
             }
-            let is_written = self.put(&client, &line).map_err(|failure| failure.at(&format!("line {}", at + 1)))?;
+            let is_written =
+                self.put(&client, &line).map_err(|failure| failure.at(&format!("line {}", at + 1)))?;
             if is_written { written += 1 } else { same += 1 }
         }
         bar.finish_and_clear();
@@ -113,7 +116,9 @@ impl Load {
 
     /// Whether there was anything to be written.
     fn put(&self, client: &crate::client::Client, line: &str) -> Result<bool, Failure> {
-        let form = || Failure::usage("not of the form {\"key\": \"…\", \"value\": \"…\"}; nothing of it was written");
+        let form = || {
+            Failure::usage("not of the form {\"key\": \"…\", \"value\": \"…\"}; nothing of it was written")
+        };
         let entry: Value = serde_json::from_str(line).map_err(|_| form())?;
         let (Some(key), Some(value)) = (entry["key"].as_str(), value_of(&entry)) else { return Err(form()) };
         let mut query = String::new();

@@ -60,7 +60,13 @@ pub(crate) struct Watch {
 impl Watch {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let client = self.target.client()?;
-        let what = if self.set { "set" } else if self.exact { "key" } else { "prefix" };
+        let what = if self.set {
+            "set"
+        } else if self.exact {
+            "key"
+        } else {
+            "prefix"
+        };
         let path = format!("/v1/watch?{what}={}&current={}", quoted(&self.prefix), !self.no_current);
         let mut last = self.from.clone();
         let mut left = self.count.unwrap_or(u64::MAX);
@@ -99,7 +105,9 @@ impl Watch {
         }
         let key = told.data["key"].as_str().unwrap_or_default();
         Ok(match (told.name.as_str(), value_of(&told.data)) {
-            ("resync", _) => writeln!(out, "resync   what was told before may be gone; the current values follow")?,
+            ("resync", _) => {
+                writeln!(out, "resync   what was told before may be gone; the current values follow")?
+            }
             ("put", Some(value)) => {
                 let value = table::short(&String::from_utf8_lossy(&value), VALUE_CHARS_MAX);
                 writeln!(out, "put      {key} = {value}")?;

@@ -53,8 +53,12 @@ impl Page {
              </dev/null >/dev/null 2>&1",
             profile.display()
         );
-        let mut child =
-            Command::new("sh").args(["-c", &line]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", &line])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let pipes = Pipes {
             to: child.stdin.take().unwrap(),
             from: BufReader::new(child.stdout.take().unwrap()),
@@ -140,7 +144,10 @@ impl Page {
         let text = if key == "Enter" { "\r" } else { text };
         let down = json!({ "type": "keyDown", "key": key, "text": text, "windowsVirtualKeyCode": code });
         self.call("Input.dispatchKeyEvent", &down);
-        self.call("Input.dispatchKeyEvent", &json!({ "type": "keyUp", "key": key, "windowsVirtualKeyCode": code }));
+        self.call(
+            "Input.dispatchKeyEvent",
+            &json!({ "type": "keyUp", "key": key, "windowsVirtualKeyCode": code }),
+        );
     }
 
     pub fn write(&self, text: &str) {

@@ -136,7 +136,8 @@ pub struct Reply {
 
 impl Reply {
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{:?}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("{:?}", String::from_utf8_lossy(&self.body)))
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -159,12 +160,17 @@ pub fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Re
     };
     let mut reply = reply.unwrap();
     let headers = reply.headers().iter();
-    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    let headers =
+        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     Reply { status: reply.status().as_u16(), headers, body: reply.body_mut().read_to_vec().unwrap() }
 }
 
 /// Reads events of a stream until one satisfies; answers all of them as (name, id, data).
-pub fn events(url: &str, last: Option<&str>, is_last: impl Fn(&str, &Value) -> bool) -> Vec<(String, String, Value)> {
+pub fn events(
+    url: &str,
+    last: Option<&str>,
+    is_last: impl Fn(&str, &Value) -> bool,
+) -> Vec<(String, String, Value)> {
     let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE));
     let agent: ureq::Agent = config.build().into();
     let mut request = agent.get(url);
