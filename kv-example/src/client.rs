@@ -1,7 +1,8 @@
 //! A client of the API, for the command line.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
 use clap::Args;
@@ -16,6 +17,8 @@ use crate::span;
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 /// A stream that says nothing for so long is dead: the node sends a comment every ten seconds.
 const SILENCE_TIME_MAX: Duration = Duration::from_secs(30);
+/// Events that were read and not looked at yet; beyond them the node has to wait.
+const EVENTS_MAX: usize = 64;
 
 /// Which node to ask.
 #[derive(Args, Clone, Debug)]
@@ -70,9 +73,10 @@ pub(crate) struct Told {
     pub(crate) data: Value,
 }
 
-/// A stream of them.
+/// A stream of them. It is read on a thread of its own, so that silence is noticed.
 pub(crate) struct Stream {
-    lines: BufReader<Box<dyn Read + Send>>,
+    /// Nothing stands for a sign of life.
+    told: Receiver<Option<Told>>,
 }
 
 impl Target {
@@ -129,7 +133,10 @@ impl Client {
             let body = response.body_mut().read_to_vec().unwrap_or_default();
             return Err(self.refused(status, &body));
         }
-        Ok(Stream { lines: BufReader::new(Box::new(response.into_body().into_reader())) })
+        let lines = BufReader::new(response.into_body().into_reader());
+        let (sender, told) = mpsc::sync_channel(EVENTS_MAX);
+        std::thread::spawn(move || read_events(lines, &sender));
+        Ok(Stream { told })
     }
 
     fn send(
@@ -233,22 +240,31 @@ fn is_wrong_path(body: &[u8]) -> bool {
 impl Stream {
     /// The next event; none when the node has ended the stream, or the connection is gone.
     pub(crate) fn next(&mut self) -> Option<Told> {
-        let mut told = Told::default();
-        let mut line = String::new();
         loop {
-            line.clear();
-            if self.lines.read_line(&mut line).ok()? == 0 {
-                return None;
-            }
-            let line = line.trim_end_matches(['\n', '\r']);
-            match line.split_once(':') {
-                None if line.is_empty() && !told.name.is_empty() => return Some(told),
-                Some(("event", name)) => name.trim().clone_into(&mut told.name),
-                Some(("id", id)) => told.id = Some(id.trim().to_owned()),
-                Some(("data", data)) => told.data = serde_json::from_str(data).ok()?,
-                _ => {}
+            if let Some(told) = self.told.recv_timeout(SILENCE_TIME_MAX).ok()? {
+                return Some(told);
             }
         }
+    }
+}
+
+/// Reads events until the stream ends, or nobody wants them any more.
+fn read_events(mut lines: impl BufRead, sender: &SyncSender<Option<Told>>) {
+    let (mut told, mut line) = (Told::default(), String::new());
+    while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+        match line.trim_end_matches(['\n', '\r']).split_once(':') {
+            Some(("event", name)) => name.trim().clone_into(&mut told.name),
+            Some(("id", id)) => told.id = Some(id.trim().to_owned()),
+            Some(("data", data)) => told.data = serde_json::from_str(data).unwrap_or_default(),
+            _ => {
+                let is_whole = !told.name.is_empty();
+                let news = is_whole.then(|| std::mem::take(&mut told));
+                if sender.send(news).is_err() {
+                    return;
+                }
+            }
+        }
+        line.clear();
     }
 }
 

@@ -198,5 +198,21 @@ fn the_demo_is_cut_and_healed_in_the_page_and_stays_smooth_with_many_keys() {
     page.eval("document.getElementById('only').click(); choose('config/theme')");
     page.wait("!document.getElementById('losers').hidden");
     page.picture(&picture("conflict"));
+
+    // Fifty members, as a larger cluster would tell of itself.
+    let drawn = page.eval(
+        "(() => { const own = status.members.find(one => one.self), real = told.status; told.status = () => {};
+           const member = i => ({ ...own, name: 'node-' + i, run: 'run' + i, self: false, state: i % 17 ? 'alive' : 'down' });
+           const members = [own, ...Array.from({ length: 49 }, (_, i) => member(i + 2))];
+           const link = to => ({ from: own.name, to, rtt_us: 800, lag_changes: to.endsWith('5') ? 12 : 0, lag_bytes: 900 });
+           const links = members.slice(1).filter(one => one.state === 'alive').map(one => link(one.name));
+           const peers = links.map(one => ({ ...one, name: one.to }));
+           const news = { ...status, members, links, peers, locals: [], demo: undefined, now_ms: now() };
+           const at = performance.now(); real(news); showStatus(); return performance.now() - at; })()",
+    );
+    println!("fifty members are drawn in {drawn} ms");
+    assert_eq!(page.eval("document.querySelectorAll('#map .node').length"), 50);
+    page.eval("new Promise(done => requestAnimationFrame(done))");
+    page.picture(&picture("fifty"));
     assert_eq!(page.errors(), Vec::<String>::new());
 }

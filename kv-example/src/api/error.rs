@@ -82,9 +82,22 @@ impl ApiError {
             WaitError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
+        Self::standing(status, error.to_string(), receipt)
+    }
+
+    /// The disk was not done in time.
+    pub(crate) fn unconfirmed_disk(receipt: &Receipt) -> Self {
+        Self::standing(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the time is over: the disk is not done".to_owned(),
+            receipt,
+        )
+    }
+
+    fn standing(status: StatusCode, error: String, receipt: &Receipt) -> Self {
         let detail = "the write stands on this node and goes on its way; only the wait has ended";
         let stamp = receipt.stamp().map(|stamp| stamp.to_string());
-        Self { stamp, ..Self::new(status, "unconfirmed", error.to_string(), detail) }
+        Self { stamp, ..Self::new(status, "unconfirmed", error, detail) }
     }
 }
 

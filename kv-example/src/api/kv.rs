@@ -1,7 +1,7 @@
 //! Keys: `/v1/kv`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
@@ -147,22 +147,16 @@ impl Wants {
 impl Wait {
     /// Waits as asked, and tells what is known of the write then.
     pub(super) async fn done(&self, receipt: &Receipt) -> Result<Json<Value>, ApiError> {
-        let waited = tokio::time::timeout(self.time, async {
-            if self.is_durable {
-                receipt.durable().await?;
-            }
-            match self.quorum {
-                Some(quorum) => receipt.seen_by(quorum, self.time).await,
-                None => Ok(()),
-            }
-        });
-        match waited.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(ApiError::unconfirmed(&error, receipt)),
-            Err(_) => {
-                let error = tidings::WaitError::TimedOut { seen: 0, needed: 0 };
-                return Err(ApiError::unconfirmed(&error, receipt));
-            }
+        let started = Instant::now();
+        if self.is_durable {
+            let waited = tokio::time::timeout(self.time, receipt.durable()).await;
+            let late = |_| ApiError::unconfirmed_disk(receipt);
+            waited.map_err(late)?.map_err(|error| ApiError::unconfirmed(&error, receipt))?;
+        }
+        if let Some(quorum) = self.quorum {
+            let left = self.time.saturating_sub(started.elapsed());
+            let seen = receipt.seen_by(quorum, left).await;
+            seen.map_err(|error| ApiError::unconfirmed(&error, receipt))?;
         }
         Ok(Json(json!({
             "stamp": receipt.stamp().map(|stamp| stamp.to_string()),
