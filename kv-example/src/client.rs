@@ -27,7 +27,7 @@ pub(crate) struct Target {
     /// The node's API
     #[arg(long, env = "TIDINGS_NODE", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) node: String,
-    /// The file with the API's bearer token; or TIDINGS_TOKEN in the environment
+    /// The file with the API's bearer token; or `TIDINGS_TOKEN` in the environment
     #[arg(long, env = "TIDINGS_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// How long to wait for an answer

@@ -297,7 +297,7 @@ async fn work(node: Node, at: usize, board: Arc<Switchboard>) {
                 let user = format!("user-{}", (turn * 7 + at) % 97);
                 node.put_with(session, user, PutOptions::new().ttl(SESSION_TTL))
             }
-            _ => node.counter("requests").add(1 + (turn % 9) as i64),
+            _ => node.counter("requests").add(1 + i64::from(turn as u32 % 9)),
         };
         // A node that is cut off may be told to wait; the demo goes on.
         if write.is_err() && board.is_cut(at) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use bytes::Bytes;
 use tidings::{Config, Node, Security};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,6 +76,7 @@ async fn serve_bare(value: Bytes) -> Result<SocketAddr, Failure> {
     let routes = Router::new().route("/v1/kv/{*key}", get(async move || value.clone()));
     let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
     let addr = listener.local_addr()?;
+    let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
     tokio::spawn(async move { axum::serve(listener, routes).await });
     Ok(addr)
 }
@@ -92,7 +94,8 @@ async fn load(addr: SocketAddr, depth: usize) -> Result<f64, Failure> {
     for client in clients {
         client.await.expect("a client does not panic")?;
     }
-    Ok(done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64())
+    let done = u32::try_from(done.load(Ordering::Relaxed)).expect("nobody answers so fast");
+    Ok(f64::from(done) / started.elapsed().as_secs_f64())
 }
 
 /// Answers are told apart by their length, which the first one shows.

@@ -108,9 +108,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     stopping.send_replace(true);
     let ending = async {
         if has_left {
-            node.leave().await
+            node.leave().await;
         } else {
-            node.shutdown().await
+            node.shutdown().await;
         }
         _ = serving.await;
     };

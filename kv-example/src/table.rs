@@ -22,13 +22,11 @@ pub(crate) fn print(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     let steps = (bytes.max(1).ilog2() / 10).min(3);
-    match steps {
-        0 => format!("{bytes} B"),
-        _ => {
-            let tenths = u128::from(bytes) * 10 >> (10 * steps);
-            format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[steps as usize])
-        }
+    if steps == 0 {
+        return format!("{bytes} B");
     }
+    let tenths = (u128::from(bytes) * 10) >> (10 * steps);
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[steps as usize])
 }
 
 /// A text on one line, shortened.

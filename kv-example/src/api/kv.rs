@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Query, RawPathParams, Request, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -18,6 +18,11 @@ use tidings::{OnlyIf, PutOptions, Quorum, Receipt, Stamp};
 
 use super::{ApiError, App, AppState, Ask, At, WAIT_TIME, WAIT_TIME_MAX, page_limit, page_of, view};
 use crate::span;
+
+const STAMP: HeaderName = HeaderName::from_static("x-tidings-stamp");
+const ORIGIN: HeaderName = HeaderName::from_static("x-tidings-origin");
+const EXPIRES_MS: HeaderName = HeaderName::from_static("x-tidings-expires-ms");
+const CONFLICTS: HeaderName = HeaderName::from_static("x-tidings-conflicts");
 
 pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
     let one = get(read).put(write).delete(delete).layer(DefaultBodyLimit::max(value_bytes_max));
@@ -32,35 +37,43 @@ struct Read {
 }
 
 /// The value as it is, or with `?meta=true` everything about it as JSON.
+///
+/// This is what clients do most: the request is looked at as it is, nothing is copied but the value.
 async fn read(
     State(app): AppState,
-    At(key): At<String>,
-    Ask(ask): Ask<Read>,
-    headers: HeaderMap,
+    path: RawPathParams,
+    request: Request,
 ) -> Result<Response<Body>, ApiError> {
-    let entry = app.node.get(&key).ok_or_else(|| ApiError::not_found(format!("no key {key:?}")))?;
-    if ask.meta {
-        return Ok(Json(view::entry_whole(&app, &entry)).into_response());
+    let key = path.iter().next().map_or("", |(_, key)| key);
+    let entry = app.node.get(key).ok_or_else(|| ApiError::not_found(format!("no key {key:?}")))?;
+    if request.uri().query().is_some() {
+        let ask = Query::<Read>::try_from_uri(request.uri());
+        if ask.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?.meta {
+            return Ok(Json(view::entry_whole(&app, &entry)).into_response());
+        }
     }
-    let etag = format!("\"{}\"", entry.stamp());
-    let is_known = headers.get(IF_NONE_MATCH).is_some_and(|known| known == etag.as_str() || known == "*");
-    let mut response = if is_known {
-        StatusCode::NOT_MODIFIED.into_response()
+    let stamp = entry.stamp().to_string();
+    let etag = format!("\"{stamp}\"");
+    let known = request.headers().get(IF_NONE_MATCH);
+    let mut response = if known.is_some_and(|known| known == etag.as_str() || known == "*") {
+        let mut unchanged = Response::new(Body::empty());
+        *unchanged.status_mut() = StatusCode::NOT_MODIFIED;
+        unchanged
     } else {
-        Body::from(Bytes::copy_from_slice(entry.value())).into_response()
+        Response::new(Body::from(Bytes::copy_from_slice(entry.value())))
     };
     let headers = response.headers_mut();
-    let text = |text: String| HeaderValue::try_from(text).expect("digits and letters");
+    let text = |text: &str| HeaderValue::from_str(text).expect("digits and letters");
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert("x-tidings-stamp", text(etag[1..etag.len() - 1].to_owned()));
-    headers.insert(ETAG, text(etag));
-    headers.insert("x-tidings-origin", text(view::run(entry.origin())));
+    headers.insert(ETAG, text(&etag));
+    headers.insert(STAMP, text(&stamp));
+    headers.insert(ORIGIN, text(&view::run(entry.origin())));
     if let Some(at) = entry.expires_at() {
-        headers.insert("x-tidings-expires-ms", HeaderValue::from(view::ms(at)));
+        headers.insert(EXPIRES_MS, HeaderValue::from(view::ms(at)));
     }
     let conflicts = entry.conflicts().count();
     if conflicts > 0 {
-        headers.insert("x-tidings-conflicts", HeaderValue::from(conflicts));
+        headers.insert(CONFLICTS, HeaderValue::from(conflicts));
     }
     Ok(response)
 }
@@ -111,13 +124,12 @@ impl Wants {
             None => None,
             Some("majority") => Some(Quorum::Majority),
             Some("all") => Some(Quorum::All),
-            Some(text) => match text.parse() {
-                Ok(count) => Some(Quorum::Count(count)),
-                Err(_) => {
-                    let error = format!("wait is {text:?}, permitted: majority, all, or a number of nodes");
-                    return Err(ApiError::bad_request(error));
-                }
-            },
+            Some(text) => {
+                let form = |_: std::num::ParseIntError| {
+                    format!("wait is {text:?}, permitted: majority, all, or a number of nodes")
+                };
+                Some(Quorum::Count(text.parse().map_err(form).map_err(ApiError::bad_request)?))
+            }
         };
         let time = self.timeout.as_deref().map(span::parse).transpose().map_err(ApiError::bad_request)?;
         let time = time.unwrap_or(WAIT_TIME);

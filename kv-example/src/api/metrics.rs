@@ -72,17 +72,17 @@ fn text(app: &App) -> String {
         app.watchers_max - app.watchers.available_permits(),
     );
     members(app, &mut out);
-    let peers = |value: &dyn Fn(&tidings::PeerStatus) -> f64| -> Vec<(String, f64)> {
+    let peers = |value: &dyn Fn(&tidings::PeerStatus) -> String| -> Vec<(String, String)> {
         let label = |peer: &tidings::PeerStatus| format!("{{peer=\"{}\"}}", escape(&peer.name));
         status.peers.iter().map(|peer| (label(peer), value(peer))).collect()
     };
-    let rtts = peers(&|peer| peer.rtt.as_secs_f64());
+    let rtts = peers(&|peer| peer.rtt.as_secs_f64().to_string());
     out.add("peer_rtt_seconds", "gauge", "The round trip to a linked peer.", &rtts);
-    let changes = peers(&|peer| peer.lag_changes as f64);
+    let changes = peers(&|peer| peer.lag_changes.to_string());
     out.add("peer_lag_changes", "gauge", "Changes not sent to a linked peer yet.", &changes);
-    let bytes = peers(&|peer| peer.lag_bytes as f64);
+    let bytes = peers(&|peer| peer.lag_bytes.to_string());
     out.add("peer_lag_bytes", "gauge", "About how many bytes they are.", &bytes);
-    let sent = peers(&|peer| peer.sent_bytes as f64);
+    let sent = peers(&|peer| peer.sent_bytes.to_string());
     out.add("peer_link_sent_bytes", "gauge", "Sent to a peer since its link was made.", &sent);
     out.0
 }

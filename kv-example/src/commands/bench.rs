@@ -117,24 +117,24 @@ impl Bench {
         let Some(last) = times.len().checked_sub(1) else {
             return Err(Failure::new(Exit::Failed, "nothing was measured"));
         };
-        let at = |share: f64| times[(last as f64 * share).round() as usize];
-        let per_second = times.len() as f64 / took.as_secs_f64();
+        let at = |per_mille: usize| times[last * per_mille / 1_000];
+        let per_second = times.len() as u128 * 1_000_000 / took.as_micros().max(1);
         let shares = [
-            ("median", at(0.5)),
-            ("90 %", at(0.9)),
-            ("99 %", at(0.99)),
-            ("99.9 %", at(0.999)),
-            ("worst", at(1.0)),
+            ("median", at(500)),
+            ("90 %", at(900)),
+            ("99 %", at(990)),
+            ("99.9 %", at(999)),
+            ("worst", at(1_000)),
         ];
         if self.target.json {
             let us: serde_json::Map<_, _> = shares
                 .iter()
                 .map(|(name, time)| ((*name).to_owned(), json!(time.as_micros() as u64)))
                 .collect();
-            let report = json!({ "requests": times.len(), "per_second": per_second, "us": us });
+            let report = json!({ "requests": times.len(), "per_second": per_second as u64, "us": us });
             return Ok(writeln!(std::io::stdout().lock(), "{report}")?);
         }
-        println!("{} requests in {}: {per_second:.0} a second", times.len(), span::show(took));
+        println!("{} requests in {}: {per_second} a second", times.len(), span::show(took));
         let (names, cells): (Vec<&str>, Vec<String>) =
             shares.iter().map(|(name, time)| (*name, span::show(*time))).unzip();
         Ok(table::print(&names, &[cells])?)

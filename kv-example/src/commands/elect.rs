@@ -88,7 +88,7 @@ pub(crate) struct Elect {
 #[derive(Args, Debug)]
 #[command(after_help = ENVIRONMENT)]
 pub(crate) struct Lock {
-    lock: String,
+    name: String,
     /// Do not wait for whoever has it
     #[arg(long)]
     once: bool,
@@ -107,7 +107,7 @@ impl Elect {
 
 impl Lock {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        hold(&self.target, &self.lock, None, self.once, &self.command)
+        hold(&self.target, &self.name, None, self.once, &self.command)
     }
 }
 
@@ -124,14 +124,14 @@ fn hold(
         quoted(name),
         quoted(value.unwrap_or(&own))
     );
-    let told = follow(target.client()?, path)?;
+    let told = follow(&target.client()?, &path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(lead(told, command, target.json))
 }
 
 /// Reads the stream on a thread of its own, which ends with the process.
-fn follow(client: Client, path: String) -> Result<mpsc::Receiver<Told>, Failure> {
-    let mut stream = client.stream("POST", &path, None)?;
+fn follow(client: &Client, path: &str) -> Result<mpsc::Receiver<Told>, Failure> {
+    let mut stream = client.stream("POST", path, None)?;
     let (sender, told) = mpsc::channel(EVENTS_MAX);
     std::thread::spawn(move || {
         while let Some(event) = stream.next() {
@@ -193,12 +193,8 @@ async fn lead(mut told: mpsc::Receiver<Told>, command: &[String], is_json: bool)
 fn begin(elected: &Value, command: &[String], is_json: bool) -> Result<Option<Child>, Failure> {
     let token = text(&elected["token"]);
     if command.is_empty() {
-        if is_json {
-            print(elected)?
-        } else {
-            print(format_args!("elected (token {token})"))?
-        };
-        return Ok(None);
+        let said = if is_json { elected.to_string() } else { format!("elected (token {token})") };
+        return print(said).map(|()| None);
     }
     let process = process(command, &[("TIDINGS_FENCING_TOKEN", token)]);
     let mut process = tokio::process::Command::from(process);

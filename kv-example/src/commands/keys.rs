@@ -186,9 +186,10 @@ impl Del {
         for key in &self.keys {
             let path = format!("/v1/kv/{}{}", quoted(key), self.wait.query(&self.target, Vec::new()));
             let answer = client.ask("DELETE", &path, &[], &[])?;
-            match answer.is_found() {
-                true => print_write(&self.target, &answer.json()?)?,
-                false => missing.push(format!("{key:?}")),
+            if answer.is_found() {
+                print_write(&self.target, &answer.json()?)?;
+            } else {
+                missing.push(format!("{key:?}"));
             }
         }
         if missing.is_empty() {
@@ -271,7 +272,8 @@ pub(super) fn value_of(entry: &Value) -> Option<Vec<u8>> {
 #[derive(Args, Debug)]
 pub(crate) struct Element {
     set: String,
-    element: String,
+    #[arg(value_name = "ELEMENT")]
+    name: String,
     #[command(flatten)]
     wait: Wait,
     #[command(flatten)]
@@ -312,10 +314,10 @@ impl Set {
 impl Element {
     fn ask(&self, method: &str) -> Result<(), Failure> {
         let query = if method == "GET" { String::new() } else { self.wait.query(&self.target, Vec::new()) };
-        let path = format!("/v1/sets/{}/{}{query}", quoted(&self.set), quoted(&self.element));
+        let path = format!("/v1/sets/{}/{}{query}", quoted(&self.set), quoted(&self.name));
         let answer = self.target.client()?.ask(method, &path, &[], &[])?;
         if !answer.is_found() {
-            return Err(Failure::new(Exit::No, format!("{:?} is not in {:?}", self.element, self.set)));
+            return Err(Failure::new(Exit::No, format!("{:?} is not in {:?}", self.name, self.set)));
         }
         let body = answer.json()?;
         if method == "GET" && !self.target.json { Ok(()) } else { print_write(&self.target, &body) }

@@ -20,7 +20,7 @@ fn bar(length: Option<u64>, template: &str) -> ProgressBar {
 
 /// Write all keys as JSON lines, one {"key", "value"} each
 ///
-/// Values that are not text stand in "value_base64", expiries in "expires_ms". Sets and counters have no list of their
+/// Values that are not text stand in `value_base64`, expiries in `expires_ms`. Sets and counters have no list of their
 /// names and are not in it; a snapshot of a node has everything.
 #[derive(Args, Debug)]
 pub(crate) struct Dump {

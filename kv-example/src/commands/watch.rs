@@ -104,16 +104,17 @@ impl Watch {
             return Ok(writeln!(out, "{event}")?);
         }
         let key = told.data["key"].as_str().unwrap_or_default();
-        Ok(match (told.name.as_str(), value_of(&told.data)) {
+        let line = match (told.name.as_str(), value_of(&told.data)) {
             ("resync", _) => {
-                writeln!(out, "resync   what was told before may be gone; the current values follow")?
+                "resync   what was told before may be gone; the current values follow".to_owned()
             }
             ("put", Some(value)) => {
                 let value = table::short(&String::from_utf8_lossy(&value), VALUE_CHARS_MAX);
-                writeln!(out, "put      {key} = {value}")?;
+                format!("put      {key} = {value}")
             }
-            (name, _) => writeln!(out, "{name:8} {key}")?,
-        })
+            (name, _) => format!("{name:8} {key}"),
+        };
+        Ok(writeln!(out, "{line}")?)
     }
 
     fn hand_over(&self, told: &Told) -> Result<(), Failure> {

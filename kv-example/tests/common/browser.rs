@@ -68,7 +68,8 @@ impl Page {
         let mut page = Self { child, pipes: RefCell::new(pipes), session: String::new() };
         let target = page.call("Target.createTarget", &json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        page.session = page.call("Target.attachToTarget", &attach)["sessionId"].as_str().unwrap().to_owned();
+        let attached = page.call("Target.attachToTarget", &attach);
+        attached["sessionId"].as_str().unwrap().clone_into(&mut page.session);
         for domain in ["Page.enable", "Runtime.enable", "Log.enable"] {
             page.call(domain, &json!({}));
         }
