@@ -336,7 +336,8 @@ impl Entry {
         self.record.stamp()
     }
 
-    /// The run of the node that wrote it.
+    /// The run of the node that wrote it: [`Member::run`](crate::Member::run) tells whose it is. A node that began anew
+    /// after damage writes under a further one, which no member is known by.
     pub fn origin(&self) -> u64 {
         self.record.stamp().origin
     }

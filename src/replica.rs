@@ -257,7 +257,10 @@ impl Replica {
         let Setup { config, seed, saved, has_disk, member, controls } = setup;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let hash_key = HashKey::from_words(random.next_u64(), random.next_u64());
-        let mut store = Store::new(&config, random.next_u64(), random.next_u64(), hash_key, controls);
+        // A member's run is the origin of what it writes: so everybody can tell who wrote.
+        let drawn = random.next_u64();
+        let run = member.as_ref().map_or(drawn, |own| own.run);
+        let mut store = Store::new(&config, run, random.next_u64(), hash_key, controls);
         if has_disk {
             store.disk = Some(0);
         }

@@ -1,158 +1,104 @@
-//! Shows what a tidings cluster does: first three real nodes on this machine, then five simulated ones under faults.
+//! A tidings node to run, a command line to use it, and a dashboard to look at. It uses the library's public interface
+//! alone: what it does, any application can do.
 
+mod api;
+mod client;
+mod commands;
+mod demo;
+mod exit;
+mod floor;
+mod relay;
+mod serve;
+mod settings;
+mod signals;
+mod span;
+mod story;
+mod table;
+
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use tidings::{Config, Error, Node, Quorum, Security, Sim, WatchEvent, WriteError};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
-const USAGE: &str = "usage: kv-example demo [SEED]\n\n  demo   three real nodes on this machine, then five simulated ones, tell their story;\n         the same seed tells the same";
+use exit::{EXIT_CODES, Failure};
+
+/// A tidings node to run, a command line to use it, and a dashboard to look at
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, disable_help_subcommand = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Serve(Box<serve::Serve>),
+    #[command(flatten)]
+    Client(commands::Client),
+    /// Make a secret that nobody can guess: for a cluster, or as a token of the API
+    Secret {
+        /// A new file that only its owner can read; without it the secret is printed
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Five simulated nodes tell what happens to them under faults; the same seed tells the same
+    Story {
+        #[arg(default_value_t = 42)]
+        seed: u64,
+    },
+    /// Print completions for a shell
+    Completions {
+        shell: Shell,
+    },
+}
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let seed = match words[..] {
-        ["demo"] => Ok(42),
-        ["demo", seed] => seed.parse().map_err(|_| format!("{seed:?} is not a seed: give a whole number")),
-        ["--help" | "-h"] => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        [] => Err("what shall I do?".to_owned()),
-        [other, ..] => Err(format!("unknown command {other:?}")),
-    };
-    match seed.and_then(|seed| real().and_then(|()| Ok(demo(seed)?)).map_err(|error| error.to_string())) {
+    match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("kv-example: {error}\n{USAGE}");
-            ExitCode::from(2)
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Demo(demo) => demo.run(),
+        Command::Serve(serve) => serve.run(),
+        Command::Client(client) => client.run(),
+        Command::Secret { out } => secret(out),
+        Command::Story { seed } => {
+            story::tell(seed).map_err(|error| Failure::new(exit::Exit::Failed, error.to_string()))
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "kv-example", &mut std::io::stdout());
+            Ok(())
         }
     }
 }
 
-/// Three nodes on loopback, over QUIC with mutual TLS.
-#[tokio::main]
-async fn real() -> Result<(), Error> {
-    println!("Three real nodes on this machine, joined by a shared secret.\n");
-    let security = Security::secret(&Security::generate_secret())?;
-    let builder = |name: &str| Node::builder(name).security(security.clone()).config(Config::local());
-    let a = builder("a").start().await?;
-    let b = builder("b").seeds([a.addr().to_string()]).start().await?;
-    let c = builder("c").seeds([a.addr().to_string()]).start().await?;
-    b.ready().await?;
-    c.ready().await?;
-    let mut watch = c.watch("limits/");
-    println!("  a is at {}, b at {}, c at {}", a.addr(), b.addr(), c.addr());
-    let start = std::time::Instant::now();
-    let receipt = a.put("limits/max", "100")?;
-    while let Some(event) = watch.next().await {
-        if let WatchEvent::Put(entry) = event {
-            let value = String::from_utf8_lossy(entry.value()).into_owned();
-            println!("  a put {} = {value}; c saw it after {:?}", entry.key(), start.elapsed());
-            break;
-        }
+fn secret(out: Option<PathBuf>) -> Result<(), Failure> {
+    let secret = tidings::Security::generate_secret();
+    let Some(path) = out else { return Ok(writeln!(std::io::stdout(), "{secret}")?) };
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&path).and_then(|mut file| writeln!(file, "{secret}"));
+    written.map_err(|error| Failure::file(&path, &error))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
     }
-    receipt.seen_by(Quorum::All, Duration::from_secs(10)).await?;
-    println!("  all of them said that they have it after {:?}", start.elapsed());
-    b.delete("limits/max")?.seen_by(Quorum::All, Duration::from_secs(10)).await?;
-    println!(
-        "  b deleted it; a has {}\n",
-        if a.get("limits/max").is_none() { "nothing" } else { "it still" }
-    );
-    tokio::join!(a.shutdown(), b.shutdown(), c.shutdown());
-    Ok(())
-}
-
-fn demo(seed: u64) -> Result<(), WriteError> {
-    println!("Five nodes, one store, links that lose 5 % of their packets. Seed {seed}.\n");
-    let mut sim = Sim::new(seed).nodes_with_disk(5).loss(0.05);
-    spread(&mut sim)?;
-    split(&mut sim)?;
-    merge(&mut sim);
-    crash(&mut sim)?;
-    sim.assert_converged();
-    println!("\n{:>8.3} s  all five hold the same, bit for bit: {:x}", time(&sim), sim.node(0).status().root);
-    Ok(())
-}
-
-fn time(sim: &Sim) -> f64 {
-    sim.now().as_secs_f64()
-}
-
-fn tell(sim: &Sim, what: &str) {
-    println!("{:>8.3} s  {what}", time(sim));
-}
-
-fn show(sim: &mut Sim, key: &str) {
-    let value = |sim: &mut Sim, i| match sim.node(i).get(key) {
-        Some(entry) => String::from_utf8_lossy(entry.value()).into_owned(),
-        None => "-".to_owned(),
-    };
-    let values: Vec<String> = (0..sim.len()).map(|i| value(sim, i)).collect();
-    println!("            {key} on the nodes: {}", values.join("  "));
-}
-
-fn spread(sim: &mut Sim) -> Result<(), WriteError> {
-    sim.run_for(Duration::from_millis(100));
-    sim.node(0).put("limits/max", "100")?;
-    sim.node(3).put("greeting", "hello")?;
-    sim.node(1).set("banned").add("mallory")?;
-    tell(sim, "node 0 puts limits/max = 100");
-    while sim.node(4).get("limits/max").is_none() && sim.now() < Duration::from_secs(5) {
-        sim.run_for(Duration::from_micros(100));
-    }
-    tell(sim, "node 4 has it");
-    show(sim, "limits/max");
-    Ok(())
-}
-
-fn split(sim: &mut Sim) -> Result<(), WriteError> {
-    sim.run_for(Duration::from_millis(500));
-    sim.partition(&[0, 1], &[2, 3, 4]);
-    tell(sim, "the network splits: nodes 0 and 1 here, nodes 2, 3 and 4 there");
-    sim.node(0).put("limits/max", "200")?;
-    sim.node(4).put("limits/max", "300")?;
-    sim.node(2).delete("greeting")?;
-    sim.node(1).set("banned").add("trudy")?;
-    sim.node(3).set("banned").remove("mallory")?;
-    for i in [0, 4] {
-        sim.node(i).counter("logins").add(3)?;
-    }
-    sim.run_for(Duration::from_secs(2));
-    tell(sim, "both sides went on writing");
-    show(sim, "limits/max");
-    show(sim, "greeting");
-    Ok(())
-}
-
-fn merge(sim: &mut Sim) {
-    sim.heal();
-    tell(sim, "the network heals");
-    sim.assert_converged();
-    tell(sim, "all nodes agree again");
-    show(sim, "limits/max");
-    show(sim, "greeting");
-    if let Some(entry) = sim.node(1).get("limits/max") {
-        let losers: Vec<String> =
-            entry.conflicts().map(|entry| String::from_utf8_lossy(entry.value()).into_owned()).collect();
-        println!(
-            "            the last writer won; beside it stands, until the next write: {}",
-            losers.join(", ")
-        );
-    }
-    let banned: Vec<String> = sim.node(0).set("banned").iter().collect();
-    println!("            banned: {}; logins: {}", banned.join(", "), sim.node(2).counter("logins").value());
-}
-
-fn crash(sim: &mut Sim) -> Result<(), WriteError> {
-    sim.crash(2);
-    tell(sim, "node 2 crashes");
-    sim.node(0).put("limits/max", "400")?;
-    sim.run_for(Duration::from_secs(3));
-    sim.restart(2);
-    tell(sim, "node 2 comes back with its disk, as a new run");
-    sim.assert_converged();
-    tell(sim, "node 2 has caught up; what was deleted stays deleted");
-    show(sim, "limits/max");
-    show(sim, "greeting");
-    Ok(())
 }

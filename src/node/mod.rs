@@ -179,6 +179,25 @@ impl Node {
         views::scan(&self.shared, prefix.as_ref())
     }
 
+    /// The entries whose key begins like this and comes after another in key order, at most so many (and at most
+    /// 1,024), as they were in one instant: for listings that are shown page by page. Writes between two pages are
+    /// seen by the later one as far as they concern it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let security = tidings::Security::secret("a secret for examples")?;
+    /// # let node = tidings::Node::builder("a").security(security).start().await?;
+    /// node.batch().put("k/1", "a").put("k/2", "b").put("k/3", "c").put("l/1", "d").commit()?;
+    /// let page = node.scan_page("k/", None, 2);
+    /// assert_eq!(page.iter().map(tidings::Entry::key).collect::<Vec<_>>(), ["k/1", "k/2"]);
+    /// let page = node.scan_page("k/", page.last().map(tidings::Entry::key), 2);
+    /// assert_eq!(page.iter().map(tidings::Entry::key).collect::<Vec<_>>(), ["k/3"]);
+    /// # Ok(()) }
+    /// ```
+    pub fn scan_page(&self, prefix: impl AsRef<str>, after: Option<&str>, rows: usize) -> Vec<Entry> {
+        views::page(&self.shared, prefix.as_ref(), after, rows)
+    }
+
     /// How many entries the store holds, those of sets and counters included.
     pub fn len(&self) -> usize {
         self.shared.lock_closed().map_or(0, |core| core.replica.len())

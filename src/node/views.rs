@@ -73,6 +73,30 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
     }
 }
 
+/// The registers under a prefix that come after a key, at most so many, as of one instant.
+pub(super) fn page(shared: &Shared, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
+    let mut stored = Vec::new();
+    entry::register_key(prefix, &mut stored);
+    let after = after.map(|after| {
+        let mut stored = Vec::new();
+        entry::register_key(after, &mut stored);
+        stored
+    });
+    page_stored(shared, &stored, after, rows)
+}
+
+fn page_stored(shared: &Shared, prefix: &[u8], after: Option<Vec<u8>>, rows: usize) -> Vec<Entry> {
+    let rows = rows.min(SCAN_ROWS);
+    // The least key that comes after this one.
+    let next = after.map_or_else(Vec::new, |after| [&after[..], &[0]].concat());
+    let Some(core) = shared.lock_closed() else { return Vec::new() };
+    let (store, wall_ms) = (&core.replica.store, shared.now().wall_ms());
+    let revision = |number| Revision { log: store.log.id, number };
+    let below =
+        store.from(next.as_slice().max(prefix)).take_while(|(held, _)| held.key().starts_with(prefix));
+    below.filter_map(|(held, number)| Entry::new(held, revision(number), wall_ms)).take(rows).collect()
+}
+
 /// A set of names. Adding wins over a concurrent removal.
 ///
 /// ```
@@ -130,6 +154,14 @@ impl Set {
     /// The elements in order, as they were in one instant.
     pub fn iter(&self) -> impl Iterator<Item = String> + use<> {
         scan_stored(&self.shared, &self.stored("")).into_iter().map(|entry| entry.key().to_owned())
+    }
+
+    /// The elements that come after this one in order, at most so many (and at most 1,024), as they were in one
+    /// instant. See [`Node::scan_page`](crate::Node::scan_page).
+    pub fn page(&self, after: Option<&str>, rows: usize) -> Vec<String> {
+        let after = after.map(|after| self.stored(after));
+        let entries = page_stored(&self.shared, &self.stored(""), after, rows);
+        entries.iter().map(|entry| entry.key().to_owned()).collect()
     }
 
     /// How many elements there are.

@@ -1,0 +1,130 @@
+//! The node and its cluster: `/v1/members`, `/v1/status`, `/healthz`, `/readyz`, and what an operator does to them.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings::{NodeStatus, PeerStatus};
+
+use super::{ApiError, App, AppState, Ask, view};
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/members", get(members))
+        .route("/v1/status", get(status))
+        .route("/v1/snapshot", post(snapshot))
+        .route("/v1/leave", post(leave))
+        .route("/healthz", get(health))
+        .route("/readyz", get(ready))
+}
+
+async fn members(State(app): AppState) -> Json<Value> {
+    Json(json!({ "members": view::members(&app) }))
+}
+
+async fn status(State(app): AppState) -> Json<Value> {
+    Json(status_view(&app, &app.node.status()))
+}
+
+/// What the node says of itself, without its members.
+pub(super) fn status_view(app: &App, status: &NodeStatus) -> Value {
+    let mut view = json!({
+        "name": status.name,
+        "run": view::run(status.run),
+        "addr": status.addr,
+        "cluster": app.cluster,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_ms": app.started.elapsed().as_millis() as u64,
+        "ready": app.monitor.is_ready(),
+        "busy": status.is_busy,
+        "closed": status.is_closed,
+        "peers": status.peers.iter().map(peer).collect::<Value>(),
+    });
+    if let Some(store) = &status.store {
+        view["store"] = json!({
+            "root": format!("{:032x}", store.root),
+            "seen": view::run(store.seen),
+            "entries": store.entries,
+            "bytes": store.bytes,
+            "origins": store.origins,
+            "contexts": store.cloud,
+            "removals": store.removals,
+            "sessions": store.sessions,
+            "sync_bytes": store.traffic.bytes,
+            "head": store.head,
+            "durable": store.durable,
+            "disk": disk(app, store.has_disk_failed),
+        });
+    }
+    view
+}
+
+fn disk(app: &App, has_failed: bool) -> &'static str {
+    match (&app.snapshots, has_failed) {
+        (None, _) => "none",
+        (Some(_), false) => "works",
+        (Some(_), true) => "failed",
+    }
+}
+
+fn peer(peer: &PeerStatus) -> Value {
+    json!({
+        "name": peer.name,
+        "addr": peer.addr,
+        "rtt_us": peer.rtt.as_micros() as u64,
+        "lag_changes": peer.lag_changes,
+        "lag_bytes": peer.lag_bytes,
+        "sent_bytes": peer.sent_bytes,
+    })
+}
+
+/// The process answers. A load balancer asks `/readyz` instead.
+async fn health(State(app): AppState) -> Result<&'static str, ApiError> {
+    if app.node.is_closed() {
+        return Err(ApiError::unavailable("closed", "the node is closed"));
+    }
+    Ok("alive\n")
+}
+
+/// The first sync with the cluster is done. It stays so when the cluster is lost: reads and writes go on.
+async fn ready(State(app): AppState) -> Result<&'static str, ApiError> {
+    health(State(app.clone())).await?;
+    if !app.monitor.is_ready() {
+        return Err(ApiError::unavailable("not_ready", "this node has not synced with its cluster yet"));
+    }
+    Ok("ready\n")
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SnapshotName {
+    name: String,
+}
+
+/// Writes a snapshot into the folder `snapshots` of the data directory. Only its name is the client's to choose.
+async fn snapshot(State(app): AppState, Ask(ask): Ask<SnapshotName>) -> Result<Json<Value>, ApiError> {
+    let Some(folder) = &app.snapshots else {
+        return Err(ApiError::bad_request("this node has no data directory, and so no place for snapshots"));
+    };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if ask.name.is_empty() || ask.name.starts_with('.') || !ask.name.chars().all(is_plain) {
+        let error = "a snapshot's name is of letters, digits, '-', '_' and '.', and does not begin with '.'";
+        return Err(ApiError::bad_request(error));
+    }
+    let nothing = "no snapshot was taken";
+    let failed = |error: &dyn std::fmt::Display| ApiError::failed(error.to_string(), nothing);
+    std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+    let path = folder.join(&ask.name);
+    app.node.snapshot(&path).await.map_err(|error| failed(&error))?;
+    let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    Ok(Json(json!({ "path": path, "bytes": bytes })))
+}
+
+/// The node says good-bye for good, and its process ends.
+async fn leave(State(app): AppState) -> Json<Value> {
+    app.leaving.notify_one();
+    Json(json!({ "leaving": app.node.name() }))
+}

@@ -1,0 +1,94 @@
+//! Sets and counters: `/v1/sets`, `/v1/counters`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::kv::Wants;
+use super::{ApiError, App, AppState, Ask, At, page_limit, page_of};
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/sets/{name}", get(elements))
+        .route("/v1/sets/{name}/{*element}", get(contains).put(add).delete(remove))
+        .route("/v1/counters/{name}", get(value).post(step))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// The elements in order, page by page. A set that nobody added to is an empty set.
+async fn elements(
+    State(app): AppState,
+    At(name): At<String>,
+    Ask(ask): Ask<Page>,
+) -> Result<Json<Value>, ApiError> {
+    let limit = page_limit(ask.limit)?;
+    let rows = app.node.set(name).page(ask.after.as_deref(), limit + 1);
+    let (elements, next) = page_of(rows, limit, Clone::clone);
+    Ok(Json(json!({ "elements": elements, "next": next })))
+}
+
+async fn contains(
+    State(app): AppState,
+    At((name, element)): At<(String, String)>,
+) -> Result<Json<Value>, ApiError> {
+    if app.node.set(&name).contains(&element) {
+        return Ok(Json(json!({ "contains": true })));
+    }
+    Err(ApiError::not_found(format!("{element:?} is not in the set {name:?}")))
+}
+
+async fn add(
+    State(app): AppState,
+    At((name, element)): At<(String, String)>,
+    Ask(wants): Ask<Wants>,
+) -> Result<Json<Value>, ApiError> {
+    wants.without_ttl()?;
+    wants.without_by()?;
+    let wait = wants.wait()?;
+    let receipt = app.node.set(name).add(element)?;
+    wait.done(&receipt).await
+}
+
+async fn remove(
+    State(app): AppState,
+    At((name, element)): At<(String, String)>,
+    Ask(wants): Ask<Wants>,
+) -> Result<Json<Value>, ApiError> {
+    wants.without_ttl()?;
+    wants.without_by()?;
+    let wait = wants.wait()?;
+    let receipt = app.node.set(&name).remove(&element)?;
+    if receipt.stamp().is_none() {
+        return Err(ApiError::not_found(format!("{element:?} is not in the set {name:?}")));
+    }
+    wait.done(&receipt).await
+}
+
+/// A counter that nobody stepped stands at 0.
+async fn value(State(app): AppState, At(name): At<String>) -> Json<Value> {
+    Json(json!({ "value": app.node.counter(name).value() }))
+}
+
+async fn step(
+    State(app): AppState,
+    At(name): At<String>,
+    Ask(wants): Ask<Wants>,
+) -> Result<Json<Value>, ApiError> {
+    wants.without_ttl()?;
+    let wait = wants.wait()?;
+    let counter = app.node.counter(name);
+    let receipt = counter.add(wants.by.unwrap_or(1))?;
+    let Json(mut body) = wait.done(&receipt).await?;
+    body["value"] = counter.value().into();
+    Ok(Json(body))
+}

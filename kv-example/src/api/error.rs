@@ -1,0 +1,157 @@
+//! Errors of the API: what went wrong, and what became of the state.
+
+use axum::Json;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tidings::{ElectionError, Receipt, WaitError, WriteError};
+
+/// When to come back after a refusal that passes.
+const RETRY_SECONDS: u64 = 1;
+
+/// An error as it goes out: `{error, code, detail}`. `detail` says what became of the state.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    error: String,
+    detail: String,
+    /// The write that stands although something went wrong, or that stands in the way.
+    stamp: Option<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, error: impl Into<String>, detail: &str) -> Self {
+        Self { status, code, error: error.into(), detail: detail.to_owned(), stamp: None }
+    }
+
+    pub(crate) fn bad_request(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", error, "nothing was written")
+    }
+
+    pub(crate) fn not_found(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", error, "nothing was written")
+    }
+
+    pub(crate) fn no_such_path() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no_such_path",
+            "there is nothing at this path",
+            "nothing was written",
+        )
+    }
+
+    pub(crate) fn method() -> Self {
+        let error = "this path does not take this method";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", error, "nothing was written")
+    }
+
+    pub(crate) fn too_large(bytes_max: usize) -> Self {
+        let error = format!("the value is over this node's limit of {bytes_max} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error, "nothing was written")
+    }
+
+    pub(crate) fn too_many_watchers(limit: usize) -> Self {
+        let error = format!("this node already serves {limit} streams, its limit (--watchers-max)");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", error, "no stream was opened")
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        let error = "this node wants its bearer token";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", error, "nothing was read or written")
+    }
+
+    pub(crate) fn foreign_page() -> Self {
+        let error = "the request comes from another site, or to a host name that is not this machine";
+        Self::new(StatusCode::FORBIDDEN, "foreign_page", error, "nothing was read or written")
+    }
+
+    pub(crate) fn unavailable(code: &'static str, error: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error, "nothing was written")
+    }
+
+    pub(crate) fn failed(error: impl Into<String>, detail: &str) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error, detail)
+    }
+
+    /// A wait that ended without what it waited for. The write itself stands.
+    pub(crate) fn unconfirmed(error: &WaitError, receipt: &Receipt) -> Self {
+        let status = match error {
+            WaitError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::standing(status, error.to_string(), receipt)
+    }
+
+    /// The disk was not done in time.
+    pub(crate) fn unconfirmed_disk(receipt: &Receipt) -> Self {
+        Self::standing(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the time is over: the disk is not done".to_owned(),
+            receipt,
+        )
+    }
+
+    fn standing(status: StatusCode, error: String, receipt: &Receipt) -> Self {
+        let detail = "the write stands on this node and goes on its way; only the wait has ended";
+        let stamp = receipt.stamp().map(|stamp| stamp.to_string());
+        Self { stamp, ..Self::new(status, "unconfirmed", error, detail) }
+    }
+}
+
+impl From<WriteError> for ApiError {
+    fn from(error: WriteError) -> Self {
+        let (status, code) = match error {
+            WriteError::KeyEmpty | WriteError::KeyTooLong { .. } => (StatusCode::BAD_REQUEST, "key"),
+            WriteError::ValueTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            WriteError::Condition { .. } => (StatusCode::PRECONDITION_FAILED, "condition"),
+            WriteError::CounterOverflow => (StatusCode::CONFLICT, "overflow"),
+            WriteError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            WriteError::Disk => (StatusCode::INSUFFICIENT_STORAGE, "disk"),
+            WriteError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "refused"),
+        };
+        let stamp = match error {
+            WriteError::Condition { current } => current.map(|stamp| stamp.to_string()),
+            _ => None,
+        };
+        let text = error.to_string();
+        let error = text.strip_suffix("; nothing was written").unwrap_or(&text);
+        Self { stamp, ..Self::new(status, code, error, "nothing was written") }
+    }
+}
+
+impl From<ElectionError> for ApiError {
+    fn from(error: ElectionError) -> Self {
+        let (status, code) = match error {
+            ElectionError::NoVoters => (StatusCode::BAD_REQUEST, "no_voters"),
+            ElectionError::Name { .. } | ElectionError::Value { .. } => {
+                (StatusCode::BAD_REQUEST, "bad_request")
+            }
+            ElectionError::Taken => (StatusCode::CONFLICT, "taken"),
+            ElectionError::NoMajority { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_majority"),
+            ElectionError::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many_elections"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
+        };
+        Self::new(status, code, error.to_string(), "nothing is held")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = json!({ "error": self.error, "code": self.code, "detail": self.detail });
+        if let Some(stamp) = self.stamp {
+            body["stamp"] = stamp.into();
+        }
+        let mut response = (self.status, Json(body)).into_response();
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

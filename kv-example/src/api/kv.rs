@@ -1,0 +1,240 @@
+//! Keys: `/v1/kv`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Query, RawPathParams, Request, State};
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings::{OnlyIf, PutOptions, Quorum, Receipt, Stamp};
+
+use super::{ApiError, App, AppState, Ask, At, WAIT_TIME, WAIT_TIME_MAX, page_limit, page_of, view};
+use crate::span;
+
+const STAMP: HeaderName = HeaderName::from_static("x-tidings-stamp");
+const ORIGIN: HeaderName = HeaderName::from_static("x-tidings-origin");
+const EXPIRES_MS: HeaderName = HeaderName::from_static("x-tidings-expires-ms");
+const CONFLICTS: HeaderName = HeaderName::from_static("x-tidings-conflicts");
+
+pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
+    let one = get(read).put(write).delete(delete).layer(DefaultBodyLimit::max(value_bytes_max));
+    Router::new().route("/v1/kv", get(list)).route("/v1/kv/{*key}", one)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Read {
+    #[serde(default)]
+    meta: bool,
+}
+
+/// The value as it is, or with `?meta=true` everything about it as JSON.
+///
+/// This is what clients do most: the request is looked at as it is, nothing is copied but the value.
+async fn read(
+    State(app): AppState,
+    path: RawPathParams,
+    request: Request,
+) -> Result<Response<Body>, ApiError> {
+    let key = path.iter().next().map_or("", |(_, key)| key);
+    let entry = app.node.get(key).ok_or_else(|| ApiError::not_found(format!("no key {key:?}")))?;
+    if request.uri().query().is_some() {
+        let ask = Query::<Read>::try_from_uri(request.uri());
+        if ask.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?.meta {
+            return Ok(Json(view::entry_whole(&app, &entry)).into_response());
+        }
+    }
+    let stamp = entry.stamp().to_string();
+    let etag = format!("\"{stamp}\"");
+    let known = request.headers().get(IF_NONE_MATCH);
+    let mut response = if known.is_some_and(|known| known == etag.as_str() || known == "*") {
+        let mut unchanged = Response::new(Body::empty());
+        *unchanged.status_mut() = StatusCode::NOT_MODIFIED;
+        unchanged
+    } else {
+        Response::new(Body::from(Bytes::copy_from_slice(entry.value())))
+    };
+    let headers = response.headers_mut();
+    let text = |text: &str| HeaderValue::from_str(text).expect("digits and letters");
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(ETAG, text(&etag));
+    headers.insert(STAMP, text(&stamp));
+    headers.insert(ORIGIN, text(&view::run(entry.origin())));
+    if let Some(at) = entry.expires_at() {
+        headers.insert(EXPIRES_MS, HeaderValue::from(view::ms(at)));
+    }
+    let conflicts = entry.conflicts().count();
+    if conflicts > 0 {
+        headers.insert(CONFLICTS, HeaderValue::from(conflicts));
+    }
+    Ok(response)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    #[serde(default)]
+    prefix: String,
+    after: Option<String>,
+    limit: Option<usize>,
+    #[serde(default)]
+    values: bool,
+}
+
+/// Entries in key order, page by page: `next` of one page is `after` of the following.
+async fn list(State(app): AppState, Ask(ask): Ask<List>) -> Result<Json<Value>, ApiError> {
+    let limit = page_limit(ask.limit)?;
+    let rows = app.node.scan_page(&ask.prefix, ask.after.as_deref(), limit + 1);
+    let (rows, next) = page_of(rows, limit, |entry| entry.key().to_owned());
+    let entries: Vec<Value> = rows.iter().map(|entry| view::entry(&app, entry, ask.values)).collect();
+    Ok(Json(json!({ "entries": entries, "next": next })))
+}
+
+/// What a write asks for beyond itself.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wants {
+    ttl: Option<String>,
+    wait: Option<String>,
+    #[serde(default)]
+    durable: bool,
+    timeout: Option<String>,
+    /// For counters alone.
+    pub(super) by: Option<i64>,
+}
+
+/// What a write waits for, checked before it is done.
+pub(super) struct Wait {
+    quorum: Option<Quorum>,
+    is_durable: bool,
+    time: Duration,
+}
+
+impl Wants {
+    pub(super) fn wait(&self) -> Result<Wait, ApiError> {
+        let quorum = match self.wait.as_deref() {
+            None => None,
+            Some("majority") => Some(Quorum::Majority),
+            Some("all") => Some(Quorum::All),
+            Some(text) => {
+                let form = |_: std::num::ParseIntError| {
+                    format!("wait is {text:?}, permitted: majority, all, or a number of nodes")
+                };
+                Some(Quorum::Count(text.parse().map_err(form).map_err(ApiError::bad_request)?))
+            }
+        };
+        let time = self.timeout.as_deref().map(span::parse).transpose().map_err(ApiError::bad_request)?;
+        let time = time.unwrap_or(WAIT_TIME);
+        if time > WAIT_TIME_MAX {
+            let error = format!("timeout is {time:?}, permitted: up to {WAIT_TIME_MAX:?}");
+            return Err(ApiError::bad_request(error));
+        }
+        Ok(Wait { quorum, is_durable: self.durable, time })
+    }
+
+    /// Refuses what makes sense for single keys alone.
+    pub(super) fn without_ttl(&self) -> Result<(), ApiError> {
+        match self.ttl {
+            None => Ok(()),
+            Some(_) => Err(ApiError::bad_request("ttl is for keys; elements and counters have none")),
+        }
+    }
+
+    pub(super) fn without_by(&self) -> Result<(), ApiError> {
+        match self.by {
+            None => Ok(()),
+            Some(_) => Err(ApiError::bad_request("by is for counters")),
+        }
+    }
+}
+
+impl Wait {
+    /// Waits as asked, and tells what is known of the write then.
+    pub(super) async fn done(&self, receipt: &Receipt) -> Result<Json<Value>, ApiError> {
+        let started = Instant::now();
+        if self.is_durable {
+            let waited = tokio::time::timeout(self.time, receipt.durable()).await;
+            let late = |_| ApiError::unconfirmed_disk(receipt);
+            waited.map_err(late)?.map_err(|error| ApiError::unconfirmed(&error, receipt))?;
+        }
+        if let Some(quorum) = self.quorum {
+            let left = self.time.saturating_sub(started.elapsed());
+            let seen = receipt.seen_by(quorum, left).await;
+            seen.map_err(|error| ApiError::unconfirmed(&error, receipt))?;
+        }
+        Ok(Json(json!({
+            "stamp": receipt.stamp().map(|stamp| stamp.to_string()),
+            "revision": receipt.revision(),
+            "durable": self.is_durable,
+        })))
+    }
+}
+
+/// What `If-Match` and `If-None-Match` say. The comparison is made on this node, against what it holds: it is no
+/// agreement of the whole cluster.
+fn condition(headers: &HeaderMap) -> Result<Option<OnlyIf>, ApiError> {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+    match (text(IF_MATCH), text(IF_NONE_MATCH)) {
+        (None, None) => Ok(None),
+        (None, Some("*")) => Ok(Some(OnlyIf::Absent)),
+        (Some(etag), None) => {
+            let stamp = etag.trim().trim_matches('"').parse::<Stamp>();
+            let form = || ApiError::bad_request("If-Match takes the ETag of a read: \"<stamp>\"");
+            stamp.map(|stamp| Some(OnlyIf::Stamp(stamp))).map_err(|_| form())
+        }
+        _ => Err(ApiError::bad_request("give If-Match: \"<stamp>\" or If-None-Match: *, not both")),
+    }
+}
+
+async fn write(
+    State(app): AppState,
+    At(key): At<String>,
+    Ask(wants): Ask<Wants>,
+    headers: HeaderMap,
+    value: Result<Bytes, BytesRejection>,
+) -> Result<impl IntoResponse, ApiError> {
+    wants.without_by()?;
+    let wait = wants.wait()?;
+    let value = value.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(app.value_bytes_max),
+        _ => ApiError::bad_request(rejection.body_text()),
+    })?;
+    let mut options = PutOptions::new();
+    if let Some(ttl) = &wants.ttl {
+        options = options.ttl(span::parse(ttl).map_err(ApiError::bad_request)?);
+    }
+    if let Some(only_if) = condition(&headers)? {
+        options = options.only_if(only_if);
+    }
+    let receipt = app.node.put_with(&key, &value, options)?;
+    let body = wait.done(&receipt).await?;
+    let etag = receipt.stamp().map(|stamp| format!("\"{stamp}\"")).unwrap_or_default();
+    Ok(([(ETAG, etag)], body))
+}
+
+async fn delete(
+    State(app): AppState,
+    At(key): At<String>,
+    Ask(wants): Ask<Wants>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    wants.without_ttl()?;
+    wants.without_by()?;
+    if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
+        return Err(ApiError::bad_request("a delete takes no condition: it removes what this node has seen"));
+    }
+    let wait = wants.wait()?;
+    let receipt = app.node.delete(&key)?;
+    if receipt.stamp().is_none() {
+        return Err(ApiError::not_found(format!("no key {key:?}")));
+    }
+    wait.done(&receipt).await
+}

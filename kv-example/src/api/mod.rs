@@ -1,0 +1,167 @@
+//! The HTTP API of one node, through the library's public interface alone.
+
+mod cluster;
+mod collections;
+mod dash;
+mod elections;
+mod error;
+mod kv;
+mod listen;
+mod metrics;
+mod monitor;
+mod view;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
+use axum::http::request::Parts;
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
+use serde::de::DeserializeOwned;
+use tidings::Node;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+pub(crate) use elections::Elections;
+pub(crate) use error::ApiError;
+pub(crate) use listen::{Guard, serve};
+pub(crate) use monitor::Monitor;
+
+/// The longest that a request may ask to wait for others, or for the disk.
+const WAIT_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long it waits when it does not say.
+const WAIT_TIME: Duration = Duration::from_secs(5);
+/// Entries, elements or keys on one page of a listing, at most and unless the request says less.
+const PAGE_ROWS_MAX: usize = 1_000;
+
+/// The page is one file and needs nothing from anywhere else; this makes sure of it.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                           connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+                           frame-ancestors 'none'";
+
+/// What the API serves.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) node: Node,
+    pub(crate) cluster: String,
+    /// All nodes of this process: one, except in the demo.
+    pub(crate) locals: Vec<Node>,
+    pub(crate) monitor: Arc<Monitor>,
+    pub(crate) elections: Arc<Elections>,
+    pub(crate) value_bytes_max: usize,
+    pub(crate) watchers_max: usize,
+    pub(crate) watchers: Arc<Semaphore>,
+    /// Where snapshots go; none without a disk.
+    pub(crate) snapshots: Option<PathBuf>,
+    /// Somebody asked this node to leave for good.
+    pub(crate) leaving: Arc<Notify>,
+    pub(crate) started: Instant,
+    /// The demo's switchboard.
+    pub(crate) demo: Option<Arc<crate::demo::Switchboard>>,
+}
+
+pub(crate) type AppState = axum::extract::State<Arc<App>>;
+
+impl App {
+    /// Serves a node alone, without a disk.
+    pub(crate) fn new(node: &Node, cluster: &str, value_bytes_max: usize, watchers_max: usize) -> Self {
+        Self {
+            monitor: Monitor::start(node),
+            elections: Arc::default(),
+            locals: vec![node.clone()],
+            node: node.clone(),
+            cluster: cluster.to_owned(),
+            value_bytes_max,
+            watchers_max,
+            watchers: Arc::new(Semaphore::new(watchers_max)),
+            snapshots: None,
+            leaving: Arc::new(Notify::new()),
+            started: Instant::now(),
+            demo: None,
+        }
+    }
+
+    /// A place for one more stream.
+    fn watcher(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = self.watchers.clone().try_acquire_owned();
+        permit.map_err(|_| ApiError::too_many_watchers(self.watchers_max))
+    }
+}
+
+/// The routes of one node.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let routes = Router::new()
+        .route("/", get(page))
+        .merge(kv::routes(app.value_bytes_max))
+        .merge(collections::routes())
+        .merge(watch::routes())
+        .merge(cluster::routes())
+        .merge(elections::routes())
+        .merge(dash::routes())
+        .merge(metrics::routes());
+    let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };
+    routes
+        .fallback(async || ApiError::no_such_path())
+        .method_not_allowed_fallback(async || ApiError::method())
+        .with_state(app)
+}
+
+async fn page() -> impl IntoResponse {
+    let headers = [
+        (CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-cache"),
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+    ];
+    (headers, Html(include_str!("../dashboard.html")))
+}
+
+/// The query of a request; a field that is not known is an error that names it.
+struct Ask<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Ask<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(query)) => Ok(Self(query)),
+            Err(rejection) => Err(ApiError::bad_request(rejection.body_text())),
+        }
+    }
+}
+
+/// The variable parts of a path.
+struct At<T>(T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(path)) => Ok(Self(path)),
+            Err(rejection) => Err(ApiError::bad_request(rejection.body_text())),
+        }
+    }
+}
+
+/// The rows of a page, of which one more than fits was read to learn whether there is another.
+fn page_of<T>(mut rows: Vec<T>, limit: usize, key: impl Fn(&T) -> String) -> (Vec<T>, Option<String>) {
+    let is_more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| is_more).map(key);
+    (rows, next)
+}
+
+fn page_limit(limit: Option<usize>) -> Result<usize, ApiError> {
+    match limit {
+        None => Ok(PAGE_ROWS_MAX),
+        Some(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),
+        Some(limit) => {
+            Err(ApiError::bad_request(format!("limit is {limit}, permitted: 1 to {PAGE_ROWS_MAX}")))
+        }
+    }
+}

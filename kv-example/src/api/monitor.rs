@@ -1,0 +1,245 @@
+//! What the dashboard shows of the past: who was there, what happened, how long writes took to spread.
+//!
+//! Three short histories, each bounded. Whoever shows them follows with a cursor.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+use tidings::{MemberEvent, MemberState, Node, PutOptions, Quorum};
+
+use super::view;
+
+/// How often members are counted, and for how long that is kept: ten minutes.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
+const CENSUSES_KEPT: usize = 600;
+/// How often the spreading of a write is timed while somebody looks, and how many times are kept.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+const PROBES_KEPT: usize = 600;
+/// A probe that was not confirmed within this time is shown as lost.
+const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
+/// Probes vanish by themselves when nobody looks any more.
+const PROBE_TTL: Duration = Duration::from_secs(60);
+const LOG_LINES_KEPT: usize = 300;
+/// Names of runs that are remembered.
+const WRITERS_MAX: usize = 8_192;
+
+/// The latest values of something, numbered from the first.
+#[derive(Debug)]
+struct Ring<T> {
+    first: u64,
+    kept: VecDeque<T>,
+    kept_max: usize,
+}
+
+impl<T: Clone> Ring<T> {
+    fn new(kept_max: usize) -> Self {
+        Self { first: 0, kept: VecDeque::new(), kept_max }
+    }
+
+    fn push(&mut self, value: T) {
+        self.kept.push_back(value);
+        if self.kept.len() > self.kept_max {
+            self.kept.pop_front();
+            self.first += 1;
+        }
+    }
+
+    fn read(&self, cursor: &mut u64) -> Vec<T> {
+        let from = cursor.saturating_sub(self.first) as usize;
+        *cursor = self.first + self.kept.len() as u64;
+        self.kept.iter().skip(from).cloned().collect()
+    }
+}
+
+#[derive(Debug)]
+struct Histories {
+    writers: BTreeMap<u64, String>,
+    censuses: Ring<Value>,
+    probes: Ring<Value>,
+    log: Ring<Value>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    histories: Mutex<Histories>,
+    is_ready: AtomicBool,
+    viewers: AtomicUsize,
+}
+
+/// What a viewer has not seen yet.
+#[derive(Debug, Default)]
+pub(super) struct Viewed {
+    censuses: u64,
+    probes: u64,
+    log: u64,
+}
+
+/// Somebody looks. While nobody does, nothing is timed.
+#[derive(Debug)]
+pub(super) struct Viewer(Arc<Monitor>);
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.0.viewers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Monitor {
+    /// Begins to look after a node, until it is closed.
+    pub(crate) fn start(node: &Node) -> Arc<Self> {
+        let histories = Histories {
+            writers: BTreeMap::from([(node.status().run, node.name().to_owned())]),
+            censuses: Ring::new(CENSUSES_KEPT),
+            probes: Ring::new(PROBES_KEPT),
+            log: Ring::new(LOG_LINES_KEPT),
+        };
+        let monitor = Arc::new(Self {
+            histories: Mutex::new(histories),
+            is_ready: AtomicBool::new(false),
+            viewers: AtomicUsize::new(0),
+        });
+        tokio::spawn(Self::follow_members(monitor.clone(), node.clone()));
+        tokio::spawn(Self::follow_events(monitor.clone(), node.clone()));
+        tokio::spawn(Self::count(monitor.clone(), node.clone()));
+        tokio::spawn(Self::probe(monitor.clone(), node.clone()));
+        let (ready, node) = (monitor.clone(), node.clone());
+        tokio::spawn(async move {
+            if node.ready().await.is_ok() {
+                ready.is_ready.store(true, Ordering::Relaxed);
+                ready.tell("node", "this node has synced with its cluster");
+            }
+        });
+        monitor
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Histories> {
+        self.histories.lock().expect("nothing panics while it changes")
+    }
+
+    /// Whether the first sync with the cluster is done.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
+    }
+
+    /// The name of a writer, if its run was ever met.
+    pub(crate) fn writer(&self, origin: u64) -> Option<String> {
+        self.lock().writers.get(&origin).cloned()
+    }
+
+    /// Notes that something happened.
+    pub(crate) fn tell(&self, kind: &str, text: impl Into<String>) {
+        let line = json!({ "t": view::ms(SystemTime::now()), "kind": kind, "text": text.into() });
+        self.lock().log.push(line);
+    }
+
+    pub(super) fn view(self: &Arc<Self>) -> Viewer {
+        self.viewers.fetch_add(1, Ordering::Relaxed);
+        Viewer(self.clone())
+    }
+
+    /// What is new since a viewer last asked.
+    pub(super) fn news(&self, viewed: &mut Viewed) -> Option<Value> {
+        let histories = self.lock();
+        let censuses = histories.censuses.read(&mut viewed.censuses);
+        let probes = histories.probes.read(&mut viewed.probes);
+        let log = histories.log.read(&mut viewed.log);
+        let is_empty = censuses.is_empty() && probes.is_empty() && log.is_empty();
+        (!is_empty).then(|| json!({ "censuses": censuses, "probes": probes, "log": log }))
+    }
+
+    async fn follow_members(self: Arc<Self>, node: Node) {
+        let mut events = node.member_events();
+        while let Some(event) = events.next().await {
+            let (what, member) = match event {
+                MemberEvent::Joined(member) => ("joined", member),
+                MemberEvent::Suspect(member) => ("does not answer", member),
+                MemberEvent::Down(member) => ("is down", member),
+                MemberEvent::Recovered(member) => ("is back", member),
+                MemberEvent::Left(member) => ("has left", member),
+                MemberEvent::Updated(member) => ("changed what it tells of itself", member),
+                _ => continue,
+            };
+            self.lock().writers.insert(member.run, member.name.clone());
+            self.tell("member", format!("{} {what}", member.name));
+        }
+    }
+
+    async fn follow_events(self: Arc<Self>, node: Node) {
+        let mut events = node.events();
+        while let Some(event) = events.next().await {
+            self.tell("node", explain(&event));
+        }
+    }
+
+    async fn count(self: Arc<Self>, node: Node) {
+        let mut ticks = tokio::time::interval(CENSUS_INTERVAL);
+        while !node.is_closed() {
+            ticks.tick().await;
+            let members = node.members();
+            let count = |state| members.iter().filter(|member| member.state == state).count();
+            let census = json!({
+                "t": view::ms(SystemTime::now()),
+                "alive": count(MemberState::Alive),
+                "suspect": count(MemberState::Suspect),
+                "down": count(MemberState::Down),
+            });
+            let mut histories = self.lock();
+            histories.censuses.push(census);
+            histories.writers.extend(members.iter().map(|member| (member.run, member.name.clone())));
+            if histories.writers.len() > WRITERS_MAX {
+                histories.writers.retain(|run, _| members.iter().any(|member| member.run == *run));
+            }
+        }
+    }
+
+    /// Times how long a write takes to be confirmed by a majority, and by all that live: by one clock, this node's,
+    /// and with the way back.
+    async fn probe(self: Arc<Self>, node: Node) {
+        let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let key = format!("probe/{}", node.name());
+        while !node.is_closed() {
+            ticks.tick().await;
+            let living = node.members().iter().filter(|member| member.state.is_alive()).count();
+            if self.viewers.load(Ordering::Relaxed) == 0 || living < 2 {
+                continue;
+            }
+            let (started, t) = (Instant::now(), view::ms(SystemTime::now()));
+            let put = node.put_with(&key, t.to_string(), PutOptions::new().ttl(PROBE_TTL));
+            let Ok(receipt) = put else { continue };
+            let timed = async |quorum| match receipt.seen_by(quorum, PROBE_TIME_MAX).await {
+                Ok(()) => Some(started.elapsed().as_micros() as u64),
+                Err(_) => None,
+            };
+            let (majority, all) = tokio::join!(timed(Quorum::Majority), timed(Quorum::Count(living)));
+            let probe = json!({ "t": t, "majority_us": majority, "all_us": all, "living": living });
+            self.lock().probes.push(probe);
+        }
+    }
+}
+
+/// A node's event in words.
+fn explain(event: &tidings::NodeEvent) -> String {
+    use tidings::{Event, NodeEvent};
+    match event {
+        NodeEvent::PeerRefused { addr, by_us: true, refusal } => format!("refused {addr}: {refusal}"),
+        NodeEvent::PeerRefused { addr, refusal, .. } => format!("{addr} refused this node: {refusal}"),
+        NodeEvent::DiskFailed { reason, .. } => format!("the disk failed: {reason}"),
+        NodeEvent::DiskBack => "the disk works again, and has everything".to_owned(),
+        NodeEvent::DiskDamaged { path, reason } => format!("{path} was damaged ({reason}); began anew"),
+        NodeEvent::Unreachable { target, reason } => format!("the seed {target} is out of reach: {reason}"),
+        NodeEvent::Store(Event::Refused { key, reason, .. }) => {
+            format!("a row of {key:?} was refused: {reason:?}")
+        }
+        NodeEvent::Store(Event::Damaged) => {
+            "the store was damaged; fetching it anew from the peers".to_owned()
+        }
+        NodeEvent::Store(Event::NameTwice(member)) => format!("two live nodes are called {}", member.name),
+        NodeEvent::Store(Event::AddressTwice(member)) => format!("two live nodes claim {}", member.addr),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,89 @@
+//! Changes as they happen: `/v1/watch`, as server-sent events.
+//!
+//! The stream is a follower of the change log like any other: it has no queue. A client that reads slowly makes the
+//! socket full, the stream is not asked any more, and the watch skips what was overwritten meanwhile.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::routing::get;
+use futures_util::stream::{self, Stream};
+use serde::Deserialize;
+use serde_json::json;
+use tidings::{Revision, WatchEvent};
+
+use super::{ApiError, App, AppState, Ask, view};
+
+/// A comment this often tells both sides that the other is there.
+pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route("/v1/watch", get(watch))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct What {
+    prefix: Option<String>,
+    key: Option<String>,
+    set: Option<String>,
+    from: Option<String>,
+    current: Option<bool>,
+}
+
+/// Where a client wants to go on: what its browser remembers, or what it says.
+pub(super) fn resume_from(headers: &HeaderMap, from: Option<&str>) -> Result<Option<Revision>, ApiError> {
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
+    let parse = |text: &str| {
+        text.parse().map_err(|_| ApiError::bad_request(format!("{text:?} is not the id of an event")))
+    };
+    last.or(from).map(parse).transpose()
+}
+
+async fn watch(
+    State(app): AppState,
+    Ask(what): Ask<What>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let from = resume_from(&headers, what.from.as_deref())?;
+    let permit = app.watcher()?;
+    let mut watch = match (what.prefix, what.key, what.set) {
+        (prefix, None, None) => app.node.watch(prefix.unwrap_or_default()),
+        (None, Some(key), None) => app.node.watch(key).exact(),
+        (None, None, Some(set)) => app.node.set(set).watch(),
+        _ => return Err(ApiError::bad_request("give one of prefix, key and set")),
+    };
+    if what.current == Some(false) {
+        watch = watch.without_current();
+    }
+    if let Some(from) = from {
+        watch = watch.from(from);
+    }
+    let events = stream::unfold((app, watch, permit), |(app, mut watch, permit)| async move {
+        let event = watch.next().await?;
+        let told = told(&app, &event);
+        Some((Ok(told), (app, watch, permit)))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT_INTERVAL)))
+}
+
+fn told(app: &App, event: &WatchEvent) -> Event {
+    let (name, data) = match event {
+        WatchEvent::Put(entry) => ("put", view::entry(app, entry, true)),
+        WatchEvent::Delete { key, revision } => ("delete", json!({ "key": key, "revision": revision })),
+        WatchEvent::Expired { key, revision } => ("expired", json!({ "key": key, "revision": revision })),
+        WatchEvent::Current => ("current", json!({})),
+        WatchEvent::Resync => ("resync", json!({})),
+        _ => ("unknown", json!({})),
+    };
+    let told = Event::default().event(name).data(data.to_string());
+    match event.revision() {
+        Some(revision) => told.id(revision.to_string()),
+        None => told,
+    }
+}

@@ -1,0 +1,75 @@
+//! The command line, on the API of a node.
+
+mod bench;
+mod cluster;
+mod elect;
+mod keys;
+mod transfer;
+mod watch;
+
+use std::process::Command as Process;
+
+use clap::Subcommand;
+
+use crate::exit::{Exit, Failure};
+
+/// What a client can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Client {
+    Get(keys::Get),
+    Put(keys::Put),
+    Del(keys::Del),
+    List(keys::List),
+    Watch(watch::Watch),
+    #[command(subcommand)]
+    Set(keys::Set),
+    #[command(subcommand)]
+    Counter(keys::Counter),
+    Members(cluster::Members),
+    Leader(elect::Leader),
+    Elect(elect::Elect),
+    Lock(elect::Lock),
+    Status(cluster::Status),
+    Digest(cluster::Digest),
+    Dump(transfer::Dump),
+    Load(transfer::Load),
+    Bench(bench::Bench),
+    Snapshot(cluster::Snapshot),
+    Leave(cluster::Leave),
+}
+
+impl Client {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Get(get) => get.run(),
+            Self::Put(put) => put.run(),
+            Self::Del(del) => del.run(),
+            Self::List(list) => list.run(),
+            Self::Watch(watch) => watch.run(),
+            Self::Set(set) => set.run(),
+            Self::Counter(counter) => counter.run(),
+            Self::Members(members) => members.run(),
+            Self::Leader(leader) => leader.run(),
+            Self::Elect(elect) => elect.run(),
+            Self::Lock(lock) => lock.run(),
+            Self::Status(status) => status.run(),
+            Self::Digest(digest) => digest.run(),
+            Self::Dump(dump) => dump.run(),
+            Self::Load(load) => load.run(),
+            Self::Bench(bench) => bench.run(),
+            Self::Snapshot(snapshot) => snapshot.run(),
+            Self::Leave(leave) => leave.run(),
+        }
+    }
+}
+
+/// A command that the user wants run, with something in its environment.
+fn process(words: &[String], environment: &[(&str, &str)]) -> Process {
+    let mut process = Process::new(&words[0]);
+    process.args(&words[1..]).envs(environment.iter().copied());
+    process
+}
+
+fn not_started(words: &[String], error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("{:?} cannot be run: {error}", words[0]))
+}

@@ -1,0 +1,138 @@
+//! `watch`: changes as they happen, printed, or each handed to a command.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::keys::value_of;
+use super::{not_started, process};
+use crate::client::{Target, Told, quoted};
+use crate::exit::{Exit, Failure};
+use crate::table;
+
+/// After the node ended the stream, or the connection broke.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// Characters of a value on a line.
+const VALUE_CHARS_MAX: usize = 100;
+
+const ENVIRONMENT: &str = "\
+A command after -- is run for each change, one after another, with TIDINGS_EVENT (put, delete, expired), TIDINGS_KEY,
+TIDINGS_STAMP and TIDINGS_REVISION in its environment and the value on its standard input. While it runs, changes of
+the same key fold into the last one. If it fails, watch ends with its exit code.
+
+Example: kv-example watch config/ --no-current -- systemctl reload web
+
+A broken connection is made again, and the watch goes on where it was. If that is not possible it says `resync`, and
+all current values follow.";
+
+/// Print changes as they happen, or run a command for each
+#[derive(Args, Debug)]
+#[command(after_help = ENVIRONMENT)]
+pub(crate) struct Watch {
+    /// Keys that begin like this
+    #[arg(default_value = "")]
+    prefix: String,
+    /// The prefix is one whole key
+    #[arg(long)]
+    exact: bool,
+    /// The prefix is the name of a set
+    #[arg(long, conflicts_with = "exact")]
+    set: bool,
+    /// Go on behind an event of an earlier watch
+    #[arg(long, value_name = "REVISION")]
+    from: Option<String>,
+    /// Leave out the values that are there
+    #[arg(long)]
+    no_current: bool,
+    /// End after so many changes
+    #[arg(long, value_name = "COUNT")]
+    count: Option<u64>,
+    #[command(flatten)]
+    target: Target,
+    /// What to run for each change
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Watch {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let client = self.target.client()?;
+        let what = if self.set {
+            "set"
+        } else if self.exact {
+            "key"
+        } else {
+            "prefix"
+        };
+        let path = format!("/v1/watch?{what}={}&current={}", quoted(&self.prefix), !self.no_current);
+        let mut last = self.from.clone();
+        let mut left = self.count.unwrap_or(u64::MAX);
+        let mut stream = client.stream("GET", &path, last.as_deref())?;
+        while left > 0 {
+            let Some(told) = stream.next() else {
+                eprintln!("kv-example: the connection is gone; trying again");
+                stream = loop {
+                    std::thread::sleep(RECONNECT_PAUSE);
+                    match client.stream("GET", &path, last.as_deref()) {
+                        Ok(stream) => break stream,
+                        Err(failure) if failure.is(Exit::Unreachable) || failure.is(Exit::TimedOut) => {}
+                        Err(failure) => return Err(failure),
+                    }
+                };
+                continue;
+            };
+            let is_change = matches!(told.name.as_str(), "put" | "delete" | "expired");
+            if is_change && !self.command.is_empty() {
+                self.hand_over(&told)?;
+            } else if self.command.is_empty() && (is_change || told.name == "resync" || self.target.json) {
+                self.print(&told)?;
+            }
+            left -= u64::from(is_change);
+            last = told.id.or(last);
+        }
+        Ok(())
+    }
+
+    fn print(&self, told: &Told) -> Result<(), Failure> {
+        let mut out = std::io::stdout().lock();
+        if self.target.json {
+            let mut event = told.data.clone();
+            event["event"] = json!(told.name);
+            return Ok(writeln!(out, "{event}")?);
+        }
+        let key = told.data["key"].as_str().unwrap_or_default();
+        let line = match (told.name.as_str(), value_of(&told.data)) {
+            ("resync", _) => {
+                "resync   what was told before may be gone; the current values follow".to_owned()
+            }
+            ("put", Some(value)) => {
+                let value = table::short(&String::from_utf8_lossy(&value), VALUE_CHARS_MAX);
+                format!("put      {key} = {value}")
+            }
+            (name, _) => format!("{name:8} {key}"),
+        };
+        Ok(writeln!(out, "{line}")?)
+    }
+
+    fn hand_over(&self, told: &Told) -> Result<(), Failure> {
+        let text = |field: &str| told.data[field].as_str().unwrap_or_default();
+        let environment = [
+            ("TIDINGS_EVENT", told.name.as_str()),
+            ("TIDINGS_KEY", text("key")),
+            ("TIDINGS_STAMP", text("stamp")),
+            ("TIDINGS_REVISION", told.id.as_deref().unwrap_or_default()),
+        ];
+        let mut process = process(&self.command, &environment);
+        let mut child =
+            process.stdin(Stdio::piped()).spawn().map_err(|error| not_started(&self.command, &error))?;
+        if let (Some(mut stdin), Some(value)) = (child.stdin.take(), value_of(&told.data)) {
+            // A command that does not read its input is free to do so.
+            _ = stdin.write_all(&value);
+        }
+        let status = child.wait()?;
+        if status.success() { Ok(()) } else { Err(Failure::status(status)) }
+    }
+}

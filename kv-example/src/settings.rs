@@ -1,0 +1,262 @@
+//! What `serve` is told, by flags, by the environment, or by a file, in this order of precedence.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use tidings::{Config, Durability, OnCorruption};
+
+use crate::exit::Failure;
+use crate::span;
+
+/// Connections that are served at a time, unless told otherwise.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Event streams that are served at a time, unless told otherwise.
+const WATCHERS_MAX: usize = 256;
+
+/// Intervals to start from.
+#[derive(Clone, Copy, Debug, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Profile {
+    /// Nodes in one data centre.
+    Lan,
+    /// Nodes far apart.
+    Wan,
+    /// Tests and demonstrations on one machine.
+    Local,
+}
+
+/// Every setting of a node. A file has the same names with underscores instead of dashes, and may hold `secret` and
+/// `token` themselves besides.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// The node's name, unique in the cluster: lower-case letters, digits, '-', '.', '_'
+    #[arg(long, env = "TIDINGS_NAME")]
+    pub(crate) name: Option<String>,
+    /// The cluster's name [default: tidings]
+    #[arg(long, env = "TIDINGS_CLUSTER")]
+    pub(crate) cluster: Option<String>,
+    /// Where to listen for other nodes (UDP) [default: 127.0.0.1:7400]
+    #[arg(long, env = "TIDINGS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where others can reach this node, if that is not where they see it come from
+    #[arg(long, env = "TIDINGS_ADVERTISE", value_name = "ADDRESS:PORT")]
+    pub(crate) advertise: Option<SocketAddr>,
+    /// Where other nodes may be; host names are resolved anew each time
+    #[arg(long = "seed", env = "TIDINGS_SEEDS", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) seeds: Vec<String>,
+    /// Where to serve the HTTP API and the dashboard [default: 127.0.0.1:8080]
+    #[arg(long, env = "TIDINGS_HTTP", value_name = "ADDRESS:PORT")]
+    pub(crate) http: Option<SocketAddr>,
+    /// Keep everything in this directory as well; without it the node lives in memory
+    #[arg(long, env = "TIDINGS_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Begin with what this snapshot holds, if the data directory is new
+    #[arg(long, env = "TIDINGS_RESTORE", value_name = "FILE")]
+    pub(crate) restore: Option<PathBuf>,
+    /// If the data directory is damaged, move it aside and fetch everything from the peers
+    #[arg(long, env = "TIDINGS_REJOIN_ON_CORRUPTION")]
+    #[serde(default)]
+    pub(crate) rejoin_on_corruption: bool,
+    /// Write the disk at most once in this time [default: 50ms]
+    #[arg(long, env = "TIDINGS_DISK_INTERVAL", value_name = "TIME")]
+    pub(crate) disk_interval: Option<String>,
+    /// The file with the cluster's secret, one a line: the first is used, all are accepted. Read again on SIGHUP
+    #[arg(long, env = "TIDINGS_SECRET_FILE", value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// The file with the bearer token of the HTTP API. Needed where it is not bound to this machine alone
+    #[arg(long, env = "TIDINGS_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Intervals to start from [default: lan]
+    #[arg(long, env = "TIDINGS_PROFILE")]
+    pub(crate) profile: Option<Profile>,
+    /// Tell others something about this node, such as zone=eu-1
+    #[arg(skip)]
+    #[serde(default)]
+    pub(crate) meta: BTreeMap<String, String>,
+    /// The version of the application, for others to see
+    #[arg(long, env = "TIDINGS_APP_VERSION", value_name = "VERSION")]
+    pub(crate) app_version: Option<String>,
+    /// The nodes whose majority grants leases, the same on every node; an odd number of names
+    #[arg(long = "voter", env = "TIDINGS_VOTERS", value_name = "NAME", value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) voters: Vec<String>,
+    /// How long a leader that dies stands in the way, up to 10s [default: 3s]
+    #[arg(long, env = "TIDINGS_LEASE_TIME", value_name = "TIME")]
+    pub(crate) lease_time: Option<String>,
+    /// Elections that the dashboard shows, besides those that this node is asked about
+    #[arg(long = "election", env = "TIDINGS_ELECTIONS", value_name = "NAME", value_delimiter = ',')]
+    #[serde(default)]
+    pub(crate) elections: Vec<String>,
+    /// The largest value, in bytes, up to 16777216 [default: 1048576]
+    #[arg(long, env = "TIDINGS_VALUE_BYTES_MAX", value_name = "BYTES")]
+    pub(crate) value_bytes_max: Option<usize>,
+    /// HTTP connections at a time; further ones wait [default: 1024]
+    #[arg(long, env = "TIDINGS_CONNECTIONS_MAX", value_name = "COUNT")]
+    pub(crate) connections_max: Option<usize>,
+    /// Event streams (watches and dashboards) at a time; further ones are refused [default: 256]
+    #[arg(long, env = "TIDINGS_WATCHERS_MAX", value_name = "COUNT")]
+    pub(crate) watchers_max: Option<usize>,
+    /// The secret itself. No flag: other users of the machine can read those.
+    #[arg(skip)]
+    pub(crate) secret: Option<String>,
+    /// The token itself; no flag either.
+    #[arg(skip)]
+    pub(crate) token: Option<String>,
+}
+
+/// The secret or the token: from its own variable, its file, or the settings' file.
+const SECRET_VARIABLE: &str = "TIDINGS_SECRET";
+const TOKEN_VARIABLE: &str = "TIDINGS_TOKEN";
+
+impl Settings {
+    /// Fills what flags and environment leave open from a file.
+    pub(crate) fn or_file(self, path: &Path) -> Result<Self, Failure> {
+        let text = fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+        let file: Self = toml::from_str(&text)
+            .map_err(|error| Failure::usage(format!("{} is not understood:\n{error}", path.display())))?;
+        if file.secret.is_some() || file.token.is_some() {
+            check_private(path)?;
+        }
+        Ok(Self {
+            name: self.name.or(file.name),
+            cluster: self.cluster.or(file.cluster),
+            listen: self.listen.or(file.listen),
+            advertise: self.advertise.or(file.advertise),
+            seeds: if self.seeds.is_empty() { file.seeds } else { self.seeds },
+            http: self.http.or(file.http),
+            data_dir: self.data_dir.or(file.data_dir),
+            restore: self.restore.or(file.restore),
+            rejoin_on_corruption: self.rejoin_on_corruption || file.rejoin_on_corruption,
+            disk_interval: self.disk_interval.or(file.disk_interval),
+            secret_file: self.secret_file.or(file.secret_file),
+            token_file: self.token_file.or(file.token_file),
+            profile: self.profile.or(file.profile),
+            meta: if self.meta.is_empty() { file.meta } else { self.meta },
+            app_version: self.app_version.or(file.app_version),
+            voters: if self.voters.is_empty() { file.voters } else { self.voters },
+            lease_time: self.lease_time.or(file.lease_time),
+            elections: if self.elections.is_empty() { file.elections } else { self.elections },
+            value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
+            connections_max: self.connections_max.or(file.connections_max),
+            watchers_max: self.watchers_max.or(file.watchers_max),
+            secret: file.secret,
+            token: file.token,
+        })
+    }
+
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7_400)))
+    }
+
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8_080)))
+    }
+
+    pub(crate) fn connections_max(&self) -> usize {
+        self.connections_max.unwrap_or(CONNECTIONS_MAX)
+    }
+
+    pub(crate) fn watchers_max(&self) -> usize {
+        self.watchers_max.unwrap_or(WATCHERS_MAX)
+    }
+
+    /// The secrets of the cluster, the one in use first.
+    pub(crate) fn secrets(&self) -> Result<Vec<String>, Failure> {
+        let lines = match secret_text(SECRET_VARIABLE, self.secret_file.as_deref(), self.secret.as_deref())? {
+            Some(text) => {
+                text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+            }
+            None => Vec::new(),
+        };
+        if lines.is_empty() {
+            let message = "there is no secret, and without one nobody may connect".to_owned();
+            let hint = format!(
+                "make one with `kv-example secret --out secret.txt`, copy it to every node, and give --secret-file \
+                 secret.txt (or {SECRET_VARIABLE} in the environment, or `secret` in the settings' file)"
+            );
+            return Err(Failure::usage(message).hint(hint));
+        }
+        Ok(lines)
+    }
+
+    /// The token of the HTTP API, which may be missing only where nobody but this machine can connect.
+    pub(crate) fn token(&self) -> Result<Option<String>, Failure> {
+        let token = secret_text(TOKEN_VARIABLE, self.token_file.as_deref(), self.token.as_deref())?;
+        let token = token.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        if token.is_none() && !self.http().ip().is_loopback() {
+            let message =
+                format!("{} can be reached from other machines, and there is no token", self.http());
+            let hint = format!(
+                "make one with `kv-example secret --out token.txt` and give --token-file token.txt (or \
+                 {TOKEN_VARIABLE}), or bind --http to 127.0.0.1"
+            );
+            return Err(Failure::usage(message).hint(hint));
+        }
+        Ok(token)
+    }
+
+    pub(crate) fn config(&self) -> Result<Config, Failure> {
+        let mut config = match self.profile {
+            None | Some(Profile::Lan) => Config::lan(),
+            Some(Profile::Wan) => Config::wan(),
+            Some(Profile::Local) => Config::local(),
+        };
+        if let Some(bytes) = self.value_bytes_max {
+            config.value_bytes_max = bytes;
+        }
+        if let Some(interval) = &self.disk_interval {
+            let interval = span::parse(interval).map_err(Failure::usage)?;
+            let is_immediate = interval == Duration::ZERO;
+            config.durability =
+                if is_immediate { Durability::Immediate } else { Durability::Interval(interval) };
+        }
+        config.voters.clone_from(&self.voters);
+        if let Some(time) = &self.lease_time {
+            config.lease_time = span::parse(time).map_err(Failure::usage)?;
+        }
+        if self.rejoin_on_corruption {
+            config.on_corruption = OnCorruption::Rejoin;
+        }
+        Ok(config)
+    }
+}
+
+fn secret_text(variable: &str, file: Option<&Path>, own: Option<&str>) -> Result<Option<String>, Failure> {
+    // A file can be read again on SIGHUP and is not inherited by child processes: it goes first.
+    if let Some(path) = file {
+        check_private(path)?;
+        return fs::read_to_string(path).map(Some).map_err(|error| Failure::file(path, &error));
+    }
+    match std::env::var(variable) {
+        Ok(text) => Ok(Some(text)),
+        Err(std::env::VarError::NotPresent) => Ok(own.map(str::to_owned)),
+        Err(error) => Err(Failure::usage(format!("{variable}: {error}"))),
+    }
+}
+
+/// Refuses a file with a secret that others may read, or anybody else may change. Its group may read it: that is how
+/// secrets are mounted into containers.
+#[cfg(unix)]
+fn check_private(path: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(path).map_err(|error| Failure::file(path, &error))?.permissions().mode();
+    if mode & 0o027 != 0 {
+        let message =
+            format!("{} can be read or changed by others (mode {:03o})", path.display(), mode & 0o777);
+        return Err(Failure::usage(message).hint(format!("chmod 600 {}", path.display())));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "the same call as where files have modes")]
+fn check_private(_: &Path) -> Result<(), Failure> {
+    Ok(())
+}

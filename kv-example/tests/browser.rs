@@ -1,0 +1,218 @@
+//! The dashboard in a real browser. Pictures for people are left in the build's folder, under `pictures`.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use common::browser::{self, Page};
+use common::{program, serve, start};
+
+fn picture(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join(format!("{name}.png"))
+}
+
+fn text_has(text: &str) -> String {
+    format!("document.body.innerText.includes({})", serde_json::json!(text))
+}
+
+#[test]
+fn the_page_shows_keys_and_nodes_and_is_used_by_keyboard() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    let mut b = serve("b", &[&a.addr], &[]);
+    let page = Page::open(chromium, &common::folder("page"), &a.http);
+    page.wait("document.getElementById('line').textContent === 'live'");
+    page.wait(&text_has("The store is empty"));
+
+    // A key put through the command line, on the other node.
+    b.line(&["put", "greeting", "hello from b", "--wait", "all"]);
+    page.wait("[...document.querySelectorAll('.row')].some(row => row.innerText.includes('hello from b') && row.innerText.includes('b'))");
+    a.line(&["put", "limits/max", "100"]);
+    page.wait("keys.size >= 2");
+
+    // Search, choose, change, by keyboard alone.
+    page.press("/");
+    page.wait("document.activeElement.id === 'search'");
+    page.write("greet");
+    page.wait("order.length === 1 && document.querySelector('.row mark')?.textContent === 'greet'");
+    page.eval("document.activeElement.blur(); document.getElementById('list').focus()");
+    page.press("ArrowDown");
+    page.wait("document.getElementById('d-value').value === 'hello from b'");
+    page.press("Enter");
+    page.wait("document.activeElement.id === 'd-value'");
+    page.eval("document.activeElement.select()");
+    page.write("changed in the page");
+    page.press("Tab");
+    page.wait("document.activeElement.id === 'd-put'");
+    page.press("Enter");
+    common::eventually("the other node has it", || {
+        b.run(&["get", "greeting"]).stdout == b"changed in the page"
+    });
+    page.press("Escape");
+    page.wait("document.getElementById('detail').hidden");
+
+    // A node goes down.
+    page.wait("document.querySelector('#map .node[data-name=b]').classList.contains('alive')");
+    b.child.kill().unwrap();
+    page.wait("document.querySelector('#map .node[data-name=b]').classList.contains('down')");
+    page.wait(&format!("{} && {}", text_has("b is down"), text_has("no link")));
+    page.picture(&picture("down"));
+
+    let foreign = "performance.getEntriesByType('resource').filter(one => !one.name.startsWith(location.origin)).length";
+    assert_eq!(page.eval(foreign), 0, "the page asks nobody else");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+/// Passes bytes on between a browser and a node, until it is told to break everything.
+struct Wire {
+    http: String,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Wire {
+    fn new(http: &str) -> Self {
+        let node = http.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let own = format!("http://{}", listener.local_addr().unwrap());
+        let open = Arc::new(Mutex::new(Vec::new()));
+        let kept = open.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(&node) else { continue };
+                for (mut from, mut to) in
+                    [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+                {
+                    kept.lock().unwrap().push(from.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        let mut bytes = [0; 4_096];
+                        while let Ok(read @ 1..) = from.read(&mut bytes) {
+                            if to.write_all(&bytes[..read]).is_err() {
+                                break;
+                            }
+                        }
+                        _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { http: own, open }
+    }
+
+    fn break_all(&self) {
+        self.open.lock().unwrap().drain(..).for_each(|stream| _ = stream.shutdown(Shutdown::Both));
+    }
+}
+
+#[test]
+fn a_broken_connection_is_resumed_and_a_restarted_node_is_shown_anew() {
+    let Some(chromium) = browser::program() else { return };
+    let folder = common::folder("resume");
+    let a = serve("a", &[], &[]);
+    a.line(&["put", "first", "1"]);
+    let wire = Wire::new(&a.http);
+    let page = Page::open(chromium, &folder, &wire.http);
+    page.wait("keys.has('first')");
+    // The page keeps what it has: a reset would lose this mark.
+    page.eval("keys.get('first').mark = 'kept'");
+    wire.break_all();
+    a.line(&["put", "second", "2"]);
+    a.line(&["put", "third", "3"]);
+    a.line(&["del", "third"]);
+    page.wait(
+        "keys.has('second') && !keys.has('third') && document.getElementById('line').textContent === 'live'",
+    );
+    assert_eq!(page.eval("keys.get('first').mark"), "kept");
+    drop(page);
+
+    // The same address, another run: nothing of the old one is left.
+    let http = a.http.trim_start_matches("http://").to_owned();
+    let page = Page::open(chromium, &folder, &a.http);
+    page.wait("keys.has('second')");
+    drop(a);
+    page.wait(&text_has("out of reach"));
+    let mut command = program();
+    command.args(["serve", "--name", "a", "--listen", "127.0.0.1:0", "--http", &http, "--log", "off"]);
+    let a = start({
+        command.env("TIDINGS_SECRET", common::SECRET);
+        command
+    });
+    a.line(&["put", "new", "4"]);
+    page.wait(
+        "keys.has('new') && !keys.has('second') && document.getElementById('line').textContent === 'live'",
+    );
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn the_demo_is_cut_and_healed_in_the_page_and_stays_smooth_with_many_keys() {
+    let Some(chromium) = browser::program() else { return };
+    let mut command = program();
+    command.args(["demo", "--port", "18180", "--keys", "10000"]);
+    let demo = start(command);
+    let page = Page::open(chromium, &common::folder("demo"), &demo.http);
+    page.wait("keys.size > 10000 && document.querySelectorAll('#map .node.alive').length === 5");
+    page.wait("probes.some(one => one.all_us != null)");
+    page.prefer("light");
+    page.picture(&picture("light"));
+    page.prefer("dark");
+    page.picture(&picture("dark"));
+    page.resize(420, 1_800);
+    page.picture(&picture("narrow"));
+    page.resize(1_440, 900);
+    page.prefer("light");
+
+    // Scrolled through and searched, it holds no more rows than fit.
+    let frames = page.eval(
+        "new Promise(done => { const times = []; let last = performance.now(); const list = document.getElementById('list');
+           const step = at => { times.push(at - last); last = at; list.scrollTop += 700; times.length < 90 ? requestAnimationFrame(step) : done(times.slice(1).sort((a, b) => a - b)); };
+           requestAnimationFrame(step); })",
+    );
+    let frames: Vec<f64> = frames.as_array().unwrap().iter().filter_map(serde_json::Value::as_f64).collect();
+    println!(
+        "frames while scrolling through 10,000 keys: median {:.1} ms, 95 % {:.1} ms, worst {:.1} ms",
+        frames[frames.len() / 2],
+        frames[frames.len() * 95 / 100],
+        frames[frames.len() - 1]
+    );
+    assert!(page.eval("document.querySelectorAll('.row').length").as_u64().unwrap() < 100);
+    let searched = page.eval("(() => { const at = performance.now(); document.getElementById('search').value = 'item-0099'; document.getElementById('search').dispatchEvent(new Event('input')); showKeys(); return performance.now() - at; })()");
+    println!("a search in 10,000 keys: {searched} ms");
+    page.wait("order.length === 100");
+    page.picture(&picture("search"));
+    page.eval("document.getElementById('search').value = ''; document.getElementById('search').dispatchEvent(new Event('input'))");
+
+    let click =
+        "[...document.querySelectorAll('#people button')].find(one => one.getAttribute('aria-label') === ";
+    page.eval(&format!("{click}'Cut off n3').click()"));
+    page.wait("document.querySelector('#map .node[data-name=n3]').classList.contains('down')");
+    page.wait("status.links.every(link => link.from !== 'n3' && link.to !== 'n3')");
+    page.picture(&picture("cut"));
+    page.eval(&format!("{click}'Heal n3').click()"));
+    page.wait("document.querySelector('#map .node[data-name=n3]').classList.contains('alive')");
+    page.wait("keys.get('config/theme')?.c?.length === 1");
+    page.eval("document.getElementById('only').click(); choose('config/theme')");
+    page.wait("!document.getElementById('losers').hidden");
+    page.picture(&picture("conflict"));
+
+    // Fifty members, as a larger cluster would tell of itself.
+    let drawn = page.eval(
+        "(() => { const own = status.members.find(one => one.self), real = told.status; told.status = () => {};
+           const member = i => ({ ...own, name: 'node-' + i, run: 'run' + i, self: false, state: i % 17 ? 'alive' : 'down' });
+           const members = [own, ...Array.from({ length: 49 }, (_, i) => member(i + 2))];
+           const link = to => ({ from: own.name, to, rtt_us: 800, lag_changes: to.endsWith('5') ? 12 : 0, lag_bytes: 900 });
+           const links = members.slice(1).filter(one => one.state === 'alive').map(one => link(one.name));
+           const peers = links.map(one => ({ ...one, name: one.to }));
+           const news = { ...status, members, links, peers, locals: [], demo: undefined, now_ms: now() };
+           const at = performance.now(); real(news); showStatus(); return performance.now() - at; })()",
+    );
+    println!("fifty members are drawn in {drawn} ms");
+    assert_eq!(page.eval("document.querySelectorAll('#map .node').length"), 50);
+    page.eval("new Promise(done => requestAnimationFrame(done))");
+    page.picture(&picture("fifty"));
+    assert_eq!(page.errors(), Vec::<String>::new());
+}

@@ -1,0 +1,245 @@
+//! The command line as a process: what it prints, and how it ends.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+
+use common::{eventually, folder, program, run_with_input, serve};
+use serde_json::Value;
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn shown(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn keys_sets_and_counters_are_used_from_the_command_line() {
+    let node = serve("a", &[], &[]);
+    let stamp = node.line(&["put", "greeting", "hello"]);
+    assert_eq!(node.line(&["get", "greeting"]), "hello");
+    assert_eq!(code(&node.run(&["get", "nothing"])), 1);
+    assert_eq!(code(&node.run(&["put", "greeting", "other", "--if-absent"])), 4);
+    let refused = node.run(&["put", "greeting", "other", "--if-stamp", "0000000000000001-0000000000000001"]);
+    assert!(code(&refused) == 4 && said(&refused).contains(&stamp), "{}", said(&refused));
+    node.line(&["put", "greeting", "bye", "--if-stamp", &stamp]);
+    assert_eq!(code(&node.run_with_input(&["put", "binary", "-"], &[0, 159, 146, 150])), 0);
+    assert_eq!(node.run(&["get", "binary"]).stdout, [0, 159, 146, 150]);
+    assert_eq!(node.line(&["list", "--keys-only"]), "binary\ngreeting");
+    let table = node.line(&["list", "gre"]);
+    assert!(table.starts_with("KEY") && table.contains("bye") && table.lines().count() == 2, "{table}");
+    let entry: Value = serde_json::from_str(&node.line(&["get", "greeting", "--json"])).unwrap();
+    assert_eq!((&entry["value"], &entry["writer"]), (&"bye".into(), &"a".into()));
+    node.line(&["del", "greeting"]);
+    assert_eq!(code(&node.run(&["del", "greeting", "binary"])), 1, "one of them was not there");
+    assert_eq!(node.line(&["list", "--keys-only"]), "");
+
+    node.line(&["set", "add", "banned", "mallory"]);
+    node.line(&["set", "add", "banned", "trudy"]);
+    assert_eq!(code(&node.run(&["set", "has", "banned", "mallory"])), 0);
+    node.line(&["set", "remove", "banned", "mallory"]);
+    assert_eq!(code(&node.run(&["set", "has", "banned", "mallory"])), 1);
+    assert_eq!(node.line(&["set", "list", "banned"]), "trudy");
+    assert_eq!(node.line(&["counter", "add", "hits", "5"]), "5");
+    assert_eq!(node.line(&["counter", "add", "hits", "-2"]), "3");
+    assert_eq!(node.line(&["counter", "get", "hits"]), "3");
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let nobody = run_with_input("127.0.0.1:1", &["get", "k"], b"");
+    assert_eq!(code(&nobody), 3);
+    assert!(said(&nobody).contains("no node at 127.0.0.1:1") && said(&nobody).contains("kv-example serve"));
+    for (words, expected) in [
+        (&["get"][..], 2),
+        (&["gte", "k"], 2),
+        (&["put", "k", "v", "--ttl", "soon"], 3),
+        (&["get", "k", "--timeout", "soon"], 2),
+        (&["get", "k", "--node", "https://somewhere"], 2),
+        (&["serve"], 2),
+        (&["serve", "--name", "a"], 2),
+    ] {
+        let output = run_with_input("127.0.0.1:1", words, b"");
+        assert_eq!(code(&output), expected, "{words:?}: {}", said(&output));
+        assert!(!said(&output).is_empty() && !said(&output).contains("panicked"), "{words:?}");
+    }
+    let no_secret = run_with_input("", &["serve", "--name", "a"], b"");
+    assert!(said(&no_secret).contains("kv-example secret"), "{}", said(&no_secret));
+    let mut outside = program();
+    outside.args(["serve", "--name", "a", "--http", "0.0.0.0:0"]).env("TIDINGS_SECRET", common::SECRET);
+    let outside = outside.output().unwrap();
+    assert!(code(&outside) == 2 && said(&outside).contains("--token-file"), "{}", said(&outside));
+    let usage = run_with_input("", &["--help"], b"");
+    assert!(code(&usage) == 0 && shown(&usage).contains("Exit codes"));
+}
+
+#[test]
+fn secrets_have_to_be_private_and_a_file_has_all_settings() {
+    let folder = folder("settings");
+    let secret = folder.join("secret.txt");
+    assert!(program().args(["secret", "--out"]).arg(&secret).status().unwrap().success());
+    assert!(
+        !program().args(["secret", "--out"]).arg(&secret).status().unwrap().success(),
+        "nothing is overwritten"
+    );
+    let settings = folder.join("node.toml");
+    let text = format!(
+        "name = \"from-file\"\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nprofile = \"local\"\n\
+         secret_file = {secret:?}\nmeta = {{ zone = \"eu-1\" }}\n"
+    );
+    std::fs::write(&settings, &text).unwrap();
+    let mut command = program();
+    command.args(["serve", "--log", "off", "--config"]).arg(&settings).args(["--name", "from-flag"]);
+    let node = common::start(command);
+    let member: Value = serde_json::from_str(&node.line(&["members", "--json"])).unwrap();
+    assert_eq!((&member["name"], &member["meta"]["zone"]), (&"from-flag".into(), &"eu-1".into()));
+    drop(node);
+
+    std::fs::write(&settings, text.replace("profile", "profil")).unwrap();
+    let output = program().args(["serve", "--config"]).arg(&settings).output().unwrap();
+    assert!(code(&output) == 2 && said(&output).contains("profil"), "{}", said(&output));
+    std::fs::write(&settings, &text).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let output = program().args(["serve", "--config"]).arg(&settings).output().unwrap();
+    assert!(code(&output) == 2 && said(&output).contains("chmod 600"), "{}", said(&output));
+}
+
+#[test]
+fn a_watch_prints_runs_commands_and_ends_when_told() {
+    let node = serve("a", &[], &[]);
+    node.line(&["put", "w/1", "one"]);
+    assert_eq!(node.line(&["watch", "w/", "--count", "1"]), "put      w/1 = one");
+    let run = ["watch", "w/", "--count", "1", "--", "sh", "-c", "echo $TIDINGS_EVENT $TIDINGS_KEY $(cat)"];
+    assert_eq!(node.line(&run), "put w/1 one");
+    let failing = node.run(&["watch", "w/", "--", "sh", "-c", "exit 7"]);
+    assert_eq!(code(&failing), 7);
+    let missing = node.run(&["watch", "w/", "--", "/no/such/command"]);
+    assert_eq!(code(&missing), 6);
+    let event: Value = serde_json::from_str(&node.line(&["watch", "w/", "--count", "1", "--json"])).unwrap();
+    node.line(&["put", "w/2", "two"]);
+    let from = event["revision"].as_str().unwrap();
+    assert_eq!(node.line(&["watch", "w/", "--from", from, "--count", "1"]), "put      w/2 = two");
+}
+
+#[test]
+fn a_dump_is_loaded_elsewhere_and_loading_it_again_writes_nothing() {
+    let (a, b) = (serve("a", &[], &[]), serve("b", &[], &[]));
+    for number in 0..30 {
+        a.line(&["put", &format!("k/{number}"), &format!("value {number}")]);
+    }
+    a.run_with_input(&["put", "k/binary", "-"], &[255, 0]);
+    let file = folder("dump").join("all.jsonl");
+    let file = file.to_str().unwrap();
+    assert!(a.run(&["dump", "k/", "--out", file]).status.success());
+    let loaded = b.run(&["load", file]);
+    assert!(said(&loaded).contains("31 keys written, 0 were there"), "{}", said(&loaded));
+    let again = b.run(&["load", file]);
+    assert!(said(&again).contains("0 keys written, 31 were there"), "{}", said(&again));
+    assert_eq!(b.run(&["get", "k/binary"]).stdout, [255, 0]);
+    assert_eq!(b.line(&["dump", "k/"]), std::fs::read_to_string(file).unwrap().trim_end());
+    let torn = b.run_with_input(&["load"], b"{\"key\": \"x\", \"value\": \"1\"}\n{\"key\":");
+    assert!(code(&torn) == 2 && said(&torn).contains("line 2"), "{}", said(&torn));
+}
+
+#[test]
+fn the_cluster_is_shown_compared_and_left() {
+    let a = serve("a", &[], &[]);
+    let mut b = serve("b", &[&a.addr], &[]);
+    a.line(&["put", "k", "v"]);
+    eventually("both hold the same", || {
+        a.run(&["digest", &b.http]).status.success() && a.line(&["members"]).lines().count() == 3
+    });
+    assert!(a.line(&["status"]).contains("cluster tidings, ready"));
+    let table = a.line(&["members"]);
+    assert!(table.contains("a (asked)") && table.contains("alive"), "{table}");
+    let other = serve("other", &[], &[]);
+    other.line(&["put", "k", "w"]);
+    assert_eq!(code(&a.run(&["digest", &other.http])), 1, "islands differ");
+    assert_eq!(b.line(&["leave"]), "b leaves");
+    assert!(b.child.wait().unwrap().success());
+    eventually("a knows", || a.line(&["members"]).contains("left"));
+    let report = a.line(&["bench", "--requests", "500", "--keys", "10", "--clean", "--json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["requests"], 500);
+    assert_eq!(a.line(&["list", "--keys-only"]), "k");
+    assert!(a.line(&["completions", "bash"]).contains("kv-example"));
+}
+
+#[test]
+fn a_secret_is_rotated_without_a_restart() {
+    let folder = folder("rotation");
+    let files = ["a", "b"].map(|name| folder.join(name));
+    let (old, new) = (common::SECRET, "another secret, of 16 bytes and more");
+    let write = |secrets: &str| {
+        for file in &files {
+            std::fs::write(file, secrets).unwrap();
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    };
+    write(old);
+    let a = serve("a", &[], &["--secret-file", files[0].to_str().unwrap()]);
+    let b = serve("b", &[&a.addr], &["--secret-file", files[1].to_str().unwrap()]);
+    let linked = |count: usize| {
+        let status: Value = serde_json::from_str(&a.line(&["status", "--json"])).unwrap();
+        status["peers"].as_array().unwrap().len() == count
+    };
+    eventually("they are linked", || linked(1));
+    for secrets in [format!("{old}\n{new}\n"), format!("{new}\n{old}\n"), format!("{new}\n")] {
+        write(&secrets);
+        for node in [&a, &b] {
+            common::signal(node.pid(), "HUP");
+        }
+        // The next step is for when this one is done everywhere; a later node with the step's secret shows it.
+        let first = secrets.lines().next().unwrap();
+        let probe = common::folder("rotation-probe").join("secret");
+        std::fs::write(&probe, first).unwrap();
+        std::process::Command::new("chmod").arg("600").arg(&probe).status().unwrap();
+        let c = serve("c", &[&a.addr, &b.addr], &["--secret-file", probe.to_str().unwrap()]);
+        eventually("a newcomer is linked with both", || {
+            let status: Value = serde_json::from_str(&c.line(&["status", "--json"])).unwrap();
+            status["peers"].as_array().unwrap().len() == 2
+        });
+        assert_eq!(c.line(&["leave"]), "c leaves");
+        eventually("it is gone", || linked(1));
+    }
+    // Whoever has the old secret alone is refused.
+    let late = serve("late", &[&a.addr], &[]);
+    eventually("it is refused", || {
+        let metrics = common::ask("GET", &format!("{}/readyz", late.http), &[], b"");
+        metrics.status == 503
+    });
+    assert!(linked(1));
+}
+
+#[test]
+fn a_leader_runs_its_command_and_nobody_else_does_meanwhile() {
+    let node = serve("a", &[], &["--voter", "a", "--lease-time", "1s"]);
+    assert!(!node.run(&["leader", "cron"]).status.success(), "voters that have just started elect nobody");
+    let out = folder("elect").join("token");
+    let script = format!("echo $TIDINGS_FENCING_TOKEN > {}; exec sleep 60", out.display());
+    let mut elect = program();
+    elect.args(["elect", "cron", "first", "--", "sh", "-c", &script]).env("TIDINGS_NODE", &node.http);
+    let mut elect = elect.spawn().unwrap();
+    eventually("the first leads", || node.run(&["leader", "cron"]).status.success());
+    assert!(node.line(&["leader", "cron"]).starts_with("first (token "));
+    eventually("its command runs", || std::fs::read_to_string(&out).is_ok_and(|token| token.len() > 16));
+    assert_eq!(code(&node.run(&["lock", "cron", "--once", "--", "true"])), 4, "it is taken");
+    common::signal(elect.id(), "TERM");
+    assert_eq!(elect.wait().unwrap().code(), Some(1));
+    eventually("nobody leads", || code(&node.run(&["leader", "cron"])) == 1);
+    assert_eq!(code(&node.run(&["lock", "cron", "--", "sh", "-c", "exit 9"])), 9);
+    let script = "test \"$TIDINGS_FENCING_TOKEN\" \\> \"$(cat $0)\"";
+    let later = node.run(&["lock", "cron", "--", "sh", "-c", script, out.to_str().unwrap()]);
+    assert!(later.status.success(), "the later token is the greater one");
+
+    let voterless = serve("none", &[], &[]);
+    let refused = voterless.run(&["leader", "cron"]);
+    assert!(code(&refused) == 2 && said(&refused).contains("--voter"), "{}", said(&refused));
+}

@@ -1,0 +1,199 @@
+//! Nodes and commands as processes, as a user has them.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+pub mod browser;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_kv-example");
+pub const SECRET: &str = "a secret for tests, 16 bytes and more";
+/// Nothing here takes this long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A `serve` or a `demo` that ends with the test.
+pub struct Running {
+    pub child: Child,
+    pub http: String,
+    /// Where other nodes find it.
+    pub addr: String,
+    /// Whatever it says further, so that it never waits for a reader.
+    _reader: std::thread::JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// The program without settings of the surroundings.
+pub fn program() -> Command {
+    let mut command = Command::new(PROGRAM);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDINGS_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Starts a program that says in one line where its API is.
+pub fn start(mut command: Command) -> Running {
+    let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = loop {
+        let line = lines.next().expect("it says where it is").unwrap();
+        if line.contains("http://") {
+            break line;
+        }
+    };
+    let word = |after: &str| {
+        let rest = line.split(after).nth(1).unwrap_or_default();
+        rest.split([',', ' ']).next().unwrap_or_default().to_owned()
+    };
+    let http = format!("http://{}", word("http://"));
+    let addr = word(" at ");
+    let reader = std::thread::spawn(move || lines.for_each(drop));
+    Running { child, http, addr, _reader: reader }
+}
+
+/// A node on free ports of this machine, with further arguments.
+pub fn serve(name: &str, seeds: &[&str], more: &[&str]) -> Running {
+    let mut command = program();
+    command.args(["serve", "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    command.args(["--profile", "local", "--log", "off"]).args(more).env("TIDINGS_SECRET", SECRET);
+    for seed in seeds {
+        command.args(["--seed", seed]);
+    }
+    start(command)
+}
+
+impl Running {
+    /// Runs a command of the program on this node.
+    pub fn run(&self, words: &[&str]) -> Output {
+        run_with_input(&self.http, words, b"")
+    }
+
+    pub fn run_with_input(&self, words: &[&str], input: &[u8]) -> Output {
+        run_with_input(&self.http, words, input)
+    }
+
+    /// Runs it, and expects it to succeed with one line.
+    pub fn line(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+pub fn run_with_input(http: &str, words: &[&str], input: &[u8]) -> Output {
+    let mut command = program();
+    command.args(words).env("TIDINGS_NODE", http);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A command that does not read its input may have ended already.
+    _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// Asks again until it is so.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "{what}: not so after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A fresh folder below the build's own.
+pub fn folder(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Sends a signal to a process that this test started.
+pub fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
+}
+
+/// An answer of the API.
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("{:?}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// One request to the API, without any help of the program's own client.
+pub fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
+    let agent: ureq::Agent = config.build().into();
+    let mut request = ureq::http::Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let reply = if matches!(method, "GET" | "DELETE") && body.is_empty() {
+        agent.run(request.body(()).unwrap())
+    } else {
+        agent.run(request.body(body).unwrap())
+    };
+    let mut reply = reply.unwrap();
+    let headers = reply.headers().iter();
+    let headers =
+        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    Reply { status: reply.status().as_u16(), headers, body: reply.body_mut().read_to_vec().unwrap() }
+}
+
+/// Reads events of a stream until one satisfies; answers all of them as (name, id, data).
+pub fn events(
+    url: &str,
+    last: Option<&str>,
+    is_last: impl Fn(&str, &Value) -> bool,
+) -> Vec<(String, String, Value)> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE));
+    let agent: ureq::Agent = config.build().into();
+    let mut request = agent.get(url);
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    let reader = BufReader::new(request.call().unwrap().into_body().into_reader());
+    let (mut found, mut name, mut id, mut data) = (Vec::new(), String::new(), String::new(), Value::Null);
+    for line in reader.lines() {
+        let line = line.unwrap();
+        match line.split_once(": ") {
+            Some(("event", text)) => text.clone_into(&mut name),
+            Some(("id", text)) => text.clone_into(&mut id),
+            Some(("data", text)) => data = serde_json::from_str(text).unwrap(),
+            None if line.is_empty() && !name.is_empty() => {
+                let is_over = is_last(&name, &data);
+                found.push((std::mem::take(&mut name), id.clone(), data.clone()));
+                if is_over {
+                    return found;
+                }
+            }
+            _ => {}
+        }
+    }
+    panic!("the stream ended: {found:?}");
+}

@@ -1,0 +1,261 @@
+//! The HTTP API from end to end: real nodes as processes, plain requests.
+
+mod common;
+
+use common::{Reply, ask, events, eventually, serve};
+use serde_json::Value;
+
+fn get(http: &str, path: &str) -> Reply {
+    ask("GET", &format!("{http}{path}"), &[], b"")
+}
+
+fn put(http: &str, path: &str, value: &[u8]) -> Reply {
+    ask("PUT", &format!("{http}{path}"), &[], value)
+}
+
+#[test]
+fn a_key_is_put_read_compared_and_deleted() {
+    let node = serve("a", &[], &[]);
+    let url = format!("{}/v1/kv/limits%2Fmax", node.http);
+    assert_eq!(ask("GET", &url, &[], b"").status, 404);
+    let written = ask("PUT", &url, &[("if-none-match", "*")], b"100");
+    assert_eq!(written.status, 200);
+    let etag = written.header("etag").unwrap().to_owned();
+    let read = get(&node.http, "/v1/kv/limits/max");
+    assert_eq!((read.status, &read.body[..]), (200, &b"100"[..]));
+    assert_eq!(read.header("etag"), Some(&etag[..]));
+    assert_eq!(read.header("x-tidings-stamp"), Some(etag.trim_matches('"')));
+    assert_eq!(ask("GET", &url, &[("if-none-match", &etag)], b"").status, 304);
+
+    let refused = ask("PUT", &url, &[("if-none-match", "*")], b"200");
+    assert_eq!(refused.status, 412);
+    let said = refused.json();
+    assert_eq!((&said["code"], &said["detail"]), (&"condition".into(), &"nothing was written".into()));
+    assert_eq!(said["stamp"], etag.trim_matches('"'));
+    assert_eq!(get(&node.http, "/v1/kv/limits/max").body, b"100");
+    assert_eq!(ask("PUT", &url, &[("if-match", &etag)], b"200").status, 200);
+    assert_eq!(ask("PUT", &url, &[("if-match", &etag)], b"300").status, 412);
+    assert_eq!(get(&node.http, "/v1/kv/limits/max").body, b"200");
+
+    assert_eq!(ask("DELETE", &url, &[], b"").status, 200);
+    assert_eq!(ask("DELETE", &url, &[], b"").status, 404);
+    assert_eq!(ask("GET", &url, &[], b"").status, 404);
+}
+
+#[test]
+fn keys_and_values_of_every_form_survive() {
+    let node = serve("a", &[], &[]);
+    let bytes: Vec<u8> = (0..=255).collect();
+    for key in ["%2Fleading", "trailing%2F", "a%2F%2Fb", "%E2%82%AC%20%3F%23%26%25", "a+b", "%22quoted%22"] {
+        assert_eq!(put(&node.http, &format!("/v1/kv/{key}"), &bytes).status, 200, "{key}");
+        assert_eq!(get(&node.http, &format!("/v1/kv/{key}")).body, bytes, "{key}");
+    }
+    let listed = get(&node.http, "/v1/kv?values=true").json();
+    let keys: Vec<&str> =
+        listed["entries"].as_array().unwrap().iter().map(|e| e["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["\"quoted\"", "/leading", "a+b", "a//b", "trailing/", "€ ?#&%"]);
+    assert!(listed["entries"][0]["value"].is_null() && listed["entries"][0]["value_base64"].is_string());
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_and_says_so() {
+    let node = serve("a", &[], &["--value-bytes-max", "1000"]);
+    let http = &node.http;
+    let cases = [
+        (put(http, "/v1/kv/k", &[0; 1_001]), 413, "too_large"),
+        (put(http, &format!("/v1/kv/{}", "k".repeat(1_025)), b""), 400, "key"),
+        (put(http, "/v1/kv/k?ttl=soon", b""), 400, "bad_request"),
+        (put(http, "/v1/kv/k?wait=some", b""), 400, "bad_request"),
+        (put(http, "/v1/kv/k?wiat=all", b""), 400, "bad_request"),
+        (put(http, "/v1/kv/k?timeout=2h", b""), 400, "bad_request"),
+        (put(http, "/v1/kv/%FF", b""), 400, "bad_request"),
+        (get(http, "/v1/kv?limit=0"), 400, "bad_request"),
+        (get(http, "/v1/watch?prefix=a&key=b"), 400, "bad_request"),
+        (get(http, "/v1/watch?from=nonsense"), 400, "bad_request"),
+        (get(http, "/v1/nothing"), 404, "no_such_path"),
+        (ask("POST", &format!("{http}/v1/kv/k"), &[], b"v"), 405, "method"),
+        (ask("POST", &format!("{http}/v1/snapshot?name=..%2Fx"), &[], b""), 400, "bad_request"),
+        (
+            ask("GET", &format!("{http}/v1/kv/k"), &[("origin", "http://evil.example")], b""),
+            403,
+            "foreign_page",
+        ),
+        (ask("GET", &format!("{http}/v1/kv/k"), &[("host", "evil.example")], b""), 403, "foreign_page"),
+    ];
+    for (at, (reply, status, code)) in cases.iter().enumerate() {
+        let said = reply.json();
+        assert_eq!((reply.status, said["code"].as_str()), (*status, Some(*code)), "case {at}: {said}");
+        assert!(said["error"].is_string() && said["detail"].is_string(), "case {at}: {said}");
+    }
+    assert_eq!(get(http, "/v1/kv").json()["entries"].as_array().unwrap().len(), 0, "nothing was written");
+}
+
+#[test]
+fn a_listing_comes_page_by_page_and_in_order() {
+    let node = serve("a", &[], &[]);
+    for number in 0..25 {
+        put(&node.http, &format!("/v1/kv/p/{number:02}"), b"v");
+        put(&node.http, &format!("/v1/kv/q/{number:02}"), b"v");
+    }
+    let (mut keys, mut after) = (Vec::new(), String::new());
+    for _ in 0..10 {
+        let page = get(&node.http, &format!("/v1/kv?prefix=p/&limit=10{after}")).json();
+        keys.extend(
+            page["entries"].as_array().unwrap().iter().map(|e| e["key"].as_str().unwrap().to_owned()),
+        );
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(keys, (0..25).map(|number| format!("p/{number:02}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_write_can_wait_for_others_and_a_time_to_live_passes() {
+    let a = serve("a", &[], &[]);
+    let b = serve("b", &[&a.addr], &[]);
+    eventually("b is ready", || get(&b.http, "/readyz").status == 200);
+    assert_eq!(put(&a.http, "/v1/kv/k?wait=all&timeout=30s", b"v").status, 200);
+    assert_eq!(get(&b.http, "/v1/kv/k").body, b"v", "who confirmed it has it");
+    let unconfirmed = put(&a.http, "/v1/kv/k?wait=3&timeout=50ms", b"w");
+    assert_eq!((unconfirmed.status, unconfirmed.json()["code"].as_str()), (504, Some("unconfirmed")));
+    assert!(unconfirmed.json()["stamp"].is_string());
+    assert_eq!(get(&a.http, "/v1/kv/k").body, b"w", "the write stands");
+    let no_disk = put(&a.http, "/v1/kv/k?durable=true", b"x");
+    assert_eq!((no_disk.status, no_disk.json()["code"].as_str()), (500, Some("unconfirmed")));
+    assert_eq!(put(&a.http, "/v1/kv/short?ttl=200ms", b"v").status, 200);
+    eventually("it vanishes at the other node", || get(&b.http, "/v1/kv/short").status == 404);
+}
+
+#[test]
+fn sets_and_counters_agree_on_all_nodes() {
+    let a = serve("a", &[], &[]);
+    let b = serve("b", &[&a.addr], &[]);
+    eventually("b is ready", || get(&b.http, "/readyz").status == 200);
+    for element in ["x", "y%2Fz", "w"] {
+        assert_eq!(put(&a.http, &format!("/v1/sets/banned/{element}?wait=all"), b"").status, 200);
+    }
+    assert_eq!(ask("DELETE", &format!("{}/v1/sets/banned/x?wait=all", b.http), &[], b"").status, 200);
+    for http in [&a.http, &b.http] {
+        assert_eq!(get(http, "/v1/sets/banned").json()["elements"], serde_json::json!(["w", "y/z"]));
+        assert_eq!(
+            (get(http, "/v1/sets/banned/w").status, get(http, "/v1/sets/banned/x").status),
+            (200, 404)
+        );
+    }
+    let page = get(&a.http, "/v1/sets/banned?limit=1").json();
+    assert_eq!((&page["elements"][0], &page["next"]), (&"w".into(), &"w".into()));
+    ask("POST", &format!("{}/v1/counters/hits?by=5&wait=all", a.http), &[], b"");
+    let stepped = ask("POST", &format!("{}/v1/counters/hits?by=-2&wait=all", b.http), &[], b"");
+    assert_eq!(stepped.json()["value"], 3);
+    assert_eq!(get(&a.http, "/v1/counters/hits").json()["value"], 3);
+}
+
+#[test]
+fn a_watch_resumes_where_it_was_and_says_so_when_it_cannot() {
+    let node = serve("a", &[], &[]);
+    put(&node.http, "/v1/kv/w/1", b"one");
+    let url = format!("{}/v1/watch?prefix=w/", node.http);
+    let first = events(&url, None, |name, _| name == "current");
+    assert_eq!(first.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["put", "current"]);
+    assert_eq!((&first[0].2["key"], &first[0].2["value"]), (&"w/1".into(), &"one".into()));
+    put(&node.http, "/v1/kv/w/2", b"two");
+    ask("DELETE", &format!("{}/v1/kv/w/1", node.http), &[], b"");
+    let resumed = events(&url, Some(&first[0].1), |name, _| name == "delete");
+    assert_eq!(resumed.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["put", "delete"]);
+    assert_eq!(resumed[0].2["key"], "w/2");
+    let foreign = "0123456789abcdef-0000000000000001";
+    let anew = events(&url, Some(foreign), |name, _| name == "current");
+    assert_eq!(anew.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["resync", "put", "current"]);
+}
+
+#[test]
+fn streams_are_limited_and_places_come_back() {
+    let node = serve("a", &[], &["--watchers-max", "1"]);
+    let url = format!("{}/v1/watch", node.http);
+    {
+        let mut held = ureq::get(&url).call().unwrap();
+        let refused = ask("GET", &url, &[], b"");
+        assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+        assert_eq!(held.body_mut().content_length(), None);
+    }
+    eventually("the place is free again", || {
+        let metrics = String::from_utf8(get(&node.http, "/metrics").body).unwrap();
+        // A write makes the node notice that nobody reads any more.
+        put(&node.http, "/v1/kv/k", b"v");
+        metrics.contains("tidings_http_streams 0")
+    });
+}
+
+#[test]
+fn who_is_there_what_is_held_and_the_metrics_are_told() {
+    let a = serve("a", &[], &["--meta", "zone=eu-1", "--cluster", "c1"]);
+    let b = serve("b", &[&a.addr], &["--cluster", "c1"]);
+    eventually("both know each other", || {
+        let members = get(&b.http, "/v1/members").json();
+        members["members"].as_array().unwrap().len() == 2 && get(&b.http, "/readyz").status == 200
+    });
+    let members = get(&b.http, "/v1/members").json();
+    let names: Vec<&Value> = members["members"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["b", "a"], "the node itself first");
+    assert_eq!(members["members"][1]["state"], "alive");
+    eventually("a's metadata", || get(&b.http, "/v1/members").json()["members"][1]["meta"]["zone"] == "eu-1");
+    put(&a.http, "/v1/kv/k?wait=all", b"value");
+    let (of_a, of_b) = (get(&a.http, "/v1/status").json(), get(&b.http, "/v1/status").json());
+    assert_eq!((&of_a["cluster"], &of_a["store"]["entries"]), (&"c1".into(), &1.into()));
+    assert_eq!(of_a["store"]["root"], of_b["store"]["root"]);
+    assert_eq!(get(&a.http, "/v1/kv/k?meta=true").json()["writer"], "a");
+    assert_eq!(get(&a.http, "/healthz").status, 200);
+    let metrics = String::from_utf8(get(&a.http, "/metrics").body).unwrap();
+    for line in [
+        "tidings_ready 1",
+        "tidings_entries 1",
+        "tidings_members{state=\"alive\"} 2",
+        "tidings_peer_lag_changes{peer=\"b\"}",
+        "# TYPE tidings_sync_sent_bytes_total counter",
+    ] {
+        assert!(metrics.contains(line), "{line} in\n{metrics}");
+    }
+    for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(name.starts_with("tidings_") && value.parse::<f64>().is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn a_token_is_wanted_where_one_is_set() {
+    let folder = common::folder("token");
+    let path = folder.join("token.txt");
+    assert!(common::program().args(["secret", "--out"]).arg(&path).status().unwrap().success());
+    let token = std::fs::read_to_string(&path).unwrap();
+    let node = serve("a", &[], &["--token-file", path.to_str().unwrap()]);
+    assert_eq!(get(&node.http, "/v1/kv").status, 401);
+    assert_eq!(get(&node.http, "/v1/kv").header("www-authenticate"), Some("Bearer"));
+    assert_eq!(get(&node.http, "/metrics").status, 401);
+    assert_eq!((get(&node.http, "/healthz").status, get(&node.http, "/").status), (200, 200));
+    let bearer = format!("Bearer {}", token.trim());
+    let url = format!("{}/v1/kv", node.http);
+    assert_eq!(ask("GET", &url, &[("authorization", &bearer)], b"").status, 200);
+    assert_eq!(ask("GET", &url, &[("authorization", "Bearer wrong")], b"").status, 401);
+}
+
+#[test]
+fn durable_writes_snapshots_and_a_restart_keep_what_was_promised() {
+    let folder = common::folder("durable");
+    let dir = folder.join("a");
+    let dir_text = dir.to_str().unwrap();
+    let mut node = serve("a", &[], &["--data-dir", dir_text]);
+    assert_eq!(put(&node.http, "/v1/kv/k?durable=true", b"kept").json()["durable"], true);
+    let snapshot = ask("POST", &format!("{}/v1/snapshot?name=monday", node.http), &[], b"").json();
+    assert_eq!(snapshot["path"], dir.join("snapshots/monday").to_str().unwrap());
+    node.child.kill().unwrap();
+    node.child.wait().unwrap();
+    let node = serve("a", &[], &["--data-dir", dir_text]);
+    assert_eq!(get(&node.http, "/v1/kv/k").body, b"kept", "after kill -9");
+    drop(node);
+    let other = folder.join("b");
+    let restore = ["--data-dir", other.to_str().unwrap(), "--restore", snapshot["path"].as_str().unwrap()];
+    let node = serve("a", &[], &restore);
+    assert_eq!(get(&node.http, "/v1/kv/k").body, b"kept", "from the snapshot");
+}
