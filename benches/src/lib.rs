@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tidings::{Config, Input, Lane, Output, Replica, Setup, Time};
 
+pub mod plot;
+pub mod table;
+
 /// A key of 24 bytes.
 pub fn key(i: u64) -> String {
     // Spread, so that neighbours in time are not neighbours in order.

@@ -15,11 +15,12 @@ const REPETITIONS: usize = 5;
 mod disk;
 mod members;
 mod node;
+mod spread;
 
 /// A report's name and its parts.
 type Report = (&'static str, &'static [(&'static str, fn())]);
 
-const REPORTS: [Report; 4] = [
+const REPORTS: [Report; 5] = [
     (
         "core",
         &[
@@ -34,6 +35,7 @@ const REPORTS: [Report; 4] = [
     ("node", node::PARTS),
     ("members", members::PARTS),
     ("disk", disk::PARTS),
+    ("spread", spread::PARTS),
 ];
 
 fn main() -> ExitCode {
