@@ -1,1 +1,156 @@
-pub(super) fn paper() {}
+//! The experiment of van Renesse, Dumitriu, Gough and Thomas, "Efficient Reconciliation and Flow Control for
+//! Anti-Entropy Protocols" (2008): 128 members with 64 keys each, each member updating its own at a steady rate. The
+//! rate of updates doubles for a while, and later what the links can carry is halved for a while. How stale is what
+//! the members have of each other, and does it come back?
+
+use std::time::Duration;
+
+use tidings::Sim;
+use tidings_benches::plot::{Axis, Plot};
+use tidings_benches::table::{Table, quantiles};
+
+use super::virtual_time::formed;
+
+const MEMBERS: usize = 128;
+const KEYS: usize = 64;
+/// Updates of a member in a second, at the usual rate.
+const UPDATES: u32 = 4;
+/// As in the paper, an update is small.
+const VALUE_BYTES: usize = 24;
+const DELAY: Duration = Duration::from_millis(1);
+/// Nodes whose view is looked at.
+const READERS: usize = 16;
+/// The link's capacity is the least of these, each twice the one before, that carries the usual rate.
+const RATE_LEAST: u64 = 250;
+const RATES: u32 = 12;
+/// It does if hardly anything is older than this after the time of a trial.
+const STALE_MAX: f64 = 1.0;
+const TRIAL_SECONDS: u64 = 15;
+/// How many seconds each phase takes: its name, its rate of updates, and its part of the capacity.
+const PHASES: [(&str, u64, u32, f64); 5] = [
+    ("usual", 50, 1, 1.0),
+    ("updates doubled", 50, 2, 1.0),
+    ("usual", 75, 1, 1.0),
+    ("links halved", 50, 1, 0.5),
+    ("usual", 75, 1, 1.0),
+];
+
+/// The cluster, and what each member wrote when.
+struct Experiment {
+    sim: Sim,
+    /// Of each key of each member: when each of its updates was made; the latest is what it holds.
+    updates: Vec<Vec<Vec<Duration>>>,
+    next: Vec<usize>,
+}
+
+impl Experiment {
+    fn new() -> Self {
+        let (sim, _) = formed(2_008, MEMBERS, DELAY);
+        let updates = vec![vec![Vec::new(); KEYS]; MEMBERS];
+        let mut experiment = Self { sim, updates, next: vec![0; MEMBERS] };
+        for member in 0..MEMBERS {
+            (0..KEYS).for_each(|_| experiment.update(member));
+        }
+        experiment.sim.run_for(Duration::from_secs(20));
+        experiment
+    }
+
+    fn key(member: usize, key: usize) -> String {
+        format!("member-{member:03}/{key:02}")
+    }
+
+    fn update(&mut self, member: usize) {
+        let key = self.next[member];
+        self.next[member] = (key + 1) % KEYS;
+        let versions = &mut self.updates[member][key];
+        versions.push(self.sim.now());
+        let value = format!("{:0>VALUE_BYTES$}", versions.len());
+        self.sim.node(member).put(Self::key(member, key), value).expect("acceptable");
+    }
+
+    /// One second at this multiple of the usual rate, all members evenly in turn.
+    fn second(&mut self, factor: u32) {
+        let all = MEMBERS as u32 * UPDATES * factor;
+        for i in 0..all {
+            self.update(i as usize % MEMBERS);
+            self.sim.run_for(Duration::from_secs(1) / all);
+        }
+    }
+
+    /// How many seconds old the oldest update is that a reader has not got, of each key that was looked at.
+    fn staleness(&mut self) -> Vec<f64> {
+        let now = self.sim.now();
+        let mut ages = Vec::new();
+        for reader in (0..READERS).map(|i| i * MEMBERS / READERS) {
+            for (member, keys) in self.updates.iter().enumerate().filter(|(member, _)| *member != reader) {
+                for (key, versions) in keys.iter().enumerate().filter(|(key, _)| key % 4 == reader % 4) {
+                    let has = self.sim.node(reader).get(Self::key(member, key));
+                    let has = has.and_then(|entry| std::str::from_utf8(entry.value()).ok()?.parse().ok());
+                    let missed = versions.get(has.unwrap_or(0_usize));
+                    ages.push(missed.map_or(0.0, |since| (now - *since).as_secs_f64()));
+                }
+            }
+        }
+        ages
+    }
+
+    fn rate(self, bytes: u64) -> Self {
+        Self { sim: self.sim.rate(bytes), ..self }
+    }
+}
+
+/// The least capacity of a link that carries the usual rate of updates.
+fn capacity() -> Option<u64> {
+    (0..RATES).map(|i| RATE_LEAST << i).find(|bytes| {
+        let mut experiment = Experiment::new().rate(*bytes);
+        (0..TRIAL_SECONDS).for_each(|_| experiment.second(1));
+        let [_, p99, _] = quantiles(experiment.staleness());
+        println!("  links of {bytes} bytes a second: p99 of the staleness {p99:.2} s");
+        p99 <= STALE_MAX
+    })
+}
+
+pub(super) fn paper() {
+    let title = "128 members with 64 keys each, in virtual time: staleness (van Renesse et al. 2008)";
+    let mut table = Table::new("spread-paper", title);
+    let Some(bytes) = capacity() else {
+        table.note("No capacity that was tried carries the usual rate.");
+        return table.save();
+    };
+    table.note(&format!(
+        "Each member makes {UPDATES} updates of {VALUE_BYTES} bytes a second. A link carries {bytes} bytes a second in each direction, the least of a row of doublings at which p99 stays under {STALE_MAX} s."
+    ));
+    table.note("Staleness: the age of the oldest update of a key that a reader has not got, 0 if it has all; over a quarter of all keys at 16 readers, each second. Each row takes the last 15 s of its phase.");
+    let mut experiment = Experiment::new().rate(bytes);
+    let start = experiment.sim.now();
+    let mut plot = Plot::new(title, Axis::linear("seconds"), Axis::linear("staleness in seconds")).without_dots();
+    let (mut lines, mut levels): ([Vec<(f64, f64)>; 3], Vec<f64>) = Default::default();
+    for (i, (name, seconds, factor, share)) in PHASES.into_iter().enumerate() {
+        plot.mark((experiment.sim.now() - start).as_secs_f64(), name);
+        #[expect(clippy::cast_sign_loss, reason = "shares are positive")]
+        let capacity = (bytes as f64 * share) as u64;
+        experiment = experiment.rate(capacity);
+        let mut phase: [Vec<f64>; 3] = Default::default();
+        for second in 0..seconds {
+            experiment.second(factor);
+            let at = (experiment.sim.now() - start).as_secs_f64();
+            for ((line, phase), age) in lines.iter_mut().zip(&mut phase).zip(quantiles(experiment.staleness())) {
+                line.push((at, age));
+                if second + 15 >= seconds {
+                    phase.push(age);
+                }
+            }
+        }
+        for (quantile, ages) in ["p50", "p99", "oldest"].into_iter().zip(phase) {
+            // What the first phase had is what the last one has to come back to.
+            let target = if i + 1 == PHASES.len() && quantile == "p99" { levels.get(1).map(|p99| p99 * 1.1 + 0.01) } else { None };
+            let phase = format!("{}. {name}: {quantile}", i + 1);
+            levels.push(table.row(&phase, "tidings", "s", target, ages));
+        }
+    }
+    table.save();
+    for (name, line) in ["p50", "p99", "oldest"].into_iter().zip(lines) {
+        plot.line(name, line);
+    }
+    plot.save("spread-paper");
+}
