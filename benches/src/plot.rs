@@ -140,13 +140,22 @@ impl Plot {
         for (at, name) in &self.marks {
             let at = x(*at);
             _ = writeln!(out, "<path class=\"mark\" d=\"M{at:.1} {TOP}V{BOTTOM}\"/>");
-            _ = writeln!(out, "<text x=\"{:.1}\" y=\"40\" font-size=\"11\">{}</text>", at + 3.0, escaped(name));
+            _ = writeln!(
+                out,
+                "<text x=\"{:.1}\" y=\"40\" font-size=\"11\">{}</text>",
+                at + 3.0,
+                escaped(name)
+            );
         }
         for (i, (name, points)) in self.lines.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             let shown = points.iter().filter(|(a, b)| x(*a).is_finite() && y(*b).is_finite());
             let places: Vec<String> = shown.map(|(a, b)| format!("{:.1},{:.1}", x(*a), y(*b))).collect();
-            _ = writeln!(out, "<polyline class=\"line\" stroke=\"{colour}\" points=\"{}\"/>", places.join(" "));
+            _ = writeln!(
+                out,
+                "<polyline class=\"line\" stroke=\"{colour}\" points=\"{}\"/>",
+                places.join(" ")
+            );
             for (cx, cy) in places.iter().filter(|_| self.has_dots).filter_map(|at| at.split_once(',')) {
                 _ = writeln!(out, "<circle cx=\"{cx}\" cy=\"{cy}\" r=\"3.5\" fill=\"{colour}\"/>");
             }

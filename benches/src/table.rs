@@ -183,7 +183,11 @@ pub fn load() -> String {
 
 /// The figure that this share of all is not above. The figures must be sorted.
 pub fn quantile(sorted: &[f64], share: f64) -> f64 {
-    #[expect(clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "shares are positive, counts small")]
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "shares are positive, counts small"
+    )]
     let at = (sorted.len().saturating_sub(1) as f64 * share).round() as usize;
     sorted.get(at).copied().unwrap_or(f64::NAN)
 }

@@ -58,8 +58,12 @@ pub(super) fn join() {
         }
     }
     match runtime().block_on(rival(100_000)) {
-        Ok(seconds) => _ = table.row("100 k keys, start to all keys", "chitchat 100 ms", "s", None, vec![seconds]),
-        Err(keys) => table.note(&format!("chitchat at 100 ms had {keys} of 100,000 keys after 30 s; given up.")),
+        Ok(seconds) => {
+            _ = table.row("100 k keys, start to all keys", "chitchat 100 ms", "s", None, vec![seconds])
+        }
+        Err(keys) => {
+            table.note(&format!("chitchat at 100 ms had {keys} of 100,000 keys after 30 s; given up."))
+        }
     }
     table.save();
 }

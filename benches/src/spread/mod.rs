@@ -30,9 +30,18 @@ pub(crate) const PARTS: &[(&str, fn())] = &[
 const SAMPLES: usize = 300;
 /// Samples of those that take seconds for each.
 const SLOW_SAMPLES: usize = 12;
+/// Clusters of a contestant one after another; of those that take long to form, fewer.
+const REPETITIONS: usize = 5;
+const REPETITIONS_LARGE: usize = 3;
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// The middle p50 and p99 of our own, in those of the floor.
+fn ratios(table: &mut Table, name: &str, [p50, p99]: [f64; 2], floor: [f64; 2]) {
+    table.row(&format!("{name} p50 in bare pushes"), "tidings", "x", None, vec![p50 / floor[0]]);
+    table.row(&format!("{name} p99 in bare pushes"), "tidings", "x", Some(3.0), vec![p99 / floor[1]]);
 }
 
 /// What a contestant did: the three quantiles of each repetition, in milliseconds.
@@ -61,30 +70,31 @@ impl Repetitions {
         }
     }
 
-    /// Its rows. Answers the middle p99.
-    fn rows(self, table: &mut Table, name: &str, contestant: &str) -> f64 {
+    /// Its rows. Answers the middle p50 and p99.
+    fn rows(self, table: &mut Table, name: &str, contestant: &str) -> [f64; 2] {
         let Self { quantiles: [p50, p99, max], lost, samples } = self;
-        table.row(&format!("{name} p50"), contestant, "ms", None, p50);
-        let middle = table.row(&format!("{name} p99"), contestant, "ms", None, p99);
+        let p50 = table.row(&format!("{name} p50"), contestant, "ms", None, p50);
+        let p99 = table.row(&format!("{name} p99"), contestant, "ms", None, p99);
         table.row(&format!("{name} max"), contestant, "ms", None, max);
         if lost > 0 {
             table.note(&format!(
                 "{name} {contestant}: {lost} of {samples} writes did not reach everybody in 30 s."
             ));
         }
-        middle
+        [p50, p99]
     }
 }
 
 /// From a put to the last node.
 fn last() {
-    let mut table = Table::new("spread-last", "From a put to the last node, 124 bytes, real sockets on loopback");
+    let mut table =
+        Table::new("spread-last", "From a put to the last node, 124 bytes, real sockets on loopback");
     table.note("All nodes of a contestant are in this process, on a runtime of two threads. A watch, a callback or a returning read takes the time of arrival.");
     table.note("Min, median and max are over the repetitions, each with a cluster of its own; the contestants take turns. The bare push has one writer, the others write in turn.");
     for count in [3, 10, 30, 100] {
         contest(&mut table, count);
+        table.save();
     }
-    table.save();
     let mut plot = Plot::new("From a put to the last node, p99", Axis::log("nodes"), Axis::log("ms"));
     let mut names: Vec<&String> = Vec::new();
     for row in &table.rows {
@@ -102,7 +112,7 @@ fn last() {
 
 fn contest(table: &mut Table, count: usize) {
     let name = format!("{count} nodes,");
-    let repetitions = if count > 30 { 3 } else { 5 };
+    let repetitions = if count > 30 { REPETITIONS_LARGE } else { REPETITIONS };
     let fast = [Kind::Push, Kind::Tidings, Kind::Foca];
     let mut figures: Vec<Repetitions> = fast.iter().map(|_| Repetitions::default()).collect();
     for _ in 0..repetitions {
@@ -112,21 +122,24 @@ fn contest(table: &mut Table, count: usize) {
             runtime.block_on(figures.add(kind, count, None, samples));
         }
     }
-    let mut floor = f64::NAN;
+    let mut floor = [f64::NAN; 2];
     for (kind, figures) in fast.into_iter().zip(figures) {
-        let p99 = figures.rows(table, &name, &kind.name());
+        let middle = figures.rows(table, &name, &kind.name());
         match kind {
-            Kind::Push => floor = p99,
-            Kind::Tidings => {
-                table.row(&format!("{name} p99 in bare pushes"), &kind.name(), "x", Some(3.0), vec![p99 / floor]);
-            }
+            Kind::Push => floor = middle,
+            Kind::Tidings => ratios(table, &name, middle, floor),
             _ => {}
         }
     }
-    let mut slow = vec![Kind::Chitchat(Duration::from_millis(100)), Kind::Chitchat(Duration::from_secs(1))];
-    #[cfg(feature = "memberlist")]
-    slow.extend([200, 20].map(|ms| Kind::Memberlist(Duration::from_millis(ms))));
-    for kind in std::mem::take(&mut slow) {
+    let slow = [
+        Kind::Chitchat(Duration::from_millis(100)),
+        Kind::Chitchat(Duration::from_secs(1)),
+        #[cfg(feature = "memberlist")]
+        Kind::Memberlist(Duration::from_millis(200)),
+        #[cfg(feature = "memberlist")]
+        Kind::Memberlist(Duration::from_millis(20)),
+    ];
+    for kind in slow {
         let mut figures = Repetitions::default();
         runtime().block_on(figures.add(kind, count, None, SLOW_SAMPLES));
         figures.rows(table, &name, &kind.name());
@@ -144,22 +157,22 @@ fn loss() {
             let name = format!("{count} nodes, {percent} % lost,");
             let faults = Some(Faults { loss: f64::from(percent) / 100.0, rate: None });
             let mut figures: [Repetitions; 2] = Default::default();
-            for _ in 0..5 {
+            for _ in 0..REPETITIONS {
                 for (kind, figures) in [Kind::Push, Kind::Tidings].into_iter().zip(&mut figures) {
-                    runtime().block_on(figures.add(kind, count, faults, SAMPLES / 5));
+                    runtime().block_on(figures.add(kind, count, faults, SAMPLES / REPETITIONS));
                 }
             }
             let [push, ours] = figures;
             let push = push.rows(&mut table, &name, &Kind::Push.name());
             let ours = ours.rows(&mut table, &name, &Kind::Tidings.name());
-            table.row(&format!("{name} p99 in bare pushes"), "tidings", "x", Some(3.0), vec![ours / push]);
-            curves[0].push((f64::from(percent), push));
-            curves[1].push((f64::from(percent), ours));
+            ratios(&mut table, &name, ours, push);
+            curves[0].push((f64::from(percent), push[1]));
+            curves[1].push((f64::from(percent), ours[1]));
+            table.save();
         }
         let [push, ours] = curves;
         plot.line(&format!("bare quinn push, {count} nodes"), push);
         plot.line(&format!("tidings, {count} nodes"), ours);
     }
-    table.save();
     plot.save("spread-loss");
 }

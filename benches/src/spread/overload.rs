@@ -38,16 +38,17 @@ const CASES: [Case; 4] = [
 ];
 
 pub(super) fn overload() {
-    let mut table = Table::new("spread-overload", "One thread writes as fast as it can for 20 s, two peers follow");
+    let mut table =
+        Table::new("spread-overload", "One thread writes as fast as it can for 20 s, two peers follow");
     table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
     table.note("The slow peer is behind a relay that lets 4 MB/s (100 bytes) or 20 MB/s (100 KiB) through.");
-    let mut plot =
-        Plot::new("Resident memory under overload", Axis::linear("seconds"), Axis::linear("MiB")).without_dots();
+    let mut plot = Plot::new("Resident memory under overload", Axis::linear("seconds"), Axis::linear("MiB"))
+        .without_dots();
     for case in CASES {
         let line = runtime().block_on(run(&case, &mut table));
         plot.line(case.name, line);
+        table.save();
     }
-    table.save();
     plot.save("spread-overload");
 }
 
@@ -187,10 +188,28 @@ fn tell(
     table.row(&format!("{name}: memory before"), "tidings", "MiB", None, vec![level]);
     table.row(&format!("{name}: memory under load"), "tidings", "MiB", None, all);
     table.row(&format!("{name}: most, in the level before"), "tidings", "x", Some(1.1), vec![most / level]);
-    table.row(&format!("{name}: most, in the level after 1 s"), "tidings", "x", Some(1.1), vec![most / filled]);
+    table.row(
+        &format!("{name}: most, in the level after 1 s"),
+        "tidings",
+        "x",
+        Some(1.1),
+        vec![most / filled],
+    );
     table.row(&format!("{name}: puts"), "tidings", "/s", None, vec![puts as f64 / LOAD_TIME.as_secs_f64()]);
-    table.row(&format!("{name}: busy answers"), "tidings", "/s", None, vec![busy as f64 / LOAD_TIME.as_secs_f64()]);
-    table.row(&format!("{name}: most that a peer lagged"), "tidings", "KiB", None, vec![load.lag as f64 / 1_024.0]);
+    table.row(
+        &format!("{name}: busy answers"),
+        "tidings",
+        "/s",
+        None,
+        vec![busy as f64 / LOAD_TIME.as_secs_f64()],
+    );
+    table.row(
+        &format!("{name}: most that a peer lagged"),
+        "tidings",
+        "KiB",
+        None,
+        vec![load.lag as f64 / 1_024.0],
+    );
     for (what, idle, load) in [("round trip", idle.trips, load.trips), ("live put", idle.live, load.live)] {
         let ([_, calm, _], [_, loaded, _]) = (quantiles(idle), quantiles(load));
         table.row(&format!("{name}: {what} p99 idle"), "tidings", "ms", None, vec![calm]);
@@ -198,7 +217,13 @@ fn tell(
         let target = (what == "round trip").then_some(2.0);
         table.row(&format!("{name}: {what} p99 in idle ones"), "tidings", "x", target, vec![loaded / calm]);
     }
-    table.row(&format!("{name}: seen suspect, of all looks"), "tidings", "", Some(0.0), vec![load.suspected as f64]);
+    table.row(
+        &format!("{name}: seen suspect, of all looks"),
+        "tidings",
+        "",
+        Some(0.0),
+        vec![load.suspected as f64],
+    );
     table.row(&format!("{name}: members called down"), "tidings", "", Some(0.0), vec![down as f64]);
     table.row(&format!("{name}: all the same after"), "tidings", "s", Some(2.0), vec![settled]);
     load.memory

@@ -123,7 +123,8 @@ pub(super) fn paper() {
     table.note("Staleness: the age of the oldest update of a key that a reader has not got, 0 if it has all; over a quarter of all keys at 16 readers, each second. Each row takes the last 15 s of its phase.");
     let mut experiment = Experiment::new().rate(bytes);
     let start = experiment.sim.now();
-    let mut plot = Plot::new(title, Axis::linear("seconds"), Axis::linear("staleness in seconds")).without_dots();
+    let mut plot =
+        Plot::new(title, Axis::linear("seconds"), Axis::linear("staleness in seconds")).without_dots();
     let (mut lines, mut levels): ([Vec<(f64, f64)>; 3], Vec<f64>) = Default::default();
     for (i, (name, seconds, factor, share)) in PHASES.into_iter().enumerate() {
         plot.mark((experiment.sim.now() - start).as_secs_f64(), name);
@@ -134,7 +135,9 @@ pub(super) fn paper() {
         for second in 0..seconds {
             experiment.second(factor);
             let at = (experiment.sim.now() - start).as_secs_f64();
-            for ((line, phase), age) in lines.iter_mut().zip(&mut phase).zip(quantiles(experiment.staleness())) {
+            for ((line, phase), age) in
+                lines.iter_mut().zip(&mut phase).zip(quantiles(experiment.staleness()))
+            {
                 line.push((at, age));
                 if second + 15 >= seconds {
                     phase.push(age);
@@ -143,7 +146,11 @@ pub(super) fn paper() {
         }
         for (quantile, ages) in ["p50", "p99", "oldest"].into_iter().zip(phase) {
             // What the first phase had is what the last one has to come back to.
-            let target = if i + 1 == PHASES.len() && quantile == "p99" { levels.get(1).map(|p99| p99 * 1.1 + 0.01) } else { None };
+            let target = if i + 1 == PHASES.len() && quantile == "p99" {
+                levels.get(1).map(|p99| p99 * 1.1 + 0.01)
+            } else {
+                None
+            };
             let phase = format!("{}. {name}: {quantile}", i + 1);
             levels.push(table.row(&phase, "tidings", "s", target, ages));
         }

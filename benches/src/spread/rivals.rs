@@ -58,7 +58,9 @@ impl Chitchat {
             let seeds: Vec<SocketAddr> = nodes.first().map(Self::addr).into_iter().collect();
             let node = Self::start(ear.at, every, &seeds).await;
             let ear = ear.clone();
-            let listen = |it: &mut chitchat::Chitchat| it.subscribe_event("", move |event| ear.hear(event.value.as_bytes()));
+            let listen = |it: &mut chitchat::Chitchat| {
+                it.subscribe_event("", move |event| ear.hear(event.value.as_bytes()))
+            };
             let mut listen = Some(listen);
             node.0.with_chitchat(|it| listen.take().expect("it runs once")(it).forever()).await;
             nodes.push(node);
@@ -90,7 +92,9 @@ impl Chitchat {
 
     /// Keys of all nodes.
     pub(super) async fn len(&self) -> usize {
-        self.0.with_chitchat(|it| it.node_states().values().map(chitchat::NodeState::num_key_values).sum()).await
+        self.0
+            .with_chitchat(|it| it.node_states().values().map(chitchat::NodeState::num_key_values).sum())
+            .await
     }
 
     pub(super) async fn stop(nodes: Vec<Self>) {
@@ -323,9 +327,8 @@ mod lists {
             for ear in ears {
                 let queue =
                     Queue { ear: ear.clone(), sendings: RETRANSMIT_MULT * rounds, state: Arc::default() };
-                let mut transport = NetTransportOptions::<u64, TokioSocketAddrResolver, TokioTcp>::new(
-                    ear.at as u64,
-                );
+                let mut transport =
+                    NetTransportOptions::<u64, TokioSocketAddrResolver, TokioTcp>::new(ear.at as u64);
                 transport.add_bind_address(([127, 0, 0, 1], 0).into());
                 let delegate = CompositeDelegate::new().with_node_delegate(queue.clone());
                 let options = Options::lan().with_gossip_interval(every);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
-use tidings::Sim;
+use tidings::{Config, Sim};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantiles};
 
@@ -36,15 +36,17 @@ pub(super) fn formed(seed: u64, count: usize, delay: Duration) -> (Sim, Duration
 
 pub(super) fn sim() {
     let mut table = Table::new("spread-sim", "From a put to the last node in virtual time, links of 100 us");
-    table.note("The tree: a root and all others below it, level by level, each with as many below it as the square root of their number; the same random delays, and no time for anything else. That is two hops, as tidings takes.");
-    let mut plot = Plot::new("From a put to the last node in virtual time", Axis::log("nodes"), Axis::linear("us"));
+    table.note("The tree: a root and all others below it, level by level, each with as few below it as bring it down to as many hops as tidings takes: one up to 30 nodes, then two; the same random delays, and no time for anything else.");
+    let mut plot =
+        Plot::new("From a put to the last node in virtual time", Axis::log("nodes"), Axis::linear("us"));
     let mut lines: [Vec<(f64, f64)>; 4] = Default::default();
     for count in [30, 100, 300, 1_000] {
         let begin = std::time::Instant::now();
         let (mut sim, formed) = formed(7, count, DELAY);
         let (figures, lost, repeats, sendings) = spread(&mut sim, count);
         let name = format!("{count} nodes,");
-        let fan_out = (1..count).find(|fan| fan * fan >= count).unwrap_or(count);
+        let hops = if count > Config::lan().mesh_members_max { 2 } else { 1 };
+        let fan_out = (1..count).find(|fan: &usize| fan.pow(hops) >= count - 1).unwrap_or(count);
         let [tree_p50, tree_p99, _] = quantiles((0..TREES).map(|seed| tree(seed, count, fan_out)).collect());
         let [p50, p99, _] = quantiles(figures.clone());
         table.row(&format!("{name} to the last"), "tidings", "us", None, figures);
@@ -53,8 +55,20 @@ pub(super) fn sim() {
             table.row(&format!("{name} {quantile}"), "an optimal tree", "us", None, vec![floor]);
             table.row(&format!("{name} {quantile} in trees"), "tidings", "x", Some(2.0), vec![ours / floor]);
         }
-        table.row(&format!("{name} deliveries of a row, per node and write"), "tidings", "", Some(1.2), vec![repeats]);
-        table.row(&format!("{name} datagrams and frames, per node and write"), "tidings", "", None, vec![sendings]);
+        table.row(
+            &format!("{name} deliveries of a row, per node and write"),
+            "tidings",
+            "",
+            Some(1.2),
+            vec![repeats],
+        );
+        table.row(
+            &format!("{name} datagrams and frames, per node and write"),
+            "tidings",
+            "",
+            None,
+            vec![sendings],
+        );
         table.note(&format!(
             "{count} nodes knew each other after {:.1} s; {lost} of {WRITES} writes had not arrived everywhere after 10 s; simulated in {:.0} s.",
             formed.as_secs_f64(),
@@ -63,9 +77,11 @@ pub(super) fn sim() {
         for (line, figure) in lines.iter_mut().zip([p50, p99, tree_p50, tree_p99]) {
             line.push((count as f64, figure));
         }
+        table.save();
     }
-    table.save();
-    for (name, line) in ["tidings p50", "tidings p99", "optimal tree p50", "optimal tree p99"].into_iter().zip(lines) {
+    for (name, line) in
+        ["tidings p50", "tidings p99", "optimal tree p50", "optimal tree p99"].into_iter().zip(lines)
+    {
         plot.line(name, line);
     }
     plot.save("spread-sim");
