@@ -15,6 +15,7 @@ const REPETITIONS: usize = 5;
 mod disk;
 mod members;
 mod node;
+mod report;
 mod spread;
 
 /// A report's name and its parts.
@@ -45,6 +46,11 @@ fn main() -> ExitCode {
     {
         return members::node(rest);
     }
+    if let [first, rest @ ..] = &arguments[..]
+        && first == "report"
+    {
+        return report::report(rest);
+    }
     let report = arguments.first().and_then(|name| REPORTS.iter().find(|(report, _)| report == name));
     let wanted = arguments.get(1).map(String::as_str);
     let parts = report.map_or(&[][..], |(_, parts)| parts);
@@ -54,6 +60,7 @@ fn main() -> ExitCode {
             let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
             eprintln!("usage: tidings-benches {report} [{}]", names.join(" | "));
         }
+        eprintln!("usage: tidings-benches report [--full] [--only PART]");
         return ExitCode::from(2);
     }
     parts.iter().filter(is_wanted).for_each(|(_, run)| run());

@@ -169,7 +169,7 @@ impl Cluster {
                 ends.join_all().await;
                 drop(relays);
             }
-            Nodes::Push(push) => push.stop().await,
+            Nodes::Push(push) => push.stop(),
             Nodes::Chitchat(nodes) => rivals::Chitchat::stop(nodes).await,
             #[cfg(feature = "memberlist")]
             Nodes::Memberlist(nodes) => rivals::Memberlist::stop(nodes).await,
@@ -306,7 +306,7 @@ impl Push {
         }
     }
 
-    async fn stop(self) {
+    fn stop(self) {
         for endpoint in self.endpoints {
             endpoint.close(0_u32.into(), b"");
         }

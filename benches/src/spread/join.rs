@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use quinn::Endpoint;
 use tidings::{Node, WatchEvent};
 use tidings_benches::table::{Table, quantiles};
-use tidings_benches::{key, value};
+use tidings_benches::{key, sized, value};
 
 use super::cluster::{mutual_tls, start_node, wait_until_formed};
 use super::{rivals, runtime};
@@ -25,7 +25,8 @@ const WRITE_INTERVAL: Duration = Duration::from_millis(4);
 pub(super) fn join() {
     let mut table = Table::new("spread-join", "A blank node joins three that hold many keys of 124 bytes");
     table.note("All nodes in this process. From start() to ready(), and until len() is equal; the live writes go from one old node to a watch on another, one every 4 ms.");
-    for (keys, target) in [(100_000, 0.6), (1_000_000, 6.0)] {
+    let sizes = [(100_000, 0.6), (1_000_000, 6.0)];
+    for (keys, target) in sizes.into_iter().take(sized(1, 2)) {
         let name = format!("{} k keys,", keys / 1_000);
         let floor: Vec<f64> = (0..REPETITIONS).map(|_| runtime().block_on(bare(keys))).collect();
         table.row(&format!("{name} connect and read them all"), "bare quinn stream", "s", None, floor);
@@ -56,13 +57,14 @@ pub(super) fn join() {
             table.row(&format!("{name} live {quantile} before"), "tidings", "ms", None, idle);
             table.row(&format!("{name} live {quantile} meanwhile"), "tidings", "ms", None, busy);
         }
+        table.save();
     }
     match runtime().block_on(rival(100_000)) {
         Ok(seconds) => {
-            _ = table.row("100 k keys, start to all keys", "chitchat 100 ms", "s", None, vec![seconds])
+            table.row("100 k keys, start to all keys", "chitchat 100 ms", "s", None, vec![seconds]);
         }
         Err(keys) => {
-            table.note(&format!("chitchat at 100 ms had {keys} of 100,000 keys after 30 s; given up."))
+            table.note(&format!("chitchat at 100 ms had {keys} of 100,000 keys after 30 s; given up."));
         }
     }
     table.save();

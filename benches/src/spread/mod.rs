@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidings_benches::plot::{Axis, Plot};
+use tidings_benches::sized;
 use tidings_benches::table::{Table, quantiles};
 use tokio::runtime::Runtime;
 
@@ -91,7 +92,7 @@ fn last() {
         Table::new("spread-last", "From a put to the last node, 124 bytes, real sockets on loopback");
     table.note("All nodes of a contestant are in this process, on a runtime of two threads. A watch, a callback or a returning read takes the time of arrival.");
     table.note("Min, median and max are over the repetitions, each with a cluster of its own; the contestants take turns. The bare push has one writer, the others write in turn.");
-    for count in [3, 10, 30, 100] {
+    for count in [3, 10, 30, 100].into_iter().take(sized(3, 4)) {
         contest(&mut table, count);
         table.save();
     }
@@ -151,7 +152,7 @@ fn loss() {
     let mut table = Table::new("spread-loss", "From a put to the last node under loss of datagrams");
     table.note("Every node and every receiver of the push is behind a UDP relay that loses this share of the packets in each direction.");
     let mut plot = Plot::new("Under loss, p99", Axis::linear("% of datagrams lost"), Axis::log("ms"));
-    for count in [10, 30] {
+    for count in [10, 30].into_iter().take(sized(1, 2)) {
         let mut curves: [Vec<(f64, f64)>; 2] = Default::default();
         for percent in [0_u32, 1, 5] {
             let name = format!("{count} nodes, {percent} % lost,");

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use tidings::{MemberEvent, MemberState, Node, WriteError};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantiles};
-use tidings_benches::{key, resident};
+use tidings_benches::{key, resident, sized};
 
 use super::cluster::{start_node, wait_until_formed};
 use super::relay::Faults;
 use super::runtime;
 
 const IDLE_TIME: Duration = Duration::from_secs(5);
-const LOAD_TIME: Duration = Duration::from_secs(20);
+/// Of the writer, in seconds.
+const LOAD_SECONDS: [u64; 2] = [5, 20];
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// Convergence that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,8 +39,7 @@ const CASES: [Case; 4] = [
 ];
 
 pub(super) fn overload() {
-    let mut table =
-        Table::new("spread-overload", "One thread writes as fast as it can for 20 s, two peers follow");
+    let mut table = Table::new("spread-overload", "One thread writes as fast as it can, two peers follow");
     table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
     table.note("The slow peer is behind a relay that lets 4 MB/s (100 bytes) or 20 MB/s (100 KiB) through.");
     let mut plot = Plot::new("Resident memory under overload", Axis::linear("seconds"), Axis::linear("MiB"))
@@ -50,6 +50,11 @@ pub(super) fn overload() {
         table.save();
     }
     plot.save("spread-overload");
+}
+
+fn load_time() -> Duration {
+    let [quick, full] = LOAD_SECONDS;
+    Duration::from_secs(sized(quick, full))
 }
 
 /// What is seen from outside while something goes on.
@@ -112,7 +117,7 @@ async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
         let (keys, bytes) = (case.keys, case.value_bytes);
         std::thread::spawn(move || write(&node, keys, bytes, &halt, &puts, &busy))
     };
-    let under_load = look_while(&nodes, tokio::time::sleep(LOAD_TIME)).await;
+    let under_load = look_while(&nodes, tokio::time::sleep(load_time())).await;
     halt.store(true, Ordering::Relaxed);
     writing.join().expect("it does not panic");
     let settled = converged(&nodes).await;
@@ -195,13 +200,13 @@ fn tell(
         Some(1.1),
         vec![most / filled],
     );
-    table.row(&format!("{name}: puts"), "tidings", "/s", None, vec![puts as f64 / LOAD_TIME.as_secs_f64()]);
+    table.row(&format!("{name}: puts"), "tidings", "/s", None, vec![puts as f64 / load_time().as_secs_f64()]);
     table.row(
         &format!("{name}: busy answers"),
         "tidings",
         "/s",
         None,
-        vec![busy as f64 / LOAD_TIME.as_secs_f64()],
+        vec![busy as f64 / load_time().as_secs_f64()],
     );
     table.row(
         &format!("{name}: most that a peer lagged"),

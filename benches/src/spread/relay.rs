@@ -58,15 +58,18 @@ async fn run(front: Arc<UdpSocket>, target: Arc<OnceLock<SocketAddr>>, faults: F
     loop {
         let Ok((length, from)) = front.recv_from(&mut packet).await else { continue };
         let Some(target) = target.get() else { continue };
-        if !ways.contains_key(&from) {
+        let way = if let Some(way) = ways.get(&from) {
+            way.clone()
+        } else {
             let way = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port is free"));
             way.connect(target).await.expect("loopback takes everything");
             ways.insert(from, way.clone());
             let gate = Gate::new(faults, seed + ways.len() as u64);
-            backs.spawn(run_back(way, front.clone(), from, gate));
-        }
+            backs.spawn(run_back(way.clone(), front.clone(), from, gate));
+            way
+        };
         if gate.lets_through(length).await {
-            _ = ways[&from].send(&packet[..length]).await;
+            _ = way.send(&packet[..length]).await;
         }
     }
 }

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use tidings::{Config, Sim};
 use tidings_benches::plot::{Axis, Plot};
+use tidings_benches::sized;
 use tidings_benches::table::{Table, quantiles};
 
 /// The mean one-way delay of a link; the simulator's spread is half of it to three halves.
@@ -40,7 +41,7 @@ pub(super) fn sim() {
     let mut plot =
         Plot::new("From a put to the last node in virtual time", Axis::log("nodes"), Axis::linear("us"));
     let mut lines: [Vec<(f64, f64)>; 4] = Default::default();
-    for count in [30, 100, 300, 1_000] {
+    for count in [30, 100, 300, 1_000].into_iter().take(sized(2, 4)) {
         let begin = std::time::Instant::now();
         let (mut sim, formed) = formed(7, count, DELAY);
         let (figures, lost, repeats, sendings) = spread(&mut sim, count);
