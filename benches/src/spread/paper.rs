@@ -49,8 +49,15 @@ impl Experiment {
         let (sim, _) = formed(2_008, MEMBERS, DELAY);
         let updates = vec![vec![Vec::new(); KEYS]; MEMBERS];
         let mut experiment = Self { sim, updates, next: vec![0; MEMBERS] };
-        for member in 0..MEMBERS {
-            (0..KEYS).for_each(|_| experiment.update(member));
+        let now = experiment.sim.now();
+        for (member, keys) in experiment.updates.iter_mut().enumerate() {
+            let mut batch = experiment.sim.node(member);
+            let mut batch = batch.batch();
+            for (key, versions) in keys.iter_mut().enumerate() {
+                versions.push(now);
+                batch = batch.put(Self::key(member, key), Self::value(1));
+            }
+            batch.commit().expect("acceptable");
         }
         experiment.sim.run_for(Duration::from_secs(20));
         experiment
@@ -60,12 +67,17 @@ impl Experiment {
         format!("member-{member:03}/{key:02}")
     }
 
+    /// How many updates there were.
+    fn value(updates: usize) -> String {
+        format!("{updates:0>VALUE_BYTES$}")
+    }
+
     fn update(&mut self, member: usize) {
         let key = self.next[member];
         self.next[member] = (key + 1) % KEYS;
         let versions = &mut self.updates[member][key];
         versions.push(self.sim.now());
-        let value = format!("{:0>VALUE_BYTES$}", versions.len());
+        let value = Self::value(versions.len());
         self.sim.node(member).put(Self::key(member, key), value).expect("acceptable");
     }
 
