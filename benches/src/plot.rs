@@ -182,7 +182,11 @@ fn label(tick: f64) -> String {
     match tick {
         tick if tick >= 1e6 => format!("{} M", tick / 1e6),
         tick if tick >= 1e3 => format!("{} k", tick / 1e3),
-        tick => figure(tick).trim_end_matches('0').trim_end_matches('.').to_owned(),
+        tick => {
+            let text = figure(tick);
+            let is_whole = !text.contains('.');
+            if is_whole { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
+        }
     }
 }
 
