@@ -5,6 +5,17 @@ use std::time::Duration;
 
 use tidings::{Config, Input, Lane, Output, Replica, Setup, Time};
 
+pub mod plot;
+pub mod table;
+
+/// Where this stands in the environment, measurements take small sizes, for a report of some minutes.
+pub const QUICK: &str = "TIDINGS_BENCHES_QUICK";
+
+/// The first if the time is short, otherwise the second.
+pub fn sized<T>(quick: T, full: T) -> T {
+    if std::env::var_os(QUICK).is_some() { quick } else { full }
+}
+
 /// A key of 24 bytes.
 pub fn key(i: u64) -> String {
     // Spread, so that neighbours in time are not neighbours in order.

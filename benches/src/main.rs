@@ -16,11 +16,13 @@ mod disk;
 mod leaders;
 mod members;
 mod node;
+mod report;
+mod spread;
 
 /// A report's name and its parts.
 type Report = (&'static str, &'static [(&'static str, fn())]);
 
-const REPORTS: [Report; 5] = [
+const REPORTS: [Report; 6] = [
     (
         "core",
         &[
@@ -36,6 +38,7 @@ const REPORTS: [Report; 5] = [
     ("members", members::PARTS),
     ("disk", disk::PARTS),
     ("leaders", leaders::PARTS),
+    ("spread", spread::PARTS),
 ];
 
 fn main() -> ExitCode {
@@ -50,6 +53,11 @@ fn main() -> ExitCode {
     {
         return leaders::node(rest);
     }
+    if let [first, rest @ ..] = &arguments[..]
+        && first == "report"
+    {
+        return report::report(rest);
+    }
     let report = arguments.first().and_then(|name| REPORTS.iter().find(|(report, _)| report == name));
     let wanted = arguments.get(1).map(String::as_str);
     let parts = report.map_or(&[][..], |(_, parts)| parts);
@@ -59,6 +67,7 @@ fn main() -> ExitCode {
             let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
             eprintln!("usage: tidings-benches {report} [{}]", names.join(" | "));
         }
+        eprintln!("usage: tidings-benches report [--full] [--only PART]");
         return ExitCode::from(2);
     }
     parts.iter().filter(is_wanted).for_each(|(_, run)| run());

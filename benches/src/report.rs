@@ -1,0 +1,87 @@
+//! One page of everything: runs the measurements, each in a process of its own, and writes `benches/REPORT.md` from
+//! what they kept.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use tidings_benches::QUICK;
+use tidings_benches::table::Table;
+
+const FOLDER: &str = env!("CARGO_MANIFEST_DIR");
+
+/// What the page shows, in order: the report and its part, which together name the table and its plot.
+const SHOWN: [(&str, &str); 6] = [
+    ("spread", "last"),
+    ("spread", "loss"),
+    ("spread", "join"),
+    ("spread", "overload"),
+    ("spread", "sim"),
+    ("spread", "paper"),
+];
+
+/// `[--full] [--only PART]`.
+pub(crate) fn report(arguments: &[String]) -> ExitCode {
+    let (mut is_full, mut only) = (false, None);
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--full" => is_full = true,
+            "--only" => only = rest.next(),
+            _ => {
+                eprintln!("usage: tidings-benches report [--full] [--only PART]");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let mut all_ran = true;
+    for (report, part) in SHOWN.iter().filter(|(_, part)| only.is_none_or(|only| only == part)) {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args([report, part]);
+        if !is_full {
+            command.env(QUICK, "1");
+        }
+        all_ran &= command.status().is_ok_and(|status| status.success());
+    }
+    std::fs::write(Path::new(FOLDER).join("REPORT.md"), page()).expect("the folder can be written");
+    println!("\nwritten: benches/REPORT.md");
+    if all_ran { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn page() -> String {
+    let mut page = format!(
+        "# Measurements\n\nWritten by `cargo run --release -p tidings-benches --features memberlist -- report [--full]`; \
+         the data is in `results/`, a table of tabs each.\n\n{}\n",
+        machine()
+    );
+    for (report, part) in SHOWN {
+        let name = format!("{report}-{part}");
+        let Some(table) = Table::load(&name) else { continue };
+        page.push_str(&table.markdown());
+        if Path::new(FOLDER).join(format!("plots/{name}.svg")).exists() {
+            _ = writeln!(page, "\n![{}](plots/{name}.svg)", table.title);
+        }
+        page.push('\n');
+    }
+    page
+}
+
+/// What it ran on; no names and no paths.
+fn machine() -> String {
+    let field = |file: &str, name: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or("unknown", |(_, value)| value.trim()).to_owned()
+    };
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let version = Command::new("rustc").arg("--version").output();
+    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "Processor: {}, {cores} cores. Memory: {}. Kernel: {}. Compiler: {}.\n",
+        field("/proc/cpuinfo", "model name"),
+        field("/proc/meminfo", "MemTotal"),
+        kernel.trim(),
+        version.unwrap_or_default()
+    )
+}

@@ -1,0 +1,179 @@
+//! Measures how fast and at what cost writes spread, beside a bare push over the same protocol and beside rivals.
+
+use std::time::Duration;
+
+use tidings_benches::plot::{Axis, Plot};
+use tidings_benches::sized;
+use tidings_benches::table::{Table, quantiles};
+use tokio::runtime::Runtime;
+
+mod cluster;
+mod join;
+mod overload;
+mod paper;
+mod relay;
+mod rivals;
+mod virtual_time;
+
+use cluster::{Cluster, Kind};
+use relay::Faults;
+
+pub(crate) const PARTS: &[(&str, fn())] = &[
+    ("last", last),
+    ("join", join::join),
+    ("overload", overload::overload),
+    ("sim", virtual_time::sim),
+    ("paper", paper::paper),
+    ("loss", loss),
+];
+
+/// Samples of the fast contestants, all repetitions together.
+const SAMPLES: usize = 300;
+/// Samples of those that take seconds for each.
+const SLOW_SAMPLES: usize = 12;
+/// Clusters of a contestant one after another; of those that take long to form, fewer.
+const REPETITIONS: usize = 5;
+const REPETITIONS_LARGE: usize = 3;
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// The middle p50 and p99 of our own, in those of the floor.
+fn ratios(table: &mut Table, name: &str, [p50, p99]: [f64; 2], floor: [f64; 2]) {
+    table.row(&format!("{name} p50 in bare pushes"), "tidings", "x", None, vec![p50 / floor[0]]);
+    table.row(&format!("{name} p99 in bare pushes"), "tidings", "x", Some(3.0), vec![p99 / floor[1]]);
+}
+
+/// What a contestant did: the three quantiles of each repetition, in milliseconds.
+#[derive(Default)]
+struct Repetitions {
+    quantiles: [Vec<f64>; 3],
+    lost: usize,
+    samples: usize,
+}
+
+impl Repetitions {
+    /// One repetition: a cluster that is started for it, and stopped afterwards.
+    async fn add(&mut self, kind: Kind, count: usize, faults: Option<Faults>, samples: usize) {
+        let mut cluster = Cluster::start(kind, count, faults).await;
+        let mut all = Vec::new();
+        for _ in 0..samples {
+            self.samples += 1;
+            match cluster.spread().await {
+                Some(ms) => all.push(ms),
+                None => self.lost += 1,
+            }
+        }
+        cluster.stop().await;
+        for (kept, quantile) in self.quantiles.iter_mut().zip(quantiles(all)) {
+            kept.push(quantile);
+        }
+    }
+
+    /// Its rows. Answers the middle p50 and p99.
+    fn rows(self, table: &mut Table, name: &str, contestant: &str) -> [f64; 2] {
+        let Self { quantiles: [p50, p99, max], lost, samples } = self;
+        let p50 = table.row(&format!("{name} p50"), contestant, "ms", None, p50);
+        let p99 = table.row(&format!("{name} p99"), contestant, "ms", None, p99);
+        table.row(&format!("{name} max"), contestant, "ms", None, max);
+        if lost > 0 {
+            table.note(&format!(
+                "{name} {contestant}: {lost} of {samples} writes did not reach everybody in 30 s."
+            ));
+        }
+        [p50, p99]
+    }
+}
+
+/// From a put to the last node.
+fn last() {
+    let mut table =
+        Table::new("spread-last", "From a put to the last node, 124 bytes, real sockets on loopback");
+    table.note("All nodes of a contestant are in this process, on a runtime of two threads. A watch, a callback or a returning read takes the time of arrival.");
+    table.note("Min, median and max are over the repetitions, each with a cluster of its own; the contestants take turns. The bare push has one writer, the others write in turn.");
+    for count in [3, 10, 30, 100].into_iter().take(sized(3, 4)) {
+        contest(&mut table, count);
+        table.save();
+    }
+    let mut plot = Plot::new("From a put to the last node, p99", Axis::log("nodes"), Axis::log("ms"));
+    let mut names: Vec<&String> = Vec::new();
+    for row in &table.rows {
+        if !names.contains(&&row.contestant) && row.unit == "ms" {
+            names.push(&row.contestant);
+        }
+    }
+    for name in names {
+        let rows = table.rows.iter().filter(|row| row.contestant == *name && row.name.ends_with("p99"));
+        let points = rows.filter_map(|row| Some((row.name.split(' ').next()?.parse().ok()?, row.figures[1])));
+        plot.line(name, points.collect());
+    }
+    plot.save("spread-last");
+}
+
+fn contest(table: &mut Table, count: usize) {
+    let name = format!("{count} nodes,");
+    let repetitions = if count > 30 { REPETITIONS_LARGE } else { REPETITIONS };
+    let fast = [Kind::Push, Kind::Tidings, Kind::Foca];
+    let mut figures: Vec<Repetitions> = fast.iter().map(|_| Repetitions::default()).collect();
+    for _ in 0..repetitions {
+        for (kind, figures) in fast.into_iter().zip(&mut figures) {
+            let runtime = runtime();
+            let samples = if kind == Kind::Foca { SLOW_SAMPLES } else { SAMPLES / repetitions };
+            runtime.block_on(figures.add(kind, count, None, samples));
+        }
+    }
+    let mut floor = [f64::NAN; 2];
+    for (kind, figures) in fast.into_iter().zip(figures) {
+        let middle = figures.rows(table, &name, &kind.name());
+        match kind {
+            Kind::Push => floor = middle,
+            Kind::Tidings => ratios(table, &name, middle, floor),
+            _ => {}
+        }
+    }
+    let slow = [
+        Kind::Chitchat(Duration::from_millis(100)),
+        Kind::Chitchat(Duration::from_secs(1)),
+        #[cfg(feature = "memberlist")]
+        Kind::Memberlist(Duration::from_millis(200)),
+        #[cfg(feature = "memberlist")]
+        Kind::Memberlist(Duration::from_millis(20)),
+    ];
+    for kind in slow {
+        let mut figures = Repetitions::default();
+        runtime().block_on(figures.add(kind, count, None, SLOW_SAMPLES));
+        figures.rows(table, &name, &kind.name());
+    }
+}
+
+/// The same where datagrams are lost.
+fn loss() {
+    let mut table = Table::new("spread-loss", "From a put to the last node under loss of datagrams");
+    table.note("Every node and every receiver of the push is behind a UDP relay that loses this share of the packets in each direction.");
+    let mut plot = Plot::new("Under loss, p99", Axis::linear("% of datagrams lost"), Axis::log("ms"));
+    for count in [10, 30].into_iter().take(sized(1, 2)) {
+        let mut curves: [Vec<(f64, f64)>; 2] = Default::default();
+        for percent in [0_u32, 1, 5] {
+            let name = format!("{count} nodes, {percent} % lost,");
+            let faults = Some(Faults { loss: f64::from(percent) / 100.0, rate: None });
+            let mut figures: [Repetitions; 2] = Default::default();
+            for _ in 0..REPETITIONS {
+                for (kind, figures) in [Kind::Push, Kind::Tidings].into_iter().zip(&mut figures) {
+                    runtime().block_on(figures.add(kind, count, faults, SAMPLES / REPETITIONS));
+                }
+            }
+            let [push, ours] = figures;
+            let push = push.rows(&mut table, &name, &Kind::Push.name());
+            let ours = ours.rows(&mut table, &name, &Kind::Tidings.name());
+            ratios(&mut table, &name, ours, push);
+            curves[0].push((f64::from(percent), push[1]));
+            curves[1].push((f64::from(percent), ours[1]));
+            table.save();
+        }
+        let [push, ours] = curves;
+        plot.line(&format!("bare quinn push, {count} nodes"), push);
+        plot.line(&format!("tidings, {count} nodes"), ours);
+    }
+    plot.save("spread-loss");
+}

@@ -1,0 +1,235 @@
+//! A writer that outruns its peers: does memory stay flat, do the members stay calm, and how soon is all the same
+//! again?
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tidings::{MemberEvent, MemberState, Node, WriteError};
+use tidings_benches::plot::{Axis, Plot};
+use tidings_benches::table::{Table, quantiles};
+use tidings_benches::{key, resident, sized};
+
+use super::cluster::{start_node, wait_until_formed};
+use super::relay::Faults;
+use super::runtime;
+
+const IDLE_TIME: Duration = Duration::from_secs(5);
+/// Of the writer, in seconds.
+const LOAD_SECONDS: [u64; 2] = [5, 20];
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
+/// Convergence that takes longer is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The first samples under load are of streams and buffers that fill for the first time.
+const FILLING_TIME: Duration = Duration::from_secs(1);
+
+struct Case {
+    name: &'static str,
+    keys: u64,
+    value_bytes: usize,
+    /// What gets through to one of the peers, in bytes a second.
+    slow: Option<f64>,
+}
+
+const CASES: [Case; 4] = [
+    Case { name: "100 bytes", keys: 10_000, value_bytes: 100, slow: None },
+    Case { name: "100 KiB", keys: 50, value_bytes: 100 << 10, slow: None },
+    Case { name: "100 bytes, slow peer", keys: 10_000, value_bytes: 100, slow: Some(4e6) },
+    Case { name: "100 KiB, slow peer", keys: 50, value_bytes: 100 << 10, slow: Some(20e6) },
+];
+
+pub(super) fn overload() {
+    let mut table = Table::new("spread-overload", "One thread writes as fast as it can, two peers follow");
+    table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
+    table.note("The slow peer is behind a relay that lets 4 MB/s (100 bytes) or 20 MB/s (100 KiB) through.");
+    let mut plot = Plot::new("Resident memory under overload", Axis::linear("seconds"), Axis::linear("MiB"))
+        .without_dots();
+    for case in CASES {
+        let line = runtime().block_on(run(&case, &mut table));
+        plot.line(case.name, line);
+        table.save();
+    }
+    plot.save("spread-overload");
+}
+
+fn load_time() -> Duration {
+    let [quick, full] = LOAD_SECONDS;
+    Duration::from_secs(sized(quick, full))
+}
+
+/// What is seen from outside while something goes on.
+#[derive(Default)]
+struct Seen {
+    memory: Vec<(f64, f64)>,
+    trips: Vec<f64>,
+    live: Vec<f64>,
+    suspected: usize,
+    lag: u64,
+}
+
+/// Looks at the nodes until told to stop.
+async fn watch(nodes: Vec<Node>, stop: Arc<AtomicBool>) -> Seen {
+    let (mut seen, begin) = (Seen::default(), Instant::now());
+    let mut live = nodes[2].watch("live").exact().without_current();
+    let mut number = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        number += 1;
+        let put = Instant::now();
+        if nodes[1].put("live", number.to_string()).is_ok() {
+            // Under overload an event may be of a later put; none is waited for longer than that.
+            _ = tokio::time::timeout(Duration::from_secs(2), live.next()).await;
+            seen.live.push(put.elapsed().as_secs_f64() * 1e3);
+        }
+        for node in &nodes {
+            for peer in node.status().peers {
+                seen.trips.push(peer.rtt.as_secs_f64() * 1e3);
+                seen.lag = seen.lag.max(peer.lag_bytes);
+            }
+            seen.suspected +=
+                node.members().iter().filter(|member| member.state == MemberState::Suspect).count();
+        }
+        seen.memory.push((begin.elapsed().as_secs_f64(), resident() as f64 / f64::from(1 << 20)));
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
+    }
+    seen
+}
+
+async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
+    // The slow one first: the others dial it, through its relay.
+    let faults = case.slow.map(|rate| (Faults { loss: 0.0, rate: Some(rate) }, 1));
+    let (slow, addr, relay) = start_node("n2", None, faults).await;
+    let (writer, ..) = start_node("n0", Some(addr), None).await;
+    let (other, ..) = start_node("n1", Some(addr), None).await;
+    let nodes = vec![writer, other, slow];
+    wait_until_formed(&nodes).await;
+    let mut downs: Vec<_> = nodes.iter().map(Node::member_events).collect();
+    for i in 0..case.keys {
+        while nodes[0].put(key(i), vec![0; case.value_bytes]).is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    converged(&nodes).await;
+    let idle = look_while(&nodes, tokio::time::sleep(IDLE_TIME)).await;
+    let (puts, busy) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let halt = Arc::new(AtomicBool::new(false));
+    let writing = {
+        let (node, halt, puts, busy) = (nodes[0].clone(), halt.clone(), puts.clone(), busy.clone());
+        let (keys, bytes) = (case.keys, case.value_bytes);
+        std::thread::spawn(move || write(&node, keys, bytes, &halt, &puts, &busy))
+    };
+    let under_load = look_while(&nodes, tokio::time::sleep(load_time())).await;
+    halt.store(true, Ordering::Relaxed);
+    writing.join().expect("it does not panic");
+    let settled = converged(&nodes).await;
+    let mut down = 0;
+    for events in &mut downs {
+        while let Ok(Some(event)) = tokio::time::timeout(Duration::from_millis(1), events.next()).await {
+            down += usize::from(matches!(event, MemberEvent::Down(_)));
+        }
+    }
+    for node in nodes {
+        node.shutdown().await;
+    }
+    drop(relay);
+    let counts = (puts.load(Ordering::Relaxed), busy.load(Ordering::Relaxed), down);
+    tell(table, case, idle, under_load, settled, counts)
+}
+
+fn write(node: &Node, keys: u64, bytes: usize, halt: &AtomicBool, puts: &AtomicU64, busy: &AtomicU64) {
+    let names: Vec<String> = (0..keys).map(key).collect();
+    let mut value = vec![0; bytes];
+    for i in 0_u64.. {
+        if halt.load(Ordering::Relaxed) {
+            break;
+        }
+        value[..8].copy_from_slice(&i.to_le_bytes());
+        match node.put(&names[(i % keys) as usize], &value) {
+            Ok(_) => puts.fetch_add(1, Ordering::Relaxed),
+            Err(WriteError::Busy) => {
+                std::thread::yield_now();
+                busy.fetch_add(1, Ordering::Relaxed)
+            }
+            Err(error) => panic!("{error}"),
+        };
+    }
+}
+
+async fn look_while(nodes: &[Node], something: impl Future<Output = ()>) -> Seen {
+    let stop = Arc::new(AtomicBool::new(false));
+    let looking = tokio::spawn(watch(nodes.to_vec(), stop.clone()));
+    something.await;
+    stop.store(true, Ordering::Relaxed);
+    looking.await.expect("it does not panic")
+}
+
+/// Seconds until all hold the same. NaN: not in time.
+async fn converged(nodes: &[Node]) -> f64 {
+    let begin = Instant::now();
+    while begin.elapsed() < PATIENCE {
+        let mut roots = nodes.iter().map(|node| node.status().store.map(|store| store.root));
+        let first = roots.next().flatten();
+        if first.is_some() && roots.all(|root| root == first) {
+            return begin.elapsed().as_secs_f64();
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    f64::NAN
+}
+
+fn tell(
+    table: &mut Table,
+    case: &Case,
+    idle: Seen,
+    load: Seen,
+    settled: f64,
+    (puts, busy, down): (u64, u64, usize),
+) -> Vec<(f64, f64)> {
+    let name = case.name;
+    let level = idle.memory.last().map_or(f64::NAN, |(_, mib)| *mib);
+    let filled = load.memory.iter().find(|(at, _)| *at >= FILLING_TIME.as_secs_f64());
+    let filled = filled.map_or(f64::NAN, |(_, mib)| *mib);
+    let all: Vec<f64> = load.memory.iter().map(|(_, mib)| *mib).collect();
+    let [_, _, most] = quantiles(all.clone());
+    table.row(&format!("{name}: memory before"), "tidings", "MiB", None, vec![level]);
+    table.row(&format!("{name}: memory under load"), "tidings", "MiB", None, all);
+    table.row(&format!("{name}: most, in the level before"), "tidings", "x", Some(1.1), vec![most / level]);
+    table.row(
+        &format!("{name}: most, in the level after 1 s"),
+        "tidings",
+        "x",
+        Some(1.1),
+        vec![most / filled],
+    );
+    table.row(&format!("{name}: puts"), "tidings", "/s", None, vec![puts as f64 / load_time().as_secs_f64()]);
+    table.row(
+        &format!("{name}: busy answers"),
+        "tidings",
+        "/s",
+        None,
+        vec![busy as f64 / load_time().as_secs_f64()],
+    );
+    table.row(
+        &format!("{name}: most that a peer lagged"),
+        "tidings",
+        "KiB",
+        None,
+        vec![load.lag as f64 / 1_024.0],
+    );
+    for (what, idle, load) in [("round trip", idle.trips, load.trips), ("live put", idle.live, load.live)] {
+        let ([_, calm, _], [_, loaded, _]) = (quantiles(idle), quantiles(load));
+        table.row(&format!("{name}: {what} p99 idle"), "tidings", "ms", None, vec![calm]);
+        table.row(&format!("{name}: {what} p99 under load"), "tidings", "ms", None, vec![loaded]);
+        let target = (what == "round trip").then_some(2.0);
+        table.row(&format!("{name}: {what} p99 in idle ones"), "tidings", "x", target, vec![loaded / calm]);
+    }
+    table.row(
+        &format!("{name}: seen suspect, of all looks"),
+        "tidings",
+        "",
+        Some(0.0),
+        vec![load.suspected as f64],
+    );
+    table.row(&format!("{name}: members called down"), "tidings", "", Some(0.0), vec![down as f64]);
+    table.row(&format!("{name}: all the same after"), "tidings", "s", Some(2.0), vec![settled]);
+    load.memory
+}
