@@ -1,5 +1,6 @@
 //! `kv-example serve`: one node, its API and its dashboard.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +63,9 @@ impl Serve {
             Some(path) => self.settings.or_file(path)?,
             None => self.settings,
         };
-        tracing_subscriber::fmt().with_max_level(self.log).with_writer(std::io::stderr).init();
+        let colours = std::io::stderr().is_terminal();
+        let log = tracing_subscriber::fmt().with_max_level(self.log).with_ansi(colours);
+        log.with_writer(std::io::stderr).init();
         crate::runtime()?.block_on(serve(settings))
     }
 }

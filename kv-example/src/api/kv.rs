@@ -9,7 +9,7 @@ use axum::extract::{DefaultBodyLimit, Query, RawPathParams, Request, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, put};
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -25,8 +25,9 @@ const EXPIRES_MS: HeaderName = HeaderName::from_static("x-tidings-expires-ms");
 const CONFLICTS: HeaderName = HeaderName::from_static("x-tidings-conflicts");
 
 pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
-    let one = get(read).put(write).delete(delete).layer(DefaultBodyLimit::max(value_bytes_max));
-    Router::new().route("/v1/kv", get(list)).route("/v1/kv/{*key}", one)
+    // Each layer costs a request time: reading needs none.
+    let writing = put(write).layer(DefaultBodyLimit::max(value_bytes_max));
+    Router::new().route("/v1/kv", get(list)).route("/v1/kv/{*key}", get(read).delete(delete).merge(writing))
 }
 
 #[derive(Deserialize)]
@@ -52,8 +53,10 @@ async fn read(
             return Ok(Json(view::entry_whole(&app, &entry)).into_response());
         }
     }
-    let stamp = entry.stamp().to_string();
-    let etag = format!("\"{stamp}\"");
+    // A stamp is written as its clock and its origin.
+    let etag = format!("\"{}\"", entry.stamp());
+    let stamp = &etag[1..etag.len() - 1];
+    let origin = stamp.split_once('-').map_or(stamp, |(_, origin)| origin);
     let known = request.headers().get(IF_NONE_MATCH);
     let mut response = if known.is_some_and(|known| known == etag.as_str() || known == "*") {
         let mut unchanged = Response::new(Body::empty());
@@ -66,8 +69,8 @@ async fn read(
     let text = |text: &str| HeaderValue::from_str(text).expect("digits and letters");
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(ETAG, text(&etag));
-    headers.insert(STAMP, text(&stamp));
-    headers.insert(ORIGIN, text(&view::run(entry.origin())));
+    headers.insert(STAMP, text(stamp));
+    headers.insert(ORIGIN, text(origin));
     if let Some(at) = entry.expires_at() {
         headers.insert(EXPIRES_MS, HeaderValue::from(view::ms(at)));
     }
