@@ -58,6 +58,8 @@ pub enum Control {
     TornTaken,
     /// A replica that joins lets every peer feed it at once.
     ManyDonors,
+    /// What a peer sent before it knew that it was put off begins a session.
+    OldStart,
     /// A donor that has stalled is waited for as long as any session.
     DonorKept,
 }
@@ -65,7 +67,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -90,6 +92,7 @@ impl Control {
         Self::EarlyPromise,
         Self::TornTaken,
         Self::ManyDonors,
+        Self::OldStart,
         Self::DonorKept,
     ];
 }

@@ -56,7 +56,7 @@ impl Session {
             }
             store.rekey(hash_key);
             let is_blank = self.is_blank;
-            *self = Self::new(store, now, salt);
+            *self = Self::new(store, now, salt, self.laters);
             self.is_blank = is_blank;
             progress.has_rekeyed = true;
         }
