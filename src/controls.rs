@@ -74,6 +74,8 @@ pub enum Control {
     VotersDiffer,
     /// A replica that joins lets every peer feed it at once.
     ManyDonors,
+    /// What a peer sent before it knew that it was put off begins a session.
+    OldStart,
     /// A donor that has stalled is waited for as long as any session.
     DonorKept,
 }
@@ -81,7 +83,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -114,6 +116,7 @@ impl Control {
         Self::TermReused,
         Self::VotersDiffer,
         Self::ManyDonors,
+        Self::OldStart,
         Self::DonorKept,
     ];
 }

@@ -188,6 +188,8 @@ pub(crate) struct Progress {
 pub(crate) struct Session {
     hash_key: HashKey,
     is_blank: bool,
+    /// How often the peer has put this side off before.
+    laters: u64,
     salt: u64,
     has_started: bool,
     is_leader: bool,
@@ -223,8 +225,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(store: &Store, now: Time, salt: u64) -> Self {
+    pub(crate) fn new(store: &Store, now: Time, salt: u64, laters: u64) -> Self {
         Self {
+            laters,
             hash_key: store.hash_key,
             is_blank: store.len() == 0,
             salt,

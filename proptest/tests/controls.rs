@@ -8,7 +8,7 @@ const SEEDS: u64 = 500;
 
 /// By what each breach shows in random histories. A rule of safety that showed only as replicas which never become
 /// equal would say that the oracle is blind.
-const EXPECTED: [(Control, Noticed); 15] = [
+const EXPECTED: [(Control, Noticed); 16] = [
     (Control::CursorKept, Noticed::Oracle),
     (Control::ClaimDespiteRefusal, Noticed::Oracle),
     (Control::DoneAfterRefusal, Noticed::Oracle),
@@ -24,6 +24,7 @@ const EXPECTED: [(Control, Noticed); 15] = [
     (Control::ArrivalOrder, Noticed::Oracle),
     (Control::EarlyPromise, Noticed::Promise),
     (Control::TornTaken, Noticed::Promise),
+    (Control::OldStart, Noticed::Oracle),
 ];
 
 /// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in

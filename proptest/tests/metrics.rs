@@ -1,5 +1,7 @@
 //! What nodes tell about themselves through the facade of the `metrics` crate, as a recorder sees it.
 
+#![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};

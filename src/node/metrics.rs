@@ -38,6 +38,8 @@
 //! | `tidings_durable_wait_seconds` | histogram | | how long `Receipt::durable` took, where it succeeded |
 //! | `tidings_seen_by_wait_seconds` | histogram | | how long `Receipt::seen_by` took, where it succeeded |
 
+#![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -56,7 +56,7 @@ impl Session {
             }
             store.rekey(hash_key);
             let (is_blank, is_far) = (self.is_blank, self.is_far);
-            *self = Self::new(store, now, salt);
+            *self = Self::new(store, now, salt, self.laters);
             (self.is_blank, self.is_far) = (is_blank, is_far);
             progress.has_rekeyed = true;
         }

@@ -74,6 +74,7 @@ impl Session {
 
     fn start_frame(&mut self, store: &Store) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Start);
+        writer.number(self.laters);
         writer.hash_key(self.hash_key);
         writer.byte(u8::from(self.is_blank));
         writer.word(self.salt);

@@ -140,12 +140,14 @@ impl Replica {
         link.wants_session = true;
         link.says_later = true;
         link.is_put_off = true;
+        link.laters_sent += 1;
     }
 
     /// A peer is fed by another one and gives this session up. It will begin a new one.
     pub(super) fn is_told_later(&mut self, id: LinkId) {
         self.give_up(id);
         let Some(link) = self.links.get_mut(&id) else { return };
+        link.laters_received += 1;
         link.no_session_before = self.now.mono + self.config.sync_interval * PUT_OFF_INTERVALS;
     }
 

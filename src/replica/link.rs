@@ -56,6 +56,10 @@ pub(super) struct Link {
     /// The session was given up for now: the peer is to be told, and what it sent before it knew is ignored.
     pub(super) says_later: bool,
     pub(super) is_put_off: bool,
+    /// How often either side has put the other one off. A start tells how many of them its sender knew of: an older
+    /// one belongs to a session that is void, and so does everything up to the next one.
+    pub(super) laters_sent: u64,
+    pub(super) laters_received: u64,
     /// How often the peer has stalled as a donor.
     pub(super) stalls: u32,
     /// This replica has compared everything with the peer, or knew that it need not.
@@ -167,7 +171,7 @@ impl Link {
     pub(super) fn begin(&mut self, store: &Store, now: Time, salt: u64, joins: bool) {
         self.wants_session = false;
         self.excused_since = None;
-        let mut session = Session::new(store, now, salt);
+        let mut session = Session::new(store, now, salt, self.laters_received);
         session.is_far = self.reach.is_far;
         if !joins && self.peer.is_some_and(|(log, _)| store.log.id < log) {
             session.lead();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand_core::Rng;
 
 use super::{BreakReason, LinkId, Output, Replica};
+use crate::controls::Control;
 use crate::reconcile::{Progress, Session};
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError};
@@ -32,7 +33,12 @@ impl Repair {
 }
 
 impl Replica {
-    pub(super) fn bulk_frame(&mut self, id: LinkId, kind: Kind, reader: Reader<'_>) -> Result<(), WireError> {
+    pub(super) fn bulk_frame(
+        &mut self,
+        id: LinkId,
+        kind: Kind,
+        mut reader: Reader<'_>,
+    ) -> Result<(), WireError> {
         if kind == Kind::Piece {
             return self.piece(id, reader);
         }
@@ -42,19 +48,29 @@ impl Replica {
             self.is_told_later(id);
             return Ok(());
         }
-        if kind == Kind::Start && self.is_fed_by_other(id) {
-            self.put_off(id);
-            return Ok(());
+        if kind == Kind::Start {
+            let is_old = reader.number()? != self.links[&id].laters_sent;
+            if is_old && !self.store.controls.has(Control::OldStart) {
+                return Ok(());
+            }
+            if self.is_fed_by_other(id) {
+                self.put_off(id);
+                return Ok(());
+            }
         }
         let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
         let bytes = reader.left() as u64;
         let progress = match (kind, &mut link.session) {
             (Kind::Start, None) => {
+                link.is_put_off = false;
                 link.begin(store, self.now, salt, joins);
                 let session = link.session.as_mut().expect("just begun");
                 session.start(store, self.now, salt, reader)?
             }
-            (Kind::Start, Some(session)) => session.start(store, self.now, salt, reader)?,
+            (Kind::Start, Some(session)) => {
+                link.is_put_off = false;
+                session.start(store, self.now, salt, reader)?
+            }
             (Kind::Items, Some(session)) => session.items(store, self.now, reader)?,
             // Sent before the peer knew.
             (Kind::Items, None) if link.is_put_off => return Ok(()),
