@@ -67,7 +67,7 @@ impl Flow {
     pub(crate) fn wrote(&mut self, now: Duration, bytes: u64) {
         self.written += bytes;
         if let Some(allowed) = self.allowed {
-            self.room = self.room(now, allowed) - bytes as i64;
+            self.room = self.room(now, allowed) - i64::try_from(bytes).unwrap_or(i64::MAX);
             self.room_at = now;
         }
     }
@@ -150,7 +150,7 @@ mod tests {
                 let (p, q) = (rates(a, x), rates(b, y));
                 let (mine, theirs) = (shared(p, q), shared(q, p));
                 assert!(mine + theirs <= x + y && mine + theirs + 1 >= x + y, "{p:?} {q:?}: {mine} {theirs}");
-                assert!(mine >= a.min((x + y) / 2), "{p:?} {q:?}: {mine}");
+                assert!(mine >= a.min(u64::midpoint(x, y)), "{p:?} {q:?}: {mine}");
             }
         }
     }

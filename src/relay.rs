@@ -45,7 +45,7 @@ struct Chain {
 /// The chains that this node holds. See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Chains {
-    chains: BTreeMap<u64, Chain>,
+    by_origin: BTreeMap<u64, Chain>,
     version: u64,
     /// Counts the peers that began to be passed everything: a flush that was under way then is no link of a chain,
     /// because they may lack its first rows.
@@ -60,16 +60,16 @@ impl Chains {
         }
         self.version += 1;
         let follows = |chain: &&Chain| is_whole && chain.to == before;
-        let from = match self.chains.get(&origin).filter(follows) {
+        let from = match self.by_origin.get(&origin).filter(follows) {
             Some(chain) => chain.from,
             None if is_whole => before,
             None => after,
         };
-        self.chains.insert(origin, Chain { from, to: after, version: self.version });
-        if self.chains.len() > CHAINS_MAX {
-            let oldest = self.chains.iter().min_by_key(|(_, chain)| chain.version);
+        self.by_origin.insert(origin, Chain { from, to: after, version: self.version });
+        if self.by_origin.len() > CHAINS_MAX {
+            let oldest = self.by_origin.iter().min_by_key(|(_, chain)| chain.version);
             let oldest = oldest.map(|(origin, _)| *origin);
-            oldest.map(|origin| self.chains.remove(&origin));
+            oldest.map(|origin| self.by_origin.remove(&origin));
         }
     }
 }
@@ -89,7 +89,7 @@ impl Told {
         if scope != Scope::PassedOn {
             *self = Self::default();
         } else if let Some(version) = self.version {
-            for (origin, chain) in chains.chains.iter().filter(|(_, chain)| chain.version > version) {
+            for (origin, chain) in chains.by_origin.iter().filter(|(_, chain)| chain.version > version) {
                 let told = self.ends.insert(*origin, chain.to);
                 let from = chain.from.max(told.unwrap_or(0));
                 if from < chain.to {
@@ -97,11 +97,11 @@ impl Told {
                 }
             }
             if self.ends.len() > CHAINS_MAX {
-                self.ends.retain(|origin, _| chains.chains.contains_key(origin));
+                self.ends.retain(|origin, _| chains.by_origin.contains_key(origin));
             }
         } else {
             chains.epoch += 1;
-            self.ends = chains.chains.iter().map(|(origin, chain)| (*origin, chain.to)).collect();
+            self.ends = chains.by_origin.iter().map(|(origin, chain)| (*origin, chain.to)).collect();
         }
         if scope == Scope::PassedOn {
             self.version = Some(chains.version);

@@ -503,13 +503,12 @@ impl Sim {
             }
             Output::Stream(id, lane, bytes) => self.send(i, id, lane, bytes),
             Output::Break(id, _) => self.break_link(id),
-            Output::Repair(..) => {}
             Output::Packet(..) | Output::Dial(_) | Output::Seek | Output::Member(_) => {
                 self.member_output(i, output);
             }
             Output::Lease(id, state) => self.lease_output(i, id, state),
             // Whoever wants to know asks the node.
-            Output::Leader(..) => {}
+            Output::Leader(..) | Output::Repair(..) => {}
             Output::Event(event) => {
                 if event == Event::Damaged {
                     self.nodes[i].is_tainted = false;

@@ -130,7 +130,7 @@ const ON_THE_WAY_BYTES: u64 = (256 + 64) << 10;
 #[test]
 fn a_donor_that_dies_is_replaced_without_starting_over() {
     holds_unless(Control::ManyDonors, |sim| {
-        donor_is_replaced(sim, ON_THE_WAY_BYTES, Duration::from_secs(10), |sim, donor| sim.crash(donor));
+        donor_is_replaced(sim, ON_THE_WAY_BYTES, Duration::from_secs(10), Sim::crash);
     });
 }
 
