@@ -215,14 +215,14 @@ fn record_store(status: &NodeStatus, shared: &Shared) {
     flag("tidings_busy", status.is_busy);
     let Some(core) = shared.lock_closed() else { return };
     let is_joining = core.replica.is_joining() && !core.is_alone;
-    let mut states = [0_u32; STATES.len()];
+    let mut counts = [0_u32; STATES.len()];
     for member in core.replica.members() {
         let at = STATES.iter().position(|(state, _)| *state == member.state);
-        states[at.expect("all states are listed")] += 1;
+        counts[at.expect("all states are listed")] += 1;
     }
     drop(core);
     flag("tidings_joining", is_joining);
-    for ((_, state), count) in STATES.iter().zip(states) {
+    for ((_, state), count) in STATES.iter().zip(counts) {
         gauge!("tidings_members", "node" => node.clone(), "state" => *state).set(count);
     }
     let Some(store) = &status.store else { return };

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::{LinkId, Replica};
 use crate::controls::Control;
+use crate::reconcile::Session;
 
 /// A donor that has brought nothing for this part of [`Config::sync_timeout`](crate::Config::sync_timeout) is replaced.
 const PATIENCE_PART: u32 = 4;
@@ -112,7 +113,7 @@ impl Replica {
 
     fn is_fed_by(&self, id: LinkId) -> bool {
         let session = self.links.get(&id).and_then(|link| link.session.as_ref());
-        session.is_some_and(|session| session.feeds())
+        session.is_some_and(Session::feeds)
     }
 
     /// Whether another peer is to be put off, because one is feeding this replica already.
