@@ -338,9 +338,10 @@ impl Replica {
         self.links.get(&link).is_some_and(|link| link.is_synced)
     }
 
-    /// How far a peer is behind: changes, and about how many bytes they are.
+    /// How far a peer that is sent this node's writes by itself is behind: changes, and about how many bytes they are.
     pub fn lag(&self, link: LinkId) -> (u64, u64) {
-        let changes = self.links.get(&link).map_or(0, |link| link.outgoing.lag(&self.store));
+        let fed = self.links.get(&link).filter(|link| link.reach.feeds);
+        let changes = fed.map_or(0, |link| link.outgoing.lag(&self.store));
         let rows = self.store.len().max(1) as u64;
         (changes, changes * (self.store.bytes() / rows))
     }

@@ -156,10 +156,8 @@ impl Link {
 
     /// Whether the tail has something left to bring to the peer, and got on with it lately.
     pub(super) fn sends(&self, store: &Store, since: Duration) -> bool {
-        (self.outgoing.lag(store) > 0
-            || self.outgoing.has_larges()
-            || self.in_flight[Lane::Live as usize] > 0)
-            && self.sent_at >= since
+        let is_due = self.reach.feeds && (self.outgoing.lag(store) > 0 || self.outgoing.has_larges());
+        (is_due || self.in_flight[Lane::Live as usize] > 0) && self.sent_at >= since
     }
 
     /// Whether the peer is in the middle of a flush, and got on with it lately.
