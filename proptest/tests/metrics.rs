@@ -17,7 +17,9 @@ async fn start(name: &str, seeds: Vec<String>) -> Node {
 }
 
 /// What was recorded under a name with these labels, in the latest snapshot.
-struct Seen(Vec<(String, Vec<(String, String)>, DebugValue)>);
+struct Seen(Vec<(String, Labels, DebugValue)>);
+
+type Labels = Vec<(String, String)>;
 
 impl Seen {
     fn of(snapshotter: &Snapshotter) -> Self {
