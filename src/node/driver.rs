@@ -98,6 +98,8 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<Duration> {
             }
         }
     }
+    // Before anything is acknowledged: what a peer is told to be here can be read here.
+    let mut wakers = shared.follow(core, now);
     let mut outputs = 0;
     while outputs < BATCH_MAX
         && (outputs == 0 || in_time())
@@ -111,7 +113,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<Duration> {
     }
     let busy = core.replica.is_busy(now);
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
-    let mut wakers = shared.follow(core, now);
+    wakers.extend(shared.follow(core, now));
     wakers.extend(shared.join_board.follow(&shared.name, core, now));
     let has_more = outputs == BATCH_MAX || !batch.is_empty() || !in_time();
     let deadline = if has_more { Duration::ZERO } else { core.replica.deadline().mono };
