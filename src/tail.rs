@@ -79,7 +79,10 @@ impl Outgoing {
     /// How many changes the peer is behind. One that is being repaired, or waits for that, does not count: it lags
     /// for other reasons than the speed of the writers.
     pub(crate) fn lag(&self, store: &Store) -> u64 {
-        if self.is_running { store.log.head() - self.cursor.min(store.log.head()) } else { 0 }
+        // Each key stands in the log once, however often it changed.
+        let most = (store.len() + store.log.removals()) as u64;
+        let behind = store.log.head() - self.cursor.min(store.log.head());
+        if self.is_running { behind.min(most) } else { 0 }
     }
 
     /// Whether large rows are on their way.
