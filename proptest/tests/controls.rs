@@ -4,7 +4,7 @@ use tidings::Control;
 use tidings_proptest::{Noticed, Plan, notice};
 
 /// Random histories per rule.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 4_000;
 
 /// By what each breach shows in random histories. A rule of safety that showed only as replicas which never become
 /// equal would say that the oracle is blind.

@@ -98,7 +98,7 @@ async fn one_leads_others_see_it_and_follow_when_it_is_over() {
     drop(first);
     guarded(second).await.unwrap();
     guarded(third).await.unwrap();
-    guarded(d.try_lock("door")).await.unwrap();
+    guarded(d.lock("door")).await.unwrap();
 
     // A node that is closed has nothing any more, and others follow at once.
     let lead = guarded(a.election("cron").campaign("of a")).await.unwrap();

@@ -122,7 +122,7 @@ fn the_same_seed_gives_the_same_history() {
 }
 
 /// Random histories per broken rule.
-const CONTROL_SEEDS: u64 = 300;
+const CONTROL_SEEDS: u64 = 3_000;
 
 #[test]
 fn every_broken_rule_is_noticed() {

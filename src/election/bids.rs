@@ -240,7 +240,13 @@ impl Election {
         // Another list of voters may have another majority.
         let is_one_list = self.seats.iter().all(|seat| seat.differs_until <= now.mono);
         if is_one_list && bid.count(|standing| standing == Standing::Free) >= majority {
-            return self.claim(now.mono, name);
+            // Nor is that known before all have answered who seem to be there; or have let the first question pass.
+            let is_silent = |(seat, told): (&Seat, &Option<Told>)| seat.run.is_some() && told.is_none();
+            let waits = bid.tries < 2 && self.seats.iter().zip(&bid.told).any(is_silent);
+            if !waits {
+                self.claim(now.mono, name);
+            }
+            return;
         }
         if bid.first().is_once
             && bid.count(|standing| matches!(standing, Standing::Taken(_))) > count - majority

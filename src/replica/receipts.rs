@@ -123,10 +123,6 @@ impl Replica {
             ASK | ASK_GROUP => {
                 answers.questions.insert(origin, Question { clock, is_group: tag == ASK_GROUP, answered: 0 });
                 forget_one(&mut answers.questions, origin);
-                if tag == ASK_GROUP {
-                    let mates = self.links.values_mut().filter(|link| link.reach.scope == Scope::PassedOn);
-                    mates.for_each(|link| link.ask(ASK, stamp));
-                }
                 self.questions.insert(id);
             }
             ANSWER => {
@@ -152,6 +148,11 @@ impl Replica {
                 link.answers.questions.iter().map(|(origin, question)| (*origin, *question)).collect();
             for (origin, question) in questions {
                 let stamp = Stamp { clock: question.clock, origin };
+                if question.is_group {
+                    // Once a link: mates that are linked later are asked then.
+                    let mates = self.links.values_mut().filter(|link| link.reach.scope == Scope::PassedOn);
+                    mates.for_each(|link| link.ask(ASK, stamp));
+                }
                 let own = u64::from(self.store.seen.vector().get(&origin) >= question.clock);
                 let (count, all) = if question.is_group { self.count_group(stamp, own) } else { (own, 1) };
                 let is_telling = count == all || is_tick || (question.answered == 0 && 2 * count > all);
