@@ -117,7 +117,6 @@ impl Replica {
     pub(super) fn covers_frame(&mut self, id: LinkId, mut reader: Reader<'_>) -> Result<(), WireError> {
         let (tag, origin, clock, count) = (reader.byte()?, reader.word()?, reader.word()?, reader.number()?);
         reader.end()?;
-        let stamp = Stamp { clock, origin };
         let answers = &mut self.links.get_mut(&id).expect("the caller looked").answers;
         match tag {
             ASK | ASK_GROUP => {
