@@ -7,6 +7,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::relay::Scope;
+use crate::rows::Source;
+
 const CHUNK_ROWS: usize = 1_024;
 const HOLE: u32 = u32::MAX;
 
@@ -43,6 +46,9 @@ pub(crate) struct ChangeLog {
     pub(crate) id: u64,
     chunks: VecDeque<Chunk>,
     head: u64,
+    /// The latest event of this node's own, and the latest that it is to pass on, its own included.
+    own: u64,
+    passed: u64,
     floor: u64,
     /// The rows of keys that hold nothing: what may be forgotten.
     removals: BTreeSet<u64>,
@@ -50,12 +56,21 @@ pub(crate) struct ChangeLog {
 
 impl ChangeLog {
     pub(crate) fn new(id: u64) -> Self {
-        Self { id, chunks: VecDeque::new(), head: 0, floor: 0, removals: BTreeSet::new() }
+        Self { id, chunks: VecDeque::new(), head: 0, own: 0, passed: 0, floor: 0, removals: BTreeSet::new() }
     }
 
     /// The revision of the latest change.
     pub(crate) fn head(&self) -> u64 {
         self.head
+    }
+
+    /// The revision of the latest change that a peer is sent.
+    pub(crate) fn latest(&self, scope: Scope) -> u64 {
+        match scope {
+            Scope::Own => self.own,
+            Scope::PassedOn => self.passed,
+            Scope::All => self.head,
+        }
     }
 
     /// A follower whose cursor is below this may have missed removals.
@@ -69,8 +84,13 @@ impl ChangeLog {
     }
 
     /// Puts a key at the end. Its earlier row must have been taken out.
-    pub(crate) fn append(&mut self, slot: u32, is_removal: bool) -> u64 {
+    pub(crate) fn append(&mut self, slot: u32, is_removal: bool, source: Source) -> u64 {
         self.head += 1;
+        match source {
+            Source::Own => (self.own, self.passed) = (self.head, self.head),
+            Source::ToPassOn => self.passed = self.head,
+            Source::Elsewhere => {}
+        }
         let is_full = |chunk: &Chunk| chunk.slots.len() >= CHUNK_ROWS || chunk.offset(self.head).is_none();
         if self.chunks.back().is_none_or(is_full) {
             self.chunks.push_back(Chunk { first: self.head, ..Chunk::default() });
@@ -167,7 +187,7 @@ mod tests {
             if let Some(revision) = latest.remove(&slot) {
                 log.take_out(revision);
             }
-            latest.insert(slot, log.append(slot, false));
+            latest.insert(slot, log.append(slot, false, Source::Own));
             if step % 9_999 == 0 {
                 for cursor in [0, step / 2, step, step + 1] {
                     let mut expected: Vec<(u64, u32)> =

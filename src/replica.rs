@@ -197,6 +197,7 @@ mod disk;
 mod elections;
 mod joining;
 mod link;
+mod links;
 mod members;
 mod receipts;
 mod repair;
@@ -211,6 +212,7 @@ use elections::Promise;
 pub use joining::JoinProgress;
 use joining::Joining;
 use link::Link;
+use links::Links;
 pub use repair::Repair;
 pub use status::{Status, SyncTraffic};
 pub use verbs::{BATCH_WRITES_MAX, Batch, PutOptions};
@@ -221,13 +223,12 @@ pub struct Replica {
     pub(crate) store: Store,
     config: Config,
     random: ChaCha8Rng,
-    links: BTreeMap<LinkId, Link>,
+    links: Links,
     outputs: VecDeque<Output>,
     now: Time,
     next_sync: Duration,
     disk: DiskCursor,
     scrub_at: usize,
-    next_link: LinkId,
     refusals: BTreeMap<u64, u32>,
     kept: BTreeMap<u64, u64>,
     /// What reconciles moved so far, for reports: rows, their bytes, all other bytes.
@@ -268,13 +269,12 @@ impl Replica {
         let mut replica = Self {
             store,
             random,
-            links: BTreeMap::new(),
+            links: Links::default(),
             outputs: VecDeque::new(),
             now: Time::default(),
             next_sync: Duration::ZERO,
             disk: DiskCursor::new(has_disk),
             scrub_at: 0,
-            next_link: 0,
             refusals: BTreeMap::new(),
             kept: BTreeMap::new(),
             traffic: SyncTraffic::default(),
@@ -335,20 +335,20 @@ impl Replica {
 
     /// Whether this replica has everything that the peer had when the link was made.
     pub fn is_synced(&self, link: LinkId) -> bool {
-        self.links.get(&link).is_some_and(|link| link.is_synced)
+        self.links.get(link).is_some_and(|link| link.is_synced)
     }
 
     /// How far a peer that is sent this node's writes by itself is behind: changes, and about how many bytes they are.
     pub fn lag(&self, link: LinkId) -> (u64, u64) {
-        let fed = self.links.get(&link).filter(|link| link.reach.feeds);
-        let changes = fed.map_or(0, |link| link.outgoing.lag(&self.store));
+        let fed = self.links.get(link).filter(|link| link.reach.feeds);
+        let changes = fed.map_or(0, |link| link.lag(&self.store));
         let rows = self.store.len().max(1) as u64;
         (changes, changes * (self.store.bytes() / rows))
     }
 
     /// For how long a peer has not confirmed something that it is to be sent.
     pub fn lag_time(&self, now: Time, link: LinkId) -> Duration {
-        let due_since = self.links.get(&link).and_then(|link| link.due_since);
+        let due_since = self.links.get(link).and_then(Link::due_since);
         due_since.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since))
     }
 
@@ -360,7 +360,7 @@ impl Replica {
     /// How many bytes the middle one of all peers is behind.
     pub fn median_lag(&self) -> u64 {
         let fed = self.links.iter().filter(|(_, link)| link.reach.feeds);
-        let mut lags: Vec<u64> = fed.map(|(id, _)| self.lag(*id).1).collect();
+        let mut lags: Vec<u64> = fed.map(|(id, _)| self.lag(id).1).collect();
         lags.sort_unstable();
         lags.get(lags.len() / 2).copied().unwrap_or(0)
     }
@@ -372,7 +372,7 @@ impl Replica {
 
     /// Compares everything with a peer as soon as it has said hello, whatever the checks say.
     pub fn compare(&mut self, link: LinkId) {
-        if let Some(link) = self.links.get_mut(&link) {
+        if let Some(link) = self.links.get_mut(link) {
             link.wants_session = true;
         }
     }
@@ -383,6 +383,7 @@ impl Replica {
     fn follow(&mut self) {
         self.watches.advance(&self.store);
         self.store.trim();
+        self.links.stir();
     }
 
     /// Takes in what happened.
@@ -390,12 +391,12 @@ impl Replica {
         self.now = now;
         match input {
             Input::LinkUp(id) => {
-                let link = Link { reach: self.reach(None), ..Link::default() };
+                let link = Link::new(self.reach(None));
                 self.links.insert(id, link);
             }
             Input::LinkDown(id) => self.link_down(id),
             Input::Drained(id, lane, bytes) => {
-                if let Some(link) = self.links.get_mut(&id) {
+                if let Some(link) = self.links.get_mut(id) {
                     let in_flight = &mut link.in_flight[lane as usize];
                     *in_flight = in_flight.saturating_sub(bytes);
                     match (lane, &mut link.session) {
@@ -409,7 +410,7 @@ impl Replica {
             Input::Met(id, who, bytes) => self.met(id, who, bytes),
             Input::Packet(from, bytes) => self.stray_packet(from, bytes),
             Input::Farewell(id, has_left) => {
-                let run = self.links.get(&id).and_then(|link| link.run);
+                let run = self.links.get(id).and_then(|link| link.run);
                 if let (Some(members), Some(run)) = (&mut self.members, run) {
                     members.gone(now, run, has_left);
                 }
@@ -451,7 +452,7 @@ impl Replica {
         let mut at = self.next_sync.min(members).min(elections);
         at = self.flow.deadline(self.now.mono).map_or(at, |room| at.min(room));
         let patience = self.patience();
-        at = self.links.values().filter_map(|link| link.deadline(patience)).fold(at, Duration::min);
+        at = self.links.deadline(patience).map_or(at, |due| at.min(due));
         if let Some(ms) = self.store.next_expiry() {
             let left = Duration::from_millis(ms).saturating_sub(self.now.wall);
             at = at.min(self.now.mono + left);
@@ -465,23 +466,36 @@ impl Replica {
             return Some(output);
         }
         self.see_to_joining();
-        for _ in 0..self.links.len() {
-            let next = self.links.range(self.next_link..).next().or_else(|| self.links.first_key_value());
-            let id = *next?.0;
-            self.next_link = id + 1;
+        self.links.follow(&self.store.log);
+        while let Some(id) = self.links.next_touched() {
             if let Some(output) = self.poll_link(id) {
                 return Some(output);
             }
+            self.links.rest(id, self.patience());
             if !self.outputs.is_empty() {
                 return self.outputs.pop_front();
             }
         }
+        #[cfg(debug_assertions)]
+        self.check_that_all_may_rest();
         None
+    }
+
+    /// Every simulation proves it: who rests has nothing to do.
+    #[cfg(debug_assertions)]
+    fn check_that_all_may_rest(&mut self) {
+        for id in self.links.ids() {
+            let rests = self.poll_link(id).is_none() && self.outputs.is_empty();
+            assert!(rests, "link {id} had something to do");
+            self.links.rest(id, self.patience());
+        }
     }
 
     fn poll_link(&mut self, id: LinkId) -> Option<Output> {
         let (may_begin, joins) = (self.may_begin(id), self.is_joining());
-        let (store, link) = (&mut self.store, self.links.get_mut(&id)?);
+        let (store, link) = (&mut self.store, self.links.get_mut(id)?);
+        // What the last frame settled may finish the comparison.
+        link.claim(store);
         if let Some(bytes) = link.checks.pop_front() {
             self.traffic.bytes += bytes.len() as u64;
             return Some(Output::Datagram(id, bytes));
@@ -502,43 +516,51 @@ impl Replica {
         if link.wants_session && may_begin && link.peer.is_some() && link.session.is_none() {
             link.begin(store, self.now, self.random.next_u64(), joins);
         }
-        // What the last frame settled may finish the comparison.
-        link.claim(store);
-        let has_room = link.in_flight[Lane::Bulk as usize] < WINDOW_BYTES;
-        // Large rows and repair take turns.
-        link.is_large_next = !link.is_large_next;
-        if has_room
-            && (link.is_large_next || link.session.is_none())
-            && let Some(bytes) = link.outgoing.piece(store)
-        {
-            link.in_flight[Lane::Bulk as usize] += bytes.len();
-            link.sent_at = self.now.mono;
-            return Some(Output::Stream(id, Lane::Bulk, bytes));
-        }
-        if has_room && let Some(session) = &mut link.session {
-            let rows_before = session.rows_bytes;
-            let frame = session.frame(store, self.now);
-            if let Some(bytes) = frame {
-                self.traffic.rows_bytes += session.rows_bytes - rows_before;
-                self.traffic.bytes += bytes.len() as u64;
-                self.traffic.frames += 1;
-                link.in_flight[Lane::Bulk as usize] += bytes.len();
-                session.bytes += bytes.len() as u64;
-                if let Some(session) = link.finish(self.now, self.config.sync_interval) {
-                    self.outputs.push_back(Output::Repair(id, Repair::of(&session, self.now)));
+        if link.in_flight[Lane::Bulk as usize] < WINDOW_BYTES {
+            // Large rows and repair take turns.
+            for is_large in [link.is_large_next, !link.is_large_next] {
+                let bytes = if is_large { self.large_frame(id) } else { self.session_frame(id) };
+                if let Some(bytes) = bytes {
+                    let link = self.links.get_mut(id)?;
+                    link.is_large_next = !is_large;
+                    link.in_flight[Lane::Bulk as usize] += bytes.len();
+                    return Some(Output::Stream(id, Lane::Bulk, bytes));
                 }
-                return Some(Output::Stream(id, Lane::Bulk, bytes));
             }
         }
         self.recover();
         None
     }
 
+    /// The next piece of a large row.
+    fn large_frame(&mut self, id: LinkId) -> Option<Vec<u8>> {
+        let link = self.links.get_mut(id)?;
+        let bytes = link.outgoing.piece(&mut self.store)?;
+        link.sent_at = self.now.mono;
+        Some(bytes)
+    }
+
+    /// The next frame of a repair.
+    fn session_frame(&mut self, id: LinkId) -> Option<Vec<u8>> {
+        let link = self.links.get_mut(id)?;
+        let session = link.session.as_mut()?;
+        let rows_before = session.rows_bytes;
+        let bytes = session.frame(&mut self.store, self.now)?;
+        self.traffic.rows_bytes += session.rows_bytes - rows_before;
+        self.traffic.bytes += bytes.len() as u64;
+        self.traffic.frames += 1;
+        session.bytes += bytes.len() as u64;
+        if let Some(session) = link.finish(self.now, self.config.sync_interval) {
+            self.outputs.push_back(Output::Repair(id, Repair::of(&session, self.now)));
+        }
+        Some(bytes)
+    }
+
     // Links.
 
     fn link_down(&mut self, id: LinkId) {
         self.give_up(id);
-        let Some(link) = self.links.remove(&id) else { return };
+        let Some(link) = self.links.remove(id) else { return };
         if let (Some(members), Some(run)) = (&mut self.members, link.run) {
             members.unlinked(run);
         }
@@ -550,7 +572,7 @@ impl Replica {
     }
 
     fn break_link(&mut self, id: LinkId, reason: BreakReason) {
-        if self.links.contains_key(&id) {
+        if self.links.contains(id) {
             self.link_down(id);
             self.outputs.push_back(Output::Break(id, reason));
         }
@@ -562,7 +584,7 @@ impl Replica {
             return;
         }
         if !self.store.controls.has(Control::LinksKept) {
-            let ids: Vec<LinkId> = self.links.keys().copied().collect();
+            let ids = self.links.ids();
             ids.into_iter().for_each(|id| self.break_link(id, BreakReason::Damaged));
         }
         let (run, log) = (self.random.next_u64(), self.random.next_u64());
@@ -574,7 +596,7 @@ impl Replica {
     }
 
     fn stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(id) else { return Ok(()) };
         if lane == Lane::Live {
             link.received_at = self.now.mono;
         }
@@ -589,11 +611,11 @@ impl Replica {
                 Lane::Live => self.live_frame(id, kind, reader)?,
                 Lane::Bulk => self.bulk_frame(id, kind, reader)?,
             }
-            if self.store.is_damaged || !self.links.contains_key(&id) {
+            if self.store.is_damaged || !self.links.contains(id) {
                 return Ok(());
             }
         }
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(id) else { return Ok(()) };
         match lane {
             Lane::Live => link.live = assembler,
             Lane::Bulk => link.bulk = assembler,
@@ -602,7 +624,7 @@ impl Replica {
     }
 
     fn live_frame(&mut self, id: LinkId, kind: Kind, mut reader: Reader<'_>) -> Result<(), WireError> {
-        let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
+        let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         match (kind, link.peer) {
             (Kind::Covers, Some(_)) => self.covers_frame(id, reader)?,
             (Kind::Roster, _) => {
@@ -628,7 +650,7 @@ impl Replica {
                 reader.end()?;
                 link.wants_session |= !link.outgoing.resume(store, log, complete);
                 if log == store.log.id {
-                    link.confirmed(store, self.now.mono, complete, self.config.sync_interval);
+                    link.confirmed(complete);
                     if let (Some(members), Some(run)) = (&mut self.members, link.run) {
                         members.confirmed(run, true);
                     }
@@ -642,7 +664,9 @@ impl Replica {
             (Kind::Tail, Some((log, run))) => {
                 let sender = Sender { log, run, is_far: link.reach.is_far };
                 let mut news = News { chains: &mut self.chains, arrivals: &mut self.arrivals };
+                let before = store.completed(log);
                 let merged = link.incoming.frame(store, &mut news, self.now, sender, reader)?;
+                link.received(self.now.mono, merged.rows, store.completed(log) > before);
                 self.merged(id, merged);
             }
             _ => return Err(WireError::Kind(kind as u8)),
@@ -651,19 +675,21 @@ impl Replica {
     }
 
     fn piece(&mut self, id: LinkId, reader: Reader<'_>) -> Result<(), WireError> {
-        let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
+        let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         let (log, run) = link.peer.ok_or(WireError::Kind(Kind::Piece as u8))?;
         link.received_at = self.now.mono;
         let sender = Sender { log, run, is_far: link.reach.is_far };
         let mut news = News { chains: &mut self.chains, arrivals: &mut self.arrivals };
+        let before = store.completed(log);
         let merged = link.incoming.piece(store, &mut news, self.now, sender, reader)?;
+        link.received(self.now.mono, merged.rows, store.completed(log) > before);
         self.merged(id, merged);
         Ok(())
     }
 
     /// A tail has brought something.
     fn merged(&mut self, id: LinkId, merged: Merged) {
-        if let Some(link) = self.links.get_mut(&id) {
+        if let Some(link) = self.links.get_mut(id) {
             link.states_position |= std::mem::take(&mut link.incoming.is_asked);
         }
         self.tail_rows.0 += merged.rows as u64;
@@ -678,7 +704,7 @@ impl Replica {
         for (key, reason) in refusals {
             self.outputs.push_back(Output::Event(Event::Refused { link: id, key, reason }));
         }
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get_mut(id) else { return };
         if link.break_at.is_none() {
             let log = link.peer.map_or(0, |(log, _)| log);
             let times = self.refusals.entry(log).or_default();

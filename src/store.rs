@@ -391,7 +391,7 @@ impl Store {
         let slot = self.slab.at_mut(at);
         slot.move_to(revision, source);
         let is_removal = slot.held.is_empty();
-        self.log.append(at, is_removal)
+        self.log.append(at, is_removal, source)
     }
 
     /// Takes in a key that has no slot yet.

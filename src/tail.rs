@@ -63,14 +63,6 @@ impl Outgoing {
         fits
     }
 
-    /// Whether the tail is going, and whether the peer has confirmed all that it is to be sent.
-    pub(crate) fn is_confirmed(&self, store: &Store, acknowledged: u64) -> bool {
-        self.is_running
-            && self.larges.is_empty()
-            && self.cursor == store.log.head()
-            && acknowledged >= self.base
-    }
-
     /// Up to where the peer has been told that it has everything.
     pub(crate) fn told(&self) -> u64 {
         if self.is_running { self.base } else { 0 }
@@ -78,11 +70,20 @@ impl Outgoing {
 
     /// How many changes the peer is behind. One that is being repaired, or waits for that, does not count: it lags
     /// for other reasons than the speed of the writers.
-    pub(crate) fn lag(&self, store: &Store) -> u64 {
+    pub(crate) fn lag(&self, store: &Store, scope: Scope) -> u64 {
+        if self.has_all(store, scope) {
+            return 0;
+        }
         // Each key stands in the log once, however often it changed.
         let most = (store.len() + store.log.removals()) as u64;
         let behind = store.log.head() - self.cursor.min(store.log.head());
         if self.is_running { behind.min(most) } else { 0 }
+    }
+
+    /// Whether nothing has happened since the last `done` that the peer is to be sent. Then it does not matter how far
+    /// the cursor is.
+    fn has_all(&self, store: &Store, scope: Scope) -> bool {
+        store.log.latest(scope) <= self.base && !store.controls.has(Control::OwnFromFrame)
     }
 
     /// Whether large rows are on their way.
@@ -104,6 +105,12 @@ impl Outgoing {
         flush: bool,
         asks: &mut Option<u64>,
     ) -> Option<Vec<u8>> {
+        if self.is_running && self.has_all(store, scope) {
+            if !flush {
+                return None;
+            }
+            self.cursor = store.log.head();
+        }
         if self.is_running && self.cursor < store.log.floor() && !store.controls.has(Control::FloorPassed) {
             self.is_running = false;
             self.is_stranded = true;

@@ -62,7 +62,8 @@ fn main() -> ExitCode {
     let wanted = arguments.get(1).map(String::as_str);
     let parts = report.map_or(&[][..], |(_, parts)| parts);
     let is_wanted = |part: &&(&str, fn())| wanted.is_none_or(|wanted| wanted == part.0);
-    if arguments.len() > 2 || parts.iter().filter(is_wanted).count() == 0 {
+    let takes_sizes = wanted == Some("last");
+    if arguments.len() > if takes_sizes { 3 } else { 2 } || parts.iter().filter(is_wanted).count() == 0 {
         for (report, parts) in REPORTS {
             let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
             eprintln!("usage: tidings-benches {report} [{}]", names.join(" | "));

@@ -99,7 +99,7 @@ fn a_removed_write_that_arrives_while_a_session_runs_does_not_survive_its_end() 
             sim.node(0).delete("late").unwrap();
             sim.heal();
             until(&mut sim, |sim| sim.node(2).status().sessions > 0);
-            sim.run_for(ms(10 * seed));
+            sim.run_for(ms(4 * seed));
             sim.release(1, 2);
             until(&mut sim, |sim| sim.node(2).status().sessions == 0);
             assert!(!holds(&mut sim, 2, "late"), "the session's end left it there");

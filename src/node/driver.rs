@@ -91,10 +91,12 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<Duration> {
         shared.meter.took_in(&happening);
         take_in(core, now, happening);
     }
-    for (id, wire) in &core.wires {
+    let drained = std::mem::take(&mut *shared.drained());
+    for id in drained {
+        let Some(wire) = core.wires.get(&id) else { continue };
         for (lane, bytes) in [Lane::Live, Lane::Bulk].into_iter().zip(wire.drained()) {
             if bytes > 0 {
-                core.replica.handle(now, Input::Drained(*id, lane, bytes));
+                core.replica.handle(now, Input::Drained(id, lane, bytes));
             }
         }
     }

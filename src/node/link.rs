@@ -52,7 +52,7 @@ struct LaneSender {
 }
 
 /// What a lane has been given, and what the connection took of it. The driver collects the latter whenever it comes
-/// by; it has to be called only where the replica may be waiting for it.
+/// by, from the links in [`Shared::drained`]; it has to be called only where the replica may be waiting for it.
 #[derive(Debug, Default)]
 struct Flow {
     queued: AtomicUsize,
@@ -283,7 +283,7 @@ fn join(
     let lanes = [Lane::Live, Lane::Bulk].map(|lane| {
         let (frames, queue) = mpsc::unbounded_channel();
         let flow = Arc::new(Flow::default());
-        tokio::spawn(write(lane, connection.clone(), queue, flow.clone(), shared.clone()));
+        tokio::spawn(write((id, lane), connection.clone(), queue, flow.clone(), shared.clone()));
         LaneSender { frames, flow }
     });
     core.wires.insert(id, Wire { connection: connection.clone(), lanes });
@@ -304,7 +304,7 @@ fn join(
 
 /// Writes one lane's frames, and counts what the connection took.
 async fn write(
-    lane: Lane,
+    (id, lane): (LinkId, Lane),
     connection: Connection,
     mut frames: UnboundedReceiver<Vec<u8>>,
     flow: Arc<Flow>,
@@ -321,7 +321,9 @@ async fn write(
         if stream.write_chunk(frame.into()).await.is_err() {
             return;
         }
-        flow.drained.fetch_add(bytes, Ordering::Relaxed);
+        if flow.drained.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            shared.drained().push(id);
+        }
         if flow.queued.fetch_sub(bytes, Ordering::Relaxed) >= WINDOW_BYTES {
             shared.poke.notify_one();
         }

@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) run: u64,
     pub(super) addr: SocketAddr,
     core: Mutex<Core>,
+    /// Links whose connection took something that the replica does not know of yet.
+    drained: Mutex<Vec<LinkId>>,
     pub(super) index: Index,
     pub(super) disk: DiskLink,
     /// The change log that revisions belong to.
@@ -97,6 +99,7 @@ impl Shared {
             run,
             addr,
             core: Mutex::new(core),
+            drained: Mutex::default(),
             index: Index::new(),
             disk: DiskLink::default(),
             log: AtomicU64::new(log),
@@ -139,6 +142,10 @@ impl Shared {
         }
         self.close();
         None
+    }
+
+    pub(super) fn drained(&self) -> MutexGuard<'_, Vec<LinkId>> {
+        self.drained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the lock although the node may be closed, to read the last state; `None` if the core has panicked.

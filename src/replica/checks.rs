@@ -42,7 +42,7 @@ impl Replica {
             controls if controls.has(Control::AmidForEver) => Duration::ZERO,
             _ => self.now.mono.saturating_sub(self.config.sync_timeout),
         };
-        self.links.get(&id).is_some_and(|link| link.sends(&self.store, since))
+        self.links.get(id).is_some_and(|link| link.sends(&self.store, since))
             || self.links.values().any(|link| link.receives(since))
     }
 
@@ -50,7 +50,7 @@ impl Replica {
     /// been for too long.
     fn is_excused(&mut self, id: LinkId, peer_is_amid: bool) -> bool {
         let is_amid = peer_is_amid || self.is_amid(id);
-        let Some(link) = self.links.get_mut(&id).filter(|_| is_amid) else { return false };
+        let Some(link) = self.links.get_mut(id).filter(|_| is_amid) else { return false };
         let since = *link.excused_since.get_or_insert(self.now.mono);
         let in_time = self.now.mono < since + self.config.sync_interval * EXCUSED_INTERVALS_MAX;
         (in_time || self.store.controls.has(Control::AmidForEver))
@@ -60,11 +60,11 @@ impl Replica {
     pub(super) fn datagram(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), WireError> {
         let (kind, mut reader) = Reader::new(bytes)?;
         if let (Kind::Packet, Some(members)) = (kind, &mut self.members) {
-            let run = self.links.get(&id).and_then(|link| link.run);
+            let run = self.links.get(id).and_then(|link| link.run);
             return run.map_or(Ok(()), |run| members.packet(self.now, run, reader));
         }
         if kind == Kind::Election {
-            let run = self.links.get(&id).and_then(|link| link.run);
+            let run = self.links.get(id).and_then(|link| link.run);
             return run.map_or(Ok(()), |run| self.election_message(run, reader));
         }
         if kind != Kind::Check {
@@ -78,7 +78,7 @@ impl Replica {
             // The one that asked hears the difference too; one comparison mends both.
             if !is_same
                 && flags & CHECK_REPLY != 0
-                && let Some(link) = self.links.get_mut(&id).filter(|link| link.messages.is_empty())
+                && let Some(link) = self.links.get_mut(id).filter(|link| link.messages.is_empty())
             {
                 link.messages.push_back(members.compare_rosters());
             }
@@ -97,7 +97,7 @@ impl Replica {
         let is_same = same_root && same_seen;
         let is_excused = !is_same && self.is_excused(id, flags & CHECK_AMID != 0);
         let settled = self.store.seen.is_settled() && self.store.expiries() == 0;
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(id) else { return Ok(()) };
         link.checks.extend(reply);
         if is_same {
             link.backoff = 0;
@@ -143,22 +143,23 @@ impl Replica {
         self.store.expire(now, EXPIRE_STEPS);
         self.replace_donor();
         let (mut checks, mut breaks, patience) = (Vec::new(), Vec::new(), self.patience());
-        for (id, link) in &mut self.links {
-            if link.check_at.is_some_and(|at| at <= now.mono) {
-                link.check_at = None;
-                checks.push(*id);
+        for id in self.links.due(now.mono) {
+            let link = self.links.get_mut(id).expect("just listed");
+            if link.check_at.take_if(|at| *at <= now.mono).is_some() {
+                checks.push(id);
             }
-            if link.ask_in_time(now.mono, patience)
+            link.states_position |= link.confirm_at.take_if(|at| *at <= now.mono).is_some();
+            if link.becomes_late(now.mono, patience)
                 && let (Some(members), Some(run)) = (&mut self.members, link.run)
             {
                 members.confirmed(run, false);
             }
             if link.break_at.is_some_and(|at| at <= now.mono) {
-                breaks.push((*id, BreakReason::Refused));
+                breaks.push((id, BreakReason::Refused));
             }
             let waits = |session: &Session| now.mono > session.last_progress.mono + self.config.sync_timeout;
             if link.session.as_ref().is_some_and(waits) {
-                breaks.push((*id, BreakReason::TimedOut));
+                breaks.push((id, BreakReason::TimedOut));
             }
         }
         checks.into_iter().for_each(|id| self.push_check(id));
@@ -170,7 +171,7 @@ impl Replica {
 
     fn push_check(&mut self, id: LinkId) {
         let check = self.check(id, false);
-        self.links.get_mut(&id).expect("just listed").checks.push_back(check);
+        self.links.get_mut(id).expect("just listed").checks.push_back(check);
     }
 
     /// Once an interval: compare with a random peer, settle accounts with all, look after the house.
@@ -180,7 +181,7 @@ impl Replica {
         let jitter = interval / 8 * (self.random.next_u32() % 3);
         self.next_sync = self.now.mono + interval - interval / 8 + jitter;
         let is_ready = |link: &Link| link.peer.is_some() && link.reach.feeds;
-        let ready: Vec<LinkId> = self.links.iter().filter(|(_, l)| is_ready(l)).map(|(id, _)| *id).collect();
+        let ready: Vec<LinkId> = self.links.iter().filter(|(_, l)| is_ready(l)).map(|(id, _)| id).collect();
         if !ready.is_empty() {
             let id = ready[self.random.next_u64() as usize % ready.len()];
             self.push_check(id);

@@ -59,7 +59,7 @@ impl Replica {
     /// How far this replica is in catching up. It knows its donor by name where it is a member.
     pub fn join_progress(&self) -> JoinProgress {
         let donor = self.donor();
-        let link = donor.and_then(|id| self.links.get(&id));
+        let link = donor.and_then(|id| self.links.get(id));
         let (entries, bytes) = link
             .and_then(|link| link.session.as_ref()?.offered())
             .filter(|_| self.is_joining())
@@ -88,12 +88,14 @@ impl Replica {
         }
         if self.links.values().any(|link| link.is_synced || link.states_position) {
             self.joining = Joining { is_over: true, donor: None };
+            self.links.touch_all();
             return;
         }
         let is_busy =
-            |id: LinkId| self.links.get(&id).is_some_and(|link| link.session.is_some() || link.wants_session);
+            |id: LinkId| self.links.get(id).is_some_and(|link| link.session.is_some() || link.wants_session);
         if !self.joining.donor.is_some_and(is_busy) {
             self.joining.donor = self.next_donor();
+            self.joining.donor.map(|id| self.links.get_mut(id).map(|_| ()));
         }
     }
 
@@ -103,7 +105,7 @@ impl Replica {
             .links
             .iter()
             .filter(|(_, link)| link.peer.is_some() && link.session.is_none() && link.wants_session);
-        waits.min_by_key(|(id, link)| (link.stalls, **id)).map(|(id, _)| *id)
+        waits.min_by_key(|(id, link)| (link.stalls, *id)).map(|(id, _)| id)
     }
 
     /// Whether this replica may begin a session over a link now.
@@ -112,7 +114,7 @@ impl Replica {
     }
 
     fn is_fed_by(&self, id: LinkId) -> bool {
-        let session = self.links.get(&id).and_then(|link| link.session.as_ref());
+        let session = self.links.get(id).and_then(|link| link.session.as_ref());
         session.is_some_and(Session::feeds)
     }
 
@@ -129,7 +131,7 @@ impl Replica {
             return;
         }
         let before = self.joining.donor.replace(id).filter(|before| *before != id);
-        if let Some(before) = before.filter(|before| self.links[before].session.is_some()) {
+        if let Some(before) = before.filter(|before| self.links[*before].session.is_some()) {
             self.put_off(before);
         }
     }
@@ -137,7 +139,7 @@ impl Replica {
     /// Gives a session up for now. The peer does the same, and waits until it is asked.
     pub(super) fn put_off(&mut self, id: LinkId) {
         self.give_up(id);
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get_mut(id) else { return };
         link.wants_session = true;
         link.says_later = true;
         link.is_put_off = true;
@@ -147,7 +149,7 @@ impl Replica {
     /// A peer is fed by another one and gives this session up. It will begin a new one.
     pub(super) fn is_told_later(&mut self, id: LinkId) {
         self.give_up(id);
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get_mut(id) else { return };
         link.laters_received += 1;
         link.no_session_before = self.now.mono + self.config.sync_interval * PUT_OFF_INTERVALS;
     }
@@ -159,11 +161,11 @@ impl Replica {
             _ => self.config.sync_timeout / PATIENCE_PART,
         };
         let Some(id) = self.joining.donor.filter(|_| !self.joining.is_over) else { return };
-        let Some(session) = self.links.get(&id).and_then(|link| link.session.as_ref()) else { return };
+        let Some(session) = self.links.get(id).and_then(|link| link.session.as_ref()) else { return };
         let has_stalled = self.now.mono.saturating_sub(session.last_progress.mono) > patience;
         if has_stalled && let Some(next) = self.next_donor() {
             self.put_off(id);
-            self.links.get_mut(&id).expect("it has a session").stalls += 1;
+            self.links.get_mut(id).expect("it has a session").stalls += 1;
             self.joining.donor = Some(next);
         }
     }

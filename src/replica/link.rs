@@ -64,20 +64,39 @@ pub(super) struct Link {
     pub(super) stalls: u32,
     /// This replica has compared everything with the peer, or knew that it need not.
     pub(super) is_synced: bool,
-    /// What was sent since then is not confirmed.
-    pub(super) due_since: Option<Duration>,
-    /// When to ask for a confirmation, whether to do so with the next frame, and since when an answer is awaited.
-    pub(super) ask_at: Option<Duration>,
-    pub(super) asks_now: bool,
-    pub(super) asked_at: Option<Duration>,
-    /// The answer did not come in time.
-    pub(super) is_late: bool,
+    /// The flushes that were sent and are not confirmed, and since when rows are being sent that no `done` has followed.
+    dues: VecDeque<Due>,
+    flushing_since: Option<Duration>,
+    /// The confirmation did not come in time.
+    is_late: bool,
+    /// Rows came that are not confirmed, and when to do so.
+    pub(super) owes: bool,
+    pub(super) confirm_at: Option<Duration>,
+    /// When it has to be seen to, while it rests.
+    pub(super) rests_until: Option<Duration>,
 }
 
-/// After sending something, how long until the peer is asked whether it has arrived.
-const ASK_DELAY: Duration = Duration::from_millis(20);
+/// A flush that was sent.
+#[derive(Debug)]
+struct Due {
+    /// The peer has it all when it says that it has everything up to here.
+    revision: u64,
+    /// When its first row was sent, and when its end.
+    since: Duration,
+    ended: Duration,
+}
+
+/// Flushes whose times are kept apart. Of more, the latest count as one.
+const DUES_MAX: usize = 64;
+
+/// After the end of a flush, how long until the receiver confirms it: by then what follows at once is confirmed with it.
+const CONFIRM_DELAY: Duration = Duration::from_millis(20);
 
 impl Link {
+    pub(super) fn new(reach: Reach) -> Self {
+        Self { reach, ..Self::default() }
+    }
+
     /// The next frame of the live stream.
     pub(super) fn live_frame(
         &mut self,
@@ -99,23 +118,25 @@ impl Link {
         let (log, _) = self.peer?;
         if std::mem::take(&mut self.states_position) {
             self.is_synced = true;
+            self.confirm_at = None;
             let mut writer = Writer::new(Kind::Position);
             writer.word(log);
             writer.number(store.completed(log));
             return Some(writer.finish());
         }
-        if std::mem::take(&mut self.asks_now) {
-            return Some(Writer::new(Kind::Ask).finish());
-        }
         if !self.reach.feeds && self.asks.is_none() {
             return None;
         }
         let flush = std::mem::take(&mut self.flush);
-        let sent = self.outgoing.rows;
+        let (rows, told) = (self.outgoing.rows, self.outgoing.told());
         let frame = self.outgoing.frame(store, chains, self.reach.scope, flush, &mut self.asks);
-        if self.outgoing.rows > sent && self.due_since.is_none() {
-            self.due_since = Some(now);
-            self.ask_at = Some(now + ASK_DELAY);
+        if self.outgoing.rows > rows {
+            self.flushing_since.get_or_insert(now);
+        }
+        if self.outgoing.told() > told
+            && let Some(since) = self.flushing_since.take()
+        {
+            self.is_due(Due { revision: self.outgoing.told(), since, ended: now });
         }
         if frame.is_some() {
             return frame;
@@ -124,39 +145,76 @@ impl Link {
         Some(Writer::new(Kind::Ask).finish())
     }
 
-    /// Asks the peer to confirm if it is time to. Answers whether it has just become late.
-    pub(super) fn ask_in_time(&mut self, now: Duration, patience: Duration) -> bool {
-        if self.ask_at.is_some_and(|at| at <= now) {
-            (self.ask_at, self.asks_now, self.asked_at) = (None, true, Some(now));
+    fn is_due(&mut self, due: Due) {
+        let is_full = self.dues.len() == DUES_MAX;
+        match self.dues.back_mut().filter(|_| is_full) {
+            Some(last) => *last = Due { since: last.since, ..due },
+            None => self.dues.push_back(due),
         }
-        let is_late = self.asked_at.is_some_and(|at| at + patience <= now);
-        is_late && !std::mem::replace(&mut self.is_late, is_late)
     }
 
-    /// The peer has confirmed everything up to some revision, having read whatever was sent before it was asked.
-    pub(super) fn confirmed(&mut self, store: &Store, now: Duration, up_to: u64, interval: Duration) {
-        // One that reads on and confirms nothing has refused something, and says so elsewhere.
-        let has_stalled = up_to <= self.acknowledged && self.outgoing.told() > up_to;
+    /// Since when the peer has not confirmed something that it was sent.
+    pub(super) fn due_since(&self) -> Option<Duration> {
+        self.dues.front().map(|due| due.since).or(self.flushing_since)
+    }
+
+    /// When the peer will be late with its confirmation. One that is in the middle of a long flush is not, as long as it
+    /// takes what it is sent.
+    fn late_at(&self, patience: Duration) -> Option<Duration> {
+        let due = self.dues.front().map(|due| due.ended).or(self.flushing_since.map(|_| self.sent_at))?;
+        Some(due + CONFIRM_DELAY + patience).filter(|_| !self.is_late)
+    }
+
+    /// Whether it has just become late.
+    pub(super) fn becomes_late(&mut self, now: Duration, patience: Duration) -> bool {
+        let is_late = self.late_at(patience).is_some_and(|at| at <= now);
+        self.is_late |= is_late;
+        is_late
+    }
+
+    /// The peer has confirmed everything up to some revision.
+    pub(super) fn confirmed(&mut self, up_to: u64) {
         self.acknowledged = self.acknowledged.max(up_to);
         self.is_late = false;
-        let asked_at = self.asked_at.take();
-        if self.outgoing.is_confirmed(store, self.acknowledged) {
-            (self.due_since, self.ask_at) = (None, None);
-        } else if let Some(asked_at) = asked_at.filter(|_| self.due_since.is_some()) {
-            self.ask_at = Some(now + if has_stalled { interval } else { ASK_DELAY });
-            self.due_since = Some(asked_at);
+        while self.dues.front().is_some_and(|due| due.revision <= up_to) {
+            self.dues.pop_front();
         }
+    }
+
+    /// A frame has come. Confirms it soon if it was the end of a flush that brought something.
+    pub(super) fn received(&mut self, now: Duration, rows: usize, is_end: bool) {
+        self.owes |= rows > 0;
+        if is_end && std::mem::take(&mut self.owes) {
+            self.confirm_at.get_or_insert(now + CONFIRM_DELAY);
+        }
+    }
+
+    pub(super) fn take_reach(&mut self, reach: Reach) {
+        self.reach = reach;
+        if !reach.feeds {
+            self.dues.clear();
+            self.flushing_since = None;
+        }
+    }
+
+    /// How many changes the peer is behind.
+    pub(super) fn lag(&self, store: &Store) -> u64 {
+        self.outgoing.lag(store, self.reach.scope)
+    }
+
+    /// Whether what it has to do may depend on more than what comes over it.
+    pub(super) fn is_restless(&self) -> bool {
+        self.session.is_some() || self.wants_session || self.outgoing.has_larges()
     }
 
     /// When this link has to be seen to again.
     pub(super) fn deadline(&self, patience: Duration) -> Option<Duration> {
-        let late_at = self.asked_at.filter(|_| !self.is_late).map(|at| at + patience);
-        [self.check_at, self.break_at, self.ask_at, late_at].into_iter().flatten().min()
+        [self.check_at, self.break_at, self.confirm_at, self.late_at(patience)].into_iter().flatten().min()
     }
 
     /// Whether the tail has something left to bring to the peer, and got on with it lately.
     pub(super) fn sends(&self, store: &Store, since: Duration) -> bool {
-        let is_due = self.reach.feeds && (self.outgoing.lag(store) > 0 || self.outgoing.has_larges());
+        let is_due = self.reach.feeds && (self.lag(store) > 0 || self.outgoing.has_larges());
         (is_due || self.in_flight[Lane::Live as usize] > 0) && self.sent_at >= since
     }
 

@@ -48,7 +48,7 @@ impl Replica {
     }
 
     pub(super) fn met(&mut self, id: LinkId, who: &Member, packet_bytes_max: usize) {
-        let (Some(members), Some(link)) = (&mut self.members, self.links.get_mut(&id)) else { return };
+        let (Some(members), Some(link)) = (&mut self.members, self.links.get_mut(id)) else { return };
         link.run = Some(who.run);
         members.met(self.now, who, packet_bytes_max);
         // One comparison mends both sides.
@@ -56,7 +56,7 @@ impl Replica {
             link.messages.push_back(members.compare_rosters());
         }
         let reach = self.reach(Some(who.run));
-        self.links.get_mut(&id).expect("looked above").reach = reach;
+        self.links.get_mut(id).expect("looked above").take_reach(reach);
     }
 
     pub(super) fn stray_packet(&mut self, from: &Member, bytes: &[u8]) {
@@ -87,10 +87,12 @@ impl Replica {
     }
 
     pub(super) fn take_reach(&mut self) {
-        let runs: Vec<(LinkId, Option<u64>)> = self.links.iter().map(|(id, link)| (*id, link.run)).collect();
-        for (id, run) in runs {
-            let reach = self.reach(run);
-            self.links.get_mut(&id).expect("just listed").reach = reach;
+        let reaches: Vec<(LinkId, Reach)> =
+            self.links.iter().map(|(id, link)| (id, self.reach(link.run))).collect();
+        for (id, reach) in reaches {
+            if self.links[id].reach != reach {
+                self.links.get_mut(id).expect("just listed").take_reach(reach);
+            }
         }
     }
 
@@ -118,7 +120,7 @@ impl Replica {
                 }
                 Effect::Break(run) => {
                     let to = self.links.iter().filter(|(_, link)| link.run == Some(run));
-                    let ids: Vec<LinkId> = to.map(|(id, _)| *id).collect();
+                    let ids: Vec<LinkId> = to.map(|(id, _)| id).collect();
                     ids.into_iter().for_each(|id| self.break_link(id, BreakReason::MemberGone));
                     continue;
                 }

@@ -117,7 +117,7 @@ impl Replica {
     pub(super) fn covers_frame(&mut self, id: LinkId, mut reader: Reader<'_>) -> Result<(), WireError> {
         let (tag, origin, clock, count) = (reader.byte()?, reader.word()?, reader.word()?, reader.number()?);
         reader.end()?;
-        let answers = &mut self.links.get_mut(&id).expect("the caller looked").answers;
+        let answers = &mut self.links.get_mut(id).expect("the caller looked").answers;
         match tag {
             ASK | ASK_GROUP => {
                 answers.questions.insert(origin, Question { clock, is_group: tag == ASK_GROUP, answered: 0 });
@@ -131,7 +131,7 @@ impl Replica {
                 }
                 // A mate's answer may be what others wait for.
                 let waits = |link: &Link| link.answers.questions.get(&origin).is_some_and(|it| it.is_group);
-                self.questions.extend(self.links.iter().filter(|(_, link)| waits(link)).map(|(id, _)| *id));
+                self.questions.extend(self.links.iter().filter(|(_, link)| waits(link)).map(|(id, _)| id));
             }
             _ => return Err(WireError::Form),
         }
@@ -142,7 +142,7 @@ impl Replica {
     pub(super) fn answer(&mut self, is_tick: bool) {
         let ids: BTreeSet<LinkId> = std::mem::take(&mut self.questions);
         for id in ids {
-            let Some(link) = self.links.get(&id) else { continue };
+            let Some(link) = self.links.get(id) else { continue };
             let questions: Vec<(u64, Question)> =
                 link.answers.questions.iter().map(|(origin, question)| (*origin, *question)).collect();
             for (origin, question) in questions {
@@ -155,7 +155,7 @@ impl Replica {
                 let own = u64::from(self.store.seen.vector().get(&origin) >= question.clock);
                 let (count, all) = if question.is_group { self.count_group(stamp, own) } else { (own, 1) };
                 let is_telling = count == all || is_tick || (question.answered == 0 && 2 * count > all);
-                let link = self.links.get_mut(&id).expect("looked above");
+                let link = self.links.get_mut(id).expect("looked above");
                 if count > question.answered && is_telling {
                     link.messages.push_back(message(ANSWER, stamp, count));
                     let known = link.answers.questions.get_mut(&origin).expect("listed above");
@@ -165,7 +165,7 @@ impl Replica {
                     link.answers.questions.remove(&origin);
                 }
             }
-            if self.links.get(&id).is_some_and(|link| !link.answers.questions.is_empty()) {
+            if self.links.get(id).is_some_and(|link| !link.answers.questions.is_empty()) {
                 self.questions.insert(id);
             }
         }

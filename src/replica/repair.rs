@@ -49,7 +49,7 @@ impl Replica {
             return Ok(());
         }
         if kind == Kind::Start {
-            let is_old = reader.number()? != self.links[&id].laters_sent;
+            let is_old = reader.number()? != self.links[id].laters_sent;
             if is_old && !self.store.controls.has(Control::OldStart) {
                 return Ok(());
             }
@@ -58,7 +58,7 @@ impl Replica {
                 return Ok(());
             }
         }
-        let (store, link) = (&mut self.store, self.links.get_mut(&id).expect("the caller looked"));
+        let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         let bytes = reader.left() as u64;
         let progress = match (kind, &mut link.session) {
             (Kind::Start, None) => {
@@ -96,13 +96,13 @@ impl Replica {
 
     fn break_others(&mut self, except: LinkId, reason: BreakReason) {
         let ids: Vec<LinkId> =
-            self.links.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| *id).collect();
+            self.links.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| id).collect();
         ids.into_iter().filter(|id| *id != except).for_each(|id| self.break_link(id, reason));
     }
 
     /// Ends a session before it is through.
     pub(super) fn give_up(&mut self, id: LinkId) {
-        let session = self.links.get_mut(&id).and_then(|link| link.session.take());
+        let session = self.links.get_mut(id).and_then(|link| link.session.take());
         if let Some(session) = session {
             self.outputs.push_back(Output::Repair(id, Repair::of(&session, self.now)));
         }

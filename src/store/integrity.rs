@@ -106,7 +106,7 @@ impl Store {
             let at = self.slab.insert(slot);
             self.order.insert(at, &self.slab);
             self.schedule(at, expiring, true);
-            self.log.append(at, false);
+            self.log.append(at, false, Source::Elsewhere);
         }
         // The digest is made of what came from the disk, all at once.
         self.rekey(self.hash_key);

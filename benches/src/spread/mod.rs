@@ -92,9 +92,15 @@ fn last() {
         Table::new("spread-last", "From a put to the last node, 124 bytes, real sockets on loopback");
     table.note("All nodes of a contestant are in this process, on a runtime of two threads. A watch, a callback or a returning read takes the time of arrival.");
     table.note("Min, median and max are over the repetitions, each with a cluster of its own; the contestants take turns. The bare push has one writer, the others write in turn.");
-    for count in [3, 10, 30, 100].into_iter().take(sized(3, 4)) {
-        contest(&mut table, count);
-        table.save();
+    let only: Option<usize> = std::env::args().nth(3).and_then(|count| count.parse().ok());
+    for count in [3, 10, 30, 100].into_iter().filter(|count| only.is_none_or(|only| only == *count)) {
+        contest(&mut table, count, only.is_some());
+        if only.is_none() {
+            table.save();
+        }
+    }
+    if only.is_some() {
+        return;
     }
     let mut plot = Plot::new("From a put to the last node, p99", Axis::log("nodes"), Axis::log("ms"));
     let mut names: Vec<&String> = Vec::new();
@@ -111,26 +117,30 @@ fn last() {
     plot.save("spread-last");
 }
 
-fn contest(table: &mut Table, count: usize) {
+fn contest(table: &mut Table, count: usize, is_alone: bool) {
     let name = format!("{count} nodes,");
     let repetitions = if count > 30 { REPETITIONS_LARGE } else { REPETITIONS };
-    let fast = [Kind::Push, Kind::Tidings, Kind::Foca];
+    let fast =
+        if is_alone { &[Kind::Push, Kind::Tidings][..] } else { &[Kind::Push, Kind::Tidings, Kind::Foca] };
     let mut figures: Vec<Repetitions> = fast.iter().map(|_| Repetitions::default()).collect();
     for _ in 0..repetitions {
-        for (kind, figures) in fast.into_iter().zip(&mut figures) {
+        for (kind, figures) in fast.iter().copied().zip(&mut figures) {
             let runtime = runtime();
             let samples = if kind == Kind::Foca { SLOW_SAMPLES } else { SAMPLES / repetitions };
             runtime.block_on(figures.add(kind, count, None, samples));
         }
     }
     let mut floor = [f64::NAN; 2];
-    for (kind, figures) in fast.into_iter().zip(figures) {
+    for (kind, figures) in fast.iter().copied().zip(figures) {
         let middle = figures.rows(table, &name, &kind.name());
         match kind {
             Kind::Push => floor = middle,
             Kind::Tidings => ratios(table, &name, middle, floor),
             _ => {}
         }
+    }
+    if is_alone {
+        return;
     }
     let slow = [
         Kind::Chitchat(Duration::from_millis(100)),

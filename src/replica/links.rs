@@ -1,0 +1,150 @@
+//! The links, and which of them may have something to do: with a hundred of them, most rest most of the time.
+//!
+//! A link that is changed is looked at until it has nothing more to do; so are, after every step, those whose business
+//! depends on more than themselves. All others rest until something that they are to send is written, or until their
+//! deadline.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Index;
+use std::time::Duration;
+
+use super::LinkId;
+use super::link::Link;
+use crate::log::ChangeLog;
+use crate::relay::Scope;
+
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    all: BTreeMap<LinkId, Link>,
+    /// Those that may have something to do.
+    touched: BTreeSet<LinkId>,
+    /// Of those that rest: who is to be looked at after every step, and when the others have to be seen to.
+    restless: BTreeSet<LinkId>,
+    deadlines: BTreeSet<(Duration, LinkId)>,
+    /// What had been written, for each [`Scope`], when those who are sent it were touched last.
+    latest: [u64; 3],
+    next: LinkId,
+}
+
+impl Links {
+    pub(super) fn insert(&mut self, id: LinkId, link: Link) {
+        self.remove(id);
+        self.all.insert(id, link);
+        self.touched.insert(id);
+    }
+
+    pub(super) fn remove(&mut self, id: LinkId) -> Option<Link> {
+        self.touch(id);
+        self.touched.remove(&id);
+        self.all.remove(&id)
+    }
+
+    pub(super) fn contains(&self, id: LinkId) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn ids(&self) -> Vec<LinkId> {
+        self.all.keys().copied().collect()
+    }
+
+    pub(super) fn get(&self, id: LinkId) -> Option<&Link> {
+        self.all.get(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.all.iter().map(|(id, link)| (*id, link))
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &Link> {
+        self.all.values()
+    }
+
+    /// To be changed, and therefore to be looked at.
+    pub(super) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.touch(id);
+        self.all.get_mut(&id)
+    }
+
+    /// To be changed, and therefore to be looked at.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.touch_all();
+        self.all.values_mut()
+    }
+
+    pub(super) fn touch_all(&mut self) {
+        self.touch_where(|_| true);
+    }
+
+    fn touch_where(&mut self, is_meant: impl Fn(&Link) -> bool) {
+        let meant = self.all.iter().filter(|(_, link)| is_meant(link)).map(|(id, _)| *id);
+        let meant: Vec<LinkId> = meant.filter(|id| !self.touched.contains(id)).collect();
+        meant.into_iter().for_each(|id| self.touch(id));
+    }
+
+    fn touch(&mut self, id: LinkId) {
+        let Some(link) = self.all.get_mut(&id) else { return };
+        if self.touched.insert(id) {
+            self.restless.remove(&id);
+            link.rests_until.take().map(|at| self.deadlines.remove(&(at, id)));
+        }
+    }
+
+    /// Has those looked at that cannot rest.
+    pub(super) fn stir(&mut self) {
+        let restless = std::mem::take(&mut self.restless);
+        restless.into_iter().for_each(|id| self.touch(id));
+    }
+
+    /// Has those looked at that are to be sent what was written.
+    pub(super) fn follow(&mut self, log: &ChangeLog) {
+        for scope in [Scope::Own, Scope::PassedOn, Scope::All] {
+            let latest = log.latest(scope);
+            if std::mem::replace(&mut self.latest[scope as usize], latest) != latest {
+                self.touch_where(|link| link.reach.feeds && link.reach.scope == scope);
+            }
+        }
+    }
+
+    /// The next one to be looked at, all in turn.
+    pub(super) fn next_touched(&mut self) -> Option<LinkId> {
+        let id = *self.touched.range(self.next..).next().or_else(|| self.touched.first())?;
+        self.next = id + 1;
+        Some(id)
+    }
+
+    /// It has nothing more to do.
+    pub(super) fn rest(&mut self, id: LinkId, patience: Duration) {
+        self.touch(id);
+        self.touched.remove(&id);
+        let Some(link) = self.all.get_mut(&id) else { return };
+        if link.is_restless() {
+            self.restless.insert(id);
+        }
+        link.rests_until = link.deadline(patience);
+        link.rests_until.map(|at| self.deadlines.insert((at, id)));
+    }
+
+    /// When one of them has to be seen to.
+    pub(super) fn deadline(&self, patience: Duration) -> Option<Duration> {
+        let touched = self.touched.iter().filter_map(|id| self.all[id].deadline(patience));
+        touched.chain(self.deadlines.first().map(|(at, _)| *at)).min()
+    }
+
+    /// Those whose deadline has come, and those that somebody changed or that cannot rest.
+    pub(super) fn due(&self, now: Duration) -> Vec<LinkId> {
+        let due = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| id);
+        due.chain(&self.touched).chain(&self.restless).copied().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+impl Index<LinkId> for Links {
+    type Output = Link;
+
+    fn index(&self, id: LinkId) -> &Link {
+        &self.all[&id]
+    }
+}
