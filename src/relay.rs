@@ -83,6 +83,11 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Whether there is something to tell at all.
+    pub(crate) fn is_behind(&self, chains: &Chains) -> bool {
+        self.version.is_none_or(|version| version < chains.version)
+    }
+
     /// Writes what a `done` of this instant can tell beside its own claim.
     pub(crate) fn write(&mut self, chains: &mut Chains, scope: Scope, writer: &mut Writer) {
         let mut news = Vec::new();

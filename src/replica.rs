@@ -346,10 +346,12 @@ impl Replica {
         (changes, changes * (self.store.bytes() / rows))
     }
 
-    /// For how long a peer has not confirmed something that it is to be sent.
+    /// For how long a peer has owed the confirmation of something that it was sent. Confirmations come after a while,
+    /// so that one is enough for many writes; a delay up to that is none.
     pub fn lag_time(&self, now: Time, link: LinkId) -> Duration {
-        let due_since = self.links.get(link).and_then(Link::due_since);
-        due_since.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since))
+        let Some(link) = self.links.get(link) else { return Duration::ZERO };
+        let owed_since = link.due_since().map(|since| since + link.confirm_delay(self.config.sync_interval));
+        owed_since.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since))
     }
 
     /// Where the change log stands.
@@ -451,8 +453,8 @@ impl Replica {
         let elections = self.election.as_ref().map_or(Duration::MAX, Election::deadline);
         let mut at = self.next_sync.min(members).min(elections);
         at = self.flow.deadline(self.now.mono).map_or(at, |room| at.min(room));
-        let patience = self.patience();
-        at = self.links.deadline(patience).map_or(at, |due| at.min(due));
+        let interval = self.config.sync_interval;
+        at = self.links.deadline(interval).map_or(at, |due| at.min(due));
         if let Some(ms) = self.store.next_expiry() {
             let left = Duration::from_millis(ms).saturating_sub(self.now.wall);
             at = at.min(self.now.mono + left);
@@ -471,7 +473,7 @@ impl Replica {
             if let Some(output) = self.poll_link(id) {
                 return Some(output);
             }
-            self.links.rest(id, self.patience());
+            self.links.rest(id, self.config.sync_interval);
             if !self.outputs.is_empty() {
                 return self.outputs.pop_front();
             }
@@ -487,7 +489,7 @@ impl Replica {
         for id in self.links.ids() {
             let rests = self.poll_link(id).is_none() && self.outputs.is_empty();
             assert!(rests, "link {id} had something to do");
-            self.links.rest(id, self.patience());
+            self.links.rest(id, self.config.sync_interval);
         }
     }
 
@@ -666,7 +668,12 @@ impl Replica {
                 let mut news = News { chains: &mut self.chains, arrivals: &mut self.arrivals };
                 let before = store.completed(log);
                 let merged = link.incoming.frame(store, &mut news, self.now, sender, reader)?;
-                link.received(self.now.mono, merged.rows, store.completed(log) > before);
+                link.received(
+                    self.now.mono,
+                    self.config.sync_interval,
+                    merged.rows,
+                    store.completed(log) > before,
+                );
                 self.merged(id, merged);
             }
             _ => return Err(WireError::Kind(kind as u8)),
@@ -682,7 +689,7 @@ impl Replica {
         let mut news = News { chains: &mut self.chains, arrivals: &mut self.arrivals };
         let before = store.completed(log);
         let merged = link.incoming.piece(store, &mut news, self.now, sender, reader)?;
-        link.received(self.now.mono, merged.rows, store.completed(log) > before);
+        link.received(self.now.mono, self.config.sync_interval, merged.rows, store.completed(log) > before);
         self.merged(id, merged);
         Ok(())
     }

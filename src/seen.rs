@@ -32,7 +32,16 @@ pub(crate) fn raise(context: &mut Context, stamp: Stamp) {
 
 /// The part of `context` that lies beyond `vector`.
 pub(crate) fn beyond(context: &Context, vector: &Context) -> Context {
-    let dots = context.dots.iter().filter(|(origin, clock)| vector.get(origin) < **clock);
+    // Both are in order: side by side, unless one is much longer than the other.
+    if context.dots.len() * 8 < vector.dots.len() {
+        let dots = context.dots.iter().filter(|(origin, clock)| vector.get(origin) < **clock);
+        return Context { dots: dots.map(|(origin, clock)| (*origin, *clock)).collect() };
+    }
+    let mut known = vector.dots.iter().peekable();
+    let dots = context.dots.iter().filter(|(origin, clock)| {
+        while known.next_if(|(other, _)| other < origin).is_some() {}
+        known.next_if(|(other, _)| other == origin).is_none_or(|(_, known)| known < *clock)
+    });
     Context { dots: dots.map(|(origin, clock)| (*origin, *clock)).collect() }
 }
 

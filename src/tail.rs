@@ -30,6 +30,10 @@ const DONE_ASKING: u8 = 3;
 /// Rows looked at for one frame, sent or not: bounds the work under the lock.
 const FRAME_ROWS_MAX: usize = 16_384;
 
+/// A claim without rows is worth a frame if it takes the peer's position over so many changes that are not for it: after
+/// a new link this is what has to be looked through, and what is not brought again.
+const BARE_CLAIM_CHANGES: u64 = 1_024;
+
 /// The sending half of a link.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
@@ -105,17 +109,21 @@ impl Outgoing {
         flush: bool,
         asks: &mut Option<u64>,
     ) -> Option<Vec<u8>> {
+        let head = store.log.head();
+        let flush = flush || asks.is_some();
         if self.is_running && self.has_all(store, scope) {
-            if !flush {
+            let is_worth_it = head - self.base >= BARE_CLAIM_CHANGES
+                || self.base < store.log.floor()
+                || (scope == Scope::PassedOn && self.told.is_behind(chains));
+            if asks.is_none() && !(flush && is_worth_it) {
                 return None;
             }
-            self.cursor = store.log.head();
+            self.cursor = head;
         }
         if self.is_running && self.cursor < store.log.floor() && !store.controls.has(Control::FloorPassed) {
             self.is_running = false;
             self.is_stranded = true;
         }
-        let head = store.log.head();
         if !self.is_running || (self.cursor == head && !(flush && self.base < head)) {
             return None;
         }
@@ -261,7 +269,8 @@ impl Incoming {
         sender: Sender,
         mut reader: Reader<'_>,
     ) -> Result<Merged, WireError> {
-        let mut vector = self.vector.clone();
+        // Not copied: where the frame is not well formed the link is broken.
+        let mut vector = std::mem::take(&mut self.vector);
         reader.join(&mut vector)?;
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
         let done = loop {

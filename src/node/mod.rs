@@ -446,8 +446,8 @@ pub struct PeerStatus {
     pub lag_changes: u64,
     /// About how many bytes they are.
     pub lag_bytes: u64,
-    /// For how long it has not confirmed something that it is to be sent. It is asked some milliseconds after each
-    /// write, so that zero means: nothing is known to be missing there.
+    /// For how long it has owed the confirmation of something that it was sent; zero if nothing is overdue. One
+    /// confirmation is enough for many writes: it comes half a [`Config::sync_interval`] after the first.
     pub lag_time: Duration,
     /// The round trip to it.
     pub rtt: Duration,

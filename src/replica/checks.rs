@@ -142,14 +142,14 @@ impl Replica {
         self.wake_elections();
         self.store.expire(now, EXPIRE_STEPS);
         self.replace_donor();
-        let (mut checks, mut breaks, patience) = (Vec::new(), Vec::new(), self.patience());
+        let (mut checks, mut breaks, interval) = (Vec::new(), Vec::new(), self.config.sync_interval);
         for id in self.links.due(now.mono) {
             let link = self.links.get_mut(id).expect("just listed");
             if link.check_at.take_if(|at| *at <= now.mono).is_some() {
                 checks.push(id);
             }
             link.states_position |= link.confirm_at.take_if(|at| *at <= now.mono).is_some();
-            if link.becomes_late(now.mono, patience)
+            if link.becomes_late(now.mono, interval)
                 && let (Some(members), Some(run)) = (&mut self.members, link.run)
             {
                 members.confirmed(run, false);

@@ -89,8 +89,14 @@ struct Due {
 /// Flushes whose times are kept apart. Of more, the latest count as one.
 const DUES_MAX: usize = 64;
 
-/// After the end of a flush, how long until the receiver confirms it: by then what follows at once is confirmed with it.
-const CONFIRM_DELAY: Duration = Duration::from_millis(20);
+/// A peer whose confirmation is overdue for this part of a sync interval is late.
+const PATIENCE_PART: u32 = 2;
+
+/// After the end of a flush, how long until the receiver confirms it, unless it has something else to send before: a
+/// delegate soon, since others depend on it, and everybody else in so large a part of a sync interval. What comes
+/// meanwhile is confirmed with it.
+const CONFIRM_DELAY_FAR: Duration = Duration::from_millis(20);
+const CONFIRM_PART: u32 = 2;
 
 impl Link {
     pub(super) fn new(reach: Reach) -> Self {
@@ -139,6 +145,8 @@ impl Link {
             self.is_due(Due { revision: self.outgoing.told(), since, ended: now });
         }
         if frame.is_some() {
+            // In the same packet.
+            self.states_position |= self.confirm_at.is_some();
             return frame;
         }
         self.asks.take_if(|revision| *revision <= self.outgoing.told())?;
@@ -158,16 +166,22 @@ impl Link {
         self.dues.front().map(|due| due.since).or(self.flushing_since)
     }
 
+    /// How long a confirmation is delayed over this link.
+    pub(super) fn confirm_delay(&self, interval: Duration) -> Duration {
+        let usual = interval / CONFIRM_PART;
+        if self.reach.is_far { usual.min(CONFIRM_DELAY_FAR) } else { usual }
+    }
+
     /// When the peer will be late with its confirmation. One that is in the middle of a long flush is not, as long as it
     /// takes what it is sent.
-    fn late_at(&self, patience: Duration) -> Option<Duration> {
+    fn late_at(&self, interval: Duration) -> Option<Duration> {
         let due = self.dues.front().map(|due| due.ended).or(self.flushing_since.map(|_| self.sent_at))?;
-        Some(due + CONFIRM_DELAY + patience).filter(|_| !self.is_late)
+        Some(due + self.confirm_delay(interval) + interval / PATIENCE_PART).filter(|_| !self.is_late)
     }
 
     /// Whether it has just become late.
-    pub(super) fn becomes_late(&mut self, now: Duration, patience: Duration) -> bool {
-        let is_late = self.late_at(patience).is_some_and(|at| at <= now);
+    pub(super) fn becomes_late(&mut self, now: Duration, interval: Duration) -> bool {
+        let is_late = self.late_at(interval).is_some_and(|at| at <= now);
         self.is_late |= is_late;
         is_late
     }
@@ -182,10 +196,11 @@ impl Link {
     }
 
     /// A frame has come. Confirms it soon if it was the end of a flush that brought something.
-    pub(super) fn received(&mut self, now: Duration, rows: usize, is_end: bool) {
+    pub(super) fn received(&mut self, now: Duration, interval: Duration, rows: usize, is_end: bool) {
         self.owes |= rows > 0;
         if is_end && std::mem::take(&mut self.owes) {
-            self.confirm_at.get_or_insert(now + CONFIRM_DELAY);
+            let at = now + self.confirm_delay(interval);
+            self.confirm_at.get_or_insert(at);
         }
     }
 
@@ -208,8 +223,8 @@ impl Link {
     }
 
     /// When this link has to be seen to again.
-    pub(super) fn deadline(&self, patience: Duration) -> Option<Duration> {
-        [self.check_at, self.break_at, self.confirm_at, self.late_at(patience)].into_iter().flatten().min()
+    pub(super) fn deadline(&self, interval: Duration) -> Option<Duration> {
+        [self.check_at, self.break_at, self.confirm_at, self.late_at(interval)].into_iter().flatten().min()
     }
 
     /// Whether the tail has something left to bring to the peer, and got on with it lately.

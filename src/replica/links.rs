@@ -117,20 +117,20 @@ impl Links {
     }
 
     /// It has nothing more to do.
-    pub(super) fn rest(&mut self, id: LinkId, patience: Duration) {
+    pub(super) fn rest(&mut self, id: LinkId, interval: Duration) {
         self.touch(id);
         self.touched.remove(&id);
         let Some(link) = self.all.get_mut(&id) else { return };
         if link.is_restless() {
             self.restless.insert(id);
         }
-        link.rests_until = link.deadline(patience);
+        link.rests_until = link.deadline(interval);
         link.rests_until.map(|at| self.deadlines.insert((at, id)));
     }
 
     /// When one of them has to be seen to.
-    pub(super) fn deadline(&self, patience: Duration) -> Option<Duration> {
-        let touched = self.touched.iter().filter_map(|id| self.all[id].deadline(patience));
+    pub(super) fn deadline(&self, interval: Duration) -> Option<Duration> {
+        let touched = self.touched.iter().filter_map(|id| self.all[id].deadline(interval));
         touched.chain(self.deadlines.first().map(|(at, _)| *at)).min()
     }
 

@@ -1,7 +1,6 @@
 //! Where the replica meets its members: who is at the end of a link, and what they want done.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::{BreakReason, Event, LinkId, Output, Replica};
 use crate::members::{Effect, META_BYTES_MAX, Member, Members, Reach};
@@ -94,11 +93,6 @@ impl Replica {
                 self.links.get_mut(id).expect("just listed").take_reach(reach);
             }
         }
-    }
-
-    /// How long a peer may take to confirm what it was sent.
-    pub(super) fn patience(&self) -> Duration {
-        self.config.sync_interval / 2
     }
 
     /// Passes on what the members want done.
