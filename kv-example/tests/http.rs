@@ -37,7 +37,11 @@ fn a_key_is_put_read_compared_and_deleted() {
     assert_eq!(ask("PUT", &url, &[("if-match", &etag)], b"300").status, 412);
     assert_eq!(get(&node.http, "/v1/kv/limits/max").body, b"200");
 
-    assert_eq!(ask("DELETE", &url, &[], b"").status, 200);
+    assert_eq!(ask("DELETE", &url, &[("if-match", &etag)], b"").status, 412);
+    assert_eq!(get(&node.http, "/v1/kv/limits/max").body, b"200");
+    assert_eq!(ask("DELETE", &url, &[("if-none-match", "*")], b"").status, 400);
+    let etag = get(&node.http, "/v1/kv/limits/max").header("etag").unwrap().to_owned();
+    assert_eq!(ask("DELETE", &url, &[("if-match", &etag)], b"").status, 200);
     assert_eq!(ask("DELETE", &url, &[], b"").status, 404);
     assert_eq!(ask("GET", &url, &[], b"").status, 404);
 }

@@ -1,13 +1,17 @@
 //! Real nodes on loopback: every operation, every refusal, and hostile peers.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::{
     Builder, Config, Event, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions, Quorum, Security,
     StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
 };
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 
 const SECRET: &str = "a secret for tests alone";
 /// Guards against a test that would wait for ever; nothing is measured by it.
@@ -617,5 +621,69 @@ async fn large_and_small_values_arrive_through_groups_and_around_a_node_that_is_
     nodes[1].put("after", "v").unwrap();
     for node in &nodes {
         sees(node, "after", b"v").await;
+    }
+}
+
+/// Carries packets to and from a node. Of those that go to it every fourth is lost; those that come from it are late.
+async fn lame(target: &Node, front: UdpSocket) {
+    let (front, mut backs) = (Arc::new(front), JoinSet::new());
+    let mut ways: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
+    let mut packet = vec![0; 65_536];
+    for number in 0_u64.. {
+        let (length, from) = front.recv_from(&mut packet).await.unwrap();
+        let way = if let Some(way) = ways.get(&from) {
+            way.clone()
+        } else {
+            let way = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+            way.connect(target.addr()).await.unwrap();
+            backs.spawn(late(way.clone(), front.clone(), from));
+            ways.insert(from, way.clone());
+            way
+        };
+        if number % 4 != 3 {
+            _ = way.send(&packet[..length]).await;
+        }
+    }
+}
+
+async fn late(way: Arc<UdpSocket>, front: Arc<UdpSocket>, to: SocketAddr) {
+    let mut packet = vec![0; 65_536];
+    while let Ok(length) = way.recv(&mut packet).await {
+        let (front, packet) = (front.clone(), packet[..length].to_vec());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            _ = front.send_to(&packet, to).await;
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_is_bad_in_one_direction_and_slow_in_the_other_carries_everything() {
+    let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let addr = front.local_addr().unwrap();
+    // Nobody else knows where it is: whoever wants to be linked with it goes through the relay.
+    let b = builder("b", &[]).advertise(addr).start().await.unwrap();
+    let mut relay = JoinSet::new();
+    let target = b.clone();
+    relay.spawn(async move { lame(&target, front).await });
+    let a = builder("a", &[]).seeds([addr.to_string()]).start().await.unwrap();
+    guarded(a.ready()).await.unwrap();
+    let mut told = a.member_events();
+    for i in 0..300 {
+        a.put(format!("a/{i}"), vec![b'x'; i * 10]).unwrap();
+        b.put(format!("b/{i}"), vec![b'x'; i * 10]).unwrap();
+        tokio::task::yield_now().await;
+    }
+    let of_a = a.put("last of a", "v").unwrap();
+    of_a.seen_by(Quorum::All, GUARD).await.unwrap();
+    b.put("last of b", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    assert_eq!((a.len(), b.len()), (602, 602));
+    assert_eq!(a.scan("").len(), b.scan("").len());
+    let status = a.status();
+    assert!(status.peers.iter().all(|peer| peer.name == "b" && peer.lag_changes == 0), "{:?}", status.peers);
+    drop((a, b));
+    relay.abort_all();
+    while let Some(event) = guarded(told.next()).await {
+        assert!(!matches!(event, MemberEvent::Down(_)), "{event:?}");
     }
 }

@@ -136,6 +136,20 @@ fn a_stopped_process_is_missed_and_catches_up_when_it_goes_on() {
     nodes[1].expect_answer("living", "living 4");
 }
 
+/// More than the stopped one's window, its socket and the limit of what a peer may lag behind can take together.
+#[test]
+fn a_process_that_stops_reading_holds_nobody_up_and_gets_everything_when_it_goes_on() {
+    let mut nodes = cluster(4);
+    nodes[3].signal("STOP");
+    nodes[0].say("fill 20000 1000");
+    assert_eq!(nodes[0].expect("filled"), "filled 20000 refused 0", "the median peer is not behind");
+    nodes[1].expect_answer("len", "len 20000");
+    nodes[2].expect_answer("len", "len 20000");
+    nodes[3].signal("CONT");
+    nodes[3].expect_answer("len", "len 20000");
+    nodes[3].expect_answer("living", "living 4");
+}
+
 /// Network namespaces of this test's own, joined by a bridge in one more; gone when it ends.
 struct Namespaces {
     prefix: String,

@@ -12,7 +12,7 @@
 //! | `tidings_links` | gauge | | links to peers |
 //! | `tidings_peer_lag_changes` | gauge | `peer` | changes that a peer lacks; 0 when its link is gone, as the next three |
 //! | `tidings_peer_lag_bytes` | gauge | `peer` | about how many bytes they are |
-//! | `tidings_peer_lag_seconds` | gauge | `peer` | for how long it has not confirmed something that it is to be sent |
+//! | `tidings_peer_lag_seconds` | gauge | `peer` | for how long it has owed the confirmation of something that it was sent |
 //! | `tidings_peer_rtt_seconds` | gauge | `peer` | the round trip to it |
 //! | `tidings_origins` | gauge | | process starts that ever wrote |
 //! | `tidings_cloud_contexts` | gauge | | contexts kept beyond the vector; none when all is quiet |
@@ -294,7 +294,7 @@ fn describe() {
         (
             "tidings_peer_lag_seconds",
             Unit::Seconds,
-            "For how long a peer has not confirmed what it is to be sent",
+            "For how long a peer has owed the confirmation of what it was sent",
         ),
         ("tidings_peer_rtt_seconds", Unit::Seconds, "The round trip to a peer"),
         ("tidings_origins", Unit::Count, "Process starts that ever wrote"),

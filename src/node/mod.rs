@@ -44,6 +44,7 @@ use crate::error::SnapshotError;
 use crate::error::{ElectionError, WaitError, WriteError};
 use crate::members::{Member, MemberEvent};
 use crate::replica::{PutOptions, Status};
+use crate::store::OnlyIf;
 use crate::watch::WatchStart;
 use link::Wire;
 use shared::Shared;
@@ -164,6 +165,30 @@ impl Node {
     /// See [`WriteError`]; nothing is written then.
     pub fn delete(&self, key: impl AsRef<str>) -> Result<Receipt, WriteError> {
         let write = self.shared.write(|replica, now| replica.delete(now, key.as_ref()));
+        write.map(|(stamp, revision)| Receipt::new(&self.shared, stamp, revision))
+    }
+
+    /// Deletes a key if it still holds what somebody has read ([`OnlyIf::Stamp`]). As with [`PutOptions::only_if`] that
+    /// is compared with what this node holds, not with the whole cluster.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let security = tidings::Security::secret("a secret for examples")?;
+    /// # let node = tidings::Node::builder("a").security(security).start().await?;
+    /// use tidings::{OnlyIf, WriteError};
+    ///
+    /// node.put("job", "one")?;
+    /// let read = node.get("job").expect("it was just put");
+    /// node.put("job", "two")?;
+    /// let refused = node.delete_if("job", OnlyIf::Stamp(read.stamp()));
+    /// assert!(matches!(refused, Err(WriteError::Condition { .. })));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn delete_if(&self, key: impl AsRef<str>, only_if: OnlyIf) -> Result<Receipt, WriteError> {
+        let write = self.shared.write(|replica, now| replica.delete_if(now, key.as_ref(), only_if));
         write.map(|(stamp, revision)| Receipt::new(&self.shared, stamp, revision))
     }
 

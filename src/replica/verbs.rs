@@ -45,10 +45,30 @@ impl Replica {
     /// # Errors
     /// If the key is not a key, or the disk has failed.
     pub fn delete(&mut self, now: Time, key: &str) -> Result<Option<Stamp>, WriteError> {
+        self.delete_when(now, key, None)
+    }
+
+    /// Deletes a key under a condition, which is compared with what is held here.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn delete_if(&mut self, now: Time, key: &str, only_if: OnlyIf) -> Result<Option<Stamp>, WriteError> {
+        self.delete_when(now, key, Some(only_if))
+    }
+
+    fn delete_when(
+        &mut self,
+        now: Time,
+        key: &str,
+        only_if: Option<OnlyIf>,
+    ) -> Result<Option<Stamp>, WriteError> {
         self.admit(now)?;
         entry::check_name(key.as_bytes())?;
         let mut stored = Vec::with_capacity(1 + key.len());
         entry::register_key(key, &mut stored);
+        if let Some(only_if) = only_if {
+            self.store.check_condition(now, &stored, only_if)?;
+        }
         Ok(self.write_delete(now, &stored))
     }
 

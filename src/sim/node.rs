@@ -8,6 +8,7 @@ use crate::entry::{self, Entry, Record, Revision};
 use crate::error::WriteError;
 use crate::members::Member;
 use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
+use crate::store::OnlyIf;
 use crate::time::{Stamp, Time};
 use crate::watch::{WatchEvent, WatchId, WatchStart};
 
@@ -104,6 +105,15 @@ impl<'a> SimNode<'a> {
     pub fn delete(&mut self, key: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
         let key = key.as_ref();
         self.write(&Self::register(key), false, |replica, now| replica.delete(now, key))
+    }
+
+    /// Deletes a key under a condition, which is compared with what is held here.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn delete_if(&mut self, key: impl AsRef<str>, only_if: OnlyIf) -> Result<Option<Stamp>, WriteError> {
+        let key = key.as_ref();
+        self.write(&Self::register(key), false, |replica, now| replica.delete_if(now, key, only_if))
     }
 
     /// The value of a key.

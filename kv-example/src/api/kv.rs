@@ -231,11 +231,16 @@ async fn delete(
 ) -> Result<Json<Value>, ApiError> {
     wants.without_ttl()?;
     wants.without_by()?;
-    if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
-        return Err(ApiError::bad_request("a delete takes no condition: it removes what this node has seen"));
-    }
     let wait = wants.wait()?;
-    let receipt = app.node.delete(&key)?;
+    let receipt = match condition(&headers)? {
+        None => app.node.delete(&key)?,
+        Some(OnlyIf::Absent) => {
+            return Err(ApiError::bad_request(
+                "a key without a value cannot be deleted; give If-Match: \"<stamp>\"",
+            ));
+        }
+        Some(only_if) => app.node.delete_if(&key, only_if)?,
+    };
     if receipt.stamp().is_none() {
         return Err(ApiError::not_found(format!("no key {key:?}")));
     }

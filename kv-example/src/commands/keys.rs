@@ -173,6 +173,9 @@ impl Put {
 pub(crate) struct Del {
     #[arg(required = true)]
     keys: Vec<String>,
+    /// Only if its value is the one written with this stamp (as this node sees it); for one key
+    #[arg(long, value_name = "STAMP")]
+    if_stamp: Option<String>,
     #[command(flatten)]
     wait: Wait,
     #[command(flatten)]
@@ -182,10 +185,18 @@ pub(crate) struct Del {
 impl Del {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let client = self.target.client()?;
+        if self.if_stamp.is_some() && self.keys.len() > 1 {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--if-stamp is for one key: each value has a stamp of its own",
+            ));
+        }
+        let headers: Vec<(&str, String)> =
+            self.if_stamp.iter().map(|stamp| ("if-match", format!("\"{stamp}\""))).collect();
         let mut missing = Vec::new();
         for key in &self.keys {
             let path = format!("/v1/kv/{}{}", quoted(key), self.wait.query(&self.target, Vec::new()));
-            let answer = client.ask("DELETE", &path, &[], &[])?;
+            let answer = client.ask("DELETE", &path, &headers, &[])?;
             if answer.is_found() {
                 print_write(&self.target, &answer.json()?)?;
             } else {

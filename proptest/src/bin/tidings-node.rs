@@ -1,7 +1,7 @@
 //! One node in a process of its own, for tests that kill, stop and cut off processes.
 //!
 //! `tidings-node NAME LISTEN SECRET [SEED ..]` tells on its output, a line each: `addr`, `ready`, and what happens to
-//! members. It takes `put KEY VALUE`, `get KEY`, `leave`, `living` and `campaign NAME` on its input, and ends when that is
+//! members. It takes `put KEY VALUE`, `get KEY`, `fill COUNT BYTES`, `len`, `leave`, `living` and `campaign NAME` on its input, and ends when that is
 //! closed, so that no test leaves a process behind. `TIDINGS_VOTERS` has the names of voters, with commas between.
 
 use std::io::Write;
@@ -58,6 +58,20 @@ async fn obey(node: &Node, line: &str) -> Result<(), Failed> {
             let value = node.get(key).map(|entry| String::from_utf8_lossy(entry.value()).into_owned());
             tell(&format!("value {}", value.unwrap_or_default()));
         }
+        ["fill", count, bytes] => {
+            let (count, value) = (count.parse::<usize>()?, vec![b'x'; bytes.parse()?]);
+            let mut refused = 0;
+            for i in 0..count {
+                while node.put(format!("fill/{i}"), &value).is_err() {
+                    refused += 1;
+                    node.writable().await?;
+                }
+                // The reading of commands and the answering of probes go on.
+                tokio::task::yield_now().await;
+            }
+            tell(&format!("filled {count} refused {refused}"));
+        }
+        ["len"] => tell(&format!("len {}", node.len())),
         ["living"] => {
             let living = node.members().into_iter().filter(|member| member.state.is_alive());
             tell(&format!("living {}", living.count()));
