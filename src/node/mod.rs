@@ -472,7 +472,8 @@ pub struct PeerStatus {
     /// About how many bytes they are.
     pub lag_bytes: u64,
     /// For how long it has owed the confirmation of something that it was sent; zero if nothing is overdue. One
-    /// confirmation is enough for many writes: it comes half a [`Config::sync_interval`] after the first.
+    /// confirmation is enough for many writes: it comes half a
+    /// [`Config::sync_interval`](crate::Config::sync_interval) after the first.
     pub lag_time: Duration,
     /// The round trip to it.
     pub rtt: Duration,
