@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use fjall::PersistMode;
 use redb::ReadableDatabase;
 use tidings::{Config, Node, Security, WriteError};
-use tidings_benches::{key, value};
+use tidings_benches::table::Table;
+use tidings_benches::{key, sized, value};
 use tokio::runtime::Runtime;
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
@@ -21,6 +22,7 @@ pub(crate) const PARTS: &[(&str, fn())] = &[
 ];
 
 const ROUNDS: u64 = 1_000;
+const MIB: f64 = 1_048_576.0;
 /// How long the room is watched, unless `TIDINGS_BENCH_SECONDS` says otherwise.
 const ROOM_SECONDS: u64 = 600;
 
@@ -93,32 +95,44 @@ fn engines() {
         batch.insert(&rows, "claims", [0; 100]);
         batch.commit().expect("there is room");
     };
+    let mut table =
+        Table::new("disk-engines", "Two engines, a synced transaction of rows and 100 bytes of claims");
     for loaded in [0, 100_000] {
         let begin = Instant::now();
         (0..loaded / 5_000).for_each(|i| in_redb(i * 5_000, 5_000));
         let redb_took = begin.elapsed();
         let begin = Instant::now();
         (0..loaded / 5_000).for_each(|i| in_fjall(i * 5_000, 5_000));
-        println!("{loaded} keys loaded: redb {redb_took:.2?}, fjall {:.2?}", begin.elapsed());
+        if loaded > 0 {
+            let took = [("redb", redb_took), ("fjall", begin.elapsed())];
+            for (who, took) in took {
+                table.row("loading 100 k", who, "s", None, vec![took.as_secs_f64()]);
+            }
+        }
         let floor = bare(&folder);
         for count in [1, 100] {
             let redb = each(ROUNDS / 2, |i| in_redb(i * 7_919 % 100_000, count));
             let fjall = each(ROUNDS / 2, |i| in_fjall(i * 7_919 % 100_000, count));
-            println!(
-                "  {count:>3} rows: floor {floor:.0} us, redb {redb:.0} us ({:.1}), fjall {fjall:.0} us ({:.1})",
-                redb / floor,
-                fjall / floor
-            );
+            let name = format!("{count} rows among {loaded}");
+            let times = [("append and fdatasync", floor), ("redb", redb), ("fjall", fjall)];
+            for (who, micros) in times {
+                table.row(&name, who, "us", None, vec![micros]);
+            }
         }
     }
     let begin = Instant::now();
     let transaction = redb.begin_read().expect("it is open");
-    let table = transaction.open_table(ROWS).expect("it is there");
-    let count = redb::ReadableTable::iter(&table).expect("it is open").count();
+    let all = transaction.open_table(ROWS).expect("it is there");
+    let count = redb::ReadableTable::iter(&all).expect("it is open").count();
     let redb_took = begin.elapsed();
     let begin = Instant::now();
     let same = rows.iter().filter_map(|guard| guard.into_inner().ok()).count();
-    println!("reading {count} and {same} entries: redb {redb_took:.2?}, fjall {:.2?}", begin.elapsed());
+    assert_eq!(count, same, "both have the same");
+    let took = [("redb", redb_took), ("fjall", begin.elapsed())];
+    for (who, took) in took {
+        table.row("reading all", who, "s", None, vec![took.as_secs_f64()]);
+    }
+    table.save();
     _ = fs::remove_dir_all(folder);
 }
 
@@ -126,15 +140,20 @@ fn engines() {
 fn single() {
     let (folder, runtime) = (folder(), runtime());
     let node = start(&runtime, Some(&folder.join("a")));
-    let mut ratios = Vec::new();
+    let (mut floors, mut puts, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
         let floor = bare(&folder);
         let put = |i| runtime.block_on(node.put(key(i), value(i)).expect("acceptable").durable());
         let ours = each(ROUNDS, |i| put(i).expect("it is safe"));
-        println!("put and durable: p50 {ours:.0} us; append and fdatasync: {floor:.0} us");
+        floors.push(floor);
+        puts.push(ours);
         ratios.push(ours / floor);
     }
-    println!("  ratio, the median of five: {:.2} (target: 1.5)", median(ratios));
+    let mut table = Table::new("disk-single", "One writer who waits until each put is durable, p50");
+    table.row("124 bytes", "append and fdatasync", "us", None, floors);
+    table.row("put and durable", "tidings", "us", None, puts);
+    table.row("put and durable, in appends", "tidings", "x", Some(1.5), ratios);
+    table.save();
     runtime.block_on(node.shutdown());
     _ = fs::remove_dir_all(folder);
 }
@@ -158,13 +177,18 @@ fn group() {
         tasks.into_iter().for_each(|task| runtime.block_on(task).expect("it ends"));
         (writers * each) as f64 / begin.elapsed().as_secs_f64()
     };
-    for _ in 0..3 {
+    let mut rates: [Vec<f64>; 3] = Default::default();
+    for _ in 0..5 {
         let (one, many) = (rate(1, 2_000), rate(100, 200));
-        println!(
-            "durable puts: one writer {one:.0} a second, a hundred {many:.0}; ratio {:.1} (target: 10)",
-            many / one
-        );
+        rates.iter_mut().zip([one, many, many / one]).for_each(|(kept, rate)| kept.push(rate));
     }
+    let mut table =
+        Table::new("disk-group", "A hundred writers who wait until each put is durable, beside one");
+    let [one, many, ratios] = rates;
+    table.rate("one writer", "tidings", "/s", None, one);
+    table.rate("a hundred", "tidings", "/s", None, many);
+    table.rate("a hundred, in one's", "tidings", "x", Some(10.0), ratios);
+    table.save();
     runtime.block_on(node.shutdown());
     _ = fs::remove_dir_all(folder);
 }
@@ -172,6 +196,7 @@ fn group() {
 /// Puts that nobody waits for, with a disk and without.
 fn unawaited() {
     let runtime = runtime();
+    let mut table = Table::new("disk-unawaited", "Puts that nobody waits for, with a disk and without");
     for (name, keys, puts) in
         [("over 10,000 keys", 10_000, 1_000_000), ("on distinct keys", u64::MAX, 400_000)]
     {
@@ -189,22 +214,27 @@ fn unawaited() {
             runtime.block_on(node.shutdown());
             rate
         };
-        let mut ratios = Vec::new();
-        for _ in 0..3 {
+        let mut rates: [Vec<f64>; 3] = Default::default();
+        for _ in 0..5 {
             let folder = folder();
             let (memory, disk) = (rate(None), rate(Some(&folder.join("a"))));
-            ratios.push(disk / memory);
-            println!("puts {name}: {memory:.0} a second in memory, {disk:.0} with a disk");
+            rates.iter_mut().zip([memory, disk, disk / memory]).for_each(|(kept, rate)| kept.push(rate));
             _ = fs::remove_dir_all(folder);
         }
-        println!("  ratio, the median of three: {:.2} (target: 0.7)", median(ratios));
+        let [memory, disk, ratios] = rates;
+        table.rate(&format!("puts {name}, in memory"), "tidings", "/s", None, memory);
+        table.rate(&format!("puts {name}, with a disk"), "tidings", "/s", None, disk);
+        table.rate(&format!("puts {name}, share"), "tidings", "x", Some(0.7), ratios);
     }
+    table.save();
 }
 
 /// Starting on a directory with many keys: everything readable, all indexes built.
 fn opening() {
     let runtime = runtime();
-    for (keys, target) in [(100_000, 0.8), (1_000_000, 3.5)] {
+    let mut table =
+        Table::new("disk-opening", "Starting on a folder with many keys of 124 bytes, all indexes built");
+    for (keys, target) in [(100_000, 0.8), (1_000_000, 3.5)].into_iter().take(sized(1, 2)) {
         let folder = folder();
         let node = start(&runtime, Some(&folder));
         for i in 0..keys {
@@ -214,17 +244,21 @@ fn opening() {
         }
         runtime.block_on(node.shutdown());
         drop(node);
-        for _ in 0..3 {
+        let mut times = Vec::new();
+        for _ in 0..5 {
             let begin = Instant::now();
             let node = start(&runtime, Some(&folder));
             let took = begin.elapsed().as_secs_f64();
             assert!(node.len() as u64 == keys && node.get(key(7)).is_some(), "it is all there");
-            println!("opening {keys} keys of 124 bytes: {took:.2} s (target: {target})");
+            times.push(took);
             runtime.block_on(node.shutdown());
         }
-        println!("  {} MiB on the disk", bytes(&folder) >> 20);
+        let name = format!("{} k keys", keys / 1_000);
+        table.row(&name, "tidings", "s", Some(target), times);
+        table.row(&format!("{name}, on the disk"), "tidings", "MiB", None, vec![bytes(&folder) as f64 / MIB]);
         _ = fs::remove_dir_all(folder);
     }
+    table.save();
 }
 
 /// What a folder takes on the disk.
@@ -240,7 +274,7 @@ fn bytes(path: &Path) -> u64 {
 fn room() {
     const KEYS: u64 = 200_000;
     let seconds = std::env::var("TIDINGS_BENCH_SECONDS").ok().and_then(|text| text.parse().ok());
-    let time = Duration::from_secs(seconds.unwrap_or(ROOM_SECONDS));
+    let time = Duration::from_secs(seconds.unwrap_or(sized(20, ROOM_SECONDS)));
     let (folder, runtime) = (folder(), runtime());
     let node = start(&runtime, Some(&folder));
     let (begin, mut last, mut most, mut puts) = (Instant::now(), Instant::now(), 0, 0_u64);
@@ -260,13 +294,12 @@ fn room() {
     }
     let live = node.status().store.map_or(0, |store| store.bytes);
     let limit = 3 * live + (128 << 20);
-    println!(
-        "{puts} puts over {KEYS} keys in {time:?}: at most {} MiB on the disk, {} MiB at the end; {} MiB live (target: {})",
-        most >> 20,
-        bytes(&folder) >> 20,
-        live >> 20,
-        limit >> 20
-    );
+    let title = format!("Room on the disk while {} MiB are overwritten for {time:?}", live >> 20);
+    let mut table = Table::new("disk-room", &title);
+    table.row("most", "tidings", "MiB", Some(limit as f64 / MIB), vec![most as f64 / MIB]);
+    table.row("at the end", "tidings", "MiB", None, vec![bytes(&folder) as f64 / MIB]);
+    table.rate("puts", "tidings", "/s", None, vec![puts as f64 / begin.elapsed().as_secs_f64()]);
+    table.save();
     runtime.block_on(node.shutdown());
     _ = fs::remove_dir_all(folder);
 }

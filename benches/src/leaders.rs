@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tidings::{Config, Leadership, Node, Security};
+use tidings_benches::sized;
+use tidings_benches::table::Table;
 
 pub(crate) const PARTS: &[(&str, fn())] =
     &[("campaigns", campaigns), ("durable", durable), ("held", held), ("kills", kills)];
@@ -55,18 +57,6 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
-fn percentiles(name: &str, unit: &str, mut figures: Vec<f64>, target: &str) {
-    figures.sort_by(f64::total_cmp);
-    let at = |percent: usize| figures[(figures.len() - 1) * percent / 100];
-    println!(
-        "{name}: p50 {:.2} {unit}, p99 {:.2}, max {:.2}, of {} ({target})",
-        at(50),
-        at(99),
-        at(100),
-        figures.len()
-    );
-}
-
 async fn campaign(nodes: &[Node]) -> Vec<f64> {
     let mut times = Vec::new();
     for round in 0..ROUNDS {
@@ -81,16 +71,14 @@ async fn campaign(nodes: &[Node]) -> Vec<f64> {
 /// A free lease, and one that is given up.
 fn campaigns() {
     runtime().block_on(async {
+        let mut table =
+            Table::new("leaders-campaigns", "Winning a lease among five voters, and giving it up");
         let nodes = cluster(None).await;
         let rtts = nodes[0].status().peers.into_iter().map(|peer| peer.rtt.as_secs_f64() * 1e3).collect();
-        percentiles("round trip as QUIC estimates it", "ms", rtts, "");
-        percentiles(
-            "echo: a write until all have it",
-            "ms",
-            echo(&nodes).await,
-            "one round trip and two hops",
-        );
-        percentiles("campaign for a free lease", "ms", campaign(&nodes).await, "3 round trips");
+        let [rtt, ..] = table.quantiles("round trip as QUIC estimates it", "quinn", "ms", rtts);
+        table.quantiles("a write until all have it and say so", "tidings", "ms", echo(&nodes).await);
+        let [p50, ..] = table.quantiles("campaign for a free lease", "tidings", "ms", campaign(&nodes).await);
+        table.row("the same, p50 in round trips", "tidings", "x", Some(3.0), vec![p50 / rtt]);
         let mut times = Vec::new();
         let mut lead = nodes[0].lock("door").await.expect("it is free");
         for round in 1..=ROUNDS {
@@ -106,7 +94,9 @@ fn campaigns() {
             times.push((at - since).as_secs_f64() * 1e3);
             lead = next;
         }
-        percentiles("resign until the next one leads", "ms", times, "20");
+        let [_, p99, _] = table.quantiles("resign until the next one leads", "tidings", "ms", times);
+        table.row("the same, p99", "tidings", "ms", Some(20.0), vec![p99]);
+        table.save();
     });
 }
 
@@ -124,16 +114,22 @@ async fn echo(nodes: &[Node]) -> Vec<f64> {
 fn durable() {
     let dir = std::env::temp_dir().join(format!("tidings-leaders-{}", std::process::id()));
     runtime().block_on(async {
+        let mut table =
+            Table::new("leaders-durable", "Winning a lease where promises have to be on the disk");
         let nodes = cluster(Some(&dir)).await;
+        let rtt = nodes[0].status().peers.iter().map(|peer| peer.rtt.as_secs_f64() * 1e3).sum::<f64>();
+        let rtt = rtt / (VOTERS - 1) as f64;
         let mut syncs = Vec::new();
         for _ in 0..ROUNDS {
             let since = Instant::now();
             nodes[0].put("k", "v").expect("small").durable().await.expect("the disk works");
             syncs.push(since.elapsed().as_secs_f64() * 1e3);
         }
-        percentiles("a durable write", "ms", syncs, "");
-        let name = "campaign for a free lease, with disks";
-        percentiles(name, "ms", campaign(&nodes).await, "3 round trips and one sync");
+        let [sync, ..] = table.quantiles("a durable write", "tidings", "ms", syncs);
+        let [p50, ..] = table.quantiles("campaign for a free lease", "tidings", "ms", campaign(&nodes).await);
+        let name = "the same, p50 in three round trips and a durable write";
+        table.row(name, "tidings", "x", Some(1.0), vec![p50 / (3.0 * rtt + sync)]);
+        table.save();
     });
     _ = std::fs::remove_dir_all(dir);
 }
@@ -148,18 +144,19 @@ fn used() -> Duration {
 
 fn held() {
     runtime().block_on(async {
+        let mut table = Table::new("leaders-held", "What 1,000 held leases cost each of five nodes");
         let nodes = cluster(None).await;
         let sent =
             || -> u64 { nodes.iter().flat_map(|n| n.status().peers).map(|peer| peer.sent_bytes).sum() };
         let measure = async |name: &str| {
             tokio::time::sleep(Duration::from_secs(8)).await;
             let (bytes, time) = (sent(), used());
-            let seconds = 20;
+            let seconds = sized(10, 20);
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             let each = seconds as f64 * VOTERS as f64;
             let bytes = (sent() - bytes) as f64 / each;
             let share = (used() - time).as_secs_f64() / each * 100.0;
-            println!("{name}: {bytes:.0} bytes a second and node, {share:.2} % of a core a node");
+            println!("  {name}: {bytes:.0} bytes a second and node, {share:.2} % of a core a node");
             (bytes, share)
         };
         let idle = measure("idle").await;
@@ -174,10 +171,12 @@ fn held() {
         for campaign in campaigns {
             leases.push(campaign.await.expect("it does not panic").expect("it wins"));
         }
-        println!("{HELD} leases won at once in {:?}", since.elapsed());
+        table.row("1,000 leases won at once", "tidings", "s", None, vec![since.elapsed().as_secs_f64()]);
         let busy = measure("1,000 leases held").await;
         let (bytes, share) = (busy.0 - idle.0, busy.1 - idle.1);
-        println!("for the leases: {bytes:.0} bytes a second (5,000), {share:.2} % of a core (1)");
+        table.row("sent for them", "tidings", "bytes/s", Some(5_000.0), vec![bytes]);
+        table.row("processor time for them", "tidings", "% of a core", Some(1.0), vec![share]);
+        table.save();
         assert!(leases.iter().all(Leadership::is_valid), "all are held still");
     });
 }
@@ -250,7 +249,7 @@ fn kills() {
     let mut candidates: Vec<Process> = (0..CANDIDATES).map(|i| spawn(&name(i), &seed, &sender)).collect();
     let mut leader = hear(&heard, "leads ").0;
     let mut times = Vec::new();
-    for _ in 0..KILLS {
+    for _ in 0..sized(6, KILLS) {
         std::thread::sleep(Duration::from_millis(1_300));
         let at = (0..CANDIDATES).find(|i| name(*i) == leader).expect("a candidate");
         let since = Instant::now();
@@ -261,5 +260,9 @@ fn kills() {
         leader = next;
         _ = std::io::stdout().flush();
     }
-    percentiles("kill -9 of the leader until the next one leads", "s", times, "lease of 3 s and 1 s");
+    let mut table =
+        Table::new("leaders-kills", "kill -9 of the leader, leases of 3 s, processes on loopback");
+    let [_, p99, _] = table.quantiles("until the next one leads", "tidings", "s", times);
+    table.row("until the next one leads, p99", "tidings", "s", Some(4.0), vec![p99]);
+    table.save();
 }

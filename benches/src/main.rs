@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chitchat::{Chitchat, ChitchatConfig, ChitchatId, FailureDetectorConfig};
+use crdts::CmRDT;
 use tidings::{Input, Sim};
+use tidings_benches::plot::{Axis, Plot};
+use tidings_benches::table::Table;
 use tidings_benches::{Pair, at, filled, key, replica, resident, value};
 
 const KEYS: u64 = 100_000;
@@ -68,7 +71,7 @@ fn main() -> ExitCode {
             let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
             eprintln!("usage: tidings-benches {report} [{}]", names.join(" | "));
         }
-        eprintln!("usage: tidings-benches report [--full] [--only PART]");
+        eprintln!("usage: tidings-benches report [--full] [--only NAME]");
         return ExitCode::from(2);
     }
     parts.iter().filter(is_wanted).for_each(|(_, run)| run());
@@ -80,13 +83,6 @@ fn per_step(steps: u64, run: impl FnOnce()) -> f64 {
     let start = Instant::now();
     run();
     start.elapsed().as_nanos() as f64 / steps as f64
-}
-
-fn row(name: &str, unit: &str, mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    let median = figures[figures.len() / 2];
-    println!("{name:<44} {:>10.1} {median:>10.1} {:>10.1} {unit}", figures[0], figures[figures.len() - 1]);
-    median
 }
 
 fn rival() -> Chitchat {
@@ -108,12 +104,14 @@ fn rival() -> Chitchat {
 }
 
 fn puts() {
-    println!("\n{KEYS} keys of 24 bytes, values of 100             min     median        max");
+    let mut table =
+        Table::new("core-puts", "Reading and writing in the core, 100 k keys of 24 bytes, values of 100");
+    table.note("The core alone: one thread, no lock, no network, no index for readers. crdts is its Map of MVReg with one actor, as its documentation has it: each write reads the context first.");
     let keys: Vec<String> = (0..KEYS).map(key).collect();
     let values: Vec<Vec<u8>> = (0..KEYS).map(value).collect();
     let texts: Vec<String> = values.iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect();
     let shuffled: Vec<usize> = (0..KEYS).map(|i| (i * 7_919 % KEYS) as usize).collect();
-    let mut figures: [Vec<f64>; 5] = Default::default();
+    let mut figures: [Vec<f64>; 7] = Default::default();
     for repetition in 0..REPETITIONS {
         let mut ours = replica(repetition as u64);
         figures[0].push(per_step(KEYS, || {
@@ -142,25 +140,54 @@ fn puts() {
                 std::hint::black_box(ours.get(at(2 * KEYS), &keys[*i]));
             }
         }));
+        let mut map: crdts::Map<String, crdts::MVReg<Vec<u8>, u64>, u64> = crdts::Map::new();
+        let mut write = |key: &String, value: &Vec<u8>| {
+            let context = map.get(key).derive_add_ctx(1);
+            let update =
+                map.update(key.clone(), context, |register, context| register.write(value.clone(), context));
+            map.apply(update);
+        };
+        figures[5]
+            .push(per_step(KEYS, || keys.iter().zip(&values).for_each(|(key, value)| write(key, value))));
+        figures[6].push(per_step(KEYS, || {
+            shuffled.iter().enumerate().for_each(|(step, i)| write(&keys[*i], &values[step]));
+        }));
     }
-    let [new, new_rival, over, over_rival, get] = figures;
-    let ours = row("put, a new key", "ns", new);
-    let theirs = row("chitchat set, a new key", "ns", new_rival);
-    println!("{:<44} {:>21.2}   (target: at most 0.7)", "  ratio", ours / theirs);
-    let ours = row("put, overwrite at random", "ns", over);
-    let theirs = row("chitchat set, overwrite at random", "ns", over_rival);
-    println!("{:<44} {:>21.2}   (target: at most 0.7)", "  ratio", ours / theirs);
-    row("get (the core's, not the node's)", "ns", get);
+    let [new, new_rival, over, over_rival, get, new_crdts, over_crdts] = figures;
+    let sets = [
+        ("put, a new key", new, new_rival, new_crdts),
+        ("put, overwrite at random", over, over_rival, over_crdts),
+    ];
+    for (name, ours, theirs, map) in sets {
+        let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+        table.row(name, "tidings", "ns", None, ours);
+        table.row(name, "chitchat", "ns", None, theirs);
+        table.row(name, "crdts", "ns", None, map);
+        table.row(&format!("{name}, in chitchat's"), "tidings", "x", Some(0.7), ratios);
+    }
+    table.row("get", "tidings", "ns", None, get);
+    table.save();
 }
 
 /// What a second replica spends on merging what the first one put: as it comes, a hundred rows a frame, and as one
 /// backlog, whose rows are remembered beyond the vector until its end.
 fn merges() {
+    let mut table =
+        Table::new("core-merges", "Merging the rows of another replica, beside an own put of a new key");
+    let own = (0..REPETITIONS as u64).map(|repetition| {
+        let mut ours = replica(repetition);
+        per_step(KEYS, || {
+            (0..KEYS).for_each(|i| _ = ours.put(at(i), &key(i), &value(i)).expect("acceptable"));
+        })
+    });
+    let own = table.row("put of a new key, the key and value made", "tidings", "ns", None, own.collect());
     for (name, group) in [("merging a remote row, live", 100), ("merging a remote row, of one backlog", KEYS)]
     {
         let figures = (0..REPETITIONS as u64).map(|repetition| merging(repetition, group)).collect();
-        row(name, "ns", figures);
+        let merged = table.row(name, "tidings", "ns", None, figures);
+        table.row(&format!("{name}, in puts"), "tidings", "x", Some(1.0), vec![merged / own]);
     }
+    table.save();
 }
 
 fn merging(repetition: u64, group: u64) -> f64 {
@@ -188,10 +215,9 @@ fn memory() {
     let before = resident();
     let replica = filled(1, MANY);
     let bytes = resident().saturating_sub(before);
-    println!(
-        "memory at {MANY} keys of 24 + 100 bytes: {} bytes a key resident (target: at most 250)",
-        bytes / MANY
-    );
+    let mut table = Table::new("core-memory", "Resident memory at 1 M keys of 24 bytes, values of 100");
+    let each = |bytes: u64| vec![bytes as f64 / MANY as f64];
+    table.row("a key", "tidings", "bytes", Some(250.0), each(bytes));
     assert_eq!(replica.len() as u64, MANY, "all are there");
     drop(replica);
     let before = resident();
@@ -200,7 +226,11 @@ fn memory() {
         theirs.self_node_state().set(key(i), String::from_utf8_lossy(&value(i)));
     }
     let bytes = resident().saturating_sub(before);
-    println!("chitchat: {} bytes a key resident, on pages that were freed before in part", bytes / MANY);
+    table.row("a key", "chitchat", "bytes", None, each(bytes));
+    table.note(
+        "chitchat comes second and uses, in part, pages that were freed before: it is shown too small.",
+    );
+    table.save();
 }
 
 /// The digest alone: built anew for a million rows, and compared when both sides agree.
@@ -213,11 +243,11 @@ fn digests() {
         pair.ends[0].rebuild_digest();
         building.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    println!();
-    row("digest of 1 M rows, built anew (target: 500)", "ms", building);
+    let mut table = Table::new("core-digests", "The digest");
+    table.row("1 M rows, built anew", "tidings", "ms", Some(500.0), building);
     let mut few = filled(3, KEYS);
     let churning = (0..REPETITIONS).map(|_| per_step(KEYS, || few.churn_digest())).collect();
-    row("digest upkeep of an overwrite (target: 200)", "ns", churning);
+    table.row("upkeep for an overwrite", "tidings", "ns", Some(200.0), churning);
     pair.run(false);
     let mut check = None;
     while check.is_none() {
@@ -238,26 +268,32 @@ fn digests() {
             }
         }));
     }
-    row("a check in sync, answered (target: 5,000)", "ns", checking);
+    table.row("a check in sync, answered", "tidings", "ns", Some(5_000.0), checking);
+    table.save();
 }
 
 fn reconciles() {
-    println!("\nreconcile, both directions, besides the rows: bytes, half round trips, (rows' bytes)");
+    let mut table =
+        Table::new("core-reconciles", "What a comparison costs besides the rows, both directions");
+    table.note("The bound is what any method has to send to find differences among 64-bit hashes of rows: 8 bytes for each. What is above it buys few round trips and exactness.");
+    let mut plot = Plot::new("Bytes of a comparison besides the rows", Axis::log("keys"), Axis::log("bytes"));
+    let mut curves: [Vec<(f64, f64)>; 3] = Default::default();
     for keys in [10_000, 100_000, 1_000_000] {
         let mut pair = Pair::new(filled(1, keys), replica(2), at(2 * keys));
         let start = Instant::now();
         pair.run(false);
-        let joined = start.elapsed();
-        println!("{keys} keys: joining blank {:.2} s for both sides", joined.as_secs_f64());
+        let joined = start.elapsed().as_secs_f64();
+        let name = format!("{} k keys", keys / 1_000);
+        table.row(&format!("{name}, joining blank, both sides"), "tidings", "s", None, vec![joined]);
         // The first tick still claims what the session taught.
         for _ in 0..2 {
             pair.wake(Duration::from_secs(2));
             pair.run(false);
         }
         pair.wake(Duration::from_secs(2));
-        let crossed = pair.run(false);
-        println!("  in sync: {} bytes for two checks (target: at most 64 each)", crossed.bytes);
-        for differences in [1, 10, 1_000] {
+        let crossed = pair.run(false).bytes as f64 / 2.0;
+        table.row(&format!("{name}, a check in sync"), "tidings", "bytes", Some(64.0), vec![crossed]);
+        for (differences, curve) in [1, 10, 1_000].into_iter().zip(&mut curves) {
             let now = at(3 * keys);
             pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkDown(1)));
             for i in 0..differences {
@@ -266,18 +302,26 @@ fn reconciles() {
             }
             // As if the follower's position were lost: blank logs force a comparison.
             let crossed = compare(&mut pair);
-            let own = crossed.bytes - crossed.rows;
-            let target = match differences {
-                1 => 1,
-                10 => 4,
-                _ => 280,
+            let own = (crossed.bytes - crossed.rows) as f64;
+            let kib = match differences {
+                1 => 1.0,
+                10 => 4.0,
+                _ => 280.0,
             };
-            println!(
-                "  {differences:>5} differences: {own:>8} bytes (target at 1 M: {target} KiB), {} half trips, ({})",
-                crossed.flights, crossed.rows
-            );
+            let name = format!("{name}, {differences} differences");
+            let target = (keys == 1_000_000).then_some(kib * 1_024.0);
+            table.row(&name, "tidings", "bytes", target, vec![own]);
+            table.row(&name, "bound", "bytes", None, vec![8.0 * differences as f64]);
+            let trips = crossed.flights as f64 / 2.0;
+            table.row(&name, "tidings", "round trips", Some(4.0), vec![trips]);
+            curve.push((keys as f64, own));
         }
     }
+    for (differences, curve) in [1, 10, 1_000].into_iter().zip(curves) {
+        plot.line(&format!("{differences} differences"), curve);
+    }
+    plot.save("core-reconciles");
+    table.save();
 }
 
 /// Reconciles over a link on which no live frame is carried.
@@ -290,7 +334,7 @@ fn compare(pair: &mut Pair) -> tidings_benches::Crossed {
 }
 
 fn simulator() {
-    println!();
+    let mut table = Table::new("core-simulator", "The simulator, a write a second");
     for (nodes, seconds) in [(5, 600), (100, 60)] {
         let mut sim = Sim::new(1).without_checks().nodes(nodes);
         let start = Instant::now();
@@ -299,9 +343,10 @@ fn simulator() {
             sim.run_for(Duration::from_secs(1));
         }
         let took = start.elapsed().as_secs_f64();
-        println!(
-            "simulator: {nodes} nodes, {seconds} s in {took:.2} s: {:.0} times real time",
-            seconds as f64 / took
-        );
+        let name = format!("{nodes} nodes, {seconds} s");
+        let target = if nodes == 5 { 1.2 } else { 60.0 };
+        table.row(&format!("{name}, take"), "tidings", "s", Some(target), vec![took]);
+        table.rate(&format!("{name}, times real time"), "tidings", "x", None, vec![seconds as f64 / took]);
     }
+    table.save();
 }

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tidings::{Config, MemberEvent, Node, Security};
+use tidings_benches::sized;
+use tidings_benches::table::Table;
 
 pub(crate) const PARTS: &[(&str, fn())] = &[("kills", kills), ("leaving", leaving), ("idle", idle)];
 
@@ -99,7 +101,7 @@ fn kills() {
     // Until everybody has a link with everybody.
     std::thread::sleep(Duration::from_secs(3));
     let mut times = Vec::new();
-    for kill in 0..KILLS {
+    for kill in 0..sized(3, KILLS) {
         let i = 1 + kill % (NODES - 1);
         let killed = Instant::now();
         nodes[i].0.kill().expect("it is ours");
@@ -109,16 +111,11 @@ fn kills() {
         wait_for(&heard, &format!("joined n{i}"), NODES - 1);
         std::thread::sleep(Duration::from_secs(2));
     }
-    times.sort_by(f64::total_cmp);
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-    println!(
-        "kill -9 among {NODES} processes until a node knows, {} times: min {:.2}  p50 {:.2}  p99 {:.2}  max {:.2} s (6)",
-        times.len(),
-        at(0),
-        at(50),
-        at(99),
-        at(100)
-    );
+    let mut table =
+        Table::new("members-kills", "kill -9 of one of ten processes until another one calls it down");
+    let [_, p99, _] = table.quantiles("until a node knows", "tidings", "s", times);
+    table.row("until a node knows, p99", "tidings", "s", Some(6.0), vec![p99]);
+    table.save();
 }
 
 async fn cluster(count: usize) -> Vec<Node> {
@@ -157,20 +154,19 @@ fn leaving() {
             }
             left.await.expect("it does not panic");
         }
-        times.sort_by(f64::total_cmp);
-        trips.sort_by(f64::total_cmp);
-        println!(
-            "leave until another node knows: p50 {:.2} ms, max {:.2}; a smoothed round trip is {:.2} ms (1)",
-            times[times.len() / 2],
-            times[times.len() - 1],
-            trips[trips.len() / 2]
-        );
+        let mut table = Table::new("members-leaving", "From leave() until another of four nodes knows");
+        let [trip, ..] = table.quantiles("round trip as QUIC estimates it", "quinn", "ms", trips);
+        let [p50, ..] = table.quantiles("until another node knows", "tidings", "ms", times);
+        table.row("the same, p50 in round trips", "tidings", "x", Some(1.0), vec![p50 / trip]);
+        table.save();
     });
 }
 
 fn idle() {
-    for count in [3, 10] {
-        runtime().block_on(async {
+    let mut table =
+        Table::new("members-idle", "What an idle cluster sends, bytes of UDP payload a second and node");
+    for count in [3, 10].into_iter().take(sized(1, 2)) {
+        let each = runtime().block_on(async {
             let nodes = cluster(count).await;
             let sent = || -> u64 {
                 nodes.iter().flat_map(|node| node.status().peers).map(|peer| peer.sent_bytes).sum()
@@ -178,10 +174,11 @@ fn idle() {
             // Path discovery and the first comparisons are over by then.
             tokio::time::sleep(Duration::from_secs(10)).await;
             let before = sent();
-            let seconds = 30;
+            let seconds = sized(15, 30);
             tokio::time::sleep(Duration::from_secs(seconds)).await;
-            let each = (sent() - before) as f64 / (seconds as f64 * count as f64);
-            println!("{count} idle nodes: {each:.0} bytes of UDP payload a second and node (600)");
+            (sent() - before) as f64 / (seconds as f64 * count as f64)
         });
+        table.row(&format!("{count} nodes"), "tidings", "bytes/s", Some(600.0), vec![each]);
     }
+    table.save();
 }

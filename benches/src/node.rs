@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tidings::{Builder, Config, Node, Quorum, Security, WriteError};
+use tidings_benches::plot::{Axis, Plot};
+use tidings_benches::table::{Table, quantile};
 use tidings_benches::{key, resident, value};
 use tokio::runtime::Runtime;
 
@@ -14,6 +16,7 @@ pub(crate) const PARTS: &[(&str, fn())] = &[
     ("gets", gets),
     ("latency", latency),
     ("throughput", throughput),
+    ("fanout", fanout),
     ("starts", starts),
     ("memory", memory),
 ];
@@ -39,17 +42,9 @@ async fn start(name: &str, seeds: &[&Node]) -> Node {
     node
 }
 
-fn quantile(sorted: &[u64], share: f64) -> f64 {
-    #[expect(clippy::cast_sign_loss, reason = "shares are positive")]
-    let at = ((sorted.len() - 1) as f64 * share) as usize;
-    sorted[at] as f64 / 1e3
-}
-
-fn quantiles(name: &str, mut nanos: Vec<u64>) -> (f64, f64) {
-    nanos.sort_unstable();
-    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| quantile(&nanos, share));
-    println!("{name:<44} p50 {p50:>9.2}  p99 {p99:>9.2}  p99.9 {p999:>9.2} us");
-    (p50, p99)
+/// Microseconds.
+fn micros(nanos: Vec<u64>) -> Vec<f64> {
+    nanos.into_iter().map(|nanos| nanos as f64 / 1e3).collect()
 }
 
 /// Reads beside a bare concurrent map, then under a saturating writer and a joining peer.
@@ -62,21 +57,28 @@ fn gets() {
         node.put(key, value(i as u64)).expect("acceptable");
         bare.pin().insert(key.clone(), value(i as u64).into());
     }
+    let sharded: dashmap::DashMap<String, Arc<[u8]>> = dashmap::DashMap::new();
+    for (i, key) in keys.iter().enumerate() {
+        sharded.insert(key.clone(), value(i as u64).into());
+    }
     let each = |get: &dyn Fn(&str)| {
-        let mut best = f64::MAX;
-        for _ in 0..5 {
-            let start = Instant::now();
-            (0..1_000_000_usize).for_each(|i| get(&keys[i * 7_919 % keys.len()]));
-            best = best.min(start.elapsed().as_nanos() as f64 / 1e6);
-        }
-        best
+        let start = Instant::now();
+        (0..1_000_000_usize).for_each(|i| get(&keys[i * 7_919 % keys.len()]));
+        start.elapsed().as_nanos() as f64 / 1e6
     };
-    let theirs = each(&|key| _ = std::hint::black_box(bare.pin().get(key).cloned()));
-    let ours = each(&|key| _ = std::hint::black_box(node.get(key)));
-    println!(
-        "get: {ours:.0} ns, papaya get and clone: {theirs:.0} ns, ratio {:.2} (target: 1.5)",
-        ours / theirs
-    );
+    let mut table = Table::new("node-gets", "Reading one of 10,000 keys, from a thread of the user's");
+    let mut figures: [Vec<f64>; 3] = Default::default();
+    for _ in 0..5 {
+        figures[0].push(each(&|key| _ = std::hint::black_box(node.get(key))));
+        figures[1].push(each(&|key| _ = std::hint::black_box(bare.pin().get(key).cloned())));
+        figures[2].push(each(&|key| _ = std::hint::black_box(sharded.get(key).map(|value| value.clone()))));
+    }
+    let [ours, papaya, dashmap] = figures;
+    let ratios = ours.iter().zip(&papaya).map(|(ours, theirs)| ours / theirs).collect();
+    table.row("get", "tidings", "ns", None, ours);
+    table.row("get and clone", "papaya", "ns", None, papaya);
+    table.row("get and clone", "DashMap", "ns", None, dashmap);
+    table.row("get, in papaya's", "tidings", "x", Some(1.5), ratios);
     let stop = Arc::new(AtomicBool::new(false));
     let (writer, halt, texts) = (node.clone(), stop.clone(), keys.clone());
     let writing = std::thread::spawn(move || {
@@ -97,7 +99,14 @@ fn gets() {
     }
     stop.store(true, Ordering::Relaxed);
     writing.join().expect("the writer ends");
-    quantiles("get under a writer and a joiner (target p99 5, p99.9 50)", nanos);
+    let mut all = micros(nanos);
+    all.sort_by(f64::total_cmp);
+    for (share, name, target) in [(0.5, "p50", None), (0.99, "p99", Some(5.0)), (0.999, "p99.9", Some(50.0))]
+    {
+        let name = format!("get under a writer and a joiner, {name}");
+        table.row(&name, "tidings", "us", target, vec![quantile(&all, share)]);
+    }
+    table.save();
     runtime.block_on(async { tokio::join!(joiner.shutdown(), node.shutdown()) });
 }
 
@@ -157,7 +166,9 @@ fn plain_quinn() -> (quinn::Endpoint, quinn::Endpoint, SocketAddr) {
 fn latency() {
     let runtime = runtime();
     runtime.block_on(async {
-        let (echo, _) = quantiles("quinn, 100 bytes there and back", echoes().await);
+        let mut table = Table::new("node-latency", "From a put to others, beside an echo of 100 bytes");
+        let [echo, ..] =
+            table.quantiles("100 bytes there and back", "bare quinn", "us", micros(echoes().await));
         let a = start("a", &[]).await;
         let b = start("b", &[&a]).await;
         let mut watch = b.watch("k").without_current();
@@ -168,8 +179,9 @@ fn latency() {
             watch.next().await.expect("it is open");
             nanos.push(begin.elapsed().as_nanos() as u64);
         }
-        let (p50, p99) = quantiles("put on A to the event on B", nanos);
-        println!("  in echoes: p50 {:.2} (target: 2), p99 {:.2} (target: 5)", p50 / echo, p99 / echo);
+        let [p50, p99, _] = table.quantiles("put on A to the event on B", "tidings", "us", micros(nanos));
+        table.row("the same, p50 in p50 of echoes", "tidings", "x", Some(2.0), vec![p50 / echo]);
+        table.row("the same, p99 in p50 of echoes", "tidings", "x", Some(5.0), vec![p99 / echo]);
         let c = start("c", &[&a, &b]).await;
         let mut nanos = Vec::new();
         for i in 0..ROUNDS {
@@ -178,9 +190,10 @@ fn latency() {
             receipt.seen_by(Quorum::Majority, PATIENCE).await.expect("it is seen");
             nanos.push(begin.elapsed().as_nanos() as u64);
         }
-        let (p50, _) = quantiles("put to seen_by(Majority) of three", nanos);
-        println!("  in echoes: p50 {:.2} (target: 3)", p50 / echo);
-        quantiles("quinn, 100 bytes there and back, again", echoes().await);
+        let [p50, ..] = table.quantiles("put to seen_by(Majority) of three", "tidings", "us", micros(nanos));
+        table.row("the same, p50 in p50 of echoes", "tidings", "x", Some(3.0), vec![p50 / echo]);
+        table.quantiles("100 bytes there and back, again", "bare quinn", "us", micros(echoes().await));
+        table.save();
         tokio::join!(a.shutdown(), b.shutdown(), c.shutdown());
     });
 }
@@ -188,9 +201,11 @@ fn latency() {
 /// One writing thread while two peers follow.
 fn throughput() {
     let runtime = runtime();
-    for (name, keys, writes, target) in
-        [("over 10,000 keys", KEYS, 600_000_u64, 200_000), ("on distinct keys", u64::MAX, 400_000, 80_000)]
-    {
+    let mut table = Table::new("node-throughput", "One thread writes, two peers follow");
+    for (name, keys, writes, target) in [
+        ("over 10,000 keys", KEYS, 600_000_u64, 200_000.0),
+        ("on distinct keys", u64::MAX, 400_000, 80_000.0),
+    ] {
         let (a, b, c) = runtime.block_on(async {
             let a = start("a", &[]).await;
             let b = start("b", &[&a]).await;
@@ -217,13 +232,78 @@ fn throughput() {
         let rate = writes as f64 / begin.elapsed().as_secs_f64();
         let seen = runtime.block_on(last.expect("there were writes").seen_by(Quorum::All, PATIENCE));
         let all = writes as f64 / begin.elapsed().as_secs_f64();
-        println!(
-            "puts {name}: {rate:.0} a second (target: {target}), {all:.0} until all have them ({seen:?}); \
-             greatest lag seen {} KiB, busy {busy} times",
-            lag >> 10
-        );
+        seen.expect("all have it in time");
+        table.rate(&format!("puts {name}"), "tidings", "/s", Some(target), vec![rate]);
+        table.rate(&format!("puts {name}, until all have them"), "tidings", "/s", None, vec![all]);
+        table.row(&format!("puts {name}, greatest lag"), "tidings", "KiB", None, vec![lag as f64 / 1_024.0]);
+        table.row(&format!("puts {name}, refused as busy"), "tidings", "times", None, vec![busy as f64]);
         runtime.block_on(async { tokio::join!(a.shutdown(), b.shutdown(), c.shutdown()) });
     }
+    table.save();
+}
+
+/// From one write to the last of many watches of that key on the same node.
+fn fanout() {
+    let runtime = runtime();
+    let mut table =
+        Table::new("node-fanout", "From a put to the last of many watches of that key on the same node");
+    let mut plot = Plot::new("One write and many watches, p50", Axis::log("watches"), Axis::log("us"));
+    let mut curves: [Vec<(f64, f64)>; 2] = Default::default();
+    for count in [1_usize, 10, 100, 1_000, 10_000] {
+        let rounds = (100_000 / count).clamp(20, 1_000);
+        let ours = runtime.block_on(async {
+            let node = start("a", &[]).await;
+            let (told, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+            for _ in 0..count {
+                let (mut watch, told) = (node.watch("k").exact().without_current(), told.clone());
+                tokio::spawn(async move { while watch.next().await.is_some() && told.send(()).is_ok() {} });
+            }
+            let times =
+                fan(rounds, count, &mut arrivals, |i| _ = node.put("k", value(i)).expect("acceptable")).await;
+            node.shutdown().await;
+            times
+        });
+        let bare = runtime.block_on(async {
+            let (sender, _) = tokio::sync::broadcast::channel(16);
+            let (told, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+            for _ in 0..count {
+                let (mut receiver, told) = (sender.subscribe(), told.clone());
+                tokio::spawn(async move { while receiver.recv().await.is_ok() && told.send(()).is_ok() {} });
+            }
+            fan(rounds, count, &mut arrivals, |i| _ = sender.send(Arc::new(value(i)))).await
+        });
+        let name = format!("{count} watches");
+        let [ours, ..] = table.quantiles(&name, "tidings", "us", ours);
+        let [bare, ..] = table.quantiles(&name, "tokio broadcast", "us", bare);
+        table.row(&format!("{name}, p50 in broadcasts"), "tidings", "x", None, vec![ours / bare]);
+        curves[0].push((count as f64, ours));
+        curves[1].push((count as f64, bare));
+    }
+    let [ours, bare] = curves;
+    plot.line("tidings", ours);
+    plot.line("tokio broadcast", bare);
+    plot.save("node-fanout");
+    table.save();
+}
+
+async fn fan(
+    rounds: usize,
+    count: usize,
+    arrivals: &mut tokio::sync::mpsc::UnboundedReceiver<()>,
+    write: impl Fn(u64),
+) -> Vec<f64> {
+    // So that all of them wait.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut times = Vec::new();
+    for i in 0..rounds {
+        let begin = Instant::now();
+        write(i as u64);
+        for _ in 0..count {
+            arrivals.recv().await.expect("they run");
+        }
+        times.push(begin.elapsed().as_nanos() as f64 / 1e3);
+    }
+    times
 }
 
 /// From the start of a node to its first exchange with a live seed.
@@ -240,7 +320,11 @@ fn starts() {
             nanos.push(begin.elapsed().as_nanos() as u64);
             node.leave().await;
         }
-        quantiles("start to the first exchange (target: 50,000)", nanos);
+        let mut table =
+            Table::new("node-starts", "From the start of a node to its first exchange with a seed");
+        let [_, p99, _] = table.quantiles("start to ready", "tidings", "us", micros(nanos));
+        table.row("start to ready, p99", "tidings", "us", Some(50_000.0), vec![p99]);
+        table.save();
         a.shutdown().await;
     });
 }
@@ -250,7 +334,8 @@ fn memory() {
     const PEERS: usize = 20;
     const MANY: u64 = 1_000_000;
     let runtime = runtime();
-    runtime.block_on(async {
+    let mut table = Table::new("node-memory", "Resident memory of a node");
+    let each = runtime.block_on(async {
         let mut nodes = Vec::new();
         for i in 0..PEERS {
             nodes.push(builder(&format!("n{i}"), &[]).start().await.expect("it starts"));
@@ -263,19 +348,16 @@ fn memory() {
         while ends() < PEERS * (PEERS + 1) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let bytes = resident().saturating_sub(before) / ends() as u64;
-        println!(
-            "memory of a connection and end, of {} in this process: {} KiB (target: 100)",
-            ends(),
-            bytes >> 10
-        );
+        resident().saturating_sub(before) as f64 / ends() as f64 / 1_024.0
     });
+    table.row("a connection, at each of its ends", "tidings", "KiB", Some(100.0), vec![each]);
     let node = runtime.block_on(start("a", &[]));
     let before = resident();
     for i in 0..MANY {
         node.put(key(i), value(i)).expect("acceptable");
     }
-    let bytes = resident().saturating_sub(before) / MANY;
-    println!("memory at 1 M keys, index included: {bytes} bytes a key resident (target: 310)");
+    let bytes = resident().saturating_sub(before) as f64 / MANY as f64;
+    table.row("a key at 1 M, index included", "tidings", "bytes", Some(310.0), vec![bytes]);
+    table.save();
     runtime.block_on(node.shutdown());
 }

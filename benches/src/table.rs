@@ -18,14 +18,23 @@ pub struct Row {
     pub figures: [f64; 3],
     /// Of the figures.
     pub unit: String,
-    /// What the middle figure may be at most.
+    /// What the middle figure may be at most; for rates, has to be at least.
     pub target: Option<f64>,
+    /// More is better.
+    pub is_rate: bool,
 }
 
 impl Row {
+    /// The target with its direction.
+    fn bound(&self) -> String {
+        let sign = if self.is_rate { "≥" } else { "≤" };
+        self.target.map(|target| format!("{sign} {}", figure(target))).unwrap_or_default()
+    }
+
     /// Whether the middle figure is within its target.
     pub fn is_met(&self) -> Option<bool> {
-        self.target.map(|target| self.figures[1] <= target)
+        let target = self.target?;
+        Some(if self.is_rate { self.figures[1] >= target } else { self.figures[1] <= target })
     }
 }
 
@@ -51,20 +60,52 @@ impl Table {
         table
     }
 
-    /// Adds and prints a row. Answers the middle figure, NaN if there are none.
+    /// Adds and prints a row of figures that should be small. Answers the middle one, NaN if there are none.
     pub fn row(
         &mut self,
         name: &str,
         contestant: &str,
         unit: &str,
         target: Option<f64>,
+        all: Vec<f64>,
+    ) -> f64 {
+        self.add(name, contestant, unit, (target, false), all)
+    }
+
+    /// The same for figures that should be large.
+    pub fn rate(
+        &mut self,
+        name: &str,
+        contestant: &str,
+        unit: &str,
+        target: Option<f64>,
+        all: Vec<f64>,
+    ) -> f64 {
+        self.add(name, contestant, unit, (target, true), all)
+    }
+
+    /// Adds the quantiles of many samples: a row each.
+    pub fn quantiles(&mut self, name: &str, contestant: &str, unit: &str, all: Vec<f64>) -> [f64; 3] {
+        let found = quantiles(all);
+        for (quantile, figure) in ["p50", "p99", "max"].into_iter().zip(found) {
+            self.row(&format!("{name}, {quantile}"), contestant, unit, None, vec![figure]);
+        }
+        found
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        contestant: &str,
+        unit: &str,
+        (target, is_rate): (Option<f64>, bool),
         mut all: Vec<f64>,
     ) -> f64 {
         all.sort_by(f64::total_cmp);
         let at = |i: usize| all.get(i).copied().unwrap_or(f64::NAN);
         let figures = [at(0), at(all.len() / 2), at(all.len().saturating_sub(1))];
         let (name, contestant, unit) = (name.to_owned(), contestant.to_owned(), unit.to_owned());
-        let row = Row { name, contestant, figures, unit, target };
+        let row = Row { name, contestant, figures, unit, target, is_rate };
         println!("{}", line(&row));
         self.rows.push(row);
         figures[1]
@@ -99,7 +140,8 @@ impl Table {
         }
         for row in &self.rows {
             let [least, middle, most] = row.figures;
-            let target = row.target.map(|target| target.to_string()).unwrap_or_default();
+            let sign = if row.is_rate { ">" } else { "" };
+            let target = row.target.map(|target| format!("{sign}{target}")).unwrap_or_default();
             let Row { name, contestant, unit, .. } = row;
             _ = writeln!(text, "{name}\t{contestant}\t{least:.4}\t{middle:.4}\t{most:.4}\t{unit}\t{target}");
         }
@@ -125,7 +167,8 @@ impl Table {
                     contestant: contestant.to_owned(),
                     figures: [number(least), number(middle), number(most)],
                     unit: unit.to_owned(),
-                    target: target.parse().ok(),
+                    target: target.trim_start_matches('>').parse().ok(),
+                    is_rate: target.starts_with('>'),
                 });
             }
         }
@@ -138,7 +181,7 @@ impl Table {
         text.push_str("| what | who | min | median | max | unit | target |\n|---|---|--:|--:|--:|---|--:|\n");
         for row in &self.rows {
             let [least, middle, most] = row.figures.map(figure);
-            let target = row.target.map(figure).unwrap_or_default();
+            let target = row.bound();
             let verdict = row.is_met().map_or("", |met| if met { " met" } else { " **missed**" });
             let Row { name, contestant, unit, .. } = row;
             _ = writeln!(
@@ -154,7 +197,7 @@ impl Table {
 
 fn line(row: &Row) -> String {
     let [least, middle, most] = row.figures.map(figure);
-    let target = row.target.map(|target| format!("   (target: {})", figure(target))).unwrap_or_default();
+    let target = row.target.map(|_| format!("   (target: {})", row.bound())).unwrap_or_default();
     let verdict = if row.is_met() == Some(false) { " MISSED" } else { "" };
     let Row { name, contestant, unit, .. } = row;
     format!("{name:<44} {contestant:<22} {least:>11} {middle:>11} {most:>11} {unit}{target}{verdict}")

@@ -10,7 +10,7 @@ use quinn::{Endpoint, SendStream};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tidings::{Config, Node, Security, WatchEvent};
-use tidings_benches::{key, value};
+use tidings_benches::{key, sized, value};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,7 +19,7 @@ use super::relay::{Faults, Relay};
 use super::rivals;
 
 /// How long a write may take to arrive everywhere before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
 /// How long a cluster may take to form.
 const FORMING_TIME_MAX: Duration = Duration::from_secs(120);
 /// Nothing new for this long: it has formed.
@@ -121,7 +121,8 @@ impl Cluster {
         };
         let mut cluster = Self { count, nodes, arrivals, _tasks: tasks, number: 0 };
         // What comes first pays for what is set up with the first use.
-        for _ in 0..5 {
+        let is_slow = !matches!(kind, Kind::Tidings | Kind::Push);
+        for _ in 0..if is_slow { 1 } else { 5 } {
             _ = cluster.spread().await;
         }
         cluster
@@ -132,12 +133,12 @@ impl Cluster {
         self.number += 1;
         let writers = if matches!(self.nodes, Nodes::Push(_)) { 1 } else { self.count };
         let (number, from) = (self.number, (self.number as usize * 7) % writers);
-        let begin = Instant::now();
+        let (begin, patience) = (Instant::now(), sized(PATIENCE[0], PATIENCE[1]));
         self.put(from, number).await;
         let (mut has, mut missing, mut last) = (vec![false; self.count], self.count - 1, begin);
         has[from] = true;
         while missing > 0 {
-            let left = PATIENCE.saturating_sub(begin.elapsed());
+            let left = patience.saturating_sub(begin.elapsed());
             let arrival = timeout(left, self.arrivals.recv()).await.ok()?.expect("the ears are open");
             if arrival.number == number && !std::mem::replace(&mut has[arrival.at], true) {
                 missing -= 1;
