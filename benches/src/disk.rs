@@ -9,7 +9,7 @@ use fjall::PersistMode;
 use redb::ReadableDatabase;
 use tidings::{Config, Node, Security, WriteError};
 use tidings_benches::table::Table;
-use tidings_benches::{key, sized, value};
+use tidings_benches::{key, runtime, sized, value};
 use tokio::runtime::Runtime;
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
@@ -25,10 +25,6 @@ const ROUNDS: u64 = 1_000;
 const MIB: f64 = 1_048_576.0;
 /// How long the room is watched, unless `TIDINGS_BENCH_SECONDS` says otherwise.
 const ROOM_SECONDS: u64 = 600;
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
-}
 
 /// A folder of its own, below `TIDINGS_BENCH_DIR` or where temporary files are.
 fn folder() -> PathBuf {

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tidings::{Config, Leadership, Node, Security};
-use tidings_benches::sized;
 use tidings_benches::table::Table;
+use tidings_benches::{runtime, sized};
 
 pub(crate) const PARTS: &[(&str, fn())] =
     &[("campaigns", campaigns), ("durable", durable), ("held", held), ("kills", kills)];
@@ -51,10 +51,6 @@ async fn cluster(dir: Option<&std::path::Path>) -> Vec<Node> {
     // Voters are silent after their start; this waits for them.
     nodes[0].lock("first").await.expect("it is open").resign().await;
     nodes
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
 async fn campaign(nodes: &[Node]) -> Vec<f64> {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tidings::{Config, Input, Lane, Output, Replica, Setup, Time};
+use tokio::runtime::Runtime;
 
 pub mod plot;
 pub mod table;
@@ -20,6 +21,14 @@ pub fn sized<T>(quick: T, full: T) -> T {
 pub fn key(i: u64) -> String {
     // Spread, so that neighbours in time are not neighbours in order.
     format!("bench/{:018x}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 3)
+}
+
+/// What the nodes of a measurement run on: a thread for each of two cores.
+///
+/// # Panics
+/// If the system has no thread left.
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
 /// A value of 100 bytes.

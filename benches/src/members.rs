@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tidings::{Config, MemberEvent, Node, Security};
-use tidings_benches::sized;
 use tidings_benches::table::Table;
+use tidings_benches::{runtime, sized};
 
 pub(crate) const PARTS: &[(&str, fn())] = &[("kills", kills), ("leaving", leaving), ("idle", idle)];
 
@@ -131,10 +131,6 @@ async fn cluster(count: usize) -> Vec<Node> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     nodes
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
 fn leaving() {

@@ -9,8 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tidings::{Builder, Config, Node, Quorum, Security, WriteError};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantile};
-use tidings_benches::{key, resident, value};
-use tokio::runtime::Runtime;
+use tidings_benches::{key, resident, runtime, value};
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
     ("gets", gets),
@@ -24,10 +23,6 @@ pub(crate) const PARTS: &[(&str, fn())] = &[
 const KEYS: u64 = 10_000;
 const ROUNDS: usize = 3_000;
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
-}
 
 fn builder(name: &str, seeds: &[&Node]) -> Builder {
     static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();

@@ -219,6 +219,24 @@ pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
     })
 }
 
+/// Runs something under every seed below this one, on two threads.
+pub fn for_each_seed(seeds: u64, run: impl Fn(u64) + Sync) {
+    let next = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    run(seed);
+                }
+            });
+        }
+    });
+}
+
 /// Over how many seeds a story is told.
 const STORY_SEEDS: u64 = 20;
 

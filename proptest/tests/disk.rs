@@ -193,6 +193,7 @@ async fn a_full_disk_refuses_writes_while_reads_and_replication_go_on_until_ther
     let b = builder("b", &[&a]).start().await.unwrap();
     guarded(b.ready()).await.unwrap();
     a.put("before", "v").unwrap().durable().await.unwrap();
+    agree(&[&a, &b]).await;
     a.fail_disk(Some(ErrorKind::StorageFull));
     let receipt = a.put("during", "v").unwrap();
     assert!(matches!(guarded(receipt.durable()).await, Err(WaitError::DiskFailed { .. })));

@@ -1,6 +1,6 @@
 //! Thousands of random histories under the oracle. `TIDINGS_SEEDS` sets how many, `TIDINGS_SEED` replays one.
 
-use tidings_proptest::Plan;
+use tidings_proptest::{Plan, for_each_seed};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -13,20 +13,7 @@ fn random_histories_of_mixed_faults_never_break_a_rule_and_always_converge() {
         return;
     }
     let seeds = number("TIDINGS_SEEDS").unwrap_or(2_000);
-    let next = std::sync::atomic::AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if seed >= seeds {
-                        return;
-                    }
-                    Plan::new(seed).run();
-                }
-            });
-        }
-    });
+    for_each_seed(seeds, |seed| _ = Plan::new(seed).run());
 }
 
 #[test]

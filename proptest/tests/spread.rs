@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tidings::{Config, Control, MemberState, Sim};
-use tidings_proptest::{Noticed, Plan, notice};
+use tidings_proptest::{Noticed, Plan, for_each_seed, notice};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -113,20 +113,7 @@ fn random_histories_in_groups_never_break_a_rule_and_always_converge() {
         return;
     }
     let seeds = if is_full() { 20_000 } else { 500 };
-    let next = std::sync::atomic::AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if seed >= seeds {
-                        return;
-                    }
-                    Plan::grouped(seed).run();
-                }
-            });
-        }
-    });
+    for_each_seed(seeds, |seed| _ = Plan::grouped(seed).run());
 }
 
 #[test]

@@ -95,7 +95,9 @@ impl Replica {
             |id: LinkId| self.links.get(id).is_some_and(|link| link.session.is_some() || link.wants_session);
         if !self.joining.donor.is_some_and(is_busy) {
             self.joining.donor = self.next_donor();
-            self.joining.donor.map(|id| self.links.get_mut(id).map(|_| ()));
+            if let Some(donor) = self.joining.donor {
+                self.links.touch(donor);
+            }
         }
     }
 

@@ -85,7 +85,8 @@ impl Links {
         meant.into_iter().for_each(|id| self.touch(id));
     }
 
-    fn touch(&mut self, id: LinkId) {
+    /// Has it looked at.
+    pub(super) fn touch(&mut self, id: LinkId) {
         let Some(link) = self.all.get_mut(&id) else { return };
         if self.touched.insert(id) {
             self.restless.remove(&id);

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use quinn::Endpoint;
 use tidings::{Node, WatchEvent};
 use tidings_benches::table::{Table, quantiles};
-use tidings_benches::{key, sized, value};
+use tidings_benches::{key, runtime, sized, value};
 
 use super::cluster::{mutual_tls, start_node, wait_until_formed};
-use super::{rivals, runtime};
+use super::rivals;
 
 /// Bytes of a key and its value.
 const PAIR_BYTES: usize = 124;

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use tidings_benches::plot::{Axis, Plot};
-use tidings_benches::sized;
 use tidings_benches::table::{Table, quantiles};
-use tokio::runtime::Runtime;
+use tidings_benches::{runtime, sized};
 
 mod cluster;
 mod join;
@@ -34,10 +33,6 @@ const SLOW_SAMPLES: [usize; 2] = [4, 12];
 /// Clusters of a contestant one after another; of those that take long to form, fewer.
 const REPETITIONS: usize = 5;
 const REPETITIONS_LARGE: usize = 3;
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
-}
 
 /// The middle p50 and p99 of our own, in those of the floor.
 fn ratios(table: &mut Table, name: &str, [p50, p99]: [f64; 2], floor: [f64; 2]) {

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use tidings::{MemberEvent, MemberState, Node, WriteError};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantiles};
-use tidings_benches::{key, resident, sized};
+use tidings_benches::{key, resident, runtime, sized};
 
 use super::cluster::{start_node, wait_until_formed};
 use super::relay::Faults;
-use super::runtime;
 
 const IDLE_TIME: Duration = Duration::from_secs(5);
 /// Of the writer, in seconds.
