@@ -8,7 +8,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::shared::{Core, Shared};
 use crate::replica::{Input, Lane, LinkId};
@@ -17,7 +17,8 @@ use crate::time::Time;
 /// What the links report.
 #[derive(Debug)]
 pub(super) enum Happening {
-    Stream(LinkId, Lane, Bytes),
+    /// Bytes of a stream, and their place in what its reader may have ahead.
+    Stream(LinkId, Lane, Bytes, OwnedSemaphorePermit),
     Datagram(LinkId, Bytes),
     /// The link is gone, and what the peer said before.
     Down(LinkId, Option<Farewell>),
@@ -40,11 +41,17 @@ const STEP_TIME_MAX: Duration = Duration::from_micros(500);
 /// A step that keeps writers waiting for longer is reported.
 const STEP_TIME_WARNED: Duration = Duration::from_millis(20);
 
+/// So many steps in a row that had to wait for a writer mean that it writes in a loop.
+const CROWDED_STEPS: u32 = 8;
+/// How long the driver then gathers what is written instead of coming for every write.
+const GATHERING_TIME: Duration = Duration::from_millis(1);
+
 /// Runs until the node is closed.
 pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Happening>) {
     let mut received = Vec::with_capacity(BATCH_MAX);
     let mut batch = VecDeque::with_capacity(BATCH_MAX);
     let mut deadline = Duration::ZERO;
+    let mut crowded = 0;
     #[cfg(feature = "metrics")]
     let mut recorder = super::metrics::Recorder::default();
     loop {
@@ -52,16 +59,19 @@ pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Ha
         let wait = deadline.saturating_sub(now);
         #[cfg(feature = "metrics")]
         let wait = wait.min(recorder.wait(now));
+        let is_crowded = crowded >= CROWDED_STEPS;
+        let wait = if is_crowded { wait.min(GATHERING_TIME) } else { wait };
         tokio::select! {
             _ = happenings.recv_many(&mut received, BATCH_MAX), if batch.is_empty() => {}
-            () = shared.poke.notified() => {}
+            () = shared.poke.notified(), if !is_crowded => {}
             () = tokio::time::sleep(wait), if !wait.is_zero() => {}
             () = std::future::ready(()), if wait.is_zero() => {}
         }
         batch.extend(received.drain(..));
         let step = catch_unwind(AssertUnwindSafe(|| step(&shared, &mut batch)));
-        let Ok(Some(next)) = step else { break };
+        let Ok(Some((next, had_to_wait))) = step else { break };
         deadline = next;
+        crowded = if had_to_wait { crowded + 1 } else { 0 };
         // A recorder that panics is not this node's end.
         #[cfg(feature = "metrics")]
         let _ = catch_unwind(AssertUnwindSafe(|| recorder.record(&shared)));
@@ -73,9 +83,10 @@ pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Ha
     shared.close();
 }
 
-/// One step under the lock. Answers when to come back; zero for at once, nothing when the node is closed.
-fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<Duration> {
-    let mut core_guard = shared.lock()?;
+/// One step under the lock. Answers when to come back, zero for at once, and whether it had to wait for the lock;
+/// nothing when the node is closed.
+fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, bool)> {
+    let (mut core_guard, had_to_wait) = if shared.is_closed() { None } else { shared.lock_first() }?;
     let core = &mut *core_guard;
     let now = shared.now();
     if core.replica.deadline().mono <= now.mono {
@@ -128,12 +139,15 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<Duration> {
     if happenings > 0 || was_busy != busy {
         shared.progress.notify_waiters();
     }
-    Some(deadline)
+    Some((deadline, had_to_wait))
 }
 
 fn take_in(core: &mut Core, now: Time, happening: Happening) {
     match happening {
-        Happening::Stream(id, lane, bytes) => core.replica.handle(now, Input::Stream(id, lane, &bytes)),
+        Happening::Stream(id, lane, bytes, place) => {
+            core.replica.handle(now, Input::Stream(id, lane, &bytes));
+            drop(place);
+        }
         Happening::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
         Happening::Down(id, farewell) => {
             core.wires.remove(&id);

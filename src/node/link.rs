@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream, VarInt};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
@@ -35,7 +36,10 @@ const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long the holder of a name has to show that it lives.
 const HOLDER_TIME_MAX: Duration = Duration::from_millis(500);
 /// Read from a stream at once.
-const CHUNK_BYTES: usize = 64 << 10;
+const CHUNK_BYTES: usize = 16 << 10;
+/// Read from a stream and not handed in yet. What a busy peer sends is not in the way of the others for longer than it
+/// takes to merge this.
+const AHEAD_BYTES: usize = 64 << 10;
 
 /// The sending side of a link. What is queued here is bounded by the replica's window.
 #[derive(Debug)]
@@ -377,8 +381,11 @@ async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<
         1 => Lane::Bulk,
         _ => return false,
     };
+    let ahead = Arc::new(Semaphore::new(AHEAD_BYTES));
     while let Ok(Some(chunk)) = stream.read_chunk(CHUNK_BYTES, true).await {
-        if happenings.send(Happening::Stream(id, lane, chunk.bytes)).await.is_err() {
+        let places = u32::try_from(chunk.bytes.len()).expect("a chunk is small");
+        let place = ahead.clone().acquire_many_owned(places).await.expect("it is never closed");
+        if happenings.send(Happening::Stream(id, lane, chunk.bytes, place)).await.is_err() {
             break;
         }
     }

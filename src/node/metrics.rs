@@ -133,7 +133,7 @@ impl Meter {
 
     pub(super) fn took_in(&self, happening: &Happening) {
         match happening {
-            Happening::Stream(_, lane, bytes) => self.received[*lane as usize].count(bytes.len()),
+            Happening::Stream(_, lane, bytes, _) => self.received[*lane as usize].count(bytes.len()),
             Happening::Datagram(_, bytes) => self.received[DATAGRAM].count(bytes.len()),
             Happening::Down(..) => {}
         }

@@ -35,6 +35,9 @@ const REPORTS_MAX: u64 = 1_024;
 /// How long an answer "no such host" counts.
 const NO_HOST_TIME: Duration = Duration::from_secs(2);
 
+/// The socket's buffers. One socket serves all links, and what overflows is missed by those who sent least: the loss
+/// of a lone packet is noticed only after tens of milliseconds.
+const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// What may be on its way on one stream.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Links are kept while nothing is said: whether their other end lives is for the failure detector to find. In a
@@ -323,6 +326,10 @@ fn tuned_server(mut config: quinn::ServerConfig) -> quinn::ServerConfig {
 pub(super) fn bind(listen: SocketAddr, config: quinn::ServerConfig) -> Result<Endpoint, StartError> {
     let failed = |error: std::io::Error| StartError::Bind { addr: listen, reason: error.to_string() };
     let socket = std::net::UdpSocket::bind(listen).map_err(failed)?;
+    // What the system refuses of it, it refuses: then more is lost, and sent again, when many send at once.
+    let sizes = socket2::SockRef::from(&socket);
+    _ = sizes.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    _ = sizes.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     let runtime = Arc::new(quinn::TokioRuntime);
     // Each handshake brings the configuration of its instant; this one says that there are handshakes.
     let config = Some(tuned_server(config));

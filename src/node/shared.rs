@@ -46,6 +46,9 @@ pub(super) struct Shared {
     pub(super) run: u64,
     pub(super) addr: SocketAddr,
     core: Mutex<Core>,
+    /// Held by whoever goes first, as long as it waits for the core: see [`Shared::lock_first`].
+    turn: Mutex<()>,
+    is_turn_taken: AtomicBool,
     /// Links whose connection took something that the replica does not know of yet.
     drained: Mutex<Vec<LinkId>>,
     pub(super) index: Index,
@@ -99,6 +102,8 @@ impl Shared {
             run,
             addr,
             core: Mutex::new(core),
+            turn: Mutex::default(),
+            is_turn_taken: AtomicBool::new(false),
             drained: Mutex::default(),
             index: Index::new(),
             disk: DiskLink::default(),
@@ -137,11 +142,25 @@ impl Shared {
         if self.is_closed() {
             return None;
         }
-        if let Ok(core) = self.core.lock() {
+        if let Some(core) = self.lock_closed() {
             return Some(core);
         }
         self.close();
         None
+    }
+
+    /// Takes the lock before all who come later, and answers whether somebody else had it; `None` if the core has
+    /// panicked. The system's mutex is not fair: a thread that writes in a loop has it again before one that waits is
+    /// awake, and nothing would be sent or merged meanwhile.
+    pub(super) fn lock_first(&self) -> Option<(MutexGuard<'_, Core>, bool)> {
+        if let Ok(core) = self.core.try_lock() {
+            return Some((core, false));
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_turn_taken.store(true, Ordering::Relaxed);
+        let core = self.core.lock();
+        self.is_turn_taken.store(false, Ordering::Relaxed);
+        Some((core.ok()?, true))
     }
 
     pub(super) fn drained(&self) -> MutexGuard<'_, Vec<LinkId>> {
@@ -150,6 +169,9 @@ impl Shared {
 
     /// Takes the lock although the node may be closed, to read the last state; `None` if the core has panicked.
     pub(super) fn lock_closed(&self) -> Option<MutexGuard<'_, Core>> {
+        if self.is_turn_taken.load(Ordering::Relaxed) {
+            drop(self.turn.lock());
+        }
         self.core.lock().ok()
     }
 
