@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use fjall::PersistMode;
 use redb::ReadableDatabase;
 use tidings::{Config, Node, Security, WriteError};
+use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::Table;
 use tidings_benches::{key, runtime, sized, value};
 use tokio::runtime::Runtime;
@@ -230,7 +231,9 @@ fn opening() {
     let runtime = runtime();
     let mut table =
         Table::new("disk-opening", "Starting on a folder with many keys of 124 bytes, all indexes built");
-    for (keys, target) in [(100_000, 0.8), (1_000_000, 3.5)].into_iter().take(sized(1, 2)) {
+    let mut curve = Vec::new();
+    let sizes = [(1_000, None), (10_000, None), (100_000, Some(0.8)), (1_000_000, Some(3.5))];
+    for (keys, target) in sizes.into_iter().take(sized(3, 4)) {
         let folder = folder();
         let node = start(&runtime, Some(&folder));
         for i in 0..keys {
@@ -250,10 +253,13 @@ fn opening() {
             runtime.block_on(node.shutdown());
         }
         let name = format!("{} k keys", keys / 1_000);
-        table.row(&name, "tidings", "s", Some(target), times);
+        curve.push((keys as f64, table.row(&name, "tidings", "s", target, times)));
         table.row(&format!("{name}, on the disk"), "tidings", "MiB", None, vec![bytes(&folder) as f64 / MIB]);
         _ = fs::remove_dir_all(folder);
     }
+    let mut plot = Plot::new("Starting on a folder", Axis::log("keys"), Axis::log("seconds"));
+    plot.line("tidings", curve);
+    plot.save("disk-opening");
     table.save();
 }
 

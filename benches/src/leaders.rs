@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tidings::{Config, Leadership, Node, Security};
+use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::Table;
 use tidings_benches::{runtime, sized};
 
@@ -258,6 +259,19 @@ fn kills() {
     }
     let mut table =
         Table::new("leaders-kills", "kill -9 of the leader, leases of 3 s, processes on loopback");
+    let mut sorted = times.clone();
+    sorted.sort_by(f64::total_cmp);
+    let mut plot = Plot::new(
+        "After kill -9 of a leader",
+        Axis::linear("seconds"),
+        Axis::linear("% of the kills after which one leads"),
+    );
+    let share = |i: usize| 100.0 * (i + 1) as f64 / sorted.len() as f64;
+    plot.line(
+        "tidings, leases of 3 s",
+        sorted.iter().enumerate().map(|(i, time)| (*time, share(i))).collect(),
+    );
+    plot.save("leaders-kills");
     let [_, p99, _] = table.quantiles("until the next one leads", "tidings", "s", times);
     table.row("until the next one leads, p99", "tidings", "s", Some(4.0), vec![p99]);
     table.save();

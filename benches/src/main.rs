@@ -1,12 +1,14 @@
 //! Measures the core and prints it beside a rival in the same run.
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chitchat::{Chitchat, ChitchatConfig, ChitchatId, FailureDetectorConfig};
 use crdts::CmRDT;
+use merkle_search_tree::MerkleSearchTree;
+use merkle_search_tree::diff::diff;
 use tidings::{Input, Sim};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::Table;
@@ -276,9 +278,12 @@ fn reconciles() {
     let mut table =
         Table::new("core-reconciles", "What a comparison costs besides the rows, both directions");
     table.note("The bound is what any method has to send to find differences among 64-bit hashes of rows: 8 bytes for each. What is above it buys few round trips and exactness.");
+    table.note("merkle-search-tree as its documentation has it: one side sends the key ranges and hashes of all its pages, the other answers with the ranges that differ, and is sent what lies in them; rows in them that do not differ are counted, those that do are not. That is one direction of the two.");
     let mut plot = Plot::new("Bytes of a comparison besides the rows", Axis::log("keys"), Axis::log("bytes"));
     let mut curves: [Vec<(f64, f64)>; 3] = Default::default();
+    let mut rival_curves: [Vec<(f64, f64)>; 3] = Default::default();
     for keys in [10_000, 100_000, 1_000_000] {
+        let rival = rival_comparisons(keys, [1, 10, 1_000]);
         let mut pair = Pair::new(filled(1, keys), replica(2), at(2 * keys));
         let start = Instant::now();
         pair.run(false);
@@ -293,7 +298,7 @@ fn reconciles() {
         pair.wake(Duration::from_secs(2));
         let crossed = pair.run(false).bytes as f64 / 2.0;
         table.row(&format!("{name}, a check in sync"), "tidings", "bytes", Some(64.0), vec![crossed]);
-        for (differences, curve) in [1, 10, 1_000].into_iter().zip(&mut curves) {
+        for (i, differences) in [1, 10, 1_000].into_iter().enumerate() {
             let now = at(3 * keys);
             pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkDown(1)));
             for i in 0..differences {
@@ -314,14 +319,55 @@ fn reconciles() {
             table.row(&name, "bound", "bytes", None, vec![8.0 * differences as f64]);
             let trips = crossed.flights as f64 / 2.0;
             table.row(&name, "tidings", "round trips", Some(4.0), vec![trips]);
-            curve.push((keys as f64, own));
+            table.row(&name, "merkle-search-tree", "bytes", None, vec![rival[i]]);
+            curves[i].push((keys as f64, own));
+            rival_curves[i].push((keys as f64, rival[i]));
         }
     }
-    for (differences, curve) in [1, 10, 1_000].into_iter().zip(curves) {
-        plot.line(&format!("{differences} differences"), curve);
+    for (who, curves) in [("tidings", curves), ("merkle-search-tree", rival_curves)] {
+        for (differences, curve) in [1, 10, 1_000].into_iter().zip(curves) {
+            plot.line(&format!("{who}, {differences} differences"), curve);
+        }
     }
     plot.save("core-reconciles");
     table.save();
+}
+
+/// The bytes with which `merkle-search-tree` finds so many differences.
+fn rival_comparisons(keys: u64, differences: [u64; 3]) -> [f64; 3] {
+    /// Of a key, a page's hash, and a row.
+    const BYTES: [usize; 3] = [24, 16, 124];
+    let mut theirs = MerkleSearchTree::default();
+    let mut values: BTreeMap<String, Vec<u8>> = (0..keys).map(|i| (key(i), value(i))).collect();
+    values.iter().for_each(|(key, value)| theirs.upsert(key.clone(), value));
+    theirs.root_hash();
+    let mut ours = MerkleSearchTree::default();
+    values.iter().for_each(|(key, value)| ours.upsert(key.clone(), value));
+    differences.map(|differences| {
+        let mut changed = BTreeSet::new();
+        for i in 0..differences {
+            let key = key(i * 37 + differences);
+            theirs.upsert(key.clone(), &b"changed on one side".to_vec());
+            changed.insert(key);
+        }
+        theirs.root_hash();
+        ours.root_hash();
+        let told = theirs.serialise_page_ranges().expect("it is hashed");
+        let pages = told.len();
+        let wanted = diff(ours.serialise_page_ranges().expect("it is hashed"), told);
+        let mut besides = 0;
+        for range in &wanted {
+            let inside = values.range(range.start().clone()..=range.end().clone());
+            besides += inside.filter(|(key, _)| !changed.contains(*key)).count();
+        }
+        let bytes = pages * (2 * BYTES[0] + BYTES[1]) + wanted.len() * 2 * BYTES[0] + besides * BYTES[2];
+        for key in changed {
+            let value = b"changed on one side".to_vec();
+            ours.upsert(key.clone(), &value);
+            values.insert(key, value);
+        }
+        bytes as f64
+    })
 }
 
 /// Reconciles over a link on which no live frame is carried.

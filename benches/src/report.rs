@@ -11,9 +11,10 @@ use tidings_benches::table::Table;
 const FOLDER: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What the page shows, in order: the report and its part, which together name the table and its plot.
-const SHOWN: [(&str, &str); 29] = [
+const SHOWN: [(&str, &str); 30] = [
     ("spread", "last"),
     ("spread", "loss"),
+    ("spread", "costs"),
     ("spread", "join"),
     ("spread", "overload"),
     ("spread", "sim"),

@@ -49,13 +49,31 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// What a reader must know to understand the figures.
     pub notes: Vec<String>,
+    began: Ticks,
+}
+
+/// What the machine's processors did since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Ticks {
+    all: u64,
+    stolen: u64,
+}
+
+impl Ticks {
+    fn now() -> Self {
+        let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+        let ticks: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
+        Self { all: ticks.iter().sum(), stolen: ticks.get(7).copied().unwrap_or(0) }
+    }
 }
 
 impl Table {
     /// An empty table; its head is printed.
     pub fn new(name: &str, title: &str) -> Self {
         println!("\n{title}\n{:<44} {:<22} {:>11} {:>11} {:>11}", "", "", "min", "median", "max");
-        let mut table = Self { name: name.to_owned(), title: title.to_owned(), ..Self::default() };
+        let (name, title) = (name.to_owned(), title.to_owned());
+        let mut table = Self { name, title, began: Ticks::now(), ..Self::default() };
         table.note(&format!("Load of the machine at the start: {}.", load()));
         table
     }
@@ -138,6 +156,9 @@ impl Table {
         for note in &self.notes {
             _ = writeln!(text, "#- {note}");
         }
+        let now = Ticks::now();
+        let share = 100 * (now.stolen - self.began.stolen) / (now.all - self.began.all).max(1);
+        _ = writeln!(text, "#- Of the processors' time meanwhile, other guests of the host took {share} %.");
         for row in &self.rows {
             let [least, middle, most] = row.figures;
             let sign = if row.is_rate { ">" } else { "" };

@@ -9,12 +9,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidings::Sim;
+use tidings_benches::{Pair, at, filled, key, replica, value};
 
 /// How much more or less a count may be. The order of random draws moves counts a little when code moves.
 const TOLERANCE_PERCENT: u64 = 10;
 /// Counts below this are allowed to move by it.
-const SLACK: u64 = 8;
+const SLACK: u64 = 2;
 const SECOND: Duration = Duration::from_secs(1);
+
+/// How often this thread asks for room meanwhile.
+fn allocations(run: impl FnOnce()) -> u64 {
+    allocation_counter::measure(run).count_total
+}
 
 type Counts = BTreeMap<String, u64>;
 
@@ -73,7 +79,45 @@ fn measured() -> Counts {
         sim.run_for(SECOND * 10);
         sim.assert_converged();
     });
+    measured_core(&mut counts);
     counts
+}
+
+/// What the core alone allocates, and how often a comparison goes to and fro.
+fn measured_core(counts: &mut Counts) {
+    const KEYS: u64 = 10_000;
+    let mut count = |what: &str, number: u64| _ = counts.insert(what.to_owned(), number);
+    let (keys, values): (Vec<String>, Vec<Vec<u8>>) = (0..KEYS).map(|i| (key(i), value(i))).unzip();
+    let mut one = replica(1);
+    let mut put = |from: u64| {
+        allocations(|| {
+            for i in 0..KEYS {
+                let (key, value) = (&keys[i as usize], &values[i as usize]);
+                one.put(at(from + i), key, value).expect("acceptable");
+            }
+        })
+    };
+    count("10,000 new keys in the core: allocations", put(0));
+    count("10,000 overwrites in the core: allocations", put(KEYS));
+    let mut pair = Pair::new(filled(1, KEYS), replica(2), at(2 * KEYS));
+    count("10,000 keys to a blank replica: allocations of both", allocations(|| _ = pair.run(false)));
+    for differences in [1, 10, 1_000] {
+        let now = at(3 * KEYS);
+        pair.ends.iter_mut().for_each(|end| end.handle(now, tidings::Input::LinkDown(1)));
+        for i in 0..differences {
+            pair.ends[1].put(now, &key(i * 7 + differences), b"other").expect("acceptable");
+        }
+        for end in &mut pair.ends {
+            end.handle(now, tidings::Input::LinkUp(1));
+            end.compare(1);
+        }
+        let mut crossed = tidings_benches::Crossed::default();
+        let allocated = allocations(|| crossed = pair.run(true));
+        let name = format!("{differences} differences in 10,000 keys, compared");
+        count(&format!("{name}: bytes besides the rows"), crossed.bytes - crossed.rows);
+        count(&format!("{name}: flights"), crossed.flights);
+        count(&format!("{name}: allocations of both"), allocated);
+    }
 }
 
 fn file() -> PathBuf {

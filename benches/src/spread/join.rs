@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use quinn::Endpoint;
 use tidings::{Node, WatchEvent};
+use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantiles};
 use tidings_benches::{key, runtime, sized, value};
 
@@ -25,11 +26,13 @@ const WRITE_INTERVAL: Duration = Duration::from_millis(4);
 pub(super) fn join() {
     let mut table = Table::new("spread-join", "A blank node joins three that hold many keys of 124 bytes");
     table.note("All nodes in this process. From start() to ready(), and until len() is equal; the live writes go from one old node to a watch on another, one every 4 ms.");
-    let sizes = [(100_000, 0.6), (1_000_000, 6.0)];
-    for (keys, target) in sizes.into_iter().take(sized(1, 2)) {
+    let sizes = [(1_000, None), (10_000, None), (100_000, Some(0.6)), (1_000_000, Some(6.0))];
+    let mut curves: [Vec<(f64, f64)>; 2] = Default::default();
+    for (keys, target) in sizes.into_iter().take(sized(3, 4)) {
         let name = format!("{} k keys,", keys / 1_000);
         let floor: Vec<f64> = (0..REPETITIONS).map(|_| runtime().block_on(bare(keys))).collect();
-        table.row(&format!("{name} connect and read them all"), "bare quinn stream", "s", None, floor);
+        let floor =
+            table.row(&format!("{name} connect and read them all"), "bare quinn stream", "s", None, floor);
         let (mut ready, mut equal) = (Vec::new(), Vec::new());
         let (mut before, mut during): ([Vec<f64>; 2], [Vec<f64>; 2]) = Default::default();
         runtime().block_on(async {
@@ -51,7 +54,9 @@ pub(super) fn join() {
             shut_down(nodes).await;
         });
         table.row(&format!("{name} start() to ready()"), "tidings", "s", None, ready);
-        table.row(&format!("{name} start() to equal len()"), "tidings", "s", Some(target), equal);
+        let equal = table.row(&format!("{name} start() to equal len()"), "tidings", "s", target, equal);
+        curves[0].push((keys as f64, floor));
+        curves[1].push((keys as f64, equal));
         for (i, quantile) in ["p50", "p99"].into_iter().enumerate() {
             let (idle, busy) = (std::mem::take(&mut before[i]), std::mem::take(&mut during[i]));
             table.row(&format!("{name} live {quantile} before"), "tidings", "ms", None, idle);
@@ -59,14 +64,20 @@ pub(super) fn join() {
         }
         table.save();
     }
+    let mut plot = Plot::new("Joining, until all keys are there", Axis::log("keys"), Axis::log("seconds"));
+    for (who, curve) in ["bare quinn stream", "tidings"].into_iter().zip(curves) {
+        plot.line(who, curve);
+    }
     match runtime().block_on(rival(100_000)) {
         Ok(seconds) => {
             table.row("100 k keys, start to all keys", "chitchat 100 ms", "s", None, vec![seconds]);
+            plot.line("chitchat 100 ms", vec![(1e5, seconds)]);
         }
         Err(keys) => {
             table.note(&format!("chitchat at 100 ms had {keys} of 100,000 keys after 30 s; given up."));
         }
     }
+    plot.save("spread-join");
     table.save();
 }
 

@@ -7,6 +7,7 @@ use tidings_benches::table::{Table, quantiles};
 use tidings_benches::{runtime, sized};
 
 mod cluster;
+mod costs;
 mod join;
 mod overload;
 mod paper;
@@ -24,6 +25,7 @@ pub(crate) const PARTS: &[(&str, fn())] = &[
     ("sim", virtual_time::sim),
     ("paper", paper::paper),
     ("loss", loss),
+    ("costs", costs::costs),
 ];
 
 /// Samples of the fast contestants, all repetitions together.
@@ -34,10 +36,13 @@ const SLOW_SAMPLES: [usize; 2] = [4, 12];
 const REPETITIONS: usize = 5;
 const REPETITIONS_LARGE: usize = 3;
 
-/// The middle p50 and p99 of our own, in those of the floor.
-fn ratios(table: &mut Table, name: &str, [p50, p99]: [f64; 2], floor: [f64; 2]) {
-    table.row(&format!("{name} p50 in bare pushes"), "tidings", "x", None, vec![p50 / floor[0]]);
-    table.row(&format!("{name} p99 in bare pushes"), "tidings", "x", Some(3.0), vec![p99 / floor[1]]);
+/// Our own p50 and p99 in those of the floor that was measured just before, repetition by repetition.
+fn ratios(table: &mut Table, name: &str, ours: &Repetitions, floor: &Repetitions) {
+    for (i, (quantile, target)) in [("p50", None), ("p99", Some(3.0))].into_iter().enumerate() {
+        let pairs = ours.quantiles[i].iter().zip(&floor.quantiles[i]);
+        let ratios = pairs.map(|(ours, floor)| ours / floor).collect();
+        table.row(&format!("{name} {quantile} in bare pushes"), "tidings", "x", target, ratios);
+    }
 }
 
 /// What a contestant did: the three quantiles of each repetition, in milliseconds.
@@ -66,18 +71,21 @@ impl Repetitions {
         }
     }
 
-    /// Its rows. Answers the middle p50 and p99.
-    fn rows(self, table: &mut Table, name: &str, contestant: &str) -> [f64; 2] {
-        let Self { quantiles: [p50, p99, max], lost, samples } = self;
-        let p50 = table.row(&format!("{name} p50"), contestant, "ms", None, p50);
-        let p99 = table.row(&format!("{name} p99"), contestant, "ms", None, p99);
-        table.row(&format!("{name} max"), contestant, "ms", None, max);
-        if lost > 0 {
+    /// Its rows. Answers the middle p99.
+    fn rows(&self, table: &mut Table, name: &str, contestant: &str) -> f64 {
+        let Self { quantiles, lost, samples } = self;
+        let mut row = |quantile: &str, all: &Vec<f64>| {
+            table.row(&format!("{name} {quantile}"), contestant, "ms", None, all.clone())
+        };
+        row("p50", &quantiles[0]);
+        let p99 = row("p99", &quantiles[1]);
+        row("max", &quantiles[2]);
+        if *lost > 0 {
             table.note(&format!(
                 "{name} {contestant}: {lost} of {samples} writes did not reach everybody in time."
             ));
         }
-        [p50, p99]
+        p99
     }
 }
 
@@ -129,13 +137,10 @@ fn contest(table: &mut Table, count: usize, is_alone: bool) {
             runtime.block_on(figures.add(kind, count, None, samples));
         }
     }
-    let mut floor = [f64::NAN; 2];
-    for (kind, figures) in fast.iter().copied().zip(figures) {
-        let middle = figures.rows(table, &name, &kind.name());
-        match kind {
-            Kind::Push => floor = middle,
-            Kind::Tidings => ratios(table, &name, middle, floor),
-            _ => {}
+    for (kind, repetitions) in fast.iter().zip(&figures) {
+        repetitions.rows(table, &name, &kind.name());
+        if *kind == Kind::Tidings {
+            ratios(table, &name, repetitions, &figures[0]);
         }
     }
     if is_alone {
@@ -173,11 +178,11 @@ fn loss() {
                 }
             }
             let [push, ours] = figures;
-            let push = push.rows(&mut table, &name, &Kind::Push.name());
-            let ours = ours.rows(&mut table, &name, &Kind::Tidings.name());
-            ratios(&mut table, &name, ours, push);
-            curves[0].push((f64::from(percent), push[1]));
-            curves[1].push((f64::from(percent), ours[1]));
+            let push_p99 = push.rows(&mut table, &name, &Kind::Push.name());
+            let ours_p99 = ours.rows(&mut table, &name, &Kind::Tidings.name());
+            ratios(&mut table, &name, &ours, &push);
+            curves[0].push((f64::from(percent), push_p99));
+            curves[1].push((f64::from(percent), ours_p99));
             table.save();
         }
         let [push, ours] = curves;
