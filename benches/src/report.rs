@@ -72,7 +72,9 @@ pub(crate) fn report(arguments: &[String]) -> ExitCode {
         if !is_full {
             command.env(QUICK, "1");
         }
+        let began = std::time::Instant::now();
         all_ran &= command.status().is_ok_and(|status| status.success());
+        println!("  {report} {part} took {:.0} s", began.elapsed().as_secs_f64());
     }
     std::fs::write(Path::new(FOLDER).join("REPORT.md"), page()).expect("the folder can be written");
     println!("\nwritten: benches/REPORT.md");

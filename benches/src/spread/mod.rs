@@ -127,26 +127,20 @@ fn contest(table: &mut Table, count: usize, is_alone: bool) {
     let name = format!("{count} nodes,");
     let slow_samples = sized(SLOW_SAMPLES[0], SLOW_SAMPLES[1]);
     let repetitions = if count > 30 { REPETITIONS_LARGE } else { REPETITIONS };
-    let fast =
-        if is_alone { &[Kind::Push, Kind::Tidings][..] } else { &[Kind::Push, Kind::Tidings, Kind::Foca] };
-    let mut figures: Vec<Repetitions> = fast.iter().map(|_| Repetitions::default()).collect();
+    let [mut push, mut ours]: [Repetitions; 2] = Default::default();
     for _ in 0..repetitions {
-        for (kind, figures) in fast.iter().copied().zip(&mut figures) {
-            let runtime = runtime();
-            let samples = if kind == Kind::Foca { slow_samples } else { SAMPLES / repetitions };
-            runtime.block_on(figures.add(kind, count, None, samples));
+        for (kind, figures) in [(Kind::Push, &mut push), (Kind::Tidings, &mut ours)] {
+            runtime().block_on(figures.add(kind, count, None, SAMPLES / repetitions));
         }
     }
-    for (kind, repetitions) in fast.iter().zip(&figures) {
-        repetitions.rows(table, &name, &kind.name());
-        if *kind == Kind::Tidings {
-            ratios(table, &name, repetitions, &figures[0]);
-        }
-    }
+    push.rows(table, &name, &Kind::Push.name());
+    ours.rows(table, &name, &Kind::Tidings.name());
+    ratios(table, &name, &ours, &push);
     if is_alone {
         return;
     }
     let slow = [
+        Kind::Foca,
         Kind::Chitchat(Duration::from_millis(100)),
         Kind::Chitchat(Duration::from_secs(1)),
         #[cfg(feature = "memberlist")]
