@@ -141,7 +141,7 @@ impl Follower<'_> {
     fn transaction(&mut self) -> Result<(), Failure> {
         let mut changes = Changes::new();
         loop {
-            let part = self.shared.lock_first().and_then(|(mut core, _)| core.replica.persist());
+            let part = self.shared.lock_closed().and_then(|mut core| core.replica.persist());
             let Some(part) = part else { return Ok(()) };
             if part.begins() {
                 changes.clear();
@@ -163,7 +163,7 @@ impl Follower<'_> {
     }
 
     fn tell(&self, input: Input<'_>) {
-        let Some((mut core, _)) = self.shared.lock_first() else { return };
+        let Some(mut core) = self.shared.lock_closed() else { return };
         let now = self.shared.now();
         let has_waiting = core.replica.awaits_disk();
         core.replica.handle(now, input);
