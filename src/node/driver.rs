@@ -41,7 +41,7 @@ const STEP_TIME_MAX: Duration = Duration::from_micros(500);
 /// A step that keeps writers waiting for longer is reported.
 const STEP_TIME_WARNED: Duration = Duration::from_millis(20);
 
-/// So many steps in a row that had to wait for a writer mean that it writes in a loop.
+/// So many more steps that had to wait for a writer than did not mean that it writes in a loop.
 const CROWDED_STEPS: u32 = 8;
 /// How long the driver then gathers what is written instead of coming for every write.
 const GATHERING_TIME: Duration = Duration::from_millis(1);
@@ -71,7 +71,7 @@ pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Ha
         let step = catch_unwind(AssertUnwindSafe(|| step(&shared, &mut batch)));
         let Ok(Some((next, had_to_wait))) = step else { break };
         deadline = next;
-        crowded = if had_to_wait { crowded + 1 } else { 0 };
+        crowded = if had_to_wait { (crowded + 1).min(2 * CROWDED_STEPS) } else { crowded.saturating_sub(1) };
         // A recorder that panics is not this node's end.
         #[cfg(feature = "metrics")]
         let _ = catch_unwind(AssertUnwindSafe(|| recorder.record(&shared)));

@@ -332,3 +332,41 @@ impl Shared {
 pub(super) fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::replica::Setup;
+
+    #[test]
+    fn whoever_goes_first_has_the_lock_before_all_who_come_later() {
+        let (wishes, _) = mpsc::unbounded_channel();
+        let replica = Replica::new(Setup::new(Config::lan(), 1));
+        let addr = ([127, 0, 0, 1], 1).into();
+        let shared = Shared::new("n".to_owned(), 1, addr, replica, wishes, true, Duration::from_secs(1));
+        let order = Mutex::new(Vec::new());
+        for _ in 0..200 {
+            std::thread::scope(|scope| {
+                let held = shared.lock();
+                scope.spawn(|| {
+                    let core = shared.lock_first();
+                    order.lock().unwrap().push("first");
+                    drop(core);
+                });
+                while !shared.is_turn_taken.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        let core = shared.lock();
+                        order.lock().unwrap().push("later");
+                        drop(core);
+                    });
+                }
+                drop(held);
+            });
+            assert_eq!(std::mem::take(&mut *order.lock().unwrap()), ["first", "later", "later", "later"]);
+        }
+    }
+}
