@@ -326,9 +326,9 @@ fn reconciles() {
         }
     }
     for (differences, curve) in [1, 10, 1_000].into_iter().zip(curves) {
-        plot.line(&format!("tidings, {differences} differences"), curve);
+        plot.line(&format!("tidings, differences: {differences}"), curve);
     }
-    plot.line("merkle-search-tree, pages alone", rival_curve);
+    plot.line("merkle-search-tree, pages", rival_curve);
     plot.save("core-reconciles");
     table.save();
 }

@@ -3,12 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::table::figure;
-
 /// Where the plots go.
 const PLOTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plots");
 
-const WIDTH: f64 = 820.0;
+const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 600.0;
@@ -96,8 +94,9 @@ impl Plot {
         self
     }
 
-    /// Adds a line. One without points is left out.
-    pub fn line(&mut self, name: &str, points: Vec<(f64, f64)>) {
+    /// Adds a line. One without points is left out; what a logarithmic axis has no place for is none.
+    pub fn line(&mut self, name: &str, mut points: Vec<(f64, f64)>) {
+        points.retain(|(x, y)| self.axes[0].scaled(*x).is_finite() && self.axes[1].scaled(*y).is_finite());
         if !points.is_empty() {
             self.lines.push((name.to_owned(), points));
         }
@@ -149,8 +148,8 @@ impl Plot {
         }
         for (i, (name, points)) in self.lines.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
-            let shown = points.iter().filter(|(a, b)| x(*a).is_finite() && y(*b).is_finite());
-            let places: Vec<String> = shown.map(|(a, b)| format!("{:.1},{:.1}", x(*a), y(*b))).collect();
+            let places = points.iter().map(|(a, b)| format!("{:.1},{:.1}", x(*a), y(*b)));
+            let places: Vec<String> = places.collect();
             _ = writeln!(
                 out,
                 "<polyline class=\"line\" stroke=\"{colour}\" points=\"{}\"/>",
@@ -182,11 +181,8 @@ fn label(tick: f64) -> String {
     match tick {
         tick if tick >= 1e6 => format!("{} M", tick / 1e6),
         tick if tick >= 1e3 => format!("{} k", tick / 1e3),
-        tick => {
-            let text = figure(tick);
-            let is_whole = !text.contains('.');
-            if is_whole { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
-        }
+        // The shortest form of what multiplying left.
+        tick => format!("{}", (tick * 1e9).round() / 1e9),
     }
 }
 

@@ -116,11 +116,13 @@ pub(super) fn costs() {
             table.save();
         }
     }
-    let mut plot = Plot::new("Bytes against the size of a cluster", Axis::log("nodes"), Axis::log("bytes"));
+    let mut plot = Plot::new(
+        "Bytes a node and second at rest, and a write and receiver",
+        Axis::log("nodes"),
+        Axis::log("bytes"),
+    );
     for kind in kinds {
-        for (what, label) in
-            [(REST_BYTES, "a node and second at rest"), (WRITE_BYTES, "a write and receiver")]
-        {
+        for (what, label) in [(REST_BYTES, "at rest"), (WRITE_BYTES, "a write")] {
             let curve = table.curve(&format!("{what} "), &kind.name());
             if !curve.is_empty() {
                 plot.line(&format!("{}, {label}", kind.name()), curve);
