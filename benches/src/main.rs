@@ -47,6 +47,7 @@ const REPORTS: [Report; 6] = [
 ];
 
 fn main() -> ExitCode {
+    tidings_benches::table::start();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [first, rest @ ..] = &arguments[..]
         && first == members::NODE

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Where the data is kept.
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results");
@@ -49,11 +50,27 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// What a reader must know to understand the figures.
     pub notes: Vec<String>,
-    began: Ticks,
+}
+
+/// How busy the machine was when the program started.
+#[derive(Debug)]
+struct Start {
+    load: String,
+    ticks: Ticks,
+}
+
+fn started() -> &'static Start {
+    static START: OnceLock<Start> = OnceLock::new();
+    START.get_or_init(|| Start { load: load(), ticks: Ticks::now() })
+}
+
+/// Remembers how busy the machine is: what is measured from now on is told with it.
+pub fn start() {
+    _ = started();
 }
 
 /// What the machine's processors did since it was started.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 struct Ticks {
     all: u64,
     stolen: u64,
@@ -72,9 +89,8 @@ impl Table {
     /// An empty table; its head is printed.
     pub fn new(name: &str, title: &str) -> Self {
         println!("\n{title}\n{:<44} {:<22} {:>11} {:>11} {:>11}", "", "", "min", "median", "max");
-        let (name, title) = (name.to_owned(), title.to_owned());
-        let mut table = Self { name, title, began: Ticks::now(), ..Self::default() };
-        table.note(&format!("Load of the machine at the start: {}.", load()));
+        let mut table = Self { name: name.to_owned(), title: title.to_owned(), ..Self::default() };
+        table.note(&format!("Load of the machine at the start: {}.", started().load));
         table
     }
 
@@ -156,9 +172,10 @@ impl Table {
         for note in &self.notes {
             _ = writeln!(text, "#- {note}");
         }
-        let now = Ticks::now();
-        let share = 100 * (now.stolen - self.began.stolen) / (now.all - self.began.all).max(1);
-        _ = writeln!(text, "#- Of the processors' time meanwhile, other guests of the host took {share} %.");
+        let (before, now) = (started().ticks, Ticks::now());
+        let share =
+            100 * now.stolen.saturating_sub(before.stolen) / (now.all.saturating_sub(before.all)).max(1);
+        _ = writeln!(text, "#- Of the processors' time since then, other guests of the host took {share} %.");
         for row in &self.rows {
             let [least, middle, most] = row.figures;
             let sign = if row.is_rate { ">" } else { "" };
@@ -239,7 +256,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 /// How many programs want to run, over the last minute and the last five.
-pub fn load() -> String {
+fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let fields: Vec<&str> = text.split_whitespace().take(2).collect();
     if fields.is_empty() { "unknown".to_owned() } else { fields.join(", ") }
