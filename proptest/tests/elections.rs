@@ -7,7 +7,7 @@ use std::time::Duration;
 use tidings::{Builder, Config, ElectionError, Event, Leader, Node, NodeEvent, Observer, Security};
 
 /// Guards against a test that would wait for ever; nothing is measured by it.
-const GUARD: Duration = Duration::from_secs(90);
+const GUARD: Duration = Duration::from_secs(300);
 
 async fn guarded<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(GUARD, future).await.expect("it happens in time")

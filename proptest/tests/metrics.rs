@@ -8,7 +8,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tidings::{Config, Node, Quorum, Security, WriteError};
 
 /// Guards against a test that would wait for ever; nothing is measured by it.
-const GUARD: Duration = Duration::from_secs(60);
+const GUARD: Duration = Duration::from_secs(300);
 
 async fn start(name: &str, seeds: Vec<String>) -> Node {
     let security = Security::secret("a secret for tests alone").unwrap();
@@ -104,7 +104,7 @@ async fn a_recorder_sees_what_two_nodes_do() {
             }
         }
     });
-    all_recorded.await.expect("it is all recorded within a minute");
+    all_recorded.await.expect("it is all recorded before the test gives up");
     let arrivals = b.status().arrivals;
     assert_eq!((arrivals.len(), arrivals[0].name.as_deref(), arrivals[0].count), (1, Some("a"), 1));
     tokio::join!(a.shutdown(), b.shutdown());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tidings::Stamp;
 
 /// After this the test has failed. Voters are silent for 17 seconds after their start.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A node in a process of its own; it ends with this.
 struct Process {

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 const PROGRAMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 const FLAGS: &str = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-dev-shm-usage \
                      --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars";
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A failure detector whose own process hardly runs is slow on purpose: nothing here takes this long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// One page of a browser of its own.
 pub struct Page {

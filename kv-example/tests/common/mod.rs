@@ -14,7 +14,7 @@ use serde_json::Value;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_kv-example");
 pub const SECRET: &str = "a secret for tests, 16 bytes and more";
 /// Nothing here takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A `serve` or a `demo` that ends with the test.
 pub struct Running {
