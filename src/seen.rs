@@ -175,8 +175,10 @@ impl Pending {
 pub(crate) struct Seen {
     hash_key: HashKey,
     vector: Context,
-    /// For each origin, the `version` at which its entry last grew: what a link has not sent yet.
+    /// For each origin, the `version` at which its entry last grew; and the origins in this order: what a link has not
+    /// sent yet are the last of them.
     grown: BTreeMap<u64, u64>,
+    latest: BTreeMap<u64, u64>,
     version: u64,
     cloud: Cloud,
     /// For each origin the greatest stamp beyond the vector that a row implied instead of leaving it in the cloud.
@@ -194,6 +196,7 @@ impl Seen {
             hash_key,
             vector: Context::new(),
             grown: BTreeMap::new(),
+            latest: BTreeMap::new(),
             version: 0,
             cloud: Cloud::default(),
             implied: Context::new(),
@@ -213,9 +216,8 @@ impl Seen {
 
     /// The entries of the vector that grew after `version`.
     pub(crate) fn grown_since(&self, version: u64) -> impl Iterator<Item = (u64, u64)> {
-        let grown = if version < self.version { Some(&self.grown) } else { None };
-        let grown = grown.into_iter().flatten().filter(move |(_, at)| **at > version);
-        grown.map(|(origin, _)| (*origin, self.vector.get(origin)))
+        let grown = self.latest.range(version.saturating_add(1)..);
+        grown.map(|(_, origin)| (*origin, self.vector.get(origin)))
     }
 
     pub(crate) fn claim(&mut self, stamp: Stamp) {
@@ -227,7 +229,10 @@ impl Seen {
             self.implied.dots.remove(&stamp.origin);
         }
         self.version += 1;
-        self.grown.insert(stamp.origin, self.version);
+        if let Some(before) = self.grown.insert(stamp.origin, self.version) {
+            self.latest.remove(&before);
+        }
+        self.latest.insert(self.version, stamp.origin);
         self.unswept += 1;
         if self.unswept > self.spans() {
             self.sweep();

@@ -151,6 +151,8 @@ pub struct Sim {
     controls: Controls,
     /// By which nodes the others find each other; without it the simulator links all of them.
     seeds: Option<Vec<usize>>,
+    /// How many nodes each is linked with below it, where they are linked as a tree.
+    fan_out: Option<usize>,
     member_events: Vec<(Duration, usize, MemberEvent)>,
     leaders: Leaders,
 }
@@ -181,6 +183,7 @@ impl Sim {
             bytes: 0,
             sendings: 0,
             seeds: None,
+            fan_out: None,
             member_events: Vec::new(),
             leaders: Leaders::default(),
             controls: Controls::default(),
@@ -219,6 +222,14 @@ impl Sim {
     #[must_use]
     pub fn without_checks(mut self) -> Self {
         self.checks = false;
+        self
+    }
+
+    /// Links the nodes that are added after this as a tree, each with so many below it, and has those with any pass on
+    /// what they get: for more nodes than a cluster has members.
+    #[must_use]
+    pub fn tree(mut self, fan_out: usize) -> Self {
+        self.fan_out = Some(fan_out.max(1));
         self
     }
 
@@ -264,9 +275,11 @@ impl Sim {
         });
         self.start(i, None);
         if self.seeds.is_none() {
-            for other in 0..i {
+            let above = self.fan_out.filter(|_| i > 0).map(|fan_out| (i - 1) / fan_out);
+            for other in above.map_or(0..i, |above| above..above + 1) {
                 self.after(Duration::ZERO, Happening::Connect(other, i));
             }
+            above.into_iter().for_each(|above| self.relay(above, true));
         }
     }
 

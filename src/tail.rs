@@ -206,6 +206,8 @@ pub(crate) fn refused(key: &[u8], why: Refusal) -> Refused {
 pub(crate) struct Incoming {
     /// The sender's vector as of its latest frame.
     vector: Arc<Context>,
+    /// Its part beyond this replica's own, as of then.
+    excess: Context,
     /// A row was refused: no `done` of this link counts any more.
     pub(crate) has_refused: bool,
     /// The sender wants to know where this replica stands.
@@ -271,7 +273,7 @@ impl Incoming {
     ) -> Result<Merged, WireError> {
         // Not copied: where the frame is not well formed the link is broken.
         let mut vector = std::mem::take(&mut self.vector);
-        reader.join(&mut vector)?;
+        let dots = reader.join(&mut vector)?;
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
         let done = loop {
             match reader.byte()? {
@@ -305,7 +307,7 @@ impl Incoming {
             }
             self.arrange(store, news.chains, sender, done);
         }
-        self.cover(store, sender.run, &rows);
+        self.cover(store, sender.run, &dots, &rows);
         Ok(merged)
     }
 
@@ -421,13 +423,17 @@ impl Incoming {
 
     /// Records what the rows cover beyond the vector. Where that is the sender's own events alone, a dot of its own
     /// implies all of it: the sender held it all the time, so no later event of its own is about that key.
-    fn cover(&self, store: &mut Store, run: u64, rows: &[Row]) {
-        let excess = Arc::new(seen::beyond(&self.vector, store.seen.vector()));
-        let is_own = excess.dots.keys().all(|origin| *origin == run);
+    fn cover(&mut self, store: &mut Store, run: u64, dots: &[Stamp], rows: &[Row]) {
+        // What is covered here stays so: only what the frame told can have come to lie beyond.
+        dots.iter().for_each(|dot| seen::raise(&mut self.excess, *dot));
+        let known = store.seen.vector();
+        self.excess.dots.retain(|origin, clock| known.get(origin) < *clock);
+        let is_own = self.excess.dots.keys().all(|origin| *origin == run);
+        let mut excess = None;
         for row in rows {
             let is_implied = is_own && row.held.dots().iter().any(|dot| dot.stamp().origin == run);
             if !is_implied || row.context.is_some() {
-                store.cover_row(row, &excess);
+                store.cover_row(row, excess.get_or_insert_with(|| Arc::new(self.excess.clone())));
             }
         }
     }

@@ -313,11 +313,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Joins a list of origins and clocks into a context.
-    pub(crate) fn join(&mut self, into: &mut Arc<Context>) -> Result<(), WireError> {
-        for _ in 0..self.count(16)? {
-            raise(Arc::make_mut(into), self.dot()?);
+    pub(crate) fn join(&mut self, into: &mut Arc<Context>) -> Result<Vec<Stamp>, WireError> {
+        let dots = (0..self.count(16)?).map(|_| self.dot()).collect::<Result<Vec<_>, _>>()?;
+        if !dots.is_empty() {
+            let into = Arc::make_mut(into);
+            dots.iter().for_each(|dot| raise(into, *dot));
         }
-        Ok(())
+        Ok(dots)
     }
 
     pub(crate) fn context(&mut self) -> Result<Option<Arc<Context>>, WireError> {

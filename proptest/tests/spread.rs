@@ -102,6 +102,29 @@ fn what_is_passed_on_is_claimed_without_a_comparison() {
 }
 
 /// Random histories of a cluster in groups.
+#[test]
+fn replicas_linked_as_a_tree_get_a_write_from_anywhere_and_agree_after_one_was_away() {
+    let (count, inner) = (121, 40);
+    let mut sim = Sim::new(5).tree(3).nodes(count);
+    sim.run_for(SECOND * 5);
+    let (before, _) = rows(&mut sim);
+    for writer in [0, 60, 120] {
+        let took = time_to_last(&mut sim, writer, &format!("from/{writer}"));
+        println!("from {writer} to the last of {count} in {took:?}");
+    }
+    let (received, _) = rows(&mut sim);
+    // Whoever passes on everything does so to where it came from, too.
+    let most = 3 * (count - 1 + inner) as u64;
+    assert!(received - before <= most, "{} rows came by tails, at most {most}", received - before);
+    sim.node(120).delete("from/0").unwrap();
+    sim.crash(1);
+    sim.node(0).put("from/60", "another value").unwrap();
+    sim.run_for(SECOND * 2);
+    sim.restart(1);
+    sim.assert_converged();
+    assert!(sim.node(5).get("from/0").is_none() && sim.node(60).get("from/60").is_some());
+}
+
 fn histories(seeds: u64, control: Option<Control>) -> Option<Noticed> {
     (0..seeds).find_map(|seed| notice(|| _ = Plan { control, ..Plan::grouped(seed) }.run()))
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::LinkId;
 use super::link::Link;
 use crate::log::ChangeLog;
+use crate::members::Reach;
 use crate::relay::Scope;
 
 #[derive(Debug, Default)]
@@ -21,7 +22,8 @@ pub(super) struct Links {
     /// Of those that rest: who is to be looked at after every step, and when the others have to be seen to.
     restless: BTreeSet<LinkId>,
     deadlines: BTreeSet<(Duration, LinkId)>,
-    /// What had been written, for each [`Scope`], when those who are sent it were touched last.
+    /// Those that are sent what is written, for each [`Scope`], and what had been written when they were touched last.
+    fed: [BTreeSet<LinkId>; 3],
     latest: [u64; 3],
     next: LinkId,
 }
@@ -29,13 +31,26 @@ pub(super) struct Links {
 impl Links {
     pub(super) fn insert(&mut self, id: LinkId, link: Link) {
         self.remove(id);
+        let reach = link.reach;
         self.all.insert(id, link);
         self.touched.insert(id);
+        self.take_reach(id, reach);
+    }
+
+    /// What the link is for from now on.
+    pub(super) fn take_reach(&mut self, id: LinkId, reach: Reach) {
+        let Some(link) = self.get_mut(id) else { return };
+        link.take_reach(reach);
+        self.fed.iter_mut().for_each(|fed| _ = fed.remove(&id));
+        if reach.feeds {
+            self.fed[reach.scope as usize].insert(id);
+        }
     }
 
     pub(super) fn remove(&mut self, id: LinkId) -> Option<Link> {
         self.touch(id);
         self.touched.remove(&id);
+        self.fed.iter_mut().for_each(|fed| _ = fed.remove(&id));
         self.all.remove(&id)
     }
 
@@ -76,13 +91,7 @@ impl Links {
     }
 
     pub(super) fn touch_all(&mut self) {
-        self.touch_where(|_| true);
-    }
-
-    fn touch_where(&mut self, is_meant: impl Fn(&Link) -> bool) {
-        let meant = self.all.iter().filter(|(_, link)| is_meant(link)).map(|(id, _)| *id);
-        let meant: Vec<LinkId> = meant.filter(|id| !self.touched.contains(id)).collect();
-        meant.into_iter().for_each(|id| self.touch(id));
+        self.ids().into_iter().for_each(|id| self.touch(id));
     }
 
     /// Has it looked at.
@@ -105,7 +114,9 @@ impl Links {
         for scope in [Scope::Own, Scope::PassedOn, Scope::All] {
             let latest = log.latest(scope);
             if std::mem::replace(&mut self.latest[scope as usize], latest) != latest {
-                self.touch_where(|link| link.reach.feeds && link.reach.scope == scope);
+                let fed = std::mem::take(&mut self.fed[scope as usize]);
+                fed.iter().for_each(|id| self.touch(*id));
+                self.fed[scope as usize] = fed;
             }
         }
     }

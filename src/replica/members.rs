@@ -55,7 +55,7 @@ impl Replica {
             link.messages.push_back(members.compare_rosters());
         }
         let reach = self.reach(Some(who.run));
-        self.links.get_mut(id).expect("looked above").take_reach(reach);
+        self.links.take_reach(id, reach);
     }
 
     pub(super) fn stray_packet(&mut self, from: &Member, bytes: &[u8]) {
@@ -90,7 +90,7 @@ impl Replica {
             self.links.iter().map(|(id, link)| (id, self.reach(link.run))).collect();
         for (id, reach) in reaches {
             if self.links[id].reach != reach {
-                self.links.get_mut(id).expect("just listed").take_reach(reach);
+                self.links.take_reach(id, reach);
             }
         }
     }
