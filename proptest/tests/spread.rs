@@ -355,3 +355,90 @@ fn a_stopped_delegate_holds_nothing_up_and_is_used_again_when_it_runs_on() {
     sim.resume(7);
     sim.assert_converged();
 }
+
+/// Members that update 64 keys of 1,000 bytes each in turn, and what each has written.
+struct Updates {
+    sim: Sim,
+    /// Of each member, when: the key is the number's remainder.
+    written: Vec<Vec<Duration>>,
+    next: usize,
+}
+
+impl Updates {
+    const KEYS: usize = 64;
+
+    fn key(member: usize, number: usize) -> String {
+        format!("{member}/{}", number % Self::KEYS)
+    }
+
+    fn write(&mut self) {
+        self.next = (self.next + 1) % self.written.len();
+        let number = self.written[self.next].len();
+        self.written[self.next].push(self.sim.now());
+        self.sim.node(self.next).put(Self::key(self.next, number), format!("{number:0>1000}")).unwrap();
+    }
+
+    /// So many updates a second, for so long. Answers how many there were.
+    fn run(&mut self, rate: u32, seconds: u64) -> u64 {
+        let writes = u64::from(rate) * seconds;
+        for _ in 0..writes {
+            self.write();
+            self.sim.run_for(SECOND / rate);
+        }
+        writes
+    }
+
+    /// The age of the oldest update that some reader lacks.
+    fn staleness(&mut self, readers: &[usize]) -> Duration {
+        let now = self.sim.now();
+        let mut oldest = Duration::ZERO;
+        for (member, written) in self.written.iter().enumerate() {
+            for reader in readers.iter().filter(|reader| **reader != member) {
+                let mut node = self.sim.node(*reader);
+                let lacks = |number: &usize| {
+                    let entry = node.get(Self::key(member, *number));
+                    let held = entry.and_then(|entry| std::str::from_utf8(entry.value()).ok()?.parse().ok());
+                    held.unwrap_or(0) < *number
+                };
+                let first = (written.len().saturating_sub(Self::KEYS)..written.len()).find(lacks);
+                oldest = oldest.max(first.map_or(Duration::ZERO, |first| now - written[first]));
+            }
+        }
+        oldest
+    }
+}
+
+#[test]
+fn an_overload_of_thin_links_is_forgotten_once_it_is_over() {
+    let count = 40;
+    let mut sim = settled(Sim::new(2_008), count);
+    for member in 0..count {
+        let mut node = sim.node(member);
+        let all = (0..Updates::KEYS)
+            .fold(node.batch(), |batch, key| batch.put(Updates::key(member, key), format!("{key:0>1000}")));
+        all.commit().unwrap();
+    }
+    sim.run_for(SECOND * 20);
+    let written = vec![vec![sim.now(); Updates::KEYS]; count];
+    let mut updates = Updates { sim: sim.rate(3_200), written, next: 0 };
+    let readers = [0, 13, 26, 39];
+    updates.run(10, 10);
+    let before = updates.staleness(&readers);
+    updates.run(20, 20);
+    let overloaded = updates.staleness(&readers);
+    updates.run(10, 50);
+    let (received, _) = rows(&mut updates.sim);
+    let writes = updates.run(10, 20);
+    let (later, _) = rows(&mut updates.sim);
+    let deliveries = (later - received) as f64 / (writes * (count as u64 - 1)) as f64;
+    let after = updates.staleness(&readers);
+    println!(
+        "the oldest update that one lacks: {before:?}, in the overload {overloaded:?}, afterwards {after:?}"
+    );
+    println!("deliveries of a row, per node and write, afterwards: {deliveries:.2}");
+    assert!(overloaded > before * 3, "it is one");
+    // Where links that are full fill themselves further, it never ends: what is late is sent by others as well, and
+    // repair that has to wait breaks links, which then carry the same again.
+    assert!(after < SECOND * 3, "the oldest update that one lacks is {after:?} old");
+    assert!(deliveries < 1.2, "{deliveries:.2} deliveries per node and write");
+}

@@ -10,7 +10,8 @@
 //! the checks repair that.
 //!
 //! A delegate that does not confirm what it was sent in time ([`Members::confirmed`]) is passed over: the next one that is
-//! linked is sent the writes as well, until the first is back.
+//! linked is sent the writes as well, until the first is back. In time is what is usual on its link: where links are full
+//! everybody is slow, and having the work done twice would keep them full for ever.
 
 use std::collections::BTreeSet;
 

@@ -11,7 +11,6 @@ use super::{
 };
 use crate::controls::Control;
 use crate::flow::Rates;
-use crate::reconcile::Session;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
 impl Replica {
@@ -157,8 +156,7 @@ impl Replica {
             if link.break_at.is_some_and(|at| at <= now.mono) {
                 breaks.push((id, BreakReason::Refused));
             }
-            let waits = |session: &Session| now.mono > session.last_progress.mono + self.config.sync_timeout;
-            if link.session.as_ref().is_some_and(waits) {
+            if link.is_stalled(now.mono, self.config.sync_timeout) {
                 breaks.push((id, BreakReason::TimedOut));
             }
         }

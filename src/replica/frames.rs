@@ -60,7 +60,7 @@ impl Replica {
                 reader.end()?;
                 link.wants_session |= !link.outgoing.resume(store, log, complete);
                 if log == store.log.id {
-                    link.confirmed(complete);
+                    link.confirmed(self.now.mono, complete);
                     if let (Some(members), Some(run)) = (&mut self.members, link.run) {
                         members.confirmed(run, true);
                     }

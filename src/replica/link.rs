@@ -67,6 +67,8 @@ pub(super) struct Link {
     /// The flushes that were sent and are not confirmed, and since when rows are being sent that no `done` has followed.
     dues: VecDeque<Due>,
     flushing_since: Option<Duration>,
+    /// How long confirmations have taken lately, the slowest of them.
+    confirm_time: Duration,
     /// The confirmation did not come in time.
     is_late: bool,
     /// Rows came that are not confirmed, and when to do so.
@@ -89,14 +91,21 @@ struct Due {
 /// Flushes whose times are kept apart. Of more, the latest count as one.
 const DUES_MAX: usize = 64;
 
-/// A peer whose confirmation is overdue for this part of a sync interval is late.
+/// A peer whose confirmation is overdue for this part of a sync interval is late; or, over a link on which they take
+/// longer, for so many times that, up to so many intervals. Who is late has its work done by another as well: where
+/// that is due to links that are full, it would fill them further, and they would never be empty again.
 const PATIENCE_PART: u32 = 2;
+const PATIENCE_TIMES: u32 = 2;
+const PATIENCE_INTERVALS_MAX: u32 = 16;
 
 /// After the end of a flush, how long until the receiver confirms it, unless it has something else to send before: a
 /// delegate soon, since others depend on it, and everybody else in so large a part of a sync interval. What comes
 /// meanwhile is confirmed with it.
 const CONFIRM_DELAY_FAR: Duration = Duration::from_millis(20);
 const CONFIRM_PART: u32 = 2;
+
+/// For so many times its time a session may make no progress while live writes do.
+const STALLED_TIMES_MAX: u32 = 12;
 
 impl Link {
     pub(super) fn new(reach: Reach) -> Self {
@@ -176,7 +185,9 @@ impl Link {
     /// takes what it is sent.
     fn late_at(&self, interval: Duration) -> Option<Duration> {
         let due = self.dues.front().map(|due| due.ended).or(self.flushing_since.map(|_| self.sent_at))?;
-        Some(due + self.confirm_delay(interval) + interval / PATIENCE_PART).filter(|_| !self.is_late)
+        let usual = (self.confirm_time * PATIENCE_TIMES).min(interval * PATIENCE_INTERVALS_MAX);
+        let patience = usual.max(interval / PATIENCE_PART);
+        Some(due + self.confirm_delay(interval) + patience).filter(|_| !self.is_late)
     }
 
     /// Whether it has just become late.
@@ -187,11 +198,11 @@ impl Link {
     }
 
     /// The peer has confirmed everything up to some revision.
-    pub(super) fn confirmed(&mut self, up_to: u64) {
+    pub(super) fn confirmed(&mut self, now: Duration, up_to: u64) {
         self.acknowledged = self.acknowledged.max(up_to);
         self.is_late = false;
-        while self.dues.front().is_some_and(|due| due.revision <= up_to) {
-            self.dues.pop_front();
+        while let Some(due) = self.dues.pop_front_if(|due| due.revision <= up_to) {
+            self.confirm_time = now.saturating_sub(due.ended).max(self.confirm_time * 7 / 8);
         }
     }
 
@@ -236,6 +247,15 @@ impl Link {
     /// Whether the peer is in the middle of a flush, and got on with it lately.
     pub(super) fn receives(&self, since: Duration) -> bool {
         self.incoming.is_amid && self.received_at >= since
+    }
+
+    /// Whether the session makes no progress, and nothing else moves on this link either: repair waits for as long as live
+    /// writes fill the link, if not for ever. To break a link that is full would only have it carry the same again.
+    pub(super) fn is_stalled(&self, now: Duration, timeout: Duration) -> bool {
+        let Some(session) = &self.session else { return false };
+        let progress = session.last_progress.mono;
+        let moved = progress.max(self.sent_at).max(self.received_at);
+        now > moved + timeout || now > progress + timeout * STALLED_TIMES_MAX
     }
 
     /// One who joins does not ask before the peer has answered: it may turn out that another one did so first.
