@@ -201,8 +201,9 @@ impl Link {
     pub(super) fn confirmed(&mut self, now: Duration, up_to: u64) {
         self.acknowledged = self.acknowledged.max(up_to);
         self.is_late = false;
-        while let Some(due) = self.dues.pop_front_if(|due| due.revision <= up_to) {
+        while let Some(due) = self.dues.front().filter(|due| due.revision <= up_to) {
             self.confirm_time = now.saturating_sub(due.ended).max(self.confirm_time * 7 / 8);
+            self.dues.pop_front();
         }
     }
 
