@@ -226,14 +226,15 @@ impl Sim {
     }
 
     /// Links the nodes that are added after this as a tree, each with so many below it, and has those with any pass on
-    /// what they get: for more nodes than a cluster has members.
+    /// what they get: for more nodes than a cluster has members. Nodes with [`Sim::seeds`] choose their links themselves.
     #[must_use]
     pub fn tree(mut self, fan_out: usize) -> Self {
         self.fan_out = Some(fan_out.max(1));
         self
     }
 
-    /// Adds nodes without a disk, all connected with each other.
+    /// Adds nodes without a disk. Unless [`Sim::seeds`] or [`Sim::tree`] was called before, all are connected with each
+    /// other.
     #[must_use]
     pub fn nodes(mut self, count: usize) -> Self {
         (0..count).for_each(|_| self.add(false));

@@ -101,7 +101,6 @@ fn what_is_passed_on_is_claimed_without_a_comparison() {
     assert_eq!(frames(&mut sim), before, "nothing was compared");
 }
 
-/// Random histories of a cluster in groups.
 #[test]
 fn replicas_linked_as_a_tree_get_a_write_from_anywhere_and_agree_after_one_was_away() {
     let (count, inner) = (121, 40);
@@ -125,6 +124,7 @@ fn replicas_linked_as_a_tree_get_a_write_from_anywhere_and_agree_after_one_was_a
     assert!(sim.node(5).get("from/0").is_none() && sim.node(60).get("from/60").is_some());
 }
 
+/// Random histories of a cluster in groups.
 fn histories(seeds: u64, control: Option<Control>) -> Option<Noticed> {
     (0..seeds).find_map(|seed| notice(|| _ = Plan { control, ..Plan::grouped(seed) }.run()))
 }

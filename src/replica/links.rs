@@ -33,7 +33,6 @@ impl Links {
         self.remove(id);
         let reach = link.reach;
         self.all.insert(id, link);
-        self.touched.insert(id);
         self.take_reach(id, reach);
     }
 
