@@ -5,9 +5,9 @@
 //! group. A node is linked with its **mates**, the whole of its own group, and with one **delegate** in every other
 //! group. It sends its own writes to all of them, and each delegate passes them on to its mates ([`crate::relay`]): two
 //! hops, and every write arrives once. Since the failure detector tells everybody who is there, every node finds its
-//! place by itself: there is no tree to be built, repaired or agreed upon. Each node prefers other delegates, so that the
-//! work spreads; nodes that do not agree yet on how many groups there are miss or repeat some of each other's writes, and
-//! the checks repair that.
+//! place by itself: there is no tree to be built, repaired or agreed upon. The members of a group deal the delegates of
+//! another one out among them ([`preferred`]), so that nobody has more to pass on than its mates; nodes that do not agree
+//! yet on how many groups there are miss or repeat some of each other's writes, and the checks repair that.
 //!
 //! A delegate that does not confirm what it was sent in time ([`Members::confirmed`]) is passed over: the next one that is
 //! linked is sent the writes as well, until the first is back. In time is what is usual on its link: where links are full
@@ -54,6 +54,27 @@ fn group_bits(members: usize, mesh_members_max: usize) -> u32 {
 
 fn group_of(name: &str, bits: u32) -> u64 {
     fingerprint(0, name.as_bytes()).checked_shr(64 - bits).unwrap_or(0)
+}
+
+/// How much a writer wants another run as its delegate. Whoever asks gets the same answer.
+fn affinity(writer: u64, delegate: u64) -> u64 {
+    const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mixed = (writer ^ delegate.rotate_left(32)).wrapping_mul(ODD);
+    (mixed ^ (mixed >> 32)).wrapping_mul(ODD)
+}
+
+/// Whom of another group this node prefers. The members of its own group choose in turn, each the one it wants most of
+/// those chosen least: so everybody gets as much to pass on as its mates, and one member more or less changes few choices.
+fn preferred(own: u64, mates: &BTreeSet<u64>, group: &[u64]) -> u64 {
+    let mut chosen = vec![0_u32; group.len()];
+    let mut choose = |writer: u64| {
+        let liked = |i: &usize| (chosen[*i], !affinity(writer, group[*i]), group[*i]);
+        let best = (0..group.len()).min_by_key(liked).expect("no group is empty");
+        chosen[best] += 1;
+        group[best]
+    };
+    mates.range(..own).for_each(|mate| _ = choose(*mate));
+    choose(own)
 }
 
 impl Members {
@@ -107,7 +128,8 @@ impl Members {
         let mates: BTreeSet<u64> = std::mem::take(&mut groups[own as usize]).into_iter().collect();
         groups.retain(|group| !group.is_empty());
         for group in &mut groups {
-            group.sort_unstable_by_key(|run| (fingerprint(self.own.run, &run.to_le_bytes()), *run));
+            let first = preferred(self.own.run, &mates, group);
+            group.sort_unstable_by_key(|run| (*run != first, !affinity(self.own.run, *run), *run));
         }
         let shape = &mut self.shape;
         if (&mates, groups.is_empty()) != (&shape.mates, shape.groups.is_empty()) {
@@ -209,6 +231,26 @@ mod tests {
             }
             let links = cluster.values().map(|one| one.shape.neighbours.len()).max();
             assert!(links <= Some(links_max), "{links:?} links among {count}");
+        }
+    }
+
+    #[test]
+    fn nobody_has_much_more_to_pass_on_than_its_mates() {
+        for count in [31, 64, 100, 128, 500] {
+            let cluster = cluster(count);
+            for group in 0..1 << group_bits(count as usize, 30) {
+                let of = |run: &u64| group_of(&cluster[run].own.name, group_bits(count as usize, 30));
+                let (inside, outside): (Vec<u64>, Vec<u64>) =
+                    cluster.keys().partition(|run| of(run) == group);
+                let writers =
+                    |run: &u64| outside.iter().filter(|writer| cluster[writer].reach(*run).feeds).count();
+                let most = inside.iter().map(writers).max().unwrap_or(0);
+                let even = outside.len().div_ceil(inside.len().max(1));
+                assert!(
+                    most <= even + even.div_ceil(3) + 1,
+                    "{most} writers where {even} would be even, of {count}"
+                );
+            }
         }
     }
 
