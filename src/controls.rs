@@ -78,12 +78,14 @@ pub enum Control {
     OldStart,
     /// A donor that has stalled is waited for as long as any session.
     DonorKept,
+    /// What the context of a row no longer has stays in those that are told by their differences from it.
+    GoneIsKept,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -118,6 +120,7 @@ impl Control {
         Self::ManyDonors,
         Self::OldStart,
         Self::DonorKept,
+        Self::GoneIsKept,
     ];
 }
 

@@ -17,8 +17,10 @@ use crate::store::{Refusal, Row, Store};
 use crate::time::{Stamp, Time};
 use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
 
+mod contexts;
 mod large;
 
+use contexts::Contexts;
 use large::{Arriving, Departing, Size};
 
 const END: u8 = 0;
@@ -48,6 +50,7 @@ pub(crate) struct Outgoing {
     /// The floor passed the cursor: only a reconcile can help.
     pub(crate) is_stranded: bool,
     told: Told,
+    contexts: Contexts,
     larges: Departing,
     /// Rows sent so far.
     pub(crate) rows: u64,
@@ -151,7 +154,8 @@ impl Outgoing {
                 match large::size(&slot.held) {
                     Size::Small => {
                         writer.byte(ROW);
-                        writer.row(&slot.held, context_of(store, &slot.held).as_deref());
+                        writer.entry(&slot.held);
+                        self.contexts.write(&mut writer, context_of(store, &slot.held));
                     }
                     Size::Large => self.larges.note(slot.held.key()),
                     Size::TooLarge => self.withholds = true,
@@ -218,6 +222,7 @@ pub(crate) struct Incoming {
     has_gap: bool,
     /// When the first row since the last `done` came, as [`Chains`] count.
     epoch: Option<u64>,
+    contexts: Contexts,
     larges: Arriving,
     /// Those that wait for large rows: the oldest, and the latest.
     waiting: VecDeque<Done>,
@@ -277,10 +282,14 @@ impl Incoming {
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
         let done = loop {
             match reader.byte()? {
-                ROW => match reader.row(&vector)? {
-                    Ok(row) => rows.push(row),
-                    Err(why) => refusals.push(refused(b"", why)),
-                },
+                ROW => {
+                    let held = reader.entry()?;
+                    let context = self.contexts.read(store.controls, &mut reader)?;
+                    match held {
+                        Ok(held) => rows.push(Row { held, vector: vector.clone(), context }),
+                        Err(why) => refusals.push(refused(b"", why)),
+                    }
+                }
                 END => break None,
                 tag @ (DONE | DONE_ASKING) => {
                     let (head, clock, larges) = (reader.number()?, reader.word()?, reader.number()?);

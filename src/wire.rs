@@ -209,9 +209,14 @@ impl Writer {
     }
 
     pub(crate) fn row(&mut self, held: &Held, context: Option<&Context>) {
+        self.entry(held);
+        self.context(context);
+    }
+
+    /// A key and what it holds.
+    pub(crate) fn entry(&mut self, held: &Held) {
         self.bytes(held.key());
         self.held(held);
-        self.context(context);
     }
 
     /// What a key holds, without the key.
@@ -331,7 +336,7 @@ impl<'a> Reader<'a> {
         Ok(context.filter(|context| !context.dots.is_empty()).map(Arc::new))
     }
 
-    fn dot(&mut self) -> Result<Stamp, WireError> {
+    pub(crate) fn dot(&mut self) -> Result<Stamp, WireError> {
         let (origin, clock) = (self.word()?, self.word()?);
         Ok(Stamp { clock, origin })
     }
@@ -375,10 +380,15 @@ impl<'a> Reader<'a> {
 
     /// A row, or what is wrong with it if the frame can be read on behind it.
     pub(crate) fn row(&mut self, vector: &Arc<Context>) -> Result<Result<Row, Refusal>, WireError> {
-        let key = self.bytes()?;
-        let held = self.held(key)?;
+        let held = self.entry()?;
         let context = self.context()?;
         Ok(held.map(|held| Row { held, vector: vector.clone(), context }))
+    }
+
+    /// A key and what it holds, or what is wrong with it if the frame can be read on behind it.
+    pub(crate) fn entry(&mut self) -> Result<Result<Held, Refusal>, WireError> {
+        let key = self.bytes()?;
+        self.held(key)
     }
 
     /// What a key holds, or what is wrong with it.

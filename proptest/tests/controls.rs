@@ -8,7 +8,7 @@ const SEEDS: u64 = 4_000;
 
 /// By what each breach shows in random histories. A rule of safety that showed only as replicas which never become
 /// equal would say that the oracle is blind.
-const EXPECTED: [(Control, Noticed); 16] = [
+const EXPECTED: [(Control, Noticed); 17] = [
     (Control::CursorKept, Noticed::Oracle),
     (Control::ClaimDespiteRefusal, Noticed::Oracle),
     (Control::DoneAfterRefusal, Noticed::Oracle),
@@ -25,6 +25,7 @@ const EXPECTED: [(Control, Noticed); 16] = [
     (Control::EarlyPromise, Noticed::Promise),
     (Control::TornTaken, Noticed::Promise),
     (Control::OldStart, Noticed::Oracle),
+    (Control::GoneIsKept, Noticed::Oracle),
 ];
 
 /// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in
