@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
 use super::driver::{Farewell, Happening};
-use super::network::{Network, Wish};
+use super::network::{Network, Wish, send_window};
 use super::peers::{PeerRefusal, Place, refusal_of};
 use super::security::Security;
 use super::shared::{Shared, wall};
@@ -267,6 +267,7 @@ fn join(
     dialled: bool,
 ) -> Result<LinkId, NoLink> {
     let shared = &network.shared;
+    connection.set_send_window(send_window(connection.rtt()));
     let addr = reachable_at(&connection, theirs);
     let Some(mut core) = shared.lock() else { return Err(NoLink::Duplicate) };
     let id = core.next_link;
