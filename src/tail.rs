@@ -98,6 +98,12 @@ impl Outgoing {
         !self.larges.is_empty()
     }
 
+    /// Whether what it has to do may depend on more than what it is touched for: where no claim is made, an own event may
+    /// be sent once more, whoever changed its key since.
+    pub(crate) fn is_restless(&self) -> bool {
+        self.has_larges() || self.withholds
+    }
+
     /// The next piece of a large row, for the stream of bulk work.
     pub(crate) fn piece(&mut self, store: &mut Store) -> Option<Vec<u8>> {
         self.larges.piece(store)
@@ -130,12 +136,14 @@ impl Outgoing {
         if !self.is_running || (self.cursor == head && !(flush && self.base < head)) {
             return None;
         }
+        self.contexts.begin();
         let mut writer = Writer::new(Kind::Tail);
         writer.dots(store.seen.grown_since(self.version));
         let base = if store.controls.has(Control::OwnFromFrame) { self.cursor } else { self.base };
-        let (mut rows, mut looked, mut cursor) = (0, 0, head);
+        let (mut rows, mut looked, mut cursor) = (0_u64, 0, head);
         for (revision, slot) in store.log.after(self.cursor) {
-            if writer.len() >= FRAME_BYTES_TARGET || looked == FRAME_ROWS_MAX {
+            let is_full = writer.len() >= FRAME_BYTES_TARGET || self.contexts.is_full();
+            if is_full || looked == FRAME_ROWS_MAX {
                 cursor = revision - 1;
                 break;
             }
@@ -156,15 +164,18 @@ impl Outgoing {
                         writer.byte(ROW);
                         writer.entry(&slot.held);
                         self.contexts.write(&mut writer, context_of(store, &slot.held));
+                        rows += 1;
                     }
-                    Size::Large => self.larges.note(slot.held.key()),
+                    Size::Large => {
+                        self.larges.note(slot.held.key());
+                        rows += 1;
+                    }
                     Size::TooLarge => self.withholds = true,
                 }
-                rows += usize::from(!self.withholds);
             }
         }
         self.cursor = cursor;
-        self.rows += rows as u64;
+        self.rows += rows;
         if cursor < head || self.withholds {
             writer.byte(END);
         } else if rows > 0 || flush {
@@ -279,6 +290,7 @@ impl Incoming {
         // Not copied: where the frame is not well formed the link is broken.
         let mut vector = std::mem::take(&mut self.vector);
         let dots = reader.join(&mut vector)?;
+        self.contexts.begin();
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
         let done = loop {
             match reader.byte()? {

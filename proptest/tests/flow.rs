@@ -106,3 +106,35 @@ fn a_tail_that_is_stuck_is_no_excuse() {
         assert_ne!(repairs(&mut sim), before, "no repair began");
     });
 }
+
+#[test]
+fn a_key_too_large_for_any_frame_holds_up_no_other() {
+    let mut config = Config::lan();
+    config.value_bytes_max = tidings::VALUE_BYTES_CEILING;
+    let mut sim = Sim::new(0).without_checks().config(config).nodes(6);
+    sim.run_for(ms(1_000));
+    for i in 0..5 {
+        sim.partition(&[i], &(0..6).filter(|other| *other != i).collect::<Vec<_>>());
+    }
+    let value = vec![b'x'; tidings::VALUE_BYTES_CEILING];
+    (0..5).for_each(|i| _ = sim.node(i).put("huge", &value).unwrap());
+    sim.heal();
+    // Nobody can tell node 5 of all five together.
+    sim.run_for(Duration::from_secs(10));
+    for round in 0..3 {
+        (0..6).for_each(|i| _ = sim.node(i).put(format!("small/{i}"), [round]).unwrap());
+        let arrived = |sim: &mut Sim, at: usize| {
+            (0..6).all(|i| sim.node(at).get(format!("small/{i}")).is_some_and(|it| it.value() == [round]))
+        };
+        let since = sim.now();
+        while !(0..6).all(|at| arrived(&mut sim, at)) {
+            assert!(sim.now() - since < Duration::from_secs(10), "round {round}");
+            sim.run_for(ms(100));
+        }
+    }
+    // What takes their place is small again, and everybody agrees.
+    sim.node(0).put("huge", "no more").unwrap();
+    sim.run_for(Duration::from_secs(1));
+    (1..5).for_each(|i| _ = sim.node(i).put("huge", format!("nor {i}")).unwrap());
+    sim.assert_converged();
+}

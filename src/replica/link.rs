@@ -231,7 +231,7 @@ impl Link {
 
     /// Whether what it has to do may depend on more than what comes over it.
     pub(super) fn is_restless(&self) -> bool {
-        self.session.is_some() || self.wants_session || self.outgoing.has_larges()
+        self.session.is_some() || self.wants_session || self.outgoing.is_restless()
     }
 
     /// When this link has to be seen to again.

@@ -15,13 +15,27 @@ const NONE: u8 = 0;
 const WHOLE: u8 = 1;
 const CHANGED: u8 = 2;
 
-/// What both ends of a stream know: the context that was told last.
+/// A frame whose contexts are so large when whole again takes no further row: a few bytes tell a whole context, and
+/// what a reader keeps at once has to be bounded by something.
+const WHOLE_BYTES_MAX: usize = 16 << 20;
+
+/// What both ends of a stream know: the context that was told last, and how many bytes of them a frame has made.
 #[derive(Debug, Default)]
 pub(super) struct Contexts {
     last: Arc<Context>,
+    whole: usize,
 }
 
 impl Contexts {
+    /// A frame begins.
+    pub(super) fn begin(&mut self) {
+        self.whole = 0;
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.whole > WHOLE_BYTES_MAX
+    }
+
     pub(super) fn write(&mut self, writer: &mut Writer, context: Option<Arc<Context>>) {
         let Some(context) = context else { return writer.byte(NONE) };
         let (old, new) = (&self.last.dots, &context.dots);
@@ -29,6 +43,9 @@ impl Contexts {
         let is_changed = |(origin, clock): &(&u64, &u64)| old.get(origin) != Some(*clock);
         let changed: Vec<(u64, u64)> =
             new.iter().filter(is_changed).map(|(origin, clock)| (*origin, *clock)).collect();
+        if !gone.is_empty() || !changed.is_empty() {
+            self.whole += 16 * new.len();
+        }
         // An origin and its clock are twice as long as an origin alone.
         if changed.len() * 2 + gone.len() < new.len() * 2 {
             writer.byte(CHANGED);
@@ -47,23 +64,29 @@ impl Contexts {
         controls: Controls,
         reader: &mut Reader<'_>,
     ) -> Result<Option<Arc<Context>>, WireError> {
-        let told = Arc::make_mut(&mut self.last);
+        let mut gone = 0;
         match reader.byte()? {
             NONE => return Ok(None),
-            WHOLE => told.dots.clear(),
+            _ if self.is_full() => return Err(WireError::TooLarge(self.whole)),
+            WHOLE => self.last = Arc::default(),
             CHANGED => {
-                for _ in 0..reader.count(8)? {
+                gone = reader.count(8)?;
+                for _ in 0..gone {
                     let gone = reader.word()?;
                     if !controls.has(Control::GoneIsKept) {
-                        told.dots.remove(&gone);
+                        Arc::make_mut(&mut self.last).dots.remove(&gone);
                     }
                 }
             }
             _ => return Err(WireError::Form),
         }
-        for _ in 0..reader.count(16)? {
+        let changed = reader.count(16)?;
+        for _ in 0..changed {
             let Stamp { origin, clock } = reader.dot()?;
-            told.dots.insert(origin, clock);
+            Arc::make_mut(&mut self.last).dots.insert(origin, clock);
+        }
+        if gone + changed > 0 {
+            self.whole += 16 * self.last.dots.len();
         }
         Ok(Some(self.last.clone()))
     }
@@ -112,5 +135,26 @@ mod tests {
         context.dots.insert(7, 2);
         context.dots.remove(&8);
         assert!(told(&context) < 48);
+    }
+
+    #[test]
+    fn few_bytes_do_not_make_contexts_without_end() {
+        let (mut here, mut there) = (Contexts::default(), Contexts::default());
+        let mut writer = Writer::new(Kind::Tail);
+        let mut context = Context { dots: (0..10_000).map(|origin| (origin, 1)).collect() };
+        let mut rows = 0;
+        while !here.is_full() {
+            rows += 1;
+            context.dots.insert(0, rows);
+            here.write(&mut writer, Some(Arc::new(context.clone())));
+        }
+        assert_eq!(rows, 105, "16 MiB of 160 KB each");
+        context.dots.insert(0, 0);
+        here.write(&mut writer, Some(Arc::new(context)));
+        let frame = writer.finish();
+        let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
+        let mut read = |_| there.read(Controls::default(), &mut reader).map(drop);
+        assert!((0..rows).try_for_each(&mut read).is_ok(), "what is written honestly is read");
+        assert!(matches!(read(rows), Err(WireError::TooLarge(_))), "and no further row");
     }
 }
