@@ -25,7 +25,9 @@ pub(crate) const DEPTH_MAX: u32 = 60;
 /// Rows per leaf that make the table grow, and shrink.
 const LEAF_ROWS_GROW: usize = 16;
 const LEAF_ROWS_SHRINK: usize = 6;
-/// By how many rows a leaf's room grows.
+/// So many rows of a leaf lie in the leaf itself, where a search finds them without another look at the memory. There
+/// is room for as many more at a time elsewhere.
+const LEAF_ROWS_NEAR: usize = 18;
 const LEAF_ROWS_STEP: usize = 4;
 
 /// A value's checksum, as it goes into the hash of its dot. Its layout is fixed for ever.
@@ -180,14 +182,80 @@ impl Node {
 #[derive(Clone, Debug, Default)]
 struct Leaf {
     node: Node,
-    rows: Vec<Slotted>,
+    rows: Rows,
 }
 
 /// A row in a leaf: some bits of its place to tell it from others, and its slot in the store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Slotted {
     tag: u32,
     slot: u32,
+}
+
+/// The rows of a leaf, in any order.
+#[derive(Clone, Debug, Default)]
+struct Rows {
+    len: usize,
+    near: [Slotted; LEAF_ROWS_NEAR],
+    far: Box<[Slotted]>,
+}
+
+impl Rows {
+    fn iter(&self) -> impl Iterator<Item = &Slotted> {
+        self.near.iter().chain(&self.far).take(self.len)
+    }
+
+    fn at_mut(&mut self, at: usize) -> &mut Slotted {
+        if at < LEAF_ROWS_NEAR { &mut self.near[at] } else { &mut self.far[at - LEAF_ROWS_NEAR] }
+    }
+
+    fn push(&mut self, row: Slotted) {
+        if self.len == LEAF_ROWS_NEAR + self.far.len() {
+            self.resize_far(self.far.len() + LEAF_ROWS_STEP);
+        }
+        self.len += 1;
+        *self.at_mut(self.len - 1) = row;
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Slotted) -> bool) {
+        let mut kept = 0;
+        for at in 0..self.len {
+            let row = *self.at_mut(at);
+            if stays(&row) {
+                *self.at_mut(kept) = row;
+                kept += 1;
+            }
+        }
+        self.len = kept;
+        let far = kept.saturating_sub(LEAF_ROWS_NEAR).next_multiple_of(LEAF_ROWS_STEP);
+        if far < self.far.len() {
+            self.resize_far(far);
+        }
+    }
+
+    fn resize_far(&mut self, len: usize) {
+        let mut far = Vec::with_capacity(len);
+        far.extend(self.far.iter().take(len));
+        far.resize(len, Slotted::default());
+        self.far = far.into();
+    }
+
+    /// The slot with this tag that `is_it`.
+    fn find(&self, tag: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        // No branch for each: which of them it is cannot be foretold.
+        let bit = |(at, row): (usize, &Slotted)| u32::from(row.tag == tag) << at;
+        let hits = self.near.iter().enumerate().map(bit).fold(0, |hits, bit| hits | bit);
+        let mut hits = hits & (1_u32 << self.len.min(LEAF_ROWS_NEAR)).wrapping_sub(1);
+        while hits != 0 {
+            let slot = self.near[hits.trailing_zeros() as usize].slot;
+            if is_it(slot) {
+                return Some(slot);
+            }
+            hits &= hits - 1;
+        }
+        let far = self.far.iter().take(self.len.saturating_sub(LEAF_ROWS_NEAR));
+        far.filter(|row| row.tag == tag).map(|row| row.slot).find(|slot| is_it(*slot))
+    }
 }
 
 /// The tree. `levels[j]` holds the nodes of depth `4 j`, as far as all leaves are at least that deep.
@@ -211,9 +279,6 @@ impl Digest {
         for (place, slot, hash) in rows {
             let at = digest.leaf_at(place.low);
             let leaf = &mut digest.leaves[at];
-            if leaf.rows.capacity() == 0 {
-                leaf.rows.reserve_exact(LEAF_ROWS_GROW);
-            }
             leaf.rows.push(Slotted { tag: place.tag(), slot });
             leaf.node.change(0, hash);
         }
@@ -233,20 +298,13 @@ impl Digest {
 
     /// The slot in this place that `is_it`.
     pub(crate) fn find(&self, place: Place, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let tag = place.tag();
-        let rows = &self.leaves[self.leaf_at(place.low)].rows;
-        rows.iter().find(|row| row.tag == tag && is_it(row.slot)).map(|row| row.slot)
+        self.leaves[self.leaf_at(place.low)].rows.find(place.tag(), is_it)
     }
 
-    /// Adds a slot with the hash of what it holds. `look` gives the hash of any slot.
-    pub(crate) fn insert(&mut self, place: Place, slot: u32, hash: u128, look: impl Fn(u32) -> u128) {
+    /// Adds a slot with the hash of what it holds. `look` gives the hashes of any slots.
+    pub(crate) fn insert(&mut self, place: Place, slot: u32, hash: u128, look: impl Fn(&[u32]) -> Vec<u128>) {
         let leaf = self.leaf_at(place.low);
-        let rows = &mut self.leaves[leaf].rows;
-        if rows.len() == rows.capacity() {
-            // Doubling would waste several bytes a key.
-            rows.reserve_exact(LEAF_ROWS_STEP);
-        }
-        rows.push(Slotted { tag: place.tag(), slot });
+        self.leaves[leaf].rows.push(Slotted { tag: place.tag(), slot });
         self.change(place, 0, hash);
         self.slots += 1;
         if self.slots > LEAF_ROWS_GROW * self.leaves.len() {
@@ -257,9 +315,7 @@ impl Digest {
     /// Takes out a slot that holds nothing any more.
     pub(crate) fn remove(&mut self, place: Place, slot: u32) {
         let leaf = self.leaf_at(place.low);
-        let rows = &mut self.leaves[leaf].rows;
-        let at = rows.iter().position(|row| row.slot == slot).expect("every slot is in its leaf");
-        rows.swap_remove(at);
+        self.leaves[leaf].rows.retain(|row| row.slot != slot);
         self.slots -= 1;
         if self.leaves.len() > 1 && self.slots < LEAF_ROWS_SHRINK * self.leaves.len() {
             self.join();
@@ -313,18 +369,16 @@ impl Digest {
         if long < self.leaves.len() { long } else { short }
     }
 
-    fn split(&mut self, look: impl Fn(u32) -> u128) {
+    fn split(&mut self, look: impl Fn(&[u32]) -> Vec<u128>) {
         let new = self.leaves.len();
         let bit = 1 << new.ilog2();
         let old = &mut self.leaves[new - bit];
         let moves = |row: &Slotted| row.tag as usize & bit != 0;
-        let count = old.rows.iter().filter(|row| moves(row)).count();
-        let mut leaf = Leaf { node: Node::default(), rows: Vec::with_capacity(count + LEAF_ROWS_STEP) };
-        leaf.rows.extend(old.rows.iter().filter(|row| moves(row)));
+        let mut leaf = Leaf::default();
+        old.rows.iter().filter(|row| moves(row)).for_each(|row| leaf.rows.push(*row));
         old.rows.retain(|row| !moves(row));
-        old.rows.shrink_to(old.rows.len() + LEAF_ROWS_STEP);
-        for row in &leaf.rows {
-            let hash = look(row.slot);
+        let slots: Vec<u32> = leaf.rows.iter().map(|row| row.slot).collect();
+        for hash in look(&slots) {
             old.node.change(hash, 0);
             leaf.node.change(0, hash);
         }
@@ -342,7 +396,7 @@ impl Digest {
         let at = self.leaves.len();
         let into = &mut self.leaves[at - (1 << at.ilog2())];
         into.node.add(leaf.node);
-        into.rows.extend(leaf.rows);
+        leaf.rows.iter().for_each(|row| into.rows.push(*row));
     }
 
     /// Makes a leaf forget a slot, without a trace in the sums.
@@ -387,7 +441,7 @@ mod tests {
         let slots: Vec<u32> = (0..20_000).collect();
         for slot in &slots {
             let (place, hash) = row(*slot);
-            digest.insert(place, *slot, hash, |slot| row(slot).1);
+            digest.insert(place, *slot, hash, |slots| slots.iter().map(|slot| row(*slot).1).collect());
             if slot % 3_331 == 0 {
                 check(&digest, &slots[..=*slot as usize]);
             }

@@ -12,25 +12,33 @@ use crate::rows::Source;
 
 const CHUNK_ROWS: usize = 1_024;
 const HOLE: u32 = u32::MAX;
+/// A row is seldom further away from where its revision lets it be expected.
+const NEAR_ROWS: usize = 32;
 
 #[derive(Clone, Debug, Default)]
 struct Chunk {
     /// Below or at its first revision, and above all of the chunk before.
     first: u64,
-    /// How far beyond `first` each row's revision is.
-    offsets: Vec<u32>,
-    slots: Vec<u32>,
+    /// How far beyond `first` each row's revision is, and its slot.
+    rows: Vec<(u32, u32)>,
     live: usize,
 }
 
 impl Chunk {
     fn compact(&mut self) {
-        let mut at = 0..self.slots.len();
-        let slots = &self.slots;
-        self.offsets.retain(|_| slots[at.next().expect("one slot per revision")] != HOLE);
-        self.slots.retain(|slot| *slot != HOLE);
-        self.offsets.shrink_to_fit();
-        self.slots.shrink_to_fit();
+        self.rows.retain(|(_, slot)| *slot != HOLE);
+        self.rows.shrink_to_fit();
+    }
+
+    /// Where the row with this offset is. Chunks are compacted when half of them is gone, so the offset tells nearly where.
+    fn row(&self, offset: u32) -> Option<usize> {
+        let ((first, _), (last, _)) = (*self.rows.first()?, *self.rows.last()?);
+        let part = u64::from(offset.checked_sub(first)?) * (self.rows.len() as u64 - 1);
+        let guess = (part / u64::from(last - first).max(1)) as usize;
+        let near = guess.saturating_sub(NEAR_ROWS)..self.rows.len().min(guess + NEAR_ROWS);
+        let find = |rows: &[(u32, u32)]| rows.binary_search_by_key(&offset, |row| row.0).ok();
+        let at = self.rows.get(near.clone()).and_then(find).map(|at| near.start + at);
+        at.or_else(|| find(&self.rows))
     }
 
     /// How far a revision is beyond this chunk's first, if that is not too far.
@@ -91,13 +99,12 @@ impl ChangeLog {
             Source::ToPassOn => self.passed = self.head,
             Source::Elsewhere => {}
         }
-        let is_full = |chunk: &Chunk| chunk.slots.len() >= CHUNK_ROWS || chunk.offset(self.head).is_none();
+        let is_full = |chunk: &Chunk| chunk.rows.len() >= CHUNK_ROWS || chunk.offset(self.head).is_none();
         if self.chunks.back().is_none_or(is_full) {
             self.chunks.push_back(Chunk { first: self.head, ..Chunk::default() });
         }
         let chunk = self.chunks.back_mut().expect("just made sure");
-        chunk.offsets.push(chunk.offset(self.head).expect("just made sure"));
-        chunk.slots.push(slot);
+        chunk.rows.push((chunk.offset(self.head).expect("just made sure"), slot));
         chunk.live += 1;
         if is_removal {
             self.removals.insert(self.head);
@@ -111,12 +118,12 @@ impl ChangeLog {
         let at = self.chunks.partition_point(|chunk| chunk.first <= revision) - 1;
         let chunk = &mut self.chunks[at];
         let offset = chunk.offset(revision).expect("the row is in the chunk");
-        let row = chunk.offsets.binary_search(&offset).expect("the row is in the chunk");
-        chunk.slots[row] = HOLE;
+        let row = chunk.row(offset).expect("the row is in the chunk");
+        chunk.rows[row].1 = HOLE;
         chunk.live -= 1;
         if chunk.live == 0 {
             self.chunks.remove(at);
-        } else if chunk.live * 2 < chunk.slots.len() {
+        } else if chunk.live * 2 < chunk.rows.len() {
             chunk.compact();
             self.join(at);
         }
@@ -124,16 +131,16 @@ impl ChangeLog {
 
     /// Joins a chunk with the one before it if both together are small.
     fn join(&mut self, at: usize) {
-        if at == 0 || self.chunks[at - 1].slots.len() + self.chunks[at].slots.len() > CHUNK_ROWS / 2 {
+        if at == 0 || self.chunks[at - 1].rows.len() + self.chunks[at].rows.len() > CHUNK_ROWS / 2 {
             return;
         }
         let (chunk, before) = (&self.chunks[at], &self.chunks[at - 1]);
-        let offsets = chunk.offsets.iter().map(|offset| before.offset(chunk.first + u64::from(*offset)));
-        let Some(offsets) = offsets.collect::<Option<Vec<u32>>>() else { return };
+        let moved =
+            |(offset, slot): &(u32, u32)| Some((before.offset(chunk.first + u64::from(*offset))?, *slot));
+        let Some(rows) = chunk.rows.iter().map(moved).collect::<Option<Vec<_>>>() else { return };
         let chunk = self.chunks.remove(at).expect("it is there");
         let before = &mut self.chunks[at - 1];
-        before.offsets.extend(offsets);
-        before.slots.extend(chunk.slots);
+        before.rows.extend(rows);
         before.live += chunk.live;
     }
 
@@ -154,11 +161,10 @@ impl ChangeLog {
     pub(crate) fn after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
         let from = self.chunks.partition_point(|chunk| chunk.first <= revision).saturating_sub(1);
         let rows = self.chunks.range(from.min(self.chunks.len())..).flat_map(|chunk| {
-            let revisions = chunk.offsets.iter().map(|offset| chunk.first + u64::from(*offset));
-            revisions.zip(chunk.slots.iter().copied())
+            chunk.rows.iter().map(|(offset, slot)| (chunk.first + u64::from(*offset), *slot))
         });
         let skip = self.chunks.get(from).map_or(0, |chunk| {
-            chunk.offsets.partition_point(|offset| chunk.first + u64::from(*offset) <= revision)
+            chunk.rows.partition_point(|(offset, _)| chunk.first + u64::from(*offset) <= revision)
         });
         rows.skip(skip).filter(|(_, slot)| *slot != HOLE)
     }
@@ -197,7 +203,7 @@ mod tests {
                 }
             }
         }
-        let rows: usize = log.chunks.iter().map(|chunk| chunk.slots.len()).sum();
+        let rows: usize = log.chunks.iter().map(|chunk| chunk.rows.len()).sum();
         assert!(rows <= 2 * latest.len() + CHUNK_ROWS, "{rows} rows for {} keys", latest.len());
         assert!(log.chunks.len() < 64, "{} chunks", log.chunks.len());
     }
