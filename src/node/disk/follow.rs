@@ -168,12 +168,13 @@ impl Follower<'_> {
         let has_waiting = core.replica.awaits_disk();
         core.replica.handle(now, input);
         let wakers = self.shared.follow(&mut core, now);
+        drop(core);
+        // First those who wait for just this.
+        self.shared.progress.notify_waiters();
         if has_waiting {
             self.shared.poke.notify_one();
         }
-        drop(core);
         wakers.into_iter().for_each(Waker::wake);
-        self.shared.progress.notify_waiters();
     }
 
     /// After a failure: says so, and tries again if that may help. Answers whether the disk is back; if not, this is
