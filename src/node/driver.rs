@@ -35,8 +35,8 @@ pub(super) enum Farewell {
 
 /// Happenings handed in, and outputs carried out, under one lock: bounds how long a writer waits.
 const BATCH_MAX: usize = 64;
-/// And no more of them are begun after this time.
-const STEP_TIME_MAX: Duration = Duration::from_micros(500);
+/// And no more of them are begun after this time. The runtime's other tasks wait as long.
+const STEP_TIME_MAX: Duration = Duration::from_micros(200);
 
 /// A step that keeps writers waiting for longer is reported.
 const STEP_TIME_WARNED: Duration = Duration::from_millis(20);

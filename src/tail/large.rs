@@ -13,10 +13,10 @@ use super::context_of;
 use crate::entry::{Held, Record};
 use crate::seen::Context;
 use crate::store::Store;
-use crate::wire::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
+use crate::wire::{FRAME_BYTES_MAX, Kind, Reader, WireError, Writer};
 
-/// A row whose values are larger together is large.
-const LARGE_BYTES: usize = FRAME_BYTES_TARGET;
+/// A row whose values are larger together is large, and travels in pieces of this size.
+const LARGE_BYTES: usize = 64 << 10;
 
 /// Room for everything beside the values.
 const CONTEXT_BYTES_MAX: usize = 1 << 20;
@@ -86,7 +86,7 @@ impl Departing {
             self.current = Some((number, writer.into_plain(), 0));
         }
         let (number, bytes, sent) = self.current.as_mut().expect("just made sure");
-        let piece = &bytes[*sent..bytes.len().min(*sent + FRAME_BYTES_TARGET)];
+        let piece = &bytes[*sent..bytes.len().min(*sent + LARGE_BYTES)];
         let mut writer = Writer::new(Kind::Piece);
         *sent += piece.len();
         if *sent == bytes.len() {

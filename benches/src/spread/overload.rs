@@ -1,16 +1,18 @@
 //! A writer that outruns its peers: does memory stay flat, do the members stay calm, and how soon is all the same
 //! again?
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use quinn::Endpoint;
 use tidings::{MemberEvent, MemberState, Node, WriteError};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantiles};
 use tidings_benches::{key, resident, runtime, sized};
 
-use super::cluster::{start_node, wait_until_formed};
+use super::cluster::{message, mutual_tls, start_node, wait_until_formed};
 use super::relay::Faults;
 
 const IDLE_TIME: Duration = Duration::from_secs(5);
@@ -40,9 +42,11 @@ const CASES: [Case; 4] = [
 pub(super) fn overload() {
     let mut table = Table::new("spread-overload", "One thread writes as fast as it can, two peers follow");
     table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
+    table.note("The bare push writes the same on two streams of its own, 124 bytes every 10 ms and then as fast as they take it: what its round trips are under load is due to the machine and to QUIC alone.");
     table.note("The slow peer is behind a relay that lets 4 MB/s (100 bytes) or 20 MB/s (100 KiB) through.");
     let mut plot = Plot::new("Resident memory under overload", Axis::linear("seconds"), Axis::linear("MiB"))
         .without_dots();
+    runtime().block_on(bare(&mut table));
     for case in CASES {
         let line = runtime().block_on(run(&case, &mut table));
         plot.line(case.name, line);
@@ -132,6 +136,73 @@ async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
     drop(relay);
     let counts = (puts.load(Ordering::Relaxed), busy.load(Ordering::Relaxed), down);
     tell(table, case, idle, under_load, settled, counts)
+}
+
+/// The floor of the round trips: one node that pushes to two, at rest and as fast as it can.
+async fn bare(table: &mut Table) {
+    let (server, client) = mutual_tls();
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let mut center = Endpoint::client(any).expect("it binds");
+    center.set_default_client_config(client);
+    let (mut receivers, mut connections, mut streams) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let receiver = Endpoint::server(server.clone(), any).expect("it binds");
+        let addr = receiver.local_addr().expect("it is bound");
+        let accepting = receiver.clone();
+        let accepted = tokio::spawn(async move { accepting.accept().await.expect("it is open").await });
+        let connection = center.connect(addr, "localhost").expect("valid").await.expect("it connects");
+        let accepted = accepted.await.expect("it does not panic").expect("a good client");
+        streams.push(connection.open_uni().await.expect("a stream"));
+        connections.extend([connection, accepted.clone()]);
+        tokio::spawn(async move {
+            let mut stream = accepted.accept_uni().await.expect("a stream");
+            let mut bytes = vec![0; 64 << 10];
+            while matches!(stream.read(&mut bytes).await, Ok(Some(_))) {}
+        });
+        receivers.push(receiver);
+    }
+    let is_loaded = Arc::new(AtomicBool::new(false));
+    let writing: Vec<_> = streams
+        .into_iter()
+        .map(|mut stream| {
+            let is_loaded = is_loaded.clone();
+            tokio::spawn(async move {
+                let (small, large) = (message(0, 0), vec![0; 64 << 10]);
+                loop {
+                    let is_loaded = is_loaded.load(Ordering::Relaxed);
+                    stream.write_all(if is_loaded { &large } else { &small }).await.expect("it is open");
+                    if !is_loaded {
+                        tokio::time::sleep(SAMPLE_INTERVAL).await;
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut trips: [Vec<f64>; 2] = Default::default();
+    for (trips, (load, time)) in trips.iter_mut().zip([(false, IDLE_TIME), (true, load_time())]) {
+        is_loaded.store(load, Ordering::Relaxed);
+        let spinning = is_loaded.clone();
+        _ = std::thread::spawn(move || {
+            while spinning.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            trips.extend(connections.iter().map(|connection| connection.rtt().as_secs_f64() * 1e3));
+            tokio::time::sleep(SAMPLE_INTERVAL).await;
+        }
+    }
+    is_loaded.store(false, Ordering::Relaxed);
+    let [calm, loaded] = trips.map(|trips| quantiles(trips)[1]);
+    let mut row = |what: &str, unit, figure| {
+        table.row(&format!("round trip p99 {what}"), "bare quinn push", unit, None, vec![figure]);
+    };
+    row("idle", "ms", calm);
+    row("under load", "ms", loaded);
+    row("in idle ones", "x", loaded / calm);
+    writing.iter().for_each(tokio::task::JoinHandle::abort);
+    receivers.iter().chain([&center]).for_each(|endpoint| endpoint.close(0_u32.into(), b""));
 }
 
 fn write(node: &Node, keys: u64, bytes: usize, halt: &AtomicBool, puts: &AtomicU64, busy: &AtomicU64) {
