@@ -21,7 +21,8 @@ pub const VOTERS_MAX: usize = 31;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// As soon as something has changed. What changes while the disk is busy goes in the next transaction.
+    /// As soon as something has changed. What changes while the disk is busy goes in the next transaction. If nobody
+    /// waits for it, the disk rests first, for as long as the last transaction took, up to 50 ms.
     Immediate,
     /// At most once in this time, and at once when somebody waits for `Receipt::durable`. A key that is written many
     /// times meanwhile goes to the disk once. 1 ms to 1 hour.

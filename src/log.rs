@@ -160,13 +160,17 @@ impl ChangeLog {
     /// The rows after a revision, ascending.
     pub(crate) fn after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
         let from = self.chunks.partition_point(|chunk| chunk.first <= revision).saturating_sub(1);
-        let rows = self.chunks.range(from.min(self.chunks.len())..).flat_map(|chunk| {
-            chunk.rows.iter().map(|(offset, slot)| (chunk.first + u64::from(*offset), *slot))
+        let mut chunks = self.chunks.range(from.min(self.chunks.len())..);
+        let first = chunks.next().map(|chunk| {
+            let begin =
+                chunk.rows.partition_point(|(offset, _)| chunk.first + u64::from(*offset) <= revision);
+            (chunk, &chunk.rows[begin..])
         });
-        let skip = self.chunks.get(from).map_or(0, |chunk| {
-            chunk.rows.partition_point(|(offset, _)| chunk.first + u64::from(*offset) <= revision)
+        let all = first.into_iter().chain(chunks.map(|chunk| (chunk, &chunk.rows[..])));
+        let rows = all.flat_map(|(chunk, rows)| {
+            rows.iter().map(|(offset, slot)| (chunk.first + u64::from(*offset), *slot))
         });
-        rows.skip(skip).filter(|(_, slot)| *slot != HOLE)
+        rows.filter(|(_, slot)| *slot != HOLE)
     }
 
     /// The slot at a revision.

@@ -97,12 +97,12 @@ impl Slab {
         self.pieces[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_ref().expect("the slot is in use")
     }
 
-    /// The shares of many rows in the digest. All rows are looked at before the first one is hashed: then memory that is
-    /// far away is waited for once, not once for each.
-    pub(crate) fn hashes(&self, slots: &[u32], hash_key: HashKey) -> Vec<u128> {
-        let slots: Vec<&Slot> = slots.iter().map(|slot| self.at(*slot)).collect();
-        std::hint::black_box(slots.iter().map(|slot| slot.held.key().len()).sum::<usize>());
-        slots.into_iter().map(|slot| slot.hash(hash_key)).collect()
+    /// Many rows. All are looked at before the first is used: memory that is far away is waited for once then, not once
+    /// for each.
+    pub(crate) fn many(&self, slots: impl IntoIterator<Item = u32>) -> Vec<&Slot> {
+        let rows: Vec<&Slot> = slots.into_iter().map(|at| self.at(at)).collect();
+        std::hint::black_box(rows.iter().map(|row| row.held.key().len()).sum::<usize>());
+        rows
     }
 
     pub(crate) fn at_mut(&mut self, at: u32) -> &mut Slot {

@@ -173,6 +173,10 @@ impl Store {
         self.slab.at(slot)
     }
 
+    pub(crate) fn many(&self, slots: impl IntoIterator<Item = u32>) -> Vec<&Slot> {
+        self.slab.many(slots)
+    }
+
     /// Everything held from `key` on, in key order.
     pub(crate) fn from<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = (&'a Held, u64)> + 'a {
         self.order.from(key, &self.slab).map(|slot| {
@@ -402,7 +406,8 @@ impl Store {
         let is_empty = held.is_empty();
         let at = self.slab.insert(Slot::new(held));
         let (slab, hash_key) = (&self.slab, self.hash_key);
-        self.digest.insert(place, at, hash, |slots| slab.hashes(slots, hash_key));
+        let hashes = |rows: Vec<&Slot>| rows.into_iter().map(|row| row.hash(hash_key)).collect();
+        self.digest.insert(place, at, hash, |slots| hashes(slab.many(slots.iter().copied())));
         if !is_empty {
             self.order.insert(at, &self.slab);
         }

@@ -56,7 +56,8 @@ fn group_of(name: &str, bits: u32) -> u64 {
     fingerprint(0, name.as_bytes()).checked_shr(64 - bits).unwrap_or(0)
 }
 
-/// How much a writer wants another run as its delegate. Whoever asks gets the same answer.
+/// How much a writer wants another run as its delegate. Whoever asks gets the same answer. Runs are random already, and
+/// this is asked for each pair of them whenever the members change: a hash that withstands an attacker would cost more.
 fn affinity(writer: u64, delegate: u64) -> u64 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
     let mixed = (writer ^ delegate.rotate_left(32)).wrapping_mul(ODD);

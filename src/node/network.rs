@@ -40,11 +40,13 @@ const NO_HOST_TIME: Duration = Duration::from_secs(2);
 const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// What may be on its way on one stream.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Live writes and bulk work have a stream each.
+const CONNECTION_WINDOW_BYTES: u32 = 2 * STREAM_WINDOW_BYTES;
 /// Bytes on their way over a connection: as many as a fast network takes in a round trip, within bounds. What waits beyond
 /// that would delay everything that is written later.
 const SEND_BYTES_PER_MICRO: u64 = 100;
 const SEND_WINDOW_MIN: u64 = 256 << 10;
-const SEND_WINDOW_MAX: u64 = 2 << 20;
+const SEND_WINDOW_MAX: u64 = CONNECTION_WINDOW_BYTES as u64;
 /// Links are kept while nothing is said: whether their other end lives is for the failure detector to find. In a
 /// cluster of a thousand, two given members have a word with each other every four minutes.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(1_800);
@@ -310,7 +312,7 @@ fn transport() -> Arc<TransportConfig> {
         .max_concurrent_uni_streams(VarInt::from_u32(2))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(2 * STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
         .send_window(SEND_WINDOW_MAX)
         .datagram_receive_buffer_size(Some(64 << 10))
         .max_idle_timeout(Some(IDLE_TIME_MAX.try_into().expect("half an hour")));

@@ -23,6 +23,10 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// waking it costs nearly as much as the sync.
 const LINGER_TIME: Duration = Duration::from_micros(100);
 
+/// For as long as its last transaction took, up to this, the thread leaves the processor to the writers if nobody waits for
+/// it. What is overwritten meanwhile is written once.
+const REST_TIME_MAX: Duration = Duration::from_millis(50);
+
 /// A directory that is open, if there is one, and what has to be told about it.
 pub(in crate::node) struct Opened {
     engine: Option<Engine>,
@@ -120,10 +124,10 @@ struct Follower<'a> {
 
 impl Follower<'_> {
     fn follow(mut self) {
-        let mut last = Instant::now();
+        let mut until = Instant::now();
         loop {
-            self.shared.disk.wait(self.shared, last, self.durability);
-            last = Instant::now();
+            self.shared.disk.wait(self.shared, until, self.durability);
+            let began = Instant::now();
             // What was written before the end belongs to the last transaction.
             let is_closed = self.shared.is_closed();
             if let Err(failure) = self.transaction()
@@ -134,6 +138,10 @@ impl Follower<'_> {
             if is_closed {
                 return;
             }
+            until = match self.durability {
+                Durability::Immediate => Instant::now() + began.elapsed().min(REST_TIME_MAX),
+                Durability::Interval(interval) => began + interval,
+            };
         }
     }
 
@@ -210,27 +218,27 @@ impl Follower<'_> {
 }
 
 impl DiskLink {
-    /// Waits until there is something to write, and until it is time to.
-    fn wait(&self, shared: &Shared, last: Instant, durability: Durability) {
+    /// Waits until there is something to write, and until it is time to or somebody waits for it.
+    fn wait(&self, shared: &Shared, until: Instant, durability: Durability) {
         let lingers = durability == Durability::Immediate && self.is_wanted.swap(false, Ordering::AcqRel);
-        let until = Instant::now() + LINGER_TIME;
+        let awake_until = Instant::now() + LINGER_TIME;
         while !self.has_work.swap(false, Ordering::AcqRel) && !shared.is_closed() {
-            if lingers && Instant::now() < until {
+            if lingers && Instant::now() < awake_until {
                 std::thread::yield_now();
             } else {
                 std::thread::park();
             }
         }
-        let Durability::Interval(interval) = durability else { return };
-        loop {
-            let rest = interval.saturating_sub(last.elapsed());
-            if self.is_wanted.swap(false, Ordering::AcqRel) || shared.is_closed() || rest.is_zero() {
-                // Whatever else was said refers to what is written now.
-                self.has_work.store(false, Ordering::Release);
-                return;
+        // Whoever waited for the last transaction is about to say that he waits for this one.
+        while !lingers && !self.is_wanted.swap(false, Ordering::AcqRel) && !shared.is_closed() {
+            let rest = until.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                break;
             }
             std::thread::park_timeout(rest);
         }
+        // Whatever else was said refers to what is written now.
+        self.has_work.store(false, Ordering::Release);
     }
 
     fn set_failure(&self, failure: Option<String>) {
