@@ -143,7 +143,7 @@ fn a_promise_is_safe_before_anybody_may_hear_of_it_and_is_found_again() {
 #[test]
 fn many_rows_go_to_the_disk_in_parts_and_a_restart_writes_nothing_again() {
     let (mut disk, mut a) = (Plain::default(), replica(1, None));
-    for i in 0..5_000 {
+    for i in 0..50_000 {
         a.put(Time::default(), &format!("k{i}"), b"v").unwrap();
     }
     // What is written between two parts belongs to the same transaction.
@@ -156,7 +156,7 @@ fn many_rows_go_to_the_disk_in_parts_and_a_restart_writes_nothing_again() {
     assert!(disk.parts > 10);
     let (root, saved) = (a.status().root, disk.read().unwrap());
     let mut a = replica(2, Some(saved));
-    assert_eq!((a.status().root, a.len()), (root, 4_999));
+    assert_eq!((a.status().root, a.len()), (root, 49_999));
     assert!(a.persist().is_none());
 }
 
