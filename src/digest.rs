@@ -315,7 +315,10 @@ impl Digest {
     /// Takes out a slot that holds nothing any more.
     pub(crate) fn remove(&mut self, place: Place, slot: u32) {
         let leaf = self.leaf_at(place.low);
-        self.leaves[leaf].rows.retain(|row| row.slot != slot);
+        let rows = &mut self.leaves[leaf].rows;
+        let before = rows.len;
+        rows.retain(|row| row.slot != slot);
+        assert!(rows.len < before, "every slot is in its leaf");
         self.slots -= 1;
         if self.leaves.len() > 1 && self.slots < LEAF_ROWS_SHRINK * self.leaves.len() {
             self.join();

@@ -43,9 +43,7 @@ impl Contexts {
         let is_changed = |(origin, clock): &(&u64, &u64)| old.get(origin) != Some(*clock);
         let changed: Vec<(u64, u64)> =
             new.iter().filter(is_changed).map(|(origin, clock)| (*origin, *clock)).collect();
-        if !gone.is_empty() || !changed.is_empty() {
-            self.whole += 16 * new.len();
-        }
+        let differences = gone.len() + changed.len();
         // An origin and its clock are twice as long as an origin alone.
         if changed.len() * 2 + gone.len() < new.len() * 2 {
             writer.byte(CHANGED);
@@ -57,6 +55,7 @@ impl Contexts {
             writer.context(Some(&context));
         }
         self.last = context;
+        self.count(differences);
     }
 
     pub(super) fn read(
@@ -72,9 +71,9 @@ impl Contexts {
             CHANGED => {
                 gone = reader.count(8)?;
                 for _ in 0..gone {
-                    let gone = reader.word()?;
+                    let origin = reader.word()?;
                     if !controls.has(Control::GoneIsKept) {
-                        Arc::make_mut(&mut self.last).dots.remove(&gone);
+                        Arc::make_mut(&mut self.last).dots.remove(&origin);
                     }
                 }
             }
@@ -85,10 +84,15 @@ impl Contexts {
             let Stamp { origin, clock } = reader.dot()?;
             Arc::make_mut(&mut self.last).dots.insert(origin, clock);
         }
-        if gone + changed > 0 {
+        self.count(gone + changed);
+        Ok(Some(self.last.clone()))
+    }
+
+    /// A context that is not the one before is kept for itself. Both ends have to count alike.
+    fn count(&mut self, differences: usize) {
+        if differences > 0 {
             self.whole += 16 * self.last.dots.len();
         }
-        Ok(Some(self.last.clone()))
     }
 }
 
