@@ -463,6 +463,40 @@ async fn who_leaves_is_told_from_who_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_in_the_middle_of_what_it_is_sent_is_told_from_who_is_lost() {
+    let a = start("a", &[]).await;
+    let value = vec![b'x'; 2 << 10];
+    for round in 0..30 {
+        let name = format!("b{round}");
+        let b = start(&name, &[&a]).await;
+        let mut events = a.member_events();
+        let writing = async {
+            loop {
+                for i in 0..20 {
+                    _ = a.put(format!("k{i}"), &value);
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let leaving = async {
+            sees(&b, "k19", &value).await;
+            b.leave().await;
+            loop {
+                match guarded(events.next()).await.unwrap() {
+                    MemberEvent::Left(member) if member.name == name => return,
+                    MemberEvent::Down(member) => panic!("{} is taken for lost", member.name),
+                    _ => {}
+                }
+            }
+        };
+        tokio::select! {
+            never = writing => never,
+            () = leaving => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_outruns_its_peers_is_told_so_and_waits_until_they_have_caught_up() {
     let mut config = Config::local();
     config.lag_bytes_max = 64 << 10;

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, RecvStream, VarInt};
+use quinn::{Connection, ConnectionError, RecvStream};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
+use super::closing::close;
 use super::driver::{Farewell, Happening};
 use super::network::{Network, Wish, send_window};
 use super::peers::{PeerRefusal, Place, refusal_of};
@@ -81,7 +82,7 @@ impl Wire {
     }
 
     pub(super) fn close(&self, code: u32) {
-        self.connection.close(VarInt::from_u32(code), b"");
+        close(&self.connection, code);
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -137,7 +138,7 @@ pub(super) async fn greet(
         answer => return Err(refused(false, refusal_of(answer))),
     };
     if let Some(answer) = judge(network, &connection, &theirs).await {
-        connection.close(VarInt::from_u32(CLOSE_REFUSED), b"");
+        close(&connection, CLOSE_REFUSED);
         return Err(refused(true, refusal_of(answer)));
     }
     let linked = join(network, connection, &theirs, true);
@@ -155,11 +156,10 @@ pub(super) async fn welcome(network: &Arc<Network>, connection: Connection) -> R
         Ok::<_, NoLink>((send, read_message::<Greeting>(network, &connection, &mut recv).await?))
     };
     let Ok(greeting) = timeout(GREETING_TIME_MAX, exchange).await else {
-        connection.close(VarInt::from_u32(CLOSE_REFUSED), b"");
+        close(&connection, CLOSE_REFUSED);
         return Err(refused(true, PeerRefusal::Greeting));
     };
-    let (mut send, theirs) =
-        greeting.inspect_err(|_| connection.close(VarInt::from_u32(CLOSE_REFUSED), b""))?;
+    let (mut send, theirs) = greeting.inspect_err(|_| close(&connection, CLOSE_REFUSED))?;
     let verdict = judge(network, &connection, &theirs).await;
     let answer = verdict.clone().unwrap_or_else(|| Answer::Welcome(network.greeting()));
     _ = send.write_all(&encode_greeting(&answer)).await;
@@ -167,7 +167,7 @@ pub(super) async fn welcome(network: &Arc<Network>, connection: Connection) -> R
     let Some(verdict) = verdict else { return join(network, connection, &theirs, false) };
     // The peer closes when it has read the answer.
     _ = timeout(GREETING_TIME_MAX, connection.closed()).await;
-    connection.close(VarInt::from_u32(CLOSE_REFUSED), b"");
+    close(&connection, CLOSE_REFUSED);
     Err(match verdict {
         Answer::Itself => NoLink::Itself,
         verdict => refused(true, refusal_of(verdict)),
@@ -248,7 +248,7 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection)
     };
     let lives = timeout(HOLDER_TIME_MAX, answered).await.is_ok() && connection.close_reason().is_none();
     if !lives {
-        connection.close(VarInt::from_u32(CLOSE_DUPLICATE), b"");
+        close(&connection, CLOSE_DUPLICATE);
     }
     lives
 }
@@ -273,7 +273,7 @@ fn join(
     let id = core.next_link;
     core.next_link += 1;
     let Place::Stays(replaced) = core.peers.up(id, shared.run, theirs, addr, dialled) else {
-        connection.close(VarInt::from_u32(CLOSE_DUPLICATE), b"");
+        close(&connection, CLOSE_DUPLICATE);
         return Err(NoLink::Duplicate);
     };
     #[cfg(feature = "metrics")]
@@ -351,10 +351,11 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happe
                 Err(_) => break,
             },
             Some(whole) = lanes.join_next() => {
-                // A lane that ends takes its link with it: a stream never goes on behind a gap. Of a link that its peer
-                // has closed all lanes end, and what the peer said then must not be overwritten.
-                if !matches!(whole, Ok(true)) && connection.close_reason().is_none() {
-                    connection.close(VarInt::from_u32(CLOSE_BROKEN), b"");
+                // A lane that breaks takes its link with it: a stream never goes on behind a gap. Of a link that its
+                // peer has closed all lanes end, and what the peer said then must not be overwritten; and a node that
+                // ends says for itself whether it leaves.
+                if !matches!(whole, Ok(LaneEnd::Unheard)) && connection.close_reason().is_none() {
+                    close(&connection, CLOSE_BROKEN);
                 }
             }
         }
@@ -371,24 +372,32 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happe
     _ = happenings.send(Happening::Down(id, farewell)).await;
 }
 
-/// Reads one lane. Answers false: it never ends by itself.
-async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<Happening>) -> bool {
+/// Why nothing more of a lane is read.
+enum LaneEnd {
+    /// It came to an end, which lanes do not, or is no lane.
+    Broken,
+    /// This node ends: nobody listens any more.
+    Unheard,
+}
+
+/// Reads one lane.
+async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<Happening>) -> LaneEnd {
     let mut tag = [0];
     if stream.read_exact(&mut tag).await.is_err() {
-        return false;
+        return LaneEnd::Broken;
     }
     let lane = match tag[0] {
         0 => Lane::Live,
         1 => Lane::Bulk,
-        _ => return false,
+        _ => return LaneEnd::Broken,
     };
     let ahead = Arc::new(Semaphore::new(AHEAD_BYTES));
     while let Ok(Some(chunk)) = stream.read_chunk(CHUNK_BYTES, true).await {
         let places = u32::try_from(chunk.bytes.len()).expect("a chunk is small");
         let place = ahead.clone().acquire_many_owned(places).await.expect("it is never closed");
         if happenings.send(Happening::Stream(id, lane, chunk.bytes, place)).await.is_err() {
-            break;
+            return LaneEnd::Unheard;
         }
     }
-    false
+    LaneEnd::Broken
 }

@@ -3,6 +3,7 @@
 mod batch;
 mod builder;
 mod clock;
+mod closing;
 mod disk;
 mod driver;
 mod election;

@@ -11,6 +11,7 @@ use quinn::{Endpoint, Incoming, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+use super::closing::Windows;
 use super::driver::Happening;
 use super::link::{CLOSE_SECURITY, NoLink, greet, no_link, welcome};
 use super::peers::{Identity, NodeEvent};
@@ -142,6 +143,9 @@ impl Network {
         let code = self.shared.close_code.load(Ordering::Relaxed);
         // Whoever leads here learns that it is over before others learn that this node is.
         self.shared.end_leases();
+        for wire in self.shared.lock_closed().iter().flat_map(|core| core.wires.values()) {
+            wire.close(code);
+        }
         self.endpoint.close(VarInt::from_u32(code), b"");
         self.shared.let_go().into_values().for_each(Waker::wake);
         // So that the peers hear of it; but a peer that is gone must not hold this up.
@@ -315,6 +319,7 @@ fn transport() -> Arc<TransportConfig> {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
         .send_window(SEND_WINDOW_MAX)
         .datagram_receive_buffer_size(Some(64 << 10))
+        .congestion_controller_factory(Arc::new(Windows::default()))
         .max_idle_timeout(Some(IDLE_TIME_MAX.try_into().expect("half an hour")));
     Arc::new(config)
 }
