@@ -170,12 +170,16 @@ fn row_of(key: &[u8], value: &[u8]) -> Option<Held> {
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
 pub(crate) fn row(held: &Held) -> Change {
-    let value = (!held.is_empty()).then(|| {
-        let mut writer = Writer::plain();
+    (held.key().to_vec(), row_value(held, Vec::new()))
+}
+
+/// What stands under a row's key, written in the room of something that is no longer needed.
+pub(crate) fn row_value(held: &Held, room: Vec<u8>) -> Option<Vec<u8>> {
+    (!held.is_empty()).then(|| {
+        let mut writer = Writer::plain_in(room);
         writer.held(held);
         writer.into_plain()
-    });
-    (held.key().to_vec(), value)
+    })
 }
 
 pub(crate) fn seen(origin: u64, clock: u64) -> Change {

@@ -111,6 +111,12 @@ impl Writer {
         Self { out: Vec::new() }
     }
 
+    /// The same, in the room of something that is no longer needed.
+    pub(crate) fn plain_in(mut room: Vec<u8>) -> Self {
+        room.clear();
+        Self { out: room }
+    }
+
     pub(crate) fn into_plain(self) -> Vec<u8> {
         self.out
     }

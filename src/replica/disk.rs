@@ -61,16 +61,27 @@ impl Persist {
         self.claims.is_some()
     }
 
-    /// What the disk is to put and to remove. Of two changes of a key within a transaction the later one counts.
+    /// What the disk is to put and to remove. A key may stand in a transaction twice: the later
+    /// change counts.
     pub fn changes(&self) -> impl Iterator<Item = Change> {
-        let claims = self.claims.iter().flat_map(|claims| {
+        self.rows.iter().map(saved::row).chain(self.claims())
+    }
+
+    /// The rows among the changes.
+    #[cfg(feature = "durable")]
+    pub(crate) fn rows(&self) -> &[Held] {
+        &self.rows
+    }
+
+    /// All other changes.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = Change> {
+        self.claims.iter().flat_map(|claims| {
             let seen = claims.seen.iter().map(|(origin, clock)| saved::seen(*origin, *clock));
             let positions = claims.positions.iter().map(|(log, at)| saved::position(*log, *at));
             let memos = claims.memos.iter().map(|(name, memo)| saved::memo(name, memo.as_deref()));
             let rest = [saved::clouds(&claims.clouds), saved::state(&claims.state)];
             seen.chain(positions).chain(memos).chain(rest)
-        });
-        self.rows.iter().map(saved::row).chain(claims)
+        })
     }
 
     /// Leaves only what is seen, without the rows.

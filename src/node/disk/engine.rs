@@ -14,7 +14,7 @@
 //! that was never longer, and only a number kept elsewhere can tell. It is written after the transaction is safe, so it
 //! is never ahead of an engine that keeps its word.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,8 +24,10 @@ use fjall::config::FilterPolicy;
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use crate::digest::fingerprint;
+use crate::entry::Held;
 use crate::error::StartError;
-use crate::saved::{Saved, SavedError};
+use crate::replica::Persist;
+use crate::saved::{self, Change, Saved, SavedError};
 
 const LOCK_FILE: &str = "lock";
 const STORE_FOLDER: &str = "store";
@@ -43,9 +45,6 @@ const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
 /// Everything is read once, at the start; nothing is gained by remembering it.
 const CACHE_BYTES: u64 = 1 << 20;
-
-/// Changes of one transaction, each key once.
-pub(super) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Why a transaction was not written.
 #[derive(Debug)]
@@ -253,28 +252,46 @@ impl Engine {
         Self::open(dir)
     }
 
-    /// All keys that are stored.
-    pub(super) fn keys(&self) -> Result<Vec<Vec<u8>>, Failure> {
-        let Some(open) = &self.open else { return Ok(Vec::new()) };
-        open.rows.iter().map(|guard| Ok(guard.key()?.to_vec())).collect()
-    }
-
-    /// Writes a transaction. When this returns it is safe.
-    pub(super) fn commit(&mut self, changes: Changes) -> Result<(), Failure> {
+    /// Writes a transaction, given in its parts. When this returns it is safe.
+    pub(super) fn commit(&mut self, parts: &[Persist]) -> Result<(), Failure> {
         #[cfg(feature = "__controls")]
         if let Some(kind) = *self.fault.lock().expect("nobody panics with it") {
             return Err(Failure::from(fjall::Error::Io(kind.into())));
         }
         let open = self.open.as_ref().ok_or(fjall::Error::Poisoned)?;
         let mut batch = open.database.batch().durability(Some(PersistMode::SyncData));
-        for (key, value) in changes {
-            match value {
-                Some(value) => batch.insert(&open.rows, key, value),
-                None => batch.remove(&open.rows, key),
+        let mut put = |key: &[u8], value: Option<&[u8]>| match value {
+            Some(value) => batch.insert(&open.rows, key, value),
+            None => batch.remove(&open.rows, key),
+        };
+        // The engine takes each key once, and the last part says what is there now.
+        let (last, earlier) = parts.split_last().expect("a transaction ends with a part");
+        let mut latest = HashSet::with_capacity(last.rows().len());
+        let mut rows: Vec<&Held> = last.rows().iter().filter(|row| latest.insert(row.key())).collect();
+        rows.extend(earlier.iter().flat_map(Persist::rows).filter(|row| !latest.contains(row.key())));
+        // In their order they find their places there in half the time.
+        rows.sort_unstable_by_key(|row| row.key());
+        let mut room = Vec::new();
+        for row in rows {
+            let value = saved::row_value(row, std::mem::take(&mut room));
+            put(row.key(), value.as_deref());
+            room = value.unwrap_or(room);
+        }
+        let claims: Vec<Change> = last.claims().collect();
+        claims.iter().for_each(|(key, value)| put(key, value.as_deref()));
+        let number = self.number + 1;
+        put(NUMBER_KEY, Some(&number.to_le_bytes()));
+        if parts[0].is_whole() {
+            let rows = parts.iter().flat_map(Persist::rows).map(Held::key);
+            let claims = claims.iter().map(|(key, _)| key.as_slice());
+            let kept: HashSet<&[u8]> = rows.chain(claims).chain([NUMBER_KEY]).collect();
+            for stored in open.rows.iter() {
+                let key = stored.key()?;
+                if !kept.contains(&*key) {
+                    put(&key, None);
+                }
             }
         }
-        let number = self.number + 1;
-        batch.insert(&open.rows, NUMBER_KEY, number.to_le_bytes());
         batch.commit()?;
         self.number = number;
         Ok(())

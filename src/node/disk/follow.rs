@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::engine::{Changes, Engine, Failure};
+use super::engine::{Engine, Failure};
 use super::{DiskLink, snapshot};
 use crate::config::{Durability, OnCorruption};
 use crate::error::StartError;
 use crate::node::peers::NodeEvent;
 use crate::node::shared::Shared;
-use crate::replica::{Event, Input, Output, Replica, Setup};
+use crate::replica::{Event, Input, Output, Persist, Replica, Setup};
 use crate::saved::Saved;
 
 /// How often a disk that is full is tried again.
@@ -147,23 +147,18 @@ impl Follower<'_> {
 
     /// Writes what has changed.
     fn transaction(&mut self) -> Result<(), Failure> {
-        let mut changes = Changes::new();
-        loop {
+        let mut parts: Vec<Persist> = Vec::new();
+        while !parts.last().is_some_and(Persist::ends) {
             let part = self.shared.lock_closed().and_then(|mut core| core.replica.persist());
             let Some(part) = part else { return Ok(()) };
             if part.begins() {
-                changes.clear();
-                if part.is_whole() {
-                    changes.extend(self.engine.keys()?.into_iter().map(|key| (key, None)));
-                }
+                parts.clear();
             }
-            changes.extend(part.changes());
-            if part.ends() {
-                break;
-            }
+            parts.push(part);
         }
-        let (rows, began) = (changes.len(), Instant::now());
-        self.engine.commit(changes)?;
+        let began = Instant::now();
+        self.engine.commit(&parts)?;
+        let rows: usize = parts.iter().map(|part| part.rows().len()).sum();
         tracing::trace!(node = %self.shared.name, rows, took = ?began.elapsed(), "a disk transaction");
         self.tell(Input::Persisted);
         self.engine.note_number();

@@ -4,11 +4,11 @@
 //! its checksum; the last one is empty, so that a file cut short is known as one. What is read from it has to add up
 //! like what is read from a disk. Memos are left out: promises bind the node that gave them.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
-use super::engine::Changes;
 use crate::error::{SnapshotError, StartError};
 use crate::node::shared::Shared;
 use crate::replica::Copy;
@@ -20,6 +20,9 @@ const RECORD_BYTES_TARGET: usize = 1 << 20;
 /// Rows taken under one lock, and how often that may be in vain before all are taken under one.
 const PART_ROWS: usize = 4_096;
 const TRIES: usize = 3;
+
+/// Each key once.
+type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Takes a snapshot. The file appears at its path when it is whole and safe.
 pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), SnapshotError> {
