@@ -128,6 +128,41 @@ async fn a_restart_finds_everything_and_is_a_new_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_while_the_disk_is_taking_it_is_found_as_it_was_last() {
+    let folder = Folder::new();
+    let config = || {
+        let mut config = Config::local();
+        (config.durability, config.clock_skew_max) = (Durability::Immediate, Duration::from_millis(1));
+        config
+    };
+    for round in 0..4 {
+        let a = builder("a", &[]).config(config()).data_dir(&folder.0).start().await.unwrap();
+        // Many times the rows of one part, written, removed, and expired and written again while parts are taken.
+        for write in 0..60_000_u32 {
+            let key = format!("k{}", write.wrapping_mul(2_654_435_761) % 12_000);
+            match write % 7 {
+                0 => _ = a.delete(&key).unwrap(),
+                1 => {
+                    let short = PutOptions::new().ttl(Duration::from_millis(1));
+                    _ = a.put_with(&key, "short", short).unwrap();
+                }
+                _ => _ = a.put(&key, format!("{round} {write}")).unwrap(),
+            }
+        }
+        a.put("last", "v").unwrap().durable().await.unwrap();
+        a.shutdown().await;
+        let lasting = |node: &Node| {
+            let entries = node.scan("").into_iter().filter(|entry| entry.expires_at().is_none());
+            entries.map(|entry| (entry.key().to_owned(), entry.value().to_vec())).collect::<Vec<_>>()
+        };
+        // A row that is not what it was would not add up to the root that was written with it, and be refused.
+        let b = builder("a", &[]).config(config()).data_dir(&folder.0).start().await.unwrap();
+        assert_eq!(lasting(&b), lasting(&a));
+        b.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_who_wait_share_their_syncs_and_each_learns_of_its_own_write() {
     let folder = Folder::new();
     let mut config = Config::local();
