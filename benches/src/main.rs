@@ -172,35 +172,42 @@ fn puts() {
     table.save();
 }
 
-/// What a second replica spends on merging what the first one put: as it comes, a hundred rows a frame, and as one
+/// What a second replica spends on merging what the first one put: as it comes, a hundred rows at a time, and as one
 /// backlog, whose rows are remembered beyond the vector until its end.
 fn merges() {
     let mut table =
         Table::new("core-merges", "Merging the rows of another replica, beside an own put of a new key");
-    let own = (0..REPETITIONS as u64).map(|repetition| {
-        let mut ours = replica(repetition);
-        per_step(KEYS, || {
-            (0..KEYS).for_each(|i| _ = ours.put(at(i), &key(i), &value(i)).expect("acceptable"));
-        })
-    });
-    let own = table.row("put of a new key, the key and value made", "tidings", "ns", None, own.collect());
-    for (name, group) in [("merging a remote row, live", 100), ("merging a remote row, of one backlog", KEYS)]
-    {
-        let figures = (0..REPETITIONS as u64).map(|repetition| merging(repetition, group)).collect();
-        let merged = table.row(name, "tidings", "ns", None, figures);
-        table.row(&format!("{name}, in puts"), "tidings", "x", Some(1.0), vec![merged / own]);
+    table.note("Puts and merges take turns: a hundred of each, or all of each where it is one backlog. Keys and values are made before.");
+    let rows: Vec<(String, Vec<u8>)> = (0..KEYS).map(|i| (key(i), value(i))).collect();
+    for (name, group) in [("live", 100), ("of one backlog", rows.len())] {
+        let pairs: Vec<[f64; 2]> =
+            (0..REPETITIONS as u64).map(|repetition| merging(repetition, &rows, group)).collect();
+        let figures = |of: fn(&[f64; 2]) -> f64| pairs.iter().map(of).collect();
+        table.row(&format!("put of a new key, {name}"), "tidings", "ns", None, figures(|[put, _]| *put));
+        table.row(
+            &format!("merging a remote row, {name}"),
+            "tidings",
+            "ns",
+            None,
+            figures(|[_, merge]| *merge),
+        );
+        let name = format!("merging a remote row, {name}, in puts");
+        table.row(&name, "tidings", "x", Some(1.0), figures(|[put, merge]| merge / put));
     }
     table.save();
 }
 
-fn merging(repetition: u64, group: u64) -> f64 {
+/// Nanoseconds for a put, and for merging it elsewhere.
+fn merging(repetition: u64, rows: &[(String, Vec<u8>)], group: usize) -> [f64; 2] {
     let mut pair = Pair::new(replica(repetition), replica(repetition + 100), at(0));
     pair.run(false);
-    let mut merging = Duration::ZERO;
-    for from in (0..KEYS).step_by(usize::try_from(group).expect("few")) {
-        for i in from..from + group {
-            pair.ends[0].put(at(i), &key(i), &value(i)).expect("acceptable");
+    let [mut putting, mut merging] = [Duration::ZERO; 2];
+    for (number, group) in rows.chunks(group).enumerate() {
+        let start = Instant::now();
+        for (key, value) in group {
+            pair.ends[0].put(at(number as u64), key, value).expect("acceptable");
         }
+        putting += start.elapsed();
         while let Some(output) = pair.ends[0].poll() {
             let tidings::Output::Stream(id, lane, bytes) = output else { continue };
             pair.ends[0].handle(at(KEYS), Input::Drained(id, lane, bytes.len()));
@@ -209,8 +216,8 @@ fn merging(repetition: u64, group: u64) -> f64 {
             merging += start.elapsed();
         }
     }
-    assert_eq!(pair.ends[1].len() as u64, KEYS, "everything was merged");
-    merging.as_nanos() as f64 / KEYS as f64
+    assert_eq!(pair.ends[1].len(), rows.len(), "everything was merged");
+    [putting, merging].map(|time| time.as_nanos() as f64 / rows.len() as f64)
 }
 
 fn memory() {

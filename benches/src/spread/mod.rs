@@ -30,8 +30,10 @@ pub(crate) const PARTS: &[(&str, fn())] = &[
 
 /// Samples of the fast contestants, all repetitions together.
 const SAMPLES: usize = 300;
-/// Samples of those that take seconds for each.
-const SLOW_SAMPLES: [usize; 2] = [4, 12];
+/// Samples of those that take seconds for each, in each repetition.
+const SLOW_SAMPLES: usize = 3;
+/// Their repetitions in the short run.
+const SLOW_REPETITIONS_QUICK: usize = 2;
 /// Clusters of a contestant one after another; of those that take long to form, fewer.
 const REPETITIONS: usize = 5;
 const REPETITIONS_LARGE: usize = 3;
@@ -125,34 +127,34 @@ fn last() {
 
 fn contest(table: &mut Table, count: usize, is_alone: bool) {
     let name = format!("{count} nodes,");
-    let slow_samples = sized(SLOW_SAMPLES[0], SLOW_SAMPLES[1]);
     let repetitions = if count > 30 { REPETITIONS_LARGE } else { REPETITIONS };
-    let [mut push, mut ours]: [Repetitions; 2] = Default::default();
-    for _ in 0..repetitions {
-        for (kind, figures) in [(Kind::Push, &mut push), (Kind::Tidings, &mut ours)] {
-            runtime().block_on(figures.add(kind, count, None, SAMPLES / repetitions));
+    let mut contestants = vec![Kind::Push, Kind::Tidings];
+    if !is_alone {
+        contestants.extend([
+            Kind::Foca,
+            Kind::Chitchat(Duration::from_millis(100)),
+            Kind::Chitchat(Duration::from_secs(1)),
+            #[cfg(feature = "memberlist")]
+            Kind::Memberlist(Duration::from_millis(200)),
+            #[cfg(feature = "memberlist")]
+            Kind::Memberlist(Duration::from_millis(20)),
+        ]);
+    }
+    let mut contestants: Vec<(Kind, Repetitions)> =
+        contestants.into_iter().map(|kind| (kind, Repetitions::default())).collect();
+    for turn in 0..repetitions {
+        for (kind, figures) in &mut contestants {
+            let is_fast = matches!(kind, Kind::Push | Kind::Tidings);
+            let samples = if is_fast { SAMPLES / repetitions } else { SLOW_SAMPLES };
+            if is_fast || turn < sized(SLOW_REPETITIONS_QUICK, repetitions) {
+                runtime().block_on(figures.add(*kind, count, None, samples));
+            }
         }
     }
-    push.rows(table, &name, &Kind::Push.name());
-    ours.rows(table, &name, &Kind::Tidings.name());
-    ratios(table, &name, &ours, &push);
-    if is_alone {
-        return;
-    }
-    let slow = [
-        Kind::Foca,
-        Kind::Chitchat(Duration::from_millis(100)),
-        Kind::Chitchat(Duration::from_secs(1)),
-        #[cfg(feature = "memberlist")]
-        Kind::Memberlist(Duration::from_millis(200)),
-        #[cfg(feature = "memberlist")]
-        Kind::Memberlist(Duration::from_millis(20)),
-    ];
-    for kind in slow {
-        let mut figures = Repetitions::default();
-        runtime().block_on(figures.add(kind, count, None, slow_samples));
+    for (kind, figures) in &contestants {
         figures.rows(table, &name, &kind.name());
     }
+    ratios(table, &name, &contestants[1].1, &contestants[0].1);
 }
 
 /// The same where datagrams are lost.
