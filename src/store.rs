@@ -261,25 +261,31 @@ impl Store {
         Ok(())
     }
 
-    /// Merges the dots of an accepted row. What it claims is recorded by [`Store::cover_row`], after any claim
-    /// that came in the same instant.
-    pub(crate) fn merge_row(&mut self, now: Time, row: &Row, source: Source) -> bool {
-        for dot in row.held.dots() {
-            self.clock.observe(dot.stamp().clock);
-            self.seen.imply(dot.stamp());
+    /// Merges the dots of accepted rows, and tells which of them were news. What they claim is recorded by
+    /// [`Store::cover_row`], after any claim that came in the same instant.
+    pub(crate) fn merge_rows(&mut self, now: Time, rows: &[Row], source: Source, mut news: impl FnMut(&Row)) {
+        let places: Vec<Place> = rows.iter().map(|row| self.hash_key.place(row.held.key())).collect();
+        self.digest.look_at(&places);
+        for (row, place) in rows.iter().zip(places) {
+            for dot in row.held.dots() {
+                self.clock.observe(dot.stamp().clock);
+                self.seen.imply(dot.stamp());
+            }
+            if self.merge(now, &row.held, place, source, |stamp| row.covers(stamp)) {
+                news(row);
+            }
         }
-        self.merge(now, &row.held, source, |stamp| row.covers(stamp))
     }
 
     fn merge(
         &mut self,
         now: Time,
         theirs: &Held,
+        place: Place,
         source: Source,
         theirs_cover: impl Fn(Stamp) -> bool,
     ) -> bool {
         let key = theirs.key();
-        let place = self.hash_key.place(key);
         let slot = self.find(key, place);
         let mine = slot.map(|slot| &self.slab.at(slot).held);
         let dead = |stamp: Stamp| {
@@ -358,11 +364,12 @@ impl Store {
                 let held = self.slab.at(slot).held.clone();
                 if !listed.contains(held.key()) {
                     let empty = Held::Nothing(Record::bare(held.key()));
-                    self.merge(now, &empty, source, |stamp| base.covers(held.key(), stamp));
+                    let place = self.hash_key.place(held.key());
+                    self.merge(now, &empty, place, source, |stamp| base.covers(held.key(), stamp));
                 }
             }
         }
-        rows.iter().for_each(|row| _ = self.merge_row(now, row, source));
+        self.merge_rows(now, rows, source, |_| ());
         self.cover_range(range, base);
         for row in rows {
             if !Arc::ptr_eq(&row.vector, &base.vector) || row.context.is_some() {

@@ -378,12 +378,10 @@ impl Incoming {
         });
         let source = if sender.is_far { Source::ToPassOn } else { Source::Elsewhere };
         let mut new = 0;
-        for row in &rows {
-            if store.merge_row(now, row, source) {
-                new += 1;
-                news.arrivals.note(now, row, self.since_ms);
-            }
-        }
+        store.merge_rows(now, &rows, source, |row| {
+            new += 1;
+            news.arrivals.note(now, row, self.since_ms);
+        });
         if !rows.is_empty() {
             self.epoch.get_or_insert(news.chains.epoch);
             self.has_gap |= new < rows.len() || !sender.is_far;

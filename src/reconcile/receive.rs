@@ -292,7 +292,7 @@ impl Session {
             self.collecting.take().expect("called when there is one");
         if has_refused {
             for row in &rows {
-                store.merge_row(now, row, source);
+                store.merge_rows(now, std::slice::from_ref(row), source, |_| ());
                 store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
             }
         } else {
