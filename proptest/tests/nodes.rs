@@ -469,7 +469,6 @@ async fn who_leaves_in_the_middle_of_what_it_is_sent_is_told_from_who_is_lost() 
     for round in 0..30 {
         let name = format!("b{round}");
         let b = start(&name, &[&a]).await;
-        let mut events = a.member_events();
         let writing = async {
             loop {
                 for i in 0..20 {
@@ -480,6 +479,7 @@ async fn who_leaves_in_the_middle_of_what_it_is_sent_is_told_from_who_is_lost() 
         };
         let leaving = async {
             sees(&b, "k19", &value).await;
+            let mut events = a.member_events();
             b.leave().await;
             loop {
                 match guarded(events.next()).await.unwrap() {
