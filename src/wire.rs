@@ -108,7 +108,7 @@ impl Writer {
 
     /// Bytes that are no frame, for the disk.
     pub(crate) fn plain() -> Self {
-        Self { out: Vec::new() }
+        Self::plain_in(Vec::new())
     }
 
     /// The same, in the room of something that is no longer needed.

@@ -350,11 +350,11 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happe
                 Ok(bytes) => if happenings.send(Happening::Datagram(id, bytes)).await.is_err() { break },
                 Err(_) => break,
             },
-            Some(whole) = lanes.join_next() => {
+            Some(end) = lanes.join_next() => {
                 // A lane that breaks takes its link with it: a stream never goes on behind a gap. Of a link that its
                 // peer has closed all lanes end, and what the peer said then must not be overwritten; and a node that
                 // ends says for itself whether it leaves.
-                if !matches!(whole, Ok(LaneEnd::Unheard)) && connection.close_reason().is_none() {
+                if !matches!(end, Ok(LaneEnd::Unheard)) && connection.close_reason().is_none() {
                     close(&connection, CLOSE_BROKEN);
                 }
             }

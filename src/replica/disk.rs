@@ -61,8 +61,7 @@ impl Persist {
         self.claims.is_some()
     }
 
-    /// What the disk is to put and to remove. A key may stand in a transaction twice: the later
-    /// change counts.
+    /// What the disk is to put and to remove. A key may stand in a transaction twice: the later change counts.
     pub fn changes(&self) -> impl Iterator<Item = Change> {
         self.rows.iter().map(saved::row).chain(self.claims())
     }

@@ -181,15 +181,14 @@ async fn bare(table: &mut Table) {
     let mut trips: [Vec<f64>; 2] = Default::default();
     for (trips, (load, time)) in trips.iter_mut().zip([(false, IDLE_TIME), (true, load_time())]) {
         is_loaded.store(load, Ordering::Relaxed);
-        // In the place of the writer, who takes a core.
-        let spinning = is_loaded.clone();
-        let spin = move || {
-            while spinning.load(Ordering::Relaxed) {
-                std::hint::spin_loop();
-            }
-        };
         if load {
-            std::thread::spawn(spin);
+            // In the place of the writer, who takes a core.
+            let spinning = is_loaded.clone();
+            std::thread::spawn(move || {
+                while spinning.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let begin = Instant::now();
         while begin.elapsed() < time {
