@@ -237,6 +237,17 @@ impl Held {
         matches!(self, Self::Nothing(_))
     }
 
+    /// By how many the memory of its dots is held.
+    #[cfg(test)]
+    pub(crate) fn owners(&self) -> usize {
+        self.dots().iter().map(|dot| ThinArc::strong_count(&dot.0)).sum()
+    }
+
+    /// Of its dots' keys and values.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.dots().iter().map(|dot| (dot.key().len() + dot.value().len()) as u64).sum()
+    }
+
     /// Nothing is held because what was held has expired.
     pub(crate) fn has_expired(&self) -> bool {
         matches!(self, Self::Nothing(record) if record.stamp().clock == EXPIRED)

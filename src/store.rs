@@ -409,7 +409,7 @@ impl Store {
     fn add(&mut self, place: Place, held: Held) -> u32 {
         let hash = held.hash(self.hash_key, place);
         let expiring = expiring(&held);
-        self.bytes += bytes_of(&held);
+        self.bytes += held.bytes();
         let is_empty = held.is_empty();
         let at = self.slab.insert(Slot::new(held));
         let (slab, hash_key) = (&self.slab, self.hash_key);
@@ -430,11 +430,11 @@ impl Store {
         }
         let new = held.hash(self.hash_key, place);
         let mut come = expiring(&held);
-        self.bytes += bytes_of(&held);
+        self.bytes += held.bytes();
         let old = std::mem::replace(&mut self.slab.at_mut(at).held, held);
         self.digest.change(place, old.hash(self.hash_key, place), new);
         self.keep(at, place, &old);
-        self.bytes -= bytes_of(&old);
+        self.bytes -= old.bytes();
         let mut gone = expiring(&old);
         gone.retain(|dot| !come.contains(dot));
         come.retain(|(_, stamp)| !old.holds(*stamp));
@@ -481,10 +481,6 @@ impl Store {
         self.disk = self.disk.max(Some(revision));
         self.trim();
     }
-}
-
-fn bytes_of(held: &Held) -> u64 {
-    held.dots().iter().map(|dot| (dot.key().len() + dot.value().len()) as u64).sum()
 }
 
 /// The dots that will expire, and when.

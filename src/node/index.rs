@@ -4,11 +4,15 @@
 
 use std::hash::{Hash, Hasher};
 
-use papaya::{Equivalent, HashSet};
+use papaya::{Equivalent, Guard, HashSet};
 
 use crate::entry::{Entry, Held, Revision};
 use crate::store::Store;
 use crate::time::Time;
+
+/// What readers may still look at is freed later, in batches of so many rows that they could be all of a node's memory.
+/// So the rest of a batch is freed after so many bytes.
+const RETIRED_BYTES_MAX: u64 = 128 << 10;
 
 /// One row, found by its key.
 #[derive(Debug)]
@@ -63,6 +67,10 @@ pub(super) struct Index {
 pub(super) struct IndexCursor {
     log: u64,
     at: u64,
+    /// Of keys and values in the store, at that time.
+    bytes: u64,
+    /// Of rows that were taken out of the index, and may wait for being freed.
+    retired: u64,
 }
 
 impl Index {
@@ -72,22 +80,31 @@ impl Index {
 
     /// Follows the log to its head.
     pub(super) fn follow(&self, cursor: &mut IndexCursor, store: &Store, now: Time) {
-        let cells = self.cells.pin();
+        let guard = self.cells.guard();
         if cursor.log != store.log.id {
             // The replica began anew, after damage: what it lost is not to be read any more.
-            cells.retain(|cell| store.held(cell.held.key()).is_some());
-            *cursor = IndexCursor { log: store.log.id, at: 0 };
+            self.cells.retain(|cell| store.held(cell.held.key()).is_some(), &guard);
+            *cursor = IndexCursor { log: store.log.id, ..IndexCursor::default() };
         }
+        let mut come = 0;
         for (revision, slot) in store.log.after(cursor.at) {
             let held = &store.slot(slot).held;
+            come += held.bytes();
             if held.winner(now.wall_ms()).is_some() {
-                cells.insert(Cell { held: held.clone(), revision });
+                self.cells.insert(Cell { held: held.clone(), revision }, &guard);
             } else {
                 let (space, name) = held.key().split_first().expect("stored keys begin with their space");
-                cells.remove(&StoredKey { space: *space, name });
+                self.cells.remove(&StoredKey { space: *space, name }, &guard);
             }
         }
         cursor.at = store.log.head();
+        // What came and is not more than before has taken the place of something.
+        cursor.retired += (cursor.bytes + come).saturating_sub(store.bytes());
+        cursor.bytes = store.bytes();
+        if cursor.retired >= RETIRED_BYTES_MAX {
+            guard.flush();
+            cursor.retired = 0;
+        }
     }
 
     /// The entry of a register.
@@ -103,5 +120,37 @@ impl Index {
     pub(super) fn has(&self, stored: &[u8]) -> bool {
         let Some((space, name)) = stored.split_first() else { return false };
         self.cells.pin().contains(&StoredKey { space: *space, name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::replica::{Replica, Setup};
+
+    /// How many of the values that were overwritten or deleted are still in memory after each write.
+    fn kept(value: &[u8]) -> Vec<usize> {
+        let mut replica = Replica::new(Setup::new(Config::lan(), 1));
+        let (index, mut cursor, now) = (Index::new(), IndexCursor::default(), Time::default());
+        let mut old: Vec<Held> = Vec::new();
+        let kept = (0..100).map(|i| {
+            old.extend(replica.store.held(b"\0key").map(|(held, _)| held.clone()));
+            if i % 10 == 9 {
+                replica.delete(now, "key").unwrap();
+            } else {
+                replica.put(now, "key", value).unwrap();
+            }
+            index.follow(&mut cursor, &replica.store, now);
+            old.iter().filter(|held| held.owners() > 1).count()
+        });
+        kept.collect()
+    }
+
+    #[test]
+    fn large_values_that_nobody_can_read_any_more_are_freed_at_once() {
+        assert_eq!(kept(&[0; 1 << 20]), [0; 100]);
+        // The control: of small values a batch is kept.
+        assert!(kept(&[0; 10]).into_iter().max() > Some(10));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Store, bytes_of, expiring};
+use super::{Store, expiring};
 use crate::digest::{Digest, HashKey, Node, Range};
 use crate::entry::{Held, Record};
 use crate::log::ChangeLog;
@@ -99,7 +99,7 @@ impl Store {
                 self.clock.observe(dot.stamp().clock);
                 self.seen.imply(dot.stamp());
             }
-            self.bytes += bytes_of(&held);
+            self.bytes += held.bytes();
             let expiring = expiring(&held);
             let mut slot = Slot::new(held);
             slot.move_to(self.log.head() + 1, Source::Elsewhere);
