@@ -169,7 +169,7 @@ impl Setup {
 }
 
 /// Bytes in flight on a stream before the next frame is cut.
-pub(crate) const WINDOW_BYTES: usize = 256 << 10;
+pub(crate) const WINDOW_BYTES: usize = 64 << 10;
 
 /// For so many sync intervals, at most, differences do not count while tails are moving: should a cluster never come
 /// to rest, real differences are found all the same.

@@ -21,6 +21,9 @@ use crate::time::{HybridClock, Stamp, Time};
 mod expiry;
 mod integrity;
 
+/// What scratch memory keeps from one write to the next.
+const SCRATCH_BYTES_MAX: usize = 64 << 10;
+
 /// A condition on a write, compared with what this node holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -202,10 +205,13 @@ impl Store {
         let place = self.hash_key.place(key);
         let slot = self.find(key, place);
         let stamp = self.stamp(now);
-        self.text.clear();
         self.text.extend_from_slice(key);
         self.text.extend_from_slice(value);
         let record = Record::new(stamp, expires, key.len(), &self.text, &mut self.room);
+        for scratch in [&mut self.text, &mut self.room] {
+            scratch.clear();
+            scratch.shrink_to(SCRATCH_BYTES_MAX);
+        }
         let revision = self.apply(slot, place, Held::One(record), Source::Own);
         self.seen.claim(stamp);
         (stamp, revision)

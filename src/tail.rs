@@ -342,13 +342,11 @@ impl Incoming {
         reader: Reader<'_>,
     ) -> Result<Merged, WireError> {
         let Some(bytes) = self.larges.piece(reader)? else { return Ok(Merged::default()) };
-        let (context, mut reader) = large::read(&bytes)?;
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
-        match reader.row(&context)? {
+        match large::read(&bytes)? {
             Ok(row) => rows.push(row),
             Err(why) => refusals.push(refused(b"", why)),
         }
-        reader.end()?;
         let (rows, merged) = self.merge(store, news, now, sender, rows, refusals);
         if !self.has_refused {
             self.settle_waiting(store, news.chains, sender);

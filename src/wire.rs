@@ -228,13 +228,27 @@ impl Writer {
 
     /// What a key holds, without the key.
     pub(crate) fn held(&mut self, held: &Held) {
+        self.held_but_last_value(held);
+        self.rest(held.last_value());
+    }
+
+    /// The same up to its last value, with which it ends.
+    fn held_but_last_value(&mut self, held: &Held) {
         self.number(held.dots().len() as u64);
-        for dot in held.dots() {
+        for (i, dot) in held.dots().iter().enumerate() {
             self.word(dot.stamp().clock);
             self.word(dot.stamp().origin);
             self.number(dot.expires());
-            self.bytes(dot.value());
+            self.number(dot.value().len() as u64);
+            if i + 1 < held.dots().len() {
+                self.rest(dot.value());
+            }
         }
+    }
+
+    pub(crate) fn entry_but_last_value(&mut self, held: &Held) {
+        self.bytes(held.key());
+        self.held_but_last_value(held);
     }
 }
 
@@ -440,6 +454,10 @@ impl Assembler {
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.read);
         self.read = 0;
+        // The room of a frame much larger than usual is not kept.
+        if self.buffer.is_empty() && self.buffer.capacity() > 16 * FRAME_BYTES_TARGET {
+            self.buffer = Vec::new();
+        }
         self.buffer.extend_from_slice(bytes);
     }
 

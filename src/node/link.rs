@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -267,7 +267,6 @@ fn join(
     dialled: bool,
 ) -> Result<LinkId, NoLink> {
     let shared = &network.shared;
-    connection.set_send_window(send_window(connection.rtt()));
     let addr = reachable_at(&connection, theirs);
     let Some(mut core) = shared.lock() else { return Err(NoLink::Duplicate) };
     let id = core.next_link;
@@ -285,10 +284,11 @@ fn join(
         }
         core.replica.handle(now, Input::LinkDown(old));
     }
+    let window = Arc::new(Window::new(connection.clone()));
     let lanes = [Lane::Live, Lane::Bulk].map(|lane| {
         let (frames, queue) = mpsc::unbounded_channel();
         let flow = Arc::new(Flow::default());
-        tokio::spawn(write((id, lane), connection.clone(), queue, flow.clone(), shared.clone()));
+        tokio::spawn(write((id, lane), window.clone(), queue, flow.clone(), shared.clone()));
         LaneSender { frames, flow }
     });
     core.wires.insert(id, Wire { connection: connection.clone(), lanes });
@@ -307,22 +307,50 @@ fn join(
     Ok(id)
 }
 
+/// How much of both lanes may be on its way: what a fast network takes in the shortest round trip seen. The first ones
+/// are long, with the work of the handshake in them.
+struct Window {
+    connection: Connection,
+    least_micros: AtomicU64,
+}
+
+impl Window {
+    fn new(connection: Connection) -> Self {
+        let window = Self { connection, least_micros: AtomicU64::new(u64::MAX) };
+        window.fit();
+        window
+    }
+
+    fn fit(&self) {
+        let micros = u64::try_from(self.connection.rtt().as_micros()).unwrap_or(u64::MAX);
+        if self.least_micros.fetch_min(micros, Ordering::Relaxed) > micros {
+            self.connection.set_send_window(send_window(micros));
+        }
+    }
+}
+
 /// Writes one lane's frames, and counts what the connection took.
 async fn write(
     (id, lane): (LinkId, Lane),
-    connection: Connection,
+    window: Arc<Window>,
     mut frames: UnboundedReceiver<Vec<u8>>,
     flow: Arc<Flow>,
     shared: Arc<Shared>,
 ) {
-    let Ok(mut stream) = connection.open_uni().await else { return };
+    let Ok(mut stream) = window.connection.open_uni().await else { return };
     // Live writes go before repair.
     _ = stream.set_priority(i32::from(lane == Lane::Live));
     if stream.write_all(&[lane as u8]).await.is_err() {
         return;
     }
+    let mut since_fit = 0;
     while let Some(frame) = frames.recv().await {
         let bytes = frame.len();
+        since_fit += bytes;
+        if since_fit >= WINDOW_BYTES {
+            window.fit();
+            since_fit = 0;
+        }
         if stream.write_chunk(frame.into()).await.is_err() {
             return;
         }

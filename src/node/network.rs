@@ -46,8 +46,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 2 * STREAM_WINDOW_BYTES;
 /// Bytes on their way over a connection: as many as a fast network takes in a round trip, within bounds. What waits beyond
 /// that would delay everything that is written later.
 const SEND_BYTES_PER_MICRO: u64 = 100;
-const SEND_WINDOW_MIN: u64 = 256 << 10;
+const SEND_WINDOW_MIN: u64 = 64 << 10;
 const SEND_WINDOW_MAX: u64 = CONNECTION_WINDOW_BYTES as u64;
+/// How long a peer may keep an acknowledgement back. A packet that nothing follows counts as lost only after that time.
+const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
 /// Links are kept while nothing is said: whether their other end lives is for the failure detector to find. In a
 /// cluster of a thousand, two given members have a word with each other every four minutes.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(1_800);
@@ -312,7 +314,10 @@ impl Network {
 /// What connections may cost, and when they count as dead.
 fn transport() -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
+    let mut acks = quinn::AckFrequencyConfig::default();
+    acks.max_ack_delay(Some(ACK_DELAY_MAX));
     config
+        .ack_frequency_config(Some(acks))
         .max_concurrent_uni_streams(VarInt::from_u32(2))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
@@ -324,9 +329,8 @@ fn transport() -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-/// How many bytes may be on their way over a connection with this round trip.
-pub(super) fn send_window(round_trip: Duration) -> u64 {
-    let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
+/// How many bytes may be on their way over a connection with a round trip of so many microseconds.
+pub(super) fn send_window(micros: u64) -> u64 {
     micros.saturating_mul(SEND_BYTES_PER_MICRO).clamp(SEND_WINDOW_MIN, SEND_WINDOW_MAX)
 }
 

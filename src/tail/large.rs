@@ -12,7 +12,7 @@ use crdts::CvRDT;
 use super::context_of;
 use crate::entry::{Held, Record};
 use crate::seen::Context;
-use crate::store::Store;
+use crate::store::{Refusal, Row, Store};
 use crate::wire::{FRAME_BYTES_MAX, Kind, Reader, WireError, Writer};
 
 /// A row whose values are larger together is large, and travels in pieces of this size.
@@ -48,8 +48,40 @@ pub(super) struct Departing {
     pub(super) noted: u64,
     by_number: BTreeMap<u64, Vec<u8>>,
     by_key: BTreeMap<Vec<u8>, u64>,
-    /// The one on its way: its number, its bytes, and how many of them have been sent.
-    current: Option<(u64, Vec<u8>, usize)>,
+    current: Option<Cut>,
+}
+
+/// The row on its way. Its last value, usually all of it, is not copied before it is sent: a row may be on its way to all
+/// members at once.
+#[derive(Debug)]
+struct Cut {
+    number: u64,
+    held: Held,
+    /// Everything before the last value.
+    head: Vec<u8>,
+    /// Of both.
+    sent: usize,
+}
+
+impl Cut {
+    /// The next piece, and whether it is the last one.
+    fn piece(&mut self) -> (Vec<u8>, bool) {
+        let value = self.held.last_value();
+        let (from, head) = (self.sent, self.head.len());
+        let to = (head + value.len()).min(from + LARGE_BYTES);
+        let is_last = to == head + value.len();
+        let mut writer = Writer::new(Kind::Piece);
+        if is_last {
+            writer.byte(LAST);
+            writer.number(self.number);
+        } else {
+            writer.byte(MORE);
+        }
+        writer.rest(&self.head[from.min(head)..to.min(head)]);
+        writer.rest(&value[from.saturating_sub(head)..to.saturating_sub(head)]);
+        self.sent = to;
+        (writer.finish(), is_last)
+    }
 }
 
 impl Departing {
@@ -82,24 +114,14 @@ impl Departing {
             }
             let mut writer = Writer::plain();
             writer.context(Some(&context));
-            writer.row(&held, None);
-            self.current = Some((number, writer.into_plain(), 0));
+            writer.entry_but_last_value(&held);
+            self.current = Some(Cut { number, held, head: writer.into_plain(), sent: 0 });
         }
-        let (number, bytes, sent) = self.current.as_mut().expect("just made sure");
-        let piece = &bytes[*sent..bytes.len().min(*sent + LARGE_BYTES)];
-        let mut writer = Writer::new(Kind::Piece);
-        *sent += piece.len();
-        if *sent == bytes.len() {
-            writer.byte(LAST);
-            writer.number(*number);
-        } else {
-            writer.byte(MORE);
-        }
-        writer.rest(piece);
-        if *sent == bytes.len() {
+        let (piece, is_last) = self.current.as_mut().expect("just made sure").piece();
+        if is_last {
             self.current = None;
         }
-        Some(writer.finish())
+        Some(piece)
     }
 }
 
@@ -130,10 +152,12 @@ impl Arriving {
     }
 }
 
-/// The context of a large row, and a reader that stands before it.
-pub(super) fn read(bytes: &[u8]) -> Result<(Arc<Context>, Reader<'_>), WireError> {
+/// A large row, or what is wrong with it.
+pub(super) fn read(bytes: &[u8]) -> Result<Result<Row, Refusal>, WireError> {
     let mut reader = Reader::plain(bytes);
-    let mut context = Arc::new(Context::new());
-    reader.join(&mut context)?;
-    Ok((context, reader))
+    let mut vector = Arc::new(Context::new());
+    reader.join(&mut vector)?;
+    let held = reader.entry()?;
+    reader.end()?;
+    Ok(held.map(|held| Row { held, vector, context: None }))
 }

@@ -41,7 +41,7 @@ const CASES: [Case; 4] = [
 
 pub(super) fn overload() {
     let mut table = Table::new("spread-overload", "One thread writes as fast as it can, two peers follow");
-    table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
+    table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together, and the level before is the one after every key was written and overwritten once, at a calm rate. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
     table.note("The bare push writes the same on two streams of its own, 124 bytes every 10 ms and then as fast as they take it, beside a thread that spins in the writer's place: what its round trips are under load is due to the machine and to QUIC alone.");
     table.note("The slow peer is behind a relay that lets 4 MB/s (100 bytes) or 20 MB/s (100 KiB) through.");
     let mut plot = Plot::new("Resident memory under overload", Axis::linear("seconds"), Axis::linear("MiB"))
@@ -106,20 +106,26 @@ async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
     let nodes = vec![writer, other, slow];
     wait_until_formed(&nodes).await;
     let mut downs: Vec<_> = nodes.iter().map(Node::member_events).collect();
-    for i in 0..case.keys {
-        while nodes[0].put(key(i), vec![0; case.value_bytes]).is_err() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-    converged(&nodes).await;
-    let idle = look_while(&nodes, tokio::time::sleep(IDLE_TIME)).await;
     let (puts, busy) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let halt = Arc::new(AtomicBool::new(false));
+    let (is_used, used) = tokio::sync::oneshot::channel();
+    let (overload, is_overload) = std::sync::mpsc::channel::<()>();
+    // One thread for both, so that what it overwrites is its own: memory differs in which thread it came from.
     let writing = {
         let (node, halt, puts, busy) = (nodes[0].clone(), halt.clone(), puts.clone(), busy.clone());
         let (keys, bytes) = (case.keys, case.value_bytes);
-        std::thread::spawn(move || write(&node, keys, bytes, &halt, &puts, &busy))
+        std::thread::spawn(move || {
+            write_calmly(&node, keys, bytes);
+            _ = is_used.send(());
+            if is_overload.recv().is_ok() {
+                write(&node, keys, bytes, &halt, &puts, &busy);
+            }
+        })
     };
+    used.await.expect("the writer does not panic");
+    converged(&nodes).await;
+    let idle = look_while(&nodes, tokio::time::sleep(IDLE_TIME)).await;
+    overload.send(()).expect("the writer waits");
     let under_load = look_while(&nodes, tokio::time::sleep(load_time())).await;
     halt.store(true, Ordering::Relaxed);
     writing.join().expect("it does not panic");
@@ -206,6 +212,20 @@ async fn bare(table: &mut Table) {
     row("in idle ones", "x", loaded / calm);
     writing.iter().for_each(tokio::task::JoinHandle::abort);
     receivers.iter().chain([&center]).for_each(|endpoint| endpoint.close(0_u32.into(), b""));
+}
+
+/// Writes every key, and overwrites it once, at a rate that everybody can follow.
+fn write_calmly(node: &Node, keys: u64, bytes: usize) {
+    let value = vec![0; bytes];
+    let pace = (keys / 1_000).max(1);
+    for i in 0..2 * keys {
+        while node.put(key(i % keys), &value).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if i % pace == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 fn write(node: &Node, keys: u64, bytes: usize, halt: &AtomicBool, puts: &AtomicU64, busy: &AtomicU64) {
