@@ -23,8 +23,12 @@ use crate::wire::Greeting;
 
 /// Handshakes of others under way at a time; more of them wait.
 const HANDSHAKES_MAX: usize = 64;
-/// Addresses dialled at a time; more of them wait.
-const DIALS_MAX: usize = 64;
+/// Addresses dialled at a time; more of them wait. A handshake is work, and with many at once each would seem to be far
+/// away: a connection remembers its first round trip for a long time, and waits for three of them before it sends a lost
+/// packet again.
+const DIALS_MAX: usize = 4;
+/// Whoever takes longer keeps nobody waiting any more.
+const DIAL_TURN: Duration = Duration::from_millis(100);
 const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
 /// A handshake that somebody else began must be over in this time.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
@@ -244,9 +248,17 @@ impl Network {
         }
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         let dialled = async {
-            let _permit = self.dials.acquire().await.expect("it is never closed");
+            let turn = self.dials.acquire().await.expect("it is never closed");
             tracing::debug!(node = %self.shared.name, %addr, ?seed, "dialling");
-            self.dial(addr).await
+            let dialled = self.dial(addr);
+            tokio::pin!(dialled);
+            match timeout(DIAL_TURN, &mut dialled).await {
+                Ok(dialled) => dialled,
+                Err(_) => {
+                    drop(turn);
+                    dialled.await
+                }
+            }
         };
         tokio::select! {
             () = closed => return,

@@ -18,6 +18,8 @@ use super::relay::Faults;
 const IDLE_TIME: Duration = Duration::from_secs(5);
 /// Of the writer, in seconds.
 const LOAD_SECONDS: [u64; 2] = [5, 20];
+/// How often every key is written before the overload: memory that was filled once is not yet that of a store in use.
+const CALM_ROUNDS: u64 = 10;
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// Convergence that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,7 +43,7 @@ const CASES: [Case; 4] = [
 
 pub(super) fn overload() {
     let mut table = Table::new("spread-overload", "One thread writes as fast as it can, two peers follow");
-    table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together, and the level before is the one after every key was written and overwritten once, at a calm rate. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
+    table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together, and the level before is the one after every key was written ten times, at a calm rate. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
     table.note("The bare push writes the same on two streams of its own, 124 bytes every 10 ms and then as fast as they take it, beside a thread that spins in the writer's place: what its round trips are under load is due to the machine and to QUIC alone.");
     table.note("The slow peer is behind a relay that lets 4 MB/s (100 bytes) or 20 MB/s (100 KiB) through.");
     let mut plot = Plot::new("Resident memory under overload", Axis::linear("seconds"), Axis::linear("MiB"))
@@ -214,11 +216,11 @@ async fn bare(table: &mut Table) {
     receivers.iter().chain([&center]).for_each(|endpoint| endpoint.close(0_u32.into(), b""));
 }
 
-/// Writes every key, and overwrites it once, at a rate that everybody can follow.
+/// Writes every key again and again, at a rate that everybody can follow.
 fn write_calmly(node: &Node, keys: u64, bytes: usize) {
     let value = vec![0; bytes];
     let pace = (keys / 1_000).max(1);
-    for i in 0..2 * keys {
+    for i in 0..CALM_ROUNDS * keys {
         while node.put(key(i % keys), &value).is_err() {
             std::thread::sleep(Duration::from_millis(1));
         }
