@@ -252,13 +252,11 @@ impl Network {
             tracing::debug!(node = %self.shared.name, %addr, ?seed, "dialling");
             let dialled = self.dial(addr);
             tokio::pin!(dialled);
-            match timeout(DIAL_TURN, &mut dialled).await {
-                Ok(dialled) => dialled,
-                Err(_) => {
-                    drop(turn);
-                    dialled.await
-                }
+            if let Ok(linked) = timeout(DIAL_TURN, &mut dialled).await {
+                return linked;
             }
+            drop(turn);
+            dialled.await
         };
         tokio::select! {
             () = closed => return,
