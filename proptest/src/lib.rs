@@ -2,9 +2,11 @@
 //! stories told with a broken rule as proof that they can fail.
 
 mod leading;
+mod real;
 mod watching;
 
 pub use leading::Elections;
+pub use real::{GUARD, guarded, refusal};
 pub use watching::Watcher;
 
 use std::collections::BTreeSet;

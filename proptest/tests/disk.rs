@@ -1,7 +1,6 @@
 //! Real nodes with real directories: restarts, damage, failing disks, snapshots, and kills at random moments.
 
 use std::fs;
-use std::future::Future;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,13 +10,7 @@ use tidings::{
     Builder, Config, Durability, Node, NodeEvent, OnCorruption, PutOptions, Quorum, Security, StartError,
     WaitError, WatchEvent, WriteError,
 };
-
-/// Guards against a test that would wait for ever; nothing is measured by it.
-const GUARD: Duration = Duration::from_secs(300);
-
-async fn guarded<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(GUARD, future).await.expect("it happens before the test gives up")
-}
+use tidings_proptest::{GUARD, guarded};
 
 /// A folder that vanishes with its test.
 struct Folder(PathBuf);

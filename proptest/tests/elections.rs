@@ -1,17 +1,10 @@
 //! Elections on real nodes on loopback. Voters are silent for some twelve seconds after they have started, so each test
 //! tells a long story.
 
-use std::future::Future;
 use std::time::Duration;
 
 use tidings::{Builder, Config, ElectionError, Event, Leader, Node, NodeEvent, Observer, Security};
-
-/// Guards against a test that would wait for ever; nothing is measured by it.
-const GUARD: Duration = Duration::from_secs(300);
-
-async fn guarded<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(GUARD, future).await.expect("it happens in time")
-}
+use tidings_proptest::guarded;
 
 fn security() -> Security {
     static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();

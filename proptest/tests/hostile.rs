@@ -1,23 +1,17 @@
 //! Certificates of an authority in files, and peers that hold good certificates and mean no good.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tidings::{
     Builder, Config, Node, NodeEvent, PeerRefusal, Security, SecurityError, StartError, TlsRefusal,
 };
-
-const GUARD: Duration = Duration::from_secs(300);
-
-async fn guarded<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(GUARD, future).await.expect("it happens before the test gives up")
-}
+use tidings_proptest::{guarded, refusal};
 
 /// An authority, and a folder for the files of one test.
 struct Authority {
@@ -76,18 +70,6 @@ const VALID: (i32, i32) = (2_020, 2_100);
 fn builder(name: &str, security: Security, seeds: &[&Node]) -> Builder {
     let seeds: Vec<String> = seeds.iter().map(|node| node.addr().to_string()).collect();
     Node::builder(name).security(security).config(Config::local()).seeds(seeds)
-}
-
-async fn refusal(node: &Node) -> PeerRefusal {
-    let mut events = node.events();
-    guarded(async {
-        loop {
-            if let NodeEvent::PeerRefused { refusal, .. } = events.next().await.expect("the node is open") {
-                return refusal;
-            }
-        }
-    })
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

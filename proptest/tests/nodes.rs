@@ -1,7 +1,6 @@
 //! Real nodes on loopback: every operation, every refusal, and hostile peers.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +9,11 @@ use tidings::{
     Builder, Config, Event, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions, Quorum, Security,
     StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
 };
+use tidings_proptest::{GUARD, guarded, refusal};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
 const SECRET: &str = "a secret for tests alone";
-/// Guards against a test that would wait for ever; nothing is measured by it.
-const GUARD: Duration = Duration::from_secs(300);
-
-async fn guarded<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(GUARD, future).await.expect("it happens before the test gives up")
-}
 
 fn security() -> Security {
     static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();
@@ -53,19 +47,6 @@ async fn sees(node: &Node, key: &str, value: &[u8]) {
 
 async fn next(watch: &mut Watch) -> WatchEvent {
     guarded(watch.next()).await.expect("the node is open")
-}
-
-/// The first refusal that a node reports.
-async fn refusal(node: &Node) -> PeerRefusal {
-    let mut events = node.events();
-    guarded(async {
-        loop {
-            if let NodeEvent::PeerRefused { refusal, .. } = events.next().await.expect("the node is open") {
-                return refusal;
-            }
-        }
-    })
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,10 +3,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// After this a test has failed. Nothing here takes nearly as long.
-const PATIENCE: Duration = Duration::from_secs(300);
+use tidings::Stamp;
+use tidings_proptest::GUARD;
 
 /// A node in a process of its own; it ends with this.
 struct Process {
@@ -43,6 +43,11 @@ impl Process {
         Self::start(&[], name, "127.0.0.1:0", seeds)
     }
 
+    /// A voter that is not alone.
+    fn voter(name: &str, seeds: &[&str]) -> Self {
+        Self::start(&["env", "TIDINGS_VOTERS=n0,n1,n2"], name, "127.0.0.1:0", seeds)
+    }
+
     fn say(&mut self, line: &str) {
         let input = self.input.as_mut().expect("it is open as long as the process is wanted");
         writeln!(input, "{line}").expect("the node listens");
@@ -50,9 +55,9 @@ impl Process {
 
     /// The next line that begins like this; others are passed over.
     fn expect(&mut self, beginning: &str) -> String {
-        let until = std::time::Instant::now() + PATIENCE;
+        let until = Instant::now() + GUARD;
         loop {
-            let left = until.saturating_duration_since(std::time::Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {beginning:?} came"));
             assert!(!line.starts_with("panic"), "{line}");
             if line.starts_with(beginning) {
@@ -64,15 +69,19 @@ impl Process {
     /// Asks until the answer is this.
     fn expect_answer(&mut self, question: &str, answer: &str) {
         let word = answer.split(' ').next().expect("it has one");
-        let until = std::time::Instant::now() + PATIENCE;
+        let until = Instant::now() + GUARD;
         loop {
             self.say(question);
             if self.expect(word) == answer {
                 return;
             }
-            assert!(std::time::Instant::now() < until, "{question:?} was never answered {answer:?}");
+            assert!(Instant::now() < until, "{question:?} was never answered {answer:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    fn expect_token(&mut self, beginning: &str) -> Stamp {
+        self.expect(beginning)[beginning.len()..].parse().expect("a token")
     }
 
     fn signal(&self, signal: &str) {
@@ -229,4 +238,43 @@ fn a_severed_link_between_machines_is_noticed_and_heals() {
     nodes[2].expect_answer("get k", "value majority");
     nodes[1].expect_answer("get l", "value alone");
     nodes.iter_mut().for_each(|node| node.expect_answer("living", "living 3"));
+}
+
+/// Voters are silent for 17 seconds after their start.
+#[test]
+fn a_killed_leader_is_followed_and_a_stopped_one_learns_that_it_was() {
+    let mut a = Process::voter("n0", &[]);
+    let seed = a.addr.clone();
+    let mut b = Process::voter("n1", &[&seed]);
+    let mut c = Process::voter("n2", &[&seed]);
+    a.say("campaign cron");
+    let first = a.expect_token("elected ");
+    b.say("campaign cron");
+    // It has to be among those that wait before the leader goes; or it asks a moment later.
+    a.signal("KILL");
+    let killed = Instant::now();
+    let second = b.expect_token("elected ");
+    println!("followed {:?} after a kill", killed.elapsed());
+    assert!(second > first);
+    // Two voters of three are left, and both are needed.
+    let mut a = Process::voter("n0", &[&b.addr]);
+    c.say("campaign cron");
+    a.say("campaign cron");
+    // Whoever is to follow has to know each other without the one that is stopped.
+    a.expect_answer("living", "living 3");
+    c.expect_answer("living", "living 3");
+    b.signal("STOP");
+    // The voter that was killed has to be heard of again before there is a majority without the one that is stopped.
+    let third = loop {
+        let heard = c.lines.recv_timeout(Duration::from_millis(20)).or_else(|_| a.lines.try_recv());
+        if let Ok(line) = heard
+            && let Some(token) = line.strip_prefix("elected ")
+        {
+            break token.parse::<Stamp>().expect("a token");
+        }
+        assert!(killed.elapsed() < GUARD, "nobody followed the stopped leader");
+    };
+    assert!(third > second);
+    b.signal("CONT");
+    assert_eq!(b.expect_token("lost "), second);
 }

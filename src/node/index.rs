@@ -84,7 +84,7 @@ impl Index {
         if cursor.log != store.log.id {
             // The replica began anew, after damage: what it lost is not to be read any more.
             self.cells.retain(|cell| store.held(cell.held.key()).is_some(), &guard);
-            *cursor = IndexCursor { log: store.log.id, ..IndexCursor::default() };
+            *cursor = IndexCursor { log: store.log.id, retired: RETIRED_BYTES_MAX, ..IndexCursor::default() };
         }
         let mut come = 0;
         for (revision, slot) in store.log.after(cursor.at) {

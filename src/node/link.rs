@@ -284,7 +284,7 @@ fn join(
         }
         core.replica.handle(now, Input::LinkDown(old));
     }
-    let window = Arc::new(Window::new(connection.clone()));
+    let window = Arc::new(SendWindow::new(connection.clone()));
     let lanes = [Lane::Live, Lane::Bulk].map(|lane| {
         let (frames, queue) = mpsc::unbounded_channel();
         let flow = Arc::new(Flow::default());
@@ -309,12 +309,12 @@ fn join(
 
 /// How much of both lanes may be on its way: what a fast network takes in the shortest round trip seen. The first ones
 /// are long, with the work of the handshake in them.
-struct Window {
+struct SendWindow {
     connection: Connection,
     least_micros: AtomicU64,
 }
 
-impl Window {
+impl SendWindow {
     fn new(connection: Connection) -> Self {
         let window = Self { connection, least_micros: AtomicU64::new(u64::MAX) };
         window.fit();
@@ -332,7 +332,7 @@ impl Window {
 /// Writes one lane's frames, and counts what the connection took.
 async fn write(
     (id, lane): (LinkId, Lane),
-    window: Arc<Window>,
+    window: Arc<SendWindow>,
     mut frames: UnboundedReceiver<Vec<u8>>,
     flow: Arc<Flow>,
     shared: Arc<Shared>,
