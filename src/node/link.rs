@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,10 +14,11 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
-use super::closing::close;
+use super::congestion::close;
 use super::driver::{Farewell, Happening};
-use super::network::{Network, Wish, send_window};
+use super::network::{Network, Wish};
 use super::peers::{PeerRefusal, Place, refusal_of};
+use super::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
 use super::security::Security;
 use super::shared::{Shared, wall};
 use crate::members::Member;
@@ -301,32 +302,11 @@ fn join(
     core.replica.handle(now, Input::Met(id, &member, packet_bytes_max));
     drop(core);
     tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "linked");
+    tokio::spawn(get_acquainted(connection.clone(), network.questions.clone()));
     tokio::spawn(read(id, connection, network.happenings.clone()));
     shared.poke.notify_one();
     shared.progress.notify_waiters();
     Ok(id)
-}
-
-/// How much of both lanes may be on its way: what a fast network takes in the shortest round trip seen. The first ones
-/// are long, with the work of the handshake in them.
-struct SendWindow {
-    connection: Connection,
-    least_micros: AtomicU64,
-}
-
-impl SendWindow {
-    fn new(connection: Connection) -> Self {
-        let window = Self { connection, least_micros: AtomicU64::new(u64::MAX) };
-        window.fit();
-        window
-    }
-
-    fn fit(&self) {
-        let micros = u64::try_from(self.connection.rtt().as_micros()).unwrap_or(u64::MAX);
-        if self.least_micros.fetch_min(micros, Ordering::Relaxed) > micros {
-            self.connection.set_send_window(send_window(micros));
-        }
-    }
 }
 
 /// Writes one lane's frames, and counts what the connection took.
@@ -347,7 +327,7 @@ async fn write(
     while let Some(frame) = frames.recv().await {
         let bytes = frame.len();
         since_fit += bytes;
-        if since_fit >= WINDOW_BYTES {
+        if since_fit >= FIT_BYTES {
             window.fit();
             since_fit = 0;
         }

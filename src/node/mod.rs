@@ -3,7 +3,7 @@
 mod batch;
 mod builder;
 mod clock;
-mod closing;
+mod congestion;
 mod disk;
 mod driver;
 mod election;
@@ -15,6 +15,7 @@ mod metrics;
 mod network;
 mod peers;
 mod receipt;
+mod round_trip;
 mod security;
 mod shared;
 mod views;

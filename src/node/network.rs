@@ -11,10 +11,11 @@ use quinn::{Endpoint, Incoming, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::closing::Windows;
+use super::congestion::Windows;
 use super::driver::Happening;
 use super::link::{CLOSE_SECURITY, NoLink, greet, no_link, welcome};
 use super::peers::{Identity, NodeEvent};
+use super::round_trip::SEND_WINDOW_MAX;
 use super::security::{SERVER_NAME, Security};
 use super::shared::{Core, Shared, wall};
 use crate::error::StartError;
@@ -47,13 +48,8 @@ const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Live writes and bulk work have a stream each.
 const CONNECTION_WINDOW_BYTES: u32 = 2 * STREAM_WINDOW_BYTES;
-/// Bytes on their way over a connection: as many as a fast network takes in a round trip, within bounds. What waits beyond
-/// that would delay everything that is written later.
-const SEND_BYTES_PER_MICRO: u64 = 100;
-const SEND_WINDOW_MIN: u64 = 64 << 10;
-const SEND_WINDOW_MAX: u64 = CONNECTION_WINDOW_BYTES as u64;
 /// How long a peer may keep an acknowledgement back. A packet that nothing follows counts as lost only after that time.
-const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
+const ACK_DELAY_MAX: Duration = Duration::from_millis(2);
 /// Links are kept while nothing is said: whether their other end lives is for the failure detector to find. In a
 /// cluster of a thousand, two given members have a word with each other every four minutes.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(1_800);
@@ -74,6 +70,7 @@ pub(super) struct Network {
     pub(super) happenings: mpsc::Sender<Happening>,
     seeds: Vec<String>,
     dials: Arc<Semaphore>,
+    pub(super) questions: Arc<Semaphore>,
     reported: Cache<String, ()>,
     no_hosts: Cache<String, ()>,
     /// Addresses that lead to this node.
@@ -92,7 +89,7 @@ impl Network {
         let cache = |time| Cache::builder().max_capacity(REPORTS_MAX).time_to_live(time).build();
         let (reported, no_hosts) = (cache(REPORT_INTERVAL), cache(NO_HOST_TIME));
         let itself = Cache::builder().max_capacity(REPORTS_MAX).time_to_live(ITSELF_PAUSE).build();
-        let dials = Arc::new(Semaphore::new(DIALS_MAX));
+        let (dials, questions) = (Arc::new(Semaphore::new(DIALS_MAX)), Arc::new(Semaphore::new(1)));
         Arc::new(Self {
             shared,
             identity,
@@ -101,6 +98,7 @@ impl Network {
             happenings,
             seeds,
             dials,
+            questions,
             reported,
             no_hosts,
             itself,
@@ -337,11 +335,6 @@ fn transport() -> Arc<TransportConfig> {
         .congestion_controller_factory(Arc::new(Windows::default()))
         .max_idle_timeout(Some(IDLE_TIME_MAX.try_into().expect("half an hour")));
     Arc::new(config)
-}
-
-/// How many bytes may be on their way over a connection with a round trip of so many microseconds.
-pub(super) fn send_window(micros: u64) -> u64 {
-    micros.saturating_mul(SEND_BYTES_PER_MICRO).clamp(SEND_WINDOW_MIN, SEND_WINDOW_MAX)
 }
 
 fn tuned_client(mut config: quinn::ClientConfig) -> quinn::ClientConfig {

@@ -24,6 +24,8 @@ const PATIENCE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)
 const FORMING_TIME_MAX: Duration = Duration::from_secs(120);
 /// Nothing new for this long: it has formed.
 const QUIET_TIME: Duration = Duration::from_millis(500);
+/// What a node receives in this time when its cluster has come to rest, at most: it knows its links.
+const REST_BYTES_MAX: u64 = 1_000;
 /// Between one write's last arrival and the next write.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -233,25 +235,30 @@ async fn start_tidings(
     (nodes, relays)
 }
 
-/// Until everybody knows everybody, and no link has come for a while.
+/// Until everybody knows everybody, no link has come for a while, and little is said.
 pub(super) async fn wait_until_formed(nodes: &[Node]) {
     let begin = Instant::now();
     let links = || nodes.iter().map(|node| node.status().peers.len()).sum::<usize>();
-    let (mut before, mut since) = (0, begin);
+    let (mut before, mut said) = (0, loopback_bytes());
     while begin.elapsed() < FORMING_TIME_MAX {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let now = links();
-        if now != before {
-            (before, since) = (now, Instant::now());
-        }
+        tokio::time::sleep(QUIET_TIME).await;
+        let (now, all) = (links(), loopback_bytes());
         let are_known = nodes.iter().all(|node| node.members().len() == nodes.len());
-        if are_known && since.elapsed() > QUIET_TIME {
+        if are_known && now == before && all - said <= REST_BYTES_MAX * nodes.len() as u64 {
             break;
         }
+        (before, said) = (now, all);
     }
     for node in nodes {
         node.ready().await.expect("it is not closed");
     }
+}
+
+/// What has gone over the loopback device so far.
+pub(super) fn loopback_bytes() -> u64 {
+    let devices = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let own = devices.lines().find_map(|line| line.trim().strip_prefix("lo:"));
+    own.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// The floor: one node with an open stream to each other one, over mutual TLS, writes the bytes to all in turn.

@@ -6,7 +6,7 @@ use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::Table;
 use tidings_benches::{runtime, sized};
 
-use super::cluster::{Cluster, Kind};
+use super::cluster::{Cluster, Kind, loopback_bytes};
 
 /// How long a cluster is watched doing nothing, in seconds.
 const REST_SECONDS: [u64; 2] = [3, 20];
@@ -32,10 +32,7 @@ impl Spent {
         let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
         let times = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok());
         let nanos = times.filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok()).sum();
-        let devices = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
-        let own = devices.lines().find_map(|line| line.trim().strip_prefix("lo:"));
-        let bytes = own.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0);
-        Self { at: Instant::now(), cpu: Duration::from_nanos(nanos), bytes }
+        Self { at: Instant::now(), cpu: Duration::from_nanos(nanos), bytes: loopback_bytes() }
     }
 
     /// Seconds, milliseconds of processors, and bytes since then.

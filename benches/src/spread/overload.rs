@@ -15,11 +15,12 @@ use tidings_benches::{key, resident, runtime, sized};
 use super::cluster::{message, mutual_tls, start_node, wait_until_formed};
 use super::relay::Faults;
 
-const IDLE_TIME: Duration = Duration::from_secs(5);
-/// Of the writer, in seconds.
+/// In seconds, as the next.
+const IDLE_SECONDS: [u64; 2] = [2, 5];
+/// Of the writer.
 const LOAD_SECONDS: [u64; 2] = [5, 20];
 /// How often every key is written before the overload: memory that was filled once is not yet that of a store in use.
-const CALM_ROUNDS: u64 = 10;
+const CALM_ROUNDS: [u64; 2] = [3, 10];
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// Convergence that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,7 +44,7 @@ const CASES: [Case; 4] = [
 
 pub(super) fn overload() {
     let mut table = Table::new("spread-overload", "One thread writes as fast as it can, two peers follow");
-    table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together, and the level before is the one after every key was written ten times, at a calm rate. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
+    table.note("Three nodes in this process; memory is the process's, theirs and the benchmark's together, and the level before is the one after every key was written ten times (three in the short run), at a calm rate. Probes: QUIC's own smoothed round trips of all links, read every 10 ms, since the failure detector shows none; and a put every 10 ms on the second node until the third tells of it.");
     table.note("The bare push writes the same on two streams of its own, 124 bytes every 10 ms and then as fast as they take it, beside a thread that spins in the writer's place: what its round trips are under load is due to the machine and to QUIC alone.");
     table.note("The slow peer is behind a relay that lets 4 MB/s (100 bytes) or 20 MB/s (100 KiB) through.");
     let mut plot = Plot::new("Resident memory under overload", Axis::linear("seconds"), Axis::linear("MiB"))
@@ -57,9 +58,8 @@ pub(super) fn overload() {
     plot.save("spread-overload");
 }
 
-fn load_time() -> Duration {
-    let [quick, full] = LOAD_SECONDS;
-    Duration::from_secs(sized(quick, full))
+fn time(seconds: [u64; 2]) -> Duration {
+    Duration::from_secs(sized(seconds[0], seconds[1]))
 }
 
 /// What is seen from outside while something goes on.
@@ -126,9 +126,9 @@ async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
     };
     used.await.expect("the writer does not panic");
     converged(&nodes).await;
-    let idle = look_while(&nodes, tokio::time::sleep(IDLE_TIME)).await;
+    let idle = look_while(&nodes, tokio::time::sleep(time(IDLE_SECONDS))).await;
     overload.send(()).expect("the writer waits");
-    let under_load = look_while(&nodes, tokio::time::sleep(load_time())).await;
+    let under_load = look_while(&nodes, tokio::time::sleep(time(LOAD_SECONDS))).await;
     halt.store(true, Ordering::Relaxed);
     writing.join().expect("it does not panic");
     let settled = converged(&nodes).await;
@@ -187,7 +187,9 @@ async fn bare(table: &mut Table) {
         })
         .collect();
     let mut trips: [Vec<f64>; 2] = Default::default();
-    for (trips, (load, time)) in trips.iter_mut().zip([(false, IDLE_TIME), (true, load_time())]) {
+    for (trips, (load, time)) in
+        trips.iter_mut().zip([(false, time(IDLE_SECONDS)), (true, time(LOAD_SECONDS))])
+    {
         is_loaded.store(load, Ordering::Relaxed);
         if load {
             // In the place of the writer, who takes a core.
@@ -220,7 +222,7 @@ async fn bare(table: &mut Table) {
 fn write_calmly(node: &Node, keys: u64, bytes: usize) {
     let value = vec![0; bytes];
     let pace = (keys / 1_000).max(1);
-    for i in 0..CALM_ROUNDS * keys {
+    for i in 0..sized(CALM_ROUNDS[0], CALM_ROUNDS[1]) * keys {
         while node.put(key(i % keys), &value).is_err() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -295,13 +297,19 @@ fn tell(
         Some(1.1),
         vec![most / filled],
     );
-    table.row(&format!("{name}: puts"), "tidings", "/s", None, vec![puts as f64 / load_time().as_secs_f64()]);
+    table.row(
+        &format!("{name}: puts"),
+        "tidings",
+        "/s",
+        None,
+        vec![puts as f64 / time(LOAD_SECONDS).as_secs_f64()],
+    );
     table.row(
         &format!("{name}: busy answers"),
         "tidings",
         "/s",
         None,
-        vec![busy as f64 / load_time().as_secs_f64()],
+        vec![busy as f64 / time(LOAD_SECONDS).as_secs_f64()],
     );
     table.row(
         &format!("{name}: most that a peer lagged"),

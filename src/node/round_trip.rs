@@ -1,0 +1,126 @@
+//! What keeps a link's round trips short, and known.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::Connection;
+use tokio::sync::Semaphore;
+
+use super::congestion::least_round_trip;
+
+/// What a fast network takes in a microsecond.
+const BYTES_PER_MICRO: u64 = 100;
+/// Below, a round trip would carry too little to be worth its packets.
+const SEND_WINDOW_MIN: u64 = 8 << 10;
+/// What every network may have on its way, however near the peer is.
+const SEND_WINDOW_FAIR: u64 = 64 << 10;
+pub(super) const SEND_WINDOW_MAX: u64 = 2 << 20;
+/// How much longer than twice the shortest a round trip may be before less is sent at a time.
+const QUEUE_TIME: Duration = Duration::from_millis(2);
+/// The window is fitted whenever a lane has sent so much.
+pub(super) const FIT_BYTES: usize = 32 << 10;
+
+/// So many questions show how short a round trip can be; no more are asked than so many.
+const QUESTIONS: RangeInclusive<usize> = 8..=64;
+/// One question in this time, of all new links of a node.
+const QUESTION_PAUSE: Duration = Duration::from_millis(4);
+/// So that what is sent before and after it goes in two packets.
+const PAIR_PAUSE: Duration = Duration::from_millis(1);
+/// How much longer than twice the shortest the average may be when a link is known.
+const UNCERTAINTY: Duration = Duration::from_millis(2);
+
+/// How much of both lanes may be on its way: what a fast network takes in the shortest round trip, and less where that
+/// makes round trips long. What waits on the way delays all that is written later.
+pub(super) struct SendWindow {
+    pub(super) connection: Connection,
+    bytes: AtomicU64,
+}
+
+impl SendWindow {
+    pub(super) fn new(connection: Connection) -> Self {
+        let window = Self { connection, bytes: AtomicU64::new(SEND_WINDOW_MAX) };
+        window.fit();
+        window
+    }
+
+    pub(super) fn fit(&self) {
+        let old = self.bytes.load(Ordering::Relaxed);
+        let new = fitted(old, least_round_trip(&self.connection), self.connection.rtt());
+        if new != old {
+            self.bytes.store(new, Ordering::Relaxed);
+            self.connection.set_send_window(new);
+        }
+    }
+}
+
+/// The window after one of `old` bytes, with the shortest round trip and that of now.
+fn fitted(old: u64, least: Duration, now: Duration) -> u64 {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+    let most = micros(least).saturating_mul(BYTES_PER_MICRO).clamp(SEND_WINDOW_FAIR, SEND_WINDOW_MAX);
+    let fair = old.saturating_mul(micros(least.saturating_mul(2).saturating_add(QUEUE_TIME))) / micros(now);
+    fair.clamp(old / 2, old * 2).clamp(SEND_WINDOW_MIN, most)
+}
+
+/// Makes a new link's round trip known. A connection's idea of it begins with its handshake, which is work, and with
+/// many at once everybody seems to be far away; each answer takes an eighth of that back. Until then it would wait for
+/// three such round trips before it sends a lost packet again.
+pub(super) async fn get_acquainted(connection: Connection, turns: Arc<Semaphore>) {
+    let is_known =
+        || connection.rtt() <= least_round_trip(&connection).saturating_mul(2).saturating_add(UNCERTAINTY);
+    for asked in 0..*QUESTIONS.end() {
+        if asked >= *QUESTIONS.start() && is_known() {
+            return;
+        }
+        let _turn = turns.acquire().await.expect("it is never closed");
+        // Empty datagrams are no messages, but they are acknowledged: a lone one when its time is up, two at once.
+        for pause in [PAIR_PAUSE, QUESTION_PAUSE] {
+            if connection.send_datagram(Bytes::new()).is_err() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEAR: Duration = Duration::from_micros(300);
+
+    fn after_many(mut window: u64, least: Duration, now: impl Fn(u64) -> Duration) -> u64 {
+        for _ in 0..100 {
+            window = fitted(window, least, now(window));
+        }
+        window
+    }
+
+    #[test]
+    fn a_window_settles_where_what_waits_is_bearable_and_grows_back_when_nothing_does() {
+        // A link of 8 bytes a microsecond: all that is on its way waits for it.
+        let full = |window: u64| NEAR + Duration::from_micros(window / 8);
+        let window = after_many(SEND_WINDOW_FAIR, NEAR, full);
+        let bearable = 2 * NEAR + QUEUE_TIME;
+        assert!(full(window) <= bearable && full(window) > bearable / 2, "{window}: {:?}", full(window));
+        assert_eq!(after_many(window, NEAR, |_| NEAR), SEND_WINDOW_FAIR);
+    }
+
+    #[test]
+    fn a_far_peer_has_as_much_on_its_way_as_a_fast_network_takes_however_little_that_is_near_by() {
+        let far = Duration::from_millis(10);
+        assert_eq!(after_many(SEND_WINDOW_MIN, far, |_| far), 1_000_000);
+        let farther = Duration::from_millis(200);
+        assert_eq!(after_many(SEND_WINDOW_MIN, farther, |_| farther), SEND_WINDOW_MAX);
+        assert_eq!(after_many(SEND_WINDOW_MAX, NEAR, |_| NEAR), SEND_WINDOW_FAIR);
+    }
+
+    #[test]
+    fn a_window_is_never_so_small_that_it_starves_whatever_the_round_trips_are() {
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(after_many(SEND_WINDOW_MAX, Duration::ZERO, |_| hour), SEND_WINDOW_MIN);
+        assert_eq!(after_many(SEND_WINDOW_MAX, Duration::MAX, |_| Duration::ZERO), SEND_WINDOW_MAX);
+    }
+}
