@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Endpoint, SendStream};
+use quinn::{Connection, Endpoint, SendStream};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tidings::{Config, Node, Security, WatchEvent};
@@ -33,19 +33,32 @@ const PAUSE: Duration = Duration::from_millis(3);
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
     Tidings,
-    /// Streams to all that are already open, and nothing else.
-    Push,
+    /// Streams that are already open, and nothing else.
+    Push(Writers),
     Chitchat(Duration),
     #[cfg(feature = "memberlist")]
     Memberlist(Duration),
     Foca,
 }
 
+/// Who writes in a push: the first node alone, whose few connections stay warm; or all in turn, as they do in the other
+/// contestants, over a connection between any two.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Writers {
+    One,
+    All,
+}
+
 impl Kind {
+    pub(super) fn is_fast(self) -> bool {
+        matches!(self, Self::Tidings | Self::Push(_))
+    }
+
     pub(super) fn name(self) -> String {
         match self {
             Self::Tidings => "tidings".to_owned(),
-            Self::Push => "bare quinn push".to_owned(),
+            Self::Push(Writers::One) => "bare quinn push".to_owned(),
+            Self::Push(Writers::All) => "bare quinn push, in turn".to_owned(),
             Self::Chitchat(every) => format!("chitchat {} ms", every.as_millis()),
             #[cfg(feature = "memberlist")]
             Self::Memberlist(every) => format!("memberlist {} ms", every.as_millis()),
@@ -115,7 +128,7 @@ impl Cluster {
                 let (nodes, relays) = start_tidings(&ears, faults, &mut tasks).await;
                 Nodes::Tidings(nodes, relays)
             }
-            Kind::Push => Nodes::Push(Push::start(&ears, faults, &mut tasks).await),
+            Kind::Push(writers) => Nodes::Push(Push::start(&ears, writers, faults, &mut tasks).await),
             Kind::Chitchat(every) => Nodes::Chitchat(rivals::Chitchat::cluster(&ears, every).await),
             #[cfg(feature = "memberlist")]
             Kind::Memberlist(every) => Nodes::Memberlist(rivals::Memberlist::cluster(&ears, every).await),
@@ -123,8 +136,7 @@ impl Cluster {
         };
         let mut cluster = Self { count, nodes, arrivals, _tasks: tasks, number: 0 };
         // What comes first pays for what is set up with the first use.
-        let is_slow = !matches!(kind, Kind::Tidings | Kind::Push);
-        for _ in 0..if is_slow { 1 } else { 5 } {
+        for _ in 0..if kind.is_fast() { count } else { 1 } {
             _ = cluster.spread().await;
         }
         cluster
@@ -133,7 +145,7 @@ impl Cluster {
     /// One write, by the next writer in turn: milliseconds until the last of the others has it.
     pub(super) async fn spread(&mut self) -> Option<f64> {
         self.number += 1;
-        let writers = if matches!(self.nodes, Nodes::Push(_)) { 1 } else { self.count };
+        let writers = if let Nodes::Push(push) = &self.nodes { push.streams.len() } else { self.count };
         let (number, from) = (self.number, (self.number as usize * 7) % writers);
         let (begin, patience) = (Instant::now(), sized(PATIENCE[0], PATIENCE[1]));
         self.put(from, number).await;
@@ -156,7 +168,7 @@ impl Cluster {
             Nodes::Tidings(nodes, _) => {
                 nodes[from].put(key(from as u64), value(number)).expect("nobody is behind");
             }
-            Nodes::Push(push) => push.put(number).await,
+            Nodes::Push(push) => push.put(from, number).await,
             Nodes::Chitchat(nodes) => nodes[from].put(from, number).await,
             #[cfg(feature = "memberlist")]
             Nodes::Memberlist(nodes) => nodes[from].put(from, number),
@@ -261,22 +273,22 @@ pub(super) fn loopback_bytes() -> u64 {
     own.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// The floor: one node with an open stream to each other one, over mutual TLS, writes the bytes to all in turn.
+/// The floor: writers with an open stream to each other node, over mutual TLS, write the bytes to all of them.
 struct Push {
-    streams: Vec<SendStream>,
+    /// Of each writer.
+    streams: Vec<Vec<SendStream>>,
     endpoints: Vec<Endpoint>,
     _relays: Vec<Relay>,
 }
 
 impl Push {
-    async fn start(ears: &[Ear], faults: Option<Faults>, tasks: &mut JoinSet<()>) -> Self {
+    async fn start(ears: &[Ear], writers: Writers, faults: Option<Faults>, tasks: &mut JoinSet<()>) -> Self {
         let (server, client) = mutual_tls();
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let mut center = Endpoint::client(any).expect("it binds");
-        center.set_default_client_config(client);
-        let (mut endpoints, mut streams, mut relays) = (Vec::new(), Vec::new(), Vec::new());
-        for ear in &ears[1..] {
-            let endpoint = Endpoint::server(server.clone(), any).expect("it binds");
+        let (mut endpoints, mut addrs, mut relays) = (Vec::new(), Vec::new(), Vec::new());
+        for ear in ears {
+            let mut endpoint = Endpoint::server(server.clone(), any).expect("it binds");
+            endpoint.set_default_client_config(client.clone());
             let mut addr = endpoint.local_addr().expect("it is bound");
             if let Some(faults) = faults {
                 let relay = Relay::start(faults, 1_000 * ear.at as u64).await;
@@ -284,32 +296,34 @@ impl Push {
                 addr = relay.addr();
                 relays.push(relay);
             }
-            let (accepting, ear) = (endpoint.clone(), ear.clone());
-            tasks.spawn(async move {
-                let connection = accepting.accept().await.expect("it is open").await.expect("a good client");
-                let mut stream = connection.accept_uni().await.expect("a stream");
-                let (mut length, mut bytes) = ([0; 2], [0; 1_024]);
-                while stream.read_exact(&mut length).await.is_ok() {
-                    let bytes = &mut bytes[..usize::from(u16::from_le_bytes(length))];
-                    if stream.read_exact(bytes).await.is_err() {
-                        break;
-                    }
-                    ear.hear(bytes);
-                }
-            });
-            let connection = center.connect(addr, "localhost").expect("valid").await.expect("it connects");
-            streams.push(connection.open_uni().await.expect("a stream"));
             endpoints.push(endpoint);
+            addrs.push(addr);
         }
-        endpoints.push(center);
+        let count = if writers == Writers::One { 1 } else { ears.len() };
+        let mut streams: Vec<Vec<SendStream>> = (0..count).map(|_| Vec::new()).collect();
+        for from in 0..count {
+            for to in from + 1..ears.len() {
+                let dialling = endpoints[from].connect(addrs[to], "localhost").expect("valid");
+                let accepting = async { endpoints[to].accept().await.expect("it is open").await };
+                let (dialled, accepted) = tokio::join!(dialling, accepting);
+                let ends = [(from, dialled.expect("it connects")), (to, accepted.expect("a good client"))];
+                for (i, (at, connection)) in ends.iter().enumerate() {
+                    if let Some(streams) = streams.get_mut(*at) {
+                        streams.push(connection.open_uni().await.expect("a stream"));
+                    }
+                    let (listener, connection) = &ends[1 - i];
+                    tasks.spawn(listen(connection.clone(), ears[*listener].clone()));
+                }
+            }
+        }
         Self { streams, endpoints, _relays: relays }
     }
 
-    async fn put(&mut self, number: u64) {
-        let bytes = message(0, number);
+    async fn put(&mut self, from: usize, number: u64) {
+        let bytes = message(from, number);
         let mut framed = (bytes.len() as u16).to_le_bytes().to_vec();
         framed.extend_from_slice(&bytes);
-        for stream in &mut self.streams {
+        for stream in &mut self.streams[from] {
             stream.write_all(&framed).await.expect("it is open");
         }
     }
@@ -318,6 +332,19 @@ impl Push {
         for endpoint in self.endpoints {
             endpoint.close(0_u32.into(), b"");
         }
+    }
+}
+
+/// Hears what comes over a connection.
+async fn listen(connection: Connection, ear: Ear) {
+    let Ok(mut stream) = connection.accept_uni().await else { return };
+    let (mut length, mut bytes) = ([0; 2], [0; 1_024]);
+    while stream.read_exact(&mut length).await.is_ok() {
+        let bytes = &mut bytes[..usize::from(u16::from_le_bytes(length))];
+        if stream.read_exact(bytes).await.is_err() {
+            break;
+        }
+        ear.hear(bytes);
     }
 }
 

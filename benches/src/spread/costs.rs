@@ -6,7 +6,7 @@ use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::Table;
 use tidings_benches::{runtime, sized};
 
-use super::cluster::{Cluster, Kind, loopback_bytes};
+use super::cluster::{Cluster, Kind, Writers, loopback_bytes};
 
 /// How long a cluster is watched doing nothing, in seconds.
 const REST_SECONDS: [u64; 2] = [3, 20];
@@ -62,7 +62,7 @@ impl Found {
         for (kept, rate) in self.rest.iter_mut().zip(at_rest) {
             kept.push(rate / count as f64);
         }
-        if matches!(kind, Kind::Tidings | Kind::Push) {
+        if kind.is_fast() {
             let writes = sized(WRITES[0], WRITES[1]);
             let begin = Spent::now();
             for _ in 0..writes {
@@ -83,7 +83,7 @@ pub(super) fn costs() {
     table.note("All nodes of a contestant in this process: the processor's time is that of all its threads. Bytes are those of the loopback device, headers of IP and of UDP or TCP with them.");
     table.note("A write is 124 bytes, one at a time, what the cluster spends at rest subtracted; its cost is divided by the nodes that receive it. The benchmark's own waiting for arrivals is in it, for all alike.");
     let kinds = [
-        Kind::Push,
+        Kind::Push(Writers::One),
         Kind::Tidings,
         Kind::Chitchat(Duration::from_millis(100)),
         // The others only in the long run.

@@ -15,7 +15,7 @@ mod relay;
 mod rivals;
 mod virtual_time;
 
-use cluster::{Cluster, Kind};
+use cluster::{Cluster, Kind, Writers};
 use relay::Faults;
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
@@ -38,12 +38,16 @@ const SLOW_REPETITIONS_QUICK: usize = 1;
 const REPETITIONS: usize = 5;
 const REPETITIONS_LARGE: usize = 3;
 
+fn repetitions(count: usize) -> usize {
+    if count > 30 { REPETITIONS_LARGE } else { REPETITIONS }
+}
+
 /// Our own p50 and p99 in those of the floor that was measured just before, repetition by repetition.
-fn ratios(table: &mut Table, name: &str, ours: &Repetitions, floor: &Repetitions) {
+fn ratios(table: &mut Table, name: &str, what: &str, ours: &Repetitions, floor: &Repetitions) {
     for (i, (quantile, target)) in [("p50", None), ("p99", Some(3.0))].into_iter().enumerate() {
         let pairs = ours.quantiles[i].iter().zip(&floor.quantiles[i]);
         let ratios = pairs.map(|(ours, floor)| ours / floor).collect();
-        table.row(&format!("{name} {quantile} in bare pushes"), "tidings", "x", target, ratios);
+        table.row(&format!("{name} {quantile} in {what}"), "tidings", "x", target, ratios);
     }
 }
 
@@ -96,7 +100,7 @@ fn last() {
     let mut table =
         Table::new("spread-last", "From a put to the last node, 124 bytes, real sockets on loopback");
     table.note("All nodes of a contestant are in this process, on a runtime of two threads. A watch, a callback or a returning read takes the time of arrival.");
-    table.note("Min, median and max are over the repetitions, each with a cluster of its own; the contestants take turns. The bare push has one writer, the others write in turn. A write that is nowhere after 30 s (5 s in the short run) counts as lost. Of tidings, everything here begins when a cluster's links are made and known; while hundreds of them are being made in one process, what they seem to be away is this machine's work, and a lost packet waits for it.");
+    table.note("Min, median and max are over the repetitions, each with a cluster of its own; the contestants take turns. The bare push has one writer, whose few connections stay warm; the others write in turn, the push \"in turn\" over a connection between any two. A write that is nowhere after 30 s (5 s in the short run) counts as lost. Of tidings, everything here begins when a cluster's links are made and known; while hundreds of them are being made in one process, what they seem to be away is this machine's work, and a lost packet waits for it.");
     let only: Option<usize> = std::env::args().nth(3).and_then(|count| count.parse().ok());
     let sizes = [3, 10, 30, 100]
         .into_iter()
@@ -127,8 +131,8 @@ fn last() {
 
 fn contest(table: &mut Table, count: usize, is_alone: bool) {
     let name = format!("{count} nodes,");
-    let repetitions = if count > 30 { REPETITIONS_LARGE } else { REPETITIONS };
-    let mut contestants = vec![Kind::Push, Kind::Tidings];
+    let repetitions = repetitions(count);
+    let mut contestants = vec![Kind::Push(Writers::One), Kind::Push(Writers::All), Kind::Tidings];
     if !is_alone {
         contestants.extend([
             Kind::Foca,
@@ -144,9 +148,8 @@ fn contest(table: &mut Table, count: usize, is_alone: bool) {
         contestants.into_iter().map(|kind| (kind, Repetitions::default())).collect();
     for turn in 0..repetitions {
         for (kind, figures) in &mut contestants {
-            let is_fast = matches!(kind, Kind::Push | Kind::Tidings);
-            let samples = if is_fast { SAMPLES / repetitions } else { SLOW_SAMPLES };
-            if is_fast || turn < sized(SLOW_REPETITIONS_QUICK, repetitions) {
+            let samples = if kind.is_fast() { SAMPLES / repetitions } else { SLOW_SAMPLES };
+            if kind.is_fast() || turn < sized(SLOW_REPETITIONS_QUICK, repetitions) {
                 runtime().block_on(figures.add(*kind, count, None, samples));
             }
         }
@@ -154,7 +157,9 @@ fn contest(table: &mut Table, count: usize, is_alone: bool) {
     for (kind, figures) in &contestants {
         figures.rows(table, &name, &kind.name());
     }
-    ratios(table, &name, &contestants[1].1, &contestants[0].1);
+    let [(_, push), (_, in_turn), (_, ours), ..] = &contestants[..] else { unreachable!("three at least") };
+    ratios(table, &name, "bare pushes", ours, push);
+    ratios(table, &name, "bare pushes in turn", ours, in_turn);
 }
 
 /// The same where datagrams are lost.
@@ -162,21 +167,23 @@ fn loss() {
     let mut table = Table::new("spread-loss", "From a put to the last node under loss of datagrams");
     table.note("Every node and every receiver of the push is behind a UDP relay that loses this share of the packets in each direction.");
     let mut plot = Plot::new("Under loss, p99", Axis::linear("% of datagrams lost"), Axis::log("ms"));
-    for count in [10, 30].into_iter().take(sized(1, 2)) {
+    for count in [3, 10, 30, 100].into_iter().filter(|count| *count == sized(10, *count)) {
         let mut curves: [Vec<(f64, f64)>; 2] = Default::default();
         for percent in [0_u32, 1, 5].into_iter().filter(|percent| *percent != sized(1, 100)) {
             let name = format!("{count} nodes, {percent} % lost,");
             let faults = Some(Faults { loss: f64::from(percent) / 100.0, rate: None });
             let mut figures: [Repetitions; 2] = Default::default();
-            for _ in 0..REPETITIONS {
-                for (kind, figures) in [Kind::Push, Kind::Tidings].into_iter().zip(&mut figures) {
-                    runtime().block_on(figures.add(kind, count, faults, SAMPLES / REPETITIONS));
+            let repetitions = repetitions(count);
+            for _ in 0..repetitions {
+                for (kind, figures) in [Kind::Push(Writers::One), Kind::Tidings].into_iter().zip(&mut figures)
+                {
+                    runtime().block_on(figures.add(kind, count, faults, SAMPLES / repetitions));
                 }
             }
             let [push, ours] = figures;
-            let push_p99 = push.rows(&mut table, &name, &Kind::Push.name());
+            let push_p99 = push.rows(&mut table, &name, &Kind::Push(Writers::One).name());
             let ours_p99 = ours.rows(&mut table, &name, &Kind::Tidings.name());
-            ratios(&mut table, &name, &ours, &push);
+            ratios(&mut table, &name, "bare pushes", &ours, &push);
             curves[0].push((f64::from(percent), push_p99));
             curves[1].push((f64::from(percent), ours_p99));
             table.save();
