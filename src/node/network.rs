@@ -15,7 +15,7 @@ use super::congestion::Windows;
 use super::driver::Happening;
 use super::link::{CLOSE_SECURITY, NoLink, greet, no_link, welcome};
 use super::peers::{Identity, NodeEvent};
-use super::round_trip::SEND_WINDOW_MAX;
+use super::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
 use super::security::{SERVER_NAME, Security};
 use super::shared::{Core, Shared, wall};
 use crate::error::StartError;
@@ -46,8 +46,6 @@ const NO_HOST_TIME: Duration = Duration::from_secs(2);
 const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// What may be on its way on one stream.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// Live writes and bulk work have a stream each.
-const CONNECTION_WINDOW_BYTES: u32 = 2 * STREAM_WINDOW_BYTES;
 /// How long a peer may keep an acknowledgement back. A packet that nothing follows counts as lost only after that time.
 const ACK_DELAY_MAX: Duration = Duration::from_millis(2);
 /// Links are kept while nothing is said: whether their other end lives is for the failure detector to find. In a
@@ -329,7 +327,7 @@ fn transport() -> Arc<TransportConfig> {
         .max_concurrent_uni_streams(VarInt::from_u32(2))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW_FIRST))
         .send_window(SEND_WINDOW_MAX)
         .datagram_receive_buffer_size(Some(64 << 10))
         .congestion_controller_factory(Arc::new(Windows::default()))

@@ -1,4 +1,4 @@
-//! What keeps a link's round trips short, and known.
+//! What keeps a link's round trips short, and known, and what it holds on the way small.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::Connection;
+use quinn::{Connection, VarInt};
 use tokio::sync::Semaphore;
 
 use super::congestion::least_round_trip;
@@ -18,6 +18,9 @@ const SEND_WINDOW_MIN: u64 = 8 << 10;
 /// What every network may have on its way, however near the peer is.
 const SEND_WINDOW_FAIR: u64 = 64 << 10;
 pub(super) const SEND_WINDOW_MAX: u64 = 2 << 20;
+/// What a peer may send beyond what is read here, while it is not known how far away it is: a window that comes, and one
+/// that is waiting to be read.
+pub(super) const RECEIVE_WINDOW_FIRST: u32 = 2 * SEND_WINDOW_FAIR as u32;
 /// How much longer than twice the shortest a round trip may be before less is sent at a time.
 const QUEUE_TIME: Duration = Duration::from_millis(2);
 /// The window is fitted whenever a lane has sent so much.
@@ -56,20 +59,35 @@ impl SendWindow {
     }
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
+/// What a fast network takes in the shortest round trip.
+fn widest(least: Duration) -> u64 {
+    micros(least).saturating_mul(BYTES_PER_MICRO).clamp(SEND_WINDOW_FAIR, SEND_WINDOW_MAX)
+}
+
 /// The window after one of `old` bytes, with the shortest round trip and that of now.
 fn fitted(old: u64, least: Duration, now: Duration) -> u64 {
-    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
-    let most = micros(least).saturating_mul(BYTES_PER_MICRO).clamp(SEND_WINDOW_FAIR, SEND_WINDOW_MAX);
+    let most = widest(least);
     let fair = old.saturating_mul(micros(least.saturating_mul(2).saturating_add(QUEUE_TIME))) / micros(now);
     fair.clamp(old / 2, old * 2).clamp(SEND_WINDOW_MIN, most)
 }
 
 /// Makes a new link's round trip known. A connection's idea of it begins with its handshake, which is work, and with
 /// many at once everybody seems to be far away; each answer takes an eighth of that back. Until then it would wait for
-/// three such round trips before it sends a lost packet again.
+/// three such round trips before it sends a lost packet again. Then the peer may send as much as fits its distance: what
+/// has arrived and is not read yet is acknowledged, so that no send window bounds what a busy node would have to keep.
 pub(super) async fn get_acquainted(connection: Connection, turns: Arc<Semaphore>) {
+    ask_until_known(&connection, &turns).await;
+    let window = u32::try_from(2 * widest(least_round_trip(&connection))).expect("a few MiB");
+    connection.set_receive_window(VarInt::from_u32(window));
+}
+
+async fn ask_until_known(connection: &Connection, turns: &Semaphore) {
     let is_known =
-        || connection.rtt() <= least_round_trip(&connection).saturating_mul(2).saturating_add(UNCERTAINTY);
+        || connection.rtt() <= least_round_trip(connection).saturating_mul(2).saturating_add(UNCERTAINTY);
     for asked in 0..*QUESTIONS.end() {
         if asked >= *QUESTIONS.start() && is_known() {
             return;

@@ -13,7 +13,7 @@ use tidings_benches::table::{Table, quantiles};
 use tidings_benches::{key, resident, runtime, sized};
 
 use super::cluster::{message, mutual_tls, start_node, wait_until_formed};
-use super::relay::Faults;
+use super::relay::{Faults, Relay};
 
 /// In seconds, as the next.
 const IDLE_SECONDS: [u64; 2] = [2, 5];
@@ -21,7 +21,12 @@ const IDLE_SECONDS: [u64; 2] = [2, 5];
 const LOAD_SECONDS: [u64; 2] = [5, 20];
 /// How often every key is written before the overload: memory that was filled once is not yet that of a store in use.
 const CALM_ROUNDS: [u64; 2] = [3, 10];
+/// Round trips are averages: this long after what was written calmly, they are those of a node at rest.
+const RESTING_TIME: Duration = Duration::from_secs(2);
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
+/// What shows whether a link leads through the relay.
+const TRIAL_BYTES: usize = 10_000;
+const STARTS_MAX: usize = 20;
 /// Convergence that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The first samples under load are of streams and buffers that fill for the first time.
@@ -100,13 +105,7 @@ async fn watch(nodes: Vec<Node>, stop: Arc<AtomicBool>) -> Seen {
 }
 
 async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
-    // The slow one first: the others dial it, through its relay.
-    let faults = case.slow.map(|rate| (Faults { loss: 0.0, rate: Some(rate) }, 1));
-    let (slow, addr, relay) = start_node("n2", None, faults).await;
-    let (writer, ..) = start_node("n0", Some(addr), None).await;
-    let (other, ..) = start_node("n1", Some(addr), None).await;
-    let nodes = vec![writer, other, slow];
-    wait_until_formed(&nodes).await;
+    let (nodes, relay) = start(case).await;
     let mut downs: Vec<_> = nodes.iter().map(Node::member_events).collect();
     let (puts, busy) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let halt = Arc::new(AtomicBool::new(false));
@@ -126,9 +125,13 @@ async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
     };
     used.await.expect("the writer does not panic");
     converged(&nodes).await;
+    look_while(&nodes, tokio::time::sleep(RESTING_TIME)).await;
     let idle = look_while(&nodes, tokio::time::sleep(time(IDLE_SECONDS))).await;
+    let passed = || relay.as_ref().map_or(0, Relay::passed);
+    let passed_before = passed();
     overload.send(()).expect("the writer waits");
     let under_load = look_while(&nodes, tokio::time::sleep(time(LOAD_SECONDS))).await;
+    let through = (passed() - passed_before) as f64 / time(LOAD_SECONDS).as_secs_f64();
     halt.store(true, Ordering::Relaxed);
     writing.join().expect("it does not panic");
     let settled = converged(&nodes).await;
@@ -142,8 +145,42 @@ async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
         node.shutdown().await;
     }
     drop(relay);
+    if let Some(rate) = case.slow {
+        let what = format!("{}: what reached the slow one, of what can", case.name);
+        table.row(&what, "tidings", "", None, vec![through / rate]);
+    }
     let counts = (puts.load(Ordering::Relaxed), busy.load(Ordering::Relaxed), down);
     tell(table, case, idle, under_load, settled, counts)
+}
+
+/// A writer, another, and one that is slow.
+async fn start(case: &Case) -> (Vec<Node>, Option<Relay>) {
+    for _ in 0..STARTS_MAX {
+        // The slow one first: the others dial it, through its relay.
+        let faults = case.slow.map(|rate| (Faults { loss: 0.0, rate: Some(rate) }, 1));
+        let (slow, addr, relay) = start_node("n2", None, faults).await;
+        let (writer, ..) = start_node("n0", Some(addr), None).await;
+        let (other, ..) = start_node("n1", Some(addr), None).await;
+        let nodes = vec![writer, other, slow];
+        wait_until_formed(&nodes).await;
+        // Where both ends dial each other one link is kept, and it may be the one that goes past the relay.
+        let mut is_slow = true;
+        for node in &nodes[..2] {
+            let before = relay.as_ref().map_or(0, Relay::passed);
+            node.put("trial", vec![0; TRIAL_BYTES]).expect("it is acceptable");
+            converged(&nodes).await;
+            is_slow &= relay.as_ref().is_none_or(|relay| relay.passed() >= before + TRIAL_BYTES as u64);
+        }
+        nodes[0].delete("trial").expect("it is acceptable");
+        converged(&nodes).await;
+        if is_slow {
+            return (nodes, relay);
+        }
+        for node in nodes {
+            node.shutdown().await;
+        }
+    }
+    panic!("no link leads through the relay");
 }
 
 /// The floor of the round trips: one node that pushes to two, at rest and as fast as it can.

@@ -3,14 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use tokio::net::UdpSocket;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+/// All relays have a thread of their own: a network does not wait for the work of those that it connects.
+static NETWORK: LazyLock<Runtime> = LazyLock::new(|| {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads can be started")
+});
+
+/// A debt below it is carried on.
+const TIMER_ERROR: Duration = Duration::from_micros(100);
 
 /// What a relay does to packets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,17 +36,20 @@ pub(super) struct Faults {
 pub(super) struct Relay {
     addr: SocketAddr,
     target: Arc<OnceLock<SocketAddr>>,
+    passed: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
 }
 
 impl Relay {
     pub(super) async fn start(faults: Faults, seed: u64) -> Self {
-        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port is free"));
+        let binding = NETWORK.spawn(UdpSocket::bind("127.0.0.1:0"));
+        let socket = Arc::new(binding.await.expect("it does not panic").expect("a port is free"));
         let addr = socket.local_addr().expect("it is bound");
         let target = Arc::new(OnceLock::new());
+        let passed = Arc::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(socket, target.clone(), faults, seed));
-        Self { addr, target, _tasks: tasks }
+        tasks.spawn_on(run(socket, target.clone(), Arc::clone(&passed), faults, seed), NETWORK.handle());
+        Self { addr, target, passed, _tasks: tasks }
     }
 
     /// Where others reach what is behind it.
@@ -48,15 +61,29 @@ impl Relay {
     pub(super) fn lead_to(&self, target: SocketAddr) {
         self.target.set(target).expect("it leads to one place");
     }
+
+    /// How many bytes have come to the target.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
 }
 
 /// Towards the target; each sender gets a way back of its own.
-async fn run(front: Arc<UdpSocket>, target: Arc<OnceLock<SocketAddr>>, faults: Faults, seed: u64) {
+async fn run(
+    front: Arc<UdpSocket>,
+    target: Arc<OnceLock<SocketAddr>>,
+    passed: Arc<AtomicU64>,
+    faults: Faults,
+    seed: u64,
+) {
     let mut ways: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
     let (mut backs, mut gate) = (JoinSet::new(), Gate::new(faults, seed));
     let mut packet = vec![0; 65_536];
     loop {
-        let Ok((length, from)) = front.recv_from(&mut packet).await else { continue };
+        let waited = front.try_recv_from(&mut packet);
+        let has_waited = waited.is_ok();
+        let received = if has_waited { waited } else { front.recv_from(&mut packet).await };
+        let Ok((length, from)) = received else { continue };
         let Some(target) = target.get() else { continue };
         let way = if let Some(way) = ways.get(&from) {
             way.clone()
@@ -68,8 +95,9 @@ async fn run(front: Arc<UdpSocket>, target: Arc<OnceLock<SocketAddr>>, faults: F
             backs.spawn(run_back(way.clone(), front.clone(), from, gate));
             way
         };
-        if gate.lets_through(length).await {
+        if gate.lets_through(length, has_waited).await {
             _ = way.send(&packet[..length]).await;
+            passed.fetch_add(length as u64, Ordering::Relaxed);
         }
     }
 }
@@ -77,8 +105,11 @@ async fn run(front: Arc<UdpSocket>, target: Arc<OnceLock<SocketAddr>>, faults: F
 async fn run_back(way: Arc<UdpSocket>, front: Arc<UdpSocket>, to: SocketAddr, mut gate: Gate) {
     let mut packet = vec![0; 65_536];
     loop {
-        let Ok(length) = way.recv(&mut packet).await else { continue };
-        if gate.lets_through(length).await {
+        let waited = way.try_recv(&mut packet);
+        let has_waited = waited.is_ok();
+        let received = if has_waited { waited } else { way.recv(&mut packet).await };
+        let Ok(length) = received else { continue };
+        if gate.lets_through(length, has_waited).await {
             _ = front.send_to(&packet[..length], to).await;
         }
     }
@@ -95,15 +126,21 @@ impl Gate {
         Self { faults, random: ChaCha8Rng::seed_from_u64(seed), free_at: Instant::now() }
     }
 
-    async fn lets_through(&mut self, bytes: usize) -> bool {
+    /// Waits until the link has taken a packet, and answers whether it arrives. The time of one that has waited begins
+    /// where the one before it was taken, even if the relay comes to it later than that.
+    async fn lets_through(&mut self, bytes: usize, has_waited: bool) -> bool {
         if f64::from(self.random.next_u32()) < self.faults.loss * f64::from(u32::MAX) {
             return false;
         }
         if let Some(rate) = self.faults.rate {
-            self.free_at = self.free_at.max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate);
-            // Timers are good to a millisecond: a debt below that is carried on.
-            if self.free_at > Instant::now() + Duration::from_millis(1) {
-                tokio::time::sleep_until(self.free_at).await;
+            if !has_waited {
+                self.free_at = self.free_at.max(Instant::now());
+            }
+            self.free_at += Duration::from_secs_f64(bytes as f64 / rate);
+            // The runtime's timers are good to a millisecond only, in which some links take ten packets.
+            let debt = self.free_at.saturating_duration_since(Instant::now());
+            if debt > TIMER_ERROR {
+                _ = tokio::task::spawn_blocking(move || std::thread::sleep(debt)).await;
             }
         }
         true
