@@ -14,7 +14,7 @@ use super::congestion::least_round_trip;
 /// What a fast network takes in a microsecond.
 const BYTES_PER_MICRO: u64 = 100;
 /// Below, a round trip would carry too little to be worth its packets.
-const SEND_WINDOW_MIN: u64 = 8 << 10;
+const SEND_WINDOW_MIN: u64 = 6 << 10;
 /// What every network may have on its way, however near the peer is.
 const SEND_WINDOW_FAIR: u64 = 64 << 10;
 pub(super) const SEND_WINDOW_MAX: u64 = 2 << 20;
@@ -22,7 +22,7 @@ pub(super) const SEND_WINDOW_MAX: u64 = 2 << 20;
 /// that is waiting to be read.
 pub(super) const RECEIVE_WINDOW_FIRST: u32 = 2 * SEND_WINDOW_FAIR as u32;
 /// How much longer than twice the shortest a round trip may be before less is sent at a time.
-const QUEUE_TIME: Duration = Duration::from_millis(2);
+const QUEUE_TIME: Duration = Duration::from_millis(1);
 /// The window is fitted whenever a lane has sent so much.
 pub(super) const FIT_BYTES: usize = 32 << 10;
 
