@@ -53,6 +53,13 @@ impl Authority {
         paths
     }
 
+    /// From now on a node's files are those of another authority.
+    fn replace(&self, by: &Self, name: &str) {
+        for (from, to) in by.write(name, VALID).iter().zip(&self.paths(name)) {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
+
     fn security(&self, name: &str, years: (i32, i32)) -> Security {
         let [ca, certificate, key] = self.write(name, years);
         Security::ca(ca, certificate, key).unwrap()
@@ -93,11 +100,7 @@ async fn certificates_in_files_are_checked_and_read_again_without_a_restart() {
     assert!(matches!(&broken, SecurityError::File { path, .. } if path.ends_with("a.pem")), "{broken}");
     assert_eq!(a.status().peers.len(), 1);
     // Another authority from now on: the old link goes, and who has the new one comes.
-    let [ca, certificate, key] = stranger.write("a", VALID);
-    let own = authority.paths("a");
-    for (from, to) in [ca, certificate, key].iter().zip(&own) {
-        std::fs::copy(from, to).unwrap();
-    }
+    authority.replace(&stranger, "a");
     security.reload().unwrap();
     guarded(foreign.ready()).await.unwrap();
     guarded(async {
@@ -198,11 +201,15 @@ impl Raw {
     /// Connects, and sends this as its greeting.
     async fn greet(&self, node: &Node, bytes: &[u8]) -> quinn::Connection {
         let connection = self.connect(node).await;
+        Self::greet_over(&connection, bytes).await;
+        connection
+    }
+
+    async fn greet_over(connection: &quinn::Connection, bytes: &[u8]) {
         let (mut send, mut recv) = guarded(connection.open_bi()).await.unwrap();
         _ = send.write_all(bytes).await;
         _ = send.finish();
         _ = guarded(recv.read_to_end(1 << 20)).await;
-        connection
     }
 }
 
@@ -256,6 +263,21 @@ async fn who_does_not_greet_properly_is_refused_and_harms_nobody() {
     send.write_all(&[1]).await.unwrap();
     all_is_well(&a, &b).await;
     guarded(silent.closed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connects_before_its_certificate_is_refused_and_greets_only_afterwards_is_not_let_in() {
+    let (authority, next) = (Authority::new("before"), Authority::new("after"));
+    let security = authority.security("a", VALID);
+    let a = builder("a", security.clone(), &[]).start().await.unwrap();
+    let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
+    let linked = raw.greet(&a, &greeting("raw", now_ms())).await;
+    let waiting = raw.connect(&a).await;
+    authority.replace(&next, "a");
+    security.reload().unwrap();
+    let expected = guarded(linked.closed()).await;
+    Raw::greet_over(&waiting, &greeting("raw", now_ms())).await;
+    assert_eq!(guarded(waiting.closed()).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -301,6 +301,10 @@ fn join(
     let packet_bytes_max = connection.max_datagram_size().unwrap_or_default();
     core.replica.handle(now, Input::Met(id, &member, packet_bytes_max));
     drop(core);
+    // What is accepted may have changed since the handshake. A change from here on finds the link among the others.
+    if !network.security.accepts(&connection) {
+        close(&connection, CLOSE_SECURITY);
+    }
     tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "linked");
     tokio::spawn(get_acquainted(connection.clone(), network.questions.clone()));
     tokio::spawn(read(id, connection, network.happenings.clone()));
