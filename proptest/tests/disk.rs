@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tidings::{
@@ -92,6 +93,35 @@ async fn event(node: &Node, is_it: impl Fn(&NodeEvent) -> bool) -> NodeEvent {
         }
     })
     .await
+}
+
+/// As with a time limit around it, at any of the places where it waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_nobody_waits_for_any_more_gives_its_directory_back() {
+    let folder = Folder::new();
+    let dir = folder.at("a");
+    start("a", &[], &dir).await.shutdown().await;
+    for polls in 1..4 {
+        let mut starting = Box::pin(builder("a", &[]).data_dir(&dir).start());
+        let mut so_far = 0;
+        let begun = std::future::poll_fn(|cx| {
+            so_far += 1;
+            let polled = starting.as_mut().poll(cx);
+            if so_far == polls { Poll::Ready(polled) } else { polled.map(Poll::Ready) }
+        });
+        drop(guarded(begun).await);
+        drop(starting);
+        let again = async {
+            loop {
+                match builder("a", &[]).data_dir(&dir).start().await {
+                    Ok(node) => return node,
+                    Err(StartError::DataDirInUse { .. }) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        guarded(again).await.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

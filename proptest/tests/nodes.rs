@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::{
-    Builder, Config, Event, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions, Quorum, Security,
-    StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
+    Builder, Config, ElectionError, Event, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions,
+    Quorum, Security, StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
 };
 use tidings_proptest::{GUARD, guarded, refusal};
 use tokio::net::UdpSocket;
@@ -219,6 +219,44 @@ async fn a_closed_node_refuses_writes_ends_watches_and_still_answers_reads() {
     assert_eq!(clone.get("k").unwrap().value(), b"w");
     assert_eq!(clone.scan("").len(), 1);
     clone.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_shut_down_can_be_started_on_its_port_at_once() {
+    let b = start("b", &[]).await;
+    let mut addr = ([127, 0, 0, 1], 0).into();
+    for _ in 0..30 {
+        let a = builder("a", &[&b]).listen(addr).start().await.unwrap();
+        guarded(a.ready()).await.unwrap();
+        addr = a.addr();
+        guarded(a.shutdown()).await;
+    }
+}
+
+/// Otherwise a program that has several runtimes would wait in one of them for a node that is gone with another.
+#[test]
+fn every_wait_ends_with_the_runtime_that_a_node_lives_in() {
+    let (home, elsewhere) = [(); 2]
+        .map(|()| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap())
+        .into();
+    let node = home.block_on(async { start("a", &[]).await });
+    let mut config = Config::local();
+    config.voters = vec!["nobody".to_owned()];
+    let candidate = home.block_on(builder("b", &[]).config(config).start()).unwrap();
+    let (mut watch, mut events) = (node.watch("k").without_current(), node.events());
+    let receipt = node.put("l", "v").unwrap();
+    let waits = elsewhere.spawn(async move {
+        let watching = tokio::spawn(async move { watch.next().await });
+        let reading = tokio::spawn(async move { events.next().await });
+        let election = candidate.election("e");
+        tokio::join!(election.campaign("b"), receipt.seen_by(Quorum::Count(2), GUARD), watching, reading)
+    });
+    // The waits have begun, or begin with a node that is closed: both have to end.
+    drop(home);
+    let (campaign, seen, watched, event) = elsewhere.block_on(guarded(waits)).unwrap();
+    assert_eq!(campaign.unwrap_err(), ElectionError::Closed);
+    assert_eq!((seen, watched.unwrap(), event.unwrap()), (Err(WaitError::Closed), None, None));
+    elsewhere.block_on(guarded(node.shutdown()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 #[cfg(feature = "durable")]
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -229,6 +228,8 @@ impl Builder {
         let (wishes, asked) = mpsc::unbounded_channel();
         let is_alone = self.seeds.is_empty();
         let shared = Shared::new(self.name, run, addr, replica, wishes, is_alone, lease_time);
+        // From here on whoever does not wait for the end of this closes the node.
+        let node = Node::new(shared.clone());
         #[cfg(feature = "durable")]
         {
             let shared = shared.clone();
@@ -237,9 +238,9 @@ impl Builder {
         }
         let (happenings, received) = mpsc::channel(HAPPENINGS_MAX);
         let network = Network::new(shared.clone(), identity, security, endpoint, happenings, self.seeds);
-        tokio::spawn(driver::drive(Arc::clone(&shared), received));
+        tokio::spawn(driver::drive(shared, received));
         tokio::spawn(network.run(asked));
-        Ok(Node::new(shared))
+        Ok(node)
     }
 }
 

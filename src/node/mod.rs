@@ -373,6 +373,13 @@ impl Node {
         self.shared.close();
         let mut ended = self.shared.ended.subscribe();
         _ = ended.wait_for(|ended| *ended).await;
+        // The connections' tasks let go of the socket a little later.
+        let is_free = async {
+            while std::net::UdpSocket::bind(self.shared.addr).is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        _ = tokio::time::timeout(Duration::from_secs(1), is_free).await;
         self.shared.wait_for(|shared| shared.disk.has_ended().then_some(())).await;
     }
 

@@ -105,6 +105,7 @@ impl Network {
 
     /// Runs until the node is closed, then lets go of everything.
     pub(super) async fn run(self: Arc<Self>, mut wishes: mpsc::UnboundedReceiver<Wish>) {
+        let _ending = Ending(self.shared.clone());
         tokio::spawn(Self::follow_security(self.clone()));
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
@@ -152,7 +153,6 @@ impl Network {
         self.shared.let_go().into_values().for_each(Waker::wake);
         // So that the peers hear of it; but a peer that is gone must not hold this up.
         _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
-        self.shared.ended.send_replace(true);
     }
 
     pub(super) fn greeting(&self) -> Greeting {
@@ -314,6 +314,18 @@ impl Network {
                 }
             }
         }
+    }
+}
+
+/// The end of all waits, also of those in other runtimes if this one goes away under the node.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.end_leases();
+        self.0.let_go().into_values().for_each(Waker::wake);
+        self.0.ended.send_replace(true);
     }
 }
 

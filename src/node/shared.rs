@@ -142,11 +142,12 @@ impl Shared {
         if self.is_closed() {
             return None;
         }
-        if let Some(core) = self.lock_closed() {
-            return Some(core);
-        }
-        self.close();
-        None
+        let Some(core) = self.lock_closed() else {
+            self.close();
+            return None;
+        };
+        // Whoever closed the node while this waited for the lock finds nothing that was begun afterwards.
+        (!self.is_closed()).then_some(core)
     }
 
     /// Takes the lock before all who come later, and answers whether somebody else had it; `None` if the core has
@@ -339,12 +340,36 @@ mod tests {
     use crate::config::Config;
     use crate::replica::Setup;
 
-    #[test]
-    fn whoever_goes_first_has_the_lock_before_all_who_come_later() {
+    fn shared() -> Arc<Shared> {
         let (wishes, _) = mpsc::unbounded_channel();
         let replica = Replica::new(Setup::new(Config::lan(), 1));
         let addr = ([127, 0, 0, 1], 1).into();
-        let shared = Shared::new("n".to_owned(), 1, addr, replica, wishes, true, Duration::from_secs(1));
+        Shared::new("n".to_owned(), 1, addr, replica, wishes, true, Duration::from_secs(1))
+    }
+
+    #[test]
+    fn whoever_waited_for_the_lock_while_the_node_was_closed_does_not_get_it() {
+        for _ in 0..200 {
+            let shared = shared();
+            let begun = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                let held = shared.lock();
+                let late = scope.spawn(|| {
+                    begun.wait();
+                    shared.lock().is_none()
+                });
+                begun.wait();
+                std::thread::yield_now();
+                shared.close();
+                drop(held);
+                assert!(late.join().unwrap());
+            });
+        }
+    }
+
+    #[test]
+    fn whoever_goes_first_has_the_lock_before_all_who_come_later() {
+        let shared = shared();
         let order = Mutex::new(Vec::new());
         for _ in 0..200 {
             std::thread::scope(|scope| {
