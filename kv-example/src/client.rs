@@ -246,6 +246,11 @@ impl Stream {
             }
         }
     }
+
+    /// An event that is here already.
+    pub(crate) fn ready(&mut self) -> Option<Told> {
+        self.told.try_iter().flatten().next()
+    }
 }
 
 /// Reads events until the stream ends, or nobody wants them any more.

@@ -137,7 +137,7 @@ fn switch(State(app): &AppState, Path(node): &Path<String>, is_cut: bool) -> Res
 
 impl Demo {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        crate::runtime()?.block_on(self.serve())
+        crate::block_on(self.serve())
     }
 
     async fn serve(self) -> Result<(), Failure> {
@@ -152,11 +152,14 @@ impl Demo {
         let routes = routes_of_all(&nodes, &board);
         let serving = tokio::spawn(api::serve(listener, Guard::new(None), routes, CONNECTIONS_MAX, stop));
         explain(&nodes, http);
-        fill(&nodes[0], self.keys).await;
-        for (at, node) in nodes.iter().enumerate() {
-            tokio::spawn(work(node.clone(), at, board.clone()));
-            tokio::spawn(lead(node.clone()));
-        }
+        let busy = async {
+            fill(&nodes[0], self.keys).await;
+            for (at, node) in nodes.iter().enumerate() {
+                tokio::spawn(work(node.clone(), at, board.clone()));
+                tokio::spawn(lead(node.clone()));
+            }
+            std::future::pending::<()>().await;
+        };
         let over = async {
             match self.time {
                 Some(time) => tokio::time::sleep(time).await,
@@ -166,6 +169,7 @@ impl Demo {
         tokio::select! {
             () = end.recv() => {}
             () = over => {}
+            () = busy => {}
         }
         stopping.send_replace(true);
         let ending = async {
@@ -262,6 +266,9 @@ Ctrl-C ends it."
 /// Many keys, for a look at a full store.
 async fn fill(node: &Node, keys: usize) {
     for number in 0..keys {
+        if number % 1_000 == 0 {
+            tokio::task::yield_now().await;
+        }
         let key = format!("catalogue/{:02}/item-{number:06}", number % 100);
         while node.put(&key, format!("{{\"price\":{},\"stock\":{}}}", number * 7 % 991, number % 23)).is_err()
         {

@@ -29,7 +29,7 @@ const REQUEST: &[u8] = b"GET /v1/kv/bench/key HTTP/1.1\r\nhost: localhost\r\n\r\
 
 /// Measures, and prints a table.
 pub(crate) fn run(value_bytes: usize) -> Result<(), Failure> {
-    crate::runtime()?.block_on(measure(value_bytes))
+    crate::block_on(measure(value_bytes))
 }
 
 async fn measure(value_bytes: usize) -> Result<(), Failure> {

@@ -89,8 +89,12 @@ fn secret(out: Option<PathBuf>) -> Result<(), Failure> {
     written.map_err(|error| Failure::file(&path, &error))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+/// Runs this to its end. What it has left to others, as a snapshot that is being written, keeps nobody waiting.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
 }
 
 #[cfg(test)]

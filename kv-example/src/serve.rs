@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tidings::{Node, Security};
+use tidings::{Node, Security, SecurityError};
 use tokio::net::TcpListener;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -66,7 +66,7 @@ impl Serve {
         let colours = std::io::stderr().is_terminal();
         let log = tracing_subscriber::fmt().with_max_level(self.log).with_ansi(colours);
         log.with_writer(std::io::stderr).init();
-        crate::runtime()?.block_on(serve(settings))
+        crate::block_on(serve(settings))
     }
 }
 
@@ -84,7 +84,10 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let (mut end, mut reload) = (End::new()?, Reload::new()?);
     let config = settings.config()?;
     let value_bytes_max = config.value_bytes_max;
-    let node = start(&settings, name, &security, config).await?;
+    let node = tokio::select! {
+        started = start(&settings, name, &security, config) => started?,
+        () = end.recv() => return Ok(()),
+    };
     let cluster = settings.cluster.as_deref().unwrap_or("tidings");
     let mut app = App::new(&node, cluster, value_bytes_max, settings.watchers_max());
     app.snapshots = settings.data_dir.as_ref().map(|dir| dir.join("snapshots"));
@@ -166,23 +169,70 @@ async fn start(
 }
 
 /// Follows the secret file: what is new in it is accepted, its first line is presented, what is gone from it is
-/// refused. Whatever cannot be done is logged, and what was in force stays so.
+/// refused. If one of them cannot be used, that is logged, and what was in force stays so.
 fn rotate(settings: &Settings, security: &Security, accepted: &mut Vec<String>) {
     let secrets = match settings.secrets() {
         Ok(secrets) => secrets,
         Err(failure) => return eprintln!("kv-example: the secrets stay as they are: {failure}"),
     };
+    let not_used = |at: usize, error: SecurityError| {
+        eprintln!(
+            "kv-example: the secrets stay as they are: the one in line {} cannot be used: {error}",
+            at + 1
+        );
+    };
+    for (at, secret) in secrets.iter().enumerate() {
+        if let Err(error) = Security::secret(secret) {
+            return not_used(at, error);
+        }
+    }
     for (at, secret) in secrets.iter().enumerate() {
         let done = if at == 0 { security.present(secret) } else { security.accept(secret) };
         if let Err(error) = done {
-            return eprintln!("kv-example: line {} of the secrets is not used: {error}", at + 1);
+            return not_used(at, error);
+        }
+        if !accepted.contains(secret) {
+            accepted.push(secret.clone());
         }
     }
-    for gone in accepted.iter().filter(|old| !secrets.contains(old)) {
-        if let Err(error) = security.remove(gone) {
-            eprintln!("kv-example: an old secret stays accepted: {error}");
+    accepted.retain(|old| {
+        let is_removed = !secrets.contains(old) && security.remove(old).is_ok();
+        !is_removed
+    });
+    let accepted = accepted.len();
+    eprintln!("kv-example: read the secrets again: {accepted} accepted, the first is used");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_a_bad_secret_changes_nothing_and_no_secret_outlives_its_line() {
+        let folder = std::env::temp_dir().join(format!("tidings-rotate-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("secrets");
+        let settings = Settings { secret_file: Some(file.clone()), ..Settings::default() };
+        let [old, new, last] = ["the secret of this year", "the secret of the next", "that of the one after"];
+        let (security, mut accepted) = (Security::secret(old).unwrap(), vec![old.to_owned()]);
+        let mut read = |lines: &[&str]| {
+            std::fs::write(&file, lines.join("\n")).unwrap();
+            #[cfg(unix)]
+            {
+                let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+                std::fs::set_permissions(&file, private).unwrap();
+            }
+            rotate(&settings, &security, &mut accepted);
+            accepted.clone()
+        };
+        assert_eq!(read(&[new, "short"]), [old]);
+        assert_eq!(security.remove(new), Err(SecurityError::NotAccepted));
+        assert_eq!(security.remove(old), Err(SecurityError::InUse));
+        assert_eq!(read(&[new, old]), [old, new]);
+        assert_eq!(read(&[last]), [last]);
+        for gone in [old, new] {
+            assert_eq!(security.remove(gone), Err(SecurityError::NotAccepted));
         }
+        std::fs::remove_dir_all(folder).unwrap();
     }
-    eprintln!("kv-example: read the secrets again: {} accepted, the first is used", secrets.len());
-    *accepted = secrets;
 }

@@ -29,7 +29,7 @@ fn the_page_shows_keys_and_nodes_and_is_used_by_keyboard() {
     page.wait("document.getElementById('line').textContent === 'live'");
 
     // A key put through the command line, on the other node.
-    b.line(&["put", "greeting", "hello from b", "--wait", "all"]);
+    b.line(&["put", "greeting", "hello from b", "--wait", "all", "--timeout", "60s"]);
     page.wait("[...document.querySelectorAll('.row')].some(row => row.innerText.includes('hello from b') && row.innerText.includes('b'))");
     a.line(&["put", "limits/max", "100"]);
     page.wait("keys.size >= 2");

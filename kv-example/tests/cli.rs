@@ -129,6 +129,32 @@ fn a_watch_prints_runs_commands_and_ends_when_told() {
 }
 
 #[test]
+fn a_command_that_takes_long_is_run_for_the_last_of_the_changes_meanwhile() {
+    let node = serve("a", &[], &[]);
+    let folder = folder("folding");
+    let (out, go) = (folder.join("out"), folder.join("go"));
+    let script = format!(
+        "cat >> {}; echo >> {0}; while ! test -e {}; do sleep 0.01; done",
+        out.display(),
+        go.display()
+    );
+    let mut watch = program();
+    watch.args(["watch", "k", "--exact", "--", "sh", "-c", &script]).env("TIDINGS_NODE", &node.http);
+    let mut watch = watch.spawn().unwrap();
+    let run_for = || std::fs::read_to_string(&out).unwrap_or_default();
+    node.line(&["put", "k", "first"]);
+    eventually("it is run for the first", || run_for() == "first\n");
+    for number in 0..30 {
+        node.line(&["put", "k", &number.to_string()]);
+    }
+    std::fs::write(&go, "").unwrap();
+    eventually("it is run for the last", || run_for().ends_with("\n29\n"));
+    assert!(run_for().lines().count() < 20, "{}", run_for());
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
 fn a_dump_is_loaded_elsewhere_and_loading_it_again_writes_nothing() {
     let (a, b) = (serve("a", &[], &[]), serve("b", &[], &[]));
     for number in 0..30 {

@@ -116,11 +116,27 @@ fn a_listing_comes_page_by_page_and_in_order() {
 }
 
 #[test]
+fn a_page_with_large_values_is_shorter_and_the_next_goes_on_behind_it() {
+    let node = serve("a", &[], &[]);
+    let value = vec![b'x'; 900_000];
+    for number in 0..12 {
+        assert_eq!(put(&node.http, &format!("/v1/kv/large/{number:02}"), &value).status, 200);
+    }
+    let first = get(&node.http, "/v1/kv?values=true").json();
+    let next = first["next"].as_str().unwrap();
+    let rest = get(&node.http, &format!("/v1/kv?values=false&after={next}")).json();
+    let count = |page: &Value| page["entries"].as_array().unwrap().len();
+    assert!((1..12).contains(&count(&first)) && count(&first) + count(&rest) == 12, "{}", count(&first));
+    let dumped = node.run(&["dump"]);
+    assert_eq!(String::from_utf8(dumped.stdout).unwrap().lines().count(), 12);
+}
+
+#[test]
 fn a_write_can_wait_for_others_and_a_time_to_live_passes() {
     let a = serve("a", &[], &[]);
     let b = serve("b", &[&a.addr], &[]);
     eventually("b is ready", || get(&b.http, "/readyz").status == 200);
-    assert_eq!(put(&a.http, "/v1/kv/k?wait=all&timeout=30s", b"v").status, 200);
+    assert_eq!(put(&a.http, "/v1/kv/k?wait=all&timeout=60s", b"v").status, 200);
     assert_eq!(get(&b.http, "/v1/kv/k").body, b"v", "who confirmed it has it");
     let unconfirmed = put(&a.http, "/v1/kv/k?wait=3&timeout=50ms", b"w");
     assert_eq!((unconfirmed.status, unconfirmed.json()["code"].as_str()), (504, Some("unconfirmed")));
@@ -138,9 +154,12 @@ fn sets_and_counters_agree_on_all_nodes() {
     let b = serve("b", &[&a.addr], &[]);
     eventually("b is ready", || get(&b.http, "/readyz").status == 200);
     for element in ["x", "y%2Fz", "w"] {
-        assert_eq!(put(&a.http, &format!("/v1/sets/banned/{element}?wait=all"), b"").status, 200);
+        assert_eq!(put(&a.http, &format!("/v1/sets/banned/{element}?wait=all&timeout=60s"), b"").status, 200);
     }
-    assert_eq!(ask("DELETE", &format!("{}/v1/sets/banned/x?wait=all", b.http), &[], b"").status, 200);
+    assert_eq!(
+        ask("DELETE", &format!("{}/v1/sets/banned/x?wait=all&timeout=60s", b.http), &[], b"").status,
+        200
+    );
     for http in [&a.http, &b.http] {
         assert_eq!(get(http, "/v1/sets/banned").json()["elements"], serde_json::json!(["w", "y/z"]));
         assert_eq!(
@@ -150,8 +169,9 @@ fn sets_and_counters_agree_on_all_nodes() {
     }
     let page = get(&a.http, "/v1/sets/banned?limit=1").json();
     assert_eq!((&page["elements"][0], &page["next"]), (&"w".into(), &"w".into()));
-    ask("POST", &format!("{}/v1/counters/hits?by=5&wait=all", a.http), &[], b"");
-    let stepped = ask("POST", &format!("{}/v1/counters/hits?by=-2&wait=all", b.http), &[], b"");
+    let stepped = ask("POST", &format!("{}/v1/counters/hits?by=5&wait=all&timeout=60s", a.http), &[], b"");
+    assert_eq!(stepped.status, 200);
+    let stepped = ask("POST", &format!("{}/v1/counters/hits?by=-2&wait=all&timeout=60s", b.http), &[], b"");
     assert_eq!(stepped.json()["value"], 3);
     assert_eq!(get(&a.http, "/v1/counters/hits").json()["value"], 3);
 }
@@ -169,9 +189,17 @@ fn a_watch_resumes_where_it_was_and_says_so_when_it_cannot() {
     let resumed = events(&url, Some(&first[0].1), |name, _| name == "delete");
     assert_eq!(resumed.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["put", "delete"]);
     assert_eq!(resumed[0].2["key"], "w/2");
+    // One without the current values says where it begins, so that nothing is lost before its first change either.
+    let begun = events(&format!("{url}&current=false"), None, |name, _| name == "begun");
+    put(&node.http, "/v1/kv/w/3", b"three");
+    let resumed = events(&format!("{url}&current=false"), Some(&begun[0].1), |name, _| name == "put");
+    assert_eq!((resumed.len(), &resumed[0].2["key"]), (1, &"w/3".into()));
     let foreign = "0123456789abcdef-0000000000000001";
     let anew = events(&url, Some(foreign), |name, _| name == "current");
-    assert_eq!(anew.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["resync", "put", "current"]);
+    assert_eq!(
+        anew.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(),
+        ["resync", "put", "put", "current"]
+    );
 }
 
 #[test]
@@ -196,22 +224,23 @@ fn streams_are_limited_and_places_come_back() {
 fn who_is_there_what_is_held_and_the_metrics_are_told() {
     let a = serve("a", &[], &["--meta", "zone=eu-1", "--cluster", "c1"]);
     let b = serve("b", &[&a.addr], &["--cluster", "c1"]);
-    eventually("both know each other", || {
+    eventually("b is ready", || get(&b.http, "/readyz").status == 200);
+    eventually("they know each other, the node itself first", || {
         let members = get(&b.http, "/v1/members").json();
-        members["members"].as_array().unwrap().len() == 2 && get(&b.http, "/readyz").status == 200
+        let told =
+            |at: usize| (members["members"][at]["name"].as_str(), members["members"][at]["state"].as_str());
+        told(0) == (Some("b"), Some("alive"))
+            && told(1) == (Some("a"), Some("alive"))
+            && members["members"][1]["meta"]["zone"] == "eu-1"
     });
-    let members = get(&b.http, "/v1/members").json();
-    let names: Vec<&Value> = members["members"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
-    assert_eq!(names, ["b", "a"], "the node itself first");
-    assert_eq!(members["members"][1]["state"], "alive");
-    eventually("a's metadata", || get(&b.http, "/v1/members").json()["members"][1]["meta"]["zone"] == "eu-1");
-    put(&a.http, "/v1/kv/k?wait=all", b"value");
+    let written = put(&a.http, "/v1/kv/k?wait=all&timeout=60s", b"value");
+    assert_eq!(written.status, 200);
     let (of_a, of_b) = (get(&a.http, "/v1/status").json(), get(&b.http, "/v1/status").json());
     assert_eq!((&of_a["cluster"], &of_a["store"]["entries"]), (&"c1".into(), &1.into()));
     assert_eq!(of_a["store"]["root"], of_b["store"]["root"]);
     assert_eq!(get(&a.http, "/v1/kv/k?meta=true").json()["writer"], "a");
     assert_eq!(get(&a.http, "/healthz").status, 200);
-    let metrics = String::from_utf8(get(&a.http, "/metrics").body).unwrap();
+    let metrics = || String::from_utf8(get(&a.http, "/metrics").body).unwrap();
     for line in [
         "tidings_ready 1",
         "tidings_entries 1",
@@ -219,8 +248,9 @@ fn who_is_there_what_is_held_and_the_metrics_are_told() {
         "tidings_peer_lag_changes{peer=\"b\"}",
         "# TYPE tidings_sync_sent_bytes_total counter",
     ] {
-        assert!(metrics.contains(line), "{line} in\n{metrics}");
+        eventually(line, || metrics().contains(line));
     }
+    let metrics = metrics();
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap();
         assert!(name.starts_with("tidings_") && value.parse::<f64>().is_ok(), "{line}");

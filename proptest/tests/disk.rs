@@ -327,6 +327,41 @@ async fn a_snapshot_starts_a_node_where_no_peer_can_be_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_that_are_taken_at_the_same_time_do_not_touch_each_other() {
+    let folder = Folder::new();
+    let a = start("a", &[], &folder.at("a")).await;
+    let value = vec![b'x'; 10_000];
+    for number in 0..500 {
+        a.put(format!("k/{number}"), &value).unwrap();
+    }
+    let beside = folder.at("s.tmp");
+    fs::write(&beside, "somebody else's").unwrap();
+    let files = ["s.1", "s.2", "s.3", "s.3"].map(|name| folder.at(name));
+    let mut snapshots = tokio::task::JoinSet::new();
+    for file in files.clone() {
+        let a = a.clone();
+        snapshots.spawn(async move { a.snapshot(file).await });
+    }
+    assert!(guarded(snapshots.join_all()).await.iter().all(Result::is_ok));
+    for file in &files {
+        let restored = builder("b", &[]).restore(file).start().await.unwrap();
+        assert_eq!(restored.len(), 500);
+    }
+    assert_eq!(fs::read(beside).unwrap(), b"somebody else's");
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 5, "and nothing else is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_the_disk_of_a_node_that_panics_is_told_of_its_end() {
+    let folder = Folder::new();
+    let a = start("a", &[], &folder.at("a")).await;
+    let receipt = a.put("k", "v").unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| a.panic_inside()));
+    assert!(panicked.is_err());
+    assert_eq!(guarded(receipt.durable()).await, Err(WaitError::Closed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_snapshot_is_refused_wherever_the_damage_is() {
     let folder = Folder::new();
     let file = folder.at("snapshot");

@@ -165,6 +165,16 @@ async fn each_stranger_is_refused_for_its_own_reason() {
         assert!(node.status().peers.is_empty());
     }
     assert!(a.status().peers.is_empty());
+    // And the one who refuses is told what the strangers have.
+    let told = [
+        PeerRefusal::Cluster { theirs: "else".to_owned() },
+        PeerRefusal::AppVersion { theirs: "1".to_owned() },
+    ];
+    let mut events = a.events();
+    for expected in told {
+        let is_expected = |event: &NodeEvent| matches!(event, NodeEvent::PeerRefused { by_us: true, refusal, .. } if *refusal == expected);
+        while !is_expected(&guarded(events.next()).await.expect("the node is open")) {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,30 +243,44 @@ async fn a_node_that_was_shut_down_can_be_started_on_its_port_at_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_panics_over_a_version_does_not_accept_it_and_may_the_next_time() {
+    let a = builder("a", &[]).app_version("new").start().await.unwrap();
+    let has_panicked = std::sync::atomic::AtomicBool::new(false);
+    let accepts = move |version: &str| {
+        assert!(has_panicked.swap(true, std::sync::atomic::Ordering::Relaxed), "what is {version}?");
+        true
+    };
+    let b = builder("b", &[&a]).accepts_version(accepts).start().await.unwrap();
+    assert_eq!(refusal(&b).await, PeerRefusal::AppVersion { theirs: "new".to_owned() });
+    guarded(b.ready()).await.unwrap();
+}
+
 /// Otherwise a program that has several runtimes would wait in one of them for a node that is gone with another.
 #[test]
 fn every_wait_ends_with_the_runtime_that_a_node_lives_in() {
-    let (home, elsewhere) = [(); 2]
-        .map(|()| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap())
-        .into();
-    let node = home.block_on(async { start("a", &[]).await });
+    use tokio::runtime::Builder as Runtime;
+    let elsewhere = Runtime::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut config = Config::local();
     config.voters = vec!["nobody".to_owned()];
-    let candidate = home.block_on(builder("b", &[]).config(config).start()).unwrap();
-    let (mut watch, mut events) = (node.watch("k").without_current(), node.events());
-    let receipt = node.put("l", "v").unwrap();
-    let waits = elsewhere.spawn(async move {
-        let watching = tokio::spawn(async move { watch.next().await });
-        let reading = tokio::spawn(async move { events.next().await });
-        let election = candidate.election("e");
-        tokio::join!(election.campaign("b"), receipt.seen_by(Quorum::Count(2), GUARD), watching, reading)
-    });
-    // The waits have begun, or begin with a node that is closed: both have to end.
-    drop(home);
-    let (campaign, seen, watched, event) = elsewhere.block_on(guarded(waits)).unwrap();
-    assert_eq!(campaign.unwrap_err(), ElectionError::Closed);
-    assert_eq!((seen, watched.unwrap(), event.unwrap()), (Err(WaitError::Closed), None, None));
-    elsewhere.block_on(guarded(node.shutdown()));
+    // In a runtime of one thread, what a start has begun is not even begun when it is over.
+    for mut home in [Runtime::new_multi_thread(), Runtime::new_current_thread()] {
+        let home = home.worker_threads(1).enable_all().build().unwrap();
+        let node = home.block_on(builder("a", &[]).config(config.clone()).start()).unwrap();
+        let (mut watch, mut events) = (node.watch("k").without_current(), node.events());
+        let (receipt, election) = (node.put("l", "v").unwrap(), node.election("e"));
+        let waits = elsewhere.spawn(async move {
+            let watching = tokio::spawn(async move { watch.next().await });
+            let reading = tokio::spawn(async move { events.next().await });
+            tokio::join!(election.campaign("b"), receipt.seen_by(Quorum::Count(2), GUARD), watching, reading)
+        });
+        // The waits have begun, or begin with a node that is closed: both have to end.
+        drop(home);
+        let (campaign, seen, watched, event) = elsewhere.block_on(guarded(waits)).unwrap();
+        assert_eq!(campaign.unwrap_err(), ElectionError::Closed);
+        assert_eq!((seen, watched.unwrap(), event.unwrap()), (Err(WaitError::Closed), None, None));
+        elsewhere.block_on(guarded(node.shutdown()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -544,6 +568,35 @@ async fn a_writer_that_outruns_its_peers_is_told_so_and_waits_until_they_have_ca
     };
     last.seen_by(Quorum::All, GUARD).await.unwrap();
     assert_eq!(b.len(), written + 2);
+}
+
+/// Where one thread does everything, a wait that ends too early never lets the node work.
+#[tokio::test]
+async fn whoever_was_refused_because_the_cluster_is_behind_is_told_to_go_on_only_when_there_is_room() {
+    let mut config = Config::local();
+    config.lag_bytes_max = 64 << 10;
+    let a = builder("a", &[]).config(config).start().await.unwrap();
+    let b = start("b", &[&a]).await;
+    let value = vec![b'x'; 32 << 10];
+    for busy in 0..20 {
+        let mut written = 0;
+        while a.put("k", &value).is_ok() {
+            written += 1;
+            if written % 4 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        tokio::select! {
+            biased;
+            // Nobody else writes, and the node has not worked meanwhile.
+            room = a.writable() => {
+                room.unwrap();
+                a.put("k", &value).unwrap();
+            }
+            () = std::future::ready(()) => guarded(a.writable()).await.unwrap(),
+        }
+        assert_eq!(b.len(), 1, "after {busy}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -46,14 +46,15 @@ impl Election {
         Ok(())
     }
 
-    /// One user less.
-    pub(crate) fn unobserve(&mut self, name: &str) {
-        if let Some(view) = self.views.get_mut(name) {
-            view.users -= 1;
-            if view.users == 0 {
-                self.views.remove(name);
-            }
+    /// One user less; answers whether it was the last.
+    pub(crate) fn unobserve(&mut self, name: &str) -> bool {
+        let Some(view) = self.views.get_mut(name) else { return true };
+        view.users -= 1;
+        let is_last = view.users == 0;
+        if is_last {
+            self.views.remove(name);
         }
+        is_last
     }
 
     /// Who leads, if that is observed and known.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 #[cfg(feature = "durable")]
 use super::disk;
-use super::network::{Network, bind};
+use super::network::{Ending, Network, bind};
 use super::peers::Identity;
 use super::security::{Security, check_name};
 use super::shared::Shared;
@@ -238,8 +238,8 @@ impl Builder {
         }
         let (happenings, received) = mpsc::channel(HAPPENINGS_MAX);
         let network = Network::new(shared.clone(), identity, security, endpoint, happenings, self.seeds);
+        tokio::spawn(network.run(asked, Ending(shared.clone())));
         tokio::spawn(driver::drive(shared, received));
-        tokio::spawn(network.run(asked));
         Ok(node)
     }
 }

@@ -54,8 +54,10 @@ impl DiskLink {
     /// Somebody waits until it is safe, or for the end.
     pub(super) fn want(&self) {
         let Some(thread) = self.thread.get() else { return };
-        self.has_work.store(true, Ordering::Release);
-        if !self.is_wanted.swap(true, Ordering::AcqRel) {
+        let had_work = self.has_work.swap(true, Ordering::AcqRel);
+        let was_wanted = self.is_wanted.swap(true, Ordering::AcqRel);
+        // What somebody said before may have been heard only in part.
+        if !(had_work && was_wanted) {
             thread.unpark();
         }
     }
@@ -67,5 +69,26 @@ impl DiskLink {
     /// The directory is free for others, or there is none.
     pub(super) fn has_ended(&self) -> bool {
         !self.is_there() || self.has_ended.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_wish_is_heard_although_an_earlier_one_was_heard_only_in_part() {
+        let link = DiskLink::default();
+        link.thread.set(std::thread::current()).unwrap();
+        // Somebody wished for a sync just as the thread had looked for wishes, and not yet for work.
+        link.want();
+        std::thread::park();
+        link.has_work.store(false, Ordering::Release);
+        link.want();
+        let (began, patience) = (Instant::now(), Duration::from_secs(60));
+        std::thread::park_timeout(patience);
+        assert!(began.elapsed() < patience, "the thread sleeps on");
     }
 }

@@ -284,9 +284,38 @@ impl Drop for Observer {
     fn drop(&mut self) {
         let Some(mut core) = self.shared.lock() else { return };
         let Core { replica, elections, .. } = &mut *core;
-        replica.unobserve(&self.name);
-        if elections.leaders.get(&self.name).is_some_and(|sender| sender.receiver_count() == 1) {
+        // Not by the receivers: those of others that are just being dropped are still there.
+        if replica.unobserve(&self.name) {
             elections.leaders.remove(&self.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::members::Member;
+    use crate::replica::Setup;
+
+    #[test]
+    fn observers_that_go_at_the_same_time_leave_nothing_that_a_later_one_would_take_for_the_truth() {
+        let mut config = Config::lan();
+        config.voters = vec!["a".to_owned()];
+        let addr = ([127, 0, 0, 1], 1).into();
+        let mut setup = Setup::new(config, 1);
+        setup.member = Some(Member::new("n".to_owned(), 1, addr));
+        let (wishes, _) = tokio::sync::mpsc::unbounded_channel();
+        let lease_time = Duration::from_secs(1);
+        let shared = Shared::new("n".to_owned(), 1, addr, Replica::new(setup), wishes, true, lease_time);
+        let election = Election::new(&shared, "e".to_owned());
+        let observers = [election.observe().unwrap(), election.observe().unwrap()];
+        // Their receivers go when nobody has the lock any more.
+        let receivers = observers.each_ref().map(|observer| observer.leader.clone());
+        shared.lock().unwrap().elections.leader("e", None);
+        drop(observers);
+        drop(receivers);
+        let later = election.observe().unwrap();
+        assert_eq!(*later.leader.borrow(), Sighting::Unknown);
     }
 }

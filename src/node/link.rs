@@ -4,6 +4,7 @@
 //! learns of its refusal only then.
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -140,7 +141,7 @@ pub(super) async fn greet(
     };
     if let Some(answer) = judge(network, &connection, &theirs).await {
         close(&connection, CLOSE_REFUSED);
-        return Err(refused(true, refusal_of(answer)));
+        return Err(refused_for(answer, &theirs));
     }
     let linked = join(network, connection, &theirs, true);
     if let Some(mut core) = network.shared.lock() {
@@ -169,10 +170,18 @@ pub(super) async fn welcome(network: &Arc<Network>, connection: Connection) -> R
     // The peer closes when it has read the answer.
     _ = timeout(GREETING_TIME_MAX, connection.closed()).await;
     close(&connection, CLOSE_REFUSED);
-    Err(match verdict {
-        Answer::Itself => NoLink::Itself,
-        verdict => refused(true, refusal_of(verdict)),
-    })
+    Err(refused_for(verdict, &theirs))
+}
+
+/// What it means here that a peer was answered like this. The answer tells it what this node has; here counts what it has.
+fn refused_for(answer: Answer, theirs: &Greeting) -> NoLink {
+    let answer = match answer {
+        Answer::Itself => return NoLink::Itself,
+        Answer::Cluster(_) => Answer::Cluster(theirs.cluster.clone()),
+        Answer::AppVersion(_) => Answer::AppVersion(theirs.app_version.clone()),
+        answer => answer,
+    };
+    refused(true, refusal_of(answer))
 }
 
 async fn read_message<T: bincode::Decode<()>>(
@@ -201,7 +210,9 @@ async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) ->
     if !Security::names(connection).contains(&theirs.name) {
         return Some(Answer::NotTheCertificates);
     }
-    if !(identity.accepts_version)(&theirs.app_version) {
+    // A program that panics over what a peer calls itself does not accept it.
+    let accepts = AssertUnwindSafe(|| (identity.accepts_version)(&theirs.app_version));
+    if !catch_unwind(accepts).unwrap_or(false) {
         return Some(Answer::AppVersion(identity.app_version.clone()));
     }
     let apart = wall().abs_diff(Duration::from_millis(theirs.wall_ms));
@@ -233,8 +244,8 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection)
         // At one address there is one process: the newcomer is there now.
         if let Some(old) = old.filter(|old| old.addr != addr) {
             shared.wish(Wish::Member(old));
-            let is_linked = |_: &Shared| holder().map(|_| ());
-            _ = timeout(HOLDER_TIME_MAX, shared.wait_for(is_linked)).await;
+            let is_over = |shared: &Shared| (shared.is_closed() || holder().is_some()).then_some(());
+            _ = timeout(HOLDER_TIME_MAX, shared.wait_for(is_over)).await;
         }
     }
     let Some(connection) = holder() else { return false };
@@ -243,7 +254,7 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection)
     // An empty datagram is no message; but a live node acknowledges it.
     _ = connection.send_datagram(Bytes::new());
     let answered = async {
-        while heard() == before {
+        while heard() == before && connection.close_reason().is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -338,10 +349,12 @@ async fn write(
         if stream.write_chunk(frame.into()).await.is_err() {
             return;
         }
-        if flow.drained.fetch_add(bytes, Ordering::Relaxed) == 0 {
+        let drained = flow.drained.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if drained == bytes {
             shared.drained().push(id);
         }
-        if flow.queued.fetch_sub(bytes, Ordering::Relaxed) >= WINDOW_BYTES {
+        // So much is on its way as far as the replica knows.
+        if flow.queued.fetch_sub(bytes, Ordering::Relaxed) - bytes + drained >= WINDOW_BYTES {
             shared.poke.notify_one();
         }
     }

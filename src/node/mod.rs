@@ -322,10 +322,15 @@ impl Node {
     /// If the node is closed.
     pub async fn writable(&self) -> Result<(), WaitError> {
         let is_writable = |shared: &Shared| {
-            if shared.is_closed() {
-                return Some(Err(WaitError::Closed));
+            let Some(core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
+            if !core.replica.is_busy(shared.now()) {
+                return Some(Ok(()));
             }
-            (!shared.is_busy.load(Ordering::Relaxed)).then_some(Ok(()))
+            // Whoever waits is told of the change back, also if the driver has not seen this one yet.
+            shared.is_busy.store(true, Ordering::Relaxed);
+            drop(core);
+            shared.poke.notify_one();
+            None
         };
         self.shared.wait_for(is_writable).await
     }
@@ -385,7 +390,7 @@ impl Node {
 
     /// Writes everything that this node holds, as of one instant, into a file, from which a node can be started where
     /// no peer can be reached: see [`Builder::restore`]. Writers do not wait for it. The file appears when it is whole
-    /// and safe.
+    /// and safe; until then there is another beside it, whose name ends in `.tmp`.
     ///
     /// # Errors
     /// See [`SnapshotError`]; what stood at the path before stands there still.

@@ -1,8 +1,9 @@
 //! The endpoint: dials whom the core wants to be linked with, and lets in who belongs to the cluster.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub(super) struct Network {
     pub(super) questions: Arc<Semaphore>,
     reported: Cache<String, ()>,
     no_hosts: Cache<String, ()>,
+    /// Seeds whose addresses are being asked for: the system may take long to answer.
+    resolving: Mutex<BTreeSet<String>>,
     /// Addresses that lead to this node.
     itself: Cache<SocketAddr, ()>,
 }
@@ -99,13 +102,13 @@ impl Network {
             questions,
             reported,
             no_hosts,
+            resolving: Mutex::default(),
             itself,
         })
     }
 
     /// Runs until the node is closed, then lets go of everything.
-    pub(super) async fn run(self: Arc<Self>, mut wishes: mpsc::UnboundedReceiver<Wish>) {
-        let _ending = Ending(self.shared.clone());
+    pub(super) async fn run(self: Arc<Self>, mut wishes: mpsc::UnboundedReceiver<Wish>, _ending: Ending) {
         tokio::spawn(Self::follow_security(self.clone()));
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
@@ -222,7 +225,16 @@ impl Network {
 
     /// Tries all addresses of a seed that lead to nobody linked yet.
     async fn seek(self: Arc<Self>, seed: String) {
-        match self.resolve(&seed).await {
+        if !self.resolving().insert(seed.clone()) {
+            return;
+        }
+        let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
+        let resolved = tokio::select! {
+            () = closed => return,
+            resolved = self.resolve(&seed) => resolved,
+        };
+        self.resolving().remove(&seed);
+        match resolved {
             Ok(addrs) => {
                 for addr in addrs {
                     tokio::spawn(Self::reach(self.clone(), addr, Some(seed.clone())));
@@ -238,10 +250,10 @@ impl Network {
     /// Tries once to be linked with whoever is at an address. The core asks again if that is needed.
     pub(super) async fn reach(self: Arc<Self>, addr: SocketAddr, seed: Option<String>) {
         let begin = |core: &mut Core| !core.peers.is_linked(addr) && core.peers.dialling.insert(addr);
-        // Whoever begins has to end: nothing may stand between this and the dialling.
         if self.itself.contains_key(&addr) || !self.shared.lock().is_some_and(|mut core| begin(&mut core)) {
             return;
         }
+        let _dialling = Dialling(&self.shared, addr);
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         let dialled = async {
             let turn = self.dials.acquire().await.expect("it is never closed");
@@ -255,16 +267,17 @@ impl Network {
             dialled.await
         };
         tokio::select! {
-            () = closed => return,
+            () = closed => {}
             dialled = dialled => match dialled {
                 Err(NoLink::Itself) => self.itself.insert(addr, ()),
                 Err(why) => self.report_no_link(addr, seed.as_deref(), why),
                 Ok(()) => {}
             }
         }
-        if let Some(mut core) = self.shared.lock() {
-            core.peers.dialling.remove(&addr);
-        }
+    }
+
+    fn resolving(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.resolving.lock().expect("nothing panics while it changes")
     }
 
     async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<(), NoLink> {
@@ -317,8 +330,19 @@ impl Network {
     }
 }
 
+/// An address that is being dialled: while this is there, not a second time.
+struct Dialling<'a>(&'a Shared, SocketAddr);
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        if let Some(mut core) = self.0.lock() {
+            core.peers.dialling.remove(&self.1);
+        }
+    }
+}
+
 /// The end of all waits, also of those in other runtimes if this one goes away under the node.
-struct Ending(Arc<Shared>);
+pub(super) struct Ending(pub(super) Arc<Shared>);
 
 impl Drop for Ending {
     fn drop(&mut self) {

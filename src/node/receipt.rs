@@ -71,7 +71,7 @@ impl Receipt {
         #[cfg(feature = "metrics")]
         let wait = super::metrics::Wait::begin();
         let is_durable = |shared: &Shared| {
-            let core = shared.lock_closed()?;
+            let Some(core) = shared.lock_closed() else { return Some(Err(WaitError::Closed)) };
             let safe = core.replica.durable();
             let head = core.replica.head();
             drop(core);

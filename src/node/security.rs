@@ -166,7 +166,7 @@ impl Security {
 
     /// Certificates of an authority of one's own, as PEM files: the authorities that are trusted, the node's
     /// certificate with those that lead to its authority, and its key. The node's name must be among the DNS names
-    /// of its certificate.
+    /// of its certificate, which has to be good for servers and for clients.
     ///
     /// # Errors
     /// If a file cannot be read or does not hold what it should; the error names it.

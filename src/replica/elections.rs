@@ -70,11 +70,9 @@ impl Replica {
         self.in_elections(now, |election| election.observe(now, name))
     }
 
-    /// Ends one [`Replica::observe`].
-    pub fn unobserve(&mut self, name: &str) {
-        if let Some(election) = &mut self.election {
-            election.unobserve(name);
-        }
+    /// Ends one [`Replica::observe`], and answers whether it was the last of that name.
+    pub fn unobserve(&mut self, name: &str) -> bool {
+        self.election.as_mut().is_none_or(|election| election.unobserve(name))
     }
 
     /// Who holds a lease that is observed, as far as that is known.

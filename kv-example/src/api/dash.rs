@@ -3,7 +3,7 @@
 //! Keys come as a watch tells them, in batches, resumable like any watch. What is said about the node is said whole
 //! each time, and short histories follow with cursors. A page that reads slowly is told less, never wrong.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +128,7 @@ impl Dashboard {
 
     /// Reads what the watch has, up to one batch. None once the node is closed.
     fn read_keys(&mut self) -> Option<()> {
-        let (mut rows, mut gone) = (Vec::new(), Vec::new());
+        let (mut rows, mut gone) = (Vec::new(), BTreeSet::new());
         let mut last = None;
         let (mut is_current, mut is_cut) = (false, false);
         self.is_behind = true;
@@ -141,6 +141,8 @@ impl Dashboard {
             last = event.revision().or(last);
             match event {
                 WatchEvent::Put(entry) => {
+                    // The page takes what is gone away last.
+                    gone.remove(entry.key());
                     let told = self.initial.as_mut().map(|told| {
                         *told += 1;
                         *told
@@ -150,7 +152,7 @@ impl Dashboard {
                         rows.push(row(&self.app, &entry));
                     }
                 }
-                WatchEvent::Delete { key, .. } | WatchEvent::Expired { key, .. } => gone.push(key),
+                WatchEvent::Delete { key, .. } | WatchEvent::Expired { key, .. } => _ = gone.insert(key),
                 WatchEvent::Current => {
                     is_current = true;
                     self.initial = None;

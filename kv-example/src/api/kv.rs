@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidings::{OnlyIf, PutOptions, Quorum, Receipt, Stamp};
+use tidings::{Entry, OnlyIf, PutOptions, Quorum, Receipt, Stamp};
 
 use super::{ApiError, App, AppState, Ask, At, WAIT_TIME, WAIT_TIME_MAX, page_limit, page_of, view};
 use crate::span;
@@ -23,6 +23,9 @@ const STAMP: HeaderName = HeaderName::from_static("x-tidings-stamp");
 const ORIGIN: HeaderName = HeaderName::from_static("x-tidings-origin");
 const EXPIRES_MS: HeaderName = HeaderName::from_static("x-tidings-expires-ms");
 const CONFLICTS: HeaderName = HeaderName::from_static("x-tidings-conflicts");
+
+/// A page with values ends with the row that makes it as large as this.
+const PAGE_BYTES_TARGET: usize = 4 << 20;
 
 pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
     // Each layer costs a request time: reading needs none.
@@ -96,9 +99,22 @@ struct List {
 async fn list(State(app): AppState, Ask(ask): Ask<List>) -> Result<Json<Value>, ApiError> {
     let limit = page_limit(ask.limit)?;
     let rows = app.node.scan_page(&ask.prefix, ask.after.as_deref(), limit + 1);
+    // An answer is built in memory, and has to arrive in a time.
+    let limit = if ask.values { limit.min(rows_of_values(&rows)) } else { limit };
     let (rows, next) = page_of(rows, limit, |entry| entry.key().to_owned());
     let entries: Vec<Value> = rows.iter().map(|entry| view::entry(&app, entry, ask.values)).collect();
     Ok(Json(json!({ "entries": entries, "next": next })))
+}
+
+/// How many rows make a page with their values: one at least.
+fn rows_of_values(rows: &[Entry]) -> usize {
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        let fits = bytes < PAGE_BYTES_TARGET;
+        bytes += entry.value().len();
+        fits
+    };
+    rows.iter().take_while(fits).count().max(1)
 }
 
 /// What a write asks for beyond itself.

@@ -36,7 +36,7 @@ const WAIT_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long it waits when it does not say.
 const WAIT_TIME: Duration = Duration::from_secs(5);
 /// Entries, elements or keys on one page of a listing, at most and unless the request says less.
-const PAGE_ROWS_MAX: usize = 1_000;
+pub(crate) const PAGE_ROWS_MAX: usize = 1_000;
 
 /// The page is one file and needs nothing from anywhere else; this makes sure of it.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \

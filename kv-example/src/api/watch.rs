@@ -1,5 +1,8 @@
 //! Changes as they happen: `/v1/watch`, as server-sent events.
 //!
+//! Each event but `current` and `resync` has an id, from which the next stream goes on: `put`, `delete`, `expired`, and
+//! `begun`, with which a stream without the current values begins.
+//!
 //! The stream is a follower of the change log like any other: it has no queue. A client that reads slowly makes the
 //! socket full, the stream is not asked any more, and the watch skips what was overwritten meanwhile.
 
@@ -12,7 +15,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::routing::get;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
 use tidings::{Revision, WatchEvent};
@@ -52,15 +55,21 @@ async fn watch(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let from = resume_from(&headers, what.from.as_deref())?;
     let permit = app.watcher()?;
+    // Before the watch begins: what is told of the time between is told twice, never not at all.
+    let head = app.node.status().store.map(|store| store.head);
     let mut watch = match (what.prefix, what.key, what.set) {
         (prefix, None, None) => app.node.watch(prefix.unwrap_or_default()),
         (None, Some(key), None) => app.node.watch(key).exact(),
         (None, None, Some(set)) => app.node.set(set).watch(),
         _ => return Err(ApiError::bad_request("give one of prefix, key and set")),
     };
-    if what.current == Some(false) {
+    let skips_current = what.current == Some(false);
+    if skips_current {
         watch = watch.without_current();
     }
+    // Otherwise whoever loses such a stream before its first change would not know where to go on.
+    let begun = head.filter(|_| skips_current && from.is_none());
+    let begun = begun.map(|head| Ok(Event::default().event("begun").data("{}").id(head.to_string())));
     if let Some(from) = from {
         watch = watch.from(from);
     }
@@ -69,7 +78,7 @@ async fn watch(
         let told = told(&app, &event);
         Some((Ok(told), (app, watch, permit)))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT_INTERVAL)))
+    Ok(Sse::new(stream::iter(begun).chain(events)).keep_alive(KeepAlive::new().interval(HEARTBEAT_INTERVAL)))
 }
 
 fn told(app: &App, event: &WatchEvent) -> Event {

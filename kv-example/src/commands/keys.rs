@@ -231,7 +231,7 @@ impl List {
         let client = self.target.client()?;
         let mut rows = Vec::new();
         let mut left = self.limit.unwrap_or(usize::MAX);
-        for_each_page(&client, &self.prefix, !self.keys_only, |entries| {
+        for_each_page(&client, &self.prefix, !self.keys_only, left, |entries| {
             for entry in entries.iter().take(left) {
                 if self.keys_only {
                     writeln!(std::io::stdout().lock(), "{}", entry["key"].as_str().unwrap_or_default())?;
@@ -251,17 +251,19 @@ impl List {
     }
 }
 
-/// All entries under a prefix, page by page, until there are no more or nobody wants more.
+/// All entries under a prefix, in pages of so many at most, until there are no more or nobody wants more.
 pub(super) fn for_each_page(
     client: &Client,
     prefix: &str,
     has_values: bool,
+    rows: usize,
     mut take: impl FnMut(&[Value]) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
     let mut after: Option<String> = None;
     loop {
         let from = after.as_deref().map(|after| format!("&after={}", quoted(after))).unwrap_or_default();
-        let path = format!("/v1/kv?prefix={}&values={has_values}{from}", quoted(prefix));
+        let limit = rows.clamp(1, crate::api::PAGE_ROWS_MAX);
+        let path = format!("/v1/kv?prefix={}&values={has_values}&limit={limit}{from}", quoted(prefix));
         let page = client.get(&path)?.json()?;
         let wants_more = take(page["entries"].as_array().map(Vec::as_slice).unwrap_or_default())?;
         match page["next"].as_str() {

@@ -44,7 +44,7 @@ impl Dump {
             None => Box::new(BufWriter::new(io::stdout().lock())),
         };
         let bar = bar(None, "{spinner} {human_pos} keys, {per_sec}");
-        for_each_page(&client, &self.prefix, true, |entries| {
+        for_each_page(&client, &self.prefix, true, usize::MAX, |entries| {
             for entry in entries {
                 let mut line = json!({ "key": entry["key"] });
                 for field in ["value", "value_base64", "expires_ms"] {

@@ -1,5 +1,6 @@
 //! `watch`: changes as they happen, printed, or each handed to a command.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,8 +21,8 @@ const VALUE_CHARS_MAX: usize = 100;
 
 const ENVIRONMENT: &str = "\
 A command after -- is run for each change, one after another, with TIDINGS_EVENT (put, delete, expired), TIDINGS_KEY,
-TIDINGS_STAMP and TIDINGS_REVISION in its environment and the value on its standard input. While it runs, changes of
-the same key fold into the last one. If it fails, watch ends with its exit code.
+TIDINGS_REVISION and, of a put, TIDINGS_STAMP in its environment and the value on its standard input. While it runs,
+changes of the same key fold into the last one. If it fails, watch ends with its exit code.
 
 Example: kv-example watch config/ --no-current -- systemctl reload web
 
@@ -71,8 +72,10 @@ impl Watch {
         let mut last = self.from.clone();
         let mut left = self.count.unwrap_or(u64::MAX);
         let mut stream = client.stream("GET", &path, last.as_deref())?;
+        let mut waiting = VecDeque::new();
         while left > 0 {
-            let Some(told) = stream.next() else {
+            let next = waiting.pop_front().or_else(|| stream.next());
+            let Some(told) = next else {
                 eprintln!("kv-example: the connection is gone; trying again");
                 stream = loop {
                     std::thread::sleep(RECONNECT_PAUSE);
@@ -87,6 +90,10 @@ impl Watch {
             let is_change = matches!(told.name.as_str(), "put" | "delete" | "expired");
             if is_change && !self.command.is_empty() {
                 self.hand_over(&told)?;
+                while let Some(later) = stream.ready() {
+                    waiting.retain(|earlier: &Told| earlier.data["key"] != later.data["key"]);
+                    waiting.push_back(later);
+                }
             } else if self.command.is_empty() && (is_change || told.name == "resync" || self.target.json) {
                 self.print(&told)?;
             }

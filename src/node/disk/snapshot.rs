@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{SnapshotError, StartError};
 use crate::node::shared::Shared;
@@ -24,19 +25,22 @@ const TRIES: usize = 3;
 /// Each key once.
 type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// Several may be written at a time, also to one path.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+
 /// Takes a snapshot. The file appears at its path when it is whole and safe.
 pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), SnapshotError> {
     let changes = collect(shared).ok_or(SnapshotError::Failed)?;
-    let temporary = path.with_extension("tmp");
-    let written = write_file(&temporary, changes).and_then(|()| {
-        fs::rename(&temporary, path)?;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{:x}-{}.tmp", shared.run, BEGUN.fetch_add(1, Ordering::Relaxed)));
+    let written = File::create_new(&temporary).and_then(|file| {
+        let written = write_file(file, changes).and_then(|()| fs::rename(&temporary, path));
+        written.inspect_err(|_| _ = fs::remove_file(&temporary))?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     });
-    written.map_err(|error| {
-        _ = fs::remove_file(&temporary);
-        SnapshotError::File { path: path.display().to_string(), reason: error.to_string() }
-    })
+    written
+        .map_err(|error| SnapshotError::File { path: path.display().to_string(), reason: error.to_string() })
 }
 
 /// All there is, as of the instant of the last part.
@@ -59,8 +63,8 @@ fn collect(shared: &Shared) -> Option<Changes> {
     }
 }
 
-fn write_file(path: &Path, changes: Changes) -> io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
+fn write_file(file: File, changes: Changes) -> io::Result<()> {
+    let mut file = BufWriter::new(file);
     file.write_all(MARK)?;
     let (mut record, mut bytes, mut sequence): (Vec<Change>, _, _) = (Vec::new(), 0, 0);
     for (key, value) in changes {
