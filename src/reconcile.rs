@@ -315,3 +315,42 @@ fn row_hash(store: &Store, salt: u64, slot: u32) -> u64 {
 fn listed(held: Held, base: &Base) -> Row {
     Row { context: base.context(held.key()), held, vector: base.vector.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::controls::Controls;
+    use crate::digest::DEPTH_MAX;
+    use crate::wire::{Assembler, Kind, Reader, WireError, Writer};
+
+    #[test]
+    fn a_range_that_cannot_be_divided_is_not_asked_about_by_its_children() {
+        let now = Time { mono: std::time::Duration::ZERO, wall: std::time::Duration::from_secs(1) };
+        let store = |run| Store::new(&Config::lan(), run, run, HashKey::default(), Controls::default());
+        let (mut ours, mut theirs) = (store(1), store(2));
+        let mut session = Session::new(&ours, now, 1, 0);
+        let start = Session::new(&theirs, now, 2, 0).frame(&mut theirs, now).expect("a session begins");
+        let mut hand = |bytes: &[u8]| -> Result<(), WireError> {
+            let mut assembler = Assembler::default();
+            assembler.feed(bytes);
+            let (kind, mut reader) = Reader::new(assembler.next()?.expect("a whole frame"))?;
+            if kind == Kind::Start {
+                reader.number()?;
+                return session.start(&mut ours, now, 1, reader).map(|_| ());
+            }
+            session.items(&mut ours, now, reader)?;
+            while session.frame(&mut ours, now).is_some() {}
+            Ok(())
+        };
+        hand(&start).unwrap();
+        for depth in [0, DEPTH_MAX - 4, DEPTH_MAX] {
+            let mut writer = Writer::new(Kind::Items);
+            writer.dots(std::iter::empty());
+            writer.range(DIGEST, Range::at(7, depth));
+            (0..FAN).for_each(|_| writer.short(9));
+            let taken = hand(&writer.finish());
+            assert_eq!(taken.is_err(), depth == DEPTH_MAX, "{taken:?} at {depth}");
+        }
+    }
+}

@@ -353,6 +353,9 @@ impl Seen {
     /// From now on places are counted under another hash key.
     pub(crate) fn rekey(&mut self, hash_key: HashKey) {
         self.sweep();
+        if hash_key == self.hash_key {
+            return;
+        }
         self.elsewhere = self.clouds();
         self.cloud = Cloud::default();
         self.hash_key = hash_key;
@@ -451,6 +454,11 @@ mod tests {
         seen.rekey(other);
         assert!(seen.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
         assert!(!seen.covers(b"l", other.place(b"l"), Stamp { clock: 5, origin: 1 }));
+        seen.cover_key(b"m", other.place(b"m"), &context(&[(1, 6)]));
+        assert_eq!((seen.elsewhere.len(), seen.cloud.spans.len()), (1, 1));
+        // As after each start from a disk: what is in its place stays there, where it is found at once.
+        seen.rekey(other);
+        assert_eq!((seen.elsewhere.len(), seen.cloud.spans.len()), (1, 1));
         let mut third = Seen::new(other);
         for range in
             [Range::at(other.place(b"l").position(), 60), Range::at(other.place(b"k").position(), 60)]

@@ -62,6 +62,8 @@ enum Happening {
     Farewell(LinkId, usize, bool),
     Down(LinkId),
     Wake(usize, u64),
+    /// What a node wants done is done, later than what led to it.
+    Drain(usize, u64),
     Persisted(usize, u64),
 }
 
@@ -138,6 +140,7 @@ pub struct Sim {
     holds: BTreeSet<(usize, usize)>,
     waiting: BTreeMap<u64, Happening>,
     loss: f64,
+    lateness: f64,
     delay: Duration,
     rate: Option<u64>,
     config: Config,
@@ -173,6 +176,7 @@ impl Sim {
             holds: BTreeSet::new(),
             waiting: BTreeMap::new(),
             loss: 0.0,
+            lateness: 0.0,
             delay: Duration::from_millis(1),
             rate: None,
             config: Config::lan(),
@@ -201,6 +205,13 @@ impl Sim {
     #[must_use]
     pub fn loss(mut self, loss: f64) -> Self {
         self.loss = loss;
+        self
+    }
+
+    /// So often, 0 to 1, a node does what is to be done later than what led to it, so that more comes in between.
+    #[must_use]
+    pub fn lateness(mut self, share: f64) -> Self {
+        self.lateness = share;
         self
     }
 
@@ -431,6 +442,11 @@ impl Sim {
                     self.input(i, Input::Wake);
                 }
             }
+            Happening::Drain(i, starts) => {
+                if self.nodes[i].starts == starts && self.is_up(i) {
+                    self.drain(i);
+                }
+            }
             Happening::Persisted(i, starts) => {
                 if self.nodes[i].starts == starts && self.is_up(i) {
                     self.synced(i);
@@ -464,7 +480,12 @@ impl Sim {
         self.trace = fingerprint(0, &bytes);
         let Some(replica) = &mut self.nodes[i].replica else { return };
         replica.handle(now, input);
-        self.drain(i);
+        if self.chance(self.lateness) {
+            let (later, starts) = (self.jitter(self.delay), self.nodes[i].starts);
+            self.after(later, Happening::Drain(i, starts));
+        } else {
+            self.drain(i);
+        }
     }
 
     fn time(&self, i: usize) -> Time {

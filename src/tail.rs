@@ -120,6 +120,10 @@ impl Outgoing {
     ) -> Option<Vec<u8>> {
         let head = store.log.head();
         let flush = flush || asks.is_some();
+        if scope != Scope::PassedOn {
+            // From here on it may lack what is passed on.
+            self.told = Told::default();
+        }
         if self.is_running && self.has_all(store, scope) {
             let is_worth_it = head - self.base >= BARE_CLAIM_CHANGES
                 || self.base < store.log.floor()
@@ -228,10 +232,10 @@ pub(crate) struct Incoming {
     /// The sender wants to know where this replica stands.
     pub(crate) is_asked: bool,
     /// The latest frame did not reach the sender's head: more is on its way.
-    pub(crate) is_amid: bool,
-    /// A row since the last `done` changed nothing here, or is not to be passed on.
+    is_amid: bool,
+    /// A row since a `done` behind which nothing else had come changed nothing here, or is not to be passed on.
     has_gap: bool,
-    /// When the first row since the last `done` came, as [`Chains`] count.
+    /// When the first row since then came, as [`Chains`] count.
     epoch: Option<u64>,
     contexts: Contexts,
     larges: Arriving,
@@ -403,21 +407,21 @@ impl Incoming {
     }
 
     fn settle_waiting(&mut self, store: &mut Store, chains: &mut Chains, sender: Sender) {
-        let has_all = |done: &Done, settled: u64| {
-            done.larges <= settled || store.controls.has(Control::LargesUnawaited)
-        };
-        let mut ready = Vec::new();
-        while self.waiting.front().is_some_and(|done| has_all(done, self.larges.settled)) {
-            ready.extend(self.waiting.pop_front());
-        }
-        for done in ready {
-            self.extend(store, chains, sender, done.stamp);
+        let (settled, unawaited) = (self.larges.settled, store.controls.has(Control::LargesUnawaited));
+        while self.waiting.front().is_some_and(|done| done.larges <= settled || unawaited)
+            && let Some(done) = self.waiting.pop_front()
+        {
+            self.extend(store, chains, sender, &done);
             store.claim_tail(done.stamp, &self.vector);
             relay::claim(store, &done.told);
             store.complete(sender.log, done.head);
             self.is_asked |= done.is_asking;
         }
-        self.is_amid |= !self.waiting.is_empty();
+    }
+
+    /// Whether more of what the sender has told to be under way is to come.
+    pub(crate) fn is_amid(&self) -> bool {
+        self.is_amid || !self.waiting.is_empty()
     }
 
     /// The peer wants to know where this replica stands: now, and when what waits has been claimed.
@@ -428,13 +432,16 @@ impl Incoming {
         }
     }
 
-    /// A flush is complete: whether it continues the sender's chain.
-    fn extend(&mut self, store: &Store, chains: &mut Chains, sender: Sender, stamp: Stamp) {
-        let began = self.epoch.take();
-        let has_gap = std::mem::take(&mut self.has_gap) && !store.controls.has(Control::ChainDespiteGap);
+    /// A flush is complete: whether it continues the sender's chain. Rows of later ones may have come before its large
+    /// rows did, or large rows of later ones before its end: what is noted stands for these as well then.
+    fn extend(&mut self, store: &Store, chains: &mut Chains, sender: Sender, done: &Done) {
+        let has_gap = self.has_gap && !store.controls.has(Control::ChainDespiteGap);
         if sender.is_far {
-            let is_whole = !has_gap && began.is_none_or(|epoch| epoch == chains.epoch);
-            chains.extend(sender.run, store.seen.vector().get(&sender.run), stamp.clock, is_whole);
+            let is_whole = !has_gap && self.epoch.is_none_or(|epoch| epoch == chains.epoch);
+            chains.extend(sender.run, store.seen.vector().get(&sender.run), done.stamp.clock, is_whole);
+        }
+        if !self.is_amid() && self.larges.settled <= done.larges {
+            (self.has_gap, self.epoch) = (false, None);
         }
     }
 
@@ -453,5 +460,152 @@ impl Incoming {
                 store.cover_row(row, excess.get_or_insert_with(|| Arc::new(self.excess.clone())));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::controls::Controls;
+    use crate::digest::HashKey;
+
+    const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
+
+    fn store(run: u64) -> Store {
+        Store::new(&Config::lan(), run, run * 10, HashKey::default(), Controls::default())
+    }
+
+    fn key(name: &str) -> Vec<u8> {
+        let mut stored = Vec::new();
+        crate::entry::register_key(name, &mut stored);
+        stored
+    }
+
+    /// Both ends of a link on which one feeds the other.
+    struct Tail {
+        outgoing: Outgoing,
+        incoming: Incoming,
+        sender: Sender,
+        scope: Scope,
+        /// Of the sender.
+        chains: Chains,
+    }
+
+    impl Tail {
+        fn new(from: &Store, scope: Scope) -> Self {
+            let mut outgoing = Outgoing::default();
+            assert!(outgoing.resume(from, from.log.id, 0));
+            let sender = Sender { log: from.log.id, run: from.run, is_far: scope == Scope::Own };
+            Self { outgoing, incoming: Incoming::default(), sender, scope, chains: Chains::default() }
+        }
+
+        fn frame(&mut self, from: &mut Store) -> Vec<u8> {
+            let frame = self.outgoing.frame(from, &mut self.chains, self.scope, true, &mut None);
+            frame.expect("there is something to send")
+        }
+
+        fn pieces(&mut self, from: &mut Store) -> Vec<Vec<u8>> {
+            std::iter::from_fn(|| self.outgoing.piece(from)).collect()
+        }
+
+        /// Hands frames and pieces to the other end, which passes on what it gets by `chains`.
+        fn hand(&mut self, to: &mut Store, chains: &mut Chains, sent: &[Vec<u8>]) {
+            for bytes in sent {
+                let mut news = News { chains: &mut *chains, arrivals: &mut Arrivals::default() };
+                let mut assembler = crate::wire::Assembler::default();
+                assembler.feed(bytes);
+                let (kind, reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
+                let merged = match kind {
+                    Kind::Piece => self.incoming.piece(to, &mut news, NOW, self.sender, reader),
+                    _ => self.incoming.frame(to, &mut news, NOW, self.sender, reader),
+                };
+                merged.unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_delegate_knew_breaks_its_chain_whatever_large_rows_were_on_their_way() {
+        let large = vec![b'x'; 70_000];
+        for is_ahead in [false, true] {
+            let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
+            let mut far = Tail::new(&writer, Scope::Own);
+            let mut near = Tail::new(&delegate, Scope::PassedOn);
+            writer.put(NOW, &key("first"), b"v", 0);
+            let first = far.frame(&mut writer);
+            far.hand(&mut delegate, &mut near.chains, &[first]);
+            let passed = near.frame(&mut delegate);
+            near.hand(&mut mate, &mut Chains::default(), &[passed]);
+            // The mate compares with the writer, and is fed by the delegate.
+            let row = |key: &[u8], from: &Store| {
+                let held = from.held(key).expect("it is held").0.clone();
+                Row { held, vector: Arc::default(), context: None }
+            };
+            writer.put(NOW, &key("large"), &large, 0);
+            mate.merge_rows(NOW, &[row(&key("large"), &writer)], Source::Elsewhere, |_| ());
+            mate.seen.claim_all(writer.seen.vector());
+            let mut live = vec![far.frame(&mut writer)];
+            // The delegate has this from somebody else, and passes it on to nobody.
+            let known = writer.put(NOW, &key("known"), if is_ahead { &large } else { b"small" }, 0).0;
+            delegate.merge_rows(NOW, &[row(&key("known"), &writer)], Source::Elsewhere, |_| ());
+            live.push(far.frame(&mut writer));
+            let pieces = far.pieces(&mut writer);
+            if is_ahead {
+                far.hand(&mut delegate, &mut near.chains, &pieces);
+            }
+            far.hand(&mut delegate, &mut near.chains, &live);
+            if !is_ahead {
+                far.hand(&mut delegate, &mut near.chains, &pieces);
+            }
+            assert!(delegate.seen.vector().get(&1) >= known.clock);
+
+            let mut passed = vec![near.frame(&mut delegate)];
+            passed.extend(near.pieces(&mut delegate));
+            near.hand(&mut mate, &mut Chains::default(), &passed);
+            assert!(mate.held(&key("large")).is_some() && mate.held(&key("known")).is_none());
+            assert!(!mate.covers(&key("known"), known), "it claims what it was not sent (ahead: {is_ahead})");
+
+            // Once nothing is on its way, the chain begins anew: whoever compares then needs no more of that.
+            mate.seen.claim_all(delegate.seen.vector());
+            let later = writer.put(NOW, &key("later"), b"v", 0).0;
+            let frame = far.frame(&mut writer);
+            far.hand(&mut delegate, &mut near.chains, &[frame]);
+            let passed = near.frame(&mut delegate);
+            near.hand(&mut mate, &mut Chains::default(), &[passed]);
+            assert!(mate.held(&key("later")).is_some() && mate.seen.vector().get(&1) >= later.clock);
+        }
+    }
+
+    #[test]
+    fn who_was_not_sent_for_a_moment_what_is_passed_on_is_told_of_no_chain_through_it() {
+        let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
+        let mut far = Tail::new(&writer, Scope::Own);
+        let mut near = Tail::new(&delegate, Scope::PassedOn);
+        let pass = |far: &mut Tail, near: &mut Tail, writer: &mut Store, delegate: &mut Store, name| {
+            let stamp = writer.put(NOW, &key(name), b"v", 0).0;
+            let frame = far.frame(writer);
+            far.hand(delegate, &mut near.chains, &[frame]);
+            stamp
+        };
+        pass(&mut far, &mut near, &mut writer, &mut delegate, "first");
+        let passed = near.frame(&mut delegate);
+        near.hand(&mut mate, &mut Chains::default(), &[passed]);
+        mate.seen.claim_all(delegate.seen.vector());
+
+        near.scope = Scope::Own;
+        let missed = pass(&mut far, &mut near, &mut writer, &mut delegate, "missed");
+        (0..200).for_each(|i| _ = delegate.put(NOW, &key(&format!("own {i}")), &[b'x'; 1_000], 0));
+        let part = near.frame(&mut delegate);
+        near.hand(&mut mate, &mut Chains::default(), &[part]);
+        near.scope = Scope::PassedOn;
+        while near.outgoing.cursor < delegate.log.head() {
+            let passed = near.frame(&mut delegate);
+            near.hand(&mut mate, &mut Chains::default(), &[passed]);
+        }
+        assert!(mate.held(&key("own 199")).is_some() && mate.held(&key("missed")).is_none());
+        assert!(!mate.covers(&key("missed"), missed), "it claims what it was not sent");
     }
 }

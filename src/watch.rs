@@ -161,8 +161,8 @@ impl Watch {
             // Nothing before the first unread change concerns this watch.
             self.cursor = self.due.map_or(store.log.head(), |due| self.cursor.max(due - 1));
         }
-        let is_behind = self.cursor < store.log.floor() && !store.controls.has(Control::WatchPastFloor);
-        if self.log != store.log.id || (is_behind && !self.is_fresh) {
+        let is_behind = |at: u64| at < store.log.floor() && !store.controls.has(Control::WatchPastFloor);
+        if self.log != store.log.id || (is_behind(self.cursor) && !self.is_fresh) {
             self.start_over(store);
             self.owes_resync = true;
         }
@@ -186,6 +186,12 @@ impl Watch {
         let (mut rows, mut looks) = (store.log.after(self.cursor).peekable(), 0);
         let is_done = loop {
             if self.until.is_some_and(|until| self.cursor >= until) {
+                if is_behind(self.cursor) {
+                    // Some of what was told first may be gone by now.
+                    self.start_over(store);
+                    self.owes_resync = true;
+                    return (events, false);
+                }
                 self.until = None;
                 self.is_fresh = false;
                 events.push(WatchEvent::Current);

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tidings::{Config, Control, PutOptions, Sim, WatchEvent};
-use tidings_proptest::{Plan, Watcher};
+use tidings_proptest::{Noticed, Plan, Watcher, notice};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -55,6 +55,25 @@ fn a_watch_that_reads_on_although_the_log_forgot_removals_is_noticed() {
         |seed| catch_unwind(AssertUnwindSafe(|| watched(seed, Some(Control::WatchPastFloor)))).is_err();
     assert!((0..100).any(noticed));
     _ = std::panic::take_hook();
+}
+
+#[test]
+fn what_was_told_and_is_gone_before_the_initial_values_end_is_not_missed() {
+    let story = |control| {
+        let mut config = Config::lan();
+        config.removals_max = 1;
+        let mut sim = Sim::new(1).broken(control).config(config).nodes(1);
+        // With many more, the initial values are read in the order of the log.
+        for count in [600, 6_000] {
+            (0..count).for_each(|i| _ = sim.node(0).put(format!("{count}/{i}"), "v").unwrap());
+            let mut watcher = Watcher::new(&mut sim, 0, &format!("{count}/"));
+            watcher.read(&mut sim, 1);
+            (0..100).for_each(|i| _ = sim.node(0).delete(format!("{count}/{i}")).unwrap());
+            watcher.check(&mut sim, |_| true);
+        }
+    };
+    story(None);
+    assert_eq!(notice(|| story(Some(Control::WatchPastFloor))), Some(Noticed::Loss));
 }
 
 #[test]

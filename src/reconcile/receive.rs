@@ -8,7 +8,7 @@ use super::{
     Session, Start, VERDICT, WANTED, children, listed, measure, strong_hash,
 };
 use crate::controls::Control;
-use crate::digest::{FAN_BITS, Range};
+use crate::digest::{DEPTH_MAX, FAN_BITS, Range};
 use crate::entry::Held;
 use crate::seen::{self, Context, Pending};
 use crate::store::{Base, Row, Store};
@@ -106,7 +106,7 @@ impl Session {
             return Err(WireError::Form);
         }
         match tag {
-            DIGEST => {
+            DIGEST if range.depth < DEPTH_MAX => {
                 let weak = reader.weak()?;
                 // A list that was too much to answer comes back as a digest.
                 self.queries.remove(&range);

@@ -127,13 +127,12 @@ impl Session {
         match reply {
             Reply::Judge { range, weak } => self.reply_verdict(store, writer, range, &weak),
             Reply::Confirm { range, mask } => {
-                let crowded = children(range, mask).any(|child| store.seen.is_crowded(child, PENDING_MAX));
-                let mask = if crowded { 0 } else { mask };
-                if crowded {
-                    self.asks.extend(children(range, u16::MAX));
+                let is_crowded = children(range, mask).any(|child| store.seen.is_crowded(child, PENDING_MAX));
+                if is_crowded {
+                    self.asks.extend(children(range, mask));
                 }
                 writer.range(CONFIRM, range);
-                self.write_mask(store, writer, self.salt, range, mask);
+                self.write_mask(store, writer, self.salt, range, if is_crowded { 0 } else { mask });
             }
             Reply::Answer { range, hashes, base } => {
                 self.reply_answer(store, now, writer, range, &hashes, base);

@@ -133,7 +133,9 @@ impl Replica {
             return;
         }
         let before = self.joining.donor.replace(id).filter(|before| *before != id);
-        if let Some(before) = before.filter(|before| self.links[*before].session.is_some()) {
+        if let Some(before) = before
+            && self.links.get(before).is_some_and(|link| link.session.is_some())
+        {
             self.put_off(before);
         }
     }

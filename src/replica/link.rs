@@ -247,7 +247,7 @@ impl Link {
 
     /// Whether the peer is in the middle of a flush, and got on with it lately.
     pub(super) fn receives(&self, since: Duration) -> bool {
-        self.incoming.is_amid && self.received_at >= since
+        self.incoming.is_amid() && self.received_at >= since
     }
 
     /// Whether the session makes no progress, and nothing else moves on this link either: repair waits for as long as live

@@ -93,6 +93,7 @@ impl Sim {
             | Happening::Dial(_, to, _)
             | Happening::Farewell(_, to, _)
             | Happening::Wake(to, _)
+            | Happening::Drain(to, _)
             | Happening::Persisted(to, ..) => *to,
             Happening::Connect(..) | Happening::Down(_) => return false,
         };
