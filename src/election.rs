@@ -146,6 +146,15 @@ pub(crate) enum Sighting {
     Known(Option<Leader>),
 }
 
+/// Who lives under the name of a voter, as far as is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Living {
+    Nobody,
+    One(u64),
+    /// A name has one vote: of two that live under it, neither counts.
+    Several,
+}
+
 /// What is to be done about elections.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -247,10 +256,14 @@ impl Election {
     }
 
     /// Says who has the seats, by the names of voters.
-    pub(crate) fn seat(&mut self, run_of: impl Fn(&str) -> Option<u64>) {
+    pub(crate) fn seat(&mut self, living: impl Fn(&str) -> Living) {
         for seat in &mut self.seats {
-            // A voter that is only believed to be gone may still hear what is sent to it.
-            let run = run_of(&seat.name).or(seat.run);
+            let run = match living(&seat.name) {
+                // A voter that is only believed to be gone may still hear what is sent to it.
+                Living::Nobody => seat.run,
+                Living::One(run) => Some(run),
+                Living::Several => None,
+            };
             if run != seat.run {
                 *seat = Seat { run, ..Seat::new(std::mem::take(&mut seat.name)) };
                 self.due = Duration::ZERO;

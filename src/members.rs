@@ -318,7 +318,9 @@ impl Members {
         while !reader.is_at_end()
             && let Ok(who) = roster::read_contact(&mut reader)
         {
-            if self.learn(&who)
+            // With the directory of another node, the node may have been its member.
+            if who.name != self.own.name
+                && self.learn(&who)
                 && let Some(known) = self.known.get_mut(&who.run)
             {
                 known.down_at = Duration::ZERO;
@@ -586,6 +588,21 @@ pub(crate) mod tests {
         members.effects.clear();
         members.met(at(2), &Member { name: "n2".to_owned(), addr: addr(2), ..member(4) }, 0);
         assert!(!members.is_alive(2) && members.is_alive(4));
+    }
+
+    #[test]
+    fn an_earlier_run_of_this_node_is_no_member_whoever_tells_of_it() {
+        let mut members = members();
+        let earlier = Member { name: "own".to_owned(), ..member(9) };
+        let mut memo = Writer::plain();
+        [&earlier, &member(2)].into_iter().for_each(|member| roster::write_contact(&mut memo, member));
+        members.recall(&memo.into_plain());
+        assert_eq!(members.others().map(|member| member.run).collect::<Vec<_>>(), [2]);
+        // Somebody who has not heard of its end does.
+        members.met(at(1), &earlier, 0);
+        assert!(members.is_alive(9));
+        members.gone(at(2), 9, false);
+        assert!(members.others().all(|member| member.name != "own"));
     }
 
     #[test]

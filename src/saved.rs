@@ -161,7 +161,8 @@ pub(crate) fn vector_hash(vector: &BTreeMap<u64, u64>) -> u64 {
 
 fn row_of(key: &[u8], value: &[u8]) -> Option<Held> {
     let mut reader = Reader::plain(value);
-    let held = reader.held(key).ok()?.ok()?;
+    // Rows of several peers may come to more than any one of them would be taken with.
+    let held = reader.held(key, usize::MAX).ok()?.ok()?;
     reader.end().ok()?;
     (entry::key_is_well_formed(key) && !held.is_empty()).then_some(held)
 }
@@ -253,8 +254,6 @@ fn unseal<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
 
 // Changes in a row, for journals and files: a length, a sequence, a checksum, and the changes themselves.
 
-/// The longest record that is read: a batch of the largest values fits.
-const RECORD_BYTES_MAX: usize = 1 << 30;
 pub(crate) const RECORD_HEADER_BYTES: usize = 24;
 
 /// One record of changes, which is read as a whole or not at all.
@@ -282,7 +281,7 @@ fn record_checksum(record: &[u8]) -> u64 {
 /// The length of a record's body, if its header may be one.
 pub(crate) fn record_body_bytes(header: &[u8]) -> Option<usize> {
     let bytes = u64::from_le_bytes(*header.first_chunk()?);
-    usize::try_from(bytes).ok().filter(|bytes| *bytes <= RECORD_BYTES_MAX)
+    usize::try_from(bytes).ok()
 }
 
 /// The sequence and the changes of a record, if it is sound.
@@ -301,7 +300,7 @@ pub(crate) fn unseal_changes(record: &[u8]) -> Option<(u64, Vec<Change>)> {
 }
 
 fn change_of(reader: &mut Reader<'_>) -> Result<Change, WireError> {
-    let (key, is_put, value) = (reader.bytes()?, reader.byte()?, reader.bytes()?);
+    let (key, is_put, value) = (reader.bytes()?, reader.byte()?, reader.long_bytes()?);
     Ok((key.to_vec(), (is_put == 1).then(|| value.to_vec())))
 }
 
@@ -310,4 +309,29 @@ fn change_of(reader: &mut Reader<'_>) -> Result<Change, WireError> {
 pub(crate) fn torn_changes(record: &[u8]) -> Vec<Change> {
     let mut reader = Reader::plain(record.get(RECORD_HEADER_BYTES..).unwrap_or_default());
     std::iter::from_fn(|| change_of(&mut reader).ok().filter(|(key, _)| !key.is_empty())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Record;
+    use crate::time::Stamp;
+    use crate::wire::FRAME_BYTES_MAX;
+
+    #[test]
+    fn what_is_stored_is_read_however_much_it_is() {
+        let mut key = Vec::new();
+        entry::register_key("k", &mut key);
+        let dot = |origin| {
+            let text = [&key[..], b"value"].concat();
+            Record::new(Stamp { clock: 1, origin }, 0, key.len(), &text, &mut Vec::new())
+        };
+        let held = Held::from_records(&key, (1..=2 * entry::DOTS_MAX as u64).map(dot).collect());
+        let (key, value) = row(&held);
+        let read = row_of(&key, &value.expect("it holds something")).expect("it is sound");
+        assert_eq!(read.dots().len(), held.dots().len());
+
+        let changes = [(key, Some(vec![7; FRAME_BYTES_MAX + 1])), (vec![MEMO], None)];
+        assert_eq!(unseal_changes(&seal_changes(3, &changes)), Some((3, changes.to_vec())));
+    }
 }

@@ -21,6 +21,9 @@ use crate::time::{HybridClock, Stamp, Time};
 mod expiry;
 mod integrity;
 
+#[cfg(test)]
+pub(crate) use expiry::DROPPED_MAX;
+
 /// What scratch memory keeps from one write to the next.
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
@@ -90,6 +93,9 @@ impl Base {
 /// How many logs of peers are remembered. A process start makes one.
 const POSITIONS_MAX: usize = 4_096;
 
+/// Where a disk that has failed stands: it holds nothing back.
+pub(crate) const NOTHING_KEPT: u64 = u64::MAX;
+
 /// The store of one replica.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
@@ -107,14 +113,16 @@ pub(crate) struct Store {
     expiries: BTreeSet<(u64, bool, u32, Stamp)>,
     /// The wall-clock time of the last look at them.
     expired_to: u64,
-    /// The disk's cursor, if there is a disk: the log keeps its removals until they are there.
+    /// The disk's cursor, if there is a disk: the log keeps its removals until they are there. While it has failed that is
+    /// [`NOTHING_KEPT`].
     pub(crate) disk: Option<u64>,
     /// For each log of a peer, how far it is merged.
     pub(crate) positions: BTreeMap<u64, u64>,
     /// Of these, what changed since the disk was last told.
     pub(crate) moved: BTreeSet<u64>,
-    /// Keys that changed quietly, by an expiry, since the disk was last told.
-    pub(crate) dropped: Vec<Vec<u8>>,
+    /// Keys that changed quietly, by an expiry, since the disk was last told. None, if there were too many to note: then
+    /// it has to be told everything.
+    pub(crate) dropped: Option<Vec<Vec<u8>>>,
     /// How often any key changed so.
     pub(crate) drops: u64,
     /// Bytes of all keys and values.
@@ -145,7 +153,7 @@ impl Store {
             disk: None,
             positions: BTreeMap::new(),
             moved: BTreeSet::new(),
-            dropped: Vec::new(),
+            dropped: Some(Vec::new()),
             drops: 0,
             bytes: 0,
             is_damaged: false,

@@ -323,6 +323,14 @@ impl<'a> Reader<'a> {
         self.decode()
     }
 
+    /// The same, however many they are.
+    pub(crate) fn long_bytes(&mut self) -> Result<&'a [u8], WireError> {
+        let count = self.count(1)?;
+        let (bytes, rest) = self.rest.split_at(count);
+        self.rest = rest;
+        Ok(bytes)
+    }
+
     /// Bytes up to the end of the frame.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.rest
@@ -409,14 +417,14 @@ impl<'a> Reader<'a> {
     /// A key and what it holds, or what is wrong with it if the frame can be read on behind it.
     pub(crate) fn entry(&mut self) -> Result<Result<Held, Refusal>, WireError> {
         let key = self.bytes()?;
-        self.held(key)
+        self.held(key, DOTS_MAX)
     }
 
     /// What a key holds, or what is wrong with it.
-    pub(crate) fn held(&mut self, key: &[u8]) -> Result<Result<Held, Refusal>, WireError> {
+    pub(crate) fn held(&mut self, key: &[u8], dots_max: usize) -> Result<Result<Held, Refusal>, WireError> {
         let key_fits = u16::try_from(key.len()).is_ok();
         let count = self.count(18)?;
-        let is_kept = key_fits && count <= DOTS_MAX;
+        let is_kept = key_fits && count <= dots_max;
         let (mut one, mut others) = (None, Vec::new());
         for _ in 0..count {
             let stamp = Stamp { clock: self.word()?, origin: self.word()? };
@@ -433,7 +441,7 @@ impl<'a> Reader<'a> {
         if !key_fits {
             return Ok(Err(Refusal::Key));
         }
-        if count > DOTS_MAX {
+        if count > dots_max {
             return Ok(Err(Refusal::Dots));
         }
         Ok(Ok(match one {

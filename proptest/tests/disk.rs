@@ -218,6 +218,31 @@ async fn a_directory_belongs_to_one_node_at_a_time() {
     assert!(matches!(error, StartError::DataDir { .. }), "{error}");
 }
 
+/// A process that is just being started has, for a moment, every file that its parent has.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_is_free_after_a_shutdown_although_the_program_starts_others_all_the_time() {
+    let folder = Folder::new();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let halt = stop.clone();
+    let starting = std::thread::spawn(move || {
+        while !halt.load(Ordering::Relaxed) {
+            _ = std::process::Command::new("true").status().unwrap();
+        }
+    });
+    let mut starts = Vec::new();
+    for _ in 0..500 {
+        let started = builder("a", &[]).data_dir(&folder.0).start().await;
+        starts.push(started.as_ref().err().map(StartError::to_string));
+        if let Ok(node) = started {
+            node.shutdown().await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    starting.join().unwrap();
+    assert!(starts.iter().all(Option::is_none), "{starts:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_backup_and_a_cloned_image_are_harmless() {
     let folder = Folder::new();
@@ -501,6 +526,143 @@ async fn a_journal_that_lost_its_end_is_noticed_by_the_number_beside_it() {
     fs::write(dir.join("lock"), "").unwrap();
     let less = start("a", &[], &dir).await.len();
     assert!((1..50).contains(&less), "{less}");
+}
+
+fn journal_of(dir: &Path) -> PathBuf {
+    files(dir).into_iter().find(|file| file.extension().is_some_and(|end| end == "jnl")).unwrap()
+}
+
+fn rejoining() -> Config {
+    let mut config = Config::local();
+    config.on_corruption = OnCorruption::Rejoin;
+    config
+}
+
+/// A power failure keeps any pages of what was not synced. What was acknowledged is told by the number beside the journal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_with_a_hole_is_left_out_if_it_was_not_safe_and_is_damage_if_it_was() {
+    let folder = Folder::new();
+    let (dir, trial) = (folder.at("a"), folder.at("trial"));
+    let a = start("a", &[], &dir).await;
+    a.put("first", vec![1; 20_000]).unwrap().durable().await.unwrap();
+    let lock = loop {
+        let lock = fs::read(dir.join("lock")).unwrap();
+        if !lock.is_empty() {
+            break lock;
+        }
+        tokio::task::yield_now().await;
+    };
+    a.put("second", vec![2; 20_000]).unwrap().durable().await.unwrap();
+    a.shutdown().await;
+    let held = registers(&a);
+    let hurt = |value: u8, was_safe: bool| {
+        _ = fs::remove_dir_all(&trial);
+        copy(&dir, &trial);
+        let journal = journal_of(&trial);
+        let mut bytes = fs::read(&journal).unwrap();
+        let at = bytes.windows(8_192).position(|bytes| bytes.iter().all(|byte| *byte == value)).unwrap();
+        bytes[at..at + 4_096].fill(0);
+        fs::write(&journal, &bytes).unwrap();
+        if !was_safe {
+            fs::write(trial.join("lock"), &lock).unwrap();
+        }
+        (journal, bytes)
+    };
+    hurt(2, false);
+    let b = start("a", &[], &trial).await;
+    assert!(b.get("second").is_none() && b.get("first").is_some());
+    b.put("third", "v").unwrap().durable().await.unwrap();
+    b.shutdown().await;
+    let b = start("a", &[], &trial).await;
+    assert_eq!(b.len(), 2);
+    b.shutdown().await;
+    for (value, was_safe) in [(1, false), (1, true), (2, true)] {
+        let (journal, bytes) = hurt(value, was_safe);
+        let refused = builder("a", &[]).data_dir(&trial).start().await.unwrap_err();
+        assert!(
+            matches!(&refused, StartError::Damaged { path, .. } if Path::new(path) == journal),
+            "{refused}"
+        );
+        assert!(
+            value == 2 || fs::read(&journal).unwrap() == bytes,
+            "what is damaged elsewhere is left as it is"
+        );
+    }
+    assert_eq!(held.len(), 2);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_at_the_time_is_not_taken_for_damage() {
+    let folder = Folder::new();
+    let (dir, held) = filled(&folder).await;
+    let table = files(&dir).into_iter().find(|file| is_table(file)).unwrap();
+    let aside = folder.at("aside");
+    fs::rename(&table, &aside).unwrap();
+    // It leads to itself: as with too many open files, nothing is known about what is in it.
+    std::os::unix::fs::symlink(&table, &table).unwrap();
+    let refused = builder("a", &[]).config(rejoining()).data_dir(&dir).start().await.unwrap_err();
+    assert!(matches!(&refused, StartError::DataDir { .. }), "{refused}");
+    fs::rename(&aside, &table).unwrap();
+    assert!(registers(&start("a", &[], &dir).await) == held);
+}
+
+/// Both, at all places where a start or a rejoin can be interrupted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_start_and_a_rejoin_that_were_interrupted_are_gone_on_with() {
+    let folder = Folder::new();
+    let dir = folder.at("a");
+    fs::create_dir_all(dir.join("new")).unwrap();
+    fs::write(dir.join("new/0.jnl"), "half of it").unwrap();
+    let a = start("a", &[], &dir).await;
+    a.put("k", "v").unwrap().durable().await.unwrap();
+    a.shutdown().await;
+    assert!(!dir.join("new").exists());
+    let a = start("a", &[], &dir).await;
+    assert_eq!(a.len(), 1);
+    a.shutdown().await;
+
+    for has_older in [false, true] {
+        for is_forgotten in [false, true] {
+            let trial = folder.at(&format!("{has_older} {is_forgotten}"));
+            copy(&dir, &trial);
+            fs::rename(trial.join("store"), trial.join("moved")).unwrap();
+            let moved = files(&trial.join("moved")).len();
+            if has_older {
+                fs::create_dir_all(trial.join("damaged/older")).unwrap();
+            }
+            if is_forgotten {
+                fs::write(trial.join("lock"), "").unwrap();
+            }
+            let b = builder("b", &[]).config(rejoining()).data_dir(&trial).start().await.unwrap();
+            assert!(b.is_empty());
+            b.shutdown().await;
+            let kept = files(&trial.join("damaged")).len();
+            assert!(kept == moved && !trial.join("moved").exists(), "{kept} of {moved} files are kept");
+        }
+    }
+}
+
+/// Two that find it damaged at the same time: whoever is first keeps the directory for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rejoin_never_lets_go_of_its_directory() {
+    let folder = Folder::new();
+    let dir = folder.at("a");
+    start("a", &[], &dir).await.shutdown().await;
+    for _ in 0..10 {
+        fs::write(dir.join("lock"), "not what was written").unwrap();
+        let rejoin = || builder("a", &[]).config(rejoining()).data_dir(&dir).start();
+        let (one, other) = tokio::join!(tokio::spawn(rejoin()), tokio::spawn(rejoin()));
+        let started: Vec<Node> = [one.unwrap(), other.unwrap()].into_iter().flatten().collect();
+        assert_eq!(started.len(), 1, "a directory belongs to one node at a time");
+        for node in started {
+            node.put("k", "v").unwrap().durable().await.unwrap();
+            node.shutdown().await;
+        }
+        let a = start("a", &[], &dir).await;
+        assert_eq!(a.len(), 1);
+        a.shutdown().await;
+    }
 }
 
 // A process that is killed.

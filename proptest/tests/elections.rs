@@ -165,3 +165,26 @@ async fn voters_with_disks_promise_after_the_sync_and_remember() {
     drop((a, lead));
     _ = std::fs::remove_dir_all(base);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_the_leader_is_told_that_no_majority_answers_whatever_others_here_have_seen() {
+    let [a, b, c] = three().await;
+    let lead = guarded(a.election("cron").campaign("of a")).await.unwrap();
+    let mut observer = c.election("cron").observe().unwrap();
+    sees(&mut observer, Some(b"of a")).await;
+    assert_eq!(guarded(c.election("cron").leader()).await.unwrap().unwrap().token, lead.token());
+    a.shutdown().await;
+    b.shutdown().await;
+    sees(&mut observer, None).await;
+    // What they said when they left counts for a while.
+    let asked = async {
+        loop {
+            match c.election("cron").leader().await {
+                Ok(None) => tokio::task::yield_now().await,
+                asked => return asked,
+            }
+        }
+    };
+    let asked = guarded(asked).await;
+    assert!(matches!(asked, Err(ElectionError::NoMajority { needed: 2, .. })), "{asked:?}");
+}

@@ -9,7 +9,7 @@ use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidings::{Config, Control, Event, LeaseEnd, LeaseState, Sim};
+use tidings::{Config, Control, DiskFault, Event, LeaseEnd, LeaseState, Sim};
 use tidings_proptest::Elections;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -263,6 +263,56 @@ fn a_try_is_over_in_time_whatever_happens() {
     sim.run_for(SECOND * 4);
     let ended = LeaseEnd::NoMajority { reached: 1, needed: 2 };
     assert_eq!(sim.node(2).lease(third), Some(LeaseState::Ended(ended)));
+}
+
+#[test]
+fn voters_whose_disks_are_back_vote_again() {
+    let sim = Sim::new(10).config(config(3)).seeds(&[0, 1]).nodes_with_disk(3);
+    let mut sim = sim.nodes(1);
+    sim.run_for(QUARANTINE);
+    let first = sim.node(3).campaign("cron", "x").unwrap();
+    until(&mut sim, SECOND, |sim| !sim.holders("cron").is_empty());
+    for i in 0..3 {
+        sim.disk_fault(i, Some(DiskFault::Full));
+        sim.node(i).put(format!("{i}"), "v").unwrap();
+    }
+    sim.run_for(SECOND);
+    assert!((0..3).all(|i| sim.node(i).status().has_disk_failed));
+    // It is renewed meanwhile, since that is promised already; nothing new is.
+    assert_eq!(sim.holders("cron").len(), 1);
+    sim.node(3).resign(first);
+    sim.run_for(SECOND);
+    sim.node(3).try_campaign("cron", "x").unwrap();
+    sim.run_for(SECOND * 15);
+    assert!(sim.holders("cron").is_empty());
+    (0..3).for_each(|i| sim.disk_fault(i, None));
+    sim.run_for(SECOND * 15);
+    sim.node(3).campaign("cron", "x").unwrap();
+    until(&mut sim, SECOND * 15, |sim| !sim.holders("cron").is_empty());
+}
+
+#[test]
+fn a_candidate_whose_clock_is_days_ahead_leads_like_others_and_stands_in_nobodys_way() {
+    let mut sim = settled(Sim::new(11).config(config(3)), 3);
+    sim.skew(0, 48 * 3_600_000);
+    let ahead = sim.node(0).campaign("cron", "x").unwrap();
+    until(&mut sim, SECOND * 5, |sim| !sim.holders("cron").is_empty());
+    sim.run_for(SECOND * 5);
+    sim.node(0).resign(ahead);
+    sim.run_for(SECOND);
+    sim.skew(0, 0);
+    for i in [1, 0, 2] {
+        let id = sim.node(i).campaign("cron", "x").unwrap();
+        until(&mut sim, SECOND * 10, |sim| !sim.holders("cron").is_empty());
+        sim.node(i).resign(id);
+        sim.run_for(SECOND);
+    }
+    // Nor when the voters have forgotten that lease, and keep its greatest term for all others.
+    sim.run_for(SECOND * 60);
+    for i in 0..3 {
+        sim.node(i).campaign("other", "x").unwrap();
+    }
+    until(&mut sim, SECOND * 10, |sim| !sim.holders("other").is_empty());
 }
 
 #[test]

@@ -265,12 +265,18 @@ impl Election {
     }
 
     fn claim(&mut self, now: Duration, name: &str) {
+        let majority = self.majority();
         let bid = self.bids.get_mut(name).expect("it asks");
-        let above = |greatest: fn(&Told) -> u64| bid.told.iter().flatten().map(greatest).max().unwrap_or(0);
+        let mut clocks: Vec<u64> = bid.told.iter().flatten().map(|told| told.clock).collect();
+        clocks.sort_unstable();
+        // Whose clock is days ahead of a majority's has no say either: nobody else would grant such a term.
+        let limit = clocks[majority - 1].saturating_add(clock_time(TERM_AHEAD_MAX));
+        let counted = bid.told.iter().flatten().filter(|told| told.clock.max(told.top) <= limit);
+        let clock = counted.clone().map(|told| told.clock).max().unwrap_or(0);
+        let top = counted.map(|told| told.top).max().unwrap_or(0);
         // Above the clocks also when the claims arrive. Later ones would come too late for the lease.
-        let ahead = (self.lease.as_millis() as u64) << HybridClock::COUNTER_BITS;
-        let clock = above(|told| told.clock).saturating_add(ahead);
-        let clock = clock.max(above(|told| told.top).saturating_add(1)).max(self.last_term + 1);
+        let clock = clock.saturating_add(clock_time(self.lease));
+        let clock = clock.max(top.saturating_add(1)).max(self.last_term + 1);
         let reuses = self.controls.has(Control::TermReused) && self.last_term > 0;
         self.last_term = if reuses { self.last_term } else { clock };
         let term = Stamp { clock: self.last_term, origin: self.own };
@@ -379,7 +385,10 @@ impl Election {
 
     fn give_back(&mut self, now: Duration, at: usize, name: &str, term: Stamp) {
         if self.seats[at].run.is_some() {
-            self.releases.insert((at, name.to_owned()), (term, now + self.lease * 2));
+            let owed = self.releases.entry((at, name.to_owned())).or_default();
+            // A later one, which may not have arrived yet, stands for all before it.
+            let term = owed.0.max(term);
+            *owed = (term, now + self.lease * 2);
             self.send(now, at, Request::Release { name: name.to_owned(), term });
             self.due = self.due.min(self.repair_at);
         }
@@ -437,5 +446,64 @@ impl Election {
                 self.send(now, at, Request::Claim { name, term, again: true, value });
             }
         }
+    }
+}
+
+/// A time as it counts in the clock of a stamp.
+fn clock_time(time: Duration) -> u64 {
+    (time.as_millis() as u64) << HybridClock::COUNTER_BITS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::messages::Answer;
+    use super::super::{Living, Message};
+    use super::*;
+    use crate::config::Config;
+    use crate::controls::Controls;
+
+    const NOW: Time = Time { mono: Duration::from_secs(60), wall: Duration::from_secs(1_000_000) };
+
+    /// One that is no voter. The voters' runs are 1 to 3.
+    fn election() -> Election {
+        let mut config = Config::lan();
+        config.voters = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let mut election = Election::new("n", 9, &config, Controls::default(), 0).unwrap();
+        election.seat(|name| Living::One(u64::from(name.as_bytes()[0] - b'a') + 1));
+        election
+    }
+
+    #[test]
+    fn a_grant_that_comes_late_does_not_hide_that_a_later_one_is_to_be_given_back() {
+        let mut election = election();
+        let term = |clock| Stamp { clock, origin: 9 };
+        let (name, number) = ("lease".to_owned(), election.number(NOW.mono));
+        election.give_back(NOW.mono, 0, &name, term(2));
+        let granted = Answer::Granted { name: name.clone(), term: term(1), session: 5 };
+        election.message(NOW, 1, Message::Answer(number, granted));
+        election.message(
+            NOW,
+            1,
+            Message::Answer(number, Answer::Released { name: name.clone(), term: term(1) }),
+        );
+        assert_eq!(election.releases.get(&(0, name.clone())).map(|(term, _)| *term), Some(term(2)));
+        election.message(NOW, 1, Message::Answer(number, Answer::Released { name, term: term(2) }));
+        assert!(election.releases.is_empty());
+    }
+
+    #[test]
+    fn of_two_that_live_under_the_name_of_a_voter_neither_counts_and_of_one_that_is_missed_the_last() {
+        let mut election = election();
+        for seat in &mut election.seats {
+            seat.session = 7;
+        }
+        let living = |name: &str| match name {
+            "a" => Living::Several,
+            "b" => Living::Nobody,
+            _ => Living::One(3),
+        };
+        election.seat(living);
+        let seats: Vec<_> = election.seats.iter().map(|seat| (seat.run, seat.session)).collect();
+        assert_eq!(seats, [(None, 0), (Some(2), 7), (Some(3), 7)]);
     }
 }

@@ -240,8 +240,11 @@ impl Voter {
         } else {
             claim.term.clock > top && claim.term.clock > clock
         };
-        let is_possible = claim.term.clock <= HybridClock::limit(now, TERM_AHEAD_MAX);
-        if (is_new && is_possible) || ignores_terms { None } else { told(top, Standing::Free) }
+        if (is_new && is_possible(now, claim.term)) || ignores_terms {
+            None
+        } else {
+            told(top, Standing::Free)
+        }
     }
 
     /// How long whoever has a lease is promised it.
@@ -284,10 +287,11 @@ impl Voter {
     }
 
     fn release(&mut self, now: Time, run: u64, name: &str, term: Stamp) {
-        // A claim under this term may still be on its way: it comes too late.
         let Some(office) = self.office(now.mono, name) else { return };
-        if term != Stamp::default() {
-            (office.top, office.released) = (office.top.max(term), Some(term));
+        // A claim under this term may still be on its way: it comes too late. Not under one that is refused anyway; that
+        // would stand in the way of all others.
+        if term != Stamp::default() && is_possible(now, term) {
+            (office.top, office.released) = (office.top.max(term), office.released.max(Some(term)));
         }
         office.waiting.retain(|(_, waiting), _| *waiting != run);
         office.offered = office.offered.filter(|(to, _)| *to != run);
@@ -406,6 +410,44 @@ pub(super) fn clock(now: Time) -> u64 {
     HybridClock::limit(now, Duration::ZERO)
 }
 
+/// Whether a term is not too far ahead to be granted.
+fn is_possible(now: Time, term: Stamp) -> bool {
+    term.clock <= HybridClock::limit(now, TERM_AHEAD_MAX)
+}
+
 fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_that_nobody_would_grant_stands_in_the_way_of_none_when_it_is_given_back() {
+        let mut config = Config::lan();
+        config.lease_time = Duration::from_secs(3);
+        let at = |seconds| Time {
+            mono: Duration::from_secs(seconds),
+            wall: Duration::from_secs(1_000_000 + seconds),
+        };
+        let mut voter = Voter::new(&config, Controls::default(), 0, 1);
+        voter.wake(at(0));
+        let mut ask = |run, request| {
+            let call = Call { hash: 0, number: 1, lease: config.lease_time, request };
+            voter.handle(at(60), run, call);
+            voter.answers.drain(..).find(|reply| reply.to == run).expect("it answers").answer
+        };
+        let name = || "lease".to_owned();
+        let ahead = clock(Time { wall: at(60).wall + TERM_AHEAD_MAX * 2, ..at(60) });
+        let term = Stamp { clock: ahead, origin: 7 };
+        let refused = ask(7, Request::Claim { name: name(), term, again: false, value: Vec::new() });
+        assert!(matches!(refused, Answer::Told { .. }), "{refused:?}");
+        ask(7, Request::Release { name: name(), term });
+        let Answer::Told { told, .. } = ask(8, Request::Ask { name: name(), since: None }) else { panic!() };
+        assert!(told.standing == Standing::Free && told.top < ahead);
+        let term = Stamp { clock: told.clock + 1, origin: 8 };
+        let granted = ask(8, Request::Claim { name: name(), term, again: false, value: Vec::new() });
+        assert!(matches!(granted, Answer::Granted { .. }), "{granted:?}");
+    }
 }

@@ -253,7 +253,7 @@ impl Members {
         if self.known[&run].is_announced {
             self.tell(run, if has_left { MemberEvent::Left } else { MemberEvent::Down });
         }
-        let mut others = self.known.values().map(|known| &known.member);
+        let mut others = self.known.values().map(|known| &known.member).chain(std::iter::once(&self.own));
         if others.any(|other| other.name == name && other.run != run && other.state.is_alive()) {
             self.known.remove(&run);
         }

@@ -12,6 +12,9 @@ use crate::error::ElectionError;
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
 
+/// How often [`Election::leader`] looks whether a majority has answered, while nothing changes.
+const LOOKS: u32 = 32;
+
 /// Who is to be told what has become of campaigns, and who leads.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
@@ -155,13 +158,20 @@ impl Election {
     /// If no majority of voters answers for [`Config::lease_time`](crate::Config::lease_time).
     pub async fn leader(&self) -> Result<Option<Leader>, ElectionError> {
         let mut observer = self.observe()?;
-        match tokio::time::timeout(observer.patience, observer.next()).await {
-            Ok(Some(leader)) => Ok(leader),
-            Ok(None) => Err(ElectionError::Closed),
-            Err(_) => {
-                let core = self.shared.lock().ok_or(ElectionError::Closed)?;
-                let (reached, needed) = core.replica.heard_of_leader(&self.name);
-                Err(ElectionError::NoMajority { reached, needed })
+        let patience = observer.patience;
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            // Others may observe it as well, and know what it was: then it need not change.
+            let next = tokio::time::timeout(patience / LOOKS, observer.next()).await;
+            if next == Ok(None) {
+                return Err(ElectionError::Closed);
+            }
+            let core = self.shared.lock().ok_or(ElectionError::Closed)?;
+            let (reached, needed) = core.replica.heard_of_leader(&self.name);
+            match core.replica.leader(&self.name) {
+                Some(leader) if reached >= needed => return Ok(leader.clone()),
+                _ if tokio::time::Instant::now() < until => {}
+                _ => return Err(ElectionError::NoMajority { reached, needed }),
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::entry::{Held, Record, Revision};
 use crate::error::WriteError;
 use crate::saved::{self, Change, Saved, State};
 use crate::seen::Pending;
-use crate::store::Store;
+use crate::store::{NOTHING_KEPT, Store};
 
 /// Rows in one part of a transaction, except for its last: a writer waits for about a tenth of a millisecond. With fewer it
 /// waits more often, and to be woken each time costs more than the rows do.
@@ -155,10 +155,6 @@ impl DiskCursor {
         self.is_there
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.has_failed
-    }
-
     /// How often memos have changed, and up to which of these changes they are safe.
     pub(super) fn memo_marks(&self) -> (u64, u64) {
         (self.changes, self.safe.map_or(0, |(_, memos)| memos))
@@ -266,9 +262,13 @@ impl Replica {
             return None;
         }
         let (store, disk) = (&mut self.store, &mut self.disk);
+        if store.dropped.is_none() {
+            store.dropped = Some(Vec::new());
+            (disk.base, disk.staging) = (None, None);
+        }
         let mut part = disk.part(store, PART_ROWS);
         if part.ends() {
-            let dropped = std::mem::take(&mut store.dropped);
+            let dropped = store.dropped.replace(Vec::new()).unwrap_or_default();
             let now = |key: &Vec<u8>| store.held(key).map(|(held, _)| held.clone());
             part.rows.extend(dropped.iter().map(|key| now(key).unwrap_or(Held::Nothing(Record::bare(key)))));
             let mark = disk.mark(store);
@@ -298,7 +298,7 @@ impl Replica {
         let is_ready = disk.is_there && !disk.has_failed && disk.flight.is_none();
         is_ready
             && (disk.staging.is_some()
-                || !self.store.dropped.is_empty()
+                || self.store.dropped.as_ref().is_none_or(|dropped| !dropped.is_empty())
                 || disk.base != Some(disk.mark(&self.store)))
     }
 
@@ -318,19 +318,21 @@ impl Replica {
         let (store, disk) = (&mut self.store, &mut self.disk);
         disk.has_failed = true;
         self.promises.clear();
+        self.election.iter_mut().for_each(|election| election.disk(true));
         disk.staging = None;
         if let Some(flight) = disk.flight.take() {
-            store.dropped.extend(flight.dropped);
+            store.dropped.iter_mut().for_each(|dropped| dropped.extend_from_slice(&flight.dropped));
             store.moved.extend(flight.moved);
             disk.changed.extend(flight.changed);
             disk.base = flight.before.filter(|_| flight.log == store.log.id);
         }
-        store.disk = Some(u64::MAX);
+        store.disk = Some(NOTHING_KEPT);
     }
 
     pub(super) fn disk_back(&mut self) {
         let (store, disk) = (&mut self.store, &mut self.disk);
         disk.has_failed = false;
+        self.election.iter_mut().for_each(|election| election.disk(false));
         // Removals that were forgotten meanwhile are in no log: then everything is written anew.
         disk.base = disk.base.filter(|base| store.log.floor() <= base.head);
         store.disk = Some(disk.base.map_or(0, |base| base.head));
@@ -376,5 +378,51 @@ impl Replica {
     /// for.
     pub fn are_memos_safe(&self) -> bool {
         !self.disk.is_there || self.disk.safe.map_or(0, |(_, memos)| memos) == self.disk.changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::replica::{Input, PutOptions, Setup};
+    use crate::store::DROPPED_MAX;
+    use crate::time::Time;
+
+    #[test]
+    fn what_expires_while_the_disk_has_failed_takes_no_room_for_ever_and_is_gone_from_it_in_the_end() {
+        let at = |seconds| Time {
+            mono: Duration::from_secs(seconds),
+            wall: Duration::from_secs(1_000_000 + seconds),
+        };
+        let mut replica = Replica::new(Setup { has_disk: true, ..Setup::new(Config::lan(), 1) });
+        let write = |replica: &mut Replica, now| -> bool {
+            let parts: Vec<Persist> = std::iter::from_fn(|| replica.persist()).collect();
+            replica.handle(now, Input::Persisted);
+            parts.first().is_some_and(Persist::is_whole)
+        };
+        let ttl = PutOptions::new().ttl(Duration::from_secs(1));
+        replica.put(at(0), "stays", b"v").unwrap();
+        for (began, count, is_whole) in [(0, 10, false), (10_000, DROPPED_MAX + 1, true)] {
+            for i in 0..count {
+                replica.put_with(at(began), &format!("{i}"), b"v", &ttl).unwrap();
+            }
+            write(&mut replica, at(began));
+            replica.handle(at(began), Input::PersistFailed);
+            let later = at(began + 1_000);
+            for _ in 0..count {
+                if replica.store.expiries() == 0 {
+                    break;
+                }
+                replica.handle(later, Input::Wake);
+            }
+            assert!(replica.len() == 1 && replica.persist().is_none());
+            assert_eq!(replica.store.dropped.is_none(), is_whole);
+            replica.handle(later, Input::DiskBack);
+            assert_eq!(write(&mut replica, later), is_whole);
+            assert!(replica.persist().is_none() && replica.store.dropped.as_ref().is_some_and(Vec::is_empty));
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Event, Output, Replica, VOTER_MEMO};
 use crate::digest::fingerprint;
-use crate::election::{Effect, Election, Leader, LeaseId, Message};
+use crate::election::{Effect, Election, Leader, LeaseId, Living, Message};
 use crate::error::ElectionError;
 use crate::members::{Member, Members};
 use crate::time::{Stamp, Time};
@@ -112,7 +112,6 @@ impl Replica {
     /// Who has the seats of voters changes with the members.
     pub(super) fn seat_voters(&mut self) {
         if let (Some(election), Some(members)) = (&mut self.election, &self.members) {
-            election.disk(self.disk.has_failed());
             election.seat(|name| members.living_named(name));
         }
     }
@@ -192,11 +191,15 @@ impl Replica {
 }
 
 impl Members {
-    /// The one run that lives under a name. Of two that do, neither counts: a name has one vote.
-    fn living_named(&self, name: &str) -> Option<u64> {
+    /// Who lives under a name.
+    fn living_named(&self, name: &str) -> Living {
         let own = std::iter::once(self.own());
         let mut living =
             own.chain(self.others()).filter(|member| member.name == name && member.state.is_alive());
-        living.next().filter(|_| living.next().is_none()).map(|member| member.run)
+        match (living.next(), living.next()) {
+            (None, _) => Living::Nobody,
+            (Some(member), None) => Living::One(member.run),
+            _ => Living::Several,
+        }
     }
 }

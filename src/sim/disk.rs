@@ -77,10 +77,12 @@ impl SimDisk {
         for record in self.records.range_mut(self.synced..) {
             // Of a write's pages any may be there, whatever their order was.
             let at = random.next_u32() as usize % record.len();
-            match random.next_u32() % 4 {
+            let end = at + random.next_u32() as usize % (record.len() - at);
+            match random.next_u32() % 5 {
                 0 => record.fill(0),
                 1 => record[at..].fill(0),
                 2 => record[..at].fill(0),
+                3 => record[at..end].fill(0),
                 _ => {}
             }
         }

@@ -5,6 +5,9 @@ use crate::entry::{Held, Record};
 use crate::rows::Source;
 use crate::time::{Stamp, Time};
 
+/// So many expired keys are noted for the disk. One that has failed takes none.
+pub(crate) const DROPPED_MAX: usize = 1 << 18;
+
 impl Store {
     /// Notes when dots expire, or that they are gone.
     pub(super) fn schedule(&mut self, at: u32, dots: Vec<(u64, Stamp)>, on: bool) {
@@ -91,8 +94,13 @@ impl Store {
             self.log.mark_removal(self.slab.at(at).revision);
         }
         self.drops += 1;
-        if self.disk.is_some() {
-            self.dropped.push(held.key().to_vec());
+        if self.disk.is_some()
+            && let Some(dropped) = &mut self.dropped
+        {
+            dropped.push(held.key().to_vec());
+            if dropped.len() > DROPPED_MAX {
+                self.dropped = None;
+            }
         }
     }
 }

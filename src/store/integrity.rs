@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Store, expiring};
+use super::{NOTHING_KEPT, Store, expiring};
 use crate::digest::{Digest, HashKey, Node, Range};
 use crate::entry::{Held, Record};
 use crate::log::ChangeLog;
@@ -150,6 +150,6 @@ impl Store {
         }
         self.refill(rows.into_values().filter(|held| !held.is_empty()));
         self.log.raise_floor(self.log.head().max(1));
-        self.disk = self.disk.map(|_| 0);
+        self.disk = self.disk.map(|at| if at == NOTHING_KEPT { at } else { 0 });
     }
 }

@@ -15,7 +15,8 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
-use tokio::net::TcpListener;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -23,6 +24,10 @@ use super::ApiError;
 
 /// How long a connection may take to send the head of a request, idle time before it included.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// For how long a client may be silent and deaf, as when its machine lost its power: what it held is given to others then.
+/// One that lives but reads nothing of what waits for it has to connect again after that time.
+const SILENCE_TIME_MAX: Duration = Duration::from_secs(30);
+const PROBES: u32 = 4;
 /// After an error of the listening socket, as when all file descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long requests under way may take when everything ends.
@@ -94,6 +99,18 @@ impl Service<Request<Incoming>> for Guarded {
     }
 }
 
+/// Has the system notice a client that is gone without a word, whether it is owed something or not.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new().with_time(SILENCE_TIME_MAX / 2);
+    let probes = probes.with_interval(SILENCE_TIME_MAX / 2 / PROBES).with_retries(PROBES);
+    socket.set_tcp_keepalive(&probes)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(SILENCE_TIME_MAX))?;
+    Ok(())
+}
+
 /// Serves until `stop` resolves, then a moment longer for requests that are under way.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -121,7 +138,8 @@ pub(crate) async fn serve(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        _ = stream.set_nodelay(true);
+        // A connection that takes none of this is served all the same.
+        _ = prepare(&stream);
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
         let connection = http.serve_connection(TokioIo::new(stream), service.clone());
@@ -151,6 +169,23 @@ mod tests {
     fn asked(guard: &Guard, path: &str, pairs: &[(&'static str, &str)]) -> bool {
         let pairs = pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         guard.check(path, &pairs.collect()).is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_without_a_word_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        prepare(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            let silence = socket.tcp_keepalive_time().unwrap()
+                + socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+            assert!(silence <= SILENCE_TIME_MAX, "{silence:?}");
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE_TIME_MAX));
+        }
     }
 
     #[test]

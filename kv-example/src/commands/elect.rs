@@ -67,8 +67,9 @@ impl Leader {
 
 const ENVIRONMENT: &str = "\
 The node holds the lease for as long as this command runs; when it ends, or its connection to the node does, the lease
-is given up. The command after -- has the fencing token in TIDINGS_FENCING_TOKEN: whatever it works on should refuse
-every token below the greatest that it has seen. It is killed when the lease is lost.";
+is given up. Of a machine that is gone without a word the node knows after half a minute; of a command that is stopped,
+and not ended, it does not. The command after -- has the fencing token in TIDINGS_FENCING_TOKEN: whatever it works on should
+refuse every token below the greatest that it has seen. It is killed when the lease is lost.";
 
 /// Become the leader of an election, and stay so: run a command meanwhile
 #[derive(Args, Debug)]

@@ -13,6 +13,9 @@
 //! file, the lock. It also holds the number of the last transaction: a journal that has lost its end looks like one
 //! that was never longer, and only a number kept elsewhere can tell. It is written after the transaction is safe, so it
 //! is never ahead of an engine that keeps its word.
+//!
+//! A power failure may leave any pages of a transaction unwritten that was not safe yet. One without an end is torn for
+//! the engine, which goes on without it; one with a hole before its end is damage to it, and is cut off here.
 
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
@@ -33,8 +36,14 @@ const LOCK_FILE: &str = "lock";
 const STORE_FOLDER: &str = "store";
 /// The engine's own.
 const VERSION_FILE: &str = "version";
+/// So ends each transaction in its journal.
+const TRANSACTION_END: &[u8] = b"FJL\x03";
 const REWRITTEN_FILE: &str = "journal";
+/// Where a store is made, until it is whole.
+const NEW_FOLDER: &str = "new";
+/// Where a damaged one ends up, and where it is until the lock knows of that.
 const DAMAGED_FOLDER: &str = "damaged";
+const MOVED_FOLDER: &str = "moved";
 const KEYSPACE: &str = "tidings";
 
 /// Under which the number of the last transaction is kept; no row and no claim begins like this.
@@ -89,6 +98,12 @@ impl From<fjall::Error> for Fault {
     }
 }
 
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Engine(fjall::Error::Io(error))
+    }
+}
+
 impl From<SavedError> for Fault {
     fn from(error: SavedError) -> Self {
         Self::Saved(error)
@@ -103,7 +118,6 @@ struct Open {
 
 pub(super) struct Engine {
     dir: PathBuf,
-    /// Closed before the lock is.
     open: Option<Open>,
     lock: File,
     number: u64,
@@ -112,8 +126,8 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Opens a directory, or makes it. Answers what it holds; a directory that is damaged is left as it is.
-    pub(super) fn open(dir: &Path) -> Result<(Self, Saved), StartError> {
+    /// Takes a directory, or makes it. It belongs to this engine from now on, whatever it holds.
+    pub(super) fn new(dir: &Path) -> Result<Self, StartError> {
         let unusable = |error: &dyn std::fmt::Display| StartError::DataDir {
             path: dir.display().to_string(),
             reason: error.to_string(),
@@ -126,23 +140,57 @@ impl Engine {
             TryLockError::WouldBlock => StartError::DataDirInUse { path: dir.display().to_string() },
             TryLockError::Error(error) => unusable(&error),
         })?;
-        let mut engine = Self {
+        Ok(Self {
             dir: dir.to_owned(),
             lock,
             open: None,
             number: 0,
             #[cfg(feature = "__controls")]
             fault: std::sync::Arc::default(),
-        };
-        let saved = engine.load().map_err(|fault| engine.start_error(fault))?;
-        Ok((engine, saved))
+        })
     }
 
-    fn load(&mut self) -> Result<Saved, Fault> {
+    /// Opens the store, and answers what it holds.
+    pub(super) fn load(&mut self) -> Result<Saved, StartError> {
+        self.read().map_err(|fault| self.start_error(fault))
+    }
+
+    fn read(&mut self) -> Result<Saved, Fault> {
+        use fjall::{Error::JournalRecovery, JournalRecoveryError::InvalidFileName};
+        self.set_aside()?;
+        let error = match self.read_store() {
+            Err(Fault::Engine(JournalRecovery(error))) if error != InvalidFileName => error,
+            read => return read,
+        };
+        let journal = self.journal().ok_or(io::Error::from(io::ErrorKind::NotFound))?;
+        let bytes = fs::read(&journal)?;
+        let used = &bytes[..used_bytes(&bytes)];
+        let Some(rest) = used.strip_suffix(TRANSACTION_END) else {
+            return Err(Fault::Engine(JournalRecovery(error)));
+        };
+        let before = rest.windows(TRANSACTION_END.len()).rposition(|bytes| bytes == TRANSACTION_END);
+        let before = before.map_or(0, |at| at + TRANSACTION_END.len());
+        let mut file = File::options().write(true).open(&journal)?;
+        file.set_len(before as u64)?;
+        file.sync_all()?;
+        let read = self.read_store();
+        if read.is_ok() {
+            tracing::warn!(bytes = used.len() - before, "a torn transaction is left out, which was not safe");
+        } else {
+            // It was, or the fault lies elsewhere: then all stays as it is.
+            self.open = None;
+            file.seek(SeekFrom::Start(before as u64))?;
+            file.write_all(&used[before..])?;
+            file.set_len(bytes.len() as u64)?;
+            file.sync_all()?;
+        }
+        read
+    }
+
+    fn read_store(&mut self) -> Result<Saved, Fault> {
         // The engine's own checks of what it reads are not all errors.
-        let open = catch_unwind(AssertUnwindSafe(|| open(&self.dir.join(STORE_FOLDER))));
-        let open = open.map_err(|_| Fault::Panic)??;
-        self.open = Some(open.clone());
+        let open = catch_unwind(AssertUnwindSafe(|| open(&self.dir)));
+        let open = self.open.insert(open.map_err(|_| Fault::Panic)??);
         let mut number = 0;
         let entries = open.rows.iter().filter_map(|guard| match guard.into_inner() {
             Ok((key, value)) if *key == *NUMBER_KEY => {
@@ -155,7 +203,8 @@ impl Engine {
         let saved = saved.map_err(|_| Fault::Panic)??;
         self.number = number;
         let mut bytes = Vec::new();
-        _ = self.lock.read_to_end(&mut bytes);
+        self.lock.seek(SeekFrom::Start(0))?;
+        self.lock.read_to_end(&mut bytes)?;
         let expected = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         match bytes.len() {
             0 => Ok(saved),
@@ -173,7 +222,9 @@ impl Engine {
                 return StartError::DataDirVersion { path: dir, version };
             }
             Fault::Engine(fjall::Error::Locked) => return StartError::DataDirInUse { path: dir },
-            Fault::Engine(fjall::Error::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            Fault::Engine(fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)))
+                if !tells_of_damage(&error) =>
+            {
                 return StartError::DataDir { path: dir, reason: error.to_string() };
             }
             Fault::Engine(fjall::Error::JournalRecovery(error)) => {
@@ -210,12 +261,9 @@ impl Engine {
     fn rewrite_journals(&self) -> io::Result<()> {
         let copy = self.dir.join(REWRITTEN_FILE);
         for journal in self.journals()? {
-            let mut file = File::create(&copy)?;
-            file.write_all(&fs::read(&journal)?)?;
-            file.sync_all()?;
-            fs::rename(&copy, journal)?;
+            write_anew(&copy, &journal, &fs::read(&journal)?)?;
         }
-        File::open(self.dir.join(STORE_FOLDER))?.sync_all()
+        sync_folder(&self.dir.join(STORE_FOLDER))
     }
 
     /// The table that cannot be read.
@@ -235,21 +283,26 @@ impl Engine {
         StartError::Damaged { path: path.display().to_string(), reason }
     }
 
-    /// Moves what a directory holds aside, and begins anew in it.
-    pub(super) fn begin_anew(dir: &Path) -> Result<(Self, Saved), StartError> {
-        let moved = || {
-            let damaged = dir.join(DAMAGED_FOLDER);
-            if damaged.exists() {
-                fs::remove_dir_all(&damaged)?;
-            }
-            fs::rename(dir.join(STORE_FOLDER), damaged)?;
-            File::options().write(true).open(dir.join(LOCK_FILE))?.set_len(0)
-        };
-        moved().map_err(|error| StartError::DataDir {
-            path: dir.display().to_string(),
-            reason: error.to_string(),
-        })?;
-        Self::open(dir)
+    /// Sets aside what is there, and begins anew.
+    pub(super) fn begin_anew(&mut self) -> Result<(), StartError> {
+        self.open = None;
+        let moved = fs::rename(self.dir.join(STORE_FOLDER), self.dir.join(MOVED_FOLDER));
+        moved.map_err(|error| self.start_error(error.into()))?;
+        self.load().map(|_| ())
+    }
+
+    /// Brings a store that was moved where it belongs, once the lock says nothing of it any more: if that is interrupted it
+    /// goes on at the next start, and what is made then is not taken for one that has lost everything.
+    fn set_aside(&self) -> io::Result<()> {
+        let (moved, damaged) = (self.dir.join(MOVED_FOLDER), self.dir.join(DAMAGED_FOLDER));
+        if moved.exists() {
+            sync_folder(&self.dir)?;
+            self.lock.set_len(0)?;
+            self.lock.sync_all()?;
+            remove_folder(&damaged)?;
+            fs::rename(moved, damaged)?;
+        }
+        Ok(())
     }
 
     /// Writes a transaction, given in its parts. When this returns it is safe.
@@ -313,12 +366,21 @@ impl Engine {
         // The engine lets go of the directory before it is opened again.
         self.open = None;
         self.rewrite_journals().map_err(fjall::Error::Io)?;
-        let open = open(&self.dir.join(STORE_FOLDER))?;
+        let open = open(&self.dir)?;
         if let Some(number) = open.rows.get(NUMBER_KEY)?.and_then(|bytes| bytes.first_chunk().copied()) {
             self.number = u64::from_le_bytes(number);
         }
         self.open = Some(open);
         Ok(())
+    }
+}
+
+/// Others may have the directory at once. Closing the lock would not be enough: a process that this one is just starting
+/// has it for a moment as well.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.open = None;
+        _ = self.lock.unlock();
     }
 }
 
@@ -331,7 +393,55 @@ fn numbered(number: u64) -> [u8; 16] {
     bytes
 }
 
-fn open(store: &Path) -> Result<Open, fjall::Error> {
+/// Whether an error says something about what was written, instead of about what can be done at the time.
+fn tells_of_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+    // The device cannot read what it holds.
+    let is_unreadable = cfg!(unix) && error.raw_os_error() == Some(5);
+    is_unreadable || matches!(error.kind(), InvalidData | InvalidInput | NotFound | UnexpectedEof)
+}
+
+/// How long a journal is without the room at its end.
+fn used_bytes(journal: &[u8]) -> usize {
+    journal.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1)
+}
+
+/// Puts a journal in the place of another one. The room at its end takes none as long as nobody writes there.
+fn write_anew(copy: &Path, journal: &Path, bytes: &[u8]) -> io::Result<()> {
+    let written = File::create(copy).and_then(|mut file| {
+        file.write_all(&bytes[..used_bytes(bytes)])?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()?;
+        fs::rename(copy, journal)
+    });
+    written.inspect_err(|_| _ = fs::remove_file(copy))
+}
+
+/// What was made or renamed in a folder is there after a power failure as well.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    if folder.exists() { fs::remove_dir_all(folder) } else { Ok(()) }
+}
+
+fn open(dir: &Path) -> Result<Open, fjall::Error> {
+    let store = dir.join(STORE_FOLDER);
+    if fs::symlink_metadata(&store).is_err() {
+        // The engine cannot go on with one that it has half made.
+        let new = dir.join(NEW_FOLDER);
+        remove_folder(&new)?;
+        drop(open_store(&new)?);
+        fs::rename(new, &store)?;
+        sync_folder(dir)?;
+        // Not everybody may read the folder around it.
+        _ = dir.canonicalize()?.parent().map(sync_folder);
+    }
+    open_store(&store)
+}
+
+fn open_store(store: &Path) -> Result<Open, fjall::Error> {
     let database = Database::builder(store)
         .worker_threads(1)
         .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -343,4 +453,35 @@ fn open(store: &Path) -> Result<Open, fjall::Error> {
             .filter_policy(FilterPolicy::disabled())
     })?;
     Ok(Open { database, rows })
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    /// A disk that was full has little room at first.
+    #[test]
+    fn a_journal_that_is_written_anew_takes_the_room_of_what_is_in_it() {
+        let dir = std::env::temp_dir().join(format!("tidings-engine-{}", std::process::id()));
+        _ = fs::remove_dir_all(&dir);
+        let mut engine = Engine::new(&dir).unwrap();
+        assert!(engine.load().unwrap().is_blank());
+        engine.open = None;
+        let (journal, copy) = (engine.journal().unwrap(), dir.join(REWRITTEN_FILE));
+        let bytes = [vec![7; 1_000], vec![0; 8 << 20]].concat();
+        fs::write(&journal, &bytes).unwrap();
+        engine.rewrite_journals().unwrap();
+        assert!(fs::read(&journal).unwrap() == bytes && !copy.exists());
+        assert!(fs::metadata(&journal).unwrap().blocks() * 512 < 1 << 20);
+        fs::write(&journal, b"").unwrap();
+        engine.reopen().unwrap();
+        // Where that is not possible, nothing is left of the try.
+        engine.open = None;
+        let in_the_way = journal.with_file_name("9.jnl");
+        fs::create_dir_all(in_the_way.join("full")).unwrap();
+        assert!(write_anew(&copy, &in_the_way, &bytes).is_err() && !copy.exists());
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -47,8 +47,9 @@ pub(in crate::node) fn open(
     let setup = Setup { has_disk: true, ..setup };
     let _span = tracing::info_span!("loading", dir = %dir.display()).entered();
     let began = Instant::now();
-    let mut damage = match Engine::open(dir) {
-        Ok((engine, saved)) => {
+    let mut engine = Engine::new(dir)?;
+    let mut damage = match engine.load() {
+        Ok(saved) => {
             let saved = if saved.is_blank() { restored()? } else { saved };
             match replica(setup.clone(), saved, snapshot) {
                 Ok((replica, false)) => {
@@ -66,7 +67,7 @@ pub(in crate::node) fn open(
         return Err(damage);
     }
     let event = Some(NodeEvent::DiskDamaged { path: std::mem::take(path), reason: std::mem::take(reason) });
-    let (engine, _) = Engine::begin_anew(dir)?;
+    engine.begin_anew()?;
     let (replica, _) = replica(setup, restored()?, snapshot)?;
     Ok((replica, opened(Some(engine), event)))
 }
