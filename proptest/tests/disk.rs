@@ -434,6 +434,16 @@ fn is_table(file: &Path) -> bool {
     file.parent().is_some_and(|folder| folder.ends_with("1/tables"))
 }
 
+fn journal_of(dir: &Path) -> PathBuf {
+    files(dir).into_iter().find(|file| file.extension().is_some_and(|end| end == "jnl")).unwrap()
+}
+
+fn rejoining() -> Config {
+    let mut config = Config::local();
+    config.on_corruption = OnCorruption::Rejoin;
+    config
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_damaged_is_named_or_does_no_harm() {
     let folder = Folder::new();
@@ -492,9 +502,7 @@ async fn a_damaged_node_rejoins_blank_if_it_is_told_to() {
     fs::write(&table, bytes).unwrap();
     let refused = builder("b", &[&a]).data_dir(&dir).start().await.unwrap_err();
     assert!(matches!(&refused, StartError::Damaged { path, .. } if Path::new(path) == table), "{refused}");
-    let mut config = Config::local();
-    config.on_corruption = OnCorruption::Rejoin;
-    let b = builder("b", &[&a]).config(config).data_dir(&dir).start().await.unwrap();
+    let b = builder("b", &[&a]).config(rejoining()).data_dir(&dir).start().await.unwrap();
     let told = event(&b, |event| matches!(event, NodeEvent::DiskDamaged { .. })).await;
     assert!(matches!(told, NodeEvent::DiskDamaged { path, .. } if Path::new(&path) == table));
     agree(&[&a, &b]).await;
@@ -516,8 +524,7 @@ async fn a_journal_that_lost_its_end_is_noticed_by_the_number_beside_it() {
     }
     a.shutdown().await;
     drop(a);
-    let journal =
-        files(&dir).into_iter().find(|file| file.extension().is_some_and(|end| end == "jnl")).unwrap();
+    let journal = journal_of(&dir);
     let bytes = fs::read(&journal).unwrap();
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
     fs::write(&journal, &bytes[..end - 500]).unwrap();
@@ -526,16 +533,6 @@ async fn a_journal_that_lost_its_end_is_noticed_by_the_number_beside_it() {
     fs::write(dir.join("lock"), "").unwrap();
     let less = start("a", &[], &dir).await.len();
     assert!((1..50).contains(&less), "{less}");
-}
-
-fn journal_of(dir: &Path) -> PathBuf {
-    files(dir).into_iter().find(|file| file.extension().is_some_and(|end| end == "jnl")).unwrap()
-}
-
-fn rejoining() -> Config {
-    let mut config = Config::local();
-    config.on_corruption = OnCorruption::Rejoin;
-    config
 }
 
 /// A power failure keeps any pages of what was not synced. What was acknowledged is told by the number beside the journal.
