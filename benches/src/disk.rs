@@ -133,25 +133,30 @@ fn engines() {
     _ = fs::remove_dir_all(folder);
 }
 
-/// One writer who waits for each of its puts.
+/// One writer who waits for each of its puts, with a new directory and after a restart.
 fn single() {
     let (folder, runtime) = (folder(), runtime());
-    let node = start(&runtime, Some(&folder.join("a")));
-    let (mut floors, mut puts, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..5 {
-        let floor = bare(&folder);
-        let put = |i| runtime.block_on(node.put(key(i), value(i)).expect("acceptable").durable());
-        let ours = each(ROUNDS, |i| put(i).expect("it is safe"));
-        floors.push(floor);
-        puts.push(ours);
-        ratios.push(ours / floor);
-    }
     let mut table = Table::new("disk-single", "One writer who waits until each put is durable, p50");
-    table.row("124 bytes", "append and fdatasync", "us", None, floors);
-    table.row("put and durable", "tidings", "us", None, puts);
-    table.row("put and durable, in appends", "tidings", "x", Some(1.5), ratios);
+    for (name, in_appends) in [
+        ("put and durable", "put and durable, in appends"),
+        ("the same, restarted", "the same, restarted, in appends"),
+    ] {
+        let node = start(&runtime, Some(&folder.join("a")));
+        let (mut floors, mut puts, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..5 {
+            let floor = bare(&folder);
+            let put = |i| runtime.block_on(node.put(key(i), value(i)).expect("acceptable").durable());
+            let ours = each(ROUNDS, |i| put(i).expect("it is safe"));
+            floors.push(floor);
+            puts.push(ours);
+            ratios.push(ours / floor);
+        }
+        table.row("124 bytes", "append and fdatasync", "us", None, floors);
+        table.row(name, "tidings", "us", None, puts);
+        table.row(in_appends, "tidings", "x", Some(1.5), ratios);
+        runtime.block_on(node.shutdown());
+    }
     table.save();
-    runtime.block_on(node.shutdown());
     _ = fs::remove_dir_all(folder);
 }
 
