@@ -116,10 +116,11 @@ async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
         let (node, halt, puts, busy) = (nodes[0].clone(), halt.clone(), puts.clone(), busy.clone());
         let (keys, bytes) = (case.keys, case.value_bytes);
         std::thread::spawn(move || {
-            write_calmly(&node, keys, bytes);
+            let keys: Vec<String> = (0..keys).map(key).collect();
+            write_calmly(&node, &keys, bytes);
             _ = is_used.send(());
             if is_overload.recv().is_ok() {
-                write(&node, keys, bytes, &halt, &puts, &busy);
+                write(&node, &keys, bytes, &halt, &puts, &busy);
             }
         })
     };
@@ -256,28 +257,29 @@ async fn bare(table: &mut Table) {
 }
 
 /// Writes every key again and again, at a rate that everybody can follow.
-fn write_calmly(node: &Node, keys: u64, bytes: usize) {
+fn write_calmly(node: &Node, keys: &[String], bytes: usize) {
     let value = vec![0; bytes];
-    let pace = (keys / 1_000).max(1);
-    for i in 0..sized(CALM_ROUNDS[0], CALM_ROUNDS[1]) * keys {
-        while node.put(key(i % keys), &value).is_err() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        if i % pace == 0 {
-            std::thread::sleep(Duration::from_millis(1));
+    let pace = (keys.len() / 1_000).max(1);
+    for _ in 0..sized(CALM_ROUNDS[0], CALM_ROUNDS[1]) {
+        for (i, key) in keys.iter().enumerate() {
+            while node.put(key, &value).is_err() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if i % pace == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 }
 
-fn write(node: &Node, keys: u64, bytes: usize, halt: &AtomicBool, puts: &AtomicU64, busy: &AtomicU64) {
-    let names: Vec<String> = (0..keys).map(key).collect();
+fn write(node: &Node, keys: &[String], bytes: usize, halt: &AtomicBool, puts: &AtomicU64, busy: &AtomicU64) {
     let mut value = vec![0; bytes];
-    for i in 0_u64.. {
+    for (i, key) in (0_u64..).zip(keys.iter().cycle()) {
         if halt.load(Ordering::Relaxed) {
             break;
         }
         value[..8].copy_from_slice(&i.to_le_bytes());
-        match node.put(&names[(i % keys) as usize], &value) {
+        match node.put(key, &value) {
             Ok(_) => puts.fetch_add(1, Ordering::Relaxed),
             Err(WriteError::Busy) => {
                 std::thread::yield_now();
