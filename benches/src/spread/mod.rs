@@ -28,8 +28,9 @@ pub(crate) const PARTS: &[(&str, fn())] = &[
     ("costs", costs::costs),
 ];
 
-/// Samples of the fast contestants, all repetitions together.
-const SAMPLES: usize = 300;
+/// Samples of the fast contestants, all repetitions together; where datagrams are lost, fewer, since many of them wait.
+const SAMPLES: [usize; 2] = [300, 900];
+const SAMPLES_LOSSY: usize = 300;
 /// Samples of those that take seconds for each, in each repetition.
 const SLOW_SAMPLES: usize = 3;
 /// Their repetitions in the short run.
@@ -148,7 +149,8 @@ fn contest(table: &mut Table, count: usize, is_alone: bool) {
         contestants.into_iter().map(|kind| (kind, Repetitions::default())).collect();
     for turn in 0..repetitions {
         for (kind, figures) in &mut contestants {
-            let samples = if kind.is_fast() { SAMPLES / repetitions } else { SLOW_SAMPLES };
+            let samples =
+                if kind.is_fast() { sized(SAMPLES[0], SAMPLES[1]) / repetitions } else { SLOW_SAMPLES };
             if kind.is_fast() || turn < sized(SLOW_REPETITIONS_QUICK, repetitions) {
                 runtime().block_on(figures.add(*kind, count, None, samples));
             }
@@ -177,7 +179,7 @@ fn loss() {
             for _ in 0..repetitions {
                 for (kind, figures) in [Kind::Push(Writers::One), Kind::Tidings].into_iter().zip(&mut figures)
                 {
-                    runtime().block_on(figures.add(kind, count, faults, SAMPLES / repetitions));
+                    runtime().block_on(figures.add(kind, count, faults, SAMPLES_LOSSY / repetitions));
                 }
             }
             let [push, ours] = figures;
