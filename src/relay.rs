@@ -88,24 +88,28 @@ impl Told {
         self.version.is_none_or(|version| version < chains.version)
     }
 
+    /// From now on the peer is sent everything that is passed on.
+    pub(crate) fn begin(&mut self, chains: &mut Chains) {
+        if self.version.is_none() {
+            chains.epoch += 1;
+            self.ends = chains.by_origin.iter().map(|(origin, chain)| (*origin, chain.to)).collect();
+            self.version = Some(chains.version);
+        }
+    }
+
     /// Writes what a `done` of this instant can tell beside its own claim.
-    pub(crate) fn write(&mut self, chains: &mut Chains, scope: Scope, writer: &mut Writer) {
+    pub(crate) fn write(&mut self, chains: &Chains, writer: &mut Writer) {
         let mut news = Vec::new();
-        if scope == Scope::PassedOn {
-            if let Some(version) = self.version {
-                for (origin, chain) in chains.by_origin.iter().filter(|(_, chain)| chain.version > version) {
-                    let told = self.ends.insert(*origin, chain.to);
-                    let from = chain.from.max(told.unwrap_or(0));
-                    if from < chain.to {
-                        news.push((*origin, from, chain.to));
-                    }
+        if let Some(version) = self.version {
+            for (origin, chain) in chains.by_origin.iter().filter(|(_, chain)| chain.version > version) {
+                let told = self.ends.insert(*origin, chain.to);
+                let from = chain.from.max(told.unwrap_or(0));
+                if from < chain.to {
+                    news.push((*origin, from, chain.to));
                 }
-                if self.ends.len() > CHAINS_MAX {
-                    self.ends.retain(|origin, _| chains.by_origin.contains_key(origin));
-                }
-            } else {
-                chains.epoch += 1;
-                self.ends = chains.by_origin.iter().map(|(origin, chain)| (*origin, chain.to)).collect();
+            }
+            if self.ends.len() > CHAINS_MAX {
+                self.ends.retain(|origin, _| chains.by_origin.contains_key(origin));
             }
             self.version = Some(chains.version);
         }

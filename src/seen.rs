@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crdts::{CmRDT, CvRDT, Dot, VClock};
+use crdts::{CvRDT, VClock};
 
 use crate::digest::{HashKey, Place, Range};
 use crate::time::Stamp;
@@ -27,7 +27,10 @@ pub(crate) fn covers(context: &Context, stamp: Stamp) -> bool {
 }
 
 pub(crate) fn raise(context: &mut Context, stamp: Stamp) {
-    context.apply(Dot::new(stamp.origin, stamp.clock));
+    if stamp.clock > 0 {
+        let clock = context.dots.entry(stamp.origin).or_default();
+        *clock = stamp.clock.max(*clock);
+    }
 }
 
 /// The part of `context` that lies beyond `vector`.

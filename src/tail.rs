@@ -123,6 +123,9 @@ impl Outgoing {
         if scope != Scope::PassedOn {
             // From here on it may lack what is passed on.
             self.told = Told::default();
+        } else if self.is_running {
+            // Before there is anything to send: so the first flush can be told, and nobody has to compare because of it.
+            self.told.begin(chains);
         }
         if self.is_running && self.has_all(store, scope) {
             let is_worth_it = head - self.base >= BARE_CLAIM_CHANGES
@@ -188,7 +191,7 @@ impl Outgoing {
             writer.number(head);
             writer.word(store.seen.vector().get(&store.run));
             writer.number(self.larges.noted);
-            self.told.write(chains, scope, &mut writer);
+            self.told.write(chains, &mut writer);
             self.base = head;
         }
         if store.controls.has(Control::RelayClaimsAll) {
@@ -449,9 +452,10 @@ impl Incoming {
     /// implies all of it: the sender held it all the time, so no later event of its own is about that key.
     fn cover(&mut self, store: &mut Store, run: u64, dots: &[Stamp], rows: &[Row]) {
         // What is covered here stays so: only what the frame told can have come to lie beyond.
-        dots.iter().for_each(|dot| seen::raise(&mut self.excess, *dot));
         let known = store.seen.vector();
         self.excess.dots.retain(|origin, clock| known.get(origin) < *clock);
+        let new = dots.iter().filter(|dot| !seen::covers(known, **dot));
+        new.for_each(|dot| seen::raise(&mut self.excess, *dot));
         let is_own = self.excess.dots.keys().all(|origin| *origin == run);
         let mut excess = None;
         for row in rows {
@@ -577,6 +581,21 @@ mod tests {
             near.hand(&mut mate, &mut Chains::default(), &[passed]);
             assert!(mate.held(&key("later")).is_some() && mate.seen.vector().get(&1) >= later.clock);
         }
+    }
+
+    #[test]
+    fn the_first_flush_over_a_link_that_had_nothing_to_send_needs_no_comparison() {
+        let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
+        let mut far = Tail::new(&writer, Scope::Own);
+        let mut near = Tail::new(&delegate, Scope::PassedOn);
+        let idle = near.outgoing.frame(&mut delegate, &mut near.chains, near.scope, false, &mut None);
+        assert!(idle.is_none());
+        let first = writer.put(NOW, &key("first"), b"v", 0).0;
+        let frame = far.frame(&mut writer);
+        far.hand(&mut delegate, &mut near.chains, &[frame]);
+        let passed = near.frame(&mut delegate);
+        near.hand(&mut mate, &mut Chains::default(), &[passed]);
+        assert_eq!(mate.seen.vector().get(&1), first.clock);
     }
 
     #[test]

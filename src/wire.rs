@@ -22,6 +22,9 @@ pub const FRAME_BYTES_MAX: usize = 68 << 20;
 /// gets on: with 64 KiB, round trips under load took nearly twice as long, and the writers were no faster.
 pub(crate) const FRAME_BYTES_TARGET: usize = 16 << 10;
 
+/// What most frames have room in.
+const USUAL_BYTES: usize = 256;
+
 /// Length, version, kind.
 const HEADER_BYTES: usize = 6;
 
@@ -103,7 +106,9 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { out: vec![0, 0, 0, 0, VERSION, kind as u8] }
+        let mut out = Vec::with_capacity(USUAL_BYTES);
+        out.extend_from_slice(&[0, 0, 0, 0, VERSION, kind as u8]);
+        Self { out }
     }
 
     /// Bytes that are no frame, for the disk.
@@ -182,6 +187,7 @@ impl Writer {
     pub(crate) fn dots(&mut self, dots: impl Iterator<Item = (u64, u64)>) {
         let dots: Vec<(u64, u64)> = dots.collect();
         self.number(dots.len() as u64);
+        self.out.reserve(16 * dots.len());
         for (origin, clock) in dots {
             self.word(origin);
             self.word(clock);
@@ -348,7 +354,11 @@ impl<'a> Reader<'a> {
 
     /// Joins a list of origins and clocks into a context.
     pub(crate) fn join(&mut self, into: &mut Arc<Context>) -> Result<Vec<Stamp>, WireError> {
-        let dots = (0..self.count(16)?).map(|_| self.dot()).collect::<Result<Vec<_>, _>>()?;
+        let count = self.count(16)?;
+        let mut dots = Vec::with_capacity(count);
+        for _ in 0..count {
+            dots.push(self.dot()?);
+        }
         if !dots.is_empty() {
             let into = Arc::make_mut(into);
             dots.iter().for_each(|dot| raise(into, *dot));
