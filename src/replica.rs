@@ -168,8 +168,12 @@ impl Setup {
     }
 }
 
-/// Bytes in flight on a stream before the next frame is cut.
-pub(crate) const WINDOW_BYTES: usize = 64 << 10;
+/// Bytes in flight on a stream before the next frame is cut: two full frames. Twice as much takes memory with every peer
+/// that is behind, and joins nobody sooner.
+pub(crate) const WINDOW_BYTES: usize = 32 << 10;
+
+/// Frames of the live stream are gathered until they are so large.
+const TOGETHER_BYTES: usize = 1_024;
 
 /// For so many sync intervals, at most, differences do not count while tails are moving: should a cluster never come
 /// to rest, real differences are found all the same.
@@ -502,9 +506,16 @@ impl Replica {
             self.traffic.bytes += bytes.len() as u64;
             return Some(Output::Datagram(id, bytes));
         }
-        if link.in_flight[Lane::Live as usize] < WINDOW_BYTES
-            && let Some(bytes) = link.live_frame(store, &mut self.chains, self.now.mono)
-        {
+        let mut bytes = Vec::new();
+        if link.in_flight[Lane::Live as usize] < WINDOW_BYTES {
+            // What fits in one packet goes together: apart, a transport may be quick enough to make two of it.
+            while bytes.len() < TOGETHER_BYTES
+                && let Some(frame) = link.live_frame(store, &mut self.chains, self.now.mono)
+            {
+                if bytes.is_empty() { bytes = frame } else { bytes.extend(frame) }
+            }
+        }
+        if !bytes.is_empty() {
             link.in_flight[Lane::Live as usize] += bytes.len();
             link.sent_at = self.now.mono;
             return Some(Output::Stream(id, Lane::Live, bytes));

@@ -15,7 +15,7 @@ use crate::rows::Source;
 use crate::seen::{self, Context};
 use crate::store::{Refusal, Row, Store};
 use crate::time::{Stamp, Time};
-use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
+use crate::wire::{Kind, Reader, WireError, Writer};
 
 mod contexts;
 mod large;
@@ -149,7 +149,7 @@ impl Outgoing {
         let base = if store.controls.has(Control::OwnFromFrame) { self.cursor } else { self.base };
         let (mut rows, mut looked, mut cursor) = (0_u64, 0, head);
         for (revision, slot) in store.log.after(self.cursor) {
-            let is_full = writer.len() >= FRAME_BYTES_TARGET || self.contexts.is_full();
+            let is_full = !writer.has_room() || self.contexts.is_full();
             if is_full || looked == FRAME_ROWS_MAX {
                 cursor = revision - 1;
                 break;

@@ -99,6 +99,11 @@ impl Kind {
     }
 }
 
+/// From this size on a frame gets the room of a full one.
+const LARGE_BYTES: usize = 2 << 10;
+/// One that has reached [`FRAME_BYTES_TARGET`], with the row that did it.
+const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
+
 /// Builds one frame.
 pub(crate) struct Writer {
     out: Vec<u8>,
@@ -130,6 +135,15 @@ impl Writer {
         self.out.len()
     }
 
+    /// Whether more belongs in this frame. One that becomes a large one gets all its room at once: what grows by doubling
+    /// has up to twice the room it needs, and leaves holes behind.
+    pub(crate) fn has_room(&mut self) -> bool {
+        if self.out.len() >= LARGE_BYTES && self.out.capacity() < FULL_BYTES {
+            self.out.reserve_exact(FULL_BYTES - self.out.len());
+        }
+        self.out.len() < FRAME_BYTES_TARGET
+    }
+
     pub(crate) fn cut(&mut self, len: usize) {
         self.out.truncate(len);
     }
@@ -138,6 +152,9 @@ impl Writer {
     pub(crate) fn finish(mut self) -> Vec<u8> {
         let len = (self.out.len() - 4) as u32;
         self.out[..4].copy_from_slice(&len.to_le_bytes());
+        if self.out.capacity() > 2 * self.out.len().max(USUAL_BYTES) {
+            self.out.shrink_to_fit();
+        }
         self.out
     }
 

@@ -42,7 +42,7 @@ const HOLDER_TIME_MAX: Duration = Duration::from_millis(500);
 const CHUNK_BYTES: usize = 16 << 10;
 /// Read from a stream and not handed in yet. What a busy peer sends is not in the way of the others for longer than it
 /// takes to merge this.
-const AHEAD_BYTES: usize = 64 << 10;
+const AHEAD_BYTES: usize = 32 << 10;
 
 /// The sending side of a link. What is queued here is bounded by the replica's window.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::seen::{self, Pending};
 use crate::store::{Base, Row, Store};
 use crate::tail::context_of;
 use crate::time::Time;
-use crate::wire::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, Writer};
+use crate::wire::{FRAME_BYTES_MAX, Kind, Writer};
 
 /// How many rows of usual size make a piece of a stream.
 fn stream_rows(store: &Store) -> u64 {
@@ -35,7 +35,7 @@ impl Session {
             writer.number(store.log.head());
         }
         let empty = writer.len();
-        while writer.len() < FRAME_BYTES_TARGET && !store.is_damaged {
+        while writer.has_room() && !store.is_damaged {
             if let Some(emission) = self.emissions.pop_front() {
                 if !self.emit(store, &mut writer, emission) {
                     break;
