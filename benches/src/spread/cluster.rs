@@ -203,10 +203,10 @@ pub(super) fn security() -> Security {
 pub(super) async fn start_node(
     name: &str,
     seed: Option<SocketAddr>,
-    faults: Option<(Faults, u64)>,
+    faults: Option<Faults>,
 ) -> (Node, SocketAddr, Option<Relay>) {
     let relay = match faults {
-        Some((faults, seed)) => Some(Relay::start(faults, seed).await),
+        Some(faults) => Some(Relay::start(faults).await),
         None => None,
     };
     let mut builder = Node::builder(name).security(security()).config(Config::lan());
@@ -229,7 +229,7 @@ async fn start_tidings(
 ) -> (Vec<Node>, Vec<Relay>) {
     let (mut nodes, mut relays, mut seed) = (Vec::new(), Vec::new(), None);
     for ear in ears {
-        let faults = faults.map(|faults| (faults, 1_000 * ear.at as u64));
+        let faults = faults.map(|faults| faults.at(1_000 * ear.at as u64));
         let (node, addr, relay) = start_node(&format!("n{}", ear.at), seed, faults).await;
         seed = seed.or(Some(addr));
         relays.extend(relay);
@@ -291,7 +291,7 @@ impl Push {
             endpoint.set_default_client_config(client.clone());
             let mut addr = endpoint.local_addr().expect("it is bound");
             if let Some(faults) = faults {
-                let relay = Relay::start(faults, 1_000 * ear.at as u64).await;
+                let relay = Relay::start(faults.at(1_000 * ear.at as u64)).await;
                 relay.lead_to(addr);
                 addr = relay.addr();
                 relays.push(relay);

@@ -28,9 +28,11 @@ pub(crate) const PARTS: &[(&str, fn())] = &[
     ("costs", costs::costs),
 ];
 
-/// Samples of the fast contestants, all repetitions together; where datagrams are lost, fewer, since many of them wait.
+/// Samples of the fast contestants, all repetitions together.
 const SAMPLES: [usize; 2] = [300, 900];
-const SAMPLES_LOSSY: usize = 300;
+/// The same where datagrams are lost: of up to ten nodes, so many that the p99 waits for a lost one even where every
+/// fiftieth write does; of more, fewer, since most of them wait.
+const SAMPLES_LOSSY: [usize; 2] = [1_500, 300];
 /// Samples of those that take seconds for each, in each repetition.
 const SLOW_SAMPLES: usize = 3;
 /// Their repetitions in the short run.
@@ -167,19 +169,21 @@ fn contest(table: &mut Table, count: usize, is_alone: bool) {
 /// The same where datagrams are lost.
 fn loss() {
     let mut table = Table::new("spread-loss", "From a put to the last node under loss of datagrams");
-    table.note("Every node and every receiver of the push is behind a UDP relay that loses this share of the packets in each direction.");
+    table.note("Every node and every receiver of the push is behind a UDP relay that loses this share of the packets in each direction, in each repetition others.");
     let mut plot = Plot::new("Under loss, p99", Axis::linear("% of datagrams lost"), Axis::log("ms"));
     for count in [3, 10, 30, 100].into_iter().filter(|count| *count == sized(10, *count)) {
         let mut curves: [Vec<(f64, f64)>; 2] = Default::default();
         for percent in [0_u32, 1, 5].into_iter().filter(|percent| *percent != sized(1, 100)) {
             let name = format!("{count} nodes, {percent} % lost,");
-            let faults = Some(Faults { loss: f64::from(percent) / 100.0, rate: None });
+            let loss = f64::from(percent) / 100.0;
             let mut figures: [Repetitions; 2] = Default::default();
             let repetitions = repetitions(count);
-            for _ in 0..repetitions {
+            let samples = SAMPLES_LOSSY[usize::from(count > 10)] / repetitions;
+            for turn in 0..repetitions {
+                let faults = Some(Faults { loss, rate: None, seed: 1_000_000 * turn as u64 });
                 for (kind, figures) in [Kind::Push(Writers::One), Kind::Tidings].into_iter().zip(&mut figures)
                 {
-                    runtime().block_on(figures.add(kind, count, faults, SAMPLES_LOSSY / repetitions));
+                    runtime().block_on(figures.add(kind, count, faults, samples));
                 }
             }
             let [push, ours] = figures;

@@ -158,7 +158,7 @@ async fn run(case: &Case, table: &mut Table) -> Vec<(f64, f64)> {
 async fn start(case: &Case) -> (Vec<Node>, Option<Relay>) {
     for _ in 0..STARTS_MAX {
         // The slow one first: the others dial it, through its relay.
-        let faults = case.slow.map(|rate| (Faults { loss: 0.0, rate: Some(rate) }, 1));
+        let faults = case.slow.map(|rate| Faults { rate: Some(rate), ..Faults::default() });
         let (slow, addr, relay) = start_node("n2", None, faults).await;
         let (writer, ..) = start_node("n0", Some(addr), None).await;
         let (other, ..) = start_node("n1", Some(addr), None).await;

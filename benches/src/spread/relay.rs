@@ -29,6 +29,15 @@ pub(super) struct Faults {
     pub(super) loss: f64,
     /// Bytes a second that get through, in each direction.
     pub(super) rate: Option<f64>,
+    /// Which ones are lost.
+    pub(super) seed: u64,
+}
+
+impl Faults {
+    /// The same for another relay, or another way through one.
+    pub(super) fn at(self, place: u64) -> Self {
+        Self { seed: self.seed + place, ..self }
+    }
 }
 
 /// Runs until it is dropped.
@@ -41,14 +50,14 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) async fn start(faults: Faults, seed: u64) -> Self {
+    pub(super) async fn start(faults: Faults) -> Self {
         let binding = NETWORK.spawn(UdpSocket::bind("127.0.0.1:0"));
         let socket = Arc::new(binding.await.expect("it does not panic").expect("a port is free"));
         let addr = socket.local_addr().expect("it is bound");
         let target = Arc::new(OnceLock::new());
         let passed = Arc::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn_on(run(socket, target.clone(), Arc::clone(&passed), faults, seed), NETWORK.handle());
+        tasks.spawn_on(run(socket, target.clone(), Arc::clone(&passed), faults), NETWORK.handle());
         Self { addr, target, passed, _tasks: tasks }
     }
 
@@ -74,10 +83,9 @@ async fn run(
     target: Arc<OnceLock<SocketAddr>>,
     passed: Arc<AtomicU64>,
     faults: Faults,
-    seed: u64,
 ) {
     let mut ways: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
-    let (mut backs, mut gate) = (JoinSet::new(), Gate::new(faults, seed));
+    let (mut backs, mut gate) = (JoinSet::new(), Gate::new(faults));
     let mut packet = vec![0; 65_536];
     loop {
         let waited = front.try_recv_from(&mut packet);
@@ -91,7 +99,7 @@ async fn run(
             let way = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port is free"));
             way.connect(target).await.expect("loopback takes everything");
             ways.insert(from, way.clone());
-            let gate = Gate::new(faults, seed + ways.len() as u64);
+            let gate = Gate::new(faults.at(ways.len() as u64));
             backs.spawn(run_back(way.clone(), front.clone(), from, gate));
             way
         };
@@ -122,8 +130,8 @@ struct Gate {
 }
 
 impl Gate {
-    fn new(faults: Faults, seed: u64) -> Self {
-        Self { faults, random: ChaCha8Rng::seed_from_u64(seed), free_at: Instant::now() }
+    fn new(faults: Faults) -> Self {
+        Self { faults, random: ChaCha8Rng::seed_from_u64(faults.seed), free_at: Instant::now() }
     }
 
     /// Waits until the link has taken a packet, and answers whether it arrives. The time of one that has waited begins
