@@ -25,10 +25,11 @@ use std::sync::Arc;
 use crate::digest::{FAN, HashKey, Range, fingerprint};
 use crate::entry::Held;
 use crate::rows::Source;
-use crate::seen::Context;
+use crate::seen::{Context, Places};
 use crate::store::{Base, Row, Store};
 use crate::tail::Refused;
 use crate::time::Time;
+use crate::wire::Told;
 
 mod receive;
 mod send;
@@ -145,36 +146,6 @@ struct Start {
     vector: Arc<Context>,
 }
 
-/// The ranges settled so far, as pieces of the line.
-#[derive(Debug, Default)]
-struct Settled {
-    pieces: BTreeMap<u64, u64>,
-}
-
-impl Settled {
-    fn add(&mut self, range: Range) {
-        let (mut first, mut last) = (range.first(), range.last());
-        while let Some((start, end)) = self.pieces.range(..=last).next_back().map(|(s, e)| (*s, *e)) {
-            if end.checked_add(1).is_some_and(|next| next < first) {
-                break;
-            }
-            self.pieces.remove(&start);
-            (first, last) = (first.min(start), last.max(end));
-        }
-        self.pieces.insert(first, last);
-        // A neighbour that begins right behind.
-        if let Some(next) = last.checked_add(1)
-            && let Some(end) = self.pieces.remove(&next)
-        {
-            self.pieces.insert(first, end);
-        }
-    }
-
-    fn is_all(&self) -> bool {
-        self.pieces.get(&0) == Some(&u64::MAX)
-    }
-}
-
 /// What a frame led to.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
@@ -206,7 +177,11 @@ pub(crate) struct Session {
     unconfirmed: BTreeMap<Range, u16>,
     awaiting: BTreeMap<Range, Awaiting>,
     collecting: Option<Collecting>,
-    settled: Settled,
+    /// The places settled so far.
+    settled: Places,
+    /// The leftovers that each direction has told.
+    told: Told,
+    heard: Told,
     has_refused: bool,
     /// The peer is in another group: what only a few rows bring to light, this node's own group lacks as well.
     pub(crate) is_far: bool,
@@ -243,7 +218,9 @@ impl Session {
             unconfirmed: BTreeMap::new(),
             awaiting: BTreeMap::new(),
             collecting: None,
-            settled: Settled::default(),
+            settled: Places::default(),
+            told: Told::default(),
+            heard: Told::default(),
             has_refused: false,
             is_far: false,
             is_settled: false,

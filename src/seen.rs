@@ -19,6 +19,11 @@ use crdts::{CvRDT, VClock};
 use crate::digest::{HashKey, Place, Range};
 use crate::time::Stamp;
 
+mod pending;
+
+use pending::Leftovers;
+pub(crate) use pending::{LEFTOVERS_MAX, Pending, Places};
+
 /// For each origin the greatest clock.
 pub(crate) type Context = VClock<u64>;
 
@@ -125,52 +130,10 @@ impl Cloud {
     }
 }
 
-/// A piece of hash space under one hash key, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Bound {
-    pub(crate) hash_key: HashKey,
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-}
-
-impl Bound {
-    fn has(&self, key: &[u8]) -> bool {
-        (self.first..=self.last).contains(&self.hash_key.place(key).position())
-    }
-}
-
-/// A context that holds for the keys within all of its bounds. Outside this module there are pendings in what is
-/// told to a peer and in what the disk keeps.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Pending {
-    pub(crate) bounds: Vec<Bound>,
-    pub(crate) context: Arc<Context>,
-}
-
-impl Pending {
-    /// Whether it covers this event of this key.
-    pub(crate) fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
-        covers(&self.context, stamp) && self.is_for(key)
-    }
-
-    pub(crate) fn is_for(&self, key: &[u8]) -> bool {
-        self.bounds.iter().all(|bound| bound.has(key))
-    }
-
-    /// The same for the keys within `bound` alone; `None` if there can be none.
-    fn within(mut self, bound: Bound) -> Option<Self> {
-        match self.bounds.iter_mut().find(|own| own.hash_key == bound.hash_key) {
-            None => self.bounds.push(bound),
-            Some(own) => {
-                own.first = own.first.max(bound.first);
-                own.last = own.last.min(bound.last);
-                if own.first > own.last {
-                    return None;
-                }
-            }
-        }
-        Some(self)
-    }
+fn spans_of(cloud: &Cloud, hash_key: HashKey) -> impl Iterator<Item = Pending> {
+    cloud.spans.iter().map(move |(first, span)| {
+        Pending::new(hash_key, Places::between(*first, span.last), span.context.clone())
+    })
 }
 
 /// Everything that is merged here.
@@ -188,9 +151,10 @@ pub(crate) struct Seen {
     implied: Context,
     /// What was covered under earlier hash keys, until the vector has caught up. Almost always empty: islands
     /// seldom meet.
-    elsewhere: Vec<Pending>,
-    /// Changes since the last sweep: sweeping once in as many changes as there are spans costs nothing on average.
+    leftovers: Leftovers,
+    /// Changes since the last sweep, and the changes after which the next one is due: as many as it looks at.
     unswept: usize,
+    sweep_after: usize,
 }
 
 impl Seen {
@@ -203,8 +167,9 @@ impl Seen {
             version: 0,
             cloud: Cloud::default(),
             implied: Context::new(),
-            elsewhere: Vec::new(),
+            leftovers: Leftovers::default(),
             unswept: 0,
+            sweep_after: 0,
         }
     }
 
@@ -223,7 +188,23 @@ impl Seen {
         grown.map(|(_, origin)| (*origin, self.vector.get(origin)))
     }
 
+    /// Records that every event of an origin up to this one is merged.
     pub(crate) fn claim(&mut self, stamp: Stamp) {
+        self.raise(stamp);
+        if self.unswept > self.sweep_after {
+            self.sweep();
+        }
+    }
+
+    /// The same for many origins at once. The contexts are looked at once for all of them.
+    pub(crate) fn claim_all(&mut self, vector: &Context) {
+        for (origin, clock) in &vector.dots {
+            self.raise(Stamp { clock: *clock, origin: *origin });
+        }
+        self.sweep();
+    }
+
+    fn raise(&mut self, stamp: Stamp) {
         if covers(&self.vector, stamp) {
             return;
         }
@@ -237,28 +218,18 @@ impl Seen {
         }
         self.latest.insert(self.version, stamp.origin);
         self.unswept += 1;
-        if self.unswept > self.spans() {
-            self.sweep();
-        }
-    }
-
-    pub(crate) fn claim_all(&mut self, vector: &Context) {
-        for (origin, clock) in &vector.dots {
-            self.claim(Stamp { clock: *clock, origin: *origin });
-        }
-        self.sweep();
     }
 
     /// Whether this event of this key is merged here.
     pub(crate) fn covers(&self, key: &[u8], place: Place, stamp: Stamp) -> bool {
         covers(&self.vector, stamp)
             || self.cloud.at(place.position()).is_some_and(|context| covers(context, stamp))
-            || self.elsewhere.iter().any(|pending| pending.covers(key, stamp))
+            || self.leftovers.iter().any(|pending| pending.covers(key, stamp))
     }
 
     /// What is covered at this key beyond the vector. Usually nothing.
     pub(crate) fn context(&self, key: &[u8], place: Place) -> Option<Arc<Context>> {
-        let here = self.elsewhere.iter().filter(|pending| pending.is_for(key));
+        let here = self.leftovers.iter().filter(|pending| pending.is_for(key));
         let mut contexts = self.cloud.at(place.position()).into_iter().chain(here.map(|it| &it.context));
         let mut all = contexts.next()?.clone();
         for context in contexts {
@@ -311,32 +282,45 @@ impl Seen {
         }
     }
 
+    /// Whether what a peer told can be recorded without keeping more leftovers than permitted.
+    pub(crate) fn has_room(&self, pending: &[Pending]) -> bool {
+        let is_leftover = |it: &&Pending| it.places_under(self.hash_key).is_none();
+        self.leftovers.len() + pending.iter().filter(is_leftover).count() <= LEFTOVERS_MAX
+    }
+
     /// Records what a peer told along with a range that is merged.
     pub(crate) fn cover_pending(&mut self, range: Range, pending: &Pending) {
-        let bound = Bound { hash_key: self.hash_key, first: range.first(), last: range.last() };
-        let Some(pending) = pending.clone().within(bound) else { return };
-        match pending.bounds[..] {
-            [bound] => self.cloud.cover(bound.first, bound.last, &pending.context),
-            _ if self.elsewhere.contains(&pending) => {}
-            _ => self.elsewhere.push(pending),
-        }
         self.unswept += 1;
+        let pending = pending.clone().within(self.hash_key, range.first(), range.last());
+        if let Some(pending) = pending
+            && let Some(here) = self.leftovers.add(pending, self.hash_key)
+        {
+            self.cover_places(&here);
+        }
+    }
+
+    /// Records what no earlier hash key restricts.
+    fn cover_places(&mut self, pending: &Pending) {
+        let places = pending.places_under(self.hash_key).expect("no other hash key restricts it");
+        for (first, last) in places.iter() {
+            self.cloud.cover(first, last, &pending.context);
+        }
     }
 
     /// Everything that is covered beyond the vector within a range.
     pub(crate) fn pending(&self, range: Range) -> Vec<Pending> {
-        let mut pending = self.elsewhere.clone();
         let (first, last) = (range.first(), range.last());
+        let here = self.leftovers.iter().filter(|pending| pending.reaches(self.hash_key, first, last));
+        let mut pending: Vec<Pending> =
+            here.filter(|pending| !beyond(&pending.context, &self.vector).dots.is_empty()).cloned().collect();
         let before = self.cloud.spans.range(..first).next_back().filter(|(_, span)| span.last >= first);
         for (start, span) in before.into_iter().chain(self.cloud.spans.range(first..=last)) {
-            let bound =
-                Bound { hash_key: self.hash_key, first: first.max(*start), last: last.min(span.last) };
-            pending.push(Pending { bounds: vec![bound], context: span.context.clone() });
+            let context = beyond(&span.context, &self.vector);
+            if !context.dots.is_empty() {
+                let places = Places::between(first.max(*start), last.min(span.last));
+                pending.push(Pending::new(self.hash_key, places, Arc::new(context)));
+            }
         }
-        for pending in &mut pending {
-            pending.context = Arc::new(beyond(&pending.context, &self.vector));
-        }
-        pending.retain(|pending| !pending.context.dots.is_empty());
         pending
     }
 
@@ -347,36 +331,51 @@ impl Seen {
 
     /// Forgets what the vector has.
     pub(crate) fn sweep(&mut self) {
-        self.unswept = 0;
         let vector = &self.vector;
         self.cloud.spans.retain(|_, span| !beyond(&span.context, vector).dots.is_empty());
-        self.elsewhere.retain(|pending| !beyond(&pending.context, vector).dots.is_empty());
+        let here = self.leftovers.sweep(vector, self.hash_key);
+        here.iter().for_each(|pending| self.cover_places(pending));
+        let looked_at = |context: &Context| 1 + context.dots.len();
+        let spans = self.cloud.spans.values().map(|span| looked_at(&span.context));
+        self.sweep_after = spans.chain(self.leftovers.iter().map(|it| looked_at(&it.context))).sum();
+        self.unswept = 0;
     }
 
-    /// From now on places are counted under another hash key.
-    pub(crate) fn rekey(&mut self, hash_key: HashKey) {
+    /// From now on places are counted under another hash key. A context that stands at one known key follows it; all
+    /// others stay where they are, as leftovers.
+    pub(crate) fn rekey<'a>(&mut self, hash_key: HashKey, keys: impl Iterator<Item = &'a [u8]>) {
         self.sweep();
         if hash_key == self.hash_key {
             return;
         }
-        self.elsewhere = self.clouds();
-        self.cloud = Cloud::default();
-        self.hash_key = hash_key;
+        let mut before = std::mem::take(&mut self.cloud);
+        let old_key = std::mem::replace(&mut self.hash_key, hash_key);
+        if !before.spans.is_empty() {
+            for key in keys {
+                let at = old_key.place(key).position();
+                if before.spans.get(&at).is_some_and(|span| span.last == at)
+                    && let Some(point) = before.spans.remove(&at)
+                {
+                    self.cloud.cover_point(hash_key.place(key).position(), &point.context);
+                }
+            }
+        }
+        let here: Vec<Pending> = std::mem::take(&mut self.leftovers).iter().cloned().collect();
+        for pending in here.into_iter().chain(spans_of(&before, old_key)) {
+            if let Some(here) = self.leftovers.add(pending, hash_key) {
+                self.cover_places(&here);
+            }
+        }
     }
 
     /// How many contexts are kept beyond the vector.
     pub(crate) fn spans(&self) -> usize {
-        self.cloud.spans.len() + self.elsewhere.len()
+        self.cloud.spans.len() + self.leftovers.len()
     }
 
     /// All that is covered beyond the vector, for the disk.
     pub(crate) fn clouds(&self) -> Vec<Pending> {
-        let mut all = self.elsewhere.clone();
-        all.extend(self.cloud.spans.iter().map(|(first, span)| {
-            let bound = Bound { hash_key: self.hash_key, first: *first, last: span.last };
-            Pending { bounds: vec![bound], context: span.context.clone() }
-        }));
-        all
+        self.leftovers.iter().cloned().chain(spans_of(&self.cloud, self.hash_key)).collect()
     }
 
     /// Takes over what a disk holds.
@@ -454,14 +453,14 @@ mod tests {
         let old = HashKey::default().place(b"k");
         seen.cover_key(b"k", old, &context(&[(1, 5)]));
         let other = HashKey::from_words(1, 2);
-        seen.rekey(other);
+        seen.rekey(other, std::iter::empty());
         assert!(seen.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
         assert!(!seen.covers(b"l", other.place(b"l"), Stamp { clock: 5, origin: 1 }));
         seen.cover_key(b"m", other.place(b"m"), &context(&[(1, 6)]));
-        assert_eq!((seen.elsewhere.len(), seen.cloud.spans.len()), (1, 1));
+        assert_eq!((seen.leftovers.len(), seen.cloud.spans.len()), (1, 1));
         // As after each start from a disk: what is in its place stays there, where it is found at once.
-        seen.rekey(other);
-        assert_eq!((seen.elsewhere.len(), seen.cloud.spans.len()), (1, 1));
+        seen.rekey(other, std::iter::empty());
+        assert_eq!((seen.leftovers.len(), seen.cloud.spans.len()), (1, 1));
         let mut third = Seen::new(other);
         for range in
             [Range::at(other.place(b"l").position(), 60), Range::at(other.place(b"k").position(), 60)]
@@ -470,5 +469,53 @@ mod tests {
             seen.pending(range).iter().for_each(|pending| third.cover_pending(range, pending));
         }
         assert!(third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
+    }
+
+    #[test]
+    fn leftover_told_with_every_range_stays_one() {
+        let (old, new) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
+        let mut teller = Seen::new(old);
+        for at in 0..100 {
+            teller.cover_range(Range::at(at << 50, 20), &context(&[(1, 5)]));
+        }
+        teller.rekey(new, std::iter::empty());
+        assert_eq!(teller.spans(), 1, "what says the same is one");
+        let mut hearer = Seen::new(new);
+        for _ in 0..3 {
+            for child in 0..16 {
+                let range = Range::ALL.child(child);
+                let told = teller.pending(range);
+                told.iter().for_each(|pending| hearer.cover_pending(range, pending));
+                assert_eq!(hearer.spans(), 1, "after range {child}");
+            }
+            assert_eq!(hearer.clouds(), teller.clouds());
+        }
+        hearer.claim_all(&context(&[(1, 5)]));
+        assert_eq!(hearer.spans(), 0);
+    }
+
+    #[test]
+    fn context_of_a_known_key_follows_it_to_a_new_hash_key() {
+        let (old, new) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
+        let mut seen = Seen::new(old);
+        seen.cover_key(b"k", old.place(b"k"), &context(&[(1, 5)]));
+        seen.rekey(new, std::iter::once(&b"k"[..]));
+        assert!(seen.leftovers.iter().next().is_none());
+        assert!(seen.covers(b"k", new.place(b"k"), Stamp { clock: 5, origin: 1 }));
+    }
+
+    #[test]
+    fn sweeping_costs_no_more_than_what_changes() {
+        let mut seen = Seen::new(HashKey::default());
+        let vector: Context = Context { dots: (0..50_000).map(|origin| (origin, 7)).collect() };
+        seen.cover_range(Range::ALL.child(1), &Arc::new(vector.clone()));
+        let mut sweeps = 0;
+        for (origin, clock) in &vector.dots {
+            seen.claim(Stamp { clock: *clock, origin: *origin });
+            sweeps += usize::from(seen.unswept == 0);
+        }
+        assert!(sweeps <= 4, "{sweeps} sweeps, each of which looks at up to {} clocks", vector.dots.len());
+        seen.sweep();
+        assert!(seen.is_settled());
     }
 }

@@ -4,11 +4,12 @@
 //! holds is read in place; nothing is allocated on the word of a length that the frame itself does not bear out.
 //! `bincode` lays out the single numbers and byte strings; the order of the fields is ours and is fixed per version.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::digest::{FAN, HashKey, Range};
 use crate::entry::{DOTS_MAX, Held, Record};
-use crate::seen::{Bound, Context, Pending, raise};
+use crate::seen::{Context, LEFTOVERS_MAX, Pending, Places, raise};
 use crate::store::{Refusal, Row};
 use crate::time::Stamp;
 
@@ -50,6 +51,13 @@ pub enum WireError {
     /// The frame is larger than [`FRAME_BYTES_MAX`].
     #[error("frame of {0} bytes is over the limit")]
     TooLarge(usize),
+    /// The peer sent more of something than a named limit permits.
+    #[error("more items than the limit permits")]
+    TooMany,
+    /// The peer claims writes that it cannot know of: further in the future than clocks may differ, or of this
+    /// replica's own run and beyond what it has written.
+    #[error("a claim beyond what the peer can know")]
+    Claim,
 }
 
 /// What a frame is about.
@@ -103,6 +111,28 @@ impl Kind {
 const LARGE_BYTES: usize = 2 << 10;
 /// One that has reached [`FRAME_BYTES_TARGET`], with the row that did it.
 const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
+
+/// How a context is told: by places under the session's hash key, under others as well, or as one told before.
+const HERE: u8 = 0;
+const LEFTOVER: u8 = 1;
+const AGAIN: u8 = 2;
+
+/// The leftovers that one direction of a session has told, in their order. Both ends keep the same.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    all: Vec<Pending>,
+}
+
+impl Told {
+    /// False if there are too many: more than [`LEFTOVERS_MAX`] are neither told nor taken.
+    fn note(&mut self, pending: &Pending) -> bool {
+        let has_room = self.all.len() < LEFTOVERS_MAX;
+        if has_room {
+            self.all.push(pending.clone());
+        }
+        has_room
+    }
+}
 
 /// Builds one frame.
 pub(crate) struct Writer {
@@ -221,20 +251,37 @@ impl Writer {
         self.number(range.index);
     }
 
-    pub(crate) fn pending(&mut self, pending: &[Pending], hash_key: HashKey) {
+    /// Contexts by region. One that other hash keys restrict concerns many ranges: it is told once in a stream, and by
+    /// its number after that.
+    pub(crate) fn pending(&mut self, pending: &[Pending], hash_key: HashKey, told: &mut Told) {
         self.number(pending.len() as u64);
         for pending in pending {
-            self.number(pending.bounds.len() as u64);
-            for bound in &pending.bounds {
-                let is_current = bound.hash_key == hash_key;
-                self.byte(u8::from(is_current));
-                if !is_current {
-                    self.hash_key(bound.hash_key);
+            let is_here = pending.regions.len() == 1 && pending.regions.contains_key(&hash_key);
+            if !is_here && let Some(at) = told.all.iter().position(|known| known == pending) {
+                self.byte(AGAIN);
+                self.number(at as u64);
+                continue;
+            }
+            self.byte(if is_here { HERE } else { LEFTOVER });
+            if is_here {
+                self.places(&pending.regions[&hash_key]);
+            } else {
+                self.number(pending.regions.len() as u64);
+                for (key, places) in &pending.regions {
+                    self.hash_key(*key);
+                    self.places(places);
                 }
-                self.word(bound.first);
-                self.word(bound.last);
+                told.note(pending);
             }
             self.context(Some(&pending.context));
+        }
+    }
+
+    fn places(&mut self, places: &Places) {
+        self.number(places.len() as u64);
+        for (first, last) in places.iter() {
+            self.word(first);
+            self.number(last - first);
         }
     }
 
@@ -412,26 +459,43 @@ impl<'a> Reader<'a> {
         Ok(weak)
     }
 
-    pub(crate) fn pending(&mut self, hash_key: HashKey) -> Result<Vec<Pending>, WireError> {
-        let mut all = Vec::new();
-        for _ in 0..self.count(18)? {
-            let mut bounds = Vec::new();
-            for _ in 0..self.count(17)? {
-                let own = self.byte()? == 1;
-                let hash_key = if own { hash_key } else { self.hash_key()? };
-                let (first, last) = (self.word()?, self.word()?);
-                if first > last {
-                    return Err(WireError::Form);
-                }
-                bounds.push(Bound { hash_key, first, last });
-            }
-            let context = self.context()?.ok_or(WireError::Form)?;
-            if bounds.is_empty() {
-                return Err(WireError::Form);
-            }
-            all.push(Pending { bounds, context });
+    pub(crate) fn pending(&mut self, hash_key: HashKey, told: &mut Told) -> Result<Vec<Pending>, WireError> {
+        let count = self.count(2)?;
+        (0..count).map(|_| self.one_pending(hash_key, told)).collect()
+    }
+
+    fn one_pending(&mut self, hash_key: HashKey, told: &mut Told) -> Result<Pending, WireError> {
+        let tag = self.byte()?;
+        if tag == AGAIN {
+            let at = usize::try_from(self.number()?).map_err(|_| WireError::Form)?;
+            return told.all.get(at).cloned().ok_or(WireError::Form);
         }
-        Ok(all)
+        let mut regions = BTreeMap::new();
+        match tag {
+            HERE => _ = regions.insert(hash_key, self.places()?),
+            LEFTOVER => {
+                for _ in 0..self.count(16)? {
+                    regions.insert(self.hash_key()?, self.places()?);
+                }
+            }
+            _ => return Err(WireError::Form),
+        }
+        let context = self.context()?.filter(|_| !regions.is_empty()).ok_or(WireError::Form)?;
+        let pending = Pending { regions, context };
+        if tag == LEFTOVER && !told.note(&pending) {
+            return Err(WireError::TooMany);
+        }
+        Ok(pending)
+    }
+
+    fn places(&mut self) -> Result<Places, WireError> {
+        let mut places = Places::default();
+        for _ in 0..self.count(9)? {
+            let first = self.word()?;
+            let last = first.checked_add(self.number()?).ok_or(WireError::Form)?;
+            places.add(first, last);
+        }
+        if places.is_empty() { Err(WireError::Form) } else { Ok(places) }
     }
 
     /// A row, or what is wrong with it if the frame can be read on behind it.
@@ -637,14 +701,16 @@ mod tests {
     }
 
     fn pendings() -> impl Strategy<Value = Vec<Pending>> {
-        let bound = (0..3_u64, any::<u64>(), any::<u64>()).prop_map(|(key, a, b)| Bound {
-            hash_key: HashKey::from_words(key, key),
-            first: a.min(b),
-            last: a.max(b),
-        });
+        let region = (0..3_u64, any::<u64>(), any::<u64>());
         let context = clocks().prop_filter("a pending says something", |context| !context.dots.is_empty());
-        let pending = (prop::collection::vec(bound, 1..3), context)
-            .prop_map(|(bounds, context)| Pending { bounds, context: Arc::new(context) });
+        let pending = (prop::collection::vec(region, 1..4), context).prop_map(|(regions, context)| {
+            let mut pending = Pending { regions: BTreeMap::new(), context: Arc::new(context) };
+            for (key, a, b) in regions {
+                let places = pending.regions.entry(HashKey::from_words(key, key)).or_default();
+                places.add(a.min(b), a.max(b));
+            }
+            pending
+        });
         prop::collection::vec(pending, 0..4)
     }
 
@@ -658,7 +724,7 @@ mod tests {
     fn read(frame: &[u8]) -> Result<Content, WireError> {
         let (_, mut reader) = Reader::new(frame)?;
         let row = reader.row(&Arc::default())?.expect("a row that is fit to be read");
-        let pending = reader.pending(HashKey::from_words(1, 1))?;
+        let pending = reader.pending(HashKey::from_words(1, 1), &mut Told::default())?;
         let range = reader.range()?;
         let mut context = Arc::new(Context::new());
         reader.join(&mut context)?;
@@ -679,7 +745,7 @@ mod tests {
         ) {
             let mut writer = Writer::new(Kind::Items);
             writer.row(&held, Some(&context));
-            writer.pending(&pending, HashKey::from_words(1, 1));
+            writer.pending(&pending, HashKey::from_words(1, 1), &mut Told::default());
             writer.range(tag, range);
             writer.context(Some(&context));
             let frame = writer.finish();

@@ -117,7 +117,10 @@ impl Session {
             LIST => {
                 let count = reader.count(8)?;
                 let hashes = (0..count).map(|_| reader.word()).collect::<Result<_, _>>()?;
-                let base = Base { vector: self.vector.clone(), pending: reader.pending(self.hash_key)? };
+                let base = Base {
+                    vector: self.vector.clone(),
+                    pending: reader.pending(self.hash_key, &mut self.heard)?,
+                };
                 self.replies.push_back(Reply::Answer { range, hashes, base });
             }
             ANSWER => self.answered(range, reader)?,
@@ -153,7 +156,7 @@ impl Session {
         }
         if mask != 0 {
             let strong = reader.word()?;
-            let pending = reader.pending(self.hash_key)?;
+            let pending = reader.pending(self.hash_key, &mut self.heard)?;
             let is_equal = self.judge(store, self.salt, range, mask, strong, pending);
             self.replies.push_back(Reply::Confirm { range, mask: if is_equal { mask } else { 0 } });
         }
@@ -171,7 +174,7 @@ impl Session {
         let expected = self.unconfirmed.remove(&range).ok_or(WireError::Form)?;
         if mask != 0 {
             let strong = reader.word()?;
-            let pending = reader.pending(self.hash_key)?;
+            let pending = reader.pending(self.hash_key, &mut self.heard)?;
             let salt = self.peer.as_ref().expect("items follow the start").salt;
             if mask != expected {
                 return Err(WireError::Form);
@@ -196,8 +199,12 @@ impl Session {
         let base = Base { vector: self.vector.clone(), pending };
         for child in children(range, mask) {
             if is_equal {
-                store.cover_range(child, &base);
-                self.settled.add(child);
+                if store.seen.has_room(&base.pending) {
+                    store.cover_range(child, &base);
+                } else {
+                    self.has_refused = true;
+                }
+                self.settled.add(child.first(), child.last());
             } else {
                 self.asks.push(child);
             }
@@ -209,7 +216,8 @@ impl Session {
     pub(super) fn answered(&mut self, range: Range, reader: &mut Reader<'_>) -> Result<(), WireError> {
         let has = reader.bytes()?;
         let left = usize::try_from(reader.number()?).map_err(|_| WireError::Form)?;
-        let base = Base { vector: self.vector.clone(), pending: reader.pending(self.hash_key)? };
+        let base =
+            Base { vector: self.vector.clone(), pending: reader.pending(self.hash_key, &mut self.heard)? };
         let listing = self.listing(range).ok_or(WireError::Form)?;
         if has.len() != listing.len().div_ceil(8) {
             return Err(WireError::Form);
@@ -287,22 +295,36 @@ impl Session {
     /// A listing is complete: merge it. If a row of it was refused, the others are merged, each for itself, and
     /// the range is only counted as dealt with.
     fn collected(&mut self, store: &mut Store, now: Time) {
-        let source = self.source();
         let Collecting { range, base, rows, has_refused, wanted, .. } =
             self.collecting.take().expect("called when there is one");
-        if has_refused {
-            for row in &rows {
-                store.merge_rows(now, std::slice::from_ref(row), source, |_| ());
-                store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
-            }
-        } else {
-            store.settle(now, range, &rows, &base, source);
-        }
+        self.settle(store, now, range, &rows, (!has_refused).then_some(&base));
         if !wanted.is_empty() {
             let sent = rows.into_iter().map(|row| (row.held.key().to_vec(), row.held)).collect();
             self.replies.push_back(Reply::Wanted { range, keys: wanted, sent });
         }
-        self.settled.add(range);
+    }
+
+    /// Deals with a range. With a base, `rows` are all that the peer holds there, and the range is covered by the base
+    /// from then on. Without one, or with more leftovers in it than there is room for, each row is merged for itself.
+    pub(super) fn settle(
+        &mut self,
+        store: &mut Store,
+        now: Time,
+        range: Range,
+        rows: &[Row],
+        base: Option<&Base>,
+    ) {
+        let source = self.source();
+        if let Some(base) = base.filter(|base| store.seen.has_room(&base.pending)) {
+            store.settle(now, range, rows, base, source);
+        } else {
+            self.has_refused = true;
+            for row in rows {
+                store.merge_rows(now, std::slice::from_ref(row), source, |_| ());
+                store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
+            }
+        }
+        self.settled.add(range.first(), range.last());
     }
 
     /// Once everything is settled and nothing was refused: claims what the peer announced at its start, and answers

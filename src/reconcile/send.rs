@@ -113,7 +113,7 @@ impl Session {
         writer.range(LIST, range);
         writer.number(rows.len() as u64);
         rows.iter().for_each(|(hash, _)| writer.word(*hash));
-        writer.pending(&store.seen.pending(range), self.hash_key);
+        writer.pending(&store.seen.pending(range), self.hash_key, &mut self.told);
         self.queries.insert(range, Query::List { rows, answered: 0 });
     }
 
@@ -166,7 +166,7 @@ impl Session {
         self.asks.extend(children(range, !mask));
     }
 
-    fn write_mask(&self, store: &Store, writer: &mut Writer, salt: u64, range: Range, mask: u16) {
+    fn write_mask(&mut self, store: &Store, writer: &mut Writer, salt: u64, range: Range, mask: u16) {
         writer.short(mask);
         if mask != 0 {
             writer.word(strong_hash(store, salt, range, mask));
@@ -176,7 +176,7 @@ impl Session {
             // Where both hold the same, what the peer's vector has anyway says nothing new. (In a listing it does:
             // there it decides which of the peer's own dots were removed.)
             pending.retain(|pending| !seen::beyond(&pending.context, &self.vector).dots.is_empty());
-            writer.pending(&pending, self.hash_key);
+            writer.pending(&pending, self.hash_key, &mut self.told);
         }
     }
 
@@ -225,7 +225,7 @@ impl Session {
         writer.range(ANSWER, range);
         writer.bytes(&has);
         writer.number((mine.len() - same.len()) as u64);
-        writer.pending(&store.seen.pending(range), self.hash_key);
+        writer.pending(&store.seen.pending(range), self.hash_key, &mut self.told);
         for key in mine.keys().filter(|key| !same.contains(*key)) {
             self.emissions.push_back(Emission { range, key: key.clone(), peer_has: None });
         }
@@ -234,8 +234,7 @@ impl Session {
         } else {
             let known = mine.into_iter().filter(|(key, _)| same.contains(key));
             let rows: Vec<Row> = known.map(|(_, held)| listed(held, &base)).collect();
-            store.settle(now, range, &rows, &base, self.source());
-            self.settled.add(range);
+            self.settle(store, now, range, &rows, Some(&base));
         }
     }
 
@@ -245,11 +244,10 @@ impl Session {
         writer.range(ANSWER, range);
         writer.bytes(&[]);
         writer.number(slots.len() as u64);
-        writer.pending(&store.seen.pending(range), self.hash_key);
+        writer.pending(&store.seen.pending(range), self.hash_key, &mut self.told);
         let keys = slots.into_iter().map(|slot| store.slot(slot).held.key().to_vec());
         self.emissions.extend(keys.map(|key| Emission { range, key, peer_has: None }));
-        store.settle(now, range, &[], base, self.source());
-        self.settled.add(range);
+        self.settle(store, now, range, &[], Some(base));
     }
 
     /// The next piece of what an empty list lacks.

@@ -236,7 +236,7 @@ impl Replica {
         };
         let store = &mut self.store;
         store.hash_key = state.hash_key;
-        store.seen.rekey(state.hash_key);
+        store.seen.rekey(state.hash_key, std::iter::empty());
         store.clock.observe(state.clock);
         if store.controls.has(Control::OldOrigin) {
             store.run = state.run;

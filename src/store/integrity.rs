@@ -80,8 +80,8 @@ impl Store {
     /// From now on this store counts under another hash key.
     pub(crate) fn rekey(&mut self, hash_key: HashKey) {
         self.hash_key = hash_key;
-        self.seen.rekey(hash_key);
         let slots: Vec<u32> = self.log.after(0).map(|(_, slot)| slot).collect();
+        self.seen.rekey(hash_key, slots.iter().map(|at| self.slab.at(*at).held.key()));
         self.digest = Digest::of(
             slots.len(),
             slots.into_iter().map(|at| {

@@ -1,0 +1,89 @@
+//! Islands: parts of a cluster that start apart, under different hash keys, and meet later.
+//!
+//! In each island writers die in the middle of a flush and come back blank. What they had sent and not claimed stays a
+//! context beyond the vector, under the hash key of the island. These tests bound what becomes of such contexts.
+
+use std::time::Duration;
+
+use tidings::{Config, Disk, Sim};
+use tidings_proptest::{Dice, for_each_seed};
+
+/// Histories in a usual test run; `TIDINGS_SEEDS` sets another number.
+const SEEDS: u64 = 40;
+
+/// Bytes that a link carries in a second, and rows of a flush: it takes a few tenths of a second.
+const LINK_RATE: u64 = 200_000;
+const FLUSH_ROWS: usize = 250;
+
+/// Partitions after the islands have met, and bytes that all nodes together may send because of them.
+const MEETINGS: usize = 8;
+const MEETING_BYTES_MAX: u64 = 16 << 20;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Two islands of three nodes. In each, so many writers die in the middle of a flush of several frames.
+fn islands(seed: u64, crashes: usize) -> Sim {
+    let mut dice = Dice::new(seed);
+    let mut config = Config::lan();
+    config.removals_max = [0, 3, 4_096][dice.below(3)];
+    let sim = Sim::new(seed).config(config).delay(ms([1, 20][dice.below(2)])).rate(LINK_RATE);
+    let mut sim = sim.nodes(6);
+    sim.partition(&[0, 1, 2], &[3, 4, 5]);
+    sim.run_for(ms(500));
+    for round in 0..crashes {
+        let writers = [0, 3].map(|island| island + dice.below(3));
+        for writer in writers {
+            for k in 0..FLUSH_ROWS {
+                let key = format!("{writer} {round} {k}");
+                sim.node(writer).put(key.as_str(), "v".repeat(200)).unwrap();
+                if dice.below(4) == 0 {
+                    sim.node(writer).delete(key).unwrap();
+                }
+            }
+        }
+        sim.run_for(ms(50 + dice.below(150) as u64));
+        writers.into_iter().for_each(|writer| sim.restart_with(writer, Disk::Blank));
+        sim.run_for(ms([1, 40, 2_000][dice.below(3)]));
+    }
+    sim
+}
+
+/// Heals, and then cuts off random parts of the cluster for a while, with writes on both sides.
+fn meet(sim: &mut Sim, seed: u64) {
+    let mut dice = Dice::new(seed ^ 0x5eed);
+    sim.heal();
+    sim.run_for(ms([10, 300, 5_000][dice.below(3)]));
+    for round in 0..MEETINGS {
+        let (left, right): (Vec<usize>, Vec<usize>) = (0..sim.len()).partition(|_| dice.below(2) == 0);
+        sim.partition(&left, &right);
+        for i in 0..sim.len() {
+            sim.node(i).put(format!("{i} met {round}"), "v").unwrap();
+            sim.node(i).delete(format!("{i} 0 {round}")).unwrap();
+        }
+        sim.run_for(ms([5, 300, 1_500][dice.below(3)]));
+        sim.heal();
+        sim.run_for(ms([5, 300, 1_500][dice.below(3)]));
+    }
+    sim.assert_converged();
+}
+
+/// Before contexts of the same content were joined, these histories sent more than a gigabyte or did not end.
+#[test]
+fn contexts_do_not_multiply_when_islands_meet() {
+    let seeds = std::env::var("TIDINGS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
+    for_each_seed(seeds, |seed| {
+        let crashes = [1, 5][seed as usize % 2];
+        let mut sim = islands(seed, crashes);
+        let before = sim.bytes_sent();
+        meet(&mut sim, seed);
+        let keys = 2 * crashes * FLUSH_ROWS + 6 * MEETINGS;
+        for i in 0..sim.len() {
+            let cloud = sim.node(i).status().cloud;
+            assert!(cloud <= 2 * keys, "seed {seed}, node {i}: {cloud} contexts for {keys} keys");
+        }
+        let bytes = sim.bytes_sent() - before;
+        assert!(bytes <= MEETING_BYTES_MAX, "seed {seed}: {bytes} bytes");
+    });
+}

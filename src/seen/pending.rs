@@ -1,0 +1,201 @@
+//! Contexts of regions: what is covered beyond the vector, and at which keys.
+//!
+//! A context is recorded by places in hash space. When a node gives way to the hash key of another island, the places
+//! that its contexts stand at mean nothing under the new key, so these contexts keep their old key beside them: they are
+//! *leftovers*. A leftover that is merged within a range of the new key holds in the intersection of both regions.
+//!
+//! Leftovers must not multiply. Told with every range of a session and narrowed to it, one leftover would come back as
+//! one for each range. So those with the same context, whose regions differ under one hash key alone, are joined: once
+//! a session has settled all ranges, what it brought is what the peer had.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Context, beyond, covers};
+use crate::digest::HashKey;
+use crate::time::Stamp;
+
+/// Leftovers that a replica keeps. A range whose contexts would exceed this is not settled: its rows are merged each for
+/// itself, and the session claims nothing. Honest clusters keep one for each context that differs, a few dozen at most.
+pub(crate) const LEFTOVERS_MAX: usize = 4_096;
+
+/// A set of places: intervals with both ends included, which neither overlap nor touch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Places {
+    /// The last place of each interval, by its first.
+    intervals: BTreeMap<u64, u64>,
+}
+
+impl Places {
+    pub(crate) fn between(first: u64, last: u64) -> Self {
+        Self { intervals: BTreeMap::from([(first, last)]) }
+    }
+
+    pub(crate) fn add(&mut self, mut first: u64, mut last: u64) {
+        let reach = last.saturating_add(1);
+        while let Some((start, end)) = self.intervals.range(..=reach).next_back().map(|(s, e)| (*s, *e)) {
+            if end.checked_add(1).is_some_and(|next| next < first) {
+                break;
+            }
+            self.intervals.remove(&start);
+            (first, last) = (first.min(start), last.max(end));
+        }
+        self.intervals.insert(first, last);
+    }
+
+    pub(crate) fn is_all(&self) -> bool {
+        self.intervals.get(&0) == Some(&u64::MAX)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.intervals.is_empty()
+    }
+
+    fn has(&self, place: u64) -> bool {
+        self.intervals.range(..=place).next_back().is_some_and(|(_, last)| place <= *last)
+    }
+
+    fn has_all_of(&self, other: &Self) -> bool {
+        other.iter().all(|(first, last)| {
+            self.intervals.range(..=first).next_back().is_some_and(|(_, end)| last <= *end)
+        })
+    }
+
+    /// The part between two places.
+    pub(crate) fn within(&self, first: u64, last: u64) -> Self {
+        let before = self.intervals.range(..first).next_back().filter(|(_, end)| **end >= first);
+        let inside = before.into_iter().chain(self.intervals.range(first..=last));
+        Self { intervals: inside.map(|(start, end)| (first.max(*start), last.min(*end))).collect() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.intervals.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.intervals.iter().map(|(first, last)| (*first, *last))
+    }
+}
+
+/// A context that holds for the keys whose place lies in the region, under each of these hash keys.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pending {
+    pub(crate) regions: BTreeMap<HashKey, Places>,
+    pub(crate) context: Arc<Context>,
+}
+
+impl Pending {
+    pub(crate) fn new(hash_key: HashKey, places: Places, context: Arc<Context>) -> Self {
+        Self { regions: BTreeMap::from([(hash_key, places)]), context }
+    }
+
+    /// Whether it covers this event of this key.
+    pub(crate) fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
+        covers(&self.context, stamp) && self.is_for(key)
+    }
+
+    pub(crate) fn is_for(&self, key: &[u8]) -> bool {
+        self.regions.iter().all(|(hash_key, places)| places.has(hash_key.place(key).position()))
+    }
+
+    /// The same for the keys between two places alone; `None` if there can be none.
+    pub(crate) fn within(mut self, hash_key: HashKey, first: u64, last: u64) -> Option<Self> {
+        let places = match self.regions.get(&hash_key) {
+            Some(places) => places.within(first, last),
+            None => Places::between(first, last),
+        };
+        if places.is_empty() {
+            return None;
+        }
+        self.regions.insert(hash_key, places);
+        Some(self)
+    }
+
+    /// Whether some key between two places may be concerned.
+    pub(super) fn reaches(&self, hash_key: HashKey, first: u64, last: u64) -> bool {
+        self.regions.get(&hash_key).is_none_or(|places| !places.within(first, last).is_empty())
+    }
+
+    /// The places under this hash key, if no other restricts it.
+    pub(super) fn places_under(&self, hash_key: HashKey) -> Option<Places> {
+        match self.regions.len() {
+            0 => Some(Places::between(0, u64::MAX)),
+            1 => self.regions.get(&hash_key).cloned(),
+            _ => None,
+        }
+    }
+
+    /// Whether everything that the other one covers is covered by this one.
+    fn has_all_of(&self, other: &Self) -> bool {
+        let lies_within = |(hash_key, places): (&HashKey, &Places)| {
+            places.is_all() || other.regions.get(hash_key).is_some_and(|others| places.has_all_of(others))
+        };
+        self.regions.iter().all(lies_within) && beyond(&other.context, &self.context).dots.is_empty()
+    }
+
+    /// The hash key under which the two may be joined: they say the same, and differ in that region alone.
+    fn joint(&self, other: &Self) -> Option<HashKey> {
+        if !self.regions.keys().eq(other.regions.keys()) || self.context != other.context {
+            return None;
+        }
+        let mut differing = self.regions.iter().filter(|(key, places)| other.regions[*key] != **places);
+        let first = differing.next()?.0;
+        differing.next().is_none().then_some(*first)
+    }
+
+    fn join(&mut self, other: &Self, hash_key: HashKey) {
+        if let (Some(own), Some(others)) = (self.regions.get_mut(&hash_key), other.regions.get(&hash_key)) {
+            others.iter().for_each(|(first, last)| own.add(first, last));
+        }
+    }
+}
+
+/// Contexts that stand under earlier hash keys.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leftovers {
+    all: Vec<Pending>,
+}
+
+impl Leftovers {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pending> {
+        self.all.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Adds one. Answers it if it is none: because it holds everywhere, or under the present hash key alone.
+    pub(super) fn add(&mut self, mut new: Pending, hash_key: HashKey) -> Option<Pending> {
+        loop {
+            new.regions.retain(|_, places| !places.is_all());
+            if new.places_under(hash_key).is_some() {
+                return Some(new);
+            }
+            if self.all.iter().any(|known| known.has_all_of(&new)) {
+                return None;
+            }
+            let joint = |(i, known): (usize, &Pending)| Some((i, known.joint(&new)?));
+            let Some((i, under)) = self.all.iter().enumerate().find_map(joint) else {
+                self.all.retain(|known| !new.has_all_of(known));
+                self.all.push(new);
+                return None;
+            };
+            new.join(&self.all.swap_remove(i), under);
+        }
+    }
+
+    /// Forgets what the vector has, and joins what has become the same. Answers what is left over no more.
+    pub(super) fn sweep(&mut self, vector: &Context, hash_key: HashKey) -> Vec<Pending> {
+        let mut changed = Vec::new();
+        for pending in std::mem::take(&mut self.all) {
+            let left = beyond(&pending.context, vector);
+            match left.dots.len() {
+                0 => {}
+                same if same == pending.context.dots.len() => self.all.push(pending),
+                _ => changed.push(Pending { context: Arc::new(left), ..pending }),
+            }
+        }
+        changed.into_iter().filter_map(|pending| self.add(pending, hash_key)).collect()
+    }
+}
