@@ -178,6 +178,12 @@ impl Record {
         self.0.header.header.checksum
     }
 
+    /// What a digest sees beside key and stamp. A writer never gives one stamp to two values. Should a faulty member have
+    /// changed one on its way, the greater content wins, so that replicas agree again once it is gone.
+    fn content(&self) -> (u64, u32) {
+        (self.expires(), self.checksum())
+    }
+
     /// Whether the value still is what was written.
     pub(crate) fn is_intact(&self) -> bool {
         digest::checksum(self.value()) == self.checksum()
@@ -282,7 +288,7 @@ impl Held {
 
 impl PartialEq for Held {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Record, &Record)| a.stamp() == b.stamp();
+        let same = |(a, b): (&Record, &Record)| a.stamp() == b.stamp() && a.content() == b.content();
         self.key() == other.key()
             && self.dots().len() == other.dots().len()
             && self.dots().iter().zip(other.dots()).all(same)
@@ -308,9 +314,16 @@ pub(crate) fn merge(
     theirs_covers: impl Fn(Stamp) -> bool,
 ) -> Option<Held> {
     let held = mine.map_or(&[][..], Held::dots);
-    let stays = |dot: &Record| theirs.holds(dot.stamp()) || !theirs_covers(dot.stamp());
-    let comes =
-        |dot: &Record| !held.iter().any(|mine| mine.stamp() == dot.stamp()) && !mine_covers(dot.stamp());
+    let twin =
+        |of: &Record, among: &[Record]| among.iter().find(|it| it.stamp() == of.stamp()).map(Record::content);
+    let stays = |dot: &Record| match twin(dot, theirs.dots()) {
+        Some(content) => dot.content() >= content,
+        None => !theirs_covers(dot.stamp()),
+    };
+    let comes = |dot: &Record| match twin(dot, held) {
+        Some(content) => dot.content() > content,
+        None => !mine_covers(dot.stamp()),
+    };
     if !theirs.dots().iter().any(comes) && held.iter().all(stays) {
         return None;
     }
