@@ -80,12 +80,14 @@ pub enum Control {
     DonorKept,
     /// What the context of a row no longer has stays in those that are told by their differences from it.
     GoneIsKept,
+    /// A claim is believed whatever its clock.
+    ClaimsUnbounded,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -121,6 +123,7 @@ impl Control {
         Self::OldStart,
         Self::DonorKept,
         Self::GoneIsKept,
+        Self::ClaimsUnbounded,
     ];
 }
 

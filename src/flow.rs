@@ -17,6 +17,8 @@ use std::time::Duration;
 const RATE_MIN: u64 = 64 << 10;
 /// Writes allowed at once after a pause, as time at the allowed rate.
 const BURST: Duration = Duration::from_millis(100);
+/// The greatest rate that is believed of a peer, in bytes a second.
+const RATE_MAX: u64 = 1 << 40;
 /// A limit so many times above what is wanted is none.
 const SLACK: u64 = 4;
 
@@ -60,7 +62,7 @@ impl Flow {
     pub(crate) fn deadline(&self, now: Duration) -> Option<Duration> {
         let allowed = self.allowed.filter(|_| !self.has_room(now))?;
         let lacking = self.room(now, allowed).unsigned_abs();
-        Some(now + Duration::from_micros(1 + lacking * 1_000_000 / allowed.max(1)))
+        Some(now + Duration::from_micros(1 + lacking.saturating_mul(1_000_000) / allowed.max(1)))
     }
 
     /// A write was made.
@@ -114,6 +116,7 @@ impl Flow {
     /// Shares with a peer that is limited too. Both ends come to the same result, each for itself.
     pub(crate) fn share(&mut self, now: Duration, theirs: Rates) {
         if let Some(own) = self.rates() {
+            let theirs = Rates { wanted: theirs.wanted.min(RATE_MAX), allowed: theirs.allowed.min(RATE_MAX) };
             self.allow(now, Some(shared(own, theirs)));
         }
     }

@@ -44,6 +44,10 @@ const STREAM_ROWS_MIN: u64 = 32;
 const STREAM_BYTES: u64 = 256 << 10;
 /// Asks that a side leaves open at a time.
 const QUERIES_MAX: usize = 4_096;
+/// What a peer may leave this side to do: more replies than its own open asks and ours call for, or more asks than those
+/// can lead to, are a breach of the protocol.
+const REPLIES_MAX: usize = 4 * QUERIES_MAX;
+const ASKS_MAX: usize = 2 * FAN * REPLIES_MAX;
 /// So many rows of a session are passed on to the own group: a few that got lost with a delegate, but not all that a
 /// node missed which was away.
 const PASSED_ROWS_MAX: u64 = 128;
@@ -244,6 +248,14 @@ impl Session {
     /// Both sides are through; nothing more will come.
     pub(crate) fn is_over(&self) -> bool {
         self.has_finished && self.peer_has_finished
+    }
+
+    /// Whether the peer has made this side keep more than a session can need.
+    fn is_overfull(&self) -> bool {
+        self.replies.len() > REPLIES_MAX
+            || self.awaiting.len() > REPLIES_MAX
+            || self.unconfirmed.len() > REPLIES_MAX
+            || self.asks.len() > ASKS_MAX
     }
 
     /// How many entries the peer holds, and their bytes, once it has told.

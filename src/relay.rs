@@ -124,7 +124,13 @@ impl Told {
 
 /// What a peer tells of its chains.
 pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Vec<(u64, u64, u64)>, WireError> {
-    (0..reader.count(24)?).map(|_| Ok((reader.word()?, reader.word()?, reader.word()?))).collect()
+    let count = reader.count(24)?;
+    let one = |_| {
+        let (origin, from, to) = (reader.word()?, reader.word()?, reader.word()?);
+        reader.claim(Stamp { clock: to, origin })?;
+        Ok((origin, from, to))
+    };
+    (0..count).map(one).collect()
 }
 
 /// Claims what a peer told, as far as this replica has what came before.

@@ -138,6 +138,13 @@ pub enum Event {
     VotersDiffer(Box<Member>),
     /// There are more members than [`MEMBERS_MAX`](crate::MEMBERS_MAX). Further ones are not believed.
     MembersFull,
+    /// A peer claims writes that it cannot know of: further in the future than clocks may differ, of a run that is not
+    /// its own, or of this node's own run and beyond what it has written. Nothing of it was merged, nothing more is read
+    /// from that link, and it ends.
+    ClaimRefused {
+        /// The link to the peer.
+        link: LinkId,
+    },
     /// A peer has merged the same events and yet holds something else; no leaf here is damaged.
     Disagreement {
         /// The link to the peer.
@@ -191,6 +198,10 @@ const BACKLOG_PART: u64 = 4;
 const MEMBERS_MEMO: &str = "members";
 /// Under which it keeps what this voter has promised.
 const VOTER_MEMO: &str = "voter";
+
+/// Logs of peers of which it is kept how often something of theirs was refused. Of more, any one is forgotten, and its
+/// next link is opened sooner than the last.
+const REFUSALS_MAX: usize = 4_096;
 
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
@@ -433,11 +444,11 @@ impl Replica {
                     self.break_link(id, BreakReason::Protocol(error));
                 }
             }
-            Input::Stream(id, lane, bytes) => {
-                if let Err(error) = self.stream(id, lane, bytes) {
-                    self.break_link(id, BreakReason::Protocol(error));
-                }
-            }
+            Input::Stream(id, lane, bytes) => match self.stream(id, lane, bytes) {
+                Ok(()) => {}
+                Err(WireError::Claim) => self.distrust(id),
+                Err(error) => self.break_link(id, BreakReason::Protocol(error)),
+            },
         }
         self.recover();
         self.see_to_members();
@@ -526,6 +537,7 @@ impl Replica {
             return Some(Output::Stream(id, Lane::Bulk, bytes));
         }
         link.wants_session |= std::mem::take(&mut link.outgoing.is_stranded);
+        let may_begin = may_begin && !link.is_distrusted;
         if link.wants_session && may_begin && link.peer.is_some() && link.session.is_none() {
             link.begin(store, self.now, self.random.next_u64(), joins);
         }

@@ -19,8 +19,10 @@ use crdts::{CvRDT, VClock};
 use crate::digest::{HashKey, Place, Range};
 use crate::time::Stamp;
 
+mod bounds;
 mod pending;
 
+pub(crate) use bounds::ClaimBounds;
 use pending::Leftovers;
 pub(crate) use pending::{LEFTOVERS_MAX, Pending, Places};
 

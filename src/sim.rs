@@ -122,6 +122,8 @@ struct SimState {
     addr: SocketAddr,
     /// Its process does not run: what arrives waits.
     is_paused: bool,
+    /// The share of what it sends in which some bytes are not what it meant.
+    garbling: f64,
 }
 
 /// A simulated cluster. See the module's example.
@@ -284,6 +286,7 @@ impl Sim {
             is_tainted: false,
             addr: members::addr(i, 0),
             is_paused: false,
+            garbling: 0.0,
         });
         self.start(i, None);
         if self.seeds.is_none() {
@@ -526,6 +529,7 @@ impl Sim {
                 let Some(to) = self.other_end(id, i) else { return };
                 self.bytes += bytes.len() as u64;
                 self.sendings += 1;
+                let bytes = self.garbled(i, bytes);
                 let is_lost = self.chance(self.loss) || self.cuts.contains(&(i, to));
                 if !is_lost {
                     let later = self.flight(i, to);
@@ -559,6 +563,7 @@ impl Sim {
         let Some(to) = self.other_end(id, i) else { return };
         self.bytes += bytes.len() as u64;
         self.sendings += 1;
+        let bytes = self.garbled(i, bytes);
         let mut later = self.flight(i, to);
         while self.chance(self.loss.min(0.9)) {
             later += self.delay * 3;

@@ -15,7 +15,7 @@ use crate::entry::{self, DOTS_MAX, Held, Record};
 use crate::error::WriteError;
 use crate::log::ChangeLog;
 use crate::rows::{Order, Slab, Slot, Source};
-use crate::seen::{self, Context, Pending, Seen};
+use crate::seen::{self, ClaimBounds, Context, Pending, Seen};
 use crate::time::{HybridClock, Stamp, Time};
 
 mod expiry;
@@ -273,6 +273,17 @@ impl Store {
             return Err(Refusal::FromTheFuture);
         }
         Ok(())
+    }
+
+    /// What a peer may claim now. A peer takes writes that are ahead of its clock by the permitted skew, and its clock
+    /// may be ahead of this one's by as much, so a claim may be ahead by twice that.
+    pub(crate) fn claim_bounds(&self, now: Time) -> ClaimBounds {
+        let clock_max = match self.controls {
+            controls if controls.has(Control::ClaimsUnbounded) => u64::MAX,
+            _ => HybridClock::limit(now, self.skew_max.saturating_mul(2)),
+        };
+        let own = Stamp { clock: self.seen.vector().get(&self.run), origin: self.run };
+        ClaimBounds { clock_max, own }
     }
 
     /// Merges the dots of accepted rows, and tells which of them were news. What they claim is recorded by

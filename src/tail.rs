@@ -29,6 +29,9 @@ const DONE: u8 = 2;
 /// The same, and the peer is asked to state its position.
 const DONE_ASKING: u8 = 3;
 
+/// Forwarded intervals that wait for a large row before them, of one link.
+const WAITING_INTERVALS_MAX: usize = 4_096;
+
 /// Rows looked at for one frame, sent or not: bounds the work under the lock.
 const FRAME_ROWS_MAX: usize = 16_384;
 
@@ -266,6 +269,9 @@ pub(crate) struct Sender {
     pub(crate) run: u64,
     /// It belongs to another group: what it sends is to be passed on in this one.
     pub(crate) is_far: bool,
+    /// It is in this node's group and passes the writes of other groups on, so that it can claim them. Claims of
+    /// others are left alone: two nodes may disagree for a moment about who is in which group.
+    pub(crate) passes_on: bool,
 }
 
 /// What a frame led to.
@@ -312,7 +318,8 @@ impl Incoming {
                 END => break None,
                 tag @ (DONE | DONE_ASKING) => {
                     let (head, clock, larges) = (reader.number()?, reader.word()?, reader.number()?);
-                    let (stamp, told) = (Stamp { clock, origin: sender.run }, relay::read(&mut reader)?);
+                    let stamp = reader.claim(Stamp { clock, origin: sender.run })?;
+                    let told = relay::read(&mut reader)?;
                     break Some(Done { larges, head, stamp, told, is_asking: tag == DONE_ASKING });
                 }
                 _ => return Err(WireError::Form),
@@ -350,7 +357,7 @@ impl Incoming {
     ) -> Result<Merged, WireError> {
         let Some(bytes) = self.larges.piece(reader)? else { return Ok(Merged::default()) };
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
-        match large::read(&bytes)? {
+        match large::read(&bytes, store.claim_bounds(now))? {
             Ok(row) => rows.push(row),
             Err(why) => refusals.push(refused(b"", why)),
         }
@@ -404,6 +411,8 @@ impl Incoming {
         {
             done.is_asking |= passed.is_asking;
             done.told.splice(0..0, passed.told);
+            // Of more, the oldest are not claimed: a comparison does it.
+            done.told.drain(..done.told.len().saturating_sub(WAITING_INTERVALS_MAX));
         }
         self.waiting.push_back(done);
         self.settle_waiting(store, chains, sender);
@@ -416,7 +425,9 @@ impl Incoming {
         {
             self.extend(store, chains, sender, &done);
             store.claim_tail(done.stamp, &self.vector);
-            relay::claim(store, &done.told);
+            if sender.passes_on {
+                relay::claim(store, &done.told);
+            }
             store.complete(sender.log, done.head);
             self.is_asked |= done.is_asking;
         }
@@ -502,7 +513,8 @@ mod tests {
         fn new(from: &Store, scope: Scope) -> Self {
             let mut outgoing = Outgoing::default();
             assert!(outgoing.resume(from, from.log.id, 0));
-            let sender = Sender { log: from.log.id, run: from.run, is_far: scope == Scope::Own };
+            let (is_far, passes_on) = (scope == Scope::Own, scope == Scope::PassedOn);
+            let sender = Sender { log: from.log.id, run: from.run, is_far, passes_on };
             Self { outgoing, incoming: Incoming::default(), sender, scope, chains: Chains::default() }
         }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::digest::{FAN, HashKey, Range};
 use crate::entry::{DOTS_MAX, Held, Record};
-use crate::seen::{Context, LEFTOVERS_MAX, Pending, Places, raise};
+use crate::seen::{ClaimBounds, Context, LEFTOVERS_MAX, Pending, Places, raise};
 use crate::store::{Refusal, Row};
 use crate::time::Stamp;
 
@@ -60,10 +60,28 @@ pub enum WireError {
     Claim,
 }
 
-/// What a frame is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Kind {
+/// Declares [`Kind`] and its reading from a byte in one place, so that no kind can be missing in either.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $byte:literal,)+) => {
+        /// What a frame is about.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum Kind {
+            $($(#[$doc])* $kind = $byte,)+
+        }
+
+        impl Kind {
+            fn from_byte(byte: u8) -> Result<Self, WireError> {
+                match byte {
+                    $($byte => Ok(Self::$kind),)+
+                    _ => Err(WireError::Kind(byte)),
+                }
+            }
+        }
+    };
+}
+
+kinds! {
     Hello = 1,
     Position = 2,
     Tail = 3,
@@ -84,27 +102,6 @@ pub(crate) enum Kind {
     Election = 12,
     /// The session is given up for now; its sender will begin a new one.
     Later = 13,
-}
-
-impl Kind {
-    fn from_byte(byte: u8) -> Result<Self, WireError> {
-        let all = [
-            Self::Hello,
-            Self::Position,
-            Self::Tail,
-            Self::Start,
-            Self::Items,
-            Self::Check,
-            Self::Ask,
-            Self::Packet,
-            Self::Roster,
-            Self::Covers,
-            Self::Piece,
-            Self::Election,
-            Self::Later,
-        ];
-        all.into_iter().find(|kind| *kind as u8 == byte).ok_or(WireError::Kind(byte))
-    }
 }
 
 /// From this size on a frame gets the room of a full one.
@@ -325,6 +322,8 @@ impl Writer {
 /// Reads one frame in place.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
+    /// What its sender may claim; nothing limits what this node's own disk says.
+    bounds: Option<ClaimBounds>,
     /// Scratch for the rows.
     text: Vec<u8>,
     room: Vec<u8>,
@@ -334,9 +333,7 @@ impl<'a> Reader<'a> {
     /// `frame` begins with the version.
     pub(crate) fn new(frame: &'a [u8]) -> Result<(Kind, Self), WireError> {
         match frame {
-            [VERSION, kind, rest @ ..] => {
-                Ok((Kind::from_byte(*kind)?, Self { rest, text: Vec::new(), room: Vec::new() }))
-            }
+            [VERSION, kind, rest @ ..] => Ok((Kind::from_byte(*kind)?, Self::plain(rest))),
             [version, _, ..] => Err(WireError::Version(*version)),
             _ => Err(WireError::Form),
         }
@@ -344,7 +341,20 @@ impl<'a> Reader<'a> {
 
     /// Reads bytes that are no frame.
     pub(crate) fn plain(rest: &'a [u8]) -> Self {
-        Self { rest, text: Vec::new(), room: Vec::new() }
+        Self { rest, bounds: None, text: Vec::new(), room: Vec::new() }
+    }
+
+    /// From here on every claim has to keep within these bounds.
+    #[must_use]
+    pub(crate) fn within(mut self, bounds: ClaimBounds) -> Self {
+        self.bounds = Some(bounds);
+        self
+    }
+
+    /// Takes a claim, if its sender may make it.
+    pub(crate) fn claim(&self, stamp: Stamp) -> Result<Stamp, WireError> {
+        let is_permitted = self.bounds.is_none_or(|bounds| bounds.permits(stamp));
+        if is_permitted { Ok(stamp) } else { Err(WireError::Claim) }
     }
 
     /// Bytes that are left.
@@ -441,7 +451,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn dot(&mut self) -> Result<Stamp, WireError> {
         let (origin, clock) = (self.word()?, self.word()?);
-        Ok(Stamp { clock, origin })
+        self.claim(Stamp { clock, origin })
     }
 
     pub(crate) fn range(&mut self) -> Result<(u8, Range), WireError> {

@@ -30,8 +30,9 @@ const EXPECTED: [(Control, Noticed); 17] = [
 
 /// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in
 /// `stories.rs`, `flow.rs` or `joining.rs`. Those of passing on are broken in `spread.rs`, those of elections in
-/// `leaders.rs`.
-const SCRIPTED: [Control; 18] = [
+/// `leaders.rs`. Claims without bounds are those of `garbled.rs`.
+const SCRIPTED: [Control; 19] = [
+    Control::ClaimsUnbounded,
     Control::RelayClaimsAll,
     Control::OwnFromFrame,
     Control::OldDigest,

@@ -101,6 +101,13 @@ impl Members {
         self.known.get(&run).map_or(0, |known| group_of(&known.member.name, bits))
     }
 
+    /// How many of the other members that live belong to a group.
+    pub(crate) fn group_len(&self, group: u64) -> usize {
+        let bits = group_bits(self.living(), self.config.mesh_members_max);
+        let alive = self.known.values().filter(|known| known.member.state.is_alive());
+        alive.filter(|known| group_of(&known.member.name, bits) == group).count()
+    }
+
     /// How many members there are in this node's own group, without itself.
     pub(crate) fn mates(&self) -> usize {
         self.shape.mates.len()

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
-    ANSWER, Awaiting, CONFIRM, Collecting, DIGEST, FINISHED, LIST, Progress, Query, ROW, Reply, SAME,
-    Session, Start, VERDICT, WANTED, children, listed, measure, strong_hash,
+    ANSWER, ANSWER_ROWS_MAX, Awaiting, CONFIRM, Collecting, DIGEST, FINISHED, LIST, Progress, Query, ROW,
+    Reply, SAME, Session, Start, VERDICT, WANTED, children, listed, measure, strong_hash,
 };
 use crate::controls::Control;
 use crate::digest::{DEPTH_MAX, FAN_BITS, Range};
@@ -15,6 +15,14 @@ use crate::store::{Base, Row, Store};
 use crate::tail::refused;
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError};
+
+/// How many rows of a listing follow: no range is answered with more at once.
+fn rows_to_come(reader: &mut Reader<'_>) -> Result<usize, WireError> {
+    match usize::try_from(reader.number()?) {
+        Ok(rows) if rows <= ANSWER_ROWS_MAX => Ok(rows),
+        _ => Err(WireError::TooMany),
+    }
+}
 
 impl Session {
     /// The peer's announcement. The side with the greater hash key gives way, a blank one always.
@@ -125,7 +133,7 @@ impl Session {
             }
             ANSWER => self.answered(range, reader)?,
             WANTED => {
-                let left = reader.count(0)?;
+                let left = rows_to_come(reader)?;
                 let Awaiting { mine, same, base } = self.awaiting.remove(&range).ok_or(WireError::Form)?;
                 let known = mine.iter().filter(|(key, _)| same.contains(*key));
                 let rows = known.map(|(_, held)| listed(held.clone(), &base)).collect();
@@ -140,7 +148,7 @@ impl Session {
         if self.collecting.as_ref().is_some_and(|collecting| collecting.left == 0) {
             self.collected(store, now);
         }
-        Ok(())
+        if self.is_overfull() { Err(WireError::TooMany) } else { Ok(()) }
     }
 
     /// The peer says which children of an asked range look equal.
@@ -215,7 +223,7 @@ impl Session {
     /// The peer says which of the listed rows it has too, and how many rows of its own follow.
     pub(super) fn answered(&mut self, range: Range, reader: &mut Reader<'_>) -> Result<(), WireError> {
         let has = reader.bytes()?;
-        let left = usize::try_from(reader.number()?).map_err(|_| WireError::Form)?;
+        let left = rows_to_come(reader)?;
         let base =
             Base { vector: self.vector.clone(), pending: reader.pending(self.hash_key, &mut self.heard)? };
         let listing = self.listing(range).ok_or(WireError::Form)?;

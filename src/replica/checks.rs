@@ -69,6 +69,9 @@ impl Replica {
         if kind != Kind::Check {
             return Err(WireError::Kind(kind as u8));
         }
+        if self.links.get(id).is_some_and(|link| link.is_distrusted) {
+            return Ok(());
+        }
         let flags = reader.byte()?;
         let root = u128::from(reader.word()?) | (u128::from(reader.word()?) << 64);
         let seen = reader.word()?;
@@ -77,9 +80,9 @@ impl Replica {
             // The one that asked hears the difference too; one comparison mends both.
             if !is_same
                 && flags & CHECK_REPLY != 0
-                && let Some(link) = self.links.get_mut(id).filter(|link| link.messages.is_empty())
+                && let Some(link) = self.links.get_mut(id).filter(|link| !link.has_messages())
             {
-                link.messages.push_back(members.compare_rosters());
+                link.message([members.compare_rosters()]);
             }
         }
         let theirs = match flags & CHECK_LIMITED {
@@ -154,7 +157,12 @@ impl Replica {
                 members.confirmed(run, false);
             }
             if link.break_at.is_some_and(|at| at <= now.mono) {
-                breaks.push((id, BreakReason::Refused));
+                let reason = if link.is_distrusted {
+                    BreakReason::Protocol(WireError::Claim)
+                } else {
+                    BreakReason::Refused
+                };
+                breaks.push((id, reason));
             }
             if link.is_stalled(now.mono, self.config.sync_timeout) {
                 breaks.push((id, BreakReason::TimedOut));

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::members::Reach;
 use crate::reconcile::Session;
-use crate::relay::Chains;
+use crate::relay::{Chains, Scope};
 use crate::replica::Lane;
 use crate::replica::receipts::Answers;
 use crate::store::Store;
-use crate::tail::{Incoming, Outgoing};
+use crate::tail::{Incoming, Outgoing, Sender};
 use crate::time::Time;
 use crate::wire::{Assembler, Kind, Writer};
 
@@ -21,8 +21,8 @@ pub(super) struct Link {
     pub(super) run: Option<u64>,
     /// What the link is for.
     pub(super) reach: Reach,
-    /// Frames about members, and about who has what.
-    pub(super) messages: VecDeque<Vec<u8>>,
+    /// Frames about members.
+    messages: VecDeque<Vec<u8>>,
     pub(super) answers: Answers,
     pub(super) has_greeted: bool,
     /// The position to state, when it is time to.
@@ -49,6 +49,8 @@ pub(super) struct Link {
     pub(super) backoff: u32,
     pub(super) no_session_before: Duration,
     pub(super) break_at: Option<Duration>,
+    /// The peer claimed what it cannot know: what it sends on its streams is not read any more.
+    pub(super) is_distrusted: bool,
     /// Somebody waits until the peer has everything up to here.
     pub(super) asks: Option<u64>,
     /// Up to where the peer said that it has everything.
@@ -87,6 +89,9 @@ struct Due {
     since: Duration,
     ended: Duration,
 }
+
+/// Frames about members that may wait for a peer that does not read when one more answer is added.
+const MESSAGES_MAX: usize = 1_024;
 
 /// Flushes whose times are kept apart. Of more, the latest count as one.
 const DUES_MAX: usize = 64;
@@ -127,7 +132,7 @@ impl Link {
             writer.word(store.seen.hash());
             return Some(writer.finish());
         }
-        if let Some(frame) = self.messages.pop_front() {
+        if let Some(frame) = self.messages.pop_front().or_else(|| self.answers.message()) {
             return Some(frame);
         }
         let (log, _) = self.peer?;
@@ -160,6 +165,23 @@ impl Link {
         }
         self.asks.take_if(|revision| *revision <= self.outgoing.told())?;
         Some(Writer::new(Kind::Ask).finish())
+    }
+
+    /// Whose rows come over this link.
+    pub(super) fn sender(&self, log: u64, run: u64) -> Sender {
+        let passes_on = self.run.is_none() || self.reach.scope == Scope::PassedOn;
+        Sender { log, run, is_far: self.reach.is_far, passes_on }
+    }
+
+    /// Sends frames about members, unless too many wait already: rosters are compared again with the next checks.
+    pub(super) fn message(&mut self, frames: impl IntoIterator<Item = Vec<u8>>) {
+        if self.messages.len() < MESSAGES_MAX {
+            self.messages.extend(frames);
+        }
+    }
+
+    pub(super) fn has_messages(&self) -> bool {
+        !self.messages.is_empty()
     }
 
     fn is_due(&mut self, due: Due) {

@@ -32,7 +32,7 @@ impl Replica {
             return false;
         }
         let frame = members.update(meta);
-        self.links.values_mut().for_each(|link| link.messages.push_back(frame.clone()));
+        self.links.values_mut().for_each(|link| link.message([frame.clone()]));
         true
     }
 
@@ -52,7 +52,7 @@ impl Replica {
         members.met(self.now, who, packet_bytes_max);
         // One comparison mends both sides.
         if members.own().run < who.run {
-            link.messages.push_back(members.compare_rosters());
+            link.message([members.compare_rosters()]);
         }
         let reach = self.reach(Some(who.run));
         self.links.take_reach(id, reach);

@@ -30,6 +30,10 @@ pub(super) struct Answers {
     /// What the peer was asked, and what it said: by origin, up to which event, and how many members cover it.
     asked: BTreeMap<u64, u64>,
     told: BTreeMap<u64, (u64, u64)>,
+    /// What is to be sent next, by origin: a question as its tag and clock, an answer as its clock and count. A later one
+    /// takes the place of an earlier one, so that a peer that does not read makes nothing grow.
+    to_ask: BTreeMap<u64, (u8, u64)>,
+    to_tell: BTreeMap<u64, (u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +44,24 @@ struct Question {
 }
 
 impl Answers {
+    /// The next message of the link.
+    pub(super) fn message(&mut self) -> Option<Vec<u8>> {
+        if let Some((origin, (tag, clock))) = self.to_ask.pop_first() {
+            return Some(message(tag, Stamp { clock, origin }, 0));
+        }
+        let (origin, (clock, count)) = self.to_tell.pop_first()?;
+        Some(message(ANSWER, Stamp { clock, origin }, count))
+    }
+
+    /// Takes an answer, if it answers a question that was asked.
+    fn heard(&mut self, origin: u64, clock: u64, count: u64) {
+        if self.asked.get(&origin).is_none_or(|asked| *asked < clock) {
+            return;
+        }
+        let told = self.told.entry(origin).or_default();
+        *told = (clock, count).max(*told);
+    }
+
     /// How many members the peer said cover this event.
     fn count(&self, stamp: Stamp) -> u64 {
         self.told.get(&stamp.origin).filter(|(clock, _)| *clock >= stamp.clock).map_or(0, |(_, count)| *count)
@@ -54,9 +76,10 @@ impl Link {
             return;
         }
         *asked = stamp.clock;
-        self.messages.push_back(message(tag, stamp, 0));
+        self.answers.to_ask.insert(stamp.origin, (tag, stamp.clock));
         forget_one(&mut self.answers.asked, stamp.origin);
         forget_one(&mut self.answers.told, stamp.origin);
+        forget_one(&mut self.answers.to_ask, stamp.origin);
     }
 }
 
@@ -99,8 +122,11 @@ impl Replica {
             let has = u64::from(link.acknowledged >= revision.number);
             match (&self.members, link.run) {
                 (Some(members), Some(run)) if link.reach.is_far => {
-                    let best = groups.entry(members.group(run)).or_default();
-                    *best = link.answers.count(stamp).max(has).max(*best);
+                    let group = members.group(run);
+                    // Whatever a delegate says, it speaks for no more than its group.
+                    let most = members.group_len(group) as u64;
+                    let best = groups.entry(group).or_default();
+                    *best = link.answers.count(stamp).min(most).max(has).max(*best);
                 }
                 _ => count += has,
             }
@@ -125,10 +151,7 @@ impl Replica {
                 self.questions.insert(id);
             }
             ANSWER => {
-                let told = answers.told.entry(origin).or_default();
-                if (told.0, told.1) < (clock, count) {
-                    *told = (clock, count);
-                }
+                answers.heard(origin, clock, count);
                 // A mate's answer may be what others wait for.
                 let waits = |link: &Link| link.answers.questions.get(&origin).is_some_and(|it| it.is_group);
                 self.questions.extend(self.links.iter().filter(|(_, link)| waits(link)).map(|(id, _)| id));
@@ -157,7 +180,8 @@ impl Replica {
                 let is_telling = count == all || is_tick || (question.answered == 0 && 2 * count > all);
                 let link = self.links.get_mut(id).expect("looked above");
                 if count > question.answered && is_telling {
-                    link.messages.push_back(message(ANSWER, stamp, count));
+                    link.answers.to_tell.insert(origin, (stamp.clock, count));
+                    forget_one(&mut link.answers.to_tell, origin);
                     let known = link.answers.questions.get_mut(&origin).expect("listed above");
                     known.answered = count;
                 }
@@ -174,7 +198,8 @@ impl Replica {
     /// How many of this node's group cover an event, and how many there are.
     fn count_group(&self, stamp: Stamp, own: u64) -> (u64, u64) {
         let mates = self.links.values().filter(|link| link.reach.scope == Scope::PassedOn);
-        let counts = mates.map(|link| link.answers.count(stamp));
+        // Each mate answers for itself alone.
+        let counts = mates.map(|link| link.answers.count(stamp).min(1));
         let all = self.members.as_ref().map_or(0, crate::members::Members::mates);
         (own + counts.sum::<u64>(), 1 + all as u64)
     }

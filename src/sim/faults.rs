@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use rand_core::Rng;
+
 use super::{Disk, DriftingClock, Happening, Sim};
 #[cfg(feature = "__controls")]
 use crate::entry;
 use crate::replica::LinkId;
+
+/// Length, version and kind of a frame: to change these breaks the link and tests nothing else.
+const FRAME_HEAD_BYTES: usize = 6;
 
 impl Sim {
     /// Cuts all links between two groups, in both directions.
@@ -109,6 +114,25 @@ impl Sim {
     pub fn drift(&mut self, i: usize, ppm: i64) {
         let node = &mut self.nodes[i];
         node.clock = DriftingClock { since: self.now, own: node.clock.read(self.now), ppm };
+    }
+
+    /// Changes some bytes in this share, 0 to 1, of what a node sends, as a faulty or hostile member would. What it says
+    /// then may be well formed and wrong, so that the oracle has no answer: use [`Sim::without_checks`].
+    pub fn garble(&mut self, i: usize, share: f64) {
+        self.nodes[i].garbling = share;
+    }
+
+    pub(super) fn garbled(&mut self, i: usize, mut bytes: Vec<u8>) -> Vec<u8> {
+        if bytes.len() <= FRAME_HEAD_BYTES || !self.chance(self.nodes[i].garbling) {
+            return bytes;
+        }
+        let at = FRAME_HEAD_BYTES + self.random.next_u32() as usize % (bytes.len() - FRAME_HEAD_BYTES);
+        match self.random.next_u32() % 3 {
+            0 => bytes[at] ^= 1 << (self.random.next_u32() % 8),
+            1 => bytes[at..].iter_mut().take(8).for_each(|byte| *byte = 0xff),
+            _ => bytes[at..].iter_mut().take(8).for_each(|byte| *byte = self.random.next_u32() as u8),
+        }
+        bytes
     }
 
     /// Makes everything on the way to and from a node take this many times as long.

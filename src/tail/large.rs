@@ -11,7 +11,7 @@ use crdts::CvRDT;
 
 use super::context_of;
 use crate::entry::{Held, Record};
-use crate::seen::Context;
+use crate::seen::{ClaimBounds, Context};
 use crate::store::{Refusal, Row, Store};
 use crate::wire::{FRAME_BYTES_MAX, Kind, Reader, WireError, Writer};
 
@@ -153,8 +153,8 @@ impl Arriving {
 }
 
 /// A large row, or what is wrong with it.
-pub(super) fn read(bytes: &[u8]) -> Result<Result<Row, Refusal>, WireError> {
-    let mut reader = Reader::plain(bytes);
+pub(super) fn read(bytes: &[u8], bounds: ClaimBounds) -> Result<Result<Row, Refusal>, WireError> {
+    let mut reader = Reader::plain(bytes).within(bounds);
     let mut vector = Arc::new(Context::new());
     reader.join(&mut vector)?;
     let held = reader.entry()?;

@@ -1,0 +1,82 @@
+//! A member whose frames are changed on their way for a while, well formed or not, and which then goes.
+//!
+//! While it is there it may write what it likes, as any member can. What the others write once it is gone must last: a
+//! claim with a clock in the far future would make it vanish, on every node, its writer included.
+
+use std::time::Duration;
+
+use tidings::{Config, Control, Sim};
+use tidings_proptest::{Dice, for_each_seed, notice};
+
+/// Histories in a usual test run; `TIDINGS_SEEDS` sets another number.
+const SEEDS: u64 = 300;
+
+/// Nodes that keep to the protocol. One more does not.
+const HONEST: usize = 3;
+
+/// A claim may be ahead of the clock by twice the permitted skew. Writes are safe from false ones after that.
+const CLAIMS_AHEAD: Duration = Duration::from_secs(4);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn write(sim: &mut Sim, dice: &mut Dice, nodes: usize) {
+    let i = dice.below(nodes);
+    let key = format!("k{}", dice.below(12));
+    match dice.below(4) {
+        0 => _ = sim.node(i).delete(key).unwrap(),
+        1 => _ = sim.node(i).set("s").add(key).unwrap(),
+        2 => _ = sim.node(i).counter("c").add(1).unwrap(),
+        _ => _ = sim.node(i).put(key, "v").unwrap(),
+    }
+}
+
+fn history(seed: u64, control: Option<Control>) {
+    let mut dice = Dice::new(seed);
+    let mut config = Config::lan();
+    config.clock_skew_max = CLAIMS_AHEAD / 2;
+    config.removals_max = [0, 4_096][dice.below(2)];
+    let sim = Sim::new(seed).broken(control).config(config).without_checks();
+    let mut sim = sim.delay(ms([1, 20][dice.below(2)])).nodes(HONEST + 1);
+    let liar = HONEST;
+    sim.garble(liar, [0.05, 0.3, 0.8][dice.below(3)]);
+    for _ in 0..60 {
+        write(&mut sim, &mut dice, HONEST + 1);
+        if dice.below(6) == 0 {
+            sim.break_between(liar, dice.below(HONEST));
+        }
+        if dice.below(10) == 0 {
+            sim.partition(&[liar, dice.below(HONEST)], &[dice.below(HONEST)]);
+        }
+        sim.run_for(ms([0, 1, 40, 300][dice.below(4)]));
+        sim.heal();
+    }
+    sim.crash(liar);
+    sim.run_for(CLAIMS_AHEAD + ms(1_000));
+    for n in 0..20 {
+        for i in 0..HONEST {
+            sim.node(i).put(format!("later {i} {n}"), "v").unwrap();
+        }
+        sim.run_for(ms([0, 7, 100][dice.below(3)]));
+    }
+    sim.assert_converged();
+    for i in 0..HONEST {
+        for (writer, n) in (0..HONEST).flat_map(|writer| (0..20).map(move |n| (writer, n))) {
+            let key = format!("later {writer} {n}");
+            assert!(sim.node(i).get(&key).is_some(), "seed {seed}: {key} is lost on node {i}");
+        }
+    }
+}
+
+#[test]
+fn writes_last_once_a_garbling_member_is_gone() {
+    let seeds = std::env::var("TIDINGS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
+    for_each_seed(seeds, |seed| history(seed, None));
+}
+
+#[test]
+fn without_bounds_on_claims_later_writes_are_lost() {
+    let is_lost = |seed| notice(|| history(seed, Some(Control::ClaimsUnbounded))).is_some();
+    assert!((0..SEEDS).any(is_lost), "the control goes unnoticed");
+}
