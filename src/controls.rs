@@ -48,6 +48,8 @@ pub enum Control {
     NoVerify,
     /// A node that is unwell itself accuses others as fast as a healthy one.
     NoLocalHealth,
+    /// A node announces itself to a member once, whether or not that arrives.
+    AnnouncedOnce,
     /// A difference counts although a tail is about to remove it.
     AmidCounts,
     /// A difference never counts while a tail has anything left to bring.

@@ -183,6 +183,9 @@ struct Known {
     packet_bytes_max: usize,
     dial_at: Duration,
     dials: u32,
+    /// When this node announces itself again, should the member be linked and still not be believed to live.
+    announce_at: Duration,
+    announcements: u32,
 }
 
 /// A probe that this node has sent.
@@ -344,6 +347,8 @@ impl Members {
         }
         known.links += 1;
         known.dials = 0;
+        known.announcements = 0;
+        known.announce_at = now.mono + self.config.probe_interval / 2;
         known.packet_bytes_max = packet_bytes_max.max(PACKET_BYTES_MIN);
         let was_left = std::mem::take(&mut known.has_left);
         let id = Id { run: who.run, generation: known.generation };
@@ -375,8 +380,20 @@ impl Members {
             known.links = known.links.saturating_sub(1);
             known.dial_at = self.now.mono;
             (known.confirms, known.is_late) = (false, false);
+            let is_gone = known.links == 0 && known.is_over();
+            if is_gone && self.has_living_namesake(run) {
+                // A new run has taken its place.
+                self.known.remove(&run);
+            }
             self.choose_delegates();
         }
+    }
+
+    /// Whether somebody else lives under the name of a known run.
+    fn has_living_namesake(&self, run: u64) -> bool {
+        let name = &self.known[&run].member.name;
+        let mut others = self.known.values().map(|known| &known.member).chain(std::iter::once(&self.own));
+        others.any(|other| other.name == *name && other.run != run && other.state.is_alive())
     }
 
     /// A process has said that it ends.
@@ -389,12 +406,27 @@ impl Members {
         self.settle();
     }
 
-    /// This node tells that it leaves.
-    pub(crate) fn leave(&mut self, now: Time) {
+    /// This node tells that it leaves. Answers the frame that tells it over links: gossip may be lost.
+    pub(crate) fn leave(&mut self, now: Time) -> Vec<u8> {
         self.now = now;
         self.own.state = MemberState::Left;
         _ = self.detector.leave_cluster(&mut self.wishes);
         self.settle();
+        self.tell_own()
+    }
+
+    /// Somebody says that a member has left. If it was taken for down until now, it has left instead.
+    fn heard_left(&mut self, id: Id) {
+        let Some(known) = self.known.get_mut(&id.run).filter(|known| known.generation <= id.generation)
+        else {
+            return;
+        };
+        known.has_left = true;
+        if known.member.state == MemberState::Down {
+            known.enter(MemberState::Left, self.now);
+            self.is_unwritten = true;
+            self.tell(id.run, MemberEvent::Left);
+        }
     }
 
     /// Changes what this node tells about itself. Answers the frame that tells it.
@@ -493,6 +525,8 @@ impl Known {
             packet_bytes_max: PACKET_BYTES_MIN,
             dial_at,
             dials: 0,
+            announce_at: Duration::ZERO,
+            announcements: 0,
         }
     }
 
@@ -512,6 +546,11 @@ impl Known {
     /// It was there and is gone.
     fn is_over(&self) -> bool {
         !self.member.state.is_alive() && self.down_at < Duration::MAX
+    }
+
+    /// It is linked, and yet not believed to live. Its link is there, so it does: one of both sides has not heard it yet.
+    fn is_misjudged(&self) -> bool {
+        self.links > 0 && !self.member.state.is_alive() && !self.has_left
     }
 
     /// It was there, is gone and is looked for.
@@ -603,6 +642,44 @@ pub(crate) mod tests {
         assert!(members.is_alive(9));
         members.gone(at(2), 9, false);
         assert!(members.others().all(|member| member.name != "own"));
+    }
+
+    #[test]
+    fn of_two_with_one_name_neither_is_forgotten_while_linked() {
+        let mut members = members();
+        let twin = Member { name: "n2".to_owned(), ..member(3) };
+        members.met(at(1), &member(2), 0);
+        members.gone(at(2), 2, false);
+        // A partition heals: the other one was there all the time, and so was this one, which links itself again.
+        members.unlinked(2);
+        members.met(at(3), &member(2), 0);
+        let alive = foca::Member::alive(Id { run: 3, generation: 0 });
+        assert!(members.learn(&twin));
+        members.detector.apply_many(std::iter::once(alive), true, &mut members.wishes).unwrap();
+        members.settle();
+        assert!(members.known.contains_key(&2), "its packets would be ignored");
+        members.effects.clear();
+        members.wake(at(5));
+        let announced = |effect: &Effect| matches!(effect, Effect::Packet(to, _) if to.run == 2);
+        assert!(members.effects.iter().any(announced), "it is told that it was called down");
+        members.unlinked(2);
+        assert!(!members.known.contains_key(&2), "one life a name once it is gone");
+    }
+
+    #[test]
+    fn a_down_member_has_left_once_somebody_says_so() {
+        let mut own = members();
+        own.met(at(1), &member(2), 0);
+        own.gone(at(2), 2, false);
+        own.effects.clear();
+        let mut leaver =
+            Members::new(member(2), &Config::lan(), Controls::default(), &mut own.random.clone());
+        let frame = leaver.leave(at(2));
+        let (_, reader) = Reader::new(&frame[4..]).unwrap();
+        own.roster(at(3), reader).unwrap();
+        assert_eq!(own.others().map(|member| member.state).collect::<Vec<_>>(), [MemberState::Left]);
+        let left = |effect: &Effect| matches!(effect, Effect::Event(MemberEvent::Left(who)) if who.run == 2);
+        assert_eq!(own.effects.iter().filter(|effect| left(effect)).count(), 1);
     }
 
     #[test]

@@ -28,6 +28,10 @@ impl Members {
             self.learn(&contact);
         }
         let packet = Packet::read(&bytes).ok_or(WireError::Form)?;
+        if self.own.state == MemberState::Left {
+            // To hear that it is gone would have this node come back under a new generation.
+            return Ok(());
+        }
         self.observe(from, &packet);
         if self.known.get(&from).is_some_and(|known| known.member.state == MemberState::Suspect) {
             self.touched.push(from);
@@ -38,11 +42,8 @@ impl Members {
                 // Somebody does not hear this node.
                 self.unwell();
             }
-            if update.state == swim::LEFT
-                && let Some(known) = self.known.get_mut(&update.id.run)
-                && known.generation <= update.id.generation
-            {
-                known.has_left = true;
+            if update.state == swim::LEFT {
+                self.heard_left(update.id);
             }
         }
         let own = self.own.run;
@@ -235,8 +236,8 @@ impl Members {
             if is_alive {
                 let later = self.now.mono + times(self.suspicion_time(), 2);
                 self.twins.push_back((later, id.run, run));
-            } else {
-                // A new run has taken its place.
+            } else if self.known[&run].links == 0 {
+                // A new run has taken its place. One that is linked may live as well: it is asked until that is known.
                 self.known.remove(&run);
             }
         }
@@ -247,14 +248,12 @@ impl Members {
         let has_left = known.has_left;
         known.enter(if has_left { MemberState::Left } else { MemberState::Down }, self.now);
         known.down_at = self.now.mono;
-        let name = known.member.name.clone();
         self.resize();
         self.effects.push_back(Effect::Break(run));
         if self.known[&run].is_announced {
             self.tell(run, if has_left { MemberEvent::Left } else { MemberEvent::Down });
         }
-        let mut others = self.known.values().map(|known| &known.member).chain(std::iter::once(&self.own));
-        if others.any(|other| other.name == name && other.run != run && other.state.is_alive()) {
+        if self.has_living_namesake(run) {
             self.known.remove(&run);
         }
     }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use rand_core::Rng;
 
 use super::swim::Id;
-use super::{DOUBTS_MAX, Member, Members};
+use super::{DOUBTS_MAX, Member, MemberState, Members};
 use crate::digest::fingerprint;
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
@@ -136,7 +136,8 @@ impl Members {
     pub(super) fn tell_own(&mut self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Roster);
         writer.byte(NONE);
-        write_record(&mut writer, &self.own, *self.detector.identity(), 0, LIVES);
+        let state = if self.own.state == MemberState::Left { LEFT } else { LIVES };
+        write_record(&mut writer, &self.own, *self.detector.identity(), 0, state);
         writer.finish()
     }
 
@@ -219,7 +220,7 @@ impl Members {
                 if known.generation > record.generation {
                     continue;
                 }
-                known.has_left = true;
+                self.heard_left(id);
                 foca::Member::down(id)
             } else {
                 foca::Member::new(id, record.incarnation, foca::State::Alive)

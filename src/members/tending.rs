@@ -12,6 +12,9 @@ use crate::config::Config;
 use crate::controls::Control;
 use crate::time::Time;
 
+/// Announcements to a member come further and further apart: at most 2 to this power times half a probe interval.
+const ANNOUNCE_DOUBLINGS_MAX: u32 = 3;
+
 impl Members {
     /// How long a suspected member has to say that it lives: the longer, the more nodes the word has to pass.
     pub(super) fn suspicion_time(&self) -> Duration {
@@ -90,6 +93,9 @@ impl Members {
     fn tend(&mut self) {
         let (now, interval) = (self.now.mono, self.config.probe_interval);
         self.tend_at = now + interval / 2;
+        if self.own.state == MemberState::Left {
+            return;
+        }
         if self.is_stale {
             self.take_shape();
         }
@@ -107,7 +113,8 @@ impl Members {
             self.choose_delegates();
         }
         self.tell_accused();
-        if self.own.state != MemberState::Left && self.remember_at <= now {
+        self.announce_again();
+        if self.remember_at <= now {
             // Whoever is alone has nothing better to do, and comes to it less and less.
             let is_alone = self.living() == 1;
             self.remember_at =
@@ -135,6 +142,30 @@ impl Members {
                 self.twins.push_back((now + self.suspicion_time(), a, b));
             }
         }
+    }
+
+    /// Announces this node once more to every member that is linked and still not believed to live, until it is.
+    ///
+    /// After a partition both sides have called each other down, and each of them has to hear that before it can come
+    /// back under a new generation: three datagrams, each of which may be lost. An announcement that arrives sets off
+    /// whichever of them is missing. Nothing else would: such a member is linked, so it is not dialled, and it is not
+    /// fed, so no check compares the rosters.
+    fn announce_again(&mut self) {
+        if self.controls.has(Control::AnnouncedOnce) {
+            return;
+        }
+        let (now, interval) = (self.now.mono, self.config.probe_interval);
+        let mut due = Vec::new();
+        for known in self.known.values_mut().filter(|known| known.is_misjudged() && known.announce_at <= now)
+        {
+            known.announce_at = now + times(interval, 1 << known.announcements) / 2;
+            known.announcements = (known.announcements + 1).min(ANNOUNCE_DOUBLINGS_MAX);
+            due.push(known.id());
+        }
+        for id in due {
+            _ = self.detector.announce(id, &mut self.wishes);
+        }
+        self.settle();
     }
 
     /// Tells those that this node suspects that it does: gossip may pass by the one whom it concerns most.

@@ -36,12 +36,14 @@ impl Replica {
         true
     }
 
-    /// Tells the others that this node leaves. What it still has to send is sent.
+    /// Tells the others that this node leaves. What it still has to send is sent. Whoever has heard it over a link
+    /// breaks that link; a process that has any left should not end yet.
     pub fn leave(&mut self, now: Time) {
         self.now = now;
         self.resign_all(now);
         if let Some(members) = &mut self.members {
-            members.leave(now);
+            let frame = members.leave(now);
+            self.links.values_mut().for_each(|link| link.messages.push_back(frame.clone()));
         }
         self.see_to_members();
     }

@@ -37,6 +37,12 @@ impl Sim {
         self.cuts.clear();
     }
 
+    /// Changes what [`Sim::loss`] said, from now on: the share of all datagrams that is lost, those to members that are
+    /// not linked included.
+    pub fn set_loss(&mut self, loss: f64) {
+        self.loss = loss;
+    }
+
     /// Holds back everything on the way from one node to another until [`Sim::release`]. Nothing is lost unless
     /// the link breaks meanwhile, and streams stay ordered.
     pub fn hold(&mut self, from: usize, to: usize) {
@@ -81,14 +87,18 @@ impl Sim {
             self.crash_disk(i);
         }
         self.nodes[i].is_paused = false;
-        let ids: Vec<LinkId> =
-            self.links.iter().filter(|(_, link)| link.ends.contains(&i)).map(|(id, _)| *id).collect();
         if self.seeds.is_some() {
-            // Nobody hears of it: that is what the failure detector is for.
-            ids.into_iter().for_each(|id| _ = self.links.remove(&id));
+            self.forget_links(i);
             return;
         }
+        let of_node = self.links.iter().filter(|(_, link)| link.ends.contains(&i));
+        let ids: Vec<LinkId> = of_node.map(|(id, _)| *id).collect();
         ids.into_iter().for_each(|id| self.break_link(id));
+    }
+
+    /// Nobody hears that these links are gone: that is what the failure detector is for.
+    fn forget_links(&mut self, i: usize) {
+        self.links.retain(|_, link| !link.ends.contains(&i));
     }
 
     /// Starts a crashed node with what its disk had, or blank if it has none.
@@ -100,6 +110,9 @@ impl Sim {
     pub fn restart_with(&mut self, i: usize, disk: Disk) {
         if self.is_up(i) {
             self.crash(i);
+        } else if self.seeds.is_some() {
+            // Of a node that left, in case its last word was lost.
+            self.forget_links(i);
         }
         let saved = self.open_disk(i, disk);
         self.start(i, saved);

@@ -67,8 +67,11 @@ impl Sim {
         let links: Vec<(LinkId, usize)> =
             own.filter_map(|(id, _)| Some((*id, self.other_end(*id, i)?))).collect();
         for (id, to) in links {
-            let later = self.flight(i, to);
-            self.after(later, Happening::Farewell(id, to, true));
+            // The end of a connection is told by one packet. The frame that tells it too may arrive without that.
+            if !self.chance(self.loss) {
+                let later = self.flight(i, to);
+                self.after(later, Happening::Farewell(id, to, true));
+            }
         }
         self.nodes[i].replica = None;
     }
