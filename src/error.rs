@@ -36,6 +36,14 @@ pub enum StartError {
         /// The limit.
         limit: usize,
     },
+    /// The metadata has too many entries.
+    #[error("metadata of {entries} entries is over the limit of {limit}")]
+    MetaEntries {
+        /// How many there are.
+        entries: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// A seed is not an address or a host name with a port.
     #[error("the seed {seed:?} is not of the form address:port or host:port")]
     Seed {
@@ -109,6 +117,14 @@ pub enum StartError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
+    /// The metadata has too many entries.
+    #[error("metadata of {entries} entries is over the limit of {limit}; nothing was changed")]
+    MetaEntries {
+        /// How many there are.
+        entries: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The key, set name, element or counter name is empty.
     #[error("a key must not be empty; nothing was written")]
     KeyEmpty,

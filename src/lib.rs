@@ -47,7 +47,9 @@ pub use entry::{Entry, Revision};
 pub use error::{
     DecodeError, ElectionError, Error, SecurityError, SnapshotError, StartError, WaitError, WriteError,
 };
-pub use members::{Contact, MEMBERS_MAX, META_BYTES_MAX, Member, MemberEvent, MemberState};
+pub use members::{
+    Contact, MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent, MemberLimit, MemberState,
+};
 #[cfg(feature = "node")]
 pub use node::{
     Builder, Counter, Election, Events, Joining, Leadership, Node, NodeBatch, NodeEvent, NodeStatus,

@@ -42,6 +42,10 @@ use tending::settings;
 pub const MEMBERS_MAX: usize = 4_096;
 /// A member's metadata and version of the application together.
 pub const META_BYTES_MAX: usize = 16 << 10;
+/// Entries of a member's metadata.
+pub const META_ENTRIES_MAX: usize = 256;
+/// The longest name of a member.
+pub(crate) const NAME_BYTES_MAX: usize = 63;
 /// A datagram that every connection takes.
 pub(crate) const PACKET_BYTES_MIN: usize = 1_150;
 /// Of a packet, what the failure detector may fill: the rest is for the addresses of those it speaks of.
@@ -72,6 +76,22 @@ impl MemberState {
     pub fn is_alive(self) -> bool {
         matches!(self, Self::Alive | Self::Suspect)
     }
+}
+
+/// A limit that a member exceeds. Such a member is not linked, kept or passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(feature = "node", derive(bincode::Encode, bincode::Decode))]
+#[non_exhaustive]
+pub enum MemberLimit {
+    /// Its name is empty or longer than 63 bytes.
+    #[error("a name that has not 1 to {NAME_BYTES_MAX} bytes")]
+    NameBytes,
+    /// Its version of the application and its metadata have more than [`META_BYTES_MAX`] together.
+    #[error("an application version and metadata of more than {META_BYTES_MAX} bytes together")]
+    MetaBytes,
+    /// Its metadata has more than [`META_ENTRIES_MAX`] entries.
+    #[error("metadata of more than {META_ENTRIES_MAX} entries")]
+    MetaEntries,
 }
 
 /// A node of the cluster, as this node knows it.
@@ -122,6 +142,16 @@ impl Member {
     /// The size of what it tells about itself: at most [`META_BYTES_MAX`].
     pub(crate) fn meta_bytes(&self) -> usize {
         self.app_version.len() + self.meta.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+    }
+
+    /// The limit that it exceeds, if any.
+    pub(crate) fn over_limit(&self) -> Option<MemberLimit> {
+        let limits = [
+            ((1..=NAME_BYTES_MAX).contains(&self.name.len()), MemberLimit::NameBytes),
+            (self.meta_bytes() <= META_BYTES_MAX, MemberLimit::MetaBytes),
+            (self.meta.len() <= META_ENTRIES_MAX, MemberLimit::MetaEntries),
+        ];
+        limits.into_iter().find(|(is_kept, _)| !is_kept).map(|(_, limit)| limit)
     }
 }
 
@@ -321,6 +351,7 @@ impl Members {
         while !reader.is_at_end()
             && let Ok(who) = roster::read_contact(&mut reader)
         {
+            let Some(who) = who else { continue };
             // With the directory of another node, the node may have been its member.
             if who.name != self.own.name
                 && self.learn(&who)
@@ -451,7 +482,7 @@ impl Members {
             && self.remember(who, Self::forget_gone)
     }
 
-    /// Remembers somebody who has shown that it is there. False if there are too many already.
+    /// Remembers somebody who has shown that it is there. False if there are too many already, or it exceeds a limit.
     fn admit(&mut self, who: &Member) -> bool {
         let is_remembered = who.run != self.own.run
             && self.remember(who, |members| members.forget_gone() || members.forget_hearsay());
@@ -461,7 +492,11 @@ impl Members {
         is_remembered
     }
 
+    /// Nobody is kept who exceeds a limit: every peer that is told of it would refuse it.
     fn remember(&mut self, who: &Member, make_room: impl Fn(&mut Self) -> bool) -> bool {
+        if who.over_limit().is_some() {
+            return false;
+        }
         if let Some(known) = self.known.get_mut(&who.run) {
             if who.meta_version > known.member.meta_version {
                 known.member.meta_version = who.meta_version;
@@ -642,6 +677,65 @@ pub(crate) mod tests {
         assert!(members.is_alive(9));
         members.gone(at(2), 9, false);
         assert!(members.others().all(|member| member.name != "own"));
+    }
+
+    /// Members that exceed each limit by one, and the one that exceeds none.
+    fn oversized() -> Vec<(Option<MemberLimit>, Member)> {
+        let meta = |bytes| BTreeMap::from([("k".to_owned(), "v".repeat(bytes - 1))]);
+        let entries = |count| (0..count).map(|i: usize| (i.to_string(), String::new())).collect();
+        let named = |run, bytes| Member { name: "n".repeat(bytes), ..member(run) };
+        vec![
+            (Some(MemberLimit::NameBytes), named(11, NAME_BYTES_MAX + 1)),
+            (Some(MemberLimit::NameBytes), named(12, 0)),
+            (Some(MemberLimit::MetaBytes), Member { meta: meta(META_BYTES_MAX + 1), ..member(13) }),
+            (
+                Some(MemberLimit::MetaBytes),
+                Member { app_version: "v".repeat(META_BYTES_MAX + 1), ..member(14) },
+            ),
+            (Some(MemberLimit::MetaEntries), Member { meta: entries(META_ENTRIES_MAX + 1), ..member(15) }),
+            (None, Member { meta: entries(META_ENTRIES_MAX), ..named(16, NAME_BYTES_MAX) }),
+            (None, Member { meta: meta(META_BYTES_MAX), ..member(17) }),
+        ]
+    }
+
+    #[test]
+    fn members_over_a_limit_are_not_kept_however_they_come() {
+        for (limit, who) in oversized() {
+            assert_eq!(who.over_limit(), limit);
+            let mut members = members();
+            members.met(at(1), &who, 0);
+            members.introduce(at(1), &who);
+            assert!(members.learn(&who) == limit.is_none());
+            assert_eq!(members.others().count(), usize::from(limit.is_none()), "{limit:?}");
+            // Nor is what a known one tells of itself.
+            let small = member(who.run);
+            members.met(at(2), &small, 0);
+            members.learn(&Member { meta_version: 9, ..who.clone() });
+            let kept = members.others().find(|known| known.run == who.run).unwrap();
+            assert_eq!(kept.meta_version == 9, limit.is_none(), "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_over_a_limit_is_skipped_and_the_next_one_read() {
+        for (limit, who) in oversized() {
+            // As an earlier version took it in.
+            let mut careless = members();
+            for run in [who.run, 90] {
+                let mut about = if run == who.run { who.clone() } else { member(run) };
+                about.state = MemberState::Alive;
+                careless.known.insert(run, Known::new(about, Duration::ZERO));
+            }
+            let ids = [who.run, 90].map(|run| foca::Member::alive(Id { run, generation: 0 }));
+            careless.detector.apply_many(ids.into_iter(), false, &mut careless.wishes).unwrap();
+            let mut own = members();
+            for frame in careless.tell_of(|run| run != 1, false) {
+                let (_, reader) = Reader::new(&frame[4..]).unwrap();
+                assert_eq!(own.roster(at(1), reader), Ok(Vec::new()), "{limit:?}");
+            }
+            assert!(own.is_alive(90), "{limit:?}");
+            assert_eq!(own.is_alive(who.run), limit.is_none(), "{limit:?}");
+        }
     }
 
     #[test]

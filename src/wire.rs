@@ -623,6 +623,7 @@ pub(crate) enum Answer {
     NameTaken,
     NotTheCertificates,
     Itself,
+    OverLimit(crate::members::MemberLimit),
 }
 
 /// The longest greeting or answer.

@@ -9,7 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tidings::{
-    Builder, Config, Node, NodeEvent, PeerRefusal, Security, SecurityError, StartError, TlsRefusal,
+    Builder, Config, MemberLimit, Node, NodeEvent, PeerRefusal, Security, SecurityError, StartError,
+    TlsRefusal,
 };
 use tidings_proptest::{guarded, refusal};
 
@@ -140,20 +141,24 @@ struct Greeting {
     advertised: Option<SocketAddr>,
     port: u16,
     meta: BTreeMap<String, String>,
-    peers: Vec<SocketAddr>,
+    meta_version: u64,
 }
 
 fn greeting(name: &str, wall_ms: u64) -> Vec<u8> {
+    greeting_with(name, wall_ms, "", BTreeMap::new())
+}
+
+fn greeting_with(name: &str, wall_ms: u64, app_version: &str, meta: BTreeMap<String, String>) -> Vec<u8> {
     let greeting = Greeting {
         cluster: "tidings".to_owned(),
         name: name.to_owned(),
         run: 7,
-        app_version: String::new(),
+        app_version: app_version.to_owned(),
         wall_ms,
         advertised: None,
         port: 9,
-        meta: BTreeMap::new(),
-        peers: Vec::new(),
+        meta_version: u64::from(!meta.is_empty()),
+        meta,
     };
     let mut bytes = vec![1];
     bytes.extend(bincode::encode_to_vec(&greeting, bincode::config::standard()).unwrap());
@@ -263,6 +268,50 @@ async fn who_does_not_greet_properly_is_refused_and_harms_nobody() {
     send.write_all(&[1]).await.unwrap();
     all_is_well(&a, &b).await;
     guarded(silent.closed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn greetings_over_a_limit_are_refused_and_break_no_other_link() {
+    let authority = Authority::new("oversized");
+    let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
+    let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
+    let c = builder("c", authority.security("c", VALID), &[&a, &b]).start().await.unwrap();
+    guarded(b.ready()).await.unwrap();
+    guarded(c.ready()).await.unwrap();
+    let long = format!("{}.{}", "n".repeat(40), "n".repeat(40));
+    let meta = |bytes| BTreeMap::from([("k".to_owned(), "v".repeat(bytes))]);
+    let entries = (0..1_000).map(|i: u32| (i.to_string(), String::new())).collect();
+    let greetings = [
+        ("raw", String::new(), meta(40 << 10), MemberLimit::MetaBytes),
+        ("raw", "v".repeat(40 << 10), BTreeMap::new(), MemberLimit::MetaBytes),
+        ("raw", String::new(), entries, MemberLimit::MetaEntries),
+        (long.as_str(), String::new(), BTreeMap::new(), MemberLimit::NameBytes),
+    ];
+    let mut events = a.events();
+    for (name, app_version, meta, limit) in greetings {
+        let raw = Raw::new(&authority, Some(name), b"tidings/1");
+        let bytes = greeting_with(name, now_ms(), &app_version, meta);
+        raw.greet(&a, &bytes).await.close(0_u32.into(), b"");
+        let told = async {
+            loop {
+                let event = events.next().await.expect("the node is open");
+                if let NodeEvent::PeerRefused { refusal: PeerRefusal::OverLimit(told), by_us: true, .. } =
+                    event
+                {
+                    return told;
+                }
+            }
+        };
+        // The same refusal is reported once in a while only.
+        if app_version.is_empty() {
+            assert_eq!(guarded(told).await, limit);
+        }
+    }
+    all_is_well(&a, &b).await;
+    all_is_well(&b, &c).await;
+    for node in [&a, &b, &c] {
+        assert_eq!(node.members().len(), 3, "nobody has heard of the oversized one");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,8 +24,9 @@ impl Members {
         let mut bytes = [from.to_le_bytes(), self.own.run.to_le_bytes()].concat();
         bytes.extend_from_slice(body);
         while !reader.is_at_end() {
-            let contact = roster::read_contact(&mut reader)?;
-            self.learn(&contact);
+            if let Some(contact) = roster::read_contact(&mut reader)? {
+                self.learn(&contact);
+            }
         }
         let packet = Packet::read(&bytes).ok_or(WireError::Form)?;
         if self.own.state == MemberState::Left {

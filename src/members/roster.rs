@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use rand_core::Rng;
 
 use super::swim::Id;
-use super::{DOUBTS_MAX, Member, MemberState, Members};
+use super::{DOUBTS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberState, Members, NAME_BYTES_MAX};
 use crate::digest::fingerprint;
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
@@ -25,9 +25,6 @@ const ANSWERING: u8 = 2;
 const LIVES: u8 = 0;
 const LEFT: u8 = 1;
 
-/// The longest name that is read.
-const NAME_BYTES_MAX: usize = 255;
-
 pub(super) fn write_contact(writer: &mut Writer, member: &Member) {
     writer.word(member.run);
     writer.bytes(member.name.as_bytes());
@@ -38,19 +35,18 @@ pub(super) fn write_contact(writer: &mut Writer, member: &Member) {
     writer.short(member.addr.port());
 }
 
-pub(super) fn read_contact(reader: &mut Reader<'_>) -> Result<Member, WireError> {
+/// A member without its metadata; nothing if it can be read but is none that is kept, so that what follows it still is
+/// read.
+pub(super) fn read_contact(reader: &mut Reader<'_>) -> Result<Option<Member>, WireError> {
     let run = reader.word()?;
-    let name = text(reader, NAME_BYTES_MAX)?;
+    let name = reader.bytes()?;
     let ip = reader.bytes()?;
+    let port = reader.short()?;
     let v4 = <[u8; 4]>::try_from(ip).map(IpAddr::from);
     let v6 = <[u8; 16]>::try_from(ip).map(IpAddr::from);
-    let ip = v4.or(v6).map_err(|_| WireError::Form)?;
-    Ok(Member::new(name, run, SocketAddr::new(ip, reader.short()?)))
-}
-
-fn text(reader: &mut Reader<'_>, bytes_max: usize) -> Result<String, WireError> {
-    let text = std::str::from_utf8(reader.bytes()?).map_err(|_| WireError::Form)?;
-    if text.len() > bytes_max { Err(WireError::Form) } else { Ok(text.to_owned()) }
+    let (Ok(ip), Ok(name)) = (v4.or(v6), std::str::from_utf8(name)) else { return Ok(None) };
+    let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
+    Ok(fits.then(|| Member::new(name, run, SocketAddr::new(ip, port))))
 }
 
 fn write_record(writer: &mut Writer, member: &Member, id: Id, incarnation: u16, state: u8) {
@@ -77,22 +73,43 @@ struct Record {
     has_left: bool,
 }
 
-fn read_record(reader: &mut Reader<'_>) -> Result<Record, WireError> {
-    let mut member = read_contact(reader)?;
+/// A record; nothing if it can be read but is none that is kept. An honest peer may pass on what another one has taken
+/// in: what is wrong with one record says nothing about the link or about the records behind it.
+fn read_record(reader: &mut Reader<'_>) -> Result<Option<Record>, WireError> {
+    let contact = read_contact(reader)?;
     let (generation, incarnation) = (reader.short()?, reader.short()?);
     let has_left = reader.byte()? == LEFT;
-    member.meta_version = reader.number()?;
-    if member.meta_version > 0 {
-        member.app_version = text(reader, super::META_BYTES_MAX)?;
-        for _ in 0..reader.count(2)? {
-            let key = text(reader, super::META_BYTES_MAX)?;
-            member.meta.insert(key, text(reader, super::META_BYTES_MAX)?);
+    let meta_version = reader.number()?;
+    let mut about = None;
+    if meta_version > 0 {
+        let app_version = reader.bytes()?;
+        let entries = reader.count(2)?;
+        let mut meta = Vec::new();
+        for i in 0..entries {
+            let entry = (reader.bytes()?, reader.bytes()?);
+            if i < META_ENTRIES_MAX {
+                meta.push(entry);
+            }
         }
-        if member.meta_bytes() > super::META_BYTES_MAX {
-            return Err(WireError::Form);
-        }
+        about = Some((app_version, meta, entries <= META_ENTRIES_MAX));
     }
-    Ok(Record { member, generation, incarnation, has_left })
+    let Some(mut member) = contact else { return Ok(None) };
+    member.meta_version = meta_version;
+    if let Some((app_version, meta, is_whole)) = about {
+        // Measured before anything of it is copied.
+        let bytes = meta.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let text = |bytes| std::str::from_utf8(bytes).map(str::to_owned);
+        let meta: Result<_, _> = match bytes + app_version.len() {
+            0..=META_BYTES_MAX if is_whole => {
+                meta.into_iter().map(|(key, value)| Ok((text(key)?, text(value)?))).collect()
+            }
+            _ => return Ok(None),
+        };
+        let read = text(app_version).and_then(|app_version| Ok((app_version, meta?)));
+        let Ok(read) = read else { return Ok(None) };
+        (member.app_version, member.meta) = read;
+    }
+    Ok(Some(Record { member, generation, incarnation, has_left }))
 }
 
 fn bucket(run: u64) -> usize {
@@ -160,7 +177,7 @@ impl Members {
         }
         let mut records = Vec::new();
         while !reader.is_at_end() {
-            records.push(read_record(&mut reader)?);
+            records.extend(read_record(&mut reader)?);
         }
         self.believe(records);
         let Some(theirs) = theirs else { return Ok(Vec::new()) };

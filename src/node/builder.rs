@@ -16,7 +16,7 @@ use super::shared::Shared;
 use super::{Node, driver};
 use crate::config::Config;
 use crate::error::StartError;
-use crate::members::{META_BYTES_MAX, Member};
+use crate::members::{META_BYTES_MAX, META_ENTRIES_MAX, Member};
 #[cfg(not(feature = "durable"))]
 use crate::replica::Replica;
 use crate::replica::Setup;
@@ -189,6 +189,9 @@ impl Builder {
         let meta_bytes: usize = self.meta.iter().map(|(key, value)| key.len() + value.len()).sum();
         if meta_bytes + self.app_version.len() > META_BYTES_MAX {
             return Err(StartError::Meta { bytes: meta_bytes, limit: META_BYTES_MAX });
+        }
+        if self.meta.len() > META_ENTRIES_MAX {
+            return Err(StartError::MetaEntries { entries: self.meta.len(), limit: META_ENTRIES_MAX });
         }
         let seeds_are_formed =
             |seed: &String| seed.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());

@@ -207,6 +207,9 @@ async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) ->
     if theirs.cluster != identity.cluster {
         return Some(Answer::Cluster(identity.cluster.clone()));
     }
+    if let Some(limit) = member_of(connection, theirs).over_limit() {
+        return Some(Answer::OverLimit(limit));
+    }
     if !Security::names(connection).contains(&theirs.name) {
         return Some(Answer::NotTheCertificates);
     }
@@ -271,6 +274,15 @@ fn reachable_at(connection: &Connection, theirs: &Greeting) -> SocketAddr {
     theirs.advertised.unwrap_or(seen)
 }
 
+/// The sender of a greeting as a member.
+fn member_of(connection: &Connection, theirs: &Greeting) -> Member {
+    let mut member = Member::new(theirs.name.clone(), theirs.run, reachable_at(connection, theirs));
+    member.app_version.clone_from(&theirs.app_version);
+    member.meta.clone_from(&theirs.meta);
+    member.meta_version = theirs.meta_version;
+    member
+}
+
 /// Makes a link of a connection whose greeting was answered.
 fn join(
     network: &Arc<Network>,
@@ -305,10 +317,7 @@ fn join(
     });
     core.wires.insert(id, Wire { connection: connection.clone(), lanes });
     core.replica.handle(now, Input::LinkUp(id));
-    let mut member = Member::new(theirs.name.clone(), theirs.run, addr);
-    member.app_version.clone_from(&theirs.app_version);
-    member.meta.clone_from(&theirs.meta);
-    member.meta_version = theirs.meta_version;
+    let member = member_of(&connection, theirs);
     let packet_bytes_max = connection.max_datagram_size().unwrap_or_default();
     core.replica.handle(now, Input::Met(id, &member, packet_bytes_max));
     drop(core);

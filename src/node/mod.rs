@@ -338,8 +338,13 @@ impl Node {
     /// Changes what this node tells about itself, for all others to see.
     ///
     /// # Errors
-    /// If it is over [`META_BYTES_MAX`](crate::META_BYTES_MAX), or the node is closed; nothing changes then.
+    /// If it is over [`META_BYTES_MAX`](crate::META_BYTES_MAX) or [`META_ENTRIES_MAX`](crate::META_ENTRIES_MAX), or the
+    /// node is closed; nothing changes then.
     pub fn set_meta(&self, meta: BTreeMap<String, String>) -> Result<(), WriteError> {
+        let (entries, limit) = (meta.len(), crate::META_ENTRIES_MAX);
+        if entries > limit {
+            return Err(WriteError::MetaEntries { entries, limit });
+        }
         let bytes: usize = meta.iter().map(|(key, value)| key.len() + value.len()).sum();
         let mut core = self.shared.lock().ok_or(WriteError::Closed)?;
         if !core.replica.tell(meta) {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::security::TlsRefusal;
+use crate::members::MemberLimit;
 use crate::replica::{Event, LinkId};
 use crate::wire::{Answer, Greeting};
 
@@ -40,6 +41,9 @@ pub enum PeerRefusal {
     /// The name that a node gave is not the one in its certificate.
     #[error("the name is not the one in the certificate")]
     NotTheCertificates,
+    /// What one node tells about itself exceeds a limit.
+    #[error("it has {0}")]
+    OverLimit(MemberLimit),
     /// What came was not a greeting of this protocol, or did not come in time.
     #[error("no greeting that can be understood came in time")]
     Greeting,
@@ -206,6 +210,7 @@ pub(super) fn refusal_of(answer: Answer) -> PeerRefusal {
         Answer::Clock(ms) => PeerRefusal::Clock { apart: Duration::from_millis(ms) },
         Answer::NameTaken => PeerRefusal::NameTaken,
         Answer::NotTheCertificates => PeerRefusal::NotTheCertificates,
+        Answer::OverLimit(limit) => PeerRefusal::OverLimit(limit),
         Answer::Welcome(_) | Answer::Itself => PeerRefusal::Greeting,
     }
 }

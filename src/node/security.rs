@@ -28,6 +28,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use tokio::sync::watch;
 
 use crate::error::{SecurityError, StartError};
+use crate::members::NAME_BYTES_MAX;
 
 /// What every node dials; who answers is known from its certificate.
 pub(super) const SERVER_NAME: &str = "tidings";
@@ -40,8 +41,6 @@ const DERIVATION: (u32, u32, u32) = (19 << 10, 2, 1);
 const DERIVATION_SALT: &[u8] = b"tidings/1 shared secret";
 /// What stands before the 32 bytes of an Ed25519 key in PKCS #8.
 const PKCS8_ED25519: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-
-const NAME_BYTES_MAX: usize = 63;
 
 /// Whether a node may have this name: it stands in its certificate.
 pub(super) fn check_name(name: &str) -> Result<(), StartError> {

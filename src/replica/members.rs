@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{BreakReason, Event, LinkId, Output, Replica};
-use crate::members::{Effect, META_BYTES_MAX, Member, Members, Reach};
+use crate::members::{Effect, Member, Members, Reach};
 use crate::relay::Scope;
 use crate::time::Time;
 use crate::wire::{Kind, Reader};
@@ -25,10 +25,11 @@ impl Replica {
     }
 
     /// Changes what this node tells about itself. False, and nothing changed, if that is over
-    /// [`META_BYTES_MAX`] or this replica is no member.
+    /// [`META_BYTES_MAX`](crate::META_BYTES_MAX) or [`META_ENTRIES_MAX`](crate::META_ENTRIES_MAX), or this replica is no
+    /// member.
     pub fn tell(&mut self, meta: BTreeMap<String, String>) -> bool {
         let Some(members) = &mut self.members else { return false };
-        if (Member { meta: meta.clone(), ..members.own().clone() }).meta_bytes() > META_BYTES_MAX {
+        if (Member { meta: meta.clone(), ..members.own().clone() }).over_limit().is_some() {
             return false;
         }
         let frame = members.update(meta);
