@@ -28,7 +28,7 @@ use crate::controls::Controls;
 use crate::digest::fingerprint;
 use crate::members::{Member, MemberEvent};
 use crate::oracle::Oracle;
-use crate::replica::{Event, Input, Lane, LinkId, Output, Replica, Setup};
+use crate::replica::{BreakReason, Event, Input, Lane, LinkId, Output, Replica, Setup};
 use crate::saved::Saved;
 use crate::time::Time;
 
@@ -45,6 +45,12 @@ pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 
 /// Wall-clock time at the start of every simulation, in milliseconds since the epoch.
 const WALL_START_MS: u64 = 1_700_000_000_000;
+
+/// Where links have a rate, a stream brings at most so many bytes at once, and no more than the link carries in this part
+/// of a second: a long frame arrives little by little.
+const PART_BYTES_MAX: u64 = 16 << 10;
+const PART_BYTES_MIN: u64 = 256;
+const PARTS_PER_SECOND: u64 = 20;
 
 /// How long a simulation may take to converge before that counts as a failure.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(600);
@@ -153,6 +159,8 @@ pub struct Sim {
     bytes: u64,
     /// Datagrams and frames.
     sendings: u64,
+    /// Links that nodes gave up because nothing moved on them.
+    timeouts: u64,
     controls: Controls,
     /// By which nodes the others find each other; without it the simulator links all of them.
     seeds: Option<Vec<usize>>,
@@ -188,6 +196,7 @@ impl Sim {
             events: Vec::new(),
             bytes: 0,
             sendings: 0,
+            timeouts: 0,
             seeds: None,
             fan_out: None,
             member_events: Vec::new(),
@@ -337,6 +346,11 @@ impl Sim {
     /// Bytes that all nodes have sent.
     pub fn bytes_sent(&self) -> u64 {
         self.bytes
+    }
+
+    /// How many links nodes have broken because a repair over them stood still.
+    pub fn timeouts(&self) -> u64 {
+        self.timeouts
     }
 
     /// What nodes reported since the last call.
@@ -541,7 +555,10 @@ impl Sim {
                 }
             }
             Output::Stream(id, lane, bytes) => self.send(i, id, lane, bytes),
-            Output::Break(id, _) => self.break_link(id),
+            Output::Break(id, reason) => {
+                self.timeouts += u64::from(reason == BreakReason::TimedOut);
+                self.break_link(id);
+            }
             Output::Packet(..) | Output::Dial(_) | Output::Seek | Output::Member(_) => {
                 self.member_output(i, output);
             }
@@ -573,25 +590,38 @@ impl Sim {
         let end = usize::from(link.ends[1] == to);
         link.has_gap[end] |= cut;
         let cut = link.has_gap[end];
-        let taken = self.rate.map_or(0, |rate| bytes.len() as u128 * 1_000_000_000 / u128::from(rate));
         let busy_until = link.departures[end].iter().take(lane as usize + 1).max().expect("there is a lane");
-        let departure = self.now.max(*busy_until) + nanos(taken);
-        link.departures[end][lane as usize] = departure;
-        let arrival = &mut link.arrivals[end][lane as usize];
-        let at = (departure + later).max(*arrival);
-        *arrival = at;
-        let later = at - self.now;
-        self.after(later - (at - departure) / 2, Happening::Drained(id, i, lane, bytes.len()));
+        let mut departure = self.now.max(*busy_until);
+        let mut arrival = link.arrivals[end][lane as usize];
+        let part_bytes = self.rate.map_or(bytes.len(), |rate| {
+            (rate / PARTS_PER_SECOND).clamp(PART_BYTES_MIN, PART_BYTES_MAX) as usize
+        });
+        for part in bytes.chunks(part_bytes) {
+            let taken = self.rate.map_or(0, |rate| part.len() as u128 * 1_000_000_000 / u128::from(rate));
+            departure += nanos(taken);
+            arrival = arrival.max(departure + later);
+            let in_flight = (arrival - departure) / 2;
+            self.after(arrival - in_flight - self.now, Happening::Drained(id, i, lane, part.len()));
+            if !cut {
+                self.arrive(id, to, lane, arrival - self.now, part);
+            }
+        }
         if cut {
             self.after(Duration::from_millis(200), Happening::Down(id));
-        } else if bytes.len() > 1 && self.chance(0.1) {
+        }
+        let link = self.links.get_mut(&id).expect("it has ends");
+        link.departures[end][lane as usize] = departure;
+        link.arrivals[end][lane as usize] = arrival;
+    }
+
+    fn arrive(&mut self, id: LinkId, to: usize, lane: Lane, later: Duration, bytes: &[u8]) {
+        if bytes.len() > 1 && self.chance(0.1) {
             // Sometimes in pieces, as streams do.
             let (first, rest) = bytes.split_at(1 + self.random.next_u32() as usize % (bytes.len() - 1));
-            let (first, rest) = (first.to_vec(), rest.to_vec());
-            self.after(later, Happening::Stream(id, to, lane, first));
-            self.after(later, Happening::Stream(id, to, lane, rest));
+            self.after(later, Happening::Stream(id, to, lane, first.to_vec()));
+            self.after(later, Happening::Stream(id, to, lane, rest.to_vec()));
         } else {
-            self.after(later, Happening::Stream(id, to, lane, bytes));
+            self.after(later, Happening::Stream(id, to, lane, bytes.to_vec()));
         }
     }
 
