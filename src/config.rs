@@ -69,8 +69,9 @@ pub struct Config {
     /// members of the own group, and to one member of every other, who passes them on. The same on all nodes; where it
     /// differs, writes arrive twice or late. 0 to 512.
     pub mesh_members_max: usize,
-    /// A repair session in which the peer makes no progress for this long, while nothing else moves on the link either,
-    /// breaks the link. 100 ms to 1 hour.
+    /// A repair session of which no bytes move for this long in either direction, while nothing else moves on the link
+    /// either, breaks the link. One that moves is never broken, however slow the link is, down to 64 bytes a second.
+    /// 100 ms to 1 hour.
     pub sync_timeout: Duration,
     /// A node refuses writes of its own as busy while the middle one of its peers is this many bytes behind. 64 KiB
     /// to 1 TiB.

@@ -84,12 +84,16 @@ pub enum Control {
     GoneIsKept,
     /// A claim is believed whatever its clock.
     ClaimsUnbounded,
+    /// A range of a comparison is settled although large rows of its listing have not arrived.
+    RepairUnawaited,
+    /// Only whole frames are progress of a session.
+    WholeFramesCount,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -126,6 +130,8 @@ impl Control {
         Self::DonorKept,
         Self::GoneIsKept,
         Self::ClaimsUnbounded,
+        Self::RepairUnawaited,
+        Self::WholeFramesCount,
     ];
 }
 

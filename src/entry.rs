@@ -239,11 +239,6 @@ impl Held {
         }
     }
 
-    /// Nothing if there is none.
-    pub(crate) fn last_value(&self) -> &[u8] {
-        self.dots().last().map_or(&[], Record::value)
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::Nothing(_))
     }

@@ -18,9 +18,17 @@
 //! vector is raised once everything is settled, to what the peer announced at its start.
 //!
 //! There are no queues of frames: replies are tasks, evaluated in the instant in which they are cut into a frame.
+//!
+//! A large row is only named in its listing, with a number, and travels in pieces beside the frames (see
+//! [`crate::tail::large`]). The rows around it are merged at once, each for itself; the range is settled, and so the
+//! vector claimed, when the large rows of its listing have arrived. A side that streams its whole state puts each large
+//! row in a range of its own.
+//!
+//! Progress counts in bytes, in both directions: a link may take longer than every timeout for one frame.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::digest::{FAN, HashKey, Range, fingerprint};
 use crate::entry::Held;
@@ -28,8 +36,9 @@ use crate::rows::Source;
 use crate::seen::{Context, Places};
 use crate::store::{Base, Row, Store};
 use crate::tail::Refused;
+use crate::tail::large::{Arriving, Departing, Partial};
 use crate::time::Time;
-use crate::wire::Told;
+use crate::wire::LeftoverTable;
 
 mod receive;
 mod send;
@@ -53,6 +62,13 @@ const ASKS_MAX: usize = 2 * FAN * REPLIES_MAX;
 const PASSED_ROWS_MAX: u64 = 128;
 /// Contexts that are told along with one range; if there are more, it is divided.
 const PENDING_MAX: usize = 256;
+/// Large rows that a side has named and not sent. With so many it says nothing else until some are sent.
+const LARGES_AHEAD_MAX: usize = 4_096;
+/// Large rows that a side waits for. The difference to what the peer may name is on its way.
+const LARGES_AWAITED_MAX: usize = 2 * LARGES_AHEAD_MAX;
+/// Bytes a second below which a session stands still. Each byte of an unfinished frame, sent or received, puts the end of
+/// the timeout off by the time that it takes at this rate: who sends or takes a byte now and then does not keep a session.
+const PROGRESS_RATE_MIN: u64 = 64;
 
 const DIGEST: u8 = 1;
 const VERDICT: u8 = 2;
@@ -63,6 +79,8 @@ const WANTED: u8 = 6;
 const ROW: u8 = 7;
 const SAME: u8 = 8;
 const FINISHED: u8 = 9;
+/// In the place of a [`ROW`]: its key, and the number under which it comes in pieces.
+const LARGE: u8 = 10;
 
 /// What this side has asked and not been answered.
 #[derive(Debug)]
@@ -136,6 +154,27 @@ struct Collecting {
     wanted: Vec<Vec<u8>>,
     /// What this side sent of the range, for rows that came back the same.
     mine: BTreeMap<Vec<u8>, Held>,
+    /// The keys of large rows, by the numbers under which they come.
+    larges: BTreeMap<u64, Vec<u8>>,
+}
+
+/// A listing all of which has arrived but large rows.
+#[derive(Debug)]
+struct Parked {
+    range: Range,
+    base: Base,
+    rows: Vec<Row>,
+    /// How many large rows are missing.
+    left: usize,
+    has_refused: bool,
+}
+
+/// A large row that was named and has not arrived.
+#[derive(Debug)]
+struct Awaited {
+    key: Vec<u8>,
+    /// The listings that wait for it.
+    parked: Vec<u64>,
 }
 
 /// What the peer announced.
@@ -184,8 +223,14 @@ pub(crate) struct Session {
     /// The places settled so far.
     settled: Places,
     /// The leftovers that each direction has told.
-    told: Told,
-    heard: Told,
+    told: LeftoverTable,
+    heard: LeftoverTable,
+    /// Listings that wait for large rows, in the order in which they came.
+    parked: BTreeMap<u64, Parked>,
+    parked_count: u64,
+    awaited: BTreeMap<u64, Awaited>,
+    departing: Departing,
+    arriving: Arriving,
     has_refused: bool,
     /// The peer is in another group: what only a few rows bring to light, this node's own group lacks as well.
     pub(crate) is_far: bool,
@@ -195,7 +240,7 @@ pub(crate) struct Session {
     began: Time,
     /// How much this side held then.
     entries: u64,
-    pub(crate) last_progress: Time,
+    pub(crate) last_progress: Duration,
     /// Rows of both directions, and bytes of those sent.
     pub(crate) rows: u64,
     pub(crate) rows_bytes: u64,
@@ -223,8 +268,13 @@ impl Session {
             awaiting: BTreeMap::new(),
             collecting: None,
             settled: Places::default(),
-            told: Told::default(),
-            heard: Told::default(),
+            told: LeftoverTable::default(),
+            heard: LeftoverTable::default(),
+            parked: BTreeMap::new(),
+            parked_count: 0,
+            awaited: BTreeMap::new(),
+            departing: Departing::default(),
+            arriving: Arriving::default(),
             has_refused: false,
             is_far: false,
             is_settled: false,
@@ -232,7 +282,7 @@ impl Session {
             peer_has_finished: false,
             began: now,
             entries: store.len() as u64,
-            last_progress: now,
+            last_progress: now.mono,
             rows: 0,
             rows_bytes: 0,
             bytes: 0,
@@ -256,6 +306,17 @@ impl Session {
             || self.awaiting.len() > REPLIES_MAX
             || self.unconfirmed.len() > REPLIES_MAX
             || self.asks.len() > ASKS_MAX
+    }
+
+    /// The link has taken or brought so many bytes of the session, of frames whole or not.
+    pub(crate) fn moved(&mut self, now: Time, bytes: usize) {
+        let paid = Duration::from_micros((bytes as u64).saturating_mul(1_000_000 / PROGRESS_RATE_MIN));
+        self.last_progress = self.last_progress.saturating_add(paid).min(now.mono);
+    }
+
+    /// What there is of a large row, when the session is given up.
+    pub(crate) fn into_partial(self) -> Option<Partial> {
+        self.arriving.into_partial()
     }
 
     /// How many entries the peer holds, and their bytes, once it has told.

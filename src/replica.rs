@@ -228,6 +228,7 @@ pub use joining::JoinProgress;
 use joining::Joining;
 use link::Link;
 use links::Links;
+use repair::Partials;
 pub use repair::Repair;
 pub use status::{Status, SyncTraffic};
 pub use verbs::{BATCH_WRITES_MAX, Batch, PutOptions};
@@ -246,6 +247,7 @@ pub struct Replica {
     scrub_at: usize,
     refusals: BTreeMap<u64, u32>,
     kept: BTreeMap<u64, u64>,
+    partials: Partials,
     /// What reconciles moved so far, for reports: rows, their bytes, all other bytes.
     traffic: SyncTraffic,
     watches: Watches,
@@ -292,6 +294,7 @@ impl Replica {
             scrub_at: 0,
             refusals: BTreeMap::new(),
             kept: BTreeMap::new(),
+            partials: Partials::default(),
             traffic: SyncTraffic::default(),
             watches: Watches::default(),
             joining: Joining::default(),
@@ -416,11 +419,12 @@ impl Replica {
                 if let Some(link) = self.links.get_mut(id) {
                     let in_flight = &mut link.in_flight[lane as usize];
                     *in_flight = in_flight.saturating_sub(bytes);
+                    let counts = !self.store.controls.has(Control::WholeFramesCount);
                     match (lane, &mut link.session) {
                         (Lane::Live, _) => link.sent_at = now.mono,
                         // A peer that is fed has nothing to say meanwhile.
-                        (Lane::Bulk, Some(session)) => session.last_progress = now,
-                        (Lane::Bulk, None) => {}
+                        (Lane::Bulk, Some(session)) if counts => session.moved(now, bytes),
+                        (Lane::Bulk, _) => {}
                     }
                 }
             }
@@ -542,12 +546,17 @@ impl Replica {
             link.begin(store, self.now, self.random.next_u64(), joins);
         }
         if link.in_flight[Lane::Bulk as usize] < WINDOW_BYTES {
-            // Large rows and repair take turns.
-            for is_large in [link.is_large_next, !link.is_large_next] {
-                let bytes = if is_large { self.large_frame(id) } else { self.session_frame(id) };
+            // Large rows of the tail, the comparison, and its large rows take turns.
+            let first = link.bulk_turn;
+            for turn in (first..first + 3).map(|turn| turn % 3) {
+                let bytes = match turn {
+                    0 => self.large_frame(id),
+                    1 => self.session_frame(id),
+                    _ => self.session_piece(id),
+                };
                 if let Some(bytes) = bytes {
                     let link = self.links.get_mut(id)?;
-                    link.is_large_next = !is_large;
+                    link.bulk_turn = turn + 1;
                     link.in_flight[Lane::Bulk as usize] += bytes.len();
                     return Some(Output::Stream(id, Lane::Bulk, bytes));
                 }
@@ -557,11 +566,23 @@ impl Replica {
         None
     }
 
-    /// The next piece of a large row.
+    /// The next piece of a large row of the tail.
     fn large_frame(&mut self, id: LinkId) -> Option<Vec<u8>> {
         let link = self.links.get_mut(id)?;
-        let bytes = link.outgoing.piece(&mut self.store)?;
+        let bytes = link.outgoing.piece(&mut self.store, &mut link.hint)?;
         link.sent_at = self.now.mono;
+        Some(bytes)
+    }
+
+    /// The next piece of a large row of a repair.
+    fn session_piece(&mut self, id: LinkId) -> Option<Vec<u8>> {
+        let link = self.links.get_mut(id)?;
+        let session = link.session.as_mut()?;
+        let bytes = session.large_piece(&mut self.store, &mut link.hint)?;
+        self.traffic.rows_bytes += bytes.len() as u64;
+        self.traffic.bytes += bytes.len() as u64;
+        self.traffic.frames += 1;
+        session.bytes += bytes.len() as u64;
         Some(bytes)
     }
 
@@ -594,6 +615,7 @@ impl Replica {
         {
             self.kept.insert(log, link.outgoing.cursor);
         }
+        self.keep_partial(link);
     }
 
     fn break_link(&mut self, id: LinkId, reason: BreakReason) {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use crate::digest::{HashKey, fingerprint};
 use crate::entry::{self, Held};
 use crate::seen::Pending;
-use crate::wire::{Reader, Told, WireError, Writer};
+use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
 /// The version of everything that is stored. A later one reads all earlier ones.
 pub(crate) const VERSION: u8 = 1;
@@ -119,7 +119,7 @@ impl Saved {
             SEEN => _ = self.seen.insert(word(name)?, reader.word().ok()?),
             POSITION => _ = self.positions.insert(word(name)?, reader.word().ok()?),
             // Every bound names its hash key: the state may come later than this.
-            CLOUDS => self.clouds = reader.pending(HashKey::default(), &mut Told::default()).ok()?,
+            CLOUDS => self.clouds = reader.pending(HashKey::default(), &mut LeftoverTable::default()).ok()?,
             MEMO => _ = self.memos.insert(String::from_utf8(name.to_vec()).ok()?, value.to_vec()),
             _ => return None,
         }
@@ -208,7 +208,7 @@ pub(crate) fn clouds(clouds: &[Pending]) -> Change {
         return (vec![CLOUDS], None);
     }
     let mut writer = Writer::plain();
-    writer.pending(clouds, HashKey::default(), &mut Told::default());
+    writer.pending(clouds, HashKey::default(), &mut LeftoverTable::default());
     claim(CLOUDS, b"", writer.into_plain())
 }
 

@@ -18,10 +18,10 @@ use crate::time::{Stamp, Time};
 use crate::wire::{Kind, Reader, WireError, Writer};
 
 mod contexts;
-mod large;
+pub(crate) mod large;
 
 use contexts::Contexts;
-use large::{Arriving, Departing, Size};
+use large::{Arriving, Departing, Hint, Partial, Queue, Size};
 
 const END: u8 = 0;
 const ROW: u8 = 1;
@@ -108,8 +108,8 @@ impl Outgoing {
     }
 
     /// The next piece of a large row, for the stream of bulk work.
-    pub(crate) fn piece(&mut self, store: &mut Store) -> Option<Vec<u8>> {
-        self.larges.piece(store)
+    pub(crate) fn piece(&mut self, store: &mut Store, hint: &mut Option<Hint>) -> Option<Vec<u8>> {
+        self.larges.piece(store, Queue::Tail, 0, hint)
     }
 
     /// The next frame, if there is something to send. With `flush`, a claim alone is something.
@@ -177,7 +177,7 @@ impl Outgoing {
                         rows += 1;
                     }
                     Size::Large => {
-                        self.larges.note(slot.held.key());
+                        _ = self.larges.note(slot.held.key());
                         rows += 1;
                     }
                     Size::TooLarge => self.withholds = true,
@@ -353,11 +353,14 @@ impl Incoming {
         news: &mut News<'_>,
         now: Time,
         sender: Sender,
-        reader: Reader<'_>,
+        (is_first, reader): (bool, Reader<'_>),
+        partial: &mut Option<Partial>,
     ) -> Result<Merged, WireError> {
-        let Some(bytes) = self.larges.piece(reader)? else { return Ok(Merged::default()) };
+        let Some(arrived) = self.larges.piece(is_first, reader, &Arc::default(), partial)? else {
+            return Ok(Merged::default());
+        };
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
-        match large::read(&bytes, store.claim_bounds(now))? {
+        match arrived.row {
             Ok(row) => rows.push(row),
             Err(why) => refusals.push(refused(b"", why)),
         }
@@ -369,6 +372,11 @@ impl Incoming {
             store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
         }
         Ok(merged)
+    }
+
+    /// What there is of a large row that will not come to its end on this link.
+    pub(crate) fn into_partial(self) -> Option<Partial> {
+        self.larges.into_partial()
     }
 
     /// Merges those rows that are acceptable, and answers them.
@@ -524,7 +532,7 @@ mod tests {
         }
 
         fn pieces(&mut self, from: &mut Store) -> Vec<Vec<u8>> {
-            std::iter::from_fn(|| self.outgoing.piece(from)).collect()
+            std::iter::from_fn(|| self.outgoing.piece(from, &mut None)).collect()
         }
 
         /// Hands frames and pieces to the other end, which passes on what it gets by `chains`.
@@ -533,9 +541,13 @@ mod tests {
                 let mut news = News { chains: &mut *chains, arrivals: &mut Arrivals::default() };
                 let mut assembler = crate::wire::Assembler::default();
                 assembler.feed(bytes);
-                let (kind, reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
+                let (kind, mut reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
                 let merged = match kind {
-                    Kind::Piece => self.incoming.piece(to, &mut news, NOW, self.sender, reader),
+                    Kind::Piece => {
+                        let (_, is_first) = large::queue_of(&mut reader).unwrap();
+                        let piece = (is_first, reader);
+                        self.incoming.piece(to, &mut news, NOW, self.sender, piece, &mut None)
+                    }
                     _ => self.incoming.frame(to, &mut news, NOW, self.sender, reader),
                 };
                 merged.unwrap();

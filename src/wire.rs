@@ -102,6 +102,8 @@ kinds! {
     Election = 12,
     /// The session is given up for now; its sender will begin a new one.
     Later = 13,
+    /// How much of a large row its receiver kept when the transfer was broken off.
+    Partial = 14,
 }
 
 /// From this size on a frame gets the room of a full one.
@@ -116,11 +118,11 @@ const AGAIN: u8 = 2;
 
 /// The leftovers that one direction of a session has told, in their order. Both ends keep the same.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct LeftoverTable {
     all: Vec<Pending>,
 }
 
-impl Told {
+impl LeftoverTable {
     /// False if there are too many: more than [`LEFTOVERS_MAX`] are neither told nor taken.
     fn note(&mut self, pending: &Pending) -> bool {
         let has_room = self.all.len() < LEFTOVERS_MAX;
@@ -250,7 +252,7 @@ impl Writer {
 
     /// Contexts by region. One that other hash keys restrict concerns many ranges: it is told once in a stream, and by
     /// its number after that.
-    pub(crate) fn pending(&mut self, pending: &[Pending], hash_key: HashKey, told: &mut Told) {
+    pub(crate) fn pending(&mut self, pending: &[Pending], hash_key: HashKey, told: &mut LeftoverTable) {
         self.number(pending.len() as u64);
         for pending in pending {
             let is_here = pending.regions.len() == 1 && pending.regions.contains_key(&hash_key);
@@ -295,27 +297,14 @@ impl Writer {
 
     /// What a key holds, without the key.
     pub(crate) fn held(&mut self, held: &Held) {
-        self.held_but_last_value(held);
-        self.rest(held.last_value());
-    }
-
-    /// The same up to its last value, with which it ends.
-    fn held_but_last_value(&mut self, held: &Held) {
         self.number(held.dots().len() as u64);
-        for (i, dot) in held.dots().iter().enumerate() {
+        for dot in held.dots() {
             self.word(dot.stamp().clock);
             self.word(dot.stamp().origin);
             self.number(dot.expires());
             self.number(dot.value().len() as u64);
-            if i + 1 < held.dots().len() {
-                self.rest(dot.value());
-            }
+            self.rest(dot.value());
         }
-    }
-
-    pub(crate) fn entry_but_last_value(&mut self, held: &Held) {
-        self.bytes(held.key());
-        self.held_but_last_value(held);
     }
 }
 
@@ -346,9 +335,13 @@ impl<'a> Reader<'a> {
 
     /// From here on every claim has to keep within these bounds.
     #[must_use]
-    pub(crate) fn within(mut self, bounds: ClaimBounds) -> Self {
-        self.bounds = Some(bounds);
+    pub(crate) fn within(mut self, bounds: Option<ClaimBounds>) -> Self {
+        self.bounds = bounds;
         self
+    }
+
+    pub(crate) fn bounds(&self) -> Option<ClaimBounds> {
+        self.bounds
     }
 
     /// Takes a claim, if its sender may make it.
@@ -469,12 +462,16 @@ impl<'a> Reader<'a> {
         Ok(weak)
     }
 
-    pub(crate) fn pending(&mut self, hash_key: HashKey, told: &mut Told) -> Result<Vec<Pending>, WireError> {
+    pub(crate) fn pending(
+        &mut self,
+        hash_key: HashKey,
+        told: &mut LeftoverTable,
+    ) -> Result<Vec<Pending>, WireError> {
         let count = self.count(2)?;
         (0..count).map(|_| self.one_pending(hash_key, told)).collect()
     }
 
-    fn one_pending(&mut self, hash_key: HashKey, told: &mut Told) -> Result<Pending, WireError> {
+    fn one_pending(&mut self, hash_key: HashKey, told: &mut LeftoverTable) -> Result<Pending, WireError> {
         let tag = self.byte()?;
         if tag == AGAIN {
             let at = usize::try_from(self.number()?).map_err(|_| WireError::Form)?;
@@ -735,7 +732,7 @@ mod tests {
     fn read(frame: &[u8]) -> Result<Content, WireError> {
         let (_, mut reader) = Reader::new(frame)?;
         let row = reader.row(&Arc::default())?.expect("a row that is fit to be read");
-        let pending = reader.pending(HashKey::from_words(1, 1), &mut Told::default())?;
+        let pending = reader.pending(HashKey::from_words(1, 1), &mut LeftoverTable::default())?;
         let range = reader.range()?;
         let mut context = Arc::new(Context::new());
         reader.join(&mut context)?;
@@ -756,7 +753,7 @@ mod tests {
         ) {
             let mut writer = Writer::new(Kind::Items);
             writer.row(&held, Some(&context));
-            writer.pending(&pending, HashKey::from_words(1, 1), &mut Told::default());
+            writer.pending(&pending, HashKey::from_words(1, 1), &mut LeftoverTable::default());
             writer.range(tag, range);
             writer.context(Some(&context));
             let frame = writer.finish();

@@ -49,6 +49,11 @@ const SLOW_RATE: u64 = 4_000;
 const LARGE_BYTES: usize = 70_000;
 const LARGE_TIMES: u64 = 64;
 
+/// What a very slow link carries, and the timeout of repairs then: a large value takes longer than the timeout, even than
+/// twelve times as long, which is what a repair is given while live writes move.
+const SLOWEST_RATE: u64 = 16_000;
+const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
+
 /// What a random history consists of.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -79,6 +84,11 @@ impl Plan {
         self.seed % 5 == 2
     }
 
+    /// Whether large values take longer than every timeout on its links.
+    fn is_slowest(self) -> bool {
+        self.has_large() && self.seed % 4 == 1
+    }
+
     /// Runs it, then heals everything and demands convergence.
     ///
     /// # Panics
@@ -105,12 +115,18 @@ impl Plan {
             // Between two and four groups; in some histories the cluster shrinks below the border and grows again.
             (count, config.mesh_members_max) = (4 + dice.below(6), [1, 1, 3, 6][dice.below(4)]);
         }
+        if self.is_slowest() {
+            config.sync_timeout = SHORT_TIMEOUT;
+        }
         let sim = Sim::new(self.seed).broken(self.control).config(config).loss(loss);
         let sim = if self.grouped { sim.seeds(&[0, 1]) } else { sim };
-        let sim = sim.delay(Duration::from_millis([1, 20, 150][dice.below(3)]));
+        let delay = Duration::from_millis([1, 20, 150][dice.below(3)]);
+        // Where the timeout is short, round trips are short as well.
+        let sim = sim.delay(if self.is_slowest() { delay.min(Duration::from_millis(20)) } else { delay });
         // In some histories flushes take long. Not for the dice, so that the other histories stay what they are.
         let times = if self.has_large() { LARGE_TIMES } else { 1 };
         let sim = if self.seed % 4 == 3 { sim.rate(SLOW_RATE * times) } else { sim };
+        let sim = if self.is_slowest() { sim.rate(SLOWEST_RATE) } else { sim };
         let sim = if self.seed % 3 == 1 { sim.lateness(0.2) } else { sim };
         let with_disk = dice.below(count + 1);
         let mut sim = sim.nodes_with_disk(with_disk).nodes(count - with_disk);

@@ -89,6 +89,8 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, b
     let (mut core_guard, had_to_wait) = if shared.is_closed() { None } else { shared.lock_first() }?;
     let core = &mut *core_guard;
     let now = shared.now();
+    // Before the replica looks whether anything still moves.
+    hand_drained(shared, core, now);
     if core.replica.deadline().mono <= now.mono {
         core.replica.handle(now, Input::Wake);
     }
@@ -101,15 +103,6 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, b
         #[cfg(feature = "metrics")]
         shared.meter.took_in(&happening);
         take_in(core, now, happening);
-    }
-    let drained = std::mem::take(&mut *shared.drained());
-    for id in drained {
-        let Some(wire) = core.wires.get(&id) else { continue };
-        for (lane, bytes) in [Lane::Live, Lane::Bulk].into_iter().zip(wire.drained()) {
-            if bytes > 0 {
-                core.replica.handle(now, Input::Drained(id, lane, bytes));
-            }
-        }
     }
     // Before anything is acknowledged: what a peer is told to be here can be read here.
     let mut wakers = shared.follow(core, now);
@@ -140,6 +133,19 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, b
         shared.progress.notify_waiters();
     }
     Some((deadline, had_to_wait))
+}
+
+/// Tells the replica what the connections have taken of what it gave them.
+fn hand_drained(shared: &Shared, core: &mut Core, now: Time) {
+    let drained = std::mem::take(&mut *shared.drained());
+    for id in drained {
+        let Some(wire) = core.wires.get(&id) else { continue };
+        for (lane, bytes) in [Lane::Live, Lane::Bulk].into_iter().zip(wire.drained()) {
+            if bytes > 0 {
+                core.replica.handle(now, Input::Drained(id, lane, bytes));
+            }
+        }
+    }
 }
 
 fn take_in(core: &mut Core, now: Time, happening: Happening) {

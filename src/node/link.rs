@@ -40,6 +40,8 @@ const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
 const HOLDER_TIME_MAX: Duration = Duration::from_millis(500);
 /// Read from a stream at once.
 const CHUNK_BYTES: usize = 16 << 10;
+/// Given to a stream at once, and counted when the connection has taken it.
+const PART_BYTES: usize = 32 << 10;
 /// Read from a stream and not handed in yet. What a busy peer sends is not in the way of the others for longer than it
 /// takes to merge this.
 const AHEAD_BYTES: usize = 32 << 10;
@@ -349,22 +351,27 @@ async fn write(
     }
     let mut since_fit = 0;
     while let Some(frame) = frames.recv().await {
-        let bytes = frame.len();
-        since_fit += bytes;
-        if since_fit >= FIT_BYTES {
-            window.fit();
-            since_fit = 0;
-        }
-        if stream.write_chunk(frame.into()).await.is_err() {
-            return;
-        }
-        let drained = flow.drained.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if drained == bytes {
-            shared.drained().push(id);
-        }
-        // So much is on its way as far as the replica knows.
-        if flow.queued.fetch_sub(bytes, Ordering::Relaxed) - bytes + drained >= WINDOW_BYTES {
-            shared.poke.notify_one();
+        let mut frame = Bytes::from(frame);
+        // A long frame counts little by little: on a slow link it takes longer than every timeout.
+        while !frame.is_empty() {
+            let part = frame.split_to(frame.len().min(PART_BYTES));
+            let bytes = part.len();
+            since_fit += bytes;
+            if since_fit >= FIT_BYTES {
+                window.fit();
+                since_fit = 0;
+            }
+            if stream.write_chunk(part).await.is_err() {
+                return;
+            }
+            let drained = flow.drained.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            if drained == bytes {
+                shared.drained().push(id);
+            }
+            // So much is on its way as far as the replica knows.
+            if flow.queued.fetch_sub(bytes, Ordering::Relaxed) - bytes + drained >= WINDOW_BYTES {
+                shared.poke.notify_one();
+            }
         }
     }
 }

@@ -1,17 +1,20 @@
 //! What a session takes in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{
-    ANSWER, ANSWER_ROWS_MAX, Awaiting, CONFIRM, Collecting, DIGEST, FINISHED, LIST, Progress, Query, ROW,
-    Reply, SAME, Session, Start, VERDICT, WANTED, children, listed, measure, strong_hash,
+    ANSWER, ANSWER_ROWS_MAX, Awaited, Awaiting, CONFIRM, Collecting, DIGEST, FINISHED, LARGE,
+    LARGES_AWAITED_MAX, LIST, Parked, Progress, Query, ROW, Reply, SAME, Session, Start, VERDICT, WANTED,
+    children, listed, measure, strong_hash,
 };
 use crate::controls::Control;
 use crate::digest::{DEPTH_MAX, FAN_BITS, Range};
-use crate::entry::Held;
+use crate::entry::{Held, Record};
+use crate::rows::Source;
 use crate::seen::{self, Context, Pending};
 use crate::store::{Base, Row, Store};
+use crate::tail::large::Partial;
 use crate::tail::refused;
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError};
@@ -50,7 +53,7 @@ impl Session {
         if self.peer.is_some() {
             return Err(WireError::Kind(Kind::Start as u8));
         }
-        self.last_progress = now;
+        self.last_progress = now.mono;
         if hash_key != self.hash_key {
             let gives_way = if self.is_blank == is_blank { hash_key < self.hash_key } else { self.is_blank };
             if !gives_way {
@@ -91,7 +94,7 @@ impl Session {
             // The peer has not given way to this hash key yet; it will start again.
             return Ok(progress);
         }
-        self.last_progress = now;
+        self.last_progress = now.mono;
         reader.join(&mut self.vector)?;
         if store.controls.has(Control::EndHead) {
             self.peer.as_mut().expect("looked above").head = reader.number()?;
@@ -110,7 +113,7 @@ impl Session {
         progress: &mut Progress,
     ) -> Result<(), WireError> {
         let (tag, range) = reader.range()?;
-        if self.collecting.is_some() && !matches!(tag, ROW | SAME) {
+        if self.collecting.is_some() && !matches!(tag, ROW | SAME | LARGE) {
             return Err(WireError::Form);
         }
         match tag {
@@ -137,11 +140,12 @@ impl Session {
                 let Awaiting { mine, same, base } = self.awaiting.remove(&range).ok_or(WireError::Form)?;
                 let known = mine.iter().filter(|(key, _)| same.contains(*key));
                 let rows = known.map(|(_, held)| listed(held.clone(), &base)).collect();
-                let wanted = Vec::new();
+                let (wanted, larges) = (Vec::new(), BTreeMap::new());
                 self.collecting =
-                    Some(Collecting { range, base, rows, left, has_refused: false, wanted, mine });
+                    Some(Collecting { range, base, rows, left, has_refused: false, wanted, mine, larges });
             }
             ROW | SAME => self.row(store, now, tag, reader, progress)?,
+            LARGE => self.large(store, reader)?,
             FINISHED => self.peer_has_finished = true,
             _ => return Err(WireError::Form),
         }
@@ -238,8 +242,9 @@ impl Session {
                 wanted.push(held.key().to_vec());
             }
         }
-        let mine = BTreeMap::new();
-        self.collecting = Some(Collecting { range, base, rows, left, has_refused: false, wanted, mine });
+        let (mine, larges) = (BTreeMap::new(), BTreeMap::new());
+        self.collecting =
+            Some(Collecting { range, base, rows, left, has_refused: false, wanted, mine, larges });
         Ok(())
     }
 
@@ -300,16 +305,49 @@ impl Session {
         Ok(())
     }
 
-    /// A listing is complete: merge it. If a row of it was refused, the others are merged, each for itself, and
-    /// the range is only counted as dealt with.
+    /// A row of the listing comes in pieces.
+    fn large(&mut self, store: &Store, reader: &mut Reader<'_>) -> Result<(), WireError> {
+        let collecting = self.collecting.as_mut().ok_or(WireError::Form)?;
+        collecting.left = collecting.left.checked_sub(1).ok_or(WireError::Form)?;
+        self.rows += 1;
+        let (key, number) = (reader.bytes()?, reader.number()?);
+        if number <= self.arriving.settled || !collecting.range.contains(store.hash_key.place(key)) {
+            return Err(WireError::Form);
+        }
+        let count = self.awaited.len() + collecting.larges.len();
+        if count >= LARGES_AWAITED_MAX {
+            return Err(WireError::TooLarge(count));
+        }
+        collecting.larges.insert(number, key.to_vec());
+        Ok(())
+    }
+
+    /// All of a listing is here but the large rows, if there are any: merge it, or let it wait for them.
     fn collected(&mut self, store: &mut Store, now: Time) {
-        let Collecting { range, base, rows, has_refused, wanted, .. } =
+        let Collecting { range, base, rows, has_refused, wanted, larges, .. } =
             self.collecting.take().expect("called when there is one");
-        self.settle(store, now, range, &rows, (!has_refused).then_some(&base));
         if !wanted.is_empty() {
-            let sent = rows.into_iter().map(|row| (row.held.key().to_vec(), row.held)).collect();
+            let sent = rows.iter().map(|row| (row.held.key().to_vec(), row.held.clone())).collect();
             self.replies.push_back(Reply::Wanted { range, keys: wanted, sent });
         }
+        let parked = Parked { range, base, rows, left: larges.len(), has_refused };
+        if larges.is_empty() || store.controls.has(Control::RepairUnawaited) {
+            self.settle_parked(store, now, parked);
+            return;
+        }
+        self.merge_parked(store, now, &parked, &larges);
+        self.parked_count += 1;
+        for (number, key) in larges {
+            let awaited = self.awaited.entry(number).or_insert_with(|| Awaited { key, parked: Vec::new() });
+            awaited.parked.push(self.parked_count);
+        }
+        self.parked.insert(self.parked_count, parked);
+    }
+
+    /// Deals with a listing. If a row of it was refused, the range is only counted as dealt with.
+    fn settle_parked(&mut self, store: &mut Store, now: Time, parked: Parked) {
+        let Parked { range, base, rows, has_refused, .. } = parked;
+        self.settle(store, now, range, &rows, (!has_refused).then_some(&base));
     }
 
     /// Deals with a range. With a base, `rows` are all that the peer holds there, and the range is covered by the base
@@ -327,18 +365,80 @@ impl Session {
             store.settle(now, range, rows, base, source);
         } else {
             self.has_refused = true;
-            for row in rows {
-                store.merge_rows(now, std::slice::from_ref(row), source, |_| ());
-                store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
-            }
+            merge_each(store, now, rows, source);
         }
         self.settled.add(range.first(), range.last());
+    }
+
+    /// Merges what a listing without its large rows says, key by key: nothing else waits for these. The range is settled
+    /// later, by the same rows, which are merged already then.
+    fn merge_parked(&self, store: &mut Store, now: Time, parked: &Parked, larges: &BTreeMap<u64, Vec<u8>>) {
+        let mut rows = parked.rows.clone();
+        if !parked.has_refused {
+            let mut listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.held.key()).collect();
+            listed.extend(larges.values().map(Vec::as_slice));
+            let held = store.slots(parked.range).into_iter().map(|slot| store.slot(slot).held.key());
+            let removed: Vec<Held> = held
+                .filter(|key| !listed.contains(key))
+                .map(|key| Held::Nothing(Record::bare(key)))
+                .collect();
+            rows.extend(removed.into_iter().map(|held| super::listed(held, &parked.base)));
+        }
+        merge_each(store, now, &rows, self.source());
+    }
+
+    /// A piece of a large row.
+    pub(crate) fn piece(
+        &mut self,
+        store: &mut Store,
+        now: Time,
+        (is_first, reader): (bool, Reader<'_>),
+        partial: &mut Option<Partial>,
+    ) -> Result<Progress, WireError> {
+        let mut progress = Progress::default();
+        if self.peer.is_none() {
+            // Of an earlier session.
+            return Ok(progress);
+        }
+        self.last_progress = now.mono;
+        let arrived = self.arriving.piece(is_first, reader, &self.vector, partial)?;
+        let Some(arrived) = arrived else { return Ok(progress) };
+        let Awaited { key, parked } = self.awaited.remove(&arrived.number).ok_or(WireError::Form)?;
+        let checked = match arrived.row {
+            Ok(row) => match store.check_row(now, &row.held) {
+                Ok(()) if row.held.key() != key => return Err(WireError::Form),
+                checked => checked.map(|()| row),
+            },
+            Err(why) => Err(why),
+        };
+        let row = checked.map_err(|why| {
+            self.has_refused = true;
+            progress.refusals.push(refused(&key, why));
+        });
+        for id in parked {
+            self.arrived(store, now, id, row.as_ref().ok());
+        }
+        Ok(progress)
+    }
+
+    /// A large row that a listing waited for is here, or was refused.
+    fn arrived(&mut self, store: &mut Store, now: Time, id: u64, row: Option<&Row>) {
+        let Some(parked) = self.parked.get_mut(&id) else { return };
+        parked.left -= 1;
+        parked.has_refused |= row.is_none();
+        parked.rows.extend(row.cloned());
+        if parked.left > 0 {
+            let source = self.source();
+            merge_each(store, now, row.map(std::slice::from_ref).unwrap_or_default(), source);
+        } else if let Some(parked) = self.parked.remove(&id) {
+            self.settle_parked(store, now, parked);
+        }
     }
 
     /// Once everything is settled and nothing was refused: claims what the peer announced at its start, and answers
     /// whether it just did. Called between frames, because a frame tells the vector as of its beginning.
     pub(crate) fn claim(&mut self, store: &mut Store) -> bool {
-        if self.is_settled || !self.settled.is_all() {
+        if self.is_settled || !self.settled.is_all() || !self.parked.is_empty() {
             return false;
         }
         self.is_settled = true;
@@ -350,5 +450,19 @@ impl Session {
         store.seen.claim_all(if end { &self.vector } else { &start.vector });
         store.complete(start.log, start.head);
         true
+    }
+}
+
+/// Merges rows, each for itself.
+fn merge_each(store: &mut Store, now: Time, rows: &[Row], source: Source) {
+    let mut last: Option<(&Arc<Context>, Arc<Context>)> = None;
+    for row in rows {
+        store.merge_rows(now, std::slice::from_ref(row), source, |_| ());
+        // Rows that came with the same vector share what lies beyond this replica's own.
+        let shared = last.take().filter(|(vector, _)| Arc::ptr_eq(vector, &row.vector));
+        let excess = shared
+            .map_or_else(|| Arc::new(seen::beyond(&row.vector, store.seen.vector())), |(_, excess)| excess);
+        store.cover_row(row, &excess);
+        last = Some((&row.vector, excess));
     }
 }

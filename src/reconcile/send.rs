@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ANSWER, ANSWER_ROWS_MAX, Awaiting, CONFIRM, DIGEST, Emission, FINISHED, LIST, LIST_ROWS_MAX, PENDING_MAX,
-    QUERIES_MAX, Query, ROW, Reply, SAME, STREAM_BYTES, STREAM_ROWS_MAX, STREAM_ROWS_MIN, Session, VERDICT,
-    WANTED, children, listed, row_hash, strong_hash, weak_hash,
+    ANSWER, ANSWER_ROWS_MAX, Awaiting, CONFIRM, DIGEST, Emission, FINISHED, LARGE, LARGES_AHEAD_MAX, LIST,
+    LIST_ROWS_MAX, PENDING_MAX, QUERIES_MAX, Query, ROW, Reply, SAME, STREAM_BYTES, STREAM_ROWS_MAX,
+    STREAM_ROWS_MIN, Session, VERDICT, WANTED, children, listed, row_hash, strong_hash, weak_hash,
 };
 use crate::controls::Control;
 use crate::digest::{DEPTH_MAX, FAN, FAN_BITS, Range};
@@ -13,6 +13,7 @@ use crate::entry::{Held, Record};
 use crate::seen::{self, Pending};
 use crate::store::{Base, Row, Store};
 use crate::tail::context_of;
+use crate::tail::large::{self, Hint, Queue, Size};
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_MAX, Kind, Writer};
 
@@ -20,6 +21,14 @@ use crate::wire::{FRAME_BYTES_MAX, Kind, Writer};
 fn stream_rows(store: &Store) -> u64 {
     let row_bytes = store.bytes() / store.len().max(1) as u64;
     (STREAM_BYTES / (row_bytes + 1)).clamp(STREAM_ROWS_MIN, STREAM_ROWS_MAX)
+}
+
+/// Whether rows of a range would wait for a large one among them, and need not.
+fn has_large_among_others(store: &Store, range: Range) -> bool {
+    if range.depth >= DEPTH_MAX || store.node(range).rows < 2 {
+        return false;
+    }
+    store.slots(range).into_iter().any(|slot| large::size(&store.slot(slot).held) != Size::Small)
 }
 
 impl Session {
@@ -35,7 +44,7 @@ impl Session {
             writer.number(store.log.head());
         }
         let empty = writer.len();
-        while writer.has_room() && !store.is_damaged {
+        while writer.has_room() && !store.is_damaged && self.departing.len() < LARGES_AHEAD_MAX {
             if let Some(emission) = self.emissions.pop_front() {
                 if !self.emit(store, &mut writer, emission) {
                     break;
@@ -61,6 +70,7 @@ impl Session {
             && self.asks.is_empty()
             && !self.has_finished
             && self.awaiting.is_empty()
+            && self.departing.is_empty()
         {
             writer.range(FINISHED, Range::ALL);
             self.has_finished = true;
@@ -192,7 +202,8 @@ impl Session {
         base: Base,
     ) {
         let rows = store.node(range).rows as usize;
-        if hashes.is_empty() && rows as u64 > stream_rows(store) {
+        let is_divided = rows as u64 > stream_rows(store) || has_large_among_others(store, range);
+        if hashes.is_empty() && is_divided {
             self.replies.push_front(Reply::Stream { range, next: range.first(), base });
             return;
         }
@@ -262,7 +273,11 @@ impl Session {
     ) {
         let mut piece = Range::at(next, range.depth);
         let rows = stream_rows(store);
-        while piece.depth < DEPTH_MAX && (piece.first() != next || store.node(piece).rows > rows) {
+        while piece.depth < DEPTH_MAX
+            && (piece.first() != next
+                || store.node(piece).rows > rows
+                || has_large_among_others(store, piece))
+        {
             piece = Range::at(next, piece.depth + FAN_BITS);
         }
         if piece.last() < range.last() {
@@ -282,15 +297,22 @@ impl Session {
         }
         let context = context_of(store, &held);
         let before = writer.len();
+        let size = large::size(&held);
         if peer_has.is_some_and(|had| had == held) {
             writer.range(SAME, range);
             writer.bytes(&key);
             writer.context(context.as_deref());
-        } else {
+        } else if size == Size::Large {
+            writer.range(LARGE, range);
+            writer.bytes(&key);
+            writer.number(self.departing.note(&key));
+            self.rows += 1;
+            return true;
+        } else if size == Size::Small {
             writer.range(ROW, range);
             writer.row(&held, context.as_deref());
         }
-        if writer.len() + 64 > FRAME_BYTES_MAX {
+        if writer.len() == before || writer.len() + 64 > FRAME_BYTES_MAX {
             // Too large for any frame: the peer gets a form it refuses, so that it claims nothing.
             writer.cut(before);
             writer.range(ROW, range);
@@ -301,5 +323,12 @@ impl Session {
         self.rows += 1;
         self.rows_bytes += (writer.len() - before) as u64;
         true
+    }
+
+    /// The next piece of a large row.
+    pub(crate) fn large_piece(&mut self, store: &mut Store, hint: &mut Option<Hint>) -> Option<Vec<u8>> {
+        let bytes = self.departing.piece(store, Queue::Repair, self.version, hint)?;
+        self.rows_bytes += bytes.len() as u64;
+        Some(bytes)
     }
 }

@@ -1,6 +1,8 @@
 //! What comes over a link's streams, and where it goes.
 
 use super::{Event, Lane, LinkId, Output, REFUSALS_MAX, Replica};
+use crate::controls::Control;
+use crate::tail::large::Hint;
 use crate::tail::{Merged, News, Refused};
 use crate::wire::{Kind, Reader, WireError};
 
@@ -14,10 +16,15 @@ impl Replica {
             Lane::Live => &mut link.live,
             Lane::Bulk => &mut link.bulk,
         });
+        if let (Lane::Bulk, Some(session)) = (lane, &mut link.session)
+            && !self.store.controls.has(Control::WholeFramesCount)
+        {
+            session.moved(self.now, bytes.len());
+        }
         assembler.feed(bytes);
         while let Some(frame) = assembler.next()? {
             let (kind, reader) = Reader::new(frame)?;
-            let reader = reader.within(self.store.claim_bounds(self.now));
+            let reader = reader.within(Some(self.store.claim_bounds(self.now)));
             match lane {
                 Lane::Live => self.live_frame(id, kind, reader)?,
                 Lane::Bulk => self.bulk_frame(id, kind, reader)?,
@@ -57,6 +64,7 @@ impl Replica {
                 }
                 link.peer = Some(peer);
                 link.incoming.since_ms = self.now.wall_ms();
+                link.keep_partial(self.partials.take(link.run.unwrap_or(peer.1)));
                 // A replica that followed this log before, or has seen as much, goes on from there.
                 let follows = store.completed(peer.0) > 0 || seen == store.seen.hash();
                 link.states_position = follows;
@@ -79,6 +87,7 @@ impl Replica {
                     }
                 }
             }
+            (Kind::Partial, Some(_)) => link.hint = Some(Hint::read(reader)?),
             (Kind::Ask, Some(_)) => {
                 reader.end()?;
                 link.states_position = true;
@@ -102,14 +111,15 @@ impl Replica {
         Ok(())
     }
 
-    pub(super) fn piece(&mut self, id: LinkId, reader: Reader<'_>) -> Result<(), WireError> {
+    /// A piece of a large row of the tail.
+    pub(super) fn piece(&mut self, id: LinkId, piece: (bool, Reader<'_>)) -> Result<(), WireError> {
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         let (log, run) = link.peer.ok_or(WireError::Kind(Kind::Piece as u8))?;
         link.received_at = self.now.mono;
         let sender = link.sender(log, run);
         let mut news = News { chains: &mut self.chains, arrivals: &mut self.arrivals };
         let before = store.completed(log);
-        let merged = link.incoming.piece(store, &mut news, self.now, sender, reader)?;
+        let merged = link.incoming.piece(store, &mut news, self.now, sender, piece, &mut link.partial)?;
         link.received(self.now.mono, self.config.sync_interval, merged.rows, store.completed(log) > before);
         self.merged(id, merged);
         Ok(())

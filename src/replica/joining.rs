@@ -4,7 +4,8 @@
 //! it compares with one of them, its donor, and puts the others off: who has begun with it already is told
 //! ([`Kind::Later`](crate::wire::Kind::Later)), gives its session up and is asked when the donor is through. Then little
 //! differs, and they only compare. A donor that is gone, or has brought nothing for a while where somebody else could, is
-//! replaced; what it brought is settled, so the next one brings the rest.
+//! replaced; what it brought is settled, so the next one brings the rest. So is one that takes long, while others wait: no
+//! rate tells a slow link from a peer that holds the place of a donor without feeding anything.
 //!
 //! A donor is who holds more than this replica. Where nobody does, as in a cluster that begins, nobody is put off.
 
@@ -16,6 +17,12 @@ use crate::reconcile::Session;
 
 /// A donor that has brought nothing for this part of [`Config::sync_timeout`](crate::Config::sync_timeout) is replaced.
 const PATIENCE_PART: u32 = 4;
+
+/// While others wait, a donor has so many times [`Config::sync_timeout`](crate::Config::sync_timeout) to come to its end,
+/// and twice as long each time after it was replaced, up to so often. Little is sent twice: what is settled stays so, and
+/// a large row on its way is kept for the next turn.
+const TURN_TIMES: u32 = 12;
+const TURN_DOUBLINGS_MAX: u32 = 8;
 
 /// Whoever was put off and is not asked begins again by itself, but not before so many sync intervals.
 const PUT_OFF_INTERVALS: u32 = 8;
@@ -158,16 +165,21 @@ impl Replica {
         link.no_session_before = self.now.mono + self.config.sync_interval * PUT_OFF_INTERVALS;
     }
 
-    /// Lets another peer do it if the donor has stalled.
+    /// Lets another peer do it if the donor has stalled, or its turn is over.
     pub(super) fn replace_donor(&mut self) {
         let patience = match self.store.controls {
             controls if controls.has(Control::DonorKept) => Duration::MAX,
             _ => self.config.sync_timeout / PATIENCE_PART,
         };
         let Some(id) = self.joining.donor.filter(|_| !self.joining.is_over) else { return };
-        let Some(session) = self.links.get(id).and_then(|link| link.session.as_ref()) else { return };
-        let has_stalled = self.now.mono.saturating_sub(session.last_progress.mono) > patience;
-        if has_stalled && let Some(next) = self.next_donor() {
+        let Some(link) = self.links.get(id) else { return };
+        let Some(session) = &link.session else { return };
+        let turn = self.config.sync_timeout * (TURN_TIMES << link.stalls.min(TURN_DOUBLINGS_MAX));
+        let has_stalled = self.now.mono.saturating_sub(session.last_progress) > patience;
+        let is_over = self.now.mono.saturating_sub(session.outcome().0.mono) > turn;
+        if (has_stalled || is_over)
+            && let Some(next) = self.next_donor()
+        {
             self.put_off(id);
             self.links.get_mut(id).expect("it has a session").stalls += 1;
             self.joining.donor = Some(next);

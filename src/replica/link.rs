@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::config::VALUE_BYTES_CEILING;
 use crate::members::Reach;
 use crate::reconcile::Session;
 use crate::relay::{Chains, Scope};
 use crate::replica::Lane;
 use crate::replica::receipts::Answers;
 use crate::store::Store;
+use crate::tail::large::{Hint, Partial};
 use crate::tail::{Incoming, Outgoing, Sender};
 use crate::time::Time;
 use crate::wire::{Assembler, Kind, Writer};
@@ -35,7 +37,14 @@ pub(super) struct Link {
     pub(super) bulk: Assembler,
     pub(super) in_flight: [usize; 2],
     pub(super) flush: bool,
-    pub(super) is_large_next: bool,
+    /// Whose turn it is to fill the bulk lane.
+    pub(super) bulk_turn: usize,
+    /// What is here of a large row of the peer whose transfer was broken off, and whether the peer is to be told. It is
+    /// not replaced before the peer has made use of it: then both know of the same.
+    pub(super) partial: Option<Partial>,
+    pub(super) tells_partial: bool,
+    /// The same of a large row of ours, as the peer told.
+    pub(super) hint: Option<Hint>,
     pub(super) checks: VecDeque<Vec<u8>>,
     /// How often in a row the peer's digest differed, and when to look again.
     pub(super) differs: u32,
@@ -109,6 +118,9 @@ const PATIENCE_INTERVALS_MAX: u32 = 16;
 const CONFIRM_DELAY_FAR: Duration = Duration::from_millis(20);
 const CONFIRM_PART: u32 = 2;
 
+/// Bytes that are kept of one large row.
+pub(super) const PARTIAL_BYTES_MAX: usize = VALUE_BYTES_CEILING;
+
 /// For so many times its time a session may make no progress while live writes do.
 const STALLED_TIMES_MAX: u32 = 12;
 
@@ -136,6 +148,11 @@ impl Link {
             return Some(frame);
         }
         let (log, _) = self.peer?;
+        if std::mem::take(&mut self.tells_partial)
+            && let Some(partial) = &self.partial
+        {
+            return Some(partial.frame());
+        }
         if std::mem::take(&mut self.states_position) {
             self.is_synced = true;
             self.confirm_at = None;
@@ -276,7 +293,7 @@ impl Link {
     /// writes fill the link, if not for ever. To break a link that is full would only have it carry the same again.
     pub(super) fn is_stalled(&self, now: Duration, timeout: Duration) -> bool {
         let Some(session) = &self.session else { return false };
-        let progress = session.last_progress.mono;
+        let progress = session.last_progress;
         let moved = progress.max(self.sent_at).max(self.received_at);
         now > moved + timeout || now > progress + timeout * STALLED_TIMES_MAX
     }
@@ -291,6 +308,14 @@ impl Link {
             session.lead();
         }
         self.session = Some(session);
+    }
+
+    /// A session is over before its end. What there is of a large row is kept for the next one.
+    pub(super) fn keep_partial(&mut self, partial: Option<Partial>) {
+        if self.partial.is_none() {
+            self.partial = partial.filter(|partial| partial.len() <= PARTIAL_BYTES_MAX);
+        }
+        self.tells_partial = self.partial.is_some();
     }
 
     /// Claims what a finished comparison allows. From then on the tail serves this link.

@@ -44,7 +44,7 @@ impl Replica {
         self.resign_all(now);
         if let Some(members) = &mut self.members {
             let frame = members.leave(now);
-            self.links.values_mut().for_each(|link| link.messages.push_back(frame.clone()));
+            self.links.values_mut().for_each(|link| link.message([frame.clone()]));
         }
         self.see_to_members();
     }

@@ -1,12 +1,15 @@
 //! Sessions of the replica: what comes in on the bulk lane, and how they end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand_core::Rng;
 
+use super::link::{Link, PARTIAL_BYTES_MAX};
 use super::{BreakReason, LinkId, Output, Replica};
 use crate::controls::Control;
 use crate::reconcile::{Progress, Session};
+use crate::tail::large::{self, Partial, Queue};
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError};
 
@@ -24,6 +27,33 @@ pub struct Repair {
     pub took: Duration,
 }
 
+/// Bytes of large rows that are kept after their links broke, of all peers together: those of one have room.
+const PARTIALS_BYTES_MAX: usize = PARTIAL_BYTES_MAX;
+
+/// What arrived of large rows before their links broke: at most one of a peer, for the next link to the same run of it.
+/// None is used for another peer: what is put together of two peers' words could not be blamed on either.
+#[derive(Debug, Default)]
+pub(super) struct Partials {
+    by_run: BTreeMap<u64, Partial>,
+}
+
+impl Partials {
+    fn keep(&mut self, run: u64, partial: Partial) {
+        if partial.len() > PARTIALS_BYTES_MAX {
+            return;
+        }
+        self.by_run.insert(run, partial);
+        while self.by_run.values().map(Partial::len).sum::<usize>() > PARTIALS_BYTES_MAX {
+            let other = self.by_run.keys().copied().find(|other| *other != run);
+            self.by_run.remove(&other.expect("the new one alone is within the limit"));
+        }
+    }
+
+    pub(super) fn take(&mut self, run: u64) -> Option<Partial> {
+        self.by_run.remove(&run)
+    }
+}
+
 impl Repair {
     pub(super) fn of(session: &Session, now: Time) -> Self {
         let (began, is_complete) = session.outcome();
@@ -39,8 +69,13 @@ impl Replica {
         kind: Kind,
         mut reader: Reader<'_>,
     ) -> Result<(), WireError> {
+        let mut is_first = false;
         if kind == Kind::Piece {
-            return self.piece(id, reader);
+            let queue;
+            (queue, is_first) = large::queue_of(&mut reader)?;
+            if queue == Queue::Tail {
+                return self.piece(id, (is_first, reader));
+            }
         }
         let (salt, joins) = (self.random.next_u64(), self.is_joining());
         if kind == Kind::Later {
@@ -72,8 +107,11 @@ impl Replica {
                 session.start(store, self.now, salt, reader)?
             }
             (Kind::Items, Some(session)) => session.items(store, self.now, reader)?,
+            (Kind::Piece, Some(session)) => {
+                session.piece(store, self.now, (is_first, reader), &mut link.partial)?
+            }
             // Sent before the peer knew.
-            (Kind::Items, None) if link.is_put_off => return Ok(()),
+            (Kind::Items | Kind::Piece, None) if link.is_put_off => return Ok(()),
             _ => return Err(WireError::Kind(kind as u8)),
         };
         if let Some(session) = &mut link.session {
@@ -94,6 +132,15 @@ impl Replica {
         Ok(())
     }
 
+    /// A link is gone. Keeps what there is of a large row for the next one.
+    pub(super) fn keep_partial(&mut self, link: Link) {
+        let Some(run) = link.run.or(link.peer.map(|(_, run)| run)) else { return };
+        let partials = [link.partial, link.incoming.into_partial()];
+        if let Some(partial) = partials.into_iter().flatten().max_by_key(Partial::len) {
+            self.partials.keep(run, partial);
+        }
+    }
+
     fn break_others(&mut self, except: LinkId, reason: BreakReason) {
         let ids: Vec<LinkId> =
             self.links.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| id).collect();
@@ -102,9 +149,10 @@ impl Replica {
 
     /// Ends a session before it is through.
     pub(super) fn give_up(&mut self, id: LinkId) {
-        let session = self.links.get_mut(id).and_then(|link| link.session.take());
-        if let Some(session) = session {
+        let Some(link) = self.links.get_mut(id) else { return };
+        if let Some(session) = link.session.take() {
             self.outputs.push_back(Output::Repair(id, Repair::of(&session, self.now)));
+            link.keep_partial(session.into_partial());
         }
     }
 }

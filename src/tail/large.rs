@@ -1,8 +1,15 @@
 //! Rows too large for a frame among others: they travel in pieces, on the stream of bulk work, so that they delay nobody.
 //!
-//! A large row that is due is only noted, under a number that counts, and the tail goes on. Rows are cut into pieces one
-//! after another, each as it is when its turn comes, and whatever has become of it by then. A `done` names how many were
-//! noted before it, and the receiver lets it wait until all of these have arrived.
+//! A large row that is due is only noted, under a number that counts, and its sender goes on. Rows are cut into pieces one
+//! after another, each as it is when its turn comes, with its context of that instant, and whatever has become of it by
+//! then. Whoever claims something beyond the row names its number, and the receiver lets the claim wait until the rows up
+//! to that number have arrived. The tail and a session each have rows and numbers of their own; the mechanism is the same.
+//!
+//! After a break the transfer goes on where it stood. The receiver keeps the values that arrived as a [`Partial`], tells
+//! the sender of it over the next link, and gives it up when it was used. The sender begins at that byte if it still holds
+//! exactly this row, told by its stamps, expiries, lengths and checksums; the context is always sent anew, because a row
+//! and its context must be of one instant. A row that was put together from two transfers is compared with the checksums
+//! before it is merged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,9 +17,11 @@ use std::sync::Arc;
 use crdts::CvRDT;
 
 use super::context_of;
-use crate::entry::{Held, Record};
+use crate::digest::fingerprint;
+use crate::entry::{DOTS_MAX, Held, Record};
 use crate::seen::{ClaimBounds, Context};
 use crate::store::{Refusal, Row, Store};
+use crate::time::Stamp;
 use crate::wire::{FRAME_BYTES_MAX, Kind, Reader, WireError, Writer};
 
 /// A row whose values are larger together is large, and travels in pieces of this size.
@@ -21,85 +30,142 @@ const LARGE_BYTES: usize = 64 << 10;
 /// Room for everything beside the values.
 const CONTEXT_BYTES_MAX: usize = 1 << 20;
 
-const MORE: u8 = 0;
-const LAST: u8 = 1;
+/// What a piece is: the first one of a row or a later one, of the tail or of a session.
+const FIRST: u8 = 1;
+const REPAIR: u8 = 2;
+
+/// Salts the fingerprint that names a row's values.
+const VALUES_SALT: u64 = 0x6c61_7267_6520_726f;
 
 /// How a row travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Size {
+pub(crate) enum Size {
     Small,
     Large,
     /// Not at all: nothing behind it is claimed.
     TooLarge,
 }
 
-pub(super) fn size(held: &Held) -> Size {
-    match held.dots().iter().map(|dot| dot.value().len()).sum::<usize>() {
+pub(crate) fn size(held: &Held) -> Size {
+    match values_bytes(held) {
         bytes if bytes <= LARGE_BYTES => Size::Small,
         bytes if bytes + CONTEXT_BYTES_MAX <= FRAME_BYTES_MAX => Size::Large,
         _ => Size::TooLarge,
     }
 }
 
+fn values_bytes(held: &Held) -> usize {
+    held.dots().iter().map(|dot| dot.value().len()).sum()
+}
+
+/// Which of a link's two queues of large rows a piece belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queue {
+    Tail,
+    Repair,
+}
+
 /// The large rows that a peer is to be sent.
 #[derive(Debug, Default)]
-pub(super) struct Departing {
+pub(crate) struct Departing {
     /// How many were noted so far.
-    pub(super) noted: u64,
+    pub(crate) noted: u64,
     by_number: BTreeMap<u64, Vec<u8>>,
     by_key: BTreeMap<Vec<u8>, u64>,
     current: Option<Cut>,
 }
 
-/// The row on its way. Its last value, usually all of it, is not copied before it is sent: a row may be on its way to all
-/// members at once.
+/// The row on its way. Its values are not copied before they are sent: a row may be on its way to all members at once.
 #[derive(Debug)]
 struct Cut {
     number: u64,
     held: Held,
-    /// Everything before the last value.
+    /// Everything beside the values.
     head: Vec<u8>,
-    /// Of both.
+    /// How much of the values the peer has already.
+    from: usize,
+    /// Of the head and of the values behind `from`.
     sent: usize,
 }
 
 impl Cut {
-    /// The next piece, and whether it is the last one.
-    fn piece(&mut self) -> (Vec<u8>, bool) {
-        let value = self.held.last_value();
-        let (from, head) = (self.sent, self.head.len());
-        let to = (head + value.len()).min(from + LARGE_BYTES);
-        let is_last = to == head + value.len();
-        let mut writer = Writer::new(Kind::Piece);
-        if is_last {
-            writer.byte(LAST);
-            writer.number(self.number);
-        } else {
-            writer.byte(MORE);
+    /// The row as it is in this instant, for a peer that has the vector of some version.
+    fn new(store: &Store, number: u64, held: Held, version: u64, hint: &mut Option<Hint>) -> Self {
+        let mut context = Context { dots: store.seen.grown_since(version).collect() };
+        if let Some(beyond) = context_of(store, &held) {
+            context.merge(Context::clone(&beyond));
         }
-        writer.rest(&self.head[from.min(head)..to.min(head)]);
-        writer.rest(&value[from.saturating_sub(head)..to.saturating_sub(head)]);
+        let mut writer = Writer::plain();
+        writer.context(Some(&context));
+        writer.bytes(held.key());
+        let values: Vec<Value> = held.dots().iter().map(Value::of).collect();
+        writer.number(values.len() as u64);
+        values.iter().for_each(|value| value.write(&mut writer));
+        let is_same = |hint: &mut Hint| hint.key == held.key() && hint.name == name_of(&values);
+        let from = hint.take_if(is_same).map_or(0, |hint| hint.bytes.min(values_bytes(&held)));
+        Self { number, held, head: writer.into_plain(), from, sent: 0 }
+    }
+
+    /// The next piece, and whether it is the last one.
+    fn piece(&mut self, queue: Queue) -> (Vec<u8>, bool) {
+        let all = self.head.len() + values_bytes(&self.held) - self.from;
+        let to = all.min(self.sent + LARGE_BYTES);
+        let mut writer = Writer::new(Kind::Piece);
+        let of = if queue == Queue::Repair { REPAIR } else { 0 };
+        if self.sent == 0 {
+            writer.byte(FIRST | of);
+            writer.number(self.number);
+            writer.number(self.head.len() as u64);
+            writer.number(self.from as u64);
+        } else {
+            writer.byte(of);
+        }
+        let head = self.head.len();
+        writer.rest(&self.head[self.sent.min(head)..to.min(head)]);
+        // What of the values lies between two places in the row.
+        let (first, last) = (self.from + self.sent.saturating_sub(head), self.from + to.saturating_sub(head));
+        let mut at = 0;
+        for dot in self.held.dots() {
+            let value = dot.value();
+            let place = |place: usize| place.clamp(at, at + value.len()) - at;
+            writer.rest(&value[place(first)..place(last)]);
+            at += value.len();
+        }
         self.sent = to;
-        (writer.finish(), is_last)
+        (writer.finish(), to == all)
     }
 }
 
 impl Departing {
-    /// Notes a row. One that waits already keeps its place: it is sent as it is then.
-    pub(super) fn note(&mut self, key: &[u8]) {
-        if !self.by_key.contains_key(key) {
-            self.noted += 1;
-            self.by_key.insert(key.to_vec(), self.noted);
-            self.by_number.insert(self.noted, key.to_vec());
+    /// Notes a row, and answers its number. One that waits already keeps its place: it is sent as it is then.
+    pub(crate) fn note(&mut self, key: &[u8]) -> u64 {
+        if let Some(number) = self.by_key.get(key) {
+            return *number;
         }
+        self.noted += 1;
+        self.by_key.insert(key.to_vec(), self.noted);
+        self.by_number.insert(self.noted, key.to_vec());
+        self.noted
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.by_number.is_empty() && self.current.is_none()
     }
 
-    /// The next piece. Nothing if there is none, or if a leaf does not add up.
-    pub(super) fn piece(&mut self, store: &mut Store) -> Option<Vec<u8>> {
+    /// How many wait for their turn.
+    pub(crate) fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// The next piece. Nothing if there is none, or if a leaf does not add up. `version` is that of the vector which the
+    /// peer has been told on the same stream; 0 where it was told none.
+    pub(crate) fn piece(
+        &mut self,
+        store: &mut Store,
+        queue: Queue,
+        version: u64,
+        hint: &mut Option<Hint>,
+    ) -> Option<Vec<u8>> {
         if self.current.is_none() {
             let (number, key) = self.by_number.pop_first()?;
             self.by_key.remove(&key);
@@ -108,16 +174,12 @@ impl Departing {
                 store.is_damaged = true;
                 return None;
             }
-            let mut context = store.seen.vector().clone();
-            if let Some(beyond) = context_of(store, &held) {
-                context.merge(Context::clone(&beyond));
-            }
-            let mut writer = Writer::plain();
-            writer.context(Some(&context));
-            writer.entry_but_last_value(&held);
-            self.current = Some(Cut { number, held, head: writer.into_plain(), sent: 0 });
+            // Too large by now: the peer gets a form that it refuses, so that it claims nothing.
+            let is_too_large = size(&held) == Size::TooLarge;
+            let held = if is_too_large { Held::Nothing(Record::bare(&[])) } else { held };
+            self.current = Some(Cut::new(store, number, held, version, hint));
         }
-        let (piece, is_last) = self.current.as_mut().expect("just made sure").piece();
+        let (piece, is_last) = self.current.as_mut().expect("just made sure").piece(queue);
         if is_last {
             self.current = None;
         }
@@ -125,39 +187,398 @@ impl Departing {
     }
 }
 
-/// A large row that is arriving.
-#[derive(Debug, Default)]
-pub(super) struct Arriving {
-    bytes: Vec<u8>,
-    /// Up to which number all have arrived.
-    pub(super) settled: u64,
+/// One value of a large row, as it is told before the values.
+#[derive(Clone, Debug, PartialEq)]
+struct Value {
+    stamp: Stamp,
+    expires: u64,
+    checksum: u32,
+    len: usize,
 }
 
-impl Arriving {
-    /// Takes a piece in. Answers the bytes of a row that is whole.
-    pub(super) fn piece(&mut self, mut reader: Reader<'_>) -> Result<Option<Vec<u8>>, WireError> {
-        let number = match reader.byte()? {
-            MORE => None,
-            LAST => Some(reader.number()?),
-            _ => return Err(WireError::Form),
-        };
-        let piece = reader.rest();
-        if self.bytes.len() + piece.len() > FRAME_BYTES_MAX {
-            return Err(WireError::TooLarge(self.bytes.len() + piece.len()));
-        }
-        self.bytes.extend_from_slice(piece);
-        let Some(number) = number else { return Ok(None) };
-        self.settled = self.settled.max(number);
-        Ok(Some(std::mem::take(&mut self.bytes)))
+/// The fewest bytes that tell of one.
+const VALUE_BYTES_LEAST: usize = 19;
+
+impl Value {
+    fn of(dot: &Record) -> Self {
+        let (stamp, expires) = (dot.stamp(), dot.expires());
+        Self { stamp, expires, checksum: dot.checksum(), len: dot.value().len() }
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        writer.word(self.stamp.clock);
+        writer.word(self.stamp.origin);
+        writer.number(self.expires);
+        writer.number(u64::from(self.checksum));
+        writer.number(self.len as u64);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let stamp = Stamp { clock: reader.word()?, origin: reader.word()? };
+        let expires = reader.number()?;
+        let checksum = u32::try_from(reader.number()?).map_err(|_| WireError::Form)?;
+        let len = usize::try_from(reader.number()?).map_err(|_| WireError::Form)?;
+        Ok(Self { stamp, expires, checksum, len })
     }
 }
 
-/// A large row, or what is wrong with it.
-pub(super) fn read(bytes: &[u8], bounds: ClaimBounds) -> Result<Result<Row, Refusal>, WireError> {
-    let mut reader = Reader::plain(bytes).within(bounds);
-    let mut vector = Arc::new(Context::new());
-    reader.join(&mut vector)?;
-    let held = reader.entry()?;
-    reader.end()?;
-    Ok(held.map(|held| Row { held, vector, context: None }))
+/// A fingerprint of everything that tells a row's values from others of its key.
+fn name_of(values: &[Value]) -> u64 {
+    let mut writer = Writer::plain();
+    values.iter().for_each(|value| value.write(&mut writer));
+    fingerprint(VALUES_SALT, &writer.into_plain())
+}
+
+/// How much of a large row of ours a peer has kept.
+#[derive(Debug)]
+pub(crate) struct Hint {
+    key: Vec<u8>,
+    name: u64,
+    bytes: usize,
+}
+
+impl Hint {
+    pub(crate) fn read(mut reader: Reader<'_>) -> Result<Self, WireError> {
+        let (key, name) = (reader.bytes()?.to_vec(), reader.word()?);
+        let bytes = usize::try_from(reader.number()?).map_err(|_| WireError::Form)?;
+        reader.end()?;
+        if key.len() > usize::from(u16::MAX) { Err(WireError::Form) } else { Ok(Self { key, name, bytes }) }
+    }
+}
+
+/// What has arrived of a large row before its transfer was broken off.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    key: Vec<u8>,
+    values: Vec<Value>,
+    bytes: Vec<u8>,
+}
+
+impl Partial {
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Tells the sender, who may go on from there.
+    pub(crate) fn frame(&self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Partial);
+        writer.bytes(&self.key);
+        writer.word(name_of(&self.values));
+        writer.number(self.bytes.len() as u64);
+        writer.finish()
+    }
+}
+
+/// A large row that has arrived, or what is wrong with it.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) number: u64,
+    pub(crate) row: Result<Row, Refusal>,
+}
+
+/// The large row that is arriving.
+#[derive(Debug, Default)]
+pub(crate) struct Arriving {
+    current: Option<Gathered>,
+    /// Up to which number all have arrived.
+    pub(crate) settled: u64,
+}
+
+/// What there is of a row.
+#[derive(Debug)]
+struct Gathered {
+    number: u64,
+    head_len: usize,
+    from: usize,
+    /// The sender's vector as of what it sent before on the same stream.
+    vector: Arc<Context>,
+    head: Vec<u8>,
+    told: Option<Head>,
+    bytes: Vec<u8>,
+}
+
+/// What the head says.
+#[derive(Debug)]
+struct Head {
+    /// What is covered at the key beyond the vector.
+    context: Arc<Context>,
+    key: Vec<u8>,
+    values: Vec<Value>,
+    len: usize,
+}
+
+impl Head {
+    fn read(head: &[u8], bounds: Option<ClaimBounds>) -> Result<Self, WireError> {
+        let mut reader = Reader::plain(head).within(bounds);
+        let mut context = Arc::new(Context::new());
+        reader.join(&mut context)?;
+        let key = reader.bytes()?.to_vec();
+        let count = reader.count(VALUE_BYTES_LEAST)?;
+        let values = (0..count).map(|_| Value::read(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        reader.end()?;
+        let len = values.iter().fold(0_usize, |sum, value| sum.saturating_add(value.len));
+        if len > FRAME_BYTES_MAX {
+            Err(WireError::TooLarge(len))
+        } else {
+            Ok(Self { context, key, values, len })
+        }
+    }
+
+    /// The row with these values, or what is wrong with it.
+    fn row(
+        self,
+        vector: Arc<Context>,
+        bytes: &[u8],
+        is_joined: bool,
+    ) -> Result<Result<Row, Refusal>, WireError> {
+        if u16::try_from(self.key.len()).is_err() {
+            return Ok(Err(Refusal::Key));
+        }
+        if self.values.len() > DOTS_MAX {
+            return Ok(Err(Refusal::Dots));
+        }
+        let (mut records, mut rest, mut room) = (Vec::new(), bytes, Vec::new());
+        for value in &self.values {
+            let (own, behind) = rest.split_at(value.len);
+            rest = behind;
+            let text = [&self.key[..], own].concat();
+            let record = Record::new(value.stamp, value.expires, self.key.len(), &text, &mut room);
+            if is_joined && record.checksum() != value.checksum {
+                return Err(WireError::Form);
+            }
+            records.push(record);
+        }
+        let held = Held::from_records(&self.key, records);
+        let context = self.context;
+        if vector.dots.is_empty() {
+            return Ok(Ok(Row { held, vector: context, context: None }));
+        }
+        Ok(Ok(Row { held, vector, context: Some(context).filter(|context| !context.dots.is_empty()) }))
+    }
+}
+
+/// Which queue a piece belongs to.
+pub(crate) fn queue_of(reader: &mut Reader<'_>) -> Result<(Queue, bool), WireError> {
+    match reader.byte()? {
+        tag if tag & !(FIRST | REPAIR) != 0 => Err(WireError::Form),
+        tag => Ok((if tag & REPAIR == 0 { Queue::Tail } else { Queue::Repair }, tag & FIRST != 0)),
+    }
+}
+
+impl Arriving {
+    /// Takes a piece in, behind what [`queue_of`] read. Answers a row that is whole. One that begins where the transfer
+    /// of `partial` ended takes that up. `vector` is the sender's, as of what it sent before on the same stream.
+    pub(crate) fn piece(
+        &mut self,
+        is_first: bool,
+        mut reader: Reader<'_>,
+        vector: &Arc<Context>,
+        partial: &mut Option<Partial>,
+    ) -> Result<Option<Arrived>, WireError> {
+        if is_first == self.current.is_some() {
+            return Err(WireError::Form);
+        }
+        if is_first {
+            let number = reader.number()?;
+            let place = |number: u64| usize::try_from(number).map_err(|_| WireError::Form);
+            let (head_len, from) = (place(reader.number()?)?, place(reader.number()?)?);
+            if head_len > FRAME_BYTES_MAX {
+                return Err(WireError::TooLarge(head_len));
+            }
+            let (head, bytes) = (Vec::new(), Vec::new());
+            self.current =
+                Some(Gathered { number, head_len, from, vector: vector.clone(), head, told: None, bytes });
+        }
+        let current = self.current.as_mut().expect("just made sure");
+        let bounds = reader.bounds();
+        current.take(reader.rest(), bounds, partial)?;
+        if current.told.as_ref().is_none_or(|told| current.bytes.len() < told.len) {
+            return Ok(None);
+        }
+        let Gathered { number, from, vector, told, bytes, .. } = self.current.take().expect("just looked at");
+        let row = told.expect("just looked at").row(vector, &bytes, from > 0)?;
+        self.settled = self.settled.max(number);
+        Ok(Some(Arrived { number, row }))
+    }
+
+    /// What there is of a row that will not come to its end.
+    pub(crate) fn into_partial(self) -> Option<Partial> {
+        let Gathered { told, bytes, .. } = self.current?;
+        let Head { key, values, .. } = told.filter(|_| !bytes.is_empty())?;
+        Some(Partial { key, values, bytes })
+    }
+}
+
+impl Gathered {
+    fn take(
+        &mut self,
+        piece: &[u8],
+        bounds: Option<ClaimBounds>,
+        partial: &mut Option<Partial>,
+    ) -> Result<(), WireError> {
+        let (head, values) = piece.split_at(piece.len().min(self.head_len - self.head.len()));
+        self.head.extend_from_slice(head);
+        if self.told.is_none() && self.head.len() == self.head_len {
+            let told = Head::read(&std::mem::take(&mut self.head), bounds)?;
+            self.head_len = 0;
+            if self.from > 0 {
+                // The peer was told of this very part, over this link.
+                let is_its = |part: &mut Partial| part.key == told.key && part.values == told.values;
+                let part = partial.take_if(is_its).filter(|part| part.len() >= self.from);
+                self.bytes = part.ok_or(WireError::Form)?.bytes;
+                self.bytes.truncate(self.from);
+            }
+            self.told = Some(told);
+        }
+        let room = self.told.as_ref().map_or(0, |told| told.len.saturating_sub(self.bytes.len()));
+        if values.len() > room {
+            return Err(WireError::Form);
+        }
+        self.bytes.extend_from_slice(values);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::controls::Controls;
+    use crate::digest::HashKey;
+    use crate::time::Time;
+    use crate::wire::Assembler;
+
+    const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
+    const BYTES: usize = 5 * LARGE_BYTES + 7;
+
+    fn value(seed: usize) -> Vec<u8> {
+        (0..BYTES).map(|i| (i * 31 + i / 255 + seed) as u8).collect()
+    }
+
+    fn key() -> Vec<u8> {
+        let mut stored = Vec::new();
+        crate::entry::register_key("large", &mut stored);
+        stored
+    }
+
+    /// A store with two concurrent values of one key.
+    fn sender() -> Store {
+        let store = |run| Store::new(&Config::lan(), run, run * 10, HashKey::default(), Controls::default());
+        let (mut one, mut other) = (store(1), store(2));
+        one.put(NOW, &key(), &value(1), 0);
+        other.put(NOW, &key(), &value(2), 77_000);
+        let held = other.held(&key()).expect("just put").0.clone();
+        let rows = [Row { held, vector: Arc::default(), context: None }];
+        one.merge_rows(NOW, &rows, crate::rows::Source::Elsewhere, |_| ());
+        one
+    }
+
+    fn pieces(store: &mut Store, hint: Option<Hint>) -> Vec<Vec<u8>> {
+        let (mut departing, mut hint) = (Departing::default(), hint);
+        _ = departing.note(&key());
+        std::iter::from_fn(|| departing.piece(store, Queue::Repair, 0, &mut hint)).collect()
+    }
+
+    fn hand(
+        arriving: &mut Arriving,
+        bytes: &[u8],
+        partial: &mut Option<Partial>,
+    ) -> Result<Option<Arrived>, WireError> {
+        let mut assembler = Assembler::default();
+        assembler.feed(bytes);
+        let (kind, mut reader) = Reader::new(assembler.next()?.expect("a whole frame"))?;
+        assert_eq!(kind, Kind::Piece);
+        let (queue, is_first) = queue_of(&mut reader)?;
+        assert_eq!(queue, Queue::Repair);
+        arriving.piece(is_first, reader, &Arc::default(), partial)
+    }
+
+    fn hand_all(pieces: &[Vec<u8>], mut partial: Option<Partial>) -> Result<Option<Arrived>, WireError> {
+        let mut arriving = Arriving::default();
+        pieces.iter().try_fold(None, |_, piece| hand(&mut arriving, piece, &mut partial))
+    }
+
+    /// What has arrived after so many pieces, and what the sender is told of it.
+    fn broken_off(pieces: &[Vec<u8>]) -> (Partial, Hint) {
+        let mut arriving = Arriving::default();
+        pieces.iter().for_each(|piece| assert!(hand(&mut arriving, piece, &mut None).unwrap().is_none()));
+        let partial = arriving.into_partial().expect("some of it is here");
+        let frame = partial.frame();
+        let (_, reader) = Reader::new(&frame[4..]).unwrap();
+        (partial, Hint::read(reader).unwrap())
+    }
+
+    fn same(arrived: Option<Arrived>, store: &Store) {
+        let row = arrived.expect("it is whole").row.expect("it is acceptable");
+        let held = store.held(&key()).expect("it is held").0;
+        let told = |held: &Held| -> Vec<(Stamp, u64, Vec<u8>)> {
+            held.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
+        };
+        assert_eq!(told(&row.held), told(held));
+        assert_eq!(*row.vector, *store.seen.vector());
+    }
+
+    #[test]
+    fn row_goes_on_where_its_transfer_was_broken_off() {
+        let mut store = sender();
+        let all = pieces(&mut store, None);
+        same(hand_all(&all, None).unwrap(), &store);
+        for arrived in 1..all.len() {
+            let (partial, hint) = broken_off(&all[..arrived]);
+            let rest = pieces(&mut store, Some(hint));
+            assert!(rest.len() <= all.len() - arrived + 1, "{} after {arrived}", rest.len());
+            same(hand_all(&rest, Some(partial)).unwrap(), &store);
+        }
+    }
+
+    #[test]
+    fn row_that_has_changed_is_sent_from_its_beginning() {
+        let mut store = sender();
+        let (partial, hint) = broken_off(&pieces(&mut store, None)[..3]);
+        store.put(NOW, &key(), &value(3), 0);
+        let anew = pieces(&mut store, Some(hint));
+        same(hand_all(&anew, Some(partial)).unwrap(), &store);
+    }
+
+    #[test]
+    fn pieces_that_do_not_fit_together_are_refused() {
+        let mut store = sender();
+        let all = pieces(&mut store, None);
+        let (partial, hint) = broken_off(&all[..3]);
+        let rest = pieces(&mut store, Some(hint));
+        // It goes on behind what is not here.
+        assert!(matches!(hand_all(&rest, None), Err(WireError::Form)));
+        // What is here is not what the sender says it is.
+        let mut wrong = partial;
+        wrong.bytes[9] ^= 1;
+        assert!(matches!(hand_all(&rest, Some(wrong)), Err(WireError::Form)));
+        // A row begins amid another, goes on before it began, or is longer than it was told to be.
+        for order in [&[0, 0][..], &[1], &[0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]] {
+            let wrong: Vec<Vec<u8>> = order.iter().map(|at| all[*at].clone()).collect();
+            assert!(matches!(hand_all(&wrong, None), Err(WireError::Form)), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_a_peer_claims_are_bounded() {
+        let piece = |head_len: u64, head: &[u8]| {
+            let mut writer = Writer::new(Kind::Piece);
+            writer.byte(FIRST | REPAIR);
+            [1, head_len, 0].into_iter().for_each(|number| writer.number(number));
+            writer.rest(head);
+            writer.finish()
+        };
+        assert!(matches!(hand_all(&[piece(u64::MAX, b"")], None), Err(WireError::TooLarge(_))));
+        let mut writer = Writer::plain();
+        writer.context(None);
+        writer.bytes(&key());
+        writer.number(2);
+        let value =
+            Value { stamp: Stamp { clock: 1, origin: 1 }, expires: 0, checksum: 0, len: usize::MAX / 2 + 1 };
+        (0..2).for_each(|_| value.write(&mut writer));
+        let head = writer.into_plain();
+        assert!(matches!(hand_all(&[piece(head.len() as u64, &head)], None), Err(WireError::TooLarge(_))));
+    }
 }
