@@ -554,7 +554,7 @@ impl Sim {
                     self.after(later, Happening::Datagram(id, to, bytes));
                 }
             }
-            Output::Stream(id, lane, bytes) => self.send(i, id, lane, bytes),
+            Output::Stream(id, lane, bytes) => self.send(i, id, lane, &bytes),
             Output::Break(id, reason) => {
                 self.timeouts += u64::from(reason == BreakReason::TimedOut);
                 self.break_link(id);
@@ -576,7 +576,7 @@ impl Sim {
         }
     }
 
-    fn send(&mut self, i: usize, id: LinkId, lane: Lane, bytes: Vec<u8>) {
+    fn send(&mut self, i: usize, id: LinkId, lane: Lane, bytes: &[u8]) {
         let Some(to) = self.other_end(id, i) else { return };
         self.bytes += bytes.len() as u64;
         self.sendings += 1;

@@ -447,6 +447,7 @@ mod tests {
     use crate::config::Config;
     use crate::controls::Controls;
     use crate::digest::HashKey;
+    use crate::seen;
     use crate::time::Time;
     use crate::wire::Assembler;
 
@@ -517,7 +518,7 @@ mod tests {
             held.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
         };
         assert_eq!(told(&row.held), told(held));
-        assert_eq!(*row.vector, *store.seen.vector());
+        assert!(seen::beyond(store.seen.vector(), &row.vector).dots.is_empty(), "{:?}", row.vector);
     }
 
     #[test]
