@@ -1,5 +1,6 @@
 //! The node: the replica on a real clock and a real network. The only impure place of the library.
 
+mod admission;
 mod batch;
 mod builder;
 mod clock;

@@ -3,18 +3,19 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use quinn::{Endpoint, Incoming, TransportConfig, VarInt};
+use quinn::{Connection, Endpoint, Incoming, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::congestion::Windows;
+use super::admission::{Admission, Place, Source, Verdict};
+use super::congestion::{Windows, close};
 use super::driver::Happening;
-use super::link::{CLOSE_SECURITY, NoLink, greet, no_link, welcome};
+use super::link::{CLOSE_REFUSED, CLOSE_SECURITY, NoLink, greet, no_link, welcome};
 use super::peers::{Identity, NodeEvent};
 use super::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
 use super::security::{SERVER_NAME, Security};
@@ -23,8 +24,6 @@ use crate::error::StartError;
 use crate::members::Contact;
 use crate::wire::Greeting;
 
-/// Handshakes of others under way at a time; more of them wait.
-const HANDSHAKES_MAX: usize = 64;
 /// Addresses dialled at a time; more of them wait. A handshake is work, and with many at once each would seem to be far
 /// away: a connection remembers its first round trip for a long time, and waits for three of them before it sends a lost
 /// packet again.
@@ -32,13 +31,21 @@ const DIALS_MAX: usize = 4;
 /// Whoever takes longer keeps nobody waiting any more.
 const DIAL_TURN: Duration = Duration::from_millis(100);
 const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
-/// A handshake that somebody else began must be over in this time.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// An address that leads to this node itself is tried again only now and then: addresses move.
 const ITSELF_PAUSE: Duration = Duration::from_secs(60);
 /// A refusal or an unreachable seed is told once in this time, of so many different ones.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 const REPORTS_MAX: u64 = 1_024;
+/// Refusals of connections that others began, told in each [`REPORT_INTERVAL`] whatever their source addresses are:
+/// a stranger invents as many addresses as it likes. Further ones are counted, and the count is logged.
+const REFUSALS_TOLD_MAX: u32 = 32;
+
+/// First packets of handshakes that were received and not yet decided about. Deciding never waits, so there are few
+/// even under load; beyond it, the connection is refused.
+const INCOMING_MAX: usize = 1_024;
+/// Further packets of one such handshake, and of all of them, in bytes; beyond it, they are dropped and sent again.
+const INCOMING_BYTES_MAX: u64 = 64 << 10;
+const INCOMING_TOTAL_BYTES_MAX: u64 = 4 << 20;
 /// How long an answer "no such host" counts.
 const NO_HOST_TIME: Duration = Duration::from_secs(2);
 
@@ -70,7 +77,9 @@ pub(super) struct Network {
     seeds: Vec<String>,
     dials: Arc<Semaphore>,
     pub(super) questions: Arc<Semaphore>,
+    admission: Admission,
     reported: Cache<String, ()>,
+    refusals_told: Mutex<RefusalsTold>,
     no_hosts: Cache<String, ()>,
     /// Seeds whose addresses are being asked for: the system may take long to answer.
     resolving: Mutex<BTreeSet<String>>,
@@ -100,7 +109,9 @@ impl Network {
             seeds,
             dials,
             questions,
+            admission: Admission::new(),
             reported,
+            refusals_told: Mutex::default(),
             no_hosts,
             resolving: Mutex::default(),
             itself,
@@ -110,28 +121,32 @@ impl Network {
     /// Runs until the node is closed, then lets go of everything.
     pub(super) async fn run(self: Arc<Self>, mut wishes: mpsc::UnboundedReceiver<Wish>, _ending: Ending) {
         tokio::spawn(Self::follow_security(self.clone()));
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         tokio::pin!(closed);
         loop {
-            let accepted = async {
-                let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
-                (permit, self.endpoint.accept().await)
-            };
             tokio::select! {
                 () = &mut closed => break,
                 Some(wish) = wishes.recv() => self.fulfil(wish),
-                (permit, incoming) = accepted => {
+                incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else { break };
-                    let network = self.clone();
-                    tokio::spawn(async move {
-                        network.let_in(incoming).await;
-                        drop(permit);
-                    });
+                    self.decide(incoming);
                 }
             }
         }
         self.end().await;
+    }
+
+    /// Decides about a connection that somebody begins. Never waits: the next one may be a member's.
+    fn decide(self: &Arc<Self>, incoming: Incoming) {
+        let addr = incoming.remote_address().ip();
+        match self.admission.handshake(addr, incoming.remote_address_validated()) {
+            Verdict::Accept(place, time) => {
+                tokio::spawn(Self::let_in(self.clone(), incoming, place, time));
+            }
+            // It is permitted for every address that is not validated.
+            Verdict::Retry => _ = incoming.retry(),
+            Verdict::Refuse => incoming.refuse(),
+        }
     }
 
     fn fulfil(self: &Arc<Self>, wish: Wish) {
@@ -185,6 +200,21 @@ impl Network {
         }
     }
 
+    /// Tells the user of a refusal of somebody who connected to this node, unless too many were told of lately.
+    fn report_stranger(&self, addr: SocketAddr, why: NoLink) {
+        let NoLink::Refused { by_us, refusal } = why else { return };
+        let what = format!("{:?} {by_us} {refusal:?}", Source::from(addr.ip()));
+        if self.reported.contains_key(&what) {
+            return;
+        }
+        let mut told = self.refusals_told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_told = told.count(self.shared.now().mono, &self.shared.name);
+        drop(told);
+        if is_told {
+            self.report(what, NodeEvent::PeerRefused { addr, by_us, refusal });
+        }
+    }
+
     fn report_no_link(&self, addr: SocketAddr, target: Option<&str>, why: NoLink) {
         match why {
             NoLink::Refused { by_us, refusal } => {
@@ -201,26 +231,32 @@ impl Network {
         }
     }
 
-    async fn let_in(self: &Arc<Self>, incoming: Incoming) {
+    async fn let_in(self: Arc<Self>, incoming: Incoming, place: Place, time: Duration) {
         let addr = incoming.remote_address();
-        let connected = match self.security.server(&self.shared.name) {
-            Ok(config) => {
-                let accepted = incoming.accept_with(Arc::new(tuned_server(config)));
-                accepted.map_err(|error| no_link(&self.security, &error))
+        let connected = self.shake_hands(incoming, time).await;
+        // Whoever is still at its handshake does not keep out those who have a good certificate.
+        drop(place);
+        let linked = match (connected, self.admission.greeting(addr.ip())) {
+            (Ok(connection), Some(_place)) => welcome(&self, connection).await.map(|_| ()),
+            (Ok(connection), None) => {
+                close(&connection, CLOSE_REFUSED);
+                Err(NoLink::Unreachable("too many greetings at a time".to_owned()))
             }
-            Err(error) => Err(NoLink::Unreachable(error.to_string())),
-        };
-        let linked = match connected {
-            Ok(connecting) => match timeout(HANDSHAKE_TIME_MAX, connecting).await {
-                Ok(Ok(connection)) => welcome(self, connection).await.map(|_| ()),
-                Ok(Err(error)) => Err(no_link(&self.security, &error)),
-                Err(_) => Err(NoLink::Unreachable("the handshake was not finished".to_owned())),
-            },
-            Err(error) => Err(error),
+            (Err(error), _) => Err(error),
         };
         if let Err(why) = linked {
-            self.report_no_link(addr, None, why);
+            self.report_stranger(addr, why);
         }
+    }
+
+    async fn shake_hands(&self, incoming: Incoming, time: Duration) -> Result<Connection, NoLink> {
+        let config = self.security.server(&self.shared.name);
+        let config = config.map_err(|error| NoLink::Unreachable(error.to_string()))?;
+        let accepted = incoming.accept_with(Arc::new(tuned_server(config)));
+        let connecting = accepted.map_err(|error| no_link(&self.security, &error))?;
+        let late = |_| NoLink::Unreachable("the handshake was not finished".to_owned());
+        let connected = timeout(time, connecting).await.map_err(late)?;
+        connected.map_err(|error| no_link(&self.security, &error))
     }
 
     /// Tries all addresses of a seed that lead to nobody linked yet.
@@ -330,6 +366,30 @@ impl Network {
     }
 }
 
+/// How many refusals of strangers the user was told of since the beginning of a [`REPORT_INTERVAL`].
+#[derive(Debug, Default)]
+struct RefusalsTold {
+    since: Duration,
+    told: u32,
+    untold: u64,
+}
+
+impl RefusalsTold {
+    /// Whether one more is told.
+    fn count(&mut self, now: Duration, node: &str) -> bool {
+        if now >= self.since + REPORT_INTERVAL {
+            if self.untold > 0 {
+                tracing::warn!(node, count = self.untold, "further connections were refused");
+            }
+            *self = Self { since: now, ..Self::default() };
+        }
+        let is_told = self.told < REFUSALS_TOLD_MAX;
+        self.told += u32::from(is_told);
+        self.untold += u64::from(!is_told);
+        is_told
+    }
+}
+
 /// An address that is being dialled: while this is there, not a second time.
 struct Dialling<'a>(&'a Shared, SocketAddr);
 
@@ -391,6 +451,10 @@ pub(super) fn bind(listen: SocketAddr, config: quinn::ServerConfig) -> Result<En
     _ = sizes.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     let runtime = Arc::new(quinn::TokioRuntime);
     // Each handshake brings the configuration of its instant; this one says that there are handshakes.
-    let config = Some(tuned_server(config));
-    Endpoint::new(quinn::EndpointConfig::default(), config, socket, runtime).map_err(failed)
+    let mut config = tuned_server(config);
+    config
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_TOTAL_BYTES_MAX);
+    Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket, runtime).map_err(failed)
 }

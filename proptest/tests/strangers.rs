@@ -1,0 +1,123 @@
+//! Strangers that begin handshakes and never answer: they must not keep members out.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tidings::{Config, Node, Security};
+
+/// A bound on failure, not a target: a node that is not ready by then never will be.
+const READY_TIME_MAX: Duration = Duration::from_secs(60);
+/// Enough that none of them is sent again while its first handshake may be in progress at 20 a second.
+const INITIALS: usize = 400;
+
+/// First packets of as many handshakes, as a real client sends them to this address.
+fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"tidings/1".to_vec()];
+    let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(config));
+    let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
+    let mut initial = || {
+        let now = Instant::now();
+        let (_, mut connection) = endpoint.connect(now, config.clone(), to, "tidings").unwrap();
+        let mut packet = Vec::new();
+        let sent = connection.poll_transmit(now, 1, &mut packet);
+        assert!(sent.is_some() && packet.len() >= 1_200, "one packet as large as QUIC demands");
+        packet
+    };
+    (0..INITIALS).map(|_| initial()).collect()
+}
+
+/// Sends first packets from these loopback addresses until it is dropped, and reads no answer.
+struct Flood {
+    per_second: Arc<AtomicU32>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    /// Begins with 200 packets at once.
+    fn new(to: SocketAddr, sources: &[[u8; 4]]) -> Self {
+        // Each source sends from several ports, as several strangers would.
+        let bind = |ip: &[u8; 4]| UdpSocket::bind(SocketAddr::from((*ip, 0))).unwrap();
+        let sockets: Vec<UdpSocket> = sources.iter().cycle().take(8).map(bind).collect();
+        let mut packets = initials(to).into_iter().cycle().zip((0..sockets.len()).cycle());
+        let mut send = move |count| {
+            for (packet, socket) in packets.by_ref().take(count) {
+                // A full socket buffer loses packets, as a network does.
+                _ = sockets[socket].send_to(&packet, to);
+            }
+        };
+        send(200);
+        let (per_second, is_over) = (Arc::new(AtomicU32::new(20)), Arc::new(AtomicBool::new(false)));
+        let (rate, ends) = (per_second.clone(), is_over.clone());
+        let thread = std::thread::spawn(move || {
+            let (mut last, mut due) = (Instant::now(), 0.0);
+            while !ends.load(Ordering::Relaxed) {
+                // The rate of sending, no synchronisation.
+                std::thread::sleep(Duration::from_millis(5));
+                let now = Instant::now();
+                due += (now - last).as_secs_f64() * f64::from(rate.load(Ordering::Relaxed));
+                last = now;
+                send(due as usize);
+                due = due.fract();
+            }
+        });
+        Self { per_second, is_over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+async fn start(name: &str, security: &Security, seed: Option<&Node>) -> Node {
+    let seeds: Vec<String> = seed.iter().map(|node| node.addr().to_string()).collect();
+    let builder = Node::builder(name).security(security.clone()).config(Config::lan()).seeds(seeds);
+    builder.start().await.unwrap()
+}
+
+/// New nodes become ready although these addresses send first packets, few a second and then many.
+async fn join_under_flood(sources: &[[u8; 4]]) {
+    let security = Security::secret(&Security::generate_secret()).unwrap();
+    let a = start("a", &security, None).await;
+    a.put("key", "value").unwrap();
+    let flood = Flood::new(a.addr(), sources);
+    let mut nodes = Vec::new();
+    for (name, rate) in [("b", 20), ("c", 20), ("d", 1_000), ("e", 1_000)] {
+        flood.per_second.store(rate, Ordering::Relaxed);
+        let since = Instant::now();
+        let node = start(name, &security, Some(&a)).await;
+        let ready = tokio::time::timeout(READY_TIME_MAX, node.ready()).await;
+        ready.unwrap_or_else(|_| panic!("{name} is kept out by {rate} packets a second")).unwrap();
+        println!(
+            "{rate} packets a second from {} addresses: ready after {:?}",
+            sources.len(),
+            since.elapsed()
+        );
+        assert!(node.get("key").is_some());
+        nodes.push(node);
+    }
+    drop(flood);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_silent_stranger_keeps_no_node_out() {
+    join_under_flood(&[[127, 0, 0, 1]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_silent_strangers_keep_no_node_out() {
+    join_under_flood(&[[127, 0, 0, 2], [127, 0, 0, 3], [127, 0, 0, 4], [127, 0, 0, 5]]).await;
+}

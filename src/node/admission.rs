@@ -1,0 +1,216 @@
+//! Places for connections that others began and that are no links yet.
+//!
+//! Anybody can send the first packet of a handshake, under any source address. A node must not let that keep members
+//! out, so nothing here waits: a connection gets a place at once or is turned away. There are three kinds of places,
+//! and none of them can be filled by those who belong to another kind:
+//!
+//! * Handshakes from addresses that are not validated. The sender may not even receive what is sent to it. When these
+//!   places are taken, further senders are asked to prove that they receive packets (QUIC's Retry), which costs this
+//!   node one small packet and no memory.
+//! * Handshakes from validated addresses. When these are taken, the connection is refused; a node dials again.
+//! * Greetings: the handshake is over, the certificate is good. When these are taken, the connection is closed.
+//!
+//! Each source address has a limit of its own. A stranger that answers Retry can therefore occupy the places of its own
+//! address and no others; a member behind the same address has to wait until one of them is free.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Handshakes in progress from addresses that are not validated; beyond it, Retry.
+const UNVALIDATED_MAX: usize = 32;
+/// The same from one source; beyond it, Retry.
+const UNVALIDATED_PER_SOURCE_MAX: usize = 8;
+/// Handshakes in progress from validated addresses; beyond it, refusal.
+const VALIDATED_MAX: usize = 64;
+/// The same from one source; beyond it, refusal. Several nodes may run on one machine or behind one router.
+const VALIDATED_PER_SOURCE_MAX: usize = 32;
+/// Greetings in progress; beyond it, the connection is closed.
+const GREETINGS_MAX: usize = 64;
+/// The same from one source; beyond it, the connection is closed.
+const GREETINGS_PER_SOURCE_MAX: usize = 32;
+
+/// A handshake from an address that is not validated is abandoned after this time. It covers one retransmission of the
+/// server's first flight, which QUIC repeats after 1 s.
+pub(super) const UNVALIDATED_TIME_MAX: Duration = Duration::from_secs(2);
+/// A handshake from a validated address is abandoned after this time.
+pub(super) const VALIDATED_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, which usually belongs to one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    V4(u32),
+    V6(u64),
+}
+
+impl From<IpAddr> for Source {
+    fn from(addr: IpAddr) -> Self {
+        match addr.to_canonical() {
+            IpAddr::V4(addr) => Self::V4(addr.to_bits()),
+            IpAddr::V6(addr) => Self::V6((addr.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+/// Places of one kind, limited in total and for each source.
+#[derive(Debug)]
+struct Places {
+    max: usize,
+    per_source_max: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    total: usize,
+    /// Sources without a place are not kept.
+    by_source: BTreeMap<Source, usize>,
+}
+
+/// A place that is taken; it is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Places>,
+    source: Source,
+}
+
+impl Places {
+    fn new(max: usize, per_source_max: usize) -> Arc<Self> {
+        Arc::new(Self { max, per_source_max, taken: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Self>, source: Source) -> Option<Place> {
+        let mut taken = self.lock();
+        let of_source = taken.by_source.get(&source).copied().unwrap_or_default();
+        if taken.total >= self.max || of_source >= self.per_source_max {
+            return None;
+        }
+        taken.total += 1;
+        taken.by_source.insert(source, of_source + 1);
+        drop(taken);
+        Some(Place { places: self.clone(), source })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.lock();
+        taken.total -= 1;
+        if let Some(count) = taken.by_source.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                taken.by_source.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// What is done with the first packet of a handshake.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// The handshake goes on, for at most this time.
+    Accept(Place, Duration),
+    /// The sender has to prove that it receives packets at its address.
+    Retry,
+    Refuse,
+}
+
+/// All places of a node.
+#[derive(Debug)]
+pub(super) struct Admission {
+    unvalidated: Arc<Places>,
+    validated: Arc<Places>,
+    greetings: Arc<Places>,
+}
+
+impl Admission {
+    pub(super) fn new() -> Self {
+        Self {
+            unvalidated: Places::new(UNVALIDATED_MAX, UNVALIDATED_PER_SOURCE_MAX),
+            validated: Places::new(VALIDATED_MAX, VALIDATED_PER_SOURCE_MAX),
+            greetings: Places::new(GREETINGS_MAX, GREETINGS_PER_SOURCE_MAX),
+        }
+    }
+
+    /// Decides about a handshake that somebody begins.
+    pub(super) fn handshake(&self, addr: IpAddr, is_validated: bool) -> Verdict {
+        let source = addr.into();
+        if is_validated {
+            let place = self.validated.take(source);
+            return place.map_or(Verdict::Refuse, |place| Verdict::Accept(place, VALIDATED_TIME_MAX));
+        }
+        let place = self.unvalidated.take(source);
+        place.map_or(Verdict::Retry, |place| Verdict::Accept(place, UNVALIDATED_TIME_MAX))
+    }
+
+    /// A place for the greeting over a connection whose handshake is over.
+    pub(super) fn greeting(&self, addr: IpAddr) -> Option<Place> {
+        self.greetings.take(addr.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn fill(admission: &Admission, is_validated: bool, sources: u32) -> Vec<Place> {
+        let mut places = Vec::new();
+        for source in 0..sources {
+            let addr = IpAddr::V4((0x0a00_0000 + source).into());
+            while let Verdict::Accept(place, _) = admission.handshake(addr, is_validated) {
+                places.push(place);
+            }
+        }
+        places
+    }
+
+    #[test]
+    fn unvalidated_handshakes_leave_the_other_places_free() {
+        let admission = Admission::new();
+        let held = fill(&admission, false, 1_000);
+        assert_eq!(held.len(), UNVALIDATED_MAX);
+        assert!(matches!(admission.handshake(addr("192.0.2.1"), false), Verdict::Retry));
+        // Also for the member whose address the stranger uses.
+        assert!(matches!(admission.handshake(addr("10.0.0.0"), true), Verdict::Accept(..)));
+        assert!(admission.greeting(addr("10.0.0.0")).is_some());
+        drop(held);
+        assert!(matches!(admission.handshake(addr("192.0.2.1"), false), Verdict::Accept(..)));
+        assert!(admission.unvalidated.lock().by_source.is_empty(), "nothing is kept of who is gone");
+    }
+
+    #[test]
+    fn one_source_cannot_take_the_places_of_others() {
+        let admission = Admission::new();
+        let unvalidated = fill(&admission, false, 1);
+        let validated = fill(&admission, true, 1);
+        assert_eq!(unvalidated.len(), UNVALIDATED_PER_SOURCE_MAX);
+        assert_eq!(validated.len(), VALIDATED_PER_SOURCE_MAX);
+        assert!(matches!(admission.handshake(addr("10.0.0.0"), false), Verdict::Retry));
+        assert!(matches!(admission.handshake(addr("10.0.0.0"), true), Verdict::Refuse));
+        for is_validated in [false, true] {
+            assert!(matches!(admission.handshake(addr("10.0.0.1"), is_validated), Verdict::Accept(..)));
+        }
+        let greetings: Vec<Place> =
+            std::iter::from_fn(|| admission.greeting(addr("10.0.0.0"))).take(1_000).collect();
+        assert_eq!(greetings.len(), GREETINGS_PER_SOURCE_MAX);
+        assert!(admission.greeting(addr("10.0.0.1")).is_some());
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_prefix() {
+        let source = |text| Source::from(addr(text));
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:0:0:1"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+    }
+}
