@@ -50,6 +50,13 @@ pub(crate) const NAME_BYTES_MAX: usize = 63;
 pub(crate) const PACKET_BYTES_MIN: usize = 1_150;
 /// Of a packet, what the failure detector may fill: the rest is for the addresses of those it speaks of.
 const DETECTOR_BYTES_MAX: usize = 364;
+/// Of two members that learn of each other, the one with the smaller run dials at once, and the other one after so many
+/// probe intervals if there is no link by then.
+const DIAL_PATIENCE_INTERVALS: u32 = 2;
+/// So many probe intervals after its first link a node counts as new: others may not have heard of it. While it does, the
+/// one with the greater run dials after this part of a probe interval, which is long enough for the other's dial.
+const NEWCOMER_INTERVALS: u32 = 2;
+const NEWCOMER_PATIENCE_PART: u32 = 20;
 /// How much slower than healthy a node gets at most.
 const HEALTH_MAX: u32 = 8;
 /// How long the failure detector remembers the dead.
@@ -251,6 +258,8 @@ pub(crate) struct Members {
     /// How unwell this node itself is. 0 is healthy.
     health: u32,
     tend_at: Duration,
+    /// Until when this node counts as new. `None`: it has had no link yet.
+    newcomer_until: Option<Duration>,
     seek_at: Duration,
     seeks: u32,
     remember_at: Duration,
@@ -296,6 +305,7 @@ impl Members {
             incarnation: 0,
             health: 0,
             tend_at: Duration::ZERO,
+            newcomer_until: None,
             seek_at: Duration::ZERO,
             seeks: 0,
             remember_at: Duration::ZERO,
@@ -367,6 +377,8 @@ impl Members {
     /// A link has shown who is at its other end.
     pub(crate) fn met(&mut self, now: Time, who: &Member, packet_bytes_max: usize) {
         self.now = now;
+        let new_for = times(self.config.probe_interval, NEWCOMER_INTERVALS);
+        self.newcomer_until.get_or_insert(now.mono + new_for);
         let is_new = !self.known.contains_key(&who.run);
         if !self.admit(who) {
             return;
@@ -512,12 +524,29 @@ impl Members {
             self.effects.push_back(Effect::Full);
             return false;
         }
-        // The one with the smaller run dials; the other only if that takes too long.
-        let patience = if self.own.run < who.run { 0 } else { 2 };
-        let dial_at = self.now.mono + times(self.config.probe_interval, patience);
+        let dial_at = self.now.mono + self.dial_patience(who.run);
+        self.tend_at = self.tend_at.min(dial_at);
         let member = Member { state: MemberState::Down, rtt: None, ..who.clone() };
         self.known.insert(who.run, Known::new(member, dial_at));
         true
+    }
+
+    /// How long this node leaves it to a member of which it has just learned to dial first.
+    fn dial_patience(&self, run: u64) -> Duration {
+        let interval = self.config.probe_interval;
+        if self.own.run < run {
+            Duration::ZERO
+        } else if self.newcomer_until.is_none_or(|until| self.now.mono < until) {
+            interval / NEWCOMER_PATIENCE_PART
+        } else {
+            times(interval, DIAL_PATIENCE_INTERVALS)
+        }
+    }
+
+    /// Whether this node has no link yet to somebody whom it wants to be linked with.
+    pub(crate) fn lacks_links(&self) -> bool {
+        let is_unlinked = |run: &u64| self.known.get(run).is_some_and(|known| known.links == 0);
+        self.is_stale || self.shape.neighbours.iter().any(is_unlinked)
     }
 
     /// Makes room: of those that are gone and not linked the one that has been for longest, and rather one that left.

@@ -463,6 +463,7 @@ impl Replica {
         // Nobody can be behind by more than there is.
         let most = self.config.lag_bytes_max as u64;
         self.is_behind = self.store.bytes() > most && self.median_lag() > most;
+        self.see_to_readiness();
         self.follow();
     }
 
@@ -474,6 +475,7 @@ impl Replica {
         at = self.flow.deadline(self.now.mono).map_or(at, |room| at.min(room));
         let interval = self.config.sync_interval;
         at = self.links.deadline(interval).map_or(at, |due| at.min(due));
+        at = self.joining.deadline().map_or(at, |due| at.min(due));
         if let Some(ms) = self.store.next_expiry() {
             let left = Duration::from_millis(ms).saturating_sub(self.now.wall);
             at = at.min(self.now.mono + left);
@@ -514,6 +516,7 @@ impl Replica {
 
     fn poll_link(&mut self, id: LinkId) -> Option<Output> {
         let (may_begin, joins) = (self.may_begin(id), self.is_joining());
+        let has_members = self.members.is_some();
         let (store, link) = (&mut self.store, self.links.get_mut(id)?);
         // What the last frame settled may finish the comparison.
         link.claim(store);
@@ -522,7 +525,9 @@ impl Replica {
             return Some(Output::Datagram(id, bytes));
         }
         let mut bytes = Vec::new();
-        if link.in_flight[Lane::Live as usize] < WINDOW_BYTES {
+        // Who is at the other end is known before anything is said: the first packet has all there is to say about that.
+        let is_introduced = link.run.is_some() || !has_members;
+        if is_introduced && link.in_flight[Lane::Live as usize] < WINDOW_BYTES {
             // What fits in one packet goes together: apart, a transport may be quick enough to make two of it.
             while bytes.len() < TOGETHER_BYTES
                 && let Some(frame) = link.live_frame(store, &mut self.chains, self.now.mono)

@@ -554,7 +554,10 @@ impl Sim {
                     self.after(later, Happening::Datagram(id, to, bytes));
                 }
             }
-            Output::Stream(id, lane, bytes) => self.send(i, id, lane, &bytes),
+            Output::Stream(id, lane, bytes) => {
+                let bytes = self.garbled(i, bytes);
+                self.send(i, id, lane, &bytes);
+            }
             Output::Break(id, reason) => {
                 self.timeouts += u64::from(reason == BreakReason::TimedOut);
                 self.break_link(id);
@@ -580,7 +583,6 @@ impl Sim {
         let Some(to) = self.other_end(id, i) else { return };
         self.bytes += bytes.len() as u64;
         self.sendings += 1;
-        let bytes = self.garbled(i, bytes);
         let mut later = self.flight(i, to);
         while self.chance(self.loss.min(0.9)) {
             later += self.delay * 3;

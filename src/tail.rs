@@ -73,6 +73,11 @@ impl Outgoing {
         fits
     }
 
+    /// Whether the peer has stated where it stands, so that what is written goes to it at once.
+    pub(crate) fn is_running(&self) -> bool {
+        self.is_running
+    }
+
     /// Up to where the peer has been told that it has everything.
     pub(crate) fn told(&self) -> u64 {
         if self.is_running { self.base } else { 0 }

@@ -108,6 +108,9 @@ impl Members {
                 known.dial_at = now + times(interval, 1 << known.dials) / 2;
                 self.effects.push_back(Effect::Dial(known.member.contact()));
             }
+            if known.links == 0 {
+                self.tend_at = self.tend_at.min(known.dial_at);
+            }
         }
         if was_in_vain {
             self.choose_delegates();

@@ -89,6 +89,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, b
     let (mut core_guard, had_to_wait) = if shared.is_closed() { None } else { shared.lock_first() }?;
     let core = &mut *core_guard;
     let now = shared.now();
+    let was_ready = core.replica.is_ready();
     // Before the replica looks whether anything still moves.
     hand_drained(shared, core, now);
     if core.replica.deadline().mono <= now.mono {
@@ -122,6 +123,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, b
     wakers.extend(shared.follow(core, now));
     wakers.extend(shared.join_board.follow(&shared.name, core, now));
     let has_more = outputs == BATCH_MAX || !batch.is_empty() || !in_time();
+    let becomes_ready = !was_ready && core.replica.is_ready();
     let deadline = if has_more { Duration::ZERO } else { core.replica.deadline().mono };
     drop(core_guard);
     wakers.into_iter().for_each(Waker::wake);
@@ -129,7 +131,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, b
     if took > STEP_TIME_WARNED {
         tracing::warn!(node = %shared.name, ?took, happenings, outputs, "a long step under the lock");
     }
-    if happenings > 0 || was_busy != busy {
+    if happenings > 0 || was_busy != busy || becomes_ready {
         shared.progress.notify_waiters();
     }
     Some((deadline, had_to_wait))

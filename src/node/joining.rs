@@ -34,7 +34,7 @@ impl JoinBoard {
 
     /// Takes note of how far the node is, and answers whom to wake once the core's lock is released.
     pub(super) fn follow(&self, node: &str, core: &Core, now: Time) -> Vec<Waker> {
-        let is_over = core.is_alone || !core.replica.is_joining();
+        let is_over = core.is_alone || core.replica.is_ready();
         let mut posted = self.lock();
         let is_early = now.mono < posted.at + PROGRESS_INTERVAL;
         if posted.progress.as_ref().is_some_and(|last| last.is_over == is_over && (is_over || is_early)) {

@@ -118,15 +118,16 @@ impl Node {
         self.shared.addr
     }
 
-    /// Waits until this node has everything that a peer had when it began to catch up with it. A node without seeds is ready at
-    /// once.
+    /// Waits until this node has everything that a peer had when it began to catch up with it, and is linked with the
+    /// members that it knows of then: what it writes goes to all of them at once. A member that cannot be reached holds this
+    /// up for one [`Config::probe_interval`] at most. A node without seeds is ready at once.
     ///
     /// # Errors
     /// If the node is closed before that.
     pub async fn ready(&self) -> Result<(), WaitError> {
         let is_ready = |shared: &Shared| {
             let Some(core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
-            (core.is_alone || !core.replica.is_joining()).then_some(Ok(()))
+            (core.is_alone || core.replica.is_ready()).then_some(Ok(()))
         };
         self.shared.wait_for(is_ready).await
     }

@@ -293,6 +293,10 @@ impl Network {
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         let dialled = async {
             let turn = self.dials.acquire().await.expect("it is never closed");
+            // While this waited for its turn, the other side may have dialled.
+            if self.shared.lock().is_none_or(|core| core.peers.is_linked(addr)) {
+                return Ok(());
+            }
             tracing::debug!(node = %self.shared.name, %addr, ?seed, "dialling");
             let dialled = self.dial(addr);
             tokio::pin!(dialled);

@@ -27,11 +27,29 @@ const TURN_DOUBLINGS_MAX: u32 = 8;
 /// Whoever was put off and is not asked begins again by itself, but not before so many sync intervals.
 const PUT_OFF_INTERVALS: u32 = 8;
 
+/// A member that has caught up waits for so many probe intervals, at most, until it is linked with all whom it wants to be
+/// linked with: one that cannot be reached must not keep it from being ready.
+const LINKS_INTERVALS_MAX: u32 = 1;
+
 /// Whether this replica has caught up with anybody since its start, and who is to help it.
 #[derive(Debug, Default)]
 pub(super) struct Joining {
     is_over: bool,
     donor: Option<LinkId>,
+    /// It has caught up, and until then it waits for links.
+    links_until: Option<Duration>,
+    is_ready: bool,
+}
+
+impl Joining {
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// When the wait for links ends, while it lasts.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.links_until.filter(|_| !self.is_ready)
+    }
 }
 
 /// How far a node is in catching up with its cluster.
@@ -48,7 +66,7 @@ pub struct JoinProgress {
     pub bytes_done: u64,
     /// The same at its donor.
     pub bytes_expected: u64,
-    /// It has caught up.
+    /// It has caught up, and is linked with the members that it knows of, as far as they can be reached.
     pub is_over: bool,
 }
 
@@ -56,6 +74,31 @@ impl Replica {
     /// Whether this replica has not caught up with any peer since its start.
     pub fn is_joining(&self) -> bool {
         !self.joining.is_over
+    }
+
+    /// Whether this replica has caught up with a peer since its start and, where it is a member, its writes go at once to
+    /// all members that it knows of and wants to be linked with. Of those that cannot be reached it waits for none longer
+    /// than one [`Config::probe_interval`](crate::Config::probe_interval).
+    pub fn is_ready(&self) -> bool {
+        self.joining.is_ready
+    }
+
+    /// Looks whether it is ready, once it has caught up.
+    pub(super) fn see_to_readiness(&mut self) {
+        if !self.joining.is_over || self.joining.is_ready {
+            return;
+        }
+        let now = self.now.mono;
+        let patience = self.config.probe_interval.saturating_mul(LINKS_INTERVALS_MAX);
+        let until = *self.joining.links_until.get_or_insert(now + patience);
+        self.joining.is_ready = now >= until || self.is_linked();
+    }
+
+    /// Whether whatever this replica writes now goes at once to everybody whom it is to be sent to.
+    fn is_linked(&self) -> bool {
+        let Some(members) = &self.members else { return true };
+        let mut fed = self.links.values().filter(|link| link.reach.feeds);
+        !members.lacks_links() && fed.all(|link| link.outgoing.is_running())
     }
 
     /// The link to the peer that this replica catches up with.
@@ -79,7 +122,7 @@ impl Replica {
             entries_expected: entries.max(entries_done),
             bytes_done,
             bytes_expected: bytes.max(bytes_done),
-            is_over: self.joining.is_over,
+            is_over: self.joining.is_ready,
         }
     }
 
@@ -94,8 +137,9 @@ impl Replica {
             return;
         }
         if self.links.values().any(|link| link.is_synced || link.states_position) {
-            self.joining = Joining { is_over: true, donor: None };
+            self.joining = Joining { is_over: true, ..Joining::default() };
             self.links.touch_all();
+            self.see_to_readiness();
             return;
         }
         let is_busy =

@@ -53,8 +53,9 @@ impl Replica {
         let (Some(members), Some(link)) = (&mut self.members, self.links.get_mut(id)) else { return };
         link.run = Some(who.run);
         members.met(self.now, who, packet_bytes_max);
-        // One comparison mends both sides.
-        if members.own().run < who.run {
+        // One comparison mends both sides. A new node asks in any case: the answer comes before the peer's position, so
+        // that the node knows whom to be linked with before it is ready.
+        if members.own().run < who.run || !self.joining.is_over() {
             link.message([members.compare_rosters()]);
         }
         let reach = self.reach(Some(who.run));

@@ -1,0 +1,54 @@
+//! From the moment in which nodes are ready, a write goes to every member at once. Virtual time is exact, so that it
+//! may be demanded.
+
+use std::time::Duration;
+
+use tidings::{Config, Sim};
+
+const SEEDS: u64 = 100;
+/// The mean delay of a link, one way.
+const DELAY: Duration = Duration::from_millis(1);
+/// How long a write may take to all: some delays of a link, and far less than any interval of [`Config::lan`].
+const ARRIVAL_MAX: Duration = Duration::from_millis(20);
+/// How long forming may take until all are ready.
+const READY_MAX: Duration = Duration::from_secs(5);
+
+fn is_ready(sim: &mut Sim) -> bool {
+    (0..sim.len()).all(|i| sim.node(i).joining().is_over)
+}
+
+/// Forms a cluster in which each node has these seeds, and answers how long the first write takes to the last node, once
+/// all are ready.
+fn first_write(seed: u64, count: usize, seeds: &[usize]) -> Duration {
+    let mut sim = Sim::new(seed).config(Config::lan()).delay(DELAY).seeds(seeds).nodes(count);
+    while !is_ready(&mut sim) {
+        assert!(sim.now() < READY_MAX, "seed {seed}: not ready");
+        sim.run_for(DELAY / 2);
+    }
+    let ready_at = sim.now();
+    sim.node(0).put("first", "write").unwrap();
+    while !(0..count).all(|i| sim.node(i).get("first").is_some()) {
+        assert!(sim.now() < ready_at + READY_MAX, "seed {seed}: it never arrives");
+        sim.run_for(DELAY / 2);
+    }
+    sim.now() - ready_at
+}
+
+fn first_writes_are_quick(count: usize) {
+    for seeds in [&[0][..], &[1], &[0, 1], &[0, 1, 2]] {
+        for seed in 0..SEEDS {
+            let took = first_write(seed, count, seeds);
+            assert!(took <= ARRIVAL_MAX, "seed {seed}, {count} nodes, seeds {seeds:?}: it took {took:?}");
+        }
+    }
+}
+
+#[test]
+fn the_first_write_of_three_ready_nodes_is_quick() {
+    first_writes_are_quick(3);
+}
+
+#[test]
+fn the_first_write_of_ten_ready_nodes_is_quick() {
+    first_writes_are_quick(10);
+}
