@@ -617,7 +617,8 @@ impl Known {
         self.links > 0 && !self.member.state.is_alive() && !self.has_left
     }
 
-    /// It was there, is gone and is looked for.
+    /// It did not say that it leaves, is not believed alive and is not linked: it is dialled now and then, for as long as
+    /// it is known. It may never have been seen by this node, if others or an earlier run told of it.
     fn is_missed(&self) -> bool {
         self.member.state == MemberState::Down && self.links == 0
     }

@@ -1,7 +1,8 @@
 //! The store: entries, change log, `Seen`, digest and expiry, kept in step.
 //!
 //! Everything here happens in one instant: stamping, inserting, giving the revision and updating the digest are
-//! one call. [`Store::apply`] is the only place where a key's content changes.
+//! one call. [`Store::apply`] changes what a key holds when something was written or merged. Two things change it without
+//! an event and without a revision: `drop_expired`, when a value has expired, and `fill`, which takes in a disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
