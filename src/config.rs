@@ -10,8 +10,7 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// The largest value that any node accepts from a peer, and the ceiling of [`Config::value_bytes_max`].
 pub const VALUE_BYTES_CEILING: usize = 16 << 20;
 
-/// The longest lease that any voter grants: see [`Config::lease_time`]. Voters are silent for this long after every
-/// start, and for [`Config::clock_skew_max`] more.
+/// The greatest [`Config::lease_time_max`] that is permitted.
 pub const LEASE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The longest list of voters.
@@ -95,8 +94,14 @@ pub struct Config {
     /// most 31, each once. Without any there are no elections.
     pub voters: Vec<String>,
     /// How long a lease lasts that is not renewed. Renewals go out three times as often. It may differ between nodes.
-    /// 100 ms to 10 s.
+    /// 100 ms to [`lease_time_max`](Self::lease_time_max).
     pub lease_time: Duration,
+    /// The longest lease that a voter grants. After every start a voter grants nothing for this time and
+    /// [`clock_skew_max`](Self::clock_skew_max) together, and a ninth more, until whatever it has promised before is over.
+    /// This and `clock_skew_max` must be the same on all nodes that take part in elections; a node where one of them
+    /// differs has no part in the elections of the others. It is lowered like a list of voters is changed: by stopping
+    /// all nodes first. 100 ms to 10 s.
+    pub lease_time_max: Duration,
 }
 
 impl Config {
@@ -119,6 +124,7 @@ impl Config {
             on_corruption: OnCorruption::Refuse,
             voters: Vec::new(),
             lease_time: Duration::from_secs(3),
+            lease_time_max: LEASE_TIME_MAX,
         }
     }
 
@@ -136,9 +142,16 @@ impl Config {
         }
     }
 
-    /// For tests and demonstrations on one machine.
+    /// For tests and demonstrations on one machine, whose nodes share a clock: a first leader stands within 2 s of the
+    /// start.
     pub fn local() -> Self {
-        Self { sync_interval: Duration::from_millis(100), ..Self::lan() }
+        Self {
+            sync_interval: Duration::from_millis(100),
+            clock_skew_max: Duration::from_millis(400),
+            lease_time: Duration::from_secs(1),
+            lease_time_max: Duration::from_secs(1),
+            ..Self::lan()
+        }
     }
 
     /// Checks every field against its permitted range.
@@ -167,7 +180,8 @@ impl Config {
                 "5 ms to half of probe_interval",
             ),
             ("suspicion_time", self.suspicion_time, second / 20, hour, "50 ms to 1 h"),
-            ("lease_time", self.lease_time, second / 10, LEASE_TIME_MAX, "100 ms to 10 s"),
+            ("lease_time_max", self.lease_time_max, second / 10, LEASE_TIME_MAX, "100 ms to 10 s"),
+            ("lease_time", self.lease_time, second / 10, self.lease_time_max, "100 ms to lease_time_max"),
         ];
         for (field, value, least, most, range) in times {
             if !(least..=most).contains(&value) {
@@ -224,6 +238,9 @@ mod tests {
         assert!(text.contains("value_bytes_max") && text.contains("1 to 16777216"), "{text}");
         let config = Config { sync_interval: Duration::ZERO, ..Config::lan() };
         assert!(config.check().unwrap_err().to_string().contains("sync_interval"));
+        let config = Config { lease_time: Duration::from_secs(3), ..Config::local() };
+        let text = config.check().unwrap_err().to_string();
+        assert!(text.contains("lease_time is 3s") && text.contains("lease_time_max"), "{text}");
         let voters = ["a", "b", "a"].map(str::to_owned).to_vec();
         let text = Config { voters, ..Config::lan() }.check().unwrap_err().to_string();
         assert!(text.contains("voters") && text.contains("is a,") && text.contains("each once"), "{text}");

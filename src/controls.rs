@@ -72,6 +72,8 @@ pub enum Control {
     PromiseNotKept,
     /// A candidate campaigns under the term that it had, and voters do not mind.
     TermReused,
+    /// A voter is silent as its present `lease_time_max` demands, whatever an earlier run has promised.
+    LeaseMaxForgotten,
     /// Nobody compares lists of voters.
     VotersDiffer,
     /// A replica that joins lets every peer feed it at once.

@@ -10,8 +10,9 @@
 //! 1. *One process a name.* At no time do two processes run under the name of one voter.
 //! 2. *Drift.* No monotonic clock runs more than 5 % too fast or too slow. Holders count nine tenths of what they were
 //!    promised, since before they asked, and 0.9 / 0.95 < 1 / 1.05.
-//! 3. *One list.* All nodes have the same list of voters, so that two majorities always share one. Every request carries a
-//!    hash of it. Voters with another list refuse it, both sides report it, and a candidate claims nothing while a voter of
+//! 3. *One list.* All nodes have the same list of voters, so that two majorities always share one, and the same
+//!    `lease_time_max` and `clock_skew_max`, so that every voter is silent long enough ([`VoterRules`]). Every request
+//!    carries a hash of these. Voters with others refuse it, both sides report it, and a candidate claims nothing while a voter of
 //!    its own list has another. That finds the mistake wherever lists overlap and nodes are connected; it does not make
 //!    mistakes safe in a partition. A list is changed by stopping all nodes first, and starting them with the new one.
 //! 4. *Clocks, for voters without a disk alone.* Wall clocks of voters are at most half of `clock_skew_max` off.
@@ -24,14 +25,14 @@
 //! *One holder.* A voter promises a lease to one run at a time and keeps it until its own clock has run through the whole
 //! time, or the holder has given it up. What a restarted voter had promised it may have forgotten, so it grants nothing,
 //! not even a lease that is held already, until every promise from before its start is over, whoever counts:
-//! [`quarantine`]. A lease that a holder could not renew in time has ended for good; whoever wants it again campaigns anew,
+//! [`quarantine`]. No promise is longer than `lease_time_max`; with a disk, that of the run that promised counts too. A lease that a holder could not renew in time has ended for good; whoever wants it again campaigns anew,
 //! under a new term.
 //!
 //! *Growing terms.* A voter grants a term only above all that it has granted, and above its own clock. The first covers
 //! everything while it remembers. With a disk it remembers: the greatest term is there before the answer goes out. Without
 //! one, let `t` be when a forgotten term was granted: its candidate had taken it from a voter's clock, plus at most
-//! [`LEASE_TIME_MAX`](crate::LEASE_TIME_MAX), so it is at most `t` + half the skew + `LEASE_TIME_MAX`. The voter grants
-//! again no sooner than `t` + skew + `LEASE_TIME_MAX`, at a clock that shows at least that minus half the skew: more.
+//! `lease_time_max`, so it is at most `t` + half the skew + `lease_time_max`. The voter grants again no sooner than `t` +
+//! skew + `lease_time_max`, at a clock that shows at least that minus half the skew: more.
 //!
 //! # How it goes
 //!
@@ -87,9 +88,75 @@ const REPORTED_MAX: usize = 1_024;
 const ASK_TIME_MIN: Duration = Duration::from_millis(50);
 
 /// For how long a voter is silent after its start: until the promises of its last run are over, and its clock is past
-/// every term that it may have forgotten; by a clock that may run 5 % too fast.
-fn quarantine(config: &Config) -> Duration {
-    (LEASE_TIME_MAX + config.clock_skew_max) * 10 / 9
+/// every term that it may have forgotten; by a clock that may run 5 % too fast. `promised` is the longest lease that its
+/// disk says it may have promised.
+fn quarantine(rules: VoterRules, promised: Duration) -> Duration {
+    (rules.lease_time_max.max(promised) + rules.clock_skew_max) * 10 / 9
+}
+
+/// What all nodes that take part in elections must have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct VoterRules {
+    /// A hash of the list of voters, whatever its order.
+    pub voters_hash: u64,
+    /// [`Config::lease_time_max`].
+    pub lease_time_max: Duration,
+    /// [`Config::clock_skew_max`].
+    pub clock_skew_max: Duration,
+}
+
+impl VoterRules {
+    fn new(config: &Config) -> Self {
+        let mut names = config.voters.clone();
+        names.sort_unstable();
+        let text: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), &[0]].concat()).collect();
+        // Messages have milliseconds. Rounded up: a lease is never longer than the bound that is compared.
+        let whole = |time: Duration| {
+            let ms = time.as_nanos().div_ceil(1_000_000);
+            Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
+        };
+        Self {
+            voters_hash: fingerprint(0, &text),
+            lease_time_max: whole(config.lease_time_max),
+            clock_skew_max: whole(config.clock_skew_max),
+        }
+    }
+
+    fn hash(self) -> u64 {
+        let [lease, skew] =
+            [self.lease_time_max, self.clock_skew_max].map(|time| time.as_millis().to_le_bytes());
+        fingerprint(self.voters_hash, &[lease, skew].concat())
+    }
+}
+
+/// What a voter's disk has kept of its promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Promised {
+    /// The greatest term.
+    pub(crate) term: u64,
+    /// The longest lease.
+    pub(crate) lease: Duration,
+}
+
+impl Promised {
+    /// Nothing was promised if there is no memo. In earlier versions, which wrote the term alone, leases were of the
+    /// greatest length that is permitted today.
+    pub(crate) fn read(memo: Option<&[u8]>) -> Self {
+        let Some((term, lease)) = memo.and_then(|memo| memo.split_first_chunk()) else {
+            return Self::default();
+        };
+        let lease =
+            lease.try_into().map_or(LEASE_TIME_MAX, |ms| Duration::from_millis(u64::from_le_bytes(ms)));
+        Self { term: u64::from_le_bytes(*term), lease: lease.min(LEASE_TIME_MAX) }
+    }
+
+    pub(crate) fn write(self) -> [u8; 16] {
+        let mut memo = [0; 16];
+        memo[..8].copy_from_slice(&self.term.to_le_bytes());
+        memo[8..].copy_from_slice(&(self.lease.as_millis() as u64).to_le_bytes());
+        memo
+    }
 }
 
 /// Names one campaign of this node, and the lease that it won.
@@ -162,8 +229,8 @@ pub(crate) enum Effect {
     Send(u64, Message, Option<u64>),
     Lease(LeaseId, LeaseState),
     Leader(String, Option<Leader>),
-    /// This run has another list of voters.
-    Differs(u64),
+    /// This run has another list of voters, or other bounds of time.
+    Differs(u64, VoterRules),
 }
 
 /// A voter, as this node deals with it.
@@ -191,6 +258,7 @@ struct Seat {
 #[derive(Debug)]
 pub(crate) struct Election {
     own: u64,
+    rules: VoterRules,
     hash: u64,
     lease: Duration,
     controls: Controls,
@@ -214,8 +282,14 @@ pub(crate) struct Election {
 }
 
 impl Election {
-    /// Without voters there is nothing to do. `floor` is what the disk kept: see [`Election::floor_of`].
-    pub(crate) fn new(name: &str, run: u64, config: &Config, controls: Controls, floor: u64) -> Option<Self> {
+    /// Without voters there is nothing to do. `promised` is what the disk kept.
+    pub(crate) fn new(
+        name: &str,
+        run: u64,
+        config: &Config,
+        controls: Controls,
+        promised: Promised,
+    ) -> Option<Self> {
         if config.voters.is_empty() {
             return None;
         }
@@ -223,12 +297,13 @@ impl Election {
         let mut random = ChaCha8Rng::seed_from_u64(fingerprint(run, b"election"));
         let mut names = config.voters.clone();
         names.sort_unstable();
-        let text: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), &[0]].concat()).collect();
-        let hash = if controls.has(Control::VotersDiffer) { 0 } else { fingerprint(0, &text) };
+        let rules = VoterRules::new(config);
+        let hash = if controls.has(Control::VotersDiffer) { 0 } else { rules.hash() };
         let is_voter = names.iter().any(|voter| voter == name);
-        let voter = is_voter.then(|| Voter::new(config, controls, floor, random.next_u64()));
+        let voter = is_voter.then(|| Voter::new(config, controls, promised, random.next_u64()));
         Some(Self {
             own: run,
+            rules,
             hash,
             lease: config.lease_time,
             controls,
@@ -250,9 +325,9 @@ impl Election {
         })
     }
 
-    /// Reads what a disk has kept of a promise.
-    pub(crate) fn floor_of(memo: Option<&[u8]>) -> u64 {
-        memo.and_then(|memo| memo.try_into().ok()).map_or(0, u64::from_le_bytes)
+    /// The longest lease that this node grants.
+    pub(crate) fn lease_max(&self) -> Duration {
+        self.rules.lease_time_max
     }
 
     /// Says who has the seats, by the names of voters.
@@ -311,9 +386,8 @@ impl Election {
         // A lease that is over stays over, whatever comes now.
         self.wake(now);
         match message {
-            Message::Request(call) if call.hash != self.hash => {
-                self.differs(from);
-                let answer = Message::Answer(call.number, Answer::Differs);
+            Message::Request(call) if call.hash != self.hash || call.lease > self.lease_max() => {
+                let answer = Message::Answer(call.number, Answer::Differs(self.rules));
                 self.effects.push_back(Effect::Send(from, answer, None));
             }
             Message::Request(call) => {
@@ -323,8 +397,13 @@ impl Election {
                 self.pass_on();
             }
             Message::Answer(number, answer) => {
-                if answer == Answer::Differs {
-                    self.differs(from);
+                if let Answer::Differs(theirs) = answer {
+                    self.differs(from, theirs);
+                    if number != 0 {
+                        // So that both sides can tell what differs. Repeated as long as requests are.
+                        let answer = Message::Answer(0, Answer::Differs(self.rules));
+                        self.effects.push_back(Effect::Send(from, answer, None));
+                    }
                 }
                 // Whoever has no seat has no vote.
                 if let Some(at) = self.seats.iter().position(|seat| seat.run == Some(from)) {
@@ -334,9 +413,14 @@ impl Election {
         }
     }
 
-    fn differs(&mut self, run: u64) {
-        if self.reported.len() < REPORTED_MAX && self.reported.insert(run) {
-            self.effects.push_back(Effect::Differs(run));
+    /// The rules of this node.
+    pub(crate) fn rules(&self) -> VoterRules {
+        self.rules
+    }
+
+    fn differs(&mut self, run: u64, theirs: VoterRules) {
+        if theirs != self.rules && self.reported.len() < REPORTED_MAX && self.reported.insert(run) {
+            self.effects.push_back(Effect::Differs(run, theirs));
         }
     }
 
@@ -367,7 +451,7 @@ impl Election {
                 }
             }
             Answer::Reported { name, grant } => self.report(now, at, &name, grant),
-            Answer::Differs => self.seats[at].differs_until = now.mono + self.lease * 2,
+            Answer::Differs(_) => self.seats[at].differs_until = now.mono + self.lease * 2,
         }
     }
 
@@ -387,7 +471,11 @@ impl Election {
             Some((number, asked)) if *asked == now => *number,
             last => {
                 let number = last.map_or(0, |(number, _)| *number) + 1;
-                while self.asked.first_key_value().is_some_and(|(_, asked)| *asked + LEASE_TIME_MAX < now) {
+                while self
+                    .asked
+                    .first_key_value()
+                    .is_some_and(|(_, asked)| *asked + self.rules.lease_time_max < now)
+                {
                     self.asked.pop_first();
                 }
                 self.asked.insert(number, now);
@@ -460,7 +548,8 @@ impl Election {
 
     /// Says again what was given up, until that is confirmed or forgotten there by itself.
     fn repeat_releases(&mut self, now: Duration) {
-        let lives = |seat: &Seat| seat.session != 0 && seat.counted + LEASE_TIME_MAX > now;
+        let lease_max = self.lease_max();
+        let lives = |seat: &Seat| seat.session != 0 && seat.counted + lease_max > now;
         let seats = &self.seats;
         self.releases.retain(|(at, _), (_, until)| *until > now || lives(&seats[*at]));
         let releases: Vec<((usize, String), Stamp)> =

@@ -42,6 +42,7 @@ pub use controls::Control;
 pub use election::model::{ModelAnswer, ModelRequest, ModelVoter};
 pub use election::{
     ELECTION_NAME_BYTES_MAX, ELECTIONS_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState,
+    VoterRules,
 };
 pub use entry::{Entry, Revision};
 pub use error::{

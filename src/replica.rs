@@ -15,7 +15,7 @@ use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::digest::HashKey;
-use crate::election::{Election, Leader, LeaseId, LeaseState};
+use crate::election::{Election, Leader, LeaseId, LeaseState, Promised, VoterRules};
 use crate::entry::Revision;
 use crate::flow::Flow;
 use crate::members::{Contact, Member, MemberEvent, Members};
@@ -134,8 +134,16 @@ pub enum Event {
     NameTwice(Box<Member>),
     /// Two live nodes say that they are to be found at one address. One of them cannot be reached there.
     AddressTwice(Box<Member>),
-    /// A node has another list of voters. It has no part in this node's elections, nor this node in its.
-    VotersDiffer(Box<Member>),
+    /// A node has another list of voters, or another [`Config::lease_time_max`] or [`Config::clock_skew_max`]. It has no
+    /// part in this node's elections, nor this node in its.
+    VotersDiffer {
+        /// The node.
+        member: Box<Member>,
+        /// What stands here.
+        ours: VoterRules,
+        /// What stands there.
+        theirs: VoterRules,
+    },
     /// There are more members than [`MEMBERS_MAX`](crate::MEMBERS_MAX). Further ones are not believed.
     MembersFull,
     /// A peer claims writes that it cannot know of: further in the future than clocks may differ, of a run that is not
@@ -318,9 +326,9 @@ impl Replica {
             }
         }
         if let Some(own) = replica.own_member() {
-            let floor = Election::floor_of(replica.kept(VOTER_MEMO));
+            let promised = Promised::read(replica.kept(VOTER_MEMO));
             let controls = replica.store.controls;
-            replica.election = Election::new(&own.name, own.run, &replica.config, controls, floor);
+            replica.election = Election::new(&own.name, own.run, &replica.config, controls, promised);
         }
         replica
     }

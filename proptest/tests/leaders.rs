@@ -163,7 +163,7 @@ fn divided(control: Option<Control>) -> Sim {
 fn lists_of_voters_that_differ_are_refused_and_reported_on_both_sides() {
     let mut sim = divided(None);
     assert_eq!(sim.holders("cron").len(), 1);
-    let differs = |event: &Event| matches!(event, Event::VotersDiffer(_));
+    let differs = |event: &Event| matches!(event, Event::VotersDiffer { .. });
     let told: BTreeSet<usize> =
         sim.events().into_iter().filter(|(_, event)| differs(event)).map(|(i, _)| i).collect();
     assert!(told.contains(&2) && told.contains(&3), "{told:?}");
@@ -174,6 +174,80 @@ fn lists_of_voters_that_nobody_compares_make_two_leaders() {
     let panic = catch_unwind(|| _ = divided(Some(Control::VotersDiffer))).unwrap_err();
     let told = panic.downcast_ref::<String>().unwrap();
     assert!(told.contains("two holders") || told.contains("does not follow"), "{told}");
+}
+
+#[test]
+fn lease_bounds_that_differ_are_refused_and_both_are_named() {
+    let with = |lease_max: u64, skew: u64| {
+        let mut config = config(3);
+        (config.lease_time_max, config.clock_skew_max) = (SECOND * lease_max as u32, SECOND * skew as u32);
+        config
+    };
+    for (lease_max, skew) in [(5, 2), (10, 3)] {
+        let sim = Sim::new(12).seeds(&[0, 1]).config(with(10, 2)).nodes(2);
+        let mut sim = sim.config(with(lease_max, skew)).nodes(1);
+        sim.run_for(SECOND * 20);
+        for i in 0..3 {
+            sim.node(i).campaign("cron", "x").unwrap();
+        }
+        sim.run_for(SECOND * 10);
+        assert!(sim.holders("cron").iter().all(|(i, _)| *i != 2), "it has no part");
+        let mut told = BTreeSet::new();
+        for (i, event) in sim.events() {
+            if let Event::VotersDiffer { ours, theirs, .. } = event {
+                let both = [ours, theirs].map(|rules| (rules.lease_time_max, rules.clock_skew_max));
+                let expected = [(SECOND * 10, SECOND * 2), (SECOND * lease_max as u32, SECOND * skew as u32)];
+                assert_eq!(both, if i == 2 { [expected[1], expected[0]] } else { expected });
+                assert_eq!(ours.voters_hash, theirs.voters_hash);
+                told.insert(i);
+            }
+        }
+        assert_eq!(told, BTreeSet::from([0, 1, 2]));
+    }
+}
+
+#[test]
+fn a_first_leader_stands_in_two_seconds_with_the_local_preset() {
+    for seed in 0..20 {
+        let mut config = Config::local();
+        config.voters = (0..3).map(|i| format!("n{i}")).collect();
+        let mut sim = Sim::new(seed).config(config).seeds(&[0, 1]).nodes(3);
+        for i in 0..3 {
+            sim.node(i).campaign("cron", "x").unwrap();
+        }
+        let took = until(&mut sim, SECOND * 2, |sim| !sim.holders("cron").is_empty());
+        println!("seed {seed}: a leader after {took:?}");
+    }
+}
+
+/// Voters with disks have granted a lease of 10 s, and are started again with a longest lease of 1 s while its holder
+/// cannot reach them.
+fn lower_the_bound(control: Option<Control>) {
+    let (mut long, mut short) = (config(3), config(3));
+    long.lease_time = SECOND * 10;
+    (short.lease_time, short.lease_time_max) = (SECOND, SECOND);
+    let sim = Sim::new(13).broken(control).config(long).seeds(&[0, 1]).nodes_with_disk(3);
+    let mut sim = sim.nodes(1);
+    sim.run_for(QUARANTINE);
+    sim.node(3).campaign("cron", "old").unwrap();
+    until(&mut sim, SECOND, |sim| !sim.holders("cron").is_empty());
+    sim.partition(&[3], &[0, 1, 2]);
+    for i in 0..3 {
+        sim.reconfigure(i, short.clone());
+        sim.restart(i);
+        sim.node(i).campaign("cron", "new").unwrap();
+    }
+    let since = sim.now();
+    until(&mut sim, SECOND * 30, |sim| sim.holders("cron").first().is_some_and(|(i, _)| *i < 3));
+    println!("a new leader after {:?}", sim.now() - since);
+}
+
+#[test]
+fn a_lower_lease_bound_keeps_what_was_promised_under_the_old_one() {
+    lower_the_bound(None);
+    let panic = catch_unwind(|| lower_the_bound(Some(Control::LeaseMaxForgotten))).unwrap_err();
+    let told = panic.downcast_ref::<String>().unwrap();
+    assert!(told.contains("two holders"), "{told}");
 }
 
 #[test]

@@ -484,8 +484,8 @@ async fn who_leaves_is_told_from_who_is_lost() {
     let mut events = a.member_events();
     let b = start("b", &[&a]).await;
     let c = start("c", &[&a]).await;
-    b.leave().await;
-    c.shutdown().await;
+    b.shutdown().await;
+    c.shutdown_expecting_return().await;
     let mut told = Vec::new();
     while told.len() < 4 {
         told.push(match guarded(events.next()).await.unwrap() {
@@ -503,6 +503,41 @@ async fn who_leaves_is_told_from_who_is_lost() {
     // Who left counts for no majority any more; who is lost does.
     let seen = a.put("k", "v").unwrap().seen_by(Quorum::All, Duration::from_millis(1)).await;
     assert_eq!(seen, Err(WaitError::TimedOut { seen: 1, needed: 2 }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_shut_down_or_was_dropped_joins_as_new() {
+    let a = start("a", &[]).await;
+    let mut events = a.member_events();
+    let b = start("b", &[&a]).await;
+    let c = start("c", &[&a]).await;
+    let runs = [b.status().run, c.status().run];
+    b.shutdown().await;
+    drop(c);
+    let mut left = 0;
+    while left < 2 {
+        match guarded(events.next()).await.unwrap() {
+            MemberEvent::Left(_) => left += 1,
+            MemberEvent::Down(member) => panic!("{} is taken for lost", member.name),
+            _ => {}
+        }
+    }
+    a.put("k", "v").unwrap().seen_by(Quorum::All, GUARD).await.expect("it is alone again");
+    for (name, old) in ["b", "c"].into_iter().zip(runs) {
+        let again = start(name, &[&a]).await;
+        assert_eq!(again.get("k").unwrap().value(), b"v");
+        guarded(async {
+            loop {
+                if let MemberEvent::Joined(member) = events.next().await.unwrap() {
+                    assert!(member.name == name && member.run != old);
+                    return;
+                }
+            }
+        })
+        .await;
+        assert!(!a.members().iter().any(|member| member.run == old), "one life a name");
+        again.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -457,7 +457,7 @@ fn clock_time(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::messages::Answer;
-    use super::super::{Living, Message};
+    use super::super::{Living, Message, Promised};
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
@@ -468,7 +468,7 @@ mod tests {
     fn election() -> Election {
         let mut config = Config::lan();
         config.voters = ["a", "b", "c"].map(str::to_owned).to_vec();
-        let mut election = Election::new("n", 9, &config, Controls::default(), 0).unwrap();
+        let mut election = Election::new("n", 9, &config, Controls::default(), Promised::default()).unwrap();
         election.seat(|name| Living::One(u64::from(name.as_bytes()[0] - b'a') + 1));
         election
     }

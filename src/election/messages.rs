@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX};
+use super::{ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX, VoterRules};
 use crate::config::LEASE_TIME_MAX;
 use crate::time::Stamp;
 use crate::wire::{Kind, Reader, WireError, Writer};
@@ -18,7 +18,7 @@ pub(crate) enum Message {
 /// A request to a voter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Call {
-    /// Of the sender's list of voters.
+    /// Of the sender's [`VoterRules`].
     pub(crate) hash: u64,
     /// Says when it was sent, to its sender alone; later requests have greater numbers, or the same.
     pub(crate) number: u64,
@@ -66,8 +66,8 @@ pub(crate) enum Answer {
         name: String,
         grant: Option<(Stamp, Vec<u8>)>,
     },
-    /// The lists of voters differ.
-    Differs,
+    /// The lists of voters differ, or the bounds of time do: these are the sender's.
+    Differs(VoterRules),
 }
 
 /// What a voter thinks of a candidate.
@@ -191,7 +191,7 @@ impl Answer {
             Self::Renewed { .. } => 2,
             Self::Released { .. } => 3,
             Self::Reported { .. } => 4,
-            Self::Differs => 5,
+            Self::Differs(_) => 5,
         };
         FIRST_ANSWER + tag
     }
@@ -231,7 +231,11 @@ impl Answer {
                     writer.bytes(value);
                 }
             }
-            Self::Differs => {}
+            Self::Differs(rules) => {
+                writer.word(rules.voters_hash);
+                writer.number(rules.lease_time_max.as_millis() as u64);
+                writer.number(rules.clock_skew_max.as_millis() as u64);
+            }
         }
     }
 
@@ -260,7 +264,11 @@ impl Answer {
                 let grant = if is_granted { Some((read_term(reader)?, read_value(reader)?)) } else { None };
                 Self::Reported { name, grant }
             }
-            5 => Self::Differs,
+            5 => Self::Differs(VoterRules {
+                voters_hash: reader.word()?,
+                lease_time_max: Duration::from_millis(reader.number()?),
+                clock_skew_max: Duration::from_millis(reader.number()?),
+            }),
             _ => return Err(WireError::Form),
         })
     }
@@ -313,7 +321,11 @@ mod tests {
             Answer::Released { name: name(), term },
             Answer::Reported { name: name(), grant: Some((term, value())) },
             Answer::Reported { name: name(), grant: None },
-            Answer::Differs,
+            Answer::Differs(VoterRules {
+                voters_hash: 1,
+                lease_time_max: LEASE_TIME_MAX,
+                clock_skew_max: Duration::from_millis(u64::MAX),
+            }),
         ];
         let call = |request| Call { hash: 1, number: u64::MAX, lease: LEASE_TIME_MAX, request };
         let requests = requests.into_iter().map(|request| Message::Request(call(request)));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Promised;
 use super::messages::{Answer, Call, Request};
 use super::voter::Voter;
 use crate::config::{Config, LEASE_TIME_MAX};
@@ -41,7 +42,8 @@ impl ModelVoter {
     pub fn new(now: Duration, control: Option<Control>, salt: u64, floor: u64) -> Self {
         let mut config = Config::lan();
         (config.clock_skew_max, config.lease_time) = (Duration::from_millis(1), LEASE_TIME_MAX);
-        let mut voter = Voter::new(&config, Controls { broken: control }, floor, salt);
+        let promised = Promised { term: floor, lease: Duration::ZERO };
+        let mut voter = Voter::new(&config, Controls { broken: control }, promised, salt);
         voter.wake(at(now));
         Self(voter)
     }

@@ -12,8 +12,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::messages::{Answer, Call, Request, Standing, Told};
-use super::{ELECTIONS_MAX, HANDOVER_SHARE, TERM_AHEAD_MAX, WAITING_MAX, WATCHERS_MAX, quarantine};
-use crate::config::{Config, LEASE_TIME_MAX};
+use super::{
+    ELECTIONS_MAX, HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX,
+    quarantine,
+};
+use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::time::{HybridClock, Stamp, Time};
 
@@ -29,6 +32,7 @@ pub(crate) struct Voter {
     /// Its disk takes nothing: it can promise nothing new.
     pub(super) has_disk_failed: bool,
     quarantine: Duration,
+    rules: VoterRules,
     handover: Duration,
     /// Every term up to this one may have been granted, for any lease: before the last start, or so long ago that it is
     /// forgotten.
@@ -87,15 +91,21 @@ struct Grant {
 }
 
 impl Voter {
-    /// A voter that has just started. `floor` is what its disk has kept; `salt` sets its sessions apart from those of
+    /// A voter that has just started. `promised` is what its disk has kept; `salt` sets its sessions apart from those of
     /// all other runs.
-    pub(crate) fn new(config: &Config, controls: Controls, floor: u64, salt: u64) -> Self {
-        let quarantine =
-            if controls.has(Control::NoQuarantine) { Duration::ZERO } else { quarantine(config) };
+    pub(crate) fn new(config: &Config, controls: Controls, promised: Promised, salt: u64) -> Self {
+        let rules = VoterRules::new(config);
+        let quarantine = match controls {
+            controls if controls.has(Control::NoQuarantine) => Duration::ZERO,
+            controls if controls.has(Control::LeaseMaxForgotten) => quarantine(rules, Duration::ZERO),
+            _ => quarantine(rules, promised.lease),
+        };
+        let floor = promised.term;
         Self {
             mute_until: None,
             has_disk_failed: false,
             quarantine,
+            rules,
             handover: config.lease_time / HANDOVER_SHARE,
             floor,
             greatest: floor,
@@ -113,6 +123,10 @@ impl Voter {
     pub(crate) fn handle(&mut self, now: Time, run: u64, call: Call) {
         self.expire(now);
         let Call { number, lease, request, .. } = call;
+        if lease > self.rules.lease_time_max {
+            // After a restart it would not be silent long enough.
+            return self.answer(run, number, Answer::Differs(self.rules));
+        }
         match request {
             Request::Ask { name, since } => {
                 let told = self.ask(now, run, &name, since);
@@ -185,15 +199,16 @@ impl Voter {
 
     fn ask(&mut self, now: Time, run: u64, name: &str, since: Option<u64>) -> Told {
         let (handover, mute_ms) = (self.handover, self.mute_ms(now.mono));
+        let lease_max = self.rules.lease_time_max;
         let clock = clock(now);
         let floor = self.floor;
         let left = self.time_left(now.mono, name);
         let Some(office) = self.office(now.mono, name) else {
-            return Told { clock, top: floor, standing: Standing::Mute(millis(LEASE_TIME_MAX)) };
+            return Told { clock, top: floor, standing: Standing::Mute(millis(lease_max)) };
         };
         let top = floor.max(office.top.clock);
         if let Some(since) = since {
-            office.wait(since, run, now.mono + LEASE_TIME_MAX * 2);
+            office.wait(since, run, now.mono + lease_max * 2);
         }
         let standing = match (&office.grant, office.offered) {
             _ if mute_ms > 0 => Standing::Mute(mute_ms),
@@ -215,11 +230,12 @@ impl Voter {
     /// Why a claim cannot be granted, if it cannot.
     fn refusal(&mut self, now: Time, name: &str, claim: &Grant, again: bool) -> Option<Told> {
         let (mute_ms, clock, floor) = (self.mute_ms(now.mono), clock(now), self.floor);
+        let lease_max = self.rules.lease_time_max;
         let left = self.time_left(now.mono, name);
         let told = |top, standing| Some(Told { clock, top, standing });
         let ignores_terms = self.controls.has(Control::TermReused);
         let Some(office) = self.office(now.mono, name) else {
-            return told(floor, Standing::Mute(millis(LEASE_TIME_MAX)));
+            return told(floor, Standing::Mute(millis(lease_max)));
         };
         let top = floor.max(office.top.clock);
         if mute_ms > 0 {
@@ -257,7 +273,7 @@ impl Voter {
     fn mute_ms(&self, now: Duration) -> u32 {
         let until = self.mute_until.expect("whoever judges has seen the clock");
         let left = until.saturating_sub(now);
-        millis(if self.has_disk_failed { left.max(LEASE_TIME_MAX) } else { left })
+        millis(if self.has_disk_failed { left.max(self.rules.lease_time_max) } else { left })
     }
 
     // Changing.
@@ -329,7 +345,7 @@ impl Voter {
             }
         }
         if self.forget_at <= now {
-            self.forget_at = now + LEASE_TIME_MAX;
+            self.forget_at = now + self.rules.lease_time_max;
             self.forget(now);
         }
     }
@@ -424,6 +440,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_lease_over_the_bound_is_not_promised() {
+        let config = Config::local();
+        let at = |ms| Time { mono: Duration::from_millis(ms), wall: Duration::from_secs(1_000_000) };
+        let mut voter = Voter::new(&config, Controls::default(), Promised::default(), 1);
+        voter.wake(at(0));
+        let claim = |lease| {
+            let term = Stamp { clock: clock(at(0)) + 1, origin: 7 };
+            let request = Request::Claim { name: "lease".to_owned(), term, again: false, value: Vec::new() };
+            Call { hash: 0, number: 1, lease, request }
+        };
+        let over = config.lease_time_max + Duration::from_millis(1);
+        voter.handle(at(60_000), 7, claim(over));
+        let answer = voter.answers.pop_front().expect("it answers").answer;
+        assert_eq!(answer, Answer::Differs(VoterRules::new(&config)));
+        voter.handle(at(60_000), 7, claim(config.lease_time_max));
+        let answer = voter.answers.pop_front().expect("it answers").answer;
+        assert!(matches!(answer, Answer::Granted { .. }), "{answer:?}");
+    }
+
+    #[test]
+    fn a_disk_of_longer_leases_prolongs_the_silence_after_a_start() {
+        let config = Config::local();
+        let silence = |memo: Option<&[u8]>| {
+            let mut voter = Voter::new(&config, Controls::default(), Promised::read(memo), 1);
+            voter.wake(Time::default());
+            voter.mute_until.expect("it has seen the clock")
+        };
+        let memo = |seconds| Promised { term: 9, lease: Duration::from_secs(seconds) }.write();
+        assert_eq!(Promised::read(Some(&memo(4))), Promised { term: 9, lease: Duration::from_secs(4) });
+        let bound = (Duration::from_secs(4) + config.clock_skew_max) * 10 / 9;
+        assert_eq!(silence(Some(&memo(4))), bound);
+        assert_eq!(silence(Some(&memo(0))), silence(None));
+        // As it was written before it held the lease.
+        let bound = (crate::config::LEASE_TIME_MAX + config.clock_skew_max) * 10 / 9;
+        assert_eq!(silence(Some(&9_u64.to_le_bytes())), bound);
+    }
+
+    #[test]
     fn a_term_that_nobody_would_grant_stands_in_the_way_of_none_when_it_is_given_back() {
         let mut config = Config::lan();
         config.lease_time = Duration::from_secs(3);
@@ -431,7 +485,7 @@ mod tests {
             mono: Duration::from_secs(seconds),
             wall: Duration::from_secs(1_000_000 + seconds),
         };
-        let mut voter = Voter::new(&config, Controls::default(), 0, 1);
+        let mut voter = Voter::new(&config, Controls::default(), Promised::default(), 1);
         voter.wake(at(0));
         let mut ask = |run, request| {
             let call = Call { hash: 0, number: 1, lease: config.lease_time, request };

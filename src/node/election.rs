@@ -47,8 +47,10 @@ impl Listeners {
 /// At any instant at most one [`Leadership`] of a name is valid, and of two leaderships the later one has the greater
 /// [`token`](Leadership::token), provided that
 ///
-/// * no two processes run under one voter's name at a time, and all nodes have the same list of voters: nodes whose lists
-///   differ refuse each other, and report it as [`Event::VotersDiffer`](crate::Event::VotersDiffer);
+/// * no two processes run under one voter's name at a time, and all nodes have the same list of voters,
+///   [`Config::lease_time_max`](crate::Config::lease_time_max) and
+///   [`Config::clock_skew_max`](crate::Config::clock_skew_max): nodes where these differ refuse each other, and report
+///   it as [`Event::VotersDiffer`](crate::Event::VotersDiffer);
 /// * no monotonic clock runs more than 5 % too fast or too slow. Leases run on while a machine sleeps;
 /// * and, where voters live in memory (or come back with an older copy of their directory), their wall clocks are at most
 ///   half of [`Config::clock_skew_max`](crate::Config::clock_skew_max) off. If they are further off, tokens may go back
@@ -64,8 +66,8 @@ impl Listeners {
 ///
 /// A leader that dies is followed within about [`Config::lease_time`](crate::Config::lease_time); one that resigns, at
 /// once. A voter that has started grants and renews nothing for
-/// [`LEASE_TIME_MAX`](crate::LEASE_TIME_MAX) and `clock_skew_max` and a ninth of both (16.7 s with
-/// [`Config::lan`](crate::Config::lan)), whether it has a disk or not: after a restart of all voters there is no leader
+/// [`Config::lease_time_max`](crate::Config::lease_time_max) and `clock_skew_max` and a ninth of both (16.7 s with
+/// [`Config::lan`](crate::Config::lan), 1.6 s with [`Config::local`](crate::Config::local)), whether it has a disk or not: after a restart of all voters there is no leader
 /// for that long, and between two restarts of a rolling upgrade as much time should pass, or the leader is lost.
 ///
 /// Any node may campaign, voter or not.

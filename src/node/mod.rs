@@ -61,7 +61,8 @@ const SCAN_ROWS: usize = 1_024;
 const SCAN_TRIES: usize = 3;
 
 /// One node of a cluster: a full replica of the store, linked to its peers. Cheap to clone; all clones are the same
-/// node, and it ends when the last of them is dropped. Everything else that it hands out (watches, receipts, views)
+/// node, and it ends when the last of them is dropped: it leaves the cluster, as with [`Node::shutdown`] but without
+/// waiting for anything. Everything else that it hands out (watches, receipts, views)
 /// does not keep it alive.
 ///
 /// ```
@@ -357,31 +358,60 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the cluster that this node goes for good, and closes it: its last writes are given a moment to reach
-    /// everybody first.
+    /// Leaves the cluster, and closes the node. The same as [`shutdown`](Self::shutdown).
     pub async fn leave(&self) {
-        self.shared.close_code.store(link::CLOSE_LEFT, Ordering::Relaxed);
         self.shutdown().await;
     }
 
-    /// Closes the node: its last writes are given a moment to reach all peers, then every link, watch and wait ends,
-    /// and the port is free. Reads are answered from the last state. The others know at once that its process has
-    /// ended.
+    /// Leaves the cluster, and closes the node: its last writes are given a moment to reach all peers, they are told that
+    /// it leaves, then every link, watch and wait ends, and the port is free. Reads are answered from the last state.
+    ///
+    /// The others see it as [`MemberState::Left`](crate::MemberState::Left): they do not look for it, and no
+    /// [`Quorum`] counts it any more. A node that is started again under its name joins as new.
     pub async fn shutdown(&self) {
-        self.shared.resign_all().await;
-        if let Some(head) = self.shared.lock().map(|core| core.replica.head()) {
-            let is_told = |shared: &Shared| {
-                let mut core = shared.lock()?;
-                if core.replica.is_confirmed(head) {
-                    return Some(());
-                }
-                core.replica.ask(head, None);
-                drop(core);
-                shared.poke.notify_one();
-                None
-            };
-            _ = tokio::time::timeout(FAREWELL_TIME_MAX, self.shared.wait_for(is_told)).await;
+        self.resign_and_confirm().await;
+        if let Some(mut core) = self.shared.lock() {
+            core.replica.leave(self.shared.now());
         }
+        self.shared.poke.notify_one();
+        // Whoever has heard it breaks its link.
+        let is_told = |shared: &Shared| match shared.lock() {
+            Some(core) => core.wires.is_empty().then_some(()),
+            None => Some(()),
+        };
+        _ = tokio::time::timeout(FAREWELL_TIME_MAX, self.shared.wait_for(is_told)).await;
+        self.close().await;
+    }
+
+    /// Closes the node as [`shutdown`](Self::shutdown) does, but stays a member that is expected back, as before a restart
+    /// that others should wait for. They know at once that its process has ended, see it as
+    /// [`MemberState::Down`](crate::MemberState::Down), go on looking for it, and count it in every [`Quorum`] of all or
+    /// most members.
+    pub async fn shutdown_expecting_return(&self) {
+        self.shared.close_code.store(link::CLOSE_ENDED, Ordering::Relaxed);
+        self.resign_and_confirm().await;
+        self.close().await;
+    }
+
+    /// Gives up all leases, and gives the last writes a moment to reach all peers.
+    async fn resign_and_confirm(&self) {
+        self.shared.resign_all().await;
+        let Some(head) = self.shared.lock().map(|core| core.replica.head()) else { return };
+        let is_told = |shared: &Shared| {
+            let mut core = shared.lock()?;
+            if core.replica.is_confirmed(head) {
+                return Some(());
+            }
+            core.replica.ask(head, None);
+            drop(core);
+            shared.poke.notify_one();
+            None
+        };
+        _ = tokio::time::timeout(FAREWELL_TIME_MAX, self.shared.wait_for(is_told)).await;
+    }
+
+    /// Ends everything, and waits until the port and the directory are free.
+    async fn close(&self) {
         self.shared.close();
         let mut ended = self.shared.ended.subscribe();
         _ = ended.wait_for(|ended| *ended).await;

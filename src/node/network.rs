@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::admission::{Admission, Place, Source, Verdict};
 use super::congestion::{Windows, close};
 use super::driver::Happening;
-use super::link::{CLOSE_REFUSED, CLOSE_SECURITY, NoLink, greet, no_link, welcome};
+use super::link::{CLOSE_ENDED, CLOSE_REFUSED, CLOSE_SECURITY, NoLink, greet, no_link, welcome};
 use super::peers::{Identity, NodeEvent};
 use super::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
 use super::security::{SERVER_NAME, Security};
@@ -161,7 +161,9 @@ impl Network {
     }
 
     async fn end(&self) {
-        let code = self.shared.close_code.load(Ordering::Relaxed);
+        // A node that has panicked did not end in order: it is expected back.
+        let has_panicked = self.shared.lock_closed().is_none();
+        let code = if has_panicked { CLOSE_ENDED } else { self.shared.close_code.load(Ordering::Relaxed) };
         // Whoever leads here learns that it is over before others learn that this node is.
         self.shared.end_leases();
         for wire in self.shared.lock_closed().iter().flat_map(|core| core.wires.values()) {

@@ -113,7 +113,7 @@ impl Shared {
             is_busy: AtomicBool::new(false),
             poke: Notify::new(),
             progress: Notify::new(),
-            close_code: AtomicU32::new(super::link::CLOSE_ENDED),
+            close_code: AtomicU32::new(super::link::CLOSE_LEFT),
             ended: tokio::sync::watch::Sender::new(false),
             events: EventLog::new(),
             member_events: EventLog::new(),

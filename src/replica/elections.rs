@@ -1,8 +1,9 @@
 //! Where the replica meets its elections: who has the seats, what is promised and when it is safe.
 
 use super::{Event, Output, Replica, VOTER_MEMO};
+use crate::config::LEASE_TIME_MAX;
 use crate::digest::fingerprint;
-use crate::election::{Effect, Election, Leader, LeaseId, Living, Message};
+use crate::election::{Effect, Election, Leader, LeaseId, Living, Message, Promised};
 use crate::error::ElectionError;
 use crate::members::{Member, Members};
 use crate::time::{Stamp, Time};
@@ -143,7 +144,8 @@ impl Replica {
                 Effect::Send(to, message, None) => self.send_ballot(to, message),
                 Effect::Send(to, message, Some(term)) => {
                     if self.disk.is_there() {
-                        self.keep(VOTER_MEMO, Some(&term.to_le_bytes()));
+                        let lease = self.election.as_ref().map_or(LEASE_TIME_MAX, Election::lease_max);
+                        self.keep(VOTER_MEMO, Some(&Promised { term, lease }.write()));
                     }
                     let (mark, _) = self.disk.memo_marks();
                     self.promises.push_back(Promise { mark, to, message });
@@ -151,10 +153,12 @@ impl Replica {
                 }
                 Effect::Lease(id, state) => self.outputs.push_back(Output::Lease(id, state)),
                 Effect::Leader(name, leader) => self.outputs.push_back(Output::Leader(name, leader)),
-                Effect::Differs(run) => {
-                    let member = self.members().find(|member| member.run == run).cloned();
-                    let event = member.map(|member| Event::VotersDiffer(Box::new(member)));
-                    self.outputs.extend(event.map(Output::Event));
+                Effect::Differs(run, theirs) => {
+                    let member = self.members().find(|member| member.run == run).cloned().map(Box::new);
+                    if let (Some(member), Some(election)) = (member, &self.election) {
+                        let event = Event::VotersDiffer { member, ours: election.rules(), theirs };
+                        self.outputs.push_back(Output::Event(event));
+                    }
                 }
             }
         }

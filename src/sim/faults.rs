@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand_core::Rng;
 
 use super::{Disk, DriftingClock, Happening, Sim};
+use crate::config::Config;
 #[cfg(feature = "__controls")]
 use crate::entry;
 use crate::replica::LinkId;
@@ -116,6 +117,11 @@ impl Sim {
         }
         let saved = self.open_disk(i, disk);
         self.start(i, saved);
+    }
+
+    /// Gives a node another configuration, as from its next start on.
+    pub fn reconfigure(&mut self, i: usize, config: Config) {
+        self.nodes[i].config = config;
     }
 
     /// Sets how far a node's wall clock is off.
