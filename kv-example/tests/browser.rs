@@ -67,6 +67,137 @@ fn the_page_shows_keys_and_nodes_and_is_used_by_keyboard() {
     assert_eq!(page.errors(), Vec::<String>::new());
 }
 
+#[test]
+fn an_open_page_writes_nothing() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    let b = serve("b", &[&a.addr], &[]);
+    b.line(&["put", "k", "v", "--wait", "all", "--timeout", "60s"]);
+    let store = || {
+        let status: serde_json::Value = serde_json::from_str(&a.line(&["status", "--json"])).unwrap();
+        let store = &status["store"];
+        (store["head"].clone(), store["root"].clone(), store["entries"].clone())
+    };
+    common::eventually("they hold the same", || a.run(&["digest", &b.http]).status.success());
+    let before = store();
+    let page = Page::open(chromium, &common::folder("reader"), &a.http);
+    page.wait("keys.has('k')");
+    page.eval("choose('k')");
+    page.wait("held !== null");
+    // Ten readings are five seconds of an open page.
+    page.wait("samples.length >= 10 && samples.some(one => one.rtt_us > 0)");
+    page.wait(&text_has("round trip: median peer"));
+    assert_eq!(store(), before);
+    assert_eq!(a.line(&["list", "--keys-only"]), "k");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn a_changed_key_is_not_overwritten_unseen() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    let page = Page::open(chromium, &common::folder("conflict"), &a.http);
+    a.line(&["put", "short", "soon", "--ttl", "1h"]);
+    a.line(&["put", "k", "first"]);
+    page.wait("keys.has('k') && keys.has('short')");
+    let type_in = |text: &str| {
+        page.eval("document.getElementById('d-value').focus(); document.getElementById('d-value').select()");
+        page.write(text);
+    };
+    let click = |id: &str| page.eval(&format!("document.getElementById('{id}').click()"));
+    let answer = |text: &str| {
+        page.eval(&format!(
+            "[...document.querySelectorAll('#clash button')].find(one => one.textContent.includes('{text}')).click()"
+        ))
+    };
+    let opened = |key: &str| {
+        page.eval(&format!("choose('{key}')"));
+        page.wait(&format!("chosen === '{key}' && held !== null"));
+    };
+    let clash = "!document.getElementById('clash').hidden";
+
+    // What was typed as a time to live for one key is not for another.
+    opened("short");
+    page.eval("document.getElementById('d-ttl').value = '1s'");
+    opened("k");
+    assert_eq!(page.eval("document.getElementById('d-ttl').value"), "");
+
+    // Changed elsewhere while it is edited here: both values are shown.
+    type_in("mine");
+    a.line(&["put", "k", "theirs"]);
+    click("d-put");
+    page.wait(clash);
+    page.wait("['mine', 'theirs'].every(text => document.getElementById('clash').innerText.includes(text))");
+    page.picture(&picture("edit-conflict"));
+    page.resize(390, 1_900);
+    page.picture(&picture("edit-conflict-phone"));
+    page.resize(1_280, 900);
+    assert_eq!(a.line(&["get", "k"]), "theirs");
+    answer("Put yours");
+    common::eventually("it is put after all", || a.line(&["get", "k"]) == "mine");
+    page.wait("document.getElementById('d-said').textContent.startsWith('written')");
+
+    // A key that is new here and not in the cluster.
+    click("fresh");
+    a.line(&["put", "other", "there"]);
+    page.eval("document.getElementById('d-key').value = 'other'");
+    type_in("mine");
+    click("d-put");
+    page.wait(clash);
+    assert_eq!(a.line(&["get", "other"]), "there");
+    answer("Take what is there");
+    page.wait(
+        "document.getElementById('d-value').value === 'there' && document.getElementById('clash').hidden",
+    );
+
+    // A delete names its key, asks, and has the same condition.
+    opened("k");
+    click("d-delete");
+    page.wait(
+        "document.getElementById('sure').open && document.getElementById('sure').innerText.includes('k')",
+    );
+    page.picture(&picture("delete"));
+    a.line(&["put", "k", "newer"]);
+    click("sure-no");
+    assert_eq!(a.line(&["get", "k"]), "newer");
+    page.wait("document.getElementById('d-value').value === 'newer'");
+    click("d-delete");
+    // Written after the page has read it: the form is told nothing of it, as on a slow line.
+    page.eval("told.keys = () => {}");
+    a.line(&["put", "k", "newest"]);
+    click("sure-yes");
+    page.wait(clash);
+    assert_eq!(a.line(&["get", "k"]), "newest");
+    answer("Delete it");
+    common::eventually("it is deleted", || a.run(&["get", "k"]).status.code() == Some(1));
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn a_value_that_is_not_text_cannot_be_saved_as_text() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    let values: [(&str, &[u8]); 2] = [("binary", &[0, 159, 146, 150]), ("line-ends", b"a\r\nb")];
+    for (key, value) in values {
+        assert!(a.run_with_input(&["put", key, "-"], value).status.success());
+    }
+    let page = Page::open(chromium, &common::folder("binary"), &a.http);
+    page.wait("keys.size === 2");
+    for (key, value) in values {
+        page.eval(&format!("choose('{key}')"));
+        page.wait("held?.stamp && document.getElementById('facts').textContent.includes('cannot be edited')");
+        page.picture(&picture(key));
+        page.eval("document.getElementById('d-value').focus()");
+        page.write("typed");
+        page.eval("document.getElementById('d-put').click(); document.getElementById('detail').requestSubmit(); save()");
+        assert_eq!(page.eval("document.getElementById('d-put').disabled"), true);
+        assert_eq!(a.run(&["get", key]).stdout, value);
+    }
+    page.eval("choose('binary')");
+    page.wait("document.getElementById('d-value').value === '00 9f 92 96'");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
 /// Passes bytes on between a browser and a node, until it is told to break everything.
 struct Wire {
     http: String,
@@ -155,13 +286,15 @@ fn the_demo_is_cut_and_healed_in_the_page_and_stays_smooth_with_many_keys() {
     let demo = start(command);
     let page = Page::open(chromium, &common::folder("demo"), &demo.http);
     page.wait("keys.size > 10000 && document.querySelectorAll('#map .node.alive').length === 5");
-    page.wait("probes.length > 0");
+    page.wait("samples.length > 0");
     page.prefer("light");
     page.picture(&picture("light"));
     page.prefer("dark");
     page.picture(&picture("dark"));
-    page.resize(420, 1_800);
+    page.resize(390, 1_800);
     page.picture(&picture("narrow"));
+    page.resize(1_280, 800);
+    page.picture(&picture("desktop"));
     page.resize(1_440, 900);
     page.prefer("light");
 

@@ -1,27 +1,26 @@
-//! What the dashboard shows of the past: who was there, what happened, how long writes took to spread.
+//! What the dashboard shows of the past: who was there, what happened, how far away the peers were.
 //!
-//! Three short histories, each bounded. Whoever shows them follows with a cursor.
+//! Three short histories, each bounded. Whoever shows them follows with a cursor. All of it is read from what the node
+//! knows anyway: looking at a node never writes to its store.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tidings::{MemberEvent, MemberState, Node, PutOptions, Quorum};
+use tidings::{MemberEvent, MemberState, Node, NodeStatus};
 
 use super::view;
 
 /// How often members are counted, and for how long that is kept: ten minutes.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
 const CENSUSES_KEPT: usize = 600;
-/// How often the spreading of a write is timed while somebody looks, and how many times are kept.
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
-const PROBES_KEPT: usize = 600;
-/// A probe that was not confirmed within this time is shown as lost.
-const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
-/// Probes vanish by themselves when nobody looks any more.
-const PROBE_TTL: Duration = Duration::from_secs(60);
+/// How often round trips and arrival times are read while a page is open, and how many readings are kept.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+const SAMPLES_KEPT: usize = 600;
+/// A peer that owes a confirmation for longer than this is shown as late.
+const LATE_TIME: Duration = Duration::from_secs(2);
 const LOG_LINES_KEPT: usize = 300;
 /// Names of runs that are remembered.
 const WRITERS_MAX: usize = 8_192;
@@ -58,7 +57,7 @@ impl<T: Clone> Ring<T> {
 struct Histories {
     writers: BTreeMap<u64, String>,
     censuses: Ring<Value>,
-    probes: Ring<Value>,
+    samples: Ring<Value>,
     log: Ring<Value>,
 }
 
@@ -74,7 +73,7 @@ pub(crate) struct Monitor {
 #[derive(Debug, Default)]
 pub(super) struct Viewed {
     censuses: u64,
-    probes: u64,
+    samples: u64,
     log: u64,
 }
 
@@ -94,7 +93,7 @@ impl Monitor {
         let histories = Histories {
             writers: BTreeMap::from([(node.status().run, node.name().to_owned())]),
             censuses: Ring::new(CENSUSES_KEPT),
-            probes: Ring::new(PROBES_KEPT),
+            samples: Ring::new(SAMPLES_KEPT),
             log: Ring::new(LOG_LINES_KEPT),
         };
         let monitor = Arc::new(Self {
@@ -105,7 +104,7 @@ impl Monitor {
         tokio::spawn(Self::follow_members(monitor.clone(), node.clone()));
         tokio::spawn(Self::follow_events(monitor.clone(), node.clone()));
         tokio::spawn(Self::count(monitor.clone(), node.clone()));
-        tokio::spawn(Self::probe(monitor.clone(), node.clone()));
+        tokio::spawn(Self::sample(monitor.clone(), node.clone()));
         let (ready, node) = (monitor.clone(), node.clone());
         tokio::spawn(async move {
             if node.ready().await.is_ok() {
@@ -145,10 +144,10 @@ impl Monitor {
     pub(super) fn news(&self, viewed: &mut Viewed) -> Option<Value> {
         let histories = self.lock();
         let censuses = histories.censuses.read(&mut viewed.censuses);
-        let probes = histories.probes.read(&mut viewed.probes);
+        let samples = histories.samples.read(&mut viewed.samples);
         let log = histories.log.read(&mut viewed.log);
-        let is_empty = censuses.is_empty() && probes.is_empty() && log.is_empty();
-        (!is_empty).then(|| json!({ "censuses": censuses, "probes": probes, "log": log }))
+        let is_empty = censuses.is_empty() && samples.is_empty() && log.is_empty();
+        (!is_empty).then(|| json!({ "censuses": censuses, "samples": samples, "log": log }))
     }
 
     async fn follow_members(self: Arc<Self>, node: Node) {
@@ -196,30 +195,35 @@ impl Monitor {
         }
     }
 
-    /// Times how long a write takes to be confirmed by a majority, and by all that live: by one clock, this node's,
-    /// and with the way back.
-    async fn probe(self: Arc<Self>, node: Node) {
-        let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+    /// Reads how far away the peers are, while a page is open.
+    async fn sample(self: Arc<Self>, node: Node) {
+        let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let key = format!("probe/{}", node.name());
         while !node.is_closed() {
             ticks.tick().await;
-            let living = node.members().iter().filter(|member| member.state.is_alive()).count();
-            if self.viewers.load(Ordering::Relaxed) == 0 || living < 2 {
-                continue;
+            if self.viewers.load(Ordering::Relaxed) > 0 && node.members().len() > 1 {
+                self.lock().samples.push(sample(&node.status()));
             }
-            let (started, t) = (Instant::now(), view::ms(SystemTime::now()));
-            let put = node.put_with(&key, t.to_string(), PutOptions::new().ttl(PROBE_TTL));
-            let Ok(receipt) = put else { continue };
-            let timed = async |quorum| match receipt.seen_by(quorum, PROBE_TIME_MAX).await {
-                Ok(()) => Some(started.elapsed().as_micros() as u64),
-                Err(_) => None,
-            };
-            let (majority, all) = tokio::join!(timed(Quorum::Majority), timed(Quorum::Count(living)));
-            let probe = json!({ "t": t, "majority_us": majority, "all_us": all, "living": living });
-            self.lock().probes.push(probe);
         }
     }
+}
+
+/// Round trips to the median and the slowest peer, arrival times of others' writes, and whether a peer is late.
+fn sample(status: &NodeStatus) -> Value {
+    let micros = |time: Option<Duration>| time.map(|time| time.as_micros() as u64);
+    let median = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    };
+    let rtts: Vec<Duration> = status.peers.iter().map(|peer| peer.rtt).collect();
+    json!({
+        "t": view::ms(SystemTime::now()),
+        "rtt_max_us": micros(rtts.iter().max().copied()),
+        "rtt_us": micros(median(rtts)),
+        "arrival_p50_us": micros(median(status.arrivals.iter().map(|arrival| arrival.p50).collect())),
+        "arrival_p99_us": micros(status.arrivals.iter().map(|arrival| arrival.p99).max()),
+        "late": status.peers.iter().any(|peer| peer.lag_time > LATE_TIME),
+    })
 }
 
 /// A node's event in words.
