@@ -81,12 +81,17 @@ fn run(command: Command) -> Result<(), Failure> {
 fn secret(out: Option<PathBuf>) -> Result<(), Failure> {
     let secret = tidings::Security::generate_secret();
     let Some(path) = out else { return Ok(writeln!(std::io::stdout(), "{secret}")?) };
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options.open(&path).and_then(|mut file| writeln!(file, "{secret}"));
+    let written = private(std::fs::OpenOptions::new().write(true).create_new(true))
+        .open(&path)
+        .and_then(|mut file| writeln!(file, "{secret}"));
     written.map_err(|error| Failure::file(&path, &error))
+}
+
+/// Has a file that is made be for its owner alone.
+fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
 }
 
 /// Runs this to its end. What it has left to others, as a snapshot that is being written, keeps nobody waiting.

@@ -30,6 +30,20 @@ pub(crate) enum Profile {
     Local,
 }
 
+/// A token shorter than this many bytes is refused where other machines can reach the API.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// A secret or a token as it stands in a settings file. It is never shown.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
 /// Every setting of a node. A file has the same names with underscores instead of dashes, and may hold `secret` and
 /// `token` themselves besides.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -105,10 +119,10 @@ pub(crate) struct Settings {
     pub(crate) watchers_max: Option<usize>,
     /// The secret itself. No flag: other users of the machine can read those.
     #[arg(skip)]
-    pub(crate) secret: Option<String>,
+    pub(crate) secret: Option<Hidden>,
     /// The token itself; no flag either.
     #[arg(skip)]
-    pub(crate) token: Option<String>,
+    pub(crate) token: Option<Hidden>,
 }
 
 /// The secret or the token: from its own variable, its file, or the settings' file.
@@ -119,8 +133,7 @@ impl Settings {
     /// Fills what flags and environment leave open from a file.
     pub(crate) fn or_file(self, path: &Path) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
-        let file: Self = toml::from_str(&text)
-            .map_err(|error| Failure::usage(format!("{} is not understood:\n{error}", path.display())))?;
+        let file: Self = toml::from_str(&text).map_err(|error| not_understood(path, &text, &error))?;
         if file.secret.is_some() || file.token.is_some() {
             check_private(path)?;
         }
@@ -169,7 +182,7 @@ impl Settings {
 
     /// The secrets of the cluster, the one in use first.
     pub(crate) fn secrets(&self) -> Result<Vec<String>, Failure> {
-        let lines = match secret_text(SECRET_VARIABLE, self.secret_file.as_deref(), self.secret.as_deref())? {
+        let lines = match secret_text(SECRET_VARIABLE, self.secret_file.as_deref(), self.secret.as_ref())? {
             Some(text) => {
                 text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
             }
@@ -188,7 +201,7 @@ impl Settings {
 
     /// The token of the HTTP API, which may be missing only where nobody but this machine can connect.
     pub(crate) fn token(&self) -> Result<Option<String>, Failure> {
-        let token = secret_text(TOKEN_VARIABLE, self.token_file.as_deref(), self.token.as_deref())?;
+        let token = secret_text(TOKEN_VARIABLE, self.token_file.as_deref(), self.token.as_ref())?;
         let token = token.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
         if token.is_none() && !self.http().ip().is_loopback() {
             let message =
@@ -198,6 +211,17 @@ impl Settings {
                  {TOKEN_VARIABLE}), or bind --http to 127.0.0.1"
             );
             return Err(Failure::usage(message).hint(hint));
+        }
+        let bytes = token.as_deref().map_or(TOKEN_BYTES_MIN, str::len);
+        if bytes < TOKEN_BYTES_MIN && !self.http().ip().is_loopback() {
+            let message = format!(
+                "{} can be reached from other machines, and the token is easy to guess: it has {bytes} bytes, at \
+                 least {TOKEN_BYTES_MIN} are needed",
+                self.http()
+            );
+            return Err(
+                Failure::usage(message).hint("make a good one with `kv-example secret --out token.txt`")
+            );
         }
         Ok(token)
     }
@@ -228,7 +252,28 @@ impl Settings {
     }
 }
 
-fn secret_text(variable: &str, file: Option<&Path>, own: Option<&str>) -> Result<Option<String>, Failure> {
+/// What is wrong with a settings file: the line and the name of the setting. Neither the line itself nor a value is
+/// shown, because it may be the secret; the messages of the parser show both.
+fn not_understood(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count();
+    let place = format!("{}, line {}", path.display(), line + 1);
+    let unknown = error.message().strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let message = match (unknown, toml::from_str::<toml::Table>(text)) {
+        (_, Err(_)) => format!("{place}: this is not TOML"),
+        (Some((key, _)), Ok(_)) => format!("{place}: there is no setting {key:?}"),
+        (None, Ok(settings)) => {
+            let key = text.lines().nth(line).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+            match key.filter(|key| settings.contains_key(*key)) {
+                Some(key) => format!("{place}: the value of {key:?} is not of the form that it needs"),
+                None => format!("{place}: a value is not of the form that its setting needs"),
+            }
+        }
+    };
+    Failure::usage(message).hint("`kv-example serve --help` explains every setting")
+}
+
+fn secret_text(variable: &str, file: Option<&Path>, own: Option<&Hidden>) -> Result<Option<String>, Failure> {
     // A file can be read again on SIGHUP and is not inherited by child processes: it goes first.
     if let Some(path) = file {
         check_private(path)?;
@@ -236,8 +281,9 @@ fn secret_text(variable: &str, file: Option<&Path>, own: Option<&str>) -> Result
     }
     match std::env::var(variable) {
         Ok(text) => Ok(Some(text)),
-        Err(std::env::VarError::NotPresent) => Ok(own.map(str::to_owned)),
-        Err(error) => Err(Failure::usage(format!("{variable}: {error}"))),
+        Err(std::env::VarError::NotPresent) => Ok(own.map(|Hidden(text)| text.clone())),
+        // The error itself would show the value.
+        Err(std::env::VarError::NotUnicode(_)) => Err(Failure::usage(format!("{variable} is not UTF-8"))),
     }
 }
 

@@ -272,3 +272,130 @@ fn a_leader_runs_its_command_and_nobody_else_does_meanwhile() {
     let refused = voterless.run(&["leader", "cron"]);
     assert!(code(&refused) == 2 && said(&refused).contains("--voter"), "{}", said(&refused));
 }
+
+/// Starts a node that does not start, and answers what it says.
+fn refused(command: &mut std::process::Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(code(&output), 2, "{}", said(&output));
+    said_by(&output)
+}
+
+/// All that it wrote.
+fn said_by(output: &Output) -> String {
+    said(output) + &shown(output)
+}
+
+fn private_file(path: &std::path::Path, text: impl AsRef<[u8]>) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_broken_settings_file_is_explained_without_its_values() {
+    let file = folder("broken").join("node.toml");
+    let secret = "correct horse battery staple";
+    for (line, told) in [
+        (format!("secrte = \"{secret}\""), "line 3: there is no setting \"secrte\""),
+        (format!("secret = \"{secret}"), "line 3: this is not TOML"),
+        (format!("secret {secret}"), "line 3: this is not TOML"),
+        (format!("secret = [\"{secret}\"]"), "line 3: the value of \"secret\""),
+        (format!("profile = \"{secret}\""), "line 3: the value of \"profile\""),
+        (format!("voters = \"{secret}\""), "line 3: the value of \"voters\""),
+        (format!("http = \"{secret}\""), "line 3: the value of \"http\""),
+        (format!("meta = {{ zone = [\"{secret}\"] }}"), "line 3: "),
+        (format!("secret = \"{secret}\"\nlease_tiem = \"1s\""), "line 4: there is no setting \"lease_tiem\""),
+    ] {
+        private_file(&file, format!("# A comment\nname = \"a\"\n{line}\n"));
+        let said = refused(program().args(["serve", "--config"]).arg(&file));
+        assert!(said.contains(told) && said.contains("node.toml"), "{told}: {said}");
+        for word in secret.split(' ') {
+            assert!(!said.contains(word), "{line}: {said}");
+        }
+    }
+}
+
+#[test]
+fn no_error_shows_a_secret_or_a_token() {
+    let folder = folder("unshown");
+    let (secrets, token) = (folder.join("secrets"), folder.join("token"));
+    let shows = |said: &str| ["hunter2", "hunter3"].iter().any(|word| said.contains(word));
+    let serve = |http: &str, env: &str, value: &std::ffi::OsStr| {
+        let mut command = program();
+        command.args(["serve", "--name", "a", "--listen", "127.0.0.1:0", "--http", http]).env(env, value);
+        command
+    };
+    let local = "127.0.0.1:0";
+    // Easy to guess, of the wrong encoding, and readable by others.
+    let said = refused(&mut serve(local, "TIDINGS_SECRET", "hunter2".as_ref()));
+    assert!(!shows(&said) && said.contains("16 bytes"), "{said}");
+    let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"hunter2 \xff hunter2 hunter2");
+    let said = refused(&mut serve(local, "TIDINGS_SECRET", bytes));
+    assert!(!shows(&said) && said.contains("not UTF-8"), "{said}");
+    private_file(&secrets, b"hunter2 \xff hunter2 hunter2");
+    let output = serve(local, "TIDINGS_SECRET_FILE", secrets.as_os_str()).output().unwrap();
+    assert!(!output.status.success() && !shows(&(said_by(&output))), "{}", said_by(&output));
+    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let said = refused(&mut serve(local, "TIDINGS_SECRET_FILE", secrets.as_os_str()));
+    assert!(!shows(&said) && said.contains("chmod 600"), "{said}");
+    // A token that anybody guesses is refused where anybody can ask.
+    for (text, is_in_file) in [("hunter3", true), ("fifteen-hunter3", false)] {
+        private_file(&token, text);
+        let mut command = serve("0.0.0.0:0", "TIDINGS_SECRET", common::SECRET.as_ref());
+        if is_in_file {
+            command.arg("--token-file").arg(&token);
+        } else {
+            command.env("TIDINGS_TOKEN", text);
+        }
+        let said = refused(&mut command);
+        let told = ["at least 16 are needed", "kv-example secret"];
+        assert!(!shows(&said) && told.iter().all(|told| said.contains(told)), "{said}");
+    }
+}
+
+#[test]
+fn a_good_token_is_taken_where_others_can_ask() {
+    let token = folder("good-token").join("token");
+    assert!(program().args(["secret", "--out"]).arg(&token).status().unwrap().success());
+    let mut command = program();
+    command.args(["serve", "--name", "a", "--listen", "127.0.0.1:0", "--http", "0.0.0.0:0", "--log", "off"]);
+    command.env("TIDINGS_SECRET", common::SECRET).arg("--token-file").arg(&token);
+    let node = common::start(command);
+    let local = node.http.replace("0.0.0.0", "127.0.0.1");
+    assert_eq!(common::ask("GET", &format!("{local}/v1/kv"), &[], b"").status, 401);
+    let words = ["list", "--token-file", token.to_str().unwrap()];
+    assert!(run_with_input(&local, &words, b"").status.success());
+}
+
+#[test]
+fn data_and_snapshots_are_for_their_owner_alone() {
+    let folder = folder("modes");
+    let (dir, dump) = (folder.join("above").join("data"), folder.join("keys.jsonl"));
+    // The shell's umask is the one that most systems have.
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "umask 022; exec \"$@\"", "sh", common::PROGRAM]);
+    command.args([
+        "serve",
+        "--name",
+        "a",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--log",
+        "off",
+    ]);
+    command.arg("--data-dir").arg(&dir).env("TIDINGS_SECRET", common::SECRET);
+    let node = common::start(command);
+    node.line(&["put", "k", "v", "--durable"]);
+    node.line(&["snapshot", "monday"]);
+    assert!(node.run(&["dump", "--out", dump.to_str().unwrap()]).status.success());
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for folder in
+        [folder.join("above"), dir.clone(), dir.join("node"), dir.join("node/store"), dir.join("snapshots")]
+    {
+        assert_eq!(mode(&folder), 0o700, "{}", folder.display());
+    }
+    for file in [dir.join("node/lock"), dir.join("snapshots/monday"), dump] {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+}

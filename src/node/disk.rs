@@ -23,6 +23,23 @@ pub(super) use follow::{attach, open};
 #[cfg(feature = "durable")]
 pub(super) use snapshot::write as write_snapshot;
 
+/// Makes a folder, and those above it that are missing, for the node's own user alone: it holds the application's data.
+#[cfg(feature = "durable")]
+fn create_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder)
+}
+
+/// Has a file that is made be for the node's own user alone.
+#[cfg(feature = "durable")]
+fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
 /// What a node and the thread of its disk know of each other.
 #[derive(Debug, Default)]
 pub(super) struct DiskLink {

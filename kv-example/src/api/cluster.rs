@@ -116,7 +116,10 @@ async fn snapshot(State(app): AppState, Ask(ask): Ask<SnapshotName>) -> Result<J
     }
     let nothing = "no snapshot was taken";
     let failed = |error: &dyn std::fmt::Display| ApiError::failed(error.to_string(), nothing);
-    std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+    let mut folders = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut folders, 0o700);
+    folders.recursive(true).create(folder).map_err(|error| failed(&error))?;
     let path = folder.join(&ask.name);
     app.node.snapshot(&path).await.map_err(|error| failed(&error))?;
     let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());

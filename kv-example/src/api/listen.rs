@@ -38,9 +38,15 @@ const OPEN_PATHS: [&str; 3] = ["/", "/healthz", "/readyz"];
 
 /// Who may ask. With a token: whoever has it. Without one, on this machine alone: whoever is on it, but no page of
 /// another site in this machine's browser, and nobody who had a foreign host name resolve to this machine.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Guard {
     token: Option<Arc<str>>,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").field("has_token", &self.token.is_some()).finish()
+    }
 }
 
 impl Guard {

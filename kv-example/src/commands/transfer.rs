@@ -39,7 +39,8 @@ impl Dump {
         let client = self.target.client()?;
         let mut out: Box<dyn Write> = match &self.out {
             Some(path) => {
-                Box::new(BufWriter::new(File::create(path).map_err(|error| Failure::file(path, &error))?))
+                let file = crate::private(File::options().write(true).create(true).truncate(true)).open(path);
+                Box::new(BufWriter::new(file.map_err(|error| Failure::file(path, &error))?))
             }
             None => Box::new(BufWriter::new(io::stdout().lock())),
         };

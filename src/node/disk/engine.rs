@@ -132,9 +132,10 @@ impl Engine {
             path: dir.display().to_string(),
             reason: error.to_string(),
         };
-        fs::create_dir_all(dir).map_err(|error| unusable(&error))?;
-        let lock =
-            File::options().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_FILE));
+        super::create_private_folder(dir).map_err(|error| unusable(&error))?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let lock = super::private(&mut options).open(dir.join(LOCK_FILE));
         let lock = lock.map_err(|error| unusable(&error))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StartError::DataDirInUse { path: dir.display().to_string() },
@@ -441,6 +442,8 @@ fn open(dir: &Path) -> Result<Open, fjall::Error> {
     }
     File::create(&making)?;
     sync_folder(dir)?;
+    // Whatever the modes of the files in it are: the folder around it may be one that others can read.
+    super::create_private_folder(&store)?;
     let open = open_store(&store)?;
     sync_folder(dir)?;
     fs::remove_file(making)?;

@@ -33,12 +33,13 @@ pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), Snapsho
     let changes = collect(shared).ok_or(SnapshotError::Failed)?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{:x}-{}.tmp", shared.run, BEGUN.fetch_add(1, Ordering::Relaxed)));
-    let written = File::create_new(&temporary).and_then(|file| {
-        let written = write_file(file, changes).and_then(|()| fs::rename(&temporary, path));
-        written.inspect_err(|_| _ = fs::remove_file(&temporary))?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-    });
+    let written =
+        super::private(File::options().write(true).create_new(true)).open(&temporary).and_then(|file| {
+            let written = write_file(file, changes).and_then(|()| fs::rename(&temporary, path));
+            written.inspect_err(|_| _ = fs::remove_file(&temporary))?;
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        });
     written
         .map_err(|error| SnapshotError::File { path: path.display().to_string(), reason: error.to_string() })
 }
