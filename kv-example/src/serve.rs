@@ -104,16 +104,17 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let serving =
         tokio::spawn(api::serve(listener, guard, api::router(app), settings.connections_max(), stop));
     let mut accepted = secrets;
-    let has_left = loop {
+    // A process that ends in order leaves, unless whoever runs it has said that it will be back.
+    let leaves = loop {
         tokio::select! {
-            () = end.recv() => break false,
+            () = end.recv() => break !settings.expect_return,
             () = leaving.notified() => break true,
             () = reload.recv() => rotate(&settings, &security, &mut accepted),
         }
     };
     stopping.send_replace(true);
     let ending = async {
-        if has_left {
+        if leaves {
             node.leave().await;
         } else {
             node.shutdown().await;

@@ -78,6 +78,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "TIDINGS_REJOIN_ON_CORRUPTION")]
     #[serde(default)]
     pub(crate) rejoin_on_corruption: bool,
+    /// On SIGTERM and Ctrl-C stay a member that is expected back, instead of leaving the cluster
+    #[arg(long, env = "TIDINGS_EXPECT_RETURN")]
+    #[serde(default)]
+    pub(crate) expect_return: bool,
     /// Write the disk at most once in this time [default: 50ms]
     #[arg(long, env = "TIDINGS_DISK_INTERVAL", value_name = "TIME")]
     pub(crate) disk_interval: Option<String>,
@@ -147,6 +151,7 @@ impl Settings {
             data_dir: self.data_dir.or(file.data_dir),
             restore: self.restore.or(file.restore),
             rejoin_on_corruption: self.rejoin_on_corruption || file.rejoin_on_corruption,
+            expect_return: self.expect_return || file.expect_return,
             disk_interval: self.disk_interval.or(file.disk_interval),
             secret_file: self.secret_file.or(file.secret_file),
             token_file: self.token_file.or(file.token_file),

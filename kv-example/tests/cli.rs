@@ -273,6 +273,33 @@ fn a_leader_runs_its_command_and_nobody_else_does_meanwhile() {
     assert!(code(&refused) == 2 && said(&refused).contains("--voter"), "{}", said(&refused));
 }
 
+#[test]
+fn sigterm_leaves_unless_the_return_is_expected() {
+    let a = serve("a", &[], &[]);
+    let in_file = folder("expected").join("node.toml");
+    std::fs::write(&in_file, "expect_return = true\n").unwrap();
+    let in_file = ["--config", in_file.to_str().unwrap()];
+    let cases: [(&str, &[&str], &str); 3] =
+        [("b", &[], "left"), ("c", &["--expect-return"], "down"), ("d", &in_file, "down")];
+    for (name, more, expected) in cases {
+        let mut node = serve(name, &[&a.addr], more);
+        let state = || {
+            let members = common::ask("GET", &format!("{}/v1/members", a.http), &[], b"").json();
+            let members = members["members"].as_array().unwrap();
+            members.iter().find(|member| member["name"] == name).map(|member| member["state"].clone())
+        };
+        eventually("it is a member", || state() == Some("alive".into()));
+        common::signal(node.pid(), "TERM");
+        assert!(node.child.wait().unwrap().success());
+        eventually(&format!("{name} is {expected}"), || state() == Some(expected.into()));
+        if expected == "left" {
+            // Nobody waits for it.
+            let url = format!("{}/v1/kv/k?wait=all&timeout=60s", a.http);
+            assert_eq!(common::ask("PUT", &url, &[], b"v").status, 200);
+        }
+    }
+}
+
 /// Starts a node that does not start, and answers what it says.
 fn refused(command: &mut std::process::Command) -> String {
     let output = command.output().unwrap();
