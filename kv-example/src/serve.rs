@@ -115,9 +115,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     stopping.send_replace(true);
     let ending = async {
         if leaves {
-            node.leave().await;
-        } else {
             node.shutdown().await;
+        } else {
+            node.shutdown_expecting_return().await;
         }
         _ = serving.await;
     };
