@@ -57,7 +57,7 @@ pub use node::{
     Observer, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
-pub use node::{Map, MapWatch};
+pub use node::{Map, MapEvent, MapWatch};
 pub use replica::{
     BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, JoinProgress, Lane, LinkId, Output, Persist,
     PutOptions, Repair, Replica, Setup, Status, SyncTraffic,

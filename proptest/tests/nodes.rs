@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::{
-    Builder, Config, ElectionError, Event, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions,
-    Quorum, Security, StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
+    Builder, Config, ElectionError, Event, MapEvent, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal,
+    PutOptions, Quorum, Security, StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
 };
 use tidings_proptest::{GUARD, guarded, refusal};
 use tokio::net::UdpSocket;
@@ -639,15 +639,47 @@ async fn a_typed_map_names_the_key_whose_value_is_of_another_type() {
     let a = start("a", &[]).await;
     let map = a.map::<Vec<u32>>("lists/");
     let mut watch = map.watch();
+    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Current));
     map.put("one", &vec![1, 2]).unwrap();
     a.put("lists/bad", "{}").unwrap();
-    assert_eq!(guarded(watch.next()).await, Some(Ok(("one".to_owned(), Some(vec![1, 2])))));
-    let bad = guarded(watch.next()).await.unwrap().unwrap_err();
+    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Put("one".to_owned(), vec![1, 2])));
+    let Some(MapEvent::Invalid(bad)) = guarded(watch.next()).await else { panic!("it is no list") };
     assert_eq!(bad.key, "lists/bad");
     assert!(map.get("bad").unwrap_err().to_string().contains("lists/bad"));
     map.delete("one").unwrap();
-    assert_eq!(guarded(watch.next()).await, Some(Ok(("one".to_owned(), None))));
+    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Delete("one".to_owned())));
     assert_eq!(map.get("one"), Ok(None));
+}
+
+/// The node keeps 1,024 events for a watch that does not read, and no removal longer than it must.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn typed_watch_that_missed_a_delete_starts_over() {
+    let mut config = Config::local();
+    config.removals_max = 0;
+    let a = Node::builder("a").security(security()).config(config).start().await.unwrap();
+    let map = a.map::<u32>("m/");
+    map.put("gone", &1).unwrap();
+    let mut watch = map.watch();
+    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Put("gone".to_owned(), 1)));
+    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Current));
+    for i in 0..3_000 {
+        map.put(format!("k{i}"), &i).unwrap();
+    }
+    map.delete("gone").unwrap();
+    a.put("elsewhere", "v").unwrap();
+    a.delete("elsewhere").unwrap();
+    let (mut seen, mut has_resynced) = (BTreeMap::from([("gone".to_owned(), 1)]), false);
+    for _ in 0..10_000 {
+        match guarded(watch.next()).await.expect("the node is open") {
+            MapEvent::Put(key, value) => _ = seen.insert(key, value),
+            MapEvent::Delete(key) => _ = seen.remove(&key),
+            MapEvent::Resync => (seen, has_resynced) = (BTreeMap::new(), true),
+            MapEvent::Current if has_resynced => break,
+            _ => {}
+        }
+    }
+    assert!(has_resynced, "the watch said nothing of what it missed");
+    assert_eq!((seen.len(), seen.contains_key("gone")), (3_000, false));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,7 +37,7 @@ pub use receipt::{Quorum, Receipt};
 pub use security::{Security, TlsRefusal};
 pub use views::{Counter, Set};
 #[cfg(feature = "json")]
-pub use views::{Map, MapWatch};
+pub use views::{Map, MapEvent, MapWatch};
 pub use watch::{Events, Watch};
 
 use crate::arrivals::Arrival;

@@ -222,7 +222,7 @@ impl Counter {
 }
 
 #[cfg(feature = "json")]
-pub use json::{Map, MapWatch};
+pub use json::{Map, MapEvent, MapWatch};
 
 #[cfg(feature = "json")]
 mod json {
@@ -344,20 +344,37 @@ mod json {
         }
     }
 
+    /// What a [`MapWatch`] tells. Keys are those below the map's prefix.
+    #[derive(Clone, Debug, PartialEq)]
+    #[non_exhaustive]
+    pub enum MapEvent<T> {
+        /// A key has this value now.
+        Put(String, T),
+        /// A key has a value now that is not of this type. What was told of the key before does not hold any more.
+        Invalid(DecodeError),
+        /// A key was deleted, or its value expired. It need not have been told before.
+        Delete(String),
+        /// Everything that was there when the watch began, or since the last [`MapEvent::Resync`], has been told.
+        Current,
+        /// The watch fell so far behind that deletes may have been missed: forget everything that was told. All current
+        /// values follow, then [`MapEvent::Current`].
+        Resync,
+    }
+
     impl<T: DeserializeOwned> MapWatch<T> {
-        /// The next change: the key below the prefix, and its value, or none if it is gone. The end of the current
-        /// values and a resync are not told: use [`Node::watch`](crate::Node::watch) where they matter. None once
-        /// the node is closed.
-        pub async fn next(&mut self) -> Option<Result<(String, Option<T>), DecodeError>> {
-            loop {
-                let event = self.watch.next().await?;
-                let Some(key) = event.key() else { continue };
-                let key = key[self.prefix_bytes..].to_owned();
-                return Some(match &event {
-                    WatchEvent::Put(entry) => decode(entry).map(|value| (key, Some(value))),
-                    _ => Ok((key, None)),
-                });
-            }
+        /// The next event. None once the node is closed.
+        pub async fn next(&mut self) -> Option<MapEvent<T>> {
+            let event = self.watch.next().await?;
+            let key = event.key().map(|key| key[self.prefix_bytes..].to_owned());
+            Some(match (&event, key) {
+                (WatchEvent::Put(entry), Some(key)) => match decode(entry) {
+                    Ok(value) => MapEvent::Put(key, value),
+                    Err(error) => MapEvent::Invalid(error),
+                },
+                (_, Some(key)) => MapEvent::Delete(key),
+                (WatchEvent::Current, None) => MapEvent::Current,
+                (_, None) => MapEvent::Resync,
+            })
         }
     }
 }
