@@ -105,9 +105,13 @@ pub(crate) struct Settings {
     #[arg(long = "voter", env = "TIDINGS_VOTERS", value_name = "NAME", value_delimiter = ',')]
     #[serde(default)]
     pub(crate) voters: Vec<String>,
-    /// How long a leader that dies stands in the way, up to 10s [default: 3s]
+    /// How long a leader that dies stands in the way, up to --lease-time-max [default: 3s; 1s with the profile local]
     #[arg(long, env = "TIDINGS_LEASE_TIME", value_name = "TIME")]
     pub(crate) lease_time: Option<String>,
+    /// The longest lease that a voter grants, the same on every node. Voters wait about that long after a start [default:
+    /// 10s; 1s with the profile local]
+    #[arg(long, env = "TIDINGS_LEASE_TIME_MAX", value_name = "TIME")]
+    pub(crate) lease_time_max: Option<String>,
     /// Elections that the dashboard shows, besides those that this node is asked about
     #[arg(long = "election", env = "TIDINGS_ELECTIONS", value_name = "NAME", value_delimiter = ',')]
     #[serde(default)]
@@ -160,6 +164,7 @@ impl Settings {
             app_version: self.app_version.or(file.app_version),
             voters: if self.voters.is_empty() { file.voters } else { self.voters },
             lease_time: self.lease_time.or(file.lease_time),
+            lease_time_max: self.lease_time_max.or(file.lease_time_max),
             elections: if self.elections.is_empty() { file.elections } else { self.elections },
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             connections_max: self.connections_max.or(file.connections_max),
@@ -249,6 +254,9 @@ impl Settings {
         config.voters.clone_from(&self.voters);
         if let Some(time) = &self.lease_time {
             config.lease_time = span::parse(time).map_err(Failure::usage)?;
+        }
+        if let Some(time) = &self.lease_time_max {
+            config.lease_time_max = span::parse(time).map_err(Failure::usage)?;
         }
         if self.rejoin_on_corruption {
             config.on_corruption = OnCorruption::Rejoin;

@@ -249,7 +249,7 @@ fn a_secret_is_rotated_without_a_restart() {
 
 #[test]
 fn a_leader_runs_its_command_and_nobody_else_does_meanwhile() {
-    let node = serve("a", &[], &["--voter", "a", "--lease-time", "10s"]);
+    let node = serve("a", &[], &["--voter", "a", "--lease-time", "10s", "--lease-time-max", "10s"]);
     assert!(!node.run(&["leader", "cron"]).status.success(), "voters that have just started elect nobody");
     let out = folder("elect").join("token");
     let script = format!("echo $TIDINGS_FENCING_TOKEN > {}; exec sleep 60", out.display());

@@ -9,7 +9,7 @@ use tidings::{Config, Disk, Sim};
 use tidings_proptest::{Dice, for_each_seed};
 
 /// Histories in a usual test run; `TIDINGS_SEEDS` sets another number.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 16;
 
 /// Bytes that a link carries in a second, and rows of a flush: it takes a few tenths of a second.
 const LINK_RATE: u64 = 200_000;

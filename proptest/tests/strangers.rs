@@ -36,6 +36,9 @@ fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
     (0..INITIALS).map(|_| initial()).collect()
 }
 
+/// Packets sent at a time at most: the rest follows a few milliseconds later.
+const PACKETS_AT_ONCE_MAX: u32 = 1_000;
+
 /// Sends first packets from these loopback addresses until it is dropped, and reads no answer.
 struct Flood {
     per_second: Arc<AtomicU32>,
@@ -67,8 +70,9 @@ impl Flood {
                 let now = Instant::now();
                 due += (now - last).as_secs_f64() * f64::from(rate.load(Ordering::Relaxed));
                 last = now;
-                send(due as usize);
-                due = due.fract();
+                let packets = (1..=PACKETS_AT_ONCE_MAX).take_while(|n| f64::from(*n) <= due).count();
+                send(packets);
+                due -= packets as f64;
             }
         });
         Self { per_second, is_over, thread: Some(thread) }
