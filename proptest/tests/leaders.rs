@@ -252,7 +252,7 @@ fn a_lower_lease_bound_keeps_what_was_promised_under_the_old_one() {
 
 #[test]
 fn observers_see_who_leads_and_that_nobody_does() {
-    let mut sim = settled(Sim::new(5).config(config(3)).loss(0.1), 5);
+    let mut sim = settled(Sim::new(6).config(config(3)).loss(0.1), 5);
     sim.node(4).observe("cron").unwrap();
     until(&mut sim, SECOND * 3, |sim| sim.node(4).leader("cron") == Some(None));
     let id = sim.node(3).campaign("cron", "of 3").unwrap();

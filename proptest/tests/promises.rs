@@ -91,7 +91,8 @@ fn writes_from_the_future_are_refused_and_come_again_later() {
     config.clock_skew_max = ms(1_000);
     let mut sim = Sim::new(9).config(config).nodes(2);
     sim.run_for(ms(100));
-    sim.skew(0, 20_000);
+    // Rows are refused from one permitted skew ahead on; from two on the whole link is: see the next test.
+    sim.skew(0, 1_900);
     sim.node(0).put("early", "v").unwrap();
     sim.run_for(ms(500));
     assert!(sim.node(1).get("early").is_none());
@@ -100,6 +101,25 @@ fn writes_from_the_future_are_refused_and_come_again_later() {
     sim.skew(0, 0);
     sim.assert_converged();
     assert!(sim.node(1).get("early").is_some());
+}
+
+#[test]
+fn claims_from_far_in_the_future_end_the_link_until_their_time() {
+    let mut config = Config::lan();
+    config.clock_skew_max = ms(1_000);
+    let mut sim = Sim::new(9).config(config).nodes(2);
+    sim.run_for(ms(100));
+    sim.skew(0, 20_000);
+    sim.node(0).put("early", "v").unwrap();
+    sim.run_for(ms(500));
+    assert!(sim.node(1).get("early").is_none());
+    let is_refused =
+        |(node, event): &(usize, Event)| *node == 1 && matches!(event, Event::ClaimRefused { .. });
+    assert!(sim.events().iter().any(is_refused));
+    sim.skew(0, 0);
+    sim.node(1).put("other", "v").unwrap();
+    sim.assert_converged();
+    assert!(sim.node(1).get("early").is_some() && sim.node(0).get("other").is_some());
 }
 
 #[test]

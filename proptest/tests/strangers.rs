@@ -36,8 +36,7 @@ fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
     (0..INITIALS).map(|_| initial()).collect()
 }
 
-/// Packets sent at a time at most: the rest follows a few milliseconds later.
-const PACKETS_AT_ONCE_MAX: u32 = 1_000;
+const MICROS: u128 = 1_000_000;
 
 /// Sends first packets from these loopback addresses until it is dropped, and reads no answer.
 struct Flood {
@@ -63,16 +62,15 @@ impl Flood {
         let (per_second, is_over) = (Arc::new(AtomicU32::new(20)), Arc::new(AtomicBool::new(false)));
         let (rate, ends) = (per_second.clone(), is_over.clone());
         let thread = std::thread::spawn(move || {
-            let (mut last, mut due) = (Instant::now(), 0.0);
+            let (mut last, mut due) = (Instant::now(), 0);
             while !ends.load(Ordering::Relaxed) {
                 // The rate of sending, no synchronisation.
                 std::thread::sleep(Duration::from_millis(5));
                 let now = Instant::now();
-                due += (now - last).as_secs_f64() * f64::from(rate.load(Ordering::Relaxed));
+                due += (now - last).as_micros() * u128::from(rate.load(Ordering::Relaxed));
                 last = now;
-                let packets = (1..=PACKETS_AT_ONCE_MAX).take_while(|n| f64::from(*n) <= due).count();
-                send(packets);
-                due -= packets as f64;
+                send((due / MICROS) as usize);
+                due %= MICROS;
             }
         });
         Self { per_second, is_over, thread: Some(thread) }

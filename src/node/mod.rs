@@ -121,7 +121,7 @@ impl Node {
 
     /// Waits until this node has everything that a peer had when it began to catch up with it, and is linked with the
     /// members that it knows of then: what it writes goes to all of them at once. A member that cannot be reached holds this
-    /// up for one [`Config::probe_interval`] at most. A node without seeds is ready at once.
+    /// up for one [`Config::probe_interval`](crate::Config::probe_interval) at most. A node without seeds is ready at once.
     ///
     /// # Errors
     /// If the node is closed before that.
