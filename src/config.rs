@@ -55,7 +55,11 @@ pub struct Config {
     /// whatever stands here.
     pub value_bytes_max: usize,
     /// How far clocks of members may be apart: writes stamped further ahead are refused, and expired values are
-    /// dropped only this long after their time. 1 ms to 1 hour.
+    /// dropped only twice as long after their time, by a clock that is not in doubt and that a peer has confirmed (a node
+    /// without peers for a day needs none). A clock is in doubt when it is set by more than half of this (at least by a
+    /// second), or when most of the linked nodes say that it is off by more than this (and a second): then local writes
+    /// are refused with [`WriteError::Clock`](crate::WriteError::Clock). Below these limits, or where most of the nodes
+    /// are wrong in the same way, a value may be dropped before its time, which deletes it everywhere. 1 ms to 1 hour.
     pub clock_skew_max: Duration,
     /// How many removals the change log remembers for followers that resume. Older ones are forgotten, and a
     /// follower behind them compares digests (a peer) or starts over with the current values (a watch). 0 to

@@ -90,12 +90,16 @@ pub enum Control {
     RepairUnawaited,
     /// Only whole frames are progress of a session.
     WholeFramesCount,
+    /// What has expired is dropped while the clock is in doubt.
+    DropsInDoubt,
+    /// Claims that were made while the clock was ahead are told when it is right again.
+    FutureTold,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -134,6 +138,8 @@ impl Control {
         Self::ClaimsUnbounded,
         Self::RepairUnawaited,
         Self::WholeFramesCount,
+        Self::DropsInDoubt,
+        Self::FutureTold,
     ];
 }
 

@@ -165,6 +165,16 @@ pub enum WriteError {
     /// ever is.
     #[error("the disk has failed or is full; nothing was written")]
     Disk,
+    /// This node's wall clock is off, so that peers would refuse the write, or take its expiry for something else. It
+    /// was set by more than half of [`Config::clock_skew_max`](crate::Config::clock_skew_max), or most of the linked nodes
+    /// say otherwise; or earlier writes of this process were stamped ahead while its clock was wrong. Writes are taken
+    /// again when the clock is right, is confirmed by peers, or has run on for a minute and no peer contradicts it; where
+    /// earlier writes are ahead, after that time or a restart.
+    #[error("this node's clock, or its last write, is {off:?} off; nothing was written")]
+    Clock {
+        /// How far it is off its peers or off what it showed before; or how far ahead the last write is.
+        off: std::time::Duration,
+    },
     /// The node is closed.
     #[error("the node is closed; nothing was written")]
     Closed,

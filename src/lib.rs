@@ -27,6 +27,7 @@ mod sim;
 mod store;
 mod tail;
 mod time;
+mod wall_clock;
 mod watch;
 mod wire;
 

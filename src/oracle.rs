@@ -9,13 +9,18 @@ use std::fmt::Write;
 use crate::store::Store;
 use crate::time::Stamp;
 
+/// One put or delete of one key.
 #[derive(Clone, Debug)]
-struct Event {
-    stamp: Stamp,
+pub(crate) struct Event {
+    pub(crate) stamp: Stamp,
     /// The dots that the writer held under the key.
-    removed: Vec<Stamp>,
-    is_put: bool,
-    expires: bool,
+    pub(crate) removed: Vec<Stamp>,
+    pub(crate) is_put: bool,
+    /// Until when, by a right clock, it has to be held if nothing removes it; or 0, if for ever.
+    pub(crate) until_ms: u64,
+    /// It was stamped further ahead than any right clock permits. What it removed may be known where it is not: its claim
+    /// is told when its time has come.
+    pub(crate) is_ahead: bool,
 }
 
 /// All events of a simulation, by key.
@@ -31,22 +36,15 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    /// Records one local event: what was held before, and what it wrote.
-    pub(crate) fn record(
-        &mut self,
-        key: &[u8],
-        before: Vec<Stamp>,
-        stamp: Stamp,
-        is_put: bool,
-        expires: bool,
-    ) {
-        self.has_expiries |= expires;
-        let event = Event { stamp, removed: before, is_put, expires };
+    /// Records one local event.
+    pub(crate) fn record(&mut self, key: &[u8], event: Event) {
+        self.has_expiries |= event.until_ms != 0;
         self.events.entry(key.to_vec()).or_default().push(event);
     }
 
-    /// Compares a replica with the history.
-    pub(crate) fn check(&mut self, store: &Store) -> Result<(), String> {
+    /// Compares a replica with the history. What expires has to be held like everything else until its time has come by
+    /// the true clock.
+    pub(crate) fn check(&mut self, store: &Store, wall_ms: u64) -> Result<(), String> {
         for (key, events) in &self.events {
             let held: BTreeSet<Stamp> = store
                 .held(key)
@@ -55,10 +53,15 @@ impl Oracle {
             let mut removed = BTreeSet::new();
             let covered: Vec<&Event> = events.iter().filter(|event| store.covers(key, event.stamp)).collect();
             covered.iter().for_each(|event| removed.extend(event.removed.iter().copied()));
-            for event in covered.into_iter().filter(|event| event.is_put && !event.expires) {
+            for event in covered
+                .into_iter()
+                .filter(|event| event.is_put && (event.until_ms == 0 || event.until_ms > wall_ms))
+            {
                 let should = !removed.contains(&event.stamp);
-                let gone = |other: &Event| other.removed.contains(&event.stamp);
-                if should && self.has_faults && events.iter().any(gone) {
+                let gone = |other: &Event| {
+                    (self.has_faults || other.is_ahead) && other.removed.contains(&event.stamp)
+                };
+                if should && events.iter().any(gone) {
                     continue;
                 }
                 if held.contains(&event.stamp) != should {

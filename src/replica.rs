@@ -23,6 +23,7 @@ use crate::relay::Chains;
 use crate::saved::Saved;
 use crate::store::{Refusal, Store};
 use crate::time::Time;
+use crate::wall_clock::WallClock;
 use crate::watch::Watches;
 use crate::wire::{Kind, WireError, Writer};
 
@@ -112,6 +113,8 @@ pub enum BreakReason {
     TimedOut,
     /// The member at the other end is gone.
     MemberGone,
+    /// This replica's clock had been ahead; until their time it tells no more of the claims that it made or took then.
+    Clock,
 }
 
 /// Something the user should know.
@@ -153,6 +156,14 @@ pub enum Event {
         /// The link to the peer.
         link: LinkId,
     },
+    /// This node's wall clock cannot be believed: it was set, or most of the linked nodes say otherwise. While that
+    /// lasts local writes are refused, and nothing that expires is dropped.
+    ClockInDoubt {
+        /// How far it is off its peers, or off what it showed before.
+        off: Duration,
+    },
+    /// The wall clock is believed again: it is as before, or was confirmed.
+    ClockTrusted,
     /// A peer has merged the same events and yet holds something else; no leaf here is damaged.
     Disagreement {
         /// The link to the peer.
@@ -198,6 +209,8 @@ const EXCUSED_INTERVALS_MAX: u32 = 64;
 const CHECK_REPLY: u8 = 1;
 const CHECK_AMID: u8 = 2;
 const CHECK_LIMITED: u8 = 4;
+/// The sender's wall clock follows. It is left out while that is in doubt.
+const CHECK_CLOCK: u8 = 8;
 
 /// The part of [`Config::lag_bytes_max`] from which on there is a backlog.
 const BACKLOG_PART: u64 = 4;
@@ -264,6 +277,7 @@ pub struct Replica {
     members: Option<Members>,
     chains: Chains,
     flow: Flow,
+    wall_clock: WallClock,
     /// The middle one of all peers is too far behind.
     is_behind: bool,
     shape_version: u64,
@@ -310,6 +324,7 @@ impl Replica {
             members,
             chains: Chains::default(),
             flow: Flow::default(),
+            wall_clock: WallClock::new(config.clock_skew_max, controls),
             is_behind: false,
             shape_version: 0,
             questions: BTreeSet::new(),
@@ -417,8 +432,11 @@ impl Replica {
     /// Takes in what happened.
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
         self.now = now;
+        self.look_at_clock(now);
         match input {
             Input::LinkUp(id) => {
+                self.wall_clock.meets_others();
+                self.store.may_drop = self.wall_clock.may_drop(now);
                 let link = Link::new(self.reach(None));
                 self.links.insert(id, link);
             }
@@ -619,6 +637,7 @@ impl Replica {
 
     fn link_down(&mut self, id: LinkId) {
         self.give_up(id);
+        self.wall_clock.forget(id);
         let Some(link) = self.links.remove(id) else { return };
         if let (Some(members), Some(run)) = (&mut self.members, link.run) {
             members.unlinked(run);

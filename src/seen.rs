@@ -11,6 +11,7 @@
 //!
 //! Covered and not held means removed. So nothing may ever be claimed here that was not merged.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -157,6 +158,10 @@ pub(crate) struct Seen {
     /// What was covered under earlier hash keys, until the vector has caught up. Almost always empty: islands
     /// seldom meet.
     leftovers: Leftovers,
+    /// Claims that lie in the future: see [`Seen::withhold`].
+    withheld: Context,
+    /// While there are such claims, the greatest clock of a context that is told.
+    told_max: Option<u64>,
     /// Changes since the last sweep, and the changes after which the next one is due: so many that it costs little for
     /// each of them, whatever the number of contexts and of clocks in them.
     unswept: usize,
@@ -174,13 +179,74 @@ impl Seen {
             cloud: Cloud::default(),
             implied: Context::new(),
             leftovers: Leftovers::default(),
+            withheld: Context::new(),
+            told_max: None,
             unswept: 0,
             sweep_after: 0,
         }
     }
 
+    /// Up to which stamp of each origin everything is merged, as far as peers are told.
     pub(crate) fn vector(&self) -> &Context {
         &self.vector
+    }
+
+    /// The same with what peers are not told: see [`Seen::withhold`].
+    pub(crate) fn known(&self) -> Cow<'_, Context> {
+        if self.withheld.dots.is_empty() {
+            return Cow::Borrowed(&self.vector);
+        }
+        let mut known = self.vector.clone();
+        known.merge(self.withheld.clone());
+        Cow::Owned(known)
+    }
+
+    /// What of a context is told to peers beyond the vector.
+    pub(crate) fn told(&self, context: &Context) -> Context {
+        let mut told = beyond(context, &self.vector);
+        if let Some(max) = self.told_max {
+            told.dots.retain(|_, clock| *clock <= max);
+        }
+        told
+    }
+
+    /// Keeps to itself, until their time, the claims whose clock is over `clock_max`. They were made or taken while this
+    /// node's clock was wrong, and no peer would take them. They still count here and on the disk, so that no delete of
+    /// that time is undone. Returns whether something was told that is told no more.
+    ///
+    /// Rows are told without the contexts that are withheld. So whoever took writes from the future as well goes on
+    /// holding what later writes here have removed, until the time of these writes has come.
+    pub(crate) fn withhold(&mut self, clock_max: u64) -> bool {
+        let withheld = std::mem::take(&mut self.withheld);
+        let (later, now): (Vec<_>, Vec<_>) =
+            withheld.dots.into_iter().partition(|(_, clock)| *clock > clock_max);
+        self.withheld.dots.extend(later);
+        now.into_iter().for_each(|(origin, clock)| self.claim(Stamp { clock, origin }));
+        let mut is_lowered = false;
+        for (origin, clock) in self.vector.dots.iter_mut().filter(|(_, clock)| **clock > clock_max) {
+            let stamp = Stamp { clock: std::mem::replace(clock, clock_max), origin: *origin };
+            raise(&mut self.withheld, stamp);
+            raise(&mut self.implied, stamp);
+            is_lowered = true;
+        }
+        let contexts = self.cloud.spans.values().map(|span| &span.context);
+        let mut contexts = contexts.chain(self.leftovers.iter().map(|pending| &pending.context));
+        let is_ahead = |context: &Arc<Context>| context.dots.values().any(|clock| *clock > clock_max);
+        let withholds = !self.withheld.dots.is_empty() || contexts.any(is_ahead);
+        self.told_max = withholds.then_some(clock_max);
+        is_lowered
+    }
+
+    /// Whether there are claims from the future.
+    pub(crate) fn withholds(&self) -> bool {
+        self.told_max.is_some()
+    }
+
+    /// While there are claims from the future: up to which clock contexts are told.
+    pub(crate) fn tell_up_to(&mut self, clock_max: u64) {
+        if let Some(told_max) = &mut self.told_max {
+            *told_max = clock_max;
+        }
     }
 
     /// Grows with every change of the vector.
@@ -229,6 +295,7 @@ impl Seen {
     /// Whether this event of this key is merged here.
     pub(crate) fn covers(&self, key: &[u8], place: Place, stamp: Stamp) -> bool {
         covers(&self.vector, stamp)
+            || covers(&self.withheld, stamp)
             || self.cloud.at(place.position()).is_some_and(|context| covers(context, stamp))
             || self.leftovers.iter().any(|pending| pending.covers(key, stamp))
     }
@@ -317,11 +384,16 @@ impl Seen {
     pub(crate) fn pending(&self, range: Range) -> Vec<Pending> {
         let (first, last) = (range.first(), range.last());
         let here = self.leftovers.iter().filter(|pending| pending.reaches(self.hash_key, first, last));
-        let mut pending: Vec<Pending> =
-            here.filter(|pending| !beyond(&pending.context, &self.vector).dots.is_empty()).cloned().collect();
+        let mut pending = Vec::new();
+        for leftover in here {
+            let context = self.told(&leftover.context);
+            if !context.dots.is_empty() {
+                pending.push(Pending { regions: leftover.regions.clone(), context: Arc::new(context) });
+            }
+        }
         let before = self.cloud.spans.range(..first).next_back().filter(|(_, span)| span.last >= first);
         for (start, span) in before.into_iter().chain(self.cloud.spans.range(first..=last)) {
-            let context = beyond(&span.context, &self.vector);
+            let context = self.told(&span.context);
             if !context.dots.is_empty() {
                 let places = Places::between(first.max(*start), last.min(span.last));
                 pending.push(Pending::new(self.hash_key, places, Arc::new(context)));

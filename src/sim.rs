@@ -27,10 +27,10 @@ use crate::config::Config;
 use crate::controls::Controls;
 use crate::digest::fingerprint;
 use crate::members::{Member, MemberEvent};
-use crate::oracle::Oracle;
+use crate::oracle::{self, Oracle};
 use crate::replica::{BreakReason, Event, Input, Lane, LinkId, Output, Replica, Setup};
 use crate::saved::Saved;
-use crate::time::Time;
+use crate::time::{HybridClock, Stamp, Time};
 
 mod disk;
 mod faults;
@@ -529,10 +529,30 @@ impl Sim {
         }
     }
 
+    /// Tells the oracle of a local event of a node: what the key held before, and until when the new value has to be held.
+    fn record(
+        &mut self,
+        i: usize,
+        key: &[u8],
+        removed: Vec<Stamp>,
+        stamp: Stamp,
+        is_put: bool,
+        until_ms: u64,
+    ) {
+        let now = Time { mono: self.now, wall: Duration::from_millis(self.wall_ms()) };
+        let is_ahead = stamp.clock > HybridClock::limit(now, self.nodes[i].config.clock_skew_max);
+        self.oracle.record(key, oracle::Event { stamp, removed, is_put, until_ms, is_ahead });
+    }
+
+    /// What a right wall clock shows.
+    fn wall_ms(&self) -> u64 {
+        WALL_START_MS + self.now.as_millis() as u64
+    }
+
     fn check(&mut self, i: usize) {
         let node = &self.nodes[i];
         let Some(replica) = node.replica.as_ref().filter(|_| self.checks && !node.is_tainted) else { return };
-        if let Err(what) = self.oracle.check(&replica.store) {
+        if let Err(what) = self.oracle.check(&replica.store, self.wall_ms()) {
             self.fail(&format!("node {i}: {what}"));
         }
     }

@@ -110,8 +110,12 @@ pub(crate) struct Store {
     slab: Slab,
     order: Order,
     digest: Digest,
-    /// When something expires: (milliseconds, hidden already, slot, stamp).
-    expiries: BTreeSet<(u64, bool, u32, Stamp)>,
+    /// What will expire: (milliseconds, slot, stamp).
+    expiries: BTreeSet<(u64, u32, Stamp)>,
+    /// What has expired and is not dropped yet, in the same form.
+    hidden: BTreeSet<(u64, u32, Stamp)>,
+    /// Whether the clock is believed enough for dropping what has expired.
+    pub(crate) may_drop: bool,
     /// The wall-clock time of the last look at them.
     expired_to: u64,
     /// The disk's cursor, if there is a disk: the log keeps its removals until they are there. While it has failed that is
@@ -150,6 +154,8 @@ impl Store {
             order: Order::new(),
             digest: Digest::new(),
             expiries: BTreeSet::new(),
+            hidden: BTreeSet::new(),
+            may_drop: true,
             expired_to: 0,
             disk: None,
             positions: BTreeMap::new(),
@@ -251,6 +257,11 @@ impl Store {
         if holds { Ok(()) } else { Err(WriteError::Condition { current }) }
     }
 
+    /// How far the next local event would be stamped ahead, if peers would refuse it for that.
+    pub(crate) fn stamps_ahead(&mut self, now: Time) -> Option<std::time::Duration> {
+        self.clock.ahead(now, self.skew_max)
+    }
+
     fn stamp(&mut self, now: Time) -> Stamp {
         Stamp { clock: self.clock.tick(now), origin: self.run }
     }
@@ -283,8 +294,23 @@ impl Store {
             controls if controls.has(Control::ClaimsUnbounded) => u64::MAX,
             _ => HybridClock::limit(now, self.skew_max.saturating_mul(2)),
         };
-        let own = Stamp { clock: self.seen.vector().get(&self.run), origin: self.run };
+        let own = Stamp { clock: self.seen.known().get(&self.run), origin: self.run };
         ClaimBounds { clock_max, own }
+    }
+
+    /// Keeps claims from the future to itself: see [`Seen::withhold`].
+    pub(crate) fn withhold(&mut self, now: Time) -> bool {
+        if self.controls.has(Control::FutureTold) {
+            return false;
+        }
+        let is_lowered = self.seen.withhold(HybridClock::limit(now, self.skew_max));
+        self.tell_up_to(now);
+        is_lowered
+    }
+
+    /// While it does that, contexts are told up to what peers take.
+    pub(crate) fn tell_up_to(&mut self, now: Time) {
+        self.seen.tell_up_to(HybridClock::limit(now, self.skew_max.saturating_mul(2)));
     }
 
     /// Merges the dots of accepted rows, and tells which of them were news. What they claim is recorded by
@@ -293,11 +319,9 @@ impl Store {
         let places: Vec<Place> = rows.iter().map(|row| self.hash_key.place(row.held.key())).collect();
         self.digest.look_at(&places);
         for (row, place) in rows.iter().zip(places) {
-            for dot in row.held.dots() {
-                self.clock.observe(dot.stamp().clock);
-                self.seen.imply(dot.stamp());
-            }
+            row.held.dots().iter().for_each(|dot| self.seen.imply(dot.stamp()));
             if self.merge(now, &row.held, place, source, |stamp| row.covers(stamp)) {
+                row.held.dots().iter().for_each(|dot| self.clock.observe(dot.stamp().clock));
                 news(row);
             }
         }
@@ -315,6 +339,9 @@ impl Store {
         let slot = self.find(key, place);
         let mine = slot.map(|slot| &self.slab.at(slot).held);
         let dead = |stamp: Stamp| {
+            if !self.may_drop {
+                return false;
+            }
             let dot = theirs.dots().iter().find(|dot| dot.stamp() == stamp);
             dot.is_some_and(|dot| self.is_due(now, dot))
         };
@@ -543,6 +570,17 @@ impl Store {
         let held = self.slab.at(at).held.clone();
         self.schedule(at, expiring(&held), false);
         self.slab.remove(at);
+        true
+    }
+
+    /// Loses an entry and takes it out of the digest: nothing here can notice.
+    pub(crate) fn misplace(&mut self, key: &[u8]) -> bool {
+        let place = self.hash_key.place(key);
+        let Some(at) = self.find(key, place).filter(|at| !self.slab.at(*at).held.is_empty()) else {
+            return false;
+        };
+        self.replace(at, place, Held::Nothing(Record::bare(key)));
+        self.log.mark_removal(self.slab.at(at).revision);
         true
     }
 

@@ -219,7 +219,7 @@ pub(crate) fn context_of(store: &Store, held: &Held) -> Option<Arc<Context>> {
         return None;
     }
     let context = store.seen.context(held.key(), store.hash_key.place(held.key()))?;
-    let context = seen::beyond(&context, store.seen.vector());
+    let context = store.seen.told(&context);
     (!context.dots.is_empty()).then(|| Arc::new(context))
 }
 

@@ -100,25 +100,49 @@ impl FromStr for Stamp {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HybridClock {
     last: u64,
+    /// The greatest clock value that a disk brought, until the first event of this run.
+    recalled: u64,
 }
 
 impl HybridClock {
     /// Of a clock, the bits that count events within a millisecond.
     pub(crate) const COUNTER_BITS: u32 = COUNTER_BITS;
 
-    /// The clock value of a new local event, above everything seen.
+    /// The clock value of a new local event, above everything seen. The caller has asked [`HybridClock::ahead`].
     pub(crate) fn tick(&mut self, now: Time) -> u64 {
-        self.last = (now.wall_ms() << COUNTER_BITS).max(self.last + 1);
+        self.last = (now.wall_ms() << COUNTER_BITS).max(self.last.saturating_add(1));
         self.last
     }
 
-    /// Takes note of an accepted remote stamp or a stored high-water mark.
+    /// Takes note of an accepted remote stamp.
     pub(crate) fn observe(&mut self, clock: u64) {
         self.last = self.last.max(clock);
     }
 
+    /// Takes note of a clock value that a disk holds: of a dot, or of the last event of an earlier run.
+    pub(crate) fn recall(&mut self, clock: u64) {
+        self.recalled = self.recalled.max(clock);
+    }
+
+    /// How far the next event would be stamped ahead of what every peer accepts, if it would be.
+    ///
+    /// What a disk brought does not count where it lies in the future: an earlier run wrote it while its clock was
+    /// wrong. This run is another origin, so no stamp is given twice, and a write removes the dots that it observed
+    /// whatever their stamps are. Only where two writes are concurrent does the order of stamps decide, and there the
+    /// dot from the future wins until it is replaced.
+    pub(crate) fn ahead(&mut self, now: Time, skew_max: Duration) -> Option<Duration> {
+        let recalled = std::mem::take(&mut self.recalled);
+        if recalled <= Self::limit(now, skew_max) {
+            self.observe(recalled);
+        }
+        // One millisecond more than what is accepted of others: whoever stamps at the limit stops nobody from writing.
+        let limit = Self::limit(now, skew_max.saturating_add(Duration::from_millis(1)));
+        let next_ms = self.last.saturating_add(1) >> COUNTER_BITS;
+        (self.last >= limit).then(|| Duration::from_millis(next_ms).saturating_sub(now.wall))
+    }
+
     pub(crate) fn last(&self) -> u64 {
-        self.last
+        self.last.max(self.recalled)
     }
 
     /// The greatest clock value that is not refused as coming from the future.
@@ -151,6 +175,21 @@ mod tests {
         let mut clock = HybridClock::default();
         clock.observe((1_000 << COUNTER_BITS) | 0xffff);
         assert_eq!(clock.tick(at(1_000)) >> COUNTER_BITS, 1_001);
+    }
+
+    #[test]
+    fn a_stored_mark_from_the_future_does_not_count() {
+        let (skew, hour_ms) = (Duration::from_secs(5), 3_600_000);
+        let mut clock = HybridClock::default();
+        clock.recall((hour_ms + 4_000) << COUNTER_BITS);
+        assert_eq!(clock.ahead(at(hour_ms), skew), None);
+        assert!(clock.tick(at(hour_ms)) > (hour_ms + 4_000) << COUNTER_BITS);
+        let mut clock = HybridClock::default();
+        clock.recall(u64::MAX);
+        assert_eq!((clock.last(), clock.ahead(at(hour_ms), skew)), (u64::MAX, None));
+        assert_eq!(clock.tick(at(hour_ms)), hour_ms << COUNTER_BITS);
+        // Within a run there is no way back.
+        assert_eq!(clock.ahead(at(1_000), skew), Some(Duration::from_millis(hour_ms - 1_000)));
     }
 
     #[test]

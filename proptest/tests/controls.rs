@@ -8,7 +8,7 @@ const SEEDS: u64 = 4_000;
 
 /// By what each breach shows in random histories. A rule of safety that showed only as replicas which never become
 /// equal would say that the oracle is blind.
-const EXPECTED: [(Control, Noticed); 18] = [
+const EXPECTED: [(Control, Noticed); 19] = [
     (Control::CursorKept, Noticed::Oracle),
     (Control::ClaimDespiteRefusal, Noticed::Oracle),
     (Control::DoneAfterRefusal, Noticed::Oracle),
@@ -27,12 +27,13 @@ const EXPECTED: [(Control, Noticed); 18] = [
     (Control::OldStart, Noticed::Oracle),
     (Control::GoneIsKept, Noticed::Oracle),
     (Control::RepairUnawaited, Noticed::Oracle),
+    (Control::DropsInDoubt, Noticed::Oracle),
 ];
 
 /// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in
 /// `stories.rs`, `flow.rs`, `joining.rs` or `slow_links.rs`. Those of passing on are broken in `spread.rs`, those of elections in
-/// `leaders.rs`. Claims without bounds are those of `garbled.rs`.
-const SCRIPTED: [Control; 20] = [
+/// `leaders.rs`. Claims without bounds are those of `garbled.rs`, claims from the future those of `clocks.rs`.
+const SCRIPTED: [Control; 21] = [
     Control::ClaimsUnbounded,
     Control::RelayClaimsAll,
     Control::OwnFromFrame,
@@ -53,6 +54,7 @@ const SCRIPTED: [Control; 20] = [
     Control::ManyDonors,
     Control::DonorKept,
     Control::WholeFramesCount,
+    Control::FutureTold,
 ];
 
 /// By what the first breach is noticed, and in which history.

@@ -270,11 +270,16 @@ fn a_refused_row_is_not_claimed_by_any_flush_of_its_link() {
         with_control(control, Noticed::Loss, |_, sim| {
             let mut config = Config::lan();
             config.clock_skew_max = ms(1_000);
-            let mut sim = met(sim.config(config).nodes(2));
+            let mut sim = met(sim.config(config).nodes_with_disk(2));
             sim.node(0).put("removed", "v").unwrap();
             sim.assert_converged();
             // Rows are refused from one permitted skew ahead on; from two on the whole link would be.
+            sim.run_for(ms(100));
+            // A clock that is wrong from the start makes no step; of two nodes neither knows who is right.
+            sim.crash(0);
             sim.skew(0, 1_500);
+            sim.restart(0);
+            sim.run_for(ms(300));
             sim.node(0).put("early", "v").unwrap();
             sim.run_for(ms(50));
             let refused = |(i, event): &(usize, Event)| *i == 1 && matches!(event, Event::Refused { .. });

@@ -20,8 +20,9 @@
 //! | `tidings_busy` | gauge | | 1 while writes are refused because the cluster is too far behind |
 //! | `tidings_joining` | gauge | | 1 until the node has caught up with a peer |
 //! | `tidings_disk_failed` | gauge | | 1 while the disk takes nothing |
+//! | `tidings_clock_in_doubt` | gauge | | 1 while writes are refused because the wall clock is wrong |
 //! | `tidings_writes_total` | counter | | accepted writes; a batch is one |
-//! | `tidings_writes_refused_total` | counter | `reason` | refused ones: `busy`, `disk`, `condition`, `closed`, `invalid` |
+//! | `tidings_writes_refused_total` | counter | `reason` | refused ones: `busy`, `disk`, `clock`, `condition`, `closed`, `invalid` |
 //! | `tidings_sent_frames_total` | counter | `lane` | frames sent: `live`, `bulk`, `datagram` |
 //! | `tidings_sent_bytes_total` | counter | `lane` | their bytes |
 //! | `tidings_received_chunks_total` | counter | `lane` | pieces received; a frame comes in one or several |
@@ -63,7 +64,7 @@ const STATES: [(MemberState, &str); 4] = [
     (MemberState::Left, "left"),
 ];
 
-const REASONS: [&str; 5] = ["busy", "disk", "condition", "closed", "invalid"];
+const REASONS: [&str; 6] = ["busy", "disk", "condition", "closed", "invalid", "clock"];
 
 fn reason_of(error: &WriteError) -> usize {
     match error {
@@ -71,6 +72,7 @@ fn reason_of(error: &WriteError) -> usize {
         WriteError::Disk => 1,
         WriteError::Condition { .. } => 2,
         WriteError::Closed => 3,
+        WriteError::Clock { .. } => 5,
         _ => 4,
     }
 }
@@ -240,6 +242,7 @@ fn record_store(status: &NodeStatus, shared: &Shared) {
     set("tidings_cloud_contexts", store.cloud as f64);
     set("tidings_removals", store.removals as f64);
     flag("tidings_disk_failed", store.has_disk_failed);
+    flag("tidings_clock_in_doubt", store.clock_off.is_some());
 }
 
 fn record_counts(status: &NodeStatus, shared: &Shared) {
@@ -303,6 +306,7 @@ fn describe() {
         ("tidings_busy", Unit::Count, "1 while writes are refused because the cluster is too far behind"),
         ("tidings_joining", Unit::Count, "1 until the node has caught up with a peer"),
         ("tidings_disk_failed", Unit::Count, "1 while the disk takes nothing"),
+        ("tidings_clock_in_doubt", Unit::Count, "1 while writes are refused because the wall clock is wrong"),
     ];
     gauges.into_iter().for_each(|(name, unit, what)| describe_gauge!(name, unit, what));
     let counters = [

@@ -6,11 +6,14 @@ use rand_core::Rng;
 
 use super::link::Link;
 use super::{
-    BACKLOG_PART, BreakReason, CHECK_AMID, CHECK_LIMITED, CHECK_REPLY, EXCUSED_INTERVALS_MAX, EXPIRE_STEPS,
-    Event, LinkId, MEMBERS_MEMO, Output, Replica,
+    BACKLOG_PART, BreakReason, CHECK_AMID, CHECK_CLOCK, CHECK_LIMITED, CHECK_REPLY,
+    EXCUSED_INTERVALS_MAX, EXPIRE_STEPS, Event, LinkId, MEMBERS_MEMO, Output, Replica,
 };
 use crate::controls::Control;
 use crate::flow::Rates;
+use crate::relay::Chains;
+use crate::time::Time;
+use crate::wall_clock::Turn;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
 impl Replica {
@@ -19,7 +22,9 @@ impl Replica {
         let reply = if is_reply { CHECK_REPLY } else { 0 };
         let rates = self.flow.rates();
         let amid = if self.is_amid(id) { CHECK_AMID } else { 0 };
-        writer.byte(reply | amid | if rates.is_some() { CHECK_LIMITED } else { 0 });
+        let clock = if self.wall_clock.is_doubted() { 0 } else { CHECK_CLOCK };
+        let limited = if rates.is_some() { CHECK_LIMITED } else { 0 };
+        writer.byte(reply | amid | clock | limited);
         let root = self.store.root().sum();
         writer.word(root as u64);
         writer.word((root >> 64) as u64);
@@ -31,7 +36,16 @@ impl Replica {
             writer.number(rates.wanted);
             writer.number(rates.allowed);
         }
+        if clock != 0 {
+            writer.word(self.now.wall_ms());
+        }
         writer.finish_datagram()
+    }
+
+    /// Whether the vector alone says what is held here: there is nothing merged beyond it, and nothing that some nodes
+    /// drop sooner than others.
+    fn is_comparable(&self) -> bool {
+        self.store.seen.is_settled() && self.store.expiries() == 0
     }
 
     /// Whether a difference towards this peer is about to vanish by itself: this replica's tail has something left
@@ -69,9 +83,6 @@ impl Replica {
         if kind != Kind::Check {
             return Err(WireError::Kind(kind as u8));
         }
-        if self.links.get(id).is_some_and(|link| link.is_distrusted) {
-            return Ok(());
-        }
         let flags = reader.byte()?;
         let root = u128::from(reader.word()?) | (u128::from(reader.word()?) << 64);
         let seen = reader.word()?;
@@ -89,16 +100,25 @@ impl Replica {
             0 => None,
             _ => Some(Rates { wanted: reader.number()?, allowed: reader.number()? }),
         };
+        let wall_ms = (flags & CHECK_CLOCK != 0).then(|| reader.word()).transpose()?;
         reader.end()?;
+        if flags & CHECK_REPLY != 0 {
+            self.hear_clock(id, wall_ms);
+        }
         let same_root = root == self.store.root().sum();
         let same_seen = seen == self.store.seen.hash();
         let reply = (flags & CHECK_REPLY == 0).then(|| self.check(id, true));
+        if let Some(link) = self.links.get_mut(id).filter(|link| link.is_distrusted) {
+            // It may be the clock of one of both that is wrong, and this is how they find out.
+            link.checks.extend(reply);
+            return Ok(());
+        }
         if let Some(theirs) = theirs {
             self.flow.share(self.now.mono, theirs);
         }
         let is_same = same_root && same_seen;
         let is_excused = !is_same && self.is_excused(id, flags & CHECK_AMID != 0);
-        let settled = self.store.seen.is_settled() && self.store.expiries() == 0;
+        let is_comparable = self.is_comparable();
         let Some(link) = self.links.get_mut(id) else { return Ok(()) };
         link.checks.extend(reply);
         if is_same {
@@ -119,7 +139,7 @@ impl Replica {
         }
         link.differs = 0;
         link.wants_session = true;
-        if same_seen && settled {
+        if same_seen && is_comparable {
             let leaves = self.store.leaves();
             self.store.scrub(0, leaves);
             if !self.store.is_damaged {
@@ -130,6 +150,42 @@ impl Replica {
     }
 
     // Time.
+
+    /// Compares the wall clock with the monotonic one, and with what peers said of theirs.
+    pub(super) fn look_at_clock(&mut self, now: Time) {
+        let turn = self.wall_clock.look(now);
+        self.store.may_drop = self.wall_clock.may_drop(now);
+        self.store.tell_up_to(now);
+        if turn.is_some() {
+            self.withhold();
+        }
+        let event = match turn {
+            None | Some(Turn::Begun) => return,
+            Some(Turn::Doubted) => Event::ClockInDoubt { off: self.wall_clock.off() },
+            Some(Turn::Trusted) => Event::ClockTrusted,
+        };
+        // Whoever doubts asks all peers at once, and again in each interval.
+        self.next_sync = self.next_sync.min(now.mono);
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Tells no more, until their time, the claims that were made or taken while the clock was ahead. What links have
+    /// been told of them is no ground to go on from.
+    fn withhold(&mut self) {
+        if self.store.withhold(self.now) {
+            self.chains = Chains::default();
+            self.links.ids().into_iter().for_each(|id| self.break_link(id, BreakReason::Clock));
+        }
+    }
+
+    /// A peer has answered a check. If answers are missing, the round trip is taken as longer than it was.
+    fn hear_clock(&mut self, id: LinkId, wall_ms: Option<u64>) {
+        let asked_at = self.links.get_mut(id).and_then(|link| link.asked_at.take());
+        if let Some(asked_at) = asked_at {
+            self.wall_clock.hear(self.now, id, wall_ms, self.now.mono.saturating_sub(asked_at));
+            self.look_at_clock(self.now);
+        }
+    }
 
     pub(super) fn wake(&mut self) {
         let now = self.now;
@@ -177,7 +233,9 @@ impl Replica {
 
     fn push_check(&mut self, id: LinkId) {
         let check = self.check(id, false);
-        self.links.get_mut(id).expect("just listed").checks.push_back(check);
+        let link = self.links.get_mut(id).expect("just listed");
+        link.asked_at.get_or_insert(self.now.mono);
+        link.checks.push_back(check);
     }
 
     /// Once an interval: compare with a random peer, settle accounts with all, look after the house.
@@ -188,7 +246,9 @@ impl Replica {
         self.next_sync = self.now.mono + interval - interval / 8 + jitter;
         let is_ready = |link: &Link| link.peer.is_some() && link.reach.feeds;
         let ready: Vec<LinkId> = self.links.iter().filter(|(_, l)| is_ready(l)).map(|(id, _)| id).collect();
-        if !ready.is_empty() {
+        if self.wall_clock.is_doubted() {
+            ready.iter().for_each(|id| self.push_check(*id));
+        } else if !ready.is_empty() {
             let id = ready[self.random.next_u64() as usize % ready.len()];
             self.push_check(id);
         }
@@ -197,6 +257,9 @@ impl Replica {
         let backlog = self.config.lag_bytes_max as u64 / BACKLOG_PART;
         self.flow.tick(self.now.mono, self.median_lag() > backlog);
         self.store.seen.sweep();
+        if self.store.seen.withholds() {
+            self.withhold();
+        }
         let rounds = (self.config.scrub_interval.as_millis() / interval.as_millis().max(1)).max(1) as usize;
         let leaves = self.store.leaves().div_ceil(rounds);
         self.scrub_at = self.store.scrub(self.scrub_at, leaves);

@@ -206,8 +206,10 @@ impl DiskCursor {
         let names = if is_whole { self.memos.keys().cloned().collect() } else { self.changed.clone() };
         let position = |log| (log, store.positions.get(&log).copied());
         let memo = |name| (self.memos.get(&name).cloned(), name);
+        let known = store.seen.known();
+        let grown = store.seen.grown_since(self.base.map_or(0, |base| base.seen));
         Claims {
-            seen: store.seen.grown_since(self.base.map_or(0, |base| base.seen)).collect(),
+            seen: grown.map(|(origin, _)| (origin, known.get(&origin))).collect(),
             clouds: store.seen.clouds(),
             positions: logs.into_iter().map(position).collect(),
             memos: names.into_iter().map(memo).map(|(memo, name)| (name, memo)).collect(),
@@ -216,7 +218,7 @@ impl DiskCursor {
                 clock: store.clock.last(),
                 run: store.run,
                 root: store.root().sum(),
-                seen: saved::vector_hash(&store.seen.vector().dots),
+                seen: saved::vector_hash(&known.dots),
                 clouds: store.seen.spans() as u64,
             },
         }
@@ -237,13 +239,16 @@ impl Replica {
         let store = &mut self.store;
         store.hash_key = state.hash_key;
         store.seen.rekey(state.hash_key, std::iter::empty());
-        store.clock.observe(state.clock);
+        store.clock.recall(state.clock);
         if store.controls.has(Control::OldOrigin) {
             store.run = state.run;
         }
         store.seen.restore(seen, &clouds);
         store.fill(rows);
         store.positions = positions;
+        if !store.positions.is_empty() {
+            self.wall_clock.meets_others();
+        }
         store.log.raise_floor(store.log.head().max(1));
         self.disk.memos = memos;
         if self.disk.is_there && !is_copy {

@@ -49,6 +49,8 @@ pub(super) struct Link {
     /// How often in a row the peer's digest differed, and when to look again.
     pub(super) differs: u32,
     pub(super) check_at: Option<Duration>,
+    /// When the first check was sent that no answer has followed.
+    pub(super) asked_at: Option<Duration>,
     /// Since when differences do not count, because the tail is about to remove them.
     pub(super) excused_since: Option<Duration>,
     /// When the live stream last took something, and when it last brought something.

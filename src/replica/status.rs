@@ -1,5 +1,7 @@
 //! What a replica tells about itself.
 
+use std::time::Duration;
+
 use super::Replica;
 use super::link::Link;
 use crate::arrivals::Arrival;
@@ -30,6 +32,7 @@ impl Replica {
             head: self.head(),
             durable: self.durable(),
             has_disk_failed: self.has_disk_failed(),
+            clock_off: self.wall_clock.is_doubted().then(|| self.wall_clock.off()),
             links: self.links.len(),
             sessions: self.links.values().filter(|link| link.session.is_some()).count(),
             traffic: self.traffic,
@@ -63,6 +66,8 @@ pub struct Status {
     pub durable: Option<Revision>,
     /// The disk has failed, or is full, and is not back.
     pub has_disk_failed: bool,
+    /// How far the wall clock is off, while it is in doubt: see [`WriteError::Clock`](crate::WriteError::Clock).
+    pub clock_off: Option<Duration>,
     /// Links to peers.
     pub links: usize,
     /// Repair sessions under way.

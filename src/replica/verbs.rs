@@ -135,6 +135,13 @@ impl Replica {
     /// Whether a local write is taken now.
     fn admit(&mut self, now: Time) -> Result<(), WriteError> {
         self.check_disk()?;
+        self.look_at_clock(now);
+        if self.wall_clock.is_doubted() {
+            return Err(WriteError::Clock { off: self.wall_clock.off() });
+        }
+        if let Some(off) = self.store.stamps_ahead(now) {
+            return Err(WriteError::Clock { off });
+        }
         if !self.is_busy(now) {
             return Ok(());
         }
@@ -310,10 +317,6 @@ impl PutOptions {
     pub fn only_if(mut self, only_if: OnlyIf) -> Self {
         self.only_if = Some(only_if);
         self
-    }
-
-    pub(crate) fn has_ttl(&self) -> bool {
-        self.ttl.is_some()
     }
 
     fn expires(&self, now: Time) -> u64 {

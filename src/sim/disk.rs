@@ -177,7 +177,7 @@ impl Sim {
             if !part.ends() {
                 continue;
             }
-            disk.claimed = replica.store.seen.vector().clone();
+            disk.claimed = replica.store.seen.known().into_owned();
             disk.is_pending = true;
             disk.write();
             if disk.fault == Some(DiskFault::Full) {
@@ -242,7 +242,7 @@ impl Sim {
         let node = &self.nodes[i];
         let Some(replica) = &node.replica else { return };
         let promised = &node.disk.promised;
-        if self.checks && !saved_covers(replica.store.seen.vector(), promised) {
+        if self.checks && !saved_covers(&replica.store.seen.known(), promised) {
             self.fail(&format!("node {i}: its disk lost what was acknowledged as durable"));
         }
     }

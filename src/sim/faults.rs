@@ -159,6 +159,16 @@ impl Sim {
         self.nodes[i].slowness = factor.max(1);
     }
 
+    /// Loses an entry of a register together with its part of the digest, so that no check of the node itself finds it.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn misplace(&mut self, i: usize, key: &str) -> bool {
+        let mut stored = Vec::new();
+        entry::register_key(key, &mut stored);
+        let Some(replica) = &mut self.nodes[i].replica else { return false };
+        replica.store.misplace(&stored)
+    }
+
     /// Loses an entry of a register behind the replica's back.
     #[cfg(feature = "__controls")]
     #[doc(hidden)]

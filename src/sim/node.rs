@@ -34,15 +34,21 @@ impl<'a> SimNode<'a> {
     fn write(
         &mut self,
         key: &[u8],
-        expires: bool,
         write: impl FnOnce(&mut Replica, Time) -> Result<Option<Stamp>, WriteError>,
     ) -> Result<Option<Stamp>, WriteError> {
         let (replica, now) = self.replica();
         let before = replica.store.held(key).map(|(held, _)| held.dots().iter().map(Record::stamp).collect());
         let stamp = write(replica, now)?;
         if let Some(stamp) = stamp {
-            let is_put = replica.store.held(key).is_some();
-            self.sim.oracle.record(key, before.unwrap_or_default(), stamp, is_put, expires);
+            let held = replica.store.held(key).map(|(held, _)| held);
+            let is_put = held.is_some();
+            let expires = held.and_then(|held| held.dots().last()).map_or(0, Record::expires);
+            // Where the writer's clock is ahead, the value has lived as long as was asked for before its time has come.
+            let until = match expires {
+                0 => 0,
+                _ => expires.min(self.sim.wall_ms() + expires.saturating_sub(now.wall_ms())),
+            };
+            self.sim.record(self.i, key, before.unwrap_or_default(), stamp, is_put, until);
         }
         self.sim.drain(self.i);
         Ok(stamp)
@@ -92,7 +98,7 @@ impl<'a> SimNode<'a> {
         options: PutOptions,
     ) -> Result<Stamp, WriteError> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let stamp = self.write(&Self::register(key), options.has_ttl(), |replica, now| {
+        let stamp = self.write(&Self::register(key), |replica, now| {
             replica.put_with(now, key, value, &options).map(Some)
         })?;
         Ok(stamp.expect("a put is an event"))
@@ -104,7 +110,7 @@ impl<'a> SimNode<'a> {
     /// If the key is not a key.
     pub fn delete(&mut self, key: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
         let key = key.as_ref();
-        self.write(&Self::register(key), false, |replica, now| replica.delete(now, key))
+        self.write(&Self::register(key), |replica, now| replica.delete(now, key))
     }
 
     /// Deletes a key under a condition, which is compared with what is held here.
@@ -113,7 +119,7 @@ impl<'a> SimNode<'a> {
     /// See [`WriteError`]; nothing is written then.
     pub fn delete_if(&mut self, key: impl AsRef<str>, only_if: OnlyIf) -> Result<Option<Stamp>, WriteError> {
         let key = key.as_ref();
-        self.write(&Self::register(key), false, |replica, now| replica.delete_if(now, key, only_if))
+        self.write(&Self::register(key), |replica, now| replica.delete_if(now, key, only_if))
     }
 
     /// The value of a key.
@@ -215,7 +221,7 @@ impl SimBatch<'_> {
             let Some(stamp) = stamp else { continue };
             let now_held = if is_put { vec![stamp] } else { Vec::new() };
             let before = held.insert(key.to_owned(), now_held).unwrap_or_default();
-            self.node.sim.oracle.record(&SimNode::register(key), before, stamp, is_put, false);
+            self.node.sim.record(self.node.i, &SimNode::register(key), before, stamp, is_put, 0);
         }
         self.node.sim.drain(self.node.i);
         Ok(())
@@ -243,9 +249,9 @@ impl SimSet<'_> {
     /// If a name is not acceptable.
     pub fn add(&mut self, element: impl AsRef<str>) -> Result<Stamp, WriteError> {
         let (name, element) = (self.name.clone(), element.as_ref());
-        let stamp = self.node.write(&self.key(element), false, |replica, now| {
-            replica.set_add(now, &name, element).map(Some)
-        })?;
+        let stamp = self
+            .node
+            .write(&self.key(element), |replica, now| replica.set_add(now, &name, element).map(Some))?;
         Ok(stamp.expect("an add is an event"))
     }
 
@@ -255,7 +261,7 @@ impl SimSet<'_> {
     /// If a name is not acceptable.
     pub fn remove(&mut self, element: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
         let (name, element) = (self.name.clone(), element.as_ref());
-        self.node.write(&self.key(element), false, |replica, now| replica.set_remove(now, &name, element))
+        self.node.write(&self.key(element), |replica, now| replica.set_remove(now, &name, element))
     }
 
     /// Watches the elements.
@@ -302,8 +308,7 @@ impl SimCounter<'_> {
         let mut key = Vec::new();
         entry::counter_prefix(&name, &mut key);
         key.extend_from_slice(&self.node.replica().0.store.run.to_be_bytes());
-        let stamp =
-            self.node.write(&key, false, |replica, now| replica.counter_add(now, &name, by).map(Some))?;
+        let stamp = self.node.write(&key, |replica, now| replica.counter_add(now, &name, by).map(Some))?;
         Ok(stamp.expect("a step is an event"))
     }
 

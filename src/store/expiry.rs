@@ -1,4 +1,9 @@
 //! Expiry: hidden at its time, dropped once every clock must agree.
+//!
+//! A dropped dot is covered and not held, which to everybody else is a removed one: a comparison spreads the drop as a
+//! delete. So it happens only [twice the permitted skew](Store::drop_delay_ms) after the dot's time, and only while the
+//! clock is believed (see [`crate::wall_clock`], which also says what remains). Hiding changes nothing but what is read
+//! here; a clock that goes back shows again what it had hidden.
 
 use super::Store;
 use crate::entry::{Held, Record};
@@ -12,32 +17,37 @@ impl Store {
     /// Notes when dots expire, or that they are gone.
     pub(super) fn schedule(&mut self, at: u32, dots: Vec<(u64, Stamp)>, on: bool) {
         for (expires, stamp) in dots {
-            let hide = (expires, false, at, stamp);
+            let dot = (expires, at, stamp);
             if on {
-                self.expiries.insert(hide);
+                self.expiries.insert(dot);
             } else {
-                self.expiries.remove(&hide);
-                self.expiries.remove(&(expires.saturating_add(self.skew_ms()), true, at, stamp));
+                self.expiries.remove(&dot);
+                self.hidden.remove(&dot);
             }
         }
     }
 
-    fn skew_ms(&self) -> u64 {
-        self.skew_max.as_millis() as u64
+    /// How long after its time a dot is dropped. The permitted skew would do for clocks that keep it; a clock may be
+    /// off by as much again before it is in doubt.
+    fn drop_delay_ms(&self) -> u64 {
+        self.skew_max.saturating_mul(2).as_millis() as u64
     }
 
     /// Whether every clock within the permitted skew agrees that this dot has expired.
     pub(super) fn is_due(&self, now: Time, dot: &Record) -> bool {
-        dot.expires() != 0 && dot.expires().saturating_add(self.skew_ms()) <= now.wall_ms()
+        dot.expires() != 0 && dot.expires().saturating_add(self.drop_delay_ms()) <= now.wall_ms()
     }
 
-    /// When the next entry expires, in wall-clock milliseconds.
+    /// When the next entry expires or is to be dropped, in wall-clock milliseconds.
     pub(crate) fn next_expiry(&self) -> Option<u64> {
-        self.expiries.first().map(|(ms, ..)| *ms)
+        let drop = self.hidden.first().filter(|_| self.may_drop);
+        let drop = drop.map(|(ms, ..)| ms.saturating_add(self.drop_delay_ms()));
+        self.expiries.first().map(|(ms, ..)| *ms).into_iter().chain(drop).min()
     }
 
+    /// How many dots that are held have a time.
     pub(crate) fn expiries(&self) -> usize {
-        self.expiries.len()
+        self.expiries.len() + self.hidden.len()
     }
 
     /// Lets followers see what has expired by now, and drops what every clock must agree on. At most `limit` steps.
@@ -46,30 +56,30 @@ impl Store {
             self.show_again(now);
         }
         self.expired_to = now.wall_ms();
+        let delay = self.drop_delay_ms();
+        let is_past = |ms: u64| ms <= now.wall_ms();
         for _ in 0..limit {
-            let Some(&(ms, is_hidden, at, stamp)) =
-                self.expiries.first().filter(|(ms, ..)| *ms <= now.wall_ms())
-            else {
-                return;
-            };
-            self.expiries.pop_first();
-            if is_hidden {
+            let drop = self.hidden.first().copied().filter(|_| self.may_drop);
+            if let Some((_, at, stamp)) = drop.filter(|(ms, ..)| is_past(ms.saturating_add(delay))) {
+                self.hidden.pop_first();
                 self.drop_expired(at, stamp);
-            } else {
-                self.expiries.insert((ms.saturating_add(self.skew_ms()), true, at, stamp));
+            } else if let Some((ms, at, stamp)) =
+                self.expiries.first().copied().filter(|(ms, ..)| is_past(*ms))
+            {
+                self.expiries.pop_first();
+                self.hidden.insert((ms, at, stamp));
                 self.touch(at);
+            } else {
+                return;
             }
         }
     }
 
     /// The clock went back: what it had hidden is visible for a while again.
     fn show_again(&mut self, now: Time) {
-        let skew = self.skew_ms();
-        let later =
-            self.expiries.iter().filter(|(ms, is_hidden, ..)| *is_hidden && *ms > now.wall_ms() + skew);
-        for (ms, _, at, stamp) in later.copied().collect::<Vec<_>>() {
-            self.expiries.remove(&(ms, true, at, stamp));
-            self.expiries.insert((ms - skew, false, at, stamp));
+        let later = self.hidden.split_off(&(now.wall_ms().saturating_add(1), 0, Stamp::default()));
+        for (ms, at, stamp) in later {
+            self.expiries.insert((ms, at, stamp));
             self.touch(at);
         }
     }

@@ -96,7 +96,7 @@ impl Store {
     pub(crate) fn fill(&mut self, rows: Vec<Held>) {
         for held in rows {
             for dot in held.dots() {
-                self.clock.observe(dot.stamp().clock);
+                self.clock.recall(dot.stamp().clock);
                 self.seen.imply(dot.stamp());
             }
             self.bytes += held.bytes();
@@ -140,6 +140,7 @@ impl Store {
         self.order = Order::new();
         self.digest = Digest::new();
         self.expiries.clear();
+        self.hidden.clear();
         self.bytes = 0;
         self.is_damaged = false;
         for held in rows.values() {

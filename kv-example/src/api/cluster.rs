@@ -57,6 +57,7 @@ pub(super) fn status_view(app: &App, status: &NodeStatus) -> Value {
             "head": store.head,
             "durable": store.durable,
             "disk": disk(app, store.has_disk_failed),
+            "clock_off_ms": store.clock_off.map(|off| u64::try_from(off.as_millis()).unwrap_or(u64::MAX)),
         });
     }
     view

@@ -109,6 +109,7 @@ impl From<WriteError> for ApiError {
             WriteError::Condition { .. } => (StatusCode::PRECONDITION_FAILED, "condition"),
             WriteError::CounterOverflow => (StatusCode::CONFLICT, "overflow"),
             WriteError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            WriteError::Clock { .. } => (StatusCode::SERVICE_UNAVAILABLE, "clock"),
             WriteError::Disk => (StatusCode::INSUFFICIENT_STORAGE, "disk"),
             WriteError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "refused"),

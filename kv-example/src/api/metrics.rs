@@ -65,6 +65,8 @@ fn text(app: &App) -> String {
         out.counter("sync_sent_bytes_total", "Bytes sent by repair.", store.traffic.bytes);
         out.counter("sync_sent_frames_total", "Frames sent by repair.", store.traffic.frames);
         out.gauge("disk_failed", "1 while the disk takes nothing.", u8::from(store.has_disk_failed));
+        let is_off = u8::from(store.clock_off.is_some());
+        out.gauge("clock_in_doubt", "1 while writes are refused because the wall clock is wrong.", is_off);
     }
     out.gauge(
         "http_streams",

@@ -242,6 +242,10 @@ fn explain(event: &tidings::NodeEvent) -> String {
         NodeEvent::Store(Event::Damaged) => {
             "the store was damaged; fetching it anew from the peers".to_owned()
         }
+        NodeEvent::Store(Event::ClockInDoubt { off }) => {
+            format!("this node's clock is {off:?} off; it takes no writes until that is settled")
+        }
+        NodeEvent::Store(Event::ClockTrusted) => "this node's clock is believed again".to_owned(),
         NodeEvent::Store(Event::NameTwice(member)) => format!("two live nodes are called {}", member.name),
         NodeEvent::Store(Event::AddressTwice(member)) => format!("two live nodes claim {}", member.addr),
         other => format!("{other:?}"),

@@ -75,6 +75,7 @@ impl Status {
         let state = match (&status["closed"], &status["ready"], &status["busy"]) {
             (Value::Bool(true), ..) => "closed",
             (_, Value::Bool(false), _) => "not synced yet",
+            _ if store["clock_off_ms"].is_u64() => "clock in doubt: writes are refused until it is right",
             (.., Value::Bool(true)) => "busy: writes are refused until the cluster has caught up",
             _ => "ready",
         };

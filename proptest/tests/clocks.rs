@@ -1,0 +1,210 @@
+//! Clocks that jump, are wrong from the start, or come back: nothing of others is lost, and writers are told.
+
+use std::time::Duration;
+
+use tidings::{Config, Control, Event, PutOptions, Sim, WriteError};
+use tidings_proptest::{Noticed, with_control};
+
+const HOUR_MS: i64 = 3_600_000;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn lasting(seconds: u64) -> PutOptions {
+    PutOptions::new().ttl(Duration::from_secs(seconds))
+}
+
+/// Three nodes that hold a value for an hour.
+fn with_value(sim: Sim) -> Sim {
+    let mut sim = sim.config(Config::lan()).nodes_with_disk(3);
+    sim.run_for(seconds(10));
+    sim.node(1).put_with("k", "v", lasting(3_600)).unwrap();
+    sim.assert_converged();
+    sim.run_for(seconds(1));
+    sim
+}
+
+fn all_hold(sim: &mut Sim, key: &str) {
+    (0..sim.len()).for_each(|i| assert!(sim.node(i).get(key).is_some(), "node {i} lost {key}"));
+}
+
+fn all_write(sim: &mut Sim) {
+    for i in 0..sim.len() {
+        sim.node(i).put(format!("of {i}"), "v").unwrap();
+    }
+    sim.assert_converged();
+    (0..sim.len()).for_each(|i| all_hold(sim, &format!("of {i}")));
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_for_a_while_expires_nothing() {
+    with_control(Control::DropsInDoubt, Noticed::Loss, |_, sim| {
+        let mut sim = with_value(sim);
+        sim.skew(0, 2 * HOUR_MS);
+        sim.run_for(seconds(12));
+        sim.skew(0, 0);
+        sim.run_for(seconds(30));
+        sim.assert_converged();
+        all_hold(&mut sim, "k");
+    });
+}
+
+#[test]
+fn writes_are_refused_while_the_clock_is_in_doubt() {
+    for ahead in [2 * HOUR_MS, -2 * HOUR_MS] {
+        let mut sim = with_value(Sim::new(1));
+        sim.skew(0, ahead);
+        let off = sim.node(0).put("k", "w");
+        assert!(matches!(off, Err(WriteError::Clock { off }) if off > seconds(7_000)), "{off:?}");
+        sim.run_for(seconds(120));
+        assert!(sim.node(0).delete("k").is_err(), "peers contradict, however long it lasts");
+        assert!(sim.node(0).status().clock_off.is_some_and(|off| off > seconds(7_000)));
+        sim.node(1).put("other", "v").unwrap();
+        sim.skew(0, 0);
+        all_write(&mut sim);
+        all_hold(&mut sim, "k");
+        let events = sim.events();
+        let of = |event: &dyn Fn(&Event) -> bool| events.iter().filter(|(i, e)| *i == 0 && event(e)).count();
+        assert_eq!(of(&|event| matches!(event, Event::ClockInDoubt { .. })), 1);
+        assert_eq!(of(&|event| matches!(event, Event::ClockTrusted)), 1);
+        assert!(!events.iter().any(|(i, event)| *i != 0 && matches!(event, Event::ClockInDoubt { .. })));
+    }
+}
+
+#[test]
+fn a_clock_that_is_wrong_from_the_start_expires_nothing() {
+    with_control(Control::DropsInDoubt, Noticed::Loss, |_, sim| {
+        let mut sim = with_value(sim);
+        sim.crash(0);
+        sim.skew(0, 2 * HOUR_MS);
+        sim.restart(0);
+        sim.run_for(seconds(30));
+        sim.skew(0, 0);
+        sim.run_for(seconds(30));
+        sim.assert_converged();
+        all_hold(&mut sim, "k");
+    });
+}
+
+#[test]
+fn most_of_the_nodes_bring_a_wrong_clock_into_doubt() {
+    let mut sim = with_value(Sim::new(2));
+    sim.crash(0);
+    sim.skew(0, 2 * HOUR_MS);
+    sim.restart(0);
+    sim.run_for(seconds(30));
+    assert!(matches!(sim.node(0).put("k", "w"), Err(WriteError::Clock { .. })));
+    sim.skew(0, 0);
+    sim.run_for(seconds(10));
+    all_write(&mut sim);
+}
+
+#[test]
+fn stamps_from_the_future_are_survived_by_a_restart() {
+    let mut sim = with_value(Sim::new(3));
+    sim.partition(&[0], &[1, 2]);
+    sim.crash(0);
+    sim.skew(0, 2 * HOUR_MS);
+    sim.restart(0);
+    sim.node(0).put("early", "v").unwrap();
+    sim.run_for(seconds(1));
+    sim.skew(0, 0);
+    sim.run_for(seconds(70));
+    // Within this run every later stamp is ahead as well.
+    assert!(matches!(sim.node(0).put("k", "w"), Err(WriteError::Clock { off }) if off > seconds(7_000)));
+    sim.crash(0);
+    sim.restart(0);
+    sim.node(0).put("early", "w").unwrap();
+    sim.node(0).put("late", "v").unwrap();
+    sim.heal();
+    sim.assert_converged();
+    for i in 0..3 {
+        assert_eq!(sim.node(i).get("early").unwrap().value(), b"w");
+        assert!(sim.node(i).get("late").is_some() && sim.node(i).get("k").is_some());
+    }
+}
+
+#[test]
+fn a_node_that_was_ahead_tells_no_claims_from_the_future() {
+    for control in [None, Some(Control::FutureTold)] {
+        let mut sim = with_value(Sim::new(9).broken(control));
+        sim.partition(&[0], &[1, 2]);
+        sim.crash(0);
+        sim.skew(0, 2 * HOUR_MS);
+        sim.restart(0);
+        sim.node(0).put("early", "v").unwrap();
+        sim.run_for(seconds(1));
+        sim.skew(0, 0);
+        sim.run_for(seconds(1));
+        sim.heal();
+        sim.run_for(seconds(30));
+        sim.node(1).put("late", "v").unwrap();
+        sim.run_for(seconds(5));
+        let refused = |(_, event): &(usize, Event)| matches!(event, Event::ClaimRefused { .. });
+        let is_refused = sim.events().iter().any(refused);
+        assert_eq!(is_refused, control.is_some(), "an honest node claims nothing from the future");
+        assert!(is_refused || sim.node(0).get("late").is_some());
+    }
+}
+
+/// All clocks were wrong, as by a bad time server, and writes were exchanged meanwhile.
+#[test]
+fn what_was_deleted_by_wrong_clocks_stays_deleted() {
+    let mut sim = Sim::new(8).config(Config::lan()).nodes_with_disk(3).without_checks();
+    (0..3).for_each(|i| sim.skew(i, 2 * HOUR_MS));
+    sim.run_for(seconds(100));
+    (0..20).for_each(|i| _ = sim.node(i % 3).put(format!("k{i}"), "v").unwrap());
+    sim.assert_converged();
+    sim.run_for(seconds(1));
+    sim.crash(2);
+    (0..10).for_each(|i| _ = sim.node(0).delete(format!("k{i}")).unwrap());
+    sim.run_for(seconds(1));
+    (0..2).for_each(|i| sim.crash(i));
+    (0..3).for_each(|i| sim.skew(i, 0));
+    (0..3).for_each(|i| sim.restart(i));
+    sim.run_for(seconds(10));
+    (0..3).for_each(|i| _ = sim.node(i).put(format!("of {i}"), "v").unwrap());
+    sim.run_for(seconds(100));
+    for i in 0..3 {
+        (0..3).for_each(|other| assert!(sim.node(other).get(format!("of {i}")).is_some(), "{i} at {other}"));
+    }
+    sim.run_for(Duration::from_millis(HOUR_MS as u64 * 2 + 120_000));
+    sim.assert_converged();
+    for i in 0..3 {
+        (0..10).for_each(|k| assert!(sim.node(i).get(format!("k{k}")).is_none(), "k{k} is back at {i}"));
+        (10..20).for_each(|k| assert!(sim.node(i).get(format!("k{k}")).is_some(), "k{k} is lost at {i}"));
+    }
+}
+
+#[test]
+fn a_step_of_all_clocks_is_accepted_and_values_expire_by_it() {
+    // What the nodes agree on is not the time by which the oracle lets values expire.
+    let mut sim = with_value(Sim::new(4)).without_checks();
+    (0..3).for_each(|i| sim.skew(i, 2 * HOUR_MS));
+    sim.run_for(seconds(30));
+    assert!(sim.node(0).put("other", "v").is_err());
+    sim.run_for(seconds(60));
+    all_write(&mut sim);
+    sim.run_for(seconds(60));
+    assert_eq!(sim.node(2).len(), 3, "the value is dropped");
+}
+
+#[test]
+fn a_node_alone_accepts_a_step_and_of_two_neither_doubts() {
+    let mut sim = Sim::new(5).nodes(1);
+    sim.node(0).put_with("k", "v", lasting(10)).unwrap();
+    sim.skew(0, HOUR_MS);
+    assert!(sim.node(0).put("other", "v").is_err());
+    sim.run_for(seconds(62));
+    sim.node(0).put("other", "v").unwrap();
+    assert_eq!(sim.node(0).len(), 1);
+
+    let mut sim = Sim::new(6).nodes(1);
+    sim.run_for(seconds(1));
+    sim.skew(0, -HOUR_MS);
+    sim.run_for(seconds(100));
+    sim = sim.nodes(1);
+    sim.run_for(seconds(100));
+    (0..2).for_each(|i| _ = sim.node(i).put("k", "v").unwrap());
+}

@@ -1,0 +1,328 @@
+//! Whether this node's wall clock can be believed.
+//!
+//! Stamps and expiries use the wall clock, and a wrong one spoils the data of others: what a node drops as expired it
+//! covers and does not hold, which a comparison spreads as a delete. So the wall clock is compared with the monotonic
+//! clock at every input, and with what peers say in their replies to checks. All of it is kept as *offsets*: a wall
+//! clock minus this node's monotonic clock, in milliseconds. An offset stays the same as long as nobody sets a clock.
+//!
+//! The clock comes *into doubt*
+//! - by a step: the own offset moves by more than half of `clock_skew_max` (at least [`STEP_MS_MIN`]); or
+//! - by contradiction: most of the linked nodes, this one included, say otherwise by more than `clock_skew_max`. So one
+//!   peer alone never brings a clock into doubt, and of two nodes that disagree neither does that to the other.
+//!
+//! The doubt ends when the offset is what it was before the step; when most of the peers that have spoken since agree
+//! with it; or when the clock has run on for [`ACCEPT_TIME`] and no majority of peers contradicted, as where a clock is
+//! set after boot on a node without peers ([`ALONE_TIME`] if they did, and are not there any more). A node in doubt tells
+//! its peers no time, so that two wrong clocks do not confirm each other. A machine that was suspended makes no step where
+//! the monotonic clock counts that time, as on Linux; elsewhere waking up is one.
+//!
+//! Dropping expired values is for ever, so it asks for more: peers must have confirmed the clock since the start or the
+//! last accepted step, or so much time has passed without them: [`ACCEPT_TIME`] where this store knows of no peer,
+//! [`ALONE_TIME`] otherwise.
+//!
+//! What remains: steps of less than the limit, repeated while there are no peers to contradict; a majority of peers that
+//! are wrong in the same way; and a clock that is wrong for more than [`ALONE_TIME`] on a node that is cut off.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::controls::{Control, Controls};
+use crate::replica::LinkId;
+use crate::time::Time;
+
+/// Smaller differences are no step, whatever `clock_skew_max` is: the two clocks are not read in one instant.
+const STEP_MS_MIN: i64 = 1_000;
+/// A step that no majority of peers contradicts is accepted after this time, and a store that knows of no peer drops
+/// what has expired.
+const ACCEPT_TIME: Duration = Duration::from_secs(60);
+/// The same where peers contradicted the step, and for a store that knows of peers and has not heard of them.
+const ALONE_TIME: Duration = Duration::from_secs(24 * 3_600);
+
+/// What a peer said.
+#[derive(Clone, Copy, Debug)]
+struct Statement {
+    offset: i64,
+    at: Duration,
+}
+
+/// How many peers agree with the own clock, and how many do not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Votes {
+    agree: usize,
+    differ: usize,
+}
+
+impl Votes {
+    /// Most of the linked nodes, this one included, say otherwise.
+    fn is_outvoted(self) -> bool {
+        self.differ > self.agree + 1
+    }
+
+    fn is_agreed(self) -> bool {
+        self.agree > self.differ
+    }
+}
+
+/// What became of the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It was looked at for the first time.
+    Begun,
+    Doubted,
+    Trusted,
+}
+
+#[derive(Debug)]
+pub(crate) struct WallClock {
+    step_ms_max: i64,
+    skew_ms_max: i64,
+    /// As of the last look.
+    offset: i64,
+    /// The offset before the doubt. None before the first look, and in a doubt that no step began.
+    trusted: Option<i64>,
+    /// When the clock was first looked at, made its last step, or came into doubt. None before the first look.
+    since: Option<Duration>,
+    is_doubted: bool,
+    /// Most of the peers contradicted, when one of them was last heard.
+    is_contradicted: bool,
+    /// Peers agreed since the start or the last accepted step.
+    is_confirmed: bool,
+    /// Others hold what this store holds, or did.
+    knows_others: bool,
+    statements: BTreeMap<LinkId, Statement>,
+    has_news: bool,
+    controls: Controls,
+}
+
+fn offset(wall_ms: u64, mono: Duration) -> i64 {
+    let ms = |ms: u128| i64::try_from(ms).unwrap_or(i64::MAX);
+    ms(wall_ms.into()).saturating_sub(ms(mono.as_millis()))
+}
+
+fn apart(a: i64, b: i64) -> i64 {
+    a.saturating_sub(b).saturating_abs()
+}
+
+impl WallClock {
+    pub(crate) fn new(skew_max: Duration, controls: Controls) -> Self {
+        let skew = i64::try_from(skew_max.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            step_ms_max: (skew / 2).max(STEP_MS_MIN),
+            skew_ms_max: skew.max(STEP_MS_MIN),
+            offset: 0,
+            trusted: None,
+            since: None,
+            is_doubted: false,
+            is_contradicted: false,
+            is_confirmed: false,
+            knows_others: false,
+            statements: BTreeMap::new(),
+            has_news: false,
+            controls,
+        }
+    }
+
+    /// Others hold what this store holds, or will.
+    pub(crate) fn meets_others(&mut self) {
+        self.knows_others = true;
+    }
+
+    /// What a peer's clock said, halfway through a round trip that took this long. None: the peer doubts its own.
+    pub(crate) fn hear(&mut self, now: Time, link: LinkId, wall_ms: Option<u64>, round_trip: Duration) {
+        self.has_news = true;
+        match wall_ms {
+            None => _ = self.statements.remove(&link),
+            // What took long says nothing of the present.
+            Some(_) if round_trip.as_millis() > self.skew_ms_max.unsigned_abs().into() => {}
+            Some(wall_ms) => {
+                let said = Statement {
+                    offset: offset(wall_ms, now.mono.saturating_sub(round_trip / 2)),
+                    at: now.mono,
+                };
+                self.statements.insert(link, said);
+            }
+        }
+    }
+
+    /// The link is gone. That its peer contradicted is not forgotten with it.
+    pub(crate) fn forget(&mut self, link: LinkId) {
+        self.statements.remove(&link);
+    }
+
+    /// Looks at both clocks. To be called with every input, before anything is done with the time.
+    pub(crate) fn look(&mut self, now: Time) -> Option<Turn> {
+        let offset = offset(now.wall_ms(), now.mono);
+        let before = std::mem::replace(&mut self.offset, offset);
+        let has_stepped = self.since.is_some() && apart(offset, before) > self.step_ms_max;
+        if self.since.is_none() {
+            (self.since, self.trusted) = (Some(now.mono), Some(offset));
+            return Some(Turn::Begun);
+        }
+        if has_stepped {
+            self.since = Some(now.mono);
+        }
+        let has_news = std::mem::take(&mut self.has_news);
+        if !self.is_doubted && !has_stepped && !has_news {
+            self.trusted = Some(offset);
+            return None;
+        }
+        let votes = self.votes();
+        if has_news {
+            self.is_contradicted = votes.differ > votes.agree;
+        }
+        if self.is_doubted {
+            return self.reconsider(now, votes);
+        }
+        if has_stepped || votes.is_outvoted() {
+            self.is_doubted = true;
+            self.since = Some(now.mono);
+            self.trusted = self.trusted.filter(|_| has_stepped);
+            return Some(Turn::Doubted);
+        }
+        self.is_confirmed |= votes.is_agreed();
+        self.trusted = Some(offset);
+        None
+    }
+
+    /// Whether the doubt ends.
+    fn reconsider(&mut self, now: Time, votes: Votes) -> Option<Turn> {
+        let has_returned =
+            self.trusted.is_some_and(|trusted| apart(self.offset, trusted) <= self.step_ms_max);
+        let patience = if self.is_contradicted { ALONE_TIME } else { ACCEPT_TIME };
+        let is_accepted =
+            votes.differ <= votes.agree && self.since.is_some_and(|since| now.mono >= since + patience);
+        if votes.is_outvoted() || !(has_returned || votes.is_agreed() || is_accepted) {
+            return None;
+        }
+        self.is_confirmed = votes.is_agreed() || (has_returned && self.is_confirmed);
+        (self.is_doubted, self.is_contradicted) = (false, false);
+        self.trusted = Some(self.offset);
+        Some(Turn::Trusted)
+    }
+
+    /// What peers have said since the start or the last step: what they said before it confirms nothing, and they may
+    /// have made the same step.
+    fn votes(&self) -> Votes {
+        let mut votes = Votes::default();
+        for said in self.statements.values().filter(|said| Some(said.at) >= self.since) {
+            let differs = apart(said.offset, self.offset) > self.skew_ms_max;
+            *(if differs { &mut votes.differ } else { &mut votes.agree }) += 1;
+        }
+        votes
+    }
+
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.is_doubted
+    }
+
+    /// Whether what has expired may be dropped for ever.
+    pub(crate) fn may_drop(&self, now: Time) -> bool {
+        let patience = if self.knows_others { ALONE_TIME } else { ACCEPT_TIME };
+        let has_waited = self.since.is_some_and(|since| now.mono >= since + patience);
+        (!self.is_doubted && (self.is_confirmed || has_waited)) || self.controls.has(Control::DropsInDoubt)
+    }
+
+    /// How far the clock is off: from the median of the peers, or else from what it showed before its step.
+    pub(crate) fn off(&self) -> Duration {
+        let mut said: Vec<i64> = self.statements.values().map(|said| said.offset).collect();
+        said.sort_unstable();
+        let expected = said.get(said.len() / 2).copied().or(self.trusted);
+        let off = expected.map_or(0, |expected| apart(self.offset, expected));
+        Duration::from_millis(off.unsigned_abs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600_000;
+
+    fn at(seconds: u64, ahead_ms: u64) -> Time {
+        let mono = Duration::from_secs(seconds);
+        Time { mono, wall: mono + Duration::from_millis(1_000 * HOUR + ahead_ms) }
+    }
+
+    fn clock() -> WallClock {
+        let mut clock = WallClock::new(Duration::from_secs(5), Controls::default());
+        assert_eq!(clock.look(at(0, 0)), Some(Turn::Begun));
+        clock
+    }
+
+    /// A peer answers at this time with a clock that is so far ahead.
+    fn hear(clock: &mut WallClock, link: LinkId, seconds: u64, ahead_ms: u64) {
+        let now = at(seconds, ahead_ms);
+        clock.hear(now, link, Some(now.wall_ms()), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_step_is_doubted_until_the_clock_returns() {
+        let mut clock = clock();
+        assert!(clock.look(at(1, 2_000)).is_none(), "half of the skew is no step");
+        for ahead in [2 * HOUR, 0] {
+            assert_eq!(clock.look(at(2, ahead + 6_000)), Some(Turn::Doubted));
+            assert!(!clock.may_drop(at(2, ahead)) && clock.off() >= Duration::from_secs(4));
+            assert_eq!(clock.look(at(3, ahead + 6_000)), None);
+            assert_eq!(clock.look(at(14, 2_000)), Some(Turn::Trusted));
+            assert!(clock.may_drop(at(75, 2_000)));
+        }
+    }
+
+    #[test]
+    fn a_step_is_accepted_when_peers_confirm_it_or_nobody_contradicts() {
+        let mut alone = clock();
+        assert_eq!(alone.look(at(1, HOUR)), Some(Turn::Doubted));
+        assert_eq!(alone.look(at(60, HOUR)), None);
+        assert_eq!(alone.look(at(61, HOUR)), Some(Turn::Trusted));
+
+        let mut clock = clock();
+        clock.meets_others();
+        hear(&mut clock, 1, 0, HOUR);
+        assert_eq!(clock.look(at(1, HOUR)), Some(Turn::Doubted));
+        assert_eq!(clock.look(at(2, HOUR)), None, "what was said before the step confirms nothing");
+        hear(&mut clock, 1, 2, HOUR);
+        assert_eq!(clock.look(at(2, HOUR)), Some(Turn::Trusted));
+        assert!(clock.may_drop(at(2, HOUR)));
+    }
+
+    #[test]
+    fn a_contradicted_step_is_not_accepted_though_the_peer_goes() {
+        let mut clock = clock();
+        clock.meets_others();
+        assert_eq!(clock.look(at(1, HOUR)), Some(Turn::Doubted));
+        hear(&mut clock, 1, 2, 0);
+        assert_eq!(clock.look(at(2, HOUR)), None);
+        clock.forget(1);
+        assert_eq!(clock.look(at(3_600, HOUR)), None);
+        assert_eq!(clock.look(at(3 * 24 * 3_600, HOUR)), Some(Turn::Trusted));
+    }
+
+    #[test]
+    fn one_peer_alone_brings_no_clock_into_doubt() {
+        for honest in [0, 1, 2] {
+            let mut clock = clock();
+            hear(&mut clock, 9, 1, HOUR);
+            (0..honest).for_each(|link| hear(&mut clock, link, 1, 0));
+            assert_eq!(clock.look(at(1, 0)), None);
+        }
+        let mut clock = clock();
+        (0..2).for_each(|link| hear(&mut clock, link, 1, HOUR));
+        assert_eq!(clock.look(at(1, 0)), Some(Turn::Doubted), "two of three say otherwise");
+        (0..2).for_each(|link| hear(&mut clock, link, 2, 0));
+        assert_eq!(clock.look(at(2, 0)), Some(Turn::Trusted));
+    }
+
+    #[test]
+    fn a_store_with_peers_drops_nothing_before_one_confirms_its_clock() {
+        let mut clock = clock();
+        assert!(!clock.may_drop(at(59, 0)) && clock.may_drop(at(60, 0)));
+        clock.meets_others();
+        assert!(!clock.may_drop(at(3_600, 0)) && clock.may_drop(at(24 * 3_600, 0)));
+        clock.hear(at(1, 0), 1, Some(at(1, 0).wall_ms()), Duration::from_secs(6));
+        clock.look(at(1, 0));
+        assert!(!clock.may_drop(at(1, 0)), "an answer that took longer than the skew says nothing");
+        hear(&mut clock, 1, 2, 0);
+        clock.look(at(2, 0));
+        assert!(clock.may_drop(at(2, 0)));
+    }
+}
