@@ -211,6 +211,8 @@ const CHECK_AMID: u8 = 2;
 const CHECK_LIMITED: u8 = 4;
 /// The sender's wall clock follows. It is left out while that is in doubt.
 const CHECK_CLOCK: u8 = 8;
+/// The sender may hold something else than a peer that has merged the same.
+const CHECK_INCOMPARABLE: u8 = 16;
 
 /// The part of [`Config::lag_bytes_max`] from which on there is a backlog.
 const BACKLOG_PART: u64 = 4;

@@ -233,7 +233,8 @@ impl Client {
             }
             "no_majority" => failure.hint("voters that have just started do not vote for some seconds"),
             "busy" => failure.hint("it catches up by itself; try again"),
-            "clock" => failure.hint("check the time synchronisation of that machine; restart the node once it is right"),
+            "clock" => failure
+                .hint("check the time synchronisation of that machine; restart the node once it is right"),
             _ => failure,
         }
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use tidings::{Config, Control, Disk, DiskFault, PutOptions, Sim, WriteError};
+use tidings::{Config, Control, Disk, DiskFault, Event, PutOptions, Sim, WriteError};
 
 /// A small generator of its own, so that the history does not depend on what the replicas draw.
 #[derive(Debug)]
@@ -145,6 +145,10 @@ impl Plan {
             if !sim.is_up(i) {
                 sim.restart(i);
             }
+        }
+        if self.control.is_none() {
+            let differs = |(_, event): &(usize, Event)| matches!(event, Event::Disagreement { .. });
+            assert!(!sim.events().iter().any(differs), "seed {}: healthy nodes disagree", self.seed);
         }
         let (healed_at, bytes_before) = (sim.now(), sim.bytes_sent());
         sim.assert_converged();

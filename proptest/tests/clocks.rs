@@ -208,3 +208,42 @@ fn a_node_alone_accepts_a_step_and_of_two_neither_doubts() {
     sim.run_for(seconds(100));
     (0..2).for_each(|i| _ = sim.node(i).put("k", "v").unwrap());
 }
+
+/// How often healthy nodes report a disagreement.
+fn disagreements(sim: &mut Sim) -> usize {
+    let events = sim.events();
+    events.iter().filter(|(_, event)| matches!(event, Event::Disagreement { .. })).count()
+}
+
+#[test]
+fn nodes_whose_values_expire_at_other_instants_do_not_disagree() {
+    for seed in 0..200 {
+        let mut config = Config::lan();
+        config.clock_skew_max = seconds(1);
+        let mut sim = Sim::new(seed).config(config).nodes(3);
+        sim.skew(2, -500);
+        for i in 0..60 {
+            let key = format!("k{}", i % 7);
+            sim.node(i % 3).put_with(key, "v", lasting(1 + i as u64 % 3)).unwrap();
+            sim.run_for(Duration::from_millis(300));
+            if i % 20 == 19 {
+                sim.run_for(seconds(12));
+            }
+        }
+        sim.run_for(seconds(20));
+        assert_eq!(disagreements(&mut sim), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_entry_that_is_lost_past_the_digest_is_reported() {
+    let mut sim = Sim::new(7).nodes(2);
+    (0..20).for_each(|i| _ = sim.node(0).put(format!("k{i}"), "v").unwrap());
+    sim.assert_converged();
+    sim.run_for(seconds(5));
+    assert_eq!(disagreements(&mut sim), 0);
+    let mut sim = sim.without_checks();
+    assert!(sim.misplace(1, "k7"));
+    sim.run_for(seconds(20));
+    assert!(disagreements(&mut sim) > 0);
+}

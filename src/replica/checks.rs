@@ -6,7 +6,7 @@ use rand_core::Rng;
 
 use super::link::Link;
 use super::{
-    BACKLOG_PART, BreakReason, CHECK_AMID, CHECK_CLOCK, CHECK_LIMITED, CHECK_REPLY,
+    BACKLOG_PART, BreakReason, CHECK_AMID, CHECK_CLOCK, CHECK_INCOMPARABLE, CHECK_LIMITED, CHECK_REPLY,
     EXCUSED_INTERVALS_MAX, EXPIRE_STEPS, Event, LinkId, MEMBERS_MEMO, Output, Replica,
 };
 use crate::controls::Control;
@@ -24,7 +24,8 @@ impl Replica {
         let amid = if self.is_amid(id) { CHECK_AMID } else { 0 };
         let clock = if self.wall_clock.is_doubted() { 0 } else { CHECK_CLOCK };
         let limited = if rates.is_some() { CHECK_LIMITED } else { 0 };
-        writer.byte(reply | amid | clock | limited);
+        let incomparable = if self.is_comparable() { 0 } else { CHECK_INCOMPARABLE };
+        writer.byte(reply | amid | clock | limited | incomparable);
         let root = self.store.root().sum();
         writer.word(root as u64);
         writer.word((root >> 64) as u64);
@@ -118,7 +119,7 @@ impl Replica {
         }
         let is_same = same_root && same_seen;
         let is_excused = !is_same && self.is_excused(id, flags & CHECK_AMID != 0);
-        let is_comparable = self.is_comparable();
+        let is_comparable = flags & CHECK_INCOMPARABLE == 0 && self.is_comparable();
         let Some(link) = self.links.get_mut(id) else { return Ok(()) };
         link.checks.extend(reply);
         if is_same {
