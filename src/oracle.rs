@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::store::Store;
-use crate::time::Stamp;
+use crate::time::{HybridClock, Stamp};
 
 /// One put or delete of one key.
 #[derive(Clone, Debug)]
@@ -18,8 +18,8 @@ pub(crate) struct Event {
     pub(crate) is_put: bool,
     /// Until when, by a right clock, it has to be held if nothing removes it; or 0, if for ever.
     pub(crate) until_ms: u64,
-    /// It was stamped further ahead than any right clock permits. What it removed may be known where it is not: its claim
-    /// is told when its time has come.
+    /// It was stamped further ahead than any right clock permits, and its claim is told when its time has come. Until then
+    /// what it removed may be removed where it is not known, and it may be held where its removal is known.
     pub(crate) is_ahead: bool,
 }
 
@@ -33,6 +33,8 @@ pub(crate) struct Oracle {
     /// A replica has given up its claims and covers its dots one by one. What it tells is true of the dots, but
     /// no longer names the events that removed the others.
     pub(crate) has_faults: bool,
+    /// The time of all writes that a wrong clock stamped ahead has come: what was removed is not held.
+    pub(crate) excuses_none: bool,
 }
 
 impl Oracle {
@@ -40,6 +42,13 @@ impl Oracle {
     pub(crate) fn record(&mut self, key: &[u8], event: Event) {
         self.has_expiries |= event.until_ms != 0;
         self.events.entry(key.to_vec()).or_default().push(event);
+    }
+
+    /// When the time has come of everything that was stamped ahead.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn last_ahead_ms(&self) -> Option<u64> {
+        let ahead = self.events.values().flatten().filter(|event| event.is_ahead);
+        ahead.map(|event| event.stamp.clock >> HybridClock::COUNTER_BITS).max()
     }
 
     /// Compares a replica with the history. What expires has to be held like everything else until its time has come by
@@ -61,7 +70,9 @@ impl Oracle {
                 let gone = |other: &Event| {
                     (self.has_faults || other.is_ahead) && other.removed.contains(&event.stamp)
                 };
-                if should && events.iter().any(gone) {
+                let may_hold = event.is_ahead && !self.excuses_none;
+                let is_excused = (should && events.iter().any(gone)) || (!should && may_hold);
+                if is_excused {
                     continue;
                 }
                 if held.contains(&event.stamp) != should {

@@ -226,6 +226,9 @@ const VOTER_MEMO: &str = "voter";
 /// next link is opened sooner than the last.
 const REFUSALS_MAX: usize = 4_096;
 
+/// A link over which something was refused ends after `2^n` sync intervals, where n counts such links, up to this.
+const REFUSALS_BACKOFF_MAX: u32 = 5;
+
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
 

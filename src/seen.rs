@@ -210,30 +210,31 @@ impl Seen {
         told
     }
 
-    /// Keeps to itself, until their time, the claims whose clock is over `clock_max`. They were made or taken while this
+    /// Keeps to itself, until their time, the claims whose clock is over `taken_max`. They were made or taken while this
     /// node's clock was wrong, and no peer would take them. They still count here and on the disk, so that no delete of
-    /// that time is undone. Returns whether something was told that is told no more.
+    /// that time is undone. Peers are told of these origins up to `right_max`, the greatest clock that a right node stamps.
+    /// Returns whether something was told that is told no more.
     ///
     /// Rows are told without the contexts that are withheld. So whoever took writes from the future as well goes on
     /// holding what later writes here have removed, until the time of these writes has come.
-    pub(crate) fn withhold(&mut self, clock_max: u64) -> bool {
+    pub(crate) fn withhold(&mut self, right_max: u64, taken_max: u64) -> bool {
         let withheld = std::mem::take(&mut self.withheld);
         let (later, now): (Vec<_>, Vec<_>) =
-            withheld.dots.into_iter().partition(|(_, clock)| *clock > clock_max);
+            withheld.dots.into_iter().partition(|(_, clock)| *clock > right_max);
         self.withheld.dots.extend(later);
         now.into_iter().for_each(|(origin, clock)| self.claim(Stamp { clock, origin }));
         let mut is_lowered = false;
-        for (origin, clock) in self.vector.dots.iter_mut().filter(|(_, clock)| **clock > clock_max) {
-            let stamp = Stamp { clock: std::mem::replace(clock, clock_max), origin: *origin };
+        for (origin, clock) in self.vector.dots.iter_mut().filter(|(_, clock)| **clock > taken_max) {
+            let stamp = Stamp { clock: std::mem::replace(clock, right_max), origin: *origin };
             raise(&mut self.withheld, stamp);
             raise(&mut self.implied, stamp);
             is_lowered = true;
         }
         let contexts = self.cloud.spans.values().map(|span| &span.context);
         let mut contexts = contexts.chain(self.leftovers.iter().map(|pending| &pending.context));
-        let is_ahead = |context: &Arc<Context>| context.dots.values().any(|clock| *clock > clock_max);
+        let is_ahead = |context: &Arc<Context>| context.dots.values().any(|clock| *clock > taken_max);
         let withholds = !self.withheld.dots.is_empty() || contexts.any(is_ahead);
-        self.told_max = withholds.then_some(clock_max);
+        self.told_max = withholds.then_some(taken_max);
         is_lowered
     }
 
@@ -243,9 +244,9 @@ impl Seen {
     }
 
     /// While there are claims from the future: up to which clock contexts are told.
-    pub(crate) fn tell_up_to(&mut self, clock_max: u64) {
+    pub(crate) fn tell_up_to(&mut self, taken_max: u64) {
         if let Some(told_max) = &mut self.told_max {
-            *told_max = clock_max;
+            *told_max = taken_max;
         }
     }
 

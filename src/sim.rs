@@ -401,6 +401,22 @@ impl Sim {
         (0..self.nodes.len()).for_each(|i| self.check(i));
     }
 
+    /// Runs until the time of every write has come that a wrong clock stamped ahead, and demands of such writes what is
+    /// demanded of all others.
+    ///
+    /// # Panics
+    /// As [`Sim::assert_converged`].
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn assert_converged_in_time(&mut self) {
+        let Some(last) = self.oracle.last_ahead_ms() else { return };
+        let wait = Duration::from_millis(last.saturating_sub(self.wall_ms()));
+        self.run_for(wait + self.config.sync_interval * 64);
+        self.assert_converged();
+        self.oracle.excuses_none = true;
+        (0..self.nodes.len()).for_each(|i| self.check(i));
+    }
+
     /// Whether all live nodes hold and have seen the same, and no repair is under way. A context may be left in
     /// the cloud for good: of a run that ended between sending a write and claiming it.
     pub fn is_converged(&self) -> bool {

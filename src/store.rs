@@ -287,12 +287,11 @@ impl Store {
         Ok(())
     }
 
-    /// What a peer may claim now. A peer takes writes that are ahead of its clock by the permitted skew, and its clock
-    /// may be ahead of this one's by as much, so a claim may be ahead by twice that.
+    /// What a peer may claim now.
     pub(crate) fn claim_bounds(&self, now: Time) -> ClaimBounds {
         let clock_max = match self.controls {
             controls if controls.has(Control::ClaimsUnbounded) => u64::MAX,
-            _ => HybridClock::limit(now, self.skew_max.saturating_mul(2)),
+            _ => self.taken_max(now),
         };
         let own = Stamp { clock: self.seen.known().get(&self.run), origin: self.run };
         ClaimBounds { clock_max, own }
@@ -303,14 +302,18 @@ impl Store {
         if self.controls.has(Control::FutureTold) {
             return false;
         }
-        let is_lowered = self.seen.withhold(HybridClock::limit(now, self.skew_max));
-        self.tell_up_to(now);
-        is_lowered
+        self.seen.withhold(HybridClock::limit(now, self.skew_max), self.taken_max(now))
     }
 
     /// While it does that, contexts are told up to what peers take.
     pub(crate) fn tell_up_to(&mut self, now: Time) {
-        self.seen.tell_up_to(HybridClock::limit(now, self.skew_max.saturating_mul(2)));
+        self.seen.tell_up_to(self.taken_max(now));
+    }
+
+    /// The greatest clock of a claim that is taken. A peer takes writes that are ahead of its clock by the permitted skew,
+    /// and its clock may be ahead of this one's by as much, so a claim may be ahead by twice that.
+    fn taken_max(&self, now: Time) -> u64 {
+        HybridClock::limit(now, self.skew_max.saturating_mul(2))
     }
 
     /// Merges the dots of accepted rows, and tells which of them were news. What they claim is recorded by

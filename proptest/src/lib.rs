@@ -35,7 +35,8 @@ impl Dice {
 }
 
 /// What a cluster of at most five nodes and a few dozen keys may need to agree again, once everything is healed:
-/// virtual time, and bytes of all nodes together. Refusals put a link off for up to a minute.
+/// virtual time, and bytes of all nodes together. A write from a minute ahead is refused until then, and
+/// its link is put off for up to 32 s more.
 const AGREEMENT_MAX: Duration = Duration::from_secs(100);
 const AGREEMENT_BYTES_MAX: u64 = 1 << 20;
 /// Contexts that may be left beyond the vector: of runs that ended between sending a write and claiming it.
@@ -162,6 +163,7 @@ impl Plan {
             let status = sim.node(i).status();
             assert!(status.cloud <= CLOUD_MAX && status.removals <= removals_max.max(64), "grew: {status:?}");
         }
+        sim.assert_converged_in_time();
         sim
     }
 }

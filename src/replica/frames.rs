@@ -1,6 +1,6 @@
 //! What comes over a link's streams, and where it goes.
 
-use super::{Event, Lane, LinkId, Output, REFUSALS_MAX, Replica};
+use super::{Event, Lane, LinkId, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica};
 use crate::controls::Control;
 use crate::tail::large::Hint;
 use crate::tail::{Merged, News, Refused};
@@ -151,7 +151,7 @@ impl Replica {
         if link.break_at.is_none() {
             let log = link.peer.map_or(0, |(log, _)| log);
             let times = self.refusals.entry(log).or_default();
-            *times = (*times + 1).min(6);
+            *times = (*times + 1).min(REFUSALS_BACKOFF_MAX);
             link.break_at = Some(self.now.mono + self.config.sync_interval * (1 << *times));
             if self.refusals.len() > REFUSALS_MAX
                 && let Some(other) = self.refusals.keys().copied().find(|other| *other != log)
