@@ -155,8 +155,10 @@ impl Plan {
         sim.assert_converged();
         let (took, bytes) = (sim.now() - healed_at, sim.bytes_sent() - bytes_before);
         let seed = self.seed;
+        // There a large value takes 4.4 s on each link, and a node may lack ten of them.
+        let took_max = if self.is_slowest() { 2 * AGREEMENT_MAX } else { AGREEMENT_MAX };
         assert!(
-            took <= AGREEMENT_MAX && bytes <= AGREEMENT_BYTES_MAX * times,
+            took <= took_max && bytes <= AGREEMENT_BYTES_MAX * times,
             "seed {seed}: took {took:?} and {bytes} bytes"
         );
         for i in 0..sim.len() {
