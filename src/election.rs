@@ -36,10 +36,10 @@
 //!
 //! # How it goes
 //!
-//! A candidate *asks* all voters first ([`bids`]). That promises nothing, disturbs nobody, and brings the clocks and terms
+//! A candidate *asks* all voters first ([`candidate`]). That promises nothing, disturbs nobody, and brings the clocks and terms
 //! above which its own term has to be. When a majority would grant, it *claims*. When a majority has granted, it leads,
 //! and *renews* with each voter by one small message however many leases it has. A voter that has forgotten it is claimed
-//! again under the same term. [`voter`] is the other side; [`views`] asks voters whom they have granted a lease, for those
+//! again under the same term. [`voter`] is the other side; [`observer`] asks voters whom they have granted a lease, for those
 //! who only want to know.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -50,22 +50,22 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::config::{Config, LEASE_TIME_MAX};
 use crate::controls::{Control, Controls};
-use crate::digest::fingerprint;
 use crate::error::ElectionError;
+use crate::store::digest::fingerprint;
 use crate::time::{Stamp, Time};
 use crate::wire::{Reader, WireError};
 
-mod bids;
+mod candidate;
 mod messages;
 #[cfg(feature = "__controls")]
 pub(crate) mod model;
-mod views;
+mod observer;
 mod voter;
 
-use bids::Bid;
+use candidate::Bid;
 pub(crate) use messages::Message;
 use messages::{Answer, Call, Request};
-use views::View;
+use observer::View;
 use voter::Voter;
 
 /// The longest name of an election or a lock, in bytes.

@@ -4,34 +4,20 @@
     doc = "The replica and its simulator, without the node: see the features."
 )]
 
-mod arrivals;
 mod config;
 mod controls;
-mod digest;
 mod election;
-mod entry;
 mod error;
-mod flow;
-mod log;
-mod members;
+mod membership;
 #[cfg(feature = "node")]
 mod node;
-mod oracle;
-mod reconcile;
-mod relay;
 mod replica;
-mod rows;
-mod saved;
-mod seen;
+mod replication;
 mod sim;
 mod store;
-mod tail;
 mod time;
-mod wall_clock;
-mod watch;
 mod wire;
 
-pub use arrivals::Arrival;
 pub use config::{
     Config, Durability, KEY_BYTES_MAX, LEASE_TIME_MAX, OnCorruption, VALUE_BYTES_CEILING, VOTERS_MAX,
 };
@@ -45,11 +31,10 @@ pub use election::{
     ELECTION_NAME_BYTES_MAX, ELECTIONS_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState,
     VoterRules,
 };
-pub use entry::{Entry, Revision};
 pub use error::{
     DecodeError, ElectionError, Error, SecurityError, SnapshotError, StartError, WaitError, WriteError,
 };
-pub use members::{
+pub use membership::{
     Contact, MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent, MemberLimit, MemberState,
 };
 #[cfg(feature = "node")]
@@ -59,13 +44,15 @@ pub use node::{
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapEvent, MapWatch};
+pub use replica::saved::{Change, Saved, SavedError};
 pub use replica::{
     BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, JoinProgress, Lane, LinkId, Output, Persist,
     PutOptions, Repair, Replica, Setup, Status, SyncTraffic,
 };
-pub use saved::{Change, Saved, SavedError};
+pub use replication::arrivals::Arrival;
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
+pub use store::entry::{Entry, Revision};
+pub use store::watch::WatchEvent;
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp, Time};
-pub use watch::WatchEvent;
 pub use wire::{FRAME_BYTES_MAX, WireError};

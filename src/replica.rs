@@ -3,7 +3,7 @@
 //! It follows the polling contract: [`Replica::handle`] takes what happened, [`Replica::poll`] gives what to do
 //! until it has nothing more, [`Replica::deadline`] says when to wake it. Draining late only delays. A disk follows
 //! by itself: whoever writes to it asks [`Replica::persist`] for as much as it can take. It has no
-//! policy of its own: what to send is decided by [`crate::tail`] and [`crate::reconcile`].
+//! policy of its own: what to send is decided by [`crate::replication::tail`] and [`crate::replication::repair`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -11,20 +11,20 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::controls::{Control, Controls};
-use crate::digest::HashKey;
 use crate::election::{Election, Leader, LeaseId, LeaseState, Promised, VoterRules};
-use crate::entry::Revision;
-use crate::flow::Flow;
-use crate::members::{Contact, Member, MemberEvent, Members};
-use crate::relay::Chains;
-use crate::saved::Saved;
+use crate::membership::{Contact, Member, MemberEvent, Members};
+use crate::replica::saved::Saved;
+use crate::replica::wall_clock::WallClock;
+use crate::replication::arrivals::Arrivals;
+use crate::replication::claims::Chains;
+use crate::replication::flow::Flow;
+use crate::store::digest::HashKey;
+use crate::store::entry::Revision;
+use crate::store::watch::Watches;
 use crate::store::{Refusal, Store};
 use crate::time::Time;
-use crate::wall_clock::WallClock;
-use crate::watch::Watches;
 use crate::wire::{Kind, WireError, Writer};
 
 /// Names a link between two replicas; chosen by whoever drives them.
@@ -242,8 +242,10 @@ mod links;
 mod members;
 mod receipts;
 mod repair;
+pub(crate) mod saved;
 mod status;
 mod verbs;
+mod wall_clock;
 
 #[cfg(feature = "durable")]
 pub(crate) use disk::Copy;

@@ -25,11 +25,10 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::config::Config;
 use crate::controls::Controls;
-use crate::digest::fingerprint;
-use crate::members::{Member, MemberEvent};
-use crate::oracle::{self, Oracle};
+use crate::membership::{Member, MemberEvent};
+use crate::replica::saved::Saved;
 use crate::replica::{BreakReason, Event, Input, Lane, LinkId, Output, Replica, Setup};
-use crate::saved::Saved;
+use crate::store::digest::fingerprint;
 use crate::time::{HybridClock, Stamp, Time};
 
 mod disk;
@@ -37,11 +36,13 @@ mod faults;
 mod leaders;
 mod members;
 mod node;
+mod oracle;
 
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
 use leaders::Leaders;
 pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
+use oracle::Oracle;
 
 /// Wall-clock time at the start of every simulation, in milliseconds since the epoch.
 const WALL_START_MS: u64 = 1_700_000_000_000;

@@ -11,16 +11,22 @@ use crdts::CvRDT;
 
 use crate::config::Config;
 use crate::controls::{Control, Controls};
-use crate::digest::{Digest, HashKey, Place, Range};
-use crate::entry::{self, DOTS_MAX, Held, Record};
 use crate::error::WriteError;
-use crate::log::ChangeLog;
-use crate::rows::{Order, Slab, Slot, Source};
-use crate::seen::{self, ClaimBounds, Context, Pending, Seen};
+use crate::store::change_log::ChangeLog;
+use crate::store::coverage::{ClaimBounds, Context, Pending, Seen};
+use crate::store::digest::{Digest, HashKey, Place, Range};
+use crate::store::entry::{DOTS_MAX, Held, Record};
+use crate::store::slab::{Order, Slab, Slot, Source};
 use crate::time::{HybridClock, Stamp, Time};
 
+pub(crate) mod change_log;
+pub(crate) mod coverage;
+pub(crate) mod digest;
+pub(crate) mod entry;
 mod expiry;
 mod integrity;
+pub(crate) mod slab;
+pub(crate) mod watch;
 
 #[cfg(test)]
 pub(crate) use expiry::DROPPED_MAX;
@@ -64,8 +70,8 @@ pub(crate) struct Row {
 
 impl Row {
     fn covers(&self, stamp: Stamp) -> bool {
-        seen::covers(&self.vector, stamp)
-            || self.context.as_ref().is_some_and(|c| seen::covers(c, stamp))
+        coverage::covers(&self.vector, stamp)
+            || self.context.as_ref().is_some_and(|c| coverage::covers(c, stamp))
             || self.held.implies(stamp)
     }
 }
@@ -87,7 +93,7 @@ impl Base {
     }
 
     fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
-        seen::covers(&self.vector, stamp) || self.pending.iter().any(|pending| pending.covers(key, stamp))
+        coverage::covers(&self.vector, stamp) || self.pending.iter().any(|pending| pending.covers(key, stamp))
     }
 }
 
@@ -429,7 +435,7 @@ impl Store {
         self.cover_range(range, base);
         for row in rows {
             if !Arc::ptr_eq(&row.vector, &base.vector) || row.context.is_some() {
-                self.cover_row(row, &Arc::new(seen::beyond(&row.vector, self.seen.vector())));
+                self.cover_row(row, &Arc::new(coverage::beyond(&row.vector, self.seen.vector())));
             }
         }
     }
@@ -439,7 +445,7 @@ impl Store {
         if self.controls.has(Control::NoSettled) || self.controls.has(Control::NoCloud) {
             return;
         }
-        self.seen.cover_range(range, &Arc::new(seen::beyond(&base.vector, self.seen.vector())));
+        self.seen.cover_range(range, &Arc::new(coverage::beyond(&base.vector, self.seen.vector())));
         base.pending.iter().for_each(|pending| self.seen.cover_pending(range, pending));
     }
 

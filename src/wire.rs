@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::digest::{FAN, HashKey, Range};
-use crate::entry::{DOTS_MAX, Held, Record};
-use crate::seen::{ClaimBounds, Context, LEFTOVERS_MAX, Pending, Places, raise};
+use crate::store::coverage::{ClaimBounds, Context, LEFTOVERS_MAX, Pending, Places, raise};
+use crate::store::digest::{FAN, HashKey, Range};
+use crate::store::entry::{DOTS_MAX, Held, Record};
 use crate::store::{Refusal, Row};
 use crate::time::Stamp;
 
@@ -246,7 +246,7 @@ impl Writer {
 
     /// Depth and tag share a byte.
     pub(crate) fn range(&mut self, tag: u8, range: Range) {
-        self.byte((tag << 4) | (range.depth / crate::digest::FAN_BITS) as u8);
+        self.byte((tag << 4) | (range.depth / crate::store::digest::FAN_BITS) as u8);
         self.number(range.index);
     }
 
@@ -449,7 +449,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn range(&mut self) -> Result<(u8, Range), WireError> {
         let byte = self.byte()?;
-        let depth = u32::from(byte & 0x0f) * crate::digest::FAN_BITS;
+        let depth = u32::from(byte & 0x0f) * crate::store::digest::FAN_BITS;
         let range = Range { depth, index: self.number()? };
         if range.is_well_formed() { Ok((byte >> 4, range)) } else { Err(WireError::Form) }
     }
@@ -620,7 +620,7 @@ pub(crate) enum Answer {
     NameTaken,
     NotTheCertificates,
     Itself,
-    OverLimit(crate::members::MemberLimit),
+    OverLimit(crate::membership::MemberLimit),
 }
 
 /// The longest greeting or answer.
@@ -650,7 +650,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::digest::{DEPTH_MAX, FAN_BITS};
+    use crate::store::digest::{DEPTH_MAX, FAN_BITS};
 
     #[test]
     fn frames_arrive_whole_however_the_stream_is_cut() {

@@ -297,7 +297,7 @@ fn read_value(reader: &mut Reader<'_>) -> Result<Vec<u8>, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::members::PACKET_BYTES_MIN;
+    use crate::membership::PACKET_BYTES_MIN;
 
     fn all() -> Vec<Message> {
         let name = || "n".repeat(ELECTION_NAME_BYTES_MAX);

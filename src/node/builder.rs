@@ -16,7 +16,7 @@ use super::shared::Shared;
 use super::{Node, driver};
 use crate::config::Config;
 use crate::error::StartError;
-use crate::members::{META_BYTES_MAX, META_ENTRIES_MAX, Member};
+use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member};
 #[cfg(not(feature = "durable"))]
 use crate::replica::Replica;
 use crate::replica::Setup;

@@ -307,7 +307,7 @@ impl Drop for Observer {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::members::Member;
+    use crate::membership::Member;
     use crate::replica::Setup;
 
     #[test]

@@ -6,8 +6,8 @@ use std::hash::{Hash, Hasher};
 
 use papaya::{Equivalent, Guard, HashSet};
 
-use crate::entry::{Entry, Held, Revision};
 use crate::store::Store;
+use crate::store::entry::{Entry, Held, Revision};
 use crate::time::Time;
 
 /// What readers may still look at is freed later, in batches of so many rows that they could be all of a node's memory.

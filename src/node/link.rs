@@ -22,7 +22,7 @@ use super::peers::{PeerRefusal, Place, refusal_of};
 use super::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
 use super::security::Security;
 use super::shared::{Shared, wall};
-use crate::members::Member;
+use crate::membership::Member;
 use crate::replica::{Input, Lane, LinkId, WINDOW_BYTES};
 use crate::wire::{Answer, GREETING_BYTES_MAX, Greeting, decode_greeting, encode_greeting};
 

@@ -51,7 +51,7 @@ use super::NodeStatus;
 use super::driver::Happening;
 use super::shared::Shared;
 use crate::error::WriteError;
-use crate::members::MemberState;
+use crate::membership::MemberState;
 use crate::replica::{Output, Repair};
 
 /// How often everything is recorded.

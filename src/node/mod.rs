@@ -40,15 +40,15 @@ pub use views::{Counter, Set};
 pub use views::{Map, MapEvent, MapWatch};
 pub use watch::{Events, Watch};
 
-use crate::arrivals::Arrival;
-use crate::entry::Entry;
 #[cfg(feature = "durable")]
 use crate::error::SnapshotError;
 use crate::error::{ElectionError, WaitError, WriteError};
-use crate::members::{Member, MemberEvent};
+use crate::membership::{Member, MemberEvent};
 use crate::replica::{PutOptions, Status};
+use crate::replication::arrivals::Arrival;
 use crate::store::OnlyIf;
-use crate::watch::WatchStart;
+use crate::store::entry::Entry;
+use crate::store::watch::WatchStart;
 use link::Wire;
 use shared::Shared;
 
@@ -246,7 +246,7 @@ impl Node {
     /// Watches all keys that begin like this; with [`Watch::exact`] this key alone.
     pub fn watch(&self, prefix: impl AsRef<str>) -> Watch {
         let mut stored = Vec::new();
-        crate::entry::register_key(prefix.as_ref(), &mut stored);
+        crate::store::entry::register_key(prefix.as_ref(), &mut stored);
         Watch::new(&self.shared, WatchStart::at(stored))
     }
 

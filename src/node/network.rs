@@ -21,7 +21,7 @@ use super::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
 use super::security::{SERVER_NAME, Security};
 use super::shared::{Core, Shared, wall};
 use crate::error::StartError;
-use crate::members::Contact;
+use crate::membership::Contact;
 use crate::wire::Greeting;
 
 /// Addresses dialled at a time; more of them wait. A handshake is work, and with many at once each would seem to be far

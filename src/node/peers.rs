@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::security::TlsRefusal;
-use crate::members::MemberLimit;
+use crate::membership::MemberLimit;
 use crate::replica::{Event, LinkId};
 use crate::wire::{Answer, Greeting};
 

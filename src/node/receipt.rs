@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::shared::{Core, Shared};
-use crate::entry::Revision;
 use crate::error::WaitError;
-use crate::members::MemberState;
+use crate::membership::MemberState;
+use crate::store::entry::Revision;
 use crate::time::Stamp;
 
 /// How many nodes have to have a write.

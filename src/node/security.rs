@@ -28,7 +28,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use tokio::sync::watch;
 
 use crate::error::{SecurityError, StartError};
-use crate::members::NAME_BYTES_MAX;
+use crate::membership::NAME_BYTES_MAX;
 
 /// What every node dials; who answers is known from its certificate.
 pub(super) const SERVER_NAME: &str = "tidings";

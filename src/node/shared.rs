@@ -19,12 +19,12 @@ use super::link::Wire;
 use super::network::Wish;
 use super::peers::{NodeEvent, Peers};
 use super::watch::EventLog;
-use crate::entry::Revision;
 use crate::error::WriteError;
-use crate::members::{Contact, Member, MemberEvent};
+use crate::membership::{Contact, Member, MemberEvent};
 use crate::replica::{LinkId, Output, Replica};
+use crate::store::entry::Revision;
+use crate::store::watch::WatchId;
 use crate::time::Time;
-use crate::watch::WatchId;
 
 /// Everything behind the one lock.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use super::receipt::Receipt;
 use super::shared::Shared;
 use super::watch::Watch;
 use super::{SCAN_ROWS, SCAN_TRIES};
-use crate::entry::{self, Entry, Revision};
 use crate::error::WriteError;
-use crate::watch::WatchStart;
+use crate::store::entry::{self, Entry, Revision};
+use crate::store::watch::WatchStart;
 
 /// All registers under a prefix as of one instant: the last one. The rows are read piece by piece, and what has
 /// changed meanwhile is read from the change log at the end, as any follower does.
@@ -235,9 +235,9 @@ mod json {
     use super::super::receipt::Receipt;
     use super::super::shared::{Shared, wall};
     use super::super::watch::Watch;
-    use crate::entry::{Entry, register_key};
     use crate::error::{DecodeError, Error};
-    use crate::watch::{WatchEvent, WatchStart};
+    use crate::store::entry::{Entry, register_key};
+    use crate::store::watch::{WatchEvent, WatchStart};
 
     /// The keys under a prefix as a map of values of one type, kept as JSON.
     ///

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use super::shared::Shared;
-use crate::entry::Revision;
-use crate::watch::{WatchEvent, WatchId, WatchStart};
+use crate::store::entry::Revision;
+use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 
 /// Events of each kind that are kept for those who come late or read slowly.
 const EVENTS_KEPT: usize = 1_024;

@@ -10,10 +10,10 @@ use super::{
     EXCUSED_INTERVALS_MAX, EXPIRE_STEPS, Event, LinkId, MEMBERS_MEMO, Output, Replica,
 };
 use crate::controls::Control;
-use crate::flow::Rates;
-use crate::relay::Chains;
+use crate::replica::wall_clock::Turn;
+use crate::replication::claims::Chains;
+use crate::replication::flow::Rates;
 use crate::time::Time;
-use crate::wall_clock::Turn;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
 impl Replica {

@@ -14,11 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Replica;
 use crate::controls::Control;
-use crate::digest::HashKey;
-use crate::entry::{Held, Record, Revision};
 use crate::error::WriteError;
-use crate::saved::{self, Change, Saved, State};
-use crate::seen::Pending;
+use crate::replica::saved::{self, Change, Saved, State};
+use crate::store::coverage::Pending;
+use crate::store::digest::HashKey;
+use crate::store::entry::{Held, Record, Revision};
 use crate::store::{NOTHING_KEPT, Store};
 
 /// Rows in one part of a transaction, except for its last: a writer waits for about a tenth of a millisecond. With fewer it

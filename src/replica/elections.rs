@@ -2,10 +2,10 @@
 
 use super::{Event, Output, Replica, VOTER_MEMO};
 use crate::config::LEASE_TIME_MAX;
-use crate::digest::fingerprint;
 use crate::election::{Effect, Election, Leader, LeaseId, Living, Message, Promised};
 use crate::error::ElectionError;
-use crate::members::{Member, Members};
+use crate::membership::{Member, Members};
+use crate::store::digest::fingerprint;
 use crate::time::{Stamp, Time};
 use crate::wire::{Reader, WireError};
 

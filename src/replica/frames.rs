@@ -2,8 +2,8 @@
 
 use super::{Event, Lane, LinkId, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica};
 use crate::controls::Control;
-use crate::tail::large::Hint;
-use crate::tail::{Merged, News, Refused};
+use crate::replication::tail::large::Hint;
+use crate::replication::tail::{Merged, News, Refused};
 use crate::wire::{Kind, Reader, WireError};
 
 impl Replica {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::{LinkId, Replica};
 use crate::controls::Control;
-use crate::reconcile::Session;
+use crate::replication::repair::Session;
 
 /// A donor that has brought nothing for this part of [`Config::sync_timeout`](crate::Config::sync_timeout) is replaced.
 const PATIENCE_PART: u32 = 4;

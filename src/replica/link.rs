@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::VALUE_BYTES_CEILING;
-use crate::members::Reach;
-use crate::reconcile::Session;
-use crate::relay::{Chains, Scope};
+use crate::membership::Reach;
 use crate::replica::Lane;
 use crate::replica::receipts::Answers;
+use crate::replication::claims::Chains;
+use crate::replication::repair::Session;
+use crate::replication::tail::large::{Hint, Partial};
+use crate::replication::tail::{Incoming, Outgoing, Sender};
 use crate::store::Store;
-use crate::tail::large::{Hint, Partial};
-use crate::tail::{Incoming, Outgoing, Sender};
+use crate::store::change_log::Scope;
 use crate::time::Time;
 use crate::wire::{Assembler, Kind, Writer};
 

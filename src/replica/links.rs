@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::LinkId;
 use super::link::Link;
-use crate::log::ChangeLog;
-use crate::members::Reach;
-use crate::relay::Scope;
+use crate::membership::Reach;
+use crate::store::change_log::ChangeLog;
+use crate::store::change_log::Scope;
 
 #[derive(Debug, Default)]
 pub(super) struct Links {

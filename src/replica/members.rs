@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{BreakReason, Event, LinkId, Output, Replica};
-use crate::members::{Effect, Member, Members, Reach};
-use crate::relay::Scope;
+use crate::membership::{Effect, Member, Members, Reach};
+use crate::store::change_log::Scope;
 use crate::time::Time;
 use crate::wire::{Kind, Reader};
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::link::Link;
 use super::{LinkId, Replica};
-use crate::entry::Revision;
-use crate::relay::Scope;
+use crate::store::change_log::Scope;
+use crate::store::entry::Revision;
 use crate::time::Stamp;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
@@ -200,7 +200,7 @@ impl Replica {
         let mates = self.links.values().filter(|link| link.reach.scope == Scope::PassedOn);
         // Each mate answers for itself alone.
         let counts = mates.map(|link| link.answers.count(stamp).min(1));
-        let all = self.members.as_ref().map_or(0, crate::members::Members::mates);
+        let all = self.members.as_ref().map_or(0, crate::membership::Members::mates);
         (own + counts.sum::<u64>(), 1 + all as u64)
     }
 }

@@ -8,8 +8,8 @@ use rand_core::Rng;
 use super::link::{Link, PARTIAL_BYTES_MAX};
 use super::{BreakReason, LinkId, Output, Replica};
 use crate::controls::Control;
-use crate::reconcile::{Progress, Session};
-use crate::tail::large::{self, Partial, Queue};
+use crate::replication::repair::{Progress, Session};
+use crate::replication::tail::large::{self, Partial, Queue};
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError};
 

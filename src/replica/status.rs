@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::Replica;
 use super::link::Link;
-use crate::arrivals::Arrival;
-use crate::entry::Revision;
+use crate::replication::arrivals::Arrival;
+use crate::store::entry::Revision;
 
 impl Replica {
     /// How long the writes of others take to arrive, by the run that wrote.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Replica;
-use crate::entry::{self, Entry, Held, Revision};
 use crate::error::WriteError;
 use crate::store::OnlyIf;
+use crate::store::entry::{self, Entry, Held, Revision};
+use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 use crate::time::{Stamp, Time};
-use crate::watch::{WatchEvent, WatchId, WatchStart};
 
 impl Replica {
     /// Puts a value.

@@ -7,9 +7,9 @@ use rand_core::Rng;
 
 use super::{Happening, Sim};
 use crate::controls::Control;
+use crate::replica::saved::{self, Change, Saved, SavedError};
 use crate::replica::{Input, Persist};
-use crate::saved::{self, Change, Saved, SavedError};
-use crate::seen::Context;
+use crate::store::coverage::Context;
 
 /// Transactions kept apart, so that older states can be restored.
 const RECORDS_MAX: usize = 64;

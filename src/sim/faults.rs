@@ -6,9 +6,9 @@ use rand_core::Rng;
 
 use super::{Disk, DriftingClock, Happening, Sim};
 use crate::config::Config;
-#[cfg(feature = "__controls")]
-use crate::entry;
 use crate::replica::LinkId;
+#[cfg(feature = "__controls")]
+use crate::store::entry;
 
 /// Length, version and kind of a frame: to change these breaks the link and tests nothing else.
 const FRAME_HEAD_BYTES: usize = 6;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Happening, Sim};
-use crate::members::{Contact, Member, MemberEvent, PACKET_BYTES_MIN};
+use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN};
 use crate::replica::{Input, LinkId, Output, Replica};
 
 /// Where node `i` is; after each move somewhere else.

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Sim;
-use crate::arrivals::Arrival;
-use crate::entry::{self, Entry, Record, Revision};
 use crate::error::WriteError;
-use crate::members::Member;
+use crate::membership::Member;
 use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
+use crate::replication::arrivals::Arrival;
 use crate::store::OnlyIf;
+use crate::store::entry::{self, Entry, Record, Revision};
+use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 use crate::time::{Stamp, Time};
-use crate::watch::{WatchEvent, WatchId, WatchStart};
 
 /// One node of a [`Sim`], with the verbs of `Node`.
 #[derive(Debug)]

@@ -2,12 +2,12 @@
 //!
 //! A dropped dot is covered and not held, which to everybody else is a removed one: a comparison spreads the drop as a
 //! delete. So it happens only [twice the permitted skew](Store::drop_delay_ms) after the dot's time, and only while the
-//! clock is believed (see [`crate::wall_clock`], which also says what remains). Hiding changes nothing but what is read
+//! clock is believed (see [`crate::replica::wall_clock`], which also says what remains). Hiding changes nothing but what is read
 //! here; a clock that goes back shows again what it had hidden.
 
 use super::Store;
-use crate::entry::{Held, Record};
-use crate::rows::Source;
+use crate::store::entry::{Held, Record};
+use crate::store::slab::Source;
 use crate::time::{Stamp, Time};
 
 /// So many expired keys are noted for the disk. One that has failed takes none.

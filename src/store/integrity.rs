@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{NOTHING_KEPT, Store, expiring};
-use crate::digest::{Digest, HashKey, Node, Range};
-use crate::entry::{Held, Record};
-use crate::log::ChangeLog;
-use crate::rows::{Order, Slab, Slot, Source};
-use crate::seen::{self, Context, Seen};
+use crate::store::change_log::ChangeLog;
+use crate::store::coverage::{self, Context, Seen};
+use crate::store::digest::{Digest, HashKey, Node, Range};
+use crate::store::entry::{Held, Record};
+use crate::store::slab::{Order, Slab, Slot, Source};
 
 impl Store {
     pub(crate) fn root(&self) -> Node {
@@ -146,7 +146,7 @@ impl Store {
         for held in rows.values() {
             let place = self.hash_key.place(held.key());
             let mut context = Context::new();
-            held.dots().iter().for_each(|dot| seen::raise(&mut context, dot.stamp()));
+            held.dots().iter().for_each(|dot| coverage::raise(&mut context, dot.stamp()));
             self.seen.cover_key(held.key(), place, &Arc::new(context));
         }
         self.refill(rows.into_values().filter(|held| !held.is_empty()));

@@ -26,11 +26,11 @@ use std::path::{Path, PathBuf};
 use fjall::config::FilterPolicy;
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use crate::digest::fingerprint;
-use crate::entry::Held;
 use crate::error::StartError;
 use crate::replica::Persist;
-use crate::saved::{self, Change, Saved, SavedError};
+use crate::replica::saved::{self, Change, Saved, SavedError};
+use crate::store::digest::fingerprint;
+use crate::store::entry::Held;
 
 const LOCK_FILE: &str = "lock";
 const STORE_FOLDER: &str = "store";

@@ -13,8 +13,8 @@ use crate::config::{Durability, OnCorruption};
 use crate::error::StartError;
 use crate::node::peers::NodeEvent;
 use crate::node::shared::Shared;
+use crate::replica::saved::Saved;
 use crate::replica::{Event, Input, Output, Persist, Replica, Setup};
-use crate::saved::Saved;
 
 /// How often a disk that is full is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{SnapshotError, StartError};
 use crate::node::shared::Shared;
 use crate::replica::Copy;
-use crate::saved::{self, Change, RECORD_HEADER_BYTES, Saved, SavedError};
+use crate::replica::saved::{self, Change, RECORD_HEADER_BYTES, Saved, SavedError};
 
 const MARK: &[u8; 8] = b"tidings\x01";
 /// Changes of about this many bytes make a record.

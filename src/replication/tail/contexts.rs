@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::controls::{Control, Controls};
-use crate::seen::Context;
+use crate::store::coverage::Context;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 

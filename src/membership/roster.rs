@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use rand_core::Rng;
 
-use super::swim::Id;
+use super::foca_codec::Id;
 use super::{DOUBTS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberState, Members, NAME_BYTES_MAX};
-use crate::digest::fingerprint;
+use crate::store::digest::fingerprint;
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
 

@@ -3,7 +3,7 @@
 //! Up to [`Config::mesh_members_max`](crate::Config::mesh_members_max) members everybody sends its writes to everybody.
 //! Above that, all members fall into groups by the hash of their name, about as many groups as members in half a
 //! group. A node is linked with its **mates**, the whole of its own group, and with one **delegate** in every other
-//! group. It sends its own writes to all of them, and each delegate passes them on to its mates ([`crate::relay`]): two
+//! group. It sends its own writes to all of them, and each delegate passes them on to its mates ([`crate::replication::claims`]): two
 //! hops, and every write arrives once. Since the failure detector tells everybody who is there, every node finds its
 //! place by itself: there is no tree to be built, repaired or agreed upon. The members of a group deal the delegates of
 //! another one out among them ([`preferred`]), so that nobody has more to pass on than its mates; nodes that do not agree
@@ -16,8 +16,8 @@
 use std::collections::BTreeSet;
 
 use super::Members;
-use crate::digest::fingerprint;
-use crate::relay::Scope;
+use crate::store::change_log::Scope;
+use crate::store::digest::fingerprint;
 
 /// Members of one group that are dialled in the search for a delegate.
 const CANDIDATES_MAX: usize = 4;

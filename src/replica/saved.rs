@@ -9,9 +9,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::digest::{HashKey, fingerprint};
-use crate::entry::{self, Held};
-use crate::seen::Pending;
+use crate::store::coverage::Pending;
+use crate::store::digest::{HashKey, fingerprint};
+use crate::store::entry::{self, Held};
 use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
 /// The version of everything that is stored. A later one reads all earlier ones.
@@ -314,7 +314,7 @@ pub(crate) fn torn_changes(record: &[u8]) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Record;
+    use crate::store::entry::Record;
     use crate::time::Stamp;
     use crate::wire::FRAME_BYTES_MAX;
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Context, beyond, covers};
-use crate::digest::HashKey;
+use crate::store::digest::HashKey;
 use crate::time::Stamp;
 
 /// Leftovers that a replica keeps. A range whose contexts would exceed this is not settled: its rows are merged each for

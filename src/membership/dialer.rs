@@ -6,7 +6,7 @@ use std::time::Duration;
 use foca::{PeriodicParams, Timer};
 use rand_core::Rng;
 
-use super::swim::{self, Id, Packet};
+use super::foca_codec::{self, Id, Packet};
 use super::{DETECTOR_BYTES_MAX, DOWN_TIME, Effect, Known, MemberState, Members, times};
 use crate::config::Config;
 use crate::controls::Control;
@@ -187,7 +187,7 @@ impl Members {
         let number = self.probe.as_ref().map_or(0, |probe| probe.number.wrapping_add(128));
         for (id, suspected) in accused {
             if self.known.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
-                let bytes = swim::accusation(own, self.incarnation, id, suspected, number);
+                let bytes = foca_codec::accusation(own, self.incarnation, id, suspected, number);
                 let packet = Packet::read(&bytes).expect("our own layout");
                 self.deliver(id, &packet);
             }

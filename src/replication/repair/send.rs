@@ -8,12 +8,12 @@ use super::{
     STREAM_ROWS_MIN, Session, VERDICT, WANTED, children, listed, row_hash, strong_hash, weak_hash,
 };
 use crate::controls::Control;
-use crate::digest::{DEPTH_MAX, FAN, FAN_BITS, Range};
-use crate::entry::{Held, Record};
-use crate::seen::{self, Pending};
+use crate::replication::tail::context_of;
+use crate::replication::tail::large::{self, Hint, Queue, Size};
+use crate::store::coverage::{self, Pending};
+use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, Range};
+use crate::store::entry::{Held, Record};
 use crate::store::{Base, Row, Store};
-use crate::tail::context_of;
-use crate::tail::large::{self, Hint, Queue, Size};
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_MAX, Kind, Writer};
 
@@ -185,7 +185,7 @@ impl Session {
             let mut pending: Vec<Pending> = ranges.flat_map(|child| store.seen.pending(child)).collect();
             // Where both hold the same, what the peer's vector has anyway says nothing new. (In a listing it does:
             // there it decides which of the peer's own dots were removed.)
-            pending.retain(|pending| !seen::beyond(&pending.context, &self.vector).dots.is_empty());
+            pending.retain(|pending| !coverage::beyond(&pending.context, &self.vector).dots.is_empty());
             writer.pending(&pending, self.hash_key, &mut self.told);
         }
     }

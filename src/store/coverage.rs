@@ -6,7 +6,7 @@
 //! *is* merging each of them with it; and because a span stands for a finished merge, it stays true when the
 //! session that brought it is aborted. It vanishes as soon as the vector has caught up.
 //!
-//! What a held dot implies (see [`Held::implies`](crate::entry::Held::implies)) need not be in the cloud, as long as
+//! What a held dot implies (see [`Held::implies`](crate::store::entry::Held::implies)) need not be in the cloud, as long as
 //! it is held. So the rows of a long flush, of which there may be millions before its `done`, leave nothing there.
 //!
 //! Covered and not held means removed. So nothing may ever be claimed here that was not merged.
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crdts::{CvRDT, VClock};
 
-use crate::digest::{HashKey, Place, Range};
+use crate::store::digest::{HashKey, Place, Range};
 use crate::time::Stamp;
 
 mod bounds;
@@ -471,7 +471,7 @@ impl Seen {
             bytes.extend_from_slice(&origin.to_le_bytes());
             bytes.extend_from_slice(&clock.to_le_bytes());
         }
-        crate::digest::fingerprint(self.hash_key.words().0, &bytes)
+        crate::store::digest::fingerprint(self.hash_key.words().0, &bytes)
     }
 }
 

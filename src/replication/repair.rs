@@ -14,13 +14,13 @@
 //! whatever has changed meanwhile: each side merges the other's *full listing as of one instant*. An empty replica
 //! lists nothing for everything, and is streamed the whole state.
 //!
-//! What is settled is covered by the context that came with it, at once and for good (see [`crate::seen`]). The
+//! What is settled is covered by the context that came with it, at once and for good (see [`crate::store::coverage`]). The
 //! vector is raised once everything is settled, to what the peer announced at its start.
 //!
 //! There are no queues of frames: replies are tasks, evaluated in the instant in which they are cut into a frame.
 //!
 //! A large row is only named in its listing, with a number, and travels in pieces beside the frames (see
-//! [`crate::tail::large`]). The rows around it are merged at once, each for itself; the range is settled, and so the
+//! [`crate::replication::tail::large`]). The rows around it are merged at once, each for itself; the range is settled, and so the
 //! vector claimed, when the large rows of its listing have arrived. A side that streams its whole state puts each large
 //! row in a range of its own.
 //!
@@ -30,13 +30,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::digest::{FAN, HashKey, Range, fingerprint};
-use crate::entry::Held;
-use crate::rows::Source;
-use crate::seen::{Context, Places};
+use crate::replication::tail::Refused;
+use crate::replication::tail::large::{Arriving, Departing, Partial};
+use crate::store::coverage::{Context, Places};
+use crate::store::digest::{FAN, HashKey, Range, fingerprint};
+use crate::store::entry::Held;
+use crate::store::slab::Source;
 use crate::store::{Base, Row, Store};
-use crate::tail::Refused;
-use crate::tail::large::{Arriving, Departing, Partial};
 use crate::time::Time;
 use crate::wire::LeftoverTable;
 
@@ -371,7 +371,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
-    use crate::digest::DEPTH_MAX;
+    use crate::store::digest::DEPTH_MAX;
     use crate::wire::{Assembler, Kind, Reader, WireError, Writer};
 
     #[test]

@@ -7,13 +7,24 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::relay::Scope;
-use crate::rows::Source;
+use crate::store::slab::Source;
 
 const CHUNK_ROWS: usize = 1_024;
 const HOLE: u32 = u32::MAX;
 /// A row is seldom further away from where its revision lets it be expected.
 const NEAR_ROWS: usize = 32;
+
+/// Which rows of the log a peer is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Those with an event of this node's own.
+    #[default]
+    Own,
+    /// And those that this node is to pass on.
+    PassedOn,
+    /// All.
+    All,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Chunk {

@@ -2,17 +2,18 @@
 //!
 //! The sender keeps a cursor and no queue. A frame's rows, their contexts and its claim are cut in one instant. A
 //! tail claims its sender's own origin, only with the frame that reaches the head, and only while no row of the link
-//! was refused; what it passes on for others is claimed as [`crate::relay`] says, under the same conditions.
+//! was refused; what it passes on for others is claimed as [`crate::replication::claims`] says, under the same conditions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::arrivals::Arrivals;
 use crate::controls::Control;
-use crate::entry::{Held, name_of};
-use crate::relay::{self, Chains, Scope, Told};
-use crate::rows::Source;
-use crate::seen::{self, Context};
+use crate::replication::arrivals::Arrivals;
+use crate::replication::claims::{self, Chains, Told};
+use crate::store::change_log::Scope;
+use crate::store::coverage::{self, Context};
+use crate::store::entry::{Held, name_of};
+use crate::store::slab::Source;
 use crate::store::{Refusal, Row, Store};
 use crate::time::{Stamp, Time};
 use crate::wire::{Kind, Reader, WireError, Writer};
@@ -227,7 +228,7 @@ pub(crate) fn context_of(store: &Store, held: &Held) -> Option<Arc<Context>> {
 pub(crate) type Refused = (String, Refusal);
 
 pub(crate) fn refused(key: &[u8], why: Refusal) -> Refused {
-    let readable = crate::entry::key_is_well_formed(key);
+    let readable = crate::store::entry::key_is_well_formed(key);
     (if readable { name_of(key).to_owned() } else { String::from_utf8_lossy(key).into_owned() }, why)
 }
 
@@ -324,7 +325,7 @@ impl Incoming {
                 tag @ (DONE | DONE_ASKING) => {
                     let (head, clock, larges) = (reader.number()?, reader.word()?, reader.number()?);
                     let stamp = reader.claim(Stamp { clock, origin: sender.run })?;
-                    let told = relay::read(&mut reader)?;
+                    let told = claims::read(&mut reader)?;
                     break Some(Done { larges, head, stamp, told, is_asking: tag == DONE_ASKING });
                 }
                 _ => return Err(WireError::Form),
@@ -374,7 +375,7 @@ impl Incoming {
             self.settle_waiting(store, news.chains, sender);
         }
         for row in &rows {
-            store.cover_row(row, &Arc::new(seen::beyond(&row.vector, store.seen.vector())));
+            store.cover_row(row, &Arc::new(coverage::beyond(&row.vector, store.seen.vector())));
         }
         Ok(merged)
     }
@@ -439,7 +440,7 @@ impl Incoming {
             self.extend(store, chains, sender, &done);
             store.claim_tail(done.stamp, &self.vector);
             if sender.passes_on {
-                relay::claim(store, &done.told);
+                claims::claim(store, &done.told);
             }
             store.complete(sender.log, done.head);
             self.is_asked |= done.is_asking;
@@ -478,8 +479,8 @@ impl Incoming {
         // What is covered here stays so: only what the frame told can have come to lie beyond.
         let known = store.seen.vector();
         self.excess.dots.retain(|origin, clock| known.get(origin) < *clock);
-        let new = dots.iter().filter(|dot| !seen::covers(known, **dot));
-        new.for_each(|dot| seen::raise(&mut self.excess, *dot));
+        let new = dots.iter().filter(|dot| !coverage::covers(known, **dot));
+        new.for_each(|dot| coverage::raise(&mut self.excess, *dot));
         let is_own = self.excess.dots.keys().all(|origin| *origin == run);
         let mut excess = None;
         for row in rows {
@@ -498,7 +499,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
-    use crate::digest::HashKey;
+    use crate::store::digest::HashKey;
 
     const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
 
@@ -508,7 +509,7 @@ mod tests {
 
     fn key(name: &str) -> Vec<u8> {
         let mut stored = Vec::new();
-        crate::entry::register_key(name, &mut stored);
+        crate::store::entry::register_key(name, &mut stored);
         stored
     }
 

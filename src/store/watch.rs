@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::controls::Control;
-use crate::entry::{Entry, Held, Revision, name_of};
 use crate::store::Store;
+use crate::store::entry::{Entry, Held, Revision, name_of};
 use crate::time::Time;
 
 /// What a watch tells.

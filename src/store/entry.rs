@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use triomphe::ThinArc;
 
 use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_CEILING};
-use crate::digest::{self, HashKey, Place};
 use crate::error::WriteError;
+use crate::store::digest::{self, HashKey, Place};
 use crate::time::{ParseError, Stamp, parse_pair};
 
 /// Separate keyspaces, so that names of registers, sets and counters never meet. The first byte of every key.

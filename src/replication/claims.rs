@@ -1,7 +1,7 @@
 //! Passing on: how the writes of one group reach all members of another, and who may claim them.
 //!
 //! In a large cluster a node sends its own writes to its own group and to one delegate in every other group (see
-//! [`crate::members`]), and the delegate's own tail passes them on to the rest of its group. So every node gets every
+//! [`crate::membership`]), and the delegate's own tail passes them on to the rest of its group. So every node gets every
 //! write once, after at most two hops.
 //!
 //! A tail claims its sender's own origin, and what it passes on it cannot claim in the same way: its sender may have
@@ -22,18 +22,6 @@ use crate::wire::{Reader, WireError, Writer};
 
 /// Origins with a chain. Of more, the one that was silent for longest begins again.
 const CHAINS_MAX: usize = 4_096;
-
-/// Which rows of the log a peer is sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// Those with an event of this node's own.
-    #[default]
-    Own,
-    /// And those that this node is to pass on.
-    PassedOn,
-    /// All.
-    All,
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Chain {

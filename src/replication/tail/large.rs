@@ -17,9 +17,9 @@ use std::sync::Arc;
 use crdts::CvRDT;
 
 use super::context_of;
-use crate::digest::fingerprint;
-use crate::entry::{DOTS_MAX, Held, Record};
-use crate::seen::{ClaimBounds, Context};
+use crate::store::coverage::{ClaimBounds, Context};
+use crate::store::digest::fingerprint;
+use crate::store::entry::{DOTS_MAX, Held, Record};
 use crate::store::{Refusal, Row, Store};
 use crate::time::Stamp;
 use crate::wire::{FRAME_BYTES_MAX, Kind, Reader, WireError, Writer};
@@ -446,8 +446,8 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
-    use crate::digest::HashKey;
-    use crate::seen;
+    use crate::store::coverage;
+    use crate::store::digest::HashKey;
     use crate::time::Time;
     use crate::wire::Assembler;
 
@@ -460,7 +460,7 @@ mod tests {
 
     fn key() -> Vec<u8> {
         let mut stored = Vec::new();
-        crate::entry::register_key("large", &mut stored);
+        crate::store::entry::register_key("large", &mut stored);
         stored
     }
 
@@ -472,7 +472,7 @@ mod tests {
         other.put(NOW, &key(), &value(2), 77_000);
         let held = other.held(&key()).expect("just put").0.clone();
         let rows = [Row { held, vector: Arc::default(), context: None }];
-        one.merge_rows(NOW, &rows, crate::rows::Source::Elsewhere, |_| ());
+        one.merge_rows(NOW, &rows, crate::store::slab::Source::Elsewhere, |_| ());
         one
     }
 
@@ -518,7 +518,7 @@ mod tests {
             held.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
         };
         assert_eq!(told(&row.held), told(held));
-        assert!(seen::beyond(store.seen.vector(), &row.vector).dots.is_empty(), "{:?}", row.vector);
+        assert!(coverage::beyond(store.seen.vector(), &row.vector).dots.is_empty(), "{:?}", row.vector);
     }
 
     #[test]

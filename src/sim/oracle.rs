@@ -57,7 +57,7 @@ impl Oracle {
         for (key, events) in &self.events {
             let held: BTreeSet<Stamp> = store
                 .held(key)
-                .map(|(held, _)| held.dots().iter().map(super::entry::Record::stamp).collect())
+                .map(|(held, _)| held.dots().iter().map(crate::store::entry::Record::stamp).collect())
                 .unwrap_or_default();
             let mut removed = BTreeSet::new();
             let covered: Vec<&Event> = events.iter().filter(|event| store.covers(key, event.stamp)).collect();

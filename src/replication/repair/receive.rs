@@ -9,13 +9,13 @@ use super::{
     children, listed, measure, strong_hash,
 };
 use crate::controls::Control;
-use crate::digest::{DEPTH_MAX, FAN_BITS, Range};
-use crate::entry::{Held, Record};
-use crate::rows::Source;
-use crate::seen::{self, Context, Pending};
+use crate::replication::tail::large::Partial;
+use crate::replication::tail::refused;
+use crate::store::coverage::{self, Context, Pending};
+use crate::store::digest::{DEPTH_MAX, FAN_BITS, Range};
+use crate::store::entry::{Held, Record};
+use crate::store::slab::Source;
 use crate::store::{Base, Row, Store};
-use crate::tail::large::Partial;
-use crate::tail::refused;
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError};
 
@@ -460,8 +460,10 @@ fn merge_each(store: &mut Store, now: Time, rows: &[Row], source: Source) {
         store.merge_rows(now, std::slice::from_ref(row), source, |_| ());
         // Rows that came with the same vector share what lies beyond this replica's own.
         let shared = last.take().filter(|(vector, _)| Arc::ptr_eq(vector, &row.vector));
-        let excess = shared
-            .map_or_else(|| Arc::new(seen::beyond(&row.vector, store.seen.vector())), |(_, excess)| excess);
+        let excess = shared.map_or_else(
+            || Arc::new(coverage::beyond(&row.vector, store.seen.vector())),
+            |(_, excess)| excess,
+        );
         store.cover_row(row, &excess);
         last = Some((&row.vector, excess));
     }

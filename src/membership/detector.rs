@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use foca::OwnedNotification;
 
-use super::swim::{self, Id, Packet, Wishes};
+use super::foca_codec::{self, Id, Packet, Wishes};
 use super::{Effect, HEALTH_MAX, Known, Member, MemberEvent, MemberState, Members, Probe, roster, times};
 use crate::controls::Control;
 use crate::time::Time;
@@ -39,11 +39,11 @@ impl Members {
         }
         for update in packet.updates() {
             self.touched.push(update.id.run);
-            if update.id == *self.detector.identity() && update.state == swim::SUSPECT {
+            if update.id == *self.detector.identity() && update.state == foca_codec::SUSPECT {
                 // Somebody does not hear this node.
                 self.unwell();
             }
-            if update.state == swim::LEFT {
+            if update.state == foca_codec::LEFT {
                 self.heard_left(update.id);
             }
         }
@@ -52,7 +52,7 @@ impl Members {
         sender.is_proven = true;
         let knows = |run: u64| run == own || self.known.contains_key(&run);
         // Of whom the address is not known nothing is believed yet: the roster will tell.
-        let plain = |state: u8| if state == swim::LEFT { swim::DOWN } else { state };
+        let plain = |state: u8| if state == foca_codec::LEFT { foca_codec::DOWN } else { state };
         let heard = packet.with_updates(|update| {
             knows(update.id.run).then_some((update.id.generation, plain(update.state)))
         });
@@ -66,15 +66,15 @@ impl Members {
     fn observe(&mut self, from: u64, packet: &Packet<'_>) {
         let Some(probe) = self.probe.as_mut().filter(|probe| probe.number == packet.number()) else { return };
         let answers = match packet.tag() {
-            swim::ACK => probe.run == from,
-            swim::FORWARDED_ACK => packet.other() == Some(probe.run),
+            foca_codec::ACK => probe.run == from,
+            foca_codec::FORWARDED_ACK => packet.other() == Some(probe.run),
             _ => false,
         };
         if !answers || probe.is_answered {
             return;
         }
         probe.is_answered = true;
-        if packet.tag() == swim::ACK
+        if packet.tag() == foca_codec::ACK
             && let Some(known) = self.known.get_mut(&from)
         {
             let rtt = self.now.mono.saturating_sub(probe.sent);
@@ -92,7 +92,7 @@ impl Members {
     fn send(&mut self, to: Id, bytes: &[u8]) {
         let Some(packet) = Packet::read(bytes) else { return };
         self.incarnation = packet.incarnation();
-        if packet.tag() == swim::PING {
+        if packet.tag() == foca_codec::PING {
             match self.probe.take() {
                 Some(probe) if probe.is_answered => self.health = self.health.saturating_sub(1),
                 Some(probe) if !probe.is_suspected => self.unwell(),
@@ -119,18 +119,19 @@ impl Members {
         let body = packet.with_updates(|update| {
             let id = update.id;
             Some(match update.state {
-                swim::DOWN if has_left(id.run) => (id.generation, swim::LEFT),
+                foca_codec::DOWN if has_left(id.run) => (id.generation, foca_codec::LEFT),
                 // A node that was cut off still has its accusations to tell when it is back; they are no news then.
-                swim::DOWN if is_old(id.run) => return None,
+                foca_codec::DOWN if is_old(id.run) => return None,
                 // Of an earlier generation of itself, a node says that it is down when it comes back. Who hears that
                 // before anything else would take it for lost; that it lives says the same.
-                swim::DOWN if id.run == own.run => (own.generation, swim::ALIVE),
+                foca_codec::DOWN if id.run == own.run => (own.generation, foca_codec::ALIVE),
                 state => (id.generation, state),
             })
         });
         let mut writer = Writer::new(Kind::Packet);
-        writer.bytes(&body[swim::RUNS_BYTES..]);
-        let alive = packet.updates().filter(|update| update.state < swim::DOWN).map(|update| update.id.run);
+        writer.bytes(&body[foca_codec::RUNS_BYTES..]);
+        let alive =
+            packet.updates().filter(|update| update.state < foca_codec::DOWN).map(|update| update.id.run);
         for run in packet.other().into_iter().chain(alive) {
             let whole = writer.len();
             if let Some(other) = self.known.get(&run).filter(|_| run != to.run) {

@@ -2,14 +2,14 @@
 //!
 //! Three things work together, all without clock or network of their own:
 //!
-//! * The failure detector ([`swim`], [`detector`]): SWIM by the `foca` crate. Its packets are datagrams to any member, linked or
+//! * The failure detector ([`foca_codec`], [`detector`]): SWIM by the `foca` crate. Its packets are datagrams to any member, linked or
 //!   not. Around it lies Lifeguard's local health: a node that misses its own probes, is suspected by others, or
 //!   wakes up late probes and accuses more slowly, because the fault is probably its own.
 //! * The roster ([`roster`]): gossip alone leaves gaps, and a packet has no room for metadata. So every check carries
 //!   a hash of who is believed to live; where it differs, the two nodes compare it in buckets and swap what differs.
 //!   A blank node learns of everybody from its first link in the same way.
-//! * The shape ([`shape`]): which members to be linked with, and who is sent what.
-//! * The tending ([`tending`]): dialling neighbours that are not linked, and trying for ever to reach seeds and members
+//! * The shape ([`topology`]): which members to be linked with, and who is sent what.
+//! * The tending ([`dialer`]): dialling neighbours that are not linked, and trying for ever to reach seeds and members
 //!   that are gone, so that a split never stays.
 //!
 //! Membership plays no part in the safety of data.
@@ -28,15 +28,15 @@ use crate::time::Time;
 use crate::wire::{Reader, Writer};
 
 mod detector;
+mod dialer;
+mod foca_codec;
 mod roster;
-mod shape;
-mod swim;
-mod tending;
+mod topology;
 
-pub(crate) use shape::Reach;
-use shape::Shape;
-use swim::{Id, Layout, Wishes};
-use tending::settings;
+use dialer::settings;
+use foca_codec::{Id, Layout, Wishes};
+pub(crate) use topology::Reach;
+use topology::Shape;
 
 /// Members known at a time, gone ones included. Of more, nothing is believed.
 pub const MEMBERS_MAX: usize = 4_096;

@@ -161,7 +161,7 @@ pub(crate) struct Arrivals {
 impl Arrivals {
     /// A row of a tail was merged. `since_ms` is when its link was made.
     pub(crate) fn note(&mut self, now: Time, row: &Row, since_ms: u64) {
-        let Some(stamp) = row.held.dots().last().map(crate::entry::Record::stamp) else { return };
+        let Some(stamp) = row.held.dots().last().map(crate::store::entry::Record::stamp) else { return };
         if stamp.wall_ms() < since_ms {
             return;
         }

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-use crate::digest::HashKey;
-use crate::entry::Held;
+use crate::store::digest::HashKey;
+use crate::store::entry::Held;
 
 const SLAB_ROWS: usize = 4_096;
 
@@ -334,7 +334,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::entry::Record;
+    use crate::store::entry::Record;
 
     #[test]
     fn keys_stay_in_order_whatever_they_begin_with() {
@@ -355,7 +355,7 @@ mod tests {
                 order.remove(&key, &slab);
                 slab.remove(slot);
             } else {
-                let held = crate::entry::Held::Nothing(Record::bare(&key));
+                let held = crate::store::entry::Held::Nothing(Record::bare(&key));
                 let slot = slab.insert(Slot::new(held));
                 order.insert(slot, &slab);
                 plain.insert(key.clone(), slot);
