@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::error::StartError;
-
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1_024;
 
@@ -15,6 +13,12 @@ pub const LEASE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The longest list of voters.
 pub const VOTERS_MAX: usize = 31;
+
+/// The largest batch.
+pub const BATCH_WRITES_MAX: usize = 65_536;
+
+/// Leases that a voter knows of at a time; it refuses others. Also those that one node campaigns for or observes.
+pub const ELECTIONS_MAX: usize = 16_384;
 
 /// When a node's disk is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,19 @@ pub enum OnCorruption {
     /// It moves what it found aside, into the folder `damaged` of its directory, starts with nothing (or with the
     /// snapshot that its builder names), and fetches everything from its peers.
     Rejoin,
+}
+
+/// A field of [`Config`](crate::Config) is out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("config field {field} is {value}, permitted: {range}")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// The field's name.
+    pub field: &'static str,
+    /// What stood there.
+    pub value: String,
+    /// What may stand there.
+    pub range: &'static str,
 }
 
 /// How a node behaves. Start from a preset and change single fields:
@@ -161,8 +178,8 @@ impl Config {
     /// Checks every field against its permitted range.
     ///
     /// # Errors
-    /// [`StartError::Config`] names the first field out of range, and the range.
-    pub fn check(&self) -> Result<(), StartError> {
+    /// [`ConfigError`] names the first field out of range, and the range.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let second = Duration::from_secs(1);
         let hour = second * 3_600;
         let durability = match self.durability {
@@ -189,7 +206,7 @@ impl Config {
         ];
         for (field, value, least, most, range) in times {
             if !(least..=most).contains(&value) {
-                return Err(StartError::Config { field, value: format!("{value:?}"), range });
+                return Err(ConfigError { field, value: format!("{value:?}"), range });
             }
         }
         self.check_voters()?;
@@ -201,20 +218,20 @@ impl Config {
         ];
         for (field, value, least, most, range) in sizes {
             if !(least..=most).contains(&value) {
-                return Err(StartError::Config { field, value: value.to_string(), range });
+                return Err(ConfigError { field, value: value.to_string(), range });
             }
         }
         Ok(())
     }
 
-    fn check_voters(&self) -> Result<(), StartError> {
+    fn check_voters(&self) -> Result<(), ConfigError> {
         let mut names: Vec<&String> = self.voters.iter().collect();
         names.sort_unstable();
         let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone());
         let wrong = twice.or_else(|| names.iter().find(|name| name.is_empty()).map(|_| String::new()));
         let wrong = wrong.or_else(|| (names.len() > VOTERS_MAX).then(|| format!("{} names", names.len())));
         let range = "at most 31 names of nodes, each once";
-        wrong.map_or(Ok(()), |value| Err(StartError::Config { field: "voters", value, range }))
+        wrong.map_or(Ok(()), |value| Err(ConfigError { field: "voters", value, range }))
     }
 }
 

@@ -72,8 +72,6 @@ use voter::Voter;
 pub const ELECTION_NAME_BYTES_MAX: usize = 256;
 /// The largest value of a leader, in bytes.
 pub const LEADER_VALUE_BYTES_MAX: usize = 512;
-/// Leases that a voter knows of at a time; it refuses others. Also those that one node campaigns for or observes.
-pub const ELECTIONS_MAX: usize = 16_384;
 /// Candidates that a voter remembers to tell of one lease; others ask again by themselves.
 const WAITING_MAX: usize = 64;
 /// Nodes that a voter tells of changes of one lease.

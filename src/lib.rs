@@ -19,7 +19,8 @@ mod time;
 mod wire;
 
 pub use config::{
-    Config, Durability, KEY_BYTES_MAX, LEASE_TIME_MAX, OnCorruption, VALUE_BYTES_CEILING, VOTERS_MAX,
+    BATCH_WRITES_MAX, Config, ConfigError, Durability, ELECTIONS_MAX, KEY_BYTES_MAX, LEASE_TIME_MAX,
+    OnCorruption, VALUE_BYTES_CEILING, VOTERS_MAX,
 };
 #[cfg(feature = "__controls")]
 #[doc(hidden)]
@@ -28,15 +29,14 @@ pub use controls::Control;
 #[doc(hidden)]
 pub use election::model::{ModelAnswer, ModelRequest, ModelVoter};
 pub use election::{
-    ELECTION_NAME_BYTES_MAX, ELECTIONS_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState,
-    VoterRules,
+    ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState, VoterRules,
 };
-pub use error::{
-    DecodeError, ElectionError, Error, SecurityError, SnapshotError, StartError, WaitError, WriteError,
-};
+pub use error::{ElectionError, WriteError};
 pub use membership::{
     Contact, MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent, MemberLimit, MemberState,
 };
+#[cfg(feature = "node")]
+pub use node::error::{DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError};
 #[cfg(feature = "node")]
 pub use node::{
     Builder, Counter, Election, Events, Joining, Leadership, Node, NodeBatch, NodeEvent, NodeStatus,
@@ -46,8 +46,8 @@ pub use node::{
 pub use node::{Map, MapEvent, MapWatch};
 pub use replica::saved::{Change, Saved, SavedError};
 pub use replica::{
-    BATCH_WRITES_MAX, Batch, BreakReason, Event, Input, JoinProgress, Lane, LinkId, Output, Persist,
-    PutOptions, Repair, Replica, Setup, Status, SyncTraffic,
+    Batch, BreakReason, Event, Input, JoinProgress, Lane, LinkId, Output, Persist, PutOptions, Repair,
+    Replica, Setup, Status, SyncTraffic,
 };
 pub use replication::arrivals::Arrival;
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};

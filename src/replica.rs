@@ -259,7 +259,7 @@ use links::Links;
 use repair::Partials;
 pub use repair::Repair;
 pub use status::{Status, SyncTraffic};
-pub use verbs::{BATCH_WRITES_MAX, Batch, PutOptions};
+pub use verbs::{Batch, PutOptions};
 
 /// One replica of the store, without clock, network or disk. See the module.
 #[derive(Debug)]

@@ -590,61 +590,6 @@ impl Assembler {
     }
 }
 
-/// What two nodes tell each other before anything else. Later versions may only add to its end.
-#[cfg(feature = "node")]
-#[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
-pub(crate) struct Greeting {
-    pub(crate) cluster: String,
-    pub(crate) name: String,
-    /// One start of the process.
-    pub(crate) run: u64,
-    pub(crate) app_version: String,
-    /// The wall clock in milliseconds.
-    pub(crate) wall_ms: u64,
-    /// Where the sender can be reached; without an address, at the one that the connection shows.
-    pub(crate) advertised: Option<std::net::SocketAddr>,
-    pub(crate) port: u16,
-    pub(crate) meta: std::collections::BTreeMap<String, String>,
-    pub(crate) meta_version: u64,
-}
-
-/// Whether the other side accepts a greeting.
-#[cfg(feature = "node")]
-#[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
-pub(crate) enum Answer {
-    Welcome(Greeting),
-    Cluster(String),
-    AppVersion(String),
-    /// Milliseconds between the clocks.
-    Clock(u64),
-    NameTaken,
-    NotTheCertificates,
-    Itself,
-    OverLimit(crate::membership::MemberLimit),
-}
-
-/// The longest greeting or answer.
-#[cfg(feature = "node")]
-pub(crate) const GREETING_BYTES_MAX: usize = 64 << 10;
-
-#[cfg(feature = "node")]
-pub(crate) fn encode_greeting<T: bincode::Encode>(message: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
-    bincode::encode_into_std_write(message, &mut bytes, bincode::config::standard())
-        .expect("a vector takes everything");
-    bytes
-}
-
-#[cfg(feature = "node")]
-pub(crate) fn decode_greeting<T: bincode::Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
-    let (version, rest) = bytes.split_first().ok_or(WireError::Form)?;
-    if *version != VERSION {
-        return Err(WireError::Version(*version));
-    }
-    let config = bincode::config::standard().with_limit::<GREETING_BYTES_MAX>();
-    bincode::decode_from_slice(rest, config).map(|(message, _)| message).map_err(|_| WireError::Form)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::messages::{Request, Standing, Told};
 use super::{
-    ASK_TIME_MIN, ELECTIONS_MAX, Effect, Election, LeaseEnd, LeaseId, LeaseState, Seat, TERM_AHEAD_MAX,
-    check_name, check_value,
+    ASK_TIME_MIN, Effect, Election, LeaseEnd, LeaseId, LeaseState, Seat, TERM_AHEAD_MAX, check_name,
+    check_value,
 };
+use crate::config::ELECTIONS_MAX;
 use crate::controls::Control;
 use crate::error::ElectionError;
 use crate::time::{HybridClock, Stamp, Time};

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use super::messages::Request;
-use super::{ASK_TIME_MIN, ELECTIONS_MAX, Effect, Election, Leader, Sighting, check_name};
+use super::{ASK_TIME_MIN, Effect, Election, Leader, Sighting, check_name};
+use crate::config::ELECTIONS_MAX;
 use crate::error::ElectionError;
 use crate::time::{Stamp, Time};
 

@@ -12,11 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::messages::{Answer, Call, Request, Standing, Told};
-use super::{
-    ELECTIONS_MAX, HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX,
-    quarantine,
-};
+use super::{HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX, quarantine};
 use crate::config::Config;
+use crate::config::ELECTIONS_MAX;
 use crate::controls::{Control, Controls};
 use crate::time::{HybridClock, Stamp, Time};
 

@@ -15,8 +15,8 @@ use super::security::{Security, check_name};
 use super::shared::Shared;
 use super::{Node, driver};
 use crate::config::Config;
-use crate::error::StartError;
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member};
+use crate::node::error::StartError;
 #[cfg(not(feature = "durable"))]
 use crate::replica::Replica;
 use crate::replica::Setup;

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::congestion::close;
 use super::driver::{Farewell, Happening};
+use super::greeting::{Answer, GREETING_BYTES_MAX, Greeting, decode_greeting, encode_greeting};
 use super::network::{Network, Wish};
 use super::peers::{PeerRefusal, Place, refusal_of};
 use super::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
@@ -24,7 +25,6 @@ use super::security::Security;
 use super::shared::{Shared, wall};
 use crate::membership::Member;
 use crate::replica::{Input, Lane, LinkId, WINDOW_BYTES};
-use crate::wire::{Answer, GREETING_BYTES_MAX, Greeting, decode_greeting, encode_greeting};
 
 /// Not 0: with that a connection is closed whose handle is merely dropped.
 pub(super) const CLOSE_ENDED: u32 = 6;

@@ -8,6 +8,8 @@ mod congestion;
 mod disk;
 mod driver;
 mod election;
+pub(crate) mod error;
+mod greeting;
 mod index;
 mod joining;
 mod link;
@@ -40,10 +42,11 @@ pub use views::{Counter, Set};
 pub use views::{Map, MapEvent, MapWatch};
 pub use watch::{Events, Watch};
 
+use crate::error::{ElectionError, WriteError};
+use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent};
 #[cfg(feature = "durable")]
-use crate::error::SnapshotError;
-use crate::error::{ElectionError, WaitError, WriteError};
-use crate::membership::{Member, MemberEvent};
+use crate::node::error::SnapshotError;
+use crate::node::error::WaitError;
 use crate::replica::{PutOptions, Status};
 use crate::replication::arrivals::Arrival;
 use crate::store::OnlyIf;
@@ -341,17 +344,17 @@ impl Node {
     /// Changes what this node tells about itself, for all others to see.
     ///
     /// # Errors
-    /// If it is over [`META_BYTES_MAX`](crate::META_BYTES_MAX) or [`META_ENTRIES_MAX`](crate::META_ENTRIES_MAX), or the
+    /// If it is over [`META_BYTES_MAX`] or [`META_ENTRIES_MAX`], or the
     /// node is closed; nothing changes then.
     pub fn set_meta(&self, meta: BTreeMap<String, String>) -> Result<(), WriteError> {
-        let (entries, limit) = (meta.len(), crate::META_ENTRIES_MAX);
+        let (entries, limit) = (meta.len(), META_ENTRIES_MAX);
         if entries > limit {
             return Err(WriteError::MetaEntries { entries, limit });
         }
         let bytes: usize = meta.iter().map(|(key, value)| key.len() + value.len()).sum();
         let mut core = self.shared.lock().ok_or(WriteError::Closed)?;
         if !core.replica.tell(meta) {
-            return Err(WriteError::ValueTooLarge { bytes, limit: crate::META_BYTES_MAX });
+            return Err(WriteError::ValueTooLarge { bytes, limit: META_BYTES_MAX });
         }
         drop(core);
         self.shared.poke.notify_one();

@@ -15,14 +15,14 @@ use tokio::time::timeout;
 use super::admission::{Admission, Place, Source, Verdict};
 use super::congestion::{Windows, close};
 use super::driver::Happening;
+use super::greeting::Greeting;
 use super::link::{CLOSE_ENDED, CLOSE_REFUSED, CLOSE_SECURITY, NoLink, greet, no_link, welcome};
 use super::peers::{Identity, NodeEvent};
 use super::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
 use super::security::{SERVER_NAME, Security};
 use super::shared::{Core, Shared, wall};
-use crate::error::StartError;
 use crate::membership::Contact;
-use crate::wire::Greeting;
+use crate::node::error::StartError;
 
 /// Addresses dialled at a time; more of them wait. A handshake is work, and with many at once each would seem to be far
 /// away: a connection remembers its first round trip for a long time, and waits for three of them before it sends a lost

@@ -5,10 +5,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::greeting::{Answer, Greeting};
 use super::security::TlsRefusal;
 use crate::membership::MemberLimit;
 use crate::replica::{Event, LinkId};
-use crate::wire::{Answer, Greeting};
 
 /// Why two nodes did not become peers. Nothing was exchanged but who they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::shared::{Core, Shared};
-use crate::error::WaitError;
 use crate::membership::MemberState;
+use crate::node::error::WaitError;
 use crate::store::entry::Revision;
 use crate::time::Stamp;
 

@@ -27,8 +27,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::sync::watch;
 
-use crate::error::{SecurityError, StartError};
 use crate::membership::NAME_BYTES_MAX;
+use crate::node::error::{SecurityError, StartError};
 
 /// What every node dials; who answers is known from its certificate.
 pub(super) const SERVER_NAME: &str = "tidings";

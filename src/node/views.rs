@@ -235,7 +235,8 @@ mod json {
     use super::super::receipt::Receipt;
     use super::super::shared::{Shared, wall};
     use super::super::watch::Watch;
-    use crate::error::{DecodeError, Error};
+    use crate::node::error::{DecodeError, Error};
+    use crate::replica::PutOptions;
     use crate::store::entry::{Entry, register_key};
     use crate::store::watch::{WatchEvent, WatchStart};
 
@@ -319,7 +320,7 @@ mod json {
             let key = format!("{}{}", self.prefix, key.as_ref());
             let text = serde_json::to_vec(value)
                 .map_err(|error| DecodeError { key: key.clone(), reason: error.to_string() })?;
-            let options = crate::PutOptions::new();
+            let options = PutOptions::new();
             let (stamp, revision) =
                 self.shared.write(|replica, now| replica.put_with(now, &key, &text, &options))?;
             Ok(Receipt::new(&self.shared, Some(stamp), revision))

@@ -1,5 +1,6 @@
 //! What the user does with a replica: reading and writing.
 
+use crate::config::BATCH_WRITES_MAX;
 use std::time::Duration;
 
 use super::Replica;
@@ -252,9 +253,6 @@ fn share_of(held: &Held) -> i64 {
     let bytes = held.dots().last().map_or(&[][..], entry::Record::value);
     bytes.try_into().map_or(0, i64::from_le_bytes)
 }
-
-/// The largest batch.
-pub const BATCH_WRITES_MAX: usize = 65_536;
 
 /// Several writes, applied in one local step.
 #[derive(Clone, Debug, Default)]

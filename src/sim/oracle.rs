@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::store::Store;
-use crate::time::{HybridClock, Stamp};
+use crate::time::Stamp;
 
 /// One put or delete of one key.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl Oracle {
     #[cfg(feature = "__controls")]
     pub(crate) fn last_ahead_ms(&self) -> Option<u64> {
         let ahead = self.events.values().flatten().filter(|event| event.is_ahead);
-        ahead.map(|event| event.stamp.clock >> HybridClock::COUNTER_BITS).max()
+        ahead.map(|event| event.stamp.wall_ms()).max()
     }
 
     /// Compares a replica with the history. What expires has to be held like everything else until its time has come by

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use fjall::config::FilterPolicy;
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use crate::error::StartError;
+use crate::node::error::StartError;
 use crate::replica::Persist;
 use crate::replica::saved::{self, Change, Saved, SavedError};
 use crate::store::digest::fingerprint;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::engine::{Engine, Failure};
 use super::{DiskLink, snapshot};
 use crate::config::{Durability, OnCorruption};
-use crate::error::StartError;
+use crate::node::error::StartError;
 use crate::node::peers::NodeEvent;
 use crate::node::shared::Shared;
 use crate::replica::saved::Saved;

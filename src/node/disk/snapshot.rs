@@ -10,7 +10,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{SnapshotError, StartError};
+use crate::node::error::{SnapshotError, StartError};
 use crate::node::shared::Shared;
 use crate::replica::Copy;
 use crate::replica::saved::{self, Change, RECORD_HEADER_BYTES, Saved, SavedError};
