@@ -200,13 +200,17 @@ impl WallClock {
         Some(Turn::Trusted)
     }
 
-    /// What peers have said since the start or the last step: what they said before it confirms nothing, and they may
-    /// have made the same step.
+    /// A peer agrees by what it has said since the start or the last step alone. It differs also by what it said before,
+    /// until it says something else: so the first answer after a step, which may be another wrong clock's, decides nothing
+    /// by itself.
     fn votes(&self) -> Votes {
         let mut votes = Votes::default();
-        for said in self.statements.values().filter(|said| Some(said.at) >= self.since) {
-            let differs = apart(said.offset, self.offset) > self.skew_ms_max;
-            *(if differs { &mut votes.differ } else { &mut votes.agree }) += 1;
+        for said in self.statements.values() {
+            if apart(said.offset, self.offset) > self.skew_ms_max {
+                votes.differ += 1;
+            } else if Some(said.at) >= self.since {
+                votes.agree += 1;
+            }
         }
         votes
     }

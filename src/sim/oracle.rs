@@ -33,8 +33,6 @@ pub(crate) struct Oracle {
     /// A replica has given up its claims and covers its dots one by one. What it tells is true of the dots, but
     /// no longer names the events that removed the others.
     pub(crate) has_faults: bool,
-    /// The time of all writes that a wrong clock stamped ahead has come: what was removed is not held.
-    pub(crate) excuses_none: bool,
 }
 
 impl Oracle {
@@ -70,8 +68,7 @@ impl Oracle {
                 let gone = |other: &Event| {
                     (self.has_faults || other.is_ahead) && other.removed.contains(&event.stamp)
                 };
-                let may_hold = event.is_ahead && !self.excuses_none;
-                let is_excused = (should && events.iter().any(gone)) || (!should && may_hold);
+                let is_excused = if should { events.iter().any(gone) } else { event.is_ahead };
                 if is_excused {
                     continue;
                 }
