@@ -371,7 +371,13 @@ impl Store {
     }
 
     /// Records what a merged row covers, as far as nothing else here does.
-    pub(crate) fn cover_row(&mut self, row: &Row, excess: &Arc<Context>) {
+    pub(crate) fn cover_row(&mut self, row: &Row) {
+        let excess = self.seen.excess(&row.vector);
+        self.cover_row_beyond(row, &excess);
+    }
+
+    /// The same, where it is known what of the sender's vector lies beyond this replica's own.
+    pub(crate) fn cover_row_beyond(&mut self, row: &Row, excess: &Arc<Context>) {
         if self.controls.has(Control::NoContext) || (excess.dots.is_empty() && row.context.is_none()) {
             return;
         }
@@ -435,7 +441,7 @@ impl Store {
         self.cover_range(range, base);
         for row in rows {
             if !Arc::ptr_eq(&row.vector, &base.vector) || row.context.is_some() {
-                self.cover_row(row, &Arc::new(coverage::beyond(&row.vector, self.seen.vector())));
+                self.cover_row(row);
             }
         }
     }
@@ -445,7 +451,8 @@ impl Store {
         if self.controls.has(Control::NoSettled) || self.controls.has(Control::NoCloud) {
             return;
         }
-        self.seen.cover_range(range, &Arc::new(coverage::beyond(&base.vector, self.seen.vector())));
+        let excess = self.seen.excess(&base.vector);
+        self.seen.cover_range(range, &excess);
         base.pending.iter().for_each(|pending| self.seen.cover_pending(range, pending));
     }
 

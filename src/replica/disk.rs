@@ -218,7 +218,7 @@ impl DiskCursor {
                 clock: store.clock.last(),
                 run: store.run,
                 root: store.root().sum(),
-                seen: saved::vector_hash(&known.dots),
+                seen: store.seen.known_hash(),
                 clouds: store.seen.spans() as u64,
             },
         }

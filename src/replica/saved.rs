@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::coverage::Pending;
+use crate::store::coverage::{Pending, SEAL, VectorHash};
 use crate::store::digest::{HashKey, fingerprint};
 use crate::store::entry::{self, Held};
 use crate::wire::{LeftoverTable, Reader, WireError, Writer};
@@ -23,8 +23,6 @@ const POSITION: u8 = 0xf2;
 const CLOUDS: u8 = 0xf3;
 const MEMO: u8 = 0xf4;
 
-/// Salts the checksums of claims.
-const SEAL: u64 = 0x7469_6469_6e67_7332;
 const SEAL_BYTES: usize = 8;
 
 /// What is wrong with what a disk holds. Nothing of it is used.
@@ -58,7 +56,7 @@ pub(crate) struct State {
     pub(crate) clock: u64,
     pub(crate) run: u64,
     pub(crate) root: u128,
-    /// The fingerprint of the vector.
+    /// The fingerprint of the vector: see [`Seen::known_hash`](crate::store::coverage::Seen::known_hash).
     pub(crate) seen: u64,
     pub(crate) clouds: u64,
 }
@@ -132,7 +130,7 @@ impl Saved {
             let is_blank = self.rows.is_empty() && self.seen.is_empty() && self.memos.is_empty();
             return if is_blank { Ok(()) } else { incomplete("the state is") };
         };
-        if vector_hash(&self.seen) != state.seen {
+        if VectorHash::of(SEAL, &self.seen).sum() != state.seen {
             return incomplete("what is seen of some origin is");
         }
         if self.clouds.len() as u64 != state.clouds {
@@ -145,18 +143,6 @@ impl Saved {
     pub fn is_blank(&self) -> bool {
         self.state.is_none()
     }
-}
-
-/// A fingerprint of a vector that does not depend on the hash key.
-pub(crate) fn vector_hash(vector: &BTreeMap<u64, u64>) -> u64 {
-    // A sum, so that whoever persists could keep it in step.
-    let hash = |(origin, clock): (&u64, &u64)| {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&origin.to_le_bytes());
-        bytes[8..].copy_from_slice(&clock.to_le_bytes());
-        fingerprint(SEAL, &bytes)
-    };
-    vector.iter().map(hash).fold(0, u64::wrapping_add)
 }
 
 fn row_of(key: &[u8], value: &[u8]) -> Option<Held> {

@@ -375,7 +375,7 @@ impl Incoming {
             self.settle_waiting(store, news.chains, sender);
         }
         for row in &rows {
-            store.cover_row(row, &Arc::new(coverage::beyond(&row.vector, store.seen.vector())));
+            store.cover_row(row);
         }
         Ok(merged)
     }
@@ -486,7 +486,7 @@ impl Incoming {
         for row in rows {
             let is_implied = is_own && row.held.dots().iter().any(|dot| dot.stamp().origin == run);
             if !is_implied || row.context.is_some() {
-                store.cover_row(row, excess.get_or_insert_with(|| Arc::new(self.excess.clone())));
+                store.cover_row_beyond(row, excess.get_or_insert_with(|| Arc::new(self.excess.clone())));
             }
         }
     }

@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crdts::{CvRDT, VClock};
 
@@ -21,9 +21,11 @@ use crate::store::digest::{HashKey, Place, Range};
 use crate::time::Stamp;
 
 mod bounds;
+mod hash;
 mod pending;
 
 pub(crate) use bounds::ClaimBounds;
+pub(crate) use hash::{SEAL, VectorHash};
 use pending::Leftovers;
 pub(crate) use pending::{LEFTOVERS_MAX, Pending, Places};
 
@@ -142,11 +144,27 @@ fn spans_of(cloud: &Cloud, hash_key: HashKey) -> impl Iterator<Item = Pending> {
     })
 }
 
+/// What lies beyond the vector of the context that was asked about last. The ranges and rows of a session come with the
+/// same vector of the peer, one after the other, and it may have an entry for every process start of the past.
+#[derive(Clone, Debug)]
+struct Excess {
+    /// Compared by address. While this reference exists the address is not used again. It is a weak one, because a
+    /// context that is shared has to be copied before it can grow.
+    of: Weak<Context>,
+    /// The version of the vector for which it was last found right.
+    version: u64,
+    beyond: Arc<Context>,
+}
+
 /// Everything that is merged here.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     hash_key: HashKey,
     vector: Context,
+    /// Of the vector: for comparisons with peers, salted by the hash key, and for the disk.
+    hash: VectorHash,
+    saved_hash: VectorHash,
+    excess: Option<Excess>,
     /// For each origin, the `version` at which its entry last grew; and the origins in this order: what a link has not
     /// sent yet are the last of them.
     grown: BTreeMap<u64, u64>,
@@ -173,6 +191,9 @@ impl Seen {
         Self {
             hash_key,
             vector: Context::new(),
+            hash: VectorHash::new(hash_key.words().0),
+            saved_hash: VectorHash::new(SEAL),
+            excess: None,
             grown: BTreeMap::new(),
             latest: BTreeMap::new(),
             version: 0,
@@ -201,6 +222,39 @@ impl Seen {
         Cow::Owned(known)
     }
 
+    /// A fingerprint of [`Seen::known`] that does not depend on the hash key.
+    pub(crate) fn known_hash(&self) -> u64 {
+        if self.withheld.dots.is_empty() {
+            return self.saved_hash.sum();
+        }
+        VectorHash::of(SEAL, &self.known().dots).sum()
+    }
+
+    /// The part of a context that lies beyond the vector. Asked again about the very same one, it costs what the vector
+    /// has grown meanwhile.
+    pub(crate) fn excess(&mut self, context: &Arc<Context>) -> Arc<Context> {
+        if context.dots.is_empty() {
+            return Arc::default();
+        }
+        if let Some(known) = &mut self.excess
+            && known.of.as_ptr() == Arc::as_ptr(context)
+        {
+            let excess = &known.beyond;
+            let mut grown = self.latest.range(known.version.saturating_add(1)..);
+            let is_caught_up = |(_, origin): (&u64, &u64)| {
+                excess.dots.get(origin).is_some_and(|clock| *clock <= self.vector.get(origin))
+            };
+            if !grown.any(is_caught_up) {
+                known.version = self.version;
+                return excess.clone();
+            }
+        }
+        let excess = Arc::new(beyond(context, &self.vector));
+        self.excess =
+            Some(Excess { of: Arc::downgrade(context), version: self.version, beyond: excess.clone() });
+        excess
+    }
+
     /// What of a context is told to peers beyond the vector.
     pub(crate) fn told(&self, context: &Context) -> Context {
         let mut told = beyond(context, &self.vector);
@@ -226,9 +280,15 @@ impl Seen {
         let mut is_lowered = false;
         for (origin, clock) in self.vector.dots.iter_mut().filter(|(_, clock)| **clock > taken_max) {
             let stamp = Stamp { clock: std::mem::replace(clock, right_max), origin: *origin };
+            self.hash.change(stamp.origin, Some(stamp.clock), right_max);
+            self.saved_hash.change(stamp.origin, Some(stamp.clock), right_max);
             raise(&mut self.withheld, stamp);
             raise(&mut self.implied, stamp);
             is_lowered = true;
+        }
+        if is_lowered {
+            // More lies beyond the vector than before.
+            self.excess = None;
         }
         let contexts = self.cloud.spans.values().map(|span| &span.context);
         let mut contexts = contexts.chain(self.leftovers.iter().map(|pending| &pending.context));
@@ -250,7 +310,7 @@ impl Seen {
         }
     }
 
-    /// Grows with every change of the vector.
+    /// Grows whenever an entry of the vector does.
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
@@ -274,6 +334,8 @@ impl Seen {
         for (origin, clock) in &vector.dots {
             self.raise(Stamp { clock: *clock, origin: *origin });
         }
+        // A session has ended: what it came with takes no more room.
+        self.excess = None;
         self.sweep();
     }
 
@@ -281,7 +343,9 @@ impl Seen {
         if covers(&self.vector, stamp) {
             return;
         }
-        self.vector.dots.insert(stamp.origin, stamp.clock);
+        let before = self.vector.dots.insert(stamp.origin, stamp.clock);
+        self.hash.change(stamp.origin, before, stamp.clock);
+        self.saved_hash.change(stamp.origin, before, stamp.clock);
         if self.implied.get(&stamp.origin) <= stamp.clock {
             self.implied.dots.remove(&stamp.origin);
         }
@@ -314,6 +378,10 @@ impl Seen {
 
     /// Records that a row of this key was merged with this context.
     pub(crate) fn cover_key(&mut self, key: &[u8], place: Place, context: &Arc<Context>) {
+        // As after the range around it was.
+        if self.cloud.at(place.position()).is_some_and(|here| Arc::ptr_eq(here, context)) {
+            return;
+        }
         let known =
             |(origin, clock): (&u64, &u64)| self.covers(key, place, Stamp { clock: *clock, origin: *origin });
         if !context.dots.iter().all(known) {
@@ -429,6 +497,7 @@ impl Seen {
         }
         let mut before = std::mem::take(&mut self.cloud);
         let old_key = std::mem::replace(&mut self.hash_key, hash_key);
+        self.hash = VectorHash::of(hash_key.words().0, &self.vector.dots);
         if !before.spans.is_empty() {
             for key in keys {
                 let at = old_key.place(key).position();
@@ -466,17 +535,14 @@ impl Seen {
     /// A fingerprint of the vector. Digests can be compared under the same hash key alone, so equal fingerprints
     /// mean an equal hash key too.
     pub(crate) fn hash(&self) -> u64 {
-        let mut bytes = Vec::with_capacity(16 * self.vector.dots.len());
-        for (origin, clock) in &self.vector.dots {
-            bytes.extend_from_slice(&origin.to_le_bytes());
-            bytes.extend_from_slice(&clock.to_le_bytes());
-        }
-        crate::store::digest::fingerprint(self.hash_key.words().0, &bytes)
+        self.hash.salted()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn context(dots: &[(u64, u64)]) -> Arc<Context> {
@@ -597,5 +663,80 @@ mod tests {
         assert!(sweeps <= most, "{sweeps} sweeps, each of which looks at up to {} clocks", vector.dots.len());
         seen.sweep();
         assert!(seen.is_settled());
+    }
+
+    #[test]
+    fn excess_follows_vector_and_is_computed_once() {
+        let mut seen = Seen::new(HashKey::default());
+        let mut theirs = context(&[(1, 5), (2, 7), (3, 9)]);
+        let first = seen.excess(&theirs);
+        assert_eq!(*first, *theirs);
+        seen.claim(Stamp { clock: 4, origin: 1 });
+        seen.claim(Stamp { clock: 8, origin: 4 });
+        assert!(Arc::ptr_eq(&first, &seen.excess(&theirs)), "what has grown is not in it");
+        seen.claim(Stamp { clock: 7, origin: 2 });
+        assert_eq!(seen.excess(&theirs), context(&[(1, 5), (3, 9)]));
+        raise(Arc::make_mut(&mut theirs), Stamp { clock: 1, origin: 5 });
+        assert_eq!(
+            seen.excess(&theirs),
+            context(&[(1, 5), (3, 9), (5, 1)]),
+            "a context that grew is another"
+        );
+        seen.claim_all(&theirs);
+        assert!(seen.excess(&theirs).dots.is_empty());
+        assert!(seen.withhold(6, 6));
+        assert_eq!(seen.excess(&theirs), context(&[(2, 7), (3, 9)]), "the vector was lowered");
+    }
+
+    /// One change of a vector.
+    #[derive(Clone, Debug)]
+    enum Change {
+        Claim(u64, u64),
+        ClaimAll(BTreeMap<u64, u64>),
+        Withhold(u64),
+        Rekey(u64),
+        Restore(BTreeMap<u64, u64>),
+    }
+
+    fn changes() -> impl Strategy<Value = Change> {
+        let vector = || prop::collection::btree_map(0..8_u64, 1..20_u64, 0..6);
+        prop_oneof![
+            (0..8_u64, 0..20_u64).prop_map(|(origin, clock)| Change::Claim(origin, clock)),
+            vector().prop_map(Change::ClaimAll),
+            (0..20_u64).prop_map(Change::Withhold),
+            (0..3_u64).prop_map(Change::Rekey),
+            vector().prop_map(Change::Restore),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn hash_and_excess_are_those_computed_from_scratch(
+            changes in prop::collection::vec(changes(), 0..40),
+            theirs in prop::collection::btree_map(0..8_u64, 1..20_u64, 0..6),
+        ) {
+            let mut seen = Seen::new(HashKey::default());
+            let theirs = Arc::new(Context { dots: theirs });
+            for change in changes {
+                match change {
+                    Change::Claim(origin, clock) => seen.claim(Stamp { clock, origin }),
+                    Change::ClaimAll(dots) => seen.claim_all(&Context { dots }),
+                    Change::Withhold(clock_max) => _ = seen.withhold(clock_max, clock_max),
+                    Change::Rekey(word) => seen.rekey(HashKey::from_words(word, word), std::iter::empty()),
+                    Change::Restore(vector) => seen.restore(vector, &[]),
+                }
+                let salt = seen.hash_key.words().0;
+                prop_assert_eq!(seen.hash(), VectorHash::of(salt, &seen.vector.dots).salted());
+                let known = seen.known().into_owned();
+                prop_assert_eq!(seen.known_hash(), VectorHash::of(SEAL, &known.dots).sum());
+                prop_assert_eq!(&*seen.excess(&theirs), &beyond(&theirs, &seen.vector));
+            }
+        }
+    }
+
+    #[test]
+    fn hash_depends_on_hash_key_even_of_empty_vector() {
+        let (one, other) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
+        assert_ne!(Seen::new(one).hash(), Seen::new(other).hash());
     }
 }

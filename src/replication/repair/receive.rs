@@ -11,7 +11,7 @@ use super::{
 use crate::controls::Control;
 use crate::replication::tail::large::Partial;
 use crate::replication::tail::refused;
-use crate::store::coverage::{self, Context, Pending};
+use crate::store::coverage::{Context, Pending};
 use crate::store::digest::{DEPTH_MAX, FAN_BITS, Range};
 use crate::store::entry::{Held, Record};
 use crate::store::slab::Source;
@@ -455,16 +455,8 @@ impl Session {
 
 /// Merges rows, each for itself.
 fn merge_each(store: &mut Store, now: Time, rows: &[Row], source: Source) {
-    let mut last: Option<(&Arc<Context>, Arc<Context>)> = None;
     for row in rows {
         store.merge_rows(now, std::slice::from_ref(row), source, |_| ());
-        // Rows that came with the same vector share what lies beyond this replica's own.
-        let shared = last.take().filter(|(vector, _)| Arc::ptr_eq(vector, &row.vector));
-        let excess = shared.map_or_else(
-            || Arc::new(coverage::beyond(&row.vector, store.seen.vector())),
-            |(_, excess)| excess,
-        );
-        store.cover_row(row, &excess);
-        last = Some((&row.vector, excess));
+        store.cover_row(row);
     }
 }

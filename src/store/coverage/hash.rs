@@ -1,0 +1,53 @@
+//! A fingerprint of a vector that is kept up to date: a sum of hashes of its entries, so that a change costs two of them,
+//! however many origins there are.
+
+use std::collections::BTreeMap;
+
+use crate::store::digest::fingerprint;
+
+/// Salts the checksums of claims.
+pub(crate) const SEAL: u64 = 0x7469_6469_6e67_7332;
+
+/// The wrapping sum of the salted hashes of a vector's entries.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct VectorHash {
+    salt: u64,
+    sum: u64,
+}
+
+impl VectorHash {
+    /// Of no entries.
+    pub(super) fn new(salt: u64) -> Self {
+        Self { salt, sum: 0 }
+    }
+
+    /// Of these entries.
+    pub(crate) fn of(salt: u64, vector: &BTreeMap<u64, u64>) -> Self {
+        let mut hash = Self::new(salt);
+        vector.iter().for_each(|(origin, clock)| hash.change(*origin, None, *clock));
+        hash
+    }
+
+    /// An entry came, or replaced the one `before`.
+    pub(super) fn change(&mut self, origin: u64, before: Option<u64>, after: u64) {
+        let before = before.map_or(0, |before| self.entry(origin, before));
+        self.sum = self.sum.wrapping_sub(before).wrapping_add(self.entry(origin, after));
+    }
+
+    fn entry(&self, origin: u64, clock: u64) -> u64 {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&origin.to_le_bytes());
+        bytes[8..].copy_from_slice(&clock.to_le_bytes());
+        fingerprint(self.salt, &bytes)
+    }
+
+    /// The sum. That of an empty vector is zero under every salt.
+    pub(crate) fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// A fingerprint that depends on the salt even where the vector is empty.
+    pub(super) fn salted(&self) -> u64 {
+        fingerprint(self.salt, &self.sum.to_le_bytes())
+    }
+}
