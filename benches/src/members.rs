@@ -143,7 +143,7 @@ fn leaving() {
             let mut events: Vec<_> = nodes[1..].iter().map(Node::member_events).collect();
             let since = Instant::now();
             let leaving = nodes[0].clone();
-            let left = tokio::spawn(async move { leaving.leave().await });
+            let left = tokio::spawn(async move { leaving.shutdown().await });
             for events in &mut events {
                 while !matches!(events.next().await, Some(MemberEvent::Left(_))) {}
                 times.push(since.elapsed().as_secs_f64() * 1e3);

@@ -313,7 +313,7 @@ fn starts() {
             let node = start(&format!("n{i}"), &[&a]).await;
             assert!(node.get("k").is_some(), "it is ready");
             nanos.push(begin.elapsed().as_nanos() as u64);
-            node.leave().await;
+            node.shutdown().await;
         }
         let mut table =
             Table::new("node-starts", "From the start of a node to its first exchange with a seed");

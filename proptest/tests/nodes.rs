@@ -400,7 +400,7 @@ async fn two_thousand_nodes_come_and_go_and_leave_nothing_behind() {
         node.put("k", "v").unwrap();
         if i % 20 == 0 {
             guarded(node.ready()).await.unwrap();
-            node.leave().await;
+            node.shutdown().await;
         } else if i % 2 == 0 {
             guarded(node.shutdown()).await;
         }
@@ -558,7 +558,7 @@ async fn who_leaves_in_the_middle_of_what_it_is_sent_is_told_from_who_is_lost() 
         let leaving = async {
             sees(&b, "k19", &value).await;
             let mut events = a.member_events();
-            b.leave().await;
+            b.shutdown().await;
             loop {
                 match guarded(events.next()).await.unwrap() {
                     MemberEvent::Left(member) if member.name == name => return,

@@ -361,11 +361,6 @@ impl Node {
         Ok(())
     }
 
-    /// Leaves the cluster, and closes the node. The same as [`shutdown`](Self::shutdown).
-    pub async fn leave(&self) {
-        self.shutdown().await;
-    }
-
     /// Leaves the cluster, and closes the node: its last writes are given a moment to reach all peers, they are told that
     /// it leaves, then every link, watch and wait ends, and the port is free. Reads are answered from the last state.
     ///

@@ -110,7 +110,7 @@ async fn joining(nodes: &[Node], i: usize, keys: u64) -> (f64, f64) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let equal = if node.len() as u64 >= keys { begin.elapsed().as_secs_f64() } else { f64::NAN };
-    node.leave().await;
+    node.shutdown().await;
     (ready, equal)
 }
 

@@ -86,7 +86,7 @@ async fn obey(node: &Node, line: &str) -> Result<(), Failed> {
                 }
             });
         }
-        ["leave"] => node.leave().await,
+        ["leave"] => node.shutdown().await,
         _ => return Err(format!("unknown command {line:?}").into()),
     }
     Ok(())
