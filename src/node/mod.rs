@@ -309,12 +309,12 @@ impl Node {
 
     /// Members that come and go from now on.
     pub fn member_events(&self) -> Events<MemberEvent> {
-        Events::new(&self.shared, |shared| &shared.member_events, self.shared.member_events.end())
+        Events::new(&self.shared, |shared| &shared.member_events, self.shared.member_events.cursor_at_end())
     }
 
     /// What whoever runs this node should know of: what has happened so far, as far as it is kept, then what does.
     pub fn events(&self) -> Events<NodeEvent> {
-        Events::new(&self.shared, |shared| &shared.events, 0)
+        Events::new(&self.shared, |shared| &shared.events, self.shared.events.cursor_at_oldest())
     }
 
     /// What this node holds and has seen, and how far its peers are behind.

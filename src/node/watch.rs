@@ -153,22 +153,57 @@ impl<T: Clone> EventLog<T> {
         }
     }
 
-    /// Where the next event will stand.
+    /// How many events there have been.
     pub(super) fn end(&self) -> u64 {
         let entries = self.lock();
         entries.0 + entries.1.len() as u64
     }
 
-    fn read(&self, cursor: &mut u64) -> Option<T> {
+    /// A reader of everything that is kept, and of what comes.
+    pub(super) fn cursor_at_oldest(&self) -> EventCursor {
+        EventCursor { next: self.lock().0, missed: 0 }
+    }
+
+    /// A reader of what comes.
+    pub(super) fn cursor_at_end(&self) -> EventCursor {
+        EventCursor { next: self.end(), missed: 0 }
+    }
+
+    fn read(&self, cursor: &mut EventCursor) -> Option<T> {
         let entries = self.lock();
-        let at = (*cursor).max(entries.0);
-        let event = entries.1.get((at - entries.0) as usize)?.clone();
-        *cursor = at + 1;
+        cursor.skip_to(entries.0);
+        let event = entries.1.get((cursor.next - entries.0) as usize)?.clone();
+        cursor.next += 1;
         Some(event)
+    }
+
+    /// Events that a reader has missed so far, those included that it has yet to find missing.
+    fn missed(&self, mut cursor: EventCursor) -> u64 {
+        cursor.skip_to(self.lock().0);
+        cursor.missed
     }
 }
 
-/// Events of a node. Whoever reads too slowly misses the oldest.
+/// Where a reader of an [`EventLog`] stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EventCursor {
+    /// The number of the event that it reads next.
+    next: u64,
+    /// Events that were dropped before it had read them.
+    missed: u64,
+}
+
+impl EventCursor {
+    /// What is older than this has been dropped.
+    fn skip_to(&mut self, oldest: u64) {
+        let missed = oldest.saturating_sub(self.next);
+        self.missed += missed;
+        self.next += missed;
+    }
+}
+
+/// Events of a node. The latest 1,024 of each kind are kept: a reader that is further behind misses the oldest, and
+/// [`missed`](Self::missed) says how many. What it derives from events (who is there, say) has to be read anew then.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -176,7 +211,12 @@ impl<T: Clone> EventLog<T> {
 /// # let node = tidings::Node::builder("a").security(security).start().await?;
 /// let mut events = node.events();
 /// tokio::spawn(async move {
+///     let mut missed = 0;
 ///     while let Some(event) = events.next().await {
+///         if events.missed() > missed {
+///             eprintln!("{} events were missed", events.missed() - missed);
+///             missed = events.missed();
+///         }
 ///         eprintln!("{event:?}");
 ///     }
 /// });
@@ -186,11 +226,11 @@ impl<T: Clone> EventLog<T> {
 pub struct Events<T: 'static> {
     shared: Arc<Shared>,
     log: fn(&Shared) -> &EventLog<T>,
-    cursor: u64,
+    cursor: EventCursor,
 }
 
 impl<T: Clone> Events<T> {
-    pub(super) fn new(shared: &Arc<Shared>, log: fn(&Shared) -> &EventLog<T>, cursor: u64) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, log: fn(&Shared) -> &EventLog<T>, cursor: EventCursor) -> Self {
         Self { shared: shared.clone(), log, cursor }
     }
 
@@ -202,5 +242,57 @@ impl<T: Clone> Events<T> {
             if event.is_none() && !shared.is_closed() { None } else { Some(event) }
         };
         self.shared.wait_for(read).await
+    }
+
+    /// How many events this reader has missed since it was made, because it was too slow: they were dropped before it
+    /// had read them. It grows while nobody reads.
+    pub fn missed(&self) -> u64 {
+        (self.log)(&self.shared).missed(self.cursor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Node, NodeEvent, Security};
+
+    #[test]
+    fn slow_reader_of_events_is_told_how_many_it_missed() {
+        let log = EventLog::new();
+        let push = |events: std::ops::Range<usize>| events.for_each(|event| log.push(event));
+        let mut cursor = log.cursor_at_oldest();
+        push(0..EVENTS_KEPT);
+        assert_eq!((log.read(&mut cursor), log.missed(cursor)), (Some(0), 0));
+        push(EVENTS_KEPT..EVENTS_KEPT + 1);
+        assert_eq!(log.missed(cursor), 0, "it had read the one that was dropped");
+        push(EVENTS_KEPT + 1..EVENTS_KEPT + 4);
+        assert_eq!(log.missed(cursor), 3, "before it reads on");
+        assert_eq!((log.read(&mut cursor), log.missed(cursor)), (Some(4), 3));
+        while log.read(&mut cursor).is_some() {}
+        assert_eq!(log.missed(cursor), 3);
+        push(0..2 * EVENTS_KEPT);
+        assert_eq!(log.missed(cursor), 3 + EVENTS_KEPT as u64);
+        assert_eq!(
+            log.missed(log.cursor_at_oldest()),
+            0,
+            "what was dropped before it was made is not missed"
+        );
+        assert_eq!(log.missed(log.cursor_at_end()), 0);
+    }
+
+    #[tokio::test]
+    async fn events_of_node_count_those_missed() {
+        let security = Security::secret("a secret for tests").expect("long enough");
+        let builder = Node::builder("a").listen("127.0.0.1:0".parse().expect("an address"));
+        let node = builder.security(security).start().await.expect("it starts");
+        let (mut events, mut at_once) = (node.events(), node.events());
+        while node.shared.events.read(&mut at_once.cursor).is_some() {}
+        for _ in 0..EVENTS_KEPT {
+            node.shared.events.push(NodeEvent::Store(crate::Event::Damaged));
+        }
+        assert_eq!(at_once.missed(), 0);
+        node.shared.events.push(NodeEvent::Store(crate::Event::Damaged));
+        assert_eq!(at_once.missed(), 1);
+        assert!(events.next().await.is_some() && events.missed() >= 1);
     }
 }
