@@ -125,10 +125,11 @@ impl Pending {
         }
     }
 
-    /// Whether everything that the other one covers is covered by this one.
+    /// Whether everything that the other one covers is covered by this one. Both are leftovers, so that no region is the
+    /// whole line.
     fn has_all_of(&self, other: &Self) -> bool {
         let lies_within = |(hash_key, places): (&HashKey, &Places)| {
-            places.is_all() || other.regions.get(hash_key).is_some_and(|others| places.has_all_of(others))
+            other.regions.get(hash_key).is_some_and(|others| places.has_all_of(others))
         };
         self.regions.iter().all(lies_within) && beyond(&other.context, &self.context).dots.is_empty()
     }
