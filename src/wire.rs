@@ -120,12 +120,18 @@ const AGAIN: u8 = 2;
 #[derive(Debug, Default)]
 pub(crate) struct LeftoverTable {
     all: Vec<Pending>,
+    is_unlimited: bool,
 }
 
 impl LeftoverTable {
+    /// For a disk, which names every hash key: there all contexts beyond the vector look like leftovers.
+    pub(crate) fn unlimited() -> Self {
+        Self { all: Vec::new(), is_unlimited: true }
+    }
+
     /// False if there are too many: more than [`LEFTOVERS_MAX`] are neither told nor taken.
     fn note(&mut self, pending: &Pending) -> bool {
-        let has_room = self.all.len() < LEFTOVERS_MAX;
+        let has_room = self.all.len() < LEFTOVERS_MAX || self.is_unlimited;
         if has_room {
             self.all.push(pending.clone());
         }
@@ -261,19 +267,31 @@ impl Writer {
                 self.number(at as u64);
                 continue;
             }
-            self.byte(if is_here { HERE } else { LEFTOVER });
             if is_here {
+                self.byte(HERE);
                 self.places(&pending.regions[&hash_key]);
+                self.context(Some(&pending.context));
             } else {
-                self.number(pending.regions.len() as u64);
-                for (key, places) in &pending.regions {
-                    self.hash_key(*key);
-                    self.places(places);
-                }
+                self.leftover(pending);
                 told.note(pending);
             }
-            self.context(Some(&pending.context));
         }
+    }
+
+    /// The same for the disk: each is told once, with every hash key.
+    pub(crate) fn clouds(&mut self, pending: &[Pending]) {
+        self.number(pending.len() as u64);
+        pending.iter().for_each(|pending| self.leftover(pending));
+    }
+
+    fn leftover(&mut self, pending: &Pending) {
+        self.byte(LEFTOVER);
+        self.number(pending.regions.len() as u64);
+        for (key, places) in &pending.regions {
+            self.hash_key(*key);
+            self.places(places);
+        }
+        self.context(Some(&pending.context));
     }
 
     fn places(&mut self, places: &Places) {

@@ -117,7 +117,9 @@ impl Saved {
             SEEN => _ = self.seen.insert(word(name)?, reader.word().ok()?),
             POSITION => _ = self.positions.insert(word(name)?, reader.word().ok()?),
             // Every bound names its hash key: the state may come later than this.
-            CLOUDS => self.clouds = reader.pending(HashKey::default(), &mut LeftoverTable::default()).ok()?,
+            CLOUDS => {
+                self.clouds = reader.pending(HashKey::default(), &mut LeftoverTable::unlimited()).ok()?
+            }
             MEMO => _ = self.memos.insert(String::from_utf8(name.to_vec()).ok()?, value.to_vec()),
             _ => return None,
         }
@@ -194,7 +196,7 @@ pub(crate) fn clouds(clouds: &[Pending]) -> Change {
         return (vec![CLOUDS], None);
     }
     let mut writer = Writer::plain();
-    writer.pending(clouds, HashKey::default(), &mut LeftoverTable::default());
+    writer.clouds(clouds);
     claim(CLOUDS, b"", writer.into_plain())
 }
 
@@ -299,10 +301,25 @@ pub(crate) fn torn_changes(record: &[u8]) -> Vec<Change> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::store::coverage::{Context, LEFTOVERS_MAX, Places};
     use crate::store::entry::Record;
     use crate::time::Stamp;
     use crate::wire::FRAME_BYTES_MAX;
+
+    #[test]
+    fn contexts_beyond_vector_are_read_however_many_they_are() {
+        let context = Arc::new(Context { dots: BTreeMap::from([(1, 5)]) });
+        let hash_key = HashKey::from_words(1, 1);
+        let cloud = |at: u64| Pending::new(hash_key, Places::between(at * 2, at * 2), context.clone());
+        let all: Vec<Pending> = (0..2 * LEFTOVERS_MAX as u64).map(cloud).collect();
+        let (key, value) = clouds(&all);
+        let mut saved = Saved::default();
+        saved.entry(&key, &value.expect("there are some")).expect("it is sound");
+        assert_eq!(saved.clouds, all);
+    }
 
     #[test]
     fn what_is_stored_is_read_however_much_it_is() {
