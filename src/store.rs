@@ -18,6 +18,7 @@ use crate::store::digest::{Digest, HashKey, Place, Range};
 use crate::store::entry::{DOTS_MAX, Held, Record};
 use crate::store::slab::{Order, Slab, Slot, Source};
 use crate::time::{HybridClock, Stamp, Time};
+use crate::wire::ToldPending;
 
 pub(crate) mod change_log;
 pub(crate) mod coverage;
@@ -81,9 +82,16 @@ impl Row {
 pub(crate) struct Base {
     pub(crate) vector: Arc<Context>,
     pub(crate) pending: Vec<Pending>,
+    /// The peer has told all of its cloud there. Otherwise its vector alone would name dots as removed without the events
+    /// that removed them: nothing may be settled by this base, nor any row be merged with it.
+    pub(crate) is_whole: bool,
 }
 
 impl Base {
+    pub(crate) fn new(vector: Arc<Context>, told: ToldPending) -> Self {
+        Self { vector, pending: told.pending, is_whole: told.is_whole }
+    }
+
     /// What is covered at one key beyond the vector.
     pub(crate) fn context(&self, key: &[u8]) -> Option<Arc<Context>> {
         let mut here = self.pending.iter().filter(|pending| pending.is_for(key));
@@ -419,6 +427,11 @@ impl Store {
                 self.moved.insert(other);
             }
         }
+    }
+
+    /// Whether a range may be settled by what a peer covers there: all of it is told, and can be recorded.
+    pub(crate) fn may_settle(&self, base: &Base) -> bool {
+        base.is_whole && self.seen.has_room(&base.pending)
     }
 
     /// Merges a peer's full listing of a range: its rows, and an empty row for every other key. From then on the

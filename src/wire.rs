@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::store::coverage::{ClaimBounds, Context, LEFTOVERS_MAX, Pending, Places, raise};
+use crate::store::coverage::{
+    ClaimBounds, Context, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, Pending, Places, raise,
+};
 use crate::store::digest::{FAN, HashKey, Range};
 use crate::store::entry::{DOTS_MAX, Held, Record};
 use crate::store::{Refusal, Row};
@@ -111,31 +113,65 @@ const LARGE_BYTES: usize = 2 << 10;
 /// One that has reached [`FRAME_BYTES_TARGET`], with the row that did it.
 const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
 
-/// How a context is told: by places under the session's hash key, under others as well, or as one told before.
+/// How a context is told: by places under the session's hash key, under others as well, or as one told before. Or not at
+/// all, where there are more than a session tells: then nothing may be concluded for the range from what is told.
 const HERE: u8 = 0;
 const LEFTOVER: u8 = 1;
 const AGAIN: u8 = 2;
+const UNTOLD: u8 = 3;
+
+/// Contexts that are told along with one range, or with one more for the children of a digest. Writers keep within that:
+/// they divide a range that has more than a few contexts of its own, and tell each leftover once for each child.
+const LIST_MAX: usize = 2 * FAN * LEFTOVERS_MAX;
+
+/// What a peer tells of its contexts in a range.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ToldPending {
+    pub(crate) pending: Vec<Pending>,
+    /// It has told all of them.
+    pub(crate) is_whole: bool,
+}
 
 /// The leftovers that one direction of a session has told, in their order. Both ends keep the same.
 #[derive(Debug, Default)]
 pub(crate) struct LeftoverTable {
     all: Vec<Pending>,
+    items: usize,
     is_unlimited: bool,
+}
+
+/// How a writer tells one context.
+enum Telling {
+    Here,
+    New,
+    Again(usize),
 }
 
 impl LeftoverTable {
     /// For a disk, which names every hash key: there all contexts beyond the vector look like leftovers.
     pub(crate) fn unlimited() -> Self {
-        Self { all: Vec::new(), is_unlimited: true }
+        Self { is_unlimited: true, ..Self::default() }
     }
 
-    /// False if there are too many: more than [`LEFTOVERS_MAX`] are neither told nor taken.
+    /// False if it has no room: more than [`LEFTOVERS_MAX`] with [`LEFTOVER_ITEMS_MAX`] items are neither told nor taken.
     fn note(&mut self, pending: &Pending) -> bool {
-        let has_room = self.all.len() < LEFTOVERS_MAX || self.is_unlimited;
-        if has_room {
+        let items = self.items + pending.items();
+        let has_room = self.all.len() < LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_MAX;
+        if has_room || self.is_unlimited {
             self.all.push(pending.clone());
+            self.items = items;
+            return true;
         }
-        has_room
+        false
+    }
+
+    /// How a context is told next; `None` if it cannot be.
+    fn telling(&mut self, pending: &Pending, hash_key: HashKey) -> Option<Telling> {
+        if pending.regions.len() == 1 && pending.regions.contains_key(&hash_key) {
+            return Some(Telling::Here);
+        }
+        let known = self.all.iter().position(|known| known == pending);
+        known.map(Telling::Again).or_else(|| self.note(pending).then_some(Telling::New))
     }
 }
 
@@ -257,24 +293,28 @@ impl Writer {
     }
 
     /// Contexts by region. One that other hash keys restrict concerns many ranges: it is told once in a stream, and by
-    /// its number after that.
+    /// its number after that. Where the table has no room for one, the reader learns that it was not told.
     pub(crate) fn pending(&mut self, pending: &[Pending], hash_key: HashKey, told: &mut LeftoverTable) {
-        self.number(pending.len() as u64);
-        for pending in pending {
-            let is_here = pending.regions.len() == 1 && pending.regions.contains_key(&hash_key);
-            if !is_here && let Some(at) = told.all.iter().position(|known| known == pending) {
-                self.byte(AGAIN);
-                self.number(at as u64);
-                continue;
+        let telling = |pending| Some((pending, told.telling(pending, hash_key)?));
+        let tellings: Vec<(&Pending, Telling)> = pending.iter().filter_map(telling).collect();
+        let is_whole = tellings.len() == pending.len();
+        self.number(tellings.len() as u64 + u64::from(!is_whole));
+        for (pending, telling) in tellings {
+            match telling {
+                Telling::Here => {
+                    self.byte(HERE);
+                    self.places(&pending.regions[&hash_key]);
+                    self.context(Some(&pending.context));
+                }
+                Telling::New => self.leftover(pending),
+                Telling::Again(at) => {
+                    self.byte(AGAIN);
+                    self.number(at as u64);
+                }
             }
-            if is_here {
-                self.byte(HERE);
-                self.places(&pending.regions[&hash_key]);
-                self.context(Some(&pending.context));
-            } else {
-                self.leftover(pending);
-                told.note(pending);
-            }
+        }
+        if !is_whole {
+            self.byte(UNTOLD);
         }
     }
 
@@ -287,7 +327,7 @@ impl Writer {
     fn leftover(&mut self, pending: &Pending) {
         self.byte(LEFTOVER);
         self.number(pending.regions.len() as u64);
-        for (key, places) in &pending.regions {
+        for (key, places) in &*pending.regions {
             self.hash_key(*key);
             self.places(places);
         }
@@ -484,19 +524,34 @@ impl<'a> Reader<'a> {
         &mut self,
         hash_key: HashKey,
         told: &mut LeftoverTable,
-    ) -> Result<Vec<Pending>, WireError> {
-        let count = self.count(2)?;
-        (0..count).map(|_| self.one_pending(hash_key, told)).collect()
+    ) -> Result<ToldPending, WireError> {
+        let count = self.count(1)?;
+        if count > LIST_MAX && !told.is_unlimited {
+            return Err(WireError::TooMany);
+        }
+        let (mut pending, mut is_whole) = (Vec::new(), true);
+        for _ in 0..count {
+            let one = self.one_pending(hash_key, told)?;
+            is_whole &= one.is_some();
+            pending.extend(one);
+        }
+        Ok(ToldPending { pending, is_whole })
     }
 
-    fn one_pending(&mut self, hash_key: HashKey, told: &mut LeftoverTable) -> Result<Pending, WireError> {
+    /// `None` stands for those that are not told.
+    fn one_pending(
+        &mut self,
+        hash_key: HashKey,
+        told: &mut LeftoverTable,
+    ) -> Result<Option<Pending>, WireError> {
         let tag = self.byte()?;
-        if tag == AGAIN {
-            let at = usize::try_from(self.number()?).map_err(|_| WireError::Form)?;
-            return told.all.get(at).cloned().ok_or(WireError::Form);
-        }
         let mut regions = BTreeMap::new();
         match tag {
+            UNTOLD => return Ok(None),
+            AGAIN => {
+                let at = usize::try_from(self.number()?).map_err(|_| WireError::Form)?;
+                return told.all.get(at).cloned().map(Some).ok_or(WireError::Form);
+            }
             HERE => _ = regions.insert(hash_key, self.places()?),
             LEFTOVER => {
                 for _ in 0..self.count(16)? {
@@ -506,11 +561,11 @@ impl<'a> Reader<'a> {
             _ => return Err(WireError::Form),
         }
         let context = self.context()?.filter(|_| !regions.is_empty()).ok_or(WireError::Form)?;
-        let pending = Pending { regions, context };
+        let pending = Pending { regions: Arc::new(regions), context };
         if tag == LEFTOVER && !told.note(&pending) {
             return Err(WireError::TooMany);
         }
-        Ok(pending)
+        Ok(Some(pending))
     }
 
     fn places(&mut self) -> Result<Places, WireError> {
@@ -654,6 +709,35 @@ mod tests {
         assert_eq!(reader.context(), Err(WireError::Form));
     }
 
+    #[test]
+    fn leftovers_without_room_in_table_are_told_as_untold() {
+        let (here, old) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
+        let leftover = |clock, places| {
+            Pending::new(old, places, Arc::new(Context { dots: BTreeMap::from([(7, clock)]) }))
+        };
+        let small = |clock| leftover(clock, Places::between(clock, clock));
+        let large = |clock: u64, intervals: usize| {
+            let mut places = Places::default();
+            (0..intervals as u64).for_each(|at| places.add(3 * at, 3 * at));
+            leftover(clock, places)
+        };
+        let many: Vec<Pending> = (1..=LEFTOVERS_MAX as u64 + 9).map(small).collect();
+        let long = [large(1, LEFTOVER_ITEMS_MAX - 1), large(2, 8), large(3, LEFTOVER_ITEMS_MAX)];
+        for (all, told_max) in [(&many[..], LEFTOVERS_MAX), (&long[..], 1), (&long[2..], 0)] {
+            let (mut told, mut heard) = (LeftoverTable::default(), LeftoverTable::default());
+            for (first, last) in [(0, all.len()), (0, told_max), (all.len() - 1, all.len()), (0, all.len())] {
+                let mut writer = Writer::new(Kind::Items);
+                writer.pending(&all[first..last], here, &mut told);
+                let frame = writer.finish();
+                let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
+                let list = reader.pending(here, &mut heard).expect("what is written honestly is read");
+                assert!(reader.end().is_ok());
+                assert_eq!(list.pending[..], all[first.min(told_max)..last.min(told_max)]);
+                assert_eq!(list.is_whole, last <= told_max);
+            }
+        }
+    }
+
     fn clocks() -> impl Strategy<Value = Context> {
         prop::collection::btree_map(any::<u64>(), 1..u64::MAX, 0..5).prop_map(|dots| Context { dots })
     }
@@ -675,12 +759,11 @@ mod tests {
         let region = (0..3_u64, any::<u64>(), any::<u64>());
         let context = clocks().prop_filter("a pending says something", |context| !context.dots.is_empty());
         let pending = (prop::collection::vec(region, 1..4), context).prop_map(|(regions, context)| {
-            let mut pending = Pending { regions: BTreeMap::new(), context: Arc::new(context) };
+            let mut by_key: BTreeMap<HashKey, Places> = BTreeMap::new();
             for (key, a, b) in regions {
-                let places = pending.regions.entry(HashKey::from_words(key, key)).or_default();
-                places.add(a.min(b), a.max(b));
+                by_key.entry(HashKey::from_words(key, key)).or_default().add(a.min(b), a.max(b));
             }
-            pending
+            Pending { regions: Arc::new(by_key), context: Arc::new(context) }
         });
         prop::collection::vec(pending, 0..4)
     }
@@ -695,13 +778,14 @@ mod tests {
     fn read(frame: &[u8]) -> Result<Content, WireError> {
         let (_, mut reader) = Reader::new(frame)?;
         let row = reader.row(&Arc::default())?.expect("a row that is fit to be read");
-        let pending = reader.pending(HashKey::from_words(1, 1), &mut LeftoverTable::default())?;
+        let told = reader.pending(HashKey::from_words(1, 1), &mut LeftoverTable::default())?;
+        assert!(told.is_whole);
         let range = reader.range()?;
         let mut context = Arc::new(Context::new());
         reader.join(&mut context)?;
         reader.end()?;
         assert_eq!(row.context.as_deref().cloned().unwrap_or_default(), *context);
-        Ok((row.held, Context::clone(&context), pending, range))
+        Ok((row.held, Context::clone(&context), told.pending, range))
     }
 
     /// Everything that makes two rows the same to a reader.

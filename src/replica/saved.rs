@@ -118,7 +118,8 @@ impl Saved {
             POSITION => _ = self.positions.insert(word(name)?, reader.word().ok()?),
             // Every bound names its hash key: the state may come later than this.
             CLOUDS => {
-                self.clouds = reader.pending(HashKey::default(), &mut LeftoverTable::unlimited()).ok()?
+                let told = reader.pending(HashKey::default(), &mut LeftoverTable::unlimited());
+                self.clouds = told.ok().filter(|told| told.is_whole)?.pending;
             }
             MEMO => _ = self.memos.insert(String::from_utf8(name.to_vec()).ok()?, value.to_vec()),
             _ => return None,

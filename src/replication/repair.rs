@@ -361,9 +361,10 @@ fn row_hash(store: &Store, salt: u64, slot: u32) -> u64 {
     fingerprint(salt, &store.row_hash(slot).to_le_bytes())
 }
 
-/// A row that both sides hold, as part of the peer's listing.
-fn listed(held: Held, base: &Base) -> Row {
-    Row { context: base.context(held.key()), held, vector: base.vector.clone() }
+/// A row that both sides hold, as part of the peer's listing. None, if the peer has not told all that it covers there: the
+/// row is no news, and what is covered at its key is not known.
+fn listed(held: Held, base: &Base) -> Option<Row> {
+    base.is_whole.then(|| Row { context: base.context(held.key()), held, vector: base.vector.clone() })
 }
 
 #[cfg(test)]
@@ -371,7 +372,9 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
+    use crate::store::coverage::LEFTOVERS_MAX;
     use crate::store::digest::DEPTH_MAX;
+    use crate::time::Stamp;
     use crate::wire::{Assembler, Kind, Reader, WireError, Writer};
 
     #[test]
@@ -401,6 +404,72 @@ mod tests {
             (0..FAN).for_each(|_| writer.short(9));
             let taken = hand(&writer.finish());
             assert_eq!(taken.is_err(), depth == DEPTH_MAX, "{taken:?} at {depth}");
+        }
+    }
+
+    const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
+
+    /// Runs a session to its end and answers whether each side claimed.
+    fn run(stores: &mut [Store; 2]) -> [bool; 2] {
+        let mut sessions = [Session::new(&stores[0], NOW, 1, 0), Session::new(&stores[1], NOW, 2, 0)];
+        sessions[0].lead();
+        let (mut claimed, mut is_moving) = ([false; 2], true);
+        while std::mem::take(&mut is_moving) {
+            for from in 0..2 {
+                claimed[from] |= sessions[from].claim(&mut stores[from]);
+                while let Some(bytes) = sessions[from].frame(&mut stores[from], NOW) {
+                    is_moving = true;
+                    let mut assembler = Assembler::default();
+                    assembler.feed(&bytes);
+                    let (kind, mut reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
+                    let to = 1 - from;
+                    if kind == Kind::Start {
+                        reader.number().unwrap();
+                        sessions[to].start(&mut stores[to], NOW, 9, reader).unwrap();
+                    } else {
+                        sessions[to].items(&mut stores[to], NOW, reader).unwrap();
+                    }
+                    claimed[to] |= sessions[to].claim(&mut stores[to]);
+                }
+            }
+        }
+        assert!(sessions.iter().all(Session::is_over));
+        claimed
+    }
+
+    #[test]
+    fn session_with_too_many_leftovers_to_tell_claims_nothing() {
+        let (old, new) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
+        let key = |i: u64| {
+            let mut key = Vec::new();
+            crate::store::entry::register_key(&format!("k{i}"), &mut key);
+            key
+        };
+        for (leftovers, others) in
+            [(10, 0), (10, 100), (LEFTOVERS_MAX as u64 + 10, 0), (LEFTOVERS_MAX as u64 + 10, 100)]
+        {
+            let store = |run, hash_key| Store::new(&Config::lan(), run, run, hash_key, Controls::default());
+            let (mut teller, mut hearer) = (store(1, old), store(2, new));
+            // The teller has merged the last key's value by a session, and its delete, of another origin, by a row.
+            let (put, delete) = (hearer.put(NOW, &key(leftovers), b"v", 0).0, Stamp { clock: 5, origin: 3 });
+            (0..others).for_each(|i| _ = hearer.put(NOW, &key(1_000_000 + i), b"v", 0));
+            teller.seen.claim(put);
+            for i in 1..=leftovers {
+                let origin = if i == leftovers { delete.origin } else { 100 + i };
+                let context = Arc::new(Context { dots: BTreeMap::from([(origin, delete.clock)]) });
+                teller.seen.cover_key(&key(i), old.place(&key(i)), &context);
+            }
+            teller.rekey(new);
+            teller.put(NOW, &key(0), b"v", 0);
+            let is_told = leftovers <= LEFTOVERS_MAX as u64;
+            let mut stores = [hearer, teller];
+            let claimed = run(&mut stores);
+            let [hearer, _] = stores;
+            assert_eq!(claimed, [is_told, true], "{leftovers} leftovers");
+            assert_eq!(hearer.held(&key(leftovers)).is_none(), is_told);
+            assert_eq!(hearer.covers(&key(leftovers), delete), is_told);
+            assert_eq!(hearer.seen.vector().get(&1) > 0, is_told);
+            assert!(hearer.held(&key(0)).is_some(), "rows are merged all the same");
         }
     }
 }

@@ -26,8 +26,8 @@ mod pending;
 
 pub(crate) use bounds::ClaimBounds;
 pub(crate) use hash::{SEAL, VectorHash};
-use pending::Leftovers;
-pub(crate) use pending::{LEFTOVERS_MAX, Pending, Places};
+use pending::{LEFTOVER_ITEMS_KEPT_MAX, Leftovers};
+pub(crate) use pending::{LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, Pending, Places};
 
 /// Clocks that a sweep looks at for each change.
 const CLOCKS_PER_CHANGE: usize = 32;
@@ -427,7 +427,18 @@ impl Seen {
     /// Whether what a peer told can be recorded without keeping more leftovers than permitted.
     pub(crate) fn has_room(&self, pending: &[Pending]) -> bool {
         let is_leftover = |it: &&Pending| it.places_under(self.hash_key).is_none();
-        self.leftovers.len() + pending.iter().filter(is_leftover).count() <= LEFTOVERS_MAX
+        let mut new = pending.iter().filter(is_leftover).peekable();
+        // With none to record there is room even where a new hash key has made more than permitted of what was here: how
+        // else would they ever be caught up with.
+        if new.peek().is_none() {
+            return true;
+        }
+        let (mut count, mut items) = (self.leftovers.len(), self.leftovers.items());
+        for new in new {
+            count += 1;
+            items += new.items();
+        }
+        count <= LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_KEPT_MAX
     }
 
     /// Records what a peer told along with a range that is merged.

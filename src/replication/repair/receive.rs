@@ -11,13 +11,13 @@ use super::{
 use crate::controls::Control;
 use crate::replication::tail::large::Partial;
 use crate::replication::tail::refused;
-use crate::store::coverage::{Context, Pending};
+use crate::store::coverage::Context;
 use crate::store::digest::{DEPTH_MAX, FAN_BITS, Range};
 use crate::store::entry::{Held, Record};
 use crate::store::slab::Source;
 use crate::store::{Base, Row, Store};
 use crate::time::Time;
-use crate::wire::{Kind, Reader, WireError};
+use crate::wire::{Kind, Reader, ToldPending, WireError};
 
 /// How many rows of a listing follow: no range is answered with more at once.
 fn rows_to_come(reader: &mut Reader<'_>) -> Result<usize, WireError> {
@@ -128,10 +128,7 @@ impl Session {
             LIST => {
                 let count = reader.count(8)?;
                 let hashes = (0..count).map(|_| reader.word()).collect::<Result<_, _>>()?;
-                let base = Base {
-                    vector: self.vector.clone(),
-                    pending: reader.pending(self.hash_key, &mut self.heard)?,
-                };
+                let base = Base::new(self.vector.clone(), reader.pending(self.hash_key, &mut self.heard)?);
                 self.replies.push_back(Reply::Answer { range, hashes, base });
             }
             ANSWER => self.answered(range, reader)?,
@@ -139,7 +136,7 @@ impl Session {
                 let left = rows_to_come(reader)?;
                 let Awaiting { mine, same, base } = self.awaiting.remove(&range).ok_or(WireError::Form)?;
                 let known = mine.iter().filter(|(key, _)| same.contains(*key));
-                let rows = known.map(|(_, held)| listed(held.clone(), &base)).collect();
+                let rows = known.filter_map(|(_, held)| listed(held.clone(), &base)).collect();
                 let (wanted, larges) = (Vec::new(), BTreeMap::new());
                 self.collecting =
                     Some(Collecting { range, base, rows, left, has_refused: false, wanted, mine, larges });
@@ -204,14 +201,14 @@ impl Session {
         range: Range,
         mask: u16,
         strong: u64,
-        pending: Vec<Pending>,
+        pending: ToldPending,
     ) -> bool {
         let is_equal =
             strong == strong_hash(store, salt, range, mask) || store.controls.has(Control::OldDigest);
-        let base = Base { vector: self.vector.clone(), pending };
+        let base = Base::new(self.vector.clone(), pending);
         for child in children(range, mask) {
             if is_equal {
-                if store.seen.has_room(&base.pending) {
+                if store.may_settle(&base) {
                     store.cover_range(child, &base);
                 } else {
                     self.has_refused = true;
@@ -228,8 +225,7 @@ impl Session {
     pub(super) fn answered(&mut self, range: Range, reader: &mut Reader<'_>) -> Result<(), WireError> {
         let has = reader.bytes()?;
         let left = rows_to_come(reader)?;
-        let base =
-            Base { vector: self.vector.clone(), pending: reader.pending(self.hash_key, &mut self.heard)? };
+        let base = Base::new(self.vector.clone(), reader.pending(self.hash_key, &mut self.heard)?);
         let listing = self.listing(range).ok_or(WireError::Form)?;
         if has.len() != listing.len().div_ceil(8) {
             return Err(WireError::Form);
@@ -237,7 +233,7 @@ impl Session {
         let (mut rows, mut wanted) = (Vec::new(), Vec::new());
         for (i, (_, held)) in listing.into_iter().enumerate() {
             if has[i / 8] >> (i % 8) & 1 == 1 {
-                rows.push(listed(held, &base));
+                rows.extend(listed(held, &base));
             } else {
                 wanted.push(held.key().to_vec());
             }
@@ -351,7 +347,7 @@ impl Session {
     }
 
     /// Deals with a range. With a base, `rows` are all that the peer holds there, and the range is covered by the base
-    /// from then on. Without one, or with more leftovers in it than there is room for, each row is merged for itself.
+    /// from then on. Without one, or where it has more leftovers than can be told or kept, each row is merged for itself.
     pub(super) fn settle(
         &mut self,
         store: &mut Store,
@@ -361,7 +357,7 @@ impl Session {
         base: Option<&Base>,
     ) {
         let source = self.source();
-        if let Some(base) = base.filter(|base| store.seen.has_room(&base.pending)) {
+        if let Some(base) = base.filter(|base| store.may_settle(base)) {
             store.settle(now, range, rows, base, source);
         } else {
             self.has_refused = true;
@@ -382,7 +378,7 @@ impl Session {
                 .filter(|key| !listed.contains(key))
                 .map(|key| Held::Nothing(Record::bare(key)))
                 .collect();
-            rows.extend(removed.into_iter().map(|held| super::listed(held, &parked.base)));
+            rows.extend(removed.into_iter().filter_map(|held| super::listed(held, &parked.base)));
         }
         merge_each(store, now, &rows, self.source());
     }

@@ -244,7 +244,7 @@ impl Session {
             self.awaiting.insert(range, Awaiting { mine, same, base });
         } else {
             let known = mine.into_iter().filter(|(key, _)| same.contains(key));
-            let rows: Vec<Row> = known.map(|(_, held)| listed(held, &base)).collect();
+            let rows: Vec<Row> = known.filter_map(|(_, held)| listed(held, &base)).collect();
             self.settle(store, now, range, &rows, Some(&base));
         }
     }

@@ -19,8 +19,13 @@ use crate::time::Stamp;
 /// itself, and the session claims nothing. Honest clusters keep one for each context that differs, a few dozen at most.
 pub(crate) const LEFTOVERS_MAX: usize = 4_096;
 
+/// Intervals and clocks of all leftovers that one direction of a session tells. A replica keeps twice as many: those of a
+/// session may be there already, and be told once more.
+pub(crate) const LEFTOVER_ITEMS_MAX: usize = 1 << 20;
+pub(super) const LEFTOVER_ITEMS_KEPT_MAX: usize = 2 * LEFTOVER_ITEMS_MAX;
+
 /// A set of places: intervals with both ends included, which neither overlap nor touch.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Places {
     /// The last place of each interval, by its first.
     intervals: BTreeMap<u64, u64>,
@@ -80,13 +85,19 @@ impl Places {
 /// A context that holds for the keys whose place lies in the region, under each of these hash keys.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Pending {
-    pub(crate) regions: BTreeMap<HashKey, Places>,
+    /// Shared: a leftover is named again with every range of a session.
+    pub(crate) regions: Arc<BTreeMap<HashKey, Places>>,
     pub(crate) context: Arc<Context>,
 }
 
 impl Pending {
     pub(crate) fn new(hash_key: HashKey, places: Places, context: Arc<Context>) -> Self {
-        Self { regions: BTreeMap::from([(hash_key, places)]), context }
+        Self { regions: Arc::new(BTreeMap::from([(hash_key, places)])), context }
+    }
+
+    /// Its intervals and clocks, which is what it takes to keep and to tell it.
+    pub(crate) fn items(&self) -> usize {
+        self.regions.values().map(Places::len).sum::<usize>() + self.context.dots.len()
     }
 
     /// Whether it covers this event of this key.
@@ -107,7 +118,7 @@ impl Pending {
         if places.is_empty() {
             return None;
         }
-        self.regions.insert(hash_key, places);
+        Arc::make_mut(&mut self.regions).insert(hash_key, places);
         Some(self)
     }
 
@@ -145,7 +156,8 @@ impl Pending {
     }
 
     fn join(&mut self, other: &Self, hash_key: HashKey) {
-        if let (Some(own), Some(others)) = (self.regions.get_mut(&hash_key), other.regions.get(&hash_key)) {
+        let own = Arc::make_mut(&mut self.regions).get_mut(&hash_key);
+        if let (Some(own), Some(others)) = (own, other.regions.get(&hash_key)) {
             others.iter().for_each(|(first, last)| own.add(first, last));
         }
     }
@@ -166,10 +178,14 @@ impl Leftovers {
         self.all.len()
     }
 
+    pub(super) fn items(&self) -> usize {
+        self.all.iter().map(Pending::items).sum()
+    }
+
     /// Adds one. Answers it if it is none: because it holds everywhere, or under the present hash key alone.
     pub(super) fn add(&mut self, mut new: Pending, hash_key: HashKey) -> Option<Pending> {
         loop {
-            new.regions.retain(|_, places| !places.is_all());
+            Arc::make_mut(&mut new.regions).retain(|_, places| !places.is_all());
             if new.places_under(hash_key).is_some() {
                 return Some(new);
             }
