@@ -99,7 +99,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 44] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -140,6 +140,10 @@ impl Control {
         Self::WholeFramesCount,
         Self::DropsInDoubt,
         Self::FutureTold,
+        Self::WatchPastFloor,
+        Self::NoLocalHealth,
+        Self::AnnouncedOnce,
+        Self::LeaseMaxForgotten,
     ];
 }
 

@@ -675,6 +675,7 @@ impl Replica {
         }
         let (run, log) = (self.random.next_u64(), self.random.next_u64());
         self.store.give_up_claims(run, log);
+        self.store.withhold(self.now);
         self.chains = Chains::default();
         self.disk.begin_anew();
         self.outputs.push_back(Output::Event(Event::Damaged));

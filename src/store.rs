@@ -13,12 +13,11 @@ use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::error::WriteError;
 use crate::store::change_log::ChangeLog;
-use crate::store::coverage::{ClaimBounds, Context, Pending, Seen};
+use crate::store::coverage::{ClaimBounds, Context, Pending, Seen, ToldPending};
 use crate::store::digest::{Digest, HashKey, Place, Range};
 use crate::store::entry::{DOTS_MAX, Held, Record};
 use crate::store::slab::{Order, Slab, Slot, Source};
 use crate::time::{HybridClock, Stamp, Time};
-use crate::wire::ToldPending;
 
 pub(crate) mod change_log;
 pub(crate) mod coverage;

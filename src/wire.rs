@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::store::coverage::{
-    ClaimBounds, Context, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, Pending, Places, raise,
+    ClaimBounds, Context, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, Pending, Places, ToldPending, raise,
 };
 use crate::store::digest::{FAN, HashKey, Range};
 use crate::store::entry::{DOTS_MAX, Held, Record};
@@ -123,14 +123,6 @@ const UNTOLD: u8 = 3;
 /// Contexts that are told along with one range, or with one more for the children of a digest. Writers keep within that:
 /// they divide a range that has more than a few contexts of its own, and tell each leftover once for each child.
 const LIST_MAX: usize = 2 * FAN * LEFTOVERS_MAX;
-
-/// What a peer tells of its contexts in a range.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ToldPending {
-    pub(crate) pending: Vec<Pending>,
-    /// It has told all of them.
-    pub(crate) is_whole: bool,
-}
 
 /// The leftovers that one direction of a session has told, in their order. Both ends keep the same.
 #[derive(Debug, Default)]

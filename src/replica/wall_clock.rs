@@ -42,7 +42,8 @@ const ALONE_TIME: Duration = Duration::from_secs(24 * 3_600);
 #[derive(Clone, Copy, Debug)]
 struct Statement {
     offset: i64,
-    at: Duration,
+    /// When the question was sent.
+    asked_at: Duration,
 }
 
 /// How many peers agree with the own clock, and how many do not.
@@ -137,7 +138,7 @@ impl WallClock {
             Some(wall_ms) => {
                 let said = Statement {
                     offset: offset(wall_ms, now.mono.saturating_sub(round_trip / 2)),
-                    at: now.mono,
+                    asked_at: now.mono.saturating_sub(round_trip),
                 };
                 self.statements.insert(link, said);
             }
@@ -200,15 +201,15 @@ impl WallClock {
         Some(Turn::Trusted)
     }
 
-    /// A peer agrees by what it has said since the start or the last step alone. It differs also by what it said before,
-    /// until it says something else: so the first answer after a step, which may be another wrong clock's, decides nothing
-    /// by itself.
+    /// A peer agrees only by its answer to a question that was sent since the start or the last step. It differs also by what
+    /// it said before, until it says something else: so the first answer after a step, which may be another wrong clock's,
+    /// decides nothing by itself.
     fn votes(&self) -> Votes {
         let mut votes = Votes::default();
         for said in self.statements.values() {
             if apart(said.offset, self.offset) > self.skew_ms_max {
                 votes.differ += 1;
-            } else if Some(said.at) >= self.since {
+            } else if Some(said.asked_at) >= self.since {
                 votes.agree += 1;
             }
         }

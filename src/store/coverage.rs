@@ -27,7 +27,7 @@ mod pending;
 pub(crate) use bounds::ClaimBounds;
 pub(crate) use hash::{SEAL, VectorHash};
 use pending::{LEFTOVER_ITEMS_KEPT_MAX, Leftovers};
-pub(crate) use pending::{LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, Pending, Places};
+pub(crate) use pending::{LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, Pending, Places, ToldPending};
 
 /// Clocks that a sweep looks at for each change.
 const CLOCKS_PER_CHANGE: usize = 32;

@@ -11,13 +11,13 @@ use super::{
 use crate::controls::Control;
 use crate::replication::tail::large::Partial;
 use crate::replication::tail::refused;
-use crate::store::coverage::Context;
+use crate::store::coverage::{Context, ToldPending};
 use crate::store::digest::{DEPTH_MAX, FAN_BITS, Range};
 use crate::store::entry::{Held, Record};
 use crate::store::slab::Source;
 use crate::store::{Base, Row, Store};
 use crate::time::Time;
-use crate::wire::{Kind, Reader, ToldPending, WireError};
+use crate::wire::{Kind, Reader, WireError};
 
 /// How many rows of a listing follow: no range is answered with more at once.
 fn rows_to_come(reader: &mut Reader<'_>) -> Result<usize, WireError> {

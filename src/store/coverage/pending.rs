@@ -90,6 +90,14 @@ pub(crate) struct Pending {
     pub(crate) context: Arc<Context>,
 }
 
+/// What a peer tells of its contexts in a range.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ToldPending {
+    pub(crate) pending: Vec<Pending>,
+    /// It has told all of them.
+    pub(crate) is_whole: bool,
+}
+
 impl Pending {
     pub(crate) fn new(hash_key: HashKey, places: Places, context: Arc<Context>) -> Self {
         Self { regions: Arc::new(BTreeMap::from([(hash_key, places)])), context }
