@@ -209,7 +209,7 @@ const EXCUSED_INTERVALS_MAX: u32 = 64;
 const CHECK_REPLY: u8 = 1;
 const CHECK_AMID: u8 = 2;
 const CHECK_LIMITED: u8 = 4;
-/// The sender's wall clock follows. It is left out while that is in doubt.
+/// The sender's wall clock follows. Only a reply has it, unless the clock is in doubt.
 const CHECK_CLOCK: u8 = 8;
 /// The sender may hold something else than a peer that has merged the same.
 const CHECK_INCOMPARABLE: u8 = 16;

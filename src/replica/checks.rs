@@ -22,7 +22,7 @@ impl Replica {
         let reply = if is_reply { CHECK_REPLY } else { 0 };
         let rates = self.flow.rates();
         let amid = if self.is_amid(id) { CHECK_AMID } else { 0 };
-        let clock = if self.wall_clock.is_doubted() { 0 } else { CHECK_CLOCK };
+        let clock = if is_reply && !self.wall_clock.is_doubted() { CHECK_CLOCK } else { 0 };
         let limited = if rates.is_some() { CHECK_LIMITED } else { 0 };
         let incomparable = if self.is_comparable() { 0 } else { CHECK_INCOMPARABLE };
         writer.byte(reply | amid | clock | limited | incomparable);
