@@ -71,12 +71,16 @@ pub struct Config {
     /// The largest value that this node writes, in bytes. 1 to 16 MiB. Values of peers are accepted up to 16 MiB
     /// whatever stands here.
     pub value_bytes_max: usize,
-    /// How far clocks of members may be apart: writes stamped further ahead are refused, and expired values are
-    /// dropped only twice as long after their time, by a clock that is not in doubt and that a peer has confirmed (a node
-    /// without peers for a day needs none). A clock is in doubt when it is set by more than half of this (at least by a
-    /// second), or when most of the linked nodes say that it is off by more than this (and a second): then local writes
-    /// are refused with [`WriteError::Clock`](crate::WriteError::Clock). Below these limits, or where most of the nodes
-    /// are wrong in the same way, a value may be dropped before its time, which deletes it everywhere. 1 ms to 1 hour.
+    /// How far clocks of members may be apart. 1 ms to 1 hour.
+    ///
+    /// Writes that are stamped further ahead are refused. A node's clock is in doubt if it is set by more than half of this,
+    /// or if most of the linked nodes say that it is off by more than this; in both cases by at least a second. Local writes
+    /// are then refused with [`WriteError::Clock`](crate::WriteError::Clock).
+    ///
+    /// An expired value is dropped twice this time after its expiry, by a node whose clock is not in doubt and was confirmed
+    /// by a peer since the start. Without peers a node waits a minute after its start; a day, if it knows that there are
+    /// others. Where a clock is wrong by less than these limits, or most nodes are wrong in the same way, a value may be
+    /// dropped before its time, which deletes it everywhere.
     pub clock_skew_max: Duration,
     /// How many removals the change log remembers for followers that resume. Older ones are forgotten, and a
     /// follower behind them compares digests (a peer) or starts over with the current values (a watch). 0 to

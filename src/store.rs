@@ -306,7 +306,7 @@ impl Store {
             controls if controls.has(Control::ClaimsUnbounded) => u64::MAX,
             _ => self.taken_max(now),
         };
-        let own = Stamp { clock: self.seen.known().get(&self.run), origin: self.run };
+        let own = Stamp { clock: self.seen.known_clock(self.run), origin: self.run };
         ClaimBounds { clock_max, own }
     }
 

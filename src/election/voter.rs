@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use super::messages::{Answer, Call, Request, Standing, Told};
 use super::{HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX, quarantine};
-use crate::config::Config;
-use crate::config::ELECTIONS_MAX;
+use crate::config::{Config, ELECTIONS_MAX};
 use crate::controls::{Control, Controls};
 use crate::time::{HybridClock, Stamp, Time};
 

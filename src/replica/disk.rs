@@ -206,10 +206,9 @@ impl DiskCursor {
         let names = if is_whole { self.memos.keys().cloned().collect() } else { self.changed.clone() };
         let position = |log| (log, store.positions.get(&log).copied());
         let memo = |name| (self.memos.get(&name).cloned(), name);
-        let known = store.seen.known();
         let grown = store.seen.grown_since(self.base.map_or(0, |base| base.seen));
         Claims {
-            seen: grown.map(|(origin, _)| (origin, known.get(&origin))).collect(),
+            seen: grown.map(|(origin, _)| (origin, store.seen.known_clock(origin))).collect(),
             clouds: store.seen.clouds(),
             positions: logs.into_iter().map(position).collect(),
             memos: names.into_iter().map(memo).map(|(memo, name)| (name, memo)).collect(),

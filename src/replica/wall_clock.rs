@@ -10,8 +10,8 @@
 //! - by contradiction: most of the linked nodes, this one included, say otherwise by more than `clock_skew_max`. So one
 //!   peer alone never brings a clock into doubt, and of two nodes that disagree neither does that to the other.
 //!
-//! The doubt ends when the offset is what it was before the step; when most of the peers that have spoken since agree
-//! with it; or when the clock has run on for [`ACCEPT_TIME`] and no majority of peers contradicted, as where a clock is
+//! The doubt ends when the offset is what it was before the step; when most of the peers agree with it, by answers to
+//! questions that were sent since; or when the clock has run on for [`ACCEPT_TIME`] and no majority of peers contradicted, as where a clock is
 //! set after boot on a node without peers ([`ALONE_TIME`] if they did, and are not there any more). A node in doubt tells
 //! its peers no time, so that two wrong clocks do not confirm each other. A machine that was suspended makes no step where
 //! the monotonic clock counts that time, as on Linux; elsewhere waking up is one.

@@ -222,6 +222,11 @@ impl Seen {
         Cow::Owned(known)
     }
 
+    /// The same of one origin.
+    pub(crate) fn known_clock(&self, origin: u64) -> u64 {
+        self.vector.get(&origin).max(self.withheld.get(&origin))
+    }
+
     /// A fingerprint of [`Seen::known`] that does not depend on the hash key.
     pub(crate) fn known_hash(&self) -> u64 {
         if self.withheld.dots.is_empty() {
