@@ -94,12 +94,14 @@ pub enum Control {
     DropsInDoubt,
     /// Claims that were made while the clock was ahead are told when it is right again.
     FutureTold,
+    /// Each leftover is told with every range, and narrowed to it, and what says the same is not joined.
+    LeftoversNarrowed,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -140,6 +142,7 @@ impl Control {
         Self::WholeFramesCount,
         Self::DropsInDoubt,
         Self::FutureTold,
+        Self::LeftoversNarrowed,
         Self::WatchPastFloor,
         Self::NoLocalHealth,
         Self::AnnouncedOnce,

@@ -465,7 +465,9 @@ impl Store {
         }
         let excess = self.seen.excess(&base.vector);
         self.seen.cover_range(range, &excess);
-        base.pending.iter().for_each(|pending| self.seen.cover_pending(range, pending));
+        let is_joined = !self.controls.has(Control::LeftoversNarrowed);
+        let cover = if is_joined { Seen::cover_pending } else { Seen::cover_narrowed };
+        base.pending.iter().for_each(|pending| cover(&mut self.seen, range, pending));
     }
 
     // The one change.

@@ -32,9 +32,9 @@ const EXPECTED: [(Control, Noticed); 19] = [
 
 /// Rules whose breach random histories meet too seldom, or that are about traffic alone; each has a scripted story in
 /// `stories.rs`, `flow.rs`, `joining.rs` or `slow_links.rs`. Those of passing on are broken in `spread.rs`, those of elections in
-/// `leaders.rs`. Claims without bounds are those of `garbled.rs`, claims from the future those of `clocks.rs`. The last four are those of
+/// `leaders.rs`. Claims without bounds are those of `garbled.rs`, claims from the future those of `clocks.rs`, leftovers those of `islands.rs`. The last four are those of
 /// `watches.rs`, `members.rs`, `reunion.rs` and `leaders.rs`.
-const SCRIPTED: [Control; 25] = [
+const SCRIPTED: [Control; 26] = [
     Control::ClaimsUnbounded,
     Control::RelayClaimsAll,
     Control::OwnFromFrame,
@@ -56,6 +56,7 @@ const SCRIPTED: [Control; 25] = [
     Control::DonorKept,
     Control::WholeFramesCount,
     Control::FutureTold,
+    Control::LeftoversNarrowed,
     Control::WatchPastFloor,
     Control::NoLocalHealth,
     Control::AnnouncedOnce,

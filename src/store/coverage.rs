@@ -457,6 +457,15 @@ impl Seen {
         }
     }
 
+    /// The same, but a leftover stands beside those that say the same: the fault of `Control::LeftoversNarrowed`.
+    pub(crate) fn cover_narrowed(&mut self, range: Range, pending: &Pending) {
+        let narrowed = pending.clone().within(self.hash_key, range.first(), range.last());
+        match narrowed {
+            Some(leftover) if leftover.places_under(self.hash_key).is_none() => self.leftovers.push(leftover),
+            _ => self.cover_pending(range, pending),
+        }
+    }
+
     /// Records what no earlier hash key restricts.
     fn cover_places(&mut self, pending: &Pending) {
         let places = pending.places_under(self.hash_key).expect("no other hash key restricts it");

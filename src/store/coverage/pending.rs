@@ -210,6 +210,13 @@ impl Leftovers {
         }
     }
 
+    /// Adds one beside those that say the same.
+    pub(super) fn push(&mut self, new: Pending) {
+        if !self.all.contains(&new) {
+            self.all.push(new);
+        }
+    }
+
     /// Forgets what the vector has, and joins what has become the same. Answers what is left over no more.
     pub(super) fn sweep(&mut self, vector: &Context, hash_key: HashKey) -> Vec<Pending> {
         let mut changed = Vec::new();
