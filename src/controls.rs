@@ -22,7 +22,7 @@ pub enum Control {
     NoContext,
     /// A restart goes on under its old origin.
     OldOrigin,
-    /// The disk keeps `Seen` ahead of the rows.
+    /// The disk keeps `Coverage` ahead of the rows.
     SeenAhead,
     /// A reconcile adopts the vector that the peer had at its end.
     EndVector,

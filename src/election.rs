@@ -62,10 +62,10 @@ pub(crate) mod model;
 mod observer;
 mod voter;
 
-use candidate::Bid;
+use candidate::Candidacy;
 pub(crate) use messages::Message;
-use messages::{Answer, Call, Request};
-use observer::View;
+use messages::{Call, Request, VoterAnswer};
+use observer::LeaderView;
 use voter::Voter;
 
 /// The longest name of an election or a lock, in bytes.
@@ -121,7 +121,7 @@ impl VoterRules {
         }
     }
 
-    fn hash(self) -> u64 {
+    fn rules_hash(self) -> u64 {
         let [lease, skew] =
             [self.lease_time_max, self.clock_skew_max].map(|time| time.as_millis().to_le_bytes());
         fingerprint(self.voters_hash, &[lease, skew].concat())
@@ -222,7 +222,7 @@ pub(crate) enum Living {
 
 /// What is to be done about elections.
 #[derive(Debug)]
-pub(crate) enum Effect {
+pub(crate) enum ElectionEffect {
     /// Send a message to a run, this one included; once a promise is on the disk, if there is one.
     Send(u64, Message, Option<u64>),
     Lease(LeaseId, LeaseState),
@@ -233,7 +233,7 @@ pub(crate) enum Effect {
 
 /// A voter, as this node deals with it.
 #[derive(Debug)]
-struct Seat {
+struct PeerVoter {
     name: String,
     /// Who has it, as far as is known.
     run: Option<u64>,
@@ -241,7 +241,7 @@ struct Seat {
     session: u64,
     confirmed: u64,
     /// Until when this node counts on what was granted under the session.
-    counted: Duration,
+    counted_until: Duration,
     renew_at: Duration,
     /// When the last renewal or claim went out that is not answered.
     unanswered: bool,
@@ -254,32 +254,32 @@ struct Seat {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Election {
+pub(crate) struct Elections {
     own: u64,
     rules: VoterRules,
-    hash: u64,
+    rules_hash: u64,
     lease: Duration,
     controls: Controls,
     random: ChaCha8Rng,
     voter: Option<Voter>,
-    seats: Vec<Seat>,
-    bids: BTreeMap<String, Bid>,
+    voters: Vec<PeerVoter>,
+    candidacies: BTreeMap<String, Candidacy>,
     names: BTreeMap<LeaseId, String>,
     next_id: LeaseId,
-    views: BTreeMap<String, View>,
+    views: BTreeMap<String, LeaderView>,
     /// What was given up and is not confirmed to be, by seat and name.
     releases: BTreeMap<(usize, String), (Stamp, Duration)>,
     repair_at: Duration,
     needs_repair: bool,
     /// When requests were sent, by their number.
-    asked: BTreeMap<u64, Duration>,
+    request_times: BTreeMap<u64, Duration>,
     last_term: u64,
     reported: BTreeSet<u64>,
-    due: Duration,
-    pub(crate) effects: VecDeque<Effect>,
+    deadline: Duration,
+    pub(crate) effects: VecDeque<ElectionEffect>,
 }
 
-impl Election {
+impl Elections {
     /// Without voters there is nothing to do. `promised` is what the disk kept.
     pub(crate) fn new(
         name: &str,
@@ -296,29 +296,29 @@ impl Election {
         let mut names = config.voters.clone();
         names.sort_unstable();
         let rules = VoterRules::new(config);
-        let hash = if controls.has(Control::VotersDiffer) { 0 } else { rules.hash() };
+        let hash = if controls.has(Control::VotersDiffer) { 0 } else { rules.rules_hash() };
         let is_voter = names.iter().any(|voter| voter == name);
         let voter = is_voter.then(|| Voter::new(config, controls, promised, random.next_u64()));
         Some(Self {
             own: run,
             rules,
-            hash,
+            rules_hash: hash,
             lease: config.lease_time,
             controls,
             random,
             voter,
-            seats: names.into_iter().map(Seat::new).collect(),
-            bids: BTreeMap::new(),
+            voters: names.into_iter().map(PeerVoter::new).collect(),
+            candidacies: BTreeMap::new(),
             names: BTreeMap::new(),
             next_id: 1,
             views: BTreeMap::new(),
             releases: BTreeMap::new(),
             repair_at: Duration::ZERO,
             needs_repair: false,
-            asked: BTreeMap::new(),
+            request_times: BTreeMap::new(),
             last_term: 0,
             reported: BTreeSet::new(),
-            due: Duration::ZERO,
+            deadline: Duration::ZERO,
             effects: VecDeque::new(),
         })
     }
@@ -329,17 +329,17 @@ impl Election {
     }
 
     /// Says who has the seats, by the names of voters.
-    pub(crate) fn seat(&mut self, living: impl Fn(&str) -> Living) {
-        for seat in &mut self.seats {
-            let run = match living(&seat.name) {
+    pub(crate) fn seat_voters(&mut self, living: impl Fn(&str) -> Living) {
+        for voter in &mut self.voters {
+            let run = match living(&voter.name) {
                 // A voter that is only believed to be gone may still hear what is sent to it.
-                Living::Nobody => seat.run,
+                Living::Nobody => voter.run,
                 Living::One(run) => Some(run),
                 Living::Several => None,
             };
-            if run != seat.run {
-                *seat = Seat { run, ..Seat::new(std::mem::take(&mut seat.name)) };
-                self.due = Duration::ZERO;
+            if run != voter.run {
+                *voter = PeerVoter { run, ..PeerVoter::new(std::mem::take(&mut voter.name)) };
+                self.deadline = Duration::ZERO;
             }
         }
     }
@@ -352,19 +352,19 @@ impl Election {
     }
 
     /// A process has said that it ends.
-    pub(crate) fn gone(&mut self, now: Time, run: u64) {
+    pub(crate) fn on_process_end(&mut self, now: Time, run: u64) {
         if let Some(voter) = &mut self.voter {
-            voter.gone(now, run);
+            voter.on_process_end(now, run);
         }
         self.pass_on();
     }
 
     fn majority(&self) -> usize {
-        self.seats.len() / 2 + 1
+        self.voters.len() / 2 + 1
     }
 
     /// How much of a promise this node counts on: a voter's clock may run 5 % too fast, and its own 5 % too slow.
-    fn counted(&self) -> Duration {
+    fn counted_time(&self) -> Duration {
         if self.controls.has(Control::NoDriftMargin) { self.lease } else { self.lease * 9 / 10 }
     }
 
@@ -384,9 +384,9 @@ impl Election {
         // A lease that is over stays over, whatever comes now.
         self.wake(now);
         match message {
-            Message::Request(call) if call.hash != self.hash || call.lease > self.lease_max() => {
-                let answer = Message::Answer(call.number, Answer::Differs(self.rules));
-                self.effects.push_back(Effect::Send(from, answer, None));
+            Message::Request(call) if call.hash != self.rules_hash || call.lease > self.lease_max() => {
+                let answer = Message::Answer(call.request_id, VoterAnswer::Differs(self.rules));
+                self.effects.push_back(ElectionEffect::Send(from, answer, None));
             }
             Message::Request(call) => {
                 if let Some(voter) = &mut self.voter {
@@ -395,16 +395,16 @@ impl Election {
                 self.pass_on();
             }
             Message::Answer(number, answer) => {
-                if let Answer::Differs(theirs) = answer {
+                if let VoterAnswer::Differs(theirs) = answer {
                     self.differs(from, theirs);
                     if number != 0 {
                         // So that both sides can tell what differs. Repeated as long as requests are.
-                        let answer = Message::Answer(0, Answer::Differs(self.rules));
-                        self.effects.push_back(Effect::Send(from, answer, None));
+                        let answer = Message::Answer(0, VoterAnswer::Differs(self.rules));
+                        self.effects.push_back(ElectionEffect::Send(from, answer, None));
                     }
                 }
                 // Whoever has no seat has no vote.
-                if let Some(at) = self.seats.iter().position(|seat| seat.run == Some(from)) {
+                if let Some(at) = self.voters.iter().position(|voter| voter.run == Some(from)) {
                     self.answered(now, at, number, answer);
                 }
             }
@@ -418,38 +418,40 @@ impl Election {
 
     fn differs(&mut self, run: u64, theirs: VoterRules) {
         if theirs != self.rules && self.reported.len() < REPORTED_MAX && self.reported.insert(run) {
-            self.effects.push_back(Effect::Differs(run, theirs));
+            self.effects.push_back(ElectionEffect::Differs(run, theirs));
         }
     }
 
-    fn answered(&mut self, now: Time, at: usize, number: u64, answer: Answer) {
+    fn answered(&mut self, now: Time, at: usize, number: u64, answer: VoterAnswer) {
         match answer {
-            Answer::Told { name, told } => self.told(now, at, number, &name, told),
-            Answer::Granted { name, term, session } => self.granted(now, at, number, &name, term, session),
-            Answer::Renewed { session, goes_on } => {
-                let asked = self.asked.get(&number).copied();
-                let counted = self.counted();
-                let seat = &mut self.seats[at];
-                if session != seat.session || session == 0 {
+            VoterAnswer::Statement { name, told } => self.on_statement(now, at, number, &name, told),
+            VoterAnswer::Granted { name, term, session } => {
+                self.on_grant(now, at, number, &name, term, session)
+            }
+            VoterAnswer::Renewed { session, goes_on } => {
+                let asked = self.request_times.get(&number).copied();
+                let counted = self.counted_time();
+                let voter = &mut self.voters[at];
+                if session != voter.session || session == 0 {
                     return;
                 }
-                seat.unanswered = false;
+                voter.unanswered = false;
                 if !goes_on {
                     // What it granted has to be granted again.
-                    (seat.session, seat.counted) = (0, Duration::ZERO);
-                    self.due = Duration::ZERO;
+                    (voter.session, voter.counted_until) = (0, Duration::ZERO);
+                    self.deadline = Duration::ZERO;
                 } else if let Some(asked) = asked {
-                    seat.confirm(number, asked, counted, self.lease);
+                    voter.confirm(number, asked, counted, self.lease);
                 }
             }
-            Answer::Released { name, term } => {
+            VoterAnswer::Released { name, term } => {
                 let key = (at, name);
                 if self.releases.get(&key).is_some_and(|(released, _)| *released <= term) {
                     self.releases.remove(&key);
                 }
             }
-            Answer::Reported { name, grant } => self.report(now, at, &name, grant),
-            Answer::Differs(_) => self.seats[at].differs_until = now.mono + self.lease * 2,
+            VoterAnswer::Reported { name, grant } => self.on_report(now, at, &name, grant),
+            VoterAnswer::Differs(_) => self.voters[at].differs_until = now.mono + self.lease * 2,
         }
     }
 
@@ -457,101 +459,101 @@ impl Election {
     fn pass_on(&mut self) {
         let Some(voter) = &mut self.voter else { return };
         for reply in voter.answers.drain(..) {
-            let message = Message::Answer(reply.number, reply.answer);
-            self.effects.push_back(Effect::Send(reply.to, message, reply.promised));
+            let message = Message::Answer(reply.request_id, reply.answer);
+            self.effects.push_back(ElectionEffect::Send(reply.to, message, reply.promised));
         }
-        self.due = self.due.min(voter.deadline());
+        self.deadline = self.deadline.min(voter.deadline());
     }
 
     /// The number of what is sent now.
-    fn number(&mut self, now: Duration) -> u64 {
-        match self.asked.last_key_value() {
+    fn next_request_id(&mut self, now: Duration) -> u64 {
+        match self.request_times.last_key_value() {
             Some((number, asked)) if *asked == now => *number,
             last => {
                 let number = last.map_or(0, |(number, _)| *number) + 1;
                 while self
-                    .asked
+                    .request_times
                     .first_key_value()
                     .is_some_and(|(_, asked)| *asked + self.rules.lease_time_max < now)
                 {
-                    self.asked.pop_first();
+                    self.request_times.pop_first();
                 }
-                self.asked.insert(number, now);
+                self.request_times.insert(number, now);
                 number
             }
         }
     }
 
     fn send(&mut self, now: Duration, at: usize, request: Request) {
-        let number = self.number(now);
-        if let Some(run) = self.seats[at].run {
-            let call = Call { hash: self.hash, number, lease: self.lease, request };
-            self.effects.push_back(Effect::Send(run, Message::Request(call), None));
+        let number = self.next_request_id(now);
+        if let Some(run) = self.voters[at].run {
+            let call = Call { hash: self.rules_hash, request_id: number, lease: self.lease, request };
+            self.effects.push_back(ElectionEffect::Send(run, Message::Request(call), None));
         }
     }
 
     fn send_all(&mut self, now: Duration, request: &Request) {
-        (0..self.seats.len()).for_each(|at| self.send(now, at, request.clone()));
+        (0..self.voters.len()).for_each(|at| self.send(now, at, request.clone()));
     }
 
     // Time.
 
     pub(crate) fn deadline(&self) -> Duration {
-        self.due
+        self.deadline
     }
 
     /// Does what is due.
     pub(crate) fn wake(&mut self, now: Time) {
-        if now.mono < self.due {
+        if now.mono < self.deadline {
             return;
         }
-        self.due = Duration::MAX;
+        self.deadline = Duration::MAX;
         if let Some(voter) = &mut self.voter {
             voter.wake(now);
         }
         self.pass_on();
-        self.seats.iter_mut().for_each(|seat| seat.is_used = false);
+        self.voters.iter_mut().for_each(|voter| voter.is_used = false);
         self.needs_repair = false;
-        let mut repairs = vec![0; self.seats.len()];
+        let mut repairs = vec![0; self.voters.len()];
         if self.repair_at <= now.mono {
             self.repair_at = now.mono + self.lease / 12;
             self.repeat_releases(now.mono);
-            repairs = self.seats.iter().map(|seat| seat.claims(now.mono)).collect();
+            repairs = self.voters.iter().map(|voter| voter.requests_max(now.mono)).collect();
         }
-        let names: Vec<String> = self.bids.keys().cloned().collect();
-        names.iter().for_each(|name| self.bid_due(now, name, &mut repairs));
+        let names: Vec<String> = self.candidacies.keys().cloned().collect();
+        names.iter().for_each(|name| self.candidacy_deadline(now, name, &mut repairs));
         self.renew(now.mono);
         let names: Vec<String> = self.views.keys().cloned().collect();
-        names.iter().for_each(|name| self.view_due(now.mono, name));
+        names.iter().for_each(|name| self.view_deadline(now.mono, name));
         if !self.releases.is_empty() || self.needs_repair {
-            self.due = self.due.min(self.repair_at);
+            self.deadline = self.deadline.min(self.repair_at);
         }
     }
 
     /// Renews with every voter that has granted something, all of it at once.
     fn renew(&mut self, now: Duration) {
-        for at in 0..self.seats.len() {
-            let seat = &mut self.seats[at];
-            if !seat.is_used || seat.session == 0 {
+        for at in 0..self.voters.len() {
+            let voter = &mut self.voters[at];
+            if !voter.is_used || voter.session == 0 {
                 continue;
             }
-            if seat.renew_at <= now {
-                (seat.renew_at, seat.unanswered) = (now + self.lease / 12, true);
-                let session = seat.session;
+            if voter.renew_at <= now {
+                (voter.renew_at, voter.unanswered) = (now + self.lease / 12, true);
+                let session = voter.session;
                 self.send(now, at, Request::Renew { session });
             }
-            self.due = self.due.min(self.seats[at].renew_at);
+            self.deadline = self.deadline.min(self.voters[at].renew_at);
         }
     }
 
     /// Says again what was given up, until that is confirmed or forgotten there by itself.
     fn repeat_releases(&mut self, now: Duration) {
         let lease_max = self.lease_max();
-        let lives = |seat: &Seat| seat.session != 0 && seat.counted + lease_max > now;
-        let seats = &self.seats;
-        self.releases.retain(|(at, _), (_, until)| *until > now || lives(&seats[*at]));
+        let lives = |voter: &PeerVoter| voter.session != 0 && voter.counted_until + lease_max > now;
+        let voters = &self.voters;
+        self.releases.retain(|(at, _), (_, until)| *until > now || lives(&voters[*at]));
         let releases: Vec<((usize, String), Stamp)> =
-            self.releases.iter().take(CLAIMS_MAX).map(|(key, (term, _))| (key.clone(), *term)).collect();
+            self.releases.iter().take(REQUESTS_MAX).map(|(key, (term, _))| (key.clone(), *term)).collect();
         for ((at, name), term) in releases {
             self.send(now, at, Request::Release { name, term });
         }
@@ -565,16 +567,16 @@ impl Election {
 }
 
 /// Claims and releases that are repeated to one voter at a time.
-const CLAIMS_MAX: usize = 64;
+const REQUESTS_MAX: usize = 64;
 
-impl Seat {
+impl PeerVoter {
     fn new(name: String) -> Self {
         Self {
             name,
             run: None,
             session: 0,
             confirmed: 0,
-            counted: Duration::ZERO,
+            counted_until: Duration::ZERO,
             renew_at: Duration::ZERO,
             unanswered: false,
             mute_until: Duration::ZERO,
@@ -586,28 +588,28 @@ impl Seat {
     /// The voter has promised everything under its session for a lease since it was asked.
     fn confirm(&mut self, number: u64, asked: Duration, counted: Duration, lease: Duration) {
         self.confirmed = self.confirmed.max(number);
-        self.counted = self.counted.max(asked + counted);
+        self.counted_until = self.counted_until.max(asked + counted);
         self.renew_at = self.renew_at.max(asked + lease / 3);
         self.unanswered = false;
     }
 
     /// How many claims it is worth sending it at a time: one to find out whether it is there at all.
-    fn claims(&self, now: Duration) -> usize {
+    fn requests_max(&self, now: Duration) -> usize {
         match (self.mute_until > now, self.unanswered) {
             (true, _) => 0,
             (false, true) => 1,
-            (false, false) => CLAIMS_MAX,
+            (false, false) => REQUESTS_MAX,
         }
     }
 }
 
 /// A name for an election that is permitted.
-fn check_name(name: &str) -> Result<(), ElectionError> {
+fn check_election_name(name: &str) -> Result<(), ElectionError> {
     let fits = (1..=ELECTION_NAME_BYTES_MAX).contains(&name.len());
     if fits { Ok(()) } else { Err(ElectionError::Name { bytes: name.len() }) }
 }
 
-fn check_value(value: &[u8]) -> Result<(), ElectionError> {
+fn check_leader_value(value: &[u8]) -> Result<(), ElectionError> {
     let bytes = value.len();
     if bytes <= LEADER_VALUE_BYTES_MAX { Ok(()) } else { Err(ElectionError::Value { bytes }) }
 }

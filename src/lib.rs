@@ -39,15 +39,15 @@ pub use membership::{
 pub use node::error::{DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Election, Events, Joining, Leadership, Node, NodeBatch, NodeEvent, NodeStatus,
-    Observer, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
+    Builder, Counter, Election, Events, Joining, LeaderStream, Leadership, Node, NodeBatch, NodeEvent,
+    NodeStatus, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapEvent, MapWatch};
-pub use replica::saved::{Change, Saved, SavedError};
+pub use replica::saved::{DiskChange, Saved, SavedError};
 pub use replica::{
-    Batch, BreakReason, Event, Input, JoinProgress, Lane, LinkId, Output, Persist, PutOptions, Repair,
-    Replica, Setup, Status, SyncTraffic,
+    Batch, BreakReason, Input, JoinProgress, Lane, LinkId, Output, Persist, PutOptions, RepairReport,
+    RepairTraffic, Replica, ReplicaEvent, Setup, Status,
 };
 pub use replication::arrivals::Arrival;
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};

@@ -34,9 +34,9 @@ mod roster;
 mod topology;
 
 use dialer::settings;
-use foca_codec::{Id, Layout, Wishes};
-pub(crate) use topology::Reach;
-use topology::Shape;
+use foca_codec::{FocaEffects, SwimCodec, SwimId};
+pub(crate) use topology::Route;
+use topology::Topology;
 
 /// Members known at a time, gone ones included. Of more, nothing is believed.
 pub const MEMBERS_MAX: usize = 4_096;
@@ -58,11 +58,11 @@ const DIAL_PATIENCE_INTERVALS: u32 = 2;
 const NEWCOMER_INTERVALS: u32 = 2;
 const NEWCOMER_PATIENCE_PART: u32 = 20;
 /// How much slower than healthy a node gets at most.
-const HEALTH_MAX: u32 = 8;
+const LOCAL_HEALTH_MAX: u32 = 8;
 /// How long the failure detector remembers the dead.
 const DOWN_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// Members believed dead of which a peer says that they live, and which are asked themselves at a time.
-const DOUBTS_MAX: usize = 32;
+const RECHECKS_MAX: usize = 32;
 
 /// What is known of a member's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +191,7 @@ pub enum MemberEvent {
 
 /// What is to be done about members.
 #[derive(Debug)]
-pub(crate) enum Effect {
+pub(crate) enum MemberEffect {
     Packet(Contact, Vec<u8>),
     Dial(Contact),
     Seek,
@@ -203,7 +203,7 @@ pub(crate) enum Effect {
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownMember {
     member: Member,
     generation: u16,
     /// It has said that it leaves; what the failure detector says of it means that.
@@ -215,8 +215,8 @@ struct Known {
     down_at: Duration,
     links: u32,
     /// On its present link it has confirmed something, and at present it does not in time.
-    confirms: bool,
-    is_late: bool,
+    acks_on_time: bool,
+    is_ack_overdue: bool,
     packet_bytes_max: usize,
     dial_at: Duration,
     dials: u32,
@@ -242,21 +242,21 @@ pub(crate) struct Members {
     config: Config,
     controls: Controls,
     random: ChaCha8Rng,
-    detector: foca::Foca<Id, Layout, ChaCha8Rng, foca::NoCustomBroadcast>,
-    wishes: Wishes,
+    detector: foca::Foca<SwimId, SwimCodec, ChaCha8Rng, foca::NoCustomBroadcast>,
+    wishes: FocaEffects,
     /// When they are due, and since when.
-    timers: BTreeMap<(Duration, u64), (Timer<Id>, Duration)>,
+    timers: BTreeMap<(Duration, u64), (Timer<SwimId>, Duration)>,
     sequence: u64,
-    known: BTreeMap<u64, Known>,
-    shape: Shape,
+    members: BTreeMap<u64, KnownMember>,
+    topology: Topology,
     /// Who lives has changed since the shape was taken.
     is_stale: bool,
-    buckets: Option<[u32; roster::BUCKETS]>,
+    buckets: Option<[u32; roster::ROSTER_BUCKETS]>,
     probe: Option<Probe>,
     /// How often this node had to say that it lives, as it last told.
     incarnation: u16,
     /// How unwell this node itself is. 0 is healthy.
-    health: u32,
+    local_health: u32,
     tend_at: Duration,
     /// Until when this node counts as new. `None`: it has had no link yet.
     newcomer_until: Option<Duration>,
@@ -269,14 +269,17 @@ pub(crate) struct Members {
     is_unwritten: bool,
     write_at: Duration,
     /// Runs of which the failure detector may think otherwise than is known here.
-    touched: Vec<u64>,
-    pub(crate) effects: VecDeque<Effect>,
+    runs_to_check: Vec<u64>,
+    pub(crate) effects: VecDeque<MemberEffect>,
     now: Time,
 }
 
 impl std::fmt::Debug for Members {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Members").field("own", &self.own).field("known", &self.known).finish_non_exhaustive()
+        f.debug_struct("Members")
+            .field("own", &self.own)
+            .field("known", &self.members)
+            .finish_non_exhaustive()
     }
 }
 
@@ -287,23 +290,23 @@ fn times(duration: Duration, factor: u32) -> Duration {
 impl Members {
     pub(crate) fn new(own: Member, config: &Config, controls: Controls, random: &mut ChaCha8Rng) -> Self {
         let mut seed = || ChaCha8Rng::seed_from_u64(random.next_u64());
-        let id = Id { run: own.run, generation: 0 };
+        let id = SwimId { run: own.run, generation: 0 };
         Self {
-            detector: foca::Foca::new(id, settings(config, 1), seed(), Layout),
+            detector: foca::Foca::new(id, settings(config, 1), seed(), SwimCodec),
             random: seed(),
             own: Member { meta_version: 1, ..own },
             config: config.clone(),
             controls,
-            wishes: Wishes::default(),
+            wishes: FocaEffects::default(),
             timers: BTreeMap::new(),
             sequence: 0,
-            known: BTreeMap::new(),
-            shape: Shape::default(),
+            members: BTreeMap::new(),
+            topology: Topology::default(),
             is_stale: false,
             buckets: None,
             probe: None,
             incarnation: 0,
-            health: 0,
+            local_health: 0,
             tend_at: Duration::ZERO,
             newcomer_until: None,
             seek_at: Duration::ZERO,
@@ -312,7 +315,7 @@ impl Members {
             twins: VecDeque::new(),
             is_unwritten: false,
             write_at: Duration::ZERO,
-            touched: Vec::new(),
+            runs_to_check: Vec::new(),
             effects: VecDeque::new(),
             now: Time::default(),
         }
@@ -324,16 +327,16 @@ impl Members {
 
     /// Everybody else.
     pub(crate) fn others(&self) -> impl Iterator<Item = &Member> {
-        self.known.values().map(|known| &known.member)
+        self.members.values().map(|known| &known.member)
     }
 
     pub(crate) fn is_alive(&self, run: u64) -> bool {
-        self.known.get(&run).is_some_and(|known| known.member.state.is_alive())
+        self.members.get(&run).is_some_and(|known| known.member.state.is_alive())
     }
 
     /// How to reach a member.
     pub(crate) fn contact(&self, run: u64) -> Option<Contact> {
-        self.known.get(&run).map(|known| known.member.contact())
+        self.members.get(&run).map(|known| known.member.contact())
     }
 
     fn living(&self) -> usize {
@@ -356,7 +359,7 @@ impl Members {
     }
 
     /// Looks for those that an earlier run knew. Of a memo that cannot be read no more is believed than can be.
-    pub(crate) fn recall(&mut self, memo: &[u8]) {
+    pub(crate) fn load(&mut self, memo: &[u8]) {
         let mut reader = Reader::plain(memo);
         while !reader.is_at_end()
             && let Ok(who) = roster::read_contact(&mut reader)
@@ -364,8 +367,8 @@ impl Members {
             let Some(who) = who else { continue };
             // With the directory of another node, the node may have been its member.
             if who.name != self.own.name
-                && self.learn(&who)
-                && let Some(known) = self.known.get_mut(&who.run)
+                && self.add_by_hearsay(&who)
+                && let Some(known) = self.members.get_mut(&who.run)
             {
                 known.down_at = Duration::ZERO;
             }
@@ -375,15 +378,15 @@ impl Members {
     // Links.
 
     /// A link has shown who is at its other end.
-    pub(crate) fn met(&mut self, now: Time, who: &Member, packet_bytes_max: usize) {
+    pub(crate) fn on_link_member(&mut self, now: Time, who: &Member, packet_bytes_max: usize) {
         self.now = now;
         let new_for = times(self.config.probe_interval, NEWCOMER_INTERVALS);
         self.newcomer_until.get_or_insert(now.mono + new_for);
-        let is_new = !self.known.contains_key(&who.run);
-        if !self.admit(who) {
+        let is_new = !self.members.contains_key(&who.run);
+        if !self.remember_proven(who) {
             return;
         }
-        let known = self.known.get_mut(&who.run).expect("just learned");
+        let known = self.members.get_mut(&who.run).expect("just learned");
         // Others may see it at another address; this one works.
         if known.links == 0 {
             known.member.addr = who.addr;
@@ -394,39 +397,40 @@ impl Members {
         known.announce_at = now.mono + self.config.probe_interval / 2;
         known.packet_bytes_max = packet_bytes_max.max(PACKET_BYTES_MIN);
         let was_left = std::mem::take(&mut known.has_left);
-        let id = Id { run: who.run, generation: known.generation };
+        let id = SwimId { run: who.run, generation: known.generation };
         if is_new {
-            self.supersede(who);
+            self.mark_old_runs_down(who);
         }
         if !self.is_alive(who.run) && !was_left {
             let alive = foca::Member::alive(id);
             _ = self.detector.apply_many(std::iter::once(alive), true, &mut self.wishes);
         }
         _ = self.detector.announce(id, &mut self.wishes);
-        self.settle();
+        self.drain_foca();
         self.choose_delegates();
     }
 
     /// Whoever made sure that a new run may have its name has made sure that no other run of that name answers.
-    fn supersede(&mut self, who: &Member) {
-        let same = |known: &&Known| {
+    fn mark_old_runs_down(&mut self, who: &Member) {
+        let same = |known: &&KnownMember| {
             let member = &known.member;
             member.name == who.name && member.run != who.run && member.state.is_alive()
         };
-        let old: Vec<foca::Member<Id>> = self.known.values().filter(same).map(Known::down).collect();
+        let old: Vec<foca::Member<SwimId>> =
+            self.members.values().filter(same).map(KnownMember::as_down).collect();
         _ = self.detector.apply_many(old.into_iter(), true, &mut self.wishes);
     }
 
     /// A link to this run is gone.
     pub(crate) fn unlinked(&mut self, run: u64) {
-        if let Some(known) = self.known.get_mut(&run) {
+        if let Some(known) = self.members.get_mut(&run) {
             known.links = known.links.saturating_sub(1);
             known.dial_at = self.now.mono;
-            (known.confirms, known.is_late) = (false, false);
-            let is_gone = known.links == 0 && known.is_over();
+            (known.acks_on_time, known.is_ack_overdue) = (false, false);
+            let is_gone = known.links == 0 && known.is_gone();
             if is_gone && self.has_living_namesake(run) {
                 // A new run has taken its place.
-                self.known.remove(&run);
+                self.members.remove(&run);
             }
             self.choose_delegates();
         }
@@ -434,19 +438,19 @@ impl Members {
 
     /// Whether somebody else lives under the name of a known run.
     fn has_living_namesake(&self, run: u64) -> bool {
-        let name = &self.known[&run].member.name;
-        let mut others = self.known.values().map(|known| &known.member).chain(std::iter::once(&self.own));
+        let name = &self.members[&run].member.name;
+        let mut others = self.members.values().map(|known| &known.member).chain(std::iter::once(&self.own));
         others.any(|other| other.name == *name && other.run != run && other.state.is_alive())
     }
 
     /// A process has said that it ends.
-    pub(crate) fn gone(&mut self, now: Time, run: u64, has_left: bool) {
+    pub(crate) fn on_process_end(&mut self, now: Time, run: u64, has_left: bool) {
         self.now = now;
-        let Some(known) = self.known.get_mut(&run) else { return };
+        let Some(known) = self.members.get_mut(&run) else { return };
         known.has_left |= has_left;
-        let down = known.down();
+        let down = known.as_down();
         _ = self.detector.apply_many(std::iter::once(down), true, &mut self.wishes);
-        self.settle();
+        self.drain_foca();
     }
 
     /// This node tells that it leaves. Answers the frame that tells it over links: gossip may be lost.
@@ -454,13 +458,13 @@ impl Members {
         self.now = now;
         self.own.state = MemberState::Left;
         _ = self.detector.leave_cluster(&mut self.wishes);
-        self.settle();
+        self.drain_foca();
         self.tell_own()
     }
 
     /// Somebody says that a member has left. If it was taken for down until now, it has left instead.
-    fn heard_left(&mut self, id: Id) {
-        let Some(known) = self.known.get_mut(&id.run).filter(|known| known.generation <= id.generation)
+    fn heard_left(&mut self, id: SwimId) {
+        let Some(known) = self.members.get_mut(&id.run).filter(|known| known.generation <= id.generation)
         else {
             return;
         };
@@ -468,7 +472,7 @@ impl Members {
         if known.member.state == MemberState::Down {
             known.enter(MemberState::Left, self.now);
             self.is_unwritten = true;
-            self.tell(id.run, MemberEvent::Left);
+            self.push_event(id.run, MemberEvent::Left);
         }
     }
 
@@ -483,51 +487,51 @@ impl Members {
     // Whom to remember.
 
     /// Remembers that somebody is said to be there. False if that is not believed.
-    fn learn(&mut self, who: &Member) -> bool {
+    fn add_by_hearsay(&mut self, who: &Member) -> bool {
         let run = who.run;
-        let is_over = |member: &foca::Member<Id>| {
-            member.id().run == run && member.state() == foca::State::Down && !self.known.contains_key(&run)
+        let is_over = |member: &foca::Member<SwimId>| {
+            member.id().run == run && member.state() == foca::State::Down && !self.members.contains_key(&run)
         };
         // A run that is over and has been replaced does not come back by hearsay.
         run != self.own.run
             && !self.detector.iter_membership_state().any(is_over)
-            && self.remember(who, Self::forget_gone)
+            && self.add(who, Self::forget_gone)
     }
 
     /// Remembers somebody who has shown that it is there. False if there are too many already, or it exceeds a limit.
-    fn admit(&mut self, who: &Member) -> bool {
+    fn remember_proven(&mut self, who: &Member) -> bool {
         let is_remembered = who.run != self.own.run
-            && self.remember(who, |members| members.forget_gone() || members.forget_hearsay());
-        if let Some(known) = self.known.get_mut(&who.run) {
+            && self.add(who, |members| members.forget_gone() || members.forget_hearsay());
+        if let Some(known) = self.members.get_mut(&who.run) {
             known.is_proven = true;
         }
         is_remembered
     }
 
     /// Nobody is kept who exceeds a limit: every peer that is told of it would refuse it.
-    fn remember(&mut self, who: &Member, make_room: impl Fn(&mut Self) -> bool) -> bool {
+    fn add(&mut self, who: &Member, make_room: impl Fn(&mut Self) -> bool) -> bool {
         if who.over_limit().is_some() {
             return false;
         }
-        if let Some(known) = self.known.get_mut(&who.run) {
+        if let Some(known) = self.members.get_mut(&who.run) {
             if who.meta_version > known.member.meta_version {
                 known.member.meta_version = who.meta_version;
                 known.member.app_version.clone_from(&who.app_version);
                 known.member.meta.clone_from(&who.meta);
                 self.buckets = None;
-                self.tell(who.run, MemberEvent::Updated);
+                self.push_event(who.run, MemberEvent::Updated);
             }
-            self.announce(who.run);
+            self.push_joined(who.run);
             return true;
         }
-        if self.known.len() >= MEMBERS_MAX && !make_room(self) {
-            self.effects.push_back(Effect::Full);
+        if self.members.len() >= MEMBERS_MAX && !make_room(self) {
+            self.effects.push_back(MemberEffect::Full);
             return false;
         }
         let dial_at = self.now.mono + self.dial_patience(who.run);
         self.tend_at = self.tend_at.min(dial_at);
         let member = Member { state: MemberState::Down, rtt: None, ..who.clone() };
-        self.known.insert(who.run, Known::new(member, dial_at));
+        self.members.insert(who.run, KnownMember::new(member, dial_at));
         true
     }
 
@@ -545,36 +549,36 @@ impl Members {
 
     /// Whether this node has no link yet to somebody whom it wants to be linked with.
     pub(crate) fn lacks_links(&self) -> bool {
-        let is_unlinked = |run: &u64| self.known.get(run).is_some_and(|known| known.links == 0);
-        self.is_stale || self.shape.neighbours.iter().any(is_unlinked)
+        let is_unlinked = |run: &u64| self.members.get(run).is_some_and(|known| known.links == 0);
+        self.is_stale || self.topology.neighbours.iter().any(is_unlinked)
     }
 
     /// Makes room: of those that are gone and not linked the one that has been for longest, and rather one that left.
     fn forget_gone(&mut self) -> bool {
-        let gone = |known: &&Known| !known.member.state.is_alive() && known.links == 0;
-        let oldest = self.known.values().filter(gone).min_by_key(|k| (!k.has_left, k.member.since));
-        let Some(id) = oldest.map(Known::id) else { return false };
-        self.forget(id);
+        let gone = |known: &&KnownMember| !known.member.state.is_alive() && known.links == 0;
+        let oldest = self.members.values().filter(gone).min_by_key(|k| (!k.has_left, k.member.since));
+        let Some(id) = oldest.map(KnownMember::id) else { return false };
+        self.forget_member(id);
         true
     }
 
     /// Makes room: of those that nobody but others speak of, any.
     fn forget_hearsay(&mut self) -> bool {
-        let hearsay = self.known.values().find(|known| !known.is_proven);
-        let Some(id) = hearsay.map(Known::id) else { return false };
-        self.forget(id);
+        let hearsay = self.members.values().find(|known| !known.is_proven);
+        let Some(id) = hearsay.map(KnownMember::id) else { return false };
+        self.forget_member(id);
         true
     }
 
-    fn forget(&mut self, id: Id) {
-        self.known.remove(&id.run);
+    fn forget_member(&mut self, id: SwimId) {
+        self.members.remove(&id.run);
         // It forgets nobody who is not down.
         _ = self.detector.apply_many(std::iter::once(foca::Member::down(id)), false, &mut self.wishes);
         _ = self.detector.handle_timer(Timer::RemoveDown(id), &mut self.wishes);
     }
 }
 
-impl Known {
+impl KnownMember {
     fn new(member: Member, dial_at: Duration) -> Self {
         Self {
             member,
@@ -584,8 +588,8 @@ impl Known {
             is_proven: false,
             down_at: Duration::MAX,
             links: 0,
-            confirms: false,
-            is_late: false,
+            acks_on_time: false,
+            is_ack_overdue: false,
             packet_bytes_max: PACKET_BYTES_MIN,
             dial_at,
             dials: 0,
@@ -594,8 +598,8 @@ impl Known {
         }
     }
 
-    fn id(&self) -> Id {
-        Id { run: self.member.run, generation: self.generation }
+    fn id(&self) -> SwimId {
+        SwimId { run: self.member.run, generation: self.generation }
     }
 
     fn enter(&mut self, state: MemberState, now: Time) {
@@ -603,12 +607,12 @@ impl Known {
         self.member.since = SystemTime::UNIX_EPOCH + now.wall;
     }
 
-    fn down(&self) -> foca::Member<Id> {
+    fn as_down(&self) -> foca::Member<SwimId> {
         foca::Member::down(self.id())
     }
 
     /// It was there and is gone.
-    fn is_over(&self) -> bool {
+    fn is_gone(&self) -> bool {
         !self.member.state.is_alive() && self.down_at < Duration::MAX
     }
 
@@ -643,14 +647,15 @@ pub(crate) mod tests {
     }
 
     fn at(seconds: u64) -> Time {
-        Time::default().after(Duration::from_secs(seconds))
+        Time::default().later_by(Duration::from_secs(seconds))
     }
 
     /// The frames with which a node of that many members would answer.
     fn invented(count: u64) -> Vec<Vec<u8>> {
         let mut liar = members();
-        (2..count + 2).for_each(|run| _ = liar.known.insert(run, Known::new(member(run), Duration::ZERO)));
-        let ids = (2..count + 2).map(|run| foca::Member::alive(Id { run, generation: 0 }));
+        (2..count + 2)
+            .for_each(|run| _ = liar.members.insert(run, KnownMember::new(member(run), Duration::ZERO)));
+        let ids = (2..count + 2).map(|run| foca::Member::alive(SwimId { run, generation: 0 }));
         liar.detector.apply_many(ids, false, &mut liar.wishes).unwrap();
         liar.tell_of(|_| true, false)
     }
@@ -659,38 +664,39 @@ pub(crate) mod tests {
     fn thousands_of_invented_members_fill_no_memory_and_keep_no_real_one_out() {
         let mut members = members();
         let liar = member(90_001);
-        members.met(at(1), &liar, 0);
+        members.on_link_member(at(1), &liar, 0);
         for frame in invented(12_000) {
             let (_, reader) = Reader::new(&frame[4..]).unwrap();
             members.roster(at(2), reader).unwrap();
         }
-        assert_eq!(members.known.len(), MEMBERS_MAX);
-        assert!(members.effects.iter().any(|effect| matches!(effect, Effect::Full)), "it is reported");
+        assert_eq!(members.members.len(), MEMBERS_MAX);
+        assert!(members.effects.iter().any(|effect| matches!(effect, MemberEffect::Full)), "it is reported");
         for run in 80_000..80_100 {
-            members.met(at(3), &member(run), 0);
+            members.on_link_member(at(3), &member(run), 0);
             assert!(members.is_alive(run), "who is really there comes in");
         }
         assert!(members.is_alive(liar.run), "and nobody who was there goes");
-        assert_eq!(members.known.len(), MEMBERS_MAX);
+        assert_eq!(members.members.len(), MEMBERS_MAX);
         assert!(members.detector.iter_membership_state().len() <= MEMBERS_MAX + 1);
         // Nobody is dialled more often for it than the neighbourhood is large.
         members.effects.clear();
         members.wake(at(4));
-        let dials = members.effects.iter().filter(|effect| matches!(effect, Effect::Dial(_))).count();
+        let dials = members.effects.iter().filter(|effect| matches!(effect, MemberEffect::Dial(_))).count();
         assert!(dials <= 400, "{dials}");
     }
 
     #[test]
     fn two_members_at_one_address_are_reported_and_both_stay() {
         let mut members = members();
-        members.met(at(1), &member(2), 0);
-        members.met(at(1), &Member { addr: addr(2), ..member(3) }, 0);
-        let reported = |effect: &Effect| matches!(effect, Effect::AddressTwice(who) if who.run == 2);
+        members.on_link_member(at(1), &member(2), 0);
+        members.on_link_member(at(1), &Member { addr: addr(2), ..member(3) }, 0);
+        let reported =
+            |effect: &MemberEffect| matches!(effect, MemberEffect::AddressTwice(who) if who.run == 2);
         assert!(members.effects.iter().any(reported));
         assert!(members.is_alive(2) && members.is_alive(3));
         // A new run of the same node at its old address is nothing strange.
         members.effects.clear();
-        members.met(at(2), &Member { name: "n2".to_owned(), addr: addr(2), ..member(4) }, 0);
+        members.on_link_member(at(2), &Member { name: "n2".to_owned(), addr: addr(2), ..member(4) }, 0);
         assert!(!members.is_alive(2) && members.is_alive(4));
     }
 
@@ -700,12 +706,12 @@ pub(crate) mod tests {
         let earlier = Member { name: "own".to_owned(), ..member(9) };
         let mut memo = Writer::plain();
         [&earlier, &member(2)].into_iter().for_each(|member| roster::write_contact(&mut memo, member));
-        members.recall(&memo.into_plain());
+        members.load(&memo.into_plain());
         assert_eq!(members.others().map(|member| member.run).collect::<Vec<_>>(), [2]);
         // Somebody who has not heard of its end does.
-        members.met(at(1), &earlier, 0);
+        members.on_link_member(at(1), &earlier, 0);
         assert!(members.is_alive(9));
-        members.gone(at(2), 9, false);
+        members.on_process_end(at(2), 9, false);
         assert!(members.others().all(|member| member.name != "own"));
     }
 
@@ -733,14 +739,14 @@ pub(crate) mod tests {
         for (limit, who) in oversized() {
             assert_eq!(who.over_limit(), limit);
             let mut members = members();
-            members.met(at(1), &who, 0);
-            members.introduce(at(1), &who);
-            assert!(members.learn(&who) == limit.is_none());
+            members.on_link_member(at(1), &who, 0);
+            members.note_unlinked(at(1), &who);
+            assert!(members.add_by_hearsay(&who) == limit.is_none());
             assert_eq!(members.others().count(), usize::from(limit.is_none()), "{limit:?}");
             // Nor is what a known one tells of itself.
             let small = member(who.run);
-            members.met(at(2), &small, 0);
-            members.learn(&Member { meta_version: 9, ..who.clone() });
+            members.on_link_member(at(2), &small, 0);
+            members.add_by_hearsay(&Member { meta_version: 9, ..who.clone() });
             let kept = members.others().find(|known| known.run == who.run).unwrap();
             assert_eq!(kept.meta_version == 9, limit.is_none(), "{limit:?}");
         }
@@ -754,9 +760,9 @@ pub(crate) mod tests {
             for run in [who.run, 90] {
                 let mut about = if run == who.run { who.clone() } else { member(run) };
                 about.state = MemberState::Alive;
-                careless.known.insert(run, Known::new(about, Duration::ZERO));
+                careless.members.insert(run, KnownMember::new(about, Duration::ZERO));
             }
-            let ids = [who.run, 90].map(|run| foca::Member::alive(Id { run, generation: 0 }));
+            let ids = [who.run, 90].map(|run| foca::Member::alive(SwimId { run, generation: 0 }));
             careless.detector.apply_many(ids.into_iter(), false, &mut careless.wishes).unwrap();
             let mut own = members();
             for frame in careless.tell_of(|run| run != 1, false) {
@@ -772,29 +778,29 @@ pub(crate) mod tests {
     fn of_two_with_one_name_neither_is_forgotten_while_linked() {
         let mut members = members();
         let twin = Member { name: "n2".to_owned(), ..member(3) };
-        members.met(at(1), &member(2), 0);
-        members.gone(at(2), 2, false);
+        members.on_link_member(at(1), &member(2), 0);
+        members.on_process_end(at(2), 2, false);
         // A partition heals: the other one was there all the time, and so was this one, which links itself again.
         members.unlinked(2);
-        members.met(at(3), &member(2), 0);
-        let alive = foca::Member::alive(Id { run: 3, generation: 0 });
-        assert!(members.learn(&twin));
+        members.on_link_member(at(3), &member(2), 0);
+        let alive = foca::Member::alive(SwimId { run: 3, generation: 0 });
+        assert!(members.add_by_hearsay(&twin));
         members.detector.apply_many(std::iter::once(alive), true, &mut members.wishes).unwrap();
-        members.settle();
-        assert!(members.known.contains_key(&2), "its packets would be ignored");
+        members.drain_foca();
+        assert!(members.members.contains_key(&2), "its packets would be ignored");
         members.effects.clear();
         members.wake(at(5));
-        let announced = |effect: &Effect| matches!(effect, Effect::Packet(to, _) if to.run == 2);
+        let announced = |effect: &MemberEffect| matches!(effect, MemberEffect::Packet(to, _) if to.run == 2);
         assert!(members.effects.iter().any(announced), "it is told that it was called down");
         members.unlinked(2);
-        assert!(!members.known.contains_key(&2), "one life a name once it is gone");
+        assert!(!members.members.contains_key(&2), "one life a name once it is gone");
     }
 
     #[test]
     fn a_down_member_has_left_once_somebody_says_so() {
         let mut own = members();
-        own.met(at(1), &member(2), 0);
-        own.gone(at(2), 2, false);
+        own.on_link_member(at(1), &member(2), 0);
+        own.on_process_end(at(2), 2, false);
         own.effects.clear();
         let mut leaver =
             Members::new(member(2), &Config::lan(), Controls::default(), &mut own.random.clone());
@@ -802,26 +808,26 @@ pub(crate) mod tests {
         let (_, reader) = Reader::new(&frame[4..]).unwrap();
         own.roster(at(3), reader).unwrap();
         assert_eq!(own.others().map(|member| member.state).collect::<Vec<_>>(), [MemberState::Left]);
-        let left = |effect: &Effect| matches!(effect, Effect::Event(MemberEvent::Left(who)) if who.run == 2);
+        let left = |effect: &MemberEffect| matches!(effect, MemberEffect::Event(MemberEvent::Left(who)) if who.run == 2);
         assert_eq!(own.effects.iter().filter(|effect| left(effect)).count(), 1);
     }
 
     #[test]
     fn whatever_is_no_packet_and_no_roster_changes_nothing() {
         let mut members = members();
-        members.met(at(1), &member(2), 0);
+        members.on_link_member(at(1), &member(2), 0);
         let before: Vec<Member> = members.others().cloned().collect();
         let packets: Vec<Vec<u8>> = members
             .effects
             .drain(..)
-            .filter_map(|effect| if let Effect::Packet(_, bytes) = effect { Some(bytes) } else { None })
+            .filter_map(|effect| if let MemberEffect::Packet(_, bytes) = effect { Some(bytes) } else { None })
             .collect();
         let roster = members.compare_rosters();
         for bytes in packets.iter().chain([&roster[4..].to_vec()]) {
             for end in 2..bytes.len() {
                 let (kind, reader) = Reader::new(&bytes[..end]).unwrap();
                 let taken = match kind {
-                    Kind::Packet => members.packet(at(2), 2, reader),
+                    Kind::Swim => members.handle_packet(at(2), 2, reader),
                     _ => members.roster(at(2), reader).map(|_| ()),
                 };
                 assert_eq!(taken, Err(WireError::Form), "{kind:?} cut at {end} of {}", bytes.len());

@@ -13,13 +13,13 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::config::Config;
 use crate::controls::{Control, Controls};
-use crate::election::{Election, Leader, LeaseId, LeaseState, Promised, VoterRules};
+use crate::election::{Elections, Leader, LeaseId, LeaseState, Promised, VoterRules};
 use crate::membership::{Contact, Member, MemberEvent, Members};
 use crate::replica::saved::Saved;
 use crate::replica::wall_clock::WallClock;
 use crate::replication::arrivals::Arrivals;
-use crate::replication::claims::Chains;
-use crate::replication::flow::Flow;
+use crate::replication::claims::ForwardedClaims;
+use crate::replication::flow::WriteLimiter;
 use crate::store::digest::HashKey;
 use crate::store::entry::Revision;
 use crate::store::watch::Watches;
@@ -54,9 +54,9 @@ pub enum Input<'a> {
     Drained(LinkId, Lane, usize),
     /// A link has shown who is at its other end, and how large a datagram it takes. Only where this replica is a
     /// member itself: see [`Setup::member`].
-    Met(LinkId, &'a Member, usize),
-    /// What [`Output::Packet`] sent arrived from a member that is not linked.
-    Packet(&'a Member, &'a [u8]),
+    LinkIdentified(LinkId, &'a Member, usize),
+    /// What [`Output::MemberDatagram`] sent arrived from a member that is not linked.
+    MemberDatagram(&'a Member, &'a [u8]),
     /// Whoever is at the other end of this link has said that its process ends, and whether it leaves for good.
     Farewell(LinkId, bool),
     /// The disk has the last transaction: see [`Replica::persist`].
@@ -80,13 +80,13 @@ pub enum Output {
     /// Break the link; a new one may be made after a while.
     Break(LinkId, BreakReason),
     /// Send a datagram to a member, over a link or however it can be reached; it may be lost.
-    Packet(Contact, Vec<u8>),
+    MemberDatagram(Contact, Vec<u8>),
     /// Try to make a link with a member. It is asked for again as long as there is none.
     Dial(Contact),
     /// Try to make a link with every seed that none is linked with.
     Seek,
     /// A session in which two replicas repaired each other is over; nothing is to be done.
-    Repair(LinkId, Repair),
+    Repair(LinkId, RepairReport),
     /// Tell the user of a member.
     Member(MemberEvent),
     /// Tell whoever campaigns what has become of it.
@@ -94,7 +94,7 @@ pub enum Output {
     /// Tell whoever observes a lease who has it now.
     Leader(String, Option<Leader>),
     /// Tell the user.
-    Event(Event),
+    Event(ReplicaEvent),
 }
 
 /// Why a link is to be broken.
@@ -120,7 +120,7 @@ pub enum BreakReason {
 /// Something the user should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
+pub enum ReplicaEvent {
     /// A row of a peer was refused. It will come again; everything else was merged.
     Refused {
         /// Over which link it came.
@@ -203,19 +203,19 @@ const TOGETHER_BYTES: usize = 1_024;
 
 /// For so many sync intervals, at most, differences do not count while tails are moving: should a cluster never come
 /// to rest, real differences are found all the same.
-const EXCUSED_INTERVALS_MAX: u32 = 64;
+const SUPPRESSED_INTERVALS_MAX: u32 = 64;
 
 /// What a check says beside the digest.
 const CHECK_REPLY: u8 = 1;
-const CHECK_AMID: u8 = 2;
-const CHECK_LIMITED: u8 = 4;
+const CHECK_IN_FLUX: u8 = 2;
+const CHECK_RATES: u8 = 4;
 /// The sender's wall clock follows. Only a reply has it, unless the clock is in doubt.
 const CHECK_CLOCK: u8 = 8;
 /// The sender may hold something else than a peer that has merged the same.
 const CHECK_INCOMPARABLE: u8 = 16;
 
 /// The part of [`Config::lag_bytes_max`] from which on there is a backlog.
-const BACKLOG_PART: u64 = 4;
+const BACKLOG_DIVISOR: u64 = 4;
 
 /// Under which the disk keeps whom to look for after a restart.
 const MEMBERS_MEMO: &str = "members";
@@ -247,18 +247,18 @@ mod status;
 mod verbs;
 mod wall_clock;
 
-#[cfg(feature = "durable")]
-pub(crate) use disk::Copy;
 use disk::DiskCursor;
 pub use disk::Persist;
+#[cfg(feature = "durable")]
+pub(crate) use disk::SnapshotCursor;
 use elections::Promise;
 pub use joining::JoinProgress;
-use joining::Joining;
+use joining::JoinState;
 use link::Link;
 use links::Links;
-use repair::Partials;
-pub use repair::Repair;
-pub use status::{Status, SyncTraffic};
+use repair::PartialRows;
+pub use repair::RepairReport;
+pub use status::{RepairTraffic, Status};
 pub use verbs::{Batch, PutOptions};
 
 /// One replica of the store, without clock, network or disk. See the module.
@@ -270,29 +270,29 @@ pub struct Replica {
     links: Links,
     outputs: VecDeque<Output>,
     now: Time,
-    next_sync: Duration,
+    next_tick: Duration,
     disk: DiskCursor,
     scrub_at: usize,
     refusals: BTreeMap<u64, u32>,
-    kept: BTreeMap<u64, u64>,
-    partials: Partials,
+    stale_cursors: BTreeMap<u64, u64>,
+    partials: PartialRows,
     /// What reconciles moved so far, for reports: rows, their bytes, all other bytes.
-    traffic: SyncTraffic,
+    traffic: RepairTraffic,
     watches: Watches,
-    joining: Joining,
+    joining: JoinState,
     pub(crate) arrivals: Arrivals,
     members: Option<Members>,
-    chains: Chains,
-    flow: Flow,
+    forwarded_claims: ForwardedClaims,
+    write_limiter: WriteLimiter,
     wall_clock: WallClock,
     /// The middle one of all peers is too far behind.
-    is_behind: bool,
-    shape_version: u64,
+    median_lag_exceeded: bool,
+    topology_version: u64,
     /// Links with questions that are not answered.
-    questions: BTreeSet<LinkId>,
+    coverage_questions: BTreeSet<LinkId>,
     /// Rows that tails brought, and those of them that were news.
     tail_rows: (u64, u64),
-    election: Option<Election>,
+    election: Option<Elections>,
     promises: VecDeque<Promise>,
     /// Whether the user was told that there are too many members.
     is_full: bool,
@@ -318,23 +318,23 @@ impl Replica {
             links: Links::default(),
             outputs: VecDeque::new(),
             now: Time::default(),
-            next_sync: Duration::ZERO,
+            next_tick: Duration::ZERO,
             disk: DiskCursor::new(has_disk),
             scrub_at: 0,
             refusals: BTreeMap::new(),
-            kept: BTreeMap::new(),
-            partials: Partials::default(),
-            traffic: SyncTraffic::default(),
+            stale_cursors: BTreeMap::new(),
+            partials: PartialRows::default(),
+            traffic: RepairTraffic::default(),
             watches: Watches::default(),
-            joining: Joining::default(),
+            joining: JoinState::default(),
             arrivals: Arrivals::default(),
             members,
-            chains: Chains::default(),
-            flow: Flow::default(),
+            forwarded_claims: ForwardedClaims::default(),
+            write_limiter: WriteLimiter::default(),
             wall_clock: WallClock::new(config.clock_skew_max, controls),
-            is_behind: false,
-            shape_version: 0,
-            questions: BTreeSet::new(),
+            median_lag_exceeded: false,
+            topology_version: 0,
+            coverage_questions: BTreeSet::new(),
             tail_rows: (0, 0),
             election: None,
             promises: VecDeque::new(),
@@ -344,13 +344,13 @@ impl Replica {
         if let Some(saved) = saved {
             replica.load(saved);
             if let (Some(members), Some(memo)) = (&mut replica.members, replica.disk.memo(MEMBERS_MEMO)) {
-                members.recall(memo);
+                members.load(memo);
             }
         }
         if let Some(own) = replica.own_member() {
-            let promised = Promised::read(replica.kept(VOTER_MEMO));
+            let promised = Promised::read(replica.memo(VOTER_MEMO));
             let controls = replica.store.controls;
-            replica.election = Election::new(&own.name, own.run, &replica.config, controls, promised);
+            replica.election = Elections::new(&own.name, own.run, &replica.config, controls, promised);
         }
         replica
     }
@@ -372,23 +372,23 @@ impl Replica {
     /// From now on passes on the writes of others, or not: see [`Config::relay`].
     pub fn relay(&mut self, on: bool) {
         self.config.relay = on;
-        self.take_reach();
+        self.update_routes();
     }
 
     /// Whether all peers that this replica sends its writes to said that they have everything up to this revision.
-    pub fn is_confirmed(&self, revision: Revision) -> bool {
-        let mut fed = self.links.values().filter(|link| link.reach.feeds);
-        fed.all(|link| link.acknowledged >= revision.number)
+    pub fn is_acked(&self, revision: Revision) -> bool {
+        let mut fed = self.links.values().filter(|link| link.route.feeds);
+        fed.all(|link| link.acked >= revision.number)
     }
 
     /// Whether this replica has everything that the peer had when the link was made.
-    pub fn is_synced(&self, link: LinkId) -> bool {
-        self.links.get(link).is_some_and(|link| link.is_synced)
+    pub fn is_compared(&self, link: LinkId) -> bool {
+        self.links.get(link).is_some_and(|link| link.is_compared)
     }
 
     /// How far a peer that is sent this node's writes by itself is behind: changes, and about how many bytes they are.
     pub fn lag(&self, link: LinkId) -> (u64, u64) {
-        let fed = self.links.get(link).filter(|link| link.reach.feeds);
+        let fed = self.links.get(link).filter(|link| link.route.feeds);
         let changes = fed.map_or(0, |link| link.lag(&self.store));
         let rows = self.store.len().max(1) as u64;
         (changes, changes * (self.store.bytes() / rows))
@@ -398,7 +398,7 @@ impl Replica {
     /// so that one is enough for many writes; a delay up to that is none.
     pub fn lag_time(&self, now: Time, link: LinkId) -> Duration {
         let Some(link) = self.links.get(link) else { return Duration::ZERO };
-        let owed_since = link.due_since().map(|since| since + link.confirm_delay(self.config.sync_interval));
+        let owed_since = link.unacked_since().map(|since| since + link.ack_delay(self.config.sync_interval));
         owed_since.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since))
     }
 
@@ -409,7 +409,7 @@ impl Replica {
 
     /// How many bytes the middle one of all peers is behind.
     pub fn median_lag(&self) -> u64 {
-        let fed = self.links.iter().filter(|(_, link)| link.reach.feeds);
+        let fed = self.links.iter().filter(|(_, link)| link.route.feeds);
         let mut lags: Vec<u64> = fed.map(|(id, _)| self.lag(id).1).collect();
         lags.sort_unstable();
         lags.get(lags.len() / 2).copied().unwrap_or(0)
@@ -417,11 +417,11 @@ impl Replica {
 
     /// Whether local writes are refused for now because the cluster is behind.
     pub fn is_busy(&self, now: Time) -> bool {
-        self.is_behind || !self.flow.has_room(now.mono)
+        self.median_lag_exceeded || !self.write_limiter.has_room(now.mono)
     }
 
     /// Compares everything with a peer as soon as it has said hello, whatever the checks say.
-    pub fn compare(&mut self, link: LinkId) {
+    pub fn want_repair(&mut self, link: LinkId) {
         if let Some(link) = self.links.get_mut(link) {
             link.wants_session = true;
         }
@@ -433,7 +433,7 @@ impl Replica {
     fn follow(&mut self) {
         self.watches.advance(&self.store);
         self.store.trim();
-        self.links.stir();
+        self.links.wake();
     }
 
     /// Takes in what happened.
@@ -442,9 +442,9 @@ impl Replica {
         self.look_at_clock(now);
         match input {
             Input::LinkUp(id) => {
-                self.wall_clock.meets_others();
+                self.wall_clock.note_others();
                 self.store.may_drop = self.wall_clock.may_drop(now);
-                let link = Link::new(self.reach(None));
+                let link = Link::new(self.route(None));
                 self.links.insert(id, link);
             }
             Input::LinkDown(id) => self.link_down(id),
@@ -456,56 +456,56 @@ impl Replica {
                     match (lane, &mut link.session) {
                         (Lane::Live, _) => link.sent_at = now.mono,
                         // A peer that is fed has nothing to say meanwhile.
-                        (Lane::Bulk, Some(session)) if counts => session.moved(now, bytes),
+                        (Lane::Bulk, Some(session)) if counts => session.on_bytes_moved(now, bytes),
                         (Lane::Bulk, _) => {}
                     }
                 }
             }
-            Input::Met(id, who, bytes) => self.met(id, who, bytes),
-            Input::Packet(from, bytes) => self.stray_packet(from, bytes),
+            Input::LinkIdentified(id, who, bytes) => self.on_link_member(id, who, bytes),
+            Input::MemberDatagram(from, bytes) => self.stray_packet(from, bytes),
             Input::Farewell(id, has_left) => {
                 let run = self.links.get(id).and_then(|link| link.run);
                 if let (Some(members), Some(run)) = (&mut self.members, run) {
-                    members.gone(now, run, has_left);
+                    members.on_process_end(now, run, has_left);
                 }
                 if let (Some(election), Some(run)) = (&mut self.election, run) {
-                    election.gone(now, run);
+                    election.on_process_end(now, run);
                 }
             }
-            Input::Persisted => self.persisted(),
-            Input::PersistFailed => self.persist_failed(),
-            Input::DiskBack => self.disk_back(),
+            Input::Persisted => self.on_persisted(),
+            Input::PersistFailed => self.on_persist_failed(),
+            Input::DiskBack => self.on_disk_back(),
             Input::Wake => self.wake(),
             Input::Datagram(id, bytes) => {
-                if let Err(error) = self.datagram(id, bytes) {
+                if let Err(error) = self.handle_datagram(id, bytes) {
                     self.break_link(id, BreakReason::Protocol(error));
                 }
             }
-            Input::Stream(id, lane, bytes) => match self.stream(id, lane, bytes) {
+            Input::Stream(id, lane, bytes) => match self.handle_stream(id, lane, bytes) {
                 Ok(()) => {}
                 Err(WireError::Claim) => self.distrust(id),
                 Err(error) => self.break_link(id, BreakReason::Protocol(error)),
             },
         }
-        self.recover();
-        self.see_to_members();
-        if !self.questions.is_empty() {
-            self.answer(false);
+        self.recover_from_damage();
+        self.drain_member_effects();
+        if !self.coverage_questions.is_empty() {
+            self.answer_coverage(false);
         }
-        self.see_to_elections();
+        self.drain_election_effects();
         // Nobody can be behind by more than there is.
         let most = self.config.lag_bytes_max as u64;
-        self.is_behind = self.store.bytes() > most && self.median_lag() > most;
-        self.see_to_readiness();
+        self.median_lag_exceeded = self.store.bytes() > most && self.median_lag() > most;
+        self.advance_readiness();
         self.follow();
     }
 
     /// When to wake it next.
     pub fn deadline(&self) -> Time {
         let members = self.members.as_ref().map_or(Duration::MAX, Members::deadline);
-        let elections = self.election.as_ref().map_or(Duration::MAX, Election::deadline);
-        let mut at = self.next_sync.min(members).min(elections);
-        at = self.flow.deadline(self.now.mono).map_or(at, |room| at.min(room));
+        let elections = self.election.as_ref().map_or(Duration::MAX, Elections::deadline);
+        let mut at = self.next_tick.min(members).min(elections);
+        at = self.write_limiter.deadline(self.now.mono).map_or(at, |room| at.min(room));
         let interval = self.config.sync_interval;
         at = self.links.deadline(interval).map_or(at, |due| at.min(due));
         at = self.joining.deadline().map_or(at, |due| at.min(due));
@@ -513,7 +513,7 @@ impl Replica {
             let left = Duration::from_millis(ms).saturating_sub(self.now.wall);
             at = at.min(self.now.mono + left);
         }
-        self.now.after(at.saturating_sub(self.now.mono))
+        self.now.later_by(at.saturating_sub(self.now.mono))
     }
 
     /// The next thing to do, until there is none.
@@ -521,13 +521,13 @@ impl Replica {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        self.see_to_joining();
+        self.advance_joining();
         self.links.follow(&self.store.log);
-        while let Some(id) = self.links.next_touched() {
+        while let Some(id) = self.links.next_dirty() {
             if let Some(output) = self.poll_link(id) {
                 return Some(output);
             }
-            self.links.rest(id, self.config.sync_interval);
+            self.links.idle(id, self.config.sync_interval);
             if !self.outputs.is_empty() {
                 return self.outputs.pop_front();
             }
@@ -543,7 +543,7 @@ impl Replica {
         for id in self.links.ids() {
             let rests = self.poll_link(id).is_none() && self.outputs.is_empty();
             assert!(rests, "link {id} had something to do");
-            self.links.rest(id, self.config.sync_interval);
+            self.links.idle(id, self.config.sync_interval);
         }
     }
 
@@ -552,7 +552,7 @@ impl Replica {
         let has_members = self.members.is_some();
         let (store, link) = (&mut self.store, self.links.get_mut(id)?);
         // What the last frame settled may finish the comparison.
-        link.claim(store);
+        link.finish_claim(store);
         if let Some(bytes) = link.checks.pop_front() {
             self.traffic.bytes += bytes.len() as u64;
             return Some(Output::Datagram(id, bytes));
@@ -563,7 +563,7 @@ impl Replica {
         if is_introduced && link.in_flight[Lane::Live as usize] < WINDOW_BYTES {
             // What fits in one packet goes together: apart, a transport may be quick enough to make two of it.
             while bytes.len() < TOGETHER_BYTES
-                && let Some(frame) = link.live_frame(store, &mut self.chains, self.now.mono)
+                && let Some(frame) = link.next_live_frame(store, &mut self.forwarded_claims, self.now.mono)
             {
                 if bytes.is_empty() { bytes = frame } else { bytes.extend(frame) }
             }
@@ -573,19 +573,19 @@ impl Replica {
             link.sent_at = self.now.mono;
             return Some(Output::Stream(id, Lane::Live, bytes));
         }
-        if std::mem::take(&mut link.says_later) {
-            let bytes = Writer::new(Kind::Later).finish();
+        if std::mem::take(&mut link.owes_deferral) {
+            let bytes = Writer::new(Kind::Deferred).finish();
             link.in_flight[Lane::Bulk as usize] += bytes.len();
             return Some(Output::Stream(id, Lane::Bulk, bytes));
         }
-        link.wants_session |= std::mem::take(&mut link.outgoing.is_stranded);
+        link.wants_session |= std::mem::take(&mut link.tail_sender.is_stranded);
         let may_begin = may_begin && !link.is_distrusted;
         if link.wants_session && may_begin && link.peer.is_some() && link.session.is_none() {
-            link.begin(store, self.now, self.random.next_u64(), joins);
+            link.begin_session(store, self.now, self.random.next_u64(), joins);
         }
         if link.in_flight[Lane::Bulk as usize] < WINDOW_BYTES {
             // Large rows of the tail, the comparison, and its large rows take turns.
-            let first = link.bulk_turn;
+            let first = link.bulk_next;
             for turn in (first..first + 3).map(|turn| turn % 3) {
                 let bytes = match turn {
                     0 => self.large_frame(id),
@@ -594,20 +594,20 @@ impl Replica {
                 };
                 if let Some(bytes) = bytes {
                     let link = self.links.get_mut(id)?;
-                    link.bulk_turn = turn + 1;
+                    link.bulk_next = turn + 1;
                     link.in_flight[Lane::Bulk as usize] += bytes.len();
                     return Some(Output::Stream(id, Lane::Bulk, bytes));
                 }
             }
         }
-        self.recover();
+        self.recover_from_damage();
         None
     }
 
     /// The next piece of a large row of the tail.
     fn large_frame(&mut self, id: LinkId) -> Option<Vec<u8>> {
         let link = self.links.get_mut(id)?;
-        let bytes = link.outgoing.piece(&mut self.store, &mut link.hint)?;
+        let bytes = link.tail_sender.next_piece(&mut self.store, &mut link.resume_offer)?;
         link.sent_at = self.now.mono;
         Some(bytes)
     }
@@ -616,7 +616,7 @@ impl Replica {
     fn session_piece(&mut self, id: LinkId) -> Option<Vec<u8>> {
         let link = self.links.get_mut(id)?;
         let session = link.session.as_mut()?;
-        let bytes = session.large_piece(&mut self.store, &mut link.hint)?;
+        let bytes = session.large_piece(&mut self.store, &mut link.resume_offer)?;
         self.traffic.rows_bytes += bytes.len() as u64;
         self.traffic.bytes += bytes.len() as u64;
         self.traffic.frames += 1;
@@ -629,13 +629,13 @@ impl Replica {
         let link = self.links.get_mut(id)?;
         let session = link.session.as_mut()?;
         let rows_before = session.rows_bytes;
-        let bytes = session.frame(&mut self.store, self.now)?;
+        let bytes = session.next_frame(&mut self.store, self.now)?;
         self.traffic.rows_bytes += session.rows_bytes - rows_before;
         self.traffic.bytes += bytes.len() as u64;
         self.traffic.frames += 1;
         session.bytes += bytes.len() as u64;
-        if let Some(session) = link.finish(self.now, self.config.sync_interval) {
-            self.outputs.push_back(Output::Repair(id, Repair::of(&session, self.now)));
+        if let Some(session) = link.finish_session(self.now, self.config.sync_interval) {
+            self.outputs.push_back(Output::Repair(id, RepairReport::of(&session, self.now)));
         }
         Some(bytes)
     }
@@ -643,8 +643,8 @@ impl Replica {
     // Links.
 
     fn link_down(&mut self, id: LinkId) {
-        self.give_up(id);
-        self.wall_clock.forget(id);
+        self.abort_session(id);
+        self.wall_clock.forget_link(id);
         let Some(link) = self.links.remove(id) else { return };
         if let (Some(members), Some(run)) = (&mut self.members, link.run) {
             members.unlinked(run);
@@ -652,7 +652,7 @@ impl Replica {
         if self.store.controls.has(Control::CursorKept)
             && let Some((log, _)) = link.peer
         {
-            self.kept.insert(log, link.outgoing.cursor);
+            self.stale_cursors.insert(log, link.tail_sender.cursor);
         }
         self.keep_partial(link);
     }
@@ -665,7 +665,7 @@ impl Replica {
     }
 
     /// After damage: gives up what this replica claims, and breaks every link before anything is sent.
-    fn recover(&mut self) {
+    fn recover_from_damage(&mut self) {
         if !self.store.is_damaged {
             return;
         }
@@ -675,10 +675,10 @@ impl Replica {
         }
         let (run, log) = (self.random.next_u64(), self.random.next_u64());
         self.store.give_up_claims(run, log);
-        self.store.withhold(self.now);
-        self.chains = Chains::default();
-        self.disk.begin_anew();
-        self.outputs.push_back(Output::Event(Event::Damaged));
+        self.store.withhold_future(self.now);
+        self.forwarded_claims = ForwardedClaims::default();
+        self.disk.require_full_write();
+        self.outputs.push_back(Output::Event(ReplicaEvent::Damaged));
         self.join_anew();
     }
 }

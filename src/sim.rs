@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::controls::Controls;
 use crate::membership::{Member, MemberEvent};
 use crate::replica::saved::Saved;
-use crate::replica::{BreakReason, Event, Input, Lane, LinkId, Output, Replica, Setup};
+use crate::replica::{BreakReason, Input, Lane, LinkId, Output, Replica, ReplicaEvent, Setup};
 use crate::store::digest::fingerprint;
 use crate::time::{HybridClock, Stamp, Time};
 
@@ -40,7 +40,7 @@ mod oracle;
 
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
-use leaders::Leaders;
+use leaders::LeaseOracle;
 pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 use oracle::Oracle;
 
@@ -49,15 +49,15 @@ const WALL_START_MS: u64 = 1_700_000_000_000;
 
 /// Where links have a rate, a stream brings at most so many bytes at once, and no more than the link carries in this part
 /// of a second: a long frame arrives little by little.
-const PART_BYTES_MAX: u64 = 16 << 10;
-const PART_BYTES_MIN: u64 = 256;
+const CHUNK_BYTES_MAX: u64 = 16 << 10;
+const CHUNK_BYTES_MIN: u64 = 256;
 const PARTS_PER_SECOND: u64 = 20;
 
 /// How long a simulation may take to converge before that counts as a failure.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
-enum Happening {
+enum SimEvent {
     Datagram(LinkId, usize, Vec<u8>),
     Stream(LinkId, usize, Lane, Vec<u8>),
     Drained(LinkId, usize, Lane, usize),
@@ -121,7 +121,7 @@ struct SimState {
     /// Counts starts: what belongs to an earlier one is void.
     starts: u64,
     skew_ms: i64,
-    clock: DriftingClock,
+    drifting_clock: DriftingClock,
     wake_at: Option<Duration>,
     slowness: u32,
     config: Config,
@@ -139,7 +139,7 @@ pub struct Sim {
     seed: u64,
     random: ChaCha8Rng,
     now: Duration,
-    queue: BTreeMap<(Duration, u64), Happening>,
+    queue: BTreeMap<(Duration, u64), SimEvent>,
     sequence: u64,
     nodes: Vec<SimState>,
     links: BTreeMap<LinkId, SimLink>,
@@ -147,16 +147,16 @@ pub struct Sim {
     cuts: BTreeSet<(usize, usize)>,
     /// Directions in which everything waits, and what waits there, by its place in the queue.
     holds: BTreeSet<(usize, usize)>,
-    waiting: BTreeMap<u64, Happening>,
+    waiting: BTreeMap<u64, SimEvent>,
     loss: f64,
-    lateness: f64,
+    processing_delay: f64,
     delay: Duration,
     rate: Option<u64>,
     config: Config,
     oracle: Oracle,
     checks: bool,
     trace: u64,
-    events: Vec<(usize, Event)>,
+    events: Vec<(usize, ReplicaEvent)>,
     bytes: u64,
     /// Datagrams and frames.
     sendings: u64,
@@ -168,7 +168,7 @@ pub struct Sim {
     /// How many nodes each is linked with below it, where they are linked as a tree.
     fan_out: Option<usize>,
     member_events: Vec<(Duration, usize, MemberEvent)>,
-    leaders: Leaders,
+    leaders: LeaseOracle,
 }
 
 impl Sim {
@@ -187,7 +187,7 @@ impl Sim {
             holds: BTreeSet::new(),
             waiting: BTreeMap::new(),
             loss: 0.0,
-            lateness: 0.0,
+            processing_delay: 0.0,
             delay: Duration::from_millis(1),
             rate: None,
             config: Config::lan(),
@@ -201,7 +201,7 @@ impl Sim {
             seeds: None,
             fan_out: None,
             member_events: Vec::new(),
-            leaders: Leaders::default(),
+            leaders: LeaseOracle::default(),
             controls: Controls::default(),
         }
     }
@@ -222,8 +222,8 @@ impl Sim {
 
     /// So often, 0 to 1, a node does what is to be done later than what led to it, so that more comes in between.
     #[must_use]
-    pub fn lateness(mut self, share: f64) -> Self {
-        self.lateness = share;
+    pub fn processing_delay(mut self, share: f64) -> Self {
+        self.processing_delay = share;
         self
     }
 
@@ -289,7 +289,7 @@ impl Sim {
             disk: SimDisk::default(),
             starts: 0,
             skew_ms: 0,
-            clock: DriftingClock::default(),
+            drifting_clock: DriftingClock::default(),
             wake_at: None,
             slowness: 1,
             config,
@@ -302,7 +302,7 @@ impl Sim {
         if self.seeds.is_none() {
             let above = self.fan_out.filter(|_| i > 0).map(|fan_out| (i - 1) / fan_out);
             for other in above.map_or(0..i, |above| above..above + 1) {
-                self.after(Duration::ZERO, Happening::Connect(other, i));
+                self.schedule(Duration::ZERO, SimEvent::Connect(other, i));
             }
             above.into_iter().for_each(|above| self.relay(above, true));
         }
@@ -320,7 +320,7 @@ impl Sim {
         node.starts += 1;
         node.wake_at = None;
         node.replica = Some(Replica::new(setup));
-        self.check_disk(i);
+        self.check_durability(i);
         self.drain(i);
     }
 
@@ -355,7 +355,7 @@ impl Sim {
     }
 
     /// What nodes reported since the last call.
-    pub fn events(&mut self) -> Vec<(usize, Event)> {
+    pub fn events(&mut self) -> Vec<(usize, ReplicaEvent)> {
         std::mem::take(&mut self.events)
     }
 
@@ -449,37 +449,37 @@ impl Sim {
             return true;
         }
         match happening {
-            Happening::Datagram(id, to, bytes) => {
+            SimEvent::Datagram(id, to, bytes) => {
                 self.hand(id, to, Input::Datagram(id, &bytes));
             }
-            Happening::Stream(id, to, lane, bytes) => {
+            SimEvent::Stream(id, to, lane, bytes) => {
                 self.hand(id, to, Input::Stream(id, lane, &bytes));
             }
-            Happening::Drained(id, to, lane, bytes) => self.hand(id, to, Input::Drained(id, lane, bytes)),
-            Happening::Down(id) => self.break_link(id),
-            Happening::Connect(a, b) => self.connect(a, b),
-            Happening::Packet(from, to, run, bytes) => {
+            SimEvent::Drained(id, to, lane, bytes) => self.hand(id, to, Input::Drained(id, lane, bytes)),
+            SimEvent::Down(id) => self.break_link(id),
+            SimEvent::Connect(a, b) => self.connect(a, b),
+            SimEvent::Packet(from, to, run, bytes) => {
                 if self.run_of(to) == Some(run) {
-                    self.input(to, Input::Packet(&from, &bytes));
+                    self.input(to, Input::MemberDatagram(&from, &bytes));
                 }
             }
-            Happening::Dial(from, to, addr) => self.dialled(from, to, addr),
-            Happening::Farewell(id, to, has_left) => {
+            SimEvent::Dial(from, to, addr) => self.dialled(from, to, addr),
+            SimEvent::Farewell(id, to, has_left) => {
                 self.hand(id, to, Input::Farewell(id, has_left));
                 self.break_link(id);
             }
-            Happening::Wake(i, starts) => {
+            SimEvent::Wake(i, starts) => {
                 if self.nodes[i].starts == starts && self.nodes[i].wake_at.is_some_and(|wake| wake <= at) {
                     self.nodes[i].wake_at = None;
                     self.input(i, Input::Wake);
                 }
             }
-            Happening::Drain(i, starts) => {
+            SimEvent::Drain(i, starts) => {
                 if self.nodes[i].starts == starts && self.is_up(i) {
                     self.drain(i);
                 }
             }
-            Happening::Persisted(i, starts) => {
+            SimEvent::Persisted(i, starts) => {
                 if self.nodes[i].starts == starts && self.is_up(i) {
                     self.synced(i);
                 }
@@ -499,7 +499,7 @@ impl Sim {
         let now = self.time(i);
         let note = match input {
             Input::Datagram(id, bytes) | Input::Stream(id, _, bytes) => (id, fingerprint(1, bytes)),
-            Input::Packet(_, bytes) => (0, fingerprint(1, bytes)),
+            Input::MemberDatagram(_, bytes) => (0, fingerprint(1, bytes)),
             Input::LinkUp(id) => (id, 2),
             Input::LinkDown(id) => (id, 3),
             _ => (0, 4),
@@ -512,16 +512,16 @@ impl Sim {
         self.trace = fingerprint(0, &bytes);
         let Some(replica) = &mut self.nodes[i].replica else { return };
         replica.handle(now, input);
-        if self.chance(self.lateness) {
+        if self.chance(self.processing_delay) {
             let (later, starts) = (self.jitter(self.delay), self.nodes[i].starts);
-            self.after(later, Happening::Drain(i, starts));
+            self.schedule(later, SimEvent::Drain(i, starts));
         } else {
             self.drain(i);
         }
     }
 
     fn time(&self, i: usize) -> Time {
-        let mono = self.nodes[i].clock.read(self.now);
+        let mono = self.nodes[i].drifting_clock.read(self.now);
         let wall = (WALL_START_MS + mono.as_millis() as u64).saturating_add_signed(self.nodes[i].skew_ms);
         Time { mono, wall: Duration::from_millis(wall) }
     }
@@ -536,11 +536,11 @@ impl Sim {
         self.check_leaders();
         let Some(replica) = &self.nodes[i].replica else { return };
         let later = replica.deadline().mono.saturating_sub(self.time(i).mono);
-        let at = self.now + self.nodes[i].clock.until(later).max(Duration::from_micros(1));
+        let at = self.now + self.nodes[i].drifting_clock.until(later).max(Duration::from_micros(1));
         if self.nodes[i].wake_at.is_none_or(|wake| at < wake) {
             self.nodes[i].wake_at = Some(at);
             let starts = self.nodes[i].starts;
-            self.after(at.saturating_sub(self.now), Happening::Wake(i, starts));
+            self.schedule(at.saturating_sub(self.now), SimEvent::Wake(i, starts));
         }
     }
 
@@ -556,7 +556,7 @@ impl Sim {
     ) {
         let now = Time { mono: self.now, wall: Duration::from_millis(self.wall_ms()) };
         let is_ahead = stamp.clock > HybridClock::limit(now, self.nodes[i].config.clock_skew_max);
-        self.oracle.record(key, oracle::Event { stamp, removed, is_put, until_ms, is_ahead });
+        self.oracle.record(key, oracle::OracleEvent { stamp, removed, is_put, until_ms, is_ahead });
     }
 
     /// What a right wall clock shows.
@@ -584,9 +584,9 @@ impl Sim {
                     let later = self.flight(i, to);
                     if self.chance(self.loss / 4.0) {
                         let again = self.flight(i, to) + later;
-                        self.after(again, Happening::Datagram(id, to, bytes.clone()));
+                        self.schedule(again, SimEvent::Datagram(id, to, bytes.clone()));
                     }
-                    self.after(later, Happening::Datagram(id, to, bytes));
+                    self.schedule(later, SimEvent::Datagram(id, to, bytes));
                 }
             }
             Output::Stream(id, lane, bytes) => {
@@ -597,14 +597,14 @@ impl Sim {
                 self.timeouts += u64::from(reason == BreakReason::TimedOut);
                 self.break_link(id);
             }
-            Output::Packet(..) | Output::Dial(_) | Output::Seek | Output::Member(_) => {
+            Output::MemberDatagram(..) | Output::Dial(_) | Output::Seek | Output::Member(_) => {
                 self.member_output(i, output);
             }
             Output::Lease(id, state) => self.lease_output(i, id, state),
             // Whoever wants to know asks the node.
             Output::Leader(..) | Output::Repair(..) => {}
             Output::Event(event) => {
-                if event == Event::Damaged {
+                if event == ReplicaEvent::Damaged {
                     self.nodes[i].is_tainted = false;
                     self.oracle.has_faults = true;
                     self.void_promises(i);
@@ -631,20 +631,20 @@ impl Sim {
         let mut departure = self.now.max(*busy_until);
         let mut arrival = link.arrivals[end][lane as usize];
         let part_bytes = self.rate.map_or(bytes.len(), |rate| {
-            (rate / PARTS_PER_SECOND).clamp(PART_BYTES_MIN, PART_BYTES_MAX) as usize
+            (rate / PARTS_PER_SECOND).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX) as usize
         });
         for part in bytes.chunks(part_bytes) {
             let taken = self.rate.map_or(0, |rate| part.len() as u128 * 1_000_000_000 / u128::from(rate));
             departure += nanos(taken);
             arrival = arrival.max(departure + later);
             let in_flight = (arrival - departure) / 2;
-            self.after(arrival - in_flight - self.now, Happening::Drained(id, i, lane, part.len()));
+            self.schedule(arrival - in_flight - self.now, SimEvent::Drained(id, i, lane, part.len()));
             if !cut {
                 self.arrive(id, to, lane, arrival - self.now, part);
             }
         }
         if cut {
-            self.after(Duration::from_millis(200), Happening::Down(id));
+            self.schedule(Duration::from_millis(200), SimEvent::Down(id));
         }
         let link = self.links.get_mut(&id).expect("it has ends");
         link.departures[end][lane as usize] = departure;
@@ -655,10 +655,10 @@ impl Sim {
         if bytes.len() > 1 && self.chance(0.1) {
             // Sometimes in pieces, as streams do.
             let (first, rest) = bytes.split_at(1 + self.random.next_u32() as usize % (bytes.len() - 1));
-            self.after(later, Happening::Stream(id, to, lane, first.to_vec()));
-            self.after(later, Happening::Stream(id, to, lane, rest.to_vec()));
+            self.schedule(later, SimEvent::Stream(id, to, lane, first.to_vec()));
+            self.schedule(later, SimEvent::Stream(id, to, lane, rest.to_vec()));
         } else {
-            self.after(later, Happening::Stream(id, to, lane, bytes.to_vec()));
+            self.schedule(later, SimEvent::Stream(id, to, lane, bytes.to_vec()));
         }
     }
 
@@ -674,7 +674,7 @@ impl Sim {
         }
         if is_cut || !self.is_up(a) || !self.is_up(b) {
             let later = self.jitter(Duration::from_millis(200));
-            self.after(later, Happening::Connect(a, b));
+            self.schedule(later, SimEvent::Connect(a, b));
             return;
         }
         let id = self.next_link;
@@ -685,7 +685,7 @@ impl Sim {
         self.links.insert(id, link);
         self.input(a, Input::LinkUp(id));
         self.input(b, Input::LinkUp(id));
-        self.introduce(id, a, b);
+        self.note_unlinked(id, a, b);
     }
 
     fn break_link(&mut self, id: LinkId) {
@@ -697,7 +697,7 @@ impl Sim {
             return;
         }
         let later = self.jitter(Duration::from_millis(50));
-        self.after(later, Happening::Connect(link.ends[0], link.ends[1]));
+        self.schedule(later, SimEvent::Connect(link.ends[0], link.ends[1]));
     }
 
     fn between(&self, a: usize, b: usize) -> Vec<LinkId> {
@@ -712,7 +712,7 @@ impl Sim {
 
     // Chance.
 
-    fn after(&mut self, later: Duration, happening: Happening) {
+    fn schedule(&mut self, later: Duration, happening: SimEvent) {
         self.sequence += 1;
         self.queue.insert((self.now + later, self.sequence), happening);
     }

@@ -22,7 +22,7 @@ pub struct Time {
 impl Time {
     /// The moment `later` after this one, on both clocks.
     #[must_use]
-    pub fn after(self, later: Duration) -> Self {
+    pub fn later_by(self, later: Duration) -> Self {
         Self { mono: self.mono.saturating_add(later), wall: self.wall.saturating_add(later) }
     }
 
@@ -109,18 +109,18 @@ impl HybridClock {
     pub(crate) const COUNTER_BITS: u32 = COUNTER_BITS;
 
     /// The clock value of a new local event, above everything seen. The caller has asked [`HybridClock::ahead`].
-    pub(crate) fn tick(&mut self, now: Time) -> u64 {
+    pub(crate) fn next_clock(&mut self, now: Time) -> u64 {
         self.last = (now.wall_ms() << COUNTER_BITS).max(self.last.saturating_add(1));
         self.last
     }
 
     /// Takes note of an accepted remote stamp.
-    pub(crate) fn observe(&mut self, clock: u64) {
+    pub(crate) fn advance_to(&mut self, clock: u64) {
         self.last = self.last.max(clock);
     }
 
     /// Takes note of a clock value that a disk holds: of a dot, or of the last event of an earlier run.
-    pub(crate) fn recall(&mut self, clock: u64) {
+    pub(crate) fn load(&mut self, clock: u64) {
         self.recalled = self.recalled.max(clock);
     }
 
@@ -133,7 +133,7 @@ impl HybridClock {
     pub(crate) fn ahead(&mut self, now: Time, skew_max: Duration) -> Option<Duration> {
         let recalled = std::mem::take(&mut self.recalled);
         if recalled <= Self::limit(now, skew_max) {
-            self.observe(recalled);
+            self.advance_to(recalled);
         }
         // One millisecond more than what is accepted of others: whoever stamps at the limit stops nobody from writing.
         let limit = Self::limit(now, skew_max.saturating_add(Duration::from_millis(1)));
@@ -163,31 +163,31 @@ mod tests {
     #[test]
     fn clock_never_goes_back_when_the_wall_clock_does() {
         let mut clock = HybridClock::default();
-        let first = clock.tick(at(1_000));
-        let second = clock.tick(at(10));
+        let first = clock.next_clock(at(1_000));
+        let second = clock.next_clock(at(10));
         assert!(second > first);
-        clock.observe(5_000 << COUNTER_BITS);
-        assert!(clock.tick(at(20)) > 5_000 << COUNTER_BITS);
+        clock.advance_to(5_000 << COUNTER_BITS);
+        assert!(clock.next_clock(at(20)) > 5_000 << COUNTER_BITS);
     }
 
     #[test]
     fn counter_overflow_carries_into_the_milliseconds() {
         let mut clock = HybridClock::default();
-        clock.observe((1_000 << COUNTER_BITS) | 0xffff);
-        assert_eq!(clock.tick(at(1_000)) >> COUNTER_BITS, 1_001);
+        clock.advance_to((1_000 << COUNTER_BITS) | 0xffff);
+        assert_eq!(clock.next_clock(at(1_000)) >> COUNTER_BITS, 1_001);
     }
 
     #[test]
     fn a_stored_mark_from_the_future_does_not_count() {
         let (skew, hour_ms) = (Duration::from_secs(5), 3_600_000);
         let mut clock = HybridClock::default();
-        clock.recall((hour_ms + 4_000) << COUNTER_BITS);
+        clock.load((hour_ms + 4_000) << COUNTER_BITS);
         assert_eq!(clock.ahead(at(hour_ms), skew), None);
-        assert!(clock.tick(at(hour_ms)) > (hour_ms + 4_000) << COUNTER_BITS);
+        assert!(clock.next_clock(at(hour_ms)) > (hour_ms + 4_000) << COUNTER_BITS);
         let mut clock = HybridClock::default();
-        clock.recall(u64::MAX);
+        clock.load(u64::MAX);
         assert_eq!((clock.last(), clock.ahead(at(hour_ms), skew)), (u64::MAX, None));
-        assert_eq!(clock.tick(at(hour_ms)), hour_ms << COUNTER_BITS);
+        assert_eq!(clock.next_clock(at(hour_ms)), hour_ms << COUNTER_BITS);
         // Within a run there is no way back.
         assert_eq!(clock.ahead(at(1_000), skew), Some(Duration::from_millis(hour_ms - 1_000)));
     }

@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::store::coverage::{
-    ClaimBounds, Context, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, Pending, Places, ToldPending, raise,
+    ClaimBounds, Clocks, HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, PeerRegions, RegionCoverage,
+    raise_clock,
 };
-use crate::store::digest::{FAN, HashKey, Range};
-use crate::store::entry::{DOTS_MAX, Held, Record};
-use crate::store::{Refusal, Row};
+use crate::store::digest::{FAN, HashKey, HashRange};
+use crate::store::entry::{DOTS_MAX, Dot, DotSet};
+use crate::store::{PeerRow, Refusal};
 use crate::time::Stamp;
 
 /// The version of everything on the wire.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const WIRE_VERSION: u8 = 1;
 
 /// The largest frame that is accepted: a row with several values of the greatest size.
 pub const FRAME_BYTES_MAX: usize = 68 << 20;
@@ -29,7 +30,7 @@ pub(crate) const FRAME_BYTES_TARGET: usize = 16 << 10;
 const USUAL_BYTES: usize = 256;
 
 /// Length, version, kind.
-const HEADER_BYTES: usize = 6;
+const FRAME_HEADER_BYTES: usize = 6;
 
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
@@ -85,15 +86,15 @@ macro_rules! kinds {
 
 kinds! {
     Hello = 1,
-    Position = 2,
+    Ack = 2,
     Tail = 3,
     Start = 4,
     Items = 5,
     Check = 6,
     /// Asks the peer to state its position, once it has everything before this on the stream.
-    Ask = 7,
+    AckRequest = 7,
     /// A datagram of the failure detector.
-    Packet = 8,
+    Swim = 8,
     /// Who is believed to live, in part or as hashes.
     Roster = 9,
     /// Asks who covers an event, or answers that.
@@ -103,13 +104,13 @@ kinds! {
     /// A datagram between a voter and a node that campaigns, leads or observes.
     Election = 12,
     /// The session is given up for now; its sender will begin a new one.
-    Later = 13,
+    Deferred = 13,
     /// How much of a large row its receiver kept when the transfer was broken off.
     Partial = 14,
 }
 
 /// From this size on a frame gets the room of a full one.
-const LARGE_BYTES: usize = 2 << 10;
+const FRAME_GROWS_BYTES: usize = 2 << 10;
 /// One that has reached [`FRAME_BYTES_TARGET`], with the row that did it.
 const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
 
@@ -127,7 +128,7 @@ const LIST_MAX: usize = 2 * FAN * LEFTOVERS_MAX;
 /// The leftovers that one direction of a session has told, in their order. Both ends keep the same.
 #[derive(Debug, Default)]
 pub(crate) struct LeftoverTable {
-    all: Vec<Pending>,
+    all: Vec<RegionCoverage>,
     items: usize,
     is_unlimited: bool,
 }
@@ -146,11 +147,11 @@ impl LeftoverTable {
     }
 
     /// False if it has no room: more than [`LEFTOVERS_MAX`] with [`LEFTOVER_ITEMS_MAX`] items are neither told nor taken.
-    fn note(&mut self, pending: &Pending) -> bool {
-        let items = self.items + pending.items();
+    fn remember(&mut self, region: &RegionCoverage) -> bool {
+        let items = self.items + region.items();
         let has_room = self.all.len() < LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_MAX;
         if has_room || self.is_unlimited {
-            self.all.push(pending.clone());
+            self.all.push(region.clone());
             self.items = items;
             return true;
         }
@@ -158,12 +159,12 @@ impl LeftoverTable {
     }
 
     /// How a context is told next; `None` if it cannot be.
-    fn telling(&mut self, pending: &Pending, hash_key: HashKey) -> Option<Telling> {
-        if pending.regions.len() == 1 && pending.regions.contains_key(&hash_key) {
+    fn telling(&mut self, region: &RegionCoverage, hash_key: HashKey) -> Option<Telling> {
+        if region.regions.len() == 1 && region.regions.contains_key(&hash_key) {
             return Some(Telling::Here);
         }
-        let known = self.all.iter().position(|known| known == pending);
-        known.map(Telling::Again).or_else(|| self.note(pending).then_some(Telling::New))
+        let known = self.all.iter().position(|known| known == region);
+        known.map(Telling::Again).or_else(|| self.remember(region).then_some(Telling::New))
     }
 }
 
@@ -175,7 +176,7 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(kind: Kind) -> Self {
         let mut out = Vec::with_capacity(USUAL_BYTES);
-        out.extend_from_slice(&[0, 0, 0, 0, VERSION, kind as u8]);
+        out.extend_from_slice(&[0, 0, 0, 0, WIRE_VERSION, kind as u8]);
         Self { out }
     }
 
@@ -201,13 +202,13 @@ impl Writer {
     /// Whether more belongs in this frame. One that becomes a large one gets all its room at once: what grows by doubling
     /// has up to twice the room it needs, and leaves holes behind.
     pub(crate) fn has_room(&mut self) -> bool {
-        if self.out.len() >= LARGE_BYTES && self.out.capacity() < FULL_BYTES {
+        if self.out.len() >= FRAME_GROWS_BYTES && self.out.capacity() < FULL_BYTES {
             self.out.reserve_exact(FULL_BYTES - self.out.len());
         }
         self.out.len() < FRAME_BYTES_TARGET
     }
 
-    pub(crate) fn cut(&mut self, len: usize) {
+    pub(crate) fn truncate(&mut self, len: usize) {
         self.out.truncate(len);
     }
 
@@ -236,16 +237,16 @@ impl Writer {
     }
 
     /// A number that is usually small.
-    pub(crate) fn number(&mut self, number: u64) {
+    pub(crate) fn varint(&mut self, number: u64) {
         self.encode(number);
     }
 
     /// A number that looks random.
-    pub(crate) fn word(&mut self, word: u64) {
+    pub(crate) fn u64_le(&mut self, word: u64) {
         self.out.extend_from_slice(&word.to_le_bytes());
     }
 
-    pub(crate) fn short(&mut self, short: u16) {
+    pub(crate) fn u16_le(&mut self, short: u16) {
         self.out.extend_from_slice(&short.to_le_bytes());
     }
 
@@ -260,48 +261,55 @@ impl Writer {
 
     pub(crate) fn hash_key(&mut self, hash_key: HashKey) {
         let (a, b) = hash_key.words();
-        self.word(a);
-        self.word(b);
+        self.u64_le(a);
+        self.u64_le(b);
     }
 
-    pub(crate) fn dots(&mut self, dots: impl Iterator<Item = (u64, u64)>) {
+    pub(crate) fn clock_entries(&mut self, dots: impl Iterator<Item = (u64, u64)>) {
         let dots: Vec<(u64, u64)> = dots.collect();
-        self.number(dots.len() as u64);
+        self.varint(dots.len() as u64);
         self.out.reserve(16 * dots.len());
         for (origin, clock) in dots {
-            self.word(origin);
-            self.word(clock);
+            self.u64_le(origin);
+            self.u64_le(clock);
         }
     }
 
-    pub(crate) fn context(&mut self, context: Option<&Context>) {
-        self.dots(context.into_iter().flat_map(|context| context.dots.iter()).map(|(o, c)| (*o, *c)));
+    pub(crate) fn clocks(&mut self, context: Option<&Clocks>) {
+        self.clock_entries(
+            context.into_iter().flat_map(|context| context.dots.iter()).map(|(o, c)| (*o, *c)),
+        );
     }
 
     /// Depth and tag share a byte.
-    pub(crate) fn range(&mut self, tag: u8, range: Range) {
+    pub(crate) fn range(&mut self, tag: u8, range: HashRange) {
         self.byte((tag << 4) | (range.depth / crate::store::digest::FAN_BITS) as u8);
-        self.number(range.index);
+        self.varint(range.index);
     }
 
     /// Contexts by region. One that other hash keys restrict concerns many ranges: it is told once in a stream, and by
     /// its number after that. Where the table has no room for one, the reader learns that it was not told.
-    pub(crate) fn pending(&mut self, pending: &[Pending], hash_key: HashKey, told: &mut LeftoverTable) {
-        let telling = |pending| Some((pending, told.telling(pending, hash_key)?));
-        let tellings: Vec<(&Pending, Telling)> = pending.iter().filter_map(telling).collect();
-        let is_whole = tellings.len() == pending.len();
-        self.number(tellings.len() as u64 + u64::from(!is_whole));
-        for (pending, telling) in tellings {
+    pub(crate) fn regions(
+        &mut self,
+        regions: &[RegionCoverage],
+        hash_key: HashKey,
+        told: &mut LeftoverTable,
+    ) {
+        let telling = |region| Some((region, told.telling(region, hash_key)?));
+        let tellings: Vec<(&RegionCoverage, Telling)> = regions.iter().filter_map(telling).collect();
+        let is_whole = tellings.len() == regions.len();
+        self.varint(tellings.len() as u64 + u64::from(!is_whole));
+        for (region, telling) in tellings {
             match telling {
                 Telling::Here => {
                     self.byte(HERE);
-                    self.places(&pending.regions[&hash_key]);
-                    self.context(Some(&pending.context));
+                    self.intervals(&region.regions[&hash_key]);
+                    self.clocks(Some(&region.clocks));
                 }
-                Telling::New => self.leftover(pending),
+                Telling::New => self.leftover(region),
                 Telling::Again(at) => {
                     self.byte(AGAIN);
-                    self.number(at as u64);
+                    self.varint(at as u64);
                 }
             }
         }
@@ -311,48 +319,48 @@ impl Writer {
     }
 
     /// The same for the disk: each is told once, with every hash key.
-    pub(crate) fn clouds(&mut self, pending: &[Pending]) {
-        self.number(pending.len() as u64);
-        pending.iter().for_each(|pending| self.leftover(pending));
+    pub(crate) fn extra_regions(&mut self, regions: &[RegionCoverage]) {
+        self.varint(regions.len() as u64);
+        regions.iter().for_each(|region| self.leftover(region));
     }
 
-    fn leftover(&mut self, pending: &Pending) {
+    fn leftover(&mut self, region: &RegionCoverage) {
         self.byte(LEFTOVER);
-        self.number(pending.regions.len() as u64);
-        for (key, places) in &*pending.regions {
+        self.varint(region.regions.len() as u64);
+        for (key, intervals) in &*region.regions {
             self.hash_key(*key);
-            self.places(places);
+            self.intervals(intervals);
         }
-        self.context(Some(&pending.context));
+        self.clocks(Some(&region.clocks));
     }
 
-    fn places(&mut self, places: &Places) {
-        self.number(places.len() as u64);
-        for (first, last) in places.iter() {
-            self.word(first);
-            self.number(last - first);
+    fn intervals(&mut self, intervals: &HashIntervals) {
+        self.varint(intervals.len() as u64);
+        for (first, last) in intervals.iter() {
+            self.u64_le(first);
+            self.varint(last - first);
         }
     }
 
-    pub(crate) fn row(&mut self, held: &Held, context: Option<&Context>) {
-        self.entry(held);
-        self.context(context);
+    pub(crate) fn row(&mut self, dot_set: &DotSet, context: Option<&Clocks>) {
+        self.dot_set(dot_set);
+        self.clocks(context);
     }
 
     /// A key and what it holds.
-    pub(crate) fn entry(&mut self, held: &Held) {
-        self.bytes(held.key());
-        self.held(held);
+    pub(crate) fn dot_set(&mut self, dot_set: &DotSet) {
+        self.bytes(dot_set.key());
+        self.dots(dot_set);
     }
 
     /// What a key holds, without the key.
-    pub(crate) fn held(&mut self, held: &Held) {
-        self.number(held.dots().len() as u64);
-        for dot in held.dots() {
-            self.word(dot.stamp().clock);
-            self.word(dot.stamp().origin);
-            self.number(dot.expires());
-            self.number(dot.value().len() as u64);
+    pub(crate) fn dots(&mut self, dot_set: &DotSet) {
+        self.varint(dot_set.dots().len() as u64);
+        for dot in dot_set.dots() {
+            self.u64_le(dot.stamp().clock);
+            self.u64_le(dot.stamp().origin);
+            self.varint(dot.expires());
+            self.varint(dot.value().len() as u64);
             self.rest(dot.value());
         }
     }
@@ -372,7 +380,7 @@ impl<'a> Reader<'a> {
     /// `frame` begins with the version.
     pub(crate) fn new(frame: &'a [u8]) -> Result<(Kind, Self), WireError> {
         match frame {
-            [VERSION, kind, rest @ ..] => Ok((Kind::from_byte(*kind)?, Self::plain(rest))),
+            [WIRE_VERSION, kind, rest @ ..] => Ok((Kind::from_byte(*kind)?, Self::plain(rest))),
             [version, _, ..] => Err(WireError::Version(*version)),
             _ => Err(WireError::Form),
         }
@@ -395,7 +403,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes a claim, if its sender may make it.
-    pub(crate) fn claim(&self, stamp: Stamp) -> Result<Stamp, WireError> {
+    pub(crate) fn check_claim(&self, stamp: Stamp) -> Result<Stamp, WireError> {
         let is_permitted = self.bounds.is_none_or(|bounds| bounds.permits(stamp));
         if is_permitted { Ok(stamp) } else { Err(WireError::Claim) }
     }
@@ -430,15 +438,15 @@ impl<'a> Reader<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    pub(crate) fn number(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, WireError> {
         self.decode()
     }
 
-    pub(crate) fn word(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn u64_le(&mut self) -> Result<u64, WireError> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub(crate) fn short(&mut self) -> Result<u16, WireError> {
+    pub(crate) fn u16_le(&mut self) -> Result<u16, WireError> {
         self.array().map(u16::from_le_bytes)
     }
 
@@ -461,144 +469,144 @@ impl<'a> Reader<'a> {
 
     /// How many items follow, each of at least `least` bytes: never more than the frame can hold.
     pub(crate) fn count(&mut self, least: usize) -> Result<usize, WireError> {
-        let count = usize::try_from(self.number()?).map_err(|_| WireError::Form)?;
+        let count = usize::try_from(self.varint()?).map_err(|_| WireError::Form)?;
         if count.saturating_mul(least) > self.rest.len() { Err(WireError::Form) } else { Ok(count) }
     }
 
     pub(crate) fn hash_key(&mut self) -> Result<HashKey, WireError> {
-        Ok(HashKey::from_words(self.word()?, self.word()?))
+        Ok(HashKey::from_words(self.u64_le()?, self.u64_le()?))
     }
 
     /// Joins a list of origins and clocks into a context.
-    pub(crate) fn join(&mut self, into: &mut Arc<Context>) -> Result<Vec<Stamp>, WireError> {
+    pub(crate) fn join_clocks(&mut self, into: &mut Arc<Clocks>) -> Result<Vec<Stamp>, WireError> {
         let count = self.count(16)?;
         let mut dots = Vec::with_capacity(count);
         for _ in 0..count {
-            dots.push(self.dot()?);
+            dots.push(self.clock_entry()?);
         }
         if !dots.is_empty() {
             let into = Arc::make_mut(into);
-            dots.iter().for_each(|dot| raise(into, *dot));
+            dots.iter().for_each(|dot| raise_clock(into, *dot));
         }
         Ok(dots)
     }
 
-    pub(crate) fn context(&mut self) -> Result<Option<Arc<Context>>, WireError> {
+    pub(crate) fn clocks(&mut self) -> Result<Option<Arc<Clocks>>, WireError> {
         // Nearly every row comes without one: nothing is allocated then.
         let mut context = None;
         for _ in 0..self.count(16)? {
-            raise(context.get_or_insert_with(Context::new), self.dot()?);
+            raise_clock(context.get_or_insert_with(Clocks::new), self.clock_entry()?);
         }
         Ok(context.filter(|context| !context.dots.is_empty()).map(Arc::new))
     }
 
-    pub(crate) fn dot(&mut self) -> Result<Stamp, WireError> {
-        let (origin, clock) = (self.word()?, self.word()?);
-        self.claim(Stamp { clock, origin })
+    pub(crate) fn clock_entry(&mut self) -> Result<Stamp, WireError> {
+        let (origin, clock) = (self.u64_le()?, self.u64_le()?);
+        self.check_claim(Stamp { clock, origin })
     }
 
-    pub(crate) fn range(&mut self) -> Result<(u8, Range), WireError> {
+    pub(crate) fn range(&mut self) -> Result<(u8, HashRange), WireError> {
         let byte = self.byte()?;
         let depth = u32::from(byte & 0x0f) * crate::store::digest::FAN_BITS;
-        let range = Range { depth, index: self.number()? };
+        let range = HashRange { depth, index: self.varint()? };
         if range.is_well_formed() { Ok((byte >> 4, range)) } else { Err(WireError::Form) }
     }
 
     pub(crate) fn weak(&mut self) -> Result<[u16; FAN], WireError> {
         let mut weak = [0; FAN];
         for hash in &mut weak {
-            *hash = self.short()?;
+            *hash = self.u16_le()?;
         }
         Ok(weak)
     }
 
-    pub(crate) fn pending(
+    pub(crate) fn regions(
         &mut self,
         hash_key: HashKey,
         told: &mut LeftoverTable,
-    ) -> Result<ToldPending, WireError> {
+    ) -> Result<PeerRegions, WireError> {
         let count = self.count(1)?;
         if count > LIST_MAX && !told.is_unlimited {
             return Err(WireError::TooMany);
         }
-        let (mut pending, mut is_whole) = (Vec::new(), true);
+        let (mut regions, mut is_whole) = (Vec::new(), true);
         for _ in 0..count {
-            let one = self.one_pending(hash_key, told)?;
+            let one = self.region(hash_key, told)?;
             is_whole &= one.is_some();
-            pending.extend(one);
+            regions.extend(one);
         }
-        Ok(ToldPending { pending, is_whole })
+        Ok(PeerRegions { regions, is_whole })
     }
 
     /// `None` stands for those that are not told.
-    fn one_pending(
+    fn region(
         &mut self,
         hash_key: HashKey,
         told: &mut LeftoverTable,
-    ) -> Result<Option<Pending>, WireError> {
+    ) -> Result<Option<RegionCoverage>, WireError> {
         let tag = self.byte()?;
         let mut regions = BTreeMap::new();
         match tag {
             UNTOLD => return Ok(None),
             AGAIN => {
-                let at = usize::try_from(self.number()?).map_err(|_| WireError::Form)?;
+                let at = usize::try_from(self.varint()?).map_err(|_| WireError::Form)?;
                 return told.all.get(at).cloned().map(Some).ok_or(WireError::Form);
             }
-            HERE => _ = regions.insert(hash_key, self.places()?),
+            HERE => _ = regions.insert(hash_key, self.intervals()?),
             LEFTOVER => {
                 for _ in 0..self.count(16)? {
-                    regions.insert(self.hash_key()?, self.places()?);
+                    regions.insert(self.hash_key()?, self.intervals()?);
                 }
             }
             _ => return Err(WireError::Form),
         }
-        let context = self.context()?.filter(|_| !regions.is_empty()).ok_or(WireError::Form)?;
-        let pending = Pending { regions: Arc::new(regions), context };
-        if tag == LEFTOVER && !told.note(&pending) {
+        let context = self.clocks()?.filter(|_| !regions.is_empty()).ok_or(WireError::Form)?;
+        let region = RegionCoverage { regions: Arc::new(regions), clocks: context };
+        if tag == LEFTOVER && !told.remember(&region) {
             return Err(WireError::TooMany);
         }
-        Ok(Some(pending))
+        Ok(Some(region))
     }
 
-    fn places(&mut self) -> Result<Places, WireError> {
-        let mut places = Places::default();
+    fn intervals(&mut self) -> Result<HashIntervals, WireError> {
+        let mut intervals = HashIntervals::default();
         for _ in 0..self.count(9)? {
-            let first = self.word()?;
-            let last = first.checked_add(self.number()?).ok_or(WireError::Form)?;
-            places.add(first, last);
+            let first = self.u64_le()?;
+            let last = first.checked_add(self.varint()?).ok_or(WireError::Form)?;
+            intervals.add(first, last);
         }
-        if places.is_empty() { Err(WireError::Form) } else { Ok(places) }
+        if intervals.is_empty() { Err(WireError::Form) } else { Ok(intervals) }
     }
 
     /// A row, or what is wrong with it if the frame can be read on behind it.
-    pub(crate) fn row(&mut self, vector: &Arc<Context>) -> Result<Result<Row, Refusal>, WireError> {
-        let held = self.entry()?;
-        let context = self.context()?;
-        Ok(held.map(|held| Row { held, vector: vector.clone(), context }))
+    pub(crate) fn row(&mut self, vector: &Arc<Clocks>) -> Result<Result<PeerRow, Refusal>, WireError> {
+        let dot_set = self.dot_set()?;
+        let context = self.clocks()?;
+        Ok(dot_set.map(|dot_set| PeerRow { dot_set, vector: vector.clone(), context }))
     }
 
     /// A key and what it holds, or what is wrong with it if the frame can be read on behind it.
-    pub(crate) fn entry(&mut self) -> Result<Result<Held, Refusal>, WireError> {
+    pub(crate) fn dot_set(&mut self) -> Result<Result<DotSet, Refusal>, WireError> {
         let key = self.bytes()?;
-        self.held(key, DOTS_MAX)
+        self.dots(key, DOTS_MAX)
     }
 
     /// What a key holds, or what is wrong with it.
-    pub(crate) fn held(&mut self, key: &[u8], dots_max: usize) -> Result<Result<Held, Refusal>, WireError> {
+    pub(crate) fn dots(&mut self, key: &[u8], dots_max: usize) -> Result<Result<DotSet, Refusal>, WireError> {
         let key_fits = u16::try_from(key.len()).is_ok();
         let count = self.count(18)?;
         let is_kept = key_fits && count <= dots_max;
         let (mut one, mut others) = (None, Vec::new());
         for _ in 0..count {
-            let stamp = Stamp { clock: self.word()?, origin: self.word()? };
-            let expires = self.number()?;
+            let stamp = Stamp { clock: self.u64_le()?, origin: self.u64_le()? };
+            let expires = self.varint()?;
             let value = self.bytes()?;
             if is_kept {
                 self.text.clear();
                 self.text.extend_from_slice(key);
                 self.text.extend_from_slice(value);
-                let record = Record::new(stamp, expires, key.len(), &self.text, &mut self.room);
-                others.extend(one.replace(record));
+                let dot = Dot::new(stamp, expires, key.len(), &self.text, &mut self.room);
+                others.extend(one.replace(dot));
             }
         }
         if !key_fits {
@@ -608,8 +616,8 @@ impl<'a> Reader<'a> {
             return Ok(Err(Refusal::Dots));
         }
         Ok(Ok(match one {
-            Some(one) if others.is_empty() => Held::One(one),
-            one => Held::from_records(key, others.into_iter().chain(one).collect()),
+            Some(one) if others.is_empty() => DotSet::One(one),
+            one => DotSet::from_dots(key, others.into_iter().chain(one).collect()),
         }))
     }
 }
@@ -640,10 +648,10 @@ impl Assembler {
             return Err(WireError::TooLarge(len));
         }
         // A foreign version is told at once: its lengths may mean something else.
-        if rest.first().is_some_and(|version| *version != VERSION) {
+        if rest.first().is_some_and(|version| *version != WIRE_VERSION) {
             return Err(WireError::Version(rest[0]));
         }
-        if len + 4 < HEADER_BYTES {
+        if len + 4 < FRAME_HEADER_BYTES {
             return Err(WireError::Form);
         }
         if rest.len() < len {
@@ -695,112 +703,112 @@ mod tests {
     #[test]
     fn a_count_that_the_frame_does_not_bear_out_allocates_nothing() {
         let mut writer = Writer::new(Kind::Tail);
-        writer.number(u64::MAX / 2);
+        writer.varint(u64::MAX / 2);
         let frame = writer.finish();
         let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
-        assert_eq!(reader.context(), Err(WireError::Form));
+        assert_eq!(reader.clocks(), Err(WireError::Form));
     }
 
     #[test]
     fn leftovers_without_room_in_table_are_told_as_untold() {
         let (here, old) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
-        let leftover = |clock, places| {
-            Pending::new(old, places, Arc::new(Context { dots: BTreeMap::from([(7, clock)]) }))
+        let leftover = |clock, intervals| {
+            RegionCoverage::new(old, intervals, Arc::new(Clocks { dots: BTreeMap::from([(7, clock)]) }))
         };
-        let small = |clock| leftover(clock, Places::between(clock, clock));
-        let large = |clock: u64, intervals: usize| {
-            let mut places = Places::default();
-            (0..intervals as u64).for_each(|at| places.add(3 * at, 3 * at));
-            leftover(clock, places)
+        let small = |clock| leftover(clock, HashIntervals::between(clock, clock));
+        let large = |clock: u64, count: usize| {
+            let mut intervals = HashIntervals::default();
+            (0..count as u64).for_each(|at| intervals.add(3 * at, 3 * at));
+            leftover(clock, intervals)
         };
-        let many: Vec<Pending> = (1..=LEFTOVERS_MAX as u64 + 9).map(small).collect();
+        let many: Vec<RegionCoverage> = (1..=LEFTOVERS_MAX as u64 + 9).map(small).collect();
         let long = [large(1, LEFTOVER_ITEMS_MAX - 1), large(2, 8), large(3, LEFTOVER_ITEMS_MAX)];
         for (all, told_max) in [(&many[..], LEFTOVERS_MAX), (&long[..], 1), (&long[2..], 0)] {
             let (mut told, mut heard) = (LeftoverTable::default(), LeftoverTable::default());
             for (first, last) in [(0, all.len()), (0, told_max), (all.len() - 1, all.len()), (0, all.len())] {
                 let mut writer = Writer::new(Kind::Items);
-                writer.pending(&all[first..last], here, &mut told);
+                writer.regions(&all[first..last], here, &mut told);
                 let frame = writer.finish();
                 let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
-                let list = reader.pending(here, &mut heard).expect("what is written honestly is read");
+                let list = reader.regions(here, &mut heard).expect("what is written honestly is read");
                 assert!(reader.end().is_ok());
-                assert_eq!(list.pending[..], all[first.min(told_max)..last.min(told_max)]);
+                assert_eq!(list.regions[..], all[first.min(told_max)..last.min(told_max)]);
                 assert_eq!(list.is_whole, last <= told_max);
             }
         }
     }
 
-    fn clocks() -> impl Strategy<Value = Context> {
-        prop::collection::btree_map(any::<u64>(), 1..u64::MAX, 0..5).prop_map(|dots| Context { dots })
+    fn clocks() -> impl Strategy<Value = Clocks> {
+        prop::collection::btree_map(any::<u64>(), 1..u64::MAX, 0..5).prop_map(|dots| Clocks { dots })
     }
 
-    fn rows() -> impl Strategy<Value = Held> {
+    fn rows() -> impl Strategy<Value = DotSet> {
         let value = prop::collection::vec(any::<u8>(), 0..300);
         let dots = prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>(), value), 0..4);
         (prop::collection::vec(any::<u8>(), 0..40), dots).prop_map(|(key, dots)| {
-            let record = |(clock, origin, expires, value): &(u64, u64, u64, Vec<u8>)| {
+            let dot = |(clock, origin, expires, value): &(u64, u64, u64, Vec<u8>)| {
                 let text = [&key[..], value].concat();
                 let stamp = Stamp { clock: *clock, origin: *origin };
-                Record::new(stamp, *expires, key.len(), &text, &mut Vec::new())
+                Dot::new(stamp, *expires, key.len(), &text, &mut Vec::new())
             };
-            Held::from_records(&key, dots.iter().map(record).collect())
+            DotSet::from_dots(&key, dots.iter().map(dot).collect())
         })
     }
 
-    fn pendings() -> impl Strategy<Value = Vec<Pending>> {
+    fn pendings() -> impl Strategy<Value = Vec<RegionCoverage>> {
         let region = (0..3_u64, any::<u64>(), any::<u64>());
         let context = clocks().prop_filter("a pending says something", |context| !context.dots.is_empty());
-        let pending = (prop::collection::vec(region, 1..4), context).prop_map(|(regions, context)| {
-            let mut by_key: BTreeMap<HashKey, Places> = BTreeMap::new();
+        let region = (prop::collection::vec(region, 1..4), context).prop_map(|(regions, context)| {
+            let mut by_key: BTreeMap<HashKey, HashIntervals> = BTreeMap::new();
             for (key, a, b) in regions {
                 by_key.entry(HashKey::from_words(key, key)).or_default().add(a.min(b), a.max(b));
             }
-            Pending { regions: Arc::new(by_key), context: Arc::new(context) }
+            RegionCoverage { regions: Arc::new(by_key), clocks: Arc::new(context) }
         });
-        prop::collection::vec(pending, 0..4)
+        prop::collection::vec(region, 0..4)
     }
 
-    fn ranges() -> impl Strategy<Value = Range> {
-        (any::<u64>(), 0..=DEPTH_MAX / FAN_BITS).prop_map(|(at, level)| Range::at(at, level * FAN_BITS))
+    fn ranges() -> impl Strategy<Value = HashRange> {
+        (any::<u64>(), 0..=DEPTH_MAX / FAN_BITS).prop_map(|(at, level)| HashRange::at(at, level * FAN_BITS))
     }
 
     /// One of everything that a frame may hold.
-    type Content = (Held, Context, Vec<Pending>, (u8, Range));
+    type Content = (DotSet, Clocks, Vec<RegionCoverage>, (u8, HashRange));
 
     fn read(frame: &[u8]) -> Result<Content, WireError> {
         let (_, mut reader) = Reader::new(frame)?;
         let row = reader.row(&Arc::default())?.expect("a row that is fit to be read");
-        let told = reader.pending(HashKey::from_words(1, 1), &mut LeftoverTable::default())?;
+        let told = reader.regions(HashKey::from_words(1, 1), &mut LeftoverTable::default())?;
         assert!(told.is_whole);
         let range = reader.range()?;
-        let mut context = Arc::new(Context::new());
-        reader.join(&mut context)?;
+        let mut context = Arc::new(Clocks::new());
+        reader.join_clocks(&mut context)?;
         reader.end()?;
         assert_eq!(row.context.as_deref().cloned().unwrap_or_default(), *context);
-        Ok((row.held, Context::clone(&context), told.pending, range))
+        Ok((row.dot_set, Clocks::clone(&context), told.regions, range))
     }
 
     /// Everything that makes two rows the same to a reader.
-    fn told(held: &Held) -> Vec<(Stamp, u64, &[u8])> {
-        held.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value())).collect()
+    fn told(dot_set: &DotSet) -> Vec<(Stamp, u64, &[u8])> {
+        dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value())).collect()
     }
 
     proptest! {
         #[test]
         fn whatever_is_written_is_read_again_and_nothing_less_is_a_frame(
-            held in rows(), context in clocks(), pending in pendings(), range in ranges(), tag in 0..16_u8,
+            dot_set in rows(), context in clocks(), region in pendings(), range in ranges(), tag in 0..16_u8,
         ) {
             let mut writer = Writer::new(Kind::Items);
-            writer.row(&held, Some(&context));
-            writer.pending(&pending, HashKey::from_words(1, 1), &mut LeftoverTable::default());
+            writer.row(&dot_set, Some(&context));
+            writer.regions(&region, HashKey::from_words(1, 1), &mut LeftoverTable::default());
             writer.range(tag, range);
-            writer.context(Some(&context));
+            writer.clocks(Some(&context));
             let frame = writer.finish();
             let (row, clocks, pendings, tagged) = read(&frame[4..]).unwrap();
-            prop_assert_eq!(row.key(), held.key());
-            prop_assert_eq!(told(&row), told(&held));
+            prop_assert_eq!(row.key(), dot_set.key());
+            prop_assert_eq!(told(&row), told(&dot_set));
             prop_assert_eq!(clocks, context);
-            prop_assert_eq!(pendings, pending);
+            prop_assert_eq!(pendings, region);
             prop_assert_eq!(tagged, (tag, range));
             for end in 4..frame.len() {
                 prop_assert!(read(&frame[4..end]).is_err(), "cut at {} of {}", end, frame.len());

@@ -106,7 +106,7 @@ fn replication(criterion: &mut Criterion) {
                     pair.ends[1].put(at(3 * KEYS), &key((from + j) % KEYS), b"changed").expect("acceptable");
                 }
                 pair.ends.iter_mut().for_each(|end| end.handle(at(3 * KEYS), Input::LinkUp(1)));
-                pair.ends.iter_mut().for_each(|end| end.compare(1));
+                pair.ends.iter_mut().for_each(|end| end.want_repair(1));
                 pair.run(true).bytes
             },
             BatchSize::PerIteration,

@@ -145,7 +145,7 @@ impl Pair {
 
     /// Lets time pass for both.
     pub fn wake(&mut self, later: Duration) {
-        self.now = self.now.after(later);
+        self.now = self.now.later_by(later);
         self.ends.iter_mut().for_each(|end| end.handle(self.now, Input::Wake));
     }
 }

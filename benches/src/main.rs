@@ -383,7 +383,7 @@ fn rival_comparisons(keys: u64, differences: [u64; 3]) -> [[f64; 2]; 3] {
 fn compare(pair: &mut Pair) -> tidings_benches::Crossed {
     for end in &mut pair.ends {
         end.handle(at(1), Input::LinkUp(1));
-        end.compare(1);
+        end.want_repair(1);
     }
     pair.run(true)
 }

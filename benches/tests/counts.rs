@@ -109,7 +109,7 @@ fn measured_core(counts: &mut Counts) {
         }
         for end in &mut pair.ends {
             end.handle(now, tidings::Input::LinkUp(1));
-            end.compare(1);
+            end.want_repair(1);
         }
         let mut crossed = tidings_benches::Crossed::default();
         let allocated = allocations(|| crossed = pair.run(true));

@@ -65,7 +65,7 @@ impl Elections {
         let has_wild_clocks = dice.below(2) == 0;
         let sim = Sim::new(self.seed).broken(self.control).config(config).seeds(&[0, 1]);
         let sim = sim.loss([0.0, 0.05, 0.25][dice.below(3)]);
-        let sim = if self.seed % 3 == 1 { sim.lateness(0.2) } else { sim };
+        let sim = if self.seed % 3 == 1 { sim.processing_delay(0.2) } else { sim };
         let sim = sim.delay(Duration::from_millis([1, 5, 60][dice.below(3)]));
         let disks = if has_wild_clocks { count } else { dice.below(count + 1) };
         let sim = sim.nodes_with_disk(disks).nodes(count - disks);

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use tidings::{Config, Control, Disk, DiskFault, Event, PutOptions, Sim, WriteError};
+use tidings::{Config, Control, Disk, DiskFault, PutOptions, ReplicaEvent, Sim, WriteError};
 
 /// A small generator of its own, so that the history does not depend on what the replicas draw.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Plan {
         let times = if self.has_large() { LARGE_TIMES } else { 1 };
         let sim = if self.seed % 4 == 3 { sim.rate(SLOW_RATE * times) } else { sim };
         let sim = if self.is_slowest() { sim.rate(SLOWEST_RATE) } else { sim };
-        let sim = if self.seed % 3 == 1 { sim.lateness(0.2) } else { sim };
+        let sim = if self.seed % 3 == 1 { sim.processing_delay(0.2) } else { sim };
         let with_disk = dice.below(count + 1);
         let mut sim = sim.nodes_with_disk(with_disk).nodes(count - with_disk);
         for _ in 0..self.steps {
@@ -148,7 +148,8 @@ impl Plan {
             }
         }
         if self.control.is_none() {
-            let differs = |(_, event): &(usize, Event)| matches!(event, Event::Disagreement { .. });
+            let differs =
+                |(_, event): &(usize, ReplicaEvent)| matches!(event, ReplicaEvent::Disagreement { .. });
             assert!(!sim.events().iter().any(differs), "seed {}: healthy nodes disagree", self.seed);
         }
         let (healed_at, bytes_before) = (sim.now(), sim.bytes_sent());
@@ -163,7 +164,10 @@ impl Plan {
         );
         for i in 0..sim.len() {
             let status = sim.node(i).status();
-            assert!(status.cloud <= CLOUD_MAX && status.removals <= removals_max.max(64), "grew: {status:?}");
+            assert!(
+                status.extra_contexts <= CLOUD_MAX && status.removals <= removals_max.max(64),
+                "grew: {status:?}"
+            );
         }
         sim.assert_converged_in_time();
         sim

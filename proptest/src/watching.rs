@@ -46,7 +46,7 @@ impl Watcher {
         let (revision, state) = self.bookmarks[pick % self.bookmarks.len()].clone();
         // Text and back: that is how a revision is kept between two runs of a program.
         let revision = revision.to_string().parse().expect("a revision's own text");
-        self.watch = sim.node(self.node).watch(&self.prefix).from(revision);
+        self.watch = sim.node(self.node).watch(&self.prefix).resume_from(revision);
         (self.state, self.last, self.is_current) = (state, Some(revision), false);
         self.bookmarks.clear();
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Control, Event, PutOptions, Sim, WriteError};
+use tidings::{Config, Control, PutOptions, ReplicaEvent, Sim, WriteError};
 use tidings_proptest::{Noticed, with_control};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -70,10 +70,14 @@ fn writes_are_refused_while_the_clock_is_in_doubt() {
         all_write(&mut sim);
         all_hold(&mut sim, "k");
         let events = sim.events();
-        let of = |event: &dyn Fn(&Event) -> bool| events.iter().filter(|(i, e)| *i == 0 && event(e)).count();
-        assert_eq!(of(&|event| matches!(event, Event::ClockInDoubt { .. })), 1);
-        assert_eq!(of(&|event| matches!(event, Event::ClockTrusted)), 1);
-        assert!(!events.iter().any(|(i, event)| *i != 0 && matches!(event, Event::ClockInDoubt { .. })));
+        let of = |event: &dyn Fn(&ReplicaEvent) -> bool| {
+            events.iter().filter(|(i, e)| *i == 0 && event(e)).count()
+        };
+        assert_eq!(of(&|event| matches!(event, ReplicaEvent::ClockInDoubt { .. })), 1);
+        assert_eq!(of(&|event| matches!(event, ReplicaEvent::ClockTrusted)), 1);
+        assert!(
+            !events.iter().any(|(i, event)| *i != 0 && matches!(event, ReplicaEvent::ClockInDoubt { .. }))
+        );
     }
 }
 
@@ -143,7 +147,7 @@ fn a_node_that_was_ahead_tells_no_claims_from_the_future() {
         sim.run_for(seconds(30));
         sim.node(1).put("late", "v").unwrap();
         sim.run_for(seconds(5));
-        let refused = |(_, event): &(usize, Event)| matches!(event, Event::ClaimRefused { .. });
+        let refused = |(_, event): &(usize, ReplicaEvent)| matches!(event, ReplicaEvent::ClaimRefused { .. });
         let is_refused = sim.events().iter().any(refused);
         assert_eq!(is_refused, control.is_some(), "an honest node claims nothing from the future");
         assert!(is_refused || sim.node(0).get("late").is_some());
@@ -214,7 +218,7 @@ fn a_node_alone_accepts_a_step_and_of_two_neither_doubts() {
 /// How often healthy nodes report a disagreement.
 fn disagreements(sim: &mut Sim) -> usize {
     let events = sim.events();
-    events.iter().filter(|(_, event)| matches!(event, Event::Disagreement { .. })).count()
+    events.iter().filter(|(_, event)| matches!(event, ReplicaEvent::Disagreement { .. })).count()
 }
 
 #[test]

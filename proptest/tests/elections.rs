@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use tidings::{Builder, Config, ElectionError, Event, Leader, Node, NodeEvent, Observer, Security};
+use tidings::{
+    Builder, Config, ElectionError, Leader, LeaderStream, Node, NodeEvent, ReplicaEvent, Security,
+};
 use tidings_proptest::guarded;
 
 fn security() -> Security {
@@ -41,7 +43,7 @@ async fn three() -> [Node; 3] {
 }
 
 /// The next leader that an observer sees whose value is this; or that there is none.
-async fn sees(observer: &mut Observer, value: Option<&[u8]>) -> Option<Leader> {
+async fn sees(observer: &mut LeaderStream, value: Option<&[u8]>) -> Option<Leader> {
     guarded(async {
         loop {
             let leader = observer.next().await.expect("the node is open");
@@ -141,7 +143,7 @@ async fn what_cannot_be_is_said() {
         guarded(async {
             loop {
                 let event = events.next().await.expect("the node is open");
-                if matches!(event, NodeEvent::Store(Event::VotersDiffer { .. })) {
+                if matches!(event, NodeEvent::Store(ReplicaEvent::VotersDiffer { .. })) {
                     return;
                 }
             }

@@ -127,7 +127,7 @@ fn a_promise_is_safe_before_anybody_may_hear_of_it_and_is_found_again() {
     let (mut disk, mut a) = (Plain::default(), replica(1, None));
     disk.follow(&mut a);
     assert!(a.are_memos_safe());
-    a.keep("promise/cron", Some(b"to b"));
+    a.set_memo("promise/cron", Some(b"to b"));
     assert!(!a.are_memos_safe());
     let part = a.persist().unwrap();
     assert!(part.ends() && !a.are_memos_safe());
@@ -137,7 +137,7 @@ fn a_promise_is_safe_before_anybody_may_hear_of_it_and_is_found_again() {
     disk.follow(&mut a);
     assert!(a.are_memos_safe());
     let a = replica(2, Some(disk.read().unwrap()));
-    assert_eq!(a.kept("promise/cron"), Some(&b"to b"[..]));
+    assert_eq!(a.memo("promise/cron"), Some(&b"to b"[..]));
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn nothing_stored_can_change_unnoticed() {
     a.put(Time::default(), "k", b"value").unwrap();
     a.set_add(Time::default(), "s", "x").unwrap();
     a.counter_add(Time::default(), "c", 7).unwrap();
-    a.keep("promise", Some(b"to b"));
+    a.set_memo("promise", Some(b"to b"));
     disk.follow(&mut a);
     let damaged = |map: BTreeMap<Vec<u8>, Vec<u8>>| {
         let Ok(saved) = (Plain { map, parts: 0 }).read() else { return true };

@@ -14,7 +14,7 @@ const ARRIVAL_MAX: Duration = Duration::from_millis(20);
 const READY_MAX: Duration = Duration::from_secs(5);
 
 fn is_ready(sim: &mut Sim) -> bool {
-    (0..sim.len()).all(|i| sim.node(i).joining().is_over)
+    (0..sim.len()).all(|i| sim.node(i).joining().is_ready)
 }
 
 /// Forms a cluster in which each node has these seeds, and answers how long the first write takes to the last node, once

@@ -78,7 +78,7 @@ fn excess_after_meeting(seed: u64, meetings: usize, control: Option<Control>) ->
     meet(&mut sim, seed, meetings);
     let keys = 2 * crashes * FLUSH_ROWS + 6 * meetings;
     let bytes = sim.bytes_sent() - before;
-    let clouds = (0..sim.len()).map(|i| sim.node(i).status().cloud);
+    let clouds = (0..sim.len()).map(|i| sim.node(i).status().extra_contexts);
     let most = clouds.max().unwrap_or_default();
     (most > 2 * keys || bytes > MEETING_BYTES_MAX)
         .then(|| format!("seed {seed}: {most} contexts for {keys} keys, {bytes} bytes"))

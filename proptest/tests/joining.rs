@@ -61,7 +61,7 @@ fn watch_joining(
         if steps.last() != Some(&step) {
             steps.push(step.clone());
         }
-        if step.is_over {
+        if step.is_ready {
             return steps;
         }
         each(sim, &step);
@@ -138,8 +138,8 @@ fn a_donor_that_dies_is_replaced_without_starting_over() {
 fn a_donor_that_stalls_is_replaced_long_before_its_session_would_end() {
     holds_unless(Control::DonorKept, |sim| {
         donor_is_replaced(sim, 2 * ON_THE_WAY_BYTES, Duration::from_secs(7), |sim, donor| {
-            sim.hold(donor, 3);
-            sim.hold(3, donor);
+            sim.delay_traffic(donor, 3);
+            sim.delay_traffic(3, donor);
         });
     });
 }

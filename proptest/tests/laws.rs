@@ -119,7 +119,7 @@ proptest! {
         for replica in [&mut ours, &mut theirs] {
             replica.handle(at(1), Input::LinkUp(1));
         }
-        theirs.compare(1);
+        theirs.want_repair(1);
         for _ in 0..6 {
             for to_ours in [true, false] {
                 let (from, to) = if to_ours { (&mut theirs, &mut ours) } else { (&mut ours, &mut theirs) };
@@ -242,7 +242,7 @@ fn exchange(now: Time, a: &mut Replica, b: &mut Replica) {
     for replica in [&mut *a, &mut *b] {
         replica.handle(now, Input::LinkUp(LINK));
     }
-    a.compare(LINK);
+    a.want_repair(LINK);
     talk(now, LINK, a, b);
     for replica in [a, b] {
         replica.handle(now, Input::LinkDown(LINK));

@@ -9,7 +9,7 @@ use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidings::{Config, Control, DiskFault, Event, LeaseEnd, LeaseState, Sim};
+use tidings::{Config, Control, DiskFault, LeaseEnd, LeaseState, ReplicaEvent, Sim};
 use tidings_proptest::Elections;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -163,7 +163,7 @@ fn divided(control: Option<Control>) -> Sim {
 fn lists_of_voters_that_differ_are_refused_and_reported_on_both_sides() {
     let mut sim = divided(None);
     assert_eq!(sim.holders("cron").len(), 1);
-    let differs = |event: &Event| matches!(event, Event::VotersDiffer { .. });
+    let differs = |event: &ReplicaEvent| matches!(event, ReplicaEvent::VotersDiffer { .. });
     let told: BTreeSet<usize> =
         sim.events().into_iter().filter(|(_, event)| differs(event)).map(|(i, _)| i).collect();
     assert!(told.contains(&2) && told.contains(&3), "{told:?}");
@@ -194,7 +194,7 @@ fn lease_bounds_that_differ_are_refused_and_both_are_named() {
         assert!(sim.holders("cron").iter().all(|(i, _)| *i != 2), "it has no part");
         let mut told = BTreeSet::new();
         for (i, event) in sim.events() {
-            if let Event::VotersDiffer { ours, theirs, .. } = event {
+            if let ReplicaEvent::VotersDiffer { ours, theirs, .. } = event {
                 let both = [ours, theirs].map(|rules| (rules.lease_time_max, rules.clock_skew_max));
                 let expected = [(SECOND * 10, SECOND * 2), (SECOND * lease_max as u32, SECOND * skew as u32)];
                 assert_eq!(both, if i == 2 { [expected[1], expected[0]] } else { expected });

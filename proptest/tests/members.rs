@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tidings::{Control, Event, META_BYTES_MAX, Member, MemberEvent, MemberState, Sim};
+use tidings::{Control, META_BYTES_MAX, Member, MemberEvent, MemberState, ReplicaEvent, Sim};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -217,8 +217,8 @@ fn starve(control: Option<Control>, deaf: bool, pause: Duration, run: Duration) 
     while sim.now() < until {
         for i in &starved {
             if deaf {
-                (0..count).for_each(|other| sim.hold(*i, other));
-                (0..count).for_each(|other| sim.hold(other, *i));
+                (0..count).for_each(|other| sim.delay_traffic(*i, other));
+                (0..count).for_each(|other| sim.delay_traffic(other, *i));
             } else {
                 sim.pause(*i);
             }
@@ -226,8 +226,8 @@ fn starve(control: Option<Control>, deaf: bool, pause: Duration, run: Duration) 
         sim.run_for(pause);
         for i in &starved {
             if deaf {
-                (0..count).for_each(|other| sim.release(*i, other));
-                (0..count).for_each(|other| sim.release(other, *i));
+                (0..count).for_each(|other| sim.resume_traffic(*i, other));
+                (0..count).for_each(|other| sim.resume_traffic(other, *i));
             } else {
                 sim.resume(*i);
             }
@@ -367,7 +367,7 @@ fn nodes_with_a_disk_find_each_other_again_without_any_seed() {
 fn what_a_node_tells_about_itself_reaches_everybody_and_is_bounded() {
     let mut sim = settled(12, 40);
     let meta = |text: &str| BTreeMap::from([("role".to_owned(), text.to_owned())]);
-    assert!(sim.node(7).tell(meta("cache")));
+    assert!(sim.node(7).set_meta(meta("cache")));
     sim.run_for(SECOND * 3);
     for i in 0..40 {
         let members = sim.node(i).members();
@@ -376,8 +376,11 @@ fn what_a_node_tells_about_itself_reaches_everybody_and_is_bounded() {
     }
     let updated = |event: &MemberEvent| matches!(event, MemberEvent::Updated(member) if member.name == "n7");
     assert_eq!(sim.member_events().iter().filter(|(_, _, event)| updated(event)).count(), 39);
-    assert!(!sim.node(7).tell(meta(&"x".repeat(META_BYTES_MAX))), "too much is refused");
-    assert!(sim.node(7).tell(meta(&"x".repeat(META_BYTES_MAX - 4))), "and as much as is permitted is not");
+    assert!(!sim.node(7).set_meta(meta(&"x".repeat(META_BYTES_MAX))), "too much is refused");
+    assert!(
+        sim.node(7).set_meta(meta(&"x".repeat(META_BYTES_MAX - 4))),
+        "and as much as is permitted is not"
+    );
     sim.run_for(SECOND * 3);
     assert!(sim.node(8).members().iter().any(|member| member.meta == meta(&"x".repeat(META_BYTES_MAX - 4))));
     assert_eq!(sim.node(7).members()[0].meta_version, 3);
@@ -464,7 +467,8 @@ fn random_histories_of_a_cluster_that_links_itself_keep_every_promise() {
         }
         agree(&mut sim, SECOND * 60);
         sim.assert_converged();
-        let odd = |event: &Event| matches!(event, Event::NameTwice(_) | Event::MembersFull);
+        let odd =
+            |event: &ReplicaEvent| matches!(event, ReplicaEvent::NameTwice(_) | ReplicaEvent::MembersFull);
         let odd = sim.events().into_iter().find(|(_, event)| odd(event));
         assert!(odd.is_none(), "seed {seed}: {odd:?}");
     }

@@ -64,7 +64,7 @@ async fn a_recorder_sees_what_two_nodes_do() {
         last = Some(step);
     }
     let last = last.expect("there is a last step");
-    assert!(last.is_over && last.entries_done == 500 && last.entries_expected == 500, "{last:?}");
+    assert!(last.is_ready && last.entries_done == 500 && last.entries_expected == 500, "{last:?}");
     assert_eq!(joining.next().await, None);
     a.put("live", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
     assert_eq!(b.put("", "v").unwrap_err(), WriteError::KeyEmpty);

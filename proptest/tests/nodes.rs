@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings::{
-    Builder, Config, ElectionError, Event, MapEvent, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal,
-    PutOptions, Quorum, Security, StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
+    Builder, Config, ElectionError, MapEvent, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions,
+    Quorum, ReplicaEvent, Security, StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
 };
 use tidings_proptest::{GUARD, guarded, refusal};
 use tokio::net::UdpSocket;
@@ -712,7 +712,7 @@ async fn two_nodes_of_one_name_that_grew_up_apart_both_stay_and_it_is_said() {
     let bridge = builder("bridge", &[&x, &y]).start().await.unwrap();
     let mut events = bridge.events();
     let said = loop {
-        if let Some(NodeEvent::Store(Event::NameTwice(member))) = guarded(events.next()).await {
+        if let Some(NodeEvent::Store(ReplicaEvent::NameTwice(member))) = guarded(events.next()).await {
             break member;
         }
     };

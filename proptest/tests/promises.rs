@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tidings::{BATCH_WRITES_MAX, Config, Disk, Event, KEY_BYTES_MAX, OnlyIf, PutOptions, Sim, WriteError};
+use tidings::{
+    BATCH_WRITES_MAX, Config, Disk, KEY_BYTES_MAX, OnlyIf, PutOptions, ReplicaEvent, Sim, WriteError,
+};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -24,7 +26,7 @@ fn a_changed_value_is_found_by_the_scrub_and_fetched_anew() {
     sim.run_for(ms(500));
     assert!(sim.damage(1, "k", true));
     sim.run_for(Duration::from_secs(5));
-    assert!(sim.events().iter().any(|(node, event)| *node == 1 && *event == Event::Damaged));
+    assert!(sim.events().iter().any(|(node, event)| *node == 1 && *event == ReplicaEvent::Damaged));
     sim.assert_converged();
     assert_eq!(sim.node(1).get("k").unwrap().value(), b"right");
 }
@@ -44,7 +46,7 @@ fn a_delete_survives_the_return_of_an_old_backup() {
     sim.restart_with(1, Disk::Older(2));
     sim.assert_converged();
     assert!(sim.node(0).get("gone").is_none() && sim.node(1).get("gone").is_none());
-    assert_eq!(sim.node(0).status().cloud, 0);
+    assert_eq!(sim.node(0).status().extra_contexts, 0);
 }
 
 #[test]
@@ -100,7 +102,9 @@ fn writes_from_the_future_are_refused_and_come_again_later() {
     sim.node(0).put("early", "v").unwrap();
     sim.run_for(ms(500));
     assert!(sim.node(1).get("early").is_none());
-    assert!(sim.events().iter().any(|(node, event)| *node == 1 && matches!(event, Event::Refused { .. })));
+    assert!(
+        sim.events().iter().any(|(node, event)| *node == 1 && matches!(event, ReplicaEvent::Refused { .. }))
+    );
     // The other keys of the same node are not held up for ever, and the refused one arrives in its time.
     sim.skew(0, 0);
     sim.assert_converged();
@@ -121,8 +125,9 @@ fn claims_from_far_in_the_future_end_the_link_until_their_time() {
     sim.node(0).put("early", "v").unwrap();
     sim.run_for(ms(500));
     assert!(sim.node(1).get("early").is_none());
-    let is_refused =
-        |(node, event): &(usize, Event)| *node == 1 && matches!(event, Event::ClaimRefused { .. });
+    let is_refused = |(node, event): &(usize, ReplicaEvent)| {
+        *node == 1 && matches!(event, ReplicaEvent::ClaimRefused { .. })
+    };
     assert!(sim.events().iter().any(is_refused));
     sim.skew(0, 0);
     sim.node(1).put("other", "v").unwrap();
@@ -179,7 +184,8 @@ fn a_new_cluster_reports_no_disagreement() {
         sim.run_for(ms(300));
         sim.node(0).put("k", "v").unwrap();
         sim.assert_converged();
-        let disagrees = |(_, event): &(usize, Event)| matches!(event, Event::Disagreement { .. });
+        let disagrees =
+            |(_, event): &(usize, ReplicaEvent)| matches!(event, ReplicaEvent::Disagreement { .. });
         assert!(!sim.events().iter().any(disagrees), "seed {seed}");
     }
 }

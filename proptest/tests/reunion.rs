@@ -135,7 +135,7 @@ impl History {
             10 => sim.set_loss([0.0, 0.1, 0.3, 0.5][dice.below(4)]),
             11 if is_up => {
                 let step = sim.now().as_micros().to_string();
-                assert!(sim.node(i).tell(BTreeMap::from([("step".to_owned(), step)])));
+                assert!(sim.node(i).set_meta(BTreeMap::from([("step".to_owned(), step)])));
             }
             12 if is_up && sim.len() >= 3 => _ = sim.node(i).campaign(LEASE, "v"),
             _ if is_up => _ = sim.node(i).put(format!("k{}", dice.below(5)), "v").unwrap(),

@@ -223,13 +223,13 @@ fn peer_that_stops_amid_a_value_is_given_up() {
         sim.restart(1);
         sim.run_for(IDEAL / 2);
         assert_eq!(sim.timeouts(), 0);
-        sim.hold(0, 1);
-        sim.hold(1, 0);
+        sim.delay_traffic(0, 1);
+        sim.delay_traffic(1, 0);
         let timeout = config().sync_timeout;
         sim.run_for(timeout * 3);
         assert!(sim.timeouts() > 0, "nothing moves and nobody gives up");
-        sim.release(0, 1);
-        sim.release(1, 0);
+        sim.resume_traffic(0, 1);
+        sim.resume_traffic(1, 0);
         until_arrived(&mut sim, 1, "large", IDEAL);
         sim.assert_converged();
     }

@@ -96,7 +96,7 @@ fn what_is_passed_on_is_claimed_without_a_comparison() {
         sim.node(round % 16).delete(format!("first {}", (round * 3) % 16)).unwrap();
         sim.run_for(ms(30));
         assert!(sim.is_converged(), "round {round}: everything is there and claimed in no time");
-        assert_eq!((0..16).map(|i| sim.node(i).status().cloud).max(), Some(0));
+        assert_eq!((0..16).map(|i| sim.node(i).status().extra_contexts).max(), Some(0));
     }
     assert_eq!(frames(&mut sim), before, "nothing was compared");
 }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Control, Disk, Event, Sim};
+use tidings::{Config, Control, Disk, ReplicaEvent, Sim};
 use tidings_proptest::{Noticed, with_control};
 
 /// How long a story waits for something that must happen.
@@ -74,12 +74,12 @@ fn parted(sim: Sim, count: usize, other: usize) -> Sim {
 fn a_removed_write_stays_removed_where_it_arrives_after_its_removal() {
     with_control(Control::NoContext, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.nodes(3));
-        sim.hold(1, 2);
+        sim.delay_traffic(1, 2);
         sim.node(1).put("k", "d1").unwrap();
         until(&mut sim, |sim| holds(sim, 0, "k"));
         sim.node(0).delete("k").unwrap();
         sim.run_for(ms(50));
-        sim.release(1, 2);
+        sim.resume_traffic(1, 2);
         sim.run_for(ms(50));
         assert!(!holds(&mut sim, 2, "k"), "the late frame brought it back");
         ends_with(&mut sim, &[], &["k"]);
@@ -93,14 +93,14 @@ fn a_removed_write_that_arrives_while_a_session_runs_does_not_survive_its_end() 
     for control in [Control::NoSettled, Control::OldDigest] {
         with_control(control, Noticed::Loss, |seed, sim| {
             let mut sim = parted(sim, 3, 2);
-            sim.hold(1, 2);
+            sim.delay_traffic(1, 2);
             sim.node(1).put("late", "d1").unwrap();
             until(&mut sim, |sim| holds(sim, 0, "late"));
             sim.node(0).delete("late").unwrap();
             sim.heal();
             until(&mut sim, |sim| sim.node(2).status().sessions > 0);
             sim.run_for(ms(4 * seed));
-            sim.release(1, 2);
+            sim.resume_traffic(1, 2);
             until(&mut sim, |sim| sim.node(2).status().sessions == 0);
             assert!(!holds(&mut sim, 2, "late"), "the session's end left it there");
             ends_with(&mut sim, &[], &["late"]);
@@ -140,7 +140,7 @@ fn a_tail_claims_nothing_that_its_sender_knows_from_a_reconcile() {
 fn rows_left_out_by_one_flush_are_not_claimed_by_a_fuller_one() {
     with_control(Control::RelayClaimsAll, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.nodes(3));
-        sim.hold(1, 2);
+        sim.delay_traffic(1, 2);
         sim.node(1).put("left out", "v").unwrap();
         until(&mut sim, |sim| holds(sim, 0, "left out"));
         sim.node(0).put("own", "v").unwrap();
@@ -148,7 +148,7 @@ fn rows_left_out_by_one_flush_are_not_claimed_by_a_fuller_one() {
         sim.relay(0, true);
         sim.node(0).put("relayed", "v").unwrap();
         until(&mut sim, |sim| holds(sim, 2, "relayed"));
-        sim.release(1, 2);
+        sim.resume_traffic(1, 2);
         ends_with(&mut sim, &["left out", "own", "relayed"], &[]);
     });
 }
@@ -198,13 +198,13 @@ fn frames_of_two_flushes_are_never_fitted_together() {
         let mut sim = met(sim.nodes(2));
         sim.node(0).put("before", "v").unwrap();
         sim.assert_converged();
-        sim.hold(0, 1);
+        sim.delay_traffic(0, 1);
         for i in 0..100 {
             sim.node(0).put(format!("k{i}"), vec![b'x'; 3_000]).unwrap();
         }
         sim.run_for(ms(5));
         sim.break_between(0, 1);
-        sim.release(0, 1);
+        sim.resume_traffic(0, 1);
         sim.node(0).put("after", "v").unwrap();
         ends_with(&mut sim, &["before", "k0", "k99", "after"], &[]);
     });
@@ -282,7 +282,8 @@ fn a_refused_row_is_not_claimed_by_any_flush_of_its_link() {
             sim.run_for(ms(300));
             sim.node(0).put("early", "v").unwrap();
             sim.run_for(ms(50));
-            let refused = |(i, event): &(usize, Event)| *i == 1 && matches!(event, Event::Refused { .. });
+            let refused =
+                |(i, event): &(usize, ReplicaEvent)| *i == 1 && matches!(event, ReplicaEvent::Refused { .. });
             assert!(sim.events().iter().any(refused));
             // An empty row has no dots to refuse.
             sim.node(0).delete("removed").unwrap();
@@ -301,12 +302,12 @@ fn a_tail_stops_where_the_floor_has_passed_its_cursor() {
         let mut sim = met(forgetful(sim).nodes(1));
         sim.node(0).put("k", "d1").unwrap();
         until(&mut sim, |sim| holds(sim, 1, "k"));
-        sim.hold(1, 0);
+        sim.delay_traffic(1, 0);
         sim.node(0).delete("k").unwrap();
         sim.node(0).put("other", "v").unwrap();
         until(&mut sim, |sim| holds(sim, 1, "other") || sim.node(0).status().sessions > 0);
         assert!(!(holds(&mut sim, 1, "other") && holds(&mut sim, 1, "k")), "the tail went on");
-        sim.release(1, 0);
+        sim.resume_traffic(1, 0);
         ends_with(&mut sim, &["other"], &["k"]);
     });
 }
@@ -325,7 +326,7 @@ fn links_are_broken_before_claims_are_given_up() {
             sim.run_for(ms(150));
             sim.node(0).put("other", "v").unwrap();
             sim.run_for(ms(30));
-            if sim.events().iter().any(|(_, event)| *event == Event::Damaged) {
+            if sim.events().iter().any(|(_, event)| *event == ReplicaEvent::Damaged) {
                 break;
             }
         }
@@ -342,7 +343,7 @@ fn a_row_that_is_deleted_in_the_middle_of_its_flush_stays_deleted() {
         sim.node(0).put("before", "v").unwrap();
         sim.assert_converged();
         sim.relay(2, true);
-        sim.hold(2, 1);
+        sim.delay_traffic(2, 1);
         sim.partition(&[0], &[1]);
         sim.node(0).put("k", "d1").unwrap();
         (0..300).for_each(|i| _ = sim.node(0).put(format!("k{i}"), vec![b'x'; 3_000]).unwrap());
@@ -350,7 +351,7 @@ fn a_row_that_is_deleted_in_the_middle_of_its_flush_stays_deleted() {
         sim.heal();
         until(&mut sim, |sim| holds(sim, 1, "k"));
         sim.node(1).delete("k").unwrap();
-        sim.release(2, 1);
+        sim.resume_traffic(2, 1);
         sim.run_for(ms(50));
         assert!(!holds(&mut sim, 1, "k"), "a relayed frame brought it back");
         ends_with(&mut sim, &["before", "k0", "k299"], &["k"]);

@@ -151,11 +151,11 @@ impl Model for Voting {
             }
             Action::Claim(c, v, late) => {
                 let again = state.candidates[c].is_leader;
-                let claim = ModelRequest::Claim(state.candidates[c].term, again);
+                let claim = ModelRequest::Grant(state.candidates[c].term, again);
                 state.ask(c, v, now - late, claim);
             }
             Action::ClaimOver(c, v) => {
-                let claim = ModelRequest::Claim(state.candidates[c].over, false);
+                let claim = ModelRequest::Grant(state.candidates[c].over, false);
                 state.ask(c, v, now, claim);
             }
             Action::Renew(c, v) => {

@@ -145,13 +145,13 @@ fn a_revision_of_another_run_gives_a_resync_and_current_values() {
     let mut sim = Sim::new(1).nodes_with_disk(1);
     sim.node(0).put("a", "v").unwrap();
     let revision = sim.node(0).get("a").unwrap().revision();
-    let mut watch = sim.node(0).watch("").from(revision);
+    let mut watch = sim.node(0).watch("").resume_from(revision);
     assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current), "nothing has happened since");
     sim.run_for(ms(100));
     sim.crash(0);
     sim.restart(0);
     assert_eq!(watch.next(&mut sim), None, "a watch ends with its node");
-    let mut watch = sim.node(0).watch("").from(revision);
+    let mut watch = sim.node(0).watch("").resume_from(revision);
     assert_eq!(watch.next(&mut sim), Some(WatchEvent::Resync));
     assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "a"));
     assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current));

@@ -12,7 +12,7 @@ use crate::wire::{Kind, Reader, WireError, Writer};
 pub(crate) enum Message {
     Request(Call),
     /// With the number of the request that it answers; 0 where nobody asked.
-    Answer(u64, Answer),
+    Answer(u64, VoterAnswer),
 }
 
 /// A request to a voter.
@@ -21,7 +21,7 @@ pub(crate) struct Call {
     /// Of the sender's [`VoterRules`].
     pub(crate) hash: u64,
     /// Says when it was sent, to its sender alone; later requests have greater numbers, or the same.
-    pub(crate) number: u64,
+    pub(crate) request_id: u64,
     /// For how long the sender wants to be promised something.
     pub(crate) lease: Duration,
     pub(crate) request: Request,
@@ -32,7 +32,7 @@ pub(crate) enum Request {
     /// Would you grant this lease to me? I wait since then, if not only for an answer.
     Ask { name: String, since: Option<u64> },
     /// Grant me this lease under this term; again, if I hold it and you only have to hear of it.
-    Claim { name: String, term: Stamp, again: bool, value: Vec<u8> },
+    Grant { name: String, term: Stamp, again: bool, value: Vec<u8> },
     /// Promise me all that I have of you for longer.
     Renew { session: u64 },
     /// I do not hold this any more, or do not wait for it.
@@ -42,10 +42,10 @@ pub(crate) enum Request {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Answer {
-    Told {
+pub(crate) enum VoterAnswer {
+    Statement {
         name: String,
-        told: Told,
+        told: VoterStatement,
     },
     /// All that is granted under one session is promised for the lease that the request named.
     Granted {
@@ -72,11 +72,11 @@ pub(crate) enum Answer {
 
 /// What a voter thinks of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Told {
+pub(crate) struct VoterStatement {
     /// The voter's clock, as that of a stamp.
     pub(crate) clock: u64,
     /// The greatest term it knows.
-    pub(crate) top: u64,
+    pub(crate) lease_term_max: u64,
     pub(crate) standing: Standing,
 }
 
@@ -87,7 +87,7 @@ pub(crate) enum Standing {
     /// Somebody else has the lease, or is to have it, for this many milliseconds if nothing happens.
     Taken(u32),
     /// It grants nothing to anybody for this many milliseconds.
-    Mute(u32),
+    Quarantined(u32),
 }
 
 impl Message {
@@ -96,14 +96,14 @@ impl Message {
         match self {
             Self::Request(call) => {
                 writer.byte(call.request.tag());
-                writer.number(call.number);
-                writer.word(call.hash);
-                writer.number(call.lease.as_millis() as u64);
+                writer.varint(call.request_id);
+                writer.u64_le(call.hash);
+                writer.varint(call.lease.as_millis() as u64);
                 call.request.write(&mut writer);
             }
             Self::Answer(number, answer) => {
                 writer.byte(answer.tag());
-                writer.number(*number);
+                writer.varint(*number);
                 answer.write(&mut writer);
             }
         }
@@ -111,16 +111,16 @@ impl Message {
     }
 
     pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self, WireError> {
-        let (tag, number) = (reader.byte()?, reader.number()?);
+        let (tag, number) = (reader.byte()?, reader.varint()?);
         let message = if tag < FIRST_ANSWER {
-            let (hash, lease) = (reader.word()?, Duration::from_millis(reader.number()?));
+            let (hash, lease) = (reader.u64_le()?, Duration::from_millis(reader.varint()?));
             if lease > LEASE_TIME_MAX {
                 return Err(WireError::Form);
             }
             let request = Request::read(tag, &mut reader)?;
-            Self::Request(Call { hash, number, lease, request })
+            Self::Request(Call { hash, request_id: number, lease, request })
         } else {
-            Self::Answer(number, Answer::read(tag, &mut reader)?)
+            Self::Answer(number, VoterAnswer::read(tag, &mut reader)?)
         };
         reader.end()?;
         Ok(message)
@@ -134,7 +134,7 @@ impl Request {
     fn tag(&self) -> u8 {
         match self {
             Self::Ask { .. } => 0,
-            Self::Claim { .. } => 1,
+            Self::Grant { .. } => 1,
             Self::Renew { .. } => 2,
             Self::Release { .. } => 3,
             Self::Watch { .. } => 4,
@@ -146,15 +146,15 @@ impl Request {
             Self::Ask { name, since } => {
                 writer.bytes(name.as_bytes());
                 writer.byte(u8::from(since.is_some()));
-                writer.word(since.unwrap_or(0));
+                writer.u64_le(since.unwrap_or(0));
             }
-            Self::Claim { name, term, again, value } => {
+            Self::Grant { name, term, again, value } => {
                 writer.bytes(name.as_bytes());
                 write_term(writer, *term);
                 writer.byte(u8::from(*again));
                 writer.bytes(value);
             }
-            Self::Renew { session } => writer.word(*session),
+            Self::Renew { session } => writer.u64_le(*session),
             Self::Release { name, term } => {
                 writer.bytes(name.as_bytes());
                 write_term(writer, *term);
@@ -166,16 +166,16 @@ impl Request {
     fn read(tag: u8, reader: &mut Reader<'_>) -> Result<Self, WireError> {
         Ok(match tag {
             0 => {
-                let (name, waits, since) = (read_name(reader)?, reader.byte()?, reader.word()?);
+                let (name, waits, since) = (read_name(reader)?, reader.byte()?, reader.u64_le()?);
                 Self::Ask { name, since: (waits == 1).then_some(since) }
             }
-            1 => Self::Claim {
+            1 => Self::Grant {
                 name: read_name(reader)?,
                 term: read_term(reader)?,
                 again: reader.byte()? == 1,
                 value: read_value(reader)?,
             },
-            2 => Self::Renew { session: reader.word()? },
+            2 => Self::Renew { session: reader.u64_le()? },
             3 => Self::Release { name: read_name(reader)?, term: read_term(reader)? },
             4 => Self::Watch { name: read_name(reader)? },
             _ => return Err(WireError::Form),
@@ -183,10 +183,10 @@ impl Request {
     }
 }
 
-impl Answer {
+impl VoterAnswer {
     fn tag(&self) -> u8 {
         let tag = match self {
-            Self::Told { .. } => 0,
+            Self::Statement { .. } => 0,
             Self::Granted { .. } => 1,
             Self::Renewed { .. } => 2,
             Self::Released { .. } => 3,
@@ -198,25 +198,25 @@ impl Answer {
 
     fn write(&self, writer: &mut Writer) {
         match self {
-            Self::Told { name, told } => {
+            Self::Statement { name, told } => {
                 writer.bytes(name.as_bytes());
-                writer.word(told.clock);
-                writer.word(told.top);
+                writer.u64_le(told.clock);
+                writer.u64_le(told.lease_term_max);
                 let (standing, left_ms) = match told.standing {
                     Standing::Free => (0, 0),
                     Standing::Taken(left_ms) => (1, left_ms),
-                    Standing::Mute(left_ms) => (2, left_ms),
+                    Standing::Quarantined(left_ms) => (2, left_ms),
                 };
                 writer.byte(standing);
-                writer.number(left_ms.into());
+                writer.varint(left_ms.into());
             }
             Self::Granted { name, term, session } => {
                 writer.bytes(name.as_bytes());
                 write_term(writer, *term);
-                writer.word(*session);
+                writer.u64_le(*session);
             }
             Self::Renewed { session, goes_on } => {
-                writer.word(*session);
+                writer.u64_le(*session);
                 writer.byte(u8::from(*goes_on));
             }
             Self::Released { name, term } => {
@@ -232,9 +232,9 @@ impl Answer {
                 }
             }
             Self::Differs(rules) => {
-                writer.word(rules.voters_hash);
-                writer.number(rules.lease_time_max.as_millis() as u64);
-                writer.number(rules.clock_skew_max.as_millis() as u64);
+                writer.u64_le(rules.voters_hash);
+                writer.varint(rules.lease_time_max.as_millis() as u64);
+                writer.varint(rules.clock_skew_max.as_millis() as u64);
             }
         }
     }
@@ -242,21 +242,23 @@ impl Answer {
     fn read(tag: u8, reader: &mut Reader<'_>) -> Result<Self, WireError> {
         Ok(match tag - FIRST_ANSWER {
             0 => {
-                let (name, clock, top) = (read_name(reader)?, reader.word()?, reader.word()?);
-                let (standing, left_ms) = (reader.byte()?, reader.number()?);
+                let (name, clock, top) = (read_name(reader)?, reader.u64_le()?, reader.u64_le()?);
+                let (standing, left_ms) = (reader.byte()?, reader.varint()?);
                 let left_ms = u32::try_from(left_ms).map_err(|_| WireError::Form)?;
                 let standing = match standing {
                     0 => Standing::Free,
                     1 => Standing::Taken(left_ms),
-                    2 => Standing::Mute(left_ms),
+                    2 => Standing::Quarantined(left_ms),
                     _ => return Err(WireError::Form),
                 };
-                Self::Told { name, told: Told { clock, top, standing } }
+                Self::Statement { name, told: VoterStatement { clock, lease_term_max: top, standing } }
             }
-            1 => {
-                Self::Granted { name: read_name(reader)?, term: read_term(reader)?, session: reader.word()? }
-            }
-            2 => Self::Renewed { session: reader.word()?, goes_on: reader.byte()? == 1 },
+            1 => Self::Granted {
+                name: read_name(reader)?,
+                term: read_term(reader)?,
+                session: reader.u64_le()?,
+            },
+            2 => Self::Renewed { session: reader.u64_le()?, goes_on: reader.byte()? == 1 },
             3 => Self::Released { name: read_name(reader)?, term: read_term(reader)? },
             4 => {
                 let name = read_name(reader)?;
@@ -265,9 +267,9 @@ impl Answer {
                 Self::Reported { name, grant }
             }
             5 => Self::Differs(VoterRules {
-                voters_hash: reader.word()?,
-                lease_time_max: Duration::from_millis(reader.number()?),
-                clock_skew_max: Duration::from_millis(reader.number()?),
+                voters_hash: reader.u64_le()?,
+                lease_time_max: Duration::from_millis(reader.varint()?),
+                clock_skew_max: Duration::from_millis(reader.varint()?),
             }),
             _ => return Err(WireError::Form),
         })
@@ -275,12 +277,12 @@ impl Answer {
 }
 
 fn write_term(writer: &mut Writer, term: Stamp) {
-    writer.word(term.clock);
-    writer.word(term.origin);
+    writer.u64_le(term.clock);
+    writer.u64_le(term.origin);
 }
 
 fn read_term(reader: &mut Reader<'_>) -> Result<Stamp, WireError> {
-    Ok(Stamp { clock: reader.word()?, origin: reader.word()? })
+    Ok(Stamp { clock: reader.u64_le()?, origin: reader.u64_le()? })
 }
 
 fn read_name(reader: &mut Reader<'_>) -> Result<String, WireError> {
@@ -306,28 +308,28 @@ mod tests {
         let requests = [
             Request::Ask { name: name(), since: Some(9) },
             Request::Ask { name: name(), since: None },
-            Request::Claim { name: name(), term, again: true, value: value() },
+            Request::Grant { name: name(), term, again: true, value: value() },
             Request::Renew { session: 4 },
             Request::Release { name: name(), term },
             Request::Watch { name: name() },
         ];
-        let told = |standing| Told { clock: 5, top: 6, standing };
+        let told = |standing| VoterStatement { clock: 5, lease_term_max: 6, standing };
         let answers = [
-            Answer::Told { name: name(), told: told(Standing::Free) },
-            Answer::Told { name: name(), told: told(Standing::Taken(5)) },
-            Answer::Told { name: name(), told: told(Standing::Mute(u32::MAX)) },
-            Answer::Granted { name: name(), term, session: 8 },
-            Answer::Renewed { session: 8, goes_on: false },
-            Answer::Released { name: name(), term },
-            Answer::Reported { name: name(), grant: Some((term, value())) },
-            Answer::Reported { name: name(), grant: None },
-            Answer::Differs(VoterRules {
+            VoterAnswer::Statement { name: name(), told: told(Standing::Free) },
+            VoterAnswer::Statement { name: name(), told: told(Standing::Taken(5)) },
+            VoterAnswer::Statement { name: name(), told: told(Standing::Quarantined(u32::MAX)) },
+            VoterAnswer::Granted { name: name(), term, session: 8 },
+            VoterAnswer::Renewed { session: 8, goes_on: false },
+            VoterAnswer::Released { name: name(), term },
+            VoterAnswer::Reported { name: name(), grant: Some((term, value())) },
+            VoterAnswer::Reported { name: name(), grant: None },
+            VoterAnswer::Differs(VoterRules {
                 voters_hash: 1,
                 lease_time_max: LEASE_TIME_MAX,
                 clock_skew_max: Duration::from_millis(u64::MAX),
             }),
         ];
-        let call = |request| Call { hash: 1, number: u64::MAX, lease: LEASE_TIME_MAX, request };
+        let call = |request| Call { hash: 1, request_id: u64::MAX, lease: LEASE_TIME_MAX, request };
         let requests = requests.into_iter().map(|request| Message::Request(call(request)));
         requests.chain(answers.into_iter().map(|answer| Message::Answer(u64::MAX, answer))).collect()
     }
@@ -353,7 +355,8 @@ mod tests {
     #[test]
     fn names_and_values_over_their_limits_are_no_messages() {
         let lease = LEASE_TIME_MAX + Duration::from_millis(1);
-        let call = |lease, request| Message::Request(Call { hash: 1, number: 1, lease, request }).encode();
+        let call =
+            |lease, request| Message::Request(Call { hash: 1, request_id: 1, lease, request }).encode();
         let too_long = Request::Watch { name: "n".repeat(ELECTION_NAME_BYTES_MAX + 1) };
         assert_eq!(decode(&call(LEASE_TIME_MAX, too_long)), Err(WireError::Form));
         assert_eq!(

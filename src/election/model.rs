@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Promised;
-use super::messages::{Answer, Call, Request};
+use super::messages::{Call, Request, VoterAnswer};
 use super::voter::Voter;
 use crate::config::{Config, LEASE_TIME_MAX};
 use crate::controls::{Control, Controls};
@@ -19,7 +19,7 @@ pub struct ModelVoter(Voter);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ModelRequest {
     /// Grant it under this term; again, to who holds it.
-    Claim(u64, bool),
+    Grant(u64, bool),
     /// Prolong the session of this number.
     Renew(u64),
     /// Forget this term.
@@ -53,31 +53,31 @@ impl ModelVoter {
         let stamp = |clock| Stamp { clock, origin: run };
         let name = NAME.to_owned();
         let request = match request {
-            ModelRequest::Claim(term, again) => {
-                Request::Claim { name, term: stamp(term), again, value: Vec::new() }
+            ModelRequest::Grant(term, again) => {
+                Request::Grant { name, term: stamp(term), again, value: Vec::new() }
             }
             ModelRequest::Renew(session) => Request::Renew { session },
             ModelRequest::Release(term) => Request::Release { name, term: stamp(term) },
         };
-        let call = Call { hash: 0, number: 0, lease: LEASE_TIME_MAX, request };
+        let call = Call { hash: 0, request_id: 0, lease: LEASE_TIME_MAX, request };
         self.0.handle(at(now), run, call);
-        self.0.settle(at(now));
+        self.0.normalize(at(now));
         let mut answers = std::mem::take(&mut self.0.answers).into_iter();
         match answers.find(|reply| reply.to == run).map(|reply| reply.answer) {
-            Some(Answer::Granted { term, session, .. }) => ModelAnswer::Granted(term.clock, session),
-            Some(Answer::Renewed { session, goes_on: true }) => ModelAnswer::Renewed(session),
+            Some(VoterAnswer::Granted { term, session, .. }) => ModelAnswer::Granted(term.clock, session),
+            Some(VoterAnswer::Renewed { session, goes_on: true }) => ModelAnswer::Renewed(session),
             _ => ModelAnswer::Other,
         }
     }
 
     /// Lets time pass, for at most half a minute in all.
     pub fn pass(&mut self, now: Duration) {
-        self.0.settle(at(now));
+        self.0.normalize(at(now));
     }
 
     /// The voter's clock, above which terms have to be.
     pub fn clock(now: Duration) -> u64 {
-        super::voter::clock(at(now))
+        super::voter::clock_now(at(now))
     }
 }
 

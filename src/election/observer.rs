@@ -6,44 +6,44 @@
 use std::time::Duration;
 
 use super::messages::Request;
-use super::{ASK_TIME_MIN, Effect, Election, Leader, Sighting, check_name};
+use super::{ASK_TIME_MIN, ElectionEffect, Elections, Leader, Sighting, check_election_name};
 use crate::config::ELECTIONS_MAX;
 use crate::error::ElectionError;
 use crate::time::{Stamp, Time};
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct View {
+pub(super) struct LeaderView {
     /// What voters have said, by seat, and until when that counts.
     reports: Vec<Option<Report>>,
     begun: Duration,
     act_at: Duration,
     tries: u32,
     /// What was told the user.
-    told: Sighting,
+    known_to_user: Sighting,
     users: usize,
 }
 
 /// To whom a voter has granted the lease, if it has.
 type Report = (Option<(Stamp, Vec<u8>)>, Duration);
 
-impl Election {
+impl Elections {
     /// Begins to observe a lease, for one more user.
     pub(crate) fn observe(&mut self, now: Time, name: &str) -> Result<(), ElectionError> {
-        check_name(name)?;
+        check_election_name(name)?;
         if self.views.len() >= ELECTIONS_MAX && !self.views.contains_key(name) {
             return Err(ElectionError::TooMany);
         }
-        let new = || View {
-            reports: vec![None; self.seats.len()],
+        let new = || LeaderView {
+            reports: vec![None; self.voters.len()],
             begun: now.mono,
             act_at: now.mono,
             tries: 0,
-            told: Sighting::Unknown,
+            known_to_user: Sighting::Unknown,
             users: 0,
         };
         self.views.entry(name.to_owned()).or_insert_with(new).users += 1;
-        self.due = Duration::ZERO;
+        self.deadline = Duration::ZERO;
         Ok(())
     }
 
@@ -60,7 +60,7 @@ impl Election {
 
     /// Who leads, if that is observed and known.
     pub(crate) fn leader(&self, name: &str) -> Option<&Option<Leader>> {
-        match &self.views.get(name)?.told {
+        match &self.views.get(name)?.known_to_user {
             Sighting::Unknown => None,
             Sighting::Known(leader) => Some(leader),
         }
@@ -68,22 +68,22 @@ impl Election {
 
     /// How many voters have said whom they have granted it, and how many are needed.
     #[cfg(feature = "node")]
-    pub(crate) fn heard(&self, name: &str) -> (usize, usize) {
+    pub(crate) fn answered_count(&self, name: &str) -> (usize, usize) {
         let heard = self.views.get(name).map_or(0, |view| view.reports.iter().flatten().count());
         (heard, self.majority())
     }
 
-    pub(super) fn report(&mut self, now: Time, at: usize, name: &str, grant: Option<(Stamp, Vec<u8>)>) {
+    pub(super) fn on_report(&mut self, now: Time, at: usize, name: &str, grant: Option<(Stamp, Vec<u8>)>) {
         let until = now.mono + self.lease * 5 / 4;
         if let Some(view) = self.views.get_mut(name) {
             view.reports[at] = Some((grant, until));
-            self.due = self.due.min(until);
-            self.judge(now.mono, name);
+            self.deadline = self.deadline.min(until);
+            self.count_reports(now.mono, name);
         }
     }
 
-    pub(super) fn view_due(&mut self, now: Duration, name: &str) {
-        self.judge(now, name);
+    pub(super) fn view_deadline(&mut self, now: Duration, name: &str) {
+        self.count_reports(now, name);
         let majority = self.majority();
         let jitter = self.jitter(self.lease / 8);
         let view = self.views.get_mut(name).expect("just listed");
@@ -96,11 +96,11 @@ impl Election {
         }
         let view = &self.views[name];
         let over = view.reports.iter().flatten().map(|(_, until)| *until);
-        self.due = over.chain([view.act_at, self.due]).min().expect("there are two");
+        self.deadline = over.chain([view.act_at, self.deadline]).min().expect("there are two");
     }
 
     /// Counts what voters have said, and tells the user if that is something new.
-    fn judge(&mut self, now: Duration, name: &str) {
+    fn count_reports(&mut self, now: Duration, name: &str) {
         let (majority, lease) = (self.majority(), self.lease);
         let view = self.views.get_mut(name).expect("it is observed");
         view.reports.iter_mut().for_each(|report| _ = report.take_if(|(_, until)| *until <= now));
@@ -115,9 +115,9 @@ impl Election {
         let is_none = silent < majority && !grants().any(|(term, _)| may_be(term));
         let is_known = leader.is_some() || (reports().count() >= majority && is_none);
         let sighting = Sighting::Known(leader.clone());
-        if (is_known || view.told != Sighting::Unknown) && view.told != sighting {
-            view.told = sighting;
-            self.effects.push_back(Effect::Leader(name.to_owned(), leader));
+        if (is_known || view.known_to_user != Sighting::Unknown) && view.known_to_user != sighting {
+            view.known_to_user = sighting;
+            self.effects.push_back(ElectionEffect::Leader(name.to_owned(), leader));
         }
     }
 }

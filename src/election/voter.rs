@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::messages::{Answer, Call, Request, Standing, Told};
+use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
 use super::{HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX, quarantine};
 use crate::config::{Config, ELECTIONS_MAX};
 use crate::controls::{Control, Controls};
@@ -25,7 +25,7 @@ const FORGET_TIME: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Voter {
     /// Until when it is silent after its start; unknown before it has seen a clock.
-    mute_until: Option<Duration>,
+    quarantine_until: Option<Duration>,
     /// Its disk takes nothing: it can promise nothing new.
     pub(super) has_disk_failed: bool,
     quarantine: Duration,
@@ -33,42 +33,42 @@ pub(crate) struct Voter {
     handover: Duration,
     /// Every term up to this one may have been granted, for any lease: before the last start, or so long ago that it is
     /// forgotten.
-    floor: u64,
+    term_floor: u64,
     /// The greatest term granted so far: the floor of the next run, if the disk has it by then.
-    greatest: u64,
-    sessions: BTreeMap<u64, Session>,
+    granted_term_max: u64,
+    sessions: BTreeMap<u64, PromiseSession>,
     next_session: u64,
-    offices: BTreeMap<String, Office>,
+    leases: BTreeMap<String, LeaseRecord>,
     /// When offers run out.
     offers: BTreeSet<(Duration, String)>,
     forget_at: Duration,
     controls: Controls,
-    pub(super) answers: VecDeque<Reply>,
+    pub(super) answers: VecDeque<OutgoingAnswer>,
 }
 
 /// An answer on its way out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Reply {
+pub(crate) struct OutgoingAnswer {
     pub(crate) to: u64,
-    pub(crate) number: u64,
-    pub(crate) answer: Answer,
+    pub(crate) request_id: u64,
+    pub(crate) answer: VoterAnswer,
     /// This term has to be on the disk before the answer goes out.
     pub(crate) promised: Option<u64>,
 }
 
 /// What is promised to one run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Session {
-    number: u64,
+struct PromiseSession {
+    session_id: u64,
     until: Duration,
     leases: BTreeSet<String>,
 }
 
 /// One lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Office {
+struct LeaseRecord {
     /// The greatest term that was granted or released here, and the one that was released last.
-    top: Stamp,
+    lease_term_max: Stamp,
     released: Option<Stamp>,
     grant: Option<Grant>,
     /// Who waits, and until when that is believed; by since when, so that all voters see the same order.
@@ -99,16 +99,16 @@ impl Voter {
         };
         let floor = promised.term;
         Self {
-            mute_until: None,
+            quarantine_until: None,
             has_disk_failed: false,
             quarantine,
             rules,
             handover: config.lease_time / HANDOVER_SHARE,
-            floor,
-            greatest: floor,
+            term_floor: floor,
+            granted_term_max: floor,
             sessions: BTreeMap::new(),
             next_session: salt,
-            offices: BTreeMap::new(),
+            leases: BTreeMap::new(),
             offers: BTreeSet::new(),
             forget_at: Duration::ZERO,
             controls,
@@ -119,42 +119,42 @@ impl Voter {
     /// Takes in a request of a run.
     pub(crate) fn handle(&mut self, now: Time, run: u64, call: Call) {
         self.expire(now);
-        let Call { number, lease, request, .. } = call;
+        let Call { request_id: number, lease, request, .. } = call;
         if lease > self.rules.lease_time_max {
             // After a restart it would not be silent long enough.
-            return self.answer(run, number, Answer::Differs(self.rules));
+            return self.queue_answer(run, number, VoterAnswer::Differs(self.rules));
         }
         match request {
             Request::Ask { name, since } => {
-                let told = self.ask(now, run, &name, since);
-                self.answer(run, number, Answer::Told { name, told });
+                let told = self.judge_candidate(now, run, &name, since);
+                self.queue_answer(run, number, VoterAnswer::Statement { name, told });
             }
-            Request::Claim { name, term, again, value } => {
+            Request::Grant { name, term, again, value } => {
                 let claim = Grant { term, run, value, number };
-                match self.refusal(now, &name, &claim, again) {
-                    Some(told) => self.answer(run, number, Answer::Told { name, told }),
+                match self.grant_refusal(now, &name, &claim, again) {
+                    Some(told) => self.queue_answer(run, number, VoterAnswer::Statement { name, told }),
                     None => self.grant(now.mono, name, claim, lease),
                 }
             }
             Request::Renew { session } => {
-                let own = self.sessions.get_mut(&run).filter(|own| own.number == session);
+                let own = self.sessions.get_mut(&run).filter(|own| own.session_id == session);
                 let goes_on = own.is_some();
                 if let Some(own) = own {
                     own.until = own.until.max(now.mono + lease);
                 }
-                self.answer(run, number, Answer::Renewed { session, goes_on });
+                self.queue_answer(run, number, VoterAnswer::Renewed { session, goes_on });
             }
             Request::Release { name, term } => {
                 self.release(now, run, &name, term);
-                self.answer(run, number, Answer::Released { name, term });
+                self.queue_answer(run, number, VoterAnswer::Released { name, term });
             }
             Request::Watch { name } => {
-                if let Some(office) = self.office(now.mono, &name) {
-                    if office.watchers.len() < WATCHERS_MAX || office.watchers.contains_key(&run) {
-                        office.watchers.insert(run, now.mono + lease * 2);
+                if let Some(record) = self.lease_record(now.mono, &name) {
+                    if record.watchers.len() < WATCHERS_MAX || record.watchers.contains_key(&run) {
+                        record.watchers.insert(run, now.mono + lease * 2);
                     }
-                    let answer = office.report(&name);
-                    self.answer(run, number, answer);
+                    let answer = record.holder_answer(&name);
+                    self.queue_answer(run, number, answer);
                 }
             }
         }
@@ -166,7 +166,7 @@ impl Voter {
     }
 
     /// A process has said that it ends: it has nothing any more.
-    pub(crate) fn gone(&mut self, now: Time, run: u64) {
+    pub(crate) fn on_process_end(&mut self, now: Time, run: u64) {
         if let Some(session) = self.sessions.get_mut(&run) {
             session.until = now.mono;
         }
@@ -181,64 +181,69 @@ impl Voter {
 
     /// Forgets what makes no difference any more, so that equal voters are equal to a model checker.
     #[cfg(feature = "__controls")]
-    pub(super) fn settle(&mut self, now: Time) {
+    pub(super) fn normalize(&mut self, now: Time) {
         self.expire(now);
-        self.mute_until = self.mute_until.filter(|until| *until > now.mono).or(Some(Duration::ZERO));
+        self.quarantine_until =
+            self.quarantine_until.filter(|until| *until > now.mono).or(Some(Duration::ZERO));
         self.forget_at = Duration::ZERO;
-        self.offices.values_mut().for_each(|office| office.used = Duration::ZERO);
+        self.leases.values_mut().for_each(|record| record.used = Duration::ZERO);
     }
 
-    fn answer(&mut self, to: u64, number: u64, answer: Answer) {
-        self.answers.push_back(Reply { to, number, answer, promised: None });
+    fn queue_answer(&mut self, to: u64, number: u64, answer: VoterAnswer) {
+        self.answers.push_back(OutgoingAnswer { to, request_id: number, answer, promised: None });
     }
 
     // Judging.
 
-    fn ask(&mut self, now: Time, run: u64, name: &str, since: Option<u64>) -> Told {
-        let (handover, mute_ms) = (self.handover, self.mute_ms(now.mono));
+    fn judge_candidate(&mut self, now: Time, run: u64, name: &str, since: Option<u64>) -> VoterStatement {
+        let (handover, mute_ms) = (self.handover, self.quarantine_left_ms(now.mono));
         let lease_max = self.rules.lease_time_max;
-        let clock = clock(now);
-        let floor = self.floor;
+        let clock = clock_now(now);
+        let floor = self.term_floor;
         let left = self.time_left(now.mono, name);
-        let Some(office) = self.office(now.mono, name) else {
-            return Told { clock, top: floor, standing: Standing::Mute(millis(lease_max)) };
+        let Some(record) = self.lease_record(now.mono, name) else {
+            return VoterStatement {
+                clock,
+                lease_term_max: floor,
+                standing: Standing::Quarantined(millis(lease_max)),
+            };
         };
-        let top = floor.max(office.top.clock);
+        let top = floor.max(record.lease_term_max.clock);
         if let Some(since) = since {
-            office.wait(since, run, now.mono + lease_max * 2);
+            record.wait(since, run, now.mono + lease_max * 2);
         }
-        let standing = match (&office.grant, office.offered) {
-            _ if mute_ms > 0 => Standing::Mute(mute_ms),
+        let standing = match (&record.grant, record.offered) {
+            _ if mute_ms > 0 => Standing::Quarantined(mute_ms),
             (Some(grant), _) if grant.run != run => Standing::Taken(millis(left)),
-            (None, Some((other, until))) if other != run && !office.precedes(run, other) => {
+            (None, Some((other, until))) if other != run && !record.precedes(run, other) => {
                 Standing::Taken(millis(until.saturating_sub(now.mono)))
             }
             (None, _) => {
                 let until = now.mono + handover;
-                office.offered = Some((run, until));
+                record.offered = Some((run, until));
                 self.offers.insert((until, name.to_owned()));
                 Standing::Free
             }
             (Some(_), _) => Standing::Free,
         };
-        Told { clock, top, standing }
+        VoterStatement { clock, lease_term_max: top, standing }
     }
 
     /// Why a claim cannot be granted, if it cannot.
-    fn refusal(&mut self, now: Time, name: &str, claim: &Grant, again: bool) -> Option<Told> {
-        let (mute_ms, clock, floor) = (self.mute_ms(now.mono), clock(now), self.floor);
+    fn grant_refusal(&mut self, now: Time, name: &str, claim: &Grant, again: bool) -> Option<VoterStatement> {
+        let (mute_ms, clock, floor) = (self.quarantine_left_ms(now.mono), clock_now(now), self.term_floor);
         let lease_max = self.rules.lease_time_max;
         let left = self.time_left(now.mono, name);
-        let told = |top, standing| Some(Told { clock, top, standing });
+        let told = |top, standing| Some(VoterStatement { clock, lease_term_max: top, standing });
         let ignores_terms = self.controls.has(Control::TermReused);
-        let Some(office) = self.office(now.mono, name) else {
-            return told(floor, Standing::Mute(millis(lease_max)));
+        let Some(record) = self.lease_record(now.mono, name) else {
+            return told(floor, Standing::Quarantined(millis(lease_max)));
         };
-        let top = floor.max(office.top.clock);
+        let top = floor.max(record.lease_term_max.clock);
         if mute_ms > 0 {
-            return told(top, Standing::Mute(mute_ms));
+            return told(top, Standing::Quarantined(mute_ms));
         }
-        if let Some(grant) = &office.grant {
+        if let Some(grant) = &record.grant {
             if grant.run != claim.run {
                 return told(top, Standing::Taken(millis(left)));
             }
@@ -249,7 +254,7 @@ impl Voter {
         let is_new = if again {
             // Somebody has this lease under this term, and only this voter does not know. Nobody else can have it: it
             // would not be free here.
-            office.released != Some(claim.term)
+            record.released != Some(claim.term)
         } else {
             claim.term.clock > top && claim.term.clock > clock
         };
@@ -262,13 +267,13 @@ impl Voter {
 
     /// How long whoever has a lease is promised it.
     fn time_left(&self, now: Duration, name: &str) -> Duration {
-        let grant = self.offices.get(name).and_then(|office| office.grant.as_ref());
+        let grant = self.leases.get(name).and_then(|record| record.grant.as_ref());
         let session = grant.and_then(|grant| self.sessions.get(&grant.run));
         session.map_or(Duration::ZERO, |session| session.until.saturating_sub(now))
     }
 
-    fn mute_ms(&self, now: Duration) -> u32 {
-        let until = self.mute_until.expect("whoever judges has seen the clock");
+    fn quarantine_left_ms(&self, now: Duration) -> u32 {
+        let until = self.quarantine_until.expect("whoever judges has seen the clock");
         let left = until.saturating_sub(now);
         millis(if self.has_disk_failed { left.max(self.rules.lease_time_max) } else { left })
     }
@@ -277,39 +282,40 @@ impl Voter {
 
     fn grant(&mut self, now: Duration, name: String, claim: Grant, lease: Duration) {
         let (run, term, number) = (claim.run, claim.term, claim.number);
-        self.greatest = self.greatest.max(term.clock);
+        self.granted_term_max = self.granted_term_max.max(term.clock);
         let next = &mut self.next_session;
         let session = self.sessions.entry(run).or_insert_with(|| {
             *next = next.wrapping_add(1).max(1);
-            Session { number: *next, until: now, leases: BTreeSet::new() }
+            PromiseSession { session_id: *next, until: now, leases: BTreeSet::new() }
         });
         session.until = session.until.max(now + lease);
         session.leases.insert(name.clone());
-        let session = session.number;
-        let office = self.offices.get_mut(&name).expect("the claim was judged");
-        (office.top, office.offered) = (office.top.max(term), None);
-        office.waiting.retain(|(_, waiting), _| *waiting != run);
-        let is_older = office.grant.as_ref().is_some_and(|old| old.term == term && old.number > number);
+        let session = session.session_id;
+        let record = self.leases.get_mut(&name).expect("the claim was judged");
+        (record.lease_term_max, record.offered) = (record.lease_term_max.max(term), None);
+        record.waiting.retain(|(_, waiting), _| *waiting != run);
+        let is_older = record.grant.as_ref().is_some_and(|old| old.term == term && old.number > number);
         if !is_older {
-            office.grant = Some(claim);
+            record.grant = Some(claim);
         }
         self.tell_watchers(&name);
-        let answer = Answer::Granted { name, term, session };
-        let promised = (!self.controls.has(Control::PromiseNotKept)).then_some(self.greatest);
-        self.answers.push_back(Reply { to: run, number, answer, promised });
+        let answer = VoterAnswer::Granted { name, term, session };
+        let promised = (!self.controls.has(Control::PromiseNotKept)).then_some(self.granted_term_max);
+        self.answers.push_back(OutgoingAnswer { to: run, request_id: number, answer, promised });
     }
 
     fn release(&mut self, now: Time, run: u64, name: &str, term: Stamp) {
-        let Some(office) = self.office(now.mono, name) else { return };
+        let Some(record) = self.lease_record(now.mono, name) else { return };
         // A claim under this term may still be on its way: it comes too late. Not under one that is refused anyway; that
         // would stand in the way of all others.
         if term != Stamp::default() && is_possible(now, term) {
-            (office.top, office.released) = (office.top.max(term), office.released.max(Some(term)));
+            (record.lease_term_max, record.released) =
+                (record.lease_term_max.max(term), record.released.max(Some(term)));
         }
-        office.waiting.retain(|(_, waiting), _| *waiting != run);
-        office.offered = office.offered.filter(|(to, _)| *to != run);
-        if office.grant.as_ref().is_some_and(|grant| grant.run == run && grant.term <= term) {
-            office.grant = None;
+        record.waiting.retain(|(_, waiting), _| *waiting != run);
+        record.offered = record.offered.filter(|(to, _)| *to != run);
+        if record.grant.as_ref().is_some_and(|grant| grant.run == run && grant.term <= term) {
+            record.grant = None;
             if let Some(session) = self.sessions.get_mut(&run) {
                 session.leases.remove(name);
             }
@@ -321,83 +327,88 @@ impl Voter {
     /// Ends what has run out.
     fn expire(&mut self, time: Time) {
         let now = time.mono;
-        self.mute_until.get_or_insert(now + self.quarantine);
-        let over = |(run, own): (&u64, &Session)| (own.until <= now).then_some(*run);
+        self.quarantine_until.get_or_insert(now + self.quarantine);
+        let over = |(run, own): (&u64, &PromiseSession)| (own.until <= now).then_some(*run);
         let over: Vec<u64> = self.sessions.iter().filter_map(over).collect();
         for run in over {
             let session = self.sessions.remove(&run).expect("just listed");
             for name in session.leases {
-                self.offices.get_mut(&name).expect("what is granted is known").grant = None;
+                self.leases.get_mut(&name).expect("what is granted is known").grant = None;
                 self.tell_watchers(&name);
                 self.offer(time, &name);
             }
         }
         while self.offers.first().is_some_and(|(until, _)| *until <= now) {
             let (_, name) = self.offers.pop_first().expect("just seen");
-            let Some(office) = self.offices.get_mut(&name) else { continue };
-            if let Some((run, _)) = office.offered.take_if(|(_, until)| *until <= now) {
+            let Some(record) = self.leases.get_mut(&name) else { continue };
+            if let Some((run, _)) = record.offered.take_if(|(_, until)| *until <= now) {
                 // It did not want it, or is not there any more. If it does, it will ask again.
-                office.waiting.retain(|(_, waiting), _| *waiting != run);
+                record.waiting.retain(|(_, waiting), _| *waiting != run);
                 self.offer(time, &name);
             }
         }
         if self.forget_at <= now {
             self.forget_at = now + self.rules.lease_time_max;
-            self.forget(now);
+            self.forget_unused(now);
         }
     }
 
     /// Offers a free lease to whoever has waited for it longest.
     fn offer(&mut self, now: Time, name: &str) {
-        let (floor, until) = (self.floor, now.mono + self.handover);
-        let Some(office) = self.offices.get_mut(name) else { return };
-        office.waiting.retain(|_, until| *until > now.mono);
-        if office.grant.is_some() || office.offered.is_some() {
+        let (floor, until) = (self.term_floor, now.mono + self.handover);
+        let Some(record) = self.leases.get_mut(name) else { return };
+        record.waiting.retain(|_, until| *until > now.mono);
+        if record.grant.is_some() || record.offered.is_some() {
             return;
         }
-        let Some(((_, run), _)) = office.waiting.first_key_value() else { return };
+        let Some(((_, run), _)) = record.waiting.first_key_value() else { return };
         let run = *run;
-        office.offered = Some((run, until));
-        let told = Told { clock: clock(now), top: floor.max(office.top.clock), standing: Standing::Free };
+        record.offered = Some((run, until));
+        let told = VoterStatement {
+            clock: clock_now(now),
+            lease_term_max: floor.max(record.lease_term_max.clock),
+            standing: Standing::Free,
+        };
         self.offers.insert((until, name.to_owned()));
-        self.answer(run, 0, Answer::Told { name: name.to_owned(), told });
+        self.queue_answer(run, 0, VoterAnswer::Statement { name: name.to_owned(), told });
     }
 
     fn tell_watchers(&mut self, name: &str) {
-        let office = &self.offices[name];
-        let report = office.report(name);
-        let tell = |run: &u64| Reply { to: *run, number: 0, answer: report.clone(), promised: None };
-        self.answers.extend(office.watchers.keys().map(tell));
+        let record = &self.leases[name];
+        let report = record.holder_answer(name);
+        let tell =
+            |run: &u64| OutgoingAnswer { to: *run, request_id: 0, answer: report.clone(), promised: None };
+        self.answers.extend(record.watchers.keys().map(tell));
     }
 
     /// The record of a lease, made if there is room for it.
-    fn office(&mut self, now: Duration, name: &str) -> Option<&mut Office> {
-        if self.offices.len() >= ELECTIONS_MAX && !self.offices.contains_key(name) {
+    fn lease_record(&mut self, now: Duration, name: &str) -> Option<&mut LeaseRecord> {
+        if self.leases.len() >= ELECTIONS_MAX && !self.leases.contains_key(name) {
             return None;
         }
-        let office = self.offices.entry(name.to_owned()).or_default();
-        office.used = now;
-        Some(office)
+        let record = self.leases.entry(name.to_owned()).or_default();
+        record.used = now;
+        Some(record)
     }
 
     /// Forgets leases that nobody has anything to do with any more; of their terms the greatest stays.
-    fn forget(&mut self, now: Duration) {
-        let floor = &mut self.floor;
-        self.offices.retain(|_, office| {
-            office.watchers.retain(|_, until| *until > now);
-            let is_used = office.grant.is_some()
-                || !office.watchers.is_empty()
-                || !office.waiting.is_empty()
-                || office.used + FORGET_TIME > now;
+    fn forget_unused(&mut self, now: Duration) {
+        let floor = &mut self.term_floor;
+        self.leases.retain(|_, record| {
+            record.watchers.retain(|_, until| *until > now);
+            let is_used = record.grant.is_some()
+                || !record.watchers.is_empty()
+                || !record.waiting.is_empty()
+                || record.used + FORGET_TIME > now;
             if !is_used {
-                *floor = (*floor).max(office.top.clock);
+                *floor = (*floor).max(record.lease_term_max.clock);
             }
             is_used
         });
     }
 }
 
-impl Office {
+impl LeaseRecord {
     fn wait(&mut self, since: u64, run: u64, until: Duration) {
         self.waiting.retain(|(_, waiting), _| *waiting != run);
         self.waiting.insert((since, run), until);
@@ -412,14 +423,14 @@ impl Office {
         since(run).is_some_and(|own| since(other).is_none_or(|other| own < other))
     }
 
-    fn report(&self, name: &str) -> Answer {
+    fn holder_answer(&self, name: &str) -> VoterAnswer {
         let grant = self.grant.as_ref().map(|grant| (grant.term, grant.value.clone()));
-        Answer::Reported { name: name.to_owned(), grant }
+        VoterAnswer::Reported { name: name.to_owned(), grant }
     }
 }
 
 /// A clock as that of a stamp, at the end of its millisecond.
-pub(super) fn clock(now: Time) -> u64 {
+pub(super) fn clock_now(now: Time) -> u64 {
     HybridClock::limit(now, Duration::ZERO)
 }
 
@@ -443,17 +454,17 @@ mod tests {
         let mut voter = Voter::new(&config, Controls::default(), Promised::default(), 1);
         voter.wake(at(0));
         let claim = |lease| {
-            let term = Stamp { clock: clock(at(0)) + 1, origin: 7 };
-            let request = Request::Claim { name: "lease".to_owned(), term, again: false, value: Vec::new() };
-            Call { hash: 0, number: 1, lease, request }
+            let term = Stamp { clock: clock_now(at(0)) + 1, origin: 7 };
+            let request = Request::Grant { name: "lease".to_owned(), term, again: false, value: Vec::new() };
+            Call { hash: 0, request_id: 1, lease, request }
         };
         let over = config.lease_time_max + Duration::from_millis(1);
         voter.handle(at(60_000), 7, claim(over));
         let answer = voter.answers.pop_front().expect("it answers").answer;
-        assert_eq!(answer, Answer::Differs(VoterRules::new(&config)));
+        assert_eq!(answer, VoterAnswer::Differs(VoterRules::new(&config)));
         voter.handle(at(60_000), 7, claim(config.lease_time_max));
         let answer = voter.answers.pop_front().expect("it answers").answer;
-        assert!(matches!(answer, Answer::Granted { .. }), "{answer:?}");
+        assert!(matches!(answer, VoterAnswer::Granted { .. }), "{answer:?}");
     }
 
     #[test]
@@ -462,7 +473,7 @@ mod tests {
         let silence = |memo: Option<&[u8]>| {
             let mut voter = Voter::new(&config, Controls::default(), Promised::read(memo), 1);
             voter.wake(Time::default());
-            voter.mute_until.expect("it has seen the clock")
+            voter.quarantine_until.expect("it has seen the clock")
         };
         let memo = |seconds| Promised { term: 9, lease: Duration::from_secs(seconds) }.write();
         assert_eq!(Promised::read(Some(&memo(4))), Promised { term: 9, lease: Duration::from_secs(4) });
@@ -485,20 +496,22 @@ mod tests {
         let mut voter = Voter::new(&config, Controls::default(), Promised::default(), 1);
         voter.wake(at(0));
         let mut ask = |run, request| {
-            let call = Call { hash: 0, number: 1, lease: config.lease_time, request };
+            let call = Call { hash: 0, request_id: 1, lease: config.lease_time, request };
             voter.handle(at(60), run, call);
             voter.answers.drain(..).find(|reply| reply.to == run).expect("it answers").answer
         };
         let name = || "lease".to_owned();
-        let ahead = clock(Time { wall: at(60).wall + TERM_AHEAD_MAX * 2, ..at(60) });
+        let ahead = clock_now(Time { wall: at(60).wall + TERM_AHEAD_MAX * 2, ..at(60) });
         let term = Stamp { clock: ahead, origin: 7 };
-        let refused = ask(7, Request::Claim { name: name(), term, again: false, value: Vec::new() });
-        assert!(matches!(refused, Answer::Told { .. }), "{refused:?}");
+        let refused = ask(7, Request::Grant { name: name(), term, again: false, value: Vec::new() });
+        assert!(matches!(refused, VoterAnswer::Statement { .. }), "{refused:?}");
         ask(7, Request::Release { name: name(), term });
-        let Answer::Told { told, .. } = ask(8, Request::Ask { name: name(), since: None }) else { panic!() };
-        assert!(told.standing == Standing::Free && told.top < ahead);
+        let VoterAnswer::Statement { told, .. } = ask(8, Request::Ask { name: name(), since: None }) else {
+            panic!()
+        };
+        assert!(told.standing == Standing::Free && told.lease_term_max < ahead);
         let term = Stamp { clock: told.clock + 1, origin: 8 };
-        let granted = ask(8, Request::Claim { name: name(), term, again: false, value: Vec::new() });
-        assert!(matches!(granted, Answer::Granted { .. }), "{granted:?}");
+        let granted = ask(8, Request::Grant { name: name(), term, again: false, value: Vec::new() });
+        assert!(matches!(granted, VoterAnswer::Granted { .. }), "{granted:?}");
     }
 }

@@ -4,53 +4,61 @@ use std::time::Duration;
 
 use foca::OwnedNotification;
 
-use super::foca_codec::{self, Id, Packet, Wishes};
-use super::{Effect, HEALTH_MAX, Known, Member, MemberEvent, MemberState, Members, Probe, roster, times};
+use super::foca_codec::{self, FocaEffects, SwimId, SwimPacket};
+use super::{
+    KnownMember, LOCAL_HEALTH_MAX, Member, MemberEffect, MemberEvent, MemberState, Members, Probe, roster,
+    times,
+};
 use crate::controls::Control;
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
 impl Members {
     /// Somebody who is not linked is about to be heard.
-    pub(crate) fn introduce(&mut self, now: Time, who: &Member) {
+    pub(crate) fn note_unlinked(&mut self, now: Time, who: &Member) {
         self.now = now;
-        self.admit(who);
+        self.remember_proven(who);
     }
 
     /// A packet of a member that has shown who it is.
-    pub(crate) fn packet(&mut self, now: Time, from: u64, mut reader: Reader<'_>) -> Result<(), WireError> {
+    pub(crate) fn handle_packet(
+        &mut self,
+        now: Time,
+        from: u64,
+        mut reader: Reader<'_>,
+    ) -> Result<(), WireError> {
         self.now = now;
         let body = reader.bytes()?;
         let mut bytes = [from.to_le_bytes(), self.own.run.to_le_bytes()].concat();
         bytes.extend_from_slice(body);
         while !reader.is_at_end() {
             if let Some(contact) = roster::read_contact(&mut reader)? {
-                self.learn(&contact);
+                self.add_by_hearsay(&contact);
             }
         }
-        let packet = Packet::read(&bytes).ok_or(WireError::Form)?;
+        let packet = SwimPacket::read(&bytes).ok_or(WireError::Form)?;
         if self.own.state == MemberState::Left {
             // To hear that it is gone would have this node come back under a new generation.
             return Ok(());
         }
-        self.observe(from, &packet);
-        if self.known.get(&from).is_some_and(|known| known.member.state == MemberState::Suspect) {
-            self.touched.push(from);
+        self.on_probe_answer(from, &packet);
+        if self.members.get(&from).is_some_and(|known| known.member.state == MemberState::Suspect) {
+            self.runs_to_check.push(from);
         }
         for update in packet.updates() {
-            self.touched.push(update.id.run);
+            self.runs_to_check.push(update.id.run);
             if update.id == *self.detector.identity() && update.state == foca_codec::SUSPECT {
                 // Somebody does not hear this node.
-                self.unwell();
+                self.degrade();
             }
             if update.state == foca_codec::LEFT {
                 self.heard_left(update.id);
             }
         }
         let own = self.own.run;
-        let Some(sender) = self.known.get_mut(&from) else { return Ok(()) };
+        let Some(sender) = self.members.get_mut(&from) else { return Ok(()) };
         sender.is_proven = true;
-        let knows = |run: u64| run == own || self.known.contains_key(&run);
+        let knows = |run: u64| run == own || self.members.contains_key(&run);
         // Of whom the address is not known nothing is believed yet: the roster will tell.
         let plain = |state: u8| if state == foca_codec::LEFT { foca_codec::DOWN } else { state };
         let heard = packet.with_updates(|update| {
@@ -58,13 +66,15 @@ impl Members {
         });
         // What it refuses (a packet for another run of this node, say) changes nothing.
         _ = self.detector.handle_data(&heard, &mut self.wishes);
-        self.settle();
+        self.drain_foca();
         Ok(())
     }
 
     /// Takes note of an answer to this node's own probe.
-    fn observe(&mut self, from: u64, packet: &Packet<'_>) {
-        let Some(probe) = self.probe.as_mut().filter(|probe| probe.number == packet.number()) else { return };
+    fn on_probe_answer(&mut self, from: u64, packet: &SwimPacket<'_>) {
+        let Some(probe) = self.probe.as_mut().filter(|probe| probe.number == packet.probe_id()) else {
+            return;
+        };
         let answers = match packet.tag() {
             foca_codec::ACK => probe.run == from,
             foca_codec::FORWARDED_ACK => packet.other() == Some(probe.run),
@@ -75,7 +85,7 @@ impl Members {
         }
         probe.is_answered = true;
         if packet.tag() == foca_codec::ACK
-            && let Some(known) = self.known.get_mut(&from)
+            && let Some(known) = self.members.get_mut(&from)
         {
             let rtt = self.now.mono.saturating_sub(probe.sent);
             let smooth = |old: Duration| (old * 7 + rtt) / 8;
@@ -83,23 +93,23 @@ impl Members {
         }
     }
 
-    pub(super) fn unwell(&mut self) {
+    pub(super) fn degrade(&mut self) {
         if !self.controls.has(Control::NoLocalHealth) {
-            self.health = (self.health + 1).min(HEALTH_MAX);
+            self.local_health = (self.local_health + 1).min(LOCAL_HEALTH_MAX);
         }
     }
 
-    fn send(&mut self, to: Id, bytes: &[u8]) {
-        let Some(packet) = Packet::read(bytes) else { return };
+    fn send(&mut self, to: SwimId, bytes: &[u8]) {
+        let Some(packet) = SwimPacket::read(bytes) else { return };
         self.incarnation = packet.incarnation();
         if packet.tag() == foca_codec::PING {
             match self.probe.take() {
-                Some(probe) if probe.is_answered => self.health = self.health.saturating_sub(1),
-                Some(probe) if !probe.is_suspected => self.unwell(),
+                Some(probe) if probe.is_answered => self.local_health = self.local_health.saturating_sub(1),
+                Some(probe) if !probe.is_suspected => self.degrade(),
                 _ => {}
             }
-            let (number, sent) = (packet.number(), self.now.mono);
-            let state = self.known.get(&to.run).map(|known| known.member.state);
+            let (number, sent) = (packet.probe_id(), self.now.mono);
+            let state = self.members.get(&to.run).map(|known| known.member.state);
             let is_suspected = state == Some(MemberState::Suspect);
             self.probe = Some(Probe { run: to.run, number, sent, is_answered: false, is_suspected });
         }
@@ -107,15 +117,15 @@ impl Members {
     }
 
     /// Sends a packet, with the addresses of those it speaks of.
-    pub(super) fn deliver(&mut self, to: Id, packet: &Packet<'_>) {
-        let Some(known) = self.known.get(&to.run) else { return };
+    pub(super) fn deliver(&mut self, to: SwimId, packet: &SwimPacket<'_>) {
+        let Some(known) = self.members.get(&to.run) else { return };
         let has_left = |run: u64| {
             let own = run == self.own.run && self.own.state == MemberState::Left;
-            own || self.known.get(&run).is_some_and(|known| known.has_left)
+            own || self.members.get(&run).is_some_and(|known| known.has_left)
         };
         let own = *self.detector.identity();
         let oldest = self.now.mono.saturating_sub(times(self.suspicion_time(), 2));
-        let is_old = |run: u64| self.known.get(&run).is_some_and(|known| known.down_at < oldest);
+        let is_old = |run: u64| self.members.get(&run).is_some_and(|known| known.down_at < oldest);
         let body = packet.with_updates(|update| {
             let id = update.id;
             Some(match update.state {
@@ -128,78 +138,79 @@ impl Members {
                 state => (id.generation, state),
             })
         });
-        let mut writer = Writer::new(Kind::Packet);
+        let mut writer = Writer::new(Kind::Swim);
         writer.bytes(&body[foca_codec::RUNS_BYTES..]);
         let alive =
             packet.updates().filter(|update| update.state < foca_codec::DOWN).map(|update| update.id.run);
         for run in packet.other().into_iter().chain(alive) {
             let whole = writer.len();
-            if let Some(other) = self.known.get(&run).filter(|_| run != to.run) {
+            if let Some(other) = self.members.get(&run).filter(|_| run != to.run) {
                 roster::write_contact(&mut writer, &other.member);
             }
             if writer.len() > known.packet_bytes_max {
-                writer.cut(whole);
+                writer.truncate(whole);
                 break;
             }
         }
-        self.effects.push_back(Effect::Packet(known.member.contact(), writer.finish_datagram()));
+        self.effects.push_back(MemberEffect::Packet(known.member.contact(), writer.finish_datagram()));
     }
 
     // What the failure detector says.
 
     /// Carries out what the failure detector wants, and looks at what became of the members it dealt with.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn drain_foca(&mut self) {
         loop {
-            let Wishes { packets, timers, notes } = std::mem::take(&mut self.wishes);
-            if packets.is_empty() && timers.is_empty() && notes.is_empty() && self.touched.is_empty() {
+            let FocaEffects { packets, timers, notes } = std::mem::take(&mut self.wishes);
+            if packets.is_empty() && timers.is_empty() && notes.is_empty() && self.runs_to_check.is_empty() {
                 return;
             }
             for (after, timer) in timers {
                 let at = self.now.mono + self.stretched(&timer, after);
                 self.plan(at, timer, self.now.mono);
             }
-            notes.iter().for_each(|note| self.note(note));
+            notes.iter().for_each(|note| self.handle_notification(note));
             self.look_at_touched();
             packets.into_iter().for_each(|(to, bytes)| self.send(to, &bytes));
         }
     }
 
     fn look_at_touched(&mut self) {
-        let touched = std::mem::take(&mut self.touched);
+        let touched = std::mem::take(&mut self.runs_to_check);
         if touched.is_empty() {
             return;
         }
-        let lives = |member: &&foca::Member<Id>| {
+        let lives = |member: &&foca::Member<SwimId>| {
             member.state() != foca::State::Down && touched.contains(&member.id().run)
         };
         let living = self.detector.iter_membership_state().filter(lives);
-        let states: Vec<(Id, bool)> =
+        let states: Vec<(SwimId, bool)> =
             living.map(|member| (*member.id(), member.state() == foca::State::Suspect)).collect();
         for (id, is_suspect) in states {
-            if self.known.get(&id.run).is_some_and(|known| !known.member.state.is_alive()) {
+            if self.members.get(&id.run).is_some_and(|known| !known.member.state.is_alive()) {
                 // It was forgotten here, and has been heard of again.
-                self.up(id);
+                self.on_member_up(id);
             }
             self.suspicion(id.run, is_suspect);
         }
     }
 
-    fn note(&mut self, note: &OwnedNotification<Id>) {
+    fn handle_notification(&mut self, note: &OwnedNotification<SwimId>) {
         match note {
-            OwnedNotification::MemberUp(id) => self.up(*id),
-            OwnedNotification::MemberDown(id) => self.down(id.run),
+            OwnedNotification::MemberUp(id) => self.on_member_up(*id),
+            OwnedNotification::MemberDown(id) => self.on_member_down(id.run),
             OwnedNotification::Rename(_, id) => {
-                if let Some(known) = self.known.get_mut(&id.run) {
+                if let Some(known) = self.members.get_mut(&id.run) {
                     known.generation = id.generation;
                     self.buckets = None;
-                    self.touched.push(id.run);
+                    self.runs_to_check.push(id.run);
                 }
             }
             OwnedNotification::Rejoin(_) => {
                 self.buckets = None;
                 // Those that held this node for dead, and perhaps are still held for dead here.
-                let linked = self.known.values().filter(|known| known.links > 0);
-                let ids: Vec<Id> = linked.filter(|k| !k.member.state.is_alive()).map(Known::id).collect();
+                let linked = self.members.values().filter(|known| known.links > 0);
+                let ids: Vec<SwimId> =
+                    linked.filter(|k| !k.member.state.is_alive()).map(KnownMember::id).collect();
                 for id in ids {
                     _ = self.detector.announce(id, &mut self.wishes);
                 }
@@ -208,83 +219,83 @@ impl Members {
         }
     }
 
-    fn up(&mut self, id: Id) {
-        let Some(known) = self.known.get_mut(&id.run) else { return };
+    fn on_member_up(&mut self, id: SwimId) {
+        let Some(known) = self.members.get_mut(&id.run) else { return };
         known.generation = id.generation;
         known.has_left = false;
         known.dials = 0;
         known.enter(MemberState::Alive, self.now);
         self.resize();
-        if self.known[&id.run].is_announced {
-            self.tell(id.run, MemberEvent::Recovered);
+        if self.members[&id.run].is_announced {
+            self.push_event(id.run, MemberEvent::Recovered);
         } else {
-            self.announce(id.run);
+            self.push_joined(id.run);
         }
-        let (name, addr) = (&self.known[&id.run].member.name, self.known[&id.run].member.addr);
-        let others = || self.known.values().map(|k| &k.member).filter(|member| member.run != id.run);
+        let (name, addr) = (&self.members[&id.run].member.name, self.members[&id.run].member.addr);
+        let others = || self.members.values().map(|k| &k.member).filter(|member| member.run != id.run);
         let alive = |member: &&Member| member.state.is_alive();
         let same_addr = |member: &&Member| member.addr == addr && member.name != *name;
         let shared = others().filter(alive).find(same_addr).cloned();
-        let namesakes = self.known.values().filter(|k| k.member.name == *name && k.member.run != id.run);
+        let namesakes = self.members.values().filter(|k| k.member.name == *name && k.member.run != id.run);
         // Of whom this node has only just heard, the failure detector may be about to say that it lives.
-        let decided = namesakes.filter(|known| known.member.state.is_alive() || known.is_over());
+        let decided = namesakes.filter(|known| known.member.state.is_alive() || known.is_gone());
         let mut namesakes: Vec<(u64, bool)> =
             decided.map(|known| (known.member.run, known.member.state.is_alive())).collect();
         if *name == self.own.name {
             namesakes.push((self.own.run, true));
         }
-        self.effects.extend(shared.map(Effect::AddressTwice));
+        self.effects.extend(shared.map(MemberEffect::AddressTwice));
         for (run, is_alive) in namesakes {
             if is_alive {
                 let later = self.now.mono + times(self.suspicion_time(), 2);
                 self.twins.push_back((later, id.run, run));
-            } else if self.known[&run].links == 0 {
+            } else if self.members[&run].links == 0 {
                 // A new run has taken its place. One that is linked may live as well: it is asked until that is known.
-                self.known.remove(&run);
+                self.members.remove(&run);
             }
         }
     }
 
-    pub(super) fn down(&mut self, run: u64) {
-        let Some(known) = self.known.get_mut(&run) else { return };
+    pub(super) fn on_member_down(&mut self, run: u64) {
+        let Some(known) = self.members.get_mut(&run) else { return };
         let has_left = known.has_left;
         known.enter(if has_left { MemberState::Left } else { MemberState::Down }, self.now);
         known.down_at = self.now.mono;
         self.resize();
-        self.effects.push_back(Effect::Break(run));
-        if self.known[&run].is_announced {
-            self.tell(run, if has_left { MemberEvent::Left } else { MemberEvent::Down });
+        self.effects.push_back(MemberEffect::Break(run));
+        if self.members[&run].is_announced {
+            self.push_event(run, if has_left { MemberEvent::Left } else { MemberEvent::Down });
         }
         if self.has_living_namesake(run) {
-            self.known.remove(&run);
+            self.members.remove(&run);
         }
     }
 
     fn suspicion(&mut self, run: u64, is_suspect: bool) {
-        let Some(known) = self.known.get_mut(&run) else { return };
+        let Some(known) = self.members.get_mut(&run) else { return };
         let state = if is_suspect { MemberState::Suspect } else { MemberState::Alive };
         if known.member.state == state {
             return;
         }
         known.enter(state, self.now);
         if known.is_announced {
-            self.tell(run, if is_suspect { MemberEvent::Suspect } else { MemberEvent::Recovered });
+            self.push_event(run, if is_suspect { MemberEvent::Suspect } else { MemberEvent::Recovered });
         }
     }
 
     /// Tells the user of a new member, once it is there and has told about itself.
-    pub(super) fn announce(&mut self, run: u64) {
-        let Some(known) = self.known.get_mut(&run) else { return };
+    pub(super) fn push_joined(&mut self, run: u64) {
+        let Some(known) = self.members.get_mut(&run) else { return };
         if known.member.state.is_alive() && known.member.meta_version > 0 && !known.is_announced {
             known.is_announced = true;
-            self.tell(run, MemberEvent::Joined);
+            self.push_event(run, MemberEvent::Joined);
         }
     }
 
-    pub(super) fn tell(&mut self, run: u64, event: impl Fn(Member) -> MemberEvent) {
-        let known = &self.known[&run];
+    pub(super) fn push_event(&mut self, run: u64, event: impl Fn(Member) -> MemberEvent) {
+        let known = &self.members[&run];
         if known.is_announced {
-            self.effects.push_back(Effect::Event(event(known.member.clone())));
+            self.effects.push_back(MemberEffect::Event(event(known.member.clone())));
         }
     }
 }

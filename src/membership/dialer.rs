@@ -6,8 +6,8 @@ use std::time::Duration;
 use foca::{PeriodicParams, Timer};
 use rand_core::Rng;
 
-use super::foca_codec::{self, Id, Packet};
-use super::{DETECTOR_BYTES_MAX, DOWN_TIME, Effect, Known, MemberState, Members, times};
+use super::foca_codec::{self, SwimId, SwimPacket};
+use super::{DETECTOR_BYTES_MAX, DOWN_TIME, KnownMember, MemberEffect, MemberState, Members, times};
 use crate::config::Config;
 use crate::controls::Control;
 use crate::time::Time;
@@ -22,19 +22,21 @@ impl Members {
         self.config.suspicion_time + self.config.suspicion_time * 3 * steps / 20
     }
 
-    pub(super) fn stretched(&self, timer: &Timer<Id>, after: Duration) -> Duration {
+    pub(super) fn stretched(&self, timer: &Timer<SwimId>, after: Duration) -> Duration {
         match timer {
-            Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => times(after, 1 + self.health),
+            Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => {
+                times(after, 1 + self.local_health)
+            }
             // With one other member there is nobody to tell whose fault it is.
             Timer::ChangeSuspectToDown { .. } => {
-                let doubt = self.health.min(self.living().saturating_sub(2) as u32);
+                let doubt = self.local_health.min(self.living().saturating_sub(2) as u32);
                 times(self.suspicion_time(), 1 + doubt)
             }
             _ => after,
         }
     }
 
-    pub(super) fn plan(&mut self, at: Duration, timer: Timer<Id>, since: Duration) {
+    pub(super) fn plan(&mut self, at: Duration, timer: Timer<SwimId>, since: Duration) {
         self.sequence += 1;
         self.timers.insert((at, self.sequence), (timer, since));
     }
@@ -42,7 +44,7 @@ impl Members {
     pub(super) fn resize(&mut self) {
         (self.is_stale, self.is_unwritten) = (true, true);
         if self.living() <= self.config.mesh_members_max {
-            self.take_shape();
+            self.set_topology();
         }
         self.buckets = None;
         let living = self.living();
@@ -61,7 +63,7 @@ impl Members {
             && !self.controls.has(Control::NoLocalHealth)
         {
             // This process did not run: what it was waiting for may be waiting for it. Nobody is to blame yet.
-            self.unwell();
+            self.degrade();
             let timers = std::mem::take(&mut self.timers);
             let later = |((at, n), (timer, since))| ((at + late, n), (timer, since + late));
             self.timers = timers.into_iter().map(later).collect();
@@ -79,34 +81,34 @@ impl Members {
             }
             if matches!(timer, Timer::ProbeRandomMember(_)) {
                 // The run that was probed may be suspected now.
-                self.touched.extend(self.probe.as_ref().map(|probe| probe.run));
+                self.runs_to_check.extend(self.probe.as_ref().map(|probe| probe.run));
             }
             _ = self.detector.handle_timer(timer, &mut self.wishes);
-            self.settle();
+            self.drain_foca();
         }
         if self.tend_at <= now.mono {
-            self.tend();
+            self.tend_links();
         }
     }
 
     /// Sees to the links, and goes on looking for those that are gone.
-    fn tend(&mut self) {
+    fn tend_links(&mut self) {
         let (now, interval) = (self.now.mono, self.config.probe_interval);
         self.tend_at = now + interval / 2;
         if self.own.state == MemberState::Left {
             return;
         }
         if self.is_stale {
-            self.take_shape();
+            self.set_topology();
         }
         let mut was_in_vain = false;
-        for run in &self.shape.neighbours {
-            let Some(known) = self.known.get_mut(run) else { continue };
+        for run in &self.topology.neighbours {
+            let Some(known) = self.members.get_mut(run) else { continue };
             if known.links == 0 && known.dial_at <= now {
                 was_in_vain |= known.dials > 0;
                 known.dials = (known.dials + 1).min(5);
                 known.dial_at = now + times(interval, 1 << known.dials) / 2;
-                self.effects.push_back(Effect::Dial(known.member.contact()));
+                self.effects.push_back(MemberEffect::Dial(known.member.contact()));
             }
             if known.links == 0 {
                 self.tend_at = self.tend_at.min(known.dial_at);
@@ -116,30 +118,30 @@ impl Members {
             self.choose_delegates();
         }
         self.tell_accused();
-        self.announce_again();
+        self.reannounce();
         if self.remember_at <= now {
             // Whoever is alone has nothing better to do, and comes to it less and less.
             let is_alone = self.living() == 1;
             self.remember_at =
                 now + if is_alone { times(interval, 1 << self.seeks) / 8 } else { times(interval, 4) };
-            let gone: Vec<&Known> = self.known.values().filter(|known| known.is_missed()).collect();
+            let gone: Vec<&KnownMember> = self.members.values().filter(|known| known.is_missed()).collect();
             if !gone.is_empty() {
                 let at = self.random.next_u64() as usize % gone.len();
-                self.effects.push_back(Effect::Dial(gone[at].member.contact()));
+                self.effects.push_back(MemberEffect::Dial(gone[at].member.contact()));
             }
         }
         if self.seek_at <= now {
             let is_alone = self.living() == 1;
             self.seeks = if is_alone { (self.seeks + 1).min(5) } else { 6 };
             self.seek_at = now + times(interval, 1 << self.seeks) / 3;
-            self.effects.push_back(Effect::Seek);
+            self.effects.push_back(MemberEffect::Seek);
         }
         while self.twins.front().is_some_and(|(at, ..)| *at <= now) {
             let (_, a, b) = self.twins.pop_front().expect("just seen");
-            let state = |run| self.known.get(&run).map(|known| known.member.state);
+            let state = |run| self.members.get(&run).map(|known| known.member.state);
             let states = [state(a), if b == self.own.run { Some(MemberState::Alive) } else { state(b) }];
             if states.iter().all(|state| *state == Some(MemberState::Alive)) {
-                self.effects.push_back(Effect::NameTwice(self.known[&a].member.clone()));
+                self.effects.push_back(MemberEffect::NameTwice(self.members[&a].member.clone()));
             } else if states.iter().all(|state| state.is_some_and(MemberState::is_alive)) {
                 // One of them is suspected: it is not decided yet whether both are there.
                 self.twins.push_back((now + self.suspicion_time(), a, b));
@@ -153,13 +155,14 @@ impl Members {
     /// back under a new generation: three datagrams, each of which may be lost. An announcement that arrives sets off
     /// whichever of them is missing. Nothing else would: such a member is linked, so it is not dialled, and it is not
     /// fed, so no check compares the rosters.
-    fn announce_again(&mut self) {
+    fn reannounce(&mut self) {
         if self.controls.has(Control::AnnouncedOnce) {
             return;
         }
         let (now, interval) = (self.now.mono, self.config.probe_interval);
         let mut due = Vec::new();
-        for known in self.known.values_mut().filter(|known| known.is_misjudged() && known.announce_at <= now)
+        for known in
+            self.members.values_mut().filter(|known| known.is_misjudged() && known.announce_at <= now)
         {
             known.announce_at = now + times(interval, 1 << known.announcements) / 2;
             known.announcements = (known.announcements + 1).min(ANNOUNCE_DOUBLINGS_MAX);
@@ -168,7 +171,7 @@ impl Members {
         for id in due {
             _ = self.detector.announce(id, &mut self.wishes);
         }
-        self.settle();
+        self.drain_foca();
     }
 
     /// Tells those that this node suspects that it does: gossip may pass by the one whom it concerns most.
@@ -176,19 +179,19 @@ impl Members {
         if self.controls.has(Control::NoLocalHealth) {
             return;
         }
-        let accused = |(timer, _): &(Timer<Id>, Duration)| match timer {
+        let accused = |(timer, _): &(Timer<SwimId>, Duration)| match timer {
             Timer::ChangeSuspectToDown { member_id, incarnation, .. } => Some((*member_id, *incarnation)),
             _ => None,
         };
-        let mut accused: Vec<(Id, u16)> = self.timers.values().filter_map(accused).collect();
+        let mut accused: Vec<(SwimId, u16)> = self.timers.values().filter_map(accused).collect();
         accused.dedup();
         let own = *self.detector.identity();
         // No probe has this number now, so that the answer is taken for none.
         let number = self.probe.as_ref().map_or(0, |probe| probe.number.wrapping_add(128));
         for (id, suspected) in accused {
-            if self.known.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
+            if self.members.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
                 let bytes = foca_codec::accusation(own, self.incarnation, id, suspected, number);
-                let packet = Packet::read(&bytes).expect("our own layout");
+                let packet = SwimPacket::read(&bytes).expect("our own layout");
                 self.deliver(id, &packet);
             }
         }

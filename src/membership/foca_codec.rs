@@ -17,13 +17,13 @@ use foca::{Header, Member, Message, OwnedNotification, Runtime, Timer};
 
 /// A member, as the failure detector knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Id {
+pub(super) struct SwimId {
     pub(super) run: u64,
     /// How often this run came back from having been called dead.
     pub(super) generation: u16,
 }
 
-impl foca::Identity for Id {
+impl foca::Identity for SwimId {
     type Addr = u64;
 
     fn renew(&self) -> Option<Self> {
@@ -41,7 +41,7 @@ impl foca::Identity for Id {
 
 /// The two runs that a packet begins with.
 pub(super) const RUNS_BYTES: usize = 16;
-const HEADER_BYTES: usize = RUNS_BYTES + 7;
+const SWIM_HEADER_BYTES: usize = RUNS_BYTES + 7;
 const ID_BYTES: usize = 10;
 /// One update.
 pub(super) const UPDATE_BYTES: usize = 13;
@@ -64,14 +64,14 @@ pub(super) struct Malformed;
 
 /// The layout.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout;
+pub(super) struct SwimCodec;
 
-impl foca::Codec<Id> for Layout {
+impl foca::Codec<SwimId> for SwimCodec {
     type Error = Malformed;
 
-    fn encode_header(&mut self, header: &Header<Id>, mut buf: impl BufMut) -> Result<(), Malformed> {
+    fn encode_header(&mut self, header: &Header<SwimId>, mut buf: impl BufMut) -> Result<(), Malformed> {
         let (tag, number, other) = parts(&header.message);
-        let bytes = HEADER_BYTES + usize::from(number.is_some()) + other.map_or(0, |_| ID_BYTES);
+        let bytes = SWIM_HEADER_BYTES + usize::from(number.is_some()) + other.map_or(0, |_| ID_BYTES);
         if buf.remaining_mut() < bytes {
             return Err(Malformed);
         }
@@ -89,13 +89,13 @@ impl foca::Codec<Id> for Layout {
         Ok(())
     }
 
-    fn decode_header(&mut self, mut buf: impl Buf) -> Result<Header<Id>, Malformed> {
-        if buf.remaining() < HEADER_BYTES {
+    fn decode_header(&mut self, mut buf: impl Buf) -> Result<Header<SwimId>, Malformed> {
+        if buf.remaining() < SWIM_HEADER_BYTES {
             return Err(Malformed);
         }
         let (src, dst) = (buf.get_u64_le(), buf.get_u64_le());
-        let src = Id { run: src, generation: buf.get_u16_le() };
-        let dst = Id { run: dst, generation: buf.get_u16_le() };
+        let src = SwimId { run: src, generation: buf.get_u16_le() };
+        let dst = SwimId { run: dst, generation: buf.get_u16_le() };
         let src_incarnation = buf.get_u16_le();
         let tag = buf.get_u8();
         if buf.remaining() < body_bytes(tag) {
@@ -129,7 +129,7 @@ impl foca::Codec<Id> for Layout {
         Ok(Header { src, src_incarnation, dst, message })
     }
 
-    fn encode_member(&mut self, member: &Member<Id>, mut buf: impl BufMut) -> Result<(), Malformed> {
+    fn encode_member(&mut self, member: &Member<SwimId>, mut buf: impl BufMut) -> Result<(), Malformed> {
         if buf.remaining_mut() < UPDATE_BYTES {
             return Err(Malformed);
         }
@@ -144,7 +144,7 @@ impl foca::Codec<Id> for Layout {
         Ok(())
     }
 
-    fn decode_member(&mut self, mut buf: impl Buf) -> Result<Member<Id>, Malformed> {
+    fn decode_member(&mut self, mut buf: impl Buf) -> Result<Member<SwimId>, Malformed> {
         if buf.remaining() < UPDATE_BYTES {
             return Err(Malformed);
         }
@@ -159,11 +159,11 @@ impl foca::Codec<Id> for Layout {
     }
 }
 
-fn id(buf: &mut impl Buf) -> Id {
-    Id { run: buf.get_u64_le(), generation: buf.get_u16_le() }
+fn id(buf: &mut impl Buf) -> SwimId {
+    SwimId { run: buf.get_u64_le(), generation: buf.get_u16_le() }
 }
 
-fn parts(message: &Message<Id>) -> (u8, Option<u8>, Option<Id>) {
+fn parts(message: &Message<SwimId>) -> (u8, Option<u8>, Option<SwimId>) {
     match message {
         Message::Ping(number) => (PING, Some(*number), None),
         Message::Ack(number) => (ACK, Some(*number), None),
@@ -188,37 +188,37 @@ fn body_bytes(tag: u8) -> usize {
 }
 
 /// A ping that tells a member what it stands accused of. Its answer clears it, at least with the one who asks.
-pub(super) fn accusation(own: Id, incarnation: u16, to: Id, suspected: u16, number: u8) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + 3 + UPDATE_BYTES);
+pub(super) fn accusation(own: SwimId, incarnation: u16, to: SwimId, suspected: u16, number: u8) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(SWIM_HEADER_BYTES + 3 + UPDATE_BYTES);
     let header = Header { src: own, src_incarnation: incarnation, dst: to, message: Message::Ping(number) };
-    let told = foca::Codec::encode_header(&mut Layout, &header, &mut bytes);
+    let told = foca::Codec::encode_header(&mut SwimCodec, &header, &mut bytes);
     bytes.put_u16(1);
     let update = Member::new(to, suspected, foca::State::Suspect);
-    let told = told.and_then(|()| foca::Codec::encode_member(&mut Layout, &update, &mut bytes));
+    let told = told.and_then(|()| foca::Codec::encode_member(&mut SwimCodec, &update, &mut bytes));
     told.expect("a vector takes everything");
     bytes
 }
 
 /// A packet, read beside `foca`.
 #[derive(Debug)]
-pub(super) struct Packet<'a> {
+pub(super) struct SwimPacket<'a> {
     bytes: &'a [u8],
     updates_at: usize,
 }
 
 /// What a packet says of one member.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Update<'a> {
-    pub(super) id: Id,
+pub(super) struct SwimUpdate<'a> {
+    pub(super) id: SwimId,
     pub(super) state: u8,
     bytes: &'a [u8],
 }
 
-impl<'a> Packet<'a> {
+impl<'a> SwimPacket<'a> {
     /// `bytes` with the runs, and with nothing behind the updates.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
-        let tag = *bytes.get(HEADER_BYTES - 1)?;
-        let updates_at = HEADER_BYTES + body_bytes(tag);
+        let tag = *bytes.get(SWIM_HEADER_BYTES - 1)?;
+        let updates_at = SWIM_HEADER_BYTES + body_bytes(tag);
         let rest = bytes.get(updates_at..)?;
         let whole = match rest {
             [] => true,
@@ -229,7 +229,7 @@ impl<'a> Packet<'a> {
     }
 
     pub(super) fn tag(&self) -> u8 {
-        self.bytes[HEADER_BYTES - 1]
+        self.bytes[SWIM_HEADER_BYTES - 1]
     }
 
     /// How often the sender had to say that it lives.
@@ -238,30 +238,30 @@ impl<'a> Packet<'a> {
     }
 
     /// The probe's number, of those packets that have one.
-    pub(super) fn number(&self) -> u8 {
-        self.bytes.get(HEADER_BYTES).copied().unwrap_or_default()
+    pub(super) fn probe_id(&self) -> u8 {
+        self.bytes.get(SWIM_HEADER_BYTES).copied().unwrap_or_default()
     }
 
     /// Who is probed for another, or probes through another.
     pub(super) fn other(&self) -> Option<u64> {
-        let mut rest = &self.bytes[HEADER_BYTES..];
+        let mut rest = &self.bytes[SWIM_HEADER_BYTES..];
         (body_bytes(self.tag()) > 1).then(|| {
             rest.advance(1);
             rest.get_u64_le()
         })
     }
 
-    pub(super) fn updates(&self) -> impl Iterator<Item = Update<'a>> + use<'a> {
+    pub(super) fn updates(&self) -> impl Iterator<Item = SwimUpdate<'a>> + use<'a> {
         let updates = self.bytes.get(self.updates_at + 2..).unwrap_or_default();
         updates.chunks_exact(UPDATE_BYTES).map(|bytes| {
             let mut rest = bytes;
             let id = id(&mut rest);
-            Update { id, state: bytes[STATE_AT], bytes }
+            SwimUpdate { id, state: bytes[STATE_AT], bytes }
         })
     }
 
     /// The packet anew, with these updates only, each of the generation and in the state that is wanted.
-    pub(super) fn with_updates(&self, keep: impl Fn(&Update<'_>) -> Option<(u16, u8)>) -> Vec<u8> {
+    pub(super) fn with_updates(&self, keep: impl Fn(&SwimUpdate<'_>) -> Option<(u16, u8)>) -> Vec<u8> {
         let mut bytes = self.bytes[..self.updates_at].to_vec();
         if self.bytes.len() == self.updates_at {
             return bytes;
@@ -284,22 +284,22 @@ impl<'a> Packet<'a> {
 
 /// What `foca` wants done.
 #[derive(Debug, Default)]
-pub(super) struct Wishes {
-    pub(super) packets: Vec<(Id, Vec<u8>)>,
-    pub(super) timers: Vec<(Duration, Timer<Id>)>,
-    pub(super) notes: Vec<OwnedNotification<Id>>,
+pub(super) struct FocaEffects {
+    pub(super) packets: Vec<(SwimId, Vec<u8>)>,
+    pub(super) timers: Vec<(Duration, Timer<SwimId>)>,
+    pub(super) notes: Vec<OwnedNotification<SwimId>>,
 }
 
-impl Runtime<Id> for Wishes {
-    fn notify(&mut self, notification: foca::Notification<'_, Id>) {
+impl Runtime<SwimId> for FocaEffects {
+    fn notify(&mut self, notification: foca::Notification<'_, SwimId>) {
         self.notes.push(notification.to_owned());
     }
 
-    fn send_to(&mut self, to: Id, data: &[u8]) {
+    fn send_to(&mut self, to: SwimId, data: &[u8]) {
         self.packets.push((to, data.to_vec()));
     }
 
-    fn submit_after(&mut self, event: Timer<Id>, after: Duration) {
+    fn submit_after(&mut self, event: Timer<SwimId>, after: Duration) {
         self.timers.push((after, event));
     }
 }

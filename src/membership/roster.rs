@@ -7,14 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use rand_core::Rng;
 
-use super::foca_codec::Id;
-use super::{DOUBTS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberState, Members, NAME_BYTES_MAX};
+use super::foca_codec::SwimId;
+use super::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberState, Members, NAME_BYTES_MAX, RECHECKS_MAX};
 use crate::store::digest::fingerprint;
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
 
 /// Pieces in which rosters are compared.
-pub(super) const BUCKETS: usize = 64;
+pub(super) const ROSTER_BUCKETS: usize = 64;
 
 /// What stands in front of the buckets, and whether an answer shall bring the other side's.
 const NONE: u8 = 0;
@@ -26,22 +26,22 @@ const LIVES: u8 = 0;
 const LEFT: u8 = 1;
 
 pub(super) fn write_contact(writer: &mut Writer, member: &Member) {
-    writer.word(member.run);
+    writer.u64_le(member.run);
     writer.bytes(member.name.as_bytes());
     match member.addr.ip() {
         IpAddr::V4(ip) => writer.bytes(&ip.octets()),
         IpAddr::V6(ip) => writer.bytes(&ip.octets()),
     }
-    writer.short(member.addr.port());
+    writer.u16_le(member.addr.port());
 }
 
 /// A member without its metadata; nothing if it can be read but is none that is kept, so that what follows it still is
 /// read.
 pub(super) fn read_contact(reader: &mut Reader<'_>) -> Result<Option<Member>, WireError> {
-    let run = reader.word()?;
+    let run = reader.u64_le()?;
     let name = reader.bytes()?;
     let ip = reader.bytes()?;
-    let port = reader.short()?;
+    let port = reader.u16_le()?;
     let v4 = <[u8; 4]>::try_from(ip).map(IpAddr::from);
     let v6 = <[u8; 16]>::try_from(ip).map(IpAddr::from);
     let (Ok(ip), Ok(name)) = (v4.or(v6), std::str::from_utf8(name)) else { return Ok(None) };
@@ -49,15 +49,15 @@ pub(super) fn read_contact(reader: &mut Reader<'_>) -> Result<Option<Member>, Wi
     Ok(fits.then(|| Member::new(name, run, SocketAddr::new(ip, port))))
 }
 
-fn write_record(writer: &mut Writer, member: &Member, id: Id, incarnation: u16, state: u8) {
+fn write_record(writer: &mut Writer, member: &Member, id: SwimId, incarnation: u16, state: u8) {
     write_contact(writer, member);
-    writer.short(id.generation);
-    writer.short(incarnation);
+    writer.u16_le(id.generation);
+    writer.u16_le(incarnation);
     writer.byte(state);
-    writer.number(member.meta_version);
+    writer.varint(member.meta_version);
     if member.meta_version > 0 {
         writer.bytes(member.app_version.as_bytes());
-        writer.number(member.meta.len() as u64);
+        writer.varint(member.meta.len() as u64);
         for (key, value) in &member.meta {
             writer.bytes(key.as_bytes());
             writer.bytes(value.as_bytes());
@@ -66,7 +66,7 @@ fn write_record(writer: &mut Writer, member: &Member, id: Id, incarnation: u16, 
 }
 
 /// A member as another node tells it.
-struct Record {
+struct RosterEntry {
     member: Member,
     generation: u16,
     incarnation: u16,
@@ -75,11 +75,11 @@ struct Record {
 
 /// A record; nothing if it can be read but is none that is kept. An honest peer may pass on what another one has taken
 /// in: what is wrong with one record says nothing about the link or about the records behind it.
-fn read_record(reader: &mut Reader<'_>) -> Result<Option<Record>, WireError> {
+fn read_record(reader: &mut Reader<'_>) -> Result<Option<RosterEntry>, WireError> {
     let contact = read_contact(reader)?;
-    let (generation, incarnation) = (reader.short()?, reader.short()?);
+    let (generation, incarnation) = (reader.u16_le()?, reader.u16_le()?);
     let has_left = reader.byte()? == LEFT;
-    let meta_version = reader.number()?;
+    let meta_version = reader.varint()?;
     let mut about = None;
     if meta_version > 0 {
         let app_version = reader.bytes()?;
@@ -109,21 +109,21 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Option<Record>, WireError> {
         let Ok(read) = read else { return Ok(None) };
         (member.app_version, member.meta) = read;
     }
-    Ok(Some(Record { member, generation, incarnation, has_left }))
+    Ok(Some(RosterEntry { member, generation, incarnation, has_left }))
 }
 
 fn bucket(run: u64) -> usize {
-    run as usize % BUCKETS
+    run as usize % ROSTER_BUCKETS
 }
 
 impl Members {
-    fn buckets(&mut self) -> [u32; BUCKETS] {
+    fn buckets(&mut self) -> [u32; ROSTER_BUCKETS] {
         if let Some(buckets) = self.buckets {
             return buckets;
         }
-        let mut buckets = [0_u32; BUCKETS];
+        let mut buckets = [0_u32; ROSTER_BUCKETS];
         let own = (&self.own, self.detector.identity().generation);
-        let alive = self.known.values().filter(|known| known.member.state.is_alive());
+        let alive = self.members.values().filter(|known| known.member.state.is_alive());
         let others = alive.map(|known| (&known.member, known.generation));
         for (member, generation) in others.chain([own]) {
             let mut bytes = [0; 18];
@@ -160,7 +160,7 @@ impl Members {
 
     fn write_buckets(&mut self, writer: &mut Writer, kind: u8) {
         writer.byte(kind);
-        self.buckets().iter().for_each(|bucket| writer.number(u64::from(*bucket)));
+        self.buckets().iter().for_each(|bucket| writer.varint(u64::from(*bucket)));
     }
 
     /// Takes in a frame of a peer, and answers with frames.
@@ -169,9 +169,9 @@ impl Members {
         let kind = reader.byte()?;
         let mut theirs = None;
         if kind != NONE {
-            let mut buckets = [0; BUCKETS];
+            let mut buckets = [0; ROSTER_BUCKETS];
             for bucket in &mut buckets {
-                *bucket = u32::try_from(reader.number()?).map_err(|_| WireError::Form)?;
+                *bucket = u32::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
             }
             theirs = Some(buckets);
         }
@@ -179,7 +179,7 @@ impl Members {
         while !reader.is_at_end() {
             records.extend(read_record(&mut reader)?);
         }
-        self.believe(records);
+        self.apply_roster(records);
         let Some(theirs) = theirs else { return Ok(Vec::new()) };
         let ours = self.buckets();
         if ours == theirs {
@@ -198,7 +198,7 @@ impl Members {
             writer.byte(NONE);
         }
         let alive = self.detector.iter_members().filter(|member| concerns(member.id().run));
-        let alive = alive.filter_map(|member| Some((member, &self.known.get(&member.id().run)?.member)));
+        let alive = alive.filter_map(|member| Some((member, &self.members.get(&member.id().run)?.member)));
         for (member, about) in alive {
             if writer.len() > FRAME_BYTES_TARGET {
                 let full = std::mem::replace(&mut writer, Writer::new(Kind::Roster));
@@ -210,7 +210,7 @@ impl Members {
         if concerns(self.own.run) && self.own.state.is_alive() {
             write_record(&mut writer, &self.own, *self.detector.identity(), 0, LIVES);
         }
-        let left = self.known.values().filter(|known| known.has_left && concerns(known.member.run));
+        let left = self.members.values().filter(|known| known.has_left && concerns(known.member.run));
         for known in left {
             write_record(&mut writer, &known.member, known.id(), 0, LEFT);
         }
@@ -220,19 +220,19 @@ impl Members {
 
     /// What a peer believes. That somebody is dead it may only say of those that said so themselves: everything else
     /// the failure detector has to find, or a partition that heals would make each side call the other dead once more.
-    fn believe(&mut self, records: Vec<Record>) {
+    fn apply_roster(&mut self, records: Vec<RosterEntry>) {
         let mut doubts = Vec::new();
         for record in records {
             let run = record.member.run;
-            if record.has_left && !self.known.contains_key(&run) {
+            if record.has_left && !self.members.contains_key(&run) {
                 continue;
             }
-            if !self.learn(&record.member) {
+            if !self.add_by_hearsay(&record.member) {
                 continue;
             }
-            self.touched.push(run);
-            let id = Id { run, generation: record.generation };
-            let known = self.known.get_mut(&run).expect("just learned");
+            self.runs_to_check.push(run);
+            let id = SwimId { run, generation: record.generation };
+            let known = self.members.get_mut(&run).expect("just learned");
             let update = if record.has_left {
                 if known.generation > record.generation {
                     continue;
@@ -247,16 +247,16 @@ impl Members {
                 doubts.push(id);
             }
         }
-        self.settle();
+        self.drain_foca();
         // A peer says that they live, and here they are dead for good: let them speak for themselves.
-        doubts.retain(|id| self.known.get(&id.run).is_some_and(|known| !known.member.state.is_alive()));
-        while doubts.len() > DOUBTS_MAX {
+        doubts.retain(|id| self.members.get(&id.run).is_some_and(|known| !known.member.state.is_alive()));
+        while doubts.len() > RECHECKS_MAX {
             let at = self.random.next_u64() as usize % doubts.len();
             doubts.swap_remove(at);
         }
         for id in doubts {
             _ = self.detector.announce(id, &mut self.wishes);
         }
-        self.settle();
+        self.drain_foca();
     }
 }

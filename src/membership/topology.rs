@@ -9,14 +9,14 @@
 //! another one out among them ([`preferred`]), so that nobody has more to pass on than its mates; nodes that do not agree
 //! yet on how many groups there are miss or repeat some of each other's writes, and the checks repair that.
 //!
-//! A delegate that does not confirm what it was sent in time ([`Members::confirmed`]) is passed over: the next one that is
+//! A delegate that does not confirm what it was sent in time ([`Members::note_ack`]) is passed over: the next one that is
 //! linked is sent the writes as well, until the first is back. In time is what is usual on its link: where links are full
 //! everybody is slow, and having the work done twice would keep them full for ever.
 
 use std::collections::BTreeSet;
 
 use super::Members;
-use crate::store::change_log::Scope;
+use crate::store::change_log::LogFilter;
 use crate::store::digest::fingerprint;
 
 /// Members of one group that are dialled in the search for a delegate.
@@ -26,25 +26,25 @@ const DIALS_IN_VAIN: u32 = 2;
 
 /// What a link to a member is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reach {
+pub(crate) struct Route {
     /// This node sends its writes there as they happen, and compares.
     pub(crate) feeds: bool,
     /// Which writes.
-    pub(crate) scope: Scope,
+    pub(crate) filter: LogFilter,
     /// What comes from there is to be passed on.
-    pub(crate) is_far: bool,
+    pub(crate) is_other_group: bool,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Shape {
+pub(super) struct Topology {
     mates: BTreeSet<u64>,
     /// The members of every other group, the preferred delegates first.
     groups: Vec<Vec<u64>>,
     delegates: BTreeSet<u64>,
     /// Whom to be linked with.
     pub(super) neighbours: BTreeSet<u64>,
-    version: u64,
+    topology_version: u64,
 }
 
 /// How many bits of their hash divide so many members into groups.
@@ -80,53 +80,53 @@ fn preferred(own: u64, mates: &BTreeSet<u64>, group: &[u64]) -> u64 {
 
 impl Members {
     /// What a link to this run is for.
-    pub(crate) fn reach(&self, run: u64) -> Reach {
-        let Shape { mates, groups, delegates, .. } = &self.shape;
+    pub(crate) fn route(&self, run: u64) -> Route {
+        let Topology { mates, groups, delegates, .. } = &self.topology;
         let is_one = groups.is_empty();
         if mates.contains(&run) {
-            let scope = if is_one { Scope::Own } else { Scope::PassedOn };
-            return Reach { feeds: true, scope, is_far: false };
+            let filter = if is_one { LogFilter::Own } else { LogFilter::Forwarded };
+            return Route { feeds: true, filter, is_other_group: false };
         }
-        Reach { feeds: delegates.contains(&run), scope: Scope::Own, is_far: !is_one }
+        Route { feeds: delegates.contains(&run), filter: LogFilter::Own, is_other_group: !is_one }
     }
 
-    /// Grows whenever [`Members::reach`] may answer something else.
-    pub(crate) fn shape_version(&self) -> u64 {
-        self.shape.version
+    /// Grows whenever [`Members::route`] may answer something else.
+    pub(crate) fn topology_version(&self) -> u64 {
+        self.topology.topology_version
     }
 
     /// Which group a member belongs to.
     pub(crate) fn group(&self, run: u64) -> u64 {
         let bits = group_bits(self.living(), self.config.mesh_members_max);
-        self.known.get(&run).map_or(0, |known| group_of(&known.member.name, bits))
+        self.members.get(&run).map_or(0, |known| group_of(&known.member.name, bits))
     }
 
     /// How many of the other members that live belong to a group.
     pub(crate) fn group_len(&self, group: u64) -> usize {
         let bits = group_bits(self.living(), self.config.mesh_members_max);
-        let alive = self.known.values().filter(|known| known.member.state.is_alive());
+        let alive = self.members.values().filter(|known| known.member.state.is_alive());
         alive.filter(|known| group_of(&known.member.name, bits) == group).count()
     }
 
     /// How many members there are in this node's own group, without itself.
     pub(crate) fn mates(&self) -> usize {
-        self.shape.mates.len()
+        self.topology.mates.len()
     }
 
     /// A peer has confirmed what it was sent, or has not in time.
-    pub(crate) fn confirmed(&mut self, run: u64, in_time: bool) {
-        if let Some(known) = self.known.get_mut(&run)
-            && (known.confirms, known.is_late) != (known.confirms || in_time, !in_time)
+    pub(crate) fn note_ack(&mut self, run: u64, in_time: bool) {
+        if let Some(known) = self.members.get_mut(&run)
+            && (known.acks_on_time, known.is_ack_overdue) != (known.acks_on_time || in_time, !in_time)
         {
-            (known.confirms, known.is_late) = (known.confirms || in_time, !in_time);
+            (known.acks_on_time, known.is_ack_overdue) = (known.acks_on_time || in_time, !in_time);
             self.choose_delegates();
         }
     }
 
     /// Finds this node's place among all that live.
-    pub(super) fn take_shape(&mut self) {
+    pub(super) fn set_topology(&mut self) {
         self.is_stale = false;
-        let alive = || self.known.values().filter(|known| known.member.state.is_alive());
+        let alive = || self.members.values().filter(|known| known.member.state.is_alive());
         let bits = group_bits(1 + alive().count(), self.config.mesh_members_max);
         let own = group_of(&self.own.name, bits);
         let mut groups = vec![Vec::new(); 1 << bits];
@@ -139,43 +139,46 @@ impl Members {
             let first = preferred(self.own.run, &mates, group);
             group.sort_unstable_by_key(|run| (*run != first, !affinity(self.own.run, *run), *run));
         }
-        let shape = &mut self.shape;
-        if (&mates, groups.is_empty()) != (&shape.mates, shape.groups.is_empty()) {
-            shape.version += 1;
+        let topology = &mut self.topology;
+        if (&mates, groups.is_empty()) != (&topology.mates, topology.groups.is_empty()) {
+            topology.topology_version += 1;
         }
-        (shape.mates, shape.groups) = (mates, groups);
+        (topology.mates, topology.groups) = (mates, groups);
         self.choose_delegates();
     }
 
     /// In every other group sends to the first that confirms what it is sent, and looks for links to those before it.
     pub(super) fn choose_delegates(&mut self) {
-        let (mut delegates, mut neighbours) = (BTreeSet::new(), self.shape.mates.clone());
-        for group in &self.shape.groups {
+        let (mut delegates, mut neighbours) = (BTreeSet::new(), self.topology.mates.clone());
+        for group in &self.topology.groups {
             // One that is late is sent everything all the same: how else would it show that it is back?
-            for known in group.iter().filter_map(|run| self.known.get(run)).filter(|known| known.links > 0) {
+            for known in group.iter().filter_map(|run| self.members.get(run)).filter(|known| known.links > 0)
+            {
                 delegates.insert(known.member.run);
-                if known.confirms && !known.is_late {
+                if known.acks_on_time && !known.is_ack_overdue {
                     break;
                 }
             }
-            for known in group.iter().filter_map(|run| self.known.get(run)).take(CANDIDATES_MAX) {
+            for known in group.iter().filter_map(|run| self.members.get(run)).take(CANDIDATES_MAX) {
                 neighbours.insert(known.member.run);
-                let is_there = if known.links > 0 { !known.is_late } else { known.dials < DIALS_IN_VAIN };
+                let is_there =
+                    if known.links > 0 { !known.is_ack_overdue } else { known.dials < DIALS_IN_VAIN };
                 if is_there {
                     break;
                 }
             }
         }
-        for run in neighbours.difference(&self.shape.neighbours).filter(|run| !self.shape.mates.contains(run))
+        for run in
+            neighbours.difference(&self.topology.neighbours).filter(|run| !self.topology.mates.contains(run))
         {
             // Nobody else knows of this choice.
-            if let Some(known) = self.known.get_mut(run) {
+            if let Some(known) = self.members.get_mut(run) {
                 known.dial_at = self.now.mono;
                 self.tend_at = self.now.mono;
             }
         }
-        self.shape.version += u64::from(self.shape.delegates != delegates);
-        (self.shape.delegates, self.shape.neighbours) = (delegates, neighbours);
+        self.topology.topology_version += u64::from(self.topology.delegates != delegates);
+        (self.topology.delegates, self.topology.neighbours) = (delegates, neighbours);
     }
 }
 
@@ -185,7 +188,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::tests::{member, members};
-    use super::super::{Known, MemberState, Members};
+    use super::super::{KnownMember, MemberState, Members};
     use super::*;
 
     /// What every node of a cluster of that many makes of it, where all are linked as they wish.
@@ -194,11 +197,11 @@ mod tests {
             let mut one = members();
             one.own = member(own);
             for run in (1..=count).filter(|run| *run != own) {
-                let mut known = Known::new(member(run), Duration::ZERO);
-                (known.member.state, known.links, known.confirms) = (MemberState::Alive, 1, true);
-                one.known.insert(run, known);
+                let mut known = KnownMember::new(member(run), Duration::ZERO);
+                (known.member.state, known.links, known.acks_on_time) = (MemberState::Alive, 1, true);
+                one.members.insert(run, known);
             }
-            one.take_shape();
+            one.set_topology();
             (own, one)
         };
         (1..=count).map(one).collect()
@@ -211,10 +214,10 @@ mod tests {
         while !wave.is_empty() && hops < 10 {
             let mut next = Vec::new();
             for (from, at) in wave {
-                let is_news = at == writer || cluster[&at].reach(from).is_far;
+                let is_news = at == writer || cluster[&at].route(from).is_other_group;
                 for to in cluster.keys().filter(|to| **to != at && is_news) {
-                    let reach = cluster[&at].reach(*to);
-                    if reach.feeds && (at == writer || reach.scope == Scope::PassedOn) {
+                    let route = cluster[&at].route(*to);
+                    if route.feeds && (at == writer || route.filter == LogFilter::Forwarded) {
                         *sent.entry(*to).or_default() += 1;
                         next.push((at, *to));
                     }
@@ -237,7 +240,7 @@ mod tests {
                 assert_eq!(sent.len() as u64, count);
                 assert!(sent.values().all(|times| *times == 1), "among {count}: {sent:?}");
             }
-            let links = cluster.values().map(|one| one.shape.neighbours.len()).max();
+            let links = cluster.values().map(|one| one.topology.neighbours.len()).max();
             assert!(links <= Some(links_max), "{links:?} links among {count}");
         }
     }
@@ -251,7 +254,7 @@ mod tests {
                 let (inside, outside): (Vec<u64>, Vec<u64>) =
                     cluster.keys().partition(|run| of(run) == group);
                 let writers =
-                    |run: &u64| outside.iter().filter(|writer| cluster[writer].reach(*run).feeds).count();
+                    |run: &u64| outside.iter().filter(|writer| cluster[writer].route(*run).feeds).count();
                 let most = inside.iter().map(writers).max().unwrap_or(0);
                 let even = outside.len().div_ceil(inside.len().max(1));
                 assert!(
@@ -266,20 +269,20 @@ mod tests {
     fn a_delegate_that_is_late_or_gone_is_passed_over_until_it_is_back() {
         let mut cluster = cluster(100);
         let own = cluster.get_mut(&1).unwrap();
-        let group = own.shape.groups[0].clone();
+        let group = own.topology.groups[0].clone();
         let sent_to = |own: &Members| -> Vec<u64> {
-            group.iter().copied().filter(|run| own.reach(*run).feeds).collect()
+            group.iter().copied().filter(|run| own.route(*run).feeds).collect()
         };
         assert_eq!(sent_to(own), group[..1]);
-        own.confirmed(group[0], false);
+        own.note_ack(group[0], false);
         assert_eq!(sent_to(own), group[..2], "the late one is sent everything all the same");
-        own.confirmed(group[1], false);
+        own.note_ack(group[1], false);
         assert_eq!(sent_to(own), group[..3]);
-        own.confirmed(group[0], true);
+        own.note_ack(group[0], true);
         assert_eq!(sent_to(own), group[..1]);
         own.unlinked(group[0]);
-        own.confirmed(group[1], true);
+        own.note_ack(group[1], true);
         assert_eq!(sent_to(own), [group[1]]);
-        assert!(own.shape.neighbours.contains(&group[0]), "it is looked for");
+        assert!(own.topology.neighbours.contains(&group[0]), "it is looked for");
     }
 }

@@ -39,12 +39,12 @@ pub(super) const VALIDATED_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, which usually belongs to one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
+pub(super) enum SourceAddr {
     V4(u32),
     V6(u64),
 }
 
-impl From<IpAddr> for Source {
+impl From<IpAddr> for SourceAddr {
     fn from(addr: IpAddr) -> Self {
         match addr.to_canonical() {
             IpAddr::V4(addr) => Self::V4(addr.to_bits()),
@@ -55,7 +55,7 @@ impl From<IpAddr> for Source {
 
 /// Places of one kind, limited in total and for each source.
 #[derive(Debug)]
-struct Places {
+struct Permits {
     max: usize,
     per_source_max: usize,
     taken: Mutex<Taken>,
@@ -65,17 +65,17 @@ struct Places {
 struct Taken {
     total: usize,
     /// Sources without a place are not kept.
-    by_source: BTreeMap<Source, usize>,
+    by_source: BTreeMap<SourceAddr, usize>,
 }
 
 /// A place that is taken; it is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Arc<Places>,
-    source: Source,
+pub(super) struct Permit {
+    places: Arc<Permits>,
+    source: SourceAddr,
 }
 
-impl Places {
+impl Permits {
     fn new(max: usize, per_source_max: usize) -> Arc<Self> {
         Arc::new(Self { max, per_source_max, taken: Mutex::default() })
     }
@@ -84,7 +84,7 @@ impl Places {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(self: &Arc<Self>, source: Source) -> Option<Place> {
+    fn take(self: &Arc<Self>, source: SourceAddr) -> Option<Permit> {
         let mut taken = self.lock();
         let of_source = taken.by_source.get(&source).copied().unwrap_or_default();
         if taken.total >= self.max || of_source >= self.per_source_max {
@@ -93,11 +93,11 @@ impl Places {
         taken.total += 1;
         taken.by_source.insert(source, of_source + 1);
         drop(taken);
-        Some(Place { places: self.clone(), source })
+        Some(Permit { places: self.clone(), source })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = self.places.lock();
         taken.total -= 1;
@@ -112,9 +112,9 @@ impl Drop for Place {
 
 /// What is done with the first packet of a handshake.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum HandshakeVerdict {
     /// The handshake goes on, for at most this time.
-    Accept(Place, Duration),
+    Accept(Permit, Duration),
     /// The sender has to prove that it receives packets at its address.
     Retry,
     Refuse,
@@ -123,33 +123,35 @@ pub(super) enum Verdict {
 /// All places of a node.
 #[derive(Debug)]
 pub(super) struct Admission {
-    unvalidated: Arc<Places>,
-    validated: Arc<Places>,
-    greetings: Arc<Places>,
+    unvalidated: Arc<Permits>,
+    validated: Arc<Permits>,
+    greetings: Arc<Permits>,
 }
 
 impl Admission {
     pub(super) fn new() -> Self {
         Self {
-            unvalidated: Places::new(UNVALIDATED_MAX, UNVALIDATED_PER_SOURCE_MAX),
-            validated: Places::new(VALIDATED_MAX, VALIDATED_PER_SOURCE_MAX),
-            greetings: Places::new(GREETINGS_MAX, GREETINGS_PER_SOURCE_MAX),
+            unvalidated: Permits::new(UNVALIDATED_MAX, UNVALIDATED_PER_SOURCE_MAX),
+            validated: Permits::new(VALIDATED_MAX, VALIDATED_PER_SOURCE_MAX),
+            greetings: Permits::new(GREETINGS_MAX, GREETINGS_PER_SOURCE_MAX),
         }
     }
 
     /// Decides about a handshake that somebody begins.
-    pub(super) fn handshake(&self, addr: IpAddr, is_validated: bool) -> Verdict {
+    pub(super) fn handshake(&self, addr: IpAddr, is_validated: bool) -> HandshakeVerdict {
         let source = addr.into();
         if is_validated {
             let place = self.validated.take(source);
-            return place.map_or(Verdict::Refuse, |place| Verdict::Accept(place, VALIDATED_TIME_MAX));
+            return place.map_or(HandshakeVerdict::Refuse, |place| {
+                HandshakeVerdict::Accept(place, VALIDATED_TIME_MAX)
+            });
         }
         let place = self.unvalidated.take(source);
-        place.map_or(Verdict::Retry, |place| Verdict::Accept(place, UNVALIDATED_TIME_MAX))
+        place.map_or(HandshakeVerdict::Retry, |place| HandshakeVerdict::Accept(place, UNVALIDATED_TIME_MAX))
     }
 
     /// A place for the greeting over a connection whose handshake is over.
-    pub(super) fn greeting(&self, addr: IpAddr) -> Option<Place> {
+    pub(super) fn greeting(&self, addr: IpAddr) -> Option<Permit> {
         self.greetings.take(addr.into())
     }
 }
@@ -162,11 +164,11 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn fill(admission: &Admission, is_validated: bool, sources: u32) -> Vec<Place> {
+    fn fill(admission: &Admission, is_validated: bool, sources: u32) -> Vec<Permit> {
         let mut places = Vec::new();
         for source in 0..sources {
             let addr = IpAddr::V4((0x0a00_0000 + source).into());
-            while let Verdict::Accept(place, _) = admission.handshake(addr, is_validated) {
+            while let HandshakeVerdict::Accept(place, _) = admission.handshake(addr, is_validated) {
                 places.push(place);
             }
         }
@@ -178,12 +180,12 @@ mod tests {
         let admission = Admission::new();
         let held = fill(&admission, false, 1_000);
         assert_eq!(held.len(), UNVALIDATED_MAX);
-        assert!(matches!(admission.handshake(addr("192.0.2.1"), false), Verdict::Retry));
+        assert!(matches!(admission.handshake(addr("192.0.2.1"), false), HandshakeVerdict::Retry));
         // Also for the member whose address the stranger uses.
-        assert!(matches!(admission.handshake(addr("10.0.0.0"), true), Verdict::Accept(..)));
+        assert!(matches!(admission.handshake(addr("10.0.0.0"), true), HandshakeVerdict::Accept(..)));
         assert!(admission.greeting(addr("10.0.0.0")).is_some());
         drop(held);
-        assert!(matches!(admission.handshake(addr("192.0.2.1"), false), Verdict::Accept(..)));
+        assert!(matches!(admission.handshake(addr("192.0.2.1"), false), HandshakeVerdict::Accept(..)));
         assert!(admission.unvalidated.lock().by_source.is_empty(), "nothing is kept of who is gone");
     }
 
@@ -194,12 +196,15 @@ mod tests {
         let validated = fill(&admission, true, 1);
         assert_eq!(unvalidated.len(), UNVALIDATED_PER_SOURCE_MAX);
         assert_eq!(validated.len(), VALIDATED_PER_SOURCE_MAX);
-        assert!(matches!(admission.handshake(addr("10.0.0.0"), false), Verdict::Retry));
-        assert!(matches!(admission.handshake(addr("10.0.0.0"), true), Verdict::Refuse));
+        assert!(matches!(admission.handshake(addr("10.0.0.0"), false), HandshakeVerdict::Retry));
+        assert!(matches!(admission.handshake(addr("10.0.0.0"), true), HandshakeVerdict::Refuse));
         for is_validated in [false, true] {
-            assert!(matches!(admission.handshake(addr("10.0.0.1"), is_validated), Verdict::Accept(..)));
+            assert!(matches!(
+                admission.handshake(addr("10.0.0.1"), is_validated),
+                HandshakeVerdict::Accept(..)
+            ));
         }
-        let greetings: Vec<Place> =
+        let greetings: Vec<Permit> =
             std::iter::from_fn(|| admission.greeting(addr("10.0.0.0"))).take(1_000).collect();
         assert_eq!(greetings.len(), GREETINGS_PER_SOURCE_MAX);
         assert!(admission.greeting(addr("10.0.0.1")).is_some());
@@ -207,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_source_is_an_ipv4_address_or_an_ipv6_prefix() {
-        let source = |text| Source::from(addr(text));
+        let source = |text| SourceAddr::from(addr(text));
         assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:0:0:1"));
         assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
         assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));

@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 
 #[cfg(feature = "durable")]
 use super::disk;
-use super::network::{Ending, Network, bind};
-use super::peers::Identity;
-use super::security::{Security, check_name};
+use super::network::{Network, ShutdownGuard, bind};
+use super::peers::NodeIdentity;
+use super::security::{Security, check_node_name};
 use super::shared::Shared;
 use super::{Node, driver};
 use crate::config::Config;
@@ -182,7 +182,7 @@ impl Builder {
     )]
     pub async fn start(self) -> Result<Node, StartError> {
         self.config.check()?;
-        check_name(&self.name)?;
+        check_node_name(&self.name)?;
         if self.cluster.is_empty() || self.cluster.len() > 255 {
             return Err(StartError::Cluster);
         }
@@ -207,7 +207,7 @@ impl Builder {
         let mut own = Member::new(self.name.clone(), run, self.advertise.unwrap_or(addr));
         own.app_version.clone_from(&self.app_version);
         own.meta = self.meta;
-        let identity = Identity {
+        let identity = NodeIdentity {
             cluster: self.cluster,
             app_version: self.app_version,
             accepts_version: self.accepts_version,
@@ -241,7 +241,7 @@ impl Builder {
         }
         let (happenings, received) = mpsc::channel(HAPPENINGS_MAX);
         let network = Network::new(shared.clone(), identity, security, endpoint, happenings, self.seeds);
-        tokio::spawn(network.run(asked, Ending(shared.clone())));
+        tokio::spawn(network.run(asked, ShutdownGuard(shared.clone())));
         tokio::spawn(driver::drive(shared, received));
         Ok(node)
     }

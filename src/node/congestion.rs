@@ -27,18 +27,18 @@ pub(super) fn least_round_trip(connection: &Connection) -> Duration {
 }
 
 fn noted(connection: &Connection) -> Arc<Noted> {
-    let window = connection.congestion_state().into_any().downcast::<Window>();
+    let window = connection.congestion_state().into_any().downcast::<CongestionWindow>();
     window.expect("all connections have this one").noted
 }
 
 /// Makes the windows of new connections.
 #[derive(Debug, Default)]
-pub(super) struct Windows(Arc<CubicConfig>);
+pub(super) struct CongestionWindows(Arc<CubicConfig>);
 
-impl ControllerFactory for Windows {
+impl ControllerFactory for CongestionWindows {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         let noted = Noted { is_closing: AtomicBool::new(false), least_micros: AtomicU64::new(u64::MAX) };
-        Box::new(Window { usual: self.0.clone().build(now, mtu), noted: Arc::new(noted) })
+        Box::new(CongestionWindow { usual: self.0.clone().build(now, mtu), noted: Arc::new(noted) })
     }
 }
 
@@ -49,12 +49,12 @@ struct Noted {
 }
 
 /// The transport's usual window until its connection is closed.
-struct Window {
+struct CongestionWindow {
     usual: Box<dyn Controller>,
     noted: Arc<Noted>,
 }
 
-impl Controller for Window {
+impl Controller for CongestionWindow {
     fn window(&self) -> u64 {
         if self.noted.is_closing.load(Ordering::Relaxed) { u64::MAX } else { self.usual.window() }
     }

@@ -59,7 +59,7 @@ impl DiskLink {
     }
 
     /// Something has changed.
-    pub(super) fn poke(&self) {
+    pub(super) fn wake_disk(&self) {
         if let Some(thread) = self.thread.get()
             && !self.has_work.load(Ordering::Relaxed)
             && !self.has_work.swap(true, Ordering::AcqRel)
@@ -69,7 +69,7 @@ impl DiskLink {
     }
 
     /// Somebody waits until it is safe, or for the end.
-    pub(super) fn want(&self) {
+    pub(super) fn request_sync(&self) {
         let Some(thread) = self.thread.get() else { return };
         let had_work = self.has_work.swap(true, Ordering::AcqRel);
         let was_wanted = self.is_wanted.swap(true, Ordering::AcqRel);
@@ -100,10 +100,10 @@ mod tests {
         let link = DiskLink::default();
         link.thread.set(std::thread::current()).unwrap();
         // Somebody wished for a sync just as the thread had looked for wishes, and not yet for work.
-        link.want();
+        link.request_sync();
         std::thread::park();
         link.has_work.store(false, Ordering::Release);
-        link.want();
+        link.request_sync();
         let (began, patience) = (Instant::now(), Duration::from_secs(60));
         std::thread::park_timeout(patience);
         assert!(began.elapsed() < patience, "the thread sleeps on");

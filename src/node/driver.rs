@@ -16,7 +16,7 @@ use crate::time::Time;
 
 /// What the links report.
 #[derive(Debug)]
-pub(super) enum Happening {
+pub(super) enum LinkEvent {
     /// Bytes of a stream, and their place in what its reader may have ahead.
     Stream(LinkId, Lane, Bytes, OwnedSemaphorePermit),
     Datagram(LinkId, Bytes),
@@ -47,7 +47,7 @@ const CROWDED_STEPS: u32 = 8;
 const GATHERING_TIME: Duration = Duration::from_millis(1);
 
 /// Runs until the node is closed.
-pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Happening>) {
+pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<LinkEvent>) {
     let mut received = Vec::with_capacity(BATCH_MAX);
     let mut batch = VecDeque::with_capacity(BATCH_MAX);
     let mut deadline = Duration::ZERO;
@@ -63,7 +63,7 @@ pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Ha
         let wait = if is_crowded { wait.min(GATHERING_TIME) } else { wait };
         tokio::select! {
             _ = happenings.recv_many(&mut received, BATCH_MAX), if batch.is_empty() => {}
-            () = shared.poke.notified(), if !is_crowded => {}
+            () = shared.wake_driver.notified(), if !is_crowded => {}
             () = tokio::time::sleep(wait), if !wait.is_zero() => {}
             () = std::future::ready(()), if wait.is_zero() => {}
         }
@@ -85,7 +85,7 @@ pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Ha
 
 /// One step under the lock. Answers when to come back, zero for at once, and whether it had to wait for the lock;
 /// nothing when the node is closed.
-fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, bool)> {
+fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, bool)> {
     let (mut core_guard, had_to_wait) = if shared.is_closed() { None } else { shared.lock_first() }?;
     let core = &mut *core_guard;
     let now = shared.now();
@@ -102,7 +102,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, b
     {
         happenings += 1;
         #[cfg(feature = "metrics")]
-        shared.meter.took_in(&happening);
+        shared.meter.count_received(&happening);
         take_in(core, now, happening);
     }
     // Before anything is acknowledged: what a peer is told to be here can be read here.
@@ -116,7 +116,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, b
         shared.dispatch(core, output);
     }
     if core.replica.awaits_disk() {
-        shared.disk.want();
+        shared.disk.request_sync();
     }
     let busy = core.replica.is_busy(now);
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
@@ -141,7 +141,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<Happening>) -> Option<(Duration, b
 fn hand_drained(shared: &Shared, core: &mut Core, now: Time) {
     let drained = std::mem::take(&mut *shared.drained());
     for id in drained {
-        let Some(wire) = core.wires.get(&id) else { continue };
+        let Some(wire) = core.senders.get(&id) else { continue };
         for (lane, bytes) in [Lane::Live, Lane::Bulk].into_iter().zip(wire.drained()) {
             if bytes > 0 {
                 core.replica.handle(now, Input::Drained(id, lane, bytes));
@@ -150,16 +150,16 @@ fn hand_drained(shared: &Shared, core: &mut Core, now: Time) {
     }
 }
 
-fn take_in(core: &mut Core, now: Time, happening: Happening) {
+fn take_in(core: &mut Core, now: Time, happening: LinkEvent) {
     match happening {
-        Happening::Stream(id, lane, bytes, place) => {
+        LinkEvent::Stream(id, lane, bytes, place) => {
             core.replica.handle(now, Input::Stream(id, lane, &bytes));
             drop(place);
         }
-        Happening::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
-        Happening::Down(id, farewell) => {
-            core.wires.remove(&id);
-            core.peers.down(id);
+        LinkEvent::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
+        LinkEvent::Down(id, farewell) => {
+            core.senders.remove(&id);
+            core.peers.remove_link(id);
             if let Some(farewell) = farewell {
                 core.replica.handle(now, Input::Farewell(id, farewell == Farewell::Left));
             }

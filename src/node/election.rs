@@ -108,7 +108,7 @@ impl Election {
     /// See [`ElectionError`]; of a campaign that began, [`ElectionError::Closed`] alone.
     pub async fn campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership, ElectionError> {
         loop {
-            match self.bid(value.as_ref(), false).await {
+            match self.begin_campaign(value.as_ref(), false).await {
                 // Won and lost again before anybody saw it.
                 Err(ElectionError::Lost) => {}
                 decided => return decided,
@@ -123,10 +123,10 @@ impl Election {
     /// [`ElectionError::Taken`] if somebody has it, or is about to; [`ElectionError::NoMajority`] if that cannot be
     /// known.
     pub async fn try_campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership, ElectionError> {
-        self.bid(value.as_ref(), true).await
+        self.begin_campaign(value.as_ref(), true).await
     }
 
-    async fn bid(&self, value: &[u8], is_once: bool) -> Result<Leadership, ElectionError> {
+    async fn begin_campaign(&self, value: &[u8], is_once: bool) -> Result<Leadership, ElectionError> {
         let begin = |replica: &mut Replica, now: Time| replica.campaign(now, &self.name, value, is_once);
         let mut lead = {
             let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
@@ -135,7 +135,7 @@ impl Election {
             core.elections.leases.insert(id, sender);
             Leadership { shared: self.shared.clone(), id, token: Stamp::default(), state }
         };
-        self.shared.poke.notify_one();
+        self.shared.wake_driver.notify_one();
         let decided = lead.state.wait_for(|state| *state != LeaseState::Waiting).await;
         let decided = decided.map(|state| *state);
         match decided {
@@ -183,7 +183,7 @@ impl Election {
     ///
     /// # Errors
     /// See [`ElectionError`].
-    pub fn observe(&self) -> Result<Observer, ElectionError> {
+    pub fn observe(&self) -> Result<LeaderStream, ElectionError> {
         let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
         core.replica.observe(self.shared.now(), &self.name)?;
         let known = core.replica.leader(&self.name).cloned().map_or(Sighting::Unknown, Sighting::Known);
@@ -191,9 +191,9 @@ impl Election {
         let mut leader = sender.or_insert_with(|| watch::Sender::new(known)).subscribe();
         drop(core);
         leader.mark_changed();
-        self.shared.poke.notify_one();
+        self.shared.wake_driver.notify_one();
         let patience = self.shared.lease_time * 5 / 4;
-        Ok(Observer { shared: self.shared.clone(), name: self.name.clone(), leader, patience })
+        Ok(LeaderStream { shared: self.shared.clone(), name: self.name.clone(), leader, patience })
     }
 }
 
@@ -245,41 +245,41 @@ impl Leadership {
         let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
         core.replica.proclaim(self.shared.now(), self.id, value.as_ref())?;
         drop(core);
-        self.shared.poke.notify_one();
+        self.shared.wake_driver.notify_one();
         Ok(())
     }
 
     /// Gives the lease up, and returns when the voters that can be reached are being told.
     pub async fn resign(self) {
-        self.give_up();
+        self.resign_now();
         self.lost().await;
     }
 
-    fn give_up(&self) {
+    fn resign_now(&self) {
         if let Some(mut core) = self.shared.lock() {
             core.replica.resign(self.shared.now(), self.id);
             drop(core);
-            self.shared.poke.notify_one();
+            self.shared.wake_driver.notify_one();
         }
     }
 }
 
 impl Drop for Leadership {
     fn drop(&mut self) {
-        self.give_up();
+        self.resign_now();
     }
 }
 
 /// Follows who leads; see [`Election::observe`].
 #[derive(Debug)]
-pub struct Observer {
+pub struct LeaderStream {
     shared: Arc<Shared>,
     name: String,
     leader: watch::Receiver<Sighting>,
     patience: Duration,
 }
 
-impl Observer {
+impl LeaderStream {
     /// The next change: a leader, or that there is none. Nothing any more once the node is closed. Nothing is lost when
     /// it is dropped while it waits.
     pub async fn next(&mut self) -> Option<Option<Leader>> {
@@ -292,7 +292,7 @@ impl Observer {
     }
 }
 
-impl Drop for Observer {
+impl Drop for LeaderStream {
     fn drop(&mut self) {
         let Some(mut core) = self.shared.lock() else { return };
         let Core { replica, elections, .. } = &mut *core;

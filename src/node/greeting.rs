@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::membership::MemberLimit;
-use crate::wire::{VERSION, WireError};
+use crate::wire::{WIRE_VERSION, WireError};
 
 /// What two nodes tell each other before anything else. Later versions may only add to its end.
 #[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
@@ -28,7 +28,7 @@ pub(super) struct Greeting {
 
 /// Whether the other side accepts a greeting.
 #[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
-pub(super) enum Answer {
+pub(super) enum GreetingAnswer {
     Welcome(Greeting),
     Cluster(String),
     AppVersion(String),
@@ -44,7 +44,7 @@ pub(super) enum Answer {
 pub(super) const GREETING_BYTES_MAX: usize = 64 << 10;
 
 pub(super) fn encode_greeting<T: bincode::Encode>(message: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
+    let mut bytes = vec![WIRE_VERSION];
     bincode::encode_into_std_write(message, &mut bytes, bincode::config::standard())
         .expect("a vector takes everything");
     bytes
@@ -52,7 +52,7 @@ pub(super) fn encode_greeting<T: bincode::Encode>(message: &T) -> Vec<u8> {
 
 pub(super) fn decode_greeting<T: bincode::Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
     let (version, rest) = bytes.split_first().ok_or(WireError::Form)?;
-    if *version != VERSION {
+    if *version != WIRE_VERSION {
         return Err(WireError::Version(*version));
     }
     let config = bincode::config::standard().with_limit::<GREETING_BYTES_MAX>();

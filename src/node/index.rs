@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use papaya::{Equivalent, Guard, HashSet};
 
 use crate::store::Store;
-use crate::store::entry::{Entry, Held, Revision};
+use crate::store::entry::{DotSet, Entry, Revision};
 use crate::time::Time;
 
 /// What readers may still look at is freed later, in batches of so many rows that they could be all of a node's memory.
@@ -17,20 +17,20 @@ const RETIRED_BYTES_MAX: u64 = 128 << 10;
 /// One row, found by its key.
 #[derive(Debug)]
 struct Cell {
-    held: Held,
+    dot_set: DotSet,
     revision: u64,
 }
 
 impl Hash for Cell {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let (space, name) = self.held.key().split_first().expect("stored keys begin with their space");
+        let (space, name) = self.dot_set.key().split_first().expect("stored keys begin with their space");
         StoredKey { space: *space, name }.hash(state);
     }
 }
 
 impl PartialEq for Cell {
     fn eq(&self, other: &Self) -> bool {
-        self.held.key() == other.held.key()
+        self.dot_set.key() == other.dot_set.key()
     }
 }
 
@@ -52,7 +52,7 @@ impl Hash for StoredKey<'_> {
 
 impl Equivalent<Cell> for StoredKey<'_> {
     fn equivalent(&self, cell: &Cell) -> bool {
-        let key = cell.held.key();
+        let key = cell.dot_set.key();
         key[0] == self.space && key[1..] == *self.name
     }
 }
@@ -83,17 +83,17 @@ impl Index {
         let guard = self.cells.guard();
         if cursor.log != store.log.id {
             // The replica began anew, after damage: what it lost is not to be read any more.
-            self.cells.retain(|cell| store.held(cell.held.key()).is_some(), &guard);
+            self.cells.retain(|cell| store.dot_set(cell.dot_set.key()).is_some(), &guard);
             *cursor = IndexCursor { log: store.log.id, retired: RETIRED_BYTES_MAX, ..IndexCursor::default() };
         }
         let mut come = 0;
-        for (revision, slot) in store.log.after(cursor.at) {
-            let held = &store.slot(slot).held;
-            come += held.bytes();
-            if held.winner(now.wall_ms()).is_some() {
-                self.cells.insert(Cell { held: held.clone(), revision }, &guard);
+        for (revision, slot) in store.log.rows_after(cursor.at) {
+            let dot_set = &store.slot(slot).dot_set;
+            come += dot_set.bytes();
+            if dot_set.winner(now.wall_ms()).is_some() {
+                self.cells.insert(Cell { dot_set: dot_set.clone(), revision }, &guard);
             } else {
-                let (space, name) = held.key().split_first().expect("stored keys begin with their space");
+                let (space, name) = dot_set.key().split_first().expect("stored keys begin with their space");
                 self.cells.remove(&StoredKey { space: *space, name }, &guard);
             }
         }
@@ -112,8 +112,8 @@ impl Index {
         let cells = self.cells.pin();
         let cell = cells.get(&StoredKey { space: 0, name: name.as_bytes() })?;
         // Most values never expire; then nobody needs to know the time.
-        let wall_ms = if cell.held.dots().iter().any(|dot| dot.expires() != 0) { wall_ms() } else { 0 };
-        Entry::new(&cell.held, Revision { log, number: cell.revision }, wall_ms)
+        let wall_ms = if cell.dot_set.dots().iter().any(|dot| dot.expires() != 0) { wall_ms() } else { 0 };
+        Entry::new(&cell.dot_set, Revision { log, number: cell.revision }, wall_ms)
     }
 
     /// Whether a stored key holds something.
@@ -133,16 +133,16 @@ mod tests {
     fn kept(value: &[u8]) -> Vec<usize> {
         let mut replica = Replica::new(Setup::new(Config::lan(), 1));
         let (index, mut cursor, now) = (Index::new(), IndexCursor::default(), Time::default());
-        let mut old: Vec<Held> = Vec::new();
+        let mut old: Vec<DotSet> = Vec::new();
         let kept = (0..100).map(|i| {
-            old.extend(replica.store.held(b"\0key").map(|(held, _)| held.clone()));
+            old.extend(replica.store.dot_set(b"\0key").map(|(dot_set, _)| dot_set.clone()));
             if i % 10 == 9 {
                 replica.delete(now, "key").unwrap();
             } else {
                 replica.put(now, "key", value).unwrap();
             }
             index.follow(&mut cursor, &replica.store, now);
-            old.iter().filter(|held| held.owners() > 1).count()
+            old.iter().filter(|dot_set| dot_set.owners() > 1).count()
         });
         kept.collect()
     }

@@ -37,10 +37,10 @@ impl JoinBoard {
         let is_over = core.is_alone || core.replica.is_ready();
         let mut posted = self.lock();
         let is_early = now.mono < posted.at + PROGRESS_INTERVAL;
-        if posted.progress.as_ref().is_some_and(|last| last.is_over == is_over && (is_over || is_early)) {
+        if posted.progress.as_ref().is_some_and(|last| last.is_ready == is_over && (is_over || is_early)) {
             return Vec::new();
         }
-        let progress = JoinProgress { is_over, ..core.replica.join_progress() };
+        let progress = JoinProgress { is_ready: is_over, ..core.replica.join_progress() };
         let (is_same, donor) = match &posted.progress {
             Some(last) => (progress == *last, last.donor.as_ref()),
             None => (false, None),
@@ -94,7 +94,7 @@ impl Joining {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<JoinProgress>> {
-        if self.told.as_ref().is_some_and(|told| told.is_over) {
+        if self.told.as_ref().is_some_and(|told| told.is_ready) {
             return Poll::Ready(None);
         }
         let mut posted = self.shared.join_board.lock();

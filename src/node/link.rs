@@ -16,10 +16,10 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
 use super::congestion::close;
-use super::driver::{Farewell, Happening};
-use super::greeting::{Answer, GREETING_BYTES_MAX, Greeting, decode_greeting, encode_greeting};
-use super::network::{Network, Wish};
-use super::peers::{PeerRefusal, Place, refusal_of};
+use super::driver::{Farewell, LinkEvent};
+use super::greeting::{GREETING_BYTES_MAX, Greeting, GreetingAnswer, decode_greeting, encode_greeting};
+use super::network::{DialRequest, Network};
+use super::peers::{LinkVerdict, PeerRefusal, refusal_of};
 use super::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
 use super::security::Security;
 use super::shared::{Shared, wall};
@@ -41,14 +41,14 @@ const HOLDER_TIME_MAX: Duration = Duration::from_millis(500);
 /// Read from a stream at once.
 const CHUNK_BYTES: usize = 16 << 10;
 /// Given to a stream at once, and counted when the connection has taken it.
-const PART_BYTES: usize = 32 << 10;
+const STREAM_CHUNK_BYTES: usize = 32 << 10;
 /// Read from a stream and not handed in yet. What a busy peer sends is not in the way of the others for longer than it
 /// takes to merge this.
 const AHEAD_BYTES: usize = 32 << 10;
 
 /// The sending side of a link. What is queued here is bounded by the replica's window.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct LinkSender {
     connection: Connection,
     lanes: [LaneSender; 2],
 }
@@ -57,18 +57,18 @@ pub(super) struct Wire {
 #[derive(Debug)]
 struct LaneSender {
     frames: UnboundedSender<Vec<u8>>,
-    flow: Arc<Flow>,
+    flow: Arc<LaneBytes>,
 }
 
 /// What a lane has been given, and what the connection took of it. The driver collects the latter whenever it comes
 /// by, from the links in [`Shared::drained`]; it has to be called only where the replica may be waiting for it.
 #[derive(Debug, Default)]
-struct Flow {
+struct LaneBytes {
     queued: AtomicUsize,
     drained: AtomicUsize,
 }
 
-impl Wire {
+impl LinkSender {
     pub(super) fn send(&self, lane: Lane, bytes: Vec<u8>) {
         let lane = &self.lanes[lane as usize];
         lane.flow.queued.fetch_add(bytes.len(), Ordering::Relaxed);
@@ -111,12 +111,12 @@ pub(super) enum NoLink {
 /// What the end of a connection says.
 pub(super) fn no_link(security: &Security, error: &ConnectionError) -> NoLink {
     match security.refusal(error) {
-        Some(tls) => refused(matches!(error, ConnectionError::TransportError(_)), PeerRefusal::Tls(tls)),
+        Some(tls) => refused_peer(matches!(error, ConnectionError::TransportError(_)), PeerRefusal::Tls(tls)),
         None => NoLink::Unreachable(error.to_string()),
     }
 }
 
-fn refused(by_us: bool, refusal: PeerRefusal) -> NoLink {
+fn refused_peer(by_us: bool, refusal: PeerRefusal) -> NoLink {
     NoLink::Refused { by_us, refusal }
 }
 
@@ -133,21 +133,21 @@ pub(super) async fn greet(
         // If that fails the answer tells why.
         _ = send.write_all(&encode_greeting(&own)).await;
         _ = send.finish();
-        read_message::<Answer>(network, &connection, &mut recv).await
+        read_message::<GreetingAnswer>(network, &connection, &mut recv).await
     };
     let answer = timeout(GREETING_TIME_MAX, exchange).await;
-    let theirs = match answer.unwrap_or(Err(refused(true, PeerRefusal::Greeting)))? {
-        Answer::Welcome(theirs) => theirs,
-        Answer::Itself => return Err(NoLink::Itself),
-        answer => return Err(refused(false, refusal_of(answer))),
+    let theirs = match answer.unwrap_or(Err(refused_peer(true, PeerRefusal::Greeting)))? {
+        GreetingAnswer::Welcome(theirs) => theirs,
+        GreetingAnswer::Itself => return Err(NoLink::Itself),
+        answer => return Err(refused_peer(false, refusal_of(answer))),
     };
     if let Some(answer) = judge(network, &connection, &theirs).await {
         close(&connection, CLOSE_REFUSED);
         return Err(refused_for(answer, &theirs));
     }
-    let linked = join(network, connection, &theirs, true);
+    let linked = make_link(network, connection, &theirs, true);
     if let Some(mut core) = network.shared.lock() {
-        core.peers.answered(dialled, theirs.run);
+        core.peers.note_dialled(dialled, theirs.run);
     }
     linked
 }
@@ -161,14 +161,14 @@ pub(super) async fn welcome(network: &Arc<Network>, connection: Connection) -> R
     };
     let Ok(greeting) = timeout(GREETING_TIME_MAX, exchange).await else {
         close(&connection, CLOSE_REFUSED);
-        return Err(refused(true, PeerRefusal::Greeting));
+        return Err(refused_peer(true, PeerRefusal::Greeting));
     };
     let (mut send, theirs) = greeting.inspect_err(|_| close(&connection, CLOSE_REFUSED))?;
     let verdict = judge(network, &connection, &theirs).await;
-    let answer = verdict.clone().unwrap_or_else(|| Answer::Welcome(network.greeting()));
+    let answer = verdict.clone().unwrap_or_else(|| GreetingAnswer::Welcome(network.greeting()));
     _ = send.write_all(&encode_greeting(&answer)).await;
     _ = send.finish();
-    let Some(verdict) = verdict else { return join(network, connection, &theirs, false) };
+    let Some(verdict) = verdict else { return make_link(network, connection, &theirs, false) };
     // The peer closes when it has read the answer.
     _ = timeout(GREETING_TIME_MAX, connection.closed()).await;
     close(&connection, CLOSE_REFUSED);
@@ -176,14 +176,14 @@ pub(super) async fn welcome(network: &Arc<Network>, connection: Connection) -> R
 }
 
 /// What it means here that a peer was answered like this. The answer tells it what this node has; here counts what it has.
-fn refused_for(answer: Answer, theirs: &Greeting) -> NoLink {
+fn refused_for(answer: GreetingAnswer, theirs: &Greeting) -> NoLink {
     let answer = match answer {
-        Answer::Itself => return NoLink::Itself,
-        Answer::Cluster(_) => Answer::Cluster(theirs.cluster.clone()),
-        Answer::AppVersion(_) => Answer::AppVersion(theirs.app_version.clone()),
+        GreetingAnswer::Itself => return NoLink::Itself,
+        GreetingAnswer::Cluster(_) => GreetingAnswer::Cluster(theirs.cluster.clone()),
+        GreetingAnswer::AppVersion(_) => GreetingAnswer::AppVersion(theirs.app_version.clone()),
         answer => answer,
     };
-    refused(true, refusal_of(answer))
+    refused_peer(true, refusal_of(answer))
 }
 
 async fn read_message<T: bincode::Decode<()>>(
@@ -192,42 +192,42 @@ async fn read_message<T: bincode::Decode<()>>(
     recv: &mut RecvStream,
 ) -> Result<T, NoLink> {
     match recv.read_to_end(GREETING_BYTES_MAX).await {
-        Ok(bytes) => decode_greeting(&bytes).map_err(|_| refused(true, PeerRefusal::Greeting)),
+        Ok(bytes) => decode_greeting(&bytes).map_err(|_| refused_peer(true, PeerRefusal::Greeting)),
         Err(_) => Err(match connection.close_reason() {
             Some(reason) => no_link(&network.security, &reason),
-            None => refused(true, PeerRefusal::Greeting),
+            None => refused_peer(true, PeerRefusal::Greeting),
         }),
     }
 }
 
 /// Whether this node takes the sender of a greeting for a peer: nothing, or the answer that says why not.
-async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) -> Option<Answer> {
+async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) -> Option<GreetingAnswer> {
     let (shared, identity) = (&network.shared, &network.identity);
     if theirs.run == shared.run {
-        return Some(Answer::Itself);
+        return Some(GreetingAnswer::Itself);
     }
     if theirs.cluster != identity.cluster {
-        return Some(Answer::Cluster(identity.cluster.clone()));
+        return Some(GreetingAnswer::Cluster(identity.cluster.clone()));
     }
     if let Some(limit) = member_of(connection, theirs).over_limit() {
-        return Some(Answer::OverLimit(limit));
+        return Some(GreetingAnswer::OverLimit(limit));
     }
     if !Security::names(connection).contains(&theirs.name) {
-        return Some(Answer::NotTheCertificates);
+        return Some(GreetingAnswer::NotTheCertificates);
     }
     // A program that panics over what a peer calls itself does not accept it.
     let accepts = AssertUnwindSafe(|| (identity.accepts_version)(&theirs.app_version));
     if !catch_unwind(accepts).unwrap_or(false) {
-        return Some(Answer::AppVersion(identity.app_version.clone()));
+        return Some(GreetingAnswer::AppVersion(identity.app_version.clone()));
     }
     let apart = wall().abs_diff(Duration::from_millis(theirs.wall_ms));
     if apart > identity.clock_skew_max {
-        return Some(Answer::Clock(apart.as_millis() as u64));
+        return Some(GreetingAnswer::Clock(apart.as_millis() as u64));
     }
     // Who is a member already came in under this name while it was free, on the other side of a partition.
     let is_member = shared.lock().is_some_and(|core| core.replica.is_living(theirs.run));
     if !is_member && (theirs.name == shared.name || holder_lives(shared, theirs, connection).await) {
-        return Some(Answer::NameTaken);
+        return Some(GreetingAnswer::NameTaken);
     }
     None
 }
@@ -236,8 +236,8 @@ async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) ->
 async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection) -> bool {
     let holder = || {
         let core = shared.lock()?;
-        let id = core.peers.holder(&theirs.name, theirs.run)?;
-        core.wires.get(&id).map(|wire| wire.connection().clone())
+        let id = core.peers.name_holder(&theirs.name, theirs.run)?;
+        core.senders.get(&id).map(|wire| wire.connection().clone())
     };
     if holder().is_none() {
         let addr = reachable_at(newcomer, theirs);
@@ -248,7 +248,7 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection)
         let old = core.and_then(|core| core.replica.members().find(elsewhere).map(Member::contact));
         // At one address there is one process: the newcomer is there now.
         if let Some(old) = old.filter(|old| old.addr != addr) {
-            shared.wish(Wish::Member(old));
+            shared.request_dial(DialRequest::Member(old));
             let is_over = |shared: &Shared| (shared.is_closed() || holder().is_some()).then_some(());
             _ = timeout(HOLDER_TIME_MAX, shared.wait_for(is_over)).await;
         }
@@ -286,7 +286,7 @@ fn member_of(connection: &Connection, theirs: &Greeting) -> Member {
 }
 
 /// Makes a link of a connection whose greeting was answered.
-fn join(
+fn make_link(
     network: &Arc<Network>,
     connection: Connection,
     theirs: &Greeting,
@@ -297,15 +297,15 @@ fn join(
     let Some(mut core) = shared.lock() else { return Err(NoLink::Duplicate) };
     let id = core.next_link;
     core.next_link += 1;
-    let Place::Stays(replaced) = core.peers.up(id, shared.run, theirs, addr, dialled) else {
+    let LinkVerdict::Stays(replaced) = core.peers.add_link(id, shared.run, theirs, addr, dialled) else {
         close(&connection, CLOSE_DUPLICATE);
         return Err(NoLink::Duplicate);
     };
     #[cfg(feature = "metrics")]
-    shared.meter.link_made();
+    shared.meter.count_link();
     let now = shared.now();
     if let Some(old) = replaced {
-        if let Some(wire) = core.wires.remove(&old) {
+        if let Some(wire) = core.senders.remove(&old) {
             wire.close(CLOSE_DUPLICATE);
         }
         core.replica.handle(now, Input::LinkDown(old));
@@ -313,15 +313,15 @@ fn join(
     let window = Arc::new(SendWindow::new(connection.clone()));
     let lanes = [Lane::Live, Lane::Bulk].map(|lane| {
         let (frames, queue) = mpsc::unbounded_channel();
-        let flow = Arc::new(Flow::default());
+        let flow = Arc::new(LaneBytes::default());
         tokio::spawn(write((id, lane), window.clone(), queue, flow.clone(), shared.clone()));
         LaneSender { frames, flow }
     });
-    core.wires.insert(id, Wire { connection: connection.clone(), lanes });
+    core.senders.insert(id, LinkSender { connection: connection.clone(), lanes });
     core.replica.handle(now, Input::LinkUp(id));
     let member = member_of(&connection, theirs);
     let packet_bytes_max = connection.max_datagram_size().unwrap_or_default();
-    core.replica.handle(now, Input::Met(id, &member, packet_bytes_max));
+    core.replica.handle(now, Input::LinkIdentified(id, &member, packet_bytes_max));
     drop(core);
     // What is accepted may have changed since the handshake. A change from here on finds the link among the others.
     if !network.security.accepts(&connection) {
@@ -330,7 +330,7 @@ fn join(
     tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "linked");
     tokio::spawn(get_acquainted(connection.clone(), network.questions.clone()));
     tokio::spawn(read(id, connection, network.happenings.clone()));
-    shared.poke.notify_one();
+    shared.wake_driver.notify_one();
     shared.progress.notify_waiters();
     Ok(id)
 }
@@ -340,7 +340,7 @@ async fn write(
     (id, lane): (LinkId, Lane),
     window: Arc<SendWindow>,
     mut frames: UnboundedReceiver<Vec<u8>>,
-    flow: Arc<Flow>,
+    flow: Arc<LaneBytes>,
     shared: Arc<Shared>,
 ) {
     let Ok(mut stream) = window.connection.open_uni().await else { return };
@@ -354,7 +354,7 @@ async fn write(
         let mut frame = Bytes::from(frame);
         // A long frame counts little by little: on a slow link it takes longer than every timeout.
         while !frame.is_empty() {
-            let part = frame.split_to(frame.len().min(PART_BYTES));
+            let part = frame.split_to(frame.len().min(STREAM_CHUNK_BYTES));
             let bytes = part.len();
             since_fit += bytes;
             if since_fit >= FIT_BYTES {
@@ -370,14 +370,14 @@ async fn write(
             }
             // So much is on its way as far as the replica knows.
             if flow.queued.fetch_sub(bytes, Ordering::Relaxed) - bytes + drained >= WINDOW_BYTES {
-                shared.poke.notify_one();
+                shared.wake_driver.notify_one();
             }
         }
     }
 }
 
 /// Reads everything that comes over a connection until it ends.
-async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happening>) {
+async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<LinkEvent>) {
     let mut lanes = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -388,7 +388,7 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happe
             },
             datagram = connection.read_datagram() => match datagram {
                 Ok(bytes) if bytes.is_empty() => {}
-                Ok(bytes) => if happenings.send(Happening::Datagram(id, bytes)).await.is_err() { break },
+                Ok(bytes) => if happenings.send(LinkEvent::Datagram(id, bytes)).await.is_err() { break },
                 Err(_) => break,
             },
             Some(end) = lanes.join_next() => {
@@ -410,7 +410,7 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<Happe
         },
         _ => None,
     };
-    _ = happenings.send(Happening::Down(id, farewell)).await;
+    _ = happenings.send(LinkEvent::Down(id, farewell)).await;
 }
 
 /// Why nothing more of a lane is read.
@@ -422,7 +422,7 @@ enum LaneEnd {
 }
 
 /// Reads one lane.
-async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<Happening>) -> LaneEnd {
+async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<LinkEvent>) -> LaneEnd {
     let mut tag = [0];
     if stream.read_exact(&mut tag).await.is_err() {
         return LaneEnd::Broken;
@@ -436,7 +436,7 @@ async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<
     while let Ok(Some(chunk)) = stream.read_chunk(CHUNK_BYTES, true).await {
         let places = u32::try_from(chunk.bytes.len()).expect("a chunk is small");
         let place = ahead.clone().acquire_many_owned(places).await.expect("it is never closed");
-        if happenings.send(Happening::Stream(id, lane, chunk.bytes, place)).await.is_err() {
+        if happenings.send(LinkEvent::Stream(id, lane, chunk.bytes, place)).await.is_err() {
             return LaneEnd::Unheard;
         }
     }

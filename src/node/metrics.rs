@@ -48,11 +48,11 @@ use std::time::{Duration, Instant};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use super::NodeStatus;
-use super::driver::Happening;
+use super::driver::LinkEvent;
 use super::shared::Shared;
 use crate::error::WriteError;
 use crate::membership::MemberState;
-use crate::replica::{Output, Repair};
+use crate::replica::{Output, RepairReport};
 
 /// How often everything is recorded.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
@@ -109,35 +109,37 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn wrote<T>(&self, written: &Result<T, WriteError>) {
+    pub(super) fn count_write<T>(&self, written: &Result<T, WriteError>) {
         let count = written.as_ref().err().map_or(&self.writes, |error| &self.refused[reason_of(error)]);
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn link_made(&self) {
+    pub(super) fn count_link(&self) {
         self.links_made.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn put_out(&self, output: &Output) {
+    pub(super) fn count_sent(&self, output: &Output) {
         match output {
             Output::Stream(_, lane, bytes) => self.sent[*lane as usize].count(bytes.len()),
-            Output::Datagram(_, bytes) | Output::Packet(_, bytes) => self.sent[DATAGRAM].count(bytes.len()),
-            Output::Repair(_, repair) => self.repaired(*repair),
+            Output::Datagram(_, bytes) | Output::MemberDatagram(_, bytes) => {
+                self.sent[DATAGRAM].count(bytes.len())
+            }
+            Output::Repair(_, repair) => self.count_repair(*repair),
             _ => {}
         }
     }
 
-    fn repaired(&self, repair: Repair) {
+    fn count_repair(&self, repair: RepairReport) {
         self.repairs[usize::from(repair.is_complete)].fetch_add(1, Ordering::Relaxed);
         self.repair_rows.fetch_add(repair.rows, Ordering::Relaxed);
         self.repair_bytes.fetch_add(repair.bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn took_in(&self, happening: &Happening) {
+    pub(super) fn count_received(&self, happening: &LinkEvent) {
         match happening {
-            Happening::Stream(_, lane, bytes, _) => self.received[*lane as usize].count(bytes.len()),
-            Happening::Datagram(_, bytes) => self.received[DATAGRAM].count(bytes.len()),
-            Happening::Down(..) => {}
+            LinkEvent::Stream(_, lane, bytes, _) => self.received[*lane as usize].count(bytes.len()),
+            LinkEvent::Datagram(_, bytes) => self.received[DATAGRAM].count(bytes.len()),
+            LinkEvent::Down(..) => {}
         }
     }
 }
@@ -239,7 +241,7 @@ fn record_store(status: &NodeStatus, shared: &Shared) {
     set("tidings_bytes", store.bytes as f64);
     set("tidings_links", store.links as f64);
     set("tidings_origins", store.origins as f64);
-    set("tidings_cloud_contexts", store.cloud as f64);
+    set("tidings_cloud_contexts", store.extra_contexts as f64);
     set("tidings_removals", store.removals as f64);
     flag("tidings_disk_failed", store.has_disk_failed);
     flag("tidings_clock_in_doubt", store.clock_off.is_some());

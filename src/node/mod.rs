@@ -32,7 +32,7 @@ use std::time::Duration;
 
 pub use batch::NodeBatch;
 pub use builder::Builder;
-pub use election::{Election, Leadership, Observer};
+pub use election::{Election, LeaderStream, Leadership};
 pub use joining::Joining;
 pub use peers::{NodeEvent, PeerRefusal};
 pub use receipt::{Quorum, Receipt};
@@ -52,7 +52,7 @@ use crate::replication::arrivals::Arrival;
 use crate::store::OnlyIf;
 use crate::store::entry::Entry;
 use crate::store::watch::WatchStart;
-use link::Wire;
+use link::LinkSender;
 use shared::Shared;
 
 /// How long the end of a node waits for its last writes to arrive somewhere.
@@ -89,14 +89,14 @@ const SCAN_TRIES: usize = 3;
 #[derive(Clone, Debug)]
 pub struct Node {
     shared: Arc<Shared>,
-    _life: Arc<Life>,
+    _life: Arc<NodeGuard>,
 }
 
 /// Ends the node with its last handle.
 #[derive(Debug)]
-struct Life(Arc<Shared>);
+struct NodeGuard(Arc<Shared>);
 
-impl Drop for Life {
+impl Drop for NodeGuard {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -109,7 +109,7 @@ impl Node {
     }
 
     fn new(shared: Arc<Shared>) -> Self {
-        Self { _life: Arc::new(Life(shared.clone())), shared }
+        Self { _life: Arc::new(NodeGuard(shared.clone())), shared }
     }
 
     /// The node's name.
@@ -335,7 +335,7 @@ impl Node {
             // Whoever waits is told of the change back, also if the driver has not seen this one yet.
             shared.is_busy.store(true, Ordering::Relaxed);
             drop(core);
-            shared.poke.notify_one();
+            shared.wake_driver.notify_one();
             None
         };
         self.shared.wait_for(is_writable).await
@@ -353,11 +353,11 @@ impl Node {
         }
         let bytes: usize = meta.iter().map(|(key, value)| key.len() + value.len()).sum();
         let mut core = self.shared.lock().ok_or(WriteError::Closed)?;
-        if !core.replica.tell(meta) {
+        if !core.replica.set_meta(meta) {
             return Err(WriteError::ValueTooLarge { bytes, limit: META_BYTES_MAX });
         }
         drop(core);
-        self.shared.poke.notify_one();
+        self.shared.wake_driver.notify_one();
         Ok(())
     }
 
@@ -371,10 +371,10 @@ impl Node {
         if let Some(mut core) = self.shared.lock() {
             core.replica.leave(self.shared.now());
         }
-        self.shared.poke.notify_one();
+        self.shared.wake_driver.notify_one();
         // Whoever has heard it breaks its link.
         let is_told = |shared: &Shared| match shared.lock() {
-            Some(core) => core.wires.is_empty().then_some(()),
+            Some(core) => core.senders.is_empty().then_some(()),
             None => Some(()),
         };
         _ = tokio::time::timeout(FAREWELL_TIME_MAX, self.shared.wait_for(is_told)).await;
@@ -397,12 +397,12 @@ impl Node {
         let Some(head) = self.shared.lock().map(|core| core.replica.head()) else { return };
         let is_told = |shared: &Shared| {
             let mut core = shared.lock()?;
-            if core.replica.is_confirmed(head) {
+            if core.replica.is_acked(head) {
                 return Some(());
             }
-            core.replica.ask(head, None);
+            core.replica.request_acks(head, None);
             drop(core);
-            shared.poke.notify_one();
+            shared.wake_driver.notify_one();
             None
         };
         _ = tokio::time::timeout(FAREWELL_TIME_MAX, self.shared.wait_for(is_told)).await;
@@ -486,7 +486,7 @@ impl NodeStatus {
             let peer = |(id, name, addr): (_, &str, _)| {
                 let (lag_changes, lag_bytes) = core.replica.lag(id);
                 let lag_time = core.replica.lag_time(shared.now(), id);
-                let connection = core.wires.get(&id).map(Wire::connection);
+                let connection = core.senders.get(&id).map(LinkSender::connection);
                 let rtt = connection.map(quinn::Connection::rtt).unwrap_or_default();
                 let sent_bytes = connection.map_or(0, |connection| connection.stats().udp_tx.bytes);
                 PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, lag_time, rtt, sent_bytes }

@@ -12,12 +12,12 @@ use quinn::{Connection, Endpoint, Incoming, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::admission::{Admission, Place, Source, Verdict};
-use super::congestion::{Windows, close};
-use super::driver::Happening;
+use super::admission::{Admission, HandshakeVerdict, Permit, SourceAddr};
+use super::congestion::{CongestionWindows, close};
+use super::driver::LinkEvent;
 use super::greeting::Greeting;
 use super::link::{CLOSE_ENDED, CLOSE_REFUSED, CLOSE_SECURITY, NoLink, greet, no_link, welcome};
-use super::peers::{Identity, NodeEvent};
+use super::peers::{NodeEvent, NodeIdentity};
 use super::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
 use super::security::{SERVER_NAME, Security};
 use super::shared::{Core, Shared, wall};
@@ -29,7 +29,7 @@ use crate::node::error::StartError;
 /// packet again.
 const DIALS_MAX: usize = 4;
 /// Whoever takes longer keeps nobody waiting any more.
-const DIAL_TURN: Duration = Duration::from_millis(100);
+const DIAL_SLOT_TIME: Duration = Duration::from_millis(100);
 const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
 /// An address that leads to this node itself is tried again only now and then: addresses move.
 const ITSELF_PAUSE: Duration = Duration::from_secs(60);
@@ -62,7 +62,7 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(1_800);
 
 /// Whom the core wants to be linked with.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Wish {
+pub(super) enum DialRequest {
     Member(Contact),
     Seeds,
 }
@@ -70,10 +70,10 @@ pub(super) enum Wish {
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) shared: Arc<Shared>,
-    pub(super) identity: Identity,
+    pub(super) identity: NodeIdentity,
     pub(super) security: Security,
     endpoint: Endpoint,
-    pub(super) happenings: mpsc::Sender<Happening>,
+    pub(super) happenings: mpsc::Sender<LinkEvent>,
     seeds: Vec<String>,
     dials: Arc<Semaphore>,
     pub(super) questions: Arc<Semaphore>,
@@ -90,10 +90,10 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn new(
         shared: Arc<Shared>,
-        identity: Identity,
+        identity: NodeIdentity,
         security: Security,
         endpoint: Endpoint,
-        happenings: mpsc::Sender<Happening>,
+        happenings: mpsc::Sender<LinkEvent>,
         seeds: Vec<String>,
     ) -> Arc<Self> {
         let cache = |time| Cache::builder().max_capacity(REPORTS_MAX).time_to_live(time).build();
@@ -119,14 +119,18 @@ impl Network {
     }
 
     /// Runs until the node is closed, then lets go of everything.
-    pub(super) async fn run(self: Arc<Self>, mut wishes: mpsc::UnboundedReceiver<Wish>, _ending: Ending) {
+    pub(super) async fn run(
+        self: Arc<Self>,
+        mut wishes: mpsc::UnboundedReceiver<DialRequest>,
+        _ending: ShutdownGuard,
+    ) {
         tokio::spawn(Self::follow_security(self.clone()));
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         tokio::pin!(closed);
         loop {
             tokio::select! {
                 () = &mut closed => break,
-                Some(wish) = wishes.recv() => self.fulfil(wish),
+                Some(wish) = wishes.recv() => self.handle_dial_request(wish),
                 incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else { break };
                     self.decide(incoming);
@@ -140,19 +144,21 @@ impl Network {
     fn decide(self: &Arc<Self>, incoming: Incoming) {
         let addr = incoming.remote_address().ip();
         match self.admission.handshake(addr, incoming.remote_address_validated()) {
-            Verdict::Accept(place, time) => {
+            HandshakeVerdict::Accept(place, time) => {
                 tokio::spawn(Self::let_in(self.clone(), incoming, place, time));
             }
             // It is permitted for every address that is not validated.
-            Verdict::Retry => _ = incoming.retry(),
-            Verdict::Refuse => incoming.refuse(),
+            HandshakeVerdict::Retry => _ = incoming.retry(),
+            HandshakeVerdict::Refuse => incoming.refuse(),
         }
     }
 
-    fn fulfil(self: &Arc<Self>, wish: Wish) {
+    fn handle_dial_request(self: &Arc<Self>, wish: DialRequest) {
         match wish {
-            Wish::Member(contact) => _ = tokio::spawn(Self::reach(self.clone(), contact.addr, None)),
-            Wish::Seeds => {
+            DialRequest::Member(contact) => {
+                _ = tokio::spawn(Self::dial_once(self.clone(), contact.addr, None))
+            }
+            DialRequest::Seeds => {
                 for seed in &self.seeds {
                     tokio::spawn(Self::seek(self.clone(), seed.clone()));
                 }
@@ -166,7 +172,7 @@ impl Network {
         let code = if has_panicked { CLOSE_ENDED } else { self.shared.close_code.load(Ordering::Relaxed) };
         // Whoever leads here learns that it is over before others learn that this node is.
         self.shared.end_leases();
-        for wire in self.shared.lock_closed().iter().flat_map(|core| core.wires.values()) {
+        for wire in self.shared.lock_closed().iter().flat_map(|core| core.senders.values()) {
             wire.close(code);
         }
         self.endpoint.close(VarInt::from_u32(code), b"");
@@ -205,7 +211,7 @@ impl Network {
     /// Tells the user of a refusal of somebody who connected to this node, unless too many were told of lately.
     fn report_stranger(&self, addr: SocketAddr, why: NoLink) {
         let NoLink::Refused { by_us, refusal } = why else { return };
-        let what = format!("{:?} {by_us} {refusal:?}", Source::from(addr.ip()));
+        let what = format!("{:?} {by_us} {refusal:?}", SourceAddr::from(addr.ip()));
         if self.reported.contains_key(&what) {
             return;
         }
@@ -233,7 +239,7 @@ impl Network {
         }
     }
 
-    async fn let_in(self: Arc<Self>, incoming: Incoming, place: Place, time: Duration) {
+    async fn let_in(self: Arc<Self>, incoming: Incoming, place: Permit, time: Duration) {
         let addr = incoming.remote_address();
         let connected = self.shake_hands(incoming, time).await;
         // Whoever is still at its handshake does not keep out those who have a good certificate.
@@ -275,7 +281,7 @@ impl Network {
         match resolved {
             Ok(addrs) => {
                 for addr in addrs {
-                    tokio::spawn(Self::reach(self.clone(), addr, Some(seed.clone())));
+                    tokio::spawn(Self::dial_once(self.clone(), addr, Some(seed.clone())));
                 }
             }
             Err(reason) => {
@@ -286,7 +292,7 @@ impl Network {
     }
 
     /// Tries once to be linked with whoever is at an address. The core asks again if that is needed.
-    pub(super) async fn reach(self: Arc<Self>, addr: SocketAddr, seed: Option<String>) {
+    pub(super) async fn dial_once(self: Arc<Self>, addr: SocketAddr, seed: Option<String>) {
         let begin = |core: &mut Core| !core.peers.is_linked(addr) && core.peers.dialling.insert(addr);
         if self.itself.contains_key(&addr) || !self.shared.lock().is_some_and(|mut core| begin(&mut core)) {
             return;
@@ -302,7 +308,7 @@ impl Network {
             tracing::debug!(node = %self.shared.name, %addr, ?seed, "dialling");
             let dialled = self.dial(addr);
             tokio::pin!(dialled);
-            if let Ok(linked) = timeout(DIAL_TURN, &mut dialled).await {
+            if let Ok(linked) = timeout(DIAL_SLOT_TIME, &mut dialled).await {
                 return linked;
             }
             drop(turn);
@@ -363,7 +369,7 @@ impl Network {
                 changed = versions.changed() => if changed.is_err() { return },
             }
             let Some(core) = self.shared.lock() else { return };
-            for wire in core.wires.values() {
+            for wire in core.senders.values() {
                 if !self.security.accepts(wire.connection()) {
                     wire.close(CLOSE_SECURITY);
                 }
@@ -408,9 +414,9 @@ impl Drop for Dialling<'_> {
 }
 
 /// The end of all waits, also of those in other runtimes if this one goes away under the node.
-pub(super) struct Ending(pub(super) Arc<Shared>);
+pub(super) struct ShutdownGuard(pub(super) Arc<Shared>);
 
-impl Drop for Ending {
+impl Drop for ShutdownGuard {
     fn drop(&mut self) {
         self.0.close();
         self.0.end_leases();
@@ -432,7 +438,7 @@ fn transport() -> Arc<TransportConfig> {
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW_FIRST))
         .send_window(SEND_WINDOW_MAX)
         .datagram_receive_buffer_size(Some(64 << 10))
-        .congestion_controller_factory(Arc::new(Windows::default()))
+        .congestion_controller_factory(Arc::new(CongestionWindows::default()))
         .max_idle_timeout(Some(IDLE_TIME_MAX.try_into().expect("half an hour")));
     Arc::new(config)
 }

@@ -5,10 +5,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::greeting::{Answer, Greeting};
+use super::greeting::{Greeting, GreetingAnswer};
 use super::security::TlsRefusal;
 use crate::membership::MemberLimit;
-use crate::replica::{Event, LinkId};
+use crate::replica::{LinkId, ReplicaEvent};
 
 /// Why two nodes did not become peers. Nothing was exchanged but who they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +54,7 @@ pub enum PeerRefusal {
 #[non_exhaustive]
 pub enum NodeEvent {
     /// The replica reports: rows refused, damage found.
-    Store(Event),
+    Store(ReplicaEvent),
     /// A node was refused, or refused this one. Told once in a while, however often it tries.
     PeerRefused {
         /// The other node's address.
@@ -90,14 +90,14 @@ pub enum NodeEvent {
     },
 }
 
-impl From<Event> for NodeEvent {
-    fn from(event: Event) -> Self {
+impl From<ReplicaEvent> for NodeEvent {
+    fn from(event: ReplicaEvent) -> Self {
         Self::Store(event)
     }
 }
 
 /// What this node is to others.
-pub(super) struct Identity {
+pub(super) struct NodeIdentity {
     pub(super) cluster: String,
     pub(super) app_version: String,
     pub(super) accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
@@ -105,7 +105,7 @@ pub(super) struct Identity {
     pub(super) clock_skew_max: Duration,
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for NodeIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("cluster", &self.cluster).finish_non_exhaustive()
     }
@@ -122,7 +122,7 @@ struct Peer {
 
 /// What becomes of a new link.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum LinkVerdict {
     /// It stays; the link that it replaces, if any, goes.
     Stays(Option<LinkId>),
     /// There is a better one already.
@@ -142,18 +142,18 @@ pub(super) struct Peers {
 
 impl Peers {
     /// Takes in a link, unless there is a better one to the same node.
-    pub(super) fn up(
+    pub(super) fn add_link(
         &mut self,
         id: LinkId,
         own_run: u64,
         theirs: &Greeting,
         addr: SocketAddr,
         dialled: bool,
-    ) -> Place {
+    ) -> LinkVerdict {
         let is_preferred = dialled == (own_run < theirs.run);
         let old = self.runs.get(&theirs.run).copied();
         if old.is_some_and(|old| self.links[&old].is_preferred && !is_preferred) {
-            return Place::Goes;
+            return LinkVerdict::Goes;
         }
         if let Some(old) = old {
             self.links.remove(&old);
@@ -161,11 +161,11 @@ impl Peers {
         self.runs.insert(theirs.run, id);
         let (name, run) = (theirs.name.clone(), theirs.run);
         self.links.insert(id, Peer { name, run, addr, is_preferred });
-        Place::Stays(old)
+        LinkVerdict::Stays(old)
     }
 
     /// A link is gone.
-    pub(super) fn down(&mut self, id: LinkId) {
+    pub(super) fn remove_link(&mut self, id: LinkId) {
         if let Some(peer) = self.links.remove(&id) {
             self.runs.remove(&peer.run);
             self.dialled.retain(|_, run| *run != peer.run);
@@ -173,12 +173,12 @@ impl Peers {
     }
 
     /// The link to a live node of this name that is another run.
-    pub(super) fn holder(&self, name: &str, run: u64) -> Option<LinkId> {
+    pub(super) fn name_holder(&self, name: &str, run: u64) -> Option<LinkId> {
         self.links.iter().find(|(_, peer)| peer.name == name && peer.run != run).map(|(id, _)| *id)
     }
 
     /// Remembers which run answered at a dialled address.
-    pub(super) fn answered(&mut self, addr: SocketAddr, run: u64) {
+    pub(super) fn note_dialled(&mut self, addr: SocketAddr, run: u64) {
         if self.runs.contains_key(&run) {
             self.dialled.insert(addr, run);
         }
@@ -203,14 +203,14 @@ impl Peers {
 }
 
 /// What an answer other than a welcome says.
-pub(super) fn refusal_of(answer: Answer) -> PeerRefusal {
+pub(super) fn refusal_of(answer: GreetingAnswer) -> PeerRefusal {
     match answer {
-        Answer::Cluster(theirs) => PeerRefusal::Cluster { theirs },
-        Answer::AppVersion(theirs) => PeerRefusal::AppVersion { theirs },
-        Answer::Clock(ms) => PeerRefusal::Clock { apart: Duration::from_millis(ms) },
-        Answer::NameTaken => PeerRefusal::NameTaken,
-        Answer::NotTheCertificates => PeerRefusal::NotTheCertificates,
-        Answer::OverLimit(limit) => PeerRefusal::OverLimit(limit),
-        Answer::Welcome(_) | Answer::Itself => PeerRefusal::Greeting,
+        GreetingAnswer::Cluster(theirs) => PeerRefusal::Cluster { theirs },
+        GreetingAnswer::AppVersion(theirs) => PeerRefusal::AppVersion { theirs },
+        GreetingAnswer::Clock(ms) => PeerRefusal::Clock { apart: Duration::from_millis(ms) },
+        GreetingAnswer::NameTaken => PeerRefusal::NameTaken,
+        GreetingAnswer::NotTheCertificates => PeerRefusal::NotTheCertificates,
+        GreetingAnswer::OverLimit(limit) => PeerRefusal::OverLimit(limit),
+        GreetingAnswer::Welcome(_) | GreetingAnswer::Itself => PeerRefusal::Greeting,
     }
 }

@@ -87,7 +87,7 @@ impl Receipt {
             if shared.disk.has_ended() {
                 return Some(Err(WaitError::Closed));
             }
-            shared.disk.want();
+            shared.disk.request_sync();
             None
         };
         let waited = self.shared.wait_for(is_durable).await;
@@ -116,9 +116,9 @@ impl Receipt {
             if last.0 >= last.1 {
                 return Some(Ok(()));
             }
-            core.replica.ask(self.revision, self.stamp);
+            core.replica.request_acks(self.revision, self.stamp);
             drop(core);
-            shared.poke.notify_one();
+            shared.wake_driver.notify_one();
             None
         };
         let seen = tokio::time::timeout(within, self.shared.wait_for(is_seen)).await;
@@ -131,7 +131,7 @@ impl Receipt {
 
     /// How many nodes have the write, and how many should.
     fn count(&self, core: &Core, quorum: Quorum) -> (usize, usize) {
-        let seen = core.replica.count_seen(self.revision, self.stamp);
+        let seen = core.replica.count_acked(self.revision, self.stamp);
         let needed = match quorum {
             Quorum::Count(count) => count,
             Quorum::Majority => present(core) / 2 + 1,

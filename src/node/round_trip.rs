@@ -27,9 +27,9 @@ const QUEUE_TIME: Duration = Duration::from_millis(1);
 pub(super) const FIT_BYTES: usize = 32 << 10;
 
 /// So many questions show how short a round trip can be; no more are asked than so many.
-const QUESTIONS: RangeInclusive<usize> = 8..=64;
+const RTT_PROBES: RangeInclusive<usize> = 8..=64;
 /// One question in this time, of all new links of a node.
-const QUESTION_PAUSE: Duration = Duration::from_millis(4);
+const RTT_PROBE_PAUSE: Duration = Duration::from_millis(4);
 /// So that what is sent before and after it goes in two packets.
 const PAIR_PAUSE: Duration = Duration::from_millis(1);
 /// How much longer than twice the shortest the average may be when a link is known.
@@ -88,13 +88,13 @@ pub(super) async fn get_acquainted(connection: Connection, turns: Arc<Semaphore>
 async fn ask_until_known(connection: &Connection, turns: &Semaphore) {
     let is_known =
         || connection.rtt() <= least_round_trip(connection).saturating_mul(2).saturating_add(UNCERTAINTY);
-    for asked in 0..*QUESTIONS.end() {
-        if asked >= *QUESTIONS.start() && is_known() {
+    for asked in 0..*RTT_PROBES.end() {
+        if asked >= *RTT_PROBES.start() && is_known() {
             return;
         }
         let _turn = turns.acquire().await.expect("it is never closed");
         // Empty datagrams are no messages, but they are acknowledged: a lone one when its time is up, two at once.
-        for pause in [PAIR_PAUSE, QUESTION_PAUSE] {
+        for pause in [PAIR_PAUSE, RTT_PROBE_PAUSE] {
             if connection.send_datagram(Bytes::new()).is_err() {
                 return;
             }

@@ -43,7 +43,7 @@ const DERIVATION_SALT: &[u8] = b"tidings/1 shared secret";
 const PKCS8_ED25519: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// Whether a node may have this name: it stands in its certificate.
-pub(super) fn check_name(name: &str) -> Result<(), StartError> {
+pub(super) fn check_node_name(name: &str) -> Result<(), StartError> {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
     let ends = [name.bytes().next(), name.bytes().last()];
     let ends_plainly = ends.iter().all(|byte| byte.is_some_and(|byte| byte.is_ascii_alphanumeric()));
@@ -79,7 +79,7 @@ pub enum TlsRefusal {
 }
 
 /// What a node presents.
-enum Own {
+enum OwnCertificate {
     /// Issued anew for each node name.
     Issued(Arc<Authority>),
     Files {
@@ -94,8 +94,8 @@ struct Authority {
     certificate: CertificateDer<'static>,
 }
 
-struct State {
-    own: Own,
+struct Credentials {
+    own: OwnCertificate,
     /// Whose certificates are accepted.
     roots: Vec<CertificateDer<'static>>,
     /// The files to read again.
@@ -122,7 +122,7 @@ struct State {
 /// ```
 #[derive(Clone)]
 pub struct Security {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Credentials>>,
     changes: watch::Sender<u64>,
 }
 
@@ -141,7 +141,12 @@ impl Security {
     pub fn secret(text: &str) -> Result<Self, SecurityError> {
         let authority = Arc::new(Authority::of(text)?);
         let roots = vec![authority.certificate.clone()];
-        Ok(Self::new(State { own: Own::Issued(authority), roots, files: None, configs: BTreeMap::new() }))
+        Ok(Self::new(Credentials {
+            own: OwnCertificate::Issued(authority),
+            roots,
+            files: None,
+            configs: BTreeMap::new(),
+        }))
     }
 
     /// A secret that nobody can guess: 160 random bits.
@@ -207,7 +212,7 @@ impl Security {
         let authority = Arc::new(self.further(text)?);
         self.change(|state| {
             state.trust(&authority.certificate);
-            state.own = Own::Issued(authority);
+            state.own = OwnCertificate::Issued(authority);
         });
         Ok(())
     }
@@ -219,7 +224,7 @@ impl Security {
     pub fn remove(&self, text: &str) -> Result<(), SecurityError> {
         let certificate = self.further(text)?.certificate;
         let state = self.lock();
-        if matches!(&state.own, Own::Issued(own) if own.certificate == certificate) {
+        if matches!(&state.own, OwnCertificate::Issued(own) if own.certificate == certificate) {
             return Err(SecurityError::InUse);
         }
         if !state.roots.contains(&certificate) {
@@ -230,15 +235,15 @@ impl Security {
         Ok(())
     }
 
-    fn new(state: State) -> Self {
+    fn new(state: Credentials) -> Self {
         Self { state: Arc::new(Mutex::new(state)), changes: watch::Sender::new(0) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Credentials> {
         self.state.lock().expect("nothing panics while it changes")
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut Credentials)) {
         let mut state = self.lock();
         change(&mut state);
         state.configs.clear();
@@ -376,7 +381,7 @@ impl Authority {
     }
 }
 
-fn read_files(files: [PathBuf; 3]) -> Result<State, SecurityError> {
+fn read_files(files: [PathBuf; 3]) -> Result<Credentials, SecurityError> {
     let failed = |path: &Path, reason: &dyn fmt::Display| SecurityError::File {
         path: path.display().to_string(),
         reason: reason.to_string(),
@@ -390,8 +395,12 @@ fn read_files(files: [PathBuf; 3]) -> Result<State, SecurityError> {
     let [ca, certificate, key] = &files;
     let (roots, chain) = (certificates(ca)?, certificates(certificate)?);
     let own_key = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, &error))?;
-    let state =
-        State { own: Own::Files { chain, key: own_key }, roots, files: None, configs: BTreeMap::new() };
+    let state = Credentials {
+        own: OwnCertificate::Files { chain, key: own_key },
+        roots,
+        files: None,
+        configs: BTreeMap::new(),
+    };
     // Whether everything fits together is known when it is put together.
     client_verifier(state.roots()).map_err(|error| failed(ca, &error))?;
     let (chain, own_key) = state.own("").map_err(|error| failed(certificate, &error))?;
@@ -399,7 +408,7 @@ fn read_files(files: [PathBuf; 3]) -> Result<State, SecurityError> {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| failed(key, &error))?;
     builder.with_no_client_auth().with_single_cert(chain, own_key).map_err(|error| failed(key, &error))?;
-    Ok(State { files: Some(files), ..state })
+    Ok(Credentials { files: Some(files), ..state })
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -411,7 +420,7 @@ fn client_verifier(roots: Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifi
     builder.build().map_err(|error| error.to_string())
 }
 
-impl State {
+impl Credentials {
     fn trust(&mut self, certificate: &CertificateDer<'static>) {
         if !self.roots.contains(certificate) {
             self.roots.push(certificate.clone());
@@ -427,11 +436,11 @@ impl State {
     /// The certificate to present in a node's name, with its key.
     fn own(&self, node: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
         match &self.own {
-            Own::Issued(authority) => {
+            OwnCertificate::Issued(authority) => {
                 let (certificate, key) = authority.issue(node).map_err(|error| error.to_string())?;
                 Ok((vec![certificate], key))
             }
-            Own::Files { chain, key } => {
+            OwnCertificate::Files { chain, key } => {
                 let first = chain.first().ok_or("there is no certificate")?;
                 let certificate =
                     webpki::EndEntityCert::try_from(first).map_err(|error| error.to_string())?;

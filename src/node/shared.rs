@@ -15,8 +15,8 @@ use super::disk::DiskLink;
 use super::election::Listeners;
 use super::index::{Index, IndexCursor};
 use super::joining::JoinBoard;
-use super::link::Wire;
-use super::network::Wish;
+use super::link::LinkSender;
+use super::network::DialRequest;
 use super::peers::{NodeEvent, Peers};
 use super::watch::EventLog;
 use crate::error::WriteError;
@@ -32,7 +32,7 @@ pub(super) struct Core {
     pub(super) replica: Replica,
     pub(super) index_cursor: IndexCursor,
     pub(super) wakers: BTreeMap<WatchId, Waker>,
-    pub(super) wires: BTreeMap<LinkId, Wire>,
+    pub(super) senders: BTreeMap<LinkId, LinkSender>,
     pub(super) peers: Peers,
     pub(super) next_link: LinkId,
     pub(super) elections: Listeners,
@@ -47,7 +47,7 @@ pub(super) struct Shared {
     pub(super) addr: SocketAddr,
     core: Mutex<Core>,
     /// Held by whoever goes first, as long as it waits for the core: see [`Shared::lock_first`].
-    turn: Mutex<()>,
+    lock_queue: Mutex<()>,
     is_turn_taken: AtomicBool,
     /// Links whose connection took something that the replica does not know of yet.
     drained: Mutex<Vec<LinkId>>,
@@ -60,7 +60,7 @@ pub(super) struct Shared {
     /// The cluster is too far behind.
     pub(super) is_busy: AtomicBool,
     /// The driver has something to do.
-    pub(super) poke: Notify,
+    pub(super) wake_driver: Notify,
     /// Something may have changed for those who wait: acknowledgements, readiness, room for writes, the end.
     pub(super) progress: Notify,
     /// With what connections are closed at the end.
@@ -73,7 +73,7 @@ pub(super) struct Shared {
     #[cfg(feature = "metrics")]
     pub(super) meter: super::metrics::Meter,
     /// To the network.
-    wishes: mpsc::UnboundedSender<Wish>,
+    wishes: mpsc::UnboundedSender<DialRequest>,
 }
 
 impl Shared {
@@ -82,7 +82,7 @@ impl Shared {
         run: u64,
         addr: SocketAddr,
         replica: Replica,
-        wishes: mpsc::UnboundedSender<Wish>,
+        wishes: mpsc::UnboundedSender<DialRequest>,
         is_alone: bool,
         lease_time: Duration,
     ) -> Arc<Self> {
@@ -91,7 +91,7 @@ impl Shared {
             replica,
             index_cursor: IndexCursor::default(),
             wakers: BTreeMap::new(),
-            wires: BTreeMap::new(),
+            senders: BTreeMap::new(),
             peers: Peers::default(),
             next_link: 1,
             elections: Listeners::default(),
@@ -102,7 +102,7 @@ impl Shared {
             run,
             addr,
             core: Mutex::new(core),
-            turn: Mutex::default(),
+            lock_queue: Mutex::default(),
             is_turn_taken: AtomicBool::new(false),
             drained: Mutex::default(),
             index: Index::new(),
@@ -111,7 +111,7 @@ impl Shared {
             lease_time,
             is_closed: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
-            poke: Notify::new(),
+            wake_driver: Notify::new(),
             progress: Notify::new(),
             close_code: AtomicU32::new(super::link::CLOSE_LEFT),
             ended: tokio::sync::watch::Sender::new(false),
@@ -157,7 +157,7 @@ impl Shared {
         if let Ok(core) = self.core.try_lock() {
             return Some((core, false));
         }
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.lock_queue.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_turn_taken.store(true, Ordering::Relaxed);
         let core = self.core.lock();
         self.is_turn_taken.store(false, Ordering::Relaxed);
@@ -171,7 +171,7 @@ impl Shared {
     /// Takes the lock although the node may be closed, to read the last state; `None` if the core has panicked.
     pub(super) fn lock_closed(&self) -> Option<MutexGuard<'_, Core>> {
         if self.is_turn_taken.load(Ordering::Relaxed) {
-            drop(self.turn.lock());
+            drop(self.lock_queue.lock());
         }
         self.core.lock().ok()
     }
@@ -179,7 +179,7 @@ impl Shared {
     /// Lets go of all links, also after a panic, and answers who has to learn that this is the end.
     pub(super) fn let_go(&self) -> BTreeMap<WatchId, Waker> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        core.wires.clear();
+        core.senders.clear();
         std::mem::take(&mut core.wakers)
     }
 
@@ -192,8 +192,8 @@ impl Shared {
     /// From now on nothing is written and every wait ends.
     pub(super) fn close(&self) {
         if !self.is_closed.swap(true, Ordering::AcqRel) {
-            self.poke.notify_one();
-            self.disk.want();
+            self.wake_driver.notify_one();
+            self.disk.request_sync();
             self.progress.notify_waiters();
             self.join_board.wake();
         }
@@ -206,7 +206,7 @@ impl Shared {
     ) -> Result<(T, Revision), WriteError> {
         let written = self.try_write(write);
         #[cfg(feature = "metrics")]
-        self.meter.wrote(&written);
+        self.meter.count_write(&written);
         written
     }
 
@@ -220,7 +220,7 @@ impl Shared {
         let revision = core.replica.head();
         let wakers = self.follow(&mut core, now);
         drop(core);
-        self.poke.notify_one();
+        self.wake_driver.notify_one();
         wakers.into_iter().for_each(Waker::wake);
         Ok((written, revision))
     }
@@ -230,7 +230,7 @@ impl Shared {
         self.log.store(core.replica.head().log, Ordering::Relaxed);
         self.index.follow(&mut core.index_cursor, &core.replica.store, now);
         if core.replica.wants_disk() {
-            self.disk.poke();
+            self.disk.wake_disk();
         }
         let ready = core.replica.take_ready_watches();
         ready.into_iter().filter_map(|id| core.wakers.remove(&id)).collect()
@@ -254,7 +254,7 @@ impl Shared {
         if let Some(mut core) = self.lock() {
             core.replica.resign_all(self.now());
         }
-        self.poke.notify_one();
+        self.wake_driver.notify_one();
         let is_told = |shared: &Self| match shared.lock() {
             Some(core) => (!core.replica.owes_releases()).then_some(()),
             None => Some(()),
@@ -272,32 +272,32 @@ impl Shared {
     /// Hands an output to the link that it is for. Nothing here waits.
     pub(super) fn dispatch(&self, core: &mut Core, output: Output) {
         #[cfg(feature = "metrics")]
-        self.meter.put_out(&output);
+        self.meter.count_sent(&output);
         match output {
             Output::Stream(id, lane, bytes) => {
-                if let Some(wire) = core.wires.get(&id) {
+                if let Some(wire) = core.senders.get(&id) {
                     wire.send(lane, bytes);
                 }
             }
             Output::Datagram(id, bytes) => {
-                if let Some(wire) = core.wires.get(&id) {
+                if let Some(wire) = core.senders.get(&id) {
                     wire.send_datagram(bytes);
                 }
             }
             Output::Break(id, reason) => {
                 tracing::warn!(node = %self.name, link = id, ?reason, "breaking a link");
-                core.peers.down(id);
-                if let Some(wire) = core.wires.remove(&id) {
+                core.peers.remove_link(id);
+                if let Some(wire) = core.senders.remove(&id) {
                     wire.close(super::link::CLOSE_BROKEN);
                 }
             }
-            Output::Packet(to, bytes) => self.send_packet(core, to, bytes),
+            Output::MemberDatagram(to, bytes) => self.send_packet(core, to, bytes),
             Output::Repair(id, repair) => {
                 let peer = core.peers.name(id);
                 tracing::debug!(node = %self.name, peer, ?repair, "a repair session is over");
             }
-            Output::Dial(contact) => self.wish(Wish::Member(contact)),
-            Output::Seek => self.wish(Wish::Seeds),
+            Output::Dial(contact) => self.request_dial(DialRequest::Member(contact)),
+            Output::Seek => self.request_dial(DialRequest::Seeds),
             Output::Member(event) => {
                 tracing::info!(node = %self.name, ?event, "a member");
                 self.member_events.push(event);
@@ -315,17 +315,17 @@ impl Shared {
 }
 
 impl Shared {
-    pub(super) fn wish(&self, wish: Wish) {
+    pub(super) fn request_dial(&self, wish: DialRequest) {
         // Without a network nobody is waiting for a link either.
         _ = self.wishes.send(wish);
     }
 
     /// Over the link, or else not at all: but then there will be one for the next packet.
     fn send_packet(&self, core: &Core, to: Contact, bytes: Vec<u8>) {
-        let wire = core.peers.link(to.run).and_then(|id| core.wires.get(&id));
+        let wire = core.peers.link(to.run).and_then(|id| core.senders.get(&id));
         match wire {
             Some(wire) => wire.send_datagram(bytes),
-            None => self.wish(Wish::Member(to)),
+            None => self.request_dial(DialRequest::Member(to)),
         }
     }
 }

@@ -41,12 +41,12 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
         let since = *cursor.get_or_insert(revision(store.log.head()));
         let mut read = 0;
         let mut last = None;
-        for (held, number) in
-            store.from(&next).take_while(|(held, _)| held.key().starts_with(prefix)).take(rows)
+        for (dot_set, number) in
+            store.iter_from(&next).take_while(|(dot_set, _)| dot_set.key().starts_with(prefix)).take(rows)
         {
             read += 1;
-            last = Some(held.key());
-            entries.extend(Entry::new(held, revision(number), now.wall_ms()));
+            last = Some(dot_set.key());
+            entries.extend(Entry::new(dot_set, revision(number), now.wall_ms()));
         }
         if let Some(last) = last.filter(|_| read == rows) {
             next = [last, &[0]].concat();
@@ -55,15 +55,16 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
         if since.log != store.log.id || since.number < store.log.floor() {
             return None;
         }
-        let changed = store.log.after(since.number).map(|(number, slot)| (number, &store.slot(slot).held));
-        let mut changed = changed.filter(|(_, held)| held.key().starts_with(prefix)).peekable();
+        let changed =
+            store.log.rows_after(since.number).map(|(number, slot)| (number, &store.slot(slot).dot_set));
+        let mut changed = changed.filter(|(_, dot_set)| dot_set.key().starts_with(prefix)).peekable();
         if changed.peek().is_none() {
             return Some(entries);
         }
         let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
-        for (number, held) in changed {
-            let key = entry::name_of(held.key()).to_owned();
-            latest.insert(key, Entry::new(held, revision(number), now.wall_ms()));
+        for (number, dot_set) in changed {
+            let key = entry::readable_key(dot_set.key()).to_owned();
+            latest.insert(key, Entry::new(dot_set, revision(number), now.wall_ms()));
         }
         drop(core);
         entries.retain(|entry| !latest.contains_key(entry.key()));
@@ -92,9 +93,10 @@ fn page_stored(shared: &Shared, prefix: &[u8], after: Option<Vec<u8>>, rows: usi
     let Some(core) = shared.lock_closed() else { return Vec::new() };
     let (store, wall_ms) = (&core.replica.store, shared.now().wall_ms());
     let revision = |number| Revision { log: store.log.id, number };
-    let below =
-        store.from(next.as_slice().max(prefix)).take_while(|(held, _)| held.key().starts_with(prefix));
-    below.filter_map(|(held, number)| Entry::new(held, revision(number), wall_ms)).take(rows).collect()
+    let below = store
+        .iter_from(next.as_slice().max(prefix))
+        .take_while(|(dot_set, _)| dot_set.key().starts_with(prefix));
+    below.filter_map(|(dot_set, number)| Entry::new(dot_set, revision(number), wall_ms)).take(rows).collect()
 }
 
 /// A set of names. Adding wins over a concurrent removal.

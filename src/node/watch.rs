@@ -77,7 +77,7 @@ impl Watch {
     /// Goes on behind an event of an earlier watch, instead of beginning with the current values. If that is not
     /// possible the first event is [`WatchEvent::Resync`].
     #[must_use]
-    pub fn from(mut self, revision: Revision) -> Self {
+    pub fn resume_from(mut self, revision: Revision) -> Self {
         self.start.from = Some(revision);
         self.open();
         self
@@ -288,10 +288,10 @@ mod tests {
         let (mut events, mut at_once) = (node.events(), node.events());
         while node.shared.events.read(&mut at_once.cursor).is_some() {}
         for _ in 0..EVENTS_KEPT {
-            node.shared.events.push(NodeEvent::Store(crate::Event::Damaged));
+            node.shared.events.push(NodeEvent::Store(crate::ReplicaEvent::Damaged));
         }
         assert_eq!(at_once.missed(), 0);
-        node.shared.events.push(NodeEvent::Store(crate::Event::Damaged));
+        node.shared.events.push(NodeEvent::Store(crate::ReplicaEvent::Damaged));
         assert_eq!(at_once.missed(), 1);
         assert!(events.next().await.is_some() && events.missed() >= 1);
     }

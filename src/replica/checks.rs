@@ -6,39 +6,39 @@ use rand_core::Rng;
 
 use super::link::Link;
 use super::{
-    BACKLOG_PART, BreakReason, CHECK_AMID, CHECK_CLOCK, CHECK_INCOMPARABLE, CHECK_LIMITED, CHECK_REPLY,
-    EXCUSED_INTERVALS_MAX, EXPIRE_STEPS, Event, LinkId, MEMBERS_MEMO, Output, Replica,
+    BACKLOG_DIVISOR, BreakReason, CHECK_CLOCK, CHECK_IN_FLUX, CHECK_INCOMPARABLE, CHECK_RATES, CHECK_REPLY,
+    EXPIRE_STEPS, LinkId, MEMBERS_MEMO, Output, Replica, ReplicaEvent, SUPPRESSED_INTERVALS_MAX,
 };
 use crate::controls::Control;
-use crate::replica::wall_clock::Turn;
-use crate::replication::claims::Chains;
+use crate::replica::wall_clock::ClockChange;
+use crate::replication::claims::ForwardedClaims;
 use crate::replication::flow::Rates;
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
 impl Replica {
-    pub(super) fn check(&mut self, id: LinkId, is_reply: bool) -> Vec<u8> {
+    pub(super) fn check_frame(&mut self, id: LinkId, is_reply: bool) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Check);
         let reply = if is_reply { CHECK_REPLY } else { 0 };
-        let rates = self.flow.rates();
-        let amid = if self.is_amid(id) { CHECK_AMID } else { 0 };
+        let rates = self.write_limiter.rates();
+        let amid = if self.in_flux_towards(id) { CHECK_IN_FLUX } else { 0 };
         let clock = if is_reply && !self.wall_clock.is_doubted() { CHECK_CLOCK } else { 0 };
-        let limited = if rates.is_some() { CHECK_LIMITED } else { 0 };
+        let limited = if rates.is_some() { CHECK_RATES } else { 0 };
         let incomparable = if self.is_comparable() { 0 } else { CHECK_INCOMPARABLE };
         writer.byte(reply | amid | clock | limited | incomparable);
         let root = self.store.root().sum();
-        writer.word(root as u64);
-        writer.word((root >> 64) as u64);
-        writer.word(self.store.seen.hash());
+        writer.u64_le(root as u64);
+        writer.u64_le((root >> 64) as u64);
+        writer.u64_le(self.store.coverage.vector_hash());
         if let Some(members) = &mut self.members {
-            writer.word(members.roster_hash());
+            writer.u64_le(members.roster_hash());
         }
         if let Some(rates) = rates {
-            writer.number(rates.wanted);
-            writer.number(rates.allowed);
+            writer.varint(rates.wanted);
+            writer.varint(rates.allowed);
         }
         if clock != 0 {
-            writer.word(self.now.wall_ms());
+            writer.u64_le(self.now.wall_ms());
         }
         writer.finish_datagram()
     }
@@ -46,12 +46,12 @@ impl Replica {
     /// Whether the vector alone says what is held here: there is nothing merged beyond it, and nothing that some nodes
     /// drop sooner than others.
     fn is_comparable(&self) -> bool {
-        self.store.seen.is_settled() && self.store.expiries() == 0
+        self.store.coverage.is_vector_only() && self.store.expiries() == 0
     }
 
     /// Whether a difference towards this peer is about to vanish by itself: this replica's tail has something left
     /// for it, or a flush is arriving here, from whomever. A tail that no longer gets on does not count.
-    pub(super) fn is_amid(&self, id: LinkId) -> bool {
+    pub(super) fn in_flux_towards(&self, id: LinkId) -> bool {
         let since = match self.store.controls {
             controls if controls.has(Control::AmidForEver) => Duration::ZERO,
             _ => self.now.mono.saturating_sub(self.config.sync_timeout),
@@ -62,20 +62,20 @@ impl Replica {
 
     /// Whether a difference does not count, because one of both sides is in the middle of something, and has not
     /// been for too long.
-    fn is_excused(&mut self, id: LinkId, peer_is_amid: bool) -> bool {
-        let is_amid = peer_is_amid || self.is_amid(id);
+    fn is_mismatch_suppressed(&mut self, id: LinkId, peer_is_amid: bool) -> bool {
+        let is_amid = peer_is_amid || self.in_flux_towards(id);
         let Some(link) = self.links.get_mut(id).filter(|_| is_amid) else { return false };
-        let since = *link.excused_since.get_or_insert(self.now.mono);
-        let in_time = self.now.mono < since + self.config.sync_interval * EXCUSED_INTERVALS_MAX;
+        let since = *link.suppressed_since.get_or_insert(self.now.mono);
+        let in_time = self.now.mono < since + self.config.sync_interval * SUPPRESSED_INTERVALS_MAX;
         (in_time || self.store.controls.has(Control::AmidForEver))
             && !self.store.controls.has(Control::AmidCounts)
     }
 
-    pub(super) fn datagram(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), WireError> {
+    pub(super) fn handle_datagram(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), WireError> {
         let (kind, mut reader) = Reader::new(bytes)?;
-        if let (Kind::Packet, Some(members)) = (kind, &mut self.members) {
+        if let (Kind::Swim, Some(members)) = (kind, &mut self.members) {
             let run = self.links.get(id).and_then(|link| link.run);
-            return run.map_or(Ok(()), |run| members.packet(self.now, run, reader));
+            return run.map_or(Ok(()), |run| members.handle_packet(self.now, run, reader));
         }
         if kind == Kind::Election {
             let run = self.links.get(id).and_then(|link| link.run);
@@ -85,66 +85,66 @@ impl Replica {
             return Err(WireError::Kind(kind as u8));
         }
         let flags = reader.byte()?;
-        let root = u128::from(reader.word()?) | (u128::from(reader.word()?) << 64);
-        let seen = reader.word()?;
+        let root = u128::from(reader.u64_le()?) | (u128::from(reader.u64_le()?) << 64);
+        let seen = reader.u64_le()?;
         if let Some(members) = &mut self.members {
-            let is_same = reader.word()? == members.roster_hash();
+            let is_same = reader.u64_le()? == members.roster_hash();
             // The one that asked hears the difference too; one comparison mends both.
             if !is_same
                 && flags & CHECK_REPLY != 0
                 && let Some(link) = self.links.get_mut(id).filter(|link| !link.has_messages())
             {
-                link.message([members.compare_rosters()]);
+                link.push_messages([members.compare_rosters()]);
             }
         }
-        let theirs = match flags & CHECK_LIMITED {
+        let theirs = match flags & CHECK_RATES {
             0 => None,
-            _ => Some(Rates { wanted: reader.number()?, allowed: reader.number()? }),
+            _ => Some(Rates { wanted: reader.varint()?, allowed: reader.varint()? }),
         };
-        let wall_ms = (flags & CHECK_CLOCK != 0).then(|| reader.word()).transpose()?;
+        let wall_ms = (flags & CHECK_CLOCK != 0).then(|| reader.u64_le()).transpose()?;
         reader.end()?;
         if flags & CHECK_REPLY != 0 {
             self.hear_clock(id, wall_ms);
         }
         let same_root = root == self.store.root().sum();
-        let same_seen = seen == self.store.seen.hash();
-        let reply = (flags & CHECK_REPLY == 0).then(|| self.check(id, true));
+        let same_seen = seen == self.store.coverage.vector_hash();
+        let reply = (flags & CHECK_REPLY == 0).then(|| self.check_frame(id, true));
         if let Some(link) = self.links.get_mut(id).filter(|link| link.is_distrusted) {
             // It may be the clock of one of both that is wrong, and this is how they find out.
             link.checks.extend(reply);
             return Ok(());
         }
         if let Some(theirs) = theirs {
-            self.flow.share(self.now.mono, theirs);
+            self.write_limiter.share_rate(self.now.mono, theirs);
         }
         let is_same = same_root && same_seen;
-        let is_excused = !is_same && self.is_excused(id, flags & CHECK_AMID != 0);
+        let is_excused = !is_same && self.is_mismatch_suppressed(id, flags & CHECK_IN_FLUX != 0);
         let is_comparable = flags & CHECK_INCOMPARABLE == 0 && self.is_comparable();
         let Some(link) = self.links.get_mut(id) else { return Ok(()) };
         link.checks.extend(reply);
         if is_same {
             link.backoff = 0;
-            link.excused_since = None;
+            link.suppressed_since = None;
         }
         if is_same || is_excused {
-            link.differs = 0;
+            link.mismatches = 0;
             return Ok(());
         }
         if link.session.is_some() || self.now.mono < link.no_session_before {
             return Ok(());
         }
-        link.differs += 1;
-        if link.differs < 2 {
+        link.mismatches += 1;
+        if link.mismatches < 2 {
             link.check_at = Some(self.now.mono + self.config.sync_interval / 4);
             return Ok(());
         }
-        link.differs = 0;
+        link.mismatches = 0;
         link.wants_session = true;
         if same_seen && is_comparable {
             let leaves = self.store.leaves();
             self.store.scrub(0, leaves);
             if !self.store.is_damaged {
-                self.outputs.push_back(Output::Event(Event::Disagreement { link: id }));
+                self.outputs.push_back(Output::Event(ReplicaEvent::Disagreement { link: id }));
             }
         }
         Ok(())
@@ -156,34 +156,34 @@ impl Replica {
     pub(super) fn look_at_clock(&mut self, now: Time) {
         let turn = self.wall_clock.look(now);
         self.store.may_drop = self.wall_clock.may_drop(now);
-        self.store.tell_up_to(now);
+        self.store.set_told_max(now);
         if turn.is_some() {
-            self.withhold();
+            self.withhold_future();
         }
         let event = match turn {
-            None | Some(Turn::Begun) => return,
-            Some(Turn::Doubted) => Event::ClockInDoubt { off: self.wall_clock.off() },
-            Some(Turn::Trusted) => Event::ClockTrusted,
+            None | Some(ClockChange::Begun) => return,
+            Some(ClockChange::Doubted) => ReplicaEvent::ClockInDoubt { off: self.wall_clock.off() },
+            Some(ClockChange::Trusted) => ReplicaEvent::ClockTrusted,
         };
         // Whoever doubts asks all peers at once, and again in each interval.
-        self.next_sync = self.next_sync.min(now.mono);
+        self.next_tick = self.next_tick.min(now.mono);
         self.outputs.push_back(Output::Event(event));
     }
 
     /// Tells no more, until their time, the claims that were made or taken while the clock was ahead. What links have
     /// been told of them is no ground to go on from.
-    fn withhold(&mut self) {
-        if self.store.withhold(self.now) {
-            self.chains = Chains::default();
+    fn withhold_future(&mut self) {
+        if self.store.withhold_future(self.now) {
+            self.forwarded_claims = ForwardedClaims::default();
             self.links.ids().into_iter().for_each(|id| self.break_link(id, BreakReason::Clock));
         }
     }
 
     /// A peer has answered a check. If answers are missing, the round trip is taken as longer than it was.
     fn hear_clock(&mut self, id: LinkId, wall_ms: Option<u64>) {
-        let asked_at = self.links.get_mut(id).and_then(|link| link.asked_at.take());
+        let asked_at = self.links.get_mut(id).and_then(|link| link.check_sent_at.take());
         if let Some(asked_at) = asked_at {
-            self.wall_clock.hear(self.now, id, wall_ms, self.now.mono.saturating_sub(asked_at));
+            self.wall_clock.hear_clock(self.now, id, wall_ms, self.now.mono.saturating_sub(asked_at));
             self.look_at_clock(self.now);
         }
     }
@@ -195,23 +195,23 @@ impl Replica {
             if self.disk.is_there()
                 && let Some(memo) = members.memo()
             {
-                self.keep(MEMBERS_MEMO, Some(&memo));
+                self.set_memo(MEMBERS_MEMO, Some(&memo));
             }
         }
         self.wake_elections();
         self.store.expire(now, EXPIRE_STEPS);
         self.replace_donor();
         let (mut checks, mut breaks, interval) = (Vec::new(), Vec::new(), self.config.sync_interval);
-        for id in self.links.due(now.mono) {
+        for id in self.links.links_to_poll(now.mono) {
             let link = self.links.get_mut(id).expect("just listed");
             if link.check_at.take_if(|at| *at <= now.mono).is_some() {
                 checks.push(id);
             }
-            link.states_position |= link.confirm_at.take_if(|at| *at <= now.mono).is_some();
-            if link.becomes_late(now.mono, interval)
+            link.owes_ack |= link.ack_at.take_if(|at| *at <= now.mono).is_some();
+            if link.times_out(now.mono, interval)
                 && let (Some(members), Some(run)) = (&mut self.members, link.run)
             {
-                members.confirmed(run, false);
+                members.note_ack(run, false);
             }
             if link.break_at.is_some_and(|at| at <= now.mono) {
                 let reason = if link.is_distrusted {
@@ -227,25 +227,25 @@ impl Replica {
         }
         checks.into_iter().for_each(|id| self.push_check(id));
         breaks.into_iter().for_each(|(id, reason)| self.break_link(id, reason));
-        if self.next_sync <= now.mono {
-            self.sync();
+        if self.next_tick <= now.mono {
+            self.tick();
         }
     }
 
     fn push_check(&mut self, id: LinkId) {
-        let check = self.check(id, false);
+        let check = self.check_frame(id, false);
         let link = self.links.get_mut(id).expect("just listed");
-        link.asked_at.get_or_insert(self.now.mono);
+        link.check_sent_at.get_or_insert(self.now.mono);
         link.checks.push_back(check);
     }
 
     /// Once an interval: compare with a random peer, settle accounts with all, look after the house.
-    pub(super) fn sync(&mut self) {
+    pub(super) fn tick(&mut self) {
         // Spread over the interval, so that clusters started together do not act together.
         let interval = self.config.sync_interval;
         let jitter = interval / 8 * (self.random.next_u32() % 3);
-        self.next_sync = self.now.mono + interval - interval / 8 + jitter;
-        let is_ready = |link: &Link| link.peer.is_some() && link.reach.feeds;
+        self.next_tick = self.now.mono + interval - interval / 8 + jitter;
+        let is_ready = |link: &Link| link.peer.is_some() && link.route.feeds;
         let ready: Vec<LinkId> = self.links.iter().filter(|(_, l)| is_ready(l)).map(|(id, _)| id).collect();
         if self.wall_clock.is_doubted() {
             ready.iter().for_each(|id| self.push_check(*id));
@@ -253,13 +253,13 @@ impl Replica {
             let id = ready[self.random.next_u64() as usize % ready.len()];
             self.push_check(id);
         }
-        self.links.values_mut().for_each(|link| link.flush = true);
-        self.answer(true);
-        let backlog = self.config.lag_bytes_max as u64 / BACKLOG_PART;
-        self.flow.tick(self.now.mono, self.median_lag() > backlog);
-        self.store.seen.sweep();
-        if self.store.seen.withholds() {
-            self.withhold();
+        self.links.values_mut().for_each(|link| link.wants_flush = true);
+        self.answer_coverage(true);
+        let backlog = self.config.lag_bytes_max as u64 / BACKLOG_DIVISOR;
+        self.write_limiter.adapt(self.now.mono, self.median_lag() > backlog);
+        self.store.coverage.sweep();
+        if self.store.coverage.withholds_future() {
+            self.withhold_future();
         }
         let rounds = (self.config.scrub_interval.as_millis() / interval.as_millis().max(1)).max(1) as usize;
         let leaves = self.store.leaves().div_ceil(rounds);

@@ -2,7 +2,7 @@
 //!
 //! [`Replica::persist`] hands out what has changed since the last transaction. Rows are collected in parts of two
 //! thousand, so that writers never wait for many, and the last part brings the rows changed meanwhile and the claims of
-//! its very instant: all parts are to be written in one transaction, and then `Seen` is never ahead of its rows, nor
+//! its very instant: all parts are to be written in one transaction, and then `Coverage` is never ahead of its rows, nor
 //! the rows ahead of it. While one transaction is under way the log coalesces for the next.
 //!
 //! A disk that fails is answered with [`Input::PersistFailed`](crate::Input::PersistFailed): from then on this replica
@@ -15,33 +15,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Replica;
 use crate::controls::Control;
 use crate::error::WriteError;
-use crate::replica::saved::{self, Change, Saved, State};
-use crate::store::coverage::Pending;
+use crate::replica::saved::{self, DiskChange, DiskSummary, Saved};
+use crate::store::coverage::RegionCoverage;
 use crate::store::digest::HashKey;
-use crate::store::entry::{Held, Record, Revision};
+use crate::store::entry::{Dot, DotSet, Revision};
 use crate::store::{NOTHING_KEPT, Store};
 
 /// Rows in one part of a transaction, except for its last: a writer waits for about a tenth of a millisecond. With fewer it
 /// waits more often, and to be woken each time costs more than the rows do.
-const PART_ROWS: usize = 2_048;
+const TRANSACTION_PART_ROWS: usize = 2_048;
 
 /// A part of a transaction for the disk.
 #[derive(Clone, Debug)]
 pub struct Persist {
     begins: bool,
     is_whole: bool,
-    rows: Vec<Held>,
-    claims: Option<Box<Claims>>,
+    rows: Vec<DotSet>,
+    metadata: Option<Box<DiskMetadata>>,
 }
 
 /// What is claimed in the instant of a transaction's last part.
 #[derive(Clone, Debug)]
-struct Claims {
-    seen: Vec<(u64, u64)>,
-    clouds: Vec<Pending>,
+struct DiskMetadata {
+    vector: Vec<(u64, u64)>,
+    extra_regions: Vec<RegionCoverage>,
     positions: Vec<(u64, Option<u64>)>,
     memos: Vec<(String, Option<Vec<u8>>)>,
-    state: State,
+    state: DiskSummary,
 }
 
 impl Persist {
@@ -58,27 +58,31 @@ impl Persist {
     /// The transaction is complete: write all its parts at once, and answer with
     /// [`Input::Persisted`](crate::Input::Persisted) when they are safe.
     pub fn ends(&self) -> bool {
-        self.claims.is_some()
+        self.metadata.is_some()
     }
 
     /// What the disk is to put and to remove. A key may stand in a transaction twice: the later change counts.
-    pub fn changes(&self) -> impl Iterator<Item = Change> {
-        self.rows.iter().map(saved::row).chain(self.claims())
+    pub fn changes(&self) -> impl Iterator<Item = DiskChange> {
+        self.rows.iter().map(saved::encode_row).chain(self.metadata())
     }
 
     /// The rows among the changes.
     #[cfg(feature = "durable")]
-    pub(crate) fn rows(&self) -> &[Held] {
+    pub(crate) fn rows(&self) -> &[DotSet] {
         &self.rows
     }
 
     /// All other changes.
-    pub(crate) fn claims(&self) -> impl Iterator<Item = Change> {
-        self.claims.iter().flat_map(|claims| {
-            let seen = claims.seen.iter().map(|(origin, clock)| saved::seen(*origin, *clock));
-            let positions = claims.positions.iter().map(|(log, at)| saved::position(*log, *at));
-            let memos = claims.memos.iter().map(|(name, memo)| saved::memo(name, memo.as_deref()));
-            let rest = [saved::clouds(&claims.clouds), saved::state(&claims.state)];
+    pub(crate) fn metadata(&self) -> impl Iterator<Item = DiskChange> {
+        self.metadata.iter().flat_map(|metadata| {
+            let seen =
+                metadata.vector.iter().map(|(origin, clock)| saved::encode_vector_entry(*origin, *clock));
+            let positions = metadata.positions.iter().map(|(log, at)| saved::encode_position(*log, *at));
+            let memos = metadata.memos.iter().map(|(name, memo)| saved::encode_memo(name, memo.as_deref()));
+            let rest = [
+                saved::encode_extra_regions(&metadata.extra_regions),
+                saved::encode_summary(&metadata.state),
+            ];
             seen.chain(positions).chain(memos).chain(rest)
         })
     }
@@ -92,10 +96,10 @@ impl Persist {
 
 /// What a transaction reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Mark {
+struct DiskMark {
     head: u64,
-    seen: u64,
-    spans: usize,
+    coverage: u64,
+    extra_count: usize,
     hash_key: HashKey,
     memos: u64,
 }
@@ -114,17 +118,17 @@ struct Staging {
 #[derive(Debug)]
 struct Flight {
     log: u64,
-    before: Option<Mark>,
-    mark: Mark,
-    dropped: Vec<Vec<u8>>,
-    moved: BTreeSet<u64>,
+    before: Option<DiskMark>,
+    mark: DiskMark,
+    expired_keys: Vec<Vec<u8>>,
+    changed_positions: BTreeSet<u64>,
     changed: BTreeSet<String>,
 }
 
 /// A copy of everything that is being taken, in parts.
 #[cfg(feature = "durable")]
 #[derive(Debug, Default)]
-pub(crate) struct Copy {
+pub(crate) struct SnapshotCursor {
     cursor: DiskCursor,
     marks: (u64, u64, u64),
 }
@@ -135,7 +139,7 @@ pub(super) struct DiskCursor {
     is_there: bool,
     has_failed: bool,
     /// What the last transaction reached. Nothing, if the next one has to write everything.
-    base: Option<Mark>,
+    last_transaction: Option<DiskMark>,
     staging: Option<Staging>,
     flight: Option<Flight>,
     /// Up to where the log is safe, and which memos are.
@@ -164,11 +168,11 @@ impl DiskCursor {
         self.memos.get(name).map(Vec::as_slice)
     }
 
-    fn mark(&self, store: &Store) -> Mark {
-        Mark {
+    fn mark(&self, store: &Store) -> DiskMark {
+        DiskMark {
             head: store.log.head(),
-            seen: store.seen.version(),
-            spans: store.seen.spans(),
+            coverage: store.coverage.vector_version(),
+            extra_count: store.coverage.extra_count(),
             hash_key: store.hash_key,
             memos: self.changes,
         }
@@ -176,88 +180,94 @@ impl DiskCursor {
 
     /// The next part of a transaction.
     fn part(&mut self, store: &Store, rows_max: usize) -> Persist {
-        let is_whole = self.base.is_none();
+        let is_whole = self.last_transaction.is_none();
         let begins = self.staging.as_ref().is_none_or(|staging| staging.log != store.log.id);
         if begins {
-            let cursor = self.base.map_or(0, |base| base.head);
+            let cursor = self.last_transaction.map_or(0, |base| base.head);
             self.staging = Some(Staging { log: store.log.id, cursor, goal: store.log.head() });
         }
         let staging = self.staging.as_mut().expect("just made sure");
-        let mut later = store.log.after(staging.cursor);
+        let mut later = store.log.rows_after(staging.cursor);
         let part: Vec<(u64, u32)> = later.by_ref().take(rows_max).collect();
-        let held = |rows: Vec<(u64, u32)>| {
+        let dot_set = |rows: Vec<(u64, u32)>| {
             let rows = store.many(rows.into_iter().map(|(_, slot)| slot));
-            rows.into_iter().map(|row| row.held.clone()).collect()
+            rows.into_iter().map(|row| row.dot_set.clone()).collect()
         };
         let is_full = part.len() == rows_max;
         if let Some((last, _)) = part.last().filter(|(last, _)| is_full && *last < staging.goal) {
             staging.cursor = *last;
-            return Persist { begins, is_whole, rows: held(part), claims: None };
+            return Persist { begins, is_whole, rows: dot_set(part), metadata: None };
         }
-        let rows = held(part.into_iter().chain(later).collect());
+        let rows = dot_set(part.into_iter().chain(later).collect());
         self.staging = None;
-        Persist { begins, is_whole, rows, claims: Some(Box::new(self.claims(store))) }
+        Persist { begins, is_whole, rows, metadata: Some(Box::new(self.metadata(store))) }
     }
 
     /// What is claimed in this instant.
-    fn claims(&self, store: &Store) -> Claims {
-        let is_whole = self.base.is_none();
-        let logs = if is_whole { store.positions.keys().copied().collect() } else { store.moved.clone() };
+    fn metadata(&self, store: &Store) -> DiskMetadata {
+        let is_whole = self.last_transaction.is_none();
+        let logs = if is_whole {
+            store.peer_positions.keys().copied().collect()
+        } else {
+            store.changed_positions.clone()
+        };
         let names = if is_whole { self.memos.keys().cloned().collect() } else { self.changed.clone() };
-        let position = |log| (log, store.positions.get(&log).copied());
+        let position = |log| (log, store.peer_positions.get(&log).copied());
         let memo = |name| (self.memos.get(&name).cloned(), name);
-        let grown = store.seen.grown_since(self.base.map_or(0, |base| base.seen));
-        Claims {
-            seen: grown.map(|(origin, _)| (origin, store.seen.known_clock(origin))).collect(),
-            clouds: store.seen.clouds(),
+        let grown = store.coverage.grown_since(self.last_transaction.map_or(0, |base| base.coverage));
+        DiskMetadata {
+            vector: grown.map(|(origin, _)| (origin, store.coverage.clock_with_withheld(origin))).collect(),
+            extra_regions: store.coverage.extra_regions(),
             positions: logs.into_iter().map(position).collect(),
             memos: names.into_iter().map(memo).map(|(memo, name)| (name, memo)).collect(),
-            state: State {
+            state: DiskSummary {
                 hash_key: store.hash_key,
                 clock: store.clock.last(),
                 run: store.run,
                 root: store.root().sum(),
-                seen: store.seen.known_hash(),
-                clouds: store.seen.spans() as u64,
+                vector_hash: store.coverage.hash_with_withheld(),
+                extra_regions: store.coverage.extra_count() as u64,
             },
         }
     }
 
     /// The next transaction has to write everything.
-    pub(super) fn begin_anew(&mut self) {
-        self.base = None;
+    pub(super) fn require_full_write(&mut self) {
+        self.last_transaction = None;
         self.safe = None;
     }
 }
 
 impl Replica {
     pub(super) fn load(&mut self, saved: Saved) {
-        let Saved { rows, seen, clouds, positions, memos, state: Some(state), is_copy } = saved else {
+        let Saved { rows, vector: seen, extra_regions, positions, memos, state: Some(state), is_copy } =
+            saved
+        else {
             return;
         };
         let store = &mut self.store;
         store.hash_key = state.hash_key;
-        store.seen.rekey(state.hash_key, std::iter::empty());
-        store.clock.recall(state.clock);
+        store.coverage.rekey(state.hash_key, std::iter::empty());
+        store.clock.load(state.clock);
         if store.controls.has(Control::OldOrigin) {
             store.run = state.run;
         }
-        store.seen.restore(seen, &clouds);
+        store.coverage.load(seen, &extra_regions);
         store.fill(rows);
-        store.positions = positions;
-        if !store.positions.is_empty() {
-            self.wall_clock.meets_others();
+        store.peer_positions = positions;
+        if !store.peer_positions.is_empty() {
+            self.wall_clock.note_others();
         }
         store.log.raise_floor(store.log.head().max(1));
         self.disk.memos = memos;
         if self.disk.is_there && !is_copy {
             let mark = self.disk.mark(store);
             store.disk = Some(mark.head);
-            self.disk.base = Some(mark);
+            self.disk.last_transaction = Some(mark);
             self.disk.safe = Some((Revision { log: store.log.id, number: mark.head }, 0));
         }
         store.is_damaged = store.root().sum() != state.root && !store.controls.has(Control::SeenAhead);
-        self.recover();
+        self.recover_from_damage();
     }
 
     /// The next part of what the disk is to write, if there is anything and no transaction is under way.
@@ -266,19 +276,27 @@ impl Replica {
             return None;
         }
         let (store, disk) = (&mut self.store, &mut self.disk);
-        if store.dropped.is_none() {
-            store.dropped = Some(Vec::new());
-            (disk.base, disk.staging) = (None, None);
+        if store.expired_keys.is_none() {
+            store.expired_keys = Some(Vec::new());
+            (disk.last_transaction, disk.staging) = (None, None);
         }
-        let mut part = disk.part(store, PART_ROWS);
+        let mut part = disk.part(store, TRANSACTION_PART_ROWS);
         if part.ends() {
-            let dropped = store.dropped.replace(Vec::new()).unwrap_or_default();
-            let now = |key: &Vec<u8>| store.held(key).map(|(held, _)| held.clone());
-            part.rows.extend(dropped.iter().map(|key| now(key).unwrap_or(Held::Nothing(Record::bare(key)))));
+            let dropped = store.expired_keys.replace(Vec::new()).unwrap_or_default();
+            let now = |key: &Vec<u8>| store.dot_set(key).map(|(dot_set, _)| dot_set.clone());
+            part.rows.extend(dropped.iter().map(|key| now(key).unwrap_or(DotSet::Empty(Dot::key_only(key)))));
             let mark = disk.mark(store);
-            let before = disk.base.replace(mark);
-            let (moved, changed) = (std::mem::take(&mut store.moved), std::mem::take(&mut disk.changed));
-            disk.flight = Some(Flight { log: store.log.id, before, mark, dropped, moved, changed });
+            let before = disk.last_transaction.replace(mark);
+            let (moved, changed) =
+                (std::mem::take(&mut store.changed_positions), std::mem::take(&mut disk.changed));
+            disk.flight = Some(Flight {
+                log: store.log.id,
+                before,
+                mark,
+                expired_keys: dropped,
+                changed_positions: moved,
+                changed,
+            });
         }
         Some(part)
     }
@@ -286,10 +304,10 @@ impl Replica {
     /// The next part of a copy of everything. A copy whose last part is `None` has to begin anew: what its earlier
     /// parts brought has been forgotten meanwhile.
     #[cfg(feature = "durable")]
-    pub(crate) fn copy(&self, copy: &mut Copy, rows_max: usize) -> Option<Persist> {
-        let marks = (self.store.log.id, self.store.log.floor(), self.store.drops);
+    pub(crate) fn copy(&self, copy: &mut SnapshotCursor, rows_max: usize) -> Option<Persist> {
+        let marks = (self.store.log.id, self.store.log.floor(), self.store.expiry_count);
         if copy.cursor.staging.is_some() && copy.marks != marks {
-            *copy = Copy::default();
+            *copy = SnapshotCursor::default();
             return None;
         }
         copy.marks = marks;
@@ -302,48 +320,48 @@ impl Replica {
         let is_ready = disk.is_there && !disk.has_failed && disk.flight.is_none();
         is_ready
             && (disk.staging.is_some()
-                || self.store.dropped.as_ref().is_none_or(|dropped| !dropped.is_empty())
-                || disk.base != Some(disk.mark(&self.store)))
+                || self.store.expired_keys.as_ref().is_none_or(|dropped| !dropped.is_empty())
+                || disk.last_transaction != Some(disk.mark(&self.store)))
     }
 
-    pub(super) fn persisted(&mut self) {
+    pub(super) fn on_persisted(&mut self) {
         let Some(flight) = self.disk.flight.take() else { return };
         // After damage the log is another one, and its disk has nothing yet.
         if flight.log == self.store.log.id {
             self.disk.safe =
                 Some((Revision { log: flight.log, number: flight.mark.head }, flight.mark.memos));
-            self.store.persisted(flight.mark.head);
+            self.store.advance_disk(flight.mark.head);
         }
         self.keep_promises();
     }
 
     /// Begins the transaction that failed again when the disk is back. Until then it holds nothing back.
-    pub(super) fn persist_failed(&mut self) {
+    pub(super) fn on_persist_failed(&mut self) {
         let (store, disk) = (&mut self.store, &mut self.disk);
         disk.has_failed = true;
         self.promises.clear();
         self.election.iter_mut().for_each(|election| election.disk(true));
         disk.staging = None;
         if let Some(flight) = disk.flight.take() {
-            store.dropped.iter_mut().for_each(|dropped| dropped.extend_from_slice(&flight.dropped));
-            store.moved.extend(flight.moved);
+            store.expired_keys.iter_mut().for_each(|dropped| dropped.extend_from_slice(&flight.expired_keys));
+            store.changed_positions.extend(flight.changed_positions);
             disk.changed.extend(flight.changed);
-            disk.base = flight.before.filter(|_| flight.log == store.log.id);
+            disk.last_transaction = flight.before.filter(|_| flight.log == store.log.id);
         }
         store.disk = Some(NOTHING_KEPT);
     }
 
-    pub(super) fn disk_back(&mut self) {
+    pub(super) fn on_disk_back(&mut self) {
         let (store, disk) = (&mut self.store, &mut self.disk);
         disk.has_failed = false;
         self.election.iter_mut().for_each(|election| election.disk(false));
         // Removals that were forgotten meanwhile are in no log: then everything is written anew.
-        disk.base = disk.base.filter(|base| store.log.floor() <= base.head);
-        store.disk = Some(disk.base.map_or(0, |base| base.head));
+        disk.last_transaction = disk.last_transaction.filter(|base| store.log.floor() <= base.head);
+        store.disk = Some(disk.last_transaction.map_or(0, |base| base.head));
     }
 
     /// Whether local writes are taken.
-    pub(super) fn check_disk(&self) -> Result<(), WriteError> {
+    pub(super) fn check_disk_usable(&self) -> Result<(), WriteError> {
         if self.disk.has_failed { Err(WriteError::Disk) } else { Ok(()) }
     }
 
@@ -361,7 +379,7 @@ impl Replica {
 
     /// Keeps something under a name, or forgets it. What is sent because of it has to wait until
     /// [`Replica::are_memos_safe`].
-    pub fn keep(&mut self, name: &str, memo: Option<&[u8]>) {
+    pub fn set_memo(&mut self, name: &str, memo: Option<&[u8]>) {
         let memos = &mut self.disk.memos;
         let old = match memo {
             Some(memo) => memos.insert(name.to_owned(), memo.to_vec()),
@@ -374,7 +392,7 @@ impl Replica {
     }
 
     /// What was kept under a name, in this run or in an earlier one.
-    pub fn kept(&self, name: &str) -> Option<&[u8]> {
+    pub fn memo(&self, name: &str) -> Option<&[u8]> {
         self.disk.memo(name)
     }
 
@@ -423,10 +441,12 @@ mod tests {
                 replica.handle(later, Input::Wake);
             }
             assert!(replica.len() == 1 && replica.persist().is_none());
-            assert_eq!(replica.store.dropped.is_none(), is_whole);
+            assert_eq!(replica.store.expired_keys.is_none(), is_whole);
             replica.handle(later, Input::DiskBack);
             assert_eq!(write(&mut replica, later), is_whole);
-            assert!(replica.persist().is_none() && replica.store.dropped.as_ref().is_some_and(Vec::is_empty));
+            assert!(
+                replica.persist().is_none() && replica.store.expired_keys.as_ref().is_some_and(Vec::is_empty)
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Where the replica meets its elections: who has the seats, what is promised and when it is safe.
 
-use super::{Event, Output, Replica, VOTER_MEMO};
+use super::{Output, Replica, ReplicaEvent, VOTER_MEMO};
 use crate::config::LEASE_TIME_MAX;
-use crate::election::{Effect, Election, Leader, LeaseId, Living, Message, Promised};
+use crate::election::{ElectionEffect, Elections, Leader, LeaseId, Living, Message, Promised};
 use crate::error::ElectionError;
 use crate::membership::{Member, Members};
 use crate::store::digest::fingerprint;
@@ -13,7 +13,7 @@ use crate::wire::{Reader, WireError};
 #[derive(Debug)]
 pub(super) struct Promise {
     /// Of the changes of memos.
-    mark: u64,
+    memo_count: u64,
     to: u64,
     message: Message,
 }
@@ -54,7 +54,7 @@ impl Replica {
     pub fn lease(&self, now: Time, id: LeaseId) -> Option<(Stamp, Time)> {
         let (term, until) = self.election.as_ref()?.lease(id)?;
         let left = until.checked_sub(now.mono).filter(|left| !left.is_zero())?;
-        Some((term, now.after(left)))
+        Some((term, now.later_by(left)))
     }
 
     /// The token of a lease that this replica holds, by its name.
@@ -92,13 +92,13 @@ impl Replica {
     /// How many voters have said whom they have granted an observed lease, and how many are needed.
     #[cfg(feature = "node")]
     pub(crate) fn heard_of_leader(&self, name: &str) -> (usize, usize) {
-        self.election.as_ref().map_or((0, 0), |election| election.heard(name))
+        self.election.as_ref().map_or((0, 0), |election| election.answered_count(name))
     }
 
     fn in_elections<T>(
         &mut self,
         now: Time,
-        act: impl FnOnce(&mut Election) -> Result<T, ElectionError>,
+        act: impl FnOnce(&mut Elections) -> Result<T, ElectionError>,
     ) -> Result<T, ElectionError> {
         self.now = now;
         self.seat_voters();
@@ -106,14 +106,14 @@ impl Replica {
         election.wake(now);
         let done = act(election);
         election.wake(now);
-        self.see_to_elections();
+        self.drain_election_effects();
         done
     }
 
     /// Who has the seats of voters changes with the members.
     pub(super) fn seat_voters(&mut self) {
         if let (Some(election), Some(members)) = (&mut self.election, &self.members) {
-            election.seat(|name| members.living_named(name));
+            election.seat_voters(|name| members.living_named(name));
         }
     }
 
@@ -138,25 +138,25 @@ impl Replica {
     }
 
     /// Passes on what the elections want done. What goes to this node itself is done here.
-    pub(super) fn see_to_elections(&mut self) {
+    pub(super) fn drain_election_effects(&mut self) {
         while let Some(effect) = self.election.as_mut().and_then(|election| election.effects.pop_front()) {
             match effect {
-                Effect::Send(to, message, None) => self.send_ballot(to, message),
-                Effect::Send(to, message, Some(term)) => {
+                ElectionEffect::Send(to, message, None) => self.send_ballot(to, message),
+                ElectionEffect::Send(to, message, Some(term)) => {
                     if self.disk.is_there() {
-                        let lease = self.election.as_ref().map_or(LEASE_TIME_MAX, Election::lease_max);
-                        self.keep(VOTER_MEMO, Some(&Promised { term, lease }.write()));
+                        let lease = self.election.as_ref().map_or(LEASE_TIME_MAX, Elections::lease_max);
+                        self.set_memo(VOTER_MEMO, Some(&Promised { term, lease }.write()));
                     }
                     let (mark, _) = self.disk.memo_marks();
-                    self.promises.push_back(Promise { mark, to, message });
+                    self.promises.push_back(Promise { memo_count: mark, to, message });
                     self.keep_promises();
                 }
-                Effect::Lease(id, state) => self.outputs.push_back(Output::Lease(id, state)),
-                Effect::Leader(name, leader) => self.outputs.push_back(Output::Leader(name, leader)),
-                Effect::Differs(run, theirs) => {
+                ElectionEffect::Lease(id, state) => self.outputs.push_back(Output::Lease(id, state)),
+                ElectionEffect::Leader(name, leader) => self.outputs.push_back(Output::Leader(name, leader)),
+                ElectionEffect::Differs(run, theirs) => {
                     let member = self.members().find(|member| member.run == run).cloned().map(Box::new);
                     if let (Some(member), Some(election)) = (member, &self.election) {
-                        let event = Event::VotersDiffer { member, ours: election.rules(), theirs };
+                        let event = ReplicaEvent::VotersDiffer { member, ours: election.rules(), theirs };
                         self.outputs.push_back(Output::Event(event));
                     }
                 }
@@ -167,7 +167,7 @@ impl Replica {
     /// Sends what the disk has by now.
     pub(super) fn keep_promises(&mut self) {
         let (_, safe) = self.disk.memo_marks();
-        let is_safe = |promise: &Promise| !self.disk.is_there() || promise.mark <= safe;
+        let is_safe = |promise: &Promise| !self.disk.is_there() || promise.memo_count <= safe;
         let count = self.promises.iter().take_while(|promise| is_safe(promise)).count();
         let safe: Vec<Promise> = self.promises.drain(..count).collect();
         safe.into_iter().for_each(|promise| self.send_ballot(promise.to, promise.message));
@@ -178,7 +178,7 @@ impl Replica {
         if to == members.own().run {
             election.message(self.now, to, message);
         } else if let Some(contact) = members.contact(to) {
-            self.outputs.push_back(Output::Packet(contact, message.encode()));
+            self.outputs.push_back(Output::MemberDatagram(contact, message.encode()));
         }
     }
 
@@ -190,7 +190,7 @@ impl Replica {
     /// Whether leases were given up of which a voter may not know yet.
     #[cfg(feature = "node")]
     pub(crate) fn owes_releases(&self) -> bool {
-        self.election.as_ref().is_some_and(Election::owes_releases)
+        self.election.as_ref().is_some_and(Elections::owes_releases)
     }
 }
 

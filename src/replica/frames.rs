@@ -1,13 +1,13 @@
 //! What comes over a link's streams, and where it goes.
 
-use super::{Event, Lane, LinkId, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica};
+use super::{Lane, LinkId, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica, ReplicaEvent};
 use crate::controls::Control;
-use crate::replication::tail::large::Hint;
-use crate::replication::tail::{Merged, News, Refused};
+use crate::replication::tail::large::ResumeOffer;
+use crate::replication::tail::{News, RefusedRow, TailOutcome};
 use crate::wire::{Kind, Reader, WireError};
 
 impl Replica {
-    pub(super) fn stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
+    pub(super) fn handle_stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
         let Some(link) = self.links.get_mut(id).filter(|link| !link.is_distrusted) else { return Ok(()) };
         if lane == Lane::Live {
             link.received_at = self.now.mono;
@@ -19,14 +19,14 @@ impl Replica {
         if let (Lane::Bulk, Some(session)) = (lane, &mut link.session)
             && !self.store.controls.has(Control::WholeFramesCount)
         {
-            session.moved(self.now, bytes.len());
+            session.on_bytes_moved(self.now, bytes.len());
         }
         assembler.feed(bytes);
         while let Some(frame) = assembler.next()? {
             let (kind, reader) = Reader::new(frame)?;
             let reader = reader.within(Some(self.store.claim_bounds(self.now)));
             match lane {
-                Lane::Live => self.live_frame(id, kind, reader)?,
+                Lane::Live => self.handle_live_frame(id, kind, reader)?,
                 Lane::Bulk => self.bulk_frame(id, kind, reader)?,
             }
             if self.store.is_damaged || !self.links.contains(id) {
@@ -41,17 +41,17 @@ impl Replica {
         Ok(())
     }
 
-    fn live_frame(&mut self, id: LinkId, kind: Kind, mut reader: Reader<'_>) -> Result<(), WireError> {
+    fn handle_live_frame(&mut self, id: LinkId, kind: Kind, mut reader: Reader<'_>) -> Result<(), WireError> {
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         match (kind, link.peer) {
             (Kind::Covers, Some(_)) => self.covers_frame(id, reader)?,
             (Kind::Roster, _) => {
                 let Some(members) = &mut self.members else { return Err(WireError::Kind(kind as u8)) };
-                link.message(members.roster(self.now, reader)?);
+                link.push_messages(members.roster(self.now, reader)?);
             }
             (Kind::Hello, None) => {
-                let peer = (reader.word()?, reader.word()?);
-                let seen = reader.word()?;
+                let peer = (reader.u64_le()?, reader.u64_le()?);
+                let seen = reader.u64_le()?;
                 reader.end()?;
                 let (log, run) = peer;
                 let is_own = run == store.run || log == store.log.id;
@@ -63,48 +63,49 @@ impl Replica {
                     return Err(WireError::Claim);
                 }
                 link.peer = Some(peer);
-                link.incoming.since_ms = self.now.wall_ms();
+                link.tail_receiver.since_ms = self.now.wall_ms();
                 link.keep_partial(self.partials.take(link.run.unwrap_or(peer.1)));
                 // A replica that followed this log before, or has seen as much, goes on from there.
-                let follows = store.completed(peer.0) > 0 || seen == store.seen.hash();
-                link.states_position = follows;
+                let follows = store.completed(peer.0) > 0 || seen == store.coverage.vector_hash();
+                link.owes_ack = follows;
                 link.wants_session |= !follows;
-                if let Some(kept) = self.kept.get(&peer.0) {
-                    link.outgoing.cursor = *kept;
+                if let Some(kept) = self.stale_cursors.get(&peer.0) {
+                    link.tail_sender.cursor = *kept;
                 }
             }
-            (Kind::Position, Some(_)) => {
-                let (log, complete) = (reader.word()?, reader.number()?);
+            (Kind::Ack, Some(_)) => {
+                let (log, complete) = (reader.u64_le()?, reader.varint()?);
                 reader.end()?;
                 if log == store.log.id && complete > store.log.head() {
                     return Err(WireError::Claim);
                 }
-                link.wants_session |= !link.outgoing.resume(store, log, complete);
+                link.wants_session |= !link.tail_sender.resume(store, log, complete);
                 if log == store.log.id {
-                    link.confirmed(self.now.mono, complete);
+                    link.ack_received(self.now.mono, complete);
                     if let (Some(members), Some(run)) = (&mut self.members, link.run) {
-                        members.confirmed(run, true);
+                        members.note_ack(run, true);
                     }
                 }
             }
-            (Kind::Partial, Some(_)) => link.hint = Some(Hint::read(reader)?),
-            (Kind::Ask, Some(_)) => {
+            (Kind::Partial, Some(_)) => link.resume_offer = Some(ResumeOffer::read(reader)?),
+            (Kind::AckRequest, Some(_)) => {
                 reader.end()?;
-                link.states_position = true;
-                link.incoming.asked();
+                link.owes_ack = true;
+                link.tail_receiver.note_ack_wanted();
             }
             (Kind::Tail, Some((log, run))) => {
-                let sender = link.sender(log, run);
-                let mut news = News { chains: &mut self.chains, arrivals: &mut self.arrivals };
+                let sender = link.tail_peer(log, run);
+                let mut news =
+                    News { forwarded_claims: &mut self.forwarded_claims, arrivals: &mut self.arrivals };
                 let before = store.completed(log);
-                let merged = link.incoming.frame(store, &mut news, self.now, sender, reader)?;
-                link.received(
+                let merged = link.tail_receiver.handle_frame(store, &mut news, self.now, sender, reader)?;
+                link.note_frame(
                     self.now.mono,
                     self.config.sync_interval,
                     merged.rows,
                     store.completed(log) > before,
                 );
-                self.merged(id, merged);
+                self.count_merged(id, merged);
             }
             _ => return Err(WireError::Kind(kind as u8)),
         }
@@ -112,35 +113,36 @@ impl Replica {
     }
 
     /// A piece of a large row of the tail.
-    pub(super) fn piece(&mut self, id: LinkId, piece: (bool, Reader<'_>)) -> Result<(), WireError> {
+    pub(super) fn handle_piece(&mut self, id: LinkId, piece: (bool, Reader<'_>)) -> Result<(), WireError> {
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         let (log, run) = link.peer.ok_or(WireError::Kind(Kind::Piece as u8))?;
         link.received_at = self.now.mono;
-        let sender = link.sender(log, run);
-        let mut news = News { chains: &mut self.chains, arrivals: &mut self.arrivals };
+        let sender = link.tail_peer(log, run);
+        let mut news = News { forwarded_claims: &mut self.forwarded_claims, arrivals: &mut self.arrivals };
         let before = store.completed(log);
-        let merged = link.incoming.piece(store, &mut news, self.now, sender, piece, &mut link.partial)?;
-        link.received(self.now.mono, self.config.sync_interval, merged.rows, store.completed(log) > before);
-        self.merged(id, merged);
+        let merged =
+            link.tail_receiver.handle_piece(store, &mut news, self.now, sender, piece, &mut link.partial)?;
+        link.note_frame(self.now.mono, self.config.sync_interval, merged.rows, store.completed(log) > before);
+        self.count_merged(id, merged);
         Ok(())
     }
 
     /// A tail has brought something.
-    fn merged(&mut self, id: LinkId, merged: Merged) {
+    fn count_merged(&mut self, id: LinkId, merged: TailOutcome) {
         if let Some(link) = self.links.get_mut(id) {
-            link.states_position |= std::mem::take(&mut link.incoming.is_asked);
+            link.owes_ack |= std::mem::take(&mut link.tail_receiver.ack_wanted);
         }
         self.tail_rows.0 += merged.rows as u64;
         self.tail_rows.1 += merged.new as u64;
-        self.refused(id, merged.refusals);
+        self.on_refused_rows(id, merged.refusals);
     }
 
-    pub(super) fn refused(&mut self, id: LinkId, refusals: Vec<Refused>) {
+    pub(super) fn on_refused_rows(&mut self, id: LinkId, refusals: Vec<RefusedRow>) {
         if refusals.is_empty() {
             return;
         }
         for (key, reason) in refusals {
-            self.outputs.push_back(Output::Event(Event::Refused { link: id, key, reason }));
+            self.outputs.push_back(Output::Event(ReplicaEvent::Refused { link: id, key, reason }));
         }
         self.break_later(id);
     }
@@ -164,11 +166,11 @@ impl Replica {
     /// A peer claims what it cannot know. Nothing more that it sends is merged, and the link ends after a while, the
     /// longer, the more often that happens: a new one at once would only bring the same.
     pub(super) fn distrust(&mut self, id: LinkId) {
-        self.give_up(id);
+        self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
         link.is_distrusted = true;
         link.wants_session = false;
-        self.outputs.push_back(Output::Event(Event::ClaimRefused { link: id }));
+        self.outputs.push_back(Output::Event(ReplicaEvent::ClaimRefused { link: id }));
         self.break_later(id);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A replica that comes into a cluster is linked with many peers at once, and each of them holds all that it lacks. So
 //! it compares with one of them, its donor, and puts the others off: who has begun with it already is told
-//! ([`Kind::Later`](crate::wire::Kind::Later)), gives its session up and is asked when the donor is through. Then little
+//! ([`Kind::Deferred`](crate::wire::Kind::Deferred)), gives its session up and is asked when the donor is through. Then little
 //! differs, and they only compare. A donor that is gone, or has brought nothing for a while where somebody else could, is
 //! replaced; what it brought is settled, so the next one brings the rest. So is one that takes long, while others wait: no
 //! rate tells a slow link from a peer that holds the place of a donor without feeding anything.
@@ -13,19 +13,19 @@ use std::time::Duration;
 
 use super::{LinkId, Replica};
 use crate::controls::Control;
-use crate::replication::repair::Session;
+use crate::replication::repair::RepairSession;
 
 /// A donor that has brought nothing for this part of [`Config::sync_timeout`](crate::Config::sync_timeout) is replaced.
-const PATIENCE_PART: u32 = 4;
+const DONOR_STALL_DIVISOR: u32 = 4;
 
 /// While others wait, a donor has so many times [`Config::sync_timeout`](crate::Config::sync_timeout) to come to its end,
 /// and twice as long each time after it was replaced, up to so often. Little is sent twice: what is settled stays so, and
 /// a large row on its way is kept for the next turn.
-const TURN_TIMES: u32 = 12;
-const TURN_DOUBLINGS_MAX: u32 = 8;
+const DONOR_TIME_FACTOR: u32 = 12;
+const DONOR_TIME_DOUBLINGS_MAX: u32 = 8;
 
 /// Whoever was put off and is not asked begins again by itself, but not before so many sync intervals.
-const PUT_OFF_INTERVALS: u32 = 8;
+const DEFERRED_INTERVALS: u32 = 8;
 
 /// A member that has caught up waits for so many probe intervals, at most, until it is linked with all whom it wants to be
 /// linked with: one that cannot be reached must not keep it from being ready.
@@ -33,17 +33,17 @@ const LINKS_INTERVALS_MAX: u32 = 1;
 
 /// Whether this replica has caught up with anybody since its start, and who is to help it.
 #[derive(Debug, Default)]
-pub(super) struct Joining {
-    is_over: bool,
+pub(super) struct JoinState {
+    has_caught_up: bool,
     donor: Option<LinkId>,
     /// It has caught up, and until then it waits for links.
     links_until: Option<Duration>,
     is_ready: bool,
 }
 
-impl Joining {
-    pub(super) fn is_over(&self) -> bool {
-        self.is_over
+impl JoinState {
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.has_caught_up
     }
 
     /// When the wait for links ends, while it lasts.
@@ -67,13 +67,13 @@ pub struct JoinProgress {
     /// The same at its donor.
     pub bytes_expected: u64,
     /// It has caught up, and is linked with the members that it knows of, as far as they can be reached.
-    pub is_over: bool,
+    pub is_ready: bool,
 }
 
 impl Replica {
     /// Whether this replica has not caught up with any peer since its start.
     pub fn is_joining(&self) -> bool {
-        !self.joining.is_over
+        !self.joining.has_caught_up
     }
 
     /// Whether this replica has caught up with a peer since its start and, where it is a member, its writes go at once to
@@ -84,8 +84,8 @@ impl Replica {
     }
 
     /// Looks whether it is ready, once it has caught up.
-    pub(super) fn see_to_readiness(&mut self) {
-        if !self.joining.is_over || self.joining.is_ready {
+    pub(super) fn advance_readiness(&mut self) {
+        if !self.joining.has_caught_up || self.joining.is_ready {
             return;
         }
         let now = self.now.mono;
@@ -97,8 +97,8 @@ impl Replica {
     /// Whether whatever this replica writes now goes at once to everybody whom it is to be sent to.
     fn is_linked(&self) -> bool {
         let Some(members) = &self.members else { return true };
-        let mut fed = self.links.values().filter(|link| link.reach.feeds);
-        !members.lacks_links() && fed.all(|link| link.outgoing.is_running())
+        let mut fed = self.links.values().filter(|link| link.route.feeds);
+        !members.lacks_links() && fed.all(|link| link.tail_sender.is_running())
     }
 
     /// The link to the peer that this replica catches up with.
@@ -111,7 +111,7 @@ impl Replica {
         let donor = self.donor();
         let link = donor.and_then(|id| self.links.get(id));
         let (entries, bytes) = link
-            .and_then(|link| link.session.as_ref()?.offered())
+            .and_then(|link| link.session.as_ref()?.peer_totals())
             .filter(|_| self.is_joining())
             .unwrap_or_default();
         let run = link.and_then(|link| link.run);
@@ -122,24 +122,24 @@ impl Replica {
             entries_expected: entries.max(entries_done),
             bytes_done,
             bytes_expected: bytes.max(bytes_done),
-            is_over: self.joining.is_ready,
+            is_ready: self.joining.is_ready,
         }
     }
 
     /// Begins to join again, as after damage.
     pub(super) fn join_anew(&mut self) {
-        self.joining = Joining::default();
+        self.joining = JoinState::default();
     }
 
     /// Looks whether it is over, and otherwise that there is a donor.
-    pub(super) fn see_to_joining(&mut self) {
-        if self.joining.is_over {
+    pub(super) fn advance_joining(&mut self) {
+        if self.joining.has_caught_up {
             return;
         }
-        if self.links.values().any(|link| link.is_synced || link.states_position) {
-            self.joining = Joining { is_over: true, ..Joining::default() };
-            self.links.touch_all();
-            self.see_to_readiness();
+        if self.links.values().any(|link| link.is_compared || link.owes_ack) {
+            self.joining = JoinState { has_caught_up: true, ..JoinState::default() };
+            self.links.mark_all_dirty();
+            self.advance_readiness();
             return;
         }
         let is_busy =
@@ -147,7 +147,7 @@ impl Replica {
         if !self.joining.donor.is_some_and(is_busy) {
             self.joining.donor = self.next_donor();
             if let Some(donor) = self.joining.donor {
-                self.links.touch(donor);
+                self.links.mark_dirty(donor);
             }
         }
     }
@@ -163,68 +163,71 @@ impl Replica {
 
     /// Whether this replica may begin a session over a link now.
     pub(super) fn may_begin(&self, id: LinkId) -> bool {
-        self.joining.is_over || self.joining.donor == Some(id) || self.store.controls.has(Control::ManyDonors)
+        self.joining.has_caught_up
+            || self.joining.donor == Some(id)
+            || self.store.controls.has(Control::ManyDonors)
     }
 
     fn is_fed_by(&self, id: LinkId) -> bool {
         let session = self.links.get(id).and_then(|link| link.session.as_ref());
-        session.is_some_and(Session::feeds)
+        session.is_some_and(RepairSession::feeds)
     }
 
     /// Whether another peer is to be put off, because one is feeding this replica already.
     pub(super) fn is_fed_by_other(&self, id: LinkId) -> bool {
-        !self.joining.is_over
+        !self.joining.has_caught_up
             && !self.store.controls.has(Control::ManyDonors)
             && self.joining.donor.is_some_and(|donor| donor != id && self.is_fed_by(donor))
     }
 
     /// A peer has begun. If it holds more than this replica it is the donor, since it was the first to answer.
     pub(super) fn begun(&mut self, id: LinkId) {
-        if self.joining.is_over || self.store.controls.has(Control::ManyDonors) || !self.is_fed_by(id) {
+        if self.joining.has_caught_up || self.store.controls.has(Control::ManyDonors) || !self.is_fed_by(id) {
             return;
         }
         let before = self.joining.donor.replace(id).filter(|before| *before != id);
         if let Some(before) = before
             && self.links.get(before).is_some_and(|link| link.session.is_some())
         {
-            self.put_off(before);
+            self.on_deferred(before);
         }
     }
 
     /// Gives a session up for now. The peer does the same, and waits until it is asked.
-    pub(super) fn put_off(&mut self, id: LinkId) {
-        self.give_up(id);
+    pub(super) fn on_deferred(&mut self, id: LinkId) {
+        self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
         link.wants_session = true;
-        link.says_later = true;
-        link.is_put_off = true;
-        link.laters_sent += 1;
+        link.owes_deferral = true;
+        link.is_deferred = true;
+        link.deferrals_sent += 1;
     }
 
     /// A peer is fed by another one and gives this session up. It will begin a new one.
-    pub(super) fn is_told_later(&mut self, id: LinkId) {
-        self.give_up(id);
+    pub(super) fn is_deferring(&mut self, id: LinkId) {
+        self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
-        link.laters_received += 1;
-        link.no_session_before = self.now.mono + self.config.sync_interval * PUT_OFF_INTERVALS;
+        link.deferrals_received += 1;
+        link.no_session_before = self.now.mono + self.config.sync_interval * DEFERRED_INTERVALS;
     }
 
     /// Lets another peer do it if the donor has stalled, or its turn is over.
     pub(super) fn replace_donor(&mut self) {
         let patience = match self.store.controls {
             controls if controls.has(Control::DonorKept) => Duration::MAX,
-            _ => self.config.sync_timeout / PATIENCE_PART,
+            _ => self.config.sync_timeout / DONOR_STALL_DIVISOR,
         };
-        let Some(id) = self.joining.donor.filter(|_| !self.joining.is_over) else { return };
+        let Some(id) = self.joining.donor.filter(|_| !self.joining.has_caught_up) else { return };
         let Some(link) = self.links.get(id) else { return };
         let Some(session) = &link.session else { return };
-        let turn = self.config.sync_timeout * (TURN_TIMES << link.stalls.min(TURN_DOUBLINGS_MAX));
+        let turn =
+            self.config.sync_timeout * (DONOR_TIME_FACTOR << link.stalls.min(DONOR_TIME_DOUBLINGS_MAX));
         let has_stalled = self.now.mono.saturating_sub(session.last_progress) > patience;
         let is_over = self.now.mono.saturating_sub(session.outcome().0.mono) > turn;
         if (has_stalled || is_over)
             && let Some(next) = self.next_donor()
         {
-            self.put_off(id);
+            self.on_deferred(id);
             self.links.get_mut(id).expect("it has a session").stalls += 1;
             self.joining.donor = Some(next);
         }

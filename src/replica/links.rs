@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use super::LinkId;
 use super::link::Link;
-use crate::membership::Reach;
+use crate::membership::Route;
 use crate::store::change_log::ChangeLog;
-use crate::store::change_log::Scope;
+use crate::store::change_log::LogFilter;
 
 #[derive(Debug, Default)]
 pub(super) struct Links {
     all: BTreeMap<LinkId, Link>,
     /// Those that may have something to do.
-    touched: BTreeSet<LinkId>,
+    dirty: BTreeSet<LinkId>,
     /// Of those that rest: who is to be looked at after every step, and when the others have to be seen to.
-    restless: BTreeSet<LinkId>,
+    always_poll: BTreeSet<LinkId>,
     deadlines: BTreeSet<(Duration, LinkId)>,
-    /// Those that are sent what is written, for each [`Scope`], and what had been written when they were touched last.
+    /// Those that are sent what is written, for each [`LogFilter`], and what had been written when they were touched last.
     fed: [BTreeSet<LinkId>; 3],
     latest: [u64; 3],
     next: LinkId,
@@ -31,24 +31,24 @@ pub(super) struct Links {
 impl Links {
     pub(super) fn insert(&mut self, id: LinkId, link: Link) {
         self.remove(id);
-        let reach = link.reach;
+        let route = link.route;
         self.all.insert(id, link);
-        self.take_reach(id, reach);
+        self.set_route(id, route);
     }
 
     /// What the link is for from now on.
-    pub(super) fn take_reach(&mut self, id: LinkId, reach: Reach) {
+    pub(super) fn set_route(&mut self, id: LinkId, route: Route) {
         let Some(link) = self.get_mut(id) else { return };
-        link.take_reach(reach);
+        link.set_route(route);
         self.fed.iter_mut().for_each(|fed| _ = fed.remove(&id));
-        if reach.feeds {
-            self.fed[reach.scope as usize].insert(id);
+        if route.feeds {
+            self.fed[route.filter as usize].insert(id);
         }
     }
 
     pub(super) fn remove(&mut self, id: LinkId) -> Option<Link> {
-        self.touch(id);
-        self.touched.remove(&id);
+        self.mark_dirty(id);
+        self.dirty.remove(&id);
         self.fed.iter_mut().for_each(|fed| _ = fed.remove(&id));
         self.all.remove(&id)
     }
@@ -79,76 +79,81 @@ impl Links {
 
     /// To be changed, and therefore to be looked at.
     pub(super) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
-        self.touch(id);
+        self.mark_dirty(id);
         self.all.get_mut(&id)
     }
 
     /// To be changed, and therefore to be looked at.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Link> {
-        self.touch_all();
+        self.mark_all_dirty();
         self.all.values_mut()
     }
 
-    pub(super) fn touch_all(&mut self) {
-        self.ids().into_iter().for_each(|id| self.touch(id));
+    pub(super) fn mark_all_dirty(&mut self) {
+        self.ids().into_iter().for_each(|id| self.mark_dirty(id));
     }
 
     /// Has it looked at.
-    pub(super) fn touch(&mut self, id: LinkId) {
+    pub(super) fn mark_dirty(&mut self, id: LinkId) {
         let Some(link) = self.all.get_mut(&id) else { return };
-        if self.touched.insert(id) {
-            self.restless.remove(&id);
-            link.rests_until.take().map(|at| self.deadlines.remove(&(at, id)));
+        if self.dirty.insert(id) {
+            self.always_poll.remove(&id);
+            link.idle_deadline.take().map(|at| self.deadlines.remove(&(at, id)));
         }
     }
 
     /// Has those looked at that cannot rest.
-    pub(super) fn stir(&mut self) {
-        let restless = std::mem::take(&mut self.restless);
-        restless.into_iter().for_each(|id| self.touch(id));
+    pub(super) fn wake(&mut self) {
+        let restless = std::mem::take(&mut self.always_poll);
+        restless.into_iter().for_each(|id| self.mark_dirty(id));
     }
 
     /// Has those looked at that are to be sent what was written.
     pub(super) fn follow(&mut self, log: &ChangeLog) {
-        for scope in [Scope::Own, Scope::PassedOn, Scope::All] {
-            let latest = log.latest(scope);
-            if std::mem::replace(&mut self.latest[scope as usize], latest) != latest {
-                let fed = std::mem::take(&mut self.fed[scope as usize]);
-                fed.iter().for_each(|id| self.touch(*id));
-                self.fed[scope as usize] = fed;
+        for filter in [LogFilter::Own, LogFilter::Forwarded, LogFilter::All] {
+            let latest = log.latest(filter);
+            if std::mem::replace(&mut self.latest[filter as usize], latest) != latest {
+                let fed = std::mem::take(&mut self.fed[filter as usize]);
+                fed.iter().for_each(|id| self.mark_dirty(*id));
+                self.fed[filter as usize] = fed;
             }
         }
     }
 
     /// The next one to be looked at, all in turn.
-    pub(super) fn next_touched(&mut self) -> Option<LinkId> {
-        let id = *self.touched.range(self.next..).next().or_else(|| self.touched.first())?;
+    pub(super) fn next_dirty(&mut self) -> Option<LinkId> {
+        let id = *self.dirty.range(self.next..).next().or_else(|| self.dirty.first())?;
         self.next = id + 1;
         Some(id)
     }
 
     /// It has nothing more to do.
-    pub(super) fn rest(&mut self, id: LinkId, interval: Duration) {
-        self.touch(id);
-        self.touched.remove(&id);
+    pub(super) fn idle(&mut self, id: LinkId, interval: Duration) {
+        self.mark_dirty(id);
+        self.dirty.remove(&id);
         let Some(link) = self.all.get_mut(&id) else { return };
-        if link.is_restless() {
-            self.restless.insert(id);
+        if link.always_poll() {
+            self.always_poll.insert(id);
         }
-        link.rests_until = link.deadline(interval);
-        link.rests_until.map(|at| self.deadlines.insert((at, id)));
+        link.idle_deadline = link.deadline(interval);
+        link.idle_deadline.map(|at| self.deadlines.insert((at, id)));
     }
 
     /// When one of them has to be seen to.
     pub(super) fn deadline(&self, interval: Duration) -> Option<Duration> {
-        let touched = self.touched.iter().filter_map(|id| self.all[id].deadline(interval));
+        let touched = self.dirty.iter().filter_map(|id| self.all[id].deadline(interval));
         touched.chain(self.deadlines.first().map(|(at, _)| *at)).min()
     }
 
     /// Those whose deadline has come, and those that somebody changed or that cannot rest.
-    pub(super) fn due(&self, now: Duration) -> Vec<LinkId> {
+    pub(super) fn links_to_poll(&self, now: Duration) -> Vec<LinkId> {
         let due = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| id);
-        due.chain(&self.touched).chain(&self.restless).copied().collect::<BTreeSet<_>>().into_iter().collect()
+        due.chain(&self.dirty)
+            .chain(&self.always_poll)
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 }
 

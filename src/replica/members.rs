@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{BreakReason, Event, LinkId, Output, Replica};
-use crate::membership::{Effect, Member, Members, Reach};
-use crate::store::change_log::Scope;
+use super::{BreakReason, LinkId, Output, Replica, ReplicaEvent};
+use crate::membership::{Member, MemberEffect, Members, Route};
+use crate::store::change_log::LogFilter;
 use crate::time::Time;
 use crate::wire::{Kind, Reader};
 
@@ -27,13 +27,13 @@ impl Replica {
     /// Changes what this node tells about itself. False, and nothing changed, if that is over
     /// [`META_BYTES_MAX`](crate::META_BYTES_MAX) or [`META_ENTRIES_MAX`](crate::META_ENTRIES_MAX), or this replica is no
     /// member.
-    pub fn tell(&mut self, meta: BTreeMap<String, String>) -> bool {
+    pub fn set_meta(&mut self, meta: BTreeMap<String, String>) -> bool {
         let Some(members) = &mut self.members else { return false };
         if (Member { meta: meta.clone(), ..members.own().clone() }).over_limit().is_some() {
             return false;
         }
         let frame = members.update(meta);
-        self.links.values_mut().for_each(|link| link.message([frame.clone()]));
+        self.links.values_mut().for_each(|link| link.push_messages([frame.clone()]));
         true
     }
 
@@ -44,34 +44,34 @@ impl Replica {
         self.resign_all(now);
         if let Some(members) = &mut self.members {
             let frame = members.leave(now);
-            self.links.values_mut().for_each(|link| link.message([frame.clone()]));
+            self.links.values_mut().for_each(|link| link.push_messages([frame.clone()]));
         }
-        self.see_to_members();
+        self.drain_member_effects();
     }
 
-    pub(super) fn met(&mut self, id: LinkId, who: &Member, packet_bytes_max: usize) {
+    pub(super) fn on_link_member(&mut self, id: LinkId, who: &Member, packet_bytes_max: usize) {
         let (Some(members), Some(link)) = (&mut self.members, self.links.get_mut(id)) else { return };
         link.run = Some(who.run);
-        members.met(self.now, who, packet_bytes_max);
+        members.on_link_member(self.now, who, packet_bytes_max);
         // One comparison mends both sides. A new node asks in any case: the answer comes before the peer's position, so
         // that the node knows whom to be linked with before it is ready.
-        if members.own().run < who.run || !self.joining.is_over() {
-            link.message([members.compare_rosters()]);
+        if members.own().run < who.run || !self.joining.has_caught_up() {
+            link.push_messages([members.compare_rosters()]);
         }
-        let reach = self.reach(Some(who.run));
-        self.links.take_reach(id, reach);
+        let route = self.route(Some(who.run));
+        self.links.set_route(id, route);
     }
 
     pub(super) fn stray_packet(&mut self, from: &Member, bytes: &[u8]) {
         let Some(members) = &mut self.members else { return };
         // There is no link to break for what is not a packet.
         match Reader::new(bytes) {
-            Ok((Kind::Packet, reader)) => {
-                members.introduce(self.now, from);
-                _ = members.packet(self.now, from.run, reader);
+            Ok((Kind::Swim, reader)) => {
+                members.note_unlinked(self.now, from);
+                _ = members.handle_packet(self.now, from.run, reader);
             }
             Ok((Kind::Election, reader)) => {
-                members.introduce(self.now, from);
+                members.note_unlinked(self.now, from);
                 _ = self.election_message(from.run, reader);
             }
             _ => {}
@@ -79,44 +79,46 @@ impl Replica {
     }
 
     /// What a link to a run is for. Without members every link is for everything.
-    pub(super) fn reach(&self, run: Option<u64>) -> Reach {
-        let everybody = Reach { feeds: true, scope: Scope::Own, is_far: false };
-        let reach = match (&self.members, run) {
-            (Some(members), Some(run)) => members.reach(run),
-            (Some(_), None) => Reach { feeds: false, ..everybody },
+    pub(super) fn route(&self, run: Option<u64>) -> Route {
+        let everybody = Route { feeds: true, filter: LogFilter::Own, is_other_group: false };
+        let route = match (&self.members, run) {
+            (Some(members), Some(run)) => members.route(run),
+            (Some(_), None) => Route { feeds: false, ..everybody },
             (None, _) => everybody,
         };
-        Reach { scope: if self.config.relay { Scope::All } else { reach.scope }, ..reach }
+        Route { filter: if self.config.relay { LogFilter::All } else { route.filter }, ..route }
     }
 
-    pub(super) fn take_reach(&mut self) {
-        let reaches: Vec<(LinkId, Reach)> =
-            self.links.iter().map(|(id, link)| (id, self.reach(link.run))).collect();
-        for (id, reach) in reaches {
-            if self.links[id].reach != reach {
-                self.links.take_reach(id, reach);
+    pub(super) fn update_routes(&mut self) {
+        let reaches: Vec<(LinkId, Route)> =
+            self.links.iter().map(|(id, link)| (id, self.route(link.run))).collect();
+        for (id, route) in reaches {
+            if self.links[id].route != route {
+                self.links.set_route(id, route);
             }
         }
     }
 
     /// Passes on what the members want done.
-    pub(super) fn see_to_members(&mut self) {
+    pub(super) fn drain_member_effects(&mut self) {
         let mut is_new = false;
         while let Some(effect) = self.members.as_mut().and_then(|members| members.effects.pop_front()) {
-            is_new |= matches!(effect, Effect::Event(_));
+            is_new |= matches!(effect, MemberEffect::Event(_));
             let event = match effect {
-                Effect::Packet(to, bytes) => Output::Packet(to, bytes),
-                Effect::Dial(to) => Output::Dial(to),
-                Effect::Seek => Output::Seek,
-                Effect::Event(event) => Output::Member(event),
-                Effect::NameTwice(member) => Output::Event(Event::NameTwice(Box::new(member))),
-                Effect::AddressTwice(member) => Output::Event(Event::AddressTwice(Box::new(member))),
-                Effect::Full if self.is_full => continue,
-                Effect::Full => {
-                    self.is_full = true;
-                    Output::Event(Event::MembersFull)
+                MemberEffect::Packet(to, bytes) => Output::MemberDatagram(to, bytes),
+                MemberEffect::Dial(to) => Output::Dial(to),
+                MemberEffect::Seek => Output::Seek,
+                MemberEffect::Event(event) => Output::Member(event),
+                MemberEffect::NameTwice(member) => Output::Event(ReplicaEvent::NameTwice(Box::new(member))),
+                MemberEffect::AddressTwice(member) => {
+                    Output::Event(ReplicaEvent::AddressTwice(Box::new(member)))
                 }
-                Effect::Break(run) => {
+                MemberEffect::Full if self.is_full => continue,
+                MemberEffect::Full => {
+                    self.is_full = true;
+                    Output::Event(ReplicaEvent::MembersFull)
+                }
+                MemberEffect::Break(run) => {
                     let to = self.links.iter().filter(|(_, link)| link.run == Some(run));
                     let ids: Vec<LinkId> = to.map(|(id, _)| id).collect();
                     ids.into_iter().for_each(|id| self.break_link(id, BreakReason::MemberGone));
@@ -125,10 +127,10 @@ impl Replica {
             };
             self.outputs.push_back(event);
         }
-        let version = self.members.as_ref().map_or(0, Members::shape_version);
-        if version != self.shape_version {
-            self.shape_version = version;
-            self.take_reach();
+        let version = self.members.as_ref().map_or(0, Members::topology_version);
+        if version != self.topology_version {
+            self.topology_version = version;
+            self.update_routes();
         }
         if is_new {
             self.seat_voters();

@@ -8,15 +8,15 @@ use rand_core::Rng;
 use super::link::{Link, PARTIAL_BYTES_MAX};
 use super::{BreakReason, LinkId, Output, Replica};
 use crate::controls::Control;
-use crate::replication::repair::{Progress, Session};
-use crate::replication::tail::large::{self, Partial, Queue};
+use crate::replication::repair::{RepairOutcome, RepairSession};
+use crate::replication::tail::large::{self, LargeRowStream, PartialRow};
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError};
 
 /// A session in which two replicas repaired each other, when it is over. As counted at this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Repair {
+pub struct RepairReport {
     /// It came to its end, and no row was refused. Otherwise what it brought stays, and another one brings the rest.
     pub is_complete: bool,
     /// Rows of both directions.
@@ -33,29 +33,29 @@ const PARTIALS_BYTES_MAX: usize = PARTIAL_BYTES_MAX;
 /// What arrived of large rows before their links broke: at most one of a peer, for the next link to the same run of it.
 /// None is used for another peer: what is put together of two peers' words could not be blamed on either.
 #[derive(Debug, Default)]
-pub(super) struct Partials {
-    by_run: BTreeMap<u64, Partial>,
+pub(super) struct PartialRows {
+    by_run: BTreeMap<u64, PartialRow>,
 }
 
-impl Partials {
-    fn keep(&mut self, run: u64, partial: Partial) {
+impl PartialRows {
+    fn insert(&mut self, run: u64, partial: PartialRow) {
         if partial.len() > PARTIALS_BYTES_MAX {
             return;
         }
         self.by_run.insert(run, partial);
-        while self.by_run.values().map(Partial::len).sum::<usize>() > PARTIALS_BYTES_MAX {
+        while self.by_run.values().map(PartialRow::len).sum::<usize>() > PARTIALS_BYTES_MAX {
             let other = self.by_run.keys().copied().find(|other| *other != run);
             self.by_run.remove(&other.expect("the new one alone is within the limit"));
         }
     }
 
-    pub(super) fn take(&mut self, run: u64) -> Option<Partial> {
+    pub(super) fn take(&mut self, run: u64) -> Option<PartialRow> {
         self.by_run.remove(&run)
     }
 }
 
-impl Repair {
-    pub(super) fn of(session: &Session, now: Time) -> Self {
+impl RepairReport {
+    pub(super) fn of(session: &RepairSession, now: Time) -> Self {
         let (began, is_complete) = session.outcome();
         let took = now.mono.saturating_sub(began.mono);
         Self { is_complete, rows: session.rows, bytes: session.bytes, took }
@@ -72,24 +72,24 @@ impl Replica {
         let mut is_first = false;
         if kind == Kind::Piece {
             let queue;
-            (queue, is_first) = large::queue_of(&mut reader)?;
-            if queue == Queue::Tail {
-                return self.piece(id, (is_first, reader));
+            (queue, is_first) = large::stream_of(&mut reader)?;
+            if queue == LargeRowStream::Tail {
+                return self.handle_piece(id, (is_first, reader));
             }
         }
         let (salt, joins) = (self.random.next_u64(), self.is_joining());
-        if kind == Kind::Later {
+        if kind == Kind::Deferred {
             reader.end()?;
-            self.is_told_later(id);
+            self.is_deferring(id);
             return Ok(());
         }
         if kind == Kind::Start {
-            let is_old = reader.number()? != self.links[id].laters_sent;
+            let is_old = reader.varint()? != self.links[id].deferrals_sent;
             if is_old && !self.store.controls.has(Control::OldStart) {
                 return Ok(());
             }
             if self.is_fed_by_other(id) {
-                self.put_off(id);
+                self.on_deferred(id);
                 return Ok(());
             }
         }
@@ -97,32 +97,32 @@ impl Replica {
         let bytes = reader.left() as u64;
         let progress = match (kind, &mut link.session) {
             (Kind::Start, None) => {
-                link.is_put_off = false;
-                link.begin(store, self.now, salt, joins);
+                link.is_deferred = false;
+                link.begin_session(store, self.now, salt, joins);
                 let session = link.session.as_mut().expect("just begun");
-                session.start(store, self.now, salt, reader)?
+                session.on_start(store, self.now, salt, reader)?
             }
             (Kind::Start, Some(session)) => {
-                link.is_put_off = false;
-                session.start(store, self.now, salt, reader)?
+                link.is_deferred = false;
+                session.on_start(store, self.now, salt, reader)?
             }
             (Kind::Items, Some(session)) => session.items(store, self.now, reader)?,
             (Kind::Piece, Some(session)) => {
-                session.piece(store, self.now, (is_first, reader), &mut link.partial)?
+                session.handle_piece(store, self.now, (is_first, reader), &mut link.partial)?
             }
             // Sent before the peer knew.
-            (Kind::Items | Kind::Piece, None) if link.is_put_off => return Ok(()),
+            (Kind::Items | Kind::Piece, None) if link.is_deferred => return Ok(()),
             _ => return Err(WireError::Kind(kind as u8)),
         };
         if let Some(session) = &mut link.session {
             session.bytes += bytes;
         }
-        link.claim(store);
-        if let Some(session) = link.finish(self.now, self.config.sync_interval) {
-            self.outputs.push_back(Output::Repair(id, Repair::of(&session, self.now)));
+        link.finish_claim(store);
+        if let Some(session) = link.finish_session(self.now, self.config.sync_interval) {
+            self.outputs.push_back(Output::Repair(id, RepairReport::of(&session, self.now)));
         }
-        let Progress { refusals, has_rekeyed } = progress;
-        self.refused(id, refusals);
+        let RepairOutcome { refusals, has_rekeyed } = progress;
+        self.on_refused_rows(id, refusals);
         if kind == Kind::Start {
             self.begun(id);
         }
@@ -135,9 +135,9 @@ impl Replica {
     /// A link is gone. Keeps what there is of a large row for the next one.
     pub(super) fn keep_partial(&mut self, link: Link) {
         let Some(run) = link.run.or(link.peer.map(|(_, run)| run)) else { return };
-        let partials = [link.partial, link.incoming.into_partial()];
-        if let Some(partial) = partials.into_iter().flatten().max_by_key(Partial::len) {
-            self.partials.keep(run, partial);
+        let partials = [link.partial, link.tail_receiver.into_partial()];
+        if let Some(partial) = partials.into_iter().flatten().max_by_key(PartialRow::len) {
+            self.partials.insert(run, partial);
         }
     }
 
@@ -148,10 +148,10 @@ impl Replica {
     }
 
     /// Ends a session before it is through.
-    pub(super) fn give_up(&mut self, id: LinkId) {
+    pub(super) fn abort_session(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(id) else { return };
         if let Some(session) = link.session.take() {
-            self.outputs.push_back(Output::Repair(id, Repair::of(&session, self.now)));
+            self.outputs.push_back(Output::Repair(id, RepairReport::of(&session, self.now)));
             link.keep_partial(session.into_partial());
         }
     }

@@ -9,13 +9,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::coverage::{Pending, SEAL, VectorHash};
+use crate::store::coverage::{RegionCoverage, SEAL, VectorHash};
 use crate::store::digest::{HashKey, fingerprint};
-use crate::store::entry::{self, Held};
+use crate::store::entry::{self, DotSet};
 use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
 /// The version of everything that is stored. A later one reads all earlier ones.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const DISK_VERSION: u8 = 1;
 
 const STATE: u8 = 0xf0;
 const SEEN: u8 = 0xf1;
@@ -51,26 +51,26 @@ pub enum SavedError {
 
 /// What all the rest must add up to.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct State {
+pub(crate) struct DiskSummary {
     pub(crate) hash_key: HashKey,
     pub(crate) clock: u64,
     pub(crate) run: u64,
     pub(crate) root: u128,
-    /// The fingerprint of the vector: see [`Seen::known_hash`](crate::store::coverage::Seen::known_hash).
-    pub(crate) seen: u64,
-    pub(crate) clouds: u64,
+    /// The fingerprint of the vector: see [`Coverage::hash_with_withheld`](crate::store::coverage::Seen::hash_with_withheld).
+    pub(crate) vector_hash: u64,
+    pub(crate) extra_regions: u64,
 }
 
 /// What a disk held, read and found sound; to be handed to [`Replica::new`](crate::Replica::new) in
 /// [`Setup::saved`](crate::Setup::saved).
 #[derive(Clone, Debug, Default)]
 pub struct Saved {
-    pub(crate) rows: Vec<Held>,
-    pub(crate) seen: BTreeMap<u64, u64>,
-    pub(crate) clouds: Vec<Pending>,
+    pub(crate) rows: Vec<DotSet>,
+    pub(crate) vector: BTreeMap<u64, u64>,
+    pub(crate) extra_regions: Vec<RegionCoverage>,
     pub(crate) positions: BTreeMap<u64, u64>,
     pub(crate) memos: BTreeMap<String, Vec<u8>>,
-    pub(crate) state: Option<State>,
+    pub(crate) state: Option<DiskSummary>,
     /// It is not what the disk holds that will follow.
     pub(crate) is_copy: bool,
 }
@@ -86,40 +86,40 @@ impl Saved {
         let mut saved = Self::default();
         for entry in entries {
             let (key, value) = entry?;
-            saved.entry(key.as_ref(), value.as_ref())?;
+            saved.read_pair(key.as_ref(), value.as_ref())?;
         }
         saved.check()?;
         Ok(saved)
     }
 
-    fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), SavedError> {
+    fn read_pair(&mut self, key: &[u8], value: &[u8]) -> Result<(), SavedError> {
         let damaged = || SavedError::Entry { key: String::from_utf8_lossy(key).into_owned() };
         let Some((kind @ STATE.., name)) = key.split_first() else {
-            let held = row_of(key, value).ok_or_else(damaged)?;
+            let dot_set = row_of(key, value).ok_or_else(damaged)?;
             if self.rows.last().is_some_and(|last| last.key() >= key) {
                 return Err(damaged());
             }
-            self.rows.push(held);
+            self.rows.push(dot_set);
             return Ok(());
         };
         let value = unseal(key, value).ok_or_else(damaged)?;
-        if *kind == STATE && value.first().is_some_and(|version| *version > VERSION) {
+        if *kind == STATE && value.first().is_some_and(|version| *version > DISK_VERSION) {
             return Err(SavedError::Version { version: value[0] });
         }
-        self.claim(*kind, name, value).ok_or_else(damaged)
+        self.read_sealed(*kind, name, value).ok_or_else(damaged)
     }
 
-    fn claim(&mut self, kind: u8, name: &[u8], value: &[u8]) -> Option<()> {
+    fn read_sealed(&mut self, kind: u8, name: &[u8], value: &[u8]) -> Option<()> {
         let mut reader = Reader::plain(value);
         let word = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
         match kind {
             STATE => self.state = Some(state_of(reader).ok()?),
-            SEEN => _ = self.seen.insert(word(name)?, reader.word().ok()?),
-            POSITION => _ = self.positions.insert(word(name)?, reader.word().ok()?),
+            SEEN => _ = self.vector.insert(word(name)?, reader.u64_le().ok()?),
+            POSITION => _ = self.positions.insert(word(name)?, reader.u64_le().ok()?),
             // Every bound names its hash key: the state may come later than this.
             CLOUDS => {
-                let told = reader.pending(HashKey::default(), &mut LeftoverTable::unlimited());
-                self.clouds = told.ok().filter(|told| told.is_whole)?.pending;
+                let told = reader.regions(HashKey::default(), &mut LeftoverTable::unlimited());
+                self.extra_regions = told.ok().filter(|told| told.is_whole)?.regions;
             }
             MEMO => _ = self.memos.insert(String::from_utf8(name.to_vec()).ok()?, value.to_vec()),
             _ => return None,
@@ -130,13 +130,13 @@ impl Saved {
     fn check(&self) -> Result<(), SavedError> {
         let incomplete = |what| Err(SavedError::Incomplete { what });
         let Some(state) = &self.state else {
-            let is_blank = self.rows.is_empty() && self.seen.is_empty() && self.memos.is_empty();
+            let is_blank = self.rows.is_empty() && self.vector.is_empty() && self.memos.is_empty();
             return if is_blank { Ok(()) } else { incomplete("the state is") };
         };
-        if VectorHash::of(SEAL, &self.seen).sum() != state.seen {
+        if VectorHash::of(SEAL, &self.vector).sum() != state.vector_hash {
             return incomplete("what is seen of some origin is");
         }
-        if self.clouds.len() as u64 != state.clouds {
+        if self.extra_regions.len() as u64 != state.extra_regions {
             return incomplete("contexts beyond the vector are");
         }
         Ok(())
@@ -148,42 +148,42 @@ impl Saved {
     }
 }
 
-fn row_of(key: &[u8], value: &[u8]) -> Option<Held> {
+fn row_of(key: &[u8], value: &[u8]) -> Option<DotSet> {
     let mut reader = Reader::plain(value);
     // Rows of several peers may come to more than any one of them would be taken with.
-    let held = reader.held(key, usize::MAX).ok()?.ok()?;
+    let dot_set = reader.dots(key, usize::MAX).ok()?.ok()?;
     reader.end().ok()?;
-    (entry::key_is_well_formed(key) && !held.is_empty()).then_some(held)
+    (entry::key_is_well_formed(key) && !dot_set.is_empty()).then_some(dot_set)
 }
 
 /// One change of what a disk holds: a key, and its value unless it is to be removed.
-pub type Change = (Vec<u8>, Option<Vec<u8>>);
+pub type DiskChange = (Vec<u8>, Option<Vec<u8>>);
 
-pub(crate) fn row(held: &Held) -> Change {
-    (held.key().to_vec(), row_value(held, Vec::new()))
+pub(crate) fn encode_row(dot_set: &DotSet) -> DiskChange {
+    (dot_set.key().to_vec(), row_value(dot_set, Vec::new()))
 }
 
 /// What stands under a row's key, written in the room of something that is no longer needed.
-pub(crate) fn row_value(held: &Held, room: Vec<u8>) -> Option<Vec<u8>> {
-    (!held.is_empty()).then(|| {
+pub(crate) fn row_value(dot_set: &DotSet, room: Vec<u8>) -> Option<Vec<u8>> {
+    (!dot_set.is_empty()).then(|| {
         let mut writer = Writer::plain_in(room);
-        writer.held(held);
+        writer.dots(dot_set);
         writer.into_plain()
     })
 }
 
-pub(crate) fn seen(origin: u64, clock: u64) -> Change {
-    claim(SEEN, &origin.to_be_bytes(), clock.to_le_bytes().to_vec())
+pub(crate) fn encode_vector_entry(origin: u64, clock: u64) -> DiskChange {
+    sealed(SEEN, &origin.to_be_bytes(), clock.to_le_bytes().to_vec())
 }
 
-pub(crate) fn position(log: u64, position: Option<u64>) -> Change {
+pub(crate) fn encode_position(log: u64, position: Option<u64>) -> DiskChange {
     let key = [&[POSITION][..], &log.to_be_bytes()].concat();
-    position.map_or((key, None), |at| claim(POSITION, &log.to_be_bytes(), at.to_le_bytes().to_vec()))
+    position.map_or((key, None), |at| sealed(POSITION, &log.to_be_bytes(), at.to_le_bytes().to_vec()))
 }
 
-pub(crate) fn memo(name: &str, memo: Option<&[u8]>) -> Change {
+pub(crate) fn encode_memo(name: &str, memo: Option<&[u8]>) -> DiskChange {
     let key = [&[MEMO][..], name.as_bytes()].concat();
-    memo.map_or((key, None), |memo| claim(MEMO, name.as_bytes(), memo.to_vec()))
+    memo.map_or((key, None), |memo| sealed(MEMO, name.as_bytes(), memo.to_vec()))
 }
 
 /// Whether this is the key of a memo.
@@ -192,40 +192,40 @@ pub(crate) fn is_memo(key: &[u8]) -> bool {
     key.first() == Some(&MEMO)
 }
 
-pub(crate) fn clouds(clouds: &[Pending]) -> Change {
+pub(crate) fn encode_extra_regions(clouds: &[RegionCoverage]) -> DiskChange {
     if clouds.is_empty() {
         return (vec![CLOUDS], None);
     }
     let mut writer = Writer::plain();
-    writer.clouds(clouds);
-    claim(CLOUDS, b"", writer.into_plain())
+    writer.extra_regions(clouds);
+    sealed(CLOUDS, b"", writer.into_plain())
 }
 
-pub(crate) fn state(state: &State) -> Change {
+pub(crate) fn encode_summary(state: &DiskSummary) -> DiskChange {
     let mut writer = Writer::plain();
-    writer.byte(VERSION);
+    writer.byte(DISK_VERSION);
     writer.hash_key(state.hash_key);
-    writer.word(state.clock);
-    writer.word(state.run);
-    writer.word(state.root as u64);
-    writer.word((state.root >> 64) as u64);
-    writer.word(state.seen);
-    writer.word(state.clouds);
-    claim(STATE, b"", writer.into_plain())
+    writer.u64_le(state.clock);
+    writer.u64_le(state.run);
+    writer.u64_le(state.root as u64);
+    writer.u64_le((state.root >> 64) as u64);
+    writer.u64_le(state.vector_hash);
+    writer.u64_le(state.extra_regions);
+    sealed(STATE, b"", writer.into_plain())
 }
 
-fn state_of(mut reader: Reader<'_>) -> Result<State, WireError> {
+fn state_of(mut reader: Reader<'_>) -> Result<DiskSummary, WireError> {
     reader.byte()?;
     let hash_key = reader.hash_key()?;
-    let (clock, run) = (reader.word()?, reader.word()?);
-    let root = u128::from(reader.word()?) | (u128::from(reader.word()?) << 64);
-    let (seen, clouds) = (reader.word()?, reader.word()?);
+    let (clock, run) = (reader.u64_le()?, reader.u64_le()?);
+    let root = u128::from(reader.u64_le()?) | (u128::from(reader.u64_le()?) << 64);
+    let (seen, clouds) = (reader.u64_le()?, reader.u64_le()?);
     reader.end()?;
-    Ok(State { hash_key, clock, run, root, seen, clouds })
+    Ok(DiskSummary { hash_key, clock, run, root, vector_hash: seen, extra_regions: clouds })
 }
 
 /// A claim with its checksum.
-fn claim(kind: u8, name: &[u8], mut value: Vec<u8>) -> Change {
+fn sealed(kind: u8, name: &[u8], mut value: Vec<u8>) -> DiskChange {
     let key = [&[kind][..], name].concat();
     let seal = seal(&key, &value);
     value.extend_from_slice(&seal);
@@ -246,7 +246,7 @@ fn unseal<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
 pub(crate) const RECORD_HEADER_BYTES: usize = 24;
 
 /// One record of changes, which is read as a whole or not at all.
-pub(crate) fn seal_changes<'a>(sequence: u64, changes: impl IntoIterator<Item = &'a Change>) -> Vec<u8> {
+pub(crate) fn seal_changes<'a>(sequence: u64, changes: impl IntoIterator<Item = &'a DiskChange>) -> Vec<u8> {
     let mut writer = Writer::plain();
     (0..RECORD_HEADER_BYTES).for_each(|_| writer.byte(0));
     for (key, value) in changes {
@@ -254,17 +254,17 @@ pub(crate) fn seal_changes<'a>(sequence: u64, changes: impl IntoIterator<Item = 
         writer.byte(u8::from(value.is_some()));
         writer.bytes(value.as_deref().unwrap_or_default());
     }
-    let mut record = writer.into_plain();
-    let body = (record.len() - RECORD_HEADER_BYTES) as u64;
-    record[..8].copy_from_slice(&body.to_le_bytes());
-    record[8..16].copy_from_slice(&sequence.to_le_bytes());
-    let checksum = record_checksum(&record);
-    record[16..24].copy_from_slice(&checksum.to_le_bytes());
-    record
+    let mut dot = writer.into_plain();
+    let body = (dot.len() - RECORD_HEADER_BYTES) as u64;
+    dot[..8].copy_from_slice(&body.to_le_bytes());
+    dot[8..16].copy_from_slice(&sequence.to_le_bytes());
+    let checksum = record_checksum(&dot);
+    dot[16..24].copy_from_slice(&checksum.to_le_bytes());
+    dot
 }
 
-fn record_checksum(record: &[u8]) -> u64 {
-    fingerprint(fingerprint(SEAL, &record[..16]), &record[RECORD_HEADER_BYTES..])
+fn record_checksum(dot: &[u8]) -> u64 {
+    fingerprint(fingerprint(SEAL, &dot[..16]), &dot[RECORD_HEADER_BYTES..])
 }
 
 /// The length of a record's body, if its header may be one.
@@ -274,10 +274,10 @@ pub(crate) fn record_body_bytes(header: &[u8]) -> Option<usize> {
 }
 
 /// The sequence and the changes of a record, if it is sound.
-pub(crate) fn unseal_changes(record: &[u8]) -> Option<(u64, Vec<Change>)> {
-    let (header, body) = record.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+pub(crate) fn unseal_changes(dot: &[u8]) -> Option<(u64, Vec<DiskChange>)> {
+    let (header, body) = dot.split_first_chunk::<RECORD_HEADER_BYTES>()?;
     let stored = u64::from_le_bytes(*header.last_chunk()?);
-    if record_body_bytes(header)? != body.len() || stored != record_checksum(record) {
+    if record_body_bytes(header)? != body.len() || stored != record_checksum(dot) {
         return None;
     }
     let mut reader = Reader::plain(body);
@@ -288,15 +288,15 @@ pub(crate) fn unseal_changes(record: &[u8]) -> Option<(u64, Vec<Change>)> {
     Some((u64::from_le_bytes(header[8..16].try_into().ok()?), changes))
 }
 
-fn change_of(reader: &mut Reader<'_>) -> Result<Change, WireError> {
+fn change_of(reader: &mut Reader<'_>) -> Result<DiskChange, WireError> {
     let (key, is_put, value) = (reader.bytes()?, reader.byte()?, reader.long_bytes()?);
     Ok((key.to_vec(), (is_put == 1).then(|| value.to_vec())))
 }
 
 /// What can be read of a record that may not be sound.
 #[cfg(feature = "__controls")]
-pub(crate) fn torn_changes(record: &[u8]) -> Vec<Change> {
-    let mut reader = Reader::plain(record.get(RECORD_HEADER_BYTES..).unwrap_or_default());
+pub(crate) fn torn_changes(dot: &[u8]) -> Vec<DiskChange> {
+    let mut reader = Reader::plain(dot.get(RECORD_HEADER_BYTES..).unwrap_or_default());
     std::iter::from_fn(|| change_of(&mut reader).ok().filter(|(key, _)| !key.is_empty())).collect()
 }
 
@@ -305,21 +305,22 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::coverage::{Context, LEFTOVERS_MAX, Places};
-    use crate::store::entry::Record;
+    use crate::store::coverage::{Clocks, HashIntervals, LEFTOVERS_MAX};
+    use crate::store::entry::Dot;
     use crate::time::Stamp;
     use crate::wire::FRAME_BYTES_MAX;
 
     #[test]
     fn contexts_beyond_vector_are_read_however_many_they_are() {
-        let context = Arc::new(Context { dots: BTreeMap::from([(1, 5)]) });
+        let context = Arc::new(Clocks { dots: BTreeMap::from([(1, 5)]) });
         let hash_key = HashKey::from_words(1, 1);
-        let cloud = |at: u64| Pending::new(hash_key, Places::between(at * 2, at * 2), context.clone());
-        let all: Vec<Pending> = (0..2 * LEFTOVERS_MAX as u64).map(cloud).collect();
-        let (key, value) = clouds(&all);
+        let cloud =
+            |at: u64| RegionCoverage::new(hash_key, HashIntervals::between(at * 2, at * 2), context.clone());
+        let all: Vec<RegionCoverage> = (0..2 * LEFTOVERS_MAX as u64).map(cloud).collect();
+        let (key, value) = encode_extra_regions(&all);
         let mut saved = Saved::default();
-        saved.entry(&key, &value.expect("there are some")).expect("it is sound");
-        assert_eq!(saved.clouds, all);
+        saved.read_pair(&key, &value.expect("there are some")).expect("it is sound");
+        assert_eq!(saved.extra_regions, all);
     }
 
     #[test]
@@ -328,12 +329,12 @@ mod tests {
         entry::register_key("k", &mut key);
         let dot = |origin| {
             let text = [&key[..], b"value"].concat();
-            Record::new(Stamp { clock: 1, origin }, 0, key.len(), &text, &mut Vec::new())
+            Dot::new(Stamp { clock: 1, origin }, 0, key.len(), &text, &mut Vec::new())
         };
-        let held = Held::from_records(&key, (1..=2 * entry::DOTS_MAX as u64).map(dot).collect());
-        let (key, value) = row(&held);
+        let dot_set = DotSet::from_dots(&key, (1..=2 * entry::DOTS_MAX as u64).map(dot).collect());
+        let (key, value) = encode_row(&dot_set);
         let read = row_of(&key, &value.expect("it holds something")).expect("it is sound");
-        assert_eq!(read.dots().len(), held.dots().len());
+        assert_eq!(read.dots().len(), dot_set.dots().len());
 
         let changes = [(key, Some(vec![7; FRAME_BYTES_MAX + 1])), (vec![MEMO], None)];
         assert_eq!(unseal_changes(&seal_changes(3, &changes)), Some((3, changes.to_vec())));

@@ -15,7 +15,7 @@ impl Replica {
             let run = self.links.values().find(wrote)?.run;
             self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone())
         };
-        let arrivals = self.arrivals.report(self.now);
+        let arrivals = self.arrivals.figures(self.now);
         arrivals.map(|arrival| Arrival { name: name(&arrival), ..arrival }).collect()
     }
 
@@ -23,11 +23,11 @@ impl Replica {
     pub fn status(&self) -> Status {
         Status {
             root: self.store.root().sum(),
-            seen: self.store.seen.hash(),
+            seen: self.store.coverage.vector_hash(),
             entries: self.store.len(),
             bytes: self.store.bytes(),
-            origins: self.store.seen.vector().dots.len(),
-            cloud: self.store.seen.spans(),
+            origins: self.store.coverage.vector().dots.len(),
+            extra_contexts: self.store.coverage.extra_count(),
             removals: self.store.log.removals(),
             head: self.head(),
             durable: self.durable(),
@@ -57,7 +57,7 @@ pub struct Status {
     /// Process starts that ever wrote.
     pub origins: usize,
     /// Contexts kept beyond the vector; none when all is quiet.
-    pub cloud: usize,
+    pub extra_contexts: usize,
     /// Removals that the change log still remembers.
     pub removals: usize,
     /// The change log's head.
@@ -73,7 +73,7 @@ pub struct Status {
     /// Repair sessions under way.
     pub sessions: usize,
     /// What repair sessions have moved.
-    pub traffic: SyncTraffic,
+    pub traffic: RepairTraffic,
     /// Rows that peers sent as they were written, and those of them that were news here.
     pub rows_received: u64,
     /// See [`rows_received`](Self::rows_received).
@@ -83,7 +83,7 @@ pub struct Status {
 /// What repair sessions moved, both directions, as counted at this end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct SyncTraffic {
+pub struct RepairTraffic {
     /// Bytes of sent rows.
     pub rows_bytes: u64,
     /// All sent bytes of sessions and checks, the rows included.

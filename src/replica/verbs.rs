@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Replica;
 use crate::error::WriteError;
 use crate::store::OnlyIf;
-use crate::store::entry::{self, Entry, Held, Revision};
+use crate::store::entry::{self, DotSet, Entry, Revision};
 use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 use crate::time::{Stamp, Time};
 
@@ -30,9 +30,9 @@ impl Replica {
         value: &[u8],
         options: &PutOptions,
     ) -> Result<Stamp, WriteError> {
-        self.admit(now)?;
-        entry::check_name(key.as_bytes())?;
-        self.store.check_value(value.len())?;
+        self.check_writable(now)?;
+        entry::check_key(key.as_bytes())?;
+        self.store.check_value_bytes(value.len())?;
         let mut stored = Vec::with_capacity(1 + key.len());
         entry::register_key(key, &mut stored);
         if let Some(only_if) = options.only_if {
@@ -63,8 +63,8 @@ impl Replica {
         key: &str,
         only_if: Option<OnlyIf>,
     ) -> Result<Option<Stamp>, WriteError> {
-        self.admit(now)?;
-        entry::check_name(key.as_bytes())?;
+        self.check_writable(now)?;
+        entry::check_key(key.as_bytes())?;
         let mut stored = Vec::with_capacity(1 + key.len());
         entry::register_key(key, &mut stored);
         if let Some(only_if) = only_if {
@@ -77,8 +77,8 @@ impl Replica {
     pub fn get(&self, now: Time, key: &str) -> Option<Entry> {
         let mut stored = Vec::with_capacity(1 + key.len());
         entry::register_key(key, &mut stored);
-        let (held, revision) = self.store.held(&stored)?;
-        self.entry(now, held, revision)
+        let (dot_set, revision) = self.store.dot_set(&stored)?;
+        self.entry_of(now, dot_set, revision)
     }
 
     /// All entries whose key begins like this, in key order.
@@ -87,12 +87,12 @@ impl Replica {
         entry::register_key(prefix, &mut stored);
         self.store
             .with_prefix(&stored)
-            .filter_map(|(held, revision)| self.entry(now, held, revision))
+            .filter_map(|(dot_set, revision)| self.entry_of(now, dot_set, revision))
             .collect()
     }
 
-    fn entry(&self, now: Time, held: &Held, number: u64) -> Option<Entry> {
-        Entry::new(held, Revision { log: self.store.log.id, number }, now.wall_ms())
+    fn entry_of(&self, now: Time, dot_set: &DotSet, number: u64) -> Option<Entry> {
+        Entry::new(dot_set, Revision { log: self.store.log.id, number }, now.wall_ms())
     }
 
     /// How many entries are held, those of sets and counters included.
@@ -110,19 +110,19 @@ impl Replica {
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
     pub fn commit(&mut self, now: Time, batch: &Batch) -> Result<Vec<Option<Stamp>>, WriteError> {
-        self.admit(now)?;
+        self.check_writable(now)?;
         if batch.writes.len() > BATCH_WRITES_MAX {
             return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
         }
         for (key, value) in &batch.writes {
-            entry::check_name(key.as_bytes())?;
-            self.store.check_value(value.as_ref().map_or(0, Vec::len))?;
+            entry::check_key(key.as_bytes())?;
+            self.store.check_value_bytes(value.as_ref().map_or(0, Vec::len))?;
         }
         let write = |(key, value): &(String, Option<Vec<u8>>)| {
             let mut stored = Vec::with_capacity(1 + key.len());
             entry::register_key(key, &mut stored);
             let bytes = stored.len() + value.as_ref().map_or(0, Vec::len);
-            self.flow.wrote(now.mono, bytes as u64);
+            self.write_limiter.count_written(now.mono, bytes as u64);
             match value {
                 Some(value) => Some(self.store.put(now, &stored, value, 0).0),
                 None => self.store.delete(now, &stored).map(|(stamp, _)| stamp),
@@ -134,8 +134,8 @@ impl Replica {
     }
 
     /// Whether a local write is taken now.
-    fn admit(&mut self, now: Time) -> Result<(), WriteError> {
-        self.check_disk()?;
+    fn check_writable(&mut self, now: Time) -> Result<(), WriteError> {
+        self.check_disk_usable()?;
         self.look_at_clock(now);
         if self.wall_clock.is_doubted() {
             return Err(WriteError::Clock { off: self.wall_clock.off() });
@@ -146,19 +146,19 @@ impl Replica {
         if !self.is_busy(now) {
             return Ok(());
         }
-        self.flow.refused();
+        self.write_limiter.count_refused();
         Err(WriteError::Busy)
     }
 
     fn write_put(&mut self, now: Time, stored: &[u8], value: &[u8], expires: u64) -> Stamp {
-        self.flow.wrote(now.mono, (stored.len() + value.len()) as u64);
+        self.write_limiter.count_written(now.mono, (stored.len() + value.len()) as u64);
         let (stamp, _) = self.store.put(now, stored, value, expires);
         self.follow();
         stamp
     }
 
     fn write_delete(&mut self, now: Time, stored: &[u8]) -> Option<Stamp> {
-        self.flow.wrote(now.mono, stored.len() as u64);
+        self.write_limiter.count_written(now.mono, stored.len() as u64);
         let (stamp, _) = self.store.delete(now, stored)?;
         self.follow();
         Some(stamp)
@@ -184,8 +184,8 @@ impl Replica {
     }
 
     fn element(set: &str, element: &str) -> Result<Vec<u8>, WriteError> {
-        entry::check_name(set.as_bytes())?;
-        entry::check_name(element.as_bytes())?;
+        entry::check_key(set.as_bytes())?;
+        entry::check_key(element.as_bytes())?;
         let mut stored = Vec::with_capacity(3 + set.len() + element.len());
         entry::set_prefix(set, &mut stored);
         stored.extend_from_slice(element.as_bytes());
@@ -197,7 +197,7 @@ impl Replica {
     /// # Errors
     /// If a name is not acceptable, or the disk has failed.
     pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
-        self.admit(now)?;
+        self.check_writable(now)?;
         let stored = Self::element(set, element)?;
         Ok(self.write_put(now, &stored, &[], 0))
     }
@@ -207,21 +207,22 @@ impl Replica {
     /// # Errors
     /// If a name is not acceptable, or the disk has failed.
     pub fn set_remove(&mut self, now: Time, set: &str, element: &str) -> Result<Option<Stamp>, WriteError> {
-        self.admit(now)?;
+        self.check_writable(now)?;
         let stored = Self::element(set, element)?;
         Ok(self.write_delete(now, &stored))
     }
 
     /// Whether an element is in a set.
     pub fn set_contains(&self, set: &str, element: &str) -> bool {
-        Self::element(set, element).is_ok_and(|stored| self.store.held(&stored).is_some())
+        Self::element(set, element).is_ok_and(|stored| self.store.dot_set(&stored).is_some())
     }
 
     /// The elements of a set, in order.
     pub fn set_iter(&self, set: &str) -> impl Iterator<Item = String> {
         let mut prefix = Vec::new();
         entry::set_prefix(set, &mut prefix);
-        let elements = self.store.with_prefix(&prefix).map(|(held, _)| entry::name_of(held.key()).to_owned());
+        let elements =
+            self.store.with_prefix(&prefix).map(|(dot_set, _)| entry::readable_key(dot_set.key()).to_owned());
         elements.collect::<Vec<_>>().into_iter()
     }
 
@@ -230,12 +231,12 @@ impl Replica {
     /// # Errors
     /// If the name is not acceptable, this process's share would overflow, or the disk has failed.
     pub fn counter_add(&mut self, now: Time, counter: &str, by: i64) -> Result<Stamp, WriteError> {
-        self.admit(now)?;
-        entry::check_name(counter.as_bytes())?;
+        self.check_writable(now)?;
+        entry::check_key(counter.as_bytes())?;
         let mut stored = Vec::new();
         entry::counter_prefix(counter, &mut stored);
         stored.extend_from_slice(&self.store.run.to_be_bytes());
-        let share = self.store.held(&stored).map_or(0, |(held, _)| share_of(held));
+        let share = self.store.dot_set(&stored).map_or(0, |(dot_set, _)| share_of(dot_set));
         let share = share.checked_add(by).ok_or(WriteError::CounterOverflow)?;
         Ok(self.write_put(now, &stored, &share.to_le_bytes(), 0))
     }
@@ -244,13 +245,14 @@ impl Replica {
     pub fn counter_value(&self, counter: &str) -> i64 {
         let mut prefix = Vec::new();
         entry::counter_prefix(counter, &mut prefix);
-        let sum: i128 = self.store.with_prefix(&prefix).map(|(held, _)| i128::from(share_of(held))).sum();
+        let sum: i128 =
+            self.store.with_prefix(&prefix).map(|(dot_set, _)| i128::from(share_of(dot_set))).sum();
         sum.clamp(i64::MIN.into(), i64::MAX.into()) as i64
     }
 }
 
-fn share_of(held: &Held) -> i64 {
-    let bytes = held.dots().last().map_or(&[][..], entry::Record::value);
+fn share_of(dot_set: &DotSet) -> i64 {
+    let bytes = dot_set.dots().last().map_or(&[][..], entry::Dot::value);
     bytes.try_into().map_or(0, i64::from_le_bytes)
 }
 

@@ -66,7 +66,7 @@ impl Votes {
 
 /// What became of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum ClockChange {
     /// It was looked at for the first time.
     Begun,
     Doubted,
@@ -124,12 +124,12 @@ impl WallClock {
     }
 
     /// Others hold what this store holds, or will.
-    pub(crate) fn meets_others(&mut self) {
+    pub(crate) fn note_others(&mut self) {
         self.knows_others = true;
     }
 
     /// What a peer's clock said, halfway through a round trip that took this long. None: the peer doubts its own.
-    pub(crate) fn hear(&mut self, now: Time, link: LinkId, wall_ms: Option<u64>, round_trip: Duration) {
+    pub(crate) fn hear_clock(&mut self, now: Time, link: LinkId, wall_ms: Option<u64>, round_trip: Duration) {
         self.has_news = true;
         match wall_ms {
             None => _ = self.statements.remove(&link),
@@ -146,18 +146,18 @@ impl WallClock {
     }
 
     /// The link is gone. That its peer contradicted is not forgotten with it.
-    pub(crate) fn forget(&mut self, link: LinkId) {
+    pub(crate) fn forget_link(&mut self, link: LinkId) {
         self.statements.remove(&link);
     }
 
     /// Looks at both clocks. To be called with every input, before anything is done with the time.
-    pub(crate) fn look(&mut self, now: Time) -> Option<Turn> {
+    pub(crate) fn look(&mut self, now: Time) -> Option<ClockChange> {
         let offset = offset(now.wall_ms(), now.mono);
         let before = std::mem::replace(&mut self.offset, offset);
         let has_stepped = self.since.is_some() && apart(offset, before) > self.step_ms_max;
         if self.since.is_none() {
             (self.since, self.trusted) = (Some(now.mono), Some(offset));
-            return Some(Turn::Begun);
+            return Some(ClockChange::Begun);
         }
         if has_stepped {
             self.since = Some(now.mono);
@@ -178,7 +178,7 @@ impl WallClock {
             self.is_doubted = true;
             self.since = Some(now.mono);
             self.trusted = self.trusted.filter(|_| has_stepped);
-            return Some(Turn::Doubted);
+            return Some(ClockChange::Doubted);
         }
         self.is_confirmed |= votes.is_agreed();
         self.trusted = Some(offset);
@@ -186,7 +186,7 @@ impl WallClock {
     }
 
     /// Whether the doubt ends.
-    fn reconsider(&mut self, now: Time, votes: Votes) -> Option<Turn> {
+    fn reconsider(&mut self, now: Time, votes: Votes) -> Option<ClockChange> {
         let has_returned =
             self.trusted.is_some_and(|trusted| apart(self.offset, trusted) <= self.step_ms_max);
         let patience = if self.is_contradicted { ALONE_TIME } else { ACCEPT_TIME };
@@ -198,7 +198,7 @@ impl WallClock {
         self.is_confirmed = votes.is_agreed() || (has_returned && self.is_confirmed);
         (self.is_doubted, self.is_contradicted) = (false, false);
         self.trusted = Some(self.offset);
-        Some(Turn::Trusted)
+        Some(ClockChange::Trusted)
     }
 
     /// A peer agrees only by its answer to a question that was sent since the start or the last step. It differs also by what
@@ -250,14 +250,14 @@ mod tests {
 
     fn clock() -> WallClock {
         let mut clock = WallClock::new(Duration::from_secs(5), Controls::default());
-        assert_eq!(clock.look(at(0, 0)), Some(Turn::Begun));
+        assert_eq!(clock.look(at(0, 0)), Some(ClockChange::Begun));
         clock
     }
 
     /// A peer answers at this time with a clock that is so far ahead.
     fn hear(clock: &mut WallClock, link: LinkId, seconds: u64, ahead_ms: u64) {
         let now = at(seconds, ahead_ms);
-        clock.hear(now, link, Some(now.wall_ms()), Duration::ZERO);
+        clock.hear_clock(now, link, Some(now.wall_ms()), Duration::ZERO);
     }
 
     #[test]
@@ -265,10 +265,10 @@ mod tests {
         let mut clock = clock();
         assert!(clock.look(at(1, 2_000)).is_none(), "half of the skew is no step");
         for ahead in [2 * HOUR, 0] {
-            assert_eq!(clock.look(at(2, ahead + 6_000)), Some(Turn::Doubted));
+            assert_eq!(clock.look(at(2, ahead + 6_000)), Some(ClockChange::Doubted));
             assert!(!clock.may_drop(at(2, ahead)) && clock.off() >= Duration::from_secs(4));
             assert_eq!(clock.look(at(3, ahead + 6_000)), None);
-            assert_eq!(clock.look(at(14, 2_000)), Some(Turn::Trusted));
+            assert_eq!(clock.look(at(14, 2_000)), Some(ClockChange::Trusted));
             assert!(clock.may_drop(at(75, 2_000)));
         }
     }
@@ -276,30 +276,30 @@ mod tests {
     #[test]
     fn a_step_is_accepted_when_peers_confirm_it_or_nobody_contradicts() {
         let mut alone = clock();
-        assert_eq!(alone.look(at(1, HOUR)), Some(Turn::Doubted));
+        assert_eq!(alone.look(at(1, HOUR)), Some(ClockChange::Doubted));
         assert_eq!(alone.look(at(60, HOUR)), None);
-        assert_eq!(alone.look(at(61, HOUR)), Some(Turn::Trusted));
+        assert_eq!(alone.look(at(61, HOUR)), Some(ClockChange::Trusted));
 
         let mut clock = clock();
-        clock.meets_others();
+        clock.note_others();
         hear(&mut clock, 1, 0, HOUR);
-        assert_eq!(clock.look(at(1, HOUR)), Some(Turn::Doubted));
+        assert_eq!(clock.look(at(1, HOUR)), Some(ClockChange::Doubted));
         assert_eq!(clock.look(at(2, HOUR)), None, "what was said before the step confirms nothing");
         hear(&mut clock, 1, 2, HOUR);
-        assert_eq!(clock.look(at(2, HOUR)), Some(Turn::Trusted));
+        assert_eq!(clock.look(at(2, HOUR)), Some(ClockChange::Trusted));
         assert!(clock.may_drop(at(2, HOUR)));
     }
 
     #[test]
     fn a_contradicted_step_is_not_accepted_though_the_peer_goes() {
         let mut clock = clock();
-        clock.meets_others();
-        assert_eq!(clock.look(at(1, HOUR)), Some(Turn::Doubted));
+        clock.note_others();
+        assert_eq!(clock.look(at(1, HOUR)), Some(ClockChange::Doubted));
         hear(&mut clock, 1, 2, 0);
         assert_eq!(clock.look(at(2, HOUR)), None);
-        clock.forget(1);
+        clock.forget_link(1);
         assert_eq!(clock.look(at(3_600, HOUR)), None);
-        assert_eq!(clock.look(at(3 * 24 * 3_600, HOUR)), Some(Turn::Trusted));
+        assert_eq!(clock.look(at(3 * 24 * 3_600, HOUR)), Some(ClockChange::Trusted));
     }
 
     #[test]
@@ -312,18 +312,18 @@ mod tests {
         }
         let mut clock = clock();
         (0..2).for_each(|link| hear(&mut clock, link, 1, HOUR));
-        assert_eq!(clock.look(at(1, 0)), Some(Turn::Doubted), "two of three say otherwise");
+        assert_eq!(clock.look(at(1, 0)), Some(ClockChange::Doubted), "two of three say otherwise");
         (0..2).for_each(|link| hear(&mut clock, link, 2, 0));
-        assert_eq!(clock.look(at(2, 0)), Some(Turn::Trusted));
+        assert_eq!(clock.look(at(2, 0)), Some(ClockChange::Trusted));
     }
 
     #[test]
     fn a_store_with_peers_drops_nothing_before_one_confirms_its_clock() {
         let mut clock = clock();
         assert!(!clock.may_drop(at(59, 0)) && clock.may_drop(at(60, 0)));
-        clock.meets_others();
+        clock.note_others();
         assert!(!clock.may_drop(at(3_600, 0)) && clock.may_drop(at(24 * 3_600, 0)));
-        clock.hear(at(1, 0), 1, Some(at(1, 0).wall_ms()), Duration::from_secs(6));
+        clock.hear_clock(at(1, 0), 1, Some(at(1, 0).wall_ms()), Duration::from_secs(6));
         clock.look(at(1, 0));
         assert!(!clock.may_drop(at(1, 0)), "an answer that took longer than the skew says nothing");
         hear(&mut clock, 1, 2, 0);

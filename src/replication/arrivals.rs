@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::store::Row;
+use crate::store::PeerRow;
 use crate::time::Time;
 
 /// Origins whose times are kept; of more of them, those that were heard last.
@@ -26,7 +26,7 @@ const EXACT_MS: u64 = 8;
 /// Longer ones have so many buckets for every doubling, up to the last one, which takes all that is beyond.
 const DOUBLING_BUCKETS: u64 = 4;
 const DOUBLINGS: u64 = 20;
-const BUCKETS: usize = (EXACT_MS + DOUBLING_BUCKETS * DOUBLINGS) as usize;
+const ARRIVAL_BUCKETS: usize = (EXACT_MS + DOUBLING_BUCKETS * DOUBLINGS) as usize;
 
 fn bucket_of(ms: u64) -> usize {
     if ms < EXACT_MS {
@@ -35,7 +35,7 @@ fn bucket_of(ms: u64) -> usize {
     let doubling = u64::from((ms / EXACT_MS).ilog2());
     let part = (ms >> doubling) - EXACT_MS;
     let at = EXACT_MS + doubling * DOUBLING_BUCKETS + part * DOUBLING_BUCKETS / EXACT_MS;
-    (at as usize).min(BUCKETS - 1)
+    (at as usize).min(ARRIVAL_BUCKETS - 1)
 }
 
 /// The greatest number of milliseconds that falls into a bucket.
@@ -71,42 +71,42 @@ pub struct Arrival {
 }
 
 #[derive(Clone, Debug)]
-struct Window {
-    buckets: [u32; BUCKETS],
+struct ArrivalWindow {
+    buckets: [u32; ARRIVAL_BUCKETS],
     max_ms: u64,
 }
 
-impl Default for Window {
+impl Default for ArrivalWindow {
     fn default() -> Self {
-        Self { buckets: [0; BUCKETS], max_ms: 0 }
+        Self { buckets: [0; ARRIVAL_BUCKETS], max_ms: 0 }
     }
 }
 
 #[derive(Clone, Debug, Default)]
-struct Origin {
+struct OriginArrivals {
     count: u64,
     latest_ms: u64,
     mean_micros: i64,
     last_at: Duration,
     /// Which window is the current one; the other one is that before it.
     window: u64,
-    windows: [Window; 2],
+    windows: [ArrivalWindow; 2],
     /// What was not recorded elsewhere yet.
     #[cfg(feature = "metrics")]
     fresh: BTreeMap<usize, usize>,
 }
 
-impl Origin {
-    fn turn(&mut self, now: Time) {
+impl OriginArrivals {
+    fn rotate(&mut self, now: Time) {
         let window = now.mono.as_secs() / WINDOW.as_secs();
         for gone in (self.window + 1..=window).rev().take(2) {
-            self.windows[gone as usize % 2] = Window::default();
+            self.windows[gone as usize % 2] = ArrivalWindow::default();
         }
         self.window = window;
     }
 
-    fn note(&mut self, now: Time, ms: u64) {
-        self.turn(now);
+    fn record(&mut self, now: Time, ms: u64) {
+        self.rotate(now);
         let micros = i64::try_from(ms.saturating_mul(1_000)).unwrap_or(i64::MAX / 2);
         let part = if self.count == 0 { 1 } else { SMOOTHING_PART };
         self.mean_micros += (micros - self.mean_micros) / part;
@@ -125,9 +125,9 @@ impl Origin {
     fn quantile_ms(&self, hundredths: u64) -> u64 {
         let at =
             |bucket: usize| self.windows.iter().map(|window| u64::from(window.buckets[bucket])).sum::<u64>();
-        let all: u64 = (0..BUCKETS).map(at).sum();
+        let all: u64 = (0..ARRIVAL_BUCKETS).map(at).sum();
         let mut left = (all * hundredths).div_ceil(100);
-        let reached = (0..BUCKETS).find(|bucket| {
+        let reached = (0..ARRIVAL_BUCKETS).find(|bucket| {
             left = left.saturating_sub(at(*bucket));
             left == 0
         });
@@ -135,9 +135,9 @@ impl Origin {
         reached.map_or(0, bucket_end_ms).min(max_ms)
     }
 
-    fn report(&self, origin: u64, now: Time) -> Arrival {
+    fn figures(&self, origin: u64, now: Time) -> Arrival {
         let mut origin_now = self.clone();
-        origin_now.turn(now);
+        origin_now.rotate(now);
         let [a, b] = &origin_now.windows;
         Arrival {
             origin,
@@ -155,13 +155,13 @@ impl Origin {
 /// The arrival times of all origins. See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arrivals {
-    origins: BTreeMap<u64, Origin>,
+    origins: BTreeMap<u64, OriginArrivals>,
 }
 
 impl Arrivals {
     /// A row of a tail was merged. `since_ms` is when its link was made.
-    pub(crate) fn note(&mut self, now: Time, row: &Row, since_ms: u64) {
-        let Some(stamp) = row.held.dots().last().map(crate::store::entry::Record::stamp) else { return };
+    pub(crate) fn record(&mut self, now: Time, row: &PeerRow, since_ms: u64) {
+        let Some(stamp) = row.dot_set.dots().last().map(crate::store::entry::Dot::stamp) else { return };
         if stamp.wall_ms() < since_ms {
             return;
         }
@@ -170,17 +170,17 @@ impl Arrivals {
             quietest.and_then(|id| self.origins.remove(&id));
         }
         let origin = self.origins.entry(stamp.origin).or_default();
-        origin.note(now, now.wall_ms().saturating_sub(stamp.wall_ms()));
+        origin.record(now, now.wall_ms().saturating_sub(stamp.wall_ms()));
     }
 
-    pub(crate) fn report(&self, now: Time) -> impl Iterator<Item = Arrival> {
-        self.origins.iter().map(move |(id, origin)| origin.report(*id, now))
+    pub(crate) fn figures(&self, now: Time) -> impl Iterator<Item = Arrival> {
+        self.origins.iter().map(move |(id, origin)| origin.figures(*id, now))
     }
 
     /// What arrived since the last call: the origin, how long it took, and how many took that long.
     #[cfg(feature = "metrics")]
     pub(crate) fn take_fresh(&mut self) -> Vec<(u64, Duration, usize)> {
-        let fresh = |(id, origin): (&u64, &mut Origin)| {
+        let fresh = |(id, origin): (&u64, &mut OriginArrivals)| {
             let (id, fresh) = (*id, std::mem::take(&mut origin.fresh));
             fresh
                 .into_iter()
@@ -204,21 +204,21 @@ mod tests {
             assert_eq!(bucket_of(bucket_end_ms(bucket)), bucket);
             last = bucket;
         }
-        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+        assert_eq!(bucket_of(u64::MAX), ARRIVAL_BUCKETS - 1);
     }
 
     #[test]
     fn quantiles_forget_what_is_two_windows_old() {
         let at = |secs: u64| Time { mono: Duration::from_secs(secs), wall: Duration::from_secs(secs) };
-        let mut origin = Origin::default();
-        (0..100).for_each(|i| origin.note(at(10), if i < 99 { 5 } else { 5_000 }));
-        let report = origin.report(1, at(70));
+        let mut origin = OriginArrivals::default();
+        (0..100).for_each(|i| origin.record(at(10), if i < 99 { 5 } else { 5_000 }));
+        let report = origin.figures(1, at(70));
         assert_eq!((report.p50, report.p99), (Duration::from_millis(5), Duration::from_millis(5)));
         assert_eq!((report.max, report.count), (Duration::from_secs(5), 100));
-        let report = origin.report(1, at(130));
+        let report = origin.figures(1, at(130));
         assert_eq!((report.max, report.p99, report.count), (Duration::ZERO, Duration::ZERO, 100));
-        origin.note(at(600), 7);
-        let report = origin.report(1, at(600));
+        origin.record(at(600), 7);
+        let report = origin.figures(1, at(600));
         assert_eq!((report.latest, report.max), (Duration::from_millis(7), Duration::from_millis(7)));
     }
 }

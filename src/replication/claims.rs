@@ -21,41 +21,42 @@ use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 
 /// Origins with a chain. Of more, the one that was silent for longest begins again.
-const CHAINS_MAX: usize = 4_096;
+const FORWARDED_CLAIMS_MAX: usize = 4_096;
 
 #[derive(Clone, Copy, Debug)]
-struct Chain {
+struct ForwardedClaim {
     from: u64,
     to: u64,
-    version: u64,
+    claims_version: u64,
 }
 
 /// The chains that this node holds. See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Chains {
-    by_origin: BTreeMap<u64, Chain>,
-    version: u64,
+pub(crate) struct ForwardedClaims {
+    by_origin: BTreeMap<u64, ForwardedClaim>,
+    claims_version: u64,
     /// Counts the peers that began to be passed everything: a flush that was under way then is no link of a chain,
     /// because they may lack its first rows.
-    pub(crate) epoch: u64,
+    pub(crate) routes_epoch: u64,
 }
 
-impl Chains {
+impl ForwardedClaims {
     /// A flush of an origin is complete, by which everything of it is merged up to `after`, where it was up to `before`.
     pub(crate) fn extend(&mut self, origin: u64, before: u64, after: u64, is_whole: bool) {
         if before >= after {
             return;
         }
-        self.version += 1;
-        let follows = |chain: &&Chain| is_whole && chain.to == before;
+        self.claims_version += 1;
+        let follows = |chain: &&ForwardedClaim| is_whole && chain.to == before;
         let from = match self.by_origin.get(&origin).filter(follows) {
             Some(chain) => chain.from,
             None if is_whole => before,
             None => after,
         };
-        self.by_origin.insert(origin, Chain { from, to: after, version: self.version });
-        if self.by_origin.len() > CHAINS_MAX {
-            let oldest = self.by_origin.iter().min_by_key(|(_, chain)| chain.version);
+        self.by_origin
+            .insert(origin, ForwardedClaim { from, to: after, claims_version: self.claims_version });
+        if self.by_origin.len() > FORWARDED_CLAIMS_MAX {
+            let oldest = self.by_origin.iter().min_by_key(|(_, chain)| chain.claims_version);
             let oldest = oldest.map(|(origin, _)| *origin);
             oldest.map(|origin| self.by_origin.remove(&origin));
         }
@@ -64,68 +65,71 @@ impl Chains {
 
 /// What a peer has been told of the chains.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct SentClaims {
     /// From when on it has been sent everything that is passed on.
-    version: Option<u64>,
+    claims_version: Option<u64>,
     ends: BTreeMap<u64, u64>,
 }
 
-impl Told {
+impl SentClaims {
     /// Whether there is something to tell at all.
-    pub(crate) fn is_behind(&self, chains: &Chains) -> bool {
-        self.version.is_none_or(|version| version < chains.version)
+    pub(crate) fn is_behind(&self, forwarded_claims: &ForwardedClaims) -> bool {
+        self.claims_version.is_none_or(|version| version < forwarded_claims.claims_version)
     }
 
     /// From now on the peer is sent everything that is passed on.
-    pub(crate) fn begin(&mut self, chains: &mut Chains) {
-        if self.version.is_none() {
-            chains.epoch += 1;
-            self.ends = chains.by_origin.iter().map(|(origin, chain)| (*origin, chain.to)).collect();
-            self.version = Some(chains.version);
+    pub(crate) fn begin(&mut self, forwarded_claims: &mut ForwardedClaims) {
+        if self.claims_version.is_none() {
+            forwarded_claims.routes_epoch += 1;
+            self.ends =
+                forwarded_claims.by_origin.iter().map(|(origin, chain)| (*origin, chain.to)).collect();
+            self.claims_version = Some(forwarded_claims.claims_version);
         }
     }
 
     /// Writes what a `done` of this instant can tell beside its own claim.
-    pub(crate) fn write(&mut self, chains: &Chains, writer: &mut Writer) {
+    pub(crate) fn write(&mut self, forwarded_claims: &ForwardedClaims, writer: &mut Writer) {
         let mut news = Vec::new();
-        if let Some(version) = self.version {
-            for (origin, chain) in chains.by_origin.iter().filter(|(_, chain)| chain.version > version) {
+        if let Some(version) = self.claims_version {
+            for (origin, chain) in
+                forwarded_claims.by_origin.iter().filter(|(_, chain)| chain.claims_version > version)
+            {
                 let told = self.ends.insert(*origin, chain.to);
                 let from = chain.from.max(told.unwrap_or(0));
                 if from < chain.to {
                     news.push((*origin, from, chain.to));
                 }
             }
-            if self.ends.len() > CHAINS_MAX {
-                self.ends.retain(|origin, _| chains.by_origin.contains_key(origin));
+            if self.ends.len() > FORWARDED_CLAIMS_MAX {
+                self.ends.retain(|origin, _| forwarded_claims.by_origin.contains_key(origin));
             }
-            self.version = Some(chains.version);
+            self.claims_version = Some(forwarded_claims.claims_version);
         }
-        writer.number(news.len() as u64);
+        writer.varint(news.len() as u64);
         for (origin, from, to) in news {
-            writer.word(origin);
-            writer.word(from);
-            writer.word(to);
+            writer.u64_le(origin);
+            writer.u64_le(from);
+            writer.u64_le(to);
         }
     }
 }
 
 /// What a peer tells of its chains.
-pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Vec<(u64, u64, u64)>, WireError> {
+pub(crate) fn read_intervals(reader: &mut Reader<'_>) -> Result<Vec<(u64, u64, u64)>, WireError> {
     let count = reader.count(24)?;
     let one = |_| {
-        let (origin, from, to) = (reader.word()?, reader.word()?, reader.word()?);
-        reader.claim(Stamp { clock: to, origin })?;
+        let (origin, from, to) = (reader.u64_le()?, reader.u64_le()?, reader.u64_le()?);
+        reader.check_claim(Stamp { clock: to, origin })?;
         Ok((origin, from, to))
     };
     (0..count).map(one).collect()
 }
 
 /// Claims what a peer told, as far as this replica has what came before.
-pub(crate) fn claim(store: &mut Store, told: &[(u64, u64, u64)]) {
+pub(crate) fn claim_intervals(store: &mut Store, told: &[(u64, u64, u64)]) {
     for (origin, from, to) in told {
-        if store.seen.vector().get(origin) >= *from || store.controls.has(Control::ChainUnchecked) {
-            store.seen.claim(Stamp { clock: *to, origin: *origin });
+        if store.coverage.vector().get(origin) >= *from || store.controls.has(Control::ChainUnchecked) {
+            store.coverage.claim(Stamp { clock: *to, origin: *origin });
         }
     }
 }

@@ -31,57 +31,57 @@ pub(crate) struct Rates {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Flow {
+pub(crate) struct WriteLimiter {
     /// Bytes written since the last tick, and refused.
     written: u64,
     refused: u64,
-    ticked_at: Duration,
+    adapted_at: Duration,
     wanted: u64,
     /// Nothing: no limit.
     allowed: Option<u64>,
     /// What may be written, as of then; negative after a write larger than that.
-    room: i64,
-    room_at: Duration,
+    allowance: i64,
+    allowance_at: Duration,
 }
 
-impl Flow {
+impl WriteLimiter {
     /// What may be written now.
-    fn room(&self, now: Duration, allowed: u64) -> i64 {
+    fn allowance(&self, now: Duration, allowed: u64) -> i64 {
         let burst = (u128::from(allowed) * BURST.as_nanos() / 1_000_000_000) as i64;
-        let since = now.saturating_sub(self.room_at).min(Duration::from_secs(3_600));
+        let since = now.saturating_sub(self.allowance_at).min(Duration::from_secs(3_600));
         let grown = (u128::from(allowed) * since.as_nanos() / 1_000_000_000) as i64;
-        (self.room + grown).min(burst)
+        (self.allowance + grown).min(burst)
     }
 
     /// Whether a write is admitted.
     pub(crate) fn has_room(&self, now: Duration) -> bool {
-        self.allowed.is_none_or(|allowed| self.room(now, allowed) >= 0)
+        self.allowed.is_none_or(|allowed| self.allowance(now, allowed) >= 0)
     }
 
     /// When there is room again, while there is none.
     pub(crate) fn deadline(&self, now: Duration) -> Option<Duration> {
         let allowed = self.allowed.filter(|_| !self.has_room(now))?;
-        let lacking = self.room(now, allowed).unsigned_abs();
+        let lacking = self.allowance(now, allowed).unsigned_abs();
         Some(now + Duration::from_micros(1 + lacking.saturating_mul(1_000_000) / allowed.max(1)))
     }
 
     /// A write was made.
-    pub(crate) fn wrote(&mut self, now: Duration, bytes: u64) {
+    pub(crate) fn count_written(&mut self, now: Duration, bytes: u64) {
         self.written += bytes;
         if let Some(allowed) = self.allowed {
-            self.room = self.room(now, allowed) - i64::try_from(bytes).unwrap_or(i64::MAX);
-            self.room_at = now;
+            self.allowance = self.allowance(now, allowed) - i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.allowance_at = now;
         }
     }
 
     /// A write of about the usual size was refused.
-    pub(crate) fn refused(&mut self) {
+    pub(crate) fn count_refused(&mut self) {
         self.refused += 1;
     }
 
     /// Once an interval: looks at what was wanted, and adapts what is allowed.
-    pub(crate) fn tick(&mut self, now: Duration, has_backlog: bool) {
-        let passed = now.saturating_sub(self.ticked_at).max(Duration::from_millis(1));
+    pub(crate) fn adapt(&mut self, now: Duration, has_backlog: bool) {
+        let passed = now.saturating_sub(self.adapted_at).max(Duration::from_millis(1));
         let per_second = |bytes: u64| (u128::from(bytes) * 1_000_000_000 / passed.as_nanos()) as u64;
         let written = per_second(self.written);
         // Whoever is refused tries again and again: it wants more than it may, and nobody knows how much.
@@ -95,16 +95,16 @@ impl Flow {
             allowed => allowed.map(|allowed| allowed + step),
         };
         self.allow(now, allowed);
-        (self.written, self.refused, self.ticked_at) = (0, 0, now);
+        (self.written, self.refused, self.adapted_at) = (0, 0, now);
     }
 
     fn allow(&mut self, now: Duration, allowed: Option<u64>) {
         if let Some(old) = self.allowed {
-            self.room = self.room(now, old);
+            self.allowance = self.allowance(now, old);
         } else {
-            self.room = 0;
+            self.allowance = 0;
         }
-        self.room_at = now;
+        self.allowance_at = now;
         self.allowed = allowed.map(|allowed| allowed.max(RATE_MIN));
     }
 
@@ -114,7 +114,7 @@ impl Flow {
     }
 
     /// Shares with a peer that is limited too. Both ends come to the same result, each for itself.
-    pub(crate) fn share(&mut self, now: Duration, theirs: Rates) {
+    pub(crate) fn share_rate(&mut self, now: Duration, theirs: Rates) {
         if let Some(own) = self.rates() {
             let theirs = Rates { wanted: theirs.wanted.min(RATE_MAX), allowed: theirs.allowed.min(RATE_MAX) };
             self.allow(now, Some(shared(own, theirs)));
@@ -160,7 +160,7 @@ mod tests {
 
     /// Writes as much as it may for a while, and answers how much that was.
     fn write(
-        flow: &mut Flow,
+        flow: &mut WriteLimiter,
         from: Duration,
         time: Duration,
         bytes: u64,
@@ -169,14 +169,14 @@ mod tests {
         let (mut written, mut now, mut tick) = (0, from, from);
         while now < from + time {
             if flow.has_room(now) {
-                flow.wrote(now, bytes);
+                flow.count_written(now, bytes);
                 written += bytes;
             } else {
-                flow.refused();
+                flow.count_refused();
             }
             now += Duration::from_millis(1);
             if now >= tick + Duration::from_secs(1) {
-                flow.tick(now, backlog(written));
+                flow.adapt(now, backlog(written));
                 tick = now;
             }
         }
@@ -185,14 +185,14 @@ mod tests {
 
     #[test]
     fn nobody_is_limited_while_nothing_is_behind() {
-        let mut flow = Flow::default();
+        let mut flow = WriteLimiter::default();
         assert_eq!(write(&mut flow, Duration::ZERO, Duration::from_secs(20), 1_000, |_| false), 20_000_000);
         assert_eq!(flow.rates(), None);
     }
 
     #[test]
     fn a_writer_settles_near_what_the_cluster_takes_and_is_free_again_afterwards() {
-        let mut flow = Flow::default();
+        let mut flow = WriteLimiter::default();
         let drain = 2_000_000;
         // Ten times what is drained; a megabyte behind is a backlog.
         let mut total = 0;

@@ -30,13 +30,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::replication::tail::Refused;
-use crate::replication::tail::large::{Arriving, Departing, Partial};
-use crate::store::coverage::{Context, Places};
-use crate::store::digest::{FAN, HashKey, Range, fingerprint};
-use crate::store::entry::Held;
-use crate::store::slab::Source;
-use crate::store::{Base, Row, Store};
+use crate::replication::tail::RefusedRow;
+use crate::replication::tail::large::{LargeRowReceiver, LargeRowSender, PartialRow};
+use crate::store::coverage::{Clocks, HashIntervals};
+use crate::store::digest::{FAN, HashKey, HashRange, fingerprint};
+use crate::store::entry::DotSet;
+use crate::store::slab::ChangeOrigin;
+use crate::store::{PeerCoverage, PeerRow, Store};
 use crate::time::Time;
 use crate::wire::LeftoverTable;
 
@@ -84,86 +84,86 @@ const LARGE: u8 = 10;
 
 /// What this side has asked and not been answered.
 #[derive(Debug)]
-enum Query {
+enum OpenAsk {
     Digest,
     /// The listed rows with their hashes, and how much of the range has been answered (an empty list is answered
     /// in pieces).
     List {
-        rows: Vec<(u64, Held)>,
+        rows: Vec<(u64, DotSet)>,
         answered: u128,
     },
 }
 
 /// What this side owes the peer; evaluated when there is room in a frame.
 #[derive(Debug)]
-enum Reply {
+enum SessionTask {
     Judge {
-        range: Range,
+        range: HashRange,
         weak: [u16; FAN],
     },
     /// A mask of zero takes the question back.
     Confirm {
-        range: Range,
+        range: HashRange,
         mask: u16,
     },
     Answer {
-        range: Range,
+        range: HashRange,
         hashes: Vec<u64>,
-        base: Base,
+        peer_coverage: PeerCoverage,
     },
     Stream {
-        range: Range,
+        range: HashRange,
         next: u64,
-        base: Base,
+        peer_coverage: PeerCoverage,
     },
     /// The rows that the peer lacks, by key, with those that it has just sent itself.
     Wanted {
-        range: Range,
+        range: HashRange,
         keys: Vec<Vec<u8>>,
-        sent: BTreeMap<Vec<u8>, Held>,
+        sent: BTreeMap<Vec<u8>, DotSet>,
     },
 }
 
 /// A row to be cut into a frame, and what the peer is known to have of it.
 #[derive(Debug)]
-struct Emission {
-    range: Range,
+struct QueuedRow {
+    range: HashRange,
     key: Vec<u8>,
-    peer_has: Option<Held>,
+    peer_has: Option<DotSet>,
 }
 
 /// A listed range that waits for the rows only the peer has.
 #[derive(Debug)]
-struct Awaiting {
+struct ListingSent {
     /// What this side held when it answered, and for what it sent, what it sent.
-    mine: BTreeMap<Vec<u8>, Held>,
+    mine: BTreeMap<Vec<u8>, DotSet>,
     /// The keys among them that the peer has just so.
     same: BTreeSet<Vec<u8>>,
-    base: Base,
+    peer_coverage: PeerCoverage,
 }
 
 /// A listing that is arriving.
 #[derive(Debug)]
-struct Collecting {
-    range: Range,
-    base: Base,
-    rows: Vec<Row>,
+struct ListingArriving {
+    range: HashRange,
+    peer_coverage: PeerCoverage,
+    rows: Vec<PeerRow>,
     left: usize,
     has_refused: bool,
     /// What the peer lacks and gets next.
     wanted: Vec<Vec<u8>>,
     /// What this side sent of the range, for rows that came back the same.
-    mine: BTreeMap<Vec<u8>, Held>,
+    mine: BTreeMap<Vec<u8>, DotSet>,
     /// The keys of large rows, by the numbers under which they come.
     larges: BTreeMap<u64, Vec<u8>>,
 }
 
 /// A listing all of which has arrived but large rows.
 #[derive(Debug)]
-struct Parked {
-    range: Range,
-    base: Base,
-    rows: Vec<Row>,
+struct ListingAwaitsLarge {
+    range: HashRange,
+    peer_coverage: PeerCoverage,
+    rows: Vec<PeerRow>,
     /// How many large rows are missing.
     left: usize,
     has_refused: bool,
@@ -171,7 +171,7 @@ struct Parked {
 
 /// A large row that was named and has not arrived.
 #[derive(Debug)]
-struct Awaited {
+struct LargeRowAwaited {
     key: Vec<u8>,
     /// The listings that wait for it.
     parked: Vec<u64>,
@@ -179,62 +179,62 @@ struct Awaited {
 
 /// What the peer announced.
 #[derive(Debug)]
-struct Start {
+struct SessionStart {
     salt: u64,
     log: u64,
     head: u64,
     /// Entries that it held, and their bytes.
     entries: u64,
     bytes: u64,
-    vector: Arc<Context>,
+    vector: Arc<Clocks>,
 }
 
 /// What a frame led to.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
-    pub(crate) refusals: Vec<Refused>,
+pub(crate) struct RepairOutcome {
+    pub(crate) refusals: Vec<RefusedRow>,
     /// This replica gave way to the peer's hash key: sessions with others are void.
     pub(crate) has_rekeyed: bool,
 }
 
 /// One session with one peer.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct RepairSession {
     hash_key: HashKey,
     is_blank: bool,
     /// How often the peer has put this side off before.
-    laters: u64,
+    deferrals: u64,
     salt: u64,
     has_started: bool,
-    is_leader: bool,
-    peer: Option<Start>,
+    asks_first: bool,
+    peer: Option<SessionStart>,
     /// The version of the vector that the peer has.
-    version: u64,
+    vector_version: u64,
     /// The peer's vector as of its latest frame.
-    vector: Arc<Context>,
-    replies: VecDeque<Reply>,
-    emissions: VecDeque<Emission>,
-    asks: Vec<Range>,
-    queries: BTreeMap<Range, Query>,
+    vector: Arc<Clocks>,
+    tasks: VecDeque<SessionTask>,
+    queued_rows: VecDeque<QueuedRow>,
+    ranges_to_ask: Vec<HashRange>,
+    open_asks: BTreeMap<HashRange, OpenAsk>,
     /// Children that this side judged equal and the asker has not confirmed.
-    unconfirmed: BTreeMap<Range, u16>,
-    awaiting: BTreeMap<Range, Awaiting>,
-    collecting: Option<Collecting>,
+    unconfirmed: BTreeMap<HashRange, u16>,
+    listings_sent: BTreeMap<HashRange, ListingSent>,
+    listing_arriving: Option<ListingArriving>,
     /// The places settled so far.
-    settled: Places,
+    settled: HashIntervals,
     /// The leftovers that each direction has told.
-    told: LeftoverTable,
-    heard: LeftoverTable,
+    leftovers_sent: LeftoverTable,
+    leftovers_received: LeftoverTable,
     /// Listings that wait for large rows, in the order in which they came.
-    parked: BTreeMap<u64, Parked>,
+    listings_awaiting_large: BTreeMap<u64, ListingAwaitsLarge>,
     parked_count: u64,
-    awaited: BTreeMap<u64, Awaited>,
-    departing: Departing,
-    arriving: Arriving,
+    large_rows_awaited: BTreeMap<u64, LargeRowAwaited>,
+    large_sender: LargeRowSender,
+    large_receiver: LargeRowReceiver,
     has_refused: bool,
     /// The peer is in another group: what only a few rows bring to light, this node's own group lacks as well.
-    pub(crate) is_far: bool,
-    is_settled: bool,
+    pub(crate) is_other_group: bool,
+    has_claimed: bool,
     has_finished: bool,
     peer_has_finished: bool,
     began: Time,
@@ -248,36 +248,36 @@ pub(crate) struct Session {
     pub(crate) bytes: u64,
 }
 
-impl Session {
+impl RepairSession {
     pub(crate) fn new(store: &Store, now: Time, salt: u64, laters: u64) -> Self {
         Self {
-            laters,
+            deferrals: laters,
             hash_key: store.hash_key,
             is_blank: store.len() == 0,
             salt,
             has_started: false,
-            is_leader: false,
+            asks_first: false,
             peer: None,
-            version: 0,
+            vector_version: 0,
             vector: Arc::default(),
-            replies: VecDeque::new(),
-            emissions: VecDeque::new(),
-            asks: Vec::new(),
-            queries: BTreeMap::new(),
+            tasks: VecDeque::new(),
+            queued_rows: VecDeque::new(),
+            ranges_to_ask: Vec::new(),
+            open_asks: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
-            awaiting: BTreeMap::new(),
-            collecting: None,
-            settled: Places::default(),
-            told: LeftoverTable::default(),
-            heard: LeftoverTable::default(),
-            parked: BTreeMap::new(),
+            listings_sent: BTreeMap::new(),
+            listing_arriving: None,
+            settled: HashIntervals::default(),
+            leftovers_sent: LeftoverTable::default(),
+            leftovers_received: LeftoverTable::default(),
+            listings_awaiting_large: BTreeMap::new(),
             parked_count: 0,
-            awaited: BTreeMap::new(),
-            departing: Departing::default(),
-            arriving: Arriving::default(),
+            large_rows_awaited: BTreeMap::new(),
+            large_sender: LargeRowSender::default(),
+            large_receiver: LargeRowReceiver::default(),
             has_refused: false,
-            is_far: false,
-            is_settled: false,
+            is_other_group: false,
+            has_claimed: false,
             has_finished: false,
             peer_has_finished: false,
             began: now,
@@ -290,37 +290,37 @@ impl Session {
     }
 
     /// Where the rows come from that are merged next.
-    fn source(&self) -> Source {
-        let passes_on = self.is_far && !self.is_blank && self.rows <= PASSED_ROWS_MAX;
-        if passes_on { Source::ToPassOn } else { Source::Elsewhere }
+    fn source(&self) -> ChangeOrigin {
+        let passes_on = self.is_other_group && !self.is_blank && self.rows <= PASSED_ROWS_MAX;
+        if passes_on { ChangeOrigin::Forwarded } else { ChangeOrigin::Learned }
     }
 
     /// Both sides are through; nothing more will come.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.has_finished && self.peer_has_finished
     }
 
     /// Whether the peer has made this side keep more than a session can need.
     fn is_overfull(&self) -> bool {
-        self.replies.len() > REPLIES_MAX
-            || self.awaiting.len() > REPLIES_MAX
+        self.tasks.len() > REPLIES_MAX
+            || self.listings_sent.len() > REPLIES_MAX
             || self.unconfirmed.len() > REPLIES_MAX
-            || self.asks.len() > ASKS_MAX
+            || self.ranges_to_ask.len() > ASKS_MAX
     }
 
     /// The link has taken or brought so many bytes of the session, of frames whole or not.
-    pub(crate) fn moved(&mut self, now: Time, bytes: usize) {
+    pub(crate) fn on_bytes_moved(&mut self, now: Time, bytes: usize) {
         let paid = Duration::from_micros((bytes as u64).saturating_mul(1_000_000 / PROGRESS_RATE_MIN));
         self.last_progress = self.last_progress.saturating_add(paid).min(now.mono);
     }
 
     /// What there is of a large row, when the session is given up.
-    pub(crate) fn into_partial(self) -> Option<Partial> {
-        self.arriving.into_partial()
+    pub(crate) fn into_partial(self) -> Option<PartialRow> {
+        self.large_receiver.into_partial()
     }
 
     /// How many entries the peer holds, and their bytes, once it has told.
-    pub(crate) fn offered(&self) -> Option<(u64, u64)> {
+    pub(crate) fn peer_totals(&self) -> Option<(u64, u64)> {
         self.peer.as_ref().map(|peer| (peer.entries, peer.bytes))
     }
 
@@ -331,7 +331,7 @@ impl Session {
 
     /// When it began, and whether it has come to its end with nothing refused.
     pub(crate) fn outcome(&self) -> (Time, bool) {
-        (self.began, self.is_over() && !self.has_refused)
+        (self.began, self.is_finished() && !self.has_refused)
     }
 
     pub(crate) fn refused_rows(&self) -> bool {
@@ -339,32 +339,36 @@ impl Session {
     }
 }
 
-fn children(range: Range, mask: u16) -> impl Iterator<Item = Range> {
+fn children(range: HashRange, mask: u16) -> impl Iterator<Item = HashRange> {
     (0..FAN).filter(move |i| mask >> i & 1 == 1).map(move |i| range.child(i))
 }
 
 /// How much of the line a range is.
-fn measure(range: Range) -> u128 {
+fn measure(range: HashRange) -> u128 {
     1 << (64 - range.depth)
 }
 
-fn weak_hash(store: &Store, salt: u64, range: Range) -> u16 {
+fn weak_hash(store: &Store, salt: u64, range: HashRange) -> u16 {
     fingerprint(salt, &store.node(range).bytes()) as u16
 }
 
-fn strong_hash(store: &Store, salt: u64, range: Range, mask: u16) -> u64 {
+fn strong_hash(store: &Store, salt: u64, range: HashRange, mask: u16) -> u64 {
     let bytes: Vec<u8> = children(range, mask).flat_map(|child| store.node(child).bytes()).collect();
     fingerprint(salt, &bytes)
 }
 
-fn row_hash(store: &Store, salt: u64, slot: u32) -> u64 {
-    fingerprint(salt, &store.row_hash(slot).to_le_bytes())
+fn salted_row_hash(store: &Store, salt: u64, slot: u32) -> u64 {
+    fingerprint(salt, &store.row_digest(slot).to_le_bytes())
 }
 
 /// A row that both sides hold, as part of the peer's listing. None, if the peer has not told all that it covers there: the
 /// row is no news, and what is covered at its key is not known.
-fn listed(held: Held, base: &Base) -> Option<Row> {
-    base.is_whole.then(|| Row { context: base.context(held.key()), held, vector: base.vector.clone() })
+fn listed(dot_set: DotSet, peer_coverage: &PeerCoverage) -> Option<PeerRow> {
+    peer_coverage.is_whole.then(|| PeerRow {
+        context: peer_coverage.context(dot_set.key()),
+        dot_set,
+        vector: peer_coverage.vector.clone(),
+    })
 }
 
 #[cfg(test)]
@@ -382,26 +386,27 @@ mod tests {
         let now = Time { mono: std::time::Duration::ZERO, wall: std::time::Duration::from_secs(1) };
         let store = |run| Store::new(&Config::lan(), run, run, HashKey::default(), Controls::default());
         let (mut ours, mut theirs) = (store(1), store(2));
-        let mut session = Session::new(&ours, now, 1, 0);
-        let start = Session::new(&theirs, now, 2, 0).frame(&mut theirs, now).expect("a session begins");
+        let mut session = RepairSession::new(&ours, now, 1, 0);
+        let start =
+            RepairSession::new(&theirs, now, 2, 0).next_frame(&mut theirs, now).expect("a session begins");
         let mut hand = |bytes: &[u8]| -> Result<(), WireError> {
             let mut assembler = Assembler::default();
             assembler.feed(bytes);
             let (kind, mut reader) = Reader::new(assembler.next()?.expect("a whole frame"))?;
             if kind == Kind::Start {
-                reader.number()?;
-                return session.start(&mut ours, now, 1, reader).map(|_| ());
+                reader.varint()?;
+                return session.on_start(&mut ours, now, 1, reader).map(|_| ());
             }
             session.items(&mut ours, now, reader)?;
-            while session.frame(&mut ours, now).is_some() {}
+            while session.next_frame(&mut ours, now).is_some() {}
             Ok(())
         };
         hand(&start).unwrap();
         for depth in [0, DEPTH_MAX - 4, DEPTH_MAX] {
             let mut writer = Writer::new(Kind::Items);
-            writer.dots(std::iter::empty());
-            writer.range(DIGEST, Range::at(7, depth));
-            (0..FAN).for_each(|_| writer.short(9));
+            writer.clock_entries(std::iter::empty());
+            writer.range(DIGEST, HashRange::at(7, depth));
+            (0..FAN).for_each(|_| writer.u16_le(9));
             let taken = hand(&writer.finish());
             assert_eq!(taken.is_err(), depth == DEPTH_MAX, "{taken:?} at {depth}");
         }
@@ -411,29 +416,30 @@ mod tests {
 
     /// Runs a session to its end and answers whether each side claimed.
     fn run(stores: &mut [Store; 2]) -> [bool; 2] {
-        let mut sessions = [Session::new(&stores[0], NOW, 1, 0), Session::new(&stores[1], NOW, 2, 0)];
+        let mut sessions =
+            [RepairSession::new(&stores[0], NOW, 1, 0), RepairSession::new(&stores[1], NOW, 2, 0)];
         sessions[0].lead();
         let (mut claimed, mut is_moving) = ([false; 2], true);
         while std::mem::take(&mut is_moving) {
             for from in 0..2 {
-                claimed[from] |= sessions[from].claim(&mut stores[from]);
-                while let Some(bytes) = sessions[from].frame(&mut stores[from], NOW) {
+                claimed[from] |= sessions[from].claim_start_vector(&mut stores[from]);
+                while let Some(bytes) = sessions[from].next_frame(&mut stores[from], NOW) {
                     is_moving = true;
                     let mut assembler = Assembler::default();
                     assembler.feed(&bytes);
                     let (kind, mut reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
                     let to = 1 - from;
                     if kind == Kind::Start {
-                        reader.number().unwrap();
-                        sessions[to].start(&mut stores[to], NOW, 9, reader).unwrap();
+                        reader.varint().unwrap();
+                        sessions[to].on_start(&mut stores[to], NOW, 9, reader).unwrap();
                     } else {
                         sessions[to].items(&mut stores[to], NOW, reader).unwrap();
                     }
-                    claimed[to] |= sessions[to].claim(&mut stores[to]);
+                    claimed[to] |= sessions[to].claim_start_vector(&mut stores[to]);
                 }
             }
         }
-        assert!(sessions.iter().all(Session::is_over));
+        assert!(sessions.iter().all(RepairSession::is_finished));
         claimed
     }
 
@@ -453,11 +459,11 @@ mod tests {
             // The teller has merged the last key's value by a session, and its delete, of another origin, by a row.
             let (put, delete) = (hearer.put(NOW, &key(leftovers), b"v", 0).0, Stamp { clock: 5, origin: 3 });
             (0..others).for_each(|i| _ = hearer.put(NOW, &key(1_000_000 + i), b"v", 0));
-            teller.seen.claim(put);
+            teller.coverage.claim(put);
             for i in 1..=leftovers {
                 let origin = if i == leftovers { delete.origin } else { 100 + i };
-                let context = Arc::new(Context { dots: BTreeMap::from([(origin, delete.clock)]) });
-                teller.seen.cover_key(&key(i), old.place(&key(i)), &context);
+                let context = Arc::new(Clocks { dots: BTreeMap::from([(origin, delete.clock)]) });
+                teller.coverage.cover_key(&key(i), old.place(&key(i)), &context);
             }
             teller.rekey(new);
             teller.put(NOW, &key(0), b"v", 0);
@@ -466,10 +472,10 @@ mod tests {
             let claimed = run(&mut stores);
             let [hearer, _] = stores;
             assert_eq!(claimed, [is_told, true], "{leftovers} leftovers");
-            assert_eq!(hearer.held(&key(leftovers)).is_none(), is_told);
+            assert_eq!(hearer.dot_set(&key(leftovers)).is_none(), is_told);
             assert_eq!(hearer.covers(&key(leftovers), delete), is_told);
-            assert_eq!(hearer.seen.vector().get(&1) > 0, is_told);
-            assert!(hearer.held(&key(0)).is_some(), "rows are merged all the same");
+            assert_eq!(hearer.coverage.vector().get(&1) > 0, is_told);
+            assert!(hearer.dot_set(&key(0)).is_some(), "rows are merged all the same");
         }
     }
 }

@@ -9,20 +9,20 @@ use std::sync::Arc;
 
 use crate::controls::Control;
 use crate::replication::arrivals::Arrivals;
-use crate::replication::claims::{self, Chains, Told};
-use crate::store::change_log::Scope;
-use crate::store::coverage::{self, Context};
-use crate::store::entry::{Held, name_of};
-use crate::store::slab::Source;
-use crate::store::{Refusal, Row, Store};
+use crate::replication::claims::{self, ForwardedClaims, SentClaims};
+use crate::store::change_log::LogFilter;
+use crate::store::coverage::{self, Clocks};
+use crate::store::entry::{DotSet, readable_key};
+use crate::store::slab::ChangeOrigin;
+use crate::store::{PeerRow, Refusal, Store};
 use crate::time::{Stamp, Time};
 use crate::wire::{Kind, Reader, WireError, Writer};
 
 mod contexts;
 pub(crate) mod large;
 
-use contexts::Contexts;
-use large::{Arriving, Departing, Hint, Partial, Queue, Size};
+use contexts::RowContexts;
+use large::{LargeRowReceiver, LargeRowSender, LargeRowStream, PartialRow, ResumeOffer, Size};
 
 const END: u8 = 0;
 const ROW: u8 = 1;
@@ -42,32 +42,32 @@ const BARE_CLAIM_CHANGES: u64 = 1_024;
 
 /// The sending half of a link.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct TailSender {
     is_running: bool,
     pub(crate) cursor: u64,
     /// The last `done` sent on this link, or the stated position if that is later. The own filter counts from here.
-    base: u64,
+    claimed: u64,
     /// The version of the vector that the peer has.
-    version: u64,
+    vector_version: u64,
     /// A row was too large to be sent: no claim until the link is new.
-    withholds: bool,
+    claims_suspended: bool,
     /// The floor passed the cursor: only a reconcile can help.
     pub(crate) is_stranded: bool,
-    told: Told,
-    contexts: Contexts,
-    larges: Departing,
+    sent_claims: SentClaims,
+    contexts: RowContexts,
+    larges: LargeRowSender,
     /// Rows sent so far.
     pub(crate) rows: u64,
 }
 
-impl Outgoing {
+impl TailSender {
     /// The peer stated where it stands. Answers whether the tail can go on from there.
     pub(crate) fn resume(&mut self, store: &Store, log: u64, complete: u64) -> bool {
         let from = self.cursor.max(complete);
         let fits = log == store.log.id && complete <= store.log.head() && from >= store.log.floor();
         if fits {
             self.cursor = from;
-            self.base = self.base.max(complete);
+            self.claimed = self.claimed.max(complete);
             self.is_stranded = false;
         }
         self.is_running = fits;
@@ -80,14 +80,14 @@ impl Outgoing {
     }
 
     /// Up to where the peer has been told that it has everything.
-    pub(crate) fn told(&self) -> u64 {
-        if self.is_running { self.base } else { 0 }
+    pub(crate) fn claimed(&self) -> u64 {
+        if self.is_running { self.claimed } else { 0 }
     }
 
     /// How many changes the peer is behind. One that is being repaired, or waits for that, does not count: it lags
     /// for other reasons than the speed of the writers.
-    pub(crate) fn lag(&self, store: &Store, scope: Scope) -> u64 {
-        if self.has_all(store, scope) {
+    pub(crate) fn lag(&self, store: &Store, filter: LogFilter) -> u64 {
+        if self.has_all(store, filter) {
             return 0;
         }
         // Each key stands in the log once, however often it changed.
@@ -98,8 +98,8 @@ impl Outgoing {
 
     /// Whether nothing has happened since the last `done` that the peer is to be sent. Then it does not matter how far
     /// the cursor is.
-    fn has_all(&self, store: &Store, scope: Scope) -> bool {
-        store.log.latest(scope) <= self.base && !store.controls.has(Control::OwnFromFrame)
+    fn has_all(&self, store: &Store, filter: LogFilter) -> bool {
+        store.log.latest(filter) <= self.claimed && !store.controls.has(Control::OwnFromFrame)
     }
 
     /// Whether large rows are on their way.
@@ -109,37 +109,41 @@ impl Outgoing {
 
     /// Whether what it has to do may depend on more than what it is touched for: where no claim is made, an own event may
     /// be sent once more, whoever changed its key since.
-    pub(crate) fn is_restless(&self) -> bool {
-        self.has_larges() || self.withholds
+    pub(crate) fn always_poll(&self) -> bool {
+        self.has_larges() || self.claims_suspended
     }
 
     /// The next piece of a large row, for the stream of bulk work.
-    pub(crate) fn piece(&mut self, store: &mut Store, hint: &mut Option<Hint>) -> Option<Vec<u8>> {
-        self.larges.piece(store, Queue::Tail, 0, hint)
+    pub(crate) fn next_piece(
+        &mut self,
+        store: &mut Store,
+        hint: &mut Option<ResumeOffer>,
+    ) -> Option<Vec<u8>> {
+        self.larges.next_piece(store, LargeRowStream::Tail, 0, hint)
     }
 
     /// The next frame, if there is something to send. With `flush`, a claim alone is something.
-    pub(crate) fn frame(
+    pub(crate) fn next_frame(
         &mut self,
         store: &mut Store,
-        chains: &mut Chains,
-        scope: Scope,
+        forwarded_claims: &mut ForwardedClaims,
+        filter: LogFilter,
         flush: bool,
         asks: &mut Option<u64>,
     ) -> Option<Vec<u8>> {
         let head = store.log.head();
         let flush = flush || asks.is_some();
-        if scope != Scope::PassedOn {
+        if filter != LogFilter::Forwarded {
             // From here on it may lack what is passed on.
-            self.told = Told::default();
+            self.sent_claims = SentClaims::default();
         } else if self.is_running {
             // Before there is anything to send: so the first flush can be told, and nobody has to compare because of it.
-            self.told.begin(chains);
+            self.sent_claims.begin(forwarded_claims);
         }
-        if self.is_running && self.has_all(store, scope) {
-            let is_worth_it = head - self.base >= BARE_CLAIM_CHANGES
-                || self.base < store.log.floor()
-                || (scope == Scope::PassedOn && self.told.is_behind(chains));
+        if self.is_running && self.has_all(store, filter) {
+            let is_worth_it = head - self.claimed >= BARE_CLAIM_CHANGES
+                || self.claimed < store.log.floor()
+                || (filter == LogFilter::Forwarded && self.sent_claims.is_behind(forwarded_claims));
             if asks.is_none() && !(flush && is_worth_it) {
                 return None;
             }
@@ -149,15 +153,15 @@ impl Outgoing {
             self.is_running = false;
             self.is_stranded = true;
         }
-        if !self.is_running || (self.cursor == head && !(flush && self.base < head)) {
+        if !self.is_running || (self.cursor == head && !(flush && self.claimed < head)) {
             return None;
         }
         self.contexts.begin();
         let mut writer = Writer::new(Kind::Tail);
-        writer.dots(store.seen.grown_since(self.version));
-        let base = if store.controls.has(Control::OwnFromFrame) { self.cursor } else { self.base };
+        writer.clock_entries(store.coverage.grown_since(self.vector_version));
+        let base = if store.controls.has(Control::OwnFromFrame) { self.cursor } else { self.claimed };
         let (mut rows, mut looked, mut cursor) = (0_u64, 0, head);
-        for (revision, slot) in store.log.after(self.cursor) {
+        for (revision, slot) in store.log.rows_after(self.cursor) {
             let is_full = !writer.has_room() || self.contexts.is_full();
             if is_full || looked == FRAME_ROWS_MAX {
                 cursor = revision - 1;
@@ -165,125 +169,125 @@ impl Outgoing {
             }
             looked += 1;
             let slot = store.slot(slot);
-            let is_due = match scope {
-                Scope::Own => slot.own() > base,
-                Scope::PassedOn => slot.passed() > base,
-                Scope::All => true,
+            let is_due = match filter {
+                LogFilter::Own => slot.own_revision() > base,
+                LogFilter::Forwarded => slot.forwarded_revision() > base,
+                LogFilter::All => true,
             };
             if is_due {
-                if slot.held.is_empty() && !store.key_adds_up(slot.held.key()) {
+                if slot.dot_set.is_empty() && !store.key_adds_up(slot.dot_set.key()) {
                     store.is_damaged = true;
                     return None;
                 }
-                match large::size(&slot.held) {
+                match large::size(&slot.dot_set) {
                     Size::Small => {
                         writer.byte(ROW);
-                        writer.entry(&slot.held);
-                        self.contexts.write(&mut writer, context_of(store, &slot.held));
+                        writer.dot_set(&slot.dot_set);
+                        self.contexts.write(&mut writer, context_of(store, &slot.dot_set));
                         rows += 1;
                     }
                     Size::Large => {
-                        _ = self.larges.note(slot.held.key());
+                        _ = self.larges.enqueue(slot.dot_set.key());
                         rows += 1;
                     }
-                    Size::TooLarge => self.withholds = true,
+                    Size::TooLarge => self.claims_suspended = true,
                 }
             }
         }
         self.cursor = cursor;
         self.rows += rows;
-        if cursor < head || self.withholds {
+        if cursor < head || self.claims_suspended {
             writer.byte(END);
         } else if rows > 0 || flush {
             let is_asking = asks.take_if(|revision| *revision <= head).is_some();
             writer.byte(if is_asking { DONE_ASKING } else { DONE });
-            writer.number(head);
-            writer.word(store.seen.vector().get(&store.run));
-            writer.number(self.larges.noted);
-            self.told.write(chains, &mut writer);
-            self.base = head;
+            writer.varint(head);
+            writer.u64_le(store.coverage.vector().get(&store.run));
+            writer.varint(self.larges.queued);
+            self.sent_claims.write(forwarded_claims, &mut writer);
+            self.claimed = head;
         }
         if store.controls.has(Control::RelayClaimsAll) {
-            writer.byte(u8::from(scope == Scope::All));
+            writer.byte(u8::from(filter == LogFilter::All));
         }
-        if rows == 0 && self.base < head && cursor == head {
+        if rows == 0 && self.claimed < head && cursor == head {
             return None;
         }
-        self.version = store.seen.version();
+        self.vector_version = store.coverage.vector_version();
         Some(writer.finish())
     }
 }
 
 /// What the store covers at a key beyond its vector.
-pub(crate) fn context_of(store: &Store, held: &Held) -> Option<Arc<Context>> {
-    if store.seen.spans() == 0 || store.controls.has(Control::NoContext) {
+pub(crate) fn context_of(store: &Store, dot_set: &DotSet) -> Option<Arc<Clocks>> {
+    if store.coverage.extra_count() == 0 || store.controls.has(Control::NoContext) {
         return None;
     }
-    let context = store.seen.context(held.key(), store.hash_key.place(held.key()))?;
-    let context = store.seen.told(&context);
+    let context = store.coverage.context(dot_set.key(), store.hash_key.place(dot_set.key()))?;
+    let context = store.coverage.told_to_peers(&context);
     (!context.dots.is_empty()).then(|| Arc::new(context))
 }
 
 /// A row that was refused: the readable key, and why.
-pub(crate) type Refused = (String, Refusal);
+pub(crate) type RefusedRow = (String, Refusal);
 
-pub(crate) fn refused(key: &[u8], why: Refusal) -> Refused {
+pub(crate) fn refused_row(key: &[u8], why: Refusal) -> RefusedRow {
     let readable = crate::store::entry::key_is_well_formed(key);
-    (if readable { name_of(key).to_owned() } else { String::from_utf8_lossy(key).into_owned() }, why)
+    (if readable { readable_key(key).to_owned() } else { String::from_utf8_lossy(key).into_owned() }, why)
 }
 
 /// The receiving half of a link.
 #[derive(Debug, Default)]
-pub(crate) struct Incoming {
+pub(crate) struct TailReceiver {
     /// The sender's vector as of its latest frame.
-    vector: Arc<Context>,
+    vector: Arc<Clocks>,
     /// Its part beyond this replica's own, as of then.
-    excess: Context,
+    beyond_own: Clocks,
     /// A row was refused: no `done` of this link counts any more.
     pub(crate) has_refused: bool,
     /// The sender wants to know where this replica stands.
-    pub(crate) is_asked: bool,
+    pub(crate) ack_wanted: bool,
     /// The latest frame did not reach the sender's head: more is on its way.
-    is_amid: bool,
+    in_flux: bool,
     /// A row since a `done` behind which nothing else had come changed nothing here, or is not to be passed on.
     has_gap: bool,
-    /// When the first row since then came, as [`Chains`] count.
-    epoch: Option<u64>,
-    contexts: Contexts,
-    larges: Arriving,
+    /// When the first row since then came, as [`ForwardedClaims`] count.
+    routes_epoch: Option<u64>,
+    contexts: RowContexts,
+    larges: LargeRowReceiver,
     /// Those that wait for large rows: the oldest, and the latest.
-    waiting: VecDeque<Done>,
+    ends_waiting: VecDeque<FlushEnd>,
     /// When the link was made: what was written before tells nothing about how long writes take.
     pub(crate) since_ms: u64,
 }
 
 /// The end of a flush.
 #[derive(Debug)]
-struct Done {
+struct FlushEnd {
     /// How many large rows must have arrived.
     larges: u64,
     head: u64,
     stamp: Stamp,
-    told: Vec<(u64, u64, u64)>,
-    is_asking: bool,
+    intervals: Vec<(u64, u64, u64)>,
+    ack_wanted: bool,
 }
 
 /// Whose frame it is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sender {
+pub(crate) struct TailPeer {
     pub(crate) log: u64,
     pub(crate) run: u64,
     /// It belongs to another group: what it sends is to be passed on in this one.
-    pub(crate) is_far: bool,
+    pub(crate) is_other_group: bool,
     /// It is in this node's group and passes the writes of other groups on, so that it can claim them. Claims of
     /// others are left alone: two nodes may disagree for a moment about who is in which group.
-    pub(crate) passes_on: bool,
+    pub(crate) forwards: bool,
 }
 
 /// What a frame led to.
 #[derive(Debug, Default)]
-pub(crate) struct Merged {
-    pub(crate) refusals: Vec<Refused>,
+pub(crate) struct TailOutcome {
+    pub(crate) refusals: Vec<RefusedRow>,
     /// Rows that were merged, and how many of them changed something.
     pub(crate) rows: usize,
     pub(crate) new: usize,
@@ -292,41 +296,47 @@ pub(crate) struct Merged {
 /// Who is to know of what a frame brings.
 #[derive(Debug)]
 pub(crate) struct News<'a> {
-    pub(crate) chains: &'a mut Chains,
+    pub(crate) forwarded_claims: &'a mut ForwardedClaims,
     pub(crate) arrivals: &'a mut Arrivals,
 }
 
-impl Incoming {
+impl TailReceiver {
     /// Merges a frame.
-    pub(crate) fn frame(
+    pub(crate) fn handle_frame(
         &mut self,
         store: &mut Store,
         news: &mut News<'_>,
         now: Time,
-        sender: Sender,
+        sender: TailPeer,
         mut reader: Reader<'_>,
-    ) -> Result<Merged, WireError> {
+    ) -> Result<TailOutcome, WireError> {
         // Not copied: where the frame is not well formed the link is broken.
         let mut vector = std::mem::take(&mut self.vector);
-        let dots = reader.join(&mut vector)?;
+        let dots = reader.join_clocks(&mut vector)?;
         self.contexts.begin();
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
         let done = loop {
             match reader.byte()? {
                 ROW => {
-                    let held = reader.entry()?;
+                    let dot_set = reader.dot_set()?;
                     let context = self.contexts.read(store.controls, &mut reader)?;
-                    match held {
-                        Ok(held) => rows.push(Row { held, vector: vector.clone(), context }),
-                        Err(why) => refusals.push(refused(b"", why)),
+                    match dot_set {
+                        Ok(dot_set) => rows.push(PeerRow { dot_set, vector: vector.clone(), context }),
+                        Err(why) => refusals.push(refused_row(b"", why)),
                     }
                 }
                 END => break None,
                 tag @ (DONE | DONE_ASKING) => {
-                    let (head, clock, larges) = (reader.number()?, reader.word()?, reader.number()?);
-                    let stamp = reader.claim(Stamp { clock, origin: sender.run })?;
-                    let told = claims::read(&mut reader)?;
-                    break Some(Done { larges, head, stamp, told, is_asking: tag == DONE_ASKING });
+                    let (head, clock, larges) = (reader.varint()?, reader.u64_le()?, reader.varint()?);
+                    let stamp = reader.check_claim(Stamp { clock, origin: sender.run })?;
+                    let told = claims::read_intervals(&mut reader)?;
+                    break Some(FlushEnd {
+                        larges,
+                        head,
+                        stamp,
+                        intervals: told,
+                        ack_wanted: tag == DONE_ASKING,
+                    });
                 }
                 _ => return Err(WireError::Form),
             }
@@ -334,9 +344,9 @@ impl Incoming {
         let claims_all = store.controls.has(Control::RelayClaimsAll) && reader.byte()? == 1;
         reader.end()?;
         self.vector = vector;
-        self.is_amid = done.is_none();
+        self.in_flux = done.is_none();
         let had_refused = self.has_refused;
-        let (rows, merged) = self.merge(store, news, now, sender, rows, refusals);
+        let (rows, merged) = self.merge_acceptable(store, news, now, sender, rows, refusals);
         let withheld = match store.controls {
             controls if controls.has(Control::ClaimDespiteRefusal) => had_refused,
             controls if controls.has(Control::DoneAfterRefusal) => !merged.refusals.is_empty(),
@@ -344,35 +354,35 @@ impl Incoming {
         };
         if let Some(done) = done.filter(|_| !withheld) {
             if claims_all {
-                store.seen.claim_all(&self.vector);
+                store.coverage.claim_all(&self.vector);
             }
-            self.arrange(store, news.chains, sender, done);
+            self.arrange(store, news.forwarded_claims, sender, done);
         }
-        self.cover(store, sender.run, &dots, &rows);
+        self.cover_rows(store, sender.run, &dots, &rows);
         Ok(merged)
     }
 
     /// Merges a piece of a large row, and what waited for it.
-    pub(crate) fn piece(
+    pub(crate) fn handle_piece(
         &mut self,
         store: &mut Store,
         news: &mut News<'_>,
         now: Time,
-        sender: Sender,
+        sender: TailPeer,
         (is_first, reader): (bool, Reader<'_>),
-        partial: &mut Option<Partial>,
-    ) -> Result<Merged, WireError> {
-        let Some(arrived) = self.larges.piece(is_first, reader, &Arc::default(), partial)? else {
-            return Ok(Merged::default());
+        partial: &mut Option<PartialRow>,
+    ) -> Result<TailOutcome, WireError> {
+        let Some(arrived) = self.larges.handle_piece(is_first, reader, &Arc::default(), partial)? else {
+            return Ok(TailOutcome::default());
         };
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
         match arrived.row {
             Ok(row) => rows.push(row),
-            Err(why) => refusals.push(refused(b"", why)),
+            Err(why) => refusals.push(refused_row(b"", why)),
         }
-        let (rows, merged) = self.merge(store, news, now, sender, rows, refusals);
+        let (rows, merged) = self.merge_acceptable(store, news, now, sender, rows, refusals);
         if !self.has_refused {
-            self.settle_waiting(store, news.chains, sender);
+            self.claim_waiting(store, news.forwarded_claims, sender);
         }
         for row in &rows {
             store.cover_row(row);
@@ -381,112 +391,130 @@ impl Incoming {
     }
 
     /// What there is of a large row that will not come to its end on this link.
-    pub(crate) fn into_partial(self) -> Option<Partial> {
+    pub(crate) fn into_partial(self) -> Option<PartialRow> {
         self.larges.into_partial()
     }
 
     /// Merges those rows that are acceptable, and answers them.
-    fn merge(
+    fn merge_acceptable(
         &mut self,
         store: &mut Store,
         news: &mut News<'_>,
         now: Time,
-        sender: Sender,
-        mut rows: Vec<Row>,
-        mut refusals: Vec<Refused>,
-    ) -> (Vec<Row>, Merged) {
-        rows.retain(|row| match store.check_row(now, &row.held) {
+        sender: TailPeer,
+        mut rows: Vec<PeerRow>,
+        mut refusals: Vec<RefusedRow>,
+    ) -> (Vec<PeerRow>, TailOutcome) {
+        rows.retain(|row| match store.check_row(now, &row.dot_set) {
             Ok(()) => true,
             Err(why) => {
-                refusals.push(refused(row.held.key(), why));
+                refusals.push(refused_row(row.dot_set.key(), why));
                 false
             }
         });
-        let source = if sender.is_far { Source::ToPassOn } else { Source::Elsewhere };
+        let source = if sender.is_other_group { ChangeOrigin::Forwarded } else { ChangeOrigin::Learned };
         let mut new = 0;
         store.merge_rows(now, &rows, source, |row| {
             new += 1;
-            news.arrivals.note(now, row, self.since_ms);
+            news.arrivals.record(now, row, self.since_ms);
         });
         if !rows.is_empty() {
-            self.epoch.get_or_insert(news.chains.epoch);
-            self.has_gap |= new < rows.len() || !sender.is_far;
+            self.routes_epoch.get_or_insert(news.forwarded_claims.routes_epoch);
+            self.has_gap |= new < rows.len() || !sender.is_other_group;
         }
         self.has_refused |= !refusals.is_empty();
-        let merged = Merged { refusals, rows: rows.len(), new };
+        let merged = TailOutcome { refusals, rows: rows.len(), new };
         (rows, merged)
     }
 
     /// Claims the end of a flush, or lets it wait for large rows.
-    fn arrange(&mut self, store: &mut Store, chains: &mut Chains, sender: Sender, mut done: Done) {
+    fn arrange(
+        &mut self,
+        store: &mut Store,
+        forwarded_claims: &mut ForwardedClaims,
+        sender: TailPeer,
+        mut done: FlushEnd,
+    ) {
         // Of those that wait the latest is enough, beside the oldest, which is the first that can be claimed.
-        if self.waiting.len() == 2
-            && let Some(passed) = self.waiting.pop_back()
+        if self.ends_waiting.len() == 2
+            && let Some(passed) = self.ends_waiting.pop_back()
         {
-            done.is_asking |= passed.is_asking;
-            done.told.splice(0..0, passed.told);
+            done.ack_wanted |= passed.ack_wanted;
+            done.intervals.splice(0..0, passed.intervals);
             // Of more, the oldest are not claimed: a comparison does it.
-            done.told.drain(..done.told.len().saturating_sub(WAITING_INTERVALS_MAX));
+            done.intervals.drain(..done.intervals.len().saturating_sub(WAITING_INTERVALS_MAX));
         }
-        self.waiting.push_back(done);
-        self.settle_waiting(store, chains, sender);
+        self.ends_waiting.push_back(done);
+        self.claim_waiting(store, forwarded_claims, sender);
     }
 
-    fn settle_waiting(&mut self, store: &mut Store, chains: &mut Chains, sender: Sender) {
-        let (settled, unawaited) = (self.larges.settled, store.controls.has(Control::LargesUnawaited));
-        while self.waiting.front().is_some_and(|done| done.larges <= settled || unawaited)
-            && let Some(done) = self.waiting.pop_front()
+    fn claim_waiting(&mut self, store: &mut Store, forwarded_claims: &mut ForwardedClaims, sender: TailPeer) {
+        let (settled, unawaited) = (self.larges.arrived_up_to, store.controls.has(Control::LargesUnawaited));
+        while self.ends_waiting.front().is_some_and(|done| done.larges <= settled || unawaited)
+            && let Some(done) = self.ends_waiting.pop_front()
         {
-            self.extend(store, chains, sender, &done);
+            self.extend(store, forwarded_claims, sender, &done);
             store.claim_tail(done.stamp, &self.vector);
-            if sender.passes_on {
-                claims::claim(store, &done.told);
+            if sender.forwards {
+                claims::claim_intervals(store, &done.intervals);
             }
             store.complete(sender.log, done.head);
-            self.is_asked |= done.is_asking;
+            self.ack_wanted |= done.ack_wanted;
         }
     }
 
     /// Whether more of what the sender has told to be under way is to come.
-    pub(crate) fn is_amid(&self) -> bool {
-        self.is_amid || !self.waiting.is_empty()
+    pub(crate) fn in_flux(&self) -> bool {
+        self.in_flux || !self.ends_waiting.is_empty()
     }
 
     /// The peer wants to know where this replica stands: now, and when what waits has been claimed.
-    pub(crate) fn asked(&mut self) {
-        self.is_asked = true;
-        if let Some(done) = self.waiting.back_mut() {
-            done.is_asking = true;
+    pub(crate) fn note_ack_wanted(&mut self) {
+        self.ack_wanted = true;
+        if let Some(done) = self.ends_waiting.back_mut() {
+            done.ack_wanted = true;
         }
     }
 
     /// A flush is complete: whether it continues the sender's chain. Rows of later ones may have come before its large
     /// rows did, or large rows of later ones before its end: what is noted stands for these as well then.
-    fn extend(&mut self, store: &Store, chains: &mut Chains, sender: Sender, done: &Done) {
+    fn extend(
+        &mut self,
+        store: &Store,
+        forwarded_claims: &mut ForwardedClaims,
+        sender: TailPeer,
+        done: &FlushEnd,
+    ) {
         let has_gap = self.has_gap && !store.controls.has(Control::ChainDespiteGap);
-        if sender.is_far {
-            let is_whole = !has_gap && self.epoch.is_none_or(|epoch| epoch == chains.epoch);
-            chains.extend(sender.run, store.seen.vector().get(&sender.run), done.stamp.clock, is_whole);
+        if sender.is_other_group {
+            let is_whole =
+                !has_gap && self.routes_epoch.is_none_or(|epoch| epoch == forwarded_claims.routes_epoch);
+            forwarded_claims.extend(
+                sender.run,
+                store.coverage.vector().get(&sender.run),
+                done.stamp.clock,
+                is_whole,
+            );
         }
-        if !self.is_amid() && self.larges.settled <= done.larges {
-            (self.has_gap, self.epoch) = (false, None);
+        if !self.in_flux() && self.larges.arrived_up_to <= done.larges {
+            (self.has_gap, self.routes_epoch) = (false, None);
         }
     }
 
     /// Records what the rows cover beyond the vector. Where that is the sender's own events alone, a dot of its own
     /// implies all of it: the sender held it all the time, so no later event of its own is about that key.
-    fn cover(&mut self, store: &mut Store, run: u64, dots: &[Stamp], rows: &[Row]) {
+    fn cover_rows(&mut self, store: &mut Store, run: u64, dots: &[Stamp], rows: &[PeerRow]) {
         // What is covered here stays so: only what the frame told can have come to lie beyond.
-        let known = store.seen.vector();
-        self.excess.dots.retain(|origin, clock| known.get(origin) < *clock);
+        let known = store.coverage.vector();
+        self.beyond_own.dots.retain(|origin, clock| known.get(origin) < *clock);
         let new = dots.iter().filter(|dot| !coverage::covers(known, **dot));
-        new.for_each(|dot| coverage::raise(&mut self.excess, *dot));
-        let is_own = self.excess.dots.keys().all(|origin| *origin == run);
+        new.for_each(|dot| coverage::raise_clock(&mut self.beyond_own, *dot));
+        let is_own = self.beyond_own.dots.keys().all(|origin| *origin == run);
         let mut excess = None;
         for row in rows {
-            let is_implied = is_own && row.held.dots().iter().any(|dot| dot.stamp().origin == run);
+            let is_implied = is_own && row.dot_set.dots().iter().any(|dot| dot.stamp().origin == run);
             if !is_implied || row.context.is_some() {
-                store.cover_row_beyond(row, excess.get_or_insert_with(|| Arc::new(self.excess.clone())));
+                store.cover_row_beyond(row, excess.get_or_insert_with(|| Arc::new(self.beyond_own.clone())));
             }
         }
     }
@@ -515,46 +543,55 @@ mod tests {
 
     /// Both ends of a link on which one feeds the other.
     struct Tail {
-        outgoing: Outgoing,
-        incoming: Incoming,
-        sender: Sender,
-        scope: Scope,
+        outgoing: TailSender,
+        incoming: TailReceiver,
+        sender: TailPeer,
+        filter: LogFilter,
         /// Of the sender.
-        chains: Chains,
+        forwarded_claims: ForwardedClaims,
     }
 
     impl Tail {
-        fn new(from: &Store, scope: Scope) -> Self {
-            let mut outgoing = Outgoing::default();
+        fn new(from: &Store, filter: LogFilter) -> Self {
+            let mut outgoing = TailSender::default();
             assert!(outgoing.resume(from, from.log.id, 0));
-            let (is_far, passes_on) = (scope == Scope::Own, scope == Scope::PassedOn);
-            let sender = Sender { log: from.log.id, run: from.run, is_far, passes_on };
-            Self { outgoing, incoming: Incoming::default(), sender, scope, chains: Chains::default() }
+            let (is_far, passes_on) = (filter == LogFilter::Own, filter == LogFilter::Forwarded);
+            let sender =
+                TailPeer { log: from.log.id, run: from.run, is_other_group: is_far, forwards: passes_on };
+            Self {
+                outgoing,
+                incoming: TailReceiver::default(),
+                sender,
+                filter,
+                forwarded_claims: ForwardedClaims::default(),
+            }
         }
 
         fn frame(&mut self, from: &mut Store) -> Vec<u8> {
-            let frame = self.outgoing.frame(from, &mut self.chains, self.scope, true, &mut None);
+            let frame =
+                self.outgoing.next_frame(from, &mut self.forwarded_claims, self.filter, true, &mut None);
             frame.expect("there is something to send")
         }
 
         fn pieces(&mut self, from: &mut Store) -> Vec<Vec<u8>> {
-            std::iter::from_fn(|| self.outgoing.piece(from, &mut None)).collect()
+            std::iter::from_fn(|| self.outgoing.next_piece(from, &mut None)).collect()
         }
 
         /// Hands frames and pieces to the other end, which passes on what it gets by `chains`.
-        fn hand(&mut self, to: &mut Store, chains: &mut Chains, sent: &[Vec<u8>]) {
+        fn hand(&mut self, to: &mut Store, forwarded_claims: &mut ForwardedClaims, sent: &[Vec<u8>]) {
             for bytes in sent {
-                let mut news = News { chains: &mut *chains, arrivals: &mut Arrivals::default() };
+                let mut news =
+                    News { forwarded_claims: &mut *forwarded_claims, arrivals: &mut Arrivals::default() };
                 let mut assembler = crate::wire::Assembler::default();
                 assembler.feed(bytes);
                 let (kind, mut reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
                 let merged = match kind {
                     Kind::Piece => {
-                        let (_, is_first) = large::queue_of(&mut reader).unwrap();
+                        let (_, is_first) = large::stream_of(&mut reader).unwrap();
                         let piece = (is_first, reader);
-                        self.incoming.piece(to, &mut news, NOW, self.sender, piece, &mut None)
+                        self.incoming.handle_piece(to, &mut news, NOW, self.sender, piece, &mut None)
                     }
-                    _ => self.incoming.frame(to, &mut news, NOW, self.sender, reader),
+                    _ => self.incoming.handle_frame(to, &mut news, NOW, self.sender, reader),
                 };
                 merged.unwrap();
             }
@@ -566,95 +603,101 @@ mod tests {
         let large = vec![b'x'; 70_000];
         for is_ahead in [false, true] {
             let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
-            let mut far = Tail::new(&writer, Scope::Own);
-            let mut near = Tail::new(&delegate, Scope::PassedOn);
+            let mut far = Tail::new(&writer, LogFilter::Own);
+            let mut near = Tail::new(&delegate, LogFilter::Forwarded);
             writer.put(NOW, &key("first"), b"v", 0);
             let first = far.frame(&mut writer);
-            far.hand(&mut delegate, &mut near.chains, &[first]);
+            far.hand(&mut delegate, &mut near.forwarded_claims, &[first]);
             let passed = near.frame(&mut delegate);
-            near.hand(&mut mate, &mut Chains::default(), &[passed]);
+            near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
             // The mate compares with the writer, and is fed by the delegate.
             let row = |key: &[u8], from: &Store| {
-                let held = from.held(key).expect("it is held").0.clone();
-                Row { held, vector: Arc::default(), context: None }
+                let dot_set = from.dot_set(key).expect("it is held").0.clone();
+                PeerRow { dot_set, vector: Arc::default(), context: None }
             };
             writer.put(NOW, &key("large"), &large, 0);
-            mate.merge_rows(NOW, &[row(&key("large"), &writer)], Source::Elsewhere, |_| ());
-            mate.seen.claim_all(writer.seen.vector());
+            mate.merge_rows(NOW, &[row(&key("large"), &writer)], ChangeOrigin::Learned, |_| ());
+            mate.coverage.claim_all(writer.coverage.vector());
             let mut live = vec![far.frame(&mut writer)];
             // The delegate has this from somebody else, and passes it on to nobody.
             let known = writer.put(NOW, &key("known"), if is_ahead { &large } else { b"small" }, 0).0;
-            delegate.merge_rows(NOW, &[row(&key("known"), &writer)], Source::Elsewhere, |_| ());
+            delegate.merge_rows(NOW, &[row(&key("known"), &writer)], ChangeOrigin::Learned, |_| ());
             live.push(far.frame(&mut writer));
             let pieces = far.pieces(&mut writer);
             if is_ahead {
-                far.hand(&mut delegate, &mut near.chains, &pieces);
+                far.hand(&mut delegate, &mut near.forwarded_claims, &pieces);
             }
-            far.hand(&mut delegate, &mut near.chains, &live);
+            far.hand(&mut delegate, &mut near.forwarded_claims, &live);
             if !is_ahead {
-                far.hand(&mut delegate, &mut near.chains, &pieces);
+                far.hand(&mut delegate, &mut near.forwarded_claims, &pieces);
             }
-            assert!(delegate.seen.vector().get(&1) >= known.clock);
+            assert!(delegate.coverage.vector().get(&1) >= known.clock);
 
             let mut passed = vec![near.frame(&mut delegate)];
             passed.extend(near.pieces(&mut delegate));
-            near.hand(&mut mate, &mut Chains::default(), &passed);
-            assert!(mate.held(&key("large")).is_some() && mate.held(&key("known")).is_none());
+            near.hand(&mut mate, &mut ForwardedClaims::default(), &passed);
+            assert!(mate.dot_set(&key("large")).is_some() && mate.dot_set(&key("known")).is_none());
             assert!(!mate.covers(&key("known"), known), "it claims what it was not sent (ahead: {is_ahead})");
 
             // Once nothing is on its way, the chain begins anew: whoever compares then needs no more of that.
-            mate.seen.claim_all(delegate.seen.vector());
+            mate.coverage.claim_all(delegate.coverage.vector());
             let later = writer.put(NOW, &key("later"), b"v", 0).0;
             let frame = far.frame(&mut writer);
-            far.hand(&mut delegate, &mut near.chains, &[frame]);
+            far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
             let passed = near.frame(&mut delegate);
-            near.hand(&mut mate, &mut Chains::default(), &[passed]);
-            assert!(mate.held(&key("later")).is_some() && mate.seen.vector().get(&1) >= later.clock);
+            near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
+            assert!(mate.dot_set(&key("later")).is_some() && mate.coverage.vector().get(&1) >= later.clock);
         }
     }
 
     #[test]
     fn the_first_flush_over_a_link_that_had_nothing_to_send_needs_no_comparison() {
         let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
-        let mut far = Tail::new(&writer, Scope::Own);
-        let mut near = Tail::new(&delegate, Scope::PassedOn);
-        let idle = near.outgoing.frame(&mut delegate, &mut near.chains, near.scope, false, &mut None);
+        let mut far = Tail::new(&writer, LogFilter::Own);
+        let mut near = Tail::new(&delegate, LogFilter::Forwarded);
+        let idle = near.outgoing.next_frame(
+            &mut delegate,
+            &mut near.forwarded_claims,
+            near.filter,
+            false,
+            &mut None,
+        );
         assert!(idle.is_none());
         let first = writer.put(NOW, &key("first"), b"v", 0).0;
         let frame = far.frame(&mut writer);
-        far.hand(&mut delegate, &mut near.chains, &[frame]);
+        far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
         let passed = near.frame(&mut delegate);
-        near.hand(&mut mate, &mut Chains::default(), &[passed]);
-        assert_eq!(mate.seen.vector().get(&1), first.clock);
+        near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
+        assert_eq!(mate.coverage.vector().get(&1), first.clock);
     }
 
     #[test]
     fn who_was_not_sent_for_a_moment_what_is_passed_on_is_told_of_no_chain_through_it() {
         let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
-        let mut far = Tail::new(&writer, Scope::Own);
-        let mut near = Tail::new(&delegate, Scope::PassedOn);
+        let mut far = Tail::new(&writer, LogFilter::Own);
+        let mut near = Tail::new(&delegate, LogFilter::Forwarded);
         let pass = |far: &mut Tail, near: &mut Tail, writer: &mut Store, delegate: &mut Store, name| {
             let stamp = writer.put(NOW, &key(name), b"v", 0).0;
             let frame = far.frame(writer);
-            far.hand(delegate, &mut near.chains, &[frame]);
+            far.hand(delegate, &mut near.forwarded_claims, &[frame]);
             stamp
         };
         pass(&mut far, &mut near, &mut writer, &mut delegate, "first");
         let passed = near.frame(&mut delegate);
-        near.hand(&mut mate, &mut Chains::default(), &[passed]);
-        mate.seen.claim_all(delegate.seen.vector());
+        near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
+        mate.coverage.claim_all(delegate.coverage.vector());
 
-        near.scope = Scope::Own;
+        near.filter = LogFilter::Own;
         let missed = pass(&mut far, &mut near, &mut writer, &mut delegate, "missed");
         (0..200).for_each(|i| _ = delegate.put(NOW, &key(&format!("own {i}")), &[b'x'; 1_000], 0));
         let part = near.frame(&mut delegate);
-        near.hand(&mut mate, &mut Chains::default(), &[part]);
-        near.scope = Scope::PassedOn;
+        near.hand(&mut mate, &mut ForwardedClaims::default(), &[part]);
+        near.filter = LogFilter::Forwarded;
         while near.outgoing.cursor < delegate.log.head() {
             let passed = near.frame(&mut delegate);
-            near.hand(&mut mate, &mut Chains::default(), &[passed]);
+            near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
         }
-        assert!(mate.held(&key("own 199")).is_some() && mate.held(&key("missed")).is_none());
+        assert!(mate.dot_set(&key("own 199")).is_some() && mate.dot_set(&key("missed")).is_none());
         assert!(!mate.covers(&key("missed"), missed), "it claims what it was not sent");
     }
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rand_core::Rng;
 
-use super::{Happening, Sim};
+use super::{Sim, SimEvent};
 use crate::controls::Control;
-use crate::replica::saved::{self, Change, Saved, SavedError};
+use crate::replica::saved::{self, DiskChange, Saved, SavedError};
 use crate::replica::{Input, Persist};
-use crate::store::coverage::Context;
+use crate::store::coverage::Clocks;
 
 /// Transactions kept apart, so that older states can be restored.
 const RECORDS_MAX: usize = 64;
@@ -28,7 +28,7 @@ pub enum DiskFault {
 #[derive(Debug, Default)]
 pub(super) struct SimDisk {
     /// What the oldest kept transactions came to.
-    base: BTreeMap<Vec<u8>, Vec<u8>>,
+    last_transaction: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The journal: one write per transaction.
     records: VecDeque<Vec<u8>>,
     /// How many of them no crash can touch.
@@ -40,8 +40,8 @@ pub(super) struct SimDisk {
     /// A transaction was written and waits for its sync.
     is_pending: bool,
     /// What the transactions under way claim, and what was acknowledged as durable.
-    claimed: Context,
-    promised: Context,
+    claimed: Clocks,
+    acknowledged_durable: Clocks,
     takes_torn: bool,
 }
 
@@ -57,7 +57,7 @@ impl SimDisk {
     }
 
     fn write(&mut self) {
-        let changes: Vec<Change> = std::mem::take(&mut self.staged).into_iter().collect();
+        let changes: Vec<DiskChange> = std::mem::take(&mut self.staged).into_iter().collect();
         self.sequence += 1;
         self.records.push_back(saved::seal_changes(self.sequence, &changes));
     }
@@ -67,7 +67,7 @@ impl SimDisk {
         while self.records.len() > RECORDS_MAX {
             let oldest = self.records.pop_front().expect("there are many");
             let (_, changes) = saved::unseal_changes(&oldest).expect("it was synced");
-            apply(&mut self.base, changes);
+            apply(&mut self.last_transaction, changes);
             self.synced -= 1;
         }
     }
@@ -112,7 +112,7 @@ impl SimDisk {
     }
 
     fn read(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let mut map = self.base.clone();
+        let mut map = self.last_transaction.clone();
         for record in &self.records {
             match saved::unseal_changes(record) {
                 Some((_, changes)) => apply(&mut map, changes),
@@ -125,7 +125,7 @@ impl SimDisk {
     }
 }
 
-fn apply(map: &mut BTreeMap<Vec<u8>, Vec<u8>>, changes: Vec<Change>) {
+fn apply(map: &mut BTreeMap<Vec<u8>, Vec<u8>>, changes: Vec<DiskChange>) {
     for (key, value) in changes {
         match value {
             Some(value) => _ = map.insert(key, value),
@@ -177,7 +177,7 @@ impl Sim {
             if !part.ends() {
                 continue;
             }
-            disk.claimed = replica.store.seen.known().into_owned();
+            disk.claimed = replica.store.coverage.vector_with_withheld().into_owned();
             disk.is_pending = true;
             disk.write();
             if disk.fault == Some(DiskFault::Full) {
@@ -187,10 +187,10 @@ impl Sim {
             }
             let starts = self.nodes[i].starts;
             if self.controls.has(Control::EarlyPromise) {
-                self.nodes[i].disk.promised = self.nodes[i].disk.claimed.clone();
+                self.nodes[i].disk.acknowledged_durable = self.nodes[i].disk.claimed.clone();
             }
             let later = self.jitter(std::time::Duration::from_millis(4));
-            self.after(later, Happening::Persisted(i, starts));
+            self.schedule(later, SimEvent::Persisted(i, starts));
             return;
         }
     }
@@ -203,7 +203,7 @@ impl Sim {
         }
         if disk.fault.is_none() && !disk.has_failed {
             disk.sync();
-            disk.promised = disk.claimed.clone();
+            disk.acknowledged_durable = disk.claimed.clone();
             return self.input(i, Input::Persisted);
         }
         disk.has_failed = true;
@@ -226,7 +226,7 @@ impl Sim {
             Disk::Blank => *disk = SimDisk { fault: disk.fault, ..SimDisk::default() },
             Disk::Latest => {}
             Disk::Older(by) => {
-                disk.promised = Context::new();
+                disk.acknowledged_durable = Clocks::new();
                 _ = disk.open();
                 disk.records.truncate(disk.records.len().saturating_sub(by).max(1));
             }
@@ -238,22 +238,22 @@ impl Sim {
     }
 
     /// Nothing that was acknowledged as durable may be missing after a restart.
-    pub(super) fn check_disk(&mut self, i: usize) {
+    pub(super) fn check_durability(&mut self, i: usize) {
         let node = &self.nodes[i];
         let Some(replica) = &node.replica else { return };
-        let promised = &node.disk.promised;
-        if self.checks && !saved_covers(&replica.store.seen.known(), promised) {
+        let promised = &node.disk.acknowledged_durable;
+        if self.checks && !saved_covers(&replica.store.coverage.vector_with_withheld(), promised) {
             self.fail(&format!("node {i}: its disk lost what was acknowledged as durable"));
         }
     }
 
     /// After damage the node claims less, and so does its disk.
     pub(super) fn void_promises(&mut self, i: usize) {
-        self.nodes[i].disk.promised = Context::new();
-        self.nodes[i].disk.claimed = Context::new();
+        self.nodes[i].disk.acknowledged_durable = Clocks::new();
+        self.nodes[i].disk.claimed = Clocks::new();
     }
 }
 
-fn saved_covers(vector: &Context, promised: &Context) -> bool {
+fn saved_covers(vector: &Clocks, promised: &Clocks) -> bool {
     promised.dots.iter().all(|(origin, clock)| vector.get(origin) >= *clock)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
-use super::{Disk, DriftingClock, Happening, Sim};
+use super::{Disk, DriftingClock, Sim, SimEvent};
 use crate::config::Config;
 use crate::replica::LinkId;
 #[cfg(feature = "__controls")]
@@ -29,7 +29,7 @@ impl Sim {
         let ids: Vec<LinkId> = self.between(from, to);
         for id in ids {
             let later = self.jitter(Duration::from_millis(300));
-            self.after(later, Happening::Down(id));
+            self.schedule(later, SimEvent::Down(id));
         }
     }
 
@@ -44,25 +44,25 @@ impl Sim {
         self.loss = loss;
     }
 
-    /// Holds back everything on the way from one node to another until [`Sim::release`]. Nothing is lost unless
+    /// Holds back everything on the way from one node to another until [`Sim::resume_traffic`]. Nothing is lost unless
     /// the link breaks meanwhile, and streams stay ordered.
-    pub fn hold(&mut self, from: usize, to: usize) {
+    pub fn delay_traffic(&mut self, from: usize, to: usize) {
         self.holds.insert((from, to));
     }
 
     /// Lets everything arrive that was held back between two nodes, in its order.
-    pub fn release(&mut self, from: usize, to: usize) {
+    pub fn resume_traffic(&mut self, from: usize, to: usize) {
         self.holds.remove(&(from, to));
         self.reawaken();
     }
 
-    pub(super) fn is_held(&self, happening: &Happening) -> bool {
+    pub(super) fn is_held(&self, happening: &SimEvent) -> bool {
         if self.is_asleep(happening) {
             return true;
         }
         let (from, to) = match happening {
-            Happening::Datagram(id, to, _) | Happening::Stream(id, to, ..) => (self.other_end(*id, *to), *to),
-            Happening::Packet(from, to, ..) => (self.at(from.addr), *to),
+            SimEvent::Datagram(id, to, _) | SimEvent::Stream(id, to, ..) => (self.other_end(*id, *to), *to),
+            SimEvent::Packet(from, to, ..) => (self.at(from.addr), *to),
             _ => return false,
         };
         from.is_some_and(|from| self.holds.contains(&(from, to)))
@@ -132,7 +132,7 @@ impl Sim {
     /// Makes a node's clocks run too fast, or too slow, by so many millionths.
     pub fn drift(&mut self, i: usize, ppm: i64) {
         let node = &mut self.nodes[i];
-        node.clock = DriftingClock { since: self.now, own: node.clock.read(self.now), ppm };
+        node.drifting_clock = DriftingClock { since: self.now, own: node.drifting_clock.read(self.now), ppm };
     }
 
     /// Changes some bytes in this share, 0 to 1, of what a node sends, as a faulty or hostile member would. What it says

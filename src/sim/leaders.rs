@@ -10,7 +10,7 @@ use crate::time::Stamp;
 
 /// What nodes campaign for, and what was granted so far.
 #[derive(Debug, Default)]
-pub(super) struct Leaders {
+pub(super) struct LeaseOracle {
     /// By node, its start and the campaign.
     campaigns: BTreeMap<(usize, u64, LeaseId), (String, LeaseState)>,
     /// The last token of each lease.
@@ -65,7 +65,7 @@ impl SimNode<'_> {
     /// # Errors
     /// See [`ElectionError`]; nothing began then.
     pub fn campaign(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
-        self.bid(name, value.as_ref(), false)
+        self.begin_campaign(name, value.as_ref(), false)
     }
 
     /// Tries once to get a lease.
@@ -73,10 +73,10 @@ impl SimNode<'_> {
     /// # Errors
     /// See [`ElectionError`]; nothing began then.
     pub fn try_campaign(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
-        self.bid(name, value.as_ref(), true)
+        self.begin_campaign(name, value.as_ref(), true)
     }
 
-    fn bid(&mut self, name: &str, value: &[u8], is_once: bool) -> Result<LeaseId, ElectionError> {
+    fn begin_campaign(&mut self, name: &str, value: &[u8], is_once: bool) -> Result<LeaseId, ElectionError> {
         let (replica, now) = self.replica();
         let id = replica.campaign(now, name, value, is_once)?;
         let key = (self.i, self.sim.nodes[self.i].starts, id);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Happening, Sim};
+use super::{Sim, SimEvent};
 use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN};
 use crate::replica::{Input, LinkId, Output, Replica};
 
@@ -70,7 +70,7 @@ impl Sim {
             // The end of a connection is told by one packet. The frame that tells it too may arrive without that.
             if !self.chance(self.loss) {
                 let later = self.flight(i, to);
-                self.after(later, Happening::Farewell(id, to, true));
+                self.schedule(later, SimEvent::Farewell(id, to, true));
             }
         }
         self.nodes[i].replica = None;
@@ -87,18 +87,18 @@ impl Sim {
     }
 
     /// Whether what happens concerns a node whose process does not run.
-    pub(super) fn is_asleep(&self, happening: &Happening) -> bool {
+    pub(super) fn is_asleep(&self, happening: &SimEvent) -> bool {
         let to = match happening {
-            Happening::Datagram(_, to, _)
-            | Happening::Stream(_, to, ..)
-            | Happening::Drained(_, to, ..)
-            | Happening::Packet(_, to, ..)
-            | Happening::Dial(_, to, _)
-            | Happening::Farewell(_, to, _)
-            | Happening::Wake(to, _)
-            | Happening::Drain(to, _)
-            | Happening::Persisted(to, ..) => *to,
-            Happening::Connect(..) | Happening::Down(_) => return false,
+            SimEvent::Datagram(_, to, _)
+            | SimEvent::Stream(_, to, ..)
+            | SimEvent::Drained(_, to, ..)
+            | SimEvent::Packet(_, to, ..)
+            | SimEvent::Dial(_, to, _)
+            | SimEvent::Farewell(_, to, _)
+            | SimEvent::Wake(to, _)
+            | SimEvent::Drain(to, _)
+            | SimEvent::Persisted(to, ..) => *to,
+            SimEvent::Connect(..) | SimEvent::Down(_) => return false,
         };
         self.nodes[to].is_paused
     }
@@ -116,18 +116,18 @@ impl Sim {
         replica.own_member().map(|member| member.run)
     }
 
-    pub(super) fn introduce(&mut self, id: LinkId, a: usize, b: usize) {
+    pub(super) fn note_unlinked(&mut self, id: LinkId, a: usize, b: usize) {
         for (to, who) in [(a, b), (b, a)] {
             let who = self.nodes[who].replica.as_ref().and_then(Replica::own_member).cloned();
             if let Some(who) = who {
-                self.input(to, Input::Met(id, &who, PACKET_BYTES_MIN));
+                self.input(to, Input::LinkIdentified(id, &who, PACKET_BYTES_MIN));
             }
         }
     }
 
     pub(super) fn member_output(&mut self, i: usize, output: Output) {
         match output {
-            Output::Packet(to, bytes) => self.packet(i, to, bytes),
+            Output::MemberDatagram(to, bytes) => self.packet(i, to, bytes),
             Output::Dial(to) => self.dial(i, to.addr),
             Output::Seek => {
                 let seeds = self.seeds.clone().unwrap_or_default();
@@ -151,7 +151,7 @@ impl Sim {
             && !self.cuts.contains(&(from, i))
         {
             let later = self.flight(from, i);
-            self.after(later, Happening::Packet(Box::new(own), i, to.run, bytes));
+            self.schedule(later, SimEvent::Packet(Box::new(own), i, to.run, bytes));
         }
     }
 
@@ -168,7 +168,7 @@ impl Sim {
             && to != from
         {
             let later = self.flight(from, to) + self.flight(to, from);
-            self.after(later, Happening::Dial(from, to, addr));
+            self.schedule(later, SimEvent::Dial(from, to, addr));
         }
     }
 

@@ -8,7 +8,7 @@ use crate::membership::Member;
 use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
 use crate::replication::arrivals::Arrival;
 use crate::store::OnlyIf;
-use crate::store::entry::{self, Entry, Record, Revision};
+use crate::store::entry::{self, Dot, Entry, Revision};
 use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 use crate::time::{Stamp, Time};
 
@@ -37,12 +37,13 @@ impl<'a> SimNode<'a> {
         write: impl FnOnce(&mut Replica, Time) -> Result<Option<Stamp>, WriteError>,
     ) -> Result<Option<Stamp>, WriteError> {
         let (replica, now) = self.replica();
-        let before = replica.store.held(key).map(|(held, _)| held.dots().iter().map(Record::stamp).collect());
+        let before =
+            replica.store.dot_set(key).map(|(dot_set, _)| dot_set.dots().iter().map(Dot::stamp).collect());
         let stamp = write(replica, now)?;
         if let Some(stamp) = stamp {
-            let held = replica.store.held(key).map(|(held, _)| held);
-            let is_put = held.is_some();
-            let expires = held.and_then(|held| held.dots().last()).map_or(0, Record::expires);
+            let dot_set = replica.store.dot_set(key).map(|(dot_set, _)| dot_set);
+            let is_put = dot_set.is_some();
+            let expires = dot_set.and_then(|dot_set| dot_set.dots().last()).map_or(0, Dot::expires);
             // Where the writer's clock is ahead, the value has lived as long as was asked for before its time has come.
             let until = match expires {
                 0 => 0,
@@ -66,9 +67,9 @@ impl<'a> SimNode<'a> {
     }
 
     /// Changes what this node tells about itself. False, and nothing changed, if that is too much.
-    pub fn tell(&mut self, meta: BTreeMap<String, String>) -> bool {
+    pub fn set_meta(&mut self, meta: BTreeMap<String, String>) -> bool {
         let (replica, _) = self.replica();
-        let told = replica.tell(meta);
+        let told = replica.set_meta(meta);
         self.sim.drain(self.i);
         told
     }
@@ -210,17 +211,17 @@ impl SimBatch<'_> {
     /// See [`WriteError`]; nothing is written then.
     pub fn commit(mut self) -> Result<(), WriteError> {
         let (replica, now) = self.node.replica();
-        let mut held: BTreeMap<String, Vec<Stamp>> = BTreeMap::new();
+        let mut dot_set: BTreeMap<String, Vec<Stamp>> = BTreeMap::new();
         for key in self.batch.keys() {
-            let before = replica.store.held(&SimNode::register(key));
-            let stamps = before.map(|(before, _)| before.dots().iter().map(Record::stamp).collect());
-            held.insert(key.to_owned(), stamps.unwrap_or_default());
+            let before = replica.store.dot_set(&SimNode::register(key));
+            let stamps = before.map(|(before, _)| before.dots().iter().map(Dot::stamp).collect());
+            dot_set.insert(key.to_owned(), stamps.unwrap_or_default());
         }
         let stamps = replica.commit(now, &self.batch)?;
         for ((key, is_put), stamp) in self.batch.writes().zip(stamps) {
             let Some(stamp) = stamp else { continue };
             let now_held = if is_put { vec![stamp] } else { Vec::new() };
-            let before = held.insert(key.to_owned(), now_held).unwrap_or_default();
+            let before = dot_set.insert(key.to_owned(), now_held).unwrap_or_default();
             self.node.sim.record(self.node.i, &SimNode::register(key), before, stamp, is_put, 0);
         }
         self.node.sim.drain(self.node.i);
@@ -344,7 +345,7 @@ impl SimWatch {
 
     /// Goes on behind an event of an earlier watch, instead of beginning with the current values.
     #[must_use]
-    pub fn from(mut self, revision: Revision) -> Self {
+    pub fn resume_from(mut self, revision: Revision) -> Self {
         self.start.from = Some(revision);
         self
     }

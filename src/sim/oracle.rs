@@ -11,7 +11,7 @@ use crate::time::Stamp;
 
 /// One put or delete of one key.
 #[derive(Clone, Debug)]
-pub(crate) struct Event {
+pub(crate) struct OracleEvent {
     pub(crate) stamp: Stamp,
     /// The dots that the writer held under the key.
     pub(crate) removed: Vec<Stamp>,
@@ -26,7 +26,7 @@ pub(crate) struct Event {
 /// All events of a simulation, by key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Oracle {
-    events: BTreeMap<Vec<u8>, Vec<Event>>,
+    events: BTreeMap<Vec<u8>, Vec<OracleEvent>>,
     /// What a replica with this vector, and nothing beyond it, held.
     roots: BTreeMap<(u64, (u64, u64)), u128>,
     has_expiries: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Oracle {
 
 impl Oracle {
     /// Records one local event.
-    pub(crate) fn record(&mut self, key: &[u8], event: Event) {
+    pub(crate) fn record(&mut self, key: &[u8], event: OracleEvent) {
         self.has_expiries |= event.until_ms != 0;
         self.events.entry(key.to_vec()).or_default().push(event);
     }
@@ -53,26 +53,27 @@ impl Oracle {
     /// the true clock.
     pub(crate) fn check(&mut self, store: &Store, wall_ms: u64) -> Result<(), String> {
         for (key, events) in &self.events {
-            let held: BTreeSet<Stamp> = store
-                .held(key)
-                .map(|(held, _)| held.dots().iter().map(crate::store::entry::Record::stamp).collect())
+            let dot_set: BTreeSet<Stamp> = store
+                .dot_set(key)
+                .map(|(dot_set, _)| dot_set.dots().iter().map(crate::store::entry::Dot::stamp).collect())
                 .unwrap_or_default();
             let mut removed = BTreeSet::new();
-            let covered: Vec<&Event> = events.iter().filter(|event| store.covers(key, event.stamp)).collect();
+            let covered: Vec<&OracleEvent> =
+                events.iter().filter(|event| store.covers(key, event.stamp)).collect();
             covered.iter().for_each(|event| removed.extend(event.removed.iter().copied()));
             for event in covered
                 .into_iter()
                 .filter(|event| event.is_put && (event.until_ms == 0 || event.until_ms > wall_ms))
             {
                 let should = !removed.contains(&event.stamp);
-                let gone = |other: &Event| {
+                let gone = |other: &OracleEvent| {
                     (self.has_faults || other.is_ahead) && other.removed.contains(&event.stamp)
                 };
                 let is_excused = if should { events.iter().any(gone) } else { event.is_ahead };
                 if is_excused {
                     continue;
                 }
-                if held.contains(&event.stamp) != should {
+                if dot_set.contains(&event.stamp) != should {
                     let what = if should { "does not hold" } else { "still holds" };
                     let mut told = String::new();
                     for event in events {
@@ -80,7 +81,7 @@ impl Oracle {
                         _ = write!(told, "\n  {event:?} covered: {is_covered}");
                     }
                     return Err(format!(
-                        "run {:x} covers and {what} {:?} of {:?}; held: {held:?}{told}",
+                        "run {:x} covers and {what} {:?} of {:?}; held: {dot_set:?}{told}",
                         store.run,
                         event.stamp,
                         String::from_utf8_lossy(key),
@@ -88,11 +89,11 @@ impl Oracle {
                 }
             }
             let place = store.hash_key.place(key);
-            for stamp in &held {
+            for stamp in &dot_set {
                 if !events.iter().any(|event| event.is_put && event.stamp == *stamp) {
                     return Err(format!("run {:x} holds {stamp:?}, which nobody wrote", store.run));
                 }
-                if !store.seen.covers(key, place, *stamp) && !store.seen.implies(*stamp) {
+                if !store.coverage.covers(key, place, *stamp) && !store.coverage.may_cover_by_held(*stamp) {
                     return Err(format!("run {:x} holds {stamp:?} and does not cover it", store.run));
                 }
             }
@@ -100,12 +101,12 @@ impl Oracle {
         self.check_root(store)
     }
 
-    /// Equal `Seen` means equal state.
+    /// Equal `Coverage` means equal state.
     fn check_root(&mut self, store: &Store) -> Result<(), String> {
-        if !store.seen.is_settled() || self.has_expiries {
+        if !store.coverage.is_vector_only() || self.has_expiries {
             return Ok(());
         }
-        let at = (store.seen.hash(), store.hash_key.words());
+        let at = (store.coverage.vector_hash(), store.hash_key.words());
         let root = store.root().sum();
         match self.roots.insert(at, root) {
             Some(other) if other != root => Err(format!(

@@ -7,27 +7,27 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::store::slab::Source;
+use crate::store::slab::ChangeOrigin;
 
-const CHUNK_ROWS: usize = 1_024;
+const SEGMENT_ROWS: usize = 1_024;
 const HOLE: u32 = u32::MAX;
 /// A row is seldom further away from where its revision lets it be expected.
 const NEAR_ROWS: usize = 32;
 
 /// Which rows of the log a peer is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Scope {
+pub(crate) enum LogFilter {
     /// Those with an event of this node's own.
     #[default]
     Own,
     /// And those that this node is to pass on.
-    PassedOn,
+    Forwarded,
     /// All.
     All,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Chunk {
+struct LogSegment {
     /// Below or at its first revision, and above all of the chunk before.
     first: u64,
     /// How far beyond `first` each row's revision is, and its slot.
@@ -35,7 +35,7 @@ struct Chunk {
     live: usize,
 }
 
-impl Chunk {
+impl LogSegment {
     fn compact(&mut self) {
         self.rows.retain(|(_, slot)| *slot != HOLE);
         self.rows.shrink_to_fit();
@@ -63,11 +63,11 @@ impl Chunk {
 pub(crate) struct ChangeLog {
     /// Fresh in every start of a process: positions in other logs mean nothing here.
     pub(crate) id: u64,
-    chunks: VecDeque<Chunk>,
+    segments: VecDeque<LogSegment>,
     head: u64,
     /// The latest event of this node's own, and the latest that it is to pass on, its own included.
     own: u64,
-    passed: u64,
+    forwarded: u64,
     floor: u64,
     /// The rows of keys that hold nothing: what may be forgotten.
     removals: BTreeSet<u64>,
@@ -75,7 +75,15 @@ pub(crate) struct ChangeLog {
 
 impl ChangeLog {
     pub(crate) fn new(id: u64) -> Self {
-        Self { id, chunks: VecDeque::new(), head: 0, own: 0, passed: 0, floor: 0, removals: BTreeSet::new() }
+        Self {
+            id,
+            segments: VecDeque::new(),
+            head: 0,
+            own: 0,
+            forwarded: 0,
+            floor: 0,
+            removals: BTreeSet::new(),
+        }
     }
 
     /// The revision of the latest change.
@@ -84,11 +92,11 @@ impl ChangeLog {
     }
 
     /// The revision of the latest change that a peer is sent.
-    pub(crate) fn latest(&self, scope: Scope) -> u64 {
-        match scope {
-            Scope::Own => self.own,
-            Scope::PassedOn => self.passed,
-            Scope::All => self.head,
+    pub(crate) fn latest(&self, filter: LogFilter) -> u64 {
+        match filter {
+            LogFilter::Own => self.own,
+            LogFilter::Forwarded => self.forwarded,
+            LogFilter::All => self.head,
         }
     }
 
@@ -103,18 +111,19 @@ impl ChangeLog {
     }
 
     /// Puts a key at the end. Its earlier row must have been taken out.
-    pub(crate) fn append(&mut self, slot: u32, is_removal: bool, source: Source) -> u64 {
+    pub(crate) fn append(&mut self, slot: u32, is_removal: bool, source: ChangeOrigin) -> u64 {
         self.head += 1;
         match source {
-            Source::Own => (self.own, self.passed) = (self.head, self.head),
-            Source::ToPassOn => self.passed = self.head,
-            Source::Elsewhere => {}
+            ChangeOrigin::Own => (self.own, self.forwarded) = (self.head, self.head),
+            ChangeOrigin::Forwarded => self.forwarded = self.head,
+            ChangeOrigin::Learned => {}
         }
-        let is_full = |chunk: &Chunk| chunk.rows.len() >= CHUNK_ROWS || chunk.offset(self.head).is_none();
-        if self.chunks.back().is_none_or(is_full) {
-            self.chunks.push_back(Chunk { first: self.head, ..Chunk::default() });
+        let is_full =
+            |chunk: &LogSegment| chunk.rows.len() >= SEGMENT_ROWS || chunk.offset(self.head).is_none();
+        if self.segments.back().is_none_or(is_full) {
+            self.segments.push_back(LogSegment { first: self.head, ..LogSegment::default() });
         }
-        let chunk = self.chunks.back_mut().expect("just made sure");
+        let chunk = self.segments.back_mut().expect("just made sure");
         chunk.rows.push((chunk.offset(self.head).expect("just made sure"), slot));
         chunk.live += 1;
         if is_removal {
@@ -126,14 +135,14 @@ impl ChangeLog {
     /// Takes a row out.
     pub(crate) fn take_out(&mut self, revision: u64) {
         self.removals.remove(&revision);
-        let at = self.chunks.partition_point(|chunk| chunk.first <= revision) - 1;
-        let chunk = &mut self.chunks[at];
+        let at = self.segments.partition_point(|chunk| chunk.first <= revision) - 1;
+        let chunk = &mut self.segments[at];
         let offset = chunk.offset(revision).expect("the row is in the chunk");
         let row = chunk.row(offset).expect("the row is in the chunk");
         chunk.rows[row].1 = HOLE;
         chunk.live -= 1;
         if chunk.live == 0 {
-            self.chunks.remove(at);
+            self.segments.remove(at);
         } else if chunk.live * 2 < chunk.rows.len() {
             chunk.compact();
             self.join(at);
@@ -142,15 +151,15 @@ impl ChangeLog {
 
     /// Joins a chunk with the one before it if both together are small.
     fn join(&mut self, at: usize) {
-        if at == 0 || self.chunks[at - 1].rows.len() + self.chunks[at].rows.len() > CHUNK_ROWS / 2 {
+        if at == 0 || self.segments[at - 1].rows.len() + self.segments[at].rows.len() > SEGMENT_ROWS / 2 {
             return;
         }
-        let (chunk, before) = (&self.chunks[at], &self.chunks[at - 1]);
+        let (chunk, before) = (&self.segments[at], &self.segments[at - 1]);
         let moved =
             |(offset, slot): &(u32, u32)| Some((before.offset(chunk.first + u64::from(*offset))?, *slot));
         let Some(rows) = chunk.rows.iter().map(moved).collect::<Option<Vec<_>>>() else { return };
-        let chunk = self.chunks.remove(at).expect("it is there");
-        let before = &mut self.chunks[at - 1];
+        let chunk = self.segments.remove(at).expect("it is there");
+        let before = &mut self.segments[at - 1];
         before.rows.extend(rows);
         before.live += chunk.live;
     }
@@ -169,9 +178,9 @@ impl ChangeLog {
     }
 
     /// The rows after a revision, ascending.
-    pub(crate) fn after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
-        let from = self.chunks.partition_point(|chunk| chunk.first <= revision).saturating_sub(1);
-        let mut chunks = self.chunks.range(from.min(self.chunks.len())..);
+    pub(crate) fn rows_after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let from = self.segments.partition_point(|chunk| chunk.first <= revision).saturating_sub(1);
+        let mut chunks = self.segments.range(from.min(self.segments.len())..);
         let first = chunks.next().map(|chunk| {
             let begin =
                 chunk.rows.partition_point(|(offset, _)| chunk.first + u64::from(*offset) <= revision);
@@ -186,7 +195,7 @@ impl ChangeLog {
 
     /// The slot at a revision.
     pub(crate) fn slot(&self, revision: u64) -> Option<u32> {
-        self.after(revision - 1).next().filter(|(at, _)| *at == revision).map(|(_, slot)| slot)
+        self.rows_after(revision - 1).next().filter(|(at, _)| *at == revision).map(|(_, slot)| slot)
     }
 }
 
@@ -208,18 +217,18 @@ mod tests {
             if let Some(revision) = latest.remove(&slot) {
                 log.take_out(revision);
             }
-            latest.insert(slot, log.append(slot, false, Source::Own));
+            latest.insert(slot, log.append(slot, false, ChangeOrigin::Own));
             if step % 9_999 == 0 {
                 for cursor in [0, step / 2, step, step + 1] {
                     let mut expected: Vec<(u64, u32)> =
                         latest.iter().map(|(slot, at)| (*at, *slot)).filter(|(at, _)| *at > cursor).collect();
                     expected.sort_unstable();
-                    assert_eq!(log.after(cursor).collect::<Vec<_>>(), expected);
+                    assert_eq!(log.rows_after(cursor).collect::<Vec<_>>(), expected);
                 }
             }
         }
-        let rows: usize = log.chunks.iter().map(|chunk| chunk.rows.len()).sum();
-        assert!(rows <= 2 * latest.len() + CHUNK_ROWS, "{rows} rows for {} keys", latest.len());
-        assert!(log.chunks.len() < 64, "{} chunks", log.chunks.len());
+        let rows: usize = log.segments.iter().map(|chunk| chunk.rows.len()).sum();
+        assert!(rows <= 2 * latest.len() + SEGMENT_ROWS, "{rows} rows for {} keys", latest.len());
+        assert!(log.segments.len() < 64, "{} chunks", log.segments.len());
     }
 }

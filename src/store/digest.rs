@@ -27,8 +27,8 @@ const LEAF_ROWS_GROW: usize = 16;
 const LEAF_ROWS_SHRINK: usize = 6;
 /// So many rows of a leaf lie in the leaf itself, where a search finds them without another look at the memory. There
 /// is room for as many more at a time elsewhere.
-const LEAF_ROWS_NEAR: usize = 18;
-const LEAF_ROWS_STEP: usize = 4;
+const LEAF_ROWS_INLINE: usize = 18;
+const DIGEST_LEAF_STEP: usize = 4;
 
 /// A value's checksum, as it goes into the hash of its dot. Its layout is fixed for ever.
 pub(crate) fn checksum(value: &[u8]) -> u32 {
@@ -56,12 +56,12 @@ impl HashKey {
     }
 
     pub(crate) fn place(self, key: &[u8]) -> Place {
-        let (low, high) = self.hash(key);
+        let (low, high) = self.keyed_hash(key);
         Place { low, high }
     }
 
     /// The hash of one dot: place, stamp, expiry and checksum in a fixed layout.
-    pub(crate) fn dot(self, place: Place, stamp: Stamp, expires: u64, checksum: u32) -> u128 {
+    pub(crate) fn hash_dot(self, place: Place, stamp: Stamp, expires: u64, checksum: u32) -> u128 {
         let mut bytes = [0; 44];
         bytes[..8].copy_from_slice(&place.low.to_le_bytes());
         bytes[8..16].copy_from_slice(&place.high.to_le_bytes());
@@ -69,11 +69,11 @@ impl HashKey {
         bytes[24..32].copy_from_slice(&stamp.origin.to_le_bytes());
         bytes[32..40].copy_from_slice(&expires.to_le_bytes());
         bytes[40..].copy_from_slice(&checksum.to_le_bytes());
-        let (low, high) = self.hash(&bytes);
+        let (low, high) = self.keyed_hash(&bytes);
         u128::from(low) | (u128::from(high) << 64)
     }
 
-    fn hash(self, bytes: &[u8]) -> (u64, u64) {
+    fn keyed_hash(self, bytes: &[u8]) -> (u64, u64) {
         sip128::SipHasher13::new_with_keys(self.words.0, self.words.1).hash(bytes).as_u64()
     }
 }
@@ -86,8 +86,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The place as a position on a line on which every [`Range`] is one piece.
-    pub(crate) fn position(self) -> u64 {
+    /// The place as a position on a line on which every [`HashRange`] is one piece.
+    pub(crate) fn line_position(self) -> u64 {
         self.low.reverse_bits()
     }
 
@@ -99,12 +99,12 @@ impl Place {
 
 /// All places with the same `depth` low bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Range {
+pub(crate) struct HashRange {
     pub(crate) depth: u32,
     pub(crate) index: u64,
 }
 
-impl Range {
+impl HashRange {
     pub(crate) const ALL: Self = Self { depth: 0, index: 0 };
 
     /// The range of this depth in which a position lies.
@@ -141,12 +141,12 @@ fn mask(depth: u32) -> u64 {
 
 /// Count and sum of a set of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Node {
+pub(crate) struct DigestNode {
     sum: [u64; 2],
     pub(crate) rows: u64,
 }
 
-impl Node {
+impl DigestNode {
     pub(crate) fn sum(self) -> u128 {
         u128::from(self.sum[0]) | (u128::from(self.sum[1]) << 64)
     }
@@ -180,44 +180,44 @@ impl Node {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Leaf {
-    node: Node,
-    rows: Rows,
+struct DigestLeaf {
+    node: DigestNode,
+    rows: LeafRows,
 }
 
 /// A row in a leaf: some bits of its place to tell it from others, and its slot in the store.
 #[derive(Clone, Copy, Debug, Default)]
-struct Slotted {
+struct LeafRow {
     tag: u32,
     slot: u32,
 }
 
 /// The rows of a leaf, in any order.
 #[derive(Clone, Debug, Default)]
-struct Rows {
+struct LeafRows {
     len: usize,
-    near: [Slotted; LEAF_ROWS_NEAR],
-    far: Box<[Slotted]>,
+    inline: [LeafRow; LEAF_ROWS_INLINE],
+    overflow: Box<[LeafRow]>,
 }
 
-impl Rows {
-    fn iter(&self) -> impl Iterator<Item = &Slotted> {
-        self.near.iter().chain(&self.far).take(self.len)
+impl LeafRows {
+    fn iter(&self) -> impl Iterator<Item = &LeafRow> {
+        self.inline.iter().chain(&self.overflow).take(self.len)
     }
 
-    fn at_mut(&mut self, at: usize) -> &mut Slotted {
-        if at < LEAF_ROWS_NEAR { &mut self.near[at] } else { &mut self.far[at - LEAF_ROWS_NEAR] }
+    fn at_mut(&mut self, at: usize) -> &mut LeafRow {
+        if at < LEAF_ROWS_INLINE { &mut self.inline[at] } else { &mut self.overflow[at - LEAF_ROWS_INLINE] }
     }
 
-    fn push(&mut self, row: Slotted) {
-        if self.len == LEAF_ROWS_NEAR + self.far.len() {
-            self.resize_far(self.far.len() + LEAF_ROWS_STEP);
+    fn push(&mut self, row: LeafRow) {
+        if self.len == LEAF_ROWS_INLINE + self.overflow.len() {
+            self.resize_overflow(self.overflow.len() + DIGEST_LEAF_STEP);
         }
         self.len += 1;
         *self.at_mut(self.len - 1) = row;
     }
 
-    fn retain(&mut self, stays: impl Fn(&Slotted) -> bool) {
+    fn retain(&mut self, stays: impl Fn(&LeafRow) -> bool) {
         let mut kept = 0;
         for at in 0..self.len {
             let row = *self.at_mut(at);
@@ -227,33 +227,33 @@ impl Rows {
             }
         }
         self.len = kept;
-        let far = kept.saturating_sub(LEAF_ROWS_NEAR).next_multiple_of(LEAF_ROWS_STEP);
-        if far < self.far.len() {
-            self.resize_far(far);
+        let far = kept.saturating_sub(LEAF_ROWS_INLINE).next_multiple_of(DIGEST_LEAF_STEP);
+        if far < self.overflow.len() {
+            self.resize_overflow(far);
         }
     }
 
-    fn resize_far(&mut self, len: usize) {
+    fn resize_overflow(&mut self, len: usize) {
         let mut far = Vec::with_capacity(len);
-        far.extend(self.far.iter().take(len));
-        far.resize(len, Slotted::default());
-        self.far = far.into();
+        far.extend(self.overflow.iter().take(len));
+        far.resize(len, LeafRow::default());
+        self.overflow = far.into();
     }
 
     /// The slot with this tag that `is_it`.
     fn find(&self, tag: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         // No branch for each: which of them it is cannot be foretold.
-        let bit = |(at, row): (usize, &Slotted)| u32::from(row.tag == tag) << at;
-        let hits = self.near.iter().enumerate().map(bit).fold(0, |hits, bit| hits | bit);
-        let mut hits = hits & (1_u32 << self.len.min(LEAF_ROWS_NEAR)).wrapping_sub(1);
+        let bit = |(at, row): (usize, &LeafRow)| u32::from(row.tag == tag) << at;
+        let hits = self.inline.iter().enumerate().map(bit).fold(0, |hits, bit| hits | bit);
+        let mut hits = hits & (1_u32 << self.len.min(LEAF_ROWS_INLINE)).wrapping_sub(1);
         while hits != 0 {
-            let slot = self.near[hits.trailing_zeros() as usize].slot;
+            let slot = self.inline[hits.trailing_zeros() as usize].slot;
             if is_it(slot) {
                 return Some(slot);
             }
             hits &= hits - 1;
         }
-        let far = self.far.iter().take(self.len.saturating_sub(LEAF_ROWS_NEAR));
+        let far = self.overflow.iter().take(self.len.saturating_sub(LEAF_ROWS_INLINE));
         far.filter(|row| row.tag == tag).map(|row| row.slot).find(|slot| is_it(*slot))
     }
 }
@@ -261,30 +261,31 @@ impl Rows {
 /// The tree. `levels[j]` holds the nodes of depth `4 j`, as far as all leaves are at least that deep.
 #[derive(Clone, Debug)]
 pub(crate) struct Digest {
-    levels: Vec<Vec<Node>>,
-    leaves: Vec<Leaf>,
+    levels: Vec<Vec<DigestNode>>,
+    leaves: Vec<DigestLeaf>,
     slots: usize,
 }
 
 impl Digest {
     pub(crate) fn new() -> Self {
-        Self { levels: vec![vec![Node::default()]], leaves: vec![Leaf::default()], slots: 0 }
+        Self { levels: vec![vec![DigestNode::default()]], leaves: vec![DigestLeaf::default()], slots: 0 }
     }
 
     /// The digest of `count` rows at once: place, slot and hash of each.
     pub(crate) fn of(count: usize, rows: impl Iterator<Item = (Place, u32, u128)>) -> Self {
         let leaves = count.div_ceil(LEAF_ROWS_GROW).max(1);
         let depth = leaves.ilog2() / FAN_BITS * FAN_BITS;
-        let mut digest = Self { levels: Vec::new(), leaves: vec![Leaf::default(); leaves], slots: count };
+        let mut digest =
+            Self { levels: Vec::new(), leaves: vec![DigestLeaf::default(); leaves], slots: count };
         for (place, slot, hash) in rows {
             let at = digest.leaf_at(place.low);
             let leaf = &mut digest.leaves[at];
-            leaf.rows.push(Slotted { tag: place.tag(), slot });
+            leaf.rows.push(LeafRow { tag: place.tag(), slot });
             leaf.node.change(0, hash);
         }
-        let mut nodes: Vec<Node> = digest.leaves.iter().map(|leaf| leaf.node).collect();
+        let mut nodes: Vec<DigestNode> = digest.leaves.iter().map(|leaf| leaf.node).collect();
         for depth in (0..=depth).rev().step_by(FAN_BITS as usize) {
-            let mut level = vec![Node::default(); 1 << depth];
+            let mut level = vec![DigestNode::default(); 1 << depth];
             nodes.iter().enumerate().for_each(|(at, node)| level[at & mask(depth) as usize].add(*node));
             digest.levels.insert(0, level.clone());
             nodes = level;
@@ -292,7 +293,7 @@ impl Digest {
         digest
     }
 
-    pub(crate) fn root(&self) -> Node {
+    pub(crate) fn root(&self) -> DigestNode {
         self.levels[0][0]
     }
 
@@ -307,7 +308,7 @@ impl Digest {
         let read = |place: &Place| {
             let rows = &self.leaves[self.leaf_at(place.low)].rows;
             let node = &self.levels[deepest][(place.low & mask(deepest as u32 * FAN_BITS)) as usize];
-            rows.near[0].tag ^ rows.near[LEAF_ROWS_NEAR - 1].tag ^ node.sum[0] as u32
+            rows.inline[0].tag ^ rows.inline[LEAF_ROWS_INLINE - 1].tag ^ node.sum[0] as u32
         };
         std::hint::black_box(places.iter().map(read).fold(0, |all, one| all ^ one));
     }
@@ -315,7 +316,7 @@ impl Digest {
     /// Adds a slot with the hash of what it holds. `look` gives the hashes of any slots.
     pub(crate) fn insert(&mut self, place: Place, slot: u32, hash: u128, look: impl Fn(&[u32]) -> Vec<u128>) {
         let leaf = self.leaf_at(place.low);
-        self.leaves[leaf].rows.push(Slotted { tag: place.tag(), slot });
+        self.leaves[leaf].rows.push(LeafRow { tag: place.tag(), slot });
         self.change(place, 0, hash);
         self.slots += 1;
         if self.slots > LEAF_ROWS_GROW * self.leaves.len() {
@@ -346,13 +347,13 @@ impl Digest {
     }
 
     /// The node of a range, if the tree is that deep there.
-    pub(crate) fn node(&self, range: Range) -> Option<Node> {
+    pub(crate) fn node(&self, range: HashRange) -> Option<DigestNode> {
         let level = self.levels.get((range.depth / FAN_BITS) as usize)?;
         level.get(range.index as usize).copied()
     }
 
     /// The leaves whose rows include all rows of a range; of a deep range one, which has others as well.
-    pub(crate) fn leaves_of(&self, range: Range) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn leaves_of(&self, range: HashRange) -> impl Iterator<Item = usize> + use<> {
         let step = 1_usize.checked_shl(range.depth).filter(|step| *step <= self.leaves.len());
         let from = if step.is_some() { range.index as usize } else { self.leaf_at(range.index) };
         (from..self.leaves.len()).step_by(step.unwrap_or(usize::MAX))
@@ -366,7 +367,7 @@ impl Digest {
         self.leaves[leaf].rows.iter().map(|row| row.slot)
     }
 
-    pub(crate) fn leaf_node(&self, leaf: usize) -> Node {
+    pub(crate) fn leaf_node(&self, leaf: usize) -> DigestNode {
         self.leaves[leaf].node
     }
 
@@ -387,8 +388,8 @@ impl Digest {
         let new = self.leaves.len();
         let bit = 1 << new.ilog2();
         let old = &mut self.leaves[new - bit];
-        let moves = |row: &Slotted| row.tag as usize & bit != 0;
-        let mut leaf = Leaf::default();
+        let moves = |row: &LeafRow| row.tag as usize & bit != 0;
+        let mut leaf = DigestLeaf::default();
         old.rows.iter().filter(|row| moves(row)).for_each(|row| leaf.rows.push(*row));
         old.rows.retain(|row| !moves(row));
         let slots: Vec<u32> = leaf.rows.iter().map(|row| row.slot).collect();
@@ -431,15 +432,15 @@ mod tests {
         let hash_key = HashKey::from_words(1, 2);
         let row = |slot: u32| {
             let place = hash_key.place(&slot.to_le_bytes());
-            (place, hash_key.dot(place, Stamp { clock: u64::from(slot), origin: 1 }, 0, 0))
+            (place, hash_key.hash_dot(place, Stamp { clock: u64::from(slot), origin: 1 }, 0, 0))
         };
         let mut digest = Digest::new();
         let check = |digest: &Digest, slots: &[u32]| {
             for depth in [0, 4, 8, 12] {
                 for index in [0_u64, 3, 9] {
-                    let range = Range { depth, index: index & mask(depth) };
+                    let range = HashRange { depth, index: index & mask(depth) };
                     let Some(node) = digest.node(range) else { continue };
-                    let mut plain = Node::default();
+                    let mut plain = DigestNode::default();
                     let inside =
                         slots.iter().map(|slot| row(*slot)).filter(|(place, _)| range.contains(*place));
                     inside.for_each(|(_, hash)| plain.change(0, hash));
@@ -472,16 +473,16 @@ mod tests {
                 check(&digest, &slots[..*slot as usize]);
             }
         }
-        assert_eq!((digest.root(), digest.leaves(), digest.levels.len()), (Node::default(), 1, 1));
+        assert_eq!((digest.root(), digest.leaves(), digest.levels.len()), (DigestNode::default(), 1, 1));
     }
 
     #[test]
     fn ranges_are_pieces_of_the_line() {
-        let range = Range::ALL.child(5).child(11);
+        let range = HashRange::ALL.child(5).child(11);
         let place = Place { low: (11 << 4) | 5, high: 0 };
         assert!(range.contains(place));
-        assert!((range.first()..=range.last()).contains(&place.position()));
-        assert_eq!(Range::at(range.first(), 8), range);
-        assert_eq!((Range::ALL.first(), Range::ALL.last()), (0, u64::MAX));
+        assert!((range.first()..=range.last()).contains(&place.line_position()));
+        assert_eq!(HashRange::at(range.first(), 8), range);
+        assert_eq!((HashRange::ALL.first(), HashRange::ALL.last()), (0, u64::MAX));
     }
 }

@@ -1,7 +1,7 @@
 //! Keys, dots, and the one merge law.
 //!
 //! Registers, set elements and counter shares are all *entries*: a key that holds a small set of dots, the writes
-//! that no known event has replaced. Usually there is one. A [`Record`] is one dot with its key and value in a
+//! that no known event has replaced. Usually there is one. A [`Dot`] is one dot with its key and value in a
 //! single shared allocation, so that handing a value out costs one reference count.
 
 use std::fmt;
@@ -31,7 +31,7 @@ const STORED_KEY_BYTES_MAX: usize = 1 + 2 + 2 * KEY_BYTES_MAX;
 /// Concurrent dots that one key may hold; a row with more is refused.
 pub(crate) const DOTS_MAX: usize = 1_024;
 
-pub(crate) fn check_name(name: &[u8]) -> Result<(), WriteError> {
+pub(crate) fn check_key(name: &[u8]) -> Result<(), WriteError> {
     match name.len() {
         0 => Err(WriteError::KeyEmpty),
         bytes if bytes > KEY_BYTES_MAX => Err(WriteError::KeyTooLong { bytes }),
@@ -70,7 +70,7 @@ pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
 }
 
 /// The readable part of a stored key: a register's name, a set's element, a counter's name.
-pub(crate) fn name_of(key: &[u8]) -> &str {
+pub(crate) fn readable_key(key: &[u8]) -> &str {
     let name = match space_of(key) {
         Some(Space::Counter) => &key[3..key.len() - 8],
         Some(Space::Set) => &key[3 + usize::from(u16::from_be_bytes([key[1], key[2]]))..],
@@ -97,7 +97,7 @@ pub(crate) fn key_is_well_formed(key: &[u8]) -> bool {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Head {
+struct DotHeader {
     clock: u64,
     origin: u64,
     checksum: u32,
@@ -108,15 +108,15 @@ struct Head {
 /// In the clock of a record without a stamp: its key's last value expired.
 const EXPIRED: u64 = 1;
 
-/// One dot with its key and value, immutable and shared. Without a stamp (see [`Record::bare`]) only a key.
+/// One dot with its key and value, immutable and shared. Without a stamp (see [`Dot::key_only`]) only a key.
 #[derive(Clone)]
-pub(crate) struct Record(ThinArc<Head, u8>);
+pub(crate) struct Dot(ThinArc<DotHeader, u8>);
 
-impl Record {
+impl Dot {
     /// `text` is the key directly followed by the value; `expires` is in milliseconds, 0 for never.
     pub(crate) fn new(stamp: Stamp, expires: u64, key_len: usize, text: &[u8], room: &mut Vec<u8>) -> Self {
         debug_assert!(key_len <= STORED_KEY_BYTES_MAX && key_len <= text.len());
-        let head = Head {
+        let head = DotHeader {
             clock: stamp.clock,
             origin: stamp.origin,
             checksum: digest::checksum(&text[key_len..]),
@@ -134,15 +134,15 @@ impl Record {
     }
 
     /// A key that holds nothing, for the log row of a removal.
-    pub(crate) fn bare(key: &[u8]) -> Self {
-        let head = Head { clock: 0, origin: 0, checksum: 0, key_len: key.len() as u16, expires: false };
+    pub(crate) fn key_only(key: &[u8]) -> Self {
+        let head = DotHeader { clock: 0, origin: 0, checksum: 0, key_len: key.len() as u16, expires: false };
         Self(ThinArc::from_header_and_slice(head, key))
     }
 
     /// The same for a key whose last value expired.
     pub(crate) fn expired(key: &[u8]) -> Self {
         let key_len = key.len() as u16;
-        let head = Head { clock: EXPIRED, origin: 0, checksum: 0, key_len, expires: false };
+        let head = DotHeader { clock: EXPIRED, origin: 0, checksum: 0, key_len, expires: false };
         Self(ThinArc::from_header_and_slice(head, key))
     }
 
@@ -206,41 +206,41 @@ impl Record {
 /// What a key holds: its dots, ascending by stamp. An empty one keeps the key, for the log.
 #[derive(Clone)]
 #[expect(clippy::box_collection, reason = "one word instead of three, in every row, for the rare case")]
-pub(crate) enum Held {
-    Nothing(Record),
-    One(Record),
-    Many(Box<Vec<Record>>),
+pub(crate) enum DotSet {
+    Empty(Dot),
+    One(Dot),
+    Many(Box<Vec<Dot>>),
 }
 
-impl Held {
+impl DotSet {
     /// The records in any order; the key is used when there are none.
-    pub(crate) fn from_records(key: &[u8], mut records: Vec<Record>) -> Self {
-        records.sort_unstable_by_key(Record::stamp);
-        records.dedup_by_key(|record| record.stamp());
-        match records.len() {
-            0 => Self::Nothing(Record::bare(key)),
-            1 => Self::One(records.pop().expect("one record")),
-            _ => Self::Many(Box::new(records)),
+    pub(crate) fn from_dots(key: &[u8], mut dots: Vec<Dot>) -> Self {
+        dots.sort_unstable_by_key(Dot::stamp);
+        dots.dedup_by_key(|dot| dot.stamp());
+        match dots.len() {
+            0 => Self::Empty(Dot::key_only(key)),
+            1 => Self::One(dots.pop().expect("one record")),
+            _ => Self::Many(Box::new(dots)),
         }
     }
 
     pub(crate) fn key(&self) -> &[u8] {
         match self {
-            Self::Nothing(record) | Self::One(record) => record.key(),
-            Self::Many(records) => records[0].key(),
+            Self::Empty(dot) | Self::One(dot) => dot.key(),
+            Self::Many(dots) => dots[0].key(),
         }
     }
 
-    pub(crate) fn dots(&self) -> &[Record] {
+    pub(crate) fn dots(&self) -> &[Dot] {
         match self {
-            Self::Nothing(_) => &[],
-            Self::One(record) => std::slice::from_ref(record),
-            Self::Many(records) => records,
+            Self::Empty(_) => &[],
+            Self::One(dot) => std::slice::from_ref(dot),
+            Self::Many(dots) => dots,
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        matches!(self, Self::Nothing(_))
+        matches!(self, Self::Empty(_))
     }
 
     /// By how many the memory of its dots is held.
@@ -256,7 +256,7 @@ impl Held {
 
     /// Nothing is held because what was held has expired.
     pub(crate) fn has_expired(&self) -> bool {
-        matches!(self, Self::Nothing(record) if record.stamp().clock == EXPIRED)
+        matches!(self, Self::Empty(dot) if dot.stamp().clock == EXPIRED)
     }
 
     pub(crate) fn holds(&self, stamp: Stamp) -> bool {
@@ -265,34 +265,34 @@ impl Held {
 
     /// Whether a dot held here says that this event of the key is merged: an origin sees its own dots, so that its
     /// later one tells the fate of its earlier ones.
-    pub(crate) fn implies(&self, stamp: Stamp) -> bool {
+    pub(crate) fn covers_by_held(&self, stamp: Stamp) -> bool {
         self.dots().iter().any(|dot| dot.stamp().origin == stamp.origin && dot.stamp().clock >= stamp.clock)
     }
 
     /// The value that `get` answers with: the greatest stamp among those that have not expired.
-    pub(crate) fn winner(&self, wall_ms: u64) -> Option<&Record> {
+    pub(crate) fn winner(&self, wall_ms: u64) -> Option<&Dot> {
         self.dots().iter().rev().find(|dot| !dot.is_hidden(wall_ms))
     }
 
     /// The entry's share in the digest: the sum of its dots' hashes.
-    pub(crate) fn hash(&self, hash_key: HashKey, place: Place) -> u128 {
-        let hash = |dot: &Record| hash_key.dot(place, dot.stamp(), dot.expires(), dot.checksum());
+    pub(crate) fn digest_share(&self, hash_key: HashKey, place: Place) -> u128 {
+        let hash = |dot: &Dot| hash_key.hash_dot(place, dot.stamp(), dot.expires(), dot.checksum());
         self.dots().iter().map(hash).fold(0, u128::wrapping_add)
     }
 }
 
-impl PartialEq for Held {
+impl PartialEq for DotSet {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Record, &Record)| a.stamp() == b.stamp() && a.content() == b.content();
+        let same = |(a, b): (&Dot, &Dot)| a.stamp() == b.stamp() && a.content() == b.content();
         self.key() == other.key()
             && self.dots().len() == other.dots().len()
             && self.dots().iter().zip(other.dots()).all(same)
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for DotSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stamps = self.dots().iter().map(Record::stamp);
+        let stamps = self.dots().iter().map(Dot::stamp);
         write!(f, "{:?}=", String::from_utf8_lossy(self.key()))?;
         f.debug_set().entries(stamps).finish()
     }
@@ -302,73 +302,72 @@ impl fmt::Debug for Held {
 /// What a side has seen and does not hold was removed, for ever.
 ///
 /// `mine` is `None` where there is no row of the key yet. Answers `None` when nothing changes.
-pub(crate) fn merge(
-    mine: Option<&Held>,
-    theirs: &Held,
+pub(crate) fn merge_dots(
+    mine: Option<&DotSet>,
+    theirs: &DotSet,
     mine_covers: impl Fn(Stamp) -> bool,
     theirs_covers: impl Fn(Stamp) -> bool,
-) -> Option<Held> {
-    let held = mine.map_or(&[][..], Held::dots);
-    let twin =
-        |of: &Record, among: &[Record]| among.iter().find(|it| it.stamp() == of.stamp()).map(Record::content);
-    let stays = |dot: &Record| match twin(dot, theirs.dots()) {
+) -> Option<DotSet> {
+    let dot_set = mine.map_or(&[][..], DotSet::dots);
+    let twin = |of: &Dot, among: &[Dot]| among.iter().find(|it| it.stamp() == of.stamp()).map(Dot::content);
+    let stays = |dot: &Dot| match twin(dot, theirs.dots()) {
         Some(content) => dot.content() >= content,
         None => !theirs_covers(dot.stamp()),
     };
-    let comes = |dot: &Record| match twin(dot, held) {
+    let comes = |dot: &Dot| match twin(dot, dot_set) {
         Some(content) => dot.content() > content,
         None => !mine_covers(dot.stamp()),
     };
-    if !theirs.dots().iter().any(comes) && held.iter().all(stays) {
+    if !theirs.dots().iter().any(comes) && dot_set.iter().all(stays) {
         return None;
     }
-    if theirs.dots().iter().all(comes) && !held.iter().any(stays) {
+    if theirs.dots().iter().all(comes) && !dot_set.iter().any(stays) {
         return Some(theirs.clone());
     }
-    let kept = held.iter().filter(|dot| stays(dot));
+    let kept = dot_set.iter().filter(|dot| stays(dot));
     let added = theirs.dots().iter().filter(|dot| comes(dot));
-    Some(Held::from_records(theirs.key(), kept.chain(added).cloned().collect()))
+    Some(DotSet::from_dots(theirs.key(), kept.chain(added).cloned().collect()))
 }
 
 /// A value as [`get`](crate::SimNode::get) and [`scan`](crate::SimNode::scan) hand it out. Cheap to clone.
 #[derive(Clone)]
 pub struct Entry {
-    record: Record,
-    losers: Vec<Record>,
+    dot: Dot,
+    losers: Vec<Dot>,
     revision: Revision,
 }
 
 impl Entry {
-    pub(crate) fn new(held: &Held, revision: Revision, wall_ms: u64) -> Option<Self> {
-        let mut visible = held.dots().iter().rev().filter(|dot| !dot.is_hidden(wall_ms));
-        let record = visible.next()?.clone();
-        Some(Self { record, losers: visible.cloned().collect(), revision })
+    pub(crate) fn new(dot_set: &DotSet, revision: Revision, wall_ms: u64) -> Option<Self> {
+        let mut visible = dot_set.dots().iter().rev().filter(|dot| !dot.is_hidden(wall_ms));
+        let dot = visible.next()?.clone();
+        Some(Self { dot, losers: visible.cloned().collect(), revision })
     }
 
     /// The key: a register's name, or a set's element.
     pub fn key(&self) -> &str {
-        name_of(self.record.key())
+        readable_key(self.dot.key())
     }
 
     /// The value.
     pub fn value(&self) -> &[u8] {
-        self.record.value()
+        self.dot.value()
     }
 
     /// The stamp of the write that put this value here.
     pub fn stamp(&self) -> Stamp {
-        self.record.stamp()
+        self.dot.stamp()
     }
 
     /// The run of the node that wrote it: [`Member::run`](crate::Member::run) tells whose it is. A node that began anew
     /// after damage writes under a further one, which no member is known by.
     pub fn origin(&self) -> u64 {
-        self.record.stamp().origin
+        self.dot.stamp().origin
     }
 
     /// When it will vanish, if ever.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        match self.record.expires() {
+        match self.dot.expires() {
             0 => None,
             ms => Some(UNIX_EPOCH + Duration::from_millis(ms)),
         }
@@ -381,8 +380,7 @@ impl Entry {
 
     /// The concurrent writes that lost against this one, latest first. They stay until the next write of the key.
     pub fn conflicts(&self) -> impl Iterator<Item = Self> {
-        let entry =
-            |record: &Record| Self { record: record.clone(), losers: Vec::new(), revision: self.revision };
+        let entry = |dot: &Dot| Self { dot: dot.clone(), losers: Vec::new(), revision: self.revision };
         self.losers.iter().map(entry)
     }
 }
@@ -486,18 +484,18 @@ mod tests {
     fn a_record_keeps_key_value_and_expiry_apart() {
         let stamp = Stamp { clock: 9, origin: 4 };
         for expires in [0, 77] {
-            let record = Record::new(stamp, expires, 3, b"\0abvalue", &mut Vec::new());
-            assert_eq!((record.key(), record.value()), (&b"\0ab"[..], &b"value"[..]));
-            assert_eq!((record.stamp(), record.expires()), (stamp, expires));
-            assert!(record.is_intact());
-            assert_eq!(record.is_hidden(77), expires == 77);
+            let dot = Dot::new(stamp, expires, 3, b"\0abvalue", &mut Vec::new());
+            assert_eq!((dot.key(), dot.value()), (&b"\0ab"[..], &b"value"[..]));
+            assert_eq!((dot.stamp(), dot.expires()), (stamp, expires));
+            assert!(dot.is_intact());
+            assert_eq!(dot.is_hidden(77), expires == 77);
         }
     }
 
     /// What one replica knows of a key: the dots it holds, and the events it covers, which are more.
     #[derive(Clone, Debug, PartialEq)]
     struct State {
-        held: Held,
+        dot_set: DotSet,
         covered: BTreeSet<Stamp>,
     }
 
@@ -505,14 +503,18 @@ mod tests {
 
     impl State {
         fn dots(&self) -> BTreeSet<Stamp> {
-            self.held.dots().iter().map(Record::stamp).collect()
+            self.dot_set.dots().iter().map(Dot::stamp).collect()
         }
 
         fn merged(&self, other: &Self) -> Self {
             let (mine, theirs) = (&self.covered, &other.covered);
-            let held =
-                merge(Some(&self.held), &other.held, |dot| mine.contains(&dot), |dot| theirs.contains(&dot));
-            Self { held: held.unwrap_or_else(|| self.held.clone()), covered: mine | theirs }
+            let dot_set = merge_dots(
+                Some(&self.dot_set),
+                &other.dot_set,
+                |dot| mine.contains(&dot),
+                |dot| theirs.contains(&dot),
+            );
+            Self { dot_set: dot_set.unwrap_or_else(|| self.dot_set.clone()), covered: mine | theirs }
         }
     }
 
@@ -521,11 +523,11 @@ mod tests {
         prop::collection::vec(0..3_u8, 12).prop_map(|fates| {
             let stamps = (0..12).map(|i| Stamp { clock: 1 + i / 3, origin: i % 3 });
             let known: Vec<(Stamp, u8)> = stamps.zip(fates).filter(|(_, fate)| *fate > 0).collect();
-            let held = known.iter().filter(|(_, fate)| *fate == 2);
-            let records =
-                held.map(|(stamp, _)| Record::new(*stamp, 0, KEY.len(), KEY, &mut Vec::new())).collect();
+            let dot_set = known.iter().filter(|(_, fate)| *fate == 2);
+            let dots =
+                dot_set.map(|(stamp, _)| Dot::new(*stamp, 0, KEY.len(), KEY, &mut Vec::new())).collect();
             let covered = known.iter().map(|(stamp, _)| *stamp).collect();
-            State { held: Held::from_records(KEY, records), covered }
+            State { dot_set: DotSet::from_dots(KEY, dots), covered }
         })
     }
 
@@ -546,7 +548,7 @@ mod tests {
             let expected: BTreeSet<Stamp> = &(&both | &unseen_there) | &unseen_here;
             prop_assert_eq!(a.merged(&b).dots(), expected.clone());
             let (mine, theirs) = (&a.covered, &b.covered);
-            let change = merge(Some(&a.held), &b.held, |dot| mine.contains(&dot), |dot| theirs.contains(&dot));
+            let change = merge_dots(Some(&a.dot_set), &b.dot_set, |dot| mine.contains(&dot), |dot| theirs.contains(&dot));
             prop_assert_eq!(change.is_none(), expected == a.dots());
         }
     }

@@ -6,8 +6,8 @@
 //! here; a clock that goes back shows again what it had hidden.
 
 use super::Store;
-use crate::store::entry::{Held, Record};
-use crate::store::slab::Source;
+use crate::store::entry::{Dot, DotSet};
+use crate::store::slab::ChangeOrigin;
 use crate::time::{Stamp, Time};
 
 /// So many expired keys are noted for the disk. One that has failed takes none.
@@ -34,7 +34,7 @@ impl Store {
     }
 
     /// Whether every clock within the permitted skew agrees that this dot has expired.
-    pub(super) fn is_due(&self, now: Time, dot: &Record) -> bool {
+    pub(super) fn may_be_dropped(&self, now: Time, dot: &Dot) -> bool {
         dot.expires() != 0 && dot.expires().saturating_add(self.drop_delay_ms()) <= now.wall_ms()
     }
 
@@ -68,7 +68,7 @@ impl Store {
             {
                 self.expiries.pop_first();
                 self.hidden.insert((ms, at, stamp));
-                self.touch(at);
+                self.bump(at);
             } else {
                 return;
             }
@@ -80,36 +80,36 @@ impl Store {
         let later = self.hidden.split_off(&(now.wall_ms().saturating_add(1), 0, Stamp::default()));
         for (ms, at, stamp) in later {
             self.expiries.insert((ms, at, stamp));
-            self.touch(at);
+            self.bump(at);
         }
     }
 
     /// Moves a row to the end of the log as it is.
-    fn touch(&mut self, at: u32) {
-        let held = self.slab.at(at).held.clone();
-        self.apply(Some(at), self.hash_key.place(held.key()), held, Source::Elsewhere);
+    fn bump(&mut self, at: u32) {
+        let dot_set = self.slab.at(at).dot_set.clone();
+        self.apply(Some(at), self.hash_key.place(dot_set.key()), dot_set, ChangeOrigin::Learned);
     }
 
     fn drop_expired(&mut self, at: u32, stamp: Stamp) {
-        let held = self.slab.at(at).held.clone();
-        let rest: Vec<Record> = held.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
+        let dot_set = self.slab.at(at).dot_set.clone();
+        let rest: Vec<Dot> = dot_set.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
         let is_removal = rest.is_empty();
         let rest = if is_removal {
-            Held::Nothing(Record::expired(held.key()))
+            DotSet::Empty(Dot::expired(dot_set.key()))
         } else {
-            Held::from_records(held.key(), rest)
+            DotSet::from_dots(dot_set.key(), rest)
         };
-        self.replace(at, self.hash_key.place(held.key()), rest);
+        self.replace(at, self.hash_key.place(dot_set.key()), rest);
         if is_removal {
             self.log.mark_removal(self.slab.at(at).revision);
         }
-        self.drops += 1;
+        self.expiry_count += 1;
         if self.disk.is_some()
-            && let Some(dropped) = &mut self.dropped
+            && let Some(dropped) = &mut self.expired_keys
         {
-            dropped.push(held.key().to_vec());
+            dropped.push(dot_set.key().to_vec());
             if dropped.len() > DROPPED_MAX {
-                self.dropped = None;
+                self.expired_keys = None;
             }
         }
     }

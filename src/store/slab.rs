@@ -3,57 +3,57 @@
 use std::cmp::Ordering;
 
 use crate::store::digest::HashKey;
-use crate::store::entry::Held;
+use crate::store::entry::DotSet;
 
 const SLAB_ROWS: usize = 4_096;
 
 /// What the store keeps per key.
 #[derive(Clone, Debug)]
-pub(crate) struct Slot {
-    pub(crate) held: Held,
+pub(crate) struct StoredRow {
+    pub(crate) dot_set: DotSet,
     /// Where the key stands in the change log.
     pub(crate) revision: u64,
     /// How many revisions before that the last event of this node's own was, and the last one that this node is to pass
     /// on, its own included. An age too great to be kept counts as less: then a row is sent that need not be.
     own_age: u32,
-    passed_age: u32,
+    forwarded_age: u32,
 }
 
 /// Where a change of a key comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum ChangeOrigin {
     /// It is an event of this node's own.
     Own,
     /// A peer's tail brought it, for this node to pass on.
-    ToPassOn,
+    Forwarded,
     /// Anything else: whoever needs it has it from somebody else, or compares.
-    Elsewhere,
+    Learned,
 }
 
 const NEVER: u32 = u32::MAX;
 
-impl Slot {
-    pub(crate) fn new(held: Held) -> Self {
-        Self { held, revision: 0, own_age: NEVER, passed_age: NEVER }
+impl StoredRow {
+    pub(crate) fn new(dot_set: DotSet) -> Self {
+        Self { dot_set, revision: 0, own_age: NEVER, forwarded_age: NEVER }
     }
 
     /// Moves to the end of the log.
-    pub(crate) fn move_to(&mut self, revision: u64, source: Source) {
+    pub(crate) fn move_to(&mut self, revision: u64, source: ChangeOrigin) {
         let by = u32::try_from(revision - self.revision).unwrap_or(NEVER);
         let older = |age: u32| if age == NEVER { NEVER } else { age.saturating_add(by).min(NEVER - 1) };
-        self.own_age = if source == Source::Own { 0 } else { older(self.own_age) };
-        self.passed_age = if source == Source::Elsewhere { older(self.passed_age) } else { 0 };
+        self.own_age = if source == ChangeOrigin::Own { 0 } else { older(self.own_age) };
+        self.forwarded_age = if source == ChangeOrigin::Learned { older(self.forwarded_age) } else { 0 };
         self.revision = revision;
     }
 
     /// The revision of the last event of this node's own; 0 if there is none.
-    pub(crate) fn own(&self) -> u64 {
+    pub(crate) fn own_revision(&self) -> u64 {
         self.before(self.own_age)
     }
 
     /// The revision of the last event that this node is to pass on, its own included; 0 if there is none.
-    pub(crate) fn passed(&self) -> u64 {
-        self.before(self.passed_age)
+    pub(crate) fn forwarded_revision(&self) -> u64 {
+        self.before(self.forwarded_age)
     }
 
     fn before(&self, age: u32) -> u64 {
@@ -61,100 +61,100 @@ impl Slot {
     }
 
     /// The row's share in the digest.
-    pub(crate) fn hash(&self, hash_key: HashKey) -> u128 {
-        self.held.hash(hash_key, hash_key.place(self.held.key()))
+    pub(crate) fn digest_share(&self, hash_key: HashKey) -> u128 {
+        self.dot_set.digest_share(hash_key, hash_key.place(self.dot_set.key()))
     }
 }
 
 /// Rows by number. Grows by whole pieces, so that no write waits for a copy of everything.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slab {
-    pieces: Vec<Vec<Option<Slot>>>,
+    segments: Vec<Vec<Option<StoredRow>>>,
     free: Vec<u32>,
 }
 
 impl Slab {
-    pub(crate) fn insert(&mut self, slot: Slot) -> u32 {
+    pub(crate) fn insert(&mut self, slot: StoredRow) -> u32 {
         if let Some(at) = self.free.pop() {
-            self.pieces[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS] = Some(slot);
+            self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS] = Some(slot);
             return at;
         }
-        if self.pieces.last().is_none_or(|piece| piece.len() == SLAB_ROWS) {
-            self.pieces.push(Vec::with_capacity(SLAB_ROWS));
+        if self.segments.last().is_none_or(|piece| piece.len() == SLAB_ROWS) {
+            self.segments.push(Vec::with_capacity(SLAB_ROWS));
         }
-        let piece = self.pieces.last_mut().expect("just made sure");
+        let piece = self.segments.last_mut().expect("just made sure");
         piece.push(Some(slot));
-        let at = (self.pieces.len() - 1) * SLAB_ROWS + self.pieces.last().map_or(0, Vec::len) - 1;
+        let at = (self.segments.len() - 1) * SLAB_ROWS + self.segments.last().map_or(0, Vec::len) - 1;
         u32::try_from(at).expect("fewer than four thousand million keys")
     }
 
     pub(crate) fn remove(&mut self, at: u32) {
-        self.pieces[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS] = None;
+        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS] = None;
         self.free.push(at);
     }
 
-    pub(crate) fn at(&self, at: u32) -> &Slot {
-        self.pieces[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_ref().expect("the slot is in use")
+    pub(crate) fn at(&self, at: u32) -> &StoredRow {
+        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_ref().expect("the slot is in use")
     }
 
     /// Many rows. All are looked at before the first is used: memory that is far away is waited for once then, not once
     /// for each.
-    pub(crate) fn many(&self, slots: impl IntoIterator<Item = u32>) -> Vec<&Slot> {
-        let rows: Vec<&Slot> = slots.into_iter().map(|at| self.at(at)).collect();
-        std::hint::black_box(rows.iter().map(|row| row.held.key().len()).sum::<usize>());
+    pub(crate) fn many(&self, slots: impl IntoIterator<Item = u32>) -> Vec<&StoredRow> {
+        let rows: Vec<&StoredRow> = slots.into_iter().map(|at| self.at(at)).collect();
+        std::hint::black_box(rows.iter().map(|row| row.dot_set.key().len()).sum::<usize>());
         rows
     }
 
-    pub(crate) fn at_mut(&mut self, at: u32) -> &mut Slot {
-        self.pieces[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_mut().expect("the slot is in use")
+    pub(crate) fn at_mut(&mut self, at: u32) -> &mut StoredRow {
+        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_mut().expect("the slot is in use")
     }
 }
 
 /// Rows in a leaf of the order, at most.
 const LEAF_ROWS: usize = 128;
 /// By how many rows a leaf's room grows.
-const LEAF_ROWS_STEP: usize = LEAF_ROWS / 4;
+const KEY_LEAF_STEP: usize = LEAF_ROWS / 4;
 /// Leaves in a branch, at most.
 const BRANCH_LEAVES: usize = 256;
 
 /// The keys that hold something, in order: a tree of wide nodes. Branches and leaves keep beside each child the four
 /// bytes of its key that follow what all of them begin with, so that a search seldom has to look a key up.
 #[derive(Clone, Debug)]
-pub(crate) struct Order {
-    branches: Vec<Branch>,
+pub(crate) struct KeyIndex {
+    branches: Vec<KeyBranch>,
     rows: usize,
 }
 
 /// Leaves in order. What lies before the second one belongs to the first, so only the others are searched for.
 #[derive(Clone, Debug, Default)]
-struct Branch {
+struct KeyBranch {
     /// How many bytes the first keys of all leaves but the first one begin with.
     shared: usize,
-    texts: Vec<u32>,
-    leaves: Vec<Leaf>,
+    prefixes: Vec<u32>,
+    leaves: Vec<KeyLeaf>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Leaf {
+struct KeyLeaf {
     /// No key of the leaf is less.
     first: Box<[u8]>,
     /// How many bytes all keys of the leaf begin with, as `first` does.
     shared: usize,
-    rows: Vec<Ordered>,
+    rows: Vec<KeyIndexRow>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Ordered {
-    text: u32,
+struct KeyIndexRow {
+    prefix: u32,
     slot: u32,
 }
 
-fn key_of(slab: &Slab, row: Ordered) -> &[u8] {
-    slab.at(row.slot).held.key()
+fn key_of(slab: &Slab, row: KeyIndexRow) -> &[u8] {
+    slab.at(row.slot).dot_set.key()
 }
 
 /// Four bytes of a key as a number that is ordered like them. What is shorter is filled up with zeros.
-fn text_of(key: &[u8], from: usize) -> u32 {
+fn key_prefix(key: &[u8], from: usize) -> u32 {
     let rest = key.get(from..).unwrap_or_default();
     if let Some(text) = rest.first_chunk() {
         return u32::from_be_bytes(*text);
@@ -168,10 +168,10 @@ fn shared_bytes(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-impl Leaf {
-    fn share(&mut self, shared: usize, slab: &Slab) {
+impl KeyLeaf {
+    fn rebuild_prefixes(&mut self, shared: usize, slab: &Slab) {
         self.shared = shared;
-        self.rows.iter_mut().for_each(|row| row.text = text_of(key_of(slab, *row), shared));
+        self.rows.iter_mut().for_each(|row| row.prefix = key_prefix(key_of(slab, *row), shared));
     }
 
     /// Takes up more of what all keys begin with, if that is worth looking at all of them.
@@ -179,17 +179,17 @@ impl Leaf {
         let Some(last) = self.rows.last() else { return };
         let shared = shared_bytes(&self.first, key_of(slab, *last));
         if shared > self.shared + 1 {
-            self.share(shared, slab);
+            self.rebuild_prefixes(shared, slab);
         }
     }
 
     /// Where a key is or belongs.
-    fn position(&self, key: &[u8], slab: &Slab) -> usize {
+    fn index_of(&self, key: &[u8], slab: &Slab) -> usize {
         if !key.starts_with(&self.first[..self.shared]) {
             return self.rows.len();
         }
-        let text = text_of(key, self.shared);
-        self.rows.partition_point(|row| match row.text.cmp(&text) {
+        let text = key_prefix(key, self.shared);
+        self.rows.partition_point(|row| match row.prefix.cmp(&text) {
             Ordering::Equal => key_of(slab, *row) < key,
             unequal => unequal.is_lt(),
         })
@@ -197,22 +197,22 @@ impl Leaf {
 
     fn insert(&mut self, at: usize, key: &[u8], slot: u32, slab: &Slab) {
         if !key.starts_with(&self.first[..self.shared]) {
-            self.share(shared_bytes(&self.first, key), slab);
+            self.rebuild_prefixes(shared_bytes(&self.first, key), slab);
         }
         if self.rows.len() == self.rows.capacity() {
             // Doubling would waste several bytes a key.
-            self.rows.reserve_exact(LEAF_ROWS_STEP);
+            self.rows.reserve_exact(KEY_LEAF_STEP);
         }
-        self.rows.insert(at, Ordered { text: text_of(key, self.shared), slot });
+        self.rows.insert(at, KeyIndexRow { prefix: key_prefix(key, self.shared), slot });
     }
 
     /// Gives the greater half of a full leaf away; `at` is where the last row came.
     fn split(&mut self, at: usize, slab: &Slab) -> Self {
         // Keys often come in order; then the old leaf stays nearly full and the new one begins small.
         let keep = if at == LEAF_ROWS { LEAF_ROWS - 8 } else { LEAF_ROWS / 2 };
-        let mut rows = Vec::with_capacity(LEAF_ROWS + 1 - keep + LEAF_ROWS_STEP);
+        let mut rows = Vec::with_capacity(LEAF_ROWS + 1 - keep + KEY_LEAF_STEP);
         rows.extend(self.rows.drain(keep..));
-        self.rows.shrink_to(keep + if keep == LEAF_ROWS / 2 { LEAF_ROWS_STEP } else { 0 });
+        self.rows.shrink_to(keep + if keep == LEAF_ROWS / 2 { KEY_LEAF_STEP } else { 0 });
         let mut rest = Self { first: key_of(slab, rows[0]).into(), shared: self.shared, rows };
         self.narrow(slab);
         rest.narrow(slab);
@@ -220,51 +220,51 @@ impl Leaf {
     }
 }
 
-impl Branch {
-    fn of(leaves: Vec<Leaf>) -> Self {
-        let mut branch = Self { shared: 0, texts: Vec::new(), leaves };
+impl KeyBranch {
+    fn of(leaves: Vec<KeyLeaf>) -> Self {
+        let mut branch = Self { shared: 0, prefixes: Vec::new(), leaves };
         if let (Some(second), Some(last)) = (branch.leaves.get(1), branch.leaves.last()) {
-            branch.share(shared_bytes(&second.first, &last.first));
+            branch.rebuild_prefixes(shared_bytes(&second.first, &last.first));
         } else {
-            branch.share(usize::MAX);
+            branch.rebuild_prefixes(usize::MAX);
         }
         branch
     }
 
-    fn share(&mut self, shared: usize) {
+    fn rebuild_prefixes(&mut self, shared: usize) {
         self.shared = shared;
-        self.texts.clear();
-        self.texts.extend(self.leaves.iter().map(|leaf| text_of(&leaf.first, shared)));
+        self.prefixes.clear();
+        self.prefixes.extend(self.leaves.iter().map(|leaf| key_prefix(&leaf.first, shared)));
     }
 
     /// The leaf in which a key is or belongs.
-    fn position(&self, key: &[u8]) -> usize {
+    fn index_of(&self, key: &[u8]) -> usize {
         let Some(second) = self.leaves.get(1) else { return 0 };
         if !key.starts_with(&second.first[..self.shared]) {
             return if key < &*second.first { 0 } else { self.leaves.len() - 1 };
         }
-        let text = text_of(key, self.shared);
-        let texts = &self.texts[1..];
+        let text = key_prefix(key, self.shared);
+        let texts = &self.prefixes[1..];
         let from = texts.partition_point(|other| *other < text);
         let equal = texts[from..].partition_point(|other| *other == text);
         from + self.leaves[from + 1..=from + equal].partition_point(|leaf| &*leaf.first <= key)
     }
 
-    fn insert(&mut self, at: usize, leaf: Leaf) {
+    fn insert(&mut self, at: usize, leaf: KeyLeaf) {
         let shared =
             self.leaves.get(1).map_or(leaf.first.len(), |second| shared_bytes(&second.first, &leaf.first));
         self.leaves.insert(at, leaf);
         if shared < self.shared {
-            self.share(shared);
+            self.rebuild_prefixes(shared);
         } else {
-            self.texts.insert(at, text_of(&self.leaves[at].first, self.shared));
+            self.prefixes.insert(at, key_prefix(&self.leaves[at].first, self.shared));
         }
     }
 }
 
-impl Order {
+impl KeyIndex {
     pub(crate) fn new() -> Self {
-        Self { branches: vec![Branch::of(vec![Leaf::default()])], rows: 0 }
+        Self { branches: vec![KeyBranch::of(vec![KeyLeaf::default()])], rows: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -273,10 +273,10 @@ impl Order {
 
     /// Adds a slot that holds something now.
     pub(crate) fn insert(&mut self, slot: u32, slab: &Slab) {
-        let key = slab.at(slot).held.key();
-        let (branch, at) = self.position(key);
+        let key = slab.at(slot).dot_set.key();
+        let (branch, at) = self.index_of(key);
         let leaf = &mut self.branches[branch].leaves[at];
-        let row = leaf.position(key, slab);
+        let row = leaf.index_of(key, slab);
         leaf.insert(row, key, slot, slab);
         self.rows += 1;
         if leaf.rows.len() <= LEAF_ROWS {
@@ -290,21 +290,21 @@ impl Order {
             let mut rest = Vec::with_capacity(BRANCH_LEAVES + 1);
             rest.extend(full.leaves.drain(keep..));
             full.leaves.shrink_to(BRANCH_LEAVES + 1);
-            *full = Branch::of(std::mem::take(&mut full.leaves));
-            self.branches.insert(branch + 1, Branch::of(rest));
+            *full = KeyBranch::of(std::mem::take(&mut full.leaves));
+            self.branches.insert(branch + 1, KeyBranch::of(rest));
         }
     }
 
     pub(crate) fn remove(&mut self, key: &[u8], slab: &Slab) {
-        let (branch, at) = self.position(key);
+        let (branch, at) = self.index_of(key);
         let leaf = &mut self.branches[branch].leaves[at];
-        let row = leaf.position(key, slab);
+        let row = leaf.index_of(key, slab);
         leaf.rows.remove(row);
         self.rows -= 1;
         // The very first leaf stays: there is one for every key.
         if leaf.rows.is_empty() && !leaf.first.is_empty() {
             self.branches[branch].leaves.remove(at);
-            self.branches[branch].texts.remove(at);
+            self.branches[branch].prefixes.remove(at);
             if self.branches[branch].leaves.is_empty() {
                 self.branches.remove(branch);
             }
@@ -312,20 +312,20 @@ impl Order {
     }
 
     /// The slots of all keys from `key` on, in order.
-    pub(crate) fn from<'a>(&'a self, key: &'a [u8], slab: &'a Slab) -> impl Iterator<Item = u32> + 'a {
-        let (branch, at) = self.position(key);
+    pub(crate) fn iter_from<'a>(&'a self, key: &'a [u8], slab: &'a Slab) -> impl Iterator<Item = u32> + 'a {
+        let (branch, at) = self.index_of(key);
         let leaves = &self.branches[branch].leaves[at..];
-        let here = leaves[0].rows[leaves[0].position(key, slab)..].iter();
+        let here = leaves[0].rows[leaves[0].index_of(key, slab)..].iter();
         let later = self.branches[branch + 1..].iter().flat_map(|branch| &branch.leaves);
         let later = leaves[1..].iter().chain(later).flat_map(|leaf| &leaf.rows);
         here.chain(later).map(|row| row.slot)
     }
 
     /// The branch and the leaf in which a key is or belongs.
-    fn position(&self, key: &[u8]) -> (usize, usize) {
-        let after = |branch: &Branch| &*branch.leaves[0].first <= key;
+    fn index_of(&self, key: &[u8]) -> (usize, usize) {
+        let after = |branch: &KeyBranch| &*branch.leaves[0].first <= key;
         let branch = self.branches.partition_point(after) - 1;
-        (branch, self.branches[branch].position(key))
+        (branch, self.branches[branch].index_of(key))
     }
 }
 
@@ -334,11 +334,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::store::entry::Record;
+    use crate::store::entry::Dot;
 
     #[test]
     fn keys_stay_in_order_whatever_they_begin_with() {
-        let (mut slab, mut order) = (Slab::default(), Order::new());
+        let (mut slab, mut order) = (Slab::default(), KeyIndex::new());
         let mut plain: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
         let mut random = 1_u64;
         for step in 0..30_000_u32 {
@@ -355,14 +355,14 @@ mod tests {
                 order.remove(&key, &slab);
                 slab.remove(slot);
             } else {
-                let held = crate::store::entry::Held::Nothing(Record::bare(&key));
-                let slot = slab.insert(Slot::new(held));
+                let dot_set = crate::store::entry::DotSet::Empty(Dot::key_only(&key));
+                let slot = slab.insert(StoredRow::new(dot_set));
                 order.insert(slot, &slab);
                 plain.insert(key.clone(), slot);
             }
             assert_eq!(order.len(), plain.len());
             if step % 1_999 == 0 {
-                let ours: Vec<u32> = order.from(&key, &slab).collect();
+                let ours: Vec<u32> = order.iter_from(&key, &slab).collect();
                 assert_eq!(ours, plain.range(key..).map(|(_, slot)| *slot).collect::<Vec<_>>());
             }
         }

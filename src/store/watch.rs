@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::controls::Control;
 use crate::store::Store;
-use crate::store::entry::{Entry, Held, Revision, name_of};
+use crate::store::entry::{DotSet, Entry, Revision, readable_key};
 use crate::time::Time;
 
 /// What a watch tells.
@@ -89,14 +89,14 @@ const LOOKS_MAX: usize = 4_096;
 const EVENTS_MAX: usize = 256;
 
 #[derive(Debug)]
-struct Watch {
+struct WatchCursor {
     prefix: Vec<u8>,
     is_exact: bool,
     /// The log that the cursor is a position in.
     log: u64,
     cursor: u64,
     /// The first change behind the cursor that concerns this watch. Known once it has caught up for the first time.
-    due: Option<u64>,
+    first_unread: Option<u64>,
     /// `Current` is owed when the cursor gets here.
     until: Option<u64>,
     /// The initial values are under way: what is not there any more was never told.
@@ -106,7 +106,7 @@ struct Watch {
     owes_resync: bool,
 }
 
-impl Watch {
+impl WatchCursor {
     fn new(store: &Store, start: WatchStart) -> Self {
         let WatchStart { prefix, is_exact, from, skips_current } = start;
         let mut watch = Self {
@@ -114,7 +114,7 @@ impl Watch {
             is_exact,
             log: store.log.id,
             cursor: store.log.head(),
-            due: None,
+            first_unread: None,
             until: None,
             is_fresh: false,
             listed: None,
@@ -141,10 +141,10 @@ impl Watch {
     fn start_over(&mut self, store: &Store) {
         self.log = store.log.id;
         self.cursor = 0;
-        self.due = None;
+        self.first_unread = None;
         self.until = Some(store.log.head());
         self.is_fresh = true;
-        let rows = store.with_prefix(&self.prefix).take_while(|(held, _)| self.concerns(held.key()));
+        let rows = store.with_prefix(&self.prefix).take_while(|(dot_set, _)| self.concerns(dot_set.key()));
         let mut listed: Vec<u64> = rows.take(LISTED_MAX + 1).map(|(_, revision)| revision).collect();
         listed.sort_unstable();
         self.listed = (listed.len() <= LISTED_MAX).then(|| listed.into());
@@ -159,7 +159,7 @@ impl Watch {
         let mut events = Vec::new();
         if self.until.is_none() {
             // Nothing before the first unread change concerns this watch.
-            self.cursor = self.due.map_or(store.log.head(), |due| self.cursor.max(due - 1));
+            self.cursor = self.first_unread.map_or(store.log.head(), |due| self.cursor.max(due - 1));
         }
         let is_behind = |at: u64| at < store.log.floor() && !store.controls.has(Control::WatchPastFloor);
         if self.log != store.log.id || (is_behind(self.cursor) && !self.is_fresh) {
@@ -175,7 +175,7 @@ impl Watch {
             {
                 // What has changed since stands further on in the log.
                 let slot = store.log.slot(revision);
-                events.extend(slot.and_then(|slot| self.tell(&store.slot(slot).held, revision, now)));
+                events.extend(slot.and_then(|slot| self.event_of(&store.slot(slot).dot_set, revision, now)));
             }
             if !listed.is_empty() {
                 self.listed = Some(listed);
@@ -183,7 +183,7 @@ impl Watch {
             }
             self.cursor = self.until.expect("the initial values have an end");
         }
-        let (mut rows, mut looks) = (store.log.after(self.cursor).peekable(), 0);
+        let (mut rows, mut looks) = (store.log.rows_after(self.cursor).peekable(), 0);
         let is_done = loop {
             if self.until.is_some_and(|until| self.cursor >= until) {
                 if is_behind(self.cursor) {
@@ -204,7 +204,7 @@ impl Watch {
             if let Some((revision, slot)) = rows.next_if(|(revision, _)| *revision <= until) {
                 looks += 1;
                 self.cursor = revision;
-                events.extend(self.tell(&store.slot(slot).held, revision, now));
+                events.extend(self.event_of(&store.slot(slot).dot_set, revision, now));
             } else if self.until.is_some() {
                 self.cursor = until;
             } else {
@@ -212,20 +212,20 @@ impl Watch {
                 break true;
             }
         };
-        self.due = if is_done { None } else { Some(self.cursor + 1) };
+        self.first_unread = if is_done { None } else { Some(self.cursor + 1) };
         (events, is_done)
     }
 
-    fn tell(&self, held: &Held, number: u64, now: Time) -> Option<WatchEvent> {
-        if !self.concerns(held.key()) {
+    fn event_of(&self, dot_set: &DotSet, number: u64, now: Time) -> Option<WatchEvent> {
+        if !self.concerns(dot_set.key()) {
             return None;
         }
         let revision = Revision { log: self.log, number };
-        if let Some(entry) = Entry::new(held, revision, now.wall_ms()) {
+        if let Some(entry) = Entry::new(dot_set, revision, now.wall_ms()) {
             return Some(WatchEvent::Put(entry));
         }
-        let key = || name_of(held.key()).to_owned();
-        match held.is_empty() && !held.has_expired() {
+        let key = || readable_key(dot_set.key()).to_owned();
+        match dot_set.is_empty() && !dot_set.has_expired() {
             _ if self.is_fresh => None,
             true => Some(WatchEvent::Delete { key: key(), revision }),
             false => Some(WatchEvent::Expired { key: key(), revision }),
@@ -239,7 +239,7 @@ pub(crate) struct Watches {
     cursor: u64,
     log: u64,
     next_id: WatchId,
-    open: BTreeMap<WatchId, Watch>,
+    open: BTreeMap<WatchId, WatchCursor>,
     by_prefix: BTreeMap<Vec<u8>, BTreeSet<WatchId>>,
     /// How many watched prefixes have which length.
     lengths: BTreeMap<usize, usize>,
@@ -250,7 +250,7 @@ impl Watches {
     pub(crate) fn open(&mut self, store: &Store, start: WatchStart) -> WatchId {
         self.advance(store);
         self.next_id += 1;
-        let watch = Watch::new(store, start);
+        let watch = WatchCursor::new(store, start);
         let ids = self.by_prefix.entry(watch.prefix.clone()).or_default();
         if ids.is_empty() {
             *self.lengths.entry(watch.prefix.len()).or_default() += 1;
@@ -282,17 +282,17 @@ impl Watches {
         if self.open.is_empty() || starts_over {
             self.ready.extend(self.open.keys());
             // Each sees for itself that it has missed something.
-            self.open.values_mut().for_each(|watch| watch.due = Some(watch.cursor + 1));
+            self.open.values_mut().for_each(|watch| watch.first_unread = Some(watch.cursor + 1));
             (self.log, self.cursor) = (store.log.id, head);
             return;
         }
-        for (revision, slot) in store.log.after(self.cursor) {
-            let key = store.slot(slot).held.key();
+        for (revision, slot) in store.log.rows_after(self.cursor) {
+            let key = store.slot(slot).dot_set.key();
             for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
                 for id in self.by_prefix.get(&key[..length]).into_iter().flatten() {
                     let watch = self.open.get_mut(id).expect("listed watches are there");
                     if watch.concerns(key) {
-                        watch.due.get_or_insert(revision);
+                        watch.first_unread.get_or_insert(revision);
                         self.ready.insert(*id);
                     }
                 }

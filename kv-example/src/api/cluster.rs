@@ -50,7 +50,7 @@ pub(super) fn status_view(app: &App, status: &NodeStatus) -> Value {
             "entries": store.entries,
             "bytes": store.bytes,
             "origins": store.origins,
-            "contexts": store.cloud,
+            "contexts": store.extra_contexts,
             "removals": store.removals,
             "sessions": store.sessions,
             "sync_bytes": store.traffic.bytes,

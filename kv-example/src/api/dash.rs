@@ -56,7 +56,7 @@ async fn dash(
     let permit = app.watcher()?;
     let mut watch = app.node.watch(&what.prefix);
     if let Some(from) = from {
-        watch = watch.from(from);
+        watch = watch.resume_from(from);
     }
     let view = Dashboard::new(app, watch, from.is_none(), permit);
     let events = stream::unfold(view, |mut view| async move {

@@ -58,7 +58,7 @@ fn text(app: &App) -> String {
         out.gauge("entries", "Entries held, those of sets and counters included.", store.entries);
         out.gauge("bytes", "Bytes of their keys and values.", store.bytes);
         out.gauge("origins", "Process starts that ever wrote.", store.origins);
-        out.gauge("contexts", "Contexts beyond the vector; 0 when all is quiet.", store.cloud);
+        out.gauge("contexts", "Contexts beyond the vector; 0 when all is quiet.", store.extra_contexts);
         out.gauge("removals", "Removals that the change log remembers.", store.removals);
         out.gauge("links", "Links to peers.", store.links);
         out.gauge("sync_sessions", "Repair sessions under way.", store.sessions);

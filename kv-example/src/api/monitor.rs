@@ -228,7 +228,7 @@ fn sample(status: &NodeStatus) -> Value {
 
 /// A node's event in words.
 fn explain(event: &tidings::NodeEvent) -> String {
-    use tidings::{Event, NodeEvent};
+    use tidings::{NodeEvent, ReplicaEvent};
     match event {
         NodeEvent::PeerRefused { addr, by_us: true, refusal } => format!("refused {addr}: {refusal}"),
         NodeEvent::PeerRefused { addr, refusal, .. } => format!("{addr} refused this node: {refusal}"),
@@ -236,18 +236,22 @@ fn explain(event: &tidings::NodeEvent) -> String {
         NodeEvent::DiskBack => "the disk works again, and has everything".to_owned(),
         NodeEvent::DiskDamaged { path, reason } => format!("{path} was damaged ({reason}); began anew"),
         NodeEvent::Unreachable { target, reason } => format!("the seed {target} is out of reach: {reason}"),
-        NodeEvent::Store(Event::Refused { key, reason, .. }) => {
+        NodeEvent::Store(ReplicaEvent::Refused { key, reason, .. }) => {
             format!("a row of {key:?} was refused: {reason:?}")
         }
-        NodeEvent::Store(Event::Damaged) => {
+        NodeEvent::Store(ReplicaEvent::Damaged) => {
             "the store was damaged; fetching it anew from the peers".to_owned()
         }
-        NodeEvent::Store(Event::ClockInDoubt { off }) => {
+        NodeEvent::Store(ReplicaEvent::ClockInDoubt { off }) => {
             format!("this node's clock is {off:?} off; it takes no writes until that is settled")
         }
-        NodeEvent::Store(Event::ClockTrusted) => "this node's clock is believed again".to_owned(),
-        NodeEvent::Store(Event::NameTwice(member)) => format!("two live nodes are called {}", member.name),
-        NodeEvent::Store(Event::AddressTwice(member)) => format!("two live nodes claim {}", member.addr),
+        NodeEvent::Store(ReplicaEvent::ClockTrusted) => "this node's clock is believed again".to_owned(),
+        NodeEvent::Store(ReplicaEvent::NameTwice(member)) => {
+            format!("two live nodes are called {}", member.name)
+        }
+        NodeEvent::Store(ReplicaEvent::AddressTwice(member)) => {
+            format!("two live nodes claim {}", member.addr)
+        }
         other => format!("{other:?}"),
     }
 }

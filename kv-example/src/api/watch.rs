@@ -71,7 +71,7 @@ async fn watch(
     let begun = head.filter(|_| skips_current && from.is_none());
     let begun = begun.map(|head| Ok(Event::default().event("begun").data("{}").id(head.to_string())));
     if let Some(from) = from {
-        watch = watch.from(from);
+        watch = watch.resume_from(from);
     }
     let events = stream::unfold((app, watch, permit), |(app, mut watch, permit)| async move {
         let event = watch.next().await?;

@@ -1,7 +1,7 @@
 //! The engine under a node's disk: one directory, one writer, atomic transactions.
 //!
 //! The engine is `fjall`, a log-structured tree with a journal, and nothing beside it. Measured against `redb`, a
-//! copy-on-write B-tree, in one run on one disk, each transaction being one row of 150 bytes and 100 bytes of claims:
+//! copy-on-write B-tree, in one run on one disk, each transaction being one row of 150 bytes and 100 bytes of metadata:
 //! a synced transaction costs 0.8 to 1.1 bare appends of the same bytes with `fdatasync` in `fjall`, and 2.7 (empty) to
 //! 4.8 (100,000 keys) in `redb`, which writes a path of whole pages each time; 100 rows at once take 0.45 ms against
 //! 3.2 ms; filling a million keys takes half the time and 57 % of the room. Reading a million keys back takes 0.95 s
@@ -28,9 +28,9 @@ use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode
 
 use crate::node::error::StartError;
 use crate::replica::Persist;
-use crate::replica::saved::{self, Change, Saved, SavedError};
+use crate::replica::saved::{self, DiskChange, Saved, SavedError};
 use crate::store::digest::fingerprint;
-use crate::store::entry::Held;
+use crate::store::entry::DotSet;
 
 const LOCK_FILE: &str = "lock";
 const STORE_FOLDER: &str = "store";
@@ -120,7 +120,7 @@ pub(super) struct Engine {
     dir: PathBuf,
     open: Option<Open>,
     lock: File,
-    number: u64,
+    transaction: u64,
     #[cfg(feature = "__controls")]
     pub(super) fault: std::sync::Arc<std::sync::Mutex<Option<io::ErrorKind>>>,
 }
@@ -145,7 +145,7 @@ impl Engine {
             dir: dir.to_owned(),
             lock,
             open: None,
-            number: 0,
+            transaction: 0,
             #[cfg(feature = "__controls")]
             fault: std::sync::Arc::default(),
         })
@@ -202,7 +202,7 @@ impl Engine {
         });
         let saved = catch_unwind(AssertUnwindSafe(|| Saved::read(entries)));
         let saved = saved.map_err(|_| Fault::Panic)??;
-        self.number = number;
+        self.transaction = number;
         let mut bytes = Vec::new();
         self.lock.seek(SeekFrom::Start(0))?;
         self.lock.read_to_end(&mut bytes)?;
@@ -285,7 +285,7 @@ impl Engine {
     }
 
     /// Sets aside what is there, and begins anew.
-    pub(super) fn begin_anew(&mut self) -> Result<(), StartError> {
+    pub(super) fn set_aside_and_reset(&mut self) -> Result<(), StartError> {
         self.open = None;
         let moved = fs::rename(self.dir.join(STORE_FOLDER), self.dir.join(MOVED_FOLDER));
         moved.map_err(|error| self.start_error(error.into()))?;
@@ -321,7 +321,7 @@ impl Engine {
         // The engine takes each key once, and the last part says what is there now.
         let (last, earlier) = parts.split_last().expect("a transaction ends with a part");
         let mut latest = HashSet::with_capacity(last.rows().len());
-        let mut rows: Vec<&Held> = last.rows().iter().filter(|row| latest.insert(row.key())).collect();
+        let mut rows: Vec<&DotSet> = last.rows().iter().filter(|row| latest.insert(row.key())).collect();
         rows.extend(earlier.iter().flat_map(Persist::rows).filter(|row| !latest.contains(row.key())));
         // In their order they find their places there in half the time.
         rows.sort_unstable_by_key(|row| row.key());
@@ -331,14 +331,14 @@ impl Engine {
             put(row.key(), value.as_deref());
             room = value.unwrap_or(room);
         }
-        let claims: Vec<Change> = last.claims().collect();
-        claims.iter().for_each(|(key, value)| put(key, value.as_deref()));
-        let number = self.number + 1;
+        let metadata: Vec<DiskChange> = last.metadata().collect();
+        metadata.iter().for_each(|(key, value)| put(key, value.as_deref()));
+        let number = self.transaction + 1;
         put(NUMBER_KEY, Some(&number.to_le_bytes()));
         if parts[0].is_whole() {
-            let rows = parts.iter().flat_map(Persist::rows).map(Held::key);
-            let claims = claims.iter().map(|(key, _)| key.as_slice());
-            let kept: HashSet<&[u8]> = rows.chain(claims).chain([NUMBER_KEY]).collect();
+            let rows = parts.iter().flat_map(Persist::rows).map(DotSet::key);
+            let metadata = metadata.iter().map(|(key, _)| key.as_slice());
+            let kept: HashSet<&[u8]> = rows.chain(metadata).chain([NUMBER_KEY]).collect();
             for stored in open.rows.iter() {
                 let key = stored.key()?;
                 if !kept.contains(&*key) {
@@ -347,13 +347,13 @@ impl Engine {
             }
         }
         batch.commit()?;
-        self.number = number;
+        self.transaction = number;
         Ok(())
     }
 
     /// Notes how far the journal goes. Nothing depends on it, and nobody waits for it: it may stay behind.
-    pub(super) fn note_number(&mut self) {
-        let noted = numbered(self.number);
+    pub(super) fn note_transaction(&mut self) {
+        let noted = numbered(self.transaction);
         _ = self.lock.seek(SeekFrom::Start(0)).and_then(|_| self.lock.write_all(&noted));
     }
 
@@ -369,7 +369,7 @@ impl Engine {
         self.rewrite_journals().map_err(fjall::Error::Io)?;
         let open = open(&self.dir)?;
         if let Some(number) = open.rows.get(NUMBER_KEY)?.and_then(|bytes| bytes.first_chunk().copied()) {
-            self.number = u64::from_le_bytes(number);
+            self.transaction = u64::from_le_bytes(number);
         }
         self.open = Some(open);
         Ok(())

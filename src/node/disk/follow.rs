@@ -14,7 +14,7 @@ use crate::node::error::StartError;
 use crate::node::peers::NodeEvent;
 use crate::node::shared::Shared;
 use crate::replica::saved::Saved;
-use crate::replica::{Event, Input, Output, Persist, Replica, Setup};
+use crate::replica::{Input, Output, Persist, Replica, ReplicaEvent, Setup};
 
 /// How often a disk that is full is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -67,7 +67,7 @@ pub(in crate::node) fn open(
         return Err(damage);
     }
     let event = Some(NodeEvent::DiskDamaged { path: std::mem::take(path), reason: std::mem::take(reason) });
-    engine.begin_anew()?;
+    engine.set_aside_and_reset()?;
     let (replica, _) = replica(setup, restored()?, snapshot)?;
     Ok((replica, opened(Some(engine), event)))
 }
@@ -83,7 +83,7 @@ fn replica(
     let mut replica = Replica::new(setup);
     let mut is_damaged = false;
     while let Some(output) = replica.poll() {
-        is_damaged |= matches!(output, Output::Event(Event::Damaged));
+        is_damaged |= matches!(output, Output::Event(ReplicaEvent::Damaged));
     }
     if is_damaged && let Some(path) = snapshot.filter(|_| is_copy) {
         let reason = "its entries do not add up to what was written".to_owned();
@@ -114,7 +114,7 @@ pub(in crate::node) fn attach(shared: &Arc<Shared>, opened: Opened) {
     });
     let thread = thread.expect("the system has room for a thread").thread().clone();
     shared.disk.thread.set(thread).expect("a node has one disk");
-    shared.disk.want();
+    shared.disk.request_sync();
 }
 
 struct Follower<'a> {
@@ -132,7 +132,7 @@ impl Follower<'_> {
             // What was written before the end belongs to the last transaction.
             let is_closed = self.shared.is_closed();
             if let Err(failure) = self.transaction()
-                && !self.recover(failure)
+                && !self.retry_disk(failure)
             {
                 return;
             }
@@ -161,12 +161,12 @@ impl Follower<'_> {
         self.engine.commit(&parts)?;
         let rows: usize = parts.iter().map(|part| part.rows().len()).sum();
         tracing::trace!(node = %self.shared.name, rows, took = ?began.elapsed(), "a disk transaction");
-        self.tell(Input::Persisted);
-        self.engine.note_number();
+        self.input(Input::Persisted);
+        self.engine.note_transaction();
         Ok(())
     }
 
-    fn tell(&self, input: Input<'_>) {
+    fn input(&self, input: Input<'_>) {
         let Some(mut core) = self.shared.lock_closed() else { return };
         let now = self.shared.now();
         let has_waiting = core.replica.awaits_disk();
@@ -176,18 +176,18 @@ impl Follower<'_> {
         // First those who wait for just this.
         self.shared.progress.notify_waiters();
         if has_waiting {
-            self.shared.poke.notify_one();
+            self.shared.wake_driver.notify_one();
         }
         wakers.into_iter().for_each(Waker::wake);
     }
 
     /// After a failure: says so, and tries again if that may help. Answers whether the disk is back; if not, this is
     /// the end.
-    fn recover(&mut self, mut failure: Failure) -> bool {
+    fn retry_disk(&mut self, mut failure: Failure) -> bool {
         loop {
             tracing::error!(node = %self.shared.name, reason = %failure.reason, "the disk failed");
             self.shared.disk.set_failure(Some(failure.reason.clone()));
-            self.tell(Input::PersistFailed);
+            self.input(Input::PersistFailed);
             let event = NodeEvent::DiskFailed { reason: failure.reason, may_pass: failure.may_pass };
             self.shared.events.push(event);
             self.shared.progress.notify_waiters();
@@ -200,7 +200,7 @@ impl Follower<'_> {
                     break;
                 }
             }
-            self.tell(Input::DiskBack);
+            self.input(Input::DiskBack);
             match self.transaction() {
                 Ok(()) => break,
                 Err(again) => failure = again,

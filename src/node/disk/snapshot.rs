@@ -12,18 +12,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::node::error::{SnapshotError, StartError};
 use crate::node::shared::Shared;
-use crate::replica::Copy;
-use crate::replica::saved::{self, Change, RECORD_HEADER_BYTES, Saved, SavedError};
+use crate::replica::SnapshotCursor;
+use crate::replica::saved::{self, DiskChange, RECORD_HEADER_BYTES, Saved, SavedError};
 
-const MARK: &[u8; 8] = b"tidings\x01";
+const MAGIC: &[u8; 8] = b"tidings\x01";
 /// Changes of about this many bytes make a record.
 const RECORD_BYTES_TARGET: usize = 1 << 20;
 /// Rows taken under one lock, and how often that may be in vain before all are taken under one.
-const PART_ROWS: usize = 4_096;
+const SNAPSHOT_PART_ROWS: usize = 4_096;
 const TRIES: usize = 3;
 
 /// Each key once.
-type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+type DiskChanges = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Several may be written at a time, also to one path.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
@@ -45,10 +45,10 @@ pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), Snapsho
 }
 
 /// All there is, as of the instant of the last part.
-fn collect(shared: &Shared) -> Option<Changes> {
-    let (mut copy, mut changes, mut tries) = (Copy::default(), Changes::new(), 0);
+fn collect(shared: &Shared) -> Option<DiskChanges> {
+    let (mut copy, mut changes, mut tries) = (SnapshotCursor::default(), DiskChanges::new(), 0);
     loop {
-        let rows_max = if tries < TRIES { PART_ROWS } else { usize::MAX };
+        let rows_max = if tries < TRIES { SNAPSHOT_PART_ROWS } else { usize::MAX };
         let part = shared.lock_closed()?.replica.copy(&mut copy, rows_max);
         let Some(part) = part else {
             tries += 1;
@@ -64,10 +64,10 @@ fn collect(shared: &Shared) -> Option<Changes> {
     }
 }
 
-fn write_file(file: File, changes: Changes) -> io::Result<()> {
+fn write_file(file: File, changes: DiskChanges) -> io::Result<()> {
     let mut file = BufWriter::new(file);
-    file.write_all(MARK)?;
-    let (mut record, mut bytes, mut sequence): (Vec<Change>, _, _) = (Vec::new(), 0, 0);
+    file.write_all(MAGIC)?;
+    let (mut record, mut bytes, mut sequence): (Vec<DiskChange>, _, _) = (Vec::new(), 0, 0);
     for (key, value) in changes {
         bytes += key.len() + value.as_ref().map_or(0, Vec::len);
         record.push((key, value));
@@ -89,8 +89,9 @@ fn write_file(file: File, changes: Changes) -> io::Result<()> {
 pub(super) fn read(path: &Path) -> Result<Saved, StartError> {
     let unusable = |reason: String| StartError::Snapshot { path: path.display().to_string(), reason };
     let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
-    let mut records = Records { file: BufReader::new(file), sequence: 0, rest: Vec::new().into_iter() };
-    records.mark().map_err(unusable)?;
+    let mut records =
+        SnapshotRecords { file: BufReader::new(file), sequence: 0, rest: Vec::new().into_iter() };
+    records.read_magic().map_err(unusable)?;
     let entries = records.map(|entry| entry.map_err(Unread::Records));
     let saved = Saved::read(entries).map_err(|unread| unusable(unread.to_string()))?;
     Ok(Saved { is_copy: true, ..saved })
@@ -105,26 +106,26 @@ enum Unread {
 }
 
 /// The entries of a snapshot's records.
-struct Records {
+struct SnapshotRecords {
     file: BufReader<File>,
     sequence: u64,
-    rest: std::vec::IntoIter<Change>,
+    rest: std::vec::IntoIter<DiskChange>,
 }
 
-impl Records {
-    fn mark(&mut self) -> Result<(), String> {
-        let mut mark = [0; MARK.len()];
+impl SnapshotRecords {
+    fn read_magic(&mut self) -> Result<(), String> {
+        let mut mark = [0; MAGIC.len()];
         self.file.read_exact(&mut mark).map_err(|error| error.to_string())?;
         match mark {
-            _ if mark == *MARK => Ok(()),
-            [.., version] if mark[..7] == MARK[..7] => {
+            _ if mark == *MAGIC => Ok(()),
+            [.., version] if mark[..7] == MAGIC[..7] => {
                 Err(format!("it was written by a later version of this library ({version})"))
             }
             _ => Err("it is not a snapshot".to_owned()),
         }
     }
 
-    fn record(&mut self) -> Option<Vec<Change>> {
+    fn next_record(&mut self) -> Option<Vec<DiskChange>> {
         let mut record = vec![0; RECORD_HEADER_BYTES];
         self.file.read_exact(&mut record).ok()?;
         let bytes = saved::record_body_bytes(&record)?;
@@ -135,7 +136,7 @@ impl Records {
     }
 }
 
-impl Iterator for Records {
+impl Iterator for SnapshotRecords {
     type Item = Result<(Vec<u8>, Vec<u8>), String>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -146,7 +147,7 @@ impl Iterator for Records {
                     None => continue,
                 }
             }
-            let Some(changes) = self.record() else {
+            let Some(changes) = self.next_record() else {
                 return Some(Err(format!("record {} is damaged or missing", self.sequence)));
             };
             if changes.is_empty() {

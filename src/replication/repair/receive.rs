@@ -4,51 +4,51 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{
-    ANSWER, ANSWER_ROWS_MAX, Awaited, Awaiting, CONFIRM, Collecting, DIGEST, FINISHED, LARGE,
-    LARGES_AWAITED_MAX, LIST, Parked, Progress, Query, ROW, Reply, SAME, Session, Start, VERDICT, WANTED,
-    children, listed, measure, strong_hash,
+    ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, FINISHED, LARGE, LARGES_AWAITED_MAX, LIST, LargeRowAwaited,
+    ListingArriving, ListingAwaitsLarge, ListingSent, OpenAsk, ROW, RepairOutcome, RepairSession, SAME,
+    SessionStart, SessionTask, VERDICT, WANTED, children, listed, measure, strong_hash,
 };
 use crate::controls::Control;
-use crate::replication::tail::large::Partial;
-use crate::replication::tail::refused;
-use crate::store::coverage::{Context, ToldPending};
-use crate::store::digest::{DEPTH_MAX, FAN_BITS, Range};
-use crate::store::entry::{Held, Record};
-use crate::store::slab::Source;
-use crate::store::{Base, Row, Store};
+use crate::replication::tail::large::PartialRow;
+use crate::replication::tail::refused_row;
+use crate::store::coverage::{Clocks, PeerRegions};
+use crate::store::digest::{DEPTH_MAX, FAN_BITS, HashRange};
+use crate::store::entry::{Dot, DotSet};
+use crate::store::slab::ChangeOrigin;
+use crate::store::{PeerCoverage, PeerRow, Store};
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError};
 
 /// How many rows of a listing follow: no range is answered with more at once.
 fn rows_to_come(reader: &mut Reader<'_>) -> Result<usize, WireError> {
-    match usize::try_from(reader.number()?) {
+    match usize::try_from(reader.varint()?) {
         Ok(rows) if rows <= ANSWER_ROWS_MAX => Ok(rows),
         _ => Err(WireError::TooMany),
     }
 }
 
-impl Session {
+impl RepairSession {
     /// The peer's announcement. The side with the greater hash key gives way, a blank one always.
-    pub(crate) fn start(
+    pub(crate) fn on_start(
         &mut self,
         store: &mut Store,
         now: Time,
         salt: u64,
         mut reader: Reader<'_>,
-    ) -> Result<Progress, WireError> {
-        let mut progress = Progress::default();
+    ) -> Result<RepairOutcome, WireError> {
+        let mut progress = RepairOutcome::default();
         let hash_key = reader.hash_key()?;
         let is_blank = reader.byte()? == 1;
-        let start = Start {
-            salt: reader.word()?,
-            log: reader.word()?,
-            head: reader.number()?,
-            entries: reader.number()?,
-            bytes: reader.number()?,
+        let start = SessionStart {
+            salt: reader.u64_le()?,
+            log: reader.u64_le()?,
+            head: reader.varint()?,
+            entries: reader.varint()?,
+            bytes: reader.varint()?,
             vector: Arc::default(),
         };
-        let mut vector = Arc::new(Context::new());
-        reader.join(&mut vector)?;
+        let mut vector = Arc::new(Clocks::new());
+        reader.join_clocks(&mut vector)?;
         reader.end()?;
         if self.peer.is_some() {
             return Err(WireError::Kind(Kind::Start as u8));
@@ -66,19 +66,19 @@ impl Session {
                 return Ok(progress);
             }
             store.rekey(hash_key);
-            let (is_blank, is_far) = (self.is_blank, self.is_far);
-            *self = Self::new(store, now, salt, self.laters);
-            (self.is_blank, self.is_far) = (is_blank, is_far);
+            let (is_blank, is_far) = (self.is_blank, self.is_other_group);
+            *self = Self::new(store, now, salt, self.deferrals);
+            (self.is_blank, self.is_other_group) = (is_blank, is_far);
             progress.has_rekeyed = true;
         }
-        if store.log.id < start.log && !self.is_leader {
-            self.is_leader = true;
+        if store.log.id < start.log && !self.asks_first {
+            self.asks_first = true;
             if self.has_started {
-                self.asks.push(Range::ALL);
+                self.ranges_to_ask.push(HashRange::ALL);
             }
         }
         self.vector = vector.clone();
-        self.peer = Some(Start { vector, ..start });
+        self.peer = Some(SessionStart { vector, ..start });
         Ok(progress)
     }
 
@@ -88,16 +88,16 @@ impl Session {
         store: &mut Store,
         now: Time,
         mut reader: Reader<'_>,
-    ) -> Result<Progress, WireError> {
-        let mut progress = Progress::default();
+    ) -> Result<RepairOutcome, WireError> {
+        let mut progress = RepairOutcome::default();
         if self.peer.is_none() {
             // The peer has not given way to this hash key yet; it will start again.
             return Ok(progress);
         }
         self.last_progress = now.mono;
-        reader.join(&mut self.vector)?;
+        reader.join_clocks(&mut self.vector)?;
         if store.controls.has(Control::EndHead) {
-            self.peer.as_mut().expect("looked above").head = reader.number()?;
+            self.peer.as_mut().expect("looked above").head = reader.varint()?;
         }
         while !reader.is_at_end() {
             self.item(store, now, &mut reader, &mut progress)?;
@@ -110,43 +110,55 @@ impl Session {
         store: &mut Store,
         now: Time,
         reader: &mut Reader<'_>,
-        progress: &mut Progress,
+        progress: &mut RepairOutcome,
     ) -> Result<(), WireError> {
         let (tag, range) = reader.range()?;
-        if self.collecting.is_some() && !matches!(tag, ROW | SAME | LARGE) {
+        if self.listing_arriving.is_some() && !matches!(tag, ROW | SAME | LARGE) {
             return Err(WireError::Form);
         }
         match tag {
             DIGEST if range.depth < DEPTH_MAX => {
                 let weak = reader.weak()?;
                 // A list that was too much to answer comes back as a digest.
-                self.queries.remove(&range);
-                self.replies.push_back(Reply::Judge { range, weak });
+                self.open_asks.remove(&range);
+                self.tasks.push_back(SessionTask::Judge { range, weak });
             }
             VERDICT => self.verdict(store, range, reader)?,
-            CONFIRM => self.confirmed(store, range, reader)?,
+            CONFIRM => self.on_confirm(store, range, reader)?,
             LIST => {
                 let count = reader.count(8)?;
-                let hashes = (0..count).map(|_| reader.word()).collect::<Result<_, _>>()?;
-                let base = Base::new(self.vector.clone(), reader.pending(self.hash_key, &mut self.heard)?);
-                self.replies.push_back(Reply::Answer { range, hashes, base });
+                let hashes = (0..count).map(|_| reader.u64_le()).collect::<Result<_, _>>()?;
+                let peer_coverage = PeerCoverage::new(
+                    self.vector.clone(),
+                    reader.regions(self.hash_key, &mut self.leftovers_received)?,
+                );
+                self.tasks.push_back(SessionTask::Answer { range, hashes, peer_coverage });
             }
-            ANSWER => self.answered(range, reader)?,
+            ANSWER => self.on_list_answer(range, reader)?,
             WANTED => {
                 let left = rows_to_come(reader)?;
-                let Awaiting { mine, same, base } = self.awaiting.remove(&range).ok_or(WireError::Form)?;
+                let ListingSent { mine, same, peer_coverage } =
+                    self.listings_sent.remove(&range).ok_or(WireError::Form)?;
                 let known = mine.iter().filter(|(key, _)| same.contains(*key));
-                let rows = known.filter_map(|(_, held)| listed(held.clone(), &base)).collect();
+                let rows = known.filter_map(|(_, dot_set)| listed(dot_set.clone(), &peer_coverage)).collect();
                 let (wanted, larges) = (Vec::new(), BTreeMap::new());
-                self.collecting =
-                    Some(Collecting { range, base, rows, left, has_refused: false, wanted, mine, larges });
+                self.listing_arriving = Some(ListingArriving {
+                    range,
+                    peer_coverage,
+                    rows,
+                    left,
+                    has_refused: false,
+                    wanted,
+                    mine,
+                    larges,
+                });
             }
             ROW | SAME => self.row(store, now, tag, reader, progress)?,
             LARGE => self.large(store, reader)?,
             FINISHED => self.peer_has_finished = true,
             _ => return Err(WireError::Form),
         }
-        if self.collecting.as_ref().is_some_and(|collecting| collecting.left == 0) {
+        if self.listing_arriving.as_ref().is_some_and(|collecting| collecting.left == 0) {
             self.collected(store, now);
         }
         if self.is_overfull() { Err(WireError::TooMany) } else { Ok(()) }
@@ -156,106 +168,121 @@ impl Session {
     pub(super) fn verdict(
         &mut self,
         store: &mut Store,
-        range: Range,
+        range: HashRange,
         reader: &mut Reader<'_>,
     ) -> Result<(), WireError> {
-        let mask = reader.short()?;
-        if !matches!(self.queries.remove(&range), Some(Query::Digest)) {
+        let mask = reader.u16_le()?;
+        if !matches!(self.open_asks.remove(&range), Some(OpenAsk::Digest)) {
             return Err(WireError::Form);
         }
         if mask != 0 {
-            let strong = reader.word()?;
-            let pending = reader.pending(self.hash_key, &mut self.heard)?;
-            let is_equal = self.judge(store, self.salt, range, mask, strong, pending);
-            self.replies.push_back(Reply::Confirm { range, mask: if is_equal { mask } else { 0 } });
+            let strong = reader.u64_le()?;
+            let regions = reader.regions(self.hash_key, &mut self.leftovers_received)?;
+            let is_equal = self.settle_children(store, self.salt, range, mask, strong, regions);
+            self.tasks.push_back(SessionTask::Confirm { range, mask: if is_equal { mask } else { 0 } });
         }
         Ok(())
     }
 
     /// The asker says that the children judged equal still are.
-    pub(super) fn confirmed(
+    pub(super) fn on_confirm(
         &mut self,
         store: &mut Store,
-        range: Range,
+        range: HashRange,
         reader: &mut Reader<'_>,
     ) -> Result<(), WireError> {
-        let mask = reader.short()?;
+        let mask = reader.u16_le()?;
         let expected = self.unconfirmed.remove(&range).ok_or(WireError::Form)?;
         if mask != 0 {
-            let strong = reader.word()?;
-            let pending = reader.pending(self.hash_key, &mut self.heard)?;
+            let strong = reader.u64_le()?;
+            let regions = reader.regions(self.hash_key, &mut self.leftovers_received)?;
             let salt = self.peer.as_ref().expect("items follow the start").salt;
             if mask != expected {
                 return Err(WireError::Form);
             }
-            self.judge(store, salt, range, mask, strong, pending);
+            self.settle_children(store, salt, range, mask, strong, regions);
         }
         Ok(())
     }
 
     /// Settles children whose strong hash is equal in this instant; asks about them one by one if it is not.
-    fn judge(
+    fn settle_children(
         &mut self,
         store: &mut Store,
         salt: u64,
-        range: Range,
+        range: HashRange,
         mask: u16,
         strong: u64,
-        pending: ToldPending,
+        regions: PeerRegions,
     ) -> bool {
         let is_equal =
             strong == strong_hash(store, salt, range, mask) || store.controls.has(Control::OldDigest);
-        let base = Base::new(self.vector.clone(), pending);
+        let peer_coverage = PeerCoverage::new(self.vector.clone(), regions);
         for child in children(range, mask) {
             if is_equal {
-                if store.may_settle(&base) {
-                    store.cover_range(child, &base);
+                if store.may_settle(&peer_coverage) {
+                    store.cover_range(child, &peer_coverage);
                 } else {
                     self.has_refused = true;
                 }
                 self.settled.add(child.first(), child.last());
             } else {
-                self.asks.push(child);
+                self.ranges_to_ask.push(child);
             }
         }
         is_equal
     }
 
     /// The peer says which of the listed rows it has too, and how many rows of its own follow.
-    pub(super) fn answered(&mut self, range: Range, reader: &mut Reader<'_>) -> Result<(), WireError> {
+    pub(super) fn on_list_answer(
+        &mut self,
+        range: HashRange,
+        reader: &mut Reader<'_>,
+    ) -> Result<(), WireError> {
         let has = reader.bytes()?;
         let left = rows_to_come(reader)?;
-        let base = Base::new(self.vector.clone(), reader.pending(self.hash_key, &mut self.heard)?);
+        let peer_coverage = PeerCoverage::new(
+            self.vector.clone(),
+            reader.regions(self.hash_key, &mut self.leftovers_received)?,
+        );
         let listing = self.listing(range).ok_or(WireError::Form)?;
         if has.len() != listing.len().div_ceil(8) {
             return Err(WireError::Form);
         }
         let (mut rows, mut wanted) = (Vec::new(), Vec::new());
-        for (i, (_, held)) in listing.into_iter().enumerate() {
+        for (i, (_, dot_set)) in listing.into_iter().enumerate() {
             if has[i / 8] >> (i % 8) & 1 == 1 {
-                rows.extend(listed(held, &base));
+                rows.extend(listed(dot_set, &peer_coverage));
             } else {
-                wanted.push(held.key().to_vec());
+                wanted.push(dot_set.key().to_vec());
             }
         }
         let (mine, larges) = (BTreeMap::new(), BTreeMap::new());
-        self.collecting =
-            Some(Collecting { range, base, rows, left, has_refused: false, wanted, mine, larges });
+        self.listing_arriving = Some(ListingArriving {
+            range,
+            peer_coverage,
+            rows,
+            left,
+            has_refused: false,
+            wanted,
+            mine,
+            larges,
+        });
         Ok(())
     }
 
     /// What was listed for a range that is answered now: the very range, or a piece of one listed as empty.
-    pub(super) fn listing(&mut self, range: Range) -> Option<Vec<(u64, Held)>> {
+    pub(super) fn listing(&mut self, range: HashRange) -> Option<Vec<(u64, DotSet)>> {
         for depth in (0..=range.depth).rev().step_by(FAN_BITS as usize) {
-            let above = Range::at(range.first(), depth);
-            let Some(Query::List { rows, answered }) = self.queries.get_mut(&above) else { continue };
+            let above = HashRange::at(range.first(), depth);
+            let Some(OpenAsk::List { rows, answered }) = self.open_asks.get_mut(&above) else { continue };
             if above != range && !rows.is_empty() {
                 return None;
             }
             *answered += measure(range);
             let rows = std::mem::take(rows);
             if *answered >= measure(above) {
-                self.queries.remove(&above);
+                self.open_asks.remove(&above);
             }
             return Some(rows);
         }
@@ -268,27 +295,28 @@ impl Session {
         now: Time,
         tag: u8,
         reader: &mut Reader<'_>,
-        progress: &mut Progress,
+        progress: &mut RepairOutcome,
     ) -> Result<(), WireError> {
-        let collecting = self.collecting.as_mut().ok_or(WireError::Form)?;
+        let collecting = self.listing_arriving.as_mut().ok_or(WireError::Form)?;
         collecting.left = collecting.left.checked_sub(1).ok_or(WireError::Form)?;
         self.rows += 1;
         let row = if tag == SAME {
             let key = reader.bytes()?;
-            let context = reader.context()?;
-            let held = collecting.mine.get(key).ok_or(WireError::Form)?.clone();
-            Ok(Row { held, vector: self.vector.clone(), context })
+            let context = reader.clocks()?;
+            let dot_set = collecting.mine.get(key).ok_or(WireError::Form)?.clone();
+            Ok(PeerRow { dot_set, vector: self.vector.clone(), context })
         } else {
             reader.row(&self.vector)?
         };
         let checked = match row {
-            Ok(row) => {
-                store.check_row(now, &row.held).map_err(|why| refused(row.held.key(), why)).map(|()| row)
-            }
-            Err(why) => Err(refused(b"", why)),
+            Ok(row) => store
+                .check_row(now, &row.dot_set)
+                .map_err(|why| refused_row(row.dot_set.key(), why))
+                .map(|()| row),
+            Err(why) => Err(refused_row(b"", why)),
         };
         match checked {
-            Ok(row) if collecting.range.contains(store.hash_key.place(row.held.key())) => {
+            Ok(row) if collecting.range.contains(store.hash_key.place(row.dot_set.key())) => {
                 collecting.rows.push(row);
             }
             Ok(_) => return Err(WireError::Form),
@@ -303,14 +331,16 @@ impl Session {
 
     /// A row of the listing comes in pieces.
     fn large(&mut self, store: &Store, reader: &mut Reader<'_>) -> Result<(), WireError> {
-        let collecting = self.collecting.as_mut().ok_or(WireError::Form)?;
+        let collecting = self.listing_arriving.as_mut().ok_or(WireError::Form)?;
         collecting.left = collecting.left.checked_sub(1).ok_or(WireError::Form)?;
         self.rows += 1;
-        let (key, number) = (reader.bytes()?, reader.number()?);
-        if number <= self.arriving.settled || !collecting.range.contains(store.hash_key.place(key)) {
+        let (key, number) = (reader.bytes()?, reader.varint()?);
+        if number <= self.large_receiver.arrived_up_to
+            || !collecting.range.contains(store.hash_key.place(key))
+        {
             return Err(WireError::Form);
         }
-        let count = self.awaited.len() + collecting.larges.len();
+        let count = self.large_rows_awaited.len() + collecting.larges.len();
         if count >= LARGES_AWAITED_MAX {
             return Err(WireError::TooLarge(count));
         }
@@ -320,13 +350,13 @@ impl Session {
 
     /// All of a listing is here but the large rows, if there are any: merge it, or let it wait for them.
     fn collected(&mut self, store: &mut Store, now: Time) {
-        let Collecting { range, base, rows, has_refused, wanted, larges, .. } =
-            self.collecting.take().expect("called when there is one");
+        let ListingArriving { range, peer_coverage, rows, has_refused, wanted, larges, .. } =
+            self.listing_arriving.take().expect("called when there is one");
         if !wanted.is_empty() {
-            let sent = rows.iter().map(|row| (row.held.key().to_vec(), row.held.clone())).collect();
-            self.replies.push_back(Reply::Wanted { range, keys: wanted, sent });
+            let sent = rows.iter().map(|row| (row.dot_set.key().to_vec(), row.dot_set.clone())).collect();
+            self.tasks.push_back(SessionTask::Wanted { range, keys: wanted, sent });
         }
-        let parked = Parked { range, base, rows, left: larges.len(), has_refused };
+        let parked = ListingAwaitsLarge { range, peer_coverage, rows, left: larges.len(), has_refused };
         if larges.is_empty() || store.controls.has(Control::RepairUnawaited) {
             self.settle_parked(store, now, parked);
             return;
@@ -334,16 +364,19 @@ impl Session {
         self.merge_parked(store, now, &parked, &larges);
         self.parked_count += 1;
         for (number, key) in larges {
-            let awaited = self.awaited.entry(number).or_insert_with(|| Awaited { key, parked: Vec::new() });
+            let awaited = self
+                .large_rows_awaited
+                .entry(number)
+                .or_insert_with(|| LargeRowAwaited { key, parked: Vec::new() });
             awaited.parked.push(self.parked_count);
         }
-        self.parked.insert(self.parked_count, parked);
+        self.listings_awaiting_large.insert(self.parked_count, parked);
     }
 
     /// Deals with a listing. If a row of it was refused, the range is only counted as dealt with.
-    fn settle_parked(&mut self, store: &mut Store, now: Time, parked: Parked) {
-        let Parked { range, base, rows, has_refused, .. } = parked;
-        self.settle(store, now, range, &rows, (!has_refused).then_some(&base));
+    fn settle_parked(&mut self, store: &mut Store, now: Time, parked: ListingAwaitsLarge) {
+        let ListingAwaitsLarge { range, peer_coverage, rows, has_refused, .. } = parked;
+        self.settle(store, now, range, &rows, (!has_refused).then_some(&peer_coverage));
     }
 
     /// Deals with a range. With a base, `rows` are all that the peer holds there, and the range is covered by the base
@@ -352,13 +385,13 @@ impl Session {
         &mut self,
         store: &mut Store,
         now: Time,
-        range: Range,
-        rows: &[Row],
-        base: Option<&Base>,
+        range: HashRange,
+        rows: &[PeerRow],
+        peer_coverage: Option<&PeerCoverage>,
     ) {
         let source = self.source();
-        if let Some(base) = base.filter(|base| store.may_settle(base)) {
-            store.settle(now, range, rows, base, source);
+        if let Some(peer_coverage) = peer_coverage.filter(|peer_coverage| store.may_settle(peer_coverage)) {
+            store.settle_range(now, range, rows, peer_coverage, source);
         } else {
             self.has_refused = true;
             merge_each(store, now, rows, source);
@@ -368,48 +401,57 @@ impl Session {
 
     /// Merges what a listing without its large rows says, key by key: nothing else waits for these. The range is settled
     /// later, by the same rows, which are merged already then.
-    fn merge_parked(&self, store: &mut Store, now: Time, parked: &Parked, larges: &BTreeMap<u64, Vec<u8>>) {
+    fn merge_parked(
+        &self,
+        store: &mut Store,
+        now: Time,
+        parked: &ListingAwaitsLarge,
+        larges: &BTreeMap<u64, Vec<u8>>,
+    ) {
         let mut rows = parked.rows.clone();
         if !parked.has_refused {
-            let mut listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.held.key()).collect();
+            let mut listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.dot_set.key()).collect();
             listed.extend(larges.values().map(Vec::as_slice));
-            let held = store.slots(parked.range).into_iter().map(|slot| store.slot(slot).held.key());
-            let removed: Vec<Held> = held
+            let dot_set = store.slots(parked.range).into_iter().map(|slot| store.slot(slot).dot_set.key());
+            let removed: Vec<DotSet> = dot_set
                 .filter(|key| !listed.contains(key))
-                .map(|key| Held::Nothing(Record::bare(key)))
+                .map(|key| DotSet::Empty(Dot::key_only(key)))
                 .collect();
-            rows.extend(removed.into_iter().filter_map(|held| super::listed(held, &parked.base)));
+            rows.extend(
+                removed.into_iter().filter_map(|dot_set| super::listed(dot_set, &parked.peer_coverage)),
+            );
         }
         merge_each(store, now, &rows, self.source());
     }
 
     /// A piece of a large row.
-    pub(crate) fn piece(
+    pub(crate) fn handle_piece(
         &mut self,
         store: &mut Store,
         now: Time,
         (is_first, reader): (bool, Reader<'_>),
-        partial: &mut Option<Partial>,
-    ) -> Result<Progress, WireError> {
-        let mut progress = Progress::default();
+        partial: &mut Option<PartialRow>,
+    ) -> Result<RepairOutcome, WireError> {
+        let mut progress = RepairOutcome::default();
         if self.peer.is_none() {
             // Of an earlier session.
             return Ok(progress);
         }
         self.last_progress = now.mono;
-        let arrived = self.arriving.piece(is_first, reader, &self.vector, partial)?;
+        let arrived = self.large_receiver.handle_piece(is_first, reader, &self.vector, partial)?;
         let Some(arrived) = arrived else { return Ok(progress) };
-        let Awaited { key, parked } = self.awaited.remove(&arrived.number).ok_or(WireError::Form)?;
+        let LargeRowAwaited { key, parked } =
+            self.large_rows_awaited.remove(&arrived.large_id).ok_or(WireError::Form)?;
         let checked = match arrived.row {
-            Ok(row) => match store.check_row(now, &row.held) {
-                Ok(()) if row.held.key() != key => return Err(WireError::Form),
+            Ok(row) => match store.check_row(now, &row.dot_set) {
+                Ok(()) if row.dot_set.key() != key => return Err(WireError::Form),
                 checked => checked.map(|()| row),
             },
             Err(why) => Err(why),
         };
         let row = checked.map_err(|why| {
             self.has_refused = true;
-            progress.refusals.push(refused(&key, why));
+            progress.refusals.push(refused_row(&key, why));
         });
         for id in parked {
             self.arrived(store, now, id, row.as_ref().ok());
@@ -418,39 +460,39 @@ impl Session {
     }
 
     /// A large row that a listing waited for is here, or was refused.
-    fn arrived(&mut self, store: &mut Store, now: Time, id: u64, row: Option<&Row>) {
-        let Some(parked) = self.parked.get_mut(&id) else { return };
+    fn arrived(&mut self, store: &mut Store, now: Time, id: u64, row: Option<&PeerRow>) {
+        let Some(parked) = self.listings_awaiting_large.get_mut(&id) else { return };
         parked.left -= 1;
         parked.has_refused |= row.is_none();
         parked.rows.extend(row.cloned());
         if parked.left > 0 {
             let source = self.source();
             merge_each(store, now, row.map(std::slice::from_ref).unwrap_or_default(), source);
-        } else if let Some(parked) = self.parked.remove(&id) {
+        } else if let Some(parked) = self.listings_awaiting_large.remove(&id) {
             self.settle_parked(store, now, parked);
         }
     }
 
     /// Once everything is settled and nothing was refused: claims what the peer announced at its start, and answers
     /// whether it just did. Called between frames, because a frame tells the vector as of its beginning.
-    pub(crate) fn claim(&mut self, store: &mut Store) -> bool {
-        if self.is_settled || !self.settled.is_all() || !self.parked.is_empty() {
+    pub(crate) fn claim_start_vector(&mut self, store: &mut Store) -> bool {
+        if self.has_claimed || !self.settled.is_all() || !self.listings_awaiting_large.is_empty() {
             return false;
         }
-        self.is_settled = true;
+        self.has_claimed = true;
         if self.has_refused {
             return false;
         }
         let start = self.peer.as_ref().expect("nothing settles before the start");
         let end = store.controls.has(Control::EndVector);
-        store.seen.claim_all(if end { &self.vector } else { &start.vector });
+        store.coverage.claim_all(if end { &self.vector } else { &start.vector });
         store.complete(start.log, start.head);
         true
     }
 }
 
 /// Merges rows, each for itself.
-fn merge_each(store: &mut Store, now: Time, rows: &[Row], source: Source) {
+fn merge_each(store: &mut Store, now: Time, rows: &[PeerRow], source: ChangeOrigin) {
     for row in rows {
         store.merge_rows(now, std::slice::from_ref(row), source, |_| ());
         store.cover_row(row);

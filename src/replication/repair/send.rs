@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ANSWER, ANSWER_ROWS_MAX, Awaiting, CONFIRM, DIGEST, Emission, FINISHED, LARGE, LARGES_AHEAD_MAX, LIST,
-    LIST_ROWS_MAX, PENDING_MAX, QUERIES_MAX, Query, ROW, Reply, SAME, STREAM_BYTES, STREAM_ROWS_MAX,
-    STREAM_ROWS_MIN, Session, VERDICT, WANTED, children, listed, row_hash, strong_hash, weak_hash,
+    ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, FINISHED, LARGE, LARGES_AHEAD_MAX, LIST, LIST_ROWS_MAX,
+    ListingSent, OpenAsk, PENDING_MAX, QUERIES_MAX, QueuedRow, ROW, RepairSession, SAME, STREAM_BYTES,
+    STREAM_ROWS_MAX, STREAM_ROWS_MIN, SessionTask, VERDICT, WANTED, children, listed, salted_row_hash,
+    strong_hash, weak_hash,
 };
 use crate::controls::Control;
 use crate::replication::tail::context_of;
-use crate::replication::tail::large::{self, Hint, Queue, Size};
-use crate::store::coverage::{self, Pending};
-use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, Range};
-use crate::store::entry::{Held, Record};
-use crate::store::{Base, Row, Store};
+use crate::replication::tail::large::{self, LargeRowStream, ResumeOffer, Size};
+use crate::store::coverage::{self, RegionCoverage};
+use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashRange};
+use crate::store::entry::{Dot, DotSet};
+use crate::store::{PeerCoverage, PeerRow, Store};
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_MAX, Kind, Writer};
 
@@ -24,90 +25,90 @@ fn stream_rows(store: &Store) -> u64 {
 }
 
 /// Whether rows of a range would wait for a large one among them, and need not.
-fn has_large_among_others(store: &Store, range: Range) -> bool {
+fn has_large_among_others(store: &Store, range: HashRange) -> bool {
     if range.depth >= DEPTH_MAX || store.node(range).rows < 2 {
         return false;
     }
-    store.slots(range).into_iter().any(|slot| large::size(&store.slot(slot).held) != Size::Small)
+    store.slots(range).into_iter().any(|slot| large::size(&store.slot(slot).dot_set) != Size::Small)
 }
 
-impl Session {
+impl RepairSession {
     /// The next frame, if there is something to say.
-    pub(crate) fn frame(&mut self, store: &mut Store, now: Time) -> Option<Vec<u8>> {
+    pub(crate) fn next_frame(&mut self, store: &mut Store, now: Time) -> Option<Vec<u8>> {
         if !self.has_started {
             return Some(self.start_frame(store));
         }
         let mut writer = Writer::new(Kind::Items);
-        let version = store.seen.version();
-        writer.dots(store.seen.grown_since(self.version));
+        let version = store.coverage.vector_version();
+        writer.clock_entries(store.coverage.grown_since(self.vector_version));
         if store.controls.has(Control::EndHead) {
-            writer.number(store.log.head());
+            writer.varint(store.log.head());
         }
         let empty = writer.len();
-        while writer.has_room() && !store.is_damaged && self.departing.len() < LARGES_AHEAD_MAX {
-            if let Some(emission) = self.emissions.pop_front() {
+        while writer.has_room() && !store.is_damaged && self.large_sender.len() < LARGES_AHEAD_MAX {
+            if let Some(emission) = self.queued_rows.pop_front() {
                 if !self.emit(store, &mut writer, emission) {
                     break;
                 }
-            } else if let Some(reply) = self.replies.pop_front() {
+            } else if let Some(reply) = self.tasks.pop_front() {
                 self.reply(store, now, &mut writer, reply);
-            } else if self.queries.len() < QUERIES_MAX
-                && let Some(range) = self.asks.pop()
+            } else if self.open_asks.len() < QUERIES_MAX
+                && let Some(range) = self.ranges_to_ask.pop()
             {
-                self.ask(store, &mut writer, range);
+                self.ask_range(store, &mut writer, range);
             } else {
                 break;
             }
         }
         debug_assert_eq!(
             version,
-            store.seen.version(),
+            store.coverage.vector_version(),
             "the peer is told the vector under which the rows were cut"
         );
-        let is_idle = self.replies.is_empty() && self.emissions.is_empty() && self.queries.is_empty();
-        if self.is_settled
+        let is_idle = self.tasks.is_empty() && self.queued_rows.is_empty() && self.open_asks.is_empty();
+        if self.has_claimed
             && is_idle
-            && self.asks.is_empty()
+            && self.ranges_to_ask.is_empty()
             && !self.has_finished
-            && self.awaiting.is_empty()
-            && self.departing.is_empty()
+            && self.listings_sent.is_empty()
+            && self.large_sender.is_empty()
         {
-            writer.range(FINISHED, Range::ALL);
+            writer.range(FINISHED, HashRange::ALL);
             self.has_finished = true;
         }
         if writer.len() == empty || store.is_damaged {
             return None;
         }
-        self.version = version;
+        self.vector_version = version;
         Some(writer.finish())
     }
 
     fn start_frame(&mut self, store: &Store) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Start);
-        writer.number(self.laters);
+        writer.varint(self.deferrals);
         writer.hash_key(self.hash_key);
         writer.byte(u8::from(self.is_blank));
-        writer.word(self.salt);
-        writer.word(store.log.id);
-        writer.number(store.log.head());
-        writer.number(store.len() as u64);
-        writer.number(store.bytes());
-        writer.context(Some(store.seen.vector()));
-        self.version = store.seen.version();
+        writer.u64_le(self.salt);
+        writer.u64_le(store.log.id);
+        writer.varint(store.log.head());
+        writer.varint(store.len() as u64);
+        writer.varint(store.bytes());
+        writer.clocks(Some(store.coverage.vector()));
+        self.vector_version = store.coverage.vector_version();
         self.has_started = true;
-        if self.is_leader {
-            self.asks.push(Range::ALL);
+        if self.asks_first {
+            self.ranges_to_ask.push(HashRange::ALL);
         }
         writer.finish()
     }
 
     /// Makes this side the one that asks first. Both sides know which one that is.
     pub(crate) fn lead(&mut self) {
-        self.is_leader = true;
+        self.asks_first = true;
     }
 
-    pub(super) fn ask(&mut self, store: &mut Store, writer: &mut Writer, range: Range) {
-        let few = store.node(range).rows <= LIST_ROWS_MAX && !store.seen.is_crowded(range, PENDING_MAX);
+    pub(super) fn ask_range(&mut self, store: &mut Store, writer: &mut Writer, range: HashRange) {
+        let few = store.node(range).rows <= LIST_ROWS_MAX && !store.coverage.is_crowded(range, PENDING_MAX);
         if !few && range.depth < DEPTH_MAX {
             self.ask_digest(store, writer, range);
             return;
@@ -116,55 +117,58 @@ impl Session {
             return;
         }
         let slots = store.slots(range);
-        let rows: Vec<(u64, Held)> = slots
+        let rows: Vec<(u64, DotSet)> = slots
             .into_iter()
-            .map(|slot| (row_hash(store, self.salt, slot), store.slot(slot).held.clone()))
+            .map(|slot| (salted_row_hash(store, self.salt, slot), store.slot(slot).dot_set.clone()))
             .collect();
         writer.range(LIST, range);
-        writer.number(rows.len() as u64);
-        rows.iter().for_each(|(hash, _)| writer.word(*hash));
-        writer.pending(&store.seen.pending(range), self.hash_key, &mut self.told);
-        self.queries.insert(range, Query::List { rows, answered: 0 });
+        writer.varint(rows.len() as u64);
+        rows.iter().for_each(|(hash, _)| writer.u64_le(*hash));
+        writer.regions(&store.coverage.extra_in(range), self.hash_key, &mut self.leftovers_sent);
+        self.open_asks.insert(range, OpenAsk::List { rows, answered: 0 });
     }
 
-    fn ask_digest(&mut self, store: &Store, writer: &mut Writer, range: Range) {
+    fn ask_digest(&mut self, store: &Store, writer: &mut Writer, range: HashRange) {
         writer.range(DIGEST, range);
-        (0..FAN).for_each(|i| writer.short(weak_hash(store, self.salt, range.child(i))));
-        self.queries.insert(range, Query::Digest);
+        (0..FAN).for_each(|i| writer.u16_le(weak_hash(store, self.salt, range.child(i))));
+        self.open_asks.insert(range, OpenAsk::Digest);
     }
 
-    fn reply(&mut self, store: &mut Store, now: Time, writer: &mut Writer, reply: Reply) {
+    fn reply(&mut self, store: &mut Store, now: Time, writer: &mut Writer, reply: SessionTask) {
         match reply {
-            Reply::Judge { range, weak } => self.reply_verdict(store, writer, range, &weak),
-            Reply::Confirm { range, mask } => {
-                let is_crowded = children(range, mask).any(|child| store.seen.is_crowded(child, PENDING_MAX));
+            SessionTask::Judge { range, weak } => self.reply_verdict(store, writer, range, &weak),
+            SessionTask::Confirm { range, mask } => {
+                let is_crowded =
+                    children(range, mask).any(|child| store.coverage.is_crowded(child, PENDING_MAX));
                 if is_crowded {
-                    self.asks.extend(children(range, mask));
+                    self.ranges_to_ask.extend(children(range, mask));
                 }
                 writer.range(CONFIRM, range);
                 self.write_mask(store, writer, self.salt, range, if is_crowded { 0 } else { mask });
             }
-            Reply::Answer { range, hashes, base } => {
-                self.reply_answer(store, now, writer, range, &hashes, base);
+            SessionTask::Answer { range, hashes, peer_coverage } => {
+                self.reply_answer(store, now, writer, range, &hashes, peer_coverage);
             }
-            Reply::Stream { range, next, base } => self.reply_stream(store, now, writer, range, next, base),
-            Reply::Wanted { range, keys, mut sent } => {
+            SessionTask::Stream { range, next, peer_coverage } => {
+                self.reply_stream(store, now, writer, range, next, peer_coverage)
+            }
+            SessionTask::Wanted { range, keys, mut sent } => {
                 writer.range(WANTED, range);
-                writer.number(keys.len() as u64);
+                writer.varint(keys.len() as u64);
                 for key in keys {
                     let peer_has = sent.remove(&key);
-                    self.emissions.push_back(Emission { range, key, peer_has });
+                    self.queued_rows.push_back(QueuedRow { range, key, peer_has });
                 }
             }
         }
     }
 
-    fn reply_verdict(&mut self, store: &Store, writer: &mut Writer, range: Range, weak: &[u16; FAN]) {
+    fn reply_verdict(&mut self, store: &Store, writer: &mut Writer, range: HashRange, weak: &[u16; FAN]) {
         let salt = self.peer.as_ref().expect("items follow the start").salt;
         let mut mask = 0;
         for (i, weak) in weak.iter().enumerate() {
             let child = range.child(i);
-            if weak_hash(store, salt, child) == *weak && !store.seen.is_crowded(child, PENDING_MAX) {
+            if weak_hash(store, salt, child) == *weak && !store.coverage.is_crowded(child, PENDING_MAX) {
                 mask |= 1 << i;
             }
         }
@@ -173,20 +177,21 @@ impl Session {
         if mask != 0 {
             self.unconfirmed.insert(range, mask);
         }
-        self.asks.extend(children(range, !mask));
+        self.ranges_to_ask.extend(children(range, !mask));
     }
 
-    fn write_mask(&mut self, store: &Store, writer: &mut Writer, salt: u64, range: Range, mask: u16) {
-        writer.short(mask);
+    fn write_mask(&mut self, store: &Store, writer: &mut Writer, salt: u64, range: HashRange, mask: u16) {
+        writer.u16_le(mask);
         if mask != 0 {
-            writer.word(strong_hash(store, salt, range, mask));
-            let none = store.seen.spans() == 0;
+            writer.u64_le(strong_hash(store, salt, range, mask));
+            let none = store.coverage.extra_count() == 0;
             let ranges = children(range, if none { 0 } else { mask });
-            let mut pending: Vec<Pending> = ranges.flat_map(|child| store.seen.pending(child)).collect();
+            let mut regions: Vec<RegionCoverage> =
+                ranges.flat_map(|child| store.coverage.extra_in(child)).collect();
             // Where both hold the same, what the peer's vector has anyway says nothing new. (In a listing it does:
             // there it decides which of the peer's own dots were removed.)
-            pending.retain(|pending| !coverage::beyond(&pending.context, &self.vector).dots.is_empty());
-            writer.pending(&pending, self.hash_key, &mut self.told);
+            regions.retain(|region| !coverage::beyond(&region.clocks, &self.vector).dots.is_empty());
+            writer.regions(&regions, self.hash_key, &mut self.leftovers_sent);
         }
     }
 
@@ -197,14 +202,14 @@ impl Session {
         store: &mut Store,
         now: Time,
         writer: &mut Writer,
-        range: Range,
+        range: HashRange,
         hashes: &[u64],
-        base: Base,
+        peer_coverage: PeerCoverage,
     ) {
         let rows = store.node(range).rows as usize;
         let is_divided = rows as u64 > stream_rows(store) || has_large_among_others(store, range);
         if hashes.is_empty() && is_divided {
-            self.replies.push_front(Reply::Stream { range, next: range.first(), base });
+            self.tasks.push_front(SessionTask::Stream { range, next: range.first(), peer_coverage });
             return;
         }
         if rows > ANSWER_ROWS_MAX && range.depth < DEPTH_MAX {
@@ -215,50 +220,59 @@ impl Session {
             return;
         }
         if hashes.is_empty() {
-            self.reply_all(store, now, writer, range, &base);
+            self.reply_all(store, now, writer, range, &peer_coverage);
             return;
         }
         let salt = self.peer.as_ref().expect("items follow the start").salt;
         let own: BTreeMap<u64, u32> =
-            store.slots(range).into_iter().map(|slot| (row_hash(store, salt, slot), slot)).collect();
+            store.slots(range).into_iter().map(|slot| (salted_row_hash(store, salt, slot), slot)).collect();
         let mut has = vec![0_u8; hashes.len().div_ceil(8)];
         let (mut same, mut missing) = (BTreeSet::new(), false);
         for (i, hash) in hashes.iter().enumerate() {
             if let Some(slot) = own.get(hash) {
                 has[i / 8] |= 1 << (i % 8);
-                same.insert(store.slot(*slot).held.key().to_vec());
+                same.insert(store.slot(*slot).dot_set.key().to_vec());
             } else {
                 missing = true;
             }
         }
-        let held = own.values().map(|slot| store.slot(*slot).held.clone());
-        let mine: BTreeMap<Vec<u8>, Held> = held.map(|held| (held.key().to_vec(), held)).collect();
+        let dot_set = own.values().map(|slot| store.slot(*slot).dot_set.clone());
+        let mine: BTreeMap<Vec<u8>, DotSet> =
+            dot_set.map(|dot_set| (dot_set.key().to_vec(), dot_set)).collect();
         writer.range(ANSWER, range);
         writer.bytes(&has);
-        writer.number((mine.len() - same.len()) as u64);
-        writer.pending(&store.seen.pending(range), self.hash_key, &mut self.told);
+        writer.varint((mine.len() - same.len()) as u64);
+        writer.regions(&store.coverage.extra_in(range), self.hash_key, &mut self.leftovers_sent);
         for key in mine.keys().filter(|key| !same.contains(*key)) {
-            self.emissions.push_back(Emission { range, key: key.clone(), peer_has: None });
+            self.queued_rows.push_back(QueuedRow { range, key: key.clone(), peer_has: None });
         }
         if missing {
-            self.awaiting.insert(range, Awaiting { mine, same, base });
+            self.listings_sent.insert(range, ListingSent { mine, same, peer_coverage });
         } else {
             let known = mine.into_iter().filter(|(key, _)| same.contains(key));
-            let rows: Vec<Row> = known.filter_map(|(_, held)| listed(held, &base)).collect();
-            self.settle(store, now, range, &rows, Some(&base));
+            let rows: Vec<PeerRow> =
+                known.filter_map(|(_, dot_set)| listed(dot_set, &peer_coverage)).collect();
+            self.settle(store, now, range, &rows, Some(&peer_coverage));
         }
     }
 
     /// Answers a list that is empty: all rows are missing there.
-    fn reply_all(&mut self, store: &mut Store, now: Time, writer: &mut Writer, range: Range, base: &Base) {
+    fn reply_all(
+        &mut self,
+        store: &mut Store,
+        now: Time,
+        writer: &mut Writer,
+        range: HashRange,
+        peer_coverage: &PeerCoverage,
+    ) {
         let slots = store.slots(range);
         writer.range(ANSWER, range);
         writer.bytes(&[]);
-        writer.number(slots.len() as u64);
-        writer.pending(&store.seen.pending(range), self.hash_key, &mut self.told);
-        let keys = slots.into_iter().map(|slot| store.slot(slot).held.key().to_vec());
-        self.emissions.extend(keys.map(|key| Emission { range, key, peer_has: None }));
-        self.settle(store, now, range, &[], Some(base));
+        writer.varint(slots.len() as u64);
+        writer.regions(&store.coverage.extra_in(range), self.hash_key, &mut self.leftovers_sent);
+        let keys = slots.into_iter().map(|slot| store.slot(slot).dot_set.key().to_vec());
+        self.queued_rows.extend(keys.map(|key| QueuedRow { range, key, peer_has: None }));
+        self.settle(store, now, range, &[], Some(peer_coverage));
     }
 
     /// The next piece of what an empty list lacks.
@@ -267,58 +281,63 @@ impl Session {
         store: &mut Store,
         now: Time,
         writer: &mut Writer,
-        range: Range,
+        range: HashRange,
         next: u64,
-        base: Base,
+        peer_coverage: PeerCoverage,
     ) {
-        let mut piece = Range::at(next, range.depth);
+        let mut piece = HashRange::at(next, range.depth);
         let rows = stream_rows(store);
         while piece.depth < DEPTH_MAX
             && (piece.first() != next
                 || store.node(piece).rows > rows
                 || has_large_among_others(store, piece))
         {
-            piece = Range::at(next, piece.depth + FAN_BITS);
+            piece = HashRange::at(next, piece.depth + FAN_BITS);
         }
         if piece.last() < range.last() {
-            self.replies.push_front(Reply::Stream { range, next: piece.last() + 1, base: base.clone() });
+            self.tasks.push_front(SessionTask::Stream {
+                range,
+                next: piece.last() + 1,
+                peer_coverage: peer_coverage.clone(),
+            });
         }
-        self.reply_answer(store, now, writer, piece, &[], base);
+        self.reply_answer(store, now, writer, piece, &[], peer_coverage);
     }
 
     /// Cuts a row into the frame as it is in this instant. Answers whether the frame can take more.
-    fn emit(&mut self, store: &mut Store, writer: &mut Writer, emission: Emission) -> bool {
-        let Emission { range, key, peer_has } = emission;
-        let held =
-            store.held(&key).map_or_else(|| Held::Nothing(Record::bare(&key)), |(held, _)| held.clone());
-        if held.is_empty() && !store.controls.has(Control::NoVerify) && !store.key_adds_up(&key) {
+    fn emit(&mut self, store: &mut Store, writer: &mut Writer, emission: QueuedRow) -> bool {
+        let QueuedRow { range, key, peer_has } = emission;
+        let dot_set = store
+            .dot_set(&key)
+            .map_or_else(|| DotSet::Empty(Dot::key_only(&key)), |(dot_set, _)| dot_set.clone());
+        if dot_set.is_empty() && !store.controls.has(Control::NoVerify) && !store.key_adds_up(&key) {
             store.is_damaged = true;
             return false;
         }
-        let context = context_of(store, &held);
+        let context = context_of(store, &dot_set);
         let before = writer.len();
-        let size = large::size(&held);
-        if peer_has.is_some_and(|had| had == held) {
+        let size = large::size(&dot_set);
+        if peer_has.is_some_and(|had| had == dot_set) {
             writer.range(SAME, range);
             writer.bytes(&key);
-            writer.context(context.as_deref());
+            writer.clocks(context.as_deref());
         } else if size == Size::Large {
             writer.range(LARGE, range);
             writer.bytes(&key);
-            writer.number(self.departing.note(&key));
+            writer.varint(self.large_sender.enqueue(&key));
             self.rows += 1;
             return true;
         } else if size == Size::Small {
             writer.range(ROW, range);
-            writer.row(&held, context.as_deref());
+            writer.row(&dot_set, context.as_deref());
         }
         if writer.len() == before || writer.len() + 64 > FRAME_BYTES_MAX {
             // Too large for any frame: the peer gets a form it refuses, so that it claims nothing.
-            writer.cut(before);
+            writer.truncate(before);
             writer.range(ROW, range);
-            writer.row(&Held::Nothing(Record::bare(&[])), None);
-        } else if let Some(awaiting) = self.awaiting.get_mut(&range) {
-            awaiting.mine.insert(key, held);
+            writer.row(&DotSet::Empty(Dot::key_only(&[])), None);
+        } else if let Some(awaiting) = self.listings_sent.get_mut(&range) {
+            awaiting.mine.insert(key, dot_set);
         }
         self.rows += 1;
         self.rows_bytes += (writer.len() - before) as u64;
@@ -326,8 +345,12 @@ impl Session {
     }
 
     /// The next piece of a large row.
-    pub(crate) fn large_piece(&mut self, store: &mut Store, hint: &mut Option<Hint>) -> Option<Vec<u8>> {
-        let bytes = self.departing.piece(store, Queue::Repair, self.version, hint)?;
+    pub(crate) fn large_piece(
+        &mut self,
+        store: &mut Store,
+        hint: &mut Option<ResumeOffer>,
+    ) -> Option<Vec<u8>> {
+        let bytes = self.large_sender.next_piece(store, LargeRowStream::Repair, self.vector_version, hint)?;
         self.rows_bytes += bytes.len() as u64;
         Some(bytes)
     }

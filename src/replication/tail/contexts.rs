@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::controls::{Control, Controls};
-use crate::store::coverage::Context;
+use crate::store::coverage::Clocks;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 
@@ -21,12 +21,12 @@ const WHOLE_BYTES_MAX: usize = 16 << 20;
 
 /// What both ends of a stream know: the context that was told last, and how many bytes of them a frame has made.
 #[derive(Debug, Default)]
-pub(super) struct Contexts {
-    last: Arc<Context>,
+pub(super) struct RowContexts {
+    last: Arc<Clocks>,
     whole: usize,
 }
 
-impl Contexts {
+impl RowContexts {
     /// A frame begins.
     pub(super) fn begin(&mut self) {
         self.whole = 0;
@@ -36,7 +36,7 @@ impl Contexts {
         self.whole > WHOLE_BYTES_MAX
     }
 
-    pub(super) fn write(&mut self, writer: &mut Writer, context: Option<Arc<Context>>) {
+    pub(super) fn write(&mut self, writer: &mut Writer, context: Option<Arc<Clocks>>) {
         let Some(context) = context else { return writer.byte(NONE) };
         let (old, new) = (&self.last.dots, &context.dots);
         let gone: Vec<u64> = old.keys().filter(|origin| !new.contains_key(origin)).copied().collect();
@@ -47,12 +47,12 @@ impl Contexts {
         // An origin and its clock are twice as long as an origin alone.
         if changed.len() * 2 + gone.len() < new.len() * 2 {
             writer.byte(CHANGED);
-            writer.number(gone.len() as u64);
-            gone.into_iter().for_each(|origin| writer.word(origin));
-            writer.dots(changed.into_iter());
+            writer.varint(gone.len() as u64);
+            gone.into_iter().for_each(|origin| writer.u64_le(origin));
+            writer.clock_entries(changed.into_iter());
         } else {
             writer.byte(WHOLE);
-            writer.context(Some(&context));
+            writer.clocks(Some(&context));
         }
         self.last = context;
         self.count(differences);
@@ -62,7 +62,7 @@ impl Contexts {
         &mut self,
         controls: Controls,
         reader: &mut Reader<'_>,
-    ) -> Result<Option<Arc<Context>>, WireError> {
+    ) -> Result<Option<Arc<Clocks>>, WireError> {
         let mut gone = 0;
         match reader.byte()? {
             NONE => return Ok(None),
@@ -71,7 +71,7 @@ impl Contexts {
             CHANGED => {
                 gone = reader.count(8)?;
                 for _ in 0..gone {
-                    let origin = reader.word()?;
+                    let origin = reader.u64_le()?;
                     if !controls.has(Control::GoneIsKept) {
                         Arc::make_mut(&mut self.last).dots.remove(&origin);
                     }
@@ -81,7 +81,7 @@ impl Contexts {
         }
         let changed = reader.count(16)?;
         for _ in 0..changed {
-            let Stamp { origin, clock } = reader.dot()?;
+            let Stamp { origin, clock } = reader.clock_entry()?;
             Arc::make_mut(&mut self.last).dots.insert(origin, clock);
         }
         self.count(gone + changed);
@@ -110,9 +110,9 @@ mod tests {
                 prop::option::of(prop::collection::btree_map(0_u64..20, 1_u64..4, 1..20)), 1..40,
             ),
         ) {
-            let (mut here, mut there) = (Contexts::default(), Contexts::default());
+            let (mut here, mut there) = (RowContexts::default(), RowContexts::default());
             for dots in contexts {
-                let context = dots.map(|dots| Arc::new(Context { dots }));
+                let context = dots.map(|dots| Arc::new(Clocks { dots }));
                 let mut writer = Writer::new(Kind::Tail);
                 here.write(&mut writer, context.clone());
                 let frame = writer.finish();
@@ -127,9 +127,9 @@ mod tests {
 
     #[test]
     fn what_row_after_row_has_in_common_is_told_once() {
-        let mut contexts = Contexts::default();
-        let mut context = Context { dots: (0..100).map(|origin| (origin, 1)).collect() };
-        let mut told = |context: &Context| {
+        let mut contexts = RowContexts::default();
+        let mut context = Clocks { dots: (0..100).map(|origin| (origin, 1)).collect() };
+        let mut told = |context: &Clocks| {
             let mut writer = Writer::new(Kind::Tail);
             contexts.write(&mut writer, Some(Arc::new(context.clone())));
             writer.len()
@@ -143,9 +143,9 @@ mod tests {
 
     #[test]
     fn few_bytes_do_not_make_contexts_without_end() {
-        let (mut here, mut there) = (Contexts::default(), Contexts::default());
+        let (mut here, mut there) = (RowContexts::default(), RowContexts::default());
         let mut writer = Writer::new(Kind::Tail);
-        let mut context = Context { dots: (0..10_000).map(|origin| (origin, 1)).collect() };
+        let mut context = Clocks { dots: (0..10_000).map(|origin| (origin, 1)).collect() };
         let mut rows = 0;
         while !here.is_full() {
             rows += 1;

@@ -5,7 +5,7 @@
 //! then. Whoever claims something beyond the row names its number, and the receiver lets the claim wait until the rows up
 //! to that number have arrived. The tail and a session each have rows and numbers of their own; the mechanism is the same.
 //!
-//! After a break the transfer goes on where it stood. The receiver keeps the values that arrived as a [`Partial`], tells
+//! After a break the transfer goes on where it stood. The receiver keeps the values that arrived as a [`PartialRow`], tells
 //! the sender of it over the next link, and gives it up when it was used. The sender begins at that byte if it still holds
 //! exactly this row, told by its stamps, expiries, lengths and checksums; the context is always sent anew, because a row
 //! and its context must be of one instant. A row that was put together from two transfers is compared with the checksums
@@ -17,10 +17,10 @@ use std::sync::Arc;
 use crdts::CvRDT;
 
 use super::context_of;
-use crate::store::coverage::{ClaimBounds, Context};
+use crate::store::coverage::{ClaimBounds, Clocks};
 use crate::store::digest::fingerprint;
-use crate::store::entry::{DOTS_MAX, Held, Record};
-use crate::store::{Refusal, Row, Store};
+use crate::store::entry::{DOTS_MAX, Dot, DotSet};
+use crate::store::{PeerRow, Refusal, Store};
 use crate::time::Stamp;
 use crate::wire::{FRAME_BYTES_MAX, Kind, Reader, WireError, Writer};
 
@@ -46,86 +46,94 @@ pub(crate) enum Size {
     TooLarge,
 }
 
-pub(crate) fn size(held: &Held) -> Size {
-    match values_bytes(held) {
+pub(crate) fn size(dot_set: &DotSet) -> Size {
+    match values_bytes(dot_set) {
         bytes if bytes <= LARGE_BYTES => Size::Small,
         bytes if bytes + CONTEXT_BYTES_MAX <= FRAME_BYTES_MAX => Size::Large,
         _ => Size::TooLarge,
     }
 }
 
-fn values_bytes(held: &Held) -> usize {
-    held.dots().iter().map(|dot| dot.value().len()).sum()
+fn values_bytes(dot_set: &DotSet) -> usize {
+    dot_set.dots().iter().map(|dot| dot.value().len()).sum()
 }
 
 /// Which of a link's two queues of large rows a piece belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Queue {
+pub(crate) enum LargeRowStream {
     Tail,
     Repair,
 }
 
 /// The large rows that a peer is to be sent.
 #[derive(Debug, Default)]
-pub(crate) struct Departing {
+pub(crate) struct LargeRowSender {
     /// How many were noted so far.
-    pub(crate) noted: u64,
+    pub(crate) queued: u64,
     by_number: BTreeMap<u64, Vec<u8>>,
     by_key: BTreeMap<Vec<u8>, u64>,
-    current: Option<Cut>,
+    current: Option<LargeRowTransfer>,
 }
 
 /// The row on its way. Its values are not copied before they are sent: a row may be on its way to all members at once.
 #[derive(Debug)]
-struct Cut {
-    number: u64,
-    held: Held,
+struct LargeRowTransfer {
+    large_id: u64,
+    dot_set: DotSet,
     /// Everything beside the values.
-    head: Vec<u8>,
+    header: Vec<u8>,
     /// How much of the values the peer has already.
     from: usize,
     /// Of the head and of the values behind `from`.
     sent: usize,
 }
 
-impl Cut {
+impl LargeRowTransfer {
     /// The row as it is in this instant, for a peer that has the vector of some version.
-    fn new(store: &Store, number: u64, held: Held, version: u64, hint: &mut Option<Hint>) -> Self {
-        let mut context = Context { dots: store.seen.grown_since(version).collect() };
-        if let Some(beyond) = context_of(store, &held) {
-            context.merge(Context::clone(&beyond));
+    fn new(
+        store: &Store,
+        number: u64,
+        dot_set: DotSet,
+        version: u64,
+        hint: &mut Option<ResumeOffer>,
+    ) -> Self {
+        let mut context = Clocks { dots: store.coverage.grown_since(version).collect() };
+        if let Some(beyond) = context_of(store, &dot_set) {
+            context.merge(Clocks::clone(&beyond));
         }
         let mut writer = Writer::plain();
-        writer.context(Some(&context));
-        writer.bytes(held.key());
-        let values: Vec<Value> = held.dots().iter().map(Value::of).collect();
-        writer.number(values.len() as u64);
+        writer.clocks(Some(&context));
+        writer.bytes(dot_set.key());
+        let values: Vec<ValueHeader> = dot_set.dots().iter().map(ValueHeader::of).collect();
+        writer.varint(values.len() as u64);
         values.iter().for_each(|value| value.write(&mut writer));
-        let is_same = |hint: &mut Hint| hint.key == held.key() && hint.name == name_of(&values);
-        let from = hint.take_if(is_same).map_or(0, |hint| hint.bytes.min(values_bytes(&held)));
-        Self { number, held, head: writer.into_plain(), from, sent: 0 }
+        let is_same = |hint: &mut ResumeOffer| {
+            hint.key == dot_set.key() && hint.fingerprint == values_fingerprint(&values)
+        };
+        let from = hint.take_if(is_same).map_or(0, |hint| hint.bytes.min(values_bytes(&dot_set)));
+        Self { large_id: number, dot_set, header: writer.into_plain(), from, sent: 0 }
     }
 
     /// The next piece, and whether it is the last one.
-    fn piece(&mut self, queue: Queue) -> (Vec<u8>, bool) {
-        let all = self.head.len() + values_bytes(&self.held) - self.from;
+    fn next_piece(&mut self, queue: LargeRowStream) -> (Vec<u8>, bool) {
+        let all = self.header.len() + values_bytes(&self.dot_set) - self.from;
         let to = all.min(self.sent + LARGE_BYTES);
         let mut writer = Writer::new(Kind::Piece);
-        let of = if queue == Queue::Repair { REPAIR } else { 0 };
+        let of = if queue == LargeRowStream::Repair { REPAIR } else { 0 };
         if self.sent == 0 {
             writer.byte(FIRST | of);
-            writer.number(self.number);
-            writer.number(self.head.len() as u64);
-            writer.number(self.from as u64);
+            writer.varint(self.large_id);
+            writer.varint(self.header.len() as u64);
+            writer.varint(self.from as u64);
         } else {
             writer.byte(of);
         }
-        let head = self.head.len();
-        writer.rest(&self.head[self.sent.min(head)..to.min(head)]);
+        let head = self.header.len();
+        writer.rest(&self.header[self.sent.min(head)..to.min(head)]);
         // What of the values lies between two places in the row.
         let (first, last) = (self.from + self.sent.saturating_sub(head), self.from + to.saturating_sub(head));
         let mut at = 0;
-        for dot in self.held.dots() {
+        for dot in self.dot_set.dots() {
             let value = dot.value();
             let place = |place: usize| place.clamp(at, at + value.len()) - at;
             writer.rest(&value[place(first)..place(last)]);
@@ -136,16 +144,16 @@ impl Cut {
     }
 }
 
-impl Departing {
+impl LargeRowSender {
     /// Notes a row, and answers its number. One that waits already keeps its place: it is sent as it is then.
-    pub(crate) fn note(&mut self, key: &[u8]) -> u64 {
+    pub(crate) fn enqueue(&mut self, key: &[u8]) -> u64 {
         if let Some(number) = self.by_key.get(key) {
             return *number;
         }
-        self.noted += 1;
-        self.by_key.insert(key.to_vec(), self.noted);
-        self.by_number.insert(self.noted, key.to_vec());
-        self.noted
+        self.queued += 1;
+        self.by_key.insert(key.to_vec(), self.queued);
+        self.by_number.insert(self.queued, key.to_vec());
+        self.queued
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -159,27 +167,28 @@ impl Departing {
 
     /// The next piece. Nothing if there is none, or if a leaf does not add up. `version` is that of the vector which the
     /// peer has been told on the same stream; 0 where it was told none.
-    pub(crate) fn piece(
+    pub(crate) fn next_piece(
         &mut self,
         store: &mut Store,
-        queue: Queue,
+        queue: LargeRowStream,
         version: u64,
-        hint: &mut Option<Hint>,
+        hint: &mut Option<ResumeOffer>,
     ) -> Option<Vec<u8>> {
         if self.current.is_none() {
             let (number, key) = self.by_number.pop_first()?;
             self.by_key.remove(&key);
-            let held = store.held(&key).map_or_else(|| Held::Nothing(Record::bare(&key)), |it| it.0.clone());
-            if held.is_empty() && !store.key_adds_up(&key) {
+            let dot_set =
+                store.dot_set(&key).map_or_else(|| DotSet::Empty(Dot::key_only(&key)), |it| it.0.clone());
+            if dot_set.is_empty() && !store.key_adds_up(&key) {
                 store.is_damaged = true;
                 return None;
             }
             // Too large by now: the peer gets a form that it refuses, so that it claims nothing.
-            let is_too_large = size(&held) == Size::TooLarge;
-            let held = if is_too_large { Held::Nothing(Record::bare(&[])) } else { held };
-            self.current = Some(Cut::new(store, number, held, version, hint));
+            let is_too_large = size(&dot_set) == Size::TooLarge;
+            let dot_set = if is_too_large { DotSet::Empty(Dot::key_only(&[])) } else { dot_set };
+            self.current = Some(LargeRowTransfer::new(store, number, dot_set, version, hint));
         }
-        let (piece, is_last) = self.current.as_mut().expect("just made sure").piece(queue);
+        let (piece, is_last) = self.current.as_mut().expect("just made sure").next_piece(queue);
         if is_last {
             self.current = None;
         }
@@ -189,7 +198,7 @@ impl Departing {
 
 /// One value of a large row, as it is told before the values.
 #[derive(Clone, Debug, PartialEq)]
-struct Value {
+struct ValueHeader {
     stamp: Stamp,
     expires: u64,
     checksum: u32,
@@ -199,31 +208,31 @@ struct Value {
 /// The fewest bytes that tell of one.
 const VALUE_BYTES_LEAST: usize = 19;
 
-impl Value {
-    fn of(dot: &Record) -> Self {
+impl ValueHeader {
+    fn of(dot: &Dot) -> Self {
         let (stamp, expires) = (dot.stamp(), dot.expires());
         Self { stamp, expires, checksum: dot.checksum(), len: dot.value().len() }
     }
 
     fn write(&self, writer: &mut Writer) {
-        writer.word(self.stamp.clock);
-        writer.word(self.stamp.origin);
-        writer.number(self.expires);
-        writer.number(u64::from(self.checksum));
-        writer.number(self.len as u64);
+        writer.u64_le(self.stamp.clock);
+        writer.u64_le(self.stamp.origin);
+        writer.varint(self.expires);
+        writer.varint(u64::from(self.checksum));
+        writer.varint(self.len as u64);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let stamp = Stamp { clock: reader.word()?, origin: reader.word()? };
-        let expires = reader.number()?;
-        let checksum = u32::try_from(reader.number()?).map_err(|_| WireError::Form)?;
-        let len = usize::try_from(reader.number()?).map_err(|_| WireError::Form)?;
+        let stamp = Stamp { clock: reader.u64_le()?, origin: reader.u64_le()? };
+        let expires = reader.varint()?;
+        let checksum = u32::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
+        let len = usize::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
         Ok(Self { stamp, expires, checksum, len })
     }
 }
 
 /// A fingerprint of everything that tells a row's values from others of its key.
-fn name_of(values: &[Value]) -> u64 {
+fn values_fingerprint(values: &[ValueHeader]) -> u64 {
     let mut writer = Writer::plain();
     values.iter().for_each(|value| value.write(&mut writer));
     fingerprint(VALUES_SALT, &writer.into_plain())
@@ -231,30 +240,34 @@ fn name_of(values: &[Value]) -> u64 {
 
 /// How much of a large row of ours a peer has kept.
 #[derive(Debug)]
-pub(crate) struct Hint {
+pub(crate) struct ResumeOffer {
     key: Vec<u8>,
-    name: u64,
+    fingerprint: u64,
     bytes: usize,
 }
 
-impl Hint {
+impl ResumeOffer {
     pub(crate) fn read(mut reader: Reader<'_>) -> Result<Self, WireError> {
-        let (key, name) = (reader.bytes()?.to_vec(), reader.word()?);
-        let bytes = usize::try_from(reader.number()?).map_err(|_| WireError::Form)?;
+        let (key, name) = (reader.bytes()?.to_vec(), reader.u64_le()?);
+        let bytes = usize::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
         reader.end()?;
-        if key.len() > usize::from(u16::MAX) { Err(WireError::Form) } else { Ok(Self { key, name, bytes }) }
+        if key.len() > usize::from(u16::MAX) {
+            Err(WireError::Form)
+        } else {
+            Ok(Self { key, fingerprint: name, bytes })
+        }
     }
 }
 
 /// What has arrived of a large row before its transfer was broken off.
 #[derive(Debug)]
-pub(crate) struct Partial {
+pub(crate) struct PartialRow {
     key: Vec<u8>,
-    values: Vec<Value>,
+    values: Vec<ValueHeader>,
     bytes: Vec<u8>,
 }
 
-impl Partial {
+impl PartialRow {
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -263,58 +276,58 @@ impl Partial {
     pub(crate) fn frame(&self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Partial);
         writer.bytes(&self.key);
-        writer.word(name_of(&self.values));
-        writer.number(self.bytes.len() as u64);
+        writer.u64_le(values_fingerprint(&self.values));
+        writer.varint(self.bytes.len() as u64);
         writer.finish()
     }
 }
 
 /// A large row that has arrived, or what is wrong with it.
 #[derive(Debug)]
-pub(crate) struct Arrived {
-    pub(crate) number: u64,
-    pub(crate) row: Result<Row, Refusal>,
+pub(crate) struct LargeRow {
+    pub(crate) large_id: u64,
+    pub(crate) row: Result<PeerRow, Refusal>,
 }
 
 /// The large row that is arriving.
 #[derive(Debug, Default)]
-pub(crate) struct Arriving {
-    current: Option<Gathered>,
+pub(crate) struct LargeRowReceiver {
+    current: Option<LargeRowBuffer>,
     /// Up to which number all have arrived.
-    pub(crate) settled: u64,
+    pub(crate) arrived_up_to: u64,
 }
 
 /// What there is of a row.
 #[derive(Debug)]
-struct Gathered {
-    number: u64,
-    head_len: usize,
+struct LargeRowBuffer {
+    large_id: u64,
+    header_len: usize,
     from: usize,
     /// The sender's vector as of what it sent before on the same stream.
-    vector: Arc<Context>,
-    head: Vec<u8>,
-    told: Option<Head>,
+    vector: Arc<Clocks>,
+    header: Vec<u8>,
+    announced: Option<LargeRowHeader>,
     bytes: Vec<u8>,
 }
 
 /// What the head says.
 #[derive(Debug)]
-struct Head {
+struct LargeRowHeader {
     /// What is covered at the key beyond the vector.
-    context: Arc<Context>,
+    context: Arc<Clocks>,
     key: Vec<u8>,
-    values: Vec<Value>,
+    values: Vec<ValueHeader>,
     len: usize,
 }
 
-impl Head {
+impl LargeRowHeader {
     fn read(head: &[u8], bounds: Option<ClaimBounds>) -> Result<Self, WireError> {
         let mut reader = Reader::plain(head).within(bounds);
-        let mut context = Arc::new(Context::new());
-        reader.join(&mut context)?;
+        let mut context = Arc::new(Clocks::new());
+        reader.join_clocks(&mut context)?;
         let key = reader.bytes()?.to_vec();
         let count = reader.count(VALUE_BYTES_LEAST)?;
-        let values = (0..count).map(|_| Value::read(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let values = (0..count).map(|_| ValueHeader::read(&mut reader)).collect::<Result<Vec<_>, _>>()?;
         reader.end()?;
         let len = values.iter().fold(0_usize, |sum, value| sum.saturating_add(value.len));
         if len > FRAME_BYTES_MAX {
@@ -327,110 +340,121 @@ impl Head {
     /// The row with these values, or what is wrong with it.
     fn row(
         self,
-        vector: Arc<Context>,
+        vector: Arc<Clocks>,
         bytes: &[u8],
         is_joined: bool,
-    ) -> Result<Result<Row, Refusal>, WireError> {
+    ) -> Result<Result<PeerRow, Refusal>, WireError> {
         if u16::try_from(self.key.len()).is_err() {
             return Ok(Err(Refusal::Key));
         }
         if self.values.len() > DOTS_MAX {
             return Ok(Err(Refusal::Dots));
         }
-        let (mut records, mut rest, mut room) = (Vec::new(), bytes, Vec::new());
+        let (mut dots, mut rest, mut room) = (Vec::new(), bytes, Vec::new());
         for value in &self.values {
             let (own, behind) = rest.split_at(value.len);
             rest = behind;
             let text = [&self.key[..], own].concat();
-            let record = Record::new(value.stamp, value.expires, self.key.len(), &text, &mut room);
-            if is_joined && record.checksum() != value.checksum {
+            let dot = Dot::new(value.stamp, value.expires, self.key.len(), &text, &mut room);
+            if is_joined && dot.checksum() != value.checksum {
                 return Err(WireError::Form);
             }
-            records.push(record);
+            dots.push(dot);
         }
-        let held = Held::from_records(&self.key, records);
+        let dot_set = DotSet::from_dots(&self.key, dots);
         let context = self.context;
         if vector.dots.is_empty() {
-            return Ok(Ok(Row { held, vector: context, context: None }));
+            return Ok(Ok(PeerRow { dot_set, vector: context, context: None }));
         }
-        Ok(Ok(Row { held, vector, context: Some(context).filter(|context| !context.dots.is_empty()) }))
+        Ok(Ok(PeerRow { dot_set, vector, context: Some(context).filter(|context| !context.dots.is_empty()) }))
     }
 }
 
 /// Which queue a piece belongs to.
-pub(crate) fn queue_of(reader: &mut Reader<'_>) -> Result<(Queue, bool), WireError> {
+pub(crate) fn stream_of(reader: &mut Reader<'_>) -> Result<(LargeRowStream, bool), WireError> {
     match reader.byte()? {
         tag if tag & !(FIRST | REPAIR) != 0 => Err(WireError::Form),
-        tag => Ok((if tag & REPAIR == 0 { Queue::Tail } else { Queue::Repair }, tag & FIRST != 0)),
+        tag => Ok((
+            if tag & REPAIR == 0 { LargeRowStream::Tail } else { LargeRowStream::Repair },
+            tag & FIRST != 0,
+        )),
     }
 }
 
-impl Arriving {
+impl LargeRowReceiver {
     /// Takes a piece in, behind what [`queue_of`] read. Answers a row that is whole. One that begins where the transfer
     /// of `partial` ended takes that up. `vector` is the sender's, as of what it sent before on the same stream.
-    pub(crate) fn piece(
+    pub(crate) fn handle_piece(
         &mut self,
         is_first: bool,
         mut reader: Reader<'_>,
-        vector: &Arc<Context>,
-        partial: &mut Option<Partial>,
-    ) -> Result<Option<Arrived>, WireError> {
+        vector: &Arc<Clocks>,
+        partial: &mut Option<PartialRow>,
+    ) -> Result<Option<LargeRow>, WireError> {
         if is_first == self.current.is_some() {
             return Err(WireError::Form);
         }
         if is_first {
-            let number = reader.number()?;
+            let number = reader.varint()?;
             let place = |number: u64| usize::try_from(number).map_err(|_| WireError::Form);
-            let (head_len, from) = (place(reader.number()?)?, place(reader.number()?)?);
+            let (head_len, from) = (place(reader.varint()?)?, place(reader.varint()?)?);
             if head_len > FRAME_BYTES_MAX {
                 return Err(WireError::TooLarge(head_len));
             }
             let (head, bytes) = (Vec::new(), Vec::new());
-            self.current =
-                Some(Gathered { number, head_len, from, vector: vector.clone(), head, told: None, bytes });
+            self.current = Some(LargeRowBuffer {
+                large_id: number,
+                header_len: head_len,
+                from,
+                vector: vector.clone(),
+                header: head,
+                announced: None,
+                bytes,
+            });
         }
         let current = self.current.as_mut().expect("just made sure");
         let bounds = reader.bounds();
-        current.take(reader.rest(), bounds, partial)?;
-        if current.told.as_ref().is_none_or(|told| current.bytes.len() < told.len) {
+        current.append(reader.rest(), bounds, partial)?;
+        if current.announced.as_ref().is_none_or(|told| current.bytes.len() < told.len) {
             return Ok(None);
         }
-        let Gathered { number, from, vector, told, bytes, .. } = self.current.take().expect("just looked at");
+        let LargeRowBuffer { large_id: number, from, vector, announced: told, bytes, .. } =
+            self.current.take().expect("just looked at");
         let row = told.expect("just looked at").row(vector, &bytes, from > 0)?;
-        self.settled = self.settled.max(number);
-        Ok(Some(Arrived { number, row }))
+        self.arrived_up_to = self.arrived_up_to.max(number);
+        Ok(Some(LargeRow { large_id: number, row }))
     }
 
     /// What there is of a row that will not come to its end.
-    pub(crate) fn into_partial(self) -> Option<Partial> {
-        let Gathered { told, bytes, .. } = self.current?;
-        let Head { key, values, .. } = told.filter(|_| !bytes.is_empty())?;
-        Some(Partial { key, values, bytes })
+    pub(crate) fn into_partial(self) -> Option<PartialRow> {
+        let LargeRowBuffer { announced: told, bytes, .. } = self.current?;
+        let LargeRowHeader { key, values, .. } = told.filter(|_| !bytes.is_empty())?;
+        Some(PartialRow { key, values, bytes })
     }
 }
 
-impl Gathered {
-    fn take(
+impl LargeRowBuffer {
+    fn append(
         &mut self,
         piece: &[u8],
         bounds: Option<ClaimBounds>,
-        partial: &mut Option<Partial>,
+        partial: &mut Option<PartialRow>,
     ) -> Result<(), WireError> {
-        let (head, values) = piece.split_at(piece.len().min(self.head_len - self.head.len()));
-        self.head.extend_from_slice(head);
-        if self.told.is_none() && self.head.len() == self.head_len {
-            let told = Head::read(&std::mem::take(&mut self.head), bounds)?;
-            self.head_len = 0;
+        let (head, values) = piece.split_at(piece.len().min(self.header_len - self.header.len()));
+        self.header.extend_from_slice(head);
+        if self.announced.is_none() && self.header.len() == self.header_len {
+            let told = LargeRowHeader::read(&std::mem::take(&mut self.header), bounds)?;
+            self.header_len = 0;
             if self.from > 0 {
                 // The peer was told of this very part, over this link.
-                let is_its = |part: &mut Partial| part.key == told.key && part.values == told.values;
+                let is_its = |part: &mut PartialRow| part.key == told.key && part.values == told.values;
                 let part = partial.take_if(is_its).filter(|part| part.len() >= self.from);
                 self.bytes = part.ok_or(WireError::Form)?.bytes;
                 self.bytes.truncate(self.from);
             }
-            self.told = Some(told);
+            self.announced = Some(told);
         }
-        let room = self.told.as_ref().map_or(0, |told| told.len.saturating_sub(self.bytes.len()));
+        let room = self.announced.as_ref().map_or(0, |told| told.len.saturating_sub(self.bytes.len()));
         if values.len() > room {
             return Err(WireError::Form);
         }
@@ -470,55 +494,55 @@ mod tests {
         let (mut one, mut other) = (store(1), store(2));
         one.put(NOW, &key(), &value(1), 0);
         other.put(NOW, &key(), &value(2), 77_000);
-        let held = other.held(&key()).expect("just put").0.clone();
-        let rows = [Row { held, vector: Arc::default(), context: None }];
-        one.merge_rows(NOW, &rows, crate::store::slab::Source::Elsewhere, |_| ());
+        let dot_set = other.dot_set(&key()).expect("just put").0.clone();
+        let rows = [PeerRow { dot_set, vector: Arc::default(), context: None }];
+        one.merge_rows(NOW, &rows, crate::store::slab::ChangeOrigin::Learned, |_| ());
         one
     }
 
-    fn pieces(store: &mut Store, hint: Option<Hint>) -> Vec<Vec<u8>> {
-        let (mut departing, mut hint) = (Departing::default(), hint);
-        _ = departing.note(&key());
-        std::iter::from_fn(|| departing.piece(store, Queue::Repair, 0, &mut hint)).collect()
+    fn pieces(store: &mut Store, hint: Option<ResumeOffer>) -> Vec<Vec<u8>> {
+        let (mut departing, mut hint) = (LargeRowSender::default(), hint);
+        _ = departing.enqueue(&key());
+        std::iter::from_fn(|| departing.next_piece(store, LargeRowStream::Repair, 0, &mut hint)).collect()
     }
 
     fn hand(
-        arriving: &mut Arriving,
+        arriving: &mut LargeRowReceiver,
         bytes: &[u8],
-        partial: &mut Option<Partial>,
-    ) -> Result<Option<Arrived>, WireError> {
+        partial: &mut Option<PartialRow>,
+    ) -> Result<Option<LargeRow>, WireError> {
         let mut assembler = Assembler::default();
         assembler.feed(bytes);
         let (kind, mut reader) = Reader::new(assembler.next()?.expect("a whole frame"))?;
         assert_eq!(kind, Kind::Piece);
-        let (queue, is_first) = queue_of(&mut reader)?;
-        assert_eq!(queue, Queue::Repair);
-        arriving.piece(is_first, reader, &Arc::default(), partial)
+        let (queue, is_first) = stream_of(&mut reader)?;
+        assert_eq!(queue, LargeRowStream::Repair);
+        arriving.handle_piece(is_first, reader, &Arc::default(), partial)
     }
 
-    fn hand_all(pieces: &[Vec<u8>], mut partial: Option<Partial>) -> Result<Option<Arrived>, WireError> {
-        let mut arriving = Arriving::default();
+    fn hand_all(pieces: &[Vec<u8>], mut partial: Option<PartialRow>) -> Result<Option<LargeRow>, WireError> {
+        let mut arriving = LargeRowReceiver::default();
         pieces.iter().try_fold(None, |_, piece| hand(&mut arriving, piece, &mut partial))
     }
 
     /// What has arrived after so many pieces, and what the sender is told of it.
-    fn broken_off(pieces: &[Vec<u8>]) -> (Partial, Hint) {
-        let mut arriving = Arriving::default();
+    fn broken_off(pieces: &[Vec<u8>]) -> (PartialRow, ResumeOffer) {
+        let mut arriving = LargeRowReceiver::default();
         pieces.iter().for_each(|piece| assert!(hand(&mut arriving, piece, &mut None).unwrap().is_none()));
         let partial = arriving.into_partial().expect("some of it is here");
         let frame = partial.frame();
         let (_, reader) = Reader::new(&frame[4..]).unwrap();
-        (partial, Hint::read(reader).unwrap())
+        (partial, ResumeOffer::read(reader).unwrap())
     }
 
-    fn same(arrived: Option<Arrived>, store: &Store) {
+    fn same(arrived: Option<LargeRow>, store: &Store) {
         let row = arrived.expect("it is whole").row.expect("it is acceptable");
-        let held = store.held(&key()).expect("it is held").0;
-        let told = |held: &Held| -> Vec<(Stamp, u64, Vec<u8>)> {
-            held.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
+        let dot_set = store.dot_set(&key()).expect("it is held").0;
+        let told = |dot_set: &DotSet| -> Vec<(Stamp, u64, Vec<u8>)> {
+            dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
         };
-        assert_eq!(told(&row.held), told(held));
-        assert!(coverage::beyond(store.seen.vector(), &row.vector).dots.is_empty(), "{:?}", row.vector);
+        assert_eq!(told(&row.dot_set), told(dot_set));
+        assert!(coverage::beyond(store.coverage.vector(), &row.vector).dots.is_empty(), "{:?}", row.vector);
     }
 
     #[test]
@@ -567,17 +591,21 @@ mod tests {
         let piece = |head_len: u64, head: &[u8]| {
             let mut writer = Writer::new(Kind::Piece);
             writer.byte(FIRST | REPAIR);
-            [1, head_len, 0].into_iter().for_each(|number| writer.number(number));
+            [1, head_len, 0].into_iter().for_each(|number| writer.varint(number));
             writer.rest(head);
             writer.finish()
         };
         assert!(matches!(hand_all(&[piece(u64::MAX, b"")], None), Err(WireError::TooLarge(_))));
         let mut writer = Writer::plain();
-        writer.context(None);
+        writer.clocks(None);
         writer.bytes(&key());
-        writer.number(2);
-        let value =
-            Value { stamp: Stamp { clock: 1, origin: 1 }, expires: 0, checksum: 0, len: usize::MAX / 2 + 1 };
+        writer.varint(2);
+        let value = ValueHeader {
+            stamp: Stamp { clock: 1, origin: 1 },
+            expires: 0,
+            checksum: 0,
+            len: usize::MAX / 2 + 1,
+        };
         (0..2).for_each(|_| value.write(&mut writer));
         let head = writer.into_plain();
         assert!(matches!(hand_all(&[piece(head.len() as u64, &head)], None), Err(WireError::TooLarge(_))));

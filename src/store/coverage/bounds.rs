@@ -12,12 +12,13 @@ pub(crate) struct ClaimBounds {
     /// Of any origin: no clock beyond this one.
     pub(crate) clock_max: u64,
     /// Of this replica's own run: nothing beyond what it has written.
-    pub(crate) own: Stamp,
+    pub(crate) own_last: Stamp,
 }
 
 impl ClaimBounds {
     pub(crate) fn permits(&self, stamp: Stamp) -> bool {
-        let clock_max = if stamp.origin == self.own.origin { self.own.clock } else { self.clock_max };
+        let clock_max =
+            if stamp.origin == self.own_last.origin { self.own_last.clock } else { self.clock_max };
         stamp.clock <= clock_max
     }
 }

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Context, beyond, covers};
+use super::{Clocks, beyond, covers};
 use crate::store::digest::HashKey;
 use crate::time::Stamp;
 
@@ -26,19 +26,19 @@ pub(super) const LEFTOVER_ITEMS_KEPT_MAX: usize = 2 * LEFTOVER_ITEMS_MAX;
 
 /// A set of places: intervals with both ends included, which neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Places {
+pub(crate) struct HashIntervals {
     /// The last place of each interval, by its first.
     intervals: BTreeMap<u64, u64>,
 }
 
-impl Places {
+impl HashIntervals {
     pub(crate) fn between(first: u64, last: u64) -> Self {
         Self { intervals: BTreeMap::from([(first, last)]) }
     }
 
     pub(crate) fn add(&mut self, mut first: u64, mut last: u64) {
-        let reach = last.saturating_add(1);
-        while let Some((start, end)) = self.intervals.range(..=reach).next_back().map(|(s, e)| (*s, *e)) {
+        let route = last.saturating_add(1);
+        while let Some((start, end)) = self.intervals.range(..=route).next_back().map(|(s, e)| (*s, *e)) {
             if end.checked_add(1).is_some_and(|next| next < first) {
                 break;
             }
@@ -84,61 +84,61 @@ impl Places {
 
 /// A context that holds for the keys whose place lies in the region, under each of these hash keys.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Pending {
+pub(crate) struct RegionCoverage {
     /// Shared: a leftover is named again with every range of a session.
-    pub(crate) regions: Arc<BTreeMap<HashKey, Places>>,
-    pub(crate) context: Arc<Context>,
+    pub(crate) regions: Arc<BTreeMap<HashKey, HashIntervals>>,
+    pub(crate) clocks: Arc<Clocks>,
 }
 
 /// What a peer tells of its contexts in a range.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ToldPending {
-    pub(crate) pending: Vec<Pending>,
+pub(crate) struct PeerRegions {
+    pub(crate) regions: Vec<RegionCoverage>,
     /// It has told all of them.
     pub(crate) is_whole: bool,
 }
 
-impl Pending {
-    pub(crate) fn new(hash_key: HashKey, places: Places, context: Arc<Context>) -> Self {
-        Self { regions: Arc::new(BTreeMap::from([(hash_key, places)])), context }
+impl RegionCoverage {
+    pub(crate) fn new(hash_key: HashKey, intervals: HashIntervals, context: Arc<Clocks>) -> Self {
+        Self { regions: Arc::new(BTreeMap::from([(hash_key, intervals)])), clocks: context }
     }
 
     /// Its intervals and clocks, which is what it takes to keep and to tell it.
     pub(crate) fn items(&self) -> usize {
-        self.regions.values().map(Places::len).sum::<usize>() + self.context.dots.len()
+        self.regions.values().map(HashIntervals::len).sum::<usize>() + self.clocks.dots.len()
     }
 
     /// Whether it covers this event of this key.
     pub(crate) fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
-        covers(&self.context, stamp) && self.is_for(key)
+        covers(&self.clocks, stamp) && self.is_for(key)
     }
 
     pub(crate) fn is_for(&self, key: &[u8]) -> bool {
-        self.regions.iter().all(|(hash_key, places)| places.has(hash_key.place(key).position()))
+        self.regions.iter().all(|(hash_key, intervals)| intervals.has(hash_key.place(key).line_position()))
     }
 
     /// The same for the keys between two places alone; `None` if there can be none.
-    pub(crate) fn within(mut self, hash_key: HashKey, first: u64, last: u64) -> Option<Self> {
-        let places = match self.regions.get(&hash_key) {
-            Some(places) => places.within(first, last),
-            None => Places::between(first, last),
+    pub(crate) fn narrowed_to(mut self, hash_key: HashKey, first: u64, last: u64) -> Option<Self> {
+        let intervals = match self.regions.get(&hash_key) {
+            Some(intervals) => intervals.within(first, last),
+            None => HashIntervals::between(first, last),
         };
-        if places.is_empty() {
+        if intervals.is_empty() {
             return None;
         }
-        Arc::make_mut(&mut self.regions).insert(hash_key, places);
+        Arc::make_mut(&mut self.regions).insert(hash_key, intervals);
         Some(self)
     }
 
     /// Whether some key between two places may be concerned.
-    pub(super) fn reaches(&self, hash_key: HashKey, first: u64, last: u64) -> bool {
-        self.regions.get(&hash_key).is_none_or(|places| !places.within(first, last).is_empty())
+    pub(super) fn may_concern(&self, hash_key: HashKey, first: u64, last: u64) -> bool {
+        self.regions.get(&hash_key).is_none_or(|intervals| !intervals.within(first, last).is_empty())
     }
 
     /// The places under this hash key, if no other restricts it.
-    pub(super) fn places_under(&self, hash_key: HashKey) -> Option<Places> {
+    pub(super) fn intervals_under(&self, hash_key: HashKey) -> Option<HashIntervals> {
         match self.regions.len() {
-            0 => Some(Places::between(0, u64::MAX)),
+            0 => Some(HashIntervals::between(0, u64::MAX)),
             1 => self.regions.get(&hash_key).cloned(),
             _ => None,
         }
@@ -147,18 +147,18 @@ impl Pending {
     /// Whether everything that the other one covers is covered by this one. Both are leftovers, so that no region is the
     /// whole line.
     fn has_all_of(&self, other: &Self) -> bool {
-        let lies_within = |(hash_key, places): (&HashKey, &Places)| {
-            other.regions.get(hash_key).is_some_and(|others| places.has_all_of(others))
+        let lies_within = |(hash_key, intervals): (&HashKey, &HashIntervals)| {
+            other.regions.get(hash_key).is_some_and(|others| intervals.has_all_of(others))
         };
-        self.regions.iter().all(lies_within) && beyond(&other.context, &self.context).dots.is_empty()
+        self.regions.iter().all(lies_within) && beyond(&other.clocks, &self.clocks).dots.is_empty()
     }
 
     /// The hash key under which the two may be joined: they say the same, and differ in that region alone.
-    fn joint(&self, other: &Self) -> Option<HashKey> {
-        if !self.regions.keys().eq(other.regions.keys()) || self.context != other.context {
+    fn joint_key(&self, other: &Self) -> Option<HashKey> {
+        if !self.regions.keys().eq(other.regions.keys()) || self.clocks != other.clocks {
             return None;
         }
-        let mut differing = self.regions.iter().filter(|(key, places)| other.regions[*key] != **places);
+        let mut differing = self.regions.iter().filter(|(key, intervals)| other.regions[*key] != **intervals);
         let first = differing.next()?.0;
         differing.next().is_none().then_some(*first)
     }
@@ -174,11 +174,11 @@ impl Pending {
 /// Contexts that stand under earlier hash keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leftovers {
-    all: Vec<Pending>,
+    all: Vec<RegionCoverage>,
 }
 
 impl Leftovers {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Pending> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &RegionCoverage> {
         self.all.iter()
     }
 
@@ -187,20 +187,20 @@ impl Leftovers {
     }
 
     pub(super) fn items(&self) -> usize {
-        self.all.iter().map(Pending::items).sum()
+        self.all.iter().map(RegionCoverage::items).sum()
     }
 
     /// Adds one. Answers it if it is none: because it holds everywhere, or under the present hash key alone.
-    pub(super) fn add(&mut self, mut new: Pending, hash_key: HashKey) -> Option<Pending> {
+    pub(super) fn add(&mut self, mut new: RegionCoverage, hash_key: HashKey) -> Option<RegionCoverage> {
         loop {
-            Arc::make_mut(&mut new.regions).retain(|_, places| !places.is_all());
-            if new.places_under(hash_key).is_some() {
+            Arc::make_mut(&mut new.regions).retain(|_, intervals| !intervals.is_all());
+            if new.intervals_under(hash_key).is_some() {
                 return Some(new);
             }
             if self.all.iter().any(|known| known.has_all_of(&new)) {
                 return None;
             }
-            let joint = |(i, known): (usize, &Pending)| Some((i, known.joint(&new)?));
+            let joint = |(i, known): (usize, &RegionCoverage)| Some((i, known.joint_key(&new)?));
             let Some((i, under)) = self.all.iter().enumerate().find_map(joint) else {
                 self.all.retain(|known| !new.has_all_of(known));
                 self.all.push(new);
@@ -211,23 +211,23 @@ impl Leftovers {
     }
 
     /// Adds one beside those that say the same.
-    pub(super) fn push(&mut self, new: Pending) {
+    pub(super) fn push(&mut self, new: RegionCoverage) {
         if !self.all.contains(&new) {
             self.all.push(new);
         }
     }
 
     /// Forgets what the vector has, and joins what has become the same. Answers what is left over no more.
-    pub(super) fn sweep(&mut self, vector: &Context, hash_key: HashKey) -> Vec<Pending> {
+    pub(super) fn sweep(&mut self, vector: &Clocks, hash_key: HashKey) -> Vec<RegionCoverage> {
         let mut changed = Vec::new();
-        for pending in std::mem::take(&mut self.all) {
-            let left = beyond(&pending.context, vector);
+        for region in std::mem::take(&mut self.all) {
+            let left = beyond(&region.clocks, vector);
             match left.dots.len() {
                 0 => {}
-                same if same == pending.context.dots.len() => self.all.push(pending),
-                _ => changed.push(Pending { context: Arc::new(left), ..pending }),
+                same if same == region.clocks.dots.len() => self.all.push(region),
+                _ => changed.push(RegionCoverage { clocks: Arc::new(left), ..region }),
             }
         }
-        changed.into_iter().filter_map(|pending| self.add(pending, hash_key)).collect()
+        changed.into_iter().filter_map(|region| self.add(region, hash_key)).collect()
     }
 }
