@@ -98,7 +98,7 @@ impl Target {
             return Err(Failure::usage(message).hint(hint));
         }
         let base = if base.starts_with("http://") { base.to_owned() } else { format!("http://{base}") };
-        let config = Agent::config_builder().http_status_as_error(false).user_agent("kv-example");
+        let config = Agent::config_builder().http_status_as_error(false).user_agent("tidings");
         let config = config.timeout_connect(Some(self.timeout)).timeout_recv_response(Some(self.timeout));
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         Ok(Client { agent: config.build().into(), base, token, timeout: self.timeout })
@@ -194,7 +194,7 @@ impl Client {
                 Failure::new(Exit::TimedOut, message).hint("--timeout gives it longer")
             }
             ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
-                let hint = "is one running? start one with `kv-example serve`, five with `kv-example demo`, or name \
+                let hint = "is one running? start one with `tidings serve`, five with `tidings demo`, or name \
                             another with --node";
                 Failure::new(Exit::Unreachable, format!("no node at {at} ({error})")).hint(hint)
             }
@@ -211,7 +211,7 @@ impl Client {
         let said: Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |field: &str| said[field].as_str().unwrap_or_default().to_owned();
         let Some(code) = said["code"].as_str() else {
-            let message = format!("what runs at {} is no kv-example node: it answered {status}", self.base);
+            let message = format!("what runs at {} is no node of tidings: it answered {status}", self.base);
             return Failure::new(Exit::Unreachable, message).hint("name another with --node");
         };
         if code == "no_such_path" {

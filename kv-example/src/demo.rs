@@ -1,4 +1,4 @@
-//! `kv-example demo`: five nodes in one process, on real sockets, with somebody at work, and a dashboard to watch them.
+//! `tidings demo`: five nodes in one process, on real sockets, with somebody at work, and a dashboard to watch them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -250,14 +250,14 @@ fn explain(nodes: &[Node], http: SocketAddr) {
         "
 Dashboard:  {root}      through n3's eyes: {root}/n3
 
-Try, in another terminal (kv-example is target/debug/kv-example):
-  kv-example put greeting hello{node}
-  kv-example get greeting --node {root}/n3
-  kv-example watch limits/{node}
-  kv-example members{node}
+Try, in another terminal (tidings is target/debug/tidings):
+  tidings put greeting hello{node}
+  tidings get greeting --node {root}/n3
+  tidings watch limits/{node}
+  tidings members{node}
   curl -X POST {root}/v1/demo/cut/n3        # cut n3 off: both sides go on
   curl -X POST {root}/v1/demo/heal/n3       # they agree again
-  kv-example get {DISPUTED_KEY} --conflicts{node}    # what both sides wrote meanwhile
+  tidings get {DISPUTED_KEY} --conflicts{node}    # what both sides wrote meanwhile
 
 Ctrl-C ends it."
     );

@@ -80,7 +80,7 @@ impl Failure {
     /// Says it, and how the process ends.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("kv-example: {self}");
+            eprintln!("tidings: {self}");
         }
         ExitCode::from(self.code)
     }

@@ -26,7 +26,7 @@ use exit::{EXIT_CODES, Failure};
 
 /// A tidings node to run, a command line to use it, and a dashboard to look at
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(name = "tidings", version, after_help = EXIT_CODES, disable_help_subcommand = true, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -72,7 +72,7 @@ fn run(command: Command) -> Result<(), Failure> {
             story::tell(seed).map_err(|error| Failure::new(exit::Exit::Failed, error.to_string()))
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "kv-example", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut Arguments::command(), "tidings", &mut std::io::stdout());
             Ok(())
         }
     }

@@ -1,4 +1,4 @@
-//! `kv-example serve`: one node, its API and its dashboard.
+//! `tidings serve`: one node, its API and its dashboard.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -20,9 +20,9 @@ const END_TIME_MAX: Duration = Duration::from_millis(2_500);
 
 const EXAMPLES: &str = "\
 Examples:
-  kv-example secret --out secret.txt
-  kv-example serve --name a --secret-file secret.txt
-  kv-example serve --name b --secret-file secret.txt --seed 127.0.0.1:7400 --listen 127.0.0.1:0 --http 127.0.0.1:8081
+  tidings secret --out secret.txt
+  tidings serve --name a --secret-file secret.txt
+  tidings serve --name b --secret-file secret.txt --seed 127.0.0.1:7400 --listen 127.0.0.1:0 --http 127.0.0.1:8081
 
 A settings' file has the same names with underscores:
   name = \"a\"
@@ -122,7 +122,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         _ = serving.await;
     };
     if tokio::time::timeout(END_TIME_MAX, ending).await.is_err() {
-        eprintln!("kv-example: not everything came to its end in time");
+        eprintln!("tidings: not everything came to its end in time");
     }
     Ok(())
 }
@@ -174,11 +174,11 @@ async fn start(
 fn rotate(settings: &Settings, security: &Security, accepted: &mut Vec<String>) {
     let secrets = match settings.secrets() {
         Ok(secrets) => secrets,
-        Err(failure) => return eprintln!("kv-example: the secrets stay as they are: {failure}"),
+        Err(failure) => return eprintln!("tidings: the secrets stay as they are: {failure}"),
     };
     let not_used = |at: usize, error: SecurityError| {
         eprintln!(
-            "kv-example: the secrets stay as they are: the one in line {} cannot be used: {error}",
+            "tidings: the secrets stay as they are: the one in line {} cannot be used: {error}",
             at + 1
         );
     };
@@ -201,7 +201,7 @@ fn rotate(settings: &Settings, security: &Security, accepted: &mut Vec<String>) 
         !is_removed
     });
     let accepted = accepted.len();
-    eprintln!("kv-example: read the secrets again: {accepted} accepted, the first is used");
+    eprintln!("tidings: read the secrets again: {accepted} accepted, the first is used");
 }
 
 #[cfg(test)]

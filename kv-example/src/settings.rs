@@ -201,7 +201,7 @@ impl Settings {
         if lines.is_empty() {
             let message = "there is no secret, and without one nobody may connect".to_owned();
             let hint = format!(
-                "make one with `kv-example secret --out secret.txt`, copy it to every node, and give --secret-file \
+                "make one with `tidings secret --out secret.txt`, copy it to every node, and give --secret-file \
                  secret.txt (or {SECRET_VARIABLE} in the environment, or `secret` in the settings' file)"
             );
             return Err(Failure::usage(message).hint(hint));
@@ -217,7 +217,7 @@ impl Settings {
             let message =
                 format!("{} can be reached from other machines, and there is no token", self.http());
             let hint = format!(
-                "make one with `kv-example secret --out token.txt` and give --token-file token.txt (or \
+                "make one with `tidings secret --out token.txt` and give --token-file token.txt (or \
                  {TOKEN_VARIABLE}), or bind --http to 127.0.0.1"
             );
             return Err(Failure::usage(message).hint(hint));
@@ -229,9 +229,7 @@ impl Settings {
                  least {TOKEN_BYTES_MIN} are needed",
                 self.http()
             );
-            return Err(
-                Failure::usage(message).hint("make a good one with `kv-example secret --out token.txt`")
-            );
+            return Err(Failure::usage(message).hint("make a good one with `tidings secret --out token.txt`"));
         }
         Ok(token)
     }
@@ -283,7 +281,7 @@ fn not_understood(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
             }
         }
     };
-    Failure::usage(message).hint("`kv-example serve --help` explains every setting")
+    Failure::usage(message).hint("`tidings serve --help` explains every setting")
 }
 
 fn secret_text(variable: &str, file: Option<&Path>, own: Option<&Hidden>) -> Result<Option<String>, Failure> {

@@ -1,4 +1,4 @@
-//! `kv-example story`: five simulated nodes tell what happens to them.
+//! `tidings story`: five simulated nodes tell what happens to them.
 
 use std::time::Duration;
 

@@ -56,7 +56,7 @@ fn keys_sets_and_counters_are_used_from_the_command_line() {
 fn errors_say_what_to_do() {
     let nobody = run_with_input("127.0.0.1:1", &["get", "k"], b"");
     assert_eq!(code(&nobody), 3);
-    assert!(said(&nobody).contains("no node at 127.0.0.1:1") && said(&nobody).contains("kv-example serve"));
+    assert!(said(&nobody).contains("no node at 127.0.0.1:1") && said(&nobody).contains("tidings serve"));
     for (words, expected) in [
         (&["get"][..], 2),
         (&["gte", "k"], 2),
@@ -71,7 +71,7 @@ fn errors_say_what_to_do() {
         assert!(!said(&output).is_empty() && !said(&output).contains("panicked"), "{words:?}");
     }
     let no_secret = run_with_input("", &["serve", "--name", "a"], b"");
-    assert!(said(&no_secret).contains("kv-example secret"), "{}", said(&no_secret));
+    assert!(said(&no_secret).contains("tidings secret"), "{}", said(&no_secret));
     let mut outside = program();
     outside.args(["serve", "--name", "a", "--http", "0.0.0.0:0"]).env("TIDINGS_SECRET", common::SECRET);
     let outside = outside.output().unwrap();
@@ -195,7 +195,7 @@ fn the_cluster_is_shown_compared_and_left() {
     let report: Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["requests"], 500);
     assert_eq!(a.line(&["list", "--keys-only"]), "k");
-    assert!(a.line(&["completions", "bash"]).contains("kv-example"));
+    assert!(a.line(&["completions", "bash"]).contains("tidings"));
 }
 
 #[test]
@@ -374,7 +374,7 @@ fn no_error_shows_a_secret_or_a_token() {
             command.env("TIDINGS_TOKEN", text);
         }
         let said = refused(&mut command);
-        let told = ["at least 16 are needed", "kv-example secret"];
+        let told = ["at least 16 are needed", "tidings secret"];
         assert!(!shows(&said) && told.iter().all(|told| said.contains(told)), "{said}");
     }
 }

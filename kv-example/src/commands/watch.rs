@@ -24,7 +24,7 @@ A command after -- is run for each change, one after another, with TIDINGS_EVENT
 TIDINGS_REVISION and, of a put, TIDINGS_STAMP in its environment and the value on its standard input. While it runs,
 changes of the same key fold into the last one. If it fails, watch ends with its exit code.
 
-Example: kv-example watch config/ --no-current -- systemctl reload web
+Example: tidings watch config/ --no-current -- systemctl reload web
 
 A broken connection is made again, and the watch goes on where it was. If that is not possible it says `resync`, and
 all current values follow.";
@@ -76,7 +76,7 @@ impl Watch {
         while left > 0 {
             let next = waiting.pop_front().or_else(|| stream.next());
             let Some(told) = next else {
-                eprintln!("kv-example: the connection is gone; trying again");
+                eprintln!("tidings: the connection is gone; trying again");
                 stream = loop {
                     std::thread::sleep(RECONNECT_PAUSE);
                     match client.stream("GET", &path, last.as_deref()) {

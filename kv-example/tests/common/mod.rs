@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_kv-example");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tidings");
 pub const SECRET: &str = "a secret for tests, 16 bytes and more";
 /// Nothing here takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
