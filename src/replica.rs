@@ -254,7 +254,7 @@ pub(crate) use disk::SnapshotCursor;
 use elections::Promise;
 pub use joining::JoinProgress;
 use joining::JoinState;
-use link::Link;
+use link::{Deferral, Link};
 use links::Links;
 use repair::PartialRows;
 pub use repair::RepairReport;
@@ -378,7 +378,7 @@ impl Replica {
     /// Whether all peers that this replica sends its writes to said that they have everything up to this revision.
     pub fn is_acked(&self, revision: Revision) -> bool {
         let mut fed = self.links.values().filter(|link| link.route.feeds);
-        fed.all(|link| link.acked >= revision.number)
+        fed.all(|link| link.acks.acked() >= revision.number)
     }
 
     /// Whether this replica has everything that the peer had when the link was made.
@@ -398,7 +398,8 @@ impl Replica {
     /// so that one is enough for many writes; a delay up to that is none.
     pub fn lag_time(&self, now: Time, link: LinkId) -> Duration {
         let Some(link) = self.links.get(link) else { return Duration::ZERO };
-        let owed_since = link.unacked_since().map(|since| since + link.ack_delay(self.config.sync_interval));
+        let owed_since =
+            link.acks.unacked_since().map(|since| since + link.ack_delay(self.config.sync_interval));
         owed_since.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since))
     }
 
@@ -423,7 +424,7 @@ impl Replica {
     /// Compares everything with a peer as soon as it has said hello, whatever the checks say.
     pub fn want_repair(&mut self, link: LinkId) {
         if let Some(link) = self.links.get_mut(link) {
-            link.wants_session = true;
+            link.repair.is_wanted = true;
         }
     }
 
@@ -450,11 +451,11 @@ impl Replica {
             Input::LinkDown(id) => self.link_down(id),
             Input::Drained(id, lane, bytes) => {
                 if let Some(link) = self.links.get_mut(id) {
-                    let in_flight = &mut link.in_flight[lane as usize];
+                    let in_flight = &mut link.lanes.in_flight[lane as usize];
                     *in_flight = in_flight.saturating_sub(bytes);
                     let counts = !self.store.controls.has(Control::WholeFramesCount);
-                    match (lane, &mut link.session) {
-                        (Lane::Live, _) => link.sent_at = now.mono,
+                    match (lane, &mut link.repair.session) {
+                        (Lane::Live, _) => link.lanes.sent_at = now.mono,
                         // A peer that is fed has nothing to say meanwhile.
                         (Lane::Bulk, Some(session)) if counts => session.on_bytes_moved(now, bytes),
                         (Lane::Bulk, _) => {}
@@ -553,14 +554,14 @@ impl Replica {
         let (store, link) = (&mut self.store, self.links.get_mut(id)?);
         // What the last frame settled may finish the comparison.
         link.finish_claim(store);
-        if let Some(bytes) = link.checks.pop_front() {
+        if let Some(bytes) = link.checks.outbox.pop_front() {
             self.traffic.bytes += bytes.len() as u64;
             return Some(Output::Datagram(id, bytes));
         }
         let mut bytes = Vec::new();
         // Who is at the other end is known before anything is said: the first packet has all there is to say about that.
         let is_introduced = link.run.is_some() || !has_members;
-        if is_introduced && link.in_flight[Lane::Live as usize] < WINDOW_BYTES {
+        if is_introduced && link.lanes.in_flight[Lane::Live as usize] < WINDOW_BYTES {
             // What fits in one packet goes together: apart, a transport may be quick enough to make two of it.
             while bytes.len() < TOGETHER_BYTES
                 && let Some(frame) = link.next_live_frame(store, &mut self.forwarded_claims, self.now.mono)
@@ -569,23 +570,24 @@ impl Replica {
             }
         }
         if !bytes.is_empty() {
-            link.in_flight[Lane::Live as usize] += bytes.len();
-            link.sent_at = self.now.mono;
+            link.lanes.in_flight[Lane::Live as usize] += bytes.len();
+            link.lanes.sent_at = self.now.mono;
             return Some(Output::Stream(id, Lane::Live, bytes));
         }
-        if std::mem::take(&mut link.owes_deferral) {
+        if link.repair.deferral == Deferral::Owed {
+            link.repair.deferral = Deferral::Sent;
             let bytes = Writer::new(Kind::Deferred).finish();
-            link.in_flight[Lane::Bulk as usize] += bytes.len();
+            link.lanes.in_flight[Lane::Bulk as usize] += bytes.len();
             return Some(Output::Stream(id, Lane::Bulk, bytes));
         }
-        link.wants_session |= std::mem::take(&mut link.tail_sender.is_stranded);
-        let may_begin = may_begin && !link.is_distrusted;
-        if link.wants_session && may_begin && link.peer.is_some() && link.session.is_none() {
+        link.repair.is_wanted |= link.tail_sender.take_stranded();
+        let may_begin = may_begin && !link.is_distrusted();
+        if link.repair.is_wanted && may_begin && link.peer.is_some() && link.repair.session.is_none() {
             link.begin_session(store, self.now, self.random.next_u64(), joins);
         }
-        if link.in_flight[Lane::Bulk as usize] < WINDOW_BYTES {
+        if link.lanes.in_flight[Lane::Bulk as usize] < WINDOW_BYTES {
             // Large rows of the tail, the comparison, and its large rows take turns.
-            let first = link.bulk_next;
+            let first = link.lanes.bulk_next;
             for turn in (first..first + 3).map(|turn| turn % 3) {
                 let bytes = match turn {
                     0 => self.large_frame(id),
@@ -594,8 +596,8 @@ impl Replica {
                 };
                 if let Some(bytes) = bytes {
                     let link = self.links.get_mut(id)?;
-                    link.bulk_next = turn + 1;
-                    link.in_flight[Lane::Bulk as usize] += bytes.len();
+                    link.lanes.bulk_next = turn + 1;
+                    link.lanes.in_flight[Lane::Bulk as usize] += bytes.len();
                     return Some(Output::Stream(id, Lane::Bulk, bytes));
                 }
             }
@@ -607,16 +609,16 @@ impl Replica {
     /// The next piece of a large row of the tail.
     fn large_frame(&mut self, id: LinkId) -> Option<Vec<u8>> {
         let link = self.links.get_mut(id)?;
-        let bytes = link.tail_sender.next_piece(&mut self.store, &mut link.resume_offer)?;
-        link.sent_at = self.now.mono;
+        let bytes = link.tail_sender.next_piece(&mut self.store, &mut link.resume.offer)?;
+        link.lanes.sent_at = self.now.mono;
         Some(bytes)
     }
 
     /// The next piece of a large row of a repair.
     fn session_piece(&mut self, id: LinkId) -> Option<Vec<u8>> {
         let link = self.links.get_mut(id)?;
-        let session = link.session.as_mut()?;
-        let bytes = session.large_piece(&mut self.store, &mut link.resume_offer)?;
+        let session = link.repair.session.as_mut()?;
+        let bytes = session.large_piece(&mut self.store, &mut link.resume.offer)?;
         self.traffic.rows_bytes += bytes.len() as u64;
         self.traffic.bytes += bytes.len() as u64;
         self.traffic.frames += 1;
@@ -627,14 +629,14 @@ impl Replica {
     /// The next frame of a repair.
     fn session_frame(&mut self, id: LinkId) -> Option<Vec<u8>> {
         let link = self.links.get_mut(id)?;
-        let session = link.session.as_mut()?;
+        let session = link.repair.session.as_mut()?;
         let rows_before = session.rows_bytes;
         let bytes = session.next_frame(&mut self.store, self.now)?;
         self.traffic.rows_bytes += session.rows_bytes - rows_before;
         self.traffic.bytes += bytes.len() as u64;
         self.traffic.frames += 1;
         session.bytes += bytes.len() as u64;
-        if let Some(session) = link.finish_session(self.now, self.config.sync_interval) {
+        if let Some(session) = link.repair.finish(self.now, self.config.sync_interval) {
             self.outputs.push_back(Output::Repair(id, RepairReport::of(&session, self.now)));
         }
         Some(bytes)

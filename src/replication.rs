@@ -4,8 +4,10 @@
 //! what a delegate may claim of the writes that it forwards, and [`flow`] limits writers while the cluster is behind. All of
 //! them are driven by [`crate::replica`], which owns the links; they know of no link but their own.
 
+pub(crate) mod acks;
 pub(crate) mod arrivals;
 pub(crate) mod claims;
 pub(crate) mod flow;
+pub(crate) mod questions;
 pub(crate) mod repair;
 pub(crate) mod tail;

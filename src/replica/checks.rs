@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
-use super::link::Link;
+use super::link::{ClosingCause, Link};
 use super::{
     BACKLOG_DIVISOR, BreakReason, CHECK_CLOCK, CHECK_IN_FLUX, CHECK_INCOMPARABLE, CHECK_RATES, CHECK_REPLY,
     EXPIRE_STEPS, LinkId, MEMBERS_MEMO, Output, Replica, ReplicaEvent, SUPPRESSED_INTERVALS_MAX,
@@ -65,7 +65,7 @@ impl Replica {
     fn is_mismatch_suppressed(&mut self, id: LinkId, peer_is_amid: bool) -> bool {
         let is_amid = peer_is_amid || self.in_flux_towards(id);
         let Some(link) = self.links.get_mut(id).filter(|_| is_amid) else { return false };
-        let since = *link.suppressed_since.get_or_insert(self.now.mono);
+        let since = *link.checks.suppressed_since.get_or_insert(self.now.mono);
         let in_time = self.now.mono < since + self.config.sync_interval * SUPPRESSED_INTERVALS_MAX;
         (in_time || self.store.controls.has(Control::AmidForEver))
             && !self.store.controls.has(Control::AmidCounts)
@@ -109,9 +109,9 @@ impl Replica {
         let same_root = root == self.store.root().sum();
         let same_seen = seen == self.store.coverage.vector_hash();
         let reply = (flags & CHECK_REPLY == 0).then(|| self.check_frame(id, true));
-        if let Some(link) = self.links.get_mut(id).filter(|link| link.is_distrusted) {
+        if let Some(link) = self.links.get_mut(id).filter(|link| link.is_distrusted()) {
             // It may be the clock of one of both that is wrong, and this is how they find out.
-            link.checks.extend(reply);
+            link.checks.outbox.extend(reply);
             return Ok(());
         }
         if let Some(theirs) = theirs {
@@ -121,25 +121,25 @@ impl Replica {
         let is_excused = !is_same && self.is_mismatch_suppressed(id, flags & CHECK_IN_FLUX != 0);
         let is_comparable = flags & CHECK_INCOMPARABLE == 0 && self.is_comparable();
         let Some(link) = self.links.get_mut(id) else { return Ok(()) };
-        link.checks.extend(reply);
+        link.checks.outbox.extend(reply);
         if is_same {
-            link.backoff = 0;
-            link.suppressed_since = None;
+            link.repair.backoff = 0;
+            link.checks.suppressed_since = None;
         }
         if is_same || is_excused {
-            link.mismatches = 0;
+            link.checks.mismatches = 0;
             return Ok(());
         }
-        if link.session.is_some() || self.now.mono < link.no_session_before {
+        if link.repair.session.is_some() || self.now.mono < link.repair.not_before {
             return Ok(());
         }
-        link.mismatches += 1;
-        if link.mismatches < 2 {
-            link.check_at = Some(self.now.mono + self.config.sync_interval / 4);
+        link.checks.mismatches += 1;
+        if link.checks.mismatches < 2 {
+            link.checks.again_at = Some(self.now.mono + self.config.sync_interval / 4);
             return Ok(());
         }
-        link.mismatches = 0;
-        link.wants_session = true;
+        link.checks.mismatches = 0;
+        link.repair.is_wanted = true;
         if same_seen && is_comparable {
             let leaves = self.store.leaves();
             self.store.scrub(0, leaves);
@@ -181,7 +181,7 @@ impl Replica {
 
     /// A peer has answered a check. If answers are missing, the round trip is taken as longer than it was.
     fn hear_clock(&mut self, id: LinkId, wall_ms: Option<u64>) {
-        let asked_at = self.links.get_mut(id).and_then(|link| link.check_sent_at.take());
+        let asked_at = self.links.get_mut(id).and_then(|link| link.checks.unanswered_since.take());
         if let Some(asked_at) = asked_at {
             self.wall_clock.hear_clock(self.now, id, wall_ms, self.now.mono.saturating_sub(asked_at));
             self.look_at_clock(self.now);
@@ -204,20 +204,19 @@ impl Replica {
         let (mut checks, mut breaks, interval) = (Vec::new(), Vec::new(), self.config.sync_interval);
         for id in self.links.links_to_poll(now.mono) {
             let link = self.links.get_mut(id).expect("just listed");
-            if link.check_at.take_if(|at| *at <= now.mono).is_some() {
+            if link.checks.again_at.take_if(|at| *at <= now.mono).is_some() {
                 checks.push(id);
             }
-            link.owes_ack |= link.ack_at.take_if(|at| *at <= now.mono).is_some();
-            if link.times_out(now.mono, interval)
+            link.acks.hasten_if_due(now.mono);
+            if link.ack_times_out(now.mono, interval)
                 && let (Some(members), Some(run)) = (&mut self.members, link.run)
             {
                 members.note_ack(run, false);
             }
-            if link.break_at.is_some_and(|at| at <= now.mono) {
-                let reason = if link.is_distrusted {
-                    BreakReason::Protocol(WireError::Claim)
-                } else {
-                    BreakReason::Refused
+            if let Some(closing) = link.closing.filter(|closing| closing.at <= now.mono) {
+                let reason = match closing.cause {
+                    ClosingCause::ClaimRefused => BreakReason::Protocol(WireError::Claim),
+                    ClosingCause::Refused => BreakReason::Refused,
                 };
                 breaks.push((id, reason));
             }
@@ -235,8 +234,8 @@ impl Replica {
     fn push_check(&mut self, id: LinkId) {
         let check = self.check_frame(id, false);
         let link = self.links.get_mut(id).expect("just listed");
-        link.check_sent_at.get_or_insert(self.now.mono);
-        link.checks.push_back(check);
+        link.checks.unanswered_since.get_or_insert(self.now.mono);
+        link.checks.outbox.push_back(check);
     }
 
     /// Once an interval: compare with a random peer, settle accounts with all, look after the house.

@@ -1,5 +1,6 @@
 //! What comes over a link's streams, and where it goes.
 
+use super::link::{Closing, ClosingCause};
 use super::{Lane, LinkId, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica, ReplicaEvent};
 use crate::controls::Control;
 use crate::replication::tail::large::ResumeOffer;
@@ -8,15 +9,12 @@ use crate::wire::{Kind, Reader, WireError};
 
 impl Replica {
     pub(super) fn handle_stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
-        let Some(link) = self.links.get_mut(id).filter(|link| !link.is_distrusted) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(id).filter(|link| !link.is_distrusted()) else { return Ok(()) };
         if lane == Lane::Live {
-            link.received_at = self.now.mono;
+            link.lanes.received_at = self.now.mono;
         }
-        let mut assembler = std::mem::take(match lane {
-            Lane::Live => &mut link.live,
-            Lane::Bulk => &mut link.bulk,
-        });
-        if let (Lane::Bulk, Some(session)) = (lane, &mut link.session)
+        let mut assembler = std::mem::take(&mut link.lanes.assemblers[lane as usize]);
+        if let (Lane::Bulk, Some(session)) = (lane, &mut link.repair.session)
             && !self.store.controls.has(Control::WholeFramesCount)
         {
             session.on_bytes_moved(self.now, bytes.len());
@@ -34,10 +32,7 @@ impl Replica {
             }
         }
         let Some(link) = self.links.get_mut(id) else { return Ok(()) };
-        match lane {
-            Lane::Live => link.live = assembler,
-            Lane::Bulk => link.bulk = assembler,
-        }
+        link.lanes.assemblers[lane as usize] = assembler;
         Ok(())
     }
 
@@ -67,8 +62,10 @@ impl Replica {
                 link.keep_partial(self.partials.take(link.run.unwrap_or(peer.1)));
                 // A replica that followed this log before, or has seen as much, goes on from there.
                 let follows = store.completed(peer.0) > 0 || seen == store.coverage.vector_hash();
-                link.owes_ack = follows;
-                link.wants_session |= !follows;
+                if follows {
+                    link.acks.owe_now();
+                }
+                link.repair.is_wanted |= !follows;
                 if let Some(kept) = self.stale_cursors.get(&peer.0) {
                     link.tail_sender.cursor = *kept;
                 }
@@ -79,18 +76,18 @@ impl Replica {
                 if log == store.log.id && complete > store.log.head() {
                     return Err(WireError::Claim);
                 }
-                link.wants_session |= !link.tail_sender.resume(store, log, complete);
+                link.repair.is_wanted |= !link.tail_sender.resume(store, log, complete);
                 if log == store.log.id {
-                    link.ack_received(self.now.mono, complete);
+                    link.acks.on_ack(self.now.mono, complete);
                     if let (Some(members), Some(run)) = (&mut self.members, link.run) {
                         members.note_ack(run, true);
                     }
                 }
             }
-            (Kind::Partial, Some(_)) => link.resume_offer = Some(ResumeOffer::read(reader)?),
+            (Kind::Partial, Some(_)) => link.resume.offer = Some(ResumeOffer::read(reader)?),
             (Kind::AckRequest, Some(_)) => {
                 reader.end()?;
-                link.owes_ack = true;
+                link.acks.owe_now();
                 link.tail_receiver.note_ack_wanted();
             }
             (Kind::Tail, Some((log, run))) => {
@@ -99,12 +96,8 @@ impl Replica {
                     News { forwarded_claims: &mut self.forwarded_claims, arrivals: &mut self.arrivals };
                 let before = store.completed(log);
                 let merged = link.tail_receiver.handle_frame(store, &mut news, self.now, sender, reader)?;
-                link.note_frame(
-                    self.now.mono,
-                    self.config.sync_interval,
-                    merged.rows,
-                    store.completed(log) > before,
-                );
+                let delay = link.ack_delay(self.config.sync_interval);
+                link.acks.on_frame(self.now.mono, delay, merged.rows, store.completed(log) > before);
                 self.count_merged(id, merged);
             }
             _ => return Err(WireError::Kind(kind as u8)),
@@ -116,21 +109,30 @@ impl Replica {
     pub(super) fn handle_piece(&mut self, id: LinkId, piece: (bool, Reader<'_>)) -> Result<(), WireError> {
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         let (log, run) = link.peer.ok_or(WireError::Kind(Kind::Piece as u8))?;
-        link.received_at = self.now.mono;
+        link.lanes.received_at = self.now.mono;
         let sender = link.tail_peer(log, run);
         let mut news = News { forwarded_claims: &mut self.forwarded_claims, arrivals: &mut self.arrivals };
         let before = store.completed(log);
-        let merged =
-            link.tail_receiver.handle_piece(store, &mut news, self.now, sender, piece, &mut link.partial)?;
-        link.note_frame(self.now.mono, self.config.sync_interval, merged.rows, store.completed(log) > before);
+        let merged = link.tail_receiver.handle_piece(
+            store,
+            &mut news,
+            self.now,
+            sender,
+            piece,
+            &mut link.resume.kept,
+        )?;
+        let delay = link.ack_delay(self.config.sync_interval);
+        link.acks.on_frame(self.now.mono, delay, merged.rows, store.completed(log) > before);
         self.count_merged(id, merged);
         Ok(())
     }
 
     /// A tail has brought something.
     fn count_merged(&mut self, id: LinkId, merged: TailOutcome) {
-        if let Some(link) = self.links.get_mut(id) {
-            link.owes_ack |= std::mem::take(&mut link.tail_receiver.ack_wanted);
+        if let Some(link) = self.links.get_mut(id)
+            && std::mem::take(&mut link.tail_receiver.ack_wanted)
+        {
+            link.acks.owe_now();
         }
         self.tail_rows.0 += merged.rows as u64;
         self.tail_rows.1 += merged.new as u64;
@@ -144,22 +146,27 @@ impl Replica {
         for (key, reason) in refusals {
             self.outputs.push_back(Output::Event(ReplicaEvent::Refused { link: id, key, reason }));
         }
-        self.break_later(id);
+        self.break_later(id, ClosingCause::Refused);
     }
 
-    /// Ends a link with backoff.
-    fn break_later(&mut self, id: LinkId) {
+    /// Ends a link after a time that grows with the number of refusals.
+    fn break_later(&mut self, id: LinkId, cause: ClosingCause) {
         let Some(link) = self.links.get_mut(id) else { return };
-        if link.break_at.is_none() {
-            let log = link.peer.map_or(0, |(log, _)| log);
-            let times = self.refusals.entry(log).or_default();
-            *times = (*times + 1).min(REFUSALS_BACKOFF_MAX);
-            link.break_at = Some(self.now.mono + self.config.sync_interval * (1 << *times));
-            if self.refusals.len() > REFUSALS_MAX
-                && let Some(other) = self.refusals.keys().copied().find(|other| *other != log)
-            {
-                self.refusals.remove(&other);
+        if let Some(closing) = &mut link.closing {
+            if cause == ClosingCause::ClaimRefused {
+                closing.cause = cause;
             }
+            return;
+        }
+        let log = link.peer.map_or(0, |(log, _)| log);
+        let times = self.refusals.entry(log).or_default();
+        *times = (*times + 1).min(REFUSALS_BACKOFF_MAX);
+        let at = self.now.mono + self.config.sync_interval * (1 << *times);
+        link.closing = Some(Closing { at, cause });
+        if self.refusals.len() > REFUSALS_MAX
+            && let Some(other) = self.refusals.keys().copied().find(|other| *other != log)
+        {
+            self.refusals.remove(&other);
         }
     }
 
@@ -168,9 +175,8 @@ impl Replica {
     pub(super) fn distrust(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
-        link.is_distrusted = true;
-        link.wants_session = false;
+        link.repair.is_wanted = false;
         self.outputs.push_back(Output::Event(ReplicaEvent::ClaimRefused { link: id }));
-        self.break_later(id);
+        self.break_later(id, ClosingCause::ClaimRefused);
     }
 }

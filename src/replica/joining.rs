@@ -111,7 +111,7 @@ impl Replica {
         let donor = self.donor();
         let link = donor.and_then(|id| self.links.get(id));
         let (entries, bytes) = link
-            .and_then(|link| link.session.as_ref()?.peer_totals())
+            .and_then(|link| link.repair.session.as_ref()?.peer_totals())
             .filter(|_| self.is_joining())
             .unwrap_or_default();
         let run = link.and_then(|link| link.run);
@@ -136,14 +136,15 @@ impl Replica {
         if self.joining.has_caught_up {
             return;
         }
-        if self.links.values().any(|link| link.is_compared || link.owes_ack) {
+        if self.links.values().any(|link| link.is_compared || link.acks.owes_now()) {
             self.joining = JoinState { has_caught_up: true, ..JoinState::default() };
             self.links.mark_all_dirty();
             self.advance_readiness();
             return;
         }
-        let is_busy =
-            |id: LinkId| self.links.get(id).is_some_and(|link| link.session.is_some() || link.wants_session);
+        let is_busy = |id: LinkId| {
+            self.links.get(id).is_some_and(|link| link.repair.session.is_some() || link.repair.is_wanted)
+        };
         if !self.joining.donor.is_some_and(is_busy) {
             self.joining.donor = self.next_donor();
             if let Some(donor) = self.joining.donor {
@@ -154,11 +155,10 @@ impl Replica {
 
     /// The peer to begin with: of those that stalled least often the one that has been linked longest.
     fn next_donor(&self) -> Option<LinkId> {
-        let waits = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.peer.is_some() && link.session.is_none() && link.wants_session);
-        waits.min_by_key(|(id, link)| (link.stalls, *id)).map(|(id, _)| id)
+        let waits = self.links.iter().filter(|(_, link)| {
+            link.peer.is_some() && link.repair.session.is_none() && link.repair.is_wanted
+        });
+        waits.min_by_key(|(id, link)| (link.repair.stalls, *id)).map(|(id, _)| id)
     }
 
     /// Whether this replica may begin a session over a link now.
@@ -169,7 +169,7 @@ impl Replica {
     }
 
     fn is_fed_by(&self, id: LinkId) -> bool {
-        let session = self.links.get(id).and_then(|link| link.session.as_ref());
+        let session = self.links.get(id).and_then(|link| link.repair.session.as_ref());
         session.is_some_and(RepairSession::feeds)
     }
 
@@ -187,7 +187,7 @@ impl Replica {
         }
         let before = self.joining.donor.replace(id).filter(|before| *before != id);
         if let Some(before) = before
-            && self.links.get(before).is_some_and(|link| link.session.is_some())
+            && self.links.get(before).is_some_and(|link| link.repair.session.is_some())
         {
             self.on_deferred(before);
         }
@@ -197,18 +197,15 @@ impl Replica {
     pub(super) fn on_deferred(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
-        link.wants_session = true;
-        link.owes_deferral = true;
-        link.is_deferred = true;
-        link.deferrals_sent += 1;
+        link.repair.defer();
     }
 
     /// A peer is fed by another one and gives this session up. It will begin a new one.
     pub(super) fn is_deferring(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
-        link.deferrals_received += 1;
-        link.no_session_before = self.now.mono + self.config.sync_interval * DEFERRED_INTERVALS;
+        link.repair.deferrals_received += 1;
+        link.repair.not_before = self.now.mono + self.config.sync_interval * DEFERRED_INTERVALS;
     }
 
     /// Lets another peer do it if the donor has stalled, or its turn is over.
@@ -219,16 +216,16 @@ impl Replica {
         };
         let Some(id) = self.joining.donor.filter(|_| !self.joining.has_caught_up) else { return };
         let Some(link) = self.links.get(id) else { return };
-        let Some(session) = &link.session else { return };
-        let turn =
-            self.config.sync_timeout * (DONOR_TIME_FACTOR << link.stalls.min(DONOR_TIME_DOUBLINGS_MAX));
+        let Some(session) = &link.repair.session else { return };
+        let turn = self.config.sync_timeout
+            * (DONOR_TIME_FACTOR << link.repair.stalls.min(DONOR_TIME_DOUBLINGS_MAX));
         let has_stalled = self.now.mono.saturating_sub(session.last_progress) > patience;
         let is_over = self.now.mono.saturating_sub(session.outcome().0.mono) > turn;
         if (has_stalled || is_over)
             && let Some(next) = self.next_donor()
         {
             self.on_deferred(id);
-            self.links.get_mut(id).expect("it has a session").stalls += 1;
+            self.links.get_mut(id).expect("it has a session").repair.stalls += 1;
             self.joining.donor = Some(next);
         }
     }

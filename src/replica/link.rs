@@ -1,4 +1,8 @@
-//! One link to a peer, as the replica sees it.
+//! One link to a peer, as the replica sees it: its streams, the live tail in both directions, checks, and a repair.
+//!
+//! A link begins with `Hello` in both directions; nothing else is read before it. Then the tail runs, or a repair first if
+//! the two have never been compared. All state of a link ends with it, except what [`PartialRows`](super::repair) keeps of
+//! a large row.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,8 +10,9 @@ use std::time::Duration;
 use crate::config::VALUE_BYTES_CEILING;
 use crate::membership::Route;
 use crate::replica::Lane;
-use crate::replica::receipts::CoverageQuestions;
+use crate::replication::acks::{Acks, ack_delay};
 use crate::replication::claims::ForwardedClaims;
+use crate::replication::questions::CoverageQuestions;
 use crate::replication::repair::RepairSession;
 use crate::replication::tail::large::{PartialRow, ResumeOffer};
 use crate::replication::tail::{TailPeer, TailReceiver, TailSender};
@@ -18,114 +23,128 @@ use crate::wire::{Assembler, Kind, Writer};
 
 #[derive(Debug, Default)]
 pub(super) struct Link {
-    /// The peer's log and run, once it said hello.
+    /// The peer's log and run, from its `Hello`. `None` until then.
     pub(super) peer: Option<(u64, u64)>,
-    /// Which run is at the other end, where members are kept.
+    /// The run that the connection's handshake proved. `None` while membership has not identified it, or without members.
     pub(super) run: Option<u64>,
-    /// What the link is for.
+    pub(super) has_sent_hello: bool,
+    /// Which rows the peer is sent, and whether it is in another group.
     pub(super) route: Route,
-    /// Frames about members.
+    pub(super) lanes: Lanes,
+    /// Frames about members that wait for the live lane.
     messages: VecDeque<Vec<u8>>,
     pub(super) coverage_questions: CoverageQuestions,
-    pub(super) has_sent_hello: bool,
-    /// The position to state, when it is time to.
-    pub(super) owes_ack: bool,
     pub(super) tail_sender: TailSender,
     pub(super) tail_receiver: TailReceiver,
-    pub(super) session: Option<RepairSession>,
-    pub(super) wants_session: bool,
-    pub(super) live: Assembler,
-    pub(super) bulk: Assembler,
-    pub(super) in_flight: [usize; 2],
+    /// The next frame of the tail may be a claim without rows.
     pub(super) wants_flush: bool,
-    /// Whose turn it is to fill the bulk lane.
-    pub(super) bulk_next: usize,
-    /// What is here of a large row of the peer whose transfer was broken off, and whether the peer is to be told. It is
-    /// not replaced before the peer has made use of it: then both know of the same.
-    pub(super) partial: Option<PartialRow>,
-    pub(super) tells_partial: bool,
-    /// The same of a large row of ours, as the peer told.
-    pub(super) resume_offer: Option<ResumeOffer>,
-    pub(super) checks: VecDeque<Vec<u8>>,
-    /// How often in a row the peer's digest differed, and when to look again.
-    pub(super) mismatches: u32,
-    pub(super) check_at: Option<Duration>,
-    /// When the first check was sent that no answer has followed.
-    pub(super) check_sent_at: Option<Duration>,
-    /// Since when differences do not count, because the tail is about to remove them.
-    pub(super) suppressed_since: Option<Duration>,
-    /// When the live stream last took something, and when it last brought something.
-    pub(super) sent_at: Duration,
-    pub(super) received_at: Duration,
-    /// Repairs that taught nothing put the next one off.
-    pub(super) backoff: u32,
-    pub(super) no_session_before: Duration,
-    pub(super) break_at: Option<Duration>,
-    /// The peer claimed what it cannot know: what it sends on its streams is not read any more.
-    pub(super) is_distrusted: bool,
-    /// Somebody waits until the peer has everything up to here.
-    pub(super) ack_wanted: Option<u64>,
-    /// Up to where the peer said that it has everything.
-    pub(super) acked: u64,
-    /// The session was given up for now: the peer is to be told, and what it sent before it knew is ignored.
-    pub(super) owes_deferral: bool,
-    pub(super) is_deferred: bool,
-    /// How often either side has put the other one off. A start tells how many of them its sender knew of: an older
-    /// one belongs to a session that is void, and so does everything up to the next one.
-    pub(super) deferrals_sent: u64,
-    pub(super) deferrals_received: u64,
-    /// How often the peer has stalled as a donor.
-    pub(super) stalls: u32,
-    /// This replica has compared everything with the peer, or knew that it need not.
+    pub(super) acks: Acks,
+    pub(super) checks: Checks,
+    pub(super) repair: RepairSlot,
+    pub(super) resume: Resume,
+    /// This replica has everything that the peer had when the link was made: it compared, or did not have to.
     pub(super) is_compared: bool,
-    /// The flushes that were sent and are not confirmed, and since when rows are being sent that no `done` has followed.
-    unacked: VecDeque<UnackedFlush>,
-    flushing_since: Option<Duration>,
-    /// How long confirmations have taken lately, the slowest of them.
-    ack_rtt: Duration,
-    /// The confirmation did not come in time.
-    is_ack_overdue: bool,
-    /// Rows came that are not confirmed, and when to do so.
-    pub(super) has_unacked_rows: bool,
-    pub(super) ack_at: Option<Duration>,
-    /// When it has to be seen to, while it rests.
+    pub(super) closing: Option<Closing>,
+    /// Next time this link must be polled although nothing arrived for it. `None`: only on input.
     pub(super) idle_deadline: Option<Duration>,
 }
 
-/// A flush that was sent.
-#[derive(Debug)]
-struct UnackedFlush {
-    /// The peer has it all when it says that it has everything up to here.
-    revision: u64,
-    /// When its first row was sent, and when its end.
-    since: Duration,
-    ended: Duration,
+/// The two streams of a link, by [`Lane`].
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    /// Frames that have arrived in part.
+    pub(super) assemblers: [Assembler; 2],
+    /// Bytes given to the connection that it has not taken yet.
+    pub(super) in_flight: [usize; 2],
+    /// When the connection last took something of the live lane, and when something last arrived on it.
+    pub(super) sent_at: Duration,
+    pub(super) received_at: Duration,
+    /// Which of the three users of the bulk lane comes first: large rows of the tail, the repair, its large rows.
+    pub(super) bulk_next: usize,
+}
+
+/// Comparisons of digests with the peer.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    /// Check datagrams to be sent.
+    pub(super) outbox: VecDeque<Vec<u8>>,
+    /// Consecutive checks in which the peer's root differed from ours. Repair starts at the second.
+    pub(super) mismatches: u32,
+    /// When to check again after a first mismatch.
+    pub(super) again_at: Option<Duration>,
+    /// When the first check was sent that was not answered.
+    pub(super) unanswered_since: Option<Duration>,
+    /// Since when mismatches are suppressed, because the tail is about to remove the difference.
+    pub(super) suppressed_since: Option<Duration>,
+}
+
+/// Repairs over this link: at most one session at a time.
+#[derive(Debug, Default)]
+pub(super) struct RepairSlot {
+    pub(super) session: Option<RepairSession>,
+    /// A session is to begin as soon as it may.
+    pub(super) is_wanted: bool,
+    pub(super) deferral: Deferral,
+    /// How often each side deferred a session. A start names the number that its sender knew of: an older one belongs to a
+    /// session that was aborted, and so does everything up to the next start.
+    pub(super) deferrals_sent: u64,
+    pub(super) deferrals_received: u64,
+    /// Consecutive sessions that brought no row or refused one. From the second on the next one waits.
+    pub(super) backoff: u32,
+    pub(super) not_before: Duration,
+    /// How often the peer was replaced as donor.
+    pub(super) stalls: u32,
+}
+
+/// Whether this side has deferred the peer's session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Deferral {
+    #[default]
+    None,
+    /// The peer is not told yet.
+    Owed,
+    /// The peer is told. What it sent before it knew is ignored until its next start.
+    Sent,
+}
+
+/// Large rows whose transfer was broken off, in both directions. See [`crate::replication::tail::large`].
+#[derive(Debug, Default)]
+pub(super) struct Resume {
+    /// What this side has of a large row. It is not replaced before the peer has made use of it: then both sides know of
+    /// the same.
+    pub(super) kept: Option<PartialRow>,
+    /// The peer is to be told what was kept.
+    pub(super) owes_offer: bool,
+    /// What the peer has of a large row of this side.
+    pub(super) offer: Option<ResumeOffer>,
+}
+
+/// The link is about to be broken by this side.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Closing {
+    pub(super) at: Duration,
+    pub(super) cause: ClosingCause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClosingCause {
+    /// A row of the peer was refused. The link goes on until then.
+    Refused,
+    /// The peer claimed what it cannot know. What it sends on its streams is not read any more.
+    ClaimRefused,
 }
 
 /// Frames about members that may wait for a peer that does not read when one more answer is added.
 const MESSAGES_MAX: usize = 1_024;
 
-/// Flushes whose times are kept apart. Of more, the latest count as one.
-const UNACKED_FLUSHES_MAX: usize = 64;
-
-/// A peer whose confirmation is overdue for this part of a sync interval is late; or, over a link on which they take
-/// longer, for so many times that, up to so many intervals. Who is late has its work done by another as well: where
-/// that is due to links that are full, it would fill them further, and they would never be empty again.
-const ACK_PATIENCE_DIVISOR: u32 = 2;
-const ACK_PATIENCE_FACTOR: u32 = 2;
-const ACK_PATIENCE_INTERVALS_MAX: u32 = 16;
-
-/// After the end of a flush, how long until the receiver confirms it, unless it has something else to send before: a
-/// delegate soon, since others depend on it, and everybody else in so large a part of a sync interval. What comes
-/// meanwhile is confirmed with it.
-const ACK_DELAY_OTHER_GROUP: Duration = Duration::from_millis(20);
-const ACK_DELAY_DIVISOR: u32 = 2;
-
 /// Bytes that are kept of one large row.
 pub(super) const PARTIAL_BYTES_MAX: usize = VALUE_BYTES_CEILING;
 
-/// For so many times its time a session may make no progress while live writes do.
+/// Multiplies `sync_timeout` for a repair while the same link still carries live writes, which have priority.
 const STALL_FACTOR_BUSY: u32 = 12;
+
+/// A repair that was not useful delays the next one by `sync_interval << backoff`, at most this often doubled.
+const REPAIR_BACKOFF_MAX: u32 = 6;
 
 impl Link {
     pub(super) fn new(route: Route) -> Self {
@@ -147,56 +166,56 @@ impl Link {
             writer.u64_le(store.coverage.vector_hash());
             return Some(writer.finish());
         }
-        if let Some(frame) = self.messages.pop_front().or_else(|| self.coverage_questions.next_message()) {
+        if let Some(frame) = self.messages.pop_front().or_else(|| self.coverage_questions.next_frame()) {
             return Some(frame);
         }
         let (log, _) = self.peer?;
-        if std::mem::take(&mut self.tells_partial)
-            && let Some(partial) = &self.partial
+        if std::mem::take(&mut self.resume.owes_offer)
+            && let Some(kept) = &self.resume.kept
         {
-            return Some(partial.frame());
+            return Some(kept.frame());
         }
-        if std::mem::take(&mut self.owes_ack) {
+        if self.acks.take_owed() {
             self.is_compared = true;
-            self.ack_at = None;
             let mut writer = Writer::new(Kind::Ack);
             writer.u64_le(log);
             writer.varint(store.completed(log));
             return Some(writer.finish());
         }
-        if !self.route.feeds && self.ack_wanted.is_none() {
+        if !self.route.feeds && self.acks.wanted.is_none() {
             return None;
         }
-        let flush = std::mem::take(&mut self.wants_flush);
-        let (rows, told) = (self.tail_sender.rows, self.tail_sender.claimed());
-        let frame = self.tail_sender.next_frame(
-            store,
-            forwarded_claims,
-            self.route.filter,
-            flush,
-            &mut self.ack_wanted,
-        );
-        if self.tail_sender.rows > rows {
-            self.flushing_since.get_or_insert(now);
+        if let Some(frame) = self.next_tail_frame(store, forwarded_claims, now) {
+            self.acks.hasten();
+            return Some(frame);
         }
-        if self.tail_sender.claimed() > told
-            && let Some(since) = self.flushing_since.take()
-        {
-            self.push_unacked(UnackedFlush { revision: self.tail_sender.claimed(), since, ended: now });
-        }
-        if frame.is_some() {
-            // In the same packet.
-            self.owes_ack |= self.ack_at.is_some();
-            return frame;
-        }
-        self.ack_wanted.take_if(|revision| *revision <= self.tail_sender.claimed())?;
+        self.acks.wanted.take_if(|revision| *revision <= self.tail_sender.claimed())?;
         Some(Writer::new(Kind::AckRequest).finish())
+    }
+
+    fn next_tail_frame(
+        &mut self,
+        store: &mut Store,
+        forwarded_claims: &mut ForwardedClaims,
+        now: Duration,
+    ) -> Option<Vec<u8>> {
+        let flush = std::mem::take(&mut self.wants_flush);
+        let (rows, claimed) = (self.tail_sender.rows, self.tail_sender.claimed());
+        let (filter, wanted) = (self.route.filter, &mut self.acks.wanted);
+        let frame = self.tail_sender.next_frame(store, forwarded_claims, filter, flush, wanted);
+        if self.tail_sender.rows > rows {
+            self.acks.on_rows_sent(now);
+        }
+        if self.tail_sender.claimed() > claimed {
+            self.acks.on_flush_sent(now, self.tail_sender.claimed());
+        }
+        frame
     }
 
     /// Whose rows come over this link.
     pub(super) fn tail_peer(&self, log: u64, run: u64) -> TailPeer {
-        let passes_on = self.run.is_none() || self.route.filter == LogFilter::Forwarded;
-        TailPeer { log, run, is_other_group: self.route.is_other_group, forwards: passes_on }
+        let forwards = self.run.is_none() || self.route.filter == LogFilter::Forwarded;
+        TailPeer { log, run, is_other_group: self.route.is_other_group, forwards }
     }
 
     /// Sends frames about members, unless too many wait already: rosters are compared again with the next checks.
@@ -210,65 +229,28 @@ impl Link {
         !self.messages.is_empty()
     }
 
-    fn push_unacked(&mut self, due: UnackedFlush) {
-        let is_full = self.unacked.len() == UNACKED_FLUSHES_MAX;
-        match self.unacked.back_mut().filter(|_| is_full) {
-            Some(last) => *last = UnackedFlush { since: last.since, ..due },
-            None => self.unacked.push_back(due),
-        }
-    }
-
-    /// Since when the peer has not confirmed something that it was sent.
-    pub(super) fn unacked_since(&self) -> Option<Duration> {
-        self.unacked.front().map(|due| due.since).or(self.flushing_since)
-    }
-
-    /// How long a confirmation is delayed over this link.
+    /// How long this side delays an acknowledgement, and allows the peer to delay its own.
     pub(super) fn ack_delay(&self, interval: Duration) -> Duration {
-        let usual = interval / ACK_DELAY_DIVISOR;
-        if self.route.is_other_group { usual.min(ACK_DELAY_OTHER_GROUP) } else { usual }
+        ack_delay(self.route.is_other_group, interval)
     }
 
-    /// When the peer will be late with its confirmation. One that is in the middle of a long flush is not, as long as it
-    /// takes what it is sent.
     fn ack_timeout_at(&self, interval: Duration) -> Option<Duration> {
-        let due = self.unacked.front().map(|due| due.ended).or(self.flushing_since.map(|_| self.sent_at))?;
-        let usual = (self.ack_rtt * ACK_PATIENCE_FACTOR).min(interval * ACK_PATIENCE_INTERVALS_MAX);
-        let patience = usual.max(interval / ACK_PATIENCE_DIVISOR);
-        Some(due + self.ack_delay(interval) + patience).filter(|_| !self.is_ack_overdue)
+        self.acks.timeout_at(self.route.is_other_group, interval, self.lanes.sent_at)
     }
 
-    /// Whether it has just become late.
-    pub(super) fn times_out(&mut self, now: Duration, interval: Duration) -> bool {
-        let is_late = self.ack_timeout_at(interval).is_some_and(|at| at <= now);
-        self.is_ack_overdue |= is_late;
-        is_late
-    }
-
-    /// The peer has confirmed everything up to some revision.
-    pub(super) fn ack_received(&mut self, now: Duration, up_to: u64) {
-        self.acked = self.acked.max(up_to);
-        self.is_ack_overdue = false;
-        while let Some(due) = self.unacked.front().filter(|due| due.revision <= up_to) {
-            self.ack_rtt = now.saturating_sub(due.ended).max(self.ack_rtt * 7 / 8);
-            self.unacked.pop_front();
+    /// Whether the acknowledgement of the peer has just become overdue.
+    pub(super) fn ack_times_out(&mut self, now: Duration, interval: Duration) -> bool {
+        let is_overdue = self.ack_timeout_at(interval).is_some_and(|at| at <= now);
+        if is_overdue {
+            self.acks.set_overdue();
         }
-    }
-
-    /// A frame has come. Confirms it soon if it was the end of a flush that brought something.
-    pub(super) fn note_frame(&mut self, now: Duration, interval: Duration, rows: usize, is_end: bool) {
-        self.has_unacked_rows |= rows > 0;
-        if is_end && std::mem::take(&mut self.has_unacked_rows) {
-            let at = now + self.ack_delay(interval);
-            self.ack_at.get_or_insert(at);
-        }
+        is_overdue
     }
 
     pub(super) fn set_route(&mut self, route: Route) {
         self.route = route;
         if !route.feeds {
-            self.unacked.clear();
-            self.flushing_since = None;
+            self.acks.forget_flushes();
         }
     }
 
@@ -277,69 +259,88 @@ impl Link {
         self.tail_sender.lag(store, self.route.filter)
     }
 
-    /// Whether what it has to do may depend on more than what comes over it.
+    /// Whether this link must be polled after every step: what it has to do may depend on the store as a whole.
     pub(super) fn always_poll(&self) -> bool {
-        self.session.is_some() || self.wants_session || self.tail_sender.always_poll()
+        self.repair.session.is_some() || self.repair.is_wanted || self.tail_sender.always_poll()
     }
 
-    /// When this link has to be seen to again.
+    /// The earliest time at which this link has something to do without input.
     pub(super) fn deadline(&self, interval: Duration) -> Option<Duration> {
-        [self.check_at, self.break_at, self.ack_at, self.ack_timeout_at(interval)].into_iter().flatten().min()
+        let closing_at = self.closing.map(|closing| closing.at);
+        let times = [self.checks.again_at, closing_at, self.acks.owed_at(), self.ack_timeout_at(interval)];
+        times.into_iter().flatten().min()
     }
 
-    /// Whether the tail has something left to bring to the peer, and got on with it lately.
+    /// Whether the tail still has rows for the peer, and the connection took something since this time.
     pub(super) fn sends(&self, store: &Store, since: Duration) -> bool {
-        let is_due = self.route.feeds && (self.lag(store) > 0 || self.tail_sender.has_larges());
-        (is_due || self.in_flight[Lane::Live as usize] > 0) && self.sent_at >= since
+        let has_more = self.route.feeds && (self.lag(store) > 0 || self.tail_sender.has_larges());
+        (has_more || self.lanes.in_flight[Lane::Live as usize] > 0) && self.lanes.sent_at >= since
     }
 
-    /// Whether the peer is in the middle of a flush, and got on with it lately.
+    /// Whether the peer is in the middle of a flush, and something of it arrived since this time.
     pub(super) fn receives(&self, since: Duration) -> bool {
-        self.tail_receiver.in_flux() && self.received_at >= since
+        self.tail_receiver.in_flux() && self.lanes.received_at >= since
     }
 
-    /// Whether the session makes no progress, and nothing else moves on this link either: repair waits for as long as live
-    /// writes fill the link, if not for ever. To break a link that is full would only have it carry the same again.
+    /// Whether the repair makes no progress, and the live lane does not move either. While it moves, the repair has twelve
+    /// times as long: live writes have priority, and breaking a link that is full would only have it carry the same again.
     pub(super) fn is_stalled(&self, now: Duration, timeout: Duration) -> bool {
-        let Some(session) = &self.session else { return false };
+        let Some(session) = &self.repair.session else { return false };
         let progress = session.last_progress;
-        let moved = progress.max(self.sent_at).max(self.received_at);
+        let moved = progress.max(self.lanes.sent_at).max(self.lanes.received_at);
         now > moved + timeout || now > progress + timeout * STALL_FACTOR_BUSY
     }
 
-    /// One who joins does not ask before the peer has answered: it may turn out that another one did so first.
+    /// Whether what the peer sends on its streams is not read any more.
+    pub(super) fn is_distrusted(&self) -> bool {
+        self.closing.is_some_and(|closing| closing.cause == ClosingCause::ClaimRefused)
+    }
+
+    /// A replica that is joining (`joins`) does not ask first: another peer may turn out to have answered before this one.
     pub(super) fn begin_session(&mut self, store: &Store, now: Time, salt: u64, joins: bool) {
-        self.wants_session = false;
-        self.suppressed_since = None;
-        let mut session = RepairSession::new(store, now, salt, self.deferrals_received);
+        self.repair.is_wanted = false;
+        self.checks.suppressed_since = None;
+        let mut session = RepairSession::new(store, now, salt, self.repair.deferrals_received);
         session.is_other_group = self.route.is_other_group;
         if !joins && self.peer.is_some_and(|(log, _)| store.log.id < log) {
             session.lead();
         }
-        self.session = Some(session);
+        self.repair.session = Some(session);
     }
 
-    /// A session is over before its end. What there is of a large row is kept for the next one.
+    /// Keeps what a session that was aborted has of a large row, for the next session.
     pub(super) fn keep_partial(&mut self, partial: Option<PartialRow>) {
-        if self.partial.is_none() {
-            self.partial = partial.filter(|partial| partial.len() <= PARTIAL_BYTES_MAX);
+        let resume = &mut self.resume;
+        if resume.kept.is_none() {
+            resume.kept = partial.filter(|partial| partial.len() <= PARTIAL_BYTES_MAX);
         }
-        self.tells_partial = self.partial.is_some();
+        resume.owes_offer = resume.kept.is_some();
     }
 
     /// Claims what a finished comparison allows. From then on the tail serves this link.
     pub(super) fn finish_claim(&mut self, store: &mut Store) {
-        self.owes_ack |= self.session.as_mut().is_some_and(|session| session.claim_start_vector(store));
+        if self.repair.session.as_mut().is_some_and(|session| session.claim_start_vector(store)) {
+            self.acks.owe_now();
+        }
     }
+}
 
-    /// Drops a session that is over, and puts the next one off if this one taught nothing.
-    pub(super) fn finish_session(&mut self, now: Time, interval: Duration) -> Option<RepairSession> {
+impl RepairSlot {
+    /// Drops a session that both sides finished. One that brought no row, or refused one, delays the next.
+    pub(super) fn finish(&mut self, now: Time, interval: Duration) -> Option<RepairSession> {
         let session = self.session.take_if(|session| session.is_finished())?;
         let useless = session.rows == 0 || session.refused_rows();
-        self.backoff = if useless { (self.backoff + 1).min(6) } else { 0 };
+        self.backoff = if useless { (self.backoff + 1).min(REPAIR_BACKOFF_MAX) } else { 0 };
         if self.backoff > 1 {
-            self.no_session_before = now.mono + interval * (1 << self.backoff);
+            self.not_before = now.mono + interval * (1 << self.backoff);
         }
         Some(session)
+    }
+
+    /// Gives a session up for now. It begins again when the peer starts it, or this replica asks for it.
+    pub(super) fn defer(&mut self) {
+        self.is_wanted = true;
+        self.deferral = Deferral::Owed;
+        self.deferrals_sent += 1;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
-use super::link::{Link, PARTIAL_BYTES_MAX};
+use super::link::{Deferral, Link, PARTIAL_BYTES_MAX};
 use super::{BreakReason, LinkId, Output, Replica};
 use crate::controls::Control;
 use crate::replication::repair::{RepairOutcome, RepairSession};
@@ -84,7 +84,7 @@ impl Replica {
             return Ok(());
         }
         if kind == Kind::Start {
-            let is_old = reader.varint()? != self.links[id].deferrals_sent;
+            let is_old = reader.varint()? != self.links[id].repair.deferrals_sent;
             if is_old && !self.store.controls.has(Control::OldStart) {
                 return Ok(());
             }
@@ -95,30 +95,30 @@ impl Replica {
         }
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         let bytes = reader.left() as u64;
-        let progress = match (kind, &mut link.session) {
+        let progress = match (kind, &mut link.repair.session) {
             (Kind::Start, None) => {
-                link.is_deferred = false;
+                link.repair.deferral = Deferral::None;
                 link.begin_session(store, self.now, salt, joins);
-                let session = link.session.as_mut().expect("just begun");
+                let session = link.repair.session.as_mut().expect("just begun");
                 session.on_start(store, self.now, salt, reader)?
             }
             (Kind::Start, Some(session)) => {
-                link.is_deferred = false;
+                link.repair.deferral = Deferral::None;
                 session.on_start(store, self.now, salt, reader)?
             }
             (Kind::Items, Some(session)) => session.items(store, self.now, reader)?,
             (Kind::Piece, Some(session)) => {
-                session.handle_piece(store, self.now, (is_first, reader), &mut link.partial)?
+                session.handle_piece(store, self.now, (is_first, reader), &mut link.resume.kept)?
             }
             // Sent before the peer knew.
-            (Kind::Items | Kind::Piece, None) if link.is_deferred => return Ok(()),
+            (Kind::Items | Kind::Piece, None) if link.repair.deferral != Deferral::None => return Ok(()),
             _ => return Err(WireError::Kind(kind as u8)),
         };
-        if let Some(session) = &mut link.session {
+        if let Some(session) = &mut link.repair.session {
             session.bytes += bytes;
         }
         link.finish_claim(store);
-        if let Some(session) = link.finish_session(self.now, self.config.sync_interval) {
+        if let Some(session) = link.repair.finish(self.now, self.config.sync_interval) {
             self.outputs.push_back(Output::Repair(id, RepairReport::of(&session, self.now)));
         }
         let RepairOutcome { refusals, has_rekeyed } = progress;
@@ -135,7 +135,7 @@ impl Replica {
     /// A link is gone. Keeps what there is of a large row for the next one.
     pub(super) fn keep_partial(&mut self, link: Link) {
         let Some(run) = link.run.or(link.peer.map(|(_, run)| run)) else { return };
-        let partials = [link.partial, link.tail_receiver.into_partial()];
+        let partials = [link.resume.kept, link.tail_receiver.into_partial()];
         if let Some(partial) = partials.into_iter().flatten().max_by_key(PartialRow::len) {
             self.partials.insert(run, partial);
         }
@@ -143,14 +143,14 @@ impl Replica {
 
     fn break_others(&mut self, except: LinkId, reason: BreakReason) {
         let ids: Vec<LinkId> =
-            self.links.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| id).collect();
+            self.links.iter().filter(|(_, l)| l.repair.session.is_some()).map(|(id, _)| id).collect();
         ids.into_iter().filter(|id| *id != except).for_each(|id| self.break_link(id, reason));
     }
 
     /// Ends a session before it is through.
     pub(super) fn abort_session(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(id) else { return };
-        if let Some(session) = link.session.take() {
+        if let Some(session) = link.repair.session.take() {
             self.outputs.push_back(Output::Repair(id, RepairReport::of(&session, self.now)));
             link.keep_partial(session.into_partial());
         }

@@ -34,7 +34,7 @@ impl Replica {
             has_disk_failed: self.has_disk_failed(),
             clock_off: self.wall_clock.is_doubted().then(|| self.wall_clock.off()),
             links: self.links.len(),
-            sessions: self.links.values().filter(|link| link.session.is_some()).count(),
+            sessions: self.links.values().filter(|link| link.repair.session.is_some()).count(),
             traffic: self.traffic,
             rows_received: self.tail_rows.0,
             rows_new: self.tail_rows.1,

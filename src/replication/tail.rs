@@ -40,19 +40,30 @@ const FRAME_ROWS_MAX: usize = 16_384;
 /// a new link this is what has to be looked through, and what is not brought again.
 const BARE_CLAIM_CHANGES: u64 = 1_024;
 
-/// The sending half of a link.
+/// What this side may send on a link's live stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum TailState {
+    /// The peer has not stated its position in this log yet, or one from which the tail cannot go on.
+    #[default]
+    AwaitingPosition,
+    /// Rows go out from the cursor on.
+    Running,
+    /// The log's floor passed the cursor, so that removals may be missing. Only a repair helps.
+    Stranded,
+}
+
+/// The sending half of a link's tail.
 #[derive(Debug, Default)]
 pub(crate) struct TailSender {
-    is_running: bool,
+    state: TailState,
     pub(crate) cursor: u64,
-    /// The last `done` sent on this link, or the stated position if that is later. The own filter counts from here.
+    /// The position of the last flush end that was sent on this link, or the position that the peer stated if that is
+    /// greater. Filters count from here.
     claimed: u64,
     /// The version of the vector that the peer has.
     vector_version: u64,
-    /// A row was too large to be sent: no claim until the link is new.
+    /// A row was too large to be sent: rows go on, claims wait for a new link.
     claims_suspended: bool,
-    /// The floor passed the cursor: only a reconcile can help.
-    pub(crate) is_stranded: bool,
     sent_claims: SentClaims,
     contexts: RowContexts,
     larges: LargeRowSender,
@@ -60,28 +71,45 @@ pub(crate) struct TailSender {
     pub(crate) rows: u64,
 }
 
+/// What the rows of a frame amount to.
+struct WrittenRows {
+    rows: u64,
+    /// The last position that was looked at.
+    cursor: u64,
+}
+
 impl TailSender {
-    /// The peer stated where it stands. Answers whether the tail can go on from there.
-    pub(crate) fn resume(&mut self, store: &Store, log: u64, complete: u64) -> bool {
-        let from = self.cursor.max(complete);
-        let fits = log == store.log.id && complete <= store.log.head() && from >= store.log.floor();
+    /// The peer stated its position. Returns whether the tail can go on from there.
+    pub(crate) fn resume(&mut self, store: &Store, log: u64, position: u64) -> bool {
+        let from = self.cursor.max(position);
+        let fits = log == store.log.id && position <= store.log.head() && from >= store.log.floor();
         if fits {
             self.cursor = from;
-            self.claimed = self.claimed.max(complete);
-            self.is_stranded = false;
+            self.claimed = self.claimed.max(position);
+            self.state = TailState::Running;
+        } else if self.is_running() {
+            self.state = TailState::AwaitingPosition;
         }
-        self.is_running = fits;
         fits
     }
 
-    /// Whether the peer has stated where it stands, so that what is written goes to it at once.
+    /// Whether the peer has stated its position, so that what is written goes to it at once.
     pub(crate) fn is_running(&self) -> bool {
-        self.is_running
+        self.state == TailState::Running
     }
 
-    /// Up to where the peer has been told that it has everything.
+    /// Whether a repair is needed since the last call.
+    pub(crate) fn take_stranded(&mut self) -> bool {
+        let is_stranded = self.state == TailState::Stranded;
+        if is_stranded {
+            self.state = TailState::AwaitingPosition;
+        }
+        is_stranded
+    }
+
+    /// Up to which position the peer was sent everything, with the claim that this is all.
     pub(crate) fn claimed(&self) -> u64 {
-        if self.is_running { self.claimed } else { 0 }
+        if self.is_running() { self.claimed } else { 0 }
     }
 
     /// How many changes the peer is behind. One that is being repaired, or waits for that, does not count: it lags
@@ -93,7 +121,7 @@ impl TailSender {
         // Each key stands in the log once, however often it changed.
         let most = (store.len() + store.log.removals()) as u64;
         let behind = store.log.head() - self.cursor.min(store.log.head());
-        if self.is_running { behind.min(most) } else { 0 }
+        if self.is_running() { behind.min(most) } else { 0 }
     }
 
     /// Whether nothing has happened since the last `done` that the peer is to be sent. Then it does not matter how far
@@ -122,84 +150,32 @@ impl TailSender {
         self.larges.next_piece(store, LargeRowStream::Tail, 0, hint)
     }
 
-    /// The next frame, if there is something to send. With `flush`, a claim alone is something.
+    /// The next frame, if there is something to send. With `flush`, a claim without rows is something. With
+    /// `ack_wanted`, the end of the flush that reaches this position asks for an acknowledgement.
     pub(crate) fn next_frame(
         &mut self,
         store: &mut Store,
         forwarded_claims: &mut ForwardedClaims,
         filter: LogFilter,
         flush: bool,
-        asks: &mut Option<u64>,
+        ack_wanted: &mut Option<u64>,
     ) -> Option<Vec<u8>> {
         let head = store.log.head();
-        let flush = flush || asks.is_some();
-        if filter != LogFilter::Forwarded {
-            // From here on it may lack what is passed on.
-            self.sent_claims = SentClaims::default();
-        } else if self.is_running {
-            // Before there is anything to send: so the first flush can be told, and nobody has to compare because of it.
-            self.sent_claims.begin(forwarded_claims);
-        }
-        if self.is_running && self.has_all(store, filter) {
-            let is_worth_it = head - self.claimed >= BARE_CLAIM_CHANGES
-                || self.claimed < store.log.floor()
-                || (filter == LogFilter::Forwarded && self.sent_claims.is_behind(forwarded_claims));
-            if asks.is_none() && !(flush && is_worth_it) {
-                return None;
-            }
-            self.cursor = head;
-        }
-        if self.is_running && self.cursor < store.log.floor() && !store.controls.has(Control::FloorPassed) {
-            self.is_running = false;
-            self.is_stranded = true;
-        }
-        if !self.is_running || (self.cursor == head && !(flush && self.claimed < head)) {
+        let flush = flush || ack_wanted.is_some();
+        self.begin_claims(forwarded_claims, filter);
+        if !self.has_frame(store, forwarded_claims, filter, flush, ack_wanted.is_some()) {
             return None;
         }
         self.contexts.begin();
         let mut writer = Writer::new(Kind::Tail);
         writer.clock_entries(store.coverage.grown_since(self.vector_version));
-        let base = if store.controls.has(Control::OwnFromFrame) { self.cursor } else { self.claimed };
-        let (mut rows, mut looked, mut cursor) = (0_u64, 0, head);
-        for (revision, slot) in store.log.rows_after(self.cursor) {
-            let is_full = !writer.has_room() || self.contexts.is_full();
-            if is_full || looked == FRAME_ROWS_MAX {
-                cursor = revision - 1;
-                break;
-            }
-            looked += 1;
-            let slot = store.slot(slot);
-            let is_due = match filter {
-                LogFilter::Own => slot.own_revision() > base,
-                LogFilter::Forwarded => slot.forwarded_revision() > base,
-                LogFilter::All => true,
-            };
-            if is_due {
-                if slot.dot_set.is_empty() && !store.key_adds_up(slot.dot_set.key()) {
-                    store.is_damaged = true;
-                    return None;
-                }
-                match large::size(&slot.dot_set) {
-                    Size::Small => {
-                        writer.byte(ROW);
-                        writer.dot_set(&slot.dot_set);
-                        self.contexts.write(&mut writer, context_of(store, &slot.dot_set));
-                        rows += 1;
-                    }
-                    Size::Large => {
-                        _ = self.larges.enqueue(slot.dot_set.key());
-                        rows += 1;
-                    }
-                    Size::TooLarge => self.claims_suspended = true,
-                }
-            }
-        }
+        let WrittenRows { rows, cursor } = self.write_rows(store, filter, &mut writer)?;
         self.cursor = cursor;
         self.rows += rows;
         if cursor < head || self.claims_suspended {
             writer.byte(END);
         } else if rows > 0 || flush {
-            let is_asking = asks.take_if(|revision| *revision <= head).is_some();
+            let is_asking = ack_wanted.take_if(|revision| *revision <= head).is_some();
             writer.byte(if is_asking { DONE_ASKING } else { DONE });
             writer.varint(head);
             writer.u64_le(store.coverage.vector().get(&store.run));
@@ -215,6 +191,89 @@ impl TailSender {
         }
         self.vector_version = store.coverage.vector_version();
         Some(writer.finish())
+    }
+
+    /// Forwarded intervals are claimed from the time on in which forwarded rows are sent over this link.
+    fn begin_claims(&mut self, forwarded_claims: &mut ForwardedClaims, filter: LogFilter) {
+        if filter != LogFilter::Forwarded {
+            // The peer may lack forwarded rows from now on.
+            self.sent_claims = SentClaims::default();
+        } else if self.is_running() {
+            // Already before there is anything to send: otherwise the first flush could not be claimed, and would have to
+            // be compared.
+            self.sent_claims.begin(forwarded_claims);
+        }
+    }
+
+    /// Whether there are rows or a claim to be sent.
+    fn has_frame(
+        &mut self,
+        store: &Store,
+        forwarded_claims: &ForwardedClaims,
+        filter: LogFilter,
+        flush: bool,
+        is_ack_wanted: bool,
+    ) -> bool {
+        let (head, floor) = (store.log.head(), store.log.floor());
+        if self.is_running() && self.has_all(store, filter) {
+            let is_worth_it = head - self.claimed >= BARE_CLAIM_CHANGES
+                || self.claimed < floor
+                || (filter == LogFilter::Forwarded && self.sent_claims.is_behind(forwarded_claims));
+            if !is_ack_wanted && !(flush && is_worth_it) {
+                return false;
+            }
+            self.cursor = head;
+        }
+        if self.is_running() && self.cursor < floor && !store.controls.has(Control::FloorPassed) {
+            self.state = TailState::Stranded;
+        }
+        self.is_running() && (self.cursor != head || (flush && self.claimed < head))
+    }
+
+    /// Writes the rows from the cursor on, as many as belong in one frame. `None` if the store turns out to be damaged:
+    /// then nothing may be sent.
+    fn write_rows(
+        &mut self,
+        store: &mut Store,
+        filter: LogFilter,
+        writer: &mut Writer,
+    ) -> Option<WrittenRows> {
+        let since = if store.controls.has(Control::OwnFromFrame) { self.cursor } else { self.claimed };
+        let mut written = WrittenRows { rows: 0, cursor: store.log.head() };
+        for (looked_at, (revision, row_id)) in store.log.rows_after(self.cursor).enumerate() {
+            let is_full = !writer.has_room() || self.contexts.is_full();
+            if is_full || looked_at == FRAME_ROWS_MAX {
+                written.cursor = revision - 1;
+                break;
+            }
+            let row = store.slot(row_id);
+            let passes_filter = match filter {
+                LogFilter::Own => row.own_revision() > since,
+                LogFilter::Forwarded => row.forwarded_revision() > since,
+                LogFilter::All => true,
+            };
+            if !passes_filter {
+                continue;
+            }
+            if row.dot_set.is_empty() && !store.key_adds_up(row.dot_set.key()) {
+                store.is_damaged = true;
+                return None;
+            }
+            match large::size(&row.dot_set) {
+                Size::Small => {
+                    writer.byte(ROW);
+                    writer.dot_set(&row.dot_set);
+                    self.contexts.write(writer, context_of(store, &row.dot_set));
+                    written.rows += 1;
+                }
+                Size::Large => {
+                    _ = self.larges.enqueue(row.dot_set.key());
+                    written.rows += 1;
+                }
+                Size::TooLarge => self.claims_suspended = true,
+            }
+        }
+        Some(written)
     }
 }
 

@@ -1,0 +1,163 @@
+//! Questions between two peers about who covers an event: what receipts wait for where rows travel through delegates.
+//!
+//! A question is about an origin: "do you, or how many of your group, cover its events up to this clock?" Each side keeps
+//! one question and one answer per origin and direction; a later one replaces an earlier one. So a peer that does not read
+//! makes nothing grow, and a lost link costs only asking again.
+
+use std::collections::BTreeMap;
+
+use crate::time::Stamp;
+use crate::wire::{Kind, Reader, WireError, Writer};
+
+/// Origins about which one peer may be asking at a time.
+const QUESTIONS_MAX: usize = 4_096;
+
+/// Of whom a question is asked. Its number is the tag on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedOf {
+    Peer = 0,
+    /// All members of the peer's group.
+    Group = 1,
+}
+
+const ANSWER: u8 = 2;
+
+/// The body of a frame `Covers`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CoversMessage {
+    Ask(Stamp, AskedOf),
+    /// So many members cover the event.
+    Answer(Stamp, u64),
+}
+
+impl CoversMessage {
+    fn frame(self) -> Vec<u8> {
+        let (tag, stamp, count) = match self {
+            Self::Ask(stamp, of) => (of as u8, stamp, 0),
+            Self::Answer(stamp, count) => (ANSWER, stamp, count),
+        };
+        let mut writer = Writer::new(Kind::Covers);
+        writer.byte(tag);
+        writer.u64_le(stamp.origin);
+        writer.u64_le(stamp.clock);
+        writer.varint(count);
+        writer.finish()
+    }
+
+    pub(crate) fn read(mut reader: Reader<'_>) -> Result<Self, WireError> {
+        let (tag, origin, clock, count) =
+            (reader.byte()?, reader.u64_le()?, reader.u64_le()?, reader.varint()?);
+        reader.end()?;
+        let stamp = Stamp { clock, origin };
+        match tag {
+            0 => Ok(Self::Ask(stamp, AskedOf::Peer)),
+            1 => Ok(Self::Ask(stamp, AskedOf::Group)),
+            ANSWER => Ok(Self::Answer(stamp, count)),
+            _ => Err(WireError::Form),
+        }
+    }
+}
+
+/// A question of the peer that is not answered completely.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenQuestion {
+    pub(crate) stamp: Stamp,
+    pub(crate) of: AskedOf,
+    /// The count that was answered last.
+    pub(crate) answered: u64,
+}
+
+/// The questions of one link, in both directions.
+#[derive(Debug, Default)]
+pub(crate) struct CoverageQuestions {
+    /// Questions of the peer, by origin.
+    open: BTreeMap<u64, OpenQuestion>,
+    /// Up to which clock of an origin the peer was asked, and the best answer: up to which clock, and how many.
+    asked: BTreeMap<u64, u64>,
+    answers: BTreeMap<u64, (u64, u64)>,
+    /// Messages to be sent, by origin.
+    to_ask: BTreeMap<u64, (Stamp, AskedOf)>,
+    to_answer: BTreeMap<u64, (Stamp, u64)>,
+}
+
+impl CoverageQuestions {
+    /// The next message for the peer.
+    pub(crate) fn next_frame(&mut self) -> Option<Vec<u8>> {
+        if let Some((_, (stamp, of))) = self.to_ask.pop_first() {
+            return Some(CoversMessage::Ask(stamp, of).frame());
+        }
+        let (_, (stamp, count)) = self.to_answer.pop_first()?;
+        Some(CoversMessage::Answer(stamp, count).frame())
+    }
+
+    /// Asks the peer, unless it was asked already.
+    pub(crate) fn ask(&mut self, stamp: Stamp, of: AskedOf) {
+        let asked = self.asked.entry(stamp.origin).or_default();
+        if *asked >= stamp.clock {
+            return;
+        }
+        *asked = stamp.clock;
+        self.to_ask.insert(stamp.origin, (stamp, of));
+        limit(&mut self.asked, stamp.origin);
+        limit(&mut self.answers, stamp.origin);
+        limit(&mut self.to_ask, stamp.origin);
+    }
+
+    /// Takes an answer, if it answers a question that was asked.
+    pub(crate) fn on_answer(&mut self, stamp: Stamp, count: u64) {
+        if self.asked.get(&stamp.origin).is_none_or(|asked| *asked < stamp.clock) {
+            return;
+        }
+        let best = self.answers.entry(stamp.origin).or_default();
+        *best = (stamp.clock, count).max(*best);
+    }
+
+    /// How many members the peer said cover this event.
+    pub(crate) fn count(&self, stamp: Stamp) -> u64 {
+        let answer = self.answers.get(&stamp.origin).filter(|(clock, _)| *clock >= stamp.clock);
+        answer.map_or(0, |(_, count)| *count)
+    }
+
+    /// Takes a question of the peer.
+    pub(crate) fn on_ask(&mut self, stamp: Stamp, of: AskedOf) {
+        self.open.insert(stamp.origin, OpenQuestion { stamp, of, answered: 0 });
+        limit(&mut self.open, stamp.origin);
+    }
+
+    /// The questions of the peer that are not answered completely.
+    pub(crate) fn open(&self) -> Vec<OpenQuestion> {
+        self.open.values().copied().collect()
+    }
+
+    pub(crate) fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Whether the peer asks for the group's count of an origin.
+    pub(crate) fn asks_for_group(&self, origin: u64) -> bool {
+        self.open.get(&origin).is_some_and(|question| question.of == AskedOf::Group)
+    }
+
+    /// Answers a question of the peer with a count. It stays open for a greater one.
+    pub(crate) fn answer(&mut self, stamp: Stamp, count: u64) {
+        self.to_answer.insert(stamp.origin, (stamp, count));
+        limit(&mut self.to_answer, stamp.origin);
+        if let Some(question) = self.open.get_mut(&stamp.origin) {
+            question.answered = count;
+        }
+    }
+
+    /// There is no greater count to be answered.
+    pub(crate) fn close(&mut self, origin: u64) {
+        self.open.remove(&origin);
+    }
+}
+
+/// Drops one entry other than that of `except` if there are too many. Whoever needs it asks again.
+fn limit<T>(map: &mut BTreeMap<u64, T>, except: u64) {
+    if map.len() > QUESTIONS_MAX
+        && let Some(other) = map.keys().copied().find(|other| *other != except)
+    {
+        map.remove(&other);
+    }
+}
