@@ -18,6 +18,7 @@ use crate::replication::tail::large::{PartialRow, ResumeOffer};
 use crate::replication::tail::{TailPeer, TailReceiver, TailSender};
 use crate::store::Store;
 use crate::store::change_log::LogFilter;
+use crate::store::slab::ChangeOrigin;
 use crate::time::Time;
 use crate::wire::{Assembler, Kind, Writer};
 
@@ -300,8 +301,8 @@ impl Link {
     pub(super) fn begin_session(&mut self, store: &Store, now: Time, salt: u64, joins: bool) {
         self.repair.is_wanted = false;
         self.checks.suppressed_since = None;
-        let mut session = RepairSession::new(store, now, salt, self.repair.deferrals_received);
-        session.is_other_group = self.route.is_other_group;
+        let origin = if self.route.is_other_group { ChangeOrigin::Forwarded } else { ChangeOrigin::Learned };
+        let mut session = RepairSession::new(store, now, salt, self.repair.deferrals_received, origin);
         if !joins && self.peer.is_some_and(|(log, _)| store.log.id < log) {
             session.lead();
         }

@@ -73,23 +73,32 @@ pub(crate) enum ClockChange {
     Trusted,
 }
 
+/// Whether the wall clock is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    Trusted,
+    Doubted {
+        /// The offset before the step that began the doubt. `None` if peers began it.
+        before: Option<i64>,
+    },
+}
+
 #[derive(Debug)]
 pub(crate) struct WallClock {
     step_ms_max: i64,
     skew_ms_max: i64,
     /// As of the last look.
     offset: i64,
-    /// The offset before the doubt. None before the first look, and in a doubt that no step began.
-    trusted: Option<i64>,
+    trust: Trust,
     /// When the clock was first looked at, made its last step, or came into doubt. None before the first look.
     since: Option<Duration>,
-    is_doubted: bool,
     /// Most of the peers contradicted, when one of them was last heard.
     is_contradicted: bool,
     /// Peers agreed since the start or the last accepted step.
     is_confirmed: bool,
-    /// Others hold what this store holds, or did.
-    knows_others: bool,
+    /// How long after `since` expired values may be dropped although no peer confirmed the clock: longer if others hold
+    /// what this store holds, or did.
+    drop_patience: Duration,
     statements: BTreeMap<LinkId, Statement>,
     has_news: bool,
     controls: Controls,
@@ -111,12 +120,11 @@ impl WallClock {
             step_ms_max: (skew / 2).max(STEP_MS_MIN),
             skew_ms_max: skew.max(STEP_MS_MIN),
             offset: 0,
-            trusted: None,
+            trust: Trust::Trusted,
             since: None,
-            is_doubted: false,
             is_contradicted: false,
             is_confirmed: false,
-            knows_others: false,
+            drop_patience: ACCEPT_TIME,
             statements: BTreeMap::new(),
             has_news: false,
             controls,
@@ -125,7 +133,7 @@ impl WallClock {
 
     /// Others hold what this store holds, or will.
     pub(crate) fn note_others(&mut self) {
-        self.knows_others = true;
+        self.drop_patience = ALONE_TIME;
     }
 
     /// What a peer's clock said, halfway through a round trip that took this long. None: the peer doubts its own.
@@ -156,39 +164,35 @@ impl WallClock {
         let before = std::mem::replace(&mut self.offset, offset);
         let has_stepped = self.since.is_some() && apart(offset, before) > self.step_ms_max;
         if self.since.is_none() {
-            (self.since, self.trusted) = (Some(now.mono), Some(offset));
+            self.since = Some(now.mono);
             return Some(ClockChange::Begun);
         }
         if has_stepped {
             self.since = Some(now.mono);
         }
         let has_news = std::mem::take(&mut self.has_news);
-        if !self.is_doubted && !has_stepped && !has_news {
-            self.trusted = Some(offset);
+        if !self.is_doubted() && !has_stepped && !has_news {
             return None;
         }
         let votes = self.votes();
         if has_news {
             self.is_contradicted = votes.differ > votes.agree;
         }
-        if self.is_doubted {
-            return self.reconsider(now, votes);
+        if let Trust::Doubted { before } = self.trust {
+            return self.reconsider(now, votes, before);
         }
         if has_stepped || votes.is_outvoted() {
-            self.is_doubted = true;
+            self.trust = Trust::Doubted { before: has_stepped.then_some(before) };
             self.since = Some(now.mono);
-            self.trusted = self.trusted.filter(|_| has_stepped);
             return Some(ClockChange::Doubted);
         }
         self.is_confirmed |= votes.is_agreed();
-        self.trusted = Some(offset);
         None
     }
 
     /// Whether the doubt ends.
-    fn reconsider(&mut self, now: Time, votes: Votes) -> Option<ClockChange> {
-        let has_returned =
-            self.trusted.is_some_and(|trusted| apart(self.offset, trusted) <= self.step_ms_max);
+    fn reconsider(&mut self, now: Time, votes: Votes, before: Option<i64>) -> Option<ClockChange> {
+        let has_returned = before.is_some_and(|before| apart(self.offset, before) <= self.step_ms_max);
         let patience = if self.is_contradicted { ALONE_TIME } else { ACCEPT_TIME };
         let is_accepted =
             votes.differ <= votes.agree && self.since.is_some_and(|since| now.mono >= since + patience);
@@ -196,8 +200,7 @@ impl WallClock {
             return None;
         }
         self.is_confirmed = votes.is_agreed() || (has_returned && self.is_confirmed);
-        (self.is_doubted, self.is_contradicted) = (false, false);
-        self.trusted = Some(self.offset);
+        (self.trust, self.is_contradicted) = (Trust::Trusted, false);
         Some(ClockChange::Trusted)
     }
 
@@ -217,21 +220,24 @@ impl WallClock {
     }
 
     pub(crate) fn is_doubted(&self) -> bool {
-        self.is_doubted
+        matches!(self.trust, Trust::Doubted { .. })
     }
 
     /// Whether what has expired may be dropped for ever.
     pub(crate) fn may_drop(&self, now: Time) -> bool {
-        let patience = if self.knows_others { ALONE_TIME } else { ACCEPT_TIME };
-        let has_waited = self.since.is_some_and(|since| now.mono >= since + patience);
-        (!self.is_doubted && (self.is_confirmed || has_waited)) || self.controls.has(Control::DropsInDoubt)
+        let has_waited = self.since.is_some_and(|since| now.mono >= since + self.drop_patience);
+        (!self.is_doubted() && (self.is_confirmed || has_waited)) || self.controls.has(Control::DropsInDoubt)
     }
 
     /// How far the clock is off: from the median of the peers, or else from what it showed before its step.
     pub(crate) fn off(&self) -> Duration {
         let mut said: Vec<i64> = self.statements.values().map(|said| said.offset).collect();
         said.sort_unstable();
-        let expected = said.get(said.len() / 2).copied().or(self.trusted);
+        let before = match self.trust {
+            Trust::Trusted => None,
+            Trust::Doubted { before } => before,
+        };
+        let expected = said.get(said.len() / 2).copied().or(before);
         let off = expected.map_or(0, |expected| apart(self.offset, expected));
         Duration::from_millis(off.unsigned_abs())
     }

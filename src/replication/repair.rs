@@ -177,9 +177,9 @@ struct LargeRowAwaited {
     parked: Vec<u64>,
 }
 
-/// What the peer announced.
+/// The peer's side of a session: what its start said, and whether it has finished.
 #[derive(Debug)]
-struct SessionStart {
+struct PeerSide {
     salt: u64,
     log: u64,
     head: u64,
@@ -187,6 +187,8 @@ struct SessionStart {
     entries: u64,
     bytes: u64,
     vector: Arc<Clocks>,
+    /// Nothing more will come from it.
+    has_finished: bool,
 }
 
 /// What a frame led to.
@@ -197,17 +199,30 @@ pub(crate) struct RepairOutcome {
     pub(crate) has_rekeyed: bool,
 }
 
+/// How far this side of a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// The start was not sent yet.
+    New,
+    Exchanging,
+    /// Everything is settled, and what follows from it was claimed, unless a row was refused.
+    Claimed,
+    /// The peer was told that nothing more will come.
+    Finished,
+}
+
 /// One session with one peer.
 #[derive(Debug)]
 pub(crate) struct RepairSession {
     hash_key: HashKey,
+    /// This side held nothing when the session began.
     is_blank: bool,
     /// How often the peer has put this side off before.
     deferrals: u64,
     salt: u64,
-    has_started: bool,
+    phase: Phase,
     asks_first: bool,
-    peer: Option<SessionStart>,
+    peer: Option<PeerSide>,
     /// The version of the vector that the peer has.
     vector_version: u64,
     /// The peer's vector as of its latest frame.
@@ -232,11 +247,9 @@ pub(crate) struct RepairSession {
     large_sender: LargeRowSender,
     large_receiver: LargeRowReceiver,
     has_refused: bool,
-    /// The peer is in another group: what only a few rows bring to light, this node's own group lacks as well.
-    pub(crate) is_other_group: bool,
-    has_claimed: bool,
-    has_finished: bool,
-    peer_has_finished: bool,
+    /// How rows count as long as they are few. If the peer is in another group, what only a few rows bring to light is
+    /// lacking in this node's own group as well, and is forwarded to it.
+    origin: ChangeOrigin,
     began: Time,
     /// How much this side held then.
     entries: u64,
@@ -249,13 +262,13 @@ pub(crate) struct RepairSession {
 }
 
 impl RepairSession {
-    pub(crate) fn new(store: &Store, now: Time, salt: u64, laters: u64) -> Self {
+    pub(crate) fn new(store: &Store, now: Time, salt: u64, deferrals: u64, origin: ChangeOrigin) -> Self {
         Self {
-            deferrals: laters,
+            deferrals,
             hash_key: store.hash_key,
             is_blank: store.len() == 0,
             salt,
-            has_started: false,
+            phase: Phase::New,
             asks_first: false,
             peer: None,
             vector_version: 0,
@@ -276,10 +289,7 @@ impl RepairSession {
             large_sender: LargeRowSender::default(),
             large_receiver: LargeRowReceiver::default(),
             has_refused: false,
-            is_other_group: false,
-            has_claimed: false,
-            has_finished: false,
-            peer_has_finished: false,
+            origin,
             began: now,
             entries: store.len() as u64,
             last_progress: now.mono,
@@ -291,13 +301,12 @@ impl RepairSession {
 
     /// Where the rows come from that are merged next.
     fn source(&self) -> ChangeOrigin {
-        let passes_on = self.is_other_group && !self.is_blank && self.rows <= PASSED_ROWS_MAX;
-        if passes_on { ChangeOrigin::Forwarded } else { ChangeOrigin::Learned }
+        if self.is_blank || self.rows > PASSED_ROWS_MAX { ChangeOrigin::Learned } else { self.origin }
     }
 
     /// Both sides are through; nothing more will come.
     pub(crate) fn is_finished(&self) -> bool {
-        self.has_finished && self.peer_has_finished
+        self.phase == Phase::Finished && self.peer.as_ref().is_some_and(|peer| peer.has_finished)
     }
 
     /// Whether the peer has made this side keep more than a session can need.
@@ -386,9 +395,10 @@ mod tests {
         let now = Time { mono: std::time::Duration::ZERO, wall: std::time::Duration::from_secs(1) };
         let store = |run| Store::new(&Config::lan(), run, run, HashKey::default(), Controls::default());
         let (mut ours, mut theirs) = (store(1), store(2));
-        let mut session = RepairSession::new(&ours, now, 1, 0);
-        let start =
-            RepairSession::new(&theirs, now, 2, 0).next_frame(&mut theirs, now).expect("a session begins");
+        let mut session = RepairSession::new(&ours, now, 1, 0, ChangeOrigin::Learned);
+        let start = RepairSession::new(&theirs, now, 2, 0, ChangeOrigin::Learned)
+            .next_frame(&mut theirs, now)
+            .expect("a session begins");
         let mut hand = |bytes: &[u8]| -> Result<(), WireError> {
             let mut assembler = Assembler::default();
             assembler.feed(bytes);
@@ -416,8 +426,10 @@ mod tests {
 
     /// Runs a session to its end and answers whether each side claimed.
     fn run(stores: &mut [Store; 2]) -> [bool; 2] {
-        let mut sessions =
-            [RepairSession::new(&stores[0], NOW, 1, 0), RepairSession::new(&stores[1], NOW, 2, 0)];
+        let mut sessions = [
+            RepairSession::new(&stores[0], NOW, 1, 0, ChangeOrigin::Learned),
+            RepairSession::new(&stores[1], NOW, 2, 0, ChangeOrigin::Learned),
+        ];
         sessions[0].lead();
         let (mut claimed, mut is_moving) = ([false; 2], true);
         while std::mem::take(&mut is_moving) {

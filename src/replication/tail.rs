@@ -227,7 +227,10 @@ impl TailSender {
         if self.is_running() && self.cursor < floor && !store.controls.has(Control::FloorPassed) {
             self.state = TailState::Stranded;
         }
-        self.is_running() && (self.cursor != head || (flush && self.claimed < head))
+        if !self.is_running() {
+            return false;
+        }
+        self.cursor != head || (flush && self.claimed < head)
     }
 
     /// Writes the rows from the cursor on, as many as belong in one frame. `None` if the store turns out to be damaged:
@@ -308,16 +311,23 @@ pub(crate) struct TailReceiver {
     pub(crate) ack_wanted: bool,
     /// The latest frame did not reach the sender's head: more is on its way.
     in_flux: bool,
-    /// A row since a `done` behind which nothing else had come changed nothing here, or is not to be passed on.
-    has_gap: bool,
-    /// When the first row since then came, as [`ForwardedClaims`] count.
-    routes_epoch: Option<u64>,
+    open_flush: OpenFlush,
     contexts: RowContexts,
     larges: LargeRowReceiver,
     /// Those that wait for large rows: the oldest, and the latest.
     ends_waiting: VecDeque<FlushEnd>,
     /// When the link was made: what was written before tells nothing about how long writes take.
     pub(crate) since_ms: u64,
+}
+
+/// What the rows since the last claimed flush end mean for forwarding: whether the next flush end continues what was
+/// claimed of the sender before.
+#[derive(Debug, Default)]
+struct OpenFlush {
+    /// A row changed nothing here, or is not to be forwarded: so this node does not forward everything of the flush.
+    has_gap: bool,
+    /// The epoch of the routes in which the first row arrived, as [`ForwardedClaims`] counts them.
+    routes_epoch: Option<u64>,
 }
 
 /// The end of a flush.
@@ -478,8 +488,8 @@ impl TailReceiver {
             news.arrivals.record(now, row, self.since_ms);
         });
         if !rows.is_empty() {
-            self.routes_epoch.get_or_insert(news.forwarded_claims.routes_epoch);
-            self.has_gap |= new < rows.len() || !sender.is_other_group;
+            self.open_flush.routes_epoch.get_or_insert(news.forwarded_claims.routes_epoch);
+            self.open_flush.has_gap |= new < rows.len() || !sender.is_other_group;
         }
         self.has_refused |= !refusals.is_empty();
         let merged = TailOutcome { refusals, rows: rows.len(), new };
@@ -544,10 +554,10 @@ impl TailReceiver {
         sender: TailPeer,
         done: &FlushEnd,
     ) {
-        let has_gap = self.has_gap && !store.controls.has(Control::ChainDespiteGap);
+        let has_gap = self.open_flush.has_gap && !store.controls.has(Control::ChainDespiteGap);
         if sender.is_other_group {
-            let is_whole =
-                !has_gap && self.routes_epoch.is_none_or(|epoch| epoch == forwarded_claims.routes_epoch);
+            let is_same_epoch = |epoch| epoch == forwarded_claims.routes_epoch;
+            let is_whole = !has_gap && self.open_flush.routes_epoch.is_none_or(is_same_epoch);
             forwarded_claims.extend(
                 sender.run,
                 store.coverage.vector().get(&sender.run),
@@ -556,7 +566,7 @@ impl TailReceiver {
             );
         }
         if !self.in_flux() && self.larges.arrived_up_to <= done.larges {
-            (self.has_gap, self.routes_epoch) = (false, None);
+            self.open_flush = OpenFlush::default();
         }
     }
 

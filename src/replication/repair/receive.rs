@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{
     ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, FINISHED, LARGE, LARGES_AWAITED_MAX, LIST, LargeRowAwaited,
-    ListingArriving, ListingAwaitsLarge, ListingSent, OpenAsk, ROW, RepairOutcome, RepairSession, SAME,
-    SessionStart, SessionTask, VERDICT, WANTED, children, listed, measure, strong_hash,
+    ListingArriving, ListingAwaitsLarge, ListingSent, OpenAsk, PeerSide, Phase, ROW, RepairOutcome,
+    RepairSession, SAME, SessionTask, VERDICT, WANTED, children, listed, measure, strong_hash,
 };
 use crate::controls::Control;
 use crate::replication::tail::large::PartialRow;
@@ -39,13 +39,14 @@ impl RepairSession {
         let mut progress = RepairOutcome::default();
         let hash_key = reader.hash_key()?;
         let is_blank = reader.byte()? == 1;
-        let start = SessionStart {
+        let start = PeerSide {
             salt: reader.u64_le()?,
             log: reader.u64_le()?,
             head: reader.varint()?,
             entries: reader.varint()?,
             bytes: reader.varint()?,
             vector: Arc::default(),
+            has_finished: false,
         };
         let mut vector = Arc::new(Clocks::new());
         reader.join_clocks(&mut vector)?;
@@ -66,19 +67,19 @@ impl RepairSession {
                 return Ok(progress);
             }
             store.rekey(hash_key);
-            let (is_blank, is_far) = (self.is_blank, self.is_other_group);
-            *self = Self::new(store, now, salt, self.deferrals);
-            (self.is_blank, self.is_other_group) = (is_blank, is_far);
+            let is_blank = self.is_blank;
+            *self = Self::new(store, now, salt, self.deferrals, self.origin);
+            self.is_blank = is_blank;
             progress.has_rekeyed = true;
         }
         if store.log.id < start.log && !self.asks_first {
             self.asks_first = true;
-            if self.has_started {
+            if self.phase != Phase::New {
                 self.ranges_to_ask.push(HashRange::ALL);
             }
         }
         self.vector = vector.clone();
-        self.peer = Some(SessionStart { vector, ..start });
+        self.peer = Some(PeerSide { vector, ..start });
         Ok(progress)
     }
 
@@ -155,7 +156,7 @@ impl RepairSession {
             }
             ROW | SAME => self.row(store, now, tag, reader, progress)?,
             LARGE => self.large(store, reader)?,
-            FINISHED => self.peer_has_finished = true,
+            FINISHED => self.peer.as_mut().expect("items follow the start").has_finished = true,
             _ => return Err(WireError::Form),
         }
         if self.listing_arriving.as_ref().is_some_and(|collecting| collecting.left == 0) {
@@ -476,10 +477,11 @@ impl RepairSession {
     /// Once everything is settled and nothing was refused: claims what the peer announced at its start, and answers
     /// whether it just did. Called between frames, because a frame tells the vector as of its beginning.
     pub(crate) fn claim_start_vector(&mut self, store: &mut Store) -> bool {
-        if self.has_claimed || !self.settled.is_all() || !self.listings_awaiting_large.is_empty() {
+        if self.phase >= Phase::Claimed || !self.settled.is_all() || !self.listings_awaiting_large.is_empty()
+        {
             return false;
         }
-        self.has_claimed = true;
+        self.phase = Phase::Claimed;
         if self.has_refused {
             return false;
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, FINISHED, LARGE, LARGES_AHEAD_MAX, LIST, LIST_ROWS_MAX,
-    ListingSent, OpenAsk, PENDING_MAX, QUERIES_MAX, QueuedRow, ROW, RepairSession, SAME, STREAM_BYTES,
+    ListingSent, OpenAsk, PENDING_MAX, Phase, QUERIES_MAX, QueuedRow, ROW, RepairSession, SAME, STREAM_BYTES,
     STREAM_ROWS_MAX, STREAM_ROWS_MIN, SessionTask, VERDICT, WANTED, children, listed, salted_row_hash,
     strong_hash, weak_hash,
 };
@@ -35,7 +35,7 @@ fn has_large_among_others(store: &Store, range: HashRange) -> bool {
 impl RepairSession {
     /// The next frame, if there is something to say.
     pub(crate) fn next_frame(&mut self, store: &mut Store, now: Time) -> Option<Vec<u8>> {
-        if !self.has_started {
+        if self.phase == Phase::New {
             return Some(self.start_frame(store));
         }
         let mut writer = Writer::new(Kind::Items);
@@ -66,15 +66,14 @@ impl RepairSession {
             "the peer is told the vector under which the rows were cut"
         );
         let is_idle = self.tasks.is_empty() && self.queued_rows.is_empty() && self.open_asks.is_empty();
-        if self.has_claimed
+        if self.phase == Phase::Claimed
             && is_idle
             && self.ranges_to_ask.is_empty()
-            && !self.has_finished
             && self.listings_sent.is_empty()
             && self.large_sender.is_empty()
         {
             writer.range(FINISHED, HashRange::ALL);
-            self.has_finished = true;
+            self.phase = Phase::Finished;
         }
         if writer.len() == empty || store.is_damaged {
             return None;
@@ -95,7 +94,7 @@ impl RepairSession {
         writer.varint(store.bytes());
         writer.clocks(Some(store.coverage.vector()));
         self.vector_version = store.coverage.vector_version();
-        self.has_started = true;
+        self.phase = Phase::Exchanging;
         if self.asks_first {
             self.ranges_to_ask.push(HashRange::ALL);
         }
