@@ -4,6 +4,7 @@
     doc = "The replica and its simulator, without the node: see the features."
 )]
 
+mod arrivals;
 mod config;
 mod controls;
 mod election;
@@ -18,6 +19,7 @@ mod store;
 mod time;
 mod wire;
 
+pub use arrivals::Arrival;
 pub use config::{
     BATCH_WRITES_MAX, Config, ConfigError, Durability, ELECTIONS_MAX, KEY_BYTES_MAX, LEASE_TIME_MAX,
     OnCorruption, VALUE_BYTES_CEILING, VOTERS_MAX,
@@ -49,7 +51,6 @@ pub use replica::{
     Batch, BreakReason, Input, JoinProgress, Lane, LinkId, Output, Persist, PutOptions, RepairReport,
     RepairTraffic, Replica, ReplicaEvent, Setup, Status,
 };
-pub use replication::arrivals::Arrival;
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 pub use store::entry::{Entry, Revision};
 pub use store::watch::WatchEvent;

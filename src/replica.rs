@@ -17,9 +17,9 @@ use crate::election::{Elections, Leader, LeaseId, LeaseState, Promised, VoterRul
 use crate::membership::{Contact, Member, MemberEvent, Members};
 use crate::replica::saved::Saved;
 use crate::replica::wall_clock::WallClock;
-use crate::replication::arrivals::Arrivals;
 use crate::replication::claims::ForwardedClaims;
 use crate::replication::flow::WriteLimiter;
+use crate::replication::tail::Arrived;
 use crate::store::digest::HashKey;
 use crate::store::entry::Revision;
 use crate::store::watch::Watches;
@@ -280,7 +280,8 @@ pub struct Replica {
     traffic: RepairTraffic,
     watches: Watches,
     joining: JoinState,
-    pub(crate) arrivals: Arrivals,
+    /// What arrived by tails and was not taken yet.
+    arrived: Vec<Arrived>,
     members: Option<Members>,
     forwarded_claims: ForwardedClaims,
     write_limiter: WriteLimiter,
@@ -327,7 +328,7 @@ impl Replica {
             traffic: RepairTraffic::default(),
             watches: Watches::default(),
             joining: JoinState::default(),
-            arrivals: Arrivals::default(),
+            arrived: Vec::new(),
             members,
             forwarded_claims: ForwardedClaims::default(),
             write_limiter: WriteLimiter::default(),

@@ -5,7 +5,6 @@
 //! them are driven by [`crate::replica`], which owns the links; they know of no link but their own.
 
 pub(crate) mod acks;
-pub(crate) mod arrivals;
 pub(crate) mod claims;
 pub(crate) mod flow;
 pub(crate) mod questions;

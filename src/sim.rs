@@ -23,6 +23,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
+use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::controls::Controls;
 use crate::membership::{Member, MemberEvent};
@@ -121,6 +122,7 @@ struct SimState {
     /// Counts starts: what belongs to an earlier one is void.
     starts: u64,
     skew_ms: i64,
+    arrivals: Arrivals,
     drifting_clock: DriftingClock,
     wake_at: Option<Duration>,
     slowness: u32,
@@ -289,6 +291,7 @@ impl Sim {
             disk: SimDisk::default(),
             starts: 0,
             skew_ms: 0,
+            arrivals: Arrivals::default(),
             drifting_clock: DriftingClock::default(),
             wake_at: None,
             slowness: 1,
@@ -320,6 +323,7 @@ impl Sim {
         node.starts += 1;
         node.wake_at = None;
         node.replica = Some(Replica::new(setup));
+        node.arrivals = Arrivals::default();
         self.check_durability(i);
         self.drain(i);
     }
@@ -530,6 +534,11 @@ impl Sim {
     fn drain(&mut self, i: usize) {
         while let Some(output) = self.nodes[i].replica.as_mut().and_then(Replica::poll) {
             self.output(i, output);
+        }
+        let now = self.time(i);
+        let node = &mut self.nodes[i];
+        if let Some(replica) = &mut node.replica {
+            node.arrivals.follow(now, replica);
         }
         self.write_disk(i);
         self.check(i);

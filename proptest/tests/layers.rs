@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the crate, each of which may use those before it.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "time",
     "config",
     "error",
@@ -16,6 +16,7 @@ const LAYERS: [&str; 12] = [
     "membership",
     "election",
     "replica",
+    "arrivals",
     "sim",
     "node",
 ];

@@ -105,6 +105,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
         shared.meter.count_received(&happening);
         take_in(core, now, happening);
     }
+    core.arrivals.follow(now, &mut core.replica);
     // Before anything is acknowledged: what a peer is told to be here can be read here.
     let mut wakers = shared.follow(core, now);
     let mut outputs = 0;

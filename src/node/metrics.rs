@@ -278,7 +278,7 @@ fn record_counts(status: &NodeStatus, shared: &Shared) {
         tell("tidings_rows_merged_total", store.rows_new);
         tell("tidings_repairs_begun_total", incomplete + complete + store.sessions as u64);
     }
-    let fresh = shared.lock_closed().map(|mut core| core.replica.arrivals.take_fresh());
+    let fresh = shared.lock_closed().map(|mut core| core.arrivals.take_fresh());
     for (origin, took, times) in fresh.into_iter().flatten() {
         let arrival = status.arrivals.iter().find(|arrival| arrival.origin == origin);
         let name = arrival.and_then(|arrival| arrival.name.clone());

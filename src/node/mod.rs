@@ -42,13 +42,13 @@ pub use views::{Counter, Set};
 pub use views::{Map, MapEvent, MapWatch};
 pub use watch::{Events, Watch};
 
+use crate::arrivals::Arrival;
 use crate::error::{ElectionError, WriteError};
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent};
 #[cfg(feature = "durable")]
 use crate::node::error::SnapshotError;
 use crate::node::error::WaitError;
 use crate::replica::{PutOptions, Status};
-use crate::replication::arrivals::Arrival;
 use crate::store::OnlyIf;
 use crate::store::entry::Entry;
 use crate::store::watch::WatchStart;
@@ -491,7 +491,11 @@ impl NodeStatus {
                 let sent_bytes = connection.map_or(0, |connection| connection.stats().udp_tx.bytes);
                 PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, lag_time, rtt, sent_bytes }
             };
-            (core.replica.status(), core.peers.links().map(peer).collect(), core.replica.arrivals())
+            (
+                core.replica.status(),
+                core.peers.links().map(peer).collect(),
+                core.arrivals.figures(shared.now(), &core.replica),
+            )
         });
         let (store, peers, arrivals) =
             status.map_or_else(Default::default, |(store, peers, arrivals)| (Some(store), peers, arrivals));

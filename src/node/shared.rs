@@ -19,6 +19,7 @@ use super::link::LinkSender;
 use super::network::DialRequest;
 use super::peers::{NodeEvent, Peers};
 use super::watch::EventLog;
+use crate::arrivals::Arrivals;
 use crate::error::WriteError;
 use crate::membership::{Contact, Member, MemberEvent};
 use crate::replica::{LinkId, Output, Replica};
@@ -30,6 +31,8 @@ use crate::time::Time;
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) replica: Replica,
+    /// How long the writes of others take to arrive.
+    pub(super) arrivals: Arrivals,
     pub(super) index_cursor: IndexCursor,
     pub(super) wakers: BTreeMap<WatchId, Waker>,
     pub(super) senders: BTreeMap<LinkId, LinkSender>,
@@ -89,6 +92,7 @@ impl Shared {
         let log = replica.status().head.log;
         let core = Core {
             replica,
+            arrivals: Arrivals::default(),
             index_cursor: IndexCursor::default(),
             wakers: BTreeMap::new(),
             senders: BTreeMap::new(),

@@ -93,7 +93,7 @@ impl Replica {
             (Kind::Tail, Some((log, run))) => {
                 let sender = link.tail_peer(log, run);
                 let mut news =
-                    News { forwarded_claims: &mut self.forwarded_claims, arrivals: &mut self.arrivals };
+                    News { forwarded_claims: &mut self.forwarded_claims, arrived: &mut self.arrived };
                 let before = store.completed(log);
                 let merged = link.tail_receiver.handle_frame(store, &mut news, self.now, sender, reader)?;
                 let delay = link.ack_delay(self.config.sync_interval);
@@ -111,7 +111,7 @@ impl Replica {
         let (log, run) = link.peer.ok_or(WireError::Kind(Kind::Piece as u8))?;
         link.lanes.received_at = self.now.mono;
         let sender = link.tail_peer(log, run);
-        let mut news = News { forwarded_claims: &mut self.forwarded_claims, arrivals: &mut self.arrivals };
+        let mut news = News { forwarded_claims: &mut self.forwarded_claims, arrived: &mut self.arrived };
         let before = store.completed(log);
         let merged = link.tail_receiver.handle_piece(
             store,

@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use super::Replica;
 use super::link::Link;
-use crate::replication::arrivals::Arrival;
+use crate::replication::tail::Arrived;
 use crate::store::entry::Revision;
 
 impl Replica {
-    /// How long the writes of others take to arrive, by the run that wrote.
-    pub fn arrivals(&self) -> Vec<Arrival> {
-        let name = |arrival: &Arrival| {
-            let wrote = |link: &&Link| link.peer.is_some_and(|(_, origin)| origin == arrival.origin);
-            let run = self.links.values().find(wrote)?.run;
-            self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone())
-        };
-        let arrivals = self.arrivals.figures(self.now);
-        arrivals.map(|arrival| Arrival { name: name(&arrival), ..arrival }).collect()
+    /// The name of the linked member that writes under this origin.
+    pub(crate) fn name_of_origin(&self, origin: u64) -> Option<String> {
+        let writes = |link: &&Link| link.peer.is_some_and(|(_, of_peer)| of_peer == origin);
+        let run = self.links.values().find(writes)?.run;
+        self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone())
+    }
+
+    /// What arrived by tails since the last call: at most [`ARRIVED_MAX`](crate::replication::tail::ARRIVED_MAX) writes.
+    pub(crate) fn take_arrived(&mut self) -> Vec<Arrived> {
+        std::mem::take(&mut self.arrived)
     }
 
     /// What this replica holds and has seen, as fingerprints and counts.

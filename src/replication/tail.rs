@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::controls::Control;
-use crate::replication::arrivals::Arrivals;
 use crate::replication::claims::{self, ForwardedClaims, SentClaims};
 use crate::store::change_log::LogFilter;
 use crate::store::coverage::{self, Clocks};
@@ -362,11 +361,31 @@ pub(crate) struct TailOutcome {
     pub(crate) new: usize,
 }
 
-/// Who is to know of what a frame brings.
+/// Arrivals kept for whoever measures them. More are not measured: nothing depends on them.
+pub(crate) const ARRIVED_MAX: usize = 65_536;
+
+/// A write of another node that a tail brought.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived {
+    pub(crate) origin: u64,
+    /// This node's wall clock minus the writer's at the time of the write.
+    pub(crate) took_ms: u64,
+}
+
+impl Arrived {
+    /// `None` if the write is older than the link, which was made at `since_ms`, or is a delete, which has no stamp.
+    fn of(now: Time, row: &PeerRow, since_ms: u64) -> Option<Self> {
+        let stamp = row.dot_set.dots().last()?.stamp();
+        let took_ms = now.wall_ms().saturating_sub(stamp.wall_ms());
+        (stamp.wall_ms() >= since_ms).then_some(Self { origin: stamp.origin, took_ms })
+    }
+}
+
+/// What a frame leads to beyond the store.
 #[derive(Debug)]
 pub(crate) struct News<'a> {
     pub(crate) forwarded_claims: &'a mut ForwardedClaims,
-    pub(crate) arrivals: &'a mut Arrivals,
+    pub(crate) arrived: &'a mut Vec<Arrived>,
 }
 
 impl TailReceiver {
@@ -485,7 +504,11 @@ impl TailReceiver {
         let mut new = 0;
         store.merge_rows(now, &rows, source, |row| {
             new += 1;
-            news.arrivals.record(now, row, self.since_ms);
+            if let Some(arrived) = Arrived::of(now, row, self.since_ms)
+                && news.arrived.len() < ARRIVED_MAX
+            {
+                news.arrived.push(arrived);
+            }
         });
         if !rows.is_empty() {
             self.open_flush.routes_epoch.get_or_insert(news.forwarded_claims.routes_epoch);
@@ -649,8 +672,7 @@ mod tests {
         /// Hands frames and pieces to the other end, which passes on what it gets by `chains`.
         fn hand(&mut self, to: &mut Store, forwarded_claims: &mut ForwardedClaims, sent: &[Vec<u8>]) {
             for bytes in sent {
-                let mut news =
-                    News { forwarded_claims: &mut *forwarded_claims, arrivals: &mut Arrivals::default() };
+                let mut news = News { forwarded_claims: &mut *forwarded_claims, arrived: &mut Vec::new() };
                 let mut assembler = crate::wire::Assembler::default();
                 assembler.feed(bytes);
                 let (kind, mut reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();

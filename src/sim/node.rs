@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Sim;
+use crate::arrivals::Arrival;
 use crate::error::WriteError;
 use crate::membership::Member;
 use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
-use crate::replication::arrivals::Arrival;
 use crate::store::OnlyIf;
 use crate::store::entry::{self, Dot, Entry, Revision};
 use crate::store::watch::{WatchEvent, WatchId, WatchStart};
@@ -174,7 +174,9 @@ impl<'a> SimNode<'a> {
 
     /// How long the writes of others take to arrive here.
     pub fn arrivals(&mut self) -> Vec<Arrival> {
-        self.replica().0.arrivals()
+        let now = self.sim.time(self.i);
+        let node = &self.sim.nodes[self.i];
+        node.replica.as_ref().map_or_else(Vec::new, |replica| node.arrivals.figures(now, replica))
     }
 
     /// What the node holds and has seen.

@@ -5,11 +5,14 @@
 //! resolution is a millisecond. Only writes that were made while the link was there count: what a repair brings, or a
 //! tail that goes on where it once was, may be hours old without anything being slow. Deletes carry no stamp and are
 //! not counted.
+//!
+//! The core only hands out what arrived ([`Arrived`]); the figures are kept by whoever runs it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::store::PeerRow;
+use crate::replica::Replica;
+use crate::replication::tail::Arrived;
 use crate::time::Time;
 
 /// Origins whose times are kept; of more of them, those that were heard last.
@@ -152,29 +155,32 @@ impl OriginArrivals {
     }
 }
 
-/// The arrival times of all origins. See the module.
+/// The arrival times of all origins.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arrivals {
     origins: BTreeMap<u64, OriginArrivals>,
 }
 
 impl Arrivals {
-    /// A row of a tail was merged. `since_ms` is when its link was made.
-    pub(crate) fn record(&mut self, now: Time, row: &PeerRow, since_ms: u64) {
-        let Some(stamp) = row.dot_set.dots().last().map(crate::store::entry::Dot::stamp) else { return };
-        if stamp.wall_ms() < since_ms {
-            return;
+    /// Takes from a replica what arrived since the last call.
+    pub(crate) fn follow(&mut self, now: Time, replica: &mut Replica) {
+        for Arrived { origin, took_ms } in replica.take_arrived() {
+            if !self.origins.contains_key(&origin) && self.origins.len() == ORIGINS_MAX {
+                let quietest =
+                    self.origins.iter().min_by_key(|(_, origin)| origin.last_at).map(|(id, _)| *id);
+                quietest.and_then(|id| self.origins.remove(&id));
+            }
+            self.origins.entry(origin).or_default().record(now, took_ms);
         }
-        if !self.origins.contains_key(&stamp.origin) && self.origins.len() == ORIGINS_MAX {
-            let quietest = self.origins.iter().min_by_key(|(_, origin)| origin.last_at).map(|(id, _)| *id);
-            quietest.and_then(|id| self.origins.remove(&id));
-        }
-        let origin = self.origins.entry(stamp.origin).or_default();
-        origin.record(now, now.wall_ms().saturating_sub(stamp.wall_ms()));
     }
 
-    pub(crate) fn figures(&self, now: Time) -> impl Iterator<Item = Arrival> {
-        self.origins.iter().map(move |(id, origin)| origin.figures(*id, now))
+    /// The figures of all origins, with the names of those that are linked.
+    pub(crate) fn figures(&self, now: Time, replica: &Replica) -> Vec<Arrival> {
+        let figures = |(id, origin): (&u64, &OriginArrivals)| Arrival {
+            name: replica.name_of_origin(*id),
+            ..origin.figures(*id, now)
+        };
+        self.origins.iter().map(figures).collect()
     }
 
     /// What arrived since the last call: the origin, how long it took, and how many took that long.
