@@ -94,7 +94,7 @@ fn a_clock_that_is_wrong_from_the_start_expires_nothing() {
 }
 
 #[test]
-fn most_of_the_nodes_bring_a_wrong_clock_into_doubt() {
+fn majority_of_nodes_puts_a_wrong_clock_in_doubt() {
     let mut sim = with_value(Sim::new(2));
     sim.crash(0);
     sim.skew(0, 2 * HOUR_MS);
@@ -107,7 +107,7 @@ fn most_of_the_nodes_bring_a_wrong_clock_into_doubt() {
 }
 
 #[test]
-fn stamps_from_the_future_are_survived_by_a_restart() {
+fn restart_recovers_from_stamps_of_the_future() {
     let mut sim = with_value(Sim::new(3));
     sim.partition(&[0], &[1, 2]);
     sim.crash(0);
@@ -132,7 +132,7 @@ fn stamps_from_the_future_are_survived_by_a_restart() {
 }
 
 #[test]
-fn a_node_that_was_ahead_tells_no_claims_from_the_future() {
+fn node_that_was_ahead_sends_no_future_claims() {
     for control in [None, Some(Control::FutureTold)] {
         let mut sim = with_value(Sim::new(9).broken(control));
         sim.partition(&[0], &[1, 2]);
@@ -156,7 +156,7 @@ fn a_node_that_was_ahead_tells_no_claims_from_the_future() {
 
 /// All clocks were wrong, as by a bad time server, and writes were exchanged meanwhile.
 #[test]
-fn what_was_deleted_by_wrong_clocks_stays_deleted() {
+fn deletes_by_wrong_clocks_stay_deleted() {
     let mut sim = Sim::new(8).config(Config::lan()).nodes_with_disk(3).without_checks();
     (0..3).for_each(|i| sim.skew(i, 2 * HOUR_MS));
     sim.run_for(seconds(100));
@@ -184,7 +184,7 @@ fn what_was_deleted_by_wrong_clocks_stays_deleted() {
 }
 
 #[test]
-fn a_step_of_all_clocks_is_accepted_and_values_expire_by_it() {
+fn clock_step_of_all_nodes_is_accepted() {
     // What the nodes agree on is not the time by which the oracle lets values expire.
     let mut sim = with_value(Sim::new(4)).without_checks();
     (0..3).for_each(|i| sim.skew(i, 2 * HOUR_MS));
@@ -197,7 +197,7 @@ fn a_step_of_all_clocks_is_accepted_and_values_expire_by_it() {
 }
 
 #[test]
-fn a_node_alone_accepts_a_step_and_of_two_neither_doubts() {
+fn lone_node_accepts_a_step_and_two_nodes_never_doubt() {
     let mut sim = Sim::new(5).nodes(1);
     sim.node(0).put_with("k", "v", lasting(10)).unwrap();
     sim.skew(0, HOUR_MS);
@@ -222,7 +222,7 @@ fn disagreements(sim: &mut Sim) -> usize {
 }
 
 #[test]
-fn nodes_whose_values_expire_at_other_instants_do_not_disagree() {
+fn different_expiry_instants_are_no_disagreement() {
     for seed in 0..200 {
         let mut config = Config::lan();
         config.clock_skew_max = seconds(1);
@@ -242,7 +242,7 @@ fn nodes_whose_values_expire_at_other_instants_do_not_disagree() {
 }
 
 #[test]
-fn an_entry_that_is_lost_past_the_digest_is_reported() {
+fn entry_lost_with_its_digest_is_reported() {
     let mut sim = Sim::new(7).nodes(2);
     (0..20).for_each(|i| _ = sim.node(0).put(format!("k{i}"), "v").unwrap());
     sim.assert_converged();

@@ -70,7 +70,7 @@ fn first(control: Control) -> Option<(u64, Noticed)> {
 }
 
 #[test]
-fn every_broken_rule_is_noticed_by_random_histories_as_what_it_is() {
+fn random_histories_detect_each_control_as_expected() {
     std::panic::set_hook(Box::new(|_| {}));
     let found = EXPECTED.map(|(control, expected)| (control, expected, first(control)));
     for (control, _, noticed) in &found {
@@ -84,7 +84,7 @@ fn every_broken_rule_is_noticed_by_random_histories_as_what_it_is() {
 }
 
 #[test]
-fn every_rule_is_broken_by_a_random_history_or_by_a_story() {
+fn every_control_has_a_random_history_or_a_story() {
     let known = |control: &Control| {
         EXPECTED.iter().any(|(expected, _)| expected == control) || SCRIPTED.contains(control)
     };

@@ -56,7 +56,7 @@ async fn sees(observer: &mut LeaderStream, value: Option<&[u8]>) -> Option<Leade
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_leads_others_see_it_and_follow_when_it_is_over() {
+async fn one_node_leads_and_others_succeed_it() {
     let [a, b, c] = three().await;
     // Not a voter; that is permitted.
     let d = start("d", &VOTERS, &[&a]).await;
@@ -117,7 +117,7 @@ async fn lock(node: Node) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_is_said() {
+async fn impossible_election_requests_get_typed_errors() {
     let voterless = start("a", &[], &[]).await;
     let refused = voterless.election("cron").campaign("x").await.unwrap_err();
     assert!(refused == ElectionError::NoVoters && refused.to_string().contains("Config::voters"));
@@ -155,7 +155,7 @@ async fn what_cannot_be_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn voters_with_disks_promise_after_the_sync_and_remember() {
+async fn voter_with_a_disk_remembers_its_promise() {
     let base = std::env::temp_dir().join(format!("tidings-elections-{}", std::process::id()));
     let dir = |name: &str| base.join(name);
     let a = builder("a", &["a"], &[]).data_dir(dir("a")).start().await.unwrap();
@@ -171,7 +171,7 @@ async fn voters_with_disks_promise_after_the_sync_and_remember() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_for_the_leader_is_told_that_no_majority_answers_whatever_others_here_have_seen() {
+async fn leader_query_without_a_majority_is_an_error() {
     let [a, b, c] = three().await;
     let lead = guarded(a.election("cron").campaign("of a")).await.unwrap();
     let mut observer = c.election("cron").observe().unwrap();

@@ -13,7 +13,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 #[test]
-fn a_full_disk_refuses_writes_while_replication_goes_on_and_takes_everything_when_there_is_room() {
+fn full_disk_refuses_writes_but_not_replication() {
     let mut sim = Sim::new(1).nodes_with_disk(2);
     sim.run_for(ms(500));
     sim.node(0).put("before", "v").unwrap();
@@ -40,7 +40,7 @@ fn a_full_disk_refuses_writes_while_replication_goes_on_and_takes_everything_whe
 }
 
 #[test]
-fn a_disk_that_cannot_sync_acknowledges_nothing_until_the_node_is_restarted() {
+fn disk_that_cannot_sync_acknowledges_nothing_until_restart() {
     let mut sim = Sim::new(2).nodes_with_disk(1);
     sim.run_for(ms(100));
     sim.node(0).put("safe", "v").unwrap();
@@ -123,7 +123,7 @@ fn replica(seed: u64, saved: Option<Saved>) -> Replica {
 }
 
 #[test]
-fn a_promise_is_safe_before_anybody_may_hear_of_it_and_is_found_again() {
+fn promise_is_safe_only_after_the_disk_acknowledged_it() {
     let (mut disk, mut a) = (Plain::default(), replica(1, None));
     disk.follow(&mut a);
     assert!(a.are_memos_safe());
@@ -141,7 +141,7 @@ fn a_promise_is_safe_before_anybody_may_hear_of_it_and_is_found_again() {
 }
 
 #[test]
-fn many_rows_go_to_the_disk_in_parts_and_a_restart_writes_nothing_again() {
+fn large_transaction_is_written_in_parts_and_only_once() {
     let (mut disk, mut a) = (Plain::default(), replica(1, None));
     for i in 0..50_000 {
         a.put(Time::default(), &format!("k{i}"), b"v").unwrap();
@@ -162,7 +162,7 @@ fn many_rows_go_to_the_disk_in_parts_and_a_restart_writes_nothing_again() {
 
 /// Any byte of anything stored, changed: it is refused, or the digest does not add up.
 #[test]
-fn nothing_stored_can_change_unnoticed() {
+fn every_changed_byte_on_disk_is_detected() {
     let (mut disk, mut a) = (Plain::default(), replica(1, None));
     a.put(Time::default(), "k", b"value").unwrap();
     a.set_add(Time::default(), "s", "x").unwrap();

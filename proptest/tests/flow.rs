@@ -54,7 +54,7 @@ fn a_long_flush_is_not_repaired_while_it_moves() {
 }
 
 #[test]
-fn long_flushes_in_both_directions_are_not_repaired_while_they_move() {
+fn long_flushes_both_ways_are_not_repaired_while_they_move() {
     holds_unless(Control::AmidCounts, |sim| tails_alone_carry(sim.rate(100_000), 3, 2, 300, 3_000));
 }
 
@@ -94,7 +94,7 @@ fn a_real_difference_is_found_although_a_flush_never_ends() {
 }
 
 #[test]
-fn a_tail_that_is_stuck_is_no_excuse() {
+fn stalled_tail_does_not_suppress_a_repair() {
     holds_unless(Control::AmidForEver, |sim| {
         let mut sim = sim.nodes(2);
         sim.run_for(Duration::from_secs(5));

@@ -81,7 +81,7 @@ fn builder(name: &str, security: Security, seeds: &[&Node]) -> Builder {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_in_files_are_checked_and_read_again_without_a_restart() {
+async fn certificate_files_are_checked_and_reloaded() {
     let authority = Authority::new("files");
     let stranger = Authority::new("foreign");
     let security = authority.security("a", VALID);
@@ -113,7 +113,7 @@ async fn certificates_in_files_are_checked_and_read_again_without_a_restart() {
 }
 
 #[test]
-fn secrets_that_are_easy_to_guess_are_refused_with_the_reason_and_none_is_ever_shown() {
+fn weak_secrets_are_refused_and_no_secret_is_shown() {
     for (secret, reason) in
         [("tiny", "16 bytes"), ("aaaaaaaaaaaaaaaaaaaaaaa", "different"), (" a good enough secret", "blanks")]
     {
@@ -226,7 +226,7 @@ async fn all_is_well(a: &Node, b: &Node) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_greet_properly_is_refused_and_harms_nobody() {
+async fn malformed_greetings_are_refused_and_harm_nobody() {
     let authority = Authority::new("greetings");
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
     let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
@@ -315,7 +315,7 @@ async fn greetings_over_a_limit_are_refused_and_break_no_other_link() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_connects_before_its_certificate_is_refused_and_greets_only_afterwards_is_not_let_in() {
+async fn replaced_authority_refuses_a_late_greeting() {
     let (authority, next) = (Authority::new("before"), Authority::new("after"));
     let security = authority.security("a", VALID);
     let a = builder("a", security.clone(), &[]).start().await.unwrap();
@@ -330,7 +330,7 @@ async fn who_connects_before_its_certificate_is_refused_and_greets_only_afterwar
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_sends_rubbish_after_its_greeting_is_cut_off_and_harms_nobody() {
+async fn garbage_after_a_greeting_breaks_only_its_own_link() {
     let authority = Authority::new("rubbish");
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
     let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();

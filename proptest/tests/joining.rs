@@ -71,7 +71,7 @@ fn watch_joining(
 }
 
 #[test]
-fn one_donor_at_a_time_feeds_who_joins() {
+fn one_donor_at_a_time_feeds_a_joiner() {
     holds_unless(Control::ManyDonors, |sim| {
         let mut sim = full_but_one(sim, 5);
         let before = rows_bytes(&mut sim);
@@ -135,7 +135,7 @@ fn a_donor_that_dies_is_replaced_without_starting_over() {
 }
 
 #[test]
-fn a_donor_that_stalls_is_replaced_long_before_its_session_would_end() {
+fn stalled_donor_is_replaced_before_its_session_ends() {
     holds_unless(Control::DonorKept, |sim| {
         donor_is_replaced(sim, 2 * ON_THE_WAY_BYTES, Duration::from_secs(7), |sim, donor| {
             sim.delay_traffic(donor, 3);
@@ -145,7 +145,7 @@ fn a_donor_that_stalls_is_replaced_long_before_its_session_would_end() {
 }
 
 #[test]
-fn what_has_arrived_is_read_while_the_rest_is_on_its_way() {
+fn arrived_rows_are_readable_during_joining() {
     let mut sim = full_but_one(Sim::new(7), 3);
     sim.restart(2);
     let mut shares = Vec::new();

@@ -356,7 +356,7 @@ proptest! {
 
     /// Merging whole replicas is commutative, associative and idempotent.
     #[test]
-    fn replicas_end_equal_in_whatever_order_and_however_often_they_meet(
+    fn replicas_end_equal_in_any_order_of_merges(
         history in prop::collection::vec((0..3_usize, deeds()), 0..80),
     ) {
         let now = at(LATER_MS);
@@ -383,7 +383,7 @@ proptest! {
 
     /// The digest depends on what is held alone: not on the way there, and not on who received it how.
     #[test]
-    fn the_digest_is_the_same_for_whoever_received_the_state_in_whatever_way(
+    fn digest_depends_on_the_state_alone(
         history in prop::collection::vec((0..1_usize, passing_deeds()), 0..80),
         half in any::<prop::sample::Index>(),
     ) {

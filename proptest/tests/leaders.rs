@@ -91,7 +91,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn random_histories_have_one_leader_at_a_time_growing_tokens_and_a_leader_in_the_end() {
+fn random_election_histories_have_at_most_one_leader() {
     if let Some(seed) = number("TIDINGS_SEED") {
         Elections::new(seed).run();
         return;
@@ -160,7 +160,7 @@ fn divided(control: Option<Control>) -> Sim {
 }
 
 #[test]
-fn lists_of_voters_that_differ_are_refused_and_reported_on_both_sides() {
+fn different_voter_lists_are_refused_and_reported() {
     let mut sim = divided(None);
     assert_eq!(sim.holders("cron").len(), 1);
     let differs = |event: &ReplicaEvent| matches!(event, ReplicaEvent::VotersDiffer { .. });
@@ -170,14 +170,14 @@ fn lists_of_voters_that_differ_are_refused_and_reported_on_both_sides() {
 }
 
 #[test]
-fn lists_of_voters_that_nobody_compares_make_two_leaders() {
+fn uncompared_voter_lists_make_two_leaders() {
     let panic = catch_unwind(|| _ = divided(Some(Control::VotersDiffer))).unwrap_err();
     let told = panic.downcast_ref::<String>().unwrap();
     assert!(told.contains("two holders") || told.contains("does not follow"), "{told}");
 }
 
 #[test]
-fn lease_bounds_that_differ_are_refused_and_both_are_named() {
+fn different_lease_bounds_are_refused_and_reported() {
     let with = |lease_max: u64, skew: u64| {
         let mut config = config(3);
         (config.lease_time_max, config.clock_skew_max) = (SECOND * lease_max as u32, SECOND * skew as u32);
@@ -207,7 +207,7 @@ fn lease_bounds_that_differ_are_refused_and_both_are_named() {
 }
 
 #[test]
-fn a_first_leader_stands_in_two_seconds_with_the_local_preset() {
+fn local_preset_elects_a_leader_in_two_seconds() {
     for seed in 0..20 {
         let mut config = Config::local();
         config.voters = (0..3).map(|i| format!("n{i}")).collect();
@@ -243,7 +243,7 @@ fn lower_the_bound(control: Option<Control>) {
 }
 
 #[test]
-fn a_lower_lease_bound_keeps_what_was_promised_under_the_old_one() {
+fn lowered_lease_bound_keeps_earlier_promises() {
     lower_the_bound(None);
     let panic = catch_unwind(|| lower_the_bound(Some(Control::LeaseMaxForgotten))).unwrap_err();
     let told = panic.downcast_ref::<String>().unwrap();
@@ -277,7 +277,7 @@ fn observers_see_who_leads_and_that_nobody_does() {
 }
 
 #[test]
-fn voters_that_are_restarted_one_by_one_keep_the_leader_if_they_are_given_time() {
+fn rolling_restart_of_voters_keeps_the_leader() {
     let mut sim = settled(Sim::new(6).config(config(3)), 4);
     sim.node(3).campaign("cron", "x").unwrap();
     sim.run_for(SECOND);
@@ -304,7 +304,7 @@ fn voters_that_are_restarted_one_by_one_keep_the_leader_if_they_are_given_time()
 }
 
 #[test]
-fn a_thousand_leases_are_renewed_like_one() {
+fn thousand_leases_renew_under_5000_bytes_per_second() {
     let cost = |leases: usize| {
         let mut sim = settled(Sim::new(7).config(config(5)).without_checks(), 5);
         for lease in 0..leases {
@@ -324,7 +324,7 @@ fn a_thousand_leases_are_renewed_like_one() {
 }
 
 #[test]
-fn a_try_is_over_in_time_whatever_happens() {
+fn try_campaign_always_ends_in_time() {
     let mut sim = settled(Sim::new(8).config(config(3)), 3);
     let first = sim.node(0).try_campaign("cron", "x").unwrap();
     sim.run_for(SECOND / 10);
@@ -366,7 +366,7 @@ fn voters_whose_disks_are_back_vote_again() {
 }
 
 #[test]
-fn a_candidate_whose_clock_is_days_ahead_leads_like_others_and_stands_in_nobodys_way() {
+fn candidate_two_days_ahead_blocks_no_other() {
     let mut sim = settled(Sim::new(11).config(config(3)), 3);
     sim.skew(0, 48 * 3_600_000);
     let ahead = sim.node(0).campaign("cron", "x").unwrap();
@@ -390,7 +390,7 @@ fn a_candidate_whose_clock_is_days_ahead_leads_like_others_and_stands_in_nobodys
 }
 
 #[test]
-fn hints_agree_where_members_do_and_name_only_the_living() {
+fn leader_hints_agree_and_name_living_members() {
     let mut sim = settled(Sim::new(9).config(config(3)), 5);
     let hint = |sim: &mut Sim, i: usize| sim.node(i).leader_hint("cron").unwrap();
     let first = hint(&mut sim, 0);

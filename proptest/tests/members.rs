@@ -75,7 +75,7 @@ fn state(sim: &mut Sim, i: usize, name: &str) -> Option<MemberState> {
 }
 
 #[test]
-fn a_cluster_finds_itself_through_its_seeds() {
+fn nodes_find_each_other_through_seeds() {
     let counts = if is_full() { &[2, 3, 10, 40, 200, 1_000][..] } else { &[2, 3, 10, 40, 150] };
     for count in counts {
         let mut sim = cluster(1, *count);
@@ -159,7 +159,7 @@ fn halves_that_were_apart_for_long_find_each_other_again() {
 }
 
 #[test]
-fn who_leaves_is_told_at_once_and_as_such() {
+fn leaving_node_is_seen_as_left_at_once() {
     let mut sim = settled(4, 8);
     sim.node(3).put("last", "words").unwrap();
     sim.run_for(SECOND / 100);
@@ -178,7 +178,7 @@ fn who_leaves_is_told_at_once_and_as_such() {
 }
 
 #[test]
-fn nobody_is_called_down_because_packets_are_lost() {
+fn packet_loss_marks_no_member_down() {
     let hours = if is_full() { 100 } else { 1 };
     let mut sim = Sim::new(5).seeds(&[0, 1]).without_checks().loss(0.05).nodes(10);
     agree(&mut sim, SECOND * 15);
@@ -264,7 +264,7 @@ fn starved_nodes_do_not_take_healthy_ones_for_dead() {
 }
 
 #[test]
-fn a_node_that_hears_one_peer_no_longer_is_kept_by_the_others() {
+fn node_cut_off_from_one_peer_stays_a_member() {
     let mut sim = settled(7, 6);
     sim.cut(0, 1);
     sim.run_for(SECOND * 60);
@@ -277,7 +277,7 @@ fn a_node_that_hears_one_peer_no_longer_is_kept_by_the_others() {
 }
 
 #[test]
-fn a_slow_node_is_not_a_dead_one() {
+fn slow_node_is_not_called_down() {
     let mut sim = settled(8, 8);
     // Up to 150 ms each way, where an answer is expected within 200 ms.
     sim.slow(5, 150);
@@ -286,7 +286,7 @@ fn a_slow_node_is_not_a_dead_one() {
 }
 
 #[test]
-fn a_stopped_process_is_missed_and_welcome_again() {
+fn stopped_process_is_called_down_and_recovers() {
     let mut sim = settled(9, 5);
     sim.pause(2);
     sim.run_for(SECOND * 60);
@@ -305,7 +305,7 @@ fn a_stopped_process_is_missed_and_welcome_again() {
 }
 
 #[test]
-fn a_whole_cluster_is_restarted_at_once_and_one_by_one() {
+fn cluster_restarts_at_once_and_one_by_one() {
     let mut sim = settled(10, 12);
     (0..12).for_each(|i| sim.crash(i));
     sim.run_for(SECOND * 3);
@@ -364,7 +364,7 @@ fn nodes_with_a_disk_find_each_other_again_without_any_seed() {
 }
 
 #[test]
-fn what_a_node_tells_about_itself_reaches_everybody_and_is_bounded() {
+fn metadata_reaches_every_member_and_is_bounded() {
     let mut sim = settled(12, 40);
     let meta = |text: &str| BTreeMap::from([("role".to_owned(), text.to_owned())]);
     assert!(sim.node(7).set_meta(meta("cache")));
@@ -429,7 +429,7 @@ fn membership_is_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn random_histories_of_a_cluster_that_links_itself_keep_every_promise() {
+fn random_membership_histories_agree_and_converge() {
     for seed in 0..if is_full() { 300 } else { 30 } {
         let mut dice = tidings_proptest::Dice::new(seed);
         let loss = [0.0, 0.05, 0.2][dice.below(3)];

@@ -49,7 +49,7 @@ impl Seen {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_recorder_sees_what_two_nodes_do() {
+async fn metrics_recorder_sees_what_two_nodes_do() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     recorder.install().unwrap();

@@ -114,7 +114,7 @@ async fn ten_nodes_find_each_other_through_one_seed_and_agree() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_too_few_have_seen_in_time_stands_all_the_same() {
+async fn write_stands_although_too_few_acknowledged_in_time() {
     let a = start("a", &[]).await;
     let receipt = a.put("k", "v").unwrap();
     let late = receipt.seen_by(Quorum::Count(2), Duration::from_millis(1)).await;
@@ -125,7 +125,7 @@ async fn a_write_that_too_few_have_seen_in_time_stands_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_comes_back_on_its_port_under_its_name_and_has_everything_again() {
+async fn restarted_node_recovers_everything_on_the_same_port() {
     let a = start("a", &[]).await;
     let b = start("b", &[&a]).await;
     b.put("k", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
@@ -178,7 +178,7 @@ async fn each_stranger_is_refused_for_its_own_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_lives_elsewhere_is_refused_and_a_dead_one_is_replaced() {
+async fn living_name_is_refused_and_dead_name_is_replaced() {
     let a = start("a", &[]).await;
     let b = start("b", &[&a]).await;
     let rival = builder("b", &[&a]).start().await.unwrap();
@@ -190,7 +190,7 @@ async fn a_name_that_lives_elsewhere_is_refused_and_a_dead_one_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn secrets_are_rotated_without_losing_a_link_and_the_old_one_opens_nothing_afterwards() {
+async fn secret_rotation_shuts_out_the_old_secret() {
     let new = "the secret of the next year";
     let security_a = Security::secret(SECRET).unwrap();
     let security_b = Security::secret(SECRET).unwrap();
@@ -214,7 +214,7 @@ async fn secrets_are_rotated_without_losing_a_link_and_the_old_one_opens_nothing
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_node_refuses_writes_ends_watches_and_still_answers_reads() {
+async fn closed_node_refuses_writes_and_still_answers_reads() {
     let a = start("a", &[]).await;
     a.put("k", "v").unwrap();
     let mut watch = a.watch("other").without_current();
@@ -232,7 +232,7 @@ async fn a_closed_node_refuses_writes_ends_watches_and_still_answers_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_shut_down_can_be_started_on_its_port_at_once() {
+async fn port_is_free_at_once_after_shutdown() {
     let b = start("b", &[]).await;
     let mut addr = ([127, 0, 0, 1], 0).into();
     for _ in 0..30 {
@@ -244,7 +244,7 @@ async fn a_node_that_was_shut_down_can_be_started_on_its_port_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_panics_over_a_version_does_not_accept_it_and_may_the_next_time() {
+async fn panic_in_a_version_check_refuses_the_peer_once() {
     let a = builder("a", &[]).app_version("new").start().await.unwrap();
     let has_panicked = std::sync::atomic::AtomicBool::new(false);
     let accepts = move |version: &str| {
@@ -343,7 +343,7 @@ async fn nodes_meet_over_ipv6() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_with_a_start_is_said() {
+async fn failed_start_names_its_cause() {
     let a = start("a", &[]).await;
     let taken = builder("b", &[]).listen(a.addr()).start().await.unwrap_err();
     assert!(matches!(taken, StartError::Bind { addr, .. } if addr == a.addr()), "{taken}");
@@ -368,7 +368,7 @@ async fn what_is_wrong_with_a_start_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_watches_are_told_of_their_own_key_alone() {
+async fn ten_thousand_watches_each_see_only_their_key() {
     let a = start("a", &[]).await;
     let mut watches: Vec<Watch> =
         (0..10_000).map(|i| a.watch(format!("k/{i:05}")).without_current()).collect();
@@ -388,7 +388,7 @@ async fn ten_thousand_watches_are_told_of_their_own_key_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_nodes_come_and_go_and_leave_nothing_behind() {
+async fn two_thousand_closed_nodes_leak_no_file_and_no_task() {
     let files = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let seed = start("seed", &[]).await;
     let before = files();
@@ -479,7 +479,7 @@ async fn a_node_that_is_reached_at_two_addresses_is_linked_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_leaves_is_told_from_who_is_lost() {
+async fn left_members_are_distinguished_from_lost_ones() {
     let a = start("a", &[]).await;
     let mut events = a.member_events();
     let b = start("b", &[&a]).await;
@@ -541,7 +541,7 @@ async fn a_node_that_shut_down_or_was_dropped_joins_as_new() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_leaves_in_the_middle_of_what_it_is_sent_is_told_from_who_is_lost() {
+async fn node_leaving_under_load_counts_as_left() {
     let a = start("a", &[]).await;
     let value = vec![b'x'; 2 << 10];
     for round in 0..30 {
@@ -575,7 +575,7 @@ async fn who_leaves_in_the_middle_of_what_it_is_sent_is_told_from_who_is_lost() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_writer_that_outruns_its_peers_is_told_so_and_waits_until_they_have_caught_up() {
+async fn writer_ahead_of_its_peers_gets_busy_and_can_wait() {
     let mut config = Config::local();
     config.lag_bytes_max = 64 << 10;
     let a = builder("a", &[]).config(config).start().await.unwrap();
@@ -607,7 +607,7 @@ async fn a_writer_that_outruns_its_peers_is_told_so_and_waits_until_they_have_ca
 
 /// Where one thread does everything, a wait that ends too early never lets the node work.
 #[tokio::test]
-async fn whoever_was_refused_because_the_cluster_is_behind_is_told_to_go_on_only_when_there_is_room() {
+async fn writable_waits_until_there_is_room() {
     let mut config = Config::local();
     config.lag_bytes_max = 64 << 10;
     let a = builder("a", &[]).config(config).start().await.unwrap();
@@ -683,7 +683,7 @@ async fn typed_watch_that_missed_a_delete_starts_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_node_tells_about_itself_is_seen_by_others_and_bounded() {
+async fn metadata_is_seen_by_others_and_bounded() {
     let a = start("a", &[]).await;
     let mut events = a.member_events();
     let b = builder("b", &[&a]).meta("zone", "eu-1").app_version("2.1").start().await.unwrap();
@@ -703,7 +703,7 @@ async fn what_a_node_tells_about_itself_is_seen_by_others_and_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes_of_one_name_that_grew_up_apart_both_stay_and_it_is_said() {
+async fn duplicate_node_names_of_two_islands_are_reported() {
     let x = start("x", &[]).await;
     let a = start("twin", &[&x]).await;
     let y = start("y", &[]).await;
@@ -730,7 +730,7 @@ async fn two_nodes_of_one_name_that_grew_up_apart_both_stay_and_it_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_lives_is_refused_also_by_who_has_no_link_to_its_holder() {
+async fn living_name_is_refused_by_nodes_not_linked_with_it() {
     let a = start("a", &[]).await;
     let holder = start("n", &[&a]).await;
     let b = start("b", &[&a, &holder]).await;
@@ -762,7 +762,7 @@ async fn groups() -> Vec<Node> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn receipts_count_the_members_that_are_reached_through_others() {
+async fn receipts_count_members_reached_through_delegates() {
     let nodes = groups().await;
     for (i, node) in nodes.iter().enumerate() {
         let receipt = node.put(format!("{i}"), "v").unwrap();
@@ -781,7 +781,7 @@ async fn receipts_count_the_members_that_are_reached_through_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_and_small_values_arrive_through_groups_and_around_a_node_that_is_gone() {
+async fn values_of_any_size_cross_groups_around_a_lost_node() {
     let mut nodes = groups().await;
     let large = vec![b'x'; 1 << 20];
     nodes[0].put("large", &large).unwrap();
@@ -831,7 +831,7 @@ async fn late(way: Arc<UdpSocket>, front: Arc<UdpSocket>, to: SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_link_that_is_bad_in_one_direction_and_slow_in_the_other_carries_everything() {
+async fn lossy_and_slow_link_carries_everything() {
     let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let addr = front.local_addr().unwrap();
     // Nobody else knows where it is: whoever wants to be linked with it goes through the relay.

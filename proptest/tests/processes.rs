@@ -108,7 +108,7 @@ fn cluster(count: usize) -> Vec<Process> {
 }
 
 #[test]
-fn a_killed_process_is_missed_by_all_and_replaced_by_its_next_run() {
+fn killed_process_is_detected_and_replaced_by_its_next_run() {
     let mut nodes = cluster(5);
     let mut killed = nodes.remove(2);
     killed.child.kill().unwrap();
@@ -130,7 +130,7 @@ fn a_killed_process_is_missed_by_all_and_replaced_by_its_next_run() {
 }
 
 #[test]
-fn a_stopped_process_is_missed_and_catches_up_when_it_goes_on() {
+fn stopped_process_is_called_down_and_catches_up() {
     let mut nodes = cluster(4);
     nodes[1].signal("STOP");
     for i in [0, 2, 3] {
@@ -147,7 +147,7 @@ fn a_stopped_process_is_missed_and_catches_up_when_it_goes_on() {
 
 /// More than the stopped one's window, its socket and the limit of what a peer may lag behind can take together.
 #[test]
-fn a_process_that_stops_reading_holds_nobody_up_and_gets_everything_when_it_goes_on() {
+fn stopped_process_delays_no_writer_and_gets_every_row() {
     let mut nodes = cluster(4);
     nodes[3].signal("STOP");
     nodes[0].say("fill 20000 1000");
@@ -242,7 +242,7 @@ fn a_severed_link_between_machines_is_noticed_and_heals() {
 
 /// Voters are silent for 17 seconds after their start.
 #[test]
-fn a_killed_leader_is_followed_and_a_stopped_one_learns_that_it_was() {
+fn killed_or_stopped_leader_is_succeeded() {
     let mut a = Process::voter("n0", &[]);
     let seed = a.addr.clone();
     let mut b = Process::voter("n1", &[&seed]);

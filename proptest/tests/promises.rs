@@ -76,7 +76,7 @@ fn an_add_wins_over_a_concurrent_remove() {
 }
 
 #[test]
-fn values_vanish_everywhere_at_their_time_and_leave_nothing() {
+fn expired_values_vanish_on_every_node() {
     let mut sim = pair(8);
     sim.node(0).put_with("k", "v", PutOptions::new().ttl(ms(800))).unwrap();
     sim.run_for(ms(500));
@@ -112,7 +112,7 @@ fn writes_from_the_future_are_refused_and_come_again_later() {
 }
 
 #[test]
-fn claims_from_far_in_the_future_end_the_link_until_their_time() {
+fn claims_of_the_far_future_end_the_link() {
     let mut config = Config::lan();
     config.clock_skew_max = ms(1_000);
     let mut sim = Sim::new(9).config(config).nodes(2);
@@ -136,7 +136,7 @@ fn claims_from_far_in_the_future_end_the_link_until_their_time() {
 }
 
 #[test]
-fn values_of_the_greatest_size_travel_and_larger_ones_are_refused() {
+fn values_at_the_size_limit_travel_and_larger_are_refused() {
     let mut config = Config::lan();
     config.value_bytes_max = 16 << 20;
     let mut sim = Sim::new(10).config(config).nodes(2);
@@ -177,7 +177,6 @@ fn bad_input_is_a_typed_error_and_writes_nothing() {
 
 /// Each node counts under a hash key of its own until its first session, and the check does not tell under which.
 #[test]
-
 fn a_new_cluster_reports_no_disagreement() {
     for seed in 0..20 {
         let mut sim = Sim::new(seed).nodes(2);

@@ -69,7 +69,7 @@ fn announcing_once_leaves_members_apart() {
 }
 
 #[test]
-fn a_leave_is_heard_as_such_although_packets_are_lost() {
+fn leave_is_seen_as_left_despite_packet_loss() {
     for seed in 0..seeds(100) {
         let mut sim = Sim::new(seed).seeds(&[0, 1]).without_checks().nodes(4);
         sim.run_for(SECOND * 10);

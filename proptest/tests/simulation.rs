@@ -7,7 +7,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn random_histories_of_mixed_faults_never_break_a_rule_and_always_converge() {
+fn random_fault_histories_keep_every_rule_and_converge() {
     if let Some(seed) = number("TIDINGS_SEED") {
         Plan::new(seed).run();
         return;

@@ -217,7 +217,7 @@ fn value_replaced_during_a_break_arrives_as_the_new_one() {
 }
 
 #[test]
-fn peer_that_stops_amid_a_value_is_given_up() {
+fn peer_that_stops_within_a_value_is_given_up() {
     for seed in 0..SEEDS {
         let mut sim = one_to_join(Sim::new(seed).broken(None), 2);
         sim.restart(1);

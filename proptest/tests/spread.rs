@@ -81,7 +81,7 @@ fn a_write_arrives_everywhere_once_within_two_hops() {
 }
 
 #[test]
-fn what_is_passed_on_is_claimed_without_a_comparison() {
+fn forwarded_rows_are_claimed_without_a_repair() {
     let mut config = Config::lan();
     config.mesh_members_max = 3;
     let mut sim = settled(Sim::new(5).config(config), 16);
@@ -102,7 +102,7 @@ fn what_is_passed_on_is_claimed_without_a_comparison() {
 }
 
 #[test]
-fn replicas_linked_as_a_tree_get_a_write_from_anywhere_and_agree_after_one_was_away() {
+fn tree_of_relays_delivers_writes_of_any_node() {
     let (count, inner) = (121, 40);
     let mut sim = Sim::new(5).tree(3).nodes(count);
     sim.run_for(SECOND * 5);
@@ -130,7 +130,7 @@ fn histories(seeds: u64, control: Option<Control>) -> Option<Noticed> {
 }
 
 #[test]
-fn random_histories_in_groups_never_break_a_rule_and_always_converge() {
+fn random_group_histories_keep_every_rule_and_converge() {
     if let Some(seed) = std::env::var("TIDINGS_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Plan::grouped(seed).run();
         return;
@@ -140,14 +140,14 @@ fn random_histories_in_groups_never_break_a_rule_and_always_converge() {
 }
 
 #[test]
-fn claims_that_are_passed_on_without_their_rows_are_noticed() {
+fn forwarded_claims_without_their_rows_are_detected() {
     for control in [Control::ChainDespiteGap, Control::ChainUnchecked] {
         assert_eq!(histories(500, Some(control)), Some(Noticed::Oracle), "{control:?}");
     }
 }
 
 #[test]
-fn a_delegate_that_dies_is_passed_over_before_anybody_calls_it_down() {
+fn dead_delegate_is_bypassed_before_it_is_called_down() {
     let mut sim = settled(Sim::new(8), 60);
     // Whoever it is: with every node dead in turn, every delegate was.
     let mut worst = Duration::ZERO;
@@ -179,7 +179,7 @@ fn a_delegate_that_dies_is_passed_over_before_anybody_calls_it_down() {
 }
 
 #[test]
-fn a_cluster_grows_and_shrinks_across_the_border_without_losing_a_write() {
+fn crossing_the_mesh_size_loses_no_write() {
     for seed in 0..if is_full() { 100 } else { 3 } {
         let mut config = Config::lan();
         config.mesh_members_max = 6;
@@ -214,7 +214,7 @@ fn a_cluster_grows_and_shrinks_across_the_border_without_losing_a_write() {
 }
 
 #[test]
-fn a_large_value_delays_no_small_one_and_its_claim_waits_for_it() {
+fn large_value_delays_no_small_one_but_its_own_claim() {
     // A megabyte takes a second.
     let mut sim = settled(Sim::new(2).rate(1_000_000), 3);
     sim.node(0).put("large", vec![b'x'; 1 << 20]).unwrap();
@@ -290,7 +290,7 @@ fn overload(sim: &mut Sim, writers: &[usize], time: Duration) -> (Vec<usize>, us
 }
 
 #[test]
-fn writers_at_ten_times_the_rate_of_the_links_are_told_to_wait_and_the_cluster_keeps_up() {
+fn writer_at_ten_times_the_link_rate_gets_busy() {
     let mut config = Config::lan();
     config.lag_bytes_max = 2 << 20;
     // Two megabytes a second and writer, over links of 200 kilobytes a second.
@@ -331,7 +331,7 @@ fn one_slow_reader_among_fast_ones_holds_no_writer_up() {
 }
 
 #[test]
-fn a_stopped_delegate_holds_nothing_up_and_is_used_again_when_it_runs_on() {
+fn stopped_delegate_delays_nothing_and_catches_up() {
     let mut sim = settled(Sim::new(11), 40);
     (0..40).for_each(|i| _ = sim.node(i).put(format!("{i}"), "v").unwrap());
     sim.run_for(SECOND);
@@ -409,7 +409,7 @@ impl Updates {
 }
 
 #[test]
-fn an_overload_of_thin_links_is_forgotten_once_it_is_over() {
+fn cluster_recovers_after_an_overload_of_slow_links() {
     let count = 40;
     let mut sim = settled(Sim::new(2_008), count);
     for member in 0..count {

@@ -71,7 +71,7 @@ fn parted(sim: Sim, count: usize, other: usize) -> Sim {
 
 /// Story 1. A row needs its context, not only its dots.
 #[test]
-fn a_removed_write_stays_removed_where_it_arrives_after_its_removal() {
+fn removed_write_arriving_after_its_removal_stays_removed() {
     with_control(Control::NoContext, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.nodes(3));
         sim.delay_traffic(1, 2);
@@ -89,7 +89,7 @@ fn a_removed_write_stays_removed_where_it_arrives_after_its_removal() {
 /// Story 2. Node 2 has never seen what 0 deleted, so both are equal; the removed write arrives while they compare:
 /// after its range was settled, or between the digest and the verdict about it.
 #[test]
-fn a_removed_write_that_arrives_while_a_session_runs_does_not_survive_its_end() {
+fn removed_write_arriving_during_a_repair_stays_removed() {
     for control in [Control::NoSettled, Control::OldDigest] {
         with_control(control, Noticed::Loss, |seed, sim| {
             let mut sim = parted(sim, 3, 2);
@@ -123,7 +123,7 @@ fn delete_known_from_a_reconcile(sim: Sim) -> Sim {
 
 /// Story 3. Who claims everything that its sender has seen disagrees with it from then on.
 #[test]
-fn a_tail_claims_nothing_that_its_sender_knows_from_a_reconcile() {
+fn tail_claims_nothing_its_sender_learned_by_repair() {
     with_control(Control::TailClaimsAll, Noticed::Loss, |_, sim| {
         let mut sim = delete_known_from_a_reconcile(sim);
         until(&mut sim, |sim| sim.node(1).status().sessions == 0);
@@ -155,7 +155,7 @@ fn rows_left_out_by_one_flush_are_not_claimed_by_a_fuller_one() {
 
 /// Story 4, the other way about. A node stops to relay in the middle of a flush that takes several frames.
 #[test]
-fn own_rows_are_sent_when_a_node_stops_to_relay_in_the_middle_of_a_flush() {
+fn own_rows_are_sent_when_relaying_stops_in_mid_flush() {
     with_control(Control::OwnFromFrame, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.delay(ms(20)).nodes(3));
         sim.relay(0, true);
@@ -165,7 +165,7 @@ fn own_rows_are_sent_when_a_node_stops_to_relay_in_the_middle_of_a_flush() {
 
 /// Story 5. A remote write moves an own row in the middle of a flush that takes several frames.
 #[test]
-fn an_own_row_that_is_moved_in_the_middle_of_a_flush_is_sent_all_the_same() {
+fn own_row_moved_in_mid_flush_is_still_sent() {
     with_control(Control::OwnFromFrame, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.delay(ms(20)).nodes(3));
         concurrent_writes_in_the_middle_of_a_flush(&mut sim, |_| ());
@@ -212,7 +212,7 @@ fn frames_of_two_flushes_are_never_fitted_together() {
 
 /// Story 7. What is written while a session runs lies beyond what the session compares.
 #[test]
-fn a_reconcile_claims_what_the_peer_had_at_its_start_and_no_more() {
+fn repair_claims_only_what_the_peer_had_at_its_start() {
     for control in [Control::EndVector, Control::EndHead] {
         with_control(control, Noticed::Loss, |_, sim| {
             let mut sim = parted(sim, 2, 1);
@@ -232,7 +232,7 @@ fn a_reconcile_claims_what_the_peer_had_at_its_start_and_no_more() {
 
 /// Story 8. An older disk no longer knows what was written under its origin.
 #[test]
-fn a_node_that_returns_with_an_older_disk_does_not_disown_what_it_wrote() {
+fn restart_with_an_older_disk_loses_no_own_write() {
     with_control(Control::OldOrigin, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.nodes_with_disk(3));
         sim.node(0).put("early", "v").unwrap();
@@ -251,7 +251,7 @@ fn a_node_that_returns_with_an_older_disk_does_not_disown_what_it_wrote() {
 
 /// Story 9. What is seen is never ahead of its rows on the disk.
 #[test]
-fn a_crash_between_two_transactions_loses_nothing_that_comes_again() {
+fn crash_between_two_transactions_loses_nothing() {
     with_control(Control::SeenAhead, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.nodes_with_disk(2));
         sim.node(0).put("first", "v").unwrap();
@@ -337,7 +337,7 @@ fn links_are_broken_before_claims_are_given_up() {
 /// Beside the twelve: in the middle of a flush, what was received is covered only because it is held. It stays
 /// covered when it is removed, and does not come back from somebody else who relays it late.
 #[test]
-fn a_row_that_is_deleted_in_the_middle_of_its_flush_stays_deleted() {
+fn row_deleted_in_mid_flush_stays_deleted() {
     with_control(Control::NoKeep, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.delay(ms(20)).nodes(3));
         sim.node(0).put("before", "v").unwrap();

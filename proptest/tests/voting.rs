@@ -342,7 +342,7 @@ fn is_linearizable(seed: u64, ignores_tokens: bool) -> bool {
 }
 
 #[test]
-fn a_register_guarded_by_tokens_is_linearizable_and_without_them_is_not() {
+fn fencing_tokens_make_a_register_linearizable() {
     for seed in 0..200 {
         assert!(is_linearizable(seed, false), "seed {seed}");
     }

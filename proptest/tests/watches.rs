@@ -44,12 +44,12 @@ fn watched(seed: u64, control: Option<Control>) {
 }
 
 #[test]
-fn watches_are_ordered_unique_reliable_and_resumable_whatever_happens() {
+fn watches_are_ordered_unique_gap_free_and_resumable() {
     (0..100).for_each(|seed| watched(seed, None));
 }
 
 #[test]
-fn a_watch_that_reads_on_although_the_log_forgot_removals_is_noticed() {
+fn watch_that_reads_past_the_floor_is_detected() {
     std::panic::set_hook(Box::new(|_| {}));
     let noticed =
         |seed| catch_unwind(AssertUnwindSafe(|| watched(seed, Some(Control::WatchPastFloor)))).is_err();
@@ -58,7 +58,7 @@ fn a_watch_that_reads_on_although_the_log_forgot_removals_is_noticed() {
 }
 
 #[test]
-fn what_was_told_and_is_gone_before_the_initial_values_end_is_not_missed() {
+fn watch_reports_deletes_made_during_initial_values() {
     let story = |control| {
         let mut config = Config::lan();
         config.removals_max = 1;
@@ -77,7 +77,7 @@ fn what_was_told_and_is_gone_before_the_initial_values_end_is_not_missed() {
 }
 
 #[test]
-fn a_slow_watch_sees_the_last_value_and_costs_nothing_meanwhile() {
+fn slow_watch_sees_the_last_value_once() {
     let mut sim = Sim::new(1).nodes(1);
     let mut watch = sim.node(0).watch("k").without_current();
     assert_eq!(watch.next(&mut sim), None);
@@ -91,7 +91,7 @@ fn a_slow_watch_sees_the_last_value_and_costs_nothing_meanwhile() {
 }
 
 #[test]
-fn a_watch_under_whose_prefix_nothing_happens_never_falls_behind() {
+fn watch_of_a_quiet_prefix_never_falls_behind() {
     let mut config = Config::lan();
     config.removals_max = 1;
     let mut sim = Sim::new(1).config(config).nodes(1);
@@ -108,7 +108,7 @@ fn a_watch_under_whose_prefix_nothing_happens_never_falls_behind() {
 }
 
 #[test]
-fn deletes_and_expiries_are_told_apart() {
+fn watch_distinguishes_deletes_from_expiries() {
     let mut sim = Sim::new(1).nodes(2);
     sim.run_for(ms(100));
     sim.node(0).put_with("short", "v", PutOptions::new().ttl(ms(500))).unwrap();
@@ -141,7 +141,7 @@ fn deletes_and_expiries_are_told_apart() {
 }
 
 #[test]
-fn a_revision_of_another_run_gives_a_resync_and_current_values() {
+fn watch_from_a_revision_of_another_run_starts_over() {
     let mut sim = Sim::new(1).nodes_with_disk(1);
     sim.node(0).put("a", "v").unwrap();
     let revision = sim.node(0).get("a").unwrap().revision();

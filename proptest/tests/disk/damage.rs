@@ -39,7 +39,7 @@ fn rejoining() -> Config {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_damaged_is_named_or_does_no_harm() {
+async fn damaged_file_is_named_or_does_no_harm() {
     let folder = Folder::new();
     let (dir, held) = filled(&folder).await;
     assert!(files(&dir).iter().any(|file| is_table(file)));
@@ -83,7 +83,7 @@ async fn whatever_is_damaged_is_named_or_does_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_node_rejoins_blank_if_it_is_told_to() {
+async fn damaged_node_rejoins_blank_if_configured() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.at("a")).await;
     let (dir, held) = filled(&folder).await;
@@ -109,7 +109,7 @@ async fn a_damaged_node_rejoins_blank_if_it_is_told_to() {
 /// The engine takes a journal without its end for a shorter one. That this is noticed is due to the number beside it:
 /// without that, the node starts with less than it said was safe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journal_that_lost_its_end_is_noticed_by_the_number_beside_it() {
+async fn lock_file_number_detects_a_truncated_journal() {
     let folder = Folder::new();
     let dir = folder.at("a");
     let a = start("a", &[], &dir).await;
@@ -131,7 +131,7 @@ async fn a_journal_that_lost_its_end_is_noticed_by_the_number_beside_it() {
 
 /// A power failure keeps any pages of what was not synced. What was acknowledged is told by the number beside the journal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_with_a_hole_is_left_out_if_it_was_not_safe_and_is_damage_if_it_was() {
+async fn hole_in_a_journal_is_damage_only_if_acknowledged() {
     let folder = Folder::new();
     let (dir, trial) = (folder.at("a"), folder.at("trial"));
     let a = start("a", &[], &dir).await;
@@ -184,7 +184,7 @@ async fn a_transaction_with_a_hole_is_left_out_if_it_was_not_safe_and_is_damage_
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_at_the_time_is_not_taken_for_damage() {
+async fn unreadable_file_is_not_taken_for_damage() {
     let folder = Folder::new();
     let (dir, held) = filled(&folder).await;
     let table = files(&dir).into_iter().find(|file| is_table(file)).unwrap();
@@ -200,7 +200,7 @@ async fn what_cannot_be_read_at_the_time_is_not_taken_for_damage() {
 
 /// Both, at all places where a start or a rejoin can be interrupted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_start_and_a_rejoin_that_were_interrupted_are_gone_on_with() {
+async fn interrupted_first_start_and_rejoin_are_continued() {
     let folder = Folder::new();
     let dir = folder.at("a");
     fs::create_dir_all(dir.join("store")).unwrap();
@@ -239,7 +239,7 @@ async fn a_first_start_and_a_rejoin_that_were_interrupted_are_gone_on_with() {
 
 /// Two that find it damaged at the same time: whoever is first keeps the directory for itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rejoin_never_lets_go_of_its_directory() {
+async fn rejoin_never_releases_its_directory() {
     let folder = Folder::new();
     let dir = folder.at("a");
     start("a", &[], &dir).await.shutdown().await;

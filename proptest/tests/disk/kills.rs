@@ -92,7 +92,7 @@ fn check_acked(node: &Node, acked: &[Option<u64>]) {
 
 /// `TIDINGS_KILLS` sets how often: 200 for the long run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_killed_under_load_loses_nothing_that_it_said_was_safe() {
+async fn killed_process_loses_no_acknowledged_write() {
     let kills = std::env::var("TIDINGS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let mut dice = tidings_proptest::Dice::new(7);
     let folder = Folder::new();

@@ -100,7 +100,7 @@ async fn event(node: &Node, is_it: impl Fn(&NodeEvent) -> bool) -> NodeEvent {
 
 /// As with a time limit around it, at any of the places where it waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_that_nobody_waits_for_any_more_gives_its_directory_back() {
+async fn cancelled_start_releases_its_directory() {
     let folder = Folder::new();
     let dir = folder.at("a");
     start("a", &[], &dir).await.shutdown().await;
@@ -154,7 +154,7 @@ async fn a_restart_finds_everything_and_is_a_new_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_changes_while_the_disk_is_taking_it_is_found_as_it_was_last() {
+async fn rows_changed_during_a_transaction_keep_the_last_value() {
     let folder = Folder::new();
     let config = || {
         let mut config = Config::local();
@@ -189,7 +189,7 @@ async fn what_changes_while_the_disk_is_taking_it_is_found_as_it_was_last() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_who_wait_share_their_syncs_and_each_learns_of_its_own_write() {
+async fn waiting_writers_share_disk_syncs() {
     let folder = Folder::new();
     let mut config = Config::local();
     // Nobody waits for an interval that he did not ask for.
@@ -224,7 +224,7 @@ async fn a_directory_belongs_to_one_node_at_a_time() {
 /// A process that is just being started has, for a moment, every file that its parent has.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_is_free_after_a_shutdown_although_the_program_starts_others_all_the_time() {
+async fn directory_is_free_after_shutdown_despite_child_processes() {
     let folder = Folder::new();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let halt = stop.clone();
@@ -273,7 +273,7 @@ async fn an_old_backup_and_a_cloned_image_are_harmless() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_refuses_writes_while_reads_and_replication_go_on_until_there_is_room() {
+async fn full_disk_refuses_writes_until_there_is_room() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.0).await;
     let b = builder("b", &[&a]).start().await.unwrap();
@@ -305,7 +305,7 @@ async fn a_full_disk_refuses_writes_while_reads_and_replication_go_on_until_ther
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_cannot_sync_acknowledges_nothing_and_says_so() {
+async fn disk_that_cannot_sync_acknowledges_nothing() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.0).await;
     a.put("safe", "v").unwrap().durable().await.unwrap();
@@ -355,7 +355,7 @@ async fn a_snapshot_starts_a_node_where_no_peer_can_be_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshots_that_are_taken_at_the_same_time_do_not_touch_each_other() {
+async fn concurrent_snapshots_do_not_interfere() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.at("a")).await;
     let value = vec![b'x'; 10_000];
@@ -380,7 +380,7 @@ async fn snapshots_that_are_taken_at_the_same_time_do_not_touch_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_waits_for_the_disk_of_a_node_that_panics_is_told_of_its_end() {
+async fn durable_wait_ends_when_the_node_panics() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.at("a")).await;
     let receipt = a.put("k", "v").unwrap();
@@ -444,7 +444,7 @@ async fn write_fixture() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_first_version_wrote_is_read() {
+async fn first_disk_version_is_still_read() {
     let folder = Folder::new();
     copy(&fixture(), &folder.at("a"));
     let a = start("a", &[], &folder.at("a")).await;
