@@ -1,4 +1,7 @@
-//! Disks that lose, tear, fail and fill up, under whole clusters and under a single replica.
+//! Disks that lose writes, tear transactions, fail and fill up, tested in the simulator and with a single replica whose
+//! disk is a map.
+//!
+//! Negative controls: `EarlyPromise` acknowledges writes before the sync, `TornTaken` reads a torn transaction.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -61,7 +64,7 @@ fn disk_that_cannot_sync_acknowledges_nothing_until_restart() {
     assert_eq!(status.durable, Some(status.head));
 }
 
-/// Writes and crashes again and again, at any point of a transaction.
+/// Writes and crashes 30 times, at varying points of a transaction.
 fn crashes(seed: u64, sim: Sim) {
     let mut sim = sim.nodes_with_disk(1);
     for round in 0..30 {
@@ -71,7 +74,7 @@ fn crashes(seed: u64, sim: Sim) {
             sim.run_for(ms((seed + round * i) % 5));
         }
         sim.restart_with(0, Disk::Latest);
-        assert!(sim.events().is_empty(), "what a disk gives back adds up");
+        assert!(sim.events().is_empty(), "the replica reported an event after it read its disk");
     }
 }
 
@@ -84,7 +87,7 @@ fn a_crash_loses_nothing_that_was_acknowledged_as_durable() {
     assert!(noticed(Control::TornTaken).is_some());
 }
 
-/// A disk as simple as one can be.
+/// The simplest disk: a map.
 #[derive(Default)]
 struct Plain {
     map: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -92,7 +95,7 @@ struct Plain {
 }
 
 impl Plain {
-    /// Takes one transaction, and acknowledges it.
+    /// Takes all parts of pending transactions, and acknowledges each transaction.
     fn follow(&mut self, replica: &mut Replica) {
         while let Some(part) = replica.persist() {
             self.parts += 1;
@@ -146,7 +149,7 @@ fn large_transaction_is_written_in_parts_and_only_once() {
     for i in 0..50_000 {
         a.put(Time::default(), &format!("k{i}"), b"v").unwrap();
     }
-    // What is written between two parts belongs to the same transaction.
+    // Writes between two parts belong to the same transaction.
     let first = a.persist().unwrap();
     assert!(first.begins() && !first.ends());
     a.put(Time::default(), "k0", b"w").unwrap();
@@ -160,7 +163,8 @@ fn large_transaction_is_written_in_parts_and_only_once() {
     assert!(a.persist().is_none());
 }
 
-/// Any byte of anything stored, changed: it is refused, or the digest does not add up.
+/// One bit of each stored byte is flipped in turn, and each record removed in turn: reading the disk fails, or the
+/// replica reports damage.
 #[test]
 fn every_changed_byte_on_disk_is_detected() {
     let (mut disk, mut a) = (Plain::default(), replica(1, None));
@@ -183,7 +187,7 @@ fn every_changed_byte_on_disk_is_detected() {
         }
         let mut map = disk.map.clone();
         map.remove(key);
-        // A memo alone may be missing: it stands for itself.
+        // Only a memo may be missing, because nothing else refers to it.
         assert!(damaged(map) || key.ends_with(b"promise"), "{key:?} is missing");
     }
 }

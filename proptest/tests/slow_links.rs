@@ -1,5 +1,5 @@
-//! Values that take longer than every timeout on their link: they arrive, hold back nothing behind them, and go on after
-//! a break where they stood. A peer that stands still is still given up.
+//! Values that take longer than every timeout on their link: they arrive, hold back nothing behind them, and go on
+//! after a break where they stood. A peer that stands still is still given up.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
-//! Whether a change of structure left behaviour as it was: the traces of simulated histories, beside those recorded before.
+//! Whether a change of structure left behaviour as it was: the traces of simulated histories, beside those recorded
+//! before.
 //!
-//! `proptest/traces.txt` holds one line per kind of history and hundred seeds, with a hash of their traces. By default the
-//! first hundred of each kind are compared. `TIDINGS_TRACES=all` compares all that are recorded, and
-//! `TIDINGS_TRACES=record` writes the file anew: only after a change that is meant to change behaviour, for a reason that
-//! its commit names.
+//! `proptest/traces.txt` holds one line per kind of history and hundred seeds, with a hash of their traces. By default
+//! the first hundred of each kind are compared. `TIDINGS_TRACES=all` compares all that are recorded, and
+//! `TIDINGS_TRACES=record` writes the file anew: only after a change that is meant to change behaviour, for a reason
+//! that its commit names.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -25,7 +26,8 @@ const KINDS: [Kind; 4] = [
     ("trees", tree),
 ];
 
-/// Nodes that are linked as a tree and pass writes on, with loss, links that break, and a node that is away for a while.
+/// Nodes that are linked as a tree and pass writes on, with loss, links that break, and a node that is away for a
+/// while.
 fn tree(seed: u64) -> u64 {
     let mut dice = Dice::new(seed);
     let loss = [0.0, 0.1][dice.below(2)];

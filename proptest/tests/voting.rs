@@ -11,14 +11,14 @@ use tidings_proptest::Dice;
 
 const VOTERS: usize = 3;
 const CANDIDATES: usize = 2;
-/// Time goes in these steps. Of a lease of 10 s a holder counts 9 s, and so leads in the step in which it asked and in the
-/// next one; voters are free in the one after that, and silent for three after a start.
+/// Time goes in these steps. Of a lease of 10 s a holder counts 9 s, and so leads in the step in which it asked and in
+/// the next one; voters are free in the one after that, and silent for three after a start.
 const TICK: Duration = Duration::from_secs(5);
 const COUNTED_TICKS: u8 = 2;
 
 /// Two candidates and three voters without a disk. A request may be lost or arrive late, also when its candidate has
-/// given up since; a voter may be restarted. Answers come at once: a later or lost one teaches a candidate less, and what
-/// it learns counts from when it asked.
+/// given up since; a voter may be restarted. Answers come at once: a later or lost one teaches a candidate less, and
+/// what it learns counts from when it asked.
 struct Voting {
     control: Option<Control>,
     ticks_max: u8,
