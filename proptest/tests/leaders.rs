@@ -1,7 +1,10 @@
-//! Elections in the simulator. After every step the simulator itself checks that at most one node holds a lease, by
-//! its own clock at that true instant, and that tokens grow.
+//! Elections in the simulator: scripted stories and random histories. After every step the simulator checks that at
+//! most one node holds a lease, each by its own clock at the same true instant, and that tokens grow.
 //!
-//! `TIDINGS_SEEDS` sets how many random histories there are, `TIDINGS_SEED` replays one.
+//! Negative controls: `NoQuarantine`, `NoDriftMargin`, `PromiseNotKept` and `TermReused` must be detected by random
+//! histories, `VotersDiffer` and `LeaseMaxForgotten` by stories.
+//!
+//! `TIDINGS_SEEDS` sets the number of random histories, `TIDINGS_SEED` replays one.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -13,7 +16,7 @@ use tidings::{Config, Control, DiskFault, LeaseEnd, LeaseState, ReplicaEvent, Si
 use tidings_proptest::Elections;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long voters are silent after their start, with the clocks of [`config`].
+/// Quarantine of voters after their start, with the settings of [`config`].
 const QUARANTINE: Duration = Duration::from_millis(13_400);
 
 fn config(voters: usize) -> Config {
@@ -23,7 +26,7 @@ fn config(voters: usize) -> Config {
     config
 }
 
-/// A cluster whose voters vote.
+/// A cluster whose voters are past their quarantine.
 fn settled(sim: Sim, nodes: usize) -> Sim {
     let mut sim = sim.seeds(&[0, 1]).nodes(nodes);
     sim.run_for(QUARANTINE);
@@ -33,7 +36,7 @@ fn settled(sim: Sim, nodes: usize) -> Sim {
 fn until(sim: &mut Sim, within: Duration, is_so: impl Fn(&mut Sim) -> bool) -> Duration {
     let since = sim.now();
     while !is_so(sim) {
-        assert!(sim.now() - since < within, "not within {within:?}");
+        assert!(sim.now() - since < within, "the condition did not hold within {within:?}");
         sim.run_for(Duration::from_micros(500));
     }
     sim.now() - since
@@ -48,7 +51,7 @@ fn a_candidate_wins_an_idle_cluster_in_two_round_trips() {
     assert!(took < Duration::from_millis(8));
     assert!(matches!(sim.node(0).lease(id), Some(LeaseState::Held(_))));
     sim.run_for(SECOND * 60);
-    assert_eq!(sim.holders("cron").len(), 1, "it is renewed");
+    assert_eq!(sim.holders("cron").len(), 1, "the lease was not renewed");
     assert_eq!(sim.terms(), 1);
     sim.node(0).resign(id);
     assert_eq!(sim.node(0).lease(id), Some(LeaseState::Ended(LeaseEnd::Resigned)));
@@ -138,12 +141,12 @@ fn every_broken_rule_is_noticed() {
         let told = |panic: Box<dyn Any + Send>| panic.downcast_ref::<String>().cloned().unwrap_or_default();
         let found = (0..CONTROL_SEEDS).find_map(|seed| run(seed).map(told));
         println!("{control:?}: {found:?}");
-        assert!(found.is_some_and(|found| found.contains(expected)), "{control:?} goes unnoticed");
+        assert!(found.is_some_and(|found| found.contains(expected)), "{control:?} is not detected");
     }
     _ = std::panic::take_hook();
 }
 
-/// Of five nodes three believe in one list of voters and two in another; one voter is on both.
+/// Five nodes: three have one list of voters and two have another. One voter is on both lists.
 fn divided(control: Option<Control>) -> Sim {
     let list = |names: [&str; 3]| {
         let mut config = config(0);
@@ -191,7 +194,7 @@ fn different_lease_bounds_are_refused_and_reported() {
             sim.node(i).campaign("cron", "x").unwrap();
         }
         sim.run_for(SECOND * 10);
-        assert!(sim.holders("cron").iter().all(|(i, _)| *i != 2), "it has no part");
+        assert!(sim.holders("cron").iter().all(|(i, _)| *i != 2), "a node with other bounds holds the lease");
         let mut told = BTreeSet::new();
         for (i, event) in sim.events() {
             if let ReplicaEvent::VotersDiffer { ours, theirs, .. } = event {
@@ -220,8 +223,8 @@ fn local_preset_elects_a_leader_in_two_seconds() {
     }
 }
 
-/// Voters with disks have granted a lease of 10 s, and are started again with a longest lease of 1 s while its holder
-/// cannot reach them.
+/// Voters with disks grant a lease of 10 s. They are restarted with a `lease_time_max` of 1 s while its holder cannot
+/// reach them.
 fn lower_the_bound(control: Option<Control>) {
     let (mut long, mut short) = (config(3), config(3));
     long.lease_time = SECOND * 10;
@@ -261,14 +264,14 @@ fn observers_see_who_leads_and_that_nobody_does() {
         leader.as_ref().map(|leader| &leader.value[..]) == value
     };
     until(&mut sim, SECOND, |sim| sees(sim, Some(b"of 3")));
-    // Those who granted it know first.
+    // The voters that granted the lease know of it before its holder does.
     until(&mut sim, SECOND, |sim| matches!(sim.node(3).lease(id), Some(LeaseState::Held(_))));
     sim.node(3).proclaim(id, "of 3, still").unwrap();
     until(&mut sim, SECOND, |sim| sees(sim, Some(b"of 3, still")));
     assert_eq!(sim.node(4).leader("cron").flatten().unwrap().token, sim.last_token("cron").unwrap());
     sim.crash(3);
     until(&mut sim, SECOND * 5, |sim| sees(sim, None));
-    // Cut off from the voters it does not go on naming somebody.
+    // An observer that is cut off from the voters must stop naming a leader.
     sim.node(0).campaign("cron", "of 0").unwrap();
     until(&mut sim, SECOND, |sim| sees(sim, Some(b"of 0")));
     sim.partition(&[4], &[0, 1, 2]);
@@ -286,11 +289,11 @@ fn rolling_restart_of_voters_keeps_the_leader() {
         sim.crash(i);
         sim.run_for(SECOND);
         sim.restart(i);
-        // It has to find the others, be silent, and grant the lease again.
+        // The voter must find the others, pass its quarantine and grant the lease again.
         sim.run_for(QUARANTINE + SECOND * 3);
         assert_eq!(sim.holders("cron"), [(3, token.unwrap())]);
     }
-    // Two at once are too many.
+    // Without two of three voters the lease ends.
     sim.crash(0);
     sim.crash(1);
     sim.restart(0);
@@ -315,7 +318,7 @@ fn thousand_leases_renew_under_5000_bytes_per_second() {
         sim.run_for(SECOND * 30);
         let held = (0..leases).filter(|lease| !sim.holders(&format!("e{lease}")).is_empty()).count();
         assert_eq!(held, leases);
-        // QUIC adds 33 bytes to a datagram, and at most an acknowledgement of 36.
+        // QUIC adds 33 bytes to a datagram, and at most one acknowledgement of 36 bytes.
         (sim.bytes_sent() - bytes + (sim.sendings() - sendings) * 69) / 30 / 5
     };
     let (idle, held) = (cost(0), cost(1_000));
@@ -352,7 +355,7 @@ fn voters_whose_disks_are_back_vote_again() {
     }
     sim.run_for(SECOND);
     assert!((0..3).all(|i| sim.node(i).status().has_disk_failed));
-    // It is renewed meanwhile, since that is promised already; nothing new is.
+    // Renewals are covered by the promise on the disk. New promises are not given.
     assert_eq!(sim.holders("cron").len(), 1);
     sim.node(3).resign(first);
     sim.run_for(SECOND);
@@ -381,7 +384,7 @@ fn candidate_two_days_ahead_blocks_no_other() {
         sim.node(i).resign(id);
         sim.run_for(SECOND);
     }
-    // Nor when the voters have forgotten that lease, and keep its greatest term for all others.
+    // The same once the voters have forgotten that lease and keep only its term as the floor of all others.
     sim.run_for(SECOND * 60);
     for i in 0..3 {
         sim.node(i).campaign("other", "x").unwrap();

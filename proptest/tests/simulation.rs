@@ -1,4 +1,7 @@
-//! Thousands of random histories under the oracle. `TIDINGS_SEEDS` sets how many, `TIDINGS_SEED` replays one.
+//! Random histories of writes and all faults under the oracle: no replica may cover what it did not merge, and all must
+//! converge after healing. `TIDINGS_SEEDS` sets the number of histories, 2,000 by default; `TIDINGS_SEED` replays one.
+//!
+//! The negative controls are in `controls.rs`: each rule is broken in the same histories, and must be detected.
 
 use tidings_proptest::{Plan, for_each_seed};
 
