@@ -80,7 +80,7 @@ impl Process {
             if self.expect(word) == answer {
                 return;
             }
-            assert!(Instant::now() < until, "{question:?} was not answered by {answer:?} in time");
+            assert!(Instant::now() < until, "the answer to {question:?} was never {answer:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -92,7 +92,7 @@ fn large_holds_back_nothing(sim: &mut Sim) {
     }
     assert!(!arrived(sim, 1, "large"));
     until_arrived(sim, 1, "large", IDEAL * 3 / 2);
-    assert_eq!(sim.timeouts(), 0, "a link timed out");
+    assert_eq!(sim.timeouts(), 0, "a stalled repair broke a link");
     assert_eq!(sim.node(1).get("large").unwrap().value(), value());
     sim.assert_converged();
     sim.node(0).put("later", "v").unwrap();
@@ -128,7 +128,7 @@ fn frame_longer_than_the_timeout_breaks_no_link() {
         sim.node(0).put("large", vec![b'x'; BYTES]).unwrap();
         sim.restart(1);
         until_arrived(&mut sim, 1, "large", Duration::from_secs(BYTES as u64 / 10_000 * 3 / 2));
-        assert_eq!(sim.timeouts(), 0, "a link timed out");
+        assert_eq!(sim.timeouts(), 0, "a stalled repair broke a link");
         sim.assert_converged();
     };
     for seed in 0..SEEDS {
