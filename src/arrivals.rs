@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_are_a_ladder_without_gaps() {
+    fn arrival_buckets_have_no_gaps() {
         let mut last = 0;
         for ms in 0..200_000 {
             let bucket = bucket_of(ms);

@@ -661,7 +661,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn thousands_of_invented_members_fill_no_memory_and_keep_no_real_one_out() {
+    fn invented_members_keep_no_real_member_out() {
         let mut members = members();
         let liar = member(90_001);
         members.on_link_member(at(1), &liar, 0);
@@ -701,7 +701,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_earlier_run_of_this_node_is_no_member_whoever_tells_of_it() {
+    fn ended_earlier_run_of_this_node_is_no_member() {
         let mut members = members();
         let earlier = Member { name: "own".to_owned(), ..member(9) };
         let mut memo = Writer::plain();
@@ -753,7 +753,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_record_over_a_limit_is_skipped_and_the_next_one_read() {
+    fn roster_entry_over_a_limit_is_skipped() {
         for (limit, who) in oversized() {
             // As an earlier version took it in.
             let mut careless = members();
@@ -775,7 +775,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn of_two_with_one_name_neither_is_forgotten_while_linked() {
+    fn linked_members_with_one_name_are_both_kept() {
         let mut members = members();
         let twin = Member { name: "n2".to_owned(), ..member(3) };
         members.on_link_member(at(1), &member(2), 0);
@@ -813,7 +813,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whatever_is_no_packet_and_no_roster_changes_nothing() {
+    fn truncated_packets_and_rosters_change_nothing() {
         let mut members = members();
         members.on_link_member(at(1), &member(2), 0);
         let before: Vec<Member> = members.others().cloned().collect();

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_mark_from_the_future_does_not_count() {
+    fn stored_clock_of_the_far_future_does_not_count() {
         let (skew, hour_ms) = (Duration::from_secs(5), 3_600_000);
         let mut clock = HybridClock::default();
         clock.load((hour_ms + 4_000) << COUNTER_BITS);

@@ -691,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_over_the_limit_and_a_foreign_version_are_told_at_once() {
+    fn oversized_frame_and_foreign_version_are_refused_at_once() {
         let mut assembler = Assembler::default();
         assembler.feed(&u32::MAX.to_le_bytes());
         assert_eq!(assembler.next(), Err(WireError::TooLarge(u32::MAX as usize)));
@@ -701,7 +701,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_the_frame_does_not_bear_out_allocates_nothing() {
+    fn count_larger_than_its_frame_allocates_nothing() {
         let mut writer = Writer::new(Kind::Tail);
         writer.varint(u64::MAX / 2);
         let frame = writer.finish();
@@ -710,7 +710,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_without_room_in_table_are_told_as_untold() {
+    fn leftovers_beyond_the_table_are_reported_as_left_out() {
         let (here, old) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
         let leftover = |clock, intervals| {
             RegionCoverage::new(old, intervals, Arc::new(Clocks { dots: BTreeMap::from([(7, clock)]) }))
@@ -795,7 +795,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_written_is_read_again_and_nothing_less_is_a_frame(
+        fn written_frames_are_read_back_and_cut_ones_are_refused(
             dot_set in rows(), context in clocks(), region in pendings(), range in ranges(), tag in 0..16_u8,
         ) {
             let mut writer = Writer::new(Kind::Items);

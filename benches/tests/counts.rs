@@ -157,7 +157,7 @@ fn fixed_scenarios_cost_what_they_did() {
 }
 
 #[test]
-fn a_count_that_moved_is_told() {
+fn count_that_moved_is_reported() {
     let counts = |messages| Counts::from([("messages".to_owned(), messages)]);
     assert!(moved(&counts(1_000), &counts(1_100)).is_empty());
     assert_eq!(moved(&counts(1_000), &counts(1_101)).len(), 1);

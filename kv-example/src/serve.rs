@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_with_a_bad_secret_changes_nothing_and_no_secret_outlives_its_line() {
+    fn accepted_secrets_follow_the_file_or_stay_unchanged() {
         let folder = std::env::temp_dir().join(format!("tidings-rotate-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("secrets");

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_read_with_their_unit_or_not_at_all() {
+    fn time_spans_need_a_number_and_a_unit() {
         assert_eq!(parse("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse("2m"), Ok(Duration::from_secs(120)));
         for slip in ["", "5", "s", "-1s", "1.5s", "5 s", "99999999999999999999d", "40000d"] {

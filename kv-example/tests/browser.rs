@@ -239,7 +239,7 @@ impl Wire {
 }
 
 #[test]
-fn a_broken_connection_is_resumed_and_a_restarted_node_is_shown_anew() {
+fn page_resumes_after_a_break_and_resets_after_a_restart() {
     let Some(chromium) = browser::program() else { return };
     let folder = common::folder("resume");
     let a = serve("a", &[], &[]);
@@ -279,7 +279,7 @@ fn a_broken_connection_is_resumed_and_a_restarted_node_is_shown_anew() {
 }
 
 #[test]
-fn the_demo_is_cut_and_healed_in_the_page_and_stays_smooth_with_many_keys() {
+fn demo_page_cuts_and_heals_and_scrolls_ten_thousand_keys() {
     let Some(chromium) = browser::program() else { return };
     let mut command = program();
     command.args(["demo", "--port", "18180", "--keys", "10000"]);

@@ -129,7 +129,7 @@ fn a_watch_prints_runs_commands_and_ends_when_told() {
 }
 
 #[test]
-fn a_command_that_takes_long_is_run_for_the_last_of_the_changes_meanwhile() {
+fn slow_watch_command_runs_for_the_last_change() {
     let node = serve("a", &[], &[]);
     let folder = folder("folding");
     let (out, go) = (folder.join("out"), folder.join("go"));
@@ -155,7 +155,7 @@ fn a_command_that_takes_long_is_run_for_the_last_of_the_changes_meanwhile() {
 }
 
 #[test]
-fn a_dump_is_loaded_elsewhere_and_loading_it_again_writes_nothing() {
+fn dump_loads_elsewhere_and_loading_twice_writes_nothing() {
     let (a, b) = (serve("a", &[], &[]), serve("b", &[], &[]));
     for number in 0..30 {
         a.line(&["put", &format!("k/{number}"), &format!("value {number}")]);
@@ -248,7 +248,7 @@ fn a_secret_is_rotated_without_a_restart() {
 }
 
 #[test]
-fn a_leader_runs_its_command_and_nobody_else_does_meanwhile() {
+fn only_the_leader_runs_its_command() {
     let node = serve("a", &[], &["--voter", "a", "--lease-time", "10s", "--lease-time-max", "10s"]);
     assert!(!node.run(&["leader", "cron"]).status.success(), "voters that have just started elect nobody");
     let out = folder("elect").join("token");
@@ -380,7 +380,7 @@ fn no_error_shows_a_secret_or_a_token() {
 }
 
 #[test]
-fn a_good_token_is_taken_where_others_can_ask() {
+fn strong_token_permits_a_public_http_address() {
     let token = folder("good-token").join("token");
     assert!(program().args(["secret", "--out"]).arg(&token).status().unwrap().success());
     let mut command = program();
@@ -394,7 +394,7 @@ fn a_good_token_is_taken_where_others_can_ask() {
 }
 
 #[test]
-fn data_and_snapshots_are_for_their_owner_alone() {
+fn data_and_snapshots_are_readable_by_their_owner_only() {
     let folder = folder("modes");
     let (dir, dump) = (folder.join("above").join("data"), folder.join("keys.jsonl"));
     // The shell's umask is the one that most systems have.

@@ -10,7 +10,7 @@ use common::{ask, eventually, program, signal, start};
 const END_TIME_MAX: Duration = Duration::from_secs(2);
 
 #[test]
-fn the_demo_shows_a_living_cluster_that_can_be_cut_and_healed_and_ends_at_once() {
+fn demo_cluster_can_be_cut_and_healed_and_ends_at_once() {
     let mut command = program();
     command.args(["demo", "--port", "18080"]);
     let mut demo = start(command);
@@ -55,7 +55,7 @@ fn the_demo_shows_a_living_cluster_that_can_be_cut_and_healed_and_ends_at_once()
 }
 
 #[test]
-fn a_taken_port_is_no_obstacle_and_a_time_is_kept() {
+fn demo_takes_another_port_if_needed_and_ends_in_time() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
     let output = program()

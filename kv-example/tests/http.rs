@@ -62,7 +62,7 @@ fn keys_and_values_of_every_form_survive() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_and_says_so() {
+fn bad_requests_get_an_error_code_and_write_nothing() {
     let node = serve("a", &[], &["--value-bytes-max", "1000"]);
     let http = &node.http;
     let cases = [
@@ -116,7 +116,7 @@ fn a_listing_comes_page_by_page_and_in_order() {
 }
 
 #[test]
-fn a_page_with_large_values_is_shorter_and_the_next_goes_on_behind_it() {
+fn listing_page_with_large_values_is_shorter_and_continues() {
     let node = serve("a", &[], &[]);
     let value = vec![b'x'; 900_000];
     for number in 0..12 {
@@ -132,7 +132,7 @@ fn a_page_with_large_values_is_shorter_and_the_next_goes_on_behind_it() {
 }
 
 #[test]
-fn a_write_can_wait_for_others_and_a_time_to_live_passes() {
+fn write_can_wait_for_others_and_values_expire() {
     let a = serve("a", &[], &[]);
     let b = serve("b", &[&a.addr], &[]);
     eventually("b is ready", || get(&b.http, "/readyz").status == 200);
@@ -177,7 +177,7 @@ fn sets_and_counters_agree_on_all_nodes() {
 }
 
 #[test]
-fn a_watch_resumes_where_it_was_and_says_so_when_it_cannot() {
+fn watch_resumes_or_says_that_it_starts_over() {
     let node = serve("a", &[], &[]);
     put(&node.http, "/v1/kv/w/1", b"one");
     let url = format!("{}/v1/watch?prefix=w/", node.http);
@@ -203,7 +203,7 @@ fn a_watch_resumes_where_it_was_and_says_so_when_it_cannot() {
 }
 
 #[test]
-fn streams_are_limited_and_places_come_back() {
+fn streams_are_limited_and_freed_when_closed() {
     let node = serve("a", &[], &["--watchers-max", "1"]);
     let url = format!("{}/v1/watch", node.http);
     {
@@ -221,7 +221,7 @@ fn streams_are_limited_and_places_come_back() {
 }
 
 #[test]
-fn who_is_there_what_is_held_and_the_metrics_are_told() {
+fn members_status_and_metrics_are_served() {
     let a = serve("a", &[], &["--meta", "zone=eu-1", "--cluster", "c1"]);
     let b = serve("b", &[&a.addr], &["--cluster", "c1"]);
     eventually("b is ready", || get(&b.http, "/readyz").status == 200);
@@ -258,7 +258,7 @@ fn who_is_there_what_is_held_and_the_metrics_are_told() {
 }
 
 #[test]
-fn a_token_is_wanted_where_one_is_set() {
+fn token_is_required_if_one_is_set() {
     let folder = common::folder("token");
     let path = folder.join("token.txt");
     assert!(common::program().args(["secret", "--out"]).arg(&path).status().unwrap().success());
@@ -275,7 +275,7 @@ fn a_token_is_wanted_where_one_is_set() {
 }
 
 #[test]
-fn durable_writes_snapshots_and_a_restart_keep_what_was_promised() {
+fn durable_writes_survive_a_kill_and_a_restore() {
     let folder = common::folder("durable");
     let dir = folder.join("a");
     let dir_text = dir.to_str().unwrap();

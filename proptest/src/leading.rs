@@ -1,5 +1,5 @@
-//! Random histories of elections: campaigns, resignations and every fault, under the simulator's check that a lease has
-//! one holder at a time and tokens grow.
+//! Random histories of elections: campaigns, resignations and every fault. After each step the simulator checks that a
+//! lease has at most one holder and that tokens grow.
 
 use std::time::Duration;
 
@@ -9,30 +9,30 @@ use crate::Dice;
 
 const NAMES: [&str; 2] = ["cron", "mail"];
 const SKEW_MAX_MS: i64 = 2_000;
-/// How far a clock that is set right is off at most, so that with what it drifts in one step it stays within half of
-/// the permitted skew.
+/// Largest offset of a clock in histories without wild clocks. Together with the drift of one step it stays within half
+/// of the permitted skew.
 const SET_MS: i64 = 800;
-/// How long voters are silent after their start, and a little more for the slowest clocks.
+/// Quarantine of voters after their start, with a margin for the slowest clocks.
 const QUARANTINE: Duration = Duration::from_millis(14_200);
-/// How long finding each other again takes once everything is healed, at most.
+/// Limit for the nodes to find each other again after healing.
 const REUNION: Duration = Duration::from_secs(40);
 
-/// What a random history of elections consists of.
+/// Parameters of a random history of elections.
 #[derive(Clone, Copy, Debug)]
 pub struct Elections {
-    /// Seeds everything.
+    /// Seed of the simulator and of the dice.
     pub seed: u64,
-    /// The rule that is broken, if any.
+    /// The broken rule, if any.
     pub control: Option<Control>,
 }
 
-/// A cluster, and what the history knows of it.
+/// A running history: the cluster, and what was done to its clocks.
 struct History {
     sim: Sim,
     dice: Dice,
-    /// Disks keep what was synced, and wall clocks show anything.
+    /// Wall clocks show any time. Every node has a disk then, and disks lose nothing that was synced.
     has_wild_clocks: bool,
-    /// How far clocks have drifted, and how fast they do, in microseconds and millionths.
+    /// Drift so far in microseconds, and drift rate in millionths.
     drifted: Vec<i64>,
     drift: Vec<i64>,
     set: Vec<i64>,
@@ -45,7 +45,7 @@ impl Elections {
         Self { seed, control: None }
     }
 
-    /// Runs it, then heals everything and demands a leader within a bounded time.
+    /// Runs the history, heals all faults and asserts that every lease has a holder within a bounded time.
     ///
     /// # Panics
     /// If a lease has two holders, a token does not grow, or there is no leader in time.
@@ -59,7 +59,7 @@ impl Elections {
         config.voters = (0..voters).map(|i| format!("n{i}")).collect();
         let lease = config.lease_time;
         if self.seed.is_multiple_of(2) {
-            // Voters are silent no longer than they have to be.
+            // The shortest quarantine that the lease time permits.
             config.lease_time_max = lease;
         }
         let has_wild_clocks = dice.below(2) == 0;
@@ -93,7 +93,7 @@ impl Elections {
 }
 
 impl History {
-    /// Lets time pass, a second at a time, and sets the clocks right, or wrong.
+    /// Lets time pass, at most one second per step, and sets each wall clock to its chosen offset after each step.
     fn pass(&mut self, time: Duration) {
         let mut left = time;
         loop {
@@ -139,7 +139,7 @@ impl History {
                 }
             }
             5 => {
-                // Rather the holder than anybody else.
+                // Faults of the holder find more than faults of others.
                 let holder = self.sim.holders(name).first().map(|(holder, _)| *holder);
                 self.fault(holder.unwrap_or(i));
             }
@@ -192,7 +192,7 @@ impl History {
             self.drift[i] = 0;
             self.sim.slow(i, 1);
             self.sim.disk_fault(i, None);
-            // A disk that failed to sync is not used again before a restart.
+            // A disk whose sync failed is not used again before a restart.
             if !self.sim.is_up(i) || self.sim.node(i).status().has_disk_failed {
                 self.sim.restart(i);
             }

@@ -1,5 +1,10 @@
-//! What the simulation tests share: random histories of writes mixed with every fault the simulator knows, and
-//! stories told with a broken rule as proof that they can fail.
+//! Support for the simulation tests: random histories that mix writes with every fault of the simulator, and scripted
+//! stories that run twice, once as they are and once with one rule broken by a [`Control`].
+//!
+//! The broken run is the negative control of the test. A check that passes with its rule broken does not count.
+//!
+//! Invariants: a seed determines a history completely. Whatever is drawn here comes from [`Dice`], never from the
+//! generators of the replicas, so that a change in a replica does not change the history that tests it.
 
 mod leading;
 mod real;
@@ -15,12 +20,12 @@ use std::time::Duration;
 
 use tidings::{Config, Control, Disk, DiskFault, PutOptions, ReplicaEvent, Sim, WriteError};
 
-/// A small generator of its own, so that the history does not depend on what the replicas draw.
+/// A small random generator, independent of what the replicas draw.
 #[derive(Debug)]
 pub struct Dice(u64);
 
 impl Dice {
-    /// Dice that always fall the same way for the same seed.
+    /// The same seed always gives the same numbers.
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
@@ -34,37 +39,38 @@ impl Dice {
     }
 }
 
-/// What a cluster of at most five nodes and a few dozen keys may need to agree again, once everything is healed:
-/// virtual time, and bytes of all nodes together. A write from a minute ahead is refused until then, and
-/// its link is put off for up to 32 s more.
+/// Limits for a cluster of at most five nodes and a few dozen keys to converge after healing: virtual time, and bytes
+/// sent by all nodes together. A write stamped one minute ahead is refused for that minute, and the next session over
+/// its link backs off for up to 32 s more.
 const AGREEMENT_MAX: Duration = Duration::from_secs(100);
 const AGREEMENT_BYTES_MAX: u64 = 1 << 20;
-/// Contexts that may be left beyond the vector: of runs that ended between sending a write and claiming it.
+/// Limit of extra coverage contexts at the end. A run that ends between sending a write and claiming it leaves some.
 const CLOUD_MAX: usize = 128;
 
-/// What a slow link carries, in bytes a second: less than a busy history writes.
+/// Rate of a slow link in bytes per second: less than a busy history writes.
 const SLOW_RATE: u64 = 4_000;
 
-/// So many do not fit in a frame among others. With such values links carry so many times as much, and that much may be
-/// needed to agree: what is refused, because it seems to come from the future, comes again with every new link.
+/// Bytes of a large value, which does not fit into a frame with others. In histories with large values the link rates
+/// and the byte limit are multiplied by `LARGE_TIMES`: a row refused for a stamp in the future is sent again over every
+/// new link.
 const LARGE_BYTES: usize = 70_000;
 const LARGE_TIMES: u64 = 64;
 
-/// What a very slow link carries, and the timeout of repairs then: a large value takes longer than the timeout, even than
-/// twelve times as long, which is what a repair is given while live writes move.
+/// Rate of the slowest links in bytes per second, and the repair timeout used with them. A large value takes longer
+/// than the timeout, and longer than twelve times the timeout, the limit of a repair while live writes move.
 const SLOWEST_RATE: u64 = 16_000;
 const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What a random history consists of.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Seeds everything.
+    /// Seed of the simulator and of the dice.
     pub seed: u64,
-    /// How many steps it has.
+    /// Number of steps before healing.
     pub steps: usize,
-    /// The rule that is broken, if any.
+    /// The broken rule, if any.
     pub control: Option<Control>,
-    /// Whether the nodes find each other as members, and pass writes on between groups.
+    /// Whether the nodes link themselves by membership, and delegates forward writes between groups.
     pub grouped: bool,
 }
 
@@ -74,8 +80,8 @@ impl Plan {
         Self { seed, steps: 60, control: None, grouped: false }
     }
 
-    /// The same of a cluster that is large for its configuration: its nodes find each other as members, and pass
-    /// writes on between groups.
+    /// A history of a cluster above its `mesh_members_max`: nodes link themselves by membership, and delegates forward
+    /// writes between groups.
     pub fn grouped(seed: u64) -> Self {
         Self { grouped: true, ..Self::new(seed) }
     }
@@ -85,12 +91,12 @@ impl Plan {
         self.seed % 5 == 2
     }
 
-    /// Whether large values take longer than every timeout on its links.
+    /// Whether a large value takes longer than every timeout on the links of this history.
     fn is_slowest(self) -> bool {
         self.has_large() && self.seed % 4 == 1
     }
 
-    /// Runs it, then heals everything and demands convergence.
+    /// Runs the history, heals all faults and asserts convergence within the limits of this module.
     ///
     /// # Panics
     /// If the oracle finds a fault or the cluster does not converge.
@@ -98,7 +104,7 @@ impl Plan {
         self.run_with(|_, _| {})
     }
 
-    /// The same, with something done after each step.
+    /// Like [`Plan::run`], with a callback after each step.
     ///
     /// # Panics
     /// If the oracle finds a fault or the cluster does not converge.
@@ -113,7 +119,7 @@ impl Plan {
         let mut count = 2 + dice.below(4);
         if self.grouped {
             config.relay = false;
-            // Between two and four groups; in some histories the cluster shrinks below the border and grows again.
+            // Two to four groups; in some histories the cluster shrinks below the mesh limit and grows again.
             (count, config.mesh_members_max) = (4 + dice.below(6), [1, 1, 3, 6][dice.below(4)]);
         }
         if self.is_slowest() {
@@ -122,9 +128,10 @@ impl Plan {
         let sim = Sim::new(self.seed).broken(self.control).config(config).loss(loss);
         let sim = if self.grouped { sim.seeds(&[0, 1]) } else { sim };
         let delay = Duration::from_millis([1, 20, 150][dice.below(3)]);
-        // Where the timeout is short, round trips are short as well.
+        // With a short timeout the round trips must be short as well.
         let sim = sim.delay(if self.is_slowest() { delay.min(Duration::from_millis(20)) } else { delay });
-        // In some histories flushes take long. Not for the dice, so that the other histories stay what they are.
+        // In some histories flushes take long. Chosen by the seed and not by the dice, so that other histories stay the
+        // same.
         let times = if self.has_large() { LARGE_TIMES } else { 1 };
         let sim = if self.seed % 4 == 3 { sim.rate(SLOW_RATE * times) } else { sim };
         let sim = if self.is_slowest() { sim.rate(SLOWEST_RATE) } else { sim };
@@ -150,13 +157,17 @@ impl Plan {
         if self.control.is_none() {
             let differs =
                 |(_, event): &(usize, ReplicaEvent)| matches!(event, ReplicaEvent::Disagreement { .. });
-            assert!(!sim.events().iter().any(differs), "seed {}: healthy nodes disagree", self.seed);
+            assert!(
+                !sim.events().iter().any(differs),
+                "seed {}: a disagreement was reported without a broken rule",
+                self.seed
+            );
         }
         let (healed_at, bytes_before) = (sim.now(), sim.bytes_sent());
         sim.assert_converged();
         let (took, bytes) = (sim.now() - healed_at, sim.bytes_sent() - bytes_before);
         let seed = self.seed;
-        // There a large value takes 4.4 s on each link, and a node may lack ten of them.
+        // On the slowest links a large value takes 4.4 s per link, and a node may lack ten of them.
         let took_max = if self.is_slowest() { 2 * AGREEMENT_MAX } else { AGREEMENT_MAX };
         assert!(
             took <= took_max && bytes <= AGREEMENT_BYTES_MAX * times,
@@ -177,7 +188,7 @@ impl Plan {
 fn step(sim: &mut Sim, dice: &mut Dice, plan: Plan) {
     let i = dice.below(sim.len());
     if dice.below(5) == 0 {
-        // Only the failure detector can miss a process that is stopped.
+        // Stopped processes only where a failure detector can call them down.
         match if plan.grouped { dice.below(4) } else { 3 } {
             0 => sim.pause(i),
             1 => (0..sim.len()).for_each(|i| sim.resume(i)),
@@ -215,7 +226,7 @@ fn write(sim: &mut Sim, dice: &mut Dice, i: usize, some_are_large: bool) {
     };
     assert!(
         is_expected,
-        "a small write is always accepted by a right clock while there is a disk to take it: {done:?}"
+        "a small write must be accepted while the clock is trusted and the disk works: {done:?}"
     );
 }
 
@@ -242,8 +253,8 @@ fn fault(sim: &mut Sim, dice: &mut Dice, i: usize) {
     }
 }
 
-/// Sets a clock; beyond the permitted skew one at a time, since most of the nodes must have the right time. A clock that
-/// is wrong from a start on is not noticed by its own step.
+/// Sets the clock of a node. Only one clock at a time is beyond the permitted skew, because the majority must have the
+/// right time. A clock that is wrong since its node started shows no step to that node.
 fn skew(sim: &mut Sim, dice: &mut Dice, i: usize) {
     let ms = [-1_500, 0, 900, 1_900, 60_000, 60_000, 60_000][dice.below(7)];
     if ms < 60_000 {
@@ -260,20 +271,23 @@ fn skew(sim: &mut Sim, dice: &mut Dice, i: usize) {
     }
 }
 
-/// By what a fault was noticed.
+/// How a broken rule was detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Noticed {
-    /// The oracle found a replica that claims what it did not merge.
+    /// The oracle found a replica that covers what it did not merge.
     Oracle,
-    /// A disk lost what it had promised, or gave back what does not add up.
+    /// A disk lost what it had acknowledged as durable, or could not be read back.
     Promise,
-    /// Something a user would miss was asserted in vain.
+    /// An assertion about what a user sees failed.
     Loss,
-    /// The replicas never became equal.
+    /// The replicas did not converge.
     Divergence,
 }
 
-/// Runs something that may panic, and says by what a fault in it was noticed.
+/// Runs something that may panic and classifies the panic by its text. `None`: no panic.
+///
+/// The texts are those of the simulator (`src/sim/oracle.rs`, `src/sim/disk.rs`, `src/sim.rs`); a text that changes
+/// there must change here.
 pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
     let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref().copied());
@@ -292,7 +306,7 @@ pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
     })
 }
 
-/// Runs something under every seed below this one, on two threads.
+/// Runs something with every seed below `seeds`, on two threads.
 pub fn for_each_seed(seeds: u64, run: impl Fn(u64) + Sync) {
     let next = std::sync::atomic::AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -310,20 +324,20 @@ pub fn for_each_seed(seeds: u64, run: impl Fn(u64) + Sync) {
     });
 }
 
-/// Over how many seeds a story is told.
+/// Seeds per story.
 const STORY_SEEDS: u64 = 20;
 
-/// Tells a story, which must hold, and tells it again with one rule broken, which must be noticed: by the oracle,
-/// and without the oracle by what a user sees in the end.
+/// Runs a story, which must pass with every seed, and runs it again with one rule broken. With some seed the oracle
+/// must detect the broken rule; with the oracle switched off, some seed must fail with `user_sees`.
 ///
 /// # Panics
-/// If the story does not hold, or the breach is not noticed as said.
+/// If the story fails, or the broken rule is not detected in both ways.
 pub fn with_control(control: Control, user_sees: Noticed, story: impl Fn(u64, Sim)) {
     (0..STORY_SEEDS).for_each(|seed| story(seed, Sim::new(seed).broken(None)));
     let broken = |seed| Sim::new(seed).broken(Some(control));
     let watched = (0..STORY_SEEDS).any(|seed| notice(|| story(seed, broken(seed))) == Some(Noticed::Oracle));
-    assert!(watched, "{control:?} goes unnoticed by the oracle");
+    assert!(watched, "the oracle does not detect {control:?}");
     let unwatched: BTreeSet<Noticed> =
         (0..STORY_SEEDS).filter_map(|seed| notice(|| story(seed, broken(seed).without_checks()))).collect();
-    assert!(unwatched.contains(&user_sees), "{control:?} shows as {unwatched:?}");
+    assert!(unwatched.contains(&user_sees), "without the oracle {control:?} is detected as {unwatched:?}");
 }

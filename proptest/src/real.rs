@@ -1,26 +1,28 @@
-//! What the tests of real nodes share.
+//! Support for the tests of real nodes: waiting with a time limit, and waiting for a refusal.
 
 use std::time::Duration;
 
 use tidings::{Node, NodeEvent, PeerRefusal};
 
-/// Guards against a test that would wait for ever; nothing is measured by it.
+/// Time limit against a test that would wait for ever. No test measures by it.
 pub const GUARD: Duration = Duration::from_secs(300);
 
-/// What a future answers.
+/// Awaits a future for at most [`GUARD`].
 ///
 /// # Panics
 ///
-/// Panics when nothing happens for far too long.
+/// Panics if the future is not ready in time.
 pub async fn guarded<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(GUARD, future).await.expect("it happens before the test gives up")
+    tokio::time::timeout(GUARD, future)
+        .await
+        .expect("the awaited event happens within the time limit of the test")
 }
 
-/// Why a node refused a peer, or was refused, the next time that it happens.
+/// Waits for the next refusal that a node reports, of a peer or by a peer, and returns the reason.
 ///
 /// # Panics
 ///
-/// Panics if the node is closed, or if it does not happen.
+/// Panics if the node is closed, or if no refusal is reported in time.
 pub async fn refusal(node: &Node) -> PeerRefusal {
     let mut events = node.events();
     guarded(async {

@@ -1,31 +1,33 @@
-//! A consumer of watches that trusts nothing: it builds the state from events alone and compares it with the node's.
+//! A checking consumer of watches. It builds the state from the events alone and compares it with what the node holds,
+//! so that a missed, repeated or reordered event is found. Its negative control is `Control::WatchPastFloor` in
+//! `tests/watches.rs`.
 
 use std::collections::BTreeMap;
 
 use tidings::{Revision, Sim, SimWatch, WatchEvent};
 
-/// What the events say is there: values by key.
+/// State built from the events: values by key.
 type State = BTreeMap<String, Vec<u8>>;
 
-/// How many earlier states are kept to resume from.
+/// Earlier states that are kept to resume from.
 const BOOKMARKS_MAX: usize = 32;
 
-/// Follows one prefix on one node.
+/// A watch of one prefix on one node, and the state built from its events.
 #[derive(Debug)]
 pub struct Watcher {
     node: usize,
     prefix: String,
     watch: SimWatch,
     state: State,
-    /// The latest revision that was told. Every later one is greater.
+    /// Greatest revision received. Each following event must have a greater one.
     last: Option<Revision>,
-    /// After a resync everything is new until the next `Current`.
+    /// Whether `Current` was received since the start or the last resync.
     is_current: bool,
     bookmarks: Vec<(Revision, State)>,
 }
 
 impl Watcher {
-    /// Watches all keys that begin like this.
+    /// Watches all keys with a prefix.
     pub fn new(sim: &mut Sim, node: usize, prefix: &str) -> Self {
         Self {
             node,
@@ -38,23 +40,23 @@ impl Watcher {
         }
     }
 
-    /// Goes back to an earlier point, with the state as it was, and watches on from there.
+    /// Goes back to an earlier revision, with the state of that revision, and resumes the watch from there.
     pub fn resume(&mut self, sim: &mut Sim, pick: usize) {
         if self.bookmarks.is_empty() {
             return;
         }
         let (revision, state) = self.bookmarks[pick % self.bookmarks.len()].clone();
-        // Text and back: that is how a revision is kept between two runs of a program.
+        // A program that keeps a revision between two runs stores its text.
         let revision = revision.to_string().parse().expect("a revision's own text");
         self.watch = sim.node(self.node).watch(&self.prefix).resume_from(revision);
         (self.state, self.last, self.is_current) = (state, Some(revision), false);
         self.bookmarks.clear();
     }
 
-    /// Takes in at most `limit` events.
+    /// Reads at most `limit` events into the state.
     ///
     /// # Panics
-    /// If an event is out of order or told twice.
+    /// If an event is out of order or repeated.
     pub fn read(&mut self, sim: &mut Sim, limit: usize) {
         for _ in 0..limit {
             let Some(event) = self.watch.next(sim) else { return };
@@ -62,7 +64,7 @@ impl Watcher {
                 // Revisions of one run are ordered like their texts.
                 assert!(
                     last.to_string() < revision.to_string(),
-                    "told out of order: {last} before {event:?}"
+                    "event out of order: {last} before {event:?}"
                 );
             }
             match &event {
@@ -78,7 +80,7 @@ impl Watcher {
                     self.bookmarks.clear();
                     (self.last, self.is_current) = (None, false);
                 }
-                _ => unreachable!("no other event is known"),
+                _ => unreachable!("there is no other kind of event"),
             }
             self.last = event.revision().or(self.last);
             if let Some(revision) = event.revision() {
@@ -89,23 +91,28 @@ impl Watcher {
         }
     }
 
-    /// Whether the node has stopped since.
+    /// Whether the node has stopped since the watch began.
     pub fn is_over(&self, sim: &Sim) -> bool {
         self.watch.is_over(sim)
     }
 
-    /// Reads everything there is and compares it with what the node holds, except for the keys that are not to be
-    /// compared: a value is hidden at its time, and that is told when the node next wakes.
+    /// Reads all pending events and compares the state with what the node holds, for the keys that `compares` accepts.
+    /// Keys with an expiry are left out in the middle of a history: reads hide a value at its time, while the watch
+    /// reports it when the node wakes next.
     ///
     /// # Panics
-    /// If the last value of a key was missed, or the initial values had no end.
+    /// If the last value of a key was missed, or the initial values did not end with `Current`.
     pub fn check(&mut self, sim: &mut Sim, compares: impl Fn(&str) -> bool) {
         self.read(sim, usize::MAX);
-        assert!(self.is_current, "the end of the initial values was not told");
+        assert!(self.is_current, "no `Current` event after the initial values");
         let held = sim.node(self.node).scan(&self.prefix);
         let held = held.iter().map(|entry| (entry.key().to_owned(), entry.value().to_vec()));
         let held: State = held.filter(|(key, _)| compares(key)).collect();
         let told: State = self.state.clone().into_iter().filter(|(key, _)| compares(key)).collect();
-        assert_eq!(told, held, "a watch of {:?} on node {} went wrong", self.prefix, self.node);
+        assert_eq!(
+            told, held,
+            "the events of the watch of {:?} on node {} do not give its state",
+            self.prefix, self.node
+        );
     }
 }

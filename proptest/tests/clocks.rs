@@ -1,4 +1,8 @@
-//! Clocks that jump, are wrong from the start, or come back: nothing of others is lost, and writers are told.
+//! Wall clocks that jump, are wrong from the start, or return to the right time. Tested in the simulator: no value of
+//! other nodes is lost, and local writes are refused with `WriteError::Clock` while the clock is in doubt.
+//!
+//! Negative controls: `DropsInDoubt` drops expired values although the clock is in doubt, `FutureTold` sends claims
+//! that were made while the clock was ahead.
 
 use std::time::Duration;
 
@@ -29,7 +33,7 @@ fn all_hold(sim: &mut Sim, key: &str) {
     (0..sim.len()).for_each(|i| assert!(sim.node(i).get(key).is_some(), "node {i} lost {key}"));
 }
 
-/// The clock of the first node is set right, and the value is there everywhere.
+/// Sets the clock of the first node right, and asserts that every node still holds the value.
 fn comes_right_and_all_hold_it(sim: &mut Sim) {
     sim.skew(0, 0);
     sim.run_for(seconds(30));
@@ -63,7 +67,7 @@ fn writes_are_refused_while_the_clock_is_in_doubt() {
         let off = sim.node(0).put("k", "w");
         assert!(matches!(off, Err(WriteError::Clock { off }) if off > seconds(7_000)), "{off:?}");
         sim.run_for(seconds(120));
-        assert!(sim.node(0).delete("k").is_err(), "peers contradict, however long it lasts");
+        assert!(sim.node(0).delete("k").is_err(), "a clock that peers contradict stays in doubt");
         assert!(sim.node(0).status().clock_off.is_some_and(|off| off > seconds(7_000)));
         sim.node(1).put("other", "v").unwrap();
         sim.skew(0, 0);
@@ -94,7 +98,7 @@ fn a_clock_that_is_wrong_from_the_start_expires_nothing() {
 }
 
 #[test]
-fn most_of_the_nodes_bring_a_wrong_clock_into_doubt() {
+fn majority_of_nodes_puts_a_wrong_clock_in_doubt() {
     let mut sim = with_value(Sim::new(2));
     sim.crash(0);
     sim.skew(0, 2 * HOUR_MS);
@@ -107,7 +111,7 @@ fn most_of_the_nodes_bring_a_wrong_clock_into_doubt() {
 }
 
 #[test]
-fn stamps_from_the_future_are_survived_by_a_restart() {
+fn restart_recovers_from_stamps_of_the_future() {
     let mut sim = with_value(Sim::new(3));
     sim.partition(&[0], &[1, 2]);
     sim.crash(0);
@@ -117,7 +121,7 @@ fn stamps_from_the_future_are_survived_by_a_restart() {
     sim.run_for(seconds(1));
     sim.skew(0, 0);
     sim.run_for(seconds(70));
-    // Within this run every later stamp is ahead as well.
+    // Stamps never go back within a run, so that every later stamp of this run would be ahead as well.
     assert!(matches!(sim.node(0).put("k", "w"), Err(WriteError::Clock { off }) if off > seconds(7_000)));
     sim.crash(0);
     sim.restart(0);
@@ -132,7 +136,7 @@ fn stamps_from_the_future_are_survived_by_a_restart() {
 }
 
 #[test]
-fn a_node_that_was_ahead_tells_no_claims_from_the_future() {
+fn node_that_was_ahead_sends_no_future_claims() {
     for control in [None, Some(Control::FutureTold)] {
         let mut sim = with_value(Sim::new(9).broken(control));
         sim.partition(&[0], &[1, 2]);
@@ -149,14 +153,14 @@ fn a_node_that_was_ahead_tells_no_claims_from_the_future() {
         sim.run_for(seconds(5));
         let refused = |(_, event): &(usize, ReplicaEvent)| matches!(event, ReplicaEvent::ClaimRefused { .. });
         let is_refused = sim.events().iter().any(refused);
-        assert_eq!(is_refused, control.is_some(), "an honest node claims nothing from the future");
+        assert_eq!(is_refused, control.is_some(), "future claims are refused with {control:?}");
         assert!(is_refused || sim.node(0).get("late").is_some());
     }
 }
 
-/// All clocks were wrong, as by a bad time server, and writes were exchanged meanwhile.
+/// All clocks were two hours ahead, as with a bad time server, and writes were exchanged meanwhile.
 #[test]
-fn what_was_deleted_by_wrong_clocks_stays_deleted() {
+fn deletes_by_wrong_clocks_stay_deleted() {
     let mut sim = Sim::new(8).config(Config::lan()).nodes_with_disk(3).without_checks();
     (0..3).for_each(|i| sim.skew(i, 2 * HOUR_MS));
     sim.run_for(seconds(100));
@@ -184,8 +188,8 @@ fn what_was_deleted_by_wrong_clocks_stays_deleted() {
 }
 
 #[test]
-fn a_step_of_all_clocks_is_accepted_and_values_expire_by_it() {
-    // What the nodes agree on is not the time by which the oracle lets values expire.
+fn clock_step_of_all_nodes_is_accepted() {
+    // The oracle lets values expire by the true time, which the nodes do not have here.
     let mut sim = with_value(Sim::new(4)).without_checks();
     (0..3).for_each(|i| sim.skew(i, 2 * HOUR_MS));
     sim.run_for(seconds(30));
@@ -193,11 +197,11 @@ fn a_step_of_all_clocks_is_accepted_and_values_expire_by_it() {
     sim.run_for(seconds(60));
     all_write(&mut sim);
     sim.run_for(seconds(60));
-    assert_eq!(sim.node(2).len(), 3, "the value is dropped");
+    assert_eq!(sim.node(2).len(), 3, "the expired value was not dropped");
 }
 
 #[test]
-fn a_node_alone_accepts_a_step_and_of_two_neither_doubts() {
+fn lone_node_accepts_a_step_and_two_nodes_never_doubt() {
     let mut sim = Sim::new(5).nodes(1);
     sim.node(0).put_with("k", "v", lasting(10)).unwrap();
     sim.skew(0, HOUR_MS);
@@ -215,14 +219,14 @@ fn a_node_alone_accepts_a_step_and_of_two_neither_doubts() {
     (0..2).for_each(|i| _ = sim.node(i).put("k", "v").unwrap());
 }
 
-/// How often healthy nodes report a disagreement.
+/// Number of disagreements that the nodes reported.
 fn disagreements(sim: &mut Sim) -> usize {
     let events = sim.events();
     events.iter().filter(|(_, event)| matches!(event, ReplicaEvent::Disagreement { .. })).count()
 }
 
 #[test]
-fn nodes_whose_values_expire_at_other_instants_do_not_disagree() {
+fn different_expiry_instants_are_no_disagreement() {
     for seed in 0..200 {
         let mut config = Config::lan();
         config.clock_skew_max = seconds(1);
@@ -241,8 +245,10 @@ fn nodes_whose_values_expire_at_other_instants_do_not_disagree() {
     }
 }
 
+/// The entry and its part of the digest are lost together, so that no leaf is damaged and only the comparison with the
+/// peer can show it.
 #[test]
-fn an_entry_that_is_lost_past_the_digest_is_reported() {
+fn entry_lost_with_its_digest_is_reported() {
     let mut sim = Sim::new(7).nodes(2);
     (0..20).for_each(|i| _ = sim.node(0).put(format!("k{i}"), "v").unwrap());
     sim.assert_converged();

@@ -1,5 +1,7 @@
-//! Elections on real nodes on loopback. Voters are silent for some four seconds after they have started, so each test
-//! tells a long story.
+//! Elections on real nodes on loopback: campaigns, observers, locks, refusals, and voters with a disk. Voters are in
+//! quarantine for about four seconds after their start, so that each test checks several things in one cluster.
+//!
+//! The safety of leases is tested in the simulator, with negative controls, in `leaders.rs` and `voting.rs`.
 
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ fn security() -> Security {
 fn config(voters: &[&str]) -> Config {
     let mut config = Config::local();
     config.clock_skew_max = Duration::from_millis(500);
-    // Leases survive a machine that is busy with other tests.
+    // Long enough that a lease survives on a machine that is busy with other tests.
     (config.lease_time, config.lease_time_max) = (Duration::from_secs(3), Duration::from_secs(3));
     config.voters = voters.iter().map(|name| (*name).to_owned()).collect();
     config
@@ -42,7 +44,7 @@ async fn three() -> [Node; 3] {
     [a, b, c]
 }
 
-/// The next leader that an observer sees whose value is this; or that there is none.
+/// Waits until an observer sees a leader with this value. `None`: until it sees that there is no leader.
 async fn sees(observer: &mut LeaderStream, value: Option<&[u8]>) -> Option<Leader> {
     guarded(async {
         loop {
@@ -56,9 +58,9 @@ async fn sees(observer: &mut LeaderStream, value: Option<&[u8]>) -> Option<Leade
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_leads_others_see_it_and_follow_when_it_is_over() {
+async fn one_node_leads_and_others_succeed_it() {
     let [a, b, c] = three().await;
-    // Not a voter; that is permitted.
+    // A node that is no voter may campaign and observe.
     let d = start("d", &VOTERS, &[&a]).await;
     let mut observer = d.election("cron").observe().unwrap();
     let lead = guarded(d.election("cron").campaign("of d")).await.unwrap();
@@ -72,7 +74,7 @@ async fn one_leads_others_see_it_and_follow_when_it_is_over() {
     lead.proclaim("of d, still").unwrap();
     assert_eq!(sees(&mut observer, Some(b"of d, still")).await.unwrap().token, lead.token());
 
-    // Two wait; one of them gives up, and is not elected any more.
+    // Two nodes wait for the lease. One gives up and is not elected any more.
     let waiting = tokio::spawn({
         let a = a.clone();
         async move { a.election("cron").campaign("of a").await }
@@ -87,7 +89,7 @@ async fn one_leads_others_see_it_and_follow_when_it_is_over() {
     drop(next);
     assert_eq!(sees(&mut observer, None).await, None);
 
-    // Locks: the same, also among tasks of one node.
+    // Locks behave the same, also between tasks of one node.
     let first = guarded(b.lock("door")).await.unwrap();
     assert_eq!(guarded(b.try_lock("door")).await.unwrap_err(), ElectionError::Taken);
     let (second, third) = (tokio::spawn(lock(b.clone())), tokio::spawn(lock(c.clone())));
@@ -97,7 +99,7 @@ async fn one_leads_others_see_it_and_follow_when_it_is_over() {
     guarded(third).await.unwrap();
     guarded(d.lock("door")).await.unwrap();
 
-    // A node that is closed has nothing any more, and others follow at once.
+    // A closed node holds no lease any more, and another node succeeds it at once.
     let lead = guarded(a.election("cron").campaign("of a")).await.unwrap();
     let campaign = tokio::spawn({
         let b = b.clone();
@@ -117,7 +119,7 @@ async fn lock(node: Node) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_is_said() {
+async fn impossible_election_requests_get_typed_errors() {
     let voterless = start("a", &[], &[]).await;
     let refused = voterless.election("cron").campaign("x").await.unwrap_err();
     assert!(refused == ElectionError::NoVoters && refused.to_string().contains("Config::voters"));
@@ -127,14 +129,14 @@ async fn what_cannot_be_is_said() {
     assert_eq!(node.election(long).observe().unwrap_err(), ElectionError::Name { bytes: 257 });
     let large = vec![0; 513];
     assert_eq!(node.election("x").campaign(large).await.unwrap_err(), ElectionError::Value { bytes: 513 });
-    // Cut off: it waits, can be dropped, and never lies.
+    // Without a majority a campaign waits and can be dropped; `try_campaign` and `leader` return an error.
     let waited = tokio::time::timeout(Duration::from_millis(100), node.election("cron").campaign("x")).await;
     assert!(waited.is_err());
     let tried = guarded(node.election("cron").try_campaign("x")).await.unwrap_err();
     assert_eq!(tried, ElectionError::NoMajority { reached: 1, needed: 2 });
     let asked = guarded(node.election("cron").leader()).await.unwrap_err();
     assert_eq!(asked, ElectionError::NoMajority { reached: 1, needed: 2 });
-    // Another list of voters.
+    // A node with another list of voters.
     let other = start("b", &["b", "a"], &[&node]).await;
     let tried = guarded(other.election("cron").try_campaign("x")).await.unwrap_err();
     assert!(matches!(tried, ElectionError::NoMajority { needed: 2, .. }));
@@ -155,7 +157,7 @@ async fn what_cannot_be_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn voters_with_disks_promise_after_the_sync_and_remember() {
+async fn voter_with_a_disk_remembers_its_promise() {
     let base = std::env::temp_dir().join(format!("tidings-elections-{}", std::process::id()));
     let dir = |name: &str| base.join(name);
     let a = builder("a", &["a"], &[]).data_dir(dir("a")).start().await.unwrap();
@@ -171,7 +173,7 @@ async fn voters_with_disks_promise_after_the_sync_and_remember() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_for_the_leader_is_told_that_no_majority_answers_whatever_others_here_have_seen() {
+async fn leader_query_without_a_majority_is_an_error() {
     let [a, b, c] = three().await;
     let lead = guarded(a.election("cron").campaign("of a")).await.unwrap();
     let mut observer = c.election("cron").observe().unwrap();
@@ -180,7 +182,7 @@ async fn who_asks_for_the_leader_is_told_that_no_majority_answers_whatever_other
     a.shutdown().await;
     b.shutdown().await;
     sees(&mut observer, None).await;
-    // What they said when they left counts for a while.
+    // What the voters said before they left counts for a while.
     let asked = async {
         loop {
             match c.election("cron").leader().await {

@@ -1,4 +1,7 @@
-//! Disks that lose, tear, fail and fill up, under whole clusters and under a single replica.
+//! Disks that lose writes, tear transactions, fail and fill up, tested in the simulator and with a single replica whose
+//! disk is a map.
+//!
+//! Negative controls: `EarlyPromise` acknowledges writes before the sync, `TornTaken` reads a torn transaction.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +16,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 #[test]
-fn a_full_disk_refuses_writes_while_replication_goes_on_and_takes_everything_when_there_is_room() {
+fn full_disk_refuses_writes_but_not_replication() {
     let mut sim = Sim::new(1).nodes_with_disk(2);
     sim.run_for(ms(500));
     sim.node(0).put("before", "v").unwrap();
@@ -40,7 +43,7 @@ fn a_full_disk_refuses_writes_while_replication_goes_on_and_takes_everything_whe
 }
 
 #[test]
-fn a_disk_that_cannot_sync_acknowledges_nothing_until_the_node_is_restarted() {
+fn disk_that_cannot_sync_acknowledges_nothing_until_restart() {
     let mut sim = Sim::new(2).nodes_with_disk(1);
     sim.run_for(ms(100));
     sim.node(0).put("safe", "v").unwrap();
@@ -61,7 +64,7 @@ fn a_disk_that_cannot_sync_acknowledges_nothing_until_the_node_is_restarted() {
     assert_eq!(status.durable, Some(status.head));
 }
 
-/// Writes and crashes again and again, at any point of a transaction.
+/// Writes and crashes 30 times, at varying points of a transaction.
 fn crashes(seed: u64, sim: Sim) {
     let mut sim = sim.nodes_with_disk(1);
     for round in 0..30 {
@@ -71,7 +74,7 @@ fn crashes(seed: u64, sim: Sim) {
             sim.run_for(ms((seed + round * i) % 5));
         }
         sim.restart_with(0, Disk::Latest);
-        assert!(sim.events().is_empty(), "what a disk gives back adds up");
+        assert!(sim.events().is_empty(), "the replica reported an event after it read its disk");
     }
 }
 
@@ -84,7 +87,7 @@ fn a_crash_loses_nothing_that_was_acknowledged_as_durable() {
     assert!(noticed(Control::TornTaken).is_some());
 }
 
-/// A disk as simple as one can be.
+/// The simplest disk: a map.
 #[derive(Default)]
 struct Plain {
     map: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -92,7 +95,7 @@ struct Plain {
 }
 
 impl Plain {
-    /// Takes one transaction, and acknowledges it.
+    /// Takes all parts of pending transactions, and acknowledges each transaction.
     fn follow(&mut self, replica: &mut Replica) {
         while let Some(part) = replica.persist() {
             self.parts += 1;
@@ -123,7 +126,7 @@ fn replica(seed: u64, saved: Option<Saved>) -> Replica {
 }
 
 #[test]
-fn a_promise_is_safe_before_anybody_may_hear_of_it_and_is_found_again() {
+fn promise_is_safe_only_after_the_disk_acknowledged_it() {
     let (mut disk, mut a) = (Plain::default(), replica(1, None));
     disk.follow(&mut a);
     assert!(a.are_memos_safe());
@@ -141,12 +144,12 @@ fn a_promise_is_safe_before_anybody_may_hear_of_it_and_is_found_again() {
 }
 
 #[test]
-fn many_rows_go_to_the_disk_in_parts_and_a_restart_writes_nothing_again() {
+fn large_transaction_is_written_in_parts_and_only_once() {
     let (mut disk, mut a) = (Plain::default(), replica(1, None));
     for i in 0..50_000 {
         a.put(Time::default(), &format!("k{i}"), b"v").unwrap();
     }
-    // What is written between two parts belongs to the same transaction.
+    // Writes between two parts belong to the same transaction.
     let first = a.persist().unwrap();
     assert!(first.begins() && !first.ends());
     a.put(Time::default(), "k0", b"w").unwrap();
@@ -160,9 +163,10 @@ fn many_rows_go_to_the_disk_in_parts_and_a_restart_writes_nothing_again() {
     assert!(a.persist().is_none());
 }
 
-/// Any byte of anything stored, changed: it is refused, or the digest does not add up.
+/// One bit of each stored byte is flipped in turn, and each record removed in turn: reading the disk fails, or the
+/// replica reports damage.
 #[test]
-fn nothing_stored_can_change_unnoticed() {
+fn every_changed_byte_on_disk_is_detected() {
     let (mut disk, mut a) = (Plain::default(), replica(1, None));
     a.put(Time::default(), "k", b"value").unwrap();
     a.set_add(Time::default(), "s", "x").unwrap();
@@ -183,7 +187,7 @@ fn nothing_stored_can_change_unnoticed() {
         }
         let mut map = disk.map.clone();
         map.remove(key);
-        // A memo alone may be missing: it stands for itself.
+        // Only a memo may be missing, because nothing else refers to it.
         assert!(damaged(map) || key.ends_with(b"promise"), "{key:?} is missing");
     }
 }

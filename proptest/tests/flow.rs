@@ -1,5 +1,8 @@
-//! What moves while a cluster is busy: a long flush is sent once, by the tail; comparisons leave it alone, and still
-//! find what no tail will bring.
+//! Traffic of a busy cluster: a long flush is sent once, by the tail. Checks find a mismatch meanwhile but start no
+//! repair, and still find a difference that no tail will remove. Rows and bytes of repairs are counted.
+//!
+//! Negative controls, which must fail with every seed: `AmidCounts` counts a mismatch although the tail is in flux,
+//! `AmidForEver` suppresses a mismatch as long as the tail has anything left to send.
 
 use std::time::Duration;
 
@@ -12,22 +15,22 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// A story that holds for every seed, and with one rule broken fails for every one.
+/// Runs a story with every seed: it must pass, and with one rule broken it must fail.
 fn holds_unless(control: Control, story: impl Fn(Sim)) {
     for seed in 0..SEEDS {
         story(Sim::new(seed).broken(None));
         let broken = notice(|| story(Sim::new(seed).broken(Some(control))));
-        assert_eq!(broken, Some(Noticed::Loss), "{control:?} goes unnoticed with seed {seed}");
+        assert_eq!(broken, Some(Noticed::Loss), "{control:?} is not detected with seed {seed}");
     }
 }
 
-/// What repairs have moved so far, at all nodes: frames, and bytes of rows.
+/// Frames and bytes of rows that repairs have sent so far, summed over all nodes.
 fn repairs(sim: &mut Sim) -> (u64, u64) {
     let traffic: Vec<_> = (0..sim.len()).map(|i| sim.node(i).status().traffic).collect();
     (traffic.iter().map(|it| it.frames).sum(), traffic.iter().map(|it| it.rows_bytes).sum())
 }
 
-/// Lets nodes of a cluster that has met write this many rows each, and demands that the tails alone carry them.
+/// In a linked cluster each writer puts this many rows. Asserts that the tails alone carry them.
 fn tails_alone_carry(sim: Sim, nodes: usize, writers: usize, rows: usize, bytes: usize) {
     let mut sim = sim.nodes(nodes);
     sim.run_for(Duration::from_secs(5));
@@ -37,12 +40,12 @@ fn tails_alone_carry(sim: Sim, nodes: usize, writers: usize, rows: usize, bytes:
         (0..rows).for_each(|i| _ = sim.node(writer).put(format!("{writer}/{i}"), vec![b'x'; bytes]).unwrap());
     }
     sim.assert_converged();
-    assert!(sim.now() - began > Duration::from_secs(4), "that was no long flush");
+    assert!(sim.now() - began > Duration::from_secs(4), "the flush was too short for this test");
     let after = repairs(&mut sim);
-    assert_eq!(after, before, "repairs (frames, bytes of rows) meddled with {sent} bytes of the tails");
+    assert_eq!(after, before, "repairs (frames, bytes of rows) ran beside {sent} bytes of the tails");
     let sent = sim.bytes_sent() - sent;
     let least = (writers * rows * bytes * (nodes - 1)) as u64;
-    assert!(sent < least * 3 / 2, "{sent} bytes for {least} bytes of values");
+    assert!(sent < least * 3 / 2, "{sent} bytes were sent for {least} bytes of values");
     assert!((0..nodes).all(|i| sim.node(i).len() == writers * rows));
 }
 
@@ -54,7 +57,7 @@ fn a_long_flush_is_not_repaired_while_it_moves() {
 }
 
 #[test]
-fn long_flushes_in_both_directions_are_not_repaired_while_they_move() {
+fn long_flushes_both_ways_are_not_repaired_while_they_move() {
     holds_unless(Control::AmidCounts, |sim| tails_alone_carry(sim.rate(100_000), 3, 2, 300, 3_000));
 }
 
@@ -65,8 +68,8 @@ fn fifty_thousand_rows_are_sent_once() {
     });
 }
 
-/// Node 2 wrote something that 1 has and 0 can learn from 1 alone, by comparing; and the tail from 0 to 1, or that
-/// from 1 to 0, has something left to bring at every moment.
+/// Node 2 wrote a key that node 1 has and that node 0 can only get from node 1 by repair. Meanwhile the tail from 0 to
+/// 1, or that from 1 to 0, always has rows left to send.
 fn is_found_amid_a_flush_that_never_ends(sim: Sim, writer: usize) {
     let mut config = Config::lan();
     config.sync_interval = ms(100);
@@ -77,9 +80,9 @@ fn is_found_amid_a_flush_that_never_ends(sim: Sim, writer: usize) {
     sim.node(2).put("found", "v").unwrap();
     while sim.node(0).get("found").is_none() {
         let passed = sim.now() - began;
-        assert!(passed < Duration::from_secs(60), "the difference was not found");
+        assert!(passed < Duration::from_secs(60), "the difference was not found in time");
         let is_alone = sim.node(0).status().traffic.frames == before;
-        assert!(passed > Duration::from_secs(5) || is_alone, "a repair began at once");
+        assert!(passed > Duration::from_secs(5) || is_alone, "a repair began within five seconds");
         (0..20).for_each(|i| _ = sim.node(writer).put(format!("{i}"), vec![b'x'; 3_000]).unwrap());
         sim.run_for(ms(50));
     }
@@ -94,16 +97,16 @@ fn a_real_difference_is_found_although_a_flush_never_ends() {
 }
 
 #[test]
-fn a_tail_that_is_stuck_is_no_excuse() {
+fn stalled_tail_does_not_suppress_a_repair() {
     holds_unless(Control::AmidForEver, |sim| {
         let mut sim = sim.nodes(2);
         sim.run_for(Duration::from_secs(5));
-        // A frame that takes hours, and no end of it.
+        // One frame takes hours, so that the flush does not end.
         let mut sim = sim.rate(1);
         let before = repairs(&mut sim);
         sim.node(0).put("k", vec![b'x'; 10_000]).unwrap();
         sim.run_for(Duration::from_secs(20));
-        assert_ne!(repairs(&mut sim), before, "no repair began");
+        assert_ne!(repairs(&mut sim), before, "no repair began although the tail stands still");
     });
 }
 
@@ -119,7 +122,7 @@ fn a_key_too_large_for_any_frame_holds_up_no_other() {
     let value = vec![b'x'; tidings::VALUE_BYTES_CEILING];
     (0..5).for_each(|i| _ = sim.node(i).put("huge", &value).unwrap());
     sim.heal();
-    // Nobody can tell node 5 of all five together.
+    // The five values together are too large to be sent to node 5.
     sim.run_for(Duration::from_secs(10));
     for round in 0..3 {
         (0..6).for_each(|i| _ = sim.node(i).put(format!("small/{i}"), [round]).unwrap());
@@ -128,11 +131,11 @@ fn a_key_too_large_for_any_frame_holds_up_no_other() {
         };
         let since = sim.now();
         while !(0..6).all(|at| arrived(&mut sim, at)) {
-            assert!(sim.now() - since < Duration::from_secs(10), "round {round}");
+            assert!(sim.now() - since < Duration::from_secs(10), "round {round}: a small value is missing");
             sim.run_for(ms(100));
         }
     }
-    // What takes their place is small again, and everybody agrees.
+    // After small values replaced the large ones, all nodes converge.
     sim.node(0).put("huge", "no more").unwrap();
     sim.run_for(Duration::from_secs(1));
     (1..5).for_each(|i| _ = sim.node(i).put("huge", format!("nor {i}")).unwrap());

@@ -1,20 +1,23 @@
-//! A member whose frames are changed on their way for a while, well formed or not, and which then goes.
+//! A member whose frames are changed at random for a while, into well-formed and malformed ones, and which then leaves.
 //!
-//! While it is there it may write what it likes, as any member can. What the others write once it is gone must last: a
-//! claim with a clock in the far future would make it vanish, on every node, its writer included.
+//! While it is linked it may write anything, as any member can. Writes of the other nodes after its end must last. A
+//! believed claim with a clock in the far future would remove them on every node, their writer included.
+//!
+//! Negative control: `ClaimsUnbounded` believes claims with any clock, and loses later writes in some history.
 
 use std::time::Duration;
 
 use tidings::{Config, Control, Sim};
 use tidings_proptest::{Dice, for_each_seed, notice};
 
-/// Histories in a usual test run; `TIDINGS_SEEDS` sets another number.
+/// Histories per test run; `TIDINGS_SEEDS` sets another number.
 const SEEDS: u64 = 300;
 
-/// Nodes that keep to the protocol. One more does not.
+/// Nodes that keep to the protocol. One more node does not.
 const HONEST: usize = 3;
 
-/// A claim may be ahead of the clock by twice the permitted skew. Writes are safe from false ones after that.
+/// Bound of a claim: twice the permitted skew ahead of the clock. Writes made after this time are safe from false
+/// claims.
 const CLAIMS_AHEAD: Duration = Duration::from_secs(4);
 
 fn ms(ms: u64) -> Duration {
@@ -64,7 +67,7 @@ fn history(seed: u64, control: Option<Control>) {
     for i in 0..HONEST {
         for (writer, n) in (0..HONEST).flat_map(|writer| (0..20).map(move |n| (writer, n))) {
             let key = format!("later {writer} {n}");
-            assert!(sim.node(i).get(&key).is_some(), "seed {seed}: {key} is lost on node {i}");
+            assert!(sim.node(i).get(&key).is_some(), "seed {seed}: node {i} lost {key}");
         }
     }
 }
@@ -78,5 +81,5 @@ fn writes_last_once_a_garbling_member_is_gone() {
 #[test]
 fn without_bounds_on_claims_later_writes_are_lost() {
     let is_lost = |seed| notice(|| history(seed, Some(Control::ClaimsUnbounded))).is_some();
-    assert!((0..SEEDS).any(is_lost), "the control goes unnoticed");
+    assert!((0..SEEDS).any(is_lost), "ClaimsUnbounded is not detected");
 }

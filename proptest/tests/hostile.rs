@@ -1,4 +1,6 @@
-//! Certificates of an authority in files, and peers that hold good certificates and mean no good.
+//! Peers that hold valid certificates and break the protocol, and certificates that are reloaded from files. A raw QUIC
+//! client sends malformed greetings, frames, streams and datagrams. Each must be refused or break its own link, and two
+//! good nodes must go on exchanging writes. The bounds on claims of members are tested in `garbled.rs`, with a control.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +16,7 @@ use tidings::{
 };
 use tidings_proptest::{guarded, refusal};
 
-/// An authority, and a folder for the files of one test.
+/// A certificate authority, and a folder for the files of one test.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
@@ -54,7 +56,7 @@ impl Authority {
         paths
     }
 
-    /// From now on a node's files are those of another authority.
+    /// Replaces the files of a node by those of another authority.
     fn replace(&self, by: &Self, name: &str) {
         for (from, to) in by.write(name, VALID).iter().zip(&self.paths(name)) {
             std::fs::copy(from, to).unwrap();
@@ -81,7 +83,7 @@ fn builder(name: &str, security: Security, seeds: &[&Node]) -> Builder {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_in_files_are_checked_and_read_again_without_a_restart() {
+async fn certificate_files_are_checked_and_reloaded() {
     let authority = Authority::new("files");
     let stranger = Authority::new("foreign");
     let security = authority.security("a", VALID);
@@ -100,7 +102,7 @@ async fn certificates_in_files_are_checked_and_read_again_without_a_restart() {
     let broken = security.reload().unwrap_err();
     assert!(matches!(&broken, SecurityError::File { path, .. } if path.ends_with("a.pem")), "{broken}");
     assert_eq!(a.status().peers.len(), 1);
-    // Another authority from now on: the old link goes, and who has the new one comes.
+    // After the change of authority the old link is closed, and a node of the new authority is let in.
     authority.replace(&stranger, "a");
     security.reload().unwrap();
     guarded(foreign.ready()).await.unwrap();
@@ -113,7 +115,7 @@ async fn certificates_in_files_are_checked_and_read_again_without_a_restart() {
 }
 
 #[test]
-fn secrets_that_are_easy_to_guess_are_refused_with_the_reason_and_none_is_ever_shown() {
+fn weak_secrets_are_refused_and_no_secret_is_shown() {
     for (secret, reason) in
         [("tiny", "16 bytes"), ("aaaaaaaaaaaaaaaaaaaaaaa", "different"), (" a good enough secret", "blanks")]
     {
@@ -130,7 +132,7 @@ fn secrets_that_are_easy_to_guess_are_refused_with_the_reason_and_none_is_ever_s
     assert_eq!(security.reload(), Err(SecurityError::NoFiles));
 }
 
-/// The form of a greeting, as any peer could write it.
+/// The wire form of a greeting, written independently of the library.
 #[derive(bincode::Encode)]
 struct Greeting {
     cluster: String,
@@ -169,7 +171,7 @@ fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// A peer that speaks QUIC as it likes.
+/// A QUIC client that can send anything.
 struct Raw {
     endpoint: quinn::Endpoint,
 }
@@ -203,7 +205,7 @@ impl Raw {
         guarded(self.endpoint.connect(node.addr(), node.name()).unwrap()).await.unwrap()
     }
 
-    /// Connects, and sends this as its greeting.
+    /// Connects and sends these bytes as its greeting.
     async fn greet(&self, node: &Node, bytes: &[u8]) -> quinn::Connection {
         let connection = self.connect(node).await;
         Self::greet_over(&connection, bytes).await;
@@ -218,7 +220,7 @@ impl Raw {
     }
 }
 
-/// Two good nodes go on as if nothing had happened.
+/// Asserts that a write still travels from one good node to the other.
 async fn all_is_well(a: &Node, b: &Node) {
     let mut watch = b.watch("well").exact().without_current();
     a.put("well", format!("{:?}", std::time::Instant::now())).unwrap();
@@ -226,7 +228,7 @@ async fn all_is_well(a: &Node, b: &Node) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_greet_properly_is_refused_and_harms_nobody() {
+async fn malformed_greetings_are_refused_and_harm_nobody() {
     let authority = Authority::new("greetings");
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
     let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
@@ -260,9 +262,9 @@ async fn who_does_not_greet_properly_is_refused_and_harms_nobody() {
     refused(|refusal| *refusal == PeerRefusal::Tls(TlsRefusal::NoCertificate)).await;
     let other = Raw::new(&authority, Some("raw"), b"tidings/2");
     let connected = guarded(other.endpoint.connect(a.addr(), "a").unwrap()).await;
-    assert!(connected.is_err(), "an unknown version of the protocol");
+    assert!(connected.is_err(), "a connection with an unknown protocol version was accepted");
     refused(|refusal| *refusal == PeerRefusal::Tls(TlsRefusal::Protocol)).await;
-    // One that begins a greeting and falls silent occupies nothing but itself.
+    // A peer that begins a greeting and sends no more must not disturb the others.
     let silent = raw.connect(&a).await;
     let (mut send, _recv) = guarded(silent.open_bi()).await.unwrap();
     send.write_all(&[1]).await.unwrap();
@@ -302,7 +304,7 @@ async fn greetings_over_a_limit_are_refused_and_break_no_other_link() {
                 }
             }
         };
-        // The same refusal is reported once in a while only.
+        // Equal refusals are reported only once in a while.
         if app_version.is_empty() {
             assert_eq!(guarded(told).await, limit);
         }
@@ -310,12 +312,12 @@ async fn greetings_over_a_limit_are_refused_and_break_no_other_link() {
     all_is_well(&a, &b).await;
     all_is_well(&b, &c).await;
     for node in [&a, &b, &c] {
-        assert_eq!(node.members().len(), 3, "nobody has heard of the oversized one");
+        assert_eq!(node.members().len(), 3, "a member over a limit became known");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_connects_before_its_certificate_is_refused_and_greets_only_afterwards_is_not_let_in() {
+async fn replaced_authority_refuses_a_late_greeting() {
     let (authority, next) = (Authority::new("before"), Authority::new("after"));
     let security = authority.security("a", VALID);
     let a = builder("a", security.clone(), &[]).start().await.unwrap();
@@ -330,7 +332,7 @@ async fn who_connects_before_its_certificate_is_refused_and_greets_only_afterwar
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_sends_rubbish_after_its_greeting_is_cut_off_and_harms_nobody() {
+async fn garbage_after_a_greeting_breaks_only_its_own_link() {
     let authority = Authority::new("rubbish");
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
     let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
@@ -338,13 +340,13 @@ async fn a_peer_that_sends_rubbish_after_its_greeting_is_cut_off_and_harms_nobod
     let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
     let rubbish: [&[u8]; 6] = [
         &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
-        // A frame longer than any.
+        // A frame over the length limit.
         &[0, 255, 255, 255, 255, 1, 1],
         // A foreign version.
         &[1, 10, 0, 0, 0, 77, 1, 1, 1],
-        // A lane that does not exist.
+        // An unknown lane.
         &[9, 1, 1],
-        // A frame that may not come now.
+        // Frames that are not permitted in this state.
         &[0, 2, 0, 0, 0, 1, 3],
         &[1, 3, 0, 0, 0, 1, 5, 0],
     ];
@@ -355,25 +357,25 @@ async fn a_peer_that_sends_rubbish_after_its_greeting_is_cut_off_and_harms_nobod
         guarded(connection.closed()).await;
         all_is_well(&a, &b).await;
     }
-    // A stream that breaks off in the middle of a frame.
+    // A stream that ends in the middle of a frame.
     let connection = raw.greet(&a, &greeting("raw", now_ms())).await;
     let mut stream = guarded(connection.open_uni()).await.unwrap();
     stream.write_all(&[0, 200, 0, 0, 0, 1]).await.unwrap();
     stream.finish().unwrap();
     guarded(connection.closed()).await;
-    // Datagrams of any content.
+    // Datagrams with arbitrary content.
     let connection = raw.greet(&a, &greeting("raw", now_ms())).await;
     for length in 0..100_usize {
         _ = connection.send_datagram(vec![u8::try_from(length).unwrap() ^ 0xfe; length].into());
     }
     guarded(connection.closed()).await;
-    // Thousands of streams: no more than two are ever let in at a time.
+    // More streams than permitted: at most two may be open at a time.
     let connection = raw.greet(&a, &greeting("raw", now_ms())).await;
     let _first = guarded(connection.open_uni()).await.unwrap();
     let _second = guarded(connection.open_uni()).await.unwrap();
     tokio::select! {
         biased;
-        third = connection.open_uni() => assert!(third.is_err(), "a third stream"),
+        third = connection.open_uni() => assert!(third.is_err(), "a third stream was opened"),
         () = std::future::ready(()) => {}
     }
     all_is_well(&a, &b).await;

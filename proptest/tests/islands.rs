@@ -1,21 +1,26 @@
-//! Islands: parts of a cluster that start apart, under different hash keys, and meet later.
+//! Islands: parts of a cluster that start apart, under different hash keys, and are connected later.
 //!
-//! In each island writers die in the middle of a flush and come back blank. What they had sent and not claimed stays a
-//! context beyond the vector, under the hash key of the island. These tests bound what becomes of such contexts.
+//! In each island writers crash in the middle of a flush and return blank. What they had sent and not claimed stays
+//! extra coverage, beyond the vector, under the hash key of the island: a leftover after the islands have met. The
+//! tests bound the number of such contexts and the bytes that are sent because of them.
+//!
+//! Negative control: `LeftoversNarrowed` sends each leftover with every range, narrowed to it, and joins no equal ones.
+//! Then a history exceeds the bounds that it keeps otherwise.
 
 use std::time::Duration;
 
 use tidings::{Config, Control, Disk, Sim};
 use tidings_proptest::{Dice, for_each_seed};
 
-/// Histories in a usual test run; `TIDINGS_SEEDS` sets another number.
+/// Histories per test run; `TIDINGS_SEEDS` sets another number.
 const SEEDS: u64 = 16;
 
-/// Bytes that a link carries in a second, and rows of a flush: it takes a few tenths of a second.
+/// Rate of a link in bytes per second, and rows of a flush. A flush takes a few tenths of a second.
 const LINK_RATE: u64 = 200_000;
 const FLUSH_ROWS: usize = 250;
 
-/// Partitions after the islands have met, and bytes that all nodes together may send because of them.
+/// Partitions after the islands have met (with and without the control), and the limit of bytes that all nodes together
+/// send during them.
 const MEETINGS: usize = 8;
 const CONTROL_MEETINGS: usize = 12;
 const MEETING_BYTES_MAX: u64 = 16 << 20;
@@ -24,7 +29,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Two islands of three nodes. In each, so many writers die in the middle of a flush of several frames.
+/// Two islands of three nodes. In each, `crashes` writers crash in the middle of a flush of several frames.
 fn islands(seed: u64, crashes: usize, control: Option<Control>) -> Sim {
     let mut dice = Dice::new(seed);
     let mut config = Config::lan();
@@ -51,7 +56,7 @@ fn islands(seed: u64, crashes: usize, control: Option<Control>) -> Sim {
     sim
 }
 
-/// Heals, and then cuts off random parts of the cluster for a while, with writes on both sides.
+/// Heals, then partitions the cluster at random several times, with writes on both sides.
 fn meet(sim: &mut Sim, seed: u64, meetings: usize) {
     let mut dice = Dice::new(seed ^ 0x5eed);
     sim.heal();
@@ -70,7 +75,7 @@ fn meet(sim: &mut Sim, seed: u64, meetings: usize) {
     sim.assert_converged();
 }
 
-/// What is wrong after islands with this many crashes each have met, if anything.
+/// Runs a history. Returns which bound was exceeded, if any.
 fn excess_after_meeting(seed: u64, meetings: usize, control: Option<Control>) -> Option<String> {
     let crashes = [1, 5][seed as usize % 2];
     let mut sim = islands(seed, crashes, control);
@@ -84,19 +89,22 @@ fn excess_after_meeting(seed: u64, meetings: usize, control: Option<Control>) ->
         .then(|| format!("seed {seed}: {most} contexts for {keys} keys, {bytes} bytes"))
 }
 
-/// Before contexts of the same content were joined, these histories sent more than a gigabyte or did not end.
+/// Before equal contexts were joined, these histories sent more than a gigabyte or did not end.
 #[test]
 fn contexts_do_not_multiply_when_islands_meet() {
     let seeds = std::env::var("TIDINGS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
     for_each_seed(seeds, |seed| assert_eq!(excess_after_meeting(seed, MEETINGS, None), None));
 }
 
-/// The control: under the rule of before, a history exceeds the limits that it keeps otherwise.
+/// The control: under the earlier rule a history exceeds the bounds that it keeps otherwise.
 #[test]
 fn leftovers_multiply_if_they_are_not_joined() {
     let broken = Some(Control::LeftoversNarrowed);
     let excess = |seed| Some((seed, excess_after_meeting(seed, CONTROL_MEETINGS, broken)?));
-    let (seed, excess) = (11..11 + SEEDS).step_by(2).find_map(excess).expect("no history exceeds a limit");
+    let (seed, excess) = (11..11 + SEEDS)
+        .step_by(2)
+        .find_map(excess)
+        .expect("LeftoversNarrowed is not detected: no history exceeds a bound");
     println!("{excess}");
     assert_eq!(excess_after_meeting(seed, CONTROL_MEETINGS, None), None);
 }

@@ -1,5 +1,8 @@
-//! Joining: a blank replica is fed by one peer at a time, which is replaced when it is gone or stalls, and what has
-//! arrived counts. Bytes of rows are counted, and each rule is broken once to show that this would be noticed.
+//! Joining: a blank replica takes rows from one donor at a time. A donor that crashes or stalls is replaced, and rows
+//! that have arrived are not sent again. The tests count the bytes of rows that repairs move.
+//!
+//! Negative controls, which must fail with every seed: `ManyDonors` takes rows from every peer at once, `DonorKept`
+//! waits for a stalled donor as long as for any session.
 
 use std::time::Duration;
 
@@ -10,7 +13,7 @@ const SEEDS: u64 = 5;
 const KEYS: usize = 4_000;
 /// A key of 20 bytes with a value of 104.
 const ROW_BYTES: u64 = 124;
-/// What a row costs on the wire, at most.
+/// Overhead of a row on the wire, at most.
 const WIRE_BYTES: u64 = 40;
 
 fn ms(ms: u64) -> Duration {
@@ -21,22 +24,22 @@ fn key(i: usize) -> String {
     format!("join/{i:015}")
 }
 
-/// A story that holds for every seed, and with one rule broken fails for every one.
+/// Runs a story with every seed: it must pass, and with one rule broken it must fail.
 fn holds_unless(control: Control, story: impl Fn(Sim)) {
     for seed in 0..SEEDS {
         story(Sim::new(seed).broken(None));
         let broken = notice(|| story(Sim::new(seed).broken(Some(control))));
-        assert_eq!(broken, Some(Noticed::Loss), "{control:?} goes unnoticed with seed {seed}");
+        assert_eq!(broken, Some(Noticed::Loss), "{control:?} is not detected with seed {seed}");
     }
 }
 
-/// Bytes of rows that repairs have moved so far, at all nodes.
+/// Bytes of rows that repairs have moved so far, summed over the nodes that are up.
 fn rows_bytes(sim: &mut Sim) -> u64 {
     let up: Vec<usize> = (0..sim.len()).filter(|i| sim.is_up(*i)).collect();
     up.into_iter().map(|i| sim.node(i).status().traffic.rows_bytes).sum()
 }
 
-/// A cluster that holds everything, and one more node that is down.
+/// A cluster whose nodes hold all rows, except the last one, which is down.
 fn full_but_one(sim: Sim, nodes: usize) -> Sim {
     let mut sim = sim.without_checks().rate(400_000).nodes(nodes);
     sim.crash(nodes - 1);
@@ -48,7 +51,7 @@ fn full_but_one(sim: Sim, nodes: usize) -> Sim {
     sim
 }
 
-/// Runs until a node has caught up; answers every step that could be seen.
+/// Runs until a node is ready. Returns every change of its join progress.
 fn watch_joining(
     sim: &mut Sim,
     i: usize,
@@ -65,13 +68,13 @@ fn watch_joining(
             return steps;
         }
         each(sim, &step);
-        assert!(sim.now() - began < Duration::from_secs(120), "it never joined: {step:?}");
+        assert!(sim.now() - began < Duration::from_secs(120), "the node did not join in time: {step:?}");
         sim.run_for(ms(5));
     }
 }
 
 #[test]
-fn one_donor_at_a_time_feeds_who_joins() {
+fn one_donor_at_a_time_feeds_a_joiner() {
     holds_unless(Control::ManyDonors, |sim| {
         let mut sim = full_but_one(sim, 5);
         let before = rows_bytes(&mut sim);
@@ -82,7 +85,7 @@ fn one_donor_at_a_time_feeds_who_joins() {
         let once = KEYS as u64 * (ROW_BYTES + WIRE_BYTES);
         assert!(moved < once * 21 / 20, "{moved} bytes of rows moved, {once} would do");
         let fed: Vec<&JoinProgress> = steps.iter().filter(|step| step.donor.is_some()).collect();
-        assert!(fed.len() > 5, "progress is told: {steps:?}");
+        assert!(fed.len() > 5, "too few steps of progress: {steps:?}");
         assert!(fed.windows(2).all(|pair| pair[0].entries_done <= pair[1].entries_done));
         assert!(fed.iter().all(|step| {
             step.entries_expected == KEYS as u64 && step.bytes_expected == fed[0].bytes_expected
@@ -93,7 +96,7 @@ fn one_donor_at_a_time_feeds_who_joins() {
     });
 }
 
-/// Does something to the donor when half has arrived, and demands that the rest alone is fetched from another.
+/// Applies `harm` to the donor when half of the rows have arrived. Asserts that another donor sends only the rest.
 fn donor_is_replaced(sim: Sim, bytes_twice: u64, limit: Duration, harm: impl Fn(&mut Sim, usize)) {
     let mut sim = full_but_one(sim, 4);
     let before = rows_bytes(&mut sim);
@@ -102,18 +105,18 @@ fn donor_is_replaced(sim: Sim, bytes_twice: u64, limit: Duration, harm: impl Fn(
     let mut began = sim.now();
     let steps = watch_joining(&mut sim, 3, |sim, step| {
         if harmed.is_none() && step.entries_done > KEYS as u64 / 2 {
-            let donor = step.donor.clone().expect("somebody feeds it");
-            let i = (0..3).find(|i| sim.name(*i) == donor).expect("it is one of them");
+            let donor = step.donor.clone().expect("it has a donor");
+            let i = (0..3).find(|i| sim.name(*i) == donor).expect("the donor is a node of this cluster");
             lost_bytes = sim.node(i).status().traffic.rows_bytes;
             harm(sim, i);
-            // One that lives still tells what it sent.
+            // A donor that is still up is counted by `rows_bytes` itself.
             lost_bytes *= u64::from(!sim.is_up(i));
             (harmed, fed_at_harm, began) = (Some(donor), step.entries_done, sim.now());
         }
     });
     let took = sim.now() - began;
-    assert!(took < limit, "it took {took:?} from then on");
-    let first = harmed.expect("it was harmed amid");
+    assert!(took < limit, "joining took {took:?} after the harm");
+    let first = harmed.expect("the donor was harmed before the joining ended");
     assert!(steps.iter().any(|step| step.donor.as_ref().is_some_and(|donor| *donor != first)));
     assert!(steps.iter().all(|step| !(step.donor.is_some() && step.donor.as_ref() != Some(&first))
         || step.entries_done >= fed_at_harm));
@@ -124,7 +127,7 @@ fn donor_is_replaced(sim: Sim, bytes_twice: u64, limit: Duration, harm: impl Fn(
     assert!(moved < once * 21 / 20, "{moved} bytes of rows moved, {once} would do");
 }
 
-/// What may be on its way when a donor goes: a window in flight, and a frame.
+/// Bytes that may be in flight when a donor is lost: a window and a frame.
 const ON_THE_WAY_BYTES: u64 = (256 + 64) << 10;
 
 #[test]
@@ -135,7 +138,7 @@ fn a_donor_that_dies_is_replaced_without_starting_over() {
 }
 
 #[test]
-fn a_donor_that_stalls_is_replaced_long_before_its_session_would_end() {
+fn stalled_donor_is_replaced_before_its_session_ends() {
     holds_unless(Control::DonorKept, |sim| {
         donor_is_replaced(sim, 2 * ON_THE_WAY_BYTES, Duration::from_secs(7), |sim, donor| {
             sim.delay_traffic(donor, 3);
@@ -145,7 +148,7 @@ fn a_donor_that_stalls_is_replaced_long_before_its_session_would_end() {
 }
 
 #[test]
-fn what_has_arrived_is_read_while_the_rest_is_on_its_way() {
+fn arrived_rows_are_readable_during_joining() {
     let mut sim = full_but_one(Sim::new(7), 3);
     sim.restart(2);
     let mut shares = Vec::new();
@@ -169,13 +172,13 @@ fn a_large_state_is_joined_while_writes_go_on() {
     sim.restart(2);
     let mut written = 0;
     watch_joining(&mut sim, 2, |sim, _| {
-        // New keys and old ones, deletes too, at both.
+        // New keys, old keys and deletes, at both donors.
         sim.node(written % 2).put(format!("new/{written}"), "v").unwrap();
         sim.node(1).put(key(written % LARGE_KEYS), "shorter").unwrap();
         sim.node(0).delete(key((written + 50) % LARGE_KEYS)).unwrap();
         written += 1;
     });
-    assert!(written > 20, "that was no long joining: {written}");
+    assert!(written > 20, "the joining was too short for this test: {written} rounds");
     sim.assert_converged();
     assert!((0..written).all(|i| sim.node(2).get(format!("new/{i}")).is_some()));
 }
@@ -189,7 +192,7 @@ fn arrival_times_show_the_delay_of_the_network_alone() {
         sim.run_for(ms(100));
     };
     (0..100).for_each(|i| round(&mut sim, i));
-    // One that was away is fed hours later; that says nothing about how long writes take.
+    // A node that was down gets the writes hours later by repair, which must not count as arrival time.
     sim.crash(2);
     (100..200).for_each(|i| round(&mut sim, i));
     sim.run_for(Duration::from_secs(2 * 3_600));
@@ -198,13 +201,13 @@ fn arrival_times_show_the_delay_of_the_network_alone() {
     assert!(sim.node(2).arrivals().is_empty());
     let arrivals = sim.node(1).arrivals();
     assert_eq!((arrivals.len(), arrivals[0].count), (1, 200));
-    // The simulator's delays lie between half and one and a half of the mean.
+    // A delay of the simulator lies between 0.5 and 1.5 times the mean.
     let near = |time: Duration| time >= ms(24) && time <= ms(96);
     assert!(near(arrivals[0].latest) && near(arrivals[0].mean), "{arrivals:?}");
     (200..300).for_each(|i| round(&mut sim, i));
     let arrivals = sim.node(2).arrivals();
     assert_eq!((arrivals.len(), arrivals[0].count), (1, 100));
-    let [a] = &arrivals[..] else { panic!("one wrote") };
+    let [a] = &arrivals[..] else { panic!("there is more than one origin") };
     assert!(near(a.mean) && near(a.p50) && near(a.p99) && near(a.max), "{a:?}");
     assert!(a.p50 <= a.p99 && a.p99 <= a.max, "{a:?}");
 }

@@ -1,4 +1,6 @@
-//! The laws, against plain models and the `crdts` crate.
+//! The laws of the data types as property tests: sets against `crdts::Orswot`, registers against `crdts::LWWReg`, one
+//! replica against a map, replicas against a model of events, and merging against its algebraic laws. The models are
+//! independent of the library; a replica that differs from them fails the test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +21,7 @@ fn converged(sim: &mut Sim) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Three sites that merge only now and then: the same elements as with whole-state merges of `Orswot`.
+    /// Three sites that merge now and then hold the same elements as with whole-state merges of `Orswot`.
     #[test]
     fn sets_agree_with_orswot(steps in prop::collection::vec((0..3_usize, 0..5_u8, 0..4_u8), 1..60)) {
         let mut sim = Sim::new(1).nodes(3);
@@ -60,7 +62,7 @@ proptest! {
         }
     }
 
-    /// Registers that are only put: the last writer wins, as in `LWWReg`.
+    /// In registers that are only put, the greatest stamp wins, as in `LWWReg`.
     #[test]
     fn put_only_registers_agree_with_lwwreg(steps in prop::collection::vec((0..3_usize, 0..4_u8, 0..100_u32), 1..40)) {
         let mut sim = Sim::new(2).nodes(3);
@@ -82,7 +84,7 @@ proptest! {
         }
     }
 
-    /// One replica against a plain map.
+    /// One replica behaves like a map.
     #[test]
     fn a_single_replica_is_a_map(steps in prop::collection::vec((0..40_u8, prop::option::of(0..100_u8)), 1..300)) {
         let mut replica = Replica::new(Setup::new(Config::lan(), 3));
@@ -103,7 +105,7 @@ proptest! {
         prop_assert_eq!(ours, model.into_iter().collect::<Vec<_>>());
     }
 
-    /// Arbitrary bytes, and real frames with bytes turned over, never panic and never stop the replica.
+    /// Arbitrary bytes, and real frames with changed bytes, neither panic nor stop the replica.
     #[test]
     fn hostile_bytes_never_harm(
         noise in prop::collection::vec(any::<u8>(), 0..200),
@@ -130,7 +132,7 @@ proptest! {
                 for output in outputs {
                     let Output::Stream(id, lane, mut bytes) = output else { continue };
                     if to_ours && !bytes.is_empty() {
-                        // Not the length: that would only wait for more.
+                        // Not the length, which would only make the replica wait for more bytes.
                         flips.iter().for_each(|(at, by)| {
                             let at = at.index(bytes.len());
                             if at > 3 { bytes[at] ^= by; }
@@ -151,7 +153,7 @@ proptest! {
     }
 }
 
-/// One thing that a user does, at one of several replicas.
+/// One operation of a user at a replica.
 #[derive(Clone, Debug)]
 enum Deed {
     Put(u8, u8),
@@ -175,7 +177,7 @@ fn deeds() -> impl Strategy<Value = Deed> {
     ]
 }
 
-/// The same with values that vanish, some before everything is compared and some after.
+/// The same with values that expire, some before the comparison and some after it.
 fn passing_deeds() -> impl Strategy<Value = Deed> {
     prop_oneof![4 => deeds(), 1 => (0..6_u8, 1..100_000_u64).prop_map(|(key, ms)| Deed::PutFor(key, ms))]
 }
@@ -210,7 +212,7 @@ fn act(replica: &mut Replica, now: Time, deed: &Deed) -> Vec<Option<Stamp>> {
     }
 }
 
-/// Carries what two replicas want to tell each other until both are silent.
+/// Carries the outputs of two replicas to each other until neither has more.
 fn talk(now: Time, link: u64, a: &mut Replica, b: &mut Replica) {
     loop {
         let mut is_silent = true;
@@ -220,7 +222,7 @@ fn talk(now: Time, link: u64, a: &mut Replica, b: &mut Replica) {
                 is_silent = false;
                 match output {
                     Output::Stream(id, lane, bytes) => {
-                        assert_eq!(id, link, "there is one link at a time");
+                        assert_eq!(id, link, "an output for another link");
                         from.handle(now, Input::Drained(id, lane, bytes.len()));
                         to.handle(now, Input::Stream(id, lane, &bytes));
                     }
@@ -236,7 +238,7 @@ fn talk(now: Time, link: u64, a: &mut Replica, b: &mut Replica) {
     }
 }
 
-/// Two replicas meet, compare everything, and part.
+/// Links two replicas, repairs them, and ends the link.
 fn exchange(now: Time, a: &mut Replica, b: &mut Replica) {
     const LINK: u64 = 1;
     for replica in [&mut *a, &mut *b] {
@@ -249,8 +251,8 @@ fn exchange(now: Time, a: &mut Replica, b: &mut Replica) {
     }
 }
 
-/// Replicas that each hold a row of their own (a blank one would adopt the other's hash key whatever it is), and
-/// what they do by themselves.
+/// Replicas after a history of unlinked operations. Each holds a row of its own, because a blank replica would adopt
+/// the hash key of the other whatever it is.
 fn apart(count: usize, history: &[(usize, Deed)]) -> Vec<Replica> {
     let mut replicas: Vec<Replica> =
         (0..count).map(|i| Replica::new(Setup::new(Config::lan(), i as u64))).collect();
@@ -263,14 +265,14 @@ fn apart(count: usize, history: &[(usize, Deed)]) -> Vec<Replica> {
     replicas
 }
 
-/// Everything that two replicas of the same state have in common.
+/// What must be equal in two replicas with the same state: root, vector hash and entries.
 fn state(replica: &Replica, now: Time) -> (u128, u64, Vec<String>) {
     let status = replica.status();
     let told = |entry: &Entry| format!("{entry:?} {:?}", entry.conflicts().collect::<Vec<_>>());
     (status.root, status.seen, replica.scan(now, "").iter().map(told).collect())
 }
 
-/// The replicas that meet, one pair after another.
+/// Lets pairs of replicas exchange everything, one pair after another.
 fn meet(now: Time, mut replicas: Vec<Replica>, pairs: &[(usize, usize)]) -> Vec<Replica> {
     for (a, b) in pairs {
         let [a, b] = replicas.get_disjoint_mut([*a, *b]).unwrap();
@@ -279,13 +281,13 @@ fn meet(now: Time, mut replicas: Vec<Replica>, pairs: &[(usize, usize)]) -> Vec<
     replicas
 }
 
-/// What a model replica knows: all events it heard of, each with what it removed.
+/// A model replica: all events that it knows, and the stamps that they removed.
 #[derive(Clone, Debug, Default)]
 struct Model {
     /// By key and stamp: the value, if it is a put.
     events: BTreeMap<(String, Stamp), Option<Vec<u8>>>,
     removed: BTreeSet<Stamp>,
-    /// By replica: how many steps it made, and their sum.
+    /// By replica: the number of its counter steps, and their sum.
     shares: BTreeMap<usize, (u32, i64)>,
 }
 
@@ -297,7 +299,11 @@ impl Model {
 
     fn write(&mut self, key: String, stamp: Option<Stamp>, value: Option<Vec<u8>>) {
         let before = self.dots(&key);
-        assert_eq!(stamp.is_none(), value.is_none() && before.is_empty(), "a delete of nothing is no event");
+        assert_eq!(
+            stamp.is_none(),
+            value.is_none() && before.is_empty(),
+            "a delete of a key without a value must have no stamp"
+        );
         let Some(stamp) = stamp else { return };
         self.removed.extend(before.iter().map(|(stamp, _)| *stamp));
         self.events.insert((key, stamp), value);
@@ -318,7 +324,7 @@ impl Model {
                     self.write(register(*key), *stamp, value.map(|value| vec![value]));
                 }
             }
-            Deed::PutFor(..) => unreachable!("the model knows no time"),
+            Deed::PutFor(..) => unreachable!("the model has no expiry"),
         }
     }
 
@@ -338,7 +344,7 @@ impl Model {
             let ours = entry.iter().flat_map(|entry| std::iter::once(entry.clone()).chain(entry.conflicts()));
             let ours: Vec<(Stamp, Vec<u8>)> =
                 ours.map(|entry| (entry.stamp(), entry.value().to_vec())).collect();
-            // The winner is the greatest stamp, and the losers follow.
+            // The winner has the greatest stamp; conflicts follow in descending order.
             assert_eq!(ours, dots.into_iter().rev().collect::<Vec<_>>(), "{}", register(key));
         }
         let elements: Vec<String> = (0..6).map(element).filter(|e| !self.dots(e).is_empty()).collect();
@@ -348,7 +354,7 @@ impl Model {
     }
 }
 
-/// When everything has been written.
+/// A time after all writes.
 const LATER_MS: u64 = 10_000;
 
 proptest! {
@@ -356,7 +362,7 @@ proptest! {
 
     /// Merging whole replicas is commutative, associative and idempotent.
     #[test]
-    fn replicas_end_equal_in_whatever_order_and_however_often_they_meet(
+    fn replicas_end_equal_in_any_order_of_merges(
         history in prop::collection::vec((0..3_usize, deeds()), 0..80),
     ) {
         let now = at(LATER_MS);
@@ -377,13 +383,14 @@ proptest! {
             let heads: Vec<_> = replicas.iter().map(|replica| replica.status().head).collect();
             let again = meet(now, replicas, order);
             let unmoved: Vec<_> = again.iter().map(|replica| replica.status().head).collect();
-            prop_assert_eq!(heads, unmoved, "a second meeting changed something");
+            prop_assert_eq!(heads, unmoved, "a repeated exchange changed something");
         }
     }
 
-    /// The digest depends on what is held alone: not on the way there, and not on who received it how.
+    /// The digest depends only on what is held, not on how it was received: by one repair, by the tail write by write,
+    /// or by the repair of a second half.
     #[test]
-    fn the_digest_is_the_same_for_whoever_received_the_state_in_whatever_way(
+    fn digest_depends_on_the_state_alone(
         history in prop::collection::vec((0..1_usize, passing_deeds()), 0..80),
         half in any::<prop::sample::Index>(),
     ) {
@@ -391,14 +398,14 @@ proptest! {
         let now = at(LATER_MS);
         let wake = |replica: &mut Replica| replica.handle(now, Input::Wake);
         let blank = |seed| Replica::new(Setup::new(Config::lan(), seed));
-        // One that reconciles in the end.
+        // A replica that gets everything by one repair at the end.
         let mut source = apart(1, &history).remove(0);
         wake(&mut source);
         let mut at_once = blank(10);
         exchange(now, &mut source, &mut at_once);
         wake(&mut at_once);
         prop_assert_eq!(state(&source, now), state(&at_once, now));
-        // One that follows each write, and one that comes for the second half alone.
+        // A replica that follows each write, and one that is repaired in the middle and at the end.
         let mut source = apart(1, &[]).remove(0);
         let (mut follower, mut late) = (blank(11), blank(12));
         for replica in [&mut source, &mut follower] {
@@ -427,7 +434,8 @@ proptest! {
         prop_assert_eq!(source.status().root, at_once.status().root);
     }
 
-    /// Registers, sets, counters and batches, alone and concurrently, against events and what they removed.
+    /// Registers, sets, counters and batches, at one replica and at two concurrently, agree with a model of events and
+    /// of what they removed.
     #[test]
     fn everything_agrees_with_a_plain_model_of_events(
         history in prop::collection::vec((0..2_usize, prop::option::weighted(0.9, deeds())), 0..120),

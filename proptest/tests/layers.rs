@@ -1,10 +1,12 @@
-//! Imports point one way: a module uses those that stand before it in a list, and nothing behind it.
+//! Imports point one way: a module imports only modules that stand before it in `LAYERS`. The test reads the source
+//! text of the crate. Its control, `an_import_that_points_back_is_noticed`, shows that an import is found and that
+//! comments and tests are left out.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules of the crate, each of which may use those before it.
+/// The top modules of the crate. Each may import those before it.
 const LAYERS: [&str; 13] = [
     "time",
     "config",
@@ -22,8 +24,8 @@ const LAYERS: [&str; 13] = [
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("it is there") {
-        let path = entry.expect("it can be read").path();
+    for entry in fs::read_dir(folder).expect("the folder exists") {
+        let path = entry.expect("the folder can be read").path();
         if path.is_dir() {
             sources(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -32,7 +34,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The modules of the crate that a source names, its tests and comments aside.
+/// The top modules that a source text names, outside of its tests and comments.
 fn named(source: &str) -> BTreeSet<String> {
     let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
@@ -46,15 +48,15 @@ fn imports_point_one_way() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
     let mut files = Vec::new();
     sources(&root, &mut files);
-    assert!(files.len() > 50, "the sources are where they are expected");
+    assert!(files.len() > 50, "the sources were not found");
     let layer = |name: &str| LAYERS.iter().position(|layer| *layer == name);
     let mut wrong = Vec::new();
     for file in files {
-        let within = file.strip_prefix(&root).expect("it was found there");
+        let within = file.strip_prefix(&root).expect("the file is below the root");
         let top = within
             .components()
             .next()
-            .expect("it has a name")
+            .expect("the path has a component")
             .as_os_str()
             .to_string_lossy()
             .replace(".rs", "");
@@ -62,11 +64,11 @@ fn imports_point_one_way() {
             continue;
         }
         let own = layer(&top).unwrap_or_else(|| panic!("{top} has no place in the list of layers"));
-        for name in named(&fs::read_to_string(&file).expect("it can be read")) {
+        for name in named(&fs::read_to_string(&file).expect("the file can be read")) {
             match layer(&name) {
                 Some(other) if other > own => wrong.push(format!("{}: {name}", within.display())),
                 Some(_) => {}
-                // Something of the crate's root.
+                // A name of the crate root.
                 None => wrong.push(format!("{}: {name} is named by its public path", within.display())),
             }
         }

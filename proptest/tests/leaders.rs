@@ -1,7 +1,10 @@
-//! Elections in the simulator. After every step the simulator itself checks that at most one node holds a lease, by
-//! its own clock at that true instant, and that tokens grow.
+//! Elections in the simulator: scripted stories and random histories. After every step the simulator checks that at
+//! most one node holds a lease, each by its own clock at the same true instant, and that tokens grow.
 //!
-//! `TIDINGS_SEEDS` sets how many random histories there are, `TIDINGS_SEED` replays one.
+//! Negative controls: `NoQuarantine`, `NoDriftMargin`, `PromiseNotKept` and `TermReused` must be detected by random
+//! histories, `VotersDiffer` and `LeaseMaxForgotten` by stories.
+//!
+//! `TIDINGS_SEEDS` sets the number of random histories, `TIDINGS_SEED` replays one.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -13,7 +16,7 @@ use tidings::{Config, Control, DiskFault, LeaseEnd, LeaseState, ReplicaEvent, Si
 use tidings_proptest::Elections;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long voters are silent after their start, with the clocks of [`config`].
+/// Quarantine of voters after their start, with the settings of [`config`].
 const QUARANTINE: Duration = Duration::from_millis(13_400);
 
 fn config(voters: usize) -> Config {
@@ -23,7 +26,7 @@ fn config(voters: usize) -> Config {
     config
 }
 
-/// A cluster whose voters vote.
+/// A cluster whose voters are past their quarantine.
 fn settled(sim: Sim, nodes: usize) -> Sim {
     let mut sim = sim.seeds(&[0, 1]).nodes(nodes);
     sim.run_for(QUARANTINE);
@@ -33,7 +36,7 @@ fn settled(sim: Sim, nodes: usize) -> Sim {
 fn until(sim: &mut Sim, within: Duration, is_so: impl Fn(&mut Sim) -> bool) -> Duration {
     let since = sim.now();
     while !is_so(sim) {
-        assert!(sim.now() - since < within, "not within {within:?}");
+        assert!(sim.now() - since < within, "the condition did not hold within {within:?}");
         sim.run_for(Duration::from_micros(500));
     }
     sim.now() - since
@@ -48,7 +51,7 @@ fn a_candidate_wins_an_idle_cluster_in_two_round_trips() {
     assert!(took < Duration::from_millis(8));
     assert!(matches!(sim.node(0).lease(id), Some(LeaseState::Held(_))));
     sim.run_for(SECOND * 60);
-    assert_eq!(sim.holders("cron").len(), 1, "it is renewed");
+    assert_eq!(sim.holders("cron").len(), 1, "the lease was not renewed");
     assert_eq!(sim.terms(), 1);
     sim.node(0).resign(id);
     assert_eq!(sim.node(0).lease(id), Some(LeaseState::Ended(LeaseEnd::Resigned)));
@@ -91,7 +94,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn random_histories_have_one_leader_at_a_time_growing_tokens_and_a_leader_in_the_end() {
+fn random_election_histories_have_at_most_one_leader() {
     if let Some(seed) = number("TIDINGS_SEED") {
         Elections::new(seed).run();
         return;
@@ -138,12 +141,12 @@ fn every_broken_rule_is_noticed() {
         let told = |panic: Box<dyn Any + Send>| panic.downcast_ref::<String>().cloned().unwrap_or_default();
         let found = (0..CONTROL_SEEDS).find_map(|seed| run(seed).map(told));
         println!("{control:?}: {found:?}");
-        assert!(found.is_some_and(|found| found.contains(expected)), "{control:?} goes unnoticed");
+        assert!(found.is_some_and(|found| found.contains(expected)), "{control:?} is not detected");
     }
     _ = std::panic::take_hook();
 }
 
-/// Of five nodes three believe in one list of voters and two in another; one voter is on both.
+/// Five nodes: three have one list of voters and two have another. One voter is on both lists.
 fn divided(control: Option<Control>) -> Sim {
     let list = |names: [&str; 3]| {
         let mut config = config(0);
@@ -160,7 +163,7 @@ fn divided(control: Option<Control>) -> Sim {
 }
 
 #[test]
-fn lists_of_voters_that_differ_are_refused_and_reported_on_both_sides() {
+fn different_voter_lists_are_refused_and_reported() {
     let mut sim = divided(None);
     assert_eq!(sim.holders("cron").len(), 1);
     let differs = |event: &ReplicaEvent| matches!(event, ReplicaEvent::VotersDiffer { .. });
@@ -170,14 +173,14 @@ fn lists_of_voters_that_differ_are_refused_and_reported_on_both_sides() {
 }
 
 #[test]
-fn lists_of_voters_that_nobody_compares_make_two_leaders() {
+fn uncompared_voter_lists_make_two_leaders() {
     let panic = catch_unwind(|| _ = divided(Some(Control::VotersDiffer))).unwrap_err();
     let told = panic.downcast_ref::<String>().unwrap();
     assert!(told.contains("two holders") || told.contains("does not follow"), "{told}");
 }
 
 #[test]
-fn lease_bounds_that_differ_are_refused_and_both_are_named() {
+fn different_lease_bounds_are_refused_and_reported() {
     let with = |lease_max: u64, skew: u64| {
         let mut config = config(3);
         (config.lease_time_max, config.clock_skew_max) = (SECOND * lease_max as u32, SECOND * skew as u32);
@@ -191,7 +194,7 @@ fn lease_bounds_that_differ_are_refused_and_both_are_named() {
             sim.node(i).campaign("cron", "x").unwrap();
         }
         sim.run_for(SECOND * 10);
-        assert!(sim.holders("cron").iter().all(|(i, _)| *i != 2), "it has no part");
+        assert!(sim.holders("cron").iter().all(|(i, _)| *i != 2), "a node with other bounds holds the lease");
         let mut told = BTreeSet::new();
         for (i, event) in sim.events() {
             if let ReplicaEvent::VotersDiffer { ours, theirs, .. } = event {
@@ -207,7 +210,7 @@ fn lease_bounds_that_differ_are_refused_and_both_are_named() {
 }
 
 #[test]
-fn a_first_leader_stands_in_two_seconds_with_the_local_preset() {
+fn local_preset_elects_a_leader_in_two_seconds() {
     for seed in 0..20 {
         let mut config = Config::local();
         config.voters = (0..3).map(|i| format!("n{i}")).collect();
@@ -220,8 +223,8 @@ fn a_first_leader_stands_in_two_seconds_with_the_local_preset() {
     }
 }
 
-/// Voters with disks have granted a lease of 10 s, and are started again with a longest lease of 1 s while its holder
-/// cannot reach them.
+/// Voters with disks grant a lease of 10 s. They are restarted with a `lease_time_max` of 1 s while its holder cannot
+/// reach them.
 fn lower_the_bound(control: Option<Control>) {
     let (mut long, mut short) = (config(3), config(3));
     long.lease_time = SECOND * 10;
@@ -243,7 +246,7 @@ fn lower_the_bound(control: Option<Control>) {
 }
 
 #[test]
-fn a_lower_lease_bound_keeps_what_was_promised_under_the_old_one() {
+fn lowered_lease_bound_keeps_earlier_promises() {
     lower_the_bound(None);
     let panic = catch_unwind(|| lower_the_bound(Some(Control::LeaseMaxForgotten))).unwrap_err();
     let told = panic.downcast_ref::<String>().unwrap();
@@ -261,14 +264,14 @@ fn observers_see_who_leads_and_that_nobody_does() {
         leader.as_ref().map(|leader| &leader.value[..]) == value
     };
     until(&mut sim, SECOND, |sim| sees(sim, Some(b"of 3")));
-    // Those who granted it know first.
+    // The voters that granted the lease know of it before its holder does.
     until(&mut sim, SECOND, |sim| matches!(sim.node(3).lease(id), Some(LeaseState::Held(_))));
     sim.node(3).proclaim(id, "of 3, still").unwrap();
     until(&mut sim, SECOND, |sim| sees(sim, Some(b"of 3, still")));
     assert_eq!(sim.node(4).leader("cron").flatten().unwrap().token, sim.last_token("cron").unwrap());
     sim.crash(3);
     until(&mut sim, SECOND * 5, |sim| sees(sim, None));
-    // Cut off from the voters it does not go on naming somebody.
+    // An observer that is cut off from the voters must stop naming a leader.
     sim.node(0).campaign("cron", "of 0").unwrap();
     until(&mut sim, SECOND, |sim| sees(sim, Some(b"of 0")));
     sim.partition(&[4], &[0, 1, 2]);
@@ -277,7 +280,7 @@ fn observers_see_who_leads_and_that_nobody_does() {
 }
 
 #[test]
-fn voters_that_are_restarted_one_by_one_keep_the_leader_if_they_are_given_time() {
+fn rolling_restart_of_voters_keeps_the_leader() {
     let mut sim = settled(Sim::new(6).config(config(3)), 4);
     sim.node(3).campaign("cron", "x").unwrap();
     sim.run_for(SECOND);
@@ -286,11 +289,11 @@ fn voters_that_are_restarted_one_by_one_keep_the_leader_if_they_are_given_time()
         sim.crash(i);
         sim.run_for(SECOND);
         sim.restart(i);
-        // It has to find the others, be silent, and grant the lease again.
+        // The voter must find the others, pass its quarantine and grant the lease again.
         sim.run_for(QUARANTINE + SECOND * 3);
         assert_eq!(sim.holders("cron"), [(3, token.unwrap())]);
     }
-    // Two at once are too many.
+    // Without two of three voters the lease ends.
     sim.crash(0);
     sim.crash(1);
     sim.restart(0);
@@ -304,7 +307,7 @@ fn voters_that_are_restarted_one_by_one_keep_the_leader_if_they_are_given_time()
 }
 
 #[test]
-fn a_thousand_leases_are_renewed_like_one() {
+fn thousand_leases_renew_under_5000_bytes_per_second() {
     let cost = |leases: usize| {
         let mut sim = settled(Sim::new(7).config(config(5)).without_checks(), 5);
         for lease in 0..leases {
@@ -315,7 +318,7 @@ fn a_thousand_leases_are_renewed_like_one() {
         sim.run_for(SECOND * 30);
         let held = (0..leases).filter(|lease| !sim.holders(&format!("e{lease}")).is_empty()).count();
         assert_eq!(held, leases);
-        // QUIC adds 33 bytes to a datagram, and at most an acknowledgement of 36.
+        // QUIC adds 33 bytes to a datagram, and at most one acknowledgement of 36 bytes.
         (sim.bytes_sent() - bytes + (sim.sendings() - sendings) * 69) / 30 / 5
     };
     let (idle, held) = (cost(0), cost(1_000));
@@ -324,7 +327,7 @@ fn a_thousand_leases_are_renewed_like_one() {
 }
 
 #[test]
-fn a_try_is_over_in_time_whatever_happens() {
+fn try_campaign_always_ends_in_time() {
     let mut sim = settled(Sim::new(8).config(config(3)), 3);
     let first = sim.node(0).try_campaign("cron", "x").unwrap();
     sim.run_for(SECOND / 10);
@@ -352,7 +355,7 @@ fn voters_whose_disks_are_back_vote_again() {
     }
     sim.run_for(SECOND);
     assert!((0..3).all(|i| sim.node(i).status().has_disk_failed));
-    // It is renewed meanwhile, since that is promised already; nothing new is.
+    // Renewals are covered by the promise on the disk. New promises are not given.
     assert_eq!(sim.holders("cron").len(), 1);
     sim.node(3).resign(first);
     sim.run_for(SECOND);
@@ -366,7 +369,7 @@ fn voters_whose_disks_are_back_vote_again() {
 }
 
 #[test]
-fn a_candidate_whose_clock_is_days_ahead_leads_like_others_and_stands_in_nobodys_way() {
+fn candidate_two_days_ahead_blocks_no_other() {
     let mut sim = settled(Sim::new(11).config(config(3)), 3);
     sim.skew(0, 48 * 3_600_000);
     let ahead = sim.node(0).campaign("cron", "x").unwrap();
@@ -381,7 +384,7 @@ fn a_candidate_whose_clock_is_days_ahead_leads_like_others_and_stands_in_nobodys
         sim.node(i).resign(id);
         sim.run_for(SECOND);
     }
-    // Nor when the voters have forgotten that lease, and keep its greatest term for all others.
+    // The same once the voters have forgotten that lease and keep only its term as the floor of all others.
     sim.run_for(SECOND * 60);
     for i in 0..3 {
         sim.node(i).campaign("other", "x").unwrap();
@@ -390,7 +393,7 @@ fn a_candidate_whose_clock_is_days_ahead_leads_like_others_and_stands_in_nobodys
 }
 
 #[test]
-fn hints_agree_where_members_do_and_name_only_the_living() {
+fn leader_hints_agree_and_name_living_members() {
     let mut sim = settled(Sim::new(9).config(config(3)), 5);
     let hint = |sim: &mut Sim, i: usize| sim.node(i).leader_hint("cron").unwrap();
     let first = hint(&mut sim, 0);

@@ -1,7 +1,11 @@
-//! Members in the simulator: nodes that find each other by themselves, are missed when they are gone, and are not
-//! missed when they are there. Figures are printed beside their targets; see them with `--nocapture`.
+//! Membership in the simulator: nodes find each other, lost nodes are called down in time, and healthy nodes are not,
+//! despite packet loss, slow nodes and partitions. Figures are printed beside their targets; see them with
+//! `--nocapture`.
 //!
-//! `TIDINGS_MEMBERS_FULL=1` runs everything at its full length: 1,000 nodes, 1,000 node-hours.
+//! Negative control: `NoLocalHealth` switches off Lifeguard's local health, see
+//! `starved_nodes_do_not_take_healthy_ones_for_dead`. Repeated announcements have theirs in `reunion.rs`.
+//!
+//! `TIDINGS_MEMBERS_FULL=1` runs everything at full length: 1,000 nodes, 1,000 node-hours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,8 +14,8 @@ use tidings::{Control, META_BYTES_MAX, Member, MemberEvent, MemberState, Replica
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What a datagram costs beside its content: QUIC's header, a connection id, the packet's number and its tag; and
-/// at most one acknowledgement in a packet of its own.
+/// Bytes of a datagram beside its content: QUIC's header, connection id, packet number and tag (33), and at most one
+/// acknowledgement in a packet of its own (36).
 const DATAGRAM_BYTES: u64 = 33 + 36;
 
 fn is_full() -> bool {
@@ -22,7 +26,7 @@ fn cluster(seed: u64, count: usize) -> Sim {
     Sim::new(seed).seeds(&[0, 1]).without_checks().nodes(count)
 }
 
-/// A cluster whose members know each other, and are linked.
+/// A cluster whose members know each other and are linked.
 fn settled(seed: u64, count: usize) -> Sim {
     let mut sim = cluster(seed, count);
     agree(&mut sim, SECOND * 15);
@@ -31,7 +35,7 @@ fn settled(seed: u64, count: usize) -> Sim {
     sim
 }
 
-/// The names of the others that a node believes to live.
+/// The names of the other members that a node believes to be alive.
 fn living(sim: &mut Sim, i: usize) -> BTreeSet<String> {
     let members = sim.node(i).members();
     members.into_iter().skip(1).filter(|member| member.state.is_alive()).map(|member| member.name).collect()
@@ -41,7 +45,7 @@ fn up(sim: &Sim) -> Vec<usize> {
     (0..sim.len()).filter(|i| sim.is_up(*i)).collect()
 }
 
-/// Whether every node that runs believes in all others that run, and in nobody else.
+/// Whether every running node believes that exactly the running nodes are alive.
 fn all_agree(sim: &mut Sim) -> bool {
     let up = up(sim);
     let names: BTreeSet<String> = up.iter().map(|i| sim.name(*i)).collect();
@@ -51,7 +55,7 @@ fn all_agree(sim: &mut Sim) -> bool {
     })
 }
 
-/// Runs until all agree. How long that took.
+/// Runs until all nodes agree on the members. Returns how long that took.
 fn agree(sim: &mut Sim, within: Duration) -> Duration {
     let since = sim.now();
     while !all_agree(sim) {
@@ -61,7 +65,7 @@ fn agree(sim: &mut Sim, within: Duration) -> Duration {
     sim.now() - since
 }
 
-/// Of what happened since the last call: the members that were called down, each time they were.
+/// The names in all `Down` events since the last call, repeated ones included.
 fn downs(sim: &mut Sim) -> Vec<String> {
     let down = |event| match event {
         MemberEvent::Down(member) => Some(member.name),
@@ -75,7 +79,7 @@ fn state(sim: &mut Sim, i: usize, name: &str) -> Option<MemberState> {
 }
 
 #[test]
-fn a_cluster_finds_itself_through_its_seeds() {
+fn nodes_find_each_other_through_seeds() {
     let counts = if is_full() { &[2, 3, 10, 40, 200, 1_000][..] } else { &[2, 3, 10, 40, 150] };
     for count in counts {
         let mut sim = cluster(1, *count);
@@ -109,10 +113,10 @@ fn a_crash_is_noticed_by_all_in_time() {
             }
         }
         times.sort();
-        assert_eq!(times.len(), seeds as usize * (count - 1), "everybody noticed it once");
+        assert_eq!(times.len(), seeds as usize * (count - 1), "each other node must report the crash once");
         let (median, late) = (times[times.len() / 2], times[times.len() * 99 / 100]);
         println!("a crash among {count}: p50 {median:?}, p99 {late:?} ({most} s)");
-        // Virtual time: the same in every run.
+        // Virtual time, so that the figure is the same in every run.
         assert!(late <= SECOND * most);
     }
 }
@@ -127,12 +131,12 @@ fn a_node_that_comes_back_replaces_its_dead_run_at_once() {
     for i in 0..6 {
         let members = sim.node(i).members();
         let runs: Vec<u64> = members.iter().filter(|member| member.name == "n4").map(|m| m.run).collect();
-        assert_eq!(runs.len(), 1, "one life a name, at {i}");
+        assert_eq!(runs.len(), 1, "node {i} knows more than one run of a name");
         assert_ne!(runs[0], before);
     }
     assert!(all_agree(&mut sim));
     sim.run_for(SECOND * 30);
-    assert!(all_agree(&mut sim), "and nothing of it comes back");
+    assert!(all_agree(&mut sim), "the earlier run came back");
 }
 
 #[test]
@@ -152,19 +156,19 @@ fn halves_that_were_apart_for_long_find_each_other_again() {
         let took = agree(&mut sim, SECOND * 30);
         println!("halves of {count} agree {took:?} after healing (two probe intervals and 5 s)");
         assert!(took <= SECOND * 6);
-        assert_eq!(downs(&mut sim), [""; 0], "nobody of {count} is lost by being found");
+        assert_eq!(downs(&mut sim), [""; 0], "of {count} nodes one was called down after healing");
         sim.assert_converged();
         assert_eq!(sim.node(1).get("k").unwrap().value(), b"from one half");
     }
 }
 
 #[test]
-fn who_leaves_is_told_at_once_and_as_such() {
+fn leaving_node_is_seen_as_left_at_once() {
     let mut sim = settled(4, 8);
     sim.node(3).put("last", "words").unwrap();
     sim.run_for(SECOND / 100);
     sim.leave(3);
-    // A round trip takes up to 3 ms here.
+    // A round trip takes up to 3 ms in this simulation.
     sim.run_for(SECOND / 250);
     for i in up(&sim) {
         assert_eq!(state(&mut sim, i, "n3"), Some(MemberState::Left));
@@ -178,7 +182,7 @@ fn who_leaves_is_told_at_once_and_as_such() {
 }
 
 #[test]
-fn nobody_is_called_down_because_packets_are_lost() {
+fn packet_loss_marks_no_member_down() {
     let hours = if is_full() { 100 } else { 1 };
     let mut sim = Sim::new(5).seeds(&[0, 1]).without_checks().loss(0.05).nodes(10);
     agree(&mut sim, SECOND * 15);
@@ -200,12 +204,12 @@ fn nobody_is_called_down_because_packets_are_lost() {
         hours * 10,
         lost.len()
     );
-    assert!(suspected > 0, "there was something to withstand");
+    assert!(suspected > 0, "the loss caused no suspicion, so that the test proves nothing");
     assert_eq!(lost, [""; 0]);
 }
 
-/// A tenth of the nodes does not run, or does not hear and is not heard, most of the time. How often a healthy node
-/// was called down, and suspected.
+/// A tenth of the nodes is stopped most of the time, or (`deaf`) sends and receives nothing most of the time. Returns
+/// how often healthy nodes were called down and suspected.
 fn starve(control: Option<Control>, deaf: bool, pause: Duration, run: Duration) -> (usize, usize) {
     let count = 40;
     let mut sim = Sim::new(6).broken(control).seeds(&[0, 1]).without_checks().nodes(count);
@@ -259,34 +263,34 @@ fn starved_nodes_do_not_take_healthy_ones_for_dead() {
         println!("    suspected {} (plain {})", with.1, without.1);
         (ours, plain) = (ours + with.0, plain + without.0);
     }
-    assert!(plain > 100, "without regard to one's own health they do");
-    assert!(ours * 10 <= plain, "{ours} against {plain}");
+    assert!(plain > 100, "NoLocalHealth called too few healthy nodes down: {plain}");
+    assert!(ours * 10 <= plain, "called down: {ours} with local health, {plain} without");
 }
 
 #[test]
-fn a_node_that_hears_one_peer_no_longer_is_kept_by_the_others() {
+fn node_cut_off_from_one_peer_stays_a_member() {
     let mut sim = settled(7, 6);
     sim.cut(0, 1);
     sim.run_for(SECOND * 60);
     assert_eq!(downs(&mut sim), [""; 0]);
     sim.node(0).put("k", "v").unwrap();
     sim.run_for(SECOND * 10);
-    assert_eq!(sim.node(1).get("k").unwrap().value(), b"v", "the long way round");
+    assert_eq!(sim.node(1).get("k").unwrap().value(), b"v", "the write did not arrive over other nodes");
     sim.heal();
     sim.assert_converged();
 }
 
 #[test]
-fn a_slow_node_is_not_a_dead_one() {
+fn slow_node_is_not_called_down() {
     let mut sim = settled(8, 8);
-    // Up to 150 ms each way, where an answer is expected within 200 ms.
+    // Up to 150 ms each way; an answer to a probe is expected within 200 ms.
     sim.slow(5, 150);
     sim.run_for(SECOND * 300);
     assert_eq!(downs(&mut sim), [""; 0]);
 }
 
 #[test]
-fn a_stopped_process_is_missed_and_welcome_again() {
+fn stopped_process_is_called_down_and_recovers() {
     let mut sim = settled(9, 5);
     sim.pause(2);
     sim.run_for(SECOND * 60);
@@ -305,7 +309,7 @@ fn a_stopped_process_is_missed_and_welcome_again() {
 }
 
 #[test]
-fn a_whole_cluster_is_restarted_at_once_and_one_by_one() {
+fn cluster_restarts_at_once_and_one_by_one() {
     let mut sim = settled(10, 12);
     (0..12).for_each(|i| sim.crash(i));
     sim.run_for(SECOND * 3);
@@ -338,7 +342,7 @@ fn seeds_that_all_died_are_found_at_their_new_addresses() {
         sim.restart(i);
     }
     println!("found after {:?}", agree(&mut sim, SECOND * 30));
-    // And a node that was alone all the time, with nothing but dead seeds, too.
+    // The same for a node that was alone for ten minutes, with dead seeds only.
     (0..6).for_each(|i| sim.crash(i));
     sim.restart(5);
     sim.run_for(SECOND * 600);
@@ -353,18 +357,22 @@ fn nodes_with_a_disk_find_each_other_again_without_any_seed() {
     agree(&mut sim, SECOND * 15);
     sim.run_for(SECOND * 30);
     (0..5).for_each(|i| sim.crash(i));
-    // The only seed is never seen again.
+    // The only seed stays down.
     (1..5).for_each(|i| sim.restart(i));
     println!("found after {:?}", agree(&mut sim, SECOND * 30));
     sim.node(1).put("k", "v").unwrap();
     sim.assert_converged();
     for i in 1..5 {
-        assert_eq!(state(&mut sim, i, "n0"), Some(MemberState::Down), "it is looked for");
+        assert_eq!(
+            state(&mut sim, i, "n0"),
+            Some(MemberState::Down),
+            "the missing seed is still known as down"
+        );
     }
 }
 
 #[test]
-fn what_a_node_tells_about_itself_reaches_everybody_and_is_bounded() {
+fn metadata_reaches_every_member_and_is_bounded() {
     let mut sim = settled(12, 40);
     let meta = |text: &str| BTreeMap::from([("role".to_owned(), text.to_owned())]);
     assert!(sim.node(7).set_meta(meta("cache")));
@@ -376,10 +384,10 @@ fn what_a_node_tells_about_itself_reaches_everybody_and_is_bounded() {
     }
     let updated = |event: &MemberEvent| matches!(event, MemberEvent::Updated(member) if member.name == "n7");
     assert_eq!(sim.member_events().iter().filter(|(_, _, event)| updated(event)).count(), 39);
-    assert!(!sim.node(7).set_meta(meta(&"x".repeat(META_BYTES_MAX))), "too much is refused");
+    assert!(!sim.node(7).set_meta(meta(&"x".repeat(META_BYTES_MAX))), "metadata over the limit was accepted");
     assert!(
         sim.node(7).set_meta(meta(&"x".repeat(META_BYTES_MAX - 4))),
-        "and as much as is permitted is not"
+        "metadata of exactly the limit was refused"
     );
     sim.run_for(SECOND * 3);
     assert!(sim.node(8).members().iter().any(|member| member.meta == meta(&"x".repeat(META_BYTES_MAX - 4))));
@@ -400,7 +408,7 @@ fn round_trips_are_estimated() {
 fn idle_traffic_does_not_grow_with_the_cluster() {
     for count in if is_full() { &[3, 30, 100, 300, 1_000][..] } else { &[3_u64, 30, 100] } {
         let mut sim = cluster(14, *count as usize);
-        // Of a thousand that join at once gossip speaks for half a minute.
+        // When a thousand nodes join at once, their gossip takes half a minute.
         sim.run_for(SECOND * 60);
         let (bytes, sendings) = (sim.bytes_sent(), sim.sendings());
         let seconds = 30;
@@ -429,7 +437,7 @@ fn membership_is_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn random_histories_of_a_cluster_that_links_itself_keep_every_promise() {
+fn random_membership_histories_agree_and_converge() {
     for seed in 0..if is_full() { 300 } else { 30 } {
         let mut dice = tidings_proptest::Dice::new(seed);
         let loss = [0.0, 0.05, 0.2][dice.below(3)];

@@ -1,4 +1,5 @@
-//! What nodes tell about themselves through the facade of the `metrics` crate, as a recorder sees it.
+//! Metrics of two real nodes, as a recorder of the `metrics` crate sees them: each metric reaches the value that the
+//! actions of the test give it. A metric that is missing or wrong keeps the test waiting until its time limit.
 
 #![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
 
@@ -14,7 +15,7 @@ async fn start(name: &str, seeds: Vec<String>) -> Node {
     node.start().await.unwrap()
 }
 
-/// What was recorded under a name with these labels, in the latest snapshot.
+/// The latest snapshot: name, labels and value of each metric.
 struct Seen(Vec<(String, Labels, DebugValue)>);
 
 type Labels = Vec<(String, String)>;
@@ -37,7 +38,7 @@ impl Seen {
         found.map(|(_, _, value)| value)
     }
 
-    /// A gauge or a counter; a histogram counts its values.
+    /// The value of a gauge or counter, or the number of values of a histogram. -1: not recorded.
     fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         match self.find(name, labels) {
             Some(DebugValue::Gauge(value)) => value.into_inner(),
@@ -49,7 +50,7 @@ impl Seen {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_recorder_sees_what_two_nodes_do() {
+async fn metrics_recorder_sees_what_two_nodes_do() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     recorder.install().unwrap();
@@ -69,7 +70,7 @@ async fn a_recorder_sees_what_two_nodes_do() {
     a.put("live", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
     assert_eq!(b.put("", "v").unwrap_err(), WriteError::KeyEmpty);
     let all_recorded = guarded(async {
-        // A snapshot takes the values away, so each is looked for in all of them.
+        // A snapshot resets what it returns, so that each value is looked for in every snapshot.
         let (mut arrivals, mut found) = (0.0, [false; 16]);
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,4 +1,8 @@
-//! Real nodes on loopback: every operation, every refusal, and hostile peers.
+//! Real nodes on loopback: every operation, every refusal of a start or a peer, shutdown, leaving, flow control,
+//! groups, and links over a bad network. Hostile peers are tested in `hostile.rs`.
+//!
+//! What is tested here is the surroundings of the replica: network, runtime, handles. The rules of replication are
+//! tested in the simulator, with negative controls.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -31,7 +35,7 @@ async fn start(name: &str, seeds: &[&Node]) -> Node {
     node
 }
 
-/// Waits until a key has a value on a node.
+/// Waits until a key has this value on a node.
 async fn sees(node: &Node, key: &str, value: &[u8]) {
     let mut watch = node.watch(key).exact();
     guarded(async {
@@ -114,7 +118,7 @@ async fn ten_nodes_find_each_other_through_one_seed_and_agree() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_too_few_have_seen_in_time_stands_all_the_same() {
+async fn write_stands_although_too_few_acknowledged_in_time() {
     let a = start("a", &[]).await;
     let receipt = a.put("k", "v").unwrap();
     let late = receipt.seen_by(Quorum::Count(2), Duration::from_millis(1)).await;
@@ -125,12 +129,12 @@ async fn a_write_that_too_few_have_seen_in_time_stands_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_comes_back_on_its_port_under_its_name_and_has_everything_again() {
+async fn restarted_node_recovers_everything_on_the_same_port() {
     let a = start("a", &[]).await;
     let b = start("b", &[&a]).await;
     b.put("k", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
     let addr = b.addr();
-    // The last handle goes; nobody says goodbye in the store.
+    // Dropping the last handle ends the node.
     drop(b);
     let b = guarded(async {
         loop {
@@ -165,7 +169,7 @@ async fn each_stranger_is_refused_for_its_own_reason() {
         assert!(node.status().peers.is_empty());
     }
     assert!(a.status().peers.is_empty());
-    // And the one who refuses is told what the strangers have.
+    // The refusing node reports what the strangers have.
     let told = [
         PeerRefusal::Cluster { theirs: "else".to_owned() },
         PeerRefusal::AppVersion { theirs: "1".to_owned() },
@@ -178,7 +182,7 @@ async fn each_stranger_is_refused_for_its_own_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_lives_elsewhere_is_refused_and_a_dead_one_is_replaced() {
+async fn living_name_is_refused_and_dead_name_is_replaced() {
     let a = start("a", &[]).await;
     let b = start("b", &[&a]).await;
     let rival = builder("b", &[&a]).start().await.unwrap();
@@ -190,7 +194,7 @@ async fn a_name_that_lives_elsewhere_is_refused_and_a_dead_one_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn secrets_are_rotated_without_losing_a_link_and_the_old_one_opens_nothing_afterwards() {
+async fn secret_rotation_shuts_out_the_old_secret() {
     let new = "the secret of the next year";
     let security_a = Security::secret(SECRET).unwrap();
     let security_b = Security::secret(SECRET).unwrap();
@@ -206,7 +210,7 @@ async fn secrets_are_rotated_without_losing_a_link_and_the_old_one_opens_nothing
     for security in [&security_a, &security_b] {
         security.remove(SECRET).unwrap();
     }
-    // The link that used the old secret is closed, and made anew under the new one.
+    // The link under the old secret is closed and made again under the new one.
     a.put("k", "v").unwrap();
     sees(&b, "k", b"v").await;
     let late = builder("c", &[&a]).start().await.unwrap();
@@ -214,7 +218,7 @@ async fn secrets_are_rotated_without_losing_a_link_and_the_old_one_opens_nothing
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_node_refuses_writes_ends_watches_and_still_answers_reads() {
+async fn closed_node_refuses_writes_and_still_answers_reads() {
     let a = start("a", &[]).await;
     a.put("k", "v").unwrap();
     let mut watch = a.watch("other").without_current();
@@ -232,7 +236,7 @@ async fn a_closed_node_refuses_writes_ends_watches_and_still_answers_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_shut_down_can_be_started_on_its_port_at_once() {
+async fn port_is_free_at_once_after_shutdown() {
     let b = start("b", &[]).await;
     let mut addr = ([127, 0, 0, 1], 0).into();
     for _ in 0..30 {
@@ -244,7 +248,7 @@ async fn a_node_that_was_shut_down_can_be_started_on_its_port_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_panics_over_a_version_does_not_accept_it_and_may_the_next_time() {
+async fn panic_in_a_version_check_refuses_the_peer_once() {
     let a = builder("a", &[]).app_version("new").start().await.unwrap();
     let has_panicked = std::sync::atomic::AtomicBool::new(false);
     let accepts = move |version: &str| {
@@ -256,14 +260,14 @@ async fn a_program_that_panics_over_a_version_does_not_accept_it_and_may_the_nex
     guarded(b.ready()).await.unwrap();
 }
 
-/// Otherwise a program that has several runtimes would wait in one of them for a node that is gone with another.
+/// A program with several runtimes must not wait in one of them for a node that ended with another.
 #[test]
 fn every_wait_ends_with_the_runtime_that_a_node_lives_in() {
     use tokio::runtime::Builder as Runtime;
     let elsewhere = Runtime::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut config = Config::local();
     config.voters = vec!["nobody".to_owned()];
-    // In a runtime of one thread, what a start has begun is not even begun when it is over.
+    // In a runtime of one thread, tasks that the start spawned have not run yet when it returns.
     for mut home in [Runtime::new_multi_thread(), Runtime::new_current_thread()] {
         let home = home.worker_threads(1).enable_all().build().unwrap();
         let node = home.block_on(builder("a", &[]).config(config.clone()).start()).unwrap();
@@ -274,7 +278,7 @@ fn every_wait_ends_with_the_runtime_that_a_node_lives_in() {
             let reading = tokio::spawn(async move { events.next().await });
             tokio::join!(election.campaign("b"), receipt.seen_by(Quorum::Count(2), GUARD), watching, reading)
         });
-        // The waits have begun, or begin with a node that is closed: both have to end.
+        // The waits have begun, or begin when the node is closed already. Both must end.
         drop(home);
         let (campaign, seen, watched, event) = elsewhere.block_on(guarded(waits)).unwrap();
         assert_eq!(campaign.unwrap_err(), ElectionError::Closed);
@@ -307,7 +311,7 @@ async fn a_node_is_shut_down_in_the_middle_of_heavy_writing() {
             let (a, value) = (a.clone(), vec![b'x'; 1_000]);
             std::thread::spawn(move || {
                 let mut written = 0_u32;
-                // As fast as the cluster permits, until the node is closed.
+                // Writes as fast as the cluster permits, until the node is closed.
                 loop {
                     match a.put(format!("{writer}/{}", written % 5_000), &value) {
                         Ok(_) => written += 1,
@@ -343,7 +347,7 @@ async fn nodes_meet_over_ipv6() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_with_a_start_is_said() {
+async fn failed_start_names_its_cause() {
     let a = start("a", &[]).await;
     let taken = builder("b", &[]).listen(a.addr()).start().await.unwrap_err();
     assert!(matches!(taken, StartError::Bind { addr, .. } if addr == a.addr()), "{taken}");
@@ -360,7 +364,7 @@ async fn what_is_wrong_with_a_start_is_said() {
     config.lag_bytes_max = 1;
     let unfit = builder("b", &[]).config(config).start().await.unwrap_err();
     assert!(unfit.to_string().contains("lag_bytes_max"), "{unfit}");
-    // A seed that nobody has is no reason not to start; it is tried for ever, and said.
+    // An unreachable seed does not prevent a start. It is tried for ever and reported.
     let b = builder("b", &[]).seeds(["no-such-host.invalid:7400"]).start().await.unwrap();
     let mut events = b.events();
     let event = guarded(events.next()).await.unwrap();
@@ -368,7 +372,7 @@ async fn what_is_wrong_with_a_start_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_watches_are_told_of_their_own_key_alone() {
+async fn ten_thousand_watches_each_see_only_their_key() {
     let a = start("a", &[]).await;
     let mut watches: Vec<Watch> =
         (0..10_000).map(|i| a.watch(format!("k/{i:05}")).without_current()).collect();
@@ -378,7 +382,7 @@ async fn ten_thousand_watches_are_told_of_their_own_key_alone() {
     a.put("k/07777", "v").unwrap();
     assert!(matches!(next(&mut watches[7_777]).await, WatchEvent::Put(entry) if entry.key() == "k/07777"));
     for watch in &mut watches {
-        // Nothing is ready for any of them.
+        // No further event is ready for any watch.
         tokio::select! {
             biased;
             event = watch.next() => panic!("{event:?}"),
@@ -388,7 +392,7 @@ async fn ten_thousand_watches_are_told_of_their_own_key_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_nodes_come_and_go_and_leave_nothing_behind() {
+async fn two_thousand_closed_nodes_leak_no_file_and_no_task() {
     let files = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let seed = start("seed", &[]).await;
     let before = files();
@@ -425,7 +429,7 @@ async fn a_scan_shows_one_instant_while_others_write() {
         std::thread::spawn(move || {
             for round in 1..20 {
                 for i in 0..5_000 {
-                    // Always in this order: in one instant the values never rise along the keys.
+                    // Written in key order, so that in one instant the values never rise from key to key.
                     a.put(format!("k{i:05}"), format!("{round}")).unwrap();
                 }
             }
@@ -479,7 +483,7 @@ async fn a_node_that_is_reached_at_two_addresses_is_linked_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_leaves_is_told_from_who_is_lost() {
+async fn left_members_are_distinguished_from_lost_ones() {
     let a = start("a", &[]).await;
     let mut events = a.member_events();
     let b = start("b", &[&a]).await;
@@ -500,7 +504,7 @@ async fn who_leaves_is_told_from_who_is_lost() {
     assert_eq!(told[..2], ["down c", "left b"]);
     let states: Vec<bool> = a.members().iter().map(|member| member.state.is_alive()).collect();
     assert_eq!(states, [true, false, false]);
-    // Who left counts for no majority any more; who is lost does.
+    // A member that left does not count for a quorum; a lost one does.
     let seen = a.put("k", "v").unwrap().seen_by(Quorum::All, Duration::from_millis(1)).await;
     assert_eq!(seen, Err(WaitError::TimedOut { seen: 1, needed: 2 }));
 }
@@ -518,11 +522,11 @@ async fn a_node_that_shut_down_or_was_dropped_joins_as_new() {
     while left < 2 {
         match guarded(events.next()).await.unwrap() {
             MemberEvent::Left(_) => left += 1,
-            MemberEvent::Down(member) => panic!("{} is taken for lost", member.name),
+            MemberEvent::Down(member) => panic!("{} is down instead of left", member.name),
             _ => {}
         }
     }
-    a.put("k", "v").unwrap().seen_by(Quorum::All, GUARD).await.expect("it is alone again");
+    a.put("k", "v").unwrap().seen_by(Quorum::All, GUARD).await.expect("the members that left still count");
     for (name, old) in ["b", "c"].into_iter().zip(runs) {
         let again = start(name, &[&a]).await;
         assert_eq!(again.get("k").unwrap().value(), b"v");
@@ -535,13 +539,13 @@ async fn a_node_that_shut_down_or_was_dropped_joins_as_new() {
             }
         })
         .await;
-        assert!(!a.members().iter().any(|member| member.run == old), "one life a name");
+        assert!(!a.members().iter().any(|member| member.run == old), "the earlier run is still a member");
         again.shutdown().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_leaves_in_the_middle_of_what_it_is_sent_is_told_from_who_is_lost() {
+async fn node_leaving_under_load_counts_as_left() {
     let a = start("a", &[]).await;
     let value = vec![b'x'; 2 << 10];
     for round in 0..30 {
@@ -562,7 +566,7 @@ async fn who_leaves_in_the_middle_of_what_it_is_sent_is_told_from_who_is_lost() 
             loop {
                 match guarded(events.next()).await.unwrap() {
                     MemberEvent::Left(member) if member.name == name => return,
-                    MemberEvent::Down(member) => panic!("{} is taken for lost", member.name),
+                    MemberEvent::Down(member) => panic!("{} is down instead of left", member.name),
                     _ => {}
                 }
             }
@@ -575,7 +579,7 @@ async fn who_leaves_in_the_middle_of_what_it_is_sent_is_told_from_who_is_lost() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_writer_that_outruns_its_peers_is_told_so_and_waits_until_they_have_caught_up() {
+async fn writer_ahead_of_its_peers_gets_busy_and_can_wait() {
     let mut config = Config::local();
     config.lag_bytes_max = 64 << 10;
     let a = builder("a", &[]).config(config).start().await.unwrap();
@@ -605,9 +609,9 @@ async fn a_writer_that_outruns_its_peers_is_told_so_and_waits_until_they_have_ca
     assert_eq!(b.len(), written + 2);
 }
 
-/// Where one thread does everything, a wait that ends too early never lets the node work.
+/// The runtime has one thread. A wait that ended too early would keep the node from working at all.
 #[tokio::test]
-async fn whoever_was_refused_because_the_cluster_is_behind_is_told_to_go_on_only_when_there_is_room() {
+async fn writable_waits_until_there_is_room() {
     let mut config = Config::local();
     config.lag_bytes_max = 64 << 10;
     let a = builder("a", &[]).config(config).start().await.unwrap();
@@ -623,7 +627,7 @@ async fn whoever_was_refused_because_the_cluster_is_behind_is_told_to_go_on_only
         }
         tokio::select! {
             biased;
-            // Nobody else writes, and the node has not worked meanwhile.
+            // If the wait ends at once, there must be room: nobody else writes, and the node has not run meanwhile.
             room = a.writable() => {
                 room.unwrap();
                 a.put("k", &value).unwrap();
@@ -643,7 +647,7 @@ async fn a_typed_map_names_the_key_whose_value_is_of_another_type() {
     map.put("one", &vec![1, 2]).unwrap();
     a.put("lists/bad", "{}").unwrap();
     assert_eq!(guarded(watch.next()).await, Some(MapEvent::Put("one".to_owned(), vec![1, 2])));
-    let Some(MapEvent::Invalid(bad)) = guarded(watch.next()).await else { panic!("it is no list") };
+    let Some(MapEvent::Invalid(bad)) = guarded(watch.next()).await else { panic!("the value is no list") };
     assert_eq!(bad.key, "lists/bad");
     assert!(map.get("bad").unwrap_err().to_string().contains("lists/bad"));
     map.delete("one").unwrap();
@@ -651,7 +655,8 @@ async fn a_typed_map_names_the_key_whose_value_is_of_another_type() {
     assert_eq!(map.get("one"), Ok(None));
 }
 
-/// The node keeps 1,024 events for a watch that does not read, and no removal longer than it must.
+/// The node keeps 1,024 events for a watch that does not read, and with `removals_max = 0` no removal longer than
+/// needed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn typed_watch_that_missed_a_delete_starts_over() {
     let mut config = Config::local();
@@ -678,12 +683,12 @@ async fn typed_watch_that_missed_a_delete_starts_over() {
             _ => {}
         }
     }
-    assert!(has_resynced, "the watch said nothing of what it missed");
+    assert!(has_resynced, "the watch missed a delete without a resync");
     assert_eq!((seen.len(), seen.contains_key("gone")), (3_000, false));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_node_tells_about_itself_is_seen_by_others_and_bounded() {
+async fn metadata_is_seen_by_others_and_bounded() {
     let a = start("a", &[]).await;
     let mut events = a.member_events();
     let b = builder("b", &[&a]).meta("zone", "eu-1").app_version("2.1").start().await.unwrap();
@@ -699,16 +704,16 @@ async fn what_a_node_tells_about_itself_is_seen_by_others_and_bounded() {
     let much = "x".repeat(tidings::META_BYTES_MAX);
     let refused = b.set_meta([("much".to_owned(), much)].into()).unwrap_err();
     assert!(matches!(refused, WriteError::ValueTooLarge { .. }));
-    assert_eq!(b.members()[0].meta["zone"], "eu-2", "nothing changed");
+    assert_eq!(b.members()[0].meta["zone"], "eu-2", "the refused metadata was stored");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes_of_one_name_that_grew_up_apart_both_stay_and_it_is_said() {
+async fn duplicate_node_names_of_two_islands_are_reported() {
     let x = start("x", &[]).await;
     let a = start("twin", &[&x]).await;
     let y = start("y", &[]).await;
     let b = start("twin", &[&y]).await;
-    // Two islands meet: neither of the two is a newcomer.
+    // Two islands meet. Neither twin is a newcomer, so that both stay.
     let bridge = builder("bridge", &[&x, &y]).start().await.unwrap();
     let mut events = bridge.events();
     let said = loop {
@@ -724,13 +729,13 @@ async fn two_nodes_of_one_name_that_grew_up_apart_both_stay_and_it_is_said() {
     let twins =
         |node: &Node| node.members().iter().filter(|m| m.name == "twin" && m.state.is_alive()).count();
     assert_eq!([twins(&x), twins(&y), twins(&a)], [2, 2, 2]);
-    // A third one is a newcomer.
+    // A third node of this name is a newcomer and is refused.
     let late = builder("twin", &[&x]).start().await.unwrap();
     assert_eq!(refusal(&late).await, PeerRefusal::NameTaken);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_lives_is_refused_also_by_who_has_no_link_to_its_holder() {
+async fn living_name_is_refused_by_nodes_not_linked_with_it() {
     let a = start("a", &[]).await;
     let holder = start("n", &[&a]).await;
     let b = start("b", &[&a, &holder]).await;
@@ -740,7 +745,7 @@ async fn a_name_that_lives_is_refused_also_by_who_has_no_link_to_its_holder() {
     guarded(late.ready()).await.unwrap();
 }
 
-/// Nodes enough for four groups, all of which know of all.
+/// Eighteen nodes in four groups, each of which knows all others.
 async fn groups() -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for i in 0..18 {
@@ -762,7 +767,7 @@ async fn groups() -> Vec<Node> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn receipts_count_the_members_that_are_reached_through_others() {
+async fn receipts_count_members_reached_through_delegates() {
     let nodes = groups().await;
     for (i, node) in nodes.iter().enumerate() {
         let receipt = node.put(format!("{i}"), "v").unwrap();
@@ -770,10 +775,10 @@ async fn receipts_count_the_members_that_are_reached_through_others() {
     }
     let receipt = nodes[3].put("all", "v").unwrap();
     guarded(receipt.seen_by(Quorum::All, GUARD)).await.unwrap();
-    assert!(nodes.iter().all(|node| node.get("all").is_some()), "what is said to be seen is there");
+    assert!(nodes.iter().all(|node| node.get("all").is_some()), "a node lacks a write that all acknowledged");
     assert!(
         nodes.iter().any(|node| node.status().peers.len() < 17),
-        "not everybody is linked with everybody"
+        "all nodes are linked with each other, so that nothing was forwarded"
     );
     let deleted = nodes[3].delete("all").unwrap();
     guarded(deleted.seen_by(Quorum::Count(18), GUARD)).await.unwrap();
@@ -781,7 +786,7 @@ async fn receipts_count_the_members_that_are_reached_through_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_and_small_values_arrive_through_groups_and_around_a_node_that_is_gone() {
+async fn values_of_any_size_cross_groups_around_a_lost_node() {
     let mut nodes = groups().await;
     let large = vec![b'x'; 1 << 20];
     nodes[0].put("large", &large).unwrap();
@@ -797,7 +802,7 @@ async fn large_and_small_values_arrive_through_groups_and_around_a_node_that_is_
     }
 }
 
-/// Carries packets to and from a node. Of those that go to it every fourth is lost; those that come from it are late.
+/// Relays packets to and from a node. Every fourth packet to the node is lost; packets from it are delayed by 30 ms.
 async fn lame(target: &Node, front: UdpSocket) {
     let (front, mut backs) = (Arc::new(front), JoinSet::new());
     let mut ways: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
@@ -831,10 +836,10 @@ async fn late(way: Arc<UdpSocket>, front: Arc<UdpSocket>, to: SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_link_that_is_bad_in_one_direction_and_slow_in_the_other_carries_everything() {
+async fn lossy_and_slow_link_carries_everything() {
     let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let addr = front.local_addr().unwrap();
-    // Nobody else knows where it is: whoever wants to be linked with it goes through the relay.
+    // The node advertises the address of the relay only, so that every link goes through the relay.
     let b = builder("b", &[]).advertise(addr).start().await.unwrap();
     let mut relay = JoinSet::new();
     let target = b.clone();

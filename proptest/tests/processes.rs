@@ -1,4 +1,6 @@
-//! Real processes: killed, stopped, and cut off from each other by the kernel.
+//! Real processes, each with one node: killed, stopped by a signal, and cut off from each other by the kernel (network
+//! namespaces, where the machine permits them). Each test drives the processes over their input and output, see
+//! `src/bin/tidings-node.rs`, and waits for the member events that must follow.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 use tidings::Stamp;
 use tidings_proptest::GUARD;
 
-/// A node in a process of its own; it ends with this.
+/// A node in a process of its own, which is killed on drop.
 struct Process {
     child: Child,
     input: Option<ChildStdin>,
@@ -17,7 +19,7 @@ struct Process {
 }
 
 impl Process {
-    /// Starts a node; behind `before`, a command that starts it somewhere else.
+    /// Starts a node. `before` is a command that runs it somewhere else, for example in a network namespace.
     fn start(before: &[&str], name: &str, listen: &str, seeds: &[&str]) -> Self {
         let node = env!("CARGO_BIN_EXE_tidings-node");
         let all = [before, &[node, name, listen, "a secret for processes"], seeds].concat();
@@ -43,22 +45,25 @@ impl Process {
         Self::start(&[], name, "127.0.0.1:0", seeds)
     }
 
-    /// A voter that is not alone.
+    /// A node with the voters n0, n1 and n2.
     fn voter(name: &str, seeds: &[&str]) -> Self {
         Self::start(&["env", "TIDINGS_VOTERS=n0,n1,n2"], name, "127.0.0.1:0", seeds)
     }
 
     fn say(&mut self, line: &str) {
-        let input = self.input.as_mut().expect("it is open as long as the process is wanted");
-        writeln!(input, "{line}").expect("the node listens");
+        let input = self.input.as_mut().expect("the input is open until the process is dropped");
+        writeln!(input, "{line}").expect("the node reads its input");
     }
 
-    /// The next line that begins like this; others are passed over.
+    /// Waits for the next line with this beginning; other lines are skipped.
     fn expect(&mut self, beginning: &str) -> String {
         let until = Instant::now() + GUARD;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {beginning:?} came"));
+            let line = self
+                .lines
+                .recv_timeout(left)
+                .unwrap_or_else(|_| panic!("no line {beginning:?} came in time"));
             assert!(!line.starts_with("panic"), "{line}");
             if line.starts_with(beginning) {
                 return line;
@@ -66,16 +71,16 @@ impl Process {
         }
     }
 
-    /// Asks until the answer is this.
+    /// Repeats a question until the answer is this.
     fn expect_answer(&mut self, question: &str, answer: &str) {
-        let word = answer.split(' ').next().expect("it has one");
+        let word = answer.split(' ').next().expect("an answer has a first word");
         let until = Instant::now() + GUARD;
         loop {
             self.say(question);
             if self.expect(word) == answer {
                 return;
             }
-            assert!(Instant::now() < until, "{question:?} was never answered {answer:?}");
+            assert!(Instant::now() < until, "the answer to {question:?} was never {answer:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -85,7 +90,7 @@ impl Process {
     }
 
     fn signal(&self, signal: &str) {
-        // The shell's own: there is not always another.
+        // The `kill` of the shell, because not every machine has another.
         let kill = format!("kill -{signal} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
     }
@@ -108,7 +113,7 @@ fn cluster(count: usize) -> Vec<Process> {
 }
 
 #[test]
-fn a_killed_process_is_missed_by_all_and_replaced_by_its_next_run() {
+fn killed_process_is_detected_and_replaced_by_its_next_run() {
     let mut nodes = cluster(5);
     let mut killed = nodes.remove(2);
     killed.child.kill().unwrap();
@@ -119,7 +124,7 @@ fn a_killed_process_is_missed_by_all_and_replaced_by_its_next_run() {
     let mut back = Process::start(&[], "n2", &addr, &[&seed]);
     back.expect_answer("living", "living 5");
     nodes.iter_mut().for_each(|node| _ = node.expect("joined n2"));
-    // Once more, and this time it is back before anybody has missed it.
+    // Once more, now back before any node has called it down.
     back.child.kill().unwrap();
     drop(back);
     let mut back = Process::start(&[], "n2", &addr, &[&seed]);
@@ -130,7 +135,7 @@ fn a_killed_process_is_missed_by_all_and_replaced_by_its_next_run() {
 }
 
 #[test]
-fn a_stopped_process_is_missed_and_catches_up_when_it_goes_on() {
+fn stopped_process_is_called_down_and_catches_up() {
     let mut nodes = cluster(4);
     nodes[1].signal("STOP");
     for i in [0, 2, 3] {
@@ -145,9 +150,9 @@ fn a_stopped_process_is_missed_and_catches_up_when_it_goes_on() {
     nodes[1].expect_answer("living", "living 4");
 }
 
-/// More than the stopped one's window, its socket and the limit of what a peer may lag behind can take together.
+/// 20 MB are written: more than the stopped node's window, its socket and `lag_bytes_max` take together.
 #[test]
-fn a_process_that_stops_reading_holds_nobody_up_and_gets_everything_when_it_goes_on() {
+fn stopped_process_delays_no_writer_and_gets_every_row() {
     let mut nodes = cluster(4);
     nodes[3].signal("STOP");
     nodes[0].say("fill 20000 1000");
@@ -159,7 +164,7 @@ fn a_process_that_stops_reading_holds_nobody_up_and_gets_everything_when_it_goes
     nodes[3].expect_answer("living", "living 4");
 }
 
-/// Network namespaces of this test's own, joined by a bridge in one more; gone when it ends.
+/// Network namespaces of this test, joined by a bridge in one more namespace. Removed on drop.
 struct Namespaces {
     prefix: String,
     count: usize,
@@ -171,7 +176,7 @@ fn ip(arguments: &str) -> bool {
 }
 
 impl Namespaces {
-    /// None where the machine does not permit it.
+    /// `None` where the machine does not permit network namespaces.
     fn new(count: usize) -> Option<Self> {
         let prefix = format!("tidings{}", std::process::id());
         let made = Self { prefix, count };
@@ -240,9 +245,9 @@ fn a_severed_link_between_machines_is_noticed_and_heals() {
     nodes.iter_mut().for_each(|node| node.expect_answer("living", "living 3"));
 }
 
-/// Voters are silent for 17 seconds after their start.
+/// Voters are in quarantine for 17 seconds after their start.
 #[test]
-fn a_killed_leader_is_followed_and_a_stopped_one_learns_that_it_was() {
+fn killed_or_stopped_leader_is_succeeded() {
     let mut a = Process::voter("n0", &[]);
     let seed = a.addr.clone();
     let mut b = Process::voter("n1", &[&seed]);
@@ -250,21 +255,21 @@ fn a_killed_leader_is_followed_and_a_stopped_one_learns_that_it_was() {
     a.say("campaign cron");
     let first = a.expect_token("elected ");
     b.say("campaign cron");
-    // It has to be among those that wait before the leader goes; or it asks a moment later.
+    // The second candidate may wait for the lease already when the leader is killed, or ask a moment later.
     a.signal("KILL");
     let killed = Instant::now();
     let second = b.expect_token("elected ");
     println!("followed {:?} after a kill", killed.elapsed());
     assert!(second > first);
-    // Two voters of three are left, and both are needed.
+    // Two voters of three are left, and both are needed for a majority.
     let mut a = Process::voter("n0", &[&b.addr]);
     c.say("campaign cron");
     a.say("campaign cron");
-    // Whoever is to follow has to know each other without the one that is stopped.
+    // The candidates must be linked with each other before the leader is stopped.
     a.expect_answer("living", "living 3");
     c.expect_answer("living", "living 3");
     b.signal("STOP");
-    // The voter that was killed has to be heard of again before there is a majority without the one that is stopped.
+    // The restarted voter must be past its quarantine before there is a majority without the stopped one.
     let third = loop {
         let heard = c.lines.recv_timeout(Duration::from_millis(20)).or_else(|_| a.lines.try_recv());
         if let Ok(line) = heard
@@ -272,7 +277,7 @@ fn a_killed_leader_is_followed_and_a_stopped_one_learns_that_it_was() {
         {
             break token.parse::<Stamp>().expect("a token");
         }
-        assert!(killed.elapsed() < GUARD, "nobody followed the stopped leader");
+        assert!(killed.elapsed() < GUARD, "no candidate succeeded the stopped leader");
     };
     assert!(third > second);
     b.signal("CONT");

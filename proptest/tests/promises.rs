@@ -1,4 +1,6 @@
-//! Promises to the user, told with scripted clusters.
+//! Promises to the user, one scripted cluster each: deletes, concurrent writes, expiry, repair of damage, refused
+//! writes and typed errors. Each test asserts what a user reads in the end. The rules behind the promises are tested in
+//! `stories.rs`, with negative controls.
 
 use std::time::Duration;
 
@@ -76,7 +78,7 @@ fn an_add_wins_over_a_concurrent_remove() {
 }
 
 #[test]
-fn values_vanish_everywhere_at_their_time_and_leave_nothing() {
+fn expired_values_vanish_on_every_node() {
     let mut sim = pair(8);
     sim.node(0).put_with("k", "v", PutOptions::new().ttl(ms(800))).unwrap();
     sim.run_for(ms(500));
@@ -93,8 +95,9 @@ fn writes_from_the_future_are_refused_and_come_again_later() {
     config.clock_skew_max = ms(1_000);
     let mut sim = Sim::new(9).config(config).nodes(2);
     sim.run_for(ms(100));
-    // Rows are refused from one permitted skew ahead on; from two on the whole link is: see the next test.
-    // A clock that is wrong from the start makes no step; of two nodes neither knows who is right.
+    // A row is refused if its stamp is more than `clock_skew_max` ahead. From twice that on the link ends, see the next
+    // test.
+    // The clock is wrong from the start, so that there is no step, and of two nodes neither has a majority against it.
     sim.crash(0);
     sim.skew(0, 1_900);
     sim.restart(0);
@@ -105,19 +108,19 @@ fn writes_from_the_future_are_refused_and_come_again_later() {
     assert!(
         sim.events().iter().any(|(node, event)| *node == 1 && matches!(event, ReplicaEvent::Refused { .. }))
     );
-    // The other keys of the same node are not held up for ever, and the refused one arrives in its time.
+    // Other keys of that node are not delayed for ever, and the refused row arrives once its time has come.
     sim.skew(0, 0);
     sim.assert_converged();
     assert!(sim.node(1).get("early").is_some());
 }
 
 #[test]
-fn claims_from_far_in_the_future_end_the_link_until_their_time() {
+fn claims_of_the_far_future_end_the_link() {
     let mut config = Config::lan();
     config.clock_skew_max = ms(1_000);
     let mut sim = Sim::new(9).config(config).nodes(2);
     sim.run_for(ms(100));
-    // A clock that is wrong from the start makes no step; of two nodes neither knows who is right.
+    // The clock is wrong from the start, so that there is no step, and of two nodes neither has a majority against it.
     sim.crash(0);
     sim.skew(0, 20_000);
     sim.restart(0);
@@ -136,7 +139,7 @@ fn claims_from_far_in_the_future_end_the_link_until_their_time() {
 }
 
 #[test]
-fn values_of_the_greatest_size_travel_and_larger_ones_are_refused() {
+fn values_at_the_size_limit_travel_and_larger_are_refused() {
     let mut config = Config::lan();
     config.value_bytes_max = 16 << 20;
     let mut sim = Sim::new(10).config(config).nodes(2);
@@ -175,9 +178,8 @@ fn bad_input_is_a_typed_error_and_writes_nothing() {
     assert_eq!(node.counter("c").add(1), Err(WriteError::CounterOverflow));
 }
 
-/// Each node counts under a hash key of its own until its first session, and the check does not tell under which.
+/// Until its first session each node hashes under a hash key of its own, and a check does not say under which.
 #[test]
-
 fn a_new_cluster_reports_no_disagreement() {
     for seed in 0..20 {
         let mut sim = Sim::new(seed).nodes(2);

@@ -1,7 +1,10 @@
-//! Members that were apart meet again although datagrams are lost while they do: whatever has to be known on both sides
-//! is repeated until it is, so that a network that works in the end leaves nobody called down.
+//! Members that were apart find each other again although datagrams are lost meanwhile. What both sides must know is
+//! repeated until it has arrived, so that no member stays down once the network works.
 //!
-//! `TIDINGS_SEEDS=n` runs n seeds of everything.
+//! Negative control: `AnnouncedOnce` announces a node to a member once, whether or not that arrives. Then members stay
+//! apart in some histories.
+//!
+//! `TIDINGS_SEEDS=n` runs n seeds of each test.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +18,7 @@ fn seeds(usually: u64) -> u64 {
     std::env::var("TIDINGS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usually)
 }
 
-/// Whether every node believes that every other one lives.
+/// Whether every node believes that every other node is alive.
 fn all_live(sim: &mut Sim) -> bool {
     (0..sim.len()).all(|i| {
         let others = sim.node(i).members();
@@ -23,19 +26,19 @@ fn all_live(sim: &mut Sim) -> bool {
     })
 }
 
-/// Cuts every node off from all others.
+/// Partitions every node from all others.
 fn set_apart(sim: &mut Sim) {
     for i in 0..sim.len() {
         (0..i).for_each(|other| sim.partition(&[i], &[other]));
     }
 }
 
-/// A partition of 30 s that sets every node apart heals while this share of all datagrams is lost, and the network is
-/// perfect 5 s later. Whether all members believe in each other within a minute, and have the same.
+/// A partition of 30 s separates all nodes. It heals while `loss` of all datagrams are lost; 5 s later the loss ends.
+/// Returns whether all members believe each other alive and hold the same data within a minute.
 fn meet_again(seed: u64, count: usize, loss: f64, control: Option<Control>) -> bool {
     let mut sim = Sim::new(seed).broken(control).seeds(&[0, 1]).without_checks().nodes(count);
     sim.run_for(SECOND * 10);
-    assert!(all_live(&mut sim), "seed {seed}: they did not find each other at all");
+    assert!(all_live(&mut sim), "seed {seed}: the nodes did not find each other before the partition");
     set_apart(&mut sim);
     sim.set_loss(loss);
     sim.run_for(SECOND * 30);
@@ -69,7 +72,7 @@ fn announcing_once_leaves_members_apart() {
 }
 
 #[test]
-fn a_leave_is_heard_as_such_although_packets_are_lost() {
+fn leave_is_seen_as_left_despite_packet_loss() {
     for seed in 0..seeds(100) {
         let mut sim = Sim::new(seed).seeds(&[0, 1]).without_checks().nodes(4);
         sim.run_for(SECOND * 10);
@@ -84,21 +87,25 @@ fn a_leave_is_heard_as_such_although_packets_are_lost() {
             _ => false,
         };
         let told: Vec<MemberEvent> = sim.member_events().into_iter().map(|(_, _, event)| event).collect();
-        assert_eq!(told.iter().filter(|event| of_n3(event)).count(), 3, "seed {seed}: each hears it once");
+        assert_eq!(
+            told.iter().filter(|event| of_n3(event)).count(),
+            3,
+            "seed {seed}: each node must report the leave once"
+        );
         assert!(!told.iter().any(|event| matches!(event, MemberEvent::Down(_))), "seed {seed}");
     }
 }
 
-/// A random history of members, with datagrams lost from before it is healed until a while after.
+/// A random history of members. Datagrams are lost from before the healing until a while after it.
 struct History {
     sim: Sim,
     dice: Dice,
     seed: u64,
 }
 
-/// The lease that everybody campaigns for in the end.
+/// The lease that all nodes campaign for in the end.
 const LEASE: &str = "cron";
-/// How long the members of a network that works may take to agree.
+/// Limit for the members to agree once no datagrams are lost.
 const AGREEMENT_MAX: Duration = Duration::from_secs(60);
 
 impl History {
@@ -106,7 +113,7 @@ impl History {
         let mut dice = Dice::new(seed);
         let count = [2, 2, 3, 3, 4, 5, 6][dice.below(7)];
         let mut config = Config::lan();
-        // With 2, clusters of four and more pass writes on between groups, and not all members are fed by all.
+        // With 2, clusters of four and more forward writes between groups, and not every writer sends to every member.
         config.mesh_members_max = [30, 30, 2][dice.below(3)];
         if count >= 3 {
             config.voters = (0..3).map(|i| format!("n{i}")).collect();
@@ -143,7 +150,7 @@ impl History {
         }
     }
 
-    /// What every member believes of all: who lives, and what each tells about itself.
+    /// Whether every member knows exactly the current runs as alive, with their current metadata.
     fn is_agreed(&mut self) -> bool {
         let sim = &mut self.sim;
         let own: BTreeMap<u64, _> =
@@ -154,7 +161,7 @@ impl History {
         })
     }
 
-    /// Runs it. What is still missing long after the network works again, if anything.
+    /// Runs the history. Returns what is still missing one minute after the loss ended, if anything.
     fn run(mut self) -> Option<&'static str> {
         for _ in 0..40 {
             self.step();

@@ -1,4 +1,7 @@
-//! Thousands of random histories under the oracle. `TIDINGS_SEEDS` sets how many, `TIDINGS_SEED` replays one.
+//! Random histories of writes and all faults under the oracle: no replica may cover what it did not merge, and all must
+//! converge after healing. `TIDINGS_SEEDS` sets the number of histories, 2,000 by default; `TIDINGS_SEED` replays one.
+//!
+//! The negative controls are in `controls.rs`: each rule is broken in the same histories, and must be detected.
 
 use tidings_proptest::{Plan, for_each_seed};
 
@@ -7,7 +10,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn random_histories_of_mixed_faults_never_break_a_rule_and_always_converge() {
+fn random_fault_histories_keep_every_rule_and_converge() {
     if let Some(seed) = number("TIDINGS_SEED") {
         Plan::new(seed).run();
         return;

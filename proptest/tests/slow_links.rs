@@ -1,5 +1,8 @@
-//! Values that take longer than every timeout on their link: they arrive, hold back nothing behind them, and go on after
-//! a break where they stood. A peer that stands still is still given up.
+//! Large values that take longer than every timeout on their link. They arrive, delay no other row, and their transfer
+//! resumes where a break of the link ended it. A peer that sends nothing, or only single bytes, is still given up.
+//!
+//! Negative controls: `WholeFramesCount` counts only whole frames as progress, `RepairUnawaited` settles a range before
+//! its large rows have arrived.
 
 use std::time::Duration;
 
@@ -8,7 +11,7 @@ use tidings_proptest::{Noticed, notice, with_control};
 
 const SEEDS: u64 = 4;
 
-/// Twenty seconds on the link, with a timeout of one.
+/// The value takes 20 s on the link; `sync_timeout` is 1 s.
 const VALUE_BYTES: usize = 2_000_000;
 const RATE: u64 = 100_000;
 const IDEAL: Duration = Duration::from_secs(VALUE_BYTES as u64 / RATE);
@@ -33,17 +36,21 @@ fn arrived(sim: &mut Sim, i: usize, key: &str) -> bool {
     sim.node(i).get(key).is_some()
 }
 
-/// Runs until a node has a key, and answers how long that took.
+/// Runs until a node has a key. Returns how long that took.
 fn until_arrived(sim: &mut Sim, i: usize, key: &str, most: Duration) -> Duration {
     let began = sim.now();
     while !arrived(sim, i, key) {
-        assert!(sim.now() - began < most, "{key} did not arrive in {most:?}; {} timeouts", sim.timeouts());
+        assert!(
+            sim.now() - began < most,
+            "{key} did not arrive within {most:?}; {} timeouts",
+            sim.timeouts()
+        );
         sim.run_for(ms(10));
     }
     sim.now() - began
 }
 
-/// A node that holds a large value and small ones, and a blank one that is down.
+/// A cluster that holds a large value and small ones, and a blank last node that is down.
 fn one_to_join(sim: Sim, nodes: usize) -> Sim {
     let mut sim = sim.config(config()).rate(RATE).nodes(nodes);
     sim.run_for(ms(500));
@@ -56,10 +63,10 @@ fn one_to_join(sim: Sim, nodes: usize) -> Sim {
     sim
 }
 
-/// Two that were apart, of which one has written a large value and small ones, and removed one.
+/// Two nodes that are partitioned. Node 0 has written a large value and small ones, and deleted shared ones.
 fn parted(sim: Sim) -> Sim {
     let mut config = config();
-    // What the tail has forgotten has to be compared.
+    // The log keeps no removals, so that the deletes need a repair.
     config.removals_max = 0;
     let mut sim = sim.config(config).rate(RATE).nodes(2);
     (0..20).for_each(|i| _ = sim.node(1).put(format!("shared/{i}"), "shared").unwrap());
@@ -73,19 +80,19 @@ fn parted(sim: Sim) -> Sim {
     sim
 }
 
-/// The large value arrives in time, the small ones and what is written meanwhile long before.
+/// Asserts that the large value arrives in time, and small values and removals long before it.
 fn large_holds_back_nothing(sim: &mut Sim) {
     let began = sim.now();
     for i in 0..20 {
         until_arrived(sim, 1, &format!("small/{i}"), IDEAL / 8);
     }
     while arrived(sim, 1, "shared/7") {
-        assert!(sim.now() - began < IDEAL / 8, "a removal waits");
+        assert!(sim.now() - began < IDEAL / 8, "a removal waits for the large value");
         sim.run_for(ms(10));
     }
     assert!(!arrived(sim, 1, "large"));
     until_arrived(sim, 1, "large", IDEAL * 3 / 2);
-    assert_eq!(sim.timeouts(), 0, "links were broken");
+    assert_eq!(sim.timeouts(), 0, "a stalled repair broke a link");
     assert_eq!(sim.node(1).get("large").unwrap().value(), value());
     sim.assert_converged();
     sim.node(0).put("later", "v").unwrap();
@@ -110,7 +117,7 @@ fn slow_large_value_is_repaired_in_time() {
     }
 }
 
-/// What one direction of a link carries a piece of a large row in is longer than the timeout as well.
+/// The link is so slow that a single piece of the large row takes longer than the timeout.
 #[test]
 fn frame_longer_than_the_timeout_breaks_no_link() {
     const BYTES: usize = 150_000;
@@ -121,7 +128,7 @@ fn frame_longer_than_the_timeout_breaks_no_link() {
         sim.node(0).put("large", vec![b'x'; BYTES]).unwrap();
         sim.restart(1);
         until_arrived(&mut sim, 1, "large", Duration::from_secs(BYTES as u64 / 10_000 * 3 / 2));
-        assert_eq!(sim.timeouts(), 0, "links were broken");
+        assert_eq!(sim.timeouts(), 0, "a stalled repair broke a link");
         sim.assert_converged();
     };
     for seed in 0..SEEDS {
@@ -150,7 +157,8 @@ fn range_is_not_settled_before_its_large_rows_arrived() {
     });
 }
 
-/// Runs until the value has arrived, breaks the link several times meanwhile, and demands that little was sent twice.
+/// Breaks the link three times while the large value travels. Asserts that it arrives and that at most 30 % more bytes
+/// than its own were sent.
 fn goes_on_after_breaks(sim: &mut Sim, before: u64) {
     for _ in 0..3 {
         sim.run_for(IDEAL / 4);
@@ -189,7 +197,7 @@ fn repair_goes_on_after_a_break_where_it_stood() {
 fn tail_goes_on_after_a_break_where_it_stood() {
     for seed in 0..SEEDS {
         let mut config = config();
-        // A flush is left alone for so many intervals that this one is over before a repair helps.
+        // A mismatch is suppressed for so many intervals that the flush ends before a repair could help.
         config.sync_interval = Duration::from_secs(1);
         let mut sim = Sim::new(seed).broken(None).config(config).rate(RATE).nodes(2);
         sim.run_for(ms(500));
@@ -217,7 +225,7 @@ fn value_replaced_during_a_break_arrives_as_the_new_one() {
 }
 
 #[test]
-fn peer_that_stops_amid_a_value_is_given_up() {
+fn peer_that_stops_within_a_value_is_given_up() {
     for seed in 0..SEEDS {
         let mut sim = one_to_join(Sim::new(seed).broken(None), 2);
         sim.restart(1);
@@ -227,7 +235,7 @@ fn peer_that_stops_amid_a_value_is_given_up() {
         sim.delay_traffic(1, 0);
         let timeout = config().sync_timeout;
         sim.run_for(timeout * 3);
-        assert!(sim.timeouts() > 0, "nothing moves and nobody gives up");
+        assert!(sim.timeouts() > 0, "nothing moved and no session timed out");
         sim.resume_traffic(0, 1);
         sim.resume_traffic(1, 0);
         until_arrived(&mut sim, 1, "large", IDEAL);
@@ -235,11 +243,12 @@ fn peer_that_stops_amid_a_value_is_given_up() {
     }
 }
 
-/// A joining replica and peers that hold everything, with what each has to say to the other.
+/// A joining replica and donors that hold everything, linked by hand. The test decides how much of the first donor's
+/// bulk lane arrives.
 struct Joining {
     joiner: Replica,
     donors: Vec<Replica>,
-    /// Of the bulk lane of the first donor.
+    /// Bytes of the first donor's bulk lane that are not delivered yet.
     withheld: Vec<u8>,
     now: Time,
     broken: Vec<(u64, BreakReason)>,
@@ -254,7 +263,7 @@ impl Joining {
             Self { joiner: replica(99), donors: (0..donors).map(replica).collect(), withheld, now, broken };
         joining.donors.iter_mut().for_each(|donor| _ = donor.put(now, "large", &value()).unwrap());
         joining.link(0);
-        // Its start, and as much as shows that there is a row: so it is the donor.
+        // Enough for the start of its session and the announcement of a row, which makes it the donor.
         for _ in 0..20 {
             joining.pass(ms(1));
             joining.trickle(64);
@@ -268,7 +277,7 @@ impl Joining {
         self.joiner.handle(self.now, Input::LinkUp(i));
     }
 
-    /// Lets time pass, and carries everything but what the first donor says on the bulk lane.
+    /// Lets time pass and carries everything, except the bulk lane of the first donor.
     fn pass(&mut self, time: Duration) {
         self.now = Time { mono: self.now.mono + time, wall: self.now.wall + time };
         let now = self.now;
@@ -304,7 +313,7 @@ impl Joining {
         }
     }
 
-    /// The first donor says so much on the bulk lane.
+    /// Delivers this many bytes of the first donor's bulk lane.
     fn trickle(&mut self, bytes: usize) {
         let rest = self.withheld.split_off(bytes.min(self.withheld.len()));
         let said = std::mem::replace(&mut self.withheld, rest);
@@ -328,7 +337,7 @@ fn peer_that_trickles_bytes_is_given_up() {
     let mut joining = Joining::new(1);
     let mut passed = Duration::ZERO;
     while joining.broken.is_empty() {
-        assert!(passed < config().sync_timeout * 4, "it keeps the session with a byte now and then");
+        assert!(passed < config().sync_timeout * 4, "one byte per half timeout keeps the session alive");
         joining.trickle(1);
         joining.pass(config().sync_timeout / 2);
         passed += config().sync_timeout / 2;
@@ -341,10 +350,10 @@ fn slow_donor_loses_its_turn_while_others_wait() {
     let mut joining = Joining::new(2);
     joining.pass(ms(1));
     assert_eq!((joining.joiner.donor(), joining.joiner.status().entries), (Some(0), 0));
-    // Faster than what counts as standing still, and far too slow to come to an end.
+    // Fast enough not to stall, and far too slow to finish.
     let mut passed = Duration::ZERO;
     while joining.joiner.status().entries == 0 {
-        assert!(passed < config().sync_timeout * 15, "it holds the donor's place");
+        assert!(passed < config().sync_timeout * 15, "the slow donor was not replaced in time");
         joining.trickle(60);
         joining.pass(ms(100));
         passed += ms(100);

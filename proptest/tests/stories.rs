@@ -1,40 +1,41 @@
-//! The twelve stories of the replication rules: the cases in which simpler rules lost data, each told with a
-//! scripted cluster, and with the simpler rule as proof that the story can fail.
+//! The twelve stories of the replication rules: the cases in which simpler rules lost data. Each runs in a scripted
+//! cluster, and again with the simpler rule as its negative control (`with_control`), which the oracle must detect, and
+//! without the oracle an assertion about what the user sees.
 //!
-//! A breach shows as a loss where a value is covered and not held, because then everybody drops it. Where a value
-//! is held although its delete is covered, the user sees a removed value for a while, until a reconcile with
-//! somebody who did merge the delete puts it right.
+//! A broken rule shows in one of two ways. If a value is covered and not held, every node drops it: a loss. If a value
+//! is held although its delete is covered, the user sees a removed value until a repair with a node that merged the
+//! delete.
 
 use std::time::Duration;
 
 use tidings::{Config, Control, Disk, ReplicaEvent, Sim};
 use tidings_proptest::{Noticed, with_control};
 
-/// How long a story waits for something that must happen.
+/// Limit for something that must happen in a story.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// A cluster whose nodes have met.
+/// A cluster whose nodes are linked and compared.
 fn met(mut sim: Sim) -> Sim {
     sim.run_for(ms(300));
     sim
 }
 
-/// Adds a node that forgets removals at once: whoever misses one has to reconcile with it.
+/// Adds a node that keeps no removals in its log, so that a peer that missed one needs a repair.
 fn forgetful(sim: Sim) -> Sim {
     let mut config = Config::lan();
     config.removals_max = 0;
     sim.config(config).nodes(1).config(Config::lan())
 }
 
-/// Lets time pass until something is so.
+/// Lets time pass until a condition holds.
 fn until(sim: &mut Sim, is_so: impl Fn(&mut Sim) -> bool) {
     let end = sim.now() + WAIT_MAX;
     while !is_so(sim) {
-        assert!(sim.now() < end, "waited in vain");
+        assert!(sim.now() < end, "the condition did not hold in time");
         sim.run_for(ms(1));
     }
 }
@@ -43,7 +44,7 @@ fn holds(sim: &mut Sim, i: usize, key: &str) -> bool {
     sim.node(i).get(key).is_some()
 }
 
-/// Heals everything, and demands that all nodes hold these keys and none of those.
+/// Heals all partitions and asserts that every node holds the keys of `held` and none of `removed`.
 fn ends_with(sim: &mut Sim, held: &[&str], removed: &[&str]) {
     sim.heal();
     sim.assert_converged();
@@ -53,9 +54,9 @@ fn ends_with(sim: &mut Sim, held: &[&str], removed: &[&str]) {
     }
 }
 
-/// Two or more nodes that share many rows, of which 0 and `other` have parted: each has written a little alone, and
-/// 0 has forgotten a removal, so that their next contact is a reconcile of several round trips, most of whose
-/// ranges compare equal at once.
+/// Nodes that share 400 rows, of which 0 and `other` are partitioned. Each has written a little meanwhile, and 0 keeps
+/// no removals, so that their next contact is a repair of several round trips in which most ranges compare equal at
+/// once.
 fn parted(sim: Sim, count: usize, other: usize) -> Sim {
     let mut sim = met(forgetful(sim.delay(ms(20))).nodes(count - 1));
     for i in 0..400 {
@@ -69,9 +70,11 @@ fn parted(sim: Sim, count: usize, other: usize) -> Sim {
     sim
 }
 
-/// Story 1. A row needs its context, not only its dots.
+/// Story 1. A row needs its context, not only its dots. Otherwise a row that arrives after its removal comes back.
+///
+/// Control: `NoContext`.
 #[test]
-fn a_removed_write_stays_removed_where_it_arrives_after_its_removal() {
+fn removed_write_arriving_after_its_removal_stays_removed() {
     with_control(Control::NoContext, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.nodes(3));
         sim.delay_traffic(1, 2);
@@ -86,10 +89,12 @@ fn a_removed_write_stays_removed_where_it_arrives_after_its_removal() {
     });
 }
 
-/// Story 2. Node 2 has never seen what 0 deleted, so both are equal; the removed write arrives while they compare:
-/// after its range was settled, or between the digest and the verdict about it.
+/// Story 2. Node 2 has not merged what 0 deleted, so that both compare equal. The removed write arrives during the
+/// repair: after its range was settled, or between the digest and the verdict about it.
+///
+/// Controls: `NoSettled`, `OldDigest`.
 #[test]
-fn a_removed_write_that_arrives_while_a_session_runs_does_not_survive_its_end() {
+fn removed_write_arriving_during_a_repair_stays_removed() {
     for control in [Control::NoSettled, Control::OldDigest] {
         with_control(control, Noticed::Loss, |seed, sim| {
             let mut sim = parted(sim, 3, 2);
@@ -102,13 +107,13 @@ fn a_removed_write_that_arrives_while_a_session_runs_does_not_survive_its_end() 
             sim.run_for(ms(4 * seed));
             sim.resume_traffic(1, 2);
             until(&mut sim, |sim| sim.node(2).status().sessions == 0);
-            assert!(!holds(&mut sim, 2, "late"), "the session's end left it there");
+            assert!(!holds(&mut sim, 2, "late"), "the value is still held after the session");
             ends_with(&mut sim, &[], &["late"]);
         });
     }
 }
 
-/// Node 1 learns of a delete by reconcile and has no row for it; node 2 hears of it from node 1 alone.
+/// Node 1 learns of a delete by repair and has no row for it. Node 2 is linked with node 1 only.
 fn delete_known_from_a_reconcile(sim: Sim) -> Sim {
     let mut sim = met(forgetful(sim).nodes(2));
     sim.node(0).put("k", "d1").unwrap();
@@ -121,21 +126,26 @@ fn delete_known_from_a_reconcile(sim: Sim) -> Sim {
     sim
 }
 
-/// Story 3. Who claims everything that its sender has seen disagrees with it from then on.
+/// Story 3. A tail claims less than the coverage of its sender. Otherwise the receiver covers a delete that it was not
+/// sent.
+///
+/// Control: `TailClaimsAll`.
 #[test]
-fn a_tail_claims_nothing_that_its_sender_knows_from_a_reconcile() {
+fn tail_claims_nothing_its_sender_learned_by_repair() {
     with_control(Control::TailClaimsAll, Noticed::Loss, |_, sim| {
         let mut sim = delete_known_from_a_reconcile(sim);
         until(&mut sim, |sim| sim.node(1).status().sessions == 0);
         sim.node(1).put("other", "v").unwrap();
         until(&mut sim, |sim| holds(sim, 2, "other"));
         let same_seen = sim.node(1).status().seen == sim.node(2).status().seen;
-        assert!(!(same_seen && holds(&mut sim, 2, "k")), "the same is seen and something else held");
+        assert!(!(same_seen && holds(&mut sim, 2, "k")), "equal vectors, and a different value is held");
         ends_with(&mut sim, &["other"], &["k"]);
     });
 }
 
-/// Story 4. Rows that were left out while a node did not relay are not claimed when it does.
+/// Story 4. Rows that were left out while a node did not relay are not claimed once it relays.
+///
+/// Control: `RelayClaimsAll`.
 #[test]
 fn rows_left_out_by_one_flush_are_not_claimed_by_a_fuller_one() {
     with_control(Control::RelayClaimsAll, Noticed::Loss, |_, sim| {
@@ -153,9 +163,11 @@ fn rows_left_out_by_one_flush_are_not_claimed_by_a_fuller_one() {
     });
 }
 
-/// Story 4, the other way about. A node stops to relay in the middle of a flush that takes several frames.
+/// Story 4, in reverse. A node stops relaying in the middle of a flush of several frames.
+///
+/// Control: `OwnFromFrame`.
 #[test]
-fn own_rows_are_sent_when_a_node_stops_to_relay_in_the_middle_of_a_flush() {
+fn own_rows_are_sent_when_relaying_stops_in_mid_flush() {
     with_control(Control::OwnFromFrame, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.delay(ms(20)).nodes(3));
         sim.relay(0, true);
@@ -163,9 +175,11 @@ fn own_rows_are_sent_when_a_node_stops_to_relay_in_the_middle_of_a_flush() {
     });
 }
 
-/// Story 5. A remote write moves an own row in the middle of a flush that takes several frames.
+/// Story 5. A remote write moves an own row to the end of the log in the middle of a flush of several frames.
+///
+/// Control: `OwnFromFrame`.
 #[test]
-fn an_own_row_that_is_moved_in_the_middle_of_a_flush_is_sent_all_the_same() {
+fn own_row_moved_in_mid_flush_is_still_sent() {
     with_control(Control::OwnFromFrame, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.delay(ms(20)).nodes(3));
         concurrent_writes_in_the_middle_of_a_flush(&mut sim, |_| ());
@@ -177,7 +191,7 @@ fn concurrent_writes_in_the_middle_of_a_flush(sim: &mut Sim, meanwhile: impl Fn(
     sim.node(2).put("first", "w").unwrap();
     sim.run_for(Duration::from_secs(2));
     sim.partition(&[0], &[1, 2]);
-    // More than the window holds, so that the flush takes several frames.
+    // More bytes than the window, so that the flush takes several frames.
     for i in 0..300 {
         sim.node(0).put(format!("k{i:03}"), vec![b'x'; 3_000]).unwrap();
         sim.node(2).put(format!("k{:03}", 299 - i), "concurrent").unwrap();
@@ -191,7 +205,9 @@ fn concurrent_writes_in_the_middle_of_a_flush(sim: &mut Sim, meanwhile: impl Fn(
     }
 }
 
-/// Story 6. A link breaks in the middle of a flush, and the next one carries a later flush.
+/// Story 6. A link breaks in the middle of a flush, and the next link carries a later flush.
+///
+/// Control: `CursorKept`.
 #[test]
 fn frames_of_two_flushes_are_never_fitted_together() {
     with_control(Control::CursorKept, Noticed::Loss, |_, sim| {
@@ -210,9 +226,11 @@ fn frames_of_two_flushes_are_never_fitted_together() {
     });
 }
 
-/// Story 7. What is written while a session runs lies beyond what the session compares.
+/// Story 7. Writes made during a session are not part of what the session compares.
+///
+/// Controls: `EndVector`, `EndHead`.
 #[test]
-fn a_reconcile_claims_what_the_peer_had_at_its_start_and_no_more() {
+fn repair_claims_only_what_the_peer_had_at_its_start() {
     for control in [Control::EndVector, Control::EndHead] {
         with_control(control, Noticed::Loss, |_, sim| {
             let mut sim = parted(sim, 2, 1);
@@ -230,9 +248,11 @@ fn a_reconcile_claims_what_the_peer_had_at_its_start_and_no_more() {
     }
 }
 
-/// Story 8. An older disk no longer knows what was written under its origin.
+/// Story 8. An older disk lacks writes that were made under its origin, so that a restart must take a new origin.
+///
+/// Control: `OldOrigin`.
 #[test]
-fn a_node_that_returns_with_an_older_disk_does_not_disown_what_it_wrote() {
+fn restart_with_an_older_disk_loses_no_own_write() {
     with_control(Control::OldOrigin, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.nodes_with_disk(3));
         sim.node(0).put("early", "v").unwrap();
@@ -249,9 +269,11 @@ fn a_node_that_returns_with_an_older_disk_does_not_disown_what_it_wrote() {
     });
 }
 
-/// Story 9. What is seen is never ahead of its rows on the disk.
+/// Story 9. On the disk, coverage is never ahead of its rows.
+///
+/// Control: `SeenAhead`.
 #[test]
-fn a_crash_between_two_transactions_loses_nothing_that_comes_again() {
+fn crash_between_two_transactions_loses_nothing() {
     with_control(Control::SeenAhead, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.nodes_with_disk(2));
         sim.node(0).put("first", "v").unwrap();
@@ -263,7 +285,10 @@ fn a_crash_between_two_transactions_loses_nothing_that_comes_again() {
     });
 }
 
-/// Story 10. A row from the future is refused; neither its own flush nor the next one, which is empty, claims it.
+/// Story 10. A row from the future is refused. Neither the end of its own flush nor that of the next flush, which is
+/// empty, claims it.
+///
+/// Controls: `ClaimDespiteRefusal`, `DoneAfterRefusal`.
 #[test]
 fn a_refused_row_is_not_claimed_by_any_flush_of_its_link() {
     for control in [Control::ClaimDespiteRefusal, Control::DoneAfterRefusal] {
@@ -273,9 +298,9 @@ fn a_refused_row_is_not_claimed_by_any_flush_of_its_link() {
             let mut sim = met(sim.config(config).nodes_with_disk(2));
             sim.node(0).put("removed", "v").unwrap();
             sim.assert_converged();
-            // Rows are refused from one permitted skew ahead on; from two on the whole link would be.
+            // A row is refused if it is more than `clock_skew_max` ahead. From twice that on the link would end.
             sim.run_for(ms(100));
-            // A clock that is wrong from the start makes no step; of two nodes neither knows who is right.
+            // The clock is wrong from the start, so that there is no step, and of two nodes neither has a majority.
             sim.crash(0);
             sim.skew(0, 1_500);
             sim.restart(0);
@@ -285,7 +310,7 @@ fn a_refused_row_is_not_claimed_by_any_flush_of_its_link() {
             let refused =
                 |(i, event): &(usize, ReplicaEvent)| *i == 1 && matches!(event, ReplicaEvent::Refused { .. });
             assert!(sim.events().iter().any(refused));
-            // An empty row has no dots to refuse.
+            // The row of a delete has no dots, so that nothing in it is refused.
             sim.node(0).delete("removed").unwrap();
             sim.run_for(ms(50));
             assert!(!holds(&mut sim, 1, "removed"));
@@ -295,7 +320,9 @@ fn a_refused_row_is_not_claimed_by_any_flush_of_its_link() {
     }
 }
 
-/// Story 11. A removal row is dropped before it was sent.
+/// Story 11. The row of a removal is dropped from the log before it was sent.
+///
+/// Control: `FloorPassed`.
 #[test]
 fn a_tail_stops_where_the_floor_has_passed_its_cursor() {
     with_control(Control::FloorPassed, Noticed::Loss, |_, sim| {
@@ -306,13 +333,15 @@ fn a_tail_stops_where_the_floor_has_passed_its_cursor() {
         sim.node(0).delete("k").unwrap();
         sim.node(0).put("other", "v").unwrap();
         until(&mut sim, |sim| holds(sim, 1, "other") || sim.node(0).status().sessions > 0);
-        assert!(!(holds(&mut sim, 1, "other") && holds(&mut sim, 1, "k")), "the tail went on");
+        assert!(!(holds(&mut sim, 1, "other") && holds(&mut sim, 1, "k")), "the tail went on past the floor");
         sim.resume_traffic(1, 0);
         ends_with(&mut sim, &["other"], &["k"]);
     });
 }
 
-/// Story 12. A replica that gave up its claims takes nothing more from the links it had.
+/// Story 12. A replica that gave up its claims after damage accepts nothing more over its earlier links.
+///
+/// Control: `LinksKept`.
 #[test]
 fn links_are_broken_before_claims_are_given_up() {
     with_control(Control::LinksKept, Noticed::Loss, |_, sim| {
@@ -334,10 +363,12 @@ fn links_are_broken_before_claims_are_given_up() {
     });
 }
 
-/// Beside the twelve: in the middle of a flush, what was received is covered only because it is held. It stays
-/// covered when it is removed, and does not come back from somebody else who relays it late.
+/// Not one of the twelve. In the middle of a flush, a received row is covered only because it is held. It must stay
+/// covered when it is removed, so that a relay that sends it late does not bring it back.
+///
+/// Control: `NoKeep`.
 #[test]
-fn a_row_that_is_deleted_in_the_middle_of_its_flush_stays_deleted() {
+fn row_deleted_in_mid_flush_stays_deleted() {
     with_control(Control::NoKeep, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.delay(ms(20)).nodes(3));
         sim.node(0).put("before", "v").unwrap();
@@ -358,7 +389,9 @@ fn a_row_that_is_deleted_in_the_middle_of_its_flush_stays_deleted() {
     });
 }
 
-/// Beside the twelve: an entry that was lost by corruption looks like a delete to everybody else.
+/// Not one of the twelve. An entry that was lost by corruption looks like a delete to every other node.
+///
+/// Control: `NoVerify`.
 #[test]
 fn a_lost_entry_is_found_before_it_spreads_as_a_delete() {
     with_control(Control::NoVerify, Noticed::Loss, |_, sim| {
@@ -368,7 +401,7 @@ fn a_lost_entry_is_found_before_it_spreads_as_a_delete() {
         }
         sim.run_for(ms(500));
         assert!(sim.damage(0, "k7", false));
-        // Something to compare about: the whole leaf is listed.
+        // New rows make the ranges differ, so that the damaged leaf is listed.
         sim.partition(&[0], &[1]);
         for i in 100..200 {
             sim.node(1).put(format!("k{i}"), "v").unwrap();
@@ -380,7 +413,8 @@ fn a_lost_entry_is_found_before_it_spreads_as_a_delete() {
     });
 }
 
-/// The side that sends the last rows of a comparison settles while it sends, and follows from then on as well.
+/// The side that sends the last rows of a repair settles while it sends, and then takes the tail of its peer at once.
+/// The sync interval is an hour, so that no check can help.
 #[test]
 fn a_donor_follows_its_joiner_as_soon_as_the_joiner_follows_it() {
     let mut config = Config::lan();

@@ -1,4 +1,7 @@
-//! Strangers that begin handshakes and never answer: they must not keep members out.
+//! Strangers that begin handshakes and never answer must not keep members out. A flood of first QUIC packets from one
+//! or four loopback addresses runs, at 20 and at 1,000 packets per second, while new nodes join a real one. A node that
+//! does not become ready within `READY_TIME_MAX` fails the test. The limits themselves are tested in
+//! `src/node/admission.rs`.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -8,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use tidings::{Config, Node, Security};
 
-/// A bound on failure, not a target: a node that is not ready by then never will be.
+/// Time limit of the test, no target: a node that is not ready by then is taken to be kept out.
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
-/// Enough that none of them is sent again while its first handshake may be in progress at 20 a second.
+/// First packets in rotation: enough that at 20 per second none is sent again while its first handshake may be in
+/// progress.
 const INITIALS: usize = 400;
 
-/// First packets of as many handshakes, as a real client sends them to this address.
+/// The first packets of this many handshakes, as a real client sends them to this address.
 fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
@@ -30,7 +34,10 @@ fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
         let (_, mut connection) = endpoint.connect(now, config.clone(), to, "tidings").unwrap();
         let mut packet = Vec::new();
         let sent = connection.poll_transmit(now, 1, &mut packet);
-        assert!(sent.is_some() && packet.len() >= 1_200, "one packet as large as QUIC demands");
+        assert!(
+            sent.is_some() && packet.len() >= 1_200,
+            "the client sends one packet of at least 1,200 bytes, as QUIC demands"
+        );
         packet
     };
     (0..INITIALS).map(|_| initial()).collect()
@@ -38,7 +45,7 @@ fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
 
 const MICROS: u128 = 1_000_000;
 
-/// Sends first packets from these loopback addresses until it is dropped, and reads no answer.
+/// Sends first packets from some loopback addresses until it is dropped, and reads no answer.
 struct Flood {
     per_second: Arc<AtomicU32>,
     is_over: Arc<AtomicBool>,
@@ -46,7 +53,7 @@ struct Flood {
 }
 
 impl Flood {
-    /// Begins with 200 packets at once.
+    /// Starts with 200 packets at once.
     fn new(to: SocketAddr, sources: &[[u8; 4]]) -> Self {
         // Each source sends from several ports, as several strangers would.
         let bind = |ip: &[u8; 4]| UdpSocket::bind(SocketAddr::from((*ip, 0))).unwrap();
@@ -64,7 +71,7 @@ impl Flood {
         let thread = std::thread::spawn(move || {
             let (mut last, mut due) = (Instant::now(), 0);
             while !ends.load(Ordering::Relaxed) {
-                // The rate of sending, no synchronisation.
+                // Sets the rate of sending. No synchronisation.
                 std::thread::sleep(Duration::from_millis(5));
                 let now = Instant::now();
                 due += (now - last).as_micros() * u128::from(rate.load(Ordering::Relaxed));
@@ -90,7 +97,7 @@ async fn start(name: &str, security: &Security, seed: Option<&Node>) -> Node {
     builder.start().await.unwrap()
 }
 
-/// New nodes become ready although these addresses send first packets, few a second and then many.
+/// Asserts that new nodes become ready under a flood from these addresses, at 20 and then 1,000 packets per second.
 async fn join_under_flood(sources: &[[u8; 4]]) {
     let security = Security::secret(&Security::generate_secret()).unwrap();
     let a = start("a", &security, None).await;
@@ -102,7 +109,9 @@ async fn join_under_flood(sources: &[[u8; 4]]) {
         let since = Instant::now();
         let node = start(name, &security, Some(&a)).await;
         let ready = tokio::time::timeout(READY_TIME_MAX, node.ready()).await;
-        ready.unwrap_or_else(|_| panic!("{name} is kept out by {rate} packets a second")).unwrap();
+        ready
+            .unwrap_or_else(|_| panic!("{name} is not ready in time under {rate} packets per second"))
+            .unwrap();
         println!(
             "{rate} packets a second from {} addresses: ready after {:?}",
             sources.len(),

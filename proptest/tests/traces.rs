@@ -1,9 +1,10 @@
-//! Whether a change of structure left behaviour as it was: the traces of simulated histories, beside those recorded before.
+//! Shows whether a change of structure left behaviour unchanged: compares the traces of simulated histories with
+//! recorded ones. Any change of behaviour changes a trace and fails the test.
 //!
-//! `proptest/traces.txt` holds one line per kind of history and hundred seeds, with a hash of their traces. By default the
-//! first hundred of each kind are compared. `TIDINGS_TRACES=all` compares all that are recorded, and
-//! `TIDINGS_TRACES=record` writes the file anew: only after a change that is meant to change behaviour, for a reason that
-//! its commit names.
+//! `proptest/traces.txt` holds one line per kind of history and hundred seeds, with a hash of their traces. By default
+//! the first hundred seeds of each kind are compared. `TIDINGS_TRACES=all` compares all recorded ones.
+//! `TIDINGS_TRACES=record` writes the file anew. This is permitted only after a change that is meant to change
+//! behaviour, for a reason that its commit names.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ const KINDS: [Kind; 4] = [
     ("trees", tree),
 ];
 
-/// Nodes that are linked as a tree and pass writes on, with loss, links that break, and a node that is away for a while.
+/// Nodes that are linked as a tree and relay all writes, with packet loss and breaking links.
 fn tree(seed: u64) -> u64 {
     let mut dice = Dice::new(seed);
     let loss = [0.0, 0.1][dice.below(2)];
@@ -35,7 +36,7 @@ fn tree(seed: u64) -> u64 {
         if dice.below(6) == 0 {
             sim.break_between(i, dice.below(i.max(1)));
         } else {
-            sim.node(i).put(format!("k{}", dice.below(8)), format!("{step}")).expect("nothing is in the way");
+            sim.node(i).put(format!("k{}", dice.below(8)), format!("{step}")).expect("the write is accepted");
         }
         sim.run_for(Duration::from_millis([0, 1, 10, 300][dice.below(4)]));
     }
@@ -47,7 +48,7 @@ fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("traces.txt")
 }
 
-/// The hash of a batch, from the traces of its seeds.
+/// Hash of a batch of histories, from the traces of its seeds. The order of the seeds does not matter.
 fn batch(first: u64, run: fn(u64) -> u64) -> u64 {
     let sum = Mutex::new(0_u64);
     for_each_seed(BATCH, |i| {
@@ -68,7 +69,7 @@ fn line(kind: Kind, first: u64) -> String {
 fn traces_are_those_recorded() {
     let mode = std::env::var("TIDINGS_TRACES").unwrap_or_default();
     let seeds = if mode.is_empty() { BATCH } else { SEEDS };
-    let firsts = (0..seeds).step_by(usize::try_from(BATCH).expect("it is small"));
+    let firsts = (0..seeds).step_by(usize::try_from(BATCH).expect("the batch size is small"));
     let lines: Vec<String> =
         KINDS.into_iter().flat_map(|kind| firsts.clone().map(move |first| line(kind, first))).collect();
     if mode == "record" {
@@ -77,7 +78,7 @@ fn traces_are_those_recorded() {
         std::fs::write(path(), text).expect("the file can be written");
         return;
     }
-    let recorded = std::fs::read_to_string(path()).expect("there is a file");
+    let recorded = std::fs::read_to_string(path()).expect("the file of recorded traces exists");
     let changed: Vec<&String> = lines.iter().filter(|line| !recorded.lines().any(|it| it == *line)).collect();
-    assert!(changed.is_empty(), "behaviour changed: {changed:#?}");
+    assert!(changed.is_empty(), "these traces are not the recorded ones: {changed:#?}");
 }

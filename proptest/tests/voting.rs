@@ -1,5 +1,9 @@
-//! The voting rules under a model checker, exhaustively for three voters; and whether a register that is guarded by
-//! tokens is linearizable whatever becomes of its leaders.
+//! The voting rules under a model checker (`stateright`), exhaustively for three voters and two candidates; and a
+//! register that is guarded by fencing tokens, checked for linearizability over random histories in which leaders are
+//! stopped and cut off.
+//!
+//! Negative controls: `NoQuarantine` makes the checker find two leaders; a register that ignores tokens is not
+//! linearizable in some history.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -11,20 +15,20 @@ use tidings_proptest::Dice;
 
 const VOTERS: usize = 3;
 const CANDIDATES: usize = 2;
-/// Time goes in these steps. Of a lease of 10 s a holder counts 9 s, and so leads in the step in which it asked and in the
-/// next one; voters are free in the one after that, and silent for three after a start.
+/// Step of time in the model. Of a lease of 10 s a holder counts 9 s, so that it leads in the step in which it asked
+/// and in the next one. Voters are free in the step after that, and in quarantine for three steps after a start.
 const TICK: Duration = Duration::from_secs(5);
 const COUNTED_TICKS: u8 = 2;
 
-/// Two candidates and three voters without a disk. A request may be lost or arrive late, also when its candidate has
-/// given up since; a voter may be restarted. Answers come at once: a later or lost one teaches a candidate less, and what
-/// it learns counts from when it asked.
+/// Two candidates and three voters without a disk. A request may be lost or arrive late, also after its candidate has
+/// given up; a voter may be restarted. Answers arrive at once: a late or lost answer tells a candidate less, and a
+/// grant counts from the time of its request anyway.
 struct Voting {
     control: Option<Control>,
     ticks_max: u8,
     restarts_max: u8,
     claims_max: u8,
-    /// Whether what a candidate has given up may still arrive.
+    /// Whether requests may arrive late, also those that the candidate has given up.
     has_late: bool,
 }
 
@@ -34,7 +38,7 @@ struct State {
     restarts: u8,
     voters: Vec<ModelVoter>,
     candidates: Vec<Candidate>,
-    /// Of all leases so far.
+    /// Greatest term of all leases so far.
     greatest: u64,
     has_gone_back: bool,
 }
@@ -42,13 +46,13 @@ struct State {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Candidate {
     term: u64,
-    /// When it first claimed.
+    /// When it first asked for grants.
     begun: u8,
     claims: u8,
     is_leader: bool,
-    /// By voter: the session, and until when it is counted on.
+    /// By voter: the session, and until when the grant is counted.
     granted: [Option<(u64, u8)>; VOTERS],
-    /// What it has given up, of which claims and releases may still arrive.
+    /// The term that it has given up. Requests for grants and releases of it may still arrive. 0: none.
     over: u64,
 }
 
@@ -70,7 +74,7 @@ impl Candidate {
 enum Action {
     Tick,
     Begin(usize),
-    /// Of a candidate to a voter, sent so many ticks ago.
+    /// A request for a grant of a candidate to a voter, sent this many ticks ago.
     Claim(usize, usize, u8),
     ClaimOver(usize, usize),
     Renew(usize, usize),
@@ -88,7 +92,7 @@ impl Model for Voting {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        // They have been there for long: only who starts now is silent.
+        // The voters are past their quarantine: they started at time zero.
         let voter = |_| ModelVoter::new(Duration::ZERO, self.control, 0, 0);
         vec![State {
             now: 3,
@@ -138,7 +142,7 @@ impl Model for Voting {
             Action::Tick => {
                 state.now += 1;
                 state.voters.iter_mut().for_each(|voter| voter.pass(time(now + 1)));
-                // A lease that is over stays over.
+                // A lease that has ended stays ended.
                 let over = |candidate: &&mut Candidate| candidate.is_leader && !candidate.leads(now + 1);
                 state.candidates.iter_mut().filter(over).for_each(Candidate::give_up);
             }
@@ -192,7 +196,7 @@ impl Model for Voting {
 }
 
 impl State {
-    /// Voters are all alike: which of them is which makes no difference.
+    /// Sorts the voters, which are interchangeable, so that the checker visits fewer states.
     fn sorted(mut self) -> Self {
         let key = |v: &usize| {
             let granted = self.candidates.iter().map(|candidate| candidate.granted[*v]);
@@ -209,7 +213,7 @@ impl State {
         self
     }
 
-    /// A request arrives that was sent at some time, and is answered.
+    /// A request that was sent at time `sent` arrives and is answered.
     fn ask(&mut self, c: usize, v: usize, sent: u8, request: ModelRequest) {
         let answer = self.voters[v].handle(time(self.now), c as u64 + 1, request);
         let (now, until) = (self.now, sent + COUNTED_TICKS);
@@ -242,7 +246,7 @@ fn voting(control: Option<Control>) -> Voting {
 
 #[test]
 fn the_voting_rules_hold_in_every_order_of_events() {
-    // Once with all the time that a lease takes to run out and pass on, and once with everything that can come late.
+    // Once with enough time for a lease to end and to be granted to another, and once with late requests.
     let long = voting(None);
     let late = Voting { ticks_max: 4, has_late: true, ..voting(None) };
     for model in [long, late] {
@@ -258,9 +262,9 @@ fn the_model_notices_that_restarted_voters_vote_at_once() {
     assert!(checker.discovery("at most one leader").is_some());
 }
 
-// A register that somebody else keeps.
+// A register outside of the cluster.
 
-/// Every step adds one, and tells what it made.
+/// Every step adds one and returns the new value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Counter(u64);
 
@@ -277,7 +281,7 @@ impl SequentialSpec for Counter {
     }
 }
 
-/// It refuses every token below the greatest that it has seen; unless that is left out.
+/// It refuses every token below the greatest one it was given, unless `ignores_tokens` is set.
 #[derive(Default)]
 struct Register {
     token: u128,
@@ -293,8 +297,8 @@ impl Register {
     }
 }
 
-/// Leaders read the register, are stopped or cut off now and then, and write what they read and one more: late, if it
-/// comes to that. Whether the steps that succeeded can have happened one after the other.
+/// Leaders read the register, are stopped or cut off at random, and write what they read plus one, possibly late.
+/// Returns whether the successful steps can have happened one after the other.
 fn is_linearizable(seed: u64, ignores_tokens: bool) -> bool {
     let mut dice = Dice::new(seed);
     let mut config = Config::lan();
@@ -310,7 +314,7 @@ fn is_linearizable(seed: u64, ignores_tokens: bool) -> bool {
         sim.run_for(Duration::from_millis(10 + dice.below(600) as u64));
         for (i, token) in sim.holders("register") {
             let token = token.as_u128();
-            // A leader does one thing after the other.
+            // A leader has one step in progress at a time.
             if open.iter().all(|(_, other, _)| *other != token) && register.admits(token) {
                 history.on_invoke(thread * 3 + i, Step).unwrap();
                 open.push((thread * 3 + i, token, register.value));
@@ -326,7 +330,7 @@ fn is_linearizable(seed: u64, ignores_tokens: bool) -> bool {
                 } else {
                     (0..3).filter(|other| *other != i).for_each(|other| sim.partition(&[i], &[other]));
                 }
-                // The others are all there.
+                // All other nodes run.
                 (0..3).filter(|other| *other != i).for_each(|other| sim.resume(other));
             }
         }
@@ -342,7 +346,7 @@ fn is_linearizable(seed: u64, ignores_tokens: bool) -> bool {
 }
 
 #[test]
-fn a_register_guarded_by_tokens_is_linearizable_and_without_them_is_not() {
+fn fencing_tokens_make_a_register_linearizable() {
     for seed in 0..200 {
         assert!(is_linearizable(seed, false), "seed {seed}");
     }

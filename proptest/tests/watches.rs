@@ -1,5 +1,8 @@
-//! Watches over random histories of every fault: ordered, unique, never missing the last value, resumable from
-//! every event, and honest when they cannot be.
+//! Watches: events are ordered and unique, the last value of a key is never missed, a watch resumes from any revision,
+//! and it reports a resync when it cannot. Tested over random histories with all faults, with a consumer that rebuilds
+//! the state from events (`Watcher`), and with scripted stories.
+//!
+//! Negative control: `WatchPastFloor` lets a watch read on although the log has forgotten removals after its cursor.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -11,7 +14,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Watchers of all speeds on every node, through a random history.
+/// Runs a random history with watchers on every node, which read seldom or often, resume, and check their state.
 fn watched(seed: u64, control: Option<Control>) {
     let mut watchers: Vec<Vec<Watcher>> = Vec::new();
     let plan = Plan { control, ..Plan::new(seed) };
@@ -44,12 +47,12 @@ fn watched(seed: u64, control: Option<Control>) {
 }
 
 #[test]
-fn watches_are_ordered_unique_reliable_and_resumable_whatever_happens() {
+fn watches_are_ordered_unique_gap_free_and_resumable() {
     (0..100).for_each(|seed| watched(seed, None));
 }
 
 #[test]
-fn a_watch_that_reads_on_although_the_log_forgot_removals_is_noticed() {
+fn watch_that_reads_past_the_floor_is_detected() {
     std::panic::set_hook(Box::new(|_| {}));
     let noticed =
         |seed| catch_unwind(AssertUnwindSafe(|| watched(seed, Some(Control::WatchPastFloor)))).is_err();
@@ -58,12 +61,12 @@ fn a_watch_that_reads_on_although_the_log_forgot_removals_is_noticed() {
 }
 
 #[test]
-fn what_was_told_and_is_gone_before_the_initial_values_end_is_not_missed() {
+fn watch_reports_deletes_made_during_initial_values() {
     let story = |control| {
         let mut config = Config::lan();
         config.removals_max = 1;
         let mut sim = Sim::new(1).broken(control).config(config).nodes(1);
-        // With many more, the initial values are read in the order of the log.
+        // With many more keys, the initial values are read in the order of the log.
         for count in [600, 6_000] {
             (0..count).for_each(|i| _ = sim.node(0).put(format!("{count}/{i}"), "v").unwrap());
             let mut watcher = Watcher::new(&mut sim, 0, &format!("{count}/"));
@@ -77,7 +80,7 @@ fn what_was_told_and_is_gone_before_the_initial_values_end_is_not_missed() {
 }
 
 #[test]
-fn a_slow_watch_sees_the_last_value_and_costs_nothing_meanwhile() {
+fn slow_watch_sees_the_last_value_once() {
     let mut sim = Sim::new(1).nodes(1);
     let mut watch = sim.node(0).watch("k").without_current();
     assert_eq!(watch.next(&mut sim), None);
@@ -85,13 +88,13 @@ fn a_slow_watch_sees_the_last_value_and_costs_nothing_meanwhile() {
         sim.node(0).put("k", format!("{i}")).unwrap();
         sim.node(0).put(format!("other{}", i % 10), "v").unwrap();
     }
-    let Some(WatchEvent::Put(entry)) = watch.next(&mut sim) else { panic!("the change is told") };
+    let Some(WatchEvent::Put(entry)) = watch.next(&mut sim) else { panic!("the change is reported") };
     assert_eq!(entry.value(), b"9999");
     assert_eq!(watch.next(&mut sim), None);
 }
 
 #[test]
-fn a_watch_under_whose_prefix_nothing_happens_never_falls_behind() {
+fn watch_of_a_quiet_prefix_never_falls_behind() {
     let mut config = Config::lan();
     config.removals_max = 1;
     let mut sim = Sim::new(1).config(config).nodes(1);
@@ -101,14 +104,14 @@ fn a_watch_under_whose_prefix_nothing_happens_never_falls_behind() {
         sim.node(0).put(format!("k{i}"), "v").unwrap();
         sim.node(0).delete(format!("k{i}")).unwrap();
     }
-    assert_eq!(watch.next(&mut sim), None, "no resync");
+    assert_eq!(watch.next(&mut sim), None, "the watch of a quiet prefix reported an event");
     sim.node(0).put("quieter", "v").unwrap();
     sim.node(0).put("quiet", "v").unwrap();
     assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "quiet"));
 }
 
 #[test]
-fn deletes_and_expiries_are_told_apart() {
+fn watch_distinguishes_deletes_from_expiries() {
     let mut sim = Sim::new(1).nodes(2);
     sim.run_for(ms(100));
     sim.node(0).put_with("short", "v", PutOptions::new().ttl(ms(500))).unwrap();
@@ -135,22 +138,26 @@ fn deletes_and_expiries_are_told_apart() {
     sim.run_for(ms(100));
     assert_eq!(told(&mut sim, &mut watch), ["expired short", "delete long"]);
     assert_eq!(told(&mut sim, &mut set), ["delete x"]);
-    // Also to one who comes so late that the value has been dropped meanwhile.
+    // A new watch on the expired key reports no value.
     let mut late = sim.node(1).watch("short");
     assert_eq!(told(&mut sim, &mut late), ["Current"]);
 }
 
 #[test]
-fn a_revision_of_another_run_gives_a_resync_and_current_values() {
+fn watch_from_a_revision_of_another_run_starts_over() {
     let mut sim = Sim::new(1).nodes_with_disk(1);
     sim.node(0).put("a", "v").unwrap();
     let revision = sim.node(0).get("a").unwrap().revision();
     let mut watch = sim.node(0).watch("").resume_from(revision);
-    assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current), "nothing has happened since");
+    assert_eq!(
+        watch.next(&mut sim),
+        Some(WatchEvent::Current),
+        "a watch that resumes at the head reports nothing else"
+    );
     sim.run_for(ms(100));
     sim.crash(0);
     sim.restart(0);
-    assert_eq!(watch.next(&mut sim), None, "a watch ends with its node");
+    assert_eq!(watch.next(&mut sim), None, "a watch must end with its node");
     let mut watch = sim.node(0).watch("").resume_from(revision);
     assert_eq!(watch.next(&mut sim), Some(WatchEvent::Resync));
     assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "a"));

@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_that_comes_late_does_not_hide_that_a_later_one_is_to_be_given_back() {
+    fn late_grant_does_not_cancel_a_newer_release() {
         let mut election = election();
         let term = |clock| Stamp { clock, origin: 9 };
         let (name, number) = ("lease".to_owned(), election.next_request_id(NOW.mono));
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_live_under_the_name_of_a_voter_neither_counts_and_of_one_that_is_missed_the_last() {
+    fn duplicate_voter_name_counts_for_neither() {
         let mut election = election();
         for voter in &mut election.voters {
             voter.session = 7;

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn every_message_fits_a_datagram_and_is_read_again_and_nothing_less_is_a_message() {
+    fn every_election_message_fits_a_datagram_and_round_trips() {
         for message in all() {
             let bytes = message.encode();
             assert!(bytes.len() <= PACKET_BYTES_MIN, "{} bytes", bytes.len());
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_values_over_their_limits_are_no_messages() {
+    fn election_names_and_lease_times_over_limit_are_refused() {
         let lease = LEASE_TIME_MAX + Duration::from_millis(1);
         let call =
             |lease, request| Message::Request(Call { hash: 1, request_id: 1, lease, request }).encode();

@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_of_longer_leases_prolongs_the_silence_after_a_start() {
+    fn longer_promised_lease_extends_the_quarantine() {
         let config = Config::local();
         let silence = |memo: Option<&[u8]>| {
             let mut voter = Voter::new(&config, Controls::default(), Promised::read(memo), 1);
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_term_that_nobody_would_grant_stands_in_the_way_of_none_when_it_is_given_back() {
+    fn released_ungrantable_term_blocks_no_candidate() {
         let mut config = Config::lan();
         config.lease_time = Duration::from_secs(3);
         let at = |seconds| Time {

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_much_more_to_pass_on_than_its_mates() {
+    fn forwarding_load_is_even_within_a_group() {
         for count in [31, 64, 100, 128, 500] {
             let cluster = cluster(count);
             for group in 0..1 << group_bits(count as usize, 30) {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delegate_that_is_late_or_gone_is_passed_over_until_it_is_back() {
+    fn late_or_gone_delegate_is_backed_up_by_the_next() {
         let mut cluster = cluster(100);
         let own = cluster.get_mut(&1).unwrap();
         let group = own.topology.groups[0].clone();

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wish_is_heard_although_an_earlier_one_was_heard_only_in_part() {
+    fn sync_request_during_another_wakes_the_disk_thread() {
         let link = DiskLink::default();
         link.thread.set(std::thread::current()).unwrap();
         // Somebody wished for a sync just as the thread had looked for wishes, and not yet for work.

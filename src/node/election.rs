@@ -311,7 +311,7 @@ mod tests {
     use crate::replica::Setup;
 
     #[test]
-    fn observers_that_go_at_the_same_time_leave_nothing_that_a_later_one_would_take_for_the_truth() {
+    fn dropped_observers_leave_no_stale_leader() {
         let mut config = Config::lan();
         config.voters = vec!["a".to_owned()];
         let addr = ([127, 0, 0, 1], 1).into();

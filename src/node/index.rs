@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn large_values_that_nobody_can_read_any_more_are_freed_at_once() {
+    fn unreachable_large_values_are_freed_at_once() {
         assert_eq!(kept(&vec![0; 1 << 20]), [0; 100]);
         // The control: of small values a batch is kept.
         assert!(kept(&[0; 10]).into_iter().max() > Some(10));

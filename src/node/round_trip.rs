@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_settles_where_what_waits_is_bearable_and_grows_back_when_nothing_does() {
+    fn send_window_settles_at_a_short_queue_and_grows_back() {
         // A link of 8 bytes a microsecond: all that is on its way waits for it.
         let full = |window: u64| NEAR + Duration::from_micros(window / 8);
         let window = after_many(SEND_WINDOW_FAIR, NEAR, full);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_far_peer_has_as_much_on_its_way_as_a_fast_network_takes_however_little_that_is_near_by() {
+    fn send_window_of_a_far_peer_fits_its_round_trip() {
         let far = Duration::from_millis(10);
         assert_eq!(after_many(SEND_WINDOW_MIN, far, |_| far), 1_000_000);
         let farther = Duration::from_millis(200);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_never_so_small_that_it_starves_whatever_the_round_trips_are() {
+    fn send_window_stays_within_its_bounds() {
         let hour = Duration::from_secs(3_600);
         assert_eq!(after_many(SEND_WINDOW_MAX, Duration::ZERO, |_| hour), SEND_WINDOW_MIN);
         assert_eq!(after_many(SEND_WINDOW_MAX, Duration::MAX, |_| Duration::ZERO), SEND_WINDOW_MAX);

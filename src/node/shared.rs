@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waited_for_the_lock_while_the_node_was_closed_does_not_get_it() {
+    fn waiting_for_the_lock_fails_after_close() {
         for _ in 0..200 {
             let shared = shared();
             let begun = std::sync::Barrier::new(2);
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_goes_first_has_the_lock_before_all_who_come_later() {
+    fn lock_first_goes_before_all_later_waiters() {
         let shared = shared();
         let order = Mutex::new(Vec::new());
         for _ in 0..200 {

@@ -414,7 +414,7 @@ mod tests {
     use crate::time::Time;
 
     #[test]
-    fn what_expires_while_the_disk_has_failed_takes_no_room_for_ever_and_is_gone_from_it_in_the_end() {
+    fn expiry_during_a_disk_failure_is_bounded_and_written_later() {
         let at = |seconds| Time {
             mono: Duration::from_secs(seconds),
             wall: Duration::from_secs(1_000_000 + seconds),

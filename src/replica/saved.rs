@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_read_however_much_it_is() {
+    fn stored_rows_are_read_whatever_their_size() {
         let mut key = Vec::new();
         entry::register_key("k", &mut key);
         let dot = |origin| {

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_accepted_when_peers_confirm_it_or_nobody_contradicts() {
+    fn clock_step_is_accepted_if_confirmed_or_uncontradicted() {
         let mut alone = clock();
         assert_eq!(alone.look(at(1, HOUR)), Some(ClockChange::Doubted));
         assert_eq!(alone.look(at(60, HOUR)), None);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_with_peers_drops_nothing_before_one_confirms_its_clock() {
+    fn nothing_is_dropped_before_a_peer_confirms_the_clock() {
         let mut clock = clock();
         assert!(!clock.may_drop(at(59, 0)) && clock.may_drop(at(60, 0)));
         clock.note_others();

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn two_share_what_both_may_and_nobody_gets_less_than_half_while_it_wants_more() {
+    fn two_limited_writers_share_their_rates_fairly() {
         for (a, b) in [(0, 0), (10, 0), (1_000, 10), (10, 1_000), (600, 600), (5_000, 5_000), (500, 500)] {
             for (x, y) in [(500, 500), (1_000, 0), (0, 1_000), (1, 999)] {
                 let (p, q) = (rates(a, x), rates(b, y));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_settles_near_what_the_cluster_takes_and_is_free_again_afterwards() {
+    fn limited_writer_settles_near_the_drain_rate() {
         let mut flow = WriteLimiter::default();
         let drain = 2_000_000;
         // Ten times what is drained; a megabyte behind is a backlog.

@@ -391,7 +391,7 @@ mod tests {
     use crate::wire::{Assembler, Kind, Reader, WireError, Writer};
 
     #[test]
-    fn a_range_that_cannot_be_divided_is_not_asked_about_by_its_children() {
+    fn digest_of_the_children_of_a_deepest_range_is_refused() {
         let now = Time { mono: std::time::Duration::ZERO, wall: std::time::Duration::from_secs(1) };
         let store = |run| Store::new(&Config::lan(), run, run, HashKey::default(), Controls::default());
         let (mut ours, mut theirs) = (store(1), store(2));

@@ -690,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_delegate_knew_breaks_its_chain_whatever_large_rows_were_on_their_way() {
+    fn row_known_to_a_delegate_ends_its_forwarded_claim() {
         let large = vec![b'x'; 70_000];
         for is_ahead in [false, true] {
             let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
@@ -742,7 +742,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_flush_over_a_link_that_had_nothing_to_send_needs_no_comparison() {
+    fn first_flush_of_an_idle_link_needs_no_repair() {
         let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
@@ -763,7 +763,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_sent_for_a_moment_what_is_passed_on_is_told_of_no_chain_through_it() {
+    fn peer_that_missed_forwarded_rows_gets_no_claim_of_them() {
         let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);

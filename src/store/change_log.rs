@@ -205,7 +205,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn every_follower_finds_each_changed_key_once_at_its_latest_revision() {
+    fn log_shows_each_changed_key_once_at_its_latest_revision() {
         let mut log = ChangeLog::new(1);
         let mut latest: BTreeMap<u32, u64> = BTreeMap::new();
         let mut random = 7_u64;

@@ -580,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_spans_keep_the_join_of_their_contexts_at_every_point() {
+    fn overlapping_spans_keep_the_join_at_every_point() {
         let mut cloud = CoverageMap::default();
         let mut plain: BTreeMap<u64, Clocks> = BTreeMap::new();
         let pieces = [(10, 20, 1), (15, 30, 2), (0, 12, 3), (5, 40, 4), (20, 20, 5), (0, 63, 6), (63, 63, 7)];
@@ -609,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cloud_is_empty_once_the_vector_has_caught_up() {
+    fn extra_coverage_is_empty_once_the_vector_caught_up() {
         let mut seen = Coverage::new(HashKey::default());
         seen.cover_range(HashRange::ALL, &context(&[(1, 5), (2, 7)]));
         let place = HashKey::default().place(b"k");
@@ -697,7 +697,7 @@ mod tests {
     }
 
     #[test]
-    fn excess_follows_vector_and_is_computed_once() {
+    fn beyond_vector_follows_the_vector_and_is_computed_once() {
         let mut seen = Coverage::new(HashKey::default());
         let mut theirs = context(&[(1, 5), (2, 7), (3, 9)]);
         let first = seen.beyond_vector(&theirs);
@@ -742,7 +742,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hash_and_excess_are_those_computed_from_scratch(
+        fn vector_hash_and_beyond_vector_match_a_recomputation(
             changes in prop::collection::vec(changes(), 0..40),
             theirs in prop::collection::btree_map(0..8_u64, 1..20_u64, 0..6),
         ) {

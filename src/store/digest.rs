@@ -428,7 +428,7 @@ mod tests {
 
     /// Rows that come and go; the tree is compared with plain sums over all places.
     #[test]
-    fn sums_depend_on_the_set_alone_while_the_table_grows_and_shrinks() {
+    fn digest_sums_depend_on_the_set_of_rows_alone() {
         let hash_key = HashKey::from_words(1, 2);
         let row = |slot: u32| {
             let place = hash_key.place(&slot.to_le_bytes());
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_pieces_of_the_line() {
+    fn hash_ranges_are_intervals_of_the_line() {
         let range = HashRange::ALL.child(5).child(11);
         let place = Place { low: (11 << 4) | 5, high: 0 };
         assert!(range.contains(place));

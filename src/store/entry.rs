@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_keeps_key_value_and_expiry_apart() {
+    fn dot_keeps_key_value_and_expiry_apart() {
         let stamp = Stamp { clock: 9, origin: 4 };
         for expires in [0, 77] {
             let dot = Dot::new(stamp, expires, 3, b"\0abvalue", &mut Vec::new());
@@ -541,7 +541,7 @@ mod tests {
         }
 
         #[test]
-        fn merging_agrees_with_plain_sets_and_tells_when_nothing_changes(a in states(), b in states()) {
+        fn merge_agrees_with_plain_sets_and_reports_no_change(a in states(), b in states()) {
             let both = &a.dots() & &b.dots();
             let unseen_there = &a.dots() - &b.covered;
             let unseen_here = &b.dots() - &a.covered;

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_is_gone_without_a_word_is_noticed() {
+    async fn connections_of_silent_clients_time_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_only_this_machine_may_ask_and_no_foreign_page() {
+    fn without_a_token_only_local_requests_are_allowed() {
         let guard = Guard::new(None);
         for host in ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "127.0.0.1"] {
             assert!(asked(&guard, "/v1/kv", &[("host", host)]), "{host}");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_only_who_has_it_may_ask_for_data() {
+    fn data_requests_need_the_token() {
         let guard = Guard::new(Some("correct horse"));
         let host = ("host", "kv.example:8080");
         assert!(asked(&guard, "/v1/kv", &[host, ("authorization", "Bearer correct horse")]));

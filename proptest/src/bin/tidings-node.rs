@@ -1,8 +1,9 @@
 //! One node in a process of its own, for tests that kill, stop and cut off processes.
 //!
-//! `tidings-node NAME LISTEN SECRET [SEED ..]` tells on its output, a line each: `addr`, `ready`, and what happens to
-//! members. It takes `put KEY VALUE`, `get KEY`, `fill COUNT BYTES`, `len`, `leave`, `living` and `campaign NAME` on its input, and ends when that is
-//! closed, so that no test leaves a process behind. `TIDINGS_VOTERS` has the names of voters, with commas between.
+//! `tidings-node NAME LISTEN SECRET [SEED ..]` writes lines to its output: `addr ADDR` after the start, one line per
+//! member event, and the answers to commands. It reads `put KEY VALUE`, `get KEY`, `fill COUNT BYTES`, `len`, `leave`,
+//! `living` and `campaign NAME` from its input. It ends when its input is closed, so that no test leaves a process
+//! behind. `TIDINGS_VOTERS` holds the names of the voters, separated by commas.
 
 use std::io::Write;
 
@@ -13,7 +14,7 @@ type Failed = Box<dyn std::error::Error>;
 
 fn tell(line: &str) {
     let mut out = std::io::stdout().lock();
-    // Whoever does not listen any more is gone, and the input will say so.
+    // If the reader is gone, the input is closed soon, which ends the process.
     _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
@@ -66,7 +67,7 @@ async fn obey(node: &Node, line: &str) -> Result<(), Failed> {
                     refused += 1;
                     node.writable().await?;
                 }
-                // The reading of commands and the answering of probes go on.
+                // Commands are read and probes are answered in between.
                 tokio::task::yield_now().await;
             }
             tell(&format!("filled {count} refused {refused}"));

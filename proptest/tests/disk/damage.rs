@@ -1,15 +1,19 @@
-//! Directories in which something is wrong: damaged, half made, or not readable at the time.
+//! Directories with a fault: damaged, half made, or not readable at the moment. Bytes are flipped and files truncated
+//! in copies of a good directory. The start must name the damaged file, or find everything that was written.
+//!
+//! What proves that the checks can fail: without the number in the lock file a truncated journal goes unseen, see
+//! `lock_file_number_detects_a_truncated_journal`.
 
 use tidings::OnCorruption;
 
 use super::*;
 
-/// A directory with a table and a journal, and what it holds.
+/// A directory with a table and a journal, and the registers in it.
 async fn filled(folder: &Folder) -> (PathBuf, Vec<(String, Vec<u8>)>) {
     let dir = folder.at("filled");
     let a = start("a", &[], &dir).await;
     for i in 0..180_u32 {
-        // More than the engine keeps in memory, so that there is a table; it does not compress.
+        // More than the engine keeps in memory, and incompressible, so that there is a table.
         let value: Vec<u8> =
             (0..100_000_u32).map(|at| (at.wrapping_mul(0x9e37_79b1 ^ i) >> 13) as u8).collect();
         a.put(format!("large/{i}"), value).unwrap();
@@ -39,7 +43,7 @@ fn rejoining() -> Config {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_damaged_is_named_or_does_no_harm() {
+async fn damaged_file_is_named_or_does_no_harm() {
     let folder = Folder::new();
     let (dir, held) = filled(&folder).await;
     assert!(files(&dir).iter().any(|file| is_table(file)));
@@ -83,7 +87,7 @@ async fn whatever_is_damaged_is_named_or_does_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_node_rejoins_blank_if_it_is_told_to() {
+async fn damaged_node_rejoins_blank_if_configured() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.at("a")).await;
     let (dir, held) = filled(&folder).await;
@@ -106,10 +110,11 @@ async fn a_damaged_node_rejoins_blank_if_it_is_told_to() {
     assert_eq!(start("b", &[&a], &dir).await.len(), held.len() + 1);
 }
 
-/// The engine takes a journal without its end for a shorter one. That this is noticed is due to the number beside it:
-/// without that, the node starts with less than it said was safe.
+/// The engine takes a truncated journal for a shorter one. Only the number of the last transaction in the lock file
+/// shows that writes are missing. The control empties the lock file: then the node starts with fewer rows than it
+/// acknowledged as durable.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journal_that_lost_its_end_is_noticed_by_the_number_beside_it() {
+async fn lock_file_number_detects_a_truncated_journal() {
     let folder = Folder::new();
     let dir = folder.at("a");
     let a = start("a", &[], &dir).await;
@@ -129,9 +134,10 @@ async fn a_journal_that_lost_its_end_is_noticed_by_the_number_beside_it() {
     assert!((1..50).contains(&less), "{less}");
 }
 
-/// A power failure keeps any pages of what was not synced. What was acknowledged is told by the number beside the journal.
+/// After a power failure any page of an unsynced transaction may be missing. The number in the lock file tells which
+/// transactions were acknowledged: an acknowledged one with a hole is damage, a later one is left out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_with_a_hole_is_left_out_if_it_was_not_safe_and_is_damage_if_it_was() {
+async fn hole_in_a_journal_is_damage_only_if_acknowledged() {
     let folder = Folder::new();
     let (dir, trial) = (folder.at("a"), folder.at("trial"));
     let a = start("a", &[], &dir).await;
@@ -176,7 +182,7 @@ async fn a_transaction_with_a_hole_is_left_out_if_it_was_not_safe_and_is_damage_
         );
         assert!(
             value == 2 || fs::read(&journal).unwrap() == bytes,
-            "what is damaged elsewhere is left as it is"
+            "a journal that is damaged before its last transaction must not be changed"
         );
     }
     assert_eq!(held.len(), 2);
@@ -184,13 +190,13 @@ async fn a_transaction_with_a_hole_is_left_out_if_it_was_not_safe_and_is_damage_
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_at_the_time_is_not_taken_for_damage() {
+async fn unreadable_file_is_not_taken_for_damage() {
     let folder = Folder::new();
     let (dir, held) = filled(&folder).await;
     let table = files(&dir).into_iter().find(|file| is_table(file)).unwrap();
     let aside = folder.at("aside");
     fs::rename(&table, &aside).unwrap();
-    // It leads to itself: as with too many open files, nothing is known about what is in it.
+    // A symbolic link to itself cannot be opened. As with too many open files, nothing is known about the content.
     std::os::unix::fs::symlink(&table, &table).unwrap();
     let refused = builder("a", &[]).config(rejoining()).data_dir(&dir).start().await.unwrap_err();
     assert!(matches!(&refused, StartError::DataDir { .. }), "{refused}");
@@ -198,9 +204,9 @@ async fn what_cannot_be_read_at_the_time_is_not_taken_for_damage() {
     assert!(registers(&start("a", &[], &dir).await) == held);
 }
 
-/// Both, at all places where a start or a rejoin can be interrupted.
+/// A first start and a rejoin are interrupted at every place where that is possible.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_start_and_a_rejoin_that_were_interrupted_are_gone_on_with() {
+async fn interrupted_first_start_and_rejoin_are_continued() {
     let folder = Folder::new();
     let dir = folder.at("a");
     fs::create_dir_all(dir.join("store")).unwrap();
@@ -210,7 +216,7 @@ async fn a_first_start_and_a_rejoin_that_were_interrupted_are_gone_on_with() {
     a.put("k", "v").unwrap().durable().await.unwrap();
     a.shutdown().await;
     assert!(!dir.join("making").exists());
-    // What was written is never taken for half made.
+    // A directory with data is never taken for half made, whatever the marker says.
     fs::write(dir.join("making"), "").unwrap();
     let a = start("a", &[], &dir).await;
     assert_eq!(a.len(), 1);
@@ -237,9 +243,9 @@ async fn a_first_start_and_a_rejoin_that_were_interrupted_are_gone_on_with() {
     }
 }
 
-/// Two that find it damaged at the same time: whoever is first keeps the directory for itself.
+/// Two nodes find the directory damaged at the same time. The first keeps its lock during the rejoin, the second fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rejoin_never_lets_go_of_its_directory() {
+async fn rejoin_never_releases_its_directory() {
     let folder = Folder::new();
     let dir = folder.at("a");
     start("a", &[], &dir).await.shutdown().await;

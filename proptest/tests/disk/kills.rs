@@ -1,8 +1,10 @@
-//! A process that is killed.
+//! A process that writes under load and is killed at random moments. After each kill its directory must hold every
+//! operation that was acknowledged as durable. The negative control of this rule is `EarlyPromise` in
+//! `faulty_disks.rs`.
 
 use super::*;
 
-/// The tasks of the writing process, and the keys of each.
+/// Tasks of the writing process, and keys per task.
 const TASKS: u64 = 4;
 const KEYS: u64 = 10;
 
@@ -10,15 +12,15 @@ fn key(task: u64, op: u64) -> String {
     format!("t{task}/{}", op % KEYS)
 }
 
-/// What an operation leaves under its key: each key is put twice, then deleted.
+/// The value that an operation leaves under its key. Each key is put twice, then deleted.
 fn outcome(op: u64) -> Option<Vec<u8>> {
     (op / KEYS % 3 != 2).then(|| op.to_string().into_bytes())
 }
 
-/// Not a test: the process that the next test kills. Each of its tasks writes one operation after another, and says
-/// which are durable.
+/// Not a test: the process that the test below starts and kills. Each of its tasks writes one operation after another
+/// and prints those that are durable.
 #[test]
-#[ignore = "it is started, and killed, by the test below"]
+#[ignore = "started and killed by the test below"]
 fn writer_process() {
     let Ok(text) = std::env::var("TIDINGS_WRITER") else { return };
     let mut words = text.split_whitespace();
@@ -28,7 +30,7 @@ fn writer_process() {
     runtime.block_on(async {
         let seeds = seeds.split(',').map(str::to_owned);
         let node = builder("writer", &[]).seeds(seeds).data_dir(dir).start().await.unwrap();
-        // What was under way at the last kill may have reached the others alone; a delete has to see it.
+        // An operation in progress at the last kill may have reached the other nodes only. A delete must see it first.
         node.ready().await.unwrap();
         let write = |(task, first): (usize, u64)| {
             let node = node.clone();
@@ -49,8 +51,8 @@ fn writer_process() {
     });
 }
 
-/// Kills the writer after so many acknowledgements, and reads what else it had said. Answers the last operation that
-/// each task was told is durable.
+/// Starts the writer, kills it after `acks` acknowledgements, and reads the rest of its output. Updates in `acked` the
+/// last operation of each task that was acknowledged as durable.
 fn write_and_kill(dir: &Path, seeds: &str, acked: &mut [Option<u64>], acks: usize) {
     use std::io::{BufRead, BufReader};
     let firsts: Vec<String> = acked.iter().map(|op| op.map_or(0, |op| op + 1).to_string()).collect();
@@ -69,7 +71,7 @@ fn write_and_kill(dir: &Path, seeds: &str, acked: &mut [Option<u64>], acks: usiz
     };
     let mut left = acks;
     while left > 0 {
-        let line = lines.next().expect("it writes until it is killed").unwrap();
+        let line = lines.next().expect("the writer prints until it is killed").unwrap();
         left -= usize::from(ack(&line).is_some());
     }
     process.kill().unwrap();
@@ -77,7 +79,7 @@ fn write_and_kill(dir: &Path, seeds: &str, acked: &mut [Option<u64>], acks: usiz
     process.wait().unwrap();
 }
 
-/// Whether a node has what each task was told is durable. The operation that was under way may have happened.
+/// Asserts that a node holds every acknowledged operation. The operation in progress at the kill may have happened too.
 fn check_acked(node: &Node, acked: &[Option<u64>]) {
     for (task, last) in acked.iter().enumerate() {
         let under_way = last.map_or(0, |op| op + 1);
@@ -90,9 +92,9 @@ fn check_acked(node: &Node, acked: &[Option<u64>]) {
     }
 }
 
-/// `TIDINGS_KILLS` sets how often: 200 for the long run.
+/// `TIDINGS_KILLS` sets the number of kills, 10 by default; the long run has 200.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_killed_under_load_loses_nothing_that_it_said_was_safe() {
+async fn killed_process_loses_no_acknowledged_write() {
     let kills = std::env::var("TIDINGS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let mut dice = tidings_proptest::Dice::new(7);
     let folder = Folder::new();
@@ -113,7 +115,7 @@ async fn a_process_killed_under_load_loses_nothing_that_it_said_was_safe() {
             acked
         });
         acked = killing.await.unwrap();
-        // Alone, so that nobody else brings back what it lost.
+        // Without peers, so that no other node restores what the disk lost.
         let alone = builder("alone", &[]).data_dir(&dir).start().await.unwrap();
         check_acked(&alone, &acked);
         alone.shutdown().await;

@@ -1,4 +1,7 @@
-//! Real nodes with real directories: restarts, failing disks and snapshots; damage; kills at random moments.
+//! Real nodes with real directories: restarts, failing disks, snapshots and the format of the first version here,
+//! damaged files in `damage`, killed processes in `kills`.
+//!
+//! The rules of durability are tested in the simulator, with negative controls, in `faulty_disks.rs` and `stories.rs`.
 
 mod damage;
 mod kills;
@@ -16,7 +19,7 @@ use tidings::{
 };
 use tidings_proptest::{GUARD, guarded};
 
-/// A folder that vanishes with its test.
+/// A temporary folder that is removed at the end of its test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -69,12 +72,12 @@ async fn start(name: &str, seeds: &[&Node], dir: &Path) -> Node {
     node
 }
 
-/// What the registers of a node are.
+/// All registers of a node: keys and values.
 fn registers(node: &Node) -> Vec<(String, Vec<u8>)> {
     node.scan("").iter().map(|entry| (entry.key().to_owned(), entry.value().to_vec())).collect()
 }
 
-/// Waits until all have the same state and have seen the same.
+/// Waits until all nodes have equal roots and equal vectors.
 async fn agree(nodes: &[&Node]) {
     guarded(async {
         let state = |node: &Node| node.status().store.map(|store| (store.root, store.seen));
@@ -98,9 +101,9 @@ async fn event(node: &Node, is_it: impl Fn(&NodeEvent) -> bool) -> NodeEvent {
     .await
 }
 
-/// As with a time limit around it, at any of the places where it waits.
+/// The start is dropped at each of the places where it waits, as a time limit around it would do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_that_nobody_waits_for_any_more_gives_its_directory_back() {
+async fn cancelled_start_releases_its_directory() {
     let folder = Folder::new();
     let dir = folder.at("a");
     start("a", &[], &dir).await.shutdown().await;
@@ -137,7 +140,7 @@ async fn a_restart_finds_everything_and_is_a_new_run() {
     a.put_with("soon", "v", PutOptions::new().ttl(Duration::from_secs(3_600))).unwrap();
     a.set("s").add("x").unwrap();
     a.counter("c").add(7).unwrap();
-    // A shutdown writes what nobody waited for.
+    // A shutdown writes also what nobody waited for.
     a.shutdown().await;
     let before = (a.status().run, a.status().store.unwrap().root);
     let a = start("a", &[], &folder.0).await;
@@ -154,7 +157,7 @@ async fn a_restart_finds_everything_and_is_a_new_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_changes_while_the_disk_is_taking_it_is_found_as_it_was_last() {
+async fn rows_changed_during_a_transaction_keep_the_last_value() {
     let folder = Folder::new();
     let config = || {
         let mut config = Config::local();
@@ -163,7 +166,7 @@ async fn what_changes_while_the_disk_is_taking_it_is_found_as_it_was_last() {
     };
     for round in 0..4 {
         let a = builder("a", &[]).config(config()).data_dir(&folder.0).start().await.unwrap();
-        // Many times the rows of one part, written, removed, and expired and written again while parts are taken.
+        // Many times the rows of one part. Keys are written, removed, expired and written again while parts are taken.
         for write in 0..60_000_u32 {
             let key = format!("k{}", write.wrapping_mul(2_654_435_761) % 12_000);
             match write % 7 {
@@ -181,7 +184,7 @@ async fn what_changes_while_the_disk_is_taking_it_is_found_as_it_was_last() {
             let entries = node.scan("").into_iter().filter(|entry| entry.expires_at().is_none());
             entries.map(|entry| (entry.key().to_owned(), entry.value().to_vec())).collect::<Vec<_>>()
         };
-        // A row that is not what it was would not add up to the root that was written with it, and be refused.
+        // A wrong row would not add up to the root in the same transaction, and the start would fail.
         let b = builder("a", &[]).config(config()).data_dir(&folder.0).start().await.unwrap();
         assert_eq!(lasting(&b), lasting(&a));
         b.shutdown().await;
@@ -189,10 +192,10 @@ async fn what_changes_while_the_disk_is_taking_it_is_found_as_it_was_last() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_who_wait_share_their_syncs_and_each_learns_of_its_own_write() {
+async fn waiting_writers_share_disk_syncs() {
     let folder = Folder::new();
     let mut config = Config::local();
-    // Nobody waits for an interval that he did not ask for.
+    // The interval is an hour; a wait for `durable` must cause a sync at once.
     config.durability = Durability::Interval(Duration::from_secs(3_600));
     let a = builder("a", &[]).config(config).data_dir(&folder.0).start().await.unwrap();
     let writers = (0..200).map(|i| {
@@ -221,10 +224,10 @@ async fn a_directory_belongs_to_one_node_at_a_time() {
     assert!(matches!(error, StartError::DataDir { .. }), "{error}");
 }
 
-/// A process that is just being started has, for a moment, every file that its parent has.
+/// A child process inherits, for a moment at its start, every open file of its parent, the locked one included.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_is_free_after_a_shutdown_although_the_program_starts_others_all_the_time() {
+async fn directory_is_free_after_shutdown_despite_child_processes() {
     let folder = Folder::new();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let halt = stop.clone();
@@ -259,7 +262,7 @@ async fn an_old_backup_and_a_cloned_image_are_harmless() {
     b.put("later", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
     a.delete("gone").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
     b.shutdown().await;
-    // The backup lacks writes of its own node, and still has what was deleted since.
+    // The backup lacks later writes of its own node, and still holds a value that was deleted since.
     let b = start("b", &[&a], &folder.at("backup")).await;
     let clone = start("c", &[&a, &b], &folder.at("clone")).await;
     b.put("from", "b").unwrap();
@@ -273,7 +276,7 @@ async fn an_old_backup_and_a_cloned_image_are_harmless() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_refuses_writes_while_reads_and_replication_go_on_until_there_is_room() {
+async fn full_disk_refuses_writes_until_there_is_room() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.0).await;
     let b = builder("b", &[&a]).start().await.unwrap();
@@ -305,7 +308,7 @@ async fn a_full_disk_refuses_writes_while_reads_and_replication_go_on_until_ther
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_cannot_sync_acknowledges_nothing_and_says_so() {
+async fn disk_that_cannot_sync_acknowledges_nothing() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.0).await;
     a.put("safe", "v").unwrap().durable().await.unwrap();
@@ -347,7 +350,7 @@ async fn a_snapshot_starts_a_node_where_no_peer_can_be_reached() {
     b.put("own", "v").unwrap().durable().await.unwrap();
     let restored = registers(&b);
     b.shutdown().await;
-    // From now on the directory is what counts.
+    // The directory holds data now, so that the snapshot is ignored.
     let b = builder("b", &[&a]).data_dir(&dir).restore(&file).start().await.unwrap();
     assert_eq!(registers(&b), restored);
     agree(&[&a, &b]).await;
@@ -355,7 +358,7 @@ async fn a_snapshot_starts_a_node_where_no_peer_can_be_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshots_that_are_taken_at_the_same_time_do_not_touch_each_other() {
+async fn concurrent_snapshots_do_not_interfere() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.at("a")).await;
     let value = vec![b'x'; 10_000];
@@ -376,11 +379,11 @@ async fn snapshots_that_are_taken_at_the_same_time_do_not_touch_each_other() {
         assert_eq!(restored.len(), 500);
     }
     assert_eq!(fs::read(beside).unwrap(), b"somebody else's");
-    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 5, "and nothing else is left");
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 5, "the folder holds a file that is no snapshot");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_waits_for_the_disk_of_a_node_that_panics_is_told_of_its_end() {
+async fn durable_wait_ends_when_the_node_panics() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.at("a")).await;
     let receipt = a.put("k", "v").unwrap();
@@ -413,13 +416,13 @@ async fn a_damaged_snapshot_is_refused_wherever_the_damage_is() {
     builder("b", &[]).restore(&file).start().await.unwrap();
 }
 
-// What this version writes must be readable for ever.
+// What version 1 wrote must stay readable for ever.
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/disk-v1")
 }
 
-/// Not a test: writes the fixture anew. Only ever for a new version, and then beside the old one.
+/// Not a test: writes the fixture. To be run for a new disk version only, into a new directory beside the old one.
 #[tokio::test]
 #[ignore = "it writes the fixture"]
 async fn write_fixture() {
@@ -429,7 +432,7 @@ async fn write_fixture() {
     a.delete("gone").unwrap();
     a.put_with("late", "v", PutOptions::new().ttl(Duration::from_secs(3_600 * 24 * 365 * 100))).unwrap();
     a.set("s").add("x").unwrap();
-    // After a failure the engine writes its tables anew: then there are tables and a journal.
+    // After a failure the engine writes its tables anew, so that the fixture has tables and a journal.
     a.fail_disk(Some(ErrorKind::StorageFull));
     a.put("k", "v").unwrap();
     event(&a, |event| matches!(event, NodeEvent::DiskFailed { .. })).await;
@@ -439,12 +442,12 @@ async fn write_fixture() {
     a.snapshot(fixture().with_extension("snapshot")).await.unwrap();
     a.shutdown().await;
     drop(a);
-    // The engine cuts its journal to what is in it when it opens it.
+    // The engine truncates its journal to its content when it opens it.
     start("a", &[], &fixture()).await.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_first_version_wrote_is_read() {
+async fn first_disk_version_is_still_read() {
     let folder = Folder::new();
     copy(&fixture(), &folder.at("a"));
     let a = start("a", &[], &folder.at("a")).await;

@@ -475,7 +475,7 @@ mod tests {
 
     /// A disk that was full has little room at first.
     #[test]
-    fn a_journal_that_is_written_anew_takes_the_room_of_what_is_in_it() {
+    fn rewritten_journal_takes_only_the_room_of_its_content() {
         let dir = std::env::temp_dir().join(format!("tidings-engine-{}", std::process::id()));
         _ = fs::remove_dir_all(&dir);
         let mut engine = Engine::new(&dir).unwrap();

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_row_after_row_has_in_common_is_told_once() {
+    fn common_part_of_row_contexts_is_sent_once() {
         let mut contexts = RowContexts::default();
         let mut context = Clocks { dots: (0..100).map(|origin| (origin, 1)).collect() };
         let mut told = |context: &Clocks| {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn few_bytes_do_not_make_contexts_without_end() {
+    fn decoded_row_contexts_are_bounded() {
         let (mut here, mut there) = (RowContexts::default(), RowContexts::default());
         let mut writer = Writer::new(Kind::Tail);
         let mut context = Clocks { dots: (0..10_000).map(|origin| (origin, 1)).collect() };
