@@ -25,19 +25,11 @@ use crate::store::entry::Revision;
 use crate::store::watch::Watches;
 use crate::store::{Refusal, Store};
 use crate::time::Time;
+pub use crate::wire::Lane;
 use crate::wire::{Kind, WireError, Writer};
 
 /// Names a link between two replicas; chosen by whoever drives them.
 pub type LinkId = u64;
-
-/// Which of a link's two streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lane {
-    /// Live writes.
-    Live,
-    /// Repair and joining, at lower priority.
-    Bulk,
-}
 
 /// What happened outside.
 #[derive(Clone, Copy, Debug)]
@@ -206,13 +198,6 @@ const TOGETHER_BYTES: usize = 1_024;
 const SUPPRESSED_INTERVALS_MAX: u32 = 64;
 
 /// What a check says beside the digest.
-const CHECK_REPLY: u8 = 1;
-const CHECK_IN_FLUX: u8 = 2;
-const CHECK_RATES: u8 = 4;
-/// The sender's wall clock follows. Only a reply has it, unless the clock is in doubt.
-const CHECK_CLOCK: u8 = 8;
-/// The sender may hold something else than a peer that has merged the same.
-const CHECK_INCOMPARABLE: u8 = 16;
 
 /// The part of [`Config::lag_bytes_max`] from which on there is a backlog.
 const BACKLOG_DIVISOR: u64 = 4;

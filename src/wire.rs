@@ -1,674 +1,56 @@
-//! Messages: how they are laid out, and the bounds that decoding keeps.
+//! Messages: how they are laid out, who writes and reads them, and the bounds that decoding keeps.
 //!
-//! A stream carries frames: four bytes of length, one of version, one of kind, then the body. Everything a frame
-//! holds is read in place; nothing is allocated on the word of a length that the frame itself does not bear out.
-//! `bincode` lays out the single numbers and byte strings; the order of the fields is ours and is fixed per version.
-
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use crate::store::coverage::{
-    ClaimBounds, Clocks, HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, PeerRegions, RegionCoverage,
-    raise_clock,
-};
-use crate::store::digest::{FAN, HashKey, HashRange};
-use crate::store::entry::{DOTS_MAX, Dot, DotSet};
-use crate::store::{PeerRow, Refusal};
-use crate::time::Stamp;
-
-/// The version of everything on the wire.
-pub(crate) const WIRE_VERSION: u8 = 1;
-
-/// The largest frame that is accepted: a row with several values of the greatest size.
-pub const FRAME_BYTES_MAX: usize = 68 << 20;
-
-/// Frames are cut at about this size. To merge one takes a receiver about a tenth of a millisecond, in which nothing else
-/// gets on: with 64 KiB, round trips under load took nearly twice as long, and the writers were no faster.
-pub(crate) const FRAME_BYTES_TARGET: usize = 16 << 10;
-
-/// What most frames have room in.
-const USUAL_BYTES: usize = 256;
-
-/// Length, version, kind.
-const FRAME_HEADER_BYTES: usize = 6;
-
-const CONFIG: bincode::config::Configuration<
-    bincode::config::LittleEndian,
-    bincode::config::Varint,
-    bincode::config::Limit<FRAME_BYTES_MAX>,
-> = bincode::config::standard().with_limit::<FRAME_BYTES_MAX>();
-
-/// What is wrong with bytes that came from a peer. The link they came over is broken; nothing of the frame is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WireError {
-    /// The frame does not have the form of its kind.
-    #[error("malformed frame")]
-    Form,
-    /// The frame is of a version that this library does not speak.
-    #[error("unknown wire version {0}")]
-    Version(u8),
-    /// A frame of this kind has no place here.
-    #[error("unexpected frame of kind {0}")]
-    Kind(u8),
-    /// The frame is larger than [`FRAME_BYTES_MAX`].
-    #[error("frame of {0} bytes is over the limit")]
-    TooLarge(usize),
-    /// The peer sent more of something than a named limit permits.
-    #[error("more items than the limit permits")]
-    TooMany,
-    /// The peer claims writes that it cannot know of: further in the future than clocks may differ, or of this
-    /// replica's own run and beyond what it has written.
-    #[error("a claim beyond what the peer can know")]
-    Claim,
-}
-
-/// Declares [`Kind`] and its reading from a byte in one place, so that no kind can be missing in either.
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident = $byte:literal,)+) => {
-        /// What a frame is about.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub(crate) enum Kind {
-            $($(#[$doc])* $kind = $byte,)+
-        }
-
-        impl Kind {
-            fn from_byte(byte: u8) -> Result<Self, WireError> {
-                match byte {
-                    $($byte => Ok(Self::$kind),)+
-                    _ => Err(WireError::Kind(byte)),
-                }
-            }
-        }
-    };
-}
-
-kinds! {
-    Hello = 1,
-    Ack = 2,
-    Tail = 3,
-    Start = 4,
-    Items = 5,
-    Check = 6,
-    /// Asks the peer to state its position, once it has everything before this on the stream.
-    AckRequest = 7,
-    /// A datagram of the failure detector.
-    Swim = 8,
-    /// Who is believed to live, in part or as hashes.
-    Roster = 9,
-    /// Asks who covers an event, or answers that.
-    Covers = 10,
-    /// A piece of a row too large for a frame among others.
-    Piece = 11,
-    /// A datagram between a voter and a node that campaigns, leads or observes.
-    Election = 12,
-    /// The session is given up for now; its sender will begin a new one.
-    Deferred = 13,
-    /// How much of a large row its receiver kept when the transfer was broken off.
-    Partial = 14,
-}
-
-/// From this size on a frame gets the room of a full one.
-const FRAME_GROWS_BYTES: usize = 2 << 10;
-/// One that has reached [`FRAME_BYTES_TARGET`], with the row that did it.
-const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
-
-/// How a context is told: by places under the session's hash key, under others as well, or as one told before. Or not at
-/// all, where there are more than a session tells: then nothing may be concluded for the range from what is told.
-const HERE: u8 = 0;
-const LEFTOVER: u8 = 1;
-const AGAIN: u8 = 2;
-const UNTOLD: u8 = 3;
-
-/// Contexts that are told along with one range, or with one more for the children of a digest. Writers keep within that:
-/// they divide a range that has more than a few contexts of its own, and tell each leftover once for each child.
-const LIST_MAX: usize = 2 * FAN * LEFTOVERS_MAX;
-
-/// The leftovers that one direction of a session has told, in their order. Both ends keep the same.
-#[derive(Debug, Default)]
-pub(crate) struct LeftoverTable {
-    all: Vec<RegionCoverage>,
-    items: usize,
-    is_unlimited: bool,
-}
-
-/// How a writer tells one context.
-enum Telling {
-    Here,
-    New,
-    Again(usize),
-}
-
-impl LeftoverTable {
-    /// For a disk, which names every hash key: there all contexts beyond the vector look like leftovers.
-    pub(crate) fn unlimited() -> Self {
-        Self { is_unlimited: true, ..Self::default() }
-    }
-
-    /// False if it has no room: more than [`LEFTOVERS_MAX`] with [`LEFTOVER_ITEMS_MAX`] items are neither told nor taken.
-    fn remember(&mut self, region: &RegionCoverage) -> bool {
-        let items = self.items + region.items();
-        let has_room = self.all.len() < LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_MAX;
-        if has_room || self.is_unlimited {
-            self.all.push(region.clone());
-            self.items = items;
-            return true;
-        }
-        false
-    }
-
-    /// How a context is told next; `None` if it cannot be.
-    fn telling(&mut self, region: &RegionCoverage, hash_key: HashKey) -> Option<Telling> {
-        if region.regions.len() == 1 && region.regions.contains_key(&hash_key) {
-            return Some(Telling::Here);
-        }
-        let known = self.all.iter().position(|known| known == region);
-        known.map(Telling::Again).or_else(|| self.remember(region).then_some(Telling::New))
-    }
-}
-
-/// Builds one frame.
-pub(crate) struct Writer {
-    out: Vec<u8>,
-}
-
-impl Writer {
-    pub(crate) fn new(kind: Kind) -> Self {
-        let mut out = Vec::with_capacity(USUAL_BYTES);
-        out.extend_from_slice(&[0, 0, 0, 0, WIRE_VERSION, kind as u8]);
-        Self { out }
-    }
-
-    /// Bytes that are no frame, for the disk.
-    pub(crate) fn plain() -> Self {
-        Self::plain_in(Vec::new())
-    }
-
-    /// The same, in the room of something that is no longer needed.
-    pub(crate) fn plain_in(mut room: Vec<u8>) -> Self {
-        room.clear();
-        Self { out: room }
-    }
-
-    pub(crate) fn into_plain(self) -> Vec<u8> {
-        self.out
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.out.len()
-    }
-
-    /// Whether more belongs in this frame. One that becomes a large one gets all its room at once: what grows by doubling
-    /// has up to twice the room it needs, and leaves holes behind.
-    pub(crate) fn has_room(&mut self) -> bool {
-        if self.out.len() >= FRAME_GROWS_BYTES && self.out.capacity() < FULL_BYTES {
-            self.out.reserve_exact(FULL_BYTES - self.out.len());
-        }
-        self.out.len() < FRAME_BYTES_TARGET
-    }
-
-    pub(crate) fn truncate(&mut self, len: usize) {
-        self.out.truncate(len);
-    }
-
-    /// The frame for a stream.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
-        let len = (self.out.len() - 4) as u32;
-        self.out[..4].copy_from_slice(&len.to_le_bytes());
-        if self.out.capacity() > 2 * self.out.len().max(USUAL_BYTES) {
-            self.out.shrink_to_fit();
-        }
-        self.out
-    }
-
-    /// The frame for a datagram, which knows its own length.
-    pub(crate) fn finish_datagram(mut self) -> Vec<u8> {
-        self.out.drain(..4);
-        self.out
-    }
-
-    fn encode(&mut self, value: impl bincode::Encode) {
-        bincode::encode_into_std_write(value, &mut self.out, CONFIG).expect("memory takes any value");
-    }
-
-    pub(crate) fn byte(&mut self, byte: u8) {
-        self.out.push(byte);
-    }
-
-    /// A number that is usually small.
-    pub(crate) fn varint(&mut self, number: u64) {
-        self.encode(number);
-    }
-
-    /// A number that looks random.
-    pub(crate) fn u64_le(&mut self, word: u64) {
-        self.out.extend_from_slice(&word.to_le_bytes());
-    }
-
-    pub(crate) fn u16_le(&mut self, short: u16) {
-        self.out.extend_from_slice(&short.to_le_bytes());
-    }
-
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        self.encode(bytes);
-    }
-
-    /// Bytes up to the end of the frame.
-    pub(crate) fn rest(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
-    }
-
-    pub(crate) fn hash_key(&mut self, hash_key: HashKey) {
-        let (a, b) = hash_key.words();
-        self.u64_le(a);
-        self.u64_le(b);
-    }
-
-    pub(crate) fn clock_entries(&mut self, dots: impl Iterator<Item = (u64, u64)>) {
-        let dots: Vec<(u64, u64)> = dots.collect();
-        self.varint(dots.len() as u64);
-        self.out.reserve(16 * dots.len());
-        for (origin, clock) in dots {
-            self.u64_le(origin);
-            self.u64_le(clock);
-        }
-    }
-
-    pub(crate) fn clocks(&mut self, context: Option<&Clocks>) {
-        self.clock_entries(
-            context.into_iter().flat_map(|context| context.dots.iter()).map(|(o, c)| (*o, *c)),
-        );
-    }
-
-    /// Depth and tag share a byte.
-    pub(crate) fn range(&mut self, tag: u8, range: HashRange) {
-        self.byte((tag << 4) | (range.depth / crate::store::digest::FAN_BITS) as u8);
-        self.varint(range.index);
-    }
-
-    /// Contexts by region. One that other hash keys restrict concerns many ranges: it is told once in a stream, and by
-    /// its number after that. Where the table has no room for one, the reader learns that it was not told.
-    pub(crate) fn regions(
-        &mut self,
-        regions: &[RegionCoverage],
-        hash_key: HashKey,
-        told: &mut LeftoverTable,
-    ) {
-        let telling = |region| Some((region, told.telling(region, hash_key)?));
-        let tellings: Vec<(&RegionCoverage, Telling)> = regions.iter().filter_map(telling).collect();
-        let is_whole = tellings.len() == regions.len();
-        self.varint(tellings.len() as u64 + u64::from(!is_whole));
-        for (region, telling) in tellings {
-            match telling {
-                Telling::Here => {
-                    self.byte(HERE);
-                    self.intervals(&region.regions[&hash_key]);
-                    self.clocks(Some(&region.clocks));
-                }
-                Telling::New => self.leftover(region),
-                Telling::Again(at) => {
-                    self.byte(AGAIN);
-                    self.varint(at as u64);
-                }
-            }
-        }
-        if !is_whole {
-            self.byte(UNTOLD);
-        }
-    }
-
-    /// The same for the disk: each is told once, with every hash key.
-    pub(crate) fn extra_regions(&mut self, regions: &[RegionCoverage]) {
-        self.varint(regions.len() as u64);
-        regions.iter().for_each(|region| self.leftover(region));
-    }
-
-    fn leftover(&mut self, region: &RegionCoverage) {
-        self.byte(LEFTOVER);
-        self.varint(region.regions.len() as u64);
-        for (key, intervals) in &*region.regions {
-            self.hash_key(*key);
-            self.intervals(intervals);
-        }
-        self.clocks(Some(&region.clocks));
-    }
-
-    fn intervals(&mut self, intervals: &HashIntervals) {
-        self.varint(intervals.len() as u64);
-        for (first, last) in intervals.iter() {
-            self.u64_le(first);
-            self.varint(last - first);
-        }
-    }
-
-    pub(crate) fn row(&mut self, dot_set: &DotSet, context: Option<&Clocks>) {
-        self.dot_set(dot_set);
-        self.clocks(context);
-    }
-
-    /// A key and what it holds.
-    pub(crate) fn dot_set(&mut self, dot_set: &DotSet) {
-        self.bytes(dot_set.key());
-        self.dots(dot_set);
-    }
-
-    /// What a key holds, without the key.
-    pub(crate) fn dots(&mut self, dot_set: &DotSet) {
-        self.varint(dot_set.dots().len() as u64);
-        for dot in dot_set.dots() {
-            self.u64_le(dot.stamp().clock);
-            self.u64_le(dot.stamp().origin);
-            self.varint(dot.expires());
-            self.varint(dot.value().len() as u64);
-            self.rest(dot.value());
-        }
-    }
-}
-
-/// Reads one frame in place.
-pub(crate) struct Reader<'a> {
-    rest: &'a [u8],
-    /// What its sender may claim; nothing limits what this node's own disk says.
-    bounds: Option<ClaimBounds>,
-    /// Scratch for the rows.
-    text: Vec<u8>,
-    room: Vec<u8>,
-}
-
-impl<'a> Reader<'a> {
-    /// `frame` begins with the version.
-    pub(crate) fn new(frame: &'a [u8]) -> Result<(Kind, Self), WireError> {
-        match frame {
-            [WIRE_VERSION, kind, rest @ ..] => Ok((Kind::from_byte(*kind)?, Self::plain(rest))),
-            [version, _, ..] => Err(WireError::Version(*version)),
-            _ => Err(WireError::Form),
-        }
-    }
-
-    /// Reads bytes that are no frame.
-    pub(crate) fn plain(rest: &'a [u8]) -> Self {
-        Self { rest, bounds: None, text: Vec::new(), room: Vec::new() }
-    }
-
-    /// From here on every claim has to keep within these bounds.
-    #[must_use]
-    pub(crate) fn within(mut self, bounds: Option<ClaimBounds>) -> Self {
-        self.bounds = bounds;
-        self
-    }
-
-    pub(crate) fn bounds(&self) -> Option<ClaimBounds> {
-        self.bounds
-    }
-
-    /// Takes a claim, if its sender may make it.
-    pub(crate) fn check_claim(&self, stamp: Stamp) -> Result<Stamp, WireError> {
-        let is_permitted = self.bounds.is_none_or(|bounds| bounds.permits(stamp));
-        if is_permitted { Ok(stamp) } else { Err(WireError::Claim) }
-    }
-
-    /// Bytes that are left.
-    pub(crate) fn left(&self) -> usize {
-        self.rest.len()
-    }
-
-    pub(crate) fn is_at_end(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    pub(crate) fn end(self) -> Result<(), WireError> {
-        if self.is_at_end() { Ok(()) } else { Err(WireError::Form) }
-    }
-
-    fn decode<T: bincode::BorrowDecode<'a, ()>>(&mut self) -> Result<T, WireError> {
-        let (value, used) =
-            bincode::borrow_decode_from_slice(self.rest, CONFIG).map_err(|_| WireError::Form)?;
-        self.rest = &self.rest[used..];
-        Ok(value)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (array, rest) = self.rest.split_first_chunk::<N>().ok_or(WireError::Form)?;
-        self.rest = rest;
-        Ok(*array)
-    }
-
-    pub(crate) fn byte(&mut self) -> Result<u8, WireError> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    pub(crate) fn varint(&mut self) -> Result<u64, WireError> {
-        self.decode()
-    }
-
-    pub(crate) fn u64_le(&mut self) -> Result<u64, WireError> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    pub(crate) fn u16_le(&mut self) -> Result<u16, WireError> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], WireError> {
-        self.decode()
-    }
-
-    /// The same, however many they are.
-    pub(crate) fn long_bytes(&mut self) -> Result<&'a [u8], WireError> {
-        let count = self.count(1)?;
-        let (bytes, rest) = self.rest.split_at(count);
-        self.rest = rest;
-        Ok(bytes)
-    }
-
-    /// Bytes up to the end of the frame.
-    pub(crate) fn rest(self) -> &'a [u8] {
-        self.rest
-    }
-
-    /// How many items follow, each of at least `least` bytes: never more than the frame can hold.
-    pub(crate) fn count(&mut self, least: usize) -> Result<usize, WireError> {
-        let count = usize::try_from(self.varint()?).map_err(|_| WireError::Form)?;
-        if count.saturating_mul(least) > self.rest.len() { Err(WireError::Form) } else { Ok(count) }
-    }
-
-    pub(crate) fn hash_key(&mut self) -> Result<HashKey, WireError> {
-        Ok(HashKey::from_words(self.u64_le()?, self.u64_le()?))
-    }
-
-    /// Joins a list of origins and clocks into a context.
-    pub(crate) fn join_clocks(&mut self, into: &mut Arc<Clocks>) -> Result<Vec<Stamp>, WireError> {
-        let count = self.count(16)?;
-        let mut dots = Vec::with_capacity(count);
-        for _ in 0..count {
-            dots.push(self.clock_entry()?);
-        }
-        if !dots.is_empty() {
-            let into = Arc::make_mut(into);
-            dots.iter().for_each(|dot| raise_clock(into, *dot));
-        }
-        Ok(dots)
-    }
-
-    pub(crate) fn clocks(&mut self) -> Result<Option<Arc<Clocks>>, WireError> {
-        // Nearly every row comes without one: nothing is allocated then.
-        let mut context = None;
-        for _ in 0..self.count(16)? {
-            raise_clock(context.get_or_insert_with(Clocks::new), self.clock_entry()?);
-        }
-        Ok(context.filter(|context| !context.dots.is_empty()).map(Arc::new))
-    }
-
-    pub(crate) fn clock_entry(&mut self) -> Result<Stamp, WireError> {
-        let (origin, clock) = (self.u64_le()?, self.u64_le()?);
-        self.check_claim(Stamp { clock, origin })
-    }
-
-    pub(crate) fn range(&mut self) -> Result<(u8, HashRange), WireError> {
-        let byte = self.byte()?;
-        let depth = u32::from(byte & 0x0f) * crate::store::digest::FAN_BITS;
-        let range = HashRange { depth, index: self.varint()? };
-        if range.is_well_formed() { Ok((byte >> 4, range)) } else { Err(WireError::Form) }
-    }
-
-    pub(crate) fn weak(&mut self) -> Result<[u16; FAN], WireError> {
-        let mut weak = [0; FAN];
-        for hash in &mut weak {
-            *hash = self.u16_le()?;
-        }
-        Ok(weak)
-    }
-
-    pub(crate) fn regions(
-        &mut self,
-        hash_key: HashKey,
-        told: &mut LeftoverTable,
-    ) -> Result<PeerRegions, WireError> {
-        let count = self.count(1)?;
-        if count > LIST_MAX && !told.is_unlimited {
-            return Err(WireError::TooMany);
-        }
-        let (mut regions, mut is_whole) = (Vec::new(), true);
-        for _ in 0..count {
-            let one = self.region(hash_key, told)?;
-            is_whole &= one.is_some();
-            regions.extend(one);
-        }
-        Ok(PeerRegions { regions, is_whole })
-    }
-
-    /// `None` stands for those that are not told.
-    fn region(
-        &mut self,
-        hash_key: HashKey,
-        told: &mut LeftoverTable,
-    ) -> Result<Option<RegionCoverage>, WireError> {
-        let tag = self.byte()?;
-        let mut regions = BTreeMap::new();
-        match tag {
-            UNTOLD => return Ok(None),
-            AGAIN => {
-                let at = usize::try_from(self.varint()?).map_err(|_| WireError::Form)?;
-                return told.all.get(at).cloned().map(Some).ok_or(WireError::Form);
-            }
-            HERE => _ = regions.insert(hash_key, self.intervals()?),
-            LEFTOVER => {
-                for _ in 0..self.count(16)? {
-                    regions.insert(self.hash_key()?, self.intervals()?);
-                }
-            }
-            _ => return Err(WireError::Form),
-        }
-        let context = self.clocks()?.filter(|_| !regions.is_empty()).ok_or(WireError::Form)?;
-        let region = RegionCoverage { regions: Arc::new(regions), clocks: context };
-        if tag == LEFTOVER && !told.remember(&region) {
-            return Err(WireError::TooMany);
-        }
-        Ok(Some(region))
-    }
-
-    fn intervals(&mut self) -> Result<HashIntervals, WireError> {
-        let mut intervals = HashIntervals::default();
-        for _ in 0..self.count(9)? {
-            let first = self.u64_le()?;
-            let last = first.checked_add(self.varint()?).ok_or(WireError::Form)?;
-            intervals.add(first, last);
-        }
-        if intervals.is_empty() { Err(WireError::Form) } else { Ok(intervals) }
-    }
-
-    /// A row, or what is wrong with it if the frame can be read on behind it.
-    pub(crate) fn row(&mut self, vector: &Arc<Clocks>) -> Result<Result<PeerRow, Refusal>, WireError> {
-        let dot_set = self.dot_set()?;
-        let context = self.clocks()?;
-        Ok(dot_set.map(|dot_set| PeerRow { dot_set, vector: vector.clone(), context }))
-    }
-
-    /// A key and what it holds, or what is wrong with it if the frame can be read on behind it.
-    pub(crate) fn dot_set(&mut self) -> Result<Result<DotSet, Refusal>, WireError> {
-        let key = self.bytes()?;
-        self.dots(key, DOTS_MAX)
-    }
-
-    /// What a key holds, or what is wrong with it.
-    pub(crate) fn dots(&mut self, key: &[u8], dots_max: usize) -> Result<Result<DotSet, Refusal>, WireError> {
-        let key_fits = u16::try_from(key.len()).is_ok();
-        let count = self.count(18)?;
-        let is_kept = key_fits && count <= dots_max;
-        let (mut one, mut others) = (None, Vec::new());
-        for _ in 0..count {
-            let stamp = Stamp { clock: self.u64_le()?, origin: self.u64_le()? };
-            let expires = self.varint()?;
-            let value = self.bytes()?;
-            if is_kept {
-                self.text.clear();
-                self.text.extend_from_slice(key);
-                self.text.extend_from_slice(value);
-                let dot = Dot::new(stamp, expires, key.len(), &self.text, &mut self.room);
-                others.extend(one.replace(dot));
-            }
-        }
-        if !key_fits {
-            return Ok(Err(Refusal::Key));
-        }
-        if count > dots_max {
-            return Ok(Err(Refusal::Dots));
-        }
-        Ok(Ok(match one {
-            Some(one) if others.is_empty() => DotSet::One(one),
-            one => DotSet::from_dots(key, others.into_iter().chain(one).collect()),
-        }))
-    }
-}
-
-/// Puts the bytes of a stream together into frames.
-#[derive(Debug, Default)]
-pub(crate) struct Assembler {
-    buffer: Vec<u8>,
-    read: usize,
-}
-
-impl Assembler {
-    pub(crate) fn feed(&mut self, bytes: &[u8]) {
-        self.buffer.drain(..self.read);
-        self.read = 0;
-        // The room of a frame much larger than usual is not kept.
-        if self.buffer.is_empty() && self.buffer.capacity() > 16 * FRAME_BYTES_TARGET {
-            self.buffer = Vec::new();
-        }
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The next whole frame, from its version on.
-    pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, WireError> {
-        let Some((len, rest)) = self.buffer[self.read..].split_first_chunk::<4>() else { return Ok(None) };
-        let len = u32::from_le_bytes(*len) as usize;
-        if len > FRAME_BYTES_MAX {
-            return Err(WireError::TooLarge(len));
-        }
-        // A foreign version is told at once: its lengths may mean something else.
-        if rest.first().is_some_and(|version| *version != WIRE_VERSION) {
-            return Err(WireError::Version(rest[0]));
-        }
-        if len + 4 < FRAME_HEADER_BYTES {
-            return Err(WireError::Form);
-        }
-        if rest.len() < len {
-            return Ok(None);
-        }
-        let from = self.read + 4;
-        self.read = from + len;
-        Ok(Some(&self.buffer[from..from + len]))
-    }
-}
+//! A stream carries frames: four bytes of length, one of version, one of kind, then the body. A datagram is a frame
+//! without the length. `bincode` lays out single numbers and byte strings; the order of the fields is ours and is fixed per
+//! version. `docs/wire.md` has every layout.
+//!
+//! [`Message`] is what handlers match. Small bodies are decoded in it. Bodies that are read under the state of a link or a
+//! session (rows with contexts told by their differences, leftovers told by number) stay a [`Reader`].
+//!
+//! | number | kind | lane | writer | reader | body | answer | older node |
+//! | --- | --- | --- | --- | --- | --- | --- | --- |
+//! | 1 | `Hello` | live | `Link::next_live_frame` | `Replica::on_hello` | log, run, vector hash | `Hello` | since version 1 |
+//! | 2 | `Ack` | live | `Link::next_live_frame` | `Replica::on_ack` | log, position | `Tail` from there, or a session | since version 1 |
+//! | 3 | `Tail` | live | `TailSender::next_frame` | `TailReceiver::handle_frame` | vector changes, rows, flush end | `Ack` | since version 1 |
+//! | 4 | `Start` | bulk | `RepairSession::start_frame` | `RepairSession::on_start` | what the side holds, its vector | `Start` or `Deferred` | since version 1 |
+//! | 5 | `Items` | bulk | `RepairSession::next_frame` | `RepairSession::items` | asks, answers, rows | `Items` | since version 1 |
+//! | 6 | `Check` | datagram | `Replica::check_frame` | `Replica::on_check` | flags, root, vector hash | `Check` as a reply | since version 1 |
+//! | 7 | `AckRequest` | live | `Link::next_live_frame` | `Replica::handle_live` | nothing | `Ack` | since version 1 |
+//! | 8 | `Swim` | datagram | `Members::deliver` | `Members::handle_packet` | a packet of the failure detector | by its message | since version 1 |
+//! | 9 | `Roster` | live | `Members::compare_rosters` | `Members::roster` | hashes or members | `Roster` | since version 1 |
+//! | 10 | `Covers` | live | `CoverageQuestions::next_frame` | `Replica::on_covers` | a question or an answer | `Covers` | since version 1 |
+//! | 11 | `Piece` | bulk | `LargeRowSender::next_piece` | `LargeRowReceiver::handle_piece` | a piece of a large row | none | since version 1 |
+//! | 12 | `Election` | datagram | `Elections::datagram` | `Elections::message` | a request or a voter's answer | by its message | since version 1 |
+//! | 13 | `Deferred` | bulk | `Replica::poll_link` | `Replica::is_deferring` | nothing | a new `Start` later | since version 1 |
+//! | 14 | `Partial` | live | `PartialRow::frame` | `ResumeOffer::read` | what was kept of a large row | `Piece` from there on | since version 1 |
+//!
+//! A node that does not know a kind breaks the link ([`WireError::Kind`]). So a new kind may be sent only to peers that
+//! said that they know it.
+
+mod codec;
+mod frame;
+mod message;
+mod regions;
+
+pub(crate) use codec::{Reader, Writer};
+pub(crate) use frame::{Assembler, FRAME_BYTES_TARGET, Kind, WIRE_VERSION};
+pub use frame::{FRAME_BYTES_MAX, Lane, WireError};
+pub(crate) use message::{Ack, AskedOf, Check, Covers, Hello, Message, Rates};
+pub(crate) use regions::LeftoverTable;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::store::coverage::{Clocks, HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, RegionCoverage};
     use crate::store::digest::{DEPTH_MAX, FAN_BITS};
+    use crate::store::digest::{HashKey, HashRange};
+    use crate::store::entry::{Dot, DotSet};
+    use crate::time::Stamp;
 
     #[test]
     fn frames_arrive_whole_however_the_stream_is_cut() {
@@ -687,6 +69,57 @@ mod tests {
                 }
             }
             assert_eq!(frames, 3);
+        }
+    }
+
+    /// The lines of the table at the top of this module, cell by cell.
+    fn table() -> Vec<Vec<&'static str>> {
+        let lines = include_str!("wire.rs").lines().filter_map(|line| line.strip_prefix("//! | "));
+        let cells = |line: &'static str| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        lines.filter(|line| line.starts_with(|first: char| first.is_ascii_digit())).map(cells).collect()
+    }
+
+    #[test]
+    fn table_of_messages_is_that_of_the_code() {
+        let lanes = |lane| match lane {
+            Some(Lane::Live) => "live",
+            Some(Lane::Bulk) => "bulk",
+            None => "datagram",
+        };
+        let table = table();
+        assert_eq!(table.len(), Kind::ALL.len());
+        for (row, kind) in table.iter().zip(Kind::ALL) {
+            let (number, name) = ((*kind as u8).to_string(), format!("{kind:?}"));
+            assert_eq!(row[..3], [number.as_str(), name.as_str(), lanes(kind.lane())]);
+        }
+    }
+
+    #[test]
+    fn names_in_table_of_messages_exist() {
+        const SOURCES: [&str; 12] = [
+            include_str!("replica.rs"),
+            include_str!("replica/link.rs"),
+            include_str!("replica/frames.rs"),
+            include_str!("replica/checks.rs"),
+            include_str!("replica/joining.rs"),
+            include_str!("replica/receipts.rs"),
+            include_str!("replication/tail.rs"),
+            include_str!("replication/tail/large.rs"),
+            include_str!("replication/questions.rs"),
+            include_str!("replication/repair/send.rs"),
+            include_str!("replication/repair/receive.rs"),
+            concat!(
+                include_str!("membership/detector.rs"),
+                include_str!("membership/roster.rs"),
+                include_str!("election.rs")
+            ),
+        ];
+        for row in table() {
+            for name in &row[3..5] {
+                let (_, function) = name.split_once("::").expect("a type and a function");
+                let declared = format!("fn {function}(");
+                assert!(SOURCES.iter().any(|source| source.contains(&declared)), "{name} does not exist");
+            }
         }
     }
 

@@ -6,41 +6,29 @@ use rand_core::Rng;
 
 use super::link::{ClosingCause, Link};
 use super::{
-    BACKLOG_DIVISOR, BreakReason, CHECK_CLOCK, CHECK_IN_FLUX, CHECK_INCOMPARABLE, CHECK_RATES, CHECK_REPLY,
-    EXPIRE_STEPS, LinkId, MEMBERS_MEMO, Output, Replica, ReplicaEvent, SUPPRESSED_INTERVALS_MAX,
+    BACKLOG_DIVISOR, BreakReason, EXPIRE_STEPS, LinkId, MEMBERS_MEMO, Output, Replica, ReplicaEvent,
+    SUPPRESSED_INTERVALS_MAX,
 };
 use crate::controls::Control;
+use crate::membership::Members;
 use crate::replica::wall_clock::ClockChange;
 use crate::replication::claims::ForwardedClaims;
-use crate::replication::flow::Rates;
 use crate::time::Time;
-use crate::wire::{Kind, Reader, WireError, Writer};
+use crate::wire::{Check, Message, Reader, WireError};
 
 impl Replica {
     pub(super) fn check_frame(&mut self, id: LinkId, is_reply: bool) -> Vec<u8> {
-        let mut writer = Writer::new(Kind::Check);
-        let reply = if is_reply { CHECK_REPLY } else { 0 };
-        let rates = self.write_limiter.rates();
-        let amid = if self.in_flux_towards(id) { CHECK_IN_FLUX } else { 0 };
-        let clock = if is_reply && !self.wall_clock.is_doubted() { CHECK_CLOCK } else { 0 };
-        let limited = if rates.is_some() { CHECK_RATES } else { 0 };
-        let incomparable = if self.is_comparable() { 0 } else { CHECK_INCOMPARABLE };
-        writer.byte(reply | amid | clock | limited | incomparable);
-        let root = self.store.root().sum();
-        writer.u64_le(root as u64);
-        writer.u64_le((root >> 64) as u64);
-        writer.u64_le(self.store.coverage.vector_hash());
-        if let Some(members) = &mut self.members {
-            writer.u64_le(members.roster_hash());
-        }
-        if let Some(rates) = rates {
-            writer.varint(rates.wanted);
-            writer.varint(rates.allowed);
-        }
-        if clock != 0 {
-            writer.u64_le(self.now.wall_ms());
-        }
-        writer.finish_datagram()
+        let check = Check {
+            is_reply,
+            in_flux: self.in_flux_towards(id),
+            is_comparable: self.is_comparable(),
+            root: self.store.root().sum(),
+            vector_hash: self.store.coverage.vector_hash(),
+            roster_hash: self.members.as_mut().map(Members::roster_hash),
+            rates: self.write_limiter.rates(),
+            wall_ms: (is_reply && !self.wall_clock.is_doubted()).then(|| self.now.wall_ms()),
+        };
+        check.datagram()
     }
 
     /// Whether the vector alone says what is held here: there is nothing merged beyond it, and nothing that some nodes
@@ -72,82 +60,81 @@ impl Replica {
     }
 
     pub(super) fn handle_datagram(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), WireError> {
-        let (kind, mut reader) = Reader::new(bytes)?;
-        if let (Kind::Swim, Some(members)) = (kind, &mut self.members) {
-            let run = self.links.get(id).and_then(|link| link.run);
-            return run.map_or(Ok(()), |run| members.handle_packet(self.now, run, reader));
-        }
-        if kind == Kind::Election {
-            let run = self.links.get(id).and_then(|link| link.run);
-            return run.map_or(Ok(()), |run| self.election_message(run, reader));
-        }
-        if kind != Kind::Check {
-            return Err(WireError::Kind(kind as u8));
-        }
-        let flags = reader.byte()?;
-        let root = u128::from(reader.u64_le()?) | (u128::from(reader.u64_le()?) << 64);
-        let seen = reader.u64_le()?;
-        if let Some(members) = &mut self.members {
-            let is_same = reader.u64_le()? == members.roster_hash();
-            // The one that asked hears the difference too; one comparison mends both.
-            if !is_same
-                && flags & CHECK_REPLY != 0
-                && let Some(link) = self.links.get_mut(id).filter(|link| !link.has_messages())
-            {
-                link.push_messages([members.compare_rosters()]);
+        let (kind, reader) = Reader::new(bytes)?;
+        let run = self.links.get(id).and_then(|link| link.run);
+        match (Message::read(kind, reader)?, &mut self.members) {
+            (Message::Check(reader), members) => {
+                let check = Check::read(reader, members.is_some())?;
+                self.on_check(id, check);
+                Ok(())
             }
+            (Message::Swim(reader), Some(members)) => {
+                run.map_or(Ok(()), |run| members.handle_packet(self.now, run, reader))
+            }
+            (Message::Election(reader), _) => run.map_or(Ok(()), |run| self.election_message(run, reader)),
+            _ => Err(WireError::Kind(kind as u8)),
         }
-        let theirs = match flags & CHECK_RATES {
-            0 => None,
-            _ => Some(Rates { wanted: reader.varint()?, allowed: reader.varint()? }),
-        };
-        let wall_ms = (flags & CHECK_CLOCK != 0).then(|| reader.u64_le()).transpose()?;
-        reader.end()?;
-        if flags & CHECK_REPLY != 0 {
-            self.hear_clock(id, wall_ms);
+    }
+
+    /// The peer compares digests, or answers such a question.
+    fn on_check(&mut self, id: LinkId, check: Check) {
+        self.compare_rosters(id, check);
+        if check.is_reply {
+            self.hear_clock(id, check.wall_ms);
         }
-        let same_root = root == self.store.root().sum();
-        let same_seen = seen == self.store.coverage.vector_hash();
-        let reply = (flags & CHECK_REPLY == 0).then(|| self.check_frame(id, true));
+        let is_same_root = check.root == self.store.root().sum();
+        let is_same_vector = check.vector_hash == self.store.coverage.vector_hash();
+        let reply = (!check.is_reply).then(|| self.check_frame(id, true));
         if let Some(link) = self.links.get_mut(id).filter(|link| link.is_distrusted()) {
             // It may be the clock of one of both that is wrong, and this is how they find out.
             link.checks.outbox.extend(reply);
-            return Ok(());
+            return;
         }
-        if let Some(theirs) = theirs {
+        if let Some(theirs) = check.rates {
             self.write_limiter.share_rate(self.now.mono, theirs);
         }
-        let is_same = same_root && same_seen;
-        let is_excused = !is_same && self.is_mismatch_suppressed(id, flags & CHECK_IN_FLUX != 0);
-        let is_comparable = flags & CHECK_INCOMPARABLE == 0 && self.is_comparable();
-        let Some(link) = self.links.get_mut(id) else { return Ok(()) };
+        let is_same = is_same_root && is_same_vector;
+        let is_suppressed = !is_same && self.is_mismatch_suppressed(id, check.in_flux);
+        let is_comparable = check.is_comparable && self.is_comparable();
+        let Some(link) = self.links.get_mut(id) else { return };
         link.checks.outbox.extend(reply);
         if is_same {
             link.repair.backoff = 0;
             link.checks.suppressed_since = None;
         }
-        if is_same || is_excused {
+        if is_same || is_suppressed {
             link.checks.mismatches = 0;
-            return Ok(());
+            return;
         }
         if link.repair.session.is_some() || self.now.mono < link.repair.not_before {
-            return Ok(());
+            return;
         }
         link.checks.mismatches += 1;
         if link.checks.mismatches < 2 {
             link.checks.again_at = Some(self.now.mono + self.config.sync_interval / 4);
-            return Ok(());
+            return;
         }
         link.checks.mismatches = 0;
         link.repair.is_wanted = true;
-        if same_seen && is_comparable {
+        if is_same_vector && is_comparable {
             let leaves = self.store.leaves();
             self.store.scrub(0, leaves);
             if !self.store.is_damaged {
                 self.outputs.push_back(Output::Event(ReplicaEvent::Disagreement { link: id }));
             }
         }
-        Ok(())
+    }
+
+    /// Tells the peer of this node's roster if a reply shows that the two differ. The one that asked hears the difference
+    /// too; one comparison repairs both.
+    fn compare_rosters(&mut self, id: LinkId, check: Check) {
+        let (Some(members), Some(theirs)) = (&mut self.members, check.roster_hash) else { return };
+        if theirs != members.roster_hash()
+            && check.is_reply
+            && let Some(link) = self.links.get_mut(id).filter(|link| !link.has_messages())
+        {
+            link.push_messages([members.compare_rosters()]);
+        }
     }
 
     // Time.

@@ -5,7 +5,7 @@ use super::{Lane, LinkId, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica, R
 use crate::controls::Control;
 use crate::replication::tail::large::ResumeOffer;
 use crate::replication::tail::{News, RefusedRow, TailOutcome};
-use crate::wire::{Kind, Reader, WireError};
+use crate::wire::{Ack, Hello, Kind, Message, Reader, WireError};
 
 impl Replica {
     pub(super) fn handle_stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
@@ -22,10 +22,14 @@ impl Replica {
         assembler.feed(bytes);
         while let Some(frame) = assembler.next()? {
             let (kind, reader) = Reader::new(frame)?;
+            if kind.lane() != Some(lane) {
+                return Err(WireError::Kind(kind as u8));
+            }
             let reader = reader.within(Some(self.store.claim_bounds(self.now)));
+            let message = Message::read(kind, reader)?;
             match lane {
-                Lane::Live => self.handle_live_frame(id, kind, reader)?,
-                Lane::Bulk => self.bulk_frame(id, kind, reader)?,
+                Lane::Live => self.handle_live(id, kind, message)?,
+                Lane::Bulk => self.handle_bulk(id, kind, message)?,
             }
             if self.store.is_damaged || !self.links.contains(id) {
                 return Ok(());
@@ -36,71 +40,75 @@ impl Replica {
         Ok(())
     }
 
-    fn handle_live_frame(&mut self, id: LinkId, kind: Kind, mut reader: Reader<'_>) -> Result<(), WireError> {
-        let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
-        match (kind, link.peer) {
-            (Kind::Covers, Some(_)) => self.covers_frame(id, reader)?,
-            (Kind::Roster, _) => {
+    fn handle_live(&mut self, id: LinkId, kind: Kind, message: Message<'_>) -> Result<(), WireError> {
+        let link = self.links.get_mut(id).expect("the caller looked");
+        match (message, link.peer) {
+            (Message::Roster(reader), _) => {
                 let Some(members) = &mut self.members else { return Err(WireError::Kind(kind as u8)) };
                 link.push_messages(members.roster(self.now, reader)?);
             }
-            (Kind::Hello, None) => {
-                let peer = (reader.u64_le()?, reader.u64_le()?);
-                let seen = reader.u64_le()?;
-                reader.end()?;
-                let (log, run) = peer;
-                let is_own = run == store.run || log == store.log.id;
-                // A link speaks for the run that its handshake proved. After damage a node writes under a new run, which
-                // nobody is known by.
-                let is_others = link.run.is_some_and(|proved| proved != run)
-                    && self.members.as_ref().is_some_and(|members| members.contact(run).is_some());
-                if is_own || is_others {
-                    return Err(WireError::Claim);
-                }
-                link.peer = Some(peer);
-                link.tail_receiver.since_ms = self.now.wall_ms();
-                link.keep_partial(self.partials.take(link.run.unwrap_or(peer.1)));
-                // A replica that followed this log before, or has seen as much, goes on from there.
-                let follows = store.completed(peer.0) > 0 || seen == store.coverage.vector_hash();
-                if follows {
-                    link.acks.owe_now();
-                }
-                link.repair.is_wanted |= !follows;
-                if let Some(kept) = self.stale_cursors.get(&peer.0) {
-                    link.tail_sender.cursor = *kept;
-                }
-            }
-            (Kind::Ack, Some(_)) => {
-                let (log, complete) = (reader.u64_le()?, reader.varint()?);
-                reader.end()?;
-                if log == store.log.id && complete > store.log.head() {
-                    return Err(WireError::Claim);
-                }
-                link.repair.is_wanted |= !link.tail_sender.resume(store, log, complete);
-                if log == store.log.id {
-                    link.acks.on_ack(self.now.mono, complete);
-                    if let (Some(members), Some(run)) = (&mut self.members, link.run) {
-                        members.note_ack(run, true);
-                    }
-                }
-            }
-            (Kind::Partial, Some(_)) => link.resume.offer = Some(ResumeOffer::read(reader)?),
-            (Kind::AckRequest, Some(_)) => {
-                reader.end()?;
+            (Message::Hello(hello), None) => self.on_hello(id, hello)?,
+            (Message::Ack(ack), Some(_)) => self.on_ack(id, ack)?,
+            (Message::AckRequest, Some(_)) => {
                 link.acks.owe_now();
                 link.tail_receiver.note_ack_wanted();
             }
-            (Kind::Tail, Some((log, run))) => {
-                let sender = link.tail_peer(log, run);
+            (Message::Tail(reader), Some((log, run))) => {
+                let (store, sender) = (&mut self.store, link.tail_peer(log, run));
                 let mut news =
                     News { forwarded_claims: &mut self.forwarded_claims, arrived: &mut self.arrived };
                 let before = store.completed(log);
-                let merged = link.tail_receiver.handle_frame(store, &mut news, self.now, sender, reader)?;
+                let outcome = link.tail_receiver.handle_frame(store, &mut news, self.now, sender, reader)?;
                 let delay = link.ack_delay(self.config.sync_interval);
-                link.acks.on_frame(self.now.mono, delay, merged.rows, store.completed(log) > before);
-                self.count_merged(id, merged);
+                link.acks.on_frame(self.now.mono, delay, outcome.rows, store.completed(log) > before);
+                self.count_merged(id, outcome);
             }
+            (Message::Covers(covers), Some(_)) => self.on_covers(id, covers),
+            (Message::Partial(reader), Some(_)) => link.resume.offer = Some(ResumeOffer::read(reader)?),
             _ => return Err(WireError::Kind(kind as u8)),
+        }
+        Ok(())
+    }
+
+    /// The peer's log is known from here on.
+    fn on_hello(&mut self, id: LinkId, hello: Hello) -> Result<(), WireError> {
+        let Hello { log, run, vector_hash } = hello;
+        let (store, link) = (&self.store, self.links.get_mut(id).expect("the caller looked"));
+        let is_own = run == store.run || log == store.log.id;
+        // A link speaks for the run that its handshake proved. After damage a node writes under a new run, which no member
+        // is known by.
+        let is_others = link.run.is_some_and(|proved| proved != run)
+            && self.members.as_ref().is_some_and(|members| members.contact(run).is_some());
+        if is_own || is_others {
+            return Err(WireError::Claim);
+        }
+        link.peer = Some((log, run));
+        link.tail_receiver.since_ms = self.now.wall_ms();
+        link.keep_partial(self.partials.take(link.run.unwrap_or(run)));
+        // A replica that followed this log before, or has merged the same, goes on from there.
+        if store.completed(log) > 0 || vector_hash == store.coverage.vector_hash() {
+            link.acks.owe_now();
+        } else {
+            link.repair.is_wanted = true;
+        }
+        if let Some(cursor) = self.stale_cursors.get(&log) {
+            link.tail_sender.cursor = *cursor;
+        }
+        Ok(())
+    }
+
+    fn on_ack(&mut self, id: LinkId, ack: Ack) -> Result<(), WireError> {
+        let Ack { log, position } = ack;
+        let (store, link) = (&self.store, self.links.get_mut(id).expect("the caller looked"));
+        if log == store.log.id && position > store.log.head() {
+            return Err(WireError::Claim);
+        }
+        link.repair.is_wanted |= !link.tail_sender.resume(store, log, position);
+        if log == store.log.id {
+            link.acks.on_ack(self.now.mono, position);
+            if let (Some(members), Some(run)) = (&mut self.members, link.run) {
+                members.note_ack(run, true);
+            }
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::store::Store;
 use crate::store::change_log::LogFilter;
 use crate::store::slab::ChangeOrigin;
 use crate::time::Time;
-use crate::wire::{Assembler, Kind, Writer};
+use crate::wire::{Ack, Assembler, Hello, Kind, Writer};
 
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -161,11 +161,9 @@ impl Link {
     ) -> Option<Vec<u8>> {
         if !self.has_sent_hello {
             self.has_sent_hello = true;
-            let mut writer = Writer::new(Kind::Hello);
-            writer.u64_le(store.log.id);
-            writer.u64_le(store.run);
-            writer.u64_le(store.coverage.vector_hash());
-            return Some(writer.finish());
+            let hello =
+                Hello { log: store.log.id, run: store.run, vector_hash: store.coverage.vector_hash() };
+            return Some(hello.frame());
         }
         if let Some(frame) = self.messages.pop_front().or_else(|| self.coverage_questions.next_frame()) {
             return Some(frame);
@@ -178,10 +176,7 @@ impl Link {
         }
         if self.acks.take_owed() {
             self.is_compared = true;
-            let mut writer = Writer::new(Kind::Ack);
-            writer.u64_le(log);
-            writer.varint(store.completed(log));
-            return Some(writer.finish());
+            return Some(Ack { log, position: store.completed(log) }.frame());
         }
         if !self.route.feeds && self.acks.wanted.is_none() {
             return None;

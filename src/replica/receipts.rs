@@ -8,11 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LinkId, Replica};
-use crate::replication::questions::{AskedOf, CoversMessage};
 use crate::store::change_log::LogFilter;
 use crate::store::entry::Revision;
 use crate::time::Stamp;
-use crate::wire::{Reader, WireError};
+use crate::wire::{AskedOf, Covers};
 
 impl Replica {
     /// Asks all peers, and through delegates their groups, to say when they have this write.
@@ -54,14 +53,14 @@ impl Replica {
         stamp.unwrap_or(Stamp { clock: self.store.coverage.vector().get(&run), origin: run })
     }
 
-    pub(super) fn covers_frame(&mut self, id: LinkId, reader: Reader<'_>) -> Result<(), WireError> {
+    pub(super) fn on_covers(&mut self, id: LinkId, message: Covers) {
         let questions = &mut self.links.get_mut(id).expect("the caller looked").coverage_questions;
-        match CoversMessage::read(reader)? {
-            CoversMessage::Ask(stamp, of) => {
+        match message {
+            Covers::Ask(stamp, of) => {
                 questions.on_ask(stamp, of);
                 self.coverage_questions.insert(id);
             }
-            CoversMessage::Answer(stamp, count) => {
+            Covers::Answer(stamp, count) => {
                 questions.on_answer(stamp, count);
                 // The answer of a mate may complete the count that another peer waits for.
                 let asking = self
@@ -71,7 +70,6 @@ impl Replica {
                 self.coverage_questions.extend(asking.map(|(id, _)| id));
             }
         }
-        Ok(())
     }
 
     /// Answers what can be answered now. With `is_tick`, once in a sync interval, every count that grew is answered.

@@ -11,7 +11,7 @@ use crate::controls::Control;
 use crate::replication::repair::{RepairOutcome, RepairSession};
 use crate::replication::tail::large::{self, LargeRowStream, PartialRow};
 use crate::time::Time;
-use crate::wire::{Kind, Reader, WireError};
+use crate::wire::{Kind, Message, Reader, WireError};
 
 /// A session in which two replicas repaired each other, when it is over. As counted at this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,57 +63,47 @@ impl RepairReport {
 }
 
 impl Replica {
-    pub(super) fn bulk_frame(
+    pub(super) fn handle_bulk(
         &mut self,
         id: LinkId,
         kind: Kind,
-        mut reader: Reader<'_>,
+        message: Message<'_>,
     ) -> Result<(), WireError> {
-        let mut is_first = false;
-        if kind == Kind::Piece {
-            let queue;
-            (queue, is_first) = large::stream_of(&mut reader)?;
-            if queue == LargeRowStream::Tail {
-                return self.handle_piece(id, (is_first, reader));
-            }
-        }
         let (salt, joins) = (self.random.next_u64(), self.is_joining());
-        if kind == Kind::Deferred {
-            reader.end()?;
-            self.is_deferring(id);
-            return Ok(());
-        }
-        if kind == Kind::Start {
-            let is_old = reader.varint()? != self.links[id].repair.deferrals_sent;
-            if is_old && !self.store.controls.has(Control::OldStart) {
+        let link = self.links.get_mut(id).expect("the caller looked");
+        let is_deferred = link.repair.deferral != Deferral::None;
+        let (bytes, outcome) = match (message, &mut link.repair.session) {
+            (Message::Deferred, _) => {
+                self.is_deferring(id);
                 return Ok(());
             }
-            if self.is_fed_by_other(id) {
-                self.on_deferred(id);
-                return Ok(());
+            (Message::Piece(mut reader), session) => {
+                let (stream, is_first) = large::stream_of(&mut reader)?;
+                let (bytes, piece) = (reader.left() as u64, (is_first, reader));
+                match (stream, session) {
+                    (LargeRowStream::Tail, _) => return self.handle_piece(id, piece),
+                    (LargeRowStream::Repair, Some(session)) => {
+                        let kept = &mut link.resume.kept;
+                        (bytes, session.handle_piece(&mut self.store, self.now, piece, kept)?)
+                    }
+                    (LargeRowStream::Repair, None) if is_deferred => return Ok(()),
+                    (LargeRowStream::Repair, None) => return Err(WireError::Kind(kind as u8)),
+                }
             }
-        }
-        let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
-        let bytes = reader.left() as u64;
-        let progress = match (kind, &mut link.repair.session) {
-            (Kind::Start, None) => {
-                link.repair.deferral = Deferral::None;
-                link.begin_session(store, self.now, salt, joins);
-                let session = link.repair.session.as_mut().expect("just begun");
-                session.on_start(store, self.now, salt, reader)?
+            (Message::Start { deferrals, body }, _) => {
+                let Some(outcome) = self.on_session_start(id, deferrals, salt, joins, body)? else {
+                    return Ok(());
+                };
+                outcome
             }
-            (Kind::Start, Some(session)) => {
-                link.repair.deferral = Deferral::None;
-                session.on_start(store, self.now, salt, reader)?
+            (Message::Items(reader), Some(session)) => {
+                (reader.left() as u64, session.items(&mut self.store, self.now, reader)?)
             }
-            (Kind::Items, Some(session)) => session.items(store, self.now, reader)?,
-            (Kind::Piece, Some(session)) => {
-                session.handle_piece(store, self.now, (is_first, reader), &mut link.resume.kept)?
-            }
-            // Sent before the peer knew.
-            (Kind::Items | Kind::Piece, None) if link.repair.deferral != Deferral::None => return Ok(()),
+            // Sent before the peer knew that it was deferred.
+            (Message::Items(_), None) if is_deferred => return Ok(()),
             _ => return Err(WireError::Kind(kind as u8)),
         };
+        let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         if let Some(session) = &mut link.repair.session {
             session.bytes += bytes;
         }
@@ -121,7 +111,7 @@ impl Replica {
         if let Some(session) = link.repair.finish(self.now, self.config.sync_interval) {
             self.outputs.push_back(Output::Repair(id, RepairReport::of(&session, self.now)));
         }
-        let RepairOutcome { refusals, has_rekeyed } = progress;
+        let RepairOutcome { refusals, has_rekeyed } = outcome;
         self.on_refused_rows(id, refusals);
         if kind == Kind::Start {
             self.begun(id);
@@ -130,6 +120,33 @@ impl Replica {
             self.break_others(id, BreakReason::Rekeyed);
         }
         Ok(())
+    }
+
+    /// The peer begins a session, or answers the start of this side. `None` if that is ignored or deferred.
+    fn on_session_start(
+        &mut self,
+        id: LinkId,
+        deferrals: u64,
+        salt: u64,
+        joins: bool,
+        body: Reader<'_>,
+    ) -> Result<Option<(u64, RepairOutcome)>, WireError> {
+        let is_old = deferrals != self.links[id].repair.deferrals_sent;
+        if is_old && !self.store.controls.has(Control::OldStart) {
+            return Ok(None);
+        }
+        if self.is_fed_by_other(id) {
+            self.on_deferred(id);
+            return Ok(None);
+        }
+        let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
+        link.repair.deferral = Deferral::None;
+        if link.repair.session.is_none() {
+            link.begin_session(store, self.now, salt, joins);
+        }
+        let session = link.repair.session.as_mut().expect("just begun");
+        let bytes = body.left() as u64;
+        Ok(Some((bytes, session.on_start(store, self.now, salt, body)?)))
     }
 
     /// A link is gone. Keeps what there is of a large row for the next one.

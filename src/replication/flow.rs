@@ -13,6 +13,8 @@
 
 use std::time::Duration;
 
+use crate::wire::Rates;
+
 /// No node is limited to less, in bytes a second.
 const RATE_MIN: u64 = 64 << 10;
 /// Writes allowed at once after a pause, as time at the allowed rate.
@@ -22,14 +24,7 @@ const RATE_MAX: u64 = 1 << 40;
 /// A limit so many times above what is wanted is none.
 const SLACK: u64 = 4;
 
-/// What a node wants to write and may write, in bytes a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rates {
-    pub(crate) wanted: u64,
-    pub(crate) allowed: u64,
-}
-
-/// See the module.
+/// The rate limit of the local writes of one node.
 #[derive(Debug, Default)]
 pub(crate) struct WriteLimiter {
     /// Bytes written since the last tick, and refused.

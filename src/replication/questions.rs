@@ -7,56 +7,10 @@
 use std::collections::BTreeMap;
 
 use crate::time::Stamp;
-use crate::wire::{Kind, Reader, WireError, Writer};
+use crate::wire::{AskedOf, Covers};
 
 /// Origins about which one peer may be asking at a time.
 const QUESTIONS_MAX: usize = 4_096;
-
-/// Of whom a question is asked. Its number is the tag on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AskedOf {
-    Peer = 0,
-    /// All members of the peer's group.
-    Group = 1,
-}
-
-const ANSWER: u8 = 2;
-
-/// The body of a frame `Covers`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum CoversMessage {
-    Ask(Stamp, AskedOf),
-    /// So many members cover the event.
-    Answer(Stamp, u64),
-}
-
-impl CoversMessage {
-    fn frame(self) -> Vec<u8> {
-        let (tag, stamp, count) = match self {
-            Self::Ask(stamp, of) => (of as u8, stamp, 0),
-            Self::Answer(stamp, count) => (ANSWER, stamp, count),
-        };
-        let mut writer = Writer::new(Kind::Covers);
-        writer.byte(tag);
-        writer.u64_le(stamp.origin);
-        writer.u64_le(stamp.clock);
-        writer.varint(count);
-        writer.finish()
-    }
-
-    pub(crate) fn read(mut reader: Reader<'_>) -> Result<Self, WireError> {
-        let (tag, origin, clock, count) =
-            (reader.byte()?, reader.u64_le()?, reader.u64_le()?, reader.varint()?);
-        reader.end()?;
-        let stamp = Stamp { clock, origin };
-        match tag {
-            0 => Ok(Self::Ask(stamp, AskedOf::Peer)),
-            1 => Ok(Self::Ask(stamp, AskedOf::Group)),
-            ANSWER => Ok(Self::Answer(stamp, count)),
-            _ => Err(WireError::Form),
-        }
-    }
-}
 
 /// A question of the peer that is not answered completely.
 #[derive(Clone, Copy, Debug)]
@@ -84,10 +38,10 @@ impl CoverageQuestions {
     /// The next message for the peer.
     pub(crate) fn next_frame(&mut self) -> Option<Vec<u8>> {
         if let Some((_, (stamp, of))) = self.to_ask.pop_first() {
-            return Some(CoversMessage::Ask(stamp, of).frame());
+            return Some(Covers::Ask(stamp, of).frame());
         }
         let (_, (stamp, count)) = self.to_answer.pop_first()?;
-        Some(CoversMessage::Answer(stamp, count).frame())
+        Some(Covers::Answer(stamp, count).frame())
     }
 
     /// Asks the peer, unless it was asked already.

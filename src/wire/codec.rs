@@ -1,0 +1,363 @@
+//! Writing and reading the parts of messages. Everything is read in place; nothing is allocated on the word of a length
+//! that the frame itself does not bear out.
+
+use std::sync::Arc;
+
+use super::frame::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, USUAL_BYTES, WIRE_VERSION, WireError};
+use crate::store::coverage::{ClaimBounds, Clocks, raise_clock};
+use crate::store::digest::{FAN, HashKey, HashRange};
+use crate::store::entry::{DOTS_MAX, Dot, DotSet};
+use crate::store::{PeerRow, Refusal};
+use crate::time::Stamp;
+
+const CONFIG: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<FRAME_BYTES_MAX>,
+> = bincode::config::standard().with_limit::<FRAME_BYTES_MAX>();
+
+/// From this size on a frame gets the room of a full one.
+const FRAME_GROWS_BYTES: usize = 2 << 10;
+/// One that has reached [`FRAME_BYTES_TARGET`], with the row that did it.
+const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
+
+/// Builds one frame.
+pub(crate) struct Writer {
+    out: Vec<u8>,
+}
+
+impl Writer {
+    pub(crate) fn new(kind: Kind) -> Self {
+        let mut out = Vec::with_capacity(USUAL_BYTES);
+        out.extend_from_slice(&[0, 0, 0, 0, WIRE_VERSION, kind as u8]);
+        Self { out }
+    }
+
+    /// Bytes that are no frame, for the disk.
+    pub(crate) fn plain() -> Self {
+        Self::plain_in(Vec::new())
+    }
+
+    /// The same, in the room of something that is no longer needed.
+    pub(crate) fn plain_in(mut room: Vec<u8>) -> Self {
+        room.clear();
+        Self { out: room }
+    }
+
+    pub(crate) fn into_plain(self) -> Vec<u8> {
+        self.out
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether more belongs in this frame. One that becomes a large one gets all its room at once: what grows by doubling
+    /// has up to twice the room it needs, and leaves holes behind.
+    pub(crate) fn has_room(&mut self) -> bool {
+        if self.out.len() >= FRAME_GROWS_BYTES && self.out.capacity() < FULL_BYTES {
+            self.out.reserve_exact(FULL_BYTES - self.out.len());
+        }
+        self.out.len() < FRAME_BYTES_TARGET
+    }
+
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.out.truncate(len);
+    }
+
+    /// The frame for a stream.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        let len = (self.out.len() - 4) as u32;
+        self.out[..4].copy_from_slice(&len.to_le_bytes());
+        if self.out.capacity() > 2 * self.out.len().max(USUAL_BYTES) {
+            self.out.shrink_to_fit();
+        }
+        self.out
+    }
+
+    /// The frame for a datagram, which knows its own length.
+    pub(crate) fn finish_datagram(mut self) -> Vec<u8> {
+        self.out.drain(..4);
+        self.out
+    }
+
+    fn encode(&mut self, value: impl bincode::Encode) {
+        bincode::encode_into_std_write(value, &mut self.out, CONFIG).expect("memory takes any value");
+    }
+
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.out.push(byte);
+    }
+
+    /// A number that is usually small.
+    pub(crate) fn varint(&mut self, number: u64) {
+        self.encode(number);
+    }
+
+    /// A number that looks random.
+    pub(crate) fn u64_le(&mut self, word: u64) {
+        self.out.extend_from_slice(&word.to_le_bytes());
+    }
+
+    pub(crate) fn u16_le(&mut self, short: u16) {
+        self.out.extend_from_slice(&short.to_le_bytes());
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.encode(bytes);
+    }
+
+    /// Bytes up to the end of the frame.
+    pub(crate) fn rest(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn hash_key(&mut self, hash_key: HashKey) {
+        let (a, b) = hash_key.words();
+        self.u64_le(a);
+        self.u64_le(b);
+    }
+
+    pub(crate) fn clock_entries(&mut self, dots: impl Iterator<Item = (u64, u64)>) {
+        let dots: Vec<(u64, u64)> = dots.collect();
+        self.varint(dots.len() as u64);
+        self.out.reserve(16 * dots.len());
+        for (origin, clock) in dots {
+            self.u64_le(origin);
+            self.u64_le(clock);
+        }
+    }
+
+    pub(crate) fn clocks(&mut self, context: Option<&Clocks>) {
+        self.clock_entries(
+            context.into_iter().flat_map(|context| context.dots.iter()).map(|(o, c)| (*o, *c)),
+        );
+    }
+
+    /// Depth and tag share a byte.
+    pub(crate) fn range(&mut self, tag: u8, range: HashRange) {
+        self.byte((tag << 4) | (range.depth / crate::store::digest::FAN_BITS) as u8);
+        self.varint(range.index);
+    }
+
+    pub(crate) fn row(&mut self, dot_set: &DotSet, context: Option<&Clocks>) {
+        self.dot_set(dot_set);
+        self.clocks(context);
+    }
+
+    /// A key and what it holds.
+    pub(crate) fn dot_set(&mut self, dot_set: &DotSet) {
+        self.bytes(dot_set.key());
+        self.dots(dot_set);
+    }
+
+    /// What a key holds, without the key.
+    pub(crate) fn dots(&mut self, dot_set: &DotSet) {
+        self.varint(dot_set.dots().len() as u64);
+        for dot in dot_set.dots() {
+            self.u64_le(dot.stamp().clock);
+            self.u64_le(dot.stamp().origin);
+            self.varint(dot.expires());
+            self.varint(dot.value().len() as u64);
+            self.rest(dot.value());
+        }
+    }
+}
+
+/// Reads one frame in place.
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+    /// What its sender may claim; nothing limits what this node's own disk says.
+    bounds: Option<ClaimBounds>,
+    /// Scratch for the rows.
+    text: Vec<u8>,
+    room: Vec<u8>,
+}
+
+impl<'a> Reader<'a> {
+    /// `frame` begins with the version.
+    pub(crate) fn new(frame: &'a [u8]) -> Result<(Kind, Self), WireError> {
+        match frame {
+            [WIRE_VERSION, kind, rest @ ..] => Ok((Kind::from_byte(*kind)?, Self::plain(rest))),
+            [version, _, ..] => Err(WireError::Version(*version)),
+            _ => Err(WireError::Form),
+        }
+    }
+
+    /// Reads bytes that are no frame.
+    pub(crate) fn plain(rest: &'a [u8]) -> Self {
+        Self { rest, bounds: None, text: Vec::new(), room: Vec::new() }
+    }
+
+    /// From here on every claim has to keep within these bounds.
+    #[must_use]
+    pub(crate) fn within(mut self, bounds: Option<ClaimBounds>) -> Self {
+        self.bounds = bounds;
+        self
+    }
+
+    pub(crate) fn bounds(&self) -> Option<ClaimBounds> {
+        self.bounds
+    }
+
+    /// Takes a claim, if its sender may make it.
+    pub(crate) fn check_claim(&self, stamp: Stamp) -> Result<Stamp, WireError> {
+        let is_permitted = self.bounds.is_none_or(|bounds| bounds.permits(stamp));
+        if is_permitted { Ok(stamp) } else { Err(WireError::Claim) }
+    }
+
+    /// Bytes that are left.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    pub(crate) fn end(self) -> Result<(), WireError> {
+        if self.is_at_end() { Ok(()) } else { Err(WireError::Form) }
+    }
+
+    fn decode<T: bincode::BorrowDecode<'a, ()>>(&mut self) -> Result<T, WireError> {
+        let (value, used) =
+            bincode::borrow_decode_from_slice(self.rest, CONFIG).map_err(|_| WireError::Form)?;
+        self.rest = &self.rest[used..];
+        Ok(value)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (array, rest) = self.rest.split_first_chunk::<N>().ok_or(WireError::Form)?;
+        self.rest = rest;
+        Ok(*array)
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, WireError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(crate) fn varint(&mut self) -> Result<u64, WireError> {
+        self.decode()
+    }
+
+    pub(crate) fn u64_le(&mut self) -> Result<u64, WireError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn u16_le(&mut self) -> Result<u16, WireError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], WireError> {
+        self.decode()
+    }
+
+    /// The same, however many they are.
+    pub(crate) fn long_bytes(&mut self) -> Result<&'a [u8], WireError> {
+        let count = self.count(1)?;
+        let (bytes, rest) = self.rest.split_at(count);
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    /// Bytes up to the end of the frame.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// How many items follow, each of at least `least` bytes: never more than the frame can hold.
+    pub(crate) fn count(&mut self, least: usize) -> Result<usize, WireError> {
+        let count = usize::try_from(self.varint()?).map_err(|_| WireError::Form)?;
+        if count.saturating_mul(least) > self.rest.len() { Err(WireError::Form) } else { Ok(count) }
+    }
+
+    pub(crate) fn hash_key(&mut self) -> Result<HashKey, WireError> {
+        Ok(HashKey::from_words(self.u64_le()?, self.u64_le()?))
+    }
+
+    /// Joins a list of origins and clocks into a context.
+    pub(crate) fn join_clocks(&mut self, into: &mut Arc<Clocks>) -> Result<Vec<Stamp>, WireError> {
+        let count = self.count(16)?;
+        let mut dots = Vec::with_capacity(count);
+        for _ in 0..count {
+            dots.push(self.clock_entry()?);
+        }
+        if !dots.is_empty() {
+            let into = Arc::make_mut(into);
+            dots.iter().for_each(|dot| raise_clock(into, *dot));
+        }
+        Ok(dots)
+    }
+
+    pub(crate) fn clocks(&mut self) -> Result<Option<Arc<Clocks>>, WireError> {
+        // Nearly every row comes without one: nothing is allocated then.
+        let mut context = None;
+        for _ in 0..self.count(16)? {
+            raise_clock(context.get_or_insert_with(Clocks::new), self.clock_entry()?);
+        }
+        Ok(context.filter(|context| !context.dots.is_empty()).map(Arc::new))
+    }
+
+    pub(crate) fn clock_entry(&mut self) -> Result<Stamp, WireError> {
+        let (origin, clock) = (self.u64_le()?, self.u64_le()?);
+        self.check_claim(Stamp { clock, origin })
+    }
+
+    pub(crate) fn range(&mut self) -> Result<(u8, HashRange), WireError> {
+        let byte = self.byte()?;
+        let depth = u32::from(byte & 0x0f) * crate::store::digest::FAN_BITS;
+        let range = HashRange { depth, index: self.varint()? };
+        if range.is_well_formed() { Ok((byte >> 4, range)) } else { Err(WireError::Form) }
+    }
+
+    pub(crate) fn weak(&mut self) -> Result<[u16; FAN], WireError> {
+        let mut weak = [0; FAN];
+        for hash in &mut weak {
+            *hash = self.u16_le()?;
+        }
+        Ok(weak)
+    }
+
+    /// A row, or what is wrong with it if the frame can be read on behind it.
+    pub(crate) fn row(&mut self, vector: &Arc<Clocks>) -> Result<Result<PeerRow, Refusal>, WireError> {
+        let dot_set = self.dot_set()?;
+        let context = self.clocks()?;
+        Ok(dot_set.map(|dot_set| PeerRow { dot_set, vector: vector.clone(), context }))
+    }
+
+    /// A key and what it holds, or what is wrong with it if the frame can be read on behind it.
+    pub(crate) fn dot_set(&mut self) -> Result<Result<DotSet, Refusal>, WireError> {
+        let key = self.bytes()?;
+        self.dots(key, DOTS_MAX)
+    }
+
+    /// What a key holds, or what is wrong with it.
+    pub(crate) fn dots(&mut self, key: &[u8], dots_max: usize) -> Result<Result<DotSet, Refusal>, WireError> {
+        let key_fits = u16::try_from(key.len()).is_ok();
+        let count = self.count(18)?;
+        let is_kept = key_fits && count <= dots_max;
+        let (mut one, mut others) = (None, Vec::new());
+        for _ in 0..count {
+            let stamp = Stamp { clock: self.u64_le()?, origin: self.u64_le()? };
+            let expires = self.varint()?;
+            let value = self.bytes()?;
+            if is_kept {
+                self.text.clear();
+                self.text.extend_from_slice(key);
+                self.text.extend_from_slice(value);
+                let dot = Dot::new(stamp, expires, key.len(), &self.text, &mut self.room);
+                others.extend(one.replace(dot));
+            }
+        }
+        if !key_fits {
+            return Ok(Err(Refusal::Key));
+        }
+        if count > dots_max {
+            return Ok(Err(Refusal::Dots));
+        }
+        Ok(Ok(match one {
+            Some(one) if others.is_empty() => DotSet::One(one),
+            one => DotSet::from_dots(key, others.into_iter().chain(one).collect()),
+        }))
+    }
+}

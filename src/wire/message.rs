@@ -1,0 +1,229 @@
+//! The decoded message: what handlers match.
+
+use super::codec::{Reader, Writer};
+use super::frame::{Kind, WireError};
+use crate::time::Stamp;
+
+/// One message of a peer.
+pub(crate) enum Message<'a> {
+    Hello(Hello),
+    Ack(Ack),
+    /// Read by `TailReceiver::handle_frame`: rows name contexts of earlier frames.
+    Tail(Reader<'a>),
+    /// `deferrals`: how often the receiver has deferred the sender, as far as the sender knew.
+    Start {
+        deferrals: u64,
+        body: Reader<'a>,
+    },
+    /// Read by `RepairSession::items`: ranges name leftovers that were told before.
+    Items(Reader<'a>),
+    /// Read by [`Check::read`], which needs to know whether members are kept.
+    Check(Reader<'a>),
+    AckRequest,
+    Swim(Reader<'a>),
+    Roster(Reader<'a>),
+    Covers(Covers),
+    Piece(Reader<'a>),
+    Election(Reader<'a>),
+    Deferred,
+    Partial(Reader<'a>),
+}
+
+impl<'a> Message<'a> {
+    pub(crate) fn read(kind: Kind, mut body: Reader<'a>) -> Result<Self, WireError> {
+        Ok(match kind {
+            Kind::Hello => Self::Hello(Hello::read(body)?),
+            Kind::Ack => Self::Ack(Ack::read(body)?),
+            Kind::Tail => Self::Tail(body),
+            Kind::Start => Self::Start { deferrals: body.varint()?, body },
+            Kind::Items => Self::Items(body),
+            Kind::Check => Self::Check(body),
+            Kind::AckRequest => {
+                body.end()?;
+                Self::AckRequest
+            }
+            Kind::Swim => Self::Swim(body),
+            Kind::Roster => Self::Roster(body),
+            Kind::Covers => Self::Covers(Covers::read(body)?),
+            Kind::Piece => Self::Piece(body),
+            Kind::Election => Self::Election(body),
+            Kind::Deferred => {
+                body.end()?;
+                Self::Deferred
+            }
+            Kind::Partial => Self::Partial(body),
+        })
+    }
+}
+
+/// Begins a link, in both directions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hello {
+    /// The sender's change log, and the run that it belongs to.
+    pub(crate) log: u64,
+    pub(crate) run: u64,
+    /// Equal on both sides: neither has merged anything that the other has not.
+    pub(crate) vector_hash: u64,
+}
+
+impl Hello {
+    pub(crate) fn frame(self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Hello);
+        writer.u64_le(self.log);
+        writer.u64_le(self.run);
+        writer.u64_le(self.vector_hash);
+        writer.finish()
+    }
+
+    fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
+        let hello = Self { log: body.u64_le()?, run: body.u64_le()?, vector_hash: body.u64_le()? };
+        body.end()?;
+        Ok(hello)
+    }
+}
+
+/// Everything up to this position of the receiver's log is merged by the sender.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ack {
+    pub(crate) log: u64,
+    pub(crate) position: u64,
+}
+
+impl Ack {
+    pub(crate) fn frame(self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Ack);
+        writer.u64_le(self.log);
+        writer.varint(self.position);
+        writer.finish()
+    }
+
+    fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
+        let ack = Self { log: body.u64_le()?, position: body.varint()? };
+        body.end()?;
+        Ok(ack)
+    }
+}
+
+/// What a node would like to write and is allowed to, in bytes a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rates {
+    pub(crate) wanted: u64,
+    pub(crate) allowed: u64,
+}
+
+/// Flags of a check.
+const CHECK_REPLY: u8 = 1;
+const CHECK_IN_FLUX: u8 = 2;
+const CHECK_RATES: u8 = 4;
+const CHECK_CLOCK: u8 = 8;
+const CHECK_INCOMPARABLE: u8 = 16;
+
+/// Compares what two replicas hold, and their members.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Check {
+    pub(crate) is_reply: bool,
+    /// A difference is about to vanish: the sender's tail has something left for the receiver, or a flush is arriving.
+    pub(crate) in_flux: bool,
+    /// The vector alone says what the sender holds: equal vectors and different roots are a fault.
+    pub(crate) is_comparable: bool,
+    pub(crate) root: u128,
+    pub(crate) vector_hash: u64,
+    /// Where members are kept. Both ends keep them, or neither.
+    pub(crate) roster_hash: Option<u64>,
+    /// While writes are limited.
+    pub(crate) rates: Option<Rates>,
+    /// The sender's wall clock, unless it doubts it. In replies only: the time of a question says when it was heard.
+    pub(crate) wall_ms: Option<u64>,
+}
+
+impl Check {
+    pub(crate) fn datagram(self) -> Vec<u8> {
+        let flags = [
+            (self.is_reply, CHECK_REPLY),
+            (self.in_flux, CHECK_IN_FLUX),
+            (self.rates.is_some(), CHECK_RATES),
+            (self.wall_ms.is_some(), CHECK_CLOCK),
+            (!self.is_comparable, CHECK_INCOMPARABLE),
+        ];
+        let mut writer = Writer::new(Kind::Check);
+        writer.byte(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum());
+        writer.u64_le(self.root as u64);
+        writer.u64_le((self.root >> 64) as u64);
+        writer.u64_le(self.vector_hash);
+        if let Some(hash) = self.roster_hash {
+            writer.u64_le(hash);
+        }
+        if let Some(rates) = self.rates {
+            writer.varint(rates.wanted);
+            writer.varint(rates.allowed);
+        }
+        if let Some(wall_ms) = self.wall_ms {
+            writer.u64_le(wall_ms);
+        }
+        writer.finish_datagram()
+    }
+
+    pub(crate) fn read(mut body: Reader<'_>, has_members: bool) -> Result<Self, WireError> {
+        let flags = body.byte()?;
+        let check = Self {
+            is_reply: flags & CHECK_REPLY != 0,
+            in_flux: flags & CHECK_IN_FLUX != 0,
+            is_comparable: flags & CHECK_INCOMPARABLE == 0,
+            root: u128::from(body.u64_le()?) | (u128::from(body.u64_le()?) << 64),
+            vector_hash: body.u64_le()?,
+            roster_hash: has_members.then(|| body.u64_le()).transpose()?,
+            rates: match flags & CHECK_RATES {
+                0 => None,
+                _ => Some(Rates { wanted: body.varint()?, allowed: body.varint()? }),
+            },
+            wall_ms: (flags & CHECK_CLOCK != 0).then(|| body.u64_le()).transpose()?,
+        };
+        body.end()?;
+        Ok(check)
+    }
+}
+
+/// Of whom a question about coverage is asked. Its number is the tag on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedOf {
+    Peer = 0,
+    /// All members of the peer's group.
+    Group = 1,
+}
+
+const COVERS_ANSWER: u8 = 2;
+
+/// A question about who covers an event, or an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Covers {
+    Ask(Stamp, AskedOf),
+    /// So many members cover the event.
+    Answer(Stamp, u64),
+}
+
+impl Covers {
+    pub(crate) fn frame(self) -> Vec<u8> {
+        let (tag, stamp, count) = match self {
+            Self::Ask(stamp, of) => (of as u8, stamp, 0),
+            Self::Answer(stamp, count) => (COVERS_ANSWER, stamp, count),
+        };
+        let mut writer = Writer::new(Kind::Covers);
+        writer.byte(tag);
+        writer.u64_le(stamp.origin);
+        writer.u64_le(stamp.clock);
+        writer.varint(count);
+        writer.finish()
+    }
+
+    fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
+        let (tag, origin, clock, count) = (body.byte()?, body.u64_le()?, body.u64_le()?, body.varint()?);
+        body.end()?;
+        let stamp = Stamp { clock, origin };
+        match tag {
+            0 => Ok(Self::Ask(stamp, AskedOf::Peer)),
+            1 => Ok(Self::Ask(stamp, AskedOf::Group)),
+            COVERS_ANSWER => Ok(Self::Answer(stamp, count)),
+            _ => Err(WireError::Form),
+        }
+    }
+}
