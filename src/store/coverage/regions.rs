@@ -4,7 +4,7 @@
 //! mean nothing under the new hash key. So the contexts keep their old hash key beside them: they are *leftovers*. A
 //! leftover that is merged within a range under the new hash key holds in the intersection of both regions.
 //!
-//! Leftovers must not multiply. A peer sends them with every range of a session, narrowed to that range, so one
+//! Leftovers must not multiply. They are sent with every range of a session and narrowed to it by the receiver, so one
 //! leftover would come back as one for each range. So leftovers with the same context whose regions differ under only
 //! one hash key are joined: once a session has settled all ranges, what it brought is what the peer had.
 
@@ -19,8 +19,8 @@ use crate::time::Stamp;
 /// the session claims nothing. Honest clusters keep one for each different context, a few dozen at most.
 pub(crate) const LEFTOVERS_MAX: usize = 4_096;
 
-/// Intervals and clocks of all leftovers that are sent in one direction of a session. A replica keeps twice as many: it
-/// may hold as many already when a session brings its own.
+/// Intervals and clocks of all leftovers that are sent in one direction of a session. A replica keeps twice as many:
+/// those that a session brings may be here already, and are counted once more then.
 pub(crate) const LEFTOVER_ITEMS_MAX: usize = 1 << 20;
 pub(super) const LEFTOVER_ITEMS_KEPT_MAX: usize = 2 * LEFTOVER_ITEMS_MAX;
 
