@@ -92,6 +92,7 @@ const LOOKS_MAX: usize = 4_096;
 /// Events returned by one call: bounds the work under the lock.
 const EVENTS_MAX: usize = 256;
 
+/// One watch: its cursor in the change log, and what it owes its reader.
 #[derive(Debug)]
 struct WatchCursor {
     prefix: Vec<u8>,
