@@ -1,8 +1,8 @@
 //! Memory of the stored rows: a slab that grows without moving them, and the key index, which keeps the keys in order.
 //!
-//! A row is named by its row id, the `u32` that [`Slab::insert`] returned. The id is valid until the row is removed,
-//! and may be given to another row then. So whoever removes a row must first take its id out of the digest, the change
-//! log, the key index and the expiry schedule.
+//! A row is named by its row id, the `u32` that [`Slab::insert`] returned. The id is valid until the row is removed;
+//! then another row may get it. So a row must be taken out of the digest, the change log, the key index and the expiry
+//! schedule before it is removed from the slab.
 
 use std::cmp::Ordering;
 
@@ -15,7 +15,7 @@ const SLAB_ROWS: usize = 4_096;
 #[derive(Clone, Debug)]
 pub(crate) struct StoredRow {
     pub(crate) dot_set: DotSet,
-    /// Where the key stands in the change log.
+    /// The revision at which the key stands in the change log.
     pub(crate) revision: u64,
     /// How many revisions before `revision` the key's last local event was. An age that is too great for the field is
     /// kept as a lesser one: then a row is sent that need not be.
