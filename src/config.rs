@@ -1,4 +1,4 @@
-//! Every tunable, with presets and one check.
+//! The limits and intervals of a node: [`Config`], its presets, and one check of all ranges.
 
 use std::time::Duration;
 
@@ -8,38 +8,40 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// The largest value that any node accepts from a peer, and the ceiling of [`Config::value_bytes_max`].
 pub const VALUE_BYTES_CEILING: usize = 16 << 20;
 
-/// The greatest [`Config::lease_time_max`] that is permitted.
+/// The ceiling of [`Config::lease_time_max`].
 pub const LEASE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The longest list of voters.
+/// The most names in the list of voters.
 pub const VOTERS_MAX: usize = 31;
 
-/// The largest batch.
+/// The most writes in a batch.
 pub const BATCH_WRITES_MAX: usize = 65_536;
 
-/// Leases that a voter knows of at a time; it refuses others. Also those that one node campaigns for or observes.
+/// Leases that a voter keeps at a time; it refuses further ones. Also the most campaigns and held leases of one node,
+/// and the most leases that one node observes.
 pub const ELECTIONS_MAX: usize = 16_384;
 
 /// When a node's disk is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// As soon as something has changed. What changes while the disk is busy goes in the next transaction. If nobody
-    /// waits for it, the disk rests first, for as long as the last transaction took, up to 50 ms.
+    /// As soon as something has changed. What changes while the disk is busy goes into the next transaction. While no
+    /// `Receipt::durable` is waiting, the next transaction begins only after a pause as long as the last one took, at
+    /// most 50 ms.
     Immediate,
-    /// At most once in this time, and at once when somebody waits for `Receipt::durable`. A key that is written many
-    /// times meanwhile goes to the disk once. 1 ms to 1 hour.
+    /// At most once in this time, and at once when a `Receipt::durable` is waiting. A key that is written many times
+    /// meanwhile goes to the disk once. 1 ms to 1 hour.
     Interval(Duration),
 }
 
-/// What a node does when it finds its directory damaged.
+/// What a node does if it finds its directory damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnCorruption {
-    /// It does not start, and says which file is damaged. Nothing is changed.
+    /// It does not start, and the error names the damaged file. Nothing is changed.
     Refuse,
-    /// It moves what it found aside, into the folder `damaged` of its directory, starts with nothing (or with the
-    /// snapshot that its builder names), and fetches everything from its peers.
+    /// It moves what it found into the folder `damaged` of its directory, starts with nothing (or with the snapshot
+    /// that its builder names), and fetches everything from its peers.
     Rejoin,
 }
 
@@ -50,13 +52,13 @@ pub enum OnCorruption {
 pub struct ConfigError {
     /// The field's name.
     pub field: &'static str,
-    /// What stood there.
+    /// Its value.
     pub value: String,
-    /// What may stand there.
+    /// The values that are permitted.
     pub range: &'static str,
 }
 
-/// How a node behaves. Start from a preset and change single fields:
+/// Limits and intervals of a node. Start from a preset and change single fields:
 ///
 /// ```
 /// let mut config = tidings::Config::lan();
@@ -68,64 +70,62 @@ pub struct ConfigError {
 pub struct Config {
     /// How often a node compares digests with a random peer. 10 ms to 1 hour.
     pub sync_interval: Duration,
-    /// The largest value that this node writes, in bytes. 1 to 16 MiB. Values of peers are accepted up to 16 MiB
-    /// whatever stands here.
+    /// The largest value that this node writes, in bytes. 1 to 16 MiB. Values from peers are accepted up to 16 MiB
+    /// regardless of this limit.
     pub value_bytes_max: usize,
-    /// How far clocks of members may be apart. 1 ms to 1 hour.
+    /// The greatest permitted difference between the wall clocks of members. 1 ms to 1 hour.
     ///
-    /// Writes that are stamped further ahead are refused. A node's clock is in doubt if it is set by more than half of this,
-    /// or if most of the linked nodes say that it is off by more than this; in both cases by at least a second. Local writes
-    /// are then refused with [`WriteError::Clock`](crate::WriteError::Clock).
+    /// Writes from peers that are stamped further ahead are refused. A node's clock is in doubt if it is set by more
+    /// than half of this, or if most of the linked nodes say that it is off by more than this; in both cases by at
+    /// least a second. Local writes are then refused with [`WriteError::Clock`](crate::WriteError::Clock).
     ///
-    /// An expired value is dropped twice this time after its expiry, by a node whose clock is not in doubt and was confirmed
-    /// by a peer since the start. Without peers a node waits a minute after its start; a day, if it knows that there are
-    /// others. Where a clock is wrong by less than these limits, or most nodes are wrong in the same way, a value may be
-    /// dropped before its time, which deletes it everywhere.
+    /// An expired value is dropped twice this time after its expiry, by a node whose clock is not in doubt and was
+    /// confirmed by peers since the start. Without peers a node waits one minute after its start, or one day if it
+    /// knows that there are others. If a clock is wrong by less than these limits, or most nodes are wrong in the same
+    /// way, a value may be dropped before its expiry, which deletes it everywhere.
     pub clock_skew_max: Duration,
-    /// How many removals the change log remembers for followers that resume. Older ones are forgotten, and a
-    /// follower behind them compares digests (a peer) or starts over with the current values (a watch). 0 to
-    /// 16,777,216.
+    /// How many removals the change log keeps for followers that resume. Older ones are forgotten, and a follower whose
+    /// cursor is before them repairs (a peer) or starts over with the current values (a watch). 0 to 16,777,216.
     pub removals_max: usize,
-    /// Whether this node passes on the writes of others as they arrive, for clusters in which not every node is
-    /// connected to every other. Where all are, passing on would only repeat what everybody receives anyway.
+    /// Whether this node sends all writes, not only its own, to all its peers, for clusters in which not every node is
+    /// linked with every other. Where all are linked, this would only repeat what every node receives anyway.
     pub relay: bool,
-    /// Up to so many members, everybody sends its writes to everybody. Above that they are sent over two hops: to the
-    /// members of the own group, and to one member of every other, who passes them on. The same on all nodes; where it
-    /// differs, writes arrive twice or late. 0 to 512.
+    /// Up to this many members, each node sends its writes to all others. Above, writes take two hops: to the members
+    /// of the writer's group, and to one delegate in every other group, which forwards them there. It must be the same
+    /// on all nodes; where it differs, writes arrive twice or late. 0 to 512.
     pub mesh_members_max: usize,
-    /// A repair session of which no bytes move for this long in either direction, while nothing else moves on the link
-    /// either, breaks the link. One that moves is never broken, however slow the link is, down to 64 bytes a second.
-    /// 100 ms to 1 hour.
+    /// A repair session breaks its link if none of its bytes moved for this long in either direction, and nothing else
+    /// moved on the link either. A session that moves is never broken, however slow the link is, down to 64 bytes a
+    /// second. 100 ms to 1 hour.
     pub sync_timeout: Duration,
-    /// A node refuses writes of its own as busy while the middle one of its peers is this many bytes behind. 64 KiB
-    /// to 1 TiB.
+    /// Local writes are refused as busy while the median peer is more than this many bytes behind. 64 KiB to 1 TiB.
     pub lag_bytes_max: usize,
-    /// How often a node asks another member whether it lives. 20 ms to 10 minutes.
+    /// How often a node probes another member. 20 ms to 10 minutes.
     pub probe_interval: Duration,
-    /// How long the answer may take before others are asked to ask too; a good deal more than a round trip, and less
-    /// than half of [`probe_interval`](Self::probe_interval). 5 ms to 5 minutes.
+    /// How long the answer to a probe may take before other members are asked to probe too. Choose it well above a
+    /// round trip; at most half of [`probe_interval`](Self::probe_interval). 5 ms to 5 minutes.
     pub probe_timeout: Duration,
-    /// How long a member that did not answer has to say that it lives before it counts as down; stretched in large
+    /// How long a member that did not answer has to say that it lives before it counts as down. It is longer in large
     /// clusters. 50 ms to 1 hour.
     pub suspicion_time: Duration,
     /// The time in which the background check recomputes the whole digest once. 1 s to 30 days.
     pub scrub_interval: Duration,
-    /// When the disk is written, if there is one.
+    /// When the disk is written, if there is a disk.
     pub durability: Durability,
     /// What to do with a damaged directory.
     pub on_corruption: OnCorruption,
-    /// The names of the nodes whose majority grants leases: see [`Node::election`](crate::Node::election). The same on
-    /// every node, in any order; nodes with different lists refuse each other's elections. An odd number is best. At
-    /// most 31, each once. Without any there are no elections.
+    /// The names of the nodes of which a majority grants leases, see [`Node::election`](crate::Node::election). It must
+    /// be the same list on every node, in any order: nodes with different lists refuse each other's elections. An odd
+    /// number is best. At most 31 names, each once. Without any there are no elections.
     pub voters: Vec<String>,
-    /// How long a lease lasts that is not renewed. Renewals go out three times as often. It may differ between nodes.
+    /// How long a lease lasts without renewal. It is renewed three times in this time. It may differ between nodes.
     /// 100 ms to [`lease_time_max`](Self::lease_time_max).
     pub lease_time: Duration,
-    /// The longest lease that a voter grants. After every start a voter grants nothing for this time and
-    /// [`clock_skew_max`](Self::clock_skew_max) together, and a ninth more, until whatever it has promised before is over.
-    /// This and `clock_skew_max` must be the same on all nodes that take part in elections; a node where one of them
-    /// differs has no part in the elections of the others. It is lowered like a list of voters is changed: by stopping
-    /// all nodes first. 100 ms to 10 s.
+    /// The longest lease that a voter grants. After every start a voter grants nothing for (`lease_time_max` +
+    /// [`clock_skew_max`](Self::clock_skew_max)) × 10/9, until everything that it promised before is over. This and
+    /// `clock_skew_max` must be the same on all nodes that take part in elections; a node where one of them differs
+    /// takes no part in the elections of the others. To lower it, stop all nodes first, as for changing the list of
+    /// voters. 100 ms to 10 s.
     pub lease_time_max: Duration,
 }
 
@@ -167,8 +167,8 @@ impl Config {
         }
     }
 
-    /// For tests and demonstrations on one machine, whose nodes share a clock: a first leader stands within 2 s of the
-    /// start.
+    /// For tests and demonstrations on one machine, where all nodes share a clock. The first leader is elected within 2
+    /// s of the start.
     pub fn local() -> Self {
         Self {
             sync_interval: Duration::from_millis(100),
@@ -182,7 +182,7 @@ impl Config {
     /// Checks every field against its permitted range.
     ///
     /// # Errors
-    /// [`ConfigError`] names the first field out of range, and the range.
+    /// [`ConfigError`] names the first field that is out of its range, and the range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let second = Duration::from_secs(1);
         let hour = second * 3_600;

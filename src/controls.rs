@@ -1,100 +1,105 @@
-//! Negative controls: each breaks one rule of the replication, so that the tests can show that they notice.
+//! Negative controls: each breaks one rule, so that the tests can show that they would notice.
 //!
-//! Outside the project's own tests (feature `__controls`) every question here has the answer "no" at compile time.
+//! Names in bold are the rules and sections of `docs/replication.md`. The other controls break rules of membership,
+//! elections and joining. Without the feature `__controls`, which only the project's own tests use, every question here
+//! has the answer "no" at compile time, so the controls cost nothing in normal builds.
 
-/// One rule, broken.
+/// The rule that a replica breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(not(feature = "__controls"), expect(unreachable_pub, reason = "public with the feature alone"))]
 pub enum Control {
-    /// A cursor outlives its link.
+    /// Breaks **Tail**: on a new link the sender goes on from the cursor of the link that ended.
     CursorKept,
-    /// A `done` is taken although a row of the very flush was refused.
+    /// Breaks **After a refusal**: a flush end is taken although a row of the same frame was refused.
     ClaimDespiteRefusal,
-    /// A `done` is taken although an earlier row of the link was refused.
+    /// Breaks **After a refusal**: a flush end is taken although an earlier row of the link was refused.
     DoneAfterRefusal,
-    /// A tail claims everything that its sender has seen.
+    /// Breaks **Flush end**: the receiver takes the sender's whole vector as claimed, not its own run alone.
     TailClaimsAll,
-    /// A tail that passes on the writes of others claims them as well.
+    /// Breaks **Flush end**: a tail that sends all rows claims the sender's whole vector, not its own run alone.
     RelayClaimsAll,
-    /// The own filter counts from the last frame instead of the last `done`.
+    /// Breaks **Rows left out**: they are counted from the last frame instead of the last flush end.
     OwnFromFrame,
-    /// Rows travel without their context.
+    /// Breaks **Merging a row**: rows are sent without their context, and the key's context does not grow by S.
     NoContext,
-    /// A restart goes on under its old origin.
+    /// Breaks **Local event**: a restart from a disk goes on writing under its old run.
     OldOrigin,
-    /// The disk keeps `Coverage` ahead of the rows.
+    /// Breaks **Disk**: the disk keeps the coverage of a transaction before its rows.
     SeenAhead,
-    /// A reconcile adopts the vector that the peer had at its end.
+    /// Breaks **End of a repair**: the vector is joined with the one that the peer had at the end, not at its START.
     EndVector,
-    /// A reconcile adopts the log position that the peer had at its end.
+    /// Breaks **End of a repair**: the position becomes the head that the peer had at the end, not at its START.
     EndHead,
-    /// Nothing is covered by settled ranges.
+    /// Breaks **Repair**: a settled range is not covered by the coverage that came with it.
     NoSettled,
-    /// A verdict about an older digest counts.
+    /// Breaks **Repair**: a range is settled as equal by the verdict about an older digest.
     OldDigest,
-    /// A tail goes on although the floor passed its cursor.
+    /// Breaks **The log**: a tail goes on although the floor has passed its cursor.
     FloorPassed,
-    /// A watch reads on although the floor passed its cursor.
+    /// Breaks **The log**: a watch reads on although the floor has passed its cursor.
     WatchPastFloor,
-    /// Links stay after an integrity fault.
+    /// Breaks **Integrity**: links stay open when the claims are given up.
     LinksKept,
-    /// Nothing is kept beyond the vector.
+    /// Breaks **Merging a row** and **Repair**: nothing is covered beyond the vector, at keys or in ranges.
     NoCloud,
-    /// What a dot implied is forgotten when it is held no more.
+    /// Breaks **covered**: when a dot leaves its key, the key's context does not take up what the held dot covered.
     NoKeep,
-    /// Of two concurrent writes the one that arrives later wins.
+    /// Breaks **Merging a row**: of two concurrent writes the one that arrives later replaces the other.
     ArrivalOrder,
-    /// Leaves are not recomputed before they are listed.
+    /// Breaks **Integrity**: leaves of the digest are not recomputed before they are listed.
     NoVerify,
-    /// A node that is unwell itself accuses others as fast as a healthy one.
+    /// Breaks Lifeguard's local health: a node that is itself slow suspects others as fast as a healthy one.
     NoLocalHealth,
-    /// A node announces itself to a member once, whether or not that arrives.
+    /// Breaks the return after a partition: a node announces itself to a linked member once, not until it is believed
+    /// alive.
     AnnouncedOnce,
-    /// A difference counts although a tail is about to remove it.
+    /// Breaks **Checks**: a mismatch counts although a side is in flux, so that a tail is about to remove it.
     AmidCounts,
-    /// A difference never counts while a tail has anything left to bring.
+    /// Breaks **Checks**: a mismatch never counts while a side is in flux, instead of for a limited time only.
     AmidForEver,
-    /// Writes are acknowledged as durable before the disk was synced.
+    /// Breaks **Disk**: writes are acknowledged as durable before the disk was synced.
     EarlyPromise,
-    /// A disk takes what it can read of a torn transaction.
+    /// Breaks **Disk**: what can be read of a torn transaction is loaded.
     TornTaken,
-    /// A delegate passes on a claim although a row of the flush changed nothing here, and so is not passed on.
+    /// Breaks **Forwarded intervals**: a delegate forwards a claim although a row of the flush changed nothing there,
+    /// and so is not forwarded.
     ChainDespiteGap,
-    /// A claim that was passed on counts although what comes before it is not merged.
+    /// Breaks **Forwarded intervals**: the receiver takes one although it does not have everything up to *from*.
     ChainUnchecked,
-    /// The end of a flush counts although large rows of it have not arrived.
+    /// Breaks **Flush end**: it is taken although large rows of the flush have not arrived.
     LargesUnawaited,
-    /// A voter votes as soon as it has started.
+    /// Breaks the quarantine: a voter grants leases as soon as it has started.
     NoQuarantine,
-    /// A holder counts the whole lease by its own clock.
+    /// Breaks the margin for clock drift: a holder relies on the whole lease time by its own clock, not on nine tenths.
     NoDriftMargin,
-    /// A voter answers before its promise is on its disk, and does not look for it after a restart.
+    /// Breaks the promise: a voter answers before its promise is on its disk, and does not find it after a restart.
     PromiseNotKept,
-    /// A candidate campaigns under the term that it had, and voters do not mind.
+    /// Breaks the growth of terms: a candidate campaigns under a term that it had before, and voters accept that.
     TermReused,
-    /// A voter is silent as its present `lease_time_max` demands, whatever an earlier run has promised.
+    /// Breaks the quarantine: it follows the present `lease_time_max`, whatever an earlier run of the voter promised.
     LeaseMaxForgotten,
-    /// Nobody compares lists of voters.
+    /// Breaks the equality of voter rules: nodes do not compare their lists of voters.
     VotersDiffer,
-    /// A replica that joins lets every peer feed it at once.
+    /// Breaks the single donor: a joining replica lets every peer send it everything at once.
     ManyDonors,
-    /// What a peer sent before it knew that it was put off begins a session.
+    /// Breaks the deferral of sessions: a START that the peer sent before it knew of its deferral begins a session.
     OldStart,
-    /// A donor that has stalled is waited for as long as any session.
+    /// Breaks the replacement of a stalled donor: it is waited for as long as any session.
     DonorKept,
-    /// What the context of a row no longer has stays in those that are told by their differences from it.
+    /// Breaks **Merging a row**: an origin that left the context of a row stays in those sent as differences from it.
     GoneIsKept,
-    /// A claim is believed whatever its clock.
+    /// Breaks **Bounds on claims**: a claim is merged however far in the future its clock is.
     ClaimsUnbounded,
-    /// A range of a comparison is settled although large rows of its listing have not arrived.
+    /// Breaks **Repair**: a range is settled although large rows of its listing have not arrived.
     RepairUnawaited,
-    /// Only whole frames are progress of a session.
+    /// Breaks the timeout of sessions: only whole frames are progress, not the bytes of one that is under way.
     WholeFramesCount,
-    /// What has expired is dropped while the clock is in doubt.
+    /// Breaks **Expiry**: expired dots are dropped while the clock is in doubt.
     DropsInDoubt,
-    /// Claims that were made while the clock was ahead are told when it is right again.
+    /// Breaks **Claims from the future**: those made while the clock was ahead are sent to peers before their time.
     FutureTold,
-    /// Each leftover is told with every range, and narrowed to it, and what says the same is not joined.
+    /// Breaks **Contexts that remain**: leftovers are narrowed to each range of a session, and equal ones are not
+    /// joined.
     LeftoversNarrowed,
 }
 
@@ -150,7 +155,7 @@ impl Control {
     ];
 }
 
-/// The rule that this replica breaks, if any.
+/// Which rule this replica breaks, if any. None in normal builds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Controls {
     #[cfg(feature = "__controls")]

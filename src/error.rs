@@ -1,9 +1,11 @@
-//! What can go wrong in the core, one small type per area. Each variant says what became of the state.
+//! Errors of the core, one small type per area. The text of each says what happened and what became of the state.
+//!
+//! `kv-example` cuts `; nothing was written` off the end of a [`WriteError`], so a text must keep that ending.
 
 use crate::config::{BATCH_WRITES_MAX, ELECTIONS_MAX};
 use crate::time::Stamp;
 
-/// Why a write was not accepted. In every case nothing was written, of a batch no part.
+/// Why a write was not accepted. In every case nothing was written, not even a part of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -35,11 +37,11 @@ pub enum WriteError {
     /// The condition of [`PutOptions::only_if`](crate::PutOptions::only_if) does not hold on this node.
     #[error("the condition does not hold here (current stamp: {current:?}); nothing was written")]
     Condition {
-        /// The stamp of the value that stands there now, if one does.
+        /// The stamp of the key's present value, if it has one.
         current: Option<Stamp>,
     },
-    /// A counter's share of this process would leave the range of `i64`.
-    #[error("the counter would overflow; nothing was written")]
+    /// This process's share of the counter would leave the range of `i64`.
+    #[error("this process's share of the counter would overflow; nothing was written")]
     CounterOverflow,
     /// A batch is larger than [`BATCH_WRITES_MAX`](crate::BATCH_WRITES_MAX).
     #[error("a batch of {writes} writes is over the limit of {limit}; nothing was written", limit = BATCH_WRITES_MAX)]
@@ -47,22 +49,23 @@ pub enum WriteError {
         /// How many writes it holds.
         writes: usize,
     },
-    /// The cluster is too far behind this node's writes: see
-    /// [`Config::lag_bytes_max`](crate::Config::lag_bytes_max). It catches up by itself.
-    #[error("the cluster is too far behind; nothing was written")]
+    /// The cluster is too far behind this node's writes, see
+    /// [`Config::lag_bytes_max`](crate::Config::lag_bytes_max). It catches up by itself: retry later.
+    #[error("the cluster is too far behind this node's writes, retry later; nothing was written")]
     Busy,
-    /// The disk has failed or is full. Reading and replication go on; writes are taken again when it is back, if it
-    /// ever is.
+    /// The disk has failed or is full. Reads and replication go on; writes are accepted again once the disk is back.
     #[error("the disk has failed or is full; nothing was written")]
     Disk,
-    /// This node's wall clock is off, so that peers would refuse the write, or take its expiry for something else. It
-    /// was set by more than half of [`Config::clock_skew_max`](crate::Config::clock_skew_max), or most of the linked nodes
-    /// say otherwise; or earlier writes of this process were stamped ahead while its clock was wrong. Writes are taken
-    /// again when the clock is right, is confirmed by peers, or has run on for a minute and no peer contradicts it; where
-    /// earlier writes are ahead, after that time or a restart.
-    #[error("this node's clock, or its last write, is {off:?} off; nothing was written")]
+    /// This node's wall clock is wrong, so that peers would refuse the write or read its expiry as another time. The
+    /// clock was set by more than half of [`Config::clock_skew_max`](crate::Config::clock_skew_max), or most of the
+    /// linked nodes contradict it; or earlier writes of this process were stamped ahead while its clock was wrong.
+    ///
+    /// Writes are accepted again when the clock shows the right time, when peers confirm it, or when it has run on for
+    /// a minute and no majority of peers contradicts it. If earlier writes are stamped ahead, writes are accepted again
+    /// when that time has come, or after a restart.
+    #[error("this node's clock is off by {off:?}, or its last write is that far ahead; nothing was written")]
     Clock {
-        /// How far it is off its peers or off what it showed before; or how far ahead the last write is.
+        /// How far the clock is off its peers or off its time before the step; or how far ahead the last write is.
         off: std::time::Duration,
     },
     /// The node is closed.
@@ -70,32 +73,32 @@ pub enum WriteError {
     Closed,
 }
 
-/// Why there is no lease. What was granted on the way is given back.
+/// Why this node has no lease. Votes that it was granted for it are given back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ElectionError {
-    /// Nobody can vote.
-    #[error("no voters: name the nodes that vote in Config::voters, the same on every node")]
+    /// The list of voters is empty.
+    #[error("there are no voters: list them in Config::voters, the same on every node")]
     NoVoters,
     /// The name of the election or the lock is empty or too long.
-    #[error("a name of {bytes} bytes; permitted are 1 to 256")]
+    #[error("an election or lock name of {bytes} bytes is not permitted: 1 to 256 bytes")]
     Name {
         /// Its length.
         bytes: usize,
     },
     /// The leader's value is too large.
-    #[error("a value of {bytes} bytes is over the limit of 512")]
+    #[error("a leader's value of {bytes} bytes is over the limit of 512")]
     Value {
         /// Its size.
         bytes: usize,
     },
     /// This node campaigns for, holds or observes too many leases.
-    #[error("more than {limit} leases on one node", limit = ELECTIONS_MAX)]
+    #[error("this node would take part in more than {limit} leases", limit = ELECTIONS_MAX)]
     TooMany,
-    /// Somebody else has the lease, or is about to have it.
-    #[error("somebody else has it")]
+    /// Another candidate has the lease, or is about to get it.
+    #[error("another candidate has the lease, or is about to get it")]
     Taken,
-    /// Too few voters can be reached, or those that can have started too short a time ago to vote.
+    /// Too few voters can be reached, or too many of those reached have started too recently to vote.
     #[error("no majority of voters can vote: {reached} answered, {needed} are needed")]
     NoMajority {
         /// How many voters answered.
@@ -103,7 +106,7 @@ pub enum ElectionError {
         /// How many votes are needed.
         needed: usize,
     },
-    /// The lease is not held any more.
+    /// The lease is no longer held.
     #[error("the lease has ended")]
     Lost,
     /// The node is closed.

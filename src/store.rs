@@ -1,8 +1,11 @@
-//! The store: entries, change log, `Coverage`, digest and expiry, kept in step.
+//! The store of one replica: entries, change log, [`Coverage`], digest and expiry, kept in step.
 //!
-//! Everything here happens in one instant: stamping, inserting, giving the revision and updating the digest are
-//! one call. [`Store::apply`] changes what a key holds when something was written or merged. Two things change it without
-//! an event and without a revision: `drop_expired`, when a value has expired, and `fill`, which takes in a disk.
+//! Stamping, inserting, assigning the revision and updating the digest are one call, so no follower ever sees them
+//! apart. Every write, local or merged, changes a key through [`Store::apply`]. Two functions change a key without it:
+//! `drop_expired` removes an expired dot, without an event and without a revision, and `fill` loads the rows of a disk.
+//!
+//! A dot that leaves its key must stay covered, or it would come back when it arrives again. And nothing may become
+//! covered here that was not merged: see [`coverage`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,7 +34,7 @@ pub(crate) mod watch;
 #[cfg(test)]
 pub(crate) use expiry::DROPPED_MAX;
 
-/// What scratch memory keeps from one write to the next.
+/// Bytes that a scratch buffer keeps from one write to the next.
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
 /// A condition on a write, compared with what this node holds.
@@ -44,27 +47,27 @@ pub enum OnlyIf {
     Stamp(Stamp),
 }
 
-/// Why a row of a peer is not merged. Nothing of it is; the rows behind it are.
+/// Why a row from a peer is not merged. It is skipped as a whole; the rows after it are merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
     /// A stamp lies further in the future than the permitted clock skew.
     FromTheFuture,
-    /// The key has no form that this library writes.
+    /// The key does not have a form that this library writes.
     Key,
-    /// A value is too large or not of the form of its keyspace.
+    /// A value is too large, or does not have the form of its keyspace.
     Value,
     /// More concurrent dots than any key may hold.
     Dots,
 }
 
-/// A row as it came from a peer: the key's dots and what is covered there.
+/// A row from a peer: the dots of a key, and what the sender covers at that key.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerRow {
     pub(crate) dot_set: DotSet,
-    /// The sender's vector in the instant in which it cut the row.
+    /// The sender's vector at the instant in which it cut the row.
     pub(crate) vector: Arc<Clocks>,
-    /// What the sender covers at this key beyond that.
+    /// What the sender covers at this key beyond its vector.
     pub(crate) context: Option<Arc<Clocks>>,
 }
 
@@ -76,13 +79,13 @@ impl PeerRow {
     }
 }
 
-/// What a peer covers in a range: its vector of an instant, and its cloud there.
+/// What a peer covers in a range: its vector at one instant, and its extra coverage there.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerCoverage {
     pub(crate) vector: Arc<Clocks>,
     pub(crate) regions: Vec<RegionCoverage>,
-    /// The peer has told all of its cloud there. Otherwise its vector alone would name dots as removed without the events
-    /// that removed them: nothing may be settled by this base, nor any row be merged with it.
+    /// The peer sent all of its extra coverage there. If not, the vector alone would show dots as removed without the
+    /// events that removed them: no range may be settled, and no row merged, with this coverage.
     pub(crate) is_whole: bool,
 }
 
@@ -91,7 +94,7 @@ impl PeerCoverage {
         Self { vector, regions: told.regions, is_whole: told.is_whole }
     }
 
-    /// What is covered at one key beyond the vector.
+    /// What the peer covers at one key beyond its vector.
     pub(crate) fn context(&self, key: &[u8]) -> Option<Arc<Clocks>> {
         let mut here = self.regions.iter().filter(|region| region.is_for(key));
         let mut all = here.next()?.clocks.clone();
@@ -104,10 +107,10 @@ impl PeerCoverage {
     }
 }
 
-/// How many logs of peers are remembered. A process start makes one.
+/// Logs of peers whose position is kept. Each process start has a new log.
 const POSITIONS_MAX: usize = 4_096;
 
-/// Where a disk that has failed stands: it holds nothing back.
+/// The disk's cursor while the disk has failed: the log keeps no removals for it.
 pub(crate) const NOTHING_KEPT: u64 = u64::MAX;
 
 /// The store of one replica.
@@ -115,7 +118,7 @@ pub(crate) const NOTHING_KEPT: u64 = u64::MAX;
 pub(crate) struct Store {
     pub(crate) log: ChangeLog,
     pub(crate) coverage: Coverage,
-    /// This run: the origin of every event written here, in use from the first one on.
+    /// This run: the origin of every event written here, from the first one on.
     pub(crate) run: u64,
     pub(crate) hash_key: HashKey,
     pub(crate) clock: HybridClock,
@@ -123,29 +126,29 @@ pub(crate) struct Store {
     slab: Slab,
     key_index: KeyIndex,
     digest: Digest,
-    /// What will expire: (milliseconds, slot, stamp).
+    /// Dots that will expire: (expiry in milliseconds, row id, stamp).
     expiries: BTreeSet<(u64, u32, Stamp)>,
-    /// What has expired and is not dropped yet, in the same form.
+    /// Dots that have expired and are not dropped yet, in the same form.
     hidden: BTreeSet<(u64, u32, Stamp)>,
-    /// Whether the clock is believed enough for dropping what has expired.
+    /// Whether the wall clock is trusted enough to drop expired dots.
     pub(crate) may_drop: bool,
-    /// The wall-clock time of the last look at them.
+    /// Wall-clock milliseconds at the last call of [`Store::expire`].
     expired_to: u64,
-    /// The disk's cursor, if there is a disk: the log keeps its removals until they are there. While it has failed that is
-    /// [`NOTHING_KEPT`].
+    /// The disk's cursor, if there is a disk: the log keeps removals until the disk has them. While the disk has failed
+    /// it is [`NOTHING_KEPT`].
     pub(crate) disk: Option<u64>,
-    /// For each log of a peer, how far it is merged.
+    /// For each log of a peer, the revision up to which it is merged.
     pub(crate) peer_positions: BTreeMap<u64, u64>,
-    /// Of these, what changed since the disk was last told.
+    /// Logs whose position changed since the last transaction for the disk.
     pub(crate) changed_positions: BTreeSet<u64>,
-    /// Keys that changed quietly, by an expiry, since the disk was last told. None, if there were too many to note: then
-    /// it has to be told everything.
+    /// Keys of dots that were dropped since the last transaction for the disk; such a change has no revision. `None` if
+    /// there were too many: then the next transaction writes everything.
     pub(crate) expired_keys: Option<Vec<Vec<u8>>>,
-    /// How often any key changed so.
+    /// Expired dots that were dropped so far.
     pub(crate) expiry_count: u64,
-    /// Bytes of all keys and values.
+    /// Bytes of the keys and values of all held dots.
     bytes: u64,
-    /// Set when a leaf no longer adds up. Nothing may leave this replica before it gave up its claims.
+    /// Set when a leaf of the digest does not add up. Nothing may be sent before this replica gave up its claims.
     pub(crate) is_damaged: bool,
     value_bytes_max: usize,
     removals_max: usize,
@@ -208,7 +211,7 @@ impl Store {
         self.slab.many(slots)
     }
 
-    /// Everything held from `key` on, in key order.
+    /// The entries from `key` on, in key order.
     pub(crate) fn iter_from<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = (&'a DotSet, u64)> + 'a {
         self.key_index.iter_from(key, &self.slab).map(|slot| {
             let slot = self.slab.at(slot);
@@ -231,7 +234,7 @@ impl Store {
 
     // Local events.
 
-    /// Puts a value. The limits are the caller's: see [`Store::check_value_bytes`].
+    /// Puts a value. The caller has checked the limits, see [`Store::check_value_bytes`].
     pub(crate) fn put(&mut self, now: Time, key: &[u8], value: &[u8], expires: u64) -> (Stamp, u64) {
         let place = self.hash_key.place(key);
         let slot = self.row_of(key, place);
@@ -248,7 +251,7 @@ impl Store {
         (stamp, revision)
     }
 
-    /// Deletes what is held; a delete of nothing is no event.
+    /// Deletes what the key holds. A delete of nothing is no event and returns `None`.
     pub(crate) fn delete(&mut self, now: Time, key: &[u8]) -> Option<(Stamp, u64)> {
         let place = self.hash_key.place(key);
         let slot = self.row_of(key, place).filter(|slot| !self.slab.at(*slot).dot_set.is_empty())?;
@@ -273,7 +276,7 @@ impl Store {
         if holds { Ok(()) } else { Err(WriteError::Condition { current }) }
     }
 
-    /// How far the next local event would be stamped ahead, if peers would refuse it for that.
+    /// How far ahead the next local event would be stamped, if that is too far for peers to accept.
     pub(crate) fn stamps_ahead(&mut self, now: Time) -> Option<std::time::Duration> {
         self.clock.ahead(now, self.skew_max)
     }
@@ -284,7 +287,7 @@ impl Store {
 
     // Merging.
 
-    /// Whether a row may be merged, judged by its own dots alone.
+    /// Whether a row may be merged. Only its dots are judged, never its context.
     pub(crate) fn check_row(&self, now: Time, dot_set: &DotSet) -> Result<(), Refusal> {
         if !entry::key_is_well_formed(dot_set.key()) {
             return Err(Refusal::Key);
@@ -303,7 +306,7 @@ impl Store {
         Ok(())
     }
 
-    /// What a peer may claim now.
+    /// The greatest claims that are accepted from a peer now.
     pub(crate) fn claim_bounds(&self, now: Time) -> ClaimBounds {
         let clock_max = match self.controls {
             controls if controls.has(Control::ClaimsUnbounded) => u64::MAX,
@@ -313,7 +316,7 @@ impl Store {
         ClaimBounds { clock_max, own_last: own }
     }
 
-    /// Keeps claims from the future to itself: see [`Coverage::withhold_future`].
+    /// Withholds claims from the future; they are no longer sent to peers. See [`Coverage::withhold_future`].
     pub(crate) fn withhold_future(&mut self, now: Time) -> bool {
         if self.controls.has(Control::FutureTold) {
             return false;
@@ -321,19 +324,19 @@ impl Store {
         self.coverage.withhold_future(HybridClock::limit(now, self.skew_max), self.taken_max(now))
     }
 
-    /// While it does that, contexts are told up to what peers take.
+    /// While claims are withheld: contexts are sent up to the greatest clock that peers accept now.
     pub(crate) fn set_told_max(&mut self, now: Time) {
         self.coverage.set_told_max(self.taken_max(now));
     }
 
-    /// The greatest clock of a claim that is taken. A peer takes writes that are ahead of its clock by the permitted skew,
-    /// and its clock may be ahead of this one's by as much, so a claim may be ahead by twice that.
+    /// The greatest clock of a claim that is accepted: `2 × clock_skew_max` ahead of the wall clock. A peer accepts
+    /// writes that are one skew ahead of its own clock, and that clock may be one skew ahead of this one.
     fn taken_max(&self, now: Time) -> u64 {
         HybridClock::limit(now, self.skew_max.saturating_mul(2))
     }
 
-    /// Merges the dots of accepted rows, and tells which of them were news. What they claim is recorded by
-    /// [`Store::cover_row`], after any claim that came in the same instant.
+    /// Merges the dots of accepted rows, and calls `news` for each row that changed something. What the rows cover is
+    /// recorded by [`Store::cover_row`], after any claim that came in the same instant.
     pub(crate) fn merge_rows(
         &mut self,
         now: Time,
@@ -386,13 +389,13 @@ impl Store {
         true
     }
 
-    /// Records what a merged row covers, as far as nothing else here does.
+    /// Records what a merged row covers, as far as it is not covered here yet.
     pub(crate) fn cover_row(&mut self, row: &PeerRow) {
         let excess = self.coverage.beyond_vector(&row.vector);
         self.cover_row_beyond(row, &excess);
     }
 
-    /// The same, where it is known what of the sender's vector lies beyond this replica's own.
+    /// The same with `excess`, the part of the sender's vector that lies beyond this replica's vector.
     pub(crate) fn cover_row_beyond(&mut self, row: &PeerRow, excess: &Arc<Clocks>) {
         if self.controls.has(Control::NoContext) || (excess.dots.is_empty() && row.context.is_none()) {
             return;
@@ -408,7 +411,7 @@ impl Store {
         }
     }
 
-    /// A tail's `done`: its sender's own origin is claimed, never anything else.
+    /// Claims what a flush end says of its sender's own origin, and nothing of other origins.
     pub(crate) fn claim_tail(&mut self, stamp: Stamp, vector: &Clocks) {
         if self.controls.has(Control::TailClaimsAll) {
             self.coverage.claim_all(vector);
@@ -418,7 +421,7 @@ impl Store {
         }
     }
 
-    /// The latest revision of a peer's log up to which everything is merged here.
+    /// The revision of a peer's log up to which everything is merged here.
     pub(crate) fn completed(&self, log: u64) -> u64 {
         self.peer_positions.get(&log).copied().unwrap_or(0)
     }
@@ -428,7 +431,7 @@ impl Store {
         *position = revision.max(*position);
         self.changed_positions.insert(log);
         if self.peer_positions.len() > POSITIONS_MAX {
-            // Any will do: a peer whose position is forgotten is compared with instead.
+            // Any other one may be forgotten: a peer whose position is not known is repaired with instead.
             let other = self.peer_positions.keys().copied().find(|other| *other != log);
             if let Some(other) = other {
                 self.peer_positions.remove(&other);
@@ -437,13 +440,13 @@ impl Store {
         }
     }
 
-    /// Whether a range may be settled by what a peer covers there: all of it is told, and can be recorded.
+    /// Whether a range may be settled with a peer's coverage: all of it was sent, and there is room to record it.
     pub(crate) fn may_settle(&self, peer_coverage: &PeerCoverage) -> bool {
         peer_coverage.is_whole && self.coverage.has_room(&peer_coverage.regions)
     }
 
-    /// Merges a peer's full listing of a range: its rows, and an empty row for every other key. From then on the
-    /// range is covered by what the peer covered. `rows` are accepted ones.
+    /// Merges a peer's full listing of a range: its rows, and an empty row for every other key held here. From then on
+    /// the range is covered by what the peer covered there. `rows` have passed [`Store::check_row`].
     pub(crate) fn settle_range(
         &mut self,
         now: Time,
@@ -476,7 +479,7 @@ impl Store {
         }
     }
 
-    /// Records that a range is equal to a peer's.
+    /// Covers a settled range, which compared equal or was merged, by what the peer covers there.
     pub(crate) fn cover_range(&mut self, range: HashRange, peer_coverage: &PeerCoverage) {
         if self.controls.has(Control::NoSettled) || self.controls.has(Control::NoCloud) {
             return;
@@ -488,9 +491,9 @@ impl Store {
         peer_coverage.regions.iter().for_each(|region| cover(&mut self.coverage, range, region));
     }
 
-    // The one change.
+    // Changing a row.
 
-    /// Replaces what a key holds, moves it to the end of the log, and keeps digest, order and expiries in step.
+    /// Replaces what a key holds, moves the key to the end of the log, and updates digest, key index and expiries.
     fn apply(&mut self, at: Option<u32>, place: Place, dot_set: DotSet, source: ChangeOrigin) -> u64 {
         let revision = self.log.head() + 1;
         let at = if let Some(at) = at {
@@ -506,7 +509,7 @@ impl Store {
         self.log.append(at, is_removal, source)
     }
 
-    /// Takes in a key that has no slot yet.
+    /// Adds a key that has no row yet.
     fn add(&mut self, place: Place, dot_set: DotSet) -> u32 {
         let hash = dot_set.digest_share(self.hash_key, place);
         let expiring = expiring(&dot_set);
@@ -523,7 +526,7 @@ impl Store {
         at
     }
 
-    /// Replaces what a key holds, in everything but the log.
+    /// Replaces what a key holds everywhere but in the log.
     fn replace(&mut self, at: u32, place: Place, dot_set: DotSet) {
         let (was_empty, is_empty) = (self.slab.at(at).dot_set.is_empty(), dot_set.is_empty());
         if is_empty && !was_empty {
@@ -546,7 +549,7 @@ impl Store {
         }
     }
 
-    /// What a key no longer holds stays covered.
+    /// Dots that a key no longer holds stay covered: see [`Coverage::cover_removed`].
     fn cover_removed(&mut self, at: u32, place: Place, old: &DotSet) {
         if self.coverage.is_vector_only()
             || self.controls.has(Control::NoKeep)
@@ -563,7 +566,7 @@ impl Store {
         self.digest.find(place, |slot| self.slab.at(slot).dot_set.key() == key)
     }
 
-    /// Forgets the oldest removals beyond the limit, and raises the floor past them.
+    /// Forgets the oldest removals over `removals_max` and raises the floor past them, but none that the disk lacks.
     pub(crate) fn trim(&mut self) {
         while self.log.removals() > self.removals_max {
             let Some(oldest) = self.log.oldest_removal() else { return };
@@ -579,21 +582,21 @@ impl Store {
         }
     }
 
-    /// The disk has everything up to this revision.
+    /// The disk has everything up to this revision: removals up to there may be forgotten.
     pub(crate) fn advance_disk(&mut self, revision: u64) {
         self.disk = self.disk.max(Some(revision));
         self.trim();
     }
 }
 
-/// The dots that will expire, and when.
+/// The dots that have an expiry: (milliseconds, stamp).
 fn expiring(dot_set: &DotSet) -> Vec<(u64, Stamp)> {
     dot_set.dots().iter().filter(|dot| dot.expires() != 0).map(|dot| (dot.expires(), dot.stamp())).collect()
 }
 
 #[cfg(feature = "__measures")]
 impl Store {
-    /// What overwriting every row once costs the digest, with the hash of the key, which finds the row as well.
+    /// Does to the digest what overwriting every row once does, including the hash of the key that also finds the row.
     pub(crate) fn churn_digest(&mut self) {
         let slots: Vec<u32> = self.log.rows_after(0).map(|(_, slot)| slot).collect();
         for at in slots {
@@ -608,7 +611,7 @@ impl Store {
 
 #[cfg(feature = "__controls")]
 impl Store {
-    /// Loses an entry, as a bug or a bit flip would: nothing else notices.
+    /// Loses an entry as a bug or a bit flip would: everything but the sums of the digest forgets it.
     pub(crate) fn lose(&mut self, key: &[u8]) -> bool {
         let place = self.hash_key.place(key);
         let Some(at) = self.row_of(key, place).filter(|at| !self.slab.at(*at).dot_set.is_empty()) else {
@@ -623,7 +626,7 @@ impl Store {
         true
     }
 
-    /// Loses an entry and takes it out of the digest: nothing here can notice.
+    /// Loses an entry and takes it out of the digest as well, so that no check on this node can notice.
     pub(crate) fn misplace(&mut self, key: &[u8]) -> bool {
         let place = self.hash_key.place(key);
         let Some(at) = self.row_of(key, place).filter(|at| !self.slab.at(*at).dot_set.is_empty()) else {
@@ -634,7 +637,7 @@ impl Store {
         true
     }
 
-    /// Changes a value by one bit.
+    /// Changes one bit in each dot of a key.
     pub(crate) fn flip(&mut self, key: &[u8]) -> bool {
         let Some(at) = self.row_of(key, self.hash_key.place(key)) else { return false };
         let dots: Vec<Dot> = self.slab.at(at).dot_set.dots().iter().map(Dot::damaged).collect();

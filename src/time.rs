@@ -1,19 +1,19 @@
 //! Time as an input, stamps, and the hybrid clock that makes them.
 //!
-//! Nothing in the core reads a clock: every call brings a [`Time`] along. A [`Stamp`] names one event for
-//! ever: it is greater than every stamp that its node had seen, and no other event has it.
+//! Nothing in the core reads a clock: every call that depends on time brings a [`Time`]. A [`Stamp`] names one event
+//! for ever: no other event has it, and it is greater than the stamps of all dots that its run had merged before.
+//! Nothing may ever be stamped under the origin of an earlier run.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A moment, as the caller of the core sees it: both of its clocks.
+/// A moment on both clocks of the caller, monotonic and wall.
 ///
-/// Timers run by [`mono`](Self::mono), which never jumps. Stamps and expiries use [`wall`](Self::wall), which
-/// may.
+/// Timers use [`mono`](Self::mono), which never jumps. Stamps and expiries use [`wall`](Self::wall), which may jump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {
-    /// Time since some fixed moment of this process; never goes back.
+    /// Time since a fixed moment of this process; never goes back.
     pub mono: Duration,
     /// Wall-clock time since the Unix epoch.
     pub wall: Duration,
@@ -33,9 +33,9 @@ impl Time {
 
 const COUNTER_BITS: u32 = 16;
 
-/// The name of one event: 48 bits of wall-clock milliseconds, 16 bits of counter, and the origin that made it.
+/// The unique name of one event: 48 bits of wall-clock milliseconds, 16 bits of counter, and the origin that made it.
 ///
-/// Stamps are totally ordered; the greater one wins where a single value is asked for.
+/// Stamps are totally ordered. Where a single value is asked for, the one with the greatest stamp wins.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     pub(crate) clock: u64,
@@ -43,7 +43,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The wall-clock time of the event in milliseconds since the Unix epoch, as its writer's hybrid clock had it.
+    /// The time of the event in milliseconds since the Unix epoch, by its writer's hybrid clock.
     pub fn wall_ms(self) -> u64 {
         self.clock >> COUNTER_BITS
     }
@@ -53,8 +53,8 @@ impl Stamp {
         self.origin
     }
 
-    /// The stamp as one number, in the same order: for resources that compare fencing tokens. As text, too, stamps are
-    /// in their order.
+    /// The stamp as one number in the same order, for resources that compare fencing tokens. Stamps as text sort in the
+    /// same order too.
     pub fn as_u128(self) -> u128 {
         u128::from(self.clock) << 64 | u128::from(self.origin)
     }
@@ -96,46 +96,48 @@ impl FromStr for Stamp {
     }
 }
 
-/// The hybrid logical clock: wall time where it moves, a counter where it does not, never backwards.
+/// The hybrid logical clock: wall-clock milliseconds while they grow, a counter while they do not. Never goes back.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HybridClock {
+    /// The greatest clock value that was stamped or merged in this run.
     last: u64,
-    /// The greatest clock value that a disk brought, until the first event of this run.
+    /// The greatest clock value from the disk, until [`HybridClock::ahead`] judges it before the first event of this
+    /// run.
     recalled: u64,
 }
 
 impl HybridClock {
-    /// Of a clock, the bits that count events within a millisecond.
+    /// The low bits of a clock value, which count events within one millisecond.
     pub(crate) const COUNTER_BITS: u32 = COUNTER_BITS;
 
-    /// The clock value of a new local event, above everything seen. The caller has asked [`HybridClock::ahead`].
+    /// The clock value of a new local event, above all that were merged. The caller has asked [`HybridClock::ahead`].
     pub(crate) fn next_clock(&mut self, now: Time) -> u64 {
         self.last = (now.wall_ms() << COUNTER_BITS).max(self.last.saturating_add(1));
         self.last
     }
 
-    /// Takes note of an accepted remote stamp.
+    /// Advances to the clock value of an accepted remote stamp, if that is greater.
     pub(crate) fn advance_to(&mut self, clock: u64) {
         self.last = self.last.max(clock);
     }
 
-    /// Takes note of a clock value that a disk holds: of a dot, or of the last event of an earlier run.
+    /// Notes a clock value from the disk: of a dot, or of the last event of an earlier run.
     pub(crate) fn load(&mut self, clock: u64) {
         self.recalled = self.recalled.max(clock);
     }
 
-    /// How far the next event would be stamped ahead of what every peer accepts, if it would be.
+    /// How far ahead of the wall clock the next event would be stamped. `None` if every peer would accept it.
     ///
-    /// What a disk brought does not count where it lies in the future: an earlier run wrote it while its clock was
-    /// wrong. This run is another origin, so no stamp is given twice, and a write removes the dots that it observed
-    /// whatever their stamps are. Only where two writes are concurrent does the order of stamps decide, and there the
-    /// dot from the future wins until it is replaced.
+    /// A clock value from the disk is ignored if it lies in the future: an earlier run wrote it while its clock was
+    /// wrong. That is safe: this run is another origin, so no stamp is given twice, and a write removes the dots that
+    /// it observed whatever their stamps are. The order of stamps decides only between concurrent writes; there the dot
+    /// from the future wins until it is replaced.
     pub(crate) fn ahead(&mut self, now: Time, skew_max: Duration) -> Option<Duration> {
         let recalled = std::mem::take(&mut self.recalled);
         if recalled <= Self::limit(now, skew_max) {
             self.advance_to(recalled);
         }
-        // One millisecond more than what is accepted of others: whoever stamps at the limit stops nobody from writing.
+        // One millisecond more than is accepted from peers: a peer that stamps at its limit must not stop local writes.
         let limit = Self::limit(now, skew_max.saturating_add(Duration::from_millis(1)));
         let next_ms = self.last.saturating_add(1) >> COUNTER_BITS;
         (self.last >= limit).then(|| Duration::from_millis(next_ms).saturating_sub(now.wall))
@@ -188,7 +190,7 @@ mod tests {
         clock.load(u64::MAX);
         assert_eq!((clock.last(), clock.ahead(at(hour_ms), skew)), (u64::MAX, None));
         assert_eq!(clock.next_clock(at(hour_ms)), hour_ms << COUNTER_BITS);
-        // Within a run there is no way back.
+        // Within a run the clock never goes back.
         assert_eq!(clock.ahead(at(1_000), skew), Some(Duration::from_millis(hour_ms - 1_000)));
     }
 

@@ -1,36 +1,40 @@
 //! The change log: every key once, at the revision of its latest change.
 //!
-//! Everything that needs to know of changes is a follower with a cursor: a peer over the network, a watcher in the
-//! process, the disk. A follower that lags finds each changed key once, however often it changed meanwhile. The
-//! log is a sequence of short chunks; a row that moves to the end leaves a hole, and a chunk that is mostly holes
-//! is compacted by itself, so that no single write pays for many.
+//! Everything that needs to know of changes is a follower with a cursor: a peer over the network, a watch in the
+//! process, the disk. A follower that lags finds each changed key once, however often it changed meanwhile; so no queue
+//! of changes is needed anywhere. The log is a sequence of short segments. A row that moves to the end leaves a hole,
+//! and a segment that is mostly holes is compacted by itself, so that no single write pays for many.
+//!
+//! A row may leave the log for ever only as a removal, and only together with raising the floor to its revision: a
+//! follower whose cursor is below the floor would miss the delete otherwise.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::store::slab::ChangeOrigin;
 
 const SEGMENT_ROWS: usize = 1_024;
+/// In place of the row id of a row that has moved to the end.
 const HOLE: u32 = u32::MAX;
-/// A row is seldom further away from where its revision lets it be expected.
+/// A row is seldom further than this from the index that its revision suggests.
 const NEAR_ROWS: usize = 32;
 
-/// Which rows of the log a peer is sent.
+/// Which rows of the log are sent to a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LogFilter {
-    /// Those with an event of this node's own.
+    /// Rows with a local event.
     #[default]
     Own,
-    /// And those that this node is to pass on.
+    /// Rows with a local event or one that this node forwards.
     Forwarded,
-    /// All.
+    /// All rows.
     All,
 }
 
 #[derive(Clone, Debug, Default)]
 struct LogSegment {
-    /// Below or at its first revision, and above all of the chunk before.
+    /// At most the first revision of the segment, and greater than all revisions of the segment before.
     first: u64,
-    /// How far beyond `first` each row's revision is, and its slot.
+    /// For each row: how far its revision is beyond `first`, and its row id.
     rows: Vec<(u32, u32)>,
     live: usize,
 }
@@ -41,7 +45,8 @@ impl LogSegment {
         self.rows.shrink_to_fit();
     }
 
-    /// Where the row with this offset is. Chunks are compacted when half of them is gone, so the offset tells nearly where.
+    /// The index of the row with this offset. A segment is compacted when half of it is holes, so the offset is a good
+    /// guess of the index.
     fn row(&self, offset: u32) -> Option<usize> {
         let ((first, _), (last, _)) = (*self.rows.first()?, *self.rows.last()?);
         let part = u64::from(offset.checked_sub(first)?) * (self.rows.len() as u64 - 1);
@@ -52,24 +57,25 @@ impl LogSegment {
         at.or_else(|| find(&self.rows))
     }
 
-    /// How far a revision is beyond this chunk's first, if that is not too far.
+    /// How far a revision is beyond `first`, if that fits.
     fn offset(&self, revision: u64) -> Option<u32> {
         u32::try_from(revision - self.first).ok()
     }
 }
 
-/// See the module.
+/// Every key once, at the revision of its latest change, with what followers have to know: head, floor and removals.
 #[derive(Clone, Debug)]
 pub(crate) struct ChangeLog {
-    /// Fresh in every start of a process: positions in other logs mean nothing here.
+    /// A fresh random number in every process start: positions in other logs mean nothing here.
     pub(crate) id: u64,
     segments: VecDeque<LogSegment>,
     head: u64,
-    /// The latest event of this node's own, and the latest that it is to pass on, its own included.
+    /// Revision of the latest local event.
     own: u64,
+    /// Revision of the latest event that is local or forwarded.
     forwarded: u64,
     floor: u64,
-    /// The rows of keys that hold nothing: what may be forgotten.
+    /// Revisions of the keys that hold nothing. These rows may be forgotten.
     removals: BTreeSet<u64>,
 }
 
@@ -91,7 +97,7 @@ impl ChangeLog {
         self.head
     }
 
-    /// The revision of the latest change that a peer is sent.
+    /// The revision of the latest change that this filter lets through.
     pub(crate) fn latest(&self, filter: LogFilter) -> u64 {
         match filter {
             LogFilter::Own => self.own,
@@ -110,7 +116,7 @@ impl ChangeLog {
         self.head = self.head.max(to);
     }
 
-    /// Puts a key at the end. Its earlier row must have been taken out.
+    /// Appends a key at the end. Its earlier row must have been taken out before.
     pub(crate) fn append(&mut self, slot: u32, is_removal: bool, source: ChangeOrigin) -> u64 {
         self.head += 1;
         match source {
@@ -137,8 +143,8 @@ impl ChangeLog {
         self.removals.remove(&revision);
         let at = self.segments.partition_point(|chunk| chunk.first <= revision) - 1;
         let chunk = &mut self.segments[at];
-        let offset = chunk.offset(revision).expect("the row is in the chunk");
-        let row = chunk.row(offset).expect("the row is in the chunk");
+        let offset = chunk.offset(revision).expect("the row is in the segment");
+        let row = chunk.row(offset).expect("the row is in the segment");
         chunk.rows[row].1 = HOLE;
         chunk.live -= 1;
         if chunk.live == 0 {
@@ -149,7 +155,7 @@ impl ChangeLog {
         }
     }
 
-    /// Joins a chunk with the one before it if both together are small.
+    /// Joins a segment with the one before it if both together are small.
     fn join(&mut self, at: usize) {
         if at == 0 || self.segments[at - 1].rows.len() + self.segments[at].rows.len() > SEGMENT_ROWS / 2 {
             return;
@@ -164,7 +170,7 @@ impl ChangeLog {
         before.live += chunk.live;
     }
 
-    /// Marks a row as one of a key that holds nothing any more.
+    /// Marks the row at this revision as a removal: its key holds nothing any more.
     pub(crate) fn mark_removal(&mut self, revision: u64) {
         self.removals.insert(revision);
     }
@@ -177,7 +183,7 @@ impl ChangeLog {
         self.removals.first().copied()
     }
 
-    /// The rows after a revision, ascending.
+    /// The rows after a revision in ascending order: (revision, row id).
     pub(crate) fn rows_after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
         let from = self.segments.partition_point(|chunk| chunk.first <= revision).saturating_sub(1);
         let mut chunks = self.segments.range(from.min(self.segments.len())..);
@@ -193,7 +199,7 @@ impl ChangeLog {
         rows.filter(|(_, slot)| *slot != HOLE)
     }
 
-    /// The slot at a revision.
+    /// The row id at a revision, if there is a row.
     pub(crate) fn slot(&self, revision: u64) -> Option<u32> {
         self.rows_after(revision - 1).next().filter(|(at, _)| *at == revision).map(|(_, slot)| slot)
     }

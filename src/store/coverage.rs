@@ -1,15 +1,29 @@
-//! What has been merged here: a vector, and a cloud beyond it.
+//! Coverage: which events are merged here.
 //!
-//! The vector says, for each origin, up to which stamp *every* event of it is merged. Beyond the vector, the cloud
-//! remembers contexts by the place of a key in hash space: a single key's (a point), or those of a whole range that
-//! a reconcile has settled (a span). One structure serves both, because merging all rows of a range at one context
-//! *is* merging each of them with it; and because a span stands for a finished merge, it stays true when the
-//! session that brought it is aborted. It vanishes as soon as the vector has caught up.
+//! **A dot that is covered and not held was removed, for ever.** That is how deletes work without tombstones. So
+//! nothing may ever be claimed here that was not merged: a false claim deletes a write, here and wherever the claim
+//! spreads. Stamps have gaps, so nothing may be inferred from neighbours either.
 //!
-//! What a held dot implies (see [`DotSet::covers_by_held`](crate::store::entry::Held::implies)) need not be in the cloud, as long as
-//! it is held. So the rows of a long flush, of which there may be millions before its `done`, leave nothing there.
+//! An event of a key is covered if one of five parts has it:
 //!
-//! Covered and not held means removed. So nothing may ever be claimed here that was not merged.
+//! - The **vector**: for each origin the stamp up to which *every* event of it is merged, at all keys. It is enough for
+//!   nearly everything. It moves only when an origin is known to be complete up to a stamp: by a local event, a flush
+//!   end, a forwarded claim or a finished repair.
+//! - **Extra coverage**: what is merged beyond the vector, by the place of the key in hash space; for a single key (a
+//!   point) or a whole range that a repair has settled (a span). The clocks covered there are the *context*. It is
+//!   needed because rows arrive before their origin is complete: without it a dot that was removed here would come back
+//!   when another peer sends it. One structure serves both, because merging all rows of a range with one context *is*
+//!   merging each of them with it. A span stands for a finished merge, so it stays true when its session is aborted.
+//!   Extra coverage is deleted once the vector has caught up.
+//! - **Covered by held**: a held dot covers itself and the earlier dots of its origin at the key (see
+//!   [`DotSet::covers_by_held`](crate::store::entry::DotSet::covers_by_held)), so they need no extra coverage while it
+//!   is held. A long flush may bring millions of rows before its end; they leave nothing in the extra coverage. When
+//!   such a dot leaves its key, what it covered must be recorded first ([`Coverage::cover_removed`]).
+//! - **Leftovers**: extra coverage that stands under an earlier hash key. When a node takes over the hash key of
+//!   another cluster, all places change. A context at a known key moves along; one of a range cannot. See [`regions`].
+//! - **Withheld claims**: those whose clock lies too far in the future, made or taken while this node's clock was
+//!   wrong. They count here and on the disk, but peers would refuse them as a violation, so peers are not told of them
+//!   until their time has come. See [`Coverage::withhold_future`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,7 +43,7 @@ pub(crate) use hash::{SEAL, VectorHash};
 pub(crate) use regions::{HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, PeerRegions, RegionCoverage};
 use regions::{LEFTOVER_ITEMS_KEPT_MAX, Leftovers};
 
-/// Clocks that a sweep looks at for each change.
+/// Clocks that a sweep may look at for each change since the last one.
 const CLOCKS_PER_CHANGE: usize = 32;
 
 /// For each origin the greatest clock.
@@ -48,7 +62,7 @@ pub(crate) fn raise_clock(context: &mut Clocks, stamp: Stamp) {
 
 /// The part of `context` that lies beyond `vector`.
 pub(crate) fn beyond(context: &Clocks, vector: &Clocks) -> Clocks {
-    // Both are in order: side by side, unless one is much longer than the other.
+    // Both are sorted and are walked side by side, unless the vector is much longer.
     if context.dots.len() * 8 < vector.dots.len() {
         let dots = context.dots.iter().filter(|(origin, clock)| vector.get(origin) < **clock);
         return Clocks { dots: dots.map(|(origin, clock)| (*origin, *clock)).collect() };
@@ -61,14 +75,14 @@ pub(crate) fn beyond(context: &Clocks, vector: &Clocks) -> Clocks {
     Clocks { dots: dots.map(|(origin, clock)| (*origin, *clock)).collect() }
 }
 
-/// A piece of hash space, both ends included, with what is covered there.
+/// An interval of hash space, both ends included, and what is covered there. [`CoverageMap`] has its first position.
 #[derive(Clone, Debug)]
 struct CoverageSpan {
     last: u64,
     clocks: Arc<Clocks>,
 }
 
-/// Contexts by place in hash space. Spans do not overlap.
+/// Contexts by position in hash space. Spans do not overlap.
 #[derive(Clone, Debug, Default)]
 struct CoverageMap {
     spans: BTreeMap<u64, CoverageSpan>,
@@ -106,7 +120,7 @@ impl CoverageMap {
         }
     }
 
-    /// The same for a single place: nearly always there is nothing there yet.
+    /// The same for a single position, where nearly always nothing is yet.
     fn add_point(&mut self, at: u64, context: &Arc<Clocks>) {
         match self.spans.range(..=at).next_back() {
             Some((_, span)) if at <= span.last => self.add(at, at, context),
@@ -114,7 +128,7 @@ impl CoverageMap {
         }
     }
 
-    /// Makes sure that no span reaches across `position` from before it.
+    /// Cuts a span that begins before `position` and reaches it.
     fn split(&mut self, position: u64) {
         let Some((_, span)) = self.spans.range_mut(..position).next_back() else { return };
         if span.last < position {
@@ -125,7 +139,7 @@ impl CoverageMap {
         self.spans.insert(position, rest);
     }
 
-    /// Puts a span where there is none, joined with the one before it if that has the same context.
+    /// Inserts a span where there is none. If the span that ends just before it has the same context, that one grows.
     fn insert(&mut self, first: u64, last: u64, context: Arc<Clocks>) {
         if let Some((_, before)) = self.spans.range_mut(..first).next_back()
             && before.last.checked_add(1) == Some(first)
@@ -144,44 +158,46 @@ fn regions_of(cloud: &CoverageMap, hash_key: HashKey) -> impl Iterator<Item = Re
     })
 }
 
-/// What lies beyond the vector of the context that was asked about last. The ranges and rows of a session come with the
-/// same vector of the peer, one after the other, and it may have an entry for every process start of the past.
+/// A cached result: what of the context that was asked about last lies beyond the vector. The ranges and rows of a
+/// session come one after the other with the same vector of the peer, and that vector may have an entry for every
+/// process start of the past.
 #[derive(Clone, Debug)]
 struct BeyondVector {
-    /// Compared by address. While this reference exists the address is not used again. It is a weak one, because a
-    /// context that is shared has to be copied before it can grow.
+    /// The context, compared by address. While this reference exists the address is not used again. It is weak, because
+    /// with a second strong reference the context would have to be copied before it can grow.
     of: Weak<Clocks>,
-    /// The version of the vector for which it was last found right.
+    /// The version of the vector for which `beyond` was last found correct.
     version: u64,
     beyond: Arc<Clocks>,
 }
 
-/// Everything that is merged here.
+/// Which events are merged on this replica: a vector, and what is covered beyond it at single keys and in ranges.
 #[derive(Clone, Debug)]
 pub(crate) struct Coverage {
     hash_key: HashKey,
     vector: Clocks,
-    /// Of the vector: for comparisons with peers, salted by the hash key, and for the disk.
+    /// Fingerprint of the vector for comparisons with peers, salted by the hash key.
     vector_hash: VectorHash,
+    /// The same for the disk, with a fixed salt.
     disk_hash: VectorHash,
     beyond_vector: Option<BeyondVector>,
-    /// For each origin, the `version` at which its entry last grew; and the origins in this order: what a link has not
-    /// sent yet are the last of them.
+    /// For each origin the vector version at which its entry last grew.
     grown: BTreeMap<u64, u64>,
+    /// The origins by that version: those that a link has not sent yet are the last ones.
     latest: BTreeMap<u64, u64>,
     vector_version: u64,
     extra: CoverageMap,
-    /// For each origin the greatest stamp beyond the vector that a row implied instead of leaving it in the cloud.
+    /// For each origin the greatest stamp beyond the vector of a dot that is covered by being held alone.
     covered_by_held: Clocks,
-    /// What was covered under earlier hash keys, until the vector has caught up. Almost always empty: islands
-    /// seldom meet.
+    /// Extra coverage under earlier hash keys, until the vector has caught up. Almost always empty: clusters that
+    /// started apart seldom meet.
     leftovers: Leftovers,
-    /// Claims that lie in the future: see [`Coverage::withhold_future`].
+    /// Claims from the future that peers are not told of, see [`Coverage::withhold_future`].
     withheld: Clocks,
-    /// While there are such claims, the greatest clock of a context that is told.
+    /// While anything here is from the future: the greatest clock of a context that peers are told of.
     told_max: Option<u64>,
-    /// Changes since the last sweep, and the changes after which the next one is due: so many that it costs little for
-    /// each of them, whatever the number of contexts and of clocks in them.
+    /// Changes since the last sweep, and the number of changes after which the next one is due. It grows with the
+    /// contexts and the clocks in them, so that a sweep costs little for each change however many there are.
     unswept: usize,
     sweep_after: usize,
 }
@@ -207,12 +223,12 @@ impl Coverage {
         }
     }
 
-    /// Up to which stamp of each origin everything is merged, as far as peers are told.
+    /// For each origin the stamp up to which everything is merged, without withheld claims. Peers are told of this one.
     pub(crate) fn vector(&self) -> &Clocks {
         &self.vector
     }
 
-    /// The same with what peers are not told: see [`Coverage::withhold_future`].
+    /// The vector with the claims that peers are not told of, see [`Coverage::withhold_future`].
     pub(crate) fn vector_with_withheld(&self) -> Cow<'_, Clocks> {
         if self.withheld.dots.is_empty() {
             return Cow::Borrowed(&self.vector);
@@ -222,7 +238,7 @@ impl Coverage {
         Cow::Owned(known)
     }
 
-    /// The same of one origin.
+    /// The clock of one origin in [`Coverage::vector_with_withheld`].
     pub(crate) fn clock_with_withheld(&self, origin: u64) -> u64 {
         self.vector.get(&origin).max(self.withheld.get(&origin))
     }
@@ -235,8 +251,8 @@ impl Coverage {
         VectorHash::of(SEAL, &self.vector_with_withheld().dots).sum()
     }
 
-    /// The part of a context that lies beyond the vector. Asked again about the very same one, it costs what the vector
-    /// has grown meanwhile.
+    /// The part of a context that lies beyond the vector. Asked again about the same context, it costs only what the
+    /// vector has grown meanwhile.
     pub(crate) fn beyond_vector(&mut self, context: &Arc<Clocks>) -> Arc<Clocks> {
         if context.dots.is_empty() {
             return Arc::default();
@@ -263,7 +279,7 @@ impl Coverage {
         excess
     }
 
-    /// What of a context is told to peers beyond the vector.
+    /// The part of a context that peers are told of: beyond the vector, and not from the future.
     pub(crate) fn told_to_peers(&self, context: &Clocks) -> Clocks {
         let mut told = beyond(context, &self.vector);
         if let Some(max) = self.told_max {
@@ -272,13 +288,13 @@ impl Coverage {
         told
     }
 
-    /// Keeps to itself, until their time, the claims whose clock is over `taken_max`. They were made or taken while this
-    /// node's clock was wrong, and no peer would take them. They still count here and on the disk, so that no delete of
-    /// that time is undone. Peers are told of these origins up to `right_max`, the greatest clock that a right node stamps.
-    /// Returns whether something was told that is told no more.
+    /// Withholds the claims whose clock is over `taken_max` from peers until their time has come. They were made or
+    /// taken while this node's clock was wrong, and no peer would accept them. They still count here and on the disk,
+    /// so that no delete of that time is undone. Peers are told of these origins up to `right_max`, the greatest clock
+    /// that a node with a right clock stamps. Returns whether something is withheld now that peers were told of before.
     ///
-    /// Rows are told without the contexts that are withheld. So whoever took writes from the future as well goes on
-    /// holding what later writes here have removed, until the time of these writes has come.
+    /// Rows are sent without withheld contexts. So a peer that took the same writes from the future keeps holding what
+    /// later writes here have removed, until the time of those writes has come.
     pub(crate) fn withhold_future(&mut self, right_max: u64, taken_max: u64) -> bool {
         let withheld = std::mem::take(&mut self.withheld);
         let (later, now): (Vec<_>, Vec<_>) =
@@ -295,7 +311,7 @@ impl Coverage {
             is_lowered = true;
         }
         if is_lowered {
-            // More lies beyond the vector than before.
+            // The vector was lowered, so more lies beyond it than the cache says.
             self.beyond_vector = None;
         }
         let contexts = self.extra.spans.values().map(|span| &span.clocks);
@@ -306,19 +322,19 @@ impl Coverage {
         is_lowered
     }
 
-    /// Whether there are claims from the future.
+    /// Whether claims or contexts from the future are withheld from peers.
     pub(crate) fn withholds_future(&self) -> bool {
         self.told_max.is_some()
     }
 
-    /// While there are claims from the future: up to which clock contexts are told.
+    /// While there are claims from the future: sets up to which clock peers are told of contexts.
     pub(crate) fn set_told_max(&mut self, taken_max: u64) {
         if let Some(told_max) = &mut self.told_max {
             *told_max = taken_max;
         }
     }
 
-    /// Grows whenever an entry of the vector does.
+    /// Grows whenever an entry of the vector grows.
     pub(crate) fn vector_version(&self) -> u64 {
         self.vector_version
     }
@@ -329,7 +345,7 @@ impl Coverage {
         grown.map(|(_, origin)| (*origin, self.vector.get(origin)))
     }
 
-    /// Records that every event of an origin up to this one is merged.
+    /// Records that every event of an origin up to this one is merged. The caller must know that, not guess it.
     pub(crate) fn claim(&mut self, stamp: Stamp) {
         self.raise_vector(stamp);
         if self.unswept > self.sweep_after {
@@ -337,12 +353,12 @@ impl Coverage {
         }
     }
 
-    /// The same for many origins at once. The contexts are looked at once for all of them.
+    /// The same for many origins, with one sweep for all of them.
     pub(crate) fn claim_all(&mut self, vector: &Clocks) {
         for (origin, clock) in &vector.dots {
             self.raise_vector(Stamp { clock: *clock, origin: *origin });
         }
-        // A session has ended: what it came with takes no more room.
+        // A session has ended: the vector that it came with need not be remembered any longer.
         self.beyond_vector = None;
         self.sweep();
     }
@@ -365,7 +381,7 @@ impl Coverage {
         self.unswept += 1;
     }
 
-    /// Whether this event of this key is merged here.
+    /// Whether this event of this key is merged here, apart from what held dots cover: `Store::covers` asks both.
     pub(crate) fn covers(&self, key: &[u8], place: Place, stamp: Stamp) -> bool {
         covers(&self.vector, stamp)
             || covers(&self.withheld, stamp)
@@ -386,7 +402,7 @@ impl Coverage {
 
     /// Records that a row of this key was merged with this context.
     pub(crate) fn cover_key(&mut self, key: &[u8], place: Place, context: &Arc<Clocks>) {
-        // As after the range around it was.
+        // The range around the key was covered with the same context.
         if self.extra.at(place.line_position()).is_some_and(|here| Arc::ptr_eq(here, context)) {
             return;
         }
@@ -398,19 +414,19 @@ impl Coverage {
         }
     }
 
-    /// Records that a dot that is held is covered because it is.
+    /// Notes that a dot beyond the vector may be covered only because it is held.
     pub(crate) fn note_covered_by_held(&mut self, stamp: Stamp) {
         if !covers(&self.vector, stamp) {
             raise_clock(&mut self.covered_by_held, stamp);
         }
     }
 
-    /// Whether a held dot with this stamp is one that implies what it covers.
+    /// Whether a held dot with this stamp may be one that is covered only because it is held.
     pub(crate) fn may_cover_by_held(&self, stamp: Stamp) -> bool {
         covers(&self.covered_by_held, stamp)
     }
 
-    /// A dot is about to be held no more: what it implied is recorded.
+    /// A dot leaves its key: records what it covered by being held.
     pub(crate) fn cover_removed(&mut self, key: &[u8], place: Place, stamp: Stamp) {
         if self.may_cover_by_held(stamp) {
             let mut context = Clocks::new();
@@ -419,7 +435,7 @@ impl Coverage {
         }
     }
 
-    /// Whether everything that is merged here is in the vector.
+    /// Whether the vector covers everything that is merged here.
     pub(crate) fn is_vector_only(&self) -> bool {
         self.extra_count() == 0 && self.covered_by_held.dots.is_empty()
     }
@@ -432,12 +448,12 @@ impl Coverage {
         }
     }
 
-    /// Whether what a peer told can be recorded without keeping more leftovers than permitted.
+    /// Whether what a peer sent can be recorded within the limits for leftovers.
     pub(crate) fn has_room(&self, regions: &[RegionCoverage]) -> bool {
         let is_leftover = |it: &&RegionCoverage| it.intervals_under(self.hash_key).is_none();
         let mut new = regions.iter().filter(is_leftover).peekable();
-        // With none to record there is room even where a new hash key has made more than permitted of what was here: how
-        // else would they ever be caught up with.
+        // Without new leftovers there is room even if a change of the hash key left more than the limit here: the
+        // vector catches up with those only if repairs can go on.
         if new.peek().is_none() {
             return true;
         }
@@ -449,7 +465,7 @@ impl Coverage {
         count <= LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_KEPT_MAX
     }
 
-    /// Records what a peer told along with a range that is merged.
+    /// Records a context that a peer sent with a range that is merged, for the keys of this range.
     pub(crate) fn cover_region(&mut self, range: HashRange, region: &RegionCoverage) {
         self.unswept += 1;
         let region = region.clone().narrowed_to(self.hash_key, range.first(), range.last());
@@ -460,7 +476,7 @@ impl Coverage {
         }
     }
 
-    /// The same, but a leftover stands beside those that say the same: the fault of `Control::LeftoversNarrowed`.
+    /// The same without joining leftovers that have the same clocks: the fault of `Control::LeftoversNarrowed`.
     pub(crate) fn cover_region_narrowed(&mut self, range: HashRange, region: &RegionCoverage) {
         let narrowed = region.clone().narrowed_to(self.hash_key, range.first(), range.last());
         match narrowed {
@@ -471,7 +487,7 @@ impl Coverage {
         }
     }
 
-    /// Records what no earlier hash key restricts.
+    /// Records a context that no earlier hash key restricts.
     fn cover_intervals(&mut self, region: &RegionCoverage) {
         let intervals = region.intervals_under(self.hash_key).expect("no other hash key restricts it");
         for (first, last) in intervals.iter() {
@@ -479,7 +495,7 @@ impl Coverage {
         }
     }
 
-    /// Everything that is covered beyond the vector within a range.
+    /// What is covered beyond the vector within a range, as far as peers are told of it.
     pub(crate) fn extra_in(&self, range: HashRange) -> Vec<RegionCoverage> {
         let (first, last) = (range.first(), range.last());
         let here = self.leftovers.iter().filter(|region| region.may_concern(self.hash_key, first, last));
@@ -501,12 +517,12 @@ impl Coverage {
         regions
     }
 
-    /// Whether more than `limit` contexts would have to be told along with this range.
+    /// Whether more than `limit` contexts would have to be sent with this range.
     pub(crate) fn is_crowded(&self, range: HashRange, limit: usize) -> bool {
         self.extra.spans.range(range.first()..=range.last()).nth(limit).is_some()
     }
 
-    /// Forgets what the vector has.
+    /// Deletes the contexts that the vector has caught up with.
     pub(crate) fn sweep(&mut self) {
         let vector = &self.vector;
         self.extra.spans.retain(|_, span| !beyond(&span.clocks, vector).dots.is_empty());
@@ -518,8 +534,8 @@ impl Coverage {
         self.unswept = 0;
     }
 
-    /// From now on places are counted under another hash key. A context that stands at one known key follows it; all
-    /// others stay where they are, as leftovers.
+    /// Changes the hash key. A context at a single key of `keys` moves to the new place of that key; all others stay
+    /// under the old hash key, as leftovers.
     pub(crate) fn rekey<'a>(&mut self, hash_key: HashKey, keys: impl Iterator<Item = &'a [u8]>) {
         self.sweep();
         if hash_key == self.hash_key {
@@ -546,24 +562,24 @@ impl Coverage {
         }
     }
 
-    /// How many contexts are kept beyond the vector.
+    /// The number of contexts that are kept beyond the vector.
     pub(crate) fn extra_count(&self) -> usize {
         self.extra.spans.len() + self.leftovers.len()
     }
 
-    /// All that is covered beyond the vector, for the disk.
+    /// Everything that is covered beyond the vector by place, for the disk.
     pub(crate) fn extra_regions(&self) -> Vec<RegionCoverage> {
         self.leftovers.iter().cloned().chain(regions_of(&self.extra, self.hash_key)).collect()
     }
 
-    /// Takes over what a disk holds.
+    /// Takes over the coverage that a disk holds.
     pub(crate) fn load(&mut self, vector: BTreeMap<u64, u64>, clouds: &[RegionCoverage]) {
         self.claim_all(&Clocks { dots: vector });
         clouds.iter().for_each(|region| self.cover_region(HashRange::ALL, region));
     }
 
-    /// A fingerprint of the vector. Digests can be compared under the same hash key alone, so equal fingerprints
-    /// mean an equal hash key too.
+    /// A fingerprint of the vector and the hash key: digests can be compared only under the same hash key, so equal
+    /// fingerprints have to mean that too.
     pub(crate) fn vector_hash(&self) -> u64 {
         self.vector_hash.salted()
     }
@@ -633,7 +649,7 @@ mod tests {
         assert!(!seen.covers(b"l", other.place(b"l"), Stamp { clock: 5, origin: 1 }));
         seen.cover_key(b"m", other.place(b"m"), &context(&[(1, 6)]));
         assert_eq!((seen.leftovers.len(), seen.extra.spans.len()), (1, 1));
-        // As after each start from a disk: what is in its place stays there, where it is found at once.
+        // As after each start from a disk: the same hash key again moves nothing.
         seen.rekey(other, std::iter::empty());
         assert_eq!((seen.leftovers.len(), seen.extra.spans.len()), (1, 1));
         let mut third = Coverage::new(other);

@@ -1,15 +1,17 @@
 //! The Merkle digest: a tree of sums over keyed hashes, which is the hash index at the same time.
 //!
-//! Every row's place is a keyed hash of its key. A tree node at depth `d` stands for all places with the same `d`
-//! low bits and holds the count and the wrapping 128-bit sum of their rows' hashes. So a node's content depends on
-//! the set of rows alone, never on history, and an update costs one subtraction and one addition per level. The
-//! leaves are the buckets of a linear hash table of about 16 rows each: it grows and shrinks by one bucket at a
-//! time, so that no write ever pays for rebuilding the whole.
+//! A row's place is a keyed hash of its key. A tree node at depth `d` stands for all places with the same `d` low bits
+//! and holds the count and the wrapping 128-bit sum of the hashes of their rows. So a node depends on the set of rows
+//! alone, never on history, and an update costs one subtraction and one addition per level. The leaves are the buckets
+//! of a linear hash table, of about 16 rows each: it grows and shrinks by one bucket at a time, so that no write ever
+//! pays for rebuilding the whole.
 //!
-//! The sums stand apart from the entries they sum up. That makes them the integrity check: an entry that is lost
-//! or changed by anything but a write no longer adds up.
+//! The sums are kept apart from the entries that they sum up. That makes them the integrity check: after an entry was
+//! lost, or changed by anything but a write, its leaf does not add up. So sums must only be changed by the hashes of
+//! what a write replaces. They must never be recomputed from the rows, except for a new hash key after a check of all
+//! leaves.
 //!
-//! The tree knows slots (numbers of rows) only; the store passes closures to look behind them.
+//! The tree knows rows only by their row ids; the store passes closures that look at the rows.
 
 use siphasher::{sip, sip128};
 
@@ -19,18 +21,20 @@ use crate::time::Stamp;
 pub(crate) const FAN_BITS: u32 = 4;
 pub(crate) const FAN: usize = 1 << FAN_BITS;
 
-/// Nothing is ever divided further than this; no two keys in practice share so many bits of their place.
+/// No range is divided further than this: in practice no two keys share so many bits of their place.
 pub(crate) const DEPTH_MAX: u32 = 60;
 
-/// Rows per leaf that make the table grow, and shrink.
+/// Mean rows per leaf above which the table grows.
 const LEAF_ROWS_GROW: usize = 16;
+/// Mean rows per leaf below which the table shrinks.
 const LEAF_ROWS_SHRINK: usize = 6;
-/// So many rows of a leaf lie in the leaf itself, where a search finds them without another look at the memory. There
-/// is room for as many more at a time elsewhere.
+/// Rows of a leaf that are kept inline, where a search finds them without another memory access. More go to the
+/// overflow.
 const LEAF_ROWS_INLINE: usize = 18;
+/// Rows by which the overflow of a leaf grows.
 const DIGEST_LEAF_STEP: usize = 4;
 
-/// A value's checksum, as it goes into the hash of its dot. Its layout is fixed for ever.
+/// The checksum of a value, which goes into the hash of its dot. It must never change.
 pub(crate) fn checksum(value: &[u8]) -> u32 {
     sip::SipHasher13::new_with_keys(0, 0).hash(value) as u32
 }
@@ -40,7 +44,8 @@ pub(crate) fn fingerprint(salt: u64, bytes: &[u8]) -> u64 {
     sip::SipHasher13::new_with_keys(salt, 0x7469_6469_6e67_7321).hash(bytes)
 }
 
-/// The key of all hashes in the digest, shared by the cluster, so that sums cannot be forged through chosen keys.
+/// The secret key of all hashes in the digest, shared by the cluster. Without it, sums could be forged by choosing
+/// keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HashKey {
     words: (u64, u64),
@@ -60,7 +65,7 @@ impl HashKey {
         Place { low, high }
     }
 
-    /// The hash of one dot: place, stamp, expiry and checksum in a fixed layout.
+    /// The hash of one dot: place, stamp, expiry and checksum. Peers compare it, so the layout must never change.
     pub(crate) fn hash_dot(self, place: Place, stamp: Stamp, expires: u64, checksum: u32) -> u128 {
         let mut bytes = [0; 44];
         bytes[..8].copy_from_slice(&place.low.to_le_bytes());
@@ -78,7 +83,7 @@ impl HashKey {
     }
 }
 
-/// Where a key lives in the tree.
+/// Where a key lies in hash space: 128 bits of its keyed hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) low: u64,
@@ -86,18 +91,18 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The place as a position on a line on which every [`HashRange`] is one piece.
+    /// The position of the place on a line on which every [`HashRange`] is one interval.
     pub(crate) fn line_position(self) -> u64 {
         self.low.reverse_bits()
     }
 
-    /// What a leaf keeps of it: enough to tell its rows apart, and to say into which half of the leaf each goes.
+    /// The bits that a leaf keeps: enough to tell its rows apart, and to choose between the halves when a leaf splits.
     fn tag(self) -> u32 {
         self.low as u32
     }
 }
 
-/// All places with the same `depth` low bits.
+/// All places with the same `depth` low bits, which are `index`: one node of the digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HashRange {
     pub(crate) depth: u32,
@@ -155,7 +160,7 @@ impl DigestNode {
         self.sum = [sum as u64, (sum >> 64) as u64];
     }
 
-    /// Exchanges one row's hash for another; an empty row hashes to zero.
+    /// Replaces one row's hash by another. The hash of an empty row is zero.
     pub(crate) fn change(&mut self, old: u128, new: u128) {
         self.set_sum(self.sum().wrapping_sub(old).wrapping_add(new));
         match (old == 0, new == 0) {
@@ -185,14 +190,14 @@ struct DigestLeaf {
     rows: LeafRows,
 }
 
-/// A row in a leaf: some bits of its place to tell it from others, and its slot in the store.
+/// A row in a leaf: some bits of its place to tell it from others, and its row id.
 #[derive(Clone, Copy, Debug, Default)]
 struct LeafRow {
     tag: u32,
     slot: u32,
 }
 
-/// The rows of a leaf, in any order.
+/// The rows of a leaf in any order: the first ones inline, the others in the overflow.
 #[derive(Clone, Debug, Default)]
 struct LeafRows {
     len: usize,
@@ -240,9 +245,9 @@ impl LeafRows {
         self.overflow = far.into();
     }
 
-    /// The slot with this tag that `is_it`.
+    /// The row id with this tag for which `is_it` holds.
     fn find(&self, tag: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        // No branch for each: which of them it is cannot be foretold.
+        // Without a branch per row: which row matches cannot be predicted.
         let bit = |(at, row): (usize, &LeafRow)| u32::from(row.tag == tag) << at;
         let hits = self.inline.iter().enumerate().map(bit).fold(0, |hits, bit| hits | bit);
         let mut hits = hits & (1_u32 << self.len.min(LEAF_ROWS_INLINE)).wrapping_sub(1);
@@ -258,7 +263,8 @@ impl LeafRows {
     }
 }
 
-/// The tree. `levels[j]` holds the nodes of depth `4 j`, as far as all leaves are at least that deep.
+/// The Merkle tree and hash index of all rows. `levels[j]` holds the nodes of depth `4 j`, as far as all leaves are at
+/// least that deep.
 #[derive(Clone, Debug)]
 pub(crate) struct Digest {
     levels: Vec<Vec<DigestNode>>,
@@ -271,7 +277,7 @@ impl Digest {
         Self { levels: vec![vec![DigestNode::default()]], leaves: vec![DigestLeaf::default()], slots: 0 }
     }
 
-    /// The digest of `count` rows at once: place, slot and hash of each.
+    /// The digest of `count` rows at once: place, row id and hash of each.
     pub(crate) fn of(count: usize, rows: impl Iterator<Item = (Place, u32, u128)>) -> Self {
         let leaves = count.div_ceil(LEAF_ROWS_GROW).max(1);
         let depth = leaves.ilog2() / FAN_BITS * FAN_BITS;
@@ -297,12 +303,13 @@ impl Digest {
         self.levels[0][0]
     }
 
-    /// The slot in this place that `is_it`.
+    /// The row id at this place for which `is_it` holds.
     pub(crate) fn find(&self, place: Place, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         self.leaves[self.leaf_at(place.low)].rows.find(place.tag(), is_it)
     }
 
-    /// Reads what lies in these places: memory that is far away is waited for once then, not once for each.
+    /// Reads the memory of these places in advance, so that their cache misses overlap instead of following one
+    /// another.
     pub(crate) fn look_at(&self, places: &[Place]) {
         let deepest = self.levels.len() - 1;
         let read = |place: &Place| {
@@ -313,7 +320,7 @@ impl Digest {
         std::hint::black_box(places.iter().map(read).fold(0, |all, one| all ^ one));
     }
 
-    /// Adds a slot with the hash of what it holds. `look` gives the hashes of any slots.
+    /// Adds a row with the hash of what it holds. `look` returns the hashes of other rows.
     pub(crate) fn insert(&mut self, place: Place, slot: u32, hash: u128, look: impl Fn(&[u32]) -> Vec<u128>) {
         let leaf = self.leaf_at(place.low);
         self.leaves[leaf].rows.push(LeafRow { tag: place.tag(), slot });
@@ -324,7 +331,7 @@ impl Digest {
         }
     }
 
-    /// Takes out a slot that holds nothing any more.
+    /// Takes out a row that holds nothing any more.
     pub(crate) fn remove(&mut self, place: Place, slot: u32) {
         let leaf = self.leaf_at(place.low);
         let rows = &mut self.leaves[leaf].rows;
@@ -337,7 +344,7 @@ impl Digest {
         }
     }
 
-    /// Exchanges a row's hash on every level.
+    /// Replaces a row's hash on every level.
     pub(crate) fn change(&mut self, place: Place, old: u128, new: u128) {
         for (level, nodes) in self.levels.iter_mut().enumerate() {
             nodes[(place.low & mask(level as u32 * FAN_BITS)) as usize].change(old, new);
@@ -346,13 +353,14 @@ impl Digest {
         self.leaves[leaf].node.change(old, new);
     }
 
-    /// The node of a range, if the tree is that deep there.
+    /// The node of a range, if the tree is that deep.
     pub(crate) fn node(&self, range: HashRange) -> Option<DigestNode> {
         let level = self.levels.get((range.depth / FAN_BITS) as usize)?;
         level.get(range.index as usize).copied()
     }
 
-    /// The leaves whose rows include all rows of a range; of a deep range one, which has others as well.
+    /// The leaves that hold all rows of a range. For a range deeper than the leaves this is one leaf, which holds other
+    /// rows as well.
     pub(crate) fn leaves_of(&self, range: HashRange) -> impl Iterator<Item = usize> + use<> {
         let step = 1_usize.checked_shl(range.depth).filter(|step| *step <= self.leaves.len());
         let from = if step.is_some() { range.index as usize } else { self.leaf_at(range.index) };
@@ -376,7 +384,8 @@ impl Digest {
         self.leaf_at(place.low)
     }
 
-    /// Leaves are numbered by their low bits, the first ones with one bit more than the others.
+    /// The leaf for these low bits of a place. Leaves are numbered by the low bits; those that have been split already,
+    /// and their other halves, by one bit more than the others.
     fn leaf_at(&self, low: u64) -> usize {
         let whole = 1 << self.leaves.len().ilog2();
         let short = low as usize & (whole - 1);
@@ -414,7 +423,7 @@ impl Digest {
         leaf.rows.iter().for_each(|row| into.rows.push(*row));
     }
 
-    /// Makes a leaf forget a slot, without a trace in the sums.
+    /// Makes a leaf forget a row without changing the sums, so that the integrity check can find it.
     #[cfg(feature = "__controls")]
     pub(crate) fn lose(&mut self, place: Place, slot: u32) {
         let leaf = self.leaf_at(place.low);
@@ -426,7 +435,7 @@ impl Digest {
 mod tests {
     use super::*;
 
-    /// Rows that come and go; the tree is compared with plain sums over all places.
+    /// Rows are added and removed; the tree is compared with plain sums over all places.
     #[test]
     fn digest_sums_depend_on_the_set_of_rows_alone() {
         let hash_key = HashKey::from_words(1, 2);

@@ -1,8 +1,11 @@
 //! Keys, dots, and the one merge law.
 //!
 //! Registers, set elements and counter shares are all *entries*: a key that holds a small set of dots, the writes
-//! that no known event has replaced. Usually there is one. A [`Dot`] is one dot with its key and value in a
-//! single shared allocation, so that handing a value out costs one reference count.
+//! that no known event has replaced. Usually there is one. A [`Dot`] keeps its key and value in a single shared
+//! allocation, so that handing a value out costs one reference count.
+//!
+//! [`merge_dots`] is the only place that decides which dots a merge keeps. Replicas converge because it is commutative,
+//! associative and idempotent.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,21 +17,21 @@ use crate::error::WriteError;
 use crate::store::digest::{self, HashKey, Place};
 use crate::time::{ParseError, Stamp, parse_pair};
 
-/// Separate keyspaces, so that names of registers, sets and counters never meet. The first byte of every key.
+/// Separate keyspaces, so that the names of registers, sets and counters never collide. The first byte of every key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Space {
     Register = 0,
     Set = 1,
     Counter = 2,
-    /// The library's own.
+    /// For the library itself.
     Reserved = 3,
 }
 
-/// Space byte, set name with its length, element.
+/// The longest stored key: keyspace byte, length and name of a set, element.
 const STORED_KEY_BYTES_MAX: usize = 1 + 2 + 2 * KEY_BYTES_MAX;
 
-/// Concurrent dots that one key may hold; a row with more is refused.
+/// Concurrent dots that one key may hold. A row with more is refused.
 pub(crate) const DOTS_MAX: usize = 1_024;
 
 pub(crate) fn check_key(name: &[u8]) -> Result<(), WriteError> {
@@ -44,7 +47,7 @@ pub(crate) fn register_key(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
 }
 
-/// The common beginning of all elements of a set. The length keeps sets apart whose names begin alike.
+/// The common beginning of all elements of a set. The length separates sets of which one name is a prefix of the other.
 pub(crate) fn set_prefix(set: &str, out: &mut Vec<u8>) {
     out.push(Space::Set as u8);
     out.extend_from_slice(&(set.len() as u16).to_be_bytes());
@@ -58,7 +61,7 @@ pub(crate) fn counter_prefix(counter: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(counter.as_bytes());
 }
 
-/// What a stored key is the key of.
+/// The keyspace of a stored key.
 pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
     match key.first()? {
         0 => Some(Space::Register),
@@ -105,10 +108,10 @@ struct DotHeader {
     expires: bool,
 }
 
-/// In the clock of a record without a stamp: its key's last value expired.
+/// The clock of a dot without a stamp whose key's last value expired.
 const EXPIRED: u64 = 1;
 
-/// One dot with its key and value, immutable and shared. Without a stamp (see [`Dot::key_only`]) only a key.
+/// One dot with its key and value, immutable and shared. Without a stamp it is only a key, see [`Dot::key_only`].
 #[derive(Clone)]
 pub(crate) struct Dot(ThinArc<DotHeader, u8>);
 
@@ -133,7 +136,7 @@ impl Dot {
         Self(ThinArc::from_header_and_slice(head, room))
     }
 
-    /// A key that holds nothing, for the log row of a removal.
+    /// A key that holds nothing, for the row of a removal in the log.
     pub(crate) fn key_only(key: &[u8]) -> Self {
         let head = DotHeader { clock: 0, origin: 0, checksum: 0, key_len: key.len() as u16, expires: false };
         Self(ThinArc::from_header_and_slice(head, key))
@@ -159,7 +162,7 @@ impl Dot {
         Stamp { clock: self.0.header.header.clock, origin: self.0.header.header.origin }
     }
 
-    /// In milliseconds since the epoch, 0 for never.
+    /// In milliseconds since the Unix epoch, 0 for never.
     pub(crate) fn expires(&self) -> u64 {
         let head = &self.0.header.header;
         if !head.expires {
@@ -169,27 +172,29 @@ impl Dot {
         u64::from_le_bytes(self.0.slice[from..from + 8].try_into().expect("eight bytes follow the key"))
     }
 
+    /// Whether the dot has expired by this wall clock. It is still held until it is dropped.
     pub(crate) fn is_hidden(&self, wall_ms: u64) -> bool {
         self.0.header.header.expires && self.expires() <= wall_ms
     }
 
-    /// As stored beside the value when it was written.
+    /// The checksum of the value, computed when this dot was made.
     pub(crate) fn checksum(&self) -> u32 {
         self.0.header.header.checksum
     }
 
-    /// What a digest sees beside key and stamp. A writer never gives one stamp to two values. Should a faulty member have
-    /// changed one on its way, the greater content wins, so that replicas agree again once it is gone.
+    /// Expiry and checksum, which the digest hashes beside key and stamp. A writer never gives one stamp to two values.
+    /// If a faulty member changed a value on its way, the greater content wins, so that replicas agree again once that
+    /// member is gone.
     fn content(&self) -> (u64, u32) {
         (self.expires(), self.checksum())
     }
 
-    /// Whether the value still is what was written.
+    /// Whether the value still has its checksum.
     pub(crate) fn is_intact(&self) -> bool {
         digest::checksum(self.value()) == self.checksum()
     }
 
-    /// A copy with one bit of its value (or of its stamp, if the value is empty) turned over.
+    /// A copy with one bit of its value flipped, or of its stamp if the value is empty.
     #[cfg(feature = "__controls")]
     pub(crate) fn damaged(&self) -> Self {
         let mut head = self.0.header.header;
@@ -203,7 +208,7 @@ impl Dot {
     }
 }
 
-/// What a key holds: its dots, ascending by stamp. An empty one keeps the key, for the log.
+/// What a key holds: its dots, ascending by stamp. An empty set keeps the key, for the log.
 #[derive(Clone)]
 #[expect(clippy::box_collection, reason = "one word instead of three, in every row, for the rare case")]
 pub(crate) enum DotSet {
@@ -213,13 +218,13 @@ pub(crate) enum DotSet {
 }
 
 impl DotSet {
-    /// The records in any order; the key is used when there are none.
+    /// A set of these dots, which may be in any order. The key is used when there are none.
     pub(crate) fn from_dots(key: &[u8], mut dots: Vec<Dot>) -> Self {
         dots.sort_unstable_by_key(Dot::stamp);
         dots.dedup_by_key(|dot| dot.stamp());
         match dots.len() {
             0 => Self::Empty(Dot::key_only(key)),
-            1 => Self::One(dots.pop().expect("one record")),
+            1 => Self::One(dots.pop().expect("one dot")),
             _ => Self::Many(Box::new(dots)),
         }
     }
@@ -243,18 +248,18 @@ impl DotSet {
         matches!(self, Self::Empty(_))
     }
 
-    /// By how many the memory of its dots is held.
+    /// The number of references to the memory of its dots.
     #[cfg(test)]
     pub(crate) fn owners(&self) -> usize {
         self.dots().iter().map(|dot| ThinArc::strong_count(&dot.0)).sum()
     }
 
-    /// Of its dots' keys and values.
+    /// Bytes of the keys and values of its dots.
     pub(crate) fn bytes(&self) -> u64 {
         self.dots().iter().map(|dot| (dot.key().len() + dot.value().len()) as u64).sum()
     }
 
-    /// Nothing is held because what was held has expired.
+    /// Whether nothing is held because the last dot expired.
     pub(crate) fn has_expired(&self) -> bool {
         matches!(self, Self::Empty(dot) if dot.stamp().clock == EXPIRED)
     }
@@ -263,8 +268,8 @@ impl DotSet {
         self.dots().iter().any(|dot| dot.stamp() == stamp)
     }
 
-    /// Whether a dot held here says that this event of the key is merged: an origin sees its own dots, so that its
-    /// later one tells the fate of its earlier ones.
+    /// Whether a held dot shows that this event of the key is merged: each write of an origin has observed the earlier
+    /// dots of that origin at the key, so holding a later one covers the earlier ones.
     pub(crate) fn covers_by_held(&self, stamp: Stamp) -> bool {
         self.dots().iter().any(|dot| dot.stamp().origin == stamp.origin && dot.stamp().clock >= stamp.clock)
     }
@@ -274,7 +279,7 @@ impl DotSet {
         self.dots().iter().rev().find(|dot| !dot.is_hidden(wall_ms))
     }
 
-    /// The entry's share in the digest: the sum of its dots' hashes.
+    /// The entry's share of the digest: the sum of the hashes of its dots.
     pub(crate) fn digest_share(&self, hash_key: HashKey, place: Place) -> u128 {
         let hash = |dot: &Dot| hash_key.hash_dot(place, dot.stamp(), dot.expires(), dot.checksum());
         self.dots().iter().map(hash).fold(0, u128::wrapping_add)
@@ -298,10 +303,10 @@ impl fmt::Debug for DotSet {
     }
 }
 
-/// The one merge law: a dot stays if both hold it, or if the side that does not hold it has not seen it.
-/// What a side has seen and does not hold was removed, for ever.
+/// The one merge law: a dot stays if both sides hold it, or if the side that does not hold it does not cover it. A dot
+/// that a side covers and does not hold was removed, for ever.
 ///
-/// `mine` is `None` where there is no row of the key yet. Answers `None` when nothing changes.
+/// `mine` is `None` if there is no row of the key yet. Returns `None` if nothing changes.
 pub(crate) fn merge_dots(
     mine: Option<&DotSet>,
     theirs: &DotSet,
@@ -329,7 +334,7 @@ pub(crate) fn merge_dots(
     Some(DotSet::from_dots(theirs.key(), kept.chain(added).cloned().collect()))
 }
 
-/// A value as [`get`](crate::SimNode::get) and [`scan`](crate::SimNode::scan) hand it out. Cheap to clone.
+/// A key with its value, as [`get`](crate::SimNode::get) and [`scan`](crate::SimNode::scan) return it. Cheap to clone.
 #[derive(Clone)]
 pub struct Entry {
     dot: Dot,
@@ -359,13 +364,13 @@ impl Entry {
         self.dot.stamp()
     }
 
-    /// The run of the node that wrote it: [`Member::run`](crate::Member::run) tells whose it is. A node that began anew
-    /// after damage writes under a further one, which no member is known by.
+    /// The run of the node that wrote the value; [`Member::run`](crate::Member::run) shows which member that is. A node
+    /// that began anew after damage writes under a further run, which is not the run of any member.
     pub fn origin(&self) -> u64 {
         self.dot.stamp().origin
     }
 
-    /// When it will vanish, if ever.
+    /// When the value expires, if it does.
     pub fn expires_at(&self) -> Option<SystemTime> {
         match self.dot.expires() {
             0 => None,
@@ -378,7 +383,7 @@ impl Entry {
         self.revision
     }
 
-    /// The concurrent writes that lost against this one, latest first. They stay until the next write of the key.
+    /// The concurrent writes with lesser stamps, greatest first. They stay until the next write of the key.
     pub fn conflicts(&self) -> impl Iterator<Item = Self> {
         let entry = |dot: &Dot| Self { dot: dot.clone(), losers: Vec::new(), revision: self.revision };
         self.losers.iter().map(entry)
@@ -402,8 +407,8 @@ impl PartialEq for Entry {
     }
 }
 
-/// A position in one node's change log, to resume a watch from. Opaque; it means something only to the run of
-/// the node that gave it, and any other answers with a resync.
+/// A position in one node's change log, from which a watch can resume. Opaque: it is valid only in the run of the node
+/// that gave it. Any other run answers with [`WatchEvent::Resync`](crate::WatchEvent::Resync).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Revision {
     pub(crate) log: u64,
@@ -437,7 +442,7 @@ impl<'de> serde::Deserialize<'de> for Revision {
     }
 }
 
-/// Whether a dot from a peer has a form that any node may have written.
+/// Whether the value of a dot from a peer has a form that a node may have written.
 pub(crate) fn value_is_acceptable(space: Space, value: &[u8]) -> bool {
     match space {
         Space::Set => value.is_empty(),
@@ -492,7 +497,7 @@ mod tests {
         }
     }
 
-    /// What one replica knows of a key: the dots it holds, and the events it covers, which are more.
+    /// What one replica knows of a key: the dots that it holds, and the events that it covers, which include them.
     #[derive(Clone, Debug, PartialEq)]
     struct State {
         dot_set: DotSet,

@@ -1,20 +1,24 @@
-//! Expiry: hidden at its time, dropped once every clock must agree.
+//! Expiry: a dot is hidden at its expiry, and dropped once all clocks within the permitted skew agree that it has
+//! passed.
 //!
-//! A dropped dot is covered and not held, which to everybody else is a removed one: a comparison spreads the drop as a
-//! delete. So it happens only [twice the permitted skew](Store::drop_delay_ms) after the dot's time, and only while the
-//! clock is believed (see [`crate::replica::wall_clock`], which also says what remains). Hiding changes nothing but what is read
-//! here; a clock that goes back shows again what it had hidden.
+//! A dropped dot is covered and not held, which to other nodes looks like a delete: a repair spreads it. So a dot is
+//! dropped only [`2 × clock_skew_max`](Store::drop_delay_ms) after its expiry, and only while the wall clock is trusted
+//! (see [`crate::replica::wall_clock`], also for the risks that remain). Hiding changes only what is read on this node;
+//! if the clock goes back, hidden dots are visible again.
+//!
+//! A drop is no event and has no revision. It must happen nowhere but in [`Store::expire`]. A merge does not take a dot
+//! that may be dropped.
 
 use super::Store;
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::ChangeOrigin;
 use crate::time::{Stamp, Time};
 
-/// So many expired keys are noted for the disk. One that has failed takes none.
+/// The most keys of dropped dots that are noted for the disk. While the disk has failed it takes none.
 pub(crate) const DROPPED_MAX: usize = 1 << 18;
 
 impl Store {
-    /// Notes when dots expire, or that they are gone.
+    /// Adds dots of a row to the expiry schedule (`on`), or removes them from it.
     pub(super) fn schedule(&mut self, at: u32, dots: Vec<(u64, Stamp)>, on: bool) {
         for (expires, stamp) in dots {
             let dot = (expires, at, stamp);
@@ -27,30 +31,31 @@ impl Store {
         }
     }
 
-    /// How long after its time a dot is dropped. The permitted skew would do for clocks that keep it; a clock may be
-    /// off by as much again before it is in doubt.
+    /// How long after its expiry a dot is dropped: twice the permitted skew. Once would do for clocks that keep within
+    /// it; a clock may be off by as much again before it is in doubt.
     fn drop_delay_ms(&self) -> u64 {
         self.skew_max.saturating_mul(2).as_millis() as u64
     }
 
-    /// Whether every clock within the permitted skew agrees that this dot has expired.
+    /// Whether every clock within the permitted skew agrees that this dot has expired, so that it may be dropped.
     pub(super) fn may_be_dropped(&self, now: Time, dot: &Dot) -> bool {
         dot.expires() != 0 && dot.expires().saturating_add(self.drop_delay_ms()) <= now.wall_ms()
     }
 
-    /// When the next entry expires or is to be dropped, in wall-clock milliseconds.
+    /// When the next dot is to be hidden or dropped, in wall-clock milliseconds.
     pub(crate) fn next_expiry(&self) -> Option<u64> {
         let drop = self.hidden.first().filter(|_| self.may_drop);
         let drop = drop.map(|(ms, ..)| ms.saturating_add(self.drop_delay_ms()));
         self.expiries.first().map(|(ms, ..)| *ms).into_iter().chain(drop).min()
     }
 
-    /// How many dots that are held have a time.
+    /// The number of held dots that have an expiry.
     pub(crate) fn expiries(&self) -> usize {
         self.expiries.len() + self.hidden.len()
     }
 
-    /// Lets followers see what has expired by now, and drops what every clock must agree on. At most `limit` steps.
+    /// Hides dots that have expired by now, for which followers see their rows again, and drops those that may be
+    /// dropped. At most `limit` dots.
     pub(crate) fn expire(&mut self, now: Time, limit: usize) {
         if now.wall_ms() < self.expired_to {
             self.show_again(now);
@@ -75,7 +80,7 @@ impl Store {
         }
     }
 
-    /// The clock went back: what it had hidden is visible for a while again.
+    /// The clock went back: dots that are hidden too early by the new time are scheduled again.
     fn show_again(&mut self, now: Time) {
         let later = self.hidden.split_off(&(now.wall_ms().saturating_add(1), 0, Stamp::default()));
         for (ms, at, stamp) in later {
@@ -84,12 +89,13 @@ impl Store {
         }
     }
 
-    /// Moves a row to the end of the log as it is.
+    /// Moves a row to the end of the log unchanged, so that followers look at it again.
     fn bump(&mut self, at: u32) {
         let dot_set = self.slab.at(at).dot_set.clone();
         self.apply(Some(at), self.hash_key.place(dot_set.key()), dot_set, ChangeOrigin::Learned);
     }
 
+    /// Takes an expired dot out of its key, without an event and without a revision. It stays covered.
     fn drop_expired(&mut self, at: u32, stamp: Stamp) {
         let dot_set = self.slab.at(at).dot_set.clone();
         let rest: Vec<Dot> = dot_set.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();

@@ -1,4 +1,9 @@
-//! The digest as the store keeps it, and the integrity check that it is.
+//! The digest of the store, and the integrity check that it provides.
+//!
+//! The sums of the digest are kept apart from the rows and follow every write. If a leaf, recomputed from its rows,
+//! differs from its sum, an entry was lost or damaged. What this replica covers cannot be trusted then: a lost entry is
+//! covered and not held, and so would be deleted everywhere. So a leaf is recomputed before its rows are listed for a
+//! peer, on load and in the background, and after a fault all claims are given up before anything else is sent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +20,7 @@ impl Store {
         self.digest.root()
     }
 
-    /// Count and sum of a range's rows.
+    /// Count and sum of the rows of a range.
     pub(crate) fn node(&self, range: HashRange) -> DigestNode {
         self.digest.node(range).unwrap_or_else(|| {
             let mut node = DigestNode::default();
@@ -30,7 +35,7 @@ impl Store {
         self.slab.at(slot).digest_share(self.hash_key)
     }
 
-    /// The slots of all rows in a range that hold something.
+    /// The row ids of all rows in a range that hold something.
     pub(crate) fn slots(&self, range: HashRange) -> Vec<u32> {
         let mut slots = Vec::new();
         for leaf in self.digest.leaves_of(range) {
@@ -42,13 +47,14 @@ impl Store {
         slots
     }
 
-    /// Recomputes the leaves of a range, and says whether they add up.
+    /// Recomputes the leaves of a range, and returns whether they add up. If not, the store is damaged from then on.
     pub(crate) fn verify(&mut self, range: HashRange) -> bool {
         let leaves: Vec<usize> = self.digest.leaves_of(range).collect();
         leaves.into_iter().all(|leaf| self.verify_leaf(leaf))
     }
 
-    /// Whether the leaf of one key adds up. Values are not read again: this finds what is lost, not what is changed.
+    /// Whether the leaf of one key adds up. Values are not read again: this finds entries that are lost, not values
+    /// that changed.
     pub(crate) fn key_adds_up(&self, key: &[u8]) -> bool {
         self.leaf_adds_up(self.digest.leaf_of(self.hash_key.place(key)))
     }
@@ -59,7 +65,7 @@ impl Store {
         node == self.digest.leaf_node(leaf)
     }
 
-    /// The same for the next leaves in turn, for the background.
+    /// Verifies the next leaves, for the background check. Returns where the next call continues.
     pub(crate) fn scrub(&mut self, from: usize, leaves: usize) -> usize {
         for leaf in from..(from + leaves).min(self.digest.leaves()) {
             self.verify_leaf(leaf);
@@ -77,7 +83,8 @@ impl Store {
         !self.is_damaged
     }
 
-    /// From now on this store counts under another hash key.
+    /// Changes the hash key: builds the digest anew and moves the extra coverage. This hides damage, so all leaves must
+    /// be verified before.
     pub(crate) fn rekey(&mut self, hash_key: HashKey) {
         self.hash_key = hash_key;
         let slots: Vec<u32> = self.log.rows_after(0).map(|(_, slot)| slot).collect();
@@ -92,7 +99,7 @@ impl Store {
         );
     }
 
-    /// Takes a disk's rows, in the order of their keys, into a store without any.
+    /// Loads the rows of a disk, in key order, into an empty store.
     pub(crate) fn fill(&mut self, rows: Vec<DotSet>) {
         for dot_set in rows {
             for dot in dot_set.dots() {
@@ -108,11 +115,11 @@ impl Store {
             self.schedule(at, expiring, true);
             self.log.append(at, false, ChangeOrigin::Learned);
         }
-        // The digest is made of what came from the disk, all at once.
+        // Builds the digest of all rows at once.
         self.rekey(self.hash_key);
     }
 
-    /// A store with these rows and no claims, for a new run after an integrity fault.
+    /// Adds rows to an emptied store, for a new run after an integrity fault.
     pub(crate) fn refill(&mut self, rows: impl IntoIterator<Item = DotSet>) {
         for dot_set in rows {
             let place = self.hash_key.place(dot_set.key());
@@ -124,7 +131,8 @@ impl Store {
         }
     }
 
-    /// Gives up all claims: what is still held is covered dot by dot, everything else is unknown again.
+    /// Gives up all claims after an integrity fault and goes on as a new run with a new log: each intact dot that is
+    /// held stays, covered by itself, and everything else counts as not merged. All links must be broken before.
     pub(crate) fn give_up_claims(&mut self, run: u64, log: u64) {
         let intact = |dot_set: &DotSet| {
             let dots = dot_set.dots().iter().filter(|dot| dot.is_intact()).cloned().collect();

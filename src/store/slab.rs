@@ -1,4 +1,8 @@
-//! Where the rows lie: a slab that grows without moving, and the order of the keys.
+//! Memory of the stored rows: a slab that grows without moving them, and the key index, which keeps the keys in order.
+//!
+//! A row is named by its row id, the `u32` that [`Slab::insert`] returned. The id is valid until the row is removed;
+//! then another row may get it. So a row must be taken out of the digest, the change log, the key index and the expiry
+//! schedule before it is removed from the slab.
 
 use std::cmp::Ordering;
 
@@ -7,29 +11,31 @@ use crate::store::entry::DotSet;
 
 const SLAB_ROWS: usize = 4_096;
 
-/// What the store keeps per key.
+/// A row: what the store keeps per key.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredRow {
     pub(crate) dot_set: DotSet,
-    /// Where the key stands in the change log.
+    /// The revision at which the key stands in the change log.
     pub(crate) revision: u64,
-    /// How many revisions before that the last event of this node's own was, and the last one that this node is to pass
-    /// on, its own included. An age too great to be kept counts as less: then a row is sent that need not be.
+    /// How many revisions before `revision` the key's last local event was. An age that is too great for the field is
+    /// kept as a lesser one: then a row is sent that need not be.
     own_age: u32,
+    /// The same for the last event that this node sends on: a local one, or one that it forwards.
     forwarded_age: u32,
 }
 
-/// Where a change of a key comes from.
+/// Where a change of a key comes from, which decides to which peers the tail sends the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChangeOrigin {
-    /// It is an event of this node's own.
+    /// A local event.
     Own,
-    /// A peer's tail brought it, for this node to pass on.
+    /// Received from the tail of a peer in another group: this node forwards it in its own group.
     Forwarded,
-    /// Anything else: whoever needs it has it from somebody else, or compares.
+    /// Learned in any other way and not forwarded: other nodes receive it from its writer, or by repair.
     Learned,
 }
 
+/// The age of an event that never happened.
 const NEVER: u32 = u32::MAX;
 
 impl StoredRow {
@@ -37,7 +43,7 @@ impl StoredRow {
         Self { dot_set, revision: 0, own_age: NEVER, forwarded_age: NEVER }
     }
 
-    /// Moves to the end of the log.
+    /// Moves the row to the end of the log.
     pub(crate) fn move_to(&mut self, revision: u64, source: ChangeOrigin) {
         let by = u32::try_from(revision - self.revision).unwrap_or(NEVER);
         let older = |age: u32| if age == NEVER { NEVER } else { age.saturating_add(by).min(NEVER - 1) };
@@ -46,12 +52,12 @@ impl StoredRow {
         self.revision = revision;
     }
 
-    /// The revision of the last event of this node's own; 0 if there is none.
+    /// The revision of the last local event; 0 if there is none.
     pub(crate) fn own_revision(&self) -> u64 {
         self.before(self.own_age)
     }
 
-    /// The revision of the last event that this node is to pass on, its own included; 0 if there is none.
+    /// The revision of the last event that is local or forwarded; 0 if there is none.
     pub(crate) fn forwarded_revision(&self) -> u64 {
         self.before(self.forwarded_age)
     }
@@ -60,13 +66,13 @@ impl StoredRow {
         if age == NEVER { 0 } else { self.revision - u64::from(age) }
     }
 
-    /// The row's share in the digest.
+    /// The row's share of the digest.
     pub(crate) fn digest_share(&self, hash_key: HashKey) -> u128 {
         self.dot_set.digest_share(hash_key, hash_key.place(self.dot_set.key()))
     }
 }
 
-/// Rows by number. Grows by whole pieces, so that no write waits for a copy of everything.
+/// Rows by row id. It grows by whole segments, so that no write waits for a copy of all rows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slab {
     segments: Vec<Vec<Option<StoredRow>>>,
@@ -94,11 +100,11 @@ impl Slab {
     }
 
     pub(crate) fn at(&self, at: u32) -> &StoredRow {
-        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_ref().expect("the slot is in use")
+        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_ref().expect("the row is in use")
     }
 
-    /// Many rows. All are looked at before the first is used: memory that is far away is waited for once then, not once
-    /// for each.
+    /// Many rows. All are read once before the first is used, so that their cache misses overlap instead of following
+    /// one another.
     pub(crate) fn many(&self, slots: impl IntoIterator<Item = u32>) -> Vec<&StoredRow> {
         let rows: Vec<&StoredRow> = slots.into_iter().map(|at| self.at(at)).collect();
         std::hint::black_box(rows.iter().map(|row| row.dot_set.key().len()).sum::<usize>());
@@ -106,29 +112,30 @@ impl Slab {
     }
 
     pub(crate) fn at_mut(&mut self, at: u32) -> &mut StoredRow {
-        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_mut().expect("the slot is in use")
+        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_mut().expect("the row is in use")
     }
 }
 
-/// Rows in a leaf of the order, at most.
+/// The most rows in a leaf of the key index.
 const LEAF_ROWS: usize = 128;
-/// By how many rows a leaf's room grows.
+/// Rows by which the memory of a leaf grows.
 const KEY_LEAF_STEP: usize = LEAF_ROWS / 4;
-/// Leaves in a branch, at most.
+/// The most leaves in a branch.
 const BRANCH_LEAVES: usize = 256;
 
-/// The keys that hold something, in order: a tree of wide nodes. Branches and leaves keep beside each child the four
-/// bytes of its key that follow what all of them begin with, so that a search seldom has to look a key up.
+/// The keys that hold something, in order: a tree of two levels of wide nodes. Branches and leaves keep a *prefix*
+/// beside each child: the four bytes of its key that follow the common beginning of all of them. So a search seldom has
+/// to read a key itself.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyIndex {
     branches: Vec<KeyBranch>,
     rows: usize,
 }
 
-/// Leaves in order. What lies before the second one belongs to the first, so only the others are searched for.
+/// Leaves in key order. All keys before the second leaf belong to the first one, so only the others are searched.
 #[derive(Clone, Debug, Default)]
 struct KeyBranch {
-    /// How many bytes the first keys of all leaves but the first one begin with.
+    /// Length of the common beginning of the first keys of all leaves but the first one.
     shared: usize,
     prefixes: Vec<u32>,
     leaves: Vec<KeyLeaf>,
@@ -136,9 +143,9 @@ struct KeyBranch {
 
 #[derive(Clone, Debug, Default)]
 struct KeyLeaf {
-    /// No key of the leaf is less.
+    /// No key of the leaf is less than this one.
     first: Box<[u8]>,
-    /// How many bytes all keys of the leaf begin with, as `first` does.
+    /// Length of the common beginning of all keys of the leaf and `first`.
     shared: usize,
     rows: Vec<KeyIndexRow>,
 }
@@ -153,7 +160,7 @@ fn key_of(slab: &Slab, row: KeyIndexRow) -> &[u8] {
     slab.at(row.slot).dot_set.key()
 }
 
-/// Four bytes of a key as a number that is ordered like them. What is shorter is filled up with zeros.
+/// The four bytes of a key from `from` on, as a number in the same order. Missing bytes are zeros.
 fn key_prefix(key: &[u8], from: usize) -> u32 {
     let rest = key.get(from..).unwrap_or_default();
     if let Some(text) = rest.first_chunk() {
@@ -174,7 +181,7 @@ impl KeyLeaf {
         self.rows.iter_mut().for_each(|row| row.prefix = key_prefix(key_of(slab, *row), shared));
     }
 
-    /// Takes up more of what all keys begin with, if that is worth looking at all of them.
+    /// Recomputes the prefixes if the common beginning of the keys is longer than `shared` by enough to be worth it.
     fn narrow(&mut self, slab: &Slab) {
         let Some(last) = self.rows.last() else { return };
         let shared = shared_bytes(&self.first, key_of(slab, *last));
@@ -183,7 +190,7 @@ impl KeyLeaf {
         }
     }
 
-    /// Where a key is or belongs.
+    /// The index of the row at which a key is or belongs.
     fn index_of(&self, key: &[u8], slab: &Slab) -> usize {
         if !key.starts_with(&self.first[..self.shared]) {
             return self.rows.len();
@@ -200,15 +207,15 @@ impl KeyLeaf {
             self.rebuild_prefixes(shared_bytes(&self.first, key), slab);
         }
         if self.rows.len() == self.rows.capacity() {
-            // Doubling would waste several bytes a key.
+            // Doubling would waste several bytes per key.
             self.rows.reserve_exact(KEY_LEAF_STEP);
         }
         self.rows.insert(at, KeyIndexRow { prefix: key_prefix(key, self.shared), slot });
     }
 
-    /// Gives the greater half of a full leaf away; `at` is where the last row came.
+    /// Splits off the greater half of a full leaf. `at` is the index at which the last row was inserted.
     fn split(&mut self, at: usize, slab: &Slab) -> Self {
-        // Keys often come in order; then the old leaf stays nearly full and the new one begins small.
+        // Keys often arrive in order. Then the old leaf stays nearly full and the new one begins small.
         let keep = if at == LEAF_ROWS { LEAF_ROWS - 8 } else { LEAF_ROWS / 2 };
         let mut rows = Vec::with_capacity(LEAF_ROWS + 1 - keep + KEY_LEAF_STEP);
         rows.extend(self.rows.drain(keep..));
@@ -237,7 +244,7 @@ impl KeyBranch {
         self.prefixes.extend(self.leaves.iter().map(|leaf| key_prefix(&leaf.first, shared)));
     }
 
-    /// The leaf in which a key is or belongs.
+    /// The index of the leaf in which a key is or belongs.
     fn index_of(&self, key: &[u8]) -> usize {
         let Some(second) = self.leaves.get(1) else { return 0 };
         if !key.starts_with(&second.first[..self.shared]) {
@@ -271,7 +278,7 @@ impl KeyIndex {
         self.rows
     }
 
-    /// Adds a slot that holds something now.
+    /// Adds a row that holds something now.
     pub(crate) fn insert(&mut self, slot: u32, slab: &Slab) {
         let key = slab.at(slot).dot_set.key();
         let (branch, at) = self.index_of(key);
@@ -301,7 +308,7 @@ impl KeyIndex {
         let row = leaf.index_of(key, slab);
         leaf.rows.remove(row);
         self.rows -= 1;
-        // The very first leaf stays: there is one for every key.
+        // The very first leaf stays even if empty, so that every key belongs to a leaf.
         if leaf.rows.is_empty() && !leaf.first.is_empty() {
             self.branches[branch].leaves.remove(at);
             self.branches[branch].prefixes.remove(at);
@@ -311,7 +318,7 @@ impl KeyIndex {
         }
     }
 
-    /// The slots of all keys from `key` on, in order.
+    /// The row ids of all keys from `key` on, in order.
     pub(crate) fn iter_from<'a>(&'a self, key: &'a [u8], slab: &'a Slab) -> impl Iterator<Item = u32> + 'a {
         let (branch, at) = self.index_of(key);
         let leaves = &self.branches[branch].leaves[at..];
@@ -321,7 +328,7 @@ impl KeyIndex {
         here.chain(later).map(|row| row.slot)
     }
 
-    /// The branch and the leaf in which a key is or belongs.
+    /// The indices of the branch and the leaf in which a key is or belongs.
     fn index_of(&self, key: &[u8]) -> (usize, usize) {
         let after = |branch: &KeyBranch| &*branch.leaves[0].first <= key;
         let branch = self.branches.partition_point(after) - 1;

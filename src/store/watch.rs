@@ -1,13 +1,16 @@
-//! Watch: the followers inside the process.
+//! Watches: the followers of the change log inside the process.
 //!
-//! A watch has a cursor in the change log and no queue. What it has not read yet is read from the log when it asks,
-//! as it is then: a slow watcher sees fewer intermediate values, never a wrong last one, and costs no memory. The
-//! initial values come in the order of the log too, so that the revision of *every* event is a place to resume
+//! A watch has a cursor in the change log and no queue. When it asks for events they are read from the log, with the
+//! values of that moment. So a slow watch sees fewer intermediate values, never a wrong last one, and costs no memory.
+//! The initial values come in the order of the log too, so that the revision of *every* event is a position to resume
 //! from.
 //!
-//! All watches together are one more follower: it looks at each change once, finds the watches that it concerns by
-//! the prefixes of the changed key, and notes for each where its first unread change stands. A watch under whose
-//! prefix nothing changes costs nothing, and never falls behind.
+//! All watches together are one more follower. It looks at each change once, finds the watches that it concerns by the
+//! prefixes of the changed key, and notes for each the revision of its first unread change. A watch whose prefix has no
+//! changes costs nothing and never falls behind.
+//!
+//! A watch must never read on below the floor of the log without saying so: deletes may be missing there. It reports
+//! [`WatchEvent::Resync`] and starts over.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,35 +19,35 @@ use crate::store::Store;
 use crate::store::entry::{DotSet, Entry, Revision, readable_key};
 use crate::time::Time;
 
-/// What a watch tells.
+/// An event of a watch.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum WatchEvent {
     /// A key has this value now.
     Put(Entry),
-    /// A key was deleted. It need not have been told before: a slow watch may have missed that it was there.
+    /// A key was deleted. It may never have been reported before: a slow watch can miss that it was there.
     Delete {
         /// The key.
         key: String,
         /// Where to resume from, after this event.
         revision: Revision,
     },
-    /// A key's value reached the end of its time.
+    /// The last value of a key expired.
     Expired {
         /// The key.
         key: String,
         /// Where to resume from, after this event.
         revision: Revision,
     },
-    /// Everything that was there when the watch began has been told.
+    /// All values that were there when the watch began have been reported.
     Current,
-    /// Some deletes may have been missed: forget everything that was told. All current values follow, then
+    /// Some deletes may have been missed: forget everything that was reported. All current values follow, then
     /// [`WatchEvent::Current`].
     Resync,
 }
 
 impl WatchEvent {
-    /// The key, if the event is about one.
+    /// The key that the event is about, if any.
     pub fn key(&self) -> Option<&str> {
         match self {
             Self::Put(entry) => Some(entry.key()),
@@ -53,7 +56,7 @@ impl WatchEvent {
         }
     }
 
-    /// Where to resume from, after this event.
+    /// Where to resume from after this event, if it is about a key.
     pub fn revision(&self) -> Option<Revision> {
         match self {
             Self::Put(entry) => Some(entry.revision()),
@@ -66,7 +69,7 @@ impl WatchEvent {
 /// What to watch, and from where.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchStart {
-    /// The beginning of stored keys, or with `is_exact` the whole.
+    /// A prefix of stored keys, or with `is_exact` one whole stored key.
     pub(crate) prefix: Vec<u8>,
     pub(crate) is_exact: bool,
     pub(crate) from: Option<Revision>,
@@ -74,7 +77,7 @@ pub(crate) struct WatchStart {
 }
 
 impl WatchStart {
-    /// All current values under a prefix, then what changes.
+    /// All current values under a prefix, then their changes.
     pub(crate) fn at(prefix: Vec<u8>) -> Self {
         Self { prefix, is_exact: false, from: None, skips_current: false }
     }
@@ -82,26 +85,29 @@ impl WatchStart {
 
 pub(crate) type WatchId = u64;
 
-/// Up to so many initial values are looked up by their prefix; for more the log is read from its beginning.
+/// The most initial values that are looked up by their prefix. For more, the log is read from its beginning.
 const LISTED_MAX: usize = 4_096;
-/// Rows looked at in one call, and events given: bounds the work under the lock.
+/// Rows looked at in one call: bounds the work under the lock.
 const LOOKS_MAX: usize = 4_096;
+/// Events returned by one call: bounds the work under the lock.
 const EVENTS_MAX: usize = 256;
 
+/// One watch: its cursor in the change log, and what it owes its reader.
 #[derive(Debug)]
 struct WatchCursor {
     prefix: Vec<u8>,
     is_exact: bool,
-    /// The log that the cursor is a position in.
+    /// The log to which the cursor belongs.
     log: u64,
     cursor: u64,
-    /// The first change behind the cursor that concerns this watch. Known once it has caught up for the first time.
+    /// Revision of the first change after the cursor that concerns this watch. Known once it has caught up for the
+    /// first time.
     first_unread: Option<u64>,
-    /// `Current` is owed when the cursor gets here.
+    /// The revision at which `Current` is due.
     until: Option<u64>,
-    /// The initial values are under way: what is not there any more was never told.
+    /// The initial values are being read: keys that are gone were never reported, so their deletes are not either.
     is_fresh: bool,
-    /// Where the initial values stand, if they are few.
+    /// Revisions of the initial values that are still to be read, if they are few.
     listed: Option<VecDeque<u64>>,
     owes_resync: bool,
 }
@@ -137,7 +143,7 @@ impl WatchCursor {
         watch
     }
 
-    /// From the current values on.
+    /// Starts again with the current values.
     fn start_over(&mut self, store: &Store) {
         self.log = store.log.id;
         self.cursor = 0;
@@ -154,7 +160,7 @@ impl WatchCursor {
         if self.is_exact { key == self.prefix } else { key.starts_with(&self.prefix) }
     }
 
-    /// The next events, and whether there is nothing more to tell.
+    /// The next events, and whether these were all.
     fn next(&mut self, store: &Store, now: Time) -> (Vec<WatchEvent>, bool) {
         let mut events = Vec::new();
         if self.until.is_none() {
@@ -173,7 +179,7 @@ impl WatchCursor {
             while events.len() < EVENTS_MAX
                 && let Some(revision) = listed.pop_front()
             {
-                // What has changed since stands further on in the log.
+                // A key that changed since is at a later revision.
                 let slot = store.log.slot(revision);
                 events.extend(slot.and_then(|slot| self.event_of(&store.slot(slot).dot_set, revision, now)));
             }
@@ -187,7 +193,7 @@ impl WatchCursor {
         let is_done = loop {
             if self.until.is_some_and(|until| self.cursor >= until) {
                 if is_behind(self.cursor) {
-                    // Some of what was told first may be gone by now.
+                    // Some of the values that were reported first may have been deleted by now.
                     self.start_over(store);
                     self.owes_resync = true;
                     return (events, false);
@@ -199,7 +205,7 @@ impl WatchCursor {
             if events.len() >= EVENTS_MAX || looks == LOOKS_MAX {
                 break false;
             }
-            // Where the initial values end, there need not be a row.
+            // There need not be a row at the revision where the initial values end.
             let until = self.until.unwrap_or(u64::MAX);
             if let Some((revision, slot)) = rows.next_if(|(revision, _)| *revision <= until) {
                 looks += 1;
@@ -241,7 +247,7 @@ pub(crate) struct Watches {
     next_id: WatchId,
     open: BTreeMap<WatchId, WatchCursor>,
     by_prefix: BTreeMap<Vec<u8>, BTreeSet<WatchId>>,
-    /// How many watched prefixes have which length.
+    /// For each length, how many different watched prefixes have it.
     lengths: BTreeMap<usize, usize>,
     ready: BTreeSet<WatchId>,
 }
@@ -275,13 +281,13 @@ impl Watches {
         }
     }
 
-    /// Follows the log, and notes which watches have something to tell.
+    /// Follows the log to its head, and notes which watches have something to read.
     pub(crate) fn advance(&mut self, store: &Store) {
         let head = store.log.head();
         let starts_over = self.log != store.log.id || self.cursor < store.log.floor();
         if self.open.is_empty() || starts_over {
             self.ready.extend(self.open.keys());
-            // Each sees for itself that it has missed something.
+            // Each watch finds out by itself whether it missed something.
             self.open.values_mut().for_each(|watch| watch.first_unread = Some(watch.cursor + 1));
             (self.log, self.cursor) = (store.log.id, head);
             return;
@@ -301,13 +307,13 @@ impl Watches {
         self.cursor = head;
     }
 
-    /// The watches that have something to tell since the last call.
+    /// The watches that got something to read since the last call.
     #[cfg(feature = "node")]
     pub(crate) fn take_ready(&mut self) -> BTreeSet<WatchId> {
         std::mem::take(&mut self.ready)
     }
 
-    /// The next events of a watch, and whether it has told everything.
+    /// The next events of a watch, and whether these were all.
     pub(crate) fn next(&mut self, id: WatchId, store: &Store, now: Time) -> (Vec<WatchEvent>, bool) {
         self.advance(store);
         self.open.get_mut(&id).map_or((Vec::new(), true), |watch| watch.next(store, now))

@@ -1,17 +1,18 @@
-//! What a peer may claim. Every claim from the wire passes through [`ClaimBounds::permits`], in the reader of frames.
+//! Bounds on what a peer may claim. The reader of frames checks every claim from the wire with
+//! [`ClaimBounds::permits`].
 //!
-//! A claim moves this replica's coverage, and what is covered and not held is removed, for ever. So a claim that nobody
-//! can have grounds for must never be merged: a single one with a clock near the greatest number would make every later
-//! write of its origin vanish, here and wherever it spreads.
+//! A claim moves this replica's coverage, and what is covered and not held is removed, for ever. So a claim that no
+//! honest node can make must never be merged: a single one with a clock near the greatest number would remove every
+//! later write of its origin, here and wherever it spreads.
 
 use crate::time::Stamp;
 
-/// The greatest claims that are taken from a peer at one instant.
+/// The greatest claims that are accepted from a peer at one instant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClaimBounds {
-    /// Of any origin: no clock beyond this one.
+    /// The greatest clock, for any origin but this replica's own run.
     pub(crate) clock_max: u64,
-    /// Of this replica's own run: nothing beyond what it has written.
+    /// This replica's run and the last clock that it stamped: nobody can know of later writes of it.
     pub(crate) own_last: Stamp,
 }
 

@@ -1,11 +1,11 @@
-//! A fingerprint of a vector that is kept up to date: a sum of hashes of its entries, so that a change costs two of them,
-//! however many origins there are.
+//! A fingerprint of a vector that is kept up to date with it. It is a sum of hashes of the entries, so that a change
+//! costs two hashes however many origins there are.
 
 use std::collections::BTreeMap;
 
 use crate::store::digest::fingerprint;
 
-/// Salts the checksums of claims.
+/// Salt of the checksums of claims on the disk.
 pub(crate) const SEAL: u64 = 0x7469_6469_6e67_7332;
 
 /// The wrapping sum of the salted hashes of a vector's entries.
@@ -16,19 +16,19 @@ pub(crate) struct VectorHash {
 }
 
 impl VectorHash {
-    /// Of no entries.
+    /// The hash of an empty vector.
     pub(super) fn new(salt: u64) -> Self {
         Self { salt, sum: 0 }
     }
 
-    /// Of these entries.
+    /// The hash of a vector, computed from all its entries.
     pub(crate) fn of(salt: u64, vector: &BTreeMap<u64, u64>) -> Self {
         let mut hash = Self::new(salt);
         vector.iter().for_each(|(origin, clock)| hash.change(*origin, None, *clock));
         hash
     }
 
-    /// An entry came, or replaced the one `before`.
+    /// Adds an entry with the clock `after`. It replaces the one with the clock `before`, if there was one.
     pub(super) fn change(&mut self, origin: u64, before: Option<u64>, after: u64) {
         let before = before.map_or(0, |before| self.entry(origin, before));
         self.sum = self.sum.wrapping_sub(before).wrapping_add(self.entry(origin, after));
@@ -41,12 +41,12 @@ impl VectorHash {
         fingerprint(self.salt, &bytes)
     }
 
-    /// The sum. That of an empty vector is zero under every salt.
+    /// The plain sum. For an empty vector it is zero under every salt.
     pub(crate) fn sum(&self) -> u64 {
         self.sum
     }
 
-    /// A fingerprint that depends on the salt even where the vector is empty.
+    /// A fingerprint that depends on the salt even if the vector is empty.
     pub(super) fn salted(&self) -> u64 {
         fingerprint(self.salt, &self.sum.to_le_bytes())
     }

@@ -1,12 +1,12 @@
-//! Contexts of regions: what is covered beyond the vector, and at which keys.
+//! Contexts with the regions of hash space in which they hold, and leftovers.
 //!
-//! A context is recorded by places in hash space. When a node gives way to the hash key of another island, the places
-//! that its contexts stand at mean nothing under the new key, so these contexts keep their old key beside them: they are
-//! *leftovers*. A leftover that is merged within a range of the new key holds in the intersection of both regions.
+//! A context is recorded by places in hash space. When a node takes over the hash key of another cluster, these places
+//! mean nothing under the new hash key. So the contexts keep their old hash key beside them: they are *leftovers*. A
+//! leftover that is merged within a range under the new hash key holds in the intersection of both regions.
 //!
-//! Leftovers must not multiply. Told with every range of a session and narrowed to it, one leftover would come back as
-//! one for each range. So those with the same context, whose regions differ under one hash key alone, are joined: once
-//! a session has settled all ranges, what it brought is what the peer had.
+//! Leftovers must not multiply. They are sent with every range of a session and narrowed to it by the receiver, so one
+//! leftover would come back as one for each range. So leftovers with the same context whose regions differ under only
+//! one hash key are joined: once a session has settled all ranges, what it brought is what the peer had.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use super::{Clocks, beyond, covers};
 use crate::store::digest::HashKey;
 use crate::time::Stamp;
 
-/// Leftovers that a replica keeps. A range whose contexts would exceed this is not settled: its rows are merged each for
-/// itself, and the session claims nothing. Honest clusters keep one for each context that differs, a few dozen at most.
+/// Leftovers that a replica keeps. A range that would exceed this is not settled: its rows are merged one by one, and
+/// the session claims nothing. Honest clusters keep one for each different context, a few dozen at most.
 pub(crate) const LEFTOVERS_MAX: usize = 4_096;
 
-/// Intervals and clocks of all leftovers that one direction of a session tells. A replica keeps twice as many: those of a
-/// session may be there already, and be told once more.
+/// Intervals and clocks of all leftovers that are sent in one direction of a session. A replica keeps twice as many:
+/// those that a session brings may be here already, and are counted once more then.
 pub(crate) const LEFTOVER_ITEMS_MAX: usize = 1 << 20;
 pub(super) const LEFTOVER_ITEMS_KEPT_MAX: usize = 2 * LEFTOVER_ITEMS_MAX;
 
-/// A set of places: intervals with both ends included, which neither overlap nor touch.
+/// A set of positions in hash space: intervals with both ends included, which neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HashIntervals {
-    /// The last place of each interval, by its first.
+    /// The last position of each interval, by its first.
     intervals: BTreeMap<u64, u64>,
 }
 
@@ -66,7 +66,7 @@ impl HashIntervals {
         })
     }
 
-    /// The part between two places.
+    /// The part between two positions, both included.
     pub(crate) fn within(&self, first: u64, last: u64) -> Self {
         let before = self.intervals.range(..first).next_back().filter(|(_, end)| **end >= first);
         let inside = before.into_iter().chain(self.intervals.range(first..=last));
@@ -82,19 +82,19 @@ impl HashIntervals {
     }
 }
 
-/// A context that holds for the keys whose place lies in the region, under each of these hash keys.
+/// A context and the keys for which it holds: those whose place lies in the region under *each* of these hash keys.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RegionCoverage {
-    /// Shared: a leftover is named again with every range of a session.
+    /// Shared, because a leftover is named again with every range of a session.
     pub(crate) regions: Arc<BTreeMap<HashKey, HashIntervals>>,
     pub(crate) clocks: Arc<Clocks>,
 }
 
-/// What a peer tells of its contexts in a range.
+/// The contexts that a peer sent with a range.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PeerRegions {
     pub(crate) regions: Vec<RegionCoverage>,
-    /// It has told all of them.
+    /// The peer sent all that it has there.
     pub(crate) is_whole: bool,
 }
 
@@ -103,7 +103,7 @@ impl RegionCoverage {
         Self { regions: Arc::new(BTreeMap::from([(hash_key, intervals)])), clocks: context }
     }
 
-    /// Its intervals and clocks, which is what it takes to keep and to tell it.
+    /// The number of intervals and clocks, which is what keeping and sending it costs.
     pub(crate) fn items(&self) -> usize {
         self.regions.values().map(HashIntervals::len).sum::<usize>() + self.clocks.dots.len()
     }
@@ -117,7 +117,7 @@ impl RegionCoverage {
         self.regions.iter().all(|(hash_key, intervals)| intervals.has(hash_key.place(key).line_position()))
     }
 
-    /// The same for the keys between two places alone; `None` if there can be none.
+    /// The same context, only for keys between two positions under `hash_key`. `None` if there can be no such key.
     pub(crate) fn narrowed_to(mut self, hash_key: HashKey, first: u64, last: u64) -> Option<Self> {
         let intervals = match self.regions.get(&hash_key) {
             Some(intervals) => intervals.within(first, last),
@@ -130,12 +130,12 @@ impl RegionCoverage {
         Some(self)
     }
 
-    /// Whether some key between two places may be concerned.
+    /// Whether the context may hold for a key between two positions under `hash_key`.
     pub(super) fn may_concern(&self, hash_key: HashKey, first: u64, last: u64) -> bool {
         self.regions.get(&hash_key).is_none_or(|intervals| !intervals.within(first, last).is_empty())
     }
 
-    /// The places under this hash key, if no other restricts it.
+    /// The positions under this hash key, if no other hash key restricts the region.
     pub(super) fn intervals_under(&self, hash_key: HashKey) -> Option<HashIntervals> {
         match self.regions.len() {
             0 => Some(HashIntervals::between(0, u64::MAX)),
@@ -144,8 +144,8 @@ impl RegionCoverage {
         }
     }
 
-    /// Whether everything that the other one covers is covered by this one. Both are leftovers, so that no region is the
-    /// whole line.
+    /// Whether this one covers everything that the other one covers. Both are leftovers, so none of their regions is
+    /// all of hash space.
     fn has_all_of(&self, other: &Self) -> bool {
         let lies_within = |(hash_key, intervals): (&HashKey, &HashIntervals)| {
             other.regions.get(hash_key).is_some_and(|others| intervals.has_all_of(others))
@@ -153,7 +153,7 @@ impl RegionCoverage {
         self.regions.iter().all(lies_within) && beyond(&other.clocks, &self.clocks).dots.is_empty()
     }
 
-    /// The hash key under which the two may be joined: they say the same, and differ in that region alone.
+    /// The hash key under which the two may be joined: their clocks are equal, and only this region differs.
     fn joint_key(&self, other: &Self) -> Option<HashKey> {
         if !self.regions.keys().eq(other.regions.keys()) || self.clocks != other.clocks {
             return None;
@@ -171,7 +171,7 @@ impl RegionCoverage {
     }
 }
 
-/// Contexts that stand under earlier hash keys.
+/// The contexts that stand under earlier hash keys. Those that say the same are kept as one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leftovers {
     all: Vec<RegionCoverage>,
@@ -190,7 +190,8 @@ impl Leftovers {
         self.all.iter().map(RegionCoverage::items).sum()
     }
 
-    /// Adds one. Answers it if it is none: because it holds everywhere, or under the present hash key alone.
+    /// Adds a leftover. Returns it instead if it is none, because it holds everywhere or only the present hash key
+    /// restricts it.
     pub(super) fn add(&mut self, mut new: RegionCoverage, hash_key: HashKey) -> Option<RegionCoverage> {
         loop {
             Arc::make_mut(&mut new.regions).retain(|_, intervals| !intervals.is_all());
@@ -210,14 +211,15 @@ impl Leftovers {
         }
     }
 
-    /// Adds one beside those that say the same.
+    /// Adds a leftover without joining it with others.
     pub(super) fn push(&mut self, new: RegionCoverage) {
         if !self.all.contains(&new) {
             self.all.push(new);
         }
     }
 
-    /// Forgets what the vector has, and joins what has become the same. Answers what is left over no more.
+    /// Deletes what the vector has caught up with, and joins what has become the same. Returns those that are leftovers
+    /// no more.
     pub(super) fn sweep(&mut self, vector: &Clocks, hash_key: HashKey) -> Vec<RegionCoverage> {
         let mut changed = Vec::new();
         for region in std::mem::take(&mut self.all) {
