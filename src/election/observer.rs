@@ -98,7 +98,7 @@ impl Elections {
         }
         let view = &self.views[name];
         let over = view.reports.iter().flatten().map(|(_, until)| *until);
-        self.deadline = over.chain([view.act_at, self.deadline]).min().expect("there are two");
+        self.deadline = over.chain([view.act_at, self.deadline]).min().expect("it is not empty");
     }
 
     /// Counts the reports that are still valid, and informs the users if the result is new.
