@@ -179,7 +179,7 @@ pub struct Contact {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemberEvent {
-    /// It is alive, for the first time in its run.
+    /// It is alive, and was not reported before under this run.
     Joined(Member),
     /// Its metadata changed.
     Updated(Member),
@@ -554,7 +554,7 @@ impl Members {
         }
     }
 
-    /// Whether a neighbour in the topology is not linked yet.
+    /// Whether a link may be missing: a neighbour is not linked yet, or the topology is out of date.
     pub(crate) fn lacks_links(&self) -> bool {
         let is_unlinked = |run: &u64| self.members.get(run).is_some_and(|known| known.links == 0);
         self.is_stale || self.topology.neighbours.iter().any(is_unlinked)

@@ -1,4 +1,4 @@
-//! The failure detector's surroundings: its packets, its notifications, and what they change in the members.
+//! Connects `foca` with the members: packets in and out, and what its notifications change.
 
 use std::time::Duration;
 

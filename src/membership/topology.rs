@@ -5,10 +5,10 @@
 //! make 8 groups of 8, 1,000 members 16 groups of about 62. A node is linked with its **mates**, the other members of
 //! its own group, and with one **delegate** in every other group. It sends its own writes to all of them, and each
 //! delegate forwards them to its mates ([`crate::replication::claims`]): two hops, and every write arrives once. Since
-//! the failure detector informs everybody who lives, every node computes its place by itself: there is no tree to be
-//! built, repaired or agreed upon. The members of a group share out the delegates in another group among them
-//! ([`preferred`]), so that no delegate has more to forward than its mates. While nodes do not agree yet on the number
-//! of groups, they miss or repeat some of each other's writes, and the checks repair that.
+//! the failure detector informs everybody about who lives, every node computes its place by itself: there is no tree to
+//! be built, repaired or agreed upon. The members of a group share out the delegates in another group among them
+//! ([`preferred`]), so that each delegate has about as much to forward as its mates. While nodes do not agree yet on
+//! the number of groups, they miss or repeat some of each other's writes, and the checks repair that.
 //!
 //! A delegate whose acknowledgements are overdue ([`Members::note_ack`]) gets a substitute: the next linked member of
 //! its group is sent the writes as well, until the delegate acknowledges again. The timeout follows the usual round
