@@ -2,45 +2,51 @@
 //!
 //! # What is promised
 //!
-//! Of one lease, at any instant of true time, at most one run is the holder by its own clock; and the terms of
+//! For each lease, at any instant of true time, at most one run is the holder by its own clock; and the terms of
 //! successive holders grow. The term is the token.
 //!
-//! It rests on this:
+//! This rests on four assumptions:
 //!
-//! 1. *One process a name.* At no time do two processes run under the name of one voter.
-//! 2. *Drift.* No monotonic clock runs more than 5 % too fast or too slow. Holders count nine tenths of what they were
-//!    promised, since before they asked, and 0.9 / 0.95 < 1 / 1.05.
-//! 3. *One list.* All nodes have the same list of voters, so that two majorities always share one, and the same
-//!    `lease_time_max` and `clock_skew_max`, so that every voter is silent long enough ([`VoterRules`]). Every request
-//!    carries a hash of these. Voters with others refuse it, both sides report it, and a candidate claims nothing while a voter of
-//!    its own list has another. That finds the mistake wherever lists overlap and nodes are connected; it does not make
-//!    mistakes safe in a partition. A list is changed by stopping all nodes first, and starting them with the new one.
-//! 4. *Clocks, for voters without a disk alone.* Wall clocks of voters are at most half of `clock_skew_max` off.
+//! 1. *One process per name.* At no time do two processes run under the name of one voter.
+//! 2. *Drift.* No monotonic clock runs more than 5 % too fast or too slow. A holder counts on nine tenths of the
+//!    promised time, measured from before it sent the request, and 0.9 / 0.95 < 1 / 1.05.
+//! 3. *One list.* All nodes have the same list of voters, so that any two majorities share a voter, and the same
+//!    `lease_time_max` and `clock_skew_max`, so that every voter's quarantine is long enough ([`VoterRules`]). Every
+//!    request carries a hash of these. A voter with other rules refuses the request, and both sides report the
+//!    difference. A candidate requests no grants while it knows that a voter of its own list has other rules. This
+//!    finds the mistake wherever lists overlap and nodes are connected; it does not make the mistake safe in a
+//!    partition. To change the list, first stop all nodes, then start them with the new one.
+//! 4. *Wall clocks, only for voters without a disk.* Wall clocks of voters are wrong by at most half of
+//!    `clock_skew_max`.
 //!
-//! Nothing is assumed of the network, of how often processes crash or pause, or of wall clocks where voters have a disk
-//! that keeps what was synced. Who restores an old copy of a voter's disk has a voter without a disk, in this respect.
+//! Nothing is assumed about the network, about how often processes crash or pause, or about the wall clocks of voters
+//! whose disk keeps what was synced. A voter whose disk was replaced by an older copy counts as a voter without a disk
+//! here.
 //!
 //! # Why it holds
 //!
-//! *One holder.* A voter promises a lease to one run at a time and keeps it until its own clock has run through the whole
-//! time, or the holder has given it up. What a restarted voter had promised it may have forgotten, so it grants nothing,
-//! not even a lease that is held already, until every promise from before its start is over, whoever counts:
-//! [`quarantine`]. No promise is longer than `lease_time_max`; with a disk, that of the run that promised counts too. A lease that a holder could not renew in time has ended for good; whoever wants it again campaigns anew,
-//! under a new term.
+//! *One holder.* A voter promises a lease to one run at a time. It keeps the promise until its own clock has run
+//! through the whole time, or the holder has released the lease. A restarted voter may have forgotten what it promised.
+//! So it is in quarantine: it grants nothing, not even a lease that is held already, until every promise from before
+//! its start is over by every clock within the drift limit ([`quarantine`]). No promise is longer than
+//! `lease_time_max`; with a disk, the `lease_time_max` of the run that promised counts too. A lease that its holder
+//! could not renew in time has ended for good: whoever wants it again campaigns again, under a new term.
 //!
-//! *Growing terms.* A voter grants a term only above all that it has granted, and above its own clock. The first covers
-//! everything while it remembers. With a disk it remembers: the greatest term is there before the answer goes out. Without
-//! one, let `t` be when a forgotten term was granted: its candidate had taken it from a voter's clock, plus at most
-//! `lease_time_max`, so it is at most `t` + half the skew + `lease_time_max`. The voter grants again no sooner than `t` +
-//! skew + `lease_time_max`, at a clock that shows at least that minus half the skew: more.
+//! *Growing terms.* A voter grants a new term only above every term that it has granted for the lease, and above its
+//! own clock. The first condition is enough as long as the voter remembers those terms. With a disk it remembers: the
+//! greatest term is on the disk before the answer goes out. Without a disk, let `t` be when a forgotten term was
+//! granted. Its candidate had taken it from a voter's clock, plus at most `lease_time_max`, so it is at most `t` + half
+//! the skew + `lease_time_max`. The voter grants again no sooner than `t` + skew + `lease_time_max`, when its clock
+//! shows at least that minus half the skew, which is more.
 //!
-//! # How it goes
+//! # How it works
 //!
-//! A candidate *asks* all voters first ([`candidate`]). That promises nothing, disturbs nobody, and brings the clocks and terms
-//! above which its own term has to be. When a majority would grant, it *claims*. When a majority has granted, it leads,
-//! and *renews* with each voter by one small message however many leases it has. A voter that has forgotten it is claimed
-//! again under the same term. [`voter`] is the other side; [`observer`] asks voters whom they have granted a lease, for those
-//! who only want to know.
+//! A candidate first *asks* all voters ([`candidate`]). An answer promises nothing and changes nothing for others; it
+//! brings the clocks and terms above which the candidate's own term has to be. When a majority would grant the lease,
+//! the candidate *requests grants*. When a majority has granted, it leads, and it *renews* with each voter by one small
+//! message, however many leases it holds. A voter that has forgotten the lease is sent the request for a grant again,
+//! under the same term. [`voter`] is the other side. [`observer`] asks voters to whom they have granted a lease, for
+//! those who only want to know.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -72,31 +78,32 @@ use voter::Voter;
 pub const ELECTION_NAME_BYTES_MAX: usize = 256;
 /// The largest value of a leader, in bytes.
 pub const LEADER_VALUE_BYTES_MAX: usize = 512;
-/// Candidates that a voter remembers to tell of one lease; others ask again by themselves.
+/// Waiting candidates that a voter keeps for one lease, to offer it to them. Candidates beyond this limit are not kept;
+/// they ask again by themselves.
 const WAITING_MAX: usize = 64;
-/// Nodes that a voter tells of changes of one lease.
+/// Nodes that a voter informs about changes of one lease.
 const WATCHERS_MAX: usize = 4_096;
-/// A free lease is offered to one candidate for this part of the lease time.
+/// A free lease is offered to one candidate for the lease time divided by this.
 const HANDOVER_SHARE: u32 = 8;
-/// Terms further ahead of a voter's clock than this are not granted: they would stand in the way for ever.
+/// Terms further ahead of a voter's clock than this are not granted: they would block all lower terms for ever.
 const TERM_AHEAD_MAX: Duration = Duration::from_secs(24 * 3_600);
-/// Nodes with another list of voters that are remembered, to report each once.
+/// Nodes with other voter rules that are remembered, so that each is reported once.
 const REPORTED_MAX: usize = 1_024;
-/// The first question is repeated after this time, later ones after longer.
+/// Wait before a question is repeated. It doubles with every repetition, up to a quarter of the lease time.
 const ASK_TIME_MIN: Duration = Duration::from_millis(50);
 
-/// For how long a voter is silent after its start: until the promises of its last run are over, and its clock is past
-/// every term that it may have forgotten; by a clock that may run 5 % too fast. `promised` is the longest lease that its
-/// disk says it may have promised.
+/// How long a voter grants nothing after its start: until the promises of its last run are over, and until its clock is
+/// past every term that it may have forgotten. The factor 10/9 allows for a clock that runs 5 % too fast. `promised` is
+/// the longest lease that earlier runs may have promised, as kept on the disk.
 fn quarantine(rules: VoterRules, promised: Duration) -> Duration {
     (rules.lease_time_max.max(promised) + rules.clock_skew_max) * 10 / 9
 }
 
-/// What all nodes that take part in elections must have in common.
+/// The settings that must be the same on all nodes that take part in elections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct VoterRules {
-    /// A hash of the list of voters, whatever its order.
+    /// A hash of the list of voters. The order of the list does not matter.
     pub voters_hash: u64,
     /// [`Config::lease_time_max`].
     pub lease_time_max: Duration,
@@ -109,7 +116,7 @@ impl VoterRules {
         let mut names = config.voters.clone();
         names.sort_unstable();
         let text: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), &[0]].concat()).collect();
-        // Messages have milliseconds. Rounded up: a lease is never longer than the bound that is compared.
+        // Messages carry whole milliseconds. Rounded up, so that no lease is longer than the limit that is compared.
         let whole = |time: Duration| {
             let ms = time.as_nanos().div_ceil(1_000_000);
             Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
@@ -128,18 +135,18 @@ impl VoterRules {
     }
 }
 
-/// What a voter's disk has kept of its promises.
+/// What a voter's disk keeps about its promises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Promised {
-    /// The greatest term.
+    /// The greatest term granted so far.
     pub(crate) term: u64,
-    /// The longest lease.
+    /// The longest lease that may have been promised.
     pub(crate) lease: Duration,
 }
 
 impl Promised {
-    /// Nothing was promised if there is no memo. In earlier versions, which wrote the term alone, leases were of the
-    /// greatest length that is permitted today.
+    /// Without a memo nothing was promised. Earlier versions wrote the term alone; the longest lease that is permitted
+    /// today is then assumed.
     pub(crate) fn read(memo: Option<&[u8]>) -> Self {
         let Some((term, lease)) = memo.and_then(|memo| memo.split_first_chunk()) else {
             return Self::default();
@@ -157,32 +164,32 @@ impl Promised {
     }
 }
 
-/// Names one campaign of this node, and the lease that it won.
+/// Identifies one campaign of this node, and the lease that it won.
 pub type LeaseId = u64;
 
-/// What has become of a campaign.
+/// The state of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseState {
-    /// It is not decided.
+    /// Not decided yet.
     Waiting,
-    /// This node has the lease, under this term.
+    /// This node holds the lease, under this term.
     Held(Stamp),
-    /// It is over.
+    /// The campaign or the lease has ended.
     Ended(LeaseEnd),
 }
 
-/// Why a campaign or a lease is over.
+/// Why a campaign or a lease has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseEnd {
-    /// It was given up.
+    /// This node gave it up.
     Resigned,
-    /// It could not be renewed in time.
+    /// The lease could not be renewed in time.
     Lost,
-    /// Somebody else has the lease, and this was only a try.
+    /// Another run holds the lease, and the campaign was a single try.
     Taken,
-    /// Too few voters answered or could vote, and this was only a try.
+    /// Too few voters answered or could vote, and the campaign was a single try.
     NoMajority {
         /// How many voters answered.
         reached: usize,
@@ -191,68 +198,70 @@ pub enum LeaseEnd {
     },
 }
 
-/// Who leads, as a majority of voters says.
+/// The holder of a lease, as a majority of voters reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Leader {
-    /// The fencing token, which also names the run that leads: [`Stamp::origin`].
+    /// The fencing token. It also names the run that leads: [`Stamp::origin`].
     pub token: Stamp,
-    /// What the leader says about itself.
+    /// The value that the leader published with its lease.
     pub value: Vec<u8>,
 }
 
-/// What an observer knows.
+/// What an observer knows about one lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Sighting {
-    /// Too few voters were heard so far.
+    /// Too few voters have answered so far.
     #[default]
     Unknown,
-    /// Who leads, if anybody does.
+    /// The leader, or `None` if the lease is free.
     Known(Option<Leader>),
 }
 
-/// Who lives under the name of a voter, as far as is known.
+/// Which runs live under the name of a voter, as far as this node knows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Living {
     Nobody,
     One(u64),
-    /// A name has one vote: of two that live under it, neither counts.
+    /// A name has one vote. If two runs live under it, neither counts.
     Several,
 }
 
-/// What is to be done about elections.
+/// An effect that the elections ask their replica to carry out.
 #[derive(Debug)]
 pub(crate) enum ElectionEffect {
-    /// Send a message to a run, this one included; once a promise is on the disk, if there is one.
+    /// Send a message to a run, which may be this node's own. If a term is given and the node has a disk, the message
+    /// waits until that term is on the disk.
     Send(u64, Message, Option<u64>),
     Lease(LeaseId, LeaseState),
     Leader(String, Option<Leader>),
-    /// This run has another list of voters, or other bounds of time.
+    /// This run has other voter rules.
     Differs(u64, VoterRules),
 }
 
-/// A voter, as this node deals with it.
+/// A voter, as this node knows it as a candidate or holder.
 #[derive(Debug)]
 struct PeerVoter {
     name: String,
-    /// Who has it, as far as is known.
+    /// The run that lives under the name. `None` if none is known, or if several are.
     run: Option<u64>,
-    /// Under which session it promises leases to this node; 0 if it does not. Of the request that last confirmed it.
+    /// The voter's session with this node, or 0 if there is none; and the id of the latest request that confirmed the
+    /// session.
     session: u64,
     confirmed: u64,
-    /// Until when this node counts on what was granted under the session.
+    /// Until when this node relies on what was granted under the session.
     counted_until: Duration,
     renew_at: Duration,
-    /// When the last renewal or claim went out that is not answered.
+    /// The latest renewal or repeated grant request is unanswered.
     unanswered: bool,
-    /// It grants nothing until then.
+    /// The voter is in quarantine until then.
     mute_until: Duration,
-    /// It has another list of voters, as far as is known, which lasts no longer than this.
+    /// The voter is believed to have other rules until then.
     differs_until: Duration,
     is_used: bool,
 }
 
-/// See the module.
+/// All elections of one node: its voter if it has one, its candidacies, and the leases that it observes.
 #[derive(Debug)]
 pub(crate) struct Elections {
     own: u64,
@@ -267,11 +276,12 @@ pub(crate) struct Elections {
     names: BTreeMap<LeaseId, String>,
     next_id: LeaseId,
     views: BTreeMap<String, LeaderView>,
-    /// What was given up and is not confirmed to be, by seat and name.
+    /// Releases that a voter has not confirmed yet, by index of the voter and name of the lease: the term, and the time
+    /// until which the release is repeated at least.
     releases: BTreeMap<(usize, String), (Stamp, Duration)>,
     repair_at: Duration,
     needs_repair: bool,
-    /// When requests were sent, by their number.
+    /// When requests were sent, by request id.
     request_times: BTreeMap<u64, Duration>,
     last_term: u64,
     reported: BTreeSet<u64>,
@@ -280,7 +290,7 @@ pub(crate) struct Elections {
 }
 
 impl Elections {
-    /// Without voters there is nothing to do. `promised` is what the disk kept.
+    /// `None` if no voters are configured. `promised` is what the disk kept.
     pub(crate) fn new(
         name: &str,
         run: u64,
@@ -291,7 +301,7 @@ impl Elections {
         if config.voters.is_empty() {
             return None;
         }
-        // Apart from all other randomness of this replica, and as random as its run.
+        // Independent of all other randomness of this replica, and as random as its run.
         let mut random = ChaCha8Rng::seed_from_u64(fingerprint(run, b"election"));
         let mut names = config.voters.clone();
         names.sort_unstable();
@@ -328,11 +338,11 @@ impl Elections {
         self.rules.lease_time_max
     }
 
-    /// Says who has the seats, by the names of voters.
+    /// Updates which run lives under the name of each voter.
     pub(crate) fn seat_voters(&mut self, living: impl Fn(&str) -> Living) {
         for voter in &mut self.voters {
             let run = match living(&voter.name) {
-                // A voter that is only believed to be gone may still hear what is sent to it.
+                // A voter that is wrongly believed to be gone may still receive messages.
                 Living::Nobody => voter.run,
                 Living::One(run) => Some(run),
                 Living::Several => None,
@@ -344,14 +354,14 @@ impl Elections {
         }
     }
 
-    /// Whether the disk takes anything.
+    /// Records whether the disk has failed.
     pub(crate) fn disk(&mut self, has_failed: bool) {
         if let Some(voter) = &mut self.voter {
             voter.has_disk_failed = has_failed;
         }
     }
 
-    /// A process has said that it ends.
+    /// Handles the notice of a process that it ends: what it held here is free at once.
     pub(crate) fn on_process_end(&mut self, now: Time, run: u64) {
         if let Some(voter) = &mut self.voter {
             voter.on_process_end(now, run);
@@ -363,7 +373,8 @@ impl Elections {
         self.voters.len() / 2 + 1
     }
 
-    /// How much of a promise this node counts on: a voter's clock may run 5 % too fast, and its own 5 % too slow.
+    /// The part of a promised lease time on which this node relies. A voter's clock may run 5 % too fast, and this
+    /// node's own 5 % too slow.
     fn counted_time(&self) -> Duration {
         if self.controls.has(Control::NoDriftMargin) { self.lease } else { self.lease * 9 / 10 }
     }
@@ -374,14 +385,14 @@ impl Elections {
 
     // Messages.
 
-    /// Takes in a datagram of a run.
+    /// Handles a datagram from a run.
     pub(crate) fn datagram(&mut self, now: Time, from: u64, reader: Reader<'_>) -> Result<(), WireError> {
         self.message(now, from, Message::decode(reader)?);
         Ok(())
     }
 
     pub(crate) fn message(&mut self, now: Time, from: u64, message: Message) {
-        // A lease that is over stays over, whatever comes now.
+        // First ends the leases that have expired, so that no message can extend them.
         self.wake(now);
         match message {
             Message::Request(call) if call.hash != self.rules_hash || call.lease > self.lease_max() => {
@@ -398,12 +409,12 @@ impl Elections {
                 if let VoterAnswer::Differs(theirs) = answer {
                     self.differs(from, theirs);
                     if number != 0 {
-                        // So that both sides can tell what differs. Repeated as long as requests are.
+                        // So that both sides can report the difference. Repeated as long as requests are.
                         let answer = Message::Answer(0, VoterAnswer::Differs(self.rules));
                         self.effects.push_back(ElectionEffect::Send(from, answer, None));
                     }
                 }
-                // Whoever has no seat has no vote.
+                // Answers from runs that are not known as voters are ignored.
                 if let Some(at) = self.voters.iter().position(|voter| voter.run == Some(from)) {
                     self.answered(now, at, number, answer);
                 }
@@ -411,7 +422,7 @@ impl Elections {
         }
     }
 
-    /// The rules of this node.
+    /// The voter rules of this node.
     pub(crate) fn rules(&self) -> VoterRules {
         self.rules
     }
@@ -437,7 +448,7 @@ impl Elections {
                 }
                 voter.unanswered = false;
                 if !goes_on {
-                    // What it granted has to be granted again.
+                    // The session is gone: its grants have to be requested again.
                     (voter.session, voter.counted_until) = (0, Duration::ZERO);
                     self.deadline = Duration::ZERO;
                 } else if let Some(asked) = asked {
@@ -455,7 +466,7 @@ impl Elections {
         }
     }
 
-    /// Passes on what the voter answers.
+    /// Moves the answers of this node's own voter to the effects.
     fn pass_on(&mut self) {
         let Some(voter) = &mut self.voter else { return };
         for reply in voter.answers.drain(..) {
@@ -465,7 +476,7 @@ impl Elections {
         self.deadline = self.deadline.min(voter.deadline());
     }
 
-    /// The number of what is sent now.
+    /// The request id of what is sent now. All requests of one instant share an id.
     fn next_request_id(&mut self, now: Duration) -> u64 {
         match self.request_times.last_key_value() {
             Some((number, asked)) if *asked == now => *number,
@@ -502,7 +513,7 @@ impl Elections {
         self.deadline
     }
 
-    /// Does what is due.
+    /// Carries out everything whose time has come.
     pub(crate) fn wake(&mut self, now: Time) {
         if now.mono < self.deadline {
             return;
@@ -530,7 +541,7 @@ impl Elections {
         }
     }
 
-    /// Renews with every voter that has granted something, all of it at once.
+    /// Renews the session with every voter whose session is in use; one message renews all leases under it.
     fn renew(&mut self, now: Duration) {
         for at in 0..self.voters.len() {
             let voter = &mut self.voters[at];
@@ -546,7 +557,8 @@ impl Elections {
         }
     }
 
-    /// Says again what was given up, until that is confirmed or forgotten there by itself.
+    /// Repeats the releases that are not confirmed, until they are confirmed or the voter has forgotten the grant by
+    /// itself.
     fn repeat_releases(&mut self, now: Duration) {
         let lease_max = self.lease_max();
         let lives = |voter: &PeerVoter| voter.session != 0 && voter.counted_until + lease_max > now;
@@ -559,14 +571,14 @@ impl Elections {
         }
     }
 
-    /// Whether something was given up of which a voter that can be reached may not know.
+    /// Whether a release is unconfirmed by a voter that may still be reached.
     #[cfg(feature = "node")]
     pub(crate) fn owes_releases(&self) -> bool {
         !self.releases.is_empty()
     }
 }
 
-/// Claims and releases that are repeated to one voter at a time.
+/// Repeated grant requests or releases that one voter is sent at a time.
 const REQUESTS_MAX: usize = 64;
 
 impl PeerVoter {
@@ -585,7 +597,7 @@ impl PeerVoter {
         }
     }
 
-    /// The voter has promised everything under its session for a lease since it was asked.
+    /// The voter has promised everything under its session for `lease`, counted from when it was asked.
     fn confirm(&mut self, number: u64, asked: Duration, counted: Duration, lease: Duration) {
         self.confirmed = self.confirmed.max(number);
         self.counted_until = self.counted_until.max(asked + counted);
@@ -593,7 +605,8 @@ impl PeerVoter {
         self.unanswered = false;
     }
 
-    /// How many claims it is worth sending it at a time: one to find out whether it is there at all.
+    /// How many repeated grant requests to send to this voter at a time: none while it is in quarantine, and one while
+    /// the last one is unanswered, to find out whether it answers at all.
     fn requests_max(&self, now: Duration) -> usize {
         match (self.mute_until > now, self.unanswered) {
             (true, _) => 0,
@@ -603,7 +616,7 @@ impl PeerVoter {
     }
 }
 
-/// A name for an election that is permitted.
+/// Checks the length of an election's name.
 fn check_election_name(name: &str) -> Result<(), ElectionError> {
     let fits = (1..=ELECTION_NAME_BYTES_MAX).contains(&name.len());
     if fits { Ok(()) } else { Err(ElectionError::Name { bytes: name.len() }) }

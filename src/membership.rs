@@ -1,18 +1,19 @@
-//! Members: who belongs to the cluster, who lives, and whom to be linked with.
+//! Members: who belongs to the cluster, who lives, and with whom to be linked.
 //!
-//! Three things work together, all without clock or network of their own:
+//! Four parts work together. None of them reads a clock or uses the network itself:
 //!
-//! * The failure detector ([`foca_codec`], [`detector`]): SWIM by the `foca` crate. Its packets are datagrams to any member, linked or
-//!   not. Around it lies Lifeguard's local health: a node that misses its own probes, is suspected by others, or
-//!   wakes up late probes and accuses more slowly, because the fault is probably its own.
-//! * The roster ([`roster`]): gossip alone leaves gaps, and a packet has no room for metadata. So every check carries
-//!   a hash of who is believed to live; where it differs, the two nodes compare it in buckets and swap what differs.
-//!   A blank node learns of everybody from its first link in the same way.
-//! * The shape ([`topology`]): which members to be linked with, and who is sent what.
-//! * The tending ([`dialer`]): dialling neighbours that are not linked, and trying for ever to reach seeds and members
-//!   that are gone, so that a split never stays.
+//! * The failure detector ([`foca_codec`], [`detector`]): SWIM by the `foca` crate. Its packets are datagrams to any
+//!   member, linked or not. It is combined with Lifeguard's local health: a node that misses answers to its own probes,
+//!   is suspected by others, or wakes up late is *degraded*: it probes and accuses more slowly, because the fault is
+//!   probably its own.
+//! * The roster ([`roster`]): gossip alone leaves gaps, and a packet has no room for metadata. So every check carries a
+//!   hash of who is believed to live. Where it differs, the two nodes compare their rosters in buckets and exchange
+//!   what differs. A new node learns of all members from its first link in the same way.
+//! * The topology ([`topology`]): with which members to be linked, and which rows each of them is sent.
+//! * The dialer ([`dialer`]): dials neighbours that are not linked, and never stops trying to reach seeds and members
+//!   that are gone, so that no split is permanent.
 //!
-//! Membership plays no part in the safety of data.
+//! The safety of data does not depend on membership.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -38,62 +39,65 @@ use foca_codec::{FocaEffects, SwimCodec, SwimId};
 pub(crate) use topology::Route;
 use topology::Topology;
 
-/// Members known at a time, gone ones included. Of more, nothing is believed.
+/// The most members that are known at a time, including those that are gone. Further ones are not taken in.
 pub const MEMBERS_MAX: usize = 4_096;
-/// A member's metadata and version of the application together.
+/// The most bytes of a member's metadata and application version together.
 pub const META_BYTES_MAX: usize = 16 << 10;
-/// Entries of a member's metadata.
+/// The most entries of a member's metadata.
 pub const META_ENTRIES_MAX: usize = 256;
-/// The longest name of a member.
+/// The longest name of a member, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 63;
-/// A datagram that every connection takes.
+/// A datagram of this size fits every connection.
 pub(crate) const PACKET_BYTES_MIN: usize = 1_150;
-/// Of a packet, what the failure detector may fill: the rest is for the addresses of those it speaks of.
+/// The part of a packet that the failure detector may fill. The rest is for the addresses of the members that it names.
 const DETECTOR_BYTES_MAX: usize = 364;
-/// Of two members that learn of each other, the one with the smaller run dials at once, and the other one after so many
-/// probe intervals if there is no link by then.
+/// When two members learn of each other, the one with the smaller run dials at once. The other one dials after this
+/// many probe intervals if there is no link by then.
 const DIAL_PATIENCE_INTERVALS: u32 = 2;
-/// So many probe intervals after its first link a node counts as new: others may not have heard of it. While it does, the
-/// one with the greater run dials after this part of a probe interval, which is long enough for the other's dial.
+/// A node counts as new for this many probe intervals after its first link: others may not have heard of it yet. While
+/// it is new, it dials members with smaller runs after the probe interval divided by `NEWCOMER_PATIENCE_PART`, which is
+/// long enough for their own dials.
 const NEWCOMER_INTERVALS: u32 = 2;
 const NEWCOMER_PATIENCE_PART: u32 = 20;
-/// How much slower than healthy a node gets at most.
+/// The greatest local health multiplier. A degraded node's times are stretched by 1 plus the multiplier.
 const LOCAL_HEALTH_MAX: u32 = 8;
-/// How long the failure detector remembers the dead.
+/// How long the failure detector remembers members that are down.
 const DOWN_TIME: Duration = Duration::from_secs(24 * 3_600);
-/// Members believed dead of which a peer says that they live, and which are asked themselves at a time.
+/// The most members per roster frame that are asked themselves, because a peer says that they live while this node
+/// believes them dead.
 const RECHECKS_MAX: usize = 32;
 
-/// What is known of a member's life.
+/// The state of a member, as this node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemberState {
-    /// It answers.
+    /// It answers probes.
     Alive,
-    /// It did not answer somebody, and has some time left to say that it lives.
+    /// It did not answer somebody's probe. It counts as down unless it says within the suspicion time that it lives.
     Suspect,
-    /// It answers nobody, or its process has ended without leaving. It is looked for as long as this node lives.
+    /// It answers nobody, or its process has ended without leaving. This node tries to reach it for as long as it knows
+    /// it.
     Down,
     /// It said that it leaves.
     Left,
 }
 
 impl MemberState {
-    /// Whether the member is believed to be there: alive, or suspected only.
+    /// Whether the member is believed to live: alive, or only suspected.
     pub fn is_alive(self) -> bool {
         matches!(self, Self::Alive | Self::Suspect)
     }
 }
 
-/// A limit that a member exceeds. Such a member is not linked, kept or passed on.
+/// A limit that a member exceeds. Such a member is not linked, not kept, and not made known to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[cfg_attr(feature = "node", derive(bincode::Encode, bincode::Decode))]
 #[non_exhaustive]
 pub enum MemberLimit {
     /// Its name is empty or longer than 63 bytes.
-    #[error("a name that has not 1 to {NAME_BYTES_MAX} bytes")]
+    #[error("a name that is empty or longer than {NAME_BYTES_MAX} bytes")]
     NameBytes,
-    /// Its version of the application and its metadata have more than [`META_BYTES_MAX`] together.
+    /// Its application version and its metadata have more than [`META_BYTES_MAX`] bytes together.
     #[error("an application version and metadata of more than {META_BYTES_MAX} bytes together")]
     MetaBytes,
     /// Its metadata has more than [`META_ENTRIES_MAX`] entries.
@@ -107,26 +111,26 @@ pub enum MemberLimit {
 pub struct Member {
     /// Its name, unique in the cluster.
     pub name: String,
-    /// One start of its process.
+    /// Identifies one start of its process.
     pub run: u64,
-    /// Where it can be reached.
+    /// The address at which it can be reached.
     pub addr: SocketAddr,
-    /// Whether it is there.
+    /// Whether it is alive, suspected, down, or has left.
     pub state: MemberState,
-    /// Since when it is in that state, by this node's clock.
+    /// When it entered that state, by this node's clock.
     pub since: SystemTime,
-    /// The version of the application, as its builder was told.
+    /// The application version that was given to its builder.
     pub app_version: String,
-    /// What it tells about itself.
+    /// The metadata that it publishes about itself.
     pub meta: BTreeMap<String, String>,
-    /// Counts the changes of `meta`; 0 as long as nothing of it has arrived here.
+    /// Counts the changes of `meta`. 0 until its metadata has arrived here.
     pub meta_version: u64,
-    /// The round trip to it, as its answers to this node's probes show. They come seldom in a large cluster.
+    /// The smoothed round trip time of this node's own probes. In a large cluster this node probes each member rarely.
     pub rtt: Option<Duration>,
 }
 
 impl Member {
-    /// A member that lives, of which nothing more is known yet.
+    /// A member that is alive and of which nothing else is known yet.
     pub fn new(name: impl Into<String>, run: u64, addr: SocketAddr) -> Self {
         Self {
             name: name.into(),
@@ -141,17 +145,17 @@ impl Member {
         }
     }
 
-    /// How to reach it.
+    /// Its run and address.
     pub fn contact(&self) -> Contact {
         Contact { run: self.run, addr: self.addr }
     }
 
-    /// The size of what it tells about itself: at most [`META_BYTES_MAX`].
+    /// The size of its metadata and application version: at most [`META_BYTES_MAX`].
     pub(crate) fn meta_bytes(&self) -> usize {
         self.app_version.len() + self.meta.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
     }
 
-    /// The limit that it exceeds, if any.
+    /// The first limit that it exceeds, if any.
     pub(crate) fn over_limit(&self) -> Option<MemberLimit> {
         let limits = [
             ((1..=NAME_BYTES_MAX).contains(&self.name.len()), MemberLimit::NameBytes),
@@ -162,34 +166,34 @@ impl Member {
     }
 }
 
-/// Which run is to be reached, and where.
+/// A run and the address at which to reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contact {
-    /// One start of a process.
+    /// Identifies one start of a process.
     pub run: u64,
-    /// Where it is said to be.
+    /// Its address, as far as is known.
     pub addr: SocketAddr,
 }
 
-/// Something happened to a member.
+/// A change of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemberEvent {
-    /// It is there, for the first time in this run.
+    /// It is alive, and was not reported before under this run.
     Joined(Member),
-    /// What it tells about itself changed.
+    /// Its metadata changed.
     Updated(Member),
-    /// It did not answer somebody.
+    /// It did not answer somebody's probe.
     Suspect(Member),
-    /// It is gone, without a word.
+    /// It is gone without having said that it leaves.
     Down(Member),
-    /// It is there after all, or again: after a suspicion, a long pause or a partition.
+    /// It is alive after all, or again: after a suspicion, a long pause or a partition.
     Recovered(Member),
     /// It said that it leaves.
     Left(Member),
 }
 
-/// What is to be done about members.
+/// An effect that membership asks its replica to carry out.
 #[derive(Debug)]
 pub(crate) enum MemberEffect {
     Packet(Contact, Vec<u8>),
@@ -206,37 +210,37 @@ pub(crate) enum MemberEffect {
 struct KnownMember {
     member: Member,
     generation: u16,
-    /// It has said that it leaves; what the failure detector says of it means that.
+    /// It has said that it leaves. Where the failure detector calls it down, it has left.
     has_left: bool,
-    /// The user was told that it is there.
+    /// [`MemberEvent::Joined`] was emitted for it.
     is_announced: bool,
-    /// It has shown itself to this node; of all others there is only hearsay.
+    /// This node has heard from the member itself. All others are known from hearsay only.
     is_proven: bool,
     down_at: Duration,
     links: u32,
-    /// On its present link it has confirmed something, and at present it does not in time.
+    /// Whether it has acknowledged anything on its present link, and whether an acknowledgement is overdue now.
     acks_on_time: bool,
     is_ack_overdue: bool,
     packet_bytes_max: usize,
     dial_at: Duration,
     dials: u32,
-    /// When this node announces itself again, should the member be linked and still not be believed to live.
+    /// When this node announces itself again, if the member is linked and still not believed to live.
     announce_at: Duration,
     announcements: u32,
 }
 
-/// A probe that this node has sent.
+/// The latest probe that this node has sent.
 #[derive(Debug)]
 struct Probe {
     run: u64,
     number: u8,
     sent: Duration,
     is_answered: bool,
-    /// That it does not answer says nothing about this node any more.
+    /// The member was suspected already, so a missing answer says nothing about this node's own health.
     is_suspected: bool,
 }
 
-/// See the module.
+/// All members that this node knows, with the failure detector, roster, topology and dialer that work on them.
 pub(crate) struct Members {
     own: Member,
     config: Config,
@@ -244,31 +248,31 @@ pub(crate) struct Members {
     random: ChaCha8Rng,
     detector: foca::Foca<SwimId, SwimCodec, ChaCha8Rng, foca::NoCustomBroadcast>,
     wishes: FocaEffects,
-    /// When they are due, and since when.
+    /// The failure detector's timers, by (time, sequence number), each with the time at which it was set.
     timers: BTreeMap<(Duration, u64), (Timer<SwimId>, Duration)>,
     sequence: u64,
     members: BTreeMap<u64, KnownMember>,
     topology: Topology,
-    /// Who lives has changed since the shape was taken.
+    /// The living members have changed since the topology was computed.
     is_stale: bool,
     buckets: Option<[u32; roster::ROSTER_BUCKETS]>,
     probe: Option<Probe>,
-    /// How often this node had to say that it lives, as it last told.
+    /// This node's SWIM incarnation (how often it had to refute a suspicion), as it was last sent.
     incarnation: u16,
-    /// How unwell this node itself is. 0 is healthy.
+    /// The local health multiplier: 0 is healthy, more is degraded.
     local_health: u32,
     tend_at: Duration,
-    /// Until when this node counts as new. `None`: it has had no link yet.
+    /// Until when this node counts as new. `None`: it has not had a link yet.
     newcomer_until: Option<Duration>,
     seek_at: Duration,
     seeks: u32,
     remember_at: Duration,
-    /// Two runs under one name, to be looked at again: both may be there for good.
+    /// Pairs of runs that live under one name, and when to check whether both still do: then it is reported.
     twins: VecDeque<(Duration, u64, u64)>,
-    /// Who is known has changed since it was written down.
+    /// The known members have changed since the memo was written.
     is_unwritten: bool,
     write_at: Duration,
-    /// Runs of which the failure detector may think otherwise than is known here.
+    /// Runs whose state in the failure detector may differ from the state here.
     runs_to_check: Vec<u64>,
     pub(crate) effects: VecDeque<MemberEffect>,
     now: Time,
@@ -325,7 +329,7 @@ impl Members {
         &self.own
     }
 
-    /// Everybody else.
+    /// All members except this node.
     pub(crate) fn others(&self) -> impl Iterator<Item = &Member> {
         self.members.values().map(|known| &known.member)
     }
@@ -334,7 +338,7 @@ impl Members {
         self.members.get(&run).is_some_and(|known| known.member.state.is_alive())
     }
 
-    /// How to reach a member.
+    /// The run and address of a known member.
     pub(crate) fn contact(&self, run: u64) -> Option<Contact> {
         self.members.get(&run).map(|known| known.member.contact())
     }
@@ -343,9 +347,9 @@ impl Members {
         1 + self.detector.num_members()
     }
 
-    // What outlives the process.
+    // What survives a restart.
 
-    /// Whom to look for after a restart, if that has changed and it is time to write it down.
+    /// The members to look for after a restart, if they have changed and it is time to write them to the disk.
     pub(crate) fn memo(&mut self) -> Option<Vec<u8>> {
         if !self.is_unwritten || self.now.mono < self.write_at {
             return None;
@@ -358,14 +362,15 @@ impl Members {
         Some(writer.into_plain())
     }
 
-    /// Looks for those that an earlier run knew. Of a memo that cannot be read no more is believed than can be.
+    /// Takes in the members that an earlier run knew, so that they are looked for. A memo that is partly unreadable is
+    /// used up to the first error.
     pub(crate) fn load(&mut self, memo: &[u8]) {
         let mut reader = Reader::plain(memo);
         while !reader.is_at_end()
             && let Ok(who) = roster::read_contact(&mut reader)
         {
             let Some(who) = who else { continue };
-            // With the directory of another node, the node may have been its member.
+            // The directory may be that of another node, which knew this node as a member.
             if who.name != self.own.name
                 && self.add_by_hearsay(&who)
                 && let Some(known) = self.members.get_mut(&who.run)
@@ -377,7 +382,7 @@ impl Members {
 
     // Links.
 
-    /// A link has shown who is at its other end.
+    /// A link has shown which member is at its other end.
     pub(crate) fn on_link_member(&mut self, now: Time, who: &Member, packet_bytes_max: usize) {
         self.now = now;
         let new_for = times(self.config.probe_interval, NEWCOMER_INTERVALS);
@@ -387,7 +392,7 @@ impl Members {
             return;
         }
         let known = self.members.get_mut(&who.run).expect("just learned");
-        // Others may see it at another address; this one works.
+        // Others may see it at another address; this one works from here.
         if known.links == 0 {
             known.member.addr = who.addr;
         }
@@ -410,7 +415,8 @@ impl Members {
         self.choose_delegates();
     }
 
-    /// Whoever made sure that a new run may have its name has made sure that no other run of that name answers.
+    /// Calls all other living runs of a name down: before a new run could take the name, it was made sure that no other
+    /// run of that name answers.
     fn mark_old_runs_down(&mut self, who: &Member) {
         let same = |known: &&KnownMember| {
             let member = &known.member;
@@ -421,7 +427,7 @@ impl Members {
         _ = self.detector.apply_many(old.into_iter(), true, &mut self.wishes);
     }
 
-    /// A link to this run is gone.
+    /// A link to this run has ended.
     pub(crate) fn unlinked(&mut self, run: u64) {
         if let Some(known) = self.members.get_mut(&run) {
             known.links = known.links.saturating_sub(1);
@@ -429,21 +435,21 @@ impl Members {
             (known.acks_on_time, known.is_ack_overdue) = (false, false);
             let is_gone = known.links == 0 && known.is_gone();
             if is_gone && self.has_living_namesake(run) {
-                // A new run has taken its place.
+                // A new run of the same name has replaced it.
                 self.members.remove(&run);
             }
             self.choose_delegates();
         }
     }
 
-    /// Whether somebody else lives under the name of a known run.
+    /// Whether another run lives under the name of a known run.
     fn has_living_namesake(&self, run: u64) -> bool {
         let name = &self.members[&run].member.name;
         let mut others = self.members.values().map(|known| &known.member).chain(std::iter::once(&self.own));
         others.any(|other| other.name == *name && other.run != run && other.state.is_alive())
     }
 
-    /// A process has said that it ends.
+    /// Handles the notice of a process that it ends; `has_left` says that it leaves the cluster.
     pub(crate) fn on_process_end(&mut self, now: Time, run: u64, has_left: bool) {
         self.now = now;
         let Some(known) = self.members.get_mut(&run) else { return };
@@ -453,7 +459,7 @@ impl Members {
         self.drain_foca();
     }
 
-    /// This node tells that it leaves. Answers the frame that tells it over links: gossip may be lost.
+    /// Leaves the cluster. Returns the roster frame that says so over links, because gossip may be lost.
     pub(crate) fn leave(&mut self, now: Time) -> Vec<u8> {
         self.now = now;
         self.own.state = MemberState::Left;
@@ -462,7 +468,7 @@ impl Members {
         self.tell_own()
     }
 
-    /// Somebody says that a member has left. If it was taken for down until now, it has left instead.
+    /// Handles the news that a member has left. If it counted as down until now, it counts as left instead.
     fn heard_left(&mut self, id: SwimId) {
         let Some(known) = self.members.get_mut(&id.run).filter(|known| known.generation <= id.generation)
         else {
@@ -476,7 +482,7 @@ impl Members {
         }
     }
 
-    /// Changes what this node tells about itself. Answers the frame that tells it.
+    /// Changes this node's metadata. Returns the roster frame that makes it known.
     pub(crate) fn update(&mut self, meta: BTreeMap<String, String>) -> Vec<u8> {
         self.own.meta = meta;
         self.own.meta_version += 1;
@@ -484,21 +490,22 @@ impl Members {
         self.tell_own()
     }
 
-    // Whom to remember.
+    // Taking in members.
 
-    /// Remembers that somebody is said to be there. False if that is not believed.
+    /// Adds a member that others speak of. False if it is not taken in.
     fn add_by_hearsay(&mut self, who: &Member) -> bool {
         let run = who.run;
         let is_over = |member: &foca::Member<SwimId>| {
             member.id().run == run && member.state() == foca::State::Down && !self.members.contains_key(&run)
         };
-        // A run that is over and has been replaced does not come back by hearsay.
+        // A run that has ended and was replaced does not come back by hearsay.
         run != self.own.run
             && !self.detector.iter_membership_state().any(is_over)
             && self.add(who, Self::forget_gone)
     }
 
-    /// Remembers somebody who has shown that it is there. False if there are too many already, or it exceeds a limit.
+    /// Adds a member from which this node has heard itself. False if there are too many members already, or it exceeds
+    /// a limit.
     fn remember_proven(&mut self, who: &Member) -> bool {
         let is_remembered = who.run != self.own.run
             && self.add(who, |members| members.forget_gone() || members.forget_hearsay());
@@ -508,7 +515,7 @@ impl Members {
         is_remembered
     }
 
-    /// Nobody is kept who exceeds a limit: every peer that is told of it would refuse it.
+    /// Adds or updates a member. A member that exceeds a limit is not kept: every peer that is sent it would refuse it.
     fn add(&mut self, who: &Member, make_room: impl Fn(&mut Self) -> bool) -> bool {
         if who.over_limit().is_some() {
             return false;
@@ -535,7 +542,7 @@ impl Members {
         true
     }
 
-    /// How long this node leaves it to a member of which it has just learned to dial first.
+    /// How long this node waits for a member of which it has just learned to dial first.
     fn dial_patience(&self, run: u64) -> Duration {
         let interval = self.config.probe_interval;
         if self.own.run < run {
@@ -547,13 +554,14 @@ impl Members {
         }
     }
 
-    /// Whether this node has no link yet to somebody whom it wants to be linked with.
+    /// Whether a link may be missing: a neighbour is not linked yet, or the topology is out of date.
     pub(crate) fn lacks_links(&self) -> bool {
         let is_unlinked = |run: &u64| self.members.get(run).is_some_and(|known| known.links == 0);
         self.is_stale || self.topology.neighbours.iter().any(is_unlinked)
     }
 
-    /// Makes room: of those that are gone and not linked the one that has been for longest, and rather one that left.
+    /// Makes room by forgetting one member that is gone and not linked: those that left first, then the one that has
+    /// been gone for longest.
     fn forget_gone(&mut self) -> bool {
         let gone = |known: &&KnownMember| !known.member.state.is_alive() && known.links == 0;
         let oldest = self.members.values().filter(gone).min_by_key(|k| (!k.has_left, k.member.since));
@@ -562,7 +570,7 @@ impl Members {
         true
     }
 
-    /// Makes room: of those that nobody but others speak of, any.
+    /// Makes room by forgetting any member that is known from hearsay only.
     fn forget_hearsay(&mut self) -> bool {
         let hearsay = self.members.values().find(|known| !known.is_proven);
         let Some(id) = hearsay.map(KnownMember::id) else { return false };
@@ -572,7 +580,7 @@ impl Members {
 
     fn forget_member(&mut self, id: SwimId) {
         self.members.remove(&id.run);
-        // It forgets nobody who is not down.
+        // The failure detector forgets only members that are down.
         _ = self.detector.apply_many(std::iter::once(foca::Member::down(id)), false, &mut self.wishes);
         _ = self.detector.handle_timer(Timer::RemoveDown(id), &mut self.wishes);
     }
@@ -611,18 +619,19 @@ impl KnownMember {
         foca::Member::down(self.id())
     }
 
-    /// It was there and is gone.
+    /// Whether it was alive and is gone.
     fn is_gone(&self) -> bool {
         !self.member.state.is_alive() && self.down_at < Duration::MAX
     }
 
-    /// It is linked, and yet not believed to live. Its link is there, so it does: one of both sides has not heard it yet.
+    /// Whether it is linked and yet not believed to live. Its link shows that it lives: one of the two sides has not
+    /// learned it yet.
     fn is_misjudged(&self) -> bool {
         self.links > 0 && !self.member.state.is_alive() && !self.has_left
     }
 
-    /// It did not say that it leaves, is not believed alive and is not linked: it is dialled now and then, for as long as
-    /// it is known. It may never have been seen by this node, if others or an earlier run told of it.
+    /// Whether it is down and not linked, and has not said that it leaves: it is dialled from time to time for as long
+    /// as it is known. This node may never have seen it, if others or an earlier run told of it.
     fn is_missed(&self) -> bool {
         self.member.state == MemberState::Down && self.links == 0
     }
@@ -650,7 +659,7 @@ pub(crate) mod tests {
         Time::default().later_by(Duration::from_secs(seconds))
     }
 
-    /// The frames with which a node of that many members would answer.
+    /// The roster frames with which a node that knows this many members would answer.
     fn invented(count: u64) -> Vec<Vec<u8>> {
         let mut liar = members();
         (2..count + 2)
@@ -673,12 +682,12 @@ pub(crate) mod tests {
         assert!(members.effects.iter().any(|effect| matches!(effect, MemberEffect::Full)), "it is reported");
         for run in 80_000..80_100 {
             members.on_link_member(at(3), &member(run), 0);
-            assert!(members.is_alive(run), "who is really there comes in");
+            assert!(members.is_alive(run), "a real member is taken in");
         }
-        assert!(members.is_alive(liar.run), "and nobody who was there goes");
+        assert!(members.is_alive(liar.run), "no real member is forgotten");
         assert_eq!(members.members.len(), MEMBERS_MAX);
         assert!(members.detector.iter_membership_state().len() <= MEMBERS_MAX + 1);
-        // Nobody is dialled more often for it than the neighbourhood is large.
+        // The number of dials is limited by the neighbourhood, not by the members known.
         members.effects.clear();
         members.wake(at(4));
         let dials = members.effects.iter().filter(|effect| matches!(effect, MemberEffect::Dial(_))).count();
@@ -694,7 +703,7 @@ pub(crate) mod tests {
             |effect: &MemberEffect| matches!(effect, MemberEffect::AddressTwice(who) if who.run == 2);
         assert!(members.effects.iter().any(reported));
         assert!(members.is_alive(2) && members.is_alive(3));
-        // A new run of the same node at its old address is nothing strange.
+        // A new run of the same node at its old address is not reported.
         members.effects.clear();
         members.on_link_member(at(2), &Member { name: "n2".to_owned(), addr: addr(2), ..member(4) }, 0);
         assert!(!members.is_alive(2) && members.is_alive(4));
@@ -708,14 +717,14 @@ pub(crate) mod tests {
         [&earlier, &member(2)].into_iter().for_each(|member| roster::write_contact(&mut memo, member));
         members.load(&memo.into_plain());
         assert_eq!(members.others().map(|member| member.run).collect::<Vec<_>>(), [2]);
-        // Somebody who has not heard of its end does.
+        // The earlier run is linked because its end was not noticed yet.
         members.on_link_member(at(1), &earlier, 0);
         assert!(members.is_alive(9));
         members.on_process_end(at(2), 9, false);
         assert!(members.others().all(|member| member.name != "own"));
     }
 
-    /// Members that exceed each limit by one, and the one that exceeds none.
+    /// Members that exceed each limit by one, and two that exceed none.
     fn oversized() -> Vec<(Option<MemberLimit>, Member)> {
         let meta = |bytes| BTreeMap::from([("k".to_owned(), "v".repeat(bytes - 1))]);
         let entries = |count| (0..count).map(|i: usize| (i.to_string(), String::new())).collect();
@@ -743,7 +752,7 @@ pub(crate) mod tests {
             members.note_unlinked(at(1), &who);
             assert!(members.add_by_hearsay(&who) == limit.is_none());
             assert_eq!(members.others().count(), usize::from(limit.is_none()), "{limit:?}");
-            // Nor is what a known one tells of itself.
+            // Nor is the oversized metadata of a known member.
             let small = member(who.run);
             members.on_link_member(at(2), &small, 0);
             members.add_by_hearsay(&Member { meta_version: 9, ..who.clone() });
@@ -755,7 +764,7 @@ pub(crate) mod tests {
     #[test]
     fn roster_entry_over_a_limit_is_skipped() {
         for (limit, who) in oversized() {
-            // As an earlier version took it in.
+            // As an earlier version would have taken it in.
             let mut careless = members();
             for run in [who.run, 90] {
                 let mut about = if run == who.run { who.clone() } else { member(run) };
@@ -780,7 +789,7 @@ pub(crate) mod tests {
         let twin = Member { name: "n2".to_owned(), ..member(3) };
         members.on_link_member(at(1), &member(2), 0);
         members.on_process_end(at(2), 2, false);
-        // A partition heals: the other one was there all the time, and so was this one, which links itself again.
+        // A partition heals: the other run was alive all the time; and so was this one, which links itself again.
         members.unlinked(2);
         members.on_link_member(at(3), &member(2), 0);
         let alive = foca::Member::alive(SwimId { run: 3, generation: 0 });
@@ -791,9 +800,9 @@ pub(crate) mod tests {
         members.effects.clear();
         members.wake(at(5));
         let announced = |effect: &MemberEffect| matches!(effect, MemberEffect::Packet(to, _) if to.run == 2);
-        assert!(members.effects.iter().any(announced), "it is told that it was called down");
+        assert!(members.effects.iter().any(announced), "it learns that it was called down");
         members.unlinked(2);
-        assert!(!members.members.contains_key(&2), "one life a name once it is gone");
+        assert!(!members.members.contains_key(&2), "one run per name once it is gone");
     }
 
     #[test]

@@ -1,8 +1,7 @@
-//! A simulator for whole clusters: real replicas, virtual time, faulty links, crashes, and an oracle that checks
-//! every replica at every step.
+//! A simulator for whole clusters: real replicas, virtual time, faulty links, crashes, and an oracle that checks every
+//! replica after every step.
 //!
-//! The same seed gives the same run, to the bit. Use it to test your own logic under partitions, loss and
-//! crashes:
+//! The same seed gives the same run, bit for bit. Use it to test your own logic under partitions, loss and crashes:
 //!
 //! ```
 //! use std::time::Duration;
@@ -48,13 +47,13 @@ use oracle::Oracle;
 /// Wall-clock time at the start of every simulation, in milliseconds since the epoch.
 const WALL_START_MS: u64 = 1_700_000_000_000;
 
-/// Where links have a rate, a stream brings at most so many bytes at once, and no more than the link carries in this part
-/// of a second: a long frame arrives little by little.
+/// Where links have a rate, a stream delivers at most this many bytes at once, and no more than the link carries in one
+/// of `PARTS_PER_SECOND` parts of a second: a long frame arrives piece by piece.
 const CHUNK_BYTES_MAX: u64 = 16 << 10;
 const CHUNK_BYTES_MIN: u64 = 256;
 const PARTS_PER_SECOND: u64 = 20;
 
-/// How long a simulation may take to converge before that counts as a failure.
+/// The virtual time within which a simulation has to converge.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
@@ -63,14 +62,14 @@ enum SimEvent {
     Stream(LinkId, usize, Lane, Vec<u8>),
     Drained(LinkId, usize, Lane, usize),
     Connect(usize, usize),
-    /// From a member to a run of a node that is not linked with it.
+    /// A datagram from a member to a run of a node, linked or not.
     Packet(Box<Member>, usize, u64, Vec<u8>),
-    /// One node dials another at an address.
+    /// One node dials another one at an address.
     Dial(usize, usize, SocketAddr),
     Farewell(LinkId, usize, bool),
     Down(LinkId),
     Wake(usize, u64),
-    /// What a node wants done is done, later than what led to it.
+    /// A node's outputs are carried out, some time after the input that led to them.
     Drain(usize, u64),
     Persisted(usize, u64),
 }
@@ -78,18 +77,18 @@ enum SimEvent {
 #[derive(Debug)]
 struct SimLink {
     ends: [usize; 2],
-    /// When the last bytes of each stream arrive, by receiving end and lane: streams are ordered.
+    /// When the last bytes of each stream arrive, by receiving end and lane: streams keep their order.
     arrivals: [[Duration; 2]; 2],
-    /// When everything given to the link so far has left, by receiving end and lane. What is live goes first.
+    /// When everything given to the link so far has been sent, by receiving end and lane. The live lane is sent first.
     departures: [[Duration; 2]; 2],
-    /// Something on the way to this end vanished: a stream never goes on behind a gap.
+    /// Something on the way to this end was lost. A stream never continues behind a gap.
     has_gap: [bool; 2],
 }
 
 /// A monotonic clock that runs too fast or too slow.
 #[derive(Clone, Copy, Debug, Default)]
 struct DriftingClock {
-    /// When the rate was last changed, in true time and in its own.
+    /// When the rate was last changed: by true time, and by this clock.
     since: Duration,
     own: Duration,
     ppm: i64,
@@ -104,7 +103,7 @@ impl DriftingClock {
         self.own + nanos((now - self.since).as_nanos() * self.rate() / 1_000_000)
     }
 
-    /// How long it takes until this clock has gone on that much.
+    /// The true time in which this clock advances by `own`.
     fn until(self, own: Duration) -> Duration {
         nanos(own.as_nanos() * 1_000_000 / self.rate())
     }
@@ -119,7 +118,7 @@ struct SimState {
     replica: Option<Replica>,
     has_disk: bool,
     disk: SimDisk,
-    /// Counts starts: what belongs to an earlier one is void.
+    /// Counts starts. What belongs to an earlier start is ignored.
     starts: u64,
     skew_ms: i64,
     arrivals: Arrivals,
@@ -129,13 +128,14 @@ struct SimState {
     config: Config,
     is_tainted: bool,
     addr: SocketAddr,
-    /// Its process does not run: what arrives waits.
+    /// Its process is stopped: what arrives waits.
     is_paused: bool,
-    /// The share of what it sends in which some bytes are not what it meant.
+    /// The share of its datagrams and frames in which some bytes are changed at random.
     garbling: f64,
 }
 
-/// A simulated cluster. See the module's example.
+/// A simulated cluster of real replicas in virtual time, with faulty links, crashes and an oracle. The same seed gives
+/// the same run, bit for bit.
 #[derive(Debug)]
 pub struct Sim {
     seed: u64,
@@ -147,7 +147,8 @@ pub struct Sim {
     links: BTreeMap<LinkId, SimLink>,
     next_link: LinkId,
     cuts: BTreeSet<(usize, usize)>,
-    /// Directions in which everything waits, and what waits there, by its place in the queue.
+    /// Directions in which everything is held back; and what waits there or for a stopped process, by its place in the
+    /// queue.
     holds: BTreeSet<(usize, usize)>,
     waiting: BTreeMap<u64, SimEvent>,
     loss: f64,
@@ -162,19 +163,19 @@ pub struct Sim {
     bytes: u64,
     /// Datagrams and frames.
     sendings: u64,
-    /// Links that nodes gave up because nothing moved on them.
+    /// Links that nodes broke because nothing moved on them.
     timeouts: u64,
     controls: Controls,
-    /// By which nodes the others find each other; without it the simulator links all of them.
+    /// The nodes by which the others find each other. `None`: the simulator links all nodes.
     seeds: Option<Vec<usize>>,
-    /// How many nodes each is linked with below it, where they are linked as a tree.
+    /// Where nodes are linked as a tree: the number of nodes below each node.
     fan_out: Option<usize>,
     member_events: Vec<(Duration, usize, MemberEvent)>,
     leaders: LeaseOracle,
 }
 
 impl Sim {
-    /// An empty cluster. Everything random comes from the seed.
+    /// An empty cluster. All randomness comes from the seed.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -215,14 +216,15 @@ impl Sim {
         self
     }
 
-    /// Loses this share of all datagrams, and delays streams as if packets had been lost. 0 to 1.
+    /// Loses this share, 0 to 1, of all datagrams, and delays streams as if packets had been lost.
     #[must_use]
     pub fn loss(mut self, loss: f64) -> Self {
         self.loss = loss;
         self
     }
 
-    /// So often, 0 to 1, a node does what is to be done later than what led to it, so that more comes in between.
+    /// For this share, 0 to 1, of its inputs a node's outputs are carried out later, so that other inputs come in
+    /// between.
     #[must_use]
     pub fn processing_delay(mut self, share: f64) -> Self {
         self.processing_delay = share;
@@ -236,30 +238,31 @@ impl Sim {
         self
     }
 
-    /// How many bytes a second the streams of a link carry in each direction; without this, any number.
+    /// The bytes per second that the streams of a link carry in each direction. Unlimited without this.
     #[must_use]
     pub fn rate(mut self, bytes: u64) -> Self {
         self.rate = Some(bytes.max(1));
         self
     }
 
-    /// Leaves the oracle out, for simulations of many keys.
+    /// Runs without the oracle, for simulations with many keys.
     #[must_use]
     pub fn without_checks(mut self) -> Self {
         self.checks = false;
         self
     }
 
-    /// Links the nodes that are added after this as a tree, each with so many below it, and has those with any pass on
-    /// what they get: for more nodes than a cluster has members. Nodes with [`Sim::seeds`] choose their links themselves.
+    /// Links the nodes that are added after this as a tree, each with this many below it. Nodes that have any below
+    /// them forward what they receive. For more nodes than a cluster has members. Nodes with [`Sim::seeds`] choose
+    /// their links themselves.
     #[must_use]
     pub fn tree(mut self, fan_out: usize) -> Self {
         self.fan_out = Some(fan_out.max(1));
         self
     }
 
-    /// Adds nodes without a disk. Unless [`Sim::seeds`] or [`Sim::tree`] was called before, all are connected with each
-    /// other.
+    /// Adds nodes without a disk. They are all connected with each other, unless [`Sim::seeds`] or [`Sim::tree`] was
+    /// called before.
     #[must_use]
     pub fn nodes(mut self, count: usize) -> Self {
         (0..count).for_each(|_| self.add(false));
@@ -333,7 +336,7 @@ impl Sim {
         self.now
     }
 
-    /// How many nodes there are, crashed ones included.
+    /// The number of nodes, including crashed ones.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -343,22 +346,22 @@ impl Sim {
         self.nodes.is_empty()
     }
 
-    /// A fingerprint of everything that happened so far: equal for equal seeds.
+    /// A fingerprint of everything that happened so far. It is equal for equal seeds.
     pub fn trace(&self) -> u64 {
         self.trace
     }
 
-    /// Bytes that all nodes have sent.
+    /// The bytes that all nodes have sent.
     pub fn bytes_sent(&self) -> u64 {
         self.bytes
     }
 
-    /// How many links nodes have broken because a repair over them stood still.
+    /// The number of links that nodes broke because a repair over them made no progress.
     pub fn timeouts(&self) -> u64 {
         self.timeouts
     }
 
-    /// What nodes reported since the last call.
+    /// The events that nodes reported since the last call, each with the index of its node.
     pub fn events(&mut self) -> Vec<(usize, ReplicaEvent)> {
         std::mem::take(&mut self.events)
     }
@@ -386,7 +389,7 @@ impl Sim {
         self.now = end;
     }
 
-    /// Runs until all live nodes hold and have seen the same, and checks them all.
+    /// Runs until all live nodes hold the same and have merged the same, and checks them all.
     ///
     /// # Panics
     /// If that takes longer than ten virtual minutes, or the oracle finds a fault.
@@ -406,8 +409,8 @@ impl Sim {
         (0..self.nodes.len()).for_each(|i| self.check(i));
     }
 
-    /// Runs until the time of every write has come that a wrong clock stamped ahead, and demands convergence again: what is
-    /// known of such writes is told then.
+    /// Runs until the clock has passed every write that a wrong clock stamped ahead, and demands convergence again:
+    /// claims of such writes are sent only then.
     ///
     /// # Panics
     /// As [`Sim::assert_converged`].
@@ -420,8 +423,8 @@ impl Sim {
         self.assert_converged();
     }
 
-    /// Whether all live nodes hold and have seen the same, and no repair is under way. A context may be left in
-    /// the cloud for good: of a run that ended between sending a write and claiming it.
+    /// Whether all live nodes hold the same and have merged the same, and no repair is running. Clocks beyond the
+    /// vector may remain for ever: of a run that ended between sending a write and claiming it.
     pub fn is_converged(&self) -> bool {
         let mut states = self.live().map(|replica| {
             let status = replica.status();
@@ -492,7 +495,7 @@ impl Sim {
         true
     }
 
-    /// Gives something to the node at a link's end, unless the link is gone.
+    /// Hands an input to the node at a link's end, unless the link is gone.
     fn hand(&mut self, id: LinkId, to: usize, input: Input<'_>) {
         if self.links.contains_key(&id) {
             self.input(to, input);
@@ -530,7 +533,7 @@ impl Sim {
         Time { mono, wall: Duration::from_millis(wall) }
     }
 
-    /// Does what a node wants done, checks it, and plans its next wake-up.
+    /// Carries out a node's outputs, checks the node, and plans its next wake-up.
     fn drain(&mut self, i: usize) {
         while let Some(output) = self.nodes[i].replica.as_mut().and_then(Replica::poll) {
             self.output(i, output);
@@ -553,7 +556,8 @@ impl Sim {
         }
     }
 
-    /// Tells the oracle of a local event of a node: what the key held before, and until when the new value has to be held.
+    /// Records a local write for the oracle: the dots that the key held before, and until when the new value has to be
+    /// held.
     fn record(
         &mut self,
         i: usize,
@@ -568,7 +572,7 @@ impl Sim {
         self.oracle.record(key, oracle::OracleEvent { stamp, removed, is_put, until_ms, is_ahead });
     }
 
-    /// What a right wall clock shows.
+    /// What a correct wall clock shows, in milliseconds.
     fn wall_ms(&self) -> u64 {
         WALL_START_MS + self.now.as_millis() as u64
     }
@@ -610,7 +614,7 @@ impl Sim {
                 self.member_output(i, output);
             }
             Output::Lease(id, state) => self.lease_output(i, id, state),
-            // Whoever wants to know asks the node.
+            // Not recorded: callers ask the node.
             Output::Leader(..) | Output::Repair(..) => {}
             Output::Event(event) => {
                 if event == ReplicaEvent::Damaged {
@@ -632,7 +636,7 @@ impl Sim {
             later += self.delay * 3;
         }
         let cut = self.cuts.contains(&(i, to));
-        let link = self.links.get_mut(&id).expect("it has ends");
+        let link = self.links.get_mut(&id).expect("the link is there");
         let end = usize::from(link.ends[1] == to);
         link.has_gap[end] |= cut;
         let cut = link.has_gap[end];
@@ -655,14 +659,14 @@ impl Sim {
         if cut {
             self.schedule(Duration::from_millis(200), SimEvent::Down(id));
         }
-        let link = self.links.get_mut(&id).expect("it has ends");
+        let link = self.links.get_mut(&id).expect("the link is there");
         link.departures[end][lane as usize] = departure;
         link.arrivals[end][lane as usize] = arrival;
     }
 
     fn arrive(&mut self, id: LinkId, to: usize, lane: Lane, later: Duration, bytes: &[u8]) {
         if bytes.len() > 1 && self.chance(0.1) {
-            // Sometimes in pieces, as streams do.
+            // Streams sometimes deliver data in pieces.
             let (first, rest) = bytes.split_at(1 + self.random.next_u32() as usize % (bytes.len() - 1));
             self.schedule(later, SimEvent::Stream(id, to, lane, first.to_vec()));
             self.schedule(later, SimEvent::Stream(id, to, lane, rest.to_vec()));
@@ -719,7 +723,7 @@ impl Sim {
         Some(if a == i { b } else { a })
     }
 
-    // Chance.
+    // Randomness.
 
     fn schedule(&mut self, later: Duration, happening: SimEvent) {
         self.sequence += 1;

@@ -292,7 +292,7 @@ pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
     let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref().copied());
     let text = text.unwrap_or_default();
-    let of_oracle = ["covers and", "which nobody wrote", "does not cover it", "has seen the same as another"];
+    let of_oracle = ["covers and", "which nobody wrote", "does not cover it", "covers the same as another"];
     Some(match text {
         _ if of_oracle.iter().any(|what| text.contains(what)) => Noticed::Oracle,
         _ if ["acknowledged as durable", "its disk cannot be opened"]

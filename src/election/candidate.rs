@@ -1,8 +1,11 @@
-//! Candidates and holders: one bid for each lease that this node campaigns for or holds.
+//! Candidates and holders: one candidacy for each lease that this node campaigns for or holds.
 //!
-//! A holder counts a voter's promise from before it asked for it, and shortened ([`Election::counted_time`]); the lease is its
-//! own as long as a majority's promises cover now. It ends before any of them can. Campaigns of one node for one lease
-//! stand in a queue of its own, so that two tasks of one process exclude each other too.
+//! A holder relies on a voter's promise for nine tenths of the promised time ([`Elections::counted_time`]), measured
+//! from before it sent the request. It holds the lease as long as the promises of a majority cover the present. So its
+//! lease ends before any of these promises can end.
+//!
+//! Campaigns of one node for the same lease wait in a queue of that node, so that two tasks of one process exclude each
+//! other too.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,23 +20,23 @@ use crate::controls::Control;
 use crate::error::ElectionError;
 use crate::time::{HybridClock, Stamp, Time};
 
-/// See the module.
+/// What this node does to get or keep one lease. It exists as long as its queue is not empty.
 #[derive(Debug)]
 pub(super) struct Candidacy {
-    /// The first one campaigns or holds; the others wait for it.
+    /// The first campaign is active or holds the lease; the others wait for it.
     queue: VecDeque<Campaign>,
     stage: Stage,
     begun: Duration,
-    /// The same, as voters compare it with that of others.
+    /// The same moment by the wall clock, in microseconds: voters order waiting candidates by it.
     since: u64,
-    /// When to ask or claim again.
+    /// When to ask the voters again, or to repeat the requests for grants.
     act_at: Duration,
     tries: u32,
-    /// What voters think of it, by seat, since it last asked or claimed.
+    /// The voters' latest statements, by index of the voter, since the candidacy last asked or requested grants.
     statements: Vec<Option<VoterStatement>>,
-    /// What voters have granted, by seat.
+    /// What voters have granted, by index of the voter.
     grants: Vec<Granted>,
-    /// The first request that carries the present value.
+    /// The id of the first request that carries the present value.
     proclaimed: u64,
 }
 
@@ -47,12 +50,13 @@ struct Campaign {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Asking,
-    /// Claims went out, the first of them with this number, and are over by this time.
+    /// Grant requests for this term were sent, the first of them with this id. They fail at this time.
     Requesting(Stamp, u64, Duration),
     Held(Stamp),
 }
 
-/// Under which session a voter granted it, and with which request that was last confirmed.
+/// The voter's session under which it granted the lease (0: it did not), and the id of the request that it last
+/// confirmed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Granted {
     session: u64,
@@ -74,7 +78,7 @@ impl Candidacy {
         }
     }
 
-    /// The next campaign in the queue begins, or the same one once more.
+    /// Starts again with asking: for the next campaign in the queue, or for the same one.
     fn restart(&mut self, act_at: Duration) {
         self.stage = Stage::Asking;
         (self.act_at, self.tries) = (act_at, 0);
@@ -88,15 +92,15 @@ impl Candidacy {
     }
 
     fn first(&self) -> &Campaign {
-        self.queue.front().expect("a bid without campaigns is dropped")
+        self.queue.front().expect("a candidacy has a campaign")
     }
 
-    /// Whether a voter's promise under its present session covers this.
+    /// Whether a voter's promise under its present session covers this lease.
     fn is_granted(&self, at: usize, voter: &PeerVoter) -> bool {
         voter.session != 0 && self.grants[at].session == voter.session
     }
 
-    /// Until when a majority's promises cover it.
+    /// Until when the promises of a majority cover this lease.
     fn valid_until(&self, voters: &[PeerVoter]) -> Duration {
         let granted = voters.iter().enumerate().filter(|(at, voter)| self.is_granted(*at, voter));
         let mut counted: Vec<Duration> = granted.map(|(_, voter)| voter.counted_until).collect();
@@ -112,7 +116,7 @@ impl Candidacy {
 impl Elections {
     // What the user does.
 
-    /// Begins to campaign, until the lease is won; or only once.
+    /// Begins to campaign until the lease is won; with `is_once`, tries only once.
     pub(crate) fn campaign(
         &mut self,
         now: Time,
@@ -141,10 +145,10 @@ impl Elections {
         Ok(id)
     }
 
-    /// Gives up a lease, or a campaign.
+    /// Gives up a lease or a campaign.
     pub(crate) fn resign(&mut self, now: Time, id: LeaseId) {
         let Some(name) = self.names.get(&id).cloned() else { return };
-        let candidacy = self.candidacies.get_mut(&name).expect("named by it");
+        let candidacy = self.candidacies.get_mut(&name).expect("a campaign has a candidacy");
         if candidacy.first().id == id {
             self.end(now, &name, LeaseEnd::Resigned);
         } else {
@@ -154,20 +158,20 @@ impl Elections {
         }
     }
 
-    /// Gives up everything.
+    /// Gives up all leases and campaigns of this node.
     pub(crate) fn resign_all(&mut self, now: Time) {
         let ids: Vec<LeaseId> = self.names.keys().rev().copied().collect();
         ids.into_iter().for_each(|id| self.resign(now, id));
     }
 
-    /// Changes what a holder says about itself. Its term stays.
+    /// Changes the value of a held lease. Its term stays the same.
     pub(crate) fn proclaim(&mut self, now: Time, id: LeaseId, value: &[u8]) -> Result<(), ElectionError> {
         check_leader_value(value)?;
         let held = self.lease(id).filter(|(_, valid_until)| *valid_until > now.mono);
         let (Some((term, _)), Some(name)) = (held, self.names.get(&id).cloned()) else {
             return Err(ElectionError::Lost);
         };
-        // A number of its own, above those of all claims before it.
+        // A request id of its own, above the ids of all grant requests before it.
         self.request_times
             .insert(self.request_times.last_key_value().map_or(0, |(number, _)| *number) + 1, now.mono);
         let number = self.next_request_id(now.mono);
@@ -179,7 +183,7 @@ impl Elections {
         Ok(())
     }
 
-    /// The term of a lease that is held, and until when it is.
+    /// The term of a held lease, and until when it is held.
     pub(crate) fn lease(&self, id: LeaseId) -> Option<(Stamp, Duration)> {
         let candidacy = self.candidacies.get(self.names.get(&id)?)?;
         match candidacy.stage {
@@ -190,7 +194,7 @@ impl Elections {
         }
     }
 
-    /// The same, by its name.
+    /// The same, by the name of the lease.
     pub(crate) fn holds(&self, name: &str) -> Option<(Stamp, Duration)> {
         self.candidacies.get(name).and_then(|candidacy| self.lease(candidacy.first().id))
     }
@@ -222,12 +226,13 @@ impl Elections {
         let (count, majority) = (self.voters.len(), self.majority());
         let Some(candidacy) = self.candidacies.get_mut(name) else {
             if told.standing == Standing::Free {
-                // Nobody here wants it any more: the next one need not wait.
+                // No campaign of this node waits for the lease any more, so the voter need not wait for the offer to
+                // run out.
                 self.send(now.mono, at, Request::Release { name: name.to_owned(), term: Stamp::default() });
             }
             return;
         };
-        // Whose clock is that far off has no say in how far terms go.
+        // A voter whose clock or greatest term is too far ahead has no influence on terms.
         let is_sane = told.clock.max(told.lease_term_max) <= HybridClock::limit(now, TERM_AHEAD_MAX);
         match candidacy.stage {
             Stage::Asking if is_sane => {
@@ -244,15 +249,16 @@ impl Elections {
         }
     }
 
-    /// Claims the lease if a majority would grant it, or else waits.
+    /// Requests grants if a majority would grant the lease. Otherwise plans when to ask again, or ends a single try.
     fn consider(&mut self, now: Time, name: &str) {
         let (count, majority, lease) = (self.voters.len(), self.majority(), self.lease);
         let jitter = self.jitter(lease / 8);
         let candidacy = self.candidacies.get_mut(name).expect("it asks");
-        // Another list of voters may have another majority.
+        // A node with another list of voters may count another majority.
         let is_one_list = self.voters.iter().all(|voter| voter.differs_until <= now.mono);
         if is_one_list && candidacy.count(|standing| standing == Standing::Free) >= majority {
-            // Nor is that known before all have answered who seem to be there; or have let the first question pass.
+            // Whether all lists agree is known only when every voter with a known run has answered; or has let the
+            // first question time out.
             let is_silent =
                 |(voter, told): (&PeerVoter, &Option<VoterStatement>)| voter.run.is_some() && told.is_none();
             let waits = candidacy.tries < 2 && self.voters.iter().zip(&candidacy.statements).any(is_silent);
@@ -282,13 +288,15 @@ impl Elections {
         let candidacy = self.candidacies.get_mut(name).expect("it asks");
         let mut clocks: Vec<u64> = candidacy.statements.iter().flatten().map(|told| told.clock).collect();
         clocks.sort_unstable();
-        // Whose clock is days ahead of a majority's has no say either: nobody else would grant such a term.
+        // Voters whose clock or greatest term is more than `TERM_AHEAD_MAX` ahead of a majority's clocks do not count:
+        // no other voter would grant a term above theirs.
         let limit = clocks[majority - 1].saturating_add(clock_time(TERM_AHEAD_MAX));
         let counted =
             candidacy.statements.iter().flatten().filter(|told| told.clock.max(told.lease_term_max) <= limit);
         let clock = counted.clone().map(|told| told.clock).max().unwrap_or(0);
         let top = counted.map(|told| told.lease_term_max).max().unwrap_or(0);
-        // Above the clocks also when the claims arrive. Later ones would come too late for the lease.
+        // The term has to be above the voters' clocks still when the requests arrive. Requests that arrive later than
+        // this are too late for the lease anyway.
         let clock = clock.saturating_add(clock_time(self.lease));
         let clock = clock.max(top.saturating_add(1)).max(self.last_term + 1);
         let reuses = self.controls.has(Control::TermReused) && self.last_term > 0;
@@ -305,9 +313,9 @@ impl Elections {
         self.send_all(now, &Request::Grant { name: name.to_owned(), term, again: false, value });
     }
 
-    /// Claims again where no answer came.
+    /// Repeats the requests for grants to voters that have not answered.
     fn request_grants_again(&mut self, now: Duration, name: &str, term: Stamp) {
-        let candidacy = self.candidacies.get_mut(name).expect("it claims");
+        let candidacy = self.candidacies.get_mut(name).expect("it requests grants");
         candidacy.act_at = now + self.lease / 8;
         let silent = |at: &usize| candidacy.statements[*at].is_none() && candidacy.grants[*at].session == 0;
         let silent: Vec<usize> = (0..candidacy.statements.len()).filter(silent).collect();
@@ -318,11 +326,11 @@ impl Elections {
         }
     }
 
-    /// Gives back what was granted, since it is not enough, and tries again a little later.
+    /// Releases what was granted, because it is no majority, and asks again a little later.
     fn retreat(&mut self, now: Time, name: &str) {
         let later = self.lease / 64 + self.jitter(self.lease / 16);
         self.release(now.mono, name);
-        let candidacy = self.candidacies.get_mut(name).expect("it claims");
+        let candidacy = self.candidacies.get_mut(name).expect("it requests grants");
         candidacy.restart(now.mono + later);
         self.deadline = self.deadline.min(candidacy.act_at);
     }
@@ -344,7 +352,7 @@ impl Elections {
             Stage::Asking => false,
         });
         let Some(candidacy) = wanted else {
-            // It came too late.
+            // The grant came too late.
             return self.give_back(now.mono, at, name, term);
         };
         let voter = &mut self.voters[at];
@@ -369,11 +377,11 @@ impl Elections {
 
     // The end.
 
-    /// The first campaign of a bid is over; the next one begins.
+    /// Ends the first campaign of a candidacy; the next one in the queue begins.
     fn end(&mut self, now: Time, name: &str, end: LeaseEnd) {
         self.release(now.mono, name);
         let candidacy = self.candidacies.get_mut(name).expect("it ends");
-        let id = candidacy.queue.pop_front().expect("a bid without campaigns is dropped").id;
+        let id = candidacy.queue.pop_front().expect("a candidacy has a campaign").id;
         self.names.remove(&id);
         self.effects.push_back(ElectionEffect::Lease(id, LeaseState::Ended(end)));
         if candidacy.queue.is_empty() {
@@ -384,7 +392,7 @@ impl Elections {
         }
     }
 
-    /// Tells all voters that this node does not hold, claim or wait for a lease any more.
+    /// Tells all voters that this node does not hold, request or wait for a lease any more.
     fn release(&mut self, now: Duration, name: &str) {
         match self.candidacies[name].stage {
             Stage::Asking => {
@@ -400,7 +408,8 @@ impl Elections {
     fn give_back(&mut self, now: Duration, at: usize, name: &str, term: Stamp) {
         if self.voters[at].run.is_some() {
             let owed = self.releases.entry((at, name.to_owned())).or_default();
-            // A later one, which may not have arrived yet, stands for all before it.
+            // The release of a later term also releases all terms before it, and the later one may not have arrived
+            // yet.
             let term = owed.0.max(term);
             *owed = (term, now + self.lease * 2);
             self.send(now, at, Request::Release { name: name.to_owned(), term });
@@ -410,7 +419,8 @@ impl Elections {
 
     // Time.
 
-    /// Does what is due for one bid. `repairs` says how many claims each voter is to have, where it is time for them.
+    /// Carries out what is due for one candidacy. `repairs` is how many grant requests may be repeated to each voter
+    /// now.
     pub(super) fn candidacy_deadline(&mut self, now: Time, name: &str, repairs: &mut [usize]) {
         let candidacy = self.candidacies.get_mut(name).expect("just listed");
         match candidacy.stage {
@@ -446,7 +456,7 @@ impl Elections {
         }
     }
 
-    /// Sees that all voters have granted what is held, and know its value.
+    /// Requests grants again from voters that have not granted a held lease or do not know its present value.
     fn refresh_grants(&mut self, now: Duration, name: &str, term: Stamp, repairs: &mut [usize]) {
         for (at, claims) in repairs.iter_mut().enumerate() {
             let candidacy = &self.candidacies[name];
@@ -465,7 +475,7 @@ impl Elections {
     }
 }
 
-/// A time as it counts in the clock of a stamp.
+/// A duration in units of a stamp's clock.
 fn clock_time(time: Duration) -> u64 {
     (time.as_millis() as u64) << HybridClock::COUNTER_BITS
 }
@@ -480,7 +490,7 @@ mod tests {
 
     const NOW: Time = Time { mono: Duration::from_secs(60), wall: Duration::from_secs(1_000_000) };
 
-    /// One that is no voter. The voters' runs are 1 to 3.
+    /// A node that is no voter. The voters' runs are 1 to 3.
     fn election() -> Elections {
         let mut config = Config::lan();
         config.voters = ["a", "b", "c"].map(str::to_owned).to_vec();

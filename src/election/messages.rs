@@ -1,4 +1,4 @@
-//! What voters are asked and what they answer: one datagram each, which may be lost, doubled or overtaken.
+//! Messages between nodes and voters: one datagram each, which may be lost, duplicated or overtaken by a later one.
 
 use std::time::Duration;
 
@@ -7,37 +7,40 @@ use crate::config::LEASE_TIME_MAX;
 use crate::time::Stamp;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
-/// A message: to a voter or from one.
+/// A message to or from a voter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
     Request(Call),
-    /// With the number of the request that it answers; 0 where nobody asked.
+    /// With the id of the request that it answers, or 0 if it answers none.
     Answer(u64, VoterAnswer),
 }
 
-/// A request to a voter.
+/// A request to a voter, with what all requests have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Call {
-    /// Of the sender's [`VoterRules`].
+    /// The hash of the sender's [`VoterRules`].
     pub(crate) hash: u64,
-    /// Says when it was sent, to its sender alone; later requests have greater numbers, or the same.
+    /// Tells the sender when it sent the request; the id means nothing to others. Later requests have greater ids, or
+    /// the same.
     pub(crate) request_id: u64,
-    /// For how long the sender wants to be promised something.
+    /// The lease time for which the sender wants a promise.
     pub(crate) lease: Duration,
     pub(crate) request: Request,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Request {
-    /// Would you grant this lease to me? I wait since then, if not only for an answer.
+    /// Asks whether the voter would grant this lease to the sender. `since` is when its candidacy began to wait; `None`
+    /// if it does not wait but tries once.
     Ask { name: String, since: Option<u64> },
-    /// Grant me this lease under this term; again, if I hold it and you only have to hear of it.
+    /// Requests a grant of this lease under this term. `again` says that the sender holds the lease under this term
+    /// already and the voter only has to learn of it.
     Grant { name: String, term: Stamp, again: bool, value: Vec<u8> },
-    /// Promise me all that I have of you for longer.
+    /// Prolongs the sender's session, and with it all that the voter granted under it.
     Renew { session: u64 },
-    /// I do not hold this any more, or do not wait for it.
+    /// The sender does not hold the lease under this term any more, or does not wait for it.
     Release { name: String, term: Stamp },
-    /// Who has this lease of you? Tell me when that changes.
+    /// Asks to whom the voter has granted this lease, and to be informed of changes.
     Watch { name: String },
 }
 
@@ -47,13 +50,14 @@ pub(crate) enum VoterAnswer {
         name: String,
         told: VoterStatement,
     },
-    /// All that is granted under one session is promised for the lease that the request named.
+    /// The lease is granted under this term and session. Everything under the session is promised for the lease time of
+    /// the request.
     Granted {
         name: String,
         term: Stamp,
         session: u64,
     },
-    /// The session goes on; or there is none, and nothing that was granted under it is promised any more.
+    /// Whether the session continues. If not, nothing that was granted under it is promised any more.
     Renewed {
         session: u64,
         goes_on: bool,
@@ -66,27 +70,27 @@ pub(crate) enum VoterAnswer {
         name: String,
         grant: Option<(Stamp, Vec<u8>)>,
     },
-    /// The lists of voters differ, or the bounds of time do: these are the sender's.
+    /// The voter rules of the two nodes differ; these are the sender's.
     Differs(VoterRules),
 }
 
-/// What a voter thinks of a candidate.
+/// A voter's statement to a candidate. It promises nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct VoterStatement {
-    /// The voter's clock, as that of a stamp.
+    /// The voter's wall clock, in units of a stamp's clock.
     pub(crate) clock: u64,
-    /// The greatest term it knows.
+    /// The greatest term that the voter knows for the lease.
     pub(crate) lease_term_max: u64,
     pub(crate) standing: Standing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Standing {
-    /// It would grant.
+    /// The voter would grant the lease.
     Free,
-    /// Somebody else has the lease, or is to have it, for this many milliseconds if nothing happens.
+    /// Another run holds the lease or is offered it, for this many milliseconds unless something changes.
     Taken(u32),
-    /// It grants nothing to anybody for this many milliseconds.
+    /// The voter grants nothing to anybody for this many milliseconds.
     Quarantined(u32),
 }
 
@@ -127,7 +131,7 @@ impl Message {
     }
 }
 
-/// Requests have the tags below this.
+/// The tag of the first answer. Requests have smaller tags.
 const FIRST_ANSWER: u8 = 16;
 
 impl Request {

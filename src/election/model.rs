@@ -1,4 +1,4 @@
-//! The voter by itself, for a model checker: the very rules, behind types that the checker can name.
+//! The voter alone, for a model checker: the real rules, behind types that the checker can name.
 
 use std::time::Duration;
 
@@ -11,34 +11,35 @@ use crate::time::{Stamp, Time};
 
 const NAME: &str = "lease";
 
-/// A voter that deals with one lease, of the longest time.
+/// A voter with one lease, of the longest lease time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelVoter(Voter);
 
-/// What it is asked, by a candidate that has the number of its run.
+/// A request of a candidate, which is named by the number of its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ModelRequest {
-    /// Grant it under this term; again, to who holds it.
+    /// Grant the lease under this term. True: the candidate holds it already under this term.
     Grant(u64, bool),
-    /// Prolong the session of this number.
+    /// Prolong the session with this id.
     Renew(u64),
-    /// Forget this term.
+    /// Release the lease under this term.
     Release(u64),
 }
 
-/// What it answers.
+/// The voter's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ModelAnswer {
-    /// It is granted under this term and session.
+    /// The lease is granted under this term and session.
     Granted(u64, u64),
-    /// The session goes on.
+    /// The session with this id continues.
     Renewed(u64),
-    /// Something else, that promises nothing.
+    /// Any other answer; it promises nothing.
     Other,
 }
 
 impl ModelVoter {
-    /// A voter that starts now. `salt` sets its sessions apart; `floor` is what its disk kept.
+    /// A voter that starts now. `salt` makes its session ids differ from those of other runs; `floor` is the greatest
+    /// term that its disk kept.
     pub fn new(now: Duration, control: Option<Control>, salt: u64, floor: u64) -> Self {
         let mut config = Config::lan();
         (config.clock_skew_max, config.lease_time) = (Duration::from_millis(1), LEASE_TIME_MAX);
@@ -48,7 +49,7 @@ impl ModelVoter {
         Self(voter)
     }
 
-    /// Takes in a request of a run.
+    /// Handles a request from a run.
     pub fn handle(&mut self, now: Duration, run: u64, request: ModelRequest) -> ModelAnswer {
         let stamp = |clock| Stamp { clock, origin: run };
         let name = NAME.to_owned();
@@ -70,12 +71,12 @@ impl ModelVoter {
         }
     }
 
-    /// Lets time pass, for at most half a minute in all.
+    /// Lets time pass. All calls together may let at most half a minute pass.
     pub fn pass(&mut self, now: Duration) {
         self.0.normalize(at(now));
     }
 
-    /// The voter's clock, above which terms have to be.
+    /// The voter's clock. New terms have to be above it.
     pub fn clock(now: Duration) -> u64 {
         super::voter::clock_now(at(now))
     }

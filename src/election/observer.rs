@@ -1,7 +1,8 @@
-//! Observers: who leads, as a majority of voters says. Voters tell those who asked lately of every change; asking again
-//! now and then mends what was lost on the way.
+//! Observers of leases: who leads, as a majority of voters reports it. Voters inform everybody who asked recently of
+//! every change. Observers ask again from time to time, which makes up for messages that were lost.
 //!
-//! An observer is told the truth of a moment that is over. Only the token, checked where the work is done, protects.
+//! What an observer learns was true at a moment that is over. It protects nothing: only the token does, checked where
+//! the work is done.
 
 use std::time::Duration;
 
@@ -11,24 +12,25 @@ use crate::config::ELECTIONS_MAX;
 use crate::error::ElectionError;
 use crate::time::{Stamp, Time};
 
-/// See the module.
+/// What this node knows of one lease that its users observe.
 #[derive(Debug)]
 pub(super) struct LeaderView {
-    /// What voters have said, by seat, and until when that counts.
+    /// The voters' latest reports, by index of the voter, each with the time at which it becomes void.
     reports: Vec<Option<Report>>,
     begun: Duration,
     act_at: Duration,
     tries: u32,
-    /// What was told the user.
+    /// What the users were informed of last.
     known_to_user: Sighting,
     users: usize,
 }
 
-/// To whom a voter has granted the lease, if it has.
+/// The term and value of the grant that a voter reported, if it has granted the lease; and when the report becomes
+/// void.
 type Report = (Option<(Stamp, Vec<u8>)>, Duration);
 
 impl Elections {
-    /// Begins to observe a lease, for one more user.
+    /// Begins to observe a lease for one more user.
     pub(crate) fn observe(&mut self, now: Time, name: &str) -> Result<(), ElectionError> {
         check_election_name(name)?;
         if self.views.len() >= ELECTIONS_MAX && !self.views.contains_key(name) {
@@ -47,7 +49,7 @@ impl Elections {
         Ok(())
     }
 
-    /// One user less; answers whether it was the last.
+    /// Ends one [`Elections::observe`]. True if no user of the lease is left.
     pub(crate) fn unobserve(&mut self, name: &str) -> bool {
         let Some(view) = self.views.get_mut(name) else { return true };
         view.users -= 1;
@@ -58,7 +60,7 @@ impl Elections {
         is_last
     }
 
-    /// Who leads, if that is observed and known.
+    /// The leader of a lease, if the lease is observed and its leader is known.
     pub(crate) fn leader(&self, name: &str) -> Option<&Option<Leader>> {
         match &self.views.get(name)?.known_to_user {
             Sighting::Unknown => None,
@@ -66,7 +68,7 @@ impl Elections {
         }
     }
 
-    /// How many voters have said whom they have granted it, and how many are needed.
+    /// How many voters have reported to whom they granted the lease, and how many are needed.
     #[cfg(feature = "node")]
     pub(crate) fn answered_count(&self, name: &str) -> (usize, usize) {
         let heard = self.views.get(name).map_or(0, |view| view.reports.iter().flatten().count());
@@ -96,10 +98,10 @@ impl Elections {
         }
         let view = &self.views[name];
         let over = view.reports.iter().flatten().map(|(_, until)| *until);
-        self.deadline = over.chain([view.act_at, self.deadline]).min().expect("there are two");
+        self.deadline = over.chain([view.act_at, self.deadline]).min().expect("it is not empty");
     }
 
-    /// Counts what voters have said, and tells the user if that is something new.
+    /// Counts the reports that are still valid, and informs the users if the result is new.
     fn count_reports(&mut self, now: Duration, name: &str) {
         let (majority, lease) = (self.majority(), self.lease);
         let view = self.views.get_mut(name).expect("it is observed");
@@ -109,7 +111,8 @@ impl Elections {
         let is_elected = |term: &Stamp| grants().filter(|(other, _)| other == term).count() >= majority;
         let latest = grants().rfind(|(term, _)| is_elected(term));
         let leader = latest.map(|(term, value)| Leader { token: *term, value: value.clone() });
-        // Those that have not been heard of may have granted it; before long they count as if they had not.
+        // Voters without a report may have granted the lease. One lease time after the view began they count as if they
+        // had not.
         let silent = if view.begun + lease > now { view.reports.len() - reports().count() } else { 0 };
         let may_be = |term: &Stamp| grants().filter(|(other, _)| other == term).count() + silent >= majority;
         let is_none = silent < majority && !grants().any(|(term, _)| may_be(term));

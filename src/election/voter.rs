@@ -1,12 +1,12 @@
 //! The voter: what it has promised to whom, and until when. The safety of elections rests on this file and on how
-//! holders count its answers ([`super::bids`]).
+//! holders count its answers ([`super::candidate`]).
 //!
-//! A holder's run has one session with a voter, and every lease that the voter has granted to it lives as long as the
-//! session does. A renewal prolongs the session, and with it all of them. A session that has ended never comes back
-//! under its number, so that a holder can tell that what it had is gone.
+//! A holder's run has one session with a voter. Every lease that the voter has granted to the run lasts as long as the
+//! session. A renewal prolongs the session and with it all these leases. The id of a session that has ended is never
+//! used again, so that a holder notices that its leases are gone.
 //!
-//! A lease that nobody has is *offered* to one waiting candidate at a time, the one that has waited longest, so that a
-//! release does not set all of them running. An offer is no promise: whoever claims first is granted the lease.
+//! A free lease is *offered* to one waiting candidate at a time, the one that has waited longest, so that a release
+//! does not start all candidates at once. An offer is no promise: the lease is granted to whoever requests it first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -17,46 +17,46 @@ use crate::config::{Config, ELECTIONS_MAX};
 use crate::controls::{Control, Controls};
 use crate::time::{HybridClock, Stamp, Time};
 
-/// A lease without holder, candidate or observer is forgotten after this time: until then it is known which terms were
-/// released, should a claim arrive late.
+/// A lease without holder, candidate or observer is forgotten after this time. Until then the voter knows which terms
+/// were released, in case a grant request arrives late.
 const FORGET_TIME: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// The promises of this node as a voter, and what it needs to judge requests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Voter {
-    /// Until when it is silent after its start; unknown before it has seen a clock.
+    /// When the quarantine after the start ends. `None`: the voter has not seen a clock yet.
     quarantine_until: Option<Duration>,
-    /// Its disk takes nothing: it can promise nothing new.
+    /// The disk has failed, so the voter can promise nothing new.
     pub(super) has_disk_failed: bool,
     quarantine: Duration,
     rules: VoterRules,
     handover: Duration,
-    /// Every term up to this one may have been granted, for any lease: before the last start, or so long ago that it is
-    /// forgotten.
+    /// Every term up to this one may have been granted, for any lease: before the last start, or for a lease that was
+    /// since forgotten.
     term_floor: u64,
-    /// The greatest term granted so far: the floor of the next run, if the disk has it by then.
+    /// The greatest term granted so far. It becomes the term floor of the next run, if the disk has it by then.
     granted_term_max: u64,
     sessions: BTreeMap<u64, PromiseSession>,
     next_session: u64,
     leases: BTreeMap<String, LeaseRecord>,
-    /// When offers run out.
+    /// When offers end, by time and name of the lease.
     offers: BTreeSet<(Duration, String)>,
     forget_at: Duration,
     controls: Controls,
     pub(super) answers: VecDeque<OutgoingAnswer>,
 }
 
-/// An answer on its way out.
+/// An answer that is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OutgoingAnswer {
     pub(crate) to: u64,
     pub(crate) request_id: u64,
     pub(crate) answer: VoterAnswer,
-    /// This term has to be on the disk before the answer goes out.
+    /// The term that has to be on the disk before the answer is sent.
     pub(crate) promised: Option<u64>,
 }
 
-/// What is promised to one run.
+/// Everything that is promised to one run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct PromiseSession {
     session_id: u64,
@@ -64,14 +64,15 @@ struct PromiseSession {
     leases: BTreeSet<String>,
 }
 
-/// One lease.
+/// What the voter keeps of one lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct LeaseRecord {
-    /// The greatest term that was granted or released here, and the one that was released last.
+    /// The greatest term that was granted or released here; and the greatest that was released.
     lease_term_max: Stamp,
     released: Option<Stamp>,
     grant: Option<Grant>,
-    /// Who waits, and until when that is believed; by since when, so that all voters see the same order.
+    /// Waiting candidates by (since when, run), each with the time until which it is believed to wait. All voters see
+    /// the same order.
     waiting: BTreeMap<(u64, u64), Duration>,
     offered: Option<(u64, Duration)>,
     watchers: BTreeMap<u64, Duration>,
@@ -83,13 +84,13 @@ struct Grant {
     term: Stamp,
     run: u64,
     value: Vec<u8>,
-    /// Of the claim that brought the value.
+    /// The id of the request that carried the value.
     number: u64,
 }
 
 impl Voter {
-    /// A voter that has just started. `promised` is what its disk has kept; `salt` sets its sessions apart from those of
-    /// all other runs.
+    /// A voter that has just started. `promised` is what its disk kept; `salt` makes its session ids differ from those
+    /// of all other runs.
     pub(crate) fn new(config: &Config, controls: Controls, promised: Promised, salt: u64) -> Self {
         let rules = VoterRules::new(config);
         let quarantine = match controls {
@@ -116,12 +117,12 @@ impl Voter {
         }
     }
 
-    /// Takes in a request of a run.
+    /// Handles a request from a run.
     pub(crate) fn handle(&mut self, now: Time, run: u64, call: Call) {
         self.expire(now);
         let Call { request_id: number, lease, request, .. } = call;
         if lease > self.rules.lease_time_max {
-            // After a restart it would not be silent long enough.
+            // After a restart the quarantine would be too short for this lease time.
             return self.queue_answer(run, number, VoterAnswer::Differs(self.rules));
         }
         match request {
@@ -160,12 +161,12 @@ impl Voter {
         }
     }
 
-    /// Does what is due.
+    /// Carries out everything whose time has come.
     pub(crate) fn wake(&mut self, now: Time) {
         self.expire(now);
     }
 
-    /// A process has said that it ends: it has nothing any more.
+    /// A process has said that it ends: its session ends, and with it all its leases.
     pub(crate) fn on_process_end(&mut self, now: Time, run: u64) {
         if let Some(session) = self.sessions.get_mut(&run) {
             session.until = now.mono;
@@ -173,13 +174,13 @@ impl Voter {
         self.expire(now);
     }
 
-    /// When it has to be woken.
+    /// When [`Voter::wake`] has to be called next.
     pub(crate) fn deadline(&self) -> Duration {
         let sessions = self.sessions.values().map(|own| own.until);
         sessions.chain(self.offers.first().map(|(until, _)| *until)).min().unwrap_or(Duration::MAX)
     }
 
-    /// Forgets what makes no difference any more, so that equal voters are equal to a model checker.
+    /// Resets what makes no difference any more, so that a model checker sees equivalent voters as equal.
     #[cfg(feature = "__controls")]
     pub(super) fn normalize(&mut self, now: Time) {
         self.expire(now);
@@ -193,7 +194,7 @@ impl Voter {
         self.answers.push_back(OutgoingAnswer { to, request_id: number, answer, promised: None });
     }
 
-    // Judging.
+    // Judging requests.
 
     fn judge_candidate(&mut self, now: Time, run: u64, name: &str, since: Option<u64>) -> VoterStatement {
         let (handover, mute_ms) = (self.handover, self.quarantine_left_ms(now.mono));
@@ -229,7 +230,7 @@ impl Voter {
         VoterStatement { clock, lease_term_max: top, standing }
     }
 
-    /// Why a claim cannot be granted, if it cannot.
+    /// Why a grant request has to be refused. `None`: it can be granted.
     fn grant_refusal(&mut self, now: Time, name: &str, claim: &Grant, again: bool) -> Option<VoterStatement> {
         let (mute_ms, clock, floor) = (self.quarantine_left_ms(now.mono), clock_now(now), self.term_floor);
         let lease_max = self.rules.lease_time_max;
@@ -252,8 +253,8 @@ impl Voter {
             }
         }
         let is_new = if again {
-            // Somebody has this lease under this term, and only this voter does not know. Nobody else can have it: it
-            // would not be free here.
+            // The sender holds this lease under this term, and only this voter does not know. Nobody else can hold it,
+            // because it is free here.
             record.released != Some(claim.term)
         } else {
             claim.term.clock > top && claim.term.clock > clock
@@ -265,7 +266,7 @@ impl Voter {
         }
     }
 
-    /// How long whoever has a lease is promised it.
+    /// How long the promise of a lease to its holder still lasts.
     fn time_left(&self, now: Duration, name: &str) -> Duration {
         let grant = self.leases.get(name).and_then(|record| record.grant.as_ref());
         let session = grant.and_then(|grant| self.sessions.get(&grant.run));
@@ -273,7 +274,7 @@ impl Voter {
     }
 
     fn quarantine_left_ms(&self, now: Duration) -> u32 {
-        let until = self.quarantine_until.expect("whoever judges has seen the clock");
+        let until = self.quarantine_until.expect("it has seen a clock");
         let left = until.saturating_sub(now);
         millis(if self.has_disk_failed { left.max(self.rules.lease_time_max) } else { left })
     }
@@ -291,7 +292,7 @@ impl Voter {
         session.until = session.until.max(now + lease);
         session.leases.insert(name.clone());
         let session = session.session_id;
-        let record = self.leases.get_mut(&name).expect("the claim was judged");
+        let record = self.leases.get_mut(&name).expect("the request was judged");
         (record.lease_term_max, record.offered) = (record.lease_term_max.max(term), None);
         record.waiting.retain(|(_, waiting), _| *waiting != run);
         let is_older = record.grant.as_ref().is_some_and(|old| old.term == term && old.number > number);
@@ -306,8 +307,8 @@ impl Voter {
 
     fn release(&mut self, now: Time, run: u64, name: &str, term: Stamp) {
         let Some(record) = self.lease_record(now.mono, name) else { return };
-        // A claim under this term may still be on its way: it comes too late. Not under one that is refused anyway; that
-        // would stand in the way of all others.
+        // A grant request under this term may still be on its way; it has to be refused then. A term too far ahead is
+        // not kept: requests under it are refused anyway, and it would block the terms of all others.
         if term != Stamp::default() && is_possible(now, term) {
             (record.lease_term_max, record.released) =
                 (record.lease_term_max.max(term), record.released.max(Some(term)));
@@ -324,7 +325,7 @@ impl Voter {
         self.offer(now, name);
     }
 
-    /// Ends what has run out.
+    /// Ends sessions and offers whose time is over. The first call starts the quarantine.
     fn expire(&mut self, time: Time) {
         let now = time.mono;
         self.quarantine_until.get_or_insert(now + self.quarantine);
@@ -333,7 +334,7 @@ impl Voter {
         for run in over {
             let session = self.sessions.remove(&run).expect("just listed");
             for name in session.leases {
-                self.leases.get_mut(&name).expect("what is granted is known").grant = None;
+                self.leases.get_mut(&name).expect("a granted lease has a record").grant = None;
                 self.tell_watchers(&name);
                 self.offer(time, &name);
             }
@@ -342,7 +343,8 @@ impl Voter {
             let (_, name) = self.offers.pop_first().expect("just seen");
             let Some(record) = self.leases.get_mut(&name) else { continue };
             if let Some((run, _)) = record.offered.take_if(|(_, until)| *until <= now) {
-                // It did not want it, or is not there any more. If it does, it will ask again.
+                // The candidate did not use the offer: it does not want the lease, or is gone. If it does want it, it
+                // asks again.
                 record.waiting.retain(|(_, waiting), _| *waiting != run);
                 self.offer(time, &name);
             }
@@ -353,7 +355,7 @@ impl Voter {
         }
     }
 
-    /// Offers a free lease to whoever has waited for it longest.
+    /// Offers a free lease to the candidate that has waited longest.
     fn offer(&mut self, now: Time, name: &str) {
         let (floor, until) = (self.term_floor, now.mono + self.handover);
         let Some(record) = self.leases.get_mut(name) else { return };
@@ -381,7 +383,7 @@ impl Voter {
         self.answers.extend(record.watchers.keys().map(tell));
     }
 
-    /// The record of a lease, made if there is room for it.
+    /// The record of a lease. It is created if it is new; `None` if there are too many.
     fn lease_record(&mut self, now: Duration, name: &str) -> Option<&mut LeaseRecord> {
         if self.leases.len() >= ELECTIONS_MAX && !self.leases.contains_key(name) {
             return None;
@@ -391,7 +393,7 @@ impl Voter {
         Some(record)
     }
 
-    /// Forgets leases that nobody has anything to do with any more; of their terms the greatest stays.
+    /// Forgets leases without holder, candidate or observer. Their greatest term goes into the term floor.
     fn forget_unused(&mut self, now: Duration) {
         let floor = &mut self.term_floor;
         self.leases.retain(|_, record| {
@@ -417,7 +419,7 @@ impl LeaseRecord {
         }
     }
 
-    /// Whether a run waits, and has for longer than another.
+    /// Whether a run waits, and has waited longer than another.
     fn precedes(&self, run: u64, other: u64) -> bool {
         let since = |run| self.waiting.keys().find(|(_, waiting)| *waiting == run);
         since(run).is_some_and(|own| since(other).is_none_or(|other| own < other))
@@ -429,12 +431,12 @@ impl LeaseRecord {
     }
 }
 
-/// A clock as that of a stamp, at the end of its millisecond.
+/// The wall clock in units of a stamp's clock, at the end of its millisecond.
 pub(super) fn clock_now(now: Time) -> u64 {
     HybridClock::limit(now, Duration::ZERO)
 }
 
-/// Whether a term is not too far ahead to be granted.
+/// Whether a term is close enough to the voter's clock to be granted.
 fn is_possible(now: Time, term: Stamp) -> bool {
     term.clock <= HybridClock::limit(now, TERM_AHEAD_MAX)
 }
@@ -480,7 +482,7 @@ mod tests {
         let bound = (Duration::from_secs(4) + config.clock_skew_max) * 10 / 9;
         assert_eq!(silence(Some(&memo(4))), bound);
         assert_eq!(silence(Some(&memo(0))), silence(None));
-        // As it was written before it held the lease.
+        // The memo of earlier versions, which did not contain the lease.
         let bound = (crate::config::LEASE_TIME_MAX + config.clock_skew_max) * 10 / 9;
         assert_eq!(silence(Some(&9_u64.to_le_bytes())), bound);
     }

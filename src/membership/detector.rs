@@ -1,4 +1,4 @@
-//! Around the failure detector: what comes in, what it says, and what goes out.
+//! Connects `foca` with the members: packets in and out, and what its notifications change.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
 impl Members {
-    /// Somebody who is not linked is about to be heard.
+    /// Takes in an unlinked member before its first message is handled.
     pub(crate) fn note_unlinked(&mut self, now: Time, who: &Member) {
         self.now = now;
         self.remember_proven(who);
     }
 
-    /// A packet of a member that has shown who it is.
+    /// Handles a packet of the failure detector from an identified member.
     pub(crate) fn handle_packet(
         &mut self,
         now: Time,
@@ -38,7 +38,7 @@ impl Members {
         }
         let packet = SwimPacket::read(&bytes).ok_or(WireError::Form)?;
         if self.own.state == MemberState::Left {
-            // To hear that it is gone would have this node come back under a new generation.
+            // This node has left. If `foca` learned that it is down, this node would come back under a new generation.
             return Ok(());
         }
         self.on_probe_answer(from, &packet);
@@ -48,7 +48,7 @@ impl Members {
         for update in packet.updates() {
             self.runs_to_check.push(update.id.run);
             if update.id == *self.detector.identity() && update.state == foca_codec::SUSPECT {
-                // Somebody does not hear this node.
+                // Somebody gets no answers from this node.
                 self.degrade();
             }
             if update.state == foca_codec::LEFT {
@@ -59,18 +59,18 @@ impl Members {
         let Some(sender) = self.members.get_mut(&from) else { return Ok(()) };
         sender.is_proven = true;
         let knows = |run: u64| run == own || self.members.contains_key(&run);
-        // Of whom the address is not known nothing is believed yet: the roster will tell.
+        // News of members whose address is not known is left out: the roster will bring it.
         let plain = |state: u8| if state == foca_codec::LEFT { foca_codec::DOWN } else { state };
         let heard = packet.with_updates(|update| {
             knows(update.id.run).then_some((update.id.generation, plain(update.state)))
         });
-        // What it refuses (a packet for another run of this node, say) changes nothing.
+        // A packet that `foca` refuses (one for another run of this node, for example) changes nothing.
         _ = self.detector.handle_data(&heard, &mut self.wishes);
         self.drain_foca();
         Ok(())
     }
 
-    /// Takes note of an answer to this node's own probe.
+    /// Records an answer to this node's own probe.
     fn on_probe_answer(&mut self, from: u64, packet: &SwimPacket<'_>) {
         let Some(probe) = self.probe.as_mut().filter(|probe| probe.number == packet.probe_id()) else {
             return;
@@ -116,7 +116,7 @@ impl Members {
         self.deliver(to, &packet);
     }
 
-    /// Sends a packet, with the addresses of those it speaks of.
+    /// Sends a packet, with the addresses of the members that it names.
     pub(super) fn deliver(&mut self, to: SwimId, packet: &SwimPacket<'_>) {
         let Some(known) = self.members.get(&to.run) else { return };
         let has_left = |run: u64| {
@@ -130,10 +130,10 @@ impl Members {
             let id = update.id;
             Some(match update.state {
                 foca_codec::DOWN if has_left(id.run) => (id.generation, foca_codec::LEFT),
-                // A node that was cut off still has its accusations to tell when it is back; they are no news then.
+                // A node that was cut off still has old accusations to spread when it is back. They are not news then.
                 foca_codec::DOWN if is_old(id.run) => return None,
-                // Of an earlier generation of itself, a node says that it is down when it comes back. Who hears that
-                // before anything else would take it for lost; that it lives says the same.
+                // A node that comes back spreads that its own earlier generation is down. A receiver that learns this
+                // first would call the node lost. That the present generation is alive says the same.
                 foca_codec::DOWN if id.run == own.run => (own.generation, foca_codec::ALIVE),
                 state => (id.generation, state),
             })
@@ -155,9 +155,9 @@ impl Members {
         self.effects.push_back(MemberEffect::Packet(known.member.contact(), writer.finish_datagram()));
     }
 
-    // What the failure detector says.
+    // What the failure detector reports.
 
-    /// Carries out what the failure detector wants, and looks at what became of the members it dealt with.
+    /// Carries out the effects of `foca`, and updates the members that it dealt with.
     pub(super) fn drain_foca(&mut self) {
         loop {
             let FocaEffects { packets, timers, notes } = std::mem::take(&mut self.wishes);
@@ -187,7 +187,7 @@ impl Members {
             living.map(|member| (*member.id(), member.state() == foca::State::Suspect)).collect();
         for (id, is_suspect) in states {
             if self.members.get(&id.run).is_some_and(|known| !known.member.state.is_alive()) {
-                // It was forgotten here, and has been heard of again.
+                // It is gone or was forgotten here, and the failure detector knows that it lives.
                 self.on_member_up(id);
             }
             self.suspicion(id.run, is_suspect);
@@ -207,7 +207,8 @@ impl Members {
             }
             OwnedNotification::Rejoin(_) => {
                 self.buckets = None;
-                // Those that held this node for dead, and perhaps are still held for dead here.
+                // Announces this node to linked members that believed it down, and are perhaps still believed down
+                // here.
                 let linked = self.members.values().filter(|known| known.links > 0);
                 let ids: Vec<SwimId> =
                     linked.filter(|k| !k.member.state.is_alive()).map(KnownMember::id).collect();
@@ -237,7 +238,8 @@ impl Members {
         let same_addr = |member: &&Member| member.addr == addr && member.name != *name;
         let shared = others().filter(alive).find(same_addr).cloned();
         let namesakes = self.members.values().filter(|k| k.member.name == *name && k.member.run != id.run);
-        // Of whom this node has only just heard, the failure detector may be about to say that it lives.
+        // A member that was only just added may be about to be called alive by the failure detector: it does not count
+        // here yet.
         let decided = namesakes.filter(|known| known.member.state.is_alive() || known.is_gone());
         let mut namesakes: Vec<(u64, bool)> =
             decided.map(|known| (known.member.run, known.member.state.is_alive())).collect();
@@ -250,7 +252,8 @@ impl Members {
                 let later = self.now.mono + times(self.suspicion_time(), 2);
                 self.twins.push_back((later, id.run, run));
             } else if self.members[&run].links == 0 {
-                // A new run has taken its place. One that is linked may live as well: it is asked until that is known.
+                // A new run of the same name has replaced it. One that is linked may live as well: it is kept until
+                // that is known.
                 self.members.remove(&run);
             }
         }
@@ -283,7 +286,7 @@ impl Members {
         }
     }
 
-    /// Tells the user of a new member, once it is there and has told about itself.
+    /// Emits [`MemberEvent::Joined`] once a new member is alive and its metadata has arrived.
     pub(super) fn push_joined(&mut self, run: u64) {
         let Some(known) = self.members.get_mut(&run) else { return };
         if known.member.state.is_alive() && known.member.meta_version > 0 && !known.is_announced {

@@ -1,4 +1,5 @@
-//! What is done when it is time: the failure detector's timers, links to be made, and the search for who is gone.
+//! What membership does by the clock: the failure detector's timers, dials of missing links, and the search for members
+//! that are gone.
 
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
@@ -12,11 +13,12 @@ use crate::config::Config;
 use crate::controls::Control;
 use crate::time::Time;
 
-/// Announcements to a member come further and further apart: at most 2 to this power times half a probe interval.
+/// The wait between announcements to a member doubles up to 2 to this power times half a probe interval.
 const ANNOUNCE_DOUBLINGS_MAX: u32 = 3;
 
 impl Members {
-    /// How long a suspected member has to say that it lives: the longer, the more nodes the word has to pass.
+    /// How long a suspected member has to say that it lives. It grows with the logarithm of the number of living
+    /// members, because news passes over more of them.
     pub(super) fn suspicion_time(&self) -> Duration {
         let steps = (self.living() / 10).max(1).ilog2();
         self.config.suspicion_time + self.config.suspicion_time * 3 * steps / 20
@@ -27,7 +29,7 @@ impl Members {
             Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => {
                 times(after, 1 + self.local_health)
             }
-            // With one other member there is nobody to tell whose fault it is.
+            // With one other member nobody can tell whose fault it is, so the time is not stretched.
             Timer::ChangeSuspectToDown { .. } => {
                 let doubt = self.local_health.min(self.living().saturating_sub(2) as u32);
                 times(self.suspicion_time(), 1 + doubt)
@@ -62,7 +64,8 @@ impl Members {
             && self.tend_at > Duration::ZERO
             && !self.controls.has(Control::NoLocalHealth)
         {
-            // This process did not run: what it was waiting for may be waiting for it. Nobody is to blame yet.
+            // This process did not run, so the answers that it waits for may be waiting for it. All timers are moved by
+            // the delay before anybody is accused.
             self.degrade();
             let timers = std::mem::take(&mut self.timers);
             let later = |((at, n), (timer, since))| ((at + late, n), (timer, since + late));
@@ -72,7 +75,7 @@ impl Members {
         while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now.mono) {
             let (timer, since) = first.remove();
             if matches!(timer, Timer::ChangeSuspectToDown { .. }) {
-                // Whoever has become unwell meanwhile waits longer before it calls others dead.
+                // A node that was degraded since the timer was set waits longer before it calls others down.
                 let at = since + self.stretched(&timer, Duration::ZERO);
                 if at > now.mono {
                     self.plan(at, timer, since);
@@ -91,7 +94,7 @@ impl Members {
         }
     }
 
-    /// Sees to the links, and goes on looking for those that are gone.
+    /// Dials neighbours that are not linked, and from time to time members that are gone, and the seeds.
     fn tend_links(&mut self) {
         let (now, interval) = (self.now.mono, self.config.probe_interval);
         self.tend_at = now + interval / 2;
@@ -120,7 +123,7 @@ impl Members {
         self.tell_accused();
         self.reannounce();
         if self.remember_at <= now {
-            // Whoever is alone has nothing better to do, and comes to it less and less.
+            // A node that is alone dials more often at first, and less and less often later.
             let is_alone = self.living() == 1;
             self.remember_at =
                 now + if is_alone { times(interval, 1 << self.seeks) / 8 } else { times(interval, 4) };
@@ -143,18 +146,18 @@ impl Members {
             if states.iter().all(|state| *state == Some(MemberState::Alive)) {
                 self.effects.push_back(MemberEffect::NameTwice(self.members[&a].member.clone()));
             } else if states.iter().all(|state| state.is_some_and(MemberState::is_alive)) {
-                // One of them is suspected: it is not decided yet whether both are there.
+                // One of them is suspected: whether both live is not decided yet.
                 self.twins.push_back((now + self.suspicion_time(), a, b));
             }
         }
     }
 
-    /// Announces this node once more to every member that is linked and still not believed to live, until it is.
+    /// Announces this node again to every member that is linked and still not believed to live, until it is.
     ///
-    /// After a partition both sides have called each other down, and each of them has to hear that before it can come
-    /// back under a new generation: three datagrams, each of which may be lost. An announcement that arrives sets off
-    /// whichever of them is missing. Nothing else would: such a member is linked, so it is not dialled, and it is not
-    /// fed, so no check compares the rosters.
+    /// After a partition both sides have called each other down. Each of them has to learn that before it can come back
+    /// under a new generation: three datagrams, each of which may be lost. An announcement that arrives triggers
+    /// whichever of them is missing. Nothing else would: such a member is linked, so it is not dialled; and it is sent
+    /// no rows, so no check compares the rosters.
     fn reannounce(&mut self) {
         if self.controls.has(Control::AnnouncedOnce) {
             return;
@@ -174,7 +177,7 @@ impl Members {
         self.drain_foca();
     }
 
-    /// Tells those that this node suspects that it does: gossip may pass by the one whom it concerns most.
+    /// Tells the members that this node suspects about the suspicion: gossip may not reach the member that it concerns.
     fn tell_accused(&mut self) {
         if self.controls.has(Control::NoLocalHealth) {
             return;
@@ -186,19 +189,19 @@ impl Members {
         let mut accused: Vec<(SwimId, u16)> = self.timers.values().filter_map(accused).collect();
         accused.dedup();
         let own = *self.detector.identity();
-        // No probe has this number now, so that the answer is taken for none.
+        // No probe has this number now, so the answer is not counted as the answer to one.
         let number = self.probe.as_ref().map_or(0, |probe| probe.number.wrapping_add(128));
         for (id, suspected) in accused {
             if self.members.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
                 let bytes = foca_codec::accusation(own, self.incarnation, id, suspected, number);
-                let packet = SwimPacket::read(&bytes).expect("our own layout");
+                let packet = SwimPacket::read(&bytes).expect("it was encoded here");
                 self.deliver(id, &packet);
             }
         }
     }
 }
 
-/// The failure detector's settings for a cluster of this size.
+/// The failure detector's settings for a cluster with this many living members.
 pub(super) fn settings(config: &Config, living: usize) -> foca::Config {
     let three = NonZeroUsize::new(3).expect("three is not zero");
     let sendings = 4 + living.max(1).ilog2() as u8;
@@ -209,12 +212,12 @@ pub(super) fn settings(config: &Config, living: usize) -> foca::Config {
         max_transmissions: NonZeroU8::new(sendings).expect("at least four"),
         suspect_to_down_after: config.suspicion_time,
         remove_down_after: Some(DOWN_TIME),
-        max_packet_size: NonZeroUsize::new(DETECTOR_BYTES_MAX).expect("a packet holds something"),
+        max_packet_size: NonZeroUsize::new(DETECTOR_BYTES_MAX).expect("it is not zero"),
         notify_down_members: true,
-        // The roster does these.
+        // The roster does the work of these.
         periodic_announce: None,
         periodic_announce_to_down_members: None,
-        // Sent only while there is news.
+        // Gossip is sent only while there is news.
         periodic_gossip: Some(PeriodicParams {
             frequency: config.probe_interval * 2 / 5,
             num_members: three,

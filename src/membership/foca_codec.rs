@@ -1,8 +1,8 @@
-//! The failure detector: `foca` behind a layout of its own.
+//! The failure detector: `foca` with a packet layout of this library.
 //!
-//! Inside, a member is two numbers: its run, and how often it had to come back from having been called dead. What
-//! belongs to them (name, address, metadata) is kept by [`super`]. A packet is laid out in fixed sizes, so that what
-//! it says can be read beside `foca`:
+//! For `foca` a member is two numbers: its run, and its generation: how often it came back from having been called
+//! down. Its name, address and metadata are kept by [`super`]. The fields of a packet have fixed sizes, so that its
+//! contents can be read beside `foca`:
 //!
 //! ```text
 //! sender's run 8, receiver's run 8 (both known by the link and not sent), their generations 2 + 2,
@@ -15,11 +15,11 @@ use std::time::Duration;
 use bytes::{Buf, BufMut};
 use foca::{Header, Member, Message, OwnedNotification, Runtime, Timer};
 
-/// A member, as the failure detector knows it.
+/// A member, as the failure detector identifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SwimId {
     pub(super) run: u64,
-    /// How often this run came back from having been called dead.
+    /// How often this run came back from having been called down.
     pub(super) generation: u16,
 }
 
@@ -39,30 +39,30 @@ impl foca::Identity for SwimId {
     }
 }
 
-/// The two runs that a packet begins with.
+/// The bytes of the two runs at the beginning of a packet.
 pub(super) const RUNS_BYTES: usize = 16;
 const SWIM_HEADER_BYTES: usize = RUNS_BYTES + 7;
 const ID_BYTES: usize = 10;
-/// One update.
+/// The bytes of one update.
 pub(super) const UPDATE_BYTES: usize = 13;
 const STATE_AT: usize = UPDATE_BYTES - 1;
 
 pub(super) const ALIVE: u8 = 0;
 pub(super) const SUSPECT: u8 = 1;
 pub(super) const DOWN: u8 = 2;
-/// On the wire only: down because it said so.
+/// Only on the wire: down, because the member said that it leaves.
 pub(super) const LEFT: u8 = 3;
 
 pub(super) const PING: u8 = 0;
 pub(super) const ACK: u8 = 1;
 pub(super) const FORWARDED_ACK: u8 = 5;
 
-/// Bytes that are no packet.
+/// The bytes are not a packet of the failure detector.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("not a packet of the failure detector")]
 pub(super) struct Malformed;
 
-/// The layout.
+/// Encodes and decodes packets in the layout of this module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SwimCodec;
 
@@ -187,7 +187,7 @@ fn body_bytes(tag: u8) -> usize {
     }
 }
 
-/// A ping that tells a member what it stands accused of. Its answer clears it, at least with the one who asks.
+/// A ping that tells a member that it is suspected. Its answer refutes that, at least for the member that asks.
 pub(super) fn accusation(own: SwimId, incarnation: u16, to: SwimId, suspected: u16, number: u8) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(SWIM_HEADER_BYTES + 3 + UPDATE_BYTES);
     let header = Header { src: own, src_incarnation: incarnation, dst: to, message: Message::Ping(number) };
@@ -195,18 +195,18 @@ pub(super) fn accusation(own: SwimId, incarnation: u16, to: SwimId, suspected: u
     bytes.put_u16(1);
     let update = Member::new(to, suspected, foca::State::Suspect);
     let told = told.and_then(|()| foca::Codec::encode_member(&mut SwimCodec, &update, &mut bytes));
-    told.expect("a vector takes everything");
+    told.expect("a vector has room");
     bytes
 }
 
-/// A packet, read beside `foca`.
+/// A packet, read independently of `foca`.
 #[derive(Debug)]
 pub(super) struct SwimPacket<'a> {
     bytes: &'a [u8],
     updates_at: usize,
 }
 
-/// What a packet says of one member.
+/// What a packet says about one member.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SwimUpdate<'a> {
     pub(super) id: SwimId,
@@ -215,7 +215,7 @@ pub(super) struct SwimUpdate<'a> {
 }
 
 impl<'a> SwimPacket<'a> {
-    /// `bytes` with the runs, and with nothing behind the updates.
+    /// `bytes` begin with the two runs and end with the updates. `None` if their length is wrong.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
         let tag = *bytes.get(SWIM_HEADER_BYTES - 1)?;
         let updates_at = SWIM_HEADER_BYTES + body_bytes(tag);
@@ -232,17 +232,17 @@ impl<'a> SwimPacket<'a> {
         self.bytes[SWIM_HEADER_BYTES - 1]
     }
 
-    /// How often the sender had to say that it lives.
+    /// The sender's incarnation: how often it had to say that it lives.
     pub(super) fn incarnation(&self) -> u16 {
         u16::from_le_bytes([self.bytes[RUNS_BYTES + 4], self.bytes[RUNS_BYTES + 5]])
     }
 
-    /// The probe's number, of those packets that have one.
+    /// The probe's number. Meaningless for packets that have none.
     pub(super) fn probe_id(&self) -> u8 {
         self.bytes.get(SWIM_HEADER_BYTES).copied().unwrap_or_default()
     }
 
-    /// Who is probed for another, or probes through another.
+    /// The run that is probed for another member, or that probes through another.
     pub(super) fn other(&self) -> Option<u64> {
         let mut rest = &self.bytes[SWIM_HEADER_BYTES..];
         (body_bytes(self.tag()) > 1).then(|| {
@@ -260,7 +260,8 @@ impl<'a> SwimPacket<'a> {
         })
     }
 
-    /// The packet anew, with these updates only, each of the generation and in the state that is wanted.
+    /// A copy of the packet with the updates for which `keep` returns a generation and a state, which replace their
+    /// own.
     pub(super) fn with_updates(&self, keep: impl Fn(&SwimUpdate<'_>) -> Option<(u16, u8)>) -> Vec<u8> {
         let mut bytes = self.bytes[..self.updates_at].to_vec();
         if self.bytes.len() == self.updates_at {
@@ -282,7 +283,7 @@ impl<'a> SwimPacket<'a> {
     }
 }
 
-/// What `foca` wants done.
+/// The effects that `foca` asks for.
 #[derive(Debug, Default)]
 pub(super) struct FocaEffects {
     pub(super) packets: Vec<(SwimId, Vec<u8>)>,

@@ -1,7 +1,8 @@
-//! The roster: who is believed to live, compared in buckets and mended where two nodes differ.
+//! The roster: who is believed to live, compared in buckets and completed where two nodes differ.
 //!
-//! A frame holds the sender's buckets, records, or both. Whoever receives buckets answers with its records of those
-//! that differ, and with its own buckets if they were asked for; so the one that began knows what to send in turn.
+//! A frame holds the sender's buckets, member records, or both. The receiver of buckets answers with its records of the
+//! buckets that differ, and with its own buckets if they were asked for. So the node that began knows what to send in
+//! turn.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,15 +14,15 @@ use crate::store::digest::fingerprint;
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
 
-/// Pieces in which rosters are compared.
+/// The number of buckets in which rosters are compared.
 pub(super) const ROSTER_BUCKETS: usize = 64;
 
-/// What stands in front of the buckets, and whether an answer shall bring the other side's.
+/// The first byte of a frame: no buckets follow; buckets that ask for the receiver's; buckets that do not.
 const NONE: u8 = 0;
 const ASKING: u8 = 1;
 const ANSWERING: u8 = 2;
 
-/// A record of a member that lives, and of one that left.
+/// The state in a record: the member lives, or has left.
 const LIVES: u8 = 0;
 const LEFT: u8 = 1;
 
@@ -35,8 +36,8 @@ pub(super) fn write_contact(writer: &mut Writer, member: &Member) {
     writer.u16_le(member.addr.port());
 }
 
-/// A member without its metadata; nothing if it can be read but is none that is kept, so that what follows it still is
-/// read.
+/// Reads a member without its metadata. `Ok(None)` if it can be read but is not acceptable, so that reading goes on
+/// behind it.
 pub(super) fn read_contact(reader: &mut Reader<'_>) -> Result<Option<Member>, WireError> {
     let run = reader.u64_le()?;
     let name = reader.bytes()?;
@@ -65,7 +66,7 @@ fn write_record(writer: &mut Writer, member: &Member, id: SwimId, incarnation: u
     }
 }
 
-/// A member as another node tells it.
+/// A member, as another node's roster shows it.
 struct RosterEntry {
     member: Member,
     generation: u16,
@@ -73,8 +74,8 @@ struct RosterEntry {
     has_left: bool,
 }
 
-/// A record; nothing if it can be read but is none that is kept. An honest peer may pass on what another one has taken
-/// in: what is wrong with one record says nothing about the link or about the records behind it.
+/// Reads a record. `Ok(None)` if it can be read but is not acceptable: a correct peer may forward what another one has
+/// taken in, so one bad record says nothing about the link or about the records behind it.
 fn read_record(reader: &mut Reader<'_>) -> Result<Option<RosterEntry>, WireError> {
     let contact = read_contact(reader)?;
     let (generation, incarnation) = (reader.u16_le()?, reader.u16_le()?);
@@ -96,7 +97,7 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Option<RosterEntry>, WireError
     let Some(mut member) = contact else { return Ok(None) };
     member.meta_version = meta_version;
     if let Some((app_version, meta, is_whole)) = about {
-        // Measured before anything of it is copied.
+        // Measured before any of it is copied.
         let bytes = meta.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         let text = |bytes| std::str::from_utf8(bytes).map(str::to_owned);
         let meta: Result<_, _> = match bytes + app_version.len() {
@@ -136,20 +137,20 @@ impl Members {
         *self.buckets.insert(buckets)
     }
 
-    /// A fingerprint of who is believed to live.
+    /// A fingerprint of all members that are believed to live.
     pub(crate) fn roster_hash(&mut self) -> u64 {
         let bytes: Vec<u8> = self.buckets().iter().flat_map(|bucket| bucket.to_le_bytes()).collect();
         fingerprint(1, &bytes)
     }
 
-    /// The frame that begins a comparison.
+    /// The frame that begins a comparison of rosters.
     pub(crate) fn compare_rosters(&mut self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Roster);
         self.write_buckets(&mut writer, ASKING);
         writer.finish()
     }
 
-    /// The frame that tells of this node alone.
+    /// The frame with this node's own record alone.
     pub(super) fn tell_own(&mut self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Roster);
         writer.byte(NONE);
@@ -163,7 +164,7 @@ impl Members {
         self.buckets().iter().for_each(|bucket| writer.varint(u64::from(*bucket)));
     }
 
-    /// Takes in a frame of a peer, and answers with frames.
+    /// Handles a roster frame of a peer. Returns the frames to answer with.
     pub(crate) fn roster(&mut self, now: Time, mut reader: Reader<'_>) -> Result<Vec<Vec<u8>>, WireError> {
         self.now = now;
         let kind = reader.byte()?;
@@ -218,8 +219,9 @@ impl Members {
         frames
     }
 
-    /// What a peer believes. That somebody is dead it may only say of those that said so themselves: everything else
-    /// the failure detector has to find, or a partition that heals would make each side call the other dead once more.
+    /// Takes in a peer's records. A record may call a member gone only if that member said itself that it leaves. All
+    /// other failures have to be found by the failure detector; otherwise, when a partition heals, each side would call
+    /// the other down once more.
     fn apply_roster(&mut self, records: Vec<RosterEntry>) {
         let mut doubts = Vec::new();
         for record in records {
@@ -248,7 +250,8 @@ impl Members {
             }
         }
         self.drain_foca();
-        // A peer says that they live, and here they are dead for good: let them speak for themselves.
+        // A peer says that these members live, and the failure detector here remembers them as down: they are asked
+        // themselves.
         doubts.retain(|id| self.members.get(&id.run).is_some_and(|known| !known.member.state.is_alive()));
         while doubts.len() > RECHECKS_MAX {
             let at = self.random.next_u64() as usize % doubts.len();

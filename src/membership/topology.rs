@@ -1,17 +1,19 @@
-//! The shape of the cluster: who is linked with whom, and who is sent what.
+//! The topology of the cluster: who is linked with whom, and which rows each link carries.
 //!
 //! Up to [`Config::mesh_members_max`](crate::Config::mesh_members_max) members everybody sends its writes to everybody.
-//! Above that, all members fall into groups by the hash of their name, about as many groups as members in half a
-//! group. A node is linked with its **mates**, the whole of its own group, and with one **delegate** in every other
-//! group. It sends its own writes to all of them, and each delegate passes them on to its mates ([`crate::replication::claims`]): two
-//! hops, and every write arrives once. Since the failure detector tells everybody who is there, every node finds its
-//! place by itself: there is no tree to be built, repaired or agreed upon. The members of a group deal the delegates of
-//! another one out among them ([`preferred`]), so that nobody has more to pass on than its mates; nodes that do not agree
-//! yet on how many groups there are miss or repeat some of each other's writes, and the checks repair that.
+//! Above that, the cluster is cut into 2^⌊(log2 n) / 2⌋ groups, about √n, by the hash of the members' names: 64 members
+//! make 8 groups of 8, 1,000 members 16 groups of about 62. A node is linked with its **mates**, the other members of
+//! its own group, and with one **delegate** in every other group. It sends its own writes to all of them, and each
+//! delegate forwards them to its mates ([`crate::replication::claims`]): two hops, and every write arrives once. Since
+//! the failure detector informs everybody about who lives, every node computes its place by itself: there is no tree to
+//! be built, repaired or agreed upon. The members of a group share out the delegates in another group among them
+//! ([`preferred`]), so that each delegate has about as much to forward as its mates. While nodes do not agree yet on
+//! the number of groups, they miss or repeat some of each other's writes, and the checks repair that.
 //!
-//! A delegate that does not confirm what it was sent in time ([`Members::note_ack`]) is passed over: the next one that is
-//! linked is sent the writes as well, until the first is back. In time is what is usual on its link: where links are full
-//! everybody is slow, and having the work done twice would keep them full for ever.
+//! A delegate whose acknowledgements are overdue ([`Members::note_ack`]) gets a substitute: the next linked member of
+//! its group is sent the writes as well, until the delegate acknowledges again. The timeout follows the usual round
+//! trip of the link on purpose: where links are full all acknowledgements are slow, and sending the writes twice would
+//! keep the links full for ever.
 
 use std::collections::BTreeSet;
 
@@ -19,35 +21,35 @@ use super::Members;
 use crate::store::change_log::LogFilter;
 use crate::store::digest::fingerprint;
 
-/// Members of one group that are dialled in the search for a delegate.
+/// The most members of one group that are dialled in the search for a delegate.
 const CANDIDATES_MAX: usize = 4;
-/// After so many dials in vain the next one is dialled as well.
+/// After this many failed dials of one candidate the next one is dialled as well.
 const DIALS_IN_VAIN: u32 = 2;
 
-/// What a link to a member is for.
+/// Which rows are sent over a link, and what becomes of the rows that arrive there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Route {
-    /// This node sends its writes there as they happen, and compares.
+    /// This node sends rows over the link as they are written, and sends checks.
     pub(crate) feeds: bool,
-    /// Which writes.
+    /// Which rows are sent.
     pub(crate) filter: LogFilter,
-    /// What comes from there is to be passed on.
+    /// The peer is in another group: rows that arrive from it are to be forwarded to the mates.
     pub(crate) is_other_group: bool,
 }
 
-/// See the module.
+/// This node's place in the cluster: its group, the other groups, and its delegates there.
 #[derive(Debug, Default)]
 pub(super) struct Topology {
     mates: BTreeSet<u64>,
-    /// The members of every other group, the preferred delegates first.
+    /// The members of every other group, preferred delegates first.
     groups: Vec<Vec<u64>>,
     delegates: BTreeSet<u64>,
-    /// Whom to be linked with.
+    /// The members to be linked with.
     pub(super) neighbours: BTreeSet<u64>,
     topology_version: u64,
 }
 
-/// How many bits of their hash divide so many members into groups.
+/// The number of bits of the name's hash that select the group. 0: there is one group.
 fn group_bits(members: usize, mesh_members_max: usize) -> u32 {
     if members <= mesh_members_max { 0 } else { members.ilog2() / 2 }
 }
@@ -56,16 +58,17 @@ fn group_of(name: &str, bits: u32) -> u64 {
     fingerprint(0, name.as_bytes()).checked_shr(64 - bits).unwrap_or(0)
 }
 
-/// How much a writer wants another run as its delegate. Whoever asks gets the same answer. Runs are random already, and
-/// this is asked for each pair of them whenever the members change: a hash that withstands an attacker would cost more.
+/// How much a writer prefers another run as its delegate. All nodes compute the same. Runs are random already, and this
+/// is computed for each pair of them whenever the members change: a hash that resists attackers would cost more.
 fn affinity(writer: u64, delegate: u64) -> u64 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
     let mixed = (writer ^ delegate.rotate_left(32)).wrapping_mul(ODD);
     (mixed ^ (mixed >> 32)).wrapping_mul(ODD)
 }
 
-/// Whom of another group this node prefers. The members of its own group choose in turn, each the one it wants most of
-/// those chosen least: so everybody gets as much to pass on as its mates, and one member more or less changes few choices.
+/// The member of another group that this node prefers as delegate. The members of its own group choose in turn; each
+/// takes the one that it prefers among those chosen least often. So every delegate gets as much to forward as its
+/// mates, and one member more or less changes few choices.
 fn preferred(own: u64, mates: &BTreeSet<u64>, group: &[u64]) -> u64 {
     let mut chosen = vec![0_u32; group.len()];
     let mut choose = |writer: u64| {
@@ -79,7 +82,7 @@ fn preferred(own: u64, mates: &BTreeSet<u64>, group: &[u64]) -> u64 {
 }
 
 impl Members {
-    /// What a link to this run is for.
+    /// The route of a link to this run.
     pub(crate) fn route(&self, run: u64) -> Route {
         let Topology { mates, groups, delegates, .. } = &self.topology;
         let is_one = groups.is_empty();
@@ -90,30 +93,30 @@ impl Members {
         Route { feeds: delegates.contains(&run), filter: LogFilter::Own, is_other_group: !is_one }
     }
 
-    /// Grows whenever [`Members::route`] may answer something else.
+    /// Grows whenever [`Members::route`] may return something else.
     pub(crate) fn topology_version(&self) -> u64 {
         self.topology.topology_version
     }
 
-    /// Which group a member belongs to.
+    /// The number of the group that a member belongs to.
     pub(crate) fn group(&self, run: u64) -> u64 {
         let bits = group_bits(self.living(), self.config.mesh_members_max);
         self.members.get(&run).map_or(0, |known| group_of(&known.member.name, bits))
     }
 
-    /// How many of the other members that live belong to a group.
+    /// How many living members, without this node, belong to a group.
     pub(crate) fn group_len(&self, group: u64) -> usize {
         let bits = group_bits(self.living(), self.config.mesh_members_max);
         let alive = self.members.values().filter(|known| known.member.state.is_alive());
         alive.filter(|known| group_of(&known.member.name, bits) == group).count()
     }
 
-    /// How many members there are in this node's own group, without itself.
+    /// How many members this node's own group has, without itself.
     pub(crate) fn mates(&self) -> usize {
         self.topology.mates.len()
     }
 
-    /// A peer has confirmed what it was sent, or has not in time.
+    /// Records that a peer has acknowledged rows, or that an acknowledgement is overdue.
     pub(crate) fn note_ack(&mut self, run: u64, in_time: bool) {
         if let Some(known) = self.members.get_mut(&run)
             && (known.acks_on_time, known.is_ack_overdue) != (known.acks_on_time || in_time, !in_time)
@@ -123,7 +126,7 @@ impl Members {
         }
     }
 
-    /// Finds this node's place among all that live.
+    /// Computes this node's place among the living members.
     pub(super) fn set_topology(&mut self) {
         self.is_stale = false;
         let alive = || self.members.values().filter(|known| known.member.state.is_alive());
@@ -147,11 +150,13 @@ impl Members {
         self.choose_delegates();
     }
 
-    /// In every other group sends to the first that confirms what it is sent, and looks for links to those before it.
+    /// Chooses the delegates: in every other group the linked members up to the first one that acknowledges in time.
+    /// Its neighbours there are the candidates up to the first one that is linked and not overdue, or that is not
+    /// linked and was dialled less than `DIALS_IN_VAIN` times.
     pub(super) fn choose_delegates(&mut self) {
         let (mut delegates, mut neighbours) = (BTreeSet::new(), self.topology.mates.clone());
         for group in &self.topology.groups {
-            // One that is late is sent everything all the same: how else would it show that it is back?
+            // One whose acknowledgements are overdue is still sent everything: only so can it show that it is back.
             for known in group.iter().filter_map(|run| self.members.get(run)).filter(|known| known.links > 0)
             {
                 delegates.insert(known.member.run);
@@ -171,7 +176,7 @@ impl Members {
         for run in
             neighbours.difference(&self.topology.neighbours).filter(|run| !self.topology.mates.contains(run))
         {
-            // Nobody else knows of this choice.
+            // The other side does not know of this choice and will not dial.
             if let Some(known) = self.members.get_mut(run) {
                 known.dial_at = self.now.mono;
                 self.tend_at = self.now.mono;
@@ -191,7 +196,7 @@ mod tests {
     use super::super::{KnownMember, MemberState, Members};
     use super::*;
 
-    /// What every node of a cluster of that many makes of it, where all are linked as they wish.
+    /// The state of every node in a cluster of that many members, where every wanted link exists.
     fn cluster(count: u64) -> BTreeMap<u64, Members> {
         let one = |own: u64| {
             let mut one = members();
@@ -275,7 +280,7 @@ mod tests {
         };
         assert_eq!(sent_to(own), group[..1]);
         own.note_ack(group[0], false);
-        assert_eq!(sent_to(own), group[..2], "the late one is sent everything all the same");
+        assert_eq!(sent_to(own), group[..2], "the overdue one is still sent everything");
         own.note_ack(group[1], false);
         assert_eq!(sent_to(own), group[..3]);
         own.note_ack(group[0], true);
@@ -283,6 +288,6 @@ mod tests {
         own.unlinked(group[0]);
         own.note_ack(group[1], true);
         assert_eq!(sent_to(own), [group[1]]);
-        assert!(own.topology.neighbours.contains(&group[0]), "it is looked for");
+        assert!(own.topology.neighbours.contains(&group[0]), "it is dialled again");
     }
 }

@@ -1,5 +1,5 @@
-//! A simulated disk: what an engine with a journal makes of a device that keeps only what was synced, loses, tears and
-//! reorders everything else in a crash, fails to sync, or is full.
+//! A simulated disk: an engine with a journal, on a device that keeps only what was synced. In a crash it loses, tears
+//! and reorders everything else. It can also fail to sync, or be full.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,35 +11,35 @@ use crate::replica::saved::{self, DiskChange, Saved, SavedError};
 use crate::replica::{Input, Persist};
 use crate::store::coverage::Clocks;
 
-/// Transactions kept apart, so that older states can be restored.
+/// The number of transactions that are kept apart, so that older states can be restored.
 const RECORDS_MAX: usize = 64;
 
-/// What is wrong with a node's disk.
+/// A fault of a node's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DiskFault {
-    /// Nothing more can be written. When the fault is mended the node's disk is back.
+    /// Nothing more can be written. When the fault ends, the node's disk is back.
     Full,
-    /// Syncing fails, and it is anybody's guess what was written. The node does without its disk until it is restarted.
+    /// Syncing fails, and what was written is unknown. The node runs without its disk until it is restarted.
     SyncFails,
 }
 
 /// The disk of one node.
 #[derive(Debug, Default)]
 pub(super) struct SimDisk {
-    /// What the oldest kept transactions came to.
+    /// The state before the oldest transaction that is kept apart.
     last_transaction: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The journal: one write per transaction.
     records: VecDeque<Vec<u8>>,
-    /// How many of them no crash can touch.
+    /// How many of them are synced, so that no crash changes them.
     synced: usize,
     sequence: u64,
     staged: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     fault: Option<DiskFault>,
     has_failed: bool,
-    /// A transaction was written and waits for its sync.
+    /// A transaction was written and is waiting for its sync.
     is_pending: bool,
-    /// What the transactions under way claim, and what was acknowledged as durable.
+    /// What the latest transaction claims, and what was acknowledged as durable.
     claimed: Clocks,
     acknowledged_durable: Clocks,
     takes_torn: bool,
@@ -72,10 +72,10 @@ impl SimDisk {
         }
     }
 
-    /// Loses, tears or keeps each write that was not synced, by itself.
+    /// Loses, tears or keeps each write that was not synced, independently of the others.
     fn crash(&mut self, random: &mut impl Rng) {
         for record in self.records.range_mut(self.synced..) {
-            // Of a write's pages any may be there, whatever their order was.
+            // Any pages of a write may be on the device, in whatever order they were written.
             let at = random.next_u32() as usize % record.len();
             let end = at + random.next_u32() as usize % (record.len() - at);
             match random.next_u32() % 5 {
@@ -88,7 +88,8 @@ impl SimDisk {
         }
     }
 
-    /// Opens the disk again, as an engine does: the journal ends where it no longer makes sense.
+    /// Opens the disk again, as an engine does: the journal ends before the first record that is damaged or out of
+    /// sequence.
     fn open(&mut self) -> Result<Saved, SavedError> {
         let last = |records: &VecDeque<Vec<u8>>| records.front().and_then(|r| saved::unseal_changes(r));
         let mut expected = last(&self.records).map(|(sequence, _)| sequence);
@@ -134,20 +135,20 @@ fn apply(map: &mut BTreeMap<Vec<u8>, Vec<u8>>, changes: Vec<DiskChange>) {
     }
 }
 
-/// With what a crashed node comes back.
+/// The state of its disk with which a crashed node comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Disk {
-    /// With nothing.
+    /// Nothing.
     Blank,
-    /// With what its disk kept when it crashed.
+    /// What the disk kept in the crash.
     Latest,
-    /// With what its disk had this many transactions earlier: a restored backup.
+    /// What the disk held this many transactions earlier: a restored backup.
     Older(usize),
 }
 
 impl Sim {
-    /// Gives a node's disk a fault, or mends it.
+    /// Gives a node's disk a fault, or ends its fault.
     pub fn disk_fault(&mut self, i: usize, fault: Option<DiskFault>) {
         let disk = &mut self.nodes[i].disk;
         let is_mended = disk.fault == Some(DiskFault::Full) && fault.is_none() && disk.has_failed;
@@ -161,7 +162,7 @@ impl Sim {
         }
     }
 
-    /// Writes what a node has for its disk. When it is safe is another matter.
+    /// Writes what a node has for its disk. The sync comes later.
     pub(super) fn write_disk(&mut self, i: usize) {
         let node = &mut self.nodes[i];
         let (Some(replica), disk) = (&mut node.replica, &mut node.disk) else { return };
@@ -181,7 +182,7 @@ impl Sim {
             disk.is_pending = true;
             disk.write();
             if disk.fault == Some(DiskFault::Full) {
-                // As much as there was room for.
+                // Only as much as there was room for.
                 disk.has_failed = true;
                 disk.records.back_mut().expect("just written").truncate(20);
             }
@@ -214,7 +215,7 @@ impl Sim {
         self.nodes[i].disk.crash(&mut self.random);
     }
 
-    /// What a node's disk gives back.
+    /// Opens a node's disk in one of its states. `None` if the node has no disk.
     pub(super) fn open_disk(&mut self, i: usize, which: Disk) -> Option<Saved> {
         if !self.nodes[i].has_disk {
             return None;
@@ -237,7 +238,7 @@ impl Sim {
         }
     }
 
-    /// Nothing that was acknowledged as durable may be missing after a restart.
+    /// Fails if something that was acknowledged as durable is missing after a restart.
     pub(super) fn check_durability(&mut self, i: usize) {
         let node = &self.nodes[i];
         let Some(replica) = &node.replica else { return };
@@ -247,7 +248,7 @@ impl Sim {
         }
     }
 
-    /// After damage the node claims less, and so does its disk.
+    /// After damage the node claims less, and so does its disk: nothing counts as acknowledged as durable any more.
     pub(super) fn void_promises(&mut self, i: usize) {
         self.nodes[i].disk.acknowledged_durable = Clocks::new();
         self.nodes[i].disk.claimed = Clocks::new();

@@ -1,4 +1,5 @@
-//! The faults that a simulation can have at will.
+//! The faults that a simulation can cause: partitions, held-back traffic, crashes, wrong clocks, garbled data and
+//! damage.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::replica::LinkId;
 #[cfg(feature = "__controls")]
 use crate::store::entry;
 
-/// Length, version and kind of a frame: to change these breaks the link and tests nothing else.
+/// Length, version and kind of a frame. To change these breaks the link and tests nothing else.
 const FRAME_HEAD_BYTES: usize = 6;
 
 impl Sim {
@@ -23,7 +24,7 @@ impl Sim {
         }
     }
 
-    /// Cuts one direction between two nodes. What is sent that way vanishes until the link is given up.
+    /// Cuts one direction between two nodes. What is sent in it is lost until the link breaks.
     pub fn cut(&mut self, from: usize, to: usize) {
         self.cuts.insert((from, to));
         let ids: Vec<LinkId> = self.between(from, to);
@@ -33,13 +34,13 @@ impl Sim {
         }
     }
 
-    /// Mends all cuts.
+    /// Ends all cuts.
     pub fn heal(&mut self) {
         self.cuts.clear();
     }
 
-    /// Changes what [`Sim::loss`] said, from now on: the share of all datagrams that is lost, those to members that are
-    /// not linked included.
+    /// Replaces the value of [`Sim::loss`] from now on: the share of all datagrams that is lost, including those to
+    /// members that are not linked.
     pub fn set_loss(&mut self, loss: f64) {
         self.loss = loss;
     }
@@ -50,7 +51,7 @@ impl Sim {
         self.holds.insert((from, to));
     }
 
-    /// Lets everything arrive that was held back between two nodes, in its order.
+    /// Delivers everything that was held back between two nodes, in its order.
     pub fn resume_traffic(&mut self, from: usize, to: usize) {
         self.holds.remove(&(from, to));
         self.reawaken();
@@ -68,7 +69,7 @@ impl Sim {
         from.is_some_and(|from| self.holds.contains(&(from, to)))
     }
 
-    /// Makes a node pass on the writes of others, or not, while it runs.
+    /// Makes a running node forward the writes of others, or stop doing so.
     pub fn relay(&mut self, i: usize, on: bool) {
         self.nodes[i].config.relay = on;
         if let Some(replica) = &mut self.nodes[i].replica {
@@ -77,12 +78,12 @@ impl Sim {
         }
     }
 
-    /// Breaks the link between two nodes; it is made again soon.
+    /// Breaks the links between two nodes. Without [`Sim::seeds`] the simulator makes them again soon.
     pub fn break_between(&mut self, a: usize, b: usize) {
         self.between(a, b).into_iter().for_each(|id| self.break_link(id));
     }
 
-    /// Ends a node in the middle of whatever it does.
+    /// Ends a node at once, in the middle of its work.
     pub fn crash(&mut self, i: usize) {
         if self.nodes[i].replica.take().is_some() {
             self.crash_disk(i);
@@ -97,46 +98,46 @@ impl Sim {
         ids.into_iter().for_each(|id| self.break_link(id));
     }
 
-    /// Nobody hears that these links are gone: that is what the failure detector is for.
+    /// Removes the links of a node without telling anybody: to notice that is the failure detector's task.
     fn forget_links(&mut self, i: usize) {
         self.links.retain(|_, link| !link.ends.contains(&i));
     }
 
-    /// Starts a crashed node with what its disk had, or blank if it has none.
+    /// Starts a crashed node with what its disk kept, or blank if it has no disk.
     pub fn restart(&mut self, i: usize) {
         self.restart_with(i, Disk::Latest);
     }
 
-    /// Starts a crashed node with some state of its disk.
+    /// Starts a node with the given state of its disk. A running node is crashed first.
     pub fn restart_with(&mut self, i: usize, disk: Disk) {
         if self.is_up(i) {
             self.crash(i);
         } else if self.seeds.is_some() {
-            // Of a node that left, in case its last word was lost.
+            // The node may have left, and the notice of that may have been lost.
             self.forget_links(i);
         }
         let saved = self.open_disk(i, disk);
         self.start(i, saved);
     }
 
-    /// Gives a node another configuration, as from its next start on.
+    /// Gives a node another configuration. It takes effect at its next start.
     pub fn reconfigure(&mut self, i: usize, config: Config) {
         self.nodes[i].config = config;
     }
 
-    /// Sets how far a node's wall clock is off.
+    /// Sets by how many milliseconds a node's wall clock is ahead, or behind if negative.
     pub fn skew(&mut self, i: usize, ms: i64) {
         self.nodes[i].skew_ms = ms;
     }
 
-    /// Makes a node's clocks run too fast, or too slow, by so many millionths.
+    /// Makes a node's clocks run too fast by this many millionths, or too slow if negative.
     pub fn drift(&mut self, i: usize, ppm: i64) {
         let node = &mut self.nodes[i];
         node.drifting_clock = DriftingClock { since: self.now, own: node.drifting_clock.read(self.now), ppm };
     }
 
-    /// Changes some bytes in this share, 0 to 1, of what a node sends, as a faulty or hostile member would. What it says
-    /// then may be well formed and wrong, so that the oracle has no answer: use [`Sim::without_checks`].
+    /// Changes some bytes in this share, 0 to 1, of what a node sends, as a faulty or hostile member would. The result
+    /// may be well formed and wrong, and the oracle cannot judge that: use [`Sim::without_checks`].
     pub fn garble(&mut self, i: usize, share: f64) {
         self.nodes[i].garbling = share;
     }
@@ -154,12 +155,13 @@ impl Sim {
         bytes
     }
 
-    /// Makes everything on the way to and from a node take this many times as long.
+    /// Multiplies the delay of everything on the way to and from a node by this factor.
     pub fn slow(&mut self, i: usize, factor: u32) {
         self.nodes[i].slowness = factor.max(1);
     }
 
-    /// Loses an entry of a register together with its part of the digest, so that no check of the node itself finds it.
+    /// Removes an entry of a register together with its share of the digest, so that the node's own integrity checks
+    /// cannot find it.
     #[cfg(feature = "__controls")]
     #[doc(hidden)]
     pub fn misplace(&mut self, i: usize, key: &str) -> bool {
@@ -169,7 +171,7 @@ impl Sim {
         replica.store.misplace(&stored)
     }
 
-    /// Loses an entry of a register behind the replica's back.
+    /// Removes an entry of a register, or changes one bit of its values, without the replica's knowledge.
     #[cfg(feature = "__controls")]
     #[doc(hidden)]
     pub fn damage(&mut self, i: usize, key: &str, flip: bool) -> bool {

@@ -1,5 +1,5 @@
-//! Elections in the simulator, and the check that goes with them: at every true instant at most one node holds a lease
-//! by its own clock, and tokens grow. Only where the simulation has [`Sim::seeds`]: voters are members.
+//! Elections in the simulator, and their check: at every instant of true time at most one node holds a lease by its own
+//! clock, and tokens grow. Only for simulations with [`Sim::seeds`], because voters are members.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use crate::election::{Leader, LeaseId, LeaseState};
 use crate::error::ElectionError;
 use crate::time::Stamp;
 
-/// What nodes campaign for, and what was granted so far.
+/// The campaigns of all nodes, and the tokens that were granted so far.
 #[derive(Debug, Default)]
 pub(super) struct LeaseOracle {
-    /// By node, its start and the campaign.
+    /// By node, number of its start and campaign: the name of the lease and the state that was reported last.
     campaigns: BTreeMap<(usize, u64, LeaseId), (String, LeaseState)>,
     /// The last token of each lease.
     tokens: BTreeMap<String, Stamp>,
@@ -19,17 +19,17 @@ pub(super) struct LeaseOracle {
 }
 
 impl Sim {
-    /// The token of the last holder of a lease, in the whole cluster.
+    /// The token of the latest holder of a lease in the whole cluster.
     pub fn last_token(&self, name: &str) -> Option<Stamp> {
         self.leaders.tokens.get(name).copied()
     }
 
-    /// How often any lease was won so far.
+    /// How many times leases were won so far.
     pub fn terms(&self) -> u64 {
         self.leaders.terms
     }
 
-    /// The nodes that hold a lease by their own clocks, those whose process is stopped included.
+    /// The nodes that hold a lease by their own clocks, including those whose process is stopped.
     pub fn holders(&self, name: &str) -> Vec<(usize, Stamp)> {
         let holds = |i: &usize| self.nodes[*i].replica.as_ref()?.holds(self.time(*i), name);
         (0..self.nodes.len()).filter_map(|i| Some((i, holds(&i)?))).collect()
@@ -48,7 +48,7 @@ impl Sim {
         }
     }
 
-    /// At most one node holds a lease.
+    /// Fails if more than one node holds a lease.
     pub(super) fn check_leaders(&self) {
         for name in self.leaders.tokens.keys().filter(|_| self.checks) {
             let holders = self.holders(name);
@@ -68,7 +68,7 @@ impl SimNode<'_> {
         self.begin_campaign(name, value.as_ref(), false)
     }
 
-    /// Tries once to get a lease.
+    /// Tries once to win a lease.
     ///
     /// # Errors
     /// See [`ElectionError`]; nothing began then.
@@ -92,7 +92,7 @@ impl SimNode<'_> {
         self.sim.drain(self.i);
     }
 
-    /// Changes what a leader says about itself.
+    /// Changes the value that a leader publishes.
     ///
     /// # Errors
     /// If the value is too large, or the lease is not held.
@@ -103,7 +103,7 @@ impl SimNode<'_> {
         told
     }
 
-    /// What has become of a campaign of this run, as its process has been told.
+    /// The state of a campaign of this run, as it was last reported to its process.
     pub fn lease(&mut self, id: LeaseId) -> Option<LeaseState> {
         let key = (self.i, self.sim.nodes[self.i].starts, id);
         self.sim.leaders.campaigns.get(&key).map(|(_, state)| *state)
@@ -126,12 +126,13 @@ impl SimNode<'_> {
         observed
     }
 
-    /// Who holds an observed lease; nothing as long as that is not known.
+    /// The holder of an observed lease, if any. `None` as long as that is unknown.
     pub fn leader(&mut self, name: &str) -> Option<Option<Leader>> {
         self.replica().0.leader(name).cloned()
     }
 
-    /// The name of the member whom a lease falls to as this node sees the members.
+    /// The name of the member that a lease of this name falls to, as this node sees the members. Other nodes may see
+    /// another.
     pub fn leader_hint(&mut self, name: &str) -> Option<String> {
         self.replica().0.leader_hint(name).map(|member| member.name.clone())
     }

@@ -1,4 +1,4 @@
-//! Simulated nodes that find each other by themselves: addresses, packets, dialling, pauses.
+//! Simulated nodes that find each other by themselves: addresses, datagrams, dialling, pauses.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,48 +7,48 @@ use super::{Sim, SimEvent};
 use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN};
 use crate::replica::{Input, LinkId, Output, Replica};
 
-/// Where node `i` is; after each move somewhere else.
+/// The address of node `i`. It differs after each move.
 pub(super) fn addr(i: usize, moves: u8) -> SocketAddr {
     let [.., a, b] = (i as u32).to_be_bytes();
     SocketAddr::from(([10, moves, a, b], 7_400))
 }
 
 impl Sim {
-    /// Lets the nodes that are added after this find each other through these seeds, as real ones do, instead of
-    /// linking them all.
+    /// Lets the nodes that are added after this find each other through these seeds, as real nodes do. The simulator
+    /// links none of them.
     #[must_use]
     pub fn seeds(mut self, seeds: &[usize]) -> Self {
         self.seeds = Some(seeds.to_vec());
         self
     }
 
-    /// What nodes told of members since the last call: when, which node, what.
+    /// The member events since the last call: when, at which node, what.
     pub fn member_events(&mut self) -> Vec<(Duration, usize, MemberEvent)> {
         std::mem::take(&mut self.member_events)
     }
 
-    /// How many datagrams and stream frames all nodes have sent.
+    /// The number of datagrams and stream frames that all nodes have sent.
     pub fn sendings(&self) -> u64 {
         self.sendings
     }
 
-    /// The name under which a node appears as a member.
+    /// The name of a node as a member.
     pub fn name(&self, i: usize) -> String {
         format!("n{i}")
     }
 
-    /// Stops a node's process in the middle of whatever it does, without ending it. What arrives waits for it.
+    /// Stops a node's process in the middle of its work, without ending it. What arrives waits.
     pub fn pause(&mut self, i: usize) {
         self.nodes[i].is_paused = true;
     }
 
-    /// Lets a stopped process run on.
+    /// Lets a stopped process continue.
     pub fn resume(&mut self, i: usize) {
         self.nodes[i].is_paused = false;
         self.reawaken();
     }
 
-    /// Gives a node another address, as from its next start on.
+    /// Gives a node another address, which it publishes from its next start on. The old address stops working at once.
     pub fn relocate(&mut self, i: usize) {
         let moves = match self.nodes[i].addr.ip() {
             std::net::IpAddr::V4(ip) => ip.octets()[1].wrapping_add(1),
@@ -67,7 +67,8 @@ impl Sim {
         let links: Vec<(LinkId, usize)> =
             own.filter_map(|(id, _)| Some((*id, self.other_end(*id, i)?))).collect();
         for (id, to) in links {
-            // The end of a connection is told by one packet. The frame that tells it too may arrive without that.
+            // One packet tells that a connection was closed. The frame that tells it too may arrive without that
+            // packet.
             if !self.chance(self.loss) {
                 let later = self.flight(i, to);
                 self.schedule(later, SimEvent::Farewell(id, to, true));
@@ -86,7 +87,7 @@ impl Sim {
         }
     }
 
-    /// Whether what happens concerns a node whose process does not run.
+    /// Whether an event has to wait because its node's process is stopped.
     pub(super) fn is_asleep(&self, happening: &SimEvent) -> bool {
         let to = match happening {
             SimEvent::Datagram(_, to, _)
@@ -132,12 +133,12 @@ impl Sim {
             Output::Seek => {
                 let seeds = self.seeds.clone().unwrap_or_default();
                 for seed in seeds {
-                    // Their addresses are looked up anew each time.
+                    // The addresses of seeds are looked up at each attempt.
                     self.dial(i, self.nodes.get(seed).map_or(addr(seed, 0), |node| node.addr));
                 }
             }
             Output::Member(event) => self.member_events.push((self.now, i, event)),
-            _ => unreachable!("only what concerns members comes here"),
+            _ => unreachable!("only member outputs come here"),
         }
     }
 

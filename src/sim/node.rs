@@ -1,4 +1,4 @@
-//! The verbs of a simulated node.
+//! Simulated nodes: reads, writes, batches, sets, counters and watches, with the verbs of `Node`.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -30,7 +30,7 @@ impl<'a> SimNode<'a> {
         (self.sim.nodes[self.i].replica.as_mut().expect("it is up"), now)
     }
 
-    /// Does one write, tells the oracle, and lets the node act on it.
+    /// Does one write, records it for the oracle, and carries out the node's outputs.
     fn write(
         &mut self,
         key: &[u8],
@@ -44,7 +44,7 @@ impl<'a> SimNode<'a> {
             let dot_set = replica.store.dot_set(key).map(|(dot_set, _)| dot_set);
             let is_put = dot_set.is_some();
             let expires = dot_set.and_then(|dot_set| dot_set.dots().last()).map_or(0, Dot::expires);
-            // Where the writer's clock is ahead, the value has lived as long as was asked for before its time has come.
+            // If the writer's clock is ahead, the value has lived for the time asked for before its expiry has come.
             let until = match expires {
                 0 => 0,
                 _ => expires.min(self.sim.wall_ms() + expires.saturating_sub(now.wall_ms())),
@@ -55,18 +55,18 @@ impl<'a> SimNode<'a> {
         Ok(stamp)
     }
 
-    /// By how many bytes the middle one of this node's peers is behind.
+    /// The median peer's lag, in bytes.
     pub fn median_lag(&mut self) -> u64 {
         self.replica().0.median_lag()
     }
 
-    /// Everybody that this node knows of, itself first. Only where the simulation has [`Sim::seeds`].
+    /// All members that this node knows, itself first. Empty unless the simulation has [`Sim::seeds`].
     pub fn members(&mut self) -> Vec<Member> {
         let (replica, _) = self.replica();
         replica.own_member().into_iter().chain(replica.members()).cloned().collect()
     }
 
-    /// Changes what this node tells about itself. False, and nothing changed, if that is too much.
+    /// Changes this node's metadata. False, with nothing changed, if it exceeds a limit.
     pub fn set_meta(&mut self, meta: BTreeMap<String, String>) -> bool {
         let (replica, _) = self.replica();
         let told = replica.set_meta(meta);
@@ -102,19 +102,19 @@ impl<'a> SimNode<'a> {
         let stamp = self.write(&Self::register(key), |replica, now| {
             replica.put_with(now, key, value, &options).map(Some)
         })?;
-        Ok(stamp.expect("a put is an event"))
+        Ok(stamp.expect("a put has a stamp"))
     }
 
-    /// Deletes a key. `None` if it holds nothing here.
+    /// Deletes a key. `None` if the key holds nothing on this node.
     ///
     /// # Errors
-    /// If the key is not a key.
+    /// See [`WriteError`]; nothing is written then.
     pub fn delete(&mut self, key: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
         let key = key.as_ref();
         self.write(&Self::register(key), |replica, now| replica.delete(now, key))
     }
 
-    /// Deletes a key under a condition, which is compared with what is held here.
+    /// Deletes a key under a condition, which is compared with what this node holds.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -129,18 +129,18 @@ impl<'a> SimNode<'a> {
         replica.get(now, key.as_ref())
     }
 
-    /// All entries whose key begins like this, in key order.
+    /// All entries whose keys begin with this prefix, in key order.
     pub fn scan(&mut self, prefix: impl AsRef<str>) -> Vec<Entry> {
         let (replica, now) = self.replica();
         replica.scan(now, prefix.as_ref())
     }
 
-    /// How many entries are held, those of sets and counters included.
+    /// The number of entries held, including those of sets and counters.
     pub fn len(&mut self) -> usize {
         self.replica().0.len()
     }
 
-    /// Whether nothing is held.
+    /// Whether the node holds no entries.
     pub fn is_empty(&mut self) -> bool {
         self.len() == 0
     }
@@ -160,12 +160,12 @@ impl<'a> SimNode<'a> {
         SimCounter { node: SimNode { sim: self.sim, i: self.i }, name: name.into() }
     }
 
-    /// Watches all keys that begin like this. It lasts until the node stops.
+    /// Watches all keys that begin with this prefix. The watch ends when the node stops.
     pub fn watch(&mut self, prefix: impl AsRef<str>) -> SimWatch {
         SimWatch::new(self, Self::register(prefix.as_ref()))
     }
 
-    /// How far the node is in catching up with the others.
+    /// The node's progress in catching up with the others.
     pub fn joining(&mut self) -> JoinProgress {
         let progress = self.replica().0.join_progress();
         let donor = self.replica().0.donor().and_then(|link| self.sim.other_end(link, self.i));
@@ -179,7 +179,7 @@ impl<'a> SimNode<'a> {
         node.replica.as_ref().map_or_else(Vec::new, |replica| node.arrivals.figures(now, replica))
     }
 
-    /// What the node holds and has seen.
+    /// A summary of what the node holds and has merged.
     pub fn status(&mut self) -> Status {
         self.replica().0.status()
     }
@@ -207,7 +207,7 @@ impl SimBatch<'_> {
         self
     }
 
-    /// Applies all of them or, if one is not acceptable, none.
+    /// Applies all writes in one step, or none if one is refused.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -249,19 +249,19 @@ impl SimSet<'_> {
     /// Adds an element.
     ///
     /// # Errors
-    /// If a name is not acceptable.
+    /// See [`WriteError`]; nothing is written then.
     pub fn add(&mut self, element: impl AsRef<str>) -> Result<Stamp, WriteError> {
         let (name, element) = (self.name.clone(), element.as_ref());
         let stamp = self
             .node
             .write(&self.key(element), |replica, now| replica.set_add(now, &name, element).map(Some))?;
-        Ok(stamp.expect("an add is an event"))
+        Ok(stamp.expect("an add has a stamp"))
     }
 
-    /// Removes an element, as far as this node has seen it added.
+    /// Removes an element, as far as this node has seen it added. `None` if the element is not in the set here.
     ///
     /// # Errors
-    /// If a name is not acceptable.
+    /// See [`WriteError`]; nothing is written then.
     pub fn remove(&mut self, element: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
         let (name, element) = (self.name.clone(), element.as_ref());
         self.node.write(&self.key(element), |replica, now| replica.set_remove(now, &name, element))
@@ -283,12 +283,12 @@ impl SimSet<'_> {
         self.node.replica().0.set_iter(&self.name).collect::<Vec<_>>().into_iter()
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     pub fn len(&mut self) -> usize {
         self.iter().count()
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&mut self) -> bool {
         self.len() == 0
     }
@@ -302,17 +302,17 @@ pub struct SimCounter<'a> {
 }
 
 impl SimCounter<'_> {
-    /// Adds to it.
+    /// Adds to the counter.
     ///
     /// # Errors
-    /// If the name is not acceptable or this process's share would overflow.
+    /// See [`WriteError`]; nothing is written then.
     pub fn add(&mut self, by: i64) -> Result<Stamp, WriteError> {
         let name = self.name.clone();
         let mut key = Vec::new();
         entry::counter_prefix(&name, &mut key);
         key.extend_from_slice(&self.node.replica().0.store.run.to_be_bytes());
         let stamp = self.node.write(&key, |replica, now| replica.counter_add(now, &name, by).map(Some))?;
-        Ok(stamp.expect("a step is an event"))
+        Ok(stamp.expect("a step has a stamp"))
     }
 
     /// Its value.
@@ -338,40 +338,40 @@ impl SimWatch {
         Self { i: node.i, starts, start, id: None, events: VecDeque::new() }
     }
 
-    /// Only the key that is named, not those that begin like it.
+    /// Watches the given key only, not all keys that begin with it.
     #[must_use]
     pub fn exact(mut self) -> Self {
         self.start.is_exact = true;
         self
     }
 
-    /// Goes on behind an event of an earlier watch, instead of beginning with the current values.
+    /// Continues after an event of an earlier watch, instead of beginning with the current values.
     #[must_use]
     pub fn resume_from(mut self, revision: Revision) -> Self {
         self.start.from = Some(revision);
         self
     }
 
-    /// Leaves out the current values.
+    /// Omits the current values.
     #[must_use]
     pub fn without_current(mut self) -> Self {
         self.start.skips_current = true;
         self
     }
 
-    /// Whether the node has stopped since: a watch ends with it.
+    /// Whether the watch has ended because its node has stopped since.
     pub fn is_over(&self, sim: &Sim) -> bool {
         sim.nodes[self.i].starts != self.starts || !sim.is_up(self.i)
     }
 
-    /// Ends the watch. One that is just dropped lasts as long as its node.
+    /// Ends the watch. A watch that is only dropped lasts until its node stops.
     pub fn close(self, sim: &mut Sim) {
         if let Some(id) = self.id.filter(|_| !self.is_over(sim)) {
             SimNode { sim, i: self.i }.into_replica().0.unwatch(id);
         }
     }
 
-    /// The next event, if there is one by now. None any more once the node has stopped.
+    /// The next event, if there is one by now. Always `None` once the node has stopped.
     pub fn next(&mut self, sim: &mut Sim) -> Option<WatchEvent> {
         loop {
             if let Some(event) = self.events.pop_front() {

@@ -1,7 +1,7 @@
-//! The oracle: the global history of events, and what every replica must hold because of it.
+//! The oracle: the global history of writes, and what every replica has to hold because of it.
 //!
-//! For every replica at every instant: a dot that it covers is held if and only if no event that it covers removed
-//! the dot. Everything else the library promises about convergence and deletes follows.
+//! The rule, for every replica at every instant: a dot that it covers is held if and only if no event that it covers
+//! removed the dot. All other promises of the library about convergence and deletes follow from this.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -9,17 +9,18 @@ use std::fmt::Write;
 use crate::store::Store;
 use crate::time::Stamp;
 
-/// One put or delete of one key.
+/// A put or delete of one key.
 #[derive(Clone, Debug)]
 pub(crate) struct OracleEvent {
     pub(crate) stamp: Stamp,
     /// The dots that the writer held under the key.
     pub(crate) removed: Vec<Stamp>,
     pub(crate) is_put: bool,
-    /// Until when, by a right clock, it has to be held if nothing removes it; or 0, if for ever.
+    /// Until when, by a correct clock, it has to be held if nothing removes it. 0: for ever.
     pub(crate) until_ms: u64,
-    /// It was stamped further ahead than any right clock permits, and its claim is told when its time has come. Until then
-    /// what it removed may be removed where it is not known, and it may be held where its removal is known.
+    /// Its stamp is further ahead than a correct clock permits, so it is claimed to peers only when that time has come.
+    /// Until then, what it removed may be gone on replicas that do not cover it; and its value may be held where its
+    /// removal is covered.
     pub(crate) is_ahead: bool,
 }
 
@@ -27,30 +28,30 @@ pub(crate) struct OracleEvent {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Oracle {
     events: BTreeMap<Vec<u8>, Vec<OracleEvent>>,
-    /// What a replica with this vector, and nothing beyond it, held.
+    /// The root of a replica with this vector (under this hash key) and nothing beyond it.
     roots: BTreeMap<(u64, (u64, u64)), u128>,
     has_expiries: bool,
-    /// A replica has given up its claims and covers its dots one by one. What it tells is true of the dots, but
-    /// no longer names the events that removed the others.
+    /// A replica has given up its claims and covers its dots one by one. What it sends is true for these dots, but does
+    /// not name the events that removed others.
     pub(crate) has_faults: bool,
 }
 
 impl Oracle {
-    /// Records one local event.
+    /// Records one local write.
     pub(crate) fn record(&mut self, key: &[u8], event: OracleEvent) {
         self.has_expiries |= event.until_ms != 0;
         self.events.entry(key.to_vec()).or_default().push(event);
     }
 
-    /// When the time has come of everything that was stamped ahead.
+    /// The latest wall-clock time of all stamps that were ahead.
     #[cfg(feature = "__controls")]
     pub(crate) fn last_ahead_ms(&self) -> Option<u64> {
         let ahead = self.events.values().flatten().filter(|event| event.is_ahead);
         ahead.map(|event| event.stamp.wall_ms()).max()
     }
 
-    /// Compares a replica with the history. What expires has to be held like everything else until its time has come by
-    /// the true clock.
+    /// Compares a replica with the history. Before its expiry by the true clock, a dot that expires has to be held like
+    /// any other.
     pub(crate) fn check(&mut self, store: &Store, wall_ms: u64) -> Result<(), String> {
         for (key, events) in &self.events {
             let dot_set: BTreeSet<Stamp> = store
@@ -101,7 +102,7 @@ impl Oracle {
         self.check_root(store)
     }
 
-    /// Equal `Coverage` means equal state.
+    /// Two replicas with equal coverage have to hold the same.
     fn check_root(&mut self, store: &Store) -> Result<(), String> {
         if !store.coverage.is_vector_only() || self.has_expiries {
             return Ok(());
@@ -110,7 +111,7 @@ impl Oracle {
         let root = store.root().sum();
         match self.roots.insert(at, root) {
             Some(other) if other != root => Err(format!(
-                "run {:x} has seen the same as another replica and holds something else",
+                "run {:x} covers the same as another replica and holds something else",
                 store.run
             )),
             _ => Ok(()),
