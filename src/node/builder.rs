@@ -115,7 +115,7 @@ impl Builder {
     }
 
     /// Where other nodes may be: addresses, or host names with a port, which are resolved again at every attempt. They
-    /// are tried for ever. A node without seeds begins a cluster, and is ready at once.
+    /// are tried for ever. A node without seeds waits to be dialled, and is ready at once.
     #[must_use]
     pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds.extend(seeds.into_iter().map(Into::into));
