@@ -91,7 +91,7 @@ pub enum StartError {
     /// The directory was written by a later version of this library.
     #[error(
         "the data directory {path} has layout version {version} of a later release of this library; it was left as it \
-         is. Start it with that release"
+         is. Start the node with that release"
     )]
     DataDirVersion {
         /// The directory.

@@ -32,10 +32,15 @@ use crate::replica::{Input, Lane, LinkId, WINDOW_BYTES};
 
 /// The process ends and may come back. Not 0, with which a connection is closed whose handle is merely dropped.
 pub(super) const CLOSE_ENDED: u32 = 6;
+/// The node leaves the cluster.
 pub(super) const CLOSE_LEFT: u32 = 1;
+/// Another link to the same run is kept, or the holder of a name did not answer.
 pub(super) const CLOSE_DUPLICATE: u32 = 2;
+/// The greeting was refused, or too many greetings are in progress.
 pub(super) const CLOSE_REFUSED: u32 = 3;
+/// A lane broke, or the replica wants the link broken.
 pub(super) const CLOSE_BROKEN: u32 = 4;
+/// The peer's certificate is no longer accepted.
 pub(super) const CLOSE_SECURITY: u32 = 5;
 
 /// Timeout of a greeting and its answer.
@@ -360,7 +365,7 @@ async fn write(
     let mut since_fit = 0;
     while let Some(frame) = frames.recv().await {
         let mut frame = Bytes::from(frame);
-        // A long frame counts chunk by chunk: over a slow link the whole frame may take longer than any timeout.
+        // A long frame counts chunk by chunk: over a slow link the whole frame may take longer than the timeouts.
         while !frame.is_empty() {
             let part = frame.split_to(frame.len().min(STREAM_CHUNK_BYTES));
             let bytes = part.len();
