@@ -1,17 +1,18 @@
-//! Places for connections that others began and that are no links yet.
+//! Admission: permits for incoming connections that are not links yet.
 //!
-//! Anybody can send the first packet of a handshake, under any source address. A node must not let that keep members
-//! out, so nothing here waits: a connection gets a place at once or is turned away. There are three kinds of places,
-//! and none of them can be filled by those who belong to another kind:
+//! Anybody can send the first packet of a handshake, with any source address. That must not keep members out, so
+//! nothing here waits: a connection gets a permit at once or is turned away. There are three kinds of permits, with
+//! separate limits, so that connections of one kind cannot use up those of another:
 //!
-//! * Handshakes from addresses that are not validated. The sender may not even receive what is sent to it. When these
-//!   places are taken, further senders are asked to prove that they receive packets (QUIC's Retry), which costs this
-//!   node one small packet and no memory.
-//! * Handshakes from validated addresses. When these are taken, the connection is refused; a node dials again.
-//! * Greetings: the handshake is over, the certificate is good. When these are taken, the connection is closed.
+//! * Handshakes from addresses that are not validated: the sender may not even receive what is sent to it. When these
+//!   permits are used up, further senders must first prove that they receive packets at their address (QUIC's Retry),
+//!   which costs this node one small packet and no memory.
+//! * Handshakes from validated addresses. When these are used up, the connection is refused; a node dials again.
+//! * Greetings: the handshake is complete and the certificate is valid. When these are used up, the connection is
+//!   closed.
 //!
-//! Each source address has a limit of its own. A stranger that answers Retry can therefore occupy the places of its own
-//! address and no others; a member behind the same address has to wait until one of them is free.
+//! Each source address has a limit of its own. A stranger that answers Retry can therefore use up the permits of its
+//! own address and no others; a member behind the same address has to wait until one of them is free.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,15 +21,15 @@ use std::time::Duration;
 
 /// Handshakes in progress from addresses that are not validated; beyond it, Retry.
 const UNVALIDATED_MAX: usize = 32;
-/// The same from one source; beyond it, Retry.
+/// The same for one source; beyond it, Retry.
 const UNVALIDATED_PER_SOURCE_MAX: usize = 8;
 /// Handshakes in progress from validated addresses; beyond it, refusal.
 const VALIDATED_MAX: usize = 64;
-/// The same from one source; beyond it, refusal. Several nodes may run on one machine or behind one router.
+/// The same for one source; beyond it, refusal. Several nodes may run on one machine or behind one router.
 const VALIDATED_PER_SOURCE_MAX: usize = 32;
 /// Greetings in progress; beyond it, the connection is closed.
 const GREETINGS_MAX: usize = 64;
-/// The same from one source; beyond it, the connection is closed.
+/// The same for one source; beyond it, the connection is closed.
 const GREETINGS_PER_SOURCE_MAX: usize = 32;
 
 /// A handshake from an address that is not validated is abandoned after this time. It covers one retransmission of the
@@ -53,7 +54,7 @@ impl From<IpAddr> for SourceAddr {
     }
 }
 
-/// Places of one kind, limited in total and for each source.
+/// The permits of one kind, limited in total and per source.
 #[derive(Debug)]
 struct Permits {
     max: usize,
@@ -64,11 +65,11 @@ struct Permits {
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
-    /// Sources without a place are not kept.
+    /// Permits in use by source. A source without any is removed, so that strangers cannot make the map grow.
     by_source: BTreeMap<SourceAddr, usize>,
 }
 
-/// A place that is taken; it is free again when this is dropped.
+/// A permit in use. Dropping it frees it.
 #[derive(Debug)]
 pub(super) struct Permit {
     places: Arc<Permits>,
@@ -110,17 +111,18 @@ impl Drop for Permit {
     }
 }
 
-/// What is done with the first packet of a handshake.
+/// What to do with the first packet of a handshake.
 #[derive(Debug)]
 pub(super) enum HandshakeVerdict {
-    /// The handshake goes on, for at most this time.
+    /// Continue the handshake, for at most this time.
     Accept(Permit, Duration),
-    /// The sender has to prove that it receives packets at its address.
+    /// Make the sender prove that it receives packets at its address.
     Retry,
+    /// Refuse the connection.
     Refuse,
 }
 
-/// All places of a node.
+/// All permits of a node.
 #[derive(Debug)]
 pub(super) struct Admission {
     unvalidated: Arc<Permits>,
@@ -137,7 +139,7 @@ impl Admission {
         }
     }
 
-    /// Decides about a handshake that somebody begins.
+    /// Decides about the first packet of a handshake.
     pub(super) fn handshake(&self, addr: IpAddr, is_validated: bool) -> HandshakeVerdict {
         let source = addr.into();
         if is_validated {
@@ -150,7 +152,7 @@ impl Admission {
         place.map_or(HandshakeVerdict::Retry, |place| HandshakeVerdict::Accept(place, UNVALIDATED_TIME_MAX))
     }
 
-    /// A place for the greeting over a connection whose handshake is over.
+    /// A permit for the greeting over a connection whose handshake is complete.
     pub(super) fn greeting(&self, addr: IpAddr) -> Option<Permit> {
         self.greetings.take(addr.into())
     }
@@ -181,12 +183,12 @@ mod tests {
         let held = fill(&admission, false, 1_000);
         assert_eq!(held.len(), UNVALIDATED_MAX);
         assert!(matches!(admission.handshake(addr("192.0.2.1"), false), HandshakeVerdict::Retry));
-        // Also for the member whose address the stranger uses.
+        // Even for a member whose address the strangers forge.
         assert!(matches!(admission.handshake(addr("10.0.0.0"), true), HandshakeVerdict::Accept(..)));
         assert!(admission.greeting(addr("10.0.0.0")).is_some());
         drop(held);
         assert!(matches!(admission.handshake(addr("192.0.2.1"), false), HandshakeVerdict::Accept(..)));
-        assert!(admission.unvalidated.lock().by_source.is_empty(), "nothing is kept of who is gone");
+        assert!(admission.unvalidated.lock().by_source.is_empty(), "sources without a permit are removed");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Several writes in one step.
+//! Batches: several writes of a node in one local step.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use super::shared::Shared;
 use crate::error::WriteError;
 use crate::replica::Batch;
 
-/// Several writes on one node, applied in one local step: all of them, or none. Peers may see its parts one after
-/// another.
+/// Several writes that this node applies in one local step, all or none. It is not a transaction across nodes: peers
+/// may see the writes one after another.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,7 +44,7 @@ impl NodeBatch {
         self
     }
 
-    /// Applies all of them or, if one is not acceptable, none. The receipt is for all.
+    /// Applies all writes, or none if one is not acceptable. The receipt covers all of them.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.

@@ -1,4 +1,7 @@
-//! Describing and starting a node.
+//! The builder: collects what a node is made of, checks it, and starts the node's tasks.
+//!
+//! Everything that can be wrong with the arguments is checked before the port is bound and the directory is opened, so
+//! that a [`StartError`] leaves nothing running.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,10 +24,11 @@ use crate::node::error::StartError;
 use crate::replica::Replica;
 use crate::replica::Setup;
 
-/// What links have read and the driver has not handed in yet; beyond it they stop reading.
+/// Events of all links that wait for the driver. When so many wait, links stop reading.
 const HAPPENINGS_MAX: usize = 256;
 
-/// Describes a node; see [`Node::builder`].
+/// The configuration of a node that is not started yet. [`Node::builder`] makes one, [`Builder::start`] starts the
+/// node.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -89,74 +93,75 @@ impl Builder {
         }
     }
 
-    /// The cluster's name; nodes of other clusters are refused. Without it "tidings".
+    /// The cluster's name; nodes of other clusters are refused. Default: "tidings".
     #[must_use]
     pub fn cluster(mut self, name: impl Into<String>) -> Self {
         self.cluster = name.into();
         self
     }
 
-    /// Where to listen; port 0 takes any free one. Without it a free port that only this machine can reach.
+    /// The address to listen on; port 0 takes any free port. Default: `127.0.0.1:0`, which only this machine can reach.
     #[must_use]
     pub fn listen(mut self, addr: SocketAddr) -> Self {
         self.listen = addr;
         self
     }
 
-    /// Where others can reach this node, if that is not where they see it come from.
+    /// The address at which others can reach this node, if it differs from the one they see its packets come from.
     #[must_use]
     pub fn advertise(mut self, addr: SocketAddr) -> Self {
         self.advertise = Some(addr);
         self
     }
 
-    /// Where others may be: addresses, or host names with a port, which are resolved anew each time. Tried for ever.
+    /// Where other nodes may be: addresses, or host names with a port, which are resolved again at every attempt. They
+    /// are tried for ever. A node without seeds waits to be dialled, and is ready at once.
     #[must_use]
     pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds.extend(seeds.into_iter().map(Into::into));
         self
     }
 
-    /// Who may connect. There is no node without it.
+    /// Who may connect. Required: a node does not start without it.
     #[must_use]
     pub fn security(mut self, security: Security) -> Self {
         self.security = Some(security);
         self
     }
 
-    /// Limits and intervals. Without it [`Config::lan`].
+    /// Limits and intervals. Default: [`Config::lan`].
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// Tells others something about this node.
+    /// Adds an entry to this node's metadata, which all members see.
     #[must_use]
     pub fn meta(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.meta.insert(key.into(), value.into());
         self
     }
 
-    /// The version of the application, for others to see and to judge.
+    /// The version of the application. Other members see it, and may refuse it ([`Builder::accepts_version`]).
     #[must_use]
     pub fn app_version(mut self, version: impl Into<String>) -> Self {
         self.app_version = version.into();
         self
     }
 
-    /// Which application versions of others are accepted. Without it all of them.
+    /// Decides which application versions of other nodes are accepted. Default: all.
     #[must_use]
     pub fn accepts_version(mut self, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.accepts_version = Box::new(accepts);
         self
     }
 
-    /// Keeps everything in this directory as well, which is made if it is not there. Without it the node lives in memory,
-    /// and its data as long as one node of the cluster does.
+    /// Keeps everything in this directory as well, which is created if it does not exist. Without it the node keeps its
+    /// data in memory alone, and the data lasts as long as one node of the cluster runs.
     ///
-    /// An old copy of the directory does no harm: what it lacks comes from the peers, and what was deleted since stays
-    /// deleted.
+    /// An old copy of the directory does no harm: what it lacks comes from the peers, and what was deleted since then
+    /// stays deleted.
     #[cfg(feature = "durable")]
     #[must_use]
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
@@ -164,7 +169,8 @@ impl Builder {
         self
     }
 
-    /// Begins with what a snapshot holds, if there is no directory or nothing in it: see [`Node::snapshot`].
+    /// Starts with the content of a snapshot ([`Node::snapshot`]), if no data directory is given or it holds nothing
+    /// yet.
     #[cfg(feature = "durable")]
     #[must_use]
     pub fn restore(mut self, path: impl Into<PathBuf>) -> Self {
@@ -172,7 +178,7 @@ impl Builder {
         self
     }
 
-    /// Starts the node. It needs a tokio runtime, and tries to reach its seeds from now on.
+    /// Starts the node, which from now on dials its seeds. It must be called within a tokio runtime.
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
@@ -215,7 +221,7 @@ impl Builder {
             clock_skew_max: self.config.clock_skew_max,
         };
         if !self.config.voters.is_empty() && self.config.voters.len().is_multiple_of(2) {
-            tracing::warn!(node = %self.name, "an even number of voters survives no more failures than one less");
+            tracing::warn!(node = %self.name, "even number of voters: one voter less would tolerate as many failures");
         }
         let lease_time = self.config.lease_time;
         let mut setup = Setup::new(self.config, seed);
@@ -231,7 +237,7 @@ impl Builder {
         let (wishes, asked) = mpsc::unbounded_channel();
         let is_alone = self.seeds.is_empty();
         let shared = Shared::new(self.name, run, addr, replica, wishes, is_alone, lease_time);
-        // From here on whoever does not wait for the end of this closes the node.
+        // If the caller drops this future from here on, dropping the handle closes the node.
         let node = Node::new(shared.clone());
         #[cfg(feature = "durable")]
         {

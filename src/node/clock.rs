@@ -1,9 +1,11 @@
-//! The monotonic clock of a node. A lease runs on while the machine sleeps, so the clock has to as well, where the system
-//! has such a clock: on Linux, Android and Apple's systems. Elsewhere it is that of [`std::time::Instant`].
+//! The monotonic clock of a node.
+//!
+//! A lease runs on while the machine sleeps, so this clock must as well. Linux, Android and Apple's systems have such a
+//! clock; elsewhere it is that of [`std::time::Instant`], which may stand still meanwhile.
 
 use std::time::Duration;
 
-/// Time since some moment before this process.
+/// Time since a fixed moment before the start of this process.
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 pub(super) fn mono() -> Duration {
     use rustix::time::{ClockId, clock_gettime};

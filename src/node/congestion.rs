@@ -1,10 +1,13 @@
-//! The transport's usual congestion control, and two things that only it can do for us.
+//! The transport's usual congestion control (CUBIC), wrapped for two purposes.
 //!
-//! It is shown the shortest round trip, which a connection does not tell otherwise. And it lets a connection be closed so
-//! that the peer hears of it: the transport holds the last word back like data, and once a connection is closed no
-//! acknowledgement makes room any more. If the window was full, the peer was never told, and took a node that had left for
-//! a lost one. (<https://github.com/quinn-rs/quinn/issues/2785>; when a release has the fix, that part goes.) So the
-//! window of a connection that is being closed has no end.
+//! 1. The shortest round trip of a connection: the controller is told of it, and quinn gives no other access to it.
+//! 2. Closing a connection so that the peer learns of it. quinn holds the close packet back while the congestion
+//!    window is full, and on a closed connection no acknowledgement makes room any more. The peer then never received
+//!    it, and took a node that had left for a failed one. So the window of a connection that is being closed is
+//!    unlimited. This part can be removed when a release of quinn has the fix:
+//!    <https://github.com/quinn-rs/quinn/issues/2785>.
+//!
+//! A link must be closed with [`close`] from here, never with quinn's own method.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -15,13 +18,13 @@ use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicC
 use quinn::{Connection, VarInt};
 use quinn_proto::RttEstimator;
 
-/// Closes a connection, and tells the peer why.
+/// Closes a connection with a code for the peer, which is sent even if the congestion window is full.
 pub(super) fn close(connection: &Connection, code: u32) {
     noted(connection).is_closing.store(true, Ordering::Relaxed);
     connection.close(VarInt::from_u32(code), b"");
 }
 
-/// The shortest round trip on the connection's present path.
+/// The shortest round trip on the connection's present path; very long before the first acknowledgement.
 pub(super) fn least_round_trip(connection: &Connection) -> Duration {
     Duration::from_micros(noted(connection).least_micros.load(Ordering::Relaxed))
 }
@@ -31,7 +34,7 @@ fn noted(connection: &Connection) -> Arc<Noted> {
     window.expect("all connections have this one").noted
 }
 
-/// Makes the windows of new connections.
+/// Makes the congestion controllers of new connections.
 #[derive(Debug, Default)]
 pub(super) struct CongestionWindows(Arc<CubicConfig>);
 
@@ -42,13 +45,13 @@ impl ControllerFactory for CongestionWindows {
     }
 }
 
-/// What the connection and its copies of the controller share.
+/// What all copies of a connection's controller share.
 struct Noted {
     is_closing: AtomicBool,
     least_micros: AtomicU64,
 }
 
-/// The transport's usual window until its connection is closed.
+/// CUBIC, with an unlimited window while the connection is being closed.
 struct CongestionWindow {
     usual: Box<dyn Controller>,
     noted: Arc<Noted>,
@@ -72,7 +75,7 @@ impl Controller for CongestionWindow {
         self.usual.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
-    // All else is the usual one's business.
+    // Everything else is forwarded unchanged.
 
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.usual.on_sent(now, bytes, last_packet_number);

@@ -1,11 +1,11 @@
-//! The disk of a node: one more follower of the change log, on a thread of its own.
+//! The disk of a node: a follower of the change log, on a thread of its own.
 //!
-//! The thread takes what has changed in parts, under the lock only for a part at a time, writes and syncs it without
-//! the lock, and then says so. What is written meanwhile goes in the next transaction, so however many wait for
-//! [`Receipt::durable`](crate::Receipt::durable), they share one sync. A writer who does not wait pays for a flag.
+//! The thread takes the changes in parts and holds the lock for one part at a time. It writes and syncs them without
+//! the lock, and then tells the replica. Changes made meanwhile go into the next transaction, so all who wait for
+//! [`Receipt::durable`](crate::Receipt::durable) share one sync. A writer that does not wait only sets a flag.
 //!
-//! There are two thread changes between a write and the knowledge that it is safe: to this thread and back. That is why
-//! it asks the replica itself, instead of being handed something by the driver.
+//! Between a write and the news that it is synced there are two thread switches: to this thread and back. To avoid
+//! further ones, the thread calls the replica itself, and not through the driver.
 
 #[cfg(feature = "durable")]
 mod engine;
@@ -23,7 +23,7 @@ pub(super) use follow::{attach, open};
 #[cfg(feature = "durable")]
 pub(super) use snapshot::write as write_snapshot;
 
-/// Makes a folder, and those above it that are missing, for the node's own user alone: it holds the application's data.
+/// Creates a folder and its missing parents, accessible to the node's own user alone: it holds the application's data.
 #[cfg(feature = "durable")]
 fn create_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
@@ -32,7 +32,7 @@ fn create_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
     builder.recursive(true).create(folder)
 }
 
-/// Has a file that is made be for the node's own user alone.
+/// Makes a file that these options create accessible to the node's own user alone.
 #[cfg(feature = "durable")]
 fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions {
     #[cfg(unix)]
@@ -40,14 +40,17 @@ fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions {
     options
 }
 
-/// What a node and the thread of its disk know of each other.
+/// The flags that a node and its disk thread share. Without a data directory there is no thread.
 #[derive(Debug, Default)]
 pub(super) struct DiskLink {
     thread: OnceLock<Thread>,
+    /// There is something to write.
     has_work: AtomicBool,
+    /// Somebody waits for the sync.
     is_wanted: AtomicBool,
+    /// The thread has ended.
     has_ended: AtomicBool,
-    /// Why the disk takes nothing, if it does not.
+    /// Why the disk accepts no transaction at present, if it does not.
     failure: Mutex<Option<String>>,
     #[cfg(all(feature = "durable", feature = "__controls"))]
     pub(super) fault: OnceLock<std::sync::Arc<Mutex<Option<std::io::ErrorKind>>>>,
@@ -58,7 +61,7 @@ impl DiskLink {
         self.thread.get().is_some()
     }
 
-    /// Something has changed.
+    /// Tells the thread that there is something to write.
     pub(super) fn wake_disk(&self) {
         if let Some(thread) = self.thread.get()
             && !self.has_work.load(Ordering::Relaxed)
@@ -68,12 +71,12 @@ impl DiskLink {
         }
     }
 
-    /// Somebody waits until it is safe, or for the end.
+    /// Tells the thread that somebody waits for the sync, or for its end.
     pub(super) fn request_sync(&self) {
         let Some(thread) = self.thread.get() else { return };
         let had_work = self.has_work.swap(true, Ordering::AcqRel);
         let was_wanted = self.is_wanted.swap(true, Ordering::AcqRel);
-        // What somebody said before may have been heard only in part.
+        // The thread may have seen only one of the flags that an earlier call has set.
         if !(had_work && was_wanted) {
             thread.unpark();
         }
@@ -83,7 +86,7 @@ impl DiskLink {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The directory is free for others, or there is none.
+    /// Whether the directory is free for others, or there is none.
     pub(super) fn has_ended(&self) -> bool {
         !self.is_there() || self.has_ended.load(Ordering::Acquire)
     }
@@ -99,13 +102,13 @@ mod tests {
     fn sync_request_during_another_wakes_the_disk_thread() {
         let link = DiskLink::default();
         link.thread.set(std::thread::current()).unwrap();
-        // Somebody wished for a sync just as the thread had looked for wishes, and not yet for work.
+        // A sync was requested when the thread had checked `is_wanted` and not yet cleared `has_work`.
         link.request_sync();
         std::thread::park();
         link.has_work.store(false, Ordering::Release);
         link.request_sync();
         let (began, patience) = (Instant::now(), Duration::from_secs(60));
         std::thread::park_timeout(patience);
-        assert!(began.elapsed() < patience, "the thread sleeps on");
+        assert!(began.elapsed() < patience, "the thread was not woken");
     }
 }

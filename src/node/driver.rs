@@ -1,4 +1,8 @@
-//! The driver: one task that hands in what happened and carries out what is to be done. It decides nothing.
+//! The driver: one task that hands inputs to the replica and carries out its outputs. It decides nothing.
+//!
+//! A step runs under the lock that local writers take, and on a thread of the runtime. So it is bounded by a number of
+//! inputs and outputs and by a time, and it must never wait for anything else than that lock. The driver closes the
+//! node when the replica panics.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,17 +18,18 @@ use super::shared::{Core, Shared};
 use crate::replica::{Input, Lane, LinkId};
 use crate::time::Time;
 
-/// What the links report.
+/// What a link reports to the driver.
 #[derive(Debug)]
 pub(super) enum LinkEvent {
-    /// Bytes of a stream, and their place in what its reader may have ahead.
+    /// Bytes of a stream, and the permit that counts them against what its reader may have ahead.
     Stream(LinkId, Lane, Bytes, OwnedSemaphorePermit),
+    /// A datagram that is not empty.
     Datagram(LinkId, Bytes),
-    /// The link is gone, and what the peer said before.
+    /// The link is down, and what the peer's close code said, if anything.
     Down(LinkId, Option<Farewell>),
 }
 
-/// The last word of a process.
+/// What a process that closed a link in order said about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Farewell {
     /// It ends, and may come back.
@@ -33,20 +38,20 @@ pub(super) enum Farewell {
     Left,
 }
 
-/// Happenings handed in, and outputs carried out, under one lock: bounds how long a writer waits.
+/// The most link events handed in, and the most outputs carried out, in one step. It bounds how long a writer waits.
 const BATCH_MAX: usize = 64;
-/// And no more of them are begun after this time. The runtime's other tasks wait as long.
+/// No further event or output of a step is begun after this time. Other tasks of the runtime wait as long too.
 const STEP_TIME_MAX: Duration = Duration::from_micros(200);
 
-/// A step that keeps writers waiting for longer is reported.
+/// A step that takes longer than this is logged.
 const STEP_TIME_WARNED: Duration = Duration::from_millis(20);
 
-/// So many more steps that had to wait for a writer than did not mean that it writes in a loop.
+/// The node is *crowded* when so many more steps had to wait for the lock than did not: a writer is writing in a loop.
 const CROWDED_STEPS: u32 = 8;
-/// How long the driver then gathers what is written instead of coming for every write.
+/// While crowded, the driver is not woken by writes: it steps after at most this time.
 const GATHERING_TIME: Duration = Duration::from_millis(1);
 
-/// Runs until the node is closed.
+/// Runs until the node is closed, or closes it if the replica panics.
 pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<LinkEvent>) {
     let mut received = Vec::with_capacity(BATCH_MAX);
     let mut batch = VecDeque::with_capacity(BATCH_MAX);
@@ -72,25 +77,25 @@ pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<Li
         let Ok(Some((next, had_to_wait))) = step else { break };
         deadline = next;
         crowded = if had_to_wait { (crowded + 1).min(2 * CROWDED_STEPS) } else { crowded.saturating_sub(1) };
-        // A recorder that panics is not this node's end.
+        // A metrics recorder that panics must not end the node.
         #[cfg(feature = "metrics")]
         let _ = catch_unwind(AssertUnwindSafe(|| recorder.record(&shared)));
         if next.is_zero() {
-            // There is more to do: let the links work meanwhile.
+            // There is more to do; the links' tasks run first.
             tokio::task::yield_now().await;
         }
     }
     shared.close();
 }
 
-/// One step under the lock. Answers when to come back, zero for at once, and whether it had to wait for the lock;
-/// nothing when the node is closed.
+/// One step under the lock. Returns the deadline of the next step, zero for at once, and whether this one had to wait
+/// for the lock; `None` if the node is closed.
 fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, bool)> {
     let (mut core_guard, had_to_wait) = if shared.is_closed() { None } else { shared.lock_first() }?;
     let core = &mut *core_guard;
     let now = shared.now();
     let was_ready = core.replica.is_ready();
-    // Before the replica looks whether anything still moves.
+    // Before the wake-up, in which the replica checks for links and sessions without progress.
     hand_drained(shared, core, now);
     if core.replica.deadline().mono <= now.mono {
         core.replica.handle(now, Input::Wake);
@@ -106,7 +111,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
         take_in(core, now, happening);
     }
     core.arrivals.follow(now, &mut core.replica);
-    // Before anything is acknowledged: what a peer is told to be here can be read here.
+    // Before any acknowledgement is sent: what is acknowledged to a peer must be readable here.
     let mut wakers = shared.follow(core, now);
     let mut outputs = 0;
     while outputs < BATCH_MAX
@@ -130,7 +135,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
     wakers.into_iter().for_each(Waker::wake);
     let took = shared.now().mono - now.mono;
     if took > STEP_TIME_WARNED {
-        tracing::warn!(node = %shared.name, ?took, happenings, outputs, "a long step under the lock");
+        tracing::warn!(node = %shared.name, ?took, happenings, outputs, "long step under the lock");
     }
     if happenings > 0 || was_busy != busy || becomes_ready {
         shared.progress.notify_waiters();
@@ -138,7 +143,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
     Some((deadline, had_to_wait))
 }
 
-/// Tells the replica what the connections have taken of what it gave them.
+/// Tells the replica how many of its bytes the connections have taken.
 fn hand_drained(shared: &Shared, core: &mut Core, now: Time) {
     let drained = std::mem::take(&mut *shared.drained());
     for id in drained {

@@ -1,4 +1,9 @@
-//! Elections as the user sees them: campaigns that can be dropped, leases that end themselves, observers.
+//! Elections as the user sees them: campaigns, leases and streams of leaders, over the elections of the core.
+//!
+//! The core decides who holds a lease and until when; this module only hands its decisions to the waiting futures. A
+//! campaign that is dropped withdraws, because the [`Leadership`] that resigns when it is dropped exists from the
+//! campaign's beginning. Whether a lease is valid is always computed from the clock, never kept in a flag: a lease must
+//! end in time even if no task of the node runs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +17,10 @@ use crate::error::ElectionError;
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
 
-/// How often [`Election::leader`] looks whether a majority has answered, while nothing changes.
+/// How often [`Election::leader`] checks within its timeout whether a majority has answered, while nothing changes.
 const LOOKS: u32 = 32;
 
-/// Who is to be told what has become of campaigns, and who leads.
+/// The channels to those who wait for the outcome of campaigns, and to those who follow who leads.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     leases: BTreeMap<LeaseId, watch::Sender<LeaseState>>,
@@ -39,38 +44,37 @@ impl Listeners {
     }
 }
 
-/// A lease by its name, which a majority of [`Config::voters`](crate::Config::voters) grants to one node at a time; see
-/// [`Node::election`](crate::Node::election).
+/// A lease by its name, which a majority of [`Config::voters`](crate::Config::voters) grants to one node at a time.
+/// [`Node::election`](crate::Node::election) makes this handle. Any node may campaign, whether it is a voter or not.
 ///
-/// # What is guaranteed
+/// # Guarantees
 ///
 /// At any instant at most one [`Leadership`] of a name is valid, and of two leaderships the later one has the greater
 /// [`token`](Leadership::token), provided that
 ///
-/// * no two processes run under one voter's name at a time, and all nodes have the same list of voters,
+/// * no two processes run under one voter's name at the same time, and all nodes have the same list of voters,
 ///   [`Config::lease_time_max`](crate::Config::lease_time_max) and
-///   [`Config::clock_skew_max`](crate::Config::clock_skew_max): nodes where these differ refuse each other, and report
-///   it as [`Event::VotersDiffer`](crate::Event::VotersDiffer);
+///   [`Config::clock_skew_max`](crate::Config::clock_skew_max). Nodes where these differ refuse each other, and report
+///   it as [`ReplicaEvent::VotersDiffer`](crate::ReplicaEvent::VotersDiffer);
 /// * no monotonic clock runs more than 5 % too fast or too slow. Leases run on while a machine sleeps;
-/// * and, where voters live in memory (or come back with an older copy of their directory), their wall clocks are at most
-///   half of [`Config::clock_skew_max`](crate::Config::clock_skew_max) off. If they are further off, tokens may go back
-///   after a restart; leases still never overlap. Voters whose `data_dir` keeps what was synced need no wall clocks.
+/// * where voters have no data directory (or come back with an older copy of it), their wall clocks are at most half of
+///   [`Config::clock_skew_max`](crate::Config::clock_skew_max) off. If they are further off, tokens may decrease after
+///   a restart; leases still never overlap. Voters whose `data_dir` keeps what was synced need no wall clocks.
 ///
-/// Nothing is assumed of the network, and any node may crash or stop at any time.
+/// Nothing is assumed about the network, and any node may crash or stop at any time.
 ///
-/// **What no lease can do:** a process that is stopped between looking at its lease and doing something goes on with it
-/// when it runs again, as if no time had passed. Against that only the token protects: hand it to the resource that the
-/// leader works on, and let that refuse every token below the greatest it has seen. The example `fencing` does so.
+/// **What no lease can prevent:** a process that is suspended between checking its lease and acting continues when it
+/// runs again, as if no time had passed. Only the token protects against that: pass it to the resource that the leader
+/// works on, and let the resource refuse every token below the greatest it has seen. The example `fencing` does so.
 ///
-/// # What it costs
+/// # Timing
 ///
-/// A leader that dies is followed within about [`Config::lease_time`](crate::Config::lease_time); one that resigns, at
-/// once. A voter that has started grants and renews nothing for
-/// [`Config::lease_time_max`](crate::Config::lease_time_max) and `clock_skew_max` and a ninth of both (16.7 s with
-/// [`Config::lan`](crate::Config::lan), 1.6 s with [`Config::local`](crate::Config::local)), whether it has a disk or not: after a restart of all voters there is no leader
-/// for that long, and between two restarts of a rolling upgrade as much time should pass, or the leader is lost.
-///
-/// Any node may campaign, voter or not.
+/// After a leader crashes, the next one holds the lease within about [`Config::lease_time`](crate::Config::lease_time);
+/// after it resigns, at once. A voter that has started grants and renews nothing for
+/// ([`Config::lease_time_max`](crate::Config::lease_time_max) + `clock_skew_max`) × 10/9, with or without a disk: 16.7
+/// s with [`Config::lan`](crate::Config::lan), 1.6 s with [`Config::local`](crate::Config::local). After a restart of
+/// all voters there is no leader for that long. In a rolling upgrade, leave that time between two restarts, or the
+/// leader loses its lease.
 ///
 /// ```no_run
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -82,10 +86,10 @@ impl Listeners {
 /// let node = Node::builder("a").security(security).config(config).start().await?;
 ///
 /// let lead = node.election("cron").campaign("a").await?;
-/// println!("leader under {}", lead.token());
+/// println!("leader with token {}", lead.token());
 /// tokio::select! {
-///     () = lead.lost() => println!("and no more"),
-///     () = async { /* the work, which carries the token along */ } => lead.resign().await,
+///     () = lead.lost() => println!("the lease has ended"),
+///     () = async { /* the work; it passes the token along */ } => lead.resign().await,
 /// }
 /// # Ok(()) }
 /// ```
@@ -100,28 +104,29 @@ impl Election {
         Self { shared: shared.clone(), name }
     }
 
-    /// Waits until this node has the lease. `value` is what observers see. While no majority of voters can be reached, it
-    /// waits; dropped, it withdraws, and gives back a grant that comes late. Several campaigns of one node for one lease
-    /// stand in line.
+    /// Waits until this node holds the lease, also while no majority of voters can be reached. Observers see `value`.
+    ///
+    /// If this future is dropped, the campaign is withdrawn, and a grant that arrives later is given back. Several
+    /// campaigns of one node for one lease get it one after another.
     ///
     /// # Errors
-    /// See [`ElectionError`]; of a campaign that began, [`ElectionError::Closed`] alone.
+    /// See [`ElectionError`]. A campaign that has begun ends only with [`ElectionError::Closed`].
     pub async fn campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership, ElectionError> {
         loop {
             match self.begin_campaign(value.as_ref(), false).await {
-                // Won and lost again before anybody saw it.
+                // The lease was won and had ended before this task ran.
                 Err(ElectionError::Lost) => {}
                 decided => return decided,
             }
         }
     }
 
-    /// Tries once to get the lease: it is free and this node gets it, or it does not wait for it. It takes some round
-    /// trips; at most [`Config::lease_time`](crate::Config::lease_time) while no majority answers.
+    /// Tries once to get the lease, without waiting for another holder to give it up. It takes some round trips; while
+    /// no majority answers, at most [`Config::lease_time`](crate::Config::lease_time).
     ///
     /// # Errors
-    /// [`ElectionError::Taken`] if somebody has it, or is about to; [`ElectionError::NoMajority`] if that cannot be
-    /// known.
+    /// [`ElectionError::Taken`] if somebody else has the lease or is about to have it; [`ElectionError::NoMajority`] if
+    /// too few voters answered to know that; otherwise see [`ElectionError`].
     pub async fn try_campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership, ElectionError> {
         self.begin_campaign(value.as_ref(), true).await
     }
@@ -152,18 +157,21 @@ impl Election {
         }
     }
 
-    /// Who leads, as a majority of the voters says now. Nothing if it says that nobody does, or names nobody.
+    /// Who leads, according to the answers of a majority of the voters. `None` if these say that nobody leads, or do
+    /// not agree on anybody.
     ///
-    /// It is true of a moment that is over when it is told, and two nodes that ask at once may be told differently.
+    /// The answer describes an instant that has passed when it arrives; two nodes that ask at the same time may get
+    /// different answers.
     ///
     /// # Errors
-    /// If no majority of voters answers for [`Config::lease_time`](crate::Config::lease_time).
+    /// [`ElectionError::NoMajority`] if no majority of voters answers for 5/4 of
+    /// [`Config::lease_time`](crate::Config::lease_time); otherwise see [`ElectionError`].
     pub async fn leader(&self) -> Result<Option<Leader>, ElectionError> {
         let mut observer = self.observe()?;
         let patience = observer.patience;
         let until = tokio::time::Instant::now() + patience;
         loop {
-            // Others may observe it as well, and know what it was: then it need not change.
+            // If others of this node observe the same lease, the leader may be known already and then never changes.
             let next = tokio::time::timeout(patience / LOOKS, observer.next()).await;
             if next == Ok(None) {
                 return Err(ElectionError::Closed);
@@ -178,8 +186,8 @@ impl Election {
         }
     }
 
-    /// Follows who leads: first who does now, as soon as that is known, then every change that is seen, "nobody"
-    /// included. Who reads slowly sees the latest only.
+    /// Follows who leads: first the present leader, as soon as it is known, then every observed change, also to "nobody
+    /// leads". A slow reader sees only the latest one.
     ///
     /// # Errors
     /// See [`ElectionError`].
@@ -197,8 +205,8 @@ impl Election {
     }
 }
 
-/// A lease that this node holds. It ends when it is dropped, given up, cannot be renewed in time, or its node is closed;
-/// it does not keep the node alive.
+/// A lease that this node holds. It ends when this value is dropped or resigned, when the lease cannot be renewed in
+/// time, or when the node is closed. It does not keep the node alive.
 #[derive(Debug)]
 pub struct Leadership {
     shared: Arc<Shared>,
@@ -208,18 +216,19 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// The fencing token: greater than that of every earlier holder. Whatever the leader works on should refuse every
-    /// token below the greatest that it has seen. As [`Stamp::as_u128`] and as text it keeps its order.
+    /// The fencing token: greater than that of every earlier holder. The resource that the leader works on should
+    /// refuse every token below the greatest that it has seen. [`Stamp::as_u128`] and the text form keep the order.
     pub fn token(&self) -> Stamp {
         self.token
     }
 
-    /// Until when the lease lasts if it is not renewed any more; now, if it has ended. It moves with every renewal.
+    /// When the lease ends if it is not renewed again; the present instant if it has ended. Every renewal moves it.
     pub fn valid_until(&self) -> Instant {
         Instant::now() + self.time_left()
     }
 
-    /// Whether the lease is held at this instant, by a clock that runs on while the machine sleeps.
+    /// Whether the lease is held at this instant, according to a clock that runs on while the machine sleeps (where the
+    /// operating system has one).
     pub fn is_valid(&self) -> bool {
         !self.time_left().is_zero()
     }
@@ -230,17 +239,17 @@ impl Leadership {
         core.replica.lease(now, self.id).map_or(Duration::ZERO, |(_, until)| until.mono - now.mono)
     }
 
-    /// Waits until the lease has ended. It ends before anybody else can have it, as long as this process runs.
+    /// Waits until the lease has ended. As long as this process runs, that is before anybody else can hold it.
     pub async fn lost(&self) {
         let mut state = self.state.clone();
-        // Without a sender the node is closed.
+        // An error means that the sender is gone: the node is closed, and the lease has ended.
         _ = state.wait_for(|state| matches!(state, LeaseState::Ended(_))).await;
     }
 
-    /// Changes what observers see, under the same token.
+    /// Changes the value that observers see. The token stays the same.
     ///
     /// # Errors
-    /// If the value is too large, or the lease has ended.
+    /// If the value is too large, or the lease has ended; see [`ElectionError`].
     pub fn proclaim(&self, value: impl AsRef<[u8]>) -> Result<(), ElectionError> {
         let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
         core.replica.proclaim(self.shared.now(), self.id, value.as_ref())?;
@@ -249,7 +258,8 @@ impl Leadership {
         Ok(())
     }
 
-    /// Gives the lease up, and returns when the voters that can be reached are being told.
+    /// Gives the lease up. It returns when the lease has ended here and its release is being sent to the voters that
+    /// can be reached.
     pub async fn resign(self) {
         self.resign_now();
         self.lost().await;
@@ -270,7 +280,7 @@ impl Drop for Leadership {
     }
 }
 
-/// Follows who leads; see [`Election::observe`].
+/// A stream of who leads an election; [`Election::observe`] makes one.
 #[derive(Debug)]
 pub struct LeaderStream {
     shared: Arc<Shared>,
@@ -280,8 +290,8 @@ pub struct LeaderStream {
 }
 
 impl LeaderStream {
-    /// The next change: a leader, or that there is none. Nothing any more once the node is closed. Nothing is lost when
-    /// it is dropped while it waits.
+    /// Waits for the next change: `Some(Some(leader))`, or `Some(None)` if nobody leads. `None` once the node is
+    /// closed. A future that is dropped while it waits loses no change.
     pub async fn next(&mut self) -> Option<Option<Leader>> {
         loop {
             self.leader.changed().await.ok()?;
@@ -296,7 +306,8 @@ impl Drop for LeaderStream {
     fn drop(&mut self) {
         let Some(mut core) = self.shared.lock() else { return };
         let Core { replica, elections, .. } = &mut *core;
-        // Not by the receivers: those of others that are just being dropped are still there.
+        // Decided by the core's count and not by the number of receivers: streams that are dropped at the same time may
+        // still have theirs.
         if replica.unobserve(&self.name) {
             elections.leaders.remove(&self.name);
         }
@@ -322,7 +333,7 @@ mod tests {
         let shared = Shared::new("n".to_owned(), 1, addr, Replica::new(setup), wishes, true, lease_time);
         let election = Election::new(&shared, "e".to_owned());
         let observers = [election.observe().unwrap(), election.observe().unwrap()];
-        // Their receivers go when nobody has the lock any more.
+        // These receivers outlive the drops under the lock, as when both streams are dropped at the same time.
         let receivers = observers.each_ref().map(|observer| observer.leader.clone());
         shared.lock().unwrap().elections.leader("e", None);
         drop(observers);

@@ -1,39 +1,41 @@
-//! What can go wrong with a node, one small enum per area. Each variant says what became of the state.
+//! The errors of a node, one small enum per area. Each variant says what happened and what became of the state.
 
 use crate::config::ConfigError;
 use crate::error::{ElectionError, WriteError};
 
-/// Why a node did not start. Nothing was changed.
+/// Why a node did not start. Nothing runs, and nothing was sent to anybody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// A field of [`Config`](crate::Config) is out of its range.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The node's name cannot stand in a certificate.
+    /// The node's name cannot be used in a certificate.
     #[error(
-        "the name {name:?} is not permitted: 1 to 63 lower-case letters, digits, '-', '.', '_', beginning and \
-         ending with a letter or digit, and not ending in a part of digits alone"
+        "the node name {name:?} is not permitted: use 1 to 63 lower-case letters, digits, '-', '.' and '_', with a \
+         letter or digit at both ends, and a last part that is not digits alone"
     )]
     Name {
         /// The name.
         name: String,
     },
     /// The cluster's name is empty or too long.
-    #[error("the cluster's name must have 1 to 255 bytes")]
+    #[error("the cluster's name must have 1 to 255 bytes; set another one with Builder::cluster")]
     Cluster,
-    /// The metadata is too large to travel in every greeting.
-    #[error("metadata of {bytes} bytes is over the limit of {limit}")]
+    /// The metadata and the application version together are too large to travel in every greeting.
+    #[error(
+        "the metadata has {bytes} bytes, over the limit of {limit} that it shares with the application version"
+    )]
     Meta {
-        /// Its size.
+        /// The size of the metadata in bytes, without the application version.
         bytes: usize,
         /// The limit.
         limit: usize,
     },
     /// The metadata has too many entries.
-    #[error("metadata of {entries} entries is over the limit of {limit}")]
+    #[error("the metadata has {entries} entries, over the limit of {limit}")]
     MetaEntries {
-        /// How many there are.
+        /// The number of entries.
         entries: usize,
         /// The limit.
         limit: usize,
@@ -44,47 +46,53 @@ pub enum StartError {
         /// The seed.
         seed: String,
     },
-    /// Nothing says who may connect.
-    #[error("no security: give Builder::security a Security::secret or Security::ca")]
+    /// No [`Security`](crate::Security) was given.
+    #[error("no security was given: pass Security::secret or Security::ca to Builder::security")]
     NoSecurity,
     /// The node's certificate cannot be used.
     #[error("the node's certificate cannot be used: {reason}")]
     Certificate {
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
     /// The address cannot be bound.
-    #[error("{addr} cannot be bound: {reason}")]
+    #[error("the address {addr} cannot be bound: {reason}")]
     Bind {
         /// The address.
         addr: std::net::SocketAddr,
-        /// What the system says.
+        /// The operating system's error.
         reason: String,
     },
     /// The directory cannot be used.
-    #[error("{path} cannot be used: {reason}")]
+    #[error("the data directory {path} cannot be used: {reason}")]
     DataDir {
         /// The directory.
         path: String,
-        /// What the system says.
+        /// The operating system's error.
         reason: String,
     },
     /// Another node, of this process or another, is using the directory.
-    #[error("{path} is in use by another node")]
+    #[error("the data directory {path} is in use by another node; give each node its own")]
     DataDirInUse {
         /// The directory.
         path: String,
     },
     /// The directory does not hold what was written to it. Nothing of it was used or sent to anybody.
-    #[error("{path} is damaged: {reason}; Config::on_corruption can have the node rejoin without it")]
+    #[error(
+        "{path} is damaged: {reason}; it was left as it is. With Config::on_corruption = OnCorruption::Rejoin the node \
+         moves its data aside and fetches everything from its peers"
+    )]
     Damaged {
-        /// The damaged file, or the directory if the damage cannot be told to be in one file.
+        /// The damaged file, or the directory if the damage cannot be narrowed down to one file.
         path: String,
         /// What is wrong.
         reason: String,
     },
     /// The directory was written by a later version of this library.
-    #[error("{path} was written by a later version of this library ({version})")]
+    #[error(
+        "the data directory {path} has layout version {version} of a later release of this library; it was left as it \
+         is. Start the node with that release"
+    )]
     DataDirVersion {
         /// The directory.
         path: String,
@@ -99,55 +107,57 @@ pub enum StartError {
         /// What is wrong.
         reason: String,
     },
-    /// The system has no randomness to give.
-    #[error("the system gives no randomness: {reason}")]
+    /// The operating system provides no random numbers.
+    #[error("the operating system provides no random numbers: {reason}")]
     Randomness {
-        /// What the system says.
+        /// The operating system's error.
         reason: String,
     },
 }
 
-/// Why a wait ended without what it waited for. The writes that it was about stand all the same.
+/// Why a wait ended early. The writes that it was about stay in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
     /// The node is closed.
-    #[error("the node is closed")]
+    #[error("the wait ended because the node is closed")]
     Closed,
-    /// The time is over.
-    #[error("the time is over: {seen} of {needed} nodes have the write")]
+    /// The timeout has passed.
+    #[error("timed out: {seen} of {needed} nodes are known to have the write; it stays in force")]
     TimedOut {
-        /// How many nodes are known to have it.
+        /// How many nodes are known to have the write.
         seen: usize,
-        /// How many should.
+        /// How many were waited for.
         needed: usize,
     },
-    /// The replica found damage in itself and began anew; what was asked about has no place in the new log.
-    #[error("the replica began anew after damage; it is not known who has the write")]
+    /// The replica found damage in itself and began a new change log, in which the write has no position.
+    #[error(
+        "the replica found damage and began a new change log; it is not known which nodes have the write"
+    )]
     Restarted,
     /// The disk has failed or is full. It is not known whether a restart would find the write.
-    #[error("the disk failed: {reason}; the write is in memory and on its way to the peers")]
+    #[error("the disk failed: {reason}; the write is in memory and is being sent to the peers")]
     DiskFailed {
-        /// What the system says.
+        /// The operating system's error.
         reason: String,
     },
-    /// The node keeps nothing on a disk.
-    #[error("this node has no disk; the write is in memory and on its way to the peers")]
+    /// The node has no data directory.
+    #[error("this node has no data directory; the write is in memory and is being sent to the peers")]
     NoDisk,
 }
 
-/// Why a [`Security`](crate::Security) was not made or changed. What was in force stays so.
+/// Why a [`Security`](crate::Security) was not made or changed. An existing one stays in force unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecurityError {
     /// The secret is easy to guess.
-    #[error("the secret {reason}; Security::generate_secret() makes a good one")]
+    #[error("the secret {reason}; make a new one with Security::generate_secret")]
     Weak {
-        /// Why.
+        /// What is wrong with it.
         reason: &'static str,
     },
-    /// A file cannot be read, or does not hold what it should.
-    #[error("{path}: {reason}")]
+    /// A file of certificates or keys cannot be read, or has the wrong content.
+    #[error("{path} cannot be used: {reason}")]
     File {
         /// The file.
         path: String,
@@ -155,58 +165,58 @@ pub enum SecurityError {
         reason: String,
     },
     /// There are no files to read again: this is a shared secret.
-    #[error("a shared secret has no files to read again")]
+    #[error("there are no files to reload: this security is a shared secret; nothing was changed")]
     NoFiles,
     /// Secrets cannot be changed where certificates come from files.
-    #[error("the certificates come from files; there is no secret to change")]
+    #[error("there is no secret to change: the certificates come from files; nothing was changed")]
     NoSecret,
     /// The secret to remove is the one that is presented.
-    #[error("this secret is in use; present another one first")]
+    #[error("the secret is the one that is presented and was not removed; present another one first")]
     InUse,
     /// The secret to remove is not accepted.
-    #[error("this secret is not accepted anyway")]
+    #[error("the secret was not accepted before; nothing was changed")]
     NotAccepted,
     /// A key or certificate could not be made.
     #[error("a key or certificate could not be made: {reason}")]
     Crypto {
-        /// What happened.
+        /// What failed.
         reason: String,
     },
 }
 
-/// Why a snapshot was not taken. What stood at its path before stands there still.
+/// Why a snapshot was not taken. A file that was at its path before is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
     /// The file cannot be written.
-    #[error("{path} cannot be written: {reason}")]
+    #[error("the snapshot {path} cannot be written: {reason}")]
     File {
         /// The file.
         path: String,
-        /// What the system says.
+        /// The operating system's error.
         reason: String,
     },
-    /// The node is closed after a panic: its state is not to be trusted.
-    #[error("the node has failed; no snapshot was taken")]
+    /// The node was closed by a panic, so that its state cannot be trusted.
+    #[error("no snapshot was taken: the node was closed by a panic, and its state cannot be trusted")]
     Failed,
 }
 
-/// A value is not what a typed view takes it for. It stays as it is.
+/// A value does not have the type that a typed view expects, or could not be encoded. The stored value is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the value of {key:?} is not of the expected form: {reason}")]
+#[error("the value of {key:?} cannot be decoded or encoded: {reason}; the stored value is unchanged")]
 #[non_exhaustive]
 pub struct DecodeError {
     /// The key.
     pub key: String,
-    /// What is wrong.
+    /// What is wrong with the value.
     pub reason: String,
 }
 
-/// Any error of this library, for callers that do not tell them apart.
+/// Any error of this library, for callers that handle all of them alike.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Starting failed.
+    /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
     /// A write was not accepted.
@@ -218,13 +228,13 @@ pub enum Error {
     /// A snapshot was not taken.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// There is no lease.
+    /// A lease was not granted, or has ended.
     #[error(transparent)]
     Election(#[from] ElectionError),
     /// Security could not be made or changed.
     #[error(transparent)]
     Security(#[from] SecurityError),
-    /// A value is not of the expected form.
+    /// A value does not have the expected type.
     #[error(transparent)]
     Decode(#[from] DecodeError),
 }

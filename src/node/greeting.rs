@@ -1,7 +1,10 @@
-//! Greetings: what two processes tell each other over a new connection, before the first frame.
+//! Greetings: the first messages over a new connection, before any frame.
 //!
-//! They name the cluster, the node and its run, so that each side can refuse the other before it costs anything. Greetings
-//! are outside the core: a replica only ever sees links that were accepted.
+//! A greeting states the cluster, the node's name and its run, so that each side can refuse the other before that costs
+//! anything. Greetings are outside the core: the replica sees only links whose greeting was accepted.
+//!
+//! They are encoded with bincode behind a version byte. Later versions may only add fields to the end: a decoder
+//! ignores what follows the fields that it knows.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,30 +12,30 @@ use std::net::SocketAddr;
 use crate::membership::MemberLimit;
 use crate::wire::{WIRE_VERSION, WireError};
 
-/// What two nodes tell each other before anything else. Later versions may only add to its end.
+/// What a node states about itself at the beginning of a connection. Later versions may only add fields to the end.
 #[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 pub(super) struct Greeting {
     pub(super) cluster: String,
     pub(super) name: String,
-    /// One start of the process.
+    /// The sender's run: a random number for this start of its process.
     pub(super) run: u64,
     pub(super) app_version: String,
-    /// The wall clock in milliseconds.
+    /// The sender's wall clock, in milliseconds since the Unix epoch.
     pub(super) wall_ms: u64,
-    /// Where the sender can be reached; without an address, at the one that the connection shows.
+    /// The address at which others can reach the sender. `None`: the IP address of the connection with `port`.
     pub(super) advertised: Option<SocketAddr>,
     pub(super) port: u16,
     pub(super) meta: BTreeMap<String, String>,
     pub(super) meta_version: u64,
 }
 
-/// Whether the other side accepts a greeting.
+/// The answer to a greeting: a welcome with the other side's greeting, or the reason of a refusal.
 #[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 pub(super) enum GreetingAnswer {
     Welcome(Greeting),
     Cluster(String),
     AppVersion(String),
-    /// Milliseconds between the clocks.
+    /// The difference of the wall clocks in milliseconds.
     Clock(u64),
     NameTaken,
     NotTheCertificates,
@@ -40,7 +43,7 @@ pub(super) enum GreetingAnswer {
     OverLimit(MemberLimit),
 }
 
-/// The longest greeting or answer.
+/// The longest greeting or answer, in bytes.
 pub(super) const GREETING_BYTES_MAX: usize = 64 << 10;
 
 pub(super) fn encode_greeting<T: bincode::Encode>(message: &T) -> Vec<u8> {

@@ -1,6 +1,7 @@
-//! The concurrent index that `get` reads: it waits for nobody.
+//! The read index: the concurrent map that `get` reads without waiting for a lock of a writer.
 //!
-//! It is one more follower of the change log, brought up to date inside the critical section of every write.
+//! It is a follower of the change log. It is brought up to the head under the lock in which the log changed, so that a
+//! writer reads its own write at once, and what is acknowledged to a peer can be read here.
 
 use std::hash::{Hash, Hasher};
 
@@ -10,11 +11,11 @@ use crate::store::Store;
 use crate::store::entry::{DotSet, Entry, Revision};
 use crate::time::Time;
 
-/// What readers may still look at is freed later, in batches of so many rows that they could be all of a node's memory.
-/// So the rest of a batch is freed after so many bytes.
+/// Rows that were removed from the map are freed in batches, when no reader can see them any more. The map counts rows,
+/// and a batch of large rows could be as large as a node's memory. So a batch is freed early after so many bytes.
 const RETIRED_BYTES_MAX: u64 = 128 << 10;
 
-/// One row, found by its key.
+/// One row of the index, found by its key.
 #[derive(Debug)]
 struct Cell {
     dot_set: DotSet,
@@ -36,7 +37,7 @@ impl PartialEq for Cell {
 
 impl Eq for Cell {}
 
-/// A stored key in two pieces, so that looking up a name copies nothing.
+/// A stored key in two parts, so that looking up a name needs no copy.
 #[derive(Clone, Copy)]
 struct StoredKey<'a> {
     space: u8,
@@ -62,14 +63,14 @@ pub(super) struct Index {
     cells: HashSet<Cell, foldhash::fast::RandomState>,
 }
 
-/// Up to where the index has followed. Kept with the replica, under its lock.
+/// The index's position in the change log. It is kept beside the replica, under its lock.
 #[derive(Debug, Default)]
 pub(super) struct IndexCursor {
     log: u64,
     at: u64,
-    /// Of keys and values in the store, at that time.
+    /// Bytes of keys and values in the store at that position.
     bytes: u64,
-    /// Of rows that were taken out of the index, and may wait for being freed.
+    /// Bytes of rows that were removed from the index and may wait to be freed.
     retired: u64,
 }
 
@@ -82,7 +83,7 @@ impl Index {
     pub(super) fn follow(&self, cursor: &mut IndexCursor, store: &Store, now: Time) {
         let guard = self.cells.guard();
         if cursor.log != store.log.id {
-            // The replica began anew, after damage: what it lost is not to be read any more.
+            // The replica began a new log after damage: what it has lost must not be read any more.
             self.cells.retain(|cell| store.dot_set(cell.dot_set.key()).is_some(), &guard);
             *cursor = IndexCursor { log: store.log.id, retired: RETIRED_BYTES_MAX, ..IndexCursor::default() };
         }
@@ -98,7 +99,7 @@ impl Index {
             }
         }
         cursor.at = store.log.head();
-        // What came and is not more than before has taken the place of something.
+        // Bytes that came and did not make the store larger have replaced others.
         cursor.retired += (cursor.bytes + come).saturating_sub(store.bytes());
         cursor.bytes = store.bytes();
         if cursor.retired >= RETIRED_BYTES_MAX {
@@ -111,7 +112,7 @@ impl Index {
     pub(super) fn register(&self, log: u64, name: &str, wall_ms: impl Fn() -> u64) -> Option<Entry> {
         let cells = self.cells.pin();
         let cell = cells.get(&StoredKey { space: 0, name: name.as_bytes() })?;
-        // Most values never expire; then nobody needs to know the time.
+        // Most values never expire; then the clock need not be read.
         let wall_ms = if cell.dot_set.dots().iter().any(|dot| dot.expires() != 0) { wall_ms() } else { 0 };
         Entry::new(&cell.dot_set, Revision { log, number: cell.revision }, wall_ms)
     }
@@ -129,7 +130,7 @@ mod tests {
     use crate::config::Config;
     use crate::replica::{Replica, Setup};
 
-    /// How many of the values that were overwritten or deleted are still in memory after each write.
+    /// The number of overwritten or deleted values that are still in memory after each write.
     fn kept(value: &[u8]) -> Vec<usize> {
         let mut replica = Replica::new(Setup::new(Config::lan(), 1));
         let (index, mut cursor, now) = (Index::new(), IndexCursor::default(), Time::default());
@@ -150,7 +151,7 @@ mod tests {
     #[test]
     fn unreachable_large_values_are_freed_at_once() {
         assert_eq!(kept(&vec![0; 1 << 20]), [0; 100]);
-        // The control: of small values a batch is kept.
+        // The control: small values are kept until a batch is full.
         assert!(kept(&[0; 10]).into_iter().max() > Some(10));
     }
 }

@@ -1,4 +1,7 @@
-//! How far a node is in joining its cluster, as a stream for those who wait for it.
+//! The progress of joining a cluster, as a stream.
+//!
+//! The driver posts the latest progress on a board beside the lock, and wakes the readers. There is no queue: a slow
+//! reader sees only the latest step.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,10 +14,10 @@ use super::shared::{Core, Shared};
 use crate::replica::JoinProgress;
 use crate::time::Time;
 
-/// Progress is told at most this often, and always in the end.
+/// Progress is posted at most once in this time; the last step is always posted.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The latest progress, and who waits for the next.
+/// The latest progress, and the wakers of those who wait for the next.
 #[derive(Debug, Default)]
 pub(super) struct JoinBoard {
     posted: Mutex<Posted>,
@@ -32,7 +35,7 @@ impl JoinBoard {
         self.posted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of how far the node is, and answers whom to wake once the core's lock is released.
+    /// Posts the progress if it has changed and is due. Returns the wakers to wake once the core's lock is released.
     pub(super) fn follow(&self, node: &str, core: &Core, now: Time) -> Vec<Waker> {
         let is_over = core.is_alone || core.replica.is_ready();
         let mut posted = self.lock();
@@ -49,22 +52,23 @@ impl JoinBoard {
             return Vec::new();
         }
         if is_over || progress.donor.as_ref() != donor {
-            tracing::info!(node, ?progress, "joining");
+            tracing::info!(node, ?progress, "join progress");
         }
         posted.progress = Some(progress);
         posted.at = now.mono;
         std::mem::take(&mut posted.waiting)
     }
 
-    /// Whoever waits looks again.
+    /// Wakes everybody who waits, to look again.
     pub(super) fn wake(&self) {
         let waiting = std::mem::take(&mut self.lock().waiting);
         waiting.into_iter().for_each(Waker::wake);
     }
 }
 
-/// How far a node is in joining its cluster: where it stands, then every step, until it has caught up or is closed. A
-/// slow reader sees fewer steps, never a wrong last one. Nothing is lost when a waiting `next` is dropped.
+/// A stream of a node's progress in joining its cluster; [`Node::joining`](crate::Node::joining) makes it. It begins
+/// with the present progress and ends when the node is ready or closed. A slow reader sees fewer steps, but always the
+/// last one. A `next` that is dropped while it waits loses nothing.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -73,7 +77,7 @@ impl JoinBoard {
 /// let mut joining = node.joining();
 /// while let Some(step) = joining.next().await {
 ///     let donor = step.donor.as_deref().unwrap_or("nobody");
-///     eprintln!("{} of {} entries, fed by {donor}", step.entries_done, step.entries_expected);
+///     eprintln!("{} of {} entries, donor: {donor}", step.entries_done, step.entries_expected);
 /// }
 /// # Ok(()) }
 /// ```
@@ -88,7 +92,7 @@ impl Joining {
         Self { shared: shared.clone(), told: None }
     }
 
-    /// The next step. None once the node has caught up, which the last step says, or is closed.
+    /// Waits for the next step. `None` after the step in which the node is ready, or once the node is closed.
     pub async fn next(&mut self) -> Option<JoinProgress> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
@@ -102,7 +106,8 @@ impl Joining {
             self.told.clone_from(&posted.progress);
             return Poll::Ready(self.told.clone());
         }
-        // Whoever closes the node looks for who waits afterwards.
+        // `Shared::close` sets the flag before it wakes those who wait, and the board is locked here: no wake-up is
+        // lost.
         if self.shared.is_closed() {
             return Poll::Ready(None);
         }

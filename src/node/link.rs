@@ -1,7 +1,11 @@
-//! One link: an encrypted connection with a greeting, two ordered streams a direction, and datagrams.
+//! One link: an encrypted connection with a greeting, two ordered streams per direction, and datagrams.
 //!
-//! A connection counts as a link only when the greeting was answered: the dialling side of an encrypted connection
-//! learns of its refusal only then.
+//! A connection becomes a link only when its greeting was answered: with TLS 1.3 the dialling side learns only then
+//! whether the other side accepted its certificate.
+//!
+//! Each lane is one stream, and the order of its frames carries claims. So a lane must never skip bytes: when a lane
+//! breaks, the whole link is closed. What is read and not merged yet is bounded per lane, what is queued for sending by
+//! the replica's window.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,27 +30,32 @@ use super::shared::{Shared, wall};
 use crate::membership::Member;
 use crate::replica::{Input, Lane, LinkId, WINDOW_BYTES};
 
-/// Not 0: with that a connection is closed whose handle is merely dropped.
+/// The process ends and may come back. Not 0, with which a connection is closed whose handle is merely dropped.
 pub(super) const CLOSE_ENDED: u32 = 6;
+/// The node leaves the cluster.
 pub(super) const CLOSE_LEFT: u32 = 1;
+/// Another link to the same run is kept, or the holder of a name did not answer.
 pub(super) const CLOSE_DUPLICATE: u32 = 2;
+/// The greeting was refused, or too many greetings are in progress.
 pub(super) const CLOSE_REFUSED: u32 = 3;
+/// A lane broke, or the replica wants the link broken.
 pub(super) const CLOSE_BROKEN: u32 = 4;
+/// The peer's certificate is no longer accepted.
 pub(super) const CLOSE_SECURITY: u32 = 5;
 
-/// A greeting must come in this time.
+/// Timeout of a greeting and its answer.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long the holder of a name has to show that it lives.
+/// How long the present holder of a name has to acknowledge a packet before a newcomer gets the name.
 const HOLDER_TIME_MAX: Duration = Duration::from_millis(500);
-/// Read from a stream at once.
+/// The most bytes of one read from a stream.
 const CHUNK_BYTES: usize = 16 << 10;
-/// Given to a stream at once, and counted when the connection has taken it.
+/// The most bytes of one write to a stream. They count as drained when the connection has taken them.
 const STREAM_CHUNK_BYTES: usize = 32 << 10;
-/// Read from a stream and not handed in yet. What a busy peer sends is not in the way of the others for longer than it
-/// takes to merge this.
+/// Bytes of one lane that are read and not handed to the replica yet. A busy peer delays the others by no more than the
+/// time to merge these.
 const AHEAD_BYTES: usize = 32 << 10;
 
-/// The sending side of a link. What is queued here is bounded by the replica's window.
+/// The sending side of a link. What is queued here is bounded by the replica's window, [`WINDOW_BYTES`].
 #[derive(Debug)]
 pub(super) struct LinkSender {
     connection: Connection,
@@ -60,8 +69,9 @@ struct LaneSender {
     flow: Arc<LaneBytes>,
 }
 
-/// What a lane has been given, and what the connection took of it. The driver collects the latter whenever it comes
-/// by, from the links in [`Shared::drained`]; it has to be called only where the replica may be waiting for it.
+/// The bytes of a lane that wait for the connection, and those that it has taken since the driver last collected them.
+/// The driver collects them in every step, from the links in [`Shared::drained`]. It is woken for that only if the
+/// replica may be waiting for room in the window.
 #[derive(Debug, Default)]
 struct LaneBytes {
     queued: AtomicUsize,
@@ -72,11 +82,11 @@ impl LinkSender {
     pub(super) fn send(&self, lane: Lane, bytes: Vec<u8>) {
         let lane = &self.lanes[lane as usize];
         lane.flow.queued.fetch_add(bytes.len(), Ordering::Relaxed);
-        // If the writer is gone, the link is too, and that is being reported.
+        // If the writing task has ended, so has the connection, and the reading task reports that the link is down.
         _ = lane.frames.send(bytes);
     }
 
-    /// What the connection took since the last call, by lane.
+    /// The bytes that the connection has taken since the last call, by lane.
     pub(super) fn drained(&self) -> [usize; 2] {
         [&self.lanes[0], &self.lanes[1]].map(|lane| lane.flow.drained.swap(0, Ordering::Relaxed))
     }
@@ -101,14 +111,15 @@ pub(super) enum NoLink {
         by_us: bool,
         refusal: PeerRefusal,
     },
-    /// It leads to this node itself.
+    /// The address leads to this node itself.
     Itself,
-    /// There is a better link to that node.
+    /// Another link to that node is kept instead.
     Duplicate,
+    /// The connection could not be made; the text says why.
     Unreachable(String),
 }
 
-/// What the end of a connection says.
+/// Why a connection that ended with this error did not become a link.
 pub(super) fn no_link(security: &Security, error: &ConnectionError) -> NoLink {
     match security.refusal(error) {
         Some(tls) => refused_peer(matches!(error, ConnectionError::TransportError(_)), PeerRefusal::Tls(tls)),
@@ -120,7 +131,7 @@ fn refused_peer(by_us: bool, refusal: PeerRefusal) -> NoLink {
     NoLink::Refused { by_us, refusal }
 }
 
-/// The dialling side: greets, and listens to the answer.
+/// The dialling side of a greeting: sends it, reads the answer, and judges the peer's own greeting inside a welcome.
 pub(super) async fn greet(
     network: &Arc<Network>,
     connection: Connection,
@@ -130,7 +141,7 @@ pub(super) async fn greet(
     let exchange = async {
         let opened = connection.open_bi().await;
         let (mut send, mut recv) = opened.map_err(|error| no_link(&network.security, &error))?;
-        // If that fails the answer tells why.
+        // If the write fails, reading the answer gives the reason.
         _ = send.write_all(&encode_greeting(&own)).await;
         _ = send.finish();
         read_message::<GreetingAnswer>(network, &connection, &mut recv).await
@@ -152,7 +163,7 @@ pub(super) async fn greet(
     linked
 }
 
-/// The other side: listens to the greeting, and answers.
+/// The accepting side of a greeting: reads it, judges it, and answers.
 pub(super) async fn welcome(network: &Arc<Network>, connection: Connection) -> Result<LinkId, NoLink> {
     let exchange = async {
         let accepted = connection.accept_bi().await;
@@ -169,13 +180,14 @@ pub(super) async fn welcome(network: &Arc<Network>, connection: Connection) -> R
     _ = send.write_all(&encode_greeting(&answer)).await;
     _ = send.finish();
     let Some(verdict) = verdict else { return make_link(network, connection, &theirs, false) };
-    // The peer closes when it has read the answer.
+    // The peer closes the connection when it has read the answer.
     _ = timeout(GREETING_TIME_MAX, connection.closed()).await;
     close(&connection, CLOSE_REFUSED);
     Err(refused_for(verdict, &theirs))
 }
 
-/// What it means here that a peer was answered like this. The answer tells it what this node has; here counts what it has.
+/// The refusal that is reported here after a peer got this answer. The answer contains this node's cluster or version;
+/// the report contains the peer's.
 fn refused_for(answer: GreetingAnswer, theirs: &Greeting) -> NoLink {
     let answer = match answer {
         GreetingAnswer::Itself => return NoLink::Itself,
@@ -200,7 +212,7 @@ async fn read_message<T: bincode::Decode<()>>(
     }
 }
 
-/// Whether this node takes the sender of a greeting for a peer: nothing, or the answer that says why not.
+/// Judges whether the sender of a greeting may become a peer. `None`: yes; otherwise the answer that says why not.
 async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) -> Option<GreetingAnswer> {
     let (shared, identity) = (&network.shared, &network.identity);
     if theirs.run == shared.run {
@@ -215,7 +227,7 @@ async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) ->
     if !Security::names(connection).contains(&theirs.name) {
         return Some(GreetingAnswer::NotTheCertificates);
     }
-    // A program that panics over what a peer calls itself does not accept it.
+    // The application's check is the user's code. If it panics, the peer is refused.
     let accepts = AssertUnwindSafe(|| (identity.accepts_version)(&theirs.app_version));
     if !catch_unwind(accepts).unwrap_or(false) {
         return Some(GreetingAnswer::AppVersion(identity.app_version.clone()));
@@ -224,7 +236,8 @@ async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) ->
     if apart > identity.clock_skew_max {
         return Some(GreetingAnswer::Clock(apart.as_millis() as u64));
     }
-    // Who is a member already came in under this name while it was free, on the other side of a partition.
+    // A living member got its name while that was free, possibly on the other side of a partition: it is not refused
+    // now.
     let is_member = shared.lock().is_some_and(|core| core.replica.is_living(theirs.run));
     if !is_member && (theirs.name == shared.name || holder_lives(shared, theirs, connection).await) {
         return Some(GreetingAnswer::NameTaken);
@@ -232,7 +245,7 @@ async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) ->
     None
 }
 
-/// Whether another run of that name answers. A link to one that does not is given up at once.
+/// Whether another run with the newcomer's name answers within [`HOLDER_TIME_MAX`]. If it does not, its link is closed.
 async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection) -> bool {
     let holder = || {
         let core = shared.lock()?;
@@ -246,7 +259,7 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection)
         };
         let core = shared.lock();
         let old = core.and_then(|core| core.replica.members().find(elsewhere).map(Member::contact));
-        // At one address there is one process: the newcomer is there now.
+        // If the holder had the newcomer's address, its process has been replaced: one address has one process.
         if let Some(old) = old.filter(|old| old.addr != addr) {
             shared.request_dial(DialRequest::Member(old));
             let is_over = |shared: &Shared| (shared.is_closed() || holder().is_some()).then_some(());
@@ -256,7 +269,7 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection)
     let Some(connection) = holder() else { return false };
     let heard = || connection.stats().udp_rx.datagrams;
     let before = heard();
-    // An empty datagram is no message; but a live node acknowledges it.
+    // Empty datagrams are not handed to the replica, but the transport of a live node acknowledges them.
     _ = connection.send_datagram(Bytes::new());
     let answered = async {
         while heard() == before && connection.close_reason().is_none() {
@@ -270,7 +283,7 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection)
     lives
 }
 
-/// Where others can reach the sender of a greeting.
+/// The address at which others can reach the sender of a greeting.
 fn reachable_at(connection: &Connection, theirs: &Greeting) -> SocketAddr {
     let seen = SocketAddr::new(connection.remote_address().ip().to_canonical(), theirs.port);
     theirs.advertised.unwrap_or(seen)
@@ -285,7 +298,7 @@ fn member_of(connection: &Connection, theirs: &Greeting) -> Member {
     member
 }
 
-/// Makes a link of a connection whose greeting was answered.
+/// Makes a link of a connection whose greeting was accepted on both sides, unless a better one to the same run exists.
 fn make_link(
     network: &Arc<Network>,
     connection: Connection,
@@ -323,11 +336,11 @@ fn make_link(
     let packet_bytes_max = connection.max_datagram_size().unwrap_or_default();
     core.replica.handle(now, Input::LinkIdentified(id, &member, packet_bytes_max));
     drop(core);
-    // What is accepted may have changed since the handshake. A change from here on finds the link among the others.
+    // The security may have changed since the handshake. From here on `Network::follow_security` finds this link.
     if !network.security.accepts(&connection) {
         close(&connection, CLOSE_SECURITY);
     }
-    tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "linked");
+    tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "link made");
     tokio::spawn(get_acquainted(connection.clone(), network.questions.clone()));
     tokio::spawn(read(id, connection, network.happenings.clone()));
     shared.wake_driver.notify_one();
@@ -335,7 +348,7 @@ fn make_link(
     Ok(id)
 }
 
-/// Writes one lane's frames, and counts what the connection took.
+/// Writes the frames of one lane, and counts the bytes that the connection has taken.
 async fn write(
     (id, lane): (LinkId, Lane),
     window: Arc<SendWindow>,
@@ -344,7 +357,7 @@ async fn write(
     shared: Arc<Shared>,
 ) {
     let Ok(mut stream) = window.connection.open_uni().await else { return };
-    // Live writes go before repair.
+    // Live writes have priority over repair.
     _ = stream.set_priority(i32::from(lane == Lane::Live));
     if stream.write_all(&[lane as u8]).await.is_err() {
         return;
@@ -352,7 +365,7 @@ async fn write(
     let mut since_fit = 0;
     while let Some(frame) = frames.recv().await {
         let mut frame = Bytes::from(frame);
-        // A long frame counts little by little: on a slow link it takes longer than every timeout.
+        // A long frame counts chunk by chunk: over a slow link the whole frame may take longer than the timeouts.
         while !frame.is_empty() {
             let part = frame.split_to(frame.len().min(STREAM_CHUNK_BYTES));
             let bytes = part.len();
@@ -368,7 +381,7 @@ async fn write(
             if drained == bytes {
                 shared.drained().push(id);
             }
-            // So much is on its way as far as the replica knows.
+            // The sum is what the replica believes to be in flight. Below its window it is not waiting for room.
             if flow.queued.fetch_sub(bytes, Ordering::Relaxed) - bytes + drained >= WINDOW_BYTES {
                 shared.wake_driver.notify_one();
             }
@@ -376,13 +389,13 @@ async fn write(
     }
 }
 
-/// Reads everything that comes over a connection until it ends.
+/// Reads the streams and datagrams of a connection until it ends, then reports that the link is down.
 async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<LinkEvent>) {
     let mut lanes = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             stream = connection.accept_uni() => match stream {
-                // The transport permits two streams at a time.
+                // The transport permits only two streams at a time.
                 Ok(stream) => _ = lanes.spawn(read_lane(id, stream, happenings.clone())),
                 Err(_) => break,
             },
@@ -392,9 +405,9 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<LinkE
                 Err(_) => break,
             },
             Some(end) = lanes.join_next() => {
-                // A lane that breaks takes its link with it: a stream never goes on behind a gap. Of a link that its
-                // peer has closed all lanes end, and what the peer said then must not be overwritten; and a node that
-                // ends says for itself whether it leaves.
+                // When a lane breaks, the link is closed, because a stream must not continue behind a gap. There are
+                // two exceptions: if the peer has closed the connection, its close code must not be overwritten; and if
+                // this node ends, it sends its own close code.
                 if !matches!(end, Ok(LaneEnd::Unheard)) && connection.close_reason().is_none() {
                     close(&connection, CLOSE_BROKEN);
                 }
@@ -413,15 +426,15 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<LinkE
     _ = happenings.send(LinkEvent::Down(id, farewell)).await;
 }
 
-/// Why nothing more of a lane is read.
+/// Why a lane is not read any more.
 enum LaneEnd {
-    /// It came to an end, which lanes do not, or is no lane.
+    /// The stream ended, which lanes never do, or its first byte names no lane.
     Broken,
-    /// This node ends: nobody listens any more.
+    /// This node ends: the driver no longer receives events.
     Unheard,
 }
 
-/// Reads one lane.
+/// Reads one lane: its first byte, then chunks of frames.
 async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<LinkEvent>) -> LaneEnd {
     let mut tag = [0];
     if stream.read_exact(&mut tag).await.is_err() {

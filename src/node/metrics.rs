@@ -1,43 +1,50 @@
-//! Metrics through the facade of the `metrics` crate (feature `metrics`): install any recorder before the first node
-//! starts. Everything is recorded about once a second by the driver, without the lock that writers take, except for the
-//! two waits, which are recorded by whoever waited. Without a recorder it costs next to nothing.
+//! Metrics through the facade of the `metrics` crate (feature `metrics`).
 //!
-//! All of them carry the label `node`, the node's name.
+//! Install a recorder before the first node starts. The driver records everything about once a second, while it does
+//! not hold the lock, except for the two waits, which are recorded when they end. Without a recorder the cost is
+//! negligible.
 //!
-//! | Name | Kind | Further labels | What it says |
+//! Every metric has the label `node`, the node's name.
+//!
+//! | Name | Kind | Further labels | Meaning |
 //! |---|---|---|---|
 //! | `tidings_entries` | gauge | | entries held, those of sets and counters included |
 //! | `tidings_bytes` | gauge | | bytes of their keys and values |
-//! | `tidings_members` | gauge | `state` | members that are `alive`, `suspect`, `down`, `left`, this node not counted |
+//! | `tidings_members` | gauge | `state` | other members by state: `alive`, `suspect`, `down`, `left` |
 //! | `tidings_links` | gauge | | links to peers |
-//! | `tidings_peer_lag_changes` | gauge | `peer` | changes that a peer lacks; 0 when its link is gone, as the next three |
-//! | `tidings_peer_lag_bytes` | gauge | `peer` | about how many bytes they are |
-//! | `tidings_peer_lag_seconds` | gauge | `peer` | for how long it has owed the confirmation of something that it was sent |
-//! | `tidings_peer_rtt_seconds` | gauge | `peer` | the round trip to it |
+//! | `tidings_peer_lag_changes` | gauge | `peer` | changes not sent to the peer yet (1) |
+//! | `tidings_peer_lag_bytes` | gauge | `peer` | about how many bytes these changes are (1) |
+//! | `tidings_peer_lag_seconds` | gauge | `peer` | how long an acknowledgement of the peer is overdue (1) |
+//! | `tidings_peer_rtt_seconds` | gauge | `peer` | the smoothed round trip to the peer (1) |
 //! | `tidings_origins` | gauge | | process starts that ever wrote |
-//! | `tidings_cloud_contexts` | gauge | | contexts kept beyond the vector; none when all is quiet |
+//! | `tidings_cloud_contexts` | gauge | | contexts kept beyond the vector; 0 in a cluster at rest |
 //! | `tidings_removals` | gauge | | removals that the change log remembers |
 //! | `tidings_busy` | gauge | | 1 while writes are refused because the cluster is too far behind |
-//! | `tidings_joining` | gauge | | 1 until the node has caught up with a peer |
-//! | `tidings_disk_failed` | gauge | | 1 while the disk takes nothing |
-//! | `tidings_clock_in_doubt` | gauge | | 1 while writes are refused because the wall clock is wrong |
-//! | `tidings_writes_total` | counter | | accepted writes; a batch is one |
-//! | `tidings_writes_refused_total` | counter | `reason` | refused ones: `busy`, `disk`, `clock`, `condition`, `closed`, `invalid` |
+//! | `tidings_joining` | gauge | | 1 until the node is ready (`Node::ready`) |
+//! | `tidings_disk_failed` | gauge | | 1 while the disk accepts no transaction |
+//! | `tidings_clock_in_doubt` | gauge | | 1 while writes are refused because the wall clock is in doubt |
+//! | `tidings_writes_total` | counter | | accepted local writes; a batch counts as one |
+//! | `tidings_writes_refused_total` | counter | `reason` | refused local writes (2) |
 //! | `tidings_sent_frames_total` | counter | `lane` | frames sent: `live`, `bulk`, `datagram` |
-//! | `tidings_sent_bytes_total` | counter | `lane` | their bytes |
-//! | `tidings_received_chunks_total` | counter | `lane` | pieces received; a frame comes in one or several |
-//! | `tidings_received_bytes_total` | counter | `lane` | their bytes |
-//! | `tidings_rows_merged_total` | counter | | rows of live replication that brought something new |
+//! | `tidings_sent_bytes_total` | counter | `lane` | bytes of these frames |
+//! | `tidings_received_chunks_total` | counter | `lane` | chunks received; a frame arrives in one or several |
+//! | `tidings_received_bytes_total` | counter | `lane` | bytes of these chunks |
+//! | `tidings_rows_merged_total` | counter | | rows of live replication that were new here |
 //! | `tidings_repairs_begun_total` | counter | | repair sessions begun, joining included |
-//! | `tidings_repairs_total` | counter | `outcome` | those that are over: `complete`, `incomplete` |
-//! | `tidings_repair_rows_total` | counter | | their rows, both directions |
-//! | `tidings_repair_bytes_total` | counter | | their bytes, both directions |
+//! | `tidings_repairs_total` | counter | `outcome` | repair sessions that ended: `complete`, `incomplete` |
+//! | `tidings_repair_rows_total` | counter | | rows of ended repair sessions, both directions |
+//! | `tidings_repair_bytes_total` | counter | | bytes of ended repair sessions, both directions |
 //! | `tidings_links_made_total` | counter | | links made |
-//! | `tidings_links_lost_total` | counter | | links that are gone |
-//! | `tidings_events_total` | counter | `kind` | what happened to the `node`, and to `member`s |
-//! | `tidings_arrival_seconds` | histogram | `origin` | how long writes of another node took to arrive, clock difference included |
-//! | `tidings_durable_wait_seconds` | histogram | | how long `Receipt::durable` took, where it succeeded |
-//! | `tidings_seen_by_wait_seconds` | histogram | | how long `Receipt::seen_by` took, where it succeeded |
+//! | `tidings_links_lost_total` | counter | | links that went down |
+//! | `tidings_events_total` | counter | `kind` | events of the `node`, and of the membership (`member`) |
+//! | `tidings_arrival_seconds` | histogram | `origin` | how long writes of another node took to arrive (3) |
+//! | `tidings_durable_wait_seconds` | histogram | | how long successful calls of `Receipt::durable` took |
+//! | `tidings_seen_by_wait_seconds` | histogram | | how long successful calls of `Receipt::seen_by` took |
+//!
+//! 1. 0 when the link to the peer is down.
+//! 2. By reason: `busy`, `disk`, `clock`, `condition`, `closed`, `invalid`.
+//! 3. Measured with the wall clocks of both nodes, so that their difference is included. The label is the writer's
+//!    name, or its run in hexadecimal if the name is not known.
 
 #![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
 
@@ -54,7 +61,7 @@ use crate::error::WriteError;
 use crate::membership::MemberState;
 use crate::replica::{Output, RepairReport};
 
-/// How often everything is recorded.
+/// The interval at which everything is recorded.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
 const STATES: [(MemberState, &str); 4] = [
@@ -77,7 +84,7 @@ fn reason_of(error: &WriteError) -> usize {
     }
 }
 
-/// The lanes, and what goes beside them.
+/// The lanes and, as the last one, datagrams.
 const LANES: [&str; 3] = ["live", "bulk", "datagram"];
 const DATAGRAM: usize = 2;
 
@@ -94,7 +101,7 @@ impl Traffic {
     }
 }
 
-/// What is counted as it happens.
+/// Counters that are increased as things happen, and recorded once a second.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     writes: AtomicU64,
@@ -102,7 +109,7 @@ pub(super) struct Meter {
     sent: [Traffic; LANES.len()],
     received: [Traffic; LANES.len()],
     links_made: AtomicU64,
-    /// Incomplete and complete ones.
+    /// Ended repair sessions: incomplete ones, complete ones.
     repairs: [AtomicU64; 2],
     repair_rows: AtomicU64,
     repair_bytes: AtomicU64,
@@ -144,7 +151,7 @@ impl Meter {
     }
 }
 
-/// Somebody waits for a receipt.
+/// The beginning of a wait for a receipt.
 pub(super) struct Wait(Instant);
 
 impl Wait {
@@ -161,22 +168,22 @@ impl Wait {
     }
 }
 
-/// Records everything in turn. Belongs to the driver.
+/// Records everything once per [`RECORD_INTERVAL`]. It belongs to the driver.
 #[derive(Default)]
 pub(super) struct Recorder {
     next: Duration,
     has_described: bool,
-    /// Whose lag was recorded last.
+    /// The peers whose lag was recorded last. It is set to 0 when their link is gone.
     peers: BTreeSet<String>,
 }
 
 impl Recorder {
-    /// How long the driver may wait at most.
+    /// How long the driver may wait until the next recording.
     pub(super) fn wait(&self, now: Duration) -> Duration {
         self.next.saturating_sub(now)
     }
 
-    /// Records everything if it is time to. Called without the lock.
+    /// Records everything if the interval has passed. The caller must not hold the lock.
     pub(super) fn record(&mut self, shared: &Shared) {
         let now = shared.now().mono;
         if now < self.next {
@@ -291,50 +298,50 @@ fn record_counts(status: &NodeStatus, shared: &Shared) {
 fn describe() {
     let gauges = [
         ("tidings_entries", Unit::Count, "Entries held, those of sets and counters included"),
-        ("tidings_bytes", Unit::Bytes, "Bytes of their keys and values"),
-        ("tidings_members", Unit::Count, "Members by state, this node not counted"),
+        ("tidings_bytes", Unit::Bytes, "Bytes of the keys and values held"),
+        ("tidings_members", Unit::Count, "Other members by state"),
         ("tidings_links", Unit::Count, "Links to peers"),
-        ("tidings_peer_lag_changes", Unit::Count, "Changes that a peer lacks"),
-        ("tidings_peer_lag_bytes", Unit::Bytes, "About how many bytes a peer lacks"),
+        ("tidings_peer_lag_changes", Unit::Count, "Changes not sent to a peer yet"),
+        ("tidings_peer_lag_bytes", Unit::Bytes, "About how many bytes were not sent to a peer yet"),
         (
             "tidings_peer_lag_seconds",
             Unit::Seconds,
-            "For how long a peer has owed the confirmation of what it was sent",
+            "How long an acknowledgement of a peer is overdue; 0 if none is",
         ),
-        ("tidings_peer_rtt_seconds", Unit::Seconds, "The round trip to a peer"),
+        ("tidings_peer_rtt_seconds", Unit::Seconds, "The smoothed round trip to a peer"),
         ("tidings_origins", Unit::Count, "Process starts that ever wrote"),
-        ("tidings_cloud_contexts", Unit::Count, "Contexts kept beyond the vector"),
+        ("tidings_cloud_contexts", Unit::Count, "Contexts kept beyond the vector; 0 in a cluster at rest"),
         ("tidings_removals", Unit::Count, "Removals that the change log remembers"),
         ("tidings_busy", Unit::Count, "1 while writes are refused because the cluster is too far behind"),
-        ("tidings_joining", Unit::Count, "1 until the node has caught up with a peer"),
-        ("tidings_disk_failed", Unit::Count, "1 while the disk takes nothing"),
-        ("tidings_clock_in_doubt", Unit::Count, "1 while writes are refused because the wall clock is wrong"),
+        ("tidings_joining", Unit::Count, "1 until the node is ready"),
+        ("tidings_disk_failed", Unit::Count, "1 while the disk accepts no transaction"),
+        ("tidings_clock_in_doubt", Unit::Count, "1 while writes are refused because the clock is in doubt"),
     ];
     gauges.into_iter().for_each(|(name, unit, what)| describe_gauge!(name, unit, what));
     let counters = [
-        ("tidings_writes_total", Unit::Count, "Accepted writes; a batch is one"),
-        ("tidings_writes_refused_total", Unit::Count, "Refused writes by reason"),
+        ("tidings_writes_total", Unit::Count, "Accepted local writes; a batch counts as one"),
+        ("tidings_writes_refused_total", Unit::Count, "Refused local writes by reason"),
         ("tidings_sent_frames_total", Unit::Count, "Frames sent"),
         ("tidings_sent_bytes_total", Unit::Bytes, "Bytes sent"),
-        ("tidings_received_chunks_total", Unit::Count, "Pieces of frames received"),
+        ("tidings_received_chunks_total", Unit::Count, "Chunks received; a frame is one or several"),
         ("tidings_received_bytes_total", Unit::Bytes, "Bytes received"),
-        ("tidings_rows_merged_total", Unit::Count, "Rows of live replication that brought something new"),
+        ("tidings_rows_merged_total", Unit::Count, "Rows of live replication that were new here"),
         ("tidings_repairs_begun_total", Unit::Count, "Repair sessions begun, joining included"),
-        ("tidings_repairs_total", Unit::Count, "Repair sessions that are over"),
-        ("tidings_repair_rows_total", Unit::Count, "Rows of repair sessions, both directions"),
-        ("tidings_repair_bytes_total", Unit::Bytes, "Bytes of repair sessions, both directions"),
+        ("tidings_repairs_total", Unit::Count, "Repair sessions that ended, by outcome"),
+        ("tidings_repair_rows_total", Unit::Count, "Rows of ended repair sessions, both directions"),
+        ("tidings_repair_bytes_total", Unit::Bytes, "Bytes of ended repair sessions, both directions"),
         ("tidings_links_made_total", Unit::Count, "Links made"),
-        ("tidings_links_lost_total", Unit::Count, "Links that are gone"),
-        ("tidings_events_total", Unit::Count, "Events of the node and of members"),
+        ("tidings_links_lost_total", Unit::Count, "Links that went down"),
+        ("tidings_events_total", Unit::Count, "Events of the node and of the membership"),
     ];
     counters.into_iter().for_each(|(name, unit, what)| describe_counter!(name, unit, what));
     let histograms = [
         (
             "tidings_arrival_seconds",
-            "How long writes of another node took to arrive, clock difference included",
+            "How long writes of another node took to arrive; the difference of the clocks is included",
         ),
-        ("tidings_durable_wait_seconds", "How long it took until a write was safe on the disk"),
-        ("tidings_seen_by_wait_seconds", "How long it took until enough nodes had a write"),
+        ("tidings_durable_wait_seconds", "How long successful waits for the sync of a write took"),
+        ("tidings_seen_by_wait_seconds", "How long successful waits for enough nodes to have a write took"),
     ];
     histograms.into_iter().for_each(|(name, what)| describe_histogram!(name, Unit::Seconds, what));
 }

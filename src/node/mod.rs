@@ -1,4 +1,11 @@
-//! The node: the replica on a real clock and a real network. The only impure place of the library.
+//! The node: one [`Replica`](crate::replica::Replica) on a real clock, network and disk, and the user's handle to it.
+//!
+//! This is the only impure part of the library: sockets, threads, clocks, files and randomness are used here and
+//! nowhere else. The rules of replication, membership and elections belong to the core; nothing here decides about
+//! them.
+//!
+//! The replica stands behind one mutex ([`Shared`]). Nothing here may wait for the network or the disk while it holds
+//! that mutex. `get` takes no lock that a writer can hold: it reads the index.
 
 mod admission;
 mod batch;
@@ -55,18 +62,20 @@ use crate::store::watch::WatchStart;
 use link::LinkSender;
 use shared::Shared;
 
-/// How long the end of a node waits for its last writes to arrive somewhere.
+/// How long a node that ends waits for each of: its leases being released, its last writes being acknowledged, its
+/// peers having heard that it leaves.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Entries read in one go by a scan.
+/// Entries that a scan reads under one lock, and the longest page.
 const SCAN_ROWS: usize = 1_024;
-/// A scan that had to begin anew this often holds the lock instead.
+/// The last of so many attempts of a scan holds the lock throughout, so that it cannot fail.
 const SCAN_TRIES: usize = 3;
 
-/// One node of a cluster: a full replica of the store, linked to its peers. Cheap to clone; all clones are the same
-/// node, and it ends when the last of them is dropped: it leaves the cluster, as with [`Node::shutdown`] but without
-/// waiting for anything. Everything else that it hands out (watches, receipts, views)
-/// does not keep it alive.
+/// One node of a cluster: a full replica of the store, linked to its peers.
+///
+/// It is cheap to clone, and all clones are handles to the same node. When the last handle is dropped, the node leaves
+/// the cluster as with [`Node::shutdown`], but without waiting for anything. Watches, receipts and views do not keep it
+/// alive.
 ///
 /// ```
 /// use tidings::{Config, Node, Security, WatchEvent};
@@ -81,7 +90,7 @@ const SCAN_TRIES: usize = 3;
 ///
 /// let mut watch = b.watch("limits/").without_current();
 /// a.put("limits/max", "100")?;
-/// let Some(WatchEvent::Put(entry)) = watch.next().await else { panic!("the put is told") };
+/// let Some(WatchEvent::Put(entry)) = watch.next().await else { panic!("the put is reported") };
 /// assert_eq!((entry.key(), entry.value()), ("limits/max", &b"100"[..]));
 /// assert_eq!(b.get("limits/max").unwrap().value(), b"100");
 /// # Ok(()) }
@@ -92,7 +101,7 @@ pub struct Node {
     _life: Arc<NodeGuard>,
 }
 
-/// Ends the node with its last handle.
+/// Closes the node when the last handle is dropped.
 #[derive(Debug)]
 struct NodeGuard(Arc<Shared>);
 
@@ -103,7 +112,7 @@ impl Drop for NodeGuard {
 }
 
 impl Node {
-    /// Begins to describe a node. The name is unique in the cluster and stays with the node when it is restarted.
+    /// Configures a node with this name. The name must be unique in the cluster and stay the same after a restart.
     pub fn builder(name: impl Into<String>) -> Builder {
         Builder::new(name.into())
     }
@@ -117,17 +126,19 @@ impl Node {
         &self.shared.name
     }
 
-    /// The address that the node is bound to, with the real port where 0 was asked for.
+    /// The address that the node is bound to. If port 0 was asked for, it holds the real port.
     pub fn addr(&self) -> SocketAddr {
         self.shared.addr
     }
 
-    /// Waits until this node has everything that a peer had when it began to catch up with it, and is linked with the
-    /// members that it knows of then: what it writes goes to all of them at once. A member that cannot be reached holds this
-    /// up for one [`Config::probe_interval`](crate::Config::probe_interval) at most. A node without seeds is ready at once.
+    /// Waits until this node has caught up with one peer and is linked with the members that it knows of then.
+    ///
+    /// It has caught up when it holds everything that the peer held when catching up began; from then on its writes go
+    /// to all those members at once. A member that cannot be reached delays this by at most one
+    /// [`Config::probe_interval`](crate::Config::probe_interval). A node without seeds is ready at once.
     ///
     /// # Errors
-    /// If the node is closed before that.
+    /// [`WaitError::Closed`] if the node is closed before that.
     pub async fn ready(&self) -> Result<(), WaitError> {
         let is_ready = |shared: &Shared| {
             let Some(core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
@@ -136,15 +147,15 @@ impl Node {
         self.shared.wait_for(is_ready).await
     }
 
-    /// How far this node is in catching up, until it is [`ready`](Self::ready). Reads are answered meanwhile from what
-    /// has arrived.
+    /// The progress of catching up, as a stream that ends when the node is [`ready`](Self::ready). Until then reads are
+    /// answered from what has arrived.
     pub fn joining(&self) -> Joining {
         Joining::new(&self.shared)
     }
 
     // Registers.
 
-    /// Puts a value. It is visible here at once.
+    /// Writes a value. Reads on this node see it at once.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -152,7 +163,7 @@ impl Node {
         self.put_with(key, value, PutOptions::new())
     }
 
-    /// Puts a value under a condition, or for a time.
+    /// Writes a value under a condition, with a time to live, or both.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -167,7 +178,8 @@ impl Node {
         write.map(|(stamp, revision)| Receipt::new(&self.shared, Some(stamp), revision))
     }
 
-    /// Deletes a key: what it holds here is removed everywhere, for ever. What this node had not seen survives.
+    /// Deletes a key: what it holds on this node is removed everywhere, for ever. A concurrent write that this node has
+    /// not received yet survives.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -176,8 +188,8 @@ impl Node {
         write.map(|(stamp, revision)| Receipt::new(&self.shared, stamp, revision))
     }
 
-    /// Deletes a key if it still holds what somebody has read ([`OnlyIf::Stamp`]). As with [`PutOptions::only_if`] that
-    /// is compared with what this node holds, not with the whole cluster.
+    /// Deletes a key if it still holds the value that was read before ([`OnlyIf::Stamp`]). As with
+    /// [`PutOptions::only_if`] the condition is compared with what this node holds, not with the whole cluster.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -200,21 +212,21 @@ impl Node {
         write.map(|(stamp, revision)| Receipt::new(&self.shared, stamp, revision))
     }
 
-    /// The value of a key. Waits for nothing, and sees this process's own writes. After the node is closed it
-    /// answers from the last state.
+    /// The value of a key. It never waits for a writer, the network or the disk, and sees this process's own writes at
+    /// once. After the node is closed it answers from the last state.
     pub fn get(&self, key: impl AsRef<str>) -> Option<Entry> {
         self.shared.index.register(self.shared.log(), key.as_ref(), || shared::wall().as_millis() as u64)
     }
 
-    /// All entries whose key begins like this, in key order, as they were in one instant. Writers wait no longer
-    /// than for a short piece of it.
+    /// All entries whose key begins with `prefix`, in key order, as they were at one instant. It holds the lock for
+    /// 1,024 entries at a time, so that writers wait for one such piece only. If an attempt fails because removals were
+    /// forgotten meanwhile, it is repeated; the third attempt holds the lock throughout.
     pub fn scan(&self, prefix: impl AsRef<str>) -> Vec<Entry> {
         views::scan(&self.shared, prefix.as_ref())
     }
 
-    /// The entries whose key begins like this and comes after another in key order, at most so many (and at most
-    /// 1,024), as they were in one instant: for listings that are shown page by page. Writes between two pages are
-    /// seen by the later one as far as they concern it.
+    /// One page of a listing: the first `rows` entries (at most 1,024) whose key begins with `prefix` and comes behind
+    /// `after` in key order, as they were at one instant. A later page shows the writes made since the earlier one.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -231,7 +243,7 @@ impl Node {
         views::page(&self.shared, prefix.as_ref(), after, rows)
     }
 
-    /// How many entries the store holds, those of sets and counters included.
+    /// The number of entries in the store, those of sets and counters included.
     pub fn len(&self) -> usize {
         self.shared.lock_closed().map_or(0, |core| core.replica.len())
     }
@@ -241,29 +253,29 @@ impl Node {
         self.len() == 0
     }
 
-    /// Several writes, applied in one step by [`NodeBatch::commit`].
+    /// An empty batch of writes, which [`NodeBatch::commit`] applies in one local step.
     pub fn batch(&self) -> NodeBatch {
         NodeBatch::new(&self.shared)
     }
 
-    /// Watches all keys that begin like this; with [`Watch::exact`] this key alone.
+    /// Watches all keys that begin with `prefix`; with [`Watch::exact`] the key `prefix` alone.
     pub fn watch(&self, prefix: impl AsRef<str>) -> Watch {
         let mut stored = Vec::new();
         crate::store::entry::register_key(prefix.as_ref(), &mut stored);
         Watch::new(&self.shared, WatchStart::at(stored))
     }
 
-    /// A set of names.
+    /// The set of this name, whose elements are strings.
     pub fn set(&self, name: impl Into<String>) -> Set {
         Set::new(&self.shared, name.into())
     }
 
-    /// A counter.
+    /// The counter of this name.
     pub fn counter(&self, name: impl Into<String>) -> Counter {
         Counter::new(&self.shared, name.into())
     }
 
-    /// The keys that begin like this as a map of values of one type, kept as JSON.
+    /// The keys that begin with `prefix`, as a map of values of type `T`, stored as JSON.
     #[cfg(feature = "json")]
     pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T> {
         Map::new(&self.shared, prefix.into())
@@ -271,18 +283,18 @@ impl Node {
 
     // The cluster.
 
-    /// Everybody this node knows of, itself first.
+    /// All members that this node knows of, itself first.
     pub fn members(&self) -> Vec<Member> {
         self.shared.members()
     }
 
-    /// A lease by this name, which one node has at a time. See [`Election`] for what is guaranteed.
+    /// The lease of this name, which at most one node holds at a time. [`Election`] states the guarantees.
     pub fn election(&self, name: impl Into<String>) -> Election {
         Election::new(&self.shared, name.into())
     }
 
-    /// Waits until this node has the lease of this name, to hold it briefly: dropped, it goes to the next. It is the same
-    /// lease as that of [`Node::election`], with the node's name as its value.
+    /// Waits until this node holds the lease of this name, for use as a lock. Dropping it releases the lease to the
+    /// next candidate. It is the same lease as that of [`Node::election`], with the node's name as its value.
     ///
     /// # Errors
     /// See [`ElectionError`].
@@ -290,49 +302,52 @@ impl Node {
         self.election(name).campaign(self.name()).await
     }
 
-    /// The same, without waiting for whoever has it.
+    /// As [`lock`](Self::lock), but does not wait while another node holds the lease.
     ///
     /// # Errors
-    /// [`ElectionError::Taken`] if somebody has it, or is about to.
+    /// [`ElectionError::Taken`] if somebody else has the lease or is about to have it; otherwise see [`ElectionError`].
     pub async fn try_lock(&self, name: impl Into<String>) -> Result<Leadership, ElectionError> {
         self.election(name).try_campaign(self.name()).await
     }
 
-    /// Who should lead, by what this node knows of the members now: a choice by hash among those that live. No message
-    /// is sent and nothing is agreed upon. All nodes that know the same members say the same; **in a partition, and while
-    /// members come and go, two may be named, each by some nodes, or one that is gone**. Nothing here may do harm then:
-    /// for everything else there is [`Node::election`].
+    /// A hint at a leader: the living member with the greatest hash for this name, as this node knows the members now.
+    ///
+    /// No message is sent and nothing is agreed upon. Nodes that know the same members give the same answer. **In a
+    /// partition, and while members come and go, different nodes may name different members, or one that is gone.** Use
+    /// it only where two leaders do no harm, and [`Node::election`] everywhere else.
     pub fn leader_hint(&self, name: impl AsRef<str>) -> Option<Member> {
         let core = self.shared.lock_closed()?;
         core.replica.leader_hint(name.as_ref()).cloned()
     }
 
-    /// Members that come and go from now on.
+    /// Changes of the membership from now on.
     pub fn member_events(&self) -> Events<MemberEvent> {
         Events::new(&self.shared, |shared| &shared.member_events, self.shared.member_events.cursor_at_end())
     }
 
-    /// What whoever runs this node should know of: what has happened so far, as far as it is kept, then what does.
+    /// Events that the operator of this node should know of: first the past ones that are kept (the latest 1,024), then
+    /// new ones.
     pub fn events(&self) -> Events<NodeEvent> {
         Events::new(&self.shared, |shared| &shared.events, self.shared.events.cursor_at_oldest())
     }
 
-    /// What this node holds and has seen, and how far its peers are behind.
+    /// The state of this node: what it holds, and how far each peer is behind.
     pub fn status(&self) -> NodeStatus {
         NodeStatus::of(&self.shared)
     }
 
-    /// Waits until writes are not refused as [`WriteError::Busy`].
+    /// Waits until writes are not refused with [`WriteError::Busy`].
     ///
     /// # Errors
-    /// If the node is closed.
+    /// [`WaitError::Closed`] if the node is closed.
     pub async fn writable(&self) -> Result<(), WaitError> {
         let is_writable = |shared: &Shared| {
             let Some(core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
             if !core.replica.is_busy(shared.now()) {
                 return Some(Ok(()));
             }
-            // Whoever waits is told of the change back, also if the driver has not seen this one yet.
+            // The driver notifies waiters when busy changes to not busy; it may not have seen that the node is busy
+            // yet.
             shared.is_busy.store(true, Ordering::Relaxed);
             drop(core);
             shared.wake_driver.notify_one();
@@ -341,11 +356,10 @@ impl Node {
         self.shared.wait_for(is_writable).await
     }
 
-    /// Changes what this node tells about itself, for all others to see.
+    /// Replaces this node's metadata, which all members see.
     ///
     /// # Errors
-    /// If it is over [`META_BYTES_MAX`] or [`META_ENTRIES_MAX`], or the
-    /// node is closed; nothing changes then.
+    /// If it exceeds [`META_BYTES_MAX`] or [`META_ENTRIES_MAX`], or the node is closed; nothing changes then.
     pub fn set_meta(&self, meta: BTreeMap<String, String>) -> Result<(), WriteError> {
         let (entries, limit) = (meta.len(), META_ENTRIES_MAX);
         if entries > limit {
@@ -361,18 +375,21 @@ impl Node {
         Ok(())
     }
 
-    /// Leaves the cluster, and closes the node: its last writes are given a moment to reach all peers, they are told that
-    /// it leaves, then every link, watch and wait ends, and the port is free. Reads are answered from the last state.
+    /// Leaves the cluster and closes the node.
     ///
-    /// The others see it as [`MemberState::Left`](crate::MemberState::Left): they do not look for it, and no
-    /// [`Quorum`] counts it any more. A node that is started again under its name joins as new.
+    /// It releases its leases, waits until its last writes are acknowledged by all peers, and tells them that it
+    /// leaves, each for at most 1 s. Then every link, watch and wait ends, and the port is free. Reads are answered
+    /// from the last state.
+    ///
+    /// The others see it as [`MemberState::Left`](crate::MemberState::Left): they do not dial it, and no [`Quorum`]
+    /// counts it any more. A node that is started again under its name joins as new.
     pub async fn shutdown(&self) {
         self.resign_and_confirm().await;
         if let Some(mut core) = self.shared.lock() {
             core.replica.leave(self.shared.now());
         }
         self.shared.wake_driver.notify_one();
-        // Whoever has heard it breaks its link.
+        // A peer that has learned of it closes its link.
         let is_told = |shared: &Shared| match shared.lock() {
             Some(core) => core.senders.is_empty().then_some(()),
             None => Some(()),
@@ -381,17 +398,17 @@ impl Node {
         self.close().await;
     }
 
-    /// Closes the node as [`shutdown`](Self::shutdown) does, but stays a member that is expected back, as before a restart
-    /// that others should wait for. They know at once that its process has ended, see it as
-    /// [`MemberState::Down`](crate::MemberState::Down), go on looking for it, and count it in every [`Quorum`] of all or
-    /// most members.
+    /// Closes the node as [`shutdown`](Self::shutdown) does, but it stays a member that is expected back, as before a
+    /// restart. The others know at once that its process has ended, see it as
+    /// [`MemberState::Down`](crate::MemberState::Down), go on dialling it, and still count it in [`Quorum::All`] and
+    /// [`Quorum::Majority`].
     pub async fn shutdown_expecting_return(&self) {
         self.shared.close_code.store(link::CLOSE_ENDED, Ordering::Relaxed);
         self.resign_and_confirm().await;
         self.close().await;
     }
 
-    /// Gives up all leases, and gives the last writes a moment to reach all peers.
+    /// Releases all leases, then waits until the last writes are acknowledged, each for at most [`FAREWELL_TIME_MAX`].
     async fn resign_and_confirm(&self) {
         self.shared.resign_all().await;
         let Some(head) = self.shared.lock().map(|core| core.replica.head()) else { return };
@@ -408,12 +425,12 @@ impl Node {
         _ = tokio::time::timeout(FAREWELL_TIME_MAX, self.shared.wait_for(is_told)).await;
     }
 
-    /// Ends everything, and waits until the port and the directory are free.
+    /// Closes the node, and waits until the port and the directory are free.
     async fn close(&self) {
         self.shared.close();
         let mut ended = self.shared.ended.subscribe();
         _ = ended.wait_for(|ended| *ended).await;
-        // The connections' tasks let go of the socket a little later.
+        // The connections' tasks close the socket a little later.
         let is_free = async {
             while std::net::UdpSocket::bind(self.shared.addr).is_err() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -423,12 +440,14 @@ impl Node {
         self.shared.wait_for(|shared| shared.disk.has_ended().then_some(())).await;
     }
 
-    /// Writes everything that this node holds, as of one instant, into a file, from which a node can be started where
-    /// no peer can be reached: see [`Builder::restore`]. Writers do not wait for it. The file appears when it is whole
-    /// and safe; until then there is another beside it, whose name ends in `.tmp`.
+    /// Writes everything that this node holds, as of one instant, to a file. [`Builder::restore`] starts a node from it
+    /// where no peer can be reached.
+    ///
+    /// Writers do not wait for it. It is written to a file beside `path` whose name ends in `.tmp`, synced, and then
+    /// renamed.
     ///
     /// # Errors
-    /// See [`SnapshotError`]; what stood at the path before stands there still.
+    /// See [`SnapshotError`]; a file that was at `path` before is unchanged then.
     #[cfg(feature = "durable")]
     pub async fn snapshot(&self, path: impl Into<std::path::PathBuf>) -> Result<(), SnapshotError> {
         let (shared, path) = (self.shared.clone(), path.into());
@@ -436,7 +455,7 @@ impl Node {
         written.unwrap_or(Err(SnapshotError::Failed))
     }
 
-    /// Makes every write to the disk fail like this, or none.
+    /// From now on makes every write to the disk fail with this error; `None`: no write fails.
     #[cfg(all(feature = "durable", feature = "__controls"))]
     #[doc(hidden)]
     pub fn fail_disk(&self, kind: Option<std::io::ErrorKind>) {
@@ -444,7 +463,7 @@ impl Node {
         *fault.lock().expect("nobody panics with it") = kind;
     }
 
-    /// Panics while it holds the core, as a bug would.
+    /// Panics while it holds the lock of the core, as a bug would.
     #[cfg(feature = "__controls")]
     #[doc(hidden)]
     pub fn panic_inside(&self) {
@@ -457,25 +476,25 @@ impl Node {
     }
 }
 
-/// What a node tells about itself.
+/// The state of a node at one instant; see [`Node::status`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NodeStatus {
-    /// Its name.
+    /// The node's name.
     pub name: String,
-    /// This start of its process.
+    /// The run: a random number for this start of the process.
     pub run: u64,
-    /// Where it is bound.
+    /// The address that the node is bound to.
     pub addr: SocketAddr,
-    /// Whether it is closed.
+    /// Whether the node is closed.
     pub is_closed: bool,
-    /// Whether writes are refused as [`WriteError::Busy`] because the cluster is too far behind.
+    /// Whether writes are refused with [`WriteError::Busy`] because the cluster is too far behind.
     pub is_busy: bool,
-    /// The replica: root, counts, bytes. Missing if it panicked.
+    /// The replica: root, counts, bytes. `None` if the replica has panicked.
     pub store: Option<Status>,
-    /// The peers that this node is linked to.
+    /// The peers: members that this node is linked with.
     pub peers: Vec<PeerStatus>,
-    /// How long the writes of other nodes take to arrive here, by the run that wrote.
+    /// How long the writes of other nodes take to arrive here, by the run that wrote them.
     pub arrivals: Vec<Arrival>,
 }
 
@@ -512,24 +531,24 @@ impl NodeStatus {
     }
 }
 
-/// A linked peer.
+/// A peer of a node: its lag, and the figures of the link.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PeerStatus {
-    /// Its name.
+    /// The peer's name.
     pub name: String,
-    /// Where it can be reached.
+    /// The address at which others can reach it.
     pub addr: SocketAddr,
     /// Changes that were not sent to it yet.
     pub lag_changes: u64,
-    /// About how many bytes they are.
+    /// About how many bytes these changes are: their number times the average size of an entry.
     pub lag_bytes: u64,
-    /// For how long it has owed the confirmation of something that it was sent; zero if nothing is overdue. One
-    /// confirmation is enough for many writes: it comes half a
-    /// [`Config::sync_interval`](crate::Config::sync_interval) after the first.
+    /// How long an acknowledgement of something that was sent to it is overdue; zero if none is. One acknowledgement
+    /// covers many writes: it is due at most half a [`Config::sync_interval`](crate::Config::sync_interval) after the
+    /// first.
     pub lag_time: Duration,
-    /// The round trip to it.
+    /// The smoothed round trip.
     pub rtt: Duration,
-    /// What was sent to it in UDP datagrams since this link was made, their headers not counted.
+    /// Bytes sent to it in UDP datagrams since this link was made, without UDP and IP headers.
     pub sent_bytes: u64,
 }

@@ -1,4 +1,11 @@
-//! The endpoint: dials whom the core wants to be linked with, and lets in who belongs to the cluster.
+//! The endpoint: dials the members and seeds that the core asks for, and admits incoming connections.
+//!
+//! The core decides whom to dial and when to dial again; a dial here is one attempt. Every connection, dialled or
+//! incoming, becomes a link only through the greeting in `link.rs`. The task that accepts connections must never wait:
+//! the next packet may be a member's.
+//!
+//! What strangers can cause is bounded: the places for handshakes (`admission.rs`), the buffers for their first
+//! packets, and the refusals that are reported.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -24,43 +31,46 @@ use super::shared::{Core, Shared, wall};
 use crate::membership::Contact;
 use crate::node::error::StartError;
 
-/// Addresses dialled at a time; more of them wait. A handshake is work, and with many at once each would seem to be far
-/// away: a connection remembers its first round trip for a long time, and waits for three of them before it sends a lost
-/// packet again.
+/// Dials in progress at a time; further ones wait. With many handshakes at once the work of each makes the round trips
+/// look long. A connection remembers its first round trip for a long time, and waits for three of them before it
+/// retransmits a lost packet.
 const DIALS_MAX: usize = 4;
-/// Whoever takes longer keeps nobody waiting any more.
+/// A dial that takes longer goes on, but no longer counts towards [`DIALS_MAX`].
 const DIAL_SLOT_TIME: Duration = Duration::from_millis(100);
+/// Timeout of the handshake of a dial.
 const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
-/// An address that leads to this node itself is tried again only now and then: addresses move.
+/// An address that led to this node itself is dialled again after this time, because addresses move.
 const ITSELF_PAUSE: Duration = Duration::from_secs(60);
-/// A refusal or an unreachable seed is told once in this time, of so many different ones.
+/// The same refusal or unreachable seed is reported once in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
+/// Different reports that are remembered, so that they are not repeated. Also the entries of the other caches here.
 const REPORTS_MAX: u64 = 1_024;
-/// Refusals of connections that others began, told in each [`REPORT_INTERVAL`] whatever their source addresses are:
-/// a stranger invents as many addresses as it likes. Further ones are counted, and the count is logged.
+/// Refusals of incoming connections that are reported in each [`REPORT_INTERVAL`], whatever their source addresses are:
+/// a stranger can use any number of addresses. Further ones are counted, and the count is logged.
 const REFUSALS_TOLD_MAX: u32 = 32;
 
-/// First packets of handshakes that were received and not yet decided about. Deciding never waits, so there are few
-/// even under load; beyond it, the connection is refused.
+/// First packets of handshakes that were received and not decided about yet. Deciding never waits, so there are few
+/// even under load. Beyond this number a connection is refused.
 const INCOMING_MAX: usize = 1_024;
-/// Further packets of one such handshake, and of all of them, in bytes; beyond it, they are dropped and sent again.
+/// Bytes of further packets of one such handshake, and of all of them. Beyond it packets are dropped, and
+/// retransmitted.
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
 const INCOMING_TOTAL_BYTES_MAX: u64 = 4 << 20;
-/// How long an answer "no such host" counts.
+/// How long a seed whose name could not be resolved is not resolved again.
 const NO_HOST_TIME: Duration = Duration::from_secs(2);
 
-/// The socket's buffers. One socket serves all links, and what overflows is missed by those who sent least: the loss
-/// of a lone packet is noticed only after tens of milliseconds.
+/// The socket's buffers. One socket serves all links. When it overflows, the links that send little suffer most: the
+/// loss of a single packet is noticed only after tens of milliseconds.
 const SOCKET_BUFFER_BYTES: usize = 2 << 20;
-/// What may be on its way on one stream.
+/// Bytes in flight on one stream.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// How long a peer may keep an acknowledgement back. A packet that nothing follows counts as lost only after that time.
+/// How long a peer may delay a QUIC acknowledgement. The last packet of a burst counts as lost only after that time.
 const ACK_DELAY_MAX: Duration = Duration::from_millis(2);
-/// Links are kept while nothing is said: whether their other end lives is for the failure detector to find. In a
-/// cluster of a thousand, two given members have a word with each other every four minutes.
+/// Idle timeout of a connection. It is long, because the failure detector finds out whether the other end lives. In a
+/// cluster of 1,000 members, two given members exchange a packet every four minutes.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(1_800);
 
-/// Whom the core wants to be linked with.
+/// What the core wants dialled: one member, or all seeds.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum DialRequest {
     Member(Contact),
@@ -81,9 +91,9 @@ pub(super) struct Network {
     reported: Cache<String, ()>,
     refusals_told: Mutex<RefusalsTold>,
     no_hosts: Cache<String, ()>,
-    /// Seeds whose addresses are being asked for: the system may take long to answer.
+    /// Seeds that are being resolved: the operating system may take long to answer.
     resolving: Mutex<BTreeSet<String>>,
-    /// Addresses that lead to this node.
+    /// Addresses that led to this node itself.
     itself: Cache<SocketAddr, ()>,
 }
 
@@ -118,7 +128,7 @@ impl Network {
         })
     }
 
-    /// Runs until the node is closed, then lets go of everything.
+    /// Runs until the node is closed, then closes all connections and the endpoint.
     pub(super) async fn run(
         self: Arc<Self>,
         mut wishes: mpsc::UnboundedReceiver<DialRequest>,
@@ -140,14 +150,14 @@ impl Network {
         self.end().await;
     }
 
-    /// Decides about a connection that somebody begins. Never waits: the next one may be a member's.
+    /// Decides about an incoming connection. Must never wait: the next one may be a member's.
     fn decide(self: &Arc<Self>, incoming: Incoming) {
         let addr = incoming.remote_address().ip();
         match self.admission.handshake(addr, incoming.remote_address_validated()) {
             HandshakeVerdict::Accept(place, time) => {
                 tokio::spawn(Self::let_in(self.clone(), incoming, place, time));
             }
-            // It is permitted for every address that is not validated.
+            // A retry cannot fail for an address that is not validated.
             HandshakeVerdict::Retry => _ = incoming.retry(),
             HandshakeVerdict::Refuse => incoming.refuse(),
         }
@@ -167,17 +177,17 @@ impl Network {
     }
 
     async fn end(&self) {
-        // A node that has panicked did not end in order: it is expected back.
+        // A node that has panicked did not leave: it is expected back.
         let has_panicked = self.shared.lock_closed().is_none();
         let code = if has_panicked { CLOSE_ENDED } else { self.shared.close_code.load(Ordering::Relaxed) };
-        // Whoever leads here learns that it is over before others learn that this node is.
+        // Leases end here before peers learn that this node ends.
         self.shared.end_leases();
         for wire in self.shared.lock_closed().iter().flat_map(|core| core.senders.values()) {
             wire.close(code);
         }
         self.endpoint.close(VarInt::from_u32(code), b"");
         self.shared.let_go().into_values().for_each(Waker::wake);
-        // So that the peers hear of it; but a peer that is gone must not hold this up.
+        // Time for the close packets to reach the peers; a peer that is gone delays this by at most 1 s.
         _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
     }
 
@@ -198,17 +208,18 @@ impl Network {
         }
     }
 
-    /// Tells the user once in a while.
+    /// Reports an event, unless the same one (by `what`) was reported within [`REPORT_INTERVAL`].
     fn report(&self, what: String, event: NodeEvent) {
         if !self.reported.contains_key(&what) {
-            tracing::warn!(node = %self.shared.name, ?event, "no link");
+            tracing::warn!(node = %self.shared.name, ?event, "a link was refused, or a seed could not be reached");
             self.reported.insert(what, ());
             self.shared.events.push(event);
             self.shared.progress.notify_waiters();
         }
     }
 
-    /// Tells the user of a refusal of somebody who connected to this node, unless too many were told of lately.
+    /// Reports that an incoming connection was refused, unless [`REFUSALS_TOLD_MAX`] refusals were reported in this
+    /// interval.
     fn report_stranger(&self, addr: SocketAddr, why: NoLink) {
         let NoLink::Refused { by_us, refusal } = why else { return };
         let what = format!("{:?} {by_us} {refusal:?}", SourceAddr::from(addr.ip()));
@@ -242,13 +253,14 @@ impl Network {
     async fn let_in(self: Arc<Self>, incoming: Incoming, place: Permit, time: Duration) {
         let addr = incoming.remote_address();
         let connected = self.shake_hands(incoming, time).await;
-        // Whoever is still at its handshake does not keep out those who have a good certificate.
+        // Handshakes of strangers must not take places from nodes with a valid certificate, so greetings have their
+        // own.
         drop(place);
         let linked = match (connected, self.admission.greeting(addr.ip())) {
             (Ok(connection), Some(_place)) => welcome(&self, connection).await.map(|_| ()),
             (Ok(connection), None) => {
                 close(&connection, CLOSE_REFUSED);
-                Err(NoLink::Unreachable("too many greetings at a time".to_owned()))
+                Err(NoLink::Unreachable("too many greetings in progress".to_owned()))
             }
             (Err(error), _) => Err(error),
         };
@@ -262,12 +274,12 @@ impl Network {
         let config = config.map_err(|error| NoLink::Unreachable(error.to_string()))?;
         let accepted = incoming.accept_with(Arc::new(tuned_server(config)));
         let connecting = accepted.map_err(|error| no_link(&self.security, &error))?;
-        let late = |_| NoLink::Unreachable("the handshake was not finished".to_owned());
+        let late = |_| NoLink::Unreachable("the handshake timed out".to_owned());
         let connected = timeout(time, connecting).await.map_err(late)?;
         connected.map_err(|error| no_link(&self.security, &error))
     }
 
-    /// Tries all addresses of a seed that lead to nobody linked yet.
+    /// Resolves a seed, and dials all its addresses that do not lead to a linked node.
     async fn seek(self: Arc<Self>, seed: String) {
         if !self.resolving().insert(seed.clone()) {
             return;
@@ -291,7 +303,7 @@ impl Network {
         }
     }
 
-    /// Tries once to be linked with whoever is at an address. The core asks again if that is needed.
+    /// Dials an address once. The core asks again if no link came of it and one is still wanted.
     pub(super) async fn dial_once(self: Arc<Self>, addr: SocketAddr, seed: Option<String>) {
         let begin = |core: &mut Core| !core.peers.is_linked(addr) && core.peers.dialling.insert(addr);
         if self.itself.contains_key(&addr) || !self.shared.lock().is_some_and(|mut core| begin(&mut core)) {
@@ -301,7 +313,7 @@ impl Network {
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         let dialled = async {
             let turn = self.dials.acquire().await.expect("it is never closed");
-            // While this waited for its turn, the other side may have dialled.
+            // The other side may have dialled while this waited for its turn.
             if self.shared.lock().is_none_or(|core| core.peers.is_linked(addr)) {
                 return Ok(());
             }
@@ -335,18 +347,18 @@ impl Network {
             .endpoint
             .connect_with(tuned_client(config), addr, SERVER_NAME)
             .map_err(|error| unreachable(&error))?;
-        let connected = timeout(DIAL_TIME_MAX, connecting).await.map_err(|_| unreachable(&"no answer"))?;
+        let connected = timeout(DIAL_TIME_MAX, connecting).await.map_err(|_| unreachable(&"timed out"))?;
         let connection = connected.map_err(|error| no_link(&self.security, &error))?;
         greet(self, connection, addr).await.map(|_| ())
     }
 
-    /// All addresses of a seed, asked for anew each time.
+    /// All addresses of a seed. They are resolved at every call, but for [`NO_HOST_TIME`] after a failure.
     async fn resolve(&self, seed: &str) -> Result<Vec<SocketAddr>, String> {
         if let Ok(addr) = seed.parse() {
             return Ok(vec![addr]);
         }
         if self.no_hosts.contains_key(seed) {
-            return Err("no such host, a moment ago".to_owned());
+            return Err("the name could not be resolved a moment ago".to_owned());
         }
         let found: Result<Vec<SocketAddr>, _> = tokio::net::lookup_host(seed).await.map(Iterator::collect);
         let addrs = found.map_err(|error| error.to_string()).and_then(|addrs| {
@@ -360,7 +372,7 @@ impl Network {
         addrs
     }
 
-    /// Closes the links of peers that are no longer accepted, whenever that changes.
+    /// After every change of the security, closes the links of peers that are no longer accepted.
     async fn follow_security(self: Arc<Self>) {
         let mut versions = self.security.changes();
         loop {
@@ -378,7 +390,7 @@ impl Network {
     }
 }
 
-/// How many refusals of strangers the user was told of since the beginning of a [`REPORT_INTERVAL`].
+/// Counts the refusals of incoming connections that were reported, and not reported, in this [`REPORT_INTERVAL`].
 #[derive(Debug, Default)]
 struct RefusalsTold {
     since: Duration,
@@ -387,11 +399,11 @@ struct RefusalsTold {
 }
 
 impl RefusalsTold {
-    /// Whether one more is told.
+    /// Counts one refusal, and answers whether it is to be reported.
     fn count(&mut self, now: Duration, node: &str) -> bool {
         if now >= self.since + REPORT_INTERVAL {
             if self.untold > 0 {
-                tracing::warn!(node, count = self.untold, "further connections were refused");
+                tracing::warn!(node, count = self.untold, "further incoming connections were refused");
             }
             *self = Self { since: now, ..Self::default() };
         }
@@ -402,7 +414,7 @@ impl RefusalsTold {
     }
 }
 
-/// An address that is being dialled: while this is there, not a second time.
+/// Marks an address as being dialled until it is dropped, so that it is not dialled twice at the same time.
 struct Dialling<'a>(&'a Shared, SocketAddr);
 
 impl Drop for Dialling<'_> {
@@ -413,7 +425,8 @@ impl Drop for Dialling<'_> {
     }
 }
 
-/// The end of all waits, also of those in other runtimes if this one goes away under the node.
+/// Ends all waits when it is dropped: after an orderly end, and also when the runtime is shut down while the node runs.
+/// Waits in other runtimes end too.
 pub(super) struct ShutdownGuard(pub(super) Arc<Shared>);
 
 impl Drop for ShutdownGuard {
@@ -425,7 +438,7 @@ impl Drop for ShutdownGuard {
     }
 }
 
-/// What connections may cost, and when they count as dead.
+/// The transport settings of all connections: flow control, acknowledgements, and the idle timeout.
 fn transport() -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     let mut acks = quinn::AckFrequencyConfig::default();
@@ -453,16 +466,17 @@ fn tuned_server(mut config: quinn::ServerConfig) -> quinn::ServerConfig {
     config
 }
 
-/// Binds the endpoint, for dialling and for being dialled.
+/// Binds the endpoint, which dials and accepts connections.
 pub(super) fn bind(listen: SocketAddr, config: quinn::ServerConfig) -> Result<Endpoint, StartError> {
     let failed = |error: std::io::Error| StartError::Bind { addr: listen, reason: error.to_string() };
     let socket = std::net::UdpSocket::bind(listen).map_err(failed)?;
-    // What the system refuses of it, it refuses: then more is lost, and sent again, when many send at once.
+    // Best effort: with smaller buffers more packets are lost, and retransmitted, when many peers send at once.
     let sizes = socket2::SockRef::from(&socket);
     _ = sizes.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     _ = sizes.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     let runtime = Arc::new(quinn::TokioRuntime);
-    // Each handshake brings the configuration of its instant; this one says that there are handshakes.
+    // Every handshake is accepted with the TLS configuration of that instant. This one only makes the endpoint accept
+    // incoming connections.
     let mut config = tuned_server(config);
     config
         .max_incoming(INCOMING_MAX)

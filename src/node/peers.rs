@@ -1,4 +1,7 @@
-//! Who is linked to this node, and who was.
+//! The links of a node and who is at their ends; the refusals and events that a node reports.
+//!
+//! At most one link to a run is kept. If both nodes dial each other, both must keep the same one: that which the node
+//! with the smaller run dialled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,82 +13,83 @@ use super::security::TlsRefusal;
 use crate::membership::MemberLimit;
 use crate::replica::{LinkId, ReplicaEvent};
 
-/// Why two nodes did not become peers. Nothing was exchanged but who they are.
+/// Why two nodes did not become peers. They exchanged at most their greetings, and no data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerRefusal {
-    /// The encrypted connection could not be made.
+    /// The TLS handshake failed.
     #[error("{0}")]
     Tls(TlsRefusal),
     /// The other node belongs to another cluster.
     #[error("the other node belongs to cluster {theirs:?}")]
     Cluster {
-        /// Its name.
+        /// The name of its cluster.
         theirs: String,
     },
     /// One side does not accept the other's application version.
-    #[error("application version {theirs:?} is not accepted")]
+    #[error("application version not accepted by one side; the other node has {theirs:?}")]
     AppVersion {
-        /// The version on the other side.
+        /// The application version of the other node.
         theirs: String,
     },
-    /// The clocks are further apart than [`Config::clock_skew_max`](crate::Config::clock_skew_max).
-    #[error("the clocks are {apart:?} apart")]
+    /// The wall clocks are further apart than [`Config::clock_skew_max`](crate::Config::clock_skew_max).
+    #[error("the wall clocks are {apart:?} apart, more than clock_skew_max permits")]
     Clock {
-        /// How far.
+        /// The difference of the clocks.
         apart: Duration,
     },
-    /// A live node of that name is there already.
+    /// A live node has that name already.
     #[error("the name is taken by a live node")]
     NameTaken,
-    /// The name that a node gave is not the one in its certificate.
-    #[error("the name is not the one in the certificate")]
+    /// The name that a node states is not in its certificate.
+    #[error("the stated name is not in the certificate")]
     NotTheCertificates,
-    /// What one node tells about itself exceeds a limit.
+    /// The name or the metadata of one node exceeds a limit.
     #[error("it has {0}")]
     OverLimit(MemberLimit),
-    /// What came was not a greeting of this protocol, or did not come in time.
-    #[error("no greeting that can be understood came in time")]
+    /// The other side sent no greeting of this protocol, or not in time.
+    #[error("no valid greeting arrived in time")]
     Greeting,
 }
 
-/// Something that whoever runs a node should know.
+/// Something that the operator of a node should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeEvent {
-    /// The replica reports: rows refused, damage found.
+    /// An event of the replica, for example a refused row or damage.
     Store(ReplicaEvent),
-    /// A node was refused, or refused this one. Told once in a while, however often it tries.
+    /// This node refused another one, or was refused by it. The same refusal is reported at most once in 30 s.
     PeerRefused {
         /// The other node's address.
         addr: SocketAddr,
-        /// Whether this node refused, or was refused.
+        /// `true`: this node refused the other one. `false`: the other node refused this one.
         by_us: bool,
         /// Why.
         refusal: PeerRefusal,
     },
-    /// The disk takes nothing any more. This node refuses writes and acknowledges none as durable; reads and
+    /// The disk accepts no transaction. This node refuses local writes and reports none as durable; reads and
     /// replication go on.
     DiskFailed {
-        /// What the system says.
+        /// The error of the operating system or of the storage engine.
         reason: String,
-        /// It is tried again until it works, as when a full disk has room again. Otherwise a restart is needed.
+        /// `true`: it is tried again until it works, for example until a full disk has room. `false`: a restart is
+        /// needed.
         may_pass: bool,
     },
-    /// The disk works again, and has everything.
+    /// The disk works again, and everything is on it.
     DiskBack,
-    /// The node's directory was damaged. What it held was moved aside, and the node began anew.
+    /// The node's directory was damaged. Its data was moved aside, and the node joins its cluster without it.
     DiskDamaged {
-        /// The damaged file.
+        /// The damaged file, or the directory of the store if the damage cannot be narrowed down to one file.
         path: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A seed could not be resolved or reached. It is tried for ever; told once in a while.
+    /// A seed could not be resolved or reached. It is tried for ever, and reported at most once in 30 s.
     Unreachable {
         /// The seed, as it was given.
         target: String,
-        /// What happened.
+        /// What failed.
         reason: String,
     },
 }
@@ -96,7 +100,7 @@ impl From<ReplicaEvent> for NodeEvent {
     }
 }
 
-/// What this node is to others.
+/// What this node tells others in its greeting, and what it demands of theirs.
 pub(super) struct NodeIdentity {
     pub(super) cluster: String,
     pub(super) app_version: String,
@@ -116,16 +120,16 @@ struct Peer {
     name: String,
     run: u64,
     addr: SocketAddr,
-    /// Made by the node with the smaller run: of two links between the same nodes this one stays.
+    /// Dialled by the node with the smaller run: of two links between the same nodes this one is kept.
     is_preferred: bool,
 }
 
 /// What becomes of a new link.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum LinkVerdict {
-    /// It stays; the link that it replaces, if any, goes.
+    /// It is kept, and replaces this older link to the same run, if there is one.
     Stays(Option<LinkId>),
-    /// There is a better one already.
+    /// It is closed, because the existing link is the preferred one.
     Goes,
 }
 
@@ -134,14 +138,14 @@ pub(super) enum LinkVerdict {
 pub(super) struct Peers {
     links: BTreeMap<LinkId, Peer>,
     runs: BTreeMap<u64, LinkId>,
-    /// Who answered at the addresses that were dialled, as long as it is linked: a node may be reached at several.
+    /// Which run answered at a dialled address, as long as it is linked: a node may have several addresses.
     dialled: BTreeMap<SocketAddr, u64>,
     /// Addresses that are being dialled.
     pub(super) dialling: BTreeSet<SocketAddr>,
 }
 
 impl Peers {
-    /// Takes in a link, unless there is a better one to the same node.
+    /// Adds a link, unless the existing one to the same run is preferred.
     pub(super) fn add_link(
         &mut self,
         id: LinkId,
@@ -164,7 +168,7 @@ impl Peers {
         LinkVerdict::Stays(old)
     }
 
-    /// A link is gone.
+    /// Removes a link that is down.
     pub(super) fn remove_link(&mut self, id: LinkId) {
         if let Some(peer) = self.links.remove(&id) {
             self.runs.remove(&peer.run);
@@ -172,7 +176,7 @@ impl Peers {
         }
     }
 
-    /// The link to a live node of this name that is another run.
+    /// The link to another run with this name.
     pub(super) fn name_holder(&self, name: &str, run: u64) -> Option<LinkId> {
         self.links.iter().find(|(_, peer)| peer.name == name && peer.run != run).map(|(id, _)| *id)
     }
@@ -202,7 +206,7 @@ impl Peers {
     }
 }
 
-/// What an answer other than a welcome says.
+/// The refusal that an answer other than a welcome stands for.
 pub(super) fn refusal_of(answer: GreetingAnswer) -> PeerRefusal {
     match answer {
         GreetingAnswer::Cluster(theirs) => PeerRefusal::Cluster { theirs },

@@ -1,4 +1,4 @@
-//! What a write leaves in the writer's hand.
+//! Receipts: what a write returns, and the waits for its durability and its replication.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +9,20 @@ use crate::node::error::WaitError;
 use crate::store::entry::Revision;
 use crate::time::Stamp;
 
-/// How many nodes have to have a write.
+/// The number of nodes that must have a write before [`Receipt::seen_by`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quorum {
     /// This many, the writer included.
     Count(usize),
-    /// More than half of the known members that have not left, the writer included.
+    /// More than half of the members that this node knows and that have not left, the writer included. Members that are
+    /// down count.
     Majority,
-    /// All known members that have not left.
+    /// All members that this node knows and that have not left, the writer included. Members that are down count.
     All,
 }
 
-/// Proof that a write was accepted here, and the means to learn how far it has got. Dropping it undoes nothing.
+/// Proof that a write was accepted on this node, and the means to wait until it is on disk or on other nodes. Dropping
+/// it undoes nothing.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,7 +33,7 @@ pub enum Quorum {
 ///
 /// let receipt = node.put("k", "v")?;
 /// receipt.seen_by(Quorum::Majority, Duration::from_secs(1)).await?;
-/// // Alone in its cluster, a node waits for a second one in vain; the write stands all the same.
+/// // Alone in its cluster, the node waits for a second one until the timeout; the write stays in force.
 /// let waited = receipt.seen_by(Quorum::Count(2), Duration::from_millis(10)).await;
 /// assert_eq!(waited, Err(WaitError::TimedOut { seen: 1, needed: 2 }));
 /// # Ok(()) }
@@ -48,22 +50,22 @@ impl Receipt {
         Self { shared: shared.clone(), stamp, revision }
     }
 
-    /// The write's stamp; none where nothing was to be done, as in deleting what is not there.
+    /// The write's stamp. `None` if there was nothing to do, as when a key is deleted that holds nothing.
     pub fn stamp(&self) -> Option<Stamp> {
         self.stamp
     }
 
-    /// Where this node's change log recorded the write.
+    /// The position of the write in this node's change log.
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// Waits until the write is safe on this node's disk: a restart finds it, whatever becomes of the process or the
-    /// machine. All who wait share one sync.
+    /// Waits until the write is synced to this node's disk: a restart finds it even if the process or the machine
+    /// crashes now. All waiting receipts share one sync.
     ///
     /// # Errors
-    /// [`WaitError::NoDisk`]: the write is in memory here, and on its way to the peers. [`WaitError::DiskFailed`] and
-    /// [`WaitError::Closed`]: it is not known whether a restart would find it.
+    /// [`WaitError::NoDisk`]: the write is in memory and is being sent to the peers. [`WaitError::DiskFailed`],
+    /// [`WaitError::Restarted`] and [`WaitError::Closed`]: it is not known whether a restart would find it.
     pub async fn durable(&self) -> Result<(), WaitError> {
         if !self.shared.disk.is_there() {
             return Err(WaitError::NoDisk);
@@ -98,11 +100,12 @@ impl Receipt {
         waited
     }
 
-    /// Waits until so many nodes have the write. They are asked at once; where they get it from others, through those.
+    /// Waits until the number of nodes given by `quorum` have the write, for at most `within`. Peers are asked for an
+    /// acknowledgement at once; members that receive it through a delegate are asked through the delegate.
     ///
     /// # Errors
-    /// If the time is over, the node is closed, or the replica began anew after damage. The write stands all the
-    /// same.
+    /// [`WaitError::TimedOut`], [`WaitError::Closed`], or [`WaitError::Restarted`] after damage. The write stays in
+    /// force.
     pub async fn seen_by(&self, quorum: Quorum, within: Duration) -> Result<(), WaitError> {
         let mut last = (0, 0);
         #[cfg(feature = "metrics")]
@@ -129,7 +132,7 @@ impl Receipt {
         seen.unwrap_or(Err(WaitError::TimedOut { seen: last.0, needed: last.1 }))
     }
 
-    /// How many nodes have the write, and how many should.
+    /// How many nodes are known to have the write, and how many are needed.
     fn count(&self, core: &Core, quorum: Quorum) -> (usize, usize) {
         let seen = core.replica.count_acked(self.revision, self.stamp);
         let needed = match quorum {
@@ -141,7 +144,7 @@ impl Receipt {
     }
 }
 
-/// How many members there are that have not left, this node included.
+/// The number of members that have not left, this node included.
 fn present(core: &Core) -> usize {
     1 + core.replica.members().filter(|member| member.state != MemberState::Left).count()
 }

@@ -1,4 +1,8 @@
-//! What keeps a link's round trips short, and known, and what it holds on the way small.
+//! Keeps the round trips of a link short and measured, and the bytes in flight small.
+//!
+//! Bytes in flight delay everything that is written later on the link. So the send window follows the shortest round
+//! trip of the connection and shrinks when round trips grow. A new link is probed, because QUIC's estimate of the round
+//! trip begins with the handshake and is far too long when many links are made at once.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -11,32 +15,33 @@ use tokio::sync::Semaphore;
 
 use super::congestion::least_round_trip;
 
-/// What a fast network takes in a microsecond.
+/// The assumed rate of a fast network, in bytes per microsecond.
 const BYTES_PER_MICRO: u64 = 100;
-/// Below, a round trip would carry too little to be worth its packets.
+/// The least send window. With less, a round trip would carry too little for the packets that it costs.
 const SEND_WINDOW_MIN: u64 = 6 << 10;
-/// What every network may have on its way, however near the peer is.
+/// The least upper limit of the send window, however short the round trip is.
 const SEND_WINDOW_FAIR: u64 = 64 << 10;
+/// The greatest send window, and the first one.
 pub(super) const SEND_WINDOW_MAX: u64 = 2 << 20;
-/// What a peer may send beyond what is read here, while it is not known how far away it is: a window that comes, and one
-/// that is waiting to be read.
+/// Bytes that a peer may send beyond those read here, until its round trip is known: one window that arrives, and one
+/// that waits to be read.
 pub(super) const RECEIVE_WINDOW_FIRST: u32 = 2 * SEND_WINDOW_FAIR as u32;
-/// How much longer than twice the shortest a round trip may be before less is sent at a time.
+/// The send window shrinks when a round trip is longer than twice the shortest one and this time.
 const QUEUE_TIME: Duration = Duration::from_millis(1);
-/// The window is fitted whenever a lane has sent so much.
+/// The send window is adjusted whenever a lane has sent so many bytes.
 pub(super) const FIT_BYTES: usize = 32 << 10;
 
-/// So many questions show how short a round trip can be; no more are asked than so many.
+/// Probes of a new link: at least the first number, so that a short round trip is seen; at most the second.
 const RTT_PROBES: RangeInclusive<usize> = 8..=64;
-/// One question in this time, of all new links of a node.
+/// The pause after a probe. Probes of all new links of a node take turns.
 const RTT_PROBE_PAUSE: Duration = Duration::from_millis(4);
-/// So that what is sent before and after it goes in two packets.
+/// The pause between the two datagrams of a probe, so that they travel in two packets.
 const PAIR_PAUSE: Duration = Duration::from_millis(1);
-/// How much longer than twice the shortest the average may be when a link is known.
+/// The round trip counts as known when its average is at most twice the shortest one and this time.
 const UNCERTAINTY: Duration = Duration::from_millis(2);
 
-/// How much of both lanes may be on its way: what a fast network takes in the shortest round trip, and less where that
-/// makes round trips long. What waits on the way delays all that is written later.
+/// The bytes of both lanes that may be in flight: what a fast network carries in the shortest round trip, and less
+/// where round trips grow, because bytes in flight delay everything that is written later.
 pub(super) struct SendWindow {
     pub(super) connection: Connection,
     bytes: AtomicU64,
@@ -63,22 +68,27 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
-/// What a fast network takes in the shortest round trip.
+/// What a fast network carries in the shortest round trip, at least [`SEND_WINDOW_FAIR`].
 fn widest(least: Duration) -> u64 {
     micros(least).saturating_mul(BYTES_PER_MICRO).clamp(SEND_WINDOW_FAIR, SEND_WINDOW_MAX)
 }
 
-/// The window after one of `old` bytes, with the shortest round trip and that of now.
+/// The next window after one of `old` bytes, from the shortest round trip and the present one. It changes by a factor
+/// of 2 at most.
 fn fitted(old: u64, least: Duration, now: Duration) -> u64 {
     let most = widest(least);
     let fair = old.saturating_mul(micros(least.saturating_mul(2).saturating_add(QUEUE_TIME))) / micros(now);
     fair.clamp(old / 2, old * 2).clamp(SEND_WINDOW_MIN, most)
 }
 
-/// Makes a new link's round trip known. A connection's idea of it begins with its handshake, which is work, and with
-/// many at once everybody seems to be far away; each answer takes an eighth of that back. Until then it would wait for
-/// three such round trips before it sends a lost packet again. Then the peer may send as much as fits its distance: what
-/// has arrived and is not read yet is acknowledged, so that no send window bounds what a busy node would have to keep.
+/// Measures a new link's round trip, then sets its receive window accordingly.
+///
+/// A connection's average round trip begins with that of its handshake, which includes computing. With many handshakes
+/// at once it is far too long, and each answer corrects it by an eighth only. Until then a lost packet would be
+/// retransmitted after three such round trips.
+///
+/// The receive window is needed because QUIC acknowledges what has arrived even if it is not read yet: the peer's send
+/// window does not bound what a busy node has to keep.
 pub(super) async fn get_acquainted(connection: Connection, turns: Arc<Semaphore>) {
     ask_until_known(&connection, &turns).await;
     let window = u32::try_from(2 * widest(least_round_trip(&connection))).expect("a few MiB");
@@ -93,7 +103,8 @@ async fn ask_until_known(connection: &Connection, turns: &Semaphore) {
             return;
         }
         let _turn = turns.acquire().await.expect("it is never closed");
-        // Empty datagrams are no messages, but they are acknowledged: a lone one when its time is up, two at once.
+        // Empty datagrams are not handed to the replica, but they are acknowledged: a single one only after the peer's
+        // acknowledgement delay, two packets at once.
         for pause in [PAIR_PAUSE, RTT_PROBE_PAUSE] {
             if connection.send_datagram(Bytes::new()).is_err() {
                 return;

@@ -1,13 +1,17 @@
-//! Who may connect: mutual TLS, made of one shared secret or of certificates in files.
+//! Who may connect: mutual TLS 1.3, from one shared secret or from certificates in files. There is no plaintext mode.
 //!
-//! A shared secret becomes a certificate authority: 32 bytes are derived from it, slowly, because peers can test
-//! guesses offline; they are the authority's Ed25519 key, and its certificate has nothing in it that could differ
-//! from node to node. Every start of a process issues itself a certificate under it, in its node's name. The
-//! authority's subject names its key, so that certificates of another secret are told from broken ones.
+//! A shared secret becomes a certificate authority. 32 bytes are derived from it and used as the authority's Ed25519
+//! key; the derivation is slow on purpose, because whoever sees a certificate can test guesses of the secret offline.
+//! The authority's certificate contains nothing that differs from node to node, so that all nodes compute the same one.
+//! Every start of a process issues a certificate under it, in its node's name. The authority's subject contains its
+//! public key, so that a certificate of another secret is told apart from a broken one.
 //!
-//! Both sides verify with the same verifiers as any other TLS does. The one difference: a node that dials an address
-//! does not know yet who lives there, so the name that is verified is the one in the certificate; the greeting
-//! compares it with the name that the peer gives.
+//! Both sides use the usual verifiers of TLS, with one difference: a node that dials an address does not know yet which
+//! node answers there. So the name that is verified is the one in the certificate, and the greeting compares it with
+//! the name that the peer states.
+//!
+//! Sessions are never resumed: every connection is verified again, so that a removed secret opens nothing. The secret
+//! and the keys must never be shown; the `Debug` output contains neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -30,19 +34,19 @@ use tokio::sync::watch;
 use crate::membership::NAME_BYTES_MAX;
 use crate::node::error::{SecurityError, StartError};
 
-/// What every node dials; who answers is known from its certificate.
+/// The server name in every handshake. It is not verified: which node answers is known from its certificate.
 pub(super) const SERVER_NAME: &str = "tidings";
 const PROTOCOL: &[u8] = b"tidings/1";
 
 const SECRET_BYTES_MIN: usize = 16;
 const SECRET_KINDS_MIN: usize = 8;
-/// Argon2id, 19 MiB, two passes, one lane: some ten milliseconds a guess, and memory.
+/// Argon2id with 19 MiB, two passes, one lane. It makes every guess cost about ten milliseconds and that memory.
 const DERIVATION: (u32, u32, u32) = (19 << 10, 2, 1);
 const DERIVATION_SALT: &[u8] = b"tidings/1 shared secret";
-/// What stands before the 32 bytes of an Ed25519 key in PKCS #8.
+/// The bytes of PKCS #8 in front of the 32 bytes of an Ed25519 key.
 const PKCS8_ED25519: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
-/// Whether a node may have this name: it stands in its certificate.
+/// Checks that a node may have this name, which has to be a DNS name for its certificate.
 pub(super) fn check_node_name(name: &str) -> Result<(), StartError> {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
     let ends = [name.bytes().next(), name.bytes().last()];
@@ -54,7 +58,7 @@ pub(super) fn check_node_name(name: &str) -> Result<(), StartError> {
     Err(StartError::Name { name: name.to_owned() })
 }
 
-/// Why an encrypted connection was not made.
+/// Why the TLS handshake between two nodes failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsRefusal {
@@ -62,25 +66,25 @@ pub enum TlsRefusal {
     #[error("the nodes have different secrets")]
     WrongSecret,
     /// The certificate was issued by an authority that is not trusted.
-    #[error("the certificate's authority is not trusted")]
+    #[error("the certificate was issued by an authority that is not trusted")]
     ForeignAuthority,
     /// The certificate has expired, or is not valid yet.
-    #[error("the certificate is not valid at this time")]
+    #[error("the certificate has expired or is not valid yet")]
     Expired,
-    /// There was no certificate.
-    #[error("there was no certificate")]
+    /// No certificate was presented.
+    #[error("no certificate was presented")]
     NoCertificate,
-    /// The certificate is not one that a node can have.
-    #[error("the certificate is broken or of the wrong kind")]
+    /// The certificate is malformed, or unsuitable for a node.
+    #[error("the certificate is malformed or unsuitable for a node")]
     BadCertificate,
     /// The other side does not speak this protocol, or not this version of it.
-    #[error("the protocol or its version is unknown to one side")]
+    #[error("the two sides have no protocol version in common")]
     Protocol,
 }
 
-/// What a node presents.
+/// The certificate that a node presents.
 enum OwnCertificate {
-    /// Issued anew for each node name.
+    /// From a shared secret: a certificate is issued for each node name.
     Issued(Arc<Authority>),
     Files {
         chain: Vec<CertificateDer<'static>>,
@@ -88,7 +92,7 @@ enum OwnCertificate {
     },
 }
 
-/// The authority that a secret is.
+/// The certificate authority that is derived from a secret.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
@@ -96,18 +100,18 @@ struct Authority {
 
 struct Credentials {
     own: OwnCertificate,
-    /// Whose certificates are accepted.
+    /// The authorities whose certificates are accepted.
     roots: Vec<CertificateDer<'static>>,
-    /// The files to read again.
+    /// The files of [`Security::ca`], to be read again by [`Security::reload`].
     files: Option<[PathBuf; 3]>,
-    /// Made once for each node name and state.
+    /// The TLS configurations by node name; cleared by every change.
     configs: BTreeMap<String, (quinn::ClientConfig, quinn::ServerConfig)>,
 }
 
-/// Who may connect to a node. Clones are handles to the same: what is changed through one counts for all, at once.
+/// Who may connect to a node. Clones are handles to the same settings: a change through one applies to all at once.
 ///
-/// A secret is changed in three steps, each on every node before the next: accept the new one, present it, remove
-/// the old one.
+/// A secret is rotated in three steps, and each step must be done on every node before the next: accept the new secret,
+/// present it, remove the old one.
 ///
 /// ```
 /// use tidings::Security;
@@ -133,11 +137,11 @@ impl fmt::Debug for Security {
 }
 
 impl Security {
-    /// One shared secret for the whole cluster. It takes some ten milliseconds on purpose.
+    /// One shared secret for the whole cluster. Deriving the key takes about ten milliseconds on purpose.
     ///
     /// # Errors
-    /// If the secret is easy to guess: shorter than 16 bytes, of fewer than eight different characters, or with
-    /// blanks at an end, which would be a slip.
+    /// [`SecurityError::Weak`] if the secret is shorter than 16 bytes, has fewer than eight different characters, or
+    /// has blanks at one end, which is probably a mistake.
     pub fn secret(text: &str) -> Result<Self, SecurityError> {
         let authority = Arc::new(Authority::of(text)?);
         let roots = vec![authority.certificate.clone()];
@@ -149,10 +153,10 @@ impl Security {
         }))
     }
 
-    /// A secret that nobody can guess: 160 random bits.
+    /// A new secret of 160 random bits.
     ///
     /// # Panics
-    /// If the system has no randomness to give.
+    /// If the operating system provides no random numbers.
     pub fn generate_secret() -> String {
         const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
         loop {
@@ -168,12 +172,12 @@ impl Security {
         }
     }
 
-    /// Certificates of an authority of one's own, as PEM files: the authorities that are trusted, the node's
-    /// certificate with those that lead to its authority, and its key. The node's name must be among the DNS names
-    /// of its certificate, which has to be good for servers and for clients.
+    /// Certificates of your own authority, in PEM files: `ca` holds the trusted authorities, `certificate` the node's
+    /// certificate followed by those that lead to its authority, `key` its private key. The node's name must be among
+    /// the DNS names of its certificate, which must be valid for servers and for clients.
     ///
     /// # Errors
-    /// If a file cannot be read or does not hold what it should; the error names it.
+    /// [`SecurityError::File`], which names the file, if one cannot be read or has the wrong content.
     pub fn ca(
         ca: impl AsRef<Path>,
         certificate: impl AsRef<Path>,
@@ -183,10 +187,11 @@ impl Security {
         read_files(files).map(Self::new)
     }
 
-    /// Reads the files again. If that fails, the old certificates stay in force.
+    /// Reads the files again, and closes the links of peers that are no longer accepted. If it fails, the old
+    /// certificates stay in force.
     ///
     /// # Errors
-    /// As for [`Security::ca`]; also if this is a shared secret.
+    /// As for [`Security::ca`]; also [`SecurityError::NoFiles`] if this is a shared secret.
     pub fn reload(&self) -> Result<(), SecurityError> {
         let files = self.lock().files.clone().ok_or(SecurityError::NoFiles)?;
         let state = read_files(files)?;
@@ -194,17 +199,18 @@ impl Security {
         Ok(())
     }
 
-    /// Accepts peers of a further secret as well: the first step of a rotation, on every node.
+    /// Accepts peers with this further secret as well. This is the first step of a rotation.
     ///
     /// # Errors
-    /// As for [`Security::secret`]; also if certificates come from files.
+    /// As for [`Security::secret`]; also [`SecurityError::NoSecret`] if certificates come from files.
     pub fn accept(&self, text: &str) -> Result<(), SecurityError> {
         let authority = self.further(text)?;
         self.change(|state| state.trust(&authority.certificate));
         Ok(())
     }
 
-    /// Uses this secret for new links from now on, and accepts it: the second step, once every node accepts it.
+    /// Presents this secret on new links from now on, and accepts it. This is the second step of a rotation, once every
+    /// node accepts the secret.
     ///
     /// # Errors
     /// As for [`Security::accept`].
@@ -217,10 +223,11 @@ impl Security {
         Ok(())
     }
 
-    /// Accepts a secret no longer, and closes the links that used it: the last step.
+    /// Stops accepting a secret, and closes the links whose peer presented it. This is the last step of a rotation,
+    /// once every node presents another secret.
     ///
     /// # Errors
-    /// If it is the one in use, or not accepted anyway.
+    /// [`SecurityError::InUse`] if this node presents it; [`SecurityError::NotAccepted`] if it was not accepted.
     pub fn remove(&self, text: &str) -> Result<(), SecurityError> {
         let certificate = self.further(text)?.certificate;
         let state = self.lock();
@@ -268,12 +275,12 @@ impl Security {
         self.configs(node).map(|(_, server)| server)
     }
 
-    /// Changes whenever something about this does.
+    /// A counter that changes with every change of the settings.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// The names in a peer's certificate.
+    /// The DNS names in a peer's certificate.
     pub(super) fn names(connection: &Connection) -> Vec<String> {
         let chain = chain_of(connection);
         chain.first().map_or_else(Vec::new, |certificate| {
@@ -284,7 +291,7 @@ impl Security {
         })
     }
 
-    /// Whether a peer that is connected would still be accepted.
+    /// Whether the certificate of a connected peer would still be accepted.
     pub(super) fn accepts(&self, connection: &Connection) -> bool {
         let chain = chain_of(connection);
         let Some((first, rest)) = chain.split_first() else { return false };
@@ -292,14 +299,15 @@ impl Security {
         verifier.is_ok_and(|verifier| verifier.verify_client_cert(first, rest, UnixTime::now()).is_ok())
     }
 
-    /// What a connection's error says about the other side's certificate, or about this one's.
+    /// The reason why a handshake failed, if a connection's error carries one. It may concern either side's
+    /// certificate.
     pub(super) fn refusal(&self, error: &ConnectionError) -> Option<TlsRefusal> {
         let code: u64 = match error {
             ConnectionError::TransportError(error) => error.code.into(),
             ConnectionError::ConnectionClosed(close) => close.error_code.into(),
             _ => return None,
         };
-        // The alerts of TLS, as QUIC carries them.
+        // QUIC carries a TLS alert as the error code 0x100 + alert.
         Some(match code.checked_sub(0x100)? {
             48 if self.lock().files.is_some() => TlsRefusal::ForeignAuthority,
             48 => TlsRefusal::WrongSecret,
@@ -330,7 +338,7 @@ fn chain_of(connection: &Connection) -> Vec<CertificateDer<'static>> {
 fn check_secret(text: &str) -> Result<(), SecurityError> {
     let kinds: BTreeSet<char> = text.chars().collect();
     let reason = if text.trim() != text {
-        "has blanks at an end"
+        "begins or ends with a blank"
     } else if text.len() < SECRET_BYTES_MIN {
         "is shorter than 16 bytes"
     } else if kinds.len() < SECRET_KINDS_MIN {
@@ -357,7 +365,7 @@ impl Authority {
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ED25519).map_err(crypto)?;
         let print: Vec<String> = key.public_key_raw().iter().map(|byte| format!("{byte:02x}")).collect();
         let mut parameters = CertificateParams::default();
-        // Nothing here may differ from node to node.
+        // All nodes must compute the same certificate, so nothing in it may depend on the node or the time.
         parameters.serial_number = Some(rcgen::SerialNumber::from(1_u64));
         parameters.not_before = rcgen::date_time_ymd(2000, 1, 1);
         parameters.not_after = rcgen::date_time_ymd(4000, 1, 1);
@@ -368,7 +376,7 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(parameters, key), certificate })
     }
 
-    /// A certificate in a node's name, with its key.
+    /// Issues a certificate in a node's name, with a new key.
     fn issue(&self, node: &str) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), rcgen::Error> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ED25519)?;
         let mut parameters = CertificateParams::new(vec![node.to_owned()])?;
@@ -401,7 +409,7 @@ fn read_files(files: [PathBuf; 3]) -> Result<Credentials, SecurityError> {
         files: None,
         configs: BTreeMap::new(),
     };
-    // Whether everything fits together is known when it is put together.
+    // Building the verifier and a server configuration checks that the files fit together.
     client_verifier(state.roots()).map_err(|error| failed(ca, &error))?;
     let (chain, own_key) = state.own("").map_err(|error| failed(certificate, &error))?;
     let builder = rustls::ServerConfig::builder_with_provider(provider())
@@ -441,7 +449,7 @@ impl Credentials {
                 Ok((vec![certificate], key))
             }
             OwnCertificate::Files { chain, key } => {
-                let first = chain.first().ok_or("there is no certificate")?;
+                let first = chain.first().ok_or("it holds no certificate")?;
                 let certificate =
                     webpki::EndEntityCert::try_from(first).map_err(|error| error.to_string())?;
                 if !node.is_empty() && !certificate.valid_dns_names().any(|name| name == node) {
@@ -466,7 +474,7 @@ impl Credentials {
             .with_client_auth_cert(chain.clone(), key.clone_key())
             .map_err(text)?;
         client.alpn_protocols = vec![PROTOCOL.to_vec()];
-        // Each connection is verified anew, so that a secret that was removed opens nothing.
+        // No resumption: each connection is verified again, so that a removed secret opens nothing.
         client.resumption = rustls::client::Resumption::disabled();
         let mut server = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
@@ -484,7 +492,7 @@ impl Credentials {
     }
 }
 
-/// Verifies a server's certificate for the first name in it.
+/// Verifies a server's certificate as usual, but for the first DNS name in it instead of the dialled name.
 #[derive(Debug)]
 struct ByItsOwnName(Arc<WebPkiServerVerifier>);
 

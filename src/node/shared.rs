@@ -1,4 +1,10 @@
-//! What the handles, the driver and the links of one node share.
+//! What the handles, the driver and the links of one node share: the replica behind one mutex, and the signals beside
+//! it.
+//!
+//! Everything that changes the replica happens under that mutex, and the read index follows before it is released; so a
+//! writer reads its own write, and an acknowledged row can be read. Nothing may wait for the network or the disk under
+//! it. Wakers are called after it is released. After a panic under the lock the node is closed: writes and waits fail,
+//! and reads of the index still answer.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,7 +33,7 @@ use crate::store::entry::Revision;
 use crate::store::watch::WatchId;
 use crate::time::Time;
 
-/// Everything behind the one lock.
+/// Everything behind the node's one lock.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) replica: Replica,
@@ -39,7 +45,7 @@ pub(super) struct Core {
     pub(super) peers: Peers,
     pub(super) next_link: LinkId,
     pub(super) elections: Listeners,
-    /// There is nobody to wait for.
+    /// The node was started without seeds, so it is ready without having caught up with a peer.
     pub(super) is_alone: bool,
 }
 
@@ -49,33 +55,34 @@ pub(super) struct Shared {
     pub(super) run: u64,
     pub(super) addr: SocketAddr,
     core: Mutex<Core>,
-    /// Held by whoever goes first, as long as it waits for the core: see [`Shared::lock_first`].
+    /// Held by the driver while it waits for the core: see [`Shared::lock_first`].
     lock_queue: Mutex<()>,
+    /// The driver waits for the core; others wait for `lock_queue` first.
     is_turn_taken: AtomicBool,
-    /// Links whose connection took something that the replica does not know of yet.
+    /// Links whose connection has taken bytes that the replica was not told of yet.
     drained: Mutex<Vec<LinkId>>,
     pub(super) index: Index,
     pub(super) disk: DiskLink,
-    /// The change log that revisions belong to.
+    /// The id of the change log that revisions belong to.
     log: AtomicU64,
     pub(super) lease_time: Duration,
     is_closed: AtomicBool,
-    /// The cluster is too far behind.
+    /// Whether local writes were refused as busy when that was last checked.
     pub(super) is_busy: AtomicBool,
-    /// The driver has something to do.
+    /// Wakes the driver: the replica may have something to do.
     pub(super) wake_driver: Notify,
-    /// Something may have changed for those who wait: acknowledgements, readiness, room for writes, the end.
+    /// Something may have changed for waiting futures: acknowledgements, readiness, room for writes, events, the end.
     pub(super) progress: Notify,
-    /// With what connections are closed at the end.
+    /// The code with which connections are closed when the node ends.
     pub(super) close_code: AtomicU32,
-    /// The driver has let go of everything.
+    /// The network task has closed all connections and has ended.
     pub(super) ended: tokio::sync::watch::Sender<bool>,
     pub(super) events: EventLog<NodeEvent>,
     pub(super) member_events: EventLog<MemberEvent>,
     pub(super) join_board: JoinBoard,
     #[cfg(feature = "metrics")]
     pub(super) meter: super::metrics::Meter,
-    /// To the network.
+    /// Dial requests to the network task.
     wishes: mpsc::UnboundedSender<DialRequest>,
 }
 
@@ -150,13 +157,13 @@ impl Shared {
             self.close();
             return None;
         };
-        // Whoever closed the node while this waited for the lock finds nothing that was begun afterwards.
+        // The node may have been closed while this waited for the lock. After `close` nothing new may begin.
         (!self.is_closed()).then_some(core)
     }
 
-    /// Takes the lock before all who come later, and answers whether somebody else had it; `None` if the core has
-    /// panicked. The system's mutex is not fair: a thread that writes in a loop has it again before one that waits is
-    /// awake, and nothing would be sent or merged meanwhile.
+    /// Takes the lock before all callers that come later, and returns whether it had to wait; `None` if the core has
+    /// panicked. For the driver: the operating system's mutex is not fair, so a thread that writes in a loop takes it
+    /// again before a waiting thread is awake, and nothing would be sent or merged meanwhile.
     pub(super) fn lock_first(&self) -> Option<(MutexGuard<'_, Core>, bool)> {
         if let Ok(core) = self.core.try_lock() {
             return Some((core, false));
@@ -172,7 +179,7 @@ impl Shared {
         self.drained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the lock although the node may be closed, to read the last state; `None` if the core has panicked.
+    /// Takes the lock even if the node is closed, to read the last state; `None` if the core has panicked.
     pub(super) fn lock_closed(&self) -> Option<MutexGuard<'_, Core>> {
         if self.is_turn_taken.load(Ordering::Relaxed) {
             drop(self.lock_queue.lock());
@@ -180,20 +187,20 @@ impl Shared {
         self.core.lock().ok()
     }
 
-    /// Lets go of all links, also after a panic, and answers who has to learn that this is the end.
+    /// Drops the sending sides of all links, also after a panic, and returns the wakers of the watches, which end now.
     pub(super) fn let_go(&self) -> BTreeMap<WatchId, Waker> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         core.senders.clear();
         std::mem::take(&mut core.wakers)
     }
 
-    /// Ends all campaigns, leases and observations of this node, also after a panic.
+    /// Ends all campaigns, leases and leader streams of this node, also after a panic.
     pub(super) fn end_leases(&self) {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         core.elections = Listeners::default();
     }
 
-    /// From now on nothing is written and every wait ends.
+    /// Closes the node: from now on no write is accepted, and every wait ends.
     pub(super) fn close(&self) {
         if !self.is_closed.swap(true, Ordering::AcqRel) {
             self.wake_driver.notify_one();
@@ -203,7 +210,7 @@ impl Shared {
         }
     }
 
-    /// One local write, in one critical section with everything that follows from it.
+    /// Makes one local write. Under the same lock the read index follows, so that the writer reads it at once.
     pub(super) fn write<T>(
         &self,
         write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
@@ -229,7 +236,8 @@ impl Shared {
         Ok((written, revision))
     }
 
-    /// Lets the followers of this process follow, and answers whom to wake once the lock is released.
+    /// Brings the read index to the head of the log, wakes the disk, and returns the wakers of watches that have
+    /// something to read. The caller wakes them once the lock is released.
     pub(super) fn follow(&self, core: &mut Core, now: Time) -> Vec<Waker> {
         self.log.store(core.replica.head().log, Ordering::Relaxed);
         self.index.follow(&mut core.index_cursor, &core.replica.store, now);
@@ -240,7 +248,7 @@ impl Shared {
         ready.into_iter().filter_map(|id| core.wakers.remove(&id)).collect()
     }
 
-    /// Waits until `done` answers something, looking again after every progress.
+    /// Waits until `done` returns `Some`. It is called again after every notification of `progress`.
     pub(super) async fn wait_for<T>(&self, mut done: impl FnMut(&Self) -> Option<T>) -> T {
         loop {
             let progress = self.progress.notified();
@@ -253,7 +261,7 @@ impl Shared {
         }
     }
 
-    /// Gives up all leases, and lets the voters hear of it.
+    /// Gives up all leases, and waits for at most [`FAREWELL_TIME_MAX`] until the voters know of it.
     pub(super) async fn resign_all(&self) {
         if let Some(mut core) = self.lock() {
             core.replica.resign_all(self.now());
@@ -273,7 +281,7 @@ impl Shared {
         self.lock_closed().map_or_else(Vec::new, |core| members(&core))
     }
 
-    /// Hands an output to the link that it is for. Nothing here waits.
+    /// Carries out one output of the replica. It runs under the lock and must not wait.
     pub(super) fn dispatch(&self, core: &mut Core, output: Output) {
         #[cfg(feature = "metrics")]
         self.meter.count_sent(&output);
@@ -289,7 +297,7 @@ impl Shared {
                 }
             }
             Output::Break(id, reason) => {
-                tracing::warn!(node = %self.name, link = id, ?reason, "breaking a link");
+                tracing::warn!(node = %self.name, link = id, ?reason, "link closed by this node");
                 core.peers.remove_link(id);
                 if let Some(wire) = core.senders.remove(&id) {
                     wire.close(super::link::CLOSE_BROKEN);
@@ -298,19 +306,19 @@ impl Shared {
             Output::MemberDatagram(to, bytes) => self.send_packet(core, to, bytes),
             Output::Repair(id, repair) => {
                 let peer = core.peers.name(id);
-                tracing::debug!(node = %self.name, peer, ?repair, "a repair session is over");
+                tracing::debug!(node = %self.name, peer, ?repair, "repair session ended");
             }
             Output::Dial(contact) => self.request_dial(DialRequest::Member(contact)),
             Output::Seek => self.request_dial(DialRequest::Seeds),
             Output::Member(event) => {
-                tracing::info!(node = %self.name, ?event, "a member");
+                tracing::info!(node = %self.name, ?event, "membership changed");
                 self.member_events.push(event);
                 self.progress.notify_waiters();
             }
             Output::Lease(id, state) => core.elections.lease(id, state),
             Output::Leader(name, leader) => core.elections.leader(&name, leader),
             Output::Event(event) => {
-                tracing::warn!(node = %self.name, ?event, "the replica reports");
+                tracing::warn!(node = %self.name, ?event, "event of the replica");
                 self.events.push(event.into());
                 self.progress.notify_waiters();
             }
@@ -320,11 +328,12 @@ impl Shared {
 
 impl Shared {
     pub(super) fn request_dial(&self, wish: DialRequest) {
-        // Without a network nobody is waiting for a link either.
+        // An error means that the network task has ended; then no link is needed any more.
         _ = self.wishes.send(wish);
     }
 
-    /// Over the link, or else not at all: but then there will be one for the next packet.
+    /// Sends a datagram to a member over its link. Without a link it is dropped, and the member is dialled for the
+    /// next.
     fn send_packet(&self, core: &Core, to: Contact, bytes: Vec<u8>) {
         let wire = core.peers.link(to.run).and_then(|id| core.senders.get(&id));
         match wire {

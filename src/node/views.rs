@@ -1,4 +1,10 @@
-//! Views of the store: scans, sets, counters and typed maps. None of them keeps the node alive.
+//! Views of the store: scans, sets, counters and typed maps. A view holds [`Shared`] and no [`Node`](crate::Node), so
+//! that it does not keep the node alive.
+//!
+//! A scan shows one instant without holding the lock throughout. It reads the rows in pieces, notes where the change
+//! log stood before the first one, and reads at the end, together with the last piece, the rows that changed since
+//! then. The instant is that of the last piece. If the log forgot removals meanwhile, the scan must start over: a
+//! deleted entry would stay in the result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +17,7 @@ use crate::error::WriteError;
 use crate::store::entry::{self, Entry, Revision};
 use crate::store::watch::WatchStart;
 
-/// All registers under a prefix as of one instant: the last one. The rows are read piece by piece, and what has
-/// changed meanwhile is read from the change log at the end, as any follower does.
+/// All registers whose name begins with `prefix`, as of the instant of the last piece.
 pub(super) fn scan(shared: &Shared, prefix: &str) -> Vec<Entry> {
     let mut stored = Vec::new();
     entry::register_key(prefix, &mut stored);
@@ -26,10 +31,10 @@ fn scan_stored(shared: &Shared, prefix: &[u8]) -> Vec<Entry> {
             return entries;
         }
     }
-    unreachable!("a scan in one piece cannot be overtaken")
+    unreachable!("the log forgets nothing during a scan in one piece")
 }
 
-/// One attempt; nothing if the log forgot removals meanwhile.
+/// One attempt, reading `rows` rows at a time. `None` if the log was replaced or forgot removals meanwhile.
 fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut next = prefix.to_vec();
@@ -74,7 +79,7 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
     }
 }
 
-/// The registers under a prefix that come after a key, at most so many, as of one instant.
+/// At most `rows` registers whose name begins with `prefix` and comes behind `after`, as of one instant.
 pub(super) fn page(shared: &Shared, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
     let mut stored = Vec::new();
     entry::register_key(prefix, &mut stored);
@@ -88,7 +93,7 @@ pub(super) fn page(shared: &Shared, prefix: &str, after: Option<&str>, rows: usi
 
 fn page_stored(shared: &Shared, prefix: &[u8], after: Option<Vec<u8>>, rows: usize) -> Vec<Entry> {
     let rows = rows.min(SCAN_ROWS);
-    // The least key that comes after this one.
+    // The least key that is greater than `after`.
     let next = after.map_or_else(Vec::new, |after| [&after[..], &[0]].concat());
     let Some(core) = shared.lock_closed() else { return Vec::new() };
     let (store, wall_ms) = (&core.replica.store, shared.now().wall_ms());
@@ -99,7 +104,7 @@ fn page_stored(shared: &Shared, prefix: &[u8], after: Option<Vec<u8>>, rows: usi
     below.filter_map(|(dot_set, number)| Entry::new(dot_set, revision(number), wall_ms)).take(rows).collect()
 }
 
-/// A set of names. Adding wins over a concurrent removal.
+/// A set of strings. If an element is added and removed concurrently, it stays in the set.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -139,7 +144,7 @@ impl Set {
         write.map(|(stamp, revision)| Receipt::new(&self.shared, Some(stamp), revision))
     }
 
-    /// Removes an element, as far as this node has seen it added.
+    /// Removes an element. Concurrent additions that this node has not received yet survive.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -148,31 +153,31 @@ impl Set {
         write.map(|(stamp, revision)| Receipt::new(&self.shared, stamp, revision))
     }
 
-    /// Whether an element is in the set. Waits for nothing.
+    /// Whether an element is in the set. It never waits.
     pub fn contains(&self, element: impl AsRef<str>) -> bool {
         self.shared.index.has(&self.stored(element.as_ref()))
     }
 
-    /// The elements in order, as they were in one instant.
+    /// All elements in order, as they were at one instant.
     pub fn iter(&self) -> impl Iterator<Item = String> + use<> {
         scan_stored(&self.shared, &self.stored("")).into_iter().map(|entry| entry.key().to_owned())
     }
 
-    /// The elements that come after this one in order, at most so many (and at most 1,024), as they were in one
-    /// instant. See [`Node::scan_page`](crate::Node::scan_page).
+    /// One page of the elements: the first `rows` (at most 1,024) behind `after` in order, as they were at one instant.
+    /// [`Node::scan_page`](crate::Node::scan_page) does the same for keys.
     pub fn page(&self, after: Option<&str>, rows: usize) -> Vec<String> {
         let after = after.map(|after| self.stored(after));
         let entries = page_stored(&self.shared, &self.stored(""), after, rows);
         entries.iter().map(|entry| entry.key().to_owned()).collect()
     }
 
-    /// How many elements there are.
+    /// The number of elements. It walks over all of them.
     pub fn len(&self) -> usize {
         let prefix = self.stored("");
         self.shared.lock_closed().map_or(0, |core| core.replica.store.with_prefix(&prefix).count())
     }
 
-    /// Whether there are none.
+    /// Whether the set has no elements.
     pub fn is_empty(&self) -> bool {
         let prefix = self.stored("");
         self.shared.lock_closed().is_none_or(|core| core.replica.store.with_prefix(&prefix).next().is_none())
@@ -185,7 +190,7 @@ impl Set {
     }
 }
 
-/// A counter that every node may step up and down at the same time.
+/// A counter that all nodes may increase and decrease concurrently.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -208,7 +213,7 @@ impl Counter {
         Self { shared: shared.clone(), name }
     }
 
-    /// Adds to it; a negative number subtracts.
+    /// Adds `by`, which may be negative.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -217,7 +222,7 @@ impl Counter {
         write.map(|(stamp, revision)| Receipt::new(&self.shared, Some(stamp), revision))
     }
 
-    /// Its value: the sum of all shares that this node has seen.
+    /// The value: the sum of everything added on any node, as far as this node has received it.
     pub fn value(&self) -> i64 {
         self.shared.lock_closed().map_or(0, |core| core.replica.counter_value(&self.name))
     }
@@ -242,7 +247,8 @@ mod json {
     use crate::store::entry::{Entry, register_key};
     use crate::store::watch::{WatchEvent, WatchStart};
 
-    /// The keys under a prefix as a map of values of one type, kept as JSON.
+    /// The keys that begin with a prefix, as a map of values of type `T`, stored as JSON. Keys are given without the
+    /// prefix.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -281,7 +287,7 @@ mod json {
             Self { shared: shared.clone(), prefix, values: PhantomData }
         }
 
-        /// Deletes a key.
+        /// Deletes a key, as [`Node::delete`](crate::Node::delete) does.
         ///
         /// # Errors
         /// See [`WriteError`](crate::WriteError); nothing is written then.
@@ -294,17 +300,17 @@ mod json {
     }
 
     impl<T: DeserializeOwned> Map<T> {
-        /// The value of a key below the prefix.
+        /// The value of a key, `None` if it holds none. It never waits.
         ///
         /// # Errors
-        /// If what stands there is not a value of this type; the error names the key.
+        /// If the stored value is not of type `T`; the error names the key.
         pub fn get(&self, key: impl AsRef<str>) -> Result<Option<T>, Error> {
             let key = format!("{}{}", self.prefix, key.as_ref());
             let entry = self.shared.index.register(self.shared.log(), &key, || wall().as_millis() as u64);
             Ok(entry.as_ref().map(decode).transpose()?)
         }
 
-        /// Watches the map.
+        /// Watches all keys of the map: first the current values, then every change.
         pub fn watch(&self) -> MapWatch<T> {
             let mut stored = Vec::new();
             register_key(&self.prefix, &mut stored);
@@ -314,10 +320,10 @@ mod json {
     }
 
     impl<T: Serialize> Map<T> {
-        /// Puts a value.
+        /// Writes a value.
         ///
         /// # Errors
-        /// If the value has no JSON form, or see [`WriteError`](crate::WriteError); nothing is written then.
+        /// If the value cannot be encoded as JSON, or see [`WriteError`](crate::WriteError); nothing is written then.
         pub fn put(&self, key: impl AsRef<str>, value: &T) -> Result<Receipt, Error> {
             let key = format!("{}{}", self.prefix, key.as_ref());
             let text = serde_json::to_vec(value)
@@ -334,7 +340,7 @@ mod json {
             .map_err(|error| DecodeError { key: entry.key().to_owned(), reason: error.to_string() })
     }
 
-    /// A watch of a [`Map`].
+    /// A watch of a [`Map`]; [`Map::watch`] makes one.
     pub struct MapWatch<T> {
         watch: Watch,
         prefix_bytes: usize,
@@ -347,25 +353,25 @@ mod json {
         }
     }
 
-    /// What a [`MapWatch`] tells. Keys are those below the map's prefix.
+    /// An event of a [`MapWatch`]. Keys are without the map's prefix.
     #[derive(Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub enum MapEvent<T> {
         /// A key has this value now.
         Put(String, T),
-        /// A key has a value now that is not of this type. What was told of the key before does not hold any more.
+        /// A key has a value now that is not of type `T`. Its earlier value is no longer current.
         Invalid(DecodeError),
-        /// A key was deleted, or its value expired. It need not have been told before.
+        /// A key was deleted, or its value expired. A slow watch may report it without having reported the value.
         Delete(String),
-        /// Everything that was there when the watch began, or since the last [`MapEvent::Resync`], has been told.
+        /// All values that existed when the watch began, or at the last [`MapEvent::Resync`], were reported.
         Current,
-        /// The watch fell so far behind that deletes may have been missed: forget everything that was told. All current
-        /// values follow, then [`MapEvent::Current`].
+        /// The watch fell so far behind that deletes may have been missed: discard everything reported so far. All
+        /// current values follow, then [`MapEvent::Current`].
         Resync,
     }
 
     impl<T: DeserializeOwned> MapWatch<T> {
-        /// The next event. None once the node is closed.
+        /// Waits for the next event. `None` once the node is closed.
         pub async fn next(&mut self) -> Option<MapEvent<T>> {
             let event = self.watch.next().await?;
             let key = event.key().map(|key| key[self.prefix_bytes..].to_owned());

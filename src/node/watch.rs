@@ -1,4 +1,8 @@
-//! Streams of what happens: watches of keys, and events of the node.
+//! The streams of a node: watches of keys, and its events.
+//!
+//! A watch keeps a cursor in the change log and no queue: `events` holds only what one call of the replica returned.
+//! The events of a node are kept in a bounded log, in which every reader has a cursor of its own. No callback of the
+//! user is ever called, and a waker only after the lock is released.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -11,11 +15,13 @@ use super::shared::Shared;
 use crate::store::entry::Revision;
 use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 
-/// Events of each kind that are kept for those who come late or read slowly.
+/// Events of each kind that are kept for readers that begin late or read slowly.
 const EVENTS_KEPT: usize = 1_024;
 
-/// A watch of keys: first what is there, then [`WatchEvent::Current`], then what changes, for as long as the node
-/// lives. Nothing is lost when a waiting `next` is dropped. It begins where it is made.
+/// A watch of keys: first the current values, then [`WatchEvent::Current`], then every change until the node is closed.
+///
+/// It begins when it is made, not at the first `next`. A `next` that is dropped while it waits loses no event. A slow
+/// watch sees fewer intermediate values, but always the last one.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,12 +31,12 @@ const EVENTS_KEPT: usize = 1_024;
 ///
 /// node.put("limits/max", "100")?;
 /// let mut watch = node.watch("limits/");
-/// let Some(WatchEvent::Put(entry)) = watch.next().await else { panic!("it is there") };
+/// let Some(WatchEvent::Put(entry)) = watch.next().await else { panic!("the key exists") };
 /// assert_eq!(watch.next().await, Some(WatchEvent::Current));
 ///
-/// // Later, or in another part of the program: go on where this one was.
+/// // Later, or in another part of the program: continue after the event of that revision.
 /// node.delete("limits/max")?;
-/// let mut resumed = node.watch("limits/").from(entry.revision());
+/// let mut resumed = node.watch("limits/").resume_from(entry.revision());
 /// assert!(matches!(resumed.next().await, Some(WatchEvent::Delete { key, .. }) if key == "limits/max"));
 /// # Ok(()) }
 /// ```
@@ -49,7 +55,8 @@ impl Watch {
         watch
     }
 
-    /// It begins where it is made, so that nothing that happens afterwards is missed.
+    /// (Re)starts the watch with the present options. It begins here and not at the first `next`, so that no change
+    /// after this is missed.
     fn open(&mut self) {
         self.close();
         if let Some(mut core) = self.shared.lock() {
@@ -66,7 +73,7 @@ impl Watch {
         }
     }
 
-    /// Only the key that is named, not those that begin like it.
+    /// Watches only the key that was given, not all keys that begin with it.
     #[must_use]
     pub fn exact(mut self) -> Self {
         self.start.is_exact = true;
@@ -74,8 +81,8 @@ impl Watch {
         self
     }
 
-    /// Goes on behind an event of an earlier watch, instead of beginning with the current values. If that is not
-    /// possible the first event is [`WatchEvent::Resync`].
+    /// Continues after an event of an earlier watch, instead of beginning with the current values. If that is not
+    /// possible, the first event is [`WatchEvent::Resync`].
     #[must_use]
     pub fn resume_from(mut self, revision: Revision) -> Self {
         self.start.from = Some(revision);
@@ -83,7 +90,7 @@ impl Watch {
         self
     }
 
-    /// Leaves out the current values, and the [`WatchEvent::Current`] that marks their end.
+    /// Omits the current values, and the [`WatchEvent::Current`] that marks their end.
     #[must_use]
     pub fn without_current(mut self) -> Self {
         self.start.skips_current = true;
@@ -91,7 +98,7 @@ impl Watch {
         self
     }
 
-    /// The next event. None once the node is closed.
+    /// Waits for the next event. `None` once the node is closed.
     pub async fn next(&mut self) -> Option<WatchEvent> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
@@ -127,7 +134,7 @@ impl Drop for Watch {
     }
 }
 
-/// The latest events of one kind. Readers follow with cursors, as everywhere.
+/// The latest events of one kind, at most [`EVENTS_KEPT`]. Each reader has an [`EventCursor`].
 #[derive(Debug)]
 pub(super) struct EventLog<T> {
     entries: Mutex<(u64, VecDeque<T>)>,
@@ -138,12 +145,12 @@ impl<T: Clone> EventLog<T> {
         Self { entries: Mutex::new((0, VecDeque::new())) }
     }
 
-    /// The number of the oldest entry, and all entries.
+    /// The number of the oldest kept event, and the kept events.
     fn lock(&self) -> MutexGuard<'_, (u64, VecDeque<T>)> {
         self.entries.lock().expect("nothing panics while it changes")
     }
 
-    /// Adds an event. Those who wait learn of it with the node's next progress.
+    /// Adds an event. Waiting readers look again at the next notification of [`Shared::progress`].
     pub(super) fn push(&self, event: T) {
         let mut entries = self.lock();
         entries.1.push_back(event);
@@ -153,18 +160,18 @@ impl<T: Clone> EventLog<T> {
         }
     }
 
-    /// How many events there have been.
+    /// The number of events so far, which is the number of the next one.
     pub(super) fn end(&self) -> u64 {
         let entries = self.lock();
         entries.0 + entries.1.len() as u64
     }
 
-    /// A reader of everything that is kept, and of what comes.
+    /// A cursor for a reader of all kept events and of new ones.
     pub(super) fn cursor_at_oldest(&self) -> EventCursor {
         EventCursor { next: self.lock().0, missed: 0 }
     }
 
-    /// A reader of what comes.
+    /// A cursor for a reader of new events alone.
     pub(super) fn cursor_at_end(&self) -> EventCursor {
         EventCursor { next: self.end(), missed: 0 }
     }
@@ -177,24 +184,25 @@ impl<T: Clone> EventLog<T> {
         Some(event)
     }
 
-    /// Events that a reader has missed so far, those included that it has yet to find missing.
+    /// The number of events that were dropped before a reader had read them, including those that its cursor has not
+    /// passed yet.
     fn missed(&self, mut cursor: EventCursor) -> u64 {
         cursor.skip_to(self.lock().0);
         cursor.missed
     }
 }
 
-/// Where a reader of an [`EventLog`] stands.
+/// The position of a reader in an [`EventLog`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EventCursor {
-    /// The number of the event that it reads next.
+    /// The number of the event to read next.
     next: u64,
-    /// Events that were dropped before it had read them.
+    /// Events that were dropped before the reader had read them.
     missed: u64,
 }
 
 impl EventCursor {
-    /// What is older than this has been dropped.
+    /// Skips the events before `oldest`, which have been dropped, and counts them as missed.
     fn skip_to(&mut self, oldest: u64) {
         let missed = oldest.saturating_sub(self.next);
         self.missed += missed;
@@ -202,8 +210,9 @@ impl EventCursor {
     }
 }
 
-/// Events of a node. The latest 1,024 of each kind are kept: a reader that is further behind misses the oldest, and
-/// [`missed`](Self::missed) says how many. What it derives from events (who is there, say) has to be read anew then.
+/// A stream of events of a node. The latest 1,024 of each kind are kept. A reader that is further behind misses the
+/// oldest ones, and [`missed`](Self::missed) counts them; state that it derives from events, such as the list of
+/// members, must then be read again.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -234,7 +243,7 @@ impl<T: Clone> Events<T> {
         Self { shared: shared.clone(), log, cursor }
     }
 
-    /// The next event. None once the node is closed and everything was told.
+    /// Waits for the next event. `None` once the node is closed and all kept events were read.
     pub async fn next(&mut self) -> Option<T> {
         let (log, cursor) = (self.log, &mut self.cursor);
         let read = |shared: &Shared| {
@@ -244,8 +253,8 @@ impl<T: Clone> Events<T> {
         self.shared.wait_for(read).await
     }
 
-    /// How many events this reader has missed since it was made, because it was too slow: they were dropped before it
-    /// had read them. It grows while nobody reads.
+    /// The number of events that this reader has missed since it was made: they were dropped before it had read them.
+    /// It grows while the reader does not read.
     pub fn missed(&self) -> u64 {
         (self.log)(&self.shared).missed(self.cursor)
     }
@@ -264,9 +273,9 @@ mod tests {
         push(0..EVENTS_KEPT);
         assert_eq!((log.read(&mut cursor), log.missed(cursor)), (Some(0), 0));
         push(EVENTS_KEPT..EVENTS_KEPT + 1);
-        assert_eq!(log.missed(cursor), 0, "it had read the one that was dropped");
+        assert_eq!(log.missed(cursor), 0, "the dropped event had been read");
         push(EVENTS_KEPT + 1..EVENTS_KEPT + 4);
-        assert_eq!(log.missed(cursor), 3, "before it reads on");
+        assert_eq!(log.missed(cursor), 3, "counted before the next read");
         assert_eq!((log.read(&mut cursor), log.missed(cursor)), (Some(4), 3));
         while log.read(&mut cursor).is_some() {}
         assert_eq!(log.missed(cursor), 3);
@@ -275,7 +284,7 @@ mod tests {
         assert_eq!(
             log.missed(log.cursor_at_oldest()),
             0,
-            "what was dropped before it was made is not missed"
+            "events dropped before the cursor was made are not missed"
         );
         assert_eq!(log.missed(log.cursor_at_end()), 0);
     }

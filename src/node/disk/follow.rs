@@ -1,4 +1,8 @@
-//! Opening a node's directory, and following the change log into it.
+//! Opens a node's directory, and follows the change log into it.
+//!
+//! Nothing that was acknowledged as durable may be lost: the replica is told that a transaction is persisted only after
+//! its sync. After a failure the journals are rewritten before anything is acknowledged again. A damaged directory is
+//! refused, or moved aside as a whole; no part of it is used.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -16,25 +20,25 @@ use crate::node::shared::Shared;
 use crate::replica::saved::Saved;
 use crate::replica::{Input, Output, Persist, Replica, ReplicaEvent, Setup};
 
-/// How often a disk that is full is tried again.
+/// How often a disk that has failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Whoever waited for one write to be safe often has the next one at once: for so long the thread stays awake, since
-/// waking it costs nearly as much as the sync.
+/// With [`Durability::Immediate`] the thread stays awake for this time after a sync that somebody waited for: often the
+/// next write follows at once, and waking the thread costs nearly as much as the sync.
 const LINGER_TIME: Duration = Duration::from_micros(100);
 
-/// For as long as its last transaction took, up to this, the thread leaves the processor to the writers if nobody waits for
-/// it. What is overwritten meanwhile is written once.
+/// With [`Durability::Immediate`], if nobody waits for a sync, the thread rests for as long as its last transaction
+/// took, at most this time. That leaves the processor to the writers, and a key overwritten meanwhile is written once.
 const REST_TIME_MAX: Duration = Duration::from_millis(50);
 
-/// A directory that is open, if there is one, and what has to be told about it.
+/// An open directory, if there is one, and the event to report about it.
 pub(in crate::node) struct Opened {
     engine: Option<Engine>,
     durability: Durability,
     event: Option<NodeEvent>,
 }
 
-/// Makes a replica of what a directory or a snapshot holds. It may take seconds, and waits for the disk.
+/// Makes a replica from the content of a directory or a snapshot. It reads the disk and may take seconds.
 pub(in crate::node) fn open(
     setup: Setup,
     dir: Option<&Path>,
@@ -53,7 +57,7 @@ pub(in crate::node) fn open(
             let saved = if saved.is_blank() { restored()? } else { saved };
             match replica(setup.clone(), saved, snapshot) {
                 Ok((replica, false)) => {
-                    tracing::info!(entries = replica.len(), took = ?began.elapsed(), "loaded");
+                    tracing::info!(entries = replica.len(), took = ?began.elapsed(), "data directory loaded");
                     return Ok((replica, opened(Some(engine), None)));
                 }
                 Ok((_, true)) => engine.damaged(),
@@ -72,7 +76,8 @@ pub(in crate::node) fn open(
     Ok((replica, opened(Some(engine), event)))
 }
 
-/// A replica, and whether what it was made of did not add up.
+/// Makes a replica from saved state, and returns whether that state was damaged: its entries do not add up to its
+/// digest.
 fn replica(
     mut setup: Setup,
     saved: Saved,
@@ -86,13 +91,13 @@ fn replica(
         is_damaged |= matches!(output, Output::Event(ReplicaEvent::Damaged));
     }
     if is_damaged && let Some(path) = snapshot.filter(|_| is_copy) {
-        let reason = "its entries do not add up to what was written".to_owned();
+        let reason = "its entries do not match the digest that was written with them".to_owned();
         return Err(StartError::Snapshot { path: path.display().to_string(), reason });
     }
     Ok((replica, is_damaged))
 }
 
-/// Makes what was loaded readable, and begins to follow.
+/// Makes the loaded state readable through the index, and starts the disk thread.
 pub(in crate::node) fn attach(shared: &Arc<Shared>, opened: Opened) {
     let Opened { engine, durability, event } = opened;
     if let Some(mut core) = shared.lock() {
@@ -129,7 +134,8 @@ impl Follower<'_> {
         loop {
             self.shared.disk.wait(self.shared, until, self.durability);
             let began = Instant::now();
-            // What was written before the end belongs to the last transaction.
+            // Checked before the transaction, so that the last one contains everything written before the node was
+            // closed.
             let is_closed = self.shared.is_closed();
             if let Err(failure) = self.transaction()
                 && !self.retry_disk(failure)
@@ -146,7 +152,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Writes what has changed.
+    /// Writes all changes since the last transaction in one transaction, and tells the replica after the sync.
     fn transaction(&mut self) -> Result<(), Failure> {
         let mut parts: Vec<Persist> = Vec::new();
         while !parts.last().is_some_and(Persist::ends) {
@@ -160,7 +166,7 @@ impl Follower<'_> {
         let began = Instant::now();
         self.engine.commit(&parts)?;
         let rows: usize = parts.iter().map(|part| part.rows().len()).sum();
-        tracing::trace!(node = %self.shared.name, rows, took = ?began.elapsed(), "a disk transaction");
+        tracing::trace!(node = %self.shared.name, rows, took = ?began.elapsed(), "disk transaction written");
         self.input(Input::Persisted);
         self.engine.note_transaction();
         Ok(())
@@ -173,7 +179,7 @@ impl Follower<'_> {
         core.replica.handle(now, input);
         let wakers = self.shared.follow(&mut core, now);
         drop(core);
-        // First those who wait for just this.
+        // Those who wait for this sync come before the driver.
         self.shared.progress.notify_waiters();
         if has_waiting {
             self.shared.wake_driver.notify_one();
@@ -181,11 +187,11 @@ impl Follower<'_> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// After a failure: says so, and tries again if that may help. Answers whether the disk is back; if not, this is
-    /// the end.
+    /// After a failure: reports it, and tries again every [`RETRY_INTERVAL`] if it may pass. Returns `true` when the
+    /// disk is back and everything is on it, `false` when the node was closed before that.
     fn retry_disk(&mut self, mut failure: Failure) -> bool {
         loop {
-            tracing::error!(node = %self.shared.name, reason = %failure.reason, "the disk failed");
+            tracing::error!(node = %self.shared.name, reason = %failure.reason, "disk failed; writes are refused");
             self.shared.disk.set_failure(Some(failure.reason.clone()));
             self.input(Input::PersistFailed);
             let event = NodeEvent::DiskFailed { reason: failure.reason, may_pass: failure.may_pass };
@@ -214,7 +220,7 @@ impl Follower<'_> {
 }
 
 impl DiskLink {
-    /// Waits until there is something to write, and until it is time to or somebody waits for it.
+    /// Waits until there is something to write, and until `until` has passed or somebody waits for the sync.
     fn wait(&self, shared: &Shared, until: Instant, durability: Durability) {
         let lingers = durability == Durability::Immediate && self.is_wanted.swap(false, Ordering::AcqRel);
         let awake_until = Instant::now() + LINGER_TIME;
@@ -225,7 +231,7 @@ impl DiskLink {
                 std::thread::park();
             }
         }
-        // Whoever waited for the last transaction is about to say that he waits for this one.
+        // After a sync that somebody waited for, this one starts at once: it is probably waited for as well.
         while !lingers && !self.is_wanted.swap(false, Ordering::AcqRel) && !shared.is_closed() {
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() {
@@ -233,7 +239,7 @@ impl DiskLink {
             }
             std::thread::park_timeout(rest);
         }
-        // Whatever else was said refers to what is written now.
+        // Wake-ups until here are covered by the transaction that begins now.
         self.has_work.store(false, Ordering::Release);
     }
 

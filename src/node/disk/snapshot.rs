@@ -1,8 +1,8 @@
-//! Snapshots: everything that a node holds and has seen, as of one instant, in one file.
+//! Snapshots: everything that a node holds and covers, as of one instant, in one file.
 //!
-//! A file begins with a mark and a version and goes on with records of changes, each with its length, its number and
-//! its checksum; the last one is empty, so that a file cut short is known as one. What is read from it has to add up
-//! like what is read from a disk. Memos are left out: promises bind the node that gave them.
+//! A file consists of the magic bytes with a version, then records of changes, each with its length, its number and its
+//! checksum. The last record is empty, so that a truncated file is detected. The content must pass the same check as
+//! the content of a data directory. Memos are left out, because the promises in them bind only the node that gave them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,19 +16,20 @@ use crate::replica::SnapshotCursor;
 use crate::replica::saved::{self, DiskChange, RECORD_HEADER_BYTES, Saved, SavedError};
 
 const MAGIC: &[u8; 8] = b"tidings\x01";
-/// Changes of about this many bytes make a record.
+/// The size of a record in bytes, above which the next one begins.
 const RECORD_BYTES_TARGET: usize = 1 << 20;
-/// Rows taken under one lock, and how often that may be in vain before all are taken under one.
+/// Rows taken under one lock.
 const SNAPSHOT_PART_ROWS: usize = 4_096;
+/// Attempts in parts that may fail, because rows were forgotten meanwhile, before all rows are taken under one lock.
 const TRIES: usize = 3;
 
-/// Each key once.
+/// The latest change of each key.
 type DiskChanges = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// Several may be written at a time, also to one path.
+/// Numbers the temporary files: several snapshots may be written at the same time, even to one path.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 
-/// Takes a snapshot. The file appears at its path when it is whole and safe.
+/// Takes a snapshot. It is written to a temporary file, synced, and then renamed to its path.
 pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), SnapshotError> {
     let changes = collect(shared).ok_or(SnapshotError::Failed)?;
     let mut temporary = path.as_os_str().to_owned();
@@ -44,7 +45,7 @@ pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), Snapsho
         .map_err(|error| SnapshotError::File { path: path.display().to_string(), reason: error.to_string() })
 }
 
-/// All there is, as of the instant of the last part.
+/// Everything that the replica holds, as of the instant of the last part. `None` if the replica has panicked.
 fn collect(shared: &Shared) -> Option<DiskChanges> {
     let (mut copy, mut changes, mut tries) = (SnapshotCursor::default(), DiskChanges::new(), 0);
     loop {
@@ -85,7 +86,7 @@ fn write_file(file: File, changes: DiskChanges) -> io::Result<()> {
     file.into_inner()?.sync_all()
 }
 
-/// Reads a snapshot.
+/// Reads a snapshot and checks its form. Whether its entries add up is checked when a replica is made of it.
 pub(super) fn read(path: &Path) -> Result<Saved, StartError> {
     let unusable = |reason: String| StartError::Snapshot { path: path.display().to_string(), reason };
     let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
@@ -105,7 +106,7 @@ enum Unread {
     Saved(#[from] SavedError),
 }
 
-/// The entries of a snapshot's records.
+/// Reads a snapshot record by record, and iterates over its keys and values.
 struct SnapshotRecords {
     file: BufReader<File>,
     sequence: u64,
@@ -119,9 +120,9 @@ impl SnapshotRecords {
         match mark {
             _ if mark == *MAGIC => Ok(()),
             [.., version] if mark[..7] == MAGIC[..7] => {
-                Err(format!("it was written by a later version of this library ({version})"))
+                Err(format!("it has format version {version} of a later release of this library"))
             }
-            _ => Err("it is not a snapshot".to_owned()),
+            _ => Err("it is not a snapshot of this library".to_owned()),
         }
     }
 
@@ -129,7 +130,7 @@ impl SnapshotRecords {
         let mut record = vec![0; RECORD_HEADER_BYTES];
         self.file.read_exact(&mut record).ok()?;
         let bytes = saved::record_body_bytes(&record)?;
-        // As much as there is, whatever the header says.
+        // Reads only what the file has: the length in the header may be false, and must not cause a large allocation.
         let read = self.file.by_ref().take(bytes as u64).read_to_end(&mut record).ok()?;
         let (sequence, changes) = saved::unseal_changes(&record)?;
         (read == bytes && sequence == self.sequence).then_some(changes)
