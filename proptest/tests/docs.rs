@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 /// The folders of the workspace that hold sources. A span that begins with one of these names is a path.
 const FOLDERS: [&str; 5] = ["src", "proptest", "kv-example", "benches", "examples"];
 
-/// Names of other projects and programs.
-const EXCEPTIONS: [&str; 1] = ["rmem_max"];
+/// Names of other projects, which the documentation may use and no source of this one does. None is needed now.
+const EXCEPTIONS: &[&str] = &[];
 
 /// What the documentation may name.
 #[derive(Default)]
@@ -107,9 +107,8 @@ fn name_parts(span: &str) -> Vec<&str> {
     let (name, rest) = span.split_at(end);
     let parts: Vec<&str> = name.split("::").collect();
     let is_name = (rest.is_empty() || rest.starts_with('(') || rest.starts_with(" {"))
-        // Features of the crate and of compilers.
-        && !name.starts_with("__")
-        && parts.iter().all(|part| part.starts_with(|c: char| c.is_ascii_alphabetic()) && !part.contains(':'));
+        && parts.iter().all(|part| part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_'))
+        && parts.iter().all(|part| !part.contains(':'));
     let looks_like_code = parts.len() > 1
         || parts.iter().any(|part| part.contains('_') || part.starts_with(|c: char| c.is_ascii_uppercase()));
     if is_name && looks_like_code { parts } else { Vec::new() }
