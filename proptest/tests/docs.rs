@@ -1,0 +1,187 @@
+//! The names and paths that stand in backticks in `docs/*.md` exist in the sources.
+//!
+//! A rename that forgets the documentation fails here. The test reads text alone: a name counts as existing if it is a
+//! word of a Rust file of the workspace, and both parts of `Type::member` have to be words of one file. So it notices
+//! what is gone, and not what means something else by now.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The folders of the workspace that hold sources. A span that begins with one of these names is a path.
+const FOLDERS: [&str; 5] = ["src", "proptest", "kv-example", "benches", "examples"];
+
+/// Names of other projects, which the documentation may use and no source of this one does. None is needed now.
+const EXCEPTIONS: &[&str] = &[];
+
+/// What the documentation may name.
+#[derive(Default)]
+struct Sources {
+    /// All files below [`FOLDERS`], and these folders themselves, by their path in the repository.
+    paths: BTreeSet<String>,
+    /// The words of each Rust file.
+    words: Vec<BTreeSet<String>>,
+}
+
+impl Sources {
+    fn of_workspace(root: &Path) -> Self {
+        let mut sources = Self::default();
+        for folder in FOLDERS {
+            sources.paths.insert(format!("{folder}/"));
+            sources.read(root, &root.join(folder));
+        }
+        sources
+    }
+
+    fn read(&mut self, root: &Path, folder: &Path) {
+        for entry in fs::read_dir(folder).expect("the folder exists") {
+            let path = entry.expect("the entry is readable").path();
+            let within = path.strip_prefix(root).expect("the path is below the root");
+            let within = within.to_string_lossy().into_owned();
+            if path.is_dir() {
+                // Build output is not part of the sources.
+                if !path.ends_with("target") {
+                    self.paths.insert(format!("{within}/"));
+                    self.read(root, &path);
+                }
+                continue;
+            }
+            self.paths.insert(within.clone());
+            // This file names things that do not exist.
+            if is_rust(&within) && within != "proptest/tests/docs.rs" {
+                let text = fs::read_to_string(&path).expect("a source is text");
+                self.words.push(words(&text).map(String::from).collect());
+            }
+        }
+    }
+
+    /// Whether the span is a path in the repository, from its root. A part of a path would stand for several files.
+    fn has_path(&self, span: &str) -> bool {
+        self.paths.contains(span) || self.paths.contains(&format!("{span}/"))
+    }
+
+    /// Whether one source has all these words.
+    fn has_words(&self, wanted: &[&str]) -> bool {
+        self.words.iter().any(|of_file| wanted.iter().all(|word| of_file.contains(*word)))
+    }
+}
+
+fn is_rust(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "rs")
+}
+
+/// The words of a text: letters, digits and underscores.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+/// What stands in backticks outside of code blocks, with the number of its line.
+fn spans(page: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let mut is_code = false;
+    for (index, line) in page.lines().enumerate() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if !is_code {
+            found.extend(line.split('`').skip(1).step_by(2).map(|span| (index + 1, span)));
+        }
+    }
+    found
+}
+
+fn is_path(span: &str) -> bool {
+    let first = span.split('/').next().unwrap_or_default();
+    let is_in_folder = span.contains('/') && FOLDERS.contains(&first);
+    (is_in_folder || is_rust(span)) && !span.contains(' ')
+}
+
+/// The parts of a name: `Type::member`, `snake_case`, `CONST` or `CamelCase`, with or without arguments behind it.
+/// Anything else is prose, a command or a value, and gives nothing.
+fn name_parts(span: &str) -> Vec<&str> {
+    let end = span.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':').unwrap_or(span.len());
+    let (name, rest) = span.split_at(end);
+    let parts: Vec<&str> = name.split("::").collect();
+    let is_name = (rest.is_empty() || rest.starts_with('(') || rest.starts_with(" {"))
+        && parts.iter().all(|part| part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_'))
+        && parts.iter().all(|part| !part.contains(':'));
+    let looks_like_code = parts.len() > 1
+        || parts.iter().any(|part| part.contains('_') || part.starts_with(|c: char| c.is_ascii_uppercase()));
+    if is_name && looks_like_code { parts } else { Vec::new() }
+}
+
+/// The paths and names of a page that do not exist.
+fn missing(sources: &Sources, page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (line, span) in spans(page) {
+        if is_path(span) {
+            if !sources.has_path(span) {
+                found.push(format!("line {line}: no file {span}"));
+            }
+            continue;
+        }
+        let parts = name_parts(span);
+        let is_known = parts.is_empty() || EXCEPTIONS.contains(&span);
+        // The first part may be a module whose name stands in another file: the last two have to stand together.
+        if !is_known && !sources.has_words(&parts[parts.len().saturating_sub(2)..]) {
+            found.push(format!("line {line}: no name {span}"));
+        }
+    }
+    found
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn docs_name_only_what_exists() {
+    let sources = Sources::of_workspace(&root());
+    assert!(sources.words.len() > 100, "the sources are where they are expected");
+    let mut wrong = Vec::new();
+    let mut pages = 0;
+    for entry in fs::read_dir(root().join("docs")).expect("the folder exists") {
+        let path = entry.expect("the entry is readable").path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            pages += 1;
+            let page = fs::read_to_string(&path).expect("a page is text");
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            wrong.extend(missing(&sources, &page).into_iter().map(|what| format!("{name}, {what}")));
+        }
+    }
+    assert!(pages > 5, "the pages are where they are expected");
+    assert!(wrong.is_empty(), "the documentation names what does not exist: {wrong:#?}");
+}
+
+#[test]
+fn made_up_names_in_docs_are_noticed() {
+    let sources = Sources::of_workspace(&root());
+    let is_noticed = |text: &str| !missing(&sources, text).is_empty();
+    for wrong in [
+        "`src/store/nowhere.rs`",
+        "`kv-example/nowhere/`",
+        "`nowhere.rs`",
+        "`digest.rs`",
+        "`NoSuchType`",
+        "`no_such_function`",
+        "`NO_SUCH_CONST`",
+        "`Store::no_such_member`",
+        "`NoSuchType::new`",
+        "`no_such_function(true)`",
+        "`KeyIndex::note_ack`",
+    ] {
+        assert!(is_noticed(wrong), "{wrong} is noticed");
+    }
+    for right in [
+        "`src/store.rs`",
+        "`src/node/`",
+        "`src/store/digest.rs`",
+        "`Replica::handle`",
+        "`src/replica.rs` has `Replica`",
+        "no_such_function without backticks",
+        "```\nno_such_function\n`NoSuchType`\n```",
+        "`cargo build --release`",
+        "`2 × no_such_limit`",
+    ] {
+        assert!(!is_noticed(right), "{right} is accepted");
+    }
+}
