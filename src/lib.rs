@@ -1,8 +1,8 @@
 //! An embedded, eventually consistent key-value store that replicates itself.
 //!
-//! Every process that embeds it holds all data in memory, reads it in about 100 ns without waiting for the network or for
-//! writers, and sees the writes of the other processes within milliseconds. There is no server. The [guide] explains each
-//! part; the documentation of each type stands on its own.
+//! Every process that embeds it holds all data in memory, reads it in about 100 ns without waiting for the network or
+//! for writers, and sees the writes of the other processes within milliseconds. There is no server. The [guide] explains
+//! each part; the documentation of each type stands on its own.
 //!
 //! ```
 //! # #[cfg(feature = "node")]
@@ -60,6 +60,17 @@
 //! | [`DecodeError`] | The value is not of the expected type. It stays as it is. |
 //!
 //! [`Error`] is any of them.
+//!
+//! # Observing a node
+//!
+//! * [`Node::status`] tells what a node holds, how far each peer is behind, and how long the writes of every other node
+//!   take to arrive; the difference of the two wall clocks is part of that time.
+//! * [`Node::joining`] tells how far a node is in catching up. Reads are answered meanwhile from what has arrived.
+//! * [`Node::members`], [`Node::member_events`] and [`Node::events`] tell who is there, who comes and goes, and what
+//!   whoever runs the node should know.
+//! * With the feature `metrics` a node records gauges, counters and histograms called `tidings_*`.
+//! * `tracing` events say when links are made and broken, when repairs end and what they moved, and when a step holds the
+//!   lock for long.
 //!
 //! # Features
 //!
