@@ -1,8 +1,122 @@
-#![cfg_attr(feature = "node", doc = include_str!("../README.md"))]
+//! An embedded, eventually consistent key-value store that replicates itself.
+//!
+//! Every process that embeds it holds all data in memory, reads it in about 100 ns without waiting for the network or
+//! for writers, and sees the writes of the other processes within milliseconds. There is no server. The [guide] explains
+//! each part; the documentation of each type stands on its own.
+//!
+//! ```
+//! # #[cfg(feature = "node")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use tidings::{Node, Quorum, Security};
+//!
+//! let secret = Security::generate_secret(); // the same text on every node
+//! let a = Node::builder("a").security(Security::secret(&secret)?).start().await?;
+//! let seed = a.addr().to_string();
+//! let b = Node::builder("b").seeds([seed]).security(Security::secret(&secret)?).start().await?;
+//! b.ready().await?; // it has caught up with a peer
+//!
+//! let receipt = a.put("limits/max", "100")?; // visible on `a` now, on its way to `b`
+//! receipt.seen_by(Quorum::All, Duration::from_secs(5)).await?;
+//! assert_eq!(b.get("limits/max").unwrap().value(), b"100");
+//!
+//! b.shutdown().await; // leaves the cluster
+//! # Ok(()) }
+//! # #[cfg(not(feature = "node"))]
+//! # fn main() {}
+//! ```
+//!
+//! # The guide
+//!
+//! | page | what it answers |
+//! |---|---|
+//! | [watching](guide::watching) | How do I follow changes, resume after a break, and keep a correct copy? |
+//! | [sets and counters](guide::sets_and_counters) | What becomes of concurrent writes? What is there besides values? |
+//! | [elections](guide::elections) | How does one node become the leader, and what does a lease not protect from? |
+//! | [security](guide::security) | Who may connect, how is a secret changed, and what can a member do? |
+//! | [durability](guide::durability) | When is a write safe, and what do failures of a process or a disk do to it? |
+//! | [simulation](guide::simulation) | How do I test my own code under partitions, loss and crashes? |
+//!
+//! # Three layers
+//!
+//! * [`Node`], made by a [`Builder`] with a [`Config`]: the store on a real clock and network. Programs use this.
+//! * [`Sim`]: whole clusters in virtual time, with every fault. Tests use this.
+//! * [`Replica`] with its [`Input`] and [`Output`]: the pure core that both of them drive. It has no clock, network or
+//!   disk; few programs need it.
+//!
+//! # Errors
+//!
+//! Every error says what became of the state:
+//!
+//! | error | state |
+//! |---|---|
+//! | [`WriteError`] | Nothing was written; of a batch no part. |
+//! | [`WaitError`] | The write stands. Only the wait for other nodes or for the disk has ended. |
+//! | [`ElectionError`] | There is no lease; what voters granted on the way is given back. |
+//! | [`StartError`] | No node runs, and nothing was changed. |
+//! | [`SecurityError`] | What was in force stays in force. |
+//! | [`SnapshotError`] | No snapshot was taken; a file that was at its path is still there. |
+//! | [`DecodeError`] | The value is not of the expected type. It stays as it is. |
+//!
+//! [`Error`] is any of them.
+//!
+//! # Observing a node
+//!
+//! * [`Node::status`] tells what a node holds, how far each peer is behind, and how long the writes of every other node
+//!   take to arrive; the difference of the two wall clocks is part of that time.
+//! * [`Node::joining`] tells how far a node is in catching up. Reads are answered meanwhile from what has arrived.
+//! * [`Node::members`], [`Node::member_events`] and [`Node::events`] tell who is there, who comes and goes, and what
+//!   whoever runs the node should know.
+//! * With the feature `metrics` a node records gauges, counters and histograms called `tidings_*`.
+//! * `tracing` events say when links are made and broken, when repairs end and what they moved, and when a step holds the
+//!   lock for long.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `node` | yes | [`Node`]: the store over QUIC, in a tokio runtime; without it [`Replica`] and [`Sim`] alone |
+//! | `durable` | yes | a disk for nodes: [`Builder::data_dir`], [`Node::snapshot`], [`Builder::restore`] |
+//! | `json` | yes | [`Map`]: typed values, kept as JSON |
+//! | `metrics` | no | what a node does, as gauges, counters and histograms for any recorder of the `metrics` crate |
+
+// The pages and the tables above name items of all features.
 #![cfg_attr(
-    not(feature = "node"),
-    doc = "The replica and its simulator, without the node: see the features."
+    not(all(feature = "node", feature = "durable", feature = "json")),
+    allow(rustdoc::broken_intra_doc_links)
 )]
+
+/// The guide: one page per subject, with an example, the promises and the limits. There is no code in it.
+pub mod guide {
+    #[cfg(feature = "node")]
+    #[doc = include_str!("guide/watching.md")]
+    pub mod watching {}
+
+    #[cfg(feature = "node")]
+    #[doc = include_str!("guide/sets_and_counters.md")]
+    pub mod sets_and_counters {}
+
+    #[cfg(feature = "node")]
+    #[doc = include_str!("guide/elections.md")]
+    pub mod elections {}
+
+    #[cfg(feature = "node")]
+    #[doc = include_str!("guide/security.md")]
+    pub mod security {}
+
+    #[cfg(feature = "durable")]
+    #[doc = include_str!("guide/durability.md")]
+    pub mod durability {}
+
+    #[doc = include_str!("guide/simulation.md")]
+    pub mod simulation {}
+}
+
+/// Compiles and runs the programs of the README as doc tests.
+#[cfg(all(doctest, feature = "node"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod arrivals;
 mod config;
