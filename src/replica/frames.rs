@@ -89,6 +89,8 @@ impl Replica {
         if store.completed(log) > 0 || vector_hash == store.coverage.vector_hash() {
             link.acks.owe_now();
         } else {
+            // A session may have ended before this frame arrived on the other lane. Another one follows in any case.
+            link.acks.owe_nothing();
             link.repair.is_wanted = true;
         }
         if let Some(cursor) = self.stale_cursors.get(&log) {

@@ -151,6 +151,10 @@ impl Acks {
         self.owed = OwedAck::Now;
     }
 
+    pub(crate) fn owe_nothing(&mut self) {
+        self.owed = OwedAck::None;
+    }
+
     /// An acknowledgement that is scheduled goes out now, in the packet of something else.
     pub(crate) fn hasten(&mut self) {
         if self.owed != OwedAck::None {

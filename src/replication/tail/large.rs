@@ -382,7 +382,7 @@ pub(crate) fn stream_of(reader: &mut Reader<'_>) -> Result<(LargeRowStream, bool
 }
 
 impl LargeRowReceiver {
-    /// Takes a piece in, behind what [`queue_of`] read. Answers a row that is whole. One that begins where the transfer
+    /// Takes a piece in, behind what [`stream_of`] read. Answers a row that is whole. One that begins where the transfer
     /// of `partial` ended takes that up. `vector` is the sender's, as of what it sent before on the same stream.
     pub(crate) fn handle_piece(
         &mut self,
