@@ -33,9 +33,11 @@ mod message;
 mod regions;
 
 pub(crate) use codec::{Reader, Writer};
-pub(crate) use frame::{Assembler, FRAME_BYTES_TARGET, Kind, WIRE_VERSION};
+#[cfg(feature = "node")]
+pub(crate) use frame::WIRE_VERSION;
+pub(crate) use frame::{Assembler, FRAME_BYTES_TARGET, Kind};
 pub use frame::{FRAME_BYTES_MAX, Lane, WireError};
-pub(crate) use message::{Ack, AskedOf, Check, Covers, Hello, Message, Rates};
+pub(crate) use message::{Ack, AskedOf, Check, Covers, Hello, LargeRowStream, Message, Rates};
 pub(crate) use regions::LeftoverTable;
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use super::link::{Deferral, Link, PARTIAL_BYTES_MAX};
 use super::{BreakReason, LinkId, Output, Replica};
 use crate::controls::Control;
 use crate::replication::repair::{RepairOutcome, RepairSession};
-use crate::replication::tail::large::{self, LargeRowStream, PartialRow};
+use crate::replication::tail::large::PartialRow;
 use crate::time::Time;
-use crate::wire::{Kind, Message, Reader, WireError};
+use crate::wire::{Kind, LargeRowStream, Message, Reader, WireError};
 
 /// A session in which two replicas repaired each other, when it is over. As counted at this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,9 @@ impl Replica {
         kind: Kind,
         message: Message<'_>,
     ) -> Result<(), WireError> {
+        if let Message::Piece { stream: LargeRowStream::Tail, is_first, body } = message {
+            return self.handle_piece(id, (is_first, body));
+        }
         let (salt, joins) = (self.random.next_u64(), self.is_joining());
         let link = self.links.get_mut(id).expect("the caller looked");
         let is_deferred = link.repair.deferral != Deferral::None;
@@ -77,18 +80,9 @@ impl Replica {
                 self.is_deferring(id);
                 return Ok(());
             }
-            (Message::Piece(mut reader), session) => {
-                let (stream, is_first) = large::stream_of(&mut reader)?;
-                let (bytes, piece) = (reader.left() as u64, (is_first, reader));
-                match (stream, session) {
-                    (LargeRowStream::Tail, _) => return self.handle_piece(id, piece),
-                    (LargeRowStream::Repair, Some(session)) => {
-                        let kept = &mut link.resume.kept;
-                        (bytes, session.handle_piece(&mut self.store, self.now, piece, kept)?)
-                    }
-                    (LargeRowStream::Repair, None) if is_deferred => return Ok(()),
-                    (LargeRowStream::Repair, None) => return Err(WireError::Kind(kind as u8)),
-                }
+            (Message::Piece { is_first, body, .. }, Some(session)) => {
+                let (bytes, kept) = (body.left() as u64, &mut link.resume.kept);
+                (bytes, session.handle_piece(&mut self.store, self.now, (is_first, body), kept)?)
             }
             (Message::Start { deferrals, body }, _) => {
                 let Some(outcome) = self.on_session_start(id, deferrals, salt, joins, body)? else {
@@ -100,7 +94,7 @@ impl Replica {
                 (reader.left() as u64, session.items(&mut self.store, self.now, reader)?)
             }
             // Sent before the peer knew that it was deferred.
-            (Message::Items(_), None) if is_deferred => return Ok(()),
+            (Message::Items(_) | Message::Piece { .. }, None) if is_deferred => return Ok(()),
             _ => return Err(WireError::Kind(kind as u8)),
         };
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));

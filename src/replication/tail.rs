@@ -15,13 +15,13 @@ use crate::store::entry::{DotSet, readable_key};
 use crate::store::slab::ChangeOrigin;
 use crate::store::{PeerRow, Refusal, Store};
 use crate::time::{Stamp, Time};
-use crate::wire::{Kind, Reader, WireError, Writer};
+use crate::wire::{Kind, LargeRowStream, Reader, WireError, Writer};
 
 mod contexts;
 pub(crate) mod large;
 
 use contexts::RowContexts;
-use large::{LargeRowReceiver, LargeRowSender, LargeRowStream, PartialRow, ResumeOffer, Size};
+use large::{LargeRowReceiver, LargeRowSender, PartialRow, ResumeOffer, Size};
 
 const END: u8 = 0;
 const ROW: u8 = 1;
@@ -678,7 +678,7 @@ mod tests {
                 let (kind, mut reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
                 let merged = match kind {
                     Kind::Piece => {
-                        let (_, is_first) = large::stream_of(&mut reader).unwrap();
+                        let (_, is_first) = LargeRowStream::of_tag(reader.byte().unwrap()).unwrap();
                         let piece = (is_first, reader);
                         self.incoming.handle_piece(to, &mut news, NOW, self.sender, piece, &mut None)
                     }

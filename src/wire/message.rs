@@ -23,7 +23,12 @@ pub(crate) enum Message<'a> {
     Swim(Reader<'a>),
     Roster(Reader<'a>),
     Covers(Covers),
-    Piece(Reader<'a>),
+    /// Read by `LargeRowReceiver::handle_piece`.
+    Piece {
+        stream: LargeRowStream,
+        is_first: bool,
+        body: Reader<'a>,
+    },
     Election(Reader<'a>),
     Deferred,
     Partial(Reader<'a>),
@@ -45,7 +50,10 @@ impl<'a> Message<'a> {
             Kind::Swim => Self::Swim(body),
             Kind::Roster => Self::Roster(body),
             Kind::Covers => Self::Covers(Covers::read(body)?),
-            Kind::Piece => Self::Piece(body),
+            Kind::Piece => {
+                let (stream, is_first) = LargeRowStream::of_tag(body.byte()?)?;
+                Self::Piece { stream, is_first, body }
+            }
             Kind::Election => Self::Election(body),
             Kind::Deferred => {
                 body.end()?;
@@ -101,6 +109,31 @@ impl Ack {
         let ack = Self { log: body.u64_le()?, position: body.varint()? };
         body.end()?;
         Ok(ack)
+    }
+}
+
+/// Which of a link's two streams of large rows a piece belongs to. Both travel on the bulk lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LargeRowStream {
+    Tail,
+    Repair,
+}
+
+const PIECE_FIRST: u8 = 1;
+const PIECE_REPAIR: u8 = 2;
+
+impl LargeRowStream {
+    pub(crate) fn tag(self, is_first: bool) -> u8 {
+        let of = if self == Self::Repair { PIECE_REPAIR } else { 0 };
+        if is_first { of | PIECE_FIRST } else { of }
+    }
+
+    pub(crate) fn of_tag(tag: u8) -> Result<(Self, bool), WireError> {
+        if tag & !(PIECE_FIRST | PIECE_REPAIR) != 0 {
+            return Err(WireError::Form);
+        }
+        let stream = if tag & PIECE_REPAIR == 0 { Self::Tail } else { Self::Repair };
+        Ok((stream, tag & PIECE_FIRST != 0))
     }
 }
 

@@ -69,10 +69,10 @@ const CACHE_BYTES: u64 = 1 << 20;
 
 /// Why a transaction was not written.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) reason: String,
+pub(in crate::node) struct Failure {
+    pub(in crate::node) reason: String,
     /// The cause may go away without a restart, as when somebody makes room on a full disk.
-    pub(super) may_pass: bool,
+    pub(in crate::node) may_pass: bool,
 }
 
 impl From<fjall::Error> for Failure {
@@ -128,18 +128,18 @@ struct Open {
     rows: Keyspace,
 }
 
-pub(super) struct Engine {
+pub(in crate::node) struct Engine {
     dir: PathBuf,
     open: Option<Open>,
     lock: File,
     transaction: u64,
     #[cfg(feature = "__controls")]
-    pub(super) fault: std::sync::Arc<std::sync::Mutex<Option<io::ErrorKind>>>,
+    pub(in crate::node) fault: std::sync::Arc<std::sync::Mutex<Option<io::ErrorKind>>>,
 }
 
 impl Engine {
     /// Locks a directory for this engine, and creates it if it does not exist. Its content is not read yet.
-    pub(super) fn new(dir: &Path) -> Result<Self, StartError> {
+    pub(in crate::node) fn new(dir: &Path) -> Result<Self, StartError> {
         let unusable = |error: &dyn std::fmt::Display| StartError::DataDir {
             path: dir.display().to_string(),
             reason: error.to_string(),
@@ -164,7 +164,7 @@ impl Engine {
     }
 
     /// Opens the store and reads everything that it holds.
-    pub(super) fn load(&mut self) -> Result<Saved, StartError> {
+    pub(in crate::node) fn load(&mut self) -> Result<Saved, StartError> {
         self.read().map_err(|fault| self.start_error(fault))
     }
 
@@ -291,14 +291,14 @@ impl Engine {
     }
 
     /// The error for entries that do not match the digest that was written with them.
-    pub(super) fn damaged(&self) -> StartError {
+    pub(in crate::node) fn damaged(&self) -> StartError {
         let reason = "its entries do not match the digest that was written with them".to_owned();
         let path = self.damaged_table().unwrap_or_else(|| self.dir.join(STORE_FOLDER));
         StartError::Damaged { path: path.display().to_string(), reason }
     }
 
     /// Sets the damaged store aside, and creates an empty one.
-    pub(super) fn set_aside_and_reset(&mut self) -> Result<(), StartError> {
+    pub(in crate::node) fn set_aside_and_reset(&mut self) -> Result<(), StartError> {
         self.open = None;
         let moved = fs::rename(self.dir.join(STORE_FOLDER), self.dir.join(MOVED_FOLDER));
         moved.map_err(|error| self.start_error(error.into()))?;
@@ -321,7 +321,7 @@ impl Engine {
     }
 
     /// Writes a transaction, given in its parts. When this returns `Ok`, it is synced.
-    pub(super) fn commit(&mut self, parts: &[Persist]) -> Result<(), Failure> {
+    pub(in crate::node) fn commit(&mut self, parts: &[Persist]) -> Result<(), Failure> {
         #[cfg(feature = "__controls")]
         if let Some(kind) = *self.fault.lock().expect("nobody panics with it") {
             return Err(Failure::from(fjall::Error::Io(kind.into())));
@@ -367,14 +367,14 @@ impl Engine {
 
     /// Writes the number of the last transaction to the lock file. It is not synced and errors are ignored: the number
     /// may be behind.
-    pub(super) fn note_transaction(&mut self) {
+    pub(in crate::node) fn note_transaction(&mut self) {
         let noted = numbered(self.transaction);
         _ = self.lock.seek(SeekFrom::Start(0)).and_then(|_| self.lock.write_all(&noted));
     }
 
     /// Opens the directory again after a failure. The journals are rewritten first, because it is not known how much of
     /// what was written and not synced is on the disk.
-    pub(super) fn reopen(&mut self) -> Result<(), Failure> {
+    pub(in crate::node) fn reopen(&mut self) -> Result<(), Failure> {
         #[cfg(feature = "__controls")]
         if let Some(kind) = *self.fault.lock().expect("nobody panics with it") {
             return Err(Failure::from(fjall::Error::Io(kind.into())));

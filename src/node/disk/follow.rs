@@ -4,6 +4,7 @@
 //! its sync. After a failure the journals are rewritten before anything is acknowledged again. A damaged directory is
 //! refused, or moved aside as a whole; no part of it is used.
 
+use crate::node::disk::link::DiskLink;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,11 +13,11 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, Failure};
-use super::{DiskLink, snapshot};
+use super::snapshot;
 use crate::config::{Durability, OnCorruption};
 use crate::node::error::StartError;
-use crate::node::peers::NodeEvent;
-use crate::node::shared::Shared;
+use crate::node::net::peers::NodeEvent;
+use crate::node::runtime::shared::Shared;
 use crate::replica::saved::Saved;
 use crate::replica::{Input, Output, Persist, Replica, ReplicaEvent, Setup};
 

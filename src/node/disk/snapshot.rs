@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::node::error::{SnapshotError, StartError};
-use crate::node::shared::Shared;
+use crate::node::runtime::shared::Shared;
 use crate::replica::SnapshotCursor;
 use crate::replica::saved::{self, DiskChange, RECORD_HEADER_BYTES, Saved, SavedError};
 
@@ -87,7 +87,7 @@ fn write_file(file: File, changes: DiskChanges) -> io::Result<()> {
 }
 
 /// Reads a snapshot and checks its form. Whether its entries add up is checked when a replica is made of it.
-pub(super) fn read(path: &Path) -> Result<Saved, StartError> {
+pub(in crate::node) fn read(path: &Path) -> Result<Saved, StartError> {
     let unusable = |reason: String| StartError::Snapshot { path: path.display().to_string(), reason };
     let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
     let mut records =

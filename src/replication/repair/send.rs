@@ -10,13 +10,13 @@ use super::{
 };
 use crate::controls::Control;
 use crate::replication::tail::context_of;
-use crate::replication::tail::large::{self, LargeRowStream, ResumeOffer, Size};
+use crate::replication::tail::large::{self, ResumeOffer, Size};
 use crate::store::coverage::{self, RegionCoverage};
 use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashRange};
 use crate::store::entry::{Dot, DotSet};
 use crate::store::{PeerCoverage, PeerRow, Store};
 use crate::time::Time;
-use crate::wire::{FRAME_BYTES_MAX, Kind, Writer};
+use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Writer};
 
 /// How many rows of usual size make a piece of a stream.
 fn stream_rows(store: &Store) -> u64 {

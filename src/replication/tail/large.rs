@@ -22,17 +22,13 @@ use crate::store::digest::fingerprint;
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
 use crate::store::{PeerRow, Refusal, Store};
 use crate::time::Stamp;
-use crate::wire::{FRAME_BYTES_MAX, Kind, Reader, WireError, Writer};
+use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Reader, WireError, Writer};
 
 /// A row whose values are larger together is large, and travels in pieces of this size.
 const LARGE_BYTES: usize = 64 << 10;
 
 /// Room for everything beside the values.
 const CONTEXT_BYTES_MAX: usize = 1 << 20;
-
-/// What a piece is: the first one of a row or a later one, of the tail or of a session.
-const FIRST: u8 = 1;
-const REPAIR: u8 = 2;
 
 /// Salts the fingerprint that names a row's values.
 const VALUES_SALT: u64 = 0x6c61_7267_6520_726f;
@@ -56,13 +52,6 @@ pub(crate) fn size(dot_set: &DotSet) -> Size {
 
 fn values_bytes(dot_set: &DotSet) -> usize {
     dot_set.dots().iter().map(|dot| dot.value().len()).sum()
-}
-
-/// Which of a link's two queues of large rows a piece belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LargeRowStream {
-    Tail,
-    Repair,
 }
 
 /// The large rows that a peer is to be sent.
@@ -119,14 +108,13 @@ impl LargeRowTransfer {
         let all = self.header.len() + values_bytes(&self.dot_set) - self.from;
         let to = all.min(self.sent + LARGE_BYTES);
         let mut writer = Writer::new(Kind::Piece);
-        let of = if queue == LargeRowStream::Repair { REPAIR } else { 0 };
         if self.sent == 0 {
-            writer.byte(FIRST | of);
+            writer.byte(queue.tag(true));
             writer.varint(self.large_id);
             writer.varint(self.header.len() as u64);
             writer.varint(self.from as u64);
         } else {
-            writer.byte(of);
+            writer.byte(queue.tag(false));
         }
         let head = self.header.len();
         writer.rest(&self.header[self.sent.min(head)..to.min(head)]);
@@ -370,19 +358,8 @@ impl LargeRowHeader {
     }
 }
 
-/// Which queue a piece belongs to.
-pub(crate) fn stream_of(reader: &mut Reader<'_>) -> Result<(LargeRowStream, bool), WireError> {
-    match reader.byte()? {
-        tag if tag & !(FIRST | REPAIR) != 0 => Err(WireError::Form),
-        tag => Ok((
-            if tag & REPAIR == 0 { LargeRowStream::Tail } else { LargeRowStream::Repair },
-            tag & FIRST != 0,
-        )),
-    }
-}
-
 impl LargeRowReceiver {
-    /// Takes a piece in, behind what [`stream_of`] read. Answers a row that is whole. One that begins where the transfer
+    /// Takes the body of a piece in. Returns a row that is whole. One that begins where the transfer
     /// of `partial` ended takes that up. `vector` is the sender's, as of what it sent before on the same stream.
     pub(crate) fn handle_piece(
         &mut self,
@@ -515,7 +492,7 @@ mod tests {
         assembler.feed(bytes);
         let (kind, mut reader) = Reader::new(assembler.next()?.expect("a whole frame"))?;
         assert_eq!(kind, Kind::Piece);
-        let (queue, is_first) = stream_of(&mut reader)?;
+        let (queue, is_first) = LargeRowStream::of_tag(reader.byte()?)?;
         assert_eq!(queue, LargeRowStream::Repair);
         arriving.handle_piece(is_first, reader, &Arc::default(), partial)
     }
@@ -590,7 +567,7 @@ mod tests {
     fn lengths_that_a_peer_claims_are_bounded() {
         let piece = |head_len: u64, head: &[u8]| {
             let mut writer = Writer::new(Kind::Piece);
-            writer.byte(FIRST | REPAIR);
+            writer.byte(LargeRowStream::Repair.tag(true));
             [1, head_len, 0].into_iter().for_each(|number| writer.varint(number));
             writer.rest(head);
             writer.finish()

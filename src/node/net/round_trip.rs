@@ -13,7 +13,7 @@ use bytes::Bytes;
 use quinn::{Connection, VarInt};
 use tokio::sync::Semaphore;
 
-use super::congestion::least_round_trip;
+use crate::node::net::congestion::least_round_trip;
 
 /// The assumed rate of a fast network, in bytes per microsecond.
 const BYTES_PER_MICRO: u64 = 100;
@@ -22,14 +22,14 @@ const SEND_WINDOW_MIN: u64 = 6 << 10;
 /// The least upper limit of the send window, however short the round trip is.
 const SEND_WINDOW_FAIR: u64 = 64 << 10;
 /// The greatest send window, and the first one.
-pub(super) const SEND_WINDOW_MAX: u64 = 2 << 20;
+pub(in crate::node) const SEND_WINDOW_MAX: u64 = 2 << 20;
 /// Bytes that a peer may send beyond those read here, until its round trip is known: one window that arrives, and one
 /// that waits to be read.
-pub(super) const RECEIVE_WINDOW_FIRST: u32 = 2 * SEND_WINDOW_FAIR as u32;
+pub(in crate::node) const RECEIVE_WINDOW_FIRST: u32 = 2 * SEND_WINDOW_FAIR as u32;
 /// The send window shrinks when a round trip is longer than twice the shortest one and this time.
 const QUEUE_TIME: Duration = Duration::from_millis(1);
 /// The send window is adjusted whenever a lane has sent so many bytes.
-pub(super) const FIT_BYTES: usize = 32 << 10;
+pub(in crate::node) const FIT_BYTES: usize = 32 << 10;
 
 /// Probes of a new link: at least the first number, so that a short round trip is seen; at most the second.
 const RTT_PROBES: RangeInclusive<usize> = 8..=64;
@@ -42,19 +42,19 @@ const UNCERTAINTY: Duration = Duration::from_millis(2);
 
 /// The bytes of both lanes that may be in flight: what a fast network carries in the shortest round trip, and less
 /// where round trips grow, because bytes in flight delay everything that is written later.
-pub(super) struct SendWindow {
-    pub(super) connection: Connection,
+pub(in crate::node) struct SendWindow {
+    pub(in crate::node) connection: Connection,
     bytes: AtomicU64,
 }
 
 impl SendWindow {
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(in crate::node) fn new(connection: Connection) -> Self {
         let window = Self { connection, bytes: AtomicU64::new(SEND_WINDOW_MAX) };
         window.fit();
         window
     }
 
-    pub(super) fn fit(&self) {
+    pub(in crate::node) fn fit(&self) {
         let old = self.bytes.load(Ordering::Relaxed);
         let new = fitted(old, least_round_trip(&self.connection), self.connection.rtt());
         if new != old {
@@ -89,7 +89,7 @@ fn fitted(old: u64, least: Duration, now: Duration) -> u64 {
 ///
 /// The receive window is needed because QUIC acknowledges what has arrived even if it is not read yet: the peer's send
 /// window does not bound what a busy node has to keep.
-pub(super) async fn get_acquainted(connection: Connection, turns: Arc<Semaphore>) {
+pub(in crate::node) async fn get_acquainted(connection: Connection, turns: Arc<Semaphore>) {
     ask_until_known(&connection, &turns).await;
     let window = u32::try_from(2 * widest(least_round_trip(&connection))).expect("a few MiB");
     connection.set_receive_window(VarInt::from_u32(window));

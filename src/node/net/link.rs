@@ -7,41 +7,36 @@
 //! breaks, the whole link is closed. What is read and not merged yet is bounded per lane, what is queued for sending by
 //! the replica's window.
 
+use crate::node::net::peers::DialRequest;
+use crate::node::net::peers::NodeIdentity;
+use crate::node::net::sender::Farewell;
+use crate::node::net::sender::LinkEvent;
+use crate::node::net::sender::{
+    CLOSE_BROKEN, CLOSE_DUPLICATE, CLOSE_ENDED, CLOSE_LEFT, CLOSE_REFUSED, CLOSE_SECURITY, LaneBytes,
+    LaneSender, LinkSender,
+};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream};
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::timeout;
 
-use super::congestion::close;
-use super::driver::{Farewell, LinkEvent};
-use super::greeting::{GREETING_BYTES_MAX, Greeting, GreetingAnswer, decode_greeting, encode_greeting};
-use super::network::{DialRequest, Network};
-use super::peers::{LinkVerdict, PeerRefusal, refusal_of};
-use super::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
-use super::security::Security;
-use super::shared::{Shared, wall};
 use crate::membership::Member;
+use crate::node::net::congestion::close;
+use crate::node::net::greeting::{
+    GREETING_BYTES_MAX, Greeting, GreetingAnswer, decode_greeting, encode_greeting,
+};
+use crate::node::net::peers::{LinkVerdict, PeerRefusal, refusal_of};
+use crate::node::net::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
+use crate::node::net::security::Security;
+use crate::node::runtime::shared::{Shared, wall};
 use crate::replica::{Input, Lane, LinkId, WINDOW_BYTES};
-
-/// The process ends and may come back. Not 0, with which a connection is closed whose handle is merely dropped.
-pub(super) const CLOSE_ENDED: u32 = 6;
-/// The node leaves the cluster.
-pub(super) const CLOSE_LEFT: u32 = 1;
-/// Another link to the same run is kept, or the holder of a name did not answer.
-pub(super) const CLOSE_DUPLICATE: u32 = 2;
-/// The greeting was refused, or too many greetings are in progress.
-pub(super) const CLOSE_REFUSED: u32 = 3;
-/// A lane broke, or the replica wants the link broken.
-pub(super) const CLOSE_BROKEN: u32 = 4;
-/// The peer's certificate is no longer accepted.
-pub(super) const CLOSE_SECURITY: u32 = 5;
 
 /// Timeout of a greeting and its answer.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -55,58 +50,40 @@ const STREAM_CHUNK_BYTES: usize = 32 << 10;
 /// time to merge these.
 const AHEAD_BYTES: usize = 32 << 10;
 
-/// The sending side of a link. What is queued here is bounded by the replica's window, [`WINDOW_BYTES`].
+/// Turns connections into links: what both sides of a greeting need.
 #[derive(Debug)]
-pub(super) struct LinkSender {
-    connection: Connection,
-    lanes: [LaneSender; 2],
+pub(in crate::node) struct Greeter {
+    pub(in crate::node) shared: Arc<Shared>,
+    pub(in crate::node) identity: NodeIdentity,
+    pub(in crate::node) security: Security,
+    /// To the driver.
+    pub(in crate::node) events: mpsc::Sender<LinkEvent>,
+    /// One new link at a time measures its round trip.
+    pub(in crate::node) rtt_probes: Arc<Semaphore>,
 }
 
-/// The sending side of one lane.
-#[derive(Debug)]
-struct LaneSender {
-    frames: UnboundedSender<Vec<u8>>,
-    flow: Arc<LaneBytes>,
-}
-
-/// The bytes of a lane that wait for the connection, and those that it has taken since the driver last collected them.
-/// The driver collects them in every step, from the links in [`Shared::drained`]. It is woken for that only if the
-/// replica may be waiting for room in the window.
-#[derive(Debug, Default)]
-struct LaneBytes {
-    queued: AtomicUsize,
-    drained: AtomicUsize,
-}
-
-impl LinkSender {
-    pub(super) fn send(&self, lane: Lane, bytes: Vec<u8>) {
-        let lane = &self.lanes[lane as usize];
-        lane.flow.queued.fetch_add(bytes.len(), Ordering::Relaxed);
-        // If the writing task has ended, so has the connection, and the reading task reports that the link is down.
-        _ = lane.frames.send(bytes);
-    }
-
-    /// The bytes that the connection has taken since the last call, by lane.
-    pub(super) fn drained(&self) -> [usize; 2] {
-        [&self.lanes[0], &self.lanes[1]].map(|lane| lane.flow.drained.swap(0, Ordering::Relaxed))
-    }
-
-    pub(super) fn send_datagram(&self, bytes: Vec<u8>) {
-        _ = self.connection.send_datagram(bytes.into());
-    }
-
-    pub(super) fn close(&self, code: u32) {
-        close(&self.connection, code);
-    }
-
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
+impl Greeter {
+    pub(in crate::node) fn greeting(&self) -> Greeting {
+        let core = self.shared.lock_closed();
+        let own = core.and_then(|core| core.replica.own_member().cloned());
+        let (meta, meta_version) = own.map_or_else(Default::default, |own| (own.meta, own.meta_version));
+        Greeting {
+            cluster: self.identity.cluster.clone(),
+            name: self.shared.name.clone(),
+            run: self.shared.run,
+            app_version: self.identity.app_version.clone(),
+            wall_ms: wall().as_millis() as u64,
+            advertised: self.identity.advertised,
+            port: self.shared.addr.port(),
+            meta,
+            meta_version,
+        }
     }
 }
 
 /// Why a connection did not become a link.
 #[derive(Debug)]
-pub(super) enum NoLink {
+pub(in crate::node) enum NoLink {
     Refused {
         by_us: bool,
         refusal: PeerRefusal,
@@ -120,7 +97,7 @@ pub(super) enum NoLink {
 }
 
 /// Why a connection that ended with this error did not become a link.
-pub(super) fn no_link(security: &Security, error: &ConnectionError) -> NoLink {
+pub(in crate::node) fn no_link(security: &Security, error: &ConnectionError) -> NoLink {
     match security.refusal(error) {
         Some(tls) => refused_peer(matches!(error, ConnectionError::TransportError(_)), PeerRefusal::Tls(tls)),
         None => NoLink::Unreachable(error.to_string()),
@@ -132,19 +109,19 @@ fn refused_peer(by_us: bool, refusal: PeerRefusal) -> NoLink {
 }
 
 /// The dialling side of a greeting: sends it, reads the answer, and judges the peer's own greeting inside a welcome.
-pub(super) async fn greet(
-    network: &Arc<Network>,
+pub(in crate::node) async fn greet(
+    greeter: &Arc<Greeter>,
     connection: Connection,
     dialled: SocketAddr,
 ) -> Result<LinkId, NoLink> {
-    let own = network.greeting();
+    let own = greeter.greeting();
     let exchange = async {
         let opened = connection.open_bi().await;
-        let (mut send, mut recv) = opened.map_err(|error| no_link(&network.security, &error))?;
+        let (mut send, mut recv) = opened.map_err(|error| no_link(&greeter.security, &error))?;
         // If the write fails, reading the answer gives the reason.
         _ = send.write_all(&encode_greeting(&own)).await;
         _ = send.finish();
-        read_message::<GreetingAnswer>(network, &connection, &mut recv).await
+        read_message::<GreetingAnswer>(greeter, &connection, &mut recv).await
     };
     let answer = timeout(GREETING_TIME_MAX, exchange).await;
     let theirs = match answer.unwrap_or(Err(refused_peer(true, PeerRefusal::Greeting)))? {
@@ -152,34 +129,37 @@ pub(super) async fn greet(
         GreetingAnswer::Itself => return Err(NoLink::Itself),
         answer => return Err(refused_peer(false, refusal_of(answer))),
     };
-    if let Some(answer) = judge(network, &connection, &theirs).await {
+    if let Some(answer) = judge(greeter, &connection, &theirs).await {
         close(&connection, CLOSE_REFUSED);
         return Err(refused_for(answer, &theirs));
     }
-    let linked = make_link(network, connection, &theirs, true);
-    if let Some(mut core) = network.shared.lock() {
+    let linked = make_link(greeter, connection, &theirs, true);
+    if let Some(mut core) = greeter.shared.lock() {
         core.peers.note_dialled(dialled, theirs.run);
     }
     linked
 }
 
 /// The accepting side of a greeting: reads it, judges it, and answers.
-pub(super) async fn welcome(network: &Arc<Network>, connection: Connection) -> Result<LinkId, NoLink> {
+pub(in crate::node) async fn welcome(
+    greeter: &Arc<Greeter>,
+    connection: Connection,
+) -> Result<LinkId, NoLink> {
     let exchange = async {
         let accepted = connection.accept_bi().await;
-        let (send, mut recv) = accepted.map_err(|error| no_link(&network.security, &error))?;
-        Ok::<_, NoLink>((send, read_message::<Greeting>(network, &connection, &mut recv).await?))
+        let (send, mut recv) = accepted.map_err(|error| no_link(&greeter.security, &error))?;
+        Ok::<_, NoLink>((send, read_message::<Greeting>(greeter, &connection, &mut recv).await?))
     };
     let Ok(greeting) = timeout(GREETING_TIME_MAX, exchange).await else {
         close(&connection, CLOSE_REFUSED);
         return Err(refused_peer(true, PeerRefusal::Greeting));
     };
     let (mut send, theirs) = greeting.inspect_err(|_| close(&connection, CLOSE_REFUSED))?;
-    let verdict = judge(network, &connection, &theirs).await;
-    let answer = verdict.clone().unwrap_or_else(|| GreetingAnswer::Welcome(network.greeting()));
+    let verdict = judge(greeter, &connection, &theirs).await;
+    let answer = verdict.clone().unwrap_or_else(|| GreetingAnswer::Welcome(greeter.greeting()));
     _ = send.write_all(&encode_greeting(&answer)).await;
     _ = send.finish();
-    let Some(verdict) = verdict else { return make_link(network, connection, &theirs, false) };
+    let Some(verdict) = verdict else { return make_link(greeter, connection, &theirs, false) };
     // The peer closes the connection when it has read the answer.
     _ = timeout(GREETING_TIME_MAX, connection.closed()).await;
     close(&connection, CLOSE_REFUSED);
@@ -199,22 +179,22 @@ fn refused_for(answer: GreetingAnswer, theirs: &Greeting) -> NoLink {
 }
 
 async fn read_message<T: bincode::Decode<()>>(
-    network: &Network,
+    greeter: &Greeter,
     connection: &Connection,
     recv: &mut RecvStream,
 ) -> Result<T, NoLink> {
     match recv.read_to_end(GREETING_BYTES_MAX).await {
         Ok(bytes) => decode_greeting(&bytes).map_err(|_| refused_peer(true, PeerRefusal::Greeting)),
         Err(_) => Err(match connection.close_reason() {
-            Some(reason) => no_link(&network.security, &reason),
+            Some(reason) => no_link(&greeter.security, &reason),
             None => refused_peer(true, PeerRefusal::Greeting),
         }),
     }
 }
 
 /// Judges whether the sender of a greeting may become a peer. `None`: yes; otherwise the answer that says why not.
-async fn judge(network: &Network, connection: &Connection, theirs: &Greeting) -> Option<GreetingAnswer> {
-    let (shared, identity) = (&network.shared, &network.identity);
+async fn judge(greeter: &Greeter, connection: &Connection, theirs: &Greeting) -> Option<GreetingAnswer> {
+    let (shared, identity) = (&greeter.shared, &greeter.identity);
     if theirs.run == shared.run {
         return Some(GreetingAnswer::Itself);
     }
@@ -300,12 +280,12 @@ fn member_of(connection: &Connection, theirs: &Greeting) -> Member {
 
 /// Makes a link of a connection whose greeting was accepted on both sides, unless a better one to the same run exists.
 fn make_link(
-    network: &Arc<Network>,
+    greeter: &Arc<Greeter>,
     connection: Connection,
     theirs: &Greeting,
     dialled: bool,
 ) -> Result<LinkId, NoLink> {
-    let shared = &network.shared;
+    let shared = &greeter.shared;
     let addr = reachable_at(&connection, theirs);
     let Some(mut core) = shared.lock() else { return Err(NoLink::Duplicate) };
     let id = core.next_link;
@@ -330,19 +310,19 @@ fn make_link(
         tokio::spawn(write((id, lane), window.clone(), queue, flow.clone(), shared.clone()));
         LaneSender { frames, flow }
     });
-    core.senders.insert(id, LinkSender { connection: connection.clone(), lanes });
+    core.senders.insert(id, LinkSender::new(connection.clone(), lanes));
     core.replica.handle(now, Input::LinkUp(id));
     let member = member_of(&connection, theirs);
     let packet_bytes_max = connection.max_datagram_size().unwrap_or_default();
     core.replica.handle(now, Input::LinkIdentified(id, &member, packet_bytes_max));
     drop(core);
     // The security may have changed since the handshake. From here on `Network::follow_security` finds this link.
-    if !network.security.accepts(&connection) {
+    if !greeter.security.accepts(&connection) {
         close(&connection, CLOSE_SECURITY);
     }
     tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "link made");
-    tokio::spawn(get_acquainted(connection.clone(), network.questions.clone()));
-    tokio::spawn(read(id, connection, network.happenings.clone()));
+    tokio::spawn(get_acquainted(connection.clone(), greeter.rtt_probes.clone()));
+    tokio::spawn(read(id, connection, greeter.events.clone()));
     shared.wake_driver.notify_one();
     shared.progress.notify_waiters();
     Ok(id)

@@ -35,7 +35,7 @@ use crate::membership::NAME_BYTES_MAX;
 use crate::node::error::{SecurityError, StartError};
 
 /// The server name in every handshake. It is not verified: which node answers is known from its certificate.
-pub(super) const SERVER_NAME: &str = "tidings";
+pub(in crate::node) const SERVER_NAME: &str = "tidings";
 const PROTOCOL: &[u8] = b"tidings/1";
 
 const SECRET_BYTES_MIN: usize = 16;
@@ -47,7 +47,7 @@ const DERIVATION_SALT: &[u8] = b"tidings/1 shared secret";
 const PKCS8_ED25519: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// Checks that a node may have this name, which has to be a DNS name for its certificate.
-pub(super) fn check_node_name(name: &str) -> Result<(), StartError> {
+pub(in crate::node) fn check_node_name(name: &str) -> Result<(), StartError> {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
     let ends = [name.bytes().next(), name.bytes().last()];
     let ends_plainly = ends.iter().all(|byte| byte.is_some_and(|byte| byte.is_ascii_alphanumeric()));
@@ -267,21 +267,21 @@ impl Security {
 
     // For the node.
 
-    pub(super) fn client(&self, node: &str) -> Result<quinn::ClientConfig, StartError> {
+    pub(in crate::node) fn client(&self, node: &str) -> Result<quinn::ClientConfig, StartError> {
         self.configs(node).map(|(client, _)| client)
     }
 
-    pub(super) fn server(&self, node: &str) -> Result<quinn::ServerConfig, StartError> {
+    pub(in crate::node) fn server(&self, node: &str) -> Result<quinn::ServerConfig, StartError> {
         self.configs(node).map(|(_, server)| server)
     }
 
     /// A counter that changes with every change of the settings.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+    pub(in crate::node) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
     /// The DNS names in a peer's certificate.
-    pub(super) fn names(connection: &Connection) -> Vec<String> {
+    pub(in crate::node) fn names(connection: &Connection) -> Vec<String> {
         let chain = chain_of(connection);
         chain.first().map_or_else(Vec::new, |certificate| {
             let names = |certificate: webpki::EndEntityCert<'_>| {
@@ -292,7 +292,7 @@ impl Security {
     }
 
     /// Whether the certificate of a connected peer would still be accepted.
-    pub(super) fn accepts(&self, connection: &Connection) -> bool {
+    pub(in crate::node) fn accepts(&self, connection: &Connection) -> bool {
         let chain = chain_of(connection);
         let Some((first, rest)) = chain.split_first() else { return false };
         let verifier = client_verifier(self.lock().roots());
@@ -301,7 +301,7 @@ impl Security {
 
     /// The reason why a handshake failed, if a connection's error carries one. It may concern either side's
     /// certificate.
-    pub(super) fn refusal(&self, error: &ConnectionError) -> Option<TlsRefusal> {
+    pub(in crate::node) fn refusal(&self, error: &ConnectionError) -> Option<TlsRefusal> {
         let code: u64 = match error {
             ConnectionError::TransportError(error) => error.code.into(),
             ConnectionError::ConnectionClosed(close) => close.error_code.into(),

@@ -34,13 +34,13 @@ const GREETINGS_PER_SOURCE_MAX: usize = 32;
 
 /// A handshake from an address that is not validated is abandoned after this time. It covers one retransmission of the
 /// server's first flight, which QUIC repeats after 1 s.
-pub(super) const UNVALIDATED_TIME_MAX: Duration = Duration::from_secs(2);
+pub(in crate::node) const UNVALIDATED_TIME_MAX: Duration = Duration::from_secs(2);
 /// A handshake from a validated address is abandoned after this time.
-pub(super) const VALIDATED_TIME_MAX: Duration = Duration::from_secs(5);
+pub(in crate::node) const VALIDATED_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, which usually belongs to one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum SourceAddr {
+pub(in crate::node) enum SourceAddr {
     V4(u32),
     V6(u64),
 }
@@ -71,7 +71,7 @@ struct Taken {
 
 /// A permit in use. Dropping it frees it.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(in crate::node) struct Permit {
     places: Arc<Permits>,
     source: SourceAddr,
 }
@@ -113,7 +113,7 @@ impl Drop for Permit {
 
 /// What to do with the first packet of a handshake.
 #[derive(Debug)]
-pub(super) enum HandshakeVerdict {
+pub(in crate::node) enum HandshakeVerdict {
     /// Continue the handshake, for at most this time.
     Accept(Permit, Duration),
     /// Make the sender prove that it receives packets at its address.
@@ -124,14 +124,14 @@ pub(super) enum HandshakeVerdict {
 
 /// All permits of a node.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(in crate::node) struct Admission {
     unvalidated: Arc<Permits>,
     validated: Arc<Permits>,
     greetings: Arc<Permits>,
 }
 
 impl Admission {
-    pub(super) fn new() -> Self {
+    pub(in crate::node) fn new() -> Self {
         Self {
             unvalidated: Permits::new(UNVALIDATED_MAX, UNVALIDATED_PER_SOURCE_MAX),
             validated: Permits::new(VALIDATED_MAX, VALIDATED_PER_SOURCE_MAX),
@@ -140,7 +140,7 @@ impl Admission {
     }
 
     /// Decides about the first packet of a handshake.
-    pub(super) fn handshake(&self, addr: IpAddr, is_validated: bool) -> HandshakeVerdict {
+    pub(in crate::node) fn handshake(&self, addr: IpAddr, is_validated: bool) -> HandshakeVerdict {
         let source = addr.into();
         if is_validated {
             let place = self.validated.take(source);
@@ -153,7 +153,7 @@ impl Admission {
     }
 
     /// A permit for the greeting over a connection whose handshake is complete.
-    pub(super) fn greeting(&self, addr: IpAddr) -> Option<Permit> {
+    pub(in crate::node) fn greeting(&self, addr: IpAddr) -> Option<Permit> {
         self.greetings.take(addr.into())
     }
 }

@@ -14,24 +14,24 @@ use crate::wire::{WIRE_VERSION, WireError};
 
 /// What a node states about itself at the beginning of a connection. Later versions may only add fields to the end.
 #[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
-pub(super) struct Greeting {
-    pub(super) cluster: String,
-    pub(super) name: String,
+pub(in crate::node) struct Greeting {
+    pub(in crate::node) cluster: String,
+    pub(in crate::node) name: String,
     /// The sender's run: a random number for this start of its process.
-    pub(super) run: u64,
-    pub(super) app_version: String,
+    pub(in crate::node) run: u64,
+    pub(in crate::node) app_version: String,
     /// The sender's wall clock, in milliseconds since the Unix epoch.
-    pub(super) wall_ms: u64,
+    pub(in crate::node) wall_ms: u64,
     /// The address at which others can reach the sender. `None`: the IP address of the connection with `port`.
-    pub(super) advertised: Option<SocketAddr>,
-    pub(super) port: u16,
-    pub(super) meta: BTreeMap<String, String>,
-    pub(super) meta_version: u64,
+    pub(in crate::node) advertised: Option<SocketAddr>,
+    pub(in crate::node) port: u16,
+    pub(in crate::node) meta: BTreeMap<String, String>,
+    pub(in crate::node) meta_version: u64,
 }
 
 /// The answer to a greeting: a welcome with the other side's greeting, or the reason of a refusal.
 #[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
-pub(super) enum GreetingAnswer {
+pub(in crate::node) enum GreetingAnswer {
     Welcome(Greeting),
     Cluster(String),
     AppVersion(String),
@@ -44,16 +44,16 @@ pub(super) enum GreetingAnswer {
 }
 
 /// The longest greeting or answer, in bytes.
-pub(super) const GREETING_BYTES_MAX: usize = 64 << 10;
+pub(in crate::node) const GREETING_BYTES_MAX: usize = 64 << 10;
 
-pub(super) fn encode_greeting<T: bincode::Encode>(message: &T) -> Vec<u8> {
+pub(in crate::node) fn encode_greeting<T: bincode::Encode>(message: &T) -> Vec<u8> {
     let mut bytes = vec![WIRE_VERSION];
     bincode::encode_into_std_write(message, &mut bytes, bincode::config::standard())
         .expect("a vector takes everything");
     bytes
 }
 
-pub(super) fn decode_greeting<T: bincode::Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
+pub(in crate::node) fn decode_greeting<T: bincode::Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
     let (version, rest) = bytes.split_first().ok_or(WireError::Form)?;
     if *version != WIRE_VERSION {
         return Err(WireError::Version(*version));

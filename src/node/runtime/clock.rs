@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Time since a fixed moment before the start of this process.
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-pub(super) fn mono() -> Duration {
+pub(in crate::node) fn mono() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -20,7 +20,7 @@ pub(super) fn mono() -> Duration {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-pub(super) fn mono() -> Duration {
+pub(in crate::node) fn mono() -> Duration {
     static STARTED: std::sync::LazyLock<std::time::Instant> =
         std::sync::LazyLock::new(std::time::Instant::now);
     STARTED.elapsed()

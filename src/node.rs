@@ -7,29 +7,11 @@
 //! The replica stands behind one mutex ([`Shared`]). Nothing here may wait for the network or the disk while it holds
 //! that mutex. `get` takes no lock that a writer can hold: it reads the index.
 
-mod admission;
-mod batch;
-mod builder;
-mod clock;
-mod congestion;
+mod api;
 mod disk;
-mod driver;
-mod election;
 pub(crate) mod error;
-mod greeting;
-mod index;
-mod joining;
-mod link;
-#[cfg(feature = "metrics")]
-mod metrics;
-mod network;
-mod peers;
-mod receipt;
-mod round_trip;
-mod security;
-mod shared;
-mod views;
-mod watch;
+mod net;
+mod runtime;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,39 +19,29 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub use batch::NodeBatch;
-pub use builder::Builder;
-pub use election::{Election, LeaderStream, Leadership};
-pub use joining::Joining;
-pub use peers::{NodeEvent, PeerRefusal};
-pub use receipt::{Quorum, Receipt};
-pub use security::{Security, TlsRefusal};
-pub use views::{Counter, Set};
+pub use api::batch::NodeBatch;
+pub use api::builder::Builder;
+pub use api::election::{Election, LeaderStream, Leadership};
+pub use api::joining::Joining;
+pub use api::receipt::{Quorum, Receipt};
+pub use api::status::{NodeStatus, PeerStatus};
+pub use api::views::{Counter, Set};
 #[cfg(feature = "json")]
-pub use views::{Map, MapEvent, MapWatch};
-pub use watch::{Events, Watch};
+pub use api::views::{Map, MapEvent, MapWatch};
+pub use api::watch::{Events, Watch};
+pub use net::peers::{NodeEvent, PeerRefusal};
+pub use net::security::{Security, TlsRefusal};
 
-use crate::arrivals::Arrival;
 use crate::error::{ElectionError, WriteError};
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent};
 #[cfg(feature = "durable")]
 use crate::node::error::SnapshotError;
 use crate::node::error::WaitError;
-use crate::replica::{PutOptions, Status};
+use crate::replica::PutOptions;
 use crate::store::OnlyIf;
 use crate::store::entry::Entry;
 use crate::store::watch::WatchStart;
-use link::LinkSender;
-use shared::Shared;
-
-/// How long a node that ends waits for each of: its leases being released, its last writes being acknowledged, its
-/// peers having heard that it leaves.
-const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// Entries that a scan reads under one lock, and the longest page.
-const SCAN_ROWS: usize = 1_024;
-/// The last of so many attempts of a scan holds the lock throughout, so that it cannot fail.
-const SCAN_TRIES: usize = 3;
+use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 
 /// One node of a cluster: a full replica of the store, linked to its peers.
 ///
@@ -215,14 +187,16 @@ impl Node {
     /// The value of a key. It never waits for a writer, the network or the disk, and sees this process's own writes at
     /// once. After the node is closed it answers from the last state.
     pub fn get(&self, key: impl AsRef<str>) -> Option<Entry> {
-        self.shared.index.register(self.shared.log(), key.as_ref(), || shared::wall().as_millis() as u64)
+        self.shared
+            .index
+            .register(self.shared.log(), key.as_ref(), || runtime::shared::wall().as_millis() as u64)
     }
 
     /// All entries whose key begins with `prefix`, in key order, as they were at one instant. It holds the lock for
     /// 1,024 entries at a time, so that writers wait for one such piece only. If an attempt fails because removals were
     /// forgotten meanwhile, it is repeated; the third attempt holds the lock throughout.
     pub fn scan(&self, prefix: impl AsRef<str>) -> Vec<Entry> {
-        views::scan(&self.shared, prefix.as_ref())
+        api::views::scan(&self.shared, prefix.as_ref())
     }
 
     /// One page of a listing: the first `rows` entries (at most 1,024) whose key begins with `prefix` and comes behind
@@ -240,7 +214,7 @@ impl Node {
     /// # Ok(()) }
     /// ```
     pub fn scan_page(&self, prefix: impl AsRef<str>, after: Option<&str>, rows: usize) -> Vec<Entry> {
-        views::page(&self.shared, prefix.as_ref(), after, rows)
+        api::views::page(&self.shared, prefix.as_ref(), after, rows)
     }
 
     /// The number of entries in the store, those of sets and counters included.
@@ -403,7 +377,7 @@ impl Node {
     /// [`MemberState::Down`](crate::MemberState::Down), go on dialling it, and still count it in [`Quorum::All`] and
     /// [`Quorum::Majority`].
     pub async fn shutdown_expecting_return(&self) {
-        self.shared.close_code.store(link::CLOSE_ENDED, Ordering::Relaxed);
+        self.shared.close_code.store(net::sender::CLOSE_ENDED, Ordering::Relaxed);
         self.resign_and_confirm().await;
         self.close().await;
     }
@@ -474,81 +448,4 @@ impl Node {
     pub fn is_closed(&self) -> bool {
         self.shared.is_closed()
     }
-}
-
-/// The state of a node at one instant; see [`Node::status`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct NodeStatus {
-    /// The node's name.
-    pub name: String,
-    /// The run: a random number for this start of the process.
-    pub run: u64,
-    /// The address that the node is bound to.
-    pub addr: SocketAddr,
-    /// Whether the node is closed.
-    pub is_closed: bool,
-    /// Whether writes are refused with [`WriteError::Busy`] because the cluster is too far behind.
-    pub is_busy: bool,
-    /// The replica: root, counts, bytes. `None` if the replica has panicked.
-    pub store: Option<Status>,
-    /// The peers: members that this node is linked with.
-    pub peers: Vec<PeerStatus>,
-    /// How long the writes of other nodes take to arrive here, by the run that wrote them.
-    pub arrivals: Vec<Arrival>,
-}
-
-impl NodeStatus {
-    fn of(shared: &Shared) -> Self {
-        let core = shared.lock_closed();
-        let status = core.map(|core| {
-            let peer = |(id, name, addr): (_, &str, _)| {
-                let (lag_changes, lag_bytes) = core.replica.lag(id);
-                let lag_time = core.replica.lag_time(shared.now(), id);
-                let connection = core.senders.get(&id).map(LinkSender::connection);
-                let rtt = connection.map(quinn::Connection::rtt).unwrap_or_default();
-                let sent_bytes = connection.map_or(0, |connection| connection.stats().udp_tx.bytes);
-                PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, lag_time, rtt, sent_bytes }
-            };
-            (
-                core.replica.status(),
-                core.peers.links().map(peer).collect(),
-                core.arrivals.figures(shared.now(), &core.replica),
-            )
-        });
-        let (store, peers, arrivals) =
-            status.map_or_else(Default::default, |(store, peers, arrivals)| (Some(store), peers, arrivals));
-        NodeStatus {
-            name: shared.name.clone(),
-            run: shared.run,
-            addr: shared.addr,
-            is_closed: shared.is_closed(),
-            is_busy: shared.is_busy.load(Ordering::Relaxed),
-            store,
-            peers,
-            arrivals,
-        }
-    }
-}
-
-/// A peer of a node: its lag, and the figures of the link.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct PeerStatus {
-    /// The peer's name.
-    pub name: String,
-    /// The address at which others can reach it.
-    pub addr: SocketAddr,
-    /// Changes that were not sent to it yet.
-    pub lag_changes: u64,
-    /// About how many bytes these changes are: their number times the average size of an entry.
-    pub lag_bytes: u64,
-    /// How long an acknowledgement of something that was sent to it is overdue; zero if none is. One acknowledgement
-    /// covers many writes: it is due at most half a [`Config::sync_interval`](crate::Config::sync_interval) after the
-    /// first.
-    pub lag_time: Duration,
-    /// The smoothed round trip.
-    pub rtt: Duration,
-    /// Bytes sent to it in UDP datagrams since this link was made, without UDP and IP headers.
-    pub sent_bytes: u64,
 }

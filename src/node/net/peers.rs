@@ -3,14 +3,15 @@
 //! At most one link to a run is kept. If both nodes dial each other, both must keep the same one: that which the node
 //! with the smaller run dialled.
 
+use crate::membership::Contact;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::greeting::{Greeting, GreetingAnswer};
-use super::security::TlsRefusal;
 use crate::membership::MemberLimit;
+use crate::node::net::greeting::{Greeting, GreetingAnswer};
+use crate::node::net::security::TlsRefusal;
 use crate::replica::{LinkId, ReplicaEvent};
 
 /// Why two nodes did not become peers. They exchanged at most their greetings, and no data.
@@ -100,13 +101,20 @@ impl From<ReplicaEvent> for NodeEvent {
     }
 }
 
+/// What the core wants dialled: one member, or all seeds.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::node) enum DialRequest {
+    Member(Contact),
+    Seeds,
+}
+
 /// What this node tells others in its greeting, and what it demands of theirs.
-pub(super) struct NodeIdentity {
-    pub(super) cluster: String,
-    pub(super) app_version: String,
-    pub(super) accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
-    pub(super) advertised: Option<SocketAddr>,
-    pub(super) clock_skew_max: Duration,
+pub(in crate::node) struct NodeIdentity {
+    pub(in crate::node) cluster: String,
+    pub(in crate::node) app_version: String,
+    pub(in crate::node) accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    pub(in crate::node) advertised: Option<SocketAddr>,
+    pub(in crate::node) clock_skew_max: Duration,
 }
 
 impl fmt::Debug for NodeIdentity {
@@ -126,7 +134,7 @@ struct Peer {
 
 /// What becomes of a new link.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum LinkVerdict {
+pub(in crate::node) enum LinkVerdict {
     /// It is kept, and replaces this older link to the same run, if there is one.
     Stays(Option<LinkId>),
     /// It is closed, because the existing link is the preferred one.
@@ -135,18 +143,18 @@ pub(super) enum LinkVerdict {
 
 /// The links, and who is at their ends.
 #[derive(Debug, Default)]
-pub(super) struct Peers {
+pub(in crate::node) struct Peers {
     links: BTreeMap<LinkId, Peer>,
     runs: BTreeMap<u64, LinkId>,
     /// Which run answered at a dialled address, as long as it is linked: a node may have several addresses.
     dialled: BTreeMap<SocketAddr, u64>,
     /// Addresses that are being dialled.
-    pub(super) dialling: BTreeSet<SocketAddr>,
+    pub(in crate::node) dialling: BTreeSet<SocketAddr>,
 }
 
 impl Peers {
     /// Adds a link, unless the existing one to the same run is preferred.
-    pub(super) fn add_link(
+    pub(in crate::node) fn add_link(
         &mut self,
         id: LinkId,
         own_run: u64,
@@ -169,7 +177,7 @@ impl Peers {
     }
 
     /// Removes a link that is down.
-    pub(super) fn remove_link(&mut self, id: LinkId) {
+    pub(in crate::node) fn remove_link(&mut self, id: LinkId) {
         if let Some(peer) = self.links.remove(&id) {
             self.runs.remove(&peer.run);
             self.dialled.retain(|_, run| *run != peer.run);
@@ -177,37 +185,37 @@ impl Peers {
     }
 
     /// The link to another run with this name.
-    pub(super) fn name_holder(&self, name: &str, run: u64) -> Option<LinkId> {
+    pub(in crate::node) fn name_holder(&self, name: &str, run: u64) -> Option<LinkId> {
         self.links.iter().find(|(_, peer)| peer.name == name && peer.run != run).map(|(id, _)| *id)
     }
 
     /// Remembers which run answered at a dialled address.
-    pub(super) fn note_dialled(&mut self, addr: SocketAddr, run: u64) {
+    pub(in crate::node) fn note_dialled(&mut self, addr: SocketAddr, run: u64) {
         if self.runs.contains_key(&run) {
             self.dialled.insert(addr, run);
         }
     }
 
-    pub(super) fn is_linked(&self, addr: SocketAddr) -> bool {
+    pub(in crate::node) fn is_linked(&self, addr: SocketAddr) -> bool {
         self.dialled.contains_key(&addr) || self.links.values().any(|peer| peer.addr == addr)
     }
 
     /// The link to a run.
-    pub(super) fn link(&self, run: u64) -> Option<LinkId> {
+    pub(in crate::node) fn link(&self, run: u64) -> Option<LinkId> {
         self.runs.get(&run).copied()
     }
 
-    pub(super) fn name(&self, id: LinkId) -> Option<&str> {
+    pub(in crate::node) fn name(&self, id: LinkId) -> Option<&str> {
         self.links.get(&id).map(|peer| peer.name.as_str())
     }
 
-    pub(super) fn links(&self) -> impl Iterator<Item = (LinkId, &str, SocketAddr)> {
+    pub(in crate::node) fn links(&self) -> impl Iterator<Item = (LinkId, &str, SocketAddr)> {
         self.links.iter().map(|(id, peer)| (*id, peer.name.as_str(), peer.addr))
     }
 }
 
 /// The refusal that an answer other than a welcome stands for.
-pub(super) fn refusal_of(answer: GreetingAnswer) -> PeerRefusal {
+pub(in crate::node) fn refusal_of(answer: GreetingAnswer) -> PeerRefusal {
     match answer {
         GreetingAnswer::Cluster(theirs) => PeerRefusal::Cluster { theirs },
         GreetingAnswer::AppVersion(theirs) => PeerRefusal::AppVersion { theirs },

@@ -5,44 +5,19 @@
 //! campaign's beginning. Whether a lease is valid is always computed from the clock, never kept in a flag: a lease must
 //! end in time even if no task of the node runs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::shared::{Core, Shared};
 use crate::election::{Leader, LeaseEnd, LeaseId, LeaseState, Sighting};
 use crate::error::ElectionError;
+use crate::node::runtime::shared::{Core, Shared};
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
 
 /// How often [`Election::leader`] checks within its timeout whether a majority has answered, while nothing changes.
 const LOOKS: u32 = 32;
-
-/// The channels to those who wait for the outcome of campaigns, and to those who follow who leads.
-#[derive(Debug, Default)]
-pub(super) struct Listeners {
-    leases: BTreeMap<LeaseId, watch::Sender<LeaseState>>,
-    leaders: BTreeMap<String, watch::Sender<Sighting>>,
-}
-
-impl Listeners {
-    pub(super) fn lease(&mut self, id: LeaseId, state: LeaseState) {
-        if let Some(listener) = self.leases.get(&id) {
-            listener.send_replace(state);
-        }
-        if matches!(state, LeaseState::Ended(_)) {
-            self.leases.remove(&id);
-        }
-    }
-
-    pub(super) fn leader(&mut self, name: &str, leader: Option<Leader>) {
-        if let Some(listener) = self.leaders.get(name) {
-            listener.send_replace(Sighting::Known(leader));
-        }
-    }
-}
 
 /// A lease by its name, which a majority of [`Config::voters`](crate::Config::voters) grants to one node at a time.
 /// [`Node::election`](crate::Node::election) makes this handle. Any node may campaign, whether it is a voter or not.
@@ -100,7 +75,7 @@ pub struct Election {
 }
 
 impl Election {
-    pub(super) fn new(shared: &Arc<Shared>, name: String) -> Self {
+    pub(in crate::node) fn new(shared: &Arc<Shared>, name: String) -> Self {
         Self { shared: shared.clone(), name }
     }
 

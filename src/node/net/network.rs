@@ -7,6 +7,12 @@
 //! What strangers can cause is bounded: the places for handshakes (`admission.rs`), the buffers for their first
 //! packets, and the refusals that are reported.
 
+use crate::node::net::link::Greeter;
+use crate::node::net::peers::DialRequest;
+use crate::node::net::sender::CLOSE_ENDED;
+use crate::node::net::sender::CLOSE_REFUSED;
+use crate::node::net::sender::CLOSE_SECURITY;
+use crate::node::net::sender::LinkEvent;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -19,17 +25,14 @@ use quinn::{Connection, Endpoint, Incoming, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::admission::{Admission, HandshakeVerdict, Permit, SourceAddr};
-use super::congestion::{CongestionWindows, close};
-use super::driver::LinkEvent;
-use super::greeting::Greeting;
-use super::link::{CLOSE_ENDED, CLOSE_REFUSED, CLOSE_SECURITY, NoLink, greet, no_link, welcome};
-use super::peers::{NodeEvent, NodeIdentity};
-use super::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
-use super::security::{SERVER_NAME, Security};
-use super::shared::{Core, Shared, wall};
-use crate::membership::Contact;
 use crate::node::error::StartError;
+use crate::node::net::admission::{Admission, HandshakeVerdict, Permit, SourceAddr};
+use crate::node::net::congestion::{CongestionWindows, close};
+use crate::node::net::link::{NoLink, greet, no_link, welcome};
+use crate::node::net::peers::{NodeEvent, NodeIdentity};
+use crate::node::net::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
+use crate::node::net::security::{SERVER_NAME, Security};
+use crate::node::runtime::shared::{Core, Shared};
 
 /// Dials in progress at a time; further ones wait. With many handshakes at once the work of each makes the round trips
 /// look long. A connection remembers its first round trip for a long time, and waits for three of them before it
@@ -70,23 +73,13 @@ const ACK_DELAY_MAX: Duration = Duration::from_millis(2);
 /// cluster of 1,000 members, two given members exchange a packet every four minutes.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(1_800);
 
-/// What the core wants dialled: one member, or all seeds.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum DialRequest {
-    Member(Contact),
-    Seeds,
-}
-
 #[derive(Debug)]
-pub(super) struct Network {
-    pub(super) shared: Arc<Shared>,
-    pub(super) identity: NodeIdentity,
-    pub(super) security: Security,
+pub(in crate::node) struct Network {
+    shared: Arc<Shared>,
+    greeter: Arc<Greeter>,
     endpoint: Endpoint,
-    pub(super) happenings: mpsc::Sender<LinkEvent>,
     seeds: Vec<String>,
     dials: Arc<Semaphore>,
-    pub(super) questions: Arc<Semaphore>,
     admission: Admission,
     reported: Cache<String, ()>,
     refusals_told: Mutex<RefusalsTold>,
@@ -98,27 +91,31 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(
+    pub(in crate::node) fn new(
         shared: Arc<Shared>,
         identity: NodeIdentity,
         security: Security,
         endpoint: Endpoint,
-        happenings: mpsc::Sender<LinkEvent>,
+        events: mpsc::Sender<LinkEvent>,
         seeds: Vec<String>,
     ) -> Arc<Self> {
         let cache = |time| Cache::builder().max_capacity(REPORTS_MAX).time_to_live(time).build();
         let (reported, no_hosts) = (cache(REPORT_INTERVAL), cache(NO_HOST_TIME));
         let itself = Cache::builder().max_capacity(REPORTS_MAX).time_to_live(ITSELF_PAUSE).build();
-        let (dials, questions) = (Arc::new(Semaphore::new(DIALS_MAX)), Arc::new(Semaphore::new(1)));
-        Arc::new(Self {
-            shared,
+        let dials = Arc::new(Semaphore::new(DIALS_MAX));
+        let greeter = Greeter {
+            shared: shared.clone(),
             identity,
             security,
+            events,
+            rtt_probes: Arc::new(Semaphore::new(1)),
+        };
+        Arc::new(Self {
+            shared,
+            greeter: Arc::new(greeter),
             endpoint,
-            happenings,
             seeds,
             dials,
-            questions,
             admission: Admission::new(),
             reported,
             refusals_told: Mutex::default(),
@@ -129,7 +126,7 @@ impl Network {
     }
 
     /// Runs until the node is closed, then closes all connections and the endpoint.
-    pub(super) async fn run(
+    pub(in crate::node) async fn run(
         self: Arc<Self>,
         mut wishes: mpsc::UnboundedReceiver<DialRequest>,
         _ending: ShutdownGuard,
@@ -191,23 +188,6 @@ impl Network {
         _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
     }
 
-    pub(super) fn greeting(&self) -> Greeting {
-        let core = self.shared.lock_closed();
-        let own = core.and_then(|core| core.replica.own_member().cloned());
-        let (meta, meta_version) = own.map_or_else(Default::default, |own| (own.meta, own.meta_version));
-        Greeting {
-            cluster: self.identity.cluster.clone(),
-            name: self.shared.name.clone(),
-            run: self.shared.run,
-            app_version: self.identity.app_version.clone(),
-            wall_ms: wall().as_millis() as u64,
-            advertised: self.identity.advertised,
-            port: self.shared.addr.port(),
-            meta,
-            meta_version,
-        }
-    }
-
     /// Reports an event, unless the same one (by `what`) was reported within [`REPORT_INTERVAL`].
     fn report(&self, what: String, event: NodeEvent) {
         if !self.reported.contains_key(&what) {
@@ -257,7 +237,7 @@ impl Network {
         // own.
         drop(place);
         let linked = match (connected, self.admission.greeting(addr.ip())) {
-            (Ok(connection), Some(_place)) => welcome(&self, connection).await.map(|_| ()),
+            (Ok(connection), Some(_place)) => welcome(&self.greeter, connection).await.map(|_| ()),
             (Ok(connection), None) => {
                 close(&connection, CLOSE_REFUSED);
                 Err(NoLink::Unreachable("too many greetings in progress".to_owned()))
@@ -270,13 +250,13 @@ impl Network {
     }
 
     async fn shake_hands(&self, incoming: Incoming, time: Duration) -> Result<Connection, NoLink> {
-        let config = self.security.server(&self.shared.name);
+        let config = self.greeter.security.server(&self.shared.name);
         let config = config.map_err(|error| NoLink::Unreachable(error.to_string()))?;
         let accepted = incoming.accept_with(Arc::new(tuned_server(config)));
-        let connecting = accepted.map_err(|error| no_link(&self.security, &error))?;
+        let connecting = accepted.map_err(|error| no_link(&self.greeter.security, &error))?;
         let late = |_| NoLink::Unreachable("the handshake timed out".to_owned());
         let connected = timeout(time, connecting).await.map_err(late)?;
-        connected.map_err(|error| no_link(&self.security, &error))
+        connected.map_err(|error| no_link(&self.greeter.security, &error))
     }
 
     /// Resolves a seed, and dials all its addresses that do not lead to a linked node.
@@ -304,7 +284,7 @@ impl Network {
     }
 
     /// Dials an address once. The core asks again if no link came of it and one is still wanted.
-    pub(super) async fn dial_once(self: Arc<Self>, addr: SocketAddr, seed: Option<String>) {
+    pub(in crate::node) async fn dial_once(self: Arc<Self>, addr: SocketAddr, seed: Option<String>) {
         let begin = |core: &mut Core| !core.peers.is_linked(addr) && core.peers.dialling.insert(addr);
         if self.itself.contains_key(&addr) || !self.shared.lock().is_some_and(|mut core| begin(&mut core)) {
             return;
@@ -342,14 +322,14 @@ impl Network {
 
     async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<(), NoLink> {
         let unreachable = |error: &dyn std::fmt::Display| NoLink::Unreachable(error.to_string());
-        let config = self.security.client(&self.shared.name).map_err(|error| unreachable(&error))?;
+        let config = self.greeter.security.client(&self.shared.name).map_err(|error| unreachable(&error))?;
         let connecting = self
             .endpoint
             .connect_with(tuned_client(config), addr, SERVER_NAME)
             .map_err(|error| unreachable(&error))?;
         let connected = timeout(DIAL_TIME_MAX, connecting).await.map_err(|_| unreachable(&"timed out"))?;
-        let connection = connected.map_err(|error| no_link(&self.security, &error))?;
-        greet(self, connection, addr).await.map(|_| ())
+        let connection = connected.map_err(|error| no_link(&self.greeter.security, &error))?;
+        greet(&self.greeter, connection, addr).await.map(|_| ())
     }
 
     /// All addresses of a seed. They are resolved at every call, but for [`NO_HOST_TIME`] after a failure.
@@ -374,7 +354,7 @@ impl Network {
 
     /// After every change of the security, closes the links of peers that are no longer accepted.
     async fn follow_security(self: Arc<Self>) {
-        let mut versions = self.security.changes();
+        let mut versions = self.greeter.security.changes();
         loop {
             tokio::select! {
                 () = self.shared.wait_for(|shared| shared.is_closed().then_some(())) => return,
@@ -382,7 +362,7 @@ impl Network {
             }
             let Some(core) = self.shared.lock() else { return };
             for wire in core.senders.values() {
-                if !self.security.accepts(wire.connection()) {
+                if !self.greeter.security.accepts(wire.connection()) {
                     wire.close(CLOSE_SECURITY);
                 }
             }
@@ -427,7 +407,7 @@ impl Drop for Dialling<'_> {
 
 /// Ends all waits when it is dropped: after an orderly end, and also when the runtime is shut down while the node runs.
 /// Waits in other runtimes end too.
-pub(super) struct ShutdownGuard(pub(super) Arc<Shared>);
+pub(in crate::node) struct ShutdownGuard(pub(in crate::node) Arc<Shared>);
 
 impl Drop for ShutdownGuard {
     fn drop(&mut self) {
@@ -467,7 +447,7 @@ fn tuned_server(mut config: quinn::ServerConfig) -> quinn::ServerConfig {
 }
 
 /// Binds the endpoint, which dials and accepts connections.
-pub(super) fn bind(listen: SocketAddr, config: quinn::ServerConfig) -> Result<Endpoint, StartError> {
+pub(in crate::node) fn bind(listen: SocketAddr, config: quinn::ServerConfig) -> Result<Endpoint, StartError> {
     let failed = |error: std::io::Error| StartError::Bind { addr: listen, reason: error.to_string() };
     let socket = std::net::UdpSocket::bind(listen).map_err(failed)?;
     // Best effort: with smaller buffers more packets are lost, and retransmitted, when many peers send at once.

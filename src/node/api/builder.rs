@@ -3,6 +3,10 @@
 //! Everything that can be wrong with the arguments is checked before the port is bound and the directory is opened, so
 //! that a [`StartError`] leaves nothing running.
 
+use crate::node::Node;
+#[cfg(feature = "durable")]
+use crate::node::disk;
+use crate::node::runtime::driver;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 #[cfg(feature = "durable")]
@@ -10,16 +14,13 @@ use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 
-#[cfg(feature = "durable")]
-use super::disk;
-use super::network::{Network, ShutdownGuard, bind};
-use super::peers::NodeIdentity;
-use super::security::{Security, check_node_name};
-use super::shared::Shared;
-use super::{Node, driver};
 use crate::config::Config;
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member};
 use crate::node::error::StartError;
+use crate::node::net::network::{Network, ShutdownGuard, bind};
+use crate::node::net::peers::NodeIdentity;
+use crate::node::net::security::{Security, check_node_name};
+use crate::node::runtime::shared::Shared;
 #[cfg(not(feature = "durable"))]
 use crate::replica::Replica;
 use crate::replica::Setup;
@@ -74,7 +75,7 @@ impl std::fmt::Debug for Builder {
 }
 
 impl Builder {
-    pub(super) fn new(name: String) -> Self {
+    pub(in crate::node) fn new(name: String) -> Self {
         Self {
             name,
             cluster: "tidings".to_owned(),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::shared::{Core, Shared};
 use crate::membership::MemberState;
 use crate::node::error::WaitError;
+use crate::node::runtime::shared::{Core, Shared};
 use crate::store::entry::Revision;
 use crate::time::Stamp;
 
@@ -46,7 +46,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    pub(super) fn new(shared: &Arc<Shared>, stamp: Option<Stamp>, revision: Revision) -> Self {
+    pub(in crate::node) fn new(shared: &Arc<Shared>, stamp: Option<Stamp>, revision: Revision) -> Self {
         Self { shared: shared.clone(), stamp, revision }
     }
 
@@ -71,7 +71,7 @@ impl Receipt {
             return Err(WaitError::NoDisk);
         }
         #[cfg(feature = "metrics")]
-        let wait = super::metrics::Wait::begin();
+        let wait = crate::node::api::metrics::Wait::begin();
         let is_durable = |shared: &Shared| {
             let Some(core) = shared.lock_closed() else { return Some(Err(WaitError::Closed)) };
             let safe = core.replica.durable();
@@ -109,7 +109,7 @@ impl Receipt {
     pub async fn seen_by(&self, quorum: Quorum, within: Duration) -> Result<(), WaitError> {
         let mut last = (0, 0);
         #[cfg(feature = "metrics")]
-        let wait = super::metrics::Wait::begin();
+        let wait = crate::node::api::metrics::Wait::begin();
         let is_seen = |shared: &Shared| {
             let Some(mut core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
             if core.replica.head().log != self.revision.log {

@@ -9,16 +9,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::receipt::Receipt;
-use super::shared::Shared;
-use super::watch::Watch;
-use super::{SCAN_ROWS, SCAN_TRIES};
 use crate::error::WriteError;
+use crate::node::api::receipt::Receipt;
+use crate::node::api::watch::Watch;
+use crate::node::runtime::shared::Shared;
 use crate::store::entry::{self, Entry, Revision};
 use crate::store::watch::WatchStart;
 
+/// Entries that a scan reads under one lock, and the longest page.
+const SCAN_ROWS: usize = 1_024;
+/// The last of so many attempts of a scan holds the lock throughout, so that it cannot fail.
+const SCAN_TRIES: usize = 3;
+
 /// All registers whose name begins with `prefix`, as of the instant of the last piece.
-pub(super) fn scan(shared: &Shared, prefix: &str) -> Vec<Entry> {
+pub(in crate::node) fn scan(shared: &Shared, prefix: &str) -> Vec<Entry> {
     let mut stored = Vec::new();
     entry::register_key(prefix, &mut stored);
     scan_stored(shared, &stored)
@@ -80,7 +84,7 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
 }
 
 /// At most `rows` registers whose name begins with `prefix` and comes behind `after`, as of one instant.
-pub(super) fn page(shared: &Shared, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
+pub(in crate::node) fn page(shared: &Shared, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
     let mut stored = Vec::new();
     entry::register_key(prefix, &mut stored);
     let after = after.map(|after| {
@@ -124,7 +128,7 @@ pub struct Set {
 }
 
 impl Set {
-    pub(super) fn new(shared: &Arc<Shared>, name: String) -> Self {
+    pub(in crate::node) fn new(shared: &Arc<Shared>, name: String) -> Self {
         Self { shared: shared.clone(), name }
     }
 
@@ -209,7 +213,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    pub(super) fn new(shared: &Arc<Shared>, name: String) -> Self {
+    pub(in crate::node) fn new(shared: &Arc<Shared>, name: String) -> Self {
         Self { shared: shared.clone(), name }
     }
 
@@ -239,10 +243,10 @@ mod json {
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 
-    use super::super::receipt::Receipt;
-    use super::super::shared::{Shared, wall};
-    use super::super::watch::Watch;
+    use crate::node::api::receipt::Receipt;
+    use crate::node::api::watch::Watch;
     use crate::node::error::{DecodeError, Error};
+    use crate::node::runtime::shared::{Shared, wall};
     use crate::replica::PutOptions;
     use crate::store::entry::{Entry, register_key};
     use crate::store::watch::{WatchEvent, WatchStart};

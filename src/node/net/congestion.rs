@@ -19,13 +19,13 @@ use quinn::{Connection, VarInt};
 use quinn_proto::RttEstimator;
 
 /// Closes a connection with a code for the peer, which is sent even if the congestion window is full.
-pub(super) fn close(connection: &Connection, code: u32) {
+pub(in crate::node) fn close(connection: &Connection, code: u32) {
     noted(connection).is_closing.store(true, Ordering::Relaxed);
     connection.close(VarInt::from_u32(code), b"");
 }
 
 /// The shortest round trip on the connection's present path; very long before the first acknowledgement.
-pub(super) fn least_round_trip(connection: &Connection) -> Duration {
+pub(in crate::node) fn least_round_trip(connection: &Connection) -> Duration {
     Duration::from_micros(noted(connection).least_micros.load(Ordering::Relaxed))
 }
 
@@ -36,7 +36,7 @@ fn noted(connection: &Connection) -> Arc<Noted> {
 
 /// Makes the congestion controllers of new connections.
 #[derive(Debug, Default)]
-pub(super) struct CongestionWindows(Arc<CubicConfig>);
+pub(in crate::node) struct CongestionWindows(Arc<CubicConfig>);
 
 impl ControllerFactory for CongestionWindows {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {

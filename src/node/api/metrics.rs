@@ -48,18 +48,16 @@
 
 #![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
 
+use crate::node::api::status::NodeStatus;
+use crate::node::runtime::meter::{LANES, REASONS};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use super::NodeStatus;
-use super::driver::LinkEvent;
-use super::shared::Shared;
-use crate::error::WriteError;
 use crate::membership::MemberState;
-use crate::replica::{Output, RepairReport};
+use crate::node::runtime::shared::Shared;
 
 /// The interval at which everything is recorded.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
@@ -71,106 +69,26 @@ const STATES: [(MemberState, &str); 4] = [
     (MemberState::Left, "left"),
 ];
 
-const REASONS: [&str; 6] = ["busy", "disk", "condition", "closed", "invalid", "clock"];
-
-fn reason_of(error: &WriteError) -> usize {
-    match error {
-        WriteError::Busy => 0,
-        WriteError::Disk => 1,
-        WriteError::Condition { .. } => 2,
-        WriteError::Closed => 3,
-        WriteError::Clock { .. } => 5,
-        _ => 4,
-    }
-}
-
-/// The lanes and, as the last one, datagrams.
-const LANES: [&str; 3] = ["live", "bulk", "datagram"];
-const DATAGRAM: usize = 2;
-
-#[derive(Debug, Default)]
-struct Traffic {
-    pieces: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Traffic {
-    fn count(&self, bytes: usize) {
-        self.pieces.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-}
-
-/// Counters that are increased as things happen, and recorded once a second.
-#[derive(Debug, Default)]
-pub(super) struct Meter {
-    writes: AtomicU64,
-    refused: [AtomicU64; REASONS.len()],
-    sent: [Traffic; LANES.len()],
-    received: [Traffic; LANES.len()],
-    links_made: AtomicU64,
-    /// Ended repair sessions: incomplete ones, complete ones.
-    repairs: [AtomicU64; 2],
-    repair_rows: AtomicU64,
-    repair_bytes: AtomicU64,
-}
-
-impl Meter {
-    pub(super) fn count_write<T>(&self, written: &Result<T, WriteError>) {
-        let count = written.as_ref().err().map_or(&self.writes, |error| &self.refused[reason_of(error)]);
-        count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_link(&self) {
-        self.links_made.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_sent(&self, output: &Output) {
-        match output {
-            Output::Stream(_, lane, bytes) => self.sent[*lane as usize].count(bytes.len()),
-            Output::Datagram(_, bytes) | Output::MemberDatagram(_, bytes) => {
-                self.sent[DATAGRAM].count(bytes.len())
-            }
-            Output::Repair(_, repair) => self.count_repair(*repair),
-            _ => {}
-        }
-    }
-
-    fn count_repair(&self, repair: RepairReport) {
-        self.repairs[usize::from(repair.is_complete)].fetch_add(1, Ordering::Relaxed);
-        self.repair_rows.fetch_add(repair.rows, Ordering::Relaxed);
-        self.repair_bytes.fetch_add(repair.bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_received(&self, happening: &LinkEvent) {
-        match happening {
-            LinkEvent::Stream(_, lane, bytes, _) => self.received[*lane as usize].count(bytes.len()),
-            LinkEvent::Datagram(_, bytes) => self.received[DATAGRAM].count(bytes.len()),
-            LinkEvent::Down(..) => {}
-        }
-    }
-}
-
 /// The beginning of a wait for a receipt.
-pub(super) struct Wait(Instant);
+pub(in crate::node) struct Wait(Instant);
 
 impl Wait {
-    pub(super) fn begin() -> Self {
+    pub(in crate::node) fn begin() -> Self {
         Self(Instant::now())
     }
 
-    pub(super) fn is_durable(&self, shared: &Shared) {
+    pub(in crate::node) fn is_durable(&self, shared: &Shared) {
         histogram!("tidings_durable_wait_seconds", "node" => shared.name.clone()).record(self.0.elapsed());
     }
 
-    pub(super) fn is_seen(&self, shared: &Shared) {
+    pub(in crate::node) fn is_seen(&self, shared: &Shared) {
         histogram!("tidings_seen_by_wait_seconds", "node" => shared.name.clone()).record(self.0.elapsed());
     }
 }
 
 /// Records everything once per [`RECORD_INTERVAL`]. It belongs to the driver.
 #[derive(Default)]
-pub(super) struct Recorder {
+pub(in crate::node) struct Recorder {
     next: Duration,
     has_described: bool,
     /// The peers whose lag was recorded last. It is set to 0 when their link is gone.
@@ -179,12 +97,12 @@ pub(super) struct Recorder {
 
 impl Recorder {
     /// How long the driver may wait until the next recording.
-    pub(super) fn wait(&self, now: Duration) -> Duration {
+    pub(in crate::node) fn wait(&self, now: Duration) -> Duration {
         self.next.saturating_sub(now)
     }
 
     /// Records everything if the interval has passed. The caller must not hold the lock.
-    pub(super) fn record(&mut self, shared: &Shared) {
+    pub(in crate::node) fn record(&mut self, shared: &Shared) {
         let now = shared.now().mono;
         if now < self.next {
             return;

@@ -4,67 +4,13 @@
 //! reader sees only the latest step.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
-use super::shared::{Core, Shared};
+use crate::node::runtime::shared::Shared;
 use crate::replica::JoinProgress;
-use crate::time::Time;
-
-/// Progress is posted at most once in this time; the last step is always posted.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
-
-/// The latest progress, and the wakers of those who wait for the next.
-#[derive(Debug, Default)]
-pub(super) struct JoinBoard {
-    posted: Mutex<Posted>,
-}
-
-#[derive(Debug, Default)]
-struct Posted {
-    progress: Option<JoinProgress>,
-    at: Duration,
-    waiting: Vec<Waker>,
-}
-
-impl JoinBoard {
-    fn lock(&self) -> MutexGuard<'_, Posted> {
-        self.posted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Posts the progress if it has changed and is due. Returns the wakers to wake once the core's lock is released.
-    pub(super) fn follow(&self, node: &str, core: &Core, now: Time) -> Vec<Waker> {
-        let is_over = core.is_alone || core.replica.is_ready();
-        let mut posted = self.lock();
-        let is_early = now.mono < posted.at + PROGRESS_INTERVAL;
-        if posted.progress.as_ref().is_some_and(|last| last.is_ready == is_over && (is_over || is_early)) {
-            return Vec::new();
-        }
-        let progress = JoinProgress { is_ready: is_over, ..core.replica.join_progress() };
-        let (is_same, donor) = match &posted.progress {
-            Some(last) => (progress == *last, last.donor.as_ref()),
-            None => (false, None),
-        };
-        if is_same {
-            return Vec::new();
-        }
-        if is_over || progress.donor.as_ref() != donor {
-            tracing::info!(node, ?progress, "join progress");
-        }
-        posted.progress = Some(progress);
-        posted.at = now.mono;
-        std::mem::take(&mut posted.waiting)
-    }
-
-    /// Wakes everybody who waits, to look again.
-    pub(super) fn wake(&self) {
-        let waiting = std::mem::take(&mut self.lock().waiting);
-        waiting.into_iter().for_each(Waker::wake);
-    }
-}
 
 /// A stream of a node's progress in joining its cluster; [`Node::joining`](crate::Node::joining) makes it. It begins
 /// with the present progress and ends when the node is ready or closed. A slow reader sees fewer steps, but always the
@@ -88,7 +34,7 @@ pub struct Joining {
 }
 
 impl Joining {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(in crate::node) fn new(shared: &Arc<Shared>) -> Self {
         Self { shared: shared.clone(), told: None }
     }
 

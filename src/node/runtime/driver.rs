@@ -4,6 +4,7 @@
 //! inputs and outputs and by a time, and it must never wait for anything else than that lock. The driver closes the
 //! node when the replica panics.
 
+use crate::node::net::sender::{Farewell, LinkEvent};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,32 +12,11 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
-use super::shared::{Core, Shared};
-use crate::replica::{Input, Lane, LinkId};
+use crate::node::runtime::shared::{Core, Shared};
+use crate::replica::{Input, Lane};
 use crate::time::Time;
-
-/// What a link reports to the driver.
-#[derive(Debug)]
-pub(super) enum LinkEvent {
-    /// Bytes of a stream, and the permit that counts them against what its reader may have ahead.
-    Stream(LinkId, Lane, Bytes, OwnedSemaphorePermit),
-    /// A datagram that is not empty.
-    Datagram(LinkId, Bytes),
-    /// The link is down, and what the peer's close code said, if anything.
-    Down(LinkId, Option<Farewell>),
-}
-
-/// What a process that closed a link in order said about itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Farewell {
-    /// It ends, and may come back.
-    Ended,
-    /// It leaves the cluster.
-    Left,
-}
 
 /// The most link events handed in, and the most outputs carried out, in one step. It bounds how long a writer waits.
 const BATCH_MAX: usize = 64;
@@ -52,13 +32,13 @@ const CROWDED_STEPS: u32 = 8;
 const GATHERING_TIME: Duration = Duration::from_millis(1);
 
 /// Runs until the node is closed, or closes it if the replica panics.
-pub(super) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<LinkEvent>) {
+pub(in crate::node) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<LinkEvent>) {
     let mut received = Vec::with_capacity(BATCH_MAX);
     let mut batch = VecDeque::with_capacity(BATCH_MAX);
     let mut deadline = Duration::ZERO;
     let mut crowded = 0;
     #[cfg(feature = "metrics")]
-    let mut recorder = super::metrics::Recorder::default();
+    let mut recorder = crate::node::api::metrics::Recorder::default();
     loop {
         let now = shared.now().mono;
         let wait = deadline.saturating_sub(now);
@@ -127,7 +107,8 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
     let busy = core.replica.is_busy(now);
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
     wakers.extend(shared.follow(core, now));
-    wakers.extend(shared.join_board.follow(&shared.name, core, now));
+    let has_joined = core.is_alone || core.replica.is_ready();
+    wakers.extend(shared.join_board.follow(&shared.name, &core.replica, has_joined, now));
     let has_more = outputs == BATCH_MAX || !batch.is_empty() || !in_time();
     let becomes_ready = !was_ready && core.replica.is_ready();
     let deadline = if has_more { Duration::ZERO } else { core.replica.deadline().mono };

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::receipt::Receipt;
-use super::shared::Shared;
 use crate::error::WriteError;
+use crate::node::api::receipt::Receipt;
+use crate::node::runtime::shared::Shared;
 use crate::replica::Batch;
 
 /// Several writes that this node applies in one local step, all or none. It is not a transaction across nodes: peers
@@ -26,7 +26,7 @@ pub struct NodeBatch {
 }
 
 impl NodeBatch {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(in crate::node) fn new(shared: &Arc<Shared>) -> Self {
         Self { shared: shared.clone(), batch: Batch::new() }
     }
 

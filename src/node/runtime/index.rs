@@ -59,13 +59,13 @@ impl Equivalent<Cell> for StoredKey<'_> {
 }
 
 #[derive(Debug)]
-pub(super) struct Index {
+pub(in crate::node) struct Index {
     cells: HashSet<Cell, foldhash::fast::RandomState>,
 }
 
 /// The index's position in the change log. It is kept beside the replica, under its lock.
 #[derive(Debug, Default)]
-pub(super) struct IndexCursor {
+pub(in crate::node) struct IndexCursor {
     log: u64,
     at: u64,
     /// Bytes of keys and values in the store at that position.
@@ -75,12 +75,12 @@ pub(super) struct IndexCursor {
 }
 
 impl Index {
-    pub(super) fn new() -> Self {
+    pub(in crate::node) fn new() -> Self {
         Self { cells: HashSet::with_hasher(foldhash::fast::RandomState::default()) }
     }
 
     /// Follows the log to its head.
-    pub(super) fn follow(&self, cursor: &mut IndexCursor, store: &Store, now: Time) {
+    pub(in crate::node) fn follow(&self, cursor: &mut IndexCursor, store: &Store, now: Time) {
         let guard = self.cells.guard();
         if cursor.log != store.log.id {
             // The replica began a new log after damage: what it has lost must not be read any more.
@@ -109,7 +109,7 @@ impl Index {
     }
 
     /// The entry of a register.
-    pub(super) fn register(&self, log: u64, name: &str, wall_ms: impl Fn() -> u64) -> Option<Entry> {
+    pub(in crate::node) fn register(&self, log: u64, name: &str, wall_ms: impl Fn() -> u64) -> Option<Entry> {
         let cells = self.cells.pin();
         let cell = cells.get(&StoredKey { space: 0, name: name.as_bytes() })?;
         // Most values never expire; then the clock need not be read.
@@ -118,7 +118,7 @@ impl Index {
     }
 
     /// Whether a stored key holds something.
-    pub(super) fn has(&self, stored: &[u8]) -> bool {
+    pub(in crate::node) fn has(&self, stored: &[u8]) -> bool {
         let Some((space, name)) = stored.split_first() else { return false };
         self.cells.pin().contains(&StoredKey { space: *space, name })
     }

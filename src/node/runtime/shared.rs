@@ -6,6 +6,11 @@
 //! it. Wakers are called after it is released. After a panic under the lock the node is closed: writes and waits fail,
 //! and reads of the index still answer.
 
+use crate::node::net::peers::DialRequest;
+use crate::node::net::sender::LinkSender;
+use crate::node::runtime::event_log::EventLog;
+use crate::node::runtime::join_board::JoinBoard;
+use crate::node::runtime::listeners::Listeners;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -15,45 +20,43 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, mpsc};
 
-use super::FAREWELL_TIME_MAX;
-use super::clock::mono;
-use super::disk::DiskLink;
-use super::election::Listeners;
-use super::index::{Index, IndexCursor};
-use super::joining::JoinBoard;
-use super::link::LinkSender;
-use super::network::DialRequest;
-use super::peers::{NodeEvent, Peers};
-use super::watch::EventLog;
 use crate::arrivals::Arrivals;
 use crate::error::WriteError;
 use crate::membership::{Contact, Member, MemberEvent};
+use crate::node::disk::link::DiskLink;
+use crate::node::net::peers::{NodeEvent, Peers};
+use crate::node::runtime::clock::mono;
+use crate::node::runtime::index::{Index, IndexCursor};
 use crate::replica::{LinkId, Output, Replica};
 use crate::store::entry::Revision;
 use crate::store::watch::WatchId;
 use crate::time::Time;
 
+/// How long a node that ends waits for each of: its leases being released, its last writes being acknowledged, its
+/// peers having heard that it leaves.
+pub(in crate::node) const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// Everything behind the node's one lock.
 #[derive(Debug)]
-pub(super) struct Core {
-    pub(super) replica: Replica,
+pub(in crate::node) struct Core {
+    pub(in crate::node) replica: Replica,
     /// How long the writes of others take to arrive.
-    pub(super) arrivals: Arrivals,
-    pub(super) index_cursor: IndexCursor,
-    pub(super) wakers: BTreeMap<WatchId, Waker>,
-    pub(super) senders: BTreeMap<LinkId, LinkSender>,
-    pub(super) peers: Peers,
-    pub(super) next_link: LinkId,
-    pub(super) elections: Listeners,
+    pub(in crate::node) arrivals: Arrivals,
+    pub(in crate::node) index_cursor: IndexCursor,
+    pub(in crate::node) wakers: BTreeMap<WatchId, Waker>,
+    pub(in crate::node) senders: BTreeMap<LinkId, LinkSender>,
+    pub(in crate::node) peers: Peers,
+    pub(in crate::node) next_link: LinkId,
+    pub(in crate::node) elections: Listeners,
     /// The node was started without seeds, so it is ready without having caught up with a peer.
-    pub(super) is_alone: bool,
+    pub(in crate::node) is_alone: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) name: String,
-    pub(super) run: u64,
-    pub(super) addr: SocketAddr,
+pub(in crate::node) struct Shared {
+    pub(in crate::node) name: String,
+    pub(in crate::node) run: u64,
+    pub(in crate::node) addr: SocketAddr,
     core: Mutex<Core>,
     /// Held by the driver while it waits for the core: see [`Shared::lock_first`].
     lock_queue: Mutex<()>,
@@ -61,33 +64,33 @@ pub(super) struct Shared {
     is_turn_taken: AtomicBool,
     /// Links whose connection has taken bytes that the replica was not told of yet.
     drained: Mutex<Vec<LinkId>>,
-    pub(super) index: Index,
-    pub(super) disk: DiskLink,
+    pub(in crate::node) index: Index,
+    pub(in crate::node) disk: DiskLink,
     /// The id of the change log that revisions belong to.
     log: AtomicU64,
-    pub(super) lease_time: Duration,
+    pub(in crate::node) lease_time: Duration,
     is_closed: AtomicBool,
     /// Whether local writes were refused as busy when that was last checked.
-    pub(super) is_busy: AtomicBool,
+    pub(in crate::node) is_busy: AtomicBool,
     /// Wakes the driver: the replica may have something to do.
-    pub(super) wake_driver: Notify,
+    pub(in crate::node) wake_driver: Notify,
     /// Something may have changed for waiting futures: acknowledgements, readiness, room for writes, events, the end.
-    pub(super) progress: Notify,
+    pub(in crate::node) progress: Notify,
     /// The code with which connections are closed when the node ends.
-    pub(super) close_code: AtomicU32,
+    pub(in crate::node) close_code: AtomicU32,
     /// The network task has closed all connections and has ended.
-    pub(super) ended: tokio::sync::watch::Sender<bool>,
-    pub(super) events: EventLog<NodeEvent>,
-    pub(super) member_events: EventLog<MemberEvent>,
-    pub(super) join_board: JoinBoard,
+    pub(in crate::node) ended: tokio::sync::watch::Sender<bool>,
+    pub(in crate::node) events: EventLog<NodeEvent>,
+    pub(in crate::node) member_events: EventLog<MemberEvent>,
+    pub(in crate::node) join_board: JoinBoard,
     #[cfg(feature = "metrics")]
-    pub(super) meter: super::metrics::Meter,
+    pub(in crate::node) meter: crate::node::runtime::meter::Meter,
     /// Dial requests to the network task.
     wishes: mpsc::UnboundedSender<DialRequest>,
 }
 
 impl Shared {
-    pub(super) fn new(
+    pub(in crate::node) fn new(
         name: String,
         run: u64,
         addr: SocketAddr,
@@ -124,32 +127,32 @@ impl Shared {
             is_busy: AtomicBool::new(false),
             wake_driver: Notify::new(),
             progress: Notify::new(),
-            close_code: AtomicU32::new(super::link::CLOSE_LEFT),
+            close_code: AtomicU32::new(crate::node::net::sender::CLOSE_LEFT),
             ended: tokio::sync::watch::Sender::new(false),
             events: EventLog::new(),
             member_events: EventLog::new(),
             join_board: JoinBoard::default(),
             #[cfg(feature = "metrics")]
-            meter: super::metrics::Meter::default(),
+            meter: crate::node::runtime::meter::Meter::default(),
             wishes,
         })
     }
 
     #[expect(clippy::unused_self, reason = "whose time it is, though all have the same")]
-    pub(super) fn now(&self) -> Time {
+    pub(in crate::node) fn now(&self) -> Time {
         Time { mono: mono(), wall: wall() }
     }
 
-    pub(super) fn log(&self) -> u64 {
+    pub(in crate::node) fn log(&self) -> u64 {
         self.log.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::node) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
 
     /// Takes the lock; `None` once the node is closed, or if the core has panicked, which closes it.
-    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Core>> {
+    pub(in crate::node) fn lock(&self) -> Option<MutexGuard<'_, Core>> {
         if self.is_closed() {
             return None;
         }
@@ -164,7 +167,7 @@ impl Shared {
     /// Takes the lock before all callers that come later, and returns whether it had to wait; `None` if the core has
     /// panicked. For the driver: the operating system's mutex is not fair, so a thread that writes in a loop takes it
     /// again before a waiting thread is awake, and nothing would be sent or merged meanwhile.
-    pub(super) fn lock_first(&self) -> Option<(MutexGuard<'_, Core>, bool)> {
+    pub(in crate::node) fn lock_first(&self) -> Option<(MutexGuard<'_, Core>, bool)> {
         if let Ok(core) = self.core.try_lock() {
             return Some((core, false));
         }
@@ -175,12 +178,12 @@ impl Shared {
         Some((core.ok()?, true))
     }
 
-    pub(super) fn drained(&self) -> MutexGuard<'_, Vec<LinkId>> {
+    pub(in crate::node) fn drained(&self) -> MutexGuard<'_, Vec<LinkId>> {
         self.drained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the lock even if the node is closed, to read the last state; `None` if the core has panicked.
-    pub(super) fn lock_closed(&self) -> Option<MutexGuard<'_, Core>> {
+    pub(in crate::node) fn lock_closed(&self) -> Option<MutexGuard<'_, Core>> {
         if self.is_turn_taken.load(Ordering::Relaxed) {
             drop(self.lock_queue.lock());
         }
@@ -188,20 +191,20 @@ impl Shared {
     }
 
     /// Drops the sending sides of all links, also after a panic, and returns the wakers of the watches, which end now.
-    pub(super) fn let_go(&self) -> BTreeMap<WatchId, Waker> {
+    pub(in crate::node) fn let_go(&self) -> BTreeMap<WatchId, Waker> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         core.senders.clear();
         std::mem::take(&mut core.wakers)
     }
 
     /// Ends all campaigns, leases and leader streams of this node, also after a panic.
-    pub(super) fn end_leases(&self) {
+    pub(in crate::node) fn end_leases(&self) {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         core.elections = Listeners::default();
     }
 
     /// Closes the node: from now on no write is accepted, and every wait ends.
-    pub(super) fn close(&self) {
+    pub(in crate::node) fn close(&self) {
         if !self.is_closed.swap(true, Ordering::AcqRel) {
             self.wake_driver.notify_one();
             self.disk.request_sync();
@@ -211,7 +214,7 @@ impl Shared {
     }
 
     /// Makes one local write. Under the same lock the read index follows, so that the writer reads it at once.
-    pub(super) fn write<T>(
+    pub(in crate::node) fn write<T>(
         &self,
         write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
     ) -> Result<(T, Revision), WriteError> {
@@ -238,7 +241,7 @@ impl Shared {
 
     /// Brings the read index to the head of the log, wakes the disk, and returns the wakers of watches that have
     /// something to read. The caller wakes them once the lock is released.
-    pub(super) fn follow(&self, core: &mut Core, now: Time) -> Vec<Waker> {
+    pub(in crate::node) fn follow(&self, core: &mut Core, now: Time) -> Vec<Waker> {
         self.log.store(core.replica.head().log, Ordering::Relaxed);
         self.index.follow(&mut core.index_cursor, &core.replica.store, now);
         if core.replica.wants_disk() {
@@ -249,7 +252,7 @@ impl Shared {
     }
 
     /// Waits until `done` returns `Some`. It is called again after every notification of `progress`.
-    pub(super) async fn wait_for<T>(&self, mut done: impl FnMut(&Self) -> Option<T>) -> T {
+    pub(in crate::node) async fn wait_for<T>(&self, mut done: impl FnMut(&Self) -> Option<T>) -> T {
         loop {
             let progress = self.progress.notified();
             tokio::pin!(progress);
@@ -262,7 +265,7 @@ impl Shared {
     }
 
     /// Gives up all leases, and waits for at most [`FAREWELL_TIME_MAX`] until the voters know of it.
-    pub(super) async fn resign_all(&self) {
+    pub(in crate::node) async fn resign_all(&self) {
         if let Some(mut core) = self.lock() {
             core.replica.resign_all(self.now());
         }
@@ -274,7 +277,7 @@ impl Shared {
         _ = tokio::time::timeout(FAREWELL_TIME_MAX, self.wait_for(is_told)).await;
     }
 
-    pub(super) fn members(&self) -> Vec<Member> {
+    pub(in crate::node) fn members(&self) -> Vec<Member> {
         let members = |core: &Core| {
             core.replica.own_member().into_iter().chain(core.replica.members()).cloned().collect()
         };
@@ -282,7 +285,7 @@ impl Shared {
     }
 
     /// Carries out one output of the replica. It runs under the lock and must not wait.
-    pub(super) fn dispatch(&self, core: &mut Core, output: Output) {
+    pub(in crate::node) fn dispatch(&self, core: &mut Core, output: Output) {
         #[cfg(feature = "metrics")]
         self.meter.count_sent(&output);
         match output {
@@ -300,7 +303,7 @@ impl Shared {
                 tracing::warn!(node = %self.name, link = id, ?reason, "link closed by this node");
                 core.peers.remove_link(id);
                 if let Some(wire) = core.senders.remove(&id) {
-                    wire.close(super::link::CLOSE_BROKEN);
+                    wire.close(crate::node::net::sender::CLOSE_BROKEN);
                 }
             }
             Output::MemberDatagram(to, bytes) => self.send_packet(core, to, bytes),
@@ -327,7 +330,7 @@ impl Shared {
 }
 
 impl Shared {
-    pub(super) fn request_dial(&self, wish: DialRequest) {
+    pub(in crate::node) fn request_dial(&self, wish: DialRequest) {
         // An error means that the network task has ended; then no link is needed any more.
         _ = self.wishes.send(wish);
     }
@@ -343,7 +346,7 @@ impl Shared {
     }
 }
 
-pub(super) fn wall() -> Duration {
+pub(in crate::node) fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 

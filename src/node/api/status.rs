@@ -1,0 +1,87 @@
+//! What a node reports of itself.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::arrivals::Arrival;
+use crate::node::net::sender::LinkSender;
+use crate::node::runtime::shared::Shared;
+use crate::replica::Status;
+
+/// The state of a node at one instant; see [`Node::status`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// The node's name.
+    pub name: String,
+    /// The run: a random number for this start of the process.
+    pub run: u64,
+    /// The address that the node is bound to.
+    pub addr: SocketAddr,
+    /// Whether the node is closed.
+    pub is_closed: bool,
+    /// Whether writes are refused with [`WriteError::Busy`] because the cluster is too far behind.
+    pub is_busy: bool,
+    /// The replica: root, counts, bytes. `None` if the replica has panicked.
+    pub store: Option<Status>,
+    /// The peers: members that this node is linked with.
+    pub peers: Vec<PeerStatus>,
+    /// How long the writes of other nodes take to arrive here, by the run that wrote them.
+    pub arrivals: Vec<Arrival>,
+}
+
+impl NodeStatus {
+    pub(in crate::node) fn of(shared: &Shared) -> Self {
+        let core = shared.lock_closed();
+        let status = core.map(|core| {
+            let peer = |(id, name, addr): (_, &str, _)| {
+                let (lag_changes, lag_bytes) = core.replica.lag(id);
+                let lag_time = core.replica.lag_time(shared.now(), id);
+                let connection = core.senders.get(&id).map(LinkSender::connection);
+                let rtt = connection.map(quinn::Connection::rtt).unwrap_or_default();
+                let sent_bytes = connection.map_or(0, |connection| connection.stats().udp_tx.bytes);
+                PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, lag_time, rtt, sent_bytes }
+            };
+            (
+                core.replica.status(),
+                core.peers.links().map(peer).collect(),
+                core.arrivals.figures(shared.now(), &core.replica),
+            )
+        });
+        let (store, peers, arrivals) =
+            status.map_or_else(Default::default, |(store, peers, arrivals)| (Some(store), peers, arrivals));
+        NodeStatus {
+            name: shared.name.clone(),
+            run: shared.run,
+            addr: shared.addr,
+            is_closed: shared.is_closed(),
+            is_busy: shared.is_busy.load(Ordering::Relaxed),
+            store,
+            peers,
+            arrivals,
+        }
+    }
+}
+
+/// A peer of a node: its lag, and the figures of the link.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// The peer's name.
+    pub name: String,
+    /// The address at which others can reach it.
+    pub addr: SocketAddr,
+    /// Changes that were not sent to it yet.
+    pub lag_changes: u64,
+    /// About how many bytes these changes are: their number times the average size of an entry.
+    pub lag_bytes: u64,
+    /// How long an acknowledgement of something that was sent to it is overdue; zero if none is. One acknowledgement
+    /// covers many writes: it is due at most half a [`Config::sync_interval`](crate::Config::sync_interval) after the
+    /// first.
+    pub lag_time: Duration,
+    /// The smoothed round trip.
+    pub rtt: Duration,
+    /// Bytes sent to it in UDP datagrams since this link was made, without UDP and IP headers.
+    pub sent_bytes: u64,
+}

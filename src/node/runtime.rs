@@ -1,0 +1,11 @@
+//! What drives the replica: the shared state, the one task, and the read index.
+
+pub(in crate::node) mod clock;
+pub(in crate::node) mod driver;
+pub(in crate::node) mod event_log;
+pub(in crate::node) mod index;
+pub(in crate::node) mod join_board;
+pub(in crate::node) mod listeners;
+#[cfg(feature = "metrics")]
+pub(in crate::node) mod meter;
+pub(in crate::node) mod shared;
