@@ -437,7 +437,7 @@ impl Elections {
         match answer {
             VoterAnswer::Statement { name, told } => self.on_statement(now, at, number, &name, told),
             VoterAnswer::Granted { name, term, session } => {
-                self.on_grant(now, at, number, &name, term, session)
+                self.on_grant(now, at, number, &name, term, session);
             }
             VoterAnswer::Renewed { session, goes_on } => {
                 let asked = self.request_times.get(&number).copied();

@@ -206,6 +206,17 @@ pub(crate) enum MemberEffect {
     AddressTwice(Member),
 }
 
+/// What the present links to a member say about its acknowledgements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AckState {
+    /// Nothing was acknowledged yet.
+    None,
+    /// The latest one came in time.
+    OnTime,
+    /// One is overdue now.
+    Overdue,
+}
+
 #[derive(Debug)]
 struct KnownMember {
     member: Member,
@@ -218,9 +229,7 @@ struct KnownMember {
     is_proven: bool,
     down_at: Duration,
     links: u32,
-    /// Whether it has acknowledged anything on its present link, and whether an acknowledgement is overdue now.
-    acks_on_time: bool,
-    is_ack_overdue: bool,
+    acks: AckState,
     packet_bytes_max: usize,
     dial_at: Duration,
     dials: u32,
@@ -251,7 +260,7 @@ pub(crate) struct Members {
     /// The failure detector's timers, by (time, sequence number), each with the time at which it was set.
     timers: BTreeMap<(Duration, u64), (Timer<SwimId>, Duration)>,
     sequence: u64,
-    members: BTreeMap<u64, KnownMember>,
+    known: BTreeMap<u64, KnownMember>,
     topology: Topology,
     /// The living members have changed since the topology was computed.
     is_stale: bool,
@@ -280,10 +289,7 @@ pub(crate) struct Members {
 
 impl std::fmt::Debug for Members {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Members")
-            .field("own", &self.own)
-            .field("known", &self.members)
-            .finish_non_exhaustive()
+        f.debug_struct("Members").field("own", &self.own).field("known", &self.known).finish_non_exhaustive()
     }
 }
 
@@ -304,7 +310,7 @@ impl Members {
             wishes: FocaEffects::default(),
             timers: BTreeMap::new(),
             sequence: 0,
-            members: BTreeMap::new(),
+            known: BTreeMap::new(),
             topology: Topology::default(),
             is_stale: false,
             buckets: None,
@@ -331,16 +337,16 @@ impl Members {
 
     /// All members except this node.
     pub(crate) fn others(&self) -> impl Iterator<Item = &Member> {
-        self.members.values().map(|known| &known.member)
+        self.known.values().map(|known| &known.member)
     }
 
     pub(crate) fn is_alive(&self, run: u64) -> bool {
-        self.members.get(&run).is_some_and(|known| known.member.state.is_alive())
+        self.known.get(&run).is_some_and(|known| known.member.state.is_alive())
     }
 
     /// The run and address of a known member.
     pub(crate) fn contact(&self, run: u64) -> Option<Contact> {
-        self.members.get(&run).map(|known| known.member.contact())
+        self.known.get(&run).map(|known| known.member.contact())
     }
 
     fn living(&self) -> usize {
@@ -373,7 +379,7 @@ impl Members {
             // The directory may be that of another node, which knew this node as a member.
             if who.name != self.own.name
                 && self.add_by_hearsay(&who)
-                && let Some(known) = self.members.get_mut(&who.run)
+                && let Some(known) = self.known.get_mut(&who.run)
             {
                 known.down_at = Duration::ZERO;
             }
@@ -387,11 +393,11 @@ impl Members {
         self.now = now;
         let new_for = times(self.config.probe_interval, NEWCOMER_INTERVALS);
         self.newcomer_until.get_or_insert(now.mono + new_for);
-        let is_new = !self.members.contains_key(&who.run);
+        let is_new = !self.known.contains_key(&who.run);
         if !self.remember_proven(who) {
             return;
         }
-        let known = self.members.get_mut(&who.run).expect("just learned");
+        let known = self.known.get_mut(&who.run).expect("just learned");
         // Others may see it at another address; this one works from here.
         if known.links == 0 {
             known.member.addr = who.addr;
@@ -423,20 +429,20 @@ impl Members {
             member.name == who.name && member.run != who.run && member.state.is_alive()
         };
         let old: Vec<foca::Member<SwimId>> =
-            self.members.values().filter(same).map(KnownMember::as_down).collect();
+            self.known.values().filter(same).map(KnownMember::as_down).collect();
         _ = self.detector.apply_many(old.into_iter(), true, &mut self.wishes);
     }
 
     /// A link to this run has ended.
     pub(crate) fn unlinked(&mut self, run: u64) {
-        if let Some(known) = self.members.get_mut(&run) {
+        if let Some(known) = self.known.get_mut(&run) {
             known.links = known.links.saturating_sub(1);
             known.dial_at = self.now.mono;
-            (known.acks_on_time, known.is_ack_overdue) = (false, false);
+            known.acks = AckState::None;
             let is_gone = known.links == 0 && known.is_gone();
             if is_gone && self.has_living_namesake(run) {
                 // A new run of the same name has replaced it.
-                self.members.remove(&run);
+                self.known.remove(&run);
             }
             self.choose_delegates();
         }
@@ -444,15 +450,15 @@ impl Members {
 
     /// Whether another run lives under the name of a known run.
     fn has_living_namesake(&self, run: u64) -> bool {
-        let name = &self.members[&run].member.name;
-        let mut others = self.members.values().map(|known| &known.member).chain(std::iter::once(&self.own));
+        let name = &self.known[&run].member.name;
+        let mut others = self.known.values().map(|known| &known.member).chain(std::iter::once(&self.own));
         others.any(|other| other.name == *name && other.run != run && other.state.is_alive())
     }
 
     /// Handles the notice of a process that it ends; `has_left` says that it leaves the cluster.
     pub(crate) fn on_process_end(&mut self, now: Time, run: u64, has_left: bool) {
         self.now = now;
-        let Some(known) = self.members.get_mut(&run) else { return };
+        let Some(known) = self.known.get_mut(&run) else { return };
         known.has_left |= has_left;
         let down = known.as_down();
         _ = self.detector.apply_many(std::iter::once(down), true, &mut self.wishes);
@@ -470,7 +476,7 @@ impl Members {
 
     /// Handles the news that a member has left. If it counted as down until now, it counts as left instead.
     fn heard_left(&mut self, id: SwimId) {
-        let Some(known) = self.members.get_mut(&id.run).filter(|known| known.generation <= id.generation)
+        let Some(known) = self.known.get_mut(&id.run).filter(|known| known.generation <= id.generation)
         else {
             return;
         };
@@ -496,7 +502,7 @@ impl Members {
     fn add_by_hearsay(&mut self, who: &Member) -> bool {
         let run = who.run;
         let is_over = |member: &foca::Member<SwimId>| {
-            member.id().run == run && member.state() == foca::State::Down && !self.members.contains_key(&run)
+            member.id().run == run && member.state() == foca::State::Down && !self.known.contains_key(&run)
         };
         // A run that has ended and was replaced does not come back by hearsay.
         run != self.own.run
@@ -509,7 +515,7 @@ impl Members {
     fn remember_proven(&mut self, who: &Member) -> bool {
         let is_remembered = who.run != self.own.run
             && self.add(who, |members| members.forget_gone() || members.forget_hearsay());
-        if let Some(known) = self.members.get_mut(&who.run) {
+        if let Some(known) = self.known.get_mut(&who.run) {
             known.is_proven = true;
         }
         is_remembered
@@ -520,7 +526,7 @@ impl Members {
         if who.over_limit().is_some() {
             return false;
         }
-        if let Some(known) = self.members.get_mut(&who.run) {
+        if let Some(known) = self.known.get_mut(&who.run) {
             if who.meta_version > known.member.meta_version {
                 known.member.meta_version = who.meta_version;
                 known.member.app_version.clone_from(&who.app_version);
@@ -531,14 +537,14 @@ impl Members {
             self.push_joined(who.run);
             return true;
         }
-        if self.members.len() >= MEMBERS_MAX && !make_room(self) {
+        if self.known.len() >= MEMBERS_MAX && !make_room(self) {
             self.effects.push_back(MemberEffect::Full);
             return false;
         }
         let dial_at = self.now.mono + self.dial_patience(who.run);
         self.tend_at = self.tend_at.min(dial_at);
         let member = Member { state: MemberState::Down, rtt: None, ..who.clone() };
-        self.members.insert(who.run, KnownMember::new(member, dial_at));
+        self.known.insert(who.run, KnownMember::new(member, dial_at));
         true
     }
 
@@ -556,7 +562,7 @@ impl Members {
 
     /// Whether a link may be missing: a neighbour is not linked yet, or the topology is out of date.
     pub(crate) fn lacks_links(&self) -> bool {
-        let is_unlinked = |run: &u64| self.members.get(run).is_some_and(|known| known.links == 0);
+        let is_unlinked = |run: &u64| self.known.get(run).is_some_and(|known| known.links == 0);
         self.is_stale || self.topology.neighbours.iter().any(is_unlinked)
     }
 
@@ -564,7 +570,7 @@ impl Members {
     /// been gone for longest.
     fn forget_gone(&mut self) -> bool {
         let gone = |known: &&KnownMember| !known.member.state.is_alive() && known.links == 0;
-        let oldest = self.members.values().filter(gone).min_by_key(|k| (!k.has_left, k.member.since));
+        let oldest = self.known.values().filter(gone).min_by_key(|k| (!k.has_left, k.member.since));
         let Some(id) = oldest.map(KnownMember::id) else { return false };
         self.forget_member(id);
         true
@@ -572,14 +578,14 @@ impl Members {
 
     /// Makes room by forgetting any member that is known from hearsay only.
     fn forget_hearsay(&mut self) -> bool {
-        let hearsay = self.members.values().find(|known| !known.is_proven);
+        let hearsay = self.known.values().find(|known| !known.is_proven);
         let Some(id) = hearsay.map(KnownMember::id) else { return false };
         self.forget_member(id);
         true
     }
 
     fn forget_member(&mut self, id: SwimId) {
-        self.members.remove(&id.run);
+        self.known.remove(&id.run);
         // The failure detector forgets only members that are down.
         _ = self.detector.apply_many(std::iter::once(foca::Member::down(id)), false, &mut self.wishes);
         _ = self.detector.handle_timer(Timer::RemoveDown(id), &mut self.wishes);
@@ -596,8 +602,7 @@ impl KnownMember {
             is_proven: false,
             down_at: Duration::MAX,
             links: 0,
-            acks_on_time: false,
-            is_ack_overdue: false,
+            acks: AckState::None,
             packet_bytes_max: PACKET_BYTES_MIN,
             dial_at,
             dials: 0,
@@ -663,7 +668,7 @@ pub(crate) mod tests {
     fn invented(count: u64) -> Vec<Vec<u8>> {
         let mut liar = members();
         (2..count + 2)
-            .for_each(|run| _ = liar.members.insert(run, KnownMember::new(member(run), Duration::ZERO)));
+            .for_each(|run| _ = liar.known.insert(run, KnownMember::new(member(run), Duration::ZERO)));
         let ids = (2..count + 2).map(|run| foca::Member::alive(SwimId { run, generation: 0 }));
         liar.detector.apply_many(ids, false, &mut liar.wishes).unwrap();
         liar.tell_of(|_| true, false)
@@ -678,14 +683,14 @@ pub(crate) mod tests {
             let (_, reader) = Reader::new(&frame[4..]).unwrap();
             members.roster(at(2), reader).unwrap();
         }
-        assert_eq!(members.members.len(), MEMBERS_MAX);
+        assert_eq!(members.known.len(), MEMBERS_MAX);
         assert!(members.effects.iter().any(|effect| matches!(effect, MemberEffect::Full)), "it is reported");
         for run in 80_000..80_100 {
             members.on_link_member(at(3), &member(run), 0);
             assert!(members.is_alive(run), "a real member is taken in");
         }
         assert!(members.is_alive(liar.run), "no real member is forgotten");
-        assert_eq!(members.members.len(), MEMBERS_MAX);
+        assert_eq!(members.known.len(), MEMBERS_MAX);
         assert!(members.detector.iter_membership_state().len() <= MEMBERS_MAX + 1);
         // The number of dials is limited by the neighbourhood, not by the members known.
         members.effects.clear();
@@ -769,7 +774,7 @@ pub(crate) mod tests {
             for run in [who.run, 90] {
                 let mut about = if run == who.run { who.clone() } else { member(run) };
                 about.state = MemberState::Alive;
-                careless.members.insert(run, KnownMember::new(about, Duration::ZERO));
+                careless.known.insert(run, KnownMember::new(about, Duration::ZERO));
             }
             let ids = [who.run, 90].map(|run| foca::Member::alive(SwimId { run, generation: 0 }));
             careless.detector.apply_many(ids.into_iter(), false, &mut careless.wishes).unwrap();
@@ -796,13 +801,13 @@ pub(crate) mod tests {
         assert!(members.add_by_hearsay(&twin));
         members.detector.apply_many(std::iter::once(alive), true, &mut members.wishes).unwrap();
         members.drain_foca();
-        assert!(members.members.contains_key(&2), "its packets would be ignored");
+        assert!(members.known.contains_key(&2), "its packets would be ignored");
         members.effects.clear();
         members.wake(at(5));
         let announced = |effect: &MemberEffect| matches!(effect, MemberEffect::Packet(to, _) if to.run == 2);
         assert!(members.effects.iter().any(announced), "it learns that it was called down");
         members.unlinked(2);
-        assert!(!members.members.contains_key(&2), "one run per name once it is gone");
+        assert!(!members.known.contains_key(&2), "one run per name once it is gone");
     }
 
     #[test]

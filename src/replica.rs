@@ -197,8 +197,6 @@ const TOGETHER_BYTES: usize = 1_024;
 /// to rest, real differences are found all the same.
 const SUPPRESSED_INTERVALS_MAX: u32 = 64;
 
-/// What a check says beside the digest.
-
 /// The part of [`Config::lag_bytes_max`] from which on there is a backlog.
 const BACKLOG_DIVISOR: u64 = 4;
 

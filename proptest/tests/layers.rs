@@ -124,7 +124,7 @@ fn split_group(inside: &str) -> Vec<&str> {
 fn imported(own: &Module, source: &str, known: &BTreeSet<Module>) -> BTreeSet<Module> {
     let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
-    let code: String = lines.map(|line| format!("{line}\n")).collect();
+    let code = lines.collect::<Vec<_>>().join("\n");
     let mut found = BTreeSet::new();
     for (marker, base) in [("crate::", &[][..]), ("super::", &own[..own.len() - 1])] {
         for text in code.split(marker).skip(1) {

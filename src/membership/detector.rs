@@ -42,7 +42,7 @@ impl Members {
             return Ok(());
         }
         self.on_probe_answer(from, &packet);
-        if self.members.get(&from).is_some_and(|known| known.member.state == MemberState::Suspect) {
+        if self.known.get(&from).is_some_and(|known| known.member.state == MemberState::Suspect) {
             self.runs_to_check.push(from);
         }
         for update in packet.updates() {
@@ -56,9 +56,9 @@ impl Members {
             }
         }
         let own = self.own.run;
-        let Some(sender) = self.members.get_mut(&from) else { return Ok(()) };
+        let Some(sender) = self.known.get_mut(&from) else { return Ok(()) };
         sender.is_proven = true;
-        let knows = |run: u64| run == own || self.members.contains_key(&run);
+        let knows = |run: u64| run == own || self.known.contains_key(&run);
         // News of members whose address is not known is left out: the roster will bring it.
         let plain = |state: u8| if state == foca_codec::LEFT { foca_codec::DOWN } else { state };
         let heard = packet.with_updates(|update| {
@@ -85,7 +85,7 @@ impl Members {
         }
         probe.is_answered = true;
         if packet.tag() == foca_codec::ACK
-            && let Some(known) = self.members.get_mut(&from)
+            && let Some(known) = self.known.get_mut(&from)
         {
             let rtt = self.now.mono.saturating_sub(probe.sent);
             let smooth = |old: Duration| (old * 7 + rtt) / 8;
@@ -109,7 +109,7 @@ impl Members {
                 _ => {}
             }
             let (number, sent) = (packet.probe_id(), self.now.mono);
-            let state = self.members.get(&to.run).map(|known| known.member.state);
+            let state = self.known.get(&to.run).map(|known| known.member.state);
             let is_suspected = state == Some(MemberState::Suspect);
             self.probe = Some(Probe { run: to.run, number, sent, is_answered: false, is_suspected });
         }
@@ -118,14 +118,14 @@ impl Members {
 
     /// Sends a packet, with the addresses of the members that it names.
     pub(super) fn deliver(&mut self, to: SwimId, packet: &SwimPacket<'_>) {
-        let Some(known) = self.members.get(&to.run) else { return };
+        let Some(known) = self.known.get(&to.run) else { return };
         let has_left = |run: u64| {
             let own = run == self.own.run && self.own.state == MemberState::Left;
-            own || self.members.get(&run).is_some_and(|known| known.has_left)
+            own || self.known.get(&run).is_some_and(|known| known.has_left)
         };
         let own = *self.detector.identity();
         let oldest = self.now.mono.saturating_sub(times(self.suspicion_time(), 2));
-        let is_old = |run: u64| self.members.get(&run).is_some_and(|known| known.down_at < oldest);
+        let is_old = |run: u64| self.known.get(&run).is_some_and(|known| known.down_at < oldest);
         let body = packet.with_updates(|update| {
             let id = update.id;
             Some(match update.state {
@@ -144,7 +144,7 @@ impl Members {
             packet.updates().filter(|update| update.state < foca_codec::DOWN).map(|update| update.id.run);
         for run in packet.other().into_iter().chain(alive) {
             let whole = writer.len();
-            if let Some(other) = self.members.get(&run).filter(|_| run != to.run) {
+            if let Some(other) = self.known.get(&run).filter(|_| run != to.run) {
                 roster::write_contact(&mut writer, &other.member);
             }
             if writer.len() > known.packet_bytes_max {
@@ -186,7 +186,7 @@ impl Members {
         let states: Vec<(SwimId, bool)> =
             living.map(|member| (*member.id(), member.state() == foca::State::Suspect)).collect();
         for (id, is_suspect) in states {
-            if self.members.get(&id.run).is_some_and(|known| !known.member.state.is_alive()) {
+            if self.known.get(&id.run).is_some_and(|known| !known.member.state.is_alive()) {
                 // It is gone or was forgotten here, and the failure detector knows that it lives.
                 self.on_member_up(id);
             }
@@ -199,7 +199,7 @@ impl Members {
             OwnedNotification::MemberUp(id) => self.on_member_up(*id),
             OwnedNotification::MemberDown(id) => self.on_member_down(id.run),
             OwnedNotification::Rename(_, id) => {
-                if let Some(known) = self.members.get_mut(&id.run) {
+                if let Some(known) = self.known.get_mut(&id.run) {
                     known.generation = id.generation;
                     self.buckets = None;
                     self.runs_to_check.push(id.run);
@@ -209,7 +209,7 @@ impl Members {
                 self.buckets = None;
                 // Announces this node to linked members that believed it down, and are perhaps still believed down
                 // here.
-                let linked = self.members.values().filter(|known| known.links > 0);
+                let linked = self.known.values().filter(|known| known.links > 0);
                 let ids: Vec<SwimId> =
                     linked.filter(|k| !k.member.state.is_alive()).map(KnownMember::id).collect();
                 for id in ids {
@@ -221,23 +221,23 @@ impl Members {
     }
 
     fn on_member_up(&mut self, id: SwimId) {
-        let Some(known) = self.members.get_mut(&id.run) else { return };
+        let Some(known) = self.known.get_mut(&id.run) else { return };
         known.generation = id.generation;
         known.has_left = false;
         known.dials = 0;
         known.enter(MemberState::Alive, self.now);
         self.resize();
-        if self.members[&id.run].is_announced {
+        if self.known[&id.run].is_announced {
             self.push_event(id.run, MemberEvent::Recovered);
         } else {
             self.push_joined(id.run);
         }
-        let (name, addr) = (&self.members[&id.run].member.name, self.members[&id.run].member.addr);
-        let others = || self.members.values().map(|k| &k.member).filter(|member| member.run != id.run);
+        let (name, addr) = (&self.known[&id.run].member.name, self.known[&id.run].member.addr);
+        let others = || self.known.values().map(|k| &k.member).filter(|member| member.run != id.run);
         let alive = |member: &&Member| member.state.is_alive();
         let same_addr = |member: &&Member| member.addr == addr && member.name != *name;
         let shared = others().filter(alive).find(same_addr).cloned();
-        let namesakes = self.members.values().filter(|k| k.member.name == *name && k.member.run != id.run);
+        let namesakes = self.known.values().filter(|k| k.member.name == *name && k.member.run != id.run);
         // A member that was only just added may be about to be called alive by the failure detector: it does not count
         // here yet.
         let decided = namesakes.filter(|known| known.member.state.is_alive() || known.is_gone());
@@ -251,31 +251,31 @@ impl Members {
             if is_alive {
                 let later = self.now.mono + times(self.suspicion_time(), 2);
                 self.twins.push_back((later, id.run, run));
-            } else if self.members[&run].links == 0 {
+            } else if self.known[&run].links == 0 {
                 // A new run of the same name has replaced it. One that is linked may live as well: it is kept until
                 // that is known.
-                self.members.remove(&run);
+                self.known.remove(&run);
             }
         }
     }
 
     pub(super) fn on_member_down(&mut self, run: u64) {
-        let Some(known) = self.members.get_mut(&run) else { return };
+        let Some(known) = self.known.get_mut(&run) else { return };
         let has_left = known.has_left;
         known.enter(if has_left { MemberState::Left } else { MemberState::Down }, self.now);
         known.down_at = self.now.mono;
         self.resize();
         self.effects.push_back(MemberEffect::Break(run));
-        if self.members[&run].is_announced {
+        if self.known[&run].is_announced {
             self.push_event(run, if has_left { MemberEvent::Left } else { MemberEvent::Down });
         }
         if self.has_living_namesake(run) {
-            self.members.remove(&run);
+            self.known.remove(&run);
         }
     }
 
     fn suspicion(&mut self, run: u64, is_suspect: bool) {
-        let Some(known) = self.members.get_mut(&run) else { return };
+        let Some(known) = self.known.get_mut(&run) else { return };
         let state = if is_suspect { MemberState::Suspect } else { MemberState::Alive };
         if known.member.state == state {
             return;
@@ -288,7 +288,7 @@ impl Members {
 
     /// Emits [`MemberEvent::Joined`] once a new member is alive and its metadata has arrived.
     pub(super) fn push_joined(&mut self, run: u64) {
-        let Some(known) = self.members.get_mut(&run) else { return };
+        let Some(known) = self.known.get_mut(&run) else { return };
         if known.member.state.is_alive() && known.member.meta_version > 0 && !known.is_announced {
             known.is_announced = true;
             self.push_event(run, MemberEvent::Joined);
@@ -296,7 +296,7 @@ impl Members {
     }
 
     pub(super) fn push_event(&mut self, run: u64, event: impl Fn(Member) -> MemberEvent) {
-        let known = &self.members[&run];
+        let known = &self.known[&run];
         if known.is_announced {
             self.effects.push_back(MemberEffect::Event(event(known.member.clone())));
         }

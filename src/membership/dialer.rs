@@ -106,7 +106,7 @@ impl Members {
         }
         let mut was_in_vain = false;
         for run in &self.topology.neighbours {
-            let Some(known) = self.members.get_mut(run) else { continue };
+            let Some(known) = self.known.get_mut(run) else { continue };
             if known.links == 0 && known.dial_at <= now {
                 was_in_vain |= known.dials > 0;
                 known.dials = (known.dials + 1).min(5);
@@ -127,7 +127,7 @@ impl Members {
             let is_alone = self.living() == 1;
             self.remember_at =
                 now + if is_alone { times(interval, 1 << self.seeks) / 8 } else { times(interval, 4) };
-            let gone: Vec<&KnownMember> = self.members.values().filter(|known| known.is_missed()).collect();
+            let gone: Vec<&KnownMember> = self.known.values().filter(|known| known.is_missed()).collect();
             if !gone.is_empty() {
                 let at = self.random.next_u64() as usize % gone.len();
                 self.effects.push_back(MemberEffect::Dial(gone[at].member.contact()));
@@ -141,10 +141,10 @@ impl Members {
         }
         while self.twins.front().is_some_and(|(at, ..)| *at <= now) {
             let (_, a, b) = self.twins.pop_front().expect("just seen");
-            let state = |run| self.members.get(&run).map(|known| known.member.state);
+            let state = |run| self.known.get(&run).map(|known| known.member.state);
             let states = [state(a), if b == self.own.run { Some(MemberState::Alive) } else { state(b) }];
             if states.iter().all(|state| *state == Some(MemberState::Alive)) {
-                self.effects.push_back(MemberEffect::NameTwice(self.members[&a].member.clone()));
+                self.effects.push_back(MemberEffect::NameTwice(self.known[&a].member.clone()));
             } else if states.iter().all(|state| state.is_some_and(MemberState::is_alive)) {
                 // One of them is suspected: whether both live is not decided yet.
                 self.twins.push_back((now + self.suspicion_time(), a, b));
@@ -164,8 +164,7 @@ impl Members {
         }
         let (now, interval) = (self.now.mono, self.config.probe_interval);
         let mut due = Vec::new();
-        for known in
-            self.members.values_mut().filter(|known| known.is_misjudged() && known.announce_at <= now)
+        for known in self.known.values_mut().filter(|known| known.is_misjudged() && known.announce_at <= now)
         {
             known.announce_at = now + times(interval, 1 << known.announcements) / 2;
             known.announcements = (known.announcements + 1).min(ANNOUNCE_DOUBLINGS_MAX);
@@ -192,7 +191,7 @@ impl Members {
         // No probe has this number now, so the answer is not counted as the answer to one.
         let number = self.probe.as_ref().map_or(0, |probe| probe.number.wrapping_add(128));
         for (id, suspected) in accused {
-            if self.members.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
+            if self.known.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
                 let bytes = foca_codec::accusation(own, self.incarnation, id, suspected, number);
                 let packet = SwimPacket::read(&bytes).expect("it was encoded here");
                 self.deliver(id, &packet);

@@ -124,7 +124,7 @@ impl Members {
         }
         let mut buckets = [0_u32; ROSTER_BUCKETS];
         let own = (&self.own, self.detector.identity().generation);
-        let alive = self.members.values().filter(|known| known.member.state.is_alive());
+        let alive = self.known.values().filter(|known| known.member.state.is_alive());
         let others = alive.map(|known| (&known.member, known.generation));
         for (member, generation) in others.chain([own]) {
             let mut bytes = [0; 18];
@@ -199,7 +199,7 @@ impl Members {
             writer.byte(NONE);
         }
         let alive = self.detector.iter_members().filter(|member| concerns(member.id().run));
-        let alive = alive.filter_map(|member| Some((member, &self.members.get(&member.id().run)?.member)));
+        let alive = alive.filter_map(|member| Some((member, &self.known.get(&member.id().run)?.member)));
         for (member, about) in alive {
             if writer.len() > FRAME_BYTES_TARGET {
                 let full = std::mem::replace(&mut writer, Writer::new(Kind::Roster));
@@ -211,7 +211,7 @@ impl Members {
         if concerns(self.own.run) && self.own.state.is_alive() {
             write_record(&mut writer, &self.own, *self.detector.identity(), 0, LIVES);
         }
-        let left = self.members.values().filter(|known| known.has_left && concerns(known.member.run));
+        let left = self.known.values().filter(|known| known.has_left && concerns(known.member.run));
         for known in left {
             write_record(&mut writer, &known.member, known.id(), 0, LEFT);
         }
@@ -226,7 +226,7 @@ impl Members {
         let mut doubts = Vec::new();
         for record in records {
             let run = record.member.run;
-            if record.has_left && !self.members.contains_key(&run) {
+            if record.has_left && !self.known.contains_key(&run) {
                 continue;
             }
             if !self.add_by_hearsay(&record.member) {
@@ -234,7 +234,7 @@ impl Members {
             }
             self.runs_to_check.push(run);
             let id = SwimId { run, generation: record.generation };
-            let known = self.members.get_mut(&run).expect("just learned");
+            let known = self.known.get_mut(&run).expect("just learned");
             let update = if record.has_left {
                 if known.generation > record.generation {
                     continue;
@@ -252,7 +252,7 @@ impl Members {
         self.drain_foca();
         // A peer says that these members live, and the failure detector here remembers them as down: they are asked
         // themselves.
-        doubts.retain(|id| self.members.get(&id.run).is_some_and(|known| !known.member.state.is_alive()));
+        doubts.retain(|id| self.known.get(&id.run).is_some_and(|known| !known.member.state.is_alive()));
         while doubts.len() > RECHECKS_MAX {
             let at = self.random.next_u64() as usize % doubts.len();
             doubts.swap_remove(at);

@@ -17,7 +17,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Members;
+use super::{AckState, Members};
 use crate::store::change_log::LogFilter;
 use crate::store::digest::fingerprint;
 
@@ -46,7 +46,7 @@ pub(super) struct Topology {
     delegates: BTreeSet<u64>,
     /// The members to be linked with.
     pub(super) neighbours: BTreeSet<u64>,
-    topology_version: u64,
+    version: u64,
 }
 
 /// The number of bits of the name's hash that select the group. 0: there is one group.
@@ -95,19 +95,19 @@ impl Members {
 
     /// Grows whenever [`Members::route`] may return something else.
     pub(crate) fn topology_version(&self) -> u64 {
-        self.topology.topology_version
+        self.topology.version
     }
 
     /// The number of the group that a member belongs to.
     pub(crate) fn group(&self, run: u64) -> u64 {
         let bits = group_bits(self.living(), self.config.mesh_members_max);
-        self.members.get(&run).map_or(0, |known| group_of(&known.member.name, bits))
+        self.known.get(&run).map_or(0, |known| group_of(&known.member.name, bits))
     }
 
     /// How many living members, without this node, belong to a group.
     pub(crate) fn group_len(&self, group: u64) -> usize {
         let bits = group_bits(self.living(), self.config.mesh_members_max);
-        let alive = self.members.values().filter(|known| known.member.state.is_alive());
+        let alive = self.known.values().filter(|known| known.member.state.is_alive());
         alive.filter(|known| group_of(&known.member.name, bits) == group).count()
     }
 
@@ -118,10 +118,11 @@ impl Members {
 
     /// Records that a peer has acknowledged rows, or that an acknowledgement is overdue.
     pub(crate) fn note_ack(&mut self, run: u64, in_time: bool) {
-        if let Some(known) = self.members.get_mut(&run)
-            && (known.acks_on_time, known.is_ack_overdue) != (known.acks_on_time || in_time, !in_time)
+        let acks = if in_time { AckState::OnTime } else { AckState::Overdue };
+        if let Some(known) = self.known.get_mut(&run)
+            && known.acks != acks
         {
-            (known.acks_on_time, known.is_ack_overdue) = (known.acks_on_time || in_time, !in_time);
+            known.acks = acks;
             self.choose_delegates();
         }
     }
@@ -129,7 +130,7 @@ impl Members {
     /// Computes this node's place among the living members.
     pub(super) fn set_topology(&mut self) {
         self.is_stale = false;
-        let alive = || self.members.values().filter(|known| known.member.state.is_alive());
+        let alive = || self.known.values().filter(|known| known.member.state.is_alive());
         let bits = group_bits(1 + alive().count(), self.config.mesh_members_max);
         let own = group_of(&self.own.name, bits);
         let mut groups = vec![Vec::new(); 1 << bits];
@@ -144,7 +145,7 @@ impl Members {
         }
         let topology = &mut self.topology;
         if (&mates, groups.is_empty()) != (&topology.mates, topology.groups.is_empty()) {
-            topology.topology_version += 1;
+            topology.version += 1;
         }
         (topology.mates, topology.groups) = (mates, groups);
         self.choose_delegates();
@@ -157,17 +158,19 @@ impl Members {
         let (mut delegates, mut neighbours) = (BTreeSet::new(), self.topology.mates.clone());
         for group in &self.topology.groups {
             // One whose acknowledgements are overdue is still sent everything: only so can it show that it is back.
-            for known in group.iter().filter_map(|run| self.members.get(run)).filter(|known| known.links > 0)
-            {
+            for known in group.iter().filter_map(|run| self.known.get(run)).filter(|known| known.links > 0) {
                 delegates.insert(known.member.run);
-                if known.acks_on_time && !known.is_ack_overdue {
+                if known.acks == AckState::OnTime {
                     break;
                 }
             }
-            for known in group.iter().filter_map(|run| self.members.get(run)).take(CANDIDATES_MAX) {
+            for known in group.iter().filter_map(|run| self.known.get(run)).take(CANDIDATES_MAX) {
                 neighbours.insert(known.member.run);
-                let is_there =
-                    if known.links > 0 { !known.is_ack_overdue } else { known.dials < DIALS_IN_VAIN };
+                let is_there = if known.links > 0 {
+                    known.acks != AckState::Overdue
+                } else {
+                    known.dials < DIALS_IN_VAIN
+                };
                 if is_there {
                     break;
                 }
@@ -177,12 +180,12 @@ impl Members {
             neighbours.difference(&self.topology.neighbours).filter(|run| !self.topology.mates.contains(run))
         {
             // The other side does not know of this choice and will not dial.
-            if let Some(known) = self.members.get_mut(run) {
+            if let Some(known) = self.known.get_mut(run) {
                 known.dial_at = self.now.mono;
                 self.tend_at = self.now.mono;
             }
         }
-        self.topology.topology_version += u64::from(self.topology.delegates != delegates);
+        self.topology.version += u64::from(self.topology.delegates != delegates);
         (self.topology.delegates, self.topology.neighbours) = (delegates, neighbours);
     }
 }
@@ -203,8 +206,8 @@ mod tests {
             one.own = member(own);
             for run in (1..=count).filter(|run| *run != own) {
                 let mut known = KnownMember::new(member(run), Duration::ZERO);
-                (known.member.state, known.links, known.acks_on_time) = (MemberState::Alive, 1, true);
-                one.members.insert(run, known);
+                (known.member.state, known.links, known.acks) = (MemberState::Alive, 1, AckState::OnTime);
+                one.known.insert(run, known);
             }
             one.set_topology();
             (own, one)

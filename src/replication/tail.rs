@@ -218,7 +218,7 @@ impl TailSender {
             let is_worth_it = head - self.claimed >= BARE_CLAIM_CHANGES
                 || self.claimed < floor
                 || (filter == LogFilter::Forwarded && self.sent_claims.is_behind(forwarded_claims));
-            if !is_ack_wanted && !(flush && is_worth_it) {
+            if !(is_ack_wanted || (flush && is_worth_it)) {
                 return false;
             }
             self.cursor = head;

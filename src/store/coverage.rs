@@ -481,7 +481,7 @@ impl Coverage {
         let narrowed = region.clone().narrowed_to(self.hash_key, range.first(), range.last());
         match narrowed {
             Some(leftover) if leftover.intervals_under(self.hash_key).is_none() => {
-                self.leftovers.push(leftover)
+                self.leftovers.push(leftover);
             }
             _ => self.cover_region(range, region),
         }

@@ -163,7 +163,7 @@ impl Network {
     fn handle_dial_request(self: &Arc<Self>, wish: DialRequest) {
         match wish {
             DialRequest::Member(contact) => {
-                _ = tokio::spawn(Self::dial_once(self.clone(), contact.addr, None))
+                _ = tokio::spawn(Self::dial_once(self.clone(), contact.addr, None));
             }
             DialRequest::Seeds => {
                 for seed in &self.seeds {

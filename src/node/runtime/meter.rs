@@ -64,7 +64,7 @@ impl Meter {
         match output {
             Output::Stream(_, lane, bytes) => self.sent[*lane as usize].count(bytes.len()),
             Output::Datagram(_, bytes) | Output::MemberDatagram(_, bytes) => {
-                self.sent[DATAGRAM].count(bytes.len())
+                self.sent[DATAGRAM].count(bytes.len());
             }
             Output::Repair(_, repair) => self.count_repair(*repair),
             _ => {}

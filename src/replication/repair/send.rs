@@ -149,7 +149,7 @@ impl RepairSession {
                 self.reply_answer(store, now, writer, range, &hashes, peer_coverage);
             }
             SessionTask::Stream { range, next, peer_coverage } => {
-                self.reply_stream(store, now, writer, range, next, peer_coverage)
+                self.reply_stream(store, now, writer, range, next, peer_coverage);
             }
             SessionTask::Wanted { range, keys, mut sent } => {
                 writer.range(WANTED, range);
