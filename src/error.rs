@@ -5,12 +5,20 @@
 use crate::config::{BATCH_WRITES_MAX, ELECTIONS_MAX};
 use crate::time::Stamp;
 
+/// What a key holds, as a message says it.
+fn present(current: Option<Stamp>) -> String {
+    current.map_or_else(
+        || "the key has no value".to_owned(),
+        |stamp| format!("the key now has the stamp {stamp}"),
+    )
+}
+
 /// Why a write was not accepted. In every case nothing was written, not even a part of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
     /// The metadata has too many entries.
-    #[error("metadata of {entries} entries is over the limit of {limit}; nothing was changed")]
+    #[error("metadata of {entries} entries is over the limit of {limit}; nothing was written")]
     MetaEntries {
         /// How many there are.
         entries: usize,
@@ -35,7 +43,7 @@ pub enum WriteError {
         limit: usize,
     },
     /// The condition of [`PutOptions::only_if`](crate::PutOptions::only_if) does not hold on this node.
-    #[error("the condition does not hold here (current stamp: {current:?}); nothing was written")]
+    #[error("the condition does not hold: {}; nothing was written", present(*current))]
     Condition {
         /// The stamp of the key's present value, if it has one.
         current: Option<Stamp>,

@@ -439,7 +439,7 @@ impl Sim {
 
     fn fail(&self, what: &str) -> ! {
         panic!(
-            "seed {} at {:?}: {what}\nreplay: TIDINGS_SEED={} cargo test -p tidings-proptest --test simulation",
+            "seed {} at {:?}: {what}\nreplay: the same steps on Sim::new({})",
             self.seed, self.now, self.seed
         )
     }

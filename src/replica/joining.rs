@@ -189,19 +189,19 @@ impl Replica {
         if let Some(before) = before
             && self.links.get(before).is_some_and(|link| link.repair.session.is_some())
         {
-            self.on_deferred(before);
+            self.defer_session(before);
         }
     }
 
     /// Gives a session up for now. The peer does the same, and waits until it is asked.
-    pub(super) fn on_deferred(&mut self, id: LinkId) {
+    pub(super) fn defer_session(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
         link.repair.defer();
     }
 
     /// A peer is fed by another one and gives this session up. It will begin a new one.
-    pub(super) fn is_deferring(&mut self, id: LinkId) {
+    pub(super) fn on_deferred(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
         link.repair.deferrals_received += 1;
@@ -224,7 +224,7 @@ impl Replica {
         if (has_stalled || is_over)
             && let Some(next) = self.next_donor()
         {
-            self.on_deferred(id);
+            self.defer_session(id);
             self.links.get_mut(id).expect("it has a session").repair.stalls += 1;
             self.joining.donor = Some(next);
         }

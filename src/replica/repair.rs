@@ -77,7 +77,7 @@ impl Replica {
         let is_deferred = link.repair.deferral != Deferral::None;
         let (bytes, outcome) = match (message, &mut link.repair.session) {
             (Message::Deferred, _) => {
-                self.is_deferring(id);
+                self.on_deferred(id);
                 return Ok(());
             }
             (Message::Piece { is_first, body, .. }, Some(session)) => {
@@ -130,7 +130,7 @@ impl Replica {
             return Ok(None);
         }
         if self.is_fed_by_other(id) {
-            self.on_deferred(id);
+            self.defer_session(id);
             return Ok(None);
         }
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));

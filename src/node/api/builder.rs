@@ -193,8 +193,9 @@ impl Builder {
         if self.cluster.is_empty() || self.cluster.len() > 255 {
             return Err(StartError::Cluster);
         }
-        let meta_bytes: usize = self.meta.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if meta_bytes + self.app_version.len() > META_BYTES_MAX {
+        let entries: usize = self.meta.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let meta_bytes = entries + self.app_version.len();
+        if meta_bytes > META_BYTES_MAX {
             return Err(StartError::Meta { bytes: meta_bytes, limit: META_BYTES_MAX });
         }
         if self.meta.len() > META_ENTRIES_MAX {

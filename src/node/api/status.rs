@@ -9,7 +9,7 @@ use crate::node::net::sender::LinkSender;
 use crate::node::runtime::shared::Shared;
 use crate::replica::Status;
 
-/// The state of a node at one instant; see [`Node::status`].
+/// The state of a node at one instant; see [`Node::status`](crate::Node::status).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NodeStatus {
@@ -21,7 +21,7 @@ pub struct NodeStatus {
     pub addr: SocketAddr,
     /// Whether the node is closed.
     pub is_closed: bool,
-    /// Whether writes are refused with [`WriteError::Busy`] because the cluster is too far behind.
+    /// Whether writes are refused with [`WriteError::Busy`](crate::WriteError::Busy) because the cluster is too far behind.
     pub is_busy: bool,
     /// The replica: root, counts, bytes. `None` if the replica has panicked.
     pub store: Option<Status>,

@@ -119,7 +119,7 @@ pub(in crate::node) struct NodeIdentity {
 
 impl fmt::Debug for NodeIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("cluster", &self.cluster).finish_non_exhaustive()
+        f.debug_struct("NodeIdentity").field("cluster", &self.cluster).finish_non_exhaustive()
     }
 }
 
