@@ -422,11 +422,12 @@ impl Store {
     }
 
     /// The revision of a peer's log up to which everything is merged here.
-    pub(crate) fn completed(&self, log: u64) -> u64 {
+    pub(crate) fn position_in(&self, log: u64) -> u64 {
         self.peer_positions.get(&log).copied().unwrap_or(0)
     }
 
-    pub(crate) fn complete(&mut self, log: u64, revision: u64) {
+    /// Everything up to this revision of a peer's log is merged here. Positions of at most 4,096 logs are kept.
+    pub(crate) fn raise_position(&mut self, log: u64, revision: u64) {
         let position = self.peer_positions.entry(log).or_default();
         *position = revision.max(*position);
         self.changed_positions.insert(log);

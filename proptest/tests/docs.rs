@@ -21,6 +21,8 @@ struct Sources {
     paths: BTreeSet<String>,
     /// The words of each Rust file.
     words: Vec<BTreeSet<String>>,
+    /// Where constants are declared: path and name.
+    constants: BTreeSet<(String, String)>,
 }
 
 impl Sources {
@@ -51,6 +53,8 @@ impl Sources {
             if is_rust(&within) && within != "proptest/tests/docs.rs" {
                 let text = fs::read_to_string(&path).expect("a source is text");
                 self.words.push(words(&text).map(String::from).collect());
+                let declared = text.split("const ").skip(1).filter_map(|rest| words(rest).next());
+                self.constants.extend(declared.map(|name| (within.clone(), name.to_owned())));
             }
         }
     }
@@ -129,6 +133,27 @@ fn missing(sources: &Sources, page: &str) -> Vec<String> {
     found
 }
 
+/// The lines of tables that begin with a constant and end with paths, none of which declares it.
+fn misplaced(sources: &Sources, page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (index, line) in page.lines().enumerate() {
+        let cells: Vec<&str> = line.trim().trim_matches('|').split('|').collect();
+        let (Some(first), Some(last)) = (cells.first(), cells.last()) else { continue };
+        let spans = |cell: &str| cell.split('`').skip(1).step_by(2).map(String::from).collect::<Vec<_>>();
+        let is_constant = |name: &String| name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        let paths: Vec<String> = spans(last).into_iter().filter(|span| is_path(span)).collect();
+        let is_declared = |name: &String| {
+            paths.iter().any(|path| sources.constants.contains(&(path.clone(), name.clone())))
+        };
+        if cells.len() > 2 && !paths.is_empty() {
+            let wrong = spans(first).into_iter().filter(is_constant).filter(|name| !is_declared(name));
+            found
+                .extend(wrong.map(|name| format!("line {}: {name} is not declared in {paths:?}", index + 1)));
+        }
+    }
+    found
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -145,11 +170,20 @@ fn docs_name_only_what_exists() {
             pages += 1;
             let page = fs::read_to_string(&path).expect("a page is text");
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            wrong.extend(missing(&sources, &page).into_iter().map(|what| format!("{name}, {what}")));
+            let faults = missing(&sources, &page).into_iter().chain(misplaced(&sources, &page));
+            wrong.extend(faults.map(|what| format!("{name}, {what}")));
         }
     }
     assert!(pages > 5, "the pages are where they are expected");
     assert!(wrong.is_empty(), "the documentation names what does not exist: {wrong:#?}");
+}
+
+#[test]
+fn constant_named_with_the_wrong_file_is_noticed() {
+    let sources = Sources::of_workspace(&root());
+    let row = |file: &str| format!("| `MEMBERS_MAX` | 4,096 | members | `{file}` |");
+    assert!(misplaced(&sources, &row("src/membership.rs")).is_empty());
+    assert_eq!(misplaced(&sources, &row("src/wire.rs")).len(), 1);
 }
 
 #[test]

@@ -194,7 +194,7 @@ impl Replica {
             if link.checks.again_at.take_if(|at| *at <= now.mono).is_some() {
                 checks.push(id);
             }
-            link.acks.hasten_if_due(now.mono);
+            link.acks.send_if_due(now.mono);
             if link.ack_times_out(now.mono, interval)
                 && let (Some(members), Some(run)) = (&mut self.members, link.run)
             {

@@ -57,10 +57,10 @@ impl Replica {
                 let (store, sender) = (&mut self.store, link.tail_peer(log, run));
                 let mut news =
                     News { forwarded_claims: &mut self.forwarded_claims, arrived: &mut self.arrived };
-                let before = store.completed(log);
+                let before = store.position_in(log);
                 let outcome = link.tail_receiver.handle_frame(store, &mut news, self.now, sender, reader)?;
                 let delay = link.ack_delay(self.config.sync_interval);
-                link.acks.on_frame(self.now.mono, delay, outcome.rows, store.completed(log) > before);
+                link.acks.on_frame(self.now.mono, delay, outcome.rows, store.position_in(log) > before);
                 self.count_merged(id, outcome);
             }
             (Message::Covers(covers), Some(_)) => self.on_covers(id, covers),
@@ -86,7 +86,7 @@ impl Replica {
         link.tail_receiver.since_ms = self.now.wall_ms();
         link.keep_partial(self.partials.take(link.run.unwrap_or(run)));
         // A replica that followed this log before, or has merged the same, goes on from there.
-        if store.completed(log) > 0 || vector_hash == store.coverage.vector_hash() {
+        if store.position_in(log) > 0 || vector_hash == store.coverage.vector_hash() {
             link.acks.owe_now();
         } else {
             // A session may have ended before this frame arrived on the other lane. Another one follows in any case.
@@ -122,7 +122,7 @@ impl Replica {
         link.lanes.received_at = self.now.mono;
         let sender = link.tail_peer(log, run);
         let mut news = News { forwarded_claims: &mut self.forwarded_claims, arrived: &mut self.arrived };
-        let before = store.completed(log);
+        let before = store.position_in(log);
         let merged = link.tail_receiver.handle_piece(
             store,
             &mut news,
@@ -132,7 +132,7 @@ impl Replica {
             &mut link.resume.kept,
         )?;
         let delay = link.ack_delay(self.config.sync_interval);
-        link.acks.on_frame(self.now.mono, delay, merged.rows, store.completed(log) > before);
+        link.acks.on_frame(self.now.mono, delay, merged.rows, store.position_in(log) > before);
         self.count_merged(id, merged);
         Ok(())
     }

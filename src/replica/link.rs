@@ -176,13 +176,13 @@ impl Link {
         }
         if self.acks.take_owed() {
             self.is_compared = true;
-            return Some(Ack { log, position: store.completed(log) }.frame());
+            return Some(Ack { log, position: store.position_in(log) }.frame());
         }
         if !self.route.feeds && self.acks.wanted.is_none() {
             return None;
         }
         if let Some(frame) = self.next_tail_frame(store, forwarded_claims, now) {
-            self.acks.hasten();
+            self.acks.send_with_next();
             return Some(frame);
         }
         self.acks.wanted.take_if(|revision| *revision <= self.tail_sender.claimed())?;

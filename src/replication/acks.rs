@@ -156,14 +156,14 @@ impl Acks {
     }
 
     /// An acknowledgement that is scheduled goes out now, in the packet of something else.
-    pub(crate) fn hasten(&mut self) {
+    pub(crate) fn send_with_next(&mut self) {
         if self.owed != OwedAck::None {
             self.owed = OwedAck::Now;
         }
     }
 
-    /// The same, if its time has come.
-    pub(crate) fn hasten_if_due(&mut self, now: Duration) {
+    /// Sends the scheduled acknowledgement now, if its time has come.
+    pub(crate) fn send_if_due(&mut self, now: Duration) {
         if matches!(self.owed, OwedAck::At(at) if at <= now) {
             self.owed = OwedAck::Now;
         }

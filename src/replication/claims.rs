@@ -1,17 +1,21 @@
-//! Passing on: how the writes of one group reach all members of another, and who may claim them.
+//! Forwarded claims: how the writes of one group reach all members of another, and who may claim them.
 //!
-//! In a large cluster a node sends its own writes to its own group and to one delegate in every other group (see
-//! [`crate::membership`]), and the delegate's own tail passes them on to the rest of its group. So every node gets every
-//! write once, after at most two hops.
+//! Above `mesh_members_max` members a node sends its own writes to its own group and to one delegate in every other group
+//! (see [`crate::membership`]). The delegate's tail forwards them to the rest of its group. So every node gets every write
+//! once, after at most two hops.
 //!
-//! A tail claims its sender's own origin, and what it passes on it cannot claim in the same way: its sender may have
-//! merged other events of those origins that left no row in its log, or rows that its mates were never sent. But a
-//! delegate knows of an unbroken **chain**: while *every* row of an origin's flushes changed something here, and so
-//! stands in the log to be passed on, whoever had everything of that origin up to where the chain begins, and was sent
-//! all these rows, has everything up to where it ends. That is what a `done` tells beside its own claim: origin, from,
-//! to. The receiver takes it only if it has everything up to `from`. A row that changed nothing, a link that was not
-//! there yet, or a change of groups breaks the chain, which begins again behind it; what lies before is claimed by a
-//! finished comparison, as ever.
+//! A tail claims everything of its sender's own origin. It cannot claim forwarded origins in the same way: the sender may
+//! have merged events of them that left no row in its log, or rows that its mates were never sent. What it can claim is an
+//! interval (origin, from, to): "whoever has everything of this origin up to *from* now has everything up to *to*". A
+//! flush end carries these intervals beside the sender's own claim.
+//!
+//! # Invariants
+//!
+//! - A delegate extends the interval of an origin by a flush only if *every* row of the flush changed something here. Only
+//!   then does each of these rows stand in its log and is forwarded.
+//! - A row that changed nothing, a link that was not there yet, or a change of the groups ends the interval. The next one
+//!   begins behind it. What lies between is claimed by a finished repair.
+//! - A receiver takes an interval only if it has everything up to *from*.
 
 use std::collections::BTreeMap;
 

@@ -107,7 +107,8 @@ impl CoverageQuestions {
     }
 }
 
-/// Drops one entry other than that of `except` if there are too many. Whoever needs it asks again.
+/// Drops one entry other than that of `except` if there are too many. A receipt that needed it waits until its timeout, or
+/// until a new link asks again.
 fn limit<T>(map: &mut BTreeMap<u64, T>, except: u64) {
     if map.len() > QUESTIONS_MAX
         && let Some(other) = map.keys().copied().find(|other| *other != except)

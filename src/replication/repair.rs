@@ -1,4 +1,4 @@
-//! Reconcile: two replicas compare their digests, descend only where they differ, and swap what differs.
+//! Repair: two replicas compare their digests, descend only where they differ, and exchange what differs.
 //!
 //! Both sides run the same code; each *asks* about ranges and *replies* to what the other asks. For a range of many
 //! rows an ask is a digest: 16 weak hashes of two bytes, one per child. The other side answers which children look
@@ -52,16 +52,16 @@ const STREAM_ROWS_MAX: u64 = 512;
 const STREAM_ROWS_MIN: u64 = 32;
 const STREAM_BYTES: u64 = 256 << 10;
 /// Asks that a side leaves open at a time.
-const QUERIES_MAX: usize = 4_096;
+const OPEN_ASKS_MAX: usize = 4_096;
 /// What a peer may leave this side to do: more replies than its own open asks and ours call for, or more asks than those
 /// can lead to, are a breach of the protocol.
-const REPLIES_MAX: usize = 4 * QUERIES_MAX;
-const ASKS_MAX: usize = 2 * FAN * REPLIES_MAX;
+const TASKS_MAX: usize = 4 * OPEN_ASKS_MAX;
+const RANGES_TO_ASK_MAX: usize = 2 * FAN * TASKS_MAX;
 /// So many rows of a session are passed on to the own group: a few that got lost with a delegate, but not all that a
 /// node missed which was away.
-const PASSED_ROWS_MAX: u64 = 128;
+const FORWARDED_ROWS_MAX: u64 = 128;
 /// Contexts that are told along with one range; if there are more, it is divided.
-const PENDING_MAX: usize = 256;
+const EXTRA_REGIONS_PER_RANGE_MAX: usize = 256;
 /// Large rows that a side has named and not sent. With so many it says nothing else until some are sent.
 const LARGES_AHEAD_MAX: usize = 4_096;
 /// Large rows that a side waits for. The difference to what the peer may name is on its way.
@@ -301,7 +301,7 @@ impl RepairSession {
 
     /// Where the rows come from that are merged next.
     fn source(&self) -> ChangeOrigin {
-        if self.is_blank || self.rows > PASSED_ROWS_MAX { ChangeOrigin::Learned } else { self.origin }
+        if self.is_blank || self.rows > FORWARDED_ROWS_MAX { ChangeOrigin::Learned } else { self.origin }
     }
 
     /// Both sides are through; nothing more will come.
@@ -311,10 +311,10 @@ impl RepairSession {
 
     /// Whether the peer has made this side keep more than a session can need.
     fn is_overfull(&self) -> bool {
-        self.tasks.len() > REPLIES_MAX
-            || self.listings_sent.len() > REPLIES_MAX
-            || self.unconfirmed.len() > REPLIES_MAX
-            || self.ranges_to_ask.len() > ASKS_MAX
+        self.tasks.len() > TASKS_MAX
+            || self.listings_sent.len() > TASKS_MAX
+            || self.unconfirmed.len() > TASKS_MAX
+            || self.ranges_to_ask.len() > RANGES_TO_ASK_MAX
     }
 
     /// The link has taken or brought so many bytes of the session, of frames whole or not.

@@ -444,7 +444,7 @@ impl TailReceiver {
             if claims_all {
                 store.coverage.claim_all(&self.vector);
             }
-            self.arrange(store, news.forwarded_claims, sender, done);
+            self.on_flush_end(store, news.forwarded_claims, sender, done);
         }
         self.cover_rows(store, sender.run, &dots, &rows);
         Ok(merged)
@@ -520,7 +520,7 @@ impl TailReceiver {
     }
 
     /// Claims the end of a flush, or lets it wait for large rows.
-    fn arrange(
+    fn on_flush_end(
         &mut self,
         store: &mut Store,
         forwarded_claims: &mut ForwardedClaims,
@@ -541,16 +541,17 @@ impl TailReceiver {
     }
 
     fn claim_waiting(&mut self, store: &mut Store, forwarded_claims: &mut ForwardedClaims, sender: TailPeer) {
-        let (settled, unawaited) = (self.larges.arrived_up_to, store.controls.has(Control::LargesUnawaited));
-        while self.ends_waiting.front().is_some_and(|done| done.larges <= settled || unawaited)
+        let (arrived_up_to, unawaited) =
+            (self.larges.arrived_up_to, store.controls.has(Control::LargesUnawaited));
+        while self.ends_waiting.front().is_some_and(|done| done.larges <= arrived_up_to || unawaited)
             && let Some(done) = self.ends_waiting.pop_front()
         {
-            self.extend(store, forwarded_claims, sender, &done);
+            self.extend_forwarded(store, forwarded_claims, sender, &done);
             store.claim_tail(done.stamp, &self.vector);
             if sender.forwards {
                 claims::claim_intervals(store, &done.intervals);
             }
-            store.complete(sender.log, done.head);
+            store.raise_position(sender.log, done.head);
             self.ack_wanted |= done.ack_wanted;
         }
     }
@@ -568,9 +569,10 @@ impl TailReceiver {
         }
     }
 
-    /// A flush is complete: whether it continues the sender's chain. Rows of later ones may have come before its large
-    /// rows did, or large rows of later ones before its end: what is noted stands for these as well then.
-    fn extend(
+    /// A flush is complete: extends the interval that is claimed of the sender's origin, if the flush continues it. Rows of
+    /// later flushes may have arrived before its large rows, and large rows of later ones before its end: what was noted
+    /// stands for these as well.
+    fn extend_forwarded(
         &mut self,
         store: &Store,
         forwarded_claims: &mut ForwardedClaims,
@@ -593,8 +595,9 @@ impl TailReceiver {
         }
     }
 
-    /// Records what the rows cover beyond the vector. Where that is the sender's own events alone, a dot of its own
-    /// implies all of it: the sender held it all the time, so no later event of its own is about that key.
+    /// Records what the rows cover beyond the vector. Nothing has to be recorded for a row that holds a dot of the sender's
+    /// own, if the sender's vector is beyond this replica's for its own origin only: while the sender holds that dot, none
+    /// of its later events is about that key, so the held dot itself says what is covered.
     fn cover_rows(&mut self, store: &mut Store, run: u64, dots: &[Stamp], rows: &[PeerRow]) {
         // What is covered here stays so: only what the frame told can have come to lie beyond.
         let known = store.coverage.vector();
@@ -602,11 +605,11 @@ impl TailReceiver {
         let new = dots.iter().filter(|dot| !coverage::covers(known, **dot));
         new.for_each(|dot| coverage::raise_clock(&mut self.beyond_own, *dot));
         let is_own = self.beyond_own.dots.keys().all(|origin| *origin == run);
-        let mut excess = None;
+        let mut beyond = None;
         for row in rows {
-            let is_implied = is_own && row.dot_set.dots().iter().any(|dot| dot.stamp().origin == run);
-            if !is_implied || row.context.is_some() {
-                store.cover_row_beyond(row, excess.get_or_insert_with(|| Arc::new(self.beyond_own.clone())));
+            let is_covered_by_held = is_own && row.dot_set.dots().iter().any(|dot| dot.stamp().origin == run);
+            if !is_covered_by_held || row.context.is_some() {
+                store.cover_row_beyond(row, beyond.get_or_insert_with(|| Arc::new(self.beyond_own.clone())));
             }
         }
     }

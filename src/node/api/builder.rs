@@ -26,7 +26,7 @@ use crate::replica::Replica;
 use crate::replica::Setup;
 
 /// Events of all links that wait for the driver. When so many wait, links stop reading.
-const HAPPENINGS_MAX: usize = 256;
+const LINK_EVENTS_MAX: usize = 256;
 
 /// The configuration of a node that is not started yet. [`Node::builder`] makes one, [`Builder::start`] starts the
 /// node.
@@ -247,7 +247,7 @@ impl Builder {
             let attaching = move || disk::attach(&shared, opened);
             tokio::task::spawn_blocking(attaching).await.expect("attaching does not panic");
         }
-        let (happenings, received) = mpsc::channel(HAPPENINGS_MAX);
+        let (happenings, received) = mpsc::channel(LINK_EVENTS_MAX);
         let network = Network::new(shared.clone(), identity, security, endpoint, happenings, self.seeds);
         tokio::spawn(network.run(asked, ShutdownGuard(shared.clone())));
         tokio::spawn(driver::drive(shared, received));

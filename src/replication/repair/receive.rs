@@ -160,7 +160,7 @@ impl RepairSession {
             _ => return Err(WireError::Form),
         }
         if self.listing_arriving.as_ref().is_some_and(|collecting| collecting.left == 0) {
-            self.collected(store, now);
+            self.on_listing_complete(store, now);
         }
         if self.is_overfull() { Err(WireError::TooMany) } else { Ok(()) }
     }
@@ -350,7 +350,7 @@ impl RepairSession {
     }
 
     /// All of a listing is here but the large rows, if there are any: merge it, or let it wait for them.
-    fn collected(&mut self, store: &mut Store, now: Time) {
+    fn on_listing_complete(&mut self, store: &mut Store, now: Time) {
         let ListingArriving { range, peer_coverage, rows, has_refused, wanted, larges, .. } =
             self.listing_arriving.take().expect("called when there is one");
         if !wanted.is_empty() {
@@ -359,10 +359,10 @@ impl RepairSession {
         }
         let parked = ListingAwaitsLarge { range, peer_coverage, rows, left: larges.len(), has_refused };
         if larges.is_empty() || store.controls.has(Control::RepairUnawaited) {
-            self.settle_parked(store, now, parked);
+            self.settle_listing(store, now, parked);
             return;
         }
-        self.merge_parked(store, now, &parked, &larges);
+        self.merge_listing_without_larges(store, now, &parked, &larges);
         self.parked_count += 1;
         for (number, key) in larges {
             let awaited = self
@@ -374,14 +374,17 @@ impl RepairSession {
         self.listings_awaiting_large.insert(self.parked_count, parked);
     }
 
-    /// Deals with a listing. If a row of it was refused, the range is only counted as dealt with.
-    fn settle_parked(&mut self, store: &mut Store, now: Time, parked: ListingAwaitsLarge) {
+    /// Settles the range of a listing whose large rows have arrived. If a row was refused, the rows are merged one by one.
+    fn settle_listing(&mut self, store: &mut Store, now: Time, parked: ListingAwaitsLarge) {
         let ListingAwaitsLarge { range, peer_coverage, rows, has_refused, .. } = parked;
         self.settle(store, now, range, &rows, (!has_refused).then_some(&peer_coverage));
     }
 
-    /// Deals with a range. With a base, `rows` are all that the peer holds there, and the range is covered by the base
-    /// from then on. Without one, or where it has more leftovers than can be told or kept, each row is merged for itself.
+    /// Merges what the peer holds in a range, after which nothing more is to come for it.
+    ///
+    /// With `peer_coverage`, `rows` are everything that the peer holds there, and the range is covered by it from then on.
+    /// Without, or where the peer has more leftovers than can be sent or kept, the rows are merged one by one and the
+    /// session claims nothing.
     pub(super) fn settle(
         &mut self,
         store: &mut Store,
@@ -402,7 +405,7 @@ impl RepairSession {
 
     /// Merges what a listing without its large rows says, key by key: nothing else waits for these. The range is settled
     /// later, by the same rows, which are merged already then.
-    fn merge_parked(
+    fn merge_listing_without_larges(
         &self,
         store: &mut Store,
         now: Time,
@@ -455,13 +458,13 @@ impl RepairSession {
             progress.refusals.push(refused_row(&key, why));
         });
         for id in parked {
-            self.arrived(store, now, id, row.as_ref().ok());
+            self.on_large_arrived(store, now, id, row.as_ref().ok());
         }
         Ok(progress)
     }
 
     /// A large row that a listing waited for is here, or was refused.
-    fn arrived(&mut self, store: &mut Store, now: Time, id: u64, row: Option<&PeerRow>) {
+    fn on_large_arrived(&mut self, store: &mut Store, now: Time, id: u64, row: Option<&PeerRow>) {
         let Some(parked) = self.listings_awaiting_large.get_mut(&id) else { return };
         parked.left -= 1;
         parked.has_refused |= row.is_none();
@@ -470,7 +473,7 @@ impl RepairSession {
             let source = self.source();
             merge_each(store, now, row.map(std::slice::from_ref).unwrap_or_default(), source);
         } else if let Some(parked) = self.listings_awaiting_large.remove(&id) {
-            self.settle_parked(store, now, parked);
+            self.settle_listing(store, now, parked);
         }
     }
 
@@ -488,7 +491,7 @@ impl RepairSession {
         let start = self.peer.as_ref().expect("nothing settles before the start");
         let end = store.controls.has(Control::EndVector);
         store.coverage.claim_all(if end { &self.vector } else { &start.vector });
-        store.complete(start.log, start.head);
+        store.raise_position(start.log, start.head);
         true
     }
 }

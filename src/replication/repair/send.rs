@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, FINISHED, LARGE, LARGES_AHEAD_MAX, LIST, LIST_ROWS_MAX,
-    ListingSent, OpenAsk, PENDING_MAX, Phase, QUERIES_MAX, QueuedRow, ROW, RepairSession, SAME, STREAM_BYTES,
-    STREAM_ROWS_MAX, STREAM_ROWS_MIN, SessionTask, VERDICT, WANTED, children, listed, salted_row_hash,
-    strong_hash, weak_hash,
+    ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, EXTRA_REGIONS_PER_RANGE_MAX, FINISHED, LARGE, LARGES_AHEAD_MAX,
+    LIST, LIST_ROWS_MAX, ListingSent, OPEN_ASKS_MAX, OpenAsk, Phase, QueuedRow, ROW, RepairSession, SAME,
+    STREAM_BYTES, STREAM_ROWS_MAX, STREAM_ROWS_MIN, SessionTask, VERDICT, WANTED, children, listed,
+    salted_row_hash, strong_hash, weak_hash,
 };
 use crate::controls::Control;
 use crate::replication::tail::context_of;
@@ -52,7 +52,7 @@ impl RepairSession {
                 }
             } else if let Some(reply) = self.tasks.pop_front() {
                 self.reply(store, now, &mut writer, reply);
-            } else if self.open_asks.len() < QUERIES_MAX
+            } else if self.open_asks.len() < OPEN_ASKS_MAX
                 && let Some(range) = self.ranges_to_ask.pop()
             {
                 self.ask_range(store, &mut writer, range);
@@ -107,7 +107,8 @@ impl RepairSession {
     }
 
     pub(super) fn ask_range(&mut self, store: &mut Store, writer: &mut Writer, range: HashRange) {
-        let few = store.node(range).rows <= LIST_ROWS_MAX && !store.coverage.is_crowded(range, PENDING_MAX);
+        let few = store.node(range).rows <= LIST_ROWS_MAX
+            && !store.coverage.is_crowded(range, EXTRA_REGIONS_PER_RANGE_MAX);
         if !few && range.depth < DEPTH_MAX {
             self.ask_digest(store, writer, range);
             return;
@@ -137,8 +138,8 @@ impl RepairSession {
         match reply {
             SessionTask::Judge { range, weak } => self.reply_verdict(store, writer, range, &weak),
             SessionTask::Confirm { range, mask } => {
-                let is_crowded =
-                    children(range, mask).any(|child| store.coverage.is_crowded(child, PENDING_MAX));
+                let is_crowded = children(range, mask)
+                    .any(|child| store.coverage.is_crowded(child, EXTRA_REGIONS_PER_RANGE_MAX));
                 if is_crowded {
                     self.ranges_to_ask.extend(children(range, mask));
                 }
@@ -167,7 +168,9 @@ impl RepairSession {
         let mut mask = 0;
         for (i, weak) in weak.iter().enumerate() {
             let child = range.child(i);
-            if weak_hash(store, salt, child) == *weak && !store.coverage.is_crowded(child, PENDING_MAX) {
+            if weak_hash(store, salt, child) == *weak
+                && !store.coverage.is_crowded(child, EXTRA_REGIONS_PER_RANGE_MAX)
+            {
                 mask |= 1 << i;
             }
         }
