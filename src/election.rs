@@ -165,7 +165,8 @@ impl Promised {
 }
 
 /// Identifies one campaign of this node, and the lease that it won.
-pub type LeaseId = u64;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(u64);
 
 /// The state of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,7 +321,7 @@ impl Elections {
             voters: names.into_iter().map(PeerVoter::new).collect(),
             candidacies: BTreeMap::new(),
             names: BTreeMap::new(),
-            next_id: 1,
+            next_id: LeaseId(1),
             views: BTreeMap::new(),
             releases: BTreeMap::new(),
             repair_at: Duration::ZERO,

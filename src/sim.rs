@@ -185,7 +185,7 @@ impl Sim {
             sequence: 0,
             nodes: Vec::new(),
             links: BTreeMap::new(),
-            next_link: 1,
+            next_link: LinkId::new(1),
             cuts: BTreeSet::new(),
             holds: BTreeSet::new(),
             waiting: BTreeMap::new(),
@@ -505,10 +505,10 @@ impl Sim {
     fn input(&mut self, i: usize, input: Input<'_>) {
         let now = self.time(i);
         let note = match input {
-            Input::Datagram(id, bytes) | Input::Stream(id, _, bytes) => (id, fingerprint(1, bytes)),
+            Input::Datagram(id, bytes) | Input::Stream(id, _, bytes) => (id.number(), fingerprint(1, bytes)),
             Input::MemberDatagram(_, bytes) => (0, fingerprint(1, bytes)),
-            Input::LinkUp(id) => (id, 2),
-            Input::LinkDown(id) => (id, 3),
+            Input::LinkUp(id) => (id.number(), 2),
+            Input::LinkDown(id) => (id.number(), 3),
             _ => (0, 4),
         };
         let mut bytes = [0; 40];
@@ -691,7 +691,7 @@ impl Sim {
             return;
         }
         let id = self.next_link;
-        self.next_link += 1;
+        self.next_link = id.next();
         let now = self.now;
         let link =
             SimLink { ends: [a, b], arrivals: [[now; 2]; 2], departures: [[now; 2]; 2], has_gap: [false; 2] };

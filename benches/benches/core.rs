@@ -101,12 +101,16 @@ fn replication(criterion: &mut Criterion) {
                 i
             },
             |from| {
-                pair.ends.iter_mut().for_each(|end| end.handle(at(3 * KEYS), Input::LinkDown(1)));
+                pair.ends
+                    .iter_mut()
+                    .for_each(|end| end.handle(at(3 * KEYS), Input::LinkDown(tidings::LinkId::new(1))));
                 for j in 0..10 {
                     pair.ends[1].put(at(3 * KEYS), &key((from + j) % KEYS), b"changed").expect("acceptable");
                 }
-                pair.ends.iter_mut().for_each(|end| end.handle(at(3 * KEYS), Input::LinkUp(1)));
-                pair.ends.iter_mut().for_each(|end| end.want_repair(1));
+                pair.ends
+                    .iter_mut()
+                    .for_each(|end| end.handle(at(3 * KEYS), Input::LinkUp(tidings::LinkId::new(1))));
+                pair.ends.iter_mut().for_each(|end| end.want_repair(tidings::LinkId::new(1)));
                 pair.run(true).bytes
             },
             BatchSize::PerIteration,

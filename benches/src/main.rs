@@ -273,7 +273,7 @@ fn digests() {
     for _ in 0..REPETITIONS {
         checking.push(per_step(10_000, || {
             for _ in 0..10_000 {
-                pair.ends[1].handle(at(3 * MANY), Input::Datagram(1, &check));
+                pair.ends[1].handle(at(3 * MANY), Input::Datagram(tidings::LinkId::new(1), &check));
                 while std::hint::black_box(pair.ends[1].poll()).is_some() {}
             }
         }));
@@ -309,7 +309,7 @@ fn reconciles() {
         table.row(&format!("{name}, a check in sync"), "tidings", "bytes", Some(64.0), vec![crossed]);
         for (i, differences) in [1, 10, 1_000].into_iter().enumerate() {
             let now = at(3 * keys);
-            pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkDown(1)));
+            pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkDown(tidings::LinkId::new(1))));
             for i in 0..differences {
                 let key = key(i * 37 + differences);
                 pair.ends[1].put(now, &key, b"changed on one side").expect("acceptable");
@@ -382,8 +382,8 @@ fn rival_comparisons(keys: u64, differences: [u64; 3]) -> [[f64; 2]; 3] {
 /// Reconciles over a link on which no live frame is carried.
 fn compare(pair: &mut Pair) -> tidings_benches::Crossed {
     for end in &mut pair.ends {
-        end.handle(at(1), Input::LinkUp(1));
-        end.want_repair(1);
+        end.handle(at(1), Input::LinkUp(tidings::LinkId::new(1)));
+        end.want_repair(tidings::LinkId::new(1));
     }
     pair.run(true)
 }

@@ -103,13 +103,15 @@ fn measured_core(counts: &mut Counts) {
     count("10,000 keys to a blank replica: allocations of both", allocations(|| _ = pair.run(false)));
     for differences in [1, 10, 1_000] {
         let now = at(3 * KEYS);
-        pair.ends.iter_mut().for_each(|end| end.handle(now, tidings::Input::LinkDown(1)));
+        pair.ends
+            .iter_mut()
+            .for_each(|end| end.handle(now, tidings::Input::LinkDown(tidings::LinkId::new(1))));
         for i in 0..differences {
             pair.ends[1].put(now, &key(i * 7 + differences), b"other").expect("acceptable");
         }
         for end in &mut pair.ends {
-            end.handle(now, tidings::Input::LinkUp(1));
-            end.want_repair(1);
+            end.handle(now, tidings::Input::LinkUp(tidings::LinkId::new(1)));
+            end.want_repair(tidings::LinkId::new(1));
         }
         let mut crossed = tidings_benches::Crossed::default();
         let allocated = allocations(|| crossed = pair.run(true));

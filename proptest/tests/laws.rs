@@ -119,9 +119,9 @@ proptest! {
             theirs.put(at(0), &format!("k{i}"), b"v").unwrap();
         }
         for replica in [&mut ours, &mut theirs] {
-            replica.handle(at(1), Input::LinkUp(1));
+            replica.handle(at(1), Input::LinkUp(tidings::LinkId::new(1)));
         }
-        theirs.want_repair(1);
+        theirs.want_repair(tidings::LinkId::new(1));
         for _ in 0..6 {
             for to_ours in [true, false] {
                 let (from, to) = if to_ours { (&mut theirs, &mut ours) } else { (&mut ours, &mut theirs) };
@@ -142,10 +142,10 @@ proptest! {
                 }
             }
         }
-        ours.handle(at(3), Input::LinkUp(2));
+        ours.handle(at(3), Input::LinkUp(tidings::LinkId::new(2)));
         let lane = if bulk { Lane::Bulk } else { Lane::Live };
-        ours.handle(at(3), Input::Stream(2, lane, &noise));
-        ours.handle(at(3), Input::Datagram(2, &noise));
+        ours.handle(at(3), Input::Stream(tidings::LinkId::new(2), lane, &noise));
+        ours.handle(at(3), Input::Datagram(tidings::LinkId::new(2), &noise));
         while ours.poll().is_some() {}
         ours.put(at(4), "later", b"v").unwrap();
         let later = ours.get(at(4), "later").unwrap();
@@ -213,7 +213,7 @@ fn act(replica: &mut Replica, now: Time, deed: &Deed) -> Vec<Option<Stamp>> {
 }
 
 /// Carries the outputs of two replicas to each other until neither has more.
-fn talk(now: Time, link: u64, a: &mut Replica, b: &mut Replica) {
+fn talk(now: Time, link: tidings::LinkId, a: &mut Replica, b: &mut Replica) {
     loop {
         let mut is_silent = true;
         for to_b in [true, false] {
@@ -240,7 +240,7 @@ fn talk(now: Time, link: u64, a: &mut Replica, b: &mut Replica) {
 
 /// Links two replicas, repairs them, and ends the link.
 fn exchange(now: Time, a: &mut Replica, b: &mut Replica) {
-    const LINK: u64 = 1;
+    const LINK: tidings::LinkId = tidings::LinkId::new(1);
     for replica in [&mut *a, &mut *b] {
         replica.handle(now, Input::LinkUp(LINK));
     }
@@ -394,7 +394,7 @@ proptest! {
         history in prop::collection::vec((0..1_usize, passing_deeds()), 0..80),
         half in any::<prop::sample::Index>(),
     ) {
-        const LINK: u64 = 1;
+        const LINK: tidings::LinkId = tidings::LinkId::new(1);
         let now = at(LATER_MS);
         let wake = |replica: &mut Replica| replica.handle(now, Input::Wake);
         let blank = |seed| Replica::new(Setup::new(Config::lan(), seed));

@@ -74,7 +74,7 @@ fn a_crashed_leader_is_followed_within_a_lease_and_a_second() {
 #[test]
 fn a_resigned_lease_goes_to_the_next_at_once() {
     let mut sim = settled(Sim::new(3).config(config(5)), 5);
-    let ids: Vec<u64> = (0..5).map(|i| sim.node(i).campaign("cron", "x").unwrap()).collect();
+    let ids: Vec<tidings::LeaseId> = (0..5).map(|i| sim.node(i).campaign("cron", "x").unwrap()).collect();
     for _ in 0..5 {
         until(&mut sim, SECOND, |sim| !sim.holders("cron").is_empty());
         sim.run_for(SECOND);

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tidings::{BreakReason, Config, Control, Input, Lane, Output, Replica, Setup, Sim, Time};
+use tidings::{BreakReason, Config, Control, Input, Lane, LinkId, Output, Replica, Setup, Sim, Time};
 use tidings_proptest::{Noticed, notice, with_control};
 
 const SEEDS: u64 = 4;
@@ -251,7 +251,7 @@ struct Joining {
     /// Bytes of the first donor's bulk lane that are not delivered yet.
     withheld: Vec<u8>,
     now: Time,
-    broken: Vec<(u64, BreakReason)>,
+    broken: Vec<(LinkId, BreakReason)>,
 }
 
 impl Joining {
@@ -273,8 +273,8 @@ impl Joining {
     }
 
     fn link(&mut self, i: u64) {
-        self.donors[i as usize].handle(self.now, Input::LinkUp(i));
-        self.joiner.handle(self.now, Input::LinkUp(i));
+        self.donors[i as usize].handle(self.now, Input::LinkUp(LinkId::new(i)));
+        self.joiner.handle(self.now, Input::LinkUp(LinkId::new(i)));
     }
 
     /// Lets time pass and carries everything, except the bulk lane of the first donor.
@@ -293,7 +293,7 @@ impl Joining {
                             donor.handle(now, Input::Drained(id, Lane::Bulk, bytes.len()));
                             self.withheld.extend(bytes);
                         }
-                        output => carry(now, donor, &mut self.joiner, &output, i as u64),
+                        output => carry(now, donor, &mut self.joiner, &output, LinkId::new(i as u64)),
                     }
                 }
             }
@@ -301,7 +301,7 @@ impl Joining {
                 has_moved = true;
                 match output {
                     Output::Stream(id, ..) | Output::Datagram(id, _) => {
-                        carry(now, &mut self.joiner, &mut self.donors[id as usize], &output, id);
+                        carry(now, &mut self.joiner, &mut self.donors[id.number() as usize], &output, id);
                     }
                     Output::Break(id, reason) => self.broken.push((id, reason)),
                     _ => {}
@@ -317,11 +317,11 @@ impl Joining {
     fn trickle(&mut self, bytes: usize) {
         let rest = self.withheld.split_off(bytes.min(self.withheld.len()));
         let said = std::mem::replace(&mut self.withheld, rest);
-        self.joiner.handle(self.now, Input::Stream(0, Lane::Bulk, &said));
+        self.joiner.handle(self.now, Input::Stream(LinkId::new(0), Lane::Bulk, &said));
     }
 }
 
-fn carry(now: Time, from: &mut Replica, to: &mut Replica, output: &Output, id: u64) {
+fn carry(now: Time, from: &mut Replica, to: &mut Replica, output: &Output, id: LinkId) {
     match output {
         Output::Stream(_, lane, bytes) => {
             from.handle(now, Input::Drained(id, *lane, bytes.len()));
@@ -342,14 +342,14 @@ fn peer_that_trickles_bytes_is_given_up() {
         joining.pass(config().sync_timeout / 2);
         passed += config().sync_timeout / 2;
     }
-    assert_eq!(joining.broken, [(0, BreakReason::TimedOut)]);
+    assert_eq!(joining.broken, [(LinkId::new(0), BreakReason::TimedOut)]);
 }
 
 #[test]
 fn slow_donor_loses_its_turn_while_others_wait() {
     let mut joining = Joining::new(2);
     joining.pass(ms(1));
-    assert_eq!((joining.joiner.donor(), joining.joiner.status().entries), (Some(0), 0));
+    assert_eq!((joining.joiner.donor(), joining.joiner.status().entries), (Some(LinkId::new(0)), 0));
     // Fast enough not to stall, and far too slow to finish.
     let mut passed = Duration::ZERO;
     while joining.joiner.status().entries == 0 {

@@ -133,7 +133,7 @@ impl Elections {
             return Err(ElectionError::TooMany);
         }
         let id = self.next_id;
-        self.next_id += 1;
+        self.next_id = LeaseId(id.0 + 1);
         self.names.insert(id, name.to_owned());
         let candidacy =
             self.candidacies.entry(name.to_owned()).or_insert_with(|| Candidacy::new(self.voters.len()));

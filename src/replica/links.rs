@@ -123,7 +123,7 @@ impl Links {
     /// The next one to be looked at, all in turn.
     pub(super) fn next_dirty(&mut self) -> Option<LinkId> {
         let id = *self.dirty.range(self.next..).next().or_else(|| self.dirty.first())?;
-        self.next = id + 1;
+        self.next = id.next();
         Some(id)
     }
 

@@ -261,9 +261,9 @@ mod tests {
     }
 
     /// A peer answers at this time with a clock that is so far ahead.
-    fn hear(clock: &mut WallClock, link: LinkId, seconds: u64, ahead_ms: u64) {
+    fn hear(clock: &mut WallClock, link: u64, seconds: u64, ahead_ms: u64) {
         let now = at(seconds, ahead_ms);
-        clock.hear_clock(now, link, Some(now.wall_ms()), Duration::ZERO);
+        clock.hear_clock(now, LinkId::new(link), Some(now.wall_ms()), Duration::ZERO);
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(clock.look(at(1, HOUR)), Some(ClockChange::Doubted));
         hear(&mut clock, 1, 2, 0);
         assert_eq!(clock.look(at(2, HOUR)), None);
-        clock.forget_link(1);
+        clock.forget_link(LinkId::new(1));
         assert_eq!(clock.look(at(3_600, HOUR)), None);
         assert_eq!(clock.look(at(3 * 24 * 3_600, HOUR)), Some(ClockChange::Trusted));
     }
@@ -329,7 +329,7 @@ mod tests {
         assert!(!clock.may_drop(at(59, 0)) && clock.may_drop(at(60, 0)));
         clock.note_others();
         assert!(!clock.may_drop(at(3_600, 0)) && clock.may_drop(at(24 * 3_600, 0)));
-        clock.hear_clock(at(1, 0), 1, Some(at(1, 0).wall_ms()), Duration::from_secs(6));
+        clock.hear_clock(at(1, 0), LinkId::new(1), Some(at(1, 0).wall_ms()), Duration::from_secs(6));
         clock.look(at(1, 0));
         assert!(!clock.may_drop(at(1, 0)), "an answer that took longer than the skew says nothing");
         hear(&mut clock, 1, 2, 0);

@@ -289,7 +289,7 @@ fn make_link(
     let addr = reachable_at(&connection, theirs);
     let Some(mut core) = shared.lock() else { return Err(NoLink::Duplicate) };
     let id = core.next_link;
-    core.next_link += 1;
+    core.next_link = id.next();
     let LinkVerdict::Stays(replaced) = core.peers.add_link(id, shared.run, theirs, addr, dialled) else {
         close(&connection, CLOSE_DUPLICATE);
         return Err(NoLink::Duplicate);
@@ -320,7 +320,7 @@ fn make_link(
     if !greeter.security.accepts(&connection) {
         close(&connection, CLOSE_SECURITY);
     }
-    tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = id, "link made");
+    tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = %id, "link made");
     tokio::spawn(get_acquainted(connection.clone(), greeter.rtt_probes.clone()));
     tokio::spawn(read(id, connection, greeter.events.clone()));
     shared.wake_driver.notify_one();

@@ -107,7 +107,7 @@ impl Shared {
             wakers: BTreeMap::new(),
             senders: BTreeMap::new(),
             peers: Peers::default(),
-            next_link: 1,
+            next_link: LinkId::new(1),
             elections: Listeners::default(),
             is_alone,
         };
@@ -300,7 +300,7 @@ impl Shared {
                 }
             }
             Output::Break(id, reason) => {
-                tracing::warn!(node = %self.name, link = id, ?reason, "link closed by this node");
+                tracing::warn!(node = %self.name, link = %id, ?reason, "link closed by this node");
                 core.peers.remove_link(id);
                 if let Some(wire) = core.senders.remove(&id) {
                     wire.close(crate::node::net::sender::CLOSE_BROKEN);
