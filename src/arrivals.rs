@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::replica::Replica;
-use crate::replication::tail::Arrived;
+use crate::replication::arrived::Arrived;
 use crate::time::Time;
 
 /// Origins whose times are kept; of more of them, those that were heard last.

@@ -66,12 +66,14 @@ mod messages;
 #[cfg(feature = "__controls")]
 pub(crate) mod model;
 mod observer;
+mod peer_voter;
 mod voter;
 
 use candidate::Candidacy;
 pub(crate) use messages::Message;
 use messages::{Call, Request, VoterAnswer};
 use observer::LeaderView;
+use peer_voter::{PeerVoter, REQUESTS_MAX};
 use voter::Voter;
 
 /// The longest name of an election or a lock, in bytes.
@@ -238,28 +240,6 @@ pub(crate) enum ElectionEffect {
     Leader(String, Option<Leader>),
     /// This run has other voter rules.
     Differs(u64, VoterRules),
-}
-
-/// A voter, as this node knows it as a candidate or holder.
-#[derive(Debug)]
-struct PeerVoter {
-    name: String,
-    /// The run that lives under the name. `None` if none is known, or if several are.
-    run: Option<u64>,
-    /// The voter's session with this node, or 0 if there is none; and the id of the latest request that confirmed the
-    /// session.
-    session: u64,
-    confirmed: u64,
-    /// Until when this node relies on what was granted under the session.
-    counted_until: Duration,
-    renew_at: Duration,
-    /// The latest renewal or repeated grant request is unanswered.
-    unanswered: bool,
-    /// The voter is in quarantine until then.
-    mute_until: Duration,
-    /// The voter is believed to have other rules until then.
-    differs_until: Duration,
-    is_used: bool,
 }
 
 /// All elections of one node: its voter if it has one, its candidacies, and the leases that it observes.
@@ -576,44 +556,6 @@ impl Elections {
     #[cfg(feature = "node")]
     pub(crate) fn owes_releases(&self) -> bool {
         !self.releases.is_empty()
-    }
-}
-
-/// Repeated grant requests or releases that one voter is sent at a time.
-const REQUESTS_MAX: usize = 64;
-
-impl PeerVoter {
-    fn new(name: String) -> Self {
-        Self {
-            name,
-            run: None,
-            session: 0,
-            confirmed: 0,
-            counted_until: Duration::ZERO,
-            renew_at: Duration::ZERO,
-            unanswered: false,
-            mute_until: Duration::ZERO,
-            differs_until: Duration::ZERO,
-            is_used: false,
-        }
-    }
-
-    /// The voter has promised everything under its session for `lease`, counted from when it was asked.
-    fn confirm(&mut self, number: u64, asked: Duration, counted: Duration, lease: Duration) {
-        self.confirmed = self.confirmed.max(number);
-        self.counted_until = self.counted_until.max(asked + counted);
-        self.renew_at = self.renew_at.max(asked + lease / 3);
-        self.unanswered = false;
-    }
-
-    /// How many repeated grant requests to send to this voter at a time: none while it is in quarantine, and one while
-    /// the last one is unanswered, to find out whether it answers at all.
-    fn requests_max(&self, now: Duration) -> usize {
-        match (self.mute_until > now, self.unanswered) {
-            (true, _) => 0,
-            (false, true) => 1,
-            (false, false) => REQUESTS_MAX,
-        }
     }
 }
 

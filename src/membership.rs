@@ -16,7 +16,6 @@
 //! The safety of data does not depend on membership.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use foca::Timer;
@@ -31,11 +30,13 @@ use crate::wire::{Reader, Writer};
 mod detector;
 mod dialer;
 mod foca_codec;
+mod member;
 mod roster;
 mod topology;
 
 use dialer::settings;
 use foca_codec::{FocaEffects, SwimCodec, SwimId};
+pub use member::{Contact, Member, MemberEvent, MemberLimit, MemberState};
 pub(crate) use topology::Route;
 use topology::Topology;
 
@@ -66,132 +67,6 @@ const DOWN_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// The most members per roster frame that are asked themselves, because a peer says that they live while this node
 /// believes them dead.
 const RECHECKS_MAX: usize = 32;
-
-/// The state of a member, as this node sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MemberState {
-    /// It answers probes.
-    Alive,
-    /// It did not answer somebody's probe. It counts as down unless it says within the suspicion time that it lives.
-    Suspect,
-    /// It answers nobody, or its process has ended without leaving. This node tries to reach it for as long as it knows
-    /// it.
-    Down,
-    /// It said that it leaves.
-    Left,
-}
-
-impl MemberState {
-    /// Whether the member is believed to live: alive, or only suspected.
-    pub fn is_alive(self) -> bool {
-        matches!(self, Self::Alive | Self::Suspect)
-    }
-}
-
-/// A limit that a member exceeds. Such a member is not linked, not kept, and not made known to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[cfg_attr(feature = "node", derive(bincode::Encode, bincode::Decode))]
-#[non_exhaustive]
-pub enum MemberLimit {
-    /// Its name is empty or longer than 63 bytes.
-    #[error("a name that is empty or longer than {NAME_BYTES_MAX} bytes")]
-    NameBytes,
-    /// Its application version and its metadata have more than [`META_BYTES_MAX`] bytes together.
-    #[error("an application version and metadata of more than {META_BYTES_MAX} bytes together")]
-    MetaBytes,
-    /// Its metadata has more than [`META_ENTRIES_MAX`] entries.
-    #[error("metadata of more than {META_ENTRIES_MAX} entries")]
-    MetaEntries,
-}
-
-/// A node of the cluster, as this node knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Member {
-    /// Its name, unique in the cluster.
-    pub name: String,
-    /// Identifies one start of its process.
-    pub run: u64,
-    /// The address at which it can be reached.
-    pub addr: SocketAddr,
-    /// Whether it is alive, suspected, down, or has left.
-    pub state: MemberState,
-    /// When it entered that state, by this node's clock.
-    pub since: SystemTime,
-    /// The application version that was given to its builder.
-    pub app_version: String,
-    /// The metadata that it publishes about itself.
-    pub meta: BTreeMap<String, String>,
-    /// Counts the changes of `meta`. 0 until its metadata has arrived here.
-    pub meta_version: u64,
-    /// The smoothed round trip time of this node's own probes. In a large cluster this node probes each member rarely.
-    pub rtt: Option<Duration>,
-}
-
-impl Member {
-    /// A member that is alive and of which nothing else is known yet.
-    pub fn new(name: impl Into<String>, run: u64, addr: SocketAddr) -> Self {
-        Self {
-            name: name.into(),
-            run,
-            addr,
-            state: MemberState::Alive,
-            since: SystemTime::UNIX_EPOCH,
-            app_version: String::new(),
-            meta: BTreeMap::new(),
-            meta_version: 0,
-            rtt: None,
-        }
-    }
-
-    /// Its run and address.
-    pub fn contact(&self) -> Contact {
-        Contact { run: self.run, addr: self.addr }
-    }
-
-    /// The size of its metadata and application version: at most [`META_BYTES_MAX`].
-    pub(crate) fn meta_bytes(&self) -> usize {
-        self.app_version.len() + self.meta.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
-    }
-
-    /// The first limit that it exceeds, if any.
-    pub(crate) fn over_limit(&self) -> Option<MemberLimit> {
-        let limits = [
-            ((1..=NAME_BYTES_MAX).contains(&self.name.len()), MemberLimit::NameBytes),
-            (self.meta_bytes() <= META_BYTES_MAX, MemberLimit::MetaBytes),
-            (self.meta.len() <= META_ENTRIES_MAX, MemberLimit::MetaEntries),
-        ];
-        limits.into_iter().find(|(is_kept, _)| !is_kept).map(|(_, limit)| limit)
-    }
-}
-
-/// A run and the address at which to reach it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contact {
-    /// Identifies one start of a process.
-    pub run: u64,
-    /// Its address, as far as is known.
-    pub addr: SocketAddr,
-}
-
-/// A change of a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MemberEvent {
-    /// It is alive, and was not reported before under this run.
-    Joined(Member),
-    /// Its metadata changed.
-    Updated(Member),
-    /// It did not answer somebody's probe.
-    Suspect(Member),
-    /// It is gone without having said that it leaves.
-    Down(Member),
-    /// It is alive after all, or again: after a suspicion, a long pause or a partition.
-    Recovered(Member),
-    /// It said that it leaves.
-    Left(Member),
-}
 
 /// An effect that membership asks its replica to carry out.
 #[derive(Debug)]
@@ -644,6 +519,8 @@ impl KnownMember {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::wire::{Kind, WireError};
 

@@ -5,6 +5,7 @@
 //! them are driven by [`crate::replica`], which owns the links; they know of no link but their own.
 
 pub(crate) mod acks;
+pub(crate) mod arrived;
 pub(crate) mod claims;
 pub(crate) mod flow;
 pub(crate) mod questions;

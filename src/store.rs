@@ -24,6 +24,8 @@ use crate::time::{HybridClock, Stamp, Time};
 
 pub(crate) mod change_log;
 pub(crate) mod coverage;
+#[cfg(any(feature = "__controls", feature = "__measures"))]
+mod damage;
 pub(crate) mod digest;
 pub(crate) mod entry;
 mod expiry;
@@ -593,57 +595,4 @@ impl Store {
 /// The dots that have an expiry: (milliseconds, stamp).
 fn expiring(dot_set: &DotSet) -> Vec<(u64, Stamp)> {
     dot_set.dots().iter().filter(|dot| dot.expires() != 0).map(|dot| (dot.expires(), dot.stamp())).collect()
-}
-
-#[cfg(feature = "__measures")]
-impl Store {
-    /// Does to the digest what overwriting every row once does, including the hash of the key that also finds the row.
-    pub(crate) fn churn_digest(&mut self) {
-        let slots: Vec<u32> = self.log.rows_after(0).map(|(_, slot)| slot).collect();
-        for at in slots {
-            let dot_set = &self.slab.at(at).dot_set;
-            let place = self.hash_key.place(dot_set.key());
-            let hash = |place: &Place| dot_set.digest_share(self.hash_key, *std::hint::black_box(place));
-            let (old, new) = (hash(&place), hash(&place));
-            self.digest.change(place, old, new);
-        }
-    }
-}
-
-#[cfg(feature = "__controls")]
-impl Store {
-    /// Loses an entry as a bug or a bit flip would: everything but the sums of the digest forgets it.
-    pub(crate) fn lose(&mut self, key: &[u8]) -> bool {
-        let place = self.hash_key.place(key);
-        let Some(at) = self.row_of(key, place).filter(|at| !self.slab.at(*at).dot_set.is_empty()) else {
-            return false;
-        };
-        self.key_index.remove(key, &self.slab);
-        self.digest.lose(place, at);
-        self.log.take_out(self.slab.at(at).revision);
-        let dot_set = self.slab.at(at).dot_set.clone();
-        self.schedule(at, expiring(&dot_set), false);
-        self.slab.remove(at);
-        true
-    }
-
-    /// Loses an entry and takes it out of the digest as well, so that no check on this node can notice.
-    pub(crate) fn misplace(&mut self, key: &[u8]) -> bool {
-        let place = self.hash_key.place(key);
-        let Some(at) = self.row_of(key, place).filter(|at| !self.slab.at(*at).dot_set.is_empty()) else {
-            return false;
-        };
-        self.replace(at, place, DotSet::Empty(Dot::key_only(key)));
-        self.log.mark_removal(self.slab.at(at).revision);
-        true
-    }
-
-    /// Changes one bit in each dot of a key.
-    pub(crate) fn flip(&mut self, key: &[u8]) -> bool {
-        let Some(at) = self.row_of(key, self.hash_key.place(key)) else { return false };
-        let dots: Vec<Dot> = self.slab.at(at).dot_set.dots().iter().map(Dot::damaged).collect();
-        let changed = !dots.is_empty();
-        self.slab.at_mut(at).dot_set = DotSet::from_dots(key, dots);
-        changed
-    }
 }

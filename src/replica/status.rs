@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Replica;
 use super::link::Link;
-use crate::replication::tail::Arrived;
+use crate::replication::arrived::Arrived;
 use crate::store::entry::Revision;
 
 impl Replica {
@@ -15,7 +15,7 @@ impl Replica {
         self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone())
     }
 
-    /// What arrived by tails since the last call: at most [`ARRIVED_MAX`](crate::replication::tail::ARRIVED_MAX) writes.
+    /// What arrived by tails since the last call: at most [`ARRIVED_MAX`](crate::replication::arrived::ARRIVED_MAX) writes.
     pub(crate) fn take_arrived(&mut self) -> Vec<Arrived> {
         std::mem::take(&mut self.arrived)
     }

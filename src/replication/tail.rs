@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::controls::Control;
+use crate::replication::arrived::{ARRIVED_MAX, Arrived};
 use crate::replication::claims::{self, ForwardedClaims, SentClaims};
 use crate::store::change_log::LogFilter;
 use crate::store::coverage::{self, Clocks};
@@ -359,26 +360,6 @@ pub(crate) struct TailOutcome {
     /// Rows that were merged, and how many of them changed something.
     pub(crate) rows: usize,
     pub(crate) new: usize,
-}
-
-/// Arrivals kept for whoever measures them. More are not measured: nothing depends on them.
-pub(crate) const ARRIVED_MAX: usize = 65_536;
-
-/// A write of another node that a tail brought.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrived {
-    pub(crate) origin: u64,
-    /// This node's wall clock minus the writer's at the time of the write.
-    pub(crate) took_ms: u64,
-}
-
-impl Arrived {
-    /// `None` if the write is older than the link, which was made at `since_ms`, or is a delete, which has no stamp.
-    fn of(now: Time, row: &PeerRow, since_ms: u64) -> Option<Self> {
-        let stamp = row.dot_set.dots().last()?.stamp();
-        let took_ms = now.wall_ms().saturating_sub(stamp.wall_ms());
-        (stamp.wall_ms() >= since_ms).then_some(Self { origin: stamp.origin, took_ms })
-    }
 }
 
 /// What a frame leads to beyond the store.

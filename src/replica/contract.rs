@@ -1,0 +1,193 @@
+//! What goes into a replica and what comes out of it: the contract between the core and those who run it.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::controls::Controls;
+use crate::election::{Leader, LeaseId, LeaseState, VoterRules};
+use crate::membership::{Contact, Member, MemberEvent};
+use crate::replica::RepairReport;
+use crate::replica::saved::Saved;
+use crate::store::Refusal;
+use crate::wire::{Lane, WireError};
+
+/// Names a link between two replicas; chosen by whoever drives them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(u64);
+
+impl LinkId {
+    /// A name that is used for no other link of the replica, neither at the same time nor later.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number that it was made of.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl std::fmt::Display for LinkId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What happened outside.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// A link to a peer is there: two ordered streams in each direction, and datagrams.
+    LinkUp(LinkId),
+    /// The link is gone, and everything that was under way on it.
+    LinkDown(LinkId),
+    /// A datagram arrived.
+    Datagram(LinkId, &'a [u8]),
+    /// The next bytes of a stream arrived.
+    Stream(LinkId, Lane, &'a [u8]),
+    /// A stream took this many bytes of what was given to it.
+    Drained(LinkId, Lane, usize),
+    /// A link has shown who is at its other end, and how large a datagram it takes. Only where this replica is a
+    /// member itself: see [`Setup::member`].
+    LinkIdentified(LinkId, &'a Member, usize),
+    /// What [`Output::MemberDatagram`] sent arrived from a member that is not linked.
+    MemberDatagram(&'a Member, &'a [u8]),
+    /// Whoever is at the other end of this link has said that its process ends, and whether it leaves for good.
+    Farewell(LinkId, bool),
+    /// The disk has the last transaction: see [`Replica::persist`](crate::Replica::persist).
+    Persisted,
+    /// The disk does not take the last transaction, or none at all.
+    PersistFailed,
+    /// A disk that had failed takes transactions again.
+    DiskBack,
+    /// The deadline has come.
+    Wake,
+}
+
+/// What to do outside.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Send a datagram; it may be lost.
+    Datagram(LinkId, Vec<u8>),
+    /// Put bytes on a stream.
+    Stream(LinkId, Lane, Vec<u8>),
+    /// Break the link; a new one may be made after a while.
+    Break(LinkId, BreakReason),
+    /// Send a datagram to a member, over a link or however it can be reached; it may be lost.
+    MemberDatagram(Contact, Vec<u8>),
+    /// Try to make a link with a member. It is asked for again as long as there is none.
+    Dial(Contact),
+    /// Try to make a link with every seed that none is linked with.
+    Seek,
+    /// A session in which two replicas repaired each other is over; nothing is to be done.
+    Repair(LinkId, RepairReport),
+    /// Tell the user of a member.
+    Member(MemberEvent),
+    /// Tell whoever campaigns what has become of it.
+    Lease(LeaseId, LeaseState),
+    /// Tell whoever observes a lease who has it now.
+    Leader(String, Option<Leader>),
+    /// Tell the user.
+    Event(ReplicaEvent),
+}
+
+/// Why a link is to be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BreakReason {
+    /// The peer sent something that is not the protocol.
+    Protocol(WireError),
+    /// The peer's rows were refused; a new link tries them again.
+    Refused,
+    /// Two clusters met and this one gave way; sessions under the old hash key are void.
+    Rekeyed,
+    /// This replica found damage in itself and gave up its claims.
+    Damaged,
+    /// A session made no progress.
+    TimedOut,
+    /// The member at the other end is gone.
+    MemberGone,
+    /// This replica's clock had been ahead; until their time it tells no more of the claims that it made or took then.
+    Clock,
+}
+
+/// Something the user should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReplicaEvent {
+    /// A row of a peer was refused. It will come again; everything else was merged.
+    Refused {
+        /// Over which link it came.
+        link: LinkId,
+        /// Its key, as far as it is readable.
+        key: String,
+        /// Why.
+        reason: Refusal,
+    },
+    /// The store no longer agreed with its digest: entries were lost or changed by something other than a write.
+    /// The replica gave up its claims and fetches what it lacks from its peers.
+    Damaged,
+    /// Two live nodes have one name: both were inside when a partition healed. Both stay; one should be renamed.
+    NameTwice(Box<Member>),
+    /// Two live nodes say that they are to be found at one address. One of them cannot be reached there.
+    AddressTwice(Box<Member>),
+    /// A node has another list of voters, or another [`Config::lease_time_max`] or [`Config::clock_skew_max`]. It has no
+    /// part in this node's elections, nor this node in its.
+    VotersDiffer {
+        /// The node.
+        member: Box<Member>,
+        /// What stands here.
+        ours: VoterRules,
+        /// What stands there.
+        theirs: VoterRules,
+    },
+    /// There are more members than [`MEMBERS_MAX`](crate::MEMBERS_MAX). Further ones are not believed.
+    MembersFull,
+    /// A peer claims writes that it cannot know of: further in the future than clocks may differ, of a run that is not
+    /// its own, or of this node's own run and beyond what it has written. Nothing of it was merged, nothing more is read
+    /// from that link, and it ends.
+    ClaimRefused {
+        /// The link to the peer.
+        link: LinkId,
+    },
+    /// This node's wall clock cannot be believed: it was set, or most of the linked nodes say otherwise. While that
+    /// lasts local writes are refused, and nothing that expires is dropped.
+    ClockInDoubt {
+        /// How far it is off its peers, or off what it showed before.
+        off: Duration,
+    },
+    /// The wall clock is believed again: it is as before, or was confirmed.
+    ClockTrusted,
+    /// A peer has merged the same events and yet holds something else; no leaf here is damaged.
+    Disagreement {
+        /// The link to the peer.
+        link: LinkId,
+    },
+}
+
+/// How to make a [`Replica`](crate::Replica).
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its limits and intervals.
+    pub config: Config,
+    /// Seeds all its randomness; must never repeat outside of simulations.
+    pub seed: u64,
+    /// What a disk of an earlier run holds.
+    pub saved: Option<Saved>,
+    /// Whether there is a disk to follow the change log.
+    pub has_disk: bool,
+    /// What it is to others. Without it there are no members, and whoever drives it makes its links.
+    pub member: Option<Member>,
+    pub(crate) controls: Controls,
+}
+
+impl Setup {
+    /// A replica in memory.
+    pub fn new(config: Config, seed: u64) -> Self {
+        Self { config, seed, saved: None, has_disk: false, member: None, controls: Controls::default() }
+    }
+}

@@ -1,0 +1,24 @@
+//! Writes of other nodes that a tail brought, for whoever measures how long they take.
+
+use crate::store::PeerRow;
+use crate::time::Time;
+
+/// Arrivals kept for whoever measures them. More are not measured: nothing depends on them.
+pub(crate) const ARRIVED_MAX: usize = 65_536;
+
+/// A write of another node that a tail brought.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived {
+    pub(crate) origin: u64,
+    /// This node's wall clock minus the writer's at the time of the write.
+    pub(crate) took_ms: u64,
+}
+
+impl Arrived {
+    /// `None` if the write is older than the link, which was made at `since_ms`, or is a delete, which has no stamp.
+    pub(crate) fn of(now: Time, row: &PeerRow, since_ms: u64) -> Option<Self> {
+        let stamp = row.dot_set.dots().last()?.stamp();
+        let took_ms = now.wall_ms().saturating_sub(stamp.wall_ms());
+        (stamp.wall_ms() >= since_ms).then_some(Self { origin: stamp.origin, took_ms })
+    }
+}
