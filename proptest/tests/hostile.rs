@@ -117,7 +117,7 @@ async fn certificate_files_are_checked_and_reloaded() {
 #[test]
 fn weak_secrets_are_refused_and_no_secret_is_shown() {
     for (secret, reason) in
-        [("tiny", "16 bytes"), ("aaaaaaaaaaaaaaaaaaaaaaa", "different"), (" a good enough secret", "blanks")]
+        [("tiny", "16 bytes"), ("aaaaaaaaaaaaaaaaaaaaaaa", "different"), (" a good enough secret", "blank")]
     {
         let refused = Security::secret(secret).unwrap_err().to_string();
         assert!(refused.contains(reason) && !refused.contains(secret), "{refused}");
