@@ -249,7 +249,7 @@ impl DotSet {
     }
 
     /// The number of references to the memory of its dots.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "node"))]
     pub(crate) fn owners(&self) -> usize {
         self.dots().iter().map(|dot| ThinArc::strong_count(&dot.0)).sum()
     }
