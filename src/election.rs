@@ -69,6 +69,7 @@ mod observer;
 mod peer_voter;
 mod voter;
 
+pub use candidate::Attempts;
 use candidate::Candidacy;
 pub(crate) use messages::Message;
 use messages::{Call, Request, VoterAnswer};

@@ -145,7 +145,8 @@ pub use controls::Control;
 #[doc(hidden)]
 pub use election::model::{ModelAnswer, ModelRequest, ModelVoter};
 pub use election::{
-    ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState, VoterRules,
+    Attempts, ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState,
+    VoterRules,
 };
 pub use error::{ElectionError, WriteError};
 pub use membership::{
@@ -162,8 +163,8 @@ pub use node::{
 pub use node::{Map, MapEvent, MapWatch};
 pub use replica::saved::{DiskChange, Saved, SavedError};
 pub use replica::{
-    Batch, BreakReason, Input, JoinProgress, Lane, LinkId, Output, Persist, PutOptions, RepairReport,
-    RepairTraffic, Replica, ReplicaEvent, Setup, Status,
+    Batch, BreakReason, Input, JoinProgress, Lane, LinkId, Output, PeerExit, Persist, PutOptions,
+    RepairReport, RepairTraffic, Replica, ReplicaEvent, Setup, Status,
 };
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 pub use store::entry::{Entry, Revision};

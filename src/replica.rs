@@ -72,7 +72,7 @@ mod status;
 mod verbs;
 mod wall_clock;
 
-pub use contract::{BreakReason, Input, LinkId, Output, ReplicaEvent, Setup};
+pub use contract::{BreakReason, Input, LinkId, Output, PeerExit, ReplicaEvent, Setup};
 use disk::DiskCursor;
 pub use disk::Persist;
 #[cfg(feature = "durable")]
@@ -291,10 +291,10 @@ impl Replica {
             }
             Input::LinkIdentified(id, who, bytes) => self.on_link_member(id, who, bytes),
             Input::MemberDatagram(from, bytes) => self.stray_packet(from, bytes),
-            Input::Farewell(id, has_left) => {
-                let run = self.links.get(id).and_then(|link| link.run);
+            Input::PeerClosing { link, exit } => {
+                let run = self.links.get(link).and_then(|link| link.run);
                 if let (Some(members), Some(run)) = (&mut self.members, run) {
-                    members.on_process_end(now, run, has_left);
+                    members.on_process_end(now, run, exit == PeerExit::Leaves);
                 }
                 if let (Some(election), Some(run)) = (&mut self.election, run) {
                     election.on_process_end(now, run);

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::controls::Controls;
 use crate::membership::{Member, MemberEvent};
 use crate::replica::saved::Saved;
-use crate::replica::{Input, Lane, LinkId, Replica, ReplicaEvent, Setup};
+use crate::replica::{Input, Lane, LinkId, PeerExit, Replica, ReplicaEvent, Setup};
 use crate::store::digest::fingerprint;
 use crate::time::{HybridClock, Stamp, Time};
 
@@ -67,7 +67,7 @@ enum SimEvent {
     Packet(Box<Member>, usize, u64, Vec<u8>),
     /// One node dials another one at an address.
     Dial(usize, usize, SocketAddr),
-    Farewell(LinkId, usize, bool),
+    PeerClosing(LinkId, usize, PeerExit),
     Down(LinkId),
     Wake(usize, u64),
     /// A node's outputs are carried out, some time after the input that led to them.
@@ -472,8 +472,8 @@ impl Sim {
                 }
             }
             SimEvent::Dial(from, to, addr) => self.dialled(from, to, addr),
-            SimEvent::Farewell(id, to, has_left) => {
-                self.hand(id, to, Input::Farewell(id, has_left));
+            SimEvent::PeerClosing(id, to, exit) => {
+                self.hand(id, to, Input::PeerClosing { link: id, exit });
                 self.break_link(id);
             }
             SimEvent::Wake(i, starts) => {

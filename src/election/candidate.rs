@@ -40,11 +40,20 @@ pub(super) struct Candidacy {
     proclaimed: u64,
 }
 
+/// How often a campaign tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempts {
+    /// Once. The campaign ends without the lease if a majority does not grant it.
+    One,
+    /// Until the lease is won or the campaign is resigned.
+    UntilWon,
+}
+
 #[derive(Debug)]
 struct Campaign {
     id: LeaseId,
     value: Vec<u8>,
-    is_once: bool,
+    attempts: Attempts,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,17 +125,17 @@ impl Candidacy {
 impl Elections {
     // What the user does.
 
-    /// Begins to campaign until the lease is won; with `is_once`, tries only once.
+    /// Begins to campaign until the lease is won; with [`Attempts::One`], tries only once.
     pub(crate) fn campaign(
         &mut self,
         now: Time,
         name: &str,
         value: &[u8],
-        is_once: bool,
+        attempts: Attempts,
     ) -> Result<LeaseId, ElectionError> {
         check_election_name(name)?;
         check_leader_value(value)?;
-        if is_once && self.candidacies.contains_key(name) {
+        if attempts == Attempts::One && self.candidacies.contains_key(name) {
             return Err(ElectionError::Taken);
         }
         if self.names.len() >= ELECTIONS_MAX {
@@ -137,7 +146,7 @@ impl Elections {
         self.names.insert(id, name.to_owned());
         let candidacy =
             self.candidacies.entry(name.to_owned()).or_insert_with(|| Candidacy::new(self.voters.len()));
-        candidacy.queue.push_back(Campaign { id, value: value.to_vec(), is_once });
+        candidacy.queue.push_back(Campaign { id, value: value.to_vec(), attempts });
         if candidacy.queue.len() == 1 {
             candidacy.begin(now);
             self.deadline = Duration::ZERO;
@@ -207,7 +216,7 @@ impl Elections {
         candidacy.statements.fill(None);
         candidacy.act_at = now + (ASK_TIME_MIN * (1 << candidacy.tries.min(8))).min(self.lease / 4) + jitter;
         candidacy.tries += 1;
-        let since = (!candidacy.first().is_once).then_some(candidacy.since);
+        let since = (candidacy.first().attempts == Attempts::UntilWon).then_some(candidacy.since);
         self.send_all(now, &Request::Ask { name: name.to_owned(), since });
     }
 
@@ -267,7 +276,7 @@ impl Elections {
             }
             return;
         }
-        if candidacy.first().is_once
+        if candidacy.first().attempts == Attempts::One
             && candidacy.count(|standing| matches!(standing, Standing::Taken(_))) > count - majority
         {
             return self.end(now, name, LeaseEnd::Taken);
@@ -425,7 +434,8 @@ impl Elections {
         let candidacy = self.candidacies.get_mut(name).expect("just listed");
         match candidacy.stage {
             Stage::Asking => {
-                let over = candidacy.first().is_once.then_some(candidacy.begun + self.lease);
+                let is_one = candidacy.first().attempts == Attempts::One;
+                let over = is_one.then_some(candidacy.begun + self.lease);
                 if over.is_some_and(|over| over <= now.mono) {
                     let (reached, needed) = (candidacy.count(|_| true), self.majority());
                     return self.end(now, name, LeaseEnd::NoMajority { reached, needed });

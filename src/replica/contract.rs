@@ -55,8 +55,13 @@ pub enum Input<'a> {
     LinkIdentified(LinkId, &'a Member, usize),
     /// What [`Output::MemberDatagram`] sent arrived from a member that is not linked.
     MemberDatagram(&'a Member, &'a [u8]),
-    /// Whoever is at the other end of this link has said that its process ends, and whether it leaves for good.
-    Farewell(LinkId, bool),
+    /// The peer's process ends, and the link with it.
+    PeerClosing {
+        /// The link to it.
+        link: LinkId,
+        /// What the peer said of its return.
+        exit: PeerExit,
+    },
     /// The disk has the last transaction: see [`Replica::persist`](crate::Replica::persist).
     Persisted,
     /// The disk does not take the last transaction, or none at all.
@@ -65,6 +70,15 @@ pub enum Input<'a> {
     DiskBack,
     /// The deadline has come.
     Wake,
+}
+
+/// How a peer's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerExit {
+    /// It ends, and may come back: its member counts as down.
+    Ends,
+    /// It leaves the cluster: its member counts nowhere any more.
+    Leaves,
 }
 
 /// What to do outside.

@@ -2,7 +2,7 @@
 
 use super::{Output, Replica, ReplicaEvent, VOTER_MEMO};
 use crate::config::LEASE_TIME_MAX;
-use crate::election::{ElectionEffect, Elections, Leader, LeaseId, Living, Message, Promised};
+use crate::election::{Attempts, ElectionEffect, Elections, Leader, LeaseId, Living, Message, Promised};
 use crate::error::ElectionError;
 use crate::membership::{Member, Members};
 use crate::store::digest::fingerprint;
@@ -29,9 +29,9 @@ impl Replica {
         now: Time,
         name: &str,
         value: &[u8],
-        is_once: bool,
+        attempts: Attempts,
     ) -> Result<LeaseId, ElectionError> {
-        self.in_elections(now, |election| election.campaign(now, name, value, is_once))
+        self.in_elections(now, |election| election.campaign(now, name, value, attempts))
     }
 
     /// Gives up a lease or a campaign.

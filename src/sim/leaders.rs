@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Sim, SimNode};
-use crate::election::{Leader, LeaseId, LeaseState};
+use crate::election::{Attempts, Leader, LeaseId, LeaseState};
 use crate::error::ElectionError;
 use crate::time::Stamp;
 
@@ -65,7 +65,7 @@ impl SimNode<'_> {
     /// # Errors
     /// See [`ElectionError`]; nothing began then.
     pub fn campaign(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
-        self.begin_campaign(name, value.as_ref(), false)
+        self.begin_campaign(name, value.as_ref(), Attempts::UntilWon)
     }
 
     /// Tries once to win a lease.
@@ -73,12 +73,17 @@ impl SimNode<'_> {
     /// # Errors
     /// See [`ElectionError`]; nothing began then.
     pub fn try_campaign(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
-        self.begin_campaign(name, value.as_ref(), true)
+        self.begin_campaign(name, value.as_ref(), Attempts::One)
     }
 
-    fn begin_campaign(&mut self, name: &str, value: &[u8], is_once: bool) -> Result<LeaseId, ElectionError> {
+    fn begin_campaign(
+        &mut self,
+        name: &str,
+        value: &[u8],
+        attempts: Attempts,
+    ) -> Result<LeaseId, ElectionError> {
         let (replica, now) = self.replica();
-        let id = replica.campaign(now, name, value, is_once)?;
+        let id = replica.campaign(now, name, value, attempts)?;
         let key = (self.i, self.sim.nodes[self.i].starts, id);
         self.sim.leaders.campaigns.insert(key, (name.to_owned(), LeaseState::Waiting));
         self.sim.drain(self.i);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Sim, SimEvent};
 use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN};
-use crate::replica::{Input, LinkId, Output, Replica};
+use crate::replica::{Input, LinkId, Output, PeerExit, Replica};
 
 /// The address of node `i`. It differs after each move.
 pub(super) fn addr(i: usize, moves: u8) -> SocketAddr {
@@ -71,7 +71,7 @@ impl Sim {
             // packet.
             if !self.chance(self.loss) {
                 let later = self.flight(i, to);
-                self.schedule(later, SimEvent::Farewell(id, to, true));
+                self.schedule(later, SimEvent::PeerClosing(id, to, PeerExit::Leaves));
             }
         }
         self.nodes[i].replica = None;
@@ -95,7 +95,7 @@ impl Sim {
             | SimEvent::Drained(_, to, ..)
             | SimEvent::Packet(_, to, ..)
             | SimEvent::Dial(_, to, _)
-            | SimEvent::Farewell(_, to, _)
+            | SimEvent::PeerClosing(_, to, _)
             | SimEvent::Wake(to, _)
             | SimEvent::Drain(to, _)
             | SimEvent::Persisted(to, ..) => *to,

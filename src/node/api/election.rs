@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::election::{Leader, LeaseEnd, LeaseId, LeaseState, Sighting};
+use crate::election::{Attempts, Leader, LeaseEnd, LeaseId, LeaseState, Sighting};
 use crate::error::ElectionError;
 use crate::node::runtime::shared::{Core, Shared};
 use crate::replica::Replica;
@@ -88,7 +88,7 @@ impl Election {
     /// See [`ElectionError`]. A campaign that has begun ends only with [`ElectionError::Closed`].
     pub async fn campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership, ElectionError> {
         loop {
-            match self.begin_campaign(value.as_ref(), false).await {
+            match self.begin_campaign(value.as_ref(), Attempts::UntilWon).await {
                 // The lease was won and had ended before this task ran.
                 Err(ElectionError::Lost) => {}
                 decided => return decided,
@@ -103,11 +103,11 @@ impl Election {
     /// [`ElectionError::Taken`] if somebody else has the lease or is about to have it; [`ElectionError::NoMajority`] if
     /// too few voters answered to know that; otherwise see [`ElectionError`].
     pub async fn try_campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership, ElectionError> {
-        self.begin_campaign(value.as_ref(), true).await
+        self.begin_campaign(value.as_ref(), Attempts::One).await
     }
 
-    async fn begin_campaign(&self, value: &[u8], is_once: bool) -> Result<Leadership, ElectionError> {
-        let begin = |replica: &mut Replica, now: Time| replica.campaign(now, &self.name, value, is_once);
+    async fn begin_campaign(&self, value: &[u8], attempts: Attempts) -> Result<Leadership, ElectionError> {
+        let begin = |replica: &mut Replica, now: Time| replica.campaign(now, &self.name, value, attempts);
         let mut lead = {
             let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
             let id = begin(&mut core.replica, self.shared.now())?;

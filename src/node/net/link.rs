@@ -9,7 +9,6 @@
 
 use crate::node::net::peers::DialRequest;
 use crate::node::net::peers::NodeIdentity;
-use crate::node::net::sender::Farewell;
 use crate::node::net::sender::LinkEvent;
 use crate::node::net::sender::{
     CLOSE_BROKEN, CLOSE_DUPLICATE, CLOSE_ENDED, CLOSE_LEFT, CLOSE_REFUSED, CLOSE_SECURITY, LaneBytes,
@@ -36,7 +35,7 @@ use crate::node::net::peers::{LinkVerdict, PeerRefusal, refusal_of};
 use crate::node::net::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
 use crate::node::net::security::Security;
 use crate::node::runtime::shared::{Shared, wall};
-use crate::replica::{Input, Lane, LinkId, WINDOW_BYTES};
+use crate::replica::{Input, Lane, LinkId, PeerExit, WINDOW_BYTES};
 
 /// Timeout of a greeting and its answer.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -394,16 +393,16 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<LinkE
             }
         }
     }
-    let farewell = match connection.close_reason() {
+    let exit = match connection.close_reason() {
         Some(ConnectionError::ApplicationClosed(close)) => match u32::try_from(close.error_code.into_inner())
         {
-            Ok(CLOSE_LEFT) => Some(Farewell::Left),
-            Ok(CLOSE_ENDED) => Some(Farewell::Ended),
+            Ok(CLOSE_LEFT) => Some(PeerExit::Leaves),
+            Ok(CLOSE_ENDED) => Some(PeerExit::Ends),
             _ => None,
         },
         _ => None,
     };
-    _ = happenings.send(LinkEvent::Down(id, farewell)).await;
+    _ = happenings.send(LinkEvent::Down(id, exit)).await;
 }
 
 /// Why a lane is not read any more.

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::node::net::congestion::close;
-use crate::replica::{Lane, LinkId};
+use crate::replica::{Lane, LinkId, PeerExit};
 
 /// The process ends and may come back. Not 0, with which a connection is closed whose handle is merely dropped.
 pub(in crate::node) const CLOSE_ENDED: u32 = 6;
@@ -32,16 +32,7 @@ pub(in crate::node) enum LinkEvent {
     /// A datagram that is not empty.
     Datagram(LinkId, Bytes),
     /// The link is down, and what the peer's close code said, if anything.
-    Down(LinkId, Option<Farewell>),
-}
-
-/// What a process that closed a link in order said about itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Farewell {
-    /// It ends, and may come back.
-    Ended,
-    /// It leaves the cluster.
-    Left,
+    Down(LinkId, Option<PeerExit>),
 }
 
 /// The sending side of a link. What is queued here is bounded by the replica's window, [`WINDOW_BYTES`].

@@ -4,7 +4,7 @@
 //! inputs and outputs and by a time, and it must never wait for anything else than that lock. The driver closes the
 //! node when the replica panics.
 
-use crate::node::net::sender::{Farewell, LinkEvent};
+use crate::node::net::sender::LinkEvent;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -144,11 +144,11 @@ fn take_in(core: &mut Core, now: Time, happening: LinkEvent) {
             drop(place);
         }
         LinkEvent::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
-        LinkEvent::Down(id, farewell) => {
+        LinkEvent::Down(id, exit) => {
             core.senders.remove(&id);
             core.peers.remove_link(id);
-            if let Some(farewell) = farewell {
-                core.replica.handle(now, Input::Farewell(id, farewell == Farewell::Left));
+            if let Some(exit) = exit {
+                core.replica.handle(now, Input::PeerClosing { link: id, exit });
             }
             core.replica.handle(now, Input::LinkDown(id));
         }
