@@ -446,17 +446,17 @@ impl Sim {
     }
 
     fn step(&mut self, end: Duration) -> bool {
-        let Some(((at, sequence), happening)) = self.queue.pop_first() else { return false };
+        let Some(((at, sequence), event)) = self.queue.pop_first() else { return false };
         if at > end {
-            self.queue.insert((at, sequence), happening);
+            self.queue.insert((at, sequence), event);
             return false;
         }
         self.now = at;
-        if self.is_held(&happening) {
-            self.waiting.insert(sequence, happening);
+        if self.is_held(&event) {
+            self.waiting.insert(sequence, event);
             return true;
         }
-        match happening {
+        match event {
             SimEvent::Datagram(id, to, bytes) => {
                 self.hand(id, to, Input::Datagram(id, &bytes));
             }

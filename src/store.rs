@@ -92,8 +92,8 @@ pub(crate) struct PeerCoverage {
 }
 
 impl PeerCoverage {
-    pub(crate) fn new(vector: Arc<Clocks>, told: PeerRegions) -> Self {
-        Self { vector, regions: told.regions, is_whole: told.is_whole }
+    pub(crate) fn new(vector: Arc<Clocks>, told_regions: PeerRegions) -> Self {
+        Self { vector, regions: told_regions.regions, is_whole: told_regions.is_whole }
     }
 
     /// What the peer covers at one key beyond its vector.
@@ -393,13 +393,13 @@ impl Store {
 
     /// Records what a merged row covers, as far as it is not covered here yet.
     pub(crate) fn cover_row(&mut self, row: &PeerRow) {
-        let excess = self.coverage.beyond_vector(&row.vector);
-        self.cover_row_beyond(row, &excess);
+        let beyond = self.coverage.beyond_vector(&row.vector);
+        self.cover_row_beyond(row, &beyond);
     }
 
     /// The same with `excess`, the part of the sender's vector that lies beyond this replica's vector.
-    pub(crate) fn cover_row_beyond(&mut self, row: &PeerRow, excess: &Arc<Clocks>) {
-        if self.controls.has(Control::NoContext) || (excess.dots.is_empty() && row.context.is_none()) {
+    pub(crate) fn cover_row_beyond(&mut self, row: &PeerRow, beyond: &Arc<Clocks>) {
+        if self.controls.has(Control::NoContext) || (beyond.dots.is_empty() && row.context.is_none()) {
             return;
         }
         if self.controls.has(Control::NoCloud) {
@@ -407,7 +407,7 @@ impl Store {
         }
         let key = row.dot_set.key();
         let place = self.hash_key.place(key);
-        self.coverage.cover_key(key, place, excess);
+        self.coverage.cover_key(key, place, beyond);
         if let Some(context) = &row.context {
             self.coverage.cover_key(key, place, context);
         }
@@ -487,8 +487,8 @@ impl Store {
         if self.controls.has(Control::NoSettled) || self.controls.has(Control::NoCloud) {
             return;
         }
-        let excess = self.coverage.beyond_vector(&peer_coverage.vector);
-        self.coverage.cover_range(range, &excess);
+        let beyond = self.coverage.beyond_vector(&peer_coverage.vector);
+        self.coverage.cover_range(range, &beyond);
         let is_joined = !self.controls.has(Control::LeftoversNarrowed);
         let cover = if is_joined { Coverage::cover_region } else { Coverage::cover_region_narrowed };
         peer_coverage.regions.iter().for_each(|region| cover(&mut self.coverage, range, region));

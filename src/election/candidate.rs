@@ -230,7 +230,7 @@ impl Elections {
     ) {
         self.voters[at].unanswered = false;
         if let Standing::Quarantined(ms) = told.standing {
-            self.voters[at].mute_until = now.mono + Duration::from_millis(ms.into());
+            self.voters[at].quarantine_until = now.mono + Duration::from_millis(ms.into());
         }
         let (count, majority) = (self.voters.len(), self.majority());
         let Some(candidacy) = self.candidacies.get_mut(name) else {

@@ -18,7 +18,7 @@ pub(super) struct PeerVoter {
     /// The latest renewal or repeated grant request is unanswered.
     pub(super) unanswered: bool,
     /// The voter is in quarantine until then.
-    pub(super) mute_until: Duration,
+    pub(super) quarantine_until: Duration,
     /// The voter is believed to have other rules until then.
     pub(super) differs_until: Duration,
     pub(super) is_used: bool,
@@ -37,7 +37,7 @@ impl PeerVoter {
             counted_until: Duration::ZERO,
             renew_at: Duration::ZERO,
             unanswered: false,
-            mute_until: Duration::ZERO,
+            quarantine_until: Duration::ZERO,
             differs_until: Duration::ZERO,
             is_used: false,
         }
@@ -54,7 +54,7 @@ impl PeerVoter {
     /// How many repeated grant requests to send to this voter at a time: none while it is in quarantine, and one while
     /// the last one is unanswered, to find out whether it answers at all.
     pub(super) fn requests_max(&self, now: Duration) -> usize {
-        match (self.mute_until > now, self.unanswered) {
+        match (self.quarantine_until > now, self.unanswered) {
             (true, _) => 0,
             (false, true) => 1,
             (false, false) => REQUESTS_MAX,

@@ -51,16 +51,16 @@ impl ForwardedClaims {
             return;
         }
         self.claims_version += 1;
-        let follows = |chain: &&ForwardedClaim| is_whole && chain.to == before;
+        let follows = |claim: &&ForwardedClaim| is_whole && claim.to == before;
         let from = match self.by_origin.get(&origin).filter(follows) {
-            Some(chain) => chain.from,
+            Some(claim) => claim.from,
             None if is_whole => before,
             None => after,
         };
         self.by_origin
             .insert(origin, ForwardedClaim { from, to: after, claims_version: self.claims_version });
         if self.by_origin.len() > FORWARDED_CLAIMS_MAX {
-            let oldest = self.by_origin.iter().min_by_key(|(_, chain)| chain.claims_version);
+            let oldest = self.by_origin.iter().min_by_key(|(_, claim)| claim.claims_version);
             let oldest = oldest.map(|(origin, _)| *origin);
             oldest.map(|origin| self.by_origin.remove(&origin));
         }
@@ -86,7 +86,7 @@ impl SentClaims {
         if self.claims_version.is_none() {
             forwarded_claims.routes_epoch += 1;
             self.ends =
-                forwarded_claims.by_origin.iter().map(|(origin, chain)| (*origin, chain.to)).collect();
+                forwarded_claims.by_origin.iter().map(|(origin, claim)| (*origin, claim.to)).collect();
             self.claims_version = Some(forwarded_claims.claims_version);
         }
     }
@@ -95,13 +95,13 @@ impl SentClaims {
     pub(crate) fn write(&mut self, forwarded_claims: &ForwardedClaims, writer: &mut Writer) {
         let mut news = Vec::new();
         if let Some(version) = self.claims_version {
-            for (origin, chain) in
-                forwarded_claims.by_origin.iter().filter(|(_, chain)| chain.claims_version > version)
+            for (origin, claim) in
+                forwarded_claims.by_origin.iter().filter(|(_, claim)| claim.claims_version > version)
             {
-                let told = self.ends.insert(*origin, chain.to);
-                let from = chain.from.max(told.unwrap_or(0));
-                if from < chain.to {
-                    news.push((*origin, from, chain.to));
+                let sent = self.ends.insert(*origin, claim.to);
+                let from = claim.from.max(sent.unwrap_or(0));
+                if from < claim.to {
+                    news.push((*origin, from, claim.to));
                 }
             }
             if self.ends.len() > FORWARDED_CLAIMS_MAX {
@@ -130,8 +130,8 @@ pub(crate) fn read_intervals(reader: &mut Reader<'_>) -> Result<Vec<(u64, u64, u
 }
 
 /// Claims what a peer told, as far as this replica has what came before.
-pub(crate) fn claim_intervals(store: &mut Store, told: &[(u64, u64, u64)]) {
-    for (origin, from, to) in told {
+pub(crate) fn claim_intervals(store: &mut Store, intervals: &[(u64, u64, u64)]) {
+    for (origin, from, to) in intervals {
         if store.coverage.vector().get(origin) >= *from || store.controls.has(Control::ChainUnchecked) {
             store.coverage.claim(Stamp { clock: *to, origin: *origin });
         }

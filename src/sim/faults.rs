@@ -57,11 +57,11 @@ impl Sim {
         self.reawaken();
     }
 
-    pub(super) fn is_held(&self, happening: &SimEvent) -> bool {
-        if self.is_asleep(happening) {
+    pub(super) fn is_held(&self, event: &SimEvent) -> bool {
+        if self.is_asleep(event) {
             return true;
         }
-        let (from, to) = match happening {
+        let (from, to) = match event {
             SimEvent::Datagram(id, to, _) | SimEvent::Stream(id, to, ..) => (self.other_end(*id, *to), *to),
             SimEvent::Packet(from, to, ..) => (self.at(from.addr), *to),
             _ => return false,

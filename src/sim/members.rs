@@ -78,18 +78,18 @@ impl Sim {
     }
 
     pub(super) fn reawaken(&mut self) {
-        for (sequence, happening) in std::mem::take(&mut self.waiting) {
-            if self.is_held(&happening) {
-                self.waiting.insert(sequence, happening);
+        for (sequence, event) in std::mem::take(&mut self.waiting) {
+            if self.is_held(&event) {
+                self.waiting.insert(sequence, event);
             } else {
-                self.queue.insert((self.now, sequence), happening);
+                self.queue.insert((self.now, sequence), event);
             }
         }
     }
 
     /// Whether an event has to wait because its node's process is stopped.
-    pub(super) fn is_asleep(&self, happening: &SimEvent) -> bool {
-        let to = match happening {
+    pub(super) fn is_asleep(&self, event: &SimEvent) -> bool {
+        let to = match event {
             SimEvent::Datagram(_, to, _)
             | SimEvent::Stream(_, to, ..)
             | SimEvent::Drained(_, to, ..)

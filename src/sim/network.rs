@@ -148,9 +148,9 @@ impl Sim {
 
     // Randomness.
 
-    pub(super) fn schedule(&mut self, later: Duration, happening: SimEvent) {
+    pub(super) fn schedule(&mut self, later: Duration, event: SimEvent) {
         self.sequence += 1;
-        self.queue.insert((self.now + later, self.sequence), happening);
+        self.queue.insert((self.now + later, self.sequence), event);
     }
 
     pub(super) fn chance(&mut self, share: f64) -> bool {

@@ -236,9 +236,9 @@ impl Builder {
         };
         #[cfg(not(feature = "durable"))]
         let replica = Replica::new(setup);
-        let (wishes, asked) = mpsc::unbounded_channel();
+        let (dial_requests, asked) = mpsc::unbounded_channel();
         let is_alone = self.seeds.is_empty();
-        let shared = Shared::new(self.name, run, addr, replica, wishes, is_alone, lease_time);
+        let shared = Shared::new(self.name, run, addr, replica, dial_requests, is_alone, lease_time);
         // If the caller drops this future from here on, dropping the handle closes the node.
         let node = Node::new(shared.clone());
         #[cfg(feature = "durable")]
@@ -247,8 +247,8 @@ impl Builder {
             let attaching = move || disk::attach(&shared, opened);
             tokio::task::spawn_blocking(attaching).await.expect("attaching does not panic");
         }
-        let (happenings, received) = mpsc::channel(LINK_EVENTS_MAX);
-        let network = Network::new(shared.clone(), identity, security, endpoint, happenings, self.seeds);
+        let (events, received) = mpsc::channel(LINK_EVENTS_MAX);
+        let network = Network::new(shared.clone(), identity, security, endpoint, events, self.seeds);
         tokio::spawn(network.run(asked, ShutdownGuard(shared.clone())));
         tokio::spawn(driver::drive(shared, received));
         Ok(node)

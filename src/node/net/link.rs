@@ -369,18 +369,18 @@ async fn write(
 }
 
 /// Reads the streams and datagrams of a connection until it ends, then reports that the link is down.
-async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<LinkEvent>) {
+async fn read(id: LinkId, connection: Connection, events: mpsc::Sender<LinkEvent>) {
     let mut lanes = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             stream = connection.accept_uni() => match stream {
                 // The transport permits only two streams at a time.
-                Ok(stream) => _ = lanes.spawn(read_lane(id, stream, happenings.clone())),
+                Ok(stream) => _ = lanes.spawn(read_lane(id, stream, events.clone())),
                 Err(_) => break,
             },
             datagram = connection.read_datagram() => match datagram {
                 Ok(bytes) if bytes.is_empty() => {}
-                Ok(bytes) => if happenings.send(LinkEvent::Datagram(id, bytes)).await.is_err() { break },
+                Ok(bytes) => if events.send(LinkEvent::Datagram(id, bytes)).await.is_err() { break },
                 Err(_) => break,
             },
             Some(end) = lanes.join_next() => {
@@ -402,7 +402,7 @@ async fn read(id: LinkId, connection: Connection, happenings: mpsc::Sender<LinkE
         },
         _ => None,
     };
-    _ = happenings.send(LinkEvent::Down(id, exit)).await;
+    _ = events.send(LinkEvent::Down(id, exit)).await;
 }
 
 /// Why a lane is not read any more.
@@ -414,7 +414,7 @@ enum LaneEnd {
 }
 
 /// Reads one lane: its first byte, then chunks of frames.
-async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<LinkEvent>) -> LaneEnd {
+async fn read_lane(id: LinkId, mut stream: RecvStream, events: mpsc::Sender<LinkEvent>) -> LaneEnd {
     let mut tag = [0];
     if stream.read_exact(&mut tag).await.is_err() {
         return LaneEnd::Broken;
@@ -428,7 +428,7 @@ async fn read_lane(id: LinkId, mut stream: RecvStream, happenings: mpsc::Sender<
     while let Ok(Some(chunk)) = stream.read_chunk(CHUNK_BYTES, true).await {
         let places = u32::try_from(chunk.bytes.len()).expect("a chunk is small");
         let place = ahead.clone().acquire_many_owned(places).await.expect("it is never closed");
-        if happenings.send(LinkEvent::Stream(id, lane, chunk.bytes, place)).await.is_err() {
+        if events.send(LinkEvent::Stream(id, lane, chunk.bytes, place)).await.is_err() {
             return LaneEnd::Unheard;
         }
     }

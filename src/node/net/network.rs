@@ -128,7 +128,7 @@ impl Network {
     /// Runs until the node is closed, then closes all connections and the endpoint.
     pub(in crate::node) async fn run(
         self: Arc<Self>,
-        mut wishes: mpsc::UnboundedReceiver<DialRequest>,
+        mut dial_requests: mpsc::UnboundedReceiver<DialRequest>,
         _ending: ShutdownGuard,
     ) {
         tokio::spawn(Self::follow_security(self.clone()));
@@ -137,7 +137,7 @@ impl Network {
         loop {
             tokio::select! {
                 () = &mut closed => break,
-                Some(wish) = wishes.recv() => self.handle_dial_request(wish),
+                Some(request) = dial_requests.recv() => self.handle_dial_request(request),
                 incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else { break };
                     self.decide(incoming);
@@ -160,8 +160,8 @@ impl Network {
         }
     }
 
-    fn handle_dial_request(self: &Arc<Self>, wish: DialRequest) {
-        match wish {
+    fn handle_dial_request(self: &Arc<Self>, request: DialRequest) {
+        match request {
             DialRequest::Member(contact) => {
                 _ = tokio::spawn(Self::dial_once(self.clone(), contact.addr, None));
             }

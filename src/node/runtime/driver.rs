@@ -32,7 +32,7 @@ const CROWDED_STEPS: u32 = 8;
 const GATHERING_TIME: Duration = Duration::from_millis(1);
 
 /// Runs until the node is closed, or closes it if the replica panics.
-pub(in crate::node) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Receiver<LinkEvent>) {
+pub(in crate::node) async fn drive(shared: Arc<Shared>, mut events: mpsc::Receiver<LinkEvent>) {
     let mut received = Vec::with_capacity(BATCH_MAX);
     let mut batch = VecDeque::with_capacity(BATCH_MAX);
     let mut deadline = Duration::ZERO;
@@ -47,7 +47,7 @@ pub(in crate::node) async fn drive(shared: Arc<Shared>, mut happenings: mpsc::Re
         let is_crowded = crowded >= CROWDED_STEPS;
         let wait = if is_crowded { wait.min(GATHERING_TIME) } else { wait };
         tokio::select! {
-            _ = happenings.recv_many(&mut received, BATCH_MAX), if batch.is_empty() => {}
+            _ = events.recv_many(&mut received, BATCH_MAX), if batch.is_empty() => {}
             () = shared.wake_driver.notified(), if !is_crowded => {}
             () = tokio::time::sleep(wait), if !wait.is_zero() => {}
             () = std::future::ready(()), if wait.is_zero() => {}
@@ -81,14 +81,14 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
         core.replica.handle(now, Input::Wake);
     }
     let in_time = || shared.now().mono < now.mono + STEP_TIME_MAX;
-    let mut happenings = 0;
-    while (happenings == 0 || in_time())
-        && let Some(happening) = batch.pop_front()
+    let mut events = 0;
+    while (events == 0 || in_time())
+        && let Some(event) = batch.pop_front()
     {
-        happenings += 1;
+        events += 1;
         #[cfg(feature = "metrics")]
-        shared.meter.count_received(&happening);
-        take_in(core, now, happening);
+        shared.meter.count_received(&event);
+        take_in(core, now, event);
     }
     core.arrivals.follow(now, &mut core.replica);
     // Before any acknowledgement is sent: what is acknowledged to a peer must be readable here.
@@ -116,9 +116,9 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
     wakers.into_iter().for_each(Waker::wake);
     let took = shared.now().mono - now.mono;
     if took > STEP_TIME_WARNED {
-        tracing::warn!(node = %shared.name, ?took, happenings, outputs, "long step under the lock");
+        tracing::warn!(node = %shared.name, ?took, events, outputs, "long step under the lock");
     }
-    if happenings > 0 || was_busy != busy || becomes_ready {
+    if events > 0 || was_busy != busy || becomes_ready {
         shared.progress.notify_waiters();
     }
     Some((deadline, had_to_wait))
@@ -137,8 +137,8 @@ fn hand_drained(shared: &Shared, core: &mut Core, now: Time) {
     }
 }
 
-fn take_in(core: &mut Core, now: Time, happening: LinkEvent) {
-    match happening {
+fn take_in(core: &mut Core, now: Time, event: LinkEvent) {
+    match event {
         LinkEvent::Stream(id, lane, bytes, place) => {
             core.replica.handle(now, Input::Stream(id, lane, &bytes));
             drop(place);

@@ -77,8 +77,8 @@ impl Meter {
         self.repair_bytes.fetch_add(repair.bytes, Ordering::Relaxed);
     }
 
-    pub(in crate::node) fn count_received(&self, happening: &LinkEvent) {
-        match happening {
+    pub(in crate::node) fn count_received(&self, event: &LinkEvent) {
+        match event {
             LinkEvent::Stream(_, lane, bytes, _) => self.received[*lane as usize].count(bytes.len()),
             LinkEvent::Datagram(_, bytes) => self.received[DATAGRAM].count(bytes.len()),
             LinkEvent::Down(..) => {}

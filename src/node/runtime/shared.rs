@@ -86,7 +86,7 @@ pub(in crate::node) struct Shared {
     #[cfg(feature = "metrics")]
     pub(in crate::node) meter: crate::node::runtime::meter::Meter,
     /// Dial requests to the network task.
-    wishes: mpsc::UnboundedSender<DialRequest>,
+    dial_requests: mpsc::UnboundedSender<DialRequest>,
 }
 
 impl Shared {
@@ -95,7 +95,7 @@ impl Shared {
         run: u64,
         addr: SocketAddr,
         replica: Replica,
-        wishes: mpsc::UnboundedSender<DialRequest>,
+        dial_requests: mpsc::UnboundedSender<DialRequest>,
         is_alone: bool,
         lease_time: Duration,
     ) -> Arc<Self> {
@@ -134,7 +134,7 @@ impl Shared {
             join_board: JoinBoard::default(),
             #[cfg(feature = "metrics")]
             meter: crate::node::runtime::meter::Meter::default(),
-            wishes,
+            dial_requests,
         })
     }
 
@@ -330,9 +330,9 @@ impl Shared {
 }
 
 impl Shared {
-    pub(in crate::node) fn request_dial(&self, wish: DialRequest) {
+    pub(in crate::node) fn request_dial(&self, request: DialRequest) {
         // An error means that the network task has ended; then no link is needed any more.
-        _ = self.wishes.send(wish);
+        _ = self.dial_requests.send(request);
     }
 
     /// Sends a datagram to a member over its link. Without a link it is dropped, and the member is dialled for the
@@ -357,10 +357,10 @@ mod tests {
     use crate::replica::Setup;
 
     fn shared() -> Arc<Shared> {
-        let (wishes, _) = mpsc::unbounded_channel();
+        let (dial_requests, _) = mpsc::unbounded_channel();
         let replica = Replica::new(Setup::new(Config::lan(), 1));
         let addr = ([127, 0, 0, 1], 1).into();
-        Shared::new("n".to_owned(), 1, addr, replica, wishes, true, Duration::from_secs(1))
+        Shared::new("n".to_owned(), 1, addr, replica, dial_requests, true, Duration::from_secs(1))
     }
 
     #[test]

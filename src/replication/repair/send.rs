@@ -46,12 +46,12 @@ impl RepairSession {
         }
         let empty = writer.len();
         while writer.has_room() && !store.is_damaged && self.large_sender.len() < LARGES_AHEAD_MAX {
-            if let Some(emission) = self.queued_rows.pop_front() {
-                if !self.emit(store, &mut writer, emission) {
+            if let Some(queued) = self.queued_rows.pop_front() {
+                if !self.emit(store, &mut writer, queued) {
                     break;
                 }
-            } else if let Some(reply) = self.tasks.pop_front() {
-                self.reply(store, now, &mut writer, reply);
+            } else if let Some(task) = self.tasks.pop_front() {
+                self.reply(store, now, &mut writer, task);
             } else if self.open_asks.len() < OPEN_ASKS_MAX
                 && let Some(range) = self.ranges_to_ask.pop()
             {
@@ -134,8 +134,8 @@ impl RepairSession {
         self.open_asks.insert(range, OpenAsk::Digest);
     }
 
-    fn reply(&mut self, store: &mut Store, now: Time, writer: &mut Writer, reply: SessionTask) {
-        match reply {
+    fn reply(&mut self, store: &mut Store, now: Time, writer: &mut Writer, task: SessionTask) {
+        match task {
             SessionTask::Judge { range, weak } => self.reply_verdict(store, writer, range, &weak),
             SessionTask::Confirm { range, mask } => {
                 let is_crowded = children(range, mask)
@@ -307,8 +307,8 @@ impl RepairSession {
     }
 
     /// Cuts a row into the frame as it is in this instant. Answers whether the frame can take more.
-    fn emit(&mut self, store: &mut Store, writer: &mut Writer, emission: QueuedRow) -> bool {
-        let QueuedRow { range, key, peer_has } = emission;
+    fn emit(&mut self, store: &mut Store, writer: &mut Writer, queued: QueuedRow) -> bool {
+        let QueuedRow { range, key, peer_has } = queued;
         let dot_set = store
             .dot_set(&key)
             .map_or_else(|| DotSet::Empty(Dot::key_only(&key)), |(dot_set, _)| dot_set.clone());

@@ -392,20 +392,20 @@ impl LargeRowReceiver {
         let current = self.current.as_mut().expect("just made sure");
         let bounds = reader.bounds();
         current.append(reader.rest(), bounds, partial)?;
-        if current.announced.as_ref().is_none_or(|told| current.bytes.len() < told.len) {
+        if current.announced.as_ref().is_none_or(|header| current.bytes.len() < header.len) {
             return Ok(None);
         }
-        let LargeRowBuffer { large_id: number, from, vector, announced: told, bytes, .. } =
+        let LargeRowBuffer { large_id: number, from, vector, announced: header, bytes, .. } =
             self.current.take().expect("just looked at");
-        let row = told.expect("just looked at").row(vector, &bytes, from > 0)?;
+        let row = header.expect("just looked at").row(vector, &bytes, from > 0)?;
         self.arrived_up_to = self.arrived_up_to.max(number);
         Ok(Some(LargeRow { large_id: number, row }))
     }
 
     /// What there is of a row that will not come to its end.
     pub(crate) fn into_partial(self) -> Option<PartialRow> {
-        let LargeRowBuffer { announced: told, bytes, .. } = self.current?;
-        let LargeRowHeader { key, values, .. } = told.filter(|_| !bytes.is_empty())?;
+        let LargeRowBuffer { announced: header, bytes, .. } = self.current?;
+        let LargeRowHeader { key, values, .. } = header.filter(|_| !bytes.is_empty())?;
         Some(PartialRow { key, values, bytes })
     }
 }
@@ -420,18 +420,18 @@ impl LargeRowBuffer {
         let (head, values) = piece.split_at(piece.len().min(self.header_len - self.header.len()));
         self.header.extend_from_slice(head);
         if self.announced.is_none() && self.header.len() == self.header_len {
-            let told = LargeRowHeader::read(&std::mem::take(&mut self.header), bounds)?;
+            let header = LargeRowHeader::read(&std::mem::take(&mut self.header), bounds)?;
             self.header_len = 0;
             if self.from > 0 {
                 // The peer was told of this very part, over this link.
-                let is_its = |part: &mut PartialRow| part.key == told.key && part.values == told.values;
+                let is_its = |part: &mut PartialRow| part.key == header.key && part.values == header.values;
                 let part = partial.take_if(is_its).filter(|part| part.len() >= self.from);
                 self.bytes = part.ok_or(WireError::Form)?.bytes;
                 self.bytes.truncate(self.from);
             }
-            self.announced = Some(told);
+            self.announced = Some(header);
         }
-        let room = self.announced.as_ref().map_or(0, |told| told.len.saturating_sub(self.bytes.len()));
+        let room = self.announced.as_ref().map_or(0, |header| header.len.saturating_sub(self.bytes.len()));
         if values.len() > room {
             return Err(WireError::Form);
         }
@@ -515,10 +515,10 @@ mod tests {
     fn same(arrived: Option<LargeRow>, store: &Store) {
         let row = arrived.expect("it is whole").row.expect("it is acceptable");
         let dot_set = store.dot_set(&key()).expect("it is held").0;
-        let told = |dot_set: &DotSet| -> Vec<(Stamp, u64, Vec<u8>)> {
+        let header = |dot_set: &DotSet| -> Vec<(Stamp, u64, Vec<u8>)> {
             dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
         };
-        assert_eq!(told(&row.dot_set), told(dot_set));
+        assert_eq!(header(&row.dot_set), header(dot_set));
         assert!(coverage::beyond(store.coverage.vector(), &row.vector).dots.is_empty(), "{:?}", row.vector);
     }
 
