@@ -1,17 +1,11 @@
 //! The tail: live replication along the change log, one ordered stream per link and direction.
 //!
-//! The sender keeps a cursor into the log and no queue, so a peer that does not read costs no memory. Each link has a
-//! filter that decides which rows it is sent. A *flush* is a run of frames that ends at the head of the log; its last
-//! frame carries the flush end with the claims.
-//!
-//! # Invariants
+//! The sender keeps a cursor and no queue. The last frame of a flush carries its end, with the claims. Invariants:
 //!
 //! - A frame's rows, their contexts and its claims are of one instant. Nothing may be merged between writing them.
 //! - A tail claims its sender's own origin, only in the frame that reaches the head, and only while every row of the
-//!   link could be sent and was accepted. Forwarded origins are claimed by intervals ([`crate::replication::claims`]),
-//!   under the same conditions.
-//! - A claim that covers a large row waits until that row has arrived ([`large`]).
-//! - A cursor below the log's floor must never go on: removals may be missing there. Only a repair helps.
+//!   link was sent and accepted. Under the same conditions it claims intervals of forwarded origins ([`claims`]).
+//! - A claim that covers a large row waits for it ([`large`]). A cursor below the log's floor must never go on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,9 +29,8 @@ use large::{LargeRowReceiver, LargeRowSender, PartialRow, ResumeOffer, Size};
 
 const END: u8 = 0;
 const ROW: u8 = 1;
-/// The end of a flush, with its claims.
 const DONE: u8 = 2;
-/// The end of a flush, and the peer is asked for an acknowledgement.
+/// The end of a flush that asks for an acknowledgement.
 const DONE_ASKING: u8 = 3;
 
 /// Forwarded intervals of one link that wait for large rows.
@@ -46,8 +39,8 @@ const WAITING_INTERVALS_MAX: usize = 4_096;
 /// Log rows examined for one frame, sent or not. Bounds the work under the lock.
 const FRAME_ROWS_MAX: usize = 16_384;
 
-/// A flush end without rows is sent only if it advances the peer's position over at least this many changes that the
-/// filter excludes: after a new link, these need not be looked through or sent again.
+/// A flush end without rows is sent if it advances the peer's position over at least this many changes that the filter
+/// excludes: after a new link, these need not be looked through or sent again.
 const BARE_CLAIM_CHANGES: u64 = 1_024;
 
 /// What this side may send on a link's live stream.
@@ -134,8 +127,7 @@ impl TailSender {
         if self.is_running() { behind.min(most) } else { 0 }
     }
 
-    /// Whether nothing that passes the filter has changed since the last flush end. Then the position of the cursor
-    /// does not matter.
+    /// Whether nothing that passes the filter changed since the last flush end. Then the cursor does not matter.
     fn has_all(&self, store: &Store, filter: LogFilter) -> bool {
         store.log.latest(filter) <= self.claimed && !store.controls.has(Control::OwnFromFrame)
     }
@@ -242,8 +234,8 @@ impl TailSender {
         self.cursor != head || (flush && self.claimed < head)
     }
 
-    /// Writes the rows from the cursor on, as many as one frame takes. `None` if the store is found to be damaged: then
-    /// nothing may be sent.
+    /// Writes the rows from the cursor on, as many as one frame takes. `None`: the store is damaged, nothing may be
+    /// sent.
     fn write_rows(
         &mut self,
         store: &mut Store,
@@ -329,8 +321,7 @@ pub(crate) struct TailReceiver {
     pub(crate) since_ms: u64,
 }
 
-/// The rows since the last claimed flush end, as far as forwarding is concerned: decides whether the next flush end
-/// extends the interval that is claimed of the sender's origin.
+/// Whether the rows since the last claimed flush end can extend the interval that is claimed of the sender's origin.
 #[derive(Debug, Default)]
 struct OpenFlush {
     /// A row changed nothing here, or is not to be forwarded. So this node does not forward the whole flush.
@@ -366,9 +357,8 @@ pub(crate) struct TailPeer {
 #[derive(Debug, Default)]
 pub(crate) struct TailOutcome {
     pub(crate) refusals: Vec<RefusedRow>,
-    /// Rows that were merged.
+    /// Rows that were merged, and how many of them changed something.
     pub(crate) rows: usize,
-    /// How many of `rows` changed something.
     pub(crate) new: usize,
 }
 
@@ -441,7 +431,7 @@ impl TailReceiver {
         Ok(merged)
     }
 
-    /// Takes a piece of a large row. Merges the row when it is complete, and claims the flush ends that waited for it.
+    /// Takes a piece of a large row. Merges a complete row, and claims the flush ends that waited for it.
     pub(crate) fn handle_piece(
         &mut self,
         store: &mut Store,
@@ -560,9 +550,7 @@ impl TailReceiver {
         }
     }
 
-    /// Extends the interval of the sender's origin by a complete flush, if the whole flush is forwarded; otherwise ends
-    /// it.
-    ///
+    /// Extends the interval of the sender's origin by a complete flush if all of it is forwarded; otherwise ends it.
     /// Rows of later flushes may have arrived before the large rows of this one, and large rows of later flushes before
     /// its end. `open_flush` describes these as well, so it is reset only when nothing is in flux.
     fn extend_forwarded(
@@ -588,11 +576,9 @@ impl TailReceiver {
         }
     }
 
-    /// Records what the rows cover beyond the vector.
-    ///
-    /// Nothing has to be recorded for a row that is covered by a held dot: it holds a dot of the sender's own origin,
-    /// and the sender's vector is beyond this replica's for that origin only. While the sender holds that dot, none of
-    /// its later events is about that key, so the held dot itself says what is covered.
+    /// Records what the rows cover beyond the vector. Nothing is recorded for a row that is covered by a held dot: one
+    /// of the sender's origin, where its vector is beyond this replica's for that origin only. While the sender holds
+    /// it, none of its later events is about that key, so the held dot itself says what is covered.
     fn cover_rows(&mut self, store: &mut Store, run: u64, dots: &[Stamp], rows: &[PeerRow]) {
         // Coverage here only grows, so only the entries of this frame can have come to lie beyond it.
         let known = store.coverage.vector();
