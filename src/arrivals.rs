@@ -1,12 +1,12 @@
 //! Arrival times: how long the writes of every other node take until they are merged here.
 //!
-//! A row of a tail brings the stamp of its latest write, and with it the time of the writer's wall clock. What this
-//! replica's wall clock says beyond that is how long the write took, **and how far the two clocks are apart**; its
-//! resolution is a millisecond. Only writes that were made while the link was there count: what a repair brings, or a
-//! tail that goes on where it once was, may be hours old without anything being slow. Deletes carry no stamp and are
-//! not counted.
+//! A row of a tail carries the stamp of its latest write, and with it the time of the writer's wall clock. The arrival
+//! time is this replica's wall clock minus that, **so it includes the difference of the two clocks**. Its resolution is
+//! a millisecond. Only writes made since the link was established count: rows of a repair, or of a tail that resumes at
+//! an old position, may be hours old although nothing is slow. Deletes carry no stamp and are not counted.
 //!
-//! The core only hands out what arrived ([`Arrived`]); the figures are kept by whoever runs it.
+//! The core only hands out what arrived ([`Arrived`]); the caller of the core keeps the figures here. Nothing in the
+//! core may depend on them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::replica::Replica;
 use crate::replication::arrived::Arrived;
 use crate::time::Time;
 
-/// Origins whose times are kept; of more of them, those that were heard last.
+/// Origins whose times are kept. If there are more, the one whose last write is the oldest is dropped.
 const ORIGINS_MAX: usize = 128;
 
-/// Quantiles and the maximum are those of the last one to two windows.
+/// Quantiles and the maximum cover the last one to two windows.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The smoothed mean moves by this part of each difference.
+/// The smoothed mean moves by one part in this many of each difference.
 const SMOOTHING_PART: i64 = 16;
 
 /// Times below this many milliseconds have a bucket each.
 const EXACT_MS: u64 = 8;
-/// Longer ones have so many buckets for every doubling, up to the last one, which takes all that is beyond.
+/// Longer times have this many buckets per doubling. The last bucket takes everything beyond.
 const DOUBLING_BUCKETS: u64 = 4;
 const DOUBLINGS: u64 = 20;
 const ARRIVAL_BUCKETS: usize = (EXACT_MS + DOUBLING_BUCKETS * DOUBLINGS) as usize;
@@ -51,25 +51,25 @@ fn bucket_end_ms(bucket: usize) -> u64 {
     ((EXACT_MS + (part + 1) * EXACT_MS / DOUBLING_BUCKETS) << doubling) - 1
 }
 
-/// How long the writes of one run take to arrive. The difference of the two nodes' wall clocks is in it.
+/// How long the writes of one run take to arrive, including the difference of the two nodes' wall clocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Arrival {
     /// The origin of the stamps: the run that wrote.
     pub origin: u64,
-    /// The name of its node, where members are known and it is linked.
+    /// The name of its node, if members are kept and there is a link to it.
     pub name: Option<String>,
     /// Writes counted so far.
     pub count: u64,
-    /// The latest one.
+    /// Arrival time of the latest write.
     pub latest: Duration,
-    /// Their smoothed mean.
+    /// Smoothed mean of all writes.
     pub mean: Duration,
-    /// The median of the last minute or two; as all quantiles not less than it was, and at most a quarter more.
+    /// Median of the last one to two minutes. Quantiles are rounded up, by at most a quarter.
     pub p50: Duration,
-    /// Ninety-nine in a hundred took no longer.
+    /// 99th percentile of the last one to two minutes.
     pub p99: Duration,
-    /// The longest of them.
+    /// Maximum of the last one to two minutes.
     pub max: Duration,
 }
 
@@ -91,10 +91,10 @@ struct OriginArrivals {
     latest_ms: u64,
     mean_micros: i64,
     last_at: Duration,
-    /// Which window is the current one; the other one is that before it.
+    /// Number of the current window. The other one of the two is the window before it.
     window: u64,
     windows: [ArrivalWindow; 2],
-    /// What was not recorded elsewhere yet.
+    /// Arrivals by bucket that were not taken by `take_fresh` yet.
     #[cfg(feature = "metrics")]
     fresh: BTreeMap<usize, usize>,
 }
@@ -124,7 +124,7 @@ impl OriginArrivals {
         }
     }
 
-    /// The time that this many hundredths of the last writes did not exceed.
+    /// The time that this percentage of the writes of both windows did not exceed.
     fn quantile_ms(&self, hundredths: u64) -> u64 {
         let at =
             |bucket: usize| self.windows.iter().map(|window| u64::from(window.buckets[bucket])).sum::<u64>();
@@ -162,7 +162,7 @@ pub(crate) struct Arrivals {
 }
 
 impl Arrivals {
-    /// Takes from a replica what arrived since the last call.
+    /// Takes the arrivals since the last call from a replica.
     pub(crate) fn follow(&mut self, now: Time, replica: &mut Replica) {
         for Arrived { origin, took_ms } in replica.take_arrived() {
             if !self.origins.contains_key(&origin) && self.origins.len() == ORIGINS_MAX {
@@ -174,7 +174,7 @@ impl Arrivals {
         }
     }
 
-    /// The figures of all origins, with the names of those that are linked.
+    /// The figures of all origins, with the names of those to which there is a link.
     pub(crate) fn figures(&self, now: Time, replica: &Replica) -> Vec<Arrival> {
         let figures = |(id, origin): (&u64, &OriginArrivals)| Arrival {
             name: replica.name_of_origin(*id),
@@ -183,7 +183,7 @@ impl Arrivals {
         self.origins.iter().map(figures).collect()
     }
 
-    /// What arrived since the last call: the origin, how long it took, and how many took that long.
+    /// Arrivals since the last call: origin, arrival time, and how many writes had that time.
     #[cfg(feature = "metrics")]
     pub(crate) fn take_fresh(&mut self) -> Vec<(u64, Duration, usize)> {
         let fresh = |(id, origin): (&u64, &mut OriginArrivals)| {

@@ -1,8 +1,11 @@
 //! Replication: how rows and claims travel between two nodes.
 //!
-//! [`tail`] carries live writes along the change log, [`repair`] compares digests and exchanges what differs, [`claims`] says
-//! what a delegate may claim of the writes that it forwards, and [`flow`] limits writers while the cluster is behind. All of
-//! them are driven by [`crate::replica`], which owns the links; they know of no link but their own.
+//! [`tail`] carries live writes along the change log. [`repair`] compares digests and exchanges what differs.
+//! [`claims`] decides what a delegate may claim of the writes that it forwards. [`acks`] and [`questions`] track what
+//! the peer has merged. [`arrived`] hands out arrival times, and [`flow`] limits writers while the cluster is behind.
+//!
+//! [`crate::replica`] owns the links and drives all of them. Code here works on one link and must not depend on
+//! another.
 
 pub(crate) mod acks;
 pub(crate) mod arrived;

@@ -1,11 +1,11 @@
 //! Messages: how they are laid out, who writes and reads them, and the bounds that decoding keeps.
 //!
 //! A stream carries frames: four bytes of length, one of version, one of kind, then the body. A datagram is a frame
-//! without the length. `bincode` lays out single numbers and byte strings; the order of the fields is ours and is fixed per
-//! version. `docs/wire.md` has every layout.
+//! without the length. `bincode` lays out single numbers and byte strings; the order of the fields is ours and is fixed
+//! per version. `docs/wire.md` has every layout.
 //!
-//! [`Message`] is what handlers match. Small bodies are decoded in it. Bodies that are read under the state of a link or a
-//! session (rows with contexts told by their differences, leftovers told by number) stay a [`Reader`].
+//! [`Message`] is what handlers match. Small bodies are decoded in it. Bodies that depend on the state of a link or a
+//! session (rows with contexts sent as differences, leftovers sent by number) stay a [`Reader`].
 //!
 //! | number | kind | lane | writer | reader | body | answer | older node |
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -24,8 +24,8 @@
 //! | 13 | `Deferred` | bulk | `Replica::poll_link` | `Replica::on_deferred` | nothing | a new `Start` later | since version 1 |
 //! | 14 | `Partial` | live | `PartialRow::frame` | `ResumeOffer::read` | what was kept of a large row | `Piece` from there on | since version 1 |
 //!
-//! A node that does not know a kind breaks the link ([`WireError::Kind`]). So a new kind may be sent only to peers that
-//! said that they know it.
+//! A node that does not know a kind breaks the link ([`WireError::Kind`]). So a new kind must be sent only to peers
+//! that have stated that they know it. The layout of a kind must never change within a version.
 
 mod codec;
 mod frame;
@@ -223,7 +223,7 @@ mod tests {
         Ok((row.dot_set, Clocks::clone(&context), told.regions, range))
     }
 
-    /// Everything that makes two rows the same to a reader.
+    /// Everything that distinguishes two rows for a reader.
     fn told(dot_set: &DotSet) -> Vec<(Stamp, u64, &[u8])> {
         dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value())).collect()
     }

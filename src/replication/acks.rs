@@ -1,11 +1,12 @@
 //! Acknowledgements over one link, in both directions.
 //!
 //! An acknowledgement says: "everything up to this position of your change log is merged here". The receiver of a flush
-//! sends it after a delay, so that one is enough for many flushes, or together with the next rows of its own. The sender
-//! keeps the flushes that are not acknowledged, measures how long acknowledgements take, and notices when one is overdue.
+//! sends it after a delay, so that one is enough for many flushes, or together with the next rows of its own. The
+//! sender keeps the flushes that are not acknowledged, measures how long acknowledgements take, and notices when one is
+//! overdue.
 //!
-//! Only a position that was merged completely is ever acknowledged: receipts (`seen_by`) and the choice of delegates rest
-//! on it.
+//! Only a position that was merged completely is ever acknowledged: receipts (`seen_by`) and the choice of delegates
+//! rest on it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -56,13 +57,14 @@ enum OwedAck {
     Now,
 }
 
+/// The acknowledgements of one link: those that the peer has not sent yet, and the one that this replica owes.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     /// The greatest position of the own log that the peer acknowledged.
     acked: u64,
     /// Complete flushes that are not acknowledged, oldest first.
     unacked: VecDeque<UnackedFlush>,
-    /// When the first row of the flush was sent whose end was not sent yet.
+    /// When the first row of the open flush was sent: its end was not sent yet.
     flushing_since: Option<Duration>,
     /// Time from the end of a flush to its acknowledgement: the slowest lately. Decays by one eighth with each flush.
     ack_rtt: Duration,
@@ -86,7 +88,7 @@ impl Acks {
         self.unacked.front().map(|flush| flush.began).or(self.flushing_since)
     }
 
-    /// Rows were sent.
+    /// Rows were sent: begins a flush if none is open.
     pub(crate) fn on_rows_sent(&mut self, now: Duration) {
         self.flushing_since.get_or_insert(now);
     }
@@ -102,7 +104,7 @@ impl Acks {
         }
     }
 
-    /// The peer is not fed any more.
+    /// Forgets the flushes that are not acknowledged: the peer is not sent rows any more.
     pub(crate) fn forget_flushes(&mut self) {
         self.unacked.clear();
         self.flushing_since = None;
@@ -118,8 +120,8 @@ impl Acks {
         }
     }
 
-    /// When the acknowledgement of the peer becomes overdue. In the middle of a long flush it does not, as long as the peer
-    /// takes what it is sent (`sent_at`).
+    /// When the acknowledgement of the peer becomes overdue. In the middle of a long flush it does not, as long as the
+    /// peer takes what it is sent (`sent_at`).
     pub(crate) fn timeout_at(
         &self,
         is_other_group: bool,
@@ -146,7 +148,7 @@ impl Acks {
         }
     }
 
-    /// The next thing that the link sends is an acknowledgement.
+    /// An acknowledgement is to be sent now.
     pub(crate) fn owe_now(&mut self) {
         self.owed = OwedAck::Now;
     }

@@ -1,20 +1,20 @@
 //! Forwarded claims: how the writes of one group reach all members of another, and who may claim them.
 //!
-//! Above `mesh_members_max` members a node sends its own writes to its own group and to one delegate in every other group
-//! (see [`crate::membership`]). The delegate's tail forwards them to the rest of its group. So every node gets every write
-//! once, after at most two hops.
+//! Above `mesh_members_max` members a node sends its own writes to its own group and to one delegate in every other
+//! group (see [`crate::membership`]). The delegate's tail forwards them to the rest of its group. So every node gets
+//! every write once, after at most two hops.
 //!
-//! A tail claims everything of its sender's own origin. It cannot claim forwarded origins in the same way: the sender may
-//! have merged events of them that left no row in its log, or rows that its mates were never sent. What it can claim is an
-//! interval (origin, from, to): "whoever has everything of this origin up to *from* now has everything up to *to*". A
-//! flush end carries these intervals beside the sender's own claim.
+//! A tail claims everything of its sender's own origin. It cannot claim forwarded origins in the same way: the sender
+//! may have merged events of them that left no row in its log, or rows that its mates were never sent. What it can
+//! claim is an interval (origin, from, to): "whoever has everything of this origin up to *from* now has everything up
+//! to *to*". A flush end carries these intervals beside the sender's own claim.
 //!
 //! # Invariants
 //!
-//! - A delegate extends the interval of an origin by a flush only if *every* row of the flush changed something here. Only
-//!   then does each of these rows stand in its log and is forwarded.
-//! - A row that changed nothing, a link that was not there yet, or a change of the groups ends the interval. The next one
-//!   begins behind it. What lies between is claimed by a finished repair.
+//! - A delegate extends the interval of an origin by a flush only if *every* row of the flush changed something here.
+//!   Only then does each of these rows stand in its log and is forwarded.
+//! - A row that changed nothing, a link that was not there yet, or a change of the groups ends the interval. The next
+//!   one begins behind it. What lies between is claimed by a finished repair.
 //! - A receiver takes an interval only if it has everything up to *from*.
 
 use std::collections::BTreeMap;
@@ -24,9 +24,10 @@ use crate::store::Store;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 
-/// Origins with a chain. Of more, the one that was silent for longest begins again.
+/// Origins with a forwarded claim. If there are more, the claim that was extended longest ago is dropped.
 const FORWARDED_CLAIMS_MAX: usize = 4_096;
 
+/// The interval of one origin that this node forwarded completely.
 #[derive(Clone, Copy, Debug)]
 struct ForwardedClaim {
     from: u64,
@@ -34,18 +35,19 @@ struct ForwardedClaim {
     claims_version: u64,
 }
 
-/// The chains that this node holds. See the module.
+/// The intervals, by origin, of which this node forwarded every write to the rest of its group.
 #[derive(Debug, Default)]
 pub(crate) struct ForwardedClaims {
     by_origin: BTreeMap<u64, ForwardedClaim>,
     claims_version: u64,
-    /// Counts the peers that began to be passed everything: a flush that was under way then is no link of a chain,
-    /// because they may lack its first rows.
+    /// Incremented when a peer begins to be sent all forwarded rows. A flush that is arriving at that time extends no
+    /// interval, because that peer may lack its first rows.
     pub(crate) routes_epoch: u64,
 }
 
 impl ForwardedClaims {
-    /// A flush of an origin is complete, by which everything of it is merged up to `after`, where it was up to `before`.
+    /// A flush of an origin is complete: it took what is merged of the origin from `before` to `after`. `is_whole`:
+    /// every row of the flush is forwarded. Otherwise the interval ends, and the next one begins at `after`.
     pub(crate) fn extend(&mut self, origin: u64, before: u64, after: u64, is_whole: bool) {
         if before >= after {
             return;
@@ -67,21 +69,23 @@ impl ForwardedClaims {
     }
 }
 
-/// What a peer has been told of the chains.
+/// Which of the forwarded claims were sent to a peer.
 #[derive(Debug, Default)]
 pub(crate) struct SentClaims {
-    /// From when on it has been sent everything that is passed on.
+    /// The version of [`ForwardedClaims`] up to which claims were sent. `None`: the peer is not sent all forwarded
+    /// rows.
     claims_version: Option<u64>,
+    /// By origin: the end of the last interval that was sent, or that ended before the peer was sent forwarded rows.
     ends: BTreeMap<u64, u64>,
 }
 
 impl SentClaims {
-    /// Whether there is something to tell at all.
+    /// Whether claims may have changed since they were last sent.
     pub(crate) fn is_behind(&self, forwarded_claims: &ForwardedClaims) -> bool {
         self.claims_version.is_none_or(|version| version < forwarded_claims.claims_version)
     }
 
-    /// From now on the peer is sent everything that is passed on.
+    /// From now on the peer is sent all forwarded rows. Claims begin at the ends of the present intervals.
     pub(crate) fn begin(&mut self, forwarded_claims: &mut ForwardedClaims) {
         if self.claims_version.is_none() {
             forwarded_claims.routes_epoch += 1;
@@ -91,7 +95,7 @@ impl SentClaims {
         }
     }
 
-    /// Writes what a `done` of this instant can tell beside its own claim.
+    /// Writes the intervals that a flush end of this instant can claim beside the sender's own origin.
     pub(crate) fn write(&mut self, forwarded_claims: &ForwardedClaims, writer: &mut Writer) {
         let mut news = Vec::new();
         if let Some(version) = self.claims_version {
@@ -118,7 +122,7 @@ impl SentClaims {
     }
 }
 
-/// What a peer tells of its chains.
+/// Reads the intervals (origin, from, to) of a flush end.
 pub(crate) fn read_intervals(reader: &mut Reader<'_>) -> Result<Vec<(u64, u64, u64)>, WireError> {
     let count = reader.count(24)?;
     let one = |_| {
@@ -129,7 +133,7 @@ pub(crate) fn read_intervals(reader: &mut Reader<'_>) -> Result<Vec<(u64, u64, u
     (0..count).map(one).collect()
 }
 
-/// Claims what a peer told, as far as this replica has what came before.
+/// Claims the intervals that a peer sent, if this replica has everything up to their beginning.
 pub(crate) fn claim_intervals(store: &mut Store, intervals: &[(u64, u64, u64)]) {
     for (origin, from, to) in intervals {
         if store.coverage.vector().get(origin) >= *from || store.controls.has(Control::ChainUnchecked) {

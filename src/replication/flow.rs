@@ -1,46 +1,49 @@
 //! Flow control: how fast a node may write while the cluster is behind.
 //!
 //! After van Renesse, Dumitriu, Gough and Thomas, "Efficient Reconciliation and Flow Control for Anti-Entropy
-//! Protocols" (2008). A node has a wanted rate, at which its users write or try to, and while the cluster is behind an
-//! allowed rate. That falls by a factor as long as there is a backlog and grows by a step as long as there is none, until
-//! it is far above what is wanted; then nothing is limited any more. Two nodes that compare while both are limited share
-//! what both are allowed: what one does not want, the other may have.
+//! Protocols" (2008). A node has a *wanted* rate, at which its users write or try to, and while the cluster is behind
+//! an *allowed* rate. The allowed rate falls by a factor while there is a backlog and grows by a step while there is
+//! none. When it is [`SLACK`] times the wanted rate, the limit is removed. Two limited nodes that exchange checks share
+//! the sum of their allowed rates: one may use what the other does not want.
 //!
-//! A backlog is measured where it arises, at the writer: the middle one of its peers is behind by a good part of
+//! A backlog is measured at the writer: the median peer's lag is a good part of
 //! [`Config::lag_bytes_max`](crate::Config::lag_bytes_max). Since the change log coalesces, a peer is never behind by
-//! more than what has changed, and whoever writes the same few keys is never limited. In the paper all exchanges have a
-//! byte budget; here that is the window of a link, and what does not fit waits in the log.
+//! more than what has changed, and a node that writes the same few keys is never limited. In the paper all exchanges
+//! have a byte budget; here that is the window of a link, and what does not fit waits in the log.
+//!
+//! Only local writes are limited. Replication must never be slowed down here: it is what reduces the backlog.
 
 use std::time::Duration;
 
 use crate::wire::Rates;
 
-/// No node is limited to less, in bytes a second.
+/// Smallest allowed rate, in bytes per second.
 const RATE_MIN: u64 = 64 << 10;
-/// Writes allowed at once after a pause, as time at the allowed rate.
+/// Largest burst after a pause, as time at the allowed rate.
 const BURST: Duration = Duration::from_millis(100);
-/// The greatest rate that is believed of a peer, in bytes a second.
+/// Larger rates that a peer states count as this one, in bytes per second.
 const RATE_MAX: u64 = 1 << 40;
-/// A limit so many times above what is wanted is none.
+/// The limit is removed when the allowed rate exceeds the wanted rate by this factor.
 const SLACK: u64 = 4;
 
 /// The rate limit of the local writes of one node.
 #[derive(Debug, Default)]
 pub(crate) struct WriteLimiter {
-    /// Bytes written since the last tick, and refused.
+    /// Bytes written since the last adaptation.
     written: u64,
+    /// Writes refused since the last adaptation.
     refused: u64,
     adapted_at: Duration,
     wanted: u64,
-    /// Nothing: no limit.
+    /// `None`: no limit.
     allowed: Option<u64>,
-    /// What may be written, as of then; negative after a write larger than that.
+    /// Bytes that may be written, as of `allowance_at`. Negative after a write that was larger.
     allowance: i64,
     allowance_at: Duration,
 }
 
 impl WriteLimiter {
-    /// What may be written now.
+    /// Bytes that may be written now.
     fn allowance(&self, now: Duration, allowed: u64) -> i64 {
         let burst = (u128::from(allowed) * BURST.as_nanos() / 1_000_000_000) as i64;
         let since = now.saturating_sub(self.allowance_at).min(Duration::from_secs(3_600));
@@ -53,7 +56,7 @@ impl WriteLimiter {
         self.allowed.is_none_or(|allowed| self.allowance(now, allowed) >= 0)
     }
 
-    /// When there is room again, while there is none.
+    /// While writes are refused: when one is admitted again.
     pub(crate) fn deadline(&self, now: Duration) -> Option<Duration> {
         let allowed = self.allowed.filter(|_| !self.has_room(now))?;
         let lacking = self.allowance(now, allowed).unsigned_abs();
@@ -74,12 +77,13 @@ impl WriteLimiter {
         self.refused += 1;
     }
 
-    /// Once an interval: looks at what was wanted, and adapts what is allowed.
+    /// Measures the wanted rate and adapts the allowed rate. Called once per interval.
     pub(crate) fn adapt(&mut self, now: Duration, has_backlog: bool) {
         let passed = now.saturating_sub(self.adapted_at).max(Duration::from_millis(1));
         let per_second = |bytes: u64| (u128::from(bytes) * 1_000_000_000 / passed.as_nanos()) as u64;
         let written = per_second(self.written);
-        // Whoever is refused tries again and again: it wants more than it may, and nobody knows how much.
+        // Refused writes are retried, so their number says only that more than the allowed rate is wanted, not how
+        // much.
         let wanted = if self.refused > 0 { written.saturating_mul(2).max(RATE_MIN) } else { written };
         self.wanted = (self.wanted + wanted).div_ceil(2);
         let step = (self.allowed.unwrap_or(0) / 8).max(RATE_MIN);
@@ -103,12 +107,12 @@ impl WriteLimiter {
         self.allowed = allowed.map(|allowed| allowed.max(RATE_MIN));
     }
 
-    /// What to tell a peer while this node is limited.
+    /// The rates to send to a peer, while this node is limited.
     pub(crate) fn rates(&self) -> Option<Rates> {
         self.allowed.map(|allowed| Rates { wanted: self.wanted, allowed })
     }
 
-    /// Shares with a peer that is limited too. Both ends come to the same result, each for itself.
+    /// Shares the allowed rates with a peer that is limited too. Both ends compute the same division independently.
     pub(crate) fn share_rate(&mut self, now: Duration, theirs: Rates) {
         if let Some(own) = self.rates() {
             let theirs = Rates { wanted: theirs.wanted.min(RATE_MAX), allowed: theirs.allowed.min(RATE_MAX) };
@@ -117,7 +121,7 @@ impl WriteLimiter {
     }
 }
 
-/// What the first of two may have of what both may.
+/// The part of both nodes' allowed rates that the first node gets.
 fn shared(own: Rates, theirs: Rates) -> u64 {
     let both = own.allowed.saturating_add(theirs.allowed);
     let wanted = own.wanted.saturating_add(theirs.wanted);
@@ -153,7 +157,7 @@ mod tests {
         }
     }
 
-    /// Writes as much as it may for a while, and answers how much that was.
+    /// Writes as much as is allowed for `time`, and returns how many bytes that was.
     fn write(
         flow: &mut WriteLimiter,
         from: Duration,
@@ -189,7 +193,7 @@ mod tests {
     fn limited_writer_settles_near_the_drain_rate() {
         let mut flow = WriteLimiter::default();
         let drain = 2_000_000;
-        // Ten times what is drained; a megabyte behind is a backlog.
+        // Writes ten times the drain rate. A megabyte behind is a backlog.
         let mut total = 0;
         for second in 0..120_u64 {
             let behind = |written: u64| total + written > drain * (second + 1) + 1_000_000;

@@ -1,8 +1,9 @@
-//! Questions between two peers about who covers an event: what receipts wait for where rows travel through delegates.
+//! Questions between two peers about who covers an event. Receipts wait for the answers where rows travel through
+//! delegates.
 //!
-//! A question is about an origin: "do you, or how many of your group, cover its events up to this clock?" Each side keeps
-//! one question and one answer per origin and direction; a later one replaces an earlier one. So a peer that does not read
-//! makes nothing grow, and a lost link costs only asking again.
+//! A question is about an origin: "do you, or how many of your group, cover its events up to this clock?" Each side
+//! keeps one question and one answer per origin and direction; a later one replaces an earlier one. So a peer that does
+//! not read makes nothing grow, and a lost link costs only asking again.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +27,9 @@ pub(crate) struct OpenQuestion {
 pub(crate) struct CoverageQuestions {
     /// Questions of the peer, by origin.
     open: BTreeMap<u64, OpenQuestion>,
-    /// Up to which clock of an origin the peer was asked, and the best answer: up to which clock, and how many.
+    /// By origin: the greatest clock that the peer was asked about.
     asked: BTreeMap<u64, u64>,
+    /// By origin: the best answer, as the clock and how many members cover it.
     answers: BTreeMap<u64, (u64, u64)>,
     /// Messages to be sent, by origin.
     to_ask: BTreeMap<u64, (Stamp, AskedOf)>,
@@ -107,8 +109,8 @@ impl CoverageQuestions {
     }
 }
 
-/// Drops one entry other than that of `except` if there are too many. A receipt that needed it waits until its timeout, or
-/// until a new link asks again.
+/// Drops one entry other than that of `except` if there are too many. A receipt that needed it waits until its timeout,
+/// or until a new link asks again.
 fn limit<T>(map: &mut BTreeMap<u64, T>, except: u64) {
     if map.len() > QUESTIONS_MAX
         && let Some(other) = map.keys().copied().find(|other| *other != except)

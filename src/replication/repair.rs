@@ -2,29 +2,31 @@
 //!
 //! Both sides run the same code; each *asks* about ranges and *replies* to what the other asks. For a range of many
 //! rows an ask is a digest: 16 weak hashes of two bytes, one per child. The other side answers which children look
-//! equal, with one strong hash of 64 bits over all of these together; the asker compares that with its own digest
-//! **in this instant**, settles the children, and confirms with its own strong hash, by which the other side
-//! settles in turn. So each side judges for itself with 64 bits and never relies on a verdict about a digest that
-//! has changed since; and yet a level of the tree costs 50 bytes instead of 128. Whoever finds a hash that does not
-//! match asks about the children one by one: a level deeper each time, so that it ends. The children that differ
-//! are asked about by the side that found out: the descent takes half a round trip a level.
+//! equal, with one strong hash of 64 bits over all of these together. The asker compares that with its own digest **in
+//! this instant**, settles the children, and confirms with its own strong hash, by which the other side settles in
+//! turn. So each side judges for itself with 64 bits and never relies on a verdict about a digest that has changed
+//! since, and a level of the tree costs 50 bytes instead of 128. A side that finds a strong hash that does not match
+//! asks about the children one by one: a level deeper each time, so the descent ends. The children that differ are
+//! asked about by the side that found the difference: the descent takes half a round trip per level.
 //!
 //! For a range of few rows an ask is a list of their hashes. The other side answers which it has too, sends the
 //! rows that the list lacks and gets those it lacks itself. A list always settles, because rows can be merged
 //! whatever has changed meanwhile: each side merges the other's *full listing as of one instant*. An empty replica
 //! lists nothing for everything, and is streamed the whole state.
 //!
-//! What is settled is covered by the context that came with it, at once and for good (see [`crate::store::coverage`]). The
-//! vector is raised once everything is settled, to what the peer announced at its start.
-//!
-//! There are no queues of frames: replies are tasks, evaluated in the instant in which they are cut into a frame.
-//!
 //! A large row is only named in its listing, with a number, and travels in pieces beside the frames (see
-//! [`crate::replication::tail::large`]). The rows around it are merged at once, each for itself; the range is settled, and so the
-//! vector claimed, when the large rows of its listing have arrived. A side that streams its whole state puts each large
-//! row in a range of its own.
+//! [`crate::replication::tail::large`]). The rows around it are merged at once, one by one; the range is settled, and
+//! so the vector claimed, when the large rows of its listing have arrived. A side that streams its whole state puts
+//! each large row in a range of its own.
 //!
-//! Progress counts in bytes, in both directions: a link may take longer than every timeout for one frame.
+//! # Invariants
+//!
+//! - A settled range is covered by the context that came with it, at once and permanently ([`crate::store::coverage`]).
+//! - The vector is raised once everything is settled and no row was refused, to what the peer announced at its start.
+//!   It must never be raised to a later vector of the peer.
+//! - There are no queues of frames. Replies are tasks, evaluated in the instant in which they are cut into a frame; a
+//!   reply must never be computed ahead of that.
+//! - Progress counts in bytes, in both directions: on a slow link one frame may take longer than every timeout.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -47,27 +49,28 @@ mod send;
 const LIST_ROWS_MAX: u64 = 32;
 /// A list is not answered with more rows than this at once: the range is divided instead.
 const ANSWER_ROWS_MAX: usize = 1_024;
-/// When an empty list is answered, in pieces of about so many rows and bytes: a piece counts when it is whole.
+/// An empty list is answered in pieces of about this many rows and bytes. A piece is settled when it is complete.
 const STREAM_ROWS_MAX: u64 = 512;
 const STREAM_ROWS_MIN: u64 = 32;
 const STREAM_BYTES: u64 = 256 << 10;
-/// Asks that a side leaves open at a time.
+/// Asks of a side that may be unanswered at a time.
 const OPEN_ASKS_MAX: usize = 4_096;
-/// What a peer may leave this side to do: more replies than its own open asks and ours call for, or more asks than those
-/// can lead to, are a breach of the protocol.
+/// Limits of the work that a peer may cause. More replies than the open asks of both sides call for, or more asks than
+/// those can lead to, are a protocol error.
 const TASKS_MAX: usize = 4 * OPEN_ASKS_MAX;
 const RANGES_TO_ASK_MAX: usize = 2 * FAN * TASKS_MAX;
-/// So many rows of a session are passed on to the own group: a few that got lost with a delegate, but not all that a
-/// node missed which was away.
+/// At most this many rows of a session are forwarded to the own group: enough for a few rows that were lost with a
+/// delegate, but not everything that this node missed while it was away.
 const FORWARDED_ROWS_MAX: u64 = 128;
-/// Contexts that are told along with one range; if there are more, it is divided.
+/// Contexts that are sent with one range. If there are more, the range is divided.
 const EXTRA_REGIONS_PER_RANGE_MAX: usize = 256;
-/// Large rows that a side has named and not sent. With so many it says nothing else until some are sent.
+/// Large rows that a side has named and not sent. At this number it sends no other items until some are sent.
 const LARGES_AHEAD_MAX: usize = 4_096;
-/// Large rows that a side waits for. The difference to what the peer may name is on its way.
+/// Large rows that a side waits for. The excess over `LARGES_AHEAD_MAX` allows for rows that are on their way.
 const LARGES_AWAITED_MAX: usize = 2 * LARGES_AHEAD_MAX;
-/// Bytes a second below which a session stands still. Each byte of an unfinished frame, sent or received, puts the end of
-/// the timeout off by the time that it takes at this rate: who sends or takes a byte now and then does not keep a session.
+/// Bytes per second below which a session makes no progress. Each byte of an unfinished frame, sent or received,
+/// extends the timeout by the time that it takes at this rate, so a peer cannot keep a session alive with a byte now
+/// and then.
 const PROGRESS_RATE_MIN: u64 = 64;
 
 const DIGEST: u8 = 1;
@@ -79,29 +82,28 @@ const WANTED: u8 = 6;
 const ROW: u8 = 7;
 const SAME: u8 = 8;
 const FINISHED: u8 = 9;
-/// In the place of a [`ROW`]: its key, and the number under which it comes in pieces.
+/// Instead of a [`ROW`]: its key, and the number under which it is sent in pieces.
 const LARGE: u8 = 10;
 
-/// What this side has asked and not been answered.
+/// An ask of this side that is not answered completely.
 #[derive(Debug)]
 enum OpenAsk {
     Digest,
-    /// The listed rows with their hashes, and how much of the range has been answered (an empty list is answered
-    /// in pieces).
+    /// The listed rows with their hashes, and how much of the range was answered (an empty list is answered in pieces).
     List {
         rows: Vec<(u64, DotSet)>,
         answered: u128,
     },
 }
 
-/// What this side owes the peer; evaluated when there is room in a frame.
+/// A reply that this side owes the peer. Evaluated when there is room in a frame.
 #[derive(Debug)]
 enum SessionTask {
     Judge {
         range: HashRange,
         weak: [u16; FAN],
     },
-    /// A mask of zero takes the question back.
+    /// A mask of zero: the children are not settled, and the peer drops its verdict.
     Confirm {
         range: HashRange,
         mask: u16,
@@ -116,7 +118,7 @@ enum SessionTask {
         next: u64,
         peer_coverage: PeerCoverage,
     },
-    /// The rows that the peer lacks, by key, with those that it has just sent itself.
+    /// The keys of a listing that the peer asked for, and the rows that the peer holds, as far as they are known.
     Wanted {
         range: HashRange,
         keys: Vec<Vec<u8>>,
@@ -124,7 +126,7 @@ enum SessionTask {
     },
 }
 
-/// A row to be cut into a frame, and what the peer is known to have of it.
+/// A row to be cut into a frame, and what the peer is known to hold at its key.
 #[derive(Debug)]
 struct QueuedRow {
     range: HashRange,
@@ -132,12 +134,12 @@ struct QueuedRow {
     peer_has: Option<DotSet>,
 }
 
-/// A listed range that waits for the rows only the peer has.
+/// A range whose list this side has answered, and which waits for the rows that only the peer has.
 #[derive(Debug)]
 struct ListingSent {
-    /// What this side held when it answered, and for what it sent, what it sent.
+    /// What this side held when it answered; for rows that it sent, what it sent.
     mine: BTreeMap<Vec<u8>, DotSet>,
-    /// The keys among them that the peer has just so.
+    /// The keys among them whose rows are equal on both sides.
     same: BTreeSet<Vec<u8>>,
     peer_coverage: PeerCoverage,
 }
@@ -150,21 +152,21 @@ struct ListingArriving {
     rows: Vec<PeerRow>,
     left: usize,
     has_refused: bool,
-    /// What the peer lacks and gets next.
+    /// Keys that the peer lacks. Their rows are sent next.
     wanted: Vec<Vec<u8>>,
-    /// What this side sent of the range, for rows that came back the same.
+    /// What this side sent of the range, for [`SAME`].
     mine: BTreeMap<Vec<u8>, DotSet>,
-    /// The keys of large rows, by the numbers under which they come.
+    /// The keys of large rows, by the numbers under which they are sent.
     larges: BTreeMap<u64, Vec<u8>>,
 }
 
-/// A listing all of which has arrived but large rows.
+/// A listing that has arrived except for large rows.
 #[derive(Debug)]
 struct ListingAwaitsLarge {
     range: HashRange,
     peer_coverage: PeerCoverage,
     rows: Vec<PeerRow>,
-    /// How many large rows are missing.
+    /// Large rows that are missing.
     left: usize,
     has_refused: bool,
 }
@@ -187,27 +189,27 @@ struct PeerSide {
     entries: u64,
     bytes: u64,
     vector: Arc<Clocks>,
-    /// Nothing more will come from it.
+    /// The peer has sent everything.
     has_finished: bool,
 }
 
-/// What a frame led to.
+/// The result of handling a frame or a piece.
 #[derive(Debug, Default)]
 pub(crate) struct RepairOutcome {
     pub(crate) refusals: Vec<RefusedRow>,
-    /// This replica gave way to the peer's hash key: sessions with others are void.
+    /// This replica has adopted the peer's hash key. Sessions with other peers are void.
     pub(crate) has_rekeyed: bool,
 }
 
-/// How far this side of a session is.
+/// The progress of this side of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     /// The start was not sent yet.
     New,
     Exchanging,
-    /// Everything is settled, and what follows from it was claimed, unless a row was refused.
+    /// Everything is settled. The peer's announced vector was claimed, unless a row was refused.
     Claimed,
-    /// The peer was told that nothing more will come.
+    /// The peer was sent [`FINISHED`].
     Finished,
 }
 
@@ -217,13 +219,13 @@ pub(crate) struct RepairSession {
     hash_key: HashKey,
     /// This side held nothing when the session began.
     is_blank: bool,
-    /// How often the peer has put this side off before.
+    /// How often the peer has deferred this side before.
     deferrals: u64,
     salt: u64,
     phase: Phase,
     asks_first: bool,
     peer: Option<PeerSide>,
-    /// The version of the vector that the peer has.
+    /// The version of the vector that the peer was sent.
     vector_version: u64,
     /// The peer's vector as of its latest frame.
     vector: Arc<Clocks>,
@@ -231,31 +233,32 @@ pub(crate) struct RepairSession {
     queued_rows: VecDeque<QueuedRow>,
     ranges_to_ask: Vec<HashRange>,
     open_asks: BTreeMap<HashRange, OpenAsk>,
-    /// Children that this side judged equal and the asker has not confirmed.
+    /// Children that this side found equal and the asker has not confirmed.
     unconfirmed: BTreeMap<HashRange, u16>,
     listings_sent: BTreeMap<HashRange, ListingSent>,
     listing_arriving: Option<ListingArriving>,
-    /// The places settled so far.
+    /// The intervals of the hash space that are settled.
     settled: HashIntervals,
-    /// The leftovers that each direction has told.
+    /// The leftovers sent so far, for each direction.
     leftovers_sent: LeftoverTable,
     leftovers_received: LeftoverTable,
-    /// Listings that wait for large rows, in the order in which they came.
+    /// Listings that wait for large rows, in the order of their arrival.
     listings_awaiting_large: BTreeMap<u64, ListingAwaitsLarge>,
     parked_count: u64,
     large_rows_awaited: BTreeMap<u64, LargeRowAwaited>,
     large_sender: LargeRowSender,
     large_receiver: LargeRowReceiver,
     has_refused: bool,
-    /// How rows count as long as they are few. If the peer is in another group, what only a few rows bring to light is
-    /// lacking in this node's own group as well, and is forwarded to it.
+    /// The origin of the first [`FORWARDED_ROWS_MAX`] rows. If the peer is in another group and only a few rows differ,
+    /// this node's own group lacks them as well, and they are forwarded to it.
     origin: ChangeOrigin,
     began: Time,
-    /// How much this side held then.
+    /// Entries that this side held when the session began.
     entries: u64,
     pub(crate) last_progress: Duration,
-    /// Rows of both directions, and bytes of those sent.
+    /// Rows of both directions.
     pub(crate) rows: u64,
+    /// Bytes of the rows that were sent.
     pub(crate) rows_bytes: u64,
     /// Bytes of all frames of both directions.
     pub(crate) bytes: u64,
@@ -299,17 +302,17 @@ impl RepairSession {
         }
     }
 
-    /// Where the rows come from that are merged next.
+    /// The change origin of the rows that are merged next: decides whether they are forwarded.
     fn source(&self) -> ChangeOrigin {
         if self.is_blank || self.rows > FORWARDED_ROWS_MAX { ChangeOrigin::Learned } else { self.origin }
     }
 
-    /// Both sides are through; nothing more will come.
+    /// Whether both sides have sent everything.
     pub(crate) fn is_finished(&self) -> bool {
         self.phase == Phase::Finished && self.peer.as_ref().is_some_and(|peer| peer.has_finished)
     }
 
-    /// Whether the peer has made this side keep more than a session can need.
+    /// Whether the peer makes this side keep more than a correct session needs.
     fn is_overfull(&self) -> bool {
         self.tasks.len() > TASKS_MAX
             || self.listings_sent.len() > TASKS_MAX
@@ -317,28 +320,28 @@ impl RepairSession {
             || self.ranges_to_ask.len() > RANGES_TO_ASK_MAX
     }
 
-    /// The link has taken or brought so many bytes of the session, of frames whole or not.
+    /// The link has sent or received `bytes` of the session, in complete or unfinished frames.
     pub(crate) fn on_bytes_moved(&mut self, now: Time, bytes: usize) {
         let paid = Duration::from_micros((bytes as u64).saturating_mul(1_000_000 / PROGRESS_RATE_MIN));
         self.last_progress = self.last_progress.saturating_add(paid).min(now.mono);
     }
 
-    /// What there is of a large row, when the session is given up.
+    /// The part of an unfinished large row that has arrived, when the session is given up.
     pub(crate) fn into_partial(self) -> Option<PartialRow> {
         self.large_receiver.into_partial()
     }
 
-    /// How many entries the peer holds, and their bytes, once it has told.
+    /// The entries that the peer holds and their bytes, once its start has arrived.
     pub(crate) fn peer_totals(&self) -> Option<(u64, u64)> {
         self.peer.as_ref().map(|peer| (peer.entries, peer.bytes))
     }
 
-    /// Whether the peer holds more than this side did.
+    /// Whether the peer's start states more entries than this side held.
     pub(crate) fn feeds(&self) -> bool {
         self.peer.as_ref().is_some_and(|peer| peer.entries > self.entries)
     }
 
-    /// When it began, and whether it has come to its end with nothing refused.
+    /// When the session began, and whether it is finished with no row refused.
     pub(crate) fn outcome(&self) -> (Time, bool) {
         (self.began, self.is_finished() && !self.has_refused)
     }
@@ -352,7 +355,7 @@ fn children(range: HashRange, mask: u16) -> impl Iterator<Item = HashRange> {
     (0..FAN).filter(move |i| mask >> i & 1 == 1).map(move |i| range.child(i))
 }
 
-/// How much of the line a range is.
+/// How many places of the hash space a range has.
 fn measure(range: HashRange) -> u128 {
     1 << (64 - range.depth)
 }
@@ -370,8 +373,8 @@ fn salted_row_hash(store: &Store, salt: u64, slot: u32) -> u64 {
     fingerprint(salt, &store.row_digest(slot).to_le_bytes())
 }
 
-/// A row that both sides hold, as part of the peer's listing. None, if the peer has not told all that it covers there: the
-/// row is no news, and what is covered at its key is not known.
+/// A row that both sides hold, as part of the peer's listing. `None` if the peer has not sent all of its coverage
+/// there: the row is known already, and what the peer covers at its key is not.
 fn listed(dot_set: DotSet, peer_coverage: &PeerCoverage) -> Option<PeerRow> {
     peer_coverage.is_whole.then(|| PeerRow {
         context: peer_coverage.context(dot_set.key()),
@@ -424,7 +427,7 @@ mod tests {
 
     const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
 
-    /// Runs a session to its end and answers whether each side claimed.
+    /// Runs a session to its end and returns whether each side claimed.
     fn run(stores: &mut [Store; 2]) -> [bool; 2] {
         let mut sessions = [
             RepairSession::new(&stores[0], NOW, 1, 0, ChangeOrigin::Learned),
@@ -468,7 +471,7 @@ mod tests {
         {
             let store = |run, hash_key| Store::new(&Config::lan(), run, run, hash_key, Controls::default());
             let (mut teller, mut hearer) = (store(1, old), store(2, new));
-            // The teller has merged the last key's value by a session, and its delete, of another origin, by a row.
+            // The sender has merged the last key's value by a session, and its delete, of another origin, by a row.
             let (put, delete) = (hearer.put(NOW, &key(leftovers), b"v", 0).0, Stamp { clock: 5, origin: 3 });
             (0..others).for_each(|i| _ = hearer.put(NOW, &key(1_000_000 + i), b"v", 0));
             teller.coverage.claim(put);

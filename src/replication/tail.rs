@@ -1,8 +1,11 @@
 //! The tail: live replication along the change log, one ordered stream per link and direction.
 //!
-//! The sender keeps a cursor and no queue. A frame's rows, their contexts and its claim are cut in one instant. A
-//! tail claims its sender's own origin, only with the frame that reaches the head, and only while no row of the link
-//! was refused; what it passes on for others is claimed as [`crate::replication::claims`] says, under the same conditions.
+//! The sender keeps a cursor and no queue. The last frame of a flush carries its end, with the claims. Invariants:
+//!
+//! - A frame's rows, their contexts and its claims are of one instant. Nothing may be merged between writing them.
+//! - A tail claims its sender's own origin, only in the frame that reaches the head, and only while every row of the
+//!   link was sent and accepted. Under the same conditions it claims intervals of forwarded origins ([`claims`]).
+//! - A claim that covers a large row waits for it ([`large`]). A cursor below the log's floor must never go on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,17 +30,17 @@ use large::{LargeRowReceiver, LargeRowSender, PartialRow, ResumeOffer, Size};
 const END: u8 = 0;
 const ROW: u8 = 1;
 const DONE: u8 = 2;
-/// The same, and the peer is asked to state its position.
+/// The end of a flush that asks for an acknowledgement.
 const DONE_ASKING: u8 = 3;
 
-/// Forwarded intervals that wait for a large row before them, of one link.
+/// Forwarded intervals of one link that wait for large rows.
 const WAITING_INTERVALS_MAX: usize = 4_096;
 
-/// Rows looked at for one frame, sent or not: bounds the work under the lock.
+/// Log rows examined for one frame, sent or not. Bounds the work under the lock.
 const FRAME_ROWS_MAX: usize = 16_384;
 
-/// A claim without rows is worth a frame if it takes the peer's position over so many changes that are not for it: after
-/// a new link this is what has to be looked through, and what is not brought again.
+/// A flush end without rows is sent if it advances the peer's position over at least this many changes that the filter
+/// excludes: after a new link, these need not be looked through or sent again.
 const BARE_CLAIM_CHANGES: u64 = 1_024;
 
 /// What this side may send on a link's live stream.
@@ -71,10 +74,10 @@ pub(crate) struct TailSender {
     pub(crate) rows: u64,
 }
 
-/// What the rows of a frame amount to.
+/// The rows written into a frame: how many, and how far the log was read.
 struct WrittenRows {
     rows: u64,
-    /// The last position that was looked at.
+    /// The last log position that was examined.
     cursor: u64,
 }
 
@@ -93,12 +96,12 @@ impl TailSender {
         fits
     }
 
-    /// Whether the peer has stated its position, so that what is written goes to it at once.
+    /// Whether the peer has stated its position, so that new writes are sent to it at once.
     pub(crate) fn is_running(&self) -> bool {
         self.state == TailState::Running
     }
 
-    /// Whether a repair is needed since the last call.
+    /// Whether the floor has passed the cursor since the last call, so that a repair is needed.
     pub(crate) fn take_stranded(&mut self) -> bool {
         let is_stranded = self.state == TailState::Stranded;
         if is_stranded {
@@ -107,13 +110,13 @@ impl TailSender {
         is_stranded
     }
 
-    /// Up to which position the peer was sent everything, with the claim that this is all.
+    /// The position up to which the peer was sent everything, flush end included. 0 while the tail is not running.
     pub(crate) fn claimed(&self) -> u64 {
         if self.is_running() { self.claimed } else { 0 }
     }
 
-    /// How many changes the peer is behind. One that is being repaired, or waits for that, does not count: it lags
-    /// for other reasons than the speed of the writers.
+    /// How many changes the peer is behind. 0 for a peer that is being repaired or waits for a repair: its lag does not
+    /// come from the speed of the writers.
     pub(crate) fn lag(&self, store: &Store, filter: LogFilter) -> u64 {
         if self.has_all(store, filter) {
             return 0;
@@ -124,24 +127,23 @@ impl TailSender {
         if self.is_running() { behind.min(most) } else { 0 }
     }
 
-    /// Whether nothing has happened since the last `done` that the peer is to be sent. Then it does not matter how far
-    /// the cursor is.
+    /// Whether nothing that passes the filter changed since the last flush end. Then the cursor does not matter.
     fn has_all(&self, store: &Store, filter: LogFilter) -> bool {
         store.log.latest(filter) <= self.claimed && !store.controls.has(Control::OwnFromFrame)
     }
 
-    /// Whether large rows are on their way.
+    /// Whether large rows wait to be sent or are being sent.
     pub(crate) fn has_larges(&self) -> bool {
         !self.larges.is_empty()
     }
 
-    /// Whether what it has to do may depend on more than what it is touched for: where no claim is made, an own event may
-    /// be sent once more, whoever changed its key since.
+    /// Whether the link must be polled after every step, not only when it was woken. While claims are suspended, an own
+    /// event may be sent again after any change of its key, by any origin.
     pub(crate) fn always_poll(&self) -> bool {
         self.has_larges() || self.claims_suspended
     }
 
-    /// The next piece of a large row, for the stream of bulk work.
+    /// The next piece of a large row, for the bulk lane.
     pub(crate) fn next_piece(
         &mut self,
         store: &mut Store,
@@ -150,8 +152,8 @@ impl TailSender {
         self.larges.next_piece(store, LargeRowStream::Tail, 0, hint)
     }
 
-    /// The next frame, if there is something to send. With `flush`, a claim without rows is something. With
-    /// `ack_wanted`, the end of the flush that reaches this position asks for an acknowledgement.
+    /// The next frame, if there is something to send. With `flush`, a flush end without rows may be sent too. With
+    /// `ack_wanted`, the flush end that reaches this position asks for an acknowledgement.
     pub(crate) fn next_frame(
         &mut self,
         store: &mut Store,
@@ -193,19 +195,18 @@ impl TailSender {
         Some(writer.finish())
     }
 
-    /// Forwarded intervals are claimed from the time on in which forwarded rows are sent over this link.
+    /// Claims forwarded intervals from the time on at which all forwarded rows are sent over this link.
     fn begin_claims(&mut self, forwarded_claims: &mut ForwardedClaims, filter: LogFilter) {
         if filter != LogFilter::Forwarded {
             // The peer may lack forwarded rows from now on.
             self.sent_claims = SentClaims::default();
         } else if self.is_running() {
-            // Already before there is anything to send: otherwise the first flush could not be claimed, and would have to
-            // be compared.
+            // Before there is anything to send. Otherwise the first flush could not be claimed and would need a repair.
             self.sent_claims.begin(forwarded_claims);
         }
     }
 
-    /// Whether there are rows or a claim to be sent.
+    /// Whether there are rows or claims to be sent.
     fn has_frame(
         &mut self,
         store: &Store,
@@ -233,8 +234,8 @@ impl TailSender {
         self.cursor != head || (flush && self.claimed < head)
     }
 
-    /// Writes the rows from the cursor on, as many as belong in one frame. `None` if the store turns out to be damaged:
-    /// then nothing may be sent.
+    /// Writes the rows from the cursor on, as many as one frame takes. `None`: the store is damaged, nothing may be
+    /// sent.
     fn write_rows(
         &mut self,
         store: &mut Store,
@@ -280,7 +281,7 @@ impl TailSender {
     }
 }
 
-/// What the store covers at a key beyond its vector.
+/// What the store covers at a key beyond its vector, as far as peers are sent it. `None` if that is nothing.
 pub(crate) fn context_of(store: &Store, dot_set: &DotSet) -> Option<Arc<Clocks>> {
     if store.coverage.extra_count() == 0 || store.controls.has(Control::NoContext) {
         return None;
@@ -290,7 +291,7 @@ pub(crate) fn context_of(store: &Store, dot_set: &DotSet) -> Option<Arc<Clocks>>
     (!context.dots.is_empty()).then(|| Arc::new(context))
 }
 
-/// A row that was refused: the readable key, and why.
+/// A row that was refused: its readable key and the reason.
 pub(crate) type RefusedRow = (String, Refusal);
 
 pub(crate) fn refused_row(key: &[u8], why: Refusal) -> RefusedRow {
@@ -298,42 +299,41 @@ pub(crate) fn refused_row(key: &[u8], why: Refusal) -> RefusedRow {
     (if readable { readable_key(key).to_owned() } else { String::from_utf8_lossy(key).into_owned() }, why)
 }
 
-/// The receiving half of a link.
+/// The receiving half of a link's tail.
 #[derive(Debug, Default)]
 pub(crate) struct TailReceiver {
     /// The sender's vector as of its latest frame.
     vector: Arc<Clocks>,
-    /// Its part beyond this replica's own, as of then.
+    /// The part of `vector` beyond this replica's own vector, as of the latest frame.
     beyond_own: Clocks,
-    /// A row was refused: no `done` of this link counts any more.
+    /// A row was refused. No flush end of this link is claimed any more.
     pub(crate) has_refused: bool,
-    /// The sender wants to know where this replica stands.
+    /// The sender asked for an acknowledgement.
     pub(crate) ack_wanted: bool,
-    /// The latest frame did not reach the sender's head: more is on its way.
+    /// The latest frame did not end a flush: more is on its way.
     in_flux: bool,
     open_flush: OpenFlush,
     contexts: RowContexts,
     larges: LargeRowReceiver,
-    /// Those that wait for large rows: the oldest, and the latest.
+    /// Flush ends that wait for large rows: at most the oldest and the latest.
     ends_waiting: VecDeque<FlushEnd>,
-    /// When the link was made: what was written before tells nothing about how long writes take.
+    /// Wall clock time at which the link was established. Older writes are not counted as arrivals.
     pub(crate) since_ms: u64,
 }
 
-/// What the rows since the last claimed flush end mean for forwarding: whether the next flush end continues what was
-/// claimed of the sender before.
+/// Whether the rows since the last claimed flush end can extend the interval that is claimed of the sender's origin.
 #[derive(Debug, Default)]
 struct OpenFlush {
-    /// A row changed nothing here, or is not to be forwarded: so this node does not forward everything of the flush.
+    /// A row changed nothing here, or is not to be forwarded. So this node does not forward the whole flush.
     has_gap: bool,
-    /// The epoch of the routes in which the first row arrived, as [`ForwardedClaims`] counts them.
+    /// [`ForwardedClaims::routes_epoch`] when the first row arrived.
     routes_epoch: Option<u64>,
 }
 
-/// The end of a flush.
+/// The end of a flush, with what it claims.
 #[derive(Debug)]
 struct FlushEnd {
-    /// How many large rows must have arrived.
+    /// The claims hold once all large rows up to this number have arrived.
     larges: u64,
     head: u64,
     stamp: Stamp,
@@ -341,19 +341,19 @@ struct FlushEnd {
     ack_wanted: bool,
 }
 
-/// Whose frame it is.
+/// The sender of a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TailPeer {
     pub(crate) log: u64,
     pub(crate) run: u64,
-    /// It belongs to another group: what it sends is to be passed on in this one.
+    /// The sender belongs to another group: its rows are forwarded in this node's group.
     pub(crate) is_other_group: bool,
-    /// It is in this node's group and passes the writes of other groups on, so that it can claim them. Claims of
-    /// others are left alone: two nodes may disagree for a moment about who is in which group.
+    /// The sender is in this node's group and forwards the writes of other groups, so it may claim their intervals.
+    /// Intervals of other senders are ignored: two nodes may disagree for a moment about who is in which group.
     pub(crate) forwards: bool,
 }
 
-/// What a frame led to.
+/// The result of merging a frame or a piece.
 #[derive(Debug, Default)]
 pub(crate) struct TailOutcome {
     pub(crate) refusals: Vec<RefusedRow>,
@@ -362,7 +362,7 @@ pub(crate) struct TailOutcome {
     pub(crate) new: usize,
 }
 
-/// What a frame leads to beyond the store.
+/// State outside the store and the link that merging a frame changes.
 #[derive(Debug)]
 pub(crate) struct News<'a> {
     pub(crate) forwarded_claims: &'a mut ForwardedClaims,
@@ -379,7 +379,7 @@ impl TailReceiver {
         sender: TailPeer,
         mut reader: Reader<'_>,
     ) -> Result<TailOutcome, WireError> {
-        // Not copied: where the frame is not well formed the link is broken.
+        // Taken instead of copied: if the frame is malformed, the link is broken and the vector is not needed again.
         let mut vector = std::mem::take(&mut self.vector);
         let dots = reader.join_clocks(&mut vector)?;
         self.contexts.begin();
@@ -431,7 +431,7 @@ impl TailReceiver {
         Ok(merged)
     }
 
-    /// Merges a piece of a large row, and what waited for it.
+    /// Takes a piece of a large row. Merges a complete row, and claims the flush ends that waited for it.
     pub(crate) fn handle_piece(
         &mut self,
         store: &mut Store,
@@ -459,12 +459,12 @@ impl TailReceiver {
         Ok(merged)
     }
 
-    /// What there is of a large row that will not come to its end on this link.
+    /// The part of an unfinished large row that has arrived, when the link ends.
     pub(crate) fn into_partial(self) -> Option<PartialRow> {
         self.larges.into_partial()
     }
 
-    /// Merges those rows that are acceptable, and answers them.
+    /// Merges the acceptable rows and returns them.
     fn merge_acceptable(
         &mut self,
         store: &mut Store,
@@ -508,13 +508,13 @@ impl TailReceiver {
         sender: TailPeer,
         mut done: FlushEnd,
     ) {
-        // Of those that wait the latest is enough, beside the oldest, which is the first that can be claimed.
+        // Two are kept: the oldest, which can be claimed first, and the latest, which claims what those between would.
         if self.ends_waiting.len() == 2
             && let Some(passed) = self.ends_waiting.pop_back()
         {
             done.ack_wanted |= passed.ack_wanted;
             done.intervals.splice(0..0, passed.intervals);
-            // Of more, the oldest are not claimed: a comparison does it.
+            // Beyond the limit the oldest intervals are not claimed here; a repair claims them.
             done.intervals.drain(..done.intervals.len().saturating_sub(WAITING_INTERVALS_MAX));
         }
         self.ends_waiting.push_back(done);
@@ -537,12 +537,12 @@ impl TailReceiver {
         }
     }
 
-    /// Whether more of what the sender has told to be under way is to come.
+    /// Whether more is on its way: a flush has not ended, or a flush end waits for large rows.
     pub(crate) fn in_flux(&self) -> bool {
         self.in_flux || !self.ends_waiting.is_empty()
     }
 
-    /// The peer wants to know where this replica stands: now, and when what waits has been claimed.
+    /// The peer asks for an acknowledgement: now, and again when the waiting flush ends have been claimed.
     pub(crate) fn note_ack_wanted(&mut self) {
         self.ack_wanted = true;
         if let Some(done) = self.ends_waiting.back_mut() {
@@ -550,9 +550,9 @@ impl TailReceiver {
         }
     }
 
-    /// A flush is complete: extends the interval that is claimed of the sender's origin, if the flush continues it. Rows of
-    /// later flushes may have arrived before its large rows, and large rows of later ones before its end: what was noted
-    /// stands for these as well.
+    /// Extends the interval of the sender's origin by a complete flush if all of it is forwarded; otherwise ends it.
+    /// Rows of later flushes may have arrived before the large rows of this one, and large rows of later flushes before
+    /// its end. `open_flush` describes these as well, so it is reset only when nothing is in flux.
     fn extend_forwarded(
         &mut self,
         store: &Store,
@@ -576,11 +576,11 @@ impl TailReceiver {
         }
     }
 
-    /// Records what the rows cover beyond the vector. Nothing has to be recorded for a row that holds a dot of the sender's
-    /// own, if the sender's vector is beyond this replica's for its own origin only: while the sender holds that dot, none
-    /// of its later events is about that key, so the held dot itself says what is covered.
+    /// Records what the rows cover beyond the vector. Nothing is recorded for a row that is covered by a held dot: one
+    /// of the sender's origin, where its vector is beyond this replica's for that origin only. While the sender holds
+    /// it, none of its later events is about that key, so the held dot itself says what is covered.
     fn cover_rows(&mut self, store: &mut Store, run: u64, dots: &[Stamp], rows: &[PeerRow]) {
-        // What is covered here stays so: only what the frame told can have come to lie beyond.
+        // Coverage here only grows, so only the entries of this frame can have come to lie beyond it.
         let known = store.coverage.vector();
         self.beyond_own.dots.retain(|origin, clock| known.get(origin) < *clock);
         let new = dots.iter().filter(|dot| !coverage::covers(known, **dot));
@@ -617,7 +617,7 @@ mod tests {
         stored
     }
 
-    /// Both ends of a link on which one feeds the other.
+    /// Both ends of a link, for one direction.
     struct Tail {
         outgoing: TailSender,
         incoming: TailReceiver,
@@ -653,7 +653,7 @@ mod tests {
             std::iter::from_fn(|| self.outgoing.next_piece(from, &mut None)).collect()
         }
 
-        /// Hands frames and pieces to the other end, which passes on what it gets by `chains`.
+        /// Hands frames and pieces to the other end, which records in `forwarded_claims` what it may claim.
         fn hand(&mut self, to: &mut Store, forwarded_claims: &mut ForwardedClaims, sent: &[Vec<u8>]) {
             for bytes in sent {
                 let mut news = News { forwarded_claims: &mut *forwarded_claims, arrived: &mut Vec::new() };
@@ -685,7 +685,7 @@ mod tests {
             far.hand(&mut delegate, &mut near.forwarded_claims, &[first]);
             let passed = near.frame(&mut delegate);
             near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
-            // The mate compares with the writer, and is fed by the delegate.
+            // The mate has repaired with the writer, and is sent forwarded rows by the delegate.
             let row = |key: &[u8], from: &Store| {
                 let dot_set = from.dot_set(key).expect("it is held").0.clone();
                 PeerRow { dot_set, vector: Arc::default(), context: None }
@@ -694,7 +694,7 @@ mod tests {
             mate.merge_rows(NOW, &[row(&key("large"), &writer)], ChangeOrigin::Learned, |_| ());
             mate.coverage.claim_all(writer.coverage.vector());
             let mut live = vec![far.frame(&mut writer)];
-            // The delegate has this from somebody else, and passes it on to nobody.
+            // The delegate learned this row from another peer and does not forward it.
             let known = writer.put(NOW, &key("known"), if is_ahead { &large } else { b"small" }, 0).0;
             delegate.merge_rows(NOW, &[row(&key("known"), &writer)], ChangeOrigin::Learned, |_| ());
             live.push(far.frame(&mut writer));
@@ -714,7 +714,7 @@ mod tests {
             assert!(mate.dot_set(&key("large")).is_some() && mate.dot_set(&key("known")).is_none());
             assert!(!mate.covers(&key("known"), known), "it claims what it was not sent (ahead: {is_ahead})");
 
-            // Once nothing is on its way, the chain begins anew: whoever compares then needs no more of that.
+            // Once nothing is on its way, a new interval begins. A mate that has repaired then can take it.
             mate.coverage.claim_all(delegate.coverage.vector());
             let later = writer.put(NOW, &key("later"), b"v", 0).0;
             let frame = far.frame(&mut writer);

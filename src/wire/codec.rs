@@ -1,5 +1,8 @@
-//! Writing and reading the parts of messages. Everything is read in place; nothing is allocated on the word of a length
-//! that the frame itself does not bear out.
+//! Encoding and decoding of the parts of messages, for frames and for the disk.
+//!
+//! Everything is read in place. Nothing may be allocated because of a stated length or count before the rest of the
+//! frame is known to be at least that long. Claims are checked against the bounds of their sender where they are
+//! decoded.
 
 use std::sync::Arc;
 
@@ -16,9 +19,9 @@ const CONFIG: bincode::config::Configuration<
     bincode::config::Limit<FRAME_BYTES_MAX>,
 > = bincode::config::standard().with_limit::<FRAME_BYTES_MAX>();
 
-/// From this size on a frame gets the room of a full one.
+/// From this size on a frame gets the capacity of a full one.
 const FRAME_GROWS_BYTES: usize = 2 << 10;
-/// One that has reached [`FRAME_BYTES_TARGET`], with the row that did it.
+/// Capacity of a full frame: [`FRAME_BYTES_TARGET`] and the row that exceeds it.
 const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
 
 /// Builds one frame.
@@ -33,12 +36,12 @@ impl Writer {
         Self { out }
     }
 
-    /// Bytes that are no frame, for the disk.
+    /// Writes bytes without a frame header, for the disk.
     pub(crate) fn plain() -> Self {
         Self::plain_in(Vec::new())
     }
 
-    /// The same, in the room of something that is no longer needed.
+    /// Writes bytes without a frame header into a buffer whose content is no longer needed.
     pub(crate) fn plain_in(mut room: Vec<u8>) -> Self {
         room.clear();
         Self { out: room }
@@ -52,8 +55,8 @@ impl Writer {
         self.out.len()
     }
 
-    /// Whether more belongs in this frame. One that becomes a large one gets all its room at once: what grows by doubling
-    /// has up to twice the room it needs, and leaves holes behind.
+    /// Whether more belongs in this frame. A frame that reaches [`FRAME_GROWS_BYTES`] gets its full capacity at once:
+    /// growth by doubling would take up to twice the capacity that is needed, and fragment memory.
     pub(crate) fn has_room(&mut self) -> bool {
         if self.out.len() >= FRAME_GROWS_BYTES && self.out.capacity() < FULL_BYTES {
             self.out.reserve_exact(FULL_BYTES - self.out.len());
@@ -75,7 +78,7 @@ impl Writer {
         self.out
     }
 
-    /// The frame for a datagram, which knows its own length.
+    /// The frame for a datagram: without the length, which the datagram has already.
     pub(crate) fn finish_datagram(mut self) -> Vec<u8> {
         self.out.drain(..4);
         self.out
@@ -145,13 +148,13 @@ impl Writer {
         self.clocks(context);
     }
 
-    /// A key and what it holds.
+    /// A key and its dots.
     pub(crate) fn dot_set(&mut self, dot_set: &DotSet) {
         self.bytes(dot_set.key());
         self.dots(dot_set);
     }
 
-    /// What a key holds, without the key.
+    /// The dots of a key, without the key.
     pub(crate) fn dots(&mut self, dot_set: &DotSet) {
         self.varint(dot_set.dots().len() as u64);
         for dot in dot_set.dots() {
@@ -167,9 +170,9 @@ impl Writer {
 /// Reads one frame in place.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
-    /// What its sender may claim; nothing limits what this node's own disk says.
+    /// Bounds of what the sender may claim. `None` for this node's own disk, which is not limited.
     bounds: Option<ClaimBounds>,
-    /// Scratch for the rows.
+    /// Scratch buffers for decoding rows.
     text: Vec<u8>,
     room: Vec<u8>,
 }
@@ -184,12 +187,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads bytes that are no frame.
+    /// Reads bytes without a frame header.
     pub(crate) fn plain(rest: &'a [u8]) -> Self {
         Self { rest, bounds: None, text: Vec::new(), room: Vec::new() }
     }
 
-    /// From here on every claim has to keep within these bounds.
+    /// Checks every claim that is read from here on against these bounds.
     #[must_use]
     pub(crate) fn within(mut self, bounds: Option<ClaimBounds>) -> Self {
         self.bounds = bounds;
@@ -200,13 +203,13 @@ impl<'a> Reader<'a> {
         self.bounds
     }
 
-    /// Takes a claim, if its sender may make it.
+    /// Returns the claim if it is within the sender's bounds.
     pub(crate) fn check_claim(&self, stamp: Stamp) -> Result<Stamp, WireError> {
         let is_permitted = self.bounds.is_none_or(|bounds| bounds.permits(stamp));
         if is_permitted { Ok(stamp) } else { Err(WireError::Claim) }
     }
 
-    /// Bytes that are left.
+    /// Number of bytes that are left.
     pub(crate) fn left(&self) -> usize {
         self.rest.len()
     }
@@ -252,7 +255,7 @@ impl<'a> Reader<'a> {
         self.decode()
     }
 
-    /// The same, however many they are.
+    /// A byte string that may be longer than [`FRAME_BYTES_MAX`], as on the disk.
     pub(crate) fn long_bytes(&mut self) -> Result<&'a [u8], WireError> {
         let count = self.count(1)?;
         let (bytes, rest) = self.rest.split_at(count);
@@ -265,7 +268,7 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
-    /// How many items follow, each of at least `least` bytes: never more than the frame can hold.
+    /// How many items follow, each of at least `least` bytes. Never more than the rest of the frame can hold.
     pub(crate) fn count(&mut self, least: usize) -> Result<usize, WireError> {
         let count = usize::try_from(self.varint()?).map_err(|_| WireError::Form)?;
         if count.saturating_mul(least) > self.rest.len() { Err(WireError::Form) } else { Ok(count) }
@@ -275,7 +278,7 @@ impl<'a> Reader<'a> {
         Ok(HashKey::from_words(self.u64_le()?, self.u64_le()?))
     }
 
-    /// Joins a list of origins and clocks into a context.
+    /// Reads a list of origins and clocks, joins it into a context, and returns the list.
     pub(crate) fn join_clocks(&mut self, into: &mut Arc<Clocks>) -> Result<Vec<Stamp>, WireError> {
         let count = self.count(16)?;
         let mut dots = Vec::with_capacity(count);
@@ -290,7 +293,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn clocks(&mut self) -> Result<Option<Arc<Clocks>>, WireError> {
-        // Nearly every row comes without one: nothing is allocated then.
+        // Nearly every row has no context; then nothing is allocated.
         let mut context = None;
         for _ in 0..self.count(16)? {
             raise_clock(context.get_or_insert_with(Clocks::new), self.clock_entry()?);
@@ -318,20 +321,20 @@ impl<'a> Reader<'a> {
         Ok(weak)
     }
 
-    /// A row, or what is wrong with it if the frame can be read on behind it.
+    /// A row, or why it is refused. After a refusal the frame can be read on behind the row.
     pub(crate) fn row(&mut self, vector: &Arc<Clocks>) -> Result<Result<PeerRow, Refusal>, WireError> {
         let dot_set = self.dot_set()?;
         let context = self.clocks()?;
         Ok(dot_set.map(|dot_set| PeerRow { dot_set, vector: vector.clone(), context }))
     }
 
-    /// A key and what it holds, or what is wrong with it if the frame can be read on behind it.
+    /// A key and its dots, or why they are refused. After a refusal the frame can be read on behind them.
     pub(crate) fn dot_set(&mut self) -> Result<Result<DotSet, Refusal>, WireError> {
         let key = self.bytes()?;
         self.dots(key, DOTS_MAX)
     }
 
-    /// What a key holds, or what is wrong with it.
+    /// The dots of a key, or why they are refused: the key is too long, or there are more than `dots_max`.
     pub(crate) fn dots(&mut self, key: &[u8], dots_max: usize) -> Result<Result<DotSet, Refusal>, WireError> {
         let key_fits = u16::try_from(key.len()).is_ok();
         let count = self.count(18)?;

@@ -1,4 +1,7 @@
-//! Frames: the version, the kinds, and putting the bytes of a stream together.
+//! Frames: the wire version, the kinds of messages, and the assembly of frames from a stream.
+//!
+//! A frame is rejected by its first bytes: a length over [`FRAME_BYTES_MAX`] or a foreign version must never cause the
+//! rest of it to be buffered.
 
 /// The version of everything on the wire.
 pub(crate) const WIRE_VERSION: u8 = 1;
@@ -6,27 +9,28 @@ pub(crate) const WIRE_VERSION: u8 = 1;
 /// The largest frame that is accepted: a row with several values of the greatest size.
 pub const FRAME_BYTES_MAX: usize = 68 << 20;
 
-/// Frames are cut at about this size. To merge one takes a receiver about a tenth of a millisecond, in which nothing else
-/// gets on: with 64 KiB, round trips under load took nearly twice as long, and the writers were no faster.
+/// Frames are cut at about this size. A receiver merges one in about a tenth of a millisecond, during which it does
+/// nothing else. With 64 KiB, round trips under load took nearly twice as long, and the writers were no faster.
 pub(crate) const FRAME_BYTES_TARGET: usize = 16 << 10;
 
-/// What most frames have room in.
+/// Initial capacity of a frame, enough for most.
 pub(super) const USUAL_BYTES: usize = 256;
 
-/// Length, version, kind.
+/// Bytes of length, version and kind.
 pub(super) const FRAME_HEADER_BYTES: usize = 6;
 
-/// What is wrong with bytes that came from a peer. The link they came over is broken; nothing of the frame is used.
+/// An error in the bytes of a peer. The rest of the frame is not used, and the link is closed: at once, or after a
+/// delay for a [`WireError::Claim`] on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
     /// The frame does not have the form of its kind.
     #[error("malformed frame")]
     Form,
-    /// The frame is of a version that this library does not speak.
+    /// The frame has a version that this library does not support.
     #[error("unknown wire version {0}")]
     Version(u8),
-    /// A frame of this kind has no place here.
+    /// A frame of this kind is unknown or not expected here.
     #[error("unexpected frame of kind {0}")]
     Kind(u8),
     /// The frame is larger than [`FRAME_BYTES_MAX`].
@@ -41,7 +45,7 @@ pub enum WireError {
     Claim,
 }
 
-/// Which of a link's two streams.
+/// One of the two streams of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     /// Live writes.
@@ -50,10 +54,10 @@ pub enum Lane {
     Bulk,
 }
 
-/// Declares [`Kind`] and its reading from a byte in one place, so that no kind can be missing in either.
+/// Declares [`Kind`], its lanes and its decoding in one place, so that no kind can be missing in one of them.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $byte:literal on $lane:expr,)+) => {
-        /// What a frame is about.
+        /// The kind of a frame.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub(crate) enum Kind {
@@ -86,7 +90,7 @@ const BULK: Option<Lane> = Some(Lane::Bulk);
 const DATAGRAM: Option<Lane> = None;
 
 kinds! {
-    /// Begins a link: whose log the sender's positions belong to.
+    /// Begins a link: names the sender's log, which positions refer to.
     Hello = 1 on LIVE,
     /// Everything up to this position of the receiver's log is merged.
     Ack = 2 on LIVE,
@@ -102,21 +106,21 @@ kinds! {
     AckRequest = 7 on LIVE,
     /// A packet of the failure detector.
     Swim = 8 on DATAGRAM,
-    /// Who is believed to live, in part or as hashes.
+    /// The members that are believed to be alive, in part or as hashes.
     Roster = 9 on LIVE,
     /// Asks who covers an event, or answers that.
     Covers = 10 on LIVE,
-    /// A piece of a row too large for a frame among others.
+    /// A piece of a large row.
     Piece = 11 on BULK,
     /// Between a voter and a node that campaigns, leads or observes.
     Election = 12 on DATAGRAM,
-    /// The session is given up for now; its sender will begin a new one.
+    /// The sender defers the session, and will begin a new one.
     Deferred = 13 on BULK,
-    /// How much of a large row its receiver kept when the transfer was broken off.
+    /// How much of a large row its receiver kept when the transfer was interrupted.
     Partial = 14 on LIVE,
 }
 
-/// Puts the bytes of a stream together into frames.
+/// Assembles frames from the bytes of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
     buffer: Vec<u8>,
@@ -127,21 +131,21 @@ impl Assembler {
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.read);
         self.read = 0;
-        // The room of a frame much larger than usual is not kept.
+        // The capacity of an unusually large frame is released.
         if self.buffer.is_empty() && self.buffer.capacity() > 16 * FRAME_BYTES_TARGET {
             self.buffer = Vec::new();
         }
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, from its version on.
+    /// The next complete frame, beginning with its version.
     pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, WireError> {
         let Some((len, rest)) = self.buffer[self.read..].split_first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_le_bytes(*len) as usize;
         if len > FRAME_BYTES_MAX {
             return Err(WireError::TooLarge(len));
         }
-        // A foreign version is told at once: its lengths may mean something else.
+        // A foreign version is reported before the frame is complete: its length may mean something else.
         if rest.first().is_some_and(|version| *version != WIRE_VERSION) {
             return Err(WireError::Version(rest[0]));
         }

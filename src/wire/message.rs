@@ -1,4 +1,7 @@
-//! The decoded message: what handlers match.
+//! The decoded message that handlers match, and the layouts of small bodies.
+//!
+//! A body that is decoded here must be decoded completely: bytes left over are a [`WireError`]. Bodies whose meaning
+//! depends on the state of a link or a session stay a [`Reader`] and must not be interpreted here.
 
 use super::codec::{Reader, Writer};
 use super::frame::{Kind, WireError};
@@ -15,7 +18,7 @@ pub(crate) enum Message<'a> {
         deferrals: u64,
         body: Reader<'a>,
     },
-    /// Read by `RepairSession::items`: ranges name leftovers that were told before.
+    /// Read by `RepairSession::items`: ranges name leftovers that were sent before.
     Items(Reader<'a>),
     /// Read by [`Check::read`], which needs to know whether members are kept.
     Check(Reader<'a>),
@@ -155,17 +158,19 @@ const CHECK_INCOMPARABLE: u8 = 16;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Check {
     pub(crate) is_reply: bool,
-    /// A difference is about to vanish: the sender's tail has something left for the receiver, or a flush is arriving.
+    /// A difference may vanish without a repair: the sender's tail has rows left for the receiver, or a flush is
+    /// arriving.
     pub(crate) in_flux: bool,
     /// The vector alone says what the sender holds: equal vectors and different roots are a fault.
     pub(crate) is_comparable: bool,
     pub(crate) root: u128,
     pub(crate) vector_hash: u64,
-    /// Where members are kept. Both ends keep them, or neither.
+    /// Present if members are kept. Both ends keep them, or neither does.
     pub(crate) roster_hash: Option<u64>,
-    /// While writes are limited.
+    /// Present while the sender's writes are limited.
     pub(crate) rates: Option<Rates>,
-    /// The sender's wall clock, unless it doubts it. In replies only: the time of a question says when it was heard.
+    /// The sender's wall clock, in replies only, where the time of the question bounds when it was read. `None` if the
+    /// sender does not trust its clock.
     pub(crate) wall_ms: Option<u64>,
 }
 
@@ -216,7 +221,7 @@ impl Check {
     }
 }
 
-/// Of whom a question about coverage is asked. Its number is the tag on the wire.
+/// Whose coverage a question asks for. Its number is the tag on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AskedOf {
     Peer = 0,
@@ -230,7 +235,7 @@ const COVERS_ANSWER: u8 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Covers {
     Ask(Stamp, AskedOf),
-    /// So many members cover the event.
+    /// How many members cover the event.
     Answer(Stamp, u64),
 }
 

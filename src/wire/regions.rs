@@ -1,4 +1,9 @@
-//! Coverage by region, as a repair and a disk write it.
+//! Coverage by region, as repair sessions send it and the disk keeps it.
+//!
+//! A *leftover* is a context that is restricted by places under earlier hash keys. It concerns many ranges, so a
+//! session sends it once and refers to it by its number after that. Both ends must add the same leftovers to their
+//! [`LeftoverTable`] in the same order. A context that has no room is left out, and the reader learns that the list is
+//! not whole: nothing may be concluded for the range from such a list.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,18 +13,20 @@ use super::frame::WireError;
 use crate::store::coverage::{HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, PeerRegions, RegionCoverage};
 use crate::store::digest::{FAN, HashKey};
 
-/// How a context is told: by places under the session's hash key, under others as well, or as one told before. Or not at
-/// all, where there are more than a session tells: then nothing may be concluded for the range from what is told.
+/// A context by places under the session's hash key only.
 const HERE: u8 = 0;
+/// A context by places under other hash keys, sent for the first time.
 const LEFTOVER: u8 = 1;
+/// A leftover that was sent before, by its number.
 const AGAIN: u8 = 2;
+/// There are more contexts than a session sends. Nothing may be concluded for the range from those that were sent.
 const UNTOLD: u8 = 3;
 
-/// Contexts that are told along with one range, or with one more for the children of a digest. Writers keep within that:
-/// they divide a range that has more than a few contexts of its own, and tell each leftover once for each child.
+/// Contexts that are sent with one range, or with all children of a digest. Writers keep within this: they divide a
+/// range that has more than a few contexts of its own, and send each leftover once per child.
 const LIST_MAX: usize = 2 * FAN * LEFTOVERS_MAX;
 
-/// The leftovers that one direction of a session has told, in their order. Both ends keep the same.
+/// The leftovers sent in one direction of a session, by number. Both ends keep the same table.
 #[derive(Debug, Default)]
 pub(crate) struct LeftoverTable {
     all: Vec<RegionCoverage>,
@@ -27,7 +34,7 @@ pub(crate) struct LeftoverTable {
     is_unlimited: bool,
 }
 
-/// How a writer tells one context.
+/// How a writer encodes one context.
 enum Telling {
     Here,
     New,
@@ -35,12 +42,13 @@ enum Telling {
 }
 
 impl LeftoverTable {
-    /// For a disk, which names every hash key: there all contexts beyond the vector look like leftovers.
+    /// For the disk, where every hash key is named, so that all contexts beyond the vector are written as leftovers.
     pub(crate) fn unlimited() -> Self {
         Self { is_unlimited: true, ..Self::default() }
     }
 
-    /// False if it has no room: more than [`LEFTOVERS_MAX`] with [`LEFTOVER_ITEMS_MAX`] items are neither told nor taken.
+    /// Adds a leftover. Returns `false` if there is no room: more than [`LEFTOVERS_MAX`], or more than
+    /// [`LEFTOVER_ITEMS_MAX`] items, are neither sent nor accepted.
     fn remember(&mut self, region: &RegionCoverage) -> bool {
         let items = self.items + region.items();
         let has_room = self.all.len() < LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_MAX;
@@ -52,7 +60,7 @@ impl LeftoverTable {
         false
     }
 
-    /// How a context is told next; `None` if it cannot be.
+    /// How a context is encoded. `None` if it is left out because the table is full.
     fn telling(&mut self, region: &RegionCoverage, hash_key: HashKey) -> Option<Telling> {
         if region.regions.len() == 1 && region.regions.contains_key(&hash_key) {
             return Some(Telling::Here);
@@ -63,8 +71,8 @@ impl LeftoverTable {
 }
 
 impl Writer {
-    /// Contexts by region. One that other hash keys restrict concerns many ranges: it is told once in a stream, and by
-    /// its number after that. Where the table has no room for one, the reader learns that it was not told.
+    /// Contexts by region. A leftover is written once per stream, and by its number after that. If the table has no
+    /// room for one, the reader learns that the list is not whole.
     pub(crate) fn regions(
         &mut self,
         regions: &[RegionCoverage],
@@ -94,7 +102,7 @@ impl Writer {
         }
     }
 
-    /// The same for the disk: each is told once, with every hash key.
+    /// Contexts by region for the disk: each is written once, with every hash key.
     pub(crate) fn extra_regions(&mut self, regions: &[RegionCoverage]) {
         self.varint(regions.len() as u64);
         regions.iter().for_each(|region| self.leftover(region));
@@ -138,7 +146,7 @@ impl Reader<'_> {
         Ok(PeerRegions { regions, is_whole })
     }
 
-    /// `None` stands for those that are not told.
+    /// One context. `None`: at least one was left out.
     fn region(
         &mut self,
         hash_key: HashKey,

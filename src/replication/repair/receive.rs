@@ -1,4 +1,8 @@
-//! What a session takes in.
+//! The receiving half of a repair session: starts, asks, replies, rows and pieces of the peer.
+//!
+//! Everything here comes from a peer, so a message that does not fit the state of the session is a [`WireError`], never
+//! a panic. Nothing may be kept without a bound, and a range may be settled only by a complete listing of one instant
+//! or by a strong hash that is equal in this instant.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +23,7 @@ use crate::store::{PeerCoverage, PeerRow, Store};
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError};
 
-/// How many rows of a listing follow: no range is answered with more at once.
+/// How many rows of a listing follow. More than [`ANSWER_ROWS_MAX`] are a protocol error.
 fn rows_to_come(reader: &mut Reader<'_>) -> Result<usize, WireError> {
     match usize::try_from(reader.varint()?) {
         Ok(rows) if rows <= ANSWER_ROWS_MAX => Ok(rows),
@@ -28,7 +32,8 @@ fn rows_to_come(reader: &mut Reader<'_>) -> Result<usize, WireError> {
 }
 
 impl RepairSession {
-    /// The peer's announcement. The side with the greater hash key gives way, a blank one always.
+    /// Takes the start of the peer. If the hash keys differ, a side that began empty adopts the other's key; if both or
+    /// neither did, the side with the greater key adopts the smaller one.
     pub(crate) fn on_start(
         &mut self,
         store: &mut Store,
@@ -60,7 +65,7 @@ impl RepairSession {
             if !gives_way {
                 return Ok(progress);
             }
-            // Counting anew would forget what no longer adds up.
+            // The digests are computed anew for the new key, which would hide leaves that no longer add up.
             let leaves = store.leaves();
             store.scrub(0, leaves);
             if store.is_damaged {
@@ -83,7 +88,7 @@ impl RepairSession {
         Ok(progress)
     }
 
-    /// A frame of asks and replies.
+    /// Handles a frame of asks, replies and rows.
     pub(crate) fn items(
         &mut self,
         store: &mut Store,
@@ -92,7 +97,7 @@ impl RepairSession {
     ) -> Result<RepairOutcome, WireError> {
         let mut progress = RepairOutcome::default();
         if self.peer.is_none() {
-            // The peer has not given way to this hash key yet; it will start again.
+            // The peer has not adopted this hash key yet; it will send its start again.
             return Ok(progress);
         }
         self.last_progress = now.mono;
@@ -120,7 +125,7 @@ impl RepairSession {
         match tag {
             DIGEST if range.depth < DEPTH_MAX => {
                 let weak = reader.weak()?;
-                // A list that was too much to answer comes back as a digest.
+                // A list with too many rows to answer is answered with a digest.
                 self.open_asks.remove(&range);
                 self.tasks.push_back(SessionTask::Judge { range, weak });
             }
@@ -165,7 +170,7 @@ impl RepairSession {
         if self.is_overfull() { Err(WireError::TooMany) } else { Ok(()) }
     }
 
-    /// The peer says which children of an asked range look equal.
+    /// Takes the verdict of the peer: which children of an asked range look equal.
     pub(super) fn verdict(
         &mut self,
         store: &mut Store,
@@ -185,7 +190,7 @@ impl RepairSession {
         Ok(())
     }
 
-    /// The asker says that the children judged equal still are.
+    /// Takes the confirmation of the asker: the children judged equal still are.
     pub(super) fn on_confirm(
         &mut self,
         store: &mut Store,
@@ -206,7 +211,8 @@ impl RepairSession {
         Ok(())
     }
 
-    /// Settles children whose strong hash is equal in this instant; asks about them one by one if it is not.
+    /// Settles the children if their strong hash is equal in this instant; otherwise asks about them one by one.
+    /// Returns whether it is equal.
     fn settle_children(
         &mut self,
         store: &mut Store,
@@ -234,7 +240,7 @@ impl RepairSession {
         is_equal
     }
 
-    /// The peer says which of the listed rows it has too, and how many rows of its own follow.
+    /// Takes the answer to a list: which of the listed rows the peer has too, and how many of its own rows follow.
     pub(super) fn on_list_answer(
         &mut self,
         range: HashRange,
@@ -272,7 +278,8 @@ impl RepairSession {
         Ok(())
     }
 
-    /// What was listed for a range that is answered now: the very range, or a piece of one listed as empty.
+    /// The list that this answer for `range` belongs to: that of the range itself, or an empty list of a range that
+    /// contains it.
     pub(super) fn listing(&mut self, range: HashRange) -> Option<Vec<(u64, DotSet)>> {
         for depth in (0..=range.depth).rev().step_by(FAN_BITS as usize) {
             let above = HashRange::at(range.first(), depth);
@@ -330,7 +337,7 @@ impl RepairSession {
         Ok(())
     }
 
-    /// A row of the listing comes in pieces.
+    /// A row of the listing is sent in pieces.
     fn large(&mut self, store: &Store, reader: &mut Reader<'_>) -> Result<(), WireError> {
         let collecting = self.listing_arriving.as_mut().ok_or(WireError::Form)?;
         collecting.left = collecting.left.checked_sub(1).ok_or(WireError::Form)?;
@@ -349,7 +356,7 @@ impl RepairSession {
         Ok(())
     }
 
-    /// All of a listing is here but the large rows, if there are any: merge it, or let it wait for them.
+    /// A listing has arrived except for its large rows. Settles its range, or lets it wait for the large rows.
     fn on_listing_complete(&mut self, store: &mut Store, now: Time) {
         let ListingArriving { range, peer_coverage, rows, has_refused, wanted, larges, .. } =
             self.listing_arriving.take().expect("called when there is one");
@@ -374,7 +381,8 @@ impl RepairSession {
         self.listings_awaiting_large.insert(self.parked_count, parked);
     }
 
-    /// Settles the range of a listing whose large rows have arrived. If a row was refused, the rows are merged one by one.
+    /// Settles the range of a listing whose large rows have arrived. If a row was refused, the rows are merged one by
+    /// one.
     fn settle_listing(&mut self, store: &mut Store, now: Time, parked: ListingAwaitsLarge) {
         let ListingAwaitsLarge { range, peer_coverage, rows, has_refused, .. } = parked;
         self.settle(store, now, range, &rows, (!has_refused).then_some(&peer_coverage));
@@ -382,9 +390,9 @@ impl RepairSession {
 
     /// Merges what the peer holds in a range, after which nothing more is to come for it.
     ///
-    /// With `peer_coverage`, `rows` are everything that the peer holds there, and the range is covered by it from then on.
-    /// Without, or where the peer has more leftovers than can be sent or kept, the rows are merged one by one and the
-    /// session claims nothing.
+    /// With `peer_coverage`, `rows` are everything that the peer holds there, and the range is covered by it from then
+    /// on. Without, or where the peer has more leftovers than can be sent or kept, the rows are merged one by one and
+    /// the session claims nothing.
     pub(super) fn settle(
         &mut self,
         store: &mut Store,
@@ -403,8 +411,8 @@ impl RepairSession {
         self.settled.add(range.first(), range.last());
     }
 
-    /// Merges what a listing without its large rows says, key by key: nothing else waits for these. The range is settled
-    /// later, by the same rows, which are merged already then.
+    /// Merges a listing without its large rows, key by key, so that only the claim waits for these. The range is
+    /// settled later, by the same rows.
     fn merge_listing_without_larges(
         &self,
         store: &mut Store,
@@ -428,7 +436,7 @@ impl RepairSession {
         merge_each(store, now, &rows, self.source());
     }
 
-    /// A piece of a large row.
+    /// Takes a piece of a large row. When the row is complete, it goes to the listings that wait for it.
     pub(crate) fn handle_piece(
         &mut self,
         store: &mut Store,
@@ -438,7 +446,7 @@ impl RepairSession {
     ) -> Result<RepairOutcome, WireError> {
         let mut progress = RepairOutcome::default();
         if self.peer.is_none() {
-            // Of an earlier session.
+            // The piece belongs to an earlier session.
             return Ok(progress);
         }
         self.last_progress = now.mono;
@@ -463,7 +471,7 @@ impl RepairSession {
         Ok(progress)
     }
 
-    /// A large row that a listing waited for is here, or was refused.
+    /// A large row that a listing waits for has arrived, or was refused (`None`). Settles the range with the last one.
     fn on_large_arrived(&mut self, store: &mut Store, now: Time, id: u64, row: Option<&PeerRow>) {
         let Some(parked) = self.listings_awaiting_large.get_mut(&id) else { return };
         parked.left -= 1;
@@ -477,8 +485,9 @@ impl RepairSession {
         }
     }
 
-    /// Once everything is settled and nothing was refused: claims what the peer announced at its start, and answers
-    /// whether it just did. Called between frames, because a frame tells the vector as of its beginning.
+    /// Once everything is settled and nothing was refused: claims the vector that the peer announced at its start.
+    /// Returns whether it was claimed by this call. Called between frames, because a frame carries the vector as of its
+    /// beginning.
     pub(crate) fn claim_start_vector(&mut self, store: &mut Store) -> bool {
         if self.phase >= Phase::Claimed || !self.settled.is_all() || !self.listings_awaiting_large.is_empty()
         {
@@ -496,7 +505,7 @@ impl RepairSession {
     }
 }
 
-/// Merges rows, each for itself.
+/// Merges rows one by one. Only their keys are covered, not the range.
 fn merge_each(store: &mut Store, now: Time, rows: &[PeerRow], source: ChangeOrigin) {
     for row in rows {
         store.merge_rows(now, std::slice::from_ref(row), source, |_| ());

@@ -1,4 +1,7 @@
-//! What a session sends.
+//! The sending half of a repair session: its start, asks, replies and rows.
+//!
+//! Every row, hash and context is read from the store in the instant in which it is cut into a frame. The vector must
+//! not change while a frame is written, because the frame begins with the vector under which its rows are read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,13 +21,13 @@ use crate::store::{PeerCoverage, PeerRow, Store};
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Writer};
 
-/// How many rows of usual size make a piece of a stream.
+/// How many rows of average size make a piece of a stream.
 fn stream_rows(store: &Store) -> u64 {
     let row_bytes = store.bytes() / store.len().max(1) as u64;
     (STREAM_BYTES / (row_bytes + 1)).clamp(STREAM_ROWS_MIN, STREAM_ROWS_MAX)
 }
 
-/// Whether rows of a range would wait for a large one among them, and need not.
+/// Whether a range holds a large row beside others and can be divided, so that these need not wait for it.
 fn has_large_among_others(store: &Store, range: HashRange) -> bool {
     if range.depth >= DEPTH_MAX || store.node(range).rows < 2 {
         return false;
@@ -33,7 +36,7 @@ fn has_large_among_others(store: &Store, range: HashRange) -> bool {
 }
 
 impl RepairSession {
-    /// The next frame, if there is something to say.
+    /// The next frame, if there is something to send.
     pub(crate) fn next_frame(&mut self, store: &mut Store, now: Time) -> Option<Vec<u8>> {
         if self.phase == Phase::New {
             return Some(self.start_frame(store));
@@ -101,7 +104,7 @@ impl RepairSession {
         writer.finish()
     }
 
-    /// Makes this side the one that asks first. Both sides know which one that is.
+    /// Makes this side the one that asks first. Both sides agree on which one that is.
     pub(crate) fn lead(&mut self) {
         self.asks_first = true;
     }
@@ -190,15 +193,15 @@ impl RepairSession {
             let ranges = children(range, if none { 0 } else { mask });
             let mut regions: Vec<RegionCoverage> =
                 ranges.flat_map(|child| store.coverage.extra_in(child)).collect();
-            // Where both hold the same, what the peer's vector has anyway says nothing new. (In a listing it does:
-            // there it decides which of the peer's own dots were removed.)
+            // Where both hold the same, contexts within the peer's vector say nothing new. (In a listing they do: there
+            // they decide which of the peer's own dots were removed.)
             regions.retain(|region| !coverage::beyond(&region.clocks, &self.vector).dots.is_empty());
             writer.regions(&regions, self.hash_key, &mut self.leftovers_sent);
         }
     }
 
-    /// Says which rows of a list this side has too, sends those that the list lacks, and waits for those only the
-    /// list has.
+    /// Answers a list: states which of its rows this side has too, queues those that the list lacks, and waits for
+    /// those that only the peer has.
     fn reply_answer(
         &mut self,
         store: &mut Store,
@@ -258,7 +261,7 @@ impl RepairSession {
         }
     }
 
-    /// Answers a list that is empty: all rows are missing there.
+    /// Answers an empty list with all rows of the range.
     fn reply_all(
         &mut self,
         store: &mut Store,
@@ -277,7 +280,7 @@ impl RepairSession {
         self.settle(store, now, range, &[], Some(peer_coverage));
     }
 
-    /// The next piece of what an empty list lacks.
+    /// Answers the next piece of an empty list that is too large to be answered at once.
     fn reply_stream(
         &mut self,
         store: &mut Store,
@@ -306,7 +309,8 @@ impl RepairSession {
         self.reply_answer(store, now, writer, piece, &[], peer_coverage);
     }
 
-    /// Cuts a row into the frame as it is in this instant. Answers whether the frame can take more.
+    /// Cuts a row into the frame as it is in this instant. Returns whether the frame may go on; `false` if the store is
+    /// damaged.
     fn emit(&mut self, store: &mut Store, writer: &mut Writer, queued: QueuedRow) -> bool {
         let QueuedRow { range, key, peer_has } = queued;
         let dot_set = store
@@ -334,7 +338,7 @@ impl RepairSession {
             writer.row(&dot_set, context.as_deref());
         }
         if writer.len() == before || writer.len() + 64 > FRAME_BYTES_MAX {
-            // Too large for any frame: the peer gets a form it refuses, so that it claims nothing.
+            // Too large for any frame: the peer is sent a form that it refuses, so that it claims nothing.
             writer.truncate(before);
             writer.range(ROW, range);
             writer.row(&DotSet::Empty(Dot::key_only(&[])), None);

@@ -1,8 +1,11 @@
-//! The contexts of rows, as a stream tells them.
+//! The contexts of rows on a tail, each encoded as its difference from the one before.
 //!
-//! A node that is behind with some origins has these in the context of nearly every row that it passes on. Told whole,
-//! they would make its rows larger than everybody else's, so that over a full link it would fall further and further
-//! behind. But they hardly change from row to row: each is told by how it differs from the one before.
+//! A node that is behind with some origins has these in the context of nearly every row that it forwards. Sent whole,
+//! they would make its rows larger than those of other nodes, and over a full link it would fall further behind. But
+//! they hardly change from row to row.
+//!
+//! Both ends must keep the same last context and count the same bytes. So a context must never be written or read out
+//! of order, and a change of the counting is a change of the wire format.
 
 use std::sync::Arc;
 
@@ -15,19 +18,21 @@ const NONE: u8 = 0;
 const WHOLE: u8 = 1;
 const CHANGED: u8 = 2;
 
-/// A frame whose contexts are so large when whole again takes no further row: a few bytes tell a whole context, and
-/// what a reader keeps at once has to be bounded by something.
+/// A frame whose decoded contexts exceed this takes no further context. A few bytes can stand for a whole context, so
+/// the length of the frame does not bound what a reader keeps at once.
 const WHOLE_BYTES_MAX: usize = 16 << 20;
 
-/// What both ends of a stream know: the context that was told last, and how many bytes of them a frame has made.
+/// The state that both ends of a stream share.
 #[derive(Debug, Default)]
 pub(super) struct RowContexts {
+    /// The context that was sent last.
     last: Arc<Clocks>,
+    /// Decoded bytes of the contexts of this frame.
     whole: usize,
 }
 
 impl RowContexts {
-    /// A frame begins.
+    /// Starts the count of a new frame.
     pub(super) fn begin(&mut self) {
         self.whole = 0;
     }
@@ -88,7 +93,7 @@ impl RowContexts {
         Ok(Some(self.last.clone()))
     }
 
-    /// A context that is not the one before is kept for itself. Both ends have to count alike.
+    /// Counts a context that differs from the one before: the reader keeps it separately. Both ends must count alike.
     fn count(&mut self, differences: usize) {
         if differences > 0 {
             self.whole += 16 * self.last.dots.len();

@@ -1,15 +1,20 @@
-//! Rows too large for a frame among others: they travel in pieces, on the stream of bulk work, so that they delay nobody.
+//! Large rows: rows that do not share a frame with others. They travel in pieces on the bulk lane, so that they do not
+//! delay the rows of the live lane.
 //!
-//! A large row that is due is only noted, under a number that counts, and its sender goes on. Rows are cut into pieces one
-//! after another, each as it is when its turn comes, with its context of that instant, and whatever has become of it by
-//! then. Whoever claims something beyond the row names its number, and the receiver lets the claim wait until the rows up
-//! to that number have arrived. The tail and a session each have rows and numbers of their own; the mechanism is the same.
+//! The sender only queues a large row, under the next number, and goes on. Rows are cut into pieces one after another.
+//! Each is sent as it is when its turn comes, with its context of that instant, even if it was changed or removed since
+//! it was queued. A claim beyond the row carries its number, and the receiver keeps the claim until all rows up to that
+//! number have arrived. The tail and a session each have queues and numbers of their own; the mechanism is the same.
 //!
-//! After a break the transfer goes on where it stood. The receiver keeps the values that arrived as a [`PartialRow`], tells
-//! the sender of it over the next link, and gives it up when it was used. The sender begins at that byte if it still holds
-//! exactly this row, told by its stamps, expiries, lengths and checksums; the context is always sent anew, because a row
-//! and its context must be of one instant. A row that was put together from two transfers is compared with the checksums
-//! before it is merged.
+//! After a lost link the transfer resumes. The receiver keeps the values that arrived as a [`PartialRow`], offers it to
+//! the sender over the next link, and drops it when it was used. The sender begins at that byte if it still holds
+//! exactly this row, identified by its stamps, expiries, lengths and checksums.
+//!
+//! # Invariants
+//!
+//! - A row and its context are of one instant. So the context must always be sent anew, also when a transfer resumes.
+//! - A row that was assembled from two transfers must not be merged before its checksums were verified.
+//! - Nothing beyond a queued row is claimed before the row has arrived.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,10 +29,10 @@ use crate::store::{PeerRow, Refusal, Store};
 use crate::time::Stamp;
 use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Reader, WireError, Writer};
 
-/// A row whose values are larger together is large, and travels in pieces of this size.
+/// A row whose values together exceed this is large. Also the size of a piece.
 const LARGE_BYTES: usize = 64 << 10;
 
-/// Room for everything beside the values.
+/// Room in a frame for everything other than the values.
 const CONTEXT_BYTES_MAX: usize = 1 << 20;
 
 /// Salts the fingerprint that names a row's values.
@@ -38,7 +43,7 @@ const VALUES_SALT: u64 = 0x6c61_7267_6520_726f;
 pub(crate) enum Size {
     Small,
     Large,
-    /// Not at all: nothing behind it is claimed.
+    /// Not sent at all. Nothing beyond it is claimed.
     TooLarge,
 }
 
@@ -54,31 +59,32 @@ fn values_bytes(dot_set: &DotSet) -> usize {
     dot_set.dots().iter().map(|dot| dot.value().len()).sum()
 }
 
-/// The large rows that a peer is to be sent.
+/// The queue of large rows to be sent to a peer.
 #[derive(Debug, Default)]
 pub(crate) struct LargeRowSender {
-    /// How many were noted so far.
+    /// How many were queued so far: the number of the last one.
     pub(crate) queued: u64,
     by_number: BTreeMap<u64, Vec<u8>>,
     by_key: BTreeMap<Vec<u8>, u64>,
     current: Option<LargeRowTransfer>,
 }
 
-/// The row on its way. Its values are not copied before they are sent: a row may be on its way to all members at once.
+/// The row that is being sent. Its values are not copied before they are sent: a row may be on its way to all members
+/// at the same time.
 #[derive(Debug)]
 struct LargeRowTransfer {
     large_id: u64,
     dot_set: DotSet,
-    /// Everything beside the values.
+    /// Everything other than the values.
     header: Vec<u8>,
-    /// How much of the values the peer has already.
+    /// Bytes of the values that the peer has already.
     from: usize,
-    /// Of the head and of the values behind `from`.
+    /// Bytes sent of the header and of the values behind `from`.
     sent: usize,
 }
 
 impl LargeRowTransfer {
-    /// The row as it is in this instant, for a peer that has the vector of some version.
+    /// The row as it is in this instant, for a peer that was sent the vector of this version.
     fn new(
         store: &Store,
         number: u64,
@@ -118,7 +124,7 @@ impl LargeRowTransfer {
         }
         let head = self.header.len();
         writer.rest(&self.header[self.sent.min(head)..to.min(head)]);
-        // What of the values lies between two places in the row.
+        // The part of the values between two positions in the row.
         let (first, last) = (self.from + self.sent.saturating_sub(head), self.from + to.saturating_sub(head));
         let mut at = 0;
         for dot in self.dot_set.dots() {
@@ -133,7 +139,8 @@ impl LargeRowTransfer {
 }
 
 impl LargeRowSender {
-    /// Notes a row, and answers its number. One that waits already keeps its place: it is sent as it is then.
+    /// Queues a row and returns its number. A row that is queued already keeps its number: it is sent as it is when its
+    /// turn comes.
     pub(crate) fn enqueue(&mut self, key: &[u8]) -> u64 {
         if let Some(number) = self.by_key.get(key) {
             return *number;
@@ -148,13 +155,13 @@ impl LargeRowSender {
         self.by_number.is_empty() && self.current.is_none()
     }
 
-    /// How many wait for their turn.
+    /// How many rows wait for their turn.
     pub(crate) fn len(&self) -> usize {
         self.by_number.len()
     }
 
-    /// The next piece. Nothing if there is none, or if a leaf does not add up. `version` is that of the vector which the
-    /// peer has been told on the same stream; 0 where it was told none.
+    /// The next piece. `None` if no row waits, or if the leaf of a row's key does not add up. `version` is that of the
+    /// vector that the peer was sent on the same stream; 0 if it was sent none.
     pub(crate) fn next_piece(
         &mut self,
         store: &mut Store,
@@ -171,7 +178,7 @@ impl LargeRowSender {
                 store.is_damaged = true;
                 return None;
             }
-            // Too large by now: the peer gets a form that it refuses, so that it claims nothing.
+            // The row has grown too large: the peer is sent a form that it refuses, so that it claims nothing.
             let is_too_large = size(&dot_set) == Size::TooLarge;
             let dot_set = if is_too_large { DotSet::Empty(Dot::key_only(&[])) } else { dot_set };
             self.current = Some(LargeRowTransfer::new(store, number, dot_set, version, hint));
@@ -184,7 +191,7 @@ impl LargeRowSender {
     }
 }
 
-/// One value of a large row, as it is told before the values.
+/// The description of one value of a large row. All of them are sent before the values.
 #[derive(Clone, Debug, PartialEq)]
 struct ValueHeader {
     stamp: Stamp,
@@ -193,7 +200,7 @@ struct ValueHeader {
     len: usize,
 }
 
-/// The fewest bytes that tell of one.
+/// The smallest encoding of a [`ValueHeader`], in bytes.
 const VALUE_BYTES_LEAST: usize = 19;
 
 impl ValueHeader {
@@ -219,14 +226,14 @@ impl ValueHeader {
     }
 }
 
-/// A fingerprint of everything that tells a row's values from others of its key.
+/// A fingerprint of everything that distinguishes a row's values from others of its key.
 fn values_fingerprint(values: &[ValueHeader]) -> u64 {
     let mut writer = Writer::plain();
     values.iter().for_each(|value| value.write(&mut writer));
     fingerprint(VALUES_SALT, &writer.into_plain())
 }
 
-/// How much of a large row of ours a peer has kept.
+/// How much of a large row of this node a peer has kept, so that its transfer can resume.
 #[derive(Debug)]
 pub(crate) struct ResumeOffer {
     key: Vec<u8>,
@@ -247,7 +254,7 @@ impl ResumeOffer {
     }
 }
 
-/// What has arrived of a large row before its transfer was broken off.
+/// The part of a large row that arrived before its transfer was interrupted.
 #[derive(Debug)]
 pub(crate) struct PartialRow {
     key: Vec<u8>,
@@ -260,7 +267,7 @@ impl PartialRow {
         self.bytes.len()
     }
 
-    /// Tells the sender, who may go on from there.
+    /// The message that offers the sender to resume from here.
     pub(crate) fn frame(&self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Partial);
         writer.bytes(&self.key);
@@ -270,35 +277,35 @@ impl PartialRow {
     }
 }
 
-/// A large row that has arrived, or what is wrong with it.
+/// A large row that has arrived, or why it is refused.
 #[derive(Debug)]
 pub(crate) struct LargeRow {
     pub(crate) large_id: u64,
     pub(crate) row: Result<PeerRow, Refusal>,
 }
 
-/// The large row that is arriving.
+/// Assembles large rows from pieces, one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct LargeRowReceiver {
     current: Option<LargeRowBuffer>,
-    /// Up to which number all have arrived.
+    /// All rows up to this number have arrived.
     pub(crate) arrived_up_to: u64,
 }
 
-/// What there is of a row.
+/// The row that is arriving.
 #[derive(Debug)]
 struct LargeRowBuffer {
     large_id: u64,
     header_len: usize,
     from: usize,
-    /// The sender's vector as of what it sent before on the same stream.
+    /// The sender's vector, as sent before on the same stream.
     vector: Arc<Clocks>,
     header: Vec<u8>,
     announced: Option<LargeRowHeader>,
     bytes: Vec<u8>,
 }
 
-/// What the head says.
+/// The decoded header of a large row.
 #[derive(Debug)]
 struct LargeRowHeader {
     /// What is covered at the key beyond the vector.
@@ -325,7 +332,8 @@ impl LargeRowHeader {
         }
     }
 
-    /// The row with these values, or what is wrong with it.
+    /// The row with these values, or why it is refused. `is_joined`: assembled from two transfers, so checksums are
+    /// verified.
     fn row(
         self,
         vector: Arc<Clocks>,
@@ -359,8 +367,8 @@ impl LargeRowHeader {
 }
 
 impl LargeRowReceiver {
-    /// Takes the body of a piece in. Returns a row that is whole. One that begins where the transfer
-    /// of `partial` ended takes that up. `vector` is the sender's, as of what it sent before on the same stream.
+    /// Takes the body of a piece and returns the row when it is complete. A row that begins where the transfer of
+    /// `partial` ended continues it. `vector` is the sender's, as sent before on the same stream.
     pub(crate) fn handle_piece(
         &mut self,
         is_first: bool,
@@ -402,7 +410,7 @@ impl LargeRowReceiver {
         Ok(Some(LargeRow { large_id: number, row }))
     }
 
-    /// What there is of a row that will not come to its end.
+    /// The part of an unfinished row that has arrived.
     pub(crate) fn into_partial(self) -> Option<PartialRow> {
         let LargeRowBuffer { announced: header, bytes, .. } = self.current?;
         let LargeRowHeader { key, values, .. } = header.filter(|_| !bytes.is_empty())?;
@@ -423,7 +431,7 @@ impl LargeRowBuffer {
             let header = LargeRowHeader::read(&std::mem::take(&mut self.header), bounds)?;
             self.header_len = 0;
             if self.from > 0 {
-                // The peer was told of this very part, over this link.
+                // The peer was offered exactly this part, over this link.
                 let is_its = |part: &mut PartialRow| part.key == header.key && part.values == header.values;
                 let part = partial.take_if(is_its).filter(|part| part.len() >= self.from);
                 self.bytes = part.ok_or(WireError::Form)?.bytes;
@@ -502,7 +510,7 @@ mod tests {
         pieces.iter().try_fold(None, |_, piece| hand(&mut arriving, piece, &mut partial))
     }
 
-    /// What has arrived after so many pieces, and what the sender is told of it.
+    /// What has arrived after these pieces, and the offer that the sender gets.
     fn broken_off(pieces: &[Vec<u8>]) -> (PartialRow, ResumeOffer) {
         let mut arriving = LargeRowReceiver::default();
         pieces.iter().for_each(|piece| assert!(hand(&mut arriving, piece, &mut None).unwrap().is_none()));
@@ -556,7 +564,7 @@ mod tests {
         let mut wrong = partial;
         wrong.bytes[9] ^= 1;
         assert!(matches!(hand_all(&rest, Some(wrong)), Err(WireError::Form)));
-        // A row begins amid another, goes on before it began, or is longer than it was told to be.
+        // A row begins within another, continues before it began, or is longer than its header says.
         for order in [&[0, 0][..], &[1], &[0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]] {
             let wrong: Vec<Vec<u8>> = order.iter().map(|at| all[*at].clone()).collect();
             assert!(matches!(hand_all(&wrong, None), Err(WireError::Form)), "{order:?}");
