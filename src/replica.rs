@@ -213,7 +213,7 @@ impl Replica {
         self.links.get(link).is_some_and(|link| link.is_compared)
     }
 
-    /// How far a peer that is sent this node's writes by itself is behind: changes, and about how many bytes they are.
+    /// The lag of a peer to which this node sends its writes directly: changes, and about how many bytes they are.
     pub fn lag(&self, link: LinkId) -> (u64, u64) {
         let fed = self.links.get(link).filter(|link| link.route.feeds);
         let changes = fed.map_or(0, |link| link.lag(&self.store));
@@ -221,8 +221,8 @@ impl Replica {
         (changes, changes * (self.store.bytes() / rows))
     }
 
-    /// For how long a peer has owed the confirmation of something that it was sent. Confirmations come after a while,
-    /// so that one is enough for many writes; a delay up to that is none.
+    /// For how long the acknowledgement of a peer has been outstanding beyond the ack delay, which lets one
+    /// acknowledgement serve many writes.
     pub fn lag_time(&self, now: Time, link: LinkId) -> Duration {
         let Some(link) = self.links.get(link) else { return Duration::ZERO };
         let owed_since =
@@ -235,7 +235,7 @@ impl Replica {
         Revision { log: self.store.log.id, number: self.store.log.head() }
     }
 
-    /// How many bytes the middle one of all peers is behind.
+    /// The lag of the median peer, in bytes.
     pub fn median_lag(&self) -> u64 {
         let fed = self.links.iter().filter(|(_, link)| link.route.feeds);
         let mut lags: Vec<u64> = fed.map(|(id, _)| self.lag(id).1).collect();
@@ -248,7 +248,7 @@ impl Replica {
         self.median_lag_exceeded || !self.write_limiter.has_room(now.mono)
     }
 
-    /// Compares everything with a peer as soon as it has said hello, whatever the checks say.
+    /// Begins a repair with a peer as soon as its `Hello` has arrived, whatever the checks say.
     pub fn want_repair(&mut self, link: LinkId) {
         if let Some(link) = self.links.get_mut(link) {
             link.repair.is_wanted = true;
@@ -365,7 +365,7 @@ impl Replica {
         None
     }
 
-    /// Every simulation proves it: who rests has nothing to do.
+    /// Checks the invariant of [`Links`] in debug builds, so that every simulation proves it.
     #[cfg(debug_assertions)]
     fn check_that_all_may_rest(&mut self) {
         for id in self.links.ids() {
@@ -386,10 +386,10 @@ impl Replica {
             return Some(Output::Datagram(id, bytes));
         }
         let mut bytes = Vec::new();
-        // Who is at the other end is known before anything is said: the first packet has all there is to say about that.
+        // Nothing is sent before the member at the other end is identified: the first packet then has all that is due.
         let is_introduced = link.run.is_some() || !has_members;
         if is_introduced && link.lanes.in_flight[Lane::Live as usize] < WINDOW_BYTES {
-            // What fits in one packet goes together: apart, a transport may be quick enough to make two of it.
+            // Frames that fit in one packet are sent together: otherwise a fast transport makes several packets of them.
             while bytes.len() < TOGETHER_BYTES
                 && let Some(frame) = link.next_live_frame(store, &mut self.forwarded_claims, self.now.mono)
             {
@@ -413,7 +413,7 @@ impl Replica {
             link.begin_session(store, self.now, self.random.next_u64(), joins);
         }
         if link.lanes.in_flight[Lane::Bulk as usize] < WINDOW_BYTES {
-            // Large rows of the tail, the comparison, and its large rows take turns.
+            // Large rows of the tail, the repair, and its large rows take turns.
             let first = link.lanes.bulk_next;
             for turn in (first..first + 3).map(|turn| turn % 3) {
                 let bytes = match turn {

@@ -1,4 +1,4 @@
-//! Checks: what peers tell each other of their digests, and what is done when it is time.
+//! Checks: peers compare their digests; and the work of each sync interval.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ impl Replica {
         check.datagram()
     }
 
-    /// Whether the vector alone says what is held here: there is nothing merged beyond it, and nothing that some nodes
-    /// drop sooner than others.
+    /// Whether the vector alone says what is held here: nothing is merged beyond it, and nothing expires, which some nodes
+    /// would drop sooner than others.
     fn is_comparable(&self) -> bool {
         self.store.coverage.is_vector_only() && self.store.expiries() == 0
     }
@@ -48,8 +48,8 @@ impl Replica {
             || self.links.values().any(|link| link.receives(since))
     }
 
-    /// Whether a difference does not count, because one of both sides is in the middle of something, and has not
-    /// been for too long.
+    /// Whether a mismatch is suppressed, because one of both sides is in flux, and has not been for longer than
+    /// [`SUPPRESSED_INTERVALS_MAX`] sync intervals.
     fn is_mismatch_suppressed(&mut self, id: LinkId, peer_is_amid: bool) -> bool {
         let is_amid = peer_is_amid || self.in_flux_towards(id);
         let Some(link) = self.links.get_mut(id).filter(|_| is_amid) else { return false };
@@ -86,7 +86,7 @@ impl Replica {
         let is_same_vector = check.vector_hash == self.store.coverage.vector_hash();
         let reply = (!check.is_reply).then(|| self.check_frame(id, true));
         if let Some(link) = self.links.get_mut(id).filter(|link| link.is_distrusted()) {
-            // It may be the clock of one of both that is wrong, and this is how they find out.
+            // One of the two wall clocks may be wrong, and replies to checks are how they find out.
             link.checks.outbox.extend(reply);
             return;
         }
@@ -152,13 +152,13 @@ impl Replica {
             Some(ClockChange::Doubted) => ReplicaEvent::ClockInDoubt { off: self.wall_clock.off() },
             Some(ClockChange::Trusted) => ReplicaEvent::ClockTrusted,
         };
-        // Whoever doubts asks all peers at once, and again in each interval.
+        // While in doubt, all peers are asked at once, and again in each interval.
         self.next_tick = self.next_tick.min(now.mono);
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// Tells no more, until their time, the claims that were made or taken while the clock was ahead. What links have
-    /// been told of them is no ground to go on from.
+    /// Withholds from peers, until their time, the claims that were made or taken while the clock was ahead. Links that were
+    /// sent such claims are broken: they are no basis to go on from.
     fn withhold_future(&mut self) {
         if self.store.withhold_future(self.now) {
             self.forwarded_claims = ForwardedClaims::default();
@@ -225,9 +225,10 @@ impl Replica {
         link.checks.outbox.push_back(check);
     }
 
-    /// Once an interval: compare with a random peer, settle accounts with all, look after the house.
+    /// The work of each sync interval: checks one random peer, lets all tails claim and answer, adapts the write rate, and
+    /// recomputes a part of the digest.
     pub(super) fn tick(&mut self) {
-        // Spread over the interval, so that clusters started together do not act together.
+        // Spread over the interval, so that nodes that started together do not act together.
         let interval = self.config.sync_interval;
         let jitter = interval / 8 * (self.random.next_u32() % 3);
         self.next_tick = self.now.mono + interval - interval / 8 + jitter;

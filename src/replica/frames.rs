@@ -1,4 +1,4 @@
-//! What comes over a link's streams, and where it goes.
+//! Messages of a link's streams: the live lane is handled here, the bulk lane in `repair.rs`.
 
 use super::link::{Closing, ClosingCause};
 use super::{Lane, LinkId, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica, ReplicaEvent};
@@ -137,7 +137,7 @@ impl Replica {
         Ok(())
     }
 
-    /// A tail has brought something.
+    /// Counts what a frame or piece of the tail brought, and reports refused rows.
     fn count_merged(&mut self, id: LinkId, merged: TailOutcome) {
         if let Some(link) = self.links.get_mut(id)
             && std::mem::take(&mut link.tail_receiver.ack_wanted)
@@ -180,8 +180,8 @@ impl Replica {
         }
     }
 
-    /// A peer claims what it cannot know. Nothing more that it sends is merged, and the link ends after a while, the
-    /// longer, the more often that happens: a new one at once would only bring the same.
+    /// A peer claims what it cannot know. Nothing more that it sends on its streams is merged, and the link ends after a
+    /// backoff that grows with each refusal: a new link at once would only bring the same.
     pub(super) fn distrust(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };

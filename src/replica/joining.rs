@@ -1,13 +1,15 @@
-//! Joining: until a replica has caught up with somebody, only one peer feeds it at a time.
+//! Joining: until a replica has caught up with one peer, only one peer at a time feeds it.
 //!
-//! A replica that comes into a cluster is linked with many peers at once, and each of them holds all that it lacks. So
-//! it compares with one of them, its donor, and puts the others off: who has begun with it already is told
-//! ([`Kind::Deferred`](crate::wire::Kind::Deferred)), gives its session up and is asked when the donor is through. Then little
-//! differs, and they only compare. A donor that is gone, or has brought nothing for a while where somebody else could, is
-//! replaced; what it brought is settled, so the next one brings the rest. So is one that takes long, while others wait: no
-//! rate tells a slow link from a peer that holds the place of a donor without feeding anything.
+//! A replica that enters a cluster is linked with many peers at once, and each of them holds everything that it lacks. So
+//! it repairs with one of them, its *donor*, and defers the others: a peer that has begun a session already gets
+//! [`Kind::Deferred`](crate::wire::Kind::Deferred), aborts it, and is asked again when the donor has finished. By then little
+//! differs, and those repairs are short.
 //!
-//! A donor is who holds more than this replica. Where nobody does, as in a cluster that begins, nobody is put off.
+//! A donor is a peer that holds more than this replica. Where no peer does, as in a cluster that starts, nobody is deferred.
+//!
+//! A donor is replaced when its link is gone, when it has brought nothing for a while and another peer could, or when it
+//! takes long while others wait: no rate tells a slow link from a peer that occupies the place of the donor and feeds
+//! nothing. What a donor brought is settled, so the next one brings only the rest.
 
 use std::time::Duration;
 
@@ -18,20 +20,20 @@ use crate::replication::repair::RepairSession;
 /// A donor that has brought nothing for this part of [`Config::sync_timeout`](crate::Config::sync_timeout) is replaced.
 const DONOR_STALL_DIVISOR: u32 = 4;
 
-/// While others wait, a donor has so many times [`Config::sync_timeout`](crate::Config::sync_timeout) to come to its end,
-/// and twice as long each time after it was replaced, up to so often. Little is sent twice: what is settled stays so, and
-/// a large row on its way is kept for the next turn.
+/// While other peers wait, a donor has `DONOR_TIME_FACTOR × Config::sync_timeout` to finish. The time doubles each time the
+/// peer is replaced as donor, at most `DONOR_TIME_DOUBLINGS_MAX` times. Little is sent twice: settled ranges stay settled,
+/// and a large row in transfer is kept for the next session.
 const DONOR_TIME_FACTOR: u32 = 12;
 const DONOR_TIME_DOUBLINGS_MAX: u32 = 8;
 
-/// Whoever was put off and is not asked begins again by itself, but not before so many sync intervals.
+/// A peer that was deferred and is not asked begins again by itself, at the earliest after this many sync intervals.
 const DEFERRED_INTERVALS: u32 = 8;
 
-/// A member that has caught up waits for so many probe intervals, at most, until it is linked with all whom it wants to be
-/// linked with: one that cannot be reached must not keep it from being ready.
+/// A member that has caught up waits at most this many probe intervals for links to all members that it should be linked
+/// with. One that cannot be reached must not keep it from being ready.
 const LINKS_INTERVALS_MAX: u32 = 1;
 
-/// Whether this replica has caught up with anybody since its start, and who is to help it.
+/// Whether this replica has caught up with a peer since its start, and which peer is its donor.
 #[derive(Debug, Default)]
 pub(super) struct JoinState {
     has_caught_up: bool,
@@ -173,14 +175,14 @@ impl Replica {
         session.is_some_and(RepairSession::feeds)
     }
 
-    /// Whether another peer is to be put off, because one is feeding this replica already.
+    /// Whether this peer is to be deferred, because another one is feeding this replica already.
     pub(super) fn is_fed_by_other(&self, id: LinkId) -> bool {
         !self.joining.has_caught_up
             && !self.store.controls.has(Control::ManyDonors)
             && self.joining.donor.is_some_and(|donor| donor != id && self.is_fed_by(donor))
     }
 
-    /// A peer has begun. If it holds more than this replica it is the donor, since it was the first to answer.
+    /// A peer has begun a session. If it holds more than this replica it becomes the donor: it was the first to answer.
     pub(super) fn begun(&mut self, id: LinkId) {
         if self.joining.has_caught_up || self.store.controls.has(Control::ManyDonors) || !self.is_fed_by(id) {
             return;
@@ -193,14 +195,14 @@ impl Replica {
         }
     }
 
-    /// Gives a session up for now. The peer does the same, and waits until it is asked.
+    /// Aborts a session and defers the peer, which waits until it is asked.
     pub(super) fn defer_session(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
         link.repair.defer();
     }
 
-    /// A peer is fed by another one and gives this session up. It will begin a new one.
+    /// The peer deferred this session: it is fed by another peer, and will begin a new session later.
     pub(super) fn on_deferred(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
@@ -208,7 +210,7 @@ impl Replica {
         link.repair.not_before = self.now.mono + self.config.sync_interval * DEFERRED_INTERVALS;
     }
 
-    /// Lets another peer do it if the donor has stalled, or its turn is over.
+    /// Replaces the donor if it has stalled, or if its time is over while others wait.
     pub(super) fn replace_donor(&mut self) {
         let patience = match self.store.controls {
             controls if controls.has(Control::DonorKept) => Duration::MAX,

@@ -1,8 +1,13 @@
-//! The links, and which of them may have something to do: with a hundred of them, most rest most of the time.
+//! The links, and which of them must be polled: of a hundred links, most have nothing to do most of the time.
 //!
-//! A link that is changed is looked at until it has nothing more to do; so are, after every step, those whose business
-//! depends on more than themselves. All others rest until something that they are to send is written, or until their
-//! deadline.
+//! # Invariant
+//!
+//! A link that is not polled has nothing to do; every debug build checks that after every step. A link is polled
+//!
+//! - after it was changed, until it has nothing more to do (*dirty*);
+//! - after every step, while what it does depends on the store as a whole ([`Link::always_poll`]);
+//! - when rows that it sends were written ([`Links::follow`]);
+//! - at its deadline ([`Link::deadline`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Index;
@@ -17,12 +22,12 @@ use crate::store::change_log::LogFilter;
 #[derive(Debug, Default)]
 pub(super) struct Links {
     all: BTreeMap<LinkId, Link>,
-    /// Those that may have something to do.
+    /// Links that must be polled.
     dirty: BTreeSet<LinkId>,
-    /// Of those that rest: who is to be looked at after every step, and when the others have to be seen to.
+    /// Of the others: those that must be polled after every step, and the deadlines of all.
     always_poll: BTreeSet<LinkId>,
     deadlines: BTreeSet<(Duration, LinkId)>,
-    /// Those that are sent what is written, for each [`LogFilter`], and what had been written when they were touched last.
+    /// For each [`LogFilter`] the links that are sent such rows, and the log's position when they were last marked dirty.
     fed: [BTreeSet<LinkId>; 3],
     latest: [u64; 3],
     next: LinkId,
@@ -77,13 +82,13 @@ impl Links {
         self.all.values()
     }
 
-    /// To be changed, and therefore to be looked at.
+    /// For a change: marks the link dirty.
     pub(super) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
         self.mark_dirty(id);
         self.all.get_mut(&id)
     }
 
-    /// To be changed, and therefore to be looked at.
+    /// For a change: marks all links dirty.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Link> {
         self.mark_all_dirty();
         self.all.values_mut()
@@ -93,7 +98,7 @@ impl Links {
         self.ids().into_iter().for_each(|id| self.mark_dirty(id));
     }
 
-    /// Has it looked at.
+    /// The link must be polled.
     pub(super) fn mark_dirty(&mut self, id: LinkId) {
         let Some(link) = self.all.get_mut(&id) else { return };
         if self.dirty.insert(id) {
@@ -102,13 +107,13 @@ impl Links {
         }
     }
 
-    /// Has those looked at that cannot rest.
+    /// Marks the links dirty that must be polled after every step.
     pub(super) fn wake(&mut self) {
         let restless = std::mem::take(&mut self.always_poll);
         restless.into_iter().for_each(|id| self.mark_dirty(id));
     }
 
-    /// Has those looked at that are to be sent what was written.
+    /// Marks the links dirty that are sent what was written since the last call.
     pub(super) fn follow(&mut self, log: &ChangeLog) {
         for filter in [LogFilter::Own, LogFilter::Forwarded, LogFilter::All] {
             let latest = log.latest(filter);
@@ -120,14 +125,14 @@ impl Links {
         }
     }
 
-    /// The next one to be looked at, all in turn.
+    /// The next link to be polled, in turn.
     pub(super) fn next_dirty(&mut self) -> Option<LinkId> {
         let id = *self.dirty.range(self.next..).next().or_else(|| self.dirty.first())?;
         self.next = id.next();
         Some(id)
     }
 
-    /// It has nothing more to do.
+    /// The link has nothing more to do.
     pub(super) fn idle(&mut self, id: LinkId, interval: Duration) {
         self.mark_dirty(id);
         self.dirty.remove(&id);
@@ -139,13 +144,13 @@ impl Links {
         link.idle_deadline.map(|at| self.deadlines.insert((at, id)));
     }
 
-    /// When one of them has to be seen to.
+    /// The earliest deadline of all links.
     pub(super) fn deadline(&self, interval: Duration) -> Option<Duration> {
         let touched = self.dirty.iter().filter_map(|id| self.all[id].deadline(interval));
         touched.chain(self.deadlines.first().map(|(at, _)| *at)).min()
     }
 
-    /// Those whose deadline has come, and those that somebody changed or that cannot rest.
+    /// The links whose deadline has come, the dirty ones, and those that are polled after every step.
     pub(super) fn links_to_poll(&self, now: Duration) -> Vec<LinkId> {
         let due = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| id);
         due.chain(&self.dirty)

@@ -1,4 +1,4 @@
-//! Sessions of the replica: what comes in on the bulk lane, and how they end.
+//! Repairs of a replica: messages of the bulk lane, and how sessions end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,8 +30,8 @@ pub struct RepairReport {
 /// Bytes of large rows that are kept after their links broke, of all peers together: those of one have room.
 const PARTIALS_BYTES_MAX: usize = PARTIAL_BYTES_MAX;
 
-/// What arrived of large rows before their links broke: at most one of a peer, for the next link to the same run of it.
-/// None is used for another peer: what is put together of two peers' words could not be blamed on either.
+/// What arrived of large rows before their links broke: at most one per peer, for the next link to the same run. It is
+/// never used for another peer: if a row made of two peers' bytes is wrong, neither can be held responsible.
 #[derive(Debug, Default)]
 pub(super) struct PartialRows {
     by_run: BTreeMap<u64, PartialRow>,
@@ -143,7 +143,7 @@ impl Replica {
         Ok(Some((bytes, session.on_start(store, self.now, salt, body)?)))
     }
 
-    /// A link is gone. Keeps what there is of a large row for the next one.
+    /// A link is gone. Keeps what arrived of a large row for the next link to the same run.
     pub(super) fn keep_partial(&mut self, link: Link) {
         let Some(run) = link.run.or(link.peer.map(|(_, run)| run)) else { return };
         let partials = [link.resume.kept, link.tail_receiver.into_partial()];
@@ -158,7 +158,7 @@ impl Replica {
         ids.into_iter().filter(|id| *id != except).for_each(|id| self.break_link(id, reason));
     }
 
-    /// Ends a session before it is through.
+    /// Aborts a session.
     pub(super) fn abort_session(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(id) else { return };
         if let Some(session) = link.repair.session.take() {
