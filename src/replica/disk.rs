@@ -1,14 +1,14 @@
 //! The disk: one more follower of the change log.
 //!
-//! [`Replica::persist`] hands out what has changed since the last transaction. Rows are collected in parts of two
-//! thousand, so that writers never wait for many, and the last part brings the rows changed meanwhile and the claims of
-//! its very instant: all parts are to be written in one transaction, and then `Coverage` is never ahead of its rows, nor
-//! the rows ahead of it. While one transaction is under way the log coalesces for the next.
+//! [`Replica::persist`] returns what has changed since the last transaction. Rows are collected in parts of about two
+//! thousand, so that writers never wait long. The last part adds the rows that changed meanwhile and the claims as of
+//! that moment. All parts must be written in one transaction: then the stored `Coverage` is never ahead of the stored
+//! rows, nor the rows ahead of it. While a transaction is under way the log coalesces changes for the next one.
 //!
-//! A disk that fails is answered with [`Input::PersistFailed`](crate::Input::PersistFailed): from then on this replica
-//! refuses local writes, goes on reading and replicating, and forgets nothing that was not acknowledged, so that the
-//! first transaction after [`Input::DiskBack`](crate::Input::DiskBack) has all of it again, whatever became of the one
-//! that failed.
+//! A disk failure is reported with [`Input::PersistFailed`](crate::Input::PersistFailed). From then on this replica
+//! refuses local writes, but goes on reading and replicating. It forgets nothing that was not acknowledged by the disk,
+//! so the first transaction after [`Input::DiskBack`](crate::Input::DiskBack) contains all of it again, whatever became
+//! of the failed one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,8 +21,8 @@ use crate::store::digest::HashKey;
 use crate::store::entry::{Dot, DotSet, Revision};
 use crate::store::{NOTHING_KEPT, Store};
 
-/// Rows in one part of a transaction, except for its last: a writer waits for about a tenth of a millisecond. With fewer it
-/// waits more often, and to be woken each time costs more than the rows do.
+/// Rows in one part of a transaction, except for the last: a writer waits for about a tenth of a millisecond. With
+/// fewer rows a writer waits more often, and each wake-up costs more than the rows do.
 const TRANSACTION_PART_ROWS: usize = 2_048;
 
 /// A part of a transaction for the disk.
@@ -34,7 +34,7 @@ pub struct Persist {
     metadata: Option<Box<DiskMetadata>>,
 }
 
-/// What is claimed in the instant of a transaction's last part.
+/// The claims at the moment of a transaction's last part.
 #[derive(Clone, Debug)]
 struct DiskMetadata {
     vector: Vec<(u64, u64)>,
@@ -87,14 +87,14 @@ impl Persist {
         })
     }
 
-    /// Leaves only what is seen, without the rows.
+    /// Drops the rows and leaves the claims: a deliberate fault for tests.
     #[cfg(feature = "__controls")]
     pub(crate) fn forget_rows(&mut self) {
         self.rows.clear();
     }
 }
 
-/// What a transaction reached.
+/// How far a transaction reached in everything that the disk follows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct DiskMark {
     head: u64,
@@ -108,9 +108,9 @@ struct DiskMark {
 #[derive(Debug)]
 struct Staging {
     log: u64,
-    /// Up to where its parts have the log.
+    /// The log position that its parts have reached.
     cursor: u64,
-    /// Where the log stood when it began: collecting what comes later is left to the last part.
+    /// The log's head when it began. Later rows are left to the last part.
     goal: u64,
 }
 
@@ -125,7 +125,7 @@ struct Flight {
     changed: BTreeSet<String>,
 }
 
-/// A copy of everything that is being taken, in parts.
+/// Progress of a copy of everything, which is taken in parts.
 #[cfg(feature = "durable")]
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotCursor {
@@ -133,19 +133,19 @@ pub(crate) struct SnapshotCursor {
     marks: (u64, u64, u64),
 }
 
-/// Where the disk stands in the change log.
+/// The disk's position in the change log, and the memos.
 #[derive(Debug, Default)]
 pub(super) struct DiskCursor {
     is_there: bool,
     has_failed: bool,
-    /// What the last transaction reached. Nothing, if the next one has to write everything.
+    /// What the last transaction reached. `None` if the next one has to write everything.
     last_transaction: Option<DiskMark>,
     staging: Option<Staging>,
     flight: Option<Flight>,
-    /// Up to where the log is safe, and which memos are.
+    /// The log position that the disk has acknowledged, and the count of memo changes that it has.
     safe: Option<(Revision, u64)>,
     memos: BTreeMap<String, Vec<u8>>,
-    /// Memos that changed since the last transaction, and how often any did.
+    /// Memos that changed since the last transaction, and the number of changes so far.
     changed: BTreeSet<String>,
     changes: u64,
 }
@@ -159,7 +159,7 @@ impl DiskCursor {
         self.is_there
     }
 
-    /// How often memos have changed, and up to which of these changes they are safe.
+    /// The number of memo changes so far, and how many of them the disk has.
     pub(super) fn memo_marks(&self) -> (u64, u64) {
         (self.changes, self.safe.map_or(0, |(_, memos)| memos))
     }
@@ -203,7 +203,7 @@ impl DiskCursor {
         Persist { begins, is_whole, rows, metadata: Some(Box::new(self.metadata(store))) }
     }
 
-    /// What is claimed in this instant.
+    /// The claims as of now.
     fn metadata(&self, store: &Store) -> DiskMetadata {
         let is_whole = self.last_transaction.is_none();
         let logs = if is_whole {
@@ -270,7 +270,7 @@ impl Replica {
         self.recover_from_damage();
     }
 
-    /// The next part of what the disk is to write, if there is anything and no transaction is under way.
+    /// The next part of what the disk is to write, if something has changed and no transaction is under way.
     pub fn persist(&mut self) -> Option<Persist> {
         if !self.wants_disk() {
             return None;
@@ -301,8 +301,8 @@ impl Replica {
         Some(part)
     }
 
-    /// The next part of a copy of everything. A copy whose last part is `None` has to begin anew: what its earlier
-    /// parts brought has been forgotten meanwhile.
+    /// The next part of a copy of everything. `None` in place of a later part: the copy must start again, because the
+    /// log was replaced, its floor rose, or rows expired, so changes to rows in earlier parts may be lost.
     #[cfg(feature = "durable")]
     pub(crate) fn copy(&self, copy: &mut SnapshotCursor, rows_max: usize) -> Option<Persist> {
         let marks = (self.store.log.id, self.store.log.floor(), self.store.expiry_count);
@@ -326,7 +326,7 @@ impl Replica {
 
     pub(super) fn on_persisted(&mut self) {
         let Some(flight) = self.disk.flight.take() else { return };
-        // After damage the log is another one, and its disk has nothing yet.
+        // After damage there is a new log, of which the disk has nothing yet.
         if flight.log == self.store.log.id {
             self.disk.safe =
                 Some((Revision { log: flight.log, number: flight.mark.head }, flight.mark.memos));
@@ -335,7 +335,8 @@ impl Replica {
         self.keep_promises();
     }
 
-    /// Begins the transaction that failed again when the disk is back. Until then it holds nothing back.
+    /// Puts the changes of the failed transaction back, for the first one after the disk is back. Until then the log
+    /// retains no removals for the disk.
     pub(super) fn on_persist_failed(&mut self) {
         let (store, disk) = (&mut self.store, &mut self.disk);
         disk.has_failed = true;
@@ -355,12 +356,12 @@ impl Replica {
         let (store, disk) = (&mut self.store, &mut self.disk);
         disk.has_failed = false;
         self.election.iter_mut().for_each(|election| election.disk(false));
-        // Removals that were forgotten meanwhile are in no log: then everything is written anew.
+        // Removals that the log has forgotten meanwhile cannot be replayed: then everything is written again.
         disk.last_transaction = disk.last_transaction.filter(|base| store.log.floor() <= base.head);
         store.disk = Some(disk.last_transaction.map_or(0, |base| base.head));
     }
 
-    /// Whether local writes are taken.
+    /// Refuses local writes while the disk has failed.
     pub(super) fn check_disk_usable(&self) -> Result<(), WriteError> {
         if self.disk.has_failed { Err(WriteError::Disk) } else { Ok(()) }
     }
@@ -370,14 +371,14 @@ impl Replica {
         self.disk.has_failed
     }
 
-    /// Up to where the disk has the change log. Nothing without a disk, or before its first transaction.
+    /// The revision up to which the disk has the change log. `None` without a disk, or before its first transaction.
     pub fn durable(&self) -> Option<Revision> {
         self.disk.safe.map(|(revision, _)| revision)
     }
 
-    // Memos: what a protocol wants to find again after a restart, such as a promise.
+    // Memos: values that a protocol needs again after a restart, such as a promise.
 
-    /// Keeps something under a name, or forgets it. What is sent because of it has to wait until
+    /// Stores a memo under a name, or removes it. Messages that depend on it must not be sent before
     /// [`Replica::are_memos_safe`].
     pub fn set_memo(&mut self, name: &str, memo: Option<&[u8]>) {
         let memos = &mut self.disk.memos;
@@ -391,13 +392,12 @@ impl Replica {
         }
     }
 
-    /// What was kept under a name, in this run or in an earlier one.
+    /// The memo stored under a name, in this run or an earlier one.
     pub fn memo(&self, name: &str) -> Option<&[u8]> {
         self.disk.memo(name)
     }
 
-    /// Whether everything that was kept would be found again after a crash. Without a disk there is nothing to wait
-    /// for.
+    /// Whether the disk has all memos, so that they survive a crash. Always true without a disk.
     pub fn are_memos_safe(&self) -> bool {
         !self.disk.is_there || self.disk.safe.map_or(0, |(_, memos)| memos) == self.disk.changes
     }

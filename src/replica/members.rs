@@ -1,4 +1,4 @@
-//! Where the replica meets its members: who is at the end of a link, and what they want done.
+//! The replica's side of membership: which member is at the other end of a link, and what membership asks to be done.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,24 @@ use crate::time::Time;
 use crate::wire::{Kind, Reader};
 
 impl Replica {
-    /// This node as others see it, where it is a member.
+    /// This node's own entry in the roster, if it is a member.
     pub fn own_member(&self) -> Option<&Member> {
         self.members.as_ref().map(Members::own)
     }
 
-    /// All other members that are known, those included that are gone.
+    /// All other known members, including those that are gone.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().flat_map(Members::others)
     }
 
-    /// Whether a run is a member that is believed to live.
+    /// Whether a run is a member that is believed to be alive.
     pub fn is_living(&self, run: u64) -> bool {
         self.members.as_ref().is_some_and(|members| members.is_alive(run))
     }
 
-    /// Changes what this node tells about itself. False, and nothing changed, if that is over
-    /// [`META_BYTES_MAX`](crate::META_BYTES_MAX) or [`META_ENTRIES_MAX`](crate::META_ENTRIES_MAX), or this replica is no
-    /// member.
+    /// Changes the metadata that this node publishes. Returns `false`, and changes nothing, if it exceeds
+    /// [`META_BYTES_MAX`](crate::META_BYTES_MAX) or [`META_ENTRIES_MAX`](crate::META_ENTRIES_MAX), or if this replica
+    /// is no member.
     pub fn set_meta(&mut self, meta: BTreeMap<String, String>) -> bool {
         let Some(members) = &mut self.members else { return false };
         if (Member { meta: meta.clone(), ..members.own().clone() }).over_limit().is_some() {
@@ -37,8 +37,8 @@ impl Replica {
         true
     }
 
-    /// Tells the others that this node leaves. What it still has to send is sent. Whoever has heard it over a link
-    /// breaks that link; a process that has any left should not end yet.
+    /// Announces that this node leaves. Output that is waiting is still sent. A peer that has received the announcement
+    /// breaks the link; the process should not end while links remain.
     pub fn leave(&mut self, now: Time) {
         self.now = now;
         self.resign_all(now);
@@ -53,8 +53,8 @@ impl Replica {
         let (Some(members), Some(link)) = (&mut self.members, self.links.get_mut(id)) else { return };
         link.run = Some(who.run);
         members.on_link_member(self.now, who, packet_bytes_max);
-        // One comparison mends both sides. A new node asks in any case: the answer comes before the peer's position, so
-        // that the node knows whom to be linked with before it is ready.
+        // One comparison repairs both sides. A joining node asks in any case: the answer comes before the peer's
+        // position, so that it knows which members to be linked with before it is ready.
         if members.own().run < who.run || !self.joining.has_caught_up() {
             link.push_messages([members.compare_rosters()]);
         }
@@ -64,7 +64,7 @@ impl Replica {
 
     pub(super) fn stray_packet(&mut self, from: &Member, bytes: &[u8]) {
         let Some(members) = &mut self.members else { return };
-        // There is no link to break for what is not a packet.
+        // Anything else is ignored: there is no link to break.
         match Reader::new(bytes) {
             Ok((Kind::Swim, reader)) => {
                 members.note_unlinked(self.now, from);
@@ -78,7 +78,8 @@ impl Replica {
         }
     }
 
-    /// What a link to a run is for. Without members every link is for everything.
+    /// Which rows a link to a run carries. Without members every link carries this node's own writes; with
+    /// [`Config::relay`](crate::Config::relay) all links carry all writes.
     pub(super) fn route(&self, run: Option<u64>) -> Route {
         let everybody = Route { feeds: true, filter: LogFilter::Own, is_other_group: false };
         let route = match (&self.members, run) {
@@ -99,7 +100,7 @@ impl Replica {
         }
     }
 
-    /// Passes on what the members want done.
+    /// Turns the effects of membership into outputs, and updates routes when the topology has changed.
     pub(super) fn drain_member_effects(&mut self) {
         let mut is_new = false;
         while let Some(effect) = self.members.as_mut().and_then(|members| members.effects.pop_front()) {

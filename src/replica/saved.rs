@@ -1,11 +1,12 @@
 //! What a disk holds: an ordered map of byte strings, and how rows and claims are laid out in it.
 //!
-//! Rows stand under their own keys, which begin with the number of their keyspace. Everything else stands under first
-//! bytes that no keyspace has: for each origin how far it is seen, for each log of a peer how far it is merged, the
-//! contexts beyond the vector, what protocols want to find again, and the state, which says of what all of it must
-//! consist. A lost row would spread as a delete and an origin seen too far would spread as a loss. So nothing is taken
-//! from a disk before it adds up: the rows by the digest's root, each claim by its own checksum, all claims by counts
-//! and a fingerprint in the state.
+//! Rows are stored under their own keys, which begin with the number of their keyspace. Everything else is stored under
+//! first bytes that no keyspace has: for each origin its clock in the vector, for each peer's log the merged position,
+//! the coverage beyond the vector, memos, and the summary, to which all of it must add up.
+//!
+//! A lost row would spread as a delete, and an origin's clock that is too high would spread as a loss. So nothing may
+//! be used before it adds up: rows are checked by the digest's root, each claim by its own checksum, and all claims by
+//! counts and a fingerprint in the summary.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use crate::store::digest::{HashKey, fingerprint};
 use crate::store::entry::{self, DotSet};
 use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
-/// The version of everything that is stored. A later one reads all earlier ones.
+/// The version of the stored layout. Later versions of this library read all earlier ones.
 pub(crate) const DISK_VERSION: u8 = 1;
 
 const STATE: u8 = 0xf0;
@@ -25,7 +26,7 @@ const MEMO: u8 = 0xf4;
 
 const SEAL_BYTES: usize = 8;
 
-/// What is wrong with what a disk holds. Nothing of it is used.
+/// Why the contents of a disk cannot be used. None of them are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SavedError {
@@ -44,12 +45,12 @@ pub enum SavedError {
     /// Entries are missing, or are older than the others.
     #[error("{what} missing or out of date")]
     Incomplete {
-        /// What does not add up.
+        /// The part that does not add up.
         what: &'static str,
     },
 }
 
-/// What all the rest must add up to.
+/// What all other stored entries must add up to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct DiskSummary {
     pub(crate) hash_key: HashKey,
@@ -61,7 +62,7 @@ pub(crate) struct DiskSummary {
     pub(crate) extra_regions: u64,
 }
 
-/// What a disk held, read and found sound; to be handed to [`Replica::new`](crate::Replica::new) in
+/// The contents of a disk, read and found sound. Pass it to [`Replica::new`](crate::Replica::new) in
 /// [`Setup::saved`](crate::Setup::saved).
 #[derive(Clone, Debug, Default)]
 pub struct Saved {
@@ -71,7 +72,7 @@ pub struct Saved {
     pub(crate) positions: BTreeMap<u64, u64>,
     pub(crate) memos: BTreeMap<String, Vec<u8>>,
     pub(crate) state: Option<DiskSummary>,
-    /// It is not what the disk holds that will follow.
+    /// It was read from elsewhere than the disk that will follow the change log, so that disk has none of it.
     pub(crate) is_copy: bool,
 }
 
@@ -79,7 +80,7 @@ impl Saved {
     /// Reads everything that a disk holds, in the order of its keys.
     ///
     /// # Errors
-    /// [`SavedError`] says what does not add up. The rows are compared by the replica that takes them.
+    /// [`SavedError`] says what does not add up. The rows are checked against the root by the replica that loads them.
     pub fn read<E: From<SavedError>, B: AsRef<[u8]>>(
         entries: impl IntoIterator<Item = Result<(B, B), E>>,
     ) -> Result<Self, E> {
@@ -116,7 +117,7 @@ impl Saved {
             STATE => self.state = Some(state_of(reader).ok()?),
             SEEN => _ = self.vector.insert(word(name)?, reader.u64_le().ok()?),
             POSITION => _ = self.positions.insert(word(name)?, reader.u64_le().ok()?),
-            // Every bound names its hash key: the state may come later than this.
+            // Every bound names its hash key, since the summary may be read later than this entry.
             CLOUDS => {
                 let told = reader.regions(HashKey::default(), &mut LeftoverTable::unlimited());
                 self.extra_regions = told.ok().filter(|told| told.is_whole)?.regions;
@@ -142,7 +143,7 @@ impl Saved {
         Ok(())
     }
 
-    /// Whether there is nothing.
+    /// Whether the disk held nothing.
     pub fn is_blank(&self) -> bool {
         self.state.is_none()
     }
@@ -150,7 +151,7 @@ impl Saved {
 
 fn row_of(key: &[u8], value: &[u8]) -> Option<DotSet> {
     let mut reader = Reader::plain(value);
-    // Rows of several peers may come to more than any one of them would be taken with.
+    // No limit: a row merged from several peers may be larger than any one peer may send.
     let dot_set = reader.dots(key, usize::MAX).ok()?.ok()?;
     reader.end().ok()?;
     (entry::key_is_well_formed(key) && !dot_set.is_empty()).then_some(dot_set)
@@ -163,7 +164,7 @@ pub(crate) fn encode_row(dot_set: &DotSet) -> DiskChange {
     (dot_set.key().to_vec(), row_value(dot_set, Vec::new()))
 }
 
-/// What stands under a row's key, written in the room of something that is no longer needed.
+/// The value stored under a row's key, written into a buffer that is reused.
 pub(crate) fn row_value(dot_set: &DotSet, room: Vec<u8>) -> Option<Vec<u8>> {
     (!dot_set.is_empty()).then(|| {
         let mut writer = Writer::plain_in(room);
@@ -241,11 +242,11 @@ fn unseal<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     (*stored == seal(key, value)).then_some(value)
 }
 
-// Changes in a row, for journals and files: a length, a sequence, a checksum, and the changes themselves.
+// Records of changes, for journals and files: a length, a sequence number, a checksum, and the changes themselves.
 
 pub(crate) const RECORD_HEADER_BYTES: usize = 24;
 
-/// One record of changes, which is read as a whole or not at all.
+/// Encodes one record of changes, which is read as a whole or not at all.
 pub(crate) fn seal_changes<'a>(sequence: u64, changes: impl IntoIterator<Item = &'a DiskChange>) -> Vec<u8> {
     let mut writer = Writer::plain();
     (0..RECORD_HEADER_BYTES).for_each(|_| writer.byte(0));
@@ -267,13 +268,13 @@ fn record_checksum(dot: &[u8]) -> u64 {
     fingerprint(fingerprint(SEAL, &dot[..16]), &dot[RECORD_HEADER_BYTES..])
 }
 
-/// The length of a record's body, if its header may be one.
+/// The length of a record's body, as its header states it.
 pub(crate) fn record_body_bytes(header: &[u8]) -> Option<usize> {
     let bytes = u64::from_le_bytes(*header.first_chunk()?);
     usize::try_from(bytes).ok()
 }
 
-/// The sequence and the changes of a record, if it is sound.
+/// The sequence number and the changes of a record, if it is sound.
 pub(crate) fn unseal_changes(dot: &[u8]) -> Option<(u64, Vec<DiskChange>)> {
     let (header, body) = dot.split_first_chunk::<RECORD_HEADER_BYTES>()?;
     let stored = u64::from_le_bytes(*header.last_chunk()?);

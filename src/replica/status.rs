@@ -1,4 +1,4 @@
-//! What a replica tells about itself.
+//! What a replica reports about itself: status, arrivals and traffic counters.
 
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ impl Replica {
         self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone())
     }
 
-    /// What arrived by tails since the last call: at most [`ARRIVED_MAX`](crate::replication::arrived::ARRIVED_MAX) writes.
+    /// The writes that arrived by tails since the last call, at most
+    /// [`ARRIVED_MAX`](crate::replication::arrived::ARRIVED_MAX).
     pub(crate) fn take_arrived(&mut self) -> Vec<Arrived> {
         std::mem::take(&mut self.arrived)
     }
 
-    /// What this replica holds and has seen, as fingerprints and counts.
+    /// What this replica holds and has merged, as fingerprints and counts.
     pub fn status(&self) -> Status {
         Status {
             root: self.store.root().sum(),
@@ -43,7 +44,7 @@ impl Replica {
     }
 }
 
-/// What a replica holds and has seen.
+/// What a replica holds and has merged, as fingerprints and counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
@@ -55,15 +56,15 @@ pub struct Status {
     pub entries: usize,
     /// Bytes of their keys and values.
     pub bytes: u64,
-    /// Process starts that ever wrote.
+    /// Origins in the vector: process starts that have ever written.
     pub origins: usize,
-    /// Contexts kept beyond the vector; none when all is quiet.
+    /// Contexts stored beyond the vector; none when the cluster is at rest.
     pub extra_contexts: usize,
-    /// Removals that the change log still remembers.
+    /// Removals that the change log still holds.
     pub removals: usize,
     /// The change log's head.
     pub head: Revision,
-    /// Up to where the disk has the change log, if there is a disk and it has anything.
+    /// The revision up to which the disk has the change log. `None` without a disk, or before its first transaction.
     pub durable: Option<Revision>,
     /// The disk has failed, or is full, and is not back.
     pub has_disk_failed: bool,
@@ -73,15 +74,15 @@ pub struct Status {
     pub links: usize,
     /// Repair sessions under way.
     pub sessions: usize,
-    /// What repair sessions have moved.
+    /// What repair sessions have sent.
     pub traffic: RepairTraffic,
-    /// Rows that peers sent as they were written, and those of them that were news here.
+    /// Rows received by the tails of peers.
     pub rows_received: u64,
-    /// See [`rows_received`](Self::rows_received).
+    /// Those of [`rows_received`](Self::rows_received) that were new here.
     pub rows_new: u64,
 }
 
-/// What repair sessions moved, both directions, as counted at this end.
+/// What this replica has sent in repair sessions and checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairTraffic {
