@@ -1,8 +1,8 @@
 //! One link to a peer, as the replica sees it: its streams, the live tail in both directions, checks, and a repair.
 //!
-//! A link begins with `Hello` in both directions; nothing else is read before it. Then the tail runs, or a repair first if
-//! the two have never been compared. All state of a link ends with it, except what [`PartialRows`](super::repair) keeps of
-//! a large row.
+//! A link begins with `Hello` in both directions. Before it only rosters are read, and a repair that the peer begins on the
+//! bulk lane. Then the tail runs, or a repair first if the two have never been compared. All state of a link ends with it,
+//! except what [`PartialRows`](super::repair) keeps of a large row.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -231,7 +231,7 @@ impl Link {
     }
 
     fn ack_timeout_at(&self, interval: Duration) -> Option<Duration> {
-        self.acks.timeout_at(self.route.is_other_group, interval, self.lanes.sent_at)
+        self.acks.timeout_at(self.ack_delay(interval), interval, self.lanes.sent_at)
     }
 
     /// Whether the acknowledgement of the peer has just become overdue.

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Unacknowledged flushes whose times are kept apart. Beyond this the latest two count as one.
+/// Unacknowledged flushes that are timed separately. A further one is joined with the latest.
 const UNACKED_FLUSHES_MAX: usize = 64;
 
 /// Ack timeout, counted from the end of a flush and beyond the delay of the receiver:
@@ -120,11 +120,11 @@ impl Acks {
         }
     }
 
-    /// When the acknowledgement of the peer becomes overdue. In the middle of a long flush it does not, as long as the
-    /// peer takes what it is sent (`sent_at`).
+    /// When the acknowledgement of the peer becomes overdue; `delay` is the time that the peer may wait with it. In the
+    /// middle of a long flush it does not, as long as the peer takes what it is sent (`sent_at`).
     pub(crate) fn timeout_at(
         &self,
-        is_other_group: bool,
+        delay: Duration,
         interval: Duration,
         sent_at: Duration,
     ) -> Option<Duration> {
@@ -132,7 +132,7 @@ impl Acks {
         let since = self.unacked.front().map(|flush| flush.ended).or(in_flush)?;
         let by_rtt = (self.ack_rtt * ACK_PATIENCE_FACTOR).min(interval * ACK_PATIENCE_INTERVALS_MAX);
         let patience = by_rtt.max(interval / ACK_PATIENCE_DIVISOR);
-        Some(since + ack_delay(is_other_group, interval) + patience).filter(|_| !self.is_overdue)
+        Some(since + delay + patience).filter(|_| !self.is_overdue)
     }
 
     /// Marks the peer as overdue, until its next acknowledgement.
@@ -153,6 +153,7 @@ impl Acks {
         self.owed = OwedAck::Now;
     }
 
+    /// No acknowledgement is owed any more.
     pub(crate) fn owe_nothing(&mut self) {
         self.owed = OwedAck::None;
     }
