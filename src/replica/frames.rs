@@ -59,9 +59,8 @@ impl Replica {
                     News { forwarded_claims: &mut self.forwarded_claims, arrived: &mut self.arrived };
                 let before = store.position_in(log);
                 let outcome = link.tail_receiver.handle_frame(store, &mut news, self.now, sender, reader)?;
-                let delay = link.ack_delay(self.config.sync_interval);
-                link.acks.on_frame(self.now.mono, delay, outcome.rows, store.position_in(log) > before);
-                self.count_merged(id, outcome);
+                let is_end = store.position_in(log) > before;
+                self.on_tail_outcome(id, outcome, is_end);
             }
             (Message::Covers(covers), Some(_)) => self.on_covers(id, covers),
             (Message::Partial(reader), Some(_)) => link.resume.offer = Some(ResumeOffer::read(reader)?),
@@ -123,30 +122,26 @@ impl Replica {
         let sender = link.tail_peer(log, run);
         let mut news = News { forwarded_claims: &mut self.forwarded_claims, arrived: &mut self.arrived };
         let before = store.position_in(log);
-        let merged = link.tail_receiver.handle_piece(
-            store,
-            &mut news,
-            self.now,
-            sender,
-            piece,
-            &mut link.resume.kept,
-        )?;
-        let delay = link.ack_delay(self.config.sync_interval);
-        link.acks.on_frame(self.now.mono, delay, merged.rows, store.position_in(log) > before);
-        self.count_merged(id, merged);
+        let kept = &mut link.resume.kept;
+        let outcome = link.tail_receiver.handle_piece(store, &mut news, self.now, sender, piece, kept)?;
+        let is_end = store.position_in(log) > before;
+        self.on_tail_outcome(id, outcome, is_end);
         Ok(())
     }
 
-    /// Counts what a frame or piece of the tail brought, and reports refused rows.
-    fn count_merged(&mut self, id: LinkId, merged: TailOutcome) {
-        if let Some(link) = self.links.get_mut(id)
-            && std::mem::take(&mut link.tail_receiver.ack_wanted)
-        {
-            link.acks.owe_now();
+    /// A frame or piece of the tail was merged: decides about the acknowledgement, counts rows, and reports refused ones.
+    /// `is_end`: the peer's position rose, so a flush is complete.
+    fn on_tail_outcome(&mut self, id: LinkId, outcome: TailOutcome, is_end: bool) {
+        if let Some(link) = self.links.get_mut(id) {
+            let delay = link.ack_delay(self.config.sync_interval);
+            link.acks.on_frame(self.now.mono, delay, outcome.rows, is_end);
+            if std::mem::take(&mut link.tail_receiver.ack_wanted) {
+                link.acks.owe_now();
+            }
         }
-        self.tail_rows.0 += merged.rows as u64;
-        self.tail_rows.1 += merged.new as u64;
-        self.on_refused_rows(id, merged.refusals);
+        self.tail_rows.0 += outcome.rows as u64;
+        self.tail_rows.1 += outcome.new as u64;
+        self.on_refused_rows(id, outcome.refusals);
     }
 
     pub(super) fn on_refused_rows(&mut self, id: LinkId, refusals: Vec<RefusedRow>) {
