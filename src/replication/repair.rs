@@ -160,6 +160,14 @@ struct ListingArriving {
     larges: BTreeMap<u64, Vec<u8>>,
 }
 
+impl ListingArriving {
+    /// With `rows` that this side has already, and so many more to come.
+    fn new(range: HashRange, peer_coverage: PeerCoverage, rows: Vec<PeerRow>, left: usize) -> Self {
+        let (wanted, mine, larges) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Self { range, peer_coverage, rows, left, has_refused: false, wanted, mine, larges }
+    }
+}
+
 /// A listing that has arrived except for large rows.
 #[derive(Debug)]
 struct ListingAwaitsLarge {

@@ -15,7 +15,7 @@ use super::{
 use crate::controls::Control;
 use crate::replication::tail::large::PartialRow;
 use crate::replication::tail::refused_row;
-use crate::store::coverage::{Clocks, PeerRegions};
+use crate::store::coverage::Clocks;
 use crate::store::digest::{DEPTH_MAX, FAN_BITS, HashRange};
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::ChangeOrigin;
@@ -134,10 +134,7 @@ impl RepairSession {
             LIST => {
                 let count = reader.count(8)?;
                 let hashes = (0..count).map(|_| reader.u64_le()).collect::<Result<_, _>>()?;
-                let peer_coverage = PeerCoverage::new(
-                    self.vector.clone(),
-                    reader.regions(self.hash_key, &mut self.leftovers_received)?,
-                );
+                let peer_coverage = self.read_coverage(reader)?;
                 self.tasks.push_back(SessionTask::Answer { range, hashes, peer_coverage });
             }
             ANSWER => self.on_list_answer(range, reader)?,
@@ -147,17 +144,9 @@ impl RepairSession {
                     self.listings_sent.remove(&range).ok_or(WireError::Form)?;
                 let known = mine.iter().filter(|(key, _)| same.contains(*key));
                 let rows = known.filter_map(|(_, dot_set)| listed(dot_set.clone(), &peer_coverage)).collect();
-                let (wanted, larges) = (Vec::new(), BTreeMap::new());
-                self.listing_arriving = Some(ListingArriving {
-                    range,
-                    peer_coverage,
-                    rows,
-                    left,
-                    has_refused: false,
-                    wanted,
-                    mine,
-                    larges,
-                });
+                let listing =
+                    ListingArriving { mine, ..ListingArriving::new(range, peer_coverage, rows, left) };
+                self.listing_arriving = Some(listing);
             }
             ROW | SAME => self.row(store, now, tag, reader, progress)?,
             LARGE => self.large(store, reader)?,
@@ -168,6 +157,12 @@ impl RepairSession {
             self.on_listing_complete(store, now);
         }
         if self.is_overfull() { Err(WireError::TooMany) } else { Ok(()) }
+    }
+
+    /// What the peer covers in a range: its vector as of this frame, and the contexts that follow here.
+    fn read_coverage(&mut self, reader: &mut Reader<'_>) -> Result<PeerCoverage, WireError> {
+        let regions = reader.regions(self.hash_key, &mut self.leftovers_received)?;
+        Ok(PeerCoverage::new(self.vector.clone(), regions))
     }
 
     /// Takes the verdict of the peer: which children of an asked range look equal.
@@ -183,8 +178,8 @@ impl RepairSession {
         }
         if mask != 0 {
             let strong = reader.u64_le()?;
-            let regions = reader.regions(self.hash_key, &mut self.leftovers_received)?;
-            let is_equal = self.settle_children(store, self.salt, range, mask, strong, regions);
+            let peer_coverage = self.read_coverage(reader)?;
+            let is_equal = self.settle_children(store, self.salt, range, mask, strong, &peer_coverage);
             self.tasks.push_back(SessionTask::Confirm { range, mask: if is_equal { mask } else { 0 } });
         }
         Ok(())
@@ -201,12 +196,12 @@ impl RepairSession {
         let expected = self.unconfirmed.remove(&range).ok_or(WireError::Form)?;
         if mask != 0 {
             let strong = reader.u64_le()?;
-            let regions = reader.regions(self.hash_key, &mut self.leftovers_received)?;
+            let peer_coverage = self.read_coverage(reader)?;
             let salt = self.peer.as_ref().expect("items follow the start").salt;
             if mask != expected {
                 return Err(WireError::Form);
             }
-            self.settle_children(store, salt, range, mask, strong, regions);
+            self.settle_children(store, salt, range, mask, strong, &peer_coverage);
         }
         Ok(())
     }
@@ -220,15 +215,14 @@ impl RepairSession {
         range: HashRange,
         mask: u16,
         strong: u64,
-        regions: PeerRegions,
+        peer_coverage: &PeerCoverage,
     ) -> bool {
         let is_equal =
             strong == strong_hash(store, salt, range, mask) || store.controls.has(Control::OldDigest);
-        let peer_coverage = PeerCoverage::new(self.vector.clone(), regions);
         for child in children(range, mask) {
             if is_equal {
-                if store.may_settle(&peer_coverage) {
-                    store.cover_range(child, &peer_coverage);
+                if store.may_settle(peer_coverage) {
+                    store.cover_range(child, peer_coverage);
                 } else {
                     self.has_refused = true;
                 }
@@ -248,10 +242,7 @@ impl RepairSession {
     ) -> Result<(), WireError> {
         let has = reader.bytes()?;
         let left = rows_to_come(reader)?;
-        let peer_coverage = PeerCoverage::new(
-            self.vector.clone(),
-            reader.regions(self.hash_key, &mut self.leftovers_received)?,
-        );
+        let peer_coverage = self.read_coverage(reader)?;
         let listing = self.listing(range).ok_or(WireError::Form)?;
         if has.len() != listing.len().div_ceil(8) {
             return Err(WireError::Form);
@@ -264,17 +255,8 @@ impl RepairSession {
                 wanted.push(dot_set.key().to_vec());
             }
         }
-        let (mine, larges) = (BTreeMap::new(), BTreeMap::new());
-        self.listing_arriving = Some(ListingArriving {
-            range,
-            peer_coverage,
-            rows,
-            left,
-            has_refused: false,
-            wanted,
-            mine,
-            larges,
-        });
+        let listing = ListingArriving { wanted, ..ListingArriving::new(range, peer_coverage, rows, left) };
+        self.listing_arriving = Some(listing);
         Ok(())
     }
 
