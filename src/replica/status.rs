@@ -17,8 +17,8 @@ impl Replica {
 
     /// The writes that arrived by tails since the last call, at most
     /// [`ARRIVED_MAX`](crate::replication::arrived::ARRIVED_MAX).
-    pub(crate) fn take_arrived(&mut self) -> Vec<Arrived> {
-        std::mem::take(&mut self.arrived)
+    pub(crate) fn take_arrived(&mut self) -> impl Iterator<Item = Arrived> {
+        self.arrived.drain(..)
     }
 
     /// What this replica holds and has merged, as fingerprints and counts.
