@@ -3,10 +3,6 @@
 //! Everything that can be wrong with the arguments is checked before the port is bound and the directory is opened, so
 //! that a [`StartError`] leaves nothing running.
 
-use crate::node::Node;
-#[cfg(feature = "durable")]
-use crate::node::disk;
-use crate::node::runtime::driver;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 #[cfg(feature = "durable")]
@@ -16,10 +12,14 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member};
+use crate::node::Node;
+#[cfg(feature = "durable")]
+use crate::node::disk;
 use crate::node::error::StartError;
 use crate::node::net::network::{Network, ShutdownGuard, bind};
 use crate::node::net::peers::NodeIdentity;
 use crate::node::net::security::{Security, check_node_name};
+use crate::node::runtime::driver;
 use crate::node::runtime::shared::Shared;
 #[cfg(not(feature = "durable"))]
 use crate::replica::Replica;

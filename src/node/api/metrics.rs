@@ -48,8 +48,6 @@
 
 #![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
 
-use crate::node::api::status::NodeStatus;
-use crate::node::runtime::meter::{LANES, REASONS};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -57,6 +55,8 @@ use std::time::{Duration, Instant};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::membership::MemberState;
+use crate::node::api::status::NodeStatus;
+use crate::node::runtime::meter::{LANES, REASONS};
 use crate::node::runtime::shared::Shared;
 
 /// The interval at which everything is recorded.

@@ -4,7 +4,6 @@
 //! The events of a node are kept in a bounded log, in which every reader has a cursor of its own. No callback of the
 //! user is ever called, and a waker only after the lock is released.
 
-use crate::node::runtime::event_log::{EventCursor, EventLog};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
+use crate::node::runtime::event_log::{EventCursor, EventLog};
 use crate::node::runtime::shared::Shared;
 use crate::store::entry::Revision;
 use crate::store::watch::{WatchEvent, WatchId, WatchStart};

@@ -4,7 +4,6 @@
 //! its sync. After a failure the journals are rewritten before anything is acknowledged again. A damaged directory is
 //! refused, or moved aside as a whole; no part of it is used.
 
-use crate::node::disk::link::DiskLink;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::engine::{Engine, Failure};
 use super::snapshot;
 use crate::config::{Durability, OnCorruption};
+use crate::node::disk::link::DiskLink;
 use crate::node::error::StartError;
 use crate::node::net::peers::NodeEvent;
 use crate::node::runtime::shared::Shared;

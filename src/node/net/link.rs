@@ -7,13 +7,6 @@
 //! breaks, the whole link is closed. What is read and not merged yet is bounded per lane, what is queued for sending by
 //! the replica's window.
 
-use crate::node::net::peers::DialRequest;
-use crate::node::net::peers::NodeIdentity;
-use crate::node::net::sender::LinkEvent;
-use crate::node::net::sender::{
-    CLOSE_BROKEN, CLOSE_DUPLICATE, CLOSE_ENDED, CLOSE_LEFT, CLOSE_REFUSED, CLOSE_SECURITY, LaneBytes,
-    LaneSender, LinkSender,
-};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -31,9 +24,13 @@ use crate::node::net::congestion::close;
 use crate::node::net::greeting::{
     GREETING_BYTES_MAX, Greeting, GreetingAnswer, decode_greeting, encode_greeting,
 };
-use crate::node::net::peers::{LinkVerdict, PeerRefusal, refusal_of};
+use crate::node::net::peers::{DialRequest, LinkVerdict, NodeIdentity, PeerRefusal, refusal_of};
 use crate::node::net::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
 use crate::node::net::security::Security;
+use crate::node::net::sender::{
+    CLOSE_BROKEN, CLOSE_DUPLICATE, CLOSE_ENDED, CLOSE_LEFT, CLOSE_REFUSED, CLOSE_SECURITY, LaneBytes,
+    LaneSender, LinkEvent, LinkSender,
+};
 use crate::node::runtime::shared::{Shared, wall};
 use crate::replica::{Input, Lane, LinkId, PeerExit, WINDOW_BYTES};
 

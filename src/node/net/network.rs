@@ -7,12 +7,6 @@
 //! What strangers can cause is bounded: the places for handshakes (`admission.rs`), the buffers for their first
 //! packets, and the refusals that are reported.
 
-use crate::node::net::link::Greeter;
-use crate::node::net::peers::DialRequest;
-use crate::node::net::sender::CLOSE_ENDED;
-use crate::node::net::sender::CLOSE_REFUSED;
-use crate::node::net::sender::CLOSE_SECURITY;
-use crate::node::net::sender::LinkEvent;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -28,10 +22,11 @@ use tokio::time::timeout;
 use crate::node::error::StartError;
 use crate::node::net::admission::{Admission, HandshakeVerdict, Permit, SourceAddr};
 use crate::node::net::congestion::{CongestionWindows, close};
-use crate::node::net::link::{NoLink, greet, no_link, welcome};
-use crate::node::net::peers::{NodeEvent, NodeIdentity};
+use crate::node::net::link::{Greeter, NoLink, greet, no_link, welcome};
+use crate::node::net::peers::{DialRequest, NodeEvent, NodeIdentity};
 use crate::node::net::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
 use crate::node::net::security::{SERVER_NAME, Security};
+use crate::node::net::sender::{CLOSE_ENDED, CLOSE_REFUSED, CLOSE_SECURITY, LinkEvent};
 use crate::node::runtime::shared::{Core, Shared};
 
 /// Dials in progress at a time; further ones wait. With many handshakes at once the work of each makes the round trips

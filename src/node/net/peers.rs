@@ -3,13 +3,12 @@
 //! At most one link to a run is kept. If both nodes dial each other, both must keep the same one: that which the node
 //! with the smaller run dialled.
 
-use crate::membership::Contact;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::membership::MemberLimit;
+use crate::membership::{Contact, MemberLimit};
 use crate::node::net::greeting::{Greeting, GreetingAnswer};
 use crate::node::net::security::TlsRefusal;
 use crate::replica::{LinkId, ReplicaEvent};

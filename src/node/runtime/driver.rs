@@ -4,7 +4,6 @@
 //! inputs and outputs and by a time, and it must never wait for anything else than that lock. The driver closes the
 //! node when the replica panics.
 
-use crate::node::net::sender::LinkEvent;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::node::net::sender::LinkEvent;
 use crate::node::runtime::shared::{Core, Shared};
 use crate::replica::{Input, Lane};
 use crate::time::Time;

@@ -6,11 +6,6 @@
 //! it. Wakers are called after it is released. After a panic under the lock the node is closed: writes and waits fail,
 //! and reads of the index still answer.
 
-use crate::node::net::peers::DialRequest;
-use crate::node::net::sender::LinkSender;
-use crate::node::runtime::event_log::EventLog;
-use crate::node::runtime::join_board::JoinBoard;
-use crate::node::runtime::listeners::Listeners;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -24,9 +19,13 @@ use crate::arrivals::Arrivals;
 use crate::error::WriteError;
 use crate::membership::{Contact, Member, MemberEvent};
 use crate::node::disk::link::DiskLink;
-use crate::node::net::peers::{NodeEvent, Peers};
+use crate::node::net::peers::{DialRequest, NodeEvent, Peers};
+use crate::node::net::sender::LinkSender;
 use crate::node::runtime::clock::mono;
+use crate::node::runtime::event_log::EventLog;
 use crate::node::runtime::index::{Index, IndexCursor};
+use crate::node::runtime::join_board::JoinBoard;
+use crate::node::runtime::listeners::Listeners;
 use crate::replica::{LinkId, Output, Replica};
 use crate::store::entry::Revision;
 use crate::store::watch::WatchId;
