@@ -71,7 +71,7 @@ mod voter;
 
 pub use candidate::Attempts;
 use candidate::Candidacy;
-pub(crate) use messages::Message;
+pub(crate) use messages::ElectionMessage;
 use messages::{Call, Request, VoterAnswer};
 use observer::LeaderView;
 use peer_voter::{PeerVoter, REQUESTS_MAX};
@@ -236,7 +236,7 @@ pub(crate) enum Living {
 pub(crate) enum ElectionEffect {
     /// Send a message to a run, which may be this node's own. If a term is given and the node has a disk, the message
     /// waits until that term is on the disk.
-    Send(u64, Message, Option<u64>),
+    Send(u64, ElectionMessage, Option<u64>),
     Lease(LeaseId, LeaseState),
     Leader(String, Option<Leader>),
     /// This run has other voter rules.
@@ -369,30 +369,32 @@ impl Elections {
 
     /// Handles a datagram from a run.
     pub(crate) fn datagram(&mut self, now: Time, from: u64, reader: Reader<'_>) -> Result<(), WireError> {
-        self.message(now, from, Message::decode(reader)?);
+        self.message(now, from, ElectionMessage::decode(reader)?);
         Ok(())
     }
 
-    pub(crate) fn message(&mut self, now: Time, from: u64, message: Message) {
+    pub(crate) fn message(&mut self, now: Time, from: u64, message: ElectionMessage) {
         // First ends the leases that have expired, so that no message can extend them.
         self.wake(now);
         match message {
-            Message::Request(call) if call.hash != self.rules_hash || call.lease > self.lease_max() => {
-                let answer = Message::Answer(call.request_id, VoterAnswer::Differs(self.rules));
+            ElectionMessage::Request(call)
+                if call.hash != self.rules_hash || call.lease > self.lease_max() =>
+            {
+                let answer = ElectionMessage::Answer(call.request_id, VoterAnswer::Differs(self.rules));
                 self.effects.push_back(ElectionEffect::Send(from, answer, None));
             }
-            Message::Request(call) => {
+            ElectionMessage::Request(call) => {
                 if let Some(voter) = &mut self.voter {
                     voter.handle(now, from, call);
                 }
                 self.pass_on();
             }
-            Message::Answer(number, answer) => {
+            ElectionMessage::Answer(number, answer) => {
                 if let VoterAnswer::Differs(theirs) = answer {
                     self.differs(from, theirs);
                     if number != 0 {
                         // So that both sides can report the difference. Repeated as long as requests are.
-                        let answer = Message::Answer(0, VoterAnswer::Differs(self.rules));
+                        let answer = ElectionMessage::Answer(0, VoterAnswer::Differs(self.rules));
                         self.effects.push_back(ElectionEffect::Send(from, answer, None));
                     }
                 }
@@ -452,7 +454,7 @@ impl Elections {
     fn pass_on(&mut self) {
         let Some(voter) = &mut self.voter else { return };
         for reply in voter.answers.drain(..) {
-            let message = Message::Answer(reply.request_id, reply.answer);
+            let message = ElectionMessage::Answer(reply.request_id, reply.answer);
             self.effects.push_back(ElectionEffect::Send(reply.to, message, reply.promised));
         }
         self.deadline = self.deadline.min(voter.deadline());
@@ -481,7 +483,7 @@ impl Elections {
         let number = self.next_request_id(now);
         if let Some(run) = self.voters[at].run {
             let call = Call { hash: self.rules_hash, request_id: number, lease: self.lease, request };
-            self.effects.push_back(ElectionEffect::Send(run, Message::Request(call), None));
+            self.effects.push_back(ElectionEffect::Send(run, ElectionMessage::Request(call), None));
         }
     }
 

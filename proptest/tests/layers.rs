@@ -1,6 +1,6 @@
-//! Imports point one way: a module imports only modules that stand before it in `LAYERS`. The test reads the source
-//! text of the crate. Its control, `an_import_that_points_back_is_noticed`, shows that an import is found and that
-//! comments and tests are left out.
+//! The order of the modules and the names of the types, read from the source text of the crate: a module imports only
+//! modules that stand before it in `LAYERS`, none leads back to itself, and no type name exists twice. Each check has a
+//! control beside it, which shows that it can fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -34,42 +34,32 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The top modules that a source text names, outside of its tests and comments.
-fn named(source: &str) -> BTreeSet<String> {
+/// A source text without its tests and comments.
+fn code_of(source: &str) -> String {
     let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
-    let paths = lines.flat_map(|line| line.split("crate::").skip(1));
-    let first = |path: &str| path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    paths.map(first).collect()
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The top modules that a source text names, outside of its tests and comments.
+fn named(source: &str) -> BTreeSet<String> {
+    let paths = code_of(source).split("crate::").skip(1).flat_map(paths_of).collect::<Vec<_>>();
+    paths.into_iter().filter_map(|path| path.into_iter().next()).collect()
 }
 
 #[test]
 fn imports_point_one_way() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    assert!(files.len() > 50, "the sources were not found");
     let layer = |name: &str| LAYERS.iter().position(|layer| *layer == name);
     let mut wrong = Vec::new();
-    for file in files {
-        let within = file.strip_prefix(&root).expect("the file is below the root");
-        let top = within
-            .components()
-            .next()
-            .expect("the path has a component")
-            .as_os_str()
-            .to_string_lossy()
-            .replace(".rs", "");
-        if top == "lib" {
-            continue;
-        }
-        let own = layer(&top).unwrap_or_else(|| panic!("{top} has no place in the list of layers"));
-        for name in named(&fs::read_to_string(&file).expect("the file can be read")) {
+    for (module, source) in modules() {
+        let own =
+            layer(&module[0]).unwrap_or_else(|| panic!("{} has no place in the list of layers", module[0]));
+        for name in named(&source) {
             match layer(&name) {
-                Some(other) if other > own => wrong.push(format!("{}: {name}", within.display())),
+                Some(other) if other > own => wrong.push(format!("{}: {name}", module.join("::"))),
                 Some(_) => {}
                 // A name of the crate root.
-                None => wrong.push(format!("{}: {name} is named by its public path", within.display())),
+                None => wrong.push(format!("{}: {name} is named by its public path", module.join("::"))),
             }
         }
     }
@@ -122,9 +112,7 @@ fn split_group(inside: &str) -> Vec<&str> {
 
 /// The modules that a source of the crate imports: the longest known beginning of each path that it names.
 fn imported(own: &Module, source: &str, known: &BTreeSet<Module>) -> BTreeSet<Module> {
-    let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
-    let code = lines.collect::<Vec<_>>().join("\n");
+    let code = code_of(source);
     let mut found = BTreeSet::new();
     for (marker, base) in [("crate::", &[][..]), ("super::", &own[..own.len() - 1])] {
         for text in code.split(marker).skip(1) {
@@ -165,20 +153,23 @@ fn circles(sources: &BTreeMap<Module, String>) -> Vec<String> {
     circular.map(|module| module.join("::")).collect()
 }
 
-#[test]
-fn no_module_leads_back_to_itself() {
+/// The sources of the crate by their modules.
+fn modules() -> BTreeMap<Module, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
     let mut files = Vec::new();
     sources(&root, &mut files);
-    let mut modules = BTreeMap::new();
-    for file in files {
-        let within = file.strip_prefix(&root).expect("it was found there").with_extension("");
-        let module: Module = within.iter().map(|name| name.to_string_lossy().into_owned()).collect();
-        if module != ["lib"] {
-            modules.insert(module, fs::read_to_string(&file).expect("it can be read"));
-        }
-    }
-    assert_eq!(circles(&modules), Vec::<String>::new());
+    assert!(files.len() > 50, "the sources were not found");
+    let module = |file: &PathBuf| -> Module {
+        let within = file.strip_prefix(&root).expect("the file is below the root").with_extension("");
+        within.iter().map(|name| name.to_string_lossy().into_owned()).collect()
+    };
+    let read = |file: PathBuf| (module(&file), fs::read_to_string(&file).expect("the file can be read"));
+    files.into_iter().map(read).filter(|(module, _)| *module != ["lib"]).collect()
+}
+
+#[test]
+fn no_module_leads_back_to_itself() {
+    assert_eq!(circles(&modules()), Vec::<String>::new());
 }
 
 #[test]
@@ -192,4 +183,39 @@ fn circle_of_two_modules_is_found() {
     assert_eq!(circles(&of(straight)), Vec::<String>::new());
     let circular = [("a", ""), ("a::x", "use super::{A, y::Z};"), ("a::y", "use crate::{b, a::{x, A}};")];
     assert_eq!(circles(&of(circular)), ["a::x", "a::y"]);
+}
+
+/// The types that several modules declare, each as often as it is declared again.
+fn declared_again(sources: &BTreeMap<Module, String>) -> Vec<String> {
+    let (mut known, mut again) = (BTreeSet::new(), Vec::new());
+    for line in
+        sources.values().flat_map(|source| code_of(source).lines().map(str::to_owned).collect::<Vec<_>>())
+    {
+        let mut words =
+            line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+        // An associated type is indented, and its name is that of its trait.
+        let is_declared = !line.starts_with(' ')
+            && words.by_ref().any(|word| ["struct", "enum", "union", "trait", "type"].contains(&word));
+        if let Some(name) = words.next().filter(|_| is_declared)
+            && !known.insert(name.to_owned())
+        {
+            again.push(name.to_owned());
+        }
+    }
+    again
+}
+
+#[test]
+fn no_type_name_exists_twice() {
+    assert_eq!(declared_again(&modules()), Vec::<String>::new());
+}
+
+#[test]
+fn type_that_is_declared_again_is_found() {
+    let source = |text: &str| text.to_owned();
+    let sources = BTreeMap::from([
+        (vec![source("a")], source("pub(crate) struct Row {\n    type Row = u8;\n")),
+        (vec![source("b")], source("/// struct Row\nenum Row<'a> {")),
+    ]);
+    assert_eq!(declared_again(&sources), ["Row"]);
 }

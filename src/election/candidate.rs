@@ -493,7 +493,7 @@ fn clock_time(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::messages::VoterAnswer;
-    use super::super::{Living, Message, Promised};
+    use super::super::{ElectionMessage, Living, Promised};
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
@@ -516,14 +516,18 @@ mod tests {
         let (name, number) = ("lease".to_owned(), election.next_request_id(NOW.mono));
         election.give_back(NOW.mono, 0, &name, term(2));
         let granted = VoterAnswer::Granted { name: name.clone(), term: term(1), session: 5 };
-        election.message(NOW, 1, Message::Answer(number, granted));
+        election.message(NOW, 1, ElectionMessage::Answer(number, granted));
         election.message(
             NOW,
             1,
-            Message::Answer(number, VoterAnswer::Released { name: name.clone(), term: term(1) }),
+            ElectionMessage::Answer(number, VoterAnswer::Released { name: name.clone(), term: term(1) }),
         );
         assert_eq!(election.releases.get(&(0, name.clone())).map(|(term, _)| *term), Some(term(2)));
-        election.message(NOW, 1, Message::Answer(number, VoterAnswer::Released { name, term: term(2) }));
+        election.message(
+            NOW,
+            1,
+            ElectionMessage::Answer(number, VoterAnswer::Released { name, term: term(2) }),
+        );
         assert!(election.releases.is_empty());
     }
 

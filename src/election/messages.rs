@@ -9,7 +9,7 @@ use crate::wire::{Kind, Reader, WireError, Writer};
 
 /// A message to or from a voter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Message {
+pub(crate) enum ElectionMessage {
     Request(Call),
     /// With the id of the request that it answers, or 0 if it answers none.
     Answer(u64, VoterAnswer),
@@ -94,7 +94,7 @@ pub(crate) enum Standing {
     Quarantined(u32),
 }
 
-impl Message {
+impl ElectionMessage {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Election);
         match self {
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
     use crate::membership::PACKET_BYTES_MIN;
 
-    fn all() -> Vec<Message> {
+    fn all() -> Vec<ElectionMessage> {
         let name = || "n".repeat(ELECTION_NAME_BYTES_MAX);
         let value = || vec![7; LEADER_VALUE_BYTES_MAX];
         let term = Stamp { clock: u64::MAX, origin: 3 };
@@ -334,14 +334,14 @@ mod tests {
             }),
         ];
         let call = |request| Call { hash: 1, request_id: u64::MAX, lease: LEASE_TIME_MAX, request };
-        let requests = requests.into_iter().map(|request| Message::Request(call(request)));
-        requests.chain(answers.into_iter().map(|answer| Message::Answer(u64::MAX, answer))).collect()
+        let requests = requests.into_iter().map(|request| ElectionMessage::Request(call(request)));
+        requests.chain(answers.into_iter().map(|answer| ElectionMessage::Answer(u64::MAX, answer))).collect()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Message, WireError> {
+    fn decode(bytes: &[u8]) -> Result<ElectionMessage, WireError> {
         let (kind, reader) = Reader::new(bytes)?;
         assert_eq!(kind, Kind::Election);
-        Message::decode(reader)
+        ElectionMessage::decode(reader)
     }
 
     #[test]
@@ -359,8 +359,9 @@ mod tests {
     #[test]
     fn election_names_and_lease_times_over_limit_are_refused() {
         let lease = LEASE_TIME_MAX + Duration::from_millis(1);
-        let call =
-            |lease, request| Message::Request(Call { hash: 1, request_id: 1, lease, request }).encode();
+        let call = |lease, request| {
+            ElectionMessage::Request(Call { hash: 1, request_id: 1, lease, request }).encode()
+        };
         let too_long = Request::Watch { name: "n".repeat(ELECTION_NAME_BYTES_MAX + 1) };
         assert_eq!(decode(&call(LEASE_TIME_MAX, too_long)), Err(WireError::Form));
         assert_eq!(

@@ -2,7 +2,9 @@
 
 use super::{Output, Replica, ReplicaEvent, VOTER_MEMO};
 use crate::config::LEASE_TIME_MAX;
-use crate::election::{Attempts, ElectionEffect, Elections, Leader, LeaseId, Living, Message, Promised};
+use crate::election::{
+    Attempts, ElectionEffect, ElectionMessage, Elections, Leader, LeaseId, Living, Promised,
+};
 use crate::error::ElectionError;
 use crate::membership::{Member, Members};
 use crate::store::digest::fingerprint;
@@ -15,7 +17,7 @@ pub(super) struct Promise {
     /// Of the changes of memos.
     memo_count: u64,
     to: u64,
-    message: Message,
+    message: ElectionMessage,
 }
 
 impl Replica {
@@ -173,7 +175,7 @@ impl Replica {
         safe.into_iter().for_each(|promise| self.send_ballot(promise.to, promise.message));
     }
 
-    fn send_ballot(&mut self, to: u64, message: Message) {
+    fn send_ballot(&mut self, to: u64, message: ElectionMessage) {
         let (Some(election), Some(members)) = (&mut self.election, &self.members) else { return };
         if to == members.own().run {
             election.message(self.now, to, message);
