@@ -97,35 +97,6 @@ mod tests {
     }
 
     #[test]
-    fn names_in_table_of_messages_exist() {
-        const SOURCES: [&str; 12] = [
-            include_str!("replica.rs"),
-            include_str!("replica/link.rs"),
-            include_str!("replica/frames.rs"),
-            include_str!("replica/checks.rs"),
-            include_str!("replica/joining.rs"),
-            include_str!("replica/receipts.rs"),
-            include_str!("replication/tail.rs"),
-            include_str!("replication/tail/large.rs"),
-            include_str!("replication/questions.rs"),
-            include_str!("replication/repair/send.rs"),
-            include_str!("replication/repair/receive.rs"),
-            concat!(
-                include_str!("membership/detector.rs"),
-                include_str!("membership/roster.rs"),
-                include_str!("election.rs")
-            ),
-        ];
-        for row in table() {
-            for name in &row[3..5] {
-                let (_, function) = name.split_once("::").expect("a type and a function");
-                let declared = format!("fn {function}(");
-                assert!(SOURCES.iter().any(|source| source.contains(&declared)), "{name} does not exist");
-            }
-        }
-    }
-
-    #[test]
     fn oversized_frame_and_foreign_version_are_refused_at_once() {
         let mut assembler = Assembler::default();
         assembler.feed(&u32::MAX.to_le_bytes());

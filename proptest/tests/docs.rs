@@ -1,7 +1,7 @@
 //! The names and paths that stand in backticks in `docs/*.md` exist in the sources.
 //!
 //! A rename that forgets the documentation fails here. The test reads text alone: a name counts as existing if it is a
-//! word of a Rust file of the workspace, and both parts of `Type::member` have to be words of one file. So it notices
+//! word of the code of a Rust file, comments aside, and both parts of `Type::member` have to be words of one file. So it notices
 //! what is gone, and not what means something else by now.
 
 use std::collections::BTreeSet;
@@ -19,8 +19,10 @@ const EXCEPTIONS: &[&str] = &[];
 struct Sources {
     /// All files below [`FOLDERS`], and these folders themselves, by their path in the repository.
     paths: BTreeSet<String>,
-    /// The words of each Rust file.
+    /// The words of the code of each Rust file, and the name of its module.
     words: Vec<BTreeSet<String>>,
+    /// The functions of all Rust files.
+    functions: BTreeSet<String>,
     /// Where constants are declared: path and name.
     constants: BTreeSet<(String, String)>,
 }
@@ -52,7 +54,13 @@ impl Sources {
             // This file names things that do not exist.
             if is_rust(&within) && within != "proptest/tests/docs.rs" {
                 let text = fs::read_to_string(&path).expect("a source is text");
-                self.words.push(words(&text).map(String::from).collect());
+                let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+                let code = code.collect::<Vec<_>>().join("\n");
+                // A file is also the module of its name.
+                let module = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+                self.words.push(words(&code).map(String::from).chain(module).collect());
+                let functions = code.split("fn ").skip(1).filter_map(|rest| words(rest).next());
+                self.functions.extend(functions.map(String::from));
                 let declared = text.split("const ").skip(1).filter_map(|rest| words(rest).next());
                 self.constants.extend(declared.map(|name| (within.clone(), name.to_owned())));
             }
@@ -154,6 +162,18 @@ fn misplaced(sources: &Sources, page: &str) -> Vec<String> {
     found
 }
 
+/// The writers and readers in the table of messages at the top of `src/wire.rs` that do not exist.
+fn missing_handlers(sources: &Sources, table: &str) -> Vec<String> {
+    let rows = table.lines().filter_map(|line| line.strip_prefix("//! | "));
+    let rows = rows.filter(|row| row.starts_with(|first: char| first.is_ascii_digit()));
+    let names = rows.flat_map(|row| row.split('|').skip(3).take(2).map(|cell| cell.trim().trim_matches('`')));
+    let exists = |name: &str| {
+        let (of, function) = name.split_once("::").expect("a type and a function");
+        sources.functions.contains(function) && sources.has_words(&[of, function])
+    };
+    names.filter(|name| !exists(name)).map(String::from).collect()
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -176,6 +196,15 @@ fn docs_name_only_what_exists() {
     }
     assert!(pages > 5, "the pages are where they are expected");
     assert!(wrong.is_empty(), "the documentation names what does not exist: {wrong:#?}");
+}
+
+#[test]
+fn handlers_in_table_of_messages_exist() {
+    let sources = Sources::of_workspace(&root());
+    let wire = fs::read_to_string(root().join("src/wire.rs")).expect("a source is text");
+    assert_eq!(missing_handlers(&sources, &wire), Vec::<String>::new());
+    let made_up = "//! | 1 | `Hello` | live | `Link::next_live_frame` | `Link::on_nothing` | |";
+    assert_eq!(missing_handlers(&sources, made_up), ["Link::on_nothing"]);
 }
 
 #[test]
