@@ -124,7 +124,7 @@ impl OriginArrivals {
         }
     }
 
-    /// The time that this percentage of the writes of both windows did not exceed.
+    /// A percentile of the arrival times in both windows, in milliseconds.
     fn quantile_ms(&self, hundredths: u64) -> u64 {
         let at =
             |bucket: usize| self.windows.iter().map(|window| u64::from(window.buckets[bucket])).sum::<u64>();

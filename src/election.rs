@@ -45,8 +45,8 @@
 //! brings the clocks and terms above which the candidate's own term has to be. When a majority would grant the lease,
 //! the candidate *requests grants*. When a majority has granted, it leads, and it *renews* with each voter by one small
 //! message, however many leases it holds. A voter that has forgotten the lease is sent the request for a grant again,
-//! under the same term. [`voter`] is the other side. [`observer`] asks voters to whom they have granted a lease, for
-//! those who only want to know.
+//! under the same term. [`voter`] is the other side. [`observer`] follows who holds a lease, without taking part: it
+//! asks the voters which run they have granted it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Members: who belongs to the cluster, who lives, and with whom to be linked.
+//! Members: which nodes belong to the cluster, which are alive, and which of them this node is linked with.
 //!
 //! Four parts work together. None of them reads a clock or uses the network itself:
 //!

@@ -40,7 +40,7 @@ pub(crate) enum Request {
     Renew { session: u64 },
     /// The sender does not hold the lease under this term any more, or does not wait for it.
     Release { name: String, term: Stamp },
-    /// Asks to whom the voter has granted this lease, and to be informed of changes.
+    /// Asks which run the voter has granted this lease, and for a report at each change.
     Watch { name: String },
 }
 

@@ -68,7 +68,7 @@ impl Elections {
         }
     }
 
-    /// How many voters have reported to whom they granted the lease, and how many are needed.
+    /// How many voters have reported the holder of the lease, and how many reports are needed.
     #[cfg(feature = "node")]
     pub(crate) fn answered_count(&self, name: &str) -> (usize, usize) {
         let heard = self.views.get(name).map_or(0, |view| view.reports.iter().flatten().count());

@@ -1,4 +1,4 @@
-//! The voter: what it has promised to whom, and until when. The safety of elections rests on this file and on how
+//! The voter: its promises to runs, and how long each lasts. The safety of elections rests on this file and on how
 //! holders count its answers ([`super::candidate`]).
 //!
 //! A holder's run has one session with a voter. Every lease that the voter has granted to the run lasts as long as the

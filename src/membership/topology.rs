@@ -1,4 +1,4 @@
-//! The topology of the cluster: who is linked with whom, and which rows each link carries.
+//! The topology of the cluster: which members are linked with each other, and which rows each link carries.
 //!
 //! Up to [`Config::mesh_members_max`](crate::Config::mesh_members_max) members everybody sends its writes to everybody.
 //! Above that, the cluster is cut into 2^⌊(log2 n) / 2⌋ groups, about √n, by the hash of the members' names: 64 members

@@ -43,7 +43,7 @@
 //!
 //! 1. 0 when the link to the peer is down.
 //! 2. By reason: `busy`, `disk`, `clock`, `condition`, `closed`, `invalid`.
-//! 3. Measured with the wall clocks of both nodes, so that their difference is included. The label is the writer's
+//! 3. The difference between the wall clocks of the two nodes is part of the value. The label is the writer's
 //!    name, or its run in hexadecimal if the name is not known.
 
 #![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
