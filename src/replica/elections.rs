@@ -1,4 +1,5 @@
-//! Where the replica meets its elections: who has the seats, what is promised and when it is safe.
+//! The replica's side of elections: which members are the voters, and promises that must be on the disk before they are
+//! sent.
 
 use super::{Output, Replica, ReplicaEvent, VOTER_MEMO};
 use crate::config::LEASE_TIME_MAX;
@@ -11,18 +12,17 @@ use crate::store::digest::fingerprint;
 use crate::time::{Stamp, Time};
 use crate::wire::{Reader, WireError};
 
-/// An answer of this voter that waits until the disk has what it promises.
+/// A voter's answer that must not be sent before the disk has what it promises.
 #[derive(Debug)]
 pub(super) struct Promise {
-    /// Of the changes of memos.
+    /// The number of memo changes that the disk must have first.
     memo_count: u64,
     to: u64,
     message: ElectionMessage,
 }
 
 impl Replica {
-    /// Begins to campaign for a lease; or only once, if it can be had. What becomes of it comes as
-    /// [`Output::Lease`].
+    /// Begins to campaign for a lease; with `is_once`, tries only once. The outcome comes as [`Output::Lease`].
     ///
     /// # Errors
     /// See [`ElectionError`]; nothing began then.
@@ -44,7 +44,7 @@ impl Replica {
         });
     }
 
-    /// Changes what a leader says about itself. Its term stays.
+    /// Changes the value that a leader publishes. Its term stays.
     ///
     /// # Errors
     /// If the value is too large, or the lease is not held.
@@ -52,7 +52,7 @@ impl Replica {
         self.in_elections(now, |election| election.proclaim(now, id, value))
     }
 
-    /// The token of a lease that is held, and until when it is by the monotonic clock.
+    /// The token of a lease that is held, and the time at which it ends by the monotonic clock.
     pub fn lease(&self, now: Time, id: LeaseId) -> Option<(Stamp, Time)> {
         let (term, until) = self.election.as_ref()?.lease(id)?;
         let left = until.checked_sub(now.mono).filter(|left| !left.is_zero())?;
@@ -73,7 +73,7 @@ impl Replica {
         self.in_elections(now, |election| election.observe(now, name))
     }
 
-    /// Ends one [`Replica::observe`], and answers whether it was the last of that name.
+    /// Ends one [`Replica::observe`]. Returns whether it was the last of that name.
     pub fn unobserve(&mut self, name: &str) -> bool {
         self.election.as_mut().is_none_or(|election| election.unobserve(name))
     }
@@ -83,15 +83,15 @@ impl Replica {
         self.election.as_ref()?.leader(name)
     }
 
-    /// The living member whom a lease of that name falls to, as this replica sees the members. Not agreed upon by
-    /// anybody.
+    /// The live member that the lease's name hashes to, as this replica sees the members. Nodes may disagree about it:
+    /// it is no election.
     pub fn leader_hint(&self, name: &str) -> Option<&Member> {
         let salt = fingerprint(0, name.as_bytes());
         let living = self.members().filter(|member| member.state.is_alive());
         living.chain(self.own_member()).max_by_key(|member| fingerprint(salt, member.name.as_bytes()))
     }
 
-    /// How many voters have said whom they have granted an observed lease, and how many are needed.
+    /// How many voters have reported to whom they granted an observed lease, and how many are needed.
     #[cfg(feature = "node")]
     pub(crate) fn heard_of_leader(&self, name: &str) -> (usize, usize) {
         self.election.as_ref().map_or((0, 0), |election| election.answered_count(name))
@@ -112,7 +112,7 @@ impl Replica {
         done
     }
 
-    /// Who has the seats of voters changes with the members.
+    /// Assigns the voters' names to the live members that bear them.
     pub(super) fn seat_voters(&mut self) {
         if let (Some(election), Some(members)) = (&mut self.election, &self.members) {
             election.seat_voters(|name| members.living_named(name));
@@ -139,7 +139,7 @@ impl Replica {
         });
     }
 
-    /// Passes on what the elections want done. What goes to this node itself is done here.
+    /// Turns the effects of the elections into outputs. Messages to this node itself are handled here.
     pub(super) fn drain_election_effects(&mut self) {
         while let Some(effect) = self.election.as_mut().and_then(|election| election.effects.pop_front()) {
             match effect {
@@ -166,7 +166,7 @@ impl Replica {
         }
     }
 
-    /// Sends what the disk has by now.
+    /// Sends the answers whose promises the disk has by now.
     pub(super) fn keep_promises(&mut self) {
         let (_, safe) = self.disk.memo_marks();
         let is_safe = |promise: &Promise| !self.disk.is_there() || promise.memo_count <= safe;
@@ -189,7 +189,7 @@ impl Replica {
         !self.promises.is_empty()
     }
 
-    /// Whether leases were given up of which a voter may not know yet.
+    /// Whether a release is unacknowledged by a voter that may still be reached.
     #[cfg(feature = "node")]
     pub(crate) fn owes_releases(&self) -> bool {
         self.election.as_ref().is_some_and(Elections::owes_releases)
@@ -197,7 +197,7 @@ impl Replica {
 }
 
 impl Members {
-    /// Who lives under a name.
+    /// The live members that bear a name.
     fn living_named(&self, name: &str) -> Living {
         let own = std::iter::once(self.own());
         let mut living =

@@ -1,4 +1,4 @@
-//! What the user does with a replica: reading and writing.
+//! The user's operations on a replica: reads, writes, batches, watches, sets and counters.
 
 use crate::config::BATCH_WRITES_MAX;
 use std::time::Duration;
@@ -19,7 +19,7 @@ impl Replica {
         self.put_with(now, key, value, &PutOptions::new())
     }
 
-    /// Puts a value under a condition or for a time.
+    /// Puts a value under a condition, or with a time to live.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -41,15 +41,15 @@ impl Replica {
         Ok(self.write_put(now, &stored, value, options.expires(now)))
     }
 
-    /// Deletes a key: what it holds here is removed everywhere, for ever. `None` if it holds nothing.
+    /// Deletes a key: the values that it holds here are removed everywhere, for good. `None` if it holds nothing.
     ///
     /// # Errors
-    /// If the key is not a key, or the disk has failed.
+    /// See [`WriteError`]; nothing is written then.
     pub fn delete(&mut self, now: Time, key: &str) -> Result<Option<Stamp>, WriteError> {
         self.delete_when(now, key, None)
     }
 
-    /// Deletes a key under a condition, which is compared with what is held here.
+    /// Deletes a key under a condition, which is checked against what is held here.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -105,7 +105,7 @@ impl Replica {
         self.len() == 0
     }
 
-    /// Applies several writes in one step: all of them or, if one is not acceptable, none. Answers their stamps.
+    /// Applies several writes in one step: all of them or, if one is not acceptable, none. Returns their stamps.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
@@ -133,7 +133,8 @@ impl Replica {
         Ok(stamps)
     }
 
-    /// Whether a local write is taken now.
+    /// Refuses a local write while the disk has failed, the clock is in doubt, stamps are ahead of it, or the cluster
+    /// lags.
     fn check_writable(&mut self, now: Time) -> Result<(), WriteError> {
         self.check_disk_usable()?;
         self.look_at_clock(now);
@@ -178,7 +179,7 @@ impl Replica {
         self.watches.close(id);
     }
 
-    /// The next events of a watch, and whether it has told everything.
+    /// The next events of a watch, and whether there are no more for now.
     pub(crate) fn watched(&mut self, now: Time, id: WatchId) -> (Vec<WatchEvent>, bool) {
         self.watches.next(id, &self.store, now)
     }
@@ -202,7 +203,7 @@ impl Replica {
         Ok(self.write_put(now, &stored, &[], 0))
     }
 
-    /// Removes an element from a set, as far as this node has seen it added.
+    /// Removes an element from a set. Additions that this node has not seen stay.
     ///
     /// # Errors
     /// If a name is not acceptable, or the disk has failed.
@@ -300,19 +301,19 @@ pub struct PutOptions {
 }
 
 impl PutOptions {
-    /// For ever, unconditionally.
+    /// No time to live, no condition.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The value vanishes after this time, everywhere.
+    /// The value expires after this time, on every node.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Only under this condition, as this node sees it.
+    /// Writes only if this condition holds on this node.
     #[must_use]
     pub fn only_if(mut self, only_if: OnlyIf) -> Self {
         self.only_if = Some(only_if);

@@ -1,27 +1,32 @@
 //! Whether this node's wall clock can be believed.
 //!
-//! Stamps and expiries use the wall clock, and a wrong one spoils the data of others: what a node drops as expired it
-//! covers and does not hold, which a comparison spreads as a delete. So the wall clock is compared with the monotonic
-//! clock at every input, and with what peers say in their replies to checks. All of it is kept as *offsets*: a wall
-//! clock minus this node's monotonic clock, in milliseconds. An offset stays the same as long as nobody sets a clock.
+//! Stamps and expiries use the wall clock, and a wrong one spoils the data of others: a row that a node drops as
+//! expired is covered and not held, which a repair spreads as a delete. So the wall clock is compared with the
+//! monotonic clock at every input, and with the clocks that peers put into replies to checks. All clocks are stored as
+//! *offsets*: a wall clock minus this node's monotonic clock, in milliseconds. An offset stays the same as long as
+//! nobody sets a clock.
 //!
 //! The clock comes *into doubt*
-//! - by a step: the own offset moves by more than half of `clock_skew_max` (at least [`STEP_MS_MIN`]); or
-//! - by contradiction: most of the linked nodes, this one included, say otherwise by more than `clock_skew_max`. So one
-//!   peer alone never brings a clock into doubt, and of two nodes that disagree neither does that to the other.
+//! - by a step: its own offset moves by more than half of `clock_skew_max` (at least [`STEP_MS_MIN`]); or
+//! - by contradiction: a majority of the linked nodes, this one included, differ by more than `clock_skew_max`. So a
+//!   single peer never brings a clock into doubt, and of two nodes that disagree neither doubts because of the other.
 //!
-//! The doubt ends when the offset is what it was before the step; when most of the peers agree with it, by answers to
-//! questions that were sent since; or when the clock has run on for [`ACCEPT_TIME`] and no majority of peers contradicted, as where a clock is
-//! set after boot on a node without peers ([`ALONE_TIME`] if they did, and are not there any more). A node in doubt tells
-//! its peers no time, so that two wrong clocks do not confirm each other. A machine that was suspended makes no step where
-//! the monotonic clock counts that time, as on Linux; elsewhere waking up is one.
+//! The doubt ends when
+//! - the offset is what it was before the step; or
+//! - most peers agree with it, in replies to checks sent since the doubt began; or
+//! - the clock has run for [`ACCEPT_TIME`] and no majority of peers contradicted, as when a clock is set after boot on
+//!   a node without peers ([`ALONE_TIME`] if peers contradicted and are gone).
 //!
-//! Dropping expired values is for ever, so it asks for more: peers must have confirmed the clock since the start or the
-//! last accepted step, or so much time has passed without them: [`ACCEPT_TIME`] where this store knows of no peer,
+//! A node in doubt must not send its time to peers, so that two wrong clocks do not confirm each other. A machine that
+//! was suspended makes no step where the monotonic clock counts the suspension, as on Linux; elsewhere resuming is a
+//! step.
+//!
+//! Dropping expired values is final, so it requires more: peers must have confirmed the clock since the start or the
+//! last accepted step, or enough time has passed without that: [`ACCEPT_TIME`] where this store knows of no peer,
 //! [`ALONE_TIME`] otherwise.
 //!
-//! What remains: steps of less than the limit, repeated while there are no peers to contradict; a majority of peers that
-//! are wrong in the same way; and a clock that is wrong for more than [`ALONE_TIME`] on a node that is cut off.
+//! Not detected: steps below the limit that are repeated while no peers contradict; a majority of peers that are wrong
+//! in the same way; and a clock that is wrong for more than [`ALONE_TIME`] on a node that is cut off.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,19 +35,19 @@ use crate::controls::{Control, Controls};
 use crate::replica::LinkId;
 use crate::time::Time;
 
-/// Smaller differences are no step, whatever `clock_skew_max` is: the two clocks are not read in one instant.
+/// Smaller differences are no step, whatever `clock_skew_max` is: the two clocks are not read at the same instant.
 const STEP_MS_MIN: i64 = 1_000;
-/// A step that no majority of peers contradicts is accepted after this time, and a store that knows of no peer drops
-/// what has expired.
+/// A step that no majority of peers contradicts is accepted after this time. A store that knows of no peer drops
+/// expired values after it.
 const ACCEPT_TIME: Duration = Duration::from_secs(60);
-/// The same where peers contradicted the step, and for a store that knows of peers and has not heard of them.
+/// The same where peers contradicted the step, or for a store that knows of peers of which none confirmed the clock.
 const ALONE_TIME: Duration = Duration::from_secs(24 * 3_600);
 
-/// What a peer said.
+/// A peer's clock, from a reply to a check.
 #[derive(Clone, Copy, Debug)]
 struct Statement {
     offset: i64,
-    /// When the question was sent.
+    /// When the check was sent.
     asked_at: Duration,
 }
 
@@ -54,7 +59,7 @@ struct Votes {
 }
 
 impl Votes {
-    /// Most of the linked nodes, this one included, say otherwise.
+    /// A majority of the linked nodes, this one included, differ.
     fn is_outvoted(self) -> bool {
         self.differ > self.agree + 1
     }
@@ -64,10 +69,10 @@ impl Votes {
     }
 }
 
-/// What became of the clock.
+/// How the trust in the clock has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClockChange {
-    /// It was looked at for the first time.
+    /// The first comparison: from now on steps are noticed.
     Begun,
     Doubted,
     Trusted,
@@ -87,17 +92,17 @@ enum Trust {
 pub(crate) struct WallClock {
     step_ms_max: i64,
     skew_ms_max: i64,
-    /// As of the last look.
+    /// As of the last comparison.
     offset: i64,
     trust: Trust,
-    /// When the clock was first looked at, made its last step, or came into doubt. None before the first look.
+    /// When the clock was first read, made its last step, or came into doubt. `None` before the first reading.
     since: Option<Duration>,
-    /// Most of the peers contradicted, when one of them was last heard.
+    /// Most peers differed when one of them was last heard.
     is_contradicted: bool,
     /// Peers agreed since the start or the last accepted step.
     is_confirmed: bool,
-    /// How long after `since` expired values may be dropped although no peer confirmed the clock: longer if others hold
-    /// what this store holds, or did.
+    /// How long after `since` expired values may be dropped although no peer confirmed the clock: longer if other nodes
+    /// hold or held what this store holds.
     drop_patience: Duration,
     statements: BTreeMap<LinkId, Statement>,
     has_news: bool,
@@ -131,17 +136,18 @@ impl WallClock {
         }
     }
 
-    /// Others hold what this store holds, or will.
+    /// Notes that other nodes hold what this store holds, or will: dropping expired values now waits longer.
     pub(crate) fn note_others(&mut self) {
         self.drop_patience = ALONE_TIME;
     }
 
-    /// What a peer's clock said, halfway through a round trip that took this long. None: the peer doubts its own.
+    /// Takes in a peer's clock, assumed to be read halfway through the round trip. `None`: the peer doubts its own
+    /// clock.
     pub(crate) fn hear_clock(&mut self, now: Time, link: LinkId, wall_ms: Option<u64>, round_trip: Duration) {
         self.has_news = true;
         match wall_ms {
             None => _ = self.statements.remove(&link),
-            // What took long says nothing of the present.
+            // After a long round trip the reading is too imprecise.
             Some(_) if round_trip.as_millis() > self.skew_ms_max.unsigned_abs().into() => {}
             Some(wall_ms) => {
                 let said = Statement {
@@ -153,12 +159,12 @@ impl WallClock {
         }
     }
 
-    /// The link is gone. That its peer contradicted is not forgotten with it.
+    /// Forgets the clock of a link that is gone, but not that its peer contradicted.
     pub(crate) fn forget_link(&mut self, link: LinkId) {
         self.statements.remove(&link);
     }
 
-    /// Looks at both clocks. To be called with every input, before anything is done with the time.
+    /// Compares both clocks. Must be called at every input, before the time is used.
     pub(crate) fn look(&mut self, now: Time) -> Option<ClockChange> {
         let offset = offset(now.wall_ms(), now.mono);
         let before = std::mem::replace(&mut self.offset, offset);
@@ -190,7 +196,7 @@ impl WallClock {
         None
     }
 
-    /// Whether the doubt ends.
+    /// Ends the doubt if its conditions hold.
     fn reconsider(&mut self, now: Time, votes: Votes, before: Option<i64>) -> Option<ClockChange> {
         let has_returned = before.is_some_and(|before| apart(self.offset, before) <= self.step_ms_max);
         let patience = if self.is_contradicted { ALONE_TIME } else { ACCEPT_TIME };
@@ -204,9 +210,9 @@ impl WallClock {
         Some(ClockChange::Trusted)
     }
 
-    /// A peer agrees only by its answer to a question that was sent since the start or the last step. It differs also by what
-    /// it said before, until it says something else: so the first answer after a step, which may be another wrong clock's,
-    /// decides nothing by itself.
+    /// Counts a peer as agreeing only by a reply to a check sent since the start or the last step. It counts as
+    /// differing also by an earlier reply, until a new one comes. So the first reply after a step, which may come from
+    /// another wrong clock, decides nothing by itself.
     fn votes(&self) -> Votes {
         let mut votes = Votes::default();
         for said in self.statements.values() {
@@ -223,13 +229,13 @@ impl WallClock {
         matches!(self.trust, Trust::Doubted { .. })
     }
 
-    /// Whether what has expired may be dropped for ever.
+    /// Whether expired values may be dropped for good.
     pub(crate) fn may_drop(&self, now: Time) -> bool {
         let has_waited = self.since.is_some_and(|since| now.mono >= since + self.drop_patience);
         (!self.is_doubted() && (self.is_confirmed || has_waited)) || self.controls.has(Control::DropsInDoubt)
     }
 
-    /// How far the clock is off: from the median of the peers, or else from what it showed before its step.
+    /// How far the clock is off: from the median peer's clock, or without peers from what it showed before its step.
     pub(crate) fn off(&self) -> Duration {
         let mut said: Vec<i64> = self.statements.values().map(|said| said.offset).collect();
         said.sort_unstable();
