@@ -1,8 +1,8 @@
 //! An embedded, eventually consistent key-value store that replicates itself.
 //!
 //! Every process that embeds it holds all data in memory, reads it in about 100 ns without waiting for the network or
-//! for writers, and sees the writes of the other processes within milliseconds. There is no server. The [guide] explains
-//! each part; the documentation of each type stands on its own.
+//! for writers, and sees the writes of the other processes within milliseconds. There is no server. The [guide]
+//! explains each part; the documentation of each type stands on its own.
 //!
 //! ```
 //! # #[cfg(feature = "node")]
@@ -69,8 +69,8 @@
 //! * [`Node::members`], [`Node::member_events`] and [`Node::events`] tell who is there, who comes and goes, and what
 //!   whoever runs the node should know.
 //! * With the feature `metrics` a node records gauges, counters and histograms called `tidings_*`.
-//! * `tracing` events say when links are made and broken, when repairs end and what they moved, and when a step holds the
-//!   lock for long.
+//! * `tracing` events say when links are made and broken, when repairs end and what they moved, and when a step holds
+//!   the lock for long.
 //!
 //! # Features
 //!

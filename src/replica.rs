@@ -27,8 +27,8 @@ use crate::time::Time;
 pub use crate::wire::Lane;
 use crate::wire::{Kind, WireError, Writer};
 
-/// Bytes in flight on a stream before the next frame is cut: two full frames. Twice as much takes memory with every peer
-/// that is behind, and joins nobody sooner.
+/// Bytes in flight on a stream before the next frame is cut: two full frames. Twice as much takes memory with every
+/// peer that is behind, and joins nobody sooner.
 pub(crate) const WINDOW_BYTES: usize = 32 << 10;
 
 /// Frames of the live stream are gathered until they are so large.
@@ -389,7 +389,8 @@ impl Replica {
         // Nothing is sent before the member at the other end is identified: the first packet then has all that is due.
         let is_introduced = link.run.is_some() || !has_members;
         if is_introduced && link.lanes.in_flight[Lane::Live as usize] < WINDOW_BYTES {
-            // Frames that fit in one packet are sent together: otherwise a fast transport makes several packets of them.
+            // Frames that fit in one packet are sent together: otherwise a fast transport makes several packets of
+            // them.
             while bytes.len() < TOGETHER_BYTES
                 && let Some(frame) = link.next_live_frame(store, &mut self.forwarded_claims, self.now.mono)
             {

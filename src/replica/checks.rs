@@ -31,8 +31,8 @@ impl Replica {
         check.datagram()
     }
 
-    /// Whether the vector alone says what is held here: nothing is merged beyond it, and nothing expires, which some nodes
-    /// would drop sooner than others.
+    /// Whether the vector alone says what is held here: nothing is merged beyond it, and nothing expires, which some
+    /// nodes would drop sooner than others.
     fn is_comparable(&self) -> bool {
         self.store.coverage.is_vector_only() && self.store.expiries() == 0
     }
@@ -125,8 +125,8 @@ impl Replica {
         }
     }
 
-    /// Tells the peer of this node's roster if a reply shows that the two differ. The one that asked hears the difference
-    /// too; one comparison repairs both.
+    /// Tells the peer of this node's roster if a reply shows that the two differ. The one that asked hears the
+    /// difference too; one comparison repairs both.
     fn compare_rosters(&mut self, id: LinkId, check: Check) {
         let (Some(members), Some(theirs)) = (&mut self.members, check.roster_hash) else { return };
         if theirs != members.roster_hash()
@@ -157,8 +157,8 @@ impl Replica {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// Withholds from peers, until their time, the claims that were made or taken while the clock was ahead. Links that were
-    /// sent such claims are broken: they are no basis to go on from.
+    /// Withholds from peers, until their time, the claims that were made or taken while the clock was ahead. Links that
+    /// were sent such claims are broken: they are no basis to go on from.
     fn withhold_future(&mut self) {
         if self.store.withhold_future(self.now) {
             self.forwarded_claims = ForwardedClaims::default();
@@ -225,8 +225,8 @@ impl Replica {
         link.checks.outbox.push_back(check);
     }
 
-    /// The work of each sync interval: checks one random peer, lets all tails claim and answer, adapts the write rate, and
-    /// recomputes a part of the digest.
+    /// The work of each sync interval: checks one random peer, lets all tails claim and answer, adapts the write rate,
+    /// and recomputes a part of the digest.
     pub(super) fn tick(&mut self) {
         // Spread over the interval, so that nodes that started together do not act together.
         let interval = self.config.sync_interval;

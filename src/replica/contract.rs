@@ -149,8 +149,8 @@ pub enum ReplicaEvent {
     NameTwice(Box<Member>),
     /// Two live nodes say that they are to be found at one address. One of them cannot be reached there.
     AddressTwice(Box<Member>),
-    /// A node has another list of voters, or another [`Config::lease_time_max`] or [`Config::clock_skew_max`]. It has no
-    /// part in this node's elections, nor this node in its.
+    /// A node has another list of voters, or another [`Config::lease_time_max`] or [`Config::clock_skew_max`]. It has
+    /// no part in this node's elections, nor this node in its.
     VotersDiffer {
         /// The node.
         member: Box<Member>,
@@ -162,8 +162,8 @@ pub enum ReplicaEvent {
     /// There are more members than [`MEMBERS_MAX`](crate::MEMBERS_MAX). Further ones are not believed.
     MembersFull,
     /// A peer claims writes that it cannot know of: further in the future than clocks may differ, of a run that is not
-    /// its own, or of this node's own run and beyond what it has written. Nothing of it was merged, nothing more is read
-    /// from that link, and it ends.
+    /// its own, or of this node's own run and beyond what it has written. Nothing of it was merged, nothing more is
+    /// read from that link, and it ends.
     ClaimRefused {
         /// The link to the peer.
         link: LinkId,

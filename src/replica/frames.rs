@@ -74,8 +74,8 @@ impl Replica {
         let Hello { log, run, vector_hash } = hello;
         let (store, link) = (&self.store, self.links.get_mut(id).expect("the caller looked"));
         let is_own = run == store.run || log == store.log.id;
-        // A link speaks for the run that its handshake proved. After damage a node writes under a new run, which no member
-        // is known by.
+        // A link speaks for the run that its handshake proved. After damage a node writes under a new run, which no
+        // member is known by.
         let is_others = link.run.is_some_and(|proved| proved != run)
             && self.members.as_ref().is_some_and(|members| members.contact(run).is_some());
         if is_own || is_others {
@@ -129,8 +129,8 @@ impl Replica {
         Ok(())
     }
 
-    /// A frame or piece of the tail was merged: decides about the acknowledgement, counts rows, and reports refused ones.
-    /// `is_end`: the peer's position rose, so a flush is complete.
+    /// A frame or piece of the tail was merged: decides about the acknowledgement, counts rows, and reports refused
+    /// ones. `is_end`: the peer's position rose, so a flush is complete.
     fn on_tail_outcome(&mut self, id: LinkId, outcome: TailOutcome, is_end: bool) {
         if let Some(link) = self.links.get_mut(id) {
             let delay = link.ack_delay(self.config.sync_interval);
@@ -175,8 +175,8 @@ impl Replica {
         }
     }
 
-    /// A peer claims what it cannot know. Nothing more that it sends on its streams is merged, and the link ends after a
-    /// backoff that grows with each refusal: a new link at once would only bring the same.
+    /// A peer claims what it cannot know. Nothing more that it sends on its streams is merged, and the link ends after
+    /// a backoff that grows with each refusal: a new link at once would only bring the same.
     pub(super) fn distrust(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };

@@ -1,15 +1,16 @@
 //! Joining: until a replica has caught up with one peer, only one peer at a time feeds it.
 //!
-//! A replica that enters a cluster is linked with many peers at once, and each of them holds everything that it lacks. So
-//! it repairs with one of them, its *donor*, and defers the others: a peer that has begun a session already gets
-//! [`Kind::Deferred`](crate::wire::Kind::Deferred), aborts it, and is asked again when the donor has finished. By then little
-//! differs, and those repairs are short.
+//! A replica that enters a cluster is linked with many peers at once, and each of them holds everything that it lacks.
+//! So it repairs with one of them, its *donor*, and defers the others: a peer that has begun a session already gets
+//! [`Kind::Deferred`](crate::wire::Kind::Deferred), aborts it, and is asked again when the donor has finished. By then
+//! little differs, and those repairs are short.
 //!
-//! A donor is a peer that holds more than this replica. Where no peer does, as in a cluster that starts, nobody is deferred.
+//! A donor is a peer that holds more than this replica. Where no peer does, as in a cluster that starts, nobody is
+//! deferred.
 //!
-//! A donor is replaced when its link is gone, when it has brought nothing for a while and another peer could, or when it
-//! takes long while others wait: no rate tells a slow link from a peer that occupies the place of the donor and feeds
-//! nothing. What a donor brought is settled, so the next one brings only the rest.
+//! A donor is replaced when its link is gone, when it has brought nothing for a while and another peer could, or when
+//! it takes long while others wait: no rate tells a slow link from a peer that occupies the place of the donor and
+//! feeds nothing. What a donor brought is settled, so the next one brings only the rest.
 
 use std::time::Duration;
 
@@ -20,17 +21,17 @@ use crate::replication::repair::RepairSession;
 /// A donor that has brought nothing for this part of [`Config::sync_timeout`](crate::Config::sync_timeout) is replaced.
 const DONOR_STALL_DIVISOR: u32 = 4;
 
-/// While other peers wait, a donor has `DONOR_TIME_FACTOR × Config::sync_timeout` to finish. The time doubles each time the
-/// peer is replaced as donor, at most `DONOR_TIME_DOUBLINGS_MAX` times. Little is sent twice: settled ranges stay settled,
-/// and a large row in transfer is kept for the next session.
+/// While other peers wait, a donor has `DONOR_TIME_FACTOR × Config::sync_timeout` to finish. The time doubles each time
+/// the peer is replaced as donor, at most `DONOR_TIME_DOUBLINGS_MAX` times. Little is sent twice: settled ranges stay
+/// settled, and a large row in transfer is kept for the next session.
 const DONOR_TIME_FACTOR: u32 = 12;
 const DONOR_TIME_DOUBLINGS_MAX: u32 = 8;
 
 /// A peer that was deferred and is not asked begins again by itself, at the earliest after this many sync intervals.
 const DEFERRED_INTERVALS: u32 = 8;
 
-/// A member that has caught up waits at most this many probe intervals for links to all members that it should be linked
-/// with. One that cannot be reached must not keep it from being ready.
+/// A member that has caught up waits at most this many probe intervals for links to all members that it should be
+/// linked with. One that cannot be reached must not keep it from being ready.
 const LINKS_INTERVALS_MAX: u32 = 1;
 
 /// Whether this replica has caught up with a peer since its start, and which peer is its donor.
@@ -78,9 +79,9 @@ impl Replica {
         !self.joining.has_caught_up
     }
 
-    /// Whether this replica has caught up with a peer since its start and, where it is a member, its writes go at once to
-    /// all members that it knows of and wants to be linked with. Of those that cannot be reached it waits for none longer
-    /// than one [`Config::probe_interval`](crate::Config::probe_interval).
+    /// Whether this replica has caught up with a peer since its start and, where it is a member, its writes go at once
+    /// to all members that it knows of and wants to be linked with. Of those that cannot be reached it waits for none
+    /// longer than one [`Config::probe_interval`](crate::Config::probe_interval).
     pub fn is_ready(&self) -> bool {
         self.joining.is_ready
     }

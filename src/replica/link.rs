@@ -1,8 +1,8 @@
 //! One link to a peer, as the replica sees it: its streams, the live tail in both directions, checks, and a repair.
 //!
-//! A link begins with `Hello` in both directions. Before it only rosters are read, and a repair that the peer begins on the
-//! bulk lane. Then the tail runs, or a repair first if the two have never been compared. All state of a link ends with it,
-//! except what [`PartialRows`](super::repair) keeps of a large row.
+//! A link begins with `Hello` in both directions. Before it only rosters are read, and a repair that the peer begins on
+//! the bulk lane. Then the tail runs, or a repair first if the two have never been compared. All state of a link ends
+//! with it, except what [`PartialRows`](super::repair) keeps of a large row.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,7 +26,8 @@ use crate::wire::{Ack, Assembler, Hello, Kind, Writer};
 pub(super) struct Link {
     /// The peer's log and run, from its `Hello`. `None` until then.
     pub(super) peer: Option<(u64, u64)>,
-    /// The run that the connection's handshake proved. `None` while membership has not identified it, or without members.
+    /// The run that the connection's handshake proved. `None` while membership has not identified it, or without
+    /// members.
     pub(super) run: Option<u64>,
     pub(super) has_sent_hello: bool,
     /// Which rows the peer is sent, and whether it is in another group.
@@ -86,8 +87,8 @@ pub(super) struct RepairSlot {
     /// A session is to begin as soon as it may.
     pub(super) is_wanted: bool,
     pub(super) deferral: Deferral,
-    /// How often each side deferred a session. A start names the number that its sender knew of: an older one belongs to a
-    /// session that was aborted, and so does everything up to the next start.
+    /// How often each side deferred a session. A start names the number that its sender knew of: an older one belongs
+    /// to a session that was aborted, and so does everything up to the next start.
     pub(super) deferrals_sent: u64,
     pub(super) deferrals_received: u64,
     /// Consecutive sessions that brought no row or refused one. From the second on the next one waits.
@@ -111,8 +112,8 @@ pub(super) enum Deferral {
 /// Large rows whose transfer was broken off, in both directions. See [`crate::replication::tail::large`].
 #[derive(Debug, Default)]
 pub(super) struct Resume {
-    /// What this side has of a large row. It is not replaced before the peer has made use of it: then both sides know of
-    /// the same.
+    /// What this side has of a large row. It is not replaced before the peer has made use of it: then both sides know
+    /// of the same.
     pub(super) kept: Option<PartialRow>,
     /// The peer is to be told what was kept.
     pub(super) owes_offer: bool,
@@ -278,8 +279,9 @@ impl Link {
         self.tail_receiver.in_flux() && self.lanes.received_at >= since
     }
 
-    /// Whether the repair makes no progress, and the live lane does not move either. While it moves, the repair has twelve
-    /// times as long: live writes have priority, and breaking a link that is full would only have it carry the same again.
+    /// Whether the repair makes no progress, and the live lane does not move either. While it moves, the repair has
+    /// twelve times as long: live writes have priority, and breaking a link that is full would only have it carry the
+    /// same again.
     pub(super) fn is_stalled(&self, now: Duration, timeout: Duration) -> bool {
         let Some(session) = &self.repair.session else { return false };
         let progress = session.last_progress;
@@ -292,7 +294,8 @@ impl Link {
         self.closing.is_some_and(|closing| closing.cause == ClosingCause::ClaimRefused)
     }
 
-    /// A replica that is joining (`joins`) does not ask first: another peer may turn out to have answered before this one.
+    /// A replica that is joining (`joins`) does not ask first: another peer may turn out to have answered before this
+    /// one.
     pub(super) fn begin_session(&mut self, store: &Store, now: Time, salt: u64, joins: bool) {
         self.repair.is_wanted = false;
         self.checks.suppressed_since = None;

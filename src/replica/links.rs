@@ -27,7 +27,8 @@ pub(super) struct Links {
     /// Of the others: those that must be polled after every step, and the deadlines of all.
     always_poll: BTreeSet<LinkId>,
     deadlines: BTreeSet<(Duration, LinkId)>,
-    /// For each [`LogFilter`] the links that are sent such rows, and the log's position when they were last marked dirty.
+    /// For each [`LogFilter`] the links that are sent such rows, and the log's position when they were last marked
+    /// dirty.
     fed: [BTreeSet<LinkId>; 3],
     latest: [u64; 3],
     next: LinkId,

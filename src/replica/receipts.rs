@@ -1,9 +1,9 @@
 //! Who has what this node wrote: the answers that receipts (`seen_by`) wait for.
 //!
-//! A peer that is sent everything by this node itself acknowledges positions of this node's log. For members that get it
-//! through a delegate, the delegate is asked how many of its group cover an event. It asks its mates, each of which answers
-//! once it covers the event. The delegate answers when more than half of its group does, when all do, and once in a sync
-//! interval what has changed.
+//! A peer that is sent everything by this node itself acknowledges positions of this node's log. For members that get
+//! it through a delegate, the delegate is asked how many of its group cover an event. It asks its mates, each of which
+//! answers once it covers the event. The delegate answers when more than half of its group does, when all do, and once
+//! in a sync interval what has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -57,7 +57,8 @@ pub(crate) struct DiskSummary {
     pub(crate) clock: u64,
     pub(crate) run: u64,
     pub(crate) root: u128,
-    /// The fingerprint of the vector: see [`Coverage::hash_with_withheld`](crate::store::coverage::Seen::hash_with_withheld).
+    /// The fingerprint of the vector: see
+    /// [`Coverage::hash_with_withheld`](crate::store::coverage::Seen::hash_with_withheld).
     pub(crate) vector_hash: u64,
     pub(crate) extra_regions: u64,
 }

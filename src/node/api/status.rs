@@ -21,7 +21,8 @@ pub struct NodeStatus {
     pub addr: SocketAddr,
     /// Whether the node is closed.
     pub is_closed: bool,
-    /// Whether writes are refused with [`WriteError::Busy`](crate::WriteError::Busy) because the cluster is too far behind.
+    /// Whether writes are refused with [`WriteError::Busy`](crate::WriteError::Busy) because the cluster is too far
+    /// behind.
     pub is_busy: bool,
     /// The replica: root, counts, bytes. `None` if the replica has panicked.
     pub store: Option<Status>,
