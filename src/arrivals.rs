@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::id::RunId;
 use crate::replica::Replica;
 use crate::replication::arrived::Arrived;
 use crate::time::Time;
@@ -56,7 +57,7 @@ fn bucket_end_ms(bucket: usize) -> u64 {
 #[non_exhaustive]
 pub struct Arrival {
     /// The origin of the stamps: the run that wrote.
-    pub origin: u64,
+    pub origin: RunId,
     /// The name of its node, if members are kept and there is a link to it.
     pub name: Option<String>,
     /// Writes counted so far.
@@ -138,7 +139,7 @@ impl OriginArrivals {
         reached.map_or(0, bucket_end_ms).min(max_ms)
     }
 
-    fn figures(&self, origin: u64, now: Time) -> Arrival {
+    fn figures(&self, origin: RunId, now: Time) -> Arrival {
         let mut origin_now = self.clone();
         origin_now.rotate(now);
         let [a, b] = &origin_now.windows;
@@ -158,7 +159,7 @@ impl OriginArrivals {
 /// The arrival times of all origins.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arrivals {
-    origins: BTreeMap<u64, OriginArrivals>,
+    origins: BTreeMap<RunId, OriginArrivals>,
 }
 
 impl Arrivals {
@@ -176,7 +177,7 @@ impl Arrivals {
 
     /// The figures of all origins, with the names of those to which there is a link.
     pub(crate) fn figures(&self, now: Time, replica: &Replica) -> Vec<Arrival> {
-        let figures = |(id, origin): (&u64, &OriginArrivals)| Arrival {
+        let figures = |(id, origin): (&RunId, &OriginArrivals)| Arrival {
             name: replica.name_of_origin(*id),
             ..origin.figures(*id, now)
         };
@@ -185,8 +186,8 @@ impl Arrivals {
 
     /// Arrivals since the last call: origin, arrival time, and how many writes had that time.
     #[cfg(feature = "metrics")]
-    pub(crate) fn take_fresh(&mut self) -> Vec<(u64, Duration, usize)> {
-        let fresh = |(id, origin): (&u64, &mut OriginArrivals)| {
+    pub(crate) fn take_fresh(&mut self) -> Vec<(RunId, Duration, usize)> {
+        let fresh = |(id, origin): (&RunId, &mut OriginArrivals)| {
             let (id, fresh) = (*id, std::mem::take(&mut origin.fresh));
             fresh
                 .into_iter()
@@ -218,13 +219,13 @@ mod tests {
         let at = |secs: u64| Time { mono: Duration::from_secs(secs), wall: Duration::from_secs(secs) };
         let mut origin = OriginArrivals::default();
         (0..100).for_each(|i| origin.record(at(10), if i < 99 { 5 } else { 5_000 }));
-        let report = origin.figures(1, at(70));
+        let report = origin.figures(RunId::new(1), at(70));
         assert_eq!((report.p50, report.p99), (Duration::from_millis(5), Duration::from_millis(5)));
         assert_eq!((report.max, report.count), (Duration::from_secs(5), 100));
-        let report = origin.figures(1, at(130));
+        let report = origin.figures(RunId::new(1), at(130));
         assert_eq!((report.max, report.p99, report.count), (Duration::ZERO, Duration::ZERO, 100));
         origin.record(at(600), 7);
-        let report = origin.figures(1, at(600));
+        let report = origin.figures(RunId::new(1), at(600));
         assert_eq!((report.latest, report.max), (Duration::from_millis(7), Duration::from_millis(7)));
     }
 }

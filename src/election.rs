@@ -57,6 +57,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::config::{Config, LEASE_TIME_MAX};
 use crate::controls::{Control, Controls};
 use crate::error::ElectionError;
+use crate::id::{LeaseId, RunId};
 use crate::store::digest::fingerprint;
 use crate::time::{Stamp, Time};
 use crate::wire::{Reader, WireError};
@@ -167,10 +168,6 @@ impl Promised {
     }
 }
 
-/// Identifies one campaign of this node, and the lease that it won.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(u64);
-
 /// The state of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -226,7 +223,7 @@ pub(crate) enum Sighting {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Living {
     Nobody,
-    One(u64),
+    One(RunId),
     /// A name has one vote. If two runs live under it, neither counts.
     Several,
 }
@@ -236,17 +233,17 @@ pub(crate) enum Living {
 pub(crate) enum ElectionEffect {
     /// Send a message to a run, which may be this node's own. If a term is given and the node has a disk, the message
     /// waits until that term is on the disk.
-    Send(u64, ElectionMessage, Option<u64>),
+    Send(RunId, ElectionMessage, Option<u64>),
     Lease(LeaseId, LeaseState),
     Leader(String, Option<Leader>),
     /// This run has other voter rules.
-    Differs(u64, VoterRules),
+    Differs(RunId, VoterRules),
 }
 
 /// All elections of one node: its voter if it has one, its candidacies, and the leases that it observes.
 #[derive(Debug)]
 pub(crate) struct Elections {
-    own: u64,
+    own: RunId,
     rules: VoterRules,
     rules_hash: u64,
     lease: Duration,
@@ -266,7 +263,7 @@ pub(crate) struct Elections {
     /// When requests were sent, by request id.
     request_times: BTreeMap<u64, Duration>,
     last_term: u64,
-    reported: BTreeSet<u64>,
+    reported: BTreeSet<RunId>,
     deadline: Duration,
     pub(crate) effects: VecDeque<ElectionEffect>,
 }
@@ -275,7 +272,7 @@ impl Elections {
     /// `None` if no voters are configured. `promised` is what the disk kept.
     pub(crate) fn new(
         name: &str,
-        run: u64,
+        run: RunId,
         config: &Config,
         controls: Controls,
         promised: Promised,
@@ -284,7 +281,7 @@ impl Elections {
             return None;
         }
         // Independent of all other randomness of this replica, and as random as its run.
-        let mut random = ChaCha8Rng::seed_from_u64(fingerprint(run, b"election"));
+        let mut random = ChaCha8Rng::seed_from_u64(fingerprint(run.number(), b"election"));
         let mut names = config.voters.clone();
         names.sort_unstable();
         let rules = VoterRules::new(config);
@@ -302,7 +299,7 @@ impl Elections {
             voters: names.into_iter().map(PeerVoter::new).collect(),
             candidacies: BTreeMap::new(),
             names: BTreeMap::new(),
-            next_id: LeaseId(1),
+            next_id: LeaseId::new(1),
             views: BTreeMap::new(),
             releases: BTreeMap::new(),
             repair_at: Duration::ZERO,
@@ -344,7 +341,7 @@ impl Elections {
     }
 
     /// Handles the notice of a process that it ends: what it held here is free at once.
-    pub(crate) fn on_process_end(&mut self, now: Time, run: u64) {
+    pub(crate) fn on_process_end(&mut self, now: Time, run: RunId) {
         if let Some(voter) = &mut self.voter {
             voter.on_process_end(now, run);
         }
@@ -368,12 +365,12 @@ impl Elections {
     // Messages.
 
     /// Handles a datagram from a run.
-    pub(crate) fn datagram(&mut self, now: Time, from: u64, reader: Reader<'_>) -> Result<(), WireError> {
+    pub(crate) fn datagram(&mut self, now: Time, from: RunId, reader: Reader<'_>) -> Result<(), WireError> {
         self.message(now, from, ElectionMessage::decode(reader)?);
         Ok(())
     }
 
-    pub(crate) fn message(&mut self, now: Time, from: u64, message: ElectionMessage) {
+    pub(crate) fn message(&mut self, now: Time, from: RunId, message: ElectionMessage) {
         // First ends the leases that have expired, so that no message can extend them.
         self.wake(now);
         match message {
@@ -411,7 +408,7 @@ impl Elections {
         self.rules
     }
 
-    fn differs(&mut self, run: u64, theirs: VoterRules) {
+    fn differs(&mut self, run: RunId, theirs: VoterRules) {
         if theirs != self.rules && self.reported.len() < REPORTED_MAX && self.reported.insert(run) {
             self.effects.push_back(ElectionEffect::Differs(run, theirs));
         }

@@ -123,6 +123,7 @@ mod config;
 mod controls;
 mod election;
 mod error;
+mod id;
 mod membership;
 #[cfg(feature = "node")]
 mod node;
@@ -145,10 +146,10 @@ pub use controls::Control;
 #[doc(hidden)]
 pub use election::model::{ModelAnswer, ModelRequest, ModelVoter};
 pub use election::{
-    Attempts, ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseId, LeaseState,
-    VoterRules,
+    Attempts, ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseState, VoterRules,
 };
 pub use error::{ElectionError, WriteError};
+pub use id::{LeaseId, LinkId, LogId, RunId};
 pub use membership::{
     Contact, MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent, MemberLimit, MemberState,
 };
@@ -163,8 +164,8 @@ pub use node::{
 pub use node::{Map, MapEvent, MapWatch};
 pub use replica::saved::{DiskChange, Saved, SavedError};
 pub use replica::{
-    Batch, BreakReason, Input, JoinProgress, Lane, LinkId, Output, PeerExit, Persist, PutOptions,
-    RepairReport, RepairTraffic, Replica, ReplicaEvent, Setup, Status,
+    Batch, BreakReason, Input, JoinProgress, Lane, Output, PeerExit, Persist, PutOptions, RepairReport,
+    RepairTraffic, Replica, ReplicaEvent, Setup, Status,
 };
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 pub use store::entry::{Entry, Revision};

@@ -24,6 +24,7 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::config::Config;
 use crate::controls::Controls;
+use crate::id::RunId;
 use crate::time::Time;
 use crate::wire::{Reader, Writer};
 
@@ -74,7 +75,7 @@ pub(crate) enum MemberEffect {
     Packet(Contact, Vec<u8>),
     Dial(Contact),
     Seek,
-    Break(u64),
+    Break(RunId),
     Event(MemberEvent),
     Full,
     NameTwice(Member),
@@ -116,7 +117,7 @@ struct KnownMember {
 /// The latest probe that this node has sent.
 #[derive(Debug)]
 struct Probe {
-    run: u64,
+    run: RunId,
     number: u8,
     sent: Duration,
     is_answered: bool,
@@ -135,7 +136,7 @@ pub(crate) struct Members {
     /// The failure detector's timers, by (time, sequence number), each with the time at which it was set.
     timers: BTreeMap<(Duration, u64), (Timer<SwimId>, Duration)>,
     sequence: u64,
-    known: BTreeMap<u64, KnownMember>,
+    known: BTreeMap<RunId, KnownMember>,
     topology: Topology,
     /// The living members have changed since the topology was computed.
     is_stale: bool,
@@ -152,12 +153,12 @@ pub(crate) struct Members {
     seeks: u32,
     remember_at: Duration,
     /// Pairs of runs that live under one name, and when to check whether both still do: then it is reported.
-    twins: VecDeque<(Duration, u64, u64)>,
+    twins: VecDeque<(Duration, RunId, RunId)>,
     /// The known members have changed since the memo was written.
     is_unwritten: bool,
     write_at: Duration,
     /// Runs whose state in the failure detector may differ from the state here.
-    runs_to_check: Vec<u64>,
+    runs_to_check: Vec<RunId>,
     pub(crate) effects: VecDeque<MemberEffect>,
     now: Time,
 }
@@ -215,12 +216,12 @@ impl Members {
         self.known.values().map(|known| &known.member)
     }
 
-    pub(crate) fn is_alive(&self, run: u64) -> bool {
+    pub(crate) fn is_alive(&self, run: RunId) -> bool {
         self.known.get(&run).is_some_and(|known| known.member.state.is_alive())
     }
 
     /// The run and address of a known member.
-    pub(crate) fn contact(&self, run: u64) -> Option<Contact> {
+    pub(crate) fn contact(&self, run: RunId) -> Option<Contact> {
         self.known.get(&run).map(|known| known.member.contact())
     }
 
@@ -309,7 +310,7 @@ impl Members {
     }
 
     /// A link to this run has ended.
-    pub(crate) fn unlinked(&mut self, run: u64) {
+    pub(crate) fn unlinked(&mut self, run: RunId) {
         if let Some(known) = self.known.get_mut(&run) {
             known.links = known.links.saturating_sub(1);
             known.dial_at = self.now.mono;
@@ -324,14 +325,14 @@ impl Members {
     }
 
     /// Whether another run lives under the name of a known run.
-    fn has_living_namesake(&self, run: u64) -> bool {
+    fn has_living_namesake(&self, run: RunId) -> bool {
         let name = &self.known[&run].member.name;
         let mut others = self.known.values().map(|known| &known.member).chain(std::iter::once(&self.own));
         others.any(|other| other.name == *name && other.run != run && other.state.is_alive())
     }
 
     /// Handles the notice of a process that it ends; `has_left` says that it leaves the cluster.
-    pub(crate) fn on_process_end(&mut self, now: Time, run: u64, has_left: bool) {
+    pub(crate) fn on_process_end(&mut self, now: Time, run: RunId, has_left: bool) {
         self.now = now;
         let Some(known) = self.known.get_mut(&run) else { return };
         known.has_left |= has_left;
@@ -424,7 +425,7 @@ impl Members {
     }
 
     /// How long this node waits for a member of which it has just learned to dial first.
-    fn dial_patience(&self, run: u64) -> Duration {
+    fn dial_patience(&self, run: RunId) -> Duration {
         let interval = self.config.probe_interval;
         if self.own.run < run {
             Duration::ZERO
@@ -437,7 +438,7 @@ impl Members {
 
     /// Whether a link may be missing: a neighbour is not linked yet, or the topology is out of date.
     pub(crate) fn lacks_links(&self) -> bool {
-        let is_unlinked = |run: &u64| self.known.get(run).is_some_and(|known| known.links == 0);
+        let is_unlinked = |run: &RunId| self.known.get(run).is_some_and(|known| known.links == 0);
         self.is_stale || self.topology.neighbours.iter().any(is_unlinked)
     }
 
@@ -525,7 +526,7 @@ pub(crate) mod tests {
     use crate::wire::{Kind, WireError};
 
     pub(super) fn members() -> Members {
-        let own = Member::new("own", 1, addr(1));
+        let own = Member::new("own", RunId::new(1), addr(1));
         Members::new(own, &Config::lan(), Controls::default(), &mut ChaCha8Rng::seed_from_u64(1))
     }
 
@@ -534,7 +535,7 @@ pub(crate) mod tests {
     }
 
     pub(super) fn member(run: u64) -> Member {
-        Member { meta_version: 1, ..Member::new(format!("n{run}"), run, addr(run)) }
+        Member { meta_version: 1, ..Member::new(format!("n{run}"), RunId::new(run), addr(run)) }
     }
 
     fn at(seconds: u64) -> Time {
@@ -544,9 +545,11 @@ pub(crate) mod tests {
     /// The roster frames with which a node that knows this many members would answer.
     fn invented(count: u64) -> Vec<Vec<u8>> {
         let mut liar = members();
-        (2..count + 2)
-            .for_each(|run| _ = liar.known.insert(run, KnownMember::new(member(run), Duration::ZERO)));
-        let ids = (2..count + 2).map(|run| foca::Member::alive(SwimId { run, generation: 0 }));
+        (2..count + 2).for_each(|run| {
+            _ = liar.known.insert(RunId::new(run), KnownMember::new(member(run), Duration::ZERO))
+        });
+        let ids =
+            (2..count + 2).map(|run| foca::Member::alive(SwimId { run: RunId::new(run), generation: 0 }));
         liar.detector.apply_many(ids, false, &mut liar.wishes).unwrap();
         liar.tell_of(|_| true, false)
     }
@@ -564,7 +567,7 @@ pub(crate) mod tests {
         assert!(members.effects.iter().any(|effect| matches!(effect, MemberEffect::Full)), "it is reported");
         for run in 80_000..80_100 {
             members.on_link_member(at(3), &member(run), 0);
-            assert!(members.is_alive(run), "a real member is taken in");
+            assert!(members.is_alive(RunId::new(run)), "a real member is taken in");
         }
         assert!(members.is_alive(liar.run), "no real member is forgotten");
         assert_eq!(members.known.len(), MEMBERS_MAX);
@@ -581,14 +584,13 @@ pub(crate) mod tests {
         let mut members = members();
         members.on_link_member(at(1), &member(2), 0);
         members.on_link_member(at(1), &Member { addr: addr(2), ..member(3) }, 0);
-        let reported =
-            |effect: &MemberEffect| matches!(effect, MemberEffect::AddressTwice(who) if who.run == 2);
+        let reported = |effect: &MemberEffect| matches!(effect, MemberEffect::AddressTwice(who) if who.run == RunId::new(2));
         assert!(members.effects.iter().any(reported));
-        assert!(members.is_alive(2) && members.is_alive(3));
+        assert!(members.is_alive(RunId::new(2)) && members.is_alive(RunId::new(3)));
         // A new run of the same node at its old address is not reported.
         members.effects.clear();
         members.on_link_member(at(2), &Member { name: "n2".to_owned(), addr: addr(2), ..member(4) }, 0);
-        assert!(!members.is_alive(2) && members.is_alive(4));
+        assert!(!members.is_alive(RunId::new(2)) && members.is_alive(RunId::new(4)));
     }
 
     #[test]
@@ -598,11 +600,11 @@ pub(crate) mod tests {
         let mut memo = Writer::plain();
         [&earlier, &member(2)].into_iter().for_each(|member| roster::write_contact(&mut memo, member));
         members.load(&memo.into_plain());
-        assert_eq!(members.others().map(|member| member.run).collect::<Vec<_>>(), [2]);
+        assert_eq!(members.others().map(|member| member.run).collect::<Vec<_>>(), [RunId::new(2)]);
         // The earlier run is linked because its end was not noticed yet.
         members.on_link_member(at(1), &earlier, 0);
-        assert!(members.is_alive(9));
-        members.on_process_end(at(2), 9, false);
+        assert!(members.is_alive(RunId::new(9)));
+        members.on_process_end(at(2), RunId::new(9), false);
         assert!(members.others().all(|member| member.name != "own"));
     }
 
@@ -635,7 +637,7 @@ pub(crate) mod tests {
             assert!(members.add_by_hearsay(&who) == limit.is_none());
             assert_eq!(members.others().count(), usize::from(limit.is_none()), "{limit:?}");
             // Nor is the oversized metadata of a known member.
-            let small = member(who.run);
+            let small = member(who.run.number());
             members.on_link_member(at(2), &small, 0);
             members.add_by_hearsay(&Member { meta_version: 9, ..who.clone() });
             let kept = members.others().find(|known| known.run == who.run).unwrap();
@@ -648,19 +650,19 @@ pub(crate) mod tests {
         for (limit, who) in oversized() {
             // As an earlier version would have taken it in.
             let mut careless = members();
-            for run in [who.run, 90] {
-                let mut about = if run == who.run { who.clone() } else { member(run) };
+            for run in [who.run, RunId::new(90)] {
+                let mut about = if run == who.run { who.clone() } else { member(run.number()) };
                 about.state = MemberState::Alive;
                 careless.known.insert(run, KnownMember::new(about, Duration::ZERO));
             }
-            let ids = [who.run, 90].map(|run| foca::Member::alive(SwimId { run, generation: 0 }));
+            let ids = [who.run, RunId::new(90)].map(|run| foca::Member::alive(SwimId { run, generation: 0 }));
             careless.detector.apply_many(ids.into_iter(), false, &mut careless.wishes).unwrap();
             let mut own = members();
-            for frame in careless.tell_of(|run| run != 1, false) {
+            for frame in careless.tell_of(|run| run != RunId::new(1), false) {
                 let (_, reader) = Reader::new(&frame[4..]).unwrap();
                 assert_eq!(own.roster(at(1), reader), Ok(Vec::new()), "{limit:?}");
             }
-            assert!(own.is_alive(90), "{limit:?}");
+            assert!(own.is_alive(RunId::new(90)), "{limit:?}");
             assert_eq!(own.is_alive(who.run), limit.is_none(), "{limit:?}");
         }
     }
@@ -670,28 +672,29 @@ pub(crate) mod tests {
         let mut members = members();
         let twin = Member { name: "n2".to_owned(), ..member(3) };
         members.on_link_member(at(1), &member(2), 0);
-        members.on_process_end(at(2), 2, false);
+        members.on_process_end(at(2), RunId::new(2), false);
         // A partition heals: the other run was alive all the time; and so was this one, which links itself again.
-        members.unlinked(2);
+        members.unlinked(RunId::new(2));
         members.on_link_member(at(3), &member(2), 0);
-        let alive = foca::Member::alive(SwimId { run: 3, generation: 0 });
+        let alive = foca::Member::alive(SwimId { run: RunId::new(3), generation: 0 });
         assert!(members.add_by_hearsay(&twin));
         members.detector.apply_many(std::iter::once(alive), true, &mut members.wishes).unwrap();
         members.drain_foca();
-        assert!(members.known.contains_key(&2), "its packets would be ignored");
+        assert!(members.known.contains_key(&RunId::new(2)), "its packets would be ignored");
         members.effects.clear();
         members.wake(at(5));
-        let announced = |effect: &MemberEffect| matches!(effect, MemberEffect::Packet(to, _) if to.run == 2);
+        let announced =
+            |effect: &MemberEffect| matches!(effect, MemberEffect::Packet(to, _) if to.run == RunId::new(2));
         assert!(members.effects.iter().any(announced), "it learns that it was called down");
-        members.unlinked(2);
-        assert!(!members.known.contains_key(&2), "one run per name once it is gone");
+        members.unlinked(RunId::new(2));
+        assert!(!members.known.contains_key(&RunId::new(2)), "one run per name once it is gone");
     }
 
     #[test]
     fn a_down_member_has_left_once_somebody_says_so() {
         let mut own = members();
         own.on_link_member(at(1), &member(2), 0);
-        own.on_process_end(at(2), 2, false);
+        own.on_process_end(at(2), RunId::new(2), false);
         own.effects.clear();
         let mut leaver =
             Members::new(member(2), &Config::lan(), Controls::default(), &mut own.random.clone());
@@ -699,7 +702,7 @@ pub(crate) mod tests {
         let (_, reader) = Reader::new(&frame[4..]).unwrap();
         own.roster(at(3), reader).unwrap();
         assert_eq!(own.others().map(|member| member.state).collect::<Vec<_>>(), [MemberState::Left]);
-        let left = |effect: &MemberEffect| matches!(effect, MemberEffect::Event(MemberEvent::Left(who)) if who.run == 2);
+        let left = |effect: &MemberEffect| matches!(effect, MemberEffect::Event(MemberEvent::Left(who)) if who.run == RunId::new(2));
         assert_eq!(own.effects.iter().filter(|effect| left(effect)).count(), 1);
     }
 
@@ -718,7 +721,7 @@ pub(crate) mod tests {
             for end in 2..bytes.len() {
                 let (kind, reader) = Reader::new(&bytes[..end]).unwrap();
                 let taken = match kind {
-                    Kind::Swim => members.handle_packet(at(2), 2, reader),
+                    Kind::Swim => members.handle_packet(at(2), RunId::new(2), reader),
                     _ => members.roster(at(2), reader).map(|_| ()),
                 };
                 assert_eq!(taken, Err(WireError::Form), "{kind:?} cut at {end} of {}", bytes.len());

@@ -14,6 +14,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::config::Config;
 use crate::controls::Control;
 use crate::election::{Elections, Promised};
+use crate::id::{LinkId, LogId, RunId};
 use crate::membership::Members;
 use crate::replica::wall_clock::WallClock;
 use crate::replication::arrived::Arrived;
@@ -72,7 +73,7 @@ mod status;
 mod verbs;
 mod wall_clock;
 
-pub use contract::{BreakReason, Input, LinkId, Output, PeerExit, ReplicaEvent, Setup};
+pub use contract::{BreakReason, Input, Output, PeerExit, ReplicaEvent, Setup};
 use disk::DiskCursor;
 pub use disk::Persist;
 #[cfg(feature = "durable")]
@@ -99,8 +100,8 @@ pub struct Replica {
     next_tick: Duration,
     disk: DiskCursor,
     scrub_at: usize,
-    refusals: BTreeMap<u64, u32>,
-    stale_cursors: BTreeMap<u64, u64>,
+    refusals: BTreeMap<Option<LogId>, u32>,
+    stale_cursors: BTreeMap<LogId, u64>,
     partials: PartialRows,
     /// What reconciles moved so far, for reports: rows, their bytes, all other bytes.
     traffic: RepairTraffic,
@@ -132,9 +133,9 @@ impl Replica {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let hash_key = HashKey::from_words(random.next_u64(), random.next_u64());
         // A member's run is the origin of what it writes: so everybody can tell who wrote.
-        let drawn = random.next_u64();
+        let drawn = RunId::new(random.next_u64());
         let run = member.as_ref().map_or(drawn, |own| own.run);
-        let mut store = Store::new(&config, run, random.next_u64(), hash_key, controls);
+        let mut store = Store::new(&config, run, LogId::new(random.next_u64()), hash_key, controls);
         if has_disk {
             store.disk = Some(0);
         }
@@ -503,7 +504,7 @@ impl Replica {
             let ids = self.links.ids();
             ids.into_iter().for_each(|id| self.break_link(id, BreakReason::Damaged));
         }
-        let (run, log) = (self.random.next_u64(), self.random.next_u64());
+        let (run, log) = (RunId::new(self.random.next_u64()), LogId::new(self.random.next_u64()));
         self.store.give_up_claims(run, log);
         self.store.withhold_future(self.now);
         self.forwarded_claims = ForwardedClaims::default();

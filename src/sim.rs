@@ -25,9 +25,10 @@ use rand_core::{Rng, SeedableRng};
 use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::controls::Controls;
+use crate::id::{LinkId, RunId};
 use crate::membership::{Member, MemberEvent};
 use crate::replica::saved::Saved;
-use crate::replica::{Input, Lane, LinkId, PeerExit, Replica, ReplicaEvent, Setup};
+use crate::replica::{Input, Lane, PeerExit, Replica, ReplicaEvent, Setup};
 use crate::store::digest::fingerprint;
 use crate::time::{HybridClock, Stamp, Time};
 
@@ -64,7 +65,7 @@ enum SimEvent {
     Drained(LinkId, usize, Lane, usize),
     Connect(usize, usize),
     /// A datagram from a member to a run of a node, linked or not.
-    Packet(Box<Member>, usize, u64, Vec<u8>),
+    Packet(Box<Member>, usize, RunId, Vec<u8>),
     /// One node dials another one at an address.
     Dial(usize, usize, SocketAddr),
     PeerClosing(LinkId, usize, PeerExit),

@@ -15,6 +15,7 @@ use crdts::CvRDT;
 use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::error::WriteError;
+use crate::id::{LogId, RunId};
 use crate::store::change_log::ChangeLog;
 use crate::store::coverage::{ClaimBounds, Clocks, Coverage, PeerRegions, RegionCoverage};
 use crate::store::digest::{Digest, HashKey, HashRange, Place};
@@ -121,7 +122,7 @@ pub(crate) struct Store {
     pub(crate) log: ChangeLog,
     pub(crate) coverage: Coverage,
     /// This run: the origin of every event written here, from the first one on.
-    pub(crate) run: u64,
+    pub(crate) run: RunId,
     pub(crate) hash_key: HashKey,
     pub(crate) clock: HybridClock,
     pub(crate) controls: Controls,
@@ -140,9 +141,9 @@ pub(crate) struct Store {
     /// it is [`NOTHING_KEPT`].
     pub(crate) disk: Option<u64>,
     /// For each log of a peer, the revision up to which it is merged.
-    pub(crate) peer_positions: BTreeMap<u64, u64>,
+    pub(crate) peer_positions: BTreeMap<LogId, u64>,
     /// Logs whose position changed since the last transaction for the disk.
-    pub(crate) changed_positions: BTreeSet<u64>,
+    pub(crate) changed_positions: BTreeSet<LogId>,
     /// Keys of dots that were dropped since the last transaction for the disk; such a change has no revision. `None` if
     /// there were too many: then the next transaction writes everything.
     pub(crate) expired_keys: Option<Vec<Vec<u8>>>,
@@ -160,7 +161,13 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(config: &Config, run: u64, log: u64, hash_key: HashKey, controls: Controls) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        run: RunId,
+        log: LogId,
+        hash_key: HashKey,
+        controls: Controls,
+    ) -> Self {
         Self {
             log: ChangeLog::new(log),
             coverage: Coverage::new(hash_key),
@@ -424,12 +431,12 @@ impl Store {
     }
 
     /// The revision of a peer's log up to which everything is merged here.
-    pub(crate) fn position_in(&self, log: u64) -> u64 {
+    pub(crate) fn position_in(&self, log: LogId) -> u64 {
         self.peer_positions.get(&log).copied().unwrap_or(0)
     }
 
     /// Everything up to this revision of a peer's log is merged here. Positions of at most 4,096 logs are kept.
-    pub(crate) fn raise_position(&mut self, log: u64, revision: u64) {
+    pub(crate) fn raise_position(&mut self, log: LogId, revision: u64) {
         let position = self.peer_positions.entry(log).or_default();
         *position = revision.max(*position);
         self.changed_positions.insert(log);

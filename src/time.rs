@@ -8,6 +8,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::id::RunId;
+
 /// A moment on both clocks of the caller, monotonic and wall.
 ///
 /// Timers use [`mono`](Self::mono), which never jumps. Stamps and expiries use [`wall`](Self::wall), which may jump.
@@ -39,7 +41,7 @@ const COUNTER_BITS: u32 = 16;
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     pub(crate) clock: u64,
-    pub(crate) origin: u64,
+    pub(crate) origin: RunId,
 }
 
 impl Stamp {
@@ -49,14 +51,14 @@ impl Stamp {
     }
 
     /// The run (one start of a process) that made the event.
-    pub fn origin(self) -> u64 {
+    pub fn origin(self) -> RunId {
         self.origin
     }
 
     /// The stamp as one number in the same order, for resources that compare fencing tokens. Stamps as text sort in the
     /// same order too.
     pub fn as_u128(self) -> u128 {
-        u128::from(self.clock) << 64 | u128::from(self.origin)
+        u128::from(self.clock) << 64 | u128::from(self.origin.number())
     }
 }
 
@@ -69,7 +71,7 @@ impl fmt::Display for Stamp {
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let low = (1 << COUNTER_BITS) - 1;
-        write!(f, "{}.{}@{:04x}", self.wall_ms(), self.clock & low, self.origin >> 48)
+        write!(f, "{}.{}@{:04x}", self.wall_ms(), self.clock & low, self.origin.number() >> 48)
     }
 }
 
@@ -92,7 +94,7 @@ impl FromStr for Stamp {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        parse_pair(text).map(|(clock, origin)| Self { clock, origin })
+        parse_pair(text).map(|(clock, origin)| Self { clock, origin: RunId::new(origin) })
     }
 }
 
@@ -196,7 +198,7 @@ mod tests {
 
     #[test]
     fn stamp_text_round_trips() {
-        let stamp = Stamp { clock: 0x12_3456, origin: u64::MAX };
+        let stamp = Stamp { clock: 0x12_3456, origin: RunId::new(u64::MAX) };
         assert_eq!(stamp.to_string().parse(), Ok(stamp));
         assert_eq!("12-34".parse::<Stamp>(), Err(ParseError));
         assert_eq!("+123456789abcdef-0000000000000000".parse::<Stamp>(), Err(ParseError));

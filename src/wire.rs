@@ -48,6 +48,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::id::RunId;
     use crate::store::coverage::{Clocks, HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, RegionCoverage};
     use crate::store::digest::{DEPTH_MAX, FAN_BITS};
     use crate::store::digest::{HashKey, HashRange};
@@ -119,7 +120,11 @@ mod tests {
     fn leftovers_beyond_the_table_are_reported_as_left_out() {
         let (here, old) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
         let leftover = |clock, intervals| {
-            RegionCoverage::new(old, intervals, Arc::new(Clocks { dots: BTreeMap::from([(7, clock)]) }))
+            RegionCoverage::new(
+                old,
+                intervals,
+                Arc::new(Clocks { dots: BTreeMap::from([(RunId::new(7), clock)]) }),
+            )
         };
         let small = |clock| leftover(clock, HashIntervals::between(clock, clock));
         let large = |clock: u64, count: usize| {
@@ -145,7 +150,8 @@ mod tests {
     }
 
     fn clocks() -> impl Strategy<Value = Clocks> {
-        prop::collection::btree_map(any::<u64>(), 1..u64::MAX, 0..5).prop_map(|dots| Clocks { dots })
+        prop::collection::btree_map(any::<u64>().prop_map(RunId::new), 1..u64::MAX, 0..5)
+            .prop_map(|dots| Clocks { dots })
     }
 
     fn rows() -> impl Strategy<Value = DotSet> {
@@ -154,7 +160,7 @@ mod tests {
         (prop::collection::vec(any::<u8>(), 0..40), dots).prop_map(|(key, dots)| {
             let dot = |(clock, origin, expires, value): &(u64, u64, u64, Vec<u8>)| {
                 let text = [&key[..], value].concat();
-                let stamp = Stamp { clock: *clock, origin: *origin };
+                let stamp = Stamp { clock: *clock, origin: RunId::new(*origin) };
                 Dot::new(stamp, *expires, key.len(), &text, &mut Vec::new())
             };
             DotSet::from_dots(&key, dots.iter().map(dot).collect())

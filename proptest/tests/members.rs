@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tidings::{Control, META_BYTES_MAX, Member, MemberEvent, MemberState, ReplicaEvent, Sim};
+use tidings::{Control, META_BYTES_MAX, Member, MemberEvent, MemberState, ReplicaEvent, RunId, Sim};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -130,7 +130,7 @@ fn a_node_that_comes_back_replaces_its_dead_run_at_once() {
     sim.run_for(SECOND);
     for i in 0..6 {
         let members = sim.node(i).members();
-        let runs: Vec<u64> = members.iter().filter(|member| member.name == "n4").map(|m| m.run).collect();
+        let runs: Vec<RunId> = members.iter().filter(|member| member.name == "n4").map(|m| m.run).collect();
         assert_eq!(runs.len(), 1, "node {i} knows more than one run of a name");
         assert_ne!(runs[0], before);
     }

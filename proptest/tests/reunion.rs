@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tidings::{Config, Control, MemberEvent, MemberState, Sim};
+use tidings::{Config, Control, MemberEvent, MemberState, RunId, Sim};
 use tidings_proptest::Dice;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -153,7 +153,7 @@ impl History {
     /// Whether every member knows exactly the current runs as alive, with their current metadata.
     fn is_agreed(&mut self) -> bool {
         let sim = &mut self.sim;
-        let own: BTreeMap<u64, _> =
+        let own: BTreeMap<RunId, _> =
             (0..sim.len()).map(|i| sim.node(i).members()[0].clone()).map(|own| (own.run, own.meta)).collect();
         (0..sim.len()).all(|i| {
             let living = sim.node(i).members().into_iter().filter(|member| member.state.is_alive());

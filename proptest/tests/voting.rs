@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 use stateright::{Checker, Model, Property};
-use tidings::{Config, Control, ModelAnswer, ModelRequest, ModelVoter, Sim};
+use tidings::{Config, Control, ModelAnswer, ModelRequest, ModelVoter, RunId, Sim};
 use tidings_proptest::Dice;
 
 const VOTERS: usize = 3;
@@ -215,7 +215,7 @@ impl State {
 
     /// A request that was sent at time `sent` arrives and is answered.
     fn ask(&mut self, c: usize, v: usize, sent: u8, request: ModelRequest) {
-        let answer = self.voters[v].handle(time(self.now), c as u64 + 1, request);
+        let answer = self.voters[v].handle(time(self.now), RunId::new(c as u64 + 1), request);
         let (now, until) = (self.now, sent + COUNTED_TICKS);
         let candidate = &mut self.candidates[c];
         match answer {

@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use super::messages::{Request, Standing, VoterStatement};
 use super::{
-    ASK_TIME_MIN, ElectionEffect, Elections, LeaseEnd, LeaseId, LeaseState, PeerVoter, TERM_AHEAD_MAX,
+    ASK_TIME_MIN, ElectionEffect, Elections, LeaseEnd, LeaseState, PeerVoter, TERM_AHEAD_MAX,
     check_election_name, check_leader_value,
 };
 use crate::config::ELECTIONS_MAX;
 use crate::controls::Control;
 use crate::error::ElectionError;
+use crate::id::LeaseId;
 use crate::time::{HybridClock, Stamp, Time};
 
 /// What this node does to get or keep one lease. It exists as long as its queue is not empty.
@@ -142,7 +143,7 @@ impl Elections {
             return Err(ElectionError::TooMany);
         }
         let id = self.next_id;
-        self.next_id = LeaseId(id.0 + 1);
+        self.next_id = LeaseId::new(id.number() + 1);
         self.names.insert(id, name.to_owned());
         let candidacy =
             self.candidacies.entry(name.to_owned()).or_insert_with(|| Candidacy::new(self.voters.len()));
@@ -497,6 +498,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
+    use crate::id::RunId;
 
     const NOW: Time = Time { mono: Duration::from_secs(60), wall: Duration::from_secs(1_000_000) };
 
@@ -504,28 +506,29 @@ mod tests {
     fn election() -> Elections {
         let mut config = Config::lan();
         config.voters = ["a", "b", "c"].map(str::to_owned).to_vec();
-        let mut election = Elections::new("n", 9, &config, Controls::default(), Promised::default()).unwrap();
-        election.seat_voters(|name| Living::One(u64::from(name.as_bytes()[0] - b'a') + 1));
+        let mut election =
+            Elections::new("n", RunId::new(9), &config, Controls::default(), Promised::default()).unwrap();
+        election.seat_voters(|name| Living::One(RunId::new(u64::from(name.as_bytes()[0] - b'a') + 1)));
         election
     }
 
     #[test]
     fn late_grant_does_not_cancel_a_newer_release() {
         let mut election = election();
-        let term = |clock| Stamp { clock, origin: 9 };
+        let term = |clock| Stamp { clock, origin: RunId::new(9) };
         let (name, number) = ("lease".to_owned(), election.next_request_id(NOW.mono));
         election.give_back(NOW.mono, 0, &name, term(2));
         let granted = VoterAnswer::Granted { name: name.clone(), term: term(1), session: 5 };
-        election.message(NOW, 1, ElectionMessage::Answer(number, granted));
+        election.message(NOW, RunId::new(1), ElectionMessage::Answer(number, granted));
         election.message(
             NOW,
-            1,
+            RunId::new(1),
             ElectionMessage::Answer(number, VoterAnswer::Released { name: name.clone(), term: term(1) }),
         );
         assert_eq!(election.releases.get(&(0, name.clone())).map(|(term, _)| *term), Some(term(2)));
         election.message(
             NOW,
-            1,
+            RunId::new(1),
             ElectionMessage::Answer(number, VoterAnswer::Released { name, term: term(2) }),
         );
         assert!(election.releases.is_empty());
@@ -540,10 +543,10 @@ mod tests {
         let living = |name: &str| match name {
             "a" => Living::Several,
             "b" => Living::Nobody,
-            _ => Living::One(3),
+            _ => Living::One(RunId::new(3)),
         };
         election.seat_voters(living);
         let voters: Vec<_> = election.voters.iter().map(|voter| (voter.run, voter.session)).collect();
-        assert_eq!(voters, [(None, 0), (Some(2), 7), (Some(3), 7)]);
+        assert_eq!(voters, [(None, 0), (Some(RunId::new(2)), 7), (Some(RunId::new(3)), 7)]);
     }
 }

@@ -282,11 +282,11 @@ impl VoterAnswer {
 
 fn write_term(writer: &mut Writer, term: Stamp) {
     writer.u64_le(term.clock);
-    writer.u64_le(term.origin);
+    writer.run(term.origin);
 }
 
 fn read_term(reader: &mut Reader<'_>) -> Result<Stamp, WireError> {
-    Ok(Stamp { clock: reader.u64_le()?, origin: reader.u64_le()? })
+    Ok(Stamp { clock: reader.u64_le()?, origin: reader.run()? })
 }
 
 fn read_name(reader: &mut Reader<'_>) -> Result<String, WireError> {
@@ -303,12 +303,13 @@ fn read_value(reader: &mut Reader<'_>) -> Result<Vec<u8>, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::RunId;
     use crate::membership::PACKET_BYTES_MIN;
 
     fn all() -> Vec<ElectionMessage> {
         let name = || "n".repeat(ELECTION_NAME_BYTES_MAX);
         let value = || vec![7; LEADER_VALUE_BYTES_MAX];
-        let term = Stamp { clock: u64::MAX, origin: 3 };
+        let term = Stamp { clock: u64::MAX, origin: RunId::new(3) };
         let requests = [
             Request::Ask { name: name(), since: Some(9) },
             Request::Ask { name: name(), since: None },

@@ -7,6 +7,7 @@ use super::messages::{Call, Request, VoterAnswer};
 use super::voter::Voter;
 use crate::config::{Config, LEASE_TIME_MAX};
 use crate::controls::{Control, Controls};
+use crate::id::RunId;
 use crate::time::{Stamp, Time};
 
 const NAME: &str = "lease";
@@ -50,7 +51,7 @@ impl ModelVoter {
     }
 
     /// Handles a request from a run.
-    pub fn handle(&mut self, now: Duration, run: u64, request: ModelRequest) -> ModelAnswer {
+    pub fn handle(&mut self, now: Duration, run: RunId, request: ModelRequest) -> ModelAnswer {
         let stamp = |clock| Stamp { clock, origin: run };
         let name = NAME.to_owned();
         let request = match request {

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use crate::id::RunId;
+
 /// A voter, as this node knows it as a candidate or holder.
 #[derive(Debug)]
 pub(super) struct PeerVoter {
     pub(super) name: String,
     /// The run that lives under the name. `None` if none is known, or if several are.
-    pub(super) run: Option<u64>,
+    pub(super) run: Option<RunId>,
     /// The voter's session with this node, or 0 if there is none; and the id of the latest request that confirmed the
     /// session.
     pub(super) session: u64,

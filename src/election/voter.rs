@@ -15,6 +15,7 @@ use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
 use super::{HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX, quarantine};
 use crate::config::{Config, ELECTIONS_MAX};
 use crate::controls::{Control, Controls};
+use crate::id::RunId;
 use crate::time::{HybridClock, Stamp, Time};
 
 /// A lease without holder, candidate or observer is forgotten after this time. Until then the voter knows which terms
@@ -36,7 +37,7 @@ pub(crate) struct Voter {
     term_floor: u64,
     /// The greatest term granted so far. It becomes the term floor of the next run, if the disk has it by then.
     granted_term_max: u64,
-    sessions: BTreeMap<u64, PromiseSession>,
+    sessions: BTreeMap<RunId, PromiseSession>,
     next_session: u64,
     leases: BTreeMap<String, LeaseRecord>,
     /// When offers end, by time and name of the lease.
@@ -49,7 +50,7 @@ pub(crate) struct Voter {
 /// An answer that is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OutgoingAnswer {
-    pub(crate) to: u64,
+    pub(crate) to: RunId,
     pub(crate) request_id: u64,
     pub(crate) answer: VoterAnswer,
     /// The term that has to be on the disk before the answer is sent.
@@ -73,16 +74,16 @@ struct LeaseRecord {
     grant: Option<Grant>,
     /// Waiting candidates by (since when, run), each with the time until which it is believed to wait. All voters see
     /// the same order.
-    waiting: BTreeMap<(u64, u64), Duration>,
-    offered: Option<(u64, Duration)>,
-    watchers: BTreeMap<u64, Duration>,
+    waiting: BTreeMap<(u64, RunId), Duration>,
+    offered: Option<(RunId, Duration)>,
+    watchers: BTreeMap<RunId, Duration>,
     used: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Grant {
     term: Stamp,
-    run: u64,
+    run: RunId,
     value: Vec<u8>,
     /// The id of the request that carried the value.
     number: u64,
@@ -118,7 +119,7 @@ impl Voter {
     }
 
     /// Handles a request from a run.
-    pub(crate) fn handle(&mut self, now: Time, run: u64, call: Call) {
+    pub(crate) fn handle(&mut self, now: Time, run: RunId, call: Call) {
         self.expire(now);
         let Call { request_id: number, lease, request, .. } = call;
         if lease > self.rules.lease_time_max {
@@ -167,7 +168,7 @@ impl Voter {
     }
 
     /// A process has said that it ends: its session ends, and with it all its leases.
-    pub(crate) fn on_process_end(&mut self, now: Time, run: u64) {
+    pub(crate) fn on_process_end(&mut self, now: Time, run: RunId) {
         if let Some(session) = self.sessions.get_mut(&run) {
             session.until = now.mono;
         }
@@ -190,13 +191,13 @@ impl Voter {
         self.leases.values_mut().for_each(|record| record.used = Duration::ZERO);
     }
 
-    fn queue_answer(&mut self, to: u64, number: u64, answer: VoterAnswer) {
+    fn queue_answer(&mut self, to: RunId, number: u64, answer: VoterAnswer) {
         self.answers.push_back(OutgoingAnswer { to, request_id: number, answer, promised: None });
     }
 
     // Judging requests.
 
-    fn judge_candidate(&mut self, now: Time, run: u64, name: &str, since: Option<u64>) -> VoterStatement {
+    fn judge_candidate(&mut self, now: Time, run: RunId, name: &str, since: Option<u64>) -> VoterStatement {
         let (handover, mute_ms) = (self.handover, self.quarantine_left_ms(now.mono));
         let lease_max = self.rules.lease_time_max;
         let clock = clock_now(now);
@@ -305,7 +306,7 @@ impl Voter {
         self.answers.push_back(OutgoingAnswer { to: run, request_id: number, answer, promised });
     }
 
-    fn release(&mut self, now: Time, run: u64, name: &str, term: Stamp) {
+    fn release(&mut self, now: Time, run: RunId, name: &str, term: Stamp) {
         let Some(record) = self.lease_record(now.mono, name) else { return };
         // A grant request under this term may still be on its way; it has to be refused then. A term too far ahead is
         // not kept: requests under it are refused anyway, and it would block the terms of all others.
@@ -329,8 +330,8 @@ impl Voter {
     fn expire(&mut self, time: Time) {
         let now = time.mono;
         self.quarantine_until.get_or_insert(now + self.quarantine);
-        let over = |(run, own): (&u64, &PromiseSession)| (own.until <= now).then_some(*run);
-        let over: Vec<u64> = self.sessions.iter().filter_map(over).collect();
+        let over = |(run, own): (&RunId, &PromiseSession)| (own.until <= now).then_some(*run);
+        let over: Vec<RunId> = self.sessions.iter().filter_map(over).collect();
         for run in over {
             let session = self.sessions.remove(&run).expect("just listed");
             for name in session.leases {
@@ -379,7 +380,7 @@ impl Voter {
         let record = &self.leases[name];
         let report = record.holder_answer(name);
         let tell =
-            |run: &u64| OutgoingAnswer { to: *run, request_id: 0, answer: report.clone(), promised: None };
+            |run: &RunId| OutgoingAnswer { to: *run, request_id: 0, answer: report.clone(), promised: None };
         self.answers.extend(record.watchers.keys().map(tell));
     }
 
@@ -411,7 +412,7 @@ impl Voter {
 }
 
 impl LeaseRecord {
-    fn wait(&mut self, since: u64, run: u64, until: Duration) {
+    fn wait(&mut self, since: u64, run: RunId, until: Duration) {
         self.waiting.retain(|(_, waiting), _| *waiting != run);
         self.waiting.insert((since, run), until);
         if self.waiting.len() > WAITING_MAX {
@@ -420,7 +421,7 @@ impl LeaseRecord {
     }
 
     /// Whether a run waits, and has waited longer than another.
-    fn precedes(&self, run: u64, other: u64) -> bool {
+    fn precedes(&self, run: RunId, other: RunId) -> bool {
         let since = |run| self.waiting.keys().find(|(_, waiting)| *waiting == run);
         since(run).is_some_and(|own| since(other).is_none_or(|other| own < other))
     }
@@ -456,15 +457,15 @@ mod tests {
         let mut voter = Voter::new(&config, Controls::default(), Promised::default(), 1);
         voter.wake(at(0));
         let claim = |lease| {
-            let term = Stamp { clock: clock_now(at(0)) + 1, origin: 7 };
+            let term = Stamp { clock: clock_now(at(0)) + 1, origin: RunId::new(7) };
             let request = Request::Grant { name: "lease".to_owned(), term, again: false, value: Vec::new() };
             Call { hash: 0, request_id: 1, lease, request }
         };
         let over = config.lease_time_max + Duration::from_millis(1);
-        voter.handle(at(60_000), 7, claim(over));
+        voter.handle(at(60_000), RunId::new(7), claim(over));
         let answer = voter.answers.pop_front().expect("it answers").answer;
         assert_eq!(answer, VoterAnswer::Differs(VoterRules::new(&config)));
-        voter.handle(at(60_000), 7, claim(config.lease_time_max));
+        voter.handle(at(60_000), RunId::new(7), claim(config.lease_time_max));
         let answer = voter.answers.pop_front().expect("it answers").answer;
         assert!(matches!(answer, VoterAnswer::Granted { .. }), "{answer:?}");
     }
@@ -504,16 +505,20 @@ mod tests {
         };
         let name = || "lease".to_owned();
         let ahead = clock_now(Time { wall: at(60).wall + TERM_AHEAD_MAX * 2, ..at(60) });
-        let term = Stamp { clock: ahead, origin: 7 };
-        let refused = ask(7, Request::Grant { name: name(), term, again: false, value: Vec::new() });
+        let term = Stamp { clock: ahead, origin: RunId::new(7) };
+        let refused =
+            ask(RunId::new(7), Request::Grant { name: name(), term, again: false, value: Vec::new() });
         assert!(matches!(refused, VoterAnswer::Statement { .. }), "{refused:?}");
-        ask(7, Request::Release { name: name(), term });
-        let VoterAnswer::Statement { told, .. } = ask(8, Request::Ask { name: name(), since: None }) else {
+        ask(RunId::new(7), Request::Release { name: name(), term });
+        let VoterAnswer::Statement { told, .. } =
+            ask(RunId::new(8), Request::Ask { name: name(), since: None })
+        else {
             panic!()
         };
         assert!(told.standing == Standing::Free && told.lease_term_max < ahead);
-        let term = Stamp { clock: told.clock + 1, origin: 8 };
-        let granted = ask(8, Request::Grant { name: name(), term, again: false, value: Vec::new() });
+        let term = Stamp { clock: told.clock + 1, origin: RunId::new(8) };
+        let granted =
+            ask(RunId::new(8), Request::Grant { name: name(), term, again: false, value: Vec::new() });
         assert!(matches!(granted, VoterAnswer::Granted { .. }), "{granted:?}");
     }
 }

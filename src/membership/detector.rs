@@ -10,6 +10,7 @@ use super::{
     times,
 };
 use crate::controls::Control;
+use crate::id::RunId;
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
@@ -24,12 +25,12 @@ impl Members {
     pub(crate) fn handle_packet(
         &mut self,
         now: Time,
-        from: u64,
+        from: RunId,
         mut reader: Reader<'_>,
     ) -> Result<(), WireError> {
         self.now = now;
         let body = reader.bytes()?;
-        let mut bytes = [from.to_le_bytes(), self.own.run.to_le_bytes()].concat();
+        let mut bytes = [from.number().to_le_bytes(), self.own.run.number().to_le_bytes()].concat();
         bytes.extend_from_slice(body);
         while !reader.is_at_end() {
             if let Some(contact) = roster::read_contact(&mut reader)? {
@@ -58,7 +59,7 @@ impl Members {
         let own = self.own.run;
         let Some(sender) = self.known.get_mut(&from) else { return Ok(()) };
         sender.is_proven = true;
-        let knows = |run: u64| run == own || self.known.contains_key(&run);
+        let knows = |run: RunId| run == own || self.known.contains_key(&run);
         // News of members whose address is not known is left out: the roster will bring it.
         let plain = |state: u8| if state == foca_codec::LEFT { foca_codec::DOWN } else { state };
         let heard = packet.with_updates(|update| {
@@ -71,7 +72,7 @@ impl Members {
     }
 
     /// Records an answer to this node's own probe.
-    fn on_probe_answer(&mut self, from: u64, packet: &SwimPacket<'_>) {
+    fn on_probe_answer(&mut self, from: RunId, packet: &SwimPacket<'_>) {
         let Some(probe) = self.probe.as_mut().filter(|probe| probe.number == packet.probe_id()) else {
             return;
         };
@@ -119,13 +120,13 @@ impl Members {
     /// Sends a packet, with the addresses of the members that it names.
     pub(super) fn deliver(&mut self, to: SwimId, packet: &SwimPacket<'_>) {
         let Some(known) = self.known.get(&to.run) else { return };
-        let has_left = |run: u64| {
+        let has_left = |run: RunId| {
             let own = run == self.own.run && self.own.state == MemberState::Left;
             own || self.known.get(&run).is_some_and(|known| known.has_left)
         };
         let own = *self.detector.identity();
         let oldest = self.now.mono.saturating_sub(times(self.suspicion_time(), 2));
-        let is_old = |run: u64| self.known.get(&run).is_some_and(|known| known.down_at < oldest);
+        let is_old = |run: RunId| self.known.get(&run).is_some_and(|known| known.down_at < oldest);
         let body = packet.with_updates(|update| {
             let id = update.id;
             Some(match update.state {
@@ -241,7 +242,7 @@ impl Members {
         // A member that was only just added may be about to be called alive by the failure detector: it does not count
         // here yet.
         let decided = namesakes.filter(|known| known.member.state.is_alive() || known.is_gone());
-        let mut namesakes: Vec<(u64, bool)> =
+        let mut namesakes: Vec<(RunId, bool)> =
             decided.map(|known| (known.member.run, known.member.state.is_alive())).collect();
         if *name == self.own.name {
             namesakes.push((self.own.run, true));
@@ -259,7 +260,7 @@ impl Members {
         }
     }
 
-    pub(super) fn on_member_down(&mut self, run: u64) {
+    pub(super) fn on_member_down(&mut self, run: RunId) {
         let Some(known) = self.known.get_mut(&run) else { return };
         let has_left = known.has_left;
         known.enter(if has_left { MemberState::Left } else { MemberState::Down }, self.now);
@@ -274,7 +275,7 @@ impl Members {
         }
     }
 
-    fn suspicion(&mut self, run: u64, is_suspect: bool) {
+    fn suspicion(&mut self, run: RunId, is_suspect: bool) {
         let Some(known) = self.known.get_mut(&run) else { return };
         let state = if is_suspect { MemberState::Suspect } else { MemberState::Alive };
         if known.member.state == state {
@@ -287,7 +288,7 @@ impl Members {
     }
 
     /// Emits [`MemberEvent::Joined`] once a new member is alive and its metadata has arrived.
-    pub(super) fn push_joined(&mut self, run: u64) {
+    pub(super) fn push_joined(&mut self, run: RunId) {
         let Some(known) = self.known.get_mut(&run) else { return };
         if known.member.state.is_alive() && known.member.meta_version > 0 && !known.is_announced {
             known.is_announced = true;
@@ -295,7 +296,7 @@ impl Members {
         }
     }
 
-    pub(super) fn push_event(&mut self, run: u64, event: impl Fn(Member) -> MemberEvent) {
+    pub(super) fn push_event(&mut self, run: RunId, event: impl Fn(Member) -> MemberEvent) {
         let known = &self.known[&run];
         if known.is_announced {
             self.effects.push_back(MemberEffect::Event(event(known.member.clone())));

@@ -15,22 +15,24 @@ use std::time::Duration;
 use bytes::{Buf, BufMut};
 use foca::{Header, Member, Message, OwnedNotification, Runtime, Timer};
 
+use crate::id::RunId;
+
 /// A member, as the failure detector identifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SwimId {
-    pub(super) run: u64,
+    pub(super) run: RunId,
     /// How often this run came back from having been called down.
     pub(super) generation: u16,
 }
 
 impl foca::Identity for SwimId {
-    type Addr = u64;
+    type Addr = RunId;
 
     fn renew(&self) -> Option<Self> {
         Some(Self { run: self.run, generation: self.generation.checked_add(1)? })
     }
 
-    fn addr(&self) -> u64 {
+    fn addr(&self) -> RunId {
         self.run
     }
 
@@ -75,15 +77,15 @@ impl foca::Codec<SwimId> for SwimCodec {
         if buf.remaining_mut() < bytes {
             return Err(Malformed);
         }
-        buf.put_u64_le(header.src.run);
-        buf.put_u64_le(header.dst.run);
+        buf.put_u64_le(header.src.run.number());
+        buf.put_u64_le(header.dst.run.number());
         buf.put_u16_le(header.src.generation);
         buf.put_u16_le(header.dst.generation);
         buf.put_u16_le(header.src_incarnation);
         buf.put_u8(tag);
         number.into_iter().for_each(|number| buf.put_u8(number));
         if let Some(id) = other {
-            buf.put_u64_le(id.run);
+            buf.put_u64_le(id.run.number());
             buf.put_u16_le(id.generation);
         }
         Ok(())
@@ -93,7 +95,7 @@ impl foca::Codec<SwimId> for SwimCodec {
         if buf.remaining() < SWIM_HEADER_BYTES {
             return Err(Malformed);
         }
-        let (src, dst) = (buf.get_u64_le(), buf.get_u64_le());
+        let (src, dst) = (RunId::new(buf.get_u64_le()), RunId::new(buf.get_u64_le()));
         let src = SwimId { run: src, generation: buf.get_u16_le() };
         let dst = SwimId { run: dst, generation: buf.get_u16_le() };
         let src_incarnation = buf.get_u16_le();
@@ -133,7 +135,7 @@ impl foca::Codec<SwimId> for SwimCodec {
         if buf.remaining_mut() < UPDATE_BYTES {
             return Err(Malformed);
         }
-        buf.put_u64_le(member.id().run);
+        buf.put_u64_le(member.id().run.number());
         buf.put_u16_le(member.id().generation);
         buf.put_u16_le(member.incarnation());
         buf.put_u8(match member.state() {
@@ -160,7 +162,7 @@ impl foca::Codec<SwimId> for SwimCodec {
 }
 
 fn id(buf: &mut impl Buf) -> SwimId {
-    SwimId { run: buf.get_u64_le(), generation: buf.get_u16_le() }
+    SwimId { run: RunId::new(buf.get_u64_le()), generation: buf.get_u16_le() }
 }
 
 fn parts(message: &Message<SwimId>) -> (u8, Option<u8>, Option<SwimId>) {
@@ -243,11 +245,11 @@ impl<'a> SwimPacket<'a> {
     }
 
     /// The run that is probed for another member, or that probes through another.
-    pub(super) fn other(&self) -> Option<u64> {
+    pub(super) fn other(&self) -> Option<RunId> {
         let mut rest = &self.bytes[SWIM_HEADER_BYTES..];
         (body_bytes(self.tag()) > 1).then(|| {
             rest.advance(1);
-            rest.get_u64_le()
+            RunId::new(rest.get_u64_le())
         })
     }
 
@@ -271,7 +273,7 @@ impl<'a> SwimPacket<'a> {
         let mut count = 0_u16;
         for update in self.updates() {
             if let Some((generation, state)) = keep(&update) {
-                bytes.put_u64_le(update.id.run);
+                bytes.put_u64_le(update.id.run.number());
                 bytes.put_u16_le(generation);
                 bytes.extend_from_slice(&update.bytes[ID_BYTES..STATE_AT]);
                 bytes.push(state);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::{META_BYTES_MAX, META_ENTRIES_MAX, NAME_BYTES_MAX};
+use crate::id::RunId;
 
 /// The state of a member, as this node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub struct Member {
     /// Its name, unique in the cluster.
     pub name: String,
     /// Identifies one start of its process.
-    pub run: u64,
+    pub run: RunId,
     /// The address at which it can be reached.
     pub addr: SocketAddr,
     /// Whether it is alive, suspected, down, or has left.
@@ -70,7 +71,7 @@ pub struct Member {
 
 impl Member {
     /// A member that is alive and of which nothing else is known yet.
-    pub fn new(name: impl Into<String>, run: u64, addr: SocketAddr) -> Self {
+    pub fn new(name: impl Into<String>, run: RunId, addr: SocketAddr) -> Self {
         Self {
             name: name.into(),
             run,
@@ -109,7 +110,7 @@ impl Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contact {
     /// Identifies one start of a process.
-    pub run: u64,
+    pub run: RunId,
     /// Its address, as far as is known.
     pub addr: SocketAddr,
 }

@@ -10,6 +10,7 @@ use rand_core::Rng;
 
 use super::foca_codec::SwimId;
 use super::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberState, Members, NAME_BYTES_MAX, RECHECKS_MAX};
+use crate::id::RunId;
 use crate::store::digest::fingerprint;
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
@@ -27,7 +28,7 @@ const LIVES: u8 = 0;
 const LEFT: u8 = 1;
 
 pub(super) fn write_contact(writer: &mut Writer, member: &Member) {
-    writer.u64_le(member.run);
+    writer.run(member.run);
     writer.bytes(member.name.as_bytes());
     match member.addr.ip() {
         IpAddr::V4(ip) => writer.bytes(&ip.octets()),
@@ -39,7 +40,7 @@ pub(super) fn write_contact(writer: &mut Writer, member: &Member) {
 /// Reads a member without its metadata. `Ok(None)` if it can be read but is not acceptable, so that reading goes on
 /// behind it.
 pub(super) fn read_contact(reader: &mut Reader<'_>) -> Result<Option<Member>, WireError> {
-    let run = reader.u64_le()?;
+    let run = reader.run()?;
     let name = reader.bytes()?;
     let ip = reader.bytes()?;
     let port = reader.u16_le()?;
@@ -113,8 +114,8 @@ fn read_record(reader: &mut Reader<'_>) -> Result<Option<RosterEntry>, WireError
     Ok(Some(RosterEntry { member, generation, incarnation, has_left }))
 }
 
-fn bucket(run: u64) -> usize {
-    run as usize % ROSTER_BUCKETS
+fn bucket(run: RunId) -> usize {
+    run.number() as usize % ROSTER_BUCKETS
 }
 
 impl Members {
@@ -128,7 +129,7 @@ impl Members {
         let others = alive.map(|known| (&known.member, known.generation));
         for (member, generation) in others.chain([own]) {
             let mut bytes = [0; 18];
-            bytes[..8].copy_from_slice(&member.run.to_le_bytes());
+            bytes[..8].copy_from_slice(&member.run.number().to_le_bytes());
             bytes[8..16].copy_from_slice(&member.meta_version.to_le_bytes());
             bytes[16..].copy_from_slice(&generation.to_le_bytes());
             let sum = &mut buckets[bucket(member.run)];
@@ -186,11 +187,11 @@ impl Members {
         if ours == theirs {
             return Ok(Vec::new());
         }
-        let differs = |run: u64| ours[bucket(run)] != theirs[bucket(run)];
+        let differs = |run: RunId| ours[bucket(run)] != theirs[bucket(run)];
         Ok(self.tell_of(differs, kind == ASKING))
     }
 
-    pub(super) fn tell_of(&mut self, concerns: impl Fn(u64) -> bool, asks: bool) -> Vec<Vec<u8>> {
+    pub(super) fn tell_of(&mut self, concerns: impl Fn(RunId) -> bool, asks: bool) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut writer = Writer::new(Kind::Roster);
         if asks {

@@ -18,6 +18,7 @@
 use std::collections::BTreeSet;
 
 use super::{AckState, Members};
+use crate::id::RunId;
 use crate::store::change_log::LogFilter;
 use crate::store::digest::fingerprint;
 
@@ -40,12 +41,12 @@ pub(crate) struct Route {
 /// This node's place in the cluster: its group, the other groups, and its delegates there.
 #[derive(Debug, Default)]
 pub(super) struct Topology {
-    mates: BTreeSet<u64>,
+    mates: BTreeSet<RunId>,
     /// The members of every other group, preferred delegates first.
-    groups: Vec<Vec<u64>>,
-    delegates: BTreeSet<u64>,
+    groups: Vec<Vec<RunId>>,
+    delegates: BTreeSet<RunId>,
     /// The members to be linked with.
-    pub(super) neighbours: BTreeSet<u64>,
+    pub(super) neighbours: BTreeSet<RunId>,
     version: u64,
 }
 
@@ -60,18 +61,18 @@ fn group_of(name: &str, bits: u32) -> u64 {
 
 /// How much a writer prefers another run as its delegate. All nodes compute the same. Runs are random already, and this
 /// is computed for each pair of them whenever the members change: a hash that resists attackers would cost more.
-fn affinity(writer: u64, delegate: u64) -> u64 {
+fn affinity(writer: RunId, delegate: RunId) -> u64 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
-    let mixed = (writer ^ delegate.rotate_left(32)).wrapping_mul(ODD);
+    let mixed = (writer.number() ^ delegate.number().rotate_left(32)).wrapping_mul(ODD);
     (mixed ^ (mixed >> 32)).wrapping_mul(ODD)
 }
 
 /// The member of another group that this node prefers as delegate. The members of its own group choose in turn; each
 /// takes the one that it prefers among those chosen least often. So every delegate gets as much to forward as its
 /// mates, and one member more or less changes few choices.
-fn preferred(own: u64, mates: &BTreeSet<u64>, group: &[u64]) -> u64 {
+fn preferred(own: RunId, mates: &BTreeSet<RunId>, group: &[RunId]) -> RunId {
     let mut chosen = vec![0_u32; group.len()];
-    let mut choose = |writer: u64| {
+    let mut choose = |writer: RunId| {
         let liked = |i: &usize| (chosen[*i], !affinity(writer, group[*i]), group[*i]);
         let best = (0..group.len()).min_by_key(liked).expect("no group is empty");
         chosen[best] += 1;
@@ -83,7 +84,7 @@ fn preferred(own: u64, mates: &BTreeSet<u64>, group: &[u64]) -> u64 {
 
 impl Members {
     /// The route of a link to this run.
-    pub(crate) fn route(&self, run: u64) -> Route {
+    pub(crate) fn route(&self, run: RunId) -> Route {
         let Topology { mates, groups, delegates, .. } = &self.topology;
         let is_one = groups.is_empty();
         if mates.contains(&run) {
@@ -99,7 +100,7 @@ impl Members {
     }
 
     /// The number of the group that a member belongs to.
-    pub(crate) fn group(&self, run: u64) -> u64 {
+    pub(crate) fn group(&self, run: RunId) -> u64 {
         let bits = group_bits(self.living(), self.config.mesh_members_max);
         self.known.get(&run).map_or(0, |known| group_of(&known.member.name, bits))
     }
@@ -117,7 +118,7 @@ impl Members {
     }
 
     /// Records that a peer has acknowledged rows, or that an acknowledgement is overdue.
-    pub(crate) fn note_ack(&mut self, run: u64, in_time: bool) {
+    pub(crate) fn note_ack(&mut self, run: RunId, in_time: bool) {
         let acks = if in_time { AckState::OnTime } else { AckState::Overdue };
         if let Some(known) = self.known.get_mut(&run)
             && known.acks != acks
@@ -137,7 +138,7 @@ impl Members {
         for known in alive() {
             groups[group_of(&known.member.name, bits) as usize].push(known.member.run);
         }
-        let mates: BTreeSet<u64> = std::mem::take(&mut groups[own as usize]).into_iter().collect();
+        let mates: BTreeSet<RunId> = std::mem::take(&mut groups[own as usize]).into_iter().collect();
         groups.retain(|group| !group.is_empty());
         for group in &mut groups {
             let first = preferred(self.own.run, &mates, group);
@@ -200,23 +201,23 @@ mod tests {
     use super::*;
 
     /// The state of every node in a cluster of that many members, where every wanted link exists.
-    fn cluster(count: u64) -> BTreeMap<u64, Members> {
+    fn cluster(count: u64) -> BTreeMap<RunId, Members> {
         let one = |own: u64| {
             let mut one = members();
             one.own = member(own);
             for run in (1..=count).filter(|run| *run != own) {
                 let mut known = KnownMember::new(member(run), Duration::ZERO);
                 (known.member.state, known.links, known.acks) = (MemberState::Alive, 1, AckState::OnTime);
-                one.known.insert(run, known);
+                one.known.insert(RunId::new(run), known);
             }
             one.set_topology();
-            (own, one)
+            (RunId::new(own), one)
         };
         (1..=count).map(one).collect()
     }
 
     /// How often each node is sent a write, and over how many hops at most.
-    fn spread(cluster: &BTreeMap<u64, Members>, writer: u64) -> (BTreeMap<u64, u32>, u32) {
+    fn spread(cluster: &BTreeMap<RunId, Members>, writer: RunId) -> (BTreeMap<RunId, u32>, u32) {
         let (mut sent, mut hops) = (BTreeMap::from([(writer, 1)]), 0);
         let mut wave = vec![(writer, writer)];
         while !wave.is_empty() && hops < 10 {
@@ -243,7 +244,7 @@ mod tests {
         {
             let cluster = cluster(count);
             for writer in [1, count / 2, count] {
-                let (sent, hops) = spread(&cluster, writer.max(1));
+                let (sent, hops) = spread(&cluster, RunId::new(writer.max(1)));
                 assert!(hops <= hops_max, "{hops} hops among {count}");
                 assert_eq!(sent.len() as u64, count);
                 assert!(sent.values().all(|times| *times == 1), "among {count}: {sent:?}");
@@ -258,11 +259,11 @@ mod tests {
         for count in [31, 64, 100, 128, 500] {
             let cluster = cluster(count);
             for group in 0..1 << group_bits(count as usize, 30) {
-                let of = |run: &u64| group_of(&cluster[run].own.name, group_bits(count as usize, 30));
-                let (inside, outside): (Vec<u64>, Vec<u64>) =
+                let of = |run: &RunId| group_of(&cluster[run].own.name, group_bits(count as usize, 30));
+                let (inside, outside): (Vec<RunId>, Vec<RunId>) =
                     cluster.keys().partition(|run| of(run) == group);
                 let writers =
-                    |run: &u64| outside.iter().filter(|writer| cluster[writer].route(*run).feeds).count();
+                    |run: &RunId| outside.iter().filter(|writer| cluster[writer].route(*run).feeds).count();
                 let most = inside.iter().map(writers).max().unwrap_or(0);
                 let even = outside.len().div_ceil(inside.len().max(1));
                 assert!(
@@ -276,9 +277,9 @@ mod tests {
     #[test]
     fn late_or_gone_delegate_is_backed_up_by_the_next() {
         let mut cluster = cluster(100);
-        let own = cluster.get_mut(&1).unwrap();
+        let own = cluster.get_mut(&RunId::new(1)).unwrap();
         let group = own.topology.groups[0].clone();
-        let sent_to = |own: &Members| -> Vec<u64> {
+        let sent_to = |own: &Members| -> Vec<RunId> {
             group.iter().copied().filter(|run| own.route(*run).feeds).collect()
         };
         assert_eq!(sent_to(own), group[..1]);

@@ -6,10 +6,11 @@ use rand_core::Rng;
 
 use super::link::{ClosingCause, Link};
 use super::{
-    BACKLOG_DIVISOR, BreakReason, EXPIRE_STEPS, LinkId, MEMBERS_MEMO, Output, Replica, ReplicaEvent,
+    BACKLOG_DIVISOR, BreakReason, EXPIRE_STEPS, MEMBERS_MEMO, Output, Replica, ReplicaEvent,
     SUPPRESSED_INTERVALS_MAX,
 };
 use crate::controls::Control;
+use crate::id::LinkId;
 use crate::membership::Members;
 use crate::replica::wall_clock::ClockChange;
 use crate::replication::claims::ForwardedClaims;

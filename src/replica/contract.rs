@@ -4,38 +4,13 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::controls::Controls;
-use crate::election::{Leader, LeaseId, LeaseState, VoterRules};
+use crate::election::{Leader, LeaseState, VoterRules};
+use crate::id::{LeaseId, LinkId};
 use crate::membership::{Contact, Member, MemberEvent};
 use crate::replica::RepairReport;
 use crate::replica::saved::Saved;
 use crate::store::Refusal;
 use crate::wire::{Lane, WireError};
-
-/// Names a link between two replicas; chosen by whoever drives them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(u64);
-
-impl LinkId {
-    /// A name that is used for no other link of the replica, neither at the same time nor later.
-    pub const fn new(number: u64) -> Self {
-        Self(number)
-    }
-
-    /// The number that it was made of.
-    pub const fn number(self) -> u64 {
-        self.0
-    }
-
-    pub(crate) const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-impl std::fmt::Display for LinkId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
 
 /// What happened outside.
 #[derive(Clone, Copy, Debug)]

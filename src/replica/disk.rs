@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Replica;
 use crate::controls::Control;
 use crate::error::WriteError;
+use crate::id::{LogId, RunId};
 use crate::replica::saved::{self, DiskChange, DiskSummary, Saved};
 use crate::store::coverage::RegionCoverage;
 use crate::store::digest::HashKey;
@@ -37,9 +38,9 @@ pub struct Persist {
 /// The claims at the moment of a transaction's last part.
 #[derive(Clone, Debug)]
 struct DiskMetadata {
-    vector: Vec<(u64, u64)>,
+    vector: Vec<(RunId, u64)>,
     extra_regions: Vec<RegionCoverage>,
-    positions: Vec<(u64, Option<u64>)>,
+    positions: Vec<(LogId, Option<u64>)>,
     memos: Vec<(String, Option<Vec<u8>>)>,
     state: DiskSummary,
 }
@@ -107,7 +108,7 @@ struct DiskMark {
 /// A transaction whose rows are being collected.
 #[derive(Debug)]
 struct Staging {
-    log: u64,
+    log: LogId,
     /// The log position that its parts have reached.
     cursor: u64,
     /// The log's head when it began. Later rows are left to the last part.
@@ -117,11 +118,11 @@ struct Staging {
 /// A transaction on its way to the disk, and what it takes to begin it again.
 #[derive(Debug)]
 struct Flight {
-    log: u64,
+    log: LogId,
     before: Option<DiskMark>,
     mark: DiskMark,
     expired_keys: Vec<Vec<u8>>,
-    changed_positions: BTreeSet<u64>,
+    changed_positions: BTreeSet<LogId>,
     changed: BTreeSet<String>,
 }
 
@@ -130,7 +131,7 @@ struct Flight {
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotCursor {
     cursor: DiskCursor,
-    marks: (u64, u64, u64),
+    marks: (LogId, u64, u64),
 }
 
 /// The disk's position in the change log, and the memos.

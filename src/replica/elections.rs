@@ -3,10 +3,9 @@
 
 use super::{Output, Replica, ReplicaEvent, VOTER_MEMO};
 use crate::config::LEASE_TIME_MAX;
-use crate::election::{
-    Attempts, ElectionEffect, ElectionMessage, Elections, Leader, LeaseId, Living, Promised,
-};
+use crate::election::{Attempts, ElectionEffect, ElectionMessage, Elections, Leader, Living, Promised};
 use crate::error::ElectionError;
+use crate::id::{LeaseId, RunId};
 use crate::membership::{Member, Members};
 use crate::store::digest::fingerprint;
 use crate::time::{Stamp, Time};
@@ -17,7 +16,7 @@ use crate::wire::{Reader, WireError};
 pub(super) struct Promise {
     /// The number of memo changes that the disk must have first.
     memo_count: u64,
-    to: u64,
+    to: RunId,
     message: ElectionMessage,
 }
 
@@ -126,7 +125,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn election_message(&mut self, from: u64, reader: Reader<'_>) -> Result<(), WireError> {
+    pub(super) fn election_message(&mut self, from: RunId, reader: Reader<'_>) -> Result<(), WireError> {
         let Some(election) = &mut self.election else { return Ok(()) };
         election.datagram(self.now, from, reader)
     }
@@ -175,7 +174,7 @@ impl Replica {
         safe.into_iter().for_each(|promise| self.send_ballot(promise.to, promise.message));
     }
 
-    fn send_ballot(&mut self, to: u64, message: ElectionMessage) {
+    fn send_ballot(&mut self, to: RunId, message: ElectionMessage) {
         let (Some(election), Some(members)) = (&mut self.election, &self.members) else { return };
         if to == members.own().run {
             election.message(self.now, to, message);

@@ -1,8 +1,9 @@
 //! Messages of a link's streams: the live lane is handled here, the bulk lane in `repair.rs`.
 
 use super::link::{Closing, ClosingCause};
-use super::{Lane, LinkId, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica, ReplicaEvent};
+use super::{Lane, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica, ReplicaEvent};
 use crate::controls::Control;
+use crate::id::LinkId;
 use crate::replication::tail::large::ResumeOffer;
 use crate::replication::tail::{News, RefusedRow, TailOutcome};
 use crate::wire::{Ack, Hello, Kind, Message, Reader, WireError};
@@ -163,7 +164,7 @@ impl Replica {
             }
             return;
         }
-        let log = link.peer.map_or(0, |(log, _)| log);
+        let log = link.peer.map(|(log, _)| log);
         let times = self.refusals.entry(log).or_default();
         *times = (*times + 1).min(REFUSALS_BACKOFF_MAX);
         let at = self.now.mono + self.config.sync_interval * (1 << *times);

@@ -14,8 +14,9 @@
 
 use std::time::Duration;
 
-use super::{LinkId, Replica};
+use super::Replica;
 use crate::controls::Control;
+use crate::id::LinkId;
 use crate::replication::repair::RepairSession;
 
 /// A donor that has brought nothing for this part of [`Config::sync_timeout`](crate::Config::sync_timeout) is replaced.

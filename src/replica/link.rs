@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::VALUE_BYTES_CEILING;
+use crate::id::{LogId, RunId};
 use crate::membership::Route;
 use crate::replica::Lane;
 use crate::replication::acks::{Acks, ack_delay};
@@ -25,10 +26,10 @@ use crate::wire::{Ack, Assembler, Hello, Kind, Writer};
 #[derive(Debug, Default)]
 pub(super) struct Link {
     /// The peer's log and run, from its `Hello`. `None` until then.
-    pub(super) peer: Option<(u64, u64)>,
+    pub(super) peer: Option<(LogId, RunId)>,
     /// The run that the connection's handshake proved. `None` while membership has not identified it, or without
     /// members.
-    pub(super) run: Option<u64>,
+    pub(super) run: Option<RunId>,
     pub(super) has_sent_hello: bool,
     /// Which rows the peer is sent, and whether it is in another group.
     pub(super) route: Route,
@@ -210,7 +211,7 @@ impl Link {
     }
 
     /// Whose rows come over this link.
-    pub(super) fn tail_peer(&self, log: u64, run: u64) -> TailPeer {
+    pub(super) fn tail_peer(&self, log: LogId, run: RunId) -> TailPeer {
         let forwards = self.run.is_none() || self.route.filter == LogFilter::Forwarded;
         TailPeer { log, run, is_other_group: self.route.is_other_group, forwards }
     }

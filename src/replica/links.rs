@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Index;
 use std::time::Duration;
 
-use super::LinkId;
 use super::link::Link;
+use crate::id::LinkId;
 use crate::membership::Route;
 use crate::store::change_log::ChangeLog;
 use crate::store::change_log::LogFilter;
@@ -129,7 +129,7 @@ impl Links {
     /// The next link to be polled, in turn.
     pub(super) fn next_dirty(&mut self) -> Option<LinkId> {
         let id = *self.dirty.range(self.next..).next().or_else(|| self.dirty.first())?;
-        self.next = id.next();
+        self.next = LinkId::new(id.number() + 1);
         Some(id)
     }
 

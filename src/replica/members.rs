@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{BreakReason, LinkId, Output, Replica, ReplicaEvent};
+use super::{BreakReason, Output, Replica, ReplicaEvent};
+use crate::id::{LinkId, RunId};
 use crate::membership::{Member, MemberEffect, Members, Route};
 use crate::store::change_log::LogFilter;
 use crate::time::Time;
@@ -20,7 +21,7 @@ impl Replica {
     }
 
     /// Whether a run is a member that is believed to be alive.
-    pub fn is_living(&self, run: u64) -> bool {
+    pub fn is_living(&self, run: RunId) -> bool {
         self.members.as_ref().is_some_and(|members| members.is_alive(run))
     }
 
@@ -80,7 +81,7 @@ impl Replica {
 
     /// Which rows a link to a run carries. Without members every link carries this node's own writes; with
     /// [`Config::relay`](crate::Config::relay) all links carry all writes.
-    pub(super) fn route(&self, run: Option<u64>) -> Route {
+    pub(super) fn route(&self, run: Option<RunId>) -> Route {
         let everybody = Route { feeds: true, filter: LogFilter::Own, is_other_group: false };
         let route = match (&self.members, run) {
             (Some(members), Some(run)) => members.route(run),

@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{LinkId, Replica};
+use super::Replica;
+use crate::id::LinkId;
 use crate::store::change_log::LogFilter;
 use crate::store::entry::Revision;
 use crate::time::Stamp;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use rand_core::Rng;
 
 use super::link::{Deferral, Link, PARTIAL_BYTES_MAX};
-use super::{BreakReason, LinkId, Output, Replica};
+use super::{BreakReason, Output, Replica};
 use crate::controls::Control;
+use crate::id::{LinkId, RunId};
 use crate::replication::repair::{RepairOutcome, RepairSession};
 use crate::replication::tail::large::PartialRow;
 use crate::time::Time;
@@ -34,11 +35,11 @@ const PARTIALS_BYTES_MAX: usize = PARTIAL_BYTES_MAX;
 /// never used for another peer: if a row made of two peers' bytes is wrong, neither can be held responsible.
 #[derive(Debug, Default)]
 pub(super) struct PartialRows {
-    by_run: BTreeMap<u64, PartialRow>,
+    by_run: BTreeMap<RunId, PartialRow>,
 }
 
 impl PartialRows {
-    fn insert(&mut self, run: u64, partial: PartialRow) {
+    fn insert(&mut self, run: RunId, partial: PartialRow) {
         if partial.len() > PARTIALS_BYTES_MAX {
             return;
         }
@@ -49,7 +50,7 @@ impl PartialRows {
         }
     }
 
-    pub(super) fn take(&mut self, run: u64) -> Option<PartialRow> {
+    pub(super) fn take(&mut self, run: RunId) -> Option<PartialRow> {
         self.by_run.remove(&run)
     }
 }

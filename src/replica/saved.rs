@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::id::{LogId, RunId};
 use crate::store::coverage::{RegionCoverage, SEAL, VectorHash};
 use crate::store::digest::{HashKey, fingerprint};
 use crate::store::entry::{self, DotSet};
@@ -55,7 +56,7 @@ pub enum SavedError {
 pub(crate) struct DiskSummary {
     pub(crate) hash_key: HashKey,
     pub(crate) clock: u64,
-    pub(crate) run: u64,
+    pub(crate) run: RunId,
     pub(crate) root: u128,
     /// The fingerprint of the vector: see
     /// [`Coverage::hash_with_withheld`](crate::store::coverage::Seen::hash_with_withheld).
@@ -68,9 +69,9 @@ pub(crate) struct DiskSummary {
 #[derive(Clone, Debug, Default)]
 pub struct Saved {
     pub(crate) rows: Vec<DotSet>,
-    pub(crate) vector: BTreeMap<u64, u64>,
+    pub(crate) vector: BTreeMap<RunId, u64>,
     pub(crate) extra_regions: Vec<RegionCoverage>,
-    pub(crate) positions: BTreeMap<u64, u64>,
+    pub(crate) positions: BTreeMap<LogId, u64>,
     pub(crate) memos: BTreeMap<String, Vec<u8>>,
     pub(crate) state: Option<DiskSummary>,
     /// It was read from elsewhere than the disk that will follow the change log, so that disk has none of it.
@@ -116,8 +117,8 @@ impl Saved {
         let word = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
         match kind {
             STATE => self.state = Some(state_of(reader).ok()?),
-            SEEN => _ = self.vector.insert(word(name)?, reader.u64_le().ok()?),
-            POSITION => _ = self.positions.insert(word(name)?, reader.u64_le().ok()?),
+            SEEN => _ = self.vector.insert(RunId::new(word(name)?), reader.u64_le().ok()?),
+            POSITION => _ = self.positions.insert(LogId::new(word(name)?), reader.u64_le().ok()?),
             // Every bound names its hash key, since the summary may be read later than this entry.
             CLOUDS => {
                 let told = reader.regions(HashKey::default(), &mut LeftoverTable::unlimited());
@@ -174,13 +175,14 @@ pub(crate) fn row_value(dot_set: &DotSet, room: Vec<u8>) -> Option<Vec<u8>> {
     })
 }
 
-pub(crate) fn encode_vector_entry(origin: u64, clock: u64) -> DiskChange {
-    sealed(SEEN, &origin.to_be_bytes(), clock.to_le_bytes().to_vec())
+pub(crate) fn encode_vector_entry(origin: RunId, clock: u64) -> DiskChange {
+    sealed(SEEN, &origin.number().to_be_bytes(), clock.to_le_bytes().to_vec())
 }
 
-pub(crate) fn encode_position(log: u64, position: Option<u64>) -> DiskChange {
-    let key = [&[POSITION][..], &log.to_be_bytes()].concat();
-    position.map_or((key, None), |at| sealed(POSITION, &log.to_be_bytes(), at.to_le_bytes().to_vec()))
+pub(crate) fn encode_position(log: LogId, position: Option<u64>) -> DiskChange {
+    let key = [&[POSITION][..], &log.number().to_be_bytes()].concat();
+    position
+        .map_or((key, None), |at| sealed(POSITION, &log.number().to_be_bytes(), at.to_le_bytes().to_vec()))
 }
 
 pub(crate) fn encode_memo(name: &str, memo: Option<&[u8]>) -> DiskChange {
@@ -208,7 +210,7 @@ pub(crate) fn encode_summary(state: &DiskSummary) -> DiskChange {
     writer.byte(DISK_VERSION);
     writer.hash_key(state.hash_key);
     writer.u64_le(state.clock);
-    writer.u64_le(state.run);
+    writer.run(state.run);
     writer.u64_le(state.root as u64);
     writer.u64_le((state.root >> 64) as u64);
     writer.u64_le(state.vector_hash);
@@ -219,7 +221,7 @@ pub(crate) fn encode_summary(state: &DiskSummary) -> DiskChange {
 fn state_of(mut reader: Reader<'_>) -> Result<DiskSummary, WireError> {
     reader.byte()?;
     let hash_key = reader.hash_key()?;
-    let (clock, run) = (reader.u64_le()?, reader.u64_le()?);
+    let (clock, run) = (reader.u64_le()?, reader.run()?);
     let root = u128::from(reader.u64_le()?) | (u128::from(reader.u64_le()?) << 64);
     let (seen, clouds) = (reader.u64_le()?, reader.u64_le()?);
     reader.end()?;
@@ -314,7 +316,7 @@ mod tests {
 
     #[test]
     fn contexts_beyond_vector_are_read_however_many_they_are() {
-        let context = Arc::new(Clocks { dots: BTreeMap::from([(1, 5)]) });
+        let context = Arc::new(Clocks { dots: BTreeMap::from([(RunId::new(1), 5)]) });
         let hash_key = HashKey::from_words(1, 1);
         let cloud =
             |at: u64| RegionCoverage::new(hash_key, HashIntervals::between(at * 2, at * 2), context.clone());
@@ -333,7 +335,8 @@ mod tests {
             let text = [&key[..], b"value"].concat();
             Dot::new(Stamp { clock: 1, origin }, 0, key.len(), &text, &mut Vec::new())
         };
-        let dot_set = DotSet::from_dots(&key, (1..=2 * entry::DOTS_MAX as u64).map(dot).collect());
+        let dot_set =
+            DotSet::from_dots(&key, (1..=2 * entry::DOTS_MAX as u64).map(RunId::new).map(dot).collect());
         let (key, value) = encode_row(&dot_set);
         let read = row_of(&key, &value.expect("it holds something")).expect("it is sound");
         assert_eq!(read.dots().len(), dot_set.dots().len());

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::Replica;
 use super::link::Link;
+use crate::id::RunId;
 use crate::replication::arrived::Arrived;
 use crate::store::entry::Revision;
 
 impl Replica {
     /// The name of the linked member that writes under this origin.
-    pub(crate) fn name_of_origin(&self, origin: u64) -> Option<String> {
+    pub(crate) fn name_of_origin(&self, origin: RunId) -> Option<String> {
         let writes = |link: &&Link| link.peer.is_some_and(|(_, of_peer)| of_peer == origin);
         let run = self.links.values().find(writes)?.run;
         self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone())

@@ -236,7 +236,7 @@ impl Replica {
         entry::check_key(counter.as_bytes())?;
         let mut stored = Vec::new();
         entry::counter_prefix(counter, &mut stored);
-        stored.extend_from_slice(&self.store.run.to_be_bytes());
+        stored.extend_from_slice(&self.store.run.number().to_be_bytes());
         let share = self.store.dot_set(&stored).map_or(0, |(dot_set, _)| share_of(dot_set));
         let share = share.checked_add(by).ok_or(WriteError::CounterOverflow)?;
         Ok(self.write_put(now, &stored, &share.to_le_bytes(), 0))

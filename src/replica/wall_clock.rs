@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::controls::{Control, Controls};
-use crate::replica::LinkId;
+use crate::id::LinkId;
 use crate::time::Time;
 
 /// Smaller differences are no step, whatever `clock_skew_max` is: the two clocks are not read at the same instant.

@@ -2,6 +2,7 @@
 //!
 //! Nothing else may depend on them: beyond [`ARRIVED_MAX`] they are dropped.
 
+use crate::id::RunId;
 use crate::store::PeerRow;
 use crate::time::Time;
 
@@ -11,7 +12,7 @@ pub(crate) const ARRIVED_MAX: usize = 65_536;
 /// A write of another node that arrived over a tail.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrived {
-    pub(crate) origin: u64,
+    pub(crate) origin: RunId,
     /// This node's wall clock minus the writer's at the time of the write.
     pub(crate) took_ms: u64,
 }

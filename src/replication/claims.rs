@@ -20,6 +20,7 @@
 use std::collections::BTreeMap;
 
 use crate::controls::Control;
+use crate::id::RunId;
 use crate::store::Store;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
@@ -38,7 +39,7 @@ struct ForwardedClaim {
 /// The intervals, by origin, of which this node forwarded every write to the rest of its group.
 #[derive(Debug, Default)]
 pub(crate) struct ForwardedClaims {
-    by_origin: BTreeMap<u64, ForwardedClaim>,
+    by_origin: BTreeMap<RunId, ForwardedClaim>,
     claims_version: u64,
     /// Incremented when a peer begins to be sent all forwarded rows. A flush that is arriving at that time extends no
     /// interval, because that peer may lack its first rows.
@@ -48,7 +49,7 @@ pub(crate) struct ForwardedClaims {
 impl ForwardedClaims {
     /// A flush of an origin is complete: it took what is merged of the origin from `before` to `after`. `is_whole`:
     /// every row of the flush is forwarded. Otherwise the interval ends, and the next one begins at `after`.
-    pub(crate) fn extend(&mut self, origin: u64, before: u64, after: u64, is_whole: bool) {
+    pub(crate) fn extend(&mut self, origin: RunId, before: u64, after: u64, is_whole: bool) {
         if before >= after {
             return;
         }
@@ -76,7 +77,7 @@ pub(crate) struct SentClaims {
     /// rows.
     claims_version: Option<u64>,
     /// By origin: the end of the last interval that was sent, or that ended before the peer was sent forwarded rows.
-    ends: BTreeMap<u64, u64>,
+    ends: BTreeMap<RunId, u64>,
 }
 
 impl SentClaims {
@@ -115,7 +116,7 @@ impl SentClaims {
         }
         writer.varint(news.len() as u64);
         for (origin, from, to) in news {
-            writer.u64_le(origin);
+            writer.run(origin);
             writer.u64_le(from);
             writer.u64_le(to);
         }
@@ -123,10 +124,10 @@ impl SentClaims {
 }
 
 /// Reads the intervals (origin, from, to) of a flush end.
-pub(crate) fn read_intervals(reader: &mut Reader<'_>) -> Result<Vec<(u64, u64, u64)>, WireError> {
+pub(crate) fn read_intervals(reader: &mut Reader<'_>) -> Result<Vec<(RunId, u64, u64)>, WireError> {
     let count = reader.count(24)?;
     let one = |_| {
-        let (origin, from, to) = (reader.u64_le()?, reader.u64_le()?, reader.u64_le()?);
+        let (origin, from, to) = (reader.run()?, reader.u64_le()?, reader.u64_le()?);
         reader.check_claim(Stamp { clock: to, origin })?;
         Ok((origin, from, to))
     };
@@ -134,7 +135,7 @@ pub(crate) fn read_intervals(reader: &mut Reader<'_>) -> Result<Vec<(u64, u64, u
 }
 
 /// Claims the intervals that a peer sent, if this replica has everything up to their beginning.
-pub(crate) fn claim_intervals(store: &mut Store, intervals: &[(u64, u64, u64)]) {
+pub(crate) fn claim_intervals(store: &mut Store, intervals: &[(RunId, u64, u64)]) {
     for (origin, from, to) in intervals {
         if store.coverage.vector().get(origin) >= *from || store.controls.has(Control::ChainUnchecked) {
             store.coverage.claim(Stamp { clock: *to, origin: *origin });

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::id::RunId;
 use crate::time::Stamp;
 use crate::wire::{AskedOf, Covers};
 
@@ -26,14 +27,14 @@ pub(crate) struct OpenQuestion {
 #[derive(Debug, Default)]
 pub(crate) struct CoverageQuestions {
     /// Questions of the peer, by origin.
-    open: BTreeMap<u64, OpenQuestion>,
+    open: BTreeMap<RunId, OpenQuestion>,
     /// By origin: the greatest clock that the peer was asked about.
-    asked: BTreeMap<u64, u64>,
+    asked: BTreeMap<RunId, u64>,
     /// By origin: the best answer, as the clock and how many members cover it.
-    answers: BTreeMap<u64, (u64, u64)>,
+    answers: BTreeMap<RunId, (u64, u64)>,
     /// Messages to be sent, by origin.
-    to_ask: BTreeMap<u64, (Stamp, AskedOf)>,
-    to_answer: BTreeMap<u64, (Stamp, u64)>,
+    to_ask: BTreeMap<RunId, (Stamp, AskedOf)>,
+    to_answer: BTreeMap<RunId, (Stamp, u64)>,
 }
 
 impl CoverageQuestions {
@@ -90,7 +91,7 @@ impl CoverageQuestions {
     }
 
     /// Whether the peer asks for the group's count of an origin.
-    pub(crate) fn asks_for_group(&self, origin: u64) -> bool {
+    pub(crate) fn asks_for_group(&self, origin: RunId) -> bool {
         self.open.get(&origin).is_some_and(|question| question.of == AskedOf::Group)
     }
 
@@ -104,14 +105,14 @@ impl CoverageQuestions {
     }
 
     /// There is no greater count to be answered.
-    pub(crate) fn close(&mut self, origin: u64) {
+    pub(crate) fn close(&mut self, origin: RunId) {
         self.open.remove(&origin);
     }
 }
 
 /// Drops one entry other than that of `except` if there are too many. A receipt that needed it waits until its timeout,
 /// or until a new link asks again.
-fn limit<T>(map: &mut BTreeMap<u64, T>, except: u64) {
+fn limit<T>(map: &mut BTreeMap<RunId, T>, except: RunId) {
     if map.len() > QUESTIONS_MAX
         && let Some(other) = map.keys().copied().find(|other| *other != except)
     {

@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::id::LogId;
 use crate::replication::tail::RefusedRow;
 use crate::replication::tail::large::{LargeRowReceiver, LargeRowSender, PartialRow};
 use crate::store::coverage::{Clocks, HashIntervals};
@@ -191,7 +192,7 @@ struct LargeRowAwaited {
 #[derive(Debug)]
 struct PeerSide {
     salt: u64,
-    log: u64,
+    log: LogId,
     head: u64,
     /// Entries that it held, and their bytes.
     entries: u64,
@@ -396,6 +397,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
+    use crate::id::RunId;
     use crate::store::coverage::LEFTOVERS_MAX;
     use crate::store::digest::DEPTH_MAX;
     use crate::time::Stamp;
@@ -404,7 +406,15 @@ mod tests {
     #[test]
     fn digest_of_the_children_of_a_deepest_range_is_refused() {
         let now = Time { mono: std::time::Duration::ZERO, wall: std::time::Duration::from_secs(1) };
-        let store = |run| Store::new(&Config::lan(), run, run, HashKey::default(), Controls::default());
+        let store = |run| {
+            Store::new(
+                &Config::lan(),
+                RunId::new(run),
+                LogId::new(run),
+                HashKey::default(),
+                Controls::default(),
+            )
+        };
         let (mut ours, mut theirs) = (store(1), store(2));
         let mut session = RepairSession::new(&ours, now, 1, 0, ChangeOrigin::Learned);
         let start = RepairSession::new(&theirs, now, 2, 0, ChangeOrigin::Learned)
@@ -477,14 +487,17 @@ mod tests {
         for (leftovers, others) in
             [(10, 0), (10, 100), (LEFTOVERS_MAX as u64 + 10, 0), (LEFTOVERS_MAX as u64 + 10, 100)]
         {
-            let store = |run, hash_key| Store::new(&Config::lan(), run, run, hash_key, Controls::default());
+            let store = |run, hash_key| {
+                Store::new(&Config::lan(), RunId::new(run), LogId::new(run), hash_key, Controls::default())
+            };
             let (mut teller, mut hearer) = (store(1, old), store(2, new));
             // The sender has merged the last key's value by a session, and its delete, of another origin, by a row.
-            let (put, delete) = (hearer.put(NOW, &key(leftovers), b"v", 0).0, Stamp { clock: 5, origin: 3 });
+            let (put, delete) =
+                (hearer.put(NOW, &key(leftovers), b"v", 0).0, Stamp { clock: 5, origin: RunId::new(3) });
             (0..others).for_each(|i| _ = hearer.put(NOW, &key(1_000_000 + i), b"v", 0));
             teller.coverage.claim(put);
             for i in 1..=leftovers {
-                let origin = if i == leftovers { delete.origin } else { 100 + i };
+                let origin = if i == leftovers { delete.origin } else { RunId::new(100 + i) };
                 let context = Arc::new(Clocks { dots: BTreeMap::from([(origin, delete.clock)]) });
                 teller.coverage.cover_key(&key(i), old.place(&key(i)), &context);
             }
@@ -497,7 +510,7 @@ mod tests {
             assert_eq!(claimed, [is_told, true], "{leftovers} leftovers");
             assert_eq!(hearer.dot_set(&key(leftovers)).is_none(), is_told);
             assert_eq!(hearer.covers(&key(leftovers), delete), is_told);
-            assert_eq!(hearer.coverage.vector().get(&1) > 0, is_told);
+            assert_eq!(hearer.coverage.vector().get(&RunId::new(1)) > 0, is_told);
             assert!(hearer.dot_set(&key(0)).is_some(), "rows are merged all the same");
         }
     }

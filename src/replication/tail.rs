@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::controls::Control;
+use crate::id::{LogId, RunId};
 use crate::replication::arrived::{ARRIVED_MAX, Arrived};
 use crate::replication::claims::{self, ForwardedClaims, SentClaims};
 use crate::store::change_log::LogFilter;
@@ -83,7 +84,7 @@ struct WrittenRows {
 
 impl TailSender {
     /// The peer stated its position. Returns whether the tail can go on from there.
-    pub(crate) fn resume(&mut self, store: &Store, log: u64, position: u64) -> bool {
+    pub(crate) fn resume(&mut self, store: &Store, log: LogId, position: u64) -> bool {
         let from = self.cursor.max(position);
         let fits = log == store.log.id && position <= store.log.head() && from >= store.log.floor();
         if fits {
@@ -337,15 +338,15 @@ struct FlushEnd {
     larges: u64,
     head: u64,
     stamp: Stamp,
-    intervals: Vec<(u64, u64, u64)>,
+    intervals: Vec<(RunId, u64, u64)>,
     ack_wanted: bool,
 }
 
 /// The sender of a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TailPeer {
-    pub(crate) log: u64,
-    pub(crate) run: u64,
+    pub(crate) log: LogId,
+    pub(crate) run: RunId,
     /// The sender belongs to another group: its rows are forwarded in this node's group.
     pub(crate) is_other_group: bool,
     /// The sender is in this node's group and forwards the writes of other groups, so it may claim their intervals.
@@ -579,7 +580,7 @@ impl TailReceiver {
     /// Records what the rows cover beyond the vector. Nothing is recorded for a row that is covered by a held dot: one
     /// of the sender's origin, where its vector is beyond this replica's for that origin only. While the sender holds
     /// it, none of its later events is about that key, so the held dot itself says what is covered.
-    fn cover_rows(&mut self, store: &mut Store, run: u64, dots: &[Stamp], rows: &[PeerRow]) {
+    fn cover_rows(&mut self, store: &mut Store, run: RunId, dots: &[Stamp], rows: &[PeerRow]) {
         // Coverage here only grows, so only the entries of this frame can have come to lie beyond it.
         let known = store.coverage.vector();
         self.beyond_own.dots.retain(|origin, clock| known.get(origin) < *clock);
@@ -608,7 +609,13 @@ mod tests {
     const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
 
     fn store(run: u64) -> Store {
-        Store::new(&Config::lan(), run, run * 10, HashKey::default(), Controls::default())
+        Store::new(
+            &Config::lan(),
+            RunId::new(run),
+            LogId::new(run * 10),
+            HashKey::default(),
+            Controls::default(),
+        )
     }
 
     fn key(name: &str) -> Vec<u8> {
@@ -706,7 +713,7 @@ mod tests {
             if !is_ahead {
                 far.hand(&mut delegate, &mut near.forwarded_claims, &pieces);
             }
-            assert!(delegate.coverage.vector().get(&1) >= known.clock);
+            assert!(delegate.coverage.vector().get(&RunId::new(1)) >= known.clock);
 
             let mut passed = vec![near.frame(&mut delegate)];
             passed.extend(near.pieces(&mut delegate));
@@ -721,7 +728,10 @@ mod tests {
             far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
             let passed = near.frame(&mut delegate);
             near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
-            assert!(mate.dot_set(&key("later")).is_some() && mate.coverage.vector().get(&1) >= later.clock);
+            assert!(
+                mate.dot_set(&key("later")).is_some()
+                    && mate.coverage.vector().get(&RunId::new(1)) >= later.clock
+            );
         }
     }
 
@@ -743,7 +753,7 @@ mod tests {
         far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
         let passed = near.frame(&mut delegate);
         near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
-        assert_eq!(mate.coverage.vector().get(&1), first.clock);
+        assert_eq!(mate.coverage.vector().get(&RunId::new(1)), first.clock);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rand_core::Rng;
 
 use super::{Disk, DriftingClock, Sim, SimEvent};
 use crate::config::Config;
-use crate::replica::LinkId;
+use crate::id::LinkId;
 #[cfg(feature = "__controls")]
 use crate::store::entry;
 

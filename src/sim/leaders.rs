@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::{Sim, SimNode};
-use crate::election::{Attempts, Leader, LeaseId, LeaseState};
+use crate::election::{Attempts, Leader, LeaseState};
 use crate::error::ElectionError;
+use crate::id::LeaseId;
 use crate::time::Stamp;
 
 /// The campaigns of all nodes, and the tokens that were granted so far.

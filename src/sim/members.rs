@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Sim, SimEvent};
+use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN};
-use crate::replica::{Input, LinkId, Output, PeerExit, Replica};
+use crate::replica::{Input, Output, PeerExit, Replica};
 
 /// The address of node `i`. It differs after each move.
 pub(super) fn addr(i: usize, moves: u8) -> SocketAddr {
@@ -106,13 +107,13 @@ impl Sim {
 
     pub(super) fn member(&mut self, i: usize) -> Member {
         use rand_core::Rng;
-        let mut member = Member::new(self.name(i), self.random.next_u64(), self.nodes[i].addr);
+        let mut member = Member::new(self.name(i), RunId::new(self.random.next_u64()), self.nodes[i].addr);
         member.meta_version = 1;
         member.meta.insert("zone".to_owned(), format!("z{}", i % 3));
         member
     }
 
-    pub(super) fn run_of(&self, i: usize) -> Option<u64> {
+    pub(super) fn run_of(&self, i: usize) -> Option<RunId> {
         let replica = self.nodes[i].replica.as_ref()?;
         replica.own_member().map(|member| member.run)
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rand_core::Rng;
 
 use super::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, PARTS_PER_SECOND, Sim, SimEvent, SimLink, nanos};
-use crate::replica::{BreakReason, Input, Lane, LinkId, Output, ReplicaEvent};
+use crate::id::LinkId;
+use crate::replica::{BreakReason, Input, Lane, Output, ReplicaEvent};
 
 impl Sim {
     pub(super) fn output(&mut self, i: usize, output: Output) {
@@ -114,7 +115,7 @@ impl Sim {
             return;
         }
         let id = self.next_link;
-        self.next_link = id.next();
+        self.next_link = LinkId::new(id.number() + 1);
         let now = self.now;
         let link =
             SimLink { ends: [a, b], arrivals: [[now; 2]; 2], departures: [[now; 2]; 2], has_gap: [false; 2] };

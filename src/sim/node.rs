@@ -310,7 +310,7 @@ impl SimCounter<'_> {
         let name = self.name.clone();
         let mut key = Vec::new();
         entry::counter_prefix(&name, &mut key);
-        key.extend_from_slice(&self.node.replica().0.store.run.to_be_bytes());
+        key.extend_from_slice(&self.node.replica().0.store.run.number().to_be_bytes());
         let stamp = self.node.write(&key, |replica, now| replica.counter_add(now, &name, by).map(Some))?;
         Ok(stamp.expect("a step has a stamp"))
     }

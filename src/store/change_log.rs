@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::id::LogId;
 use crate::store::slab::ChangeOrigin;
 
 const SEGMENT_ROWS: usize = 1_024;
@@ -67,7 +68,7 @@ impl LogSegment {
 #[derive(Clone, Debug)]
 pub(crate) struct ChangeLog {
     /// A fresh random number in every process start: positions in other logs mean nothing here.
-    pub(crate) id: u64,
+    pub(crate) id: LogId,
     segments: VecDeque<LogSegment>,
     head: u64,
     /// Revision of the latest local event.
@@ -80,7 +81,7 @@ pub(crate) struct ChangeLog {
 }
 
 impl ChangeLog {
-    pub(crate) fn new(id: u64) -> Self {
+    pub(crate) fn new(id: LogId) -> Self {
         Self {
             id,
             segments: VecDeque::new(),
@@ -212,7 +213,7 @@ mod tests {
 
     #[test]
     fn log_shows_each_changed_key_once_at_its_latest_revision() {
-        let mut log = ChangeLog::new(1);
+        let mut log = ChangeLog::new(LogId::new(1));
         let mut latest: BTreeMap<u32, u64> = BTreeMap::new();
         let mut random = 7_u64;
         for step in 0..60_000_u64 {

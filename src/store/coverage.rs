@@ -31,6 +31,7 @@ use std::sync::{Arc, Weak};
 
 use crdts::{CvRDT, VClock};
 
+use crate::id::RunId;
 use crate::store::digest::{HashKey, HashRange, Place};
 use crate::time::Stamp;
 
@@ -47,7 +48,7 @@ use regions::{LEFTOVER_ITEMS_KEPT_MAX, Leftovers};
 const CLOCKS_PER_CHANGE: usize = 32;
 
 /// For each origin the greatest clock.
-pub(crate) type Clocks = VClock<u64>;
+pub(crate) type Clocks = VClock<RunId>;
 
 pub(crate) fn covers(context: &Clocks, stamp: Stamp) -> bool {
     context.get(&stamp.origin) >= stamp.clock
@@ -182,9 +183,9 @@ pub(crate) struct Coverage {
     disk_hash: VectorHash,
     beyond_vector: Option<BeyondVector>,
     /// For each origin the vector version at which its entry last grew.
-    grown: BTreeMap<u64, u64>,
+    grown: BTreeMap<RunId, u64>,
     /// The origins by that version: those that a link has not sent yet are the last ones.
-    latest: BTreeMap<u64, u64>,
+    latest: BTreeMap<u64, RunId>,
     vector_version: u64,
     extra: CoverageMap,
     /// For each origin the greatest stamp beyond the vector of a dot that is covered by being held alone.
@@ -239,7 +240,7 @@ impl Coverage {
     }
 
     /// The clock of one origin in [`Coverage::vector_with_withheld`].
-    pub(crate) fn clock_with_withheld(&self, origin: u64) -> u64 {
+    pub(crate) fn clock_with_withheld(&self, origin: RunId) -> u64 {
         self.vector.get(&origin).max(self.withheld.get(&origin))
     }
 
@@ -262,7 +263,7 @@ impl Coverage {
         {
             let excess = &known.beyond;
             let mut grown = self.latest.range(known.version.saturating_add(1)..);
-            let is_caught_up = |(_, origin): (&u64, &u64)| {
+            let is_caught_up = |(_, origin): (&u64, &RunId)| {
                 excess.dots.get(origin).is_some_and(|clock| *clock <= self.vector.get(origin))
             };
             if !grown.any(is_caught_up) {
@@ -340,7 +341,7 @@ impl Coverage {
     }
 
     /// The entries of the vector that grew after `version`.
-    pub(crate) fn grown_since(&self, version: u64) -> impl Iterator<Item = (u64, u64)> {
+    pub(crate) fn grown_since(&self, version: u64) -> impl Iterator<Item = (RunId, u64)> {
         let grown = self.latest.range(version.saturating_add(1)..);
         grown.map(|(_, origin)| (*origin, self.vector.get(origin)))
     }
@@ -406,8 +407,9 @@ impl Coverage {
         if self.extra.at(place.line_position()).is_some_and(|here| Arc::ptr_eq(here, context)) {
             return;
         }
-        let known =
-            |(origin, clock): (&u64, &u64)| self.covers(key, place, Stamp { clock: *clock, origin: *origin });
+        let known = |(origin, clock): (&RunId, &u64)| {
+            self.covers(key, place, Stamp { clock: *clock, origin: *origin })
+        };
         if !context.dots.iter().all(known) {
             self.extra.add_point(place.line_position(), context);
             self.unswept += 1;
@@ -573,7 +575,7 @@ impl Coverage {
     }
 
     /// Takes over the coverage that a disk holds.
-    pub(crate) fn load(&mut self, vector: BTreeMap<u64, u64>, clouds: &[RegionCoverage]) {
+    pub(crate) fn load(&mut self, vector: BTreeMap<RunId, u64>, clouds: &[RegionCoverage]) {
         self.claim_all(&Clocks { dots: vector });
         clouds.iter().for_each(|region| self.cover_region(HashRange::ALL, region));
     }
@@ -592,7 +594,7 @@ mod tests {
     use super::*;
 
     fn context(dots: &[(u64, u64)]) -> Arc<Clocks> {
-        Arc::new(Clocks { dots: dots.iter().copied().collect() })
+        Arc::new(Clocks { dots: dots.iter().map(|(origin, clock)| (RunId::new(*origin), *clock)).collect() })
     }
 
     #[test]
@@ -629,11 +631,11 @@ mod tests {
         let mut seen = Coverage::new(HashKey::default());
         seen.cover_range(HashRange::ALL, &context(&[(1, 5), (2, 7)]));
         let place = HashKey::default().place(b"k");
-        assert!(seen.covers(b"k", place, Stamp { clock: 7, origin: 2 }));
-        seen.claim(Stamp { clock: 5, origin: 1 });
+        assert!(seen.covers(b"k", place, Stamp { clock: 7, origin: RunId::new(2) }));
+        seen.claim(Stamp { clock: 5, origin: RunId::new(1) });
         seen.sweep();
         assert_eq!(seen.extra_count(), 1);
-        seen.claim(Stamp { clock: 9, origin: 2 });
+        seen.claim(Stamp { clock: 9, origin: RunId::new(2) });
         seen.sweep();
         assert_eq!(seen.extra_count(), 0);
     }
@@ -645,8 +647,8 @@ mod tests {
         seen.cover_key(b"k", old, &context(&[(1, 5)]));
         let other = HashKey::from_words(1, 2);
         seen.rekey(other, std::iter::empty());
-        assert!(seen.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
-        assert!(!seen.covers(b"l", other.place(b"l"), Stamp { clock: 5, origin: 1 }));
+        assert!(seen.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: RunId::new(1) }));
+        assert!(!seen.covers(b"l", other.place(b"l"), Stamp { clock: 5, origin: RunId::new(1) }));
         seen.cover_key(b"m", other.place(b"m"), &context(&[(1, 6)]));
         assert_eq!((seen.leftovers.len(), seen.extra.spans.len()), (1, 1));
         // As after each start from a disk: the same hash key again moves nothing.
@@ -657,10 +659,10 @@ mod tests {
             HashRange::at(other.place(b"l").line_position(), 60),
             HashRange::at(other.place(b"k").line_position(), 60),
         ] {
-            assert!(!third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
+            assert!(!third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: RunId::new(1) }));
             seen.extra_in(range).iter().for_each(|region| third.cover_region(range, region));
         }
-        assert!(third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: 1 }));
+        assert!(third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: RunId::new(1) }));
     }
 
     #[test]
@@ -693,13 +695,13 @@ mod tests {
         seen.cover_key(b"k", old.place(b"k"), &context(&[(1, 5)]));
         seen.rekey(new, std::iter::once(&b"k"[..]));
         assert!(seen.leftovers.iter().next().is_none());
-        assert!(seen.covers(b"k", new.place(b"k"), Stamp { clock: 5, origin: 1 }));
+        assert!(seen.covers(b"k", new.place(b"k"), Stamp { clock: 5, origin: RunId::new(1) }));
     }
 
     #[test]
     fn sweeping_costs_no_more_than_what_changes() {
         let mut seen = Coverage::new(HashKey::default());
-        let vector: Clocks = Clocks { dots: (0..50_000).map(|origin| (origin, 7)).collect() };
+        let vector: Clocks = Clocks { dots: (0..50_000).map(|origin| (RunId::new(origin), 7)).collect() };
         seen.cover_range(HashRange::ALL.child(1), &Arc::new(vector.clone()));
         let mut sweeps = 0;
         for (origin, clock) in &vector.dots {
@@ -718,12 +720,12 @@ mod tests {
         let mut theirs = context(&[(1, 5), (2, 7), (3, 9)]);
         let first = seen.beyond_vector(&theirs);
         assert_eq!(*first, *theirs);
-        seen.claim(Stamp { clock: 4, origin: 1 });
-        seen.claim(Stamp { clock: 8, origin: 4 });
+        seen.claim(Stamp { clock: 4, origin: RunId::new(1) });
+        seen.claim(Stamp { clock: 8, origin: RunId::new(4) });
         assert!(Arc::ptr_eq(&first, &seen.beyond_vector(&theirs)), "what has grown is not in it");
-        seen.claim(Stamp { clock: 7, origin: 2 });
+        seen.claim(Stamp { clock: 7, origin: RunId::new(2) });
         assert_eq!(seen.beyond_vector(&theirs), context(&[(1, 5), (3, 9)]));
-        raise_clock(Arc::make_mut(&mut theirs), Stamp { clock: 1, origin: 5 });
+        raise_clock(Arc::make_mut(&mut theirs), Stamp { clock: 1, origin: RunId::new(5) });
         assert_eq!(
             seen.beyond_vector(&theirs),
             context(&[(1, 5), (3, 9), (5, 1)]),
@@ -738,17 +740,21 @@ mod tests {
     /// One change of a vector.
     #[derive(Clone, Debug)]
     enum Change {
-        Claim(u64, u64),
-        ClaimAll(BTreeMap<u64, u64>),
+        Claim(RunId, u64),
+        ClaimAll(BTreeMap<RunId, u64>),
         Withhold(u64),
         Rekey(u64),
-        Restore(BTreeMap<u64, u64>),
+        Restore(BTreeMap<RunId, u64>),
+    }
+
+    fn run() -> impl Strategy<Value = RunId> {
+        (0..8_u64).prop_map(RunId::new)
     }
 
     fn changes() -> impl Strategy<Value = Change> {
-        let vector = || prop::collection::btree_map(0..8_u64, 1..20_u64, 0..6);
+        let vector = || prop::collection::btree_map(run(), 1..20_u64, 0..6);
         prop_oneof![
-            (0..8_u64, 0..20_u64).prop_map(|(origin, clock)| Change::Claim(origin, clock)),
+            (run(), 0..20_u64).prop_map(|(origin, clock)| Change::Claim(origin, clock)),
             vector().prop_map(Change::ClaimAll),
             (0..20_u64).prop_map(Change::Withhold),
             (0..3_u64).prop_map(Change::Rekey),
@@ -760,7 +766,7 @@ mod tests {
         #[test]
         fn vector_hash_and_beyond_vector_match_a_recomputation(
             changes in prop::collection::vec(changes(), 0..40),
-            theirs in prop::collection::btree_map(0..8_u64, 1..20_u64, 0..6),
+            theirs in prop::collection::btree_map(run(), 1..20_u64, 0..6),
         ) {
             let mut seen = Coverage::new(HashKey::default());
             let theirs = Arc::new(Clocks { dots: theirs });

@@ -71,7 +71,7 @@ impl HashKey {
         bytes[..8].copy_from_slice(&place.low.to_le_bytes());
         bytes[8..16].copy_from_slice(&place.high.to_le_bytes());
         bytes[16..24].copy_from_slice(&stamp.clock.to_le_bytes());
-        bytes[24..32].copy_from_slice(&stamp.origin.to_le_bytes());
+        bytes[24..32].copy_from_slice(&stamp.origin.number().to_le_bytes());
         bytes[32..40].copy_from_slice(&expires.to_le_bytes());
         bytes[40..].copy_from_slice(&checksum.to_le_bytes());
         let (low, high) = self.keyed_hash(&bytes);
@@ -434,6 +434,7 @@ impl Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::RunId;
 
     /// Rows are added and removed; the tree is compared with plain sums over all places.
     #[test]
@@ -441,7 +442,7 @@ mod tests {
         let hash_key = HashKey::from_words(1, 2);
         let row = |slot: u32| {
             let place = hash_key.place(&slot.to_le_bytes());
-            (place, hash_key.hash_dot(place, Stamp { clock: u64::from(slot), origin: 1 }, 0, 0))
+            (place, hash_key.hash_dot(place, Stamp { clock: u64::from(slot), origin: RunId::new(1) }, 0, 0))
         };
         let mut digest = Digest::new();
         let check = |digest: &Digest, slots: &[u32]| {

@@ -14,6 +14,7 @@ use triomphe::ThinArc;
 
 use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_CEILING};
 use crate::error::WriteError;
+use crate::id::{LogId, RunId};
 use crate::store::digest::{self, HashKey, Place};
 use crate::time::{ParseError, Stamp, parse_pair};
 
@@ -102,7 +103,7 @@ pub(crate) fn key_is_well_formed(key: &[u8]) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct DotHeader {
     clock: u64,
-    origin: u64,
+    origin: RunId,
     checksum: u32,
     key_len: u16,
     expires: bool,
@@ -138,14 +139,21 @@ impl Dot {
 
     /// A key that holds nothing, for the row of a removal in the log.
     pub(crate) fn key_only(key: &[u8]) -> Self {
-        let head = DotHeader { clock: 0, origin: 0, checksum: 0, key_len: key.len() as u16, expires: false };
+        let head = DotHeader {
+            clock: 0,
+            origin: RunId::default(),
+            checksum: 0,
+            key_len: key.len() as u16,
+            expires: false,
+        };
         Self(ThinArc::from_header_and_slice(head, key))
     }
 
     /// The same for a key whose last value expired.
     pub(crate) fn expired(key: &[u8]) -> Self {
         let key_len = key.len() as u16;
-        let head = DotHeader { clock: EXPIRED, origin: 0, checksum: 0, key_len, expires: false };
+        let head =
+            DotHeader { clock: EXPIRED, origin: RunId::default(), checksum: 0, key_len, expires: false };
         Self(ThinArc::from_header_and_slice(head, key))
     }
 
@@ -366,7 +374,7 @@ impl Entry {
 
     /// The run of the node that wrote the value; [`Member::run`](crate::Member::run) shows which member that is. A node
     /// that began anew after damage writes under a further run, which is not the run of any member.
-    pub fn origin(&self) -> u64 {
+    pub fn origin(&self) -> RunId {
         self.dot.stamp().origin
     }
 
@@ -411,7 +419,7 @@ impl PartialEq for Entry {
 /// that gave it. Any other run answers with [`WatchEvent::Resync`](crate::WatchEvent::Resync).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Revision {
-    pub(crate) log: u64,
+    pub(crate) log: LogId,
     pub(crate) number: u64,
 }
 
@@ -425,7 +433,7 @@ impl std::str::FromStr for Revision {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        parse_pair(text).map(|(log, number)| Self { log, number })
+        parse_pair(text).map(|(log, number)| Self { log: LogId::new(log), number })
     }
 }
 
@@ -487,7 +495,7 @@ mod tests {
 
     #[test]
     fn dot_keeps_key_value_and_expiry_apart() {
-        let stamp = Stamp { clock: 9, origin: 4 };
+        let stamp = Stamp { clock: 9, origin: RunId::new(4) };
         for expires in [0, 77] {
             let dot = Dot::new(stamp, expires, 3, b"\0abvalue", &mut Vec::new());
             assert_eq!((dot.key(), dot.value()), (&b"\0ab"[..], &b"value"[..]));
@@ -526,7 +534,7 @@ mod tests {
     /// Some of all possible events: unknown, removed, or held.
     fn states() -> impl Strategy<Value = State> {
         prop::collection::vec(0..3_u8, 12).prop_map(|fates| {
-            let stamps = (0..12).map(|i| Stamp { clock: 1 + i / 3, origin: i % 3 });
+            let stamps = (0..12).map(|i| Stamp { clock: 1 + i / 3, origin: RunId::new(i % 3) });
             let known: Vec<(Stamp, u8)> = stamps.zip(fates).filter(|(_, fate)| *fate > 0).collect();
             let dot_set = known.iter().filter(|(_, fate)| *fate == 2);
             let dots =

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{NOTHING_KEPT, Store, expiring};
+use crate::id::{LogId, RunId};
 use crate::store::change_log::ChangeLog;
 use crate::store::coverage::{self, Clocks, Coverage};
 use crate::store::digest::{Digest, DigestNode, HashKey, HashRange};
@@ -133,7 +134,7 @@ impl Store {
 
     /// Gives up all claims after an integrity fault and goes on as a new run with a new log: each intact dot that is
     /// held stays, covered by itself, and everything else counts as not merged. All links must be broken before.
-    pub(crate) fn give_up_claims(&mut self, run: u64, log: u64) {
+    pub(crate) fn give_up_claims(&mut self, run: RunId, log: LogId) {
         let intact = |dot_set: &DotSet| {
             let dots = dot_set.dots().iter().filter(|dot| dot.is_intact()).cloned().collect();
             DotSet::from_dots(dot_set.key(), dots)

@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::controls::Control;
+use crate::id::LogId;
 use crate::store::Store;
 use crate::store::entry::{DotSet, Entry, Revision, readable_key};
 use crate::time::Time;
@@ -98,7 +99,7 @@ struct WatchCursor {
     prefix: Vec<u8>,
     is_exact: bool,
     /// The log to which the cursor belongs.
-    log: u64,
+    log: LogId,
     cursor: u64,
     /// Revision of the first change after the cursor that concerns this watch. Known once it has caught up for the
     /// first time.
@@ -243,7 +244,7 @@ impl WatchCursor {
 #[derive(Debug, Default)]
 pub(crate) struct Watches {
     cursor: u64,
-    log: u64,
+    log: LogId,
     next_id: WatchId,
     open: BTreeMap<WatchId, WatchCursor>,
     by_prefix: BTreeMap<Vec<u8>, BTreeSet<WatchId>>,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::frame::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, USUAL_BYTES, WIRE_VERSION, WireError};
+use crate::id::{LogId, RunId};
 use crate::store::coverage::{ClaimBounds, Clocks, raise_clock};
 use crate::store::digest::{FAN, HashKey, HashRange};
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
@@ -102,6 +103,14 @@ impl Writer {
         self.out.extend_from_slice(&word.to_le_bytes());
     }
 
+    pub(crate) fn run(&mut self, run: RunId) {
+        self.u64_le(run.number());
+    }
+
+    pub(crate) fn log(&mut self, log: LogId) {
+        self.u64_le(log.number());
+    }
+
     pub(crate) fn u16_le(&mut self, short: u16) {
         self.out.extend_from_slice(&short.to_le_bytes());
     }
@@ -121,12 +130,12 @@ impl Writer {
         self.u64_le(b);
     }
 
-    pub(crate) fn clock_entries(&mut self, dots: impl Iterator<Item = (u64, u64)>) {
-        let dots: Vec<(u64, u64)> = dots.collect();
+    pub(crate) fn clock_entries(&mut self, dots: impl Iterator<Item = (RunId, u64)>) {
+        let dots: Vec<(RunId, u64)> = dots.collect();
         self.varint(dots.len() as u64);
         self.out.reserve(16 * dots.len());
         for (origin, clock) in dots {
-            self.u64_le(origin);
+            self.run(origin);
             self.u64_le(clock);
         }
     }
@@ -159,7 +168,7 @@ impl Writer {
         self.varint(dot_set.dots().len() as u64);
         for dot in dot_set.dots() {
             self.u64_le(dot.stamp().clock);
-            self.u64_le(dot.stamp().origin);
+            self.run(dot.stamp().origin);
             self.varint(dot.expires());
             self.varint(dot.value().len() as u64);
             self.rest(dot.value());
@@ -247,6 +256,14 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    pub(crate) fn run(&mut self) -> Result<RunId, WireError> {
+        self.u64_le().map(RunId::new)
+    }
+
+    pub(crate) fn log(&mut self) -> Result<LogId, WireError> {
+        self.u64_le().map(LogId::new)
+    }
+
     pub(crate) fn u16_le(&mut self) -> Result<u16, WireError> {
         self.array().map(u16::from_le_bytes)
     }
@@ -302,7 +319,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn clock_entry(&mut self) -> Result<Stamp, WireError> {
-        let (origin, clock) = (self.u64_le()?, self.u64_le()?);
+        let (origin, clock) = (self.run()?, self.u64_le()?);
         self.check_claim(Stamp { clock, origin })
     }
 
@@ -341,7 +358,7 @@ impl<'a> Reader<'a> {
         let is_kept = key_fits && count <= dots_max;
         let (mut one, mut others) = (None, Vec::new());
         for _ in 0..count {
-            let stamp = Stamp { clock: self.u64_le()?, origin: self.u64_le()? };
+            let stamp = Stamp { clock: self.u64_le()?, origin: self.run()? };
             let expires = self.varint()?;
             let value = self.bytes()?;
             if is_kept {

@@ -5,6 +5,7 @@
 
 use super::codec::{Reader, Writer};
 use super::frame::{Kind, WireError};
+use crate::id::{LogId, RunId};
 use crate::time::Stamp;
 
 /// One message of a peer.
@@ -71,8 +72,8 @@ impl<'a> Message<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hello {
     /// The sender's change log, and the run that it belongs to.
-    pub(crate) log: u64,
-    pub(crate) run: u64,
+    pub(crate) log: LogId,
+    pub(crate) run: RunId,
     /// Equal on both sides: neither has merged anything that the other has not.
     pub(crate) vector_hash: u64,
 }
@@ -80,14 +81,14 @@ pub(crate) struct Hello {
 impl Hello {
     pub(crate) fn frame(self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Hello);
-        writer.u64_le(self.log);
-        writer.u64_le(self.run);
+        writer.log(self.log);
+        writer.run(self.run);
         writer.u64_le(self.vector_hash);
         writer.finish()
     }
 
     fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
-        let hello = Self { log: body.u64_le()?, run: body.u64_le()?, vector_hash: body.u64_le()? };
+        let hello = Self { log: body.log()?, run: body.run()?, vector_hash: body.u64_le()? };
         body.end()?;
         Ok(hello)
     }
@@ -96,20 +97,20 @@ impl Hello {
 /// Everything up to this position of the receiver's log is merged by the sender.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ack {
-    pub(crate) log: u64,
+    pub(crate) log: LogId,
     pub(crate) position: u64,
 }
 
 impl Ack {
     pub(crate) fn frame(self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Ack);
-        writer.u64_le(self.log);
+        writer.log(self.log);
         writer.varint(self.position);
         writer.finish()
     }
 
     fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
-        let ack = Self { log: body.u64_le()?, position: body.varint()? };
+        let ack = Self { log: body.log()?, position: body.varint()? };
         body.end()?;
         Ok(ack)
     }
@@ -247,14 +248,14 @@ impl Covers {
         };
         let mut writer = Writer::new(Kind::Covers);
         writer.byte(tag);
-        writer.u64_le(stamp.origin);
+        writer.run(stamp.origin);
         writer.u64_le(stamp.clock);
         writer.varint(count);
         writer.finish()
     }
 
     fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
-        let (tag, origin, clock, count) = (body.byte()?, body.u64_le()?, body.u64_le()?, body.varint()?);
+        let (tag, origin, clock, count) = (body.byte()?, body.run()?, body.u64_le()?, body.varint()?);
         body.end()?;
         let stamp = Stamp { clock, origin };
         match tag {

@@ -202,7 +202,7 @@ fn cell(app: &App, entry: &Entry) -> Value {
     let text = String::from_utf8_lossy(entry.value());
     let preview: String = text.chars().take(PREVIEW_CHARS_MAX).collect();
     let writer = app.monitor.writer(entry.origin());
-    let writer = writer.unwrap_or_else(|| format!("run {:04x}…", entry.origin() >> 48));
+    let writer = writer.unwrap_or_else(|| format!("run {:04x}…", entry.origin().number() >> 48));
     json!({ "v": preview, "t": entry.stamp().wall_ms(), "w": writer })
 }
 

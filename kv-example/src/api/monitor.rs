@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tidings::{MemberEvent, MemberState, Node, NodeStatus};
+use tidings::{MemberEvent, MemberState, Node, NodeStatus, RunId};
 
 use super::view;
 
@@ -55,7 +55,7 @@ impl<T: Clone> Ring<T> {
 
 #[derive(Debug)]
 struct Histories {
-    writers: BTreeMap<u64, String>,
+    writers: BTreeMap<RunId, String>,
     censuses: Ring<Value>,
     samples: Ring<Value>,
     log: Ring<Value>,
@@ -125,7 +125,7 @@ impl Monitor {
     }
 
     /// The name of a writer, if its run was ever met.
-    pub(crate) fn writer(&self, origin: u64) -> Option<String> {
+    pub(crate) fn writer(&self, origin: RunId) -> Option<String> {
         self.lock().writers.get(&origin).cloned()
     }
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use tidings::{Entry, Member, MemberState};
+use tidings::{Entry, Member, MemberState, RunId};
 
 use super::App;
 
@@ -15,7 +15,7 @@ pub(crate) fn ms(time: SystemTime) -> u64 {
 }
 
 /// A run, as everywhere outside of Rust.
-pub(crate) fn run(run: u64) -> String {
+pub(crate) fn run(run: RunId) -> String {
     format!("{run:016x}")
 }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::id::RunId;
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member};
 use crate::node::Node;
 #[cfg(feature = "durable")]
@@ -212,6 +213,7 @@ impl Builder {
             |error: std::io::Error| StartError::Bind { addr: self.listen, reason: error.to_string() };
         let addr = endpoint.local_addr().map_err(failed)?;
         let [seed, run] = random()?;
+        let run = RunId::new(run);
         let mut own = Member::new(self.name.clone(), run, self.advertise.unwrap_or(addr));
         own.app_version.clone_from(&self.app_version);
         own.meta = self.meta;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::election::{Attempts, Leader, LeaseEnd, LeaseId, LeaseState, Sighting};
+use crate::election::{Attempts, Leader, LeaseEnd, LeaseState, Sighting};
 use crate::error::ElectionError;
+use crate::id::LeaseId;
 use crate::node::runtime::shared::{Core, Shared};
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
@@ -293,6 +294,7 @@ impl Drop for LeaderStream {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::id::RunId;
     use crate::membership::Member;
     use crate::replica::Setup;
 
@@ -302,10 +304,11 @@ mod tests {
         config.voters = vec!["a".to_owned()];
         let addr = ([127, 0, 0, 1], 1).into();
         let mut setup = Setup::new(config, 1);
-        setup.member = Some(Member::new("n".to_owned(), 1, addr));
+        setup.member = Some(Member::new("n".to_owned(), RunId::new(1), addr));
         let (wishes, _) = tokio::sync::mpsc::unbounded_channel();
         let lease_time = Duration::from_secs(1);
-        let shared = Shared::new("n".to_owned(), 1, addr, Replica::new(setup), wishes, true, lease_time);
+        let shared =
+            Shared::new("n".to_owned(), RunId::new(1), addr, Replica::new(setup), wishes, true, lease_time);
         let election = Election::new(&shared, "e".to_owned());
         let observers = [election.observe().unwrap(), election.observe().unwrap()];
         // These receivers outlive the drops under the lock, as when both streams are dropped at the same time.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::arrivals::Arrival;
+use crate::id::RunId;
 use crate::node::net::sender::LinkSender;
 use crate::node::runtime::shared::Shared;
 use crate::replica::Status;
@@ -16,7 +17,7 @@ pub struct NodeStatus {
     /// The node's name.
     pub name: String,
     /// The run: a random number for this start of the process.
-    pub run: u64,
+    pub run: RunId,
     /// The address that the node is bound to.
     pub addr: SocketAddr,
     /// Whether the node is closed.

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use crate::id::RunId;
 use crate::membership::MemberLimit;
 use crate::wire::{WIRE_VERSION, WireError};
 
@@ -18,7 +19,7 @@ pub(in crate::node) struct Greeting {
     pub(in crate::node) cluster: String,
     pub(in crate::node) name: String,
     /// The sender's run: a random number for this start of its process.
-    pub(in crate::node) run: u64,
+    pub(in crate::node) run: RunId,
     pub(in crate::node) app_version: String,
     /// The sender's wall clock, in milliseconds since the Unix epoch.
     pub(in crate::node) wall_ms: u64,

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::timeout;
 
+use crate::id::LinkId;
 use crate::membership::Member;
 use crate::node::net::congestion::close;
 use crate::node::net::greeting::{
@@ -32,7 +33,7 @@ use crate::node::net::sender::{
     LaneSender, LinkEvent, LinkSender,
 };
 use crate::node::runtime::shared::{Shared, wall};
-use crate::replica::{Input, Lane, LinkId, PeerExit, WINDOW_BYTES};
+use crate::replica::{Input, Lane, PeerExit, WINDOW_BYTES};
 
 /// Timeout of a greeting and its answer.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -285,7 +286,7 @@ fn make_link(
     let addr = reachable_at(&connection, theirs);
     let Some(mut core) = shared.lock() else { return Err(NoLink::Duplicate) };
     let id = core.next_link;
-    core.next_link = id.next();
+    core.next_link = LinkId::new(id.number() + 1);
     let LinkVerdict::Stays(replaced) = core.peers.add_link(id, shared.run, theirs, addr, dialled) else {
         close(&connection, CLOSE_DUPLICATE);
         return Err(NoLink::Duplicate);

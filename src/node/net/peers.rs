@@ -8,10 +8,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, MemberLimit};
 use crate::node::net::greeting::{Greeting, GreetingAnswer};
 use crate::node::net::security::TlsRefusal;
-use crate::replica::{LinkId, ReplicaEvent};
+use crate::replica::ReplicaEvent;
 
 /// Why two nodes did not become peers. They exchanged at most their greetings, and no data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,7 +126,7 @@ impl fmt::Debug for NodeIdentity {
 #[derive(Debug)]
 struct Peer {
     name: String,
-    run: u64,
+    run: RunId,
     addr: SocketAddr,
     /// Dialled by the node with the smaller run: of two links between the same nodes this one is kept.
     is_preferred: bool,
@@ -144,9 +145,9 @@ pub(in crate::node) enum LinkVerdict {
 #[derive(Debug, Default)]
 pub(in crate::node) struct Peers {
     links: BTreeMap<LinkId, Peer>,
-    runs: BTreeMap<u64, LinkId>,
+    runs: BTreeMap<RunId, LinkId>,
     /// Which run answered at a dialled address, as long as it is linked: a node may have several addresses.
-    dialled: BTreeMap<SocketAddr, u64>,
+    dialled: BTreeMap<SocketAddr, RunId>,
     /// Addresses that are being dialled.
     pub(in crate::node) dialling: BTreeSet<SocketAddr>,
 }
@@ -156,7 +157,7 @@ impl Peers {
     pub(in crate::node) fn add_link(
         &mut self,
         id: LinkId,
-        own_run: u64,
+        own_run: RunId,
         theirs: &Greeting,
         addr: SocketAddr,
         dialled: bool,
@@ -184,12 +185,12 @@ impl Peers {
     }
 
     /// The link to another run with this name.
-    pub(in crate::node) fn name_holder(&self, name: &str, run: u64) -> Option<LinkId> {
+    pub(in crate::node) fn name_holder(&self, name: &str, run: RunId) -> Option<LinkId> {
         self.links.iter().find(|(_, peer)| peer.name == name && peer.run != run).map(|(id, _)| *id)
     }
 
     /// Remembers which run answered at a dialled address.
-    pub(in crate::node) fn note_dialled(&mut self, addr: SocketAddr, run: u64) {
+    pub(in crate::node) fn note_dialled(&mut self, addr: SocketAddr, run: RunId) {
         if self.runs.contains_key(&run) {
             self.dialled.insert(addr, run);
         }
@@ -200,7 +201,7 @@ impl Peers {
     }
 
     /// The link to a run.
-    pub(in crate::node) fn link(&self, run: u64) -> Option<LinkId> {
+    pub(in crate::node) fn link(&self, run: RunId) -> Option<LinkId> {
         self.runs.get(&run).copied()
     }
 

@@ -8,8 +8,9 @@ use quinn::Connection;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::id::LinkId;
 use crate::node::net::congestion::close;
-use crate::replica::{Lane, LinkId, PeerExit};
+use crate::replica::{Lane, PeerExit};
 
 /// The process ends and may come back. Not 0, with which a connection is closed whose handle is merely dropped.
 pub(in crate::node) const CLOSE_ENDED: u32 = 6;

@@ -7,6 +7,7 @@ use std::hash::{Hash, Hasher};
 
 use papaya::{Equivalent, Guard, HashSet};
 
+use crate::id::LogId;
 use crate::store::Store;
 use crate::store::entry::{DotSet, Entry, Revision};
 use crate::time::Time;
@@ -66,7 +67,7 @@ pub(in crate::node) struct Index {
 /// The index's position in the change log. It is kept beside the replica, under its lock.
 #[derive(Debug, Default)]
 pub(in crate::node) struct IndexCursor {
-    log: u64,
+    log: LogId,
     at: u64,
     /// Bytes of keys and values in the store at that position.
     bytes: u64,
@@ -109,7 +110,12 @@ impl Index {
     }
 
     /// The entry of a register.
-    pub(in crate::node) fn register(&self, log: u64, name: &str, wall_ms: impl Fn() -> u64) -> Option<Entry> {
+    pub(in crate::node) fn register(
+        &self,
+        log: LogId,
+        name: &str,
+        wall_ms: impl Fn() -> u64,
+    ) -> Option<Entry> {
         let cells = self.cells.pin();
         let cell = cells.get(&StoredKey { space: 0, name: name.as_bytes() })?;
         // Most values never expire; then the clock need not be read.

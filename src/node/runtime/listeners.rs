@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 
-use crate::election::{Leader, LeaseId, LeaseState, Sighting};
+use crate::election::{Leader, LeaseState, Sighting};
+use crate::id::LeaseId;
 
 /// The channels to those who wait for the outcome of campaigns, and to those who follow who leads.
 #[derive(Debug, Default)]

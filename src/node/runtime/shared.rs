@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::arrivals::Arrivals;
 use crate::error::WriteError;
+use crate::id::{LinkId, LogId, RunId};
 use crate::membership::{Contact, Member, MemberEvent};
 use crate::node::disk::link::DiskLink;
 use crate::node::net::peers::{DialRequest, NodeEvent, Peers};
@@ -26,7 +27,7 @@ use crate::node::runtime::event_log::EventLog;
 use crate::node::runtime::index::{Index, IndexCursor};
 use crate::node::runtime::join_board::JoinBoard;
 use crate::node::runtime::listeners::Listeners;
-use crate::replica::{LinkId, Output, Replica};
+use crate::replica::{Output, Replica};
 use crate::store::entry::Revision;
 use crate::store::watch::WatchId;
 use crate::time::Time;
@@ -54,7 +55,7 @@ pub(in crate::node) struct Core {
 #[derive(Debug)]
 pub(in crate::node) struct Shared {
     pub(in crate::node) name: String,
-    pub(in crate::node) run: u64,
+    pub(in crate::node) run: RunId,
     pub(in crate::node) addr: SocketAddr,
     core: Mutex<Core>,
     /// Held by the driver while it waits for the core: see [`Shared::lock_first`].
@@ -91,7 +92,7 @@ pub(in crate::node) struct Shared {
 impl Shared {
     pub(in crate::node) fn new(
         name: String,
-        run: u64,
+        run: RunId,
         addr: SocketAddr,
         replica: Replica,
         dial_requests: mpsc::UnboundedSender<DialRequest>,
@@ -120,7 +121,7 @@ impl Shared {
             drained: Mutex::default(),
             index: Index::new(),
             disk: DiskLink::default(),
-            log: AtomicU64::new(log),
+            log: AtomicU64::new(log.number()),
             lease_time,
             is_closed: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
@@ -142,8 +143,8 @@ impl Shared {
         Time { mono: mono(), wall: wall() }
     }
 
-    pub(in crate::node) fn log(&self) -> u64 {
-        self.log.load(Ordering::Relaxed)
+    pub(in crate::node) fn log(&self) -> LogId {
+        LogId::new(self.log.load(Ordering::Relaxed))
     }
 
     pub(in crate::node) fn is_closed(&self) -> bool {
@@ -241,7 +242,7 @@ impl Shared {
     /// Brings the read index to the head of the log, wakes the disk, and returns the wakers of watches that have
     /// something to read. The caller wakes them once the lock is released.
     pub(in crate::node) fn follow(&self, core: &mut Core, now: Time) -> Vec<Waker> {
-        self.log.store(core.replica.head().log, Ordering::Relaxed);
+        self.log.store(core.replica.head().log.number(), Ordering::Relaxed);
         self.index.follow(&mut core.index_cursor, &core.replica.store, now);
         if core.replica.wants_disk() {
             self.disk.wake_disk();
@@ -359,7 +360,7 @@ mod tests {
         let (dial_requests, _) = mpsc::unbounded_channel();
         let replica = Replica::new(Setup::new(Config::lan(), 1));
         let addr = ([127, 0, 0, 1], 1).into();
-        Shared::new("n".to_owned(), 1, addr, replica, dial_requests, true, Duration::from_secs(1))
+        Shared::new("n".to_owned(), RunId::new(1), addr, replica, dial_requests, true, Duration::from_secs(1))
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl RepairSession {
         let is_blank = reader.byte()? == 1;
         let start = PeerSide {
             salt: reader.u64_le()?,
-            log: reader.u64_le()?,
+            log: reader.log()?,
             head: reader.varint()?,
             entries: reader.varint()?,
             bytes: reader.varint()?,

@@ -91,7 +91,7 @@ impl RepairSession {
         writer.hash_key(self.hash_key);
         writer.byte(u8::from(self.is_blank));
         writer.u64_le(self.salt);
-        writer.u64_le(store.log.id);
+        writer.log(store.log.id);
         writer.varint(store.log.head());
         writer.varint(store.len() as u64);
         writer.varint(store.bytes());

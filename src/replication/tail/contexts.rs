@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use crate::controls::{Control, Controls};
+use crate::id::RunId;
 use crate::store::coverage::Clocks;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
@@ -44,16 +45,16 @@ impl RowContexts {
     pub(super) fn write(&mut self, writer: &mut Writer, context: Option<Arc<Clocks>>) {
         let Some(context) = context else { return writer.byte(NONE) };
         let (old, new) = (&self.last.dots, &context.dots);
-        let gone: Vec<u64> = old.keys().filter(|origin| !new.contains_key(origin)).copied().collect();
-        let is_changed = |(origin, clock): &(&u64, &u64)| old.get(origin) != Some(*clock);
-        let changed: Vec<(u64, u64)> =
+        let gone: Vec<RunId> = old.keys().filter(|origin| !new.contains_key(origin)).copied().collect();
+        let is_changed = |(origin, clock): &(&RunId, &u64)| old.get(origin) != Some(*clock);
+        let changed: Vec<(RunId, u64)> =
             new.iter().filter(is_changed).map(|(origin, clock)| (*origin, *clock)).collect();
         let differences = gone.len() + changed.len();
         // An origin and its clock are twice as long as an origin alone.
         if changed.len() * 2 + gone.len() < new.len() * 2 {
             writer.byte(CHANGED);
             writer.varint(gone.len() as u64);
-            gone.into_iter().for_each(|origin| writer.u64_le(origin));
+            gone.into_iter().for_each(|origin| writer.run(origin));
             writer.clock_entries(changed.into_iter());
         } else {
             writer.byte(WHOLE);
@@ -76,7 +77,7 @@ impl RowContexts {
             CHANGED => {
                 gone = reader.count(8)?;
                 for _ in 0..gone {
-                    let origin = reader.u64_le()?;
+                    let origin = reader.run()?;
                     if !controls.has(Control::GoneIsKept) {
                         Arc::make_mut(&mut self.last).dots.remove(&origin);
                     }
@@ -112,7 +113,7 @@ mod tests {
         #[test]
         fn every_context_arrives_as_it_was_told(
             contexts in prop::collection::vec(
-                prop::option::of(prop::collection::btree_map(0_u64..20, 1_u64..4, 1..20)), 1..40,
+                prop::option::of(prop::collection::btree_map((0_u64..20).prop_map(RunId::new), 1_u64..4, 1..20)), 1..40,
             ),
         ) {
             let (mut here, mut there) = (RowContexts::default(), RowContexts::default());
@@ -133,7 +134,7 @@ mod tests {
     #[test]
     fn common_part_of_row_contexts_is_sent_once() {
         let mut contexts = RowContexts::default();
-        let mut context = Clocks { dots: (0..100).map(|origin| (origin, 1)).collect() };
+        let mut context = Clocks { dots: (0..100).map(|origin| (RunId::new(origin), 1)).collect() };
         let mut told = |context: &Clocks| {
             let mut writer = Writer::new(Kind::Tail);
             contexts.write(&mut writer, Some(Arc::new(context.clone())));
@@ -141,8 +142,8 @@ mod tests {
         };
         assert!(told(&context) > 1_600);
         assert!(told(&context) < 16);
-        context.dots.insert(7, 2);
-        context.dots.remove(&8);
+        context.dots.insert(RunId::new(7), 2);
+        context.dots.remove(&RunId::new(8));
         assert!(told(&context) < 48);
     }
 
@@ -150,15 +151,15 @@ mod tests {
     fn decoded_row_contexts_are_bounded() {
         let (mut here, mut there) = (RowContexts::default(), RowContexts::default());
         let mut writer = Writer::new(Kind::Tail);
-        let mut context = Clocks { dots: (0..10_000).map(|origin| (origin, 1)).collect() };
+        let mut context = Clocks { dots: (0..10_000).map(|origin| (RunId::new(origin), 1)).collect() };
         let mut rows = 0;
         while !here.is_full() {
             rows += 1;
-            context.dots.insert(0, rows);
+            context.dots.insert(RunId::new(0), rows);
             here.write(&mut writer, Some(Arc::new(context.clone())));
         }
         assert_eq!(rows, 105, "16 MiB of 160 KB each");
-        context.dots.insert(0, 0);
+        context.dots.insert(RunId::new(0), 0);
         here.write(&mut writer, Some(Arc::new(context)));
         let frame = writer.finish();
         let (_, mut reader) = Reader::new(&frame[4..]).unwrap();

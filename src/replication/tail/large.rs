@@ -211,14 +211,14 @@ impl ValueHeader {
 
     fn write(&self, writer: &mut Writer) {
         writer.u64_le(self.stamp.clock);
-        writer.u64_le(self.stamp.origin);
+        writer.run(self.stamp.origin);
         writer.varint(self.expires);
         writer.varint(u64::from(self.checksum));
         writer.varint(self.len as u64);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let stamp = Stamp { clock: reader.u64_le()?, origin: reader.u64_le()? };
+        let stamp = Stamp { clock: reader.u64_le()?, origin: reader.run()? };
         let expires = reader.varint()?;
         let checksum = u32::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
         let len = usize::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
@@ -455,6 +455,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
+    use crate::id::{LogId, RunId};
     use crate::store::coverage;
     use crate::store::digest::HashKey;
     use crate::time::Time;
@@ -475,7 +476,15 @@ mod tests {
 
     /// A store with two concurrent values of one key.
     fn sender() -> Store {
-        let store = |run| Store::new(&Config::lan(), run, run * 10, HashKey::default(), Controls::default());
+        let store = |run| {
+            Store::new(
+                &Config::lan(),
+                RunId::new(run),
+                LogId::new(run * 10),
+                HashKey::default(),
+                Controls::default(),
+            )
+        };
         let (mut one, mut other) = (store(1), store(2));
         one.put(NOW, &key(), &value(1), 0);
         other.put(NOW, &key(), &value(2), 77_000);
@@ -586,7 +595,7 @@ mod tests {
         writer.bytes(&key());
         writer.varint(2);
         let value = ValueHeader {
-            stamp: Stamp { clock: 1, origin: 1 },
+            stamp: Stamp { clock: 1, origin: RunId::new(1) },
             expires: 0,
             checksum: 0,
             len: usize::MAX / 2 + 1,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::id::RunId;
 use crate::store::digest::fingerprint;
 
 /// Salt of the checksums of claims on the disk.
@@ -22,21 +23,21 @@ impl VectorHash {
     }
 
     /// The hash of a vector, computed from all its entries.
-    pub(crate) fn of(salt: u64, vector: &BTreeMap<u64, u64>) -> Self {
+    pub(crate) fn of(salt: u64, vector: &BTreeMap<RunId, u64>) -> Self {
         let mut hash = Self::new(salt);
         vector.iter().for_each(|(origin, clock)| hash.change(*origin, None, *clock));
         hash
     }
 
     /// Adds an entry with the clock `after`. It replaces the one with the clock `before`, if there was one.
-    pub(super) fn change(&mut self, origin: u64, before: Option<u64>, after: u64) {
+    pub(super) fn change(&mut self, origin: RunId, before: Option<u64>, after: u64) {
         let before = before.map_or(0, |before| self.entry(origin, before));
         self.sum = self.sum.wrapping_sub(before).wrapping_add(self.entry(origin, after));
     }
 
-    fn entry(&self, origin: u64, clock: u64) -> u64 {
+    fn entry(&self, origin: RunId, clock: u64) -> u64 {
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&origin.to_le_bytes());
+        bytes[..8].copy_from_slice(&origin.number().to_le_bytes());
         bytes[8..].copy_from_slice(&clock.to_le_bytes());
         fingerprint(self.salt, &bytes)
     }

@@ -1,0 +1,67 @@
+//! The numbers that name something, each a type of its own, so that none can be taken for another.
+//!
+//! Runs and logs are random 64-bit numbers: nothing may depend on their order except to break a tie. Links and leases
+//! are counted by whoever makes them.
+
+use std::fmt;
+
+/// Declares one kind of id: a number that can be made, shown, compared and used as a key, and nothing else.
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u64);
+
+        impl $name {
+            /// The id with this number.
+            pub const fn new(number: u64) -> Self {
+                Self(number)
+            }
+
+            /// The number that it was made of.
+            pub const fn number(self) -> u64 {
+                self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::LowerHex for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::LowerHex::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+id! {
+    /// One start of a process: a fresh random number. As the author of writes a run is called their *origin*.
+    #[cfg_attr(feature = "node", derive(bincode::Encode, bincode::Decode))]
+    RunId
+}
+
+id! {
+    /// One change log: a fresh random number in every start, and whenever a replica begins its log anew.
+    LogId
+}
+
+id! {
+    /// A link between two replicas. Whoever drives a replica names each of its links with a number that it uses for no
+    /// other link, neither at the same time nor later.
+    LinkId
+}
+
+id! {
+    /// A campaign for a lease on one node, and the lease that it wins.
+    LeaseId
+}
