@@ -4,6 +4,7 @@
 //! are counted by whoever makes them.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 /// Declares one kind of id: a number that can be made, shown, compared and used as a key, and nothing else.
 macro_rules! id {
@@ -64,4 +65,22 @@ id! {
 id! {
     /// A campaign for a lease on one node, and the lease that it wins.
     LeaseId
+}
+
+/// A row in the memory of one store: its index plus one, so that an optional id takes no more room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RowId(NonZeroU32);
+
+impl RowId {
+    /// The id of the first row of a slab.
+    pub(crate) const FIRST: Self = Self(NonZeroU32::MIN);
+
+    pub(crate) fn of_index(index: usize) -> Self {
+        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("fewer than four thousand million keys"))
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
 }

@@ -15,7 +15,7 @@ use crdts::CvRDT;
 use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::error::WriteError;
-use crate::id::{LogId, RunId};
+use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
 use crate::store::coverage::{ClaimBounds, Clocks, Coverage, PeerRegions, RegionCoverage};
 use crate::store::digest::{Digest, HashKey, HashRange, Place};
@@ -130,9 +130,9 @@ pub(crate) struct Store {
     key_index: KeyIndex,
     digest: Digest,
     /// Dots that will expire: (expiry in milliseconds, row id, stamp).
-    expiries: BTreeSet<(u64, u32, Stamp)>,
+    expiries: BTreeSet<(u64, RowId, Stamp)>,
     /// Dots that have expired and are not dropped yet, in the same form.
-    hidden: BTreeSet<(u64, u32, Stamp)>,
+    hidden: BTreeSet<(u64, RowId, Stamp)>,
     /// Whether the wall clock is trusted enough to drop expired dots.
     pub(crate) may_drop: bool,
     /// Wall-clock milliseconds at the last call of [`Store::expire`].
@@ -208,23 +208,23 @@ impl Store {
     }
 
     pub(crate) fn dot_set(&self, key: &[u8]) -> Option<(&DotSet, u64)> {
-        let slot = self.slab.at(self.row_of(key, self.hash_key.place(key))?);
-        (!slot.dot_set.is_empty()).then_some((&slot.dot_set, slot.revision))
+        let row = self.slab.at(self.row_of(key, self.hash_key.place(key))?);
+        (!row.dot_set.is_empty()).then_some((&row.dot_set, row.revision))
     }
 
-    pub(crate) fn slot(&self, slot: u32) -> &StoredRow {
-        self.slab.at(slot)
+    pub(crate) fn row(&self, id: RowId) -> &StoredRow {
+        self.slab.at(id)
     }
 
-    pub(crate) fn many(&self, slots: impl IntoIterator<Item = u32>) -> Vec<&StoredRow> {
-        self.slab.many(slots)
+    pub(crate) fn many(&self, ids: impl IntoIterator<Item = RowId>) -> Vec<&StoredRow> {
+        self.slab.many(ids)
     }
 
     /// The entries from `key` on, in key order.
     pub(crate) fn iter_from<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = (&'a DotSet, u64)> + 'a {
-        self.key_index.iter_from(key, &self.slab).map(|slot| {
-            let slot = self.slab.at(slot);
-            (&slot.dot_set, slot.revision)
+        self.key_index.iter_from(key, &self.slab).map(|id| {
+            let row = self.slab.at(id);
+            (&row.dot_set, row.revision)
         })
     }
 
@@ -246,7 +246,7 @@ impl Store {
     /// Puts a value. The caller has checked the limits, see [`Store::check_value_bytes`].
     pub(crate) fn put(&mut self, now: Time, key: &[u8], value: &[u8], expires: u64) -> (Stamp, u64) {
         let place = self.hash_key.place(key);
-        let slot = self.row_of(key, place);
+        let row = self.row_of(key, place);
         let stamp = self.stamp(now);
         self.text.extend_from_slice(key);
         self.text.extend_from_slice(value);
@@ -255,7 +255,7 @@ impl Store {
             scratch.clear();
             scratch.shrink_to(SCRATCH_BYTES_MAX);
         }
-        let revision = self.apply(slot, place, DotSet::One(dot), ChangeOrigin::Own);
+        let revision = self.apply(row, place, DotSet::One(dot), ChangeOrigin::Own);
         self.coverage.claim(stamp);
         (stamp, revision)
     }
@@ -263,9 +263,9 @@ impl Store {
     /// Deletes what the key holds. A delete of nothing is no event and returns `None`.
     pub(crate) fn delete(&mut self, now: Time, key: &[u8]) -> Option<(Stamp, u64)> {
         let place = self.hash_key.place(key);
-        let slot = self.row_of(key, place).filter(|slot| !self.slab.at(*slot).dot_set.is_empty())?;
+        let row = self.row_of(key, place).filter(|id| !self.slab.at(*id).dot_set.is_empty())?;
         let stamp = self.stamp(now);
-        let revision = self.apply(Some(slot), place, DotSet::Empty(Dot::key_only(key)), ChangeOrigin::Own);
+        let revision = self.apply(Some(row), place, DotSet::Empty(Dot::key_only(key)), ChangeOrigin::Own);
         self.coverage.claim(stamp);
         Some((stamp, revision))
     }
@@ -373,8 +373,8 @@ impl Store {
         theirs_cover: impl Fn(Stamp) -> bool,
     ) -> bool {
         let key = theirs.key();
-        let slot = self.row_of(key, place);
-        let mine = slot.map(|slot| &self.slab.at(slot).dot_set);
+        let row = self.row_of(key, place);
+        let mine = row.map(|id| &self.slab.at(id).dot_set);
         let dead = |stamp: Stamp| {
             if !self.may_drop {
                 return false;
@@ -394,7 +394,7 @@ impl Store {
             entry::merge_dots(mine, theirs, covered, theirs_cover)
         };
         let Some(merged) = merged else { return false };
-        self.apply(slot, place, merged, source);
+        self.apply(row, place, merged, source);
         true
     }
 
@@ -466,11 +466,11 @@ impl Store {
         source: ChangeOrigin,
     ) {
         let covers_any = !peer_coverage.vector.dots.is_empty() || !peer_coverage.regions.is_empty();
-        let slots = if covers_any { self.slots(range) } else { Vec::new() };
-        if !slots.is_empty() {
+        let held = if covers_any { self.rows_in(range) } else { Vec::new() };
+        if !held.is_empty() {
             let listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.dot_set.key()).collect();
-            for slot in slots {
-                let dot_set = self.slab.at(slot).dot_set.clone();
+            for id in held {
+                let dot_set = self.slab.at(id).dot_set.clone();
                 if !listed.contains(dot_set.key()) {
                     let empty = DotSet::Empty(Dot::key_only(dot_set.key()));
                     let place = self.hash_key.place(dot_set.key());
@@ -504,76 +504,76 @@ impl Store {
     // Changing a row.
 
     /// Replaces what a key holds, moves the key to the end of the log, and updates digest, key index and expiries.
-    fn apply(&mut self, at: Option<u32>, place: Place, dot_set: DotSet, source: ChangeOrigin) -> u64 {
+    fn apply(&mut self, row: Option<RowId>, place: Place, dot_set: DotSet, source: ChangeOrigin) -> u64 {
         let revision = self.log.head() + 1;
-        let at = if let Some(at) = at {
-            self.log.take_out(self.slab.at(at).revision);
-            self.replace(at, place, dot_set);
-            at
+        let id = if let Some(id) = row {
+            self.log.take_out(self.slab.at(id).revision);
+            self.replace(id, place, dot_set);
+            id
         } else {
             self.add(place, dot_set)
         };
-        let slot = self.slab.at_mut(at);
-        slot.move_to(revision, source);
-        let is_removal = slot.dot_set.is_empty();
-        self.log.append(at, is_removal, source)
+        let row = self.slab.at_mut(id);
+        row.move_to(revision, source);
+        let is_removal = row.dot_set.is_empty();
+        self.log.append(id, is_removal, source)
     }
 
     /// Adds a key that has no row yet.
-    fn add(&mut self, place: Place, dot_set: DotSet) -> u32 {
+    fn add(&mut self, place: Place, dot_set: DotSet) -> RowId {
         let hash = dot_set.digest_share(self.hash_key, place);
         let expiring = expiring(&dot_set);
         self.bytes += dot_set.bytes();
         let is_empty = dot_set.is_empty();
-        let at = self.slab.insert(StoredRow::new(dot_set));
+        let id = self.slab.insert(StoredRow::new(dot_set));
         let (slab, hash_key) = (&self.slab, self.hash_key);
         let hashes = |rows: Vec<&StoredRow>| rows.into_iter().map(|row| row.digest_share(hash_key)).collect();
-        self.digest.insert(place, at, hash, |slots| hashes(slab.many(slots.iter().copied())));
+        self.digest.insert(place, id, hash, |ids| hashes(slab.many(ids.iter().copied())));
         if !is_empty {
-            self.key_index.insert(at, &self.slab);
+            self.key_index.insert(id, &self.slab);
         }
-        self.schedule(at, expiring, true);
-        at
+        self.schedule(id, expiring, true);
+        id
     }
 
     /// Replaces what a key holds everywhere but in the log.
-    fn replace(&mut self, at: u32, place: Place, dot_set: DotSet) {
-        let (was_empty, is_empty) = (self.slab.at(at).dot_set.is_empty(), dot_set.is_empty());
+    fn replace(&mut self, id: RowId, place: Place, dot_set: DotSet) {
+        let (was_empty, is_empty) = (self.slab.at(id).dot_set.is_empty(), dot_set.is_empty());
         if is_empty && !was_empty {
             self.key_index.remove(dot_set.key(), &self.slab);
         }
         let new = dot_set.digest_share(self.hash_key, place);
         let mut come = expiring(&dot_set);
         self.bytes += dot_set.bytes();
-        let old = std::mem::replace(&mut self.slab.at_mut(at).dot_set, dot_set);
+        let old = std::mem::replace(&mut self.slab.at_mut(id).dot_set, dot_set);
         self.digest.change(place, old.digest_share(self.hash_key, place), new);
-        self.cover_removed(at, place, &old);
+        self.cover_removed(id, place, &old);
         self.bytes -= old.bytes();
         let mut gone = expiring(&old);
         gone.retain(|dot| !come.contains(dot));
         come.retain(|(_, stamp)| !old.holds(*stamp));
-        self.schedule(at, come, true);
-        self.schedule(at, gone, false);
+        self.schedule(id, come, true);
+        self.schedule(id, gone, false);
         if was_empty && !is_empty {
-            self.key_index.insert(at, &self.slab);
+            self.key_index.insert(id, &self.slab);
         }
     }
 
     /// Dots that a key no longer holds stay covered: see [`Coverage::cover_removed`].
-    fn cover_removed(&mut self, at: u32, place: Place, old: &DotSet) {
+    fn cover_removed(&mut self, id: RowId, place: Place, old: &DotSet) {
         if self.coverage.is_vector_only()
             || self.controls.has(Control::NoKeep)
             || self.controls.has(Control::NoCloud)
         {
             return;
         }
-        let dot_set = &self.slab.at(at).dot_set;
+        let dot_set = &self.slab.at(id).dot_set;
         let gone = old.dots().iter().map(Dot::stamp).filter(|stamp| !dot_set.covers_by_held(*stamp));
         gone.for_each(|stamp| self.coverage.cover_removed(dot_set.key(), place, stamp));
     }
 
-    fn row_of(&self, key: &[u8], place: Place) -> Option<u32> {
-        self.digest.find(place, |slot| self.slab.at(slot).dot_set.key() == key)
+    fn row_of(&self, key: &[u8], place: Place) -> Option<RowId> {
+        self.digest.find(place, |id| self.slab.at(id).dot_set.key() == key)
     }
 
     /// Forgets the oldest removals over `removals_max` and raises the floor past them, but none that the disk lacks.
@@ -583,12 +583,12 @@ impl Store {
             if self.disk.is_some_and(|disk| disk < oldest) {
                 return;
             }
-            let slot = self.log.slot(oldest).expect("a removal has its row");
+            let id = self.log.row_at(oldest).expect("a removal has its row");
             self.log.take_out(oldest);
             self.log.raise_floor(oldest);
-            let place = self.hash_key.place(self.slab.at(slot).dot_set.key());
-            self.digest.remove(place, slot);
-            self.slab.remove(slot);
+            let place = self.hash_key.place(self.slab.at(id).dot_set.key());
+            self.digest.remove(place, id);
+            self.slab.remove(id);
         }
     }
 

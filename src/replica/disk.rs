@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Replica;
 use crate::controls::Control;
 use crate::error::WriteError;
-use crate::id::{LogId, RunId};
+use crate::id::{LogId, RowId, RunId};
 use crate::replica::saved::{self, DiskChange, DiskSummary, Saved};
 use crate::store::coverage::RegionCoverage;
 use crate::store::digest::HashKey;
@@ -189,9 +189,9 @@ impl DiskCursor {
         }
         let staging = self.staging.as_mut().expect("just made sure");
         let mut later = store.log.rows_after(staging.cursor);
-        let part: Vec<(u64, u32)> = later.by_ref().take(rows_max).collect();
-        let dot_set = |rows: Vec<(u64, u32)>| {
-            let rows = store.many(rows.into_iter().map(|(_, slot)| slot));
+        let part: Vec<(u64, RowId)> = later.by_ref().take(rows_max).collect();
+        let dot_set = |rows: Vec<(u64, RowId)>| {
+            let rows = store.many(rows.into_iter().map(|(_, id)| id));
             rows.into_iter().map(|row| row.dot_set.clone()).collect()
         };
         let is_full = part.len() == rows_max;

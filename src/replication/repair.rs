@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::id::LogId;
+use crate::id::{LogId, RowId};
 use crate::replication::tail::RefusedRow;
 use crate::replication::tail::large::{LargeRowReceiver, LargeRowSender, PartialRow};
 use crate::store::coverage::{Clocks, HashIntervals};
@@ -378,8 +378,8 @@ fn strong_hash(store: &Store, salt: u64, range: HashRange, mask: u16) -> u64 {
     fingerprint(salt, &bytes)
 }
 
-fn salted_row_hash(store: &Store, salt: u64, slot: u32) -> u64 {
-    fingerprint(salt, &store.row_digest(slot).to_le_bytes())
+fn salted_row_hash(store: &Store, salt: u64, row: RowId) -> u64 {
+    fingerprint(salt, &store.row_digest(row).to_le_bytes())
 }
 
 /// A row that both sides hold, as part of the peer's listing. `None` if the peer has not sent all of its coverage

@@ -251,7 +251,7 @@ impl TailSender {
                 written.cursor = revision - 1;
                 break;
             }
-            let row = store.slot(row_id);
+            let row = store.row(row_id);
             let passes_filter = match filter {
                 LogFilter::Own => row.own_revision() > since,
                 LogFilter::Forwarded => row.forwarded_revision() > since,

@@ -10,12 +10,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::id::LogId;
+use crate::id::{LogId, RowId};
 use crate::store::slab::ChangeOrigin;
 
 const SEGMENT_ROWS: usize = 1_024;
-/// In place of the row id of a row that has moved to the end.
-const HOLE: u32 = u32::MAX;
 /// A row is seldom further than this from the index that its revision suggests.
 const NEAR_ROWS: usize = 32;
 
@@ -35,14 +33,15 @@ pub(crate) enum LogFilter {
 struct LogSegment {
     /// At most the first revision of the segment, and greater than all revisions of the segment before.
     first: u64,
-    /// For each row: how far its revision is beyond `first`, and its row id.
-    rows: Vec<(u32, u32)>,
+    /// For each row: how far its revision is beyond `first`, and its id. `None`: a hole.
+    rows: Vec<(u32, Option<RowId>)>,
+    /// How many rows are no holes.
     live: usize,
 }
 
 impl LogSegment {
     fn compact(&mut self) {
-        self.rows.retain(|(_, slot)| *slot != HOLE);
+        self.rows.retain(|(_, id)| id.is_some());
         self.rows.shrink_to_fit();
     }
 
@@ -53,7 +52,7 @@ impl LogSegment {
         let part = u64::from(offset.checked_sub(first)?) * (self.rows.len() as u64 - 1);
         let guess = (part / u64::from(last - first).max(1)) as usize;
         let near = guess.saturating_sub(NEAR_ROWS)..self.rows.len().min(guess + NEAR_ROWS);
-        let find = |rows: &[(u32, u32)]| rows.binary_search_by_key(&offset, |row| row.0).ok();
+        let find = |rows: &[(u32, Option<RowId>)]| rows.binary_search_by_key(&offset, |row| row.0).ok();
         let at = self.rows.get(near.clone()).and_then(find).map(|at| near.start + at);
         at.or_else(|| find(&self.rows))
     }
@@ -118,7 +117,7 @@ impl ChangeLog {
     }
 
     /// Appends a key at the end. Its earlier row must have been taken out before.
-    pub(crate) fn append(&mut self, slot: u32, is_removal: bool, source: ChangeOrigin) -> u64 {
+    pub(crate) fn append(&mut self, id: RowId, is_removal: bool, source: ChangeOrigin) -> u64 {
         self.head += 1;
         match source {
             ChangeOrigin::Own => (self.own, self.forwarded) = (self.head, self.head),
@@ -126,13 +125,13 @@ impl ChangeLog {
             ChangeOrigin::Learned => {}
         }
         let is_full =
-            |chunk: &LogSegment| chunk.rows.len() >= SEGMENT_ROWS || chunk.offset(self.head).is_none();
+            |segment: &LogSegment| segment.rows.len() >= SEGMENT_ROWS || segment.offset(self.head).is_none();
         if self.segments.back().is_none_or(is_full) {
             self.segments.push_back(LogSegment { first: self.head, ..LogSegment::default() });
         }
-        let chunk = self.segments.back_mut().expect("just made sure");
-        chunk.rows.push((chunk.offset(self.head).expect("just made sure"), slot));
-        chunk.live += 1;
+        let segment = self.segments.back_mut().expect("just made sure");
+        segment.rows.push((segment.offset(self.head).expect("just made sure"), Some(id)));
+        segment.live += 1;
         if is_removal {
             self.removals.insert(self.head);
         }
@@ -142,16 +141,16 @@ impl ChangeLog {
     /// Takes a row out.
     pub(crate) fn take_out(&mut self, revision: u64) {
         self.removals.remove(&revision);
-        let at = self.segments.partition_point(|chunk| chunk.first <= revision) - 1;
-        let chunk = &mut self.segments[at];
-        let offset = chunk.offset(revision).expect("the row is in the segment");
-        let row = chunk.row(offset).expect("the row is in the segment");
-        chunk.rows[row].1 = HOLE;
-        chunk.live -= 1;
-        if chunk.live == 0 {
+        let at = self.segments.partition_point(|segment| segment.first <= revision) - 1;
+        let segment = &mut self.segments[at];
+        let offset = segment.offset(revision).expect("the row is in the segment");
+        let row = segment.row(offset).expect("the row is in the segment");
+        segment.rows[row].1 = None;
+        segment.live -= 1;
+        if segment.live == 0 {
             self.segments.remove(at);
-        } else if chunk.live * 2 < chunk.rows.len() {
-            chunk.compact();
+        } else if segment.live * 2 < segment.rows.len() {
+            segment.compact();
             self.join(at);
         }
     }
@@ -161,14 +160,15 @@ impl ChangeLog {
         if at == 0 || self.segments[at - 1].rows.len() + self.segments[at].rows.len() > SEGMENT_ROWS / 2 {
             return;
         }
-        let (chunk, before) = (&self.segments[at], &self.segments[at - 1]);
-        let moved =
-            |(offset, slot): &(u32, u32)| Some((before.offset(chunk.first + u64::from(*offset))?, *slot));
-        let Some(rows) = chunk.rows.iter().map(moved).collect::<Option<Vec<_>>>() else { return };
-        let chunk = self.segments.remove(at).expect("it is there");
+        let (segment, before) = (&self.segments[at], &self.segments[at - 1]);
+        let moved = |(offset, id): &(u32, Option<RowId>)| {
+            Some((before.offset(segment.first + u64::from(*offset))?, *id))
+        };
+        let Some(rows) = segment.rows.iter().map(moved).collect::<Option<Vec<_>>>() else { return };
+        let segment = self.segments.remove(at).expect("it is there");
         let before = &mut self.segments[at - 1];
         before.rows.extend(rows);
-        before.live += chunk.live;
+        before.live += segment.live;
     }
 
     /// Marks the row at this revision as a removal: its key holds nothing any more.
@@ -185,24 +185,23 @@ impl ChangeLog {
     }
 
     /// The rows after a revision in ascending order: (revision, row id).
-    pub(crate) fn rows_after(&self, revision: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
-        let from = self.segments.partition_point(|chunk| chunk.first <= revision).saturating_sub(1);
-        let mut chunks = self.segments.range(from.min(self.segments.len())..);
-        let first = chunks.next().map(|chunk| {
+    pub(crate) fn rows_after(&self, revision: u64) -> impl Iterator<Item = (u64, RowId)> + '_ {
+        let from = self.segments.partition_point(|segment| segment.first <= revision).saturating_sub(1);
+        let mut segments = self.segments.range(from.min(self.segments.len())..);
+        let first = segments.next().map(|segment| {
             let begin =
-                chunk.rows.partition_point(|(offset, _)| chunk.first + u64::from(*offset) <= revision);
-            (chunk, &chunk.rows[begin..])
+                segment.rows.partition_point(|(offset, _)| segment.first + u64::from(*offset) <= revision);
+            (segment, &segment.rows[begin..])
         });
-        let all = first.into_iter().chain(chunks.map(|chunk| (chunk, &chunk.rows[..])));
-        let rows = all.flat_map(|(chunk, rows)| {
-            rows.iter().map(|(offset, slot)| (chunk.first + u64::from(*offset), *slot))
-        });
-        rows.filter(|(_, slot)| *slot != HOLE)
+        let all = first.into_iter().chain(segments.map(|segment| (segment, &segment.rows[..])));
+        all.flat_map(|(segment, rows)| {
+            rows.iter().filter_map(|(offset, id)| Some((segment.first + u64::from(*offset), (*id)?)))
+        })
     }
 
-    /// The row id at a revision, if there is a row.
-    pub(crate) fn slot(&self, revision: u64) -> Option<u32> {
-        self.rows_after(revision - 1).next().filter(|(at, _)| *at == revision).map(|(_, slot)| slot)
+    /// The row at a revision, if there is one.
+    pub(crate) fn row_at(&self, revision: u64) -> Option<RowId> {
+        self.rows_after(revision - 1).next().filter(|(at, _)| *at == revision).map(|(_, id)| id)
     }
 }
 
@@ -214,28 +213,28 @@ mod tests {
     #[test]
     fn log_shows_each_changed_key_once_at_its_latest_revision() {
         let mut log = ChangeLog::new(LogId::new(1));
-        let mut latest: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut latest: BTreeMap<RowId, u64> = BTreeMap::new();
         let mut random = 7_u64;
         for step in 0..60_000_u64 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             // A few hot keys and many cold ones.
-            let slot =
-                if random >> 63 == 0 { (random >> 40) as u32 % 5 } else { (random >> 40) as u32 % 5_000 };
-            if let Some(revision) = latest.remove(&slot) {
+            let rows = if random >> 63 == 0 { 5 } else { 5_000 };
+            let id = RowId::of_index((random >> 40) as usize % rows);
+            if let Some(revision) = latest.remove(&id) {
                 log.take_out(revision);
             }
-            latest.insert(slot, log.append(slot, false, ChangeOrigin::Own));
+            latest.insert(id, log.append(id, false, ChangeOrigin::Own));
             if step % 9_999 == 0 {
                 for cursor in [0, step / 2, step, step + 1] {
-                    let mut expected: Vec<(u64, u32)> =
-                        latest.iter().map(|(slot, at)| (*at, *slot)).filter(|(at, _)| *at > cursor).collect();
+                    let mut expected: Vec<(u64, RowId)> =
+                        latest.iter().map(|(id, at)| (*at, *id)).filter(|(at, _)| *at > cursor).collect();
                     expected.sort_unstable();
                     assert_eq!(log.rows_after(cursor).collect::<Vec<_>>(), expected);
                 }
             }
         }
-        let rows: usize = log.segments.iter().map(|chunk| chunk.rows.len()).sum();
+        let rows: usize = log.segments.iter().map(|segment| segment.rows.len()).sum();
         assert!(rows <= 2 * latest.len() + SEGMENT_ROWS, "{rows} rows for {} keys", latest.len());
-        assert!(log.segments.len() < 64, "{} chunks", log.segments.len());
+        assert!(log.segments.len() < 64, "{} segments", log.segments.len());
     }
 }

@@ -4,6 +4,7 @@ use super::Store;
 #[cfg(feature = "__controls")]
 use super::expiring;
 #[cfg(feature = "__measures")]
+use crate::id::RowId;
 use crate::store::digest::Place;
 #[cfg(feature = "__controls")]
 use crate::store::entry::{Dot, DotSet};
@@ -12,9 +13,9 @@ use crate::store::entry::{Dot, DotSet};
 impl Store {
     /// Does to the digest what overwriting every row once does, including the hash of the key that also finds the row.
     pub(crate) fn churn_digest(&mut self) {
-        let slots: Vec<u32> = self.log.rows_after(0).map(|(_, slot)| slot).collect();
-        for at in slots {
-            let dot_set = &self.slab.at(at).dot_set;
+        let rows: Vec<RowId> = self.log.rows_after(0).map(|(_, id)| id).collect();
+        for id in rows {
+            let dot_set = &self.slab.at(id).dot_set;
             let place = self.hash_key.place(dot_set.key());
             let hash = |place: &Place| dot_set.digest_share(self.hash_key, *std::hint::black_box(place));
             let (old, new) = (hash(&place), hash(&place));

@@ -15,6 +15,7 @@
 
 use siphasher::{sip, sip128};
 
+use crate::id::RowId;
 use crate::time::Stamp;
 
 /// Levels of the tree take this many bits of the place each.
@@ -191,18 +192,27 @@ struct DigestLeaf {
 }
 
 /// A row in a leaf: some bits of its place to tell it from others, and its row id.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct LeafRow {
     tag: u32,
-    slot: u32,
+    id: RowId,
 }
 
+/// What stands in the unused places of [`LeafRows`], where nothing reads it.
+const UNUSED: LeafRow = LeafRow { tag: 0, id: RowId::FIRST };
+
 /// The rows of a leaf in any order: the first ones inline, the others in the overflow.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct LeafRows {
     len: usize,
     inline: [LeafRow; LEAF_ROWS_INLINE],
     overflow: Box<[LeafRow]>,
+}
+
+impl Default for LeafRows {
+    fn default() -> Self {
+        Self { len: 0, inline: [UNUSED; LEAF_ROWS_INLINE], overflow: Box::default() }
+    }
 }
 
 impl LeafRows {
@@ -241,25 +251,25 @@ impl LeafRows {
     fn resize_overflow(&mut self, len: usize) {
         let mut far = Vec::with_capacity(len);
         far.extend(self.overflow.iter().take(len));
-        far.resize(len, LeafRow::default());
+        far.resize(len, UNUSED);
         self.overflow = far.into();
     }
 
     /// The row id with this tag for which `is_it` holds.
-    fn find(&self, tag: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    fn find(&self, tag: u32, is_it: impl Fn(RowId) -> bool) -> Option<RowId> {
         // Without a branch per row: which row matches cannot be predicted.
         let bit = |(at, row): (usize, &LeafRow)| u32::from(row.tag == tag) << at;
         let hits = self.inline.iter().enumerate().map(bit).fold(0, |hits, bit| hits | bit);
         let mut hits = hits & (1_u32 << self.len.min(LEAF_ROWS_INLINE)).wrapping_sub(1);
         while hits != 0 {
-            let slot = self.inline[hits.trailing_zeros() as usize].slot;
-            if is_it(slot) {
-                return Some(slot);
+            let id = self.inline[hits.trailing_zeros() as usize].id;
+            if is_it(id) {
+                return Some(id);
             }
             hits &= hits - 1;
         }
         let far = self.overflow.iter().take(self.len.saturating_sub(LEAF_ROWS_INLINE));
-        far.filter(|row| row.tag == tag).map(|row| row.slot).find(|slot| is_it(*slot))
+        far.filter(|row| row.tag == tag).map(|row| row.id).find(|id| is_it(*id))
     }
 }
 
@@ -269,24 +279,24 @@ impl LeafRows {
 pub(crate) struct Digest {
     levels: Vec<Vec<DigestNode>>,
     leaves: Vec<DigestLeaf>,
-    slots: usize,
+    rows: usize,
 }
 
 impl Digest {
     pub(crate) fn new() -> Self {
-        Self { levels: vec![vec![DigestNode::default()]], leaves: vec![DigestLeaf::default()], slots: 0 }
+        Self { levels: vec![vec![DigestNode::default()]], leaves: vec![DigestLeaf::default()], rows: 0 }
     }
 
     /// The digest of `count` rows at once: place, row id and hash of each.
-    pub(crate) fn of(count: usize, rows: impl Iterator<Item = (Place, u32, u128)>) -> Self {
+    pub(crate) fn of(count: usize, rows: impl Iterator<Item = (Place, RowId, u128)>) -> Self {
         let leaves = count.div_ceil(LEAF_ROWS_GROW).max(1);
         let depth = leaves.ilog2() / FAN_BITS * FAN_BITS;
         let mut digest =
-            Self { levels: Vec::new(), leaves: vec![DigestLeaf::default(); leaves], slots: count };
-        for (place, slot, hash) in rows {
+            Self { levels: Vec::new(), leaves: vec![DigestLeaf::default(); leaves], rows: count };
+        for (place, id, hash) in rows {
             let at = digest.leaf_at(place.low);
             let leaf = &mut digest.leaves[at];
-            leaf.rows.push(LeafRow { tag: place.tag(), slot });
+            leaf.rows.push(LeafRow { tag: place.tag(), id });
             leaf.node.change(0, hash);
         }
         let mut nodes: Vec<DigestNode> = digest.leaves.iter().map(|leaf| leaf.node).collect();
@@ -304,7 +314,7 @@ impl Digest {
     }
 
     /// The row id at this place for which `is_it` holds.
-    pub(crate) fn find(&self, place: Place, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, place: Place, is_it: impl Fn(RowId) -> bool) -> Option<RowId> {
         self.leaves[self.leaf_at(place.low)].rows.find(place.tag(), is_it)
     }
 
@@ -321,25 +331,31 @@ impl Digest {
     }
 
     /// Adds a row with the hash of what it holds. `look` returns the hashes of other rows.
-    pub(crate) fn insert(&mut self, place: Place, slot: u32, hash: u128, look: impl Fn(&[u32]) -> Vec<u128>) {
+    pub(crate) fn insert(
+        &mut self,
+        place: Place,
+        id: RowId,
+        hash: u128,
+        look: impl Fn(&[RowId]) -> Vec<u128>,
+    ) {
         let leaf = self.leaf_at(place.low);
-        self.leaves[leaf].rows.push(LeafRow { tag: place.tag(), slot });
+        self.leaves[leaf].rows.push(LeafRow { tag: place.tag(), id });
         self.change(place, 0, hash);
-        self.slots += 1;
-        if self.slots > LEAF_ROWS_GROW * self.leaves.len() {
+        self.rows += 1;
+        if self.rows > LEAF_ROWS_GROW * self.leaves.len() {
             self.split(look);
         }
     }
 
     /// Takes out a row that holds nothing any more.
-    pub(crate) fn remove(&mut self, place: Place, slot: u32) {
+    pub(crate) fn remove(&mut self, place: Place, id: RowId) {
         let leaf = self.leaf_at(place.low);
         let rows = &mut self.leaves[leaf].rows;
         let before = rows.len;
-        rows.retain(|row| row.slot != slot);
-        assert!(rows.len < before, "every slot is in its leaf");
-        self.slots -= 1;
-        if self.leaves.len() > 1 && self.slots < LEAF_ROWS_SHRINK * self.leaves.len() {
+        rows.retain(|row| row.id != id);
+        assert!(rows.len < before, "every id is in its leaf");
+        self.rows -= 1;
+        if self.leaves.len() > 1 && self.rows < LEAF_ROWS_SHRINK * self.leaves.len() {
             self.join();
         }
     }
@@ -371,8 +387,8 @@ impl Digest {
         self.leaves.len()
     }
 
-    pub(crate) fn leaf_slots(&self, leaf: usize) -> impl Iterator<Item = u32> + '_ {
-        self.leaves[leaf].rows.iter().map(|row| row.slot)
+    pub(crate) fn leaf_rows(&self, leaf: usize) -> impl Iterator<Item = RowId> + '_ {
+        self.leaves[leaf].rows.iter().map(|row| row.id)
     }
 
     pub(crate) fn leaf_node(&self, leaf: usize) -> DigestNode {
@@ -393,7 +409,7 @@ impl Digest {
         if long < self.leaves.len() { long } else { short }
     }
 
-    fn split(&mut self, look: impl Fn(&[u32]) -> Vec<u128>) {
+    fn split(&mut self, look: impl Fn(&[RowId]) -> Vec<u128>) {
         let new = self.leaves.len();
         let bit = 1 << new.ilog2();
         let old = &mut self.leaves[new - bit];
@@ -401,8 +417,8 @@ impl Digest {
         let mut leaf = DigestLeaf::default();
         old.rows.iter().filter(|row| moves(row)).for_each(|row| leaf.rows.push(*row));
         old.rows.retain(|row| !moves(row));
-        let slots: Vec<u32> = leaf.rows.iter().map(|row| row.slot).collect();
-        for hash in look(&slots) {
+        let ids: Vec<RowId> = leaf.rows.iter().map(|row| row.id).collect();
+        for hash in look(&ids) {
             old.node.change(hash, 0);
             leaf.node.change(0, hash);
         }
@@ -425,9 +441,9 @@ impl Digest {
 
     /// Makes a leaf forget a row without changing the sums, so that the integrity check can find it.
     #[cfg(feature = "__controls")]
-    pub(crate) fn lose(&mut self, place: Place, slot: u32) {
+    pub(crate) fn lose(&mut self, place: Place, id: RowId) {
         let leaf = self.leaf_at(place.low);
-        self.leaves[leaf].rows.retain(|row| row.slot != slot);
+        self.leaves[leaf].rows.retain(|row| row.id != id);
     }
 }
 
@@ -440,47 +456,47 @@ mod tests {
     #[test]
     fn digest_sums_depend_on_the_set_of_rows_alone() {
         let hash_key = HashKey::from_words(1, 2);
-        let row = |slot: u32| {
-            let place = hash_key.place(&slot.to_le_bytes());
-            (place, hash_key.hash_dot(place, Stamp { clock: u64::from(slot), origin: RunId::new(1) }, 0, 0))
+        let row = |id: RowId| {
+            let number = id.index();
+            let place = hash_key.place(&number.to_le_bytes());
+            (place, hash_key.hash_dot(place, Stamp { clock: number as u64, origin: RunId::new(1) }, 0, 0))
         };
         let mut digest = Digest::new();
-        let check = |digest: &Digest, slots: &[u32]| {
+        let check = |digest: &Digest, ids: &[RowId]| {
             for depth in [0, 4, 8, 12] {
                 for index in [0_u64, 3, 9] {
                     let range = HashRange { depth, index: index & mask(depth) };
                     let Some(node) = digest.node(range) else { continue };
                     let mut plain = DigestNode::default();
-                    let inside =
-                        slots.iter().map(|slot| row(*slot)).filter(|(place, _)| range.contains(*place));
+                    let inside = ids.iter().map(|id| row(*id)).filter(|(place, _)| range.contains(*place));
                     inside.for_each(|(_, hash)| plain.change(0, hash));
-                    assert_eq!(node, plain, "{range:?} of {}", slots.len());
+                    assert_eq!(node, plain, "{range:?} of {}", ids.len());
                     let mut found = 0;
                     for leaf in digest.leaves_of(range) {
-                        found += digest.leaf_slots(leaf).filter(|slot| range.contains(row(*slot).0)).count();
+                        found += digest.leaf_rows(leaf).filter(|id| range.contains(row(*id).0)).count();
                     }
                     assert_eq!(found as u64, plain.rows);
                 }
             }
         };
-        let slots: Vec<u32> = (0..20_000).collect();
-        for slot in &slots {
-            let (place, hash) = row(*slot);
-            digest.insert(place, *slot, hash, |slots| slots.iter().map(|slot| row(*slot).1).collect());
-            if slot % 3_331 == 0 {
-                check(&digest, &slots[..=*slot as usize]);
+        let ids: Vec<RowId> = (0..20_000).map(RowId::of_index).collect();
+        for id in &ids {
+            let (place, hash) = row(*id);
+            digest.insert(place, *id, hash, |ids| ids.iter().map(|id| row(*id).1).collect());
+            if id.index() % 3_331 == 0 {
+                check(&digest, &ids[..=id.index()]);
             }
         }
         assert_eq!(digest.leaves(), 20_000 / 16);
-        let at_once = Digest::of(slots.len(), slots.iter().map(|slot| (row(*slot).0, *slot, row(*slot).1)));
-        check(&at_once, &slots);
+        let at_once = Digest::of(ids.len(), ids.iter().map(|id| (row(*id).0, *id, row(*id).1)));
+        check(&at_once, &ids);
         assert_eq!((at_once.leaves(), at_once.levels.len()), (digest.leaves(), digest.levels.len()));
-        for slot in slots.iter().rev() {
-            assert_eq!(digest.find(row(*slot).0, |other| other == *slot), Some(*slot));
-            digest.change(row(*slot).0, row(*slot).1, 0);
-            digest.remove(row(*slot).0, *slot);
-            if slot % 3_331 == 0 {
-                check(&digest, &slots[..*slot as usize]);
+        for id in ids.iter().rev() {
+            assert_eq!(digest.find(row(*id).0, |other| other == *id), Some(*id));
+            digest.change(row(*id).0, row(*id).1, 0);
+            digest.remove(row(*id).0, *id);
+            if id.index() % 3_331 == 0 {
+                check(&digest, &ids[..id.index()]);
             }
         }
         assert_eq!((digest.root(), digest.leaves(), digest.levels.len()), (DigestNode::default(), 1, 1));

@@ -10,6 +10,7 @@
 //! that may be dropped.
 
 use super::Store;
+use crate::id::RowId;
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::ChangeOrigin;
 use crate::time::{Stamp, Time};
@@ -19,9 +20,9 @@ pub(crate) const DROPPED_MAX: usize = 1 << 18;
 
 impl Store {
     /// Adds dots of a row to the expiry schedule (`on`), or removes them from it.
-    pub(super) fn schedule(&mut self, at: u32, dots: Vec<(u64, Stamp)>, on: bool) {
+    pub(super) fn schedule(&mut self, id: RowId, dots: Vec<(u64, Stamp)>, on: bool) {
         for (expires, stamp) in dots {
-            let dot = (expires, at, stamp);
+            let dot = (expires, id, stamp);
             if on {
                 self.expiries.insert(dot);
             } else {
@@ -65,15 +66,15 @@ impl Store {
         let is_past = |ms: u64| ms <= now.wall_ms();
         for _ in 0..limit {
             let drop = self.hidden.first().copied().filter(|_| self.may_drop);
-            if let Some((_, at, stamp)) = drop.filter(|(ms, ..)| is_past(ms.saturating_add(delay))) {
+            if let Some((_, id, stamp)) = drop.filter(|(ms, ..)| is_past(ms.saturating_add(delay))) {
                 self.hidden.pop_first();
-                self.drop_expired(at, stamp);
-            } else if let Some((ms, at, stamp)) =
+                self.drop_expired(id, stamp);
+            } else if let Some((ms, id, stamp)) =
                 self.expiries.first().copied().filter(|(ms, ..)| is_past(*ms))
             {
                 self.expiries.pop_first();
-                self.hidden.insert((ms, at, stamp));
-                self.bump(at);
+                self.hidden.insert((ms, id, stamp));
+                self.bump(id);
             } else {
                 return;
             }
@@ -82,22 +83,22 @@ impl Store {
 
     /// The clock went back: dots that are hidden too early by the new time are scheduled again.
     fn show_again(&mut self, now: Time) {
-        let later = self.hidden.split_off(&(now.wall_ms().saturating_add(1), 0, Stamp::default()));
-        for (ms, at, stamp) in later {
-            self.expiries.insert((ms, at, stamp));
-            self.bump(at);
+        let later = self.hidden.split_off(&(now.wall_ms().saturating_add(1), RowId::FIRST, Stamp::default()));
+        for (ms, id, stamp) in later {
+            self.expiries.insert((ms, id, stamp));
+            self.bump(id);
         }
     }
 
     /// Moves a row to the end of the log unchanged, so that followers look at it again.
-    fn bump(&mut self, at: u32) {
-        let dot_set = self.slab.at(at).dot_set.clone();
-        self.apply(Some(at), self.hash_key.place(dot_set.key()), dot_set, ChangeOrigin::Learned);
+    fn bump(&mut self, id: RowId) {
+        let dot_set = self.slab.at(id).dot_set.clone();
+        self.apply(Some(id), self.hash_key.place(dot_set.key()), dot_set, ChangeOrigin::Learned);
     }
 
     /// Takes an expired dot out of its key, without an event and without a revision. It stays covered.
-    fn drop_expired(&mut self, at: u32, stamp: Stamp) {
-        let dot_set = self.slab.at(at).dot_set.clone();
+    fn drop_expired(&mut self, id: RowId, stamp: Stamp) {
+        let dot_set = self.slab.at(id).dot_set.clone();
         let rest: Vec<Dot> = dot_set.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
         let is_removal = rest.is_empty();
         let rest = if is_removal {
@@ -105,9 +106,9 @@ impl Store {
         } else {
             DotSet::from_dots(dot_set.key(), rest)
         };
-        self.replace(at, self.hash_key.place(dot_set.key()), rest);
+        self.replace(id, self.hash_key.place(dot_set.key()), rest);
         if is_removal {
-            self.log.mark_removal(self.slab.at(at).revision);
+            self.log.mark_removal(self.slab.at(id).revision);
         }
         self.expiry_count += 1;
         if self.disk.is_some()

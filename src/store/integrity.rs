@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{NOTHING_KEPT, Store, expiring};
-use crate::id::{LogId, RunId};
+use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
 use crate::store::coverage::{self, Clocks, Coverage};
 use crate::store::digest::{Digest, DigestNode, HashKey, HashRange};
@@ -25,27 +25,27 @@ impl Store {
     pub(crate) fn node(&self, range: HashRange) -> DigestNode {
         self.digest.node(range).unwrap_or_else(|| {
             let mut node = DigestNode::default();
-            for slot in self.slots(range) {
-                node.change(0, self.row_digest(slot));
+            for id in self.rows_in(range) {
+                node.change(0, self.row_digest(id));
             }
             node
         })
     }
 
-    pub(crate) fn row_digest(&self, slot: u32) -> u128 {
-        self.slab.at(slot).digest_share(self.hash_key)
+    pub(crate) fn row_digest(&self, id: RowId) -> u128 {
+        self.slab.at(id).digest_share(self.hash_key)
     }
 
-    /// The row ids of all rows in a range that hold something.
-    pub(crate) fn slots(&self, range: HashRange) -> Vec<u32> {
-        let mut slots = Vec::new();
+    /// All rows in a range that hold something.
+    pub(crate) fn rows_in(&self, range: HashRange) -> Vec<RowId> {
+        let mut rows = Vec::new();
         for leaf in self.digest.leaves_of(range) {
-            slots.extend(self.digest.leaf_slots(leaf).filter(|slot| {
-                let dot_set = &self.slab.at(*slot).dot_set;
+            rows.extend(self.digest.leaf_rows(leaf).filter(|id| {
+                let dot_set = &self.slab.at(*id).dot_set;
                 !dot_set.is_empty() && range.contains(self.hash_key.place(dot_set.key()))
             }));
         }
-        slots
+        rows
     }
 
     /// Recomputes the leaves of a range, and returns whether they add up. If not, the store is damaged from then on.
@@ -62,7 +62,7 @@ impl Store {
 
     fn leaf_adds_up(&self, leaf: usize) -> bool {
         let mut node = DigestNode::default();
-        self.digest.leaf_slots(leaf).for_each(|slot| node.change(0, self.row_digest(slot)));
+        self.digest.leaf_rows(leaf).for_each(|id| node.change(0, self.row_digest(id)));
         node == self.digest.leaf_node(leaf)
     }
 
@@ -79,8 +79,8 @@ impl Store {
     }
 
     fn verify_leaf(&mut self, leaf: usize) -> bool {
-        let is_intact = |slot: u32| self.slab.at(slot).dot_set.dots().iter().all(Dot::is_intact);
-        self.is_damaged |= !(self.leaf_adds_up(leaf) && self.digest.leaf_slots(leaf).all(is_intact));
+        let is_intact = |id: RowId| self.slab.at(id).dot_set.dots().iter().all(Dot::is_intact);
+        self.is_damaged |= !(self.leaf_adds_up(leaf) && self.digest.leaf_rows(leaf).all(is_intact));
         !self.is_damaged
     }
 
@@ -88,14 +88,14 @@ impl Store {
     /// be verified before.
     pub(crate) fn rekey(&mut self, hash_key: HashKey) {
         self.hash_key = hash_key;
-        let slots: Vec<u32> = self.log.rows_after(0).map(|(_, slot)| slot).collect();
-        self.coverage.rekey(hash_key, slots.iter().map(|at| self.slab.at(*at).dot_set.key()));
+        let rows: Vec<RowId> = self.log.rows_after(0).map(|(_, id)| id).collect();
+        self.coverage.rekey(hash_key, rows.iter().map(|id| self.slab.at(*id).dot_set.key()));
         self.digest = Digest::of(
-            slots.len(),
-            slots.into_iter().map(|at| {
-                let slot = self.slab.at(at);
-                let place = hash_key.place(slot.dot_set.key());
-                (place, at, slot.dot_set.digest_share(hash_key, place))
+            rows.len(),
+            rows.into_iter().map(|id| {
+                let row = self.slab.at(id);
+                let place = hash_key.place(row.dot_set.key());
+                (place, id, row.dot_set.digest_share(hash_key, place))
             }),
         );
     }
@@ -109,12 +109,12 @@ impl Store {
             }
             self.bytes += dot_set.bytes();
             let expiring = expiring(&dot_set);
-            let mut slot = StoredRow::new(dot_set);
-            slot.move_to(self.log.head() + 1, ChangeOrigin::Learned);
-            let at = self.slab.insert(slot);
-            self.key_index.insert(at, &self.slab);
-            self.schedule(at, expiring, true);
-            self.log.append(at, false, ChangeOrigin::Learned);
+            let mut row = StoredRow::new(dot_set);
+            row.move_to(self.log.head() + 1, ChangeOrigin::Learned);
+            let id = self.slab.insert(row);
+            self.key_index.insert(id, &self.slab);
+            self.schedule(id, expiring, true);
+            self.log.append(id, false, ChangeOrigin::Learned);
         }
         // Builds the digest of all rows at once.
         self.rekey(self.hash_key);

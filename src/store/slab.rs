@@ -1,11 +1,13 @@
 //! Memory of the stored rows: a slab that grows without moving them, and the key index, which keeps the keys in order.
 //!
-//! A row is named by its row id, the `u32` that [`Slab::insert`] returned. The id is valid until the row is removed;
+//! A row is named by the [`RowId`] that [`Slab::insert`] returned. The id is valid until the row is removed;
 //! then another row may get it. So a row must be taken out of the digest, the change log, the key index and the expiry
 //! schedule before it is removed from the slab.
 
 use std::cmp::Ordering;
+use std::num::NonZeroU32;
 
+use crate::id::RowId;
 use crate::store::digest::HashKey;
 use crate::store::entry::DotSet;
 
@@ -17,11 +19,11 @@ pub(crate) struct StoredRow {
     pub(crate) dot_set: DotSet,
     /// The revision at which the key stands in the change log.
     pub(crate) revision: u64,
-    /// How many revisions before `revision` the key's last local event was. An age that is too great for the field is
-    /// kept as a lesser one: then a row is sent that need not be.
-    own_age: u32,
+    /// One more than the number of revisions from the key's last local event to `revision`. `None`: there was no such
+    /// event. A number that is too great for the field is kept as the greatest: then a row is sent that need not be.
+    own_age: Option<NonZeroU32>,
     /// The same for the last event that this node sends on: a local one, or one that it forwards.
-    forwarded_age: u32,
+    forwarded_age: Option<NonZeroU32>,
 }
 
 /// Where a change of a key comes from, which decides to which peers the tail sends the row.
@@ -35,20 +37,18 @@ pub(crate) enum ChangeOrigin {
     Learned,
 }
 
-/// The age of an event that never happened.
-const NEVER: u32 = u32::MAX;
-
 impl StoredRow {
     pub(crate) fn new(dot_set: DotSet) -> Self {
-        Self { dot_set, revision: 0, own_age: NEVER, forwarded_age: NEVER }
+        Self { dot_set, revision: 0, own_age: None, forwarded_age: None }
     }
 
     /// Moves the row to the end of the log.
     pub(crate) fn move_to(&mut self, revision: u64, source: ChangeOrigin) {
-        let by = u32::try_from(revision - self.revision).unwrap_or(NEVER);
-        let older = |age: u32| if age == NEVER { NEVER } else { age.saturating_add(by).min(NEVER - 1) };
-        self.own_age = if source == ChangeOrigin::Own { 0 } else { older(self.own_age) };
-        self.forwarded_age = if source == ChangeOrigin::Learned { older(self.forwarded_age) } else { 0 };
+        let by = u32::try_from(revision - self.revision).unwrap_or(u32::MAX);
+        let older = |age: Option<NonZeroU32>| age.map(|age| age.saturating_add(by));
+        let new = Some(NonZeroU32::MIN);
+        self.own_age = if source == ChangeOrigin::Own { new } else { older(self.own_age) };
+        self.forwarded_age = if source == ChangeOrigin::Learned { older(self.forwarded_age) } else { new };
         self.revision = revision;
     }
 
@@ -62,8 +62,8 @@ impl StoredRow {
         self.before(self.forwarded_age)
     }
 
-    fn before(&self, age: u32) -> u64 {
-        if age == NEVER { 0 } else { self.revision - u64::from(age) }
+    fn before(&self, age: Option<NonZeroU32>) -> u64 {
+        age.map_or(0, |age| self.revision + 1 - u64::from(age.get()))
     }
 
     /// The row's share of the digest.
@@ -76,43 +76,49 @@ impl StoredRow {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slab {
     segments: Vec<Vec<Option<StoredRow>>>,
-    free: Vec<u32>,
+    free: Vec<RowId>,
 }
 
 impl Slab {
-    pub(crate) fn insert(&mut self, slot: StoredRow) -> u32 {
-        if let Some(at) = self.free.pop() {
-            self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS] = Some(slot);
-            return at;
+    pub(crate) fn insert(&mut self, row: StoredRow) -> RowId {
+        if let Some(id) = self.free.pop() {
+            *self.place(id) = Some(row);
+            return id;
         }
-        if self.segments.last().is_none_or(|piece| piece.len() == SLAB_ROWS) {
+        if self.segments.last().is_none_or(|segment| segment.len() == SLAB_ROWS) {
             self.segments.push(Vec::with_capacity(SLAB_ROWS));
         }
-        let piece = self.segments.last_mut().expect("just made sure");
-        piece.push(Some(slot));
-        let at = (self.segments.len() - 1) * SLAB_ROWS + self.segments.last().map_or(0, Vec::len) - 1;
-        u32::try_from(at).expect("fewer than four thousand million keys")
+        let full = (self.segments.len() - 1) * SLAB_ROWS;
+        let segment = self.segments.last_mut().expect("just made sure");
+        segment.push(Some(row));
+        RowId::of_index(full + segment.len() - 1)
     }
 
-    pub(crate) fn remove(&mut self, at: u32) {
-        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS] = None;
-        self.free.push(at);
+    pub(crate) fn remove(&mut self, id: RowId) {
+        *self.place(id) = None;
+        self.free.push(id);
     }
 
-    pub(crate) fn at(&self, at: u32) -> &StoredRow {
-        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_ref().expect("the row is in use")
+    pub(crate) fn at(&self, id: RowId) -> &StoredRow {
+        let index = id.index();
+        self.segments[index / SLAB_ROWS][index % SLAB_ROWS].as_ref().expect("the row is in use")
     }
 
     /// Many rows. All are read once before the first is used, so that their cache misses overlap instead of following
     /// one another.
-    pub(crate) fn many(&self, slots: impl IntoIterator<Item = u32>) -> Vec<&StoredRow> {
-        let rows: Vec<&StoredRow> = slots.into_iter().map(|at| self.at(at)).collect();
+    pub(crate) fn many(&self, ids: impl IntoIterator<Item = RowId>) -> Vec<&StoredRow> {
+        let rows: Vec<&StoredRow> = ids.into_iter().map(|id| self.at(id)).collect();
         std::hint::black_box(rows.iter().map(|row| row.dot_set.key().len()).sum::<usize>());
         rows
     }
 
-    pub(crate) fn at_mut(&mut self, at: u32) -> &mut StoredRow {
-        self.segments[at as usize / SLAB_ROWS][at as usize % SLAB_ROWS].as_mut().expect("the row is in use")
+    pub(crate) fn at_mut(&mut self, id: RowId) -> &mut StoredRow {
+        self.place(id).as_mut().expect("the row is in use")
+    }
+
+    fn place(&mut self, id: RowId) -> &mut Option<StoredRow> {
+        let index = id.index();
+        &mut self.segments[index / SLAB_ROWS][index % SLAB_ROWS]
     }
 }
 
@@ -153,11 +159,11 @@ struct KeyLeaf {
 #[derive(Clone, Copy, Debug)]
 struct KeyIndexRow {
     prefix: u32,
-    slot: u32,
+    id: RowId,
 }
 
 fn key_of(slab: &Slab, row: KeyIndexRow) -> &[u8] {
-    slab.at(row.slot).dot_set.key()
+    slab.at(row.id).dot_set.key()
 }
 
 /// The four bytes of a key from `from` on, as a number in the same order. Missing bytes are zeros.
@@ -202,7 +208,7 @@ impl KeyLeaf {
         })
     }
 
-    fn insert(&mut self, at: usize, key: &[u8], slot: u32, slab: &Slab) {
+    fn insert(&mut self, at: usize, key: &[u8], id: RowId, slab: &Slab) {
         if !key.starts_with(&self.first[..self.shared]) {
             self.rebuild_prefixes(shared_bytes(&self.first, key), slab);
         }
@@ -210,7 +216,7 @@ impl KeyLeaf {
             // Doubling would waste several bytes per key.
             self.rows.reserve_exact(KEY_LEAF_STEP);
         }
-        self.rows.insert(at, KeyIndexRow { prefix: key_prefix(key, self.shared), slot });
+        self.rows.insert(at, KeyIndexRow { prefix: key_prefix(key, self.shared), id });
     }
 
     /// Splits off the greater half of a full leaf. `at` is the index at which the last row was inserted.
@@ -279,12 +285,12 @@ impl KeyIndex {
     }
 
     /// Adds a row that holds something now.
-    pub(crate) fn insert(&mut self, slot: u32, slab: &Slab) {
-        let key = slab.at(slot).dot_set.key();
+    pub(crate) fn insert(&mut self, id: RowId, slab: &Slab) {
+        let key = slab.at(id).dot_set.key();
         let (branch, at) = self.index_of(key);
         let leaf = &mut self.branches[branch].leaves[at];
         let row = leaf.index_of(key, slab);
-        leaf.insert(row, key, slot, slab);
+        leaf.insert(row, key, id, slab);
         self.rows += 1;
         if leaf.rows.len() <= LEAF_ROWS {
             return;
@@ -319,13 +325,13 @@ impl KeyIndex {
     }
 
     /// The row ids of all keys from `key` on, in order.
-    pub(crate) fn iter_from<'a>(&'a self, key: &'a [u8], slab: &'a Slab) -> impl Iterator<Item = u32> + 'a {
+    pub(crate) fn iter_from<'a>(&'a self, key: &'a [u8], slab: &'a Slab) -> impl Iterator<Item = RowId> + 'a {
         let (branch, at) = self.index_of(key);
         let leaves = &self.branches[branch].leaves[at..];
         let here = leaves[0].rows[leaves[0].index_of(key, slab)..].iter();
         let later = self.branches[branch + 1..].iter().flat_map(|branch| &branch.leaves);
         let later = leaves[1..].iter().chain(later).flat_map(|leaf| &leaf.rows);
-        here.chain(later).map(|row| row.slot)
+        here.chain(later).map(|row| row.id)
     }
 
     /// The indices of the branch and the leaf in which a key is or belongs.
@@ -346,7 +352,7 @@ mod tests {
     #[test]
     fn keys_stay_in_order_whatever_they_begin_with() {
         let (mut slab, mut order) = (Slab::default(), KeyIndex::new());
-        let mut plain: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+        let mut plain: BTreeMap<Vec<u8>, RowId> = BTreeMap::new();
         let mut random = 1_u64;
         for step in 0..30_000_u32 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -358,19 +364,19 @@ mod tests {
                 _ => "a/long/way/".repeat(number as usize % 30),
             }
             .into_bytes();
-            if let Some(slot) = plain.remove(&key) {
+            if let Some(id) = plain.remove(&key) {
                 order.remove(&key, &slab);
-                slab.remove(slot);
+                slab.remove(id);
             } else {
                 let dot_set = crate::store::entry::DotSet::Empty(Dot::key_only(&key));
-                let slot = slab.insert(StoredRow::new(dot_set));
-                order.insert(slot, &slab);
-                plain.insert(key.clone(), slot);
+                let id = slab.insert(StoredRow::new(dot_set));
+                order.insert(id, &slab);
+                plain.insert(key.clone(), id);
             }
             assert_eq!(order.len(), plain.len());
             if step % 1_999 == 0 {
-                let ours: Vec<u32> = order.iter_from(&key, &slab).collect();
-                assert_eq!(ours, plain.range(key..).map(|(_, slot)| *slot).collect::<Vec<_>>());
+                let ours: Vec<RowId> = order.iter_from(&key, &slab).collect();
+                assert_eq!(ours, plain.range(key..).map(|(_, id)| *id).collect::<Vec<_>>());
             }
         }
     }

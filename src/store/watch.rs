@@ -181,8 +181,8 @@ impl WatchCursor {
                 && let Some(revision) = listed.pop_front()
             {
                 // A key that changed since is at a later revision.
-                let slot = store.log.slot(revision);
-                events.extend(slot.and_then(|slot| self.event_of(&store.slot(slot).dot_set, revision, now)));
+                let id = store.log.row_at(revision);
+                events.extend(id.and_then(|id| self.event_of(&store.row(id).dot_set, revision, now)));
             }
             if !listed.is_empty() {
                 self.listed = Some(listed);
@@ -208,10 +208,10 @@ impl WatchCursor {
             }
             // There need not be a row at the revision where the initial values end.
             let until = self.until.unwrap_or(u64::MAX);
-            if let Some((revision, slot)) = rows.next_if(|(revision, _)| *revision <= until) {
+            if let Some((revision, id)) = rows.next_if(|(revision, _)| *revision <= until) {
                 looks += 1;
                 self.cursor = revision;
-                events.extend(self.event_of(&store.slot(slot).dot_set, revision, now));
+                events.extend(self.event_of(&store.row(id).dot_set, revision, now));
             } else if self.until.is_some() {
                 self.cursor = until;
             } else {
@@ -293,8 +293,8 @@ impl Watches {
             (self.log, self.cursor) = (store.log.id, head);
             return;
         }
-        for (revision, slot) in store.log.rows_after(self.cursor) {
-            let key = store.slot(slot).dot_set.key();
+        for (revision, id) in store.log.rows_after(self.cursor) {
+            let key = store.row(id).dot_set.key();
             for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
                 for id in self.by_prefix.get(&key[..length]).into_iter().flatten() {
                     let watch = self.open.get_mut(id).expect("listed watches are there");

@@ -64,8 +64,7 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
         if since.log != store.log.id || since.number < store.log.floor() {
             return None;
         }
-        let changed =
-            store.log.rows_after(since.number).map(|(number, slot)| (number, &store.slot(slot).dot_set));
+        let changed = store.log.rows_after(since.number).map(|(number, id)| (number, &store.row(id).dot_set));
         let mut changed = changed.filter(|(_, dot_set)| dot_set.key().starts_with(prefix)).peekable();
         if changed.peek().is_none() {
             return Some(entries);

@@ -89,8 +89,8 @@ impl Index {
             *cursor = IndexCursor { log: store.log.id, retired: RETIRED_BYTES_MAX, ..IndexCursor::default() };
         }
         let mut come = 0;
-        for (revision, slot) in store.log.rows_after(cursor.at) {
-            let dot_set = &store.slot(slot).dot_set;
+        for (revision, id) in store.log.rows_after(cursor.at) {
+            let dot_set = &store.row(id).dot_set;
             come += dot_set.bytes();
             if dot_set.winner(now.wall_ms()).is_some() {
                 self.cells.insert(Cell { dot_set: dot_set.clone(), revision }, &guard);

@@ -406,7 +406,7 @@ impl RepairSession {
         if !parked.has_refused {
             let mut listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.dot_set.key()).collect();
             listed.extend(larges.values().map(Vec::as_slice));
-            let dot_set = store.slots(parked.range).into_iter().map(|slot| store.slot(slot).dot_set.key());
+            let dot_set = store.rows_in(parked.range).into_iter().map(|id| store.row(id).dot_set.key());
             let removed: Vec<DotSet> = dot_set
                 .filter(|key| !listed.contains(key))
                 .map(|key| DotSet::Empty(Dot::key_only(key)))

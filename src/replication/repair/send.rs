@@ -12,6 +12,7 @@ use super::{
     salted_row_hash, strong_hash, weak_hash,
 };
 use crate::controls::Control;
+use crate::id::RowId;
 use crate::replication::tail::context_of;
 use crate::replication::tail::large::{self, ResumeOffer, Size};
 use crate::store::coverage::{self, RegionCoverage};
@@ -32,7 +33,7 @@ fn has_large_among_others(store: &Store, range: HashRange) -> bool {
     if range.depth >= DEPTH_MAX || store.node(range).rows < 2 {
         return false;
     }
-    store.slots(range).into_iter().any(|slot| large::size(&store.slot(slot).dot_set) != Size::Small)
+    store.rows_in(range).into_iter().any(|id| large::size(&store.row(id).dot_set) != Size::Small)
 }
 
 impl RepairSession {
@@ -119,10 +120,10 @@ impl RepairSession {
         if !store.controls.has(Control::NoVerify) && !store.verify(range) {
             return;
         }
-        let slots = store.slots(range);
-        let rows: Vec<(u64, DotSet)> = slots
+        let ids = store.rows_in(range);
+        let rows: Vec<(u64, DotSet)> = ids
             .into_iter()
-            .map(|slot| (salted_row_hash(store, self.salt, slot), store.slot(slot).dot_set.clone()))
+            .map(|id| (salted_row_hash(store, self.salt, id), store.row(id).dot_set.clone()))
             .collect();
         writer.range(LIST, range);
         writer.varint(rows.len() as u64);
@@ -229,19 +230,19 @@ impl RepairSession {
             return;
         }
         let salt = self.peer.as_ref().expect("items follow the start").salt;
-        let own: BTreeMap<u64, u32> =
-            store.slots(range).into_iter().map(|slot| (salted_row_hash(store, salt, slot), slot)).collect();
+        let own: BTreeMap<u64, RowId> =
+            store.rows_in(range).into_iter().map(|id| (salted_row_hash(store, salt, id), id)).collect();
         let mut has = vec![0_u8; hashes.len().div_ceil(8)];
         let (mut same, mut missing) = (BTreeSet::new(), false);
         for (i, hash) in hashes.iter().enumerate() {
-            if let Some(slot) = own.get(hash) {
+            if let Some(id) = own.get(hash) {
                 has[i / 8] |= 1 << (i % 8);
-                same.insert(store.slot(*slot).dot_set.key().to_vec());
+                same.insert(store.row(*id).dot_set.key().to_vec());
             } else {
                 missing = true;
             }
         }
-        let dot_set = own.values().map(|slot| store.slot(*slot).dot_set.clone());
+        let dot_set = own.values().map(|id| store.row(*id).dot_set.clone());
         let mine: BTreeMap<Vec<u8>, DotSet> =
             dot_set.map(|dot_set| (dot_set.key().to_vec(), dot_set)).collect();
         writer.range(ANSWER, range);
@@ -270,12 +271,12 @@ impl RepairSession {
         range: HashRange,
         peer_coverage: &PeerCoverage,
     ) {
-        let slots = store.slots(range);
+        let ids = store.rows_in(range);
         writer.range(ANSWER, range);
         writer.bytes(&[]);
-        writer.varint(slots.len() as u64);
+        writer.varint(ids.len() as u64);
         writer.regions(&store.coverage.extra_in(range), self.hash_key, &mut self.leftovers_sent);
-        let keys = slots.into_iter().map(|slot| store.slot(slot).dot_set.key().to_vec());
+        let keys = ids.into_iter().map(|id| store.row(id).dot_set.key().to_vec());
         self.queued_rows.extend(keys.map(|key| QueuedRow { range, key, peer_has: None }));
         self.settle(store, now, range, &[], Some(peer_coverage));
     }
