@@ -377,7 +377,7 @@ impl Elections {
             ElectionMessage::Request(call)
                 if call.hash != self.rules_hash || call.lease > self.lease_max() =>
             {
-                let answer = ElectionMessage::Answer(call.request_id, VoterAnswer::Differs(self.rules));
+                let answer = ElectionMessage::Answer(Some(call.request_id), VoterAnswer::Differs(self.rules));
                 self.effects.push_back(ElectionEffect::Send(from, answer, None));
             }
             ElectionMessage::Request(call) => {
@@ -389,9 +389,9 @@ impl Elections {
             ElectionMessage::Answer(number, answer) => {
                 if let VoterAnswer::Differs(theirs) = answer {
                     self.differs(from, theirs);
-                    if number != 0 {
+                    if number.is_some() {
                         // So that both sides can report the difference. Repeated as long as requests are.
-                        let answer = ElectionMessage::Answer(0, VoterAnswer::Differs(self.rules));
+                        let answer = ElectionMessage::Answer(None, VoterAnswer::Differs(self.rules));
                         self.effects.push_back(ElectionEffect::Send(from, answer, None));
                     }
                 }
@@ -414,25 +414,27 @@ impl Elections {
         }
     }
 
-    fn answered(&mut self, now: Time, at: usize, number: u64, answer: VoterAnswer) {
+    fn answered(&mut self, now: Time, at: usize, number: Option<u64>, answer: VoterAnswer) {
         match answer {
             VoterAnswer::Statement { name, told } => self.on_statement(now, at, number, &name, told),
             VoterAnswer::Granted { name, term, session } => {
-                self.on_grant(now, at, number, &name, term, session);
+                if let Some(number) = number {
+                    self.on_grant(now, at, number, &name, term, session);
+                }
             }
             VoterAnswer::Renewed { session, goes_on } => {
-                let asked = self.request_times.get(&number).copied();
+                let sent = number.and_then(|number| Some((number, *self.request_times.get(&number)?)));
                 let counted = self.counted_time();
                 let voter = &mut self.voters[at];
-                if session != voter.session || session == 0 {
+                if Some(session) != voter.session {
                     return;
                 }
                 voter.unanswered = false;
                 if !goes_on {
                     // The session is gone: its grants have to be requested again.
-                    (voter.session, voter.counted_until) = (0, Duration::ZERO);
+                    (voter.session, voter.counted_until) = (None, Duration::ZERO);
                     self.deadline = Duration::ZERO;
-                } else if let Some(asked) = asked {
+                } else if let Some((number, asked)) = sent {
                     voter.confirm(number, asked, counted, self.lease);
                 }
             }
@@ -526,12 +528,9 @@ impl Elections {
     fn renew(&mut self, now: Duration) {
         for at in 0..self.voters.len() {
             let voter = &mut self.voters[at];
-            if !voter.is_used || voter.session == 0 {
-                continue;
-            }
+            let Some(session) = voter.session.filter(|_| voter.is_used) else { continue };
             if voter.renew_at <= now {
                 (voter.renew_at, voter.unanswered) = (now + self.lease / 12, true);
-                let session = voter.session;
                 self.send(now, at, Request::Renew { session });
             }
             self.deadline = self.deadline.min(self.voters[at].renew_at);
@@ -542,7 +541,7 @@ impl Elections {
     /// itself.
     fn repeat_releases(&mut self, now: Duration) {
         let lease_max = self.lease_max();
-        let lives = |voter: &PeerVoter| voter.session != 0 && voter.counted_until + lease_max > now;
+        let lives = |voter: &PeerVoter| voter.session.is_some() && voter.counted_until + lease_max > now;
         let voters = &self.voters;
         self.releases.retain(|(at, _), (_, until)| *until > now || lives(&voters[*at]));
         let releases: Vec<((usize, String), Stamp)> =

@@ -20,10 +20,10 @@ use crate::replica::wall_clock::WallClock;
 use crate::replication::arrived::Arrived;
 use crate::replication::claims::ForwardedClaims;
 use crate::replication::flow::WriteLimiter;
-use crate::store::Store;
 use crate::store::digest::HashKey;
 use crate::store::entry::Revision;
 use crate::store::watch::Watches;
+use crate::store::{DiskFollower, Store};
 use crate::time::Time;
 pub use crate::wire::Lane;
 use crate::wire::{Kind, WireError, Writer};
@@ -137,7 +137,7 @@ impl Replica {
         let run = member.as_ref().map_or(drawn, |own| own.run);
         let mut store = Store::new(&config, run, LogId::new(random.next_u64()), hash_key, controls);
         if has_disk {
-            store.disk = Some(0);
+            store.disk = DiskFollower::At(0);
         }
         let members = member.map(|own| Members::new(own, &config, controls, &mut random));
         let mut replica = Self {

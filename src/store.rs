@@ -113,8 +113,40 @@ impl PeerCoverage {
 /// Logs of peers whose position is kept. Each process start has a new log.
 const POSITIONS_MAX: usize = 4_096;
 
-/// The disk's cursor while the disk has failed: the log keeps no removals for it.
-pub(crate) const NOTHING_KEPT: u64 = u64::MAX;
+/// The disk as a follower of the change log: the log keeps removals until the disk has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskFollower {
+    /// There is no disk.
+    NoDisk,
+    /// The disk has everything up to this revision.
+    At(u64),
+    /// The disk has failed. The log keeps nothing for it.
+    Failed,
+}
+
+/// The keys of dots that were dropped since the last transaction for the disk. Dropping a dot has no revision, so the
+/// disk does not find these keys in the log.
+#[derive(Clone, Debug)]
+pub(crate) enum ExpiredKeys {
+    Listed(Vec<Vec<u8>>),
+    /// There were more than [`DROPPED_MAX`]: the next transaction writes everything.
+    TooMany,
+}
+
+impl ExpiredKeys {
+    /// Whether no transaction is needed for their sake.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Listed(keys) if keys.is_empty())
+    }
+
+    /// The keys for a transaction. What is dropped later is for the next one.
+    pub(crate) fn take(&mut self) -> Vec<Vec<u8>> {
+        match std::mem::replace(self, Self::Listed(Vec::new())) {
+            Self::Listed(keys) => keys,
+            Self::TooMany => Vec::new(),
+        }
+    }
+}
 
 /// The store of one replica.
 #[derive(Clone, Debug)]
@@ -137,16 +169,12 @@ pub(crate) struct Store {
     pub(crate) may_drop: bool,
     /// Wall-clock milliseconds at the last call of [`Store::expire`].
     expired_to: u64,
-    /// The disk's cursor, if there is a disk: the log keeps removals until the disk has them. While the disk has failed
-    /// it is [`NOTHING_KEPT`].
-    pub(crate) disk: Option<u64>,
+    pub(crate) disk: DiskFollower,
     /// For each log of a peer, the revision up to which it is merged.
     pub(crate) peer_positions: BTreeMap<LogId, u64>,
     /// Logs whose position changed since the last transaction for the disk.
     pub(crate) changed_positions: BTreeSet<LogId>,
-    /// Keys of dots that were dropped since the last transaction for the disk; such a change has no revision. `None` if
-    /// there were too many: then the next transaction writes everything.
-    pub(crate) expired_keys: Option<Vec<Vec<u8>>>,
+    pub(crate) expired_keys: ExpiredKeys,
     /// Expired dots that were dropped so far.
     pub(crate) expiry_count: u64,
     /// Bytes of the keys and values of all held dots.
@@ -182,10 +210,10 @@ impl Store {
             hidden: BTreeSet::new(),
             may_drop: true,
             expired_to: 0,
-            disk: None,
+            disk: DiskFollower::NoDisk,
             peer_positions: BTreeMap::new(),
             changed_positions: BTreeSet::new(),
-            expired_keys: Some(Vec::new()),
+            expired_keys: ExpiredKeys::Listed(Vec::new()),
             expiry_count: 0,
             bytes: 0,
             is_damaged: false,
@@ -580,7 +608,7 @@ impl Store {
     pub(crate) fn trim(&mut self) {
         while self.log.removals() > self.removals_max {
             let Some(oldest) = self.log.oldest_removal() else { return };
-            if self.disk.is_some_and(|disk| disk < oldest) {
+            if matches!(self.disk, DiskFollower::At(disk) if disk < oldest) {
                 return;
             }
             let id = self.log.row_at(oldest).expect("a removal has its row");
@@ -594,7 +622,9 @@ impl Store {
 
     /// The disk has everything up to this revision: removals up to there may be forgotten.
     pub(crate) fn advance_disk(&mut self, revision: u64) {
-        self.disk = self.disk.max(Some(revision));
+        if let DiskFollower::At(at) = &mut self.disk {
+            *at = (*at).max(revision);
+        }
         self.trim();
     }
 }

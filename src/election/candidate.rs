@@ -36,7 +36,7 @@ pub(super) struct Candidacy {
     /// The voters' latest statements, by index of the voter, since the candidacy last asked or requested grants.
     statements: Vec<Option<VoterStatement>>,
     /// What voters have granted, by index of the voter.
-    grants: Vec<Granted>,
+    grants: Vec<Option<Granted>>,
     /// The id of the first request that carries the present value.
     proclaimed: u64,
 }
@@ -65,9 +65,8 @@ enum Stage {
     Held(Stamp),
 }
 
-/// The voter's session under which it granted the lease (0: it did not), and the id of the request that it last
-/// confirmed.
-#[derive(Clone, Copy, Debug, Default)]
+/// The voter's session under which it granted the lease, and the id of the request that it last confirmed.
+#[derive(Clone, Copy, Debug)]
 struct Granted {
     session: u64,
     number: u64,
@@ -83,7 +82,7 @@ impl Candidacy {
             act_at: Duration::ZERO,
             tries: 0,
             statements: vec![None; voters],
-            grants: vec![Granted::default(); voters],
+            grants: vec![None; voters],
             proclaimed: 0,
         }
     }
@@ -93,7 +92,7 @@ impl Candidacy {
         self.stage = Stage::Asking;
         (self.act_at, self.tries) = (act_at, 0);
         self.statements.fill(None);
-        self.grants.fill(Granted::default());
+        self.grants.fill(None);
     }
 
     fn begin(&mut self, now: Time) {
@@ -107,7 +106,12 @@ impl Candidacy {
 
     /// Whether a voter's promise under its present session covers this lease.
     fn is_granted(&self, at: usize, voter: &PeerVoter) -> bool {
-        voter.session != 0 && self.grants[at].session == voter.session
+        self.grant(at, voter).is_some()
+    }
+
+    /// What a voter granted under its present session.
+    fn grant(&self, at: usize, voter: &PeerVoter) -> Option<Granted> {
+        self.grants[at].filter(|granted| Some(granted.session) == voter.session)
     }
 
     /// Until when the promises of a majority cover this lease.
@@ -225,7 +229,7 @@ impl Elections {
         &mut self,
         now: Time,
         at: usize,
-        number: u64,
+        number: Option<u64>,
         name: &str,
         told: VoterStatement,
     ) {
@@ -249,7 +253,7 @@ impl Elections {
                 candidacy.statements[at] = Some(told);
                 self.consider(now, name);
             }
-            Stage::Requesting(_, first, _) if number >= first => {
+            Stage::Requesting(_, first, _) if number >= Some(first) => {
                 candidacy.statements[at] = Some(told);
                 if candidacy.count(|_| true) > count - majority {
                     self.retreat(now, name);
@@ -327,7 +331,7 @@ impl Elections {
     fn request_grants_again(&mut self, now: Duration, name: &str, term: Stamp) {
         let candidacy = self.candidacies.get_mut(name).expect("it requests grants");
         candidacy.act_at = now + self.lease / 8;
-        let silent = |at: &usize| candidacy.statements[*at].is_none() && candidacy.grants[*at].session == 0;
+        let silent = |at: &usize| candidacy.statements[*at].is_none() && candidacy.grants[*at].is_none();
         let silent: Vec<usize> = (0..candidacy.statements.len()).filter(silent).collect();
         let value = candidacy.first().value.clone();
         for at in silent {
@@ -354,7 +358,7 @@ impl Elections {
         term: Stamp,
         session: u64,
     ) {
-        let Some(asked) = self.request_times.get(&number).copied().filter(|_| session != 0) else { return };
+        let Some(asked) = self.request_times.get(&number).copied() else { return };
         let (counted, lease) = (self.counted_time(), self.lease);
         let candidacy = self.candidacies.get_mut(name);
         let wanted = candidacy.filter(|candidacy| match candidacy.stage {
@@ -366,15 +370,15 @@ impl Elections {
             return self.give_back(now.mono, at, name, term);
         };
         let voter = &mut self.voters[at];
-        if voter.session != session {
+        if voter.session != Some(session) {
             if number < voter.confirmed {
                 return;
             }
-            (voter.session, voter.counted_until) = (session, Duration::ZERO);
+            (voter.session, voter.counted_until) = (Some(session), Duration::ZERO);
         }
         voter.confirm(number, asked, counted, lease);
-        let number = number.max(candidacy.grants[at].number);
-        candidacy.grants[at] = Granted { session, number };
+        let number = candidacy.grants[at].map_or(number, |granted| number.max(granted.number));
+        candidacy.grants[at] = Some(Granted { session, number });
         let valid_until = candidacy.valid_until(&self.voters);
         self.deadline = self.deadline.min(self.voters[at].renew_at).min(valid_until);
         if matches!(candidacy.stage, Stage::Requesting(..)) && valid_until > now.mono {
@@ -474,7 +478,7 @@ impl Elections {
             let voter = &mut self.voters[at];
             voter.is_used |= candidacy.is_granted(at, voter);
             let is_current =
-                candidacy.is_granted(at, voter) && candidacy.grants[at].number >= candidacy.proclaimed;
+                candidacy.grant(at, voter).is_some_and(|granted| granted.number >= candidacy.proclaimed);
             self.needs_repair |= !is_current && voter.run.is_some();
             if !is_current && *claims > 0 {
                 *claims -= 1;
@@ -519,17 +523,20 @@ mod tests {
         let (name, number) = ("lease".to_owned(), election.next_request_id(NOW.mono));
         election.give_back(NOW.mono, 0, &name, term(2));
         let granted = VoterAnswer::Granted { name: name.clone(), term: term(1), session: 5 };
-        election.message(NOW, RunId::new(1), ElectionMessage::Answer(number, granted));
+        election.message(NOW, RunId::new(1), ElectionMessage::Answer(Some(number), granted));
         election.message(
             NOW,
             RunId::new(1),
-            ElectionMessage::Answer(number, VoterAnswer::Released { name: name.clone(), term: term(1) }),
+            ElectionMessage::Answer(
+                Some(number),
+                VoterAnswer::Released { name: name.clone(), term: term(1) },
+            ),
         );
         assert_eq!(election.releases.get(&(0, name.clone())).map(|(term, _)| *term), Some(term(2)));
         election.message(
             NOW,
             RunId::new(1),
-            ElectionMessage::Answer(number, VoterAnswer::Released { name, term: term(2) }),
+            ElectionMessage::Answer(Some(number), VoterAnswer::Released { name, term: term(2) }),
         );
         assert!(election.releases.is_empty());
     }
@@ -538,7 +545,7 @@ mod tests {
     fn duplicate_voter_name_counts_for_neither() {
         let mut election = election();
         for voter in &mut election.voters {
-            voter.session = 7;
+            voter.session = Some(7);
         }
         let living = |name: &str| match name {
             "a" => Living::Several,
@@ -547,6 +554,6 @@ mod tests {
         };
         election.seat_voters(living);
         let voters: Vec<_> = election.voters.iter().map(|voter| (voter.run, voter.session)).collect();
-        assert_eq!(voters, [(None, 0), (Some(RunId::new(2)), 7), (Some(RunId::new(3)), 7)]);
+        assert_eq!(voters, [(None, None), (Some(RunId::new(2)), Some(7)), (Some(RunId::new(3)), Some(7))]);
     }
 }

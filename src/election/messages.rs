@@ -11,8 +11,8 @@ use crate::wire::{Kind, Reader, WireError, Writer};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ElectionMessage {
     Request(Call),
-    /// With the id of the request that it answers, or 0 if it answers none.
-    Answer(u64, VoterAnswer),
+    /// With the id of the request that it answers. `None`: a report that nobody asked for just now.
+    Answer(Option<u64>, VoterAnswer),
 }
 
 /// A request to a voter, with what all requests have in common.
@@ -107,7 +107,7 @@ impl ElectionMessage {
             }
             Self::Answer(number, answer) => {
                 writer.byte(answer.tag());
-                writer.varint(*number);
+                writer.varint(number.unwrap_or(UNASKED));
                 answer.write(&mut writer);
             }
         }
@@ -124,12 +124,18 @@ impl ElectionMessage {
             let request = Request::read(tag, &mut reader)?;
             Self::Request(Call { hash, request_id: number, lease, request })
         } else {
-            Self::Answer(number, VoterAnswer::read(tag, &mut reader)?)
+            Self::Answer(
+                Some(number).filter(|number| *number != UNASKED),
+                VoterAnswer::read(tag, &mut reader)?,
+            )
         };
         reader.end()?;
         Ok(message)
     }
 }
+
+/// In the place of a request's id: the answer answers none. Requests have ids from 1 on.
+const UNASKED: u64 = 0;
 
 /// The tag of the first answer. Requests have smaller tags.
 const FIRST_ANSWER: u8 = 16;
@@ -336,7 +342,9 @@ mod tests {
         ];
         let call = |request| Call { hash: 1, request_id: u64::MAX, lease: LEASE_TIME_MAX, request };
         let requests = requests.into_iter().map(|request| ElectionMessage::Request(call(request)));
-        requests.chain(answers.into_iter().map(|answer| ElectionMessage::Answer(u64::MAX, answer))).collect()
+        requests
+            .chain(answers.into_iter().map(|answer| ElectionMessage::Answer(Some(u64::MAX), answer)))
+            .collect()
     }
 
     fn decode(bytes: &[u8]) -> Result<ElectionMessage, WireError> {

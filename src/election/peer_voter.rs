@@ -10,9 +10,9 @@ pub(super) struct PeerVoter {
     pub(super) name: String,
     /// The run that lives under the name. `None` if none is known, or if several are.
     pub(super) run: Option<RunId>,
-    /// The voter's session with this node, or 0 if there is none; and the id of the latest request that confirmed the
-    /// session.
-    pub(super) session: u64,
+    /// The voter's session with this node.
+    pub(super) session: Option<u64>,
+    /// The id of the latest request that confirmed the session.
     pub(super) confirmed: u64,
     /// Until when this node relies on what was granted under the session.
     pub(super) counted_until: Duration,
@@ -34,7 +34,7 @@ impl PeerVoter {
         Self {
             name,
             run: None,
-            session: 0,
+            session: None,
             confirmed: 0,
             counted_until: Duration::ZERO,
             renew_at: Duration::ZERO,

@@ -51,7 +51,7 @@ pub(crate) struct Voter {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OutgoingAnswer {
     pub(crate) to: RunId,
-    pub(crate) request_id: u64,
+    pub(crate) request_id: Option<u64>,
     pub(crate) answer: VoterAnswer,
     /// The term that has to be on the disk before the answer is sent.
     pub(crate) promised: Option<u64>,
@@ -124,17 +124,17 @@ impl Voter {
         let Call { request_id: number, lease, request, .. } = call;
         if lease > self.rules.lease_time_max {
             // After a restart the quarantine would be too short for this lease time.
-            return self.queue_answer(run, number, VoterAnswer::Differs(self.rules));
+            return self.queue_answer(run, Some(number), VoterAnswer::Differs(self.rules));
         }
         match request {
             Request::Ask { name, since } => {
                 let told = self.judge_candidate(now, run, &name, since);
-                self.queue_answer(run, number, VoterAnswer::Statement { name, told });
+                self.queue_answer(run, Some(number), VoterAnswer::Statement { name, told });
             }
             Request::Grant { name, term, again, value } => {
                 let claim = Grant { term, run, value, number };
                 match self.grant_refusal(now, &name, &claim, again) {
-                    Some(told) => self.queue_answer(run, number, VoterAnswer::Statement { name, told }),
+                    Some(told) => self.queue_answer(run, Some(number), VoterAnswer::Statement { name, told }),
                     None => self.grant(now.mono, name, claim, lease),
                 }
             }
@@ -144,11 +144,11 @@ impl Voter {
                 if let Some(own) = own {
                     own.until = own.until.max(now.mono + lease);
                 }
-                self.queue_answer(run, number, VoterAnswer::Renewed { session, goes_on });
+                self.queue_answer(run, Some(number), VoterAnswer::Renewed { session, goes_on });
             }
             Request::Release { name, term } => {
                 self.release(now, run, &name, term);
-                self.queue_answer(run, number, VoterAnswer::Released { name, term });
+                self.queue_answer(run, Some(number), VoterAnswer::Released { name, term });
             }
             Request::Watch { name } => {
                 if let Some(record) = self.lease_record(now.mono, &name) {
@@ -156,7 +156,7 @@ impl Voter {
                         record.watchers.insert(run, now.mono + lease * 2);
                     }
                     let answer = record.holder_answer(&name);
-                    self.queue_answer(run, number, answer);
+                    self.queue_answer(run, Some(number), answer);
                 }
             }
         }
@@ -191,8 +191,8 @@ impl Voter {
         self.leases.values_mut().for_each(|record| record.used = Duration::ZERO);
     }
 
-    fn queue_answer(&mut self, to: RunId, number: u64, answer: VoterAnswer) {
-        self.answers.push_back(OutgoingAnswer { to, request_id: number, answer, promised: None });
+    fn queue_answer(&mut self, to: RunId, request_id: Option<u64>, answer: VoterAnswer) {
+        self.answers.push_back(OutgoingAnswer { to, request_id, answer, promised: None });
     }
 
     // Judging requests.
@@ -303,7 +303,7 @@ impl Voter {
         self.tell_watchers(&name);
         let answer = VoterAnswer::Granted { name, term, session };
         let promised = (!self.controls.has(Control::PromiseNotKept)).then_some(self.granted_term_max);
-        self.answers.push_back(OutgoingAnswer { to: run, request_id: number, answer, promised });
+        self.answers.push_back(OutgoingAnswer { to: run, request_id: Some(number), answer, promised });
     }
 
     fn release(&mut self, now: Time, run: RunId, name: &str, term: Stamp) {
@@ -373,14 +373,18 @@ impl Voter {
             standing: Standing::Free,
         };
         self.offers.insert((until, name.to_owned()));
-        self.queue_answer(run, 0, VoterAnswer::Statement { name: name.to_owned(), told });
+        self.queue_answer(run, None, VoterAnswer::Statement { name: name.to_owned(), told });
     }
 
     fn tell_watchers(&mut self, name: &str) {
         let record = &self.leases[name];
         let report = record.holder_answer(name);
-        let tell =
-            |run: &RunId| OutgoingAnswer { to: *run, request_id: 0, answer: report.clone(), promised: None };
+        let tell = |run: &RunId| OutgoingAnswer {
+            to: *run,
+            request_id: None,
+            answer: report.clone(),
+            promised: None,
+        };
         self.answers.extend(record.watchers.keys().map(tell));
     }
 

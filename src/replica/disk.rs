@@ -20,7 +20,7 @@ use crate::replica::saved::{self, DiskChange, DiskSummary, Saved};
 use crate::store::coverage::RegionCoverage;
 use crate::store::digest::HashKey;
 use crate::store::entry::{Dot, DotSet, Revision};
-use crate::store::{NOTHING_KEPT, Store};
+use crate::store::{DiskFollower, ExpiredKeys, Store};
 
 /// Rows in one part of a transaction, except for the last: a writer waits for about a tenth of a millisecond. With
 /// fewer rows a writer waits more often, and each wake-up costs more than the rows do.
@@ -263,7 +263,7 @@ impl Replica {
         self.disk.memos = memos;
         if self.disk.is_there && !is_copy {
             let mark = self.disk.mark(store);
-            store.disk = Some(mark.head);
+            store.disk = DiskFollower::At(mark.head);
             self.disk.last_transaction = Some(mark);
             self.disk.safe = Some((Revision { log: store.log.id, number: mark.head }, 0));
         }
@@ -277,13 +277,13 @@ impl Replica {
             return None;
         }
         let (store, disk) = (&mut self.store, &mut self.disk);
-        if store.expired_keys.is_none() {
-            store.expired_keys = Some(Vec::new());
+        if let ExpiredKeys::TooMany = store.expired_keys {
+            store.expired_keys = ExpiredKeys::Listed(Vec::new());
             (disk.last_transaction, disk.staging) = (None, None);
         }
         let mut part = disk.part(store, TRANSACTION_PART_ROWS);
         if part.ends() {
-            let dropped = store.expired_keys.replace(Vec::new()).unwrap_or_default();
+            let dropped = store.expired_keys.take();
             let now = |key: &Vec<u8>| store.dot_set(key).map(|(dot_set, _)| dot_set.clone());
             part.rows.extend(dropped.iter().map(|key| now(key).unwrap_or(DotSet::Empty(Dot::key_only(key)))));
             let mark = disk.mark(store);
@@ -321,7 +321,7 @@ impl Replica {
         let is_ready = disk.is_there && !disk.has_failed && disk.flight.is_none();
         is_ready
             && (disk.staging.is_some()
-                || self.store.expired_keys.as_ref().is_none_or(|dropped| !dropped.is_empty())
+                || !self.store.expired_keys.is_empty()
                 || disk.last_transaction != Some(disk.mark(&self.store)))
     }
 
@@ -345,12 +345,14 @@ impl Replica {
         self.election.iter_mut().for_each(|election| election.disk(true));
         disk.staging = None;
         if let Some(flight) = disk.flight.take() {
-            store.expired_keys.iter_mut().for_each(|dropped| dropped.extend_from_slice(&flight.expired_keys));
+            if let ExpiredKeys::Listed(keys) = &mut store.expired_keys {
+                keys.extend(flight.expired_keys);
+            }
             store.changed_positions.extend(flight.changed_positions);
             disk.changed.extend(flight.changed);
             disk.last_transaction = flight.before.filter(|_| flight.log == store.log.id);
         }
-        store.disk = Some(NOTHING_KEPT);
+        store.disk = DiskFollower::Failed;
     }
 
     pub(super) fn on_disk_back(&mut self) {
@@ -359,7 +361,7 @@ impl Replica {
         self.election.iter_mut().for_each(|election| election.disk(false));
         // Removals that the log has forgotten meanwhile cannot be replayed: then everything is written again.
         disk.last_transaction = disk.last_transaction.filter(|base| store.log.floor() <= base.head);
-        store.disk = Some(disk.last_transaction.map_or(0, |base| base.head));
+        store.disk = DiskFollower::At(disk.last_transaction.map_or(0, |base| base.head));
     }
 
     /// Refuses local writes while the disk has failed.
@@ -442,12 +444,10 @@ mod tests {
                 replica.handle(later, Input::Wake);
             }
             assert!(replica.len() == 1 && replica.persist().is_none());
-            assert_eq!(replica.store.expired_keys.is_none(), is_whole);
+            assert_eq!(matches!(replica.store.expired_keys, ExpiredKeys::TooMany), is_whole);
             replica.handle(later, Input::DiskBack);
             assert_eq!(write(&mut replica, later), is_whole);
-            assert!(
-                replica.persist().is_none() && replica.store.expired_keys.as_ref().is_some_and(Vec::is_empty)
-            );
+            assert!(replica.persist().is_none() && replica.store.expired_keys.is_empty());
         }
     }
 }

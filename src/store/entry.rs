@@ -106,11 +106,21 @@ struct DotHeader {
     origin: RunId,
     checksum: u32,
     key_len: u16,
-    expires: bool,
+    form: DotForm,
 }
 
-/// The clock of a dot without a stamp whose key's last value expired.
-const EXPIRED: u64 = 1;
+/// What stands behind the key of a dot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum DotForm {
+    /// A value that never expires.
+    Value,
+    /// Eight bytes with the expiry, then the value.
+    ExpiringValue,
+    /// Nothing, and the dot has no stamp: the key holds nothing.
+    KeyOnly,
+    /// The same, because the last value of the key expired.
+    ExpiredKey,
+}
 
 /// One dot with its key and value, immutable and shared. Without a stamp it is only a key, see [`Dot::key_only`].
 #[derive(Clone)]
@@ -125,7 +135,7 @@ impl Dot {
             origin: stamp.origin,
             checksum: digest::checksum(&text[key_len..]),
             key_len: key_len as u16,
-            expires: expires != 0,
+            form: if expires == 0 { DotForm::Value } else { DotForm::ExpiringValue },
         };
         if expires == 0 {
             return Self(ThinArc::from_header_and_slice(head, text));
@@ -139,21 +149,17 @@ impl Dot {
 
     /// A key that holds nothing, for the row of a removal in the log.
     pub(crate) fn key_only(key: &[u8]) -> Self {
-        let head = DotHeader {
-            clock: 0,
-            origin: RunId::default(),
-            checksum: 0,
-            key_len: key.len() as u16,
-            expires: false,
-        };
-        Self(ThinArc::from_header_and_slice(head, key))
+        Self::without_value(key, DotForm::KeyOnly)
     }
 
     /// The same for a key whose last value expired.
     pub(crate) fn expired(key: &[u8]) -> Self {
-        let key_len = key.len() as u16;
-        let head =
-            DotHeader { clock: EXPIRED, origin: RunId::default(), checksum: 0, key_len, expires: false };
+        Self::without_value(key, DotForm::ExpiredKey)
+    }
+
+    fn without_value(key: &[u8], form: DotForm) -> Self {
+        let Stamp { clock, origin } = Stamp::default();
+        let head = DotHeader { clock, origin, checksum: 0, key_len: key.len() as u16, form };
         Self(ThinArc::from_header_and_slice(head, key))
     }
 
@@ -163,7 +169,7 @@ impl Dot {
 
     pub(crate) fn value(&self) -> &[u8] {
         let head = &self.0.header.header;
-        &self.0.slice[usize::from(head.key_len) + if head.expires { 8 } else { 0 }..]
+        &self.0.slice[usize::from(head.key_len) + if head.form == DotForm::ExpiringValue { 8 } else { 0 }..]
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
@@ -173,7 +179,7 @@ impl Dot {
     /// In milliseconds since the Unix epoch, 0 for never.
     pub(crate) fn expires(&self) -> u64 {
         let head = &self.0.header.header;
-        if !head.expires {
+        if head.form != DotForm::ExpiringValue {
             return 0;
         }
         let from = usize::from(head.key_len);
@@ -182,7 +188,7 @@ impl Dot {
 
     /// Whether the dot has expired by this wall clock. It is still held until it is dropped.
     pub(crate) fn is_hidden(&self, wall_ms: u64) -> bool {
-        self.0.header.header.expires && self.expires() <= wall_ms
+        self.0.header.header.form == DotForm::ExpiringValue && self.expires() <= wall_ms
     }
 
     /// The checksum of the value, computed when this dot was made.
@@ -269,7 +275,7 @@ impl DotSet {
 
     /// Whether nothing is held because the last dot expired.
     pub(crate) fn has_expired(&self) -> bool {
-        matches!(self, Self::Empty(dot) if dot.stamp().clock == EXPIRED)
+        matches!(self, Self::Empty(dot) if dot.0.header.header.form == DotForm::ExpiredKey)
     }
 
     pub(crate) fn holds(&self, stamp: Stamp) -> bool {

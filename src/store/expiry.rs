@@ -9,7 +9,7 @@
 //! A drop is no event and has no revision. It must happen nowhere but in [`Store::expire`]. A merge does not take a dot
 //! that may be dropped.
 
-use super::Store;
+use super::{DiskFollower, ExpiredKeys, Store};
 use crate::id::RowId;
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::ChangeOrigin;
@@ -111,12 +111,12 @@ impl Store {
             self.log.mark_removal(self.slab.at(id).revision);
         }
         self.expiry_count += 1;
-        if self.disk.is_some()
-            && let Some(dropped) = &mut self.expired_keys
+        if self.disk != DiskFollower::NoDisk
+            && let ExpiredKeys::Listed(keys) = &mut self.expired_keys
         {
-            dropped.push(dot_set.key().to_vec());
-            if dropped.len() > DROPPED_MAX {
-                self.expired_keys = None;
+            keys.push(dot_set.key().to_vec());
+            if keys.len() > DROPPED_MAX {
+                self.expired_keys = ExpiredKeys::TooMany;
             }
         }
     }

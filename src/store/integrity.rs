@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{NOTHING_KEPT, Store, expiring};
+use super::{DiskFollower, Store, expiring};
 use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
 use crate::store::coverage::{self, Clocks, Coverage};
@@ -160,6 +160,8 @@ impl Store {
         }
         self.refill(rows.into_values().filter(|dot_set| !dot_set.is_empty()));
         self.log.raise_floor(self.log.head().max(1));
-        self.disk = self.disk.map(|at| if at == NOTHING_KEPT { at } else { 0 });
+        if let DiskFollower::At(at) = &mut self.disk {
+            *at = 0;
+        }
     }
 }
