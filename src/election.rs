@@ -333,11 +333,14 @@ impl Elections {
         }
     }
 
-    /// Records whether the disk has failed.
-    pub(crate) fn disk(&mut self, has_failed: bool) {
-        if let Some(voter) = &mut self.voter {
-            voter.has_disk_failed = has_failed;
-        }
+    /// The disk has failed: this node's voter promises nothing new.
+    pub(crate) fn on_disk_failed(&mut self) {
+        self.voter.iter_mut().for_each(|voter| voter.has_disk_failed = true);
+    }
+
+    /// A disk that had failed works again.
+    pub(crate) fn on_disk_back(&mut self) {
+        self.voter.iter_mut().for_each(|voter| voter.has_disk_failed = false);
     }
 
     /// Handles the notice of a process that it ends: what it held here is free at once.

@@ -152,6 +152,7 @@ pub use error::{ElectionError, WriteError};
 pub use id::{LeaseId, LinkId, LogId, RunId};
 pub use membership::{
     Contact, MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent, MemberLimit, MemberState,
+    PeerExit,
 };
 #[cfg(feature = "node")]
 pub use node::error::{DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError};
@@ -164,8 +165,8 @@ pub use node::{
 pub use node::{Map, MapEvent, MapWatch};
 pub use replica::saved::{DiskChange, Saved, SavedError};
 pub use replica::{
-    Batch, BreakReason, Input, JoinProgress, Lane, Output, PeerExit, Persist, PutOptions, RepairReport,
-    RepairTraffic, Replica, ReplicaEvent, Setup, Status,
+    Batch, BreakReason, Input, JoinProgress, Lane, Output, Persist, PutOptions, RepairReport, RepairTraffic,
+    Replica, ReplicaEvent, Setup, Status,
 };
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 pub use store::entry::{Entry, Revision};

@@ -37,7 +37,7 @@ mod topology;
 
 use dialer::settings;
 use foca_codec::{FocaEffects, SwimCodec, SwimId};
-pub use member::{Contact, Member, MemberEvent, MemberLimit, MemberState};
+pub use member::{Contact, Member, MemberEvent, MemberLimit, MemberState, PeerExit};
 pub(crate) use topology::Route;
 use topology::Topology;
 
@@ -84,7 +84,7 @@ pub(crate) enum MemberEffect {
 
 /// What the present links to a member say about its acknowledgements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AckState {
+pub(crate) enum AckState {
     /// Nothing was acknowledged yet.
     None,
     /// The latest one came in time.
@@ -331,11 +331,11 @@ impl Members {
         others.any(|other| other.name == *name && other.run != run && other.state.is_alive())
     }
 
-    /// Handles the notice of a process that it ends; `has_left` says that it leaves the cluster.
-    pub(crate) fn on_process_end(&mut self, now: Time, run: RunId, has_left: bool) {
+    /// Handles the notice of a process that it ends.
+    pub(crate) fn on_process_end(&mut self, now: Time, run: RunId, exit: PeerExit) {
         self.now = now;
         let Some(known) = self.known.get_mut(&run) else { return };
-        known.has_left |= has_left;
+        known.has_left |= exit == PeerExit::Leaves;
         let down = known.as_down();
         _ = self.detector.apply_many(std::iter::once(down), true, &mut self.wishes);
         self.drain_foca();
@@ -604,7 +604,7 @@ pub(crate) mod tests {
         // The earlier run is linked because its end was not noticed yet.
         members.on_link_member(at(1), &earlier, 0);
         assert!(members.is_alive(RunId::new(9)));
-        members.on_process_end(at(2), RunId::new(9), false);
+        members.on_process_end(at(2), RunId::new(9), PeerExit::Ends);
         assert!(members.others().all(|member| member.name != "own"));
     }
 
@@ -672,7 +672,7 @@ pub(crate) mod tests {
         let mut members = members();
         let twin = Member { name: "n2".to_owned(), ..member(3) };
         members.on_link_member(at(1), &member(2), 0);
-        members.on_process_end(at(2), RunId::new(2), false);
+        members.on_process_end(at(2), RunId::new(2), PeerExit::Ends);
         // A partition heals: the other run was alive all the time; and so was this one, which links itself again.
         members.unlinked(RunId::new(2));
         members.on_link_member(at(3), &member(2), 0);
@@ -694,7 +694,7 @@ pub(crate) mod tests {
     fn a_down_member_has_left_once_somebody_says_so() {
         let mut own = members();
         own.on_link_member(at(1), &member(2), 0);
-        own.on_process_end(at(2), RunId::new(2), false);
+        own.on_process_end(at(2), RunId::new(2), PeerExit::Ends);
         own.effects.clear();
         let mut leaver =
             Members::new(member(2), &Config::lan(), Controls::default(), &mut own.random.clone());

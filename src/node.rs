@@ -114,7 +114,7 @@ impl Node {
     pub async fn ready(&self) -> Result<(), WaitError> {
         let is_ready = |shared: &Shared| {
             let Some(core) = shared.lock() else { return Some(Err(WaitError::Closed)) };
-            (core.is_alone || core.replica.is_ready()).then_some(Ok(()))
+            shared.join_board.has_joined(&core.replica).then_some(Ok(()))
         };
         self.shared.wait_for(is_ready).await
     }

@@ -39,9 +39,6 @@ const TOGETHER_BYTES: usize = 1_024;
 /// to rest, real differences are found all the same.
 const SUPPRESSED_INTERVALS_MAX: u32 = 64;
 
-/// The part of [`Config::lag_bytes_max`] from which on there is a backlog.
-const BACKLOG_DIVISOR: u64 = 4;
-
 /// Under which the disk keeps whom to look for after a restart.
 const MEMBERS_MEMO: &str = "members";
 /// Under which it keeps what this voter has promised.
@@ -69,11 +66,12 @@ mod members;
 mod receipts;
 mod repair;
 pub(crate) mod saved;
+mod schedule;
 mod status;
 mod verbs;
 mod wall_clock;
 
-pub use contract::{BreakReason, Input, Output, PeerExit, ReplicaEvent, Setup};
+pub use contract::{BreakReason, Input, Output, ReplicaEvent, Setup};
 use disk::DiskCursor;
 pub use disk::Persist;
 #[cfg(feature = "durable")]
@@ -83,6 +81,7 @@ pub use joining::JoinProgress;
 use joining::JoinState;
 use link::{Deferral, Link};
 use links::Links;
+use receipts::CoverageAnswers;
 use repair::PartialRows;
 pub use repair::RepairReport;
 pub use status::{RepairTraffic, Status};
@@ -147,7 +146,7 @@ impl Replica {
             outputs: VecDeque::new(),
             now: Time::default(),
             next_tick: Duration::ZERO,
-            disk: DiskCursor::new(has_disk),
+            disk: DiskCursor::default(),
             scrub_at: 0,
             refusals: BTreeMap::new(),
             stale_cursors: BTreeMap::new(),
@@ -158,7 +157,7 @@ impl Replica {
             arrived: Vec::new(),
             members,
             forwarded_claims: ForwardedClaims::default(),
-            write_limiter: WriteLimiter::default(),
+            write_limiter: WriteLimiter::new(&config),
             wall_clock: WallClock::new(config.clock_skew_max, controls),
             median_lag_exceeded: false,
             topology_version: 0,
@@ -262,7 +261,7 @@ impl Replica {
     fn follow(&mut self) {
         self.watches.advance(&self.store);
         self.store.trim();
-        self.links.wake();
+        self.links.step();
     }
 
     /// Takes in what happened.
@@ -295,7 +294,7 @@ impl Replica {
             Input::PeerClosing { link, exit } => {
                 let run = self.links.get(link).and_then(|link| link.run);
                 if let (Some(members), Some(run)) = (&mut self.members, run) {
-                    members.on_process_end(now, run, exit == PeerExit::Leaves);
+                    members.on_process_end(now, run, exit);
                 }
                 if let (Some(election), Some(run)) = (&mut self.election, run) {
                     election.on_process_end(now, run);
@@ -319,7 +318,7 @@ impl Replica {
         self.recover_from_damage();
         self.drain_member_effects();
         if !self.coverage_questions.is_empty() {
-            self.answer_coverage(false);
+            self.answer_coverage(CoverageAnswers::Decisive);
         }
         self.drain_election_effects();
         // Nobody can be behind by more than there is.
@@ -356,7 +355,7 @@ impl Replica {
             if let Some(output) = self.poll_link(id) {
                 return Some(output);
             }
-            self.links.idle(id, self.config.sync_interval);
+            self.links.rest(id, self.config.sync_interval);
             if !self.outputs.is_empty() {
                 return self.outputs.pop_front();
             }
@@ -366,18 +365,18 @@ impl Replica {
         None
     }
 
-    /// Checks the invariant of [`Links`] in debug builds, so that every simulation proves it.
+    /// Checks the invariant of [`Schedule`](schedule::Schedule) in debug builds, so that every simulation proves it.
     #[cfg(debug_assertions)]
     fn check_that_all_may_rest(&mut self) {
         for id in self.links.ids() {
             let rests = self.poll_link(id).is_none() && self.outputs.is_empty();
             assert!(rests, "link {id} had something to do");
-            self.links.idle(id, self.config.sync_interval);
+            self.links.rest(id, self.config.sync_interval);
         }
     }
 
     fn poll_link(&mut self, id: LinkId) -> Option<Output> {
-        let (may_begin, joins) = (self.may_begin(id), self.is_joining());
+        let (may_begin, purpose) = (self.may_begin(id), self.repair_purpose());
         let has_members = self.members.is_some();
         let (store, link) = (&mut self.store, self.links.get_mut(id)?);
         // What the last frame settled may finish the comparison.
@@ -412,7 +411,7 @@ impl Replica {
         link.repair.is_wanted |= link.tail_sender.take_stranded();
         let may_begin = may_begin && !link.is_distrusted();
         if link.repair.is_wanted && may_begin && link.peer.is_some() && link.repair.session.is_none() {
-            link.begin_session(store, self.now, self.random.next_u64(), joins);
+            link.begin_session(store, self.now, self.random.next_u64(), purpose);
         }
         if link.lanes.in_flight[Lane::Bulk as usize] < WINDOW_BYTES {
             // Large rows of the tail, the repair, and its large rows take turns.

@@ -26,9 +26,9 @@ use crate::arrivals::Arrivals;
 use crate::config::Config;
 use crate::controls::Controls;
 use crate::id::{LinkId, RunId};
-use crate::membership::{Member, MemberEvent};
+use crate::membership::{Member, MemberEvent, PeerExit};
 use crate::replica::saved::Saved;
-use crate::replica::{Input, Lane, PeerExit, Replica, ReplicaEvent, Setup};
+use crate::replica::{Input, Lane, Replica, ReplicaEvent, Setup};
 use crate::store::digest::fingerprint;
 use crate::time::{HybridClock, Stamp, Time};
 

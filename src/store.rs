@@ -544,7 +544,11 @@ impl Store {
         let row = self.slab.at_mut(id);
         row.move_to(revision, source);
         let is_removal = row.dot_set.is_empty();
-        self.log.append(id, is_removal, source)
+        self.log.append(id, source);
+        if is_removal {
+            self.log.mark_removal(revision);
+        }
+        revision
     }
 
     /// Adds a key that has no row yet.

@@ -37,7 +37,7 @@ pub(crate) use codec::{Reader, Writer};
 pub(crate) use frame::WIRE_VERSION;
 pub(crate) use frame::{Assembler, FRAME_BYTES_TARGET, Kind};
 pub use frame::{FRAME_BYTES_MAX, Lane, WireError};
-pub(crate) use message::{Ack, AskedOf, Check, Covers, Hello, LargeRowStream, Message, Rates};
+pub(crate) use message::{Ack, AskedOf, Check, Covers, Hello, LargeRowStream, Message, Piece, Rates};
 pub(crate) use regions::LeftoverTable;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::messages::{Request, Standing, VoterStatement};
+use super::messages::{GrantKind, Request, Standing, VoterStatement};
 use super::{
     ASK_TIME_MIN, ElectionEffect, Elections, LeaseEnd, LeaseState, PeerVoter, TERM_AHEAD_MAX,
     check_election_name, check_leader_value,
@@ -192,7 +192,7 @@ impl Elections {
         let candidacy = self.candidacies.get_mut(&name).expect("it is held");
         candidacy.proclaimed = number;
         value.clone_into(&mut candidacy.queue[0].value);
-        self.send_all(now.mono, &Request::Grant { name, term, again: true, value: value.to_vec() });
+        self.send_all(now.mono, &Request::Grant { name, term, kind: GrantKind::Held, value: value.to_vec() });
         self.deadline = Duration::ZERO;
         Ok(())
     }
@@ -324,7 +324,7 @@ impl Elections {
         candidacy.act_at = now + self.lease / 8;
         self.deadline = self.deadline.min(candidacy.act_at);
         let value = candidacy.first().value.clone();
-        self.send_all(now, &Request::Grant { name: name.to_owned(), term, again: false, value });
+        self.send_all(now, &Request::Grant { name: name.to_owned(), term, kind: GrantKind::New, value });
     }
 
     /// Repeats the requests for grants to voters that have not answered.
@@ -336,7 +336,7 @@ impl Elections {
         let value = candidacy.first().value.clone();
         for at in silent {
             let (name, value) = (name.to_owned(), value.clone());
-            self.send(now, at, Request::Grant { name, term, again: false, value });
+            self.send(now, at, Request::Grant { name, term, kind: GrantKind::New, value });
         }
     }
 
@@ -484,7 +484,7 @@ impl Elections {
                 *claims -= 1;
                 voter.unanswered = true;
                 let (name, value) = (name.to_owned(), candidacy.first().value.clone());
-                self.send(now, at, Request::Grant { name, term, again: true, value });
+                self.send(now, at, Request::Grant { name, term, kind: GrantKind::Held, value });
             }
         }
     }

@@ -28,14 +28,22 @@ pub(crate) struct Call {
     pub(crate) request: Request,
 }
 
+/// What a grant request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum GrantKind {
+    /// A grant under a new term.
+    New,
+    /// The sender holds the lease under this term already, and the voter only has to learn of it.
+    Held,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Request {
     /// Asks whether the voter would grant this lease to the sender. `since` is when its candidacy began to wait; `None`
     /// if it does not wait but tries once.
     Ask { name: String, since: Option<u64> },
-    /// Requests a grant of this lease under this term. `again` says that the sender holds the lease under this term
-    /// already and the voter only has to learn of it.
-    Grant { name: String, term: Stamp, again: bool, value: Vec<u8> },
+    /// Requests a grant of this lease under this term.
+    Grant { name: String, term: Stamp, kind: GrantKind, value: Vec<u8> },
     /// Prolongs the sender's session, and with it all that the voter granted under it.
     Renew { session: u64 },
     /// The sender does not hold the lease under this term any more, or does not wait for it.
@@ -158,10 +166,10 @@ impl Request {
                 writer.byte(u8::from(since.is_some()));
                 writer.u64_le(since.unwrap_or(0));
             }
-            Self::Grant { name, term, again, value } => {
+            Self::Grant { name, term, kind, value } => {
                 writer.bytes(name.as_bytes());
                 write_term(writer, *term);
-                writer.byte(u8::from(*again));
+                writer.byte(u8::from(*kind == GrantKind::Held));
                 writer.bytes(value);
             }
             Self::Renew { session } => writer.u64_le(*session),
@@ -182,7 +190,7 @@ impl Request {
             1 => Self::Grant {
                 name: read_name(reader)?,
                 term: read_term(reader)?,
-                again: reader.byte()? == 1,
+                kind: if reader.byte()? == 1 { GrantKind::Held } else { GrantKind::New },
                 value: read_value(reader)?,
             },
             2 => Self::Renew { session: reader.u64_le()? },
@@ -319,7 +327,7 @@ mod tests {
         let requests = [
             Request::Ask { name: name(), since: Some(9) },
             Request::Ask { name: name(), since: None },
-            Request::Grant { name: name(), term, again: true, value: value() },
+            Request::Grant { name: name(), term, kind: GrantKind::Held, value: value() },
             Request::Renew { session: 4 },
             Request::Release { name: name(), term },
             Request::Watch { name: name() },

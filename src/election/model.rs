@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Promised;
-use super::messages::{Call, Request, VoterAnswer};
+use super::messages::{Call, GrantKind, Request, VoterAnswer};
 use super::voter::Voter;
 use crate::config::{Config, LEASE_TIME_MAX};
 use crate::controls::{Control, Controls};
@@ -56,7 +56,8 @@ impl ModelVoter {
         let name = NAME.to_owned();
         let request = match request {
             ModelRequest::Grant(term, again) => {
-                Request::Grant { name, term: stamp(term), again, value: Vec::new() }
+                let kind = if again { GrantKind::Held } else { GrantKind::New };
+                Request::Grant { name, term: stamp(term), kind, value: Vec::new() }
             }
             ModelRequest::Renew(session) => Request::Renew { session },
             ModelRequest::Release(term) => Request::Release { name, term: stamp(term) },

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
+use super::messages::{Call, GrantKind, Request, Standing, VoterAnswer, VoterStatement};
 use super::{HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX, quarantine};
 use crate::config::{Config, ELECTIONS_MAX};
 use crate::controls::{Control, Controls};
@@ -131,9 +131,9 @@ impl Voter {
                 let told = self.judge_candidate(now, run, &name, since);
                 self.queue_answer(run, Some(number), VoterAnswer::Statement { name, told });
             }
-            Request::Grant { name, term, again, value } => {
+            Request::Grant { name, term, kind, value } => {
                 let claim = Grant { term, run, value, number };
-                match self.grant_refusal(now, &name, &claim, again) {
+                match self.grant_refusal(now, &name, &claim, kind) {
                     Some(told) => self.queue_answer(run, Some(number), VoterAnswer::Statement { name, told }),
                     None => self.grant(now.mono, name, claim, lease),
                 }
@@ -232,7 +232,13 @@ impl Voter {
     }
 
     /// Why a grant request has to be refused. `None`: it can be granted.
-    fn grant_refusal(&mut self, now: Time, name: &str, claim: &Grant, again: bool) -> Option<VoterStatement> {
+    fn grant_refusal(
+        &mut self,
+        now: Time,
+        name: &str,
+        claim: &Grant,
+        kind: GrantKind,
+    ) -> Option<VoterStatement> {
         let (mute_ms, clock, floor) = (self.quarantine_left_ms(now.mono), clock_now(now), self.term_floor);
         let lease_max = self.rules.lease_time_max;
         let left = self.time_left(now.mono, name);
@@ -253,7 +259,7 @@ impl Voter {
                 return None;
             }
         }
-        let is_new = if again {
+        let is_new = if kind == GrantKind::Held {
             // The sender holds this lease under this term, and only this voter does not know. Nobody else can hold it,
             // because it is free here.
             record.released != Some(claim.term)
@@ -462,7 +468,8 @@ mod tests {
         voter.wake(at(0));
         let claim = |lease| {
             let term = Stamp { clock: clock_now(at(0)) + 1, origin: RunId::new(7) };
-            let request = Request::Grant { name: "lease".to_owned(), term, again: false, value: Vec::new() };
+            let request =
+                Request::Grant { name: "lease".to_owned(), term, kind: GrantKind::New, value: Vec::new() };
             Call { hash: 0, request_id: 1, lease, request }
         };
         let over = config.lease_time_max + Duration::from_millis(1);
@@ -510,8 +517,10 @@ mod tests {
         let name = || "lease".to_owned();
         let ahead = clock_now(Time { wall: at(60).wall + TERM_AHEAD_MAX * 2, ..at(60) });
         let term = Stamp { clock: ahead, origin: RunId::new(7) };
-        let refused =
-            ask(RunId::new(7), Request::Grant { name: name(), term, again: false, value: Vec::new() });
+        let refused = ask(
+            RunId::new(7),
+            Request::Grant { name: name(), term, kind: GrantKind::New, value: Vec::new() },
+        );
         assert!(matches!(refused, VoterAnswer::Statement { .. }), "{refused:?}");
         ask(RunId::new(7), Request::Release { name: name(), term });
         let VoterAnswer::Statement { told, .. } =
@@ -521,8 +530,10 @@ mod tests {
         };
         assert!(told.standing == Standing::Free && told.lease_term_max < ahead);
         let term = Stamp { clock: told.clock + 1, origin: RunId::new(8) };
-        let granted =
-            ask(RunId::new(8), Request::Grant { name: name(), term, again: false, value: Vec::new() });
+        let granted = ask(
+            RunId::new(8),
+            Request::Grant { name: name(), term, kind: GrantKind::New, value: Vec::new() },
+        );
         assert!(matches!(granted, VoterAnswer::Granted { .. }), "{granted:?}");
     }
 }

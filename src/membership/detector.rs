@@ -184,14 +184,17 @@ impl Members {
             member.state() != foca::State::Down && touched.contains(&member.id().run)
         };
         let living = self.detector.iter_membership_state().filter(lives);
-        let states: Vec<(SwimId, bool)> =
-            living.map(|member| (*member.id(), member.state() == foca::State::Suspect)).collect();
-        for (id, is_suspect) in states {
+        let state = |member: &foca::Member<SwimId>| match member.state() {
+            foca::State::Suspect => MemberState::Suspect,
+            foca::State::Alive | foca::State::Down => MemberState::Alive,
+        };
+        let states: Vec<(SwimId, MemberState)> = living.map(|member| (*member.id(), state(member))).collect();
+        for (id, state) in states {
             if self.known.get(&id.run).is_some_and(|known| !known.member.state.is_alive()) {
                 // It is gone or was forgotten here, and the failure detector knows that it lives.
                 self.on_member_up(id);
             }
-            self.suspicion(id.run, is_suspect);
+            self.on_suspicion(id.run, state);
         }
     }
 
@@ -275,14 +278,15 @@ impl Members {
         }
     }
 
-    fn suspicion(&mut self, run: RunId, is_suspect: bool) {
+    /// A living member is suspected, or its suspicion was refuted.
+    fn on_suspicion(&mut self, run: RunId, state: MemberState) {
         let Some(known) = self.known.get_mut(&run) else { return };
-        let state = if is_suspect { MemberState::Suspect } else { MemberState::Alive };
         if known.member.state == state {
             return;
         }
         known.enter(state, self.now);
         if known.is_announced {
+            let is_suspect = state == MemberState::Suspect;
             self.push_event(run, if is_suspect { MemberEvent::Suspect } else { MemberEvent::Recovered });
         }
     }

@@ -132,3 +132,12 @@ pub enum MemberEvent {
     /// It said that it leaves.
     Left(Member),
 }
+
+/// How a peer's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerExit {
+    /// It ends, and may come back: its member counts as down.
+    Ends,
+    /// It leaves the cluster: its member counts nowhere any more.
+    Leaves,
+}

@@ -118,8 +118,7 @@ impl Members {
     }
 
     /// Records that a peer has acknowledged rows, or that an acknowledgement is overdue.
-    pub(crate) fn note_ack(&mut self, run: RunId, in_time: bool) {
-        let acks = if in_time { AckState::OnTime } else { AckState::Overdue };
+    pub(crate) fn note_ack(&mut self, run: RunId, acks: AckState) {
         if let Some(known) = self.known.get_mut(&run)
             && known.acks != acks
         {
@@ -283,14 +282,14 @@ mod tests {
             group.iter().copied().filter(|run| own.route(*run).feeds).collect()
         };
         assert_eq!(sent_to(own), group[..1]);
-        own.note_ack(group[0], false);
+        own.note_ack(group[0], AckState::Overdue);
         assert_eq!(sent_to(own), group[..2], "the overdue one is still sent everything");
-        own.note_ack(group[1], false);
+        own.note_ack(group[1], AckState::Overdue);
         assert_eq!(sent_to(own), group[..3]);
-        own.note_ack(group[0], true);
+        own.note_ack(group[0], AckState::OnTime);
         assert_eq!(sent_to(own), group[..1]);
         own.unlinked(group[0]);
-        own.note_ack(group[1], true);
+        own.note_ack(group[1], AckState::OnTime);
         assert_eq!(sent_to(own), [group[1]]);
         assert!(own.topology.neighbours.contains(&group[0]), "it is dialled again");
     }

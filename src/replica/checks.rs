@@ -5,31 +5,37 @@ use std::time::Duration;
 use rand_core::Rng;
 
 use super::link::{ClosingCause, Link};
+use super::receipts::CoverageAnswers;
 use super::{
-    BACKLOG_DIVISOR, BreakReason, EXPIRE_STEPS, MEMBERS_MEMO, Output, Replica, ReplicaEvent,
-    SUPPRESSED_INTERVALS_MAX,
+    BreakReason, EXPIRE_STEPS, MEMBERS_MEMO, Output, Replica, ReplicaEvent, SUPPRESSED_INTERVALS_MAX,
 };
 use crate::controls::Control;
 use crate::id::LinkId;
-use crate::membership::Members;
+use crate::membership::{AckState, Members};
 use crate::replica::wall_clock::ClockChange;
 use crate::replication::claims::ForwardedClaims;
 use crate::time::Time;
 use crate::wire::{Check, Message, Reader, WireError};
 
 impl Replica {
-    pub(super) fn check_frame(&mut self, id: LinkId, is_reply: bool) -> Vec<u8> {
-        let check = Check {
-            is_reply,
+    /// What this node's side of a comparison with a peer is, as a question.
+    fn check(&mut self, id: LinkId) -> Check {
+        Check {
+            is_reply: false,
             in_flux: self.in_flux_towards(id),
             is_comparable: self.is_comparable(),
             root: self.store.root().sum(),
             vector_hash: self.store.coverage.vector_hash(),
             roster_hash: self.members.as_mut().map(Members::roster_hash),
             rates: self.write_limiter.rates(),
-            wall_ms: (is_reply && !self.wall_clock.is_doubted()).then(|| self.now.wall_ms()),
-        };
-        check.datagram()
+            wall_ms: None,
+        }
+    }
+
+    /// The same as the reply to a question.
+    fn check_reply(&mut self, id: LinkId) -> Check {
+        let wall_ms = (!self.wall_clock.is_doubted()).then(|| self.now.wall_ms());
+        Check { is_reply: true, wall_ms, ..self.check(id) }
     }
 
     /// Whether the vector alone says what is held here: nothing is merged beyond it, and nothing expires, which some
@@ -51,9 +57,9 @@ impl Replica {
 
     /// Whether a mismatch is suppressed, because one of both sides is in flux, and has not been for longer than
     /// [`SUPPRESSED_INTERVALS_MAX`] sync intervals.
-    fn is_mismatch_suppressed(&mut self, id: LinkId, peer_is_amid: bool) -> bool {
-        let is_amid = peer_is_amid || self.in_flux_towards(id);
-        let Some(link) = self.links.get_mut(id).filter(|_| is_amid) else { return false };
+    fn is_mismatch_suppressed(&mut self, id: LinkId, theirs: Check) -> bool {
+        let in_flux = theirs.in_flux || self.in_flux_towards(id);
+        let Some(link) = self.links.get_mut(id).filter(|_| in_flux) else { return false };
         let since = *link.checks.suppressed_since.get_or_insert(self.now.mono);
         let in_time = self.now.mono < since + self.config.sync_interval * SUPPRESSED_INTERVALS_MAX;
         (in_time || self.store.controls.has(Control::AmidForEver))
@@ -85,7 +91,7 @@ impl Replica {
         }
         let is_same_root = check.root == self.store.root().sum();
         let is_same_vector = check.vector_hash == self.store.coverage.vector_hash();
-        let reply = (!check.is_reply).then(|| self.check_frame(id, true));
+        let reply = (!check.is_reply).then(|| self.check_reply(id).datagram());
         if let Some(link) = self.links.get_mut(id).filter(|link| link.is_distrusted()) {
             // One of the two wall clocks may be wrong, and replies to checks are how they find out.
             link.checks.outbox.extend(reply);
@@ -95,7 +101,7 @@ impl Replica {
             self.write_limiter.share_rate(self.now.mono, theirs);
         }
         let is_same = is_same_root && is_same_vector;
-        let is_suppressed = !is_same && self.is_mismatch_suppressed(id, check.in_flux);
+        let is_suppressed = !is_same && self.is_mismatch_suppressed(id, check);
         let is_comparable = check.is_comparable && self.is_comparable();
         let Some(link) = self.links.get_mut(id) else { return };
         link.checks.outbox.extend(reply);
@@ -178,11 +184,10 @@ impl Replica {
 
     pub(super) fn wake(&mut self) {
         let now = self.now;
+        let has_disk = self.has_disk();
         if let Some(members) = &mut self.members {
             members.wake(now);
-            if self.disk.is_there()
-                && let Some(memo) = members.memo()
-            {
+            if has_disk && let Some(memo) = members.memo() {
                 self.set_memo(MEMBERS_MEMO, Some(&memo));
             }
         }
@@ -190,7 +195,7 @@ impl Replica {
         self.store.expire(now, EXPIRE_STEPS);
         self.replace_donor();
         let (mut checks, mut breaks, interval) = (Vec::new(), Vec::new(), self.config.sync_interval);
-        for id in self.links.links_to_poll(now.mono) {
+        for id in self.links.due(now.mono) {
             let link = self.links.get_mut(id).expect("just listed");
             if link.checks.again_at.take_if(|at| *at <= now.mono).is_some() {
                 checks.push(id);
@@ -199,7 +204,7 @@ impl Replica {
             if link.ack_times_out(now.mono, interval)
                 && let (Some(members), Some(run)) = (&mut self.members, link.run)
             {
-                members.note_ack(run, false);
+                members.note_ack(run, AckState::Overdue);
             }
             if let Some(closing) = link.closing.filter(|closing| closing.at <= now.mono) {
                 let reason = match closing.cause {
@@ -220,7 +225,7 @@ impl Replica {
     }
 
     fn push_check(&mut self, id: LinkId) {
-        let check = self.check_frame(id, false);
+        let check = self.check(id).datagram();
         let link = self.links.get_mut(id).expect("just listed");
         link.checks.unanswered_since.get_or_insert(self.now.mono);
         link.checks.outbox.push_back(check);
@@ -241,10 +246,9 @@ impl Replica {
             let id = ready[self.random.next_u64() as usize % ready.len()];
             self.push_check(id);
         }
-        self.links.values_mut().for_each(|link| link.wants_flush = true);
-        self.answer_coverage(true);
-        let backlog = self.config.lag_bytes_max as u64 / BACKLOG_DIVISOR;
-        self.write_limiter.adapt(self.now.mono, self.median_lag() > backlog);
+        self.links.values_mut().for_each(|link| link.wants_bare_claim = true);
+        self.answer_coverage(CoverageAnswers::Grown);
+        self.write_limiter.adapt(self.now.mono, self.median_lag());
         self.store.coverage.sweep();
         if self.store.coverage.withholds_future() {
             self.withhold_future();

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::controls::Controls;
 use crate::election::{Leader, LeaseState, VoterRules};
 use crate::id::{LeaseId, LinkId};
-use crate::membership::{Contact, Member, MemberEvent};
+use crate::membership::{Contact, Member, MemberEvent, PeerExit};
 use crate::replica::RepairReport;
 use crate::replica::saved::Saved;
 use crate::store::Refusal;
@@ -45,15 +45,6 @@ pub enum Input<'a> {
     DiskBack,
     /// The deadline has come.
     Wake,
-}
-
-/// How a peer's process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerExit {
-    /// It ends, and may come back: its member counts as down.
-    Ends,
-    /// It leaves the cluster: its member counts nowhere any more.
-    Leaves,
 }
 
 /// What to do outside.

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Replica;
 use crate::controls::Control;
+use crate::election::Elections;
 use crate::error::WriteError;
 use crate::id::{LogId, RowId, RunId};
 use crate::replica::saved::{self, DiskChange, DiskSummary, Saved};
@@ -137,8 +138,6 @@ pub(crate) struct SnapshotCursor {
 /// The disk's position in the change log, and the memos.
 #[derive(Debug, Default)]
 pub(super) struct DiskCursor {
-    is_there: bool,
-    has_failed: bool,
     /// What the last transaction reached. `None` if the next one has to write everything.
     last_transaction: Option<DiskMark>,
     staging: Option<Staging>,
@@ -152,14 +151,6 @@ pub(super) struct DiskCursor {
 }
 
 impl DiskCursor {
-    pub(super) fn new(is_there: bool) -> Self {
-        Self { is_there, ..Self::default() }
-    }
-
-    pub(super) fn is_there(&self) -> bool {
-        self.is_there
-    }
-
     /// The number of memo changes so far, and how many of them the disk has.
     pub(super) fn memo_marks(&self) -> (u64, u64) {
         (self.changes, self.safe.map_or(0, |(_, memos)| memos))
@@ -261,7 +252,7 @@ impl Replica {
         }
         store.log.raise_floor(store.log.head().max(1));
         self.disk.memos = memos;
-        if self.disk.is_there && !is_copy {
+        if store.disk != DiskFollower::NoDisk && !is_copy {
             let mark = self.disk.mark(store);
             store.disk = DiskFollower::At(mark.head);
             self.disk.last_transaction = Some(mark);
@@ -318,7 +309,7 @@ impl Replica {
     /// Whether there is something for the disk to do now.
     pub(crate) fn wants_disk(&self) -> bool {
         let disk = &self.disk;
-        let is_ready = disk.is_there && !disk.has_failed && disk.flight.is_none();
+        let is_ready = matches!(self.store.disk, DiskFollower::At(_)) && disk.flight.is_none();
         is_ready
             && (disk.staging.is_some()
                 || !self.store.expired_keys.is_empty()
@@ -340,9 +331,8 @@ impl Replica {
     /// retains no removals for the disk.
     pub(super) fn on_persist_failed(&mut self) {
         let (store, disk) = (&mut self.store, &mut self.disk);
-        disk.has_failed = true;
         self.promises.clear();
-        self.election.iter_mut().for_each(|election| election.disk(true));
+        self.election.iter_mut().for_each(Elections::on_disk_failed);
         disk.staging = None;
         if let Some(flight) = disk.flight.take() {
             if let ExpiredKeys::Listed(keys) = &mut store.expired_keys {
@@ -357,8 +347,7 @@ impl Replica {
 
     pub(super) fn on_disk_back(&mut self) {
         let (store, disk) = (&mut self.store, &mut self.disk);
-        disk.has_failed = false;
-        self.election.iter_mut().for_each(|election| election.disk(false));
+        self.election.iter_mut().for_each(Elections::on_disk_back);
         // Removals that the log has forgotten meanwhile cannot be replayed: then everything is written again.
         disk.last_transaction = disk.last_transaction.filter(|base| store.log.floor() <= base.head);
         store.disk = DiskFollower::At(disk.last_transaction.map_or(0, |base| base.head));
@@ -366,12 +355,17 @@ impl Replica {
 
     /// Refuses local writes while the disk has failed.
     pub(super) fn check_disk_usable(&self) -> Result<(), WriteError> {
-        if self.disk.has_failed { Err(WriteError::Disk) } else { Ok(()) }
+        if self.has_disk_failed() { Err(WriteError::Disk) } else { Ok(()) }
+    }
+
+    /// Whether there is a disk, working or not.
+    pub(super) fn has_disk(&self) -> bool {
+        self.store.disk != DiskFollower::NoDisk
     }
 
     /// Whether the disk has failed and is not back.
     pub fn has_disk_failed(&self) -> bool {
-        self.disk.has_failed
+        self.store.disk == DiskFollower::Failed
     }
 
     /// The revision up to which the disk has the change log. `None` without a disk, or before its first transaction.
@@ -402,7 +396,7 @@ impl Replica {
 
     /// Whether the disk has all memos, so that they survive a crash. Always true without a disk.
     pub fn are_memos_safe(&self) -> bool {
-        !self.disk.is_there || self.disk.safe.map_or(0, |(_, memos)| memos) == self.disk.changes
+        !self.has_disk() || self.disk.safe.map_or(0, |(_, memos)| memos) == self.disk.changes
     }
 }
 

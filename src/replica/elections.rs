@@ -144,7 +144,7 @@ impl Replica {
             match effect {
                 ElectionEffect::Send(to, message, None) => self.send_ballot(to, message),
                 ElectionEffect::Send(to, message, Some(term)) => {
-                    if self.disk.is_there() {
+                    if self.has_disk() {
                         let lease = self.election.as_ref().map_or(LEASE_TIME_MAX, Elections::lease_max);
                         self.set_memo(VOTER_MEMO, Some(&Promised { term, lease }.write()));
                     }
@@ -168,7 +168,7 @@ impl Replica {
     /// Sends the answers whose promises the disk has by now.
     pub(super) fn keep_promises(&mut self) {
         let (_, safe) = self.disk.memo_marks();
-        let is_safe = |promise: &Promise| !self.disk.is_there() || promise.memo_count <= safe;
+        let is_safe = |promise: &Promise| !self.has_disk() || promise.memo_count <= safe;
         let count = self.promises.iter().take_while(|promise| is_safe(promise)).count();
         let safe: Vec<Promise> = self.promises.drain(..count).collect();
         safe.into_iter().for_each(|promise| self.send_ballot(promise.to, promise.message));

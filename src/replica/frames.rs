@@ -4,9 +4,10 @@ use super::link::{Closing, ClosingCause};
 use super::{Lane, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica, ReplicaEvent};
 use crate::controls::Control;
 use crate::id::LinkId;
+use crate::membership::AckState;
 use crate::replication::tail::large::ResumeOffer;
 use crate::replication::tail::{News, RefusedRow, TailOutcome};
-use crate::wire::{Ack, Hello, Kind, Message, Reader, WireError};
+use crate::wire::{Ack, Hello, Kind, Message, Piece, Reader, WireError};
 
 impl Replica {
     pub(super) fn handle_stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
@@ -60,8 +61,7 @@ impl Replica {
                     News { forwarded_claims: &mut self.forwarded_claims, arrived: &mut self.arrived };
                 let before = store.position_in(log);
                 let outcome = link.tail_receiver.handle_frame(store, &mut news, self.now, sender, reader)?;
-                let is_end = store.position_in(log) > before;
-                self.on_tail_outcome(id, outcome, is_end);
+                self.on_tail_outcome(id, outcome, before);
             }
             (Message::Covers(covers), Some(_)) => self.on_covers(id, covers),
             (Message::Partial(reader), Some(_)) => link.resume.offer = Some(ResumeOffer::read(reader)?),
@@ -109,14 +109,14 @@ impl Replica {
         if log == store.log.id {
             link.acks.on_ack(self.now.mono, position);
             if let (Some(members), Some(run)) = (&mut self.members, link.run) {
-                members.note_ack(run, true);
+                members.note_ack(run, AckState::OnTime);
             }
         }
         Ok(())
     }
 
     /// A piece of a large row of the tail.
-    pub(super) fn handle_piece(&mut self, id: LinkId, piece: (bool, Reader<'_>)) -> Result<(), WireError> {
+    pub(super) fn handle_piece(&mut self, id: LinkId, piece: Piece<'_>) -> Result<(), WireError> {
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         let (log, run) = link.peer.ok_or(WireError::Kind(Kind::Piece as u8))?;
         link.lanes.received_at = self.now.mono;
@@ -125,17 +125,20 @@ impl Replica {
         let before = store.position_in(log);
         let kept = &mut link.resume.kept;
         let outcome = link.tail_receiver.handle_piece(store, &mut news, self.now, sender, piece, kept)?;
-        let is_end = store.position_in(log) > before;
-        self.on_tail_outcome(id, outcome, is_end);
+        self.on_tail_outcome(id, outcome, before);
         Ok(())
     }
 
     /// A frame or piece of the tail was merged: decides about the acknowledgement, counts rows, and reports refused
-    /// ones. `is_end`: the peer's position rose, so a flush is complete.
-    fn on_tail_outcome(&mut self, id: LinkId, outcome: TailOutcome, is_end: bool) {
+    /// ones. `before` is the position in the peer's log before that: if it has risen, a flush is complete.
+    fn on_tail_outcome(&mut self, id: LinkId, outcome: TailOutcome, before: u64) {
         if let Some(link) = self.links.get_mut(id) {
-            let delay = link.ack_delay(self.config.sync_interval);
-            link.acks.on_frame(self.now.mono, delay, outcome.rows, is_end);
+            if outcome.rows > 0 {
+                link.acks.on_rows();
+            }
+            if link.peer.is_some_and(|(log, _)| self.store.position_in(log) > before) {
+                link.acks.on_flush_end(self.now.mono, link.ack_delay(self.config.sync_interval));
+            }
             if std::mem::take(&mut link.tail_receiver.ack_wanted) {
                 link.acks.owe_now();
             }

@@ -152,7 +152,7 @@ impl Replica {
         if !self.joining.donor.is_some_and(is_busy) {
             self.joining.donor = self.next_donor();
             if let Some(donor) = self.joining.donor {
-                self.links.mark_dirty(donor);
+                _ = self.links.get_mut(donor);
             }
         }
     }

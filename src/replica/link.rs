@@ -11,12 +11,12 @@ use crate::config::VALUE_BYTES_CEILING;
 use crate::id::{LogId, RunId};
 use crate::membership::Route;
 use crate::replica::Lane;
-use crate::replication::acks::{Acks, ack_delay};
+use crate::replication::acks::{Acks, ack_delay, ack_delay_between_groups};
 use crate::replication::claims::ForwardedClaims;
 use crate::replication::questions::CoverageQuestions;
 use crate::replication::repair::RepairSession;
 use crate::replication::tail::large::{PartialRow, ResumeOffer};
-use crate::replication::tail::{TailPeer, TailReceiver, TailSender};
+use crate::replication::tail::{TailPeer, TailReceiver, TailSender, TailWants};
 use crate::store::Store;
 use crate::store::change_log::LogFilter;
 use crate::store::slab::ChangeOrigin;
@@ -40,7 +40,7 @@ pub(super) struct Link {
     pub(super) tail_sender: TailSender,
     pub(super) tail_receiver: TailReceiver,
     /// The next frame of the tail may be a claim without rows.
-    pub(super) wants_flush: bool,
+    pub(super) wants_bare_claim: bool,
     pub(super) acks: Acks,
     pub(super) checks: Checks,
     pub(super) repair: RepairSlot,
@@ -48,8 +48,6 @@ pub(super) struct Link {
     /// This replica has everything that the peer had when the link was made: it compared, or did not have to.
     pub(super) is_compared: bool,
     pub(super) closing: Option<Closing>,
-    /// Next time this link must be polled although nothing arrived for it. `None`: only on input.
-    pub(super) idle_deadline: Option<Duration>,
 }
 
 /// The two streams of a link, by [`Lane`].
@@ -97,6 +95,15 @@ pub(super) struct RepairSlot {
     pub(super) not_before: Duration,
     /// How often the peer was replaced as donor.
     pub(super) stalls: u32,
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RepairPurpose {
+    /// This replica joins. It does not ask first: another peer may turn out to have answered before this one.
+    Join,
+    /// Two replicas that have data compare it.
+    Compare,
 }
 
 /// Whether this side has deferred the peer's session.
@@ -197,10 +204,10 @@ impl Link {
         forwarded_claims: &mut ForwardedClaims,
         now: Duration,
     ) -> Option<Vec<u8>> {
-        let flush = std::mem::take(&mut self.wants_flush);
+        let bare_claim = std::mem::take(&mut self.wants_bare_claim);
         let (rows, claimed) = (self.tail_sender.rows, self.tail_sender.claimed());
-        let (filter, wanted) = (self.route.filter, &mut self.acks.wanted);
-        let frame = self.tail_sender.next_frame(store, forwarded_claims, filter, flush, wanted);
+        let wanted = TailWants { filter: self.route.filter, bare_claim, ack: &mut self.acks.wanted };
+        let frame = self.tail_sender.next_frame(store, forwarded_claims, wanted);
         if self.tail_sender.rows > rows {
             self.acks.on_rows_sent(now);
         }
@@ -229,7 +236,7 @@ impl Link {
 
     /// How long this side delays an acknowledgement, and allows the peer to delay its own.
     pub(super) fn ack_delay(&self, interval: Duration) -> Duration {
-        ack_delay(self.route.is_other_group, interval)
+        if self.route.is_other_group { ack_delay_between_groups(interval) } else { ack_delay(interval) }
     }
 
     fn ack_timeout_at(&self, interval: Duration) -> Option<Duration> {
@@ -295,14 +302,12 @@ impl Link {
         self.closing.is_some_and(|closing| closing.cause == ClosingCause::ClaimRefused)
     }
 
-    /// A replica that is joining (`joins`) does not ask first: another peer may turn out to have answered before this
-    /// one.
-    pub(super) fn begin_session(&mut self, store: &Store, now: Time, salt: u64, joins: bool) {
+    pub(super) fn begin_session(&mut self, store: &Store, now: Time, salt: u64, purpose: RepairPurpose) {
         self.repair.is_wanted = false;
         self.checks.suppressed_since = None;
         let origin = if self.route.is_other_group { ChangeOrigin::Forwarded } else { ChangeOrigin::Learned };
         let mut session = RepairSession::new(store, now, salt, self.repair.deferrals_received, origin);
-        if !joins && self.peer.is_some_and(|(log, _)| store.log.id < log) {
+        if purpose == RepairPurpose::Compare && self.peer.is_some_and(|(log, _)| store.log.id < log) {
             session.lead();
         }
         self.repair.session = Some(session);

@@ -1,37 +1,24 @@
-//! The links, and which of them must be polled: of a hundred links, most have nothing to do most of the time.
-//!
-//! # Invariant
-//!
-//! A link that is not polled has nothing to do; every debug build checks that after every step. A link is polled
-//!
-//! - after it was changed, until it has nothing more to do (*dirty*);
-//! - after every step, while what it does depends on the store as a whole ([`Link::always_poll`]);
-//! - when rows that it sends were written ([`Links::follow`]);
-//! - at its deadline ([`Link::deadline`]).
+//! The links of a replica. Whoever changes one marks it dirty by taking it, so that it is polled: see
+//! [`Schedule`](super::schedule::Schedule).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Index;
 use std::time::Duration;
 
 use super::link::Link;
+use super::schedule::{Rest, Schedule};
 use crate::id::LinkId;
 use crate::membership::Route;
-use crate::store::change_log::ChangeLog;
-use crate::store::change_log::LogFilter;
+use crate::store::change_log::{ChangeLog, LogFilter};
 
 #[derive(Debug, Default)]
 pub(super) struct Links {
     all: BTreeMap<LinkId, Link>,
-    /// Links that must be polled.
-    dirty: BTreeSet<LinkId>,
-    /// Of the others: those that must be polled after every step, and the deadlines of all.
-    always_poll: BTreeSet<LinkId>,
-    deadlines: BTreeSet<(Duration, LinkId)>,
+    schedule: Schedule,
     /// For each [`LogFilter`] the links that are sent such rows, and the log's position when they were last marked
     /// dirty.
     fed: [BTreeSet<LinkId>; 3],
     latest: [u64; 3],
-    next: LinkId,
 }
 
 impl Links {
@@ -53,8 +40,7 @@ impl Links {
     }
 
     pub(super) fn remove(&mut self, id: LinkId) -> Option<Link> {
-        self.mark_dirty(id);
-        self.dirty.remove(&id);
+        self.schedule.remove(id);
         self.fed.iter_mut().for_each(|fed| _ = fed.remove(&id));
         self.all.remove(&id)
     }
@@ -85,8 +71,9 @@ impl Links {
 
     /// For a change: marks the link dirty.
     pub(super) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
-        self.mark_dirty(id);
-        self.all.get_mut(&id)
+        let link = self.all.get_mut(&id)?;
+        self.schedule.mark_dirty(id);
+        Some(link)
     }
 
     /// For a change: marks all links dirty.
@@ -96,22 +83,12 @@ impl Links {
     }
 
     pub(super) fn mark_all_dirty(&mut self) {
-        self.ids().into_iter().for_each(|id| self.mark_dirty(id));
+        self.all.keys().for_each(|id| self.schedule.mark_dirty(*id));
     }
 
-    /// The link must be polled.
-    pub(super) fn mark_dirty(&mut self, id: LinkId) {
-        let Some(link) = self.all.get_mut(&id) else { return };
-        if self.dirty.insert(id) {
-            self.always_poll.remove(&id);
-            link.idle_deadline.take().map(|at| self.deadlines.remove(&(at, id)));
-        }
-    }
-
-    /// Marks the links dirty that must be polled after every step.
-    pub(super) fn wake(&mut self) {
-        let restless = std::mem::take(&mut self.always_poll);
-        restless.into_iter().for_each(|id| self.mark_dirty(id));
+    /// A step was made: the links that wait for one must be polled.
+    pub(super) fn step(&mut self) {
+        self.schedule.step();
     }
 
     /// Marks the links dirty that are sent what was written since the last call.
@@ -119,47 +96,33 @@ impl Links {
         for filter in [LogFilter::Own, LogFilter::Forwarded, LogFilter::All] {
             let latest = log.latest(filter);
             if std::mem::replace(&mut self.latest[filter as usize], latest) != latest {
-                let fed = std::mem::take(&mut self.fed[filter as usize]);
-                fed.iter().for_each(|id| self.mark_dirty(*id));
-                self.fed[filter as usize] = fed;
+                self.fed[filter as usize].iter().for_each(|id| self.schedule.mark_dirty(*id));
             }
         }
     }
 
     /// The next link to be polled, in turn.
     pub(super) fn next_dirty(&mut self) -> Option<LinkId> {
-        let id = *self.dirty.range(self.next..).next().or_else(|| self.dirty.first())?;
-        self.next = LinkId::new(id.number() + 1);
-        Some(id)
+        self.schedule.next_dirty()
     }
 
     /// The link has nothing more to do.
-    pub(super) fn idle(&mut self, id: LinkId, interval: Duration) {
-        self.mark_dirty(id);
-        self.dirty.remove(&id);
-        let Some(link) = self.all.get_mut(&id) else { return };
-        if link.always_poll() {
-            self.always_poll.insert(id);
+    pub(super) fn rest(&mut self, id: LinkId, interval: Duration) {
+        if let Some(link) = self.all.get(&id) {
+            let rest = Rest { ends_with_step: link.always_poll(), deadline: link.deadline(interval) };
+            self.schedule.rest(id, rest);
         }
-        link.idle_deadline = link.deadline(interval);
-        link.idle_deadline.map(|at| self.deadlines.insert((at, id)));
     }
 
     /// The earliest deadline of all links.
     pub(super) fn deadline(&self, interval: Duration) -> Option<Duration> {
-        let touched = self.dirty.iter().filter_map(|id| self.all[id].deadline(interval));
-        touched.chain(self.deadlines.first().map(|(at, _)| *at)).min()
+        let dirty = self.schedule.dirty().filter_map(|id| self.all[&id].deadline(interval));
+        dirty.chain(self.schedule.deadline()).min()
     }
 
-    /// The links whose deadline has come, the dirty ones, and those that are polled after every step.
-    pub(super) fn links_to_poll(&self, now: Duration) -> Vec<LinkId> {
-        let due = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| id);
-        due.chain(&self.dirty)
-            .chain(&self.always_poll)
-            .copied()
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect()
+    /// The links that are due at this time.
+    pub(super) fn due(&self, now: Duration) -> BTreeSet<LinkId> {
+        self.schedule.due(now)
     }
 }
 

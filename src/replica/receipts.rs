@@ -14,6 +14,15 @@ use crate::store::entry::Revision;
 use crate::time::Stamp;
 use crate::wire::{AskedOf, Covers};
 
+/// Which counts are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CoverageAnswers {
+    /// Those that have just reached all members or more than half of them: at any time.
+    Decisive,
+    /// All that have grown since the last answer: once in a sync interval.
+    Grown,
+}
+
 impl Replica {
     /// Asks all peers, and through delegates their groups, to say when they have this write.
     pub fn request_acks(&mut self, revision: Revision, stamp: Option<Stamp>) {
@@ -73,8 +82,8 @@ impl Replica {
         }
     }
 
-    /// Answers what can be answered now. With `is_tick`, once in a sync interval, every count that grew is answered.
-    pub(super) fn answer_coverage(&mut self, is_tick: bool) {
+    /// Sends the answers to questions of peers that are due.
+    pub(super) fn answer_coverage(&mut self, due: CoverageAnswers) {
         let ids: BTreeSet<LinkId> = std::mem::take(&mut self.coverage_questions);
         for id in ids {
             let Some(link) = self.links.get(id) else { continue };
@@ -89,7 +98,8 @@ impl Replica {
                     }
                 };
                 let is_half = question.answered == 0 && 2 * count > all;
-                let is_answered = count > question.answered && (count == all || is_tick || is_half);
+                let is_answered =
+                    count > question.answered && (count == all || due == CoverageAnswers::Grown || is_half);
                 let questions = &mut self.links.get_mut(id).expect("looked above").coverage_questions;
                 if is_answered {
                     questions.answer(stamp, count);

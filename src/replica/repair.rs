@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
-use super::link::{Deferral, Link, PARTIAL_BYTES_MAX};
+use super::link::{Deferral, Link, PARTIAL_BYTES_MAX, RepairPurpose};
 use super::{BreakReason, Output, Replica};
 use crate::controls::Control;
 use crate::id::{LinkId, RunId};
 use crate::replication::repair::{RepairOutcome, RepairSession};
 use crate::replication::tail::large::PartialRow;
 use crate::time::Time;
-use crate::wire::{Kind, LargeRowStream, Message, Reader, WireError};
+use crate::wire::{Kind, LargeRowStream, Message, Piece, Reader, WireError};
 
 /// A session in which two replicas repaired each other, when it is over. As counted at this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,10 +70,10 @@ impl Replica {
         kind: Kind,
         message: Message<'_>,
     ) -> Result<(), WireError> {
-        if let Message::Piece { stream: LargeRowStream::Tail, is_first, body } = message {
-            return self.handle_piece(id, (is_first, body));
+        if let Message::Piece(piece @ Piece { stream: LargeRowStream::Tail, .. }) = message {
+            return self.handle_piece(id, piece);
         }
-        let (salt, joins) = (self.random.next_u64(), self.is_joining());
+        let (salt, purpose) = (self.random.next_u64(), self.repair_purpose());
         let link = self.links.get_mut(id).expect("the caller looked");
         let is_deferred = link.repair.deferral != Deferral::None;
         let (bytes, outcome) = match (message, &mut link.repair.session) {
@@ -81,12 +81,12 @@ impl Replica {
                 self.on_deferred(id);
                 return Ok(());
             }
-            (Message::Piece { is_first, body, .. }, Some(session)) => {
-                let (bytes, kept) = (body.left() as u64, &mut link.resume.kept);
-                (bytes, session.handle_piece(&mut self.store, self.now, (is_first, body), kept)?)
+            (Message::Piece(piece), Some(session)) => {
+                let (bytes, kept) = (piece.body.left() as u64, &mut link.resume.kept);
+                (bytes, session.handle_piece(&mut self.store, self.now, piece, kept)?)
             }
             (Message::Start { deferrals, body }, _) => {
-                let Some(outcome) = self.on_session_start(id, deferrals, salt, joins, body)? else {
+                let Some(outcome) = self.on_session_start(id, deferrals, salt, purpose, body)? else {
                     return Ok(());
                 };
                 outcome
@@ -95,7 +95,7 @@ impl Replica {
                 (reader.left() as u64, session.items(&mut self.store, self.now, reader)?)
             }
             // Sent before the peer knew that it was deferred.
-            (Message::Items(_) | Message::Piece { .. }, None) if is_deferred => return Ok(()),
+            (Message::Items(_) | Message::Piece(_), None) if is_deferred => return Ok(()),
             _ => return Err(WireError::Kind(kind as u8)),
         };
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
@@ -117,13 +117,18 @@ impl Replica {
         Ok(())
     }
 
+    /// What a session that begins now is for.
+    pub(super) fn repair_purpose(&self) -> RepairPurpose {
+        if self.is_joining() { RepairPurpose::Join } else { RepairPurpose::Compare }
+    }
+
     /// The peer begins a session, or answers the start of this side. `None` if that is ignored or deferred.
     fn on_session_start(
         &mut self,
         id: LinkId,
         deferrals: u64,
         salt: u64,
-        joins: bool,
+        purpose: RepairPurpose,
         body: Reader<'_>,
     ) -> Result<Option<(u64, RepairOutcome)>, WireError> {
         let is_old = deferrals != self.links[id].repair.deferrals_sent;
@@ -137,7 +142,7 @@ impl Replica {
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         link.repair.deferral = Deferral::None;
         if link.repair.session.is_none() {
-            link.begin_session(store, self.now, salt, joins);
+            link.begin_session(store, self.now, salt, purpose);
         }
         let session = link.repair.session.as_mut().expect("just begun");
         let bytes = body.left() as u64;

@@ -30,10 +30,14 @@ const ACK_PATIENCE_INTERVALS_MAX: u32 = 16;
 const ACK_DELAY_DIVISOR: u32 = 2;
 const ACK_DELAY_OTHER_GROUP: Duration = Duration::from_millis(20);
 
-/// How long an acknowledgement is delayed over a link.
-pub(crate) fn ack_delay(is_other_group: bool, interval: Duration) -> Duration {
-    let usual = interval / ACK_DELAY_DIVISOR;
-    if is_other_group { usual.min(ACK_DELAY_OTHER_GROUP) } else { usual }
+/// How long an acknowledgement is delayed over a link within a group.
+pub(crate) fn ack_delay(interval: Duration) -> Duration {
+    interval / ACK_DELAY_DIVISOR
+}
+
+/// The same over a link between two groups.
+pub(crate) fn ack_delay_between_groups(interval: Duration) -> Duration {
+    ack_delay(interval).min(ACK_DELAY_OTHER_GROUP)
 }
 
 /// A flush that was sent completely.
@@ -140,10 +144,14 @@ impl Acks {
         self.is_overdue = true;
     }
 
-    /// A frame of the peer's tail was merged. Schedules an acknowledgement if it ended a flush that brought rows.
-    pub(crate) fn on_frame(&mut self, now: Duration, delay: Duration, rows: usize, is_end: bool) {
-        self.has_unacked_rows |= rows > 0;
-        if is_end && std::mem::take(&mut self.has_unacked_rows) && self.owed == OwedAck::None {
+    /// Rows of the peer's tail were merged.
+    pub(crate) fn on_rows(&mut self) {
+        self.has_unacked_rows = true;
+    }
+
+    /// A flush of the peer's tail is complete. Schedules an acknowledgement if it brought rows.
+    pub(crate) fn on_flush_end(&mut self, now: Duration, delay: Duration) {
+        if std::mem::take(&mut self.has_unacked_rows) && self.owed == OwedAck::None {
             self.owed = OwedAck::At(now + delay);
         }
     }

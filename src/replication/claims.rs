@@ -47,21 +47,26 @@ pub(crate) struct ForwardedClaims {
 }
 
 impl ForwardedClaims {
-    /// A flush of an origin is complete: it took what is merged of the origin from `before` to `after`. `is_whole`:
-    /// every row of the flush is forwarded. Otherwise the interval ends, and the next one begins at `after`.
-    pub(crate) fn extend(&mut self, origin: RunId, before: u64, after: u64, is_whole: bool) {
-        if before >= after {
-            return;
+    /// A flush of an origin is complete, and every row of it is forwarded. It took what is merged of the origin from
+    /// `before` to `after`.
+    pub(crate) fn extend(&mut self, origin: RunId, before: u64, after: u64) {
+        if before < after {
+            let claim = self.by_origin.get(&origin).filter(|claim| claim.to == before);
+            let from = claim.map_or(before, |claim| claim.from);
+            self.insert(origin, from, after);
         }
+    }
+
+    /// The same for a flush of which not every row is forwarded: its interval ends, and the next one begins at `after`.
+    pub(crate) fn interrupt(&mut self, origin: RunId, before: u64, after: u64) {
+        if before < after {
+            self.insert(origin, after, after);
+        }
+    }
+
+    fn insert(&mut self, origin: RunId, from: u64, to: u64) {
         self.claims_version += 1;
-        let follows = |claim: &&ForwardedClaim| is_whole && claim.to == before;
-        let from = match self.by_origin.get(&origin).filter(follows) {
-            Some(claim) => claim.from,
-            None if is_whole => before,
-            None => after,
-        };
-        self.by_origin
-            .insert(origin, ForwardedClaim { from, to: after, claims_version: self.claims_version });
+        self.by_origin.insert(origin, ForwardedClaim { from, to, claims_version: self.claims_version });
         if self.by_origin.len() > FORWARDED_CLAIMS_MAX {
             let oldest = self.by_origin.iter().min_by_key(|(_, claim)| claim.claims_version);
             let oldest = oldest.map(|(origin, _)| *origin);

@@ -15,8 +15,11 @@
 
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::wire::Rates;
 
+/// The part of [`Config::lag_bytes_max`] from which on there is a backlog.
+const BACKLOG_DIVISOR: u64 = 4;
 /// Smallest allowed rate, in bytes per second.
 const RATE_MIN: u64 = 64 << 10;
 /// Largest burst after a pause, as time at the allowed rate.
@@ -29,6 +32,8 @@ const SLACK: u64 = 4;
 /// The rate limit of the local writes of one node.
 #[derive(Debug, Default)]
 pub(crate) struct WriteLimiter {
+    /// The median peer's lag in bytes beyond which writes are slowed down.
+    backlog_max: u64,
     /// Bytes written since the last adaptation.
     written: u64,
     /// Writes refused since the last adaptation.
@@ -43,6 +48,10 @@ pub(crate) struct WriteLimiter {
 }
 
 impl WriteLimiter {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { backlog_max: config.lag_bytes_max as u64 / BACKLOG_DIVISOR, ..Self::default() }
+    }
+
     /// Bytes that may be written now.
     fn allowance(&self, now: Duration, allowed: u64) -> i64 {
         let burst = (u128::from(allowed) * BURST.as_nanos() / 1_000_000_000) as i64;
@@ -77,8 +86,9 @@ impl WriteLimiter {
         self.refused += 1;
     }
 
-    /// Measures the wanted rate and adapts the allowed rate. Called once per interval.
-    pub(crate) fn adapt(&mut self, now: Duration, has_backlog: bool) {
+    /// Measures the wanted rate and adapts the allowed rate to the median peer's lag. Called once per interval.
+    pub(crate) fn adapt(&mut self, now: Duration, median_lag: u64) {
+        let has_backlog = median_lag > self.backlog_max;
         let passed = now.saturating_sub(self.adapted_at).max(Duration::from_millis(1));
         let per_second = |bytes: u64| (u128::from(bytes) * 1_000_000_000 / passed.as_nanos()) as u64;
         let written = per_second(self.written);
@@ -163,7 +173,7 @@ mod tests {
         from: Duration,
         time: Duration,
         bytes: u64,
-        backlog: impl Fn(u64) -> bool,
+        lag: impl Fn(u64) -> u64,
     ) -> u64 {
         let (mut written, mut now, mut tick) = (0, from, from);
         while now < from + time {
@@ -175,7 +185,7 @@ mod tests {
             }
             now += Duration::from_millis(1);
             if now >= tick + Duration::from_secs(1) {
-                flow.adapt(now, backlog(written));
+                flow.adapt(now, lag(written));
                 tick = now;
             }
         }
@@ -185,24 +195,24 @@ mod tests {
     #[test]
     fn nobody_is_limited_while_nothing_is_behind() {
         let mut flow = WriteLimiter::default();
-        assert_eq!(write(&mut flow, Duration::ZERO, Duration::from_secs(20), 1_000, |_| false), 20_000_000);
+        assert_eq!(write(&mut flow, Duration::ZERO, Duration::from_secs(20), 1_000, |_| 0), 20_000_000);
         assert_eq!(flow.rates(), None);
     }
 
     #[test]
     fn limited_writer_settles_near_the_drain_rate() {
-        let mut flow = WriteLimiter::default();
+        let mut flow = WriteLimiter { backlog_max: 1_000_000, ..WriteLimiter::default() };
         let drain = 2_000_000;
         // Writes ten times the drain rate. A megabyte behind is a backlog.
         let mut total = 0;
         for second in 0..120_u64 {
-            let behind = |written: u64| total + written > drain * (second + 1) + 1_000_000;
+            let behind = |written: u64| (total + written).saturating_sub(drain * (second + 1));
             total += write(&mut flow, Duration::from_secs(second), Duration::from_secs(1), 20_000, behind);
         }
         let rate = total / 120;
         assert!((drain * 7 / 10..=drain * 14 / 10).contains(&rate), "{rate} a second, {drain} are drained");
         for second in 120..160_u64 {
-            write(&mut flow, Duration::from_secs(second), Duration::from_secs(1), 100, |_| false);
+            write(&mut flow, Duration::from_secs(second), Duration::from_secs(1), 100, |_| 0);
         }
         assert_eq!(flow.rates(), None, "free again");
     }

@@ -20,7 +20,7 @@ use crate::store::entry::{DotSet, readable_key};
 use crate::store::slab::ChangeOrigin;
 use crate::store::{PeerRow, Refusal, Store};
 use crate::time::{Stamp, Time};
-use crate::wire::{Kind, LargeRowStream, Reader, WireError, Writer};
+use crate::wire::{Kind, LargeRowStream, Piece, Reader, WireError, Writer};
 
 mod contexts;
 pub(crate) mod large;
@@ -80,6 +80,23 @@ struct WrittenRows {
     rows: u64,
     /// The last log position that was examined.
     cursor: u64,
+}
+
+/// What a link wants of the next frame of its tail.
+#[derive(Debug)]
+pub(crate) struct TailWants<'a> {
+    /// Which rows the peer is sent.
+    pub(crate) filter: LogFilter,
+    /// A flush end without rows may be sent too.
+    pub(crate) bare_claim: bool,
+    /// The flush end that reaches this position asks for an acknowledgement.
+    pub(crate) ack: &'a mut Option<u64>,
+}
+
+impl TailWants<'_> {
+    fn allows_bare_claim(&self) -> bool {
+        self.bare_claim || self.ack.is_some()
+    }
 }
 
 impl TailSender {
@@ -153,20 +170,17 @@ impl TailSender {
         self.larges.next_piece(store, LargeRowStream::Tail, 0, hint)
     }
 
-    /// The next frame, if there is something to send. With `flush`, a flush end without rows may be sent too. With
-    /// `ack_wanted`, the flush end that reaches this position asks for an acknowledgement.
+    /// The next frame, if there is something to send.
     pub(crate) fn next_frame(
         &mut self,
         store: &mut Store,
         forwarded_claims: &mut ForwardedClaims,
-        filter: LogFilter,
-        flush: bool,
-        ack_wanted: &mut Option<u64>,
+        wanted: TailWants<'_>,
     ) -> Option<Vec<u8>> {
         let head = store.log.head();
-        let flush = flush || ack_wanted.is_some();
+        let filter = wanted.filter;
         self.begin_claims(forwarded_claims, filter);
-        if !self.has_frame(store, forwarded_claims, filter, flush, ack_wanted.is_some()) {
+        if !self.has_frame(store, forwarded_claims, &wanted) {
             return None;
         }
         self.contexts.begin();
@@ -177,8 +191,8 @@ impl TailSender {
         self.rows += rows;
         if cursor < head || self.claims_suspended {
             writer.byte(END);
-        } else if rows > 0 || flush {
-            let is_asking = ack_wanted.take_if(|revision| *revision <= head).is_some();
+        } else if rows > 0 || wanted.allows_bare_claim() {
+            let is_asking = wanted.ack.take_if(|revision| *revision <= head).is_some();
             writer.byte(if is_asking { DONE_ASKING } else { DONE });
             writer.varint(head);
             writer.u64_le(store.coverage.vector().get(&store.run));
@@ -212,16 +226,14 @@ impl TailSender {
         &mut self,
         store: &Store,
         forwarded_claims: &ForwardedClaims,
-        filter: LogFilter,
-        flush: bool,
-        is_ack_wanted: bool,
+        wanted: &TailWants<'_>,
     ) -> bool {
-        let (head, floor) = (store.log.head(), store.log.floor());
+        let (head, floor, filter) = (store.log.head(), store.log.floor(), wanted.filter);
         if self.is_running() && self.has_all(store, filter) {
             let is_worth_it = head - self.claimed >= BARE_CLAIM_CHANGES
                 || self.claimed < floor
                 || (filter == LogFilter::Forwarded && self.sent_claims.is_behind(forwarded_claims));
-            if !(is_ack_wanted || (flush && is_worth_it)) {
+            if !(wanted.ack.is_some() || (wanted.bare_claim && is_worth_it)) {
                 return false;
             }
             self.cursor = head;
@@ -232,7 +244,7 @@ impl TailSender {
         if !self.is_running() {
             return false;
         }
-        self.cursor != head || (flush && self.claimed < head)
+        self.cursor != head || (wanted.allows_bare_claim() && self.claimed < head)
     }
 
     /// Writes the rows from the cursor on, as many as one frame takes. `None`: the store is damaged, nothing may be
@@ -439,10 +451,10 @@ impl TailReceiver {
         news: &mut News<'_>,
         now: Time,
         sender: TailPeer,
-        (is_first, reader): (bool, Reader<'_>),
+        piece: Piece<'_>,
         partial: &mut Option<PartialRow>,
     ) -> Result<TailOutcome, WireError> {
-        let Some(arrived) = self.larges.handle_piece(is_first, reader, &Arc::default(), partial)? else {
+        let Some(arrived) = self.larges.handle_piece(piece, &Arc::default(), partial)? else {
             return Ok(TailOutcome::default());
         };
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
@@ -564,13 +576,12 @@ impl TailReceiver {
         let has_gap = self.open_flush.has_gap && !store.controls.has(Control::ChainDespiteGap);
         if sender.is_other_group {
             let is_same_epoch = |epoch| epoch == forwarded_claims.routes_epoch;
-            let is_whole = !has_gap && self.open_flush.routes_epoch.is_none_or(is_same_epoch);
-            forwarded_claims.extend(
-                sender.run,
-                store.coverage.vector().get(&sender.run),
-                done.stamp.clock,
-                is_whole,
-            );
+            let (before, after) = (store.coverage.vector().get(&sender.run), done.stamp.clock);
+            if !has_gap && self.open_flush.routes_epoch.is_none_or(is_same_epoch) {
+                forwarded_claims.extend(sender.run, before, after);
+            } else {
+                forwarded_claims.interrupt(sender.run, before, after);
+            }
         }
         if !self.in_flux() && self.larges.arrived_up_to <= done.larges {
             self.open_flush = OpenFlush::default();
@@ -651,8 +662,8 @@ mod tests {
         }
 
         fn frame(&mut self, from: &mut Store) -> Vec<u8> {
-            let frame =
-                self.outgoing.next_frame(from, &mut self.forwarded_claims, self.filter, true, &mut None);
+            let wanted = TailWants { filter: self.filter, bare_claim: true, ack: &mut None };
+            let frame = self.outgoing.next_frame(from, &mut self.forwarded_claims, wanted);
             frame.expect("there is something to send")
         }
 
@@ -666,11 +677,10 @@ mod tests {
                 let mut news = News { forwarded_claims: &mut *forwarded_claims, arrived: &mut Vec::new() };
                 let mut assembler = crate::wire::Assembler::default();
                 assembler.feed(bytes);
-                let (kind, mut reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
+                let (kind, reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
                 let merged = match kind {
                     Kind::Piece => {
-                        let (_, is_first) = LargeRowStream::of_tag(reader.byte().unwrap()).unwrap();
-                        let piece = (is_first, reader);
+                        let piece = Piece::read(reader).unwrap();
                         self.incoming.handle_piece(to, &mut news, NOW, self.sender, piece, &mut None)
                     }
                     _ => self.incoming.handle_frame(to, &mut news, NOW, self.sender, reader),
@@ -740,13 +750,8 @@ mod tests {
         let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
-        let idle = near.outgoing.next_frame(
-            &mut delegate,
-            &mut near.forwarded_claims,
-            near.filter,
-            false,
-            &mut None,
-        );
+        let wanted = TailWants { filter: near.filter, bare_claim: false, ack: &mut None };
+        let idle = near.outgoing.next_frame(&mut delegate, &mut near.forwarded_claims, wanted);
         assert!(idle.is_none());
         let first = writer.put(NOW, &key("first"), b"v", 0).0;
         let frame = far.frame(&mut writer);

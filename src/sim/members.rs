@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Sim, SimEvent};
 use crate::id::{LinkId, RunId};
-use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN};
-use crate::replica::{Input, Output, PeerExit, Replica};
+use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN, PeerExit};
+use crate::replica::{Input, Output, Replica};
 
 /// The address of node `i`. It differs after each move.
 pub(super) fn addr(i: usize, moves: u8) -> SocketAddr {

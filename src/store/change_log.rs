@@ -117,7 +117,7 @@ impl ChangeLog {
     }
 
     /// Appends a key at the end. Its earlier row must have been taken out before.
-    pub(crate) fn append(&mut self, id: RowId, is_removal: bool, source: ChangeOrigin) -> u64 {
+    pub(crate) fn append(&mut self, id: RowId, source: ChangeOrigin) -> u64 {
         self.head += 1;
         match source {
             ChangeOrigin::Own => (self.own, self.forwarded) = (self.head, self.head),
@@ -132,9 +132,6 @@ impl ChangeLog {
         let segment = self.segments.back_mut().expect("just made sure");
         segment.rows.push((segment.offset(self.head).expect("just made sure"), Some(id)));
         segment.live += 1;
-        if is_removal {
-            self.removals.insert(self.head);
-        }
         self.head
     }
 
@@ -223,7 +220,7 @@ mod tests {
             if let Some(revision) = latest.remove(&id) {
                 log.take_out(revision);
             }
-            latest.insert(id, log.append(id, false, ChangeOrigin::Own));
+            latest.insert(id, log.append(id, ChangeOrigin::Own));
             if step % 9_999 == 0 {
                 for cursor in [0, step / 2, step, step + 1] {
                     let mut expected: Vec<(u64, RowId)> =

@@ -114,7 +114,7 @@ impl Store {
             let id = self.slab.insert(row);
             self.key_index.insert(id, &self.slab);
             self.schedule(id, expiring, true);
-            self.log.append(id, false, ChangeOrigin::Learned);
+            self.log.append(id, ChangeOrigin::Learned);
         }
         // Builds the digest of all rows at once.
         self.rekey(self.hash_key);

@@ -28,11 +28,7 @@ pub(crate) enum Message<'a> {
     Roster(Reader<'a>),
     Covers(Covers),
     /// Read by `LargeRowReceiver::handle_piece`.
-    Piece {
-        stream: LargeRowStream,
-        is_first: bool,
-        body: Reader<'a>,
-    },
+    Piece(Piece<'a>),
     Election(Reader<'a>),
     Deferred,
     Partial(Reader<'a>),
@@ -54,10 +50,7 @@ impl<'a> Message<'a> {
             Kind::Swim => Self::Swim(body),
             Kind::Roster => Self::Roster(body),
             Kind::Covers => Self::Covers(Covers::read(body)?),
-            Kind::Piece => {
-                let (stream, is_first) = LargeRowStream::of_tag(body.byte()?)?;
-                Self::Piece { stream, is_first, body }
-            }
+            Kind::Piece => Self::Piece(Piece::read(body)?),
             Kind::Election => Self::Election(body),
             Kind::Deferred => {
                 body.end()?;
@@ -127,17 +120,33 @@ const PIECE_FIRST: u8 = 1;
 const PIECE_REPAIR: u8 = 2;
 
 impl LargeRowStream {
-    pub(crate) fn tag(self, is_first: bool) -> u8 {
-        let of = if self == Self::Repair { PIECE_REPAIR } else { 0 };
-        if is_first { of | PIECE_FIRST } else { of }
+    /// The tag of a piece that continues a row.
+    pub(crate) fn tag(self) -> u8 {
+        if self == Self::Repair { PIECE_REPAIR } else { 0 }
     }
 
-    pub(crate) fn of_tag(tag: u8) -> Result<(Self, bool), WireError> {
+    /// The tag of a piece that begins a row.
+    pub(crate) fn first_tag(self) -> u8 {
+        self.tag() | PIECE_FIRST
+    }
+}
+
+/// A piece of a large row.
+pub(crate) struct Piece<'a> {
+    pub(crate) stream: LargeRowStream,
+    /// It begins a row.
+    pub(crate) is_first: bool,
+    pub(crate) body: Reader<'a>,
+}
+
+impl<'a> Piece<'a> {
+    pub(crate) fn read(mut body: Reader<'a>) -> Result<Self, WireError> {
+        let tag = body.byte()?;
         if tag & !(PIECE_FIRST | PIECE_REPAIR) != 0 {
             return Err(WireError::Form);
         }
-        let stream = if tag & PIECE_REPAIR == 0 { Self::Tail } else { Self::Repair };
-        Ok((stream, tag & PIECE_FIRST != 0))
+        let stream = if tag & PIECE_REPAIR == 0 { LargeRowStream::Tail } else { LargeRowStream::Repair };
+        Ok(Self { stream, is_first: tag & PIECE_FIRST != 0, body })
     }
 }
 

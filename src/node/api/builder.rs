@@ -21,6 +21,7 @@ use crate::node::net::network::{Network, ShutdownGuard, bind};
 use crate::node::net::peers::NodeIdentity;
 use crate::node::net::security::{Security, check_node_name};
 use crate::node::runtime::driver;
+use crate::node::runtime::join_board::JoinBoard;
 use crate::node::runtime::shared::Shared;
 #[cfg(not(feature = "durable"))]
 use crate::replica::Replica;
@@ -239,8 +240,8 @@ impl Builder {
         #[cfg(not(feature = "durable"))]
         let replica = Replica::new(setup);
         let (dial_requests, asked) = mpsc::unbounded_channel();
-        let is_alone = self.seeds.is_empty();
-        let shared = Shared::new(self.name, run, addr, replica, dial_requests, is_alone, lease_time);
+        let join_board = if self.seeds.is_empty() { JoinBoard::alone() } else { JoinBoard::default() };
+        let shared = Shared::new(self.name, run, addr, replica, dial_requests, join_board, lease_time);
         // If the caller drops this future from here on, dropping the handle closes the node.
         let node = Node::new(shared.clone());
         #[cfg(feature = "durable")]

@@ -296,6 +296,7 @@ mod tests {
     use crate::config::Config;
     use crate::id::RunId;
     use crate::membership::Member;
+    use crate::node::runtime::join_board::JoinBoard;
     use crate::replica::Setup;
 
     #[test]
@@ -307,8 +308,15 @@ mod tests {
         setup.member = Some(Member::new("n".to_owned(), RunId::new(1), addr));
         let (wishes, _) = tokio::sync::mpsc::unbounded_channel();
         let lease_time = Duration::from_secs(1);
-        let shared =
-            Shared::new("n".to_owned(), RunId::new(1), addr, Replica::new(setup), wishes, true, lease_time);
+        let shared = Shared::new(
+            "n".to_owned(),
+            RunId::new(1),
+            addr,
+            Replica::new(setup),
+            wishes,
+            JoinBoard::alone(),
+            lease_time,
+        );
         let election = Election::new(&shared, "e".to_owned());
         let observers = [election.observe().unwrap(), election.observe().unwrap()];
         // These receivers outlive the drops under the lock, as when both streams are dropped at the same time.

@@ -150,7 +150,7 @@ fn record_store(status: &NodeStatus, shared: &Shared) {
     let flag = |metric, is_set| set(metric, f64::from(u8::from(is_set)));
     flag("tidings_busy", status.is_busy);
     let Some(core) = shared.lock_closed() else { return };
-    let is_joining = !core.replica.is_ready() && !core.is_alone;
+    let is_joining = !shared.join_board.has_joined(&core.replica);
     let mut counts = [0_u32; STATES.len()];
     for member in core.replica.members() {
         let at = STATES.iter().position(|(state, _)| *state == member.state);

@@ -139,17 +139,17 @@ impl Admission {
         }
     }
 
-    /// Decides about the first packet of a handshake.
-    pub(in crate::node) fn handshake(&self, addr: IpAddr, is_validated: bool) -> HandshakeVerdict {
-        let source = addr.into();
-        if is_validated {
-            let place = self.validated.take(source);
-            return place.map_or(HandshakeVerdict::Refuse, |place| {
-                HandshakeVerdict::Accept(place, VALIDATED_TIME_MAX)
-            });
-        }
-        let place = self.unvalidated.take(source);
-        place.map_or(HandshakeVerdict::Retry, |place| HandshakeVerdict::Accept(place, UNVALIDATED_TIME_MAX))
+    /// Decides about the first packet of a handshake whose sender's address may be forged.
+    pub(in crate::node) fn unvalidated(&self, addr: IpAddr) -> HandshakeVerdict {
+        let permit = self.unvalidated.take(addr.into());
+        permit
+            .map_or(HandshakeVerdict::Retry, |permit| HandshakeVerdict::Accept(permit, UNVALIDATED_TIME_MAX))
+    }
+
+    /// Decides about the first packet of a handshake whose sender has proved its address.
+    pub(in crate::node) fn validated(&self, addr: IpAddr) -> HandshakeVerdict {
+        let permit = self.validated.take(addr.into());
+        permit.map_or(HandshakeVerdict::Refuse, |permit| HandshakeVerdict::Accept(permit, VALIDATED_TIME_MAX))
     }
 
     /// A permit for the greeting over a connection whose handshake is complete.
@@ -166,11 +166,13 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn fill(admission: &Admission, is_validated: bool, sources: u32) -> Vec<Permit> {
+    type Decide = fn(&Admission, IpAddr) -> HandshakeVerdict;
+
+    fn fill(admission: &Admission, decide: Decide, sources: u32) -> Vec<Permit> {
         let mut places = Vec::new();
         for source in 0..sources {
             let addr = IpAddr::V4((0x0a00_0000 + source).into());
-            while let HandshakeVerdict::Accept(place, _) = admission.handshake(addr, is_validated) {
+            while let HandshakeVerdict::Accept(place, _) = decide(admission, addr) {
                 places.push(place);
             }
         }
@@ -180,31 +182,28 @@ mod tests {
     #[test]
     fn unvalidated_handshakes_leave_the_other_places_free() {
         let admission = Admission::new();
-        let held = fill(&admission, false, 1_000);
+        let held = fill(&admission, Admission::unvalidated, 1_000);
         assert_eq!(held.len(), UNVALIDATED_MAX);
-        assert!(matches!(admission.handshake(addr("192.0.2.1"), false), HandshakeVerdict::Retry));
+        assert!(matches!(admission.unvalidated(addr("192.0.2.1")), HandshakeVerdict::Retry));
         // Even for a member whose address the strangers forge.
-        assert!(matches!(admission.handshake(addr("10.0.0.0"), true), HandshakeVerdict::Accept(..)));
+        assert!(matches!(admission.validated(addr("10.0.0.0")), HandshakeVerdict::Accept(..)));
         assert!(admission.greeting(addr("10.0.0.0")).is_some());
         drop(held);
-        assert!(matches!(admission.handshake(addr("192.0.2.1"), false), HandshakeVerdict::Accept(..)));
+        assert!(matches!(admission.unvalidated(addr("192.0.2.1")), HandshakeVerdict::Accept(..)));
         assert!(admission.unvalidated.lock().by_source.is_empty(), "sources without a permit are removed");
     }
 
     #[test]
     fn one_source_cannot_take_the_places_of_others() {
         let admission = Admission::new();
-        let unvalidated = fill(&admission, false, 1);
-        let validated = fill(&admission, true, 1);
+        let unvalidated = fill(&admission, Admission::unvalidated, 1);
+        let validated = fill(&admission, Admission::validated, 1);
         assert_eq!(unvalidated.len(), UNVALIDATED_PER_SOURCE_MAX);
         assert_eq!(validated.len(), VALIDATED_PER_SOURCE_MAX);
-        assert!(matches!(admission.handshake(addr("10.0.0.0"), false), HandshakeVerdict::Retry));
-        assert!(matches!(admission.handshake(addr("10.0.0.0"), true), HandshakeVerdict::Refuse));
-        for is_validated in [false, true] {
-            assert!(matches!(
-                admission.handshake(addr("10.0.0.1"), is_validated),
-                HandshakeVerdict::Accept(..)
-            ));
+        assert!(matches!(admission.unvalidated(addr("10.0.0.0")), HandshakeVerdict::Retry));
+        assert!(matches!(admission.validated(addr("10.0.0.0")), HandshakeVerdict::Refuse));
+        for decide in [Admission::unvalidated as Decide, Admission::validated] {
+            assert!(matches!(decide(&admission, addr("10.0.0.1")), HandshakeVerdict::Accept(..)));
         }
         let greetings: Vec<Permit> =
             std::iter::from_fn(|| admission.greeting(addr("10.0.0.0"))).take(1_000).collect();

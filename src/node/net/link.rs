@@ -20,12 +20,12 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::timeout;
 
 use crate::id::LinkId;
-use crate::membership::Member;
+use crate::membership::{Member, PeerExit};
 use crate::node::net::congestion::close;
 use crate::node::net::greeting::{
     GREETING_BYTES_MAX, Greeting, GreetingAnswer, decode_greeting, encode_greeting,
 };
-use crate::node::net::peers::{DialRequest, LinkVerdict, NodeIdentity, PeerRefusal, refusal_of};
+use crate::node::net::peers::{DialRequest, DialledBy, LinkVerdict, NodeIdentity, PeerRefusal, refusal_of};
 use crate::node::net::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
 use crate::node::net::security::Security;
 use crate::node::net::sender::{
@@ -33,7 +33,7 @@ use crate::node::net::sender::{
     LaneSender, LinkEvent, LinkSender,
 };
 use crate::node::runtime::shared::{Shared, wall};
-use crate::replica::{Input, Lane, PeerExit, WINDOW_BYTES};
+use crate::replica::{Input, Lane, WINDOW_BYTES};
 
 /// Timeout of a greeting and its answer.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -96,13 +96,16 @@ pub(in crate::node) enum NoLink {
 /// Why a connection that ended with this error did not become a link.
 pub(in crate::node) fn no_link(security: &Security, error: &ConnectionError) -> NoLink {
     match security.refusal(error) {
-        Some(tls) => refused_peer(matches!(error, ConnectionError::TransportError(_)), PeerRefusal::Tls(tls)),
+        Some(tls) => {
+            let by_us = matches!(error, ConnectionError::TransportError(_));
+            NoLink::Refused { by_us, refusal: PeerRefusal::Tls(tls) }
+        }
         None => NoLink::Unreachable(error.to_string()),
     }
 }
 
-fn refused_peer(by_us: bool, refusal: PeerRefusal) -> NoLink {
-    NoLink::Refused { by_us, refusal }
+fn refused_by_us(refusal: PeerRefusal) -> NoLink {
+    NoLink::Refused { by_us: true, refusal }
 }
 
 /// The dialling side of a greeting: sends it, reads the answer, and judges the peer's own greeting inside a welcome.
@@ -121,16 +124,16 @@ pub(in crate::node) async fn greet(
         read_message::<GreetingAnswer>(greeter, &connection, &mut recv).await
     };
     let answer = timeout(GREETING_TIME_MAX, exchange).await;
-    let theirs = match answer.unwrap_or(Err(refused_peer(true, PeerRefusal::Greeting)))? {
+    let theirs = match answer.unwrap_or(Err(refused_by_us(PeerRefusal::Greeting)))? {
         GreetingAnswer::Welcome(theirs) => theirs,
         GreetingAnswer::Itself => return Err(NoLink::Itself),
-        answer => return Err(refused_peer(false, refusal_of(answer))),
+        answer => return Err(NoLink::Refused { by_us: false, refusal: refusal_of(answer) }),
     };
     if let Some(answer) = judge(greeter, &connection, &theirs).await {
         close(&connection, CLOSE_REFUSED);
         return Err(refused_for(answer, &theirs));
     }
-    let linked = make_link(greeter, connection, &theirs, true);
+    let linked = make_link(greeter, connection, &theirs, DialledBy::Us);
     if let Some(mut core) = greeter.shared.lock() {
         core.peers.note_dialled(dialled, theirs.run);
     }
@@ -149,14 +152,14 @@ pub(in crate::node) async fn welcome(
     };
     let Ok(greeting) = timeout(GREETING_TIME_MAX, exchange).await else {
         close(&connection, CLOSE_REFUSED);
-        return Err(refused_peer(true, PeerRefusal::Greeting));
+        return Err(refused_by_us(PeerRefusal::Greeting));
     };
     let (mut send, theirs) = greeting.inspect_err(|_| close(&connection, CLOSE_REFUSED))?;
     let verdict = judge(greeter, &connection, &theirs).await;
     let answer = verdict.clone().unwrap_or_else(|| GreetingAnswer::Welcome(greeter.greeting()));
     _ = send.write_all(&encode_greeting(&answer)).await;
     _ = send.finish();
-    let Some(verdict) = verdict else { return make_link(greeter, connection, &theirs, false) };
+    let Some(verdict) = verdict else { return make_link(greeter, connection, &theirs, DialledBy::Peer) };
     // The peer closes the connection when it has read the answer.
     _ = timeout(GREETING_TIME_MAX, connection.closed()).await;
     close(&connection, CLOSE_REFUSED);
@@ -172,7 +175,7 @@ fn refused_for(answer: GreetingAnswer, theirs: &Greeting) -> NoLink {
         GreetingAnswer::AppVersion(_) => GreetingAnswer::AppVersion(theirs.app_version.clone()),
         answer => answer,
     };
-    refused_peer(true, refusal_of(answer))
+    refused_by_us(refusal_of(answer))
 }
 
 async fn read_message<T: bincode::Decode<()>>(
@@ -181,10 +184,10 @@ async fn read_message<T: bincode::Decode<()>>(
     recv: &mut RecvStream,
 ) -> Result<T, NoLink> {
     match recv.read_to_end(GREETING_BYTES_MAX).await {
-        Ok(bytes) => decode_greeting(&bytes).map_err(|_| refused_peer(true, PeerRefusal::Greeting)),
+        Ok(bytes) => decode_greeting(&bytes).map_err(|_| refused_by_us(PeerRefusal::Greeting)),
         Err(_) => Err(match connection.close_reason() {
             Some(reason) => no_link(&greeter.security, &reason),
-            None => refused_peer(true, PeerRefusal::Greeting),
+            None => refused_by_us(PeerRefusal::Greeting),
         }),
     }
 }
@@ -280,7 +283,7 @@ fn make_link(
     greeter: &Arc<Greeter>,
     connection: Connection,
     theirs: &Greeting,
-    dialled: bool,
+    dialled: DialledBy,
 ) -> Result<LinkId, NoLink> {
     let shared = &greeter.shared;
     let addr = reachable_at(&connection, theirs);

@@ -145,7 +145,9 @@ impl Network {
     /// Decides about an incoming connection. Must never wait: the next one may be a member's.
     fn decide(self: &Arc<Self>, incoming: Incoming) {
         let addr = incoming.remote_address().ip();
-        match self.admission.handshake(addr, incoming.remote_address_validated()) {
+        let is_validated = incoming.remote_address_validated();
+        let decide = if is_validated { Admission::validated } else { Admission::unvalidated };
+        match decide(&self.admission, addr) {
             HandshakeVerdict::Accept(place, time) => {
                 tokio::spawn(Self::let_in(self.clone(), incoming, place, time));
             }

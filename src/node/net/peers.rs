@@ -141,6 +141,13 @@ pub(in crate::node) enum LinkVerdict {
     Goes,
 }
 
+/// Which side dialled a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::node) enum DialledBy {
+    Us,
+    Peer,
+}
+
 /// The links, and who is at their ends.
 #[derive(Debug, Default)]
 pub(in crate::node) struct Peers {
@@ -160,9 +167,9 @@ impl Peers {
         own_run: RunId,
         theirs: &Greeting,
         addr: SocketAddr,
-        dialled: bool,
+        dialled: DialledBy,
     ) -> LinkVerdict {
-        let is_preferred = dialled == (own_run < theirs.run);
+        let is_preferred = (dialled == DialledBy::Us) == (own_run < theirs.run);
         let old = self.runs.get(&theirs.run).copied();
         if old.is_some_and(|old| self.links[&old].is_preferred && !is_preferred) {
             return LinkVerdict::Goes;

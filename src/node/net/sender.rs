@@ -9,8 +9,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::id::LinkId;
+use crate::membership::PeerExit;
 use crate::node::net::congestion::close;
-use crate::replica::{Lane, PeerExit};
+use crate::replica::Lane;
 
 /// The process ends and may come back. Not 0, with which a connection is closed whose handle is merely dropped.
 pub(in crate::node) const CLOSE_ENDED: u32 = 6;

@@ -107,8 +107,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
     let busy = core.replica.is_busy(now);
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
     wakers.extend(shared.follow(core, now));
-    let has_joined = core.is_alone || core.replica.is_ready();
-    wakers.extend(shared.join_board.follow(&shared.name, &core.replica, has_joined, now));
+    wakers.extend(shared.join_board.follow(&shared.name, &core.replica, now));
     let has_more = outputs == BATCH_MAX || !batch.is_empty() || !in_time();
     let becomes_ready = !was_ready && core.replica.is_ready();
     let deadline = if has_more { Duration::ZERO } else { core.replica.deadline().mono };

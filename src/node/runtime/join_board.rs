@@ -13,6 +13,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 /// The latest progress, and the wakers of those who wait for the next.
 #[derive(Debug, Default)]
 pub(in crate::node) struct JoinBoard {
+    /// The node has no seeds, so there is nobody to catch up with.
+    is_alone: bool,
     posted: Mutex<Posted>,
 }
 
@@ -24,18 +26,23 @@ pub(in crate::node) struct Posted {
 }
 
 impl JoinBoard {
+    /// The board of a node without seeds.
+    pub(in crate::node) fn alone() -> Self {
+        Self { is_alone: true, ..Self::default() }
+    }
+
+    /// Whether the node has caught up with its cluster.
+    pub(in crate::node) fn has_joined(&self, replica: &Replica) -> bool {
+        self.is_alone || replica.is_ready()
+    }
+
     pub(in crate::node) fn lock(&self) -> MutexGuard<'_, Posted> {
         self.posted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Posts the progress if it has changed and is due. Returns the wakers to wake once the core's lock is released.
-    pub(in crate::node) fn follow(
-        &self,
-        node: &str,
-        replica: &Replica,
-        is_ready: bool,
-        now: Time,
-    ) -> Vec<Waker> {
+    pub(in crate::node) fn follow(&self, node: &str, replica: &Replica, now: Time) -> Vec<Waker> {
+        let is_ready = self.has_joined(replica);
         let mut posted = self.lock();
         let is_early = now.mono < posted.at + PROGRESS_INTERVAL;
         if posted.progress.as_ref().is_some_and(|last| last.is_ready == is_ready && (is_ready || is_early)) {

@@ -48,8 +48,6 @@ pub(in crate::node) struct Core {
     pub(in crate::node) peers: Peers,
     pub(in crate::node) next_link: LinkId,
     pub(in crate::node) elections: Listeners,
-    /// The node was started without seeds, so it is ready without having caught up with a peer.
-    pub(in crate::node) is_alone: bool,
 }
 
 #[derive(Debug)]
@@ -96,7 +94,7 @@ impl Shared {
         addr: SocketAddr,
         replica: Replica,
         dial_requests: mpsc::UnboundedSender<DialRequest>,
-        is_alone: bool,
+        join_board: JoinBoard,
         lease_time: Duration,
     ) -> Arc<Self> {
         let log = replica.status().head.log;
@@ -109,7 +107,6 @@ impl Shared {
             peers: Peers::default(),
             next_link: LinkId::new(1),
             elections: Listeners::default(),
-            is_alone,
         };
         Arc::new(Self {
             name,
@@ -131,7 +128,7 @@ impl Shared {
             ended: tokio::sync::watch::Sender::new(false),
             events: EventLog::new(),
             member_events: EventLog::new(),
-            join_board: JoinBoard::default(),
+            join_board,
             #[cfg(feature = "metrics")]
             meter: crate::node::runtime::meter::Meter::default(),
             dial_requests,
@@ -360,7 +357,15 @@ mod tests {
         let (dial_requests, _) = mpsc::unbounded_channel();
         let replica = Replica::new(Setup::new(Config::lan(), 1));
         let addr = ([127, 0, 0, 1], 1).into();
-        Shared::new("n".to_owned(), RunId::new(1), addr, replica, dial_requests, true, Duration::from_secs(1))
+        Shared::new(
+            "n".to_owned(),
+            RunId::new(1),
+            addr,
+            replica,
+            dial_requests,
+            JoinBoard::alone(),
+            Duration::from_secs(1),
+        )
     }
 
     #[test]

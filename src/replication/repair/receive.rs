@@ -21,7 +21,7 @@ use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::ChangeOrigin;
 use crate::store::{PeerCoverage, PeerRow, Store};
 use crate::time::Time;
-use crate::wire::{Kind, Reader, WireError};
+use crate::wire::{Kind, Piece, Reader, WireError};
 
 /// How many rows of a listing follow. More than [`ANSWER_ROWS_MAX`] are a protocol error.
 fn rows_to_come(reader: &mut Reader<'_>) -> Result<usize, WireError> {
@@ -423,7 +423,7 @@ impl RepairSession {
         &mut self,
         store: &mut Store,
         now: Time,
-        (is_first, reader): (bool, Reader<'_>),
+        piece: Piece<'_>,
         partial: &mut Option<PartialRow>,
     ) -> Result<RepairOutcome, WireError> {
         let mut progress = RepairOutcome::default();
@@ -432,7 +432,7 @@ impl RepairSession {
             return Ok(progress);
         }
         self.last_progress = now.mono;
-        let arrived = self.large_receiver.handle_piece(is_first, reader, &self.vector, partial)?;
+        let arrived = self.large_receiver.handle_piece(piece, &self.vector, partial)?;
         let Some(arrived) = arrived else { return Ok(progress) };
         let LargeRowAwaited { key, parked } =
             self.large_rows_awaited.remove(&arrived.large_id).ok_or(WireError::Form)?;

@@ -27,7 +27,7 @@ use crate::store::digest::fingerprint;
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
 use crate::store::{PeerRow, Refusal, Store};
 use crate::time::Stamp;
-use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Reader, WireError, Writer};
+use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Piece, Reader, WireError, Writer};
 
 /// A row whose values together exceed this is large. Also the size of a piece.
 const LARGE_BYTES: usize = 64 << 10;
@@ -115,12 +115,12 @@ impl LargeRowTransfer {
         let to = all.min(self.sent + LARGE_BYTES);
         let mut writer = Writer::new(Kind::Piece);
         if self.sent == 0 {
-            writer.byte(queue.tag(true));
+            writer.byte(queue.first_tag());
             writer.varint(self.large_id);
             writer.varint(self.header.len() as u64);
             writer.varint(self.from as u64);
         } else {
-            writer.byte(queue.tag(false));
+            writer.byte(queue.tag());
         }
         let head = self.header.len();
         writer.rest(&self.header[self.sent.min(head)..to.min(head)]);
@@ -332,13 +332,13 @@ impl LargeRowHeader {
         }
     }
 
-    /// The row with these values, or why it is refused. `is_joined`: assembled from two transfers, so checksums are
-    /// verified.
+    /// The row with these values, or why it is refused. If the first bytes came by an earlier transfer (`resumed`), the
+    /// checksums are verified.
     fn row(
         self,
         vector: Arc<Clocks>,
         bytes: &[u8],
-        is_joined: bool,
+        resumed: usize,
     ) -> Result<Result<PeerRow, Refusal>, WireError> {
         if u16::try_from(self.key.len()).is_err() {
             return Ok(Err(Refusal::Key));
@@ -352,7 +352,7 @@ impl LargeRowHeader {
             rest = behind;
             let text = [&self.key[..], own].concat();
             let dot = Dot::new(value.stamp, value.expires, self.key.len(), &text, &mut room);
-            if is_joined && dot.checksum() != value.checksum {
+            if resumed > 0 && dot.checksum() != value.checksum {
                 return Err(WireError::Form);
             }
             dots.push(dot);
@@ -367,15 +367,15 @@ impl LargeRowHeader {
 }
 
 impl LargeRowReceiver {
-    /// Takes the body of a piece and returns the row when it is complete. A row that begins where the transfer of
+    /// Takes a piece and returns the row when it is complete. A row that begins where the transfer of
     /// `partial` ended continues it. `vector` is the sender's, as sent before on the same stream.
     pub(crate) fn handle_piece(
         &mut self,
-        is_first: bool,
-        mut reader: Reader<'_>,
+        piece: Piece<'_>,
         vector: &Arc<Clocks>,
         partial: &mut Option<PartialRow>,
     ) -> Result<Option<LargeRow>, WireError> {
+        let Piece { is_first, body: mut reader, .. } = piece;
         if is_first == self.current.is_some() {
             return Err(WireError::Form);
         }
@@ -405,7 +405,7 @@ impl LargeRowReceiver {
         }
         let LargeRowBuffer { large_id: number, from, vector, announced: header, bytes, .. } =
             self.current.take().expect("just looked at");
-        let row = header.expect("just looked at").row(vector, &bytes, from > 0)?;
+        let row = header.expect("just looked at").row(vector, &bytes, from)?;
         self.arrived_up_to = self.arrived_up_to.max(number);
         Ok(Some(LargeRow { large_id: number, row }))
     }
@@ -507,11 +507,11 @@ mod tests {
     ) -> Result<Option<LargeRow>, WireError> {
         let mut assembler = Assembler::default();
         assembler.feed(bytes);
-        let (kind, mut reader) = Reader::new(assembler.next()?.expect("a whole frame"))?;
+        let (kind, body) = Reader::new(assembler.next()?.expect("a whole frame"))?;
         assert_eq!(kind, Kind::Piece);
-        let (queue, is_first) = LargeRowStream::of_tag(reader.byte()?)?;
-        assert_eq!(queue, LargeRowStream::Repair);
-        arriving.handle_piece(is_first, reader, &Arc::default(), partial)
+        let piece = Piece::read(body)?;
+        assert_eq!(piece.stream, LargeRowStream::Repair);
+        arriving.handle_piece(piece, &Arc::default(), partial)
     }
 
     fn hand_all(pieces: &[Vec<u8>], mut partial: Option<PartialRow>) -> Result<Option<LargeRow>, WireError> {
@@ -584,7 +584,7 @@ mod tests {
     fn lengths_that_a_peer_claims_are_bounded() {
         let piece = |head_len: u64, head: &[u8]| {
             let mut writer = Writer::new(Kind::Piece);
-            writer.byte(LargeRowStream::Repair.tag(true));
+            writer.byte(LargeRowStream::Repair.first_tag());
             [1, head_len, 0].into_iter().for_each(|number| writer.varint(number));
             writer.rest(head);
             writer.finish()
