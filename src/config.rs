@@ -87,9 +87,6 @@ pub struct Config {
     /// How many removals the change log keeps for followers that resume. Older ones are forgotten, and a follower whose
     /// cursor is before them repairs (a peer) or starts over with the current values (a watch). 0 to 16,777,216.
     pub removals_max: usize,
-    /// Whether this node sends all writes, not only its own, to all its peers, for clusters in which not every node is
-    /// linked with every other. Where all are linked, this would only repeat what every node receives anyway.
-    pub relay: bool,
     /// Up to this many members, each node sends its writes to all others. Above, writes take two hops: to the members
     /// of the writer's group, and to one delegate in every other group, which forwards them there. It must be the same
     /// on all nodes; where it differs, writes arrive twice or late. 0 to 512.
@@ -137,7 +134,6 @@ impl Config {
             value_bytes_max: 1 << 20,
             clock_skew_max: Duration::from_secs(5),
             removals_max: 4_096,
-            relay: false,
             mesh_members_max: 30,
             sync_timeout: Duration::from_secs(10),
             lag_bytes_max: 64 << 20,

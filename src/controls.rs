@@ -16,8 +16,9 @@ pub enum Control {
     DoneAfterRefusal,
     /// Breaks **Flush end**: the receiver takes the sender's whole vector as claimed, not its own run alone.
     TailClaimsAll,
-    /// Breaks **Flush end**: a tail that sends all rows claims the sender's whole vector, not its own run alone.
-    RelayClaimsAll,
+    /// Breaks **Flush end**: a tail that forwards claims the sender's whole vector, not its own run and the forwarded
+    /// intervals alone.
+    ForwarderClaimsAll,
     /// Breaks **Rows left out**: they are counted from the last frame instead of the last flush end.
     OwnFromFrame,
     /// Breaks **Merging a row**: rows are sent without their context, and the key's context does not grow by S.
@@ -111,7 +112,7 @@ impl Control {
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
         Self::TailClaimsAll,
-        Self::RelayClaimsAll,
+        Self::ForwarderClaimsAll,
         Self::OwnFromFrame,
         Self::NoContext,
         Self::OldOrigin,

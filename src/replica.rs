@@ -196,12 +196,6 @@ impl Replica {
         self.store.churn_digest();
     }
 
-    /// From now on passes on the writes of others, or not: see [`Config::relay`].
-    pub fn relay(&mut self, on: bool) {
-        self.config.relay = on;
-        self.update_routes();
-    }
-
     /// Whether all peers that this replica sends its writes to said that they have everything up to this revision.
     pub fn is_acked(&self, revision: Revision) -> bool {
         let mut fed = self.links.values().filter(|link| link.route.feeds);

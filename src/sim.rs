@@ -171,7 +171,9 @@ pub struct Sim {
     /// The nodes by which the others find each other. `None`: the simulator links all nodes.
     seeds: Option<Vec<usize>>,
     /// Where nodes are linked as a tree: the number of nodes below each node.
-    fan_out: Option<usize>,
+    /// Groups that were set by hand.
+    #[cfg(feature = "__controls")]
+    groups: Vec<Vec<usize>>,
     member_events: Vec<(Duration, usize, MemberEvent)>,
     leaders: LeaseOracle,
 }
@@ -204,7 +206,8 @@ impl Sim {
             sendings: 0,
             timeouts: 0,
             seeds: None,
-            fan_out: None,
+            #[cfg(feature = "__controls")]
+            groups: Vec::new(),
             member_events: Vec::new(),
             leaders: LeaseOracle::default(),
             controls: Controls::default(),
@@ -254,17 +257,7 @@ impl Sim {
         self
     }
 
-    /// Links the nodes that are added after this as a tree, each with this many below it. Nodes that have any below
-    /// them forward what they receive. For more nodes than a cluster has members. Nodes with [`Sim::seeds`] choose
-    /// their links themselves.
-    #[must_use]
-    pub fn tree(mut self, fan_out: usize) -> Self {
-        self.fan_out = Some(fan_out.max(1));
-        self
-    }
-
-    /// Adds nodes without a disk. They are all connected with each other, unless [`Sim::seeds`] or [`Sim::tree`] was
-    /// called before.
+    /// Adds nodes without a disk. They are all connected with each other, unless [`Sim::seeds`] was called before.
     #[must_use]
     pub fn nodes(mut self, count: usize) -> Self {
         (0..count).for_each(|_| self.add(false));
@@ -308,11 +301,7 @@ impl Sim {
         });
         self.start(i, None);
         if self.seeds.is_none() {
-            let above = self.fan_out.filter(|_| i > 0).map(|fan_out| (i - 1) / fan_out);
-            for other in above.map_or(0..i, |above| above..above + 1) {
-                self.schedule(Duration::ZERO, SimEvent::Connect(other, i));
-            }
-            above.into_iter().for_each(|above| self.relay(above, true));
+            (0..i).for_each(|other| self.schedule(Duration::ZERO, SimEvent::Connect(other, i)));
         }
     }
 

@@ -434,10 +434,8 @@ impl Store {
 
     /// The same with `excess`, the part of the sender's vector that lies beyond this replica's vector.
     pub(crate) fn cover_row_beyond(&mut self, row: &PeerRow, beyond: &Arc<Clocks>) {
-        if self.controls.has(Control::NoContext) || (beyond.dots.is_empty() && row.context.is_none()) {
-            return;
-        }
-        if self.controls.has(Control::NoCloud) {
+        let is_nothing = beyond.dots.is_empty() && row.context.is_none();
+        if is_nothing || !self.keeps_extra_coverage() || self.controls.has(Control::NoContext) {
             return;
         }
         let key = row.dot_set.key();
@@ -519,7 +517,7 @@ impl Store {
 
     /// Covers a settled range, which compared equal or was merged, by what the peer covers there.
     pub(crate) fn cover_range(&mut self, range: HashRange, peer_coverage: &PeerCoverage) {
-        if self.controls.has(Control::NoSettled) || self.controls.has(Control::NoCloud) {
+        if self.controls.has(Control::NoSettled) || !self.keeps_extra_coverage() {
             return;
         }
         let beyond = self.coverage.beyond_vector(&peer_coverage.vector);
@@ -591,12 +589,15 @@ impl Store {
         }
     }
 
+    /// Whether anything is covered beyond the vector.
+    fn keeps_extra_coverage(&self) -> bool {
+        !self.controls.has(Control::NoCloud)
+    }
+
     /// Dots that a key no longer holds stay covered: see [`Coverage::cover_removed`].
     fn cover_removed(&mut self, id: RowId, place: Place, old: &DotSet) {
-        if self.coverage.is_vector_only()
-            || self.controls.has(Control::NoKeep)
-            || self.controls.has(Control::NoCloud)
-        {
+        let is_forgotten = self.controls.has(Control::NoKeep) || !self.keeps_extra_coverage();
+        if self.coverage.is_vector_only() || is_forgotten {
             return;
         }
         let dot_set = &self.slab.at(id).dot_set;

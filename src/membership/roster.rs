@@ -19,13 +19,13 @@ use crate::wire::{FRAME_BYTES_TARGET, Kind, Reader, WireError, Writer};
 pub(super) const ROSTER_BUCKETS: usize = 64;
 
 /// The first byte of a frame: no buckets follow; buckets that ask for the receiver's; buckets that do not.
-const NONE: u8 = 0;
+const RECORDS: u8 = 0;
 const ASKING: u8 = 1;
 const ANSWERING: u8 = 2;
 
 /// The state in a record: the member lives, or has left.
-const LIVES: u8 = 0;
-const LEFT: u8 = 1;
+const IS_ALIVE: u8 = 0;
+const HAS_LEFT: u8 = 1;
 
 pub(super) fn write_contact(writer: &mut Writer, member: &Member) {
     writer.run(member.run);
@@ -80,7 +80,7 @@ struct RosterEntry {
 fn read_record(reader: &mut Reader<'_>) -> Result<Option<RosterEntry>, WireError> {
     let contact = read_contact(reader)?;
     let (generation, incarnation) = (reader.u16_le()?, reader.u16_le()?);
-    let has_left = reader.byte()? == LEFT;
+    let has_left = reader.byte()? == HAS_LEFT;
     let meta_version = reader.varint()?;
     let mut about = None;
     if meta_version > 0 {
@@ -154,8 +154,8 @@ impl Members {
     /// The frame with this node's own record alone.
     pub(super) fn tell_own(&mut self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Roster);
-        writer.byte(NONE);
-        let state = if self.own.state == MemberState::Left { LEFT } else { LIVES };
+        writer.byte(RECORDS);
+        let state = if self.own.state == MemberState::Left { HAS_LEFT } else { IS_ALIVE };
         write_record(&mut writer, &self.own, *self.detector.identity(), 0, state);
         writer.finish()
     }
@@ -170,7 +170,7 @@ impl Members {
         self.now = now;
         let kind = reader.byte()?;
         let mut theirs = None;
-        if kind != NONE {
+        if kind != RECORDS {
             let mut buckets = [0; ROSTER_BUCKETS];
             for bucket in &mut buckets {
                 *bucket = u32::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
@@ -197,7 +197,7 @@ impl Members {
         if asks {
             self.write_buckets(&mut writer, ANSWERING);
         } else {
-            writer.byte(NONE);
+            writer.byte(RECORDS);
         }
         let alive = self.detector.iter_members().filter(|member| concerns(member.id().run));
         let alive = alive.filter_map(|member| Some((member, &self.known.get(&member.id().run)?.member)));
@@ -205,16 +205,16 @@ impl Members {
             if writer.len() > FRAME_BYTES_TARGET {
                 let full = std::mem::replace(&mut writer, Writer::new(Kind::Roster));
                 frames.push(full.finish());
-                writer.byte(NONE);
+                writer.byte(RECORDS);
             }
-            write_record(&mut writer, about, *member.id(), member.incarnation(), LIVES);
+            write_record(&mut writer, about, *member.id(), member.incarnation(), IS_ALIVE);
         }
         if concerns(self.own.run) && self.own.state.is_alive() {
-            write_record(&mut writer, &self.own, *self.detector.identity(), 0, LIVES);
+            write_record(&mut writer, &self.own, *self.detector.identity(), 0, IS_ALIVE);
         }
         let left = self.known.values().filter(|known| known.has_left && concerns(known.member.run));
         for known in left {
-            write_record(&mut writer, &known.member, known.id(), 0, LEFT);
+            write_record(&mut writer, &known.member, known.id(), 0, HAS_LEFT);
         }
         frames.push(writer.finish());
         frames

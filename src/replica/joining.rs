@@ -167,9 +167,12 @@ impl Replica {
 
     /// Whether this replica may begin a session over a link now.
     pub(super) fn may_begin(&self, id: LinkId) -> bool {
-        self.joining.has_caught_up
-            || self.joining.donor == Some(id)
-            || self.store.controls.has(Control::ManyDonors)
+        !self.wants_one_donor() || self.joining.donor == Some(id)
+    }
+
+    /// Whether one peer alone, the donor, is to send this replica what it lacks.
+    fn wants_one_donor(&self) -> bool {
+        !self.joining.has_caught_up && !self.store.controls.has(Control::ManyDonors)
     }
 
     fn is_fed_by(&self, id: LinkId) -> bool {
@@ -179,14 +182,12 @@ impl Replica {
 
     /// Whether this peer is to be deferred, because another one is feeding this replica already.
     pub(super) fn is_fed_by_other(&self, id: LinkId) -> bool {
-        !self.joining.has_caught_up
-            && !self.store.controls.has(Control::ManyDonors)
-            && self.joining.donor.is_some_and(|donor| donor != id && self.is_fed_by(donor))
+        self.wants_one_donor() && self.joining.donor.is_some_and(|donor| donor != id && self.is_fed_by(donor))
     }
 
     /// A peer has begun a session. If it holds more than this replica it becomes the donor: it was the first to answer.
     pub(super) fn begun(&mut self, id: LinkId) {
-        if self.joining.has_caught_up || self.store.controls.has(Control::ManyDonors) || !self.is_fed_by(id) {
+        if !self.wants_one_donor() || !self.is_fed_by(id) {
             return;
         }
         let before = self.joining.donor.replace(id).filter(|before| *before != id);

@@ -17,8 +17,8 @@ pub(super) struct Links {
     schedule: Schedule,
     /// For each [`LogFilter`] the links that are sent such rows, and the log's position when they were last marked
     /// dirty.
-    fed: [BTreeSet<LinkId>; 3],
-    latest: [u64; 3],
+    fed: [BTreeSet<LinkId>; 2],
+    latest: [u64; 2],
 }
 
 impl Links {
@@ -93,7 +93,7 @@ impl Links {
 
     /// Marks the links dirty that are sent what was written since the last call.
     pub(super) fn follow(&mut self, log: &ChangeLog) {
-        for filter in [LogFilter::Own, LogFilter::Forwarded, LogFilter::All] {
+        for filter in [LogFilter::Own, LogFilter::Forwarded] {
             let latest = log.latest(filter);
             if std::mem::replace(&mut self.latest[filter as usize], latest) != latest {
                 self.fed[filter as usize].iter().for_each(|id| self.schedule.mark_dirty(*id));

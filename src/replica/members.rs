@@ -79,16 +79,20 @@ impl Replica {
         }
     }
 
-    /// Which rows a link to a run carries. Without members every link carries this node's own writes; with
-    /// [`Config::relay`](crate::Config::relay) all links carry all writes.
+    /// Which rows a link to a run carries. Without members every link carries this node's own writes.
     pub(super) fn route(&self, run: Option<RunId>) -> Route {
         let everybody = Route { feeds: true, filter: LogFilter::Own, is_other_group: false };
-        let route = match (&self.members, run) {
+        match (&self.members, run) {
             (Some(members), Some(run)) => members.route(run),
             (Some(_), None) => Route { feeds: false, ..everybody },
             (None, _) => everybody,
-        };
-        Route { filter: if self.config.relay { LogFilter::All } else { route.filter }, ..route }
+        }
+    }
+
+    /// Sets the route of a link by hand, where this replica is no member.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn set_route(&mut self, link: LinkId, route: Route) {
+        self.links.set_route(link, route);
     }
 
     pub(super) fn update_routes(&mut self) {

@@ -80,10 +80,10 @@ const CONFIRM: u8 = 3;
 const LIST: u8 = 4;
 const ANSWER: u8 = 5;
 const WANTED: u8 = 6;
-const ROW: u8 = 7;
+const REPAIR_ROW: u8 = 7;
 const SAME: u8 = 8;
 const FINISHED: u8 = 9;
-/// Instead of a [`ROW`]: its key, and the number under which it is sent in pieces.
+/// Instead of a [`REPAIR_ROW`]: its key, and the number under which it is sent in pieces.
 const LARGE: u8 = 10;
 
 /// An ask of this side that is not answered completely.

@@ -29,7 +29,7 @@ use contexts::RowContexts;
 use large::{LargeRowReceiver, LargeRowSender, PartialRow, ResumeOffer, Size};
 
 const END: u8 = 0;
-const ROW: u8 = 1;
+const TAIL_ROW: u8 = 1;
 const DONE: u8 = 2;
 /// The end of a flush that asks for an acknowledgement.
 const DONE_ASKING: u8 = 3;
@@ -200,8 +200,8 @@ impl TailSender {
             self.sent_claims.write(forwarded_claims, &mut writer);
             self.claimed = head;
         }
-        if store.controls.has(Control::RelayClaimsAll) {
-            writer.byte(u8::from(filter == LogFilter::All));
+        if store.controls.has(Control::ForwarderClaimsAll) {
+            writer.byte(u8::from(filter == LogFilter::Forwarded));
         }
         if rows == 0 && self.claimed < head && cursor == head {
             return None;
@@ -267,7 +267,6 @@ impl TailSender {
             let passes_filter = match filter {
                 LogFilter::Own => row.own_revision() > since,
                 LogFilter::Forwarded => row.forwarded_revision() > since,
-                LogFilter::All => true,
             };
             if !passes_filter {
                 continue;
@@ -278,7 +277,7 @@ impl TailSender {
             }
             match large::size(&row.dot_set) {
                 Size::Small => {
-                    writer.byte(ROW);
+                    writer.byte(TAIL_ROW);
                     writer.dot_set(&row.dot_set);
                     self.contexts.write(writer, context_of(store, &row.dot_set));
                     written.rows += 1;
@@ -399,7 +398,7 @@ impl TailReceiver {
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
         let done = loop {
             match reader.byte()? {
-                ROW => {
+                TAIL_ROW => {
                     let dot_set = reader.dot_set()?;
                     let context = self.contexts.read(store.controls, &mut reader)?;
                     match dot_set {
@@ -423,7 +422,7 @@ impl TailReceiver {
                 _ => return Err(WireError::Form),
             }
         };
-        let claims_all = store.controls.has(Control::RelayClaimsAll) && reader.byte()? == 1;
+        let claims_all = store.controls.has(Control::ForwarderClaimsAll) && reader.byte()? == 1;
         reader.end()?;
         self.vector = vector;
         self.in_flux = done.is_none();

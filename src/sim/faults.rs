@@ -9,6 +9,10 @@ use super::{Disk, DriftingClock, Sim, SimEvent};
 use crate::config::Config;
 use crate::id::LinkId;
 #[cfg(feature = "__controls")]
+use crate::membership::Route;
+#[cfg(feature = "__controls")]
+#[cfg(feature = "__controls")]
+use crate::store::change_log::LogFilter;
 use crate::store::entry;
 
 /// Length, version and kind of a frame. To change these breaks the link and tests nothing else.
@@ -69,12 +73,32 @@ impl Sim {
         from.is_some_and(|from| self.holds.contains(&(from, to)))
     }
 
-    /// Makes a running node forward the writes of others, or stop doing so.
-    pub fn relay(&mut self, i: usize, on: bool) {
-        self.nodes[i].config.relay = on;
-        if let Some(replica) = &mut self.nodes[i].replica {
-            replica.relay(on);
-            self.drain(i);
+    /// Divides the nodes into groups by hand, from now on: each list is one group, and a node in no list is alone in its
+    /// group. Nodes forward to their group what they receive from other groups. Without any list nobody forwards, as in
+    /// the beginning. Nodes with [`Sim::seeds`] find their groups themselves.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn group(&mut self, groups: &[&[usize]]) {
+        self.groups = groups.iter().map(|group| group.to_vec()).collect();
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        links.into_iter().for_each(|id| self.set_routes(id));
+        (0..self.nodes.len()).for_each(|i| self.drain(i));
+    }
+
+    /// Routes a link as the groups of its ends demand.
+    #[cfg(feature = "__controls")]
+    pub(super) fn set_routes(&mut self, id: LinkId) {
+        let [a, b] = self.links[&id].ends;
+        let are_mates = self.groups.iter().any(|group| group.contains(&a) && group.contains(&b));
+        let route = Route {
+            feeds: true,
+            filter: if are_mates { LogFilter::Forwarded } else { LogFilter::Own },
+            is_other_group: !are_mates && !self.groups.is_empty(),
+        };
+        for end in [a, b] {
+            if let Some(replica) = &mut self.nodes[end].replica {
+                replica.set_route(id, route);
+            }
         }
     }
 

@@ -122,6 +122,10 @@ impl Sim {
         self.links.insert(id, link);
         self.input(a, Input::LinkUp(id));
         self.input(b, Input::LinkUp(id));
+        #[cfg(feature = "__controls")]
+        if !self.groups.is_empty() {
+            self.set_routes(id);
+        }
         self.note_unlinked(id, a, b);
     }
 

@@ -25,8 +25,6 @@ pub(crate) enum LogFilter {
     Own,
     /// Rows with a local event or one that this node forwards.
     Forwarded,
-    /// All rows.
-    All,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -102,7 +100,6 @@ impl ChangeLog {
         match filter {
             LogFilter::Own => self.own,
             LogFilter::Forwarded => self.forwarded,
-            LogFilter::All => self.head,
         }
     }
 

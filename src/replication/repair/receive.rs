@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{
     ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, FINISHED, LARGE, LARGES_AWAITED_MAX, LIST, LargeRowAwaited,
-    ListingArriving, ListingAwaitsLarge, ListingSent, OpenAsk, PeerSide, Phase, ROW, RepairOutcome,
+    ListingArriving, ListingAwaitsLarge, ListingSent, OpenAsk, PeerSide, Phase, REPAIR_ROW, RepairOutcome,
     RepairSession, SAME, SessionTask, VERDICT, WANTED, children, listed, measure, strong_hash,
 };
 use crate::controls::Control;
@@ -119,7 +119,7 @@ impl RepairSession {
         progress: &mut RepairOutcome,
     ) -> Result<(), WireError> {
         let (tag, range) = reader.range()?;
-        if self.listing_arriving.is_some() && !matches!(tag, ROW | SAME | LARGE) {
+        if self.listing_arriving.is_some() && !matches!(tag, REPAIR_ROW | SAME | LARGE) {
             return Err(WireError::Form);
         }
         match tag {
@@ -148,7 +148,7 @@ impl RepairSession {
                     ListingArriving { mine, ..ListingArriving::new(range, peer_coverage, rows, left) };
                 self.listing_arriving = Some(listing);
             }
-            ROW | SAME => self.row(store, now, tag, reader, progress)?,
+            REPAIR_ROW | SAME => self.row(store, now, tag, reader, progress)?,
             LARGE => self.large(store, reader)?,
             FINISHED => self.peer.as_mut().expect("items follow the start").has_finished = true,
             _ => return Err(WireError::Form),

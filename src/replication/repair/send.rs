@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, EXTRA_REGIONS_PER_RANGE_MAX, FINISHED, LARGE, LARGES_AHEAD_MAX,
-    LIST, LIST_ROWS_MAX, ListingSent, OPEN_ASKS_MAX, OpenAsk, Phase, QueuedRow, ROW, RepairSession, SAME,
-    STREAM_BYTES, STREAM_ROWS_MAX, STREAM_ROWS_MIN, SessionTask, VERDICT, WANTED, children, listed,
+    LIST, LIST_ROWS_MAX, ListingSent, OPEN_ASKS_MAX, OpenAsk, Phase, QueuedRow, REPAIR_ROW, RepairSession,
+    SAME, STREAM_BYTES, STREAM_ROWS_MAX, STREAM_ROWS_MIN, SessionTask, VERDICT, WANTED, children, listed,
     salted_row_hash, strong_hash, weak_hash,
 };
 use crate::controls::Control;
@@ -117,7 +117,7 @@ impl RepairSession {
             self.ask_digest(store, writer, range);
             return;
         }
-        if !store.controls.has(Control::NoVerify) && !store.verify(range) {
+        if !store.verify(range) {
             return;
         }
         let ids = store.rows_in(range);
@@ -222,7 +222,7 @@ impl RepairSession {
             self.ask_digest(store, writer, range);
             return;
         }
-        if !store.controls.has(Control::NoVerify) && !store.verify(range) {
+        if !store.verify(range) {
             return;
         }
         if hashes.is_empty() {
@@ -317,7 +317,7 @@ impl RepairSession {
         let dot_set = store
             .dot_set(&key)
             .map_or_else(|| DotSet::Empty(Dot::key_only(&key)), |(dot_set, _)| dot_set.clone());
-        if dot_set.is_empty() && !store.controls.has(Control::NoVerify) && !store.key_adds_up(&key) {
+        if dot_set.is_empty() && !store.key_adds_up(&key) {
             store.is_damaged = true;
             return false;
         }
@@ -335,13 +335,13 @@ impl RepairSession {
             self.rows += 1;
             return true;
         } else if size == Size::Small {
-            writer.range(ROW, range);
+            writer.range(REPAIR_ROW, range);
             writer.row(&dot_set, context.as_deref());
         }
         if writer.len() == before || writer.len() + 64 > FRAME_BYTES_MAX {
             // Too large for any frame: the peer is sent a form that it refuses, so that it claims nothing.
             writer.truncate(before);
-            writer.range(ROW, range);
+            writer.range(REPAIR_ROW, range);
             writer.row(&DotSet::Empty(Dot::key_only(&[])), None);
         } else if let Some(awaiting) = self.listings_sent.get_mut(&range) {
             awaiting.mine.insert(key, dot_set);

@@ -15,7 +15,7 @@ use crate::store::coverage::Clocks;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 
-const NONE: u8 = 0;
+const NO_CONTEXT: u8 = 0;
 const WHOLE: u8 = 1;
 const CHANGED: u8 = 2;
 
@@ -43,7 +43,7 @@ impl RowContexts {
     }
 
     pub(super) fn write(&mut self, writer: &mut Writer, context: Option<Arc<Clocks>>) {
-        let Some(context) = context else { return writer.byte(NONE) };
+        let Some(context) = context else { return writer.byte(NO_CONTEXT) };
         let (old, new) = (&self.last.dots, &context.dots);
         let gone: Vec<RunId> = old.keys().filter(|origin| !new.contains_key(origin)).copied().collect();
         let is_changed = |(origin, clock): &(&RunId, &u64)| old.get(origin) != Some(*clock);
@@ -71,7 +71,7 @@ impl RowContexts {
     ) -> Result<Option<Arc<Clocks>>, WireError> {
         let mut gone = 0;
         match reader.byte()? {
-            NONE => return Ok(None),
+            NO_CONTEXT => return Ok(None),
             _ if self.is_full() => return Err(WireError::TooLarge(self.whole)),
             WHOLE => self.last = Arc::default(),
             CHANGED => {
