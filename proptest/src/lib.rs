@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use tidings::{Config, Control, Disk, DiskFault, PutOptions, ReplicaEvent, Sim, WriteError};
+use tidings::{Config, Control, Disk, DiskFault, PutOptions, ReplicaEvent, Sim, SimFault, WriteError};
 
 /// A small random generator, independent of what the replicas draw.
 #[derive(Debug)]
@@ -271,38 +271,40 @@ fn skew(sim: &mut Sim, dice: &mut Dice, i: usize) {
     }
 }
 
-/// How a broken rule was detected.
+/// How a broken rule was detected: by the simulator, as one kind of [`SimFault`], or by an assertion of the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Noticed {
     /// The oracle found a replica that covers what it did not merge.
     Oracle,
     /// A disk lost what it had acknowledged as durable, or could not be read back.
     Promise,
+    /// Several nodes held a lease at the same time.
+    TwoHolders,
+    /// The token of a lease did not grow.
+    Token,
     /// An assertion about what a user sees failed.
     Loss,
     /// The replicas did not converge.
     Divergence,
 }
 
-/// Runs something that may panic and classifies the panic by its text. `None`: no panic.
-///
-/// The texts are those of the simulator (`src/sim/oracle.rs`, `src/sim/disk.rs`, `src/sim.rs`); a text that changes
-/// there must change here.
+/// Runs something that may panic and classifies the panic. `None`: no panic.
 pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
     let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
-    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref().copied());
-    let text = text.unwrap_or_default();
-    let of_oracle = ["covers and", "which nobody wrote", "does not cover it", "covers the same as another"];
-    Some(match text {
-        _ if of_oracle.iter().any(|what| text.contains(what)) => Noticed::Oracle,
-        _ if ["acknowledged as durable", "its disk cannot be opened"]
-            .iter()
-            .any(|what| text.contains(what)) =>
-        {
-            Noticed::Promise
-        }
-        _ if text.contains("not converged") => Noticed::Divergence,
-        _ => Noticed::Loss,
+    Some(match panic.downcast_ref() {
+        None => Noticed::Loss,
+        Some(
+            SimFault::Lost(_)
+            | SimFault::Returned(_)
+            | SimFault::Invented(_)
+            | SimFault::Uncovered(_)
+            | SimFault::Differing(_),
+        ) => Noticed::Oracle,
+        Some(SimFault::DurableLost(_) | SimFault::DiskUnreadable(_)) => Noticed::Promise,
+        Some(SimFault::TwoHolders(_)) => Noticed::TwoHolders,
+        Some(SimFault::TokenNotGrown(_)) => Noticed::Token,
+        Some(SimFault::NotConverged(_)) => Noticed::Divergence,
+        Some(_) => unreachable!("there is no other kind of fault"),
     })
 }
 
