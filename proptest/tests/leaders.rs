@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidings::{Config, Control, DiskFault, LeaseEnd, LeaseState, ReplicaEvent, Sim};
-use tidings_proptest::{Elections, Noticed, notice};
+use tidings_proptest::{Elections, Noticed, for_chosen_seeds, notice, run_until, voters};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Quarantine of voters after their start, with the settings of [`config`].
 const QUARANTINE: Duration = Duration::from_millis(13_400);
 
-fn config(voters: usize) -> Config {
+fn config(count: usize) -> Config {
     let mut config = Config::lan();
     config.clock_skew_max = SECOND * 2;
-    config.voters = (0..voters).map(|i| format!("n{i}")).collect();
+    config.voters = voters(count);
     config
 }
 
@@ -32,12 +32,7 @@ fn settled(sim: Sim, nodes: usize) -> Sim {
 }
 
 fn until(sim: &mut Sim, within: Duration, is_so: impl Fn(&mut Sim) -> bool) -> Duration {
-    let since = sim.now();
-    while !is_so(sim) {
-        assert!(sim.now() - since < within, "the condition did not hold within {within:?}");
-        sim.run_for(Duration::from_micros(500));
-    }
-    sim.now() - since
+    run_until(sim, Duration::from_micros(500), within, is_so)
 }
 
 #[test]
@@ -87,32 +82,12 @@ fn a_resigned_lease_goes_to_the_next_at_once() {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn random_election_histories_have_at_most_one_leader() {
-    if let Some(seed) = number("TIDINGS_SEED") {
-        Elections::new(seed).run();
-        return;
-    }
-    let seeds = number("TIDINGS_SEEDS").unwrap_or(1_000);
-    let (next, terms) = (AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
-                        return;
-                    }
-                    terms.fetch_add(Elections::new(seed).run().terms(), Ordering::Relaxed);
-                }
-            });
-        }
-    });
-    println!("{seeds} histories, {} leases won", terms.into_inner());
+    let terms = AtomicU64::new(0);
+    let run = |seed| terms.fetch_add(Elections::new(seed).run().terms(), Ordering::Relaxed);
+    for_chosen_seeds(1_000, |seed| _ = run(seed));
+    println!("{} leases won", terms.into_inner());
 }
 
 #[test]
@@ -207,7 +182,7 @@ fn different_lease_bounds_are_refused_and_reported() {
 fn local_preset_elects_a_leader_in_two_seconds() {
     for seed in 0..20 {
         let mut config = Config::local();
-        config.voters = (0..3).map(|i| format!("n{i}")).collect();
+        config.voters = voters(3);
         let mut sim = Sim::new(seed).config(config).seeds(&[0, 1]).nodes(3);
         for i in 0..3 {
             sim.node(i).campaign("cron", "x").unwrap();

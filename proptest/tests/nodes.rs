@@ -13,7 +13,7 @@ use tidings::{
     Builder, Config, ElectionError, MapEvent, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions,
     Quorum, ReplicaEvent, Security, StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
 };
-use tidings_proptest::{GUARD, guarded, refusal};
+use tidings_proptest::nodes::{GUARD, guarded, refusal};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 

@@ -9,14 +9,10 @@
 use std::time::Duration;
 
 use tidings::{Config, Control, Disk, ReplicaEvent, Sim};
-use tidings_proptest::{Noticed, with_control};
+use tidings_proptest::{Noticed, ms, run_until, with_control};
 
 /// Limit for something that must happen in a story.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
 
 /// A cluster whose nodes are linked and compared.
 fn met(mut sim: Sim) -> Sim {
@@ -33,11 +29,7 @@ fn forgetful(sim: Sim) -> Sim {
 
 /// Lets time pass until a condition holds.
 fn until(sim: &mut Sim, is_so: impl Fn(&mut Sim) -> bool) {
-    let end = sim.now() + WAIT_MAX;
-    while !is_so(sim) {
-        assert!(sim.now() < end, "the condition did not hold in time");
-        sim.run_for(ms(1));
-    }
+    run_until(sim, ms(1), WAIT_MAX, is_so);
 }
 
 fn holds(sim: &mut Sim, i: usize, key: &str) -> bool {
