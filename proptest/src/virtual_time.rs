@@ -13,6 +13,7 @@ pub fn ms(ms: u64) -> Duration {
 ///
 /// # Panics
 /// If it does not hold within the limit.
+#[track_caller]
 pub fn run_until(
     sim: &mut Sim,
     step: Duration,
