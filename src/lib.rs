@@ -168,7 +168,7 @@ pub use replica::{
     Batch, BreakReason, Input, JoinProgress, Lane, Output, Persist, PutOptions, RepairReport, RepairTraffic,
     Replica, ReplicaEvent, Setup, Status,
 };
-pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
+pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimFault, SimNode, SimSet, SimWatch};
 pub use store::entry::{Entry, Revision};
 pub use store::watch::WatchEvent;
 pub use store::{OnlyIf, Refusal};

@@ -17,6 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::panic::{catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -45,6 +46,7 @@ pub use disk::{Disk, DiskFault};
 use leaders::LeaseOracle;
 pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 use oracle::Oracle;
+pub use oracle::SimFault;
 
 /// Wall-clock time at the start of every simulation, in milliseconds since the epoch.
 const WALL_START_MS: u64 = 1_700_000_000_000;
@@ -137,7 +139,7 @@ struct SimState {
 }
 
 /// A simulated cluster of real replicas in virtual time, with faulty links, crashes and an oracle. The same seed gives
-/// the same run, bit for bit.
+/// the same run, bit for bit. What the oracle finds makes it panic; the payload of the panic is a [`SimFault`].
 #[derive(Debug)]
 pub struct Sim {
     seed: u64,
@@ -392,7 +394,7 @@ impl Sim {
             }
             if self.now >= end {
                 let states: Vec<String> = self.live().map(|r| format!("{:?}", r.status())).collect();
-                self.fail(&format!("not converged:\n{}", states.join("\n")));
+                self.fail(SimFault::NotConverged(format!("not converged:\n{}", states.join("\n"))));
             }
             let next = self.now + self.config.sync_interval / 4;
             self.run_for(next.min(end) - self.now);
@@ -428,11 +430,13 @@ impl Sim {
         self.nodes.iter().filter_map(|node| node.replica.as_ref())
     }
 
-    fn fail(&self, what: &str) -> ! {
-        panic!(
-            "seed {} at {:?}: {what}\nreplay: the same steps on Sim::new({})",
-            self.seed, self.now, self.seed
-        )
+    /// Panics with what was found. The panic hook gets a text with the seed, as from every other panic. The payload,
+    /// for those who catch the panic, is the fault itself.
+    fn fail(&self, fault: SimFault) -> ! {
+        let (seed, now) = (self.seed, self.now);
+        let replay = format!("replay: the same steps on Sim::new({seed})");
+        _ = catch_unwind(|| panic!("seed {seed} at {now:?}: {fault}\n{replay}"));
+        resume_unwind(Box::new(fault))
     }
 
     fn step(&mut self, end: Duration) -> bool {
@@ -571,8 +575,8 @@ impl Sim {
     fn check(&mut self, i: usize) {
         let node = &self.nodes[i];
         let Some(replica) = node.replica.as_ref().filter(|_| self.checks && !node.is_tainted) else { return };
-        if let Err(what) = self.oracle.check(&replica.store, self.wall_ms()) {
-            self.fail(&format!("node {i}: {what}"));
+        if let Err(fault) = self.oracle.check(i, &replica.store, self.wall_ms()) {
+            self.fail(fault);
         }
     }
 }

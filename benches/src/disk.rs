@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use fjall::PersistMode;
 use redb::ReadableDatabase;
-use tidings::{Config, Node, Security, WriteError};
+use tidings::{Node, WriteError};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::Table;
-use tidings_benches::{key, runtime, sized, value};
+use tidings_benches::{builder, key, runtime, sized, value};
+use tidings_proptest::{Folder, number};
 use tokio::runtime::Runtime;
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
@@ -28,18 +29,13 @@ const MIB: f64 = 1_048_576.0;
 const ROOM_SECONDS: u64 = 600;
 
 /// A folder of its own, below `TIDINGS_BENCH_DIR` or where temporary files are.
-fn folder() -> PathBuf {
+fn folder() -> Folder {
     let below = std::env::var_os("TIDINGS_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    let path = below.join(format!("tidings-benches-{}", std::process::id()));
-    _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).expect("the folder can be made");
-    path
+    Folder::below(&below)
 }
 
 fn start(runtime: &Runtime, dir: Option<&Path>) -> Node {
-    static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();
-    let security = SECURITY.get_or_init(|| Security::secret("a secret for benchmarks").expect("good enough"));
-    let builder = Node::builder("a").security(security.clone()).config(Config::lan());
+    let builder = builder("a", &[]);
     let builder = if let Some(dir) = dir { builder.data_dir(dir) } else { builder };
     runtime.block_on(builder.start()).expect("it starts")
 }
@@ -72,8 +68,8 @@ fn bare(folder: &Path) -> f64 {
 fn engines() {
     const ROWS: redb::TableDefinition<&[u8], &[u8]> = redb::TableDefinition::new("rows");
     let folder = folder();
-    let redb = redb::Database::create(folder.join("redb")).expect("it can be made");
-    let fjall = fjall::Database::builder(folder.join("fjall")).open().expect("it can be made");
+    let redb = redb::Database::create(folder.at("redb")).expect("it can be made");
+    let fjall = fjall::Database::builder(folder.at("fjall")).open().expect("it can be made");
     let rows = fjall.keyspace("rows", fjall::KeyspaceCreateOptions::default).expect("it can be made");
     let in_redb = |from: u64, count: u64| {
         let transaction = redb.begin_write().expect("it is open");
@@ -106,7 +102,7 @@ fn engines() {
                 table.row("loading 100 k", who, "s", None, vec![took.as_secs_f64()]);
             }
         }
-        let floor = bare(&folder);
+        let floor = bare(&folder.0);
         for count in [1, 100] {
             let redb = each(ROUNDS / 2, |i| in_redb(i * 7_919 % 100_000, count));
             let fjall = each(ROUNDS / 2, |i| in_fjall(i * 7_919 % 100_000, count));
@@ -130,7 +126,6 @@ fn engines() {
         table.row("reading all", who, "s", None, vec![took.as_secs_f64()]);
     }
     table.save();
-    _ = fs::remove_dir_all(folder);
 }
 
 /// One writer who waits for each of its puts, with a new directory and after a restart.
@@ -141,10 +136,10 @@ fn single() {
         ("put and durable", "put and durable, in appends"),
         ("the same, restarted", "the same, restarted, in appends"),
     ] {
-        let node = start(&runtime, Some(&folder.join("a")));
+        let node = start(&runtime, Some(&folder.at("a")));
         let (mut floors, mut puts, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..5 {
-            let floor = bare(&folder);
+            let floor = bare(&folder.0);
             let put = |i| runtime.block_on(node.put(key(i), value(i)).expect("acceptable").durable());
             let ours = each(ROUNDS, |i| put(i).expect("it is safe"));
             floors.push(floor);
@@ -157,13 +152,12 @@ fn single() {
         runtime.block_on(node.shutdown());
     }
     table.save();
-    _ = fs::remove_dir_all(folder);
 }
 
 /// A hundred writers who wait, beside one.
 fn group() {
     let (folder, runtime) = (folder(), runtime());
-    let node = start(&runtime, Some(&folder.join("a")));
+    let node = start(&runtime, Some(&folder.at("a")));
     let rate = |writers: u64, each: u64| {
         let begin = Instant::now();
         let write = |writer| {
@@ -192,7 +186,6 @@ fn group() {
     table.rate("a hundred, in one's", "tidings", "x", Some(10.0), ratios);
     table.save();
     runtime.block_on(node.shutdown());
-    _ = fs::remove_dir_all(folder);
 }
 
 /// Puts that nobody waits for, with a disk and without.
@@ -222,9 +215,8 @@ fn unawaited() {
         let mut rates: [Vec<f64>; 3] = Default::default();
         for _ in 0..5 {
             let folder = folder();
-            let (memory, disk) = (rate(None), rate(Some(&folder.join("a"))));
+            let (memory, disk) = (rate(None), rate(Some(&folder.at("a"))));
             rates.iter_mut().zip([memory, disk, disk / memory]).for_each(|(kept, rate)| kept.push(rate));
-            _ = fs::remove_dir_all(folder);
         }
         let [memory, disk, ratios] = rates;
         table.rate(&format!("puts {name}, in memory"), "tidings", "/s", None, memory);
@@ -243,7 +235,7 @@ fn opening() {
     let sizes = [(1_000, None), (10_000, None), (100_000, Some(0.8)), (1_000_000, Some(3.5))];
     for (keys, target) in sizes.into_iter().take(sized(3, 4)) {
         let folder = folder();
-        let node = start(&runtime, Some(&folder));
+        let node = start(&runtime, Some(&folder.0));
         for i in 0..keys {
             while let Err(WriteError::Busy) = node.put(key(i), value(i)) {
                 std::thread::yield_now();
@@ -254,7 +246,7 @@ fn opening() {
         let mut times = Vec::new();
         for _ in 0..5 {
             let begin = Instant::now();
-            let node = start(&runtime, Some(&folder));
+            let node = start(&runtime, Some(&folder.0));
             let took = begin.elapsed().as_secs_f64();
             assert!(node.len() as u64 == keys && node.get(key(7)).is_some(), "it is all there");
             times.push(took);
@@ -262,8 +254,13 @@ fn opening() {
         }
         let name = format!("{} k keys", keys / 1_000);
         curve.push((keys as f64, table.row(&name, "tidings", "s", target, times)));
-        table.row(&format!("{name}, on the disk"), "tidings", "MiB", None, vec![bytes(&folder) as f64 / MIB]);
-        _ = fs::remove_dir_all(folder);
+        table.row(
+            &format!("{name}, on the disk"),
+            "tidings",
+            "MiB",
+            None,
+            vec![bytes(&folder.0) as f64 / MIB],
+        );
     }
     let mut plot = Plot::new("Starting on a folder", Axis::log("keys"), Axis::log("seconds"));
     plot.line("tidings", curve);
@@ -283,10 +280,10 @@ fn bytes(path: &Path) -> u64 {
 /// Constant overwriting, each round as durable as it can be.
 fn room() {
     const KEYS: u64 = 200_000;
-    let seconds = std::env::var("TIDINGS_BENCH_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = number("TIDINGS_BENCH_SECONDS");
     let time = Duration::from_secs(seconds.unwrap_or(sized(20, ROOM_SECONDS)));
     let (folder, runtime) = (folder(), runtime());
-    let node = start(&runtime, Some(&folder));
+    let node = start(&runtime, Some(&folder.0));
     let (begin, mut last, mut most, mut puts) = (Instant::now(), Instant::now(), 0, 0_u64);
     while begin.elapsed() < time {
         for _ in 0..1_000 {
@@ -299,7 +296,7 @@ fn room() {
         runtime.block_on(receipt.durable()).expect("it is safe");
         if last.elapsed() >= Duration::from_secs(1) {
             last = Instant::now();
-            most = most.max(bytes(&folder));
+            most = most.max(bytes(&folder.0));
         }
     }
     let live = node.status().store.map_or(0, |store| store.bytes);
@@ -307,9 +304,8 @@ fn room() {
     let title = format!("Room on the disk while {} MiB are overwritten for {time:?}", live >> 20);
     let mut table = Table::new("disk-room", &title);
     table.row("most", "tidings", "MiB", Some(limit as f64 / MIB), vec![most as f64 / MIB]);
-    table.row("at the end", "tidings", "MiB", None, vec![bytes(&folder) as f64 / MIB]);
+    table.row("at the end", "tidings", "MiB", None, vec![bytes(&folder.0) as f64 / MIB]);
     table.rate("puts", "tidings", "/s", None, vec![puts as f64 / begin.elapsed().as_secs_f64()]);
     table.save();
     runtime.block_on(node.shutdown());
-    _ = fs::remove_dir_all(folder);
 }

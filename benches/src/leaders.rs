@@ -1,14 +1,17 @@
 //! Measures elections: on real nodes in this process, and on processes that are killed.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use tidings::{Config, Leadership, Node, Security};
+use tidings::{Config, Leadership, Node};
 use tidings_benches::plot::{Axis, Plot};
+use tidings_benches::processes::{hear, spawn};
 use tidings_benches::table::Table;
-use tidings_benches::{runtime, sized};
+use tidings_benches::{builder, mesh, runtime, sized};
+use tidings_proptest::processes::Process;
+use tidings_proptest::{Folder, voters};
 
 pub(crate) const PARTS: &[(&str, fn())] =
     &[("campaigns", campaigns), ("durable", durable), ("held", held), ("kills", kills)];
@@ -21,34 +24,20 @@ const CANDIDATES: usize = 3;
 const KILLS: usize = 30;
 const ROUNDS: usize = 200;
 const HELD: usize = 1_000;
-const SECRET: &str = "a secret for benchmarks";
 
 fn config() -> Config {
     let mut config = Config::lan();
-    config.voters = (0..VOTERS).map(|i| format!("n{i}")).collect();
+    config.voters = voters(VOTERS);
     config
 }
 
-fn security() -> Security {
-    Security::secret(SECRET).expect("good enough")
-}
-
 async fn cluster(dir: Option<&std::path::Path>) -> Vec<Node> {
-    let security = security();
-    let mut nodes: Vec<Node> = Vec::new();
-    for i in 0..VOTERS {
-        let seeds = nodes.first().map(|node| node.addr().to_string());
+    let nodes = mesh(VOTERS, |i, seeds| {
         let name = format!("n{i}");
-        let mut node = Node::builder(&name).security(security.clone()).config(config()).seeds(seeds);
-        if let Some(dir) = dir {
-            node = node.data_dir(dir.join(name));
-        }
-        nodes.push(node.start().await.expect("it starts"));
-    }
-    let is_linked = |node: &Node| node.status().peers.len() == VOTERS - 1;
-    while !nodes.iter().all(is_linked) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        let node = builder(&name, seeds).config(config());
+        if let Some(dir) = dir { node.data_dir(dir.join(name)) } else { node }
+    });
+    let nodes = nodes.await;
     // Voters are silent after their start; this waits for them.
     nodes[0].lock("first").await.expect("it is open").resign().await;
     nodes
@@ -109,11 +98,11 @@ async fn echo(nodes: &[Node]) -> Vec<f64> {
 }
 
 fn durable() {
-    let dir = std::env::temp_dir().join(format!("tidings-leaders-{}", std::process::id()));
+    let folder = Folder::new();
     runtime().block_on(async {
         let mut table =
             Table::new("leaders-durable", "Winning a lease where promises have to be on the disk");
-        let nodes = cluster(Some(&dir)).await;
+        let nodes = cluster(Some(&folder.0)).await;
         let rtt = nodes[0].status().peers.iter().map(|peer| peer.rtt.as_secs_f64() * 1e3).sum::<f64>();
         let rtt = rtt / (VOTERS - 1) as f64;
         let mut syncs = Vec::new();
@@ -128,7 +117,6 @@ fn durable() {
         table.row(name, "tidings", "x", Some(1.0), vec![p50 / (3.0 * rtt + sync)]);
         table.save();
     });
-    _ = std::fs::remove_dir_all(dir);
 }
 
 /// The processor time that this process has used.
@@ -184,7 +172,7 @@ pub(crate) fn node(arguments: &[String]) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let seeds = (!seed.is_empty()).then(|| seed.clone());
-        let node = Node::builder(name).security(security()).config(config()).seeds(seeds);
+        let node = builder(name, &[]).config(config()).seeds(seeds);
         let node = node.start().await.expect("it starts");
         println!("addr {}", node.addr());
         let stdin = tokio::task::spawn_blocking(|| std::io::stdin().lines().next());
@@ -199,61 +187,24 @@ pub(crate) fn node(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A node in a process of its own; ends with this.
-struct Process(Child, #[expect(dead_code, reason = "open as long as the process is wanted")] ChildStdin);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
-}
-
-type Heard = (String, Instant);
-
-fn spawn(name: &str, seed: &str, heard: &Sender<Heard>) -> Process {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args([NODE, name, seed]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().expect("this program starts");
-    let output = BufReader::new(child.stdout.take().expect("it is piped"));
-    let input = child.stdin.take().expect("it is piped");
-    let heard = heard.clone();
-    std::thread::spawn(move || {
-        for line in output.lines().map_while(Result::ok) {
-            if heard.send((line, Instant::now())).is_err() {
-                break;
-            }
-        }
-    });
-    Process(child, input)
-}
-
-fn hear(heard: &Receiver<Heard>, beginning: &str) -> Heard {
-    loop {
-        let (line, at) = heard.recv_timeout(Duration::from_secs(90)).expect("it comes in time");
-        if let Some(rest) = line.strip_prefix(beginning) {
-            return (rest.to_owned(), at);
-        }
-    }
-}
-
 fn kills() {
     let (sender, heard) = channel();
-    let mut voters = vec![spawn("n0", "", &sender)];
+    let mut voters = vec![spawn(NODE, "n0", "", &sender)];
     let seed = hear(&heard, "addr ").0;
-    voters.extend((1..VOTERS).map(|i| spawn(&format!("n{i}"), &seed, &sender)));
+    voters.extend((1..VOTERS).map(|i| spawn(NODE, &format!("n{i}"), &seed, &sender)));
     let name = |i: usize| format!("c{i}");
-    let mut candidates: Vec<Process> = (0..CANDIDATES).map(|i| spawn(&name(i), &seed, &sender)).collect();
+    let mut candidates: Vec<Process> =
+        (0..CANDIDATES).map(|i| spawn(NODE, &name(i), &seed, &sender)).collect();
     let mut leader = hear(&heard, "leads ").0;
     let mut times = Vec::new();
     for _ in 0..sized(6, KILLS) {
         std::thread::sleep(Duration::from_millis(1_300));
         let at = (0..CANDIDATES).find(|i| name(*i) == leader).expect("a candidate");
         let since = Instant::now();
-        candidates[at].0.kill().expect("it is ours");
+        candidates[at].child.kill().expect("it is ours");
         let (next, when) = hear(&heard, "leads ");
         times.push((when - since).as_secs_f64());
-        candidates[at] = spawn(&name(at), &seed, &sender);
+        candidates[at] = spawn(NODE, &name(at), &seed, &sender);
         leader = next;
         _ = std::io::stdout().flush();
     }

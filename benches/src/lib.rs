@@ -1,12 +1,14 @@
-//! What the measurements share: keys and values of the agreed sizes, and two replicas joined by a wire that counts.
+//! What the measurements share: keys and values of the agreed sizes, nodes, and two replicas joined by a wire that
+//! counts. What they share with the tests is in `tidings-proptest`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tidings::{Config, Input, Lane, Output, Replica, Setup, Time};
+use tidings::{Builder, Config, Input, Lane, Node, Output, Replica, Setup, Time};
 use tokio::runtime::Runtime;
 
 pub mod plot;
+pub mod processes;
 pub mod table;
 
 /// Where this stands in the environment, measurements take small sizes, for a report of some minutes.
@@ -29,6 +31,28 @@ pub fn key(i: u64) -> String {
 /// If the system has no thread left.
 pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// A node with the configuration of the measurements. It joins through these nodes.
+pub fn builder(name: &str, seeds: &[&Node]) -> Builder {
+    tidings_proptest::nodes::builder(name, seeds).config(Config::lan())
+}
+
+/// Starts nodes that find each other through the first one, and waits until each is linked with all others.
+///
+/// # Panics
+/// If one of them does not start.
+pub async fn mesh(count: usize, build: impl Fn(usize, &[&Node]) -> Builder) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for i in 0..count {
+        let seeds: Vec<&Node> = nodes.iter().take(1).collect();
+        let node = build(i, &seeds).start().await.expect("it starts");
+        nodes.push(node);
+    }
+    while !nodes.iter().all(|node| node.status().peers.len() == count - 1) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    nodes
 }
 
 /// A value of 100 bytes.

@@ -1,13 +1,13 @@
 //! Measures membership on real processes: how soon a killed one is missed, and what an idle cluster costs.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use tidings::{Config, MemberEvent, Node, Security};
+use tidings::{MemberEvent, Node};
+use tidings_benches::processes::{Heard, hear, spawn};
 use tidings_benches::table::Table;
-use tidings_benches::{runtime, sized};
+use tidings_benches::{builder, mesh, runtime, sized};
 
 pub(crate) const PARTS: &[(&str, fn())] = &[("kills", kills), ("leaving", leaving), ("idle", idle)];
 
@@ -16,7 +16,6 @@ pub(crate) const NODE: &str = "member-node";
 
 const NODES: usize = 10;
 const KILLS: usize = 12;
-const SECRET: &str = "a secret for benchmarks";
 
 /// One node in this process: `NAME SEED`. Tells what happens to members, and runs until it is killed.
 pub(crate) fn node(arguments: &[String]) -> ExitCode {
@@ -24,8 +23,7 @@ pub(crate) fn node(arguments: &[String]) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let seeds = (!seed.is_empty()).then(|| seed.clone());
-        let node = Node::builder(name).security(Security::secret(SECRET).expect("good enough"));
-        let node = node.config(Config::lan()).seeds(seeds).start().await.expect("it starts");
+        let node = builder(name, &[]).seeds(seeds).start().await.expect("it starts");
         println!("addr {}", node.addr());
         let mut events = node.member_events();
         while let Some(event) = events.next().await {
@@ -39,62 +37,17 @@ pub(crate) fn node(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A node in a process of its own; ends with this.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
-}
-
-/// What a process said, and when that was heard.
-type Heard = (usize, String, Instant);
-
-fn spawn(i: usize, seed: &str, heard: &Sender<Heard>) -> Process {
-    let program = std::env::current_exe().expect("this program");
-    let mut command = Command::new(program);
-    let mut child = command
-        .args([NODE, &format!("n{i}"), seed])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("this program starts");
-    let output = BufReader::new(child.stdout.take().expect("it is piped"));
-    let heard = heard.clone();
-    std::thread::spawn(move || {
-        for line in output.lines().map_while(Result::ok) {
-            if heard.send((i, line, Instant::now())).is_err() {
-                break;
-            }
-        }
-    });
-    Process(child)
-}
-
-/// Waits until this was said so often. When that was, each time.
+/// Waits until lines that begin like this were said so often. When that was, each time.
 fn wait_for(heard: &Receiver<Heard>, what: &str, times: usize) -> Vec<Instant> {
-    let mut found = Vec::new();
-    while found.len() < times {
-        let (_, line, when) = heard.recv_timeout(Duration::from_secs(60)).expect("it comes within a minute");
-        if line == what {
-            found.push(when);
-        }
-    }
-    found
+    (0..times).map(|_| hear(heard, what).1).collect()
 }
 
 fn kills() {
     let (sender, heard) = channel();
-    let mut nodes = vec![spawn(0, "", &sender)];
-    let seed = loop {
-        let (_, line, _) = heard.recv_timeout(Duration::from_secs(60)).expect("it starts");
-        if let Some(addr) = line.strip_prefix("addr ") {
-            break addr.to_owned();
-        }
-    };
+    let mut nodes = vec![spawn(NODE, "n0", "", &sender)];
+    let seed = hear(&heard, "addr ").0;
     for i in 1..NODES {
-        nodes.push(spawn(i, &seed, &sender));
+        nodes.push(spawn(NODE, &format!("n{i}"), &seed, &sender));
         // All that were there see it, and it sees all of them.
         wait_for(&heard, &format!("joined n{i}"), i);
     }
@@ -104,10 +57,10 @@ fn kills() {
     for kill in 0..sized(3, KILLS) {
         let i = 1 + kill % (NODES - 1);
         let killed = Instant::now();
-        nodes[i].0.kill().expect("it is ours");
+        nodes[i].child.kill().expect("it is ours");
         let missed = wait_for(&heard, &format!("down n{i}"), NODES - 1);
         times.extend(missed.into_iter().map(|when| (when - killed).as_secs_f64()));
-        nodes[i] = spawn(i, &seed, &sender);
+        nodes[i] = spawn(NODE, &format!("n{i}"), &seed, &sender);
         wait_for(&heard, &format!("joined n{i}"), NODES - 1);
         std::thread::sleep(Duration::from_secs(2));
     }
@@ -119,18 +72,7 @@ fn kills() {
 }
 
 async fn cluster(count: usize) -> Vec<Node> {
-    let security = Security::secret(SECRET).expect("good enough");
-    let mut nodes: Vec<Node> = Vec::new();
-    for i in 0..count {
-        let seeds = nodes.first().map(|node| node.addr().to_string());
-        let node = Node::builder(format!("n{i}")).security(security.clone()).config(Config::lan());
-        nodes.push(node.seeds(seeds).start().await.expect("it starts"));
-    }
-    let is_linked = |node: &Node| node.status().peers.len() == count - 1;
-    while !nodes.iter().all(is_linked) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    nodes
+    mesh(count, |i, seeds| builder(&format!("n{i}"), seeds)).await
 }
 
 fn leaving() {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use tidings::{Builder, Config, Node, Quorum, Security, WriteError};
+use tidings::{Node, Quorum, WriteError};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantile};
-use tidings_benches::{key, resident, runtime, value};
+use tidings_benches::{builder, key, resident, runtime, value};
+use tidings_proptest::nodes::ready;
+
+use crate::spread::mutual_tls;
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
     ("gets", gets),
@@ -24,17 +26,8 @@ const KEYS: u64 = 10_000;
 const ROUNDS: usize = 3_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn builder(name: &str, seeds: &[&Node]) -> Builder {
-    static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();
-    let security = SECURITY.get_or_init(|| Security::secret("a secret for benchmarks").expect("good enough"));
-    let seeds: Vec<String> = seeds.iter().map(|node| node.addr().to_string()).collect();
-    Node::builder(name).security(security.clone()).config(Config::lan()).seeds(seeds)
-}
-
 async fn start(name: &str, seeds: &[&Node]) -> Node {
-    let node = builder(name, seeds).start().await.expect("it starts");
-    node.ready().await.expect("it is not closed");
-    node
+    ready(builder(name, seeds)).await
 }
 
 /// Microseconds.
@@ -134,25 +127,11 @@ async fn echoes() -> Vec<u64> {
 }
 
 fn plain_quinn() -> (quinn::Endpoint, quinn::Endpoint, SocketAddr) {
-    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
-    let certificate: CertificateDer<'static> = certified.cert.into();
-    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = &[&rustls::version::TLS13];
-    let server = rustls::ServerConfig::builder_with_provider(provider.clone());
-    let server = server.with_protocol_versions(versions).expect("known").with_no_client_auth();
-    let server = server.with_single_cert(vec![certificate.clone()], key.into()).expect("a good one");
-    let server = quinn::crypto::rustls::QuicServerConfig::try_from(server).expect("fit for QUIC");
     let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let server = quinn::ServerConfig::with_crypto(Arc::new(server));
+    let (server, client) = mutual_tls();
     let server = quinn::Endpoint::server(server, any).expect("it binds");
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate).expect("a root");
-    let client = rustls::ClientConfig::builder_with_provider(provider);
-    let client = client.with_protocol_versions(versions).expect("known").with_root_certificates(roots);
-    let client = quinn::crypto::rustls::QuicClientConfig::try_from(client.with_no_client_auth());
     let mut endpoint = quinn::Endpoint::client(any).expect("it binds");
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(client.expect("fit for QUIC"))));
+    endpoint.set_default_client_config(client);
     let addr = server.local_addr().expect("it is bound");
     (endpoint, server, addr)
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use common::browser::{self, Page};
 use common::{program, serve, start};
+use tidings_proptest::processes::eventually;
 
 fn picture(name: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pictures");
@@ -49,15 +50,13 @@ fn the_page_shows_keys_and_nodes_and_is_used_by_keyboard() {
     page.press("Tab");
     page.wait("document.activeElement.id === 'd-put'");
     page.press("Enter");
-    common::eventually("the other node has it", || {
-        b.run(&["get", "greeting"]).stdout == b"changed in the page"
-    });
+    eventually("the other node has it", || b.run(&["get", "greeting"]).stdout == b"changed in the page");
     page.press("Escape");
     page.wait("document.getElementById('detail').hidden");
 
     // A node goes down.
     page.wait("document.querySelector('#map .node[data-name=b]').classList.contains('alive')");
-    b.child.kill().unwrap();
+    b.process.child.kill().unwrap();
     page.wait("document.querySelector('#map .node[data-name=b]').classList.contains('down')");
     page.wait(&format!("{} && {}", text_has("b is down"), text_has("no link")));
     page.picture(&picture("down"));
@@ -78,7 +77,7 @@ fn an_open_page_writes_nothing() {
         let store = &status["store"];
         (store["head"].clone(), store["root"].clone(), store["entries"].clone())
     };
-    common::eventually("they hold the same", || a.run(&["digest", &b.http]).status.success());
+    eventually("they hold the same", || a.run(&["digest", &b.http]).status.success());
     let before = store();
     let page = Page::open(chromium, &common::folder("reader"), &a.http);
     page.wait("keys.has('k')");
@@ -134,7 +133,7 @@ fn a_changed_key_is_not_overwritten_unseen() {
     page.resize(1_280, 900);
     assert_eq!(a.line(&["get", "k"]), "theirs");
     answer("Put yours");
-    common::eventually("it is put after all", || a.line(&["get", "k"]) == "mine");
+    eventually("it is put after all", || a.line(&["get", "k"]) == "mine");
     page.wait("document.getElementById('d-said').textContent.startsWith('written')");
 
     // A key that is new here and not in the cluster.
@@ -169,7 +168,7 @@ fn a_changed_key_is_not_overwritten_unseen() {
     page.wait(clash);
     assert_eq!(a.line(&["get", "k"]), "newest");
     answer("Delete it");
-    common::eventually("it is deleted", || a.run(&["get", "k"]).status.code() == Some(1));
+    eventually("it is deleted", || a.run(&["get", "k"]).status.code() == Some(1));
     assert_eq!(page.errors(), Vec::<String>::new());
 }
 

@@ -5,8 +5,9 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
-use common::{eventually, folder, program, run_with_input, serve};
+use common::{folder, program, run_with_input, serve};
 use serde_json::Value;
+use tidings_proptest::processes::{eventually, signal};
 
 fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
@@ -189,7 +190,7 @@ fn the_cluster_is_shown_compared_and_left() {
     other.line(&["put", "k", "w"]);
     assert_eq!(code(&a.run(&["digest", &other.http])), 1, "islands differ");
     assert_eq!(b.line(&["leave"]), "b leaves");
-    assert!(b.child.wait().unwrap().success());
+    assert!(b.process.child.wait().unwrap().success());
     eventually("a knows", || a.line(&["members"]).contains("left"));
     let report = a.line(&["bench", "--requests", "500", "--keys", "10", "--clean", "--json"]);
     let report: Value = serde_json::from_str(&report).unwrap();
@@ -220,7 +221,7 @@ fn a_secret_is_rotated_without_a_restart() {
     let step = |secrets: &[&str]| {
         for node in [("a", &a), ("b", &b)] {
             write(node.0, secrets);
-            common::signal(node.1.pid(), "HUP");
+            signal(node.1.pid(), "HUP");
         }
     };
     eventually("they are linked", || peers(&a) == 1);
@@ -260,7 +261,7 @@ fn only_the_leader_runs_its_command() {
     assert!(node.line(&["leader", "cron"]).starts_with("first (token "));
     eventually("its command runs", || std::fs::read_to_string(&out).is_ok_and(|token| token.len() > 16));
     assert_eq!(code(&node.run(&["lock", "cron", "--once", "--", "true"])), 4, "it is taken");
-    common::signal(elect.id(), "TERM");
+    signal(elect.id(), "TERM");
     assert_eq!(elect.wait().unwrap().code(), Some(1));
     eventually("nobody leads", || code(&node.run(&["leader", "cron"])) == 1);
     assert_eq!(code(&node.run(&["lock", "cron", "--", "sh", "-c", "exit 9"])), 9);
@@ -289,8 +290,8 @@ fn sigterm_leaves_unless_the_return_is_expected() {
             members.iter().find(|member| member["name"] == name).map(|member| member["state"].clone())
         };
         eventually("it is a member", || state() == Some("alive".into()));
-        common::signal(node.pid(), "TERM");
-        assert!(node.child.wait().unwrap().success());
+        signal(node.pid(), "TERM");
+        assert!(node.process.child.wait().unwrap().success());
         eventually(&format!("{name} is {expected}"), || state() == Some(expected.into()));
         if expected == "left" {
             // Nobody waits for it.

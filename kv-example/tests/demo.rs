@@ -4,7 +4,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{ask, eventually, program, signal, start};
+use common::{ask, program, start};
+use tidings_proptest::processes::{eventually, signal};
 
 /// What a person takes for at once.
 const END_TIME_MAX: Duration = Duration::from_secs(2);
@@ -48,7 +49,7 @@ fn demo_cluster_can_be_cut_and_healed_and_ends_at_once() {
 
     let asked = Instant::now();
     signal(demo.pid(), "INT");
-    let status = demo.child.wait().unwrap();
+    let status = demo.process.child.wait().unwrap();
     let took = asked.elapsed();
     assert!(status.success());
     println!("the demo ended {took:?} after Ctrl-C; wanted: under {END_TIME_MAX:?}");

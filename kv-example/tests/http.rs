@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{Reply, ask, events, eventually, serve};
+use common::{Reply, ask, events, serve};
 use serde_json::Value;
+use tidings_proptest::processes::eventually;
 
 fn get(http: &str, path: &str) -> Reply {
     ask("GET", &format!("{http}{path}"), &[], b"")
@@ -283,8 +284,8 @@ fn durable_writes_survive_a_kill_and_a_restore() {
     assert_eq!(put(&node.http, "/v1/kv/k?durable=true", b"kept").json()["durable"], true);
     let snapshot = ask("POST", &format!("{}/v1/snapshot?name=monday", node.http), &[], b"").json();
     assert_eq!(snapshot["path"], dir.join("snapshots/monday").to_str().unwrap());
-    node.child.kill().unwrap();
-    node.child.wait().unwrap();
+    node.process.child.kill().unwrap();
+    node.process.child.wait().unwrap();
     let node = serve("a", &[], &["--data-dir", dir_text]);
     assert_eq!(get(&node.http, "/v1/kv/k").body, b"kept", "after kill -9");
     drop(node);

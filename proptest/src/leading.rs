@@ -56,7 +56,7 @@ impl Elections {
         let mut config = Config::lan();
         config.clock_skew_max = Duration::from_millis(SKEW_MAX_MS as u64);
         config.lease_time = Duration::from_millis([500, 3_000, 10_000][dice.below(3)]);
-        config.voters = (0..voters).map(|i| format!("n{i}")).collect();
+        config.voters = crate::voters(voters);
         let lease = config.lease_time;
         if self.seed.is_multiple_of(2) {
             // The shortest quarantine that the lease time permits.

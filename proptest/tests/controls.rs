@@ -1,8 +1,11 @@
-//! Negative controls of the random histories: each broken rule must be detected by one of them, in the expected way. A
-//! check that cannot fail does not count.
+//! Negative controls: each broken rule must be detected by a test. A check that cannot fail does not count.
 //!
-//! Each rule of `EXPECTED` is broken by its [`Control`] in the histories of [`Plan`], seed after seed, until one of
-//! them fails. The rules of `SCRIPTED` are broken in the test files named there.
+//! [`shown`] says of each [`Control`] which test detects it. Most rules are broken here, in the histories of [`Plan`],
+//! seed after seed, until one of them fails in the expected way. The others are broken by a test in another file:
+//! random histories meet their violation too seldom, or it concerns traffic alone. Other tests may break the same rule
+//! again, in a story of their own.
+
+use std::path::Path;
 
 use tidings::Control;
 use tidings_proptest::{Noticed, Plan, notice};
@@ -10,62 +13,68 @@ use tidings_proptest::{Noticed, Plan, notice};
 /// Random histories per rule, at most.
 const SEEDS: u64 = 4_000;
 
-/// How each broken rule is detected in random histories. A safety rule that showed only as missing convergence would
-/// mean that the oracle does not see it.
-const EXPECTED: [(Control, Noticed); 19] = [
-    (Control::CursorKept, Noticed::Oracle),
-    (Control::ClaimDespiteRefusal, Noticed::Oracle),
-    (Control::DoneAfterRefusal, Noticed::Oracle),
-    (Control::TailClaimsAll, Noticed::Oracle),
-    (Control::NoContext, Noticed::Oracle),
-    (Control::OldOrigin, Noticed::Oracle),
-    (Control::SeenAhead, Noticed::Oracle),
-    (Control::EndVector, Noticed::Oracle),
-    (Control::EndHead, Noticed::Oracle),
-    (Control::NoSettled, Noticed::Oracle),
-    (Control::FloorPassed, Noticed::Oracle),
-    (Control::NoCloud, Noticed::Oracle),
-    (Control::ArrivalOrder, Noticed::Oracle),
-    (Control::EarlyPromise, Noticed::Promise),
-    (Control::TornTaken, Noticed::Promise),
-    (Control::OldStart, Noticed::Oracle),
-    (Control::GoneIsKept, Noticed::Oracle),
-    (Control::RepairUnawaited, Noticed::Oracle),
-    (Control::DropsInDoubt, Noticed::Oracle),
-];
+/// What detects a broken rule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Shown {
+    /// The random histories of this file, in this way. A safety rule that showed only as missing convergence would mean
+    /// that the oracle does not see it.
+    Random(Noticed),
+    /// A test: the name of its file, and its own.
+    Test(&'static str, &'static str),
+}
 
-/// Rules whose violation random histories meet too seldom, or that concern traffic alone. Each is broken by a test in
-/// `stories.rs`, `flow.rs`, `joining.rs` or `slow_links.rs`, except: forwarded claims and large rows in `spread.rs`,
-/// elections in `leaders.rs`, `ClaimsUnbounded` in `garbled.rs`, `FutureTold` in `clocks.rs`, `LeftoversNarrowed` in
-/// `islands.rs`, `WatchPastFloor` in `watches.rs`, `NoLocalHealth` in `members.rs`, `AnnouncedOnce` in `reunion.rs`.
-const SCRIPTED: [Control; 26] = [
-    Control::ClaimsUnbounded,
-    Control::RelayClaimsAll,
-    Control::OwnFromFrame,
-    Control::OldDigest,
-    Control::LinksKept,
-    Control::NoVerify,
-    Control::NoKeep,
-    Control::AmidCounts,
-    Control::AmidForEver,
-    Control::ChainDespiteGap,
-    Control::ChainUnchecked,
-    Control::LargesUnawaited,
-    Control::NoQuarantine,
-    Control::NoDriftMargin,
-    Control::PromiseNotKept,
-    Control::TermReused,
-    Control::VotersDiffer,
-    Control::ManyDonors,
-    Control::DonorKept,
-    Control::WholeFramesCount,
-    Control::FutureTold,
-    Control::LeftoversNarrowed,
-    Control::WatchPastFloor,
-    Control::NoLocalHealth,
-    Control::AnnouncedOnce,
-    Control::LeaseMaxForgotten,
-];
+/// The one test that must detect a control.
+fn shown(control: Control) -> Shown {
+    use Shown::{Random, Test};
+    match control {
+        Control::CursorKept
+        | Control::ClaimDespiteRefusal
+        | Control::DoneAfterRefusal
+        | Control::TailClaimsAll
+        | Control::NoContext
+        | Control::OldOrigin
+        | Control::SeenAhead
+        | Control::EndVector
+        | Control::EndHead
+        | Control::NoSettled
+        | Control::FloorPassed
+        | Control::NoCloud
+        | Control::ArrivalOrder
+        | Control::OldStart
+        | Control::GoneIsKept
+        | Control::RepairUnawaited
+        | Control::DropsInDoubt => Random(Noticed::Oracle),
+        Control::EarlyPromise | Control::TornTaken => Random(Noticed::Promise),
+        Control::ForwarderClaimsAll => {
+            Test("stories.rs", "rows_left_out_by_one_flush_are_not_claimed_by_a_fuller_one")
+        }
+        Control::OwnFromFrame => Test("stories.rs", "own_rows_are_sent_when_forwarding_stops_in_mid_flush"),
+        Control::OldDigest => Test("stories.rs", "removed_write_arriving_during_a_repair_stays_removed"),
+        Control::LinksKept => Test("stories.rs", "links_are_broken_before_claims_are_given_up"),
+        Control::NoKeep => Test("stories.rs", "row_deleted_in_mid_flush_stays_deleted"),
+        Control::NoVerify => Test("stories.rs", "a_lost_entry_is_found_before_it_spreads_as_a_delete"),
+        Control::AmidCounts => Test("flow.rs", "a_long_flush_is_not_repaired_while_it_moves"),
+        Control::AmidForEver => Test("flow.rs", "stalled_tail_does_not_suppress_a_repair"),
+        Control::ManyDonors => Test("joining.rs", "one_donor_at_a_time_feeds_a_joiner"),
+        Control::DonorKept => Test("joining.rs", "stalled_donor_is_replaced_before_its_session_ends"),
+        Control::WholeFramesCount => Test("slow_links.rs", "frame_longer_than_the_timeout_breaks_no_link"),
+        Control::ChainDespiteGap | Control::ChainUnchecked => {
+            Test("spread.rs", "forwarded_claims_without_their_rows_are_detected")
+        }
+        Control::LargesUnawaited => Test("spread.rs", "the_end_of_a_flush_waits_for_its_large_rows"),
+        Control::NoQuarantine | Control::NoDriftMargin | Control::PromiseNotKept | Control::TermReused => {
+            Test("leaders.rs", "every_broken_rule_is_noticed")
+        }
+        Control::LeaseMaxForgotten => Test("leaders.rs", "lowered_lease_bound_keeps_earlier_promises"),
+        Control::VotersDiffer => Test("leaders.rs", "uncompared_voter_lists_make_two_leaders"),
+        Control::ClaimsUnbounded => Test("garbled.rs", "without_bounds_on_claims_later_writes_are_lost"),
+        Control::FutureTold => Test("clocks.rs", "node_that_was_ahead_sends_no_future_claims"),
+        Control::LeftoversNarrowed => Test("islands.rs", "leftovers_multiply_if_they_are_not_joined"),
+        Control::WatchPastFloor => Test("watches.rs", "watch_that_reads_past_the_floor_is_detected"),
+        Control::NoLocalHealth => Test("members.rs", "starved_nodes_do_not_take_healthy_ones_for_dead"),
+        Control::AnnouncedOnce => Test("reunion.rs", "announcing_once_leaves_members_apart"),
+    }
+}
 
 /// The seed of the first history that detects a broken rule, and how.
 fn first(control: Control) -> Option<(u64, Noticed)> {
@@ -76,21 +85,53 @@ fn first(control: Control) -> Option<(u64, Noticed)> {
 #[test]
 fn random_histories_detect_each_control_as_expected() {
     std::panic::set_hook(Box::new(|_| {}));
-    let found = EXPECTED.map(|(control, expected)| (control, expected, first(control)));
-    for (control, _, noticed) in &found {
-        println!("{control:?}: {noticed:?}");
+    let mut wrong = Vec::new();
+    for control in Control::ALL {
+        let Shown::Random(expected) = shown(control) else { continue };
+        let found = first(control);
+        println!("{control:?}: {found:?}");
+        if found.map(|(_, noticed)| noticed) != Some(expected) {
+            wrong.push((control, expected, found));
+        }
     }
-    let wrong: Vec<_> = found
-        .into_iter()
-        .filter(|(_, expected, found)| found.map(|(_, noticed)| noticed) != Some(*expected))
-        .collect();
     assert!(wrong.is_empty(), "(rule, expected, found): {wrong:#?}");
 }
 
+fn read(file: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect("the file is there")
+}
+
+/// Whether a file has a test of this name whose body breaks this rule.
+fn breaks(source: &str, test: &str, control: Control) -> bool {
+    let body =
+        source.split_once(&format!("#[test]\nfn {test}()")).and_then(|(_, rest)| rest.split("\n}\n").next());
+    body.is_some_and(|body| {
+        let names = body.split(|c: char| !(c.is_alphanumeric() || c == ':'));
+        names.into_iter().any(|name| name == format!("Control::{control:?}"))
+    })
+}
+
 #[test]
-fn every_control_has_a_random_history_or_a_story() {
-    let known = |control: &Control| {
-        EXPECTED.iter().any(|(expected, _)| expected == control) || SCRIPTED.contains(control)
-    };
-    assert!(Control::ALL.iter().all(known));
+fn each_control_is_broken_by_the_test_that_is_named() {
+    for control in Control::ALL {
+        if let Shown::Test(file, test) = shown(control) {
+            let text = read(Path::new("tests").join(file));
+            assert!(breaks(&text, test, control), "{test} in {file} does not break {control:?}");
+        }
+    }
+    let text = "#[test]\nfn a() {\n    story(Control::OldStart);\n}\n\n#[test]\nfn b() {\n}\n";
+    assert!(breaks(text, "a", Control::OldStart));
+    assert!(!breaks(text, "a", Control::OldOrigin) && !breaks(text, "b", Control::OldStart));
+}
+
+/// The compiler demands an arm of [`shown`] for each control; this demands its place in the list that is run through.
+#[test]
+fn list_of_all_controls_is_complete() {
+    let text = read("../src/controls.rs");
+    let variants = text.split_once("pub enum Control {").and_then(|(_, rest)| rest.split("\n}\n").next());
+    let is_variant = |line: &&str| line.ends_with(',') && !line.trim_start().starts_with("//");
+    let variants: Vec<&str> = variants.expect("the enum is there").lines().filter(is_variant).collect();
+    let listed = Control::ALL.map(|control| format!("    {control:?},"));
+    assert!(variants.iter().all(|variant| listed.iter().any(|listed| listed == variant)), "{variants:?}");
+    assert_eq!(variants.len(), listed.len(), "a control is listed twice");
 }

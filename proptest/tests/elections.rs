@@ -5,15 +5,9 @@
 
 use std::time::Duration;
 
-use tidings::{
-    Builder, Config, ElectionError, Leader, LeaderStream, Node, NodeEvent, ReplicaEvent, Security,
-};
-use tidings_proptest::guarded;
-
-fn security() -> Security {
-    static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();
-    SECURITY.get_or_init(|| Security::secret("a secret for elections alone").unwrap()).clone()
-}
+use tidings::{Builder, Config, ElectionError, Leader, LeaderStream, Node, NodeEvent, ReplicaEvent};
+use tidings_proptest::Folder;
+use tidings_proptest::nodes::{self, event, guarded, ready};
 
 fn config(voters: &[&str]) -> Config {
     let mut config = Config::local();
@@ -25,14 +19,11 @@ fn config(voters: &[&str]) -> Config {
 }
 
 fn builder(name: &str, voters: &[&str], seeds: &[&Node]) -> Builder {
-    let seeds: Vec<String> = seeds.iter().map(|node| node.addr().to_string()).collect();
-    Node::builder(name).security(security()).config(config(voters)).seeds(seeds)
+    nodes::builder(name, seeds).config(config(voters))
 }
 
 async fn start(name: &str, voters: &[&str], seeds: &[&Node]) -> Node {
-    let node = builder(name, voters, seeds).start().await.unwrap();
-    guarded(node.ready()).await.unwrap();
-    node
+    ready(builder(name, voters, seeds)).await
 }
 
 const VOTERS: [&str; 3] = ["a", "b", "c"];
@@ -141,16 +132,8 @@ async fn impossible_election_requests_get_typed_errors() {
     let tried = guarded(other.election("cron").try_campaign("x")).await.unwrap_err();
     assert!(matches!(tried, ElectionError::NoMajority { needed: 2, .. }));
     for node in [&node, &other] {
-        let mut events = node.events();
-        guarded(async {
-            loop {
-                let event = events.next().await.expect("the node is open");
-                if matches!(event, NodeEvent::Store(ReplicaEvent::VotersDiffer { .. })) {
-                    return;
-                }
-            }
-        })
-        .await;
+        let differs = |event| matches!(event, NodeEvent::Store(ReplicaEvent::VotersDiffer { .. }));
+        event(node, |event| differs(event).then_some(())).await;
     }
     let twice = builder("c", &["a", "a"], &[]).start().await.unwrap_err();
     assert!(twice.to_string().contains("voters is a"), "{twice}");
@@ -158,18 +141,15 @@ async fn impossible_election_requests_get_typed_errors() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn voter_with_a_disk_remembers_its_promise() {
-    let base = std::env::temp_dir().join(format!("tidings-elections-{}", std::process::id()));
-    let dir = |name: &str| base.join(name);
-    let a = builder("a", &["a"], &[]).data_dir(dir("a")).start().await.unwrap();
+    let folder = Folder::new();
+    let a = builder("a", &["a"], &[]).data_dir(folder.at("a")).start().await.unwrap();
     let lead = guarded(a.election("cron").campaign("x")).await.unwrap();
     let token = lead.token();
     a.shutdown().await;
     drop((a, lead));
-    let a = builder("a", &["a"], &[]).data_dir(dir("a")).start().await.unwrap();
+    let a = builder("a", &["a"], &[]).data_dir(folder.at("a")).start().await.unwrap();
     let lead = guarded(a.election("cron").campaign("x")).await.unwrap();
     assert!(lead.token() > token);
-    drop((a, lead));
-    _ = std::fs::remove_dir_all(base);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

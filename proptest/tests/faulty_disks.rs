@@ -4,16 +4,11 @@
 //! Negative controls: `EarlyPromise` acknowledges writes before the sync, `TornTaken` reads a torn transaction.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tidings::{
     Config, Control, Disk, DiskFault, Input, Replica, Saved, SavedError, Setup, Sim, Time, WriteError,
 };
-use tidings_proptest::{Noticed, notice};
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
+use tidings_proptest::{Noticed, ms, notice};
 
 #[test]
 fn full_disk_refuses_writes_but_not_replication() {

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use tidings::{Config, Control, Sim};
-use tidings_proptest::{Dice, for_each_seed, notice};
+use tidings_proptest::{Dice, for_chosen_seeds, ms, notice};
 
 /// Histories per test run; `TIDINGS_SEEDS` sets another number.
 const SEEDS: u64 = 300;
@@ -19,10 +19,6 @@ const HONEST: usize = 3;
 /// Bound of a claim: twice the permitted skew ahead of the clock. Writes made after this time are safe from false
 /// claims.
 const CLAIMS_AHEAD: Duration = Duration::from_secs(4);
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
 
 fn write(sim: &mut Sim, dice: &mut Dice, nodes: usize) {
     let i = dice.below(nodes);
@@ -74,8 +70,7 @@ fn history(seed: u64, control: Option<Control>) {
 
 #[test]
 fn writes_last_once_a_garbling_member_is_gone() {
-    let seeds = std::env::var("TIDINGS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
-    for_each_seed(seeds, |seed| history(seed, None));
+    for_chosen_seeds(SEEDS, |seed| history(seed, None));
 }
 
 #[test]

@@ -5,34 +5,31 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tidings::{
-    Builder, Config, MemberLimit, Node, NodeEvent, PeerRefusal, Security, SecurityError, StartError,
-    TlsRefusal,
+    Builder, MemberLimit, Node, NodeEvent, PeerRefusal, Security, SecurityError, StartError, TlsRefusal,
 };
-use tidings_proptest::{guarded, refusal};
+use tidings_proptest::nodes::{self, event, guarded, ready, refusal, until};
+use tidings_proptest::{Folder, tls};
 
 /// A certificate authority, and a folder for the files of one test.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
-    folder: PathBuf,
+    folder: Folder,
 }
 
 impl Authority {
     fn new(test: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("tidings-{}-{test}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.distinguished_name.push(rcgen::DnType::CommonName, test);
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.self_signed(&key).unwrap();
-        Self { issuer: Issuer::new(parameters, key), certificate, folder }
+        Self { issuer: Issuer::new(parameters, key), certificate, folder: Folder::new() }
     }
 
     fn issue(&self, name: &str, years: (i32, i32)) -> (rcgen::Certificate, KeyPair) {
@@ -44,7 +41,7 @@ impl Authority {
     }
 
     fn paths(&self, name: &str) -> [PathBuf; 3] {
-        ["ca.pem".to_owned(), format!("{name}.pem"), format!("{name}.key")].map(|file| self.folder.join(file))
+        ["ca.pem".to_owned(), format!("{name}.pem"), format!("{name}.key")].map(|file| self.folder.at(&file))
     }
 
     fn write(&self, name: &str, years: (i32, i32)) -> [PathBuf; 3] {
@@ -69,17 +66,10 @@ impl Authority {
     }
 }
 
-impl Drop for Authority {
-    fn drop(&mut self) {
-        _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 const VALID: (i32, i32) = (2_020, 2_100);
 
 fn builder(name: &str, security: Security, seeds: &[&Node]) -> Builder {
-    let seeds: Vec<String> = seeds.iter().map(|node| node.addr().to_string()).collect();
-    Node::builder(name).security(security).config(Config::local()).seeds(seeds)
+    nodes::builder(name, seeds).security(security)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,8 +78,7 @@ async fn certificate_files_are_checked_and_reloaded() {
     let stranger = Authority::new("foreign");
     let security = authority.security("a", VALID);
     let a = builder("a", security.clone(), &[]).start().await.unwrap();
-    let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
-    guarded(b.ready()).await.unwrap();
+    let _b = ready(builder("b", authority.security("b", VALID), &[&a])).await;
     let foreign = builder("c", stranger.security("c", VALID), &[&a]).start().await.unwrap();
     assert_eq!(refusal(&foreign).await, PeerRefusal::Tls(TlsRefusal::ForeignAuthority));
     let expired = builder("d", authority.security("d", (2_010, 2_015)), &[&a]).start().await.unwrap();
@@ -106,12 +95,7 @@ async fn certificate_files_are_checked_and_reloaded() {
     authority.replace(&stranger, "a");
     security.reload().unwrap();
     guarded(foreign.ready()).await.unwrap();
-    guarded(async {
-        while a.status().peers.iter().any(|peer| peer.name == "b") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(|| a.status().peers.iter().all(|peer| peer.name != "b")).await;
 }
 
 #[test]
@@ -178,13 +162,9 @@ struct Raw {
 
 impl Raw {
     fn new(authority: &Authority, name: Option<&str>, protocol: &[u8]) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(authority.certificate.der().clone()).unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots);
+        let config = tls::client(roots);
         let mut config = match name {
             Some(name) => {
                 let (certificate, key) = authority.issue(name, VALID);
@@ -195,9 +175,8 @@ impl Raw {
             None => config.with_no_client_auth(),
         };
         config.alpn_protocols = vec![protocol.to_vec()];
-        let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
         let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
+        endpoint.set_default_client_config(tls::quic(config));
         Self { endpoint }
     }
 
@@ -231,8 +210,7 @@ async fn all_is_well(a: &Node, b: &Node) {
 async fn malformed_greetings_are_refused_and_harm_nobody() {
     let authority = Authority::new("greetings");
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
-    let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
-    guarded(b.ready()).await.unwrap();
+    let b = ready(builder("b", authority.security("b", VALID), &[&a])).await;
     let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
     for garbage in [&b""[..], &[1], &[9; 100], &vec![1; 70_000], &greeting("raw", now_ms())[..20]] {
         let connection = raw.greet(&a, garbage).await;
@@ -240,18 +218,10 @@ async fn malformed_greetings_are_refused_and_harm_nobody() {
     }
     assert_eq!(refusal(&a).await, PeerRefusal::Greeting);
     let refused = |expected: fn(&PeerRefusal) -> bool| {
-        let mut events = a.events();
-        async move {
-            guarded(async {
-                loop {
-                    match events.next().await.expect("the node is open") {
-                        NodeEvent::PeerRefused { refusal, by_us: true, .. } if expected(&refusal) => return,
-                        _ => {}
-                    }
-                }
-            })
-            .await;
-        }
+        event(&a, move |event| match event {
+            NodeEvent::PeerRefused { refusal, by_us: true, .. } if expected(&refusal) => Some(()),
+            _ => None,
+        })
     };
     raw.greet(&a, &greeting("raw", now_ms() + 3_600_000)).await.close(0_u32.into(), b"");
     refused(|refusal| matches!(refusal, PeerRefusal::Clock { apart } if apart.as_secs() > 3_000)).await;
@@ -335,8 +305,7 @@ async fn replaced_authority_refuses_a_late_greeting() {
 async fn garbage_after_a_greeting_breaks_only_its_own_link() {
     let authority = Authority::new("rubbish");
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
-    let b = builder("b", authority.security("b", VALID), &[&a]).start().await.unwrap();
-    guarded(b.ready()).await.unwrap();
+    let b = ready(builder("b", authority.security("b", VALID), &[&a])).await;
     let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
     let rubbish: [&[u8]; 6] = [
         &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],

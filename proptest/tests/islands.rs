@@ -7,10 +7,8 @@
 //! Negative control: `LeftoversNarrowed` sends each leftover with every range, narrowed to it, and joins no equal ones.
 //! Then a history exceeds the bounds that it keeps otherwise.
 
-use std::time::Duration;
-
 use tidings::{Config, Control, Disk, Sim};
-use tidings_proptest::{Dice, for_each_seed};
+use tidings_proptest::{Dice, for_chosen_seeds, ms};
 
 /// Histories per test run; `TIDINGS_SEEDS` sets another number.
 const SEEDS: u64 = 16;
@@ -24,10 +22,6 @@ const FLUSH_ROWS: usize = 250;
 const MEETINGS: usize = 8;
 const CONTROL_MEETINGS: usize = 12;
 const MEETING_BYTES_MAX: u64 = 16 << 20;
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
 
 /// Two islands of three nodes. In each, `crashes` writers crash in the middle of a flush of several frames.
 fn islands(seed: u64, crashes: usize, control: Option<Control>) -> Sim {
@@ -92,8 +86,7 @@ fn excess_after_meeting(seed: u64, meetings: usize, control: Option<Control>) ->
 /// Before equal contexts were joined, these histories sent more than a gigabyte or did not end.
 #[test]
 fn contexts_do_not_multiply_when_islands_meet() {
-    let seeds = std::env::var("TIDINGS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
-    for_each_seed(seeds, |seed| assert_eq!(excess_after_meeting(seed, MEETINGS, None), None));
+    for_chosen_seeds(SEEDS, |seed| assert_eq!(excess_after_meeting(seed, MEETINGS, None), None));
 }
 
 /// The control: under the earlier rule a history exceeds the bounds that it keeps otherwise.

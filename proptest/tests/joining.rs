@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tidings::{Control, JoinProgress, Sim};
-use tidings_proptest::{Noticed, notice};
+use tidings_proptest::{holds_unless, ms};
 
 const SEEDS: u64 = 5;
 const KEYS: usize = 4_000;
@@ -16,21 +16,8 @@ const ROW_BYTES: u64 = 124;
 /// Overhead of a row on the wire, at most.
 const WIRE_BYTES: u64 = 40;
 
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
 fn key(i: usize) -> String {
     format!("join/{i:015}")
-}
-
-/// Runs a story with every seed: it must pass, and with one rule broken it must fail.
-fn holds_unless(control: Control, story: impl Fn(Sim)) {
-    for seed in 0..SEEDS {
-        story(Sim::new(seed).broken(None));
-        let broken = notice(|| story(Sim::new(seed).broken(Some(control))));
-        assert_eq!(broken, Some(Noticed::Loss), "{control:?} is not detected with seed {seed}");
-    }
 }
 
 /// Bytes of rows that repairs have moved so far, summed over the nodes that are up.
@@ -75,7 +62,7 @@ fn watch_joining(
 
 #[test]
 fn one_donor_at_a_time_feeds_a_joiner() {
-    holds_unless(Control::ManyDonors, |sim| {
+    holds_unless(Control::ManyDonors, SEEDS, |sim| {
         let mut sim = full_but_one(sim, 5);
         let before = rows_bytes(&mut sim);
         sim.restart(4);
@@ -132,14 +119,14 @@ const ON_THE_WAY_BYTES: u64 = (256 + 64) << 10;
 
 #[test]
 fn a_donor_that_dies_is_replaced_without_starting_over() {
-    holds_unless(Control::ManyDonors, |sim| {
+    holds_unless(Control::ManyDonors, SEEDS, |sim| {
         donor_is_replaced(sim, ON_THE_WAY_BYTES, Duration::from_secs(10), Sim::crash);
     });
 }
 
 #[test]
 fn stalled_donor_is_replaced_before_its_session_ends() {
-    holds_unless(Control::DonorKept, |sim| {
+    holds_unless(Control::DonorKept, SEEDS, |sim| {
         donor_is_replaced(sim, 2 * ON_THE_WAY_BYTES, Duration::from_secs(7), |sim, donor| {
             sim.delay_traffic(donor, 3);
             sim.delay_traffic(3, donor);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crdts::{CmRDT, CvRDT, LWWReg, Orswot};
 use proptest::prelude::*;
 use tidings::{Batch, Config, Entry, Input, Lane, Output, PutOptions, Replica, Setup, Sim, Stamp, Time};
+use tidings_proptest::replicas::carry;
 
 fn at(ms: u64) -> Time {
     Time { mono: Duration::from_millis(ms), wall: Duration::from_millis(1_000_000 + ms) }
@@ -220,13 +221,10 @@ fn talk(now: Time, link: tidings::LinkId, a: &mut Replica, b: &mut Replica) {
             let (from, to) = if to_b { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
             while let Some(output) = from.poll() {
                 is_silent = false;
-                match output {
-                    Output::Stream(id, lane, bytes) => {
-                        assert_eq!(id, link, "an output for another link");
-                        from.handle(now, Input::Drained(id, lane, bytes.len()));
-                        to.handle(now, Input::Stream(id, lane, &bytes));
+                match &output {
+                    Output::Stream(id, ..) | Output::Datagram(id, _) if *id == link => {
+                        carry(now, link, from, to, &output);
                     }
-                    Output::Datagram(id, bytes) => to.handle(now, Input::Datagram(id, &bytes)),
                     Output::Repair(..) => {}
                     other => panic!("unexpected: {other:?}"),
                 }

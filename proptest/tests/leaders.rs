@@ -6,23 +6,21 @@
 //!
 //! `TIDINGS_SEEDS` sets the number of random histories, `TIDINGS_SEED` replays one.
 
-use std::any::Any;
 use std::collections::BTreeSet;
-use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidings::{Config, Control, DiskFault, LeaseEnd, LeaseState, ReplicaEvent, Sim};
-use tidings_proptest::Elections;
+use tidings_proptest::{Elections, Noticed, for_chosen_seeds, notice, run_until, voters};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Quarantine of voters after their start, with the settings of [`config`].
 const QUARANTINE: Duration = Duration::from_millis(13_400);
 
-fn config(voters: usize) -> Config {
+fn config(count: usize) -> Config {
     let mut config = Config::lan();
     config.clock_skew_max = SECOND * 2;
-    config.voters = (0..voters).map(|i| format!("n{i}")).collect();
+    config.voters = voters(count);
     config
 }
 
@@ -34,12 +32,7 @@ fn settled(sim: Sim, nodes: usize) -> Sim {
 }
 
 fn until(sim: &mut Sim, within: Duration, is_so: impl Fn(&mut Sim) -> bool) -> Duration {
-    let since = sim.now();
-    while !is_so(sim) {
-        assert!(sim.now() - since < within, "the condition did not hold within {within:?}");
-        sim.run_for(Duration::from_micros(500));
-    }
-    sim.now() - since
+    run_until(sim, Duration::from_micros(500), within, is_so)
 }
 
 #[test]
@@ -89,32 +82,12 @@ fn a_resigned_lease_goes_to_the_next_at_once() {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn random_election_histories_have_at_most_one_leader() {
-    if let Some(seed) = number("TIDINGS_SEED") {
-        Elections::new(seed).run();
-        return;
-    }
-    let seeds = number("TIDINGS_SEEDS").unwrap_or(1_000);
-    let (next, terms) = (AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
-                        return;
-                    }
-                    terms.fetch_add(Elections::new(seed).run().terms(), Ordering::Relaxed);
-                }
-            });
-        }
-    });
-    println!("{seeds} histories, {} leases won", terms.into_inner());
+    let terms = AtomicU64::new(0);
+    let run = |seed| terms.fetch_add(Elections::new(seed).run().terms(), Ordering::Relaxed);
+    for_chosen_seeds(1_000, |seed| _ = run(seed));
+    println!("{} leases won", terms.into_inner());
 }
 
 #[test]
@@ -131,17 +104,14 @@ const CONTROL_SEEDS: u64 = 3_000;
 fn every_broken_rule_is_noticed() {
     std::panic::set_hook(Box::new(|_| {}));
     let rules = [
-        (Control::NoQuarantine, "two holders"),
-        (Control::NoDriftMargin, "two holders"),
-        (Control::PromiseNotKept, "does not follow"),
-        (Control::TermReused, "does not follow"),
+        (Control::NoQuarantine, Noticed::TwoHolders),
+        (Control::NoDriftMargin, Noticed::TwoHolders),
+        (Control::PromiseNotKept, Noticed::Token),
+        (Control::TermReused, Noticed::Token),
     ];
     for (control, expected) in rules {
-        let run = |seed| catch_unwind(|| _ = Elections { seed, control: Some(control) }.run()).err();
-        let told = |panic: Box<dyn Any + Send>| panic.downcast_ref::<String>().cloned().unwrap_or_default();
-        let found = (0..CONTROL_SEEDS).find_map(|seed| run(seed).map(told));
-        println!("{control:?}: {found:?}");
-        assert!(found.is_some_and(|found| found.contains(expected)), "{control:?} is not detected");
+        let run = |seed| notice(|| _ = Elections { seed, control: Some(control) }.run());
+        assert_eq!((0..CONTROL_SEEDS).find_map(run), Some(expected), "{control:?}");
     }
     _ = std::panic::take_hook();
 }
@@ -174,9 +144,8 @@ fn different_voter_lists_are_refused_and_reported() {
 
 #[test]
 fn uncompared_voter_lists_make_two_leaders() {
-    let panic = catch_unwind(|| _ = divided(Some(Control::VotersDiffer))).unwrap_err();
-    let told = panic.downcast_ref::<String>().unwrap();
-    assert!(told.contains("two holders") || told.contains("does not follow"), "{told}");
+    let noticed = notice(|| _ = divided(Some(Control::VotersDiffer)));
+    assert!(matches!(noticed, Some(Noticed::TwoHolders | Noticed::Token)), "{noticed:?}");
 }
 
 #[test]
@@ -213,7 +182,7 @@ fn different_lease_bounds_are_refused_and_reported() {
 fn local_preset_elects_a_leader_in_two_seconds() {
     for seed in 0..20 {
         let mut config = Config::local();
-        config.voters = (0..3).map(|i| format!("n{i}")).collect();
+        config.voters = voters(3);
         let mut sim = Sim::new(seed).config(config).seeds(&[0, 1]).nodes(3);
         for i in 0..3 {
             sim.node(i).campaign("cron", "x").unwrap();
@@ -248,9 +217,8 @@ fn lower_the_bound(control: Option<Control>) {
 #[test]
 fn lowered_lease_bound_keeps_earlier_promises() {
     lower_the_bound(None);
-    let panic = catch_unwind(|| lower_the_bound(Some(Control::LeaseMaxForgotten))).unwrap_err();
-    let told = panic.downcast_ref::<String>().unwrap();
-    assert!(told.contains("two holders"), "{told}");
+    let noticed = notice(|| lower_the_bound(Some(Control::LeaseMaxForgotten)));
+    assert_eq!(noticed, Some(Noticed::TwoHolders));
 }
 
 #[test]

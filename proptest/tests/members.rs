@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tidings::{Control, META_BYTES_MAX, Member, MemberEvent, MemberState, ReplicaEvent, RunId, Sim};
+use tidings_proptest::{Dice, run_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,12 +58,7 @@ fn all_agree(sim: &mut Sim) -> bool {
 
 /// Runs until all nodes agree on the members. Returns how long that took.
 fn agree(sim: &mut Sim, within: Duration) -> Duration {
-    let since = sim.now();
-    while !all_agree(sim) {
-        assert!(sim.now() - since < within, "no agreement after {within:?}");
-        sim.run_for(SECOND / 5);
-    }
-    sim.now() - since
+    run_until(sim, SECOND / 5, within, all_agree)
 }
 
 /// The names in all `Down` events since the last call, repeated ones included.
@@ -439,7 +435,7 @@ fn membership_is_the_same_for_the_same_seed() {
 #[test]
 fn random_membership_histories_agree_and_converge() {
     for seed in 0..if is_full() { 300 } else { 30 } {
-        let mut dice = tidings_proptest::Dice::new(seed);
+        let mut dice = Dice::new(seed);
         let loss = [0.0, 0.05, 0.2][dice.below(3)];
         let mut sim = Sim::new(seed).seeds(&[0, 1]).loss(loss).nodes(2 + dice.below(4));
         for _ in 0..40 {

@@ -6,14 +6,8 @@
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use tidings::{Config, Node, Quorum, Security, WriteError};
-use tidings_proptest::{GUARD, guarded};
-
-async fn start(name: &str, seeds: Vec<String>) -> Node {
-    let security = Security::secret("a secret for tests alone").unwrap();
-    let node = Node::builder(name).security(security).config(Config::local()).seeds(seeds);
-    node.start().await.unwrap()
-}
+use tidings::{Quorum, WriteError};
+use tidings_proptest::nodes::{GUARD, builder, guarded};
 
 /// The latest snapshot: name, labels and value of each metric.
 struct Seen(Vec<(String, Labels, DebugValue)>);
@@ -54,11 +48,11 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     recorder.install().unwrap();
-    let a = start("a", Vec::new()).await;
+    let a = builder("a", &[]).start().await.unwrap();
     for i in 0..500 {
         a.put(format!("k{i}"), "v").unwrap();
     }
-    let b = start("b", vec![a.addr().to_string()]).await;
+    let b = builder("b", &[&a]).start().await.unwrap();
     let mut joining = b.joining();
     let mut last = None;
     while let Some(step) = guarded(joining.next()).await {

@@ -2,43 +2,33 @@
 //! namespaces, where the machine permits them). Each test drives the processes over their input and output, see
 //! `src/bin/tidings-node.rs`, and waits for the member events that must follow.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use tidings::Stamp;
-use tidings_proptest::GUARD;
+use tidings_proptest::nodes::GUARD;
+use tidings_proptest::processes::{self, Process, eventually};
 
-/// A node in a process of its own, which is killed on drop.
-struct Process {
-    child: Child,
-    input: Option<ChildStdin>,
+/// A node in a process of its own.
+struct NodeProcess {
+    process: Process,
     lines: Receiver<String>,
     addr: String,
 }
 
-impl Process {
+impl NodeProcess {
     /// Starts a node. `before` is a command that runs it somewhere else, for example in a network namespace.
     fn start(before: &[&str], name: &str, listen: &str, seeds: &[&str]) -> Self {
         let node = env!("CARGO_BIN_EXE_tidings-node");
         let all = [before, &[node, name, listen, "a secret for processes"], seeds].concat();
         let mut command = Command::new(all[0]);
-        command.args(&all[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the node starts");
-        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        command.args(&all[1..]);
         let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        let input = child.stdin.take();
-        let mut process = Self { child, input, lines, addr: String::new() };
-        process.addr = process.expect("addr ").split_off(5);
-        process
+        let process = Process::start(command, move |line| _ = sender.send(line));
+        let mut node = Self { process, lines, addr: String::new() };
+        node.addr = node.expect("addr ").split_off(5);
+        node
     }
 
     fn local(name: &str, seeds: &[&str]) -> Self {
@@ -51,8 +41,7 @@ impl Process {
     }
 
     fn say(&mut self, line: &str) {
-        let input = self.input.as_mut().expect("the input is open until the process is dropped");
-        writeln!(input, "{line}").expect("the node reads its input");
+        self.process.say(line);
     }
 
     /// Waits for the next line with this beginning; other lines are skipped.
@@ -74,15 +63,10 @@ impl Process {
     /// Repeats a question until the answer is this.
     fn expect_answer(&mut self, question: &str, answer: &str) {
         let word = answer.split(' ').next().expect("an answer has a first word");
-        let until = Instant::now() + GUARD;
-        loop {
+        eventually(answer, || {
             self.say(question);
-            if self.expect(word) == answer {
-                return;
-            }
-            assert!(Instant::now() < until, "the answer to {question:?} was never {answer:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            self.expect(word) == answer
+        });
     }
 
     fn expect_token(&mut self, beginning: &str) -> Stamp {
@@ -90,24 +74,14 @@ impl Process {
     }
 
     fn signal(&self, signal: &str) {
-        // The `kill` of the shell, because not every machine has another.
-        let kill = format!("kill -{signal} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+        processes::signal(self.process.child.id(), signal);
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.input = None;
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
-fn cluster(count: usize) -> Vec<Process> {
-    let mut nodes = vec![Process::local("n0", &[])];
+fn cluster(count: usize) -> Vec<NodeProcess> {
+    let mut nodes = vec![NodeProcess::local("n0", &[])];
     let seed = nodes[0].addr.clone();
-    nodes.extend((1..count).map(|i| Process::local(&format!("n{i}"), &[&seed])));
+    nodes.extend((1..count).map(|i| NodeProcess::local(&format!("n{i}"), &[&seed])));
     nodes.iter_mut().for_each(|node| node.expect_answer("living", &format!("living {count}")));
     nodes
 }
@@ -116,18 +90,16 @@ fn cluster(count: usize) -> Vec<Process> {
 fn killed_process_is_detected_and_replaced_by_its_next_run() {
     let mut nodes = cluster(5);
     let mut killed = nodes.remove(2);
-    killed.child.kill().unwrap();
-    let addr = killed.addr.clone();
+    let addr = std::mem::take(&mut killed.addr);
     drop(killed);
     nodes.iter_mut().for_each(|node| _ = node.expect("down n2"));
     let seed = nodes[0].addr.clone();
-    let mut back = Process::start(&[], "n2", &addr, &[&seed]);
+    let mut back = NodeProcess::start(&[], "n2", &addr, &[&seed]);
     back.expect_answer("living", "living 5");
     nodes.iter_mut().for_each(|node| _ = node.expect("joined n2"));
     // Once more, now back before any node has called it down.
-    back.child.kill().unwrap();
     drop(back);
-    let mut back = Process::start(&[], "n2", &addr, &[&seed]);
+    let mut back = NodeProcess::start(&[], "n2", &addr, &[&seed]);
     back.expect_answer("living", "living 5");
     nodes.iter_mut().for_each(|node| _ = node.expect("joined n2"));
     back.say("leave");
@@ -225,7 +197,7 @@ fn a_severed_link_between_machines_is_noticed_and_heals() {
     let start = |i: usize, seeds: &[&str]| {
         let name = network.name(i);
         let before = ["ip", "netns", "exec", &name];
-        Process::start(&before, &format!("n{i}"), &format!("10.77.0.{}:7400", i + 1), seeds)
+        NodeProcess::start(&before, &format!("n{i}"), &format!("10.77.0.{}:7400", i + 1), seeds)
     };
     let seed = ["10.77.0.1:7400"];
     let mut nodes = [start(0, &[]), start(1, &seed), start(2, &seed)];
@@ -248,10 +220,10 @@ fn a_severed_link_between_machines_is_noticed_and_heals() {
 /// Voters are in quarantine for 17 seconds after their start.
 #[test]
 fn killed_or_stopped_leader_is_succeeded() {
-    let mut a = Process::voter("n0", &[]);
+    let mut a = NodeProcess::voter("n0", &[]);
     let seed = a.addr.clone();
-    let mut b = Process::voter("n1", &[&seed]);
-    let mut c = Process::voter("n2", &[&seed]);
+    let mut b = NodeProcess::voter("n1", &[&seed]);
+    let mut c = NodeProcess::voter("n2", &[&seed]);
     a.say("campaign cron");
     let first = a.expect_token("elected ");
     b.say("campaign cron");
@@ -262,7 +234,7 @@ fn killed_or_stopped_leader_is_succeeded() {
     println!("followed {:?} after a kill", killed.elapsed());
     assert!(second > first);
     // Two voters of three are left, and both are needed for a majority.
-    let mut a = Process::voter("n0", &[&b.addr]);
+    let mut a = NodeProcess::voter("n0", &[&b.addr]);
     c.say("campaign cron");
     a.say("campaign cron");
     // The candidates must be linked with each other before the leader is stopped.

@@ -7,10 +7,7 @@ use std::time::Duration;
 use tidings::{
     BATCH_WRITES_MAX, Config, Disk, KEY_BYTES_MAX, OnlyIf, PutOptions, ReplicaEvent, Sim, WriteError,
 };
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
+use tidings_proptest::ms;
 
 fn pair(seed: u64) -> Sim {
     let mut sim = Sim::new(seed).nodes_with_disk(2);

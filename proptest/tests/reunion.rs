@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidings::{Config, Control, MemberEvent, MemberState, RunId, Sim};
-use tidings_proptest::Dice;
+use tidings_proptest::{Dice, number, voters};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn seeds(usually: u64) -> u64 {
-    std::env::var("TIDINGS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usually)
+    number("TIDINGS_SEEDS").unwrap_or(usually)
 }
 
 /// Whether every node believes that every other node is alive.
@@ -116,7 +116,7 @@ impl History {
         // With 2, clusters of four and more forward writes between groups, and not every writer sends to every member.
         config.mesh_members_max = [30, 30, 2][dice.below(3)];
         if count >= 3 {
-            config.voters = (0..3).map(|i| format!("n{i}")).collect();
+            config.voters = voters(3);
         }
         let sim = Sim::new(seed).broken(control).config(config).seeds(&[0, 1]).nodes(count);
         Self { sim, dice, seed }

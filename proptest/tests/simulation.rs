@@ -3,20 +3,11 @@
 //!
 //! The negative controls are in `controls.rs`: each rule is broken in the same histories, and must be detected.
 
-use tidings_proptest::{Plan, for_each_seed};
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
+use tidings_proptest::{Plan, for_chosen_seeds};
 
 #[test]
 fn random_fault_histories_keep_every_rule_and_converge() {
-    if let Some(seed) = number("TIDINGS_SEED") {
-        Plan::new(seed).run();
-        return;
-    }
-    let seeds = number("TIDINGS_SEEDS").unwrap_or(2_000);
-    for_each_seed(seeds, |seed| _ = Plan::new(seed).run());
+    for_chosen_seeds(2_000, |seed| _ = Plan::new(seed).run());
 }
 
 #[test]

@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use tidings::{BreakReason, Config, Control, Input, Lane, LinkId, Output, Replica, Setup, Sim, Time};
-use tidings_proptest::{Noticed, notice, with_control};
+use tidings_proptest::replicas::carry;
+use tidings_proptest::{Noticed, holds_unless, ms, run_until, with_control};
 
 const SEEDS: u64 = 4;
 
@@ -15,10 +16,6 @@ const SEEDS: u64 = 4;
 const VALUE_BYTES: usize = 2_000_000;
 const RATE: u64 = 100_000;
 const IDEAL: Duration = Duration::from_secs(VALUE_BYTES as u64 / RATE);
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
 
 fn config() -> Config {
     let mut config = Config::lan();
@@ -38,16 +35,7 @@ fn arrived(sim: &mut Sim, i: usize, key: &str) -> bool {
 
 /// Runs until a node has a key. Returns how long that took.
 fn until_arrived(sim: &mut Sim, i: usize, key: &str, most: Duration) -> Duration {
-    let began = sim.now();
-    while !arrived(sim, i, key) {
-        assert!(
-            sim.now() - began < most,
-            "{key} did not arrive within {most:?}; {} timeouts",
-            sim.timeouts()
-        );
-        sim.run_for(ms(10));
-    }
-    sim.now() - began
+    run_until(sim, ms(10), most, |sim| arrived(sim, i, key))
 }
 
 /// A cluster that holds a large value and small ones, and a blank last node that is down.
@@ -121,7 +109,7 @@ fn slow_large_value_is_repaired_in_time() {
 #[test]
 fn frame_longer_than_the_timeout_breaks_no_link() {
     const BYTES: usize = 150_000;
-    let story = |sim: Sim| {
+    holds_unless(Control::WholeFramesCount, SEEDS, |sim| {
         let mut sim = sim.config(config()).rate(10_000).nodes(2);
         sim.run_for(ms(500));
         sim.crash(1);
@@ -130,12 +118,7 @@ fn frame_longer_than_the_timeout_breaks_no_link() {
         until_arrived(&mut sim, 1, "large", Duration::from_secs(BYTES as u64 / 10_000 * 3 / 2));
         assert_eq!(sim.timeouts(), 0, "a stalled repair broke a link");
         sim.assert_converged();
-    };
-    for seed in 0..SEEDS {
-        story(Sim::new(seed).broken(None));
-        let broken = notice(|| story(Sim::new(seed).broken(Some(Control::WholeFramesCount))));
-        assert_eq!(broken, Some(Noticed::Loss), "seed {seed}");
-    }
+    });
 }
 
 #[test]
@@ -293,7 +276,7 @@ impl Joining {
                             donor.handle(now, Input::Drained(id, Lane::Bulk, bytes.len()));
                             self.withheld.extend(bytes);
                         }
-                        output => carry(now, donor, &mut self.joiner, &output, LinkId::new(i as u64)),
+                        output => carry(now, LinkId::new(i as u64), donor, &mut self.joiner, &output),
                     }
                 }
             }
@@ -301,7 +284,7 @@ impl Joining {
                 has_moved = true;
                 match output {
                     Output::Stream(id, ..) | Output::Datagram(id, _) => {
-                        carry(now, &mut self.joiner, &mut self.donors[id.number() as usize], &output, id);
+                        carry(now, id, &mut self.joiner, &mut self.donors[id.number() as usize], &output);
                     }
                     Output::Break(id, reason) => self.broken.push((id, reason)),
                     _ => {}
@@ -318,17 +301,6 @@ impl Joining {
         let rest = self.withheld.split_off(bytes.min(self.withheld.len()));
         let said = std::mem::replace(&mut self.withheld, rest);
         self.joiner.handle(self.now, Input::Stream(LinkId::new(0), Lane::Bulk, &said));
-    }
-}
-
-fn carry(now: Time, from: &mut Replica, to: &mut Replica, output: &Output, id: LinkId) {
-    match output {
-        Output::Stream(_, lane, bytes) => {
-            from.handle(now, Input::Drained(id, *lane, bytes.len()));
-            to.handle(now, Input::Stream(id, *lane, bytes));
-        }
-        Output::Datagram(_, bytes) => to.handle(now, Input::Datagram(id, bytes)),
-        _ => {}
     }
 }
 

@@ -10,13 +10,9 @@
 use std::time::Duration;
 
 use tidings::{Config, Control, MemberState, Sim};
-use tidings_proptest::{Noticed, Plan, for_each_seed, notice};
+use tidings_proptest::{Noticed, Plan, for_chosen_seeds, ms, notice, run_until};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
 
 fn is_full() -> bool {
     std::env::var_os("TIDINGS_SPREAD_FULL").is_some()
@@ -25,11 +21,7 @@ fn is_full() -> bool {
 /// A cluster whose members know each other, are linked, and have compared their state.
 fn settled(sim: Sim, count: usize) -> Sim {
     let mut sim = sim.seeds(&[0, 1]).without_checks().nodes(count);
-    let began = sim.now();
-    while !(0..count).all(|i| alive(&mut sim, i) == count) {
-        assert!(sim.now() - began < SECOND * 30, "the nodes do not find each other in time");
-        sim.run_for(SECOND / 5);
-    }
+    run_until(&mut sim, SECOND / 5, SECOND * 30, |sim| (0..count).all(|i| alive(sim, i) == count));
     sim.run_for(SECOND * 5);
     sim
 }
@@ -107,33 +99,6 @@ fn forwarded_rows_are_claimed_without_a_repair() {
     assert_eq!(frames(&mut sim), before, "a repair ran");
 }
 
-#[test]
-fn tree_of_relays_delivers_writes_of_any_node() {
-    let (count, inner) = (121, 40);
-    let mut sim = Sim::new(5).tree(3).nodes(count);
-    sim.run_for(SECOND * 5);
-    let (before, _) = rows(&mut sim);
-    for writer in [0, 60, 120] {
-        let took = time_to_last(&mut sim, writer, &format!("from/{writer}"));
-        println!("from {writer} to the last of {count} in {took:?}");
-    }
-    let (received, _) = rows(&mut sim);
-    // A relay sends every row also to the peer it came from.
-    let most = 3 * (count - 1 + inner) as u64;
-    assert!(
-        received - before <= most,
-        "{} rows were received by tails, at most {most} expected",
-        received - before
-    );
-    sim.node(120).delete("from/0").unwrap();
-    sim.crash(1);
-    sim.node(0).put("from/60", "another value").unwrap();
-    sim.run_for(SECOND * 2);
-    sim.restart(1);
-    sim.assert_converged();
-    assert!(sim.node(5).get("from/0").is_none() && sim.node(60).get("from/60").is_some());
-}
-
 /// Runs random histories of a cluster in groups. Returns how the first failure was detected.
 fn histories(seeds: u64, control: Option<Control>) -> Option<Noticed> {
     (0..seeds).find_map(|seed| notice(|| _ = Plan { control, ..Plan::grouped(seed) }.run()))
@@ -141,12 +106,7 @@ fn histories(seeds: u64, control: Option<Control>) -> Option<Noticed> {
 
 #[test]
 fn random_group_histories_keep_every_rule_and_converge() {
-    if let Some(seed) = std::env::var("TIDINGS_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        Plan::grouped(seed).run();
-        return;
-    }
-    let seeds = if is_full() { 20_000 } else { 500 };
-    for_each_seed(seeds, |seed| _ = Plan::grouped(seed).run());
+    for_chosen_seeds(if is_full() { 20_000 } else { 500 }, |seed| _ = Plan::grouped(seed).run());
 }
 
 #[test]
@@ -169,16 +129,11 @@ fn dead_delegate_is_bypassed_before_it_is_called_down() {
         for writer in writers {
             sim.node(writer).put(format!("{writer} after {dead}"), "v").unwrap();
         }
-        let began = sim.now();
         let has_all = |sim: &mut Sim| {
             let up: Vec<usize> = (0..60).filter(|i| sim.is_up(*i)).collect();
             up.iter().all(|i| up.iter().all(|w| sim.node(*i).get(format!("{w} after {dead}")).is_some()))
         };
-        while !has_all(&mut sim) {
-            assert!(sim.now() - began < SECOND * 10, "a write did not arrive in time");
-            sim.run_for(ms(5));
-        }
-        worst = worst.max(sim.now() - began);
+        worst = worst.max(run_until(&mut sim, ms(5), SECOND * 10, has_all));
         sim.restart(dead);
         sim.run_for(SECOND * 12);
     }

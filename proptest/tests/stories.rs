@@ -9,14 +9,10 @@
 use std::time::Duration;
 
 use tidings::{Config, Control, Disk, ReplicaEvent, Sim};
-use tidings_proptest::{Noticed, with_control};
+use tidings_proptest::{Noticed, ms, run_until, with_control};
 
 /// Limit for something that must happen in a story.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
 
 /// A cluster whose nodes are linked and compared.
 fn met(mut sim: Sim) -> Sim {
@@ -33,11 +29,7 @@ fn forgetful(sim: Sim) -> Sim {
 
 /// Lets time pass until a condition holds.
 fn until(sim: &mut Sim, is_so: impl Fn(&mut Sim) -> bool) {
-    let end = sim.now() + WAIT_MAX;
-    while !is_so(sim) {
-        assert!(sim.now() < end, "the condition did not hold in time");
-        sim.run_for(ms(1));
-    }
+    run_until(sim, ms(1), WAIT_MAX, is_so);
 }
 
 fn holds(sim: &mut Sim, i: usize, key: &str) -> bool {
@@ -143,35 +135,35 @@ fn tail_claims_nothing_its_sender_learned_by_repair() {
     });
 }
 
-/// Story 4. Rows that were left out while a node did not relay are not claimed once it relays.
+/// Story 4. Rows that were left out while a node did not forward are not claimed once it forwards.
 ///
-/// Control: `RelayClaimsAll`.
+/// Control: `ForwarderClaimsAll`.
 #[test]
 fn rows_left_out_by_one_flush_are_not_claimed_by_a_fuller_one() {
-    with_control(Control::RelayClaimsAll, Noticed::Loss, |_, sim| {
+    with_control(Control::ForwarderClaimsAll, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.nodes(3));
         sim.delay_traffic(1, 2);
         sim.node(1).put("left out", "v").unwrap();
         until(&mut sim, |sim| holds(sim, 0, "left out"));
         sim.node(0).put("own", "v").unwrap();
         sim.run_for(ms(50));
-        sim.relay(0, true);
-        sim.node(0).put("relayed", "v").unwrap();
-        until(&mut sim, |sim| holds(sim, 2, "relayed"));
+        sim.group(&[&[0, 2]]);
+        sim.node(0).put("later", "v").unwrap();
+        until(&mut sim, |sim| holds(sim, 2, "later"));
         sim.resume_traffic(1, 2);
-        ends_with(&mut sim, &["left out", "own", "relayed"], &[]);
+        ends_with(&mut sim, &["left out", "own", "later"], &[]);
     });
 }
 
-/// Story 4, in reverse. A node stops relaying in the middle of a flush of several frames.
+/// Story 4, in reverse. A node stops forwarding in the middle of a flush of several frames.
 ///
 /// Control: `OwnFromFrame`.
 #[test]
-fn own_rows_are_sent_when_relaying_stops_in_mid_flush() {
+fn own_rows_are_sent_when_forwarding_stops_in_mid_flush() {
     with_control(Control::OwnFromFrame, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.delay(ms(20)).nodes(3));
-        sim.relay(0, true);
-        concurrent_writes_in_the_middle_of_a_flush(&mut sim, |sim| sim.relay(0, false));
+        sim.group(&[&[0, 2]]);
+        concurrent_writes_in_the_middle_of_a_flush(&mut sim, |sim| sim.group(&[]));
     });
 }
 
@@ -364,7 +356,7 @@ fn links_are_broken_before_claims_are_given_up() {
 }
 
 /// Not one of the twelve. In the middle of a flush, a received row is covered only because it is held. It must stay
-/// covered when it is removed, so that a relay that sends it late does not bring it back.
+/// covered when it is removed, so that a forwarder that sends it late does not bring it back.
 ///
 /// Control: `NoKeep`.
 #[test]
@@ -373,7 +365,7 @@ fn row_deleted_in_mid_flush_stays_deleted() {
         let mut sim = met(sim.delay(ms(20)).nodes(3));
         sim.node(0).put("before", "v").unwrap();
         sim.assert_converged();
-        sim.relay(2, true);
+        sim.group(&[&[1, 2]]);
         sim.delay_traffic(2, 1);
         sim.partition(&[0], &[1]);
         sim.node(0).put("k", "d1").unwrap();
@@ -384,7 +376,7 @@ fn row_deleted_in_mid_flush_stays_deleted() {
         sim.node(1).delete("k").unwrap();
         sim.resume_traffic(2, 1);
         sim.run_for(ms(50));
-        assert!(!holds(&mut sim, 1, "k"), "a relayed frame brought it back");
+        assert!(!holds(&mut sim, 1, "k"), "a forwarded frame brought it back");
         ends_with(&mut sim, &["before", "k0", "k299"], &["k"]);
     });
 }

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tidings::{Config, Node, Security};
+use tidings::{Config, Node};
+use tidings_proptest::nodes::builder;
+use tidings_proptest::tls;
 
 /// Time limit of the test, no target: a node that is not ready by then is taken to be kept out.
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
@@ -19,15 +21,9 @@ const INITIALS: usize = 400;
 
 /// The first packets of this many handshakes, as a real client sends them to this address.
 fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
+    let mut config = tls::client(rustls::RootCertStore::empty()).with_no_client_auth();
     config.alpn_protocols = vec![b"tidings/1".to_vec()];
-    let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(config));
+    let config = tls::quic(config);
     let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
     let mut initial = || {
         let now = Instant::now();
@@ -91,23 +87,20 @@ impl Drop for Flood {
     }
 }
 
-async fn start(name: &str, security: &Security, seed: Option<&Node>) -> Node {
-    let seeds: Vec<String> = seed.iter().map(|node| node.addr().to_string()).collect();
-    let builder = Node::builder(name).security(security.clone()).config(Config::lan()).seeds(seeds);
-    builder.start().await.unwrap()
+async fn start(name: &str, seeds: &[&Node]) -> Node {
+    builder(name, seeds).config(Config::lan()).start().await.unwrap()
 }
 
 /// Asserts that new nodes become ready under a flood from these addresses, at 20 and then 1,000 packets per second.
 async fn join_under_flood(sources: &[[u8; 4]]) {
-    let security = Security::secret(&Security::generate_secret()).unwrap();
-    let a = start("a", &security, None).await;
+    let a = start("a", &[]).await;
     a.put("key", "value").unwrap();
     let flood = Flood::new(a.addr(), sources);
     let mut nodes = Vec::new();
     for (name, rate) in [("b", 20), ("c", 20), ("d", 1_000), ("e", 1_000)] {
         flood.per_second.store(rate, Ordering::Relaxed);
         let since = Instant::now();
-        let node = start(name, &security, Some(&a)).await;
+        let node = start(name, &[&a]).await;
         let ready = tokio::time::timeout(READY_TIME_MAX, node.ready()).await;
         ready
             .unwrap_or_else(|_| panic!("{name} is not ready in time under {rate} packets per second"))

@@ -9,40 +9,19 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
 
-use tidings::Sim;
-use tidings_proptest::{Dice, Elections, Plan, for_each_seed};
+use tidings_proptest::{Elections, Plan, for_each_seed};
 
 const BATCH: u64 = 100;
 const SEEDS: u64 = 2_000;
 
 type Kind = (&'static str, fn(u64) -> u64);
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 3] = [
     ("mixed", |seed| Plan::new(seed).run().trace()),
     ("members", |seed| Plan::grouped(seed).run().trace()),
     ("elections", |seed| Elections::new(seed).run().trace()),
-    ("trees", tree),
 ];
-
-/// Nodes that are linked as a tree and relay all writes, with packet loss and breaking links.
-fn tree(seed: u64) -> u64 {
-    let mut dice = Dice::new(seed);
-    let loss = [0.0, 0.1][dice.below(2)];
-    let mut sim = Sim::new(seed).loss(loss).tree(2 + dice.below(3)).nodes(6 + dice.below(10));
-    for step in 0..30 {
-        let i = dice.below(sim.len());
-        if dice.below(6) == 0 {
-            sim.break_between(i, dice.below(i.max(1)));
-        } else {
-            sim.node(i).put(format!("k{}", dice.below(8)), format!("{step}")).expect("the write is accepted");
-        }
-        sim.run_for(Duration::from_millis([0, 1, 10, 300][dice.below(4)]));
-    }
-    sim.assert_converged();
-    sim.trace()
-}
 
 fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("traces.txt")

@@ -11,7 +11,7 @@ use std::time::Duration;
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 use stateright::{Checker, Model, Property};
 use tidings::{Config, Control, ModelAnswer, ModelRequest, ModelVoter, RunId, Sim};
-use tidings_proptest::Dice;
+use tidings_proptest::{Dice, voters};
 
 const VOTERS: usize = 3;
 const CANDIDATES: usize = 2;
@@ -303,7 +303,7 @@ fn is_linearizable(seed: u64, ignores_tokens: bool) -> bool {
     let mut dice = Dice::new(seed);
     let mut config = Config::lan();
     (config.clock_skew_max, config.lease_time) = (Duration::from_secs(1), Duration::from_millis(500));
-    config.voters = (0..3).map(|i| format!("n{i}")).collect();
+    config.voters = voters(3);
     let mut sim = Sim::new(seed).config(config).seeds(&[0]).nodes(3);
     sim.run_for(Duration::from_millis(12_300));
     (0..3).for_each(|i| _ = sim.node(i).campaign("register", "x").unwrap());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rand_core::Rng;
 
-use super::{Sim, SimEvent};
+use super::{Sim, SimEvent, SimFault};
 use crate::controls::Control;
 use crate::replica::saved::{self, DiskChange, Saved, SavedError};
 use crate::replica::{Input, Persist};
@@ -156,7 +156,9 @@ impl Sim {
         if is_mended && self.is_up(i) {
             self.synced(i);
             if let Err(what) = self.nodes[i].disk.open() {
-                self.fail(&format!("node {i}: its disk cannot be opened again: {what}"));
+                self.fail(SimFault::DiskUnreadable(format!(
+                    "node {i}: its disk cannot be opened again: {what}"
+                )));
             }
             self.input(i, Input::DiskBack);
         }
@@ -234,7 +236,9 @@ impl Sim {
         }
         match disk.open() {
             Ok(saved) => Some(saved),
-            Err(what) => self.fail(&format!("node {i}: its disk cannot be opened: {what}")),
+            Err(what) => {
+                self.fail(SimFault::DiskUnreadable(format!("node {i}: its disk cannot be opened: {what}")))
+            }
         }
     }
 
@@ -244,7 +248,8 @@ impl Sim {
         let Some(replica) = &node.replica else { return };
         let promised = &node.disk.acknowledged_durable;
         if self.checks && !saved_covers(&replica.store.coverage.vector_with_withheld(), promised) {
-            self.fail(&format!("node {i}: its disk lost what was acknowledged as durable"));
+            let what = format!("node {i}: its disk lost what was acknowledged as durable");
+            self.fail(SimFault::DurableLost(what));
         }
     }
 

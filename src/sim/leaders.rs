@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Sim, SimNode};
+use super::{Sim, SimFault, SimNode};
 use crate::election::{Attempts, Leader, LeaseState};
 use crate::error::ElectionError;
 use crate::id::LeaseId;
@@ -44,8 +44,9 @@ impl Sim {
         let name = name.clone();
         self.leaders.terms += 1;
         let last = self.leaders.tokens.insert(name.clone(), token);
-        if self.checks && last.is_some_and(|last| last.clock >= token.clock) {
-            self.fail(&format!("{name}: token {token} of node {i} does not follow {}", last.expect("seen")));
+        if let Some(last) = last.filter(|last| self.checks && last.clock >= token.clock) {
+            let what = format!("{name}: token {token} of node {i} does not follow {last}");
+            self.fail(SimFault::TokenNotGrown(what));
         }
     }
 
@@ -54,7 +55,7 @@ impl Sim {
         for name in self.leaders.tokens.keys().filter(|_| self.checks) {
             let holders = self.holders(name);
             if holders.len() > 1 {
-                self.fail(&format!("{name}: two holders: {holders:?}"));
+                self.fail(SimFault::TwoHolders(format!("{name}: two holders: {holders:?}")));
             }
         }
     }

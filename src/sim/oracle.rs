@@ -6,8 +6,37 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use thiserror::Error;
+
 use crate::store::Store;
 use crate::time::Stamp;
+
+/// What a simulation found wrong. The text says where and what.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+#[non_exhaustive]
+pub enum SimFault {
+    /// A node covers a write that nobody removed and does not hold it.
+    Lost(String),
+    /// A node covers the removal of a write and still holds it.
+    Returned(String),
+    /// A node holds a write that no node made.
+    Invented(String),
+    /// A node holds a write that it does not cover.
+    Uncovered(String),
+    /// Two nodes cover the same and do not hold the same.
+    Differing(String),
+    /// A node covers less after a restart than it had acknowledged as durable.
+    DurableLost(String),
+    /// What a node's disk kept in a crash cannot be read.
+    DiskUnreadable(String),
+    /// Several nodes hold a lease at the same time.
+    TwoHolders(String),
+    /// The token of a new holder of a lease is not greater than that of the holder before it.
+    TokenNotGrown(String),
+    /// The nodes did not come to hold the same in time.
+    NotConverged(String),
+}
 
 /// A put or delete of one key.
 #[derive(Clone, Debug)]
@@ -50,9 +79,10 @@ impl Oracle {
         ahead.map(|event| event.stamp.wall_ms()).max()
     }
 
-    /// Compares a replica with the history. Before its expiry by the true clock, a dot that expires has to be held like
-    /// any other.
-    pub(crate) fn check(&mut self, store: &Store, wall_ms: u64) -> Result<(), String> {
+    /// Compares the replica of node `i` with the history. Before its expiry by the true clock, a dot that expires has
+    /// to be held like any other.
+    pub(crate) fn check(&mut self, i: usize, store: &Store, wall_ms: u64) -> Result<(), SimFault> {
+        let run = store.run;
         for (key, events) in &self.events {
             let dot_set: BTreeSet<Stamp> = store
                 .dot_set(key)
@@ -75,45 +105,50 @@ impl Oracle {
                     continue;
                 }
                 if dot_set.contains(&event.stamp) != should {
-                    let what = if should { "does not hold" } else { "still holds" };
+                    let (what, fault): (_, fn(String) -> SimFault) = if should {
+                        ("does not hold", SimFault::Lost)
+                    } else {
+                        ("still holds", SimFault::Returned)
+                    };
                     let mut told = String::new();
                     for event in events {
                         let is_covered = store.covers(key, event.stamp);
                         _ = write!(told, "\n  {event:?} covered: {is_covered}");
                     }
-                    return Err(format!(
-                        "run {:x} covers and {what} {:?} of {:?}; held: {dot_set:?}{told}",
-                        store.run,
+                    return Err(fault(format!(
+                        "node {i}: run {run:x} covers and {what} {:?} of {:?}; held: {dot_set:?}{told}",
                         event.stamp,
                         String::from_utf8_lossy(key),
-                    ));
+                    )));
                 }
             }
             let place = store.hash_key.place(key);
             for stamp in &dot_set {
                 if !events.iter().any(|event| event.is_put && event.stamp == *stamp) {
-                    return Err(format!("run {:x} holds {stamp:?}, which nobody wrote", store.run));
+                    let what = format!("node {i}: run {run:x} holds {stamp:?}, which nobody wrote");
+                    return Err(SimFault::Invented(what));
                 }
                 if !store.coverage.covers(key, place, *stamp) && !store.coverage.may_cover_by_held(*stamp) {
-                    return Err(format!("run {:x} holds {stamp:?} and does not cover it", store.run));
+                    let what = format!("node {i}: run {run:x} holds {stamp:?} and does not cover it");
+                    return Err(SimFault::Uncovered(what));
                 }
             }
         }
-        self.check_root(store)
+        self.check_root(i, store)
     }
 
     /// Two replicas with equal coverage have to hold the same.
-    fn check_root(&mut self, store: &Store) -> Result<(), String> {
+    fn check_root(&mut self, i: usize, store: &Store) -> Result<(), SimFault> {
         if !store.coverage.is_vector_only() || self.has_expiries {
             return Ok(());
         }
         let at = (store.coverage.vector_hash(), store.hash_key.words());
         let root = store.root().sum();
         match self.roots.insert(at, root) {
-            Some(other) if other != root => Err(format!(
-                "run {:x} covers the same as another replica and holds something else",
+            Some(other) if other != root => Err(SimFault::Differing(format!(
+                "node {i}: run {:x} covers the same as another replica and holds something else",
                 store.run
-            )),
+            ))),
             _ => Ok(()),
         }
     }

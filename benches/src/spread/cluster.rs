@@ -5,17 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, SendStream};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
-use tidings::{Config, Node, Security, WatchEvent};
-use tidings_benches::{key, sized, value};
+use tidings::{Node, WatchEvent};
+use tidings_benches::{builder, key, sized, value};
+use tidings_proptest::relay::{Faults, Relay};
+use tidings_proptest::tls;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::relay::{Faults, Relay};
 use super::rivals;
 
 /// How long a write may take to arrive everywhere before it counts as lost.
@@ -193,12 +194,6 @@ impl Cluster {
     }
 }
 
-/// One secret for all: it is slow to derive on purpose.
-pub(super) fn security() -> Security {
-    static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();
-    SECURITY.get_or_init(|| Security::secret("a secret for benchmarks").expect("good enough")).clone()
-}
-
 /// A node on loopback, behind a relay if there are faults.
 pub(super) async fn start_node(
     name: &str,
@@ -209,8 +204,7 @@ pub(super) async fn start_node(
         Some(faults) => Some(Relay::start(faults).await),
         None => None,
     };
-    let mut builder = Node::builder(name).security(security()).config(Config::lan());
-    builder = builder.seeds(seed.map(|seed| seed.to_string()));
+    let mut builder = builder(name, &[]).seeds(seed.map(|seed| seed.to_string()));
     if let Some(relay) = &relay {
         builder = builder.advertise(relay.addr());
     }
@@ -349,7 +343,7 @@ async fn listen(connection: Connection, ear: Ear) {
 }
 
 /// For both sides, with one certificate that both trust.
-pub(super) fn mutual_tls() -> (quinn::ServerConfig, quinn::ClientConfig) {
+pub(crate) fn mutual_tls() -> (quinn::ServerConfig, quinn::ClientConfig) {
     let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     let certificate: CertificateDer<'static> = certified.cert.into();
     let key = || PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
@@ -359,14 +353,11 @@ pub(super) fn mutual_tls() -> (quinn::ServerConfig, quinn::ClientConfig) {
     roots.add(certificate.clone()).expect("a root");
     let roots = Arc::new(roots);
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
-    let server = rustls::ServerConfig::builder_with_provider(provider.clone());
+    let server = rustls::ServerConfig::builder_with_provider(provider);
     let server = server.with_protocol_versions(versions).expect("known");
     let server = server.with_client_cert_verifier(verifier.build().expect("there is a root"));
     let server = server.with_single_cert(vec![certificate.clone()], key().into()).expect("a good one");
     let server = QuicServerConfig::try_from(server).expect("fit for QUIC");
-    let client = rustls::ClientConfig::builder_with_provider(provider);
-    let client = client.with_protocol_versions(versions).expect("known").with_root_certificates(roots);
-    let client = client.with_client_auth_cert(vec![certificate], key().into()).expect("a good one");
-    let client = QuicClientConfig::try_from(client).expect("fit for QUIC");
-    (quinn::ServerConfig::with_crypto(Arc::new(server)), quinn::ClientConfig::new(Arc::new(client)))
+    let client = tls::client(roots).with_client_auth_cert(vec![certificate], key().into());
+    (quinn::ServerConfig::with_crypto(Arc::new(server)), tls::quic(client.expect("a good one")))
 }

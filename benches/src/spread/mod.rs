@@ -5,18 +5,18 @@ use std::time::Duration;
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantiles};
 use tidings_benches::{runtime, sized};
+use tidings_proptest::relay::Faults;
 
 mod cluster;
 mod costs;
 mod join;
 mod overload;
 mod paper;
-mod relay;
 mod rivals;
 mod virtual_time;
 
+pub(crate) use cluster::mutual_tls;
 use cluster::{Cluster, Kind, Writers};
-use relay::Faults;
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
     ("last", last),
@@ -180,7 +180,7 @@ fn loss() {
             let repetitions = repetitions(count);
             let samples = SAMPLES_LOSSY[usize::from(count > 10)] / repetitions;
             for turn in 0..repetitions {
-                let faults = Some(Faults { loss, rate: None, seed: 1_000_000 * turn as u64 });
+                let faults = Some(Faults { loss, seed: 1_000_000 * turn as u64, ..Faults::default() });
                 for (kind, figures) in [Kind::Push(Writers::One), Kind::Tidings].into_iter().zip(&mut figures)
                 {
                     runtime().block_on(figures.add(kind, count, faults, samples));

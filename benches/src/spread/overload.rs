@@ -11,9 +11,9 @@ use tidings::{MemberEvent, MemberState, Node, WriteError};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantiles};
 use tidings_benches::{key, resident, runtime, sized};
+use tidings_proptest::relay::{Faults, Relay};
 
 use super::cluster::{message, mutual_tls, start_node, wait_until_formed};
-use super::relay::{Faults, Relay};
 
 /// In seconds, as the next.
 const IDLE_SECONDS: [u64; 2] = [2, 5];

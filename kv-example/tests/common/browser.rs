@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use serde_json::{Value, json};
+use tidings_proptest::nodes::GUARD;
 
 /// The names under which distributions install it.
 const PROGRAMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 const FLAGS: &str = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-dev-shm-usage \
                      --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars";
-/// A failure detector whose own process hardly runs is slow on purpose: nothing here takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// One page of a browser of its own.
 pub struct Page {
@@ -123,7 +122,7 @@ impl Page {
     pub fn wait(&self, expression: &str) {
         let started = Instant::now();
         while self.eval(expression) != true {
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > GUARD {
                 let text = self.eval("document.body.innerText");
                 panic!("not so: {expression}\n{}", text.as_str().unwrap_or_default());
             }

@@ -6,31 +6,22 @@ pub mod browser;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 
 use serde_json::Value;
+use tidings_proptest::nodes::GUARD;
+use tidings_proptest::processes::Process;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tidings");
 pub const SECRET: &str = "a secret for tests, 16 bytes and more";
-/// Nothing here takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A `serve` or a `demo` that ends with the test.
 pub struct Running {
-    pub child: Child,
+    pub process: Process,
     pub http: String,
     /// Where other nodes find it.
     pub addr: String,
-    /// Whatever it says further, so that it never waits for a reader.
-    _reader: std::thread::JoinHandle<()>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
 }
 
 /// The program without settings of the surroundings.
@@ -43,23 +34,17 @@ pub fn program() -> Command {
 }
 
 /// Starts a program that says in one line where its API is.
-pub fn start(mut command: Command) -> Running {
-    let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = loop {
-        let line = lines.next().expect("it says where it is").unwrap();
-        if line.contains("http://") {
-            break line;
-        }
-    };
+pub fn start(command: Command) -> Running {
+    let (sender, lines) = channel();
+    let process = Process::start(command, move |line| _ = sender.send(line));
+    let line = lines.iter().find(|line| line.contains("http://")).expect("it says where it is");
     let word = |after: &str| {
         let rest = line.split(after).nth(1).unwrap_or_default();
         rest.split([',', ' ']).next().unwrap_or_default().to_owned()
     };
     let http = format!("http://{}", word("http://"));
     let addr = word(" at ");
-    let reader = std::thread::spawn(move || lines.for_each(drop));
-    Running { child, http, addr, _reader: reader }
+    Running { process, http, addr }
 }
 
 /// A node on free ports of this machine, with further arguments.
@@ -91,7 +76,7 @@ impl Running {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.child.id()
     }
 }
 
@@ -105,26 +90,12 @@ pub fn run_with_input(http: &str, words: &[&str], input: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// Asks again until it is so.
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < PATIENCE, "{what}: not so after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A fresh folder below the build's own.
 pub fn folder(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).unwrap();
     path
-}
-
-/// Sends a signal to a process that this test started.
-pub fn signal(pid: u32, name: &str) {
-    assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
 }
 
 /// An answer of the API.
@@ -147,7 +118,7 @@ impl Reply {
 
 /// One request to the API, without any help of the program's own client.
 pub fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
+    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(GUARD));
     let agent: ureq::Agent = config.build().into();
     let mut request = ureq::http::Request::builder().method(method).uri(url);
     for (name, value) in headers {
@@ -171,7 +142,7 @@ pub fn events(
     last: Option<&str>,
     is_last: impl Fn(&str, &Value) -> bool,
 ) -> Vec<(String, String, Value)> {
-    let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE));
+    let config = ureq::Agent::config_builder().timeout_global(Some(GUARD));
     let agent: ureq::Agent = config.build().into();
     let mut request = agent.get(url);
     if let Some(last) = last {

@@ -95,7 +95,7 @@ fn check_acked(node: &Node, acked: &[Option<u64>]) {
 /// `TIDINGS_KILLS` sets the number of kills, 10 by default; the long run has 200.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_process_loses_no_acknowledged_write() {
-    let kills = std::env::var("TIDINGS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let kills = tidings_proptest::number("TIDINGS_KILLS").unwrap_or(10);
     let mut dice = tidings_proptest::Dice::new(7);
     let folder = Folder::new();
     let dir = folder.at("writer");

@@ -9,38 +9,15 @@ mod kills;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
 use tidings::{
-    Builder, Config, Durability, Node, NodeEvent, PutOptions, Quorum, Security, StartError, WaitError,
-    WatchEvent, WriteError,
+    Config, Durability, Node, NodeEvent, PutOptions, Quorum, StartError, WaitError, WatchEvent, WriteError,
 };
-use tidings_proptest::{GUARD, guarded};
-
-/// A temporary folder that is removed at the end of its test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("tidings-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.0);
-    }
-}
+use tidings_proptest::Folder;
+use tidings_proptest::nodes::{self, GUARD, builder, guarded, ready, until};
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -59,17 +36,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn builder(name: &str, seeds: &[&Node]) -> Builder {
-    static SECURITY: std::sync::OnceLock<Security> = std::sync::OnceLock::new();
-    let security = SECURITY.get_or_init(|| Security::secret("a secret for tests alone").unwrap());
-    let seeds: Vec<String> = seeds.iter().map(|node| node.addr().to_string()).collect();
-    Node::builder(name).security(security.clone()).config(Config::local()).seeds(seeds)
-}
-
 async fn start(name: &str, seeds: &[&Node], dir: &Path) -> Node {
-    let node = builder(name, seeds).data_dir(dir).start().await.unwrap();
-    guarded(node.ready()).await.unwrap();
-    node
+    ready(builder(name, seeds).data_dir(dir)).await
 }
 
 /// All registers of a node: keys and values.
@@ -79,26 +47,13 @@ fn registers(node: &Node) -> Vec<(String, Vec<u8>)> {
 
 /// Waits until all nodes have equal roots and equal vectors.
 async fn agree(nodes: &[&Node]) {
-    guarded(async {
-        let state = |node: &Node| node.status().store.map(|store| (store.root, store.seen));
-        while nodes.iter().any(|node| state(node) != state(nodes[0])) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let state = |node: &Node| node.status().store.map(|store| (store.root, store.seen));
+    until(|| nodes.iter().all(|node| state(node) == state(nodes[0]))).await;
 }
 
+/// Waits for an event of this kind.
 async fn event(node: &Node, is_it: impl Fn(&NodeEvent) -> bool) -> NodeEvent {
-    let mut events = node.events();
-    guarded(async {
-        loop {
-            let event = events.next().await.expect("the node is open");
-            if is_it(&event) {
-                return event;
-            }
-        }
-    })
-    .await
+    nodes::event(node, |event| is_it(&event).then_some(event)).await
 }
 
 /// The start is dropped at each of the places where it waits, as a time limit around it would do.
@@ -279,8 +234,7 @@ async fn an_old_backup_and_a_cloned_image_are_harmless() {
 async fn full_disk_refuses_writes_until_there_is_room() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.0).await;
-    let b = builder("b", &[&a]).start().await.unwrap();
-    guarded(b.ready()).await.unwrap();
+    let b = ready(builder("b", &[&a])).await;
     a.put("before", "v").unwrap().durable().await.unwrap();
     agree(&[&a, &b]).await;
     a.fail_disk(Some(ErrorKind::StorageFull));

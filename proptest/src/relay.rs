@@ -1,5 +1,5 @@
-//! A UDP relay before a node: it forwards packets in both directions and loses some, or lets through so many bytes a
-//! second and leaves the rest to wait in the socket's own buffer, which overflows as a router's does.
+//! A UDP relay before a node. It forwards packets in both directions, loses some, delays them, or lets through so many
+//! bytes a second; the rest waits in the socket's own buffer, which overflows as a router's does.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,42 +7,49 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
-use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
 use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use crate::Dice;
 
 /// All relays have a thread of their own: a network does not wait for the work of those that it connects.
 static NETWORK: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads can be started")
 });
 
+/// The largest UDP datagram.
+const PACKET_BYTES_MAX: usize = 65_536;
 /// A debt below it is carried on.
 const TIMER_ERROR: Duration = Duration::from_micros(100);
+/// Loss is drawn in parts of this.
+const PARTS: usize = 1 << 20;
 
-/// What a relay does to packets.
+/// What a relay does to packets, in each direction.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Faults {
-    /// This share of them is lost, in each direction.
-    pub(super) loss: f64,
-    /// Bytes a second that get through, in each direction.
-    pub(super) rate: Option<f64>,
+pub struct Faults {
+    /// This share of them is lost.
+    pub loss: f64,
+    /// They arrive this much later.
+    pub delay: Duration,
+    /// Bytes a second that get through.
+    pub rate: Option<f64>,
     /// Which ones are lost.
-    pub(super) seed: u64,
+    pub seed: u64,
 }
 
 impl Faults {
     /// The same for another relay, or another way through one.
-    pub(super) fn at(self, place: u64) -> Self {
+    #[must_use]
+    pub fn at(self, place: u64) -> Self {
         Self { seed: self.seed + place, ..self }
     }
 }
 
-/// Runs until it is dropped.
+/// A running relay. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Relay {
+pub struct Relay {
     addr: SocketAddr,
     target: Arc<OnceLock<SocketAddr>>,
     passed: Arc<AtomicU64>,
@@ -50,7 +57,11 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) async fn start(faults: Faults) -> Self {
+    /// Starts a relay on loopback. It drops everything until [`Relay::lead_to`] puts something behind it.
+    ///
+    /// # Panics
+    /// If no port is free.
+    pub async fn start(faults: Faults) -> Self {
         let binding = NETWORK.spawn(UdpSocket::bind("127.0.0.1:0"));
         let socket = Arc::new(binding.await.expect("it does not panic").expect("a port is free"));
         let addr = socket.local_addr().expect("it is bound");
@@ -61,23 +72,26 @@ impl Relay {
         Self { addr, target, passed, _tasks: tasks }
     }
 
-    /// Where others reach what is behind it.
-    pub(super) fn addr(&self) -> SocketAddr {
+    /// The address at which others reach what is behind it.
+    pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// Puts something behind it.
-    pub(super) fn lead_to(&self, target: SocketAddr) {
+    ///
+    /// # Panics
+    /// If something is behind it already.
+    pub fn lead_to(&self, target: SocketAddr) {
         self.target.set(target).expect("it leads to one place");
     }
 
-    /// How many bytes have come to the target.
-    pub(super) fn passed(&self) -> u64 {
+    /// The bytes that were sent to the target.
+    pub fn passed(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)
     }
 }
 
-/// Towards the target; each sender gets a way back of its own.
+/// Forwards towards the target. Each sender gets a socket of its own for the way back.
 async fn run(
     front: Arc<UdpSocket>,
     target: Arc<OnceLock<SocketAddr>>,
@@ -86,58 +100,80 @@ async fn run(
 ) {
     let mut ways: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
     let (mut backs, mut gate) = (JoinSet::new(), Gate::new(faults));
-    let mut packet = vec![0; 65_536];
+    let mut packet = vec![0; PACKET_BYTES_MAX];
     loop {
-        let waited = front.try_recv_from(&mut packet);
-        let has_waited = waited.is_ok();
-        let received = if has_waited { waited } else { front.recv_from(&mut packet).await };
+        let (received, has_waited) = receive(&front, &mut packet).await;
         let Ok((length, from)) = received else { continue };
         let Some(target) = target.get() else { continue };
         let way = if let Some(way) = ways.get(&from) {
             way.clone()
         } else {
             let way = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port is free"));
-            way.connect(target).await.expect("loopback takes everything");
             ways.insert(from, way.clone());
             let gate = Gate::new(faults.at(ways.len() as u64));
             backs.spawn(run_back(way.clone(), front.clone(), from, gate));
             way
         };
-        if gate.lets_through(length, has_waited).await {
-            _ = way.send(&packet[..length]).await;
+        if gate.forward(&way, *target, &packet[..length], has_waited).await {
             passed.fetch_add(length as u64, Ordering::Relaxed);
         }
     }
 }
 
+/// Forwards from the target to one sender.
 async fn run_back(way: Arc<UdpSocket>, front: Arc<UdpSocket>, to: SocketAddr, mut gate: Gate) {
-    let mut packet = vec![0; 65_536];
+    let mut packet = vec![0; PACKET_BYTES_MAX];
     loop {
-        let waited = way.try_recv(&mut packet);
-        let has_waited = waited.is_ok();
-        let received = if has_waited { waited } else { way.recv(&mut packet).await };
-        let Ok(length) = received else { continue };
-        if gate.lets_through(length, has_waited).await {
-            _ = front.send_to(&packet[..length], to).await;
-        }
+        let (received, has_waited) = receive(&way, &mut packet).await;
+        let Ok((length, _)) = received else { continue };
+        gate.forward(&front, to, &packet[..length], has_waited).await;
     }
 }
 
+/// The next packet, and whether it was there already.
+async fn receive(socket: &UdpSocket, packet: &mut [u8]) -> (std::io::Result<(usize, SocketAddr)>, bool) {
+    let waited = socket.try_recv_from(packet);
+    if waited.is_ok() { (waited, true) } else { (socket.recv_from(packet).await, false) }
+}
+
+/// One direction of a link.
 struct Gate {
     faults: Faults,
-    random: ChaCha8Rng,
+    dice: Dice,
     free_at: Instant,
 }
 
 impl Gate {
     fn new(faults: Faults) -> Self {
-        Self { faults, random: ChaCha8Rng::seed_from_u64(faults.seed), free_at: Instant::now() }
+        Self { faults, dice: Dice::new(faults.seed), free_at: Instant::now() }
+    }
+
+    /// Sends a packet on, and answers whether it arrives.
+    async fn forward(
+        &mut self,
+        socket: &Arc<UdpSocket>,
+        to: SocketAddr,
+        packet: &[u8],
+        has_waited: bool,
+    ) -> bool {
+        let passes = self.lets_through(packet.len(), has_waited).await;
+        if passes && self.faults.delay.is_zero() {
+            _ = socket.send_to(packet, to).await;
+        } else if passes {
+            let (socket, packet, delay) = (socket.clone(), packet.to_vec(), self.faults.delay);
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                _ = socket.send_to(&packet, to).await;
+            });
+        }
+        passes
     }
 
     /// Waits until the link has taken a packet, and answers whether it arrives. The time of one that has waited begins
     /// where the one before it was taken, even if the relay comes to it later than that.
+    #[expect(clippy::cast_precision_loss, reason = "both numbers are below 2^53")]
     async fn lets_through(&mut self, bytes: usize, has_waited: bool) -> bool {
-        if f64::from(self.random.next_u32()) < self.faults.loss * f64::from(u32::MAX) {
+        if (self.dice.below(PARTS) as f64) < self.faults.loss * PARTS as f64 {
             return false;
         }
         if let Some(rate) = self.faults.rate {

@@ -1,0 +1,91 @@
+//! Real nodes on loopback: how tests and measurements start them, and how they wait for them.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tidings::{Builder, Config, Node, NodeEvent, PeerRefusal, Security};
+
+/// Time limit against a test that would wait for ever. No test measures by it.
+pub const GUARD: Duration = Duration::from_secs(300);
+
+/// Awaits a future for at most [`GUARD`].
+///
+/// # Panics
+/// If the future is not ready in time.
+pub async fn guarded<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(GUARD, future)
+        .await
+        .expect("the awaited event happens within the time limit of the test")
+}
+
+/// Lets other tasks run until a condition holds.
+///
+/// # Panics
+/// If it does not hold in time.
+pub async fn until(holds: impl Fn() -> bool) {
+    guarded(async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// One secret for all nodes of a process: to derive keys from a secret is slow on purpose.
+pub fn security() -> Security {
+    static SECURITY: OnceLock<Security> = OnceLock::new();
+    let new = || Security::secret("a secret for tests alone").expect("the secret is long enough");
+    SECURITY.get_or_init(new).clone()
+}
+
+/// A node on a free port of loopback with [`security`] and [`Config::local`]. It joins through these nodes.
+pub fn builder(name: &str, seeds: &[&Node]) -> Builder {
+    let seeds = seeds.iter().map(|node| node.addr().to_string());
+    Node::builder(name).security(security()).config(Config::local()).seeds(seeds)
+}
+
+/// Starts a node and waits until it is ready.
+///
+/// # Panics
+/// If it does not start, or is not ready in time.
+pub async fn ready(builder: Builder) -> Node {
+    let node = builder.start().await.expect("the node starts");
+    guarded(node.ready()).await.expect("the node is open");
+    node
+}
+
+/// Starts the node of [`builder`] and waits until it is ready.
+///
+/// # Panics
+/// If it does not start, or is not ready in time.
+pub async fn start(name: &str, seeds: &[&Node]) -> Node {
+    ready(builder(name, seeds)).await
+}
+
+/// Waits for an event of a node to which `pick` has an answer, and returns the answer.
+///
+/// # Panics
+/// If the node is closed, or there is no such event in time.
+pub async fn event<T>(node: &Node, pick: impl Fn(NodeEvent) -> Option<T>) -> T {
+    let mut events = node.events();
+    guarded(async {
+        loop {
+            if let Some(picked) = pick(events.next().await.expect("the node is open")) {
+                return picked;
+            }
+        }
+    })
+    .await
+}
+
+/// Waits for the next refusal that a node reports, of a peer or by a peer, and returns the reason.
+///
+/// # Panics
+/// If the node is closed, or reports no refusal in time.
+pub async fn refusal(node: &Node) -> PeerRefusal {
+    let pick = |event| match event {
+        NodeEvent::PeerRefused { refusal, .. } => Some(refusal),
+        _ => None,
+    };
+    event(node, pick).await
+}
