@@ -168,7 +168,7 @@ pub use replica::{
 };
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimNode, SimSet, SimWatch};
 pub use store::entry::{Entry, Revision};
-pub use store::watch::WatchEvent;
+pub use store::watch::{WatchEvent, WatchOptions};
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp, Time};
 pub use wire::{FRAME_BYTES_MAX, WireError};

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tidings::{
     Builder, Config, ElectionError, MapEvent, MemberEvent, Node, NodeEvent, OnlyIf, PeerRefusal, PutOptions,
-    Quorum, ReplicaEvent, Security, StartError, TlsRefusal, WaitError, Watch, WatchEvent, WriteError,
+    Quorum, ReplicaEvent, Security, StartError, TlsRefusal, WaitError, Watch, WatchEvent, WatchOptions,
+    WriteError,
 };
 use tidings_proptest::{GUARD, guarded, refusal};
 use tokio::net::UdpSocket;
@@ -37,7 +38,7 @@ async fn start(name: &str, seeds: &[&Node]) -> Node {
 
 /// Waits until a key has this value on a node.
 async fn sees(node: &Node, key: &str, value: &[u8]) {
-    let mut watch = node.watch(key).exact();
+    let mut watch = node.watch_with(key, WatchOptions::new().exact());
     guarded(async {
         loop {
             match watch.next().await.expect("the node is open") {
@@ -63,7 +64,7 @@ async fn every_operation_on_one_node_is_seen_on_all_others() {
     let stamp = c.get("k").unwrap().stamp();
     c.put_with("k", "2", PutOptions::new().only_if(OnlyIf::Stamp(stamp))).unwrap();
     sees(&b, "k", b"2").await;
-    let mut watch = a.watch("").without_current();
+    let mut watch = a.watch_with("", WatchOptions::new().without_current());
     b.batch().put("x", "1").put("y", "2").delete("k").commit().unwrap();
     let mut told = Vec::new();
     while told.len() < 3 {
@@ -84,7 +85,7 @@ async fn every_operation_on_one_node_is_seen_on_all_others() {
     for node in [&a, &b, &c] {
         assert_eq!(node.counter("hits").value(), 6);
     }
-    let mut expiring = b.watch("soon").exact().without_current();
+    let mut expiring = b.watch_with("soon", WatchOptions::new().exact().without_current());
     a.put_with("soon", "v", PutOptions::new().ttl(Duration::from_secs(2))).unwrap();
     assert!(matches!(next(&mut expiring).await, WatchEvent::Put(_)));
     assert!(matches!(next(&mut expiring).await, WatchEvent::Expired { .. }));
@@ -221,7 +222,7 @@ async fn secret_rotation_shuts_out_the_old_secret() {
 async fn closed_node_refuses_writes_and_still_answers_reads() {
     let a = start("a", &[]).await;
     a.put("k", "v").unwrap();
-    let mut watch = a.watch("other").without_current();
+    let mut watch = a.watch_with("other", WatchOptions::new().without_current());
     let (set, receipt) = (a.set("s"), a.put("k", "w").unwrap());
     let waiting = tokio::spawn(async move { watch.next().await });
     let clone = a.clone();
@@ -271,7 +272,8 @@ fn every_wait_ends_with_the_runtime_that_a_node_lives_in() {
     for mut home in [Runtime::new_multi_thread(), Runtime::new_current_thread()] {
         let home = home.worker_threads(1).enable_all().build().unwrap();
         let node = home.block_on(builder("a", &[]).config(config.clone()).start()).unwrap();
-        let (mut watch, mut events) = (node.watch("k").without_current(), node.events());
+        let (mut watch, mut events) =
+            (node.watch_with("k", WatchOptions::new().without_current()), node.events());
         let (receipt, election) = (node.put("l", "v").unwrap(), node.election("e"));
         let waits = elsewhere.spawn(async move {
             let watching = tokio::spawn(async move { watch.next().await });
@@ -374,8 +376,9 @@ async fn failed_start_names_its_cause() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_watches_each_see_only_their_key() {
     let a = start("a", &[]).await;
-    let mut watches: Vec<Watch> =
-        (0..10_000).map(|i| a.watch(format!("k/{i:05}")).without_current()).collect();
+    let mut watches: Vec<Watch> = (0..10_000)
+        .map(|i| a.watch_with(format!("k/{i:05}"), WatchOptions::new().without_current()))
+        .collect();
     for i in 0..10_000 {
         a.put(format!("other/{i}"), "v").unwrap();
     }
@@ -451,7 +454,7 @@ async fn a_core_that_panics_closes_its_node_and_reads_go_on() {
     let a = start("a", &[]).await;
     let b = start("b", &[&a]).await;
     a.put("k", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
-    let mut watch = a.watch("k").without_current();
+    let mut watch = a.watch_with("k", WatchOptions::new().without_current());
     let waiting = tokio::spawn(async move { watch.next().await });
     let clone = a.clone();
     assert!(std::thread::spawn(move || clone.panic_inside()).join().is_err());

@@ -14,7 +14,7 @@ use crate::node::api::receipt::Receipt;
 use crate::node::api::watch::Watch;
 use crate::node::runtime::shared::Shared;
 use crate::store::entry::{self, Entry, Revision};
-use crate::store::watch::WatchStart;
+use crate::store::watch::WatchOptions;
 
 /// Entries that a scan reads under one lock, and the longest page.
 const SCAN_ROWS: usize = 1_024;
@@ -190,7 +190,12 @@ impl Set {
     /// Watches the elements: [`WatchEvent::Put`](crate::WatchEvent::Put) where one is added,
     /// [`WatchEvent::Delete`](crate::WatchEvent::Delete) where one is removed.
     pub fn watch(&self) -> Watch {
-        Watch::new(&self.shared, WatchStart::at(self.stored("")))
+        self.watch_with(WatchOptions::new())
+    }
+
+    /// Watches the elements with options. [`WatchOptions::exact`] has no effect: a watch of a set has all elements.
+    pub fn watch_with(&self, options: WatchOptions) -> Watch {
+        Watch::new(&self.shared, self.stored(""), options.inexact())
     }
 }
 
@@ -249,7 +254,7 @@ mod json {
     use crate::node::runtime::shared::{Shared, wall};
     use crate::replica::PutOptions;
     use crate::store::entry::{Entry, register_key};
-    use crate::store::watch::{WatchEvent, WatchStart};
+    use crate::store::watch::{WatchEvent, WatchOptions};
 
     /// The keys that begin with a prefix, as a map of values of type `T`, stored as JSON. Keys are given without the
     /// prefix.
@@ -318,7 +323,7 @@ mod json {
         pub fn watch(&self) -> MapWatch<T> {
             let mut stored = Vec::new();
             register_key(&self.prefix, &mut stored);
-            let watch = Watch::new(&self.shared, WatchStart::at(stored));
+            let watch = Watch::new(&self.shared, stored, WatchOptions::new());
             MapWatch { watch, prefix_bytes: self.prefix.len(), values: PhantomData }
         }
     }

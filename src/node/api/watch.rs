@@ -13,8 +13,7 @@ use futures_core::Stream;
 
 use crate::node::runtime::event_log::{EventCursor, EventLog};
 use crate::node::runtime::shared::Shared;
-use crate::store::entry::Revision;
-use crate::store::watch::{WatchEvent, WatchId, WatchStart};
+use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 
 /// A watch of keys: first the current values, then [`WatchEvent::Current`], then every change until the node is closed.
 ///
@@ -25,7 +24,7 @@ use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let security = tidings::Security::secret("a secret for examples")?;
 /// # let node = tidings::Node::builder("a").security(security).start().await?;
-/// use tidings::WatchEvent;
+/// use tidings::{WatchEvent, WatchOptions};
 ///
 /// node.put("limits/max", "100")?;
 /// let mut watch = node.watch("limits/");
@@ -34,66 +33,24 @@ use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 ///
 /// // Later, or in another part of the program: continue after the event of that revision.
 /// node.delete("limits/max")?;
-/// let mut resumed = node.watch("limits/").resume_from(entry.revision());
+/// let options = WatchOptions::new().resume_from(entry.revision());
+/// let mut resumed = node.watch_with("limits/", options);
 /// assert!(matches!(resumed.next().await, Some(WatchEvent::Delete { key, .. }) if key == "limits/max"));
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
-    start: WatchStart,
+    /// `None`: the node was closed when the watch was made.
     id: Option<WatchId>,
     events: VecDeque<WatchEvent>,
 }
 
 impl Watch {
-    pub(in crate::node) fn new(shared: &Arc<Shared>, start: WatchStart) -> Self {
-        let mut watch = Self { shared: shared.clone(), start, id: None, events: VecDeque::new() };
-        watch.open();
-        watch
-    }
-
-    /// (Re)starts the watch with the present options. It begins here and not at the first `next`, so that no change
-    /// after this is missed.
-    fn open(&mut self) {
-        self.close();
-        if let Some(mut core) = self.shared.lock() {
-            self.id = Some(core.replica.watch(self.start.clone()));
-        }
-    }
-
-    fn close(&mut self) {
-        if let Some(id) = self.id.take()
-            && let Some(mut core) = self.shared.lock_closed()
-        {
-            core.replica.unwatch(id);
-            core.wakers.remove(&id);
-        }
-    }
-
-    /// Watches only the key that was given, not all keys that begin with it.
-    #[must_use]
-    pub fn exact(mut self) -> Self {
-        self.start.is_exact = true;
-        self.open();
-        self
-    }
-
-    /// Continues after an event of an earlier watch, instead of beginning with the current values. If that is not
-    /// possible, the first event is [`WatchEvent::Resync`].
-    #[must_use]
-    pub fn resume_from(mut self, revision: Revision) -> Self {
-        self.start.from = Some(revision);
-        self.open();
-        self
-    }
-
-    /// Omits the current values, and the [`WatchEvent::Current`] that marks their end.
-    #[must_use]
-    pub fn without_current(mut self) -> Self {
-        self.start.skips_current = true;
-        self.open();
-        self
+    /// Begins a watch of a prefix of stored keys.
+    pub(in crate::node) fn new(shared: &Arc<Shared>, prefix: Vec<u8>, options: WatchOptions) -> Self {
+        let id = shared.lock().map(|mut core| core.replica.watch(prefix, options));
+        Self { shared: shared.clone(), id, events: VecDeque::new() }
     }
 
     /// Waits for the next event. `None` once the node is closed.
@@ -128,7 +85,12 @@ impl Stream for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.close();
+        if let Some(id) = self.id
+            && let Some(mut core) = self.shared.lock_closed()
+        {
+            core.replica.unwatch(id);
+            core.wakers.remove(&id);
+        }
     }
 }
 
