@@ -5,14 +5,18 @@
 //! campaign's beginning. Whether a lease is valid is always computed from the clock, never kept in a flag: a lease must
 //! end in time even if no task of the node runs.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_core::Stream;
 use tokio::sync::watch;
 
-use crate::election::{Attempts, Leader, LeaseEnd, LeaseId, LeaseState, Sighting};
+use crate::election::{Attempts, Leader, LeaseEnd, LeaseId, LeaseState};
 use crate::error::ElectionError;
 use crate::node::runtime::shared::{Core, Shared};
+use crate::node::runtime::waiter::{self, Waiter};
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
 
@@ -169,14 +173,12 @@ impl Election {
     pub fn observe(&self) -> Result<LeaderStream, ElectionError> {
         let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
         core.replica.observe(self.shared.now(), &self.name)?;
-        let known = core.replica.leader(&self.name).cloned().map_or(Sighting::Unknown, Sighting::Known);
-        let sender = core.elections.leaders.entry(self.name.clone());
-        let mut leader = sender.or_insert_with(|| watch::Sender::new(known)).subscribe();
+        let notify = core.elections.leaders.entry(self.name.clone()).or_default().clone();
         drop(core);
-        leader.mark_changed();
         self.shared.wake_driver.notify_one();
         let patience = self.shared.lease_time * 5 / 4;
-        Ok(LeaderStream { shared: self.shared.clone(), name: self.name.clone(), leader, patience })
+        let (shared, name) = (self.shared.clone(), self.name.clone());
+        Ok(LeaderStream { shared, name, told: None, waiter: Waiter::new(notify), patience })
     }
 }
 
@@ -260,7 +262,8 @@ impl Drop for Leadership {
 pub struct LeaderStream {
     shared: Arc<Shared>,
     name: String,
-    leader: watch::Receiver<Sighting>,
+    told: Option<Option<Leader>>,
+    waiter: Waiter,
     patience: Duration,
 }
 
@@ -268,12 +271,25 @@ impl LeaderStream {
     /// Waits for the next change: `Some(Some(leader))`, or `Some(None)` if nobody leads. `None` once the node is
     /// closed. A future that is dropped while it waits loses no change.
     pub async fn next(&mut self) -> Option<Option<Leader>> {
-        loop {
-            self.leader.changed().await.ok()?;
-            if let Sighting::Known(leader) = self.leader.borrow_and_update().clone() {
-                return Some(leader);
+        waiter::next(self).await
+    }
+}
+
+impl Stream for LeaderStream {
+    type Item = Option<Leader>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Option<Leader>>> {
+        let Self { shared, name, told, waiter, .. } = self.get_mut();
+        waiter.poll(cx, || {
+            let is_closed = shared.is_closed();
+            let Some(core) = shared.lock_closed() else { return Some(None) };
+            let leader = core.replica.leader(name);
+            if leader.is_none() || leader == told.as_ref() {
+                return is_closed.then_some(None);
             }
-        }
+            *told = leader.cloned();
+            Some(told.clone())
+        })
     }
 }
 
@@ -281,39 +297,8 @@ impl Drop for LeaderStream {
     fn drop(&mut self) {
         let Some(mut core) = self.shared.lock() else { return };
         let Core { replica, elections, .. } = &mut *core;
-        // Decided by the core's count and not by the number of receivers: streams that are dropped at the same time may
-        // still have theirs.
         if replica.unobserve(&self.name) {
             elections.leaders.remove(&self.name);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-    use crate::membership::Member;
-    use crate::replica::Setup;
-
-    #[test]
-    fn dropped_observers_leave_no_stale_leader() {
-        let mut config = Config::lan();
-        config.voters = vec!["a".to_owned()];
-        let addr = ([127, 0, 0, 1], 1).into();
-        let mut setup = Setup::new(config, 1);
-        setup.member = Some(Member::new("n".to_owned(), 1, addr));
-        let (wishes, _) = tokio::sync::mpsc::unbounded_channel();
-        let lease_time = Duration::from_secs(1);
-        let shared = Shared::new("n".to_owned(), 1, addr, Replica::new(setup), wishes, true, lease_time);
-        let election = Election::new(&shared, "e".to_owned());
-        let observers = [election.observe().unwrap(), election.observe().unwrap()];
-        // These receivers outlive the drops under the lock, as when both streams are dropped at the same time.
-        let receivers = observers.each_ref().map(|observer| observer.leader.clone());
-        shared.lock().unwrap().elections.leader("e", None);
-        drop(observers);
-        drop(receivers);
-        let later = election.observe().unwrap();
-        assert_eq!(*later.leader.borrow(), Sighting::Unknown);
     }
 }

@@ -243,8 +243,11 @@ pub use json::{Map, MapEvent, MapWatch};
 #[cfg(feature = "json")]
 mod json {
     use std::marker::PhantomData;
+    use std::pin::Pin;
     use std::sync::Arc;
+    use std::task::{Context, Poll, ready};
 
+    use futures_core::Stream;
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 
@@ -252,6 +255,7 @@ mod json {
     use crate::node::api::watch::Watch;
     use crate::node::error::{DecodeError, Error};
     use crate::node::runtime::shared::{Shared, wall};
+    use crate::node::runtime::waiter;
     use crate::replica::PutOptions;
     use crate::store::entry::{Entry, register_key};
     use crate::store::watch::{WatchEvent, WatchOptions};
@@ -380,11 +384,15 @@ mod json {
     }
 
     impl<T: DeserializeOwned> MapWatch<T> {
-        /// Waits for the next event. `None` once the node is closed.
+        /// Waits for the next event. `None` once the node is closed. A `next` that is dropped while it waits loses no
+        /// event.
         pub async fn next(&mut self) -> Option<MapEvent<T>> {
-            let event = self.watch.next().await?;
+            waiter::next(self).await
+        }
+
+        fn translate(&self, event: &WatchEvent) -> MapEvent<T> {
             let key = event.key().map(|key| key[self.prefix_bytes..].to_owned());
-            Some(match (&event, key) {
+            match (event, key) {
                 (WatchEvent::Put(entry), Some(key)) => match decode(entry) {
                     Ok(value) => MapEvent::Put(key, value),
                     Err(error) => MapEvent::Invalid(error),
@@ -392,7 +400,16 @@ mod json {
                 (_, Some(key)) => MapEvent::Delete(key),
                 (WatchEvent::Current, None) => MapEvent::Current,
                 (_, None) => MapEvent::Resync,
-            })
+            }
+        }
+    }
+
+    impl<T: DeserializeOwned> Stream for MapWatch<T> {
+        type Item = MapEvent<T>;
+
+        fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<MapEvent<T>>> {
+            let event = ready!(Pin::new(&mut self.watch).poll_next(cx));
+            Poll::Ready(event.map(|event| self.translate(&event)))
         }
     }
 }

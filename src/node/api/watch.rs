@@ -13,6 +13,7 @@ use futures_core::Stream;
 
 use crate::node::runtime::event_log::{EventCursor, EventLog};
 use crate::node::runtime::shared::Shared;
+use crate::node::runtime::waiter::{self, Waiter};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 
 /// A watch of keys: first the current values, then [`WatchEvent::Current`], then every change until the node is closed.
@@ -55,23 +56,7 @@ impl Watch {
 
     /// Waits for the next event. `None` once the node is closed.
     pub async fn next(&mut self) -> Option<WatchEvent> {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Poll::Ready(Some(event));
-            }
-            let Some(id) = self.id else { return Poll::Ready(None) };
-            let Some(mut core) = self.shared.lock() else { return Poll::Ready(None) };
-            let (events, is_done) = core.replica.watched(self.shared.now(), id);
-            self.events.extend(events);
-            if is_done && self.events.is_empty() {
-                core.wakers.insert(id, cx.waker().clone());
-                return Poll::Pending;
-            }
-        }
+        waiter::next(self).await
     }
 }
 
@@ -79,7 +64,20 @@ impl Stream for Watch {
     type Item = WatchEvent;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
-        self.get_mut().poll(cx)
+        let watch = self.get_mut();
+        loop {
+            if let Some(event) = watch.events.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            let Some(id) = watch.id else { return Poll::Ready(None) };
+            let Some(mut core) = watch.shared.lock() else { return Poll::Ready(None) };
+            let (events, is_done) = core.replica.watched(watch.shared.now(), id);
+            watch.events.extend(events);
+            if is_done && watch.events.is_empty() {
+                core.wakers.insert(id, cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
     }
 }
 
@@ -96,7 +94,7 @@ impl Drop for Watch {
 
 /// A stream of events of a node. The latest 1,024 of each kind are kept. A reader that is further behind misses the
 /// oldest ones, and [`missed`](Self::missed) counts them; state that it derives from events, such as the list of
-/// members, must then be read again.
+/// members, must then be read again. A `next` that is dropped while it waits loses no event.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -120,6 +118,7 @@ pub struct Events<T: 'static> {
     shared: Arc<Shared>,
     log: fn(&Shared) -> &EventLog<T>,
     pub(in crate::node) cursor: EventCursor,
+    waiter: Waiter,
 }
 
 impl<T: Clone> Events<T> {
@@ -128,22 +127,30 @@ impl<T: Clone> Events<T> {
         log: fn(&Shared) -> &EventLog<T>,
         cursor: EventCursor,
     ) -> Self {
-        Self { shared: shared.clone(), log, cursor }
+        Self { shared: shared.clone(), log, cursor, waiter: Waiter::new(log(shared).notify.clone()) }
     }
 
     /// Waits for the next event. `None` once the node is closed and all kept events were read.
     pub async fn next(&mut self) -> Option<T> {
-        let (log, cursor) = (self.log, &mut self.cursor);
-        let read = |shared: &Shared| {
-            let event = log(shared).read(cursor);
-            if event.is_none() && !shared.is_closed() { None } else { Some(event) }
-        };
-        self.shared.wait_for(read).await
+        waiter::next(self).await
     }
 
     /// The number of events that this reader has missed since it was made: they were dropped before it had read them.
     /// It grows while the reader does not read.
     pub fn missed(&self) -> u64 {
         (self.log)(&self.shared).missed(self.cursor)
+    }
+}
+
+impl<T: Clone> Stream for Events<T> {
+    type Item = T;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let Self { shared, log, cursor, waiter } = self.get_mut();
+        waiter.poll(cx, || {
+            let is_closed = shared.is_closed();
+            let event = log(shared).read(cursor);
+            (is_closed || event.is_some()).then_some(event)
+        })
     }
 }

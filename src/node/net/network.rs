@@ -189,7 +189,6 @@ impl Network {
             tracing::warn!(node = %self.shared.name, ?event, "a link was refused, or a seed could not be reached");
             self.reported.insert(what, ());
             self.shared.events.push(event);
-            self.shared.progress.notify_waiters();
         }
     }
 

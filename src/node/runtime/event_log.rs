@@ -1,7 +1,9 @@
 //! The latest events of a node, and where its readers stand.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
 
 /// Events of each kind that are kept for readers that begin late or read slowly.
 const EVENTS_KEPT: usize = 1_024;
@@ -10,11 +12,13 @@ const EVENTS_KEPT: usize = 1_024;
 #[derive(Debug)]
 pub(in crate::node) struct EventLog<T> {
     entries: Mutex<(u64, VecDeque<T>)>,
+    /// Notified after an event was added, and when the node is closed.
+    pub(in crate::node) notify: Arc<Notify>,
 }
 
 impl<T: Clone> EventLog<T> {
     pub(in crate::node) fn new() -> Self {
-        Self { entries: Mutex::new((0, VecDeque::new())) }
+        Self { entries: Mutex::new((0, VecDeque::new())), notify: Arc::default() }
     }
 
     /// The number of the oldest kept event, and the kept events.
@@ -22,14 +26,20 @@ impl<T: Clone> EventLog<T> {
         self.entries.lock().expect("nothing panics while it changes")
     }
 
-    /// Adds an event. Waiting readers look again at the next notification of [`Shared::progress`].
+    /// Adds an event and wakes the readers.
     pub(in crate::node) fn push(&self, event: T) {
+        self.add(event).notify_waiters();
+    }
+
+    /// Adds an event. The caller notifies the readers once it has released the lock of the core.
+    pub(in crate::node) fn add(&self, event: T) -> Arc<Notify> {
         let mut entries = self.lock();
         entries.1.push_back(event);
         if entries.1.len() > EVENTS_KEPT {
             entries.1.pop_front();
             entries.0 += 1;
         }
+        self.notify.clone()
     }
 
     /// The number of events so far, which is the number of the next one.
