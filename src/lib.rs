@@ -156,8 +156,8 @@ pub use membership::{
 pub use node::error::{DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Election, Events, Joining, LeaderStream, Leadership, Node, NodeBatch, NodeEvent,
-    NodeStatus, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
+    Builder, Counter, Election, Events, Joining, LeaderEvent, Leadership, Node, NodeBatch, NodeEvent,
+    NodeStatus, Observer, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapEvent, MapWatch};

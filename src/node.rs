@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use api::batch::NodeBatch;
 pub use api::builder::Builder;
-pub use api::election::{Election, LeaderStream, Leadership};
+pub use api::election::{Election, LeaderEvent, Leadership, Observer};
 pub use api::joining::Joining;
 pub use api::receipt::{Quorum, Receipt};
 pub use api::status::{NodeStatus, PeerStatus};

@@ -165,12 +165,12 @@ impl Election {
         }
     }
 
-    /// Follows who leads: first the present leader, as soon as it is known, then every observed change, also to "nobody
-    /// leads". A slow reader sees only the latest one.
+    /// Follows who leads: first the present state, as soon as it is known, then every observed change. A slow reader sees
+    /// only the latest one.
     ///
     /// # Errors
     /// See [`ElectionError`].
-    pub fn observe(&self) -> Result<LeaderStream, ElectionError> {
+    pub fn observe(&self) -> Result<Observer, ElectionError> {
         let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
         core.replica.observe(self.shared.now(), &self.name)?;
         let notify = core.elections.leaders.entry(self.name.clone()).or_default().clone();
@@ -178,7 +178,7 @@ impl Election {
         self.shared.wake_driver.notify_one();
         let patience = self.shared.lease_time * 5 / 4;
         let (shared, name) = (self.shared.clone(), self.name.clone());
-        Ok(LeaderStream { shared, name, told: None, waiter: Waiter::new(notify), patience })
+        Ok(Observer { shared, name, told: None, waiter: Waiter::new(notify), patience })
     }
 }
 
@@ -257,43 +257,77 @@ impl Drop for Leadership {
     }
 }
 
+/// What an [`Observer`] learns of an election.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaderEvent {
+    /// This node leads, or it leads with another value than before.
+    Leads(Leader),
+    /// Nobody leads.
+    Vacant,
+}
+
 /// A stream of who leads an election; [`Election::observe`] makes one.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let security = tidings::Security::secret("a secret for examples")?;
+/// use tidings::{Config, LeaderEvent, Node};
+///
+/// let mut config = Config::local();
+/// config.voters = vec!["a".to_owned()];
+/// let node = Node::builder("a").security(security).config(config).start().await?;
+/// let mut observer = node.election("billing").observe()?;
+/// let lead = node.election("billing").campaign("at your service").await?;
+/// while let Some(event) = observer.next().await {
+///     match event {
+///         LeaderEvent::Vacant => println!("nobody leads"),
+///         LeaderEvent::Leads(leader) => {
+///             assert_eq!((leader.token, &leader.value[..]), (lead.token(), &b"at your service"[..]));
+///             break;
+///         }
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
-pub struct LeaderStream {
+pub struct Observer {
     shared: Arc<Shared>,
     name: String,
-    told: Option<Option<Leader>>,
+    told: Option<LeaderEvent>,
     waiter: Waiter,
     patience: Duration,
 }
 
-impl LeaderStream {
-    /// Waits for the next change: `Some(Some(leader))`, or `Some(None)` if nobody leads. `None` once the node is
-    /// closed. A future that is dropped while it waits loses no change.
-    pub async fn next(&mut self) -> Option<Option<Leader>> {
+impl Observer {
+    /// Waits for the next change. `None` once the node is closed. A `next` that is dropped while it waits loses no
+    /// change.
+    pub async fn next(&mut self) -> Option<LeaderEvent> {
         waiter::next(self).await
     }
 }
 
-impl Stream for LeaderStream {
-    type Item = Option<Leader>;
+impl Stream for Observer {
+    type Item = LeaderEvent;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Option<Leader>>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<LeaderEvent>> {
         let Self { shared, name, told, waiter, .. } = self.get_mut();
         waiter.poll(cx, || {
             let is_closed = shared.is_closed();
             let Some(core) = shared.lock_closed() else { return Some(None) };
-            let leader = core.replica.leader(name);
-            if leader.is_none() || leader == told.as_ref() {
+            let event = core.replica.leader(name).map(|leader| match leader {
+                Some(leader) => LeaderEvent::Leads(leader.clone()),
+                None => LeaderEvent::Vacant,
+            });
+            if event.is_none() || event == *told {
                 return is_closed.then_some(None);
             }
-            *told = leader.cloned();
-            Some(told.clone())
+            told.clone_from(&event);
+            Some(event)
         })
     }
 }
 
-impl Drop for LeaderStream {
+impl Drop for Observer {
     fn drop(&mut self) {
         let Some(mut core) = self.shared.lock() else { return };
         let Core { replica, elections, .. } = &mut *core;
