@@ -299,15 +299,16 @@ impl Node {
         core.replica.leader_hint(name.as_ref()).cloned()
     }
 
-    /// Changes of the membership from now on.
+    /// Changes of the membership: first the past ones that are kept (the latest 1,024), then new ones. For the present
+    /// state see [`members`](Self::members).
     pub fn member_events(&self) -> Events<MemberEvent> {
-        Events::new(&self.shared, |shared| &shared.member_events, self.shared.member_events.cursor_at_end())
+        Events::new(&self.shared, |shared| &shared.member_events)
     }
 
     /// Events that the operator of this node should know of: first the past ones that are kept (the latest 1,024), then
     /// new ones.
     pub fn events(&self) -> Events<NodeEvent> {
-        Events::new(&self.shared, |shared| &shared.events, self.shared.events.cursor_at_oldest())
+        Events::new(&self.shared, |shared| &shared.events)
     }
 
     /// The state of this node: what it holds, and how far each peer is behind.

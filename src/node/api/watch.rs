@@ -92,9 +92,10 @@ impl Drop for Watch {
     }
 }
 
-/// A stream of events of a node. The latest 1,024 of each kind are kept. A reader that is further behind misses the
-/// oldest ones, and [`missed`](Self::missed) counts them; state that it derives from events, such as the list of
-/// members, must then be read again. A `next` that is dropped while it waits loses no event.
+/// A stream of events of a node: first the past ones that are kept, then new ones. The latest 1,024 of each kind are
+/// kept. A reader that is further behind misses the oldest ones, and [`missed`](Self::missed) counts them; state that it
+/// derives from events, such as the list of members, must then be read again. A `next` that is dropped while it waits
+/// loses no event.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -122,12 +123,9 @@ pub struct Events<T: 'static> {
 }
 
 impl<T: Clone> Events<T> {
-    pub(in crate::node) fn new(
-        shared: &Arc<Shared>,
-        log: fn(&Shared) -> &EventLog<T>,
-        cursor: EventCursor,
-    ) -> Self {
-        Self { shared: shared.clone(), log, cursor, waiter: Waiter::new(log(shared).notify.clone()) }
+    pub(in crate::node) fn new(shared: &Arc<Shared>, log: fn(&Shared) -> &EventLog<T>) -> Self {
+        let (cursor, waiter) = (log(shared).cursor(), Waiter::new(log(shared).notify.clone()));
+        Self { shared: shared.clone(), log, cursor, waiter }
     }
 
     /// Waits for the next event. `None` once the node is closed and all kept events were read.

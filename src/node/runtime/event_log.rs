@@ -42,20 +42,16 @@ impl<T: Clone> EventLog<T> {
         self.notify.clone()
     }
 
-    /// The number of events so far, which is the number of the next one.
+    /// The number of events so far.
+    #[cfg(feature = "metrics")]
     pub(in crate::node) fn end(&self) -> u64 {
         let entries = self.lock();
         entries.0 + entries.1.len() as u64
     }
 
     /// A cursor for a reader of all kept events and of new ones.
-    pub(in crate::node) fn cursor_at_oldest(&self) -> EventCursor {
+    pub(in crate::node) fn cursor(&self) -> EventCursor {
         EventCursor { next: self.lock().0, missed: 0 }
-    }
-
-    /// A cursor for a reader of new events alone.
-    pub(in crate::node) fn cursor_at_end(&self) -> EventCursor {
-        EventCursor { next: self.end(), missed: 0 }
     }
 
     pub(in crate::node) fn read(&self, cursor: &mut EventCursor) -> Option<T> {
@@ -101,7 +97,7 @@ mod tests {
     fn slow_reader_of_events_is_told_how_many_it_missed() {
         let log = EventLog::new();
         let push = |events: std::ops::Range<usize>| events.for_each(|event| log.push(event));
-        let mut cursor = log.cursor_at_oldest();
+        let mut cursor = log.cursor();
         push(0..EVENTS_KEPT);
         assert_eq!((log.read(&mut cursor), log.missed(cursor)), (Some(0), 0));
         push(EVENTS_KEPT..EVENTS_KEPT + 1);
@@ -113,12 +109,7 @@ mod tests {
         assert_eq!(log.missed(cursor), 3);
         push(0..2 * EVENTS_KEPT);
         assert_eq!(log.missed(cursor), 3 + EVENTS_KEPT as u64);
-        assert_eq!(
-            log.missed(log.cursor_at_oldest()),
-            0,
-            "events dropped before the cursor was made are not missed"
-        );
-        assert_eq!(log.missed(log.cursor_at_end()), 0);
+        assert_eq!(log.missed(log.cursor()), 0, "events dropped before the cursor was made are not missed");
     }
 
     #[tokio::test]
