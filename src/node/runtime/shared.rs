@@ -303,7 +303,8 @@ impl Shared {
                 }
             }
             Output::Break(id, reason) => {
-                tracing::warn!(node = %self.name, link = %id, ?reason, "link closed by this node");
+                let peer = core.peers.name(id);
+                tracing::warn!(node = %self.name, peer, link = %id, ?reason, "link closed by this node");
                 core.peers.remove_link(id);
                 if let Some(wire) = core.senders.remove(&id) {
                     wire.close(crate::node::net::sender::CLOSE_BROKEN);
