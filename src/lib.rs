@@ -59,7 +59,8 @@
 //! | [`SnapshotError`] | No snapshot was taken; a file that was at its path is still there. |
 //! | [`DecodeError`] | The value is not of the expected type. It stays as it is. |
 //!
-//! [`Error`] is any of them.
+//! [`Error`] is any of them. An error that was made from one of the operating system or of a library keeps that as its
+//! [`source`](std::error::Error::source).
 //!
 //! # Observing a node
 //!

@@ -5,7 +5,9 @@
 //! tested in the simulator, with negative controls.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -457,6 +459,35 @@ async fn failed_start_names_its_cause() {
     let mut events = b.events();
     let event = guarded(events.next()).await.unwrap();
     assert!(matches!(event, NodeEvent::Unreachable { target, .. } if target.starts_with("no-such-host")));
+}
+
+/// The operating system's error below an error.
+fn io_kind(error: &dyn Error) -> Option<io::ErrorKind> {
+    error.source()?.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_keep_the_error_they_were_made_from() {
+    let a = start("a", &[]).await;
+    let taken = builder("b", &[]).listen(a.addr()).start().await.unwrap_err();
+    assert_eq!(io_kind(&taken), Some(io::ErrorKind::AddrInUse));
+    // Nothing can be read or created below a file.
+    let below = std::env::current_exe().unwrap().join("below");
+    let without_dir = builder("b", &[]).data_dir(&below).start().await.unwrap_err();
+    assert!(matches!(without_dir, StartError::DataDir { .. }), "{without_dir}");
+    assert_eq!(io_kind(&without_dir), Some(io::ErrorKind::NotADirectory));
+    let unread = Security::ca(&below, &below, &below).unwrap_err();
+    assert_eq!(io_kind(&unread), Some(io::ErrorKind::NotADirectory));
+    let unwritten = a.snapshot(&below).await.unwrap_err();
+    assert_eq!(io_kind(&unwritten), Some(io::ErrorKind::NotADirectory));
+    a.put("limits/max", "not JSON").unwrap();
+    let undecoded = a.map::<u32>("limits/").get("max").unwrap_err();
+    let errors: [&dyn Error; 5] = [&taken, &without_dir, &unread, &unwritten, &undecoded];
+    for error in errors {
+        let source = error.source().expect("the cause is kept");
+        assert!(error.to_string().contains(&source.to_string()), "{error}: {source}");
+    }
+    assert_eq!(builder("b", &[]).listen(a.addr()).start().await.unwrap_err(), taken);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -253,7 +253,7 @@ mod json {
 
     use crate::node::api::receipt::Receipt;
     use crate::node::api::watch::Watch;
-    use crate::node::error::{DecodeError, Error};
+    use crate::node::error::{Cause, DecodeError, Error};
     use crate::node::runtime::shared::{Shared, wall};
     use crate::node::runtime::waiter;
     use crate::replica::PutOptions;
@@ -340,7 +340,7 @@ mod json {
         pub fn put(&self, key: impl AsRef<str>, value: &T) -> Result<Receipt, Error> {
             let key = format!("{}{}", self.prefix, key.as_ref());
             let text = serde_json::to_vec(value)
-                .map_err(|error| DecodeError { key: key.clone(), reason: error.to_string() })?;
+                .map_err(|error| DecodeError { key: key.clone(), reason: Cause::new(error) })?;
             let options = PutOptions::new();
             let (stamp, revision) =
                 self.shared.write(|replica, now| replica.put_with(now, &key, &text, &options))?;
@@ -350,7 +350,7 @@ mod json {
 
     fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, DecodeError> {
         serde_json::from_slice(entry.value())
-            .map_err(|error| DecodeError { key: entry.key().to_owned(), reason: error.to_string() })
+            .map_err(|error| DecodeError { key: entry.key().to_owned(), reason: Cause::new(error) })
     }
 
     /// A watch of a [`Map`]; [`Map::watch`] makes one.
