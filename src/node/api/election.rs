@@ -165,8 +165,8 @@ impl Election {
         }
     }
 
-    /// Follows who leads: first the present state, as soon as it is known, then every observed change. A slow reader sees
-    /// only the latest one.
+    /// Follows who leads: first the present state, as soon as it is known, then every observed change. A slow reader
+    /// sees only the latest one.
     ///
     /// # Errors
     /// See [`ElectionError`].

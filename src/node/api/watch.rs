@@ -93,9 +93,9 @@ impl Drop for Watch {
 }
 
 /// A stream of events of a node: first the past ones that are kept, then new ones. The latest 1,024 of each kind are
-/// kept. A reader that is further behind misses the oldest ones, and [`missed`](Self::missed) counts them; state that it
-/// derives from events, such as the list of members, must then be read again. A `next` that is dropped while it waits
-/// loses no event.
+/// kept. A reader that is further behind misses the oldest ones, and [`missed`](Self::missed) counts them; state that
+/// it derives from events, such as the list of members, must then be read again. A `next` that is dropped while it
+/// waits loses no event.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
