@@ -58,7 +58,7 @@ fn bucket_end_ms(bucket: usize) -> u64 {
 pub struct Arrival {
     /// The origin of the stamps: the run that wrote.
     pub origin: RunId,
-    /// The name of its node, if members are kept and there is a link to it.
+    /// The name of its node, if the run is a known member.
     pub name: Option<String>,
     /// Writes counted so far.
     pub count: u64,
@@ -175,7 +175,7 @@ impl Arrivals {
         }
     }
 
-    /// The figures of all origins, with the names of those to which there is a link.
+    /// The figures of all origins, with the names of those that are known members.
     pub(crate) fn figures(&self, now: Time, replica: &Replica) -> Vec<Arrival> {
         let figures = |(id, origin): (&RunId, &OriginArrivals)| Arrival {
             name: replica.name_of_origin(*id),

@@ -59,7 +59,8 @@
 //! | [`SnapshotError`] | No snapshot was taken; a file that was at its path is still there. |
 //! | [`DecodeError`] | The value is not of the expected type. It stays as it is. |
 //!
-//! [`Error`] is any of them.
+//! [`Error`] is any of them. An error that was made from one of the operating system or of a library keeps that as its
+//! [`source`](std::error::Error::source).
 //!
 //! # Observing a node
 //!
@@ -158,8 +159,8 @@ pub use membership::{
 pub use node::error::{DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError};
 #[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Election, Events, Joining, LeaderStream, Leadership, Node, NodeBatch, NodeEvent,
-    NodeStatus, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
+    Builder, Counter, Election, Events, Joining, LeaderEvent, Leadership, Node, NodeBatch, NodeEvent,
+    NodeStatus, Observer, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapEvent, MapWatch};
@@ -170,7 +171,7 @@ pub use replica::{
 };
 pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimFault, SimNode, SimSet, SimWatch};
 pub use store::entry::{Entry, Revision};
-pub use store::watch::WatchEvent;
+pub use store::watch::{WatchEvent, WatchOptions};
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp, Time};
 pub use wire::{FRAME_BYTES_MAX, WireError};

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use api::batch::NodeBatch;
 pub use api::builder::Builder;
-pub use api::election::{Election, LeaderStream, Leadership};
+pub use api::election::{Election, LeaderEvent, Leadership, Observer};
 pub use api::joining::Joining;
 pub use api::receipt::{Quorum, Receipt};
 pub use api::status::{NodeStatus, PeerStatus};
@@ -40,7 +40,7 @@ use crate::node::error::WaitError;
 use crate::replica::PutOptions;
 use crate::store::OnlyIf;
 use crate::store::entry::Entry;
-use crate::store::watch::WatchStart;
+use crate::store::watch::WatchOptions;
 use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 
 /// One node of a cluster: a full replica of the store, linked to its peers.
@@ -50,7 +50,7 @@ use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 /// alive.
 ///
 /// ```
-/// use tidings::{Config, Node, Security, WatchEvent};
+/// use tidings::{Config, Node, Security, WatchEvent, WatchOptions};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let secret = Security::generate_secret();
@@ -60,7 +60,7 @@ use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 /// let b = b.config(Config::local()).seeds([a.addr().to_string()]).start().await?;
 /// b.ready().await?;
 ///
-/// let mut watch = b.watch("limits/").without_current();
+/// let mut watch = b.watch_with("limits/", WatchOptions::new().without_current());
 /// a.put("limits/max", "100")?;
 /// let Some(WatchEvent::Put(entry)) = watch.next().await else { panic!("the put is reported") };
 /// assert_eq!((entry.key(), entry.value()), ("limits/max", &b"100"[..]));
@@ -232,11 +232,16 @@ impl Node {
         NodeBatch::new(&self.shared)
     }
 
-    /// Watches all keys that begin with `prefix`; with [`Watch::exact`] the key `prefix` alone.
+    /// Watches all keys that begin with `prefix`: first the current values, then every change.
     pub fn watch(&self, prefix: impl AsRef<str>) -> Watch {
+        self.watch_with(prefix, WatchOptions::new())
+    }
+
+    /// Watches with options: one key alone, from an earlier position on, or changes only.
+    pub fn watch_with(&self, prefix: impl AsRef<str>, options: WatchOptions) -> Watch {
         let mut stored = Vec::new();
         crate::store::entry::register_key(prefix.as_ref(), &mut stored);
-        Watch::new(&self.shared, WatchStart::at(stored))
+        Watch::new(&self.shared, stored, options)
     }
 
     /// The set of this name, whose elements are strings.
@@ -294,15 +299,16 @@ impl Node {
         core.replica.leader_hint(name.as_ref()).cloned()
     }
 
-    /// Changes of the membership from now on.
+    /// Changes of the membership: first the past ones that are kept (the latest 1,024), then new ones. For the present
+    /// state see [`members`](Self::members).
     pub fn member_events(&self) -> Events<MemberEvent> {
-        Events::new(&self.shared, |shared| &shared.member_events, self.shared.member_events.cursor_at_end())
+        Events::new(&self.shared, |shared| &shared.member_events)
     }
 
     /// Events that the operator of this node should know of: first the past ones that are kept (the latest 1,024), then
     /// new ones.
     pub fn events(&self) -> Events<NodeEvent> {
-        Events::new(&self.shared, |shared| &shared.events, self.shared.events.cursor_at_oldest())
+        Events::new(&self.shared, |shared| &shared.events)
     }
 
     /// The state of this node: what it holds, and how far each peer is behind.

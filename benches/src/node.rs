@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tidings::{Node, Quorum, WriteError};
+use tidings::{Node, Quorum, WatchOptions, WriteError};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantile};
 use tidings_benches::{builder, key, resident, runtime, value};
@@ -145,7 +145,7 @@ fn latency() {
             table.quantiles("100 bytes there and back", "bare quinn", "us", micros(echoes().await));
         let a = start("a", &[]).await;
         let b = start("b", &[&a]).await;
-        let mut watch = b.watch("k").without_current();
+        let mut watch = b.watch_with("k", WatchOptions::new().without_current());
         let mut nanos = Vec::new();
         for i in 0..ROUNDS {
             let begin = Instant::now();
@@ -229,7 +229,8 @@ fn fanout() {
             let node = start("a", &[]).await;
             let (told, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
             for _ in 0..count {
-                let (mut watch, told) = (node.watch("k").exact().without_current(), told.clone());
+                let (mut watch, told) =
+                    (node.watch_with("k", WatchOptions::new().exact().without_current()), told.clone());
                 tokio::spawn(async move { while watch.next().await.is_some() && told.send(()).is_ok() {} });
             }
             let times =

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use tidings::{Revision, Sim, SimWatch, WatchEvent};
+use tidings::{Revision, Sim, SimWatch, WatchEvent, WatchOptions};
 
 /// State built from the events: values by key.
 type State = BTreeMap<String, Vec<u8>>;
@@ -48,7 +48,7 @@ impl Watcher {
         let (revision, state) = self.bookmarks[pick % self.bookmarks.len()].clone();
         // A program that keeps a revision between two runs stores its text.
         let revision = revision.to_string().parse().expect("a revision's own text");
-        self.watch = sim.node(self.node).watch(&self.prefix).resume_from(revision);
+        self.watch = sim.node(self.node).watch_with(&self.prefix, WatchOptions::new().resume_from(revision));
         (self.state, self.last, self.is_current) = (state, Some(revision), false);
         self.bookmarks.clear();
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tidings::{Builder, Config, ElectionError, Leader, LeaderStream, Node, NodeEvent, ReplicaEvent};
+use tidings::{Builder, Config, ElectionError, Leader, LeaderEvent, Node, NodeEvent, Observer, ReplicaEvent};
 use tidings_proptest::Folder;
 use tidings_proptest::nodes::{self, event, guarded, ready};
 
@@ -36,10 +36,13 @@ async fn three() -> [Node; 3] {
 }
 
 /// Waits until an observer sees a leader with this value. `None`: until it sees that there is no leader.
-async fn sees(observer: &mut LeaderStream, value: Option<&[u8]>) -> Option<Leader> {
+async fn sees(observer: &mut Observer, value: Option<&[u8]>) -> Option<Leader> {
     guarded(async {
         loop {
-            let leader = observer.next().await.expect("the node is open");
+            let leader = match observer.next().await.expect("the node is open") {
+                LeaderEvent::Leads(leader) => Some(leader),
+                LeaderEvent::Vacant => None,
+            };
             if leader.as_ref().map(|leader| &leader.value[..]) == value {
                 return leader;
             }

@@ -11,6 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tidings::{
     Builder, MemberLimit, Node, NodeEvent, PeerRefusal, Security, SecurityError, StartError, TlsRefusal,
+    WatchOptions,
 };
 use tidings_proptest::nodes::{self, event, guarded, ready, refusal, until};
 use tidings_proptest::{Folder, tls};
@@ -201,7 +202,7 @@ impl Raw {
 
 /// Asserts that a write still travels from one good node to the other.
 async fn all_is_well(a: &Node, b: &Node) {
-    let mut watch = b.watch("well").exact().without_current();
+    let mut watch = b.watch_with("well", WatchOptions::new().exact().without_current());
     a.put("well", format!("{:?}", std::time::Instant::now())).unwrap();
     assert!(guarded(watch.next()).await.is_some());
 }

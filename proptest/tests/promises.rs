@@ -112,6 +112,31 @@ fn writes_from_the_future_are_refused_and_come_again_later() {
 }
 
 #[test]
+fn event_of_a_refused_row_names_the_peer() {
+    for has_members in [false, true] {
+        let mut config = Config::lan();
+        config.clock_skew_max = ms(1_000);
+        let sim = Sim::new(9).config(config);
+        let mut sim = if has_members { sim.seeds(&[0]) } else { sim }.nodes(2);
+        sim.run_for(ms(100));
+        // The clock is wrong from the start, so that there is no step.
+        sim.crash(0);
+        sim.skew(0, 1_900);
+        sim.restart(0);
+        sim.run_for(ms(300));
+        let stamp = sim.node(0).put("early", "v").unwrap();
+        sim.run_for(ms(500));
+        let named = sim.events().into_iter().find_map(|(_, event)| match event {
+            ReplicaEvent::Refused { peer, key, .. } if key == "early" => Some(peer),
+            _ => None,
+        });
+        let named = named.expect("the row is refused");
+        // The text of a stamp ends with the run that wrote.
+        assert!(if has_members { named == "n0" } else { stamp.to_string().ends_with(&named) }, "{named}");
+    }
+}
+
+#[test]
 fn claims_of_the_far_future_end_the_link() {
     let mut config = Config::lan();
     config.clock_skew_max = ms(1_000);

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Control, PutOptions, Sim, WatchEvent};
+use tidings::{Config, Control, PutOptions, Sim, SimWatch, WatchEvent, WatchOptions};
 use tidings_proptest::{Noticed, Plan, Watcher, ms, notice};
 
 /// Runs a random history with watchers on every node, which read seldom or often, resume, and check their state.
@@ -76,7 +76,7 @@ fn watch_reports_deletes_made_during_initial_values() {
 #[test]
 fn slow_watch_sees_the_last_value_once() {
     let mut sim = Sim::new(1).nodes(1);
-    let mut watch = sim.node(0).watch("k").without_current();
+    let mut watch = sim.node(0).watch_with("k", WatchOptions::new().without_current());
     assert_eq!(watch.next(&mut sim), None);
     for i in 0..10_000 {
         sim.node(0).put("k", format!("{i}")).unwrap();
@@ -88,11 +88,37 @@ fn slow_watch_sees_the_last_value_once() {
 }
 
 #[test]
+fn watch_begins_when_it_is_made() {
+    let mut sim = Sim::new(1).nodes(1);
+    sim.node(0).put("before", "v").unwrap();
+    let mut whole = sim.node(0).watch("");
+    let mut changes = sim.node(0).watch_with("", WatchOptions::new().without_current());
+    sim.node(0).put("after", "v").unwrap();
+    sim.node(0).delete("before").unwrap();
+    let mut told =
+        |watch: &mut SimWatch| -> Vec<WatchEvent> { std::iter::from_fn(|| watch.next(&mut sim)).collect() };
+    // The value of `before` is gone when the watch is first read, so the watch never reports that it was there.
+    assert!(matches!(&told(&mut whole)[..],
+        [WatchEvent::Current, WatchEvent::Put(entry), WatchEvent::Delete { key, .. }]
+            if entry.key() == "after" && key == "before"));
+    assert!(matches!(&told(&mut changes)[..],
+        [WatchEvent::Put(entry), WatchEvent::Delete { key, .. }] if entry.key() == "after" && key == "before"));
+}
+
+#[test]
+fn exact_has_no_effect_on_watches_of_sets() {
+    let mut sim = Sim::new(1).nodes(1);
+    let mut watch = sim.node(0).set("s").watch_with(WatchOptions::new().exact().without_current());
+    sim.node(0).set("s").add("x").unwrap();
+    assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "x"));
+}
+
+#[test]
 fn watch_of_a_quiet_prefix_never_falls_behind() {
     let mut config = Config::lan();
     config.removals_max = 1;
     let mut sim = Sim::new(1).config(config).nodes(1);
-    let mut watch = sim.node(0).watch("quiet").exact();
+    let mut watch = sim.node(0).watch_with("quiet", WatchOptions::new().exact());
     assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current));
     for i in 0..1_000 {
         sim.node(0).put(format!("k{i}"), "v").unwrap();
@@ -114,7 +140,7 @@ fn watch_distinguishes_deletes_from_expiries() {
     sim.run_for(ms(100));
     let mut watch = sim.node(1).watch("");
     let mut set = sim.node(1).set("s").watch();
-    let told = |sim: &mut Sim, watch: &mut tidings::SimWatch| -> Vec<String> {
+    let told = |sim: &mut Sim, watch: &mut SimWatch| -> Vec<String> {
         std::iter::from_fn(|| watch.next(sim))
             .map(|event| match event {
                 WatchEvent::Put(entry) => format!("put {}", entry.key()),
@@ -142,7 +168,7 @@ fn watch_from_a_revision_of_another_run_starts_over() {
     let mut sim = Sim::new(1).nodes_with_disk(1);
     sim.node(0).put("a", "v").unwrap();
     let revision = sim.node(0).get("a").unwrap().revision();
-    let mut watch = sim.node(0).watch("").resume_from(revision);
+    let mut watch = sim.node(0).watch_with("", WatchOptions::new().resume_from(revision));
     assert_eq!(
         watch.next(&mut sim),
         Some(WatchEvent::Current),
@@ -152,7 +178,7 @@ fn watch_from_a_revision_of_another_run_starts_over() {
     sim.crash(0);
     sim.restart(0);
     assert_eq!(watch.next(&mut sim), None, "a watch must end with its node");
-    let mut watch = sim.node(0).watch("").resume_from(revision);
+    let mut watch = sim.node(0).watch_with("", WatchOptions::new().resume_from(revision));
     assert_eq!(watch.next(&mut sim), Some(WatchEvent::Resync));
     assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "a"));
     assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current));

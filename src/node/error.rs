@@ -1,7 +1,56 @@
 //! The errors of a node, one small enum per area. Each variant says what happened and what became of the state.
 
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
 use crate::config::ConfigError;
 use crate::error::{ElectionError, WriteError};
+
+/// Any error, as the standard library boxes it.
+pub(in crate::node) type BoxedError = Box<dyn StdError + Send + Sync>;
+
+/// The error of the operating system or of a library that an error of this library was made from. It is shared, so that
+/// errors can be cloned. Two of them are equal if their texts are, because such errors cannot be compared.
+#[derive(Clone)]
+pub struct Cause(Arc<dyn StdError + Send + Sync>);
+
+impl Cause {
+    /// Keeps an error, or a text where there is no error.
+    pub(in crate::node) fn new(error: impl Into<BoxedError>) -> Self {
+        Self(error.into().into())
+    }
+}
+
+// It implements no `Error`: so `source()` yields the original error and not this wrapper.
+impl Deref for Cause {
+    type Target = dyn StdError + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_string() == other.0.to_string()
+    }
+}
+
+impl Eq for Cause {}
 
 /// Why a node did not start. Nothing runs, and nothing was sent to anybody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +102,8 @@ pub enum StartError {
     #[error("the node's certificate cannot be used: {reason}")]
     Certificate {
         /// What is wrong with it.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
     /// The address cannot be bound.
     #[error("the address {addr} cannot be bound: {reason}")]
@@ -61,7 +111,8 @@ pub enum StartError {
         /// The address.
         addr: std::net::SocketAddr,
         /// The operating system's error.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
     /// The directory cannot be used.
     #[error("the data directory {path} cannot be used: {reason}")]
@@ -69,7 +120,8 @@ pub enum StartError {
         /// The directory.
         path: String,
         /// The operating system's error.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
     /// Another node, of this process or another, is using the directory.
     #[error("the data directory {path} is in use by another node; give each node its own")]
@@ -86,7 +138,8 @@ pub enum StartError {
         /// The damaged file, or the directory if the damage cannot be narrowed down to one file.
         path: String,
         /// What is wrong.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
     /// The directory was written by a later version of this library.
     #[error(
@@ -105,13 +158,15 @@ pub enum StartError {
         /// The file.
         path: String,
         /// What is wrong.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
     /// The operating system provides no random numbers.
     #[error("the operating system provides no random numbers: {reason}")]
     Randomness {
         /// The operating system's error.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
 }
 
@@ -139,7 +194,8 @@ pub enum WaitError {
     #[error("the disk failed: {reason}; the write is in memory and is being sent to the peers")]
     DiskFailed {
         /// The operating system's error.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
     /// The node has no data directory.
     #[error("this node has no data directory; the write is in memory and is being sent to the peers")]
@@ -162,7 +218,8 @@ pub enum SecurityError {
         /// The file.
         path: String,
         /// What is wrong with it.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
     /// There are no files to read again: this is a shared secret.
     #[error("there are no files to reload: this security is a shared secret; nothing was changed")]
@@ -180,7 +237,8 @@ pub enum SecurityError {
     #[error("a key or certificate could not be made: {reason}")]
     Crypto {
         /// What failed.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
 }
 
@@ -194,7 +252,8 @@ pub enum SnapshotError {
         /// The file.
         path: String,
         /// The operating system's error.
-        reason: String,
+        #[source]
+        reason: Cause,
     },
     /// The node was closed by a panic, so that its state cannot be trusted.
     #[error("no snapshot was taken: the node was closed by a panic, and its state cannot be trusted")]
@@ -209,7 +268,8 @@ pub struct DecodeError {
     /// The key.
     pub key: String,
     /// What is wrong with the value.
-    pub reason: String,
+    #[source]
+    pub reason: Cause,
 }
 
 /// Any error of this library, for callers that handle all of them alike.

@@ -9,3 +9,4 @@ pub(in crate::node) mod listeners;
 #[cfg(feature = "metrics")]
 pub(in crate::node) mod meter;
 pub(in crate::node) mod shared;
+pub(in crate::node) mod waiter;

@@ -127,7 +127,8 @@ impl Replica {
             let leaves = self.store.leaves();
             self.store.scrub(0, leaves);
             if !self.store.is_damaged {
-                self.outputs.push_back(Output::Event(ReplicaEvent::Disagreement { link: id }));
+                let peer = self.peer_name(id);
+                self.outputs.push_back(Output::Event(ReplicaEvent::Disagreement { peer }));
             }
         }
     }

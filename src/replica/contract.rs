@@ -101,8 +101,8 @@ pub enum BreakReason {
 pub enum ReplicaEvent {
     /// A row of a peer was refused. It will come again; everything else was merged.
     Refused {
-        /// Over which link it came.
-        link: LinkId,
+        /// Who sent it: the peer's name, or its run as text where this replica is no member.
+        peer: String,
         /// Its key, as far as it is readable.
         key: String,
         /// Why.
@@ -131,8 +131,8 @@ pub enum ReplicaEvent {
     /// its own, or of this node's own run and beyond what it has written. Nothing of it was merged, nothing more is
     /// read from that link, and it ends.
     ClaimRefused {
-        /// The link to the peer.
-        link: LinkId,
+        /// The peer's name, or its run as text where this replica is no member.
+        peer: String,
     },
     /// This node's wall clock cannot be believed: it was set, or most of the linked nodes say otherwise. While that
     /// lasts local writes are refused, and nothing that expires is dropped.
@@ -144,8 +144,8 @@ pub enum ReplicaEvent {
     ClockTrusted,
     /// A peer has merged the same events and yet holds something else; no leaf here is damaged.
     Disagreement {
-        /// The link to the peer.
-        link: LinkId,
+        /// The peer's name, or its run as text where this replica is no member.
+        peer: String,
     },
 }
 

@@ -152,8 +152,10 @@ impl Replica {
         if refusals.is_empty() {
             return;
         }
+        let peer = self.peer_name(id);
         for (key, reason) in refusals {
-            self.outputs.push_back(Output::Event(ReplicaEvent::Refused { link: id, key, reason }));
+            let refused = ReplicaEvent::Refused { peer: peer.clone(), key, reason };
+            self.outputs.push_back(Output::Event(refused));
         }
         self.break_later(id, ClosingCause::Refused);
     }
@@ -185,7 +187,8 @@ impl Replica {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
         link.repair.is_wanted = false;
-        self.outputs.push_back(Output::Event(ReplicaEvent::ClaimRefused { link: id }));
+        let peer = self.peer_name(id);
+        self.outputs.push_back(Output::Event(ReplicaEvent::ClaimRefused { peer }));
         self.break_later(id, ClosingCause::ClaimRefused);
     }
 }

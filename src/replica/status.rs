@@ -4,16 +4,29 @@ use std::time::Duration;
 
 use super::Replica;
 use super::link::Link;
-use crate::id::RunId;
+use crate::id::{LinkId, RunId};
 use crate::replication::arrived::Arrived;
 use crate::store::entry::Revision;
 
 impl Replica {
-    /// The name of the linked member that writes under this origin.
+    /// The name of the member that writes under this origin. That is its run, or after damage another one, which is
+    /// known as long as the member is linked.
     pub(crate) fn name_of_origin(&self, origin: RunId) -> Option<String> {
         let writes = |link: &&Link| link.peer.is_some_and(|(_, of_peer)| of_peer == origin);
-        let run = self.links.values().find(writes)?.run;
-        self.members().find(|member| Some(member.run) == run).map(|member| member.name.clone())
+        let linked = self.links.values().find(writes).and_then(|link| link.run);
+        self.name_of_run(linked.unwrap_or(origin))
+    }
+
+    /// Who is at the other end of a link: the member's name, or without members the run that the peer has stated.
+    pub(super) fn peer_name(&self, id: LinkId) -> String {
+        let Some(link) = self.links.get(id) else { return "unknown".to_owned() };
+        let run = link.run.or(link.peer.map(|(_, run)| run));
+        let name = run.and_then(|run| self.name_of_run(run).or_else(|| Some(format!("{run:016x}"))));
+        name.unwrap_or_else(|| "unknown".to_owned())
+    }
+
+    fn name_of_run(&self, run: RunId) -> Option<String> {
+        self.members().find(|member| member.run == run).map(|member| member.name.clone())
     }
 
     /// The writes that arrived by tails since the last call, at most

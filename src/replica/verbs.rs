@@ -7,7 +7,7 @@ use super::Replica;
 use crate::error::WriteError;
 use crate::store::OnlyIf;
 use crate::store::entry::{self, DotSet, Entry, Revision};
-use crate::store::watch::{WatchEvent, WatchId, WatchStart};
+use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::time::{Stamp, Time};
 
 impl Replica {
@@ -165,9 +165,9 @@ impl Replica {
         Some(stamp)
     }
 
-    /// Begins a watch. It must be closed.
-    pub(crate) fn watch(&mut self, start: WatchStart) -> WatchId {
-        self.watches.open(&self.store, start)
+    /// Begins a watch of stored keys. It must be closed.
+    pub(crate) fn watch(&mut self, prefix: Vec<u8>, options: WatchOptions) -> WatchId {
+        self.watches.open(&self.store, prefix, options)
     }
 
     #[cfg(feature = "node")]

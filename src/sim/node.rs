@@ -8,8 +8,8 @@ use crate::error::WriteError;
 use crate::membership::Member;
 use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
-use crate::store::entry::{self, Dot, Entry, Revision};
-use crate::store::watch::{WatchEvent, WatchId, WatchStart};
+use crate::store::entry::{self, Dot, Entry};
+use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::time::{Stamp, Time};
 
 /// One node of a [`Sim`], with the verbs of `Node`.
@@ -162,7 +162,12 @@ impl<'a> SimNode<'a> {
 
     /// Watches all keys that begin with this prefix. The watch ends when the node stops.
     pub fn watch(&mut self, prefix: impl AsRef<str>) -> SimWatch {
-        SimWatch::new(self, Self::register(prefix.as_ref()))
+        self.watch_with(prefix, WatchOptions::new())
+    }
+
+    /// Watches with options: one key alone, from an earlier position on, or changes only.
+    pub fn watch_with(&mut self, prefix: impl AsRef<str>, options: WatchOptions) -> SimWatch {
+        SimWatch::new(self, Self::register(prefix.as_ref()), options)
     }
 
     /// The node's progress in catching up with the others.
@@ -269,8 +274,13 @@ impl SimSet<'_> {
 
     /// Watches the elements.
     pub fn watch(&mut self) -> SimWatch {
+        self.watch_with(WatchOptions::new())
+    }
+
+    /// Watches the elements with options. [`WatchOptions::exact`] has no effect: a watch of a set has all elements.
+    pub fn watch_with(&mut self, options: WatchOptions) -> SimWatch {
         let prefix = self.key("");
-        SimWatch::new(&self.node, prefix)
+        SimWatch::new(&mut self.node, prefix, options.inexact())
     }
 
     /// Whether an element is in the set.
@@ -321,42 +331,20 @@ impl SimCounter<'_> {
     }
 }
 
-/// A watch on one node of a [`Sim`]. It begins with the first call of [`SimWatch::next`].
+/// A watch on one node of a [`Sim`]. As a watch of `Node` it begins when it is made, not at the first `next`.
 #[derive(Debug)]
 pub struct SimWatch {
     i: usize,
     starts: u64,
-    start: WatchStart,
-    id: Option<WatchId>,
+    id: WatchId,
     events: VecDeque<WatchEvent>,
 }
 
 impl SimWatch {
-    fn new(node: &SimNode<'_>, prefix: Vec<u8>) -> Self {
-        let start = WatchStart::at(prefix);
+    fn new(node: &mut SimNode<'_>, prefix: Vec<u8>, options: WatchOptions) -> Self {
+        let id = node.replica().0.watch(prefix, options);
         let starts = node.sim.nodes[node.i].starts;
-        Self { i: node.i, starts, start, id: None, events: VecDeque::new() }
-    }
-
-    /// Watches the given key only, not all keys that begin with it.
-    #[must_use]
-    pub fn exact(mut self) -> Self {
-        self.start.is_exact = true;
-        self
-    }
-
-    /// Continues after an event of an earlier watch, instead of beginning with the current values.
-    #[must_use]
-    pub fn resume_from(mut self, revision: Revision) -> Self {
-        self.start.from = Some(revision);
-        self
-    }
-
-    /// Omits the current values.
-    #[must_use]
-    pub fn without_current(mut self) -> Self {
-        self.start.skips_current = true;
-        self
+        Self { i: node.i, starts, id, events: VecDeque::new() }
     }
 
     /// Whether the watch has ended because its node has stopped since.
@@ -366,8 +354,8 @@ impl SimWatch {
 
     /// Ends the watch. A watch that is only dropped lasts until its node stops.
     pub fn close(self, sim: &mut Sim) {
-        if let Some(id) = self.id.filter(|_| !self.is_over(sim)) {
-            SimNode { sim, i: self.i }.into_replica().0.unwatch(id);
+        if !self.is_over(sim) {
+            SimNode { sim, i: self.i }.into_replica().0.unwatch(self.id);
         }
     }
 
@@ -381,8 +369,7 @@ impl SimWatch {
                 return None;
             }
             let (replica, now) = SimNode { sim, i: self.i }.into_replica();
-            let id = *self.id.get_or_insert_with(|| replica.watch(self.start.clone()));
-            let (events, is_done) = replica.watched(now, id);
+            let (events, is_done) = replica.watched(now, self.id);
             self.events.extend(events);
             if is_done && self.events.is_empty() {
                 return None;

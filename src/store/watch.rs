@@ -67,20 +67,61 @@ impl WatchEvent {
     }
 }
 
-/// What to watch, and from where.
-#[derive(Clone, Debug)]
-pub(crate) struct WatchStart {
-    /// A prefix of stored keys, or with `is_exact` one whole stored key.
-    pub(crate) prefix: Vec<u8>,
-    pub(crate) is_exact: bool,
-    pub(crate) from: Option<Revision>,
-    pub(crate) skips_current: bool,
+/// What a watch reports and where it begins. Default: all keys with the prefix, first their current values.
+///
+/// ```
+/// use tidings::{Config, Sim, WatchEvent, WatchOptions};
+///
+/// let mut sim = Sim::new(1).config(Config::lan()).nodes(1);
+/// sim.node(0).put("limit", "100")?;
+/// let options = WatchOptions::new().exact().without_current();
+/// let mut watch = sim.node(0).watch_with("limit", options);
+/// sim.node(0).put("limits", "another key")?;
+/// sim.node(0).delete("limit")?;
+/// assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Delete { key, .. }) if key == "limit"));
+/// # Ok::<(), tidings::WriteError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WatchOptions {
+    is_exact: bool,
+    from: Option<Revision>,
+    skips_current: bool,
 }
 
-impl WatchStart {
-    /// All current values under a prefix, then their changes.
-    pub(crate) fn at(prefix: Vec<u8>) -> Self {
-        Self { prefix, is_exact: false, from: None, skips_current: false }
+impl WatchOptions {
+    /// Default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Watches only the key that is given, not all keys that begin with it.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.is_exact = true;
+        self
+    }
+
+    /// Continues after an event of an earlier watch, instead of beginning with the current values. The changes that
+    /// were made meanwhile come first, then [`WatchEvent::Current`]. If that is not possible, the watch begins with
+    /// [`WatchEvent::Resync`] and all current values.
+    #[must_use]
+    pub fn resume_from(mut self, revision: Revision) -> Self {
+        self.from = Some(revision);
+        self
+    }
+
+    /// Omits the current values, and the [`WatchEvent::Current`] that marks their end. It has no effect together with
+    /// [`resume_from`](Self::resume_from), which reports no current values unless it has to.
+    #[must_use]
+    pub fn without_current(mut self) -> Self {
+        self.skips_current = true;
+        self
+    }
+
+    /// The same options without [`exact`](Self::exact), for views in which there is no single key to watch.
+    pub(crate) fn inexact(mut self) -> Self {
+        self.is_exact = false;
+        self
     }
 }
 
@@ -114,8 +155,9 @@ struct WatchCursor {
 }
 
 impl WatchCursor {
-    fn new(store: &Store, start: WatchStart) -> Self {
-        let WatchStart { prefix, is_exact, from, skips_current } = start;
+    /// A watch of a prefix of stored keys, or with `is_exact` of one whole stored key.
+    fn new(store: &Store, prefix: Vec<u8>, options: WatchOptions) -> Self {
+        let WatchOptions { is_exact, from, skips_current } = options;
         let mut watch = Self {
             prefix,
             is_exact,
@@ -254,10 +296,10 @@ pub(crate) struct Watches {
 }
 
 impl Watches {
-    pub(crate) fn open(&mut self, store: &Store, start: WatchStart) -> WatchId {
+    pub(crate) fn open(&mut self, store: &Store, prefix: Vec<u8>, options: WatchOptions) -> WatchId {
         self.advance(store);
         self.next_id += 1;
-        let watch = WatchCursor::new(store, start);
+        let watch = WatchCursor::new(store, prefix, options);
         let ids = self.by_prefix.entry(watch.prefix.clone()).or_default();
         if ids.is_empty() {
             *self.lengths.entry(watch.prefix.len()).or_default() += 1;

@@ -9,7 +9,7 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, SendStream};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
-use tidings::{Node, WatchEvent};
+use tidings::{Node, WatchEvent, WatchOptions};
 use tidings_benches::{builder, key, sized, value};
 use tidings_proptest::relay::{Faults, Relay};
 use tidings_proptest::tls;
@@ -227,7 +227,8 @@ async fn start_tidings(
         let (node, addr, relay) = start_node(&format!("n{}", ear.at), seed, faults).await;
         seed = seed.or(Some(addr));
         relays.extend(relay);
-        let (mut watch, ear) = (node.watch("bench/").without_current(), ear.clone());
+        let (mut watch, ear) =
+            (node.watch_with("bench/", WatchOptions::new().without_current()), ear.clone());
         tasks.spawn(async move {
             while let Some(event) = watch.next().await {
                 if let WatchEvent::Put(entry) = event {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn::Endpoint;
-use tidings::{Node, WatchEvent};
+use tidings::{Node, WatchEvent, WatchOptions};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantiles};
 use tidings_benches::{key, runtime, sized, value};
@@ -118,7 +118,7 @@ async fn joining(nodes: &[Node], i: usize, keys: u64) -> (f64, f64) {
 async fn live_while(nodes: &[Node], something: impl Future<Output = ()>) -> Vec<f64> {
     let stop = Arc::new(AtomicBool::new(false));
     let (halt, writer) = (stop.clone(), nodes[0].clone());
-    let mut watch = nodes[1].watch("live").exact().without_current();
+    let mut watch = nodes[1].watch_with("live", WatchOptions::new().exact().without_current());
     let writing = tokio::spawn(async move {
         let mut figures = Vec::new();
         for i in 0_u64.. {

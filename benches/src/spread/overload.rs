@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn::Endpoint;
-use tidings::{MemberEvent, MemberState, Node, WriteError};
+use tidings::{MemberEvent, MemberState, Node, WatchOptions, WriteError};
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::{Table, quantiles};
 use tidings_benches::{key, resident, runtime, sized};
@@ -80,7 +80,7 @@ struct Seen {
 /// Looks at the nodes until told to stop.
 async fn watch(nodes: Vec<Node>, stop: Arc<AtomicBool>) -> Seen {
     let (mut seen, begin) = (Seen::default(), Instant::now());
-    let mut live = nodes[2].watch("live").exact().without_current();
+    let mut live = nodes[2].watch_with("live", WatchOptions::new().exact().without_current());
     let mut number = 0_u64;
     while !stop.load(Ordering::Relaxed) {
         number += 1;

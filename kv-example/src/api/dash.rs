@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use futures_util::stream::{self, Stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidings::{Entry, Node, Watch, WatchEvent};
+use tidings::{Entry, Node, Watch, WatchEvent, WatchOptions};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -54,10 +54,8 @@ async fn dash(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let from = resume_from(&headers, None)?;
     let permit = app.watcher()?;
-    let mut watch = app.node.watch(&what.prefix);
-    if let Some(from) = from {
-        watch = watch.resume_from(from);
-    }
+    let options = from.map_or_else(WatchOptions::new, |from| WatchOptions::new().resume_from(from));
+    let watch = app.node.watch_with(&what.prefix, options);
     let view = Dashboard::new(app, watch, from.is_none(), permit);
     let events = stream::unfold(view, |mut view| async move {
         let event = view.next().await?;

@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use futures_util::stream::{self, Stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidings::{Leader, Leadership, Node};
+use tidings::{Leader, LeaderEvent, Leadership, Node};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::watch::HEARTBEAT_INTERVAL;
@@ -50,7 +50,8 @@ impl Elections {
         drop(known);
         let (elections, monitor, name) = (self.clone(), monitor.clone(), name.to_owned());
         tokio::spawn(async move {
-            while let Some(leader) = observer.next().await {
+            while let Some(event) = observer.next().await {
+                let leader = leader_of(event);
                 monitor.tell(
                     "leader",
                     match &leader {
@@ -66,6 +67,13 @@ impl Elections {
     pub(super) fn view(&self, app: &App) -> Value {
         let known = self.known.lock().expect("nothing panics with it").clone();
         known.iter().map(|(name, leader)| view(app, name, leader.as_ref())).collect()
+    }
+}
+
+fn leader_of(event: LeaderEvent) -> Option<Leader> {
+    match event {
+        LeaderEvent::Leads(leader) => Some(leader),
+        LeaderEvent::Vacant => None,
     }
 }
 
@@ -100,7 +108,7 @@ async fn watch(
     app.elections.show(&app.node, &app.monitor, &name);
     let events =
         stream::unfold((app, name, observer, permit), |(app, name, mut observer, permit)| async move {
-            let leader = observer.next().await?;
+            let leader = leader_of(observer.next().await?);
             let event = if leader.is_some() { "leader" } else { "nobody" };
             let told = Event::default().event(event).data(view(&app, &name, leader.as_ref()).to_string());
             Some((Ok(told), (app, name, observer, permit)))

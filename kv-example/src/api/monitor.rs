@@ -236,8 +236,14 @@ fn explain(event: &tidings::NodeEvent) -> String {
         NodeEvent::DiskBack => "the disk works again, and has everything".to_owned(),
         NodeEvent::DiskDamaged { path, reason } => format!("{path} was damaged ({reason}); began anew"),
         NodeEvent::Unreachable { target, reason } => format!("the seed {target} is out of reach: {reason}"),
-        NodeEvent::Store(ReplicaEvent::Refused { key, reason, .. }) => {
-            format!("a row of {key:?} was refused: {reason:?}")
+        NodeEvent::Store(ReplicaEvent::Refused { peer, key, reason }) => {
+            format!("a row of {key:?} from {peer} was refused: {reason:?}")
+        }
+        NodeEvent::Store(ReplicaEvent::ClaimRefused { peer }) => {
+            format!("{peer} claimed what it cannot know; nothing of it was merged, and the link ends")
+        }
+        NodeEvent::Store(ReplicaEvent::Disagreement { peer }) => {
+            format!("{peer} has merged the same writes and holds something else")
         }
         NodeEvent::Store(ReplicaEvent::Damaged) => {
             "the store was damaged; fetching it anew from the peers".to_owned()

@@ -18,7 +18,7 @@ use axum::routing::get;
 use futures_util::stream::{self, Stream, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
-use tidings::{Revision, WatchEvent};
+use tidings::{Revision, WatchEvent, WatchOptions};
 
 use super::{ApiError, App, AppState, Ask, view};
 
@@ -57,22 +57,23 @@ async fn watch(
     let permit = app.watcher()?;
     // Before the watch begins: what is told of the time between is told twice, never not at all.
     let head = app.node.status().store.map(|store| store.head);
-    let mut watch = match (what.prefix, what.key, what.set) {
-        (prefix, None, None) => app.node.watch(prefix.unwrap_or_default()),
-        (None, Some(key), None) => app.node.watch(key).exact(),
-        (None, None, Some(set)) => app.node.set(set).watch(),
+    let skips_current = what.current == Some(false);
+    let mut options = WatchOptions::new();
+    if skips_current {
+        options = options.without_current();
+    }
+    if let Some(from) = from {
+        options = options.resume_from(from);
+    }
+    let watch = match (what.prefix, what.key, what.set) {
+        (prefix, None, None) => app.node.watch_with(prefix.unwrap_or_default(), options),
+        (None, Some(key), None) => app.node.watch_with(key, options.exact()),
+        (None, None, Some(set)) => app.node.set(set).watch_with(options),
         _ => return Err(ApiError::bad_request("give one of prefix, key and set")),
     };
-    let skips_current = what.current == Some(false);
-    if skips_current {
-        watch = watch.without_current();
-    }
     // Otherwise whoever loses such a stream before its first change would not know where to go on.
     let begun = head.filter(|_| skips_current && from.is_none());
     let begun = begun.map(|head| Ok(Event::default().event("begun").data("{}").id(head.to_string())));
-    if let Some(from) = from {
-        watch = watch.resume_from(from);
-    }
     let events = stream::unfold((app, watch, permit), |(app, mut watch, permit)| async move {
         let event = watch.next().await?;
         let told = told(&app, &event);

@@ -14,7 +14,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tidings::{
-    Config, Durability, Node, NodeEvent, PutOptions, Quorum, StartError, WaitError, WatchEvent, WriteError,
+    Config, Durability, Node, NodeEvent, PutOptions, Quorum, StartError, WaitError, WatchEvent, WatchOptions,
+    WriteError,
 };
 use tidings_proptest::Folder;
 use tidings_proptest::nodes::{self, GUARD, builder, guarded, ready, until};
@@ -245,7 +246,7 @@ async fn full_disk_refuses_writes_until_there_is_room() {
     assert_eq!(a.put("k", "v").unwrap_err(), WriteError::Disk);
     assert_eq!(a.set("s").add("x").unwrap_err(), WriteError::Disk);
     assert_eq!(a.batch().delete("before").commit().unwrap_err(), WriteError::Disk);
-    let mut watch = a.watch("other").exact();
+    let mut watch = a.watch_with("other", WatchOptions::new().exact());
     b.put("other", "v").unwrap();
     b.delete("before").unwrap();
     while !matches!(guarded(watch.next()).await, Some(WatchEvent::Put(_))) {}

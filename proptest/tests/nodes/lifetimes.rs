@@ -1,8 +1,12 @@
 //! How nodes start and end: shutdowns, drops, runtimes that end, panics, and what is left behind.
 
+use std::error::Error;
+use std::io;
 use std::net::UdpSocket;
 
-use tidings::{Config, ElectionError, Node, NodeEvent, Quorum, StartError, WaitError, WriteError};
+use tidings::{
+    Config, ElectionError, Node, NodeEvent, Quorum, Security, StartError, WaitError, WatchOptions, WriteError,
+};
 use tidings_proptest::nodes::{GUARD, builder, guarded, start, until};
 
 use super::sees;
@@ -30,6 +34,35 @@ async fn failed_start_names_its_cause() {
     let mut events = b.events();
     let event = guarded(events.next()).await.unwrap();
     assert!(matches!(event, NodeEvent::Unreachable { target, .. } if target.starts_with("no-such-host")));
+}
+
+/// The operating system's error below an error.
+fn io_kind(error: &dyn Error) -> Option<io::ErrorKind> {
+    error.source()?.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_keep_the_error_they_were_made_from() {
+    let a = start("a", &[]).await;
+    let taken = builder("b", &[]).listen(a.addr()).start().await.unwrap_err();
+    assert_eq!(io_kind(&taken), Some(io::ErrorKind::AddrInUse));
+    // Nothing can be read or created below a file.
+    let below = std::env::current_exe().unwrap().join("below");
+    let without_dir = builder("b", &[]).data_dir(&below).start().await.unwrap_err();
+    assert!(matches!(without_dir, StartError::DataDir { .. }), "{without_dir}");
+    assert_eq!(io_kind(&without_dir), Some(io::ErrorKind::NotADirectory));
+    let unread = Security::ca(&below, &below, &below).unwrap_err();
+    assert_eq!(io_kind(&unread), Some(io::ErrorKind::NotADirectory));
+    let unwritten = a.snapshot(&below).await.unwrap_err();
+    assert_eq!(io_kind(&unwritten), Some(io::ErrorKind::NotADirectory));
+    a.put("limits/max", "not JSON").unwrap();
+    let undecoded = a.map::<u32>("limits/").get("max").unwrap_err();
+    let errors: [&dyn Error; 5] = [&taken, &without_dir, &unread, &unwritten, &undecoded];
+    for error in errors {
+        let source = error.source().expect("the cause is kept");
+        assert!(error.to_string().contains(&source.to_string()), "{error}: {source}");
+    }
+    assert_eq!(builder("b", &[]).listen(a.addr()).start().await.unwrap_err(), taken);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,7 +93,7 @@ async fn restarted_node_recovers_everything_on_the_same_port() {
 async fn closed_node_refuses_writes_and_still_answers_reads() {
     let a = start("a", &[]).await;
     a.put("k", "v").unwrap();
-    let mut watch = a.watch("other").without_current();
+    let mut watch = a.watch_with("other", WatchOptions::new().without_current());
     let (set, receipt) = (a.set("s"), a.put("k", "w").unwrap());
     let waiting = tokio::spawn(async move { watch.next().await });
     let clone = a.clone();
@@ -97,7 +130,8 @@ fn every_wait_ends_with_the_runtime_that_a_node_lives_in() {
     for mut home in [Runtime::new_multi_thread(), Runtime::new_current_thread()] {
         let home = home.worker_threads(1).enable_all().build().unwrap();
         let node = home.block_on(builder("a", &[]).config(config.clone()).start()).unwrap();
-        let (mut watch, mut events) = (node.watch("k").without_current(), node.events());
+        let (mut watch, mut events) =
+            (node.watch_with("k", WatchOptions::new().without_current()), node.events());
         let (receipt, election) = (node.put("l", "v").unwrap(), node.election("e"));
         let waits = elsewhere.spawn(async move {
             let watching = tokio::spawn(async move { watch.next().await });
@@ -183,7 +217,7 @@ async fn a_core_that_panics_closes_its_node_and_reads_go_on() {
     let a = start("a", &[]).await;
     let b = start("b", &[&a]).await;
     a.put("k", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
-    let mut watch = a.watch("k").without_current();
+    let mut watch = a.watch_with("k", WatchOptions::new().without_current());
     let waiting = tokio::spawn(async move { watch.next().await });
     let clone = a.clone();
     assert!(std::thread::spawn(move || clone.panic_inside()).join().is_err());

@@ -7,13 +7,14 @@
 mod lifetimes;
 mod members;
 mod operations;
+mod streams;
 
-use tidings::{Node, Watch, WatchEvent};
+use tidings::{Node, Watch, WatchEvent, WatchOptions};
 use tidings_proptest::nodes::guarded;
 
 /// Waits until a key has this value on a node.
 async fn sees(node: &Node, key: &str, value: &[u8]) {
-    let mut watch = node.watch(key).exact();
+    let mut watch = node.watch_with(key, WatchOptions::new().exact());
     while !matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.value() == value) {}
 }
 

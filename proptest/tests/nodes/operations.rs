@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidings::{
-    Config, MapEvent, MemberEvent, Node, OnlyIf, PutOptions, Quorum, WaitError, Watch, WatchEvent, WriteError,
+    Config, MapEvent, MemberEvent, Node, OnlyIf, PutOptions, Quorum, WaitError, Watch, WatchEvent,
+    WatchOptions, WriteError,
 };
 use tidings_proptest::nodes::{GUARD, builder, guarded, ready, start};
 use tidings_proptest::relay::{Faults, Relay};
@@ -22,7 +23,7 @@ async fn every_operation_on_one_node_is_seen_on_all_others() {
     let stamp = c.get("k").unwrap().stamp();
     c.put_with("k", "2", PutOptions::new().only_if(OnlyIf::Stamp(stamp))).unwrap();
     sees(&b, "k", b"2").await;
-    let mut watch = a.watch("").without_current();
+    let mut watch = a.watch_with("", WatchOptions::new().without_current());
     b.batch().put("x", "1").put("y", "2").delete("k").commit().unwrap();
     let mut told = Vec::new();
     while told.len() < 3 {
@@ -43,7 +44,7 @@ async fn every_operation_on_one_node_is_seen_on_all_others() {
     for node in [&a, &b, &c] {
         assert_eq!(node.counter("hits").value(), 6);
     }
-    let mut expiring = b.watch("soon").exact().without_current();
+    let mut expiring = b.watch_with("soon", WatchOptions::new().exact().without_current());
     a.put_with("soon", "v", PutOptions::new().ttl(Duration::from_secs(2))).unwrap();
     assert!(matches!(next(&mut expiring).await, WatchEvent::Put(_)));
     assert!(matches!(next(&mut expiring).await, WatchEvent::Expired { .. }));
@@ -63,8 +64,9 @@ async fn write_stands_although_too_few_acknowledged_in_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_watches_each_see_only_their_key() {
     let a = start("a", &[]).await;
-    let mut watches: Vec<Watch> =
-        (0..10_000).map(|i| a.watch(format!("k/{i:05}")).without_current()).collect();
+    let mut watches: Vec<Watch> = (0..10_000)
+        .map(|i| a.watch_with(format!("k/{i:05}"), WatchOptions::new().without_current()))
+        .collect();
     for i in 0..10_000 {
         a.put(format!("other/{i}"), "v").unwrap();
     }

@@ -16,7 +16,7 @@ use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member};
 use crate::node::Node;
 #[cfg(feature = "durable")]
 use crate::node::disk;
-use crate::node::error::StartError;
+use crate::node::error::{Cause, StartError};
 use crate::node::net::network::{Network, ShutdownGuard, bind};
 use crate::node::net::peers::NodeIdentity;
 use crate::node::net::security::{Security, check_node_name};
@@ -211,7 +211,7 @@ impl Builder {
         let security = self.security.ok_or(StartError::NoSecurity)?;
         let endpoint = bind(self.listen, security.server(&self.name)?)?;
         let failed =
-            |error: std::io::Error| StartError::Bind { addr: self.listen, reason: error.to_string() };
+            |error: std::io::Error| StartError::Bind { addr: self.listen, reason: Cause::new(error) };
         let addr = endpoint.local_addr().map_err(failed)?;
         let [seed, run] = random()?;
         let run = RunId::new(run);
@@ -260,7 +260,7 @@ impl Builder {
 
 fn random() -> Result<[u64; 2], StartError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| StartError::Randomness { reason: error.to_string() })?;
+    getrandom::fill(&mut bytes).map_err(|error| StartError::Randomness { reason: Cause::new(error) })?;
     let words = u128::from_le_bytes(bytes);
     Ok([words as u64, (words >> 64) as u64])
 }

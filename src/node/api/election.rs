@@ -5,15 +5,19 @@
 //! campaign's beginning. Whether a lease is valid is always computed from the clock, never kept in a flag: a lease must
 //! end in time even if no task of the node runs.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_core::Stream;
 use tokio::sync::watch;
 
-use crate::election::{Attempts, Leader, LeaseEnd, LeaseState, Sighting};
+use crate::election::{Attempts, Leader, LeaseEnd, LeaseState};
 use crate::error::ElectionError;
 use crate::id::LeaseId;
 use crate::node::runtime::shared::{Core, Shared};
+use crate::node::runtime::waiter::{self, Waiter};
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
 
@@ -162,22 +166,20 @@ impl Election {
         }
     }
 
-    /// Follows who leads: first the present leader, as soon as it is known, then every observed change, also to "nobody
-    /// leads". A slow reader sees only the latest one.
+    /// Follows who leads: first the present state, as soon as it is known, then every observed change. A slow reader
+    /// sees only the latest one.
     ///
     /// # Errors
     /// See [`ElectionError`].
-    pub fn observe(&self) -> Result<LeaderStream, ElectionError> {
+    pub fn observe(&self) -> Result<Observer, ElectionError> {
         let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
         core.replica.observe(self.shared.now(), &self.name)?;
-        let known = core.replica.leader(&self.name).cloned().map_or(Sighting::Unknown, Sighting::Known);
-        let sender = core.elections.leaders.entry(self.name.clone());
-        let mut leader = sender.or_insert_with(|| watch::Sender::new(known)).subscribe();
+        let notify = core.elections.leaders.entry(self.name.clone()).or_default().clone();
         drop(core);
-        leader.mark_changed();
         self.shared.wake_driver.notify_one();
         let patience = self.shared.lease_time * 5 / 4;
-        Ok(LeaderStream { shared: self.shared.clone(), name: self.name.clone(), leader, patience })
+        let (shared, name) = (self.shared.clone(), self.name.clone());
+        Ok(Observer { shared, name, told: None, waiter: Waiter::new(notify), patience })
     }
 }
 
@@ -256,75 +258,82 @@ impl Drop for Leadership {
     }
 }
 
+/// What an [`Observer`] learns of an election.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaderEvent {
+    /// This node leads, or it leads with another value than before.
+    Leads(Leader),
+    /// Nobody leads.
+    Vacant,
+}
+
 /// A stream of who leads an election; [`Election::observe`] makes one.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let security = tidings::Security::secret("a secret for examples")?;
+/// use tidings::{Config, LeaderEvent, Node};
+///
+/// let mut config = Config::local();
+/// config.voters = vec!["a".to_owned()];
+/// let node = Node::builder("a").security(security).config(config).start().await?;
+/// let mut observer = node.election("billing").observe()?;
+/// let lead = node.election("billing").campaign("at your service").await?;
+/// while let Some(event) = observer.next().await {
+///     match event {
+///         LeaderEvent::Vacant => println!("nobody leads"),
+///         LeaderEvent::Leads(leader) => {
+///             assert_eq!((leader.token, &leader.value[..]), (lead.token(), &b"at your service"[..]));
+///             break;
+///         }
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
-pub struct LeaderStream {
+pub struct Observer {
     shared: Arc<Shared>,
     name: String,
-    leader: watch::Receiver<Sighting>,
+    told: Option<LeaderEvent>,
+    waiter: Waiter,
     patience: Duration,
 }
 
-impl LeaderStream {
-    /// Waits for the next change: `Some(Some(leader))`, or `Some(None)` if nobody leads. `None` once the node is
-    /// closed. A future that is dropped while it waits loses no change.
-    pub async fn next(&mut self) -> Option<Option<Leader>> {
-        loop {
-            self.leader.changed().await.ok()?;
-            if let Sighting::Known(leader) = self.leader.borrow_and_update().clone() {
-                return Some(leader);
-            }
-        }
+impl Observer {
+    /// Waits for the next change. `None` once the node is closed. A `next` that is dropped while it waits loses no
+    /// change.
+    pub async fn next(&mut self) -> Option<LeaderEvent> {
+        waiter::next(self).await
     }
 }
 
-impl Drop for LeaderStream {
+impl Stream for Observer {
+    type Item = LeaderEvent;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<LeaderEvent>> {
+        let Self { shared, name, told, waiter, .. } = self.get_mut();
+        waiter.poll(cx, || {
+            let is_closed = shared.is_closed();
+            let Some(core) = shared.lock_closed() else { return Some(None) };
+            let event = core.replica.leader(name).map(|leader| match leader {
+                Some(leader) => LeaderEvent::Leads(leader.clone()),
+                None => LeaderEvent::Vacant,
+            });
+            if event.is_none() || event == *told {
+                return is_closed.then_some(None);
+            }
+            told.clone_from(&event);
+            Some(event)
+        })
+    }
+}
+
+impl Drop for Observer {
     fn drop(&mut self) {
         let Some(mut core) = self.shared.lock() else { return };
         let Core { replica, elections, .. } = &mut *core;
-        // Decided by the core's count and not by the number of receivers: streams that are dropped at the same time may
-        // still have theirs.
         if replica.unobserve(&self.name) {
             elections.leaders.remove(&self.name);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-    use crate::id::RunId;
-    use crate::membership::Member;
-    use crate::node::runtime::join_board::JoinBoard;
-    use crate::replica::Setup;
-
-    #[test]
-    fn dropped_observers_leave_no_stale_leader() {
-        let mut config = Config::lan();
-        config.voters = vec!["a".to_owned()];
-        let addr = ([127, 0, 0, 1], 1).into();
-        let mut setup = Setup::new(config, 1);
-        setup.member = Some(Member::new("n".to_owned(), RunId::new(1), addr));
-        let (wishes, _) = tokio::sync::mpsc::unbounded_channel();
-        let lease_time = Duration::from_secs(1);
-        let shared = Shared::new(
-            "n".to_owned(),
-            RunId::new(1),
-            addr,
-            Replica::new(setup),
-            wishes,
-            JoinBoard::alone(),
-            lease_time,
-        );
-        let election = Election::new(&shared, "e".to_owned());
-        let observers = [election.observe().unwrap(), election.observe().unwrap()];
-        // These receivers outlive the drops under the lock, as when both streams are dropped at the same time.
-        let receivers = observers.each_ref().map(|observer| observer.leader.clone());
-        shared.lock().unwrap().elections.leader("e", None);
-        drop(observers);
-        drop(receivers);
-        let later = election.observe().unwrap();
-        assert_eq!(*later.leader.borrow(), Sighting::Unknown);
     }
 }

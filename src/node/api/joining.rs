@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use crate::node::runtime::shared::Shared;
+use crate::node::runtime::waiter::{self, Waiter};
 use crate::replica::JoinProgress;
 
 /// A stream of a node's progress in joining its cluster; [`Node::joining`](crate::Node::joining) makes it. It begins
@@ -31,36 +32,17 @@ use crate::replica::JoinProgress;
 pub struct Joining {
     shared: Arc<Shared>,
     told: Option<JoinProgress>,
+    waiter: Waiter,
 }
 
 impl Joining {
     pub(in crate::node) fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: shared.clone(), told: None }
+        Self { shared: shared.clone(), told: None, waiter: Waiter::new(shared.join_board.notify.clone()) }
     }
 
     /// Waits for the next step. `None` after the step in which the node is ready, or once the node is closed.
     pub async fn next(&mut self) -> Option<JoinProgress> {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<JoinProgress>> {
-        if self.told.as_ref().is_some_and(|told| told.is_ready) {
-            return Poll::Ready(None);
-        }
-        let mut posted = self.shared.join_board.lock();
-        if self.told != posted.progress {
-            self.told.clone_from(&posted.progress);
-            return Poll::Ready(self.told.clone());
-        }
-        // `Shared::close` sets the flag before it wakes those who wait, and the board is locked here: no wake-up is
-        // lost.
-        if self.shared.is_closed() {
-            return Poll::Ready(None);
-        }
-        if !posted.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            posted.waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
+        waiter::next(self).await
     }
 }
 
@@ -68,6 +50,15 @@ impl Stream for Joining {
     type Item = JoinProgress;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<JoinProgress>> {
-        self.get_mut().poll(cx)
+        let Self { shared, told, waiter } = self.get_mut();
+        waiter.poll(cx, || {
+            let is_over = shared.is_closed() || told.as_ref().is_some_and(|told| told.is_ready);
+            let posted = shared.join_board.lock();
+            if *told == posted.progress {
+                return is_over.then_some(None);
+            }
+            told.clone_from(&posted.progress);
+            Some(told.clone())
+        })
     }
 }

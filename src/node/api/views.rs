@@ -14,7 +14,7 @@ use crate::node::api::receipt::Receipt;
 use crate::node::api::watch::Watch;
 use crate::node::runtime::shared::Shared;
 use crate::store::entry::{self, Entry, Revision};
-use crate::store::watch::WatchStart;
+use crate::store::watch::WatchOptions;
 
 /// Entries that a scan reads under one lock, and the longest page.
 const SCAN_ROWS: usize = 1_024;
@@ -189,7 +189,12 @@ impl Set {
     /// Watches the elements: [`WatchEvent::Put`](crate::WatchEvent::Put) where one is added,
     /// [`WatchEvent::Delete`](crate::WatchEvent::Delete) where one is removed.
     pub fn watch(&self) -> Watch {
-        Watch::new(&self.shared, WatchStart::at(self.stored("")))
+        self.watch_with(WatchOptions::new())
+    }
+
+    /// Watches the elements with options. [`WatchOptions::exact`] has no effect: a watch of a set has all elements.
+    pub fn watch_with(&self, options: WatchOptions) -> Watch {
+        Watch::new(&self.shared, self.stored(""), options.inexact())
     }
 }
 
@@ -237,18 +242,22 @@ pub use json::{Map, MapEvent, MapWatch};
 #[cfg(feature = "json")]
 mod json {
     use std::marker::PhantomData;
+    use std::pin::Pin;
     use std::sync::Arc;
+    use std::task::{Context, Poll, ready};
 
+    use futures_core::Stream;
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 
     use crate::node::api::receipt::Receipt;
     use crate::node::api::watch::Watch;
-    use crate::node::error::{DecodeError, Error};
+    use crate::node::error::{Cause, DecodeError, Error};
     use crate::node::runtime::shared::{Shared, wall};
+    use crate::node::runtime::waiter;
     use crate::replica::PutOptions;
     use crate::store::entry::{Entry, register_key};
-    use crate::store::watch::{WatchEvent, WatchStart};
+    use crate::store::watch::{WatchEvent, WatchOptions};
 
     /// The keys that begin with a prefix, as a map of values of type `T`, stored as JSON. Keys are given without the
     /// prefix.
@@ -317,7 +326,7 @@ mod json {
         pub fn watch(&self) -> MapWatch<T> {
             let mut stored = Vec::new();
             register_key(&self.prefix, &mut stored);
-            let watch = Watch::new(&self.shared, WatchStart::at(stored));
+            let watch = Watch::new(&self.shared, stored, WatchOptions::new());
             MapWatch { watch, prefix_bytes: self.prefix.len(), values: PhantomData }
         }
     }
@@ -330,7 +339,7 @@ mod json {
         pub fn put(&self, key: impl AsRef<str>, value: &T) -> Result<Receipt, Error> {
             let key = format!("{}{}", self.prefix, key.as_ref());
             let text = serde_json::to_vec(value)
-                .map_err(|error| DecodeError { key: key.clone(), reason: error.to_string() })?;
+                .map_err(|error| DecodeError { key: key.clone(), reason: Cause::new(error) })?;
             let options = PutOptions::new();
             let (stamp, revision) =
                 self.shared.write(|replica, now| replica.put_with(now, &key, &text, &options))?;
@@ -340,7 +349,7 @@ mod json {
 
     fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T, DecodeError> {
         serde_json::from_slice(entry.value())
-            .map_err(|error| DecodeError { key: entry.key().to_owned(), reason: error.to_string() })
+            .map_err(|error| DecodeError { key: entry.key().to_owned(), reason: Cause::new(error) })
     }
 
     /// A watch of a [`Map`]; [`Map::watch`] makes one.
@@ -374,11 +383,15 @@ mod json {
     }
 
     impl<T: DeserializeOwned> MapWatch<T> {
-        /// Waits for the next event. `None` once the node is closed.
+        /// Waits for the next event. `None` once the node is closed. A `next` that is dropped while it waits loses no
+        /// event.
         pub async fn next(&mut self) -> Option<MapEvent<T>> {
-            let event = self.watch.next().await?;
+            waiter::next(self).await
+        }
+
+        fn translate(&self, event: &WatchEvent) -> MapEvent<T> {
             let key = event.key().map(|key| key[self.prefix_bytes..].to_owned());
-            Some(match (&event, key) {
+            match (event, key) {
                 (WatchEvent::Put(entry), Some(key)) => match decode(entry) {
                     Ok(value) => MapEvent::Put(key, value),
                     Err(error) => MapEvent::Invalid(error),
@@ -386,7 +399,16 @@ mod json {
                 (_, Some(key)) => MapEvent::Delete(key),
                 (WatchEvent::Current, None) => MapEvent::Current,
                 (_, None) => MapEvent::Resync,
-            })
+            }
+        }
+    }
+
+    impl<T: DeserializeOwned> Stream for MapWatch<T> {
+        type Item = MapEvent<T>;
+
+        fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<MapEvent<T>>> {
+            let event = ready!(Pin::new(&mut self.watch).poll_next(cx));
+            Poll::Ready(event.map(|event| self.translate(&event)))
         }
     }
 }

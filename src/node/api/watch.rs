@@ -13,8 +13,8 @@ use futures_core::Stream;
 
 use crate::node::runtime::event_log::{EventCursor, EventLog};
 use crate::node::runtime::shared::Shared;
-use crate::store::entry::Revision;
-use crate::store::watch::{WatchEvent, WatchId, WatchStart};
+use crate::node::runtime::waiter::{self, Waiter};
+use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 
 /// A watch of keys: first the current values, then [`WatchEvent::Current`], then every change until the node is closed.
 ///
@@ -25,7 +25,7 @@ use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let security = tidings::Security::secret("a secret for examples")?;
 /// # let node = tidings::Node::builder("a").security(security).start().await?;
-/// use tidings::WatchEvent;
+/// use tidings::{WatchEvent, WatchOptions};
 ///
 /// node.put("limits/max", "100")?;
 /// let mut watch = node.watch("limits/");
@@ -34,87 +34,29 @@ use crate::store::watch::{WatchEvent, WatchId, WatchStart};
 ///
 /// // Later, or in another part of the program: continue after the event of that revision.
 /// node.delete("limits/max")?;
-/// let mut resumed = node.watch("limits/").resume_from(entry.revision());
+/// let options = WatchOptions::new().resume_from(entry.revision());
+/// let mut resumed = node.watch_with("limits/", options);
 /// assert!(matches!(resumed.next().await, Some(WatchEvent::Delete { key, .. }) if key == "limits/max"));
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
-    start: WatchStart,
+    /// `None`: the node was closed when the watch was made.
     id: Option<WatchId>,
     events: VecDeque<WatchEvent>,
 }
 
 impl Watch {
-    pub(in crate::node) fn new(shared: &Arc<Shared>, start: WatchStart) -> Self {
-        let mut watch = Self { shared: shared.clone(), start, id: None, events: VecDeque::new() };
-        watch.open();
-        watch
-    }
-
-    /// (Re)starts the watch with the present options. It begins here and not at the first `next`, so that no change
-    /// after this is missed.
-    fn open(&mut self) {
-        self.close();
-        if let Some(mut core) = self.shared.lock() {
-            self.id = Some(core.replica.watch(self.start.clone()));
-        }
-    }
-
-    fn close(&mut self) {
-        if let Some(id) = self.id.take()
-            && let Some(mut core) = self.shared.lock_closed()
-        {
-            core.replica.unwatch(id);
-            core.wakers.remove(&id);
-        }
-    }
-
-    /// Watches only the key that was given, not all keys that begin with it.
-    #[must_use]
-    pub fn exact(mut self) -> Self {
-        self.start.is_exact = true;
-        self.open();
-        self
-    }
-
-    /// Continues after an event of an earlier watch, instead of beginning with the current values. If that is not
-    /// possible, the first event is [`WatchEvent::Resync`].
-    #[must_use]
-    pub fn resume_from(mut self, revision: Revision) -> Self {
-        self.start.from = Some(revision);
-        self.open();
-        self
-    }
-
-    /// Omits the current values, and the [`WatchEvent::Current`] that marks their end.
-    #[must_use]
-    pub fn without_current(mut self) -> Self {
-        self.start.skips_current = true;
-        self.open();
-        self
+    /// Begins a watch of a prefix of stored keys.
+    pub(in crate::node) fn new(shared: &Arc<Shared>, prefix: Vec<u8>, options: WatchOptions) -> Self {
+        let id = shared.lock().map(|mut core| core.replica.watch(prefix, options));
+        Self { shared: shared.clone(), id, events: VecDeque::new() }
     }
 
     /// Waits for the next event. `None` once the node is closed.
     pub async fn next(&mut self) -> Option<WatchEvent> {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Poll::Ready(Some(event));
-            }
-            let Some(id) = self.id else { return Poll::Ready(None) };
-            let Some(mut core) = self.shared.lock() else { return Poll::Ready(None) };
-            let (events, is_done) = core.replica.watched(self.shared.now(), id);
-            self.events.extend(events);
-            if is_done && self.events.is_empty() {
-                core.wakers.insert(id, cx.waker().clone());
-                return Poll::Pending;
-            }
-        }
+        waiter::next(self).await
     }
 }
 
@@ -122,19 +64,38 @@ impl Stream for Watch {
     type Item = WatchEvent;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
-        self.get_mut().poll(cx)
+        let watch = self.get_mut();
+        loop {
+            if let Some(event) = watch.events.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            let Some(id) = watch.id else { return Poll::Ready(None) };
+            let Some(mut core) = watch.shared.lock() else { return Poll::Ready(None) };
+            let (events, is_done) = core.replica.watched(watch.shared.now(), id);
+            watch.events.extend(events);
+            if is_done && watch.events.is_empty() {
+                core.wakers.insert(id, cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.close();
+        if let Some(id) = self.id
+            && let Some(mut core) = self.shared.lock_closed()
+        {
+            core.replica.unwatch(id);
+            core.wakers.remove(&id);
+        }
     }
 }
 
-/// A stream of events of a node. The latest 1,024 of each kind are kept. A reader that is further behind misses the
-/// oldest ones, and [`missed`](Self::missed) counts them; state that it derives from events, such as the list of
-/// members, must then be read again.
+/// A stream of events of a node: first the past ones that are kept, then new ones. The latest 1,024 of each kind are
+/// kept. A reader that is further behind misses the oldest ones, and [`missed`](Self::missed) counts them; state that
+/// it derives from events, such as the list of members, must then be read again. A `next` that is dropped while it
+/// waits loses no event.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -158,30 +119,36 @@ pub struct Events<T: 'static> {
     shared: Arc<Shared>,
     log: fn(&Shared) -> &EventLog<T>,
     pub(in crate::node) cursor: EventCursor,
+    waiter: Waiter,
 }
 
 impl<T: Clone> Events<T> {
-    pub(in crate::node) fn new(
-        shared: &Arc<Shared>,
-        log: fn(&Shared) -> &EventLog<T>,
-        cursor: EventCursor,
-    ) -> Self {
-        Self { shared: shared.clone(), log, cursor }
+    pub(in crate::node) fn new(shared: &Arc<Shared>, log: fn(&Shared) -> &EventLog<T>) -> Self {
+        let (cursor, waiter) = (log(shared).cursor(), Waiter::new(log(shared).notify.clone()));
+        Self { shared: shared.clone(), log, cursor, waiter }
     }
 
     /// Waits for the next event. `None` once the node is closed and all kept events were read.
     pub async fn next(&mut self) -> Option<T> {
-        let (log, cursor) = (self.log, &mut self.cursor);
-        let read = |shared: &Shared| {
-            let event = log(shared).read(cursor);
-            if event.is_none() && !shared.is_closed() { None } else { Some(event) }
-        };
-        self.shared.wait_for(read).await
+        waiter::next(self).await
     }
 
     /// The number of events that this reader has missed since it was made: they were dropped before it had read them.
     /// It grows while the reader does not read.
     pub fn missed(&self) -> u64 {
         (self.log)(&self.shared).missed(self.cursor)
+    }
+}
+
+impl<T: Clone> Stream for Events<T> {
+    type Item = T;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let Self { shared, log, cursor, waiter } = self.get_mut();
+        waiter.poll(cx, || {
+            let is_closed = shared.is_closed();
+            let event = log(shared).read(cursor);
+            (is_closed || event.is_some()).then_some(event)
+        })
     }
 }

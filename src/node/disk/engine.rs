@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use fjall::config::FilterPolicy;
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use crate::node::error::StartError;
+use crate::node::error::{Cause, StartError};
 use crate::replica::Persist;
 use crate::replica::saved::{self, DiskChange, Saved, SavedError};
 use crate::store::digest::fingerprint;
@@ -70,7 +70,7 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// Why a transaction was not written.
 #[derive(Debug)]
 pub(in crate::node) struct Failure {
-    pub(in crate::node) reason: String,
+    pub(in crate::node) reason: Cause,
     /// The cause may go away without a restart, as when somebody makes room on a full disk.
     pub(in crate::node) may_pass: bool,
 }
@@ -87,9 +87,9 @@ impl From<fjall::Error> for Failure {
             fjall::Error::Poisoned => true,
             _ => false,
         };
-        let reason = match &error {
-            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => error.to_string(),
-            other => other.to_string(),
+        let reason = match error {
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => Cause::new(error),
+            other => Cause::new(other),
         };
         Self { reason, may_pass }
     }
@@ -140,18 +140,18 @@ pub(in crate::node) struct Engine {
 impl Engine {
     /// Locks a directory for this engine, and creates it if it does not exist. Its content is not read yet.
     pub(in crate::node) fn new(dir: &Path) -> Result<Self, StartError> {
-        let unusable = |error: &dyn std::fmt::Display| StartError::DataDir {
+        let unusable = |error: io::Error| StartError::DataDir {
             path: dir.display().to_string(),
-            reason: error.to_string(),
+            reason: Cause::new(error),
         };
-        super::create_private_folder(dir).map_err(|error| unusable(&error))?;
+        super::create_private_folder(dir).map_err(unusable)?;
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let lock = super::private(&mut options).open(dir.join(LOCK_FILE));
-        let lock = lock.map_err(|error| unusable(&error))?;
+        let lock = lock.map_err(unusable)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StartError::DataDirInUse { path: dir.display().to_string() },
-            TryLockError::Error(error) => unusable(&error),
+            TryLockError::Error(error) => unusable(error),
         })?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -238,21 +238,21 @@ impl Engine {
             Fault::Engine(fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)))
                 if !tells_of_damage(&error) =>
             {
-                return StartError::DataDir { path: dir, reason: error.to_string() };
+                return StartError::DataDir { path: dir, reason: Cause::new(error) };
             }
             Fault::Engine(fjall::Error::JournalRecovery(error)) => {
-                (self.journal().unwrap_or(store), error.to_string())
+                (self.journal().unwrap_or(store), Cause::new(error))
             }
-            Fault::Lock => (self.dir.join(LOCK_FILE), "its checksum is wrong".to_owned()),
+            Fault::Lock => (self.dir.join(LOCK_FILE), Cause::new("its checksum is wrong")),
             Fault::Engine(error @ fjall::Error::InvalidVersion(_)) => {
-                (store.join(VERSION_FILE), error.to_string())
+                (store.join(VERSION_FILE), Cause::new(error))
             }
-            Fault::Engine(error) => (self.damaged_table().unwrap_or(store), error.to_string()),
-            Fault::Saved(error) => (self.damaged_table().unwrap_or(store), error.to_string()),
-            Fault::Panic => (self.damaged_table().unwrap_or(store), "it cannot be read".to_owned()),
+            Fault::Engine(error) => (self.damaged_table().unwrap_or(store), Cause::new(error)),
+            Fault::Saved(error) => (self.damaged_table().unwrap_or(store), Cause::new(error)),
+            Fault::Panic => (self.damaged_table().unwrap_or(store), Cause::new("it cannot be read")),
             Fault::Short { number, expected } => {
                 let reason = format!("it ends with transaction {number}, but {expected} was synced");
-                (self.journal().unwrap_or(store), reason)
+                (self.journal().unwrap_or(store), Cause::new(reason))
             }
         };
         StartError::Damaged { path: path.display().to_string(), reason }
@@ -292,7 +292,7 @@ impl Engine {
 
     /// The error for entries that do not match the digest that was written with them.
     pub(in crate::node) fn damaged(&self) -> StartError {
-        let reason = "its entries do not match the digest that was written with them".to_owned();
+        let reason = Cause::new("its entries do not match the digest that was written with them");
         let path = self.damaged_table().unwrap_or_else(|| self.dir.join(STORE_FOLDER));
         StartError::Damaged { path: path.display().to_string(), reason }
     }

@@ -15,7 +15,7 @@ use super::engine::{Engine, Failure};
 use super::snapshot;
 use crate::config::{Durability, OnCorruption};
 use crate::node::disk::link::DiskLink;
-use crate::node::error::StartError;
+use crate::node::error::{Cause, StartError};
 use crate::node::net::peers::NodeEvent;
 use crate::node::runtime::shared::Shared;
 use crate::replica::saved::Saved;
@@ -53,7 +53,7 @@ pub(in crate::node) fn open(
     let _span = tracing::info_span!("loading", dir = %dir.display()).entered();
     let began = Instant::now();
     let mut engine = Engine::new(dir)?;
-    let mut damage = match engine.load() {
+    let damage = match engine.load() {
         Ok(saved) => {
             let saved = if saved.is_blank() { restored()? } else { saved };
             match replica(setup.clone(), saved, snapshot) {
@@ -67,11 +67,11 @@ pub(in crate::node) fn open(
         }
         Err(error) => error,
     };
-    let StartError::Damaged { path, reason } = &mut damage else { return Err(damage) };
+    let StartError::Damaged { path, reason } = &damage else { return Err(damage) };
     if setup.config.on_corruption == OnCorruption::Refuse {
         return Err(damage);
     }
-    let event = Some(NodeEvent::DiskDamaged { path: std::mem::take(path), reason: std::mem::take(reason) });
+    let event = Some(NodeEvent::DiskDamaged { path: path.clone(), reason: reason.to_string() });
     engine.set_aside_and_reset()?;
     let (replica, _) = replica(setup, restored()?, snapshot)?;
     Ok((replica, opened(Some(engine), event)))
@@ -92,7 +92,7 @@ fn replica(
         is_damaged |= matches!(output, Output::Event(ReplicaEvent::Damaged));
     }
     if is_damaged && let Some(path) = snapshot.filter(|_| is_copy) {
-        let reason = "its entries do not match the digest that was written with them".to_owned();
+        let reason = Cause::new("its entries do not match the digest that was written with them");
         return Err(StartError::Snapshot { path: path.display().to_string(), reason });
     }
     Ok((replica, is_damaged))
@@ -195,7 +195,8 @@ impl Follower<'_> {
             tracing::error!(node = %self.shared.name, reason = %failure.reason, "disk failed; writes are refused");
             self.shared.disk.set_failure(Some(failure.reason.clone()));
             self.input(Input::PersistFailed);
-            let event = NodeEvent::DiskFailed { reason: failure.reason, may_pass: failure.may_pass };
+            let event =
+                NodeEvent::DiskFailed { reason: failure.reason.to_string(), may_pass: failure.may_pass };
             self.shared.events.push(event);
             self.shared.progress.notify_waiters();
             loop {
@@ -244,7 +245,7 @@ impl DiskLink {
         self.has_work.store(false, Ordering::Release);
     }
 
-    fn set_failure(&self, failure: Option<String>) {
+    fn set_failure(&self, failure: Option<Cause>) {
         *self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
     }
 }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
+use crate::node::error::Cause;
+
 /// The flags that a node and its disk thread share. Without a data directory there is no thread.
 #[derive(Debug, Default)]
 pub(in crate::node) struct DiskLink {
@@ -15,7 +17,7 @@ pub(in crate::node) struct DiskLink {
     /// The thread has ended.
     pub(super) has_ended: AtomicBool,
     /// Why the disk accepts no transaction at present, if it does not.
-    pub(super) failure: Mutex<Option<String>>,
+    pub(super) failure: Mutex<Option<Cause>>,
     #[cfg(all(feature = "durable", feature = "__controls"))]
     pub(in crate::node) fault: OnceLock<std::sync::Arc<Mutex<Option<std::io::ErrorKind>>>>,
 }
@@ -46,7 +48,7 @@ impl DiskLink {
         }
     }
 
-    pub(in crate::node) fn failure(&self) -> Option<String> {
+    pub(in crate::node) fn failure(&self) -> Option<Cause> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -10,10 +10,10 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::node::error::{SnapshotError, StartError};
+use crate::node::error::{BoxedError, Cause, SnapshotError, StartError};
 use crate::node::runtime::shared::Shared;
 use crate::replica::SnapshotCursor;
-use crate::replica::saved::{self, DiskChange, RECORD_HEADER_BYTES, Saved, SavedError};
+use crate::replica::saved::{self, DiskChange, RECORD_HEADER_BYTES, Saved};
 
 const MAGIC: &[u8; 8] = b"tidings\x01";
 /// The size of a record in bytes, above which the next one begins.
@@ -42,7 +42,7 @@ pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), Snapsho
             File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         });
     written
-        .map_err(|error| SnapshotError::File { path: path.display().to_string(), reason: error.to_string() })
+        .map_err(|error| SnapshotError::File { path: path.display().to_string(), reason: Cause::new(error) })
 }
 
 /// Everything that the replica holds, as of the instant of the last part. `None` if the replica has panicked.
@@ -88,22 +88,16 @@ fn write_file(file: File, changes: DiskChanges) -> io::Result<()> {
 
 /// Reads a snapshot and checks its form. Whether its entries add up is checked when a replica is made of it.
 pub(in crate::node) fn read(path: &Path) -> Result<Saved, StartError> {
-    let unusable = |reason: String| StartError::Snapshot { path: path.display().to_string(), reason };
-    let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
+    let unusable = |error: BoxedError| StartError::Snapshot {
+        path: path.display().to_string(),
+        reason: Cause::new(error),
+    };
+    let file = File::open(path).map_err(|error| unusable(error.into()))?;
     let mut records =
         SnapshotRecords { file: BufReader::new(file), sequence: 0, rest: Vec::new().into_iter() };
     records.read_magic().map_err(unusable)?;
-    let entries = records.map(|entry| entry.map_err(Unread::Records));
-    let saved = Saved::read(entries).map_err(|unread| unusable(unread.to_string()))?;
+    let saved = Saved::read(records).map_err(unusable)?;
     Ok(Saved { is_copy: true, ..saved })
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Unread {
-    #[error("{0}")]
-    Records(String),
-    #[error("{0}")]
-    Saved(#[from] SavedError),
 }
 
 /// Reads a snapshot record by record, and iterates over its keys and values.
@@ -114,15 +108,15 @@ struct SnapshotRecords {
 }
 
 impl SnapshotRecords {
-    fn read_magic(&mut self) -> Result<(), String> {
+    fn read_magic(&mut self) -> Result<(), BoxedError> {
         let mut mark = [0; MAGIC.len()];
-        self.file.read_exact(&mut mark).map_err(|error| error.to_string())?;
+        self.file.read_exact(&mut mark)?;
         match mark {
             _ if mark == *MAGIC => Ok(()),
             [.., version] if mark[..7] == MAGIC[..7] => {
-                Err(format!("it has format version {version} of a later release of this library"))
+                Err(format!("it has format version {version} of a later release of this library").into())
             }
-            _ => Err("it is not a snapshot of this library".to_owned()),
+            _ => Err("it is not a snapshot of this library".into()),
         }
     }
 
@@ -138,7 +132,7 @@ impl SnapshotRecords {
 }
 
 impl Iterator for SnapshotRecords {
-    type Item = Result<(Vec<u8>, Vec<u8>), String>;
+    type Item = Result<(Vec<u8>, Vec<u8>), BoxedError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -149,7 +143,7 @@ impl Iterator for SnapshotRecords {
                 }
             }
             let Some(changes) = self.next_record() else {
-                return Some(Err(format!("record {} is damaged or missing", self.sequence)));
+                return Some(Err(format!("record {} is damaged or missing", self.sequence).into()));
             };
             if changes.is_empty() {
                 return None;

@@ -19,7 +19,7 @@ use quinn::{Connection, Endpoint, Incoming, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use crate::node::error::StartError;
+use crate::node::error::{Cause, StartError};
 use crate::node::net::admission::{Admission, HandshakeVerdict, Permit, SourceAddr};
 use crate::node::net::congestion::{CongestionWindows, close};
 use crate::node::net::link::{Greeter, NoLink, greet, no_link, welcome};
@@ -191,7 +191,6 @@ impl Network {
             tracing::warn!(node = %self.shared.name, ?event, "a link was refused, or a seed could not be reached");
             self.reported.insert(what, ());
             self.shared.events.push(event);
-            self.shared.progress.notify_waiters();
         }
     }
 
@@ -445,7 +444,7 @@ fn tuned_server(mut config: quinn::ServerConfig) -> quinn::ServerConfig {
 
 /// Binds the endpoint, which dials and accepts connections.
 pub(in crate::node) fn bind(listen: SocketAddr, config: quinn::ServerConfig) -> Result<Endpoint, StartError> {
-    let failed = |error: std::io::Error| StartError::Bind { addr: listen, reason: error.to_string() };
+    let failed = |error: std::io::Error| StartError::Bind { addr: listen, reason: Cause::new(error) };
     let socket = std::net::UdpSocket::bind(listen).map_err(failed)?;
     // Best effort: with smaller buffers more packets are lost, and retransmitted, when many peers send at once.
     let sizes = socket2::SockRef::from(&socket);

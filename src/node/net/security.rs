@@ -24,15 +24,15 @@ use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::sync::watch;
 
 use crate::membership::NAME_BYTES_MAX;
-use crate::node::error::{SecurityError, StartError};
+use crate::node::error::{BoxedError, Cause, SecurityError, StartError};
 
 /// The server name in every handshake. It is not verified: which node answers is known from its certificate.
 pub(in crate::node) const SERVER_NAME: &str = "tidings";
@@ -324,7 +324,8 @@ impl Security {
         if let Some(configs) = state.configs.get(node) {
             return Ok(configs.clone());
         }
-        let configs = state.make_configs(node).map_err(|reason| StartError::Certificate { reason })?;
+        let configs = state.make_configs(node);
+        let configs = configs.map_err(|error| StartError::Certificate { reason: Cause::new(error) })?;
         state.configs.insert(node.to_owned(), configs.clone());
         Ok(configs)
     }
@@ -359,8 +360,8 @@ impl Authority {
         key[..16].copy_from_slice(&PKCS8_ED25519);
         argon
             .hash_password_into(text.as_bytes(), DERIVATION_SALT, &mut key[16..])
-            .map_err(|error| SecurityError::Crypto { reason: error.to_string() })?;
-        let crypto = |error: rcgen::Error| SecurityError::Crypto { reason: error.to_string() };
+            .map_err(|error| SecurityError::Crypto { reason: Cause::new(error) })?;
+        let crypto = |error: rcgen::Error| SecurityError::Crypto { reason: Cause::new(error) };
         let der = PrivatePkcs8KeyDer::from(&key[..]);
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ED25519).map_err(crypto)?;
         let print: Vec<String> = key.public_key_raw().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -390,19 +391,23 @@ impl Authority {
 }
 
 fn read_files(files: [PathBuf; 3]) -> Result<Credentials, SecurityError> {
-    let failed = |path: &Path, reason: &dyn fmt::Display| SecurityError::File {
+    let failed = |path: &Path, error: BoxedError| SecurityError::File {
         path: path.display().to_string(),
-        reason: reason.to_string(),
+        reason: Cause::new(error),
+    };
+    let unread = |path: &Path, error: pem::Error| match error {
+        pem::Error::Io(error) => failed(path, error.into()),
+        other => failed(path, other.into()),
     };
     let certificates = |path: &Path| {
         let found: Result<Vec<_>, _> =
-            CertificateDer::pem_file_iter(path).map_err(|error| failed(path, &error))?.collect();
-        let found: Vec<CertificateDer<'static>> = found.map_err(|error| failed(path, &error))?;
-        if found.is_empty() { Err(failed(path, &"it holds no certificate")) } else { Ok(found) }
+            CertificateDer::pem_file_iter(path).map_err(|error| unread(path, error))?.collect();
+        let found: Vec<CertificateDer<'static>> = found.map_err(|error| unread(path, error))?;
+        if found.is_empty() { Err(failed(path, "it holds no certificate".into())) } else { Ok(found) }
     };
     let [ca, certificate, key] = &files;
     let (roots, chain) = (certificates(ca)?, certificates(certificate)?);
-    let own_key = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, &error))?;
+    let own_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unread(key, error))?;
     let state = Credentials {
         own: OwnCertificate::Files { chain, key: own_key },
         roots,
@@ -410,12 +415,15 @@ fn read_files(files: [PathBuf; 3]) -> Result<Credentials, SecurityError> {
         configs: BTreeMap::new(),
     };
     // Building the verifier and a server configuration checks that the files fit together.
-    client_verifier(state.roots()).map_err(|error| failed(ca, &error))?;
-    let (chain, own_key) = state.own("").map_err(|error| failed(certificate, &error))?;
+    client_verifier(state.roots()).map_err(|error| failed(ca, error.into()))?;
+    let (chain, own_key) = state.own("").map_err(|error| failed(certificate, error))?;
     let builder = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| failed(key, &error))?;
-    builder.with_no_client_auth().with_single_cert(chain, own_key).map_err(|error| failed(key, &error))?;
+        .map_err(|error| failed(key, error.into()))?;
+    builder
+        .with_no_client_auth()
+        .with_single_cert(chain, own_key)
+        .map_err(|error| failed(key, error.into()))?;
     Ok(Credentials { files: Some(files), ..state })
 }
 
@@ -423,9 +431,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn client_verifier(roots: Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
-    builder.build().map_err(|error| error.to_string())
+fn client_verifier(roots: Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+    WebPkiClientVerifier::builder_with_provider(roots, provider()).build()
 }
 
 impl Credentials {
@@ -442,51 +449,46 @@ impl Credentials {
     }
 
     /// The certificate to present in a node's name, with its key.
-    fn own(&self, node: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    fn own(&self, node: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), BoxedError> {
         match &self.own {
             OwnCertificate::Issued(authority) => {
-                let (certificate, key) = authority.issue(node).map_err(|error| error.to_string())?;
+                let (certificate, key) = authority.issue(node)?;
                 Ok((vec![certificate], key))
             }
             OwnCertificate::Files { chain, key } => {
                 let first = chain.first().ok_or("it holds no certificate")?;
-                let certificate =
-                    webpki::EndEntityCert::try_from(first).map_err(|error| error.to_string())?;
+                let certificate = webpki::EndEntityCert::try_from(first)?;
                 if !node.is_empty() && !certificate.valid_dns_names().any(|name| name == node) {
-                    return Err(format!("{node:?} is not among the DNS names of the node's certificate"));
+                    let reason = format!("{node:?} is not among the DNS names of the node's certificate");
+                    return Err(reason.into());
                 }
                 Ok((chain.clone(), key.clone_key()))
             }
         }
     }
 
-    fn make_configs(&self, node: &str) -> Result<(quinn::ClientConfig, quinn::ServerConfig), String> {
-        let text = |error: rustls::Error| error.to_string();
+    fn make_configs(&self, node: &str) -> Result<(quinn::ClientConfig, quinn::ServerConfig), BoxedError> {
         let (chain, key) = self.own(node)?;
         let versions = &[&rustls::version::TLS13];
         let verifier = WebPkiServerVerifier::builder_with_provider(self.roots(), provider());
-        let verifier = verifier.build().map_err(|error| error.to_string())?;
+        let verifier = verifier.build()?;
         let mut client = rustls::ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)
-            .map_err(text)?
+            .with_protocol_versions(versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(ByItsOwnName(verifier)))
-            .with_client_auth_cert(chain.clone(), key.clone_key())
-            .map_err(text)?;
+            .with_client_auth_cert(chain.clone(), key.clone_key())?;
         client.alpn_protocols = vec![PROTOCOL.to_vec()];
         // No resumption: each connection is verified again, so that a removed secret opens nothing.
         client.resumption = rustls::client::Resumption::disabled();
         let mut server = rustls::ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)
-            .map_err(text)?
+            .with_protocol_versions(versions)?
             .with_client_cert_verifier(client_verifier(self.roots())?)
-            .with_single_cert(chain, key)
-            .map_err(text)?;
+            .with_single_cert(chain, key)?;
         server.alpn_protocols = vec![PROTOCOL.to_vec()];
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        let client = QuicClientConfig::try_from(client).map_err(|error| error.to_string())?;
-        let server = QuicServerConfig::try_from(server).map_err(|error| error.to_string())?;
+        let client = QuicClientConfig::try_from(client)?;
+        let server = QuicServerConfig::try_from(server)?;
         let server = quinn::ServerConfig::with_crypto(Arc::new(server));
         Ok((quinn::ClientConfig::new(Arc::new(client)), server))
     }

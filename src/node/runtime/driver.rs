@@ -93,13 +93,13 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
     core.arrivals.follow(now, &mut core.replica);
     // Before any acknowledgement is sent: what is acknowledged to a peer must be readable here.
     let mut wakers = shared.follow(core, now);
-    let mut outputs = 0;
+    let (mut outputs, mut news) = (0, Vec::new());
     while outputs < BATCH_MAX
         && (outputs == 0 || in_time())
         && let Some(output) = core.replica.poll()
     {
         outputs += 1;
-        shared.dispatch(core, output);
+        news.extend(shared.dispatch(core, output));
     }
     if core.replica.awaits_disk() {
         shared.disk.request_sync();
@@ -107,17 +107,18 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
     let busy = core.replica.is_busy(now);
     let was_busy = shared.is_busy.swap(busy, Ordering::Relaxed);
     wakers.extend(shared.follow(core, now));
-    wakers.extend(shared.join_board.follow(&shared.name, &core.replica, now));
+    news.extend(shared.join_board.follow(&shared.name, &core.replica, now));
     let has_more = outputs == BATCH_MAX || !batch.is_empty() || !in_time();
     let becomes_ready = !was_ready && core.replica.is_ready();
     let deadline = if has_more { Duration::ZERO } else { core.replica.deadline().mono };
     drop(core_guard);
     wakers.into_iter().for_each(Waker::wake);
+    news.iter().for_each(|readers| readers.notify_waiters());
     let took = shared.now().mono - now.mono;
     if took > STEP_TIME_WARNED {
         tracing::warn!(node = %shared.name, ?took, events, outputs, "long step under the lock");
     }
-    if events > 0 || was_busy != busy || becomes_ready {
+    if events > 0 || was_busy != busy || becomes_ready || !news.is_empty() {
         shared.progress.notify_waiters();
     }
     Some((deadline, had_to_wait))

@@ -1,7 +1,9 @@
 //! The latest events of a node, and where its readers stand.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
 
 /// Events of each kind that are kept for readers that begin late or read slowly.
 const EVENTS_KEPT: usize = 1_024;
@@ -10,11 +12,13 @@ const EVENTS_KEPT: usize = 1_024;
 #[derive(Debug)]
 pub(in crate::node) struct EventLog<T> {
     entries: Mutex<(u64, VecDeque<T>)>,
+    /// Notified after an event was added, and when the node is closed.
+    pub(in crate::node) notify: Arc<Notify>,
 }
 
 impl<T: Clone> EventLog<T> {
     pub(in crate::node) fn new() -> Self {
-        Self { entries: Mutex::new((0, VecDeque::new())) }
+        Self { entries: Mutex::new((0, VecDeque::new())), notify: Arc::default() }
     }
 
     /// The number of the oldest kept event, and the kept events.
@@ -22,30 +26,32 @@ impl<T: Clone> EventLog<T> {
         self.entries.lock().expect("nothing panics while it changes")
     }
 
-    /// Adds an event. Waiting readers look again at the next notification of [`Shared::progress`].
+    /// Adds an event and wakes the readers.
     pub(in crate::node) fn push(&self, event: T) {
+        self.add(event).notify_waiters();
+    }
+
+    /// Adds an event. The caller notifies the readers once it has released the lock of the core.
+    pub(in crate::node) fn add(&self, event: T) -> Arc<Notify> {
         let mut entries = self.lock();
         entries.1.push_back(event);
         if entries.1.len() > EVENTS_KEPT {
             entries.1.pop_front();
             entries.0 += 1;
         }
+        self.notify.clone()
     }
 
-    /// The number of events so far, which is the number of the next one.
+    /// The number of events so far.
+    #[cfg(feature = "metrics")]
     pub(in crate::node) fn end(&self) -> u64 {
         let entries = self.lock();
         entries.0 + entries.1.len() as u64
     }
 
     /// A cursor for a reader of all kept events and of new ones.
-    pub(in crate::node) fn cursor_at_oldest(&self) -> EventCursor {
+    pub(in crate::node) fn cursor(&self) -> EventCursor {
         EventCursor { next: self.lock().0, missed: 0 }
-    }
-
-    /// A cursor for a reader of new events alone.
-    pub(in crate::node) fn cursor_at_end(&self) -> EventCursor {
-        EventCursor { next: self.end(), missed: 0 }
     }
 
     pub(in crate::node) fn read(&self, cursor: &mut EventCursor) -> Option<T> {
@@ -91,7 +97,7 @@ mod tests {
     fn slow_reader_of_events_is_told_how_many_it_missed() {
         let log = EventLog::new();
         let push = |events: std::ops::Range<usize>| events.for_each(|event| log.push(event));
-        let mut cursor = log.cursor_at_oldest();
+        let mut cursor = log.cursor();
         push(0..EVENTS_KEPT);
         assert_eq!((log.read(&mut cursor), log.missed(cursor)), (Some(0), 0));
         push(EVENTS_KEPT..EVENTS_KEPT + 1);
@@ -103,12 +109,7 @@ mod tests {
         assert_eq!(log.missed(cursor), 3);
         push(0..2 * EVENTS_KEPT);
         assert_eq!(log.missed(cursor), 3 + EVENTS_KEPT as u64);
-        assert_eq!(
-            log.missed(log.cursor_at_oldest()),
-            0,
-            "events dropped before the cursor was made are not missed"
-        );
-        assert_eq!(log.missed(log.cursor_at_end()), 0);
+        assert_eq!(log.missed(log.cursor()), 0, "events dropped before the cursor was made are not missed");
     }
 
     #[tokio::test]

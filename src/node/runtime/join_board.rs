@@ -1,8 +1,9 @@
-//! The latest progress of joining, and who waits for the next.
+//! The latest progress of joining.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use crate::replica::{JoinProgress, Replica};
 use crate::time::Time;
@@ -10,19 +11,20 @@ use crate::time::Time;
 /// Progress is posted at most once in this time; the last step is always posted.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The latest progress, and the wakers of those who wait for the next.
+/// The latest progress.
 #[derive(Debug, Default)]
 pub(in crate::node) struct JoinBoard {
     /// The node has no seeds, so there is nobody to catch up with.
     is_alone: bool,
     posted: Mutex<Posted>,
+    /// Notified after progress was posted, and when the node is closed.
+    pub(in crate::node) notify: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
 pub(in crate::node) struct Posted {
     pub(in crate::node) progress: Option<JoinProgress>,
     at: Duration,
-    pub(in crate::node) waiting: Vec<Waker>,
 }
 
 impl JoinBoard {
@@ -40,13 +42,14 @@ impl JoinBoard {
         self.posted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Posts the progress if it has changed and is due. Returns the wakers to wake once the core's lock is released.
-    pub(in crate::node) fn follow(&self, node: &str, replica: &Replica, now: Time) -> Vec<Waker> {
+    /// Posts the progress if it has changed and is due. Then the caller notifies the readers, once the lock of the core
+    /// is released.
+    pub(in crate::node) fn follow(&self, node: &str, replica: &Replica, now: Time) -> Option<Arc<Notify>> {
         let is_ready = self.has_joined(replica);
         let mut posted = self.lock();
         let is_early = now.mono < posted.at + PROGRESS_INTERVAL;
         if posted.progress.as_ref().is_some_and(|last| last.is_ready == is_ready && (is_ready || is_early)) {
-            return Vec::new();
+            return None;
         }
         let progress = JoinProgress { is_ready, ..replica.join_progress() };
         let (is_same, donor) = match &posted.progress {
@@ -54,19 +57,13 @@ impl JoinBoard {
             None => (false, None),
         };
         if is_same {
-            return Vec::new();
+            return None;
         }
         if is_ready || progress.donor.as_ref() != donor {
             tracing::info!(node, ?progress, "join progress");
         }
         posted.progress = Some(progress);
         posted.at = now.mono;
-        std::mem::take(&mut posted.waiting)
-    }
-
-    /// Wakes everybody who waits, to look again.
-    pub(in crate::node) fn wake(&self) {
-        let waiting = std::mem::take(&mut self.lock().waiting);
-        waiting.into_iter().for_each(Waker::wake);
+        Some(self.notify.clone())
     }
 }

@@ -1,17 +1,20 @@
 //! Who in this process waits for news of leases and leaders.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use crate::election::{Leader, LeaseState, Sighting};
+use crate::election::LeaseState;
 use crate::id::LeaseId;
 
-/// The channels to those who wait for the outcome of campaigns, and to those who follow who leads.
+/// The channels to those who wait for the outcome of campaigns, and those who observe who leads.
 #[derive(Debug, Default)]
 pub(in crate::node) struct Listeners {
     pub(in crate::node) leases: BTreeMap<LeaseId, watch::Sender<LeaseState>>,
-    pub(in crate::node) leaders: BTreeMap<String, watch::Sender<Sighting>>,
+    /// By the name of the lease. Notified when the leader has changed, and when the node is closed. Who leads is read
+    /// from the replica.
+    pub(in crate::node) leaders: BTreeMap<String, Arc<Notify>>,
 }
 
 impl Listeners {
@@ -21,12 +24,6 @@ impl Listeners {
         }
         if matches!(state, LeaseState::Ended(_)) {
             self.leases.remove(&id);
-        }
-    }
-
-    pub(in crate::node) fn leader(&mut self, name: &str, leader: Option<Leader>) {
-        if let Some(listener) = self.leaders.get(name) {
-            listener.send_replace(Sighting::Known(leader));
         }
     }
 }

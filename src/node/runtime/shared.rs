@@ -72,7 +72,7 @@ pub(in crate::node) struct Shared {
     pub(in crate::node) is_busy: AtomicBool,
     /// Wakes the driver: the replica may have something to do.
     pub(in crate::node) wake_driver: Notify,
-    /// Something may have changed for waiting futures: acknowledgements, readiness, room for writes, events, the end.
+    /// Something may have changed for waiting futures: acknowledgements, readiness, room for writes, members, the end.
     pub(in crate::node) progress: Notify,
     /// The code with which connections are closed when the node ends.
     pub(in crate::node) close_code: AtomicU32,
@@ -194,10 +194,12 @@ impl Shared {
         std::mem::take(&mut core.wakers)
     }
 
-    /// Ends all campaigns, leases and leader streams of this node, also after a panic.
+    /// Ends all campaigns, leases and observers of this node, which is closed, also after a panic.
     pub(in crate::node) fn end_leases(&self) {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        core.elections = Listeners::default();
+        let ended = std::mem::take(&mut core.elections);
+        drop(core);
+        ended.leaders.values().for_each(|observers| observers.notify_waiters());
     }
 
     /// Closes the node: from now on no write is accepted, and every wait ends.
@@ -206,7 +208,8 @@ impl Shared {
             self.wake_driver.notify_one();
             self.disk.request_sync();
             self.progress.notify_waiters();
-            self.join_board.wake();
+            let streams = [&self.events.notify, &self.member_events.notify, &self.join_board.notify];
+            streams.into_iter().for_each(|readers| readers.notify_waiters());
         }
     }
 
@@ -281,8 +284,9 @@ impl Shared {
         self.lock_closed().map_or_else(Vec::new, |core| members(&core))
     }
 
-    /// Carries out one output of the replica. It runs under the lock and must not wait.
-    pub(in crate::node) fn dispatch(&self, core: &mut Core, output: Output) {
+    /// Carries out one output of the replica. It runs under the lock and must not wait. Returns whom to notify of it
+    /// once the lock is released.
+    pub(in crate::node) fn dispatch(&self, core: &mut Core, output: Output) -> Option<Arc<Notify>> {
         #[cfg(feature = "metrics")]
         self.meter.count_sent(&output);
         match output {
@@ -297,7 +301,8 @@ impl Shared {
                 }
             }
             Output::Break(id, reason) => {
-                tracing::warn!(node = %self.name, link = %id, ?reason, "link closed by this node");
+                let peer = core.peers.name(id);
+                tracing::warn!(node = %self.name, peer, link = %id, ?reason, "link closed by this node");
                 core.peers.remove_link(id);
                 if let Some(wire) = core.senders.remove(&id) {
                     wire.close(crate::node::net::sender::CLOSE_BROKEN);
@@ -312,17 +317,16 @@ impl Shared {
             Output::Seek => self.request_dial(DialRequest::Seeds),
             Output::Member(event) => {
                 tracing::info!(node = %self.name, ?event, "membership changed");
-                self.member_events.push(event);
-                self.progress.notify_waiters();
+                return Some(self.member_events.add(event));
             }
             Output::Lease(id, state) => core.elections.lease(id, state),
-            Output::Leader(name, leader) => core.elections.leader(&name, leader),
+            Output::Leader(name, _) => return core.elections.leaders.get(&name).cloned(),
             Output::Event(event) => {
                 tracing::warn!(node = %self.name, ?event, "event of the replica");
-                self.events.push(event.into());
-                self.progress.notify_waiters();
+                return Some(self.events.add(event.into()));
             }
         }
+        None
     }
 }
 

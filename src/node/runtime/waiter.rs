@@ -1,0 +1,49 @@
+//! How the streams of a node wait for what they yield next.
+//!
+//! Whoever adds something notifies a [`Notify`] afterwards, and never under the lock of the core, because a waker is
+//! code of the user. No notification may be lost: a waiter is registered *before* it looks for something to yield. A
+//! waiter that is dropped is registered nowhere.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+
+/// One stream among those that wait for the same notifications.
+#[derive(Debug)]
+pub(in crate::node) struct Waiter {
+    notify: Arc<Notify>,
+    notified: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl Waiter {
+    pub(in crate::node) fn new(notify: Arc<Notify>) -> Self {
+        Self { notify, notified: None }
+    }
+
+    /// Looks with `look`, and again after every notification, until it returns `Some`.
+    pub(in crate::node) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Poll<T> {
+        loop {
+            let notify = &self.notify;
+            let notified = self.notified.get_or_insert_with(|| Box::pin(notify.clone().notified_owned()));
+            notified.as_mut().enable();
+            if let Some(found) = look() {
+                return Poll::Ready(found);
+            }
+            ready!(notified.as_mut().poll(cx));
+            self.notified = None;
+        }
+    }
+}
+
+/// Waits for the next item of a stream. A future that is dropped while it waits has taken nothing from the stream.
+pub(in crate::node) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)).await
+}
