@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Sim, Stamp};
+use tidings::sim::Sim;
+use tidings::{Config, Stamp};
 
 /// Something outside the cluster that only the leader may change: a database, a printer, a bank. All it does for its
 /// protection is to remember the greatest token.

@@ -32,7 +32,7 @@ pub enum Control {
     /// Breaks **End of a repair**: the position becomes the head that the peer had at the end, not at its START.
     EndHead,
     /// Breaks **Repair**: a settled range is not covered by the coverage that came with it.
-    NoSettled,
+    SettledUncovered,
     /// Breaks **Repair**: a range is settled as equal by the verdict about an older digest.
     OldDigest,
     /// Breaks **The log**: a tail goes on although the floor has passed its cursor.
@@ -42,9 +42,9 @@ pub enum Control {
     /// Breaks **Integrity**: links stay open when the claims are given up.
     LinksKept,
     /// Breaks **Merging a row** and **Repair**: nothing is covered beyond the vector, at keys or in ranges.
-    NoCloud,
+    NoExtraCoverage,
     /// Breaks **covered**: when a dot leaves its key, the key's context does not take up what the held dot covered.
-    NoKeep,
+    RemovedUncovered,
     /// Breaks **Merging a row**: of two concurrent writes the one that arrives later replaces the other.
     ArrivalOrder,
     /// Breaks **Integrity**: leaves of the digest are not recomputed before they are listed.
@@ -55,18 +55,18 @@ pub enum Control {
     /// alive.
     AnnouncedOnce,
     /// Breaks **Checks**: a mismatch counts although a side is in flux, so that a tail is about to remove it.
-    AmidCounts,
+    FluxCounts,
     /// Breaks **Checks**: a mismatch never counts while a side is in flux, instead of for a limited time only.
-    AmidForEver,
+    FluxForEver,
     /// Breaks **Disk**: writes are acknowledged as durable before the disk was synced.
     EarlyPromise,
     /// Breaks **Disk**: what can be read of a torn transaction is loaded.
     TornTaken,
     /// Breaks **Forwarded intervals**: a delegate forwards a claim although a row of the flush changed nothing there,
     /// and so is not forwarded.
-    ChainDespiteGap,
+    ForwardedDespiteGap,
     /// Breaks **Forwarded intervals**: the receiver takes one although it does not have everything up to *from*.
-    ChainUnchecked,
+    ForwardedUnchecked,
     /// Breaks **Flush end**: it is taken although large rows of the flush have not arrived.
     LargesUnawaited,
     /// Breaks the quarantine: a voter grants leases as soon as it has started.
@@ -119,20 +119,20 @@ impl Control {
         Self::SeenAhead,
         Self::EndVector,
         Self::EndHead,
-        Self::NoSettled,
+        Self::SettledUncovered,
         Self::OldDigest,
         Self::FloorPassed,
         Self::LinksKept,
-        Self::NoCloud,
-        Self::NoKeep,
+        Self::NoExtraCoverage,
+        Self::RemovedUncovered,
         Self::ArrivalOrder,
         Self::NoVerify,
-        Self::AmidCounts,
-        Self::AmidForEver,
+        Self::FluxCounts,
+        Self::FluxForEver,
         Self::EarlyPromise,
         Self::TornTaken,
-        Self::ChainDespiteGap,
-        Self::ChainUnchecked,
+        Self::ForwardedDespiteGap,
+        Self::ForwardedUnchecked,
         Self::LargesUnawaited,
         Self::NoQuarantine,
         Self::NoDriftMargin,

@@ -28,7 +28,7 @@ pub enum WriteError {
     /// The key, set name, element or counter name is empty.
     #[error("a key must not be empty; nothing was written")]
     KeyEmpty,
-    /// The key, set name, element or counter name is longer than [`KEY_BYTES_MAX`](crate::KEY_BYTES_MAX).
+    /// The key, set name, element or counter name is longer than [`KEY_BYTES_MAX`](crate::limits::KEY_BYTES_MAX).
     #[error("a key of {bytes} bytes is over the limit of 1024; nothing was written")]
     KeyTooLong {
         /// The key's length.
@@ -51,7 +51,7 @@ pub enum WriteError {
     /// This process's share of the counter would leave the range of `i64`.
     #[error("this process's share of the counter would overflow; nothing was written")]
     CounterOverflow,
-    /// A batch is larger than [`BATCH_WRITES_MAX`](crate::BATCH_WRITES_MAX).
+    /// A batch is larger than [`BATCH_WRITES_MAX`](crate::limits::BATCH_WRITES_MAX).
     #[error("a batch of {writes} writes is over the limit of {limit}; nothing was written", limit = BATCH_WRITES_MAX)]
     BatchTooLarge {
         /// How many writes it holds.

@@ -8,19 +8,19 @@ use std::num::NonZeroU32;
 
 /// Declares one kind of id: a number that can be made, shown, compared and used as a key, and nothing else.
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $visibility:vis $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(u64);
+        $visibility struct $name(u64);
 
         impl $name {
             /// The id with this number.
-            pub const fn new(number: u64) -> Self {
+            $visibility const fn new(number: u64) -> Self {
                 Self(number)
             }
 
             /// The number that it was made of.
-            pub const fn number(self) -> u64 {
+            $visibility const fn number(self) -> u64 {
                 self.0
             }
         }
@@ -48,23 +48,23 @@ macro_rules! id {
 id! {
     /// One start of a process: a fresh random number. As the author of writes a run is called their *origin*.
     #[cfg_attr(feature = "node", derive(bincode::Encode, bincode::Decode))]
-    RunId
+    pub RunId
 }
 
 id! {
     /// One change log: a fresh random number in every start, and whenever a replica begins its log anew.
-    LogId
+    pub(crate) LogId
 }
 
 id! {
     /// A link between two replicas. Whoever drives a replica names each of its links with a number that it uses for no
     /// other link, neither at the same time nor later.
-    LinkId
+    pub LinkId
 }
 
 id! {
     /// A campaign for a lease on one node, and the lease that it wins.
-    LeaseId
+    pub LeaseId
 }
 
 /// A row in the memory of one store: its index plus one, so that an optional id takes no more room.

@@ -41,9 +41,8 @@
 //! # Three layers
 //!
 //! * [`Node`], made by a [`Builder`] with a [`Config`]: the store on a real clock and network. Programs use this.
-//! * [`Sim`]: whole clusters in virtual time, with every fault. Tests use this.
-//! * [`Replica`] with its [`Input`] and [`Output`]: the pure core that both of them drive. It has no clock, network or
-//!   disk; few programs need it.
+//! * [`sim::Sim`]: whole clusters in virtual time, with every fault. Tests use this.
+//! * [`core::Replica`]: the pure core that both of them drive. It has no clock, network or disk; few programs need it.
 //!
 //! # Errors
 //!
@@ -77,7 +76,7 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `node` | yes | [`Node`]: the store over QUIC, in a tokio runtime; without it [`Replica`] and [`Sim`] alone |
+//! | `node` | yes | [`Node`]: the store over QUIC, in a tokio runtime; without it [`core`] and [`sim`] alone |
 //! | `durable` | yes | a disk for nodes: [`Builder::data_dir`], [`Node::snapshot`], [`Builder::restore`] |
 //! | `json` | yes | [`Map`]: typed values, kept as JSON |
 //! | `metrics` | no | what a node does, as gauges, counters and histograms for any recorder of the `metrics` crate |
@@ -130,33 +129,53 @@ mod membership;
 mod node;
 mod replica;
 mod replication;
-mod sim;
+pub mod sim;
 mod store;
 mod time;
 mod wire;
 
+/// The pure replica that nodes and simulations drive: the store with its replication, membership and elections, without
+/// clock, network, disk or thread.
+///
+/// Whoever drives a [`Replica`](core::Replica) tells it what happened with [`Replica::handle`](core::Replica::handle),
+/// carries out what [`Replica::poll`](core::Replica::poll) returns, and wakes it at
+/// [`Replica::deadline`](core::Replica::deadline). Few programs need this.
+pub mod core {
+    pub use crate::election::{Attempts, LeaseEnd, LeaseState};
+    pub use crate::id::{LeaseId, LinkId};
+    pub use crate::membership::{Contact, PeerExit};
+    pub use crate::replica::saved::{DiskChange, Saved, SavedError};
+    pub use crate::replica::{
+        Batch, BreakReason, Input, Lane, Output, Persist, RepairReport, Replica, Setup,
+    };
+    pub use crate::time::Time;
+    pub use crate::wire::WireError;
+}
+
+/// Limits that are the same in every cluster. Those that can be set are fields of [`Config`].
+pub mod limits {
+    pub use crate::config::{
+        BATCH_WRITES_MAX, ELECTIONS_MAX, KEY_BYTES_MAX, LEASE_TIME_MAX, VALUE_BYTES_CEILING, VOTERS_MAX,
+    };
+    pub use crate::election::{ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX};
+    pub use crate::membership::{MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX};
+    pub use crate::wire::FRAME_BYTES_MAX;
+}
+
 pub use arrivals::Arrival;
-pub use config::{
-    BATCH_WRITES_MAX, Config, ConfigError, Durability, ELECTIONS_MAX, KEY_BYTES_MAX, LEASE_TIME_MAX,
-    OnCorruption, VALUE_BYTES_CEILING, VOTERS_MAX,
-};
+pub use config::{Config, ConfigError, Durability, OnCorruption};
 #[cfg(feature = "__controls")]
 #[doc(hidden)]
 pub use controls::Control;
 #[cfg(feature = "__controls")]
 #[doc(hidden)]
 pub use election::model::{ModelAnswer, ModelRequest, ModelVoter};
-pub use election::{
-    Attempts, ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX, Leader, LeaseEnd, LeaseState, VoterRules,
-};
+pub use election::{Leader, VoterRules};
 pub use error::{ElectionError, WriteError};
-pub use id::{LeaseId, LinkId, LogId, RunId};
-pub use membership::{
-    Contact, MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent, MemberLimit, MemberState,
-    PeerExit,
-};
+pub use id::RunId;
+pub use membership::{Member, MemberEvent, MemberLimit, MemberState};
 #[cfg(feature = "node")]
-pub use node::error::{DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError};
+pub use node::error::{Cause, DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError};
 #[cfg(feature = "node")]
 pub use node::{
     Builder, Counter, Election, Events, Joining, LeaderEvent, Leadership, Node, NodeBatch, NodeEvent,
@@ -164,14 +183,8 @@ pub use node::{
 };
 #[cfg(feature = "json")]
 pub use node::{Map, MapEvent, MapWatch};
-pub use replica::saved::{DiskChange, Saved, SavedError};
-pub use replica::{
-    Batch, BreakReason, Input, JoinProgress, Lane, Output, Persist, PutOptions, RepairReport, RepairTraffic,
-    Replica, ReplicaEvent, Setup, Status,
-};
-pub use sim::{Disk, DiskFault, Sim, SimBatch, SimCounter, SimFault, SimNode, SimSet, SimWatch};
+pub use replica::{JoinProgress, PutOptions, RepairTraffic, ReplicaEvent, Status};
 pub use store::entry::{Entry, Revision};
 pub use store::watch::{WatchEvent, WatchOptions};
 pub use store::{OnlyIf, Refusal};
-pub use time::{ParseError, Stamp, Time};
-pub use wire::{FRAME_BYTES_MAX, WireError};
+pub use time::{ParseError, Stamp};

@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! let mut sim = tidings::Sim::new(7).nodes(3).loss(0.1);
+//! let mut sim = tidings::sim::Sim::new(7).nodes(3).loss(0.1);
 //! sim.node(0).put("flag", "on")?;
 //! sim.partition(&[0], &[1, 2]);
 //! sim.node(1).put("flag", "off")?;
@@ -421,7 +421,7 @@ impl Sim {
     pub fn is_converged(&self) -> bool {
         let mut states = self.live().map(|replica| {
             let status = replica.status();
-            (status.root, status.seen, status.sessions)
+            (status.root, status.vector_hash, status.sessions)
         });
         states.next().is_none_or(|first| first.2 == 0 && states.all(|state| state == first))
     }

@@ -362,8 +362,8 @@ impl Store {
     }
 
     /// While claims are withheld: contexts are sent up to the greatest clock that peers accept now.
-    pub(crate) fn set_told_max(&mut self, now: Time) {
-        self.coverage.set_told_max(self.taken_max(now));
+    pub(crate) fn set_sendable_max(&mut self, now: Time) {
+        self.coverage.set_sendable_max(self.taken_max(now));
     }
 
     /// The greatest clock of a claim that is accepted: `2 × clock_skew_max` ahead of the wall clock. A peer accepts
@@ -517,7 +517,7 @@ impl Store {
 
     /// Covers a settled range, which compared equal or was merged, by what the peer covers there.
     pub(crate) fn cover_range(&mut self, range: HashRange, peer_coverage: &PeerCoverage) {
-        if self.controls.has(Control::NoSettled) || !self.keeps_extra_coverage() {
+        if self.controls.has(Control::SettledUncovered) || !self.keeps_extra_coverage() {
             return;
         }
         let beyond = self.coverage.beyond_vector(&peer_coverage.vector);
@@ -591,12 +591,12 @@ impl Store {
 
     /// Whether anything is covered beyond the vector.
     fn keeps_extra_coverage(&self) -> bool {
-        !self.controls.has(Control::NoCloud)
+        !self.controls.has(Control::NoExtraCoverage)
     }
 
     /// Dots that a key no longer holds stay covered: see [`Coverage::cover_removed`].
     fn cover_removed(&mut self, id: RowId, place: Place, old: &DotSet) {
-        let is_forgotten = self.controls.has(Control::NoKeep) || !self.keeps_extra_coverage();
+        let is_forgotten = self.controls.has(Control::RemovedUncovered) || !self.keeps_extra_coverage();
         if self.coverage.is_vector_only() || is_forgotten {
             return;
         }

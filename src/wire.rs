@@ -134,17 +134,17 @@ mod tests {
         };
         let many: Vec<RegionCoverage> = (1..=LEFTOVERS_MAX as u64 + 9).map(small).collect();
         let long = [large(1, LEFTOVER_ITEMS_MAX - 1), large(2, 8), large(3, LEFTOVER_ITEMS_MAX)];
-        for (all, told_max) in [(&many[..], LEFTOVERS_MAX), (&long[..], 1), (&long[2..], 0)] {
+        for (all, sent_max) in [(&many[..], LEFTOVERS_MAX), (&long[..], 1), (&long[2..], 0)] {
             let (mut told, mut heard) = (LeftoverTable::default(), LeftoverTable::default());
-            for (first, last) in [(0, all.len()), (0, told_max), (all.len() - 1, all.len()), (0, all.len())] {
+            for (first, last) in [(0, all.len()), (0, sent_max), (all.len() - 1, all.len()), (0, all.len())] {
                 let mut writer = Writer::new(Kind::Items);
                 writer.regions(&all[first..last], here, &mut told);
                 let frame = writer.finish();
                 let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
                 let list = reader.regions(here, &mut heard).expect("what is written honestly is read");
                 assert!(reader.end().is_ok());
-                assert_eq!(list.regions[..], all[first.min(told_max)..last.min(told_max)]);
-                assert_eq!(list.is_whole, last <= told_max);
+                assert_eq!(list.regions[..], all[first.min(sent_max)..last.min(sent_max)]);
+                assert_eq!(list.is_whole, last <= sent_max);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use tidings::{Input, Output};
+use tidings::core::{Input, Output};
 use tidings_benches::{Pair, at, filled, key, replica, value};
 
 const KEYS: u64 = 100_000;
@@ -103,14 +103,14 @@ fn replication(criterion: &mut Criterion) {
             |from| {
                 pair.ends
                     .iter_mut()
-                    .for_each(|end| end.handle(at(3 * KEYS), Input::LinkDown(tidings::LinkId::new(1))));
+                    .for_each(|end| end.handle(at(3 * KEYS), Input::LinkDown(tidings::core::LinkId::new(1))));
                 for j in 0..10 {
                     pair.ends[1].put(at(3 * KEYS), &key((from + j) % KEYS), b"changed").expect("acceptable");
                 }
                 pair.ends
                     .iter_mut()
-                    .for_each(|end| end.handle(at(3 * KEYS), Input::LinkUp(tidings::LinkId::new(1))));
-                pair.ends.iter_mut().for_each(|end| end.want_repair(tidings::LinkId::new(1)));
+                    .for_each(|end| end.handle(at(3 * KEYS), Input::LinkUp(tidings::core::LinkId::new(1))));
+                pair.ends.iter_mut().for_each(|end| end.want_repair(tidings::core::LinkId::new(1)));
                 pair.run(true).bytes
             },
             BatchSize::PerIteration,

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tidings::{Builder, Config, Input, Lane, Node, Output, Replica, Setup, Time};
+use tidings::core::{Input, Lane, Output, Replica, Setup, Time};
+use tidings::{Builder, Config, Node};
 use tokio::runtime::Runtime;
 
 pub mod plot;
@@ -106,15 +107,15 @@ impl Pair {
     /// Joins two replicas.
     pub fn new(a: Replica, b: Replica, now: Time) -> Self {
         let mut pair = Self { ends: [a, b], now };
-        pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkUp(tidings::LinkId::new(1))));
+        pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkUp(tidings::core::LinkId::new(1))));
         pair
     }
 
     /// Breaks the link and makes a new one, so that both compare.
     pub fn reconnect(&mut self) {
         for end in &mut self.ends {
-            end.handle(self.now, Input::LinkDown(tidings::LinkId::new(1)));
-            end.handle(self.now, Input::LinkUp(tidings::LinkId::new(1)));
+            end.handle(self.now, Input::LinkDown(tidings::core::LinkId::new(1)));
+            end.handle(self.now, Input::LinkUp(tidings::core::LinkId::new(1)));
         }
     }
 

@@ -9,7 +9,8 @@ use chitchat::{Chitchat, ChitchatConfig, ChitchatId, FailureDetectorConfig};
 use crdts::CmRDT;
 use merkle_search_tree::MerkleSearchTree;
 use merkle_search_tree::diff::diff;
-use tidings::{Input, Sim};
+use tidings::core::Input;
+use tidings::sim::Sim;
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::Table;
 use tidings_benches::{Pair, at, filled, key, replica, resident, value};
@@ -209,7 +210,7 @@ fn merging(repetition: u64, rows: &[(String, Vec<u8>)], group: usize) -> [f64; 2
         }
         putting += start.elapsed();
         while let Some(output) = pair.ends[0].poll() {
-            let tidings::Output::Stream(id, lane, bytes) = output else { continue };
+            let tidings::core::Output::Stream(id, lane, bytes) = output else { continue };
             pair.ends[0].handle(at(KEYS), Input::Drained(id, lane, bytes.len()));
             let start = Instant::now();
             pair.ends[1].handle(at(KEYS), Input::Stream(id, lane, &bytes));
@@ -263,7 +264,7 @@ fn digests() {
     while check.is_none() {
         pair.ends[0].handle(at(3 * MANY), Input::Wake);
         while let Some(output) = pair.ends[0].poll() {
-            if let tidings::Output::Datagram(_, bytes) = output {
+            if let tidings::core::Output::Datagram(_, bytes) = output {
                 check = Some(bytes);
             }
         }
@@ -273,7 +274,7 @@ fn digests() {
     for _ in 0..REPETITIONS {
         checking.push(per_step(10_000, || {
             for _ in 0..10_000 {
-                pair.ends[1].handle(at(3 * MANY), Input::Datagram(tidings::LinkId::new(1), &check));
+                pair.ends[1].handle(at(3 * MANY), Input::Datagram(tidings::core::LinkId::new(1), &check));
                 while std::hint::black_box(pair.ends[1].poll()).is_some() {}
             }
         }));
@@ -309,7 +310,9 @@ fn reconciles() {
         table.row(&format!("{name}, a check in sync"), "tidings", "bytes", Some(64.0), vec![crossed]);
         for (i, differences) in [1, 10, 1_000].into_iter().enumerate() {
             let now = at(3 * keys);
-            pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkDown(tidings::LinkId::new(1))));
+            pair.ends
+                .iter_mut()
+                .for_each(|end| end.handle(now, Input::LinkDown(tidings::core::LinkId::new(1))));
             for i in 0..differences {
                 let key = key(i * 37 + differences);
                 pair.ends[1].put(now, &key, b"changed on one side").expect("acceptable");
@@ -382,8 +385,8 @@ fn rival_comparisons(keys: u64, differences: [u64; 3]) -> [[f64; 2]; 3] {
 /// Reconciles over a link on which no live frame is carried.
 fn compare(pair: &mut Pair) -> tidings_benches::Crossed {
     for end in &mut pair.ends {
-        end.handle(at(1), Input::LinkUp(tidings::LinkId::new(1)));
-        end.want_repair(tidings::LinkId::new(1));
+        end.handle(at(1), Input::LinkUp(tidings::core::LinkId::new(1)));
+        end.want_repair(tidings::core::LinkId::new(1));
     }
     pair.run(true)
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tidings::Sim;
+use tidings::sim::Sim;
 use tidings_benches::{Pair, at, filled, key, replica, value};
 
 /// How much more or less a count may be. The order of random draws moves counts a little when code moves.
@@ -105,13 +105,13 @@ fn measured_core(counts: &mut Counts) {
         let now = at(3 * KEYS);
         pair.ends
             .iter_mut()
-            .for_each(|end| end.handle(now, tidings::Input::LinkDown(tidings::LinkId::new(1))));
+            .for_each(|end| end.handle(now, tidings::core::Input::LinkDown(tidings::core::LinkId::new(1))));
         for i in 0..differences {
             pair.ends[1].put(now, &key(i * 7 + differences), b"other").expect("acceptable");
         }
         for end in &mut pair.ends {
-            end.handle(now, tidings::Input::LinkUp(tidings::LinkId::new(1)));
-            end.want_repair(tidings::LinkId::new(1));
+            end.handle(now, tidings::core::Input::LinkUp(tidings::core::LinkId::new(1)));
+            end.want_repair(tidings::core::LinkId::new(1));
         }
         let mut crossed = tidings_benches::Crossed::default();
         let allocated = allocations(|| crossed = pair.run(true));

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tidings::{Sim, WriteError};
+use tidings::WriteError;
+use tidings::sim::Sim;
 
 /// Tells the whole story.
 pub(crate) fn tell(seed: u64) -> Result<(), WriteError> {

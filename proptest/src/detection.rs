@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tidings::{Control, Sim, SimFault};
+use tidings::Control;
+use tidings::sim::{Sim, SimFault};
 
 /// How a broken rule was detected: by the simulator, as one kind of [`SimFault`], or by an assertion of the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

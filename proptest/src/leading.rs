@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Control, Disk, DiskFault, LeaseId, Sim};
+use tidings::core::LeaseId;
+use tidings::sim::{Disk, DiskFault, Sim};
+use tidings::{Config, Control};
 
 use crate::Dice;
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Control, Disk, DiskFault, PutOptions, ReplicaEvent, Sim, WriteError};
+use tidings::sim::{Disk, DiskFault, Sim};
+use tidings::{Config, Control, PutOptions, ReplicaEvent, WriteError};
 
 use crate::Dice;
 
@@ -12,7 +13,7 @@ use crate::Dice;
 const AGREEMENT_MAX: Duration = Duration::from_secs(100);
 const AGREEMENT_BYTES_MAX: u64 = 1 << 20;
 /// Limit of extra coverage contexts at the end. A run that ends between sending a write and claiming it leaves some.
-const CLOUD_MAX: usize = 128;
+const EXTRA_CONTEXTS_MAX: usize = 128;
 
 /// Rate of a slow link in bytes per second: less than a busy history writes.
 const SLOW_RATE: u64 = 4_000;
@@ -145,7 +146,7 @@ impl Plan {
         for i in 0..sim.len() {
             let status = sim.node(i).status();
             assert!(
-                status.extra_contexts <= CLOUD_MAX && status.removals <= removals_max.max(64),
+                status.extra_contexts <= EXTRA_CONTEXTS_MAX && status.removals <= removals_max.max(64),
                 "grew: {status:?}"
             );
         }

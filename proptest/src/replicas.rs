@@ -1,6 +1,6 @@
 //! Replicas that are linked by hand, without the simulator.
 
-use tidings::{Input, LinkId, Output, Replica, Time};
+use tidings::core::{Input, LinkId, Output, Replica, Time};
 
 /// Hands an output of one replica to another one at the end of this link. Outputs that are no traffic are left out.
 pub fn carry(now: Time, link: LinkId, from: &mut Replica, to: &mut Replica, output: &Output) {

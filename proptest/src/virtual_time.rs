@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::Sim;
+use tidings::sim::Sim;
 
 /// Milliseconds.
 pub fn ms(ms: u64) -> Duration {

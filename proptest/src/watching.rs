@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use tidings::{Revision, Sim, SimWatch, WatchEvent, WatchOptions};
+use tidings::sim::{Sim, SimWatch};
+use tidings::{Revision, WatchEvent, WatchOptions};
 
 /// State built from the events: values by key.
 type State = BTreeMap<String, Vec<u8>>;

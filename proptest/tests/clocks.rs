@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Control, PutOptions, ReplicaEvent, Sim, WriteError};
+use tidings::sim::Sim;
+use tidings::{Config, Control, PutOptions, ReplicaEvent, WriteError};
 use tidings_proptest::{Noticed, with_control};
 
 const HOUR_MS: i64 = 3_600_000;

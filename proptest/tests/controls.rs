@@ -36,9 +36,9 @@ fn shown(control: Control) -> Shown {
         | Control::SeenAhead
         | Control::EndVector
         | Control::EndHead
-        | Control::NoSettled
+        | Control::SettledUncovered
         | Control::FloorPassed
-        | Control::NoCloud
+        | Control::NoExtraCoverage
         | Control::ArrivalOrder
         | Control::OldStart
         | Control::GoneIsKept
@@ -51,14 +51,14 @@ fn shown(control: Control) -> Shown {
         Control::OwnFromFrame => Test("stories.rs", "own_rows_are_sent_when_forwarding_stops_in_mid_flush"),
         Control::OldDigest => Test("stories.rs", "removed_write_arriving_during_a_repair_stays_removed"),
         Control::LinksKept => Test("stories.rs", "links_are_broken_before_claims_are_given_up"),
-        Control::NoKeep => Test("stories.rs", "row_deleted_in_mid_flush_stays_deleted"),
+        Control::RemovedUncovered => Test("stories.rs", "row_deleted_in_mid_flush_stays_deleted"),
         Control::NoVerify => Test("stories.rs", "a_lost_entry_is_found_before_it_spreads_as_a_delete"),
-        Control::AmidCounts => Test("flow.rs", "a_long_flush_is_not_repaired_while_it_moves"),
-        Control::AmidForEver => Test("flow.rs", "stalled_tail_does_not_suppress_a_repair"),
+        Control::FluxCounts => Test("flow.rs", "a_long_flush_is_not_repaired_while_it_moves"),
+        Control::FluxForEver => Test("flow.rs", "stalled_tail_does_not_suppress_a_repair"),
         Control::ManyDonors => Test("joining.rs", "one_donor_at_a_time_feeds_a_joiner"),
         Control::DonorKept => Test("joining.rs", "stalled_donor_is_replaced_before_its_session_ends"),
         Control::WholeFramesCount => Test("slow_links.rs", "frame_longer_than_the_timeout_breaks_no_link"),
-        Control::ChainDespiteGap | Control::ChainUnchecked => {
+        Control::ForwardedDespiteGap | Control::ForwardedUnchecked => {
             Test("spread.rs", "forwarded_claims_without_their_rows_are_detected")
         }
         Control::LargesUnawaited => Test("spread.rs", "the_end_of_a_flush_waits_for_its_large_rows"),

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use tidings::{
-    Config, Control, Disk, DiskFault, Input, Replica, Saved, SavedError, Setup, Sim, Time, WriteError,
-};
+use tidings::core::{Input, Replica, Saved, SavedError, Setup, Time};
+use tidings::sim::{Disk, DiskFault, Sim};
+use tidings::{Config, Control, WriteError};
 use tidings_proptest::{Noticed, ms, notice};
 
 #[test]

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Sim};
+use tidings::Config;
+use tidings::sim::Sim;
 
 const SEEDS: u64 = 100;
 /// The mean delay of a link, one way.

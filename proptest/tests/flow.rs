@@ -1,12 +1,13 @@
 //! Traffic of a busy cluster: a long flush is sent once, by the tail. Checks find a mismatch meanwhile but start no
 //! repair, and still find a difference that no tail will remove. Rows and bytes of repairs are counted.
 //!
-//! Negative controls, which must fail with every seed: `AmidCounts` counts a mismatch although the tail is in flux,
-//! `AmidForEver` suppresses a mismatch as long as the tail has anything left to send.
+//! Negative controls, which must fail with every seed: `FluxCounts` counts a mismatch although the tail is in flux,
+//! `FluxForEver` suppresses a mismatch as long as the tail has anything left to send.
 
 use std::time::Duration;
 
-use tidings::{Config, Control, Sim};
+use tidings::sim::Sim;
+use tidings::{Config, Control};
 use tidings_proptest::{holds_unless, ms, run_until};
 
 const SEEDS: u64 = 10;
@@ -39,7 +40,7 @@ fn tails_alone_carry(sim: Sim, nodes: usize, writers: usize, rows: usize, bytes:
 #[test]
 fn a_long_flush_is_not_repaired_while_it_moves() {
     for nodes in [2, 3] {
-        holds_unless(Control::AmidCounts, SEEDS, |sim| {
+        holds_unless(Control::FluxCounts, SEEDS, |sim| {
             tails_alone_carry(sim.rate(100_000), nodes, 1, 300, 3_000);
         });
     }
@@ -47,12 +48,12 @@ fn a_long_flush_is_not_repaired_while_it_moves() {
 
 #[test]
 fn long_flushes_both_ways_are_not_repaired_while_they_move() {
-    holds_unless(Control::AmidCounts, SEEDS, |sim| tails_alone_carry(sim.rate(100_000), 3, 2, 300, 3_000));
+    holds_unless(Control::FluxCounts, SEEDS, |sim| tails_alone_carry(sim.rate(100_000), 3, 2, 300, 3_000));
 }
 
 #[test]
 fn fifty_thousand_rows_are_sent_once() {
-    holds_unless(Control::AmidCounts, SEEDS, |sim| {
+    holds_unless(Control::FluxCounts, SEEDS, |sim| {
         tails_alone_carry(sim.without_checks().rate(1_000_000), 2, 1, 50_000, 100);
     });
 }
@@ -80,14 +81,14 @@ fn is_found_amid_a_flush_that_never_ends(sim: Sim, writer: usize) {
 #[test]
 fn a_real_difference_is_found_although_a_flush_never_ends() {
     for writer in [0, 1] {
-        holds_unless(Control::AmidForEver, SEEDS, |sim| is_found_amid_a_flush_that_never_ends(sim, writer));
-        holds_unless(Control::AmidCounts, SEEDS, |sim| is_found_amid_a_flush_that_never_ends(sim, writer));
+        holds_unless(Control::FluxForEver, SEEDS, |sim| is_found_amid_a_flush_that_never_ends(sim, writer));
+        holds_unless(Control::FluxCounts, SEEDS, |sim| is_found_amid_a_flush_that_never_ends(sim, writer));
     }
 }
 
 #[test]
 fn stalled_tail_does_not_suppress_a_repair() {
-    holds_unless(Control::AmidForEver, SEEDS, |sim| {
+    holds_unless(Control::FluxForEver, SEEDS, |sim| {
         let mut sim = sim.nodes(2);
         sim.run_for(Duration::from_secs(5));
         // One frame takes hours, so that the flush does not end.
@@ -102,13 +103,13 @@ fn stalled_tail_does_not_suppress_a_repair() {
 #[test]
 fn a_key_too_large_for_any_frame_holds_up_no_other() {
     let mut config = Config::lan();
-    config.value_bytes_max = tidings::VALUE_BYTES_CEILING;
+    config.value_bytes_max = tidings::limits::VALUE_BYTES_CEILING;
     let mut sim = Sim::new(0).without_checks().config(config).nodes(6);
     sim.run_for(ms(1_000));
     for i in 0..5 {
         sim.partition(&[i], &(0..6).filter(|other| *other != i).collect::<Vec<_>>());
     }
-    let value = vec![b'x'; tidings::VALUE_BYTES_CEILING];
+    let value = vec![b'x'; tidings::limits::VALUE_BYTES_CEILING];
     (0..5).for_each(|i| _ = sim.node(i).put("huge", &value).unwrap());
     sim.heal();
     // The five values together are too large to be sent to node 5.

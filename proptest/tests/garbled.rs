@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Control, Sim};
+use tidings::sim::Sim;
+use tidings::{Config, Control};
 use tidings_proptest::{Dice, for_chosen_seeds, ms, notice};
 
 /// Histories per test run; `TIDINGS_SEEDS` sets another number.

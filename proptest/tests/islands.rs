@@ -7,7 +7,8 @@
 //! Negative control: `LeftoversNarrowed` sends each leftover with every range, narrowed to it, and joins no equal ones.
 //! Then a history exceeds the bounds that it keeps otherwise.
 
-use tidings::{Config, Control, Disk, Sim};
+use tidings::sim::{Disk, Sim};
+use tidings::{Config, Control};
 use tidings_proptest::{Dice, for_chosen_seeds, ms};
 
 /// Histories per test run; `TIDINGS_SEEDS` sets another number.
@@ -77,8 +78,8 @@ fn excess_after_meeting(seed: u64, meetings: usize, control: Option<Control>) ->
     meet(&mut sim, seed, meetings);
     let keys = 2 * crashes * FLUSH_ROWS + 6 * meetings;
     let bytes = sim.bytes_sent() - before;
-    let clouds = (0..sim.len()).map(|i| sim.node(i).status().extra_contexts);
-    let most = clouds.max().unwrap_or_default();
+    let regions = (0..sim.len()).map(|i| sim.node(i).status().extra_contexts);
+    let most = regions.max().unwrap_or_default();
     (most > 2 * keys || bytes > MEETING_BYTES_MAX)
         .then(|| format!("seed {seed}: {most} contexts for {keys} keys, {bytes} bytes"))
 }

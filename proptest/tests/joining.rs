@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use tidings::{Control, JoinProgress, Sim};
+use tidings::sim::Sim;
+use tidings::{Control, JoinProgress};
 use tidings_proptest::{holds_unless, ms};
 
 const SEEDS: u64 = 5;

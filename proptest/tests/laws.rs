@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crdts::{CmRDT, CvRDT, LWWReg, Orswot};
 use proptest::prelude::*;
-use tidings::{Batch, Config, Entry, Input, Lane, Output, PutOptions, Replica, Setup, Sim, Stamp, Time};
+use tidings::core::{Batch, Input, Lane, Output, Replica, Setup, Time};
+use tidings::sim::Sim;
+use tidings::{Config, Entry, PutOptions, Stamp};
 use tidings_proptest::replicas::carry;
 
 fn at(ms: u64) -> Time {
@@ -120,9 +122,9 @@ proptest! {
             theirs.put(at(0), &format!("k{i}"), b"v").unwrap();
         }
         for replica in [&mut ours, &mut theirs] {
-            replica.handle(at(1), Input::LinkUp(tidings::LinkId::new(1)));
+            replica.handle(at(1), Input::LinkUp(tidings::core::LinkId::new(1)));
         }
-        theirs.want_repair(tidings::LinkId::new(1));
+        theirs.want_repair(tidings::core::LinkId::new(1));
         for _ in 0..6 {
             for to_ours in [true, false] {
                 let (from, to) = if to_ours { (&mut theirs, &mut ours) } else { (&mut ours, &mut theirs) };
@@ -143,10 +145,10 @@ proptest! {
                 }
             }
         }
-        ours.handle(at(3), Input::LinkUp(tidings::LinkId::new(2)));
+        ours.handle(at(3), Input::LinkUp(tidings::core::LinkId::new(2)));
         let lane = if bulk { Lane::Bulk } else { Lane::Live };
-        ours.handle(at(3), Input::Stream(tidings::LinkId::new(2), lane, &noise));
-        ours.handle(at(3), Input::Datagram(tidings::LinkId::new(2), &noise));
+        ours.handle(at(3), Input::Stream(tidings::core::LinkId::new(2), lane, &noise));
+        ours.handle(at(3), Input::Datagram(tidings::core::LinkId::new(2), &noise));
         while ours.poll().is_some() {}
         ours.put(at(4), "later", b"v").unwrap();
         let later = ours.get(at(4), "later").unwrap();
@@ -214,7 +216,7 @@ fn act(replica: &mut Replica, now: Time, deed: &Deed) -> Vec<Option<Stamp>> {
 }
 
 /// Carries the outputs of two replicas to each other until neither has more.
-fn talk(now: Time, link: tidings::LinkId, a: &mut Replica, b: &mut Replica) {
+fn talk(now: Time, link: tidings::core::LinkId, a: &mut Replica, b: &mut Replica) {
     loop {
         let mut is_silent = true;
         for to_b in [true, false] {
@@ -238,7 +240,7 @@ fn talk(now: Time, link: tidings::LinkId, a: &mut Replica, b: &mut Replica) {
 
 /// Links two replicas, repairs them, and ends the link.
 fn exchange(now: Time, a: &mut Replica, b: &mut Replica) {
-    const LINK: tidings::LinkId = tidings::LinkId::new(1);
+    const LINK: tidings::core::LinkId = tidings::core::LinkId::new(1);
     for replica in [&mut *a, &mut *b] {
         replica.handle(now, Input::LinkUp(LINK));
     }
@@ -267,7 +269,7 @@ fn apart(count: usize, history: &[(usize, Deed)]) -> Vec<Replica> {
 fn state(replica: &Replica, now: Time) -> (u128, u64, Vec<String>) {
     let status = replica.status();
     let told = |entry: &Entry| format!("{entry:?} {:?}", entry.conflicts().collect::<Vec<_>>());
-    (status.root, status.seen, replica.scan(now, "").iter().map(told).collect())
+    (status.root, status.vector_hash, replica.scan(now, "").iter().map(told).collect())
 }
 
 /// Lets pairs of replicas exchange everything, one pair after another.
@@ -392,7 +394,7 @@ proptest! {
         history in prop::collection::vec((0..1_usize, passing_deeds()), 0..80),
         half in any::<prop::sample::Index>(),
     ) {
-        const LINK: tidings::LinkId = tidings::LinkId::new(1);
+        const LINK: tidings::core::LinkId = tidings::core::LinkId::new(1);
         let now = at(LATER_MS);
         let wake = |replica: &mut Replica| replica.handle(now, Input::Wake);
         let blank = |seed| Replica::new(Setup::new(Config::lan(), seed));

@@ -10,7 +10,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidings::{Config, Control, DiskFault, LeaseEnd, LeaseState, ReplicaEvent, Sim};
+use tidings::core::{LeaseEnd, LeaseState};
+use tidings::sim::{DiskFault, Sim};
+use tidings::{Config, Control, ReplicaEvent};
 use tidings_proptest::{Elections, Noticed, for_chosen_seeds, notice, run_until, voters};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -67,7 +69,8 @@ fn a_crashed_leader_is_followed_within_a_lease_and_a_second() {
 #[test]
 fn a_resigned_lease_goes_to_the_next_at_once() {
     let mut sim = settled(Sim::new(3).config(config(5)), 5);
-    let ids: Vec<tidings::LeaseId> = (0..5).map(|i| sim.node(i).campaign("cron", "x").unwrap()).collect();
+    let ids: Vec<tidings::core::LeaseId> =
+        (0..5).map(|i| sim.node(i).campaign("cron", "x").unwrap()).collect();
     for _ in 0..5 {
         until(&mut sim, SECOND, |sim| !sim.holders("cron").is_empty());
         sim.run_for(SECOND);

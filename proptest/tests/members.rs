@@ -10,7 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tidings::{Control, META_BYTES_MAX, Member, MemberEvent, MemberState, ReplicaEvent, RunId, Sim};
+use tidings::limits::META_BYTES_MAX;
+use tidings::sim::Sim;
+use tidings::{Control, Member, MemberEvent, MemberState, ReplicaEvent, RunId};
 use tidings_proptest::{Dice, run_until};
 
 const SECOND: Duration = Duration::from_secs(1);

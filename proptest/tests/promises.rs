@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use tidings::{
-    BATCH_WRITES_MAX, Config, Disk, KEY_BYTES_MAX, OnlyIf, PutOptions, ReplicaEvent, Sim, WriteError,
-};
+use tidings::limits::{BATCH_WRITES_MAX, KEY_BYTES_MAX};
+use tidings::sim::{Disk, Sim};
+use tidings::{Config, OnlyIf, PutOptions, ReplicaEvent, WriteError};
 use tidings_proptest::ms;
 
 fn pair(seed: u64) -> Sim {

@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tidings::{Config, Control, MemberEvent, MemberState, RunId, Sim};
+use tidings::sim::Sim;
+use tidings::{Config, Control, MemberEvent, MemberState, RunId};
 use tidings_proptest::{Dice, number, voters};
 
 const SECOND: Duration = Duration::from_secs(1);

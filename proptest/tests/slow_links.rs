@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use tidings::{BreakReason, Config, Control, Input, Lane, LinkId, Output, Replica, Setup, Sim, Time};
+use tidings::core::{BreakReason, Input, Lane, LinkId, Output, Replica, Setup, Time};
+use tidings::sim::Sim;
+use tidings::{Config, Control};
 use tidings_proptest::replicas::carry;
 use tidings_proptest::{Noticed, holds_unless, ms, run_until, with_control};
 
@@ -19,7 +21,7 @@ const IDEAL: Duration = Duration::from_secs(VALUE_BYTES as u64 / RATE);
 
 fn config() -> Config {
     let mut config = Config::lan();
-    config.value_bytes_max = tidings::VALUE_BYTES_CEILING;
+    config.value_bytes_max = tidings::limits::VALUE_BYTES_CEILING;
     config.sync_timeout = Duration::from_secs(1);
     config.sync_interval = ms(200);
     config

@@ -2,14 +2,15 @@
 //! dead, stopped and late delegates are bypassed; the cluster may cross the mesh size. Also flow control and large
 //! values. Figures are printed beside their targets; see them with `--nocapture`.
 //!
-//! Negative controls: `ChainDespiteGap` and `ChainUnchecked` forward claims without their rows, `LargesUnawaited` ends
+//! Negative controls: `ForwardedDespiteGap` and `ForwardedUnchecked` forward claims without their rows, `LargesUnawaited` ends
 //! a flush before its large rows have arrived.
 //!
 //! `TIDINGS_SPREAD_FULL=1` runs 1,000 nodes and more random histories.
 
 use std::time::Duration;
 
-use tidings::{Config, Control, MemberState, Sim};
+use tidings::sim::Sim;
+use tidings::{Config, Control, MemberState};
 use tidings_proptest::{Noticed, Plan, for_chosen_seeds, ms, notice, run_until};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -111,7 +112,7 @@ fn random_group_histories_keep_every_rule_and_converge() {
 
 #[test]
 fn forwarded_claims_without_their_rows_are_detected() {
-    for control in [Control::ChainDespiteGap, Control::ChainUnchecked] {
+    for control in [Control::ForwardedDespiteGap, Control::ForwardedUnchecked] {
         assert_eq!(histories(500, Some(control)), Some(Noticed::Oracle), "{control:?}");
     }
 }
@@ -189,8 +190,8 @@ fn large_value_delays_no_small_one_but_its_own_claim() {
         assert!(took < ms(20), "{took:?}");
     }
     assert!(sim.node(1).get("large").is_none());
-    let lagging = sim.node(0).status().seen;
-    assert_ne!(sim.node(1).status().seen, lagging, "the large value was claimed before it arrived");
+    let lagging = sim.node(0).status().vector_hash;
+    assert_ne!(sim.node(1).status().vector_hash, lagging, "the large value was claimed before it arrived");
     // A value overwritten while it waits is sent as the new one; a deleted one is not sent.
     sim.node(0).put("two", "small by now").unwrap();
     sim.node(0).put("three", vec![b'z'; 100_000]).unwrap();

@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Control, Disk, ReplicaEvent, Sim};
+use tidings::sim::{Disk, Sim};
+use tidings::{Config, Control, ReplicaEvent};
 use tidings_proptest::{Noticed, ms, run_until, with_control};
 
 /// Limit for something that must happen in a story.
@@ -84,10 +85,10 @@ fn removed_write_arriving_after_its_removal_stays_removed() {
 /// Story 2. Node 2 has not merged what 0 deleted, so that both compare equal. The removed write arrives during the
 /// repair: after its range was settled, or between the digest and the verdict about it.
 ///
-/// Controls: `NoSettled`, `OldDigest`.
+/// Controls: `SettledUncovered`, `OldDigest`.
 #[test]
 fn removed_write_arriving_during_a_repair_stays_removed() {
-    for control in [Control::NoSettled, Control::OldDigest] {
+    for control in [Control::SettledUncovered, Control::OldDigest] {
         with_control(control, Noticed::Loss, |seed, sim| {
             let mut sim = parted(sim, 3, 2);
             sim.delay_traffic(1, 2);
@@ -129,7 +130,7 @@ fn tail_claims_nothing_its_sender_learned_by_repair() {
         until(&mut sim, |sim| sim.node(1).status().sessions == 0);
         sim.node(1).put("other", "v").unwrap();
         until(&mut sim, |sim| holds(sim, 2, "other"));
-        let same_seen = sim.node(1).status().seen == sim.node(2).status().seen;
+        let same_seen = sim.node(1).status().vector_hash == sim.node(2).status().vector_hash;
         assert!(!(same_seen && holds(&mut sim, 2, "k")), "equal vectors, and a different value is held");
         ends_with(&mut sim, &["other"], &["k"]);
     });
@@ -358,10 +359,10 @@ fn links_are_broken_before_claims_are_given_up() {
 /// Not one of the twelve. In the middle of a flush, a received row is covered only because it is held. It must stay
 /// covered when it is removed, so that a forwarder that sends it late does not bring it back.
 ///
-/// Control: `NoKeep`.
+/// Control: `RemovedUncovered`.
 #[test]
 fn row_deleted_in_mid_flush_stays_deleted() {
-    with_control(Control::NoKeep, Noticed::Loss, |_, sim| {
+    with_control(Control::RemovedUncovered, Noticed::Loss, |_, sim| {
         let mut sim = met(sim.delay(ms(20)).nodes(3));
         sim.node(0).put("before", "v").unwrap();
         sim.assert_converged();

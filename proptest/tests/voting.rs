@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 use stateright::{Checker, Model, Property};
-use tidings::{Config, Control, ModelAnswer, ModelRequest, ModelVoter, RunId, Sim};
+use tidings::sim::Sim;
+use tidings::{Config, Control, ModelAnswer, ModelRequest, ModelVoter, RunId};
 use tidings_proptest::{Dice, voters};
 
 const VOTERS: usize = 3;

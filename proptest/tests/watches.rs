@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use tidings::{Config, Control, PutOptions, Sim, SimWatch, WatchEvent, WatchOptions};
+use tidings::sim::{Sim, SimWatch};
+use tidings::{Config, Control, PutOptions, WatchEvent, WatchOptions};
 use tidings_proptest::{Noticed, Plan, Watcher, ms, notice};
 
 /// Runs a random history with watchers on every node, which read seldom or often, resume, and check their state.

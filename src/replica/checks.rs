@@ -48,7 +48,7 @@ impl Replica {
     /// for it, or a flush is arriving here, from whomever. A tail that no longer gets on does not count.
     pub(super) fn in_flux_towards(&self, id: LinkId) -> bool {
         let since = match self.store.controls {
-            controls if controls.has(Control::AmidForEver) => Duration::ZERO,
+            controls if controls.has(Control::FluxForEver) => Duration::ZERO,
             _ => self.now.mono.saturating_sub(self.config.sync_timeout),
         };
         self.links.get(id).is_some_and(|link| link.sends(&self.store, since))
@@ -62,8 +62,8 @@ impl Replica {
         let Some(link) = self.links.get_mut(id).filter(|_| in_flux) else { return false };
         let since = *link.checks.suppressed_since.get_or_insert(self.now.mono);
         let in_time = self.now.mono < since + self.config.sync_interval * SUPPRESSED_INTERVALS_MAX;
-        (in_time || self.store.controls.has(Control::AmidForEver))
-            && !self.store.controls.has(Control::AmidCounts)
+        (in_time || self.store.controls.has(Control::FluxForEver))
+            && !self.store.controls.has(Control::FluxCounts)
     }
 
     pub(super) fn handle_datagram(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), WireError> {
@@ -151,7 +151,7 @@ impl Replica {
     pub(super) fn look_at_clock(&mut self, now: Time) {
         let turn = self.wall_clock.look(now);
         self.store.may_drop = self.wall_clock.may_drop(now);
-        self.store.set_told_max(now);
+        self.store.set_sendable_max(now);
         if turn.is_some() {
             self.withhold_future();
         }

@@ -37,7 +37,7 @@ pub enum Input<'a> {
         /// What the peer said of its return.
         exit: PeerExit,
     },
-    /// The disk has the last transaction: see [`Replica::persist`](crate::Replica::persist).
+    /// The disk has the last transaction: see [`Replica::persist`](crate::core::Replica::persist).
     Persisted,
     /// The disk does not take the last transaction, or none at all.
     PersistFailed,
@@ -125,7 +125,7 @@ pub enum ReplicaEvent {
         /// What stands there.
         theirs: VoterRules,
     },
-    /// There are more members than [`MEMBERS_MAX`](crate::MEMBERS_MAX). Further ones are not believed.
+    /// There are more members than [`MEMBERS_MAX`](crate::limits::MEMBERS_MAX). Further ones are not believed.
     MembersFull,
     /// A peer claims writes that it cannot know of: further in the future than clocks may differ, of a run that is not
     /// its own, or of this node's own run and beyond what it has written. Nothing of it was merged, nothing more is
@@ -149,7 +149,7 @@ pub enum ReplicaEvent {
     },
 }
 
-/// How to make a [`Replica`](crate::Replica).
+/// How to make a [`Replica`](crate::core::Replica).
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Its limits and intervals.

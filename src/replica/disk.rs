@@ -5,9 +5,9 @@
 //! that moment. All parts must be written in one transaction: then the stored `Coverage` is never ahead of the stored
 //! rows, nor the rows ahead of it. While a transaction is under way the log coalesces changes for the next one.
 //!
-//! A disk failure is reported with [`Input::PersistFailed`](crate::Input::PersistFailed). From then on this replica
+//! A disk failure is reported with [`Input::PersistFailed`](crate::core::Input::PersistFailed). From then on this replica
 //! refuses local writes, but goes on reading and replicating. It forgets nothing that was not acknowledged by the disk,
-//! so the first transaction after [`Input::DiskBack`](crate::Input::DiskBack) contains all of it again, whatever became
+//! so the first transaction after [`Input::DiskBack`](crate::core::Input::DiskBack) contains all of it again, whatever became
 //! of the failed one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +58,7 @@ impl Persist {
     }
 
     /// The transaction is complete: write all its parts at once, and answer with
-    /// [`Input::Persisted`](crate::Input::Persisted) when they are safe.
+    /// [`Input::Persisted`](crate::core::Input::Persisted) when they are safe.
     pub fn ends(&self) -> bool {
         self.metadata.is_some()
     }

@@ -26,7 +26,7 @@ impl Replica {
     }
 
     /// Changes the metadata that this node publishes. Returns `false`, and changes nothing, if it exceeds
-    /// [`META_BYTES_MAX`](crate::META_BYTES_MAX) or [`META_ENTRIES_MAX`](crate::META_ENTRIES_MAX), or if this replica
+    /// [`META_BYTES_MAX`](crate::limits::META_BYTES_MAX) or [`META_ENTRIES_MAX`](crate::limits::META_ENTRIES_MAX), or if this replica
     /// is no member.
     pub fn set_meta(&mut self, meta: BTreeMap<String, String>) -> bool {
         let Some(members) = &mut self.members else { return false };

@@ -22,7 +22,7 @@ pub(crate) const DISK_VERSION: u8 = 1;
 const STATE: u8 = 0xf0;
 const SEEN: u8 = 0xf1;
 const POSITION: u8 = 0xf2;
-const CLOUDS: u8 = 0xf3;
+const EXTRA_REGIONS: u8 = 0xf3;
 const MEMO: u8 = 0xf4;
 
 const SEAL_BYTES: usize = 8;
@@ -64,8 +64,8 @@ pub(crate) struct DiskSummary {
     pub(crate) extra_regions: u64,
 }
 
-/// The contents of a disk, read and found sound. Pass it to [`Replica::new`](crate::Replica::new) in
-/// [`Setup::saved`](crate::Setup::saved).
+/// The contents of a disk, read and found sound. Pass it to [`Replica::new`](crate::core::Replica::new) in
+/// [`Setup::saved`](crate::core::Setup::saved).
 #[derive(Clone, Debug, Default)]
 pub struct Saved {
     pub(crate) rows: Vec<DotSet>,
@@ -120,7 +120,7 @@ impl Saved {
             SEEN => _ = self.vector.insert(RunId::new(word(name)?), reader.u64_le().ok()?),
             POSITION => _ = self.positions.insert(LogId::new(word(name)?), reader.u64_le().ok()?),
             // Every bound names its hash key, since the summary may be read later than this entry.
-            CLOUDS => {
+            EXTRA_REGIONS => {
                 let told = reader.regions(HashKey::default(), &mut LeftoverTable::unlimited());
                 self.extra_regions = told.ok().filter(|told| told.is_whole)?.regions;
             }
@@ -196,13 +196,13 @@ pub(crate) fn is_memo(key: &[u8]) -> bool {
     key.first() == Some(&MEMO)
 }
 
-pub(crate) fn encode_extra_regions(clouds: &[RegionCoverage]) -> DiskChange {
-    if clouds.is_empty() {
-        return (vec![CLOUDS], None);
+pub(crate) fn encode_extra_regions(regions: &[RegionCoverage]) -> DiskChange {
+    if regions.is_empty() {
+        return (vec![EXTRA_REGIONS], None);
     }
     let mut writer = Writer::plain();
-    writer.extra_regions(clouds);
-    sealed(CLOUDS, b"", writer.into_plain())
+    writer.extra_regions(regions);
+    sealed(EXTRA_REGIONS, b"", writer.into_plain())
 }
 
 pub(crate) fn encode_summary(state: &DiskSummary) -> DiskChange {
@@ -223,9 +223,9 @@ fn state_of(mut reader: Reader<'_>) -> Result<DiskSummary, WireError> {
     let hash_key = reader.hash_key()?;
     let (clock, run) = (reader.u64_le()?, reader.run()?);
     let root = u128::from(reader.u64_le()?) | (u128::from(reader.u64_le()?) << 64);
-    let (seen, clouds) = (reader.u64_le()?, reader.u64_le()?);
+    let (vector_hash, extra_regions) = (reader.u64_le()?, reader.u64_le()?);
     reader.end()?;
-    Ok(DiskSummary { hash_key, clock, run, root, vector_hash: seen, extra_regions: clouds })
+    Ok(DiskSummary { hash_key, clock, run, root, vector_hash, extra_regions })
 }
 
 /// A claim with its checksum.
@@ -318,9 +318,9 @@ mod tests {
     fn contexts_beyond_vector_are_read_however_many_they_are() {
         let context = Arc::new(Clocks { dots: BTreeMap::from([(RunId::new(1), 5)]) });
         let hash_key = HashKey::from_words(1, 1);
-        let cloud =
+        let extra =
             |at: u64| RegionCoverage::new(hash_key, HashIntervals::between(at * 2, at * 2), context.clone());
-        let all: Vec<RegionCoverage> = (0..2 * LEFTOVERS_MAX as u64).map(cloud).collect();
+        let all: Vec<RegionCoverage> = (0..2 * LEFTOVERS_MAX as u64).map(extra).collect();
         let (key, value) = encode_extra_regions(&all);
         let mut saved = Saved::default();
         saved.read_pair(&key, &value.expect("there are some")).expect("it is sound");

@@ -39,7 +39,7 @@ impl Replica {
     pub fn status(&self) -> Status {
         Status {
             root: self.store.root().sum(),
-            seen: self.store.coverage.vector_hash(),
+            vector_hash: self.store.coverage.vector_hash(),
             entries: self.store.len(),
             bytes: self.store.bytes(),
             origins: self.store.coverage.vector().dots.len(),
@@ -65,7 +65,7 @@ pub struct Status {
     /// The digest's root: equal states have equal roots under the same cluster hash key.
     pub root: u128,
     /// A fingerprint of everything merged here.
-    pub seen: u64,
+    pub vector_hash: u64,
     /// Entries held, those of sets and counters included.
     pub entries: usize,
     /// Bytes of their keys and values.

@@ -572,7 +572,7 @@ impl TailReceiver {
         sender: TailPeer,
         done: &FlushEnd,
     ) {
-        let has_gap = self.open_flush.has_gap && !store.controls.has(Control::ChainDespiteGap);
+        let has_gap = self.open_flush.has_gap && !store.controls.has(Control::ForwardedDespiteGap);
         if sender.is_other_group {
             let is_same_epoch = |epoch| epoch == forwarded_claims.routes_epoch;
             let (before, after) = (store.coverage.vector().get(&sender.run), done.stamp.clock);

@@ -153,8 +153,8 @@ impl CoverageMap {
     }
 }
 
-fn regions_of(cloud: &CoverageMap, hash_key: HashKey) -> impl Iterator<Item = RegionCoverage> {
-    cloud.spans.iter().map(move |(first, span)| {
+fn regions_of(extra: &CoverageMap, hash_key: HashKey) -> impl Iterator<Item = RegionCoverage> {
+    extra.spans.iter().map(move |(first, span)| {
         RegionCoverage::new(hash_key, HashIntervals::between(*first, span.last), span.clocks.clone())
     })
 }
@@ -196,7 +196,7 @@ pub(crate) struct Coverage {
     /// Claims from the future that peers are not told of, see [`Coverage::withhold_future`].
     withheld: Clocks,
     /// While anything here is from the future: the greatest clock of a context that peers are told of.
-    told_max: Option<u64>,
+    sendable_max: Option<u64>,
     /// Changes since the last sweep, and the number of changes after which the next one is due. It grows with the
     /// contexts and the clocks in them, so that a sweep costs little for each change however many there are.
     unswept: usize,
@@ -218,7 +218,7 @@ impl Coverage {
             covered_by_held: Clocks::new(),
             leftovers: Leftovers::default(),
             withheld: Clocks::new(),
-            told_max: None,
+            sendable_max: None,
             unswept: 0,
             sweep_after: 0,
         }
@@ -283,7 +283,7 @@ impl Coverage {
     /// The part of a context that peers are told of: beyond the vector, and not from the future.
     pub(crate) fn told_to_peers(&self, context: &Clocks) -> Clocks {
         let mut told = beyond(context, &self.vector);
-        if let Some(max) = self.told_max {
+        if let Some(max) = self.sendable_max {
             told.dots.retain(|_, clock| *clock <= max);
         }
         told
@@ -319,19 +319,19 @@ impl Coverage {
         let mut contexts = contexts.chain(self.leftovers.iter().map(|region| &region.clocks));
         let is_ahead = |context: &Arc<Clocks>| context.dots.values().any(|clock| *clock > taken_max);
         let withholds = !self.withheld.dots.is_empty() || contexts.any(is_ahead);
-        self.told_max = withholds.then_some(taken_max);
+        self.sendable_max = withholds.then_some(taken_max);
         is_lowered
     }
 
     /// Whether claims or contexts from the future are withheld from peers.
     pub(crate) fn withholds_future(&self) -> bool {
-        self.told_max.is_some()
+        self.sendable_max.is_some()
     }
 
     /// While there are claims from the future: sets up to which clock peers are told of contexts.
-    pub(crate) fn set_told_max(&mut self, taken_max: u64) {
-        if let Some(told_max) = &mut self.told_max {
-            *told_max = taken_max;
+    pub(crate) fn set_sendable_max(&mut self, taken_max: u64) {
+        if let Some(sendable_max) = &mut self.sendable_max {
+            *sendable_max = taken_max;
         }
     }
 
@@ -575,9 +575,9 @@ impl Coverage {
     }
 
     /// Takes over the coverage that a disk holds.
-    pub(crate) fn load(&mut self, vector: BTreeMap<RunId, u64>, clouds: &[RegionCoverage]) {
+    pub(crate) fn load(&mut self, vector: BTreeMap<RunId, u64>, regions: &[RegionCoverage]) {
         self.claim_all(&Clocks { dots: vector });
-        clouds.iter().for_each(|region| self.cover_region(HashRange::ALL, region));
+        regions.iter().for_each(|region| self.cover_region(HashRange::ALL, region));
     }
 
     /// A fingerprint of the vector and the hash key: digests can be compared only under the same hash key, so equal
@@ -599,31 +599,31 @@ mod tests {
 
     #[test]
     fn overlapping_spans_keep_the_join_at_every_point() {
-        let mut cloud = CoverageMap::default();
+        let mut extra = CoverageMap::default();
         let mut plain: BTreeMap<u64, Clocks> = BTreeMap::new();
         let pieces = [(10, 20, 1), (15, 30, 2), (0, 12, 3), (5, 40, 4), (20, 20, 5), (0, 63, 6), (63, 63, 7)];
         for (first, last, clock) in pieces {
             let new = context(&[(clock % 3, clock)]);
-            cloud.add(first, last, &new);
+            extra.add(first, last, &new);
             for point in first..=last {
                 plain.entry(point).or_default().merge(Clocks::clone(&new));
             }
             for point in 0..64 {
-                assert_eq!(cloud.at(point).map(|c| Clocks::clone(c)), plain.get(&point).cloned(), "{point}");
+                assert_eq!(extra.at(point).map(|c| Clocks::clone(c)), plain.get(&point).cloned(), "{point}");
             }
         }
-        cloud.add(u64::MAX - 1, u64::MAX, &context(&[(1, 1)]));
-        assert!(cloud.at(u64::MAX).is_some() && cloud.at(u64::MAX - 2).is_none());
+        extra.add(u64::MAX - 1, u64::MAX, &context(&[(1, 1)]));
+        assert!(extra.at(u64::MAX).is_some() && extra.at(u64::MAX - 2).is_none());
     }
 
     #[test]
     fn neighbours_with_the_same_context_are_one_span() {
-        let mut cloud = CoverageMap::default();
+        let mut extra = CoverageMap::default();
         let same = context(&[(1, 1)]);
         for first in (0..1_000).step_by(10) {
-            cloud.add(first, first + 9, &same);
+            extra.add(first, first + 9, &same);
         }
-        assert_eq!(cloud.spans.len(), 1);
+        assert_eq!(extra.spans.len(), 1);
     }
 
     #[test]

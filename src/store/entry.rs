@@ -348,7 +348,7 @@ pub(crate) fn merge_dots(
     Some(DotSet::from_dots(theirs.key(), kept.chain(added).cloned().collect()))
 }
 
-/// A key with its value, as [`get`](crate::SimNode::get) and [`scan`](crate::SimNode::scan) return it. Cheap to clone.
+/// A key with its value, as [`get`](crate::sim::SimNode::get) and [`scan`](crate::sim::SimNode::scan) return it. Cheap to clone.
 #[derive(Clone)]
 pub struct Entry {
     dot: Dot,

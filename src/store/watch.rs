@@ -70,7 +70,8 @@ impl WatchEvent {
 /// What a watch reports and where it begins. Default: all keys with the prefix, first their current values.
 ///
 /// ```
-/// use tidings::{Config, Sim, WatchEvent, WatchOptions};
+/// use tidings::{Config, WatchEvent, WatchOptions};
+/// use tidings::sim::Sim;
 ///
 /// let mut sim = Sim::new(1).config(Config::lan()).nodes(1);
 /// sim.node(0).put("limit", "100")?;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tidings::Sim;
+use tidings::sim::Sim;
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::sized;
 use tidings_benches::table::{Table, quantiles};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
-use tidings::{Config, Sim};
+use tidings::Config;
+use tidings::sim::Sim;
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::sized;
 use tidings_benches::table::{Table, quantiles};

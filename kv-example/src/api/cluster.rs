@@ -46,7 +46,7 @@ pub(super) fn status_view(app: &App, status: &NodeStatus) -> Value {
     if let Some(store) = &status.store {
         view["store"] = json!({
             "root": format!("{:032x}", store.root),
-            "seen": format!("{:016x}", store.seen),
+            "vector_hash": format!("{:016x}", store.vector_hash),
             "entries": store.entries,
             "bytes": store.bytes,
             "origins": store.origins,

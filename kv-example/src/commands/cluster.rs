@@ -130,14 +130,14 @@ impl Digest {
             let (name, store) = (text(&status["name"]), &status["store"]);
             if self.target.json {
                 print(
-                    json!({ "name": name, "root": store["root"], "seen": store["seen"], "entries": store["entries"] }),
+                    json!({ "name": name, "root": store["root"], "vector_hash": store["vector_hash"], "entries": store["entries"] }),
                 )?;
             }
-            rows.push(vec![name, text(&store["entries"]), text(&store["seen"]), text(&store["root"])]);
+            rows.push(vec![name, text(&store["entries"]), text(&store["vector_hash"]), text(&store["root"])]);
             roots.push(text(&store["root"]));
         }
         if !self.target.json {
-            table::print(&["node", "entries", "seen", "root"], &rows)?;
+            table::print(&["node", "entries", "vector hash", "root"], &rows)?;
         }
         if roots.iter().all(|root| *root == roots[0]) {
             return Ok(());

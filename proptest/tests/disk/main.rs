@@ -48,7 +48,7 @@ fn registers(node: &Node) -> Vec<(String, Vec<u8>)> {
 
 /// Waits until all nodes have equal roots and equal vectors.
 async fn agree(nodes: &[&Node]) {
-    let state = |node: &Node| node.status().store.map(|store| (store.root, store.seen));
+    let state = |node: &Node| node.status().store.map(|store| (store.root, store.vector_hash));
     until(|| nodes.iter().all(|node| state(node) == state(nodes[0]))).await;
 }
 

@@ -248,7 +248,7 @@ async fn metadata_is_seen_by_others_and_bounded() {
         }
     };
     assert_eq!((updated.meta["zone"].as_str(), updated.name.as_str()), ("eu-2", "b"));
-    let much = "x".repeat(tidings::META_BYTES_MAX);
+    let much = "x".repeat(tidings::limits::META_BYTES_MAX);
     let refused = b.set_meta([("much".to_owned(), much)].into()).unwrap_err();
     assert!(matches!(refused, WriteError::ValueTooLarge { .. }));
     assert_eq!(b.members()[0].meta["zone"], "eu-2", "the refused metadata was stored");
