@@ -10,14 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crdts::CvRDT;
-
 use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::error::WriteError;
 use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
-use crate::store::coverage::{ClaimBounds, Clocks, Coverage, PeerRegions, RegionCoverage};
+use crate::store::coverage::{ClaimBounds, Clocks, Coverage};
 use crate::store::digest::{Digest, HashKey, HashRange, Place};
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
 use crate::store::slab::{ChangeOrigin, KeyIndex, Slab, StoredRow};
@@ -31,11 +29,16 @@ pub(crate) mod digest;
 pub(crate) mod entry;
 mod expiry;
 mod integrity;
+mod peer_row;
 pub(crate) mod slab;
 pub(crate) mod watch;
 
+pub(crate) use change_log::DiskFollower;
 #[cfg(test)]
 pub(crate) use expiry::DROPPED_MAX;
+pub(crate) use expiry::ExpiredKeys;
+pub use peer_row::Refusal;
+pub(crate) use peer_row::{PeerCoverage, PeerRow};
 
 /// Bytes that a scratch buffer keeps from one write to the next.
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
@@ -50,103 +53,8 @@ pub enum OnlyIf {
     Stamp(Stamp),
 }
 
-/// Why a row from a peer is not merged. It is skipped as a whole; the rows after it are merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// A stamp lies further in the future than the permitted clock skew.
-    FromTheFuture,
-    /// The key does not have a form that this library writes.
-    Key,
-    /// A value is too large, or does not have the form of its keyspace.
-    Value,
-    /// More concurrent dots than any key may hold.
-    Dots,
-}
-
-/// A row from a peer: the dots of a key, and what the sender covers at that key.
-#[derive(Clone, Debug)]
-pub(crate) struct PeerRow {
-    pub(crate) dot_set: DotSet,
-    /// The sender's vector at the instant in which it cut the row.
-    pub(crate) vector: Arc<Clocks>,
-    /// What the sender covers at this key beyond its vector.
-    pub(crate) context: Option<Arc<Clocks>>,
-}
-
-impl PeerRow {
-    fn covers(&self, stamp: Stamp) -> bool {
-        coverage::covers(&self.vector, stamp)
-            || self.context.as_ref().is_some_and(|c| coverage::covers(c, stamp))
-            || self.dot_set.covers_by_held(stamp)
-    }
-}
-
-/// What a peer covers in a range: its vector at one instant, and its extra coverage there.
-#[derive(Clone, Debug)]
-pub(crate) struct PeerCoverage {
-    pub(crate) vector: Arc<Clocks>,
-    pub(crate) regions: Vec<RegionCoverage>,
-    /// The peer sent all of its extra coverage there. If not, the vector alone would show dots as removed without the
-    /// events that removed them: no range may be settled, and no row merged, with this coverage.
-    pub(crate) is_whole: bool,
-}
-
-impl PeerCoverage {
-    pub(crate) fn new(vector: Arc<Clocks>, told_regions: PeerRegions) -> Self {
-        Self { vector, regions: told_regions.regions, is_whole: told_regions.is_whole }
-    }
-
-    /// What the peer covers at one key beyond its vector.
-    pub(crate) fn context(&self, key: &[u8]) -> Option<Arc<Clocks>> {
-        let mut here = self.regions.iter().filter(|region| region.is_for(key));
-        let mut all = here.next()?.clocks.clone();
-        here.for_each(|region| Arc::make_mut(&mut all).merge(Clocks::clone(&region.clocks)));
-        Some(all)
-    }
-
-    fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
-        coverage::covers(&self.vector, stamp) || self.regions.iter().any(|region| region.covers(key, stamp))
-    }
-}
-
 /// Logs of peers whose position is kept. Each process start has a new log.
 const POSITIONS_MAX: usize = 4_096;
-
-/// The disk as a follower of the change log: the log keeps removals until the disk has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DiskFollower {
-    /// There is no disk.
-    NoDisk,
-    /// The disk has everything up to this revision.
-    At(u64),
-    /// The disk has failed. The log keeps nothing for it.
-    Failed,
-}
-
-/// The keys of dots that were dropped since the last transaction for the disk. Dropping a dot has no revision, so the
-/// disk does not find these keys in the log.
-#[derive(Clone, Debug)]
-pub(crate) enum ExpiredKeys {
-    Listed(Vec<Vec<u8>>),
-    /// There were more than [`DROPPED_MAX`]: the next transaction writes everything.
-    TooMany,
-}
-
-impl ExpiredKeys {
-    /// Whether no transaction is needed for their sake.
-    pub(crate) fn is_empty(&self) -> bool {
-        matches!(self, Self::Listed(keys) if keys.is_empty())
-    }
-
-    /// The keys for a transaction. What is dropped later is for the next one.
-    pub(crate) fn take(&mut self) -> Vec<Vec<u8>> {
-        match std::mem::replace(self, Self::Listed(Vec::new())) {
-            Self::Listed(keys) => keys,
-            Self::TooMany => Vec::new(),
-        }
-    }
-}
 
 /// The store of one replica.
 #[derive(Clone, Debug)]

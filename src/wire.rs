@@ -14,7 +14,7 @@
 //! | 3 | `Tail` | live | `TailSender::next_frame` | `TailReceiver::handle_frame` | vector changes, rows, flush end | `Ack` | since version 1 |
 //! | 4 | `Start` | bulk | `RepairSession::start_frame` | `RepairSession::on_start` | what the side holds, its vector | `Start` or `Deferred` | since version 1 |
 //! | 5 | `Items` | bulk | `RepairSession::next_frame` | `RepairSession::items` | asks, answers, rows | `Items` | since version 1 |
-//! | 6 | `Check` | datagram | `Replica::check_frame` | `Replica::on_check` | flags, root, vector hash | `Check` as a reply | since version 1 |
+//! | 6 | `Check` | datagram | `Replica::check` | `Replica::on_check` | flags, root, vector hash | `Check` as a reply | since version 1 |
 //! | 7 | `AckRequest` | live | `Link::next_live_frame` | `Replica::handle_live` | nothing | `Ack` | since version 1 |
 //! | 8 | `Swim` | datagram | `Members::deliver` | `Members::handle_packet` | a packet of the failure detector | by its message | since version 1 |
 //! | 9 | `Roster` | live | `Members::compare_rosters` | `Members::roster` | hashes or members | `Roster` | since version 1 |

@@ -27,6 +27,17 @@ pub(crate) enum LogFilter {
     Forwarded,
 }
 
+/// The disk as a follower of the change log: the log keeps removals until the disk has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskFollower {
+    /// There is no disk.
+    NoDisk,
+    /// The disk has everything up to this revision.
+    At(u64),
+    /// The disk has failed. The log keeps nothing for it.
+    Failed,
+}
+
 #[derive(Clone, Debug, Default)]
 struct LogSegment {
     /// At most the first revision of the segment, and greater than all revisions of the segment before.

@@ -9,7 +9,7 @@
 //! A drop is no event and has no revision. It must happen nowhere but in [`Store::expire`]. A merge does not take a dot
 //! that may be dropped.
 
-use super::{DiskFollower, ExpiredKeys, Store};
+use super::{DiskFollower, Store};
 use crate::id::RowId;
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::ChangeOrigin;
@@ -17,6 +17,30 @@ use crate::time::{Stamp, Time};
 
 /// The most keys of dropped dots that are noted for the disk. While the disk has failed it takes none.
 pub(crate) const DROPPED_MAX: usize = 1 << 18;
+
+/// The keys of dots that were dropped since the last transaction for the disk. Dropping a dot has no revision, so the
+/// disk does not find these keys in the log.
+#[derive(Clone, Debug)]
+pub(crate) enum ExpiredKeys {
+    Listed(Vec<Vec<u8>>),
+    /// There were more than [`DROPPED_MAX`]: the next transaction writes everything.
+    TooMany,
+}
+
+impl ExpiredKeys {
+    /// Whether no transaction is needed for their sake.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Listed(keys) if keys.is_empty())
+    }
+
+    /// The keys for a transaction. What is dropped later is for the next one.
+    pub(crate) fn take(&mut self) -> Vec<Vec<u8>> {
+        match std::mem::replace(self, Self::Listed(Vec::new())) {
+            Self::Listed(keys) => keys,
+            Self::TooMany => Vec::new(),
+        }
+    }
+}
 
 impl Store {
     /// Adds dots of a row to the expiry schedule (`on`), or removes them from it.

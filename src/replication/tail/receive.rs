@@ -1,0 +1,316 @@
+//! The receiving half of a link's tail.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::contexts::RowContexts;
+use super::large::{LargeRowReceiver, PartialRow};
+use super::{DONE, DONE_ASKING, END, RefusedRow, TAIL_ROW, refused_row};
+use crate::controls::Control;
+use crate::id::{LogId, RunId};
+use crate::replication::arrived::{ARRIVED_MAX, Arrived};
+use crate::replication::claims::{self, ForwardedClaims};
+use crate::store::coverage::{self, Clocks};
+use crate::store::slab::ChangeOrigin;
+use crate::store::{PeerRow, Store};
+use crate::time::{Stamp, Time};
+use crate::wire::{Piece, Reader, WireError};
+
+/// Forwarded intervals of one link that wait for large rows.
+const WAITING_INTERVALS_MAX: usize = 4_096;
+
+/// The receiving half of a link's tail.
+#[derive(Debug, Default)]
+pub(crate) struct TailReceiver {
+    /// The sender's vector as of its latest frame.
+    vector: Arc<Clocks>,
+    /// The part of `vector` beyond this replica's own vector, as of the latest frame.
+    beyond_own: Clocks,
+    /// A row was refused. No flush end of this link is claimed any more.
+    pub(crate) has_refused: bool,
+    /// The sender asked for an acknowledgement.
+    pub(crate) ack_wanted: bool,
+    /// The latest frame did not end a flush: more is on its way.
+    in_flux: bool,
+    open_flush: OpenFlush,
+    contexts: RowContexts,
+    larges: LargeRowReceiver,
+    /// Flush ends that wait for large rows: at most the oldest and the latest.
+    ends_waiting: VecDeque<FlushEnd>,
+    /// Wall clock time at which the link was established. Older writes are not counted as arrivals.
+    pub(crate) since_ms: u64,
+}
+
+/// Whether the rows since the last claimed flush end can extend the interval that is claimed of the sender's origin.
+#[derive(Debug, Default)]
+struct OpenFlush {
+    /// A row changed nothing here, or is not to be forwarded. So this node does not forward the whole flush.
+    has_gap: bool,
+    /// [`ForwardedClaims::routes_epoch`] when the first row arrived.
+    routes_epoch: Option<u64>,
+}
+
+/// The end of a flush, with what it claims.
+#[derive(Debug)]
+struct FlushEnd {
+    /// The claims hold once all large rows up to this number have arrived.
+    larges: u64,
+    head: u64,
+    stamp: Stamp,
+    intervals: Vec<(RunId, u64, u64)>,
+    ack_wanted: bool,
+}
+
+/// The sender of a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TailPeer {
+    pub(crate) log: LogId,
+    pub(crate) run: RunId,
+    /// The sender belongs to another group: its rows are forwarded in this node's group.
+    pub(crate) is_other_group: bool,
+    /// The sender is in this node's group and forwards the writes of other groups, so it may claim their intervals.
+    /// Intervals of other senders are ignored: two nodes may disagree for a moment about who is in which group.
+    pub(crate) forwards: bool,
+}
+
+/// The result of merging a frame or a piece.
+#[derive(Debug, Default)]
+pub(crate) struct TailOutcome {
+    pub(crate) refusals: Vec<RefusedRow>,
+    /// Rows that were merged, and how many of them changed something.
+    pub(crate) rows: usize,
+    pub(crate) new: usize,
+}
+
+/// State outside the store and the link that merging a frame changes.
+#[derive(Debug)]
+pub(crate) struct News<'a> {
+    pub(crate) forwarded_claims: &'a mut ForwardedClaims,
+    pub(crate) arrived: &'a mut Vec<Arrived>,
+}
+
+impl TailReceiver {
+    /// Merges a frame.
+    pub(crate) fn handle_frame(
+        &mut self,
+        store: &mut Store,
+        news: &mut News<'_>,
+        now: Time,
+        sender: TailPeer,
+        mut reader: Reader<'_>,
+    ) -> Result<TailOutcome, WireError> {
+        // Taken instead of copied: if the frame is malformed, the link is broken and the vector is not needed again.
+        let mut vector = std::mem::take(&mut self.vector);
+        let dots = reader.join_clocks(&mut vector)?;
+        self.contexts.begin();
+        let (mut rows, mut refusals) = (Vec::new(), Vec::new());
+        let done = loop {
+            match reader.byte()? {
+                TAIL_ROW => {
+                    let dot_set = reader.dot_set()?;
+                    let context = self.contexts.read(store.controls, &mut reader)?;
+                    match dot_set {
+                        Ok(dot_set) => rows.push(PeerRow { dot_set, vector: vector.clone(), context }),
+                        Err(why) => refusals.push(refused_row(b"", why)),
+                    }
+                }
+                END => break None,
+                tag @ (DONE | DONE_ASKING) => {
+                    let (head, clock, larges) = (reader.varint()?, reader.u64_le()?, reader.varint()?);
+                    let stamp = reader.check_claim(Stamp { clock, origin: sender.run })?;
+                    let told = claims::read_intervals(&mut reader)?;
+                    break Some(FlushEnd {
+                        larges,
+                        head,
+                        stamp,
+                        intervals: told,
+                        ack_wanted: tag == DONE_ASKING,
+                    });
+                }
+                _ => return Err(WireError::Form),
+            }
+        };
+        let claims_all = store.controls.has(Control::ForwarderClaimsAll) && reader.byte()? == 1;
+        reader.end()?;
+        self.vector = vector;
+        self.in_flux = done.is_none();
+        let had_refused = self.has_refused;
+        let (rows, merged) = self.merge_acceptable(store, news, now, sender, rows, refusals);
+        let withheld = match store.controls {
+            controls if controls.has(Control::ClaimDespiteRefusal) => had_refused,
+            controls if controls.has(Control::DoneAfterRefusal) => !merged.refusals.is_empty(),
+            _ => self.has_refused,
+        };
+        if let Some(done) = done.filter(|_| !withheld) {
+            if claims_all {
+                store.coverage.claim_all(&self.vector);
+            }
+            self.on_flush_end(store, news.forwarded_claims, sender, done);
+        }
+        self.cover_rows(store, sender.run, &dots, &rows);
+        Ok(merged)
+    }
+
+    /// Takes a piece of a large row. Merges a complete row, and claims the flush ends that waited for it.
+    pub(crate) fn handle_piece(
+        &mut self,
+        store: &mut Store,
+        news: &mut News<'_>,
+        now: Time,
+        sender: TailPeer,
+        piece: Piece<'_>,
+        partial: &mut Option<PartialRow>,
+    ) -> Result<TailOutcome, WireError> {
+        let Some(arrived) = self.larges.handle_piece(piece, &Arc::default(), partial)? else {
+            return Ok(TailOutcome::default());
+        };
+        let (mut rows, mut refusals) = (Vec::new(), Vec::new());
+        match arrived.row {
+            Ok(row) => rows.push(row),
+            Err(why) => refusals.push(refused_row(b"", why)),
+        }
+        let (rows, merged) = self.merge_acceptable(store, news, now, sender, rows, refusals);
+        if !self.has_refused {
+            self.claim_waiting(store, news.forwarded_claims, sender);
+        }
+        for row in &rows {
+            store.cover_row(row);
+        }
+        Ok(merged)
+    }
+
+    /// The part of an unfinished large row that has arrived, when the link ends.
+    pub(crate) fn into_partial(self) -> Option<PartialRow> {
+        self.larges.into_partial()
+    }
+
+    /// Merges the acceptable rows and returns them.
+    fn merge_acceptable(
+        &mut self,
+        store: &mut Store,
+        news: &mut News<'_>,
+        now: Time,
+        sender: TailPeer,
+        mut rows: Vec<PeerRow>,
+        mut refusals: Vec<RefusedRow>,
+    ) -> (Vec<PeerRow>, TailOutcome) {
+        rows.retain(|row| match store.check_row(now, &row.dot_set) {
+            Ok(()) => true,
+            Err(why) => {
+                refusals.push(refused_row(row.dot_set.key(), why));
+                false
+            }
+        });
+        let source = if sender.is_other_group { ChangeOrigin::Forwarded } else { ChangeOrigin::Learned };
+        let mut new = 0;
+        store.merge_rows(now, &rows, source, |row| {
+            new += 1;
+            if let Some(arrived) = Arrived::of(now, row, self.since_ms)
+                && news.arrived.len() < ARRIVED_MAX
+            {
+                news.arrived.push(arrived);
+            }
+        });
+        if !rows.is_empty() {
+            self.open_flush.routes_epoch.get_or_insert(news.forwarded_claims.routes_epoch);
+            self.open_flush.has_gap |= new < rows.len() || !sender.is_other_group;
+        }
+        self.has_refused |= !refusals.is_empty();
+        let merged = TailOutcome { refusals, rows: rows.len(), new };
+        (rows, merged)
+    }
+
+    /// Claims the end of a flush, or lets it wait for large rows.
+    fn on_flush_end(
+        &mut self,
+        store: &mut Store,
+        forwarded_claims: &mut ForwardedClaims,
+        sender: TailPeer,
+        mut done: FlushEnd,
+    ) {
+        // Two are kept: the oldest, which can be claimed first, and the latest, which claims what those between would.
+        if self.ends_waiting.len() == 2
+            && let Some(passed) = self.ends_waiting.pop_back()
+        {
+            done.ack_wanted |= passed.ack_wanted;
+            done.intervals.splice(0..0, passed.intervals);
+            // Beyond the limit the oldest intervals are not claimed here; a repair claims them.
+            done.intervals.drain(..done.intervals.len().saturating_sub(WAITING_INTERVALS_MAX));
+        }
+        self.ends_waiting.push_back(done);
+        self.claim_waiting(store, forwarded_claims, sender);
+    }
+
+    fn claim_waiting(&mut self, store: &mut Store, forwarded_claims: &mut ForwardedClaims, sender: TailPeer) {
+        let (arrived_up_to, unawaited) =
+            (self.larges.arrived_up_to, store.controls.has(Control::LargesUnawaited));
+        while self.ends_waiting.front().is_some_and(|done| done.larges <= arrived_up_to || unawaited)
+            && let Some(done) = self.ends_waiting.pop_front()
+        {
+            self.extend_forwarded(store, forwarded_claims, sender, &done);
+            store.claim_tail(done.stamp, &self.vector);
+            if sender.forwards {
+                claims::claim_intervals(store, &done.intervals);
+            }
+            store.raise_position(sender.log, done.head);
+            self.ack_wanted |= done.ack_wanted;
+        }
+    }
+
+    /// Whether more is on its way: a flush has not ended, or a flush end waits for large rows.
+    pub(crate) fn in_flux(&self) -> bool {
+        self.in_flux || !self.ends_waiting.is_empty()
+    }
+
+    /// The peer asks for an acknowledgement: now, and again when the waiting flush ends have been claimed.
+    pub(crate) fn note_ack_wanted(&mut self) {
+        self.ack_wanted = true;
+        if let Some(done) = self.ends_waiting.back_mut() {
+            done.ack_wanted = true;
+        }
+    }
+
+    /// Extends the interval of the sender's origin by a complete flush if all of it is forwarded; otherwise ends it.
+    /// Rows of later flushes may have arrived before the large rows of this one, and large rows of later flushes before
+    /// its end. `open_flush` describes these as well, so it is reset only when nothing is in flux.
+    fn extend_forwarded(
+        &mut self,
+        store: &Store,
+        forwarded_claims: &mut ForwardedClaims,
+        sender: TailPeer,
+        done: &FlushEnd,
+    ) {
+        let has_gap = self.open_flush.has_gap && !store.controls.has(Control::ForwardedDespiteGap);
+        if sender.is_other_group {
+            let is_same_epoch = |epoch| epoch == forwarded_claims.routes_epoch;
+            let (before, after) = (store.coverage.vector().get(&sender.run), done.stamp.clock);
+            if !has_gap && self.open_flush.routes_epoch.is_none_or(is_same_epoch) {
+                forwarded_claims.extend(sender.run, before, after);
+            } else {
+                forwarded_claims.interrupt(sender.run, before, after);
+            }
+        }
+        if !self.in_flux() && self.larges.arrived_up_to <= done.larges {
+            self.open_flush = OpenFlush::default();
+        }
+    }
+
+    /// Records what the rows cover beyond the vector. Nothing is recorded for a row that is covered by a held dot: one
+    /// of the sender's origin, where its vector is beyond this replica's for that origin only. While the sender holds
+    /// it, none of its later events is about that key, so the held dot itself says what is covered.
+    fn cover_rows(&mut self, store: &mut Store, run: RunId, dots: &[Stamp], rows: &[PeerRow]) {
+        // Coverage here only grows, so only the entries of this frame can have come to lie beyond it.
+        let known = store.coverage.vector();
+        self.beyond_own.dots.retain(|origin, clock| known.get(origin) < *clock);
+        let new = dots.iter().filter(|dot| !coverage::covers(known, **dot));
+        new.for_each(|dot| coverage::raise_clock(&mut self.beyond_own, *dot));
+        let is_own = self.beyond_own.dots.keys().all(|origin| *origin == run);
+        let mut beyond = None;
+        for row in rows {
+            let is_covered_by_held = is_own && row.dot_set.dots().iter().any(|dot| dot.stamp().origin == run);
+            if !is_covered_by_held || row.context.is_some() {
+                store.cover_row_beyond(row, beyond.get_or_insert_with(|| Arc::new(self.beyond_own.clone())));
+            }
+        }
+    }
+}
