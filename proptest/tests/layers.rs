@@ -186,24 +186,40 @@ fn circle_of_two_modules_is_found() {
     assert_eq!(circles(&of(circular)), ["a::x", "a::y"]);
 }
 
-/// The types that several modules declare, each as often as it is declared again.
-fn declared_again(sources: &BTreeMap<Module, String>) -> Vec<String> {
-    let (mut known, mut again) = (BTreeSet::new(), Vec::new());
-    for line in
-        sources.values().flat_map(|source| code_of(source).lines().map(str::to_owned).collect::<Vec<_>>())
-    {
+/// The types that a source declares.
+fn declared(source: &str) -> Vec<String> {
+    let name = |line: &str| {
         let mut words =
             line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
         // An associated type is indented, and its name is that of its trait.
         let is_declared = !line.starts_with(' ')
             && words.by_ref().any(|word| ["struct", "enum", "union", "trait", "type"].contains(&word));
-        if let Some(name) = words.next().filter(|_| is_declared)
-            && !known.insert(name.to_owned())
-        {
-            again.push(name.to_owned());
-        }
-    }
-    again
+        words.next().filter(|_| is_declared).map(str::to_owned)
+    };
+    code_of(source).lines().filter_map(name).collect()
+}
+
+/// The types that several modules declare, each as often as it is declared again.
+fn declared_again(sources: &BTreeMap<Module, String>) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    let types = sources.values().flat_map(|source| declared(source));
+    types.filter(|name| !known.insert(name.clone())).collect()
+}
+
+/// The types that a glossary does not name.
+fn unexplained(sources: &BTreeMap<Module, String>, glossary: &str) -> Vec<String> {
+    let words: BTreeSet<&str> = glossary.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let types = sources.values().flat_map(|source| declared(source));
+    types.filter(|name| !words.contains(name.as_str())).collect()
+}
+
+#[test]
+fn every_type_is_in_the_glossary() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/glossary.md");
+    let glossary = fs::read_to_string(page).expect("the page exists");
+    assert_eq!(unexplained(&modules(), &glossary), Vec::<String>::new());
+    let sources = BTreeMap::from([(vec!["a".to_owned()], "pub struct Row {\nenum Other {\n".to_owned())]);
+    assert_eq!(unexplained(&sources, "- **row** (`Row`): one key."), ["Other"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::membership::Route;
 #[cfg(feature = "__controls")]
 #[cfg(feature = "__controls")]
 use crate::store::change_log::LogFilter;
+#[cfg(feature = "__controls")]
 use crate::store::entry;
 
 /// Length, version and kind of a frame. To change these breaks the link and tests nothing else.
