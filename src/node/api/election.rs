@@ -261,7 +261,7 @@ impl Drop for Leadership {
 /// What an [`Observer`] learns of an election.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaderEvent {
-    /// This node leads, or it leads with another value than before.
+    /// A node leads, or its value has changed.
     Leads(Leader),
     /// Nobody leads.
     Vacant,
