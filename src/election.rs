@@ -258,8 +258,8 @@ pub(crate) struct Elections {
     /// Releases that a voter has not confirmed yet, by index of the voter and name of the lease: the term, and the time
     /// until which the release is repeated at least.
     releases: BTreeMap<(usize, String), (Stamp, Duration)>,
-    repair_at: Duration,
-    needs_repair: bool,
+    repeat_at: Duration,
+    needs_repeat: bool,
     /// When requests were sent, by request id.
     request_times: BTreeMap<u64, Duration>,
     last_term: u64,
@@ -302,8 +302,8 @@ impl Elections {
             next_id: LeaseId::new(1),
             views: BTreeMap::new(),
             releases: BTreeMap::new(),
-            repair_at: Duration::ZERO,
-            needs_repair: false,
+            repeat_at: Duration::ZERO,
+            needs_repeat: false,
             request_times: BTreeMap::new(),
             last_term: 0,
             reported: BTreeSet::new(),
@@ -510,20 +510,20 @@ impl Elections {
         }
         self.pass_on();
         self.voters.iter_mut().for_each(|voter| voter.is_used = false);
-        self.needs_repair = false;
-        let mut repairs = vec![0; self.voters.len()];
-        if self.repair_at <= now.mono {
-            self.repair_at = now.mono + self.lease / 12;
+        self.needs_repeat = false;
+        let mut repeats = vec![0; self.voters.len()];
+        if self.repeat_at <= now.mono {
+            self.repeat_at = now.mono + self.lease / 12;
             self.repeat_releases(now.mono);
-            repairs = self.voters.iter().map(|voter| voter.requests_max(now.mono)).collect();
+            repeats = self.voters.iter().map(|voter| voter.requests_max(now.mono)).collect();
         }
         let names: Vec<String> = self.candidacies.keys().cloned().collect();
-        names.iter().for_each(|name| self.candidacy_deadline(now, name, &mut repairs));
+        names.iter().for_each(|name| self.candidacy_deadline(now, name, &mut repeats));
         self.renew(now.mono);
         let names: Vec<String> = self.views.keys().cloned().collect();
         names.iter().for_each(|name| self.view_deadline(now.mono, name));
-        if !self.releases.is_empty() || self.needs_repair {
-            self.deadline = self.deadline.min(self.repair_at);
+        if !self.releases.is_empty() || self.needs_repeat {
+            self.deadline = self.deadline.min(self.repeat_at);
         }
     }
 

@@ -68,6 +68,7 @@ mod repair;
 pub(crate) mod saved;
 mod schedule;
 mod status;
+mod timers;
 mod verbs;
 mod wall_clock;
 

@@ -11,6 +11,8 @@ pub(crate) mod acks;
 pub(crate) mod arrived;
 pub(crate) mod claims;
 pub(crate) mod flow;
+pub(crate) mod large;
 pub(crate) mod questions;
 pub(crate) mod repair;
+pub(crate) mod rows;
 pub(crate) mod tail;

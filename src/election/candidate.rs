@@ -427,15 +427,15 @@ impl Elections {
             let term = owed.0.max(term);
             *owed = (term, now + self.lease * 2);
             self.send(now, at, Request::Release { name: name.to_owned(), term });
-            self.deadline = self.deadline.min(self.repair_at);
+            self.deadline = self.deadline.min(self.repeat_at);
         }
     }
 
     // Time.
 
-    /// Carries out what is due for one candidacy. `repairs` is how many grant requests may be repeated to each voter
+    /// Carries out what is due for one candidacy. `repeats` is how many grant requests may be repeated to each voter
     /// now.
-    pub(super) fn candidacy_deadline(&mut self, now: Time, name: &str, repairs: &mut [usize]) {
+    pub(super) fn candidacy_deadline(&mut self, now: Time, name: &str, repeats: &mut [usize]) {
         let candidacy = self.candidacies.get_mut(name).expect("just listed");
         match candidacy.stage {
             Stage::Asking => {
@@ -466,20 +466,20 @@ impl Elections {
                     return self.end(now, name, LeaseEnd::Lost);
                 }
                 self.deadline = self.deadline.min(valid_until);
-                self.refresh_grants(now.mono, name, term, repairs);
+                self.refresh_grants(now.mono, name, term, repeats);
             }
         }
     }
 
     /// Requests grants again from voters that have not granted a held lease or do not know its present value.
-    fn refresh_grants(&mut self, now: Duration, name: &str, term: Stamp, repairs: &mut [usize]) {
-        for (at, claims) in repairs.iter_mut().enumerate() {
+    fn refresh_grants(&mut self, now: Duration, name: &str, term: Stamp, repeats: &mut [usize]) {
+        for (at, claims) in repeats.iter_mut().enumerate() {
             let candidacy = &self.candidacies[name];
             let voter = &mut self.voters[at];
             voter.is_used |= candidacy.is_granted(at, voter);
             let is_current =
                 candidacy.grant(at, voter).is_some_and(|granted| granted.number >= candidacy.proclaimed);
-            self.needs_repair |= !is_current && voter.run.is_some();
+            self.needs_repeat |= !is_current && voter.run.is_some();
             if !is_current && *claims > 0 {
                 *claims -= 1;
                 voter.unanswered = true;

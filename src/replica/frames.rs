@@ -1,13 +1,15 @@
-//! Messages of a link's streams: the live lane is handled here, the bulk lane in `repair.rs`.
+//! What arrives over a link: bytes of its streams become frames here. Datagrams and frames of the live lane are handled
+//! in this file, those of the bulk lane in `repair.rs`, except pieces of the tail's large rows.
 
 use super::link::{Closing, ClosingCause};
 use super::{Lane, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica, ReplicaEvent};
 use crate::controls::Control;
 use crate::id::LinkId;
 use crate::membership::AckState;
-use crate::replication::tail::large::ResumeOffer;
-use crate::replication::tail::{News, RefusedRow, TailOutcome};
-use crate::wire::{Ack, Hello, Kind, Message, Piece, Reader, WireError};
+use crate::replication::large::ResumeOffer;
+use crate::replication::rows::RefusedRow;
+use crate::replication::tail::{News, TailOutcome};
+use crate::wire::{Ack, Check, Hello, Kind, Message, Piece, Reader, WireError};
 
 impl Replica {
     pub(super) fn handle_stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
@@ -40,6 +42,24 @@ impl Replica {
         let Some(link) = self.links.get_mut(id) else { return Ok(()) };
         link.lanes.assemblers[lane as usize] = assembler;
         Ok(())
+    }
+
+    /// Takes a datagram of a peer.
+    pub(super) fn handle_datagram(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), WireError> {
+        let (kind, reader) = Reader::new(bytes)?;
+        let run = self.links.get(id).and_then(|link| link.run);
+        match (Message::read(kind, reader)?, &mut self.members) {
+            (Message::Check(reader), members) => {
+                let check = Check::read(reader, members.is_some())?;
+                self.on_check(id, check);
+                Ok(())
+            }
+            (Message::Swim(reader), Some(members)) => {
+                run.map_or(Ok(()), |run| members.handle_packet(self.now, run, reader))
+            }
+            (Message::Election(reader), _) => run.map_or(Ok(()), |run| self.election_message(run, reader)),
+            _ => Err(WireError::Kind(kind as u8)),
+        }
     }
 
     fn handle_live(&mut self, id: LinkId, kind: Kind, message: Message<'_>) -> Result<(), WireError> {

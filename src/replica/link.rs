@@ -13,9 +13,9 @@ use crate::membership::Route;
 use crate::replica::Lane;
 use crate::replication::acks::{Acks, ack_delay, ack_delay_between_groups};
 use crate::replication::claims::ForwardedClaims;
+use crate::replication::large::{PartialRow, ResumeOffer};
 use crate::replication::questions::CoverageQuestions;
 use crate::replication::repair::RepairSession;
-use crate::replication::tail::large::{PartialRow, ResumeOffer};
 use crate::replication::tail::{TailPeer, TailReceiver, TailSender, TailWants};
 use crate::store::Store;
 use crate::store::change_log::LogFilter;
@@ -117,7 +117,7 @@ pub(super) enum Deferral {
     Sent,
 }
 
-/// Large rows whose transfer was broken off, in both directions. See [`crate::replication::tail::large`].
+/// Large rows whose transfer was broken off, in both directions. See [`crate::replication::large`].
 #[derive(Debug, Default)]
 pub(super) struct Resume {
     /// What this side has of a large row. It is not replaced before the peer has made use of it: then both sides know

@@ -9,8 +9,8 @@ use super::link::{Deferral, Link, PARTIAL_BYTES_MAX, RepairPurpose};
 use super::{BreakReason, Output, Replica};
 use crate::controls::Control;
 use crate::id::{LinkId, RunId};
+use crate::replication::large::PartialRow;
 use crate::replication::repair::{RepairOutcome, RepairSession};
-use crate::replication::tail::large::PartialRow;
 use crate::time::Time;
 use crate::wire::{Kind, LargeRowStream, Message, Piece, Reader, WireError};
 

@@ -31,8 +31,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::{BreakReason, Output, Replica, ReplicaEvent};
 use crate::controls::{Control, Controls};
 use crate::id::LinkId;
+use crate::replication::claims::ForwardedClaims;
 use crate::time::Time;
 
 /// Smaller differences are no step, whatever `clock_skew_max` is: the two clocks are not read at the same instant.
@@ -246,6 +248,44 @@ impl WallClock {
         let expected = said.get(said.len() / 2).copied().or(before);
         let off = expected.map_or(0, |expected| apart(self.offset, expected));
         Duration::from_millis(off.unsigned_abs())
+    }
+}
+
+impl Replica {
+    /// Compares the wall clock with the monotonic one, and with what peers said of theirs.
+    pub(super) fn look_at_clock(&mut self, now: Time) {
+        let turn = self.wall_clock.look(now);
+        self.store.may_drop = self.wall_clock.may_drop(now);
+        self.store.set_sendable_max(now);
+        if turn.is_some() {
+            self.withhold_future();
+        }
+        let event = match turn {
+            None | Some(ClockChange::Begun) => return,
+            Some(ClockChange::Doubted) => ReplicaEvent::ClockInDoubt { off: self.wall_clock.off() },
+            Some(ClockChange::Trusted) => ReplicaEvent::ClockTrusted,
+        };
+        // While in doubt, all peers are asked at once, and again in each interval.
+        self.next_tick = self.next_tick.min(now.mono);
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Withholds from peers, until their time, the claims that were made or taken while the clock was ahead. Links that
+    /// were sent such claims are broken: they are no basis to go on from.
+    pub(super) fn withhold_future(&mut self) {
+        if self.store.withhold_future(self.now) {
+            self.forwarded_claims = ForwardedClaims::default();
+            self.links.ids().into_iter().for_each(|id| self.break_link(id, BreakReason::Clock));
+        }
+    }
+
+    /// A peer has answered a check. If answers are missing, the round trip is taken as longer than it was.
+    pub(super) fn hear_clock(&mut self, id: LinkId, wall_ms: Option<u64>) {
+        let asked_at = self.links.get_mut(id).and_then(|link| link.checks.unanswered_since.take());
+        if let Some(asked_at) = asked_at {
+            self.wall_clock.hear_clock(self.now, id, wall_ms, self.now.mono.saturating_sub(asked_at));
+            self.look_at_clock(self.now);
+        }
     }
 }
 

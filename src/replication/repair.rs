@@ -15,7 +15,7 @@
 //! lists nothing for everything, and is streamed the whole state.
 //!
 //! A large row is only named in its listing, with a number, and travels in pieces beside the frames (see
-//! [`crate::replication::tail::large`]). The rows around it are merged at once, one by one; the range is settled, and
+//! [`crate::replication::large`]). The rows around it are merged at once, one by one; the range is settled, and
 //! so the vector claimed, when the large rows of its listing have arrived. A side that streams its whole state puts
 //! each large row in a range of its own.
 //!
@@ -33,8 +33,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::{LogId, RowId};
-use crate::replication::tail::RefusedRow;
-use crate::replication::tail::large::{LargeRowReceiver, LargeRowSender, PartialRow};
+use crate::replication::large::{LargeRowReceiver, LargeRowSender, PartialRow};
+use crate::replication::rows::RefusedRow;
 use crate::store::coverage::{Clocks, HashIntervals};
 use crate::store::digest::{FAN, HashKey, HashRange, fingerprint};
 use crate::store::entry::DotSet;
@@ -258,9 +258,9 @@ pub(crate) struct RepairSession {
     large_sender: LargeRowSender,
     large_receiver: LargeRowReceiver,
     has_refused: bool,
-    /// The origin of the first [`FORWARDED_ROWS_MAX`] rows. If the peer is in another group and only a few rows differ,
+    /// The change origin of the first [`FORWARDED_ROWS_MAX`] rows. If the peer is in another group and only a few rows differ,
     /// this node's own group lacks them as well, and they are forwarded to it.
-    origin: ChangeOrigin,
+    change_origin: ChangeOrigin,
     began: Time,
     /// Entries that this side held when the session began.
     entries: u64,
@@ -274,7 +274,13 @@ pub(crate) struct RepairSession {
 }
 
 impl RepairSession {
-    pub(crate) fn new(store: &Store, now: Time, salt: u64, deferrals: u64, origin: ChangeOrigin) -> Self {
+    pub(crate) fn new(
+        store: &Store,
+        now: Time,
+        salt: u64,
+        deferrals: u64,
+        change_origin: ChangeOrigin,
+    ) -> Self {
         Self {
             deferrals,
             hash_key: store.hash_key,
@@ -301,7 +307,7 @@ impl RepairSession {
             large_sender: LargeRowSender::default(),
             large_receiver: LargeRowReceiver::default(),
             has_refused: false,
-            origin,
+            change_origin,
             began: now,
             entries: store.len() as u64,
             last_progress: now.mono,
@@ -313,7 +319,11 @@ impl RepairSession {
 
     /// The change origin of the rows that are merged next: decides whether they are forwarded.
     fn source(&self) -> ChangeOrigin {
-        if self.is_blank || self.rows > FORWARDED_ROWS_MAX { ChangeOrigin::Learned } else { self.origin }
+        if self.is_blank || self.rows > FORWARDED_ROWS_MAX {
+            ChangeOrigin::Learned
+        } else {
+            self.change_origin
+        }
     }
 
     /// Whether both sides have sent everything.

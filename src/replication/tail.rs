@@ -5,17 +5,9 @@
 //! - A frame's rows, their contexts and its claims are of one instant. Nothing may be merged between writing them.
 //! - A tail claims its sender's own origin, only in the frame that reaches the head, and only while every row of the
 //!   link was sent and accepted. Under the same conditions it claims intervals of forwarded origins ([`claims`](super::claims)).
-//! - A claim that covers a large row waits for it ([`large`]). A cursor below the log's floor must never go on.
-
-use std::sync::Arc;
-
-use crate::controls::Control;
-use crate::store::coverage::Clocks;
-use crate::store::entry::{DotSet, readable_key};
-use crate::store::{Refusal, Store};
+//! - A claim that covers a large row waits for it ([`large`](super::large)). A cursor below the log's floor must never go on.
 
 mod contexts;
-pub(crate) mod large;
 mod receive;
 mod send;
 
@@ -28,26 +20,9 @@ const DONE: u8 = 2;
 /// The end of a flush that asks for an acknowledgement.
 const DONE_ASKING: u8 = 3;
 
-/// What the store covers at a key beyond its vector, as far as peers are sent it. `None` if that is nothing.
-pub(crate) fn context_of(store: &Store, dot_set: &DotSet) -> Option<Arc<Clocks>> {
-    if store.coverage.extra_count() == 0 || store.controls.has(Control::NoContext) {
-        return None;
-    }
-    let context = store.coverage.context(dot_set.key(), store.hash_key.place(dot_set.key()))?;
-    let context = store.coverage.told_to_peers(&context);
-    (!context.dots.is_empty()).then(|| Arc::new(context))
-}
-
-/// A row that was refused: its readable key and the reason.
-pub(crate) type RefusedRow = (String, Refusal);
-
-pub(crate) fn refused_row(key: &[u8], why: Refusal) -> RefusedRow {
-    let readable = crate::store::entry::key_is_well_formed(key);
-    (if readable { readable_key(key).to_owned() } else { String::from_utf8_lossy(key).into_owned() }, why)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -55,10 +30,10 @@ mod tests {
     use crate::controls::Controls;
     use crate::id::{LogId, RunId};
     use crate::replication::claims::ForwardedClaims;
-    use crate::store::PeerRow;
     use crate::store::change_log::LogFilter;
     use crate::store::digest::HashKey;
     use crate::store::slab::ChangeOrigin;
+    use crate::store::{PeerRow, Store};
     use crate::time::Time;
     use crate::wire::{Kind, Piece, Reader};
 

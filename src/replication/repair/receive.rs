@@ -13,8 +13,8 @@ use super::{
     RepairSession, SAME, SessionTask, VERDICT, WANTED, children, listed, measure, strong_hash,
 };
 use crate::controls::Control;
-use crate::replication::tail::large::PartialRow;
-use crate::replication::tail::refused_row;
+use crate::replication::large::PartialRow;
+use crate::replication::rows::refused_row;
 use crate::store::coverage::Clocks;
 use crate::store::digest::{DEPTH_MAX, FAN_BITS, HashRange};
 use crate::store::entry::{Dot, DotSet};
@@ -73,7 +73,7 @@ impl RepairSession {
             }
             store.rekey(hash_key);
             let is_blank = self.is_blank;
-            *self = Self::new(store, now, salt, self.deferrals, self.origin);
+            *self = Self::new(store, now, salt, self.deferrals, self.change_origin);
             self.is_blank = is_blank;
             progress.has_rekeyed = true;
         }
@@ -332,7 +332,7 @@ impl RepairSession {
         }
         let count = self.large_rows_awaited.len() + collecting.larges.len();
         if count >= LARGES_AWAITED_MAX {
-            return Err(WireError::TooLarge(count));
+            return Err(WireError::TooMany);
         }
         collecting.larges.insert(number, key.to_vec());
         Ok(())

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::controls::Control;
 use crate::id::RowId;
-use crate::replication::tail::context_of;
-use crate::replication::tail::large::{self, ResumeOffer, Size};
+use crate::replication::large::{self, ResumeOffer, Size};
+use crate::replication::rows::context_of;
 use crate::store::coverage::{self, RegionCoverage};
 use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashRange};
 use crate::store::entry::{Dot, DotSet};

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::contexts::RowContexts;
-use super::large::{LargeRowReceiver, PartialRow};
-use super::{DONE, DONE_ASKING, END, RefusedRow, TAIL_ROW, refused_row};
+use super::{DONE, DONE_ASKING, END, TAIL_ROW};
 use crate::controls::Control;
 use crate::id::{LogId, RunId};
 use crate::replication::arrived::{ARRIVED_MAX, Arrived};
 use crate::replication::claims::{self, ForwardedClaims};
+use crate::replication::large::{LargeRowReceiver, PartialRow};
+use crate::replication::rows::{RefusedRow, refused_row};
 use crate::store::coverage::{self, Clocks};
 use crate::store::slab::ChangeOrigin;
 use crate::store::{PeerRow, Store};

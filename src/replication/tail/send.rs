@@ -1,11 +1,12 @@
 //! The sending half of a link's tail.
 
 use super::contexts::RowContexts;
-use super::large::{self, LargeRowSender, ResumeOffer, Size};
-use super::{DONE, DONE_ASKING, END, TAIL_ROW, context_of};
+use super::{DONE, DONE_ASKING, END, TAIL_ROW};
 use crate::controls::Control;
 use crate::id::LogId;
 use crate::replication::claims::{ForwardedClaims, SentClaims};
+use crate::replication::large::{self, LargeRowSender, ResumeOffer, Size};
+use crate::replication::rows::context_of;
 use crate::store::Store;
 use crate::store::change_log::LogFilter;
 use crate::wire::{Kind, LargeRowStream, Writer};

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crdts::CvRDT;
 
-use super::context_of;
+use super::rows::context_of;
 use crate::store::coverage::{ClaimBounds, Clocks};
 use crate::store::digest::fingerprint;
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
