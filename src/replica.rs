@@ -190,6 +190,13 @@ impl Replica {
         self.store.rekey(self.store.hash_key);
     }
 
+    /// Covers one write each of this many runs, as if they had ended long ago, to be measured.
+    #[cfg(feature = "__measures")]
+    #[doc(hidden)]
+    pub fn cover_dead_runs(&mut self, count: u64) {
+        self.store.cover_dead_runs(count);
+    }
+
     /// Changes every row in the digest to what it is, to be measured.
     #[cfg(feature = "__measures")]
     #[doc(hidden)]

@@ -100,13 +100,15 @@ pub struct Crossed {
 pub struct Pair {
     /// Both.
     pub ends: [Replica; 2],
+    /// The longest single step of one of them, in milliseconds.
+    pub longest_ms: f64,
     now: Time,
 }
 
 impl Pair {
     /// Joins two replicas.
     pub fn new(a: Replica, b: Replica, now: Time) -> Self {
-        let mut pair = Self { ends: [a, b], now };
+        let mut pair = Self { ends: [a, b], longest_ms: 0.0, now };
         pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkUp(tidings::core::LinkId::new(1))));
         pair
     }
@@ -164,7 +166,9 @@ impl Pair {
             return false;
         }
         crossed.bytes += if counts { bytes.len() as u64 } else { 0 };
+        let begin = std::time::Instant::now();
         self.ends[to].handle(self.now, input);
+        self.longest_ms = self.longest_ms.max(begin.elapsed().as_secs_f64() * 1e3);
         counts
     }
 

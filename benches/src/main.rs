@@ -19,6 +19,7 @@ const KEYS: u64 = 100_000;
 const REPETITIONS: usize = 5;
 
 mod disk;
+mod history;
 mod leaders;
 mod members;
 mod node;
@@ -38,6 +39,7 @@ const REPORTS: [Report; 6] = [
             ("merges", merges),
             ("reconciles", reconciles),
             ("simulator", simulator),
+            ("origins", history::origins),
         ],
     ),
     ("node", node::PARTS),
