@@ -26,9 +26,10 @@ pub(in crate::node) fn log_member(node: &str, event: &MemberEvent) {
 /// Logs that this node closed a link.
 pub(in crate::node) fn log_break(node: &str, peer: Option<&str>, link: LinkId, reason: BreakReason) {
     let peer = Escaped(peer.unwrap_or_default());
-    match reason {
-        BreakReason::Protocol(_) => warn!(%node, %peer, %link, %reason, "link closed by this node"),
-        _ => info!(%node, %peer, %link, %reason, "link closed by this node"),
+    if matches!(reason, BreakReason::Protocol(_)) {
+        warn!(%node, %peer, %link, %reason, "link closed by this node");
+    } else {
+        info!(%node, %peer, %link, %reason, "link closed by this node");
     }
 }
 
