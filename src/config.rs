@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::text::Span;
+
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1_024;
 
@@ -206,7 +208,7 @@ impl Config {
         ];
         for (field, value, least, most, range) in times {
             if !(least..=most).contains(&value) {
-                return Err(ConfigError { field, value: format!("{value:?}"), range });
+                return Err(ConfigError { field, value: Span(value).to_string(), range });
             }
         }
         self.check_voters()?;
@@ -261,7 +263,7 @@ mod tests {
         assert!(config.check().unwrap_err().to_string().contains("sync_interval"));
         let config = Config { lease_time: Duration::from_secs(3), ..Config::local() };
         let text = config.check().unwrap_err().to_string();
-        assert!(text.contains("lease_time is 3s") && text.contains("lease_time_max"), "{text}");
+        assert!(text.contains("lease_time is 3 s") && text.contains("lease_time_max"), "{text}");
         let voters = ["a", "b", "a"].map(str::to_owned).to_vec();
         let text = Config { voters, ..Config::lan() }.check().unwrap_err().to_string();
         assert!(text.contains("voters") && text.contains("is a,") && text.contains("each once"), "{text}");

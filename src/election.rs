@@ -59,6 +59,7 @@ use crate::controls::{Control, Controls};
 use crate::error::ElectionError;
 use crate::id::{LeaseId, RunId};
 use crate::store::digest::fingerprint;
+use crate::text::Span;
 use crate::time::{Stamp, Time};
 use crate::wire::{Reader, WireError};
 
@@ -116,6 +117,18 @@ pub struct VoterRules {
 }
 
 impl VoterRules {
+    /// The settings that differ from those of another node, with both values.
+    pub(crate) fn differences(&self, theirs: &Self) -> String {
+        let times = [
+            ("lease_time_max", self.lease_time_max, theirs.lease_time_max),
+            ("clock_skew_max", self.clock_skew_max, theirs.clock_skew_max),
+        ];
+        let times = times.into_iter().filter(|(_, ours, theirs)| ours != theirs);
+        let times = times.map(|(name, ours, theirs)| format!("{name} {}, here {}", Span(theirs), Span(ours)));
+        let voters = (self.voters_hash != theirs.voters_hash).then(|| "another list of voters".to_owned());
+        voters.into_iter().chain(times).collect::<Vec<_>>().join("; ")
+    }
+
     fn new(config: &Config) -> Self {
         let mut names = config.voters.clone();
         names.sort_unstable();

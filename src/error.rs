@@ -3,6 +3,7 @@
 //! `kv-example` cuts `; nothing was written` off the end of a [`WriteError`], so a text must keep that ending.
 
 use crate::config::{BATCH_WRITES_MAX, ELECTIONS_MAX};
+use crate::text::Span;
 use crate::time::Stamp;
 
 /// What a key holds, as a message says it.
@@ -71,7 +72,7 @@ pub enum WriteError {
     /// Writes are accepted again when the clock shows the right time, when peers confirm it, or when it has run on for
     /// a minute and no majority of peers contradicts it. If earlier writes are stamped ahead, writes are accepted again
     /// when that time has come, or after a restart.
-    #[error("this node's clock is off by {off:?}, or its last write is that far ahead; nothing was written")]
+    #[error("this node's clock is off by {}, or its last write is that far ahead; nothing was written", Span(*off))]
     Clock {
         /// How far the clock is off its peers or off its time before the step; or how far ahead the last write is.
         off: std::time::Duration,

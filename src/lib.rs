@@ -131,6 +131,7 @@ mod replica;
 mod replication;
 pub mod sim;
 mod store;
+mod text;
 mod time;
 mod wire;
 

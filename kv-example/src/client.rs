@@ -183,7 +183,7 @@ impl Client {
 
     fn malformed(&self, error: &ureq::http::Error) -> Failure {
         let hint = "give --node as http://ADDRESS:PORT (or set TIDINGS_NODE)";
-        Failure::usage(format!("{:?} is not the address of a node: {error}", self.base)).hint(hint)
+        Failure::usage(format!("\"{}\" is not the address of a node: {error}", self.base)).hint(hint)
     }
 
     fn failed(&self, error: &ureq::Error) -> Failure {
@@ -200,7 +200,7 @@ impl Client {
             }
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
                 let hint = "give --node as http://ADDRESS:PORT (or set TIDINGS_NODE)";
-                Failure::usage(format!("{:?} is not the address of a node: {error}", self.base)).hint(hint)
+                Failure::usage(format!("\"{}\" is not the address of a node: {error}", self.base)).hint(hint)
             }
             other => Failure::new(Exit::Failed, format!("{at}: {other}")),
         }

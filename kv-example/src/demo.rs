@@ -128,7 +128,8 @@ async fn heal(app: AppState, node: Path<String>) -> Result<Json<Value>, ApiError
 fn switch(State(app): &AppState, Path(node): &Path<String>, is_cut: bool) -> Result<Json<Value>, ApiError> {
     let board = app.demo.as_ref().expect("these routes are the demo's");
     let changed = board.set(node, is_cut);
-    let is_changed = changed.ok_or_else(|| ApiError::not_found(format!("no node {node:?} in this demo")))?;
+    let is_changed =
+        changed.ok_or_else(|| ApiError::not_found(format!("no node \"{node}\" in this demo")))?;
     if is_changed {
         app.monitor.tell("demo", format!("{node} {}", if is_cut { "was cut off" } else { "was healed" }));
     }

@@ -52,7 +52,7 @@ pub(crate) struct Serve {
 
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) =
-        text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
+        text.split_once('=').ok_or_else(|| format!("\"{text}\" is not of the form key=value"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 

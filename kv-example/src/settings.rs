@@ -272,11 +272,11 @@ fn not_understood(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
     let unknown = error.message().strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
     let message = match (unknown, toml::from_str::<toml::Table>(text)) {
         (_, Err(_)) => format!("{place}: this is not TOML"),
-        (Some((key, _)), Ok(_)) => format!("{place}: there is no setting {key:?}"),
+        (Some((key, _)), Ok(_)) => format!("{place}: there is no setting \"{key}\""),
         (None, Ok(settings)) => {
             let key = text.lines().nth(line).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
             match key.filter(|key| settings.contains_key(*key)) {
-                Some(key) => format!("{place}: the value of {key:?} is not of the form that it needs"),
+                Some(key) => format!("{place}: the value of \"{key}\" is not of the form that it needs"),
                 None => format!("{place}: a value is not of the form that its setting needs"),
             }
         }

@@ -15,11 +15,11 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
-        _ => return Err(format!("{text:?} is not a time: write 500ms, 5s, 2m, 1h or 7d")),
+        _ => return Err(format!("\"{text}\" is not a time: write 500ms, 5s, 2m, 1h or 7d")),
     };
     let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
     let ms = ms.filter(|ms| ms / 1_000 <= SPAN_SECONDS_MAX);
-    ms.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is not a time that can be counted"))
+    ms.map(Duration::from_millis).ok_or_else(|| format!("\"{text}\" is not a time that can be counted"))
 }
 
 /// Writes a span with the precision that matters: `870 µs`, `3.2 ms`, `12 s`, `3 min`, `5 h`, `2 d`.

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The top modules of the crate. Each may import those before it.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
+    "text",
     "id",
     "time",
     "config",

@@ -1,11 +1,13 @@
 //! A member of the cluster, and what is reported of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::{META_BYTES_MAX, META_ENTRIES_MAX, NAME_BYTES_MAX};
 use crate::id::RunId;
+use crate::text::Escaped;
 
 /// The state of a member, as this node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,17 @@ impl MemberState {
     /// Whether the member is believed to live: alive, or only suspected.
     pub fn is_alive(self) -> bool {
         matches!(self, Self::Alive | Self::Suspect)
+    }
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+            Self::Left => "left",
+        })
     }
 }
 
@@ -131,6 +144,38 @@ pub enum MemberEvent {
     Recovered(Member),
     /// It said that it leaves.
     Left(Member),
+}
+
+impl MemberEvent {
+    /// The member as it is after the change.
+    pub fn member(&self) -> &Member {
+        match self {
+            Self::Joined(member)
+            | Self::Updated(member)
+            | Self::Suspect(member)
+            | Self::Down(member)
+            | Self::Recovered(member)
+            | Self::Left(member) => member,
+        }
+    }
+
+    /// What the member did, to be written after its name.
+    pub(crate) fn predicate(&self) -> &'static str {
+        match self {
+            Self::Joined(_) => "joined",
+            Self::Updated(_) => "changed its metadata",
+            Self::Suspect(_) => "does not answer",
+            Self::Down(_) => "is down",
+            Self::Recovered(_) => "is back",
+            Self::Left(_) => "has left",
+        }
+    }
+}
+
+impl fmt::Display for MemberEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", Escaped(&self.member().name), self.predicate())
+    }
 }
 
 /// How a peer's process ends.

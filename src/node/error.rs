@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::config::ConfigError;
 use crate::error::{ElectionError, WriteError};
+use crate::text::Escaped;
 
 /// Any error, as the standard library boxes it.
 pub(in crate::node) type BoxedError = Box<dyn StdError + Send + Sync>;
@@ -61,8 +62,9 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The node's name cannot be used in a certificate.
     #[error(
-        "the node name {name:?} is not permitted: use 1 to 63 lower-case letters, digits, '-', '.' and '_', with a \
-         letter or digit at both ends, and a last part that is not digits alone"
+        "the node name \"{}\" is not permitted: use 1 to 63 lower-case letters, digits, '-', '.' and '_', with a \
+         letter or digit at both ends, and a last part that is not digits alone",
+        Escaped(name)
     )]
     Name {
         /// The name.
@@ -90,7 +92,7 @@ pub enum StartError {
         limit: usize,
     },
     /// A seed is not an address or a host name with a port.
-    #[error("the seed {seed:?} is not of the form address:port or host:port")]
+    #[error("the seed \"{}\" is not of the form address:port or host:port", Escaped(seed))]
     Seed {
         /// The seed.
         seed: String,
@@ -262,7 +264,10 @@ pub enum SnapshotError {
 
 /// A value does not have the type that a typed view expects, or could not be encoded. The stored value is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the value of {key:?} cannot be decoded or encoded: {reason}; the stored value is unchanged")]
+#[error(
+    "the value of \"{}\" cannot be decoded or encoded: {reason}; the stored value is unchanged",
+    Escaped(key)
+)]
 #[non_exhaustive]
 pub struct DecodeError {
     /// The key.

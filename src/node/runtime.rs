@@ -6,6 +6,7 @@ pub(in crate::node) mod event_log;
 pub(in crate::node) mod index;
 pub(in crate::node) mod join_board;
 pub(in crate::node) mod listeners;
+pub(in crate::node) mod log;
 #[cfg(feature = "metrics")]
 pub(in crate::node) mod meter;
 pub(in crate::node) mod shared;

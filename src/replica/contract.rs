@@ -1,15 +1,17 @@
 //! What goes into a replica and what comes out of it: the contract between the core and those who run it.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::controls::Controls;
 use crate::election::{Leader, LeaseState, VoterRules};
 use crate::id::{LeaseId, LinkId};
-use crate::membership::{Contact, Member, MemberEvent, PeerExit};
+use crate::membership::{Contact, MEMBERS_MAX, Member, MemberEvent, PeerExit};
 use crate::replica::RepairReport;
 use crate::replica::saved::Saved;
 use crate::store::Refusal;
+use crate::text::{Escaped, Span};
 use crate::wire::{Lane, WireError};
 
 /// What happened outside.
@@ -95,6 +97,20 @@ pub enum BreakReason {
     Clock,
 }
 
+impl fmt::Display for BreakReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Protocol(error) => return write!(f, "the peer broke the protocol: {error}"),
+            Self::Refused => "rows of the peer were refused; a new link tries them again",
+            Self::Rekeyed => "two clusters met, and this node took over the hash key of the other one",
+            Self::Damaged => "this node found damage in its store and fetches its data again",
+            Self::TimedOut => "the link made no progress",
+            Self::MemberGone => "the member at the other end is gone",
+            Self::Clock => "this node's clock was ahead; a new link claims less",
+        })
+    }
+}
+
 /// Something the user should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -147,6 +163,54 @@ pub enum ReplicaEvent {
         /// The peer's name, or its run as text where this replica is no member.
         peer: String,
     },
+}
+
+impl fmt::Display for ReplicaEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { peer, key, reason } => write!(
+                f,
+                "the entry {} from {} was refused: {reason}; it will be sent again, and everything else was merged",
+                Escaped(key),
+                Escaped(peer)
+            ),
+            Self::Damaged => f.write_str("the store was damaged; the node fetches its data from its peers"),
+            Self::NameTwice(member) => {
+                write!(f, "two live nodes are called {}; rename one of them", Escaped(&member.name))
+            }
+            Self::AddressTwice(member) => write!(
+                f,
+                "{} says that it is at {}, and so does another live node; one of them cannot be reached there",
+                Escaped(&member.name),
+                member.addr
+            ),
+            Self::VotersDiffer { member, ours, theirs } => write!(
+                f,
+                "{} has other election settings ({}); neither takes part in the other's elections until they are the same",
+                Escaped(&member.name),
+                ours.differences(theirs)
+            ),
+            Self::MembersFull => {
+                write!(f, "there are more than {MEMBERS_MAX} members; this node ignores the others")
+            }
+            Self::ClaimRefused { peer } => write!(
+                f,
+                "{} claims writes that it cannot know of; nothing of it was merged, and its link ends",
+                Escaped(peer)
+            ),
+            Self::ClockInDoubt { off } => write!(
+                f,
+                "this node's clock is off by {}; writes are refused until it is right or confirmed",
+                Span(*off)
+            ),
+            Self::ClockTrusted => f.write_str("this node's clock is trusted again"),
+            Self::Disagreement { peer } => write!(
+                f,
+                "{} has merged the same writes and holds something else; what differs is repaired",
+                Escaped(peer)
+            ),
+        }
+    }
 }
 
 /// How to make a [`Replica`](crate::core::Replica).

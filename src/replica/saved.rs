@@ -14,6 +14,7 @@ use crate::id::{LogId, RunId};
 use crate::store::coverage::{RegionCoverage, SEAL, VectorHash};
 use crate::store::digest::{HashKey, fingerprint};
 use crate::store::entry::{self, DotSet};
+use crate::text::Escaped;
 use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
 /// The version of the stored layout. Later versions of this library read all earlier ones.
@@ -38,7 +39,7 @@ pub enum SavedError {
         version: u8,
     },
     /// An entry is not what was written.
-    #[error("the entry {key:?} is damaged")]
+    #[error("the entry \"{}\" is damaged", Escaped(key))]
     Entry {
         /// Its key, as far as it is readable.
         key: String,

@@ -1,5 +1,6 @@
 //! What a peer sends of the store: rows, what it covers, and why a row may be refused.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crdts::CvRDT;
@@ -20,6 +21,17 @@ pub enum Refusal {
     Value,
     /// More concurrent dots than any key may hold.
     Dots,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FromTheFuture => "a stamp lies further in the future than clock_skew_max permits",
+            Self::Key => "the key does not have a form that this library writes",
+            Self::Value => "a value is too large, or does not have the form of its kind of entry",
+            Self::Dots => "it has more concurrent values than one key may hold",
+        })
+    }
 }
 
 /// A row from a peer: the dots of a key, and what the sender covers at that key.

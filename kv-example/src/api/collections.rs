@@ -44,7 +44,7 @@ async fn contains(
     if app.node.set(&name).contains(&element) {
         return Ok(Json(json!({ "contains": true })));
     }
-    Err(ApiError::not_found(format!("{element:?} is not in the set {name:?}")))
+    Err(ApiError::not_found(format!("\"{element}\" is not in the set \"{name}\"")))
 }
 
 async fn add(
@@ -69,7 +69,7 @@ async fn remove(
     let wait = wants.wait()?;
     let receipt = app.node.set(&name).remove(&element)?;
     if receipt.stamp().is_none() {
-        return Err(ApiError::not_found(format!("{element:?} is not in the set {name:?}")));
+        return Err(ApiError::not_found(format!("\"{element}\" is not in the set \"{name}\"")));
     }
     wait.done(&receipt).await
 }

@@ -95,7 +95,7 @@ async fn leader(State(app): AppState, At(name): At<String>) -> Result<Json<Value
     let leader = app.node.election(&name).leader().await?;
     match leader {
         Some(leader) => Ok(Json(view(&app, &name, Some(&leader)))),
-        None => Err(ApiError::not_found(format!("nobody leads {name:?}"))),
+        None => Err(ApiError::not_found(format!("nobody leads \"{name}\""))),
     }
 }
 

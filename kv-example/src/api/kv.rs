@@ -49,7 +49,7 @@ async fn read(
     request: Request,
 ) -> Result<Response<Body>, ApiError> {
     let key = path.iter().next().map_or("", |(_, key)| key);
-    let entry = app.node.get(key).ok_or_else(|| ApiError::not_found(format!("no key {key:?}")))?;
+    let entry = app.node.get(key).ok_or_else(|| ApiError::not_found(format!("no key \"{key}\"")))?;
     if request.uri().query().is_some() {
         let ask = Query::<Read>::try_from_uri(request.uri());
         if ask.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?.meta {
@@ -145,7 +145,7 @@ impl Wants {
             Some("all") => Some(Quorum::All),
             Some(text) => {
                 let form = |_: std::num::ParseIntError| {
-                    format!("wait is {text:?}, permitted: majority, all, or a number of nodes")
+                    format!("wait is \"{text}\", permitted: majority, all, or a number of nodes")
                 };
                 Some(Quorum::Count(text.parse().map_err(form).map_err(ApiError::bad_request)?))
             }
@@ -153,7 +153,8 @@ impl Wants {
         let time = self.timeout.as_deref().map(span::parse).transpose().map_err(ApiError::bad_request)?;
         let time = time.unwrap_or(WAIT_TIME);
         if time > WAIT_TIME_MAX {
-            let error = format!("timeout is {time:?}, permitted: up to {WAIT_TIME_MAX:?}");
+            let error =
+                format!("timeout is {}, permitted: up to {}", span::show(time), span::show(WAIT_TIME_MAX));
             return Err(ApiError::bad_request(error));
         }
         Ok(Wait { quorum, is_durable: self.durable, time })
@@ -258,7 +259,7 @@ async fn delete(
         Some(only_if) => app.node.delete_if(&key, only_if)?,
     };
     if receipt.stamp().is_none() {
-        return Err(ApiError::not_found(format!("no key {key:?}")));
+        return Err(ApiError::not_found(format!("no key \"{key}\"")));
     }
     wait.done(&receipt).await
 }

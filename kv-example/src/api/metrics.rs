@@ -92,7 +92,7 @@ fn text(app: &App) -> String {
 fn members(app: &App, out: &mut Families) {
     let members = app.node.members();
     let count = |state: &str| {
-        let in_state = members.iter().filter(|member| view::state(member.state) == state).count();
+        let in_state = members.iter().filter(|member| member.state.to_string() == state).count();
         (format!("{{state=\"{state}\"}}"), in_state)
     };
     let states = ["alive", "suspect", "down", "left"].map(count);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tidings::{MemberEvent, MemberState, Node, NodeStatus, RunId};
+use tidings::{MemberState, Node, NodeStatus, RunId};
 
 use super::view;
 
@@ -153,24 +153,16 @@ impl Monitor {
     async fn follow_members(self: Arc<Self>, node: Node) {
         let mut events = node.member_events();
         while let Some(event) = events.next().await {
-            let (what, member) = match event {
-                MemberEvent::Joined(member) => ("joined", member),
-                MemberEvent::Suspect(member) => ("does not answer", member),
-                MemberEvent::Down(member) => ("is down", member),
-                MemberEvent::Recovered(member) => ("is back", member),
-                MemberEvent::Left(member) => ("has left", member),
-                MemberEvent::Updated(member) => ("changed what it tells of itself", member),
-                _ => continue,
-            };
+            let member = event.member();
             self.lock().writers.insert(member.run, member.name.clone());
-            self.tell("member", format!("{} {what}", member.name));
+            self.tell("member", event.to_string());
         }
     }
 
     async fn follow_events(self: Arc<Self>, node: Node) {
         let mut events = node.events();
         while let Some(event) = events.next().await {
-            self.tell("node", explain(&event));
+            self.tell("node", event.to_string());
         }
     }
 
@@ -224,40 +216,4 @@ fn sample(status: &NodeStatus) -> Value {
         "arrival_p99_us": micros(status.arrivals.iter().map(|arrival| arrival.p99).max()),
         "late": status.peers.iter().any(|peer| peer.lag_time > LATE_TIME),
     })
-}
-
-/// A node's event in words.
-fn explain(event: &tidings::NodeEvent) -> String {
-    use tidings::{NodeEvent, ReplicaEvent};
-    match event {
-        NodeEvent::PeerRefused { addr, by_us: true, refusal } => format!("refused {addr}: {refusal}"),
-        NodeEvent::PeerRefused { addr, refusal, .. } => format!("{addr} refused this node: {refusal}"),
-        NodeEvent::DiskFailed { reason, .. } => format!("the disk failed: {reason}"),
-        NodeEvent::DiskBack => "the disk works again, and has everything".to_owned(),
-        NodeEvent::DiskDamaged { path, reason } => format!("{path} was damaged ({reason}); began anew"),
-        NodeEvent::Unreachable { target, reason } => format!("the seed {target} is out of reach: {reason}"),
-        NodeEvent::Store(ReplicaEvent::Refused { peer, key, reason }) => {
-            format!("a row of {key:?} from {peer} was refused: {reason:?}")
-        }
-        NodeEvent::Store(ReplicaEvent::ClaimRefused { peer }) => {
-            format!("{peer} claimed what it cannot know; nothing of it was merged, and the link ends")
-        }
-        NodeEvent::Store(ReplicaEvent::Disagreement { peer }) => {
-            format!("{peer} has merged the same writes and holds something else")
-        }
-        NodeEvent::Store(ReplicaEvent::Damaged) => {
-            "the store was damaged; fetching it anew from the peers".to_owned()
-        }
-        NodeEvent::Store(ReplicaEvent::ClockInDoubt { off }) => {
-            format!("this node's clock is {off:?} off; it takes no writes until that is settled")
-        }
-        NodeEvent::Store(ReplicaEvent::ClockTrusted) => "this node's clock is believed again".to_owned(),
-        NodeEvent::Store(ReplicaEvent::NameTwice(member)) => {
-            format!("two live nodes are called {}", member.name)
-        }
-        NodeEvent::Store(ReplicaEvent::AddressTwice(member)) => {
-            format!("two live nodes claim {}", member.addr)
-        }
-        other => format!("{other:?}"),
-    }
 }

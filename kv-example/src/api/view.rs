@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use tidings::{Entry, Member, MemberState, RunId};
+use tidings::{Entry, Member, RunId};
 
 use super::App;
 
@@ -17,16 +17,6 @@ pub(crate) fn ms(time: SystemTime) -> u64 {
 /// A run, as everywhere outside of Rust.
 pub(crate) fn run(run: RunId) -> String {
     format!("{run:016x}")
-}
-
-pub(crate) fn state(state: MemberState) -> &'static str {
-    match state {
-        MemberState::Alive => "alive",
-        MemberState::Suspect => "suspect",
-        MemberState::Down => "down",
-        MemberState::Left => "left",
-        _ => "unknown",
-    }
 }
 
 /// An entry. A value that is text stands in `value`, any other in `value_base64`.
@@ -63,7 +53,7 @@ pub(super) fn member(member: &Member, is_self: bool) -> Value {
         "name": member.name,
         "run": run(member.run),
         "addr": member.addr,
-        "state": state(member.state),
+        "state": member.state.to_string(),
         "since_ms": ms(member.since),
         "app_version": member.app_version,
         "meta": member.meta,

@@ -43,7 +43,7 @@ struct What {
 pub(super) fn resume_from(headers: &HeaderMap, from: Option<&str>) -> Result<Option<Revision>, ApiError> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
     let parse = |text: &str| {
-        text.parse().map_err(|_| ApiError::bad_request(format!("{text:?} is not the id of an event")))
+        text.parse().map_err(|_| ApiError::bad_request(format!("\"{text}\" is not the id of an event")))
     };
     last.or(from).map(parse).transpose()
 }

@@ -43,7 +43,7 @@ impl Leader {
         if !self.watch {
             let answer = client.get(&path)?;
             if !answer.is_found() {
-                return Err(Failure::new(Exit::No, format!("nobody leads {:?}", self.election)));
+                return Err(Failure::new(Exit::No, format!("nobody leads \"{}\"", self.election)));
             }
             return self.print(&answer.json()?);
         }

@@ -71,7 +71,7 @@ impl Get {
         let query = if is_whole { "?meta=true" } else { "" };
         let answer = self.target.client()?.get(&format!("/v1/kv/{}{query}", quoted(&self.key)))?;
         if !answer.is_found() {
-            return Err(Failure::new(Exit::No, format!("there is no key {:?}", self.key)));
+            return Err(Failure::new(Exit::No, format!("there is no key \"{}\"", self.key)));
         }
         if !is_whole {
             return print_value(&answer.body);
@@ -200,7 +200,7 @@ impl Del {
             if answer.is_found() {
                 print_write(&self.target, &answer.json()?)?;
             } else {
-                missing.push(format!("{key:?}"));
+                missing.push(format!("\"{key}\""));
             }
         }
         if missing.is_empty() {
@@ -330,7 +330,7 @@ impl Element {
         let path = format!("/v1/sets/{}/{}{query}", quoted(&self.set), quoted(&self.name));
         let answer = self.target.client()?.ask(method, &path, &[], &[])?;
         if !answer.is_found() {
-            return Err(Failure::new(Exit::No, format!("{:?} is not in {:?}", self.name, self.set)));
+            return Err(Failure::new(Exit::No, format!("\"{}\" is not in \"{}\"", self.name, self.set)));
         }
         let body = answer.json()?;
         if method == "GET" && !self.target.json { Ok(()) } else { print_write(&self.target, &body) }

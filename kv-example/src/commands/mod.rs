@@ -71,5 +71,5 @@ fn process(words: &[String], environment: &[(&str, &str)]) -> Process {
 }
 
 fn not_started(words: &[String], error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Failed, format!("{:?} cannot be run: {error}", words[0]))
+    Failure::new(Exit::Failed, format!("\"{}\" cannot be run: {error}", words[0]))
 }

@@ -109,7 +109,7 @@ impl Drop for Watch {
 ///             eprintln!("{} events were missed", events.missed() - missed);
 ///             missed = events.missed();
 ///         }
-///         eprintln!("{event:?}");
+///         eprintln!("{event}");
 ///     }
 /// });
 /// # Ok(()) }

@@ -20,6 +20,7 @@ use crate::node::net::peers::NodeEvent;
 use crate::node::runtime::shared::Shared;
 use crate::replica::saved::Saved;
 use crate::replica::{Input, Output, Persist, Replica, ReplicaEvent, Setup};
+use crate::text::Span;
 
 /// How often a disk that has failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -58,7 +59,7 @@ pub(in crate::node) fn open(
             let saved = if saved.is_blank() { restored()? } else { saved };
             match replica(setup.clone(), saved, snapshot) {
                 Ok((replica, false)) => {
-                    tracing::info!(entries = replica.len(), took = ?began.elapsed(), "data directory loaded");
+                    tracing::info!(entries = replica.len(), took = %Span(began.elapsed()), "data directory loaded");
                     return Ok((replica, opened(Some(engine), None)));
                 }
                 Ok((_, true)) => engine.damaged(),
@@ -105,7 +106,7 @@ pub(in crate::node) fn attach(shared: &Arc<Shared>, opened: Opened) {
         _ = shared.follow(&mut core, shared.now());
     }
     let Some(engine) = engine else { return };
-    event.into_iter().for_each(|event| shared.events.push(event));
+    event.into_iter().for_each(|event| shared.report(event));
     #[cfg(feature = "__controls")]
     shared.disk.fault.set(engine.fault.clone()).expect("a node has one disk");
     let following = shared.clone();
@@ -113,6 +114,7 @@ pub(in crate::node) fn attach(shared: &Arc<Shared>, opened: Opened) {
     let thread = thread.spawn(move || {
         let follow = AssertUnwindSafe(|| Follower { shared: &following, engine, durability }.follow());
         if catch_unwind(follow).is_err() {
+            tracing::error!(node = %following.name, "the disk thread panicked; the node is closed: restart it");
             following.close();
         }
         following.disk.has_ended.store(true, Ordering::Release);
@@ -167,7 +169,7 @@ impl Follower<'_> {
         let began = Instant::now();
         self.engine.commit(&parts)?;
         let rows: usize = parts.iter().map(|part| part.rows().len()).sum();
-        tracing::trace!(node = %self.shared.name, rows, took = ?began.elapsed(), "disk transaction written");
+        tracing::trace!(node = %self.shared.name, rows, took = %Span(began.elapsed()), "disk transaction written");
         self.input(Input::Persisted);
         self.engine.note_transaction();
         Ok(())
@@ -192,12 +194,11 @@ impl Follower<'_> {
     /// disk is back and everything is on it, `false` when the node was closed before that.
     fn retry_disk(&mut self, mut failure: Failure) -> bool {
         loop {
-            tracing::error!(node = %self.shared.name, reason = %failure.reason, "disk failed; writes are refused");
             self.shared.disk.set_failure(Some(failure.reason.clone()));
             self.input(Input::PersistFailed);
             let event =
                 NodeEvent::DiskFailed { reason: failure.reason.to_string(), may_pass: failure.may_pass };
-            self.shared.events.push(event);
+            self.shared.report(event);
             self.shared.progress.notify_waiters();
             loop {
                 if self.shared.is_closed() {
@@ -215,7 +216,7 @@ impl Follower<'_> {
             }
         }
         self.shared.disk.set_failure(None);
-        self.shared.events.push(NodeEvent::DiskBack);
+        self.shared.report(NodeEvent::DiskBack);
         self.shared.progress.notify_waiters();
         true
     }

@@ -188,9 +188,8 @@ impl Network {
     /// Reports an event, unless the same one (by `what`) was reported within [`REPORT_INTERVAL`].
     fn report(&self, what: String, event: NodeEvent) {
         if !self.reported.contains_key(&what) {
-            tracing::warn!(node = %self.shared.name, ?event, "a link was refused, or a seed could not be reached");
             self.reported.insert(what, ());
-            self.shared.events.push(event);
+            self.shared.report(event);
         }
     }
 
@@ -293,7 +292,7 @@ impl Network {
             if self.shared.lock().is_none_or(|core| core.peers.is_linked(addr)) {
                 return Ok(());
             }
-            tracing::debug!(node = %self.shared.name, %addr, ?seed, "dialling");
+            tracing::debug!(node = %self.shared.name, %addr, seed, "dialling");
             let dialled = self.dial(addr);
             tokio::pin!(dialled);
             if let Ok(linked) = timeout(DIAL_SLOT_TIME, &mut dialled).await {

@@ -13,6 +13,7 @@ use crate::membership::{Contact, MemberLimit};
 use crate::node::net::greeting::{Greeting, GreetingAnswer};
 use crate::node::net::security::TlsRefusal;
 use crate::replica::ReplicaEvent;
+use crate::text::{Escaped, Span};
 
 /// Why two nodes did not become peers. They exchanged at most their greetings, and no data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,19 +23,19 @@ pub enum PeerRefusal {
     #[error("{0}")]
     Tls(TlsRefusal),
     /// The other node belongs to another cluster.
-    #[error("the other node belongs to cluster {theirs:?}")]
+    #[error("the other node belongs to cluster \"{}\"", Escaped(theirs))]
     Cluster {
         /// The name of its cluster.
         theirs: String,
     },
     /// One side does not accept the other's application version.
-    #[error("application version not accepted by one side; the other node has {theirs:?}")]
+    #[error("application version not accepted by one side; the other node has \"{}\"", Escaped(theirs))]
     AppVersion {
         /// The application version of the other node.
         theirs: String,
     },
     /// The wall clocks are further apart than [`Config::clock_skew_max`](crate::Config::clock_skew_max).
-    #[error("the wall clocks are {apart:?} apart, more than clock_skew_max permits")]
+    #[error("the wall clocks are {} apart, more than clock_skew_max permits", Span(*apart))]
     Clock {
         /// The difference of the clocks.
         apart: Duration,
@@ -93,6 +94,34 @@ pub enum NodeEvent {
         /// What failed.
         reason: String,
     },
+}
+
+impl fmt::Display for NodeEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(event) => event.fmt(f),
+            Self::PeerRefused { addr, by_us: true, refusal } => {
+                write!(f, "this node refused {addr}: {refusal}")
+            }
+            Self::PeerRefused { addr, by_us: false, refusal } => {
+                write!(f, "{addr} refused this node: {refusal}")
+            }
+            Self::DiskFailed { reason, may_pass } => {
+                let until = if *may_pass { "it works again" } else { "the node is restarted" };
+                write!(f, "the disk failed: {reason}; writes are refused until {until}")
+            }
+            Self::DiskBack => f.write_str("the disk works again, and everything is on it"),
+            Self::DiskDamaged { path, reason } => {
+                write!(
+                    f,
+                    "{path} was damaged: {reason}; it was moved aside, and the node fetches its data from its peers"
+                )
+            }
+            Self::Unreachable { target, reason } => {
+                write!(f, "the seed {} is out of reach: {reason}; it is tried again", Escaped(target))
+            }
+        }
+    }
 }
 
 impl From<ReplicaEvent> for NodeEvent {

@@ -459,7 +459,7 @@ impl Credentials {
                 let first = chain.first().ok_or("it holds no certificate")?;
                 let certificate = webpki::EndEntityCert::try_from(first)?;
                 if !node.is_empty() && !certificate.valid_dns_names().any(|name| name == node) {
-                    let reason = format!("{node:?} is not among the DNS names of the node's certificate");
+                    let reason = format!("\"{node}\" is not among the DNS names of the node's certificate");
                     return Err(reason.into());
                 }
                 Ok((chain.clone(), key.clone_key()))

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::node::net::sender::LinkEvent;
 use crate::node::runtime::shared::{Core, Shared};
 use crate::replica::{Input, Lane};
+use crate::text::Span;
 use crate::time::Time;
 
 /// The most link events handed in, and the most outputs carried out, in one step. It bounds how long a writer waits.
@@ -54,7 +55,11 @@ pub(in crate::node) async fn drive(shared: Arc<Shared>, mut events: mpsc::Receiv
         }
         batch.extend(received.drain(..));
         let step = catch_unwind(AssertUnwindSafe(|| step(&shared, &mut batch)));
-        let Ok(Some((next, had_to_wait))) = step else { break };
+        let Ok(step) = step else {
+            tracing::error!(node = %shared.name, "the replica panicked; the node is closed: restart it");
+            break;
+        };
+        let Some((next, had_to_wait)) = step else { break };
         deadline = next;
         crowded = if had_to_wait { (crowded + 1).min(2 * CROWDED_STEPS) } else { crowded.saturating_sub(1) };
         // A metrics recorder that panics must not end the node.
@@ -116,7 +121,7 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
     news.iter().for_each(|readers| readers.notify_waiters());
     let took = shared.now().mono - now.mono;
     if took > STEP_TIME_WARNED {
-        tracing::warn!(node = %shared.name, ?took, events, outputs, "long step under the lock");
+        tracing::warn!(node = %shared.name, took = %Span(took), events, outputs, "long step under the lock");
     }
     if events > 0 || was_busy != busy || becomes_ready || !news.is_empty() {
         shared.progress.notify_waiters();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::node::runtime::log::log_joining;
 use crate::replica::{JoinProgress, Replica};
 use crate::time::Time;
 
@@ -60,7 +61,7 @@ impl JoinBoard {
             return None;
         }
         if is_ready || progress.donor.as_ref() != donor {
-            tracing::info!(node, ?progress, "join progress");
+            log_joining(node, &progress);
         }
         posted.progress = Some(progress);
         posted.at = now.mono;

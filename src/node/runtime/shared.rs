@@ -27,9 +27,11 @@ use crate::node::runtime::event_log::EventLog;
 use crate::node::runtime::index::{Index, IndexCursor};
 use crate::node::runtime::join_board::JoinBoard;
 use crate::node::runtime::listeners::Listeners;
-use crate::replica::{Output, Replica};
+use crate::node::runtime::log::{log_break, log_event, log_member};
+use crate::replica::{Output, RepairReport, Replica};
 use crate::store::entry::Revision;
 use crate::store::watch::WatchId;
+use crate::text::Span;
 use crate::time::Time;
 
 /// How long a node that ends waits for each of: its leases being released, its last writes being acknowledged, its
@@ -301,8 +303,7 @@ impl Shared {
                 }
             }
             Output::Break(id, reason) => {
-                let peer = core.peers.name(id);
-                tracing::warn!(node = %self.name, peer, link = %id, ?reason, "link closed by this node");
+                log_break(&self.name, core.peers.name(id), id, reason);
                 core.peers.remove_link(id);
                 if let Some(wire) = core.senders.remove(&id) {
                     wire.close(crate::node::net::sender::CLOSE_BROKEN);
@@ -310,20 +311,22 @@ impl Shared {
             }
             Output::MemberDatagram(to, bytes) => self.send_packet(core, to, bytes),
             Output::Repair(id, repair) => {
-                let peer = core.peers.name(id);
-                tracing::debug!(node = %self.name, peer, ?repair, "repair session ended");
+                let RepairReport { is_complete, rows, bytes, took } = repair;
+                let (peer, took) = (core.peers.name(id), Span(took));
+                tracing::debug!(node = %self.name, peer, is_complete, rows, bytes, %took, "repair ended");
             }
             Output::Dial(contact) => self.request_dial(DialRequest::Member(contact)),
             Output::Seek => self.request_dial(DialRequest::Seeds),
             Output::Member(event) => {
-                tracing::info!(node = %self.name, ?event, "membership changed");
+                log_member(&self.name, &event);
                 return Some(self.member_events.add(event));
             }
             Output::Lease(id, state) => core.elections.lease(id, state),
             Output::Leader(name, _) => return core.elections.leaders.get(&name).cloned(),
             Output::Event(event) => {
-                tracing::warn!(node = %self.name, ?event, "event of the replica");
-                return Some(self.events.add(event.into()));
+                let event = event.into();
+                log_event(&self.name, &event);
+                return Some(self.events.add(event));
             }
         }
         None
@@ -331,6 +334,12 @@ impl Shared {
 }
 
 impl Shared {
+    /// Logs an event and adds it for the readers. Not under the lock of the core, where [`Shared::dispatch`] adds.
+    pub(in crate::node) fn report(&self, event: NodeEvent) {
+        log_event(&self.name, &event);
+        self.events.push(event);
+    }
+
     pub(in crate::node) fn request_dial(&self, request: DialRequest) {
         // An error means that the network task has ended; then no link is needed any more.
         _ = self.dial_requests.send(request);

@@ -1,0 +1,103 @@
+//! What a node logs of its events: a fixed message, with the values as fields.
+//!
+//! An operator must act on WARN. ERROR says that a part of the node has ended until the process is restarted.
+//!
+//! A text that another node chose goes through [`Escaped`].
+
+use tracing::{debug, error, info, warn};
+
+use crate::id::LinkId;
+use crate::membership::MemberEvent;
+use crate::node::net::peers::NodeEvent;
+use crate::replica::{BreakReason, JoinProgress, ReplicaEvent};
+use crate::text::{Escaped, Span};
+
+/// Logs a change of a member.
+pub(in crate::node) fn log_member(node: &str, event: &MemberEvent) {
+    let (member, what) = (event.member(), event.predicate());
+    let (name, addr) = (Escaped(&member.name), member.addr);
+    match event {
+        MemberEvent::Down(_) => warn!(%node, %name, %addr, "member {what}"),
+        MemberEvent::Updated(_) => debug!(%node, %name, %addr, "member {what}"),
+        _ => info!(%node, %name, %addr, "member {what}"),
+    }
+}
+
+/// Logs that this node closed a link.
+pub(in crate::node) fn log_break(node: &str, peer: Option<&str>, link: LinkId, reason: BreakReason) {
+    let peer = Escaped(peer.unwrap_or_default());
+    if matches!(reason, BreakReason::Protocol(_)) {
+        warn!(%node, %peer, %link, %reason, "link closed by this node");
+    } else {
+        info!(%node, %peer, %link, %reason, "link closed by this node");
+    }
+}
+
+/// Logs how far a node is that joins: who feeds it, and at the end.
+pub(in crate::node) fn log_joining(node: &str, progress: &JoinProgress) {
+    let entries = progress.entries_done;
+    if progress.is_ready {
+        info!(%node, entries, bytes = progress.bytes_done, "joined the cluster");
+    } else {
+        let donor = Escaped(progress.donor.as_deref().unwrap_or("none"));
+        info!(%node, %donor, entries, entries_expected = progress.entries_expected, "joining the cluster");
+    }
+}
+
+/// Logs an event of the node.
+pub(in crate::node) fn log_event(node: &str, event: &NodeEvent) {
+    match event {
+        NodeEvent::Store(event) => log_replica_event(node, event),
+        NodeEvent::PeerRefused { addr, by_us: true, refusal } => {
+            warn!(%node, peer = %addr, reason = %refusal, "peer refused");
+        }
+        NodeEvent::PeerRefused { addr, by_us: false, refusal } => {
+            warn!(%node, peer = %addr, reason = %refusal, "refused by peer");
+        }
+        NodeEvent::DiskFailed { reason, may_pass: true } => {
+            warn!(%node, %reason, "disk failed; writes are refused until it works again");
+        }
+        NodeEvent::DiskFailed { reason, may_pass: false } => {
+            error!(%node, %reason, "disk failed; writes are refused until the node is restarted");
+        }
+        NodeEvent::DiskBack => info!(%node, "disk works again, and everything is on it"),
+        NodeEvent::DiskDamaged { path, reason } => {
+            warn!(%node, path, %reason, "data was damaged and moved aside; it is fetched from the peers");
+        }
+        NodeEvent::Unreachable { target, reason } => {
+            warn!(%node, seed = %Escaped(target), %reason, "seed out of reach; it is tried again");
+        }
+    }
+}
+
+fn log_replica_event(node: &str, event: &ReplicaEvent) {
+    match event {
+        ReplicaEvent::Refused { peer, key, reason } => {
+            let (peer, key) = (Escaped(peer), Escaped(key));
+            warn!(%node, %peer, %key, %reason, "entry refused; it will be sent again");
+        }
+        ReplicaEvent::NameTwice(member) => {
+            let (name, addr) = (Escaped(&member.name), member.addr);
+            warn!(%node, %name, %addr, "two live nodes have this name; rename one of them");
+        }
+        ReplicaEvent::AddressTwice(member) => {
+            let (name, addr) = (Escaped(&member.name), member.addr);
+            warn!(%node, %name, %addr, "two live nodes state this address; one of them cannot be reached there");
+        }
+        ReplicaEvent::VotersDiffer { member, ours, theirs } => {
+            let (name, differences) = (Escaped(&member.name), ours.differences(theirs));
+            warn!(%node, %name, %differences, "election settings differ; this member and this node elect apart");
+        }
+        ReplicaEvent::ClaimRefused { peer } => {
+            warn!(%node, peer = %Escaped(peer), "peer claims what it cannot know; nothing of it was merged");
+        }
+        ReplicaEvent::ClockInDoubt { off } => {
+            warn!(%node, off = %Span(*off), "clock is off; writes are refused until it is right or confirmed");
+        }
+        ReplicaEvent::ClockTrusted => info!(%node, "clock is trusted again"),
+        ReplicaEvent::Disagreement { peer } => {
+            warn!(%node, peer = %Escaped(peer), "peer merged the same writes and holds something else; it is repaired");
+        }
+        ReplicaEvent::Damaged | ReplicaEvent::MembersFull => warn!(%node, "{event}"),
+    }
+}
