@@ -14,7 +14,7 @@
 //! | `tidings_links` | gauge | | links to peers |
 //! | `tidings_peer_lag_changes` | gauge | `peer` | changes not sent to the peer yet (1) |
 //! | `tidings_peer_lag_bytes` | gauge | `peer` | about how many bytes these changes are (1) |
-//! | `tidings_peer_lag_seconds` | gauge | `peer` | how long an acknowledgement of the peer is overdue (1) |
+//! | `tidings_peer_lag_seconds` | gauge | `peer` | how long the peer has owed an acknowledgement (1) |
 //! | `tidings_peer_rtt_seconds` | gauge | `peer` | the smoothed round trip to the peer (1) |
 //! | `tidings_origins` | gauge | | process starts that ever wrote |
 //! | `tidings_extra_contexts` | gauge | | contexts kept beyond the vector; 0 in a cluster at rest |
