@@ -27,9 +27,9 @@ pub enum Control {
     OldOrigin,
     /// Breaks **Disk**: the disk keeps the coverage of a transaction before its rows.
     SeenAhead,
-    /// Breaks **End of a repair**: the vector is joined with the one that the peer had at the end, not at its START.
+    /// Breaks **End of a repair**: the vector is joined with the one that the peer had at the end, not in its `Start`.
     EndVector,
-    /// Breaks **End of a repair**: the position becomes the head that the peer had at the end, not at its START.
+    /// Breaks **End of a repair**: the position becomes the head that the peer had at the end, not in its `Start`.
     EndHead,
     /// Breaks **Repair**: a settled range is not covered by the coverage that came with it.
     SettledUncovered,
@@ -83,7 +83,7 @@ pub enum Control {
     VotersDiffer,
     /// Breaks the single donor: a joining replica lets every peer send it everything at once.
     ManyDonors,
-    /// Breaks the deferral of sessions: a START that the peer sent before it knew of its deferral begins a session.
+    /// Breaks the deferral of sessions: a `Start` that the peer sent before it knew of its deferral begins a session.
     OldStart,
     /// Breaks the replacement of a stalled donor: it is waited for as long as any session.
     DonorKept,

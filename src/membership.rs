@@ -41,7 +41,10 @@ pub use member::{Contact, Member, MemberEvent, MemberLimit, MemberState, PeerExi
 pub(crate) use topology::Route;
 use topology::Topology;
 
-/// The most members that are known at a time, including those that are gone. Further ones are not taken in.
+/// The most members that are known at a time, including those that are gone. For a further one, a member that is gone
+/// and not linked is forgotten: first those that left, then those that are down for longest. If there is none, a
+/// newcomer that contacted this node itself takes the place of a member known only from the reports of others; any other
+/// newcomer is ignored.
 pub const MEMBERS_MAX: usize = 4_096;
 /// The most bytes of a member's metadata and application version together.
 pub const META_BYTES_MAX: usize = 16 << 10;

@@ -103,7 +103,7 @@ pub struct Replica {
     refusals: BTreeMap<Option<LogId>, u32>,
     stale_cursors: BTreeMap<LogId, u64>,
     partials: PartialRows,
-    /// What reconciles moved so far, for reports: rows, their bytes, all other bytes.
+    /// What repair sessions and checks have sent so far, for reports.
     traffic: RepairTraffic,
     watches: Watches,
     joining: JoinState,
@@ -223,8 +223,8 @@ impl Replica {
         (changes, changes * (self.store.bytes() / rows))
     }
 
-    /// For how long the acknowledgement of a peer has been outstanding beyond the ack delay, which lets one
-    /// acknowledgement serve many writes.
+    /// How long a peer has owed an acknowledgement: the time since the first row that it has not acknowledged was sent,
+    /// less the ack delay, within which one acknowledgement serves many writes. Zero if nothing is owed.
     pub fn lag_time(&self, now: Time, link: LinkId) -> Duration {
         let Some(link) = self.links.get(link) else { return Duration::ZERO };
         let owed_since =

@@ -280,8 +280,12 @@ impl Store {
         HybridClock::limit(now, self.skew_max.saturating_mul(2))
     }
 
-    /// Merges the dots of accepted rows, and calls `news` for each row that changed something. What the rows cover is
-    /// recorded by [`Store::cover_row`], after any claim that came in the same instant.
+    /// Merges the dots of accepted rows, and calls `news` for each row that changed something.
+    ///
+    /// This is the first half of merging a row. In the same step it must be followed by [`Store::cover_row`] or
+    /// [`Store::cover_row_beyond`] for each row, or by [`Store::cover_range`] for a range that holds all of them, which
+    /// record what the sender covers there. Without that, a value that a row has removed can come back. If a flush end
+    /// came with the rows, its claims go between the two halves: the vector then has most of what would be recorded.
     pub(crate) fn merge_rows(
         &mut self,
         now: Time,
@@ -334,13 +338,15 @@ impl Store {
         true
     }
 
-    /// Records what a merged row covers, as far as it is not covered here yet.
+    /// The second half of merging a row, after [`Store::merge_rows`]: records what the row's sender covers at its key,
+    /// as far as it is not covered here yet. Without it a value that the row has removed can come back.
     pub(crate) fn cover_row(&mut self, row: &PeerRow) {
         let beyond = self.coverage.beyond_vector(&row.vector);
         self.cover_row_beyond(row, &beyond);
     }
 
-    /// The same with `excess`, the part of the sender's vector that lies beyond this replica's vector.
+    /// As [`Store::cover_row`], where the caller knows `beyond`: the part of the sender's vector that lies beyond this
+    /// replica's vector.
     pub(crate) fn cover_row_beyond(&mut self, row: &PeerRow, beyond: &Arc<Clocks>) {
         let is_nothing = beyond.dots.is_empty() && row.context.is_none();
         if is_nothing || !self.keeps_extra_coverage() || self.controls.has(Control::NoContext) {
@@ -423,7 +429,9 @@ impl Store {
         }
     }
 
-    /// Covers a settled range, which compared equal or was merged, by what the peer covers there.
+    /// Records that a settled range is covered by what the peer covers there. The range compared equal in this instant,
+    /// or all rows of the peer's listing were merged: then this is the second half of merging them, without which a
+    /// removed value can come back. Must not be called for a range that was merged in part: that would remove the rest.
     pub(crate) fn cover_range(&mut self, range: HashRange, peer_coverage: &PeerCoverage) {
         if self.controls.has(Control::SettledUncovered) || !self.keeps_extra_coverage() {
             return;

@@ -20,7 +20,7 @@
 //! | 9 | `Roster` | live | `Members::compare_rosters` | `Members::roster` | hashes or members | `Roster` | since version 1 |
 //! | 10 | `Covers` | live | `CoverageQuestions::next_frame` | `Replica::on_covers` | a question or an answer | `Covers` | since version 1 |
 //! | 11 | `Piece` | bulk | `LargeRowSender::next_piece` | `LargeRowReceiver::handle_piece` | a piece of a large row | none | since version 1 |
-//! | 12 | `Election` | datagram | `Elections::datagram` | `Elections::message` | a request or a voter's answer | by its message | since version 1 |
+//! | 12 | `Election` | datagram | `Replica::send_ballot` | `Elections::datagram` | a request or a voter's answer | by its message | since version 1 |
 //! | 13 | `Deferred` | bulk | `Replica::poll_link` | `Replica::on_deferred` | nothing | a new `Start` later | since version 1 |
 //! | 14 | `Partial` | live | `PartialRow::frame` | `ResumeOffer::read` | what was kept of a large row | `Piece` from there on | since version 1 |
 //!

@@ -1,8 +1,8 @@
 //! Observers of leases: who leads, as a majority of voters reports it. Voters inform everybody who asked recently of
 //! every change. Observers ask again from time to time, which makes up for messages that were lost.
 //!
-//! What an observer learns was true at a moment that is over. It protects nothing: only the token does, checked where
-//! the work is done.
+//! An observer's answer may be out of date. Never use it for mutual exclusion; only a token that the resource checks
+//! gives that.
 
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ impl Elections {
         }
     }
 
-    /// How many voters have reported the holder of the lease, and how many reports are needed.
+    /// How many voters have reported whom they have granted the lease, or that they have granted it to nobody; and how
+    /// many reports are needed.
     #[cfg(feature = "node")]
     pub(crate) fn answered_count(&self, name: &str) -> (usize, usize) {
         let heard = self.views.get(name).map_or(0, |view| view.reports.iter().flatten().count());
@@ -111,8 +112,10 @@ impl Elections {
         let is_elected = |term: &Stamp| grants().filter(|(other, _)| other == term).count() >= majority;
         let latest = grants().rfind(|(term, _)| is_elected(term));
         let leader = latest.map(|(term, value)| Leader { token: *term, value: value.clone() });
-        // Voters without a report may have granted the lease. One lease time after the view began they count as if they
-        // had not.
+        // A voter without a report may have granted the lease, so it counts for every term until the view is one lease
+        // time old. After that it counts for none: otherwise users would wait for ever for a voter that is down. If it
+        // has granted the lease after all, users are told that nobody leads until it reports. That is acceptable,
+        // because an observer's answer protects nothing.
         let silent = if view.begun + lease > now { view.reports.len() - reports().count() } else { 0 };
         let may_be = |term: &Stamp| grants().filter(|(other, _)| other == term).count() + silent >= majority;
         let is_none = silent < majority && !grants().any(|(term, _)| may_be(term));

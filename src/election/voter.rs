@@ -198,7 +198,7 @@ impl Voter {
     // Judging requests.
 
     fn judge_candidate(&mut self, now: Time, run: RunId, name: &str, since: Option<u64>) -> VoterStatement {
-        let (handover, mute_ms) = (self.handover, self.quarantine_left_ms(now.mono));
+        let (handover, quarantine_ms) = (self.handover, self.quarantine_left_ms(now.mono));
         let lease_max = self.rules.lease_time_max;
         let clock = clock_now(now);
         let floor = self.term_floor;
@@ -215,7 +215,7 @@ impl Voter {
             record.wait(since, run, now.mono + lease_max * 2);
         }
         let standing = match (&record.grant, record.offered) {
-            _ if mute_ms > 0 => Standing::Quarantined(mute_ms),
+            _ if quarantine_ms > 0 => Standing::Quarantined(quarantine_ms),
             (Some(grant), _) if grant.run != run => Standing::Taken(millis(left)),
             (None, Some((other, until))) if other != run && !record.precedes(run, other) => {
                 Standing::Taken(millis(until.saturating_sub(now.mono)))
@@ -239,7 +239,8 @@ impl Voter {
         claim: &Grant,
         kind: GrantKind,
     ) -> Option<VoterStatement> {
-        let (mute_ms, clock, floor) = (self.quarantine_left_ms(now.mono), clock_now(now), self.term_floor);
+        let (quarantine_ms, clock, floor) =
+            (self.quarantine_left_ms(now.mono), clock_now(now), self.term_floor);
         let lease_max = self.rules.lease_time_max;
         let left = self.time_left(now.mono, name);
         let told = |top, standing| Some(VoterStatement { clock, lease_term_max: top, standing });
@@ -248,8 +249,8 @@ impl Voter {
             return told(floor, Standing::Quarantined(millis(lease_max)));
         };
         let top = floor.max(record.lease_term_max.clock);
-        if mute_ms > 0 {
-            return told(top, Standing::Quarantined(mute_ms));
+        if quarantine_ms > 0 {
+            return told(top, Standing::Quarantined(quarantine_ms));
         }
         if let Some(grant) = &record.grant {
             if grant.run != claim.run {
@@ -484,7 +485,7 @@ mod tests {
     #[test]
     fn longer_promised_lease_extends_the_quarantine() {
         let config = Config::local();
-        let silence = |memo: Option<&[u8]>| {
+        let quarantine = |memo: Option<&[u8]>| {
             let mut voter = Voter::new(&config, Controls::default(), Promised::read(memo), 1);
             voter.wake(Time::default());
             voter.quarantine_until.expect("it has seen the clock")
@@ -492,11 +493,11 @@ mod tests {
         let memo = |seconds| Promised { term: 9, lease: Duration::from_secs(seconds) }.write();
         assert_eq!(Promised::read(Some(&memo(4))), Promised { term: 9, lease: Duration::from_secs(4) });
         let bound = (Duration::from_secs(4) + config.clock_skew_max) * 10 / 9;
-        assert_eq!(silence(Some(&memo(4))), bound);
-        assert_eq!(silence(Some(&memo(0))), silence(None));
+        assert_eq!(quarantine(Some(&memo(4))), bound);
+        assert_eq!(quarantine(Some(&memo(0))), quarantine(None));
         // The memo of earlier versions, which did not contain the lease.
         let bound = (crate::config::LEASE_TIME_MAX + config.clock_skew_max) * 10 / 9;
-        assert_eq!(silence(Some(&9_u64.to_le_bytes())), bound);
+        assert_eq!(quarantine(Some(&9_u64.to_le_bytes())), bound);
     }
 
     #[test]

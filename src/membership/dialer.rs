@@ -13,7 +13,8 @@ use crate::config::Config;
 use crate::controls::Control;
 use crate::time::Time;
 
-/// The wait between announcements to a member doubles up to 2 to this power times half a probe interval.
+/// The pause between announcements to a member starts at half a probe interval and doubles at most this many times, up
+/// to 4 probe intervals.
 const ANNOUNCE_DOUBLINGS_MAX: u32 = 3;
 
 impl Members {
@@ -64,8 +65,8 @@ impl Members {
             && self.tend_at > Duration::ZERO
             && !self.controls.has(Control::NoLocalHealth)
         {
-            // This process did not run, so the answers that it waits for may be waiting for it. All timers are moved by
-            // the delay before anybody is accused.
+            // This call is late: the process was suspended or starved, and answers to its probes may have arrived
+            // unread. So all timers move by the delay before anybody is accused.
             self.degrade();
             let timers = std::mem::take(&mut self.timers);
             let later = |((at, n), (timer, since))| ((at + late, n), (timer, since + late));
@@ -176,7 +177,7 @@ impl Members {
         self.drain_foca();
     }
 
-    /// Tells the members that this node suspects about the suspicion: gossip may not reach the member that it concerns.
+    /// Sends each suspected member the suspicion directly, so that it can refute it; gossip may not reach it.
     fn tell_accused(&mut self) {
         if self.controls.has(Control::NoLocalHealth) {
             return;

@@ -141,7 +141,8 @@ pub enum ReplicaEvent {
         /// What stands there.
         theirs: VoterRules,
     },
-    /// There are more members than [`MEMBERS_MAX`](crate::limits::MEMBERS_MAX). Further ones are not believed.
+    /// There are more members than [`MEMBERS_MAX`](crate::limits::MEMBERS_MAX), and none could be forgotten for a
+    /// newcomer, which is ignored. Reported once.
     MembersFull,
     /// A peer claims writes that it cannot know of: further in the future than clocks may differ, of a run that is not
     /// its own, or of this node's own run and beyond what it has written. Nothing of it was merged, nothing more is

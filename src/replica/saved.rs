@@ -60,7 +60,7 @@ pub(crate) struct DiskSummary {
     pub(crate) run: RunId,
     pub(crate) root: u128,
     /// The fingerprint of the vector: see
-    /// [`Coverage::hash_with_withheld`](crate::store::coverage::Seen::hash_with_withheld).
+    /// [`Coverage::hash_with_withheld`](crate::store::coverage::Coverage::hash_with_withheld).
     pub(crate) vector_hash: u64,
     pub(crate) extra_regions: u64,
 }

@@ -15,8 +15,9 @@ use std::time::Duration;
 const UNACKED_FLUSHES_MAX: usize = 64;
 
 /// Ack timeout, counted from the end of a flush and beyond the delay of the receiver:
-/// `max(interval / 2, min(2 × ack_rtt, 16 × interval))`. After it the peer is *overdue*, and rows for its group go to a
-/// second delegate too.
+/// `max(interval / 2, min(2 × ack_rtt, 16 × interval))`. After it the acknowledgement is *overdue*, and rows for the
+/// group of a delegate go to a second delegate too. Before that, once the receiver's delay is over, the peer merely
+/// *owes* it ([`Replica::lag_time`](crate::core::Replica::lag_time)).
 ///
 /// The bound follows `ack_rtt` on purpose. On a saturated link acknowledgements are slow for everybody; a fixed timeout
 /// would double the traffic exactly there and keep the link saturated.

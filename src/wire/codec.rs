@@ -1,8 +1,8 @@
 //! Encoding and decoding of the parts of messages, for frames and for the disk.
 //!
 //! Everything is read in place. Nothing may be allocated because of a stated length or count before the rest of the
-//! frame is known to be at least that long. Claims are checked against the bounds of their sender where they are
-//! decoded.
+//! frame is known to be at least that long. Claims are checked where they are decoded, against what this replica
+//! accepts from a peer ([`Store::claim_bounds`](crate::store::Store::claim_bounds)).
 
 use std::sync::Arc;
 
@@ -212,7 +212,7 @@ impl<'a> Reader<'a> {
         self.bounds
     }
 
-    /// Returns the claim if it is within the sender's bounds.
+    /// Returns the claim if it is within the bounds of [`Reader::within`]: what this replica accepts from a peer.
     pub(crate) fn check_claim(&self, stamp: Stamp) -> Result<Stamp, WireError> {
         let is_permitted = self.bounds.is_none_or(|bounds| bounds.permits(stamp));
         if is_permitted { Ok(stamp) } else { Err(WireError::Claim) }
@@ -295,7 +295,8 @@ impl<'a> Reader<'a> {
         Ok(HashKey::from_words(self.u64_le()?, self.u64_le()?))
     }
 
-    /// Reads a list of origins and clocks, joins it into a context, and returns the list.
+    /// Raises `into`, a vector or a context, by the entries read. Returns them so that the caller need compare only
+    /// these.
     pub(crate) fn join_clocks(&mut self, into: &mut Arc<Clocks>) -> Result<Vec<Stamp>, WireError> {
         let count = self.count(16)?;
         let mut dots = Vec::with_capacity(count);

@@ -1,6 +1,6 @@
 //! Coverage by region, as repair sessions send it and the disk keeps it.
 //!
-//! A *leftover* is a context that is restricted by places under earlier hash keys. It concerns many ranges, so a
+//! A *leftover* is a context for intervals of the hash space under an earlier hash key. It concerns many ranges, so a
 //! session sends it once and refers to it by its number after that. Both ends must add the same leftovers to their
 //! [`LeftoverTable`] in the same order. A context that has no room is left out, and the reader learns that the list is
 //! not whole: nothing may be concluded for the range from such a list.
@@ -22,8 +22,9 @@ const AGAIN: u8 = 2;
 /// There are more contexts than a session sends. Nothing may be concluded for the range from those that were sent.
 const UNTOLD: u8 = 3;
 
-/// Contexts that are sent with one range, or with all children of a digest. Writers keep within this: they divide a
-/// range that has more than a few contexts of its own, and send each leftover once per child.
+/// The most contexts in one list, which belongs to one range or to all children of a digest; a reader answers more with
+/// [`WireError::TooMany`]. Writers keep within it: they divide a range that has more than a few contexts of its own,
+/// and refer to each leftover at most once per child, by its number after the first use.
 const LIST_MAX: usize = 2 * FAN * LEFTOVERS_MAX;
 
 /// The leftovers sent in one direction of a session, by number. Both ends keep the same table.

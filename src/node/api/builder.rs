@@ -110,7 +110,9 @@ impl Builder {
         self
     }
 
-    /// The address at which others can reach this node, if it differs from the one they see its packets come from.
+    /// The address that other nodes dial to reach this one. Default: the IP address that they see its packets come
+    /// from, with the port of [`Builder::listen`]. Set it where that cannot be dialled, as behind a translation of
+    /// addresses or ports.
     #[must_use]
     pub fn advertise(mut self, addr: SocketAddr) -> Self {
         self.advertise = Some(addr);
@@ -163,8 +165,9 @@ impl Builder {
     /// Keeps everything in this directory as well, which is created if it does not exist. Without it the node keeps its
     /// data in memory alone, and the data lasts as long as one node of the cluster runs.
     ///
-    /// An old copy of the directory does no harm: what it lacks comes from the peers, and what was deleted since then
-    /// stays deleted.
+    /// An old copy of the directory does no harm to the data: what it lacks comes from the peers, and what was deleted
+    /// since then stays deleted. A voter that starts with an old copy has forgotten the latest terms that it granted:
+    /// if its wall clock is wrong as well, tokens may decrease (see [`Election`](crate::Election)).
     #[cfg(feature = "durable")]
     #[must_use]
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {

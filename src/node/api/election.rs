@@ -1,9 +1,9 @@
 //! Elections as the user sees them: campaigns, leases and streams of leaders, over the elections of the core.
 //!
-//! The core decides who holds a lease and until when; this module only hands its decisions to the waiting futures. A
-//! campaign that is dropped withdraws, because the [`Leadership`] that resigns when it is dropped exists from the
-//! campaign's beginning. Whether a lease is valid is always computed from the clock, never kept in a flag: a lease must
-//! end in time even if no task of the node runs.
+//! The core decides who holds a lease and until when; this module only hands its decisions to the waiting futures.
+//! `begin_campaign` creates the [`Leadership`] before it waits. Its `Drop` resigns, so dropping the future withdraws
+//! the campaign. Whether a lease is valid is always computed from the clock, never kept in a flag: a lease must end in
+//! time even if no task of the node runs.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ const LOOKS: u32 = 32;
 /// * no monotonic clock runs more than 5 % too fast or too slow. Leases run on while a machine sleeps;
 /// * where voters have no data directory (or come back with an older copy of it), their wall clocks are at most half of
 ///   [`Config::clock_skew_max`](crate::Config::clock_skew_max) off. If they are further off, tokens may decrease after
-///   a restart; leases still never overlap. Voters whose `data_dir` keeps what was synced need no wall clocks.
+///   a restart; leases still never overlap. Voters whose `data_dir` keeps what was synced need no correct wall clock.
 ///
 /// Nothing is assumed about the network, and any node may crash or stop at any time.
 ///
@@ -50,7 +50,7 @@ const LOOKS: u32 = 32;
 /// # Timing
 ///
 /// After a leader crashes, the next one holds the lease within about [`Config::lease_time`](crate::Config::lease_time);
-/// after it resigns, at once. A voter that has started grants and renews nothing for
+/// after it resigns, at once. A voter that has started is in *quarantine*: it grants and renews nothing for
 /// ([`Config::lease_time_max`](crate::Config::lease_time_max) + `clock_skew_max`) × 10/9, with or without a disk: 16.7
 /// s with [`Config::lan`](crate::Config::lan), 1.6 s with [`Config::local`](crate::Config::local). After a restart of
 /// all voters there is no leader for that long. In a rolling upgrade, leave that time between two restarts, or the

@@ -14,7 +14,7 @@
 //! | `tidings_links` | gauge | | links to peers |
 //! | `tidings_peer_lag_changes` | gauge | `peer` | changes not sent to the peer yet (1) |
 //! | `tidings_peer_lag_bytes` | gauge | `peer` | about how many bytes these changes are (1) |
-//! | `tidings_peer_lag_seconds` | gauge | `peer` | how long an acknowledgement of the peer is overdue (1) |
+//! | `tidings_peer_lag_seconds` | gauge | `peer` | how long the peer has owed an acknowledgement (1) |
 //! | `tidings_peer_rtt_seconds` | gauge | `peer` | the smoothed round trip to the peer (1) |
 //! | `tidings_origins` | gauge | | process starts that ever wrote |
 //! | `tidings_extra_contexts` | gauge | | contexts kept beyond the vector; 0 in a cluster at rest |
@@ -224,7 +224,7 @@ fn describe() {
         (
             "tidings_peer_lag_seconds",
             Unit::Seconds,
-            "How long an acknowledgement of a peer is overdue; 0 if none is",
+            "How long a peer has owed an acknowledgement; 0 if it owes none",
         ),
         ("tidings_peer_rtt_seconds", Unit::Seconds, "The smoothed round trip to a peer"),
         ("tidings_origins", Unit::Count, "Process starts that ever wrote"),

@@ -78,9 +78,9 @@ pub struct PeerStatus {
     pub lag_changes: u64,
     /// About how many bytes these changes are: their number times the average size of an entry.
     pub lag_bytes: u64,
-    /// How long an acknowledgement of something that was sent to it is overdue; zero if none is. One acknowledgement
-    /// covers many writes: it is due at most half a [`Config::sync_interval`](crate::Config::sync_interval) after the
-    /// first.
+    /// How long the peer has owed an acknowledgement of something that was sent to it; zero if it owes none. One
+    /// acknowledgement covers many writes, so a peer may delay it, at most for half a
+    /// [`Config::sync_interval`](crate::Config::sync_interval). That delay does not count.
     pub lag_time: Duration,
     /// The smoothed round trip.
     pub rtt: Duration,

@@ -2,7 +2,8 @@
 //!
 //! A file consists of the magic bytes with a version, then records of changes, each with its length, its number and its
 //! checksum. The last record is empty, so that a truncated file is detected. The content must pass the same check as
-//! the content of a data directory. Memos are left out, because the promises in them bind only the node that gave them.
+//! the content of a data directory. Memos (a voter's promises, known members) are left out: they concern only the node
+//! that wrote them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,7 +21,8 @@ const MAGIC: &[u8; 8] = b"tidings\x01";
 const RECORD_BYTES_TARGET: usize = 1 << 20;
 /// Rows taken under one lock.
 const SNAPSHOT_PART_ROWS: usize = 4_096;
-/// Attempts in parts that may fail, because rows were forgotten meanwhile, before all rows are taken under one lock.
+/// A copy in parts starts over if rows were forgotten between parts. After this many failures, everything is copied
+/// under one lock.
 const TRIES: usize = 3;
 
 /// The latest change of each key.

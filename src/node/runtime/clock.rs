@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// Time since a fixed moment before the start of this process.
+/// Time since a moment that stays the same while the process runs: here one before its start.
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 pub(in crate::node) fn mono() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
@@ -19,6 +19,7 @@ pub(in crate::node) fn mono() -> Duration {
     Duration::new(part(now.tv_sec), part(now.tv_nsec) as u32)
 }
 
+/// Time since a moment that stays the same while the process runs: here the first call.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 pub(in crate::node) fn mono() -> Duration {
     static STARTED: std::sync::LazyLock<std::time::Instant> =

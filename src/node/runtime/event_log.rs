@@ -62,8 +62,8 @@ impl<T: Clone> EventLog<T> {
         Some(event)
     }
 
-    /// The number of events that were dropped before a reader had read them, including those that its cursor has not
-    /// passed yet.
+    /// How many events a reader has missed: they were dropped before it had read them. Those that were dropped since
+    /// its last read count as well.
     pub(in crate::node) fn missed(&self, mut cursor: EventCursor) -> u64 {
         cursor.skip_to(self.lock().0);
         cursor.missed

@@ -1,4 +1,7 @@
-//! The latest progress of joining.
+//! What [`Node::joining`](crate::Node::joining) reads: the latest progress of joining, kept outside the core's lock.
+//!
+//! It is posted at most every 50 ms, but its last step at once, and the readers are notified after that lock is
+//! released.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +15,7 @@ use crate::time::Time;
 /// Progress is posted at most once in this time; the last step is always posted.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The latest progress.
+/// The latest progress of joining. It has a lock of its own, so that readers never wait for the core.
 #[derive(Debug, Default)]
 pub(in crate::node) struct JoinBoard {
     /// The node has no seeds, so there is nobody to catch up with.
@@ -43,8 +46,8 @@ impl JoinBoard {
         self.posted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Posts the progress if it has changed and is due. Then the caller notifies the readers, once the lock of the core
-    /// is released.
+    /// Posts the progress if it has changed and is due. Then it returns whom the caller has to notify once the lock of
+    /// the core is released.
     pub(in crate::node) fn follow(&self, node: &str, replica: &Replica, now: Time) -> Option<Arc<Notify>> {
         let is_ready = self.has_joined(replica);
         let mut posted = self.lock();

@@ -272,8 +272,11 @@ impl TailReceiver {
     }
 
     /// Extends the interval of the sender's origin by a complete flush if all of it is forwarded; otherwise ends it.
-    /// Rows of later flushes may have arrived before the large rows of this one, and large rows of later flushes before
-    /// its end. `open_flush` describes these as well, so it is reset only when nothing is in flux.
+    ///
+    /// `open_flush` may already describe rows of later flushes too: their small rows may arrive before the large rows
+    /// of this flush, and their large rows before its end. So it is reset only when no row of a later flush has
+    /// arrived. Until then a gap in one flush also ends the intervals of those after it, which costs a repair but loses
+    /// no write.
     fn extend_forwarded(
         &mut self,
         store: &Store,
