@@ -549,7 +549,7 @@ pub(crate) mod tests {
     fn invented(count: u64) -> Vec<Vec<u8>> {
         let mut liar = members();
         (2..count + 2).for_each(|run| {
-            _ = liar.known.insert(RunId::new(run), KnownMember::new(member(run), Duration::ZERO))
+            _ = liar.known.insert(RunId::new(run), KnownMember::new(member(run), Duration::ZERO));
         });
         let ids =
             (2..count + 2).map(|run| foca::Member::alive(SwimId { run: RunId::new(run), generation: 0 }));

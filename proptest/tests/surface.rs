@@ -5,6 +5,7 @@
 //! implementations, those of all features together. What is hidden from the documentation is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -176,12 +177,11 @@ fn exported(path: &str, sources: &Path, items: &[Item], surface: &mut Surface) {
             }
             Item::Mod(item) if is_shown(&item.attrs, Some(&item.vis)) => {
                 let within = format!("{path}{}::", item.ident);
-                match &item.content {
-                    Some((_, items)) => exported(&within, sources, items, surface),
-                    None => {
-                        let file = read(&sources.join(format!("{}.rs", item.ident)));
-                        exported(&within, sources, &file.items, surface);
-                    }
+                if let Some((_, items)) = &item.content {
+                    exported(&within, sources, items, surface);
+                } else {
+                    let file = read(&sources.join(format!("{}.rs", item.ident)));
+                    exported(&within, sources, &file.items, surface);
                 }
             }
             item => surface.entry(path.to_owned()).or_default().extend(name_of(item)),
@@ -214,12 +214,12 @@ fn listing(sources: &Path) -> (String, usize) {
     exported("", sources, &read(&sources.join("lib.rs")).items, &mut surface);
     let described = descriptions(items_below(sources));
     for (path, names) in surface.iter().filter(|(_, names)| !names.is_empty()) {
-        text.push_str(&format!("# tidings::{path}\n\n"));
+        _ = write!(text, "# tidings::{path}\n\n");
         for name in names {
             let lines = described.get(name).unwrap_or_else(|| panic!("{name} is exported and not declared"));
             let mut lines = lines.clone();
             lines[1..].sort();
-            text.push_str(&format!("## {name}\n\n{}\n", lines.concat()));
+            _ = write!(text, "## {name}\n\n{}\n", lines.concat());
         }
     }
     (text, surface[""].len())

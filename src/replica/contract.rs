@@ -187,7 +187,7 @@ impl fmt::Display for ReplicaEvent {
             ),
             Self::VotersDiffer { member, ours, theirs } => write!(
                 f,
-                "{} has other election settings ({}); neither takes part in the other's elections until they are the same",
+                "{} has other election settings ({}); neither takes part in the other's elections; make them the same",
                 Escaped(&member.name),
                 ours.differences(theirs)
             ),
@@ -234,5 +234,17 @@ impl Setup {
     /// A replica in memory.
     pub fn new(config: Config, seed: u64) -> Self {
         Self { config, seed, saved: None, has_disk: false, member: None, controls: Controls::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_entry_is_told_in_one_line() {
+        let (peer, key) = ("b".to_owned(), "limits/\nmax".to_owned());
+        let text = ReplicaEvent::Refused { peer, key, reason: Refusal::Dots }.to_string();
+        assert!(text.starts_with("the entry limits/\\nmax from b was refused: it has more"), "{text}");
     }
 }

@@ -206,8 +206,8 @@ impl Link {
     ) -> Option<Vec<u8>> {
         let bare_claim = std::mem::take(&mut self.wants_bare_claim);
         let (rows, claimed) = (self.tail_sender.rows, self.tail_sender.claimed());
-        let wanted = TailWants { filter: self.route.filter, bare_claim, ack: &mut self.acks.wanted };
-        let frame = self.tail_sender.next_frame(store, forwarded_claims, wanted);
+        let mut wanted = TailWants { filter: self.route.filter, bare_claim, ack: &mut self.acks.wanted };
+        let frame = self.tail_sender.next_frame(store, forwarded_claims, &mut wanted);
         if self.tail_sender.rows > rows {
             self.acks.on_rows_sent(now);
         }

@@ -82,8 +82,8 @@ mod tests {
         }
 
         fn frame(&mut self, from: &mut Store) -> Vec<u8> {
-            let wanted = TailWants { filter: self.filter, bare_claim: true, ack: &mut None };
-            let frame = self.outgoing.next_frame(from, &mut self.forwarded_claims, wanted);
+            let mut wanted = TailWants { filter: self.filter, bare_claim: true, ack: &mut None };
+            let frame = self.outgoing.next_frame(from, &mut self.forwarded_claims, &mut wanted);
             frame.expect("there is something to send")
         }
 
@@ -170,8 +170,8 @@ mod tests {
         let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
-        let wanted = TailWants { filter: near.filter, bare_claim: false, ack: &mut None };
-        let idle = near.outgoing.next_frame(&mut delegate, &mut near.forwarded_claims, wanted);
+        let mut wanted = TailWants { filter: near.filter, bare_claim: false, ack: &mut None };
+        let idle = near.outgoing.next_frame(&mut delegate, &mut near.forwarded_claims, &mut wanted);
         assert!(idle.is_none());
         let first = writer.put(NOW, &key("first"), b"v", 0).0;
         let frame = far.frame(&mut writer);

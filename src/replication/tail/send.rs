@@ -149,12 +149,12 @@ impl TailSender {
         &mut self,
         store: &mut Store,
         forwarded_claims: &mut ForwardedClaims,
-        wanted: TailWants<'_>,
+        wanted: &mut TailWants<'_>,
     ) -> Option<Vec<u8>> {
         let head = store.log.head();
         let filter = wanted.filter;
         self.begin_claims(forwarded_claims, filter);
-        if !self.has_frame(store, forwarded_claims, &wanted) {
+        if !self.has_frame(store, forwarded_claims, wanted) {
             return None;
         }
         self.contexts.begin();
