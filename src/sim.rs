@@ -31,7 +31,7 @@ use crate::membership::{Member, MemberEvent, PeerExit};
 use crate::replica::saved::Saved;
 use crate::replica::{Input, Lane, Replica, ReplicaEvent, Setup};
 use crate::store::digest::fingerprint;
-use crate::time::{HybridClock, Stamp, Time};
+use crate::time::{HybridClock, Time};
 
 mod disk;
 mod faults;
@@ -45,8 +45,8 @@ use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
 use leaders::LeaseOracle;
 pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
-use oracle::Oracle;
 pub use oracle::SimFault;
+use oracle::{Oracle, OracleEvent};
 
 /// Wall-clock time at the start of every simulation, in milliseconds since the epoch.
 const WALL_START_MS: u64 = 1_700_000_000_000;
@@ -551,20 +551,11 @@ impl Sim {
         }
     }
 
-    /// Records a local write for the oracle: the dots that the key held before, and until when the new value has to be
-    /// held.
-    fn record(
-        &mut self,
-        i: usize,
-        key: &[u8],
-        removed: Vec<Stamp>,
-        stamp: Stamp,
-        is_put: bool,
-        until_ms: u64,
-    ) {
+    /// Records a local write for the oracle. Whether its stamp is ahead is found out here.
+    fn record(&mut self, i: usize, key: &[u8], event: OracleEvent) {
         let now = Time { mono: self.now, wall: Duration::from_millis(self.wall_ms()) };
-        let is_ahead = stamp.clock > HybridClock::limit(now, self.nodes[i].config.clock_skew_max);
-        self.oracle.record(key, oracle::OracleEvent { stamp, removed, is_put, until_ms, is_ahead });
+        let is_ahead = event.stamp.clock > HybridClock::limit(now, self.nodes[i].config.clock_skew_max);
+        self.oracle.record(key, OracleEvent { is_ahead, ..event });
     }
 
     /// What a correct wall clock shows, in milliseconds.

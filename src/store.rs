@@ -8,6 +8,7 @@
 //! covered here that was not merged: see [`coverage`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -180,7 +181,13 @@ impl Store {
     // Local events.
 
     /// Puts a value. The caller has checked the limits, see [`Store::check_value_bytes`].
-    pub(crate) fn put(&mut self, now: Time, key: &[u8], value: &[u8], expires: u64) -> (Stamp, u64) {
+    pub(crate) fn put(
+        &mut self,
+        now: Time,
+        key: &[u8],
+        value: &[u8],
+        expires: Option<NonZeroU64>,
+    ) -> (Stamp, u64) {
         let place = self.hash_key.place(key);
         let row = self.row_of(key, place);
         let stamp = self.stamp(now);
@@ -552,5 +559,5 @@ impl Store {
 
 /// The dots that have an expiry: (milliseconds, stamp).
 fn expiring(dot_set: &DotSet) -> Vec<(u64, Stamp)> {
-    dot_set.dots().iter().filter(|dot| dot.expires() != 0).map(|dot| (dot.expires(), dot.stamp())).collect()
+    dot_set.dots().iter().filter_map(|dot| Some((dot.expires()?.get(), dot.stamp()))).collect()
 }

@@ -42,6 +42,8 @@ pub(crate) use regions::LeftoverTable;
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -161,7 +163,7 @@ mod tests {
             let dot = |(clock, origin, expires, value): &(u64, u64, u64, Vec<u8>)| {
                 let text = [&key[..], value].concat();
                 let stamp = Stamp { clock: *clock, origin: RunId::new(*origin) };
-                Dot::new(stamp, *expires, key.len(), &text, &mut Vec::new())
+                Dot::new(stamp, NonZeroU64::new(*expires), key.len(), &text, &mut Vec::new())
             };
             DotSet::from_dots(&key, dots.iter().map(dot).collect())
         })
@@ -201,7 +203,7 @@ mod tests {
     }
 
     /// Everything that distinguishes two rows for a reader.
-    fn told(dot_set: &DotSet) -> Vec<(Stamp, u64, &[u8])> {
+    fn told(dot_set: &DotSet) -> Vec<(Stamp, Option<NonZeroU64>, &[u8])> {
         dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value())).collect()
     }
 

@@ -26,6 +26,7 @@ impl Links {
         self.remove(id);
         let route = link.route;
         self.all.insert(id, link);
+        self.schedule.insert(id);
         self.set_route(id, route);
     }
 

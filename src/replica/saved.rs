@@ -334,7 +334,7 @@ mod tests {
         entry::register_key("k", &mut key);
         let dot = |origin| {
             let text = [&key[..], b"value"].concat();
-            Dot::new(Stamp { clock: 1, origin }, 0, key.len(), &text, &mut Vec::new())
+            Dot::new(Stamp { clock: 1, origin }, None, key.len(), &text, &mut Vec::new())
         };
         let dot_set =
             DotSet::from_dots(&key, (1..=2 * entry::DOTS_MAX as u64).map(RunId::new).map(dot).collect());

@@ -19,13 +19,19 @@ use crate::id::LinkId;
 /// The links that must be polled, and when the others must be.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
+    links: BTreeMap<LinkId, PollState>,
+    /// The dirty links, those that are polled after every step, and the deadlines of all that rest.
     dirty: BTreeSet<LinkId>,
-    resting: BTreeMap<LinkId, Rest>,
-    /// Of the resting ones: those that are polled after every step, and the deadlines of all.
     every_step: BTreeSet<LinkId>,
     deadlines: BTreeSet<(Duration, LinkId)>,
     /// Where the turn of the dirty links goes on.
     next: LinkId,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum PollState {
+    Dirty,
+    Resting(Rest),
 }
 
 /// What ends the rest of a link.
@@ -36,39 +42,43 @@ pub(super) struct Rest {
 }
 
 impl Schedule {
-    /// The link must be polled.
-    pub(super) fn mark_dirty(&mut self, id: LinkId) {
-        if self.dirty.insert(id) {
-            self.end_rest(id);
-        }
-    }
-
-    /// The link has nothing more to do.
-    pub(super) fn rest(&mut self, id: LinkId, rest: Rest) {
-        self.remove(id);
-        if rest.ends_with_step {
-            self.every_step.insert(id);
-        }
-        rest.deadline.map(|at| self.deadlines.insert((at, id)));
-        self.resting.insert(id, rest);
+    /// A new link, which must be polled.
+    pub(super) fn insert(&mut self, id: LinkId) {
+        self.links.insert(id, PollState::Dirty);
+        self.dirty.insert(id);
     }
 
     pub(super) fn remove(&mut self, id: LinkId) {
+        self.mark_dirty(id);
         self.dirty.remove(&id);
-        self.end_rest(id);
+        self.links.remove(&id);
     }
 
-    fn end_rest(&mut self, id: LinkId) {
-        let Some(rest) = self.resting.remove(&id) else { return };
+    /// The link must be polled.
+    pub(super) fn mark_dirty(&mut self, id: LinkId) {
+        let Some(state) = self.links.get_mut(&id) else { return };
+        let PollState::Resting(rest) = std::mem::replace(state, PollState::Dirty) else { return };
+        self.dirty.insert(id);
         if rest.ends_with_step {
             self.every_step.remove(&id);
         }
         rest.deadline.map(|at| self.deadlines.remove(&(at, id)));
     }
 
+    /// The dirty link has nothing more to do.
+    pub(super) fn rest(&mut self, id: LinkId, rest: Rest) {
+        self.mark_dirty(id);
+        self.dirty.remove(&id);
+        self.links.insert(id, PollState::Resting(rest));
+        if rest.ends_with_step {
+            self.every_step.insert(id);
+        }
+        rest.deadline.map(|at| self.deadlines.insert((at, id)));
+    }
+
     /// A step was made: ends the rest of the links that wait for it.
     pub(super) fn step(&mut self) {
-        for id in std::mem::take(&mut self.every_step) {
+        while let Some(id) = self.every_step.pop_first() {
             self.mark_dirty(id);
         }
     }

@@ -1,6 +1,7 @@
 //! The user's operations on a replica: reads, writes, batches, watches, sets and counters.
 
 use crate::config::BATCH_WRITES_MAX;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::Replica;
@@ -124,7 +125,7 @@ impl Replica {
             let bytes = stored.len() + value.as_ref().map_or(0, Vec::len);
             self.write_limiter.count_written(now.mono, bytes as u64);
             match value {
-                Some(value) => Some(self.store.put(now, &stored, value, 0).0),
+                Some(value) => Some(self.store.put(now, &stored, value, None).0),
                 None => self.store.delete(now, &stored).map(|(stamp, _)| stamp),
             }
         };
@@ -151,7 +152,7 @@ impl Replica {
         Err(WriteError::Busy)
     }
 
-    fn write_put(&mut self, now: Time, stored: &[u8], value: &[u8], expires: u64) -> Stamp {
+    fn write_put(&mut self, now: Time, stored: &[u8], value: &[u8], expires: Option<NonZeroU64>) -> Stamp {
         self.write_limiter.count_written(now.mono, (stored.len() + value.len()) as u64);
         let (stamp, _) = self.store.put(now, stored, value, expires);
         self.follow();
@@ -200,7 +201,7 @@ impl Replica {
     pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
         self.check_writable(now)?;
         let stored = Self::element(set, element)?;
-        Ok(self.write_put(now, &stored, &[], 0))
+        Ok(self.write_put(now, &stored, &[], None))
     }
 
     /// Removes an element from a set. Additions that this node has not seen stay.
@@ -239,7 +240,7 @@ impl Replica {
         stored.extend_from_slice(&self.store.run.number().to_be_bytes());
         let share = self.store.dot_set(&stored).map_or(0, |(dot_set, _)| share_of(dot_set));
         let share = share.checked_add(by).ok_or(WriteError::CounterOverflow)?;
-        Ok(self.write_put(now, &stored, &share.to_le_bytes(), 0))
+        Ok(self.write_put(now, &stored, &share.to_le_bytes(), None))
     }
 
     /// The value of a counter: the sum of all shares, held within the range of `i64`.
@@ -320,8 +321,8 @@ impl PutOptions {
         self
     }
 
-    fn expires(&self, now: Time) -> u64 {
-        let at = self.ttl.map(|ttl| now.wall.saturating_add(ttl).as_millis());
-        at.map_or(0, |ms| u64::try_from(ms).unwrap_or(u64::MAX).max(1))
+    fn expires(&self, now: Time) -> Option<NonZeroU64> {
+        let ms = now.wall.saturating_add(self.ttl?).as_millis();
+        NonZeroU64::new(u64::try_from(ms).unwrap_or(u64::MAX).max(1))
     }
 }

@@ -17,6 +17,7 @@
 //! - Nothing beyond a queued row is claimed before the row has arrived.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crdts::CvRDT;
@@ -195,7 +196,7 @@ impl LargeRowSender {
 #[derive(Clone, Debug, PartialEq)]
 struct ValueHeader {
     stamp: Stamp,
-    expires: u64,
+    expires: Option<NonZeroU64>,
     checksum: u32,
     len: usize,
 }
@@ -212,14 +213,14 @@ impl ValueHeader {
     fn write(&self, writer: &mut Writer) {
         writer.u64_le(self.stamp.clock);
         writer.run(self.stamp.origin);
-        writer.varint(self.expires);
+        writer.expiry(self.expires);
         writer.varint(u64::from(self.checksum));
         writer.varint(self.len as u64);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let stamp = Stamp { clock: reader.u64_le()?, origin: reader.run()? };
-        let expires = reader.varint()?;
+        let expires = reader.expiry()?;
         let checksum = u32::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
         let len = usize::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
         Ok(Self { stamp, expires, checksum, len })
@@ -486,8 +487,8 @@ mod tests {
             )
         };
         let (mut one, mut other) = (store(1), store(2));
-        one.put(NOW, &key(), &value(1), 0);
-        other.put(NOW, &key(), &value(2), 77_000);
+        one.put(NOW, &key(), &value(1), None);
+        other.put(NOW, &key(), &value(2), NonZeroU64::new(77_000));
         let dot_set = other.dot_set(&key()).expect("just put").0.clone();
         let rows = [PeerRow { dot_set, vector: Arc::default(), context: None }];
         one.merge_rows(NOW, &rows, crate::store::slab::ChangeOrigin::Learned, |_| ());
@@ -532,7 +533,7 @@ mod tests {
     fn same(arrived: Option<LargeRow>, store: &Store) {
         let row = arrived.expect("it is whole").row.expect("it is acceptable");
         let dot_set = store.dot_set(&key()).expect("it is held").0;
-        let header = |dot_set: &DotSet| -> Vec<(Stamp, u64, Vec<u8>)> {
+        let header = |dot_set: &DotSet| -> Vec<(Stamp, Option<NonZeroU64>, Vec<u8>)> {
             dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
         };
         assert_eq!(header(&row.dot_set), header(dot_set));
@@ -556,7 +557,7 @@ mod tests {
     fn row_that_has_changed_is_sent_from_its_beginning() {
         let mut store = sender();
         let (partial, hint) = broken_off(&pieces(&mut store, None)[..3]);
-        store.put(NOW, &key(), &value(3), 0);
+        store.put(NOW, &key(), &value(3), None);
         let anew = pieces(&mut store, Some(hint));
         same(hand_all(&anew, Some(partial)).unwrap(), &store);
     }
@@ -596,7 +597,7 @@ mod tests {
         writer.varint(2);
         let value = ValueHeader {
             stamp: Stamp { clock: 1, origin: RunId::new(1) },
-            expires: 0,
+            expires: None,
             checksum: 0,
             len: usize::MAX / 2 + 1,
         };

@@ -503,8 +503,8 @@ mod tests {
             let (mut teller, mut hearer) = (store(1, old), store(2, new));
             // The sender has merged the last key's value by a session, and its delete, of another origin, by a row.
             let (put, delete) =
-                (hearer.put(NOW, &key(leftovers), b"v", 0).0, Stamp { clock: 5, origin: RunId::new(3) });
-            (0..others).for_each(|i| _ = hearer.put(NOW, &key(1_000_000 + i), b"v", 0));
+                (hearer.put(NOW, &key(leftovers), b"v", None).0, Stamp { clock: 5, origin: RunId::new(3) });
+            (0..others).for_each(|i| _ = hearer.put(NOW, &key(1_000_000 + i), b"v", None));
             teller.coverage.claim(put);
             for i in 1..=leftovers {
                 let origin = if i == leftovers { delete.origin } else { RunId::new(100 + i) };
@@ -512,7 +512,7 @@ mod tests {
                 teller.coverage.cover_key(&key(i), old.place(&key(i)), &context);
             }
             teller.rekey(new);
-            teller.put(NOW, &key(0), b"v", 0);
+            teller.put(NOW, &key(0), b"v", None);
             let is_told = leftovers <= LEFTOVERS_MAX as u64;
             let mut stores = [hearer, teller];
             let claimed = run(&mut stores);

@@ -117,7 +117,7 @@ mod tests {
             let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
             let mut far = Tail::new(&writer, LogFilter::Own);
             let mut near = Tail::new(&delegate, LogFilter::Forwarded);
-            writer.put(NOW, &key("first"), b"v", 0);
+            writer.put(NOW, &key("first"), b"v", None);
             let first = far.frame(&mut writer);
             far.hand(&mut delegate, &mut near.forwarded_claims, &[first]);
             let passed = near.frame(&mut delegate);
@@ -127,12 +127,12 @@ mod tests {
                 let dot_set = from.dot_set(key).expect("it is held").0.clone();
                 PeerRow { dot_set, vector: Arc::default(), context: None }
             };
-            writer.put(NOW, &key("large"), &large, 0);
+            writer.put(NOW, &key("large"), &large, None);
             mate.merge_rows(NOW, &[row(&key("large"), &writer)], ChangeOrigin::Learned, |_| ());
             mate.coverage.claim_all(writer.coverage.vector());
             let mut live = vec![far.frame(&mut writer)];
             // The delegate learned this row from another peer and does not forward it.
-            let known = writer.put(NOW, &key("known"), if is_ahead { &large } else { b"small" }, 0).0;
+            let known = writer.put(NOW, &key("known"), if is_ahead { &large } else { b"small" }, None).0;
             delegate.merge_rows(NOW, &[row(&key("known"), &writer)], ChangeOrigin::Learned, |_| ());
             live.push(far.frame(&mut writer));
             let pieces = far.pieces(&mut writer);
@@ -153,7 +153,7 @@ mod tests {
 
             // Once nothing is on its way, a new interval begins. A mate that has repaired then can take it.
             mate.coverage.claim_all(delegate.coverage.vector());
-            let later = writer.put(NOW, &key("later"), b"v", 0).0;
+            let later = writer.put(NOW, &key("later"), b"v", None).0;
             let frame = far.frame(&mut writer);
             far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
             let passed = near.frame(&mut delegate);
@@ -173,7 +173,7 @@ mod tests {
         let mut wanted = TailWants { filter: near.filter, bare_claim: false, ack: &mut None };
         let idle = near.outgoing.next_frame(&mut delegate, &mut near.forwarded_claims, &mut wanted);
         assert!(idle.is_none());
-        let first = writer.put(NOW, &key("first"), b"v", 0).0;
+        let first = writer.put(NOW, &key("first"), b"v", None).0;
         let frame = far.frame(&mut writer);
         far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
         let passed = near.frame(&mut delegate);
@@ -187,7 +187,7 @@ mod tests {
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
         let pass = |far: &mut Tail, near: &mut Tail, writer: &mut Store, delegate: &mut Store, name| {
-            let stamp = writer.put(NOW, &key(name), b"v", 0).0;
+            let stamp = writer.put(NOW, &key(name), b"v", None).0;
             let frame = far.frame(writer);
             far.hand(delegate, &mut near.forwarded_claims, &[frame]);
             stamp
@@ -199,7 +199,7 @@ mod tests {
 
         near.filter = LogFilter::Own;
         let missed = pass(&mut far, &mut near, &mut writer, &mut delegate, "missed");
-        (0..200).for_each(|i| _ = delegate.put(NOW, &key(&format!("own {i}")), &[b'x'; 1_000], 0));
+        (0..200).for_each(|i| _ = delegate.put(NOW, &key(&format!("own {i}")), &[b'x'; 1_000], None));
         let part = near.frame(&mut delegate);
         near.hand(&mut mate, &mut ForwardedClaims::default(), &[part]);
         near.filter = LogFilter::Forwarded;

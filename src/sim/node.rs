@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Sim;
+use super::oracle::OracleEvent;
 use crate::arrivals::Arrival;
 use crate::error::WriteError;
 use crate::membership::Member;
@@ -43,13 +44,12 @@ impl<'a> SimNode<'a> {
         if let Some(stamp) = stamp {
             let dot_set = replica.store.dot_set(key).map(|(dot_set, _)| dot_set);
             let is_put = dot_set.is_some();
-            let expires = dot_set.and_then(|dot_set| dot_set.dots().last()).map_or(0, Dot::expires);
+            let expires = dot_set.and_then(|dot_set| dot_set.dots().last()).and_then(Dot::expires);
             // If the writer's clock is ahead, the value has lived for the time asked for before its expiry has come.
-            let until = match expires {
-                0 => 0,
-                _ => expires.min(self.sim.wall_ms() + expires.saturating_sub(now.wall_ms())),
-            };
-            self.sim.record(self.i, key, before.unwrap_or_default(), stamp, is_put, until);
+            let true_ms = self.sim.wall_ms();
+            let until_ms = expires.map(|ms| ms.get().min(true_ms + ms.get().saturating_sub(now.wall_ms())));
+            let removed = before.unwrap_or_default();
+            self.sim.record(self.i, key, OracleEvent { stamp, removed, is_put, until_ms, is_ahead: false });
         }
         self.sim.drain(self.i);
         Ok(stamp)
@@ -229,7 +229,8 @@ impl SimBatch<'_> {
             let Some(stamp) = stamp else { continue };
             let now_held = if is_put { vec![stamp] } else { Vec::new() };
             let before = dot_set.insert(key.to_owned(), now_held).unwrap_or_default();
-            self.node.sim.record(self.node.i, &SimNode::register(key), before, stamp, is_put, 0);
+            let event = OracleEvent { stamp, removed: before, is_put, until_ms: None, is_ahead: false };
+            self.node.sim.record(self.node.i, &SimNode::register(key), event);
         }
         self.node.sim.drain(self.node.i);
         Ok(())

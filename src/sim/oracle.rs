@@ -45,8 +45,8 @@ pub(crate) struct OracleEvent {
     /// The dots that the writer held under the key.
     pub(crate) removed: Vec<Stamp>,
     pub(crate) is_put: bool,
-    /// Until when, by a correct clock, it has to be held if nothing removes it. 0: for ever.
-    pub(crate) until_ms: u64,
+    /// Until when, by a correct clock, it has to be held if nothing removes it. `None`: for ever.
+    pub(crate) until_ms: Option<u64>,
     /// Its stamp is further ahead than a correct clock permits, so it is claimed to peers only when that time has come.
     /// Until then, what it removed may be gone on replicas that do not cover it; and its value may be held where its
     /// removal is covered.
@@ -68,7 +68,7 @@ pub(crate) struct Oracle {
 impl Oracle {
     /// Records one local write.
     pub(crate) fn record(&mut self, key: &[u8], event: OracleEvent) {
-        self.has_expiries |= event.until_ms != 0;
+        self.has_expiries |= event.until_ms.is_some();
         self.events.entry(key.to_vec()).or_default().push(event);
     }
 
@@ -94,7 +94,7 @@ impl Oracle {
             covered.iter().for_each(|event| removed.extend(event.removed.iter().copied()));
             for event in covered
                 .into_iter()
-                .filter(|event| event.is_put && (event.until_ms == 0 || event.until_ms > wall_ms))
+                .filter(|event| event.is_put && event.until_ms.is_none_or(|ms| ms > wall_ms))
             {
                 let should = !removed.contains(&event.stamp);
                 let gone = |other: &OracleEvent| {

@@ -13,6 +13,8 @@
 //!
 //! The tree knows rows only by their row ids; the store passes closures that look at the rows.
 
+use std::num::NonZeroU64;
+
 use siphasher::{sip, sip128};
 
 use crate::id::RowId;
@@ -67,13 +69,19 @@ impl HashKey {
     }
 
     /// The hash of one dot: place, stamp, expiry and checksum. Peers compare it, so the layout must never change.
-    pub(crate) fn hash_dot(self, place: Place, stamp: Stamp, expires: u64, checksum: u32) -> u128 {
+    pub(crate) fn hash_dot(
+        self,
+        place: Place,
+        stamp: Stamp,
+        expires: Option<NonZeroU64>,
+        checksum: u32,
+    ) -> u128 {
         let mut bytes = [0; 44];
         bytes[..8].copy_from_slice(&place.low.to_le_bytes());
         bytes[8..16].copy_from_slice(&place.high.to_le_bytes());
         bytes[16..24].copy_from_slice(&stamp.clock.to_le_bytes());
         bytes[24..32].copy_from_slice(&stamp.origin.number().to_le_bytes());
-        bytes[32..40].copy_from_slice(&expires.to_le_bytes());
+        bytes[32..40].copy_from_slice(&expires.map_or(0, NonZeroU64::get).to_le_bytes());
         bytes[40..].copy_from_slice(&checksum.to_le_bytes());
         let (low, high) = self.keyed_hash(&bytes);
         u128::from(low) | (u128::from(high) << 64)
@@ -459,7 +467,7 @@ mod tests {
         let row = |id: RowId| {
             let number = id.index();
             let place = hash_key.place(&number.to_le_bytes());
-            (place, hash_key.hash_dot(place, Stamp { clock: number as u64, origin: RunId::new(1) }, 0, 0))
+            (place, hash_key.hash_dot(place, Stamp { clock: number as u64, origin: RunId::new(1) }, None, 0))
         };
         let mut digest = Digest::new();
         let check = |digest: &Digest, ids: &[RowId]| {

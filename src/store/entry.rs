@@ -8,6 +8,7 @@
 //! associative and idempotent.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use triomphe::ThinArc;
@@ -127,22 +128,26 @@ enum DotForm {
 pub(crate) struct Dot(ThinArc<DotHeader, u8>);
 
 impl Dot {
-    /// `text` is the key directly followed by the value; `expires` is in milliseconds, 0 for never.
-    pub(crate) fn new(stamp: Stamp, expires: u64, key_len: usize, text: &[u8], room: &mut Vec<u8>) -> Self {
+    /// `text` is the key directly followed by the value; `expires` is in milliseconds since the Unix epoch.
+    pub(crate) fn new(
+        stamp: Stamp,
+        expires: Option<NonZeroU64>,
+        key_len: usize,
+        text: &[u8],
+        room: &mut Vec<u8>,
+    ) -> Self {
         debug_assert!(key_len <= STORED_KEY_BYTES_MAX && key_len <= text.len());
         let head = DotHeader {
             clock: stamp.clock,
             origin: stamp.origin,
             checksum: digest::checksum(&text[key_len..]),
             key_len: key_len as u16,
-            form: if expires == 0 { DotForm::Value } else { DotForm::ExpiringValue },
+            form: if expires.is_none() { DotForm::Value } else { DotForm::ExpiringValue },
         };
-        if expires == 0 {
-            return Self(ThinArc::from_header_and_slice(head, text));
-        }
+        let Some(expires) = expires else { return Self(ThinArc::from_header_and_slice(head, text)) };
         room.clear();
         room.extend_from_slice(&text[..key_len]);
-        room.extend_from_slice(&expires.to_le_bytes());
+        room.extend_from_slice(&expires.get().to_le_bytes());
         room.extend_from_slice(&text[key_len..]);
         Self(ThinArc::from_header_and_slice(head, room))
     }
@@ -176,19 +181,20 @@ impl Dot {
         Stamp { clock: self.0.header.header.clock, origin: self.0.header.header.origin }
     }
 
-    /// In milliseconds since the Unix epoch, 0 for never.
-    pub(crate) fn expires(&self) -> u64 {
+    /// When the value expires, in milliseconds since the Unix epoch.
+    pub(crate) fn expires(&self) -> Option<NonZeroU64> {
         let head = &self.0.header.header;
         if head.form != DotForm::ExpiringValue {
-            return 0;
+            return None;
         }
         let from = usize::from(head.key_len);
-        u64::from_le_bytes(self.0.slice[from..from + 8].try_into().expect("eight bytes follow the key"))
+        let bytes = self.0.slice[from..from + 8].try_into().expect("eight bytes follow the key");
+        NonZeroU64::new(u64::from_le_bytes(bytes))
     }
 
     /// Whether the dot has expired by this wall clock. It is still held until it is dropped.
     pub(crate) fn is_hidden(&self, wall_ms: u64) -> bool {
-        self.0.header.header.form == DotForm::ExpiringValue && self.expires() <= wall_ms
+        self.expires().is_some_and(|expires| expires.get() <= wall_ms)
     }
 
     /// The checksum of the value, computed when this dot was made.
@@ -199,7 +205,7 @@ impl Dot {
     /// Expiry and checksum, which the digest hashes beside key and stamp. A writer never gives one stamp to two values.
     /// If a faulty member changed a value on its way, the greater content wins, so that replicas agree again once that
     /// member is gone.
-    fn content(&self) -> (u64, u32) {
+    fn content(&self) -> (Option<NonZeroU64>, u32) {
         (self.expires(), self.checksum())
     }
 
@@ -386,10 +392,7 @@ impl Entry {
 
     /// When the value expires, if it does.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        match self.dot.expires() {
-            0 => None,
-            ms => Some(UNIX_EPOCH + Duration::from_millis(ms)),
-        }
+        self.dot.expires().map(|ms| UNIX_EPOCH + Duration::from_millis(ms.get()))
     }
 
     /// Where this node's change log last recorded a change of the key.
@@ -502,12 +505,12 @@ mod tests {
     #[test]
     fn dot_keeps_key_value_and_expiry_apart() {
         let stamp = Stamp { clock: 9, origin: RunId::new(4) };
-        for expires in [0, 77] {
+        for expires in [None, NonZeroU64::new(77)] {
             let dot = Dot::new(stamp, expires, 3, b"\0abvalue", &mut Vec::new());
             assert_eq!((dot.key(), dot.value()), (&b"\0ab"[..], &b"value"[..]));
             assert_eq!((dot.stamp(), dot.expires()), (stamp, expires));
             assert!(dot.is_intact());
-            assert_eq!(dot.is_hidden(77), expires == 77);
+            assert_eq!(dot.is_hidden(77), expires.is_some());
         }
     }
 
@@ -544,7 +547,7 @@ mod tests {
             let known: Vec<(Stamp, u8)> = stamps.zip(fates).filter(|(_, fate)| *fate > 0).collect();
             let dot_set = known.iter().filter(|(_, fate)| *fate == 2);
             let dots =
-                dot_set.map(|(stamp, _)| Dot::new(*stamp, 0, KEY.len(), KEY, &mut Vec::new())).collect();
+                dot_set.map(|(stamp, _)| Dot::new(*stamp, None, KEY.len(), KEY, &mut Vec::new())).collect();
             let covered = known.iter().map(|(stamp, _)| *stamp).collect();
             State { dot_set: DotSet::from_dots(KEY, dots), covered }
         })

@@ -64,7 +64,7 @@ impl Store {
 
     /// Whether every clock within the permitted skew agrees that this dot has expired, so that it may be dropped.
     pub(super) fn may_be_dropped(&self, now: Time, dot: &Dot) -> bool {
-        dot.expires() != 0 && dot.expires().saturating_add(self.drop_delay_ms()) <= now.wall_ms()
+        dot.expires().is_some_and(|ms| ms.get().saturating_add(self.drop_delay_ms()) <= now.wall_ms())
     }
 
     /// When the next dot is to be hidden or dropped, in wall-clock milliseconds.

@@ -4,6 +4,7 @@
 //! frame is known to be at least that long. Claims are checked where they are decoded, against what this replica
 //! accepts from a peer ([`Store::claim_bounds`](crate::store::Store::claim_bounds)).
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::frame::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, USUAL_BYTES, WIRE_VERSION, WireError};
@@ -98,6 +99,11 @@ impl Writer {
         self.encode(number);
     }
 
+    /// When a value expires, in milliseconds. Values that never expire have 0 in its place.
+    pub(crate) fn expiry(&mut self, ms: Option<NonZeroU64>) {
+        self.varint(ms.map_or(0, NonZeroU64::get));
+    }
+
     /// A number that looks random.
     pub(crate) fn u64_le(&mut self, word: u64) {
         self.out.extend_from_slice(&word.to_le_bytes());
@@ -169,7 +175,7 @@ impl Writer {
         for dot in dot_set.dots() {
             self.u64_le(dot.stamp().clock);
             self.run(dot.stamp().origin);
-            self.varint(dot.expires());
+            self.expiry(dot.expires());
             self.varint(dot.value().len() as u64);
             self.rest(dot.value());
         }
@@ -250,6 +256,10 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn varint(&mut self) -> Result<u64, WireError> {
         self.decode()
+    }
+
+    pub(crate) fn expiry(&mut self) -> Result<Option<NonZeroU64>, WireError> {
+        self.varint().map(NonZeroU64::new)
     }
 
     pub(crate) fn u64_le(&mut self) -> Result<u64, WireError> {
@@ -360,7 +370,7 @@ impl<'a> Reader<'a> {
         let (mut one, mut others) = (None, Vec::new());
         for _ in 0..count {
             let stamp = Stamp { clock: self.u64_le()?, origin: self.run()? };
-            let expires = self.varint()?;
+            let expires = self.expiry()?;
             let value = self.bytes()?;
             if is_kept {
                 self.text.clear();

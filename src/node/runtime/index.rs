@@ -119,7 +119,8 @@ impl Index {
         let cells = self.cells.pin();
         let cell = cells.get(&StoredKey { space: 0, name: name.as_bytes() })?;
         // Most values never expire; then the clock need not be read.
-        let wall_ms = if cell.dot_set.dots().iter().any(|dot| dot.expires() != 0) { wall_ms() } else { 0 };
+        let wall_ms =
+            if cell.dot_set.dots().iter().any(|dot| dot.expires().is_some()) { wall_ms() } else { 0 };
         Entry::new(&cell.dot_set, Revision { log, number: cell.revision }, wall_ms)
     }
 
