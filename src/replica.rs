@@ -39,9 +39,9 @@ const TOGETHER_BYTES: usize = 1_024;
 /// to rest, real differences are found all the same.
 const SUPPRESSED_INTERVALS_MAX: u32 = 64;
 
-/// Under which the disk keeps whom to look for after a restart.
+/// The name of the memo with the members to look for after a restart.
 const MEMBERS_MEMO: &str = "members";
-/// Under which it keeps what this voter has promised.
+/// The name of the memo with what this voter has promised.
 const VOTER_MEMO: &str = "voter";
 
 /// Logs of peers of which it is kept how often something of theirs was refused. Of more, any one is forgotten, and its
@@ -88,7 +88,8 @@ pub use repair::RepairReport;
 pub use status::{RepairTraffic, Status};
 pub use verbs::{Batch, PutOptions};
 
-/// One replica of the store, without clock, network or disk. See the module.
+/// One replica of the store, without clock, network or disk. Whoever drives it gives it inputs and the time, carries
+/// out its outputs, and writes to the disk what [`Replica::persist`] returns.
 #[derive(Debug)]
 pub struct Replica {
     pub(crate) store: Store,
@@ -113,7 +114,7 @@ pub struct Replica {
     forwarded_claims: ForwardedClaims,
     write_limiter: WriteLimiter,
     wall_clock: WallClock,
-    /// The middle one of all peers is too far behind.
+    /// The median peer is further behind than [`Config::lag_bytes_max`].
     median_lag_exceeded: bool,
     topology_version: u64,
     /// Links with questions that are not answered.

@@ -68,8 +68,8 @@ impl Elections {
         }
     }
 
-    /// How many voters have reported whom they have granted the lease, or that they have granted it to nobody; and how
-    /// many reports are needed.
+    /// How many voters have reported on the lease, whether they have granted it or not, and how many reports are
+    /// needed.
     #[cfg(feature = "node")]
     pub(crate) fn answered_count(&self, name: &str) -> (usize, usize) {
         let heard = self.views.get(name).map_or(0, |view| view.reports.iter().flatten().count());

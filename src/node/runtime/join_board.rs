@@ -46,8 +46,8 @@ impl JoinBoard {
         self.posted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Posts the progress if it has changed and is due. Then it returns whom the caller has to notify once the lock of
-    /// the core is released.
+    /// Posts the progress if it has changed and is due. Then it returns the [`Notify`] of the readers, which the caller
+    /// must trigger once it has released the lock of the core.
     pub(in crate::node) fn follow(&self, node: &str, replica: &Replica, now: Time) -> Option<Arc<Notify>> {
         let is_ready = self.has_joined(replica);
         let mut posted = self.lock();

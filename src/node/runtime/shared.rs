@@ -286,8 +286,8 @@ impl Shared {
         self.lock_closed().map_or_else(Vec::new, |core| members(&core))
     }
 
-    /// Carries out one output of the replica. It runs under the lock and must not wait. Returns whom to notify of it
-    /// once the lock is released.
+    /// Carries out one output of the replica. It runs under the lock and must not wait. If it returns a [`Notify`], the
+    /// caller must trigger it once it has released the lock.
     pub(in crate::node) fn dispatch(&self, core: &mut Core, output: Output) -> Option<Arc<Notify>> {
         #[cfg(feature = "metrics")]
         self.meter.count_sent(&output);
