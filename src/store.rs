@@ -561,3 +561,12 @@ impl Store {
 fn expiring(dot_set: &DotSet) -> Vec<(u64, Stamp)> {
     dot_set.dots().iter().filter_map(|dot| Some((dot.expires()?.get(), dot.stamp()))).collect()
 }
+
+#[cfg(test)]
+impl Store {
+    /// An empty store of this run, for tests.
+    pub(crate) fn of_run(run: u64) -> Self {
+        let (run, log) = (RunId::new(run), LogId::new(run * 10));
+        Self::new(&Config::lan(), run, log, HashKey::default(), Controls::default())
+    }
+}

@@ -454,11 +454,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Config;
-    use crate::controls::Controls;
-    use crate::id::{LogId, RunId};
+    use crate::id::RunId;
     use crate::store::coverage;
-    use crate::store::digest::HashKey;
     use crate::time::Time;
     use crate::wire::Assembler;
 
@@ -477,16 +474,7 @@ mod tests {
 
     /// A store with two concurrent values of one key.
     fn sender() -> Store {
-        let store = |run| {
-            Store::new(
-                &Config::lan(),
-                RunId::new(run),
-                LogId::new(run * 10),
-                HashKey::default(),
-                Controls::default(),
-            )
-        };
-        let (mut one, mut other) = (store(1), store(2));
+        let (mut one, mut other) = (Store::of_run(1), Store::of_run(2));
         one.put(NOW, &key(), &value(1), None);
         other.put(NOW, &key(), &value(2), NonZeroU64::new(77_000));
         let dot_set = other.dot_set(&key()).expect("just put").0.clone();

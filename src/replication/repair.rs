@@ -416,16 +416,7 @@ mod tests {
     #[test]
     fn digest_of_the_children_of_a_deepest_range_is_refused() {
         let now = Time { mono: std::time::Duration::ZERO, wall: std::time::Duration::from_secs(1) };
-        let store = |run| {
-            Store::new(
-                &Config::lan(),
-                RunId::new(run),
-                LogId::new(run),
-                HashKey::default(),
-                Controls::default(),
-            )
-        };
-        let (mut ours, mut theirs) = (store(1), store(2));
+        let (mut ours, mut theirs) = (Store::of_run(1), Store::of_run(2));
         let mut session = RepairSession::new(&ours, now, 1, 0, ChangeOrigin::Learned);
         let start = RepairSession::new(&theirs, now, 2, 0, ChangeOrigin::Learned)
             .next_frame(&mut theirs, now)

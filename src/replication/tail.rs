@@ -26,28 +26,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Config;
-    use crate::controls::Controls;
-    use crate::id::{LogId, RunId};
+    use crate::id::RunId;
     use crate::replication::claims::ForwardedClaims;
     use crate::store::change_log::LogFilter;
-    use crate::store::digest::HashKey;
     use crate::store::slab::ChangeOrigin;
     use crate::store::{PeerRow, Store};
     use crate::time::Time;
     use crate::wire::{Kind, Piece, Reader};
 
     const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
-
-    fn store(run: u64) -> Store {
-        Store::new(
-            &Config::lan(),
-            RunId::new(run),
-            LogId::new(run * 10),
-            HashKey::default(),
-            Controls::default(),
-        )
-    }
 
     fn key(name: &str) -> Vec<u8> {
         let mut stored = Vec::new();
@@ -114,7 +101,7 @@ mod tests {
     fn row_known_to_a_delegate_ends_its_forwarded_claim() {
         let large = vec![b'x'; 70_000];
         for is_ahead in [false, true] {
-            let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
+            let (mut writer, mut delegate, mut mate) = (Store::of_run(1), Store::of_run(2), Store::of_run(3));
             let mut far = Tail::new(&writer, LogFilter::Own);
             let mut near = Tail::new(&delegate, LogFilter::Forwarded);
             writer.put(NOW, &key("first"), b"v", None);
@@ -167,7 +154,7 @@ mod tests {
 
     #[test]
     fn first_flush_of_an_idle_link_needs_no_repair() {
-        let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
+        let (mut writer, mut delegate, mut mate) = (Store::of_run(1), Store::of_run(2), Store::of_run(3));
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
         let mut wanted = TailWants { filter: near.filter, bare_claim: false, ack: &mut None };
@@ -183,7 +170,7 @@ mod tests {
 
     #[test]
     fn peer_that_missed_forwarded_rows_gets_no_claim_of_them() {
-        let (mut writer, mut delegate, mut mate) = (store(1), store(2), store(3));
+        let (mut writer, mut delegate, mut mate) = (Store::of_run(1), Store::of_run(2), Store::of_run(3));
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
         let pass = |far: &mut Tail, near: &mut Tail, writer: &mut Store, delegate: &mut Store, name| {
