@@ -23,7 +23,7 @@ use crate::replication::flow::WriteLimiter;
 use crate::store::digest::HashKey;
 use crate::store::entry::Revision;
 use crate::store::watch::Watches;
-use crate::store::{DiskFollower, Store};
+use crate::store::{DiskFollower, LocalStore};
 use crate::time::Time;
 pub use crate::wire::Lane;
 use crate::wire::{Kind, WireError, Writer};
@@ -92,7 +92,7 @@ pub use verbs::{Batch, PutOptions};
 /// out its outputs, and writes to the disk what [`Replica::persist`] returns.
 #[derive(Debug)]
 pub struct Replica {
-    pub(crate) store: Store,
+    pub(crate) store: LocalStore,
     config: Config,
     random: ChaCha8Rng,
     links: Links,
@@ -136,7 +136,7 @@ impl Replica {
         // A member's run is the origin of what it writes: so everybody can tell who wrote.
         let drawn = RunId::new(random.next_u64());
         let run = member.as_ref().map_or(drawn, |own| own.run);
-        let mut store = Store::new(&config, run, LogId::new(random.next_u64()), hash_key, controls);
+        let mut store = LocalStore::new(&config, run, LogId::new(random.next_u64()), hash_key, controls);
         if has_disk {
             store.disk = DiskFollower::At(0);
         }

@@ -1,8 +1,9 @@
 //! The store of one replica: entries, change log, [`Coverage`], digest and expiry, kept in step.
 //!
 //! Stamping, inserting, assigning the revision and updating the digest are one call, so no follower ever sees them
-//! apart. Every write, local or merged, changes a key through [`Store::apply`]. Two functions change a key without it:
-//! `drop_expired` removes an expired dot, without an event and without a revision, and `fill` loads the rows of a disk.
+//! apart. Every write, local or merged, changes a key through [`LocalStore::apply`]. Two functions change a key without
+//! it: `drop_expired` removes an expired dot, without an event and without a revision, and `fill` loads the rows of a
+//! disk.
 //!
 //! A dot that leaves its key must stay covered, or it would come back when it arrives again. And nothing may become
 //! covered here that was not merged: see [`coverage`].
@@ -59,7 +60,7 @@ const POSITIONS_MAX: usize = 4_096;
 
 /// The store of one replica.
 #[derive(Clone, Debug)]
-pub(crate) struct Store {
+pub(crate) struct LocalStore {
     pub(crate) log: ChangeLog,
     pub(crate) coverage: Coverage,
     /// This run: the origin of every event written here, from the first one on.
@@ -76,7 +77,7 @@ pub(crate) struct Store {
     hidden: BTreeSet<(u64, RowId, Stamp)>,
     /// Whether the wall clock is trusted enough to drop expired dots.
     pub(crate) may_drop: bool,
-    /// Wall-clock milliseconds at the last call of [`Store::expire`].
+    /// Wall-clock milliseconds at the last call of [`LocalStore::expire`].
     expired_to: u64,
     pub(crate) disk: DiskFollower,
     /// For each log of a peer, the revision up to which it is merged.
@@ -97,7 +98,7 @@ pub(crate) struct Store {
     room: Vec<u8>,
 }
 
-impl Store {
+impl LocalStore {
     pub(crate) fn new(
         config: &Config,
         run: RunId,
@@ -180,7 +181,7 @@ impl Store {
 
     // Local events.
 
-    /// Puts a value. The caller has checked the limits, see [`Store::check_value_bytes`].
+    /// Puts a value. The caller has checked the limits, see [`LocalStore::check_value_bytes`].
     pub(crate) fn put(
         &mut self,
         now: Time,
@@ -289,10 +290,11 @@ impl Store {
 
     /// Merges the dots of accepted rows, and calls `news` for each row that changed something.
     ///
-    /// This is the first half of merging a row. In the same step it must be followed by [`Store::cover_row`] or
-    /// [`Store::cover_row_beyond`] for each row, or by [`Store::cover_range`] for a range that holds all of them, which
-    /// record what the sender covers there. Without that, a value that a row has removed can come back. If a flush end
-    /// came with the rows, its claims go between the two halves: the vector then has most of what would be recorded.
+    /// This is the first half of merging a row. In the same step it must be followed by [`LocalStore::cover_row`] or
+    /// [`LocalStore::cover_row_beyond`] for each row, or by [`LocalStore::cover_range`] for a range that holds all of
+    /// them, which record what the sender covers there. Without that, a value that a row has removed can come back. If
+    /// a flush end came with the rows, its claims go between the two halves: the vector then has most of what would be
+    /// recorded.
     pub(crate) fn merge_rows(
         &mut self,
         now: Time,
@@ -345,15 +347,15 @@ impl Store {
         true
     }
 
-    /// The second half of merging a row, after [`Store::merge_rows`]: records what the row's sender covers at its key,
-    /// as far as it is not covered here yet. Without it a value that the row has removed can come back.
+    /// The second half of merging a row, after [`LocalStore::merge_rows`]: records what the row's sender covers at its
+    /// key, as far as it is not covered here yet. Without it a value that the row has removed can come back.
     pub(crate) fn cover_row(&mut self, row: &PeerRow) {
         let beyond = self.coverage.beyond_vector(&row.vector);
         self.cover_row_beyond(row, &beyond);
     }
 
-    /// As [`Store::cover_row`], where the caller knows `beyond`: the part of the sender's vector that lies beyond this
-    /// replica's vector.
+    /// As [`LocalStore::cover_row`], where the caller knows `beyond`: the part of the sender's vector that lies beyond
+    /// this replica's vector.
     pub(crate) fn cover_row_beyond(&mut self, row: &PeerRow, beyond: &Arc<Clocks>) {
         let is_nothing = beyond.dots.is_empty() && row.context.is_none();
         if is_nothing || !self.keeps_extra_coverage() || self.controls.has(Control::NoContext) {
@@ -403,7 +405,7 @@ impl Store {
     }
 
     /// Merges a peer's full listing of a range: its rows, and an empty row for every other key held here. From then on
-    /// the range is covered by what the peer covered there. `rows` have passed [`Store::check_row`].
+    /// the range is covered by what the peer covered there. `rows` have passed [`LocalStore::check_row`].
     pub(crate) fn settle_range(
         &mut self,
         now: Time,
@@ -563,7 +565,7 @@ fn expiring(dot_set: &DotSet) -> Vec<(u64, Stamp)> {
 }
 
 #[cfg(test)]
-impl Store {
+impl LocalStore {
     /// An empty store of this run, for tests.
     pub(crate) fn of_run(run: u64) -> Self {
         let (run, log) = (RunId::new(run), LogId::new(run * 10));

@@ -1,8 +1,8 @@
 //! The names and paths that stand in backticks in `docs/*.md` exist in the sources.
 //!
 //! A rename that forgets the documentation fails here. The test reads text alone: a name counts as existing if it is a
-//! word of the code of a Rust file, comments aside, and both parts of `Type::member` have to be words of one file. So it notices
-//! what is gone, and not what means something else by now.
+//! word of the code of a Rust file, comments aside, and both parts of `Type::member` have to be words of one file. So
+//! it notices what is gone, and not what means something else by now.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -227,7 +227,7 @@ fn made_up_names_in_docs_are_noticed() {
         "`NoSuchType`",
         "`no_such_function`",
         "`NO_SUCH_CONST`",
-        "`Store::no_such_member`",
+        "`LocalStore::no_such_member`",
         "`NoSuchType::new`",
         "`no_such_function(true)`",
         "`KeyIndex::note_ack`",

@@ -5,10 +5,10 @@
 //! that moment. All parts must be written in one transaction: then the stored `Coverage` is never ahead of the stored
 //! rows, nor the rows ahead of it. While a transaction is under way the log coalesces changes for the next one.
 //!
-//! A disk failure is reported with [`Input::PersistFailed`](crate::core::Input::PersistFailed). From then on this replica
-//! refuses local writes, but goes on reading and replicating. It forgets nothing that was not acknowledged by the disk,
-//! so the first transaction after [`Input::DiskBack`](crate::core::Input::DiskBack) contains all of it again, whatever became
-//! of the failed one.
+//! A disk failure is reported with [`Input::PersistFailed`](crate::core::Input::PersistFailed). From then on this
+//! replica refuses local writes, but goes on reading and replicating. It forgets nothing that was not acknowledged by
+//! the disk, so the first transaction after [`Input::DiskBack`](crate::core::Input::DiskBack) contains all of it again,
+//! whatever became of the failed one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use crate::replica::saved::{self, DiskChange, DiskSummary, Saved};
 use crate::store::coverage::RegionCoverage;
 use crate::store::digest::HashKey;
 use crate::store::entry::{Dot, DotSet, Revision};
-use crate::store::{DiskFollower, ExpiredKeys, Store};
+use crate::store::{DiskFollower, ExpiredKeys, LocalStore};
 
 /// Rows in one part of a transaction, except for the last: a writer waits for about a tenth of a millisecond. With
 /// fewer rows a writer waits more often, and each wake-up costs more than the rows do.
@@ -160,7 +160,7 @@ impl DiskCursor {
         self.memos.get(name).map(Vec::as_slice)
     }
 
-    fn mark(&self, store: &Store) -> DiskMark {
+    fn mark(&self, store: &LocalStore) -> DiskMark {
         DiskMark {
             head: store.log.head(),
             coverage: store.coverage.vector_version(),
@@ -171,7 +171,7 @@ impl DiskCursor {
     }
 
     /// The next part of a transaction.
-    fn part(&mut self, store: &Store, rows_max: usize) -> Persist {
+    fn part(&mut self, store: &LocalStore, rows_max: usize) -> Persist {
         let is_whole = self.last_transaction.is_none();
         let begins = self.staging.as_ref().is_none_or(|staging| staging.log != store.log.id);
         if begins {
@@ -196,7 +196,7 @@ impl DiskCursor {
     }
 
     /// The claims as of now.
-    fn metadata(&self, store: &Store) -> DiskMetadata {
+    fn metadata(&self, store: &LocalStore) -> DiskMetadata {
         let is_whole = self.last_transaction.is_none();
         let logs = if is_whole {
             store.peer_positions.keys().copied().collect()

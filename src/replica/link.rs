@@ -17,7 +17,7 @@ use crate::replication::large::{PartialRow, ResumeOffer};
 use crate::replication::questions::CoverageQuestions;
 use crate::replication::repair::RepairSession;
 use crate::replication::tail::{TailPeer, TailReceiver, TailSender, TailWants};
-use crate::store::Store;
+use crate::store::LocalStore;
 use crate::store::change_log::LogFilter;
 use crate::store::slab::ChangeOrigin;
 use crate::time::Time;
@@ -164,7 +164,7 @@ impl Link {
     /// The next frame of the live stream.
     pub(super) fn next_live_frame(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         forwarded_claims: &mut ForwardedClaims,
         now: Duration,
     ) -> Option<Vec<u8>> {
@@ -200,7 +200,7 @@ impl Link {
 
     fn next_tail_frame(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         forwarded_claims: &mut ForwardedClaims,
         now: Duration,
     ) -> Option<Vec<u8>> {
@@ -260,7 +260,7 @@ impl Link {
     }
 
     /// How many changes the peer is behind.
-    pub(super) fn lag(&self, store: &Store) -> u64 {
+    pub(super) fn lag(&self, store: &LocalStore) -> u64 {
         self.tail_sender.lag(store, self.route.filter)
     }
 
@@ -277,7 +277,7 @@ impl Link {
     }
 
     /// Whether the tail still has rows for the peer, and the connection took something since this time.
-    pub(super) fn sends(&self, store: &Store, since: Duration) -> bool {
+    pub(super) fn sends(&self, store: &LocalStore, since: Duration) -> bool {
         let has_more = self.route.feeds && (self.lag(store) > 0 || self.tail_sender.has_larges());
         (has_more || self.lanes.in_flight[Lane::Live as usize] > 0) && self.lanes.sent_at >= since
     }
@@ -302,7 +302,7 @@ impl Link {
         self.closing.is_some_and(|closing| closing.cause == ClosingCause::ClaimRefused)
     }
 
-    pub(super) fn begin_session(&mut self, store: &Store, now: Time, salt: u64, purpose: RepairPurpose) {
+    pub(super) fn begin_session(&mut self, store: &LocalStore, now: Time, salt: u64, purpose: RepairPurpose) {
         self.repair.is_wanted = false;
         self.checks.suppressed_since = None;
         let origin = if self.route.is_other_group { ChangeOrigin::Forwarded } else { ChangeOrigin::Learned };
@@ -323,7 +323,7 @@ impl Link {
     }
 
     /// Claims what a finished comparison allows. From then on the tail serves this link.
-    pub(super) fn finish_claim(&mut self, store: &mut Store) {
+    pub(super) fn finish_claim(&mut self, store: &mut LocalStore) {
         if self.repair.session.as_mut().is_some_and(|session| session.claim_start_vector(store)) {
             self.acks.owe_now();
         }

@@ -26,7 +26,7 @@ use super::rows::context_of;
 use crate::store::coverage::{ClaimBounds, Clocks};
 use crate::store::digest::fingerprint;
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
-use crate::store::{PeerRow, Refusal, Store};
+use crate::store::{LocalStore, PeerRow, Refusal};
 use crate::time::Stamp;
 use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Piece, Reader, WireError, Writer};
 
@@ -87,7 +87,7 @@ struct LargeRowTransfer {
 impl LargeRowTransfer {
     /// The row as it is in this instant, for a peer that was sent the vector of this version.
     fn new(
-        store: &Store,
+        store: &LocalStore,
         number: u64,
         dot_set: DotSet,
         version: u64,
@@ -165,7 +165,7 @@ impl LargeRowSender {
     /// vector that the peer was sent on the same stream; 0 if it was sent none.
     pub(crate) fn next_piece(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         queue: LargeRowStream,
         version: u64,
         hint: &mut Option<ResumeOffer>,
@@ -473,8 +473,8 @@ mod tests {
     }
 
     /// A store with two concurrent values of one key.
-    fn sender() -> Store {
-        let (mut one, mut other) = (Store::of_run(1), Store::of_run(2));
+    fn sender() -> LocalStore {
+        let (mut one, mut other) = (LocalStore::of_run(1), LocalStore::of_run(2));
         one.put(NOW, &key(), &value(1), None);
         other.put(NOW, &key(), &value(2), NonZeroU64::new(77_000));
         let dot_set = other.dot_set(&key()).expect("just put").0.clone();
@@ -483,7 +483,7 @@ mod tests {
         one
     }
 
-    fn pieces(store: &mut Store, hint: Option<ResumeOffer>) -> Vec<Vec<u8>> {
+    fn pieces(store: &mut LocalStore, hint: Option<ResumeOffer>) -> Vec<Vec<u8>> {
         let (mut departing, mut hint) = (LargeRowSender::default(), hint);
         _ = departing.enqueue(&key());
         std::iter::from_fn(|| departing.next_piece(store, LargeRowStream::Repair, 0, &mut hint)).collect()
@@ -518,7 +518,7 @@ mod tests {
         (partial, ResumeOffer::read(reader).unwrap())
     }
 
-    fn same(arrived: Option<LargeRow>, store: &Store) {
+    fn same(arrived: Option<LargeRow>, store: &LocalStore) {
         let row = arrived.expect("it is whole").row.expect("it is acceptable");
         let dot_set = store.dot_set(&key()).expect("it is held").0;
         let header = |dot_set: &DotSet| -> Vec<(Stamp, Option<NonZeroU64>, Vec<u8>)> {

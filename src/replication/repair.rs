@@ -39,7 +39,7 @@ use crate::store::coverage::{Clocks, HashIntervals};
 use crate::store::digest::{FAN, HashKey, HashRange, fingerprint};
 use crate::store::entry::DotSet;
 use crate::store::slab::ChangeOrigin;
-use crate::store::{PeerCoverage, PeerRow, Store};
+use crate::store::{LocalStore, PeerCoverage, PeerRow};
 use crate::time::Time;
 use crate::wire::LeftoverTable;
 
@@ -258,8 +258,8 @@ pub(crate) struct RepairSession {
     large_sender: LargeRowSender,
     large_receiver: LargeRowReceiver,
     has_refused: bool,
-    /// The change origin of the first [`FORWARDED_ROWS_MAX`] rows. If the peer is in another group and only a few rows differ,
-    /// this node's own group lacks them as well, and they are forwarded to it.
+    /// The change origin of the first [`FORWARDED_ROWS_MAX`] rows. If the peer is in another group and only a few rows
+    /// differ, this node's own group lacks them as well, and they are forwarded to it.
     change_origin: ChangeOrigin,
     began: Time,
     /// Entries that this side held when the session began.
@@ -275,7 +275,7 @@ pub(crate) struct RepairSession {
 
 impl RepairSession {
     pub(crate) fn new(
-        store: &Store,
+        store: &LocalStore,
         now: Time,
         salt: u64,
         deferrals: u64,
@@ -379,16 +379,16 @@ fn measure(range: HashRange) -> u128 {
     1 << (64 - range.depth)
 }
 
-fn weak_hash(store: &Store, salt: u64, range: HashRange) -> u16 {
+fn weak_hash(store: &LocalStore, salt: u64, range: HashRange) -> u16 {
     fingerprint(salt, &store.node(range).bytes()) as u16
 }
 
-fn strong_hash(store: &Store, salt: u64, range: HashRange, mask: u16) -> u64 {
+fn strong_hash(store: &LocalStore, salt: u64, range: HashRange, mask: u16) -> u64 {
     let bytes: Vec<u8> = children(range, mask).flat_map(|child| store.node(child).bytes()).collect();
     fingerprint(salt, &bytes)
 }
 
-fn salted_row_hash(store: &Store, salt: u64, row: RowId) -> u64 {
+fn salted_row_hash(store: &LocalStore, salt: u64, row: RowId) -> u64 {
     fingerprint(salt, &store.row_digest(row).to_le_bytes())
 }
 
@@ -416,7 +416,7 @@ mod tests {
     #[test]
     fn digest_of_the_children_of_a_deepest_range_is_refused() {
         let now = Time { mono: std::time::Duration::ZERO, wall: std::time::Duration::from_secs(1) };
-        let (mut ours, mut theirs) = (Store::of_run(1), Store::of_run(2));
+        let (mut ours, mut theirs) = (LocalStore::of_run(1), LocalStore::of_run(2));
         let mut session = RepairSession::new(&ours, now, 1, 0, ChangeOrigin::Learned);
         let start = RepairSession::new(&theirs, now, 2, 0, ChangeOrigin::Learned)
             .next_frame(&mut theirs, now)
@@ -447,7 +447,7 @@ mod tests {
     const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
 
     /// Runs a session to its end and returns whether each side claimed.
-    fn run(stores: &mut [Store; 2]) -> [bool; 2] {
+    fn run(stores: &mut [LocalStore; 2]) -> [bool; 2] {
         let mut sessions = [
             RepairSession::new(&stores[0], NOW, 1, 0, ChangeOrigin::Learned),
             RepairSession::new(&stores[1], NOW, 2, 0, ChangeOrigin::Learned),
@@ -489,7 +489,13 @@ mod tests {
             [(10, 0), (10, 100), (LEFTOVERS_MAX as u64 + 10, 0), (LEFTOVERS_MAX as u64 + 10, 100)]
         {
             let store = |run, hash_key| {
-                Store::new(&Config::lan(), RunId::new(run), LogId::new(run), hash_key, Controls::default())
+                LocalStore::new(
+                    &Config::lan(),
+                    RunId::new(run),
+                    LogId::new(run),
+                    hash_key,
+                    Controls::default(),
+                )
             };
             let (mut teller, mut hearer) = (store(1, old), store(2, new));
             // The sender has merged the last key's value by a session, and its delete, of another origin, by a row.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crate::controls::Control;
 use crate::store::coverage::Clocks;
 use crate::store::entry::{self, DotSet, readable_key};
-use crate::store::{Refusal, Store};
+use crate::store::{LocalStore, Refusal};
 
 /// What the store covers at a key beyond its vector, as far as peers are sent it. `None` if that is nothing.
-pub(crate) fn context_of(store: &Store, dot_set: &DotSet) -> Option<Arc<Clocks>> {
+pub(crate) fn context_of(store: &LocalStore, dot_set: &DotSet) -> Option<Arc<Clocks>> {
     if store.coverage.extra_count() == 0 || store.controls.has(Control::NoContext) {
         return None;
     }

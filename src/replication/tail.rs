@@ -4,8 +4,10 @@
 //!
 //! - A frame's rows, their contexts and its claims are of one instant. Nothing may be merged between writing them.
 //! - A tail claims its sender's own origin, only in the frame that reaches the head, and only while every row of the
-//!   link was sent and accepted. Under the same conditions it claims intervals of forwarded origins ([`claims`](super::claims)).
-//! - A claim that covers a large row waits for it ([`large`](super::large)). A cursor below the log's floor must never go on.
+//!   link was sent and accepted. Under the same conditions it claims intervals of forwarded origins
+//!   ([`claims`](super::claims)).
+//! - A claim that covers a large row waits for it ([`large`](super::large)). A cursor below the log's floor must never
+//!   go on.
 
 mod contexts;
 mod receive;
@@ -30,7 +32,7 @@ mod tests {
     use crate::replication::claims::ForwardedClaims;
     use crate::store::change_log::LogFilter;
     use crate::store::slab::ChangeOrigin;
-    use crate::store::{PeerRow, Store};
+    use crate::store::{LocalStore, PeerRow};
     use crate::time::Time;
     use crate::wire::{Kind, Piece, Reader};
 
@@ -53,7 +55,7 @@ mod tests {
     }
 
     impl Tail {
-        fn new(from: &Store, filter: LogFilter) -> Self {
+        fn new(from: &LocalStore, filter: LogFilter) -> Self {
             let mut outgoing = TailSender::default();
             assert!(outgoing.resume(from, from.log.id, 0));
             let (is_far, passes_on) = (filter == LogFilter::Own, filter == LogFilter::Forwarded);
@@ -68,18 +70,18 @@ mod tests {
             }
         }
 
-        fn frame(&mut self, from: &mut Store) -> Vec<u8> {
+        fn frame(&mut self, from: &mut LocalStore) -> Vec<u8> {
             let mut wanted = TailWants { filter: self.filter, bare_claim: true, ack: &mut None };
             let frame = self.outgoing.next_frame(from, &mut self.forwarded_claims, &mut wanted);
             frame.expect("there is something to send")
         }
 
-        fn pieces(&mut self, from: &mut Store) -> Vec<Vec<u8>> {
+        fn pieces(&mut self, from: &mut LocalStore) -> Vec<Vec<u8>> {
             std::iter::from_fn(|| self.outgoing.next_piece(from, &mut None)).collect()
         }
 
         /// Hands frames and pieces to the other end, which records in `forwarded_claims` what it may claim.
-        fn hand(&mut self, to: &mut Store, forwarded_claims: &mut ForwardedClaims, sent: &[Vec<u8>]) {
+        fn hand(&mut self, to: &mut LocalStore, forwarded_claims: &mut ForwardedClaims, sent: &[Vec<u8>]) {
             for bytes in sent {
                 let mut news = News { forwarded_claims: &mut *forwarded_claims, arrived: &mut Vec::new() };
                 let mut assembler = crate::wire::Assembler::default();
@@ -101,7 +103,8 @@ mod tests {
     fn row_known_to_a_delegate_ends_its_forwarded_claim() {
         let large = vec![b'x'; 70_000];
         for is_ahead in [false, true] {
-            let (mut writer, mut delegate, mut mate) = (Store::of_run(1), Store::of_run(2), Store::of_run(3));
+            let (mut writer, mut delegate, mut mate) =
+                (LocalStore::of_run(1), LocalStore::of_run(2), LocalStore::of_run(3));
             let mut far = Tail::new(&writer, LogFilter::Own);
             let mut near = Tail::new(&delegate, LogFilter::Forwarded);
             writer.put(NOW, &key("first"), b"v", None);
@@ -110,7 +113,7 @@ mod tests {
             let passed = near.frame(&mut delegate);
             near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
             // The mate has repaired with the writer, and is sent forwarded rows by the delegate.
-            let row = |key: &[u8], from: &Store| {
+            let row = |key: &[u8], from: &LocalStore| {
                 let dot_set = from.dot_set(key).expect("it is held").0.clone();
                 PeerRow { dot_set, vector: Arc::default(), context: None }
             };
@@ -154,7 +157,8 @@ mod tests {
 
     #[test]
     fn first_flush_of_an_idle_link_needs_no_repair() {
-        let (mut writer, mut delegate, mut mate) = (Store::of_run(1), Store::of_run(2), Store::of_run(3));
+        let (mut writer, mut delegate, mut mate) =
+            (LocalStore::of_run(1), LocalStore::of_run(2), LocalStore::of_run(3));
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
         let mut wanted = TailWants { filter: near.filter, bare_claim: false, ack: &mut None };
@@ -170,15 +174,17 @@ mod tests {
 
     #[test]
     fn peer_that_missed_forwarded_rows_gets_no_claim_of_them() {
-        let (mut writer, mut delegate, mut mate) = (Store::of_run(1), Store::of_run(2), Store::of_run(3));
+        let (mut writer, mut delegate, mut mate) =
+            (LocalStore::of_run(1), LocalStore::of_run(2), LocalStore::of_run(3));
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
-        let pass = |far: &mut Tail, near: &mut Tail, writer: &mut Store, delegate: &mut Store, name| {
-            let stamp = writer.put(NOW, &key(name), b"v", None).0;
-            let frame = far.frame(writer);
-            far.hand(delegate, &mut near.forwarded_claims, &[frame]);
-            stamp
-        };
+        let pass =
+            |far: &mut Tail, near: &mut Tail, writer: &mut LocalStore, delegate: &mut LocalStore, name| {
+                let stamp = writer.put(NOW, &key(name), b"v", None).0;
+                let frame = far.frame(writer);
+                far.hand(delegate, &mut near.forwarded_claims, &[frame]);
+                stamp
+            };
         pass(&mut far, &mut near, &mut writer, &mut delegate, "first");
         let passed = near.frame(&mut delegate);
         near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use thiserror::Error;
 
-use crate::store::Store;
+use crate::store::LocalStore;
 use crate::time::Stamp;
 
 /// What a simulation found wrong. The text says where and what.
@@ -81,7 +81,7 @@ impl Oracle {
 
     /// Compares the replica of node `i` with the history. Before its expiry by the true clock, a dot that expires has
     /// to be held like any other.
-    pub(crate) fn check(&mut self, i: usize, store: &Store, wall_ms: u64) -> Result<(), SimFault> {
+    pub(crate) fn check(&mut self, i: usize, store: &LocalStore, wall_ms: u64) -> Result<(), SimFault> {
         let run = store.run;
         for (key, events) in &self.events {
             let dot_set: BTreeSet<Stamp> = store
@@ -138,7 +138,7 @@ impl Oracle {
     }
 
     /// Two replicas with equal coverage have to hold the same.
-    fn check_root(&mut self, i: usize, store: &Store) -> Result<(), SimFault> {
+    fn check_root(&mut self, i: usize, store: &LocalStore) -> Result<(), SimFault> {
         if !store.coverage.is_vector_only() || self.has_expiries {
             return Ok(());
         }

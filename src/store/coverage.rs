@@ -382,7 +382,7 @@ impl Coverage {
         self.unswept += 1;
     }
 
-    /// Whether this event of this key is merged here, apart from what held dots cover: `Store::covers` asks both.
+    /// Whether this event of this key is merged here, apart from what held dots cover: `LocalStore::covers` asks both.
     pub(crate) fn covers(&self, key: &[u8], place: Place, stamp: Stamp) -> bool {
         covers(&self.vector, stamp)
             || covers(&self.withheld, stamp)

@@ -1,6 +1,6 @@
 //! Damage that tests and measurements do to a store on purpose.
 
-use super::Store;
+use super::LocalStore;
 #[cfg(feature = "__controls")]
 use super::expiring;
 #[cfg(feature = "__measures")]
@@ -14,7 +14,7 @@ use crate::store::entry::{Dot, DotSet};
 use crate::time::{HybridClock, Stamp};
 
 #[cfg(feature = "__measures")]
-impl Store {
+impl LocalStore {
     /// Covers one write each of this many runs. The same number names the same runs on every node.
     pub(crate) fn cover_dead_runs(&mut self, count: u64) {
         for i in 0..count {
@@ -37,7 +37,7 @@ impl Store {
 }
 
 #[cfg(feature = "__controls")]
-impl Store {
+impl LocalStore {
     /// Loses an entry as a bug or a bit flip would: everything but the sums of the digest forgets it.
     pub(crate) fn lose(&mut self, key: &[u8]) -> bool {
         let place = self.hash_key.place(key);

@@ -2,14 +2,14 @@
 //! passed.
 //!
 //! A dropped dot is covered and not held, which to other nodes looks like a delete: a repair spreads it. So a dot is
-//! dropped only [`2 × clock_skew_max`](Store::drop_delay_ms) after its expiry, and only while the wall clock is trusted
-//! (see [`crate::replica::wall_clock`], also for the risks that remain). Hiding changes only what is read on this node;
-//! if the clock goes back, hidden dots are visible again.
+//! dropped only [`2 × clock_skew_max`](LocalStore::drop_delay_ms) after its expiry, and only while the wall clock is
+//! trusted (see [`crate::replica::wall_clock`], also for the risks that remain). Hiding changes only what is read on
+//! this node; if the clock goes back, hidden dots are visible again.
 //!
-//! A drop is no event and has no revision. It must happen nowhere but in [`Store::expire`]. A merge does not take a dot
-//! that may be dropped.
+//! A drop is no event and has no revision. It must happen nowhere but in [`LocalStore::expire`]. A merge does not take
+//! a dot that may be dropped.
 
-use super::{DiskFollower, Store};
+use super::{DiskFollower, LocalStore};
 use crate::id::RowId;
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::ChangeOrigin;
@@ -42,7 +42,7 @@ impl ExpiredKeys {
     }
 }
 
-impl Store {
+impl LocalStore {
     /// Adds dots of a row to the expiry schedule (`on`), or removes them from it.
     pub(super) fn schedule(&mut self, id: RowId, dots: Vec<(u64, Stamp)>, on: bool) {
         for (expires, stamp) in dots {

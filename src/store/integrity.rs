@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{DiskFollower, Store, expiring};
+use super::{DiskFollower, LocalStore, expiring};
 use crate::controls::Control;
 use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
@@ -17,7 +17,7 @@ use crate::store::digest::{Digest, DigestNode, HashKey, HashRange};
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::{ChangeOrigin, KeyIndex, Slab, StoredRow};
 
-impl Store {
+impl LocalStore {
     pub(crate) fn root(&self) -> DigestNode {
         self.digest.root()
     }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::controls::Control;
 use crate::id::LogId;
-use crate::store::Store;
+use crate::store::LocalStore;
 use crate::store::entry::{DotSet, Entry, Revision, readable_key};
 use crate::time::Time;
 
@@ -157,7 +157,7 @@ struct WatchCursor {
 
 impl WatchCursor {
     /// A watch of a prefix of stored keys, or with `is_exact` of one whole stored key.
-    fn new(store: &Store, prefix: Vec<u8>, options: WatchOptions) -> Self {
+    fn new(store: &LocalStore, prefix: Vec<u8>, options: WatchOptions) -> Self {
         let WatchOptions { is_exact, from, skips_current } = options;
         let mut watch = Self {
             prefix,
@@ -188,7 +188,7 @@ impl WatchCursor {
     }
 
     /// Starts again with the current values.
-    fn start_over(&mut self, store: &Store) {
+    fn start_over(&mut self, store: &LocalStore) {
         self.log = store.log.id;
         self.cursor = 0;
         self.first_unread = None;
@@ -205,7 +205,7 @@ impl WatchCursor {
     }
 
     /// The next events, and whether these were all.
-    fn next(&mut self, store: &Store, now: Time) -> (Vec<WatchEvent>, bool) {
+    fn next(&mut self, store: &LocalStore, now: Time) -> (Vec<WatchEvent>, bool) {
         let mut events = Vec::new();
         if self.until.is_none() {
             // Nothing before the first unread change concerns this watch.
@@ -297,7 +297,7 @@ pub(crate) struct Watches {
 }
 
 impl Watches {
-    pub(crate) fn open(&mut self, store: &Store, prefix: Vec<u8>, options: WatchOptions) -> WatchId {
+    pub(crate) fn open(&mut self, store: &LocalStore, prefix: Vec<u8>, options: WatchOptions) -> WatchId {
         self.advance(store);
         self.next_id += 1;
         let watch = WatchCursor::new(store, prefix, options);
@@ -326,7 +326,7 @@ impl Watches {
     }
 
     /// Follows the log to its head, and notes which watches have something to read.
-    pub(crate) fn advance(&mut self, store: &Store) {
+    pub(crate) fn advance(&mut self, store: &LocalStore) {
         let head = store.log.head();
         let starts_over = self.log != store.log.id || self.cursor < store.log.floor();
         if self.open.is_empty() || starts_over {
@@ -358,7 +358,7 @@ impl Watches {
     }
 
     /// The next events of a watch, and whether these were all.
-    pub(crate) fn next(&mut self, id: WatchId, store: &Store, now: Time) -> (Vec<WatchEvent>, bool) {
+    pub(crate) fn next(&mut self, id: WatchId, store: &LocalStore, now: Time) -> (Vec<WatchEvent>, bool) {
         self.advance(store);
         self.open.get_mut(&id).map_or((Vec::new(), true), |watch| watch.next(store, now))
     }

@@ -2,7 +2,7 @@
 //!
 //! Everything is read in place. Nothing may be allocated because of a stated length or count before the rest of the
 //! frame is known to be at least that long. Claims are checked where they are decoded, against what this replica
-//! accepts from a peer ([`Store::claim_bounds`](crate::store::Store::claim_bounds)).
+//! accepts from a peer ([`LocalStore::claim_bounds`](crate::store::LocalStore::claim_bounds)).
 
 use std::num::NonZeroU64;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use papaya::{Equivalent, Guard, HashSet};
 
 use crate::id::LogId;
-use crate::store::Store;
+use crate::store::LocalStore;
 use crate::store::entry::{DotSet, Entry, Revision};
 use crate::time::Time;
 
@@ -81,7 +81,7 @@ impl Index {
     }
 
     /// Follows the log to its head.
-    pub(in crate::node) fn follow(&self, cursor: &mut IndexCursor, store: &Store, now: Time) {
+    pub(in crate::node) fn follow(&self, cursor: &mut IndexCursor, store: &LocalStore, now: Time) {
         let guard = self.cells.guard();
         if cursor.log != store.log.id {
             // The replica began a new log after damage: what it has lost must not be read any more.

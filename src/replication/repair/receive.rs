@@ -19,7 +19,7 @@ use crate::store::coverage::Clocks;
 use crate::store::digest::{DEPTH_MAX, FAN_BITS, HashRange};
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::ChangeOrigin;
-use crate::store::{PeerCoverage, PeerRow, Store};
+use crate::store::{LocalStore, PeerCoverage, PeerRow};
 use crate::time::Time;
 use crate::wire::{Kind, Piece, Reader, WireError};
 
@@ -36,7 +36,7 @@ impl RepairSession {
     /// neither did, the side with the greater key adopts the smaller one.
     pub(crate) fn on_start(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         now: Time,
         salt: u64,
         mut reader: Reader<'_>,
@@ -91,7 +91,7 @@ impl RepairSession {
     /// Handles a frame of asks, replies and rows.
     pub(crate) fn items(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         now: Time,
         mut reader: Reader<'_>,
     ) -> Result<RepairOutcome, WireError> {
@@ -113,7 +113,7 @@ impl RepairSession {
 
     fn item(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         now: Time,
         reader: &mut Reader<'_>,
         progress: &mut RepairOutcome,
@@ -168,7 +168,7 @@ impl RepairSession {
     /// Takes the verdict of the peer: which children of an asked range look equal.
     pub(super) fn verdict(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         range: HashRange,
         reader: &mut Reader<'_>,
     ) -> Result<(), WireError> {
@@ -188,7 +188,7 @@ impl RepairSession {
     /// Takes the confirmation of the asker: the children judged equal still are.
     pub(super) fn on_confirm(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         range: HashRange,
         reader: &mut Reader<'_>,
     ) -> Result<(), WireError> {
@@ -210,7 +210,7 @@ impl RepairSession {
     /// Returns whether it is equal.
     fn settle_children(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         salt: u64,
         range: HashRange,
         mask: u16,
@@ -281,7 +281,7 @@ impl RepairSession {
 
     pub(super) fn row(
         &mut self,
-        store: &Store,
+        store: &LocalStore,
         now: Time,
         tag: u8,
         reader: &mut Reader<'_>,
@@ -320,7 +320,7 @@ impl RepairSession {
     }
 
     /// A row of the listing is sent in pieces.
-    fn large(&mut self, store: &Store, reader: &mut Reader<'_>) -> Result<(), WireError> {
+    fn large(&mut self, store: &LocalStore, reader: &mut Reader<'_>) -> Result<(), WireError> {
         let collecting = self.listing_arriving.as_mut().ok_or(WireError::Form)?;
         collecting.left = collecting.left.checked_sub(1).ok_or(WireError::Form)?;
         self.rows += 1;
@@ -339,7 +339,7 @@ impl RepairSession {
     }
 
     /// A listing has arrived except for its large rows. Settles its range, or lets it wait for the large rows.
-    fn on_listing_complete(&mut self, store: &mut Store, now: Time) {
+    fn on_listing_complete(&mut self, store: &mut LocalStore, now: Time) {
         let ListingArriving { range, peer_coverage, rows, has_refused, wanted, larges, .. } =
             self.listing_arriving.take().expect("called when there is one");
         if !wanted.is_empty() {
@@ -365,7 +365,7 @@ impl RepairSession {
 
     /// Settles the range of a listing whose large rows have arrived. If a row was refused, the rows are merged one by
     /// one.
-    fn settle_listing(&mut self, store: &mut Store, now: Time, parked: ListingAwaitsLarge) {
+    fn settle_listing(&mut self, store: &mut LocalStore, now: Time, parked: ListingAwaitsLarge) {
         let ListingAwaitsLarge { range, peer_coverage, rows, has_refused, .. } = parked;
         self.settle(store, now, range, &rows, (!has_refused).then_some(&peer_coverage));
     }
@@ -377,7 +377,7 @@ impl RepairSession {
     /// the session claims nothing.
     pub(super) fn settle(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         now: Time,
         range: HashRange,
         rows: &[PeerRow],
@@ -397,7 +397,7 @@ impl RepairSession {
     /// settled later, by the same rows.
     fn merge_listing_without_larges(
         &self,
-        store: &mut Store,
+        store: &mut LocalStore,
         now: Time,
         parked: &ListingAwaitsLarge,
         larges: &BTreeMap<u64, Vec<u8>>,
@@ -421,7 +421,7 @@ impl RepairSession {
     /// Takes a piece of a large row. When the row is complete, it goes to the listings that wait for it.
     pub(crate) fn handle_piece(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         now: Time,
         piece: Piece<'_>,
         partial: &mut Option<PartialRow>,
@@ -454,7 +454,7 @@ impl RepairSession {
     }
 
     /// A large row that a listing waits for has arrived, or was refused (`None`). Settles the range with the last one.
-    fn on_large_arrived(&mut self, store: &mut Store, now: Time, id: u64, row: Option<&PeerRow>) {
+    fn on_large_arrived(&mut self, store: &mut LocalStore, now: Time, id: u64, row: Option<&PeerRow>) {
         let Some(parked) = self.listings_awaiting_large.get_mut(&id) else { return };
         parked.left -= 1;
         parked.has_refused |= row.is_none();
@@ -470,7 +470,7 @@ impl RepairSession {
     /// Once everything is settled and nothing was refused: claims the vector that the peer announced at its start.
     /// Returns whether it was claimed by this call. Called between frames, because a frame carries the vector as of its
     /// beginning.
-    pub(crate) fn claim_start_vector(&mut self, store: &mut Store) -> bool {
+    pub(crate) fn claim_start_vector(&mut self, store: &mut LocalStore) -> bool {
         if self.phase >= Phase::Claimed || !self.settled.is_all() || !self.listings_awaiting_large.is_empty()
         {
             return false;
@@ -488,7 +488,7 @@ impl RepairSession {
 }
 
 /// Merges rows one by one. Only their keys are covered, not the range.
-fn merge_each(store: &mut Store, now: Time, rows: &[PeerRow], source: ChangeOrigin) {
+fn merge_each(store: &mut LocalStore, now: Time, rows: &[PeerRow], source: ChangeOrigin) {
     for row in rows {
         store.merge_rows(now, std::slice::from_ref(row), source, |_| ());
         store.cover_row(row);

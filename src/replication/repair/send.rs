@@ -18,18 +18,18 @@ use crate::replication::rows::context_of;
 use crate::store::coverage::{self, RegionCoverage};
 use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashRange};
 use crate::store::entry::{Dot, DotSet};
-use crate::store::{PeerCoverage, PeerRow, Store};
+use crate::store::{LocalStore, PeerCoverage, PeerRow};
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Writer};
 
 /// How many rows of average size make a piece of a stream.
-fn stream_rows(store: &Store) -> u64 {
+fn stream_rows(store: &LocalStore) -> u64 {
     let row_bytes = store.bytes() / store.len().max(1) as u64;
     (STREAM_BYTES / (row_bytes + 1)).clamp(STREAM_ROWS_MIN, STREAM_ROWS_MAX)
 }
 
 /// Whether a range holds a large row beside others and can be divided, so that these need not wait for it.
-fn has_large_among_others(store: &Store, range: HashRange) -> bool {
+fn has_large_among_others(store: &LocalStore, range: HashRange) -> bool {
     if range.depth >= DEPTH_MAX || store.node(range).rows < 2 {
         return false;
     }
@@ -38,7 +38,7 @@ fn has_large_among_others(store: &Store, range: HashRange) -> bool {
 
 impl RepairSession {
     /// The next frame, if there is something to send.
-    pub(crate) fn next_frame(&mut self, store: &mut Store, now: Time) -> Option<Vec<u8>> {
+    pub(crate) fn next_frame(&mut self, store: &mut LocalStore, now: Time) -> Option<Vec<u8>> {
         if self.phase == Phase::New {
             return Some(self.start_frame(store));
         }
@@ -86,7 +86,7 @@ impl RepairSession {
         Some(writer.finish())
     }
 
-    fn start_frame(&mut self, store: &Store) -> Vec<u8> {
+    fn start_frame(&mut self, store: &LocalStore) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Start);
         writer.varint(self.deferrals);
         writer.hash_key(self.hash_key);
@@ -110,7 +110,7 @@ impl RepairSession {
         self.asks_first = true;
     }
 
-    pub(super) fn ask_range(&mut self, store: &mut Store, writer: &mut Writer, range: HashRange) {
+    pub(super) fn ask_range(&mut self, store: &mut LocalStore, writer: &mut Writer, range: HashRange) {
         let few = store.node(range).rows <= LIST_ROWS_MAX
             && !store.coverage.is_crowded(range, EXTRA_REGIONS_PER_RANGE_MAX);
         if !few && range.depth < DEPTH_MAX {
@@ -132,13 +132,13 @@ impl RepairSession {
         self.open_asks.insert(range, OpenAsk::List { rows, answered: 0 });
     }
 
-    fn ask_digest(&mut self, store: &Store, writer: &mut Writer, range: HashRange) {
+    fn ask_digest(&mut self, store: &LocalStore, writer: &mut Writer, range: HashRange) {
         writer.range(DIGEST, range);
         (0..FAN).for_each(|i| writer.u16_le(weak_hash(store, self.salt, range.child(i))));
         self.open_asks.insert(range, OpenAsk::Digest);
     }
 
-    fn reply(&mut self, store: &mut Store, now: Time, writer: &mut Writer, task: SessionTask) {
+    fn reply(&mut self, store: &mut LocalStore, now: Time, writer: &mut Writer, task: SessionTask) {
         match task {
             SessionTask::Judge { range, weak } => self.reply_verdict(store, writer, range, &weak),
             SessionTask::Confirm { range, mask } => {
@@ -167,7 +167,13 @@ impl RepairSession {
         }
     }
 
-    fn reply_verdict(&mut self, store: &Store, writer: &mut Writer, range: HashRange, weak: &[u16; FAN]) {
+    fn reply_verdict(
+        &mut self,
+        store: &LocalStore,
+        writer: &mut Writer,
+        range: HashRange,
+        weak: &[u16; FAN],
+    ) {
         let salt = self.peer.as_ref().expect("items follow the start").salt;
         let mut mask = 0;
         for (i, weak) in weak.iter().enumerate() {
@@ -186,7 +192,14 @@ impl RepairSession {
         self.ranges_to_ask.extend(children(range, !mask));
     }
 
-    fn write_mask(&mut self, store: &Store, writer: &mut Writer, salt: u64, range: HashRange, mask: u16) {
+    fn write_mask(
+        &mut self,
+        store: &LocalStore,
+        writer: &mut Writer,
+        salt: u64,
+        range: HashRange,
+        mask: u16,
+    ) {
         writer.u16_le(mask);
         if mask != 0 {
             writer.u64_le(strong_hash(store, salt, range, mask));
@@ -205,7 +218,7 @@ impl RepairSession {
     /// those that only the peer has.
     fn reply_answer(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         now: Time,
         writer: &mut Writer,
         range: HashRange,
@@ -265,7 +278,7 @@ impl RepairSession {
     /// Answers an empty list with all rows of the range.
     fn reply_all(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         now: Time,
         writer: &mut Writer,
         range: HashRange,
@@ -284,7 +297,7 @@ impl RepairSession {
     /// Answers the next piece of an empty list that is too large to be answered at once.
     fn reply_stream(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         now: Time,
         writer: &mut Writer,
         range: HashRange,
@@ -312,7 +325,7 @@ impl RepairSession {
 
     /// Cuts a row into the frame as it is in this instant. Returns whether the frame may go on; `false` if the store is
     /// damaged.
-    fn emit(&mut self, store: &mut Store, writer: &mut Writer, queued: QueuedRow) -> bool {
+    fn emit(&mut self, store: &mut LocalStore, writer: &mut Writer, queued: QueuedRow) -> bool {
         let QueuedRow { range, key, peer_has } = queued;
         let dot_set = store
             .dot_set(&key)
@@ -354,7 +367,7 @@ impl RepairSession {
     /// The next piece of a large row.
     pub(crate) fn large_piece(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         hint: &mut Option<ResumeOffer>,
     ) -> Option<Vec<u8>> {
         let bytes = self.large_sender.next_piece(store, LargeRowStream::Repair, self.vector_version, hint)?;

@@ -13,7 +13,7 @@ use crate::replication::large::{LargeRowReceiver, PartialRow};
 use crate::replication::rows::{RefusedRow, refused_row};
 use crate::store::coverage::{self, Clocks};
 use crate::store::slab::ChangeOrigin;
-use crate::store::{PeerRow, Store};
+use crate::store::{LocalStore, PeerRow};
 use crate::time::{Stamp, Time};
 use crate::wire::{Piece, Reader, WireError};
 
@@ -94,7 +94,7 @@ impl TailReceiver {
     /// Merges a frame.
     pub(crate) fn handle_frame(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         news: &mut News<'_>,
         now: Time,
         sender: TailPeer,
@@ -155,7 +155,7 @@ impl TailReceiver {
     /// Takes a piece of a large row. Merges a complete row, and claims the flush ends that waited for it.
     pub(crate) fn handle_piece(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         news: &mut News<'_>,
         now: Time,
         sender: TailPeer,
@@ -188,7 +188,7 @@ impl TailReceiver {
     /// Merges the acceptable rows and returns them.
     fn merge_acceptable(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         news: &mut News<'_>,
         now: Time,
         sender: TailPeer,
@@ -224,7 +224,7 @@ impl TailReceiver {
     /// Claims the end of a flush, or lets it wait for large rows.
     fn on_flush_end(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         forwarded_claims: &mut ForwardedClaims,
         sender: TailPeer,
         mut done: FlushEnd,
@@ -242,7 +242,12 @@ impl TailReceiver {
         self.claim_waiting(store, forwarded_claims, sender);
     }
 
-    fn claim_waiting(&mut self, store: &mut Store, forwarded_claims: &mut ForwardedClaims, sender: TailPeer) {
+    fn claim_waiting(
+        &mut self,
+        store: &mut LocalStore,
+        forwarded_claims: &mut ForwardedClaims,
+        sender: TailPeer,
+    ) {
         let (arrived_up_to, unawaited) =
             (self.larges.arrived_up_to, store.controls.has(Control::LargesUnawaited));
         while self.ends_waiting.front().is_some_and(|done| done.larges <= arrived_up_to || unawaited)
@@ -279,7 +284,7 @@ impl TailReceiver {
     /// no write.
     fn extend_forwarded(
         &mut self,
-        store: &Store,
+        store: &LocalStore,
         forwarded_claims: &mut ForwardedClaims,
         sender: TailPeer,
         done: &FlushEnd,
@@ -302,7 +307,7 @@ impl TailReceiver {
     /// Records what the rows cover beyond the vector. Nothing is recorded for a row that is covered by a held dot: one
     /// of the sender's origin, where its vector is beyond this replica's for that origin only. While the sender holds
     /// it, none of its later events is about that key, so the held dot itself says what is covered.
-    fn cover_rows(&mut self, store: &mut Store, run: RunId, dots: &[Stamp], rows: &[PeerRow]) {
+    fn cover_rows(&mut self, store: &mut LocalStore, run: RunId, dots: &[Stamp], rows: &[PeerRow]) {
         // Coverage here only grows, so only the entries of this frame can have come to lie beyond it.
         let known = store.coverage.vector();
         self.beyond_own.dots.retain(|origin, clock| known.get(origin) < *clock);

@@ -7,7 +7,7 @@ use crate::id::LogId;
 use crate::replication::claims::{ForwardedClaims, SentClaims};
 use crate::replication::large::{self, LargeRowSender, ResumeOffer, Size};
 use crate::replication::rows::context_of;
-use crate::store::Store;
+use crate::store::LocalStore;
 use crate::store::change_log::LogFilter;
 use crate::wire::{Kind, LargeRowStream, Writer};
 
@@ -75,7 +75,7 @@ impl TailWants<'_> {
 
 impl TailSender {
     /// The peer stated its position. Returns whether the tail can go on from there.
-    pub(crate) fn resume(&mut self, store: &Store, log: LogId, position: u64) -> bool {
+    pub(crate) fn resume(&mut self, store: &LocalStore, log: LogId, position: u64) -> bool {
         let from = self.cursor.max(position);
         let fits = log == store.log.id && position <= store.log.head() && from >= store.log.floor();
         if fits {
@@ -109,7 +109,7 @@ impl TailSender {
 
     /// How many changes the peer is behind. 0 for a peer that is being repaired or waits for a repair: its lag does not
     /// come from the speed of the writers.
-    pub(crate) fn lag(&self, store: &Store, filter: LogFilter) -> u64 {
+    pub(crate) fn lag(&self, store: &LocalStore, filter: LogFilter) -> u64 {
         if self.has_all(store, filter) {
             return 0;
         }
@@ -120,7 +120,7 @@ impl TailSender {
     }
 
     /// Whether nothing that passes the filter changed since the last flush end. Then the cursor does not matter.
-    fn has_all(&self, store: &Store, filter: LogFilter) -> bool {
+    fn has_all(&self, store: &LocalStore, filter: LogFilter) -> bool {
         store.log.latest(filter) <= self.claimed && !store.controls.has(Control::OwnFromFrame)
     }
 
@@ -138,7 +138,7 @@ impl TailSender {
     /// The next piece of a large row, for the bulk lane.
     pub(crate) fn next_piece(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         hint: &mut Option<ResumeOffer>,
     ) -> Option<Vec<u8>> {
         self.larges.next_piece(store, LargeRowStream::Tail, 0, hint)
@@ -147,7 +147,7 @@ impl TailSender {
     /// The next frame, if there is something to send.
     pub(crate) fn next_frame(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         forwarded_claims: &mut ForwardedClaims,
         wanted: &mut TailWants<'_>,
     ) -> Option<Vec<u8>> {
@@ -198,7 +198,7 @@ impl TailSender {
     /// Whether there are rows or claims to be sent.
     fn has_frame(
         &mut self,
-        store: &Store,
+        store: &LocalStore,
         forwarded_claims: &ForwardedClaims,
         wanted: &TailWants<'_>,
     ) -> bool {
@@ -225,7 +225,7 @@ impl TailSender {
     /// sent.
     fn write_rows(
         &mut self,
-        store: &mut Store,
+        store: &mut LocalStore,
         filter: LogFilter,
         writer: &mut Writer,
     ) -> Option<WrittenRows> {
