@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use crate::config::Config;
 use crate::controls::{Control, Controls};
@@ -356,8 +355,8 @@ impl LocalStore {
 
     /// As [`LocalStore::cover_row`], where the caller knows `beyond`: the part of the sender's vector that lies beyond
     /// this replica's vector.
-    pub(crate) fn cover_row_beyond(&mut self, row: &PeerRow, beyond: &Arc<Clocks>) {
-        let is_nothing = beyond.dots.is_empty() && row.context.is_none();
+    pub(crate) fn cover_row_beyond(&mut self, row: &PeerRow, beyond: &Clocks) {
+        let is_nothing = beyond.is_empty() && row.context.is_none();
         if is_nothing || !self.keeps_extra_coverage() || self.controls.has(Control::NoContext) {
             return;
         }
@@ -414,7 +413,7 @@ impl LocalStore {
         peer_coverage: &PeerCoverage,
         source: ChangeOrigin,
     ) {
-        let covers_any = !peer_coverage.vector.dots.is_empty() || !peer_coverage.regions.is_empty();
+        let covers_any = !peer_coverage.vector.is_empty() || !peer_coverage.regions.is_empty();
         let held = if covers_any { self.rows_in(range) } else { Vec::new() };
         if !held.is_empty() {
             let listed: BTreeSet<&[u8]> = rows.iter().map(|row| row.dot_set.key()).collect();
@@ -432,7 +431,7 @@ impl LocalStore {
         self.merge_rows(now, rows, source, |_| ());
         self.cover_range(range, peer_coverage);
         for row in rows {
-            if !Arc::ptr_eq(&row.vector, &peer_coverage.vector) || row.context.is_some() {
+            if !row.vector.is_shared_with(&peer_coverage.vector) || row.context.is_some() {
                 self.cover_row(row);
             }
         }

@@ -122,11 +122,7 @@ mod tests {
     fn leftovers_beyond_the_table_are_reported_as_left_out() {
         let (here, old) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
         let leftover = |clock, intervals| {
-            RegionCoverage::new(
-                old,
-                intervals,
-                Arc::new(Clocks { dots: BTreeMap::from([(RunId::new(7), clock)]) }),
-            )
+            RegionCoverage::new(old, intervals, Clocks::from_iter([(RunId::new(7), clock)]))
         };
         let small = |clock| leftover(clock, HashIntervals::between(clock, clock));
         let large = |clock: u64, count: usize| {
@@ -153,7 +149,7 @@ mod tests {
 
     fn clocks() -> impl Strategy<Value = Clocks> {
         prop::collection::btree_map(any::<u64>().prop_map(RunId::new), 1..u64::MAX, 0..5)
-            .prop_map(|dots| Clocks { dots })
+            .prop_map(Clocks::from_iter)
     }
 
     fn rows() -> impl Strategy<Value = DotSet> {
@@ -171,13 +167,13 @@ mod tests {
 
     fn pendings() -> impl Strategy<Value = Vec<RegionCoverage>> {
         let region = (0..3_u64, any::<u64>(), any::<u64>());
-        let context = clocks().prop_filter("a pending says something", |context| !context.dots.is_empty());
+        let context = clocks().prop_filter("a pending says something", |context| !context.is_empty());
         let region = (prop::collection::vec(region, 1..4), context).prop_map(|(regions, context)| {
             let mut by_key: BTreeMap<HashKey, HashIntervals> = BTreeMap::new();
             for (key, a, b) in regions {
                 by_key.entry(HashKey::from_words(key, key)).or_default().add(a.min(b), a.max(b));
             }
-            RegionCoverage { regions: Arc::new(by_key), clocks: Arc::new(context) }
+            RegionCoverage { regions: Arc::new(by_key), clocks: context }
         });
         prop::collection::vec(region, 0..4)
     }
@@ -191,15 +187,15 @@ mod tests {
 
     fn read(frame: &[u8]) -> Result<Content, WireError> {
         let (_, mut reader) = Reader::new(frame)?;
-        let row = reader.row(&Arc::default())?.expect("a row that is fit to be read");
+        let row = reader.row(&Clocks::default())?.expect("a row that is fit to be read");
         let told = reader.regions(HashKey::from_words(1, 1), &mut LeftoverTable::default())?;
         assert!(told.is_whole);
         let range = reader.range()?;
-        let mut context = Arc::new(Clocks::new());
+        let mut context = Clocks::default();
         reader.join_clocks(&mut context)?;
         reader.end()?;
-        assert_eq!(row.context.as_deref().cloned().unwrap_or_default(), *context);
-        Ok((row.dot_set, Clocks::clone(&context), told.regions, range))
+        assert_eq!(row.context.unwrap_or_default(), context);
+        Ok((row.dot_set, context, told.regions, range))
     }
 
     /// Everything that distinguishes two rows for a reader.

@@ -244,7 +244,7 @@ impl Replica {
         if store.controls.has(Control::OldOrigin) {
             store.run = state.run;
         }
-        store.coverage.load(seen, &extra_regions);
+        store.coverage.load(&seen, &extra_regions);
         store.fill(rows);
         store.peer_positions = positions;
         if !store.peer_positions.is_empty() {

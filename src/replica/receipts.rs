@@ -60,7 +60,7 @@ impl Replica {
     /// The write's stamp, or else that of this node's last write: one that did nothing has none.
     fn latest_own(&self, stamp: Option<Stamp>) -> Stamp {
         let run = self.store.run;
-        stamp.unwrap_or(Stamp { clock: self.store.coverage.vector().get(&run), origin: run })
+        stamp.unwrap_or(Stamp { clock: self.store.coverage.vector().get(run), origin: run })
     }
 
     pub(super) fn on_covers(&mut self, id: LinkId, message: Covers) {
@@ -89,7 +89,7 @@ impl Replica {
             let Some(link) = self.links.get(id) else { continue };
             for question in link.coverage_questions.open() {
                 let stamp = question.stamp;
-                let own = u64::from(self.store.coverage.vector().get(&stamp.origin) >= stamp.clock);
+                let own = u64::from(self.store.coverage.vector().covers(stamp));
                 let (count, all) = match question.of {
                     AskedOf::Peer => (own, 1),
                     AskedOf::Group => {

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::{LogId, RunId};
-use crate::store::coverage::{RegionCoverage, SEAL, VectorHash};
+use crate::store::coverage::{Clocks, RegionCoverage, SEAL, VectorHash};
 use crate::store::digest::{HashKey, fingerprint};
 use crate::store::entry::{self, DotSet};
 use crate::text::Escaped;
@@ -70,7 +70,7 @@ pub(crate) struct DiskSummary {
 #[derive(Clone, Debug, Default)]
 pub struct Saved {
     pub(crate) rows: Vec<DotSet>,
-    pub(crate) vector: BTreeMap<RunId, u64>,
+    pub(crate) vector: Clocks,
     pub(crate) extra_regions: Vec<RegionCoverage>,
     pub(crate) positions: BTreeMap<LogId, u64>,
     pub(crate) memos: BTreeMap<String, Vec<u8>>,
@@ -307,17 +307,16 @@ pub(crate) fn torn_changes(dot: &[u8]) -> Vec<DiskChange> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
-    use crate::store::coverage::{Clocks, HashIntervals, LEFTOVERS_MAX};
+    use crate::store::coverage::{HashIntervals, LEFTOVERS_MAX};
     use crate::store::entry::Dot;
     use crate::time::Stamp;
     use crate::wire::FRAME_BYTES_MAX;
 
     #[test]
     fn contexts_beyond_vector_are_read_however_many_they_are() {
-        let context = Arc::new(Clocks { dots: BTreeMap::from([(RunId::new(1), 5)]) });
+        let context = Clocks::from_iter([(RunId::new(1), 5)]);
         let hash_key = HashKey::from_words(1, 1);
         let extra =
             |at: u64| RegionCoverage::new(hash_key, HashIntervals::between(at * 2, at * 2), context.clone());

@@ -42,7 +42,7 @@ impl Replica {
             vector_hash: self.store.coverage.vector_hash(),
             entries: self.store.len(),
             bytes: self.store.bytes(),
-            origins: self.store.coverage.vector().dots.len(),
+            origins: self.store.coverage.vector().len(),
             extra_contexts: self.store.coverage.extra_count(),
             removals: self.store.log.removals(),
             head: self.head(),

@@ -142,7 +142,7 @@ pub(crate) fn read_intervals(reader: &mut Reader<'_>) -> Result<Vec<(RunId, u64,
 /// Claims the intervals that a peer sent, if this replica has everything up to their beginning.
 pub(crate) fn claim_intervals(store: &mut LocalStore, intervals: &[(RunId, u64, u64)]) {
     for (origin, from, to) in intervals {
-        if store.coverage.vector().get(origin) >= *from || store.controls.has(Control::ForwardedUnchecked) {
+        if store.coverage.vector().get(*origin) >= *from || store.controls.has(Control::ForwardedUnchecked) {
             store.coverage.claim(Stamp { clock: *to, origin: *origin });
         }
     }

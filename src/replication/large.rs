@@ -18,7 +18,6 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use crdts::CvRDT;
 
@@ -93,9 +92,9 @@ impl LargeRowTransfer {
         version: u64,
         hint: &mut Option<ResumeOffer>,
     ) -> Self {
-        let mut context = Clocks { dots: store.coverage.grown_since(version).collect() };
+        let mut context = store.coverage.grown_since(version).collect::<Clocks>();
         if let Some(beyond) = context_of(store, &dot_set) {
-            context.merge(Clocks::clone(&beyond));
+            context.merge(beyond.clone());
         }
         let mut writer = Writer::plain();
         writer.clocks(Some(&context));
@@ -300,7 +299,7 @@ struct LargeRowBuffer {
     header_len: usize,
     from: usize,
     /// The sender's vector, as sent before on the same stream.
-    vector: Arc<Clocks>,
+    vector: Clocks,
     header: Vec<u8>,
     announced: Option<LargeRowHeader>,
     bytes: Vec<u8>,
@@ -310,7 +309,7 @@ struct LargeRowBuffer {
 #[derive(Debug)]
 struct LargeRowHeader {
     /// What is covered at the key beyond the vector.
-    context: Arc<Clocks>,
+    context: Clocks,
     key: Vec<u8>,
     values: Vec<ValueHeader>,
     len: usize,
@@ -319,7 +318,7 @@ struct LargeRowHeader {
 impl LargeRowHeader {
     fn read(head: &[u8], bounds: Option<ClaimBounds>) -> Result<Self, WireError> {
         let mut reader = Reader::plain(head).within(bounds);
-        let mut context = Arc::new(Clocks::new());
+        let mut context = Clocks::default();
         reader.join_clocks(&mut context)?;
         let key = reader.bytes()?.to_vec();
         let count = reader.count(VALUE_BYTES_LEAST)?;
@@ -337,7 +336,7 @@ impl LargeRowHeader {
     /// checksums are verified.
     fn row(
         self,
-        vector: Arc<Clocks>,
+        vector: Clocks,
         bytes: &[u8],
         resumed: usize,
     ) -> Result<Result<PeerRow, Refusal>, WireError> {
@@ -360,10 +359,10 @@ impl LargeRowHeader {
         }
         let dot_set = DotSet::from_dots(&self.key, dots);
         let context = self.context;
-        if vector.dots.is_empty() {
+        if vector.is_empty() {
             return Ok(Ok(PeerRow { dot_set, vector: context, context: None }));
         }
-        Ok(Ok(PeerRow { dot_set, vector, context: Some(context).filter(|context| !context.dots.is_empty()) }))
+        Ok(Ok(PeerRow { dot_set, vector, context: Some(context).filter(|context| !context.is_empty()) }))
     }
 }
 
@@ -373,7 +372,7 @@ impl LargeRowReceiver {
     pub(crate) fn handle_piece(
         &mut self,
         piece: Piece<'_>,
-        vector: &Arc<Clocks>,
+        vector: &Clocks,
         partial: &mut Option<PartialRow>,
     ) -> Result<Option<LargeRow>, WireError> {
         let Piece { is_first, body: mut reader, .. } = piece;
@@ -455,7 +454,6 @@ mod tests {
 
     use super::*;
     use crate::id::RunId;
-    use crate::store::coverage;
     use crate::time::Time;
     use crate::wire::Assembler;
 
@@ -478,7 +476,7 @@ mod tests {
         one.put(NOW, &key(), &value(1), None);
         other.put(NOW, &key(), &value(2), NonZeroU64::new(77_000));
         let dot_set = other.dot_set(&key()).expect("just put").0.clone();
-        let rows = [PeerRow { dot_set, vector: Arc::default(), context: None }];
+        let rows = [PeerRow { dot_set, vector: Clocks::default(), context: None }];
         one.merge_rows(NOW, &rows, crate::store::slab::ChangeOrigin::Learned, |_| ());
         one
     }
@@ -500,7 +498,7 @@ mod tests {
         assert_eq!(kind, Kind::Piece);
         let piece = Piece::read(body)?;
         assert_eq!(piece.stream, LargeRowStream::Repair);
-        arriving.handle_piece(piece, &Arc::default(), partial)
+        arriving.handle_piece(piece, &Clocks::default(), partial)
     }
 
     fn hand_all(pieces: &[Vec<u8>], mut partial: Option<PartialRow>) -> Result<Option<LargeRow>, WireError> {
@@ -525,7 +523,7 @@ mod tests {
             dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
         };
         assert_eq!(header(&row.dot_set), header(dot_set));
-        assert!(coverage::beyond(store.coverage.vector(), &row.vector).dots.is_empty(), "{:?}", row.vector);
+        assert!(store.coverage.vector().is_covered_by(&row.vector), "{:?}", row.vector);
     }
 
     #[test]

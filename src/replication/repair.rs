@@ -29,7 +29,6 @@
 //! - Progress counts in bytes, in both directions: on a slow link one frame may take longer than every timeout.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::{LogId, RowId};
@@ -197,7 +196,7 @@ struct PeerSide {
     /// Entries that it held, and their bytes.
     entries: u64,
     bytes: u64,
-    vector: Arc<Clocks>,
+    vector: Clocks,
     /// The peer has sent everything.
     has_finished: bool,
 }
@@ -237,7 +236,7 @@ pub(crate) struct RepairSession {
     /// The version of the vector that the peer was sent.
     vector_version: u64,
     /// The peer's vector as of its latest frame.
-    vector: Arc<Clocks>,
+    vector: Clocks,
     tasks: VecDeque<SessionTask>,
     queued_rows: VecDeque<QueuedRow>,
     ranges_to_ask: Vec<HashRange>,
@@ -290,7 +289,7 @@ impl RepairSession {
             asks_first: false,
             peer: None,
             vector_version: 0,
-            vector: Arc::default(),
+            vector: Clocks::default(),
             tasks: VecDeque::new(),
             queued_rows: VecDeque::new(),
             ranges_to_ask: Vec::new(),
@@ -505,7 +504,7 @@ mod tests {
             teller.coverage.claim(put);
             for i in 1..=leftovers {
                 let origin = if i == leftovers { delete.origin } else { RunId::new(100 + i) };
-                let context = Arc::new(Clocks { dots: BTreeMap::from([(origin, delete.clock)]) });
+                let context = Clocks::from_iter([(origin, delete.clock)]);
                 teller.coverage.cover_key(&key(i), old.place(&key(i)), &context);
             }
             teller.rekey(new);
@@ -517,7 +516,7 @@ mod tests {
             assert_eq!(claimed, [is_told, true], "{leftovers} leftovers");
             assert_eq!(hearer.dot_set(&key(leftovers)).is_none(), is_told);
             assert_eq!(hearer.covers(&key(leftovers), delete), is_told);
-            assert_eq!(hearer.coverage.vector().get(&RunId::new(1)) > 0, is_told);
+            assert_eq!(hearer.coverage.vector().get(RunId::new(1)) > 0, is_told);
             assert!(hearer.dot_set(&key(0)).is_some(), "rows are merged all the same");
         }
     }

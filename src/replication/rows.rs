@@ -1,20 +1,18 @@
 //! What the tail and a repair have in common about rows.
 
-use std::sync::Arc;
-
 use crate::controls::Control;
 use crate::store::coverage::Clocks;
 use crate::store::entry::{self, DotSet, readable_key};
 use crate::store::{LocalStore, Refusal};
 
 /// What the store covers at a key beyond its vector, as far as peers are sent it. `None` if that is nothing.
-pub(crate) fn context_of(store: &LocalStore, dot_set: &DotSet) -> Option<Arc<Clocks>> {
+pub(crate) fn context_of(store: &LocalStore, dot_set: &DotSet) -> Option<Clocks> {
     if store.coverage.extra_count() == 0 || store.controls.has(Control::NoContext) {
         return None;
     }
     let context = store.coverage.context(dot_set.key(), store.hash_key.place(dot_set.key()))?;
     let context = store.coverage.told_to_peers(&context);
-    (!context.dots.is_empty()).then(|| Arc::new(context))
+    (!context.is_empty()).then_some(context)
 }
 
 /// A row that was refused: its readable key and the reason.

@@ -24,13 +24,13 @@ const DONE_ASKING: u8 = 3;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::id::RunId;
     use crate::replication::claims::ForwardedClaims;
     use crate::store::change_log::LogFilter;
+    use crate::store::coverage::Clocks;
     use crate::store::slab::ChangeOrigin;
     use crate::store::{LocalStore, PeerRow};
     use crate::time::Time;
@@ -115,7 +115,7 @@ mod tests {
             // The mate has repaired with the writer, and is sent forwarded rows by the delegate.
             let row = |key: &[u8], from: &LocalStore| {
                 let dot_set = from.dot_set(key).expect("it is held").0.clone();
-                PeerRow { dot_set, vector: Arc::default(), context: None }
+                PeerRow { dot_set, vector: Clocks::default(), context: None }
             };
             writer.put(NOW, &key("large"), &large, None);
             mate.merge_rows(NOW, &[row(&key("large"), &writer)], ChangeOrigin::Learned, |_| ());
@@ -133,7 +133,7 @@ mod tests {
             if !is_ahead {
                 far.hand(&mut delegate, &mut near.forwarded_claims, &pieces);
             }
-            assert!(delegate.coverage.vector().get(&RunId::new(1)) >= known.clock);
+            assert!(delegate.coverage.vector().get(RunId::new(1)) >= known.clock);
 
             let mut passed = vec![near.frame(&mut delegate)];
             passed.extend(near.pieces(&mut delegate));
@@ -150,7 +150,7 @@ mod tests {
             near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
             assert!(
                 mate.dot_set(&key("later")).is_some()
-                    && mate.coverage.vector().get(&RunId::new(1)) >= later.clock
+                    && mate.coverage.vector().get(RunId::new(1)) >= later.clock
             );
         }
     }
@@ -169,7 +169,7 @@ mod tests {
         far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
         let passed = near.frame(&mut delegate);
         near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
-        assert_eq!(mate.coverage.vector().get(&RunId::new(1)), first.clock);
+        assert_eq!(mate.coverage.vector().get(RunId::new(1)), first.clock);
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Sim {
             if !part.ends() {
                 continue;
             }
-            disk.claimed = replica.store.coverage.vector_with_withheld().into_owned();
+            disk.claimed = replica.store.coverage.vector_with_withheld();
             disk.is_pending = true;
             disk.write();
             if disk.fault == Some(DiskFault::Full) {
@@ -229,7 +229,7 @@ impl Sim {
             Disk::Blank => *disk = SimDisk { fault: disk.fault, ..SimDisk::default() },
             Disk::Latest => {}
             Disk::Older(by) => {
-                disk.acknowledged_durable = Clocks::new();
+                disk.acknowledged_durable = Clocks::default();
                 _ = disk.open();
                 disk.records.truncate(disk.records.len().saturating_sub(by).max(1));
             }
@@ -255,11 +255,11 @@ impl Sim {
 
     /// After damage the node claims less, and so does its disk: nothing counts as acknowledged as durable any more.
     pub(super) fn void_promises(&mut self, i: usize) {
-        self.nodes[i].disk.acknowledged_durable = Clocks::new();
-        self.nodes[i].disk.claimed = Clocks::new();
+        self.nodes[i].disk.acknowledged_durable = Clocks::default();
+        self.nodes[i].disk.claimed = Clocks::default();
     }
 }
 
 fn saved_covers(vector: &Clocks, promised: &Clocks) -> bool {
-    promised.dots.iter().all(|(origin, clock)| vector.get(origin) >= *clock)
+    promised.is_covered_by(vector)
 }

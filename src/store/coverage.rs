@@ -25,21 +25,21 @@
 //!   wrong. They count here and on the disk, but peers would refuse them as a violation, so peers are not told of them
 //!   until their time has come. See [`Coverage::withhold_future`].
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
 
-use crdts::{CvRDT, VClock};
+use crdts::CvRDT;
 
 use crate::id::RunId;
 use crate::store::digest::{HashKey, HashRange, Place};
 use crate::time::Stamp;
 
 mod bounds;
+mod clocks;
 mod hash;
 mod regions;
 
 pub(crate) use bounds::ClaimBounds;
+pub(crate) use clocks::Clocks;
 pub(crate) use hash::{SEAL, VectorHash};
 pub(crate) use regions::{HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, PeerRegions, RegionCoverage};
 use regions::{LEFTOVER_ITEMS_KEPT_MAX, Leftovers};
@@ -47,40 +47,11 @@ use regions::{LEFTOVER_ITEMS_KEPT_MAX, Leftovers};
 /// Clocks that a sweep may look at for each change since the last one.
 const CLOCKS_PER_CHANGE: usize = 32;
 
-/// For each origin the greatest clock.
-pub(crate) type Clocks = VClock<RunId>;
-
-pub(crate) fn covers(context: &Clocks, stamp: Stamp) -> bool {
-    context.get(&stamp.origin) >= stamp.clock
-}
-
-pub(crate) fn raise_clock(context: &mut Clocks, stamp: Stamp) {
-    if stamp.clock > 0 {
-        let clock = context.dots.entry(stamp.origin).or_default();
-        *clock = stamp.clock.max(*clock);
-    }
-}
-
-/// The part of `context` that lies beyond `vector`.
-pub(crate) fn beyond(context: &Clocks, vector: &Clocks) -> Clocks {
-    // Both are sorted and are walked side by side, unless the vector is much longer.
-    if context.dots.len() * 8 < vector.dots.len() {
-        let dots = context.dots.iter().filter(|(origin, clock)| vector.get(origin) < **clock);
-        return Clocks { dots: dots.map(|(origin, clock)| (*origin, *clock)).collect() };
-    }
-    let mut known = vector.dots.iter().peekable();
-    let dots = context.dots.iter().filter(|(origin, clock)| {
-        while known.next_if(|(other, _)| other < origin).is_some() {}
-        known.next_if(|(other, _)| other == origin).is_none_or(|(_, known)| known < *clock)
-    });
-    Clocks { dots: dots.map(|(origin, clock)| (*origin, *clock)).collect() }
-}
-
 /// An interval of hash space, both ends included, and what is covered there. [`CoverageMap`] has its first position.
 #[derive(Clone, Debug)]
 struct CoverageSpan {
     last: u64,
-    clocks: Arc<Clocks>,
+    clocks: Clocks,
 }
 
 /// Contexts by position in hash space. Spans do not overlap.
@@ -90,13 +61,13 @@ struct CoverageMap {
 }
 
 impl CoverageMap {
-    fn at(&self, position: u64) -> Option<&Arc<Clocks>> {
+    fn at(&self, position: u64) -> Option<&Clocks> {
         let (_, span) = self.spans.range(..=position).next_back()?;
         (position <= span.last).then_some(&span.clocks)
     }
 
     /// Adds `context` to everything from `first` to `last`.
-    fn add(&mut self, first: u64, last: u64, context: &Arc<Clocks>) {
+    fn add(&mut self, first: u64, last: u64, context: &Clocks) {
         self.split(first);
         if let Some(next) = last.checked_add(1) {
             self.split(next);
@@ -108,9 +79,7 @@ impl CoverageMap {
                 self.insert(at, start - 1, context.clone());
             }
             let span = self.spans.get_mut(&start).expect("just listed");
-            if !Arc::ptr_eq(&span.clocks, context) {
-                Arc::make_mut(&mut span.clocks).merge(Clocks::clone(context));
-            }
+            span.clocks.merge(context.clone());
             match span.last.checked_add(1) {
                 Some(next) => at = next,
                 None => return,
@@ -122,7 +91,7 @@ impl CoverageMap {
     }
 
     /// The same for a single position, where nearly always nothing is yet.
-    fn add_point(&mut self, at: u64, context: &Arc<Clocks>) {
+    fn add_point(&mut self, at: u64, context: &Clocks) {
         match self.spans.range(..=at).next_back() {
             Some((_, span)) if at <= span.last => self.add(at, at, context),
             _ => _ = self.spans.insert(at, CoverageSpan { last: at, clocks: context.clone() }),
@@ -141,10 +110,10 @@ impl CoverageMap {
     }
 
     /// Inserts a span where there is none. If the span that ends just before it has the same context, that one grows.
-    fn insert(&mut self, first: u64, last: u64, context: Arc<Clocks>) {
+    fn insert(&mut self, first: u64, last: u64, context: Clocks) {
         if let Some((_, before)) = self.spans.range_mut(..first).next_back()
             && before.last.checked_add(1) == Some(first)
-            && (Arc::ptr_eq(&before.clocks, &context) || before.clocks == context)
+            && before.clocks == context
         {
             before.last = last;
             return;
@@ -164,12 +133,10 @@ fn regions_of(extra: &CoverageMap, hash_key: HashKey) -> impl Iterator<Item = Re
 /// process start of the past.
 #[derive(Clone, Debug)]
 struct BeyondVector {
-    /// The context, compared by address. While this reference exists the address is not used again. It is weak, because
-    /// with a second strong reference the context would have to be copied before it can grow.
-    of: Weak<Clocks>,
-    /// The version of the vector for which `beyond` was last found correct.
-    version: u64,
-    beyond: Arc<Clocks>,
+    of: Clocks,
+    /// The vector for which `beyond` was last found correct.
+    vector: Clocks,
+    beyond: Clocks,
 }
 
 /// Which events are merged on this replica: a vector, and what is covered beyond it at single keys and in ranges.
@@ -207,7 +174,7 @@ impl Coverage {
     pub(crate) fn new(hash_key: HashKey) -> Self {
         Self {
             hash_key,
-            vector: Clocks::new(),
+            vector: Clocks::default(),
             vector_hash: VectorHash::new(hash_key.words().0),
             disk_hash: VectorHash::new(SEAL),
             beyond_vector: None,
@@ -215,9 +182,9 @@ impl Coverage {
             latest: BTreeMap::new(),
             vector_version: 0,
             extra: CoverageMap::default(),
-            covered_by_held: Clocks::new(),
+            covered_by_held: Clocks::default(),
             leftovers: Leftovers::default(),
-            withheld: Clocks::new(),
+            withheld: Clocks::default(),
             sendable_max: None,
             unswept: 0,
             sweep_after: 0,
@@ -230,63 +197,54 @@ impl Coverage {
     }
 
     /// The vector with the claims that peers are not told of, see [`Coverage::withhold_future`].
-    pub(crate) fn vector_with_withheld(&self) -> Cow<'_, Clocks> {
-        if self.withheld.dots.is_empty() {
-            return Cow::Borrowed(&self.vector);
-        }
+    pub(crate) fn vector_with_withheld(&self) -> Clocks {
         let mut known = self.vector.clone();
         known.merge(self.withheld.clone());
-        Cow::Owned(known)
+        known
     }
 
     /// The clock of one origin in [`Coverage::vector_with_withheld`].
     pub(crate) fn clock_with_withheld(&self, origin: RunId) -> u64 {
-        self.vector.get(&origin).max(self.withheld.get(&origin))
+        self.vector.get(origin).max(self.withheld.get(origin))
     }
 
     /// A fingerprint of [`Coverage::vector_with_withheld`] that does not depend on the hash key.
     pub(crate) fn hash_with_withheld(&self) -> u64 {
-        if self.withheld.dots.is_empty() {
+        if self.withheld.is_empty() {
             return self.disk_hash.sum();
         }
-        VectorHash::of(SEAL, &self.vector_with_withheld().dots).sum()
+        VectorHash::of(SEAL, &self.vector_with_withheld()).sum()
     }
 
     /// The part of a context that lies beyond the vector. Asked again about the same context, it costs only what the
     /// vector has grown meanwhile.
-    pub(crate) fn beyond_vector(&mut self, context: &Arc<Clocks>) -> Arc<Clocks> {
-        if context.dots.is_empty() {
-            return Arc::default();
-        }
-        if let Some(known) = &mut self.beyond_vector
-            && known.of.as_ptr() == Arc::as_ptr(context)
-        {
-            let excess = &known.beyond;
-            let mut grown = self.latest.range(known.version.saturating_add(1)..);
-            let is_caught_up = |(_, origin): (&u64, &RunId)| {
-                excess.dots.get(origin).is_some_and(|clock| *clock <= self.vector.get(origin))
-            };
-            if !grown.any(is_caught_up) {
-                known.version = self.vector_version;
-                return excess.clone();
+    pub(crate) fn beyond_vector(&mut self, context: &Clocks) -> Clocks {
+        match &mut self.beyond_vector {
+            Some(known) if known.of.is_shared_with(context) => {
+                for (origin, clock) in self.vector.beyond(&known.vector).iter() {
+                    if known.beyond.clock(origin).is_some_and(|beyond| beyond <= clock) {
+                        known.beyond.remove(origin);
+                    }
+                }
+                known.vector = self.vector.clone();
+                known.beyond.clone()
+            }
+            _ => {
+                let (of, vector, beyond) =
+                    (context.clone(), self.vector.clone(), context.beyond(&self.vector));
+                self.beyond_vector = Some(BeyondVector { of, vector, beyond: beyond.clone() });
+                beyond
             }
         }
-        let excess = Arc::new(beyond(context, &self.vector));
-        self.beyond_vector = Some(BeyondVector {
-            of: Arc::downgrade(context),
-            version: self.vector_version,
-            beyond: excess.clone(),
-        });
-        excess
     }
 
     /// The part of a context that peers are told of: beyond the vector, and not from the future.
     pub(crate) fn told_to_peers(&self, context: &Clocks) -> Clocks {
-        let mut told = beyond(context, &self.vector);
-        if let Some(max) = self.sendable_max {
-            told.dots.retain(|_, clock| *clock <= max);
+        let told = context.beyond(&self.vector);
+        match self.sendable_max {
+            Some(max) => told.iter().filter(|(_, clock)| *clock <= max).collect(),
+            None => told,
         }
-        told
     }
 
     /// Withholds the claims whose clock is over `taken_max` from peers until their time has come. They were made or
@@ -298,27 +256,27 @@ impl Coverage {
     /// later writes here have removed, until the time of those writes has come.
     pub(crate) fn withhold_future(&mut self, right_max: u64, taken_max: u64) -> bool {
         let withheld = std::mem::take(&mut self.withheld);
-        let (later, now): (Vec<_>, Vec<_>) =
-            withheld.dots.into_iter().partition(|(_, clock)| *clock > right_max);
-        self.withheld.dots.extend(later);
+        let (later, now): (Vec<_>, Vec<_>) = withheld.iter().partition(|(_, clock)| *clock > right_max);
+        self.withheld = later.into_iter().collect();
         now.into_iter().for_each(|(origin, clock)| self.claim(Stamp { clock, origin }));
-        let mut is_lowered = false;
-        for (origin, clock) in self.vector.dots.iter_mut().filter(|(_, clock)| **clock > taken_max) {
-            let stamp = Stamp { clock: std::mem::replace(clock, right_max), origin: *origin };
+        let ahead: Vec<(RunId, u64)> = self.vector.iter().filter(|(_, clock)| *clock > taken_max).collect();
+        for (origin, clock) in &ahead {
+            let stamp = Stamp { clock: *clock, origin: *origin };
+            self.vector.insert(stamp.origin, right_max);
             self.vector_hash.change(stamp.origin, Some(stamp.clock), right_max);
             self.disk_hash.change(stamp.origin, Some(stamp.clock), right_max);
-            raise_clock(&mut self.withheld, stamp);
-            raise_clock(&mut self.covered_by_held, stamp);
-            is_lowered = true;
+            self.withheld.raise(stamp);
+            self.covered_by_held.raise(stamp);
         }
+        let is_lowered = !ahead.is_empty();
         if is_lowered {
             // The vector was lowered, so more lies beyond it than the cache says.
             self.beyond_vector = None;
         }
         let contexts = self.extra.spans.values().map(|span| &span.clocks);
         let mut contexts = contexts.chain(self.leftovers.iter().map(|region| &region.clocks));
-        let is_ahead = |context: &Arc<Clocks>| context.dots.values().any(|clock| *clock > taken_max);
-        let withholds = !self.withheld.dots.is_empty() || contexts.any(is_ahead);
+        let is_ahead = |context: &Clocks| context.iter().any(|(_, clock)| clock > taken_max);
+        let withholds = !self.withheld.is_empty() || contexts.any(is_ahead);
         self.sendable_max = withholds.then_some(taken_max);
         is_lowered
     }
@@ -343,7 +301,7 @@ impl Coverage {
     /// The entries of the vector that grew after `version`.
     pub(crate) fn grown_since(&self, version: u64) -> impl Iterator<Item = (RunId, u64)> {
         let grown = self.latest.range(version.saturating_add(1)..);
-        grown.map(|(_, origin)| (*origin, self.vector.get(origin)))
+        grown.map(|(_, origin)| (*origin, self.vector.get(*origin)))
     }
 
     /// Records that every event of an origin up to this one is merged. The caller must know that, not guess it.
@@ -356,8 +314,8 @@ impl Coverage {
 
     /// The same for many origins, with one sweep for all of them.
     pub(crate) fn claim_all(&mut self, vector: &Clocks) {
-        for (origin, clock) in &vector.dots {
-            self.raise_vector(Stamp { clock: *clock, origin: *origin });
+        for (origin, clock) in vector.beyond(&self.vector).iter() {
+            self.raise_vector(Stamp { clock, origin });
         }
         // A session has ended: the vector that it came with need not be remembered any longer.
         self.beyond_vector = None;
@@ -365,14 +323,14 @@ impl Coverage {
     }
 
     fn raise_vector(&mut self, stamp: Stamp) {
-        if covers(&self.vector, stamp) {
+        if self.vector.covers(stamp) {
             return;
         }
-        let before = self.vector.dots.insert(stamp.origin, stamp.clock);
+        let before = self.vector.insert(stamp.origin, stamp.clock);
         self.vector_hash.change(stamp.origin, before, stamp.clock);
         self.disk_hash.change(stamp.origin, before, stamp.clock);
-        if self.covered_by_held.get(&stamp.origin) <= stamp.clock {
-            self.covered_by_held.dots.remove(&stamp.origin);
+        if self.covered_by_held.get(stamp.origin) <= stamp.clock {
+            self.covered_by_held.remove(stamp.origin);
         }
         self.vector_version += 1;
         if let Some(before) = self.grown.insert(stamp.origin, self.vector_version) {
@@ -384,33 +342,30 @@ impl Coverage {
 
     /// Whether this event of this key is merged here, apart from what held dots cover: `LocalStore::covers` asks both.
     pub(crate) fn covers(&self, key: &[u8], place: Place, stamp: Stamp) -> bool {
-        covers(&self.vector, stamp)
-            || covers(&self.withheld, stamp)
-            || self.extra.at(place.line_position()).is_some_and(|context| covers(context, stamp))
+        self.vector.covers(stamp)
+            || self.withheld.covers(stamp)
+            || self.extra.at(place.line_position()).is_some_and(|context| context.covers(stamp))
             || self.leftovers.iter().any(|region| region.covers(key, stamp))
     }
 
     /// What is covered at this key beyond the vector. Usually nothing.
-    pub(crate) fn context(&self, key: &[u8], place: Place) -> Option<Arc<Clocks>> {
+    pub(crate) fn context(&self, key: &[u8], place: Place) -> Option<Clocks> {
         let here = self.leftovers.iter().filter(|region| region.is_for(key));
         let mut contexts = self.extra.at(place.line_position()).into_iter().chain(here.map(|it| &it.clocks));
         let mut all = contexts.next()?.clone();
         for context in contexts {
-            Arc::make_mut(&mut all).merge(Clocks::clone(context));
+            all.merge(context.clone());
         }
         Some(all)
     }
 
     /// Records that a row of this key was merged with this context.
-    pub(crate) fn cover_key(&mut self, key: &[u8], place: Place, context: &Arc<Clocks>) {
+    pub(crate) fn cover_key(&mut self, key: &[u8], place: Place, context: &Clocks) {
         // The range around the key was covered with the same context.
-        if self.extra.at(place.line_position()).is_some_and(|here| Arc::ptr_eq(here, context)) {
+        if self.extra.at(place.line_position()).is_some_and(|here| here.is_shared_with(context)) {
             return;
         }
-        let known = |(origin, clock): (&RunId, &u64)| {
-            self.covers(key, place, Stamp { clock: *clock, origin: *origin })
-        };
-        if !context.dots.iter().all(known) {
+        if !context.iter().all(|(origin, clock)| self.covers(key, place, Stamp { clock, origin })) {
             self.extra.add_point(place.line_position(), context);
             self.unswept += 1;
         }
@@ -418,33 +373,32 @@ impl Coverage {
 
     /// Notes that a dot beyond the vector may be covered only because it is held.
     pub(crate) fn note_covered_by_held(&mut self, stamp: Stamp) {
-        if !covers(&self.vector, stamp) {
-            raise_clock(&mut self.covered_by_held, stamp);
+        if !self.vector.covers(stamp) {
+            self.covered_by_held.raise(stamp);
         }
     }
 
     /// Whether a held dot with this stamp may be one that is covered only because it is held.
     pub(crate) fn may_cover_by_held(&self, stamp: Stamp) -> bool {
-        covers(&self.covered_by_held, stamp)
+        self.covered_by_held.covers(stamp)
     }
 
     /// A dot leaves its key: records what it covered by being held.
     pub(crate) fn cover_removed(&mut self, key: &[u8], place: Place, stamp: Stamp) {
         if self.may_cover_by_held(stamp) {
-            let mut context = Clocks::new();
-            raise_clock(&mut context, stamp);
-            self.cover_key(key, place, &Arc::new(context));
+            let context = Clocks::from_iter([(stamp.origin, stamp.clock)]);
+            self.cover_key(key, place, &context);
         }
     }
 
     /// Whether the vector covers everything that is merged here.
     pub(crate) fn is_vector_only(&self) -> bool {
-        self.extra_count() == 0 && self.covered_by_held.dots.is_empty()
+        self.extra_count() == 0 && self.covered_by_held.is_empty()
     }
 
     /// Records that all rows of a range were merged with this context.
-    pub(crate) fn cover_range(&mut self, range: HashRange, context: &Arc<Clocks>) {
-        if !context.dots.is_empty() {
+    pub(crate) fn cover_range(&mut self, range: HashRange, context: &Clocks) {
+        if !context.is_empty() {
             self.extra.add(range.first(), range.last(), context);
             self.unswept += 1;
         }
@@ -504,16 +458,16 @@ impl Coverage {
         let mut regions = Vec::new();
         for leftover in here {
             let context = self.told_to_peers(&leftover.clocks);
-            if !context.dots.is_empty() {
-                regions.push(RegionCoverage { regions: leftover.regions.clone(), clocks: Arc::new(context) });
+            if !context.is_empty() {
+                regions.push(RegionCoverage { regions: leftover.regions.clone(), clocks: context });
             }
         }
         let before = self.extra.spans.range(..first).next_back().filter(|(_, span)| span.last >= first);
         for (start, span) in before.into_iter().chain(self.extra.spans.range(first..=last)) {
             let context = self.told_to_peers(&span.clocks);
-            if !context.dots.is_empty() {
+            if !context.is_empty() {
                 let intervals = HashIntervals::between(first.max(*start), last.min(span.last));
-                regions.push(RegionCoverage::new(self.hash_key, intervals, Arc::new(context)));
+                regions.push(RegionCoverage::new(self.hash_key, intervals, context));
             }
         }
         regions
@@ -527,10 +481,10 @@ impl Coverage {
     /// Deletes the contexts that the vector has caught up with.
     pub(crate) fn sweep(&mut self) {
         let vector = &self.vector;
-        self.extra.spans.retain(|_, span| !beyond(&span.clocks, vector).dots.is_empty());
+        self.extra.spans.retain(|_, span| !span.clocks.is_covered_by(vector));
         let here = self.leftovers.sweep(vector, self.hash_key);
         here.iter().for_each(|region| self.cover_intervals(region));
-        let cost = |context: &Clocks| 1 + context.dots.len() / CLOCKS_PER_CHANGE;
+        let cost = |context: &Clocks| 1 + context.len() / CLOCKS_PER_CHANGE;
         let spans = self.extra.spans.values().map(|span| cost(&span.clocks));
         self.sweep_after = spans.chain(self.leftovers.iter().map(|it| cost(&it.clocks))).sum();
         self.unswept = 0;
@@ -545,7 +499,7 @@ impl Coverage {
         }
         let mut before = std::mem::take(&mut self.extra);
         let old_key = std::mem::replace(&mut self.hash_key, hash_key);
-        self.vector_hash = VectorHash::of(hash_key.words().0, &self.vector.dots);
+        self.vector_hash = VectorHash::of(hash_key.words().0, &self.vector);
         if !before.spans.is_empty() {
             for key in keys {
                 let at = old_key.place(key).line_position();
@@ -575,8 +529,8 @@ impl Coverage {
     }
 
     /// Takes over the coverage that a disk holds.
-    pub(crate) fn load(&mut self, vector: BTreeMap<RunId, u64>, regions: &[RegionCoverage]) {
-        self.claim_all(&Clocks { dots: vector });
+    pub(crate) fn load(&mut self, vector: &Clocks, regions: &[RegionCoverage]) {
+        self.claim_all(vector);
         regions.iter().for_each(|region| self.cover_region(HashRange::ALL, region));
     }
 
@@ -593,8 +547,8 @@ mod tests {
 
     use super::*;
 
-    fn context(dots: &[(u64, u64)]) -> Arc<Clocks> {
-        Arc::new(Clocks { dots: dots.iter().map(|(origin, clock)| (RunId::new(*origin), *clock)).collect() })
+    fn context(dots: &[(u64, u64)]) -> Clocks {
+        dots.iter().map(|(origin, clock)| (RunId::new(*origin), *clock)).collect()
     }
 
     #[test]
@@ -606,10 +560,10 @@ mod tests {
             let new = context(&[(clock % 3, clock)]);
             extra.add(first, last, &new);
             for point in first..=last {
-                plain.entry(point).or_default().merge(Clocks::clone(&new));
+                plain.entry(point).or_default().merge(new.clone());
             }
             for point in 0..64 {
-                assert_eq!(extra.at(point).map(|c| Clocks::clone(c)), plain.get(&point).cloned(), "{point}");
+                assert_eq!(extra.at(point).map(|c| c.clone()), plain.get(&point).cloned(), "{point}");
             }
         }
         extra.add(u64::MAX - 1, u64::MAX, &context(&[(1, 1)]));
@@ -701,15 +655,15 @@ mod tests {
     #[test]
     fn sweeping_costs_no_more_than_what_changes() {
         let mut seen = Coverage::new(HashKey::default());
-        let vector: Clocks = Clocks { dots: (0..50_000).map(|origin| (RunId::new(origin), 7)).collect() };
-        seen.cover_range(HashRange::ALL.child(1), &Arc::new(vector.clone()));
+        let vector: Clocks = (0..50_000).map(|origin| (RunId::new(origin), 7)).collect();
+        seen.cover_range(HashRange::ALL.child(1), &vector);
         let mut sweeps = 0;
-        for (origin, clock) in &vector.dots {
-            seen.claim(Stamp { clock: *clock, origin: *origin });
+        for (origin, clock) in vector.iter() {
+            seen.claim(Stamp { clock, origin });
             sweeps += usize::from(seen.unswept == 0);
         }
         let most = 2 * CLOCKS_PER_CHANGE;
-        assert!(sweeps <= most, "{sweeps} sweeps, each of which looks at up to {} clocks", vector.dots.len());
+        assert!(sweeps <= most, "{sweeps} sweeps, each of which looks at up to {} clocks", vector.len());
         seen.sweep();
         assert!(seen.is_vector_only());
     }
@@ -719,20 +673,20 @@ mod tests {
         let mut seen = Coverage::new(HashKey::default());
         let mut theirs = context(&[(1, 5), (2, 7), (3, 9)]);
         let first = seen.beyond_vector(&theirs);
-        assert_eq!(*first, *theirs);
+        assert_eq!(first, theirs);
         seen.claim(Stamp { clock: 4, origin: RunId::new(1) });
         seen.claim(Stamp { clock: 8, origin: RunId::new(4) });
-        assert!(Arc::ptr_eq(&first, &seen.beyond_vector(&theirs)), "what has grown is not in it");
+        assert!(first.is_shared_with(&seen.beyond_vector(&theirs)), "what has grown is not in it");
         seen.claim(Stamp { clock: 7, origin: RunId::new(2) });
         assert_eq!(seen.beyond_vector(&theirs), context(&[(1, 5), (3, 9)]));
-        raise_clock(Arc::make_mut(&mut theirs), Stamp { clock: 1, origin: RunId::new(5) });
+        theirs.raise(Stamp { clock: 1, origin: RunId::new(5) });
         assert_eq!(
             seen.beyond_vector(&theirs),
             context(&[(1, 5), (3, 9), (5, 1)]),
             "a context that grew is another"
         );
         seen.claim_all(&theirs);
-        assert!(seen.beyond_vector(&theirs).dots.is_empty());
+        assert!(seen.beyond_vector(&theirs).is_empty());
         assert!(seen.withhold_future(6, 6));
         assert_eq!(seen.beyond_vector(&theirs), context(&[(2, 7), (3, 9)]), "the vector was lowered");
     }
@@ -741,10 +695,10 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Change {
         Claim(RunId, u64),
-        ClaimAll(BTreeMap<RunId, u64>),
+        ClaimAll(Clocks),
         Withhold(u64),
         Rekey(u64),
-        Restore(BTreeMap<RunId, u64>),
+        Restore(Clocks),
     }
 
     fn run() -> impl Strategy<Value = RunId> {
@@ -752,7 +706,7 @@ mod tests {
     }
 
     fn changes() -> impl Strategy<Value = Change> {
-        let vector = || prop::collection::btree_map(run(), 1..20_u64, 0..6);
+        let vector = || prop::collection::btree_map(run(), 1..20_u64, 0..6).prop_map(Clocks::from_iter);
         prop_oneof![
             (run(), 0..20_u64).prop_map(|(origin, clock)| Change::Claim(origin, clock)),
             vector().prop_map(Change::ClaimAll),
@@ -769,20 +723,20 @@ mod tests {
             theirs in prop::collection::btree_map(run(), 1..20_u64, 0..6),
         ) {
             let mut seen = Coverage::new(HashKey::default());
-            let theirs = Arc::new(Clocks { dots: theirs });
+            let theirs = Clocks::from_iter(theirs);
             for change in changes {
                 match change {
                     Change::Claim(origin, clock) => seen.claim(Stamp { clock, origin }),
-                    Change::ClaimAll(dots) => seen.claim_all(&Clocks { dots }),
+                    Change::ClaimAll(dots) => seen.claim_all(&dots),
                     Change::Withhold(clock_max) => _ = seen.withhold_future(clock_max, clock_max),
                     Change::Rekey(word) => seen.rekey(HashKey::from_words(word, word), std::iter::empty()),
-                    Change::Restore(vector) => seen.load(vector, &[]),
+                    Change::Restore(vector) => seen.load(&vector, &[]),
                 }
                 let salt = seen.hash_key.words().0;
-                prop_assert_eq!(seen.vector_hash(), VectorHash::of(salt, &seen.vector.dots).salted());
-                let known = seen.vector_with_withheld().into_owned();
-                prop_assert_eq!(seen.hash_with_withheld(), VectorHash::of(SEAL, &known.dots).sum());
-                prop_assert_eq!(&*seen.beyond_vector(&theirs), &beyond(&theirs, &seen.vector));
+                prop_assert_eq!(seen.vector_hash(), VectorHash::of(salt, &seen.vector).salted());
+                let known = seen.vector_with_withheld();
+                prop_assert_eq!(seen.hash_with_withheld(), VectorHash::of(SEAL, &known).sum());
+                prop_assert_eq!(seen.beyond_vector(&theirs), theirs.beyond(&seen.vector));
             }
         }
     }

@@ -6,13 +6,12 @@
 //! peer, on load and in the background, and after a fault all claims are given up before anything else is sent.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::{DiskFollower, LocalStore, expiring};
 use crate::controls::Control;
 use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
-use crate::store::coverage::{self, Clocks, Coverage};
+use crate::store::coverage::{Clocks, Coverage};
 use crate::store::digest::{Digest, DigestNode, HashKey, HashRange};
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::{ChangeOrigin, KeyIndex, Slab, StoredRow};
@@ -160,9 +159,9 @@ impl LocalStore {
         self.is_damaged = false;
         for dot_set in rows.values() {
             let place = self.hash_key.place(dot_set.key());
-            let mut context = Clocks::new();
-            dot_set.dots().iter().for_each(|dot| coverage::raise_clock(&mut context, dot.stamp()));
-            self.coverage.cover_key(dot_set.key(), place, &Arc::new(context));
+            let mut context = Clocks::default();
+            dot_set.dots().iter().for_each(|dot| _ = context.raise(dot.stamp()));
+            self.coverage.cover_key(dot_set.key(), place, &context);
         }
         self.refill(rows.into_values().filter(|dot_set| !dot_set.is_empty()));
         self.log.raise_floor(self.log.head().max(1));

@@ -1,11 +1,10 @@
 //! What a peer sends of the store: rows, what it covers, and why a row may be refused.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crdts::CvRDT;
 
-use super::coverage::{self, Clocks, PeerRegions, RegionCoverage};
+use super::coverage::{Clocks, PeerRegions, RegionCoverage};
 use super::entry::DotSet;
 use crate::time::Stamp;
 
@@ -39,15 +38,15 @@ impl fmt::Display for Refusal {
 pub(crate) struct PeerRow {
     pub(crate) dot_set: DotSet,
     /// The sender's vector at the instant in which it cut the row.
-    pub(crate) vector: Arc<Clocks>,
+    pub(crate) vector: Clocks,
     /// What the sender covers at this key beyond its vector.
-    pub(crate) context: Option<Arc<Clocks>>,
+    pub(crate) context: Option<Clocks>,
 }
 
 impl PeerRow {
     pub(super) fn covers(&self, stamp: Stamp) -> bool {
-        coverage::covers(&self.vector, stamp)
-            || self.context.as_ref().is_some_and(|c| coverage::covers(c, stamp))
+        self.vector.covers(stamp)
+            || self.context.as_ref().is_some_and(|c| c.covers(stamp))
             || self.dot_set.covers_by_held(stamp)
     }
 }
@@ -55,7 +54,7 @@ impl PeerRow {
 /// What a peer covers in a range: its vector at one instant, and its extra coverage there.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerCoverage {
-    pub(crate) vector: Arc<Clocks>,
+    pub(crate) vector: Clocks,
     pub(crate) regions: Vec<RegionCoverage>,
     /// The peer sent all of its extra coverage there. If not, the vector alone would show dots as removed without the
     /// events that removed them: no range may be settled, and no row merged, with this coverage.
@@ -63,19 +62,19 @@ pub(crate) struct PeerCoverage {
 }
 
 impl PeerCoverage {
-    pub(crate) fn new(vector: Arc<Clocks>, told_regions: PeerRegions) -> Self {
+    pub(crate) fn new(vector: Clocks, told_regions: PeerRegions) -> Self {
         Self { vector, regions: told_regions.regions, is_whole: told_regions.is_whole }
     }
 
     /// What the peer covers at one key beyond its vector.
-    pub(crate) fn context(&self, key: &[u8]) -> Option<Arc<Clocks>> {
+    pub(crate) fn context(&self, key: &[u8]) -> Option<Clocks> {
         let mut here = self.regions.iter().filter(|region| region.is_for(key));
         let mut all = here.next()?.clocks.clone();
-        here.for_each(|region| Arc::make_mut(&mut all).merge(Clocks::clone(&region.clocks)));
+        here.for_each(|region| all.merge(region.clocks.clone()));
         Some(all)
     }
 
     pub(super) fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
-        coverage::covers(&self.vector, stamp) || self.regions.iter().any(|region| region.covers(key, stamp))
+        self.vector.covers(stamp) || self.regions.iter().any(|region| region.covers(key, stamp))
     }
 }

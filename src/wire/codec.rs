@@ -5,11 +5,10 @@
 //! accepts from a peer ([`LocalStore::claim_bounds`](crate::store::LocalStore::claim_bounds)).
 
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use super::frame::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, USUAL_BYTES, WIRE_VERSION, WireError};
 use crate::id::{LogId, RunId};
-use crate::store::coverage::{ClaimBounds, Clocks, raise_clock};
+use crate::store::coverage::{ClaimBounds, Clocks};
 use crate::store::digest::{FAN, HashKey, HashRange};
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
 use crate::store::{PeerRow, Refusal};
@@ -147,9 +146,7 @@ impl Writer {
     }
 
     pub(crate) fn clocks(&mut self, context: Option<&Clocks>) {
-        self.clock_entries(
-            context.into_iter().flat_map(|context| context.dots.iter()).map(|(o, c)| (*o, *c)),
-        );
+        self.clock_entries(context.into_iter().flat_map(Clocks::iter));
     }
 
     /// Depth and tag share a byte.
@@ -307,26 +304,24 @@ impl<'a> Reader<'a> {
 
     /// Raises `into`, a vector or a context, by the entries read. Returns them so that the caller need compare only
     /// these.
-    pub(crate) fn join_clocks(&mut self, into: &mut Arc<Clocks>) -> Result<Vec<Stamp>, WireError> {
+    pub(crate) fn join_clocks(&mut self, into: &mut Clocks) -> Result<Vec<Stamp>, WireError> {
         let count = self.count(16)?;
         let mut dots = Vec::with_capacity(count);
         for _ in 0..count {
             dots.push(self.clock_entry()?);
         }
         if !dots.is_empty() {
-            let into = Arc::make_mut(into);
-            dots.iter().for_each(|dot| raise_clock(into, *dot));
+            dots.iter().for_each(|dot| _ = into.raise(*dot));
         }
         Ok(dots)
     }
 
-    pub(crate) fn clocks(&mut self) -> Result<Option<Arc<Clocks>>, WireError> {
-        // Nearly every row has no context; then nothing is allocated.
-        let mut context = None;
+    pub(crate) fn clocks(&mut self) -> Result<Option<Clocks>, WireError> {
+        let mut context = Clocks::default();
         for _ in 0..self.count(16)? {
-            raise_clock(context.get_or_insert_with(Clocks::new), self.clock_entry()?);
+            context.raise(self.clock_entry()?);
         }
-        Ok(context.filter(|context| !context.dots.is_empty()).map(Arc::new))
+        Ok((!context.is_empty()).then_some(context))
     }
 
     pub(crate) fn clock_entry(&mut self) -> Result<Stamp, WireError> {
@@ -350,7 +345,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A row, or why it is refused. After a refusal the frame can be read on behind the row.
-    pub(crate) fn row(&mut self, vector: &Arc<Clocks>) -> Result<Result<PeerRow, Refusal>, WireError> {
+    pub(crate) fn row(&mut self, vector: &Clocks) -> Result<Result<PeerRow, Refusal>, WireError> {
         let dot_set = self.dot_set()?;
         let context = self.clocks()?;
         Ok(dot_set.map(|dot_set| PeerRow { dot_set, vector: vector.clone(), context }))

@@ -5,7 +5,6 @@
 //! or by a strong hash that is equal in this instant.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::{
     ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, FINISHED, LARGE, LARGES_AWAITED_MAX, LIST, LargeRowAwaited,
@@ -50,10 +49,10 @@ impl RepairSession {
             head: reader.varint()?,
             entries: reader.varint()?,
             bytes: reader.varint()?,
-            vector: Arc::default(),
+            vector: Clocks::default(),
             has_finished: false,
         };
-        let mut vector = Arc::new(Clocks::new());
+        let mut vector = Clocks::default();
         reader.join_clocks(&mut vector)?;
         reader.end()?;
         if self.peer.is_some() {

@@ -15,7 +15,7 @@ use crate::controls::Control;
 use crate::id::RowId;
 use crate::replication::large::{self, ResumeOffer, Size};
 use crate::replication::rows::context_of;
-use crate::store::coverage::{self, RegionCoverage};
+use crate::store::coverage::RegionCoverage;
 use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashRange};
 use crate::store::entry::{Dot, DotSet};
 use crate::store::{LocalStore, PeerCoverage, PeerRow};
@@ -209,7 +209,7 @@ impl RepairSession {
                 ranges.flat_map(|child| store.coverage.extra_in(child)).collect();
             // Where both hold the same, contexts within the peer's vector say nothing new. (In a listing they do: there
             // they decide which of the peer's own dots were removed.)
-            regions.retain(|region| !coverage::beyond(&region.clocks, &self.vector).dots.is_empty());
+            regions.retain(|region| !region.clocks.is_covered_by(&self.vector));
             writer.regions(&regions, self.hash_key, &mut self.leftovers_sent);
         }
     }
@@ -340,7 +340,7 @@ impl RepairSession {
         if peer_has.is_some_and(|had| had == dot_set) {
             writer.range(SAME, range);
             writer.bytes(&key);
-            writer.clocks(context.as_deref());
+            writer.clocks(context.as_ref());
         } else if size == Size::Large {
             writer.range(LARGE, range);
             writer.bytes(&key);
@@ -349,7 +349,7 @@ impl RepairSession {
             return true;
         } else if size == Size::Small {
             writer.range(REPAIR_ROW, range);
-            writer.row(&dot_set, context.as_deref());
+            writer.row(&dot_set, context.as_ref());
         }
         if writer.len() == before || writer.len() + 64 > FRAME_BYTES_MAX {
             // Too large for any frame: the peer is sent a form that it refuses, so that it claims nothing.

@@ -7,10 +7,7 @@
 //! Both ends must keep the same last context and count the same bytes. So a context must never be written or read out
 //! of order, and a change of the counting is a change of the wire format.
 
-use std::sync::Arc;
-
 use crate::controls::{Control, Controls};
-use crate::id::RunId;
 use crate::store::coverage::Clocks;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
@@ -27,7 +24,7 @@ const WHOLE_BYTES_MAX: usize = 16 << 20;
 #[derive(Debug, Default)]
 pub(super) struct RowContexts {
     /// The context that was sent last.
-    last: Arc<Clocks>,
+    last: Clocks,
     /// Decoded bytes of the contexts of this frame.
     whole: usize,
 }
@@ -42,20 +39,16 @@ impl RowContexts {
         self.whole > WHOLE_BYTES_MAX
     }
 
-    pub(super) fn write(&mut self, writer: &mut Writer, context: Option<Arc<Clocks>>) {
+    pub(super) fn write(&mut self, writer: &mut Writer, context: Option<Clocks>) {
         let Some(context) = context else { return writer.byte(NO_CONTEXT) };
-        let (old, new) = (&self.last.dots, &context.dots);
-        let gone: Vec<RunId> = old.keys().filter(|origin| !new.contains_key(origin)).copied().collect();
-        let is_changed = |(origin, clock): &(&RunId, &u64)| old.get(origin) != Some(*clock);
-        let changed: Vec<(RunId, u64)> =
-            new.iter().filter(is_changed).map(|(origin, clock)| (*origin, *clock)).collect();
+        let (gone, changed) = (self.last.without(&context), context.unlike(&self.last));
         let differences = gone.len() + changed.len();
         // An origin and its clock are twice as long as an origin alone.
-        if changed.len() * 2 + gone.len() < new.len() * 2 {
+        if changed.len() * 2 + gone.len() < context.len() * 2 {
             writer.byte(CHANGED);
             writer.varint(gone.len() as u64);
-            gone.into_iter().for_each(|origin| writer.run(origin));
-            writer.clock_entries(changed.into_iter());
+            gone.iter().for_each(|(origin, _)| writer.run(origin));
+            writer.clocks(Some(&changed));
         } else {
             writer.byte(WHOLE);
             writer.clocks(Some(&context));
@@ -68,18 +61,18 @@ impl RowContexts {
         &mut self,
         controls: Controls,
         reader: &mut Reader<'_>,
-    ) -> Result<Option<Arc<Clocks>>, WireError> {
+    ) -> Result<Option<Clocks>, WireError> {
         let mut gone = 0;
         match reader.byte()? {
             NO_CONTEXT => return Ok(None),
             _ if self.is_full() => return Err(WireError::TooLarge(self.whole)),
-            WHOLE => self.last = Arc::default(),
+            WHOLE => self.last = Clocks::default(),
             CHANGED => {
                 gone = reader.count(8)?;
                 for _ in 0..gone {
                     let origin = reader.run()?;
                     if !controls.has(Control::GoneIsKept) {
-                        Arc::make_mut(&mut self.last).dots.remove(&origin);
+                        self.last.remove(origin);
                     }
                 }
             }
@@ -88,7 +81,7 @@ impl RowContexts {
         let changed = reader.count(16)?;
         for _ in 0..changed {
             let Stamp { origin, clock } = reader.clock_entry()?;
-            Arc::make_mut(&mut self.last).dots.insert(origin, clock);
+            self.last.insert(origin, clock);
         }
         self.count(gone + changed);
         Ok(Some(self.last.clone()))
@@ -97,7 +90,7 @@ impl RowContexts {
     /// Counts a context that differs from the one before: the reader keeps it separately. Both ends must count alike.
     fn count(&mut self, differences: usize) {
         if differences > 0 {
-            self.whole += 16 * self.last.dots.len();
+            self.whole += 16 * self.last.len();
         }
     }
 }
@@ -107,6 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::id::RunId;
     use crate::wire::Kind;
 
     proptest! {
@@ -118,11 +112,11 @@ mod tests {
         ) {
             let (mut here, mut there) = (RowContexts::default(), RowContexts::default());
             for dots in contexts {
-                let context = dots.map(|dots| Arc::new(Clocks { dots }));
+                let context = dots.map(Clocks::from_iter);
                 let mut writer = Writer::new(Kind::Tail);
                 here.write(&mut writer, context.clone());
                 let frame = writer.finish();
-                let whole = context.as_ref().map_or(0, |context| context.dots.len());
+                let whole = context.as_ref().map_or(0, Clocks::len);
                 prop_assert!(frame.len() <= 4 + 2 + 1 + 1 + 16 * whole, "never longer than told whole");
                 let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
                 prop_assert_eq!(there.read(Controls::default(), &mut reader).unwrap(), context);
@@ -134,16 +128,16 @@ mod tests {
     #[test]
     fn common_part_of_row_contexts_is_sent_once() {
         let mut contexts = RowContexts::default();
-        let mut context = Clocks { dots: (0..100).map(|origin| (RunId::new(origin), 1)).collect() };
+        let mut context: Clocks = (0..100).map(|origin| (RunId::new(origin), 1)).collect();
         let mut told = |context: &Clocks| {
             let mut writer = Writer::new(Kind::Tail);
-            contexts.write(&mut writer, Some(Arc::new(context.clone())));
+            contexts.write(&mut writer, Some(context.clone()));
             writer.len()
         };
         assert!(told(&context) > 1_600);
         assert!(told(&context) < 16);
-        context.dots.insert(RunId::new(7), 2);
-        context.dots.remove(&RunId::new(8));
+        context.insert(RunId::new(7), 2);
+        context.remove(RunId::new(8));
         assert!(told(&context) < 48);
     }
 
@@ -151,16 +145,16 @@ mod tests {
     fn decoded_row_contexts_are_bounded() {
         let (mut here, mut there) = (RowContexts::default(), RowContexts::default());
         let mut writer = Writer::new(Kind::Tail);
-        let mut context = Clocks { dots: (0..10_000).map(|origin| (RunId::new(origin), 1)).collect() };
+        let mut context: Clocks = (0..10_000).map(|origin| (RunId::new(origin), 1)).collect();
         let mut rows = 0;
         while !here.is_full() {
             rows += 1;
-            context.dots.insert(RunId::new(0), rows);
-            here.write(&mut writer, Some(Arc::new(context.clone())));
+            context.insert(RunId::new(0), rows);
+            here.write(&mut writer, Some(context.clone()));
         }
         assert_eq!(rows, 105, "16 MiB of 160 KB each");
-        context.dots.insert(RunId::new(0), 0);
-        here.write(&mut writer, Some(Arc::new(context)));
+        context.insert(RunId::new(0), 0);
+        here.write(&mut writer, Some(context));
         let frame = writer.finish();
         let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
         let mut read = |_| there.read(Controls::default(), &mut reader).map(drop);

@@ -11,7 +11,7 @@ use crate::replication::arrived::{ARRIVED_MAX, Arrived};
 use crate::replication::claims::{self, ForwardedClaims};
 use crate::replication::large::{LargeRowReceiver, PartialRow};
 use crate::replication::rows::{RefusedRow, refused_row};
-use crate::store::coverage::{self, Clocks};
+use crate::store::coverage::Clocks;
 use crate::store::slab::ChangeOrigin;
 use crate::store::{LocalStore, PeerRow};
 use crate::time::{Stamp, Time};
@@ -24,7 +24,7 @@ const WAITING_INTERVALS_MAX: usize = 4_096;
 #[derive(Debug, Default)]
 pub(crate) struct TailReceiver {
     /// The sender's vector as of its latest frame.
-    vector: Arc<Clocks>,
+    vector: Clocks,
     /// The part of `vector` beyond this replica's own vector, as of the latest frame.
     beyond_own: Clocks,
     /// A row was refused. No flush end of this link is claimed any more.
@@ -292,7 +292,7 @@ impl TailReceiver {
         let has_gap = self.open_flush.has_gap && !store.controls.has(Control::ForwardedDespiteGap);
         if sender.is_other_group {
             let is_same_epoch = |epoch| epoch == forwarded_claims.routes_epoch;
-            let (before, after) = (store.coverage.vector().get(&sender.run), done.stamp.clock);
+            let (before, after) = (store.coverage.vector().get(sender.run), done.stamp.clock);
             if !has_gap && self.open_flush.routes_epoch.is_none_or(is_same_epoch) {
                 forwarded_claims.extend(sender.run, before, after);
             } else {
@@ -310,15 +310,15 @@ impl TailReceiver {
     fn cover_rows(&mut self, store: &mut LocalStore, run: RunId, dots: &[Stamp], rows: &[PeerRow]) {
         // Coverage here only grows, so only the entries of this frame can have come to lie beyond it.
         let known = store.coverage.vector();
-        self.beyond_own.dots.retain(|origin, clock| known.get(origin) < *clock);
-        let new = dots.iter().filter(|dot| !coverage::covers(known, **dot));
-        new.for_each(|dot| coverage::raise_clock(&mut self.beyond_own, *dot));
-        let is_own = self.beyond_own.dots.keys().all(|origin| *origin == run);
+        self.beyond_own = self.beyond_own.beyond(known);
+        let new = dots.iter().filter(|dot| !known.covers(**dot));
+        new.for_each(|dot| _ = self.beyond_own.raise(*dot));
+        let is_own = self.beyond_own.iter().all(|(origin, _)| origin == run);
         let mut beyond = None;
         for row in rows {
             let is_covered_by_held = is_own && row.dot_set.dots().iter().any(|dot| dot.stamp().origin == run);
             if !is_covered_by_held || row.context.is_some() {
-                store.cover_row_beyond(row, beyond.get_or_insert_with(|| Arc::new(self.beyond_own.clone())));
+                store.cover_row_beyond(row, beyond.get_or_insert_with(|| self.beyond_own.clone()));
             }
         }
     }

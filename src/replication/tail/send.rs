@@ -169,7 +169,7 @@ impl TailSender {
             let is_asking = wanted.ack.take_if(|revision| *revision <= head).is_some();
             writer.byte(if is_asking { DONE_ASKING } else { DONE });
             writer.varint(head);
-            writer.u64_le(store.coverage.vector().get(&store.run));
+            writer.u64_le(store.coverage.vector().get(store.run));
             writer.varint(self.larges.queued);
             self.sent_claims.write(forwarded_claims, &mut writer);
             self.claimed = head;

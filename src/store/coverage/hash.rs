@@ -1,8 +1,7 @@
 //! A fingerprint of a vector that is kept up to date with it. It is a sum of hashes of the entries, so that a change
 //! costs two hashes however many origins there are.
 
-use std::collections::BTreeMap;
-
+use super::Clocks;
 use crate::id::RunId;
 use crate::store::digest::fingerprint;
 
@@ -23,9 +22,9 @@ impl VectorHash {
     }
 
     /// The hash of a vector, computed from all its entries.
-    pub(crate) fn of(salt: u64, vector: &BTreeMap<RunId, u64>) -> Self {
+    pub(crate) fn of(salt: u64, vector: &Clocks) -> Self {
         let mut hash = Self::new(salt);
-        vector.iter().for_each(|(origin, clock)| hash.change(*origin, None, *clock));
+        vector.iter().for_each(|(origin, clock)| hash.change(origin, None, clock));
         hash
     }
 

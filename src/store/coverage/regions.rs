@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Clocks, beyond, covers};
+use super::Clocks;
 use crate::store::digest::HashKey;
 use crate::time::Stamp;
 
@@ -87,7 +87,7 @@ impl HashIntervals {
 pub(crate) struct RegionCoverage {
     /// Shared, because a leftover is named again with every range of a session.
     pub(crate) regions: Arc<BTreeMap<HashKey, HashIntervals>>,
-    pub(crate) clocks: Arc<Clocks>,
+    pub(crate) clocks: Clocks,
 }
 
 /// The contexts that a peer sent with a range.
@@ -99,18 +99,18 @@ pub(crate) struct PeerRegions {
 }
 
 impl RegionCoverage {
-    pub(crate) fn new(hash_key: HashKey, intervals: HashIntervals, context: Arc<Clocks>) -> Self {
+    pub(crate) fn new(hash_key: HashKey, intervals: HashIntervals, context: Clocks) -> Self {
         Self { regions: Arc::new(BTreeMap::from([(hash_key, intervals)])), clocks: context }
     }
 
     /// The number of intervals and clocks, which is what keeping and sending it costs.
     pub(crate) fn items(&self) -> usize {
-        self.regions.values().map(HashIntervals::len).sum::<usize>() + self.clocks.dots.len()
+        self.regions.values().map(HashIntervals::len).sum::<usize>() + self.clocks.len()
     }
 
     /// Whether it covers this event of this key.
     pub(crate) fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
-        covers(&self.clocks, stamp) && self.is_for(key)
+        self.clocks.covers(stamp) && self.is_for(key)
     }
 
     pub(crate) fn is_for(&self, key: &[u8]) -> bool {
@@ -150,7 +150,7 @@ impl RegionCoverage {
         let lies_within = |(hash_key, intervals): (&HashKey, &HashIntervals)| {
             other.regions.get(hash_key).is_some_and(|others| intervals.has_all_of(others))
         };
-        self.regions.iter().all(lies_within) && beyond(&other.clocks, &self.clocks).dots.is_empty()
+        self.regions.iter().all(lies_within) && other.clocks.is_covered_by(&self.clocks)
     }
 
     /// The hash key under which the two may be joined: their clocks are equal, and only this region differs.
@@ -223,11 +223,11 @@ impl Leftovers {
     pub(super) fn sweep(&mut self, vector: &Clocks, hash_key: HashKey) -> Vec<RegionCoverage> {
         let mut changed = Vec::new();
         for region in std::mem::take(&mut self.all) {
-            let left = beyond(&region.clocks, vector);
-            match left.dots.len() {
+            let left = region.clocks.beyond(vector);
+            match left.len() {
                 0 => {}
-                same if same == region.clocks.dots.len() => self.all.push(region),
-                _ => changed.push(RegionCoverage { clocks: Arc::new(left), ..region }),
+                same if same == region.clocks.len() => self.all.push(region),
+                _ => changed.push(RegionCoverage { clocks: left, ..region }),
             }
         }
         changed.into_iter().filter_map(|region| self.add(region, hash_key)).collect()

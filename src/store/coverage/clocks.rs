@@ -1,0 +1,471 @@
+//! A clock for each origin, as a map whose copies share what they have in common.
+//!
+//! Vectors and contexts have one entry for every process start that ever wrote. There are many copies of them: what each
+//! peer is known to have, what a range was settled with, what lies beyond another one. These differ in a few entries. So
+//! the map is a persistent radix tree over the bits of the origins, which are random: a copy costs one reference, a
+//! change copies one path, and two maps are merged or compared in the time that their differences take, because a part
+//! that both share is recognised by its address.
+//!
+//! Two maps with the same entries may have different trees, so an unequal address means nothing.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use crdts::CvRDT;
+
+use crate::id::RunId;
+use crate::time::Stamp;
+
+/// Entries of a leaf above which it is divided.
+const LEAF_MAX: usize = 32;
+/// A branch of at most this many entries becomes a leaf again.
+const LEAF_AGAIN: usize = LEAF_MAX / 2;
+const FAN_BITS: u32 = 4;
+const FAN: usize = 1 << FAN_BITS;
+
+type ClockEntry = (RunId, u64);
+
+#[derive(Clone, Debug)]
+enum Node {
+    /// Sorted by origin, and never empty.
+    Leaf(Vec<ClockEntry>),
+    /// By the next bits of the origin, the greatest first. Never all empty.
+    Branch { len: usize, children: Box<Children> },
+}
+
+type Children = [Option<Arc<Node>>; FAN];
+
+fn child_of(origin: RunId, depth: u32) -> usize {
+    (origin.number() << (FAN_BITS * depth) >> (u64::BITS - FAN_BITS)) as usize
+}
+
+impl Node {
+    fn len(&self) -> usize {
+        match self {
+            Self::Leaf(entries) => entries.len(),
+            Self::Branch { len, .. } => *len,
+        }
+    }
+
+    fn branch(children: Children) -> Self {
+        let len = children.iter().flatten().map(|child| child.len()).sum();
+        Self::Branch { len, children: Box::new(children) }
+    }
+
+    /// A leaf, or a branch if there are too many entries for one. `None` without entries.
+    fn of(entries: Vec<ClockEntry>, depth: u32) -> Option<Arc<Self>> {
+        if entries.len() <= LEAF_MAX {
+            return (!entries.is_empty()).then(|| Arc::new(Self::Leaf(entries)));
+        }
+        let mut children = Children::default();
+        let parts = entries.chunk_by(|a, b| child_of(a.0, depth) == child_of(b.0, depth));
+        parts.for_each(|part| children[child_of(part[0].0, depth)] = Self::of(part.to_vec(), depth + 1));
+        Some(Arc::new(Self::branch(children)))
+    }
+
+    fn get(&self, origin: RunId, mut depth: u32) -> Option<u64> {
+        let mut node = self;
+        loop {
+            match node {
+                Self::Leaf(entries) => {
+                    let at = entries.binary_search_by_key(&origin, |entry| entry.0).ok()?;
+                    return Some(entries[at].1);
+                }
+                Self::Branch { children, .. } => node = children[child_of(origin, depth)].as_deref()?,
+            }
+            depth += 1;
+        }
+    }
+
+    fn insert(&mut self, origin: RunId, clock: u64, depth: u32) -> Option<u64> {
+        match self {
+            Self::Leaf(entries) => match entries.binary_search_by_key(&origin, |entry| entry.0) {
+                Ok(at) => Some(std::mem::replace(&mut entries[at].1, clock)),
+                Err(at) => {
+                    entries.insert(at, (origin, clock));
+                    if entries.len() > LEAF_MAX
+                        && let Some(divided) = Self::of(std::mem::take(entries), depth)
+                    {
+                        *self = Arc::unwrap_or_clone(divided);
+                    }
+                    None
+                }
+            },
+            Self::Branch { len, children } => {
+                let before = match &mut children[child_of(origin, depth)] {
+                    Some(child) => Arc::make_mut(child).insert(origin, clock, depth + 1),
+                    empty => {
+                        *empty = Some(Arc::new(Self::Leaf(vec![(origin, clock)])));
+                        None
+                    }
+                };
+                *len += usize::from(before.is_none());
+                before
+            }
+        }
+    }
+
+    /// Removes an entry that is there. The node may be without entries afterwards.
+    fn remove(&mut self, origin: RunId, depth: u32) {
+        match self {
+            Self::Leaf(entries) => entries.retain(|entry| entry.0 != origin),
+            Self::Branch { len, children } => {
+                *len -= 1;
+                let child = &mut children[child_of(origin, depth)];
+                if let Some(node) = child {
+                    Arc::make_mut(node).remove(origin, depth + 1);
+                    child.take_if(|node| node.len() == 0);
+                }
+                if *len <= LEAF_AGAIN {
+                    let entries = Iter::over(children.iter().flatten()).collect();
+                    *self = Self::Leaf(entries);
+                }
+            }
+        }
+    }
+}
+
+/// Combines the children of two branches. Where the result is that of one side, that side's node is used again.
+fn combine(
+    a: &Arc<Node>,
+    children: &Children,
+    combined: impl Fn(usize, Option<&Arc<Node>>) -> Option<Arc<Node>>,
+) -> Option<Arc<Node>> {
+    let mut result = Children::default();
+    let mut is_same = true;
+    for (at, child) in children.iter().enumerate() {
+        result[at] = combined(at, child.as_ref());
+        is_same &= match (child, &result[at]) {
+            (Some(child), Some(result)) => Arc::ptr_eq(child, result),
+            (None, None) => true,
+            _ => false,
+        };
+    }
+    if is_same {
+        return Some(a.clone());
+    }
+    let node = Node::branch(result);
+    match node.len() {
+        0 => None,
+        1..=LEAF_AGAIN => Some(Arc::new(Node::Leaf(Iter::over([&Arc::new(node)]).collect()))),
+        _ => Some(Arc::new(node)),
+    }
+}
+
+/// The greater clock of each origin.
+fn merged(a: &Arc<Node>, b: &Arc<Node>, depth: u32) -> Arc<Node> {
+    if Arc::ptr_eq(a, b) {
+        return a.clone();
+    }
+    match (&**a, &**b) {
+        (Node::Branch { children, .. }, Node::Branch { children: others, .. }) => {
+            let both = |at: usize, child: Option<&Arc<Node>>| match (child, &others[at]) {
+                (Some(a), Some(b)) => Some(merged(a, b, depth + 1)),
+                (child, other) => child.or(other.as_ref()).cloned(),
+            };
+            combine(a, children, both).expect("neither is empty")
+        }
+        (Node::Leaf(_), Node::Branch { .. }) => merged(b, a, depth),
+        (_, Node::Leaf(entries)) => {
+            let mut node = a.clone();
+            for (origin, clock) in entries {
+                if a.get(*origin, depth).is_none_or(|known| known < *clock) {
+                    Arc::make_mut(&mut node).insert(*origin, *clock, depth);
+                }
+            }
+            node
+        }
+    }
+}
+
+/// The entries of `a` that `keep` takes, by their clock and the one in `b`. It takes every entry that `b` lacks, and none
+/// that `b` has.
+fn filtered(
+    a: &Arc<Node>,
+    b: Option<&Arc<Node>>,
+    depth: u32,
+    keep: &impl Fn(u64, Option<u64>) -> bool,
+) -> Option<Arc<Node>> {
+    let Some(b) = b else { return Some(a.clone()) };
+    if Arc::ptr_eq(a, b) {
+        return None;
+    }
+    match (&**a, &**b) {
+        (Node::Leaf(entries), _) => {
+            let kept = entries.iter().filter(|entry| keep(entry.1, b.get(entry.0, depth)));
+            let kept: Vec<ClockEntry> = kept.copied().collect();
+            if kept.len() == entries.len() { Some(a.clone()) } else { Node::of(kept, depth) }
+        }
+        (Node::Branch { children, .. }, other) => combine(a, children, |at, child| {
+            let other = match other {
+                Node::Branch { children, .. } => children[at].as_ref(),
+                Node::Leaf(_) => Some(b),
+            };
+            filtered(child?, other, depth + 1, keep)
+        }),
+    }
+}
+
+fn is_covered(a: &Arc<Node>, b: Option<&Arc<Node>>, depth: u32) -> bool {
+    let Some(b) = b else { return false };
+    if Arc::ptr_eq(a, b) {
+        return true;
+    }
+    match (&**a, &**b) {
+        (Node::Leaf(entries), _) => {
+            entries.iter().all(|(origin, clock)| b.get(*origin, depth).is_some_and(|known| *clock <= known))
+        }
+        (Node::Branch { children, .. }, other) => children.iter().enumerate().all(|(at, child)| {
+            let other = match other {
+                Node::Branch { children, .. } => children[at].as_ref(),
+                Node::Leaf(_) => Some(b),
+            };
+            child.as_ref().is_none_or(|child| is_covered(child, other, depth + 1))
+        }),
+    }
+}
+
+/// For each origin the greatest clock: a vector, or a context. An origin without an entry has the clock 0.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Clocks {
+    root: Option<Arc<Node>>,
+}
+
+impl Clocks {
+    pub(crate) fn len(&self) -> usize {
+        self.root.as_ref().map_or(0, |root| root.len())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.root.is_none()
+    }
+
+    pub(crate) fn clock(&self, origin: RunId) -> Option<u64> {
+        self.root.as_ref()?.get(origin, 0)
+    }
+
+    /// The clock of an origin, 0 if it has no entry.
+    pub(crate) fn get(&self, origin: RunId) -> u64 {
+        self.clock(origin).unwrap_or(0)
+    }
+
+    pub(crate) fn covers(&self, stamp: Stamp) -> bool {
+        self.get(stamp.origin) >= stamp.clock
+    }
+
+    /// Sets a clock, which may be less than before. Returns the one before.
+    pub(crate) fn insert(&mut self, origin: RunId, clock: u64) -> Option<u64> {
+        match &mut self.root {
+            Some(root) => Arc::make_mut(root).insert(origin, clock, 0),
+            empty => {
+                *empty = Some(Arc::new(Node::Leaf(vec![(origin, clock)])));
+                None
+            }
+        }
+    }
+
+    /// Raises a clock to that of a stamp. Returns whether it was less.
+    pub(crate) fn raise(&mut self, stamp: Stamp) -> bool {
+        let is_beyond = !self.covers(stamp);
+        if is_beyond {
+            self.insert(stamp.origin, stamp.clock);
+        }
+        is_beyond
+    }
+
+    pub(crate) fn remove(&mut self, origin: RunId) {
+        if let Some(root) = self.root.as_mut().filter(|root| root.get(origin, 0).is_some()) {
+            Arc::make_mut(root).remove(origin, 0);
+            self.root.take_if(|root| root.len() == 0);
+        }
+    }
+
+    /// The entries with a greater clock than in `other`.
+    #[must_use]
+    pub(crate) fn beyond(&self, other: &Self) -> Self {
+        self.filtered(other, |clock, known| known.is_none_or(|known| known < clock))
+    }
+
+    /// The entries that `other` lacks or has with another clock.
+    #[must_use]
+    pub(crate) fn unlike(&self, other: &Self) -> Self {
+        self.filtered(other, |clock, known| known != Some(clock))
+    }
+
+    /// The entries of origins that `other` lacks.
+    #[must_use]
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        self.filtered(other, |_, known| known.is_none())
+    }
+
+    fn filtered(&self, other: &Self, keep: impl Fn(u64, Option<u64>) -> bool) -> Self {
+        Self { root: self.root.as_ref().and_then(|root| filtered(root, other.root.as_ref(), 0, &keep)) }
+    }
+
+    /// Whether no clock is greater than in `other`.
+    pub(crate) fn is_covered_by(&self, other: &Self) -> bool {
+        self.root.as_ref().is_none_or(|root| is_covered(root, other.root.as_ref(), 0))
+    }
+
+    /// Whether both are one and the same map, so that nothing need be compared. Equal maps may be separate ones.
+    pub(crate) fn is_shared_with(&self, other: &Self) -> bool {
+        match (&self.root, &other.root) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// All entries, in the order of the origins.
+    pub(crate) fn iter(&self) -> Iter<'_> {
+        Iter::over(self.root.iter())
+    }
+}
+
+impl CvRDT for Clocks {
+    type Validation = Infallible;
+
+    fn validate_merge(&self, _: &Self) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    /// Takes the greater clock for each origin.
+    fn merge(&mut self, other: Self) {
+        self.root = match (self.root.take(), other.root) {
+            (Some(a), Some(b)) => Some(merged(&a, &b, 0)),
+            (own, other) => own.or(other),
+        };
+    }
+}
+
+impl PartialEq for Clocks {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.is_covered_by(other) && other.is_covered_by(self)
+    }
+}
+
+impl FromIterator<(RunId, u64)> for Clocks {
+    /// Of several entries of an origin the last one counts.
+    fn from_iter<I: IntoIterator<Item = (RunId, u64)>>(entries: I) -> Self {
+        let mut entries: Vec<ClockEntry> = entries.into_iter().collect();
+        if entries.is_sorted_by(|a, b| a.0 < b.0) {
+            return Self { root: Node::of(entries, 0) };
+        }
+        let mut clocks = Self::default();
+        entries.drain(..).for_each(|(origin, clock)| _ = clocks.insert(origin, clock));
+        clocks
+    }
+}
+
+/// The entries of a map in the order of the origins.
+#[derive(Debug)]
+pub(crate) struct Iter<'a> {
+    /// The nodes that come later, the next one last.
+    nodes: Vec<&'a Node>,
+    entries: std::slice::Iter<'a, ClockEntry>,
+}
+
+impl<'a> Iter<'a> {
+    fn over(nodes: impl IntoIterator<Item = &'a Arc<Node>>) -> Self {
+        let mut nodes: Vec<&Node> = nodes.into_iter().map(|node| &**node).collect();
+        nodes.reverse();
+        Self { nodes, entries: [].iter() }
+    }
+}
+
+impl Iterator for Iter<'_> {
+    type Item = (RunId, u64);
+
+    fn next(&mut self) -> Option<(RunId, u64)> {
+        loop {
+            if let Some(entry) = self.entries.next() {
+                return Some(*entry);
+            }
+            match self.nodes.pop()? {
+                Node::Leaf(entries) => self.entries = entries.iter(),
+                Node::Branch { children, .. } => {
+                    self.nodes.extend(children.iter().rev().flatten().map(|child| &**child));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crdts::VClock;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The model: the vector clock of the crate `crdts`.
+    type Model = VClock<RunId>;
+
+    /// Origins near to each other and far apart, so that trees have leaves at all depths.
+    fn models() -> impl Strategy<Value = Model> {
+        let origin = prop_oneof![0..200_u64, any::<u64>(), (0..200_u64).prop_map(|low| low << 56)];
+        prop::collection::btree_map(origin.prop_map(RunId::new), 1..4_u64, 0..300)
+            .prop_map(|dots| Model { dots })
+    }
+
+    fn clocks(model: &Model) -> Clocks {
+        model.dots.iter().rev().map(|(origin, clock)| (*origin, *clock)).collect()
+    }
+
+    fn model(clocks: &Clocks) -> Model {
+        let entries: Vec<_> = clocks.iter().collect();
+        assert!(entries.is_sorted_by(|a, b| a.0 < b.0), "in the order of the origins");
+        assert_eq!(entries.len(), clocks.len());
+        Model { dots: entries.into_iter().collect() }
+    }
+
+    proptest! {
+        #[test]
+        fn clocks_agree_with_a_plain_map(a in models(), b in models(), is_copy in any::<bool>()) {
+            let mut ours = clocks(&a);
+            let copy = ours.clone();
+            let mut theirs = if is_copy { copy.clone() } else { Clocks::default() };
+            let mut their_model = if is_copy { a.clone() } else { Model::new() };
+            for (origin, clock) in &b.dots {
+                theirs.raise(Stamp { clock: *clock, origin: *origin });
+            }
+            their_model.merge(b.clone());
+            prop_assert_eq!(&model(&theirs), &their_model);
+            prop_assert_eq!(&model(&copy), &a);
+            let is_beyond = |(origin, clock): &(&RunId, &u64)| their_model.get(origin) < **clock;
+            let beyond = a.dots.iter().filter(is_beyond).map(|(origin, clock)| (*origin, *clock)).collect();
+            prop_assert_eq!(model(&ours.beyond(&theirs)), Model { dots: beyond });
+            let is_unlike = |(origin, clock): &(&RunId, &u64)| their_model.dots.get(origin) != Some(*clock);
+            let unlike = a.dots.iter().filter(is_unlike).map(|(origin, clock)| (*origin, *clock)).collect();
+            prop_assert_eq!(model(&ours.unlike(&theirs)), Model { dots: unlike });
+            let is_missing = |(origin, _): &(&RunId, &u64)| !their_model.dots.contains_key(origin);
+            let missing = a.dots.iter().filter(is_missing).map(|(origin, clock)| (*origin, *clock)).collect();
+            prop_assert_eq!(model(&ours.without(&theirs)), Model { dots: missing });
+            prop_assert_eq!(ours.is_covered_by(&theirs), a <= their_model);
+            prop_assert_eq!(ours == theirs, a == their_model);
+            let mut all = a.clone();
+            all.merge(their_model);
+            ours.merge(theirs);
+            prop_assert_eq!(&model(&ours), &all);
+            for origin in b.dots.keys() {
+                ours.remove(*origin);
+                all.dots.remove(origin);
+            }
+            prop_assert_eq!(&model(&ours), &all);
+            prop_assert_eq!(&model(&copy), &a);
+        }
+    }
+
+    #[test]
+    fn merging_what_is_known_copies_nothing() {
+        let spread = |i: u64| RunId::new(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let all: Clocks = (0..10_000).map(|i| (spread(i), 1)).collect();
+        let part: Clocks = all.iter().step_by(7).collect();
+        let mut merged = all.clone();
+        merged.merge(part.clone());
+        assert!(merged.is_shared_with(&all));
+        let mut grown = part;
+        grown.merge(all.clone());
+        assert!(grown == all && !grown.is_shared_with(&all));
+    }
+}
