@@ -126,6 +126,23 @@ pub struct Config {
     /// takes no part in the elections of the others. To lower it, stop all nodes first, as for changing the list of
     /// voters. 100 ms to 10 s.
     pub lease_time_max: Duration,
+    pub(crate) vector: VectorSettings,
+}
+
+/// How vectors are told to peers. Not public: other values than the usual ones are of use only to simulations, which are
+/// shorter and have fewer process starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct VectorSettings {
+    /// Entries that are older than one to two of these are told by their sum.
+    pub(crate) cut_interval: Duration,
+    /// Old parts of at least so many entries that differ are compared in buckets.
+    pub(crate) buckets_min: u64,
+}
+
+impl Default for VectorSettings {
+    fn default() -> Self {
+        Self { cut_interval: Duration::from_secs(3_600), buckets_min: 512 }
+    }
 }
 
 impl Config {
@@ -136,6 +153,7 @@ impl Config {
             value_bytes_max: 1 << 20,
             clock_skew_max: Duration::from_secs(5),
             removals_max: 4_096,
+            vector: VectorSettings::default(),
             mesh_members_max: 30,
             sync_timeout: Duration::from_secs(10),
             lag_bytes_max: 64 << 20,

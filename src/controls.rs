@@ -102,12 +102,17 @@ pub enum Control {
     /// Breaks **Contexts that remain**: leftovers are narrowed to each range of a session, and equal ones are not
     /// joined.
     LeftoversNarrowed,
+    /// Breaks **Growth**: a peer is told that the vector includes the old part which it has offered, whether it does or
+    /// not.
+    OldPartAssumed,
+    /// Breaks **Growth**: all buckets of two old parts that differ are taken as equal.
+    BucketsAssumed,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 47] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -153,6 +158,8 @@ impl Control {
         Self::NoLocalHealth,
         Self::AnnouncedOnce,
         Self::LeaseMaxForgotten,
+        Self::OldPartAssumed,
+        Self::BucketsAssumed,
     ];
 }
 

@@ -440,7 +440,7 @@ impl Replica {
     /// The next piece of a large row of the tail.
     fn large_frame(&mut self, id: LinkId) -> Option<Vec<u8>> {
         let link = self.links.get_mut(id)?;
-        let bytes = link.tail_sender.next_piece(&mut self.store, &mut link.resume.offer)?;
+        let bytes = link.tail_sender.next_piece(&mut self.store, &link.old_parts, &mut link.resume.offer)?;
         link.lanes.sent_at = self.now.mono;
         Some(bytes)
     }
@@ -449,7 +449,7 @@ impl Replica {
     fn session_piece(&mut self, id: LinkId) -> Option<Vec<u8>> {
         let link = self.links.get_mut(id)?;
         let session = link.repair.session.as_mut()?;
-        let bytes = session.large_piece(&mut self.store, &mut link.resume.offer)?;
+        let bytes = session.large_piece(&mut self.store, &link.old_parts, &mut link.resume.offer)?;
         self.traffic.rows_bytes += bytes.len() as u64;
         self.traffic.bytes += bytes.len() as u64;
         self.traffic.frames += 1;
@@ -459,10 +459,10 @@ impl Replica {
 
     /// The next frame of a repair.
     fn session_frame(&mut self, id: LinkId) -> Option<Vec<u8>> {
-        let link = self.links.get_mut(id)?;
+        let link = self.links.get_mut(id).filter(|link| !link.old_parts.is_asking())?;
         let session = link.repair.session.as_mut()?;
         let rows_before = session.rows_bytes;
-        let bytes = session.next_frame(&mut self.store, self.now)?;
+        let bytes = session.next_frame(&mut self.store, self.now, &link.old_parts)?;
         self.traffic.rows_bytes += session.rows_bytes - rows_before;
         self.traffic.bytes += bytes.len() as u64;
         self.traffic.frames += 1;

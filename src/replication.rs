@@ -2,7 +2,8 @@
 //!
 //! [`tail`] carries live writes along the change log. [`repair`] compares digests and exchanges what differs.
 //! [`claims`] decides what a delegate may claim of the writes that it forwards. [`acks`] and [`questions`] track what
-//! the peer has merged. [`arrived`] hands out arrival times, and [`flow`] limits writers while the cluster is behind.
+//! the peer has merged. [`arrived`] hands out arrival times, and [`flow`] limits writers while the cluster is behind. [`vectors`] finds out
+//! what need not be told of a vector.
 //!
 //! [`crate::replica`] owns the links and drives all of them. Code here works on one link and must not depend on
 //! another.
@@ -16,3 +17,4 @@ pub(crate) mod questions;
 pub(crate) mod repair;
 pub(crate) mod rows;
 pub(crate) mod tail;
+pub(crate) mod vectors;

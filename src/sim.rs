@@ -24,7 +24,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::arrivals::Arrivals;
-use crate::config::Config;
+use crate::config::{Config, VectorSettings};
 use crate::controls::Controls;
 use crate::id::{LinkId, RunId};
 use crate::membership::{Member, MemberEvent, PeerExit};
@@ -56,6 +56,10 @@ const WALL_START_MS: u64 = 1_700_000_000_000;
 const CHUNK_BYTES_MAX: u64 = 16 << 10;
 const CHUNK_BYTES_MIN: u64 = 256;
 const PARTS_PER_SECOND: u64 = 20;
+
+/// Vectors have old parts within a simulation, and these are compared in buckets.
+const VECTOR_SETTINGS: VectorSettings =
+    VectorSettings { cut_interval: Duration::from_secs(2), buckets_min: 3 };
 
 /// The virtual time within which a simulation has to converge.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(600);
@@ -308,7 +312,8 @@ impl Sim {
     }
 
     fn start(&mut self, i: usize, saved: Option<Saved>) {
-        let mut setup = Setup::new(self.nodes[i].config.clone(), self.random.next_u64());
+        let config = Config { vector: VECTOR_SETTINGS, ..self.nodes[i].config.clone() };
+        let mut setup = Setup::new(config, self.random.next_u64());
         setup.saved = saved;
         setup.has_disk = self.nodes[i].has_disk;
         setup.controls = self.controls;

@@ -11,12 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
-use crate::config::Config;
+use crate::config::{Config, VectorSettings};
 use crate::controls::{Control, Controls};
 use crate::error::WriteError;
 use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
-use crate::store::coverage::{ClaimBounds, Clocks, Coverage};
+use crate::store::coverage::{ClaimBounds, Clocks, Coverage, Vector};
 use crate::store::digest::{Digest, HashKey, HashRange, Place};
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
 use crate::store::slab::{ChangeOrigin, KeyIndex, Slab, StoredRow};
@@ -93,6 +93,7 @@ pub(crate) struct LocalStore {
     value_bytes_max: usize,
     removals_max: usize,
     skew_max: std::time::Duration,
+    vector_settings: VectorSettings,
     text: Vec<u8>,
     room: Vec<u8>,
 }
@@ -129,6 +130,7 @@ impl LocalStore {
             value_bytes_max: config.value_bytes_max,
             removals_max: config.removals_max,
             skew_max: config.clock_skew_max,
+            vector_settings: config.vector,
             text: Vec::new(),
             room: Vec::new(),
         }
@@ -281,6 +283,18 @@ impl LocalStore {
         self.coverage.set_sendable_max(self.taken_max(now));
     }
 
+    pub(crate) fn vector_settings(&self) -> VectorSettings {
+        self.vector_settings
+    }
+
+    /// From now on, entries of the vector that are older than one to two cut intervals are told to peers by their sum.
+    /// Called again and again.
+    pub(crate) fn advance_cut(&mut self, now: Time) {
+        let interval_ms = self.vector_settings.cut_interval.as_millis() as u64;
+        let cut_ms = (now.wall_ms() / interval_ms).saturating_sub(1) * interval_ms;
+        self.coverage.set_cut(cut_ms << HybridClock::COUNTER_BITS);
+    }
+
     /// The greatest clock of a claim that is accepted: `2 × clock_skew_max` ahead of the wall clock. A peer accepts
     /// writes that are one skew ahead of its own clock, and that clock may be one skew ahead of this one.
     fn taken_max(&self, now: Time) -> u64 {
@@ -369,7 +383,7 @@ impl LocalStore {
     }
 
     /// Claims what a flush end says of its sender's own origin, and nothing of other origins.
-    pub(crate) fn claim_tail(&mut self, stamp: Stamp, vector: &Clocks) {
+    pub(crate) fn claim_tail(&mut self, stamp: Stamp, vector: &Vector) {
         if self.controls.has(Control::TailClaimsAll) {
             self.coverage.claim_all(vector);
         }

@@ -9,7 +9,7 @@
 //!
 //! | number | kind | lane | writer | reader | body | answer | older node |
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
-//! | 1 | `Hello` | live | `Link::next_live_frame` | `Replica::on_hello` | log, run, vector hash | `Hello` | since version 1 |
+//! | 1 | `Hello` | live | `Link::next_live_frame` | `Replica::on_hello` | log, run, vector hash, old part | `Hello` | since version 1 |
 //! | 2 | `Ack` | live | `Link::next_live_frame` | `Replica::on_ack` | log, position | `Tail` from there, or a session | since version 1 |
 //! | 3 | `Tail` | live | `TailSender::next_frame` | `TailReceiver::handle_frame` | vector changes, rows, flush end | `Ack` | since version 1 |
 //! | 4 | `Start` | bulk | `RepairSession::start_frame` | `RepairSession::on_start` | what the side holds, its vector | `Start` or `Deferred` | since version 1 |
@@ -23,6 +23,9 @@
 //! | 12 | `Election` | datagram | `Replica::send_ballot` | `Elections::datagram` | a request or a voter's answer | by its message | since version 1 |
 //! | 13 | `Deferred` | bulk | `Replica::poll_link` | `Replica::on_deferred` | nothing | a new `Start` later | since version 1 |
 //! | 14 | `Partial` | live | `PartialRow::frame` | `ResumeOffer::read` | what was kept of a large row | `Piece` from there on | since version 1 |
+//! | 15 | `OldPart` | live | `OldParts::next_frame` | `OldParts::on_offer` | the sum of an old part | none | since version 1 |
+//! | 16 | `OldPartSums` | live | `OldParts::next_frame` | `OldParts::on_sums` | the sums of its buckets | `OldPartShared` | since version 1 |
+//! | 17 | `OldPartShared` | live | `OldParts::next_frame` | `OldParts::on_shared` | the buckets that are equal | none | since version 1 |
 //!
 //! A node that does not know a kind breaks the link ([`WireError::Kind`]). So a new kind must be sent only to peers
 //! that have stated that they know it. The layout of a kind must never change within a version.
@@ -51,7 +54,10 @@ mod tests {
 
     use super::*;
     use crate::id::RunId;
-    use crate::store::coverage::{Clocks, HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, RegionCoverage};
+    use crate::store::coverage::{
+        BucketMask, Clocks, ClocksSum, HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, NamedOld,
+        RegionCoverage, Vector, VectorNews,
+    };
     use crate::store::digest::{DEPTH_MAX, FAN_BITS};
     use crate::store::digest::{HashKey, HashRange};
     use crate::store::entry::{Dot, DotSet};
@@ -183,19 +189,18 @@ mod tests {
     }
 
     /// One of everything that a frame may hold.
-    type Content = (DotSet, Clocks, Vec<RegionCoverage>, (u8, HashRange));
+    type Content = (DotSet, VectorNews, Vec<RegionCoverage>, (u8, HashRange));
 
     fn read(frame: &[u8]) -> Result<Content, WireError> {
         let (_, mut reader) = Reader::new(frame)?;
-        let row = reader.row(&Clocks::default())?.expect("a row that is fit to be read");
+        let row = reader.row(&Vector::default())?.expect("a row that is fit to be read");
         let told = reader.regions(HashKey::from_words(1, 1), &mut LeftoverTable::default())?;
         assert!(told.is_whole);
         let range = reader.range()?;
-        let mut context = Clocks::default();
-        reader.join_clocks(&mut context)?;
+        let news = reader.vector_news()?;
         reader.end()?;
-        assert_eq!(row.context.unwrap_or_default(), context);
-        Ok((row.dot_set, context, told.regions, range))
+        assert_eq!(row.context.unwrap_or_default(), news.entries);
+        Ok((row.dot_set, news, told.regions, range))
     }
 
     /// Everything that distinguishes two rows for a reader.
@@ -207,17 +212,22 @@ mod tests {
         #[test]
         fn written_frames_are_read_back_and_cut_ones_are_refused(
             dot_set in rows(), context in clocks(), region in pendings(), range in ranges(), tag in 0..16_u8,
+            names_old in any::<bool>(),
         ) {
+            let mask = BucketMask::from_words([1, 2, 3, u64::from(tag)]);
+            let sum = ClocksSum::of(context.iter());
+            let old = names_old.then_some(NamedOld { sum, buckets: (tag > 7).then_some(mask) });
+            let news = VectorNews { old, entries: context.clone() };
             let mut writer = Writer::new(Kind::Items);
             writer.row(&dot_set, Some(&context));
             writer.regions(&region, HashKey::from_words(1, 1), &mut LeftoverTable::default());
             writer.range(tag, range);
-            writer.clocks(Some(&context));
+            writer.vector_news(&news);
             let frame = writer.finish();
-            let (row, clocks, pendings, tagged) = read(&frame[4..]).unwrap();
+            let (row, read_news, pendings, tagged) = read(&frame[4..]).unwrap();
             prop_assert_eq!(row.key(), dot_set.key());
             prop_assert_eq!(told(&row), told(&dot_set));
-            prop_assert_eq!(clocks, context);
+            prop_assert_eq!(read_news, news);
             prop_assert_eq!(pendings, region);
             prop_assert_eq!(tagged, (tag, range));
             for end in 4..frame.len() {

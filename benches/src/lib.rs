@@ -8,6 +8,7 @@ use tidings::core::{Input, Lane, Output, Replica, Setup, Time};
 use tidings::{Builder, Config, Node};
 use tokio::runtime::Runtime;
 
+pub mod history;
 pub mod plot;
 pub mod processes;
 pub mod table;

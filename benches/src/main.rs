@@ -19,7 +19,6 @@ const KEYS: u64 = 100_000;
 const REPETITIONS: usize = 5;
 
 mod disk;
-mod history;
 mod leaders;
 mod members;
 mod node;
@@ -39,7 +38,7 @@ const REPORTS: [Report; 6] = [
             ("merges", merges),
             ("reconciles", reconciles),
             ("simulator", simulator),
-            ("origins", history::origins),
+            ("origins", tidings_benches::history::origins),
         ],
     ),
     ("node", node::PARTS),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidings::sim::Sim;
+use tidings_benches::history::costs;
 use tidings_benches::{Pair, at, filled, key, replica, value};
 
 /// How much more or less a count may be. The order of random draws moves counts a little when code moves.
@@ -57,6 +58,17 @@ fn measured() -> Counts {
                 sim.run_for(SECOND / 10);
             }
         });
+    }
+    let history = costs(10_000);
+    for (what, bytes) in [
+        ("a check in sync", history.check_bytes),
+        ("a new link", history.link_bytes),
+        ("the first write over it", history.first_write_bytes),
+        ("healing two differences", history.repair_bytes),
+        ("healing two differences, apart", history.reunion_bytes),
+        ("joining", history.join_bytes),
+    ] {
+        counts.insert(format!("10,000 dead runs, {what}: bytes"), bytes);
     }
     let mut sim = cluster(3);
     for i in 0..10_000 {

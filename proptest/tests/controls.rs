@@ -43,6 +43,8 @@ fn shown(control: Control) -> Shown {
         | Control::OldStart
         | Control::GoneIsKept
         | Control::RepairUnawaited
+        | Control::OldPartAssumed
+        | Control::BucketsAssumed
         | Control::DropsInDoubt => Random(Noticed::Oracle),
         Control::EarlyPromise | Control::TornTaken => Random(Noticed::Promise),
         Control::ForwarderClaimsAll => {

@@ -16,9 +16,9 @@ use super::Replica;
 use crate::controls::Control;
 use crate::election::Elections;
 use crate::error::WriteError;
-use crate::id::{LogId, RowId, RunId};
+use crate::id::{LogId, RowId};
 use crate::replica::saved::{self, DiskChange, DiskSummary, Saved};
-use crate::store::coverage::RegionCoverage;
+use crate::store::coverage::{Clocks, RegionCoverage};
 use crate::store::digest::HashKey;
 use crate::store::entry::{Dot, DotSet, Revision};
 use crate::store::{DiskFollower, ExpiredKeys, LocalStore};
@@ -39,7 +39,7 @@ pub struct Persist {
 /// The claims at the moment of a transaction's last part.
 #[derive(Clone, Debug)]
 struct DiskMetadata {
-    vector: Vec<(RunId, u64)>,
+    vector: Clocks,
     extra_regions: Vec<RegionCoverage>,
     positions: Vec<(LogId, Option<u64>)>,
     memos: Vec<(String, Option<Vec<u8>>)>,
@@ -78,7 +78,7 @@ impl Persist {
     pub(crate) fn metadata(&self) -> impl Iterator<Item = DiskChange> {
         self.metadata.iter().flat_map(|metadata| {
             let seen =
-                metadata.vector.iter().map(|(origin, clock)| saved::encode_vector_entry(*origin, *clock));
+                metadata.vector.iter().map(|(origin, clock)| saved::encode_vector_entry(origin, clock));
             let positions = metadata.positions.iter().map(|(log, at)| saved::encode_position(*log, *at));
             let memos = metadata.memos.iter().map(|(name, memo)| saved::encode_memo(name, memo.as_deref()));
             let rest = [
@@ -97,10 +97,11 @@ impl Persist {
 }
 
 /// How far a transaction reached in everything that the disk follows.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct DiskMark {
     head: u64,
-    coverage: u64,
+    /// With withheld claims.
+    vector: Clocks,
     extra_count: usize,
     hash_key: HashKey,
     memos: u64,
@@ -163,7 +164,7 @@ impl DiskCursor {
     fn mark(&self, store: &LocalStore) -> DiskMark {
         DiskMark {
             head: store.log.head(),
-            coverage: store.coverage.vector_version(),
+            vector: store.coverage.vector_with_withheld(),
             extra_count: store.coverage.extra_count(),
             hash_key: store.hash_key,
             memos: self.changes,
@@ -175,7 +176,7 @@ impl DiskCursor {
         let is_whole = self.last_transaction.is_none();
         let begins = self.staging.as_ref().is_none_or(|staging| staging.log != store.log.id);
         if begins {
-            let cursor = self.last_transaction.map_or(0, |base| base.head);
+            let cursor = self.last_transaction.as_ref().map_or(0, |base| base.head);
             self.staging = Some(Staging { log: store.log.id, cursor, goal: store.log.head() });
         }
         let staging = self.staging.as_mut().expect("just made sure");
@@ -206,9 +207,9 @@ impl DiskCursor {
         let names = if is_whole { self.memos.keys().cloned().collect() } else { self.changed.clone() };
         let position = |log| (log, store.peer_positions.get(&log).copied());
         let memo = |name| (self.memos.get(&name).cloned(), name);
-        let grown = store.coverage.grown_since(self.last_transaction.map_or(0, |base| base.coverage));
+        let vector = store.coverage.vector_with_withheld();
         DiskMetadata {
-            vector: grown.map(|(origin, _)| (origin, store.coverage.clock_with_withheld(origin))).collect(),
+            vector: self.last_transaction.as_ref().map_or(vector.clone(), |base| vector.beyond(&base.vector)),
             extra_regions: store.coverage.extra_regions(),
             positions: logs.into_iter().map(position).collect(),
             memos: names.into_iter().map(memo).map(|(memo, name)| (name, memo)).collect(),
@@ -217,7 +218,7 @@ impl DiskCursor {
                 clock: store.clock.last(),
                 run: store.run,
                 root: store.root().sum(),
-                vector_hash: store.coverage.hash_with_withheld(),
+                vector_sum: store.coverage.sum_with_withheld(),
                 extra_regions: store.coverage.extra_count() as u64,
             },
         }
@@ -255,8 +256,8 @@ impl Replica {
         if store.disk != DiskFollower::NoDisk && !is_copy {
             let mark = self.disk.mark(store);
             store.disk = DiskFollower::At(mark.head);
-            self.disk.last_transaction = Some(mark);
             self.disk.safe = Some((Revision { log: store.log.id, number: mark.head }, 0));
+            self.disk.last_transaction = Some(mark);
         }
         store.is_damaged = store.root().sum() != state.root && !store.controls.has(Control::SeenAhead);
         self.recover_from_damage();
@@ -278,7 +279,7 @@ impl Replica {
             let now = |key: &Vec<u8>| store.dot_set(key).map(|(dot_set, _)| dot_set.clone());
             part.rows.extend(dropped.iter().map(|key| now(key).unwrap_or(DotSet::Empty(Dot::key_only(key)))));
             let mark = disk.mark(store);
-            let before = disk.last_transaction.replace(mark);
+            let before = disk.last_transaction.replace(mark.clone());
             let (moved, changed) =
                 (std::mem::take(&mut store.changed_positions), std::mem::take(&mut disk.changed));
             disk.flight = Some(Flight {
@@ -313,7 +314,7 @@ impl Replica {
         is_ready
             && (disk.staging.is_some()
                 || !self.store.expired_keys.is_empty()
-                || disk.last_transaction != Some(disk.mark(&self.store)))
+                || disk.last_transaction.as_ref() != Some(&disk.mark(&self.store)))
     }
 
     pub(super) fn on_persisted(&mut self) {
@@ -349,8 +350,8 @@ impl Replica {
         let (store, disk) = (&mut self.store, &mut self.disk);
         self.election.iter_mut().for_each(Elections::on_disk_back);
         // Removals that the log has forgotten meanwhile cannot be replayed: then everything is written again.
-        disk.last_transaction = disk.last_transaction.filter(|base| store.log.floor() <= base.head);
-        store.disk = DiskFollower::At(disk.last_transaction.map_or(0, |base| base.head));
+        disk.last_transaction.take_if(|base| base.head < store.log.floor());
+        store.disk = DiskFollower::At(disk.last_transaction.as_ref().map_or(0, |base| base.head));
     }
 
     /// Refuses local writes while the disk has failed.

@@ -84,6 +84,11 @@ impl Replica {
                 self.on_tail_outcome(id, outcome, before);
             }
             (Message::Covers(covers), Some(_)) => self.on_covers(id, covers),
+            (Message::OldPart(sum), Some(_)) => link.old_parts.on_offer(sum),
+            (Message::OldPartSums(reader), Some(_)) => link.old_parts.on_sums(reader)?,
+            (Message::OldPartShared(reader), Some(_)) => {
+                link.old_parts.on_shared(self.store.controls, reader)?
+            }
             (Message::Partial(reader), Some(_)) => link.resume.offer = Some(ResumeOffer::read(reader)?),
             _ => return Err(WireError::Kind(kind as u8)),
         }
@@ -92,7 +97,7 @@ impl Replica {
 
     /// The peer's log is known from here on.
     fn on_hello(&mut self, id: LinkId, hello: Hello) -> Result<(), WireError> {
-        let Hello { log, run, vector_hash } = hello;
+        let Hello { log, run, vector_hash, old_sum } = hello;
         let (store, link) = (&self.store, self.links.get_mut(id).expect("the caller looked"));
         let is_own = run == store.run || log == store.log.id;
         // A link speaks for the run that its handshake proved. After damage a node writes under a new run, which no
@@ -103,6 +108,7 @@ impl Replica {
             return Err(WireError::Claim);
         }
         link.peer = Some((log, run));
+        link.old_parts.on_hello(store, old_sum);
         link.tail_receiver.since_ms = self.now.wall_ms();
         link.keep_partial(self.partials.take(link.run.unwrap_or(run)));
         // A replica that followed this log before, or has merged the same, goes on from there.

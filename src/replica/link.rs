@@ -17,6 +17,7 @@ use crate::replication::large::{PartialRow, ResumeOffer};
 use crate::replication::questions::CoverageQuestions;
 use crate::replication::repair::RepairSession;
 use crate::replication::tail::{TailPeer, TailReceiver, TailSender, TailWants};
+use crate::replication::vectors::OldParts;
 use crate::store::LocalStore;
 use crate::store::change_log::LogFilter;
 use crate::store::slab::ChangeOrigin;
@@ -31,6 +32,7 @@ pub(super) struct Link {
     /// members.
     pub(super) run: Option<RunId>,
     pub(super) has_sent_hello: bool,
+    pub(super) old_parts: OldParts,
     /// Which rows the peer is sent, and whether it is in another group.
     pub(super) route: Route,
     pub(super) lanes: Lanes,
@@ -170,9 +172,11 @@ impl Link {
     ) -> Option<Vec<u8>> {
         if !self.has_sent_hello {
             self.has_sent_hello = true;
-            let hello =
-                Hello { log: store.log.id, run: store.run, vector_hash: store.coverage.vector_hash() };
-            return Some(hello.frame());
+            let (log, run, vector_hash) = (store.log.id, store.run, store.coverage.vector_hash());
+            return Some(Hello { log, run, vector_hash, old_sum: self.old_parts.offer(store) }.frame());
+        }
+        if let Some(frame) = self.old_parts.next_frame(store) {
+            return Some(frame);
         }
         if let Some(frame) = self.messages.pop_front().or_else(|| self.coverage_questions.next_frame()) {
             return Some(frame);
@@ -187,7 +191,7 @@ impl Link {
             self.is_compared = true;
             return Some(Ack { log, position: store.position_in(log) }.frame());
         }
-        if !self.route.feeds && self.acks.wanted.is_none() {
+        if (!self.route.feeds && self.acks.wanted.is_none()) || self.old_parts.is_asking() {
             return None;
         }
         if let Some(frame) = self.next_tail_frame(store, forwarded_claims, now) {
@@ -206,7 +210,12 @@ impl Link {
     ) -> Option<Vec<u8>> {
         let bare_claim = std::mem::take(&mut self.wants_bare_claim);
         let (rows, claimed) = (self.tail_sender.rows, self.tail_sender.claimed());
-        let mut wanted = TailWants { filter: self.route.filter, bare_claim, ack: &mut self.acks.wanted };
+        let mut wanted = TailWants {
+            filter: self.route.filter,
+            bare_claim,
+            ack: &mut self.acks.wanted,
+            old_parts: &self.old_parts,
+        };
         let frame = self.tail_sender.next_frame(store, forwarded_claims, &mut wanted);
         if self.tail_sender.rows > rows {
             self.acks.on_rows_sent(now);

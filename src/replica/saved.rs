@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::{LogId, RunId};
-use crate::store::coverage::{Clocks, RegionCoverage, SEAL, VectorHash};
+use crate::store::coverage::{Clocks, ClocksSum, RegionCoverage};
 use crate::store::digest::{HashKey, fingerprint};
 use crate::store::entry::{self, DotSet};
 use crate::text::Escaped;
@@ -19,6 +19,9 @@ use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
 /// The version of the stored layout. Later versions of this library read all earlier ones.
 pub(crate) const DISK_VERSION: u8 = 1;
+
+/// Salt of the checksums of claims on the disk.
+const SEAL: u64 = 0x7469_6469_6e67_7332;
 
 const STATE: u8 = 0xf0;
 const SEEN: u8 = 0xf1;
@@ -59,9 +62,8 @@ pub(crate) struct DiskSummary {
     pub(crate) clock: u64,
     pub(crate) run: RunId,
     pub(crate) root: u128,
-    /// The fingerprint of the vector: see
-    /// [`Coverage::hash_with_withheld`](crate::store::coverage::Coverage::hash_with_withheld).
-    pub(crate) vector_hash: u64,
+    /// See [`Coverage::sum_with_withheld`](crate::store::coverage::Coverage::sum_with_withheld).
+    pub(crate) vector_sum: ClocksSum,
     pub(crate) extra_regions: u64,
 }
 
@@ -137,7 +139,7 @@ impl Saved {
             let is_blank = self.rows.is_empty() && self.vector.is_empty() && self.memos.is_empty();
             return if is_blank { Ok(()) } else { incomplete("the state is") };
         };
-        if VectorHash::of(SEAL, &self.vector).sum() != state.vector_hash {
+        if ClocksSum::of(self.vector.iter()) != state.vector_sum {
             return incomplete("what is seen of some origin is");
         }
         if self.extra_regions.len() as u64 != state.extra_regions {
@@ -214,7 +216,7 @@ pub(crate) fn encode_summary(state: &DiskSummary) -> DiskChange {
     writer.run(state.run);
     writer.u64_le(state.root as u64);
     writer.u64_le((state.root >> 64) as u64);
-    writer.u64_le(state.vector_hash);
+    writer.clocks_sum(state.vector_sum);
     writer.u64_le(state.extra_regions);
     sealed(STATE, b"", writer.into_plain())
 }
@@ -224,9 +226,9 @@ fn state_of(mut reader: Reader<'_>) -> Result<DiskSummary, WireError> {
     let hash_key = reader.hash_key()?;
     let (clock, run) = (reader.u64_le()?, reader.run()?);
     let root = u128::from(reader.u64_le()?) | (u128::from(reader.u64_le()?) << 64);
-    let (vector_hash, extra_regions) = (reader.u64_le()?, reader.u64_le()?);
+    let (vector_sum, extra_regions) = (reader.clocks_sum()?, reader.u64_le()?);
     reader.end()?;
-    Ok(DiskSummary { hash_key, clock, run, root, vector_hash, extra_regions })
+    Ok(DiskSummary { hash_key, clock, run, root, vector_sum, extra_regions })
 }
 
 /// A claim with its checksum.

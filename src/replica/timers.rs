@@ -67,7 +67,13 @@ impl Replica {
             let id = ready[self.random.next_u64() as usize % ready.len()];
             self.push_check(id);
         }
-        self.links.values_mut().for_each(|link| link.wants_bare_claim = true);
+        if !self.wall_clock.is_doubted() {
+            self.store.advance_cut(self.now);
+        }
+        for link in self.links.values_mut() {
+            link.wants_bare_claim = true;
+            link.old_parts.may_offer = true;
+        }
         self.answer_coverage(CoverageAnswers::Grown);
         self.write_limiter.adapt(self.now.mono, self.median_lag());
         self.store.coverage.sweep();

@@ -19,10 +19,9 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use crdts::CvRDT;
-
-use super::rows::context_of;
-use crate::store::coverage::{ClaimBounds, Clocks};
+use super::rows::{self, context_of};
+use super::vectors::OldParts;
+use crate::store::coverage::{ClaimBounds, Clocks, Coverage, Vector, VectorNews};
 use crate::store::digest::fingerprint;
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
 use crate::store::{LocalStore, PeerRow, Refusal};
@@ -84,20 +83,17 @@ struct LargeRowTransfer {
 }
 
 impl LargeRowTransfer {
-    /// The row as it is in this instant, for a peer that was sent the vector of this version.
+    /// The row as it is in this instant, for a peer that was sent `sent_vector`.
     fn new(
         store: &LocalStore,
         number: u64,
         dot_set: DotSet,
-        version: u64,
+        (old_parts, sent_vector): (&OldParts, &Vector),
         hint: &mut Option<ResumeOffer>,
     ) -> Self {
-        let mut context = store.coverage.grown_since(version).collect::<Clocks>();
-        if let Some(beyond) = context_of(store, &dot_set) {
-            context.merge(beyond.clone());
-        }
         let mut writer = Writer::plain();
-        writer.clocks(Some(&context));
+        writer.vector_news(&old_parts.news(store, sent_vector));
+        writer.clocks(context_of(store, &dot_set).as_ref());
         writer.bytes(dot_set.key());
         let values: Vec<ValueHeader> = dot_set.dots().iter().map(ValueHeader::of).collect();
         writer.varint(values.len() as u64);
@@ -160,13 +156,13 @@ impl LargeRowSender {
         self.by_number.len()
     }
 
-    /// The next piece. `None` if no row waits, or if the leaf of a row's key does not add up. `version` is that of the
-    /// vector that the peer was sent on the same stream; 0 if it was sent none.
+    /// The next piece. `None` if no row waits, or if the leaf of a row's key does not add up. `told` is the
+    /// vector that the peer was sent on the same stream, and the old part that it has offered.
     pub(crate) fn next_piece(
         &mut self,
         store: &mut LocalStore,
         queue: LargeRowStream,
-        version: u64,
+        told: (&OldParts, &Vector),
         hint: &mut Option<ResumeOffer>,
     ) -> Option<Vec<u8>> {
         if self.current.is_none() {
@@ -181,7 +177,7 @@ impl LargeRowSender {
             // The row has grown too large: the peer is sent a form that it refuses, so that it claims nothing.
             let is_too_large = size(&dot_set) == Size::TooLarge;
             let dot_set = if is_too_large { DotSet::Empty(Dot::key_only(&[])) } else { dot_set };
-            self.current = Some(LargeRowTransfer::new(store, number, dot_set, version, hint));
+            self.current = Some(LargeRowTransfer::new(store, number, dot_set, told, hint));
         }
         let (piece, is_last) = self.current.as_mut().expect("just made sure").next_piece(queue);
         if is_last {
@@ -298,8 +294,8 @@ struct LargeRowBuffer {
     large_id: u64,
     header_len: usize,
     from: usize,
-    /// The sender's vector, as sent before on the same stream.
-    vector: Clocks,
+    /// The sender's vector: as sent before on the same stream, and with the header's news once that is complete.
+    vector: Vector,
     header: Vec<u8>,
     announced: Option<LargeRowHeader>,
     bytes: Vec<u8>,
@@ -308,8 +304,10 @@ struct LargeRowBuffer {
 /// The decoded header of a large row.
 #[derive(Debug)]
 struct LargeRowHeader {
+    /// What the sender's vector has beyond the one that was sent before on the same stream.
+    news: VectorNews,
     /// What is covered at the key beyond the vector.
-    context: Clocks,
+    context: Option<Clocks>,
     key: Vec<u8>,
     values: Vec<ValueHeader>,
     len: usize,
@@ -318,8 +316,7 @@ struct LargeRowHeader {
 impl LargeRowHeader {
     fn read(head: &[u8], bounds: Option<ClaimBounds>) -> Result<Self, WireError> {
         let mut reader = Reader::plain(head).within(bounds);
-        let mut context = Clocks::default();
-        reader.join_clocks(&mut context)?;
+        let (news, context) = (reader.vector_news()?, reader.clocks()?);
         let key = reader.bytes()?.to_vec();
         let count = reader.count(VALUE_BYTES_LEAST)?;
         let values = (0..count).map(|_| ValueHeader::read(&mut reader)).collect::<Result<Vec<_>, _>>()?;
@@ -328,7 +325,7 @@ impl LargeRowHeader {
         if len > FRAME_BYTES_MAX {
             Err(WireError::TooLarge(len))
         } else {
-            Ok(Self { context, key, values, len })
+            Ok(Self { news, context, key, values, len })
         }
     }
 
@@ -336,7 +333,7 @@ impl LargeRowHeader {
     /// checksums are verified.
     fn row(
         self,
-        vector: Clocks,
+        vector: Vector,
         bytes: &[u8],
         resumed: usize,
     ) -> Result<Result<PeerRow, Refusal>, WireError> {
@@ -358,11 +355,7 @@ impl LargeRowHeader {
             dots.push(dot);
         }
         let dot_set = DotSet::from_dots(&self.key, dots);
-        let context = self.context;
-        if vector.is_empty() {
-            return Ok(Ok(PeerRow { dot_set, vector: context, context: None }));
-        }
-        Ok(Ok(PeerRow { dot_set, vector, context: Some(context).filter(|context| !context.is_empty()) }))
+        Ok(Ok(PeerRow { dot_set, vector, context: self.context }))
     }
 }
 
@@ -371,8 +364,9 @@ impl LargeRowReceiver {
     /// `partial` ended continues it. `vector` is the sender's, as sent before on the same stream.
     pub(crate) fn handle_piece(
         &mut self,
+        coverage: &Coverage,
         piece: Piece<'_>,
-        vector: &Clocks,
+        vector: &Vector,
         partial: &mut Option<PartialRow>,
     ) -> Result<Option<LargeRow>, WireError> {
         let Piece { is_first, body: mut reader, .. } = piece;
@@ -399,7 +393,7 @@ impl LargeRowReceiver {
         }
         let current = self.current.as_mut().expect("just made sure");
         let bounds = reader.bounds();
-        current.append(reader.rest(), bounds, partial)?;
+        current.append(coverage, reader.rest(), bounds, partial)?;
         if current.announced.as_ref().is_none_or(|header| current.bytes.len() < header.len) {
             return Ok(None);
         }
@@ -421,6 +415,7 @@ impl LargeRowReceiver {
 impl LargeRowBuffer {
     fn append(
         &mut self,
+        coverage: &Coverage,
         piece: &[u8],
         bounds: Option<ClaimBounds>,
         partial: &mut Option<PartialRow>,
@@ -429,6 +424,7 @@ impl LargeRowBuffer {
         self.header.extend_from_slice(head);
         if self.announced.is_none() && self.header.len() == self.header_len {
             let header = LargeRowHeader::read(&std::mem::take(&mut self.header), bounds)?;
+            rows::take_news(coverage, &mut self.vector, &header.news)?;
             self.header_len = 0;
             if self.from > 0 {
                 // The peer was offered exactly this part, over this link.
@@ -476,15 +472,16 @@ mod tests {
         one.put(NOW, &key(), &value(1), None);
         other.put(NOW, &key(), &value(2), NonZeroU64::new(77_000));
         let dot_set = other.dot_set(&key()).expect("just put").0.clone();
-        let rows = [PeerRow { dot_set, vector: Clocks::default(), context: None }];
+        let rows = [PeerRow { dot_set, vector: Vector::default(), context: None }];
         one.merge_rows(NOW, &rows, crate::store::slab::ChangeOrigin::Learned, |_| ());
         one
     }
 
     fn pieces(store: &mut LocalStore, hint: Option<ResumeOffer>) -> Vec<Vec<u8>> {
         let (mut departing, mut hint) = (LargeRowSender::default(), hint);
+        let none = (&OldParts::default(), &Vector::default());
         _ = departing.enqueue(&key());
-        std::iter::from_fn(|| departing.next_piece(store, LargeRowStream::Repair, 0, &mut hint)).collect()
+        std::iter::from_fn(|| departing.next_piece(store, LargeRowStream::Repair, none, &mut hint)).collect()
     }
 
     fn hand(
@@ -498,7 +495,7 @@ mod tests {
         assert_eq!(kind, Kind::Piece);
         let piece = Piece::read(body)?;
         assert_eq!(piece.stream, LargeRowStream::Repair);
-        arriving.handle_piece(piece, &Clocks::default(), partial)
+        arriving.handle_piece(&LocalStore::of_run(9).coverage, piece, &Vector::default(), partial)
     }
 
     fn hand_all(pieces: &[Vec<u8>], mut partial: Option<PartialRow>) -> Result<Option<LargeRow>, WireError> {
@@ -523,7 +520,7 @@ mod tests {
             dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
         };
         assert_eq!(header(&row.dot_set), header(dot_set));
-        assert!(store.coverage.vector().is_covered_by(&row.vector), "{:?}", row.vector);
+        assert!(store.coverage.vector().beyond(&row.vector).is_empty(), "{:?}", row.vector);
     }
 
     #[test]
@@ -578,6 +575,7 @@ mod tests {
         };
         assert!(matches!(hand_all(&[piece(u64::MAX, b"")], None), Err(WireError::TooLarge(_))));
         let mut writer = Writer::plain();
+        writer.vector_news(&VectorNews::default());
         writer.clocks(None);
         writer.bytes(&key());
         writer.varint(2);

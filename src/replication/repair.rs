@@ -34,7 +34,7 @@ use std::time::Duration;
 use crate::id::{LogId, RowId};
 use crate::replication::large::{LargeRowReceiver, LargeRowSender, PartialRow};
 use crate::replication::rows::RefusedRow;
-use crate::store::coverage::{Clocks, HashIntervals};
+use crate::store::coverage::{HashIntervals, Vector};
 use crate::store::digest::{FAN, HashKey, HashRange, fingerprint};
 use crate::store::entry::DotSet;
 use crate::store::slab::ChangeOrigin;
@@ -196,7 +196,7 @@ struct PeerSide {
     /// Entries that it held, and their bytes.
     entries: u64,
     bytes: u64,
-    vector: Clocks,
+    vector: Vector,
     /// The peer has sent everything.
     has_finished: bool,
 }
@@ -233,10 +233,10 @@ pub(crate) struct RepairSession {
     phase: Phase,
     asks_first: bool,
     peer: Option<PeerSide>,
-    /// The version of the vector that the peer was sent.
-    vector_version: u64,
+    /// This side's vector as the peer was last sent it.
+    sent_vector: Vector,
     /// The peer's vector as of its latest frame.
-    vector: Clocks,
+    vector: Vector,
     tasks: VecDeque<SessionTask>,
     queued_rows: VecDeque<QueuedRow>,
     ranges_to_ask: Vec<HashRange>,
@@ -288,8 +288,8 @@ impl RepairSession {
             phase: Phase::New,
             asks_first: false,
             peer: None,
-            vector_version: 0,
-            vector: Clocks::default(),
+            sent_vector: Vector::default(),
+            vector: Vector::default(),
             tasks: VecDeque::new(),
             queued_rows: VecDeque::new(),
             ranges_to_ask: Vec::new(),
@@ -407,7 +407,8 @@ mod tests {
     use crate::config::Config;
     use crate::controls::Controls;
     use crate::id::RunId;
-    use crate::store::coverage::LEFTOVERS_MAX;
+    use crate::replication::vectors::OldParts;
+    use crate::store::coverage::{Clocks, LEFTOVERS_MAX};
     use crate::store::digest::DEPTH_MAX;
     use crate::time::Stamp;
     use crate::wire::{Assembler, Kind, Reader, WireError, Writer};
@@ -418,7 +419,7 @@ mod tests {
         let (mut ours, mut theirs) = (LocalStore::of_run(1), LocalStore::of_run(2));
         let mut session = RepairSession::new(&ours, now, 1, 0, ChangeOrigin::Learned);
         let start = RepairSession::new(&theirs, now, 2, 0, ChangeOrigin::Learned)
-            .next_frame(&mut theirs, now)
+            .next_frame(&mut theirs, now, &OldParts::default())
             .expect("a session begins");
         let mut hand = |bytes: &[u8]| -> Result<(), WireError> {
             let mut assembler = Assembler::default();
@@ -429,7 +430,7 @@ mod tests {
                 return session.on_start(&mut ours, now, 1, reader).map(|_| ());
             }
             session.items(&mut ours, now, reader)?;
-            while session.next_frame(&mut ours, now).is_some() {}
+            while session.next_frame(&mut ours, now, &OldParts::default()).is_some() {}
             Ok(())
         };
         hand(&start).unwrap();
@@ -456,7 +457,9 @@ mod tests {
         while std::mem::take(&mut is_moving) {
             for from in 0..2 {
                 claimed[from] |= sessions[from].claim_start_vector(&mut stores[from]);
-                while let Some(bytes) = sessions[from].next_frame(&mut stores[from], NOW) {
+                while let Some(bytes) =
+                    sessions[from].next_frame(&mut stores[from], NOW, &OldParts::default())
+                {
                     is_moving = true;
                     let mut assembler = Assembler::default();
                     assembler.feed(&bytes);

@@ -29,8 +29,9 @@ mod tests {
     use super::*;
     use crate::id::RunId;
     use crate::replication::claims::ForwardedClaims;
+    use crate::replication::vectors::OldParts;
     use crate::store::change_log::LogFilter;
-    use crate::store::coverage::Clocks;
+    use crate::store::coverage::Vector;
     use crate::store::slab::ChangeOrigin;
     use crate::store::{LocalStore, PeerRow};
     use crate::time::Time;
@@ -71,13 +72,18 @@ mod tests {
         }
 
         fn frame(&mut self, from: &mut LocalStore) -> Vec<u8> {
-            let mut wanted = TailWants { filter: self.filter, bare_claim: true, ack: &mut None };
+            let mut wanted = TailWants {
+                filter: self.filter,
+                bare_claim: true,
+                ack: &mut None,
+                old_parts: &OldParts::default(),
+            };
             let frame = self.outgoing.next_frame(from, &mut self.forwarded_claims, &mut wanted);
             frame.expect("there is something to send")
         }
 
         fn pieces(&mut self, from: &mut LocalStore) -> Vec<Vec<u8>> {
-            std::iter::from_fn(|| self.outgoing.next_piece(from, &mut None)).collect()
+            std::iter::from_fn(|| self.outgoing.next_piece(from, &OldParts::default(), &mut None)).collect()
         }
 
         /// Hands frames and pieces to the other end, which records in `forwarded_claims` what it may claim.
@@ -115,7 +121,7 @@ mod tests {
             // The mate has repaired with the writer, and is sent forwarded rows by the delegate.
             let row = |key: &[u8], from: &LocalStore| {
                 let dot_set = from.dot_set(key).expect("it is held").0.clone();
-                PeerRow { dot_set, vector: Clocks::default(), context: None }
+                PeerRow { dot_set, vector: Vector::default(), context: None }
             };
             writer.put(NOW, &key("large"), &large, None);
             mate.merge_rows(NOW, &[row(&key("large"), &writer)], ChangeOrigin::Learned, |_| ());
@@ -161,7 +167,12 @@ mod tests {
             (LocalStore::of_run(1), LocalStore::of_run(2), LocalStore::of_run(3));
         let mut far = Tail::new(&writer, LogFilter::Own);
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
-        let mut wanted = TailWants { filter: near.filter, bare_claim: false, ack: &mut None };
+        let mut wanted = TailWants {
+            filter: near.filter,
+            bare_claim: false,
+            ack: &mut None,
+            old_parts: &OldParts::default(),
+        };
         let idle = near.outgoing.next_frame(&mut delegate, &mut near.forwarded_claims, &mut wanted);
         assert!(idle.is_none());
         let first = writer.put(NOW, &key("first"), b"v", None).0;

@@ -35,14 +35,17 @@ use crate::time::Stamp;
 
 mod bounds;
 mod clocks;
-mod hash;
 mod regions;
+mod sum;
+mod vector;
 
 pub(crate) use bounds::ClaimBounds;
-pub(crate) use clocks::Clocks;
-pub(crate) use hash::{SEAL, VectorHash};
+pub(crate) use clocks::{BUCKETS, BucketMask, Clocks};
 pub(crate) use regions::{HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, PeerRegions, RegionCoverage};
 use regions::{LEFTOVER_ITEMS_KEPT_MAX, Leftovers};
+pub(crate) use sum::ClocksSum;
+use vector::OwnVector;
+pub(crate) use vector::{NamedOld, SharedOld, Vector, VectorNews};
 
 /// Clocks that a sweep may look at for each change since the last one.
 const CLOCKS_PER_CHANGE: usize = 32;
@@ -133,9 +136,9 @@ fn regions_of(extra: &CoverageMap, hash_key: HashKey) -> impl Iterator<Item = Re
 /// process start of the past.
 #[derive(Clone, Debug)]
 struct BeyondVector {
-    of: Clocks,
+    of: Vector,
     /// The vector for which `beyond` was last found correct.
-    vector: Clocks,
+    vector: Vector,
     beyond: Clocks,
 }
 
@@ -143,17 +146,8 @@ struct BeyondVector {
 #[derive(Clone, Debug)]
 pub(crate) struct Coverage {
     hash_key: HashKey,
-    vector: Clocks,
-    /// Fingerprint of the vector for comparisons with peers, salted by the hash key.
-    vector_hash: VectorHash,
-    /// The same for the disk, with a fixed salt.
-    disk_hash: VectorHash,
+    own: OwnVector,
     beyond_vector: Option<BeyondVector>,
-    /// For each origin the vector version at which its entry last grew.
-    grown: BTreeMap<RunId, u64>,
-    /// The origins by that version: those that a link has not sent yet are the last ones.
-    latest: BTreeMap<u64, RunId>,
-    vector_version: u64,
     extra: CoverageMap,
     /// For each origin the greatest stamp beyond the vector of a dot that is covered by being held alone.
     covered_by_held: Clocks,
@@ -174,13 +168,8 @@ impl Coverage {
     pub(crate) fn new(hash_key: HashKey) -> Self {
         Self {
             hash_key,
-            vector: Clocks::default(),
-            vector_hash: VectorHash::new(hash_key.words().0),
-            disk_hash: VectorHash::new(SEAL),
+            own: OwnVector::default(),
             beyond_vector: None,
-            grown: BTreeMap::new(),
-            latest: BTreeMap::new(),
-            vector_version: 0,
             extra: CoverageMap::default(),
             covered_by_held: Clocks::default(),
             leftovers: Leftovers::default(),
@@ -192,46 +181,47 @@ impl Coverage {
     }
 
     /// For each origin the stamp up to which everything is merged, without withheld claims. Peers are told of this one.
-    pub(crate) fn vector(&self) -> &Clocks {
-        &self.vector
+    pub(crate) fn vector(&self) -> &Vector {
+        self.own.vector()
     }
 
     /// The vector with the claims that peers are not told of, see [`Coverage::withhold_future`].
     pub(crate) fn vector_with_withheld(&self) -> Clocks {
-        let mut known = self.vector.clone();
+        let mut known = self.vector().clocks();
         known.merge(self.withheld.clone());
         known
     }
 
     /// The clock of one origin in [`Coverage::vector_with_withheld`].
     pub(crate) fn clock_with_withheld(&self, origin: RunId) -> u64 {
-        self.vector.get(origin).max(self.withheld.get(origin))
+        self.vector().get(origin).max(self.withheld.get(origin))
     }
 
-    /// A fingerprint of [`Coverage::vector_with_withheld`] that does not depend on the hash key.
-    pub(crate) fn hash_with_withheld(&self) -> u64 {
+    /// The sum of [`Coverage::vector_with_withheld`].
+    pub(crate) fn sum_with_withheld(&self) -> ClocksSum {
         if self.withheld.is_empty() {
-            return self.disk_hash.sum();
+            self.own.sum()
+        } else {
+            ClocksSum::of(self.vector_with_withheld().iter())
         }
-        VectorHash::of(SEAL, &self.vector_with_withheld()).sum()
     }
 
     /// The part of a context that lies beyond the vector. Asked again about the same context, it costs only what the
     /// vector has grown meanwhile.
-    pub(crate) fn beyond_vector(&mut self, context: &Clocks) -> Clocks {
+    pub(crate) fn beyond_vector(&mut self, context: &Vector) -> Clocks {
+        let vector = self.own.vector();
         match &mut self.beyond_vector {
             Some(known) if known.of.is_shared_with(context) => {
-                for (origin, clock) in self.vector.beyond(&known.vector).iter() {
+                for (origin, clock) in vector.beyond(&known.vector).iter() {
                     if known.beyond.clock(origin).is_some_and(|beyond| beyond <= clock) {
                         known.beyond.remove(origin);
                     }
                 }
-                known.vector = self.vector.clone();
+                known.vector = vector.clone();
                 known.beyond.clone()
             }
             _ => {
-                let (of, vector, beyond) =
-                    (context.clone(), self.vector.clone(), context.beyond(&self.vector));
+                let (of, vector, beyond) = (context.clone(), vector.clone(), context.beyond(vector));
                 self.beyond_vector = Some(BeyondVector { of, vector, beyond: beyond.clone() });
                 beyond
             }
@@ -240,7 +230,7 @@ impl Coverage {
 
     /// The part of a context that peers are told of: beyond the vector, and not from the future.
     pub(crate) fn told_to_peers(&self, context: &Clocks) -> Clocks {
-        let told = context.beyond(&self.vector);
+        let told = self.vector().missing(context);
         match self.sendable_max {
             Some(max) => told.iter().filter(|(_, clock)| *clock <= max).collect(),
             None => told,
@@ -259,12 +249,11 @@ impl Coverage {
         let (later, now): (Vec<_>, Vec<_>) = withheld.iter().partition(|(_, clock)| *clock > right_max);
         self.withheld = later.into_iter().collect();
         now.into_iter().for_each(|(origin, clock)| self.claim(Stamp { clock, origin }));
-        let ahead: Vec<(RunId, u64)> = self.vector.iter().filter(|(_, clock)| *clock > taken_max).collect();
+        let all = self.vector().clocks();
+        let ahead: Vec<(RunId, u64)> = all.iter().filter(|(_, clock)| *clock > taken_max).collect();
         for (origin, clock) in &ahead {
             let stamp = Stamp { clock: *clock, origin: *origin };
-            self.vector.insert(stamp.origin, right_max);
-            self.vector_hash.change(stamp.origin, Some(stamp.clock), right_max);
-            self.disk_hash.change(stamp.origin, Some(stamp.clock), right_max);
+            self.own.set(Stamp { clock: right_max, ..stamp });
             self.withheld.raise(stamp);
             self.covered_by_held.raise(stamp);
         }
@@ -293,15 +282,31 @@ impl Coverage {
         }
     }
 
-    /// Grows whenever an entry of the vector grows.
-    pub(crate) fn vector_version(&self) -> u64 {
-        self.vector_version
+    /// Sets the clock up to which entries of the vector are told by the sum of all of them. Called again and again.
+    pub(crate) fn set_cut(&mut self, cut: u64) {
+        self.own.set_cut(cut);
     }
 
-    /// The entries of the vector that grew after `version`.
-    pub(crate) fn grown_since(&self, version: u64) -> impl Iterator<Item = (RunId, u64)> {
-        let grown = self.latest.range(version.saturating_add(1)..);
-        grown.map(|(_, origin)| (*origin, self.vector.get(*origin)))
+    /// The sum of the vector's old part.
+    pub(crate) fn old_sum(&self) -> ClocksSum {
+        self.own.old_sums().all
+    }
+
+    /// The sums of the buckets of the vector's old part.
+    pub(crate) fn old_buckets(&self) -> &[u64; BUCKETS] {
+        &self.own.old_sums().buckets
+    }
+
+    /// The sum of the vector's old part. A peer may refer to it from now on.
+    pub(crate) fn offer_old(&mut self) -> ClocksSum {
+        self.own.offer()
+    }
+
+    /// Raises `vector`, what a peer told of its own, by the news of a frame. False if they refer to an old part that is
+    /// not kept here any more.
+    #[must_use]
+    pub(crate) fn take_news(&self, vector: &mut Vector, news: &VectorNews) -> bool {
+        self.own.take_news(vector, news)
     }
 
     /// Records that every event of an origin up to this one is merged. The caller must know that, not guess it.
@@ -313,36 +318,29 @@ impl Coverage {
     }
 
     /// The same for many origins, with one sweep for all of them.
-    pub(crate) fn claim_all(&mut self, vector: &Clocks) {
-        for (origin, clock) in vector.beyond(&self.vector).iter() {
-            self.raise_vector(Stamp { clock, origin });
-        }
+    pub(crate) fn claim_all(&mut self, vector: &Vector) {
+        let news = vector.beyond(self.vector());
+        self.own.join(&news);
+        self.covered_by_held = self.vector().missing(&self.covered_by_held);
         // A session has ended: the vector that it came with need not be remembered any longer.
         self.beyond_vector = None;
         self.sweep();
     }
 
     fn raise_vector(&mut self, stamp: Stamp) {
-        if self.vector.covers(stamp) {
+        if self.vector().covers(stamp) {
             return;
         }
-        let before = self.vector.insert(stamp.origin, stamp.clock);
-        self.vector_hash.change(stamp.origin, before, stamp.clock);
-        self.disk_hash.change(stamp.origin, before, stamp.clock);
+        self.own.set(stamp);
         if self.covered_by_held.get(stamp.origin) <= stamp.clock {
             self.covered_by_held.remove(stamp.origin);
         }
-        self.vector_version += 1;
-        if let Some(before) = self.grown.insert(stamp.origin, self.vector_version) {
-            self.latest.remove(&before);
-        }
-        self.latest.insert(self.vector_version, stamp.origin);
         self.unswept += 1;
     }
 
     /// Whether this event of this key is merged here, apart from what held dots cover: `LocalStore::covers` asks both.
     pub(crate) fn covers(&self, key: &[u8], place: Place, stamp: Stamp) -> bool {
-        self.vector.covers(stamp)
+        self.vector().covers(stamp)
             || self.withheld.covers(stamp)
             || self.extra.at(place.line_position()).is_some_and(|context| context.covers(stamp))
             || self.leftovers.iter().any(|region| region.covers(key, stamp))
@@ -373,7 +371,7 @@ impl Coverage {
 
     /// Notes that a dot beyond the vector may be covered only because it is held.
     pub(crate) fn note_covered_by_held(&mut self, stamp: Stamp) {
-        if !self.vector.covers(stamp) {
+        if !self.vector().covers(stamp) {
             self.covered_by_held.raise(stamp);
         }
     }
@@ -480,8 +478,8 @@ impl Coverage {
 
     /// Deletes the contexts that the vector has caught up with.
     pub(crate) fn sweep(&mut self) {
-        let vector = &self.vector;
-        self.extra.spans.retain(|_, span| !span.clocks.is_covered_by(vector));
+        let vector = self.own.vector();
+        self.extra.spans.retain(|_, span| !vector.covers_all(&span.clocks));
         let here = self.leftovers.sweep(vector, self.hash_key);
         here.iter().for_each(|region| self.cover_intervals(region));
         let cost = |context: &Clocks| 1 + context.len() / CLOCKS_PER_CHANGE;
@@ -499,7 +497,6 @@ impl Coverage {
         }
         let mut before = std::mem::take(&mut self.extra);
         let old_key = std::mem::replace(&mut self.hash_key, hash_key);
-        self.vector_hash = VectorHash::of(hash_key.words().0, &self.vector);
         if !before.spans.is_empty() {
             for key in keys {
                 let at = old_key.place(key).line_position();
@@ -530,14 +527,17 @@ impl Coverage {
 
     /// Takes over the coverage that a disk holds.
     pub(crate) fn load(&mut self, vector: &Clocks, regions: &[RegionCoverage]) {
-        self.claim_all(vector);
+        // All of it is old until the cut is set by the clock.
+        let last = vector.iter().map(|(_, clock)| clock).max().unwrap_or(0);
+        self.own.set_cut(last);
+        self.claim_all(&Vector::from(vector.clone()));
         regions.iter().for_each(|region| self.cover_region(HashRange::ALL, region));
     }
 
     /// A fingerprint of the vector and the hash key: digests can be compared only under the same hash key, so equal
     /// fingerprints have to mean that too.
     pub(crate) fn vector_hash(&self) -> u64 {
-        self.vector_hash.salted()
+        self.own.sum().fingerprint(self.hash_key.words().0)
     }
 }
 
@@ -549,6 +549,10 @@ mod tests {
 
     fn context(dots: &[(u64, u64)]) -> Clocks {
         dots.iter().map(|(origin, clock)| (RunId::new(*origin), *clock)).collect()
+    }
+
+    fn vector(dots: &[(u64, u64)]) -> Vector {
+        context(dots).into()
     }
 
     #[test]
@@ -638,7 +642,7 @@ mod tests {
             }
             assert_eq!(hearer.extra_regions(), teller.extra_regions());
         }
-        hearer.claim_all(&context(&[(1, 5)]));
+        hearer.claim_all(&vector(&[(1, 5)]));
         assert_eq!(hearer.extra_count(), 0);
     }
 
@@ -671,15 +675,15 @@ mod tests {
     #[test]
     fn beyond_vector_follows_the_vector_and_is_computed_once() {
         let mut seen = Coverage::new(HashKey::default());
-        let mut theirs = context(&[(1, 5), (2, 7), (3, 9)]);
+        let mut theirs = vector(&[(1, 5), (2, 7), (3, 9)]);
         let first = seen.beyond_vector(&theirs);
-        assert_eq!(first, theirs);
+        assert_eq!(first, theirs.clocks());
         seen.claim(Stamp { clock: 4, origin: RunId::new(1) });
         seen.claim(Stamp { clock: 8, origin: RunId::new(4) });
         assert!(first.is_shared_with(&seen.beyond_vector(&theirs)), "what has grown is not in it");
         seen.claim(Stamp { clock: 7, origin: RunId::new(2) });
         assert_eq!(seen.beyond_vector(&theirs), context(&[(1, 5), (3, 9)]));
-        theirs.raise(Stamp { clock: 1, origin: RunId::new(5) });
+        theirs.join(&context(&[(5, 1)]));
         assert_eq!(
             seen.beyond_vector(&theirs),
             context(&[(1, 5), (3, 9), (5, 1)]),
@@ -695,6 +699,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Change {
         Claim(RunId, u64),
+        Cut(u64),
         ClaimAll(Clocks),
         Withhold(u64),
         Rekey(u64),
@@ -709,6 +714,7 @@ mod tests {
         let vector = || prop::collection::btree_map(run(), 1..20_u64, 0..6).prop_map(Clocks::from_iter);
         prop_oneof![
             (run(), 0..20_u64).prop_map(|(origin, clock)| Change::Claim(origin, clock)),
+            (0..20_u64).prop_map(Change::Cut),
             vector().prop_map(Change::ClaimAll),
             (0..20_u64).prop_map(Change::Withhold),
             (0..3_u64).prop_map(Change::Rekey),
@@ -723,20 +729,21 @@ mod tests {
             theirs in prop::collection::btree_map(run(), 1..20_u64, 0..6),
         ) {
             let mut seen = Coverage::new(HashKey::default());
-            let theirs = Clocks::from_iter(theirs);
+            let theirs = Vector::from(Clocks::from_iter(theirs));
             for change in changes {
                 match change {
                     Change::Claim(origin, clock) => seen.claim(Stamp { clock, origin }),
-                    Change::ClaimAll(dots) => seen.claim_all(&dots),
+                    Change::Cut(cut) => seen.set_cut(cut),
+                    Change::ClaimAll(dots) => seen.claim_all(&dots.into()),
                     Change::Withhold(clock_max) => _ = seen.withhold_future(clock_max, clock_max),
                     Change::Rekey(word) => seen.rekey(HashKey::from_words(word, word), std::iter::empty()),
                     Change::Restore(vector) => seen.load(&vector, &[]),
                 }
-                let salt = seen.hash_key.words().0;
-                prop_assert_eq!(seen.vector_hash(), VectorHash::of(salt, &seen.vector).salted());
-                let known = seen.vector_with_withheld();
-                prop_assert_eq!(seen.hash_with_withheld(), VectorHash::of(SEAL, &known).sum());
-                prop_assert_eq!(seen.beyond_vector(&theirs), theirs.beyond(&seen.vector));
+                seen.own.assert_divided();
+                let sum = ClocksSum::of(seen.vector().clocks().iter());
+                prop_assert_eq!(seen.vector_hash(), sum.fingerprint(seen.hash_key.words().0));
+                prop_assert_eq!(seen.sum_with_withheld(), ClocksSum::of(seen.vector_with_withheld().iter()));
+                prop_assert_eq!(seen.beyond_vector(&theirs), theirs.beyond(seen.vector()));
             }
         }
     }

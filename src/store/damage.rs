@@ -11,16 +11,15 @@ use crate::store::digest::fingerprint;
 #[cfg(feature = "__controls")]
 use crate::store::entry::{Dot, DotSet};
 #[cfg(feature = "__measures")]
-use crate::time::{HybridClock, Stamp};
+use crate::time::HybridClock;
 
 #[cfg(feature = "__measures")]
 impl LocalStore {
     /// Covers one write each of this many runs. The same number names the same runs on every node.
     pub(crate) fn cover_dead_runs(&mut self, count: u64) {
-        for i in 0..count {
-            let origin = RunId::new(fingerprint(0, &i.to_le_bytes()));
-            self.coverage.claim(Stamp { clock: (i + 1) << HybridClock::COUNTER_BITS, origin });
-        }
+        let run = |i: u64| RunId::new(fingerprint(0, &i.to_le_bytes()));
+        let runs = (0..count).map(|i| (run(i), (i + 1) << HybridClock::COUNTER_BITS)).collect();
+        self.coverage.load(&runs, &[]);
     }
 
     /// Does to the digest what overwriting every row once does, including the hash of the key that also finds the row.

@@ -42,6 +42,12 @@ pub(crate) fn checksum(value: &[u8]) -> u32 {
     sip::SipHasher13::new_with_keys(0, 0).hash(value) as u32
 }
 
+/// The hash of an entry of a vector. It is the same on all nodes and disks and must never change.
+pub(crate) fn clock_hash(origin: u64, clock: u64) -> u128 {
+    let entry = u128::from(origin) << 64 | u128::from(clock);
+    sip128::SipHasher13::new_with_keys(0x7469_6469_6e67_7332, 0).hash(&entry.to_le_bytes()).as_u128()
+}
+
 /// A short keyed hash for comparisons on the wire.
 pub(crate) fn fingerprint(salt: u64, bytes: &[u8]) -> u64 {
     sip::SipHasher13::new_with_keys(salt, 0x7469_6469_6e67_7321).hash(bytes)

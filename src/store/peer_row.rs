@@ -4,7 +4,7 @@ use std::fmt;
 
 use crdts::CvRDT;
 
-use super::coverage::{Clocks, PeerRegions, RegionCoverage};
+use super::coverage::{Clocks, PeerRegions, RegionCoverage, Vector};
 use super::entry::DotSet;
 use crate::time::Stamp;
 
@@ -38,7 +38,7 @@ impl fmt::Display for Refusal {
 pub(crate) struct PeerRow {
     pub(crate) dot_set: DotSet,
     /// The sender's vector at the instant in which it cut the row.
-    pub(crate) vector: Clocks,
+    pub(crate) vector: Vector,
     /// What the sender covers at this key beyond its vector.
     pub(crate) context: Option<Clocks>,
 }
@@ -54,7 +54,7 @@ impl PeerRow {
 /// What a peer covers in a range: its vector at one instant, and its extra coverage there.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerCoverage {
-    pub(crate) vector: Clocks,
+    pub(crate) vector: Vector,
     pub(crate) regions: Vec<RegionCoverage>,
     /// The peer sent all of its extra coverage there. If not, the vector alone would show dots as removed without the
     /// events that removed them: no range may be settled, and no row merged, with this coverage.
@@ -62,7 +62,7 @@ pub(crate) struct PeerCoverage {
 }
 
 impl PeerCoverage {
-    pub(crate) fn new(vector: Clocks, told_regions: PeerRegions) -> Self {
+    pub(crate) fn new(vector: Vector, told_regions: PeerRegions) -> Self {
         Self { vector, regions: told_regions.regions, is_whole: told_regions.is_whole }
     }
 

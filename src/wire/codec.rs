@@ -8,7 +8,9 @@ use std::num::NonZeroU64;
 
 use super::frame::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, USUAL_BYTES, WIRE_VERSION, WireError};
 use crate::id::{LogId, RunId};
-use crate::store::coverage::{ClaimBounds, Clocks};
+use crate::store::coverage::{
+    BUCKETS, BucketMask, ClaimBounds, Clocks, ClocksSum, NamedOld, Vector, VectorNews,
+};
 use crate::store::digest::{FAN, HashKey, HashRange};
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
 use crate::store::{PeerRow, Refusal};
@@ -24,6 +26,10 @@ const CONFIG: bincode::config::Configuration<
 const FRAME_GROWS_BYTES: usize = 2 << 10;
 /// Capacity of a full frame: [`FRAME_BYTES_TARGET`] and the row that exceeds it.
 const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
+
+/// How the news of a vector name an old part: all of it, or some of its buckets.
+const NAMES_ALL: u64 = 1;
+const NAMES_BUCKETS: u64 = 2;
 
 /// Builds one frame.
 pub(crate) struct Writer {
@@ -147,6 +153,30 @@ impl Writer {
 
     pub(crate) fn clocks(&mut self, context: Option<&Clocks>) {
         self.clock_entries(context.into_iter().flat_map(Clocks::iter));
+    }
+
+    pub(crate) fn clocks_sum(&mut self, sum: ClocksSum) {
+        self.varint(sum.count);
+        self.u64_le(sum.sum as u64);
+        self.u64_le((sum.sum >> 64) as u64);
+    }
+
+    /// What begins a frame of a stream. The number of entries and the form of a named old part share a number.
+    pub(crate) fn vector_news(&mut self, news: &VectorNews) {
+        let form = match news.old {
+            None => 0,
+            Some(NamedOld { buckets: None, .. }) => NAMES_ALL,
+            Some(NamedOld { buckets: Some(_), .. }) => NAMES_BUCKETS,
+        };
+        self.varint((news.entries.len() as u64) << 2 | form);
+        if let Some(NamedOld { sum, buckets }) = news.old {
+            self.clocks_sum(sum);
+            buckets.iter().flat_map(|buckets| buckets.words()).for_each(|word| self.u64_le(word));
+        }
+        for (origin, clock) in news.entries.iter() {
+            self.run(origin);
+            self.u64_le(clock);
+        }
     }
 
     /// Depth and tag share a byte.
@@ -302,26 +332,45 @@ impl<'a> Reader<'a> {
         Ok(HashKey::from_words(self.u64_le()?, self.u64_le()?))
     }
 
-    /// Raises `into`, a vector or a context, by the entries read. Returns them so that the caller need compare only
-    /// these.
-    pub(crate) fn join_clocks(&mut self, into: &mut Clocks) -> Result<Vec<Stamp>, WireError> {
-        let count = self.count(16)?;
-        let mut dots = Vec::with_capacity(count);
-        for _ in 0..count {
-            dots.push(self.clock_entry()?);
+    pub(crate) fn clocks_sum(&mut self) -> Result<ClocksSum, WireError> {
+        let count = self.varint()?;
+        Ok(ClocksSum { count, sum: u128::from(self.u64_le()?) | u128::from(self.u64_le()?) << 64 })
+    }
+
+    pub(crate) fn vector_news(&mut self) -> Result<VectorNews, WireError> {
+        let number = self.varint()?;
+        let old = match number & 3 {
+            0 => None,
+            NAMES_ALL => Some(NamedOld { sum: self.clocks_sum()?, buckets: None }),
+            NAMES_BUCKETS => Some(NamedOld { sum: self.clocks_sum()?, buckets: Some(self.buckets()?) }),
+            _ => return Err(WireError::Form),
+        };
+        let entries = self.entries((number >> 2).try_into().map_err(|_| WireError::Form)?)?;
+        Ok(VectorNews { old, entries })
+    }
+
+    pub(crate) fn buckets(&mut self) -> Result<BucketMask, WireError> {
+        let mut words = [0; BUCKETS / 64];
+        for word in &mut words {
+            *word = self.u64_le()?;
         }
-        if !dots.is_empty() {
-            dots.iter().for_each(|dot| _ = into.raise(*dot));
-        }
-        Ok(dots)
+        Ok(BucketMask::from_words(words))
     }
 
     pub(crate) fn clocks(&mut self) -> Result<Option<Clocks>, WireError> {
-        let mut context = Clocks::default();
-        for _ in 0..self.count(16)? {
-            context.raise(self.clock_entry()?);
+        let count = self.count(16)?;
+        Ok(Some(self.entries(count)?).filter(|context| !context.is_empty()))
+    }
+
+    fn entries(&mut self, count: usize) -> Result<Clocks, WireError> {
+        if count.saturating_mul(16) > self.rest.len() {
+            return Err(WireError::Form);
         }
-        Ok((!context.is_empty()).then_some(context))
+        let entry = |_| self.clock_entry().map(|stamp| (stamp.origin, stamp.clock));
+        (0..count)
+            .map(entry)
+            .filter(|entry| entry.is_err() || entry.is_ok_and(|(_, clock)| clock > 0))
+            .collect()
     }
 
     pub(crate) fn clock_entry(&mut self) -> Result<Stamp, WireError> {
@@ -345,7 +394,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A row, or why it is refused. After a refusal the frame can be read on behind the row.
-    pub(crate) fn row(&mut self, vector: &Clocks) -> Result<Result<PeerRow, Refusal>, WireError> {
+    pub(crate) fn row(&mut self, vector: &Vector) -> Result<Result<PeerRow, Refusal>, WireError> {
         let dot_set = self.dot_set()?;
         let context = self.clocks()?;
         Ok(dot_set.map(|dot_set| PeerRow { dot_set, vector: vector.clone(), context }))

@@ -43,6 +43,10 @@ pub enum WireError {
     /// replica's own run and beyond what it has written.
     #[error("a claim beyond what the peer can know")]
     Claim,
+    /// The peer refers to an old part of a vector that this replica offered too long ago. Over a new link it is offered
+    /// the present one.
+    #[error("a reference to an old part that is not kept any more")]
+    OldPart,
 }
 
 /// One of the two streams of a link.
@@ -118,6 +122,12 @@ kinds! {
     Deferred = 13 on BULK,
     /// How much of a large row its receiver kept when the transfer was interrupted.
     Partial = 14 on LIVE,
+    /// The sum of the old part of the sender's vector has changed.
+    OldPart = 15 on LIVE,
+    /// The sums of the buckets of the sender's old part, which differs from the receiver's.
+    OldPartSums = 16 on LIVE,
+    /// Which of these buckets are equal.
+    OldPartShared = 17 on LIVE,
 }
 
 /// Assembles frames from the bytes of a stream.

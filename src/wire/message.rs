@@ -6,6 +6,7 @@
 use super::codec::{Reader, Writer};
 use super::frame::{Kind, WireError};
 use crate::id::{LogId, RunId};
+use crate::store::coverage::ClocksSum;
 use crate::time::Stamp;
 
 /// One message of a peer.
@@ -32,6 +33,12 @@ pub(crate) enum Message<'a> {
     Election(Reader<'a>),
     Deferred,
     Partial(Reader<'a>),
+    /// The sum of the old part of the sender's vector, which has changed since its `Hello`.
+    OldPart(ClocksSum),
+    /// Read by `OldParts::on_sums`.
+    OldPartSums(Reader<'a>),
+    /// Read by `OldParts::on_shared`.
+    OldPartShared(Reader<'a>),
 }
 
 impl<'a> Message<'a> {
@@ -57,6 +64,13 @@ impl<'a> Message<'a> {
                 Self::Deferred
             }
             Kind::Partial => Self::Partial(body),
+            Kind::OldPart => {
+                let sum = body.clocks_sum()?;
+                body.end()?;
+                Self::OldPart(sum)
+            }
+            Kind::OldPartSums => Self::OldPartSums(body),
+            Kind::OldPartShared => Self::OldPartShared(body),
         })
     }
 }
@@ -69,6 +83,8 @@ pub(crate) struct Hello {
     pub(crate) run: RunId,
     /// Equal on both sides: neither has merged anything that the other has not.
     pub(crate) vector_hash: u64,
+    /// The sum of the old part of the sender's vector.
+    pub(crate) old_sum: ClocksSum,
 }
 
 impl Hello {
@@ -77,11 +93,13 @@ impl Hello {
         writer.log(self.log);
         writer.run(self.run);
         writer.u64_le(self.vector_hash);
+        writer.clocks_sum(self.old_sum);
         writer.finish()
     }
 
     fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
-        let hello = Self { log: body.log()?, run: body.run()?, vector_hash: body.u64_le()? };
+        let (log, run) = (body.log()?, body.run()?);
+        let hello = Self { log, run, vector_hash: body.u64_le()?, old_sum: body.clocks_sum()? };
         body.end()?;
         Ok(hello)
     }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::controls::Control;
 use crate::replication::large::PartialRow;
-use crate::replication::rows::refused_row;
-use crate::store::coverage::Clocks;
+use crate::replication::rows::{self, refused_row};
+use crate::store::coverage::Vector;
 use crate::store::digest::{DEPTH_MAX, FAN_BITS, HashRange};
 use crate::store::entry::{Dot, DotSet};
 use crate::store::slab::ChangeOrigin;
@@ -43,17 +43,16 @@ impl RepairSession {
         let mut progress = RepairOutcome::default();
         let hash_key = reader.hash_key()?;
         let is_blank = reader.byte()? == 1;
-        let start = PeerSide {
+        let mut start = PeerSide {
             salt: reader.u64_le()?,
             log: reader.log()?,
             head: reader.varint()?,
             entries: reader.varint()?,
             bytes: reader.varint()?,
-            vector: Clocks::default(),
+            vector: Vector::default(),
             has_finished: false,
         };
-        let mut vector = Clocks::default();
-        reader.join_clocks(&mut vector)?;
+        rows::take_news(&store.coverage, &mut start.vector, &reader.vector_news()?)?;
         reader.end()?;
         if self.peer.is_some() {
             return Err(WireError::Kind(Kind::Start as u8));
@@ -82,8 +81,8 @@ impl RepairSession {
                 self.ranges_to_ask.push(HashRange::ALL);
             }
         }
-        self.vector = vector.clone();
-        self.peer = Some(PeerSide { vector, ..start });
+        self.vector = start.vector.clone();
+        self.peer = Some(start);
         Ok(progress)
     }
 
@@ -100,7 +99,7 @@ impl RepairSession {
             return Ok(progress);
         }
         self.last_progress = now.mono;
-        reader.join_clocks(&mut self.vector)?;
+        rows::take_news(&store.coverage, &mut self.vector, &reader.vector_news()?)?;
         if store.controls.has(Control::EndHead) {
             self.peer.as_mut().expect("looked above").head = reader.varint()?;
         }
@@ -431,7 +430,7 @@ impl RepairSession {
             return Ok(progress);
         }
         self.last_progress = now.mono;
-        let arrived = self.large_receiver.handle_piece(piece, &self.vector, partial)?;
+        let arrived = self.large_receiver.handle_piece(&store.coverage, piece, &self.vector, partial)?;
         let Some(arrived) = arrived else { return Ok(progress) };
         let LargeRowAwaited { key, parked } =
             self.large_rows_awaited.remove(&arrived.large_id).ok_or(WireError::Form)?;

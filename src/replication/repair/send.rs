@@ -15,7 +15,8 @@ use crate::controls::Control;
 use crate::id::RowId;
 use crate::replication::large::{self, ResumeOffer, Size};
 use crate::replication::rows::context_of;
-use crate::store::coverage::RegionCoverage;
+use crate::replication::vectors::OldParts;
+use crate::store::coverage::{RegionCoverage, Vector};
 use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashRange};
 use crate::store::entry::{Dot, DotSet};
 use crate::store::{LocalStore, PeerCoverage, PeerRow};
@@ -38,13 +39,18 @@ fn has_large_among_others(store: &LocalStore, range: HashRange) -> bool {
 
 impl RepairSession {
     /// The next frame, if there is something to send.
-    pub(crate) fn next_frame(&mut self, store: &mut LocalStore, now: Time) -> Option<Vec<u8>> {
+    pub(crate) fn next_frame(
+        &mut self,
+        store: &mut LocalStore,
+        now: Time,
+        old_parts: &OldParts,
+    ) -> Option<Vec<u8>> {
         if self.phase == Phase::New {
-            return Some(self.start_frame(store));
+            return Some(self.start_frame(store, old_parts));
         }
         let mut writer = Writer::new(Kind::Items);
-        let version = store.coverage.vector_version();
-        writer.clock_entries(store.coverage.grown_since(self.vector_version));
+        let vector = store.coverage.vector().clone();
+        writer.vector_news(&old_parts.news(store, &self.sent_vector));
         if store.controls.has(Control::EndHead) {
             writer.varint(store.log.head());
         }
@@ -64,9 +70,8 @@ impl RepairSession {
                 break;
             }
         }
-        debug_assert_eq!(
-            version,
-            store.coverage.vector_version(),
+        debug_assert!(
+            vector.is_shared_with(store.coverage.vector()),
             "the peer is told the vector under which the rows were cut"
         );
         let is_idle = self.tasks.is_empty() && self.queued_rows.is_empty() && self.open_asks.is_empty();
@@ -82,11 +87,11 @@ impl RepairSession {
         if writer.len() == empty || store.is_damaged {
             return None;
         }
-        self.vector_version = version;
+        self.sent_vector = vector;
         Some(writer.finish())
     }
 
-    fn start_frame(&mut self, store: &LocalStore) -> Vec<u8> {
+    fn start_frame(&mut self, store: &LocalStore, old_parts: &OldParts) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Start);
         writer.varint(self.deferrals);
         writer.hash_key(self.hash_key);
@@ -96,8 +101,8 @@ impl RepairSession {
         writer.varint(store.log.head());
         writer.varint(store.len() as u64);
         writer.varint(store.bytes());
-        writer.clocks(Some(store.coverage.vector()));
-        self.vector_version = store.coverage.vector_version();
+        writer.vector_news(&old_parts.news(store, &Vector::default()));
+        self.sent_vector = store.coverage.vector().clone();
         self.phase = Phase::Exchanging;
         if self.asks_first {
             self.ranges_to_ask.push(HashRange::ALL);
@@ -209,7 +214,7 @@ impl RepairSession {
                 ranges.flat_map(|child| store.coverage.extra_in(child)).collect();
             // Where both hold the same, contexts within the peer's vector say nothing new. (In a listing they do: there
             // they decide which of the peer's own dots were removed.)
-            regions.retain(|region| !region.clocks.is_covered_by(&self.vector));
+            regions.retain(|region| !self.vector.covers_all(&region.clocks));
             writer.regions(&regions, self.hash_key, &mut self.leftovers_sent);
         }
     }
@@ -368,9 +373,11 @@ impl RepairSession {
     pub(crate) fn large_piece(
         &mut self,
         store: &mut LocalStore,
+        old_parts: &OldParts,
         hint: &mut Option<ResumeOffer>,
     ) -> Option<Vec<u8>> {
-        let bytes = self.large_sender.next_piece(store, LargeRowStream::Repair, self.vector_version, hint)?;
+        let told = (old_parts, &self.sent_vector);
+        let bytes = self.large_sender.next_piece(store, LargeRowStream::Repair, told, hint)?;
         self.rows_bytes += bytes.len() as u64;
         Some(bytes)
     }

@@ -1,7 +1,8 @@
 //! The receiving half of a link's tail.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+
+use crdts::CvRDT;
 
 use super::contexts::RowContexts;
 use super::{DONE, DONE_ASKING, END, TAIL_ROW};
@@ -10,8 +11,8 @@ use crate::id::{LogId, RunId};
 use crate::replication::arrived::{ARRIVED_MAX, Arrived};
 use crate::replication::claims::{self, ForwardedClaims};
 use crate::replication::large::{LargeRowReceiver, PartialRow};
-use crate::replication::rows::{RefusedRow, refused_row};
-use crate::store::coverage::Clocks;
+use crate::replication::rows::{self, RefusedRow, refused_row};
+use crate::store::coverage::{Clocks, Vector};
 use crate::store::slab::ChangeOrigin;
 use crate::store::{LocalStore, PeerRow};
 use crate::time::{Stamp, Time};
@@ -24,7 +25,7 @@ const WAITING_INTERVALS_MAX: usize = 4_096;
 #[derive(Debug, Default)]
 pub(crate) struct TailReceiver {
     /// The sender's vector as of its latest frame.
-    vector: Clocks,
+    vector: Vector,
     /// The part of `vector` beyond this replica's own vector, as of the latest frame.
     beyond_own: Clocks,
     /// A row was refused. No flush end of this link is claimed any more.
@@ -102,7 +103,8 @@ impl TailReceiver {
     ) -> Result<TailOutcome, WireError> {
         // Taken instead of copied: if the frame is malformed, the link is broken and the vector is not needed again.
         let mut vector = std::mem::take(&mut self.vector);
-        let dots = reader.join_clocks(&mut vector)?;
+        let told_vector = reader.vector_news()?;
+        rows::take_news(&store.coverage, &mut vector, &told_vector)?;
         self.contexts.begin();
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
         let done = loop {
@@ -148,7 +150,7 @@ impl TailReceiver {
             }
             self.on_flush_end(store, news.forwarded_claims, sender, done);
         }
-        self.cover_rows(store, sender.run, &dots, &rows);
+        self.cover_rows(store, sender.run, &told_vector.entries, &rows);
         Ok(merged)
     }
 
@@ -162,7 +164,8 @@ impl TailReceiver {
         piece: Piece<'_>,
         partial: &mut Option<PartialRow>,
     ) -> Result<TailOutcome, WireError> {
-        let Some(arrived) = self.larges.handle_piece(piece, &Arc::default(), partial)? else {
+        let Some(arrived) = self.larges.handle_piece(&store.coverage, piece, &Vector::default(), partial)?
+        else {
             return Ok(TailOutcome::default());
         };
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
@@ -307,12 +310,11 @@ impl TailReceiver {
     /// Records what the rows cover beyond the vector. Nothing is recorded for a row that is covered by a held dot: one
     /// of the sender's origin, where its vector is beyond this replica's for that origin only. While the sender holds
     /// it, none of its later events is about that key, so the held dot itself says what is covered.
-    fn cover_rows(&mut self, store: &mut LocalStore, run: RunId, dots: &[Stamp], rows: &[PeerRow]) {
+    fn cover_rows(&mut self, store: &mut LocalStore, run: RunId, told: &Clocks, rows: &[PeerRow]) {
         // Coverage here only grows, so only the entries of this frame can have come to lie beyond it.
         let known = store.coverage.vector();
-        self.beyond_own = self.beyond_own.beyond(known);
-        let new = dots.iter().filter(|dot| !known.covers(**dot));
-        new.for_each(|dot| _ = self.beyond_own.raise(*dot));
+        self.beyond_own.merge(told.clone());
+        self.beyond_own = known.missing(&self.beyond_own);
         let is_own = self.beyond_own.iter().all(|(origin, _)| origin == run);
         let mut beyond = None;
         for row in rows {

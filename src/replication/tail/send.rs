@@ -7,8 +7,10 @@ use crate::id::LogId;
 use crate::replication::claims::{ForwardedClaims, SentClaims};
 use crate::replication::large::{self, LargeRowSender, ResumeOffer, Size};
 use crate::replication::rows::context_of;
+use crate::replication::vectors::OldParts;
 use crate::store::LocalStore;
 use crate::store::change_log::LogFilter;
+use crate::store::coverage::Vector;
 use crate::wire::{Kind, LargeRowStream, Writer};
 
 /// Log rows examined for one frame, sent or not. Bounds the work under the lock.
@@ -38,8 +40,8 @@ pub(crate) struct TailSender {
     /// The position of the last flush end that was sent on this link, or the position that the peer stated if that is
     /// greater. Filters count from here.
     claimed: u64,
-    /// The version of the vector that the peer has.
-    vector_version: u64,
+    /// The vector as the peer was last sent it.
+    sent_vector: Vector,
     /// A row was too large to be sent: rows go on, claims wait for a new link.
     claims_suspended: bool,
     sent_claims: SentClaims,
@@ -65,6 +67,7 @@ pub(crate) struct TailWants<'a> {
     pub(crate) bare_claim: bool,
     /// The flush end that reaches this position asks for an acknowledgement.
     pub(crate) ack: &'a mut Option<u64>,
+    pub(crate) old_parts: &'a OldParts,
 }
 
 impl TailWants<'_> {
@@ -139,9 +142,10 @@ impl TailSender {
     pub(crate) fn next_piece(
         &mut self,
         store: &mut LocalStore,
+        old_parts: &OldParts,
         hint: &mut Option<ResumeOffer>,
     ) -> Option<Vec<u8>> {
-        self.larges.next_piece(store, LargeRowStream::Tail, 0, hint)
+        self.larges.next_piece(store, LargeRowStream::Tail, (old_parts, &Vector::default()), hint)
     }
 
     /// The next frame, if there is something to send.
@@ -159,7 +163,8 @@ impl TailSender {
         }
         self.contexts.begin();
         let mut writer = Writer::new(Kind::Tail);
-        writer.clock_entries(store.coverage.grown_since(self.vector_version));
+        let vector = store.coverage.vector().clone();
+        writer.vector_news(&wanted.old_parts.news(store, &self.sent_vector));
         let WrittenRows { rows, cursor } = self.write_rows(store, filter, &mut writer)?;
         self.cursor = cursor;
         self.rows += rows;
@@ -180,7 +185,7 @@ impl TailSender {
         if rows == 0 && self.claimed < head && cursor == head {
             return None;
         }
-        self.vector_version = store.coverage.vector_version();
+        self.sent_vector = vector;
         Some(writer.finish())
     }
 

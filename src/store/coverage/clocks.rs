@@ -225,6 +225,58 @@ fn is_covered(a: &Arc<Node>, b: Option<&Arc<Node>>, depth: u32) -> bool {
     }
 }
 
+/// The number of buckets that origins are divided into, by their first eight bits.
+pub(crate) const BUCKETS: usize = 1 << (2 * FAN_BITS);
+
+pub(super) fn bucket_of(origin: RunId) -> usize {
+    (origin.number() >> (u64::BITS - 2 * FAN_BITS)) as usize
+}
+
+/// The entries whose bucket is in `buckets`. `before`: the bits of the origins that led to this node.
+fn within(node: &Arc<Node>, depth: u32, before: usize, buckets: &BucketMask) -> Option<Arc<Node>> {
+    match &**node {
+        Node::Leaf(entries) => {
+            let kept = entries.iter().filter(|entry| buckets.has(bucket_of(entry.0)));
+            Node::of(kept.copied().collect(), depth)
+        }
+        Node::Branch { children, .. } => combine(node, children, |at, child| {
+            let bits = before << FAN_BITS | at;
+            match (child?, depth) {
+                (child, 0) => within(child, 1, bits, buckets),
+                (child, _) => buckets.has(bits).then(|| child.clone()),
+            }
+        }),
+    }
+}
+
+/// Some of the buckets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BucketMask {
+    words: [u64; BUCKETS / 64],
+}
+
+impl BucketMask {
+    pub(crate) fn from_words(words: [u64; BUCKETS / 64]) -> Self {
+        Self { words }
+    }
+
+    pub(crate) fn words(self) -> [u64; BUCKETS / 64] {
+        self.words
+    }
+
+    /// The buckets at which two lists agree.
+    pub(crate) fn of_equal(a: &[u64; BUCKETS], b: &[u64; BUCKETS]) -> Self {
+        let mut mask = Self::default();
+        let equal = (0..BUCKETS).filter(|bucket| a[*bucket] == b[*bucket]);
+        equal.for_each(|bucket| mask.words[bucket / 64] |= 1 << (bucket % 64));
+        mask
+    }
+
+    fn has(&self, bucket: usize) -> bool {
+        self.words[bucket / 64] >> (bucket % 64) & 1 == 1
+    }
+}
+
 /// For each origin the greatest clock: a vector, or a context. An origin without an entry has the clock 0.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clocks {
@@ -296,6 +348,12 @@ impl Clocks {
     #[must_use]
     pub(crate) fn without(&self, other: &Self) -> Self {
         self.filtered(other, |_, known| known.is_none())
+    }
+
+    /// The entries of some buckets.
+    #[must_use]
+    pub(crate) fn within(&self, buckets: &BucketMask) -> Self {
+        Self { root: self.root.as_ref().and_then(|root| within(root, 0, 0, buckets)) }
     }
 
     fn filtered(&self, other: &Self, keep: impl Fn(u64, Option<u64>) -> bool) -> Self {
@@ -441,6 +499,13 @@ mod tests {
             let is_missing = |(origin, _): &(&RunId, &u64)| !their_model.dots.contains_key(origin);
             let missing = a.dots.iter().filter(is_missing).map(|(origin, clock)| (*origin, *clock)).collect();
             prop_assert_eq!(model(&ours.without(&theirs)), Model { dots: missing });
+            let half = |bucket: usize| bucket * 7 % 16 < 8;
+            let mut sums = [[0; BUCKETS]; 2];
+            (0..BUCKETS).for_each(|bucket| sums[1][bucket] = u64::from(!half(bucket)));
+            let inside = |(origin, _): &(&RunId, &u64)| half(bucket_of(**origin));
+            let inside = a.dots.iter().filter(inside).map(|(origin, clock)| (*origin, *clock)).collect();
+            let mask = BucketMask::of_equal(&sums[0], &sums[1]);
+            prop_assert_eq!(model(&ours.within(&mask)), Model { dots: inside });
             prop_assert_eq!(ours.is_covered_by(&theirs), a <= their_model);
             prop_assert_eq!(ours == theirs, a == their_model);
             let mut all = a.clone();

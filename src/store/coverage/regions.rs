@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Clocks;
+use super::{Clocks, Vector};
 use crate::store::digest::HashKey;
 use crate::time::Stamp;
 
@@ -220,10 +220,10 @@ impl Leftovers {
 
     /// Deletes what the vector has caught up with, and joins what has become the same. Returns those that are leftovers
     /// no more.
-    pub(super) fn sweep(&mut self, vector: &Clocks, hash_key: HashKey) -> Vec<RegionCoverage> {
+    pub(super) fn sweep(&mut self, vector: &Vector, hash_key: HashKey) -> Vec<RegionCoverage> {
         let mut changed = Vec::new();
         for region in std::mem::take(&mut self.all) {
-            let left = region.clocks.beyond(vector);
+            let left = vector.missing(&region.clocks);
             match left.len() {
                 0 => {}
                 same if same == region.clocks.len() => self.all.push(region),

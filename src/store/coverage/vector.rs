@@ -1,0 +1,282 @@
+//! Vectors in two parts: the old one, which hardly changes any more, and the recent one.
+//!
+//! A vector has an entry for every process start that ever wrote. Nearly all of these runs have ended, and their entries
+//! are the same on all replicas. So a vector is divided at a *cut*, a clock at least an hour ago. Entries up to the cut
+//! are the *old part*. It has a name, a count and a sum of hashes, and a peer that has an old part of the same name is
+//! told the name instead of the entries. The recent part is told in full. This changes how a vector is told, never what
+//! is claimed.
+//!
+//! The old part of a replica's own vector must hold exactly the entries up to the cut: otherwise replicas with the same
+//! vector would have old parts with different names. An entry that grows past the cut moves to the recent part.
+
+use std::collections::VecDeque;
+
+use crdts::CvRDT;
+
+use super::clocks::{BucketMask, Clocks};
+use super::sum::{BucketSums, ClocksSum};
+use crate::id::RunId;
+use crate::time::Stamp;
+
+/// Entries that move to the old part in one step.
+const MOVED_MAX: usize = 256;
+
+/// Up to so many entries are told one by one: the sum of an old part is longer than one of them.
+const ENTRIES_TOLD_SINGLY: usize = 2;
+
+/// Old parts that peers may refer to. Each link is offered the latest one; a peer that refers to one that is forgotten
+/// loses its link, and is offered another one over the next.
+const OFFERS_MAX: usize = 64;
+
+/// For each origin the stamp up to which everything of it is merged by somebody.
+///
+/// `recent` takes precedence: where both parts have an entry, the recent one is greater.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Vector {
+    old: Clocks,
+    recent: Clocks,
+}
+
+impl Vector {
+    fn clock(&self, origin: RunId) -> Option<u64> {
+        self.recent.clock(origin).or_else(|| self.old.clock(origin))
+    }
+
+    /// The clock of an origin, 0 if it has no entry.
+    pub(crate) fn get(&self, origin: RunId) -> u64 {
+        self.clock(origin).unwrap_or(0)
+    }
+
+    pub(crate) fn covers(&self, stamp: Stamp) -> bool {
+        self.get(stamp.origin) >= stamp.clock
+    }
+
+    /// Whether every entry of these clocks is covered.
+    pub(crate) fn covers_all(&self, clocks: &Clocks) -> bool {
+        self.missing(clocks).is_empty()
+    }
+
+    /// The entries of `clocks` that lie beyond this vector.
+    pub(crate) fn missing(&self, clocks: &Clocks) -> Clocks {
+        clocks.beyond(&self.recent).beyond(&self.old)
+    }
+
+    /// The entries of this vector that lie beyond another one. What both share is not looked at.
+    pub(crate) fn beyond(&self, other: &Self) -> Clocks {
+        let mut beyond = other.missing(&self.old);
+        beyond.merge(other.missing(&self.recent));
+        beyond
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.old.is_empty() && self.recent.is_empty()
+    }
+
+    /// The number of entries, of a vector without an origin in both parts.
+    pub(crate) fn len(&self) -> usize {
+        self.old.len() + self.recent.len()
+    }
+
+    /// Whether both are one and the same vector. Equal vectors may be separate ones.
+    pub(crate) fn is_shared_with(&self, other: &Self) -> bool {
+        self.old.is_shared_with(&other.old) && self.recent.is_shared_with(&other.recent)
+    }
+
+    /// The old part.
+    pub(crate) fn old(&self) -> &Clocks {
+        &self.old
+    }
+
+    /// The news of this vector for a peer that was told `told` of it. `shared`: what the peer has as well.
+    pub(crate) fn news_since(&self, told: &Self, shared: Option<SharedOld>) -> VectorNews {
+        let entries = self.beyond(told);
+        let Some(shared) = shared.filter(|_| entries.len() > ENTRIES_TOLD_SINGLY) else {
+            return VectorNews { old: None, entries };
+        };
+        let mut named = told.clone();
+        named.join_old(&shared.entries);
+        VectorNews { old: Some(shared.name), entries: self.beyond(&named) }
+    }
+
+    /// All entries.
+    pub(crate) fn clocks(&self) -> Clocks {
+        let mut all = self.old.clone();
+        all.merge(self.recent.clone());
+        all
+    }
+
+    /// Raises the vector by entries that were told.
+    pub(crate) fn join(&mut self, told: &Clocks) {
+        let news = self.missing(told);
+        self.recent.merge(news);
+    }
+
+    /// Raises the vector by an old part that was named.
+    pub(crate) fn join_old(&mut self, old: &Clocks) {
+        self.old.merge(old.clone());
+        self.recent = self.recent.beyond(&self.old);
+    }
+}
+
+impl From<Clocks> for Vector {
+    fn from(recent: Clocks) -> Self {
+        Self { old: Clocks::default(), recent }
+    }
+}
+
+/// An old part, or some of its buckets, by the sum under which the side that has it has offered it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct NamedOld {
+    pub(crate) sum: ClocksSum,
+    /// `None`: all of it.
+    pub(crate) buckets: Option<BucketMask>,
+}
+
+/// Entries that both ends of a link have, and the name under which the peer knows them.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedOld {
+    pub(crate) name: NamedOld,
+    pub(crate) entries: Clocks,
+}
+
+/// What a frame tells of its sender's vector beyond what was told before on the same stream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct VectorNews {
+    /// The vector includes this old part of the reader.
+    pub(crate) old: Option<NamedOld>,
+    pub(crate) entries: Clocks,
+}
+
+/// The vector of this replica, with what is kept up to date beside it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OwnVector {
+    vector: Vector,
+    /// Entries with a clock up to this one are the old part.
+    cut: u64,
+    /// Entries of the recent part may lie below the cut.
+    is_cutting: bool,
+    /// The sums of the two parts.
+    old_sums: BucketSums,
+    recent_sums: BucketSums,
+    /// Old parts that were offered to peers, the latest one last.
+    offers: VecDeque<(ClocksSum, Clocks)>,
+}
+
+impl OwnVector {
+    pub(super) fn vector(&self) -> &Vector {
+        &self.vector
+    }
+
+    /// The sum of all entries.
+    pub(super) fn sum(&self) -> ClocksSum {
+        self.old_sums.all.plus(self.recent_sums.all)
+    }
+
+    pub(super) fn old_sums(&self) -> &BucketSums {
+        &self.old_sums
+    }
+
+    /// Sets an entry, which may become less.
+    pub(super) fn set(&mut self, stamp: Stamp) {
+        let Stamp { origin, clock } = stamp;
+        let is_old = clock <= self.cut;
+        if let Some(before) = self.vector.recent.clock(origin) {
+            self.recent_sums.subtract(origin, before);
+            if is_old {
+                self.vector.recent.remove(origin);
+            }
+        } else if let Some(before) = self.vector.old.clock(origin) {
+            self.old_sums.subtract(origin, before);
+            if !is_old {
+                self.vector.old.remove(origin);
+            }
+        }
+        self.put(is_old, origin, clock);
+    }
+
+    /// Raises the vector by entries beyond it.
+    pub(super) fn join(&mut self, news: &Clocks) {
+        let (mut above, mut known) = (Vec::new(), Vec::new());
+        for (origin, clock) in news.iter() {
+            if clock > self.cut {
+                above.push((origin, clock));
+            } else if self.vector.clock(origin).is_some() {
+                known.push((origin, clock));
+            } else {
+                self.old_sums.add(origin, clock);
+            }
+        }
+        // Nearly all are old and new here, and then the maps are merged as a whole.
+        let mut old = news.clone();
+        for (origin, clock) in above.into_iter().chain(known) {
+            old.remove(origin);
+            self.set(Stamp { clock, origin });
+        }
+        self.vector.old.merge(old);
+    }
+
+    fn put(&mut self, is_old: bool, origin: RunId, clock: u64) {
+        let (part, sum) = match is_old {
+            true => (&mut self.vector.old, &mut self.old_sums),
+            false => (&mut self.vector.recent, &mut self.recent_sums),
+        };
+        part.insert(origin, clock);
+        sum.add(origin, clock);
+    }
+
+    /// Moves the cut, and some of the entries that lie in the wrong part then. Called again and again.
+    pub(super) fn set_cut(&mut self, cut: u64) {
+        if cut < self.cut {
+            // The wall clock was ahead.
+            let ahead: Vec<(RunId, u64)> = self.vector.old.iter().filter(|entry| entry.1 > cut).collect();
+            self.cut = cut;
+            ahead.into_iter().for_each(|(origin, clock)| self.set(Stamp { clock, origin }));
+        }
+        self.is_cutting |= self.cut < cut;
+        self.cut = cut;
+        if self.is_cutting {
+            let behind = self.vector.recent.iter().filter(|entry| entry.1 <= cut);
+            let behind: Vec<(RunId, u64)> = behind.take(MOVED_MAX).collect();
+            self.is_cutting = behind.len() == MOVED_MAX;
+            behind.into_iter().for_each(|(origin, clock)| self.set(Stamp { clock, origin }));
+        }
+    }
+
+    /// The old part holds exactly the entries up to the cut, and each part has its sum.
+    #[cfg(test)]
+    pub(super) fn assert_divided(&self) {
+        let Vector { old, recent } = &self.vector;
+        assert!(old.iter().all(|(_, clock)| clock <= self.cut), "{self:?}");
+        assert!(self.is_cutting || recent.iter().all(|(_, clock)| clock > self.cut), "{self:?}");
+        assert_eq!(old.without(recent).len(), old.len(), "no origin stands in both");
+        assert_eq!(
+            [old, recent].map(|part| ClocksSum::of(part.iter())),
+            [self.old_sums.all, self.recent_sums.all]
+        );
+    }
+
+    /// The sum of the old part as it is now. A peer may refer to it from now on.
+    pub(super) fn offer(&mut self) -> ClocksSum {
+        let sum = self.old_sums.all;
+        if self.offers.back().is_none_or(|(offered, _)| *offered != sum) {
+            self.offers.retain(|(offered, _)| *offered != sum);
+            self.offers.push_back((sum, self.vector.old.clone()));
+            if self.offers.len() > OFFERS_MAX {
+                self.offers.pop_front();
+            }
+        }
+        sum
+    }
+
+    /// Takes the news of a peer's vector. False if they refer to an old part that is not known here any more.
+    pub(super) fn take_news(&self, vector: &mut Vector, news: &VectorNews) -> bool {
+        if let Some(NamedOld { sum, buckets }) = news.old {
+            let Some((_, old)) = self.offers.iter().rev().find(|(offered, _)| *offered == sum) else {
+                return false;
+            };
+            vector.join_old(&buckets.map_or_else(|| old.clone(), |buckets| old.within(&buckets)));
+        }
+        vector.join(&news.entries);
+        true
+    }
+}
