@@ -334,6 +334,8 @@ impl Link {
     /// Claims what a finished comparison allows. From then on the tail serves this link.
     pub(super) fn finish_claim(&mut self, store: &mut LocalStore) {
         if self.repair.session.as_mut().is_some_and(|session| session.claim_start_vector(store)) {
+            // Before the acknowledgement, which makes the peer tell its vector.
+            self.old_parts.may_offer = true;
             self.acks.owe_now();
         }
     }

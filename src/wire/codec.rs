@@ -173,6 +173,7 @@ impl Writer {
             self.clocks_sum(sum);
             buckets.iter().flat_map(|buckets| buckets.words()).for_each(|word| self.u64_le(word));
         }
+        self.out.reserve(16 * news.entries.len());
         for (origin, clock) in news.entries.iter() {
             self.run(origin);
             self.u64_le(clock);
@@ -366,11 +367,12 @@ impl<'a> Reader<'a> {
         if count.saturating_mul(16) > self.rest.len() {
             return Err(WireError::Form);
         }
-        let entry = |_| self.clock_entry().map(|stamp| (stamp.origin, stamp.clock));
-        (0..count)
-            .map(entry)
-            .filter(|entry| entry.is_err() || entry.is_ok_and(|(_, clock)| clock > 0))
-            .collect()
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            let Stamp { origin, clock } = self.clock_entry()?;
+            entries.extend((clock > 0).then_some((origin, clock)));
+        }
+        Ok(entries.into_iter().collect())
     }
 
     pub(crate) fn clock_entry(&mut self) -> Result<Stamp, WireError> {

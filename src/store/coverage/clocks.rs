@@ -20,6 +20,8 @@ use crate::time::Stamp;
 const LEAF_MAX: usize = 32;
 /// A branch of at most this many entries becomes a leaf again.
 const LEAF_AGAIN: usize = LEAF_MAX / 2;
+/// A map that is so many times longer than another one is not walked to be compared with it.
+const MUCH_LONGER: usize = 8;
 const FAN_BITS: u32 = 4;
 const FAN: usize = 1 << FAN_BITS;
 
@@ -53,13 +55,13 @@ impl Node {
     }
 
     /// A leaf, or a branch if there are too many entries for one. `None` without entries.
-    fn of(entries: Vec<ClockEntry>, depth: u32) -> Option<Arc<Self>> {
+    fn of(entries: &[ClockEntry], depth: u32) -> Option<Arc<Self>> {
         if entries.len() <= LEAF_MAX {
-            return (!entries.is_empty()).then(|| Arc::new(Self::Leaf(entries)));
+            return (!entries.is_empty()).then(|| Arc::new(Self::Leaf(entries.to_vec())));
         }
         let mut children = Children::default();
         let parts = entries.chunk_by(|a, b| child_of(a.0, depth) == child_of(b.0, depth));
-        parts.for_each(|part| children[child_of(part[0].0, depth)] = Self::of(part.to_vec(), depth + 1));
+        parts.for_each(|part| children[child_of(part[0].0, depth)] = Self::of(part, depth + 1));
         Some(Arc::new(Self::branch(children)))
     }
 
@@ -84,7 +86,7 @@ impl Node {
                 Err(at) => {
                     entries.insert(at, (origin, clock));
                     if entries.len() > LEAF_MAX
-                        && let Some(divided) = Self::of(std::mem::take(entries), depth)
+                        && let Some(divided) = Self::of(entries, depth)
                     {
                         *self = Arc::unwrap_or_clone(divided);
                     }
@@ -190,11 +192,23 @@ fn filtered(
     if Arc::ptr_eq(a, b) {
         return None;
     }
+    if b.len() * MUCH_LONGER < a.len() {
+        let mut node = a.clone();
+        for (origin, known) in Iter::over([b]) {
+            if a.get(origin, depth).is_some_and(|clock| !keep(clock, Some(known))) {
+                Arc::make_mut(&mut node).remove(origin, depth);
+            }
+        }
+        return Some(node);
+    }
     match (&**a, &**b) {
         (Node::Leaf(entries), _) => {
-            let kept = entries.iter().filter(|entry| keep(entry.1, b.get(entry.0, depth)));
-            let kept: Vec<ClockEntry> = kept.copied().collect();
-            if kept.len() == entries.len() { Some(a.clone()) } else { Node::of(kept, depth) }
+            let is_kept = |entry: &ClockEntry| keep(entry.1, b.get(entry.0, depth));
+            if entries.iter().all(is_kept) {
+                return Some(a.clone());
+            }
+            let kept: Vec<ClockEntry> = entries.iter().filter(|entry| is_kept(entry)).copied().collect();
+            Node::of(&kept, depth)
         }
         (Node::Branch { children, .. }, other) => combine(a, children, |at, child| {
             let other = match other {
@@ -237,7 +251,7 @@ fn within(node: &Arc<Node>, depth: u32, before: usize, buckets: &BucketMask) -> 
     match &**node {
         Node::Leaf(entries) => {
             let kept = entries.iter().filter(|entry| buckets.has(bucket_of(entry.0)));
-            Node::of(kept.copied().collect(), depth)
+            Node::of(&kept.copied().collect::<Vec<_>>(), depth)
         }
         Node::Branch { children, .. } => combine(node, children, |at, child| {
             let bits = before << FAN_BITS | at;
@@ -407,7 +421,7 @@ impl FromIterator<(RunId, u64)> for Clocks {
     fn from_iter<I: IntoIterator<Item = (RunId, u64)>>(entries: I) -> Self {
         let mut entries: Vec<ClockEntry> = entries.into_iter().collect();
         if entries.is_sorted_by(|a, b| a.0 < b.0) {
-            return Self { root: Node::of(entries, 0) };
+            return Self { root: Node::of(&entries, 0) };
         }
         let mut clocks = Self::default();
         entries.drain(..).for_each(|(origin, clock)| _ = clocks.insert(origin, clock));
