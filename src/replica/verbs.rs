@@ -171,7 +171,6 @@ impl Replica {
         self.watches.open(&self.store, prefix, options)
     }
 
-    #[cfg(feature = "node")]
     pub(crate) fn take_ready_watches(&mut self) -> std::collections::BTreeSet<WatchId> {
         self.watches.take_ready()
     }
