@@ -44,6 +44,7 @@ mod members;
 mod network;
 mod node;
 mod oracle;
+mod tasks;
 
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};

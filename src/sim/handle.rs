@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::tasks::SimTasks;
 use super::{CONVERGENCE_MAX, SimNode, World};
 use crate::config::Config;
 use crate::replica::ReplicaEvent;
@@ -60,12 +61,14 @@ impl Drop for WorldGuard<'_> {
 #[derive(Debug)]
 pub struct Sim {
     world: SharedWorld,
+    /// Never locked: the mutex makes `Sim` [`Sync`], which tasks by themselves need not be.
+    tasks: Mutex<SimTasks>,
 }
 
 impl Sim {
     /// An empty cluster. All randomness comes from the seed.
     pub fn new(seed: u64) -> Self {
-        Self { world: SharedWorld::new(World::new(seed)) }
+        Self { world: SharedWorld::new(World::new(seed)), tasks: Mutex::default() }
     }
 
     pub(super) fn world(&self) -> WorldGuard<'_> {
@@ -190,19 +193,59 @@ impl Sim {
         SimNode::new(&self.world, i)
     }
 
+    /// Runs user code as a task in virtual time. A task takes no virtual time: after each step all tasks that were woken
+    /// are polled until they wait for something. It belongs to no node, so a crash does not end it, but ends its watches.
+    /// It is dropped with the simulation.
+    ///
+    /// The first poll and every later one happens in the methods that let virtual time pass. A task must not wait for
+    /// anything outside of the simulation, or the same seed may give another run; and one that wakes itself again and
+    /// again keeps virtual time from passing.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tidings::{WatchEvent, sim::Sim};
+    ///
+    /// let mut sim = Sim::new(1).nodes(2).loss(0.1);
+    /// let node = sim.node(1);
+    /// let mut watch = node.watch("in/");
+    /// sim.spawn(async move {
+    ///     while let Some(event) = watch.next().await {
+    ///         if let WatchEvent::Put(entry) = event {
+    ///             let copy = entry.key().replace("in/", "out/");
+    ///             node.put(copy, entry.value()).expect("the node accepts writes");
+    ///         }
+    ///     }
+    /// });
+    /// sim.node(0).put("in/k", "v")?;
+    /// sim.run_for(Duration::from_secs(1));
+    /// assert_eq!(sim.node(0).get("out/k").unwrap().value(), b"v");
+    /// # Ok::<(), tidings::WriteError>(())
+    /// ```
+    pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks().spawn(task);
+    }
+
+    fn tasks(&mut self) -> &mut SimTasks {
+        self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets virtual time pass.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now() + time;
-        while self.world().step(end) {}
+        self.tasks().run();
+        while self.world().step(end) {
+            self.tasks().run();
+        }
         self.world().now = end;
     }
 
     /// Runs until all live nodes hold the same and have merged the same, and checks them all.
     ///
     /// # Panics
-    /// If that takes longer than ten virtual minutes, or the oracle finds a fault.
+    /// If that takes longer than ten virtual minutes, or the oracle finds a fault, or a task panics.
     pub fn assert_converged(&mut self) {
         let end = self.now() + CONVERGENCE_MAX;
+        self.tasks().run();
         loop {
             let Some(wait) = self.world().converges_by(end) else { break };
             self.run_for(wait);
