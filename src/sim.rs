@@ -50,7 +50,7 @@ use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
 pub use handle::Sim;
 use leaders::LeaseOracle;
-pub use node::{SimBatch, SimCounter, SimNode, SimReceipt, SimSet, SimWatch};
+pub use node::{SimNode, SimReceipt, SimWatch};
 pub use oracle::SimFault;
 use oracle::{Oracle, OracleEvent};
 

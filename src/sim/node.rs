@@ -1,4 +1,4 @@
-//! Simulated nodes: reads, writes, batches, sets, counters and watches, with the verbs of `Node`.
+//! Simulated nodes: reads, writes and watches, with the verbs of `Node`.
 //!
 //! A handle belongs to a node, not to one start of it. While the node is down, its writes fail as those of a closed
 //! `Node` do and its reads find nothing; after a restart it works again. A watch belongs to the start in which it was
@@ -19,9 +19,12 @@ use crate::error::WriteError;
 use crate::membership::Member;
 use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
-use crate::store::entry::{self, Dot, Entry, Revision};
+use crate::store::entry::{self, Dot, Entry, Revision, element_key};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::time::{Stamp, Time};
+#[cfg(feature = "json")]
+use crate::typed::Map;
+use crate::typed::{self, Counter, Set, Store, WriteBatch, WriteReceipt};
 
 /// One node of a [`Sim`](super::Sim), with the verbs of `Node`. It is cheap to clone and can be kept.
 ///
@@ -204,6 +207,16 @@ impl SimNode {
         self.read(|replica, now| replica.scan(now, prefix.as_ref())).unwrap_or_default()
     }
 
+    /// One page of a listing: the first `rows` entries (at most 1,024) whose key begins with `prefix` and comes behind
+    /// `after` in key order.
+    pub fn scan_page(&self, prefix: impl AsRef<str>, after: Option<&str>, rows: usize) -> Vec<Entry> {
+        self.page(&register(prefix.as_ref()), after.map(register).as_deref(), rows)
+    }
+
+    fn page(&self, prefix: &[u8], after: Option<&[u8]>, rows: usize) -> Vec<Entry> {
+        self.read(|replica, now| replica.page(now, prefix, after, rows)).unwrap_or_default()
+    }
+
     /// The number of entries held, including those of sets and counters.
     pub fn len(&self) -> usize {
         self.read(|replica, _| replica.len()).unwrap_or_default()
@@ -214,19 +227,25 @@ impl SimNode {
         self.len() == 0
     }
 
-    /// Several writes, to be applied in one step by [`SimBatch::commit`].
-    pub fn batch(&self) -> SimBatch {
-        SimBatch { node: self.clone(), batch: Batch::new() }
+    /// An empty batch of writes, which [`WriteBatch::commit`] applies in one local step.
+    pub fn batch(&self) -> WriteBatch<Self> {
+        Store::batch(self)
     }
 
-    /// A set.
-    pub fn set(&self, name: impl Into<String>) -> SimSet {
-        SimSet { node: self.clone(), name: name.into() }
+    /// The set of this name, whose elements are strings.
+    pub fn set(&self, name: impl Into<String>) -> Set<Self> {
+        Set::new(self.view(), name.into())
     }
 
-    /// A counter.
-    pub fn counter(&self, name: impl Into<String>) -> SimCounter {
-        SimCounter { node: self.clone(), name: name.into() }
+    /// The counter of this name.
+    pub fn counter(&self, name: impl Into<String>) -> Counter<Self> {
+        Counter::new(self.view(), name.into())
+    }
+
+    /// The keys that begin with `prefix`, as a map of values of type `T`, stored as JSON.
+    #[cfg(feature = "json")]
+    pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T, Self> {
+        Map::new(self.view(), prefix.into())
     }
 
     /// Watches all keys that begin with this prefix. The watch ends when the node stops.
@@ -284,127 +303,107 @@ impl SimReceipt {
     }
 }
 
-/// Several writes on one node of a [`Sim`](super::Sim).
-#[derive(Debug)]
-pub struct SimBatch {
-    node: SimNode,
-    batch: Batch,
-}
-
-impl SimBatch {
-    /// Adds a put.
-    #[must_use]
-    pub fn put(mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
-        self.batch = self.batch.put(key, value);
-        self
+impl WriteReceipt for SimReceipt {
+    fn stamp(&self) -> Option<Stamp> {
+        self.stamp
     }
 
-    /// Adds a delete.
-    #[must_use]
-    pub fn delete(mut self, key: impl AsRef<str>) -> Self {
-        self.batch = self.batch.delete(key);
-        self
-    }
-
-    /// Applies all writes in one step, or none if one is refused.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn commit(self) -> Result<SimReceipt, WriteError> {
-        self.node.world().commit(self.node.i, &self.batch)
+    fn revision(&self) -> Revision {
+        self.revision
     }
 }
 
-/// A set on one node of a [`Sim`](super::Sim).
-#[derive(Debug)]
-pub struct SimSet {
-    node: SimNode,
-    name: String,
-}
+impl Store for SimNode {
+    type Receipt = SimReceipt;
+    type Watch = SimWatch;
 
-impl SimSet {
-    fn key(&self, element: &str) -> Vec<u8> {
-        let mut stored = Vec::new();
-        entry::set_prefix(&self.name, &mut stored);
-        stored.extend_from_slice(element.as_bytes());
-        stored
+    fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Adds an element.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn add(&self, element: impl AsRef<str>) -> Result<SimReceipt, WriteError> {
-        let element = element.as_ref();
-        self.node
-            .write(&self.key(element), |replica, now| replica.set_add(now, &self.name, element).map(Some))
+    /// A clone: handles do not keep a simulated node alive.
+    fn view(&self) -> Self {
+        self.clone()
     }
 
-    /// Removes an element, as far as this node has seen it added. `None` if the element is not in the set here.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn remove(&self, element: impl AsRef<str>) -> Result<SimReceipt, WriteError> {
-        let element = element.as_ref();
-        self.node.write(&self.key(element), |replica, now| replica.set_remove(now, &self.name, element))
+    fn put_with(&self, key: &str, value: &[u8], options: PutOptions) -> Result<SimReceipt, WriteError> {
+        self.put_with(key, value, options)
     }
 
-    /// Watches the elements.
-    pub fn watch(&self) -> SimWatch {
-        self.watch_with(WatchOptions::new())
+    fn delete(&self, key: &str) -> Result<SimReceipt, WriteError> {
+        self.delete(key)
     }
 
-    /// Watches the elements with options. [`WatchOptions::exact`] has no effect: a watch of a set has all elements.
-    pub fn watch_with(&self, options: WatchOptions) -> SimWatch {
-        SimWatch::new(&self.node, self.key(""), options.inexact())
+    fn delete_if(&self, key: &str, only_if: OnlyIf) -> Result<SimReceipt, WriteError> {
+        self.delete_if(key, only_if)
     }
 
-    /// Whether an element is in the set.
-    pub fn contains(&self, element: impl AsRef<str>) -> bool {
-        self.node.read(|replica, _| replica.set_contains(&self.name, element.as_ref())).unwrap_or_default()
+    fn commit(&self, batch: &Batch) -> Result<SimReceipt, WriteError> {
+        self.world().commit(self.i, batch)
     }
 
-    /// The elements, in order.
-    pub fn iter(&self) -> impl Iterator<Item = String> {
-        let elements = self.node.read(|replica, _| replica.set_iter(&self.name).collect::<Vec<_>>());
+    fn get(&self, key: &str) -> Option<Entry> {
+        self.get(key)
+    }
+
+    fn scan(&self, prefix: &str) -> Vec<Entry> {
+        self.scan(prefix)
+    }
+
+    fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
+        self.scan_page(prefix, after, rows)
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn watch_with(&self, prefix: &str, options: WatchOptions) -> SimWatch {
+        self.watch_with(prefix, options)
+    }
+
+    fn set_add(&self, set: &str, element: &str) -> Result<SimReceipt, WriteError> {
+        self.write(&element_key(set, element), |replica, now| replica.set_add(now, set, element).map(Some))
+    }
+
+    fn set_remove(&self, set: &str, element: &str) -> Result<SimReceipt, WriteError> {
+        self.write(&element_key(set, element), |replica, now| replica.set_remove(now, set, element))
+    }
+
+    fn set_contains(&self, set: &str, element: &str) -> bool {
+        self.read(|replica, _| replica.set_contains(set, element)).unwrap_or_default()
+    }
+
+    fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
+        let elements = self.read(|replica, _| replica.set_iter(set).collect::<Vec<_>>());
         elements.unwrap_or_default().into_iter()
     }
 
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        self.iter().count()
+    fn set_page(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<String> {
+        let after = after.map(|after| element_key(set, after));
+        let page = self.page(&element_key(set, ""), after.as_deref(), rows);
+        page.iter().map(|entry| entry.key().to_owned()).collect()
     }
 
-    /// Whether the set is empty.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    fn set_len(&self, set: &str) -> usize {
+        self.read(|replica, _| replica.set_len(set)).unwrap_or_default()
     }
-}
 
-/// A counter on one node of a [`Sim`](super::Sim).
-#[derive(Debug)]
-pub struct SimCounter {
-    node: SimNode,
-    name: String,
-}
+    fn set_watch(&self, set: &str, options: WatchOptions) -> SimWatch {
+        SimWatch::new(self, element_key(set, ""), options.inexact())
+    }
 
-impl SimCounter {
-    /// Adds to the counter.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn add(&self, by: i64) -> Result<SimReceipt, WriteError> {
-        let world = &mut *self.node.world();
-        let (replica, _) = world.replica(self.node.i).ok_or(WriteError::Closed)?;
+    fn counter_add(&self, counter: &str, by: i64) -> Result<SimReceipt, WriteError> {
+        let world = &mut *self.world();
+        let (replica, _) = world.replica(self.i).ok_or(WriteError::Closed)?;
         let mut key = Vec::new();
-        entry::counter_prefix(&self.name, &mut key);
+        entry::counter_prefix(counter, &mut key);
         key.extend_from_slice(&replica.store.run.number().to_be_bytes());
-        world.write(self.node.i, &key, |replica, now| replica.counter_add(now, &self.name, by).map(Some))
+        world.write(self.i, &key, |replica, now| replica.counter_add(now, counter, by).map(Some))
     }
 
-    /// Its value.
-    pub fn value(&self) -> i64 {
-        self.node.read(|replica, _| replica.counter_value(&self.name)).unwrap_or_default()
+    fn counter_value(&self, counter: &str) -> i64 {
+        self.read(|replica, _| replica.counter_value(counter)).unwrap_or_default()
     }
 }
 
@@ -444,7 +443,7 @@ impl SimWatch {
     /// Waits for the next event. `None` once the node has stopped. A `next` that is dropped while it waits loses no
     /// event.
     pub async fn next(&mut self) -> Option<WatchEvent> {
-        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+        typed::next(self).await
     }
 
     /// The next event, if there is one by now, for tests without tasks. `None` also once the node has stopped.
