@@ -1,6 +1,8 @@
-//! User code in the simulator: what handles of simulated nodes do, and that tasks run in virtual time and repeat.
+//! User code over the trait `Store`: it runs alike on nodes and in the simulator. And user code in the simulator: what
+//! handles of simulated nodes do, and that tasks run in virtual time and repeat.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
@@ -8,7 +10,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use tidings::sim::{Sim, SimNode, SimReceipt, SimWatch};
-use tidings::{WatchEvent, WriteError};
+use tidings::{OnlyIf, PutOptions, Store, WatchEvent, WatchOptions, WriteError, WriteReceipt};
+use tidings_proptest::nodes;
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -116,7 +119,7 @@ fn wakers_are_called_once_the_world_is_unlocked() {
     let mut sim = Sim::new(1).nodes(1);
     let counting = Arc::new(Counting(sim.node(0), AtomicUsize::new(0)));
     let waker = Waker::from(counting.clone());
-    let mut watch = pin!(sim.node(0).watch_with("k", tidings::WatchOptions::new().without_current()));
+    let mut watch = pin!(sim.node(0).watch_with("k", WatchOptions::new().without_current()));
     let mut poll = || watch.as_mut().poll_next(&mut Context::from_waker(&waker));
     assert_eq!(poll(), Poll::Pending);
     let woken = || counting.1.load(Ordering::Relaxed);
@@ -147,4 +150,166 @@ fn world_can_be_used_after_a_panic_under_its_lock() {
     assert!(panic.is_err(), "there is no such node");
     node.put("k", "v").unwrap();
     sim.assert_converged();
+}
+
+/// Keeps a copy of everything below `in/<name>/` under `out/<name>/`, as an application follows its part of the store.
+/// The control `ignores_deletes` leaves what was deleted.
+async fn copy<S: Store>(store: S, ignores_deletes: bool) {
+    let prefix = format!("in/{}/", store.name());
+    let mut watch = store.watch(&prefix);
+    while let Some(event) = poll_fn(|cx| Pin::new(&mut watch).poll_next(cx)).await {
+        let Some(key) = event.key() else { continue };
+        let copy = key.replacen("in/", "out/", 1);
+        match &event {
+            WatchEvent::Put(entry) => _ = store.put(&copy, entry.value()).unwrap(),
+            _ if ignores_deletes => {}
+            _ => _ = store.delete(&copy).unwrap(),
+        }
+    }
+}
+
+/// First half of what each node does: it writes for the node behind it, and for all.
+fn write<S: Store>(store: &S, next: &str) {
+    let own = store.name().to_owned();
+    for i in 0..4 {
+        store.put(&format!("in/{next}/{i}"), format!("{own} {i}").as_bytes()).unwrap();
+    }
+    let batch = store.batch().put(format!("in/{next}/0"), "batched").put(format!("batch/{own}"), "1");
+    let receipt = batch.delete(format!("in/{next}/1")).commit().unwrap();
+    let key = format!("batch/{own}");
+    assert!(
+        store.get(&key).is_some_and(|entry| Some(entry.stamp()) < receipt.stamp()),
+        "the delete comes last"
+    );
+    let receipt = store.put(&key, b"2").unwrap();
+    assert_eq!(store.get(&key).map(|entry| entry.revision()), Some(receipt.revision()));
+    store.set("names").add(&own).unwrap();
+    store.set("left").add(&own).unwrap();
+    store.counter("steps").add(5).unwrap();
+    store.map::<Vec<u32>>("map/").put(&own, &vec![1, 2]).unwrap();
+}
+
+/// Second half, when all nodes hold what the first half wrote.
+fn revise<S: Store>(store: &S, next: &str) {
+    let own = store.name().to_owned();
+    let key = format!("in/{next}/2");
+    let read = store.get(&key).unwrap();
+    let absent = store.put_with(&key, b"w", PutOptions::new().only_if(OnlyIf::Absent));
+    assert!(matches!(absent, Err(WriteError::Condition { current }) if current == Some(read.stamp())));
+    store.put_with(&key, b"revised", PutOptions::new().only_if(OnlyIf::Stamp(read.stamp()))).unwrap();
+    assert!(matches!(store.delete_if(&key, OnlyIf::Stamp(read.stamp())), Err(WriteError::Condition { .. })));
+    store.delete(&format!("in/{next}/3")).unwrap();
+    assert_eq!(store.delete("nothing").unwrap().stamp(), None);
+    assert_eq!(store.set("left").page(None, 1).len(), 1);
+    store.set("left").remove(&own).unwrap();
+    store.counter("steps").add(-1).unwrap();
+    let map = store.map::<Vec<u32>>("map/");
+    let numbers = map.get(&own).unwrap().unwrap();
+    map.put(&own, &[numbers, vec![3]].concat()).unwrap();
+    // `next` reads it too; an entry of another type is an error, not a panic.
+    assert!(store.map::<String>("map/").get(next).is_err());
+}
+
+/// Everything that a node holds, as an application reads it.
+fn state<S: Store>(store: &S) -> Vec<String> {
+    let (mut entries, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.scan_page("", after.as_deref(), 5);
+        let Some(last) = page.last() else { break };
+        after = Some(last.key().to_owned());
+        entries.extend(page);
+    }
+    let mut state: Vec<String> = entries
+        .iter()
+        .map(|entry| format!("{} = {}", entry.key(), String::from_utf8_lossy(entry.value())))
+        .collect();
+    for name in ["names", "left"] {
+        state.push(format!("{name}: {:?}", store.set(name).iter().collect::<Vec<_>>()));
+    }
+    state.push(format!("steps: {}", store.counter("steps").value()));
+    state
+}
+
+/// All ways to read agree, as long as nothing changes.
+fn check_reads<S: Store>(store: &S) {
+    let scanned = store.scan("");
+    assert!(scanned.iter().all(|entry| store.get(entry.key()).map(|it| it.stamp()) == Some(entry.stamp())));
+    // Each node has a share of the counter.
+    assert_eq!(store.len(), scanned.len() + store.set("names").len() + store.set("left").len() + 3);
+    for set in ["names", "left"].map(|name| store.set(name)) {
+        assert!(set.iter().all(|element| set.contains(element)));
+        let count = set.iter().count();
+        assert_eq!((count, count == 0), (set.len(), set.is_empty()));
+        assert_eq!(set.page(None, 2).into_iter().next_back(), set.iter().take(2).last());
+    }
+    assert!(!store.is_empty() && !store.set("names").contains("nobody"));
+}
+
+/// The nodes with the name of the node behind each.
+fn pairs<S: Store>(stores: &[S]) -> impl Iterator<Item = (&S, &str)> {
+    stores.iter().enumerate().map(|(i, store)| (store, stores[(i + 1) % stores.len()].name()))
+}
+
+/// The application in a simulation with loss and partitions.
+fn simulated(seed: u64, ignores_deletes: bool) -> Vec<String> {
+    let mut sim = Sim::new(seed).nodes(3).loss(0.2);
+    let stores = [0, 1, 2].map(|i| sim.node(i));
+    stores.iter().for_each(|store| sim.spawn(copy(store.view(), ignores_deletes)));
+    sim.partition(&[0], &[1, 2]);
+    pairs(&stores).for_each(|(store, next)| write(store, next));
+    sim.run_for(ms(2_000));
+    sim.heal();
+    sim.assert_converged();
+    sim.partition(&[0, 1], &[2]);
+    pairs(&stores).for_each(|(store, next)| revise(store, next));
+    sim.run_for(ms(2_000));
+    sim.heal();
+    sim.assert_converged();
+    stores.iter().for_each(check_reads);
+    let states = stores.each_ref().map(state);
+    assert!(states.iter().all(|state| *state == states[0]), "{states:#?}");
+    states[0].clone()
+}
+
+/// The application on three nodes of this process; `expected` is what they have to come to.
+async fn on_nodes(expected: &[String]) {
+    let a = nodes::start("n0", &[]).await;
+    let b = nodes::start("n1", &[&a]).await;
+    let c = nodes::start("n2", &[&a, &b]).await;
+    let stores = [a, b, c];
+    let tasks: Vec<_> = stores.iter().map(|store| tokio::spawn(copy(store.view(), false))).collect();
+    pairs(&stores).for_each(|(store, next)| write(store, next));
+    nodes::until(|| {
+        let held = |store: &tidings::Node| {
+            (store.counter("steps").value(), store.scan("out/").len(), store.scan("map/").len())
+        };
+        stores.iter().all(|store| held(store) == (15, 9, 3))
+    })
+    .await;
+    pairs(&stores).for_each(|(store, next)| revise(store, next));
+    nodes::until(|| stores.iter().all(|store| state(store) == expected)).await;
+    for store in stores {
+        check_reads(&store);
+        store.shutdown().await;
+    }
+    // Their watches have ended.
+    for task in tasks {
+        nodes::guarded(task).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn application_runs_alike_on_nodes_and_in_simulations() {
+    let expected = simulated(1, false);
+    assert!(expected.contains(&"out/n1/2 = revised".to_owned()), "{expected:#?}");
+    assert!(expected.contains(&"steps: 12".to_owned()), "{expected:#?}");
+    (2..20).for_each(|seed| assert_eq!(simulated(seed, false), expected, "seed {seed}"));
+    on_nodes(&expected).await;
+}
+
+#[test]
+fn application_that_ignores_deletes_comes_to_another_state() {
+    let (right, wrong) = (simulated(1, false), simulated(1, true));
+    let surplus: Vec<&String> = wrong.iter().filter(|line| !right.contains(line)).collect();
+    assert!(!surplus.is_empty() && surplus.iter().all(|line| line.starts_with("out/")), "{surplus:?}");
 }
