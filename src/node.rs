@@ -33,7 +33,7 @@ use crate::error::{ElectionError, WaitError, WriteError};
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent};
 use crate::replica::{PutOptions, Replica};
 use crate::store::OnlyIf;
-use crate::store::entry::{Entry, register_key};
+use crate::store::entry::{Entry, register};
 use crate::store::watch::WatchOptions;
 use crate::time::{Stamp, Time};
 #[cfg(feature = "json")]
@@ -75,13 +75,6 @@ pub struct Node {
 /// Closes the node when the last handle is dropped.
 #[derive(Debug)]
 struct NodeGuard(Arc<Shared>);
-
-/// The stored key of a register.
-fn register(key: &str) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(1 + key.len());
-    register_key(key, &mut stored);
-    stored
-}
 
 impl Drop for NodeGuard {
     fn drop(&mut self) {

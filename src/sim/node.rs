@@ -19,7 +19,7 @@ use crate::error::WriteError;
 use crate::membership::Member;
 use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
-use crate::store::entry::{self, Dot, Entry, Revision, element_key};
+use crate::store::entry::{self, Dot, Entry, Revision, element_key, register};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::time::{Stamp, Time};
 #[cfg(feature = "json")]
@@ -98,12 +98,6 @@ impl World {
         self.drain(i);
         Ok(receipt)
     }
-}
-
-fn register(key: &str) -> Vec<u8> {
-    let mut stored = Vec::new();
-    entry::register_key(key, &mut stored);
-    stored
 }
 
 impl SimNode {

@@ -49,6 +49,13 @@ pub(crate) fn register_key(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
 }
 
+/// The stored key of a register.
+pub(crate) fn register(key: &str) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(1 + key.len());
+    register_key(key, &mut stored);
+    stored
+}
+
 /// The common beginning of all elements of a set. The length separates sets of which one name is a prefix of the other.
 pub(crate) fn set_prefix(set: &str, out: &mut Vec<u8>) {
     out.push(Space::Set as u8);
