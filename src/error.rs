@@ -1,9 +1,20 @@
-//! Errors of the core, one small type per area. The text of each says what happened and what became of the state.
+//! Errors, one small type per area. The text of each says what happened and what became of the state.
 //!
 //! `kv-example` cuts `; nothing was written` off the end of a [`WriteError`], so a text must keep that ending.
 
+#[cfg(feature = "node")]
+mod node;
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+#[cfg(feature = "node")]
+pub use node::{SecurityError, SnapshotError, StartError, WaitError};
+
 use crate::config::{BATCH_WRITES_MAX, ELECTIONS_MAX};
-use crate::text::Span;
+use crate::text::{Escaped, Span};
 use crate::time::Stamp;
 
 /// What a key holds, as a message says it.
@@ -121,4 +132,96 @@ pub enum ElectionError {
     /// The node is closed.
     #[error("the node is closed")]
     Closed,
+}
+
+/// Any error, as the standard library boxes it.
+#[cfg(any(feature = "node", feature = "json"))]
+pub(crate) type BoxedError = Box<dyn StdError + Send + Sync>;
+
+/// The error of the operating system or of a library that an error of this library was made from. It is shared, so that
+/// errors can be cloned. Two of them are equal if their texts are, because such errors cannot be compared.
+#[derive(Clone)]
+pub struct Cause(Arc<dyn StdError + Send + Sync>);
+
+#[cfg(any(feature = "node", feature = "json"))]
+impl Cause {
+    /// Keeps an error, or a text where there is no error.
+    pub(crate) fn new(error: impl Into<BoxedError>) -> Self {
+        Self(error.into().into())
+    }
+}
+
+// It implements no `Error`: so `source()` yields the original error and not this wrapper.
+impl Deref for Cause {
+    type Target = dyn StdError + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_string() == other.0.to_string()
+    }
+}
+
+impl Eq for Cause {}
+
+/// A value does not have the type that a typed view expects, or could not be encoded. The stored value is unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the value of \"{}\" cannot be decoded or encoded: {reason}; the stored value is unchanged",
+    Escaped(key)
+)]
+#[non_exhaustive]
+pub struct DecodeError {
+    /// The key.
+    pub key: String,
+    /// What is wrong with the value.
+    #[source]
+    pub reason: Cause,
+}
+
+/// Any error of this library, for callers that handle all of them alike.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The node did not start.
+    #[cfg(feature = "node")]
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A write was not accepted.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A wait ended early.
+    #[cfg(feature = "node")]
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// A snapshot was not taken.
+    #[cfg(feature = "node")]
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A lease was not granted, or has ended.
+    #[error(transparent)]
+    Election(#[from] ElectionError),
+    /// Security could not be made or changed.
+    #[cfg(feature = "node")]
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// A value does not have the expected type.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
 }

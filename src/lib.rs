@@ -44,6 +44,8 @@
 //! * [`sim::Sim`]: whole clusters in virtual time, with every fault. Tests use this.
 //! * [`core::Replica`]: the pure core that both of them drive. It has no clock, network or disk; few programs need it.
 //!
+//! Code over the trait [`Store`] runs on a `Node` and in a simulation.
+//!
 //! # Errors
 //!
 //! Every error says what became of the state:
@@ -133,6 +135,7 @@ pub mod sim;
 mod store;
 mod text;
 mod time;
+mod typed;
 mod wire;
 
 /// The pure replica that nodes and simulations drive: the store with its replication, membership and elections, without
@@ -172,20 +175,21 @@ pub use controls::Control;
 #[doc(hidden)]
 pub use election::model::{ModelAnswer, ModelRequest, ModelVoter};
 pub use election::{Leader, VoterRules};
-pub use error::{ElectionError, WriteError};
+pub use error::{Cause, DecodeError, ElectionError, Error, WriteError};
+#[cfg(feature = "node")]
+pub use error::{SecurityError, SnapshotError, StartError, WaitError};
 pub use id::RunId;
 pub use membership::{Member, MemberEvent, MemberLimit, MemberState};
 #[cfg(feature = "node")]
-pub use node::error::{Cause, DecodeError, Error, SecurityError, SnapshotError, StartError, WaitError};
-#[cfg(feature = "node")]
 pub use node::{
-    Builder, Counter, Election, Events, Joining, LeaderEvent, Leadership, Node, NodeBatch, NodeEvent,
-    NodeStatus, Observer, PeerRefusal, PeerStatus, Quorum, Receipt, Security, Set, TlsRefusal, Watch,
+    Builder, Election, Events, Joining, LeaderEvent, Leadership, Node, NodeEvent, NodeStatus, Observer,
+    PeerRefusal, PeerStatus, Quorum, Receipt, Security, TlsRefusal, Watch,
 };
-#[cfg(feature = "json")]
-pub use node::{Map, MapEvent, MapWatch};
 pub use replica::{JoinProgress, PutOptions, RepairTraffic, ReplicaEvent, Status};
 pub use store::entry::{Entry, Revision};
 pub use store::watch::{WatchEvent, WatchOptions};
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp};
+pub use typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
+#[cfg(feature = "json")]
+pub use typed::{Map, MapEvent, MapWatch};

@@ -9,7 +9,6 @@
 
 mod api;
 mod disk;
-pub(crate) mod error;
 mod net;
 mod runtime;
 
@@ -19,28 +18,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub use api::batch::NodeBatch;
 pub use api::builder::Builder;
 pub use api::election::{Election, LeaderEvent, Leadership, Observer};
 pub use api::joining::Joining;
 pub use api::receipt::{Quorum, Receipt};
 pub use api::status::{NodeStatus, PeerStatus};
-pub use api::views::{Counter, Set};
-#[cfg(feature = "json")]
-pub use api::views::{Map, MapEvent, MapWatch};
 pub use api::watch::{Events, Watch};
 pub use net::peers::{NodeEvent, PeerRefusal};
 pub use net::security::{Security, TlsRefusal};
 
-use crate::error::{ElectionError, WriteError};
-use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent};
 #[cfg(feature = "durable")]
-use crate::node::error::SnapshotError;
-use crate::node::error::WaitError;
-use crate::replica::PutOptions;
+use crate::error::SnapshotError;
+use crate::error::{ElectionError, WaitError, WriteError};
+use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent};
+use crate::replica::{PutOptions, Replica};
 use crate::store::OnlyIf;
-use crate::store::entry::Entry;
+use crate::store::entry::{Entry, register};
 use crate::store::watch::WatchOptions;
+use crate::time::{Stamp, Time};
+#[cfg(feature = "json")]
+use crate::typed::Map;
+use crate::typed::{Counter, Set, Store, WriteBatch};
 use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 
 /// One node of a cluster: a full replica of the store, linked to its peers.
@@ -70,7 +68,8 @@ use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 #[derive(Clone, Debug)]
 pub struct Node {
     shared: Arc<Shared>,
-    _life: Arc<NodeGuard>,
+    /// `None` in views, which do not keep the node alive.
+    _life: Option<Arc<NodeGuard>>,
 }
 
 /// Closes the node when the last handle is dropped.
@@ -90,7 +89,7 @@ impl Node {
     }
 
     fn new(shared: Arc<Shared>) -> Self {
-        Self { _life: Arc::new(NodeGuard(shared.clone())), shared }
+        Self { _life: Some(Arc::new(NodeGuard(shared.clone()))), shared }
     }
 
     /// The node's name.
@@ -125,6 +124,14 @@ impl Node {
         Joining::new(&self.shared)
     }
 
+    fn write(
+        &self,
+        write: impl FnOnce(&mut Replica, Time) -> Result<Option<Stamp>, WriteError>,
+    ) -> Result<Receipt, WriteError> {
+        let (stamp, revision) = self.shared.write(write)?;
+        Ok(Receipt::new(&self.shared, stamp, revision))
+    }
+
     // Registers.
 
     /// Writes a value. Reads on this node see it at once.
@@ -146,8 +153,7 @@ impl Node {
         options: PutOptions,
     ) -> Result<Receipt, WriteError> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let write = self.shared.write(|replica, now| replica.put_with(now, key, value, &options));
-        write.map(|(stamp, revision)| Receipt::new(&self.shared, Some(stamp), revision))
+        self.write(|replica, now| replica.put_with(now, key, value, &options).map(Some))
     }
 
     /// Deletes a key: what it holds on this node is removed everywhere, for ever. A concurrent write that this node has
@@ -156,8 +162,7 @@ impl Node {
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
     pub fn delete(&self, key: impl AsRef<str>) -> Result<Receipt, WriteError> {
-        let write = self.shared.write(|replica, now| replica.delete(now, key.as_ref()));
-        write.map(|(stamp, revision)| Receipt::new(&self.shared, stamp, revision))
+        self.write(|replica, now| replica.delete(now, key.as_ref()))
     }
 
     /// Deletes a key if it still holds the value that was read before ([`OnlyIf::Stamp`]). As with
@@ -180,8 +185,7 @@ impl Node {
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
     pub fn delete_if(&self, key: impl AsRef<str>, only_if: OnlyIf) -> Result<Receipt, WriteError> {
-        let write = self.shared.write(|replica, now| replica.delete_if(now, key.as_ref(), only_if));
-        write.map(|(stamp, revision)| Receipt::new(&self.shared, stamp, revision))
+        self.write(|replica, now| replica.delete_if(now, key.as_ref(), only_if))
     }
 
     /// The value of a key. It never waits for a writer, the network or the disk, and sees this process's own writes at
@@ -196,7 +200,7 @@ impl Node {
     /// 1,024 entries at a time, so that writers wait for one such piece only. If an attempt fails because removals were
     /// forgotten meanwhile, it is repeated; the third attempt holds the lock throughout.
     pub fn scan(&self, prefix: impl AsRef<str>) -> Vec<Entry> {
-        api::views::scan(&self.shared, prefix.as_ref())
+        api::scan::scan(&self.shared, &register(prefix.as_ref()))
     }
 
     /// One page of a listing: the first `rows` entries (at most 1,024) whose key begins with `prefix` and comes behind
@@ -214,7 +218,7 @@ impl Node {
     /// # Ok(()) }
     /// ```
     pub fn scan_page(&self, prefix: impl AsRef<str>, after: Option<&str>, rows: usize) -> Vec<Entry> {
-        api::views::page(&self.shared, prefix.as_ref(), after, rows)
+        api::scan::page(&self.shared, &register(prefix.as_ref()), after.map(register).as_deref(), rows)
     }
 
     /// The number of entries in the store, those of sets and counters included.
@@ -227,9 +231,9 @@ impl Node {
         self.len() == 0
     }
 
-    /// An empty batch of writes, which [`NodeBatch::commit`] applies in one local step.
-    pub fn batch(&self) -> NodeBatch {
-        NodeBatch::new(&self.shared)
+    /// An empty batch of writes, which [`WriteBatch::commit`] applies in one local step.
+    pub fn batch(&self) -> WriteBatch {
+        Store::batch(self)
     }
 
     /// Watches all keys that begin with `prefix`: first the current values, then every change.
@@ -239,25 +243,23 @@ impl Node {
 
     /// Watches with options: one key alone, from an earlier position on, or changes only.
     pub fn watch_with(&self, prefix: impl AsRef<str>, options: WatchOptions) -> Watch {
-        let mut stored = Vec::new();
-        crate::store::entry::register_key(prefix.as_ref(), &mut stored);
-        Watch::new(&self.shared, stored, options)
+        Watch::new(&self.shared, register(prefix.as_ref()), options)
     }
 
     /// The set of this name, whose elements are strings.
     pub fn set(&self, name: impl Into<String>) -> Set {
-        Set::new(&self.shared, name.into())
+        Set::new(self.view(), name.into())
     }
 
     /// The counter of this name.
     pub fn counter(&self, name: impl Into<String>) -> Counter {
-        Counter::new(&self.shared, name.into())
+        Counter::new(self.view(), name.into())
     }
 
     /// The keys that begin with `prefix`, as a map of values of type `T`, stored as JSON.
     #[cfg(feature = "json")]
     pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T> {
-        Map::new(&self.shared, prefix.into())
+        Map::new(self.view(), prefix.into())
     }
 
     // The cluster.

@@ -18,6 +18,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::panic::{catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -31,20 +33,24 @@ use crate::membership::{Member, MemberEvent, PeerExit};
 use crate::replica::saved::Saved;
 use crate::replica::{Input, Lane, Replica, ReplicaEvent, Setup};
 use crate::store::digest::fingerprint;
+use crate::store::watch::WatchId;
 use crate::time::{HybridClock, Time};
 
 mod disk;
 mod faults;
+mod handle;
 mod leaders;
 mod members;
 mod network;
 mod node;
 mod oracle;
+mod tasks;
 
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
+pub use handle::Sim;
 use leaders::LeaseOracle;
-pub use node::{SimBatch, SimCounter, SimNode, SimSet, SimWatch};
+pub use node::{SimNode, SimReceipt, SimWatch};
 pub use oracle::SimFault;
 use oracle::{Oracle, OracleEvent};
 
@@ -123,6 +129,7 @@ fn nanos(nanos: u128) -> Duration {
 
 #[derive(Debug)]
 struct SimState {
+    name: Arc<str>,
     replica: Option<Replica>,
     has_disk: bool,
     disk: SimDisk,
@@ -140,18 +147,21 @@ struct SimState {
     is_paused: bool,
     /// The share of its datagrams and frames in which some bytes are changed at random.
     garbling: f64,
+    /// Who waits for events of a watch of the present start.
+    wakers: BTreeMap<WatchId, Waker>,
 }
 
-/// A simulated cluster of real replicas in virtual time, with faulty links, crashes and an oracle. The same seed gives
-/// the same run, bit for bit. What the oracle finds makes it panic; the payload of the panic is a [`SimFault`].
+/// Everything in a simulation. Its handles lock it; all code of the simulator below them works on it.
 #[derive(Debug)]
-pub struct Sim {
+struct World {
     seed: u64,
     random: ChaCha8Rng,
     now: Duration,
     queue: BTreeMap<(Duration, u64), SimEvent>,
     sequence: u64,
     nodes: Vec<SimState>,
+    /// Wakers to be called once the world is unlocked.
+    woken: Vec<Waker>,
     links: BTreeMap<LinkId, SimLink>,
     next_link: LinkId,
     cuts: BTreeSet<(usize, usize)>,
@@ -184,9 +194,8 @@ pub struct Sim {
     leaders: LeaseOracle,
 }
 
-impl Sim {
-    /// An empty cluster. All randomness comes from the seed.
-    pub fn new(seed: u64) -> Self {
+impl World {
+    fn new(seed: u64) -> Self {
         Self {
             seed,
             random: ChaCha8Rng::seed_from_u64(seed),
@@ -194,6 +203,7 @@ impl Sim {
             queue: BTreeMap::new(),
             sequence: 0,
             nodes: Vec::new(),
+            woken: Vec::new(),
             links: BTreeMap::new(),
             next_link: LinkId::new(1),
             cuts: BTreeSet::new(),
@@ -220,76 +230,11 @@ impl Sim {
         }
     }
 
-    /// Sets the configuration of the nodes that are added after this.
-    #[must_use]
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Loses this share, 0 to 1, of all datagrams, and delays streams as if packets had been lost.
-    #[must_use]
-    pub fn loss(mut self, loss: f64) -> Self {
-        self.loss = loss;
-        self
-    }
-
-    /// For this share, 0 to 1, of its inputs a node's outputs are carried out later, so that other inputs come in
-    /// between.
-    #[must_use]
-    pub fn processing_delay(mut self, share: f64) -> Self {
-        self.processing_delay = share;
-        self
-    }
-
-    /// The mean one-way delay of a link.
-    #[must_use]
-    pub fn delay(mut self, delay: Duration) -> Self {
-        self.delay = delay;
-        self
-    }
-
-    /// The bytes per second that the streams of a link carry in each direction. Unlimited without this.
-    #[must_use]
-    pub fn rate(mut self, bytes: u64) -> Self {
-        self.rate = Some(bytes.max(1));
-        self
-    }
-
-    /// Runs without the oracle, for simulations with many keys.
-    #[must_use]
-    pub fn without_checks(mut self) -> Self {
-        self.checks = false;
-        self
-    }
-
-    /// Adds nodes without a disk. They are all connected with each other, unless [`Sim::seeds`] was called before.
-    #[must_use]
-    pub fn nodes(mut self, count: usize) -> Self {
-        (0..count).for_each(|_| self.add(false));
-        self
-    }
-
-    /// Adds nodes with a disk.
-    #[must_use]
-    pub fn nodes_with_disk(mut self, count: usize) -> Self {
-        (0..count).for_each(|_| self.add(true));
-        self
-    }
-
-    /// Breaks one rule in all nodes that are added after this.
-    #[cfg(feature = "__controls")]
-    #[doc(hidden)]
-    #[must_use]
-    pub fn broken(mut self, control: Option<crate::controls::Control>) -> Self {
-        self.controls.broken = control;
-        self
-    }
-
     fn add(&mut self, has_disk: bool) {
         let i = self.nodes.len();
         let config = self.config.clone();
         self.nodes.push(SimState {
+            name: members::name(i).into(),
             replica: None,
             has_disk,
             disk: SimDisk::default(),
@@ -304,11 +249,19 @@ impl Sim {
             addr: members::addr(i, 0),
             is_paused: false,
             garbling: 0.0,
+            wakers: BTreeMap::new(),
         });
         self.start(i, None);
         if self.seeds.is_none() {
             (0..i).for_each(|other| self.schedule(Duration::ZERO, SimEvent::Connect(other, i)));
         }
+    }
+
+    /// Ends a node's run, and with it its watches. Returns whether it was up.
+    fn stop(&mut self, i: usize) -> bool {
+        let node = &mut self.nodes[i];
+        self.woken.extend(std::mem::take(&mut node.wakers).into_values());
+        node.replica.take().is_some()
     }
 
     fn start(&mut self, i: usize, saved: Option<Saved>) {
@@ -329,106 +282,40 @@ impl Sim {
         self.drain(i);
     }
 
-    /// Virtual time since the start.
-    pub fn now(&self) -> Duration {
-        self.now
-    }
-
-    /// The number of nodes, including crashed ones.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Whether there are no nodes.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
-    /// A fingerprint of everything that happened so far. It is equal for equal seeds.
-    pub fn trace(&self) -> u64 {
-        self.trace
-    }
-
-    /// The bytes that all nodes have sent.
-    pub fn bytes_sent(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The number of links that nodes broke because a repair over them made no progress.
-    pub fn timeouts(&self) -> u64 {
-        self.timeouts
-    }
-
-    /// The events that nodes reported since the last call, each with the index of its node.
-    pub fn events(&mut self) -> Vec<(usize, ReplicaEvent)> {
-        std::mem::take(&mut self.events)
-    }
-
-    /// Whether a node runs.
-    pub fn is_up(&self, i: usize) -> bool {
+    fn is_up(&self, i: usize) -> bool {
         self.nodes[i].replica.is_some()
     }
 
-    /// One node, with the verbs of `Node`.
-    ///
-    /// # Panics
-    /// If the node has crashed.
-    pub fn node(&mut self, i: usize) -> SimNode<'_> {
-        assert!(self.is_up(i), "node {i} is down");
-        SimNode { sim: self, i }
-    }
-
-    // Running.
-
-    /// Lets virtual time pass.
-    pub fn run_for(&mut self, time: Duration) {
-        let end = self.now + time;
-        while self.step(end) {}
-        self.now = end;
-    }
-
-    /// Runs until all live nodes hold the same and have merged the same, and checks them all.
-    ///
-    /// # Panics
-    /// If that takes longer than ten virtual minutes, or the oracle finds a fault.
-    pub fn assert_converged(&mut self) {
-        let end = self.now + CONVERGENCE_MAX;
-        loop {
-            if self.is_converged() {
-                break;
-            }
-            if self.now >= end {
-                let states: Vec<String> = self.live().map(|r| format!("{:?}", r.status())).collect();
-                self.fail(SimFault::NotConverged(format!("not converged:\n{}", states.join("\n"))));
-            }
-            let next = self.now + self.config.sync_interval / 4;
-            self.run_for(next.min(end) - self.now);
+    /// How long to run before looking again whether the nodes have converged; `None` if they have. Fails at `end`.
+    fn converges_by(&self, end: Duration) -> Option<Duration> {
+        if self.is_converged() {
+            return None;
         }
-        (0..self.nodes.len()).for_each(|i| self.check(i));
+        if self.now >= end {
+            let states: Vec<String> = self.live().map(|r| format!("{:?}", r.status())).collect();
+            self.fail(SimFault::NotConverged(format!("not converged:\n{}", states.join("\n"))));
+        }
+        let next = self.now + self.config.sync_interval / 4;
+        Some(next.min(end) - self.now)
     }
 
-    /// Runs until the clock has passed every write that a wrong clock stamped ahead, and demands convergence again:
-    /// claims of such writes are sent only then.
-    ///
-    /// # Panics
-    /// As [`Sim::assert_converged`].
+    /// How long it takes until the clock has passed every write that was stamped ahead, and peers know of it.
     #[cfg(feature = "__controls")]
-    #[doc(hidden)]
-    pub fn assert_converged_in_time(&mut self) {
-        let Some(last) = self.oracle.last_ahead_ms() else { return };
-        let wait = Duration::from_millis(last.saturating_sub(self.wall_ms()));
-        self.run_for(wait + self.config.sync_interval * 64);
-        self.assert_converged();
+    fn wait_of_stamps_ahead(&self) -> Option<Duration> {
+        let wait = Duration::from_millis(self.oracle.last_ahead_ms()?.saturating_sub(self.wall_ms()));
+        Some(wait + self.config.sync_interval * 64)
     }
 
-    /// Whether all live nodes hold the same and have merged the same, and no repair is running. Clocks beyond the
-    /// vector may remain for ever: of a run that ended between sending a write and claiming it.
-    pub fn is_converged(&self) -> bool {
+    fn is_converged(&self) -> bool {
         let mut states = self.live().map(|replica| {
             let status = replica.status();
             (status.root, status.vector_hash, status.sessions)
         });
         states.next().is_none_or(|first| first.2 == 0 && states.all(|state| state == first))
+    }
+
+    fn check_all(&mut self) {
+        (0..self.nodes.len()).for_each(|i| self.check(i));
     }
 
     fn live(&self) -> impl Iterator<Item = &Replica> {
@@ -542,6 +429,8 @@ impl Sim {
         let node = &mut self.nodes[i];
         if let Some(replica) = &mut node.replica {
             node.arrivals.follow(now, replica);
+            let ready = replica.take_ready_watches().into_iter();
+            self.woken.extend(ready.filter_map(|id| node.wakers.remove(&id)));
         }
         self.write_disk(i);
         self.check(i);

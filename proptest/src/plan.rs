@@ -183,14 +183,14 @@ fn write(sim: &mut Sim, dice: &mut Dice, i: usize, some_are_large: bool) {
     if some_are_large && value.ends_with(['0', '5']) {
         value.push_str(&"x".repeat(LARGE_BYTES));
     }
-    let mut node = sim.node(i);
+    let node = sim.node(i);
     let done = match dice.below(12) {
         0..=3 => node.put(key, value).map(drop),
         4..=6 => node.delete(key).map(drop),
         7 => node.set("s").add(key).map(drop),
         8 => node.set("s").remove(key).map(drop),
         9 => node.counter("c").add(1).map(drop),
-        10 => node.batch().put(key, value).delete("k0").put("k1", "b").commit(),
+        10 => node.batch().put(key, value).delete("k0").put("k1", "b").commit().map(drop),
         _ => {
             let ttl = Duration::from_millis(100 + dice.below(5_000) as u64);
             node.put_with(format!("t{key}"), value, PutOptions::new().ttl(ttl)).map(drop)

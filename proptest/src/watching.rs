@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use tidings::sim::{Sim, SimWatch};
+use tidings::sim::{SimNode, SimWatch};
 use tidings::{Revision, WatchEvent, WatchOptions};
 
 /// State built from the events: values by key.
@@ -16,7 +16,7 @@ const BOOKMARKS_MAX: usize = 32;
 /// A watch of one prefix on one node, and the state built from its events.
 #[derive(Debug)]
 pub struct Watcher {
-    node: usize,
+    node: SimNode,
     prefix: String,
     watch: SimWatch,
     state: State,
@@ -29,11 +29,11 @@ pub struct Watcher {
 
 impl Watcher {
     /// Watches all keys with a prefix.
-    pub fn new(sim: &mut Sim, node: usize, prefix: &str) -> Self {
+    pub fn new(node: SimNode, prefix: &str) -> Self {
         Self {
-            node,
             prefix: prefix.to_owned(),
-            watch: sim.node(node).watch(prefix),
+            watch: node.watch(prefix),
+            node,
             state: State::new(),
             last: None,
             is_current: false,
@@ -42,14 +42,14 @@ impl Watcher {
     }
 
     /// Goes back to an earlier revision, with the state of that revision, and resumes the watch from there.
-    pub fn resume(&mut self, sim: &mut Sim, pick: usize) {
+    pub fn resume(&mut self, pick: usize) {
         if self.bookmarks.is_empty() {
             return;
         }
         let (revision, state) = self.bookmarks[pick % self.bookmarks.len()].clone();
         // A program that keeps a revision between two runs stores its text.
         let revision = revision.to_string().parse().expect("a revision's own text");
-        self.watch = sim.node(self.node).watch_with(&self.prefix, WatchOptions::new().resume_from(revision));
+        self.watch = self.node.watch_with(&self.prefix, WatchOptions::new().resume_from(revision));
         (self.state, self.last, self.is_current) = (state, Some(revision), false);
         self.bookmarks.clear();
     }
@@ -58,9 +58,9 @@ impl Watcher {
     ///
     /// # Panics
     /// If an event is out of order or repeated.
-    pub fn read(&mut self, sim: &mut Sim, limit: usize) {
+    pub fn read(&mut self, limit: usize) {
         for _ in 0..limit {
-            let Some(event) = self.watch.next(sim) else { return };
+            let Some(event) = self.watch.try_next() else { return };
             if let (Some(last), Some(revision)) = (self.last, event.revision()) {
                 // Revisions of one run are ordered like their texts.
                 assert!(
@@ -93,8 +93,8 @@ impl Watcher {
     }
 
     /// Whether the node has stopped since the watch began.
-    pub fn is_over(&self, sim: &Sim) -> bool {
-        self.watch.is_over(sim)
+    pub fn is_over(&self) -> bool {
+        self.watch.is_over()
     }
 
     /// Reads all pending events and compares the state with what the node holds, for the keys that `compares` accepts.
@@ -103,17 +103,19 @@ impl Watcher {
     ///
     /// # Panics
     /// If the last value of a key was missed, or the initial values did not end with `Current`.
-    pub fn check(&mut self, sim: &mut Sim, compares: impl Fn(&str) -> bool) {
-        self.read(sim, usize::MAX);
+    pub fn check(&mut self, compares: impl Fn(&str) -> bool) {
+        self.read(usize::MAX);
         assert!(self.is_current, "no `Current` event after the initial values");
-        let held = sim.node(self.node).scan(&self.prefix);
+        let held = self.node.scan(&self.prefix);
         let held = held.iter().map(|entry| (entry.key().to_owned(), entry.value().to_vec()));
         let held: State = held.filter(|(key, _)| compares(key)).collect();
         let told: State = self.state.clone().into_iter().filter(|(key, _)| compares(key)).collect();
         assert_eq!(
-            told, held,
+            told,
+            held,
             "the events of the watch of {:?} on node {} do not give its state",
-            self.prefix, self.node
+            self.prefix,
+            self.node.name()
         );
     }
 }

@@ -74,7 +74,7 @@ proptest! {
         sim.partition(&[1], &[2]);
         let mut model: BTreeMap<u8, LWWReg<String, String>> = BTreeMap::new();
         for (site, key, value) in steps {
-            let stamp = sim.node(site).put(key.to_string(), value.to_string()).unwrap();
+            let stamp = sim.node(site).put(key.to_string(), value.to_string()).unwrap().stamp().unwrap();
             let register = LWWReg { val: value.to_string(), marker: stamp.to_string() };
             model.entry(key).and_modify(|old| old.merge(register.clone())).or_insert(register);
         }

@@ -452,7 +452,7 @@ fn random_membership_histories_agree_and_converge() {
                 6 if sim.is_up(i) => sim.leave(i),
                 _ if sim.is_up(i) => {
                     let key = format!("k{}", dice.below(5));
-                    let mut node = sim.node(i);
+                    let node = sim.node(i);
                     let done = if dice.below(3) == 0 {
                         node.delete(key).map(|_| ())
                     } else {

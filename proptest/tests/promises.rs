@@ -124,7 +124,7 @@ fn event_of_a_refused_row_names_the_peer() {
         sim.skew(0, 1_900);
         sim.restart(0);
         sim.run_for(ms(300));
-        let stamp = sim.node(0).put("early", "v").unwrap();
+        let stamp = sim.node(0).put("early", "v").unwrap().stamp().unwrap();
         sim.run_for(ms(500));
         let named = sim.events().into_iter().find_map(|(_, event)| match event {
             ReplicaEvent::Refused { peer, key, .. } if key == "early" => Some(peer),
@@ -181,8 +181,8 @@ fn values_at_the_size_limit_travel_and_larger_are_refused() {
 
 #[test]
 fn bad_input_is_a_typed_error_and_writes_nothing() {
-    let mut sim = pair(11);
-    let mut node = sim.node(0);
+    let sim = pair(11);
+    let node = sim.node(0);
     assert_eq!(node.put("", "v"), Err(WriteError::KeyEmpty));
     let long = "k".repeat(KEY_BYTES_MAX + 1);
     assert_eq!(node.put(&long, "v"), Err(WriteError::KeyTooLong { bytes: KEY_BYTES_MAX + 1 }));
@@ -192,7 +192,7 @@ fn bad_input_is_a_typed_error_and_writes_nothing() {
     assert!(node.get("fine").is_none());
     let many = (0..=BATCH_WRITES_MAX).fold(node.batch(), |batch, _| batch.put("k", "v"));
     assert_eq!(many.commit(), Err(WriteError::BatchTooLarge { writes: BATCH_WRITES_MAX + 1 }));
-    let stamp = node.put("once", "v").unwrap();
+    let stamp = node.put("once", "v").unwrap().stamp().unwrap();
     let again = node.put_with("once", "w", PutOptions::new().only_if(OnlyIf::Absent));
     assert_eq!(again, Err(WriteError::Condition { current: Some(stamp) }));
     node.put_with("once", "w", PutOptions::new().only_if(OnlyIf::Stamp(stamp))).unwrap();

@@ -157,7 +157,8 @@ fn crossing_the_mesh_size_loses_no_write() {
                 sim.node(i).put(format!("{written}"), "v").unwrap();
                 written += 1;
                 if written % 3 == 0 {
-                    deleted += u32::from(sim.node(i).delete(format!("{}", written - 3)).unwrap().is_some());
+                    deleted +=
+                        u32::from(sim.node(i).delete(format!("{}", written - 3)).unwrap().stamp().is_some());
                 }
             }
             sim.run_for(ms(37));
@@ -360,7 +361,7 @@ impl Updates {
         let mut oldest = Duration::ZERO;
         for (member, written) in self.written.iter().enumerate() {
             for reader in readers.iter().filter(|reader| **reader != member) {
-                let mut node = self.sim.node(*reader);
+                let node = self.sim.node(*reader);
                 let lacks = |number: &usize| {
                     let entry = node.get(Self::key(member, *number));
                     let held = entry.and_then(|entry| std::str::from_utf8(entry.value()).ok()?.parse().ok());
@@ -379,7 +380,7 @@ fn cluster_recovers_after_an_overload_of_slow_links() {
     let count = 40;
     let mut sim = settled(Sim::new(2_008), count);
     for member in 0..count {
-        let mut node = sim.node(member);
+        let node = sim.node(member);
         let all = (0..Updates::KEYS)
             .fold(node.batch(), |batch, key| batch.put(Updates::key(member, key), format!("{key:0>1000}")));
         all.commit().unwrap();

@@ -17,18 +17,18 @@ fn watched(seed: u64, control: Option<Control>) {
     let mut sim = plan.run_with(|sim, dice| {
         watchers.resize_with(sim.len(), Vec::new);
         for (i, watchers) in watchers.iter_mut().enumerate() {
-            watchers.retain(|watcher| !watcher.is_over(sim));
+            watchers.retain(|watcher| !watcher.is_over());
             if !sim.is_up(i) {
                 continue;
             }
             if watchers.len() < 3 {
-                watchers.push(Watcher::new(sim, i, ["", "k", "k1", "tk"][dice.below(4)]));
+                watchers.push(Watcher::new(sim.node(i), ["", "k", "k1", "tk"][dice.below(4)]));
             }
             for watcher in watchers {
                 match dice.below(8) {
-                    0..=2 => watcher.read(sim, 3),
-                    3 => watcher.resume(sim, dice.below(64)),
-                    4 => watcher.check(sim, |key| !key.starts_with('t')),
+                    0..=2 => watcher.read(3),
+                    3 => watcher.resume(dice.below(64)),
+                    4 => watcher.check(|key| !key.starts_with('t')),
                     _ => {}
                 }
             }
@@ -36,9 +36,9 @@ fn watched(seed: u64, control: Option<Control>) {
     });
     sim.run_for(Duration::from_secs(20));
     for (i, mut watchers) in watchers.into_iter().enumerate() {
-        watchers.retain(|watcher| !watcher.is_over(&sim));
-        watchers.push(Watcher::new(&mut sim, i, ""));
-        watchers.iter_mut().for_each(|watcher| watcher.check(&mut sim, |_| true));
+        watchers.retain(|watcher| !watcher.is_over());
+        watchers.push(Watcher::new(sim.node(i), ""));
+        watchers.iter_mut().for_each(|watcher| watcher.check(|_| true));
     }
 }
 
@@ -60,14 +60,14 @@ fn watch_reports_deletes_made_during_initial_values() {
     let story = |control| {
         let mut config = Config::lan();
         config.removals_max = 1;
-        let mut sim = Sim::new(1).broken(control).config(config).nodes(1);
+        let sim = Sim::new(1).broken(control).config(config).nodes(1);
         // With many more keys, the initial values are read in the order of the log.
         for count in [600, 6_000] {
             (0..count).for_each(|i| _ = sim.node(0).put(format!("{count}/{i}"), "v").unwrap());
-            let mut watcher = Watcher::new(&mut sim, 0, &format!("{count}/"));
-            watcher.read(&mut sim, 1);
+            let mut watcher = Watcher::new(sim.node(0), &format!("{count}/"));
+            watcher.read(1);
             (0..100).for_each(|i| _ = sim.node(0).delete(format!("{count}/{i}")).unwrap());
-            watcher.check(&mut sim, |_| true);
+            watcher.check(|_| true);
         }
     };
     story(None);
@@ -76,28 +76,28 @@ fn watch_reports_deletes_made_during_initial_values() {
 
 #[test]
 fn slow_watch_sees_the_last_value_once() {
-    let mut sim = Sim::new(1).nodes(1);
+    let sim = Sim::new(1).nodes(1);
     let mut watch = sim.node(0).watch_with("k", WatchOptions::new().without_current());
-    assert_eq!(watch.next(&mut sim), None);
+    assert_eq!(watch.try_next(), None);
     for i in 0..10_000 {
         sim.node(0).put("k", format!("{i}")).unwrap();
         sim.node(0).put(format!("other{}", i % 10), "v").unwrap();
     }
-    let Some(WatchEvent::Put(entry)) = watch.next(&mut sim) else { panic!("the change is reported") };
+    let Some(WatchEvent::Put(entry)) = watch.try_next() else { panic!("the change is reported") };
     assert_eq!(entry.value(), b"9999");
-    assert_eq!(watch.next(&mut sim), None);
+    assert_eq!(watch.try_next(), None);
 }
 
 #[test]
 fn watch_begins_when_it_is_made() {
-    let mut sim = Sim::new(1).nodes(1);
+    let sim = Sim::new(1).nodes(1);
     sim.node(0).put("before", "v").unwrap();
     let mut whole = sim.node(0).watch("");
     let mut changes = sim.node(0).watch_with("", WatchOptions::new().without_current());
     sim.node(0).put("after", "v").unwrap();
     sim.node(0).delete("before").unwrap();
-    let mut told =
-        |watch: &mut SimWatch| -> Vec<WatchEvent> { std::iter::from_fn(|| watch.next(&mut sim)).collect() };
+    let told =
+        |watch: &mut SimWatch| -> Vec<WatchEvent> { std::iter::from_fn(|| watch.try_next()).collect() };
     // The value of `before` is gone when the watch is first read, so the watch never reports that it was there.
     assert!(matches!(&told(&mut whole)[..],
         [WatchEvent::Current, WatchEvent::Put(entry), WatchEvent::Delete { key, .. }]
@@ -108,27 +108,27 @@ fn watch_begins_when_it_is_made() {
 
 #[test]
 fn exact_has_no_effect_on_watches_of_sets() {
-    let mut sim = Sim::new(1).nodes(1);
+    let sim = Sim::new(1).nodes(1);
     let mut watch = sim.node(0).set("s").watch_with(WatchOptions::new().exact().without_current());
     sim.node(0).set("s").add("x").unwrap();
-    assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "x"));
+    assert!(matches!(watch.try_next(), Some(WatchEvent::Put(entry)) if entry.key() == "x"));
 }
 
 #[test]
 fn watch_of_a_quiet_prefix_never_falls_behind() {
     let mut config = Config::lan();
     config.removals_max = 1;
-    let mut sim = Sim::new(1).config(config).nodes(1);
+    let sim = Sim::new(1).config(config).nodes(1);
     let mut watch = sim.node(0).watch_with("quiet", WatchOptions::new().exact());
-    assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current));
+    assert_eq!(watch.try_next(), Some(WatchEvent::Current));
     for i in 0..1_000 {
         sim.node(0).put(format!("k{i}"), "v").unwrap();
         sim.node(0).delete(format!("k{i}")).unwrap();
     }
-    assert_eq!(watch.next(&mut sim), None, "the watch of a quiet prefix reported an event");
+    assert_eq!(watch.try_next(), None, "the watch of a quiet prefix reported an event");
     sim.node(0).put("quieter", "v").unwrap();
     sim.node(0).put("quiet", "v").unwrap();
-    assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "quiet"));
+    assert!(matches!(watch.try_next(), Some(WatchEvent::Put(entry)) if entry.key() == "quiet"));
 }
 
 #[test]
@@ -141,8 +141,8 @@ fn watch_distinguishes_deletes_from_expiries() {
     sim.run_for(ms(100));
     let mut watch = sim.node(1).watch("");
     let mut set = sim.node(1).set("s").watch();
-    let told = |sim: &mut Sim, watch: &mut SimWatch| -> Vec<String> {
-        std::iter::from_fn(|| watch.next(sim))
+    let told = |watch: &mut SimWatch| -> Vec<String> {
+        std::iter::from_fn(|| watch.try_next())
             .map(|event| match event {
                 WatchEvent::Put(entry) => format!("put {}", entry.key()),
                 WatchEvent::Delete { key, .. } => format!("delete {key}"),
@@ -151,17 +151,17 @@ fn watch_distinguishes_deletes_from_expiries() {
             })
             .collect()
     };
-    assert_eq!(told(&mut sim, &mut watch), ["put short", "put long", "Current"]);
-    assert_eq!(told(&mut sim, &mut set), ["put x", "Current"]);
+    assert_eq!(told(&mut watch), ["put short", "put long", "Current"]);
+    assert_eq!(told(&mut set), ["put x", "Current"]);
     sim.run_for(ms(600));
     sim.node(0).delete("long").unwrap();
     sim.node(0).set("s").remove("x").unwrap();
     sim.run_for(ms(100));
-    assert_eq!(told(&mut sim, &mut watch), ["expired short", "delete long"]);
-    assert_eq!(told(&mut sim, &mut set), ["delete x"]);
+    assert_eq!(told(&mut watch), ["expired short", "delete long"]);
+    assert_eq!(told(&mut set), ["delete x"]);
     // A new watch on the expired key reports no value.
     let mut late = sim.node(1).watch("short");
-    assert_eq!(told(&mut sim, &mut late), ["Current"]);
+    assert_eq!(told(&mut late), ["Current"]);
 }
 
 #[test]
@@ -171,16 +171,16 @@ fn watch_from_a_revision_of_another_run_starts_over() {
     let revision = sim.node(0).get("a").unwrap().revision();
     let mut watch = sim.node(0).watch_with("", WatchOptions::new().resume_from(revision));
     assert_eq!(
-        watch.next(&mut sim),
+        watch.try_next(),
         Some(WatchEvent::Current),
         "a watch that resumes at the head reports nothing else"
     );
     sim.run_for(ms(100));
     sim.crash(0);
     sim.restart(0);
-    assert_eq!(watch.next(&mut sim), None, "a watch must end with its node");
+    assert_eq!(watch.try_next(), None, "a watch must end with its node");
     let mut watch = sim.node(0).watch_with("", WatchOptions::new().resume_from(revision));
-    assert_eq!(watch.next(&mut sim), Some(WatchEvent::Resync));
-    assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Put(entry)) if entry.key() == "a"));
-    assert_eq!(watch.next(&mut sim), Some(WatchEvent::Current));
+    assert_eq!(watch.try_next(), Some(WatchEvent::Resync));
+    assert!(matches!(watch.try_next(), Some(WatchEvent::Put(entry)) if entry.key() == "a"));
+    assert_eq!(watch.try_next(), Some(WatchEvent::Current));
 }

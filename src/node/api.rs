@@ -1,12 +1,12 @@
 //! What users hold: handles, streams, and what a node reports of itself.
 
-pub(in crate::node) mod batch;
 pub(in crate::node) mod builder;
 pub(in crate::node) mod election;
 pub(in crate::node) mod joining;
 #[cfg(feature = "metrics")]
 pub(in crate::node) mod metrics;
 pub(in crate::node) mod receipt;
+pub(in crate::node) mod scan;
 pub(in crate::node) mod status;
-pub(in crate::node) mod views;
+mod store;
 pub(in crate::node) mod watch;

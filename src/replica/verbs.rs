@@ -11,6 +11,9 @@ use crate::store::entry::{self, DotSet, Entry, Revision};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::time::{Stamp, Time};
 
+/// The longest page of a listing.
+const PAGE_ROWS_MAX: usize = 1_024;
+
 impl Replica {
     /// Puts a value.
     ///
@@ -92,6 +95,18 @@ impl Replica {
             .collect()
     }
 
+    /// The first `rows` entries (at most [`PAGE_ROWS_MAX`]) whose stored key begins with `prefix` and comes behind `after`.
+    pub(crate) fn page(&self, now: Time, prefix: &[u8], after: Option<&[u8]>, rows: usize) -> Vec<Entry> {
+        // The least key that is greater than `after`.
+        let next = after.map_or_else(Vec::new, |after| [after, &[0]].concat());
+        let below = self
+            .store
+            .iter_from(next.as_slice().max(prefix))
+            .take_while(|(dot_set, _)| dot_set.key().starts_with(prefix));
+        let entries = below.filter_map(|(dot_set, revision)| self.entry_of(now, dot_set, revision));
+        entries.take(rows.min(PAGE_ROWS_MAX)).collect()
+    }
+
     fn entry_of(&self, now: Time, dot_set: &DotSet, number: u64) -> Option<Entry> {
         Entry::new(dot_set, Revision { log: self.store.log.id, number }, now.wall_ms())
     }
@@ -171,7 +186,6 @@ impl Replica {
         self.watches.open(&self.store, prefix, options)
     }
 
-    #[cfg(feature = "node")]
     pub(crate) fn take_ready_watches(&mut self) -> std::collections::BTreeSet<WatchId> {
         self.watches.take_ready()
     }
@@ -188,10 +202,7 @@ impl Replica {
     fn element(set: &str, element: &str) -> Result<Vec<u8>, WriteError> {
         entry::check_key(set.as_bytes())?;
         entry::check_key(element.as_bytes())?;
-        let mut stored = Vec::with_capacity(3 + set.len() + element.len());
-        entry::set_prefix(set, &mut stored);
-        stored.extend_from_slice(element.as_bytes());
-        Ok(stored)
+        Ok(entry::element_key(set, element))
     }
 
     /// Adds an element to a set. Wins over a concurrent removal.
@@ -226,6 +237,11 @@ impl Replica {
         let elements =
             self.store.with_prefix(&prefix).map(|(dot_set, _)| entry::readable_key(dot_set.key()).to_owned());
         elements.collect::<Vec<_>>().into_iter()
+    }
+
+    /// The number of elements of a set. It walks over all of them.
+    pub(crate) fn set_len(&self, set: &str) -> usize {
+        self.store.with_prefix(&entry::element_key(set, "")).count()
     }
 
     /// Adds to a counter, or subtracts from it.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rand_core::Rng;
 
-use super::{Sim, SimEvent, SimFault};
+use super::{Sim, SimEvent, SimFault, World};
 use crate::controls::Control;
 use crate::replica::saved::{self, DiskChange, Saved, SavedError};
 use crate::replica::{Input, Persist};
@@ -150,20 +150,23 @@ pub enum Disk {
 impl Sim {
     /// Gives a node's disk a fault, or ends its fault.
     pub fn disk_fault(&mut self, i: usize, fault: Option<DiskFault>) {
-        let disk = &mut self.nodes[i].disk;
+        let world = &mut *self.world();
+        let disk = &mut world.nodes[i].disk;
         let is_mended = disk.fault == Some(DiskFault::Full) && fault.is_none() && disk.has_failed;
         disk.fault = fault;
-        if is_mended && self.is_up(i) {
-            self.synced(i);
-            if let Err(what) = self.nodes[i].disk.open() {
-                self.fail(SimFault::DiskUnreadable(format!(
+        if is_mended && world.is_up(i) {
+            world.synced(i);
+            if let Err(what) = world.nodes[i].disk.open() {
+                world.fail(SimFault::DiskUnreadable(format!(
                     "node {i}: its disk cannot be opened again: {what}"
                 )));
             }
-            self.input(i, Input::DiskBack);
+            world.input(i, Input::DiskBack);
         }
     }
+}
 
+impl World {
     /// Writes what a node has for its disk. The sync comes later.
     pub(super) fn write_disk(&mut self, i: usize) {
         let node = &mut self.nodes[i];

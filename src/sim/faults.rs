@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
-use super::{Disk, DriftingClock, Sim, SimEvent};
+use super::{Disk, DriftingClock, Sim, SimEvent, World};
 use crate::config::Config;
 use crate::id::LinkId;
 #[cfg(feature = "__controls")]
@@ -22,44 +22,162 @@ const FRAME_HEAD_BYTES: usize = 6;
 impl Sim {
     /// Cuts all links between two groups, in both directions.
     pub fn partition(&mut self, a: &[usize], b: &[usize]) {
+        let world = &mut *self.world();
         for (x, y) in a.iter().flat_map(|x| b.iter().map(move |y| (*x, *y))) {
-            self.cuts.insert((x, y));
-            self.cuts.insert((y, x));
-            self.break_between(x, y);
+            world.cuts.insert((x, y));
+            world.cuts.insert((y, x));
+            world.break_between(x, y);
         }
     }
 
     /// Cuts one direction between two nodes. What is sent in it is lost until the link breaks.
     pub fn cut(&mut self, from: usize, to: usize) {
-        self.cuts.insert((from, to));
-        let ids: Vec<LinkId> = self.between(from, to);
+        let world = &mut *self.world();
+        world.cuts.insert((from, to));
+        let ids: Vec<LinkId> = world.between(from, to);
         for id in ids {
-            let later = self.jitter(Duration::from_millis(300));
-            self.schedule(later, SimEvent::Down(id));
+            let later = world.jitter(Duration::from_millis(300));
+            world.schedule(later, SimEvent::Down(id));
         }
     }
 
     /// Ends all cuts.
     pub fn heal(&mut self) {
-        self.cuts.clear();
+        self.world().cuts.clear();
     }
 
     /// Replaces the value of [`Sim::loss`] from now on: the share of all datagrams that is lost, including those to
     /// members that are not linked.
     pub fn set_loss(&mut self, loss: f64) {
-        self.loss = loss;
+        self.world().loss = loss;
     }
 
     /// Holds back everything on the way from one node to another until [`Sim::resume_traffic`]. Nothing is lost unless
     /// the link breaks meanwhile, and streams stay ordered.
     pub fn delay_traffic(&mut self, from: usize, to: usize) {
-        self.holds.insert((from, to));
+        self.world().holds.insert((from, to));
     }
 
     /// Delivers everything that was held back between two nodes, in its order.
     pub fn resume_traffic(&mut self, from: usize, to: usize) {
-        self.holds.remove(&(from, to));
-        self.reawaken();
+        let world = &mut *self.world();
+        world.holds.remove(&(from, to));
+        world.reawaken();
+    }
+
+    /// Divides the nodes into groups by hand, from now on: each list is one group, and a node in no list is alone in its
+    /// group. Nodes forward to their group what they receive from other groups. Without any list nobody forwards, as in
+    /// the beginning. Nodes with [`Sim::seeds`] find their groups themselves.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn group(&mut self, groups: &[&[usize]]) {
+        let world = &mut *self.world();
+        world.groups = groups.iter().map(|group| group.to_vec()).collect();
+        let links: Vec<LinkId> = world.links.keys().copied().collect();
+        links.into_iter().for_each(|id| world.set_routes(id));
+        (0..world.nodes.len()).for_each(|i| world.drain(i));
+    }
+
+    /// Breaks the links between two nodes. Without [`Sim::seeds`] the simulator makes them again soon.
+    pub fn break_between(&mut self, a: usize, b: usize) {
+        self.world().break_between(a, b);
+    }
+
+    /// Ends a node at once, in the middle of its work.
+    pub fn crash(&mut self, i: usize) {
+        self.world().crash(i);
+    }
+
+    /// Starts a crashed node with what its disk kept, or blank if it has no disk.
+    pub fn restart(&mut self, i: usize) {
+        self.restart_with(i, Disk::Latest);
+    }
+
+    /// Starts a node with the given state of its disk. A running node is crashed first.
+    pub fn restart_with(&mut self, i: usize, disk: Disk) {
+        let world = &mut *self.world();
+        if world.is_up(i) {
+            world.crash(i);
+        } else if world.seeds.is_some() {
+            // The node may have left, and the notice of that may have been lost.
+            world.forget_links(i);
+        }
+        let saved = world.open_disk(i, disk);
+        world.start(i, saved);
+    }
+
+    /// Gives a node another configuration. It takes effect at its next start.
+    pub fn reconfigure(&mut self, i: usize, config: Config) {
+        self.world().nodes[i].config = config;
+    }
+
+    /// Sets by how many milliseconds a node's wall clock is ahead, or behind if negative.
+    pub fn skew(&mut self, i: usize, ms: i64) {
+        self.world().nodes[i].skew_ms = ms;
+    }
+
+    /// Makes a node's clocks run too fast by this many millionths, or too slow if negative.
+    pub fn drift(&mut self, i: usize, ppm: i64) {
+        let world = &mut *self.world();
+        let node = &mut world.nodes[i];
+        node.drifting_clock =
+            DriftingClock { since: world.now, own: node.drifting_clock.read(world.now), ppm };
+    }
+
+    /// Changes some bytes in this share, 0 to 1, of what a node sends, as a faulty or hostile member would. The result
+    /// may be well formed and wrong, and the oracle cannot judge that: use [`Sim::without_checks`].
+    pub fn garble(&mut self, i: usize, share: f64) {
+        self.world().nodes[i].garbling = share;
+    }
+
+    /// Multiplies the delay of everything on the way to and from a node by this factor.
+    pub fn slow(&mut self, i: usize, factor: u32) {
+        self.world().nodes[i].slowness = factor.max(1);
+    }
+
+    /// Removes an entry of a register together with its share of the digest, so that the node's own integrity checks
+    /// cannot find it.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn misplace(&mut self, i: usize, key: &str) -> bool {
+        let mut stored = Vec::new();
+        entry::register_key(key, &mut stored);
+        let world = &mut *self.world();
+        world.nodes[i].replica.as_mut().is_some_and(|replica| replica.store.misplace(&stored))
+    }
+
+    /// Removes an entry of a register, or changes one bit of its values, without the replica's knowledge.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn damage(&mut self, i: usize, key: &str, flip: bool) -> bool {
+        let mut stored = Vec::new();
+        entry::register_key(key, &mut stored);
+        let world = &mut *self.world();
+        let node = &mut world.nodes[i];
+        let Some(replica) = &mut node.replica else { return false };
+        let done = if flip { replica.store.flip(&stored) } else { replica.store.lose(&stored) };
+        node.is_tainted |= done;
+        done
+    }
+}
+
+impl World {
+    fn break_between(&mut self, a: usize, b: usize) {
+        self.between(a, b).into_iter().for_each(|id| self.break_link(id));
+    }
+
+    fn crash(&mut self, i: usize) {
+        if self.stop(i) {
+            self.crash_disk(i);
+        }
+        self.nodes[i].is_paused = false;
+        if self.seeds.is_some() {
+            self.forget_links(i);
+            return;
+        }
+        let of_node = self.links.iter().filter(|(_, link)| link.ends.contains(&i));
+        let ids: Vec<LinkId> = of_node.map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.break_link(id));
     }
 
     pub(super) fn is_held(&self, event: &SimEvent) -> bool {
@@ -72,18 +190,6 @@ impl Sim {
             _ => return false,
         };
         from.is_some_and(|from| self.holds.contains(&(from, to)))
-    }
-
-    /// Divides the nodes into groups by hand, from now on: each list is one group, and a node in no list is alone in its
-    /// group. Nodes forward to their group what they receive from other groups. Without any list nobody forwards, as in
-    /// the beginning. Nodes with [`Sim::seeds`] find their groups themselves.
-    #[cfg(feature = "__controls")]
-    #[doc(hidden)]
-    pub fn group(&mut self, groups: &[&[usize]]) {
-        self.groups = groups.iter().map(|group| group.to_vec()).collect();
-        let links: Vec<LinkId> = self.links.keys().copied().collect();
-        links.into_iter().for_each(|id| self.set_routes(id));
-        (0..self.nodes.len()).for_each(|i| self.drain(i));
     }
 
     /// Routes a link as the groups of its ends demand.
@@ -103,68 +209,9 @@ impl Sim {
         }
     }
 
-    /// Breaks the links between two nodes. Without [`Sim::seeds`] the simulator makes them again soon.
-    pub fn break_between(&mut self, a: usize, b: usize) {
-        self.between(a, b).into_iter().for_each(|id| self.break_link(id));
-    }
-
-    /// Ends a node at once, in the middle of its work.
-    pub fn crash(&mut self, i: usize) {
-        if self.nodes[i].replica.take().is_some() {
-            self.crash_disk(i);
-        }
-        self.nodes[i].is_paused = false;
-        if self.seeds.is_some() {
-            self.forget_links(i);
-            return;
-        }
-        let of_node = self.links.iter().filter(|(_, link)| link.ends.contains(&i));
-        let ids: Vec<LinkId> = of_node.map(|(id, _)| *id).collect();
-        ids.into_iter().for_each(|id| self.break_link(id));
-    }
-
     /// Removes the links of a node without telling anybody: to notice that is the failure detector's task.
     fn forget_links(&mut self, i: usize) {
         self.links.retain(|_, link| !link.ends.contains(&i));
-    }
-
-    /// Starts a crashed node with what its disk kept, or blank if it has no disk.
-    pub fn restart(&mut self, i: usize) {
-        self.restart_with(i, Disk::Latest);
-    }
-
-    /// Starts a node with the given state of its disk. A running node is crashed first.
-    pub fn restart_with(&mut self, i: usize, disk: Disk) {
-        if self.is_up(i) {
-            self.crash(i);
-        } else if self.seeds.is_some() {
-            // The node may have left, and the notice of that may have been lost.
-            self.forget_links(i);
-        }
-        let saved = self.open_disk(i, disk);
-        self.start(i, saved);
-    }
-
-    /// Gives a node another configuration. It takes effect at its next start.
-    pub fn reconfigure(&mut self, i: usize, config: Config) {
-        self.nodes[i].config = config;
-    }
-
-    /// Sets by how many milliseconds a node's wall clock is ahead, or behind if negative.
-    pub fn skew(&mut self, i: usize, ms: i64) {
-        self.nodes[i].skew_ms = ms;
-    }
-
-    /// Makes a node's clocks run too fast by this many millionths, or too slow if negative.
-    pub fn drift(&mut self, i: usize, ppm: i64) {
-        let node = &mut self.nodes[i];
-        node.drifting_clock = DriftingClock { since: self.now, own: node.drifting_clock.read(self.now), ppm };
-    }
-
-    /// Changes some bytes in this share, 0 to 1, of what a node sends, as a faulty or hostile member would. The result
-    /// may be well formed and wrong, and the oracle cannot judge that: use [`Sim::without_checks`].
-    pub fn garble(&mut self, i: usize, share: f64) {
-        self.nodes[i].garbling = share;
     }
 
     pub(super) fn garbled(&mut self, i: usize, mut bytes: Vec<u8>) -> Vec<u8> {
@@ -178,34 +225,5 @@ impl Sim {
             _ => bytes[at..].iter_mut().take(8).for_each(|byte| *byte = self.random.next_u32() as u8),
         }
         bytes
-    }
-
-    /// Multiplies the delay of everything on the way to and from a node by this factor.
-    pub fn slow(&mut self, i: usize, factor: u32) {
-        self.nodes[i].slowness = factor.max(1);
-    }
-
-    /// Removes an entry of a register together with its share of the digest, so that the node's own integrity checks
-    /// cannot find it.
-    #[cfg(feature = "__controls")]
-    #[doc(hidden)]
-    pub fn misplace(&mut self, i: usize, key: &str) -> bool {
-        let mut stored = Vec::new();
-        entry::register_key(key, &mut stored);
-        let Some(replica) = &mut self.nodes[i].replica else { return false };
-        replica.store.misplace(&stored)
-    }
-
-    /// Removes an entry of a register, or changes one bit of its values, without the replica's knowledge.
-    #[cfg(feature = "__controls")]
-    #[doc(hidden)]
-    pub fn damage(&mut self, i: usize, key: &str, flip: bool) -> bool {
-        let mut stored = Vec::new();
-        entry::register_key(key, &mut stored);
-        let node = &mut self.nodes[i];
-        let Some(replica) = &mut node.replica else { return false };
-        let done = if flip { replica.store.flip(&stored) } else { replica.store.lose(&stored) };
-        node.is_tainted |= done;
-        done
     }
 }

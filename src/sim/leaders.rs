@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Sim, SimFault, SimNode};
+use super::{Sim, SimFault, SimNode, World};
 use crate::election::{Attempts, Leader, LeaseState};
 use crate::error::ElectionError;
 use crate::id::LeaseId;
@@ -22,16 +22,22 @@ pub(super) struct LeaseOracle {
 impl Sim {
     /// The token of the latest holder of a lease in the whole cluster.
     pub fn last_token(&self, name: &str) -> Option<Stamp> {
-        self.leaders.tokens.get(name).copied()
+        self.world().leaders.tokens.get(name).copied()
     }
 
     /// How many times leases were won so far.
     pub fn terms(&self) -> u64 {
-        self.leaders.terms
+        self.world().leaders.terms
     }
 
     /// The nodes that hold a lease by their own clocks, including those whose process is stopped.
     pub fn holders(&self, name: &str) -> Vec<(usize, Stamp)> {
+        self.world().holders(name)
+    }
+}
+
+impl World {
+    fn holders(&self, name: &str) -> Vec<(usize, Stamp)> {
         let holds = |i: &usize| self.nodes[*i].replica.as_ref()?.holds(self.time(*i), name);
         (0..self.nodes.len()).filter_map(|i| Some((i, holds(&i)?))).collect()
     }
@@ -61,12 +67,12 @@ impl Sim {
     }
 }
 
-impl SimNode<'_> {
+impl SimNode {
     /// Begins to campaign for a lease.
     ///
     /// # Errors
     /// See [`ElectionError`]; nothing began then.
-    pub fn campaign(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
+    pub fn campaign(&self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
         self.begin_campaign(name, value.as_ref(), Attempts::UntilWon)
     }
 
@@ -74,73 +80,72 @@ impl SimNode<'_> {
     ///
     /// # Errors
     /// See [`ElectionError`]; nothing began then.
-    pub fn try_campaign(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
+    pub fn try_campaign(&self, name: &str, value: impl AsRef<[u8]>) -> Result<LeaseId, ElectionError> {
         self.begin_campaign(name, value.as_ref(), Attempts::One)
     }
 
-    fn begin_campaign(
-        &mut self,
-        name: &str,
-        value: &[u8],
-        attempts: Attempts,
-    ) -> Result<LeaseId, ElectionError> {
-        let (replica, now) = self.replica();
+    fn begin_campaign(&self, name: &str, value: &[u8], attempts: Attempts) -> Result<LeaseId, ElectionError> {
+        let world = &mut *self.world();
+        let (replica, now) = world.replica(self.i).ok_or(ElectionError::Closed)?;
         let id = replica.campaign(now, name, value, attempts)?;
-        let key = (self.i, self.sim.nodes[self.i].starts, id);
-        self.sim.leaders.campaigns.insert(key, (name.to_owned(), LeaseState::Waiting));
-        self.sim.drain(self.i);
+        let key = (self.i, world.nodes[self.i].starts, id);
+        world.leaders.campaigns.insert(key, (name.to_owned(), LeaseState::Waiting));
+        world.drain(self.i);
         Ok(id)
     }
 
     /// Gives up a lease or a campaign.
-    pub fn resign(&mut self, id: LeaseId) {
-        let (replica, now) = self.replica();
+    pub fn resign(&self, id: LeaseId) {
+        let world = &mut *self.world();
+        let Some((replica, now)) = world.replica(self.i) else { return };
         replica.resign(now, id);
-        self.sim.drain(self.i);
+        world.drain(self.i);
     }
 
     /// Changes the value that a leader publishes.
     ///
     /// # Errors
     /// If the value is too large, or the lease is not held.
-    pub fn proclaim(&mut self, id: LeaseId, value: impl AsRef<[u8]>) -> Result<(), ElectionError> {
-        let (replica, now) = self.replica();
+    pub fn proclaim(&self, id: LeaseId, value: impl AsRef<[u8]>) -> Result<(), ElectionError> {
+        let world = &mut *self.world();
+        let (replica, now) = world.replica(self.i).ok_or(ElectionError::Closed)?;
         let told = replica.proclaim(now, id, value.as_ref());
-        self.sim.drain(self.i);
+        world.drain(self.i);
         told
     }
 
     /// The state of a campaign of this run, as it was last reported to its process.
-    pub fn lease(&mut self, id: LeaseId) -> Option<LeaseState> {
-        let key = (self.i, self.sim.nodes[self.i].starts, id);
-        self.sim.leaders.campaigns.get(&key).map(|(_, state)| *state)
+    pub fn lease(&self, id: LeaseId) -> Option<LeaseState> {
+        let world = &*self.world();
+        let key = (self.i, world.nodes[self.i].starts, id);
+        world.leaders.campaigns.get(&key).map(|(_, state)| *state)
     }
 
     /// The token of a lease that this node holds now, by its own clock.
-    pub fn holds(&mut self, name: &str) -> Option<Stamp> {
-        let (replica, now) = self.replica();
-        replica.holds(now, name)
+    pub fn holds(&self, name: &str) -> Option<Stamp> {
+        self.read(|replica, now| replica.holds(now, name))?
     }
 
     /// Begins to observe who holds a lease. It lasts until the node stops.
     ///
     /// # Errors
     /// See [`ElectionError`]; nothing began then.
-    pub fn observe(&mut self, name: &str) -> Result<(), ElectionError> {
-        let (replica, now) = self.replica();
+    pub fn observe(&self, name: &str) -> Result<(), ElectionError> {
+        let world = &mut *self.world();
+        let (replica, now) = world.replica(self.i).ok_or(ElectionError::Closed)?;
         let observed = replica.observe(now, name);
-        self.sim.drain(self.i);
+        world.drain(self.i);
         observed
     }
 
     /// The holder of an observed lease, if any. `None` as long as that is unknown.
-    pub fn leader(&mut self, name: &str) -> Option<Option<Leader>> {
-        self.replica().0.leader(name).cloned()
+    pub fn leader(&self, name: &str) -> Option<Option<Leader>> {
+        self.read(|replica, _| replica.leader(name).cloned())?
     }
 
     /// The name of the member that a lease of this name falls to, as this node sees the members. Other nodes may see
     /// another.
-    pub fn leader_hint(&mut self, name: &str) -> Option<String> {
-        self.replica().0.leader_hint(name).map(|member| member.name.clone())
+    pub fn leader_hint(&self, name: &str) -> Option<String> {
+        self.read(|replica, _| replica.leader_hint(name).map(|member| member.name.clone()))?
     }
 }

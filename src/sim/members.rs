@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Sim, SimEvent};
+use super::{Sim, SimEvent, World};
 use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN, PeerExit};
 use crate::replica::{Input, Output, Replica};
@@ -14,70 +14,79 @@ pub(super) fn addr(i: usize, moves: u8) -> SocketAddr {
     SocketAddr::from(([10, moves, a, b], 7_400))
 }
 
+pub(super) fn name(i: usize) -> String {
+    format!("n{i}")
+}
+
 impl Sim {
     /// Lets the nodes that are added after this find each other through these seeds, as real nodes do. The simulator
     /// links none of them.
     #[must_use]
-    pub fn seeds(mut self, seeds: &[usize]) -> Self {
-        self.seeds = Some(seeds.to_vec());
+    pub fn seeds(self, seeds: &[usize]) -> Self {
+        self.world().seeds = Some(seeds.to_vec());
         self
     }
 
     /// The member events since the last call: when, at which node, what.
     pub fn member_events(&mut self) -> Vec<(Duration, usize, MemberEvent)> {
-        std::mem::take(&mut self.member_events)
+        std::mem::take(&mut self.world().member_events)
     }
 
     /// The number of datagrams and stream frames that all nodes have sent.
     pub fn sendings(&self) -> u64 {
-        self.sendings
+        self.world().sendings
     }
 
     /// The name of a node as a member.
     pub fn name(&self, i: usize) -> String {
-        format!("n{i}")
+        name(i)
     }
 
     /// Stops a node's process in the middle of its work, without ending it. What arrives waits.
     pub fn pause(&mut self, i: usize) {
-        self.nodes[i].is_paused = true;
+        self.world().nodes[i].is_paused = true;
     }
 
     /// Lets a stopped process continue.
     pub fn resume(&mut self, i: usize) {
-        self.nodes[i].is_paused = false;
-        self.reawaken();
+        let world = &mut *self.world();
+        world.nodes[i].is_paused = false;
+        world.reawaken();
     }
 
     /// Gives a node another address, which it publishes from its next start on. The old address stops working at once.
     pub fn relocate(&mut self, i: usize) {
-        let moves = match self.nodes[i].addr.ip() {
+        let world = &mut *self.world();
+        let moves = match world.nodes[i].addr.ip() {
             std::net::IpAddr::V4(ip) => ip.octets()[1].wrapping_add(1),
             std::net::IpAddr::V6(_) => 1,
         };
-        self.nodes[i].addr = addr(i, moves);
+        world.nodes[i].addr = addr(i, moves);
     }
 
     /// Ends a node after it has told the others that it leaves.
     pub fn leave(&mut self, i: usize) {
-        let now = self.time(i);
-        let Some(replica) = &mut self.nodes[i].replica else { return };
+        let world = &mut *self.world();
+        let now = world.time(i);
+        let Some(replica) = &mut world.nodes[i].replica else { return };
         replica.leave(now);
-        self.drain(i);
-        let own = self.links.iter().filter(|(_, link)| link.ends.contains(&i));
+        world.drain(i);
+        let own = world.links.iter().filter(|(_, link)| link.ends.contains(&i));
         let links: Vec<(LinkId, usize)> =
-            own.filter_map(|(id, _)| Some((*id, self.other_end(*id, i)?))).collect();
+            own.filter_map(|(id, _)| Some((*id, world.other_end(*id, i)?))).collect();
         for (id, to) in links {
             // One packet tells that a connection was closed. The frame that tells it too may arrive without that
             // packet.
-            if !self.chance(self.loss) {
-                let later = self.flight(i, to);
-                self.schedule(later, SimEvent::PeerClosing(id, to, PeerExit::Leaves));
+            if !world.chance(world.loss) {
+                let later = world.flight(i, to);
+                world.schedule(later, SimEvent::PeerClosing(id, to, PeerExit::Leaves));
             }
         }
-        self.nodes[i].replica = None;
+        world.stop(i);
     }
+}
 
+impl World {
     pub(super) fn reawaken(&mut self) {
         for (sequence, event) in std::mem::take(&mut self.waiting) {
             if self.is_held(&event) {
@@ -107,7 +116,7 @@ impl Sim {
 
     pub(super) fn member(&mut self, i: usize) -> Member {
         use rand_core::Rng;
-        let mut member = Member::new(self.name(i), RunId::new(self.random.next_u64()), self.nodes[i].addr);
+        let mut member = Member::new(name(i), RunId::new(self.random.next_u64()), self.nodes[i].addr);
         member.meta_version = 1;
         member.meta.insert("zone".to_owned(), format!("z{}", i % 3));
         member

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
-use super::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, PARTS_PER_SECOND, Sim, SimEvent, SimLink, nanos};
+use super::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, PARTS_PER_SECOND, SimEvent, SimLink, World, nanos};
 use crate::id::LinkId;
 use crate::replica::{BreakReason, Input, Lane, Output, ReplicaEvent};
 
-impl Sim {
+impl World {
     pub(super) fn output(&mut self, i: usize, output: Output) {
         match output {
             Output::Datagram(id, bytes) => {

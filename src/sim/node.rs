@@ -1,90 +1,161 @@
-//! Simulated nodes: reads, writes, batches, sets, counters and watches, with the verbs of `Node`.
+//! Simulated nodes: reads, writes and watches, with the verbs of `Node`.
+//!
+//! A handle belongs to a node, not to one start of it. While the node is down, its writes fail as those of a closed
+//! `Node` do and its reads find nothing; after a restart it works again. A watch belongs to the start in which it was
+//! made.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
-use super::Sim;
+use futures_core::Stream;
+
+use super::World;
+use super::handle::{SharedWorld, WorldGuard};
 use super::oracle::OracleEvent;
 use crate::arrivals::Arrival;
 use crate::error::WriteError;
 use crate::membership::Member;
 use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
-use crate::store::entry::{self, Dot, Entry};
+use crate::store::entry::{self, Dot, Entry, Revision, element_key, register};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::time::{Stamp, Time};
+#[cfg(feature = "json")]
+use crate::typed::Map;
+use crate::typed::{self, Counter, Set, Store, WriteBatch, WriteReceipt};
 
-/// One node of a [`Sim`], with the verbs of `Node`.
-#[derive(Debug)]
-pub struct SimNode<'a> {
-    pub(super) sim: &'a mut Sim,
+/// One node of a [`Sim`](super::Sim), with the verbs of `Node`. It is cheap to clone and can be kept.
+///
+/// While the node is down, writes return [`WriteError::Closed`] and reads find nothing. After a restart the same handle
+/// works again.
+#[derive(Clone)]
+pub struct SimNode {
+    world: SharedWorld,
     pub(super) i: usize,
+    name: Arc<str>,
 }
 
-impl<'a> SimNode<'a> {
-    fn into_replica(self) -> (&'a mut Replica, Time) {
-        let now = self.sim.time(self.i);
-        (self.sim.nodes[self.i].replica.as_mut().expect("it is up"), now)
+impl std::fmt::Debug for SimNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimNode").field("name", &self.name).finish_non_exhaustive()
     }
+}
 
-    pub(super) fn replica(&mut self) -> (&mut Replica, Time) {
-        let now = self.sim.time(self.i);
-        (self.sim.nodes[self.i].replica.as_mut().expect("it is up"), now)
+impl World {
+    /// A node's replica, and its time; `None` while it is down.
+    pub(super) fn replica(&mut self, i: usize) -> Option<(&mut Replica, Time)> {
+        let now = self.time(i);
+        Some((self.nodes[i].replica.as_mut()?, now))
     }
 
     /// Does one write, records it for the oracle, and carries out the node's outputs.
     fn write(
         &mut self,
+        i: usize,
         key: &[u8],
         write: impl FnOnce(&mut Replica, Time) -> Result<Option<Stamp>, WriteError>,
-    ) -> Result<Option<Stamp>, WriteError> {
-        let (replica, now) = self.replica();
+    ) -> Result<SimReceipt, WriteError> {
+        let (replica, now) = self.replica(i).ok_or(WriteError::Closed)?;
         let before =
             replica.store.dot_set(key).map(|(dot_set, _)| dot_set.dots().iter().map(Dot::stamp).collect());
         let stamp = write(replica, now)?;
+        let revision = replica.head();
         if let Some(stamp) = stamp {
             let dot_set = replica.store.dot_set(key).map(|(dot_set, _)| dot_set);
             let is_put = dot_set.is_some();
             let expires = dot_set.and_then(|dot_set| dot_set.dots().last()).and_then(Dot::expires);
             // If the writer's clock is ahead, the value has lived for the time asked for before its expiry has come.
-            let true_ms = self.sim.wall_ms();
+            let true_ms = self.wall_ms();
             let until_ms = expires.map(|ms| ms.get().min(true_ms + ms.get().saturating_sub(now.wall_ms())));
             let removed = before.unwrap_or_default();
-            self.sim.record(self.i, key, OracleEvent { stamp, removed, is_put, until_ms, is_ahead: false });
+            self.record(i, key, OracleEvent { stamp, removed, is_put, until_ms, is_ahead: false });
         }
-        self.sim.drain(self.i);
-        Ok(stamp)
+        self.drain(i);
+        Ok(SimReceipt { stamp, revision })
+    }
+
+    /// Applies a batch, records its writes for the oracle, and carries out the node's outputs.
+    fn commit(&mut self, i: usize, batch: &Batch) -> Result<SimReceipt, WriteError> {
+        let (replica, now) = self.replica(i).ok_or(WriteError::Closed)?;
+        let mut dot_set: BTreeMap<String, Vec<Stamp>> = BTreeMap::new();
+        for key in batch.keys() {
+            let before = replica.store.dot_set(&register(key));
+            let stamps = before.map(|(before, _)| before.dots().iter().map(Dot::stamp).collect());
+            dot_set.insert(key.to_owned(), stamps.unwrap_or_default());
+        }
+        let stamps = replica.commit(now, batch)?;
+        let receipt =
+            SimReceipt { stamp: stamps.iter().rev().copied().flatten().next(), revision: replica.head() };
+        for ((key, is_put), stamp) in batch.writes().zip(stamps) {
+            let Some(stamp) = stamp else { continue };
+            let now_held = if is_put { vec![stamp] } else { Vec::new() };
+            let before = dot_set.insert(key.to_owned(), now_held).unwrap_or_default();
+            let event = OracleEvent { stamp, removed: before, is_put, until_ms: None, is_ahead: false };
+            self.record(i, &register(key), event);
+        }
+        self.drain(i);
+        Ok(receipt)
+    }
+}
+
+impl SimNode {
+    pub(super) fn new(world: &SharedWorld, i: usize) -> Self {
+        let name = world.lock().nodes[i].name.clone();
+        Self { world: world.clone(), i, name }
+    }
+
+    pub(super) fn world(&self) -> WorldGuard<'_> {
+        self.world.lock()
+    }
+
+    /// Reads from the replica; `None` while the node is down.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Replica, Time) -> T) -> Option<T> {
+        let world = &mut *self.world();
+        world.replica(self.i).map(|(replica, now)| read(replica, now))
+    }
+
+    fn write(
+        &self,
+        key: &[u8],
+        write: impl FnOnce(&mut Replica, Time) -> Result<Option<Stamp>, WriteError>,
+    ) -> Result<SimReceipt, WriteError> {
+        self.world().write(self.i, key, write)
+    }
+
+    /// The node's name as a member.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The median peer's lag, in bytes.
-    pub fn median_lag(&mut self) -> u64 {
-        self.replica().0.median_lag()
+    pub fn median_lag(&self) -> u64 {
+        self.read(|replica, _| replica.median_lag()).unwrap_or_default()
     }
 
-    /// All members that this node knows, itself first. Empty unless the simulation has [`Sim::seeds`].
-    pub fn members(&mut self) -> Vec<Member> {
-        let (replica, _) = self.replica();
-        replica.own_member().into_iter().chain(replica.members()).cloned().collect()
+    /// All members that this node knows, itself first. Empty unless the simulation has
+    /// [`Sim::seeds`](super::Sim::seeds).
+    pub fn members(&self) -> Vec<Member> {
+        let members =
+            |replica: &Replica| replica.own_member().into_iter().chain(replica.members()).cloned().collect();
+        self.read(|replica, _| members(replica)).unwrap_or_default()
     }
 
-    /// Changes this node's metadata. False, with nothing changed, if it exceeds a limit.
-    pub fn set_meta(&mut self, meta: BTreeMap<String, String>) -> bool {
-        let (replica, _) = self.replica();
+    /// Changes this node's metadata. False, with nothing changed, if it exceeds a limit or the node is down.
+    pub fn set_meta(&self, meta: BTreeMap<String, String>) -> bool {
+        let world = &mut *self.world();
+        let Some((replica, _)) = world.replica(self.i) else { return false };
         let told = replica.set_meta(meta);
-        self.sim.drain(self.i);
+        world.drain(self.i);
         told
-    }
-
-    fn register(key: &str) -> Vec<u8> {
-        let mut stored = Vec::new();
-        entry::register_key(key, &mut stored);
-        stored
     }
 
     /// Puts a value.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
-    pub fn put(&mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Result<Stamp, WriteError> {
+    pub fn put(&self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Result<SimReceipt, WriteError> {
         self.put_with(key, value, PutOptions::new())
     }
 
@@ -93,288 +164,332 @@ impl<'a> SimNode<'a> {
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
     pub fn put_with(
-        &mut self,
+        &self,
         key: impl AsRef<str>,
         value: impl AsRef<[u8]>,
         options: PutOptions,
-    ) -> Result<Stamp, WriteError> {
+    ) -> Result<SimReceipt, WriteError> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let stamp = self.write(&Self::register(key), |replica, now| {
-            replica.put_with(now, key, value, &options).map(Some)
-        })?;
-        Ok(stamp.expect("a put has a stamp"))
+        self.write(&register(key), |replica, now| replica.put_with(now, key, value, &options).map(Some))
     }
 
-    /// Deletes a key. `None` if the key holds nothing on this node.
+    /// Deletes a key. Its receipt has no stamp if the key holds nothing on this node.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
-    pub fn delete(&mut self, key: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
+    pub fn delete(&self, key: impl AsRef<str>) -> Result<SimReceipt, WriteError> {
         let key = key.as_ref();
-        self.write(&Self::register(key), |replica, now| replica.delete(now, key))
+        self.write(&register(key), |replica, now| replica.delete(now, key))
     }
 
     /// Deletes a key under a condition, which is compared with what this node holds.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
-    pub fn delete_if(&mut self, key: impl AsRef<str>, only_if: OnlyIf) -> Result<Option<Stamp>, WriteError> {
+    pub fn delete_if(&self, key: impl AsRef<str>, only_if: OnlyIf) -> Result<SimReceipt, WriteError> {
         let key = key.as_ref();
-        self.write(&Self::register(key), |replica, now| replica.delete_if(now, key, only_if))
+        self.write(&register(key), |replica, now| replica.delete_if(now, key, only_if))
     }
 
     /// The value of a key.
-    pub fn get(&mut self, key: impl AsRef<str>) -> Option<Entry> {
-        let (replica, now) = self.replica();
-        replica.get(now, key.as_ref())
+    pub fn get(&self, key: impl AsRef<str>) -> Option<Entry> {
+        self.read(|replica, now| replica.get(now, key.as_ref()))?
     }
 
     /// All entries whose keys begin with this prefix, in key order.
-    pub fn scan(&mut self, prefix: impl AsRef<str>) -> Vec<Entry> {
-        let (replica, now) = self.replica();
-        replica.scan(now, prefix.as_ref())
+    pub fn scan(&self, prefix: impl AsRef<str>) -> Vec<Entry> {
+        self.read(|replica, now| replica.scan(now, prefix.as_ref())).unwrap_or_default()
+    }
+
+    /// One page of a listing: the first `rows` entries (at most 1,024) whose key begins with `prefix` and comes behind
+    /// `after` in key order.
+    pub fn scan_page(&self, prefix: impl AsRef<str>, after: Option<&str>, rows: usize) -> Vec<Entry> {
+        self.page(&register(prefix.as_ref()), after.map(register).as_deref(), rows)
+    }
+
+    fn page(&self, prefix: &[u8], after: Option<&[u8]>, rows: usize) -> Vec<Entry> {
+        self.read(|replica, now| replica.page(now, prefix, after, rows)).unwrap_or_default()
     }
 
     /// The number of entries held, including those of sets and counters.
-    pub fn len(&mut self) -> usize {
-        self.replica().0.len()
+    pub fn len(&self) -> usize {
+        self.read(|replica, _| replica.len()).unwrap_or_default()
     }
 
     /// Whether the node holds no entries.
-    pub fn is_empty(&mut self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Several writes, to be applied in one step by [`SimBatch::commit`].
-    pub fn batch(&mut self) -> SimBatch<'_> {
-        SimBatch { node: SimNode { sim: self.sim, i: self.i }, batch: Batch::new() }
+    /// An empty batch of writes, which [`WriteBatch::commit`] applies in one local step.
+    pub fn batch(&self) -> WriteBatch<Self> {
+        Store::batch(self)
     }
 
-    /// A set.
-    pub fn set(&mut self, name: impl Into<String>) -> SimSet<'_> {
-        SimSet { node: SimNode { sim: self.sim, i: self.i }, name: name.into() }
+    /// The set of this name, whose elements are strings.
+    pub fn set(&self, name: impl Into<String>) -> Set<Self> {
+        Set::new(self.view(), name.into())
     }
 
-    /// A counter.
-    pub fn counter(&mut self, name: impl Into<String>) -> SimCounter<'_> {
-        SimCounter { node: SimNode { sim: self.sim, i: self.i }, name: name.into() }
+    /// The counter of this name.
+    pub fn counter(&self, name: impl Into<String>) -> Counter<Self> {
+        Counter::new(self.view(), name.into())
+    }
+
+    /// The keys that begin with `prefix`, as a map of values of type `T`, stored as JSON.
+    #[cfg(feature = "json")]
+    pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T, Self> {
+        Map::new(self.view(), prefix.into())
     }
 
     /// Watches all keys that begin with this prefix. The watch ends when the node stops.
-    pub fn watch(&mut self, prefix: impl AsRef<str>) -> SimWatch {
+    pub fn watch(&self, prefix: impl AsRef<str>) -> SimWatch {
         self.watch_with(prefix, WatchOptions::new())
     }
 
     /// Watches with options: one key alone, from an earlier position on, or changes only.
-    pub fn watch_with(&mut self, prefix: impl AsRef<str>, options: WatchOptions) -> SimWatch {
-        SimWatch::new(self, Self::register(prefix.as_ref()), options)
+    pub fn watch_with(&self, prefix: impl AsRef<str>, options: WatchOptions) -> SimWatch {
+        SimWatch::new(self, register(prefix.as_ref()), options)
     }
 
-    /// The node's progress in catching up with the others.
-    pub fn joining(&mut self) -> JoinProgress {
-        let progress = self.replica().0.join_progress();
-        let donor = self.replica().0.donor().and_then(|link| self.sim.other_end(link, self.i));
-        JoinProgress { donor: progress.donor.or(donor.map(|i| self.sim.name(i))), ..progress }
+    /// The node's progress in catching up with the others. While it is down nothing is done.
+    pub fn joining(&self) -> JoinProgress {
+        let world = &*self.world();
+        let Some(replica) = &world.nodes[self.i].replica else { return JoinProgress::default() };
+        let progress = replica.join_progress();
+        let donor = replica.donor().and_then(|link| world.other_end(link, self.i));
+        JoinProgress { donor: progress.donor.or(donor.map(super::members::name)), ..progress }
     }
 
     /// How long the writes of others take to arrive here.
-    pub fn arrivals(&mut self) -> Vec<Arrival> {
-        let now = self.sim.time(self.i);
-        let node = &self.sim.nodes[self.i];
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        let world = &*self.world();
+        let (now, node) = (world.time(self.i), &world.nodes[self.i]);
         node.replica.as_ref().map_or_else(Vec::new, |replica| node.arrivals.figures(now, replica))
     }
 
     /// A summary of what the node holds and has merged.
-    pub fn status(&mut self) -> Status {
-        self.replica().0.status()
-    }
-}
-
-/// Several writes on one node of a [`Sim`].
-#[derive(Debug)]
-pub struct SimBatch<'a> {
-    node: SimNode<'a>,
-    batch: Batch,
-}
-
-impl SimBatch<'_> {
-    /// Adds a put.
-    #[must_use]
-    pub fn put(mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
-        self.batch = self.batch.put(key, value);
-        self
-    }
-
-    /// Adds a delete.
-    #[must_use]
-    pub fn delete(mut self, key: impl AsRef<str>) -> Self {
-        self.batch = self.batch.delete(key);
-        self
-    }
-
-    /// Applies all writes in one step, or none if one is refused.
     ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn commit(mut self) -> Result<(), WriteError> {
-        let (replica, now) = self.node.replica();
-        let mut dot_set: BTreeMap<String, Vec<Stamp>> = BTreeMap::new();
-        for key in self.batch.keys() {
-            let before = replica.store.dot_set(&SimNode::register(key));
-            let stamps = before.map(|(before, _)| before.dots().iter().map(Dot::stamp).collect());
-            dot_set.insert(key.to_owned(), stamps.unwrap_or_default());
-        }
-        let stamps = replica.commit(now, &self.batch)?;
-        for ((key, is_put), stamp) in self.batch.writes().zip(stamps) {
-            let Some(stamp) = stamp else { continue };
-            let now_held = if is_put { vec![stamp] } else { Vec::new() };
-            let before = dot_set.insert(key.to_owned(), now_held).unwrap_or_default();
-            let event = OracleEvent { stamp, removed: before, is_put, until_ms: None, is_ahead: false };
-            self.node.sim.record(self.node.i, &SimNode::register(key), event);
-        }
-        self.node.sim.drain(self.node.i);
-        Ok(())
+    /// # Panics
+    /// If the node is down.
+    pub fn status(&self) -> Status {
+        let status = self.read(|replica, _| replica.status());
+        status.unwrap_or_else(|| panic!("node {} is down", self.i))
     }
 }
 
-/// A set on one node of a [`Sim`].
-#[derive(Debug)]
-pub struct SimSet<'a> {
-    node: SimNode<'a>,
-    name: String,
+/// Proof that a write was accepted on a node of a [`Sim`](super::Sim).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimReceipt {
+    stamp: Option<Stamp>,
+    revision: Revision,
 }
 
-impl SimSet<'_> {
-    fn key(&self, element: &str) -> Vec<u8> {
-        let mut stored = Vec::new();
-        entry::set_prefix(&self.name, &mut stored);
-        stored.extend_from_slice(element.as_bytes());
-        stored
+impl SimReceipt {
+    /// The write's stamp. `None` if there was nothing to do, as when a key is deleted that holds nothing.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.stamp
     }
 
-    /// Adds an element.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn add(&mut self, element: impl AsRef<str>) -> Result<Stamp, WriteError> {
-        let (name, element) = (self.name.clone(), element.as_ref());
-        let stamp = self
-            .node
-            .write(&self.key(element), |replica, now| replica.set_add(now, &name, element).map(Some))?;
-        Ok(stamp.expect("an add has a stamp"))
-    }
-
-    /// Removes an element, as far as this node has seen it added. `None` if the element is not in the set here.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn remove(&mut self, element: impl AsRef<str>) -> Result<Option<Stamp>, WriteError> {
-        let (name, element) = (self.name.clone(), element.as_ref());
-        self.node.write(&self.key(element), |replica, now| replica.set_remove(now, &name, element))
-    }
-
-    /// Watches the elements.
-    pub fn watch(&mut self) -> SimWatch {
-        self.watch_with(WatchOptions::new())
-    }
-
-    /// Watches the elements with options. [`WatchOptions::exact`] has no effect: a watch of a set has all elements.
-    pub fn watch_with(&mut self, options: WatchOptions) -> SimWatch {
-        let prefix = self.key("");
-        SimWatch::new(&mut self.node, prefix, options.inexact())
-    }
-
-    /// Whether an element is in the set.
-    pub fn contains(&mut self, element: impl AsRef<str>) -> bool {
-        self.node.replica().0.set_contains(&self.name, element.as_ref())
-    }
-
-    /// The elements, in order.
-    pub fn iter(&mut self) -> impl Iterator<Item = String> {
-        self.node.replica().0.set_iter(&self.name).collect::<Vec<_>>().into_iter()
-    }
-
-    /// The number of elements.
-    pub fn len(&mut self) -> usize {
-        self.iter().count()
-    }
-
-    /// Whether the set is empty.
-    pub fn is_empty(&mut self) -> bool {
-        self.len() == 0
+    /// The position of the write in the node's change log.
+    pub fn revision(&self) -> Revision {
+        self.revision
     }
 }
 
-/// A counter on one node of a [`Sim`].
-#[derive(Debug)]
-pub struct SimCounter<'a> {
-    node: SimNode<'a>,
-    name: String,
+impl WriteReceipt for SimReceipt {
+    fn stamp(&self) -> Option<Stamp> {
+        self.stamp
+    }
+
+    fn revision(&self) -> Revision {
+        self.revision
+    }
 }
 
-impl SimCounter<'_> {
-    /// Adds to the counter.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn add(&mut self, by: i64) -> Result<Stamp, WriteError> {
-        let name = self.name.clone();
+impl Store for SimNode {
+    type Receipt = SimReceipt;
+    type Watch = SimWatch;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A clone: handles do not keep a simulated node alive.
+    fn view(&self) -> Self {
+        self.clone()
+    }
+
+    fn put_with(&self, key: &str, value: &[u8], options: PutOptions) -> Result<SimReceipt, WriteError> {
+        self.put_with(key, value, options)
+    }
+
+    fn delete(&self, key: &str) -> Result<SimReceipt, WriteError> {
+        self.delete(key)
+    }
+
+    fn delete_if(&self, key: &str, only_if: OnlyIf) -> Result<SimReceipt, WriteError> {
+        self.delete_if(key, only_if)
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<SimReceipt, WriteError> {
+        self.world().commit(self.i, batch)
+    }
+
+    fn get(&self, key: &str) -> Option<Entry> {
+        self.get(key)
+    }
+
+    fn scan(&self, prefix: &str) -> Vec<Entry> {
+        self.scan(prefix)
+    }
+
+    fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
+        self.scan_page(prefix, after, rows)
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn watch_with(&self, prefix: &str, options: WatchOptions) -> SimWatch {
+        self.watch_with(prefix, options)
+    }
+
+    fn set_add(&self, set: &str, element: &str) -> Result<SimReceipt, WriteError> {
+        self.write(&element_key(set, element), |replica, now| replica.set_add(now, set, element).map(Some))
+    }
+
+    fn set_remove(&self, set: &str, element: &str) -> Result<SimReceipt, WriteError> {
+        self.write(&element_key(set, element), |replica, now| replica.set_remove(now, set, element))
+    }
+
+    fn set_contains(&self, set: &str, element: &str) -> bool {
+        self.read(|replica, _| replica.set_contains(set, element)).unwrap_or_default()
+    }
+
+    fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
+        let elements = self.read(|replica, _| replica.set_iter(set).collect::<Vec<_>>());
+        elements.unwrap_or_default().into_iter()
+    }
+
+    fn set_page(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<String> {
+        let after = after.map(|after| element_key(set, after));
+        let page = self.page(&element_key(set, ""), after.as_deref(), rows);
+        page.iter().map(|entry| entry.key().to_owned()).collect()
+    }
+
+    fn set_len(&self, set: &str) -> usize {
+        self.read(|replica, _| replica.set_len(set)).unwrap_or_default()
+    }
+
+    fn set_watch(&self, set: &str, options: WatchOptions) -> SimWatch {
+        SimWatch::new(self, element_key(set, ""), options.inexact())
+    }
+
+    fn counter_add(&self, counter: &str, by: i64) -> Result<SimReceipt, WriteError> {
+        let world = &mut *self.world();
+        let (replica, _) = world.replica(self.i).ok_or(WriteError::Closed)?;
         let mut key = Vec::new();
-        entry::counter_prefix(&name, &mut key);
-        key.extend_from_slice(&self.node.replica().0.store.run.number().to_be_bytes());
-        let stamp = self.node.write(&key, |replica, now| replica.counter_add(now, &name, by).map(Some))?;
-        Ok(stamp.expect("a step has a stamp"))
+        entry::counter_prefix(counter, &mut key);
+        key.extend_from_slice(&replica.store.run.number().to_be_bytes());
+        world.write(self.i, &key, |replica, now| replica.counter_add(now, counter, by).map(Some))
     }
 
-    /// Its value.
-    pub fn value(&mut self) -> i64 {
-        self.node.replica().0.counter_value(&self.name)
+    fn counter_value(&self, counter: &str) -> i64 {
+        self.read(|replica, _| replica.counter_value(counter)).unwrap_or_default()
     }
 }
 
-/// A watch on one node of a [`Sim`]. As a watch of `Node` it begins when it is made, not at the first `next`.
+/// A watch on one node of a [`Sim`](super::Sim). As a watch of `Node` it begins when it is made, not at the first
+/// `next`, and ends when its node stops. It does not go on after a restart.
 #[derive(Debug)]
 pub struct SimWatch {
-    i: usize,
+    node: SimNode,
+    /// The start of the node to which the watch belongs.
     starts: u64,
-    id: WatchId,
+    /// `None`: the node was down when the watch was made.
+    id: Option<WatchId>,
     events: VecDeque<WatchEvent>,
 }
 
 impl SimWatch {
-    fn new(node: &mut SimNode<'_>, prefix: Vec<u8>, options: WatchOptions) -> Self {
-        let id = node.replica().0.watch(prefix, options);
-        let starts = node.sim.nodes[node.i].starts;
-        Self { i: node.i, starts, id, events: VecDeque::new() }
+    /// Begins a watch of a prefix of stored keys.
+    fn new(node: &SimNode, prefix: Vec<u8>, options: WatchOptions) -> Self {
+        let mut world = node.world();
+        let id = world.replica(node.i).map(|(replica, _)| replica.watch(prefix, options));
+        let starts = world.nodes[node.i].starts;
+        drop(world);
+        Self { node: node.clone(), starts, id, events: VecDeque::new() }
+    }
+
+    /// The watch's number, unless it has ended.
+    fn id_in(&self, world: &World) -> Option<WatchId> {
+        let is_over = world.nodes[self.node.i].starts != self.starts || !world.is_up(self.node.i);
+        self.id.filter(|_| !is_over)
     }
 
     /// Whether the watch has ended because its node has stopped since.
-    pub fn is_over(&self, sim: &Sim) -> bool {
-        sim.nodes[self.i].starts != self.starts || !sim.is_up(self.i)
+    pub fn is_over(&self) -> bool {
+        self.id_in(&self.node.world()).is_none()
     }
 
-    /// Ends the watch. A watch that is only dropped lasts until its node stops.
-    pub fn close(self, sim: &mut Sim) {
-        if !self.is_over(sim) {
-            SimNode { sim, i: self.i }.into_replica().0.unwatch(self.id);
+    /// Waits for the next event. `None` once the node has stopped. A `next` that is dropped while it waits loses no
+    /// event.
+    pub async fn next(&mut self) -> Option<WatchEvent> {
+        typed::next(self).await
+    }
+
+    /// The next event, if there is one by now, for tests without tasks. `None` also once the node has stopped.
+    pub fn try_next(&mut self) -> Option<WatchEvent> {
+        match self.poll(None) {
+            Poll::Ready(event) => event,
+            Poll::Pending => None,
         }
     }
 
-    /// The next event, if there is one by now. Always `None` once the node has stopped.
-    pub fn next(&mut self, sim: &mut Sim) -> Option<WatchEvent> {
+    /// The next event. If there is none yet, the waker is kept.
+    fn poll(&mut self, waker: Option<&Waker>) -> Poll<Option<WatchEvent>> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(Some(event));
+        }
+        let mut world = self.node.world();
+        let Some(id) = self.id_in(&world) else { return Poll::Ready(None) };
+        let (replica, now) = world.replica(self.node.i).expect("the watch is not over");
         loop {
-            if let Some(event) = self.events.pop_front() {
-                return Some(event);
-            }
-            if self.is_over(sim) {
-                return None;
-            }
-            let (replica, now) = SimNode { sim, i: self.i }.into_replica();
-            let (events, is_done) = replica.watched(now, self.id);
+            let (events, is_done) = replica.watched(now, id);
             self.events.extend(events);
-            if is_done && self.events.is_empty() {
-                return None;
+            if is_done || !self.events.is_empty() {
+                break;
             }
         }
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(Some(event));
+        }
+        let replaced = waker.and_then(|waker| world.nodes[self.node.i].wakers.insert(id, waker.clone()));
+        // To drop a waker may drop a task with its handles, which lock the world.
+        drop(world);
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+impl Stream for SimWatch {
+    type Item = WatchEvent;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+        self.get_mut().poll(Some(cx.waker()))
+    }
+}
+
+impl Drop for SimWatch {
+    fn drop(&mut self) {
+        let mut world = self.node.world();
+        let Some(id) = self.id_in(&world) else { return };
+        let (replica, _) = world.replica(self.node.i).expect("the watch is not over");
+        replica.unwatch(id);
+        let waker = world.nodes[self.node.i].wakers.remove(&id);
+        drop(world);
+        drop(waker);
     }
 }

@@ -49,11 +49,26 @@ pub(crate) fn register_key(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
 }
 
+/// The stored key of a register.
+pub(crate) fn register(key: &str) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(1 + key.len());
+    register_key(key, &mut stored);
+    stored
+}
+
 /// The common beginning of all elements of a set. The length separates sets of which one name is a prefix of the other.
 pub(crate) fn set_prefix(set: &str, out: &mut Vec<u8>) {
     out.push(Space::Set as u8);
     out.extend_from_slice(&(set.len() as u16).to_be_bytes());
     out.extend_from_slice(set.as_bytes());
+}
+
+/// The stored key of an element of a set; with an empty element, the prefix of all of them.
+pub(crate) fn element_key(set: &str, element: &str) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(3 + set.len() + element.len());
+    set_prefix(set, &mut stored);
+    stored.extend_from_slice(element.as_bytes());
+    stored
 }
 
 /// The common beginning of all shares of a counter, each ending in the eight bytes of its origin.
@@ -354,7 +369,8 @@ pub(crate) fn merge_dots(
     Some(DotSet::from_dots(theirs.key(), kept.chain(added).cloned().collect()))
 }
 
-/// A key with its value, as [`get`](crate::sim::SimNode::get) and [`scan`](crate::sim::SimNode::scan) return it. Cheap to clone.
+/// A key with its value, as [`Store::get`](crate::Store::get) and [`Store::scan`](crate::Store::scan) return it. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct Entry {
     dot: Dot,

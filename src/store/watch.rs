@@ -73,13 +73,13 @@ impl WatchEvent {
 /// use tidings::{Config, WatchEvent, WatchOptions};
 /// use tidings::sim::Sim;
 ///
-/// let mut sim = Sim::new(1).config(Config::lan()).nodes(1);
+/// let sim = Sim::new(1).config(Config::lan()).nodes(1);
 /// sim.node(0).put("limit", "100")?;
 /// let options = WatchOptions::new().exact().without_current();
 /// let mut watch = sim.node(0).watch_with("limit", options);
 /// sim.node(0).put("limits", "another key")?;
 /// sim.node(0).delete("limit")?;
-/// assert!(matches!(watch.next(&mut sim), Some(WatchEvent::Delete { key, .. }) if key == "limit"));
+/// assert!(matches!(watch.try_next(), Some(WatchEvent::Delete { key, .. }) if key == "limit"));
 /// # Ok::<(), tidings::WriteError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
@@ -352,7 +352,6 @@ impl Watches {
     }
 
     /// The watches that got something to read since the last call.
-    #[cfg(feature = "node")]
     pub(crate) fn take_ready(&mut self) -> BTreeSet<WatchId> {
         std::mem::take(&mut self.ready)
     }

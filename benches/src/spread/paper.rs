@@ -55,7 +55,7 @@ impl Experiment {
         let mut updates = Vec::new();
         for member in 0..MEMBERS {
             updates.push((0..KEYS).map(|key| (key, 1, sim.now())).collect());
-            let mut node = sim.node(member);
+            let node = sim.node(member);
             let batch =
                 (0..KEYS).fold(node.batch(), |batch, key| batch.put(Self::key(member, key), Self::value(1)));
             batch.commit().expect("acceptable");

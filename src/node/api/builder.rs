@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::error::{Cause, StartError};
 use crate::id::RunId;
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member};
 use crate::node::Node;
 #[cfg(feature = "durable")]
 use crate::node::disk;
-use crate::node::error::{Cause, StartError};
 use crate::node::net::network::{Network, ShutdownGuard, bind};
 use crate::node::net::peers::NodeIdentity;
 use crate::node::net::security::{Security, check_node_name};

@@ -17,9 +17,10 @@ use crate::election::{Attempts, Leader, LeaseEnd, LeaseState};
 use crate::error::ElectionError;
 use crate::id::LeaseId;
 use crate::node::runtime::shared::{Core, Shared};
-use crate::node::runtime::waiter::{self, Waiter};
+use crate::node::runtime::waiter::Waiter;
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
+use crate::typed;
 
 /// How often [`Election::leader`] checks within its timeout whether a majority has answered, while nothing changes.
 const LOOKS: u32 = 32;
@@ -303,7 +304,7 @@ impl Observer {
     /// Waits for the next change. `None` once the node is closed. A `next` that is dropped while it waits loses no
     /// change.
     pub async fn next(&mut self) -> Option<LeaderEvent> {
-        waiter::next(self).await
+        typed::next(self).await
     }
 }
 

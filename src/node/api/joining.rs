@@ -10,8 +10,9 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use crate::node::runtime::shared::Shared;
-use crate::node::runtime::waiter::{self, Waiter};
+use crate::node::runtime::waiter::Waiter;
 use crate::replica::JoinProgress;
+use crate::typed;
 
 /// A stream of a node's progress in joining its cluster; [`Node::joining`](crate::Node::joining) makes it. It begins
 /// with the present progress and ends when the node is ready or closed. A slow reader sees fewer steps, but always the
@@ -42,7 +43,7 @@ impl Joining {
 
     /// Waits for the next step. `None` after the step in which the node is ready, or once the node is closed.
     pub async fn next(&mut self) -> Option<JoinProgress> {
-        waiter::next(self).await
+        typed::next(self).await
     }
 }
 

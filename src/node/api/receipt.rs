@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::WaitError;
 use crate::membership::MemberState;
-use crate::node::error::WaitError;
 use crate::node::runtime::shared::{Core, Shared};
 use crate::store::entry::Revision;
 use crate::time::Stamp;

@@ -13,8 +13,9 @@ use futures_core::Stream;
 
 use crate::node::runtime::event_log::{EventCursor, EventLog};
 use crate::node::runtime::shared::Shared;
-use crate::node::runtime::waiter::{self, Waiter};
+use crate::node::runtime::waiter::Waiter;
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
+use crate::typed;
 
 /// A watch of keys: first the current values, then [`WatchEvent::Current`], then every change until the node is closed.
 ///
@@ -56,7 +57,7 @@ impl Watch {
 
     /// Waits for the next event. `None` once the node is closed.
     pub async fn next(&mut self) -> Option<WatchEvent> {
-        waiter::next(self).await
+        typed::next(self).await
     }
 }
 
@@ -130,7 +131,7 @@ impl<T: Clone> Events<T> {
 
     /// Waits for the next event. `None` once the node is closed and all kept events were read.
     pub async fn next(&mut self) -> Option<T> {
-        waiter::next(self).await
+        typed::next(self).await
     }
 
     /// The number of events that this reader has missed since it was made: they were dropped before it had read them.

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use fjall::config::FilterPolicy;
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use crate::node::error::{Cause, StartError};
+use crate::error::{Cause, StartError};
 use crate::replica::Persist;
 use crate::replica::saved::{self, DiskChange, Saved, SavedError};
 use crate::store::digest::fingerprint;

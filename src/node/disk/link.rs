@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
-use crate::node::error::Cause;
+use crate::error::Cause;
 
 /// The flags that a node and its disk thread share. Without a data directory there is no thread.
 #[derive(Debug, Default)]

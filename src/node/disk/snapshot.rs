@@ -11,7 +11,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::node::error::{BoxedError, Cause, SnapshotError, StartError};
+use crate::error::{BoxedError, Cause, SnapshotError, StartError};
 use crate::node::runtime::shared::Shared;
 use crate::replica::SnapshotCursor;
 use crate::replica::saved::{self, DiskChange, RECORD_HEADER_BYTES, Saved};

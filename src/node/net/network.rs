@@ -19,7 +19,7 @@ use quinn::{Connection, Endpoint, Incoming, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use crate::node::error::{Cause, StartError};
+use crate::error::{Cause, StartError};
 use crate::node::net::admission::{Admission, HandshakeVerdict, Permit, SourceAddr};
 use crate::node::net::congestion::{CongestionWindows, close};
 use crate::node::net::link::{Greeter, NoLink, greet, no_link, welcome};

@@ -31,8 +31,8 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::sync::watch;
 
+use crate::error::{BoxedError, Cause, SecurityError, StartError};
 use crate::membership::NAME_BYTES_MAX;
-use crate::node::error::{BoxedError, Cause, SecurityError, StartError};
 
 /// The server name in every handshake. It is not verified: which node answers is known from its certificate.
 pub(in crate::node) const SERVER_NAME: &str = "tidings";

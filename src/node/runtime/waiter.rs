@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures_core::Stream;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
@@ -41,9 +40,4 @@ impl Waiter {
             self.notified = None;
         }
     }
-}
-
-/// Waits for the next item of a stream. A future that is dropped while it waits has taken nothing from the stream.
-pub(in crate::node) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
-    std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)).await
 }

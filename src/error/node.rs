@@ -1,57 +1,8 @@
 //! The errors of a node, one small enum per area. Each variant says what happened and what became of the state.
 
-use std::error::Error as StdError;
-use std::fmt;
-use std::ops::Deref;
-use std::sync::Arc;
-
+use super::Cause;
 use crate::config::ConfigError;
-use crate::error::{ElectionError, WriteError};
 use crate::text::Escaped;
-
-/// Any error, as the standard library boxes it.
-pub(in crate::node) type BoxedError = Box<dyn StdError + Send + Sync>;
-
-/// The error of the operating system or of a library that an error of this library was made from. It is shared, so that
-/// errors can be cloned. Two of them are equal if their texts are, because such errors cannot be compared.
-#[derive(Clone)]
-pub struct Cause(Arc<dyn StdError + Send + Sync>);
-
-impl Cause {
-    /// Keeps an error, or a text where there is no error.
-    pub(in crate::node) fn new(error: impl Into<BoxedError>) -> Self {
-        Self(error.into().into())
-    }
-}
-
-// It implements no `Error`: so `source()` yields the original error and not this wrapper.
-impl Deref for Cause {
-    type Target = dyn StdError + Send + Sync;
-
-    fn deref(&self) -> &Self::Target {
-        &*self.0
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl PartialEq for Cause {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.to_string() == other.0.to_string()
-    }
-}
-
-impl Eq for Cause {}
 
 /// Why a node did not start. Nothing runs, and nothing was sent to anybody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -260,46 +211,4 @@ pub enum SnapshotError {
     /// The node was closed by a panic, so that its state cannot be trusted.
     #[error("no snapshot was taken: the node was closed by a panic, and its state cannot be trusted")]
     Failed,
-}
-
-/// A value does not have the type that a typed view expects, or could not be encoded. The stored value is unchanged.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the value of \"{}\" cannot be decoded or encoded: {reason}; the stored value is unchanged",
-    Escaped(key)
-)]
-#[non_exhaustive]
-pub struct DecodeError {
-    /// The key.
-    pub key: String,
-    /// What is wrong with the value.
-    #[source]
-    pub reason: Cause,
-}
-
-/// Any error of this library, for callers that handle all of them alike.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The node did not start.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// A write was not accepted.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// A wait ended early.
-    #[error(transparent)]
-    Wait(#[from] WaitError),
-    /// A snapshot was not taken.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// A lease was not granted, or has ended.
-    #[error(transparent)]
-    Election(#[from] ElectionError),
-    /// Security could not be made or changed.
-    #[error(transparent)]
-    Security(#[from] SecurityError),
-    /// A value does not have the expected type.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
 }

@@ -1,0 +1,315 @@
+//! User code over the trait `Store`: it runs alike on nodes and in the simulator. And user code in the simulator: what
+//! handles of simulated nodes do, and that tasks run in virtual time and repeat.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tidings::sim::{Sim, SimNode, SimReceipt, SimWatch};
+use tidings::{OnlyIf, PutOptions, Store, WatchEvent, WatchOptions, WriteError, WriteReceipt};
+use tidings_proptest::nodes;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Passes a baton on: whenever `from` changes on a node, the node puts `to`, with one more in it.
+async fn relay(node: SimNode, from: &'static str, to: &'static str, log: Arc<Mutex<Vec<String>>>) {
+    let mut watch = node.watch(from);
+    while let Some(event) = watch.next().await {
+        let WatchEvent::Put(entry) = event else { continue };
+        let count: u32 = String::from_utf8_lossy(entry.value()).parse().expect("a number");
+        log.lock().unwrap().push(format!("{to} {count}"));
+        if count < 20 {
+            node.put(to, (count + 1).to_string()).unwrap();
+        }
+    }
+    log.lock().unwrap().push(format!("{to} ended"));
+}
+
+/// A run of three tasks under loss, in which one node stops: its trace, and what the tasks did in which order.
+fn run_with_tasks(seed: u64) -> (u64, Vec<String>) {
+    let mut sim = Sim::new(seed).nodes(3).loss(0.2);
+    let log = Arc::new(Mutex::new(Vec::new()));
+    for (i, from, to) in [(0, "a", "b"), (1, "b", "c"), (2, "c", "a")] {
+        let node = sim.node(i);
+        sim.spawn(relay(node, from, to, log.clone()));
+    }
+    sim.node(1).put("a", "0").unwrap();
+    sim.run_for(ms(30_000));
+    sim.assert_converged();
+    sim.crash(2);
+    sim.run_for(ms(10));
+    let log = log.lock().unwrap().clone();
+    (sim.trace(), log)
+}
+
+#[test]
+fn tasks_run_in_virtual_time_and_repeat() {
+    let (trace, log) = run_with_tasks(7);
+    let counts = (0..=20).map(|count| format!("{} {count}", ["b", "c", "a"][count % 3]));
+    assert_eq!(log, counts.chain(["a ended".to_owned()]).collect::<Vec<_>>());
+    assert_eq!((trace, log), run_with_tasks(7));
+    assert_ne!(trace, run_with_tasks(8).0);
+}
+
+#[test]
+fn tasks_are_polled_in_the_order_of_their_numbers() {
+    let mut sim = Sim::new(1).nodes(1);
+    let log = Arc::new(Mutex::new(Vec::new()));
+    for name in ["first", "second", "third"] {
+        let (mut watch, log) = (sim.node(0).watch("k"), log.clone());
+        sim.spawn(async move {
+            while watch.next().await.is_some() {
+                log.lock().unwrap().push(name);
+            }
+        });
+    }
+    sim.run_for(ms(1));
+    log.lock().unwrap().clear();
+    sim.node(0).put("k", "v").unwrap();
+    assert!(log.lock().unwrap().is_empty(), "a task runs only while virtual time passes");
+    sim.run_for(ms(1));
+    assert_eq!(*log.lock().unwrap(), ["first", "second", "third"]);
+}
+
+#[test]
+fn handle_works_again_after_a_restart() {
+    let mut sim = Sim::new(1).nodes_with_disk(1);
+    let node = sim.node(0);
+    node.put("k", "v").unwrap();
+    let mut watch = node.watch("k");
+    assert!(matches!(watch.try_next(), Some(WatchEvent::Put(_))));
+    assert_eq!(watch.try_next(), Some(WatchEvent::Current));
+    sim.run_for(ms(100));
+    sim.crash(0);
+    assert_eq!(node.put("k", "w"), Err(WriteError::Closed));
+    assert_eq!(node.delete("k"), Err(WriteError::Closed));
+    assert_eq!(node.set("s").add("x"), Err(WriteError::Closed));
+    assert_eq!(node.counter("c").add(1), Err(WriteError::Closed));
+    assert_eq!(node.batch().put("k", "w").commit(), Err(WriteError::Closed));
+    assert_eq!((node.get("k"), node.len(), node.scan("").len()), (None, 0, 0));
+    let mut late = node.watch("k");
+    assert_eq!((late.try_next(), watch.try_next()), (None, None));
+    sim.restart(0);
+    assert!(late.is_over() && watch.is_over(), "a watch belongs to one start of its node");
+    assert_eq!(node.get("k").unwrap().value(), b"v");
+    let receipt: SimReceipt = node.put("k", "w").unwrap();
+    assert_eq!(receipt.stamp(), node.get("k").map(|entry| entry.stamp()));
+    assert_eq!(receipt.revision(), node.get("k").unwrap().revision());
+}
+
+/// Counts how often it was woken, and uses the world while it is.
+struct Counting(SimNode, AtomicUsize);
+
+impl Wake for Counting {
+    fn wake(self: Arc<Self>) {
+        // This would wait for ever if the world were locked.
+        _ = self.0.get("k");
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn wakers_are_called_once_the_world_is_unlocked() {
+    let mut sim = Sim::new(1).nodes(1);
+    let counting = Arc::new(Counting(sim.node(0), AtomicUsize::new(0)));
+    let waker = Waker::from(counting.clone());
+    let mut watch = pin!(sim.node(0).watch_with("k", WatchOptions::new().without_current()));
+    let mut poll = || watch.as_mut().poll_next(&mut Context::from_waker(&waker));
+    assert_eq!(poll(), Poll::Pending);
+    let woken = || counting.1.load(Ordering::Relaxed);
+    sim.node(0).put("other", "v").unwrap();
+    assert_eq!(woken(), 0, "a change of another key wakes nobody");
+    sim.node(0).put("k", "v").unwrap();
+    assert_eq!(woken(), 1);
+    assert!(matches!(poll(), Poll::Ready(Some(WatchEvent::Put(_)))));
+    assert_eq!(poll(), Poll::Pending);
+    sim.crash(0);
+    assert_eq!(woken(), 2, "the end of a watch wakes its reader");
+    assert_eq!(poll(), Poll::Ready(None));
+}
+
+#[test]
+fn handles_can_be_shared_between_threads() {
+    fn shareable<T: Send + Sync + 'static>() {}
+    shareable::<Sim>();
+    shareable::<SimNode>();
+    shareable::<SimWatch>();
+}
+
+#[test]
+fn world_can_be_used_after_a_panic_under_its_lock() {
+    let mut sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.skew(1, 0)));
+    assert!(panic.is_err(), "there is no such node");
+    node.put("k", "v").unwrap();
+    sim.assert_converged();
+}
+
+/// Keeps a copy of everything below `in/<name>/` under `out/<name>/`, as an application follows its part of the store.
+/// The control `ignores_deletes` leaves what was deleted.
+async fn copy<S: Store>(store: S, ignores_deletes: bool) {
+    let prefix = format!("in/{}/", store.name());
+    let mut watch = store.watch(&prefix);
+    while let Some(event) = poll_fn(|cx| Pin::new(&mut watch).poll_next(cx)).await {
+        let Some(key) = event.key() else { continue };
+        let copy = key.replacen("in/", "out/", 1);
+        match &event {
+            WatchEvent::Put(entry) => _ = store.put(&copy, entry.value()).unwrap(),
+            _ if ignores_deletes => {}
+            _ => _ = store.delete(&copy).unwrap(),
+        }
+    }
+}
+
+/// First half of what each node does: it writes for the node behind it, and for all.
+fn write<S: Store>(store: &S, next: &str) {
+    let own = store.name().to_owned();
+    for i in 0..4 {
+        store.put(&format!("in/{next}/{i}"), format!("{own} {i}").as_bytes()).unwrap();
+    }
+    let batch = store.batch().put(format!("in/{next}/0"), "batched").put(format!("batch/{own}"), "1");
+    let receipt = batch.delete(format!("in/{next}/1")).commit().unwrap();
+    let key = format!("batch/{own}");
+    assert!(
+        store.get(&key).is_some_and(|entry| Some(entry.stamp()) < receipt.stamp()),
+        "the delete comes last"
+    );
+    let receipt = store.put(&key, b"2").unwrap();
+    assert_eq!(store.get(&key).map(|entry| entry.revision()), Some(receipt.revision()));
+    store.set("names").add(&own).unwrap();
+    store.set("left").add(&own).unwrap();
+    store.counter("steps").add(5).unwrap();
+    store.map::<Vec<u32>>("map/").put(&own, &vec![1, 2]).unwrap();
+}
+
+/// Second half, when all nodes hold what the first half wrote.
+fn revise<S: Store>(store: &S, next: &str) {
+    let own = store.name().to_owned();
+    let key = format!("in/{next}/2");
+    let read = store.get(&key).unwrap();
+    let absent = store.put_with(&key, b"w", PutOptions::new().only_if(OnlyIf::Absent));
+    assert!(matches!(absent, Err(WriteError::Condition { current }) if current == Some(read.stamp())));
+    store.put_with(&key, b"revised", PutOptions::new().only_if(OnlyIf::Stamp(read.stamp()))).unwrap();
+    assert!(matches!(store.delete_if(&key, OnlyIf::Stamp(read.stamp())), Err(WriteError::Condition { .. })));
+    store.delete(&format!("in/{next}/3")).unwrap();
+    assert_eq!(store.delete("nothing").unwrap().stamp(), None);
+    assert_eq!(store.set("left").page(None, 1).len(), 1);
+    store.set("left").remove(&own).unwrap();
+    store.counter("steps").add(-1).unwrap();
+    let map = store.map::<Vec<u32>>("map/");
+    let numbers = map.get(&own).unwrap().unwrap();
+    map.put(&own, &[numbers, vec![3]].concat()).unwrap();
+    // `next` reads it too; an entry of another type is an error, not a panic.
+    assert!(store.map::<String>("map/").get(next).is_err());
+}
+
+/// Everything that a node holds, as an application reads it.
+fn state<S: Store>(store: &S) -> Vec<String> {
+    let (mut entries, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.scan_page("", after.as_deref(), 5);
+        let Some(last) = page.last() else { break };
+        after = Some(last.key().to_owned());
+        entries.extend(page);
+    }
+    let mut state: Vec<String> = entries
+        .iter()
+        .map(|entry| format!("{} = {}", entry.key(), String::from_utf8_lossy(entry.value())))
+        .collect();
+    for name in ["names", "left"] {
+        state.push(format!("{name}: {:?}", store.set(name).iter().collect::<Vec<_>>()));
+    }
+    state.push(format!("steps: {}", store.counter("steps").value()));
+    state
+}
+
+/// All ways to read agree, as long as nothing changes.
+fn check_reads<S: Store>(store: &S) {
+    let scanned = store.scan("");
+    assert!(scanned.iter().all(|entry| store.get(entry.key()).map(|it| it.stamp()) == Some(entry.stamp())));
+    // Each node has a share of the counter.
+    assert_eq!(store.len(), scanned.len() + store.set("names").len() + store.set("left").len() + 3);
+    for set in ["names", "left"].map(|name| store.set(name)) {
+        assert!(set.iter().all(|element| set.contains(element)));
+        let count = set.iter().count();
+        assert_eq!((count, count == 0), (set.len(), set.is_empty()));
+        assert_eq!(set.page(None, 2).into_iter().next_back(), set.iter().take(2).last());
+    }
+    assert!(!store.is_empty() && !store.set("names").contains("nobody"));
+}
+
+/// The nodes with the name of the node behind each.
+fn pairs<S: Store>(stores: &[S]) -> impl Iterator<Item = (&S, &str)> {
+    stores.iter().enumerate().map(|(i, store)| (store, stores[(i + 1) % stores.len()].name()))
+}
+
+/// The application in a simulation with loss and partitions.
+fn simulated(seed: u64, ignores_deletes: bool) -> Vec<String> {
+    let mut sim = Sim::new(seed).nodes(3).loss(0.2);
+    let stores = [0, 1, 2].map(|i| sim.node(i));
+    stores.iter().for_each(|store| sim.spawn(copy(store.view(), ignores_deletes)));
+    sim.partition(&[0], &[1, 2]);
+    pairs(&stores).for_each(|(store, next)| write(store, next));
+    sim.run_for(ms(2_000));
+    sim.heal();
+    sim.assert_converged();
+    sim.partition(&[0, 1], &[2]);
+    pairs(&stores).for_each(|(store, next)| revise(store, next));
+    sim.run_for(ms(2_000));
+    sim.heal();
+    sim.assert_converged();
+    stores.iter().for_each(check_reads);
+    let states = stores.each_ref().map(state);
+    assert!(states.iter().all(|state| *state == states[0]), "{states:#?}");
+    states[0].clone()
+}
+
+/// The application on three nodes of this process; `expected` is what they have to come to.
+async fn on_nodes(expected: &[String]) {
+    let a = nodes::start("n0", &[]).await;
+    let b = nodes::start("n1", &[&a]).await;
+    let c = nodes::start("n2", &[&a, &b]).await;
+    let stores = [a, b, c];
+    let tasks: Vec<_> = stores.iter().map(|store| tokio::spawn(copy(store.view(), false))).collect();
+    pairs(&stores).for_each(|(store, next)| write(store, next));
+    nodes::until(|| {
+        let held = |store: &tidings::Node| {
+            (store.counter("steps").value(), store.scan("out/").len(), store.scan("map/").len())
+        };
+        stores.iter().all(|store| held(store) == (15, 9, 3))
+    })
+    .await;
+    pairs(&stores).for_each(|(store, next)| revise(store, next));
+    nodes::until(|| stores.iter().all(|store| state(store) == expected)).await;
+    for store in stores {
+        check_reads(&store);
+        store.shutdown().await;
+    }
+    // Their watches have ended.
+    for task in tasks {
+        nodes::guarded(task).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn application_runs_alike_on_nodes_and_in_simulations() {
+    let expected = simulated(1, false);
+    assert!(expected.contains(&"out/n1/2 = revised".to_owned()), "{expected:#?}");
+    assert!(expected.contains(&"steps: 12".to_owned()), "{expected:#?}");
+    (2..20).for_each(|seed| assert_eq!(simulated(seed, false), expected, "seed {seed}"));
+    on_nodes(&expected).await;
+}
+
+#[test]
+fn application_that_ignores_deletes_comes_to_another_state() {
+    let (right, wrong) = (simulated(1, false), simulated(1, true));
+    let surplus: Vec<&String> = wrong.iter().filter(|line| !right.contains(line)).collect();
+    assert!(!surplus.is_empty() && surplus.iter().all(|line| line.starts_with("out/")), "{surplus:?}");
+}

@@ -1,0 +1,77 @@
+//! Scans of a node: listings of many entries, as they were at one instant.
+//!
+//! A scan shows one instant without holding the lock throughout. It reads the rows in pieces, notes where the change
+//! log stood before the first one, and reads at the end, together with the last piece, the rows that changed since
+//! then. The instant is that of the last piece. If the log forgot removals meanwhile, the scan must start over: a
+//! deleted entry would stay in the result.
+
+use std::collections::BTreeMap;
+
+use crate::node::runtime::shared::Shared;
+use crate::store::entry::{self, Entry, Revision};
+
+/// Entries that a scan reads under one lock.
+const SCAN_ROWS: usize = 1_024;
+/// The last of so many attempts of a scan holds the lock throughout, so that it cannot fail.
+const SCAN_TRIES: usize = 3;
+
+/// All entries whose stored key begins with `prefix`, as of the instant of the last piece.
+pub(in crate::node) fn scan(shared: &Shared, prefix: &[u8]) -> Vec<Entry> {
+    for attempt in 1.. {
+        let rows = if attempt < SCAN_TRIES { SCAN_ROWS } else { usize::MAX };
+        if let Some(entries) = try_scan(shared, prefix, rows) {
+            return entries;
+        }
+    }
+    unreachable!("the log forgets nothing during a scan in one piece")
+}
+
+/// One attempt, reading `rows` rows at a time. `None` if the log was replaced or forgot removals meanwhile.
+fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut next = prefix.to_vec();
+    let mut cursor: Option<Revision> = None;
+    loop {
+        let Some(core) = shared.lock_closed() else { return Some(entries) };
+        let (store, now) = (&core.replica.store, shared.now());
+        let revision = |number| Revision { log: store.log.id, number };
+        let since = *cursor.get_or_insert(revision(store.log.head()));
+        let mut read = 0;
+        let mut last = None;
+        for (dot_set, number) in
+            store.iter_from(&next).take_while(|(dot_set, _)| dot_set.key().starts_with(prefix)).take(rows)
+        {
+            read += 1;
+            last = Some(dot_set.key());
+            entries.extend(Entry::new(dot_set, revision(number), now.wall_ms()));
+        }
+        if let Some(last) = last.filter(|_| read == rows) {
+            next = [last, &[0]].concat();
+            continue;
+        }
+        if since.log != store.log.id || since.number < store.log.floor() {
+            return None;
+        }
+        let changed = store.log.rows_after(since.number).map(|(number, id)| (number, &store.row(id).dot_set));
+        let mut changed = changed.filter(|(_, dot_set)| dot_set.key().starts_with(prefix)).peekable();
+        if changed.peek().is_none() {
+            return Some(entries);
+        }
+        let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
+        for (number, dot_set) in changed {
+            let key = entry::readable_key(dot_set.key()).to_owned();
+            latest.insert(key, Entry::new(dot_set, revision(number), now.wall_ms()));
+        }
+        drop(core);
+        entries.retain(|entry| !latest.contains_key(entry.key()));
+        entries.extend(latest.into_values().flatten());
+        entries.sort_by(|a, b| a.key().cmp(b.key()));
+        return Some(entries);
+    }
+}
+
+/// At most `rows` entries whose stored key begins with `prefix` and comes behind `after`, as of one instant.
+pub(in crate::node) fn page(shared: &Shared, prefix: &[u8], after: Option<&[u8]>, rows: usize) -> Vec<Entry> {
+    let core = shared.lock_closed();
+    core.map_or_else(Vec::new, |core| core.replica.page(shared.now(), prefix, after, rows))
+}

@@ -1,0 +1,111 @@
+//! The verbs of the trait [`Store`] on a node.
+
+use crate::error::WriteError;
+use crate::node::Node;
+use crate::node::api::receipt::Receipt;
+use crate::node::api::scan;
+use crate::node::api::watch::Watch;
+use crate::replica::{Batch, PutOptions};
+use crate::store::OnlyIf;
+use crate::store::entry::{Entry, Revision, element_key};
+use crate::store::watch::WatchOptions;
+use crate::time::Stamp;
+use crate::typed::{Store, WriteReceipt};
+
+impl Store for Node {
+    type Receipt = Receipt;
+    type Watch = Watch;
+
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn view(&self) -> Self {
+        Self { shared: self.shared.clone(), _life: None }
+    }
+
+    fn put_with(&self, key: &str, value: &[u8], options: PutOptions) -> Result<Receipt, WriteError> {
+        self.put_with(key, value, options)
+    }
+
+    fn delete(&self, key: &str) -> Result<Receipt, WriteError> {
+        self.delete(key)
+    }
+
+    fn delete_if(&self, key: &str, only_if: OnlyIf) -> Result<Receipt, WriteError> {
+        self.delete_if(key, only_if)
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<Receipt, WriteError> {
+        self.write(|replica, now| Ok(replica.commit(now, batch)?.into_iter().rev().flatten().next()))
+    }
+
+    fn get(&self, key: &str) -> Option<Entry> {
+        self.get(key)
+    }
+
+    fn scan(&self, prefix: &str) -> Vec<Entry> {
+        self.scan(prefix)
+    }
+
+    fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
+        self.scan_page(prefix, after, rows)
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn watch_with(&self, prefix: &str, options: WatchOptions) -> Watch {
+        self.watch_with(prefix, options)
+    }
+
+    fn set_add(&self, set: &str, element: &str) -> Result<Receipt, WriteError> {
+        self.write(|replica, now| replica.set_add(now, set, element).map(Some))
+    }
+
+    fn set_remove(&self, set: &str, element: &str) -> Result<Receipt, WriteError> {
+        self.write(|replica, now| replica.set_remove(now, set, element))
+    }
+
+    fn set_contains(&self, set: &str, element: &str) -> bool {
+        self.shared.index.has(&element_key(set, element))
+    }
+
+    fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
+        let elements = scan::scan(&self.shared, &element_key(set, ""));
+        elements.into_iter().map(|entry| entry.key().to_owned())
+    }
+
+    fn set_page(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<String> {
+        let after = after.map(|after| element_key(set, after));
+        let elements = scan::page(&self.shared, &element_key(set, ""), after.as_deref(), rows);
+        elements.iter().map(|entry| entry.key().to_owned()).collect()
+    }
+
+    fn set_len(&self, set: &str) -> usize {
+        self.shared.lock_closed().map_or(0, |core| core.replica.set_len(set))
+    }
+
+    fn set_watch(&self, set: &str, options: WatchOptions) -> Watch {
+        Watch::new(&self.shared, element_key(set, ""), options.inexact())
+    }
+
+    fn counter_add(&self, counter: &str, by: i64) -> Result<Receipt, WriteError> {
+        self.write(|replica, now| replica.counter_add(now, counter, by).map(Some))
+    }
+
+    fn counter_value(&self, counter: &str) -> i64 {
+        self.shared.lock_closed().map_or(0, |core| core.replica.counter_value(counter))
+    }
+}
+
+impl WriteReceipt for Receipt {
+    fn stamp(&self) -> Option<Stamp> {
+        self.stamp()
+    }
+
+    fn revision(&self) -> Revision {
+        self.revision()
+    }
+}

@@ -1,0 +1,193 @@
+//! The trait [`Store`], and the views that are written over it: batches, sets, counters and typed maps.
+//!
+//! The trait exists so that user code runs on a node and in the simulator. Views use its verbs alone, so there is one of
+//! each for both. Nothing here may know what is behind the trait; a node is named only as the default of a type
+//! parameter.
+
+mod batch;
+mod counter;
+#[cfg(feature = "json")]
+mod map;
+mod set;
+
+use std::pin::Pin;
+
+use futures_core::Stream;
+
+pub use batch::WriteBatch;
+pub use counter::Counter;
+#[cfg(feature = "json")]
+pub use map::{Map, MapEvent, MapWatch};
+pub use set::Set;
+
+use crate::error::WriteError;
+use crate::replica::{Batch, PutOptions};
+use crate::store::OnlyIf;
+use crate::store::entry::{Entry, Revision};
+use crate::store::watch::{WatchEvent, WatchOptions};
+use crate::time::Stamp;
+
+/// The verbs that a `Node` and a node of a simulation ([`SimNode`](crate::sim::SimNode)) have in common, for code that
+/// runs on both. Both have the same methods without this trait.
+///
+/// A handle is cheap to clone, and all clones are handles to the same node.
+///
+/// ```
+/// use tidings::{Store, WriteError, sim::Sim};
+///
+/// /// Renames a key, on a node or in a simulation.
+/// fn rename(store: &impl Store, from: &str, to: &str) -> Result<(), WriteError> {
+///     if let Some(entry) = store.get(from) {
+///         store.batch().put(to, entry.value()).delete(from).commit()?;
+///     }
+///     Ok(())
+/// }
+///
+/// let sim = Sim::new(1).nodes(1);
+/// sim.node(0).put("old", "v")?;
+/// rename(&sim.node(0), "old", "new")?;
+/// assert_eq!(sim.node(0).get("new").unwrap().value(), b"v");
+/// # Ok::<(), WriteError>(())
+/// ```
+pub trait Store: Clone + Send + Sync + 'static {
+    /// What a write returns.
+    type Receipt: WriteReceipt;
+    /// A watch: first the current values, then [`WatchEvent::Current`], then every change until the node is closed.
+    type Watch: Stream<Item = WatchEvent> + Unpin + Send;
+
+    /// The node's name.
+    fn name(&self) -> &str;
+
+    /// Another handle to the same node, which does not keep the node alive. Views hold such handles.
+    #[must_use]
+    fn view(&self) -> Self;
+
+    /// Writes a value under a condition, with a time to live, or both.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    fn put_with(&self, key: &str, value: &[u8], options: PutOptions) -> Result<Self::Receipt, WriteError>;
+
+    /// Deletes a key: what it holds on this node is removed everywhere, for ever.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    fn delete(&self, key: &str) -> Result<Self::Receipt, WriteError>;
+
+    /// Deletes a key under a condition, which is compared with what this node holds.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    fn delete_if(&self, key: &str, only_if: OnlyIf) -> Result<Self::Receipt, WriteError>;
+
+    /// Applies all writes of a batch, or none if one is not acceptable. [`Store::batch`] makes one.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    fn commit(&self, batch: &Batch) -> Result<Self::Receipt, WriteError>;
+
+    /// The value of a key.
+    fn get(&self, key: &str) -> Option<Entry>;
+
+    /// All entries whose key begins with `prefix`, in key order, as they were at one instant.
+    fn scan(&self, prefix: &str) -> Vec<Entry>;
+
+    /// The first `rows` entries (at most 1,024) whose key begins with `prefix` and comes behind `after` in key order, as
+    /// they were at one instant.
+    fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry>;
+
+    /// The number of entries, those of sets and counters included.
+    fn len(&self) -> usize;
+
+    /// Watches with options: one key alone, from an earlier position on, or changes only.
+    fn watch_with(&self, prefix: &str, options: WatchOptions) -> Self::Watch;
+
+    /// [`Set::add`].
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    fn set_add(&self, set: &str, element: &str) -> Result<Self::Receipt, WriteError>;
+
+    /// [`Set::remove`].
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    fn set_remove(&self, set: &str, element: &str) -> Result<Self::Receipt, WriteError>;
+
+    /// [`Set::contains`].
+    fn set_contains(&self, set: &str, element: &str) -> bool;
+
+    /// [`Set::iter`].
+    fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<Self>;
+
+    /// [`Set::page`].
+    fn set_page(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<String>;
+
+    /// [`Set::len`].
+    fn set_len(&self, set: &str) -> usize;
+
+    /// [`Set::watch_with`].
+    fn set_watch(&self, set: &str, options: WatchOptions) -> Self::Watch;
+
+    /// [`Counter::add`].
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    fn counter_add(&self, counter: &str, by: i64) -> Result<Self::Receipt, WriteError>;
+
+    /// [`Counter::value`].
+    fn counter_value(&self, counter: &str) -> i64;
+
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    fn put(&self, key: &str, value: &[u8]) -> Result<Self::Receipt, WriteError> {
+        self.put_with(key, value, PutOptions::new())
+    }
+
+    /// Watches all keys that begin with `prefix`: first the current values, then every change.
+    fn watch(&self, prefix: &str) -> Self::Watch {
+        self.watch_with(prefix, WatchOptions::new())
+    }
+
+    /// Whether the store holds nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// An empty batch of writes, which [`WriteBatch::commit`] applies in one local step.
+    fn batch(&self) -> WriteBatch<Self> {
+        WriteBatch::new(self.view())
+    }
+
+    /// The set of this name, whose elements are strings.
+    fn set(&self, name: &str) -> Set<Self> {
+        Set::new(self.view(), name.to_owned())
+    }
+
+    /// The counter of this name.
+    fn counter(&self, name: &str) -> Counter<Self> {
+        Counter::new(self.view(), name.to_owned())
+    }
+
+    /// The keys that begin with `prefix`, as a map of values of type `T`, stored as JSON.
+    #[cfg(feature = "json")]
+    fn map<T>(&self, prefix: &str) -> Map<T, Self> {
+        Map::new(self.view(), prefix.to_owned())
+    }
+}
+
+/// Proof that a write was accepted, by a `Node` or by a node of a simulation.
+pub trait WriteReceipt: Clone + std::fmt::Debug + Send + Sync + 'static {
+    /// The write's stamp. `None` if there was nothing to do, as when a key is deleted that holds nothing.
+    fn stamp(&self) -> Option<Stamp>;
+
+    /// The position of the write in the node's change log.
+    fn revision(&self) -> Revision;
+}
+
+/// Waits for the next item of a stream. A future that is dropped while it waits has taken nothing from the stream.
+pub(crate) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)).await
+}

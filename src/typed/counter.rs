@@ -1,0 +1,39 @@
+//! Counters.
+
+use super::Store;
+use crate::error::WriteError;
+
+/// A counter that all nodes may increase and decrease concurrently.
+///
+/// ```
+/// # let node = tidings::sim::Sim::new(1).nodes(1).node(0);
+/// let hits = node.counter("hits");
+/// hits.add(3)?;
+/// hits.add(-1)?;
+/// assert_eq!(hits.value(), 2);
+/// # Ok::<(), tidings::WriteError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Counter<#[cfg(feature = "node")] S = crate::Node, #[cfg(not(feature = "node"))] S> {
+    store: S,
+    name: String,
+}
+
+impl<S: Store> Counter<S> {
+    pub(crate) fn new(store: S, name: String) -> Self {
+        Self { store, name }
+    }
+
+    /// Adds `by`, which may be negative.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn add(&self, by: i64) -> Result<S::Receipt, WriteError> {
+        self.store.counter_add(&self.name, by)
+    }
+
+    /// The value: the sum of everything added on any node, as far as this node has received it.
+    pub fn value(&self) -> i64 {
+        self.store.counter_value(&self.name)
+    }
+}

@@ -1,0 +1,81 @@
+//! Sets.
+
+use super::Store;
+use crate::error::WriteError;
+use crate::store::watch::WatchOptions;
+
+/// A set of strings. If an element is added and removed concurrently, it stays in the set.
+///
+/// ```
+/// # let node = tidings::sim::Sim::new(1).nodes(1).node(0);
+/// let banned = node.set("banned");
+/// banned.add("mallory")?;
+/// assert!(banned.contains("mallory"));
+/// banned.remove("mallory")?;
+/// assert_eq!(banned.iter().count(), 0);
+/// # Ok::<(), tidings::WriteError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Set<#[cfg(feature = "node")] S = crate::Node, #[cfg(not(feature = "node"))] S> {
+    store: S,
+    name: String,
+}
+
+impl<S: Store> Set<S> {
+    pub(crate) fn new(store: S, name: String) -> Self {
+        Self { store, name }
+    }
+
+    /// Adds an element.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn add(&self, element: impl AsRef<str>) -> Result<S::Receipt, WriteError> {
+        self.store.set_add(&self.name, element.as_ref())
+    }
+
+    /// Removes an element. Concurrent additions that this node has not received yet survive.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn remove(&self, element: impl AsRef<str>) -> Result<S::Receipt, WriteError> {
+        self.store.set_remove(&self.name, element.as_ref())
+    }
+
+    /// Whether an element is in the set. It never waits.
+    pub fn contains(&self, element: impl AsRef<str>) -> bool {
+        self.store.set_contains(&self.name, element.as_ref())
+    }
+
+    /// All elements in order, as they were at one instant.
+    pub fn iter(&self) -> impl Iterator<Item = String> + use<S> {
+        self.store.set_iter(&self.name)
+    }
+
+    /// One page of the elements: the first `rows` (at most 1,024) behind `after` in order, as they were at one instant.
+    /// [`Store::scan_page`] does the same for keys.
+    pub fn page(&self, after: Option<&str>, rows: usize) -> Vec<String> {
+        self.store.set_page(&self.name, after, rows)
+    }
+
+    /// The number of elements. It walks over all of them.
+    pub fn len(&self) -> usize {
+        self.store.set_len(&self.name)
+    }
+
+    /// Whether the set has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.page(None, 1).is_empty()
+    }
+
+    /// Watches the elements: [`WatchEvent::Put`](crate::WatchEvent::Put) where one is added,
+    /// [`WatchEvent::Delete`](crate::WatchEvent::Delete) where one is removed.
+    pub fn watch(&self) -> S::Watch {
+        self.watch_with(WatchOptions::new())
+    }
+
+    /// Watches the elements with options. [`WatchOptions::exact`] has no effect: a watch of a set has all elements.
+    pub fn watch_with(&self, options: WatchOptions) -> S::Watch {
+        self.store.set_watch(&self.name, options)
+    }
+}
