@@ -11,12 +11,14 @@ mod cluster;
 mod costs;
 mod join;
 mod overload;
+mod oversubscribed;
 mod paper;
 mod rivals;
 mod virtual_time;
 
 pub(crate) use cluster::mutual_tls;
 use cluster::{Cluster, Kind, Writers};
+use oversubscribed::BusyThreads;
 
 use crate::reconcile_rs::{SETTINGS_NOTE, Settings};
 
@@ -38,6 +40,8 @@ const SAMPLES_LOSSY: [usize; 2] = [1_500, 300];
 /// At most so many of `reconcile`, which waits for a timer after each loss: in the short run, in the long one.
 const SAMPLES_LOSSY_RIVAL: [usize; 2] = [100, 1_500];
 const RECONCILE: [Kind; 2] = [Kind::Reconcile(Settings::Documented), Kind::Reconcile(Settings::Fast)];
+/// The size of the cluster that shares its cores with busy threads.
+const OVERSUBSCRIBED_NODES: usize = 10;
 /// Samples of those that take seconds for each, in each repetition.
 const SLOW_SAMPLES: usize = 3;
 /// Their repetitions in the short run.
@@ -113,13 +117,14 @@ fn last() {
     table.note(
         "Of reconcile, a write has arrived when the hook is called that it runs before it changes the map.",
     );
+    table.note("\"Oversubscribed\": meanwhile twice as many threads as cores only compute, in this process.");
     let only: Option<usize> = std::env::args().nth(3).and_then(|count| count.parse().ok());
     let sizes = [3, 10, 30, 100]
         .into_iter()
         .filter(|count| only.map_or(*count <= sized(30, 100), |only| only == *count));
     for count in sizes {
         let contestants = if only.is_some() { floors_and_ours() } else { everybody() };
-        contest(&mut table, &format!("{count} nodes,"), count, contestants);
+        contest(&mut table, &format!("{count} nodes,"), count, contestants, Cores::Free);
         if only.is_none() {
             table.save();
         }
@@ -127,6 +132,11 @@ fn last() {
     if only.is_some() {
         return;
     }
+    let mut contestants = floors_and_ours();
+    contestants.extend(RECONCILE);
+    let name = format!("{OVERSUBSCRIBED_NODES} nodes, oversubscribed,");
+    contest(&mut table, &name, OVERSUBSCRIBED_NODES, contestants, Cores::Oversubscribed);
+    table.save();
     let mut plot = Plot::new("From a put to the last node, p99", Axis::log("nodes"), Axis::log("ms"));
     let mut names: Vec<&String> = Vec::new();
     for row in &table.rows {
@@ -162,8 +172,15 @@ fn everybody() -> Vec<Kind> {
     contestants
 }
 
+/// Who uses the machine's cores beside a cluster.
+#[derive(Clone, Copy, PartialEq)]
+enum Cores {
+    Free,
+    Oversubscribed,
+}
+
 /// The contestants take turns. The first three must be the two pushes and `tidings`.
-fn contest(table: &mut Table, name: &str, count: usize, contestants: Vec<Kind>) {
+fn contest(table: &mut Table, name: &str, count: usize, contestants: Vec<Kind>, cores: Cores) {
     let repetitions = repetitions(count);
     let mut contestants: Vec<(Kind, Repetitions)> =
         contestants.into_iter().map(|kind| (kind, Repetitions::default())).collect();
@@ -172,6 +189,7 @@ fn contest(table: &mut Table, name: &str, count: usize, contestants: Vec<Kind>) 
             let samples =
                 if kind.is_fast() { sized(SAMPLES[0], SAMPLES[1]) / repetitions } else { SLOW_SAMPLES };
             if kind.is_fast() || turn < sized(SLOW_REPETITIONS_QUICK, repetitions) {
+                let _busy = (cores == Cores::Oversubscribed).then(BusyThreads::start);
                 runtime().block_on(figures.add(*kind, count, None, samples));
             }
         }
