@@ -13,7 +13,7 @@ use tidings::core::Input;
 use tidings::sim::Sim;
 use tidings_benches::plot::{Axis, Plot};
 use tidings_benches::table::Table;
-use tidings_benches::{Pair, at, filled, key, replica, resident, value};
+use tidings_benches::{Pair, at, filled, key, replica, resident, sized, value};
 
 const KEYS: u64 = 100_000;
 const REPETITIONS: usize = 5;
@@ -22,6 +22,7 @@ mod disk;
 mod leaders;
 mod members;
 mod node;
+mod reconcile_rs;
 mod report;
 mod spread;
 
@@ -231,7 +232,6 @@ fn memory() {
     let each = |bytes: u64| vec![bytes as f64 / MANY as f64];
     table.row("a key", "tidings", "bytes", Some(250.0), each(bytes));
     assert_eq!(replica.len() as u64, MANY, "all are there");
-    drop(replica);
     let before = resident();
     let mut theirs = rival();
     for i in 0..MANY {
@@ -239,9 +239,13 @@ fn memory() {
     }
     let bytes = resident().saturating_sub(before);
     table.row("a key", "chitchat", "bytes", None, each(bytes));
-    table.note(
-        "chitchat comes second and uses, in part, pages that were freed before: it is shown too small.",
-    );
+    // Fewer: a million takes minutes.
+    let before = resident();
+    let map = reconcile_rs::filled(KEYS, 1_000);
+    let bytes = resident().saturating_sub(before) as f64 / KEYS as f64;
+    table.row("a key, at 100 k keys", "reconcile", "bytes", None, vec![bytes]);
+    table.note("All are kept until the end, so that none uses pages that another one freed. reconcile 0.5 is filled in groups of 1,000 keys, without being sent to anybody; for each group it copies those nodes of its trees that the group changes, and what was freed of them is in its figure.");
+    drop((replica, theirs, map));
     table.save();
 }
 
@@ -289,11 +293,13 @@ fn reconciles() {
         Table::new("core-reconciles", "What a comparison costs besides the rows, both directions");
     table.note("The bound is what any method has to send to find differences among 64-bit hashes of rows: 8 bytes for each. What is above it buys few round trips and exactness.");
     table.note("merkle-search-tree as its documentation has it: one side sends the key ranges and hashes of all its pages, the other answers with the ranges that differ, and is sent what lies in them; rows in them that do not differ are counted, those that do are not. That is one direction of the two. Version 0.8 answers with ranges that hold most of the rows; what the pages alone cost is shown too.");
+    table.note("reconcile 0.5: the payloads of the datagrams of two maps on a wire that loses nothing, without a cluster key, from the round that the one without the changes begins until both have been silent for 200 ms, less what the changed rows take in a message. Rows that were sent although they do not differ are counted. Its round trips are half the longest chain of datagrams that waited for each other. After it received rows a map compares once more, after its repair interval, here 50 ms: that is in them. An answer that comes before the sender has set its repair timer does not stop it, and the check is sent once more.");
     let mut plot = Plot::new("Bytes of a comparison besides the rows", Axis::log("keys"), Axis::log("bytes"));
     let mut curves: [Vec<(f64, f64)>; 3] = Default::default();
-    let mut rival_curve = Vec::new();
+    let (mut rival_curve, mut reconcile_curve) = (Vec::new(), Vec::new());
     for keys in [10_000, 100_000, 1_000_000] {
         let rival = rival_comparisons(keys, [1, 10, 1_000]);
+        let reconcile = reconcile_rs::comparisons(keys, &[1, 10, 1_000], sized(1, REPETITIONS));
         rival_curve.push((keys as f64, rival[0][0]));
         let mut pair = Pair::new(filled(1, keys), replica(2), at(2 * keys));
         let start = Instant::now();
@@ -309,7 +315,9 @@ fn reconciles() {
         pair.wake(Duration::from_secs(2));
         let crossed = pair.run(false).bytes as f64 / 2.0;
         table.row(&format!("{name}, a check in sync"), "tidings", "bytes", Some(64.0), vec![crossed]);
-        for (i, differences) in [1, 10, 1_000].into_iter().enumerate() {
+        table.row(&format!("{name}, a check in sync"), "reconcile", "bytes", None, reconcile.equal);
+        let differing = [1, 10, 1_000].into_iter().zip(reconcile.differing).enumerate();
+        for (i, (differences, [their_bytes, their_trips])) in differing {
             let now = at(3 * keys);
             pair.ends
                 .iter_mut()
@@ -334,6 +342,11 @@ fn reconciles() {
             table.row(&name, "tidings", "round trips", Some(4.0), vec![trips]);
             table.row(&name, "merkle-search-tree", "bytes", None, vec![rival[i][1]]);
             table.row(&name, "its pages alone", "bytes", None, vec![rival[i][0]]);
+            let bytes = table.row(&name, "reconcile", "bytes", None, their_bytes);
+            table.row(&name, "reconcile", "round trips", None, their_trips);
+            if differences == 1 {
+                reconcile_curve.push((keys as f64, bytes));
+            }
             curves[i].push((keys as f64, own));
         }
     }
@@ -341,6 +354,7 @@ fn reconciles() {
         plot.line(&format!("tidings, differences: {differences}"), curve);
     }
     plot.line("merkle-search-tree, pages", rival_curve);
+    plot.line("reconcile, differences: 1", reconcile_curve);
     plot.save("core-reconciles");
     table.save();
 }

@@ -11,6 +11,7 @@ use tidings_benches::table::{Table, quantile};
 use tidings_benches::{builder, key, resident, runtime, value};
 use tidings_proptest::nodes::ready;
 
+use crate::reconcile_rs;
 use crate::spread::mutual_tls;
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
@@ -49,23 +50,30 @@ fn gets() {
     for (i, key) in keys.iter().enumerate() {
         sharded.insert(key.clone(), value(i as u64).into());
     }
-    let each = |get: &dyn Fn(&str)| {
+    let reconcile = reconcile_rs::filled(KEYS, KEYS);
+    let each = |get: &dyn Fn(&String)| {
         let start = Instant::now();
         (0..1_000_000_usize).for_each(|i| get(&keys[i * 7_919 % keys.len()]));
         start.elapsed().as_nanos() as f64 / 1e6
     };
     let mut table = Table::new("node-gets", "Reading one of 10,000 keys, from a thread of the user's");
-    let mut figures: [Vec<f64>; 3] = Default::default();
+    table.note("reconcile 0.5 is its map without a network; its get answers a reference into the tree of that moment.");
+    let mut figures: [Vec<f64>; 5] = Default::default();
     for _ in 0..5 {
         figures[0].push(each(&|key| _ = std::hint::black_box(node.get(key))));
         figures[1].push(each(&|key| _ = std::hint::black_box(bare.pin().get(key).cloned())));
         figures[2].push(each(&|key| _ = std::hint::black_box(sharded.get(key).map(|value| value.clone()))));
+        figures[3].push(each(&|key| _ = std::hint::black_box(reconcile.get(key))));
+        figures[4].push(each(&|key| _ = std::hint::black_box(reconcile.get_cloned(key))));
     }
-    let [ours, papaya, dashmap] = figures;
+    drop(reconcile);
+    let [ours, papaya, dashmap, map, map_cloned] = figures;
     let ratios = ours.iter().zip(&papaya).map(|(ours, theirs)| ours / theirs).collect();
     table.row("get", "tidings", "ns", None, ours);
     table.row("get and clone", "papaya", "ns", None, papaya);
     table.row("get and clone", "DashMap", "ns", None, dashmap);
+    table.row("get", "reconcile", "ns", None, map);
+    table.row("get and clone", "reconcile", "ns", None, map_cloned);
     table.row("get, in papaya's", "tidings", "x", Some(1.5), ratios);
     let stop = Arc::new(AtomicBool::new(false));
     let (writer, halt, texts) = (node.clone(), stop.clone(), keys.clone());

@@ -13,8 +13,10 @@ const RIGHT: f64 = 600.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 366.0;
 /// Told from each other by people who do not see all colours, on white and on black.
-const COLOURS: [&str; 8] =
-    ["#0a84d0", "#e0701a", "#1a9e77", "#cc5a9a", "#b39400", "#8a6fd1", "#d1433f", "#7d8a99"];
+const COLOURS: [&str; 10] = [
+    "#0a84d0", "#e0701a", "#1a9e77", "#cc5a9a", "#b39400", "#8a6fd1", "#d1433f", "#7d8a99", "#8f6240",
+    "#00a5b5",
+];
 const STYLE: &str = "svg{font:13px system-ui,sans-serif;--ink:#222;--faint:#ddd;--page:#fff;background:var(--page)}\
     @media(prefers-color-scheme:dark){svg{--ink:#ddd;--faint:#3a3a3a;--page:#16181c}}\
     text{fill:var(--ink)}.page{fill:var(--page)}.grid{stroke:var(--faint)}\

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::rivals;
+use crate::reconcile_rs::{self, Settings};
 
 /// How long a write may take to arrive everywhere before it counts as lost.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
@@ -40,6 +41,7 @@ pub(super) enum Kind {
     #[cfg(feature = "memberlist")]
     Memberlist(Duration),
     Foca,
+    Reconcile(Settings),
 }
 
 /// Who writes in a push: the first node alone, whose few connections stay warm; or all in turn, as they do in the other
@@ -52,7 +54,7 @@ pub(super) enum Writers {
 
 impl Kind {
     pub(super) fn is_fast(self) -> bool {
-        matches!(self, Self::Tidings | Self::Push(_))
+        matches!(self, Self::Tidings | Self::Push(_) | Self::Reconcile(_))
     }
 
     pub(super) fn name(self) -> String {
@@ -64,6 +66,7 @@ impl Kind {
             #[cfg(feature = "memberlist")]
             Self::Memberlist(every) => format!("memberlist {} ms", every.as_millis()),
             Self::Foca => "foca, at once".to_owned(),
+            Self::Reconcile(settings) => settings.name().to_owned(),
         }
     }
 }
@@ -107,6 +110,7 @@ enum Nodes {
     #[cfg(feature = "memberlist")]
     Memberlist(Vec<rivals::Memberlist>),
     Foca(Vec<rivals::Foca>),
+    Reconcile(Vec<reconcile_rs::Node>),
 }
 
 /// A running cluster of one kind.
@@ -134,6 +138,9 @@ impl Cluster {
             #[cfg(feature = "memberlist")]
             Kind::Memberlist(every) => Nodes::Memberlist(rivals::Memberlist::cluster(&ears, every).await),
             Kind::Foca => Nodes::Foca(rivals::Foca::cluster(&ears, &mut tasks).await),
+            Kind::Reconcile(settings) => {
+                Nodes::Reconcile(rivals::reconcile_cluster(&ears, settings, faults).await)
+            }
         };
         let mut cluster = Self { count, nodes, arrivals, _tasks: tasks, number: 0 };
         // What comes first pays for what is set up with the first use.
@@ -174,6 +181,9 @@ impl Cluster {
             #[cfg(feature = "memberlist")]
             Nodes::Memberlist(nodes) => nodes[from].put(from, number),
             Nodes::Foca(nodes) => nodes[from].put(from, number),
+            Nodes::Reconcile(nodes) => {
+                nodes[from].map.insert(key(from as u64), value(number));
+            }
         }
     }
 
@@ -190,6 +200,11 @@ impl Cluster {
             #[cfg(feature = "memberlist")]
             Nodes::Memberlist(nodes) => rivals::Memberlist::stop(nodes).await,
             Nodes::Foca(nodes) => drop(nodes),
+            Nodes::Reconcile(nodes) => {
+                for node in nodes {
+                    node.stop().await;
+                }
+            }
         }
     }
 }

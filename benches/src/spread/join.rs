@@ -12,6 +12,7 @@ use tidings_benches::{key, runtime, sized, value};
 
 use super::cluster::{mutual_tls, start_node, wait_until_formed};
 use super::rivals;
+use crate::reconcile_rs::{self, SETTINGS_NOTE, Settings};
 
 /// Bytes of a key and its value.
 const PAIR_BYTES: usize = 124;
@@ -77,8 +78,29 @@ pub(super) fn join() {
             table.note(&format!("chitchat at 100 ms had {keys} of 100,000 keys after 30 s; given up."));
         }
     }
+    reconcile_joins(&mut table, &mut plot);
     plot.save("spread-join");
     table.save();
+}
+
+/// A blank node of `reconcile` beside one that holds all keys.
+fn reconcile_joins(table: &mut Table, plot: &mut Plot) {
+    table.note(SETTINGS_NOTE);
+    for settings in [Settings::Documented, Settings::Fast] {
+        let joinings = 0..sized(1, REPETITIONS);
+        let times: Result<Vec<f64>, usize> =
+            joinings.map(|_| runtime().block_on(reconcile(settings, 100_000))).collect();
+        let name = settings.name();
+        match times {
+            Ok(times) => {
+                let middle = table.row("100 k keys, start to all keys", name, "s", None, times);
+                plot.line(name, vec![(1e5, middle)]);
+            }
+            Err(keys) => {
+                table.note(&format!("{name} had {keys} of 100,000 keys after 30 s; given up."));
+            }
+        }
+    }
 }
 
 async fn filled(keys: u64) -> Vec<Node> {
@@ -196,5 +218,23 @@ async fn rival(keys: u64) -> Result<f64, usize> {
     }
     let seconds = begin.elapsed().as_secs_f64();
     rivals::Chitchat::stop(vec![full, blank]).await;
+    if has < keys as usize { Err(has) } else { Ok(seconds) }
+}
+
+/// The same of `reconcile`.
+async fn reconcile(settings: Settings, keys: u64) -> Result<f64, usize> {
+    let addrs = reconcile_rs::addrs(2).await;
+    let full = reconcile_rs::Node::start(settings, addrs[0], &addrs, None, |_| ()).await;
+    reconcile_rs::fill(&full.map, 0..keys);
+    let begin = Instant::now();
+    let blank = reconcile_rs::Node::start(settings, addrs[1], &addrs, None, |_| ()).await;
+    let mut has = 0;
+    while has < keys as usize && begin.elapsed() < RIVAL_PATIENCE {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        has = blank.len();
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    full.stop().await;
+    blank.stop().await;
     if has < keys as usize { Err(has) } else { Ok(seconds) }
 }

@@ -12,11 +12,13 @@ use foca::{BroadcastHandler, Config, Invalidates, Notification, PostcardCodec, T
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use tidings_benches::{key, value};
+use tidings_proptest::relay::Faults;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::cluster::{Ear, message};
+use crate::reconcile_rs::{Node, Settings, addrs};
 
 /// How long a rival's members may take to find each other.
 const FORMING_TIME_MAX: Duration = Duration::from_secs(60);
@@ -102,6 +104,24 @@ impl Chitchat {
             _ = node.0.shutdown().await;
         }
     }
+}
+
+/// Nodes of `reconcile` of which each knows all others and has heard from them.
+pub(super) async fn reconcile_cluster(ears: &[Ear], settings: Settings, faults: Option<Faults>) -> Vec<Node> {
+    let (addrs, mut nodes) = (addrs(ears.len()).await, Vec::new());
+    for ear in ears {
+        let faults = faults.map(|faults| faults.at(1_000 * ear.at as u64));
+        let at = ear.at;
+        let ear = ear.clone();
+        nodes.push(Node::start(settings, addrs[at], &addrs, faults, move |value| ear.hear(value)).await);
+    }
+    let begin = Instant::now();
+    for node in &nodes {
+        while node.map.members().len() + 1 < nodes.len() && begin.elapsed() < FORMING_TIME_MAX {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    nodes
 }
 
 /// What is to be done by the task of a `foca` node.
