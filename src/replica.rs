@@ -275,6 +275,8 @@ impl Replica {
             Input::LinkUp(id) => {
                 self.wall_clock.note_others();
                 self.store.may_drop = self.wall_clock.may_drop(now);
+                // A new replica has no cut yet, and the vector of its donor may arrive before the first tick.
+                self.advance_cut();
                 let link = Link::new(self.route(None));
                 self.links.insert(id, link);
             }

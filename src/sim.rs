@@ -63,7 +63,7 @@ const CHUNK_BYTES_MAX: u64 = 16 << 10;
 const CHUNK_BYTES_MIN: u64 = 256;
 const PARTS_PER_SECOND: u64 = 20;
 
-/// Vectors have old parts within a simulation, and these are compared in buckets.
+/// Under the oracle, vectors have old parts within a simulation, and these are compared in buckets.
 const VECTOR_SETTINGS: VectorSettings =
     VectorSettings { cut_interval: Duration::from_secs(2), buckets_min: 3 };
 
@@ -186,7 +186,6 @@ struct World {
     controls: Controls,
     /// The nodes by which the others find each other. `None`: the simulator links all nodes.
     seeds: Option<Vec<usize>>,
-    /// Where nodes are linked as a tree: the number of nodes below each node.
     /// Groups that were set by hand.
     #[cfg(feature = "__controls")]
     groups: Vec<Vec<usize>>,
@@ -265,7 +264,8 @@ impl World {
     }
 
     fn start(&mut self, i: usize, saved: Option<Saved>) {
-        let config = Config { vector: VECTOR_SETTINGS, ..self.nodes[i].config.clone() };
+        let vector = if self.checks { VECTOR_SETTINGS } else { VectorSettings::default() };
+        let config = Config { vector, ..self.nodes[i].config.clone() };
         let mut setup = Setup::new(config, self.random.next_u64());
         setup.saved = saved;
         setup.has_disk = self.nodes[i].has_disk;

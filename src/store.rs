@@ -288,11 +288,12 @@ impl LocalStore {
     }
 
     /// From now on, entries of the vector that are older than one to two cut intervals are told to peers by their sum.
-    /// Called again and again.
-    pub(crate) fn advance_cut(&mut self, now: Time) {
+    /// Called again and again. Returns whether peers may profit from being offered the old part anew.
+    pub(crate) fn advance_cut(&mut self, now: Time) -> bool {
         let interval_ms = self.vector_settings.cut_interval.as_millis() as u64;
         let cut_ms = (now.wall_ms() / interval_ms).saturating_sub(1) * interval_ms;
-        self.coverage.set_cut(cut_ms << HybridClock::COUNTER_BITS);
+        let has_moved = self.coverage.set_cut(cut_ms << HybridClock::COUNTER_BITS);
+        has_moved && self.coverage.old_sum().count >= self.vector_settings.buckets_min
     }
 
     /// The greatest clock of a claim that is accepted: `2 × clock_skew_max` ahead of the wall clock. A peer accepts

@@ -1,4 +1,5 @@
 //! What the history of a cluster costs: origins of runs that have ended, which every vector keeps for ever.
+#![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 //! counts. What they share with the tests is in `tidings-proptest`.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings::core::{Input, Lane, Output, Replica, Setup, Time};
 use tidings::{Builder, Config, Node};
@@ -130,7 +130,11 @@ impl Pair {
             let (mut moved, mut counted) = (false, false);
             let mut flights: [VecDeque<Output>; 2] = Default::default();
             for (end, flight) in self.ends.iter_mut().zip(&mut flights) {
-                while let Some(output) = end.poll() {
+                loop {
+                    let begin = Instant::now();
+                    let output = end.poll();
+                    self.longest_ms = self.longest_ms.max(begin.elapsed().as_secs_f64() * 1e3);
+                    let Some(output) = output else { break };
                     if let Output::Stream(id, lane, bytes) = &output {
                         end.handle(self.now, Input::Drained(*id, *lane, bytes.len()));
                     }
@@ -167,7 +171,7 @@ impl Pair {
             return false;
         }
         crossed.bytes += if counts { bytes.len() as u64 } else { 0 };
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         self.ends[to].handle(self.now, input);
         self.longest_ms = self.longest_ms.max(begin.elapsed().as_secs_f64() * 1e3);
         counts

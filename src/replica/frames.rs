@@ -87,7 +87,7 @@ impl Replica {
             (Message::OldPart(sum), Some(_)) => link.old_parts.on_offer(sum),
             (Message::OldPartSums(reader), Some(_)) => link.old_parts.on_sums(reader)?,
             (Message::OldPartShared(reader), Some(_)) => {
-                link.old_parts.on_shared(self.store.controls, reader)?
+                link.old_parts.on_shared(self.store.controls, reader)?;
             }
             (Message::Partial(reader), Some(_)) => link.resume.offer = Some(ResumeOffer::read(reader)?),
             _ => return Err(WireError::Kind(kind as u8)),

@@ -52,6 +52,13 @@ impl Replica {
         }
     }
 
+    /// Moves the cut between the old and the recent part of the vector to where the wall clock says.
+    pub(super) fn advance_cut(&mut self) {
+        if !self.wall_clock.is_doubted() && self.store.advance_cut(self.now) {
+            self.links.values_mut().for_each(|link| link.old_parts.may_offer = true);
+        }
+    }
+
     /// The work of each sync interval: checks one random peer, lets all tails claim and answer, adapts the write rate,
     /// and recomputes a part of the digest.
     pub(super) fn tick(&mut self) {
@@ -67,13 +74,8 @@ impl Replica {
             let id = ready[self.random.next_u64() as usize % ready.len()];
             self.push_check(id);
         }
-        if !self.wall_clock.is_doubted() {
-            self.store.advance_cut(self.now);
-        }
-        for link in self.links.values_mut() {
-            link.wants_bare_claim = true;
-            link.old_parts.may_offer = true;
-        }
+        self.links.values_mut().for_each(|link| link.wants_bare_claim = true);
+        self.advance_cut();
         self.answer_coverage(CoverageAnswers::Grown);
         self.write_limiter.adapt(self.now.mono, self.median_lag());
         self.store.coverage.sweep();

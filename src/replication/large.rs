@@ -156,6 +156,11 @@ impl LargeRowSender {
         self.by_number.len()
     }
 
+    /// Whether the next piece is the first one of a row.
+    pub(crate) fn is_between_rows(&self) -> bool {
+        self.current.is_none()
+    }
+
     /// The next piece. `None` if no row waits, or if the leaf of a row's key does not add up. `told` is the
     /// vector that the peer was sent on the same stream, and the old part that it has offered.
     pub(crate) fn next_piece(
@@ -278,6 +283,8 @@ impl PartialRow {
 pub(crate) struct LargeRow {
     pub(crate) large_id: u64,
     pub(crate) row: Result<PeerRow, Refusal>,
+    /// The sender's vector when it cut the row.
+    pub(crate) vector: Vector,
 }
 
 /// Assembles large rows from pieces, one at a time.
@@ -399,9 +406,9 @@ impl LargeRowReceiver {
         }
         let LargeRowBuffer { large_id: number, from, vector, announced: header, bytes, .. } =
             self.current.take().expect("just looked at");
-        let row = header.expect("just looked at").row(vector, &bytes, from)?;
+        let row = header.expect("just looked at").row(vector.clone(), &bytes, from)?;
         self.arrived_up_to = self.arrived_up_to.max(number);
-        Ok(Some(LargeRow { large_id: number, row }))
+        Ok(Some(LargeRow { large_id: number, row, vector }))
     }
 
     /// The part of an unfinished row that has arrived.

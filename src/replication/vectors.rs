@@ -1,8 +1,9 @@
 //! How two peers find out which part of their vectors is the same, so that it need not be told.
 //!
 //! The old part of a vector has an entry for every process start that ever wrote, and is the same on nearly all nodes
-//! ([`crate::store::coverage::Vector`]). Each side offers the sum of its old part: in its `Hello`, and again when it has
-//! changed. Who finds that the peer has offered the sum of its own old part names it instead of telling the entries.
+//! ([`crate::store::coverage::Vector`]). Each side offers the sum of its old part: in its `Hello`, and again when a
+//! repair has ended or the cut has moved. Who finds that the peer has offered the sum of its own old part names it
+//! instead of telling the entries.
 //!
 //! Where two large old parts differ, as after a long partition, each side sends the sums of 256 buckets of its own. The
 //! peer answers with the buckets that are equal, and these are named. Until the answer is there the side tells nothing
@@ -20,7 +21,7 @@ use crate::wire::{Kind, Reader, WireError, Writer};
 
 /// Which part of this side's old part the peer has as well.
 #[derive(Debug, Default)]
-enum Shared {
+enum SharedPart {
     /// All of it, if the peer's offer has its sum. Otherwise nothing that is known.
     #[default]
     BySum,
@@ -38,7 +39,7 @@ pub(crate) struct OldParts {
     offered: ClocksSum,
     /// A changed old part may be offered anew.
     pub(crate) may_offer: bool,
-    shared: Shared,
+    shared: SharedPart,
     /// The peer's sums of buckets, while an answer is owed.
     to_answer: Option<Box<[u64; BUCKETS]>>,
 }
@@ -56,7 +57,7 @@ impl OldParts {
         let (own, least) = (store.coverage.old_sum(), store.vector_settings().buckets_min);
         if peers != own && peers.count.min(own.count) >= least {
             let sums = Some(Box::new(*store.coverage.old_buckets()));
-            self.shared = Shared::Asked { old: store.coverage.vector().old().clone(), sums };
+            self.shared = SharedPart::Asked { old: store.coverage.vector().old().clone(), sums };
         }
     }
 
@@ -83,9 +84,9 @@ impl OldParts {
         if controls.has(Control::BucketsAssumed) {
             buckets = BucketMask::from_words([u64::MAX; BUCKETS / 64]);
         }
-        let Shared::Asked { old, sums: None } = &self.shared else { return Err(WireError::Form) };
+        let SharedPart::Asked { old, sums: None } = &self.shared else { return Err(WireError::Form) };
         let name = NamedOld { sum, buckets: Some(buckets) };
-        self.shared = Shared::Buckets(SharedOld { name, entries: old.within(&buckets) });
+        self.shared = SharedPart::Buckets(SharedOld { name, entries: old.within(&buckets) });
         Ok(())
     }
 
@@ -100,7 +101,7 @@ impl OldParts {
                 .for_each(|word| writer.u64_le(word));
             return Some(writer.finish());
         }
-        if let Shared::Asked { sums, .. } = &mut self.shared
+        if let SharedPart::Asked { sums, .. } = &mut self.shared
             && let Some(sums) = sums.take()
         {
             let mut writer = Writer::new(Kind::OldPartSums);
@@ -117,7 +118,7 @@ impl OldParts {
 
     /// Whether nothing of this side's vector may be told yet.
     pub(crate) fn is_asking(&self) -> bool {
-        matches!(self.shared, Shared::Asked { .. })
+        matches!(self.shared, SharedPart::Asked { .. })
     }
 
     /// What a peer that was told `told` of this side's vector has to be told now.
@@ -125,7 +126,7 @@ impl OldParts {
         let is_same = self.peers == store.coverage.old_sum();
         let is_assumed = store.controls.has(Control::OldPartAssumed) && self.peers.count > 0;
         let shared = match &self.shared {
-            Shared::Buckets(shared) if !is_same => Some(shared.clone()),
+            SharedPart::Buckets(shared) if !is_same => Some(shared.clone()),
             _ => (is_same || is_assumed).then(|| SharedOld {
                 name: NamedOld { sum: self.peers, buckets: None },
                 entries: store.coverage.vector().old().clone(),

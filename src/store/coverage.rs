@@ -283,8 +283,9 @@ impl Coverage {
     }
 
     /// Sets the clock up to which entries of the vector are told by the sum of all of them. Called again and again.
-    pub(crate) fn set_cut(&mut self, cut: u64) {
-        self.own.set_cut(cut);
+    /// Returns whether the last entries have moved to the old part with this call.
+    pub(crate) fn set_cut(&mut self, cut: u64) -> bool {
+        self.own.set_cut(cut)
     }
 
     /// The sum of the vector's old part.
@@ -567,7 +568,7 @@ mod tests {
                 plain.entry(point).or_default().merge(new.clone());
             }
             for point in 0..64 {
-                assert_eq!(extra.at(point).map(|c| c.clone()), plain.get(&point).cloned(), "{point}");
+                assert_eq!(extra.at(point).cloned(), plain.get(&point).cloned(), "{point}");
             }
         }
         extra.add(u64::MAX - 1, u64::MAX, &context(&[(1, 1)]));
@@ -733,7 +734,7 @@ mod tests {
             for change in changes {
                 match change {
                     Change::Claim(origin, clock) => seen.claim(Stamp { clock, origin }),
-                    Change::Cut(cut) => seen.set_cut(cut),
+                    Change::Cut(cut) => _ = seen.set_cut(cut),
                     Change::ClaimAll(dots) => seen.claim_all(&dots.into()),
                     Change::Withhold(clock_max) => _ = seen.withhold_future(clock_max, clock_max),
                     Change::Rekey(word) => seen.rekey(HashKey::from_words(word, word), std::iter::empty()),

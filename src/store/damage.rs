@@ -5,9 +5,8 @@ use super::LocalStore;
 use super::expiring;
 #[cfg(feature = "__measures")]
 use crate::id::{RowId, RunId};
-use crate::store::digest::Place;
 #[cfg(feature = "__measures")]
-use crate::store::digest::fingerprint;
+use crate::store::digest::{Place, fingerprint};
 #[cfg(feature = "__controls")]
 use crate::store::entry::{Dot, DotSet};
 #[cfg(feature = "__measures")]

@@ -44,8 +44,11 @@ pub(crate) fn checksum(value: &[u8]) -> u32 {
 
 /// The hash of an entry of a vector. It is the same on all nodes and disks and must never change.
 pub(crate) fn clock_hash(origin: u64, clock: u64) -> u128 {
-    let entry = u128::from(origin) << 64 | u128::from(clock);
-    sip128::SipHasher13::new_with_keys(0x7469_6469_6e67_7332, 0).hash(&entry.to_le_bytes()).as_u128()
+    let mut entry = [0; 16];
+    entry[..8].copy_from_slice(&clock.to_le_bytes());
+    entry[8..].copy_from_slice(&origin.to_le_bytes());
+    let (low, high) = HashKey::from_words(0x7469_6469_6e67_7332, 0).keyed_hash(&entry);
+    u128::from(high) << 64 | u128::from(low)
 }
 
 /// A short keyed hash for comparisons on the wire.

@@ -26,6 +26,8 @@ const WAITING_INTERVALS_MAX: usize = 4_096;
 pub(crate) struct TailReceiver {
     /// The sender's vector as of its latest frame.
     vector: Vector,
+    /// The sender's vector as of its latest large row.
+    vector_of_larges: Vector,
     /// The part of `vector` beyond this replica's own vector, as of the latest frame.
     beyond_own: Clocks,
     /// A row was refused. No flush end of this link is claimed any more.
@@ -164,10 +166,9 @@ impl TailReceiver {
         piece: Piece<'_>,
         partial: &mut Option<PartialRow>,
     ) -> Result<TailOutcome, WireError> {
-        let Some(arrived) = self.larges.handle_piece(&store.coverage, piece, &Vector::default(), partial)?
-        else {
-            return Ok(TailOutcome::default());
-        };
+        let arrived = self.larges.handle_piece(&store.coverage, piece, &self.vector_of_larges, partial)?;
+        let Some(arrived) = arrived else { return Ok(TailOutcome::default()) };
+        self.vector_of_larges = arrived.vector;
         let (mut rows, mut refusals) = (Vec::new(), Vec::new());
         match arrived.row {
             Ok(row) => rows.push(row),

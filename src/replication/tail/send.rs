@@ -42,6 +42,8 @@ pub(crate) struct TailSender {
     claimed: u64,
     /// The vector as the peer was last sent it.
     sent_vector: Vector,
+    /// The same for large rows, which travel on another lane.
+    sent_with_larges: Vector,
     /// A row was too large to be sent: rows go on, claims wait for a new link.
     claims_suspended: bool,
     sent_claims: SentClaims,
@@ -145,7 +147,13 @@ impl TailSender {
         old_parts: &OldParts,
         hint: &mut Option<ResumeOffer>,
     ) -> Option<Vec<u8>> {
-        self.larges.next_piece(store, LargeRowStream::Tail, (old_parts, &Vector::default()), hint)
+        let is_first = self.larges.is_between_rows();
+        let told = (old_parts, &self.sent_with_larges);
+        let piece = self.larges.next_piece(store, LargeRowStream::Tail, told, hint)?;
+        if is_first {
+            self.sent_with_larges = store.coverage.vector().clone();
+        }
+        Some(piece)
     }
 
     /// The next frame, if there is something to send.

@@ -28,20 +28,20 @@ const FAN: usize = 1 << FAN_BITS;
 type ClockEntry = (RunId, u64);
 
 #[derive(Clone, Debug)]
-enum Node {
+enum ClockTree {
     /// Sorted by origin, and never empty.
     Leaf(Vec<ClockEntry>),
     /// By the next bits of the origin, the greatest first. Never all empty.
-    Branch { len: usize, children: Box<Children> },
+    Branch { len: usize, children: Box<Subtrees> },
 }
 
-type Children = [Option<Arc<Node>>; FAN];
+type Subtrees = [Option<Arc<ClockTree>>; FAN];
 
 fn child_of(origin: RunId, depth: u32) -> usize {
     (origin.number() << (FAN_BITS * depth) >> (u64::BITS - FAN_BITS)) as usize
 }
 
-impl Node {
+impl ClockTree {
     fn len(&self) -> usize {
         match self {
             Self::Leaf(entries) => entries.len(),
@@ -49,7 +49,7 @@ impl Node {
         }
     }
 
-    fn branch(children: Children) -> Self {
+    fn branch(children: Subtrees) -> Self {
         let len = children.iter().flatten().map(|child| child.len()).sum();
         Self::Branch { len, children: Box::new(children) }
     }
@@ -59,7 +59,7 @@ impl Node {
         if entries.len() <= LEAF_MAX {
             return (!entries.is_empty()).then(|| Arc::new(Self::Leaf(entries.to_vec())));
         }
-        let mut children = Children::default();
+        let mut children = Subtrees::default();
         let parts = entries.chunk_by(|a, b| child_of(a.0, depth) == child_of(b.0, depth));
         parts.for_each(|part| children[child_of(part[0].0, depth)] = Self::of(part, depth + 1));
         Some(Arc::new(Self::branch(children)))
@@ -119,7 +119,7 @@ impl Node {
                     child.take_if(|node| node.len() == 0);
                 }
                 if *len <= LEAF_AGAIN {
-                    let entries = Iter::over(children.iter().flatten()).collect();
+                    let entries = ClockIter::over(children.iter().flatten()).collect();
                     *self = Self::Leaf(entries);
                 }
             }
@@ -129,11 +129,11 @@ impl Node {
 
 /// Combines the children of two branches. Where the result is that of one side, that side's node is used again.
 fn combine(
-    a: &Arc<Node>,
-    children: &Children,
-    combined: impl Fn(usize, Option<&Arc<Node>>) -> Option<Arc<Node>>,
-) -> Option<Arc<Node>> {
-    let mut result = Children::default();
+    a: &Arc<ClockTree>,
+    children: &Subtrees,
+    combined: impl Fn(usize, Option<&Arc<ClockTree>>) -> Option<Arc<ClockTree>>,
+) -> Option<Arc<ClockTree>> {
+    let mut result = Subtrees::default();
     let mut is_same = true;
     for (at, child) in children.iter().enumerate() {
         result[at] = combined(at, child.as_ref());
@@ -146,29 +146,29 @@ fn combine(
     if is_same {
         return Some(a.clone());
     }
-    let node = Node::branch(result);
+    let node = ClockTree::branch(result);
     match node.len() {
         0 => None,
-        1..=LEAF_AGAIN => Some(Arc::new(Node::Leaf(Iter::over([&Arc::new(node)]).collect()))),
+        1..=LEAF_AGAIN => Some(Arc::new(ClockTree::Leaf(ClockIter::over([&Arc::new(node)]).collect()))),
         _ => Some(Arc::new(node)),
     }
 }
 
 /// The greater clock of each origin.
-fn merged(a: &Arc<Node>, b: &Arc<Node>, depth: u32) -> Arc<Node> {
+fn merged(a: &Arc<ClockTree>, b: &Arc<ClockTree>, depth: u32) -> Arc<ClockTree> {
     if Arc::ptr_eq(a, b) {
         return a.clone();
     }
     match (&**a, &**b) {
-        (Node::Branch { children, .. }, Node::Branch { children: others, .. }) => {
-            let both = |at: usize, child: Option<&Arc<Node>>| match (child, &others[at]) {
+        (ClockTree::Branch { children, .. }, ClockTree::Branch { children: others, .. }) => {
+            let both = |at: usize, child: Option<&Arc<ClockTree>>| match (child, &others[at]) {
                 (Some(a), Some(b)) => Some(merged(a, b, depth + 1)),
                 (child, other) => child.or(other.as_ref()).cloned(),
             };
             combine(a, children, both).expect("neither is empty")
         }
-        (Node::Leaf(_), Node::Branch { .. }) => merged(b, a, depth),
-        (_, Node::Leaf(entries)) => {
+        (ClockTree::Leaf(_), ClockTree::Branch { .. }) => merged(b, a, depth),
+        (_, ClockTree::Leaf(entries)) => {
             let mut node = a.clone();
             for (origin, clock) in entries {
                 if a.get(*origin, depth).is_none_or(|known| known < *clock) {
@@ -183,18 +183,18 @@ fn merged(a: &Arc<Node>, b: &Arc<Node>, depth: u32) -> Arc<Node> {
 /// The entries of `a` that `keep` takes, by their clock and the one in `b`. It takes every entry that `b` lacks, and none
 /// that `b` has.
 fn filtered(
-    a: &Arc<Node>,
-    b: Option<&Arc<Node>>,
+    a: &Arc<ClockTree>,
+    b: Option<&Arc<ClockTree>>,
     depth: u32,
     keep: &impl Fn(u64, Option<u64>) -> bool,
-) -> Option<Arc<Node>> {
+) -> Option<Arc<ClockTree>> {
     let Some(b) = b else { return Some(a.clone()) };
     if Arc::ptr_eq(a, b) {
         return None;
     }
     if b.len() * MUCH_LONGER < a.len() {
         let mut node = a.clone();
-        for (origin, known) in Iter::over([b]) {
+        for (origin, known) in ClockIter::over([b]) {
             if a.get(origin, depth).is_some_and(|clock| !keep(clock, Some(known))) {
                 Arc::make_mut(&mut node).remove(origin, depth);
             }
@@ -202,37 +202,37 @@ fn filtered(
         return Some(node);
     }
     match (&**a, &**b) {
-        (Node::Leaf(entries), _) => {
+        (ClockTree::Leaf(entries), _) => {
             let is_kept = |entry: &ClockEntry| keep(entry.1, b.get(entry.0, depth));
             if entries.iter().all(is_kept) {
                 return Some(a.clone());
             }
             let kept: Vec<ClockEntry> = entries.iter().filter(|entry| is_kept(entry)).copied().collect();
-            Node::of(&kept, depth)
+            ClockTree::of(&kept, depth)
         }
-        (Node::Branch { children, .. }, other) => combine(a, children, |at, child| {
+        (ClockTree::Branch { children, .. }, other) => combine(a, children, |at, child| {
             let other = match other {
-                Node::Branch { children, .. } => children[at].as_ref(),
-                Node::Leaf(_) => Some(b),
+                ClockTree::Branch { children, .. } => children[at].as_ref(),
+                ClockTree::Leaf(_) => Some(b),
             };
             filtered(child?, other, depth + 1, keep)
         }),
     }
 }
 
-fn is_covered(a: &Arc<Node>, b: Option<&Arc<Node>>, depth: u32) -> bool {
+fn is_covered(a: &Arc<ClockTree>, b: Option<&Arc<ClockTree>>, depth: u32) -> bool {
     let Some(b) = b else { return false };
     if Arc::ptr_eq(a, b) {
         return true;
     }
     match (&**a, &**b) {
-        (Node::Leaf(entries), _) => {
+        (ClockTree::Leaf(entries), _) => {
             entries.iter().all(|(origin, clock)| b.get(*origin, depth).is_some_and(|known| *clock <= known))
         }
-        (Node::Branch { children, .. }, other) => children.iter().enumerate().all(|(at, child)| {
+        (ClockTree::Branch { children, .. }, other) => children.iter().enumerate().all(|(at, child)| {
             let other = match other {
-                Node::Branch { children, .. } => children[at].as_ref(),
-                Node::Leaf(_) => Some(b),
+                ClockTree::Branch { children, .. } => children[at].as_ref(),
+                ClockTree::Leaf(_) => Some(b),
             };
             child.as_ref().is_none_or(|child| is_covered(child, other, depth + 1))
         }),
@@ -247,13 +247,13 @@ pub(super) fn bucket_of(origin: RunId) -> usize {
 }
 
 /// The entries whose bucket is in `buckets`. `before`: the bits of the origins that led to this node.
-fn within(node: &Arc<Node>, depth: u32, before: usize, buckets: &BucketMask) -> Option<Arc<Node>> {
+fn within(node: &Arc<ClockTree>, depth: u32, before: usize, buckets: &BucketMask) -> Option<Arc<ClockTree>> {
     match &**node {
-        Node::Leaf(entries) => {
+        ClockTree::Leaf(entries) => {
             let kept = entries.iter().filter(|entry| buckets.has(bucket_of(entry.0)));
-            Node::of(&kept.copied().collect::<Vec<_>>(), depth)
+            ClockTree::of(&kept.copied().collect::<Vec<_>>(), depth)
         }
-        Node::Branch { children, .. } => combine(node, children, |at, child| {
+        ClockTree::Branch { children, .. } => combine(node, children, |at, child| {
             let bits = before << FAN_BITS | at;
             match (child?, depth) {
                 (child, 0) => within(child, 1, bits, buckets),
@@ -294,7 +294,7 @@ impl BucketMask {
 /// For each origin the greatest clock: a vector, or a context. An origin without an entry has the clock 0.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clocks {
-    root: Option<Arc<Node>>,
+    root: Option<Arc<ClockTree>>,
 }
 
 impl Clocks {
@@ -324,7 +324,7 @@ impl Clocks {
         match &mut self.root {
             Some(root) => Arc::make_mut(root).insert(origin, clock, 0),
             empty => {
-                *empty = Some(Arc::new(Node::Leaf(vec![(origin, clock)])));
+                *empty = Some(Arc::new(ClockTree::Leaf(vec![(origin, clock)])));
                 None
             }
         }
@@ -389,8 +389,8 @@ impl Clocks {
     }
 
     /// All entries, in the order of the origins.
-    pub(crate) fn iter(&self) -> Iter<'_> {
-        Iter::over(self.root.iter())
+    pub(crate) fn iter(&self) -> ClockIter<'_> {
+        ClockIter::over(self.root.iter())
     }
 }
 
@@ -421,7 +421,7 @@ impl FromIterator<(RunId, u64)> for Clocks {
     fn from_iter<I: IntoIterator<Item = (RunId, u64)>>(entries: I) -> Self {
         let mut entries: Vec<ClockEntry> = entries.into_iter().collect();
         if entries.is_sorted_by(|a, b| a.0 < b.0) {
-            return Self { root: Node::of(&entries, 0) };
+            return Self { root: ClockTree::of(&entries, 0) };
         }
         let mut clocks = Self::default();
         entries.drain(..).for_each(|(origin, clock)| _ = clocks.insert(origin, clock));
@@ -431,21 +431,21 @@ impl FromIterator<(RunId, u64)> for Clocks {
 
 /// The entries of a map in the order of the origins.
 #[derive(Debug)]
-pub(crate) struct Iter<'a> {
+pub(crate) struct ClockIter<'a> {
     /// The nodes that come later, the next one last.
-    nodes: Vec<&'a Node>,
+    nodes: Vec<&'a ClockTree>,
     entries: std::slice::Iter<'a, ClockEntry>,
 }
 
-impl<'a> Iter<'a> {
-    fn over(nodes: impl IntoIterator<Item = &'a Arc<Node>>) -> Self {
-        let mut nodes: Vec<&Node> = nodes.into_iter().map(|node| &**node).collect();
+impl<'a> ClockIter<'a> {
+    fn over(nodes: impl IntoIterator<Item = &'a Arc<ClockTree>>) -> Self {
+        let mut nodes: Vec<&ClockTree> = nodes.into_iter().map(|node| &**node).collect();
         nodes.reverse();
         Self { nodes, entries: [].iter() }
     }
 }
 
-impl Iterator for Iter<'_> {
+impl Iterator for ClockIter<'_> {
     type Item = (RunId, u64);
 
     fn next(&mut self) -> Option<(RunId, u64)> {
@@ -454,8 +454,8 @@ impl Iterator for Iter<'_> {
                 return Some(*entry);
             }
             match self.nodes.pop()? {
-                Node::Leaf(entries) => self.entries = entries.iter(),
-                Node::Branch { children, .. } => {
+                ClockTree::Leaf(entries) => self.entries = entries.iter(),
+                ClockTree::Branch { children, .. } => {
                     self.nodes.extend(children.iter().rev().flatten().map(|child| &**child));
                 }
             }

@@ -21,8 +21,8 @@ use crate::time::Stamp;
 /// Entries that move to the old part in one step.
 const MOVED_MAX: usize = 256;
 
-/// Up to so many entries are told one by one: the sum of an old part is longer than one of them.
-const ENTRIES_TOLD_SINGLY: usize = 2;
+/// The name of an old part is about as long as so many entries.
+const NAME_ENTRIES: usize = 2;
 
 /// Old parts that peers may refer to. Each link is offered the latest one; a peer that refers to one that is forgotten
 /// loses its link, and is offered another one over the next.
@@ -90,12 +90,15 @@ impl Vector {
     /// The news of this vector for a peer that was told `told` of it. `shared`: what the peer has as well.
     pub(crate) fn news_since(&self, told: &Self, shared: Option<SharedOld>) -> VectorNews {
         let entries = self.beyond(told);
-        let Some(shared) = shared.filter(|_| entries.len() > ENTRIES_TOLD_SINGLY) else {
-            return VectorNews { old: None, entries };
-        };
-        let mut named = told.clone();
-        named.join_old(&shared.entries);
-        VectorNews { old: Some(shared.name), entries: self.beyond(&named) }
+        if let Some(shared) = shared.filter(|_| entries.len() > NAME_ENTRIES) {
+            let mut named = told.clone();
+            named.join_old(&shared.entries);
+            let rest = self.beyond(&named);
+            if rest.len() + NAME_ENTRIES < entries.len() {
+                return VectorNews { old: Some(shared.name), entries: rest };
+            }
+        }
+        VectorNews { old: None, entries }
     }
 
     /// All entries.
@@ -216,16 +219,18 @@ impl OwnVector {
     }
 
     fn put(&mut self, is_old: bool, origin: RunId, clock: u64) {
-        let (part, sum) = match is_old {
-            true => (&mut self.vector.old, &mut self.old_sums),
-            false => (&mut self.vector.recent, &mut self.recent_sums),
+        let (part, sum) = if is_old {
+            (&mut self.vector.old, &mut self.old_sums)
+        } else {
+            (&mut self.vector.recent, &mut self.recent_sums)
         };
         part.insert(origin, clock);
         sum.add(origin, clock);
     }
 
-    /// Moves the cut, and some of the entries that lie in the wrong part then. Called again and again.
-    pub(super) fn set_cut(&mut self, cut: u64) {
+    /// Moves the cut, and some of the entries that lie in the wrong part then. Called again and again. Returns whether
+    /// the last of them have moved with this call.
+    pub(super) fn set_cut(&mut self, cut: u64) -> bool {
         if cut < self.cut {
             // The wall clock was ahead.
             let ahead: Vec<(RunId, u64)> = self.vector.old.iter().filter(|entry| entry.1 > cut).collect();
@@ -234,12 +239,14 @@ impl OwnVector {
         }
         self.is_cutting |= self.cut < cut;
         self.cut = cut;
-        if self.is_cutting {
+        let was_cutting = self.is_cutting;
+        if was_cutting {
             let behind = self.vector.recent.iter().filter(|entry| entry.1 <= cut);
             let behind: Vec<(RunId, u64)> = behind.take(MOVED_MAX).collect();
             self.is_cutting = behind.len() == MOVED_MAX;
             behind.into_iter().for_each(|(origin, clock)| self.set(Stamp { clock, origin }));
         }
+        was_cutting && !self.is_cutting
     }
 
     /// The old part holds exactly the entries up to the cut, and each part has its sum.
