@@ -17,7 +17,7 @@ use crate::controls::Control;
 use crate::election::Elections;
 use crate::error::WriteError;
 use crate::id::{LogId, RowId};
-use crate::replica::saved::{self, DiskChange, DiskSummary, Saved};
+use crate::replica::saved::{self, DiskChange, DiskSummary, Saved, StoredVectorSum};
 use crate::store::coverage::{Clocks, RegionCoverage};
 use crate::store::digest::HashKey;
 use crate::store::entry::{Dot, DotSet, Revision};
@@ -218,7 +218,7 @@ impl DiskCursor {
                 clock: store.clock.last(),
                 run: store.run,
                 root: store.root().sum(),
-                vector_sum: store.coverage.sum_with_withheld(),
+                vector_sum: StoredVectorSum::Second(store.coverage.sum_with_withheld()),
                 extra_regions: store.coverage.extra_count() as u64,
             },
         }

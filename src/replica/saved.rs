@@ -18,7 +18,7 @@ use crate::text::Escaped;
 use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
 /// The version of the stored layout. Later versions of this library read all earlier ones.
-pub(crate) const DISK_VERSION: u8 = 1;
+pub(crate) const DISK_VERSION: u8 = 2;
 
 /// Salt of the checksums of claims on the disk.
 const SEAL: u64 = 0x7469_6469_6e67_7332;
@@ -55,6 +55,28 @@ pub enum SavedError {
     },
 }
 
+/// What the entries of the stored vector must add up to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum StoredVectorSum {
+    /// In the first version of the format: the wrapping sum of the entries' fingerprints. It is read and never written.
+    First(u64),
+    /// See [`Coverage::sum_with_withheld`](crate::store::coverage::Coverage::sum_with_withheld).
+    Second(ClocksSum),
+}
+
+impl StoredVectorSum {
+    fn is_of(self, vector: &Clocks) -> bool {
+        let fingerprint = |(origin, clock): (RunId, u64)| {
+            let entry = [origin.number().to_le_bytes(), clock.to_le_bytes()].concat();
+            fingerprint(SEAL, &entry)
+        };
+        match self {
+            Self::First(sum) => vector.iter().map(fingerprint).fold(0, u64::wrapping_add) == sum,
+            Self::Second(sum) => ClocksSum::of(vector.iter()) == sum,
+        }
+    }
+}
+
 /// What all other stored entries must add up to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct DiskSummary {
@@ -62,8 +84,7 @@ pub(crate) struct DiskSummary {
     pub(crate) clock: u64,
     pub(crate) run: RunId,
     pub(crate) root: u128,
-    /// See [`Coverage::sum_with_withheld`](crate::store::coverage::Coverage::sum_with_withheld).
-    pub(crate) vector_sum: ClocksSum,
+    pub(crate) vector_sum: StoredVectorSum,
     pub(crate) extra_regions: u64,
 }
 
@@ -139,7 +160,7 @@ impl Saved {
             let is_blank = self.rows.is_empty() && self.vector.is_empty() && self.memos.is_empty();
             return if is_blank { Ok(()) } else { incomplete("the state is") };
         };
-        if ClocksSum::of(self.vector.iter()) != state.vector_sum {
+        if !state.vector_sum.is_of(&self.vector) {
             return incomplete("what is seen of some origin is");
         }
         if self.extra_regions.len() as u64 != state.extra_regions {
@@ -216,17 +237,24 @@ pub(crate) fn encode_summary(state: &DiskSummary) -> DiskChange {
     writer.run(state.run);
     writer.u64_le(state.root as u64);
     writer.u64_le((state.root >> 64) as u64);
-    writer.clocks_sum(state.vector_sum);
+    match state.vector_sum {
+        StoredVectorSum::First(sum) => writer.u64_le(sum),
+        StoredVectorSum::Second(sum) => writer.clocks_sum(sum),
+    }
     writer.u64_le(state.extra_regions);
     sealed(STATE, b"", writer.into_plain())
 }
 
 fn state_of(mut reader: Reader<'_>) -> Result<DiskSummary, WireError> {
-    reader.byte()?;
+    let version = reader.byte()?;
     let hash_key = reader.hash_key()?;
     let (clock, run) = (reader.u64_le()?, reader.run()?);
     let root = u128::from(reader.u64_le()?) | (u128::from(reader.u64_le()?) << 64);
-    let (vector_sum, extra_regions) = (reader.clocks_sum()?, reader.u64_le()?);
+    let vector_sum = match version {
+        1 => StoredVectorSum::First(reader.u64_le()?),
+        _ => StoredVectorSum::Second(reader.clocks_sum()?),
+    };
+    let extra_regions = reader.u64_le()?;
     reader.end()?;
     Ok(DiskSummary { hash_key, clock, run, root, vector_sum, extra_regions })
 }

@@ -1,4 +1,4 @@
-//! Real nodes with real directories: restarts, failing disks, snapshots and the format of the first version here,
+//! Real nodes with real directories: restarts, failing disks, snapshots and the formats of all versions here,
 //! damaged files in `damage`, killed processes in `kills`.
 //!
 //! The rules of durability are tested in the simulator, with negative controls, in `faulty_disks.rs` and `stories.rs`.
@@ -371,17 +371,19 @@ async fn a_damaged_snapshot_is_refused_wherever_the_damage_is() {
     builder("b", &[]).restore(&file).start().await.unwrap();
 }
 
-// What version 1 wrote must stay readable for ever.
+// What every version wrote must stay readable for ever.
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/disk-v1")
+const DISK_VERSION: u8 = 2;
+
+fn fixture(version: u8) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/disk-v{version}"))
 }
 
-/// Not a test: writes the fixture. To be run for a new disk version only, into a new directory beside the old one.
+/// Not a test: writes the fixture. To be run for a new disk version only, which gets a directory beside the old ones.
 #[tokio::test]
 #[ignore = "it writes the fixture"]
 async fn write_fixture() {
-    let a = start("a", &[], &fixture()).await;
+    let a = start("a", &[], &fixture(DISK_VERSION)).await;
     a.put("k", "v").unwrap();
     a.batch().put("large", vec![7; 5_000]).put("gone", "v").commit().unwrap();
     a.delete("gone").unwrap();
@@ -394,27 +396,30 @@ async fn write_fixture() {
     a.fail_disk(None);
     event(&a, |event| *event == NodeEvent::DiskBack).await;
     a.counter("c").add(-7).unwrap();
-    a.snapshot(fixture().with_extension("snapshot")).await.unwrap();
+    a.snapshot(fixture(DISK_VERSION).with_extension("snapshot")).await.unwrap();
     a.shutdown().await;
     drop(a);
     // The engine truncates its journal to its content when it opens it.
-    start("a", &[], &fixture()).await.shutdown().await;
+    start("a", &[], &fixture(DISK_VERSION)).await.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_disk_version_is_still_read() {
-    let folder = Folder::new();
-    copy(&fixture(), &folder.at("a"));
-    let a = start("a", &[], &folder.at("a")).await;
-    let b = builder("b", &[]).restore(fixture().with_extension("snapshot")).start().await.unwrap();
-    for node in [&a, &b] {
-        let keys: Vec<String> = registers(node).into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["k", "large", "late"]);
-        assert_eq!(node.get("large").unwrap().value(), [7; 5_000]);
-        assert!(node.get("late").unwrap().expires_at().is_some());
-        assert!(node.set("s").contains("x"));
-        assert_eq!(node.counter("c").value(), -7);
-        assert_eq!(node.status().store.unwrap().root, a.status().store.unwrap().root);
+async fn every_disk_version_is_still_read() {
+    for version in 1..=DISK_VERSION {
+        let folder = Folder::new();
+        copy(&fixture(version), &folder.at("a"));
+        let a = start("a", &[], &folder.at("a")).await;
+        let snapshot = fixture(version).with_extension("snapshot");
+        let b = builder("b", &[]).restore(snapshot).start().await.unwrap();
+        for node in [&a, &b] {
+            let keys: Vec<String> = registers(node).into_iter().map(|(key, _)| key).collect();
+            assert_eq!(keys, ["k", "large", "late"], "version {version}");
+            assert_eq!(node.get("large").unwrap().value(), [7; 5_000]);
+            assert!(node.get("late").unwrap().expires_at().is_some());
+            assert!(node.set("s").contains("x"));
+            assert_eq!(node.counter("c").value(), -7);
+            assert_eq!(node.status().store.unwrap().root, a.status().store.unwrap().root);
+        }
+        a.put("new", "v").unwrap().durable().await.unwrap();
     }
-    a.put("new", "v").unwrap().durable().await.unwrap();
 }
