@@ -22,7 +22,7 @@ const FLUSH_ROWS: usize = 250;
 /// send during them.
 const MEETINGS: usize = 8;
 const CONTROL_MEETINGS: usize = 12;
-const MEETING_BYTES_MAX: u64 = 16 << 20;
+const MEETING_BYTES_MAX: u64 = 6 << 20;
 
 /// Two islands of three nodes. In each, `crashes` writers crash in the middle of a flush of several frames.
 fn islands(seed: u64, crashes: usize, control: Option<Control>) -> Sim {
