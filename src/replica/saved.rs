@@ -235,8 +235,7 @@ pub(crate) fn encode_summary(state: &DiskSummary) -> DiskChange {
     writer.hash_key(state.hash_key);
     writer.u64_le(state.clock);
     writer.run(state.run);
-    writer.u64_le(state.root as u64);
-    writer.u64_le((state.root >> 64) as u64);
+    writer.u128_le(state.root);
     match state.vector_sum {
         StoredVectorSum::First(sum) => writer.u64_le(sum),
         StoredVectorSum::Second(sum) => writer.clocks_sum(sum),
@@ -249,7 +248,7 @@ fn state_of(mut reader: Reader<'_>) -> Result<DiskSummary, WireError> {
     let version = reader.byte()?;
     let hash_key = reader.hash_key()?;
     let (clock, run) = (reader.u64_le()?, reader.run()?);
-    let root = u128::from(reader.u64_le()?) | (u128::from(reader.u64_le()?) << 64);
+    let root = reader.u128_le()?;
     let vector_sum = match version {
         1 => StoredVectorSum::First(reader.u64_le()?),
         _ => StoredVectorSum::Second(reader.clocks_sum()?),

@@ -408,7 +408,7 @@ mod tests {
     use crate::controls::Controls;
     use crate::id::RunId;
     use crate::replication::vectors::OldParts;
-    use crate::store::coverage::{Clocks, LEFTOVERS_MAX};
+    use crate::store::coverage::{Clocks, LEFTOVERS_MAX, VectorNews};
     use crate::store::digest::DEPTH_MAX;
     use crate::time::Stamp;
     use crate::wire::{Assembler, Kind, Reader, WireError, Writer};
@@ -436,7 +436,7 @@ mod tests {
         hand(&start).unwrap();
         for depth in [0, DEPTH_MAX - 4, DEPTH_MAX] {
             let mut writer = Writer::new(Kind::Items);
-            writer.clock_entries(std::iter::empty());
+            writer.vector_news(&VectorNews::default());
             writer.range(DIGEST, HashRange::at(7, depth));
             (0..FAN).for_each(|_| writer.u16_le(9));
             let taken = hand(&writer.finish());

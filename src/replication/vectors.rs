@@ -95,10 +95,7 @@ impl OldParts {
         if let Some(theirs) = self.to_answer.take() {
             let mut writer = Writer::new(Kind::OldPartShared);
             writer.clocks_sum(self.offer(store));
-            BucketMask::of_equal(store.coverage.old_buckets(), &theirs)
-                .words()
-                .into_iter()
-                .for_each(|word| writer.u64_le(word));
+            writer.buckets(BucketMask::of_equal(store.coverage.old_buckets(), &theirs));
             return Some(writer.finish());
         }
         if let SharedPart::Asked { sums, .. } = &mut self.shared

@@ -114,6 +114,10 @@ impl Writer {
         self.out.extend_from_slice(&word.to_le_bytes());
     }
 
+    pub(crate) fn u128_le(&mut self, word: u128) {
+        self.out.extend_from_slice(&word.to_le_bytes());
+    }
+
     pub(crate) fn run(&mut self, run: RunId) {
         self.u64_le(run.number());
     }
@@ -141,24 +145,27 @@ impl Writer {
         self.u64_le(b);
     }
 
-    pub(crate) fn clock_entries(&mut self, dots: impl Iterator<Item = (RunId, u64)>) {
-        let dots: Vec<(RunId, u64)> = dots.collect();
-        self.varint(dots.len() as u64);
-        self.out.reserve(16 * dots.len());
-        for (origin, clock) in dots {
+    /// Clocks, with their number. `None` is written as clocks without entries.
+    pub(crate) fn clocks(&mut self, clocks: Option<&Clocks>) {
+        self.varint(clocks.map_or(0, Clocks::len) as u64);
+        clocks.into_iter().for_each(|clocks| self.entries(clocks));
+    }
+
+    fn entries(&mut self, clocks: &Clocks) {
+        self.out.reserve(16 * clocks.len());
+        for (origin, clock) in clocks.iter() {
             self.run(origin);
             self.u64_le(clock);
         }
     }
 
-    pub(crate) fn clocks(&mut self, context: Option<&Clocks>) {
-        self.clock_entries(context.into_iter().flat_map(Clocks::iter));
-    }
-
     pub(crate) fn clocks_sum(&mut self, sum: ClocksSum) {
         self.varint(sum.count);
-        self.u64_le(sum.sum as u64);
-        self.u64_le((sum.sum >> 64) as u64);
+        self.u128_le(sum.sum);
+    }
+
+    pub(crate) fn buckets(&mut self, buckets: BucketMask) {
+        buckets.words().into_iter().for_each(|word| self.u64_le(word));
     }
 
     /// What begins a frame of a stream. The number of entries and the form of a named old part share a number.
@@ -171,13 +178,9 @@ impl Writer {
         self.varint((news.entries.len() as u64) << 2 | form);
         if let Some(NamedOld { sum, buckets }) = news.old {
             self.clocks_sum(sum);
-            buckets.iter().flat_map(|buckets| buckets.words()).for_each(|word| self.u64_le(word));
+            buckets.into_iter().for_each(|buckets| self.buckets(buckets));
         }
-        self.out.reserve(16 * news.entries.len());
-        for (origin, clock) in news.entries.iter() {
-            self.run(origin);
-            self.u64_le(clock);
-        }
+        self.entries(&news.entries);
     }
 
     /// Depth and tag share a byte.
@@ -294,6 +297,10 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    pub(crate) fn u128_le(&mut self) -> Result<u128, WireError> {
+        self.array().map(u128::from_le_bytes)
+    }
+
     pub(crate) fn run(&mut self) -> Result<RunId, WireError> {
         self.u64_le().map(RunId::new)
     }
@@ -335,7 +342,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn clocks_sum(&mut self) -> Result<ClocksSum, WireError> {
         let count = self.varint()?;
-        Ok(ClocksSum { count, sum: u128::from(self.u64_le()?) | u128::from(self.u64_le()?) << 64 })
+        Ok(ClocksSum { count, sum: self.u128_le()? })
     }
 
     pub(crate) fn vector_news(&mut self) -> Result<VectorNews, WireError> {

@@ -213,8 +213,7 @@ impl Check {
         ];
         let mut writer = Writer::new(Kind::Check);
         writer.byte(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum());
-        writer.u64_le(self.root as u64);
-        writer.u64_le((self.root >> 64) as u64);
+        writer.u128_le(self.root);
         writer.u64_le(self.vector_hash);
         if let Some(hash) = self.roster_hash {
             writer.u64_le(hash);
@@ -235,7 +234,7 @@ impl Check {
             is_reply: flags & CHECK_REPLY != 0,
             in_flux: flags & CHECK_IN_FLUX != 0,
             is_comparable: flags & CHECK_INCOMPARABLE == 0,
-            root: u128::from(body.u64_le()?) | (u128::from(body.u64_le()?) << 64),
+            root: body.u128_le()?,
             vector_hash: body.u64_le()?,
             roster_hash: has_members.then(|| body.u64_le()).transpose()?,
             rates: match flags & CHECK_RATES {
