@@ -58,7 +58,7 @@ pub enum SavedError {
 /// What the entries of the stored vector must add up to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum StoredVectorSum {
-    /// In the first version of the format: the wrapping sum of the entries' fingerprints. It is read and never written.
+    /// In the first version of the format: the wrapping sum of the entries' fingerprints. No replica writes it any more.
     First(u64),
     /// See [`Coverage::sum_with_withheld`](crate::store::coverage::Coverage::sum_with_withheld).
     Second(ClocksSum),
@@ -231,7 +231,10 @@ pub(crate) fn encode_extra_regions(regions: &[RegionCoverage]) -> DiskChange {
 
 pub(crate) fn encode_summary(state: &DiskSummary) -> DiskChange {
     let mut writer = Writer::plain();
-    writer.byte(DISK_VERSION);
+    writer.byte(match state.vector_sum {
+        StoredVectorSum::First(_) => 1,
+        StoredVectorSum::Second(_) => DISK_VERSION,
+    });
     writer.hash_key(state.hash_key);
     writer.u64_le(state.clock);
     writer.run(state.run);
