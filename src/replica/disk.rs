@@ -18,7 +18,7 @@ use crate::election::Elections;
 use crate::error::WriteError;
 use crate::id::{LogId, RowId};
 use crate::replica::saved::{self, DiskChange, DiskSummary, Saved, StoredVectorSum};
-use crate::store::coverage::{Clocks, RegionCoverage};
+use crate::store::coverage::{Clocks, RegionCoverage, Vector};
 use crate::store::digest::HashKey;
 use crate::store::entry::{Dot, DotSet, Revision};
 use crate::store::{DiskFollower, ExpiredKeys, LocalStore};
@@ -97,11 +97,11 @@ impl Persist {
 }
 
 /// How far a transaction reached in everything that the disk follows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 struct DiskMark {
     head: u64,
-    /// With withheld claims.
-    vector: Clocks,
+    vector: Vector,
+    withheld: Clocks,
     extra_count: usize,
     hash_key: HashKey,
     memos: u64,
@@ -164,11 +164,21 @@ impl DiskCursor {
     fn mark(&self, store: &LocalStore) -> DiskMark {
         DiskMark {
             head: store.log.head(),
-            vector: store.coverage.vector_with_withheld(),
+            vector: store.coverage.vector().clone(),
+            withheld: store.coverage.withheld().clone(),
             extra_count: store.coverage.extra_count(),
             hash_key: store.hash_key,
             memos: self.changes,
         }
+    }
+
+    /// Whether anything has changed since a transaction that reached `base`. Asked after every step.
+    fn is_past(&self, base: &DiskMark, store: &LocalStore) -> bool {
+        base.head != store.log.head()
+            || base.extra_count != store.coverage.extra_count()
+            || base.hash_key != store.hash_key
+            || base.memos != self.changes
+            || !store.coverage.claims_since(&base.vector, &base.withheld).is_empty()
     }
 
     /// The next part of a transaction.
@@ -207,9 +217,12 @@ impl DiskCursor {
         let names = if is_whole { self.memos.keys().cloned().collect() } else { self.changed.clone() };
         let position = |log| (log, store.peer_positions.get(&log).copied());
         let memo = |name| (self.memos.get(&name).cloned(), name);
-        let vector = store.coverage.vector_with_withheld();
+        let vector = match &self.last_transaction {
+            Some(base) => store.coverage.claims_since(&base.vector, &base.withheld),
+            None => store.coverage.vector_with_withheld(),
+        };
         DiskMetadata {
-            vector: self.last_transaction.as_ref().map_or(vector.clone(), |base| vector.beyond(&base.vector)),
+            vector,
             extra_regions: store.coverage.extra_regions(),
             positions: logs.into_iter().map(position).collect(),
             memos: names.into_iter().map(memo).map(|(memo, name)| (name, memo)).collect(),
@@ -314,7 +327,7 @@ impl Replica {
         is_ready
             && (disk.staging.is_some()
                 || !self.store.expired_keys.is_empty()
-                || disk.last_transaction.as_ref() != Some(&disk.mark(&self.store)))
+                || disk.last_transaction.as_ref().is_none_or(|base| disk.is_past(base, &self.store)))
     }
 
     pub(super) fn on_persisted(&mut self) {

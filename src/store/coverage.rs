@@ -192,6 +192,19 @@ impl Coverage {
         known
     }
 
+    /// The claims that peers are not told of.
+    pub(crate) fn withheld(&self) -> &Clocks {
+        &self.withheld
+    }
+
+    /// The entries of [`Coverage::vector_with_withheld`] that have grown since `vector` and `withheld` were those of this
+    /// replica. It costs what has changed.
+    pub(crate) fn claims_since(&self, vector: &Vector, withheld: &Clocks) -> Clocks {
+        let mut claims = self.vector().beyond(vector);
+        claims.merge(self.withheld.clone());
+        vector.missing(&claims).beyond(withheld)
+    }
+
     /// The clock of one origin in [`Coverage::vector_with_withheld`].
     pub(crate) fn clock_with_withheld(&self, origin: RunId) -> u64 {
         self.vector().get(origin).max(self.withheld.get(origin))
@@ -731,6 +744,7 @@ mod tests {
         ) {
             let mut seen = Coverage::new(HashKey::default());
             let theirs = Vector::from(Clocks::from_iter(theirs));
+            let mut marks = vec![seen.clone()];
             for change in changes {
                 match change {
                     Change::Claim(origin, clock) => seen.claim(Stamp { clock, origin }),
@@ -745,6 +759,11 @@ mod tests {
                 prop_assert_eq!(seen.vector_hash(), sum.fingerprint(seen.hash_key.words().0));
                 prop_assert_eq!(seen.sum_with_withheld(), ClocksSum::of(seen.vector_with_withheld().iter()));
                 prop_assert_eq!(seen.beyond_vector(&theirs), theirs.beyond(seen.vector()));
+                for mark in &marks {
+                    let claims = seen.vector_with_withheld().beyond(&mark.vector_with_withheld());
+                    prop_assert_eq!(seen.claims_since(mark.vector(), mark.withheld()), claims);
+                }
+                marks.push(seen.clone());
             }
         }
     }
