@@ -127,7 +127,7 @@ impl ClockTree {
     }
 }
 
-/// Combines the children of two branches. Where the result is that of one side, that side's node is used again.
+/// A branch whose children are `combined` from those of the branch `a`. If all stay the same, it is `a` itself.
 fn combine(
     a: &Arc<ClockTree>,
     children: &Subtrees,
@@ -180,8 +180,16 @@ fn merged(a: &Arc<ClockTree>, b: &Arc<ClockTree>, depth: u32) -> Arc<ClockTree> 
     }
 }
 
-/// The entries of `a` that `keep` takes, by their clock and the one in `b`. It takes every entry that `b` lacks, and none
-/// that `b` has.
+/// The part of `b` that is to be compared with a child of another tree's branch.
+fn beside(b: &Arc<ClockTree>, at: usize) -> Option<&Arc<ClockTree>> {
+    match &**b {
+        ClockTree::Branch { children, .. } => children[at].as_ref(),
+        ClockTree::Leaf(_) => Some(b),
+    }
+}
+
+/// The entries of `a` for which `keep` holds: it is asked with the clock in `a` and the one in `b`. It must hold for an
+/// entry that `b` lacks, and must not hold for one that `b` has with the same clock.
 fn filtered(
     a: &Arc<ClockTree>,
     b: Option<&Arc<ClockTree>>,
@@ -201,8 +209,8 @@ fn filtered(
         }
         return Some(node);
     }
-    match (&**a, &**b) {
-        (ClockTree::Leaf(entries), _) => {
+    match &**a {
+        ClockTree::Leaf(entries) => {
             let is_kept = |entry: &ClockEntry| keep(entry.1, b.get(entry.0, depth));
             if entries.iter().all(is_kept) {
                 return Some(a.clone());
@@ -210,13 +218,9 @@ fn filtered(
             let kept: Vec<ClockEntry> = entries.iter().filter(|entry| is_kept(entry)).copied().collect();
             ClockTree::of(&kept, depth)
         }
-        (ClockTree::Branch { children, .. }, other) => combine(a, children, |at, child| {
-            let other = match other {
-                ClockTree::Branch { children, .. } => children[at].as_ref(),
-                ClockTree::Leaf(_) => Some(b),
-            };
-            filtered(child?, other, depth + 1, keep)
-        }),
+        ClockTree::Branch { children, .. } => {
+            combine(a, children, |at, child| filtered(child?, beside(b, at), depth + 1, keep))
+        }
     }
 }
 
@@ -225,16 +229,12 @@ fn is_covered(a: &Arc<ClockTree>, b: Option<&Arc<ClockTree>>, depth: u32) -> boo
     if Arc::ptr_eq(a, b) {
         return true;
     }
-    match (&**a, &**b) {
-        (ClockTree::Leaf(entries), _) => {
+    match &**a {
+        ClockTree::Leaf(entries) => {
             entries.iter().all(|(origin, clock)| b.get(*origin, depth).is_some_and(|known| *clock <= known))
         }
-        (ClockTree::Branch { children, .. }, other) => children.iter().enumerate().all(|(at, child)| {
-            let other = match other {
-                ClockTree::Branch { children, .. } => children[at].as_ref(),
-                ClockTree::Leaf(_) => Some(b),
-            };
-            child.as_ref().is_none_or(|child| is_covered(child, other, depth + 1))
+        ClockTree::Branch { children, .. } => children.iter().enumerate().all(|(at, child)| {
+            child.as_ref().is_none_or(|child| is_covered(child, beside(b, at), depth + 1))
         }),
     }
 }
