@@ -45,7 +45,7 @@ pub(crate) use regions::{HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, PeerR
 use regions::{LEFTOVER_ITEMS_KEPT_MAX, Leftovers};
 pub(crate) use sum::ClocksSum;
 use vector::OwnVector;
-pub(crate) use vector::{NamedOld, SharedOld, Vector, VectorNews};
+pub(crate) use vector::{BeyondOwn, NamedOld, SharedOld, Vector, VectorNews};
 
 /// Clocks that a sweep may look at for each change since the last one.
 const CLOCKS_PER_CHANGE: usize = 32;
@@ -131,15 +131,13 @@ fn regions_of(extra: &CoverageMap, hash_key: HashKey) -> impl Iterator<Item = Re
     })
 }
 
-/// A cached result: what of the context that was asked about last lies beyond the vector. The ranges and rows of a
-/// session come one after the other with the same vector of the peer, and that vector may have an entry for every
+/// A cached result: what of the peer's vector that was asked about last lies beyond this replica's. The ranges and rows
+/// of a session come one after the other with the same vector of the peer, and that vector may have an entry for every
 /// process start of the past.
 #[derive(Clone, Debug)]
 struct BeyondVector {
     of: Vector,
-    /// The vector for which `beyond` was last found correct.
-    vector: Vector,
-    beyond: Clocks,
+    beyond: BeyondOwn,
 }
 
 /// Which events are merged on this replica: a vector, and what is covered beyond it at single keys and in ranges.
@@ -219,26 +217,16 @@ impl Coverage {
         }
     }
 
-    /// The part of a context that lies beyond the vector. Asked again about the same context, it costs only what the
-    /// vector has grown meanwhile.
-    pub(crate) fn beyond_vector(&mut self, context: &Vector) -> Clocks {
-        let vector = self.own.vector();
-        match &mut self.beyond_vector {
-            Some(known) if known.of.is_shared_with(context) => {
-                for (origin, clock) in vector.beyond(&known.vector).iter() {
-                    if known.beyond.clock(origin).is_some_and(|beyond| beyond <= clock) {
-                        known.beyond.remove(origin);
-                    }
-                }
-                known.vector = vector.clone();
-                known.beyond.clone()
-            }
-            _ => {
-                let (of, vector, beyond) = (context.clone(), vector.clone(), context.beyond(vector));
-                self.beyond_vector = Some(BeyondVector { of, vector, beyond: beyond.clone() });
-                beyond
-            }
+    /// The part of a peer's vector that lies beyond the own one. Asked again about the same vector, it costs only what
+    /// the own one has grown meanwhile.
+    pub(crate) fn beyond_vector(&mut self, theirs: &Vector) -> Clocks {
+        let own = self.own.vector();
+        if self.beyond_vector.as_ref().is_none_or(|known| !known.of.is_shared_with(theirs)) {
+            let beyond = BeyondOwn::of(theirs, own);
+            self.beyond_vector = Some(BeyondVector { of: theirs.clone(), beyond });
         }
+        let known = self.beyond_vector.as_mut().expect("just made sure");
+        known.beyond.update(&Clocks::default(), own).clone()
     }
 
     /// The part of a context that peers are told of: beyond the vector, and not from the future.

@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use crdts::CvRDT;
-
 use super::contexts::RowContexts;
 use super::{DONE, DONE_ASKING, END, TAIL_ROW};
 use crate::controls::Control;
@@ -12,7 +10,7 @@ use crate::replication::arrived::{ARRIVED_MAX, Arrived};
 use crate::replication::claims::{self, ForwardedClaims};
 use crate::replication::large::{LargeRowReceiver, PartialRow};
 use crate::replication::rows::{self, RefusedRow, refused_row};
-use crate::store::coverage::{Clocks, Vector};
+use crate::store::coverage::{BeyondOwn, Clocks, Vector};
 use crate::store::slab::ChangeOrigin;
 use crate::store::{LocalStore, PeerRow};
 use crate::time::{Stamp, Time};
@@ -29,7 +27,7 @@ pub(crate) struct TailReceiver {
     /// The sender's vector as of its latest large row.
     vector_of_larges: Vector,
     /// The part of `vector` beyond this replica's own vector, as of the latest frame.
-    beyond_own: Clocks,
+    beyond_own: BeyondOwn,
     /// A row was refused. No flush end of this link is claimed any more.
     pub(crate) has_refused: bool,
     /// The sender asked for an acknowledgement.
@@ -313,15 +311,12 @@ impl TailReceiver {
     /// it, none of its later events is about that key, so the held dot itself says what is covered.
     fn cover_rows(&mut self, store: &mut LocalStore, run: RunId, told: &Clocks, rows: &[PeerRow]) {
         // Coverage here only grows, so only the entries of this frame can have come to lie beyond it.
-        let known = store.coverage.vector();
-        self.beyond_own.merge(told.clone());
-        self.beyond_own = known.missing(&self.beyond_own);
-        let is_own = self.beyond_own.iter().all(|(origin, _)| origin == run);
-        let mut beyond = None;
+        let beyond = self.beyond_own.update(told, store.coverage.vector()).clone();
+        let is_own = beyond.iter().all(|(origin, _)| origin == run);
         for row in rows {
             let is_covered_by_held = is_own && row.dot_set.dots().iter().any(|dot| dot.stamp().origin == run);
             if !is_covered_by_held || row.context.is_some() {
-                store.cover_row_beyond(row, beyond.get_or_insert_with(|| self.beyond_own.clone()));
+                store.cover_row_beyond(row, &beyond);
             }
         }
     }

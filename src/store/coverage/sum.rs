@@ -19,14 +19,16 @@ impl ClocksSum {
         sum
     }
 
-    fn add(&mut self, origin: RunId, clock: u64) -> u128 {
+    /// Adds an entry. Returns its hash.
+    pub(super) fn add(&mut self, origin: RunId, clock: u64) -> u128 {
         let hash = clock_hash(origin.number(), clock);
         self.count += 1;
         self.sum = self.sum.wrapping_add(hash);
         hash
     }
 
-    fn subtract(&mut self, origin: RunId, clock: u64) -> u128 {
+    /// Takes an entry out. Returns its hash.
+    pub(super) fn subtract(&mut self, origin: RunId, clock: u64) -> u128 {
         let hash = clock_hash(origin.number(), clock);
         self.count -= 1;
         self.sum = self.sum.wrapping_sub(hash);

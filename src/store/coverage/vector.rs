@@ -63,8 +63,9 @@ impl Vector {
 
     /// The entries of this vector that lie beyond another one. What both share is not looked at.
     pub(crate) fn beyond(&self, other: &Self) -> Clocks {
-        let mut beyond = other.missing(&self.old);
-        beyond.merge(other.missing(&self.recent));
+        // Each part is compared with its like first, with which it shares most.
+        let mut beyond = self.old.beyond(&other.old).beyond(&other.recent);
+        beyond.merge(self.recent.beyond(&other.recent).beyond(&other.old));
         beyond
     }
 
@@ -150,6 +151,34 @@ pub(crate) struct VectorNews {
     pub(crate) entries: Clocks,
 }
 
+/// What of a peer's vector lies beyond this replica's own, kept up to date in the time that the own one has grown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BeyondOwn {
+    /// The own vector as of the last call.
+    own: Vector,
+    beyond: Clocks,
+}
+
+impl BeyondOwn {
+    pub(crate) fn of(vector: &Vector, own: &Vector) -> Self {
+        Self { own: own.clone(), beyond: vector.beyond(own) }
+    }
+
+    /// Takes over what the peer has told of its vector, and drops what the own one has caught up with.
+    pub(crate) fn update(&mut self, told: &Clocks, own: &Vector) -> &Clocks {
+        if !self.beyond.is_empty() {
+            for (origin, clock) in own.beyond(&self.own).iter() {
+                if self.beyond.clock(origin).is_some_and(|beyond| beyond <= clock) {
+                    self.beyond.remove(origin);
+                }
+            }
+        }
+        self.own = own.clone();
+        self.beyond.merge(own.missing(told));
+        &self.beyond
+    }
+}
+
 /// The vector of this replica, with what is kept up to date beside it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OwnVector {
@@ -158,9 +187,8 @@ pub(super) struct OwnVector {
     cut: u64,
     /// Entries of the recent part may lie below the cut.
     is_cutting: bool,
-    /// The sums of the two parts.
     old_sums: BucketSums,
-    recent_sums: BucketSums,
+    recent_sum: ClocksSum,
     /// Old parts that were offered to peers, the latest one last.
     offers: VecDeque<(ClocksSum, Clocks)>,
 }
@@ -172,7 +200,7 @@ impl OwnVector {
 
     /// The sum of all entries.
     pub(super) fn sum(&self) -> ClocksSum {
-        self.old_sums.all.plus(self.recent_sums.all)
+        self.old_sums.all.plus(self.recent_sum)
     }
 
     pub(super) fn old_sums(&self) -> &BucketSums {
@@ -181,20 +209,25 @@ impl OwnVector {
 
     /// Sets an entry, which may become less.
     pub(super) fn set(&mut self, stamp: Stamp) {
-        let Stamp { origin, clock } = stamp;
-        let is_old = clock <= self.cut;
-        if let Some(before) = self.vector.recent.clock(origin) {
-            self.recent_sums.subtract(origin, before);
-            if is_old {
-                self.vector.recent.remove(origin);
+        let (Stamp { origin, clock }, Vector { old, recent }) = (stamp, &mut self.vector);
+        if clock <= self.cut {
+            if let Some(before) = recent.clock(origin) {
+                recent.remove(origin);
+                self.recent_sum.subtract(origin, before);
             }
-        } else if let Some(before) = self.vector.old.clock(origin) {
-            self.old_sums.subtract(origin, before);
-            if !is_old {
-                self.vector.old.remove(origin);
+            if let Some(before) = old.insert(origin, clock) {
+                self.old_sums.subtract(origin, before);
             }
+            self.old_sums.add(origin, clock);
+        } else {
+            if let Some(before) = recent.insert(origin, clock) {
+                self.recent_sum.subtract(origin, before);
+            } else if let Some(before) = old.clock(origin) {
+                old.remove(origin);
+                self.old_sums.subtract(origin, before);
+            }
+            self.recent_sum.add(origin, clock);
         }
-        self.put(is_old, origin, clock);
     }
 
     /// Raises the vector by entries beyond it.
@@ -216,16 +249,6 @@ impl OwnVector {
             self.set(Stamp { clock, origin });
         }
         self.vector.old.merge(old);
-    }
-
-    fn put(&mut self, is_old: bool, origin: RunId, clock: u64) {
-        let (part, sum) = if is_old {
-            (&mut self.vector.old, &mut self.old_sums)
-        } else {
-            (&mut self.vector.recent, &mut self.recent_sums)
-        };
-        part.insert(origin, clock);
-        sum.add(origin, clock);
     }
 
     /// Moves the cut, and some of the entries that lie in the wrong part then. Called again and again. Returns whether
@@ -258,7 +281,7 @@ impl OwnVector {
         assert_eq!(old.without(recent).len(), old.len(), "no origin stands in both");
         assert_eq!(
             [old, recent].map(|part| ClocksSum::of(part.iter())),
-            [self.old_sums.all, self.recent_sums.all]
+            [self.old_sums.all, self.recent_sum]
         );
     }
 
