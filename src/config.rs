@@ -129,13 +129,13 @@ pub struct Config {
     pub(crate) vector: VectorSettings,
 }
 
-/// How vectors are told to peers. Not public: other values than the usual ones are of use only to simulations, which are
-/// shorter and have fewer process starts.
+/// How vectors are sent to peers. Not public: only simulations, which are shorter and have fewer process starts, need
+/// other values than the usual ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct VectorSettings {
-    /// Entries that are older than one to two of these are told by their sum.
+    /// Entries that are older than one to two of these intervals are named by their sum.
     pub(crate) cut_interval: Duration,
-    /// Old parts of at least so many entries that differ are compared in buckets.
+    /// Two old parts that differ are compared in buckets if both have at least this many entries.
     pub(crate) buckets_min: u64,
 }
 

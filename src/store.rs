@@ -287,8 +287,8 @@ impl LocalStore {
         self.vector_settings
     }
 
-    /// From now on, entries of the vector that are older than one to two cut intervals are told to peers by their sum.
-    /// Called again and again. Returns whether peers may profit from being offered the old part anew.
+    /// Moves the cut of the vector to one to two cut intervals before this time. Called in every sync interval. Returns
+    /// whether the old part should be offered to the peers again.
     pub(crate) fn advance_cut(&mut self, now: Time) -> bool {
         let interval_ms = self.vector_settings.cut_interval.as_millis() as u64;
         let cut_ms = (now.wall_ms() / interval_ms).saturating_sub(1) * interval_ms;

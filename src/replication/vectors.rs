@@ -2,12 +2,12 @@
 //!
 //! The old part of a vector has an entry for every process start that ever wrote, and is the same on nearly all nodes
 //! ([`crate::store::coverage::Vector`]). Each side offers the sum of its old part: in its `Hello`, and again when a
-//! repair has ended or the cut has moved. Who finds that the peer has offered the sum of its own old part names it
-//! instead of telling the entries.
+//! repair has ended or the cut has moved. A side that was offered the sum of its own old part names that part in its
+//! frames instead of sending the entries.
 //!
 //! Where two large old parts differ, as after a long partition, each side sends the sums of 256 buckets of its own. The
-//! peer answers with the buckets that are equal, and these are named. Until the answer is there the side tells nothing
-//! of its vector: neither its tail nor a repair begins.
+//! peer answers which buckets are equal, and these are named. Until the answer has arrived, the side that asked sends
+//! nothing of its vector: neither its tail nor a repair begins.
 //!
 //! A side must keep what it has offered, because the peer may name it at any time later. It keeps the latest 64 old
 //! parts; a peer that names an older one loses its link, and is offered the present one over the next.
@@ -22,7 +22,7 @@ use crate::wire::{Kind, Reader, WireError, Writer};
 /// Which part of this side's old part the peer has as well.
 #[derive(Debug, Default)]
 enum SharedPart {
-    /// All of it, if the peer's offer has its sum. Otherwise nothing that is known.
+    /// All of it if the peer has offered the same sum. Otherwise no part is known to be shared.
     #[default]
     BySum,
     /// The peer is asked which buckets of this old part it has. `sums`: those of the buckets, until they are sent.
@@ -37,7 +37,7 @@ pub(crate) struct OldParts {
     /// The sums that each side has offered last.
     peers: ClocksSum,
     offered: ClocksSum,
-    /// A changed old part may be offered anew.
+    /// The old part is offered again if it has changed.
     pub(crate) may_offer: bool,
     shared: SharedPart,
     /// The peer's sums of buckets, while an answer is owed.
@@ -113,7 +113,7 @@ impl OldParts {
         None
     }
 
-    /// Whether nothing of this side's vector may be told yet.
+    /// Whether the peer has not answered yet which buckets are equal. Until then this side sends nothing of its vector.
     pub(crate) fn is_asking(&self) -> bool {
         matches!(self.shared, SharedPart::Asked { .. })
     }

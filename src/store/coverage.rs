@@ -283,8 +283,8 @@ impl Coverage {
         }
     }
 
-    /// Sets the clock up to which entries of the vector are told by the sum of all of them. Called again and again.
-    /// Returns whether the last entries have moved to the old part with this call.
+    /// Moves the cut between the old and the recent part of the vector. Called in every sync interval. Returns whether
+    /// the old part has all its entries since this call.
     pub(crate) fn set_cut(&mut self, cut: u64) -> bool {
         self.own.set_cut(cut)
     }

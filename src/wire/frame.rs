@@ -43,9 +43,9 @@ pub enum WireError {
     /// replica's own run and beyond what it has written.
     #[error("a claim beyond what the peer can know")]
     Claim,
-    /// The peer refers to an old part of a vector that this replica offered too long ago. Over a new link it is offered
-    /// the present one.
-    #[error("a reference to an old part that is not kept any more")]
+    /// The peer names an old part of this replica's vector that is no longer kept. Over a new link it is offered the
+    /// present one.
+    #[error("the peer names an old part of the vector that is no longer kept")]
     OldPart,
 }
 

@@ -20,7 +20,8 @@ use crate::time::Stamp;
 const LEAF_MAX: usize = 32;
 /// A branch of at most this many entries becomes a leaf again.
 const LEAF_AGAIN: usize = LEAF_MAX / 2;
-/// A map that is so many times longer than another one is not walked to be compared with it.
+/// A map that is more than this many times longer than another one is compared with it by looking up the entries of the
+/// shorter one, not by walking both.
 const MUCH_LONGER: usize = 8;
 const FAN_BITS: u32 = 4;
 const FAN: usize = 1 << FAN_BITS;

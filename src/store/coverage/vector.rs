@@ -1,10 +1,10 @@
 //! Vectors in two parts: the old one, which hardly changes any more, and the recent one.
 //!
-//! A vector has an entry for every process start that ever wrote. Nearly all of these runs have ended, and their entries
-//! are the same on all replicas. So a vector is divided at a *cut*, a clock at least an hour ago. Entries up to the cut
-//! are the *old part*. It has a name, a count and a sum of hashes, and a peer that has an old part of the same name is
-//! told the name instead of the entries. The recent part is told in full. This changes how a vector is told, never what
-//! is claimed.
+//! A vector has an entry for every process start that ever wrote. Nearly all of these runs have ended, and their
+//! entries are the same on all replicas. So a vector is divided at a *cut*, a clock at least an hour ago. Entries up to
+//! the cut are the *old part*. It is named by a count and a sum of hashes, and a peer whose old part has the same name
+//! is sent the name instead of the entries. The recent part is sent in full. This changes how a vector is sent, never
+//! what is claimed.
 //!
 //! The old part of a replica's own vector must hold exactly the entries up to the cut: otherwise replicas with the same
 //! vector would have old parts with different names. An entry that grows past the cut moves to the recent part.
@@ -21,11 +21,11 @@ use crate::time::Stamp;
 /// Entries that move to the old part in one step.
 const MOVED_MAX: usize = 256;
 
-/// The name of an old part is about as long as so many entries.
+/// Encoded, the name of an old part is about as long as this many entries.
 const NAME_ENTRIES: usize = 2;
 
-/// Old parts that peers may refer to. Each link is offered the latest one; a peer that refers to one that is forgotten
-/// loses its link, and is offered another one over the next.
+/// Old parts that were offered and are kept. A peer that names an older one loses its link, and is offered the present
+/// one over the next link.
 const OFFERS_MAX: usize = 64;
 
 /// For each origin the stamp up to which everything of it is merged by somebody.
@@ -251,8 +251,8 @@ impl OwnVector {
         self.vector.old.merge(old);
     }
 
-    /// Moves the cut, and some of the entries that lie in the wrong part then. Called again and again. Returns whether
-    /// the last of them have moved with this call.
+    /// Moves the cut, and at most [`MOVED_MAX`] of the entries that it has passed. Called in every sync interval, so
+    /// that the others follow. Returns whether this call moved the last of them.
     pub(super) fn set_cut(&mut self, cut: u64) -> bool {
         if cut < self.cut {
             // The wall clock was ahead.
