@@ -1,7 +1,7 @@
 //! The numbers that name something, each a type of its own, so that none can be taken for another.
 //!
 //! Runs and logs are random 64-bit numbers: nothing may depend on their order except to break a tie. Links and leases
-//! are counted by whoever makes them.
+//! are counted by whoever makes them, the sessions of a link by both of its ends.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -65,6 +65,17 @@ id! {
 id! {
     /// A campaign for a lease on one node, and the lease that it wins.
     pub LeaseId
+}
+
+id! {
+    /// A repair session of one link: its number, by which both sides count. It grows when a session ends or is deferred.
+    pub(crate) SessionId
+}
+
+impl SessionId {
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
 }
 
 /// A row in the memory of one store: its index plus one, so that an optional id takes no more room.

@@ -80,7 +80,7 @@ pub(crate) use disk::SnapshotCursor;
 use elections::Promise;
 pub use joining::JoinProgress;
 use joining::JoinState;
-use link::{Deferral, Link};
+use link::Link;
 use links::Links;
 use receipts::CoverageAnswers;
 use repair::PartialRows;
@@ -407,9 +407,10 @@ impl Replica {
             link.lanes.sent_at = self.now.mono;
             return Some(Output::Stream(id, Lane::Live, bytes));
         }
-        if link.repair.deferral == Deferral::Owed {
-            link.repair.deferral = Deferral::Sent;
-            let bytes = Writer::new(Kind::Deferred).finish();
+        if std::mem::take(&mut link.repair.owes_deferral) {
+            let mut writer = Writer::new(Kind::Deferred);
+            writer.session(link.repair.id);
+            let bytes = writer.finish();
             link.lanes.in_flight[Lane::Bulk as usize] += bytes.len();
             return Some(Output::Stream(id, Lane::Bulk, bytes));
         }

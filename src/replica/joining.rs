@@ -209,7 +209,7 @@ impl Replica {
     pub(super) fn on_deferred(&mut self, id: LinkId) {
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
-        link.repair.deferrals_received += 1;
+        link.repair.id = link.repair.id.next();
         link.repair.not_before = self.now.mono + self.config.sync_interval * DEFERRED_INTERVALS;
     }
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::VALUE_BYTES_CEILING;
-use crate::id::{LogId, RunId};
+use crate::id::{LogId, RunId, SessionId};
 use crate::membership::Route;
 use crate::replica::Lane;
 use crate::replication::acks::{Acks, ack_delay, ack_delay_between_groups};
@@ -87,11 +87,11 @@ pub(super) struct RepairSlot {
     pub(super) session: Option<RepairSession>,
     /// A session is to begin as soon as it may.
     pub(super) is_wanted: bool,
-    pub(super) deferral: Deferral,
-    /// How often each side deferred a session. A start names the number that its sender knew of: an older one belongs
-    /// to a session that was aborted, and so does everything up to the next start.
-    pub(super) deferrals_sent: u64,
-    pub(super) deferrals_received: u64,
+    /// The number of the session, or of the next one while there is none. It grows when a session ends, and when either
+    /// side defers it. A frame with a smaller number is void: it was sent before its sender knew of that.
+    pub(super) id: SessionId,
+    /// This side has deferred the peer, which is not told yet.
+    pub(super) owes_deferral: bool,
     /// Consecutive sessions that brought no row or refused one. From the second on the next one waits.
     pub(super) backoff: u32,
     pub(super) not_before: Duration,
@@ -106,17 +106,6 @@ pub(super) enum RepairPurpose {
     Join,
     /// Two replicas that have data compare it.
     Compare,
-}
-
-/// Whether this side has deferred the peer's session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Deferral {
-    #[default]
-    None,
-    /// The peer is not told yet.
-    Owed,
-    /// The peer is told. What it sent before it knew is ignored until its next start.
-    Sent,
 }
 
 /// Large rows whose transfer was broken off, in both directions. See [`crate::replication::large`].
@@ -315,7 +304,7 @@ impl Link {
         self.repair.is_wanted = false;
         self.checks.suppressed_since = None;
         let origin = if self.route.is_other_group { ChangeOrigin::Forwarded } else { ChangeOrigin::Learned };
-        let mut session = RepairSession::new(store, now, salt, self.repair.deferrals_received, origin);
+        let mut session = RepairSession::new(store, now, salt, self.repair.id, origin);
         if purpose == RepairPurpose::Compare && self.peer.is_some_and(|(log, _)| store.log.id < log) {
             session.lead();
         }
@@ -345,6 +334,7 @@ impl RepairSlot {
     /// Drops a session that both sides finished. One that brought no row, or refused one, delays the next.
     pub(super) fn finish(&mut self, now: Time, interval: Duration) -> Option<RepairSession> {
         let session = self.session.take_if(|session| session.is_finished())?;
+        self.id = self.id.next();
         let useless = session.rows == 0 || session.refused_rows();
         self.backoff = if useless { (self.backoff + 1).min(REPAIR_BACKOFF_MAX) } else { 0 };
         if self.backoff > 1 {
@@ -356,7 +346,7 @@ impl RepairSlot {
     /// Gives a session up for now. It begins again when the peer starts it, or this replica asks for it.
     pub(super) fn defer(&mut self) {
         self.is_wanted = true;
-        self.deferral = Deferral::Owed;
-        self.deferrals_sent += 1;
+        self.owes_deferral = true;
+        self.id = self.id.next();
     }
 }

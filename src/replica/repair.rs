@@ -1,11 +1,12 @@
 //! Repairs of a replica: messages of the bulk lane, and how sessions end.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand_core::Rng;
 
-use super::link::{Deferral, Link, PARTIAL_BYTES_MAX, RepairPurpose};
+use super::link::{Link, PARTIAL_BYTES_MAX, RepairPurpose};
 use super::{BreakReason, Output, Replica};
 use crate::controls::Control;
 use crate::id::{LinkId, RunId};
@@ -74,10 +75,12 @@ impl Replica {
             return self.handle_piece(id, piece);
         }
         let (salt, purpose) = (self.random.next_u64(), self.repair_purpose());
+        if self.is_void(id, &message)? {
+            return Ok(());
+        }
         let link = self.links.get_mut(id).expect("the caller looked");
-        let is_deferred = link.repair.deferral != Deferral::None;
         let (bytes, outcome) = match (message, &mut link.repair.session) {
-            (Message::Deferred, _) => {
+            (Message::Deferred(_), _) => {
                 self.on_deferred(id);
                 return Ok(());
             }
@@ -85,17 +88,15 @@ impl Replica {
                 let (bytes, kept) = (piece.body.left() as u64, &mut link.resume.kept);
                 (bytes, session.handle_piece(&mut self.store, self.now, piece, kept)?)
             }
-            (Message::Start { deferrals, body }, _) => {
-                let Some(outcome) = self.on_session_start(id, deferrals, salt, purpose, body)? else {
+            (Message::Start { body, .. }, _) => {
+                let Some(outcome) = self.on_session_start(id, salt, purpose, body)? else {
                     return Ok(());
                 };
                 outcome
             }
-            (Message::Items(reader), Some(session)) => {
-                (reader.left() as u64, session.items(&mut self.store, self.now, reader)?)
+            (Message::Items { body, .. }, Some(session)) => {
+                (body.left() as u64, session.items(&mut self.store, self.now, body)?)
             }
-            // Sent before the peer knew that it was deferred.
-            (Message::Items(_) | Message::Piece(_), None) if is_deferred => return Ok(()),
             _ => return Err(WireError::Kind(kind as u8)),
         };
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
@@ -117,30 +118,41 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether a frame belongs to a session that was void before the peer knew of it. The peer cannot be further than
+    /// the next session: this side has heard why the session before it ended.
+    fn is_void(&self, id: LinkId, message: &Message<'_>) -> Result<bool, WireError> {
+        let current = self.links[id].repair.id;
+        let (session, expected) = match message {
+            Message::Start { session, .. } | Message::Items { session, .. } => (*session, current),
+            Message::Piece(Piece { stream: LargeRowStream::Repair(session), .. }) => (*session, current),
+            Message::Deferred(next) => (*next, current.next()),
+            _ => return Ok(false),
+        };
+        match session.cmp(&expected) {
+            Ordering::Less => Ok(!self.store.controls.has(Control::OldStart)),
+            Ordering::Equal => Ok(false),
+            Ordering::Greater => Err(WireError::Form),
+        }
+    }
+
     /// What a session that begins now is for.
     pub(super) fn repair_purpose(&self) -> RepairPurpose {
         if self.is_joining() { RepairPurpose::Join } else { RepairPurpose::Compare }
     }
 
-    /// The peer begins a session, or answers the start of this side. `None` if that is ignored or deferred.
+    /// The peer begins a session, or answers the start of this side. `None` if it is deferred.
     fn on_session_start(
         &mut self,
         id: LinkId,
-        deferrals: u64,
         salt: u64,
         purpose: RepairPurpose,
         body: Reader<'_>,
     ) -> Result<Option<(u64, RepairOutcome)>, WireError> {
-        let is_old = deferrals != self.links[id].repair.deferrals_sent;
-        if is_old && !self.store.controls.has(Control::OldStart) {
-            return Ok(None);
-        }
         if self.is_fed_by_other(id) {
             self.defer_session(id);
             return Ok(None);
         }
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
-        link.repair.deferral = Deferral::None;
         if link.repair.session.is_none() {
             link.begin_session(store, self.now, salt, purpose);
         }

@@ -109,14 +109,11 @@ impl LargeRowTransfer {
     fn next_piece(&mut self, queue: LargeRowStream) -> (Vec<u8>, bool) {
         let all = self.header.len() + values_bytes(&self.dot_set) - self.from;
         let to = all.min(self.sent + LARGE_BYTES);
-        let mut writer = Writer::new(Kind::Piece);
+        let mut writer = queue.begin_piece(self.sent == 0);
         if self.sent == 0 {
-            writer.byte(queue.first_tag());
             writer.varint(self.large_id);
             writer.varint(self.header.len() as u64);
             writer.varint(self.from as u64);
-        } else {
-            writer.byte(queue.tag());
         }
         let head = self.header.len();
         writer.rest(&self.header[self.sent.min(head)..to.min(head)]);
@@ -456,7 +453,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::id::RunId;
+    use crate::id::{RunId, SessionId};
     use crate::time::Time;
     use crate::wire::Assembler;
 
@@ -488,7 +485,10 @@ mod tests {
         let (mut departing, mut hint) = (LargeRowSender::default(), hint);
         let none = (&OldParts::default(), &Vector::default());
         _ = departing.enqueue(&key());
-        std::iter::from_fn(|| departing.next_piece(store, LargeRowStream::Repair, none, &mut hint)).collect()
+        std::iter::from_fn(|| {
+            departing.next_piece(store, LargeRowStream::Repair(SessionId::default()), none, &mut hint)
+        })
+        .collect()
     }
 
     fn hand(
@@ -501,7 +501,7 @@ mod tests {
         let (kind, body) = Reader::new(assembler.next()?.expect("a whole frame"))?;
         assert_eq!(kind, Kind::Piece);
         let piece = Piece::read(body)?;
-        assert_eq!(piece.stream, LargeRowStream::Repair);
+        assert_eq!(piece.stream, LargeRowStream::Repair(SessionId::default()));
         arriving.handle_piece(&LocalStore::of_run(9).coverage, piece, &Vector::default(), partial)
     }
 
@@ -574,8 +574,7 @@ mod tests {
     #[test]
     fn lengths_that_a_peer_claims_are_bounded() {
         let piece = |head_len: u64, head: &[u8]| {
-            let mut writer = Writer::new(Kind::Piece);
-            writer.byte(LargeRowStream::Repair.first_tag());
+            let mut writer = LargeRowStream::Repair(SessionId::default()).begin_piece(true);
             [1, head_len, 0].into_iter().for_each(|number| writer.varint(number));
             writer.rest(head);
             writer.finish()

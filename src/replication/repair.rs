@@ -31,7 +31,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::id::{LogId, RowId};
+use crate::id::{LogId, RowId, SessionId};
 use crate::replication::large::{LargeRowReceiver, LargeRowSender, PartialRow};
 use crate::replication::rows::RefusedRow;
 use crate::store::coverage::{HashIntervals, Vector};
@@ -224,11 +224,10 @@ enum Phase {
 /// One session with one peer.
 #[derive(Debug)]
 pub(crate) struct RepairSession {
+    id: SessionId,
     hash_key: HashKey,
     /// This side held nothing when the session began.
     is_blank: bool,
-    /// How often the peer has deferred this side before.
-    deferrals: u64,
     salt: u64,
     phase: Phase,
     asks_first: bool,
@@ -277,11 +276,11 @@ impl RepairSession {
         store: &LocalStore,
         now: Time,
         salt: u64,
-        deferrals: u64,
+        id: SessionId,
         change_origin: ChangeOrigin,
     ) -> Self {
         Self {
-            deferrals,
+            id,
             hash_key: store.hash_key,
             is_blank: store.len() == 0,
             salt,
@@ -417,16 +416,16 @@ mod tests {
     fn digest_of_the_children_of_a_deepest_range_is_refused() {
         let now = Time { mono: std::time::Duration::ZERO, wall: std::time::Duration::from_secs(1) };
         let (mut ours, mut theirs) = (LocalStore::of_run(1), LocalStore::of_run(2));
-        let mut session = RepairSession::new(&ours, now, 1, 0, ChangeOrigin::Learned);
-        let start = RepairSession::new(&theirs, now, 2, 0, ChangeOrigin::Learned)
+        let mut session = RepairSession::new(&ours, now, 1, SessionId::default(), ChangeOrigin::Learned);
+        let start = RepairSession::new(&theirs, now, 2, SessionId::default(), ChangeOrigin::Learned)
             .next_frame(&mut theirs, now, &OldParts::default())
             .expect("a session begins");
         let mut hand = |bytes: &[u8]| -> Result<(), WireError> {
             let mut assembler = Assembler::default();
             assembler.feed(bytes);
             let (kind, mut reader) = Reader::new(assembler.next()?.expect("a whole frame"))?;
+            reader.session()?;
             if kind == Kind::Start {
-                reader.varint()?;
                 return session.on_start(&mut ours, now, 1, reader).map(|_| ());
             }
             session.items(&mut ours, now, reader)?;
@@ -436,6 +435,7 @@ mod tests {
         hand(&start).unwrap();
         for depth in [0, DEPTH_MAX - 4, DEPTH_MAX] {
             let mut writer = Writer::new(Kind::Items);
+            writer.session(SessionId::default());
             writer.vector_news(&VectorNews::default());
             writer.range(DIGEST, HashRange::at(7, depth));
             (0..FAN).for_each(|_| writer.u16_le(9));
@@ -449,8 +449,8 @@ mod tests {
     /// Runs a session to its end and returns whether each side claimed.
     fn run(stores: &mut [LocalStore; 2]) -> [bool; 2] {
         let mut sessions = [
-            RepairSession::new(&stores[0], NOW, 1, 0, ChangeOrigin::Learned),
-            RepairSession::new(&stores[1], NOW, 2, 0, ChangeOrigin::Learned),
+            RepairSession::new(&stores[0], NOW, 1, SessionId::default(), ChangeOrigin::Learned),
+            RepairSession::new(&stores[1], NOW, 2, SessionId::default(), ChangeOrigin::Learned),
         ];
         sessions[0].lead();
         let (mut claimed, mut is_moving) = ([false; 2], true);
@@ -465,8 +465,8 @@ mod tests {
                     assembler.feed(&bytes);
                     let (kind, mut reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
                     let to = 1 - from;
+                    reader.session().unwrap();
                     if kind == Kind::Start {
-                        reader.varint().unwrap();
                         sessions[to].on_start(&mut stores[to], NOW, 9, reader).unwrap();
                     } else {
                         sessions[to].items(&mut stores[to], NOW, reader).unwrap();

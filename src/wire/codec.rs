@@ -7,7 +7,7 @@
 use std::num::NonZeroU64;
 
 use super::frame::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, Kind, USUAL_BYTES, WIRE_VERSION, WireError};
-use crate::id::{LogId, RunId};
+use crate::id::{LogId, RunId, SessionId};
 use crate::store::coverage::{
     BUCKETS, BucketMask, ClaimBounds, Clocks, ClocksSum, NamedOld, Vector, VectorNews,
 };
@@ -124,6 +124,10 @@ impl Writer {
 
     pub(crate) fn log(&mut self, log: LogId) {
         self.u64_le(log.number());
+    }
+
+    pub(crate) fn session(&mut self, session: SessionId) {
+        self.varint(session.number());
     }
 
     pub(crate) fn u16_le(&mut self, short: u16) {
@@ -307,6 +311,10 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn log(&mut self) -> Result<LogId, WireError> {
         self.u64_le().map(LogId::new)
+    }
+
+    pub(crate) fn session(&mut self) -> Result<SessionId, WireError> {
+        self.varint().map(SessionId::new)
     }
 
     pub(crate) fn u16_le(&mut self) -> Result<u16, WireError> {

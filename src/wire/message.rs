@@ -5,7 +5,7 @@
 
 use super::codec::{Reader, Writer};
 use super::frame::{Kind, WireError};
-use crate::id::{LogId, RunId};
+use crate::id::{LogId, RunId, SessionId};
 use crate::store::coverage::ClocksSum;
 use crate::time::Stamp;
 
@@ -15,13 +15,15 @@ pub(crate) enum Message<'a> {
     Ack(Ack),
     /// Read by `TailReceiver::handle_frame`: rows name contexts of earlier frames.
     Tail(Reader<'a>),
-    /// `deferrals`: how often the receiver has deferred the sender, as far as the sender knew.
     Start {
-        deferrals: u64,
+        session: SessionId,
         body: Reader<'a>,
     },
     /// Read by `RepairSession::items`: ranges name leftovers that were sent before.
-    Items(Reader<'a>),
+    Items {
+        session: SessionId,
+        body: Reader<'a>,
+    },
     /// Read by [`Check::read`], which needs to know whether members are kept.
     Check(Reader<'a>),
     AckRequest,
@@ -31,7 +33,8 @@ pub(crate) enum Message<'a> {
     /// Read by `LargeRowReceiver::handle_piece`.
     Piece(Piece<'a>),
     Election(Reader<'a>),
-    Deferred,
+    /// The next session of the link has this number. Everything of an earlier one is void.
+    Deferred(SessionId),
     Partial(Reader<'a>),
     /// The sum of the old part of the sender's vector, which has changed since its `Hello`.
     OldPart(ClocksSum),
@@ -47,8 +50,8 @@ impl<'a> Message<'a> {
             Kind::Hello => Self::Hello(Hello::read(body)?),
             Kind::Ack => Self::Ack(Ack::read(body)?),
             Kind::Tail => Self::Tail(body),
-            Kind::Start => Self::Start { deferrals: body.varint()?, body },
-            Kind::Items => Self::Items(body),
+            Kind::Start => Self::Start { session: body.session()?, body },
+            Kind::Items => Self::Items { session: body.session()?, body },
             Kind::Check => Self::Check(body),
             Kind::AckRequest => {
                 body.end()?;
@@ -60,8 +63,9 @@ impl<'a> Message<'a> {
             Kind::Piece => Self::Piece(Piece::read(body)?),
             Kind::Election => Self::Election(body),
             Kind::Deferred => {
+                let next = body.session()?;
                 body.end()?;
-                Self::Deferred
+                Self::Deferred(next)
             }
             Kind::Partial => Self::Partial(body),
             Kind::OldPart => {
@@ -131,21 +135,25 @@ impl Ack {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LargeRowStream {
     Tail,
-    Repair,
+    Repair(SessionId),
 }
 
 const PIECE_FIRST: u8 = 1;
 const PIECE_REPAIR: u8 = 2;
 
 impl LargeRowStream {
-    /// The tag of a piece that continues a row.
-    pub(crate) fn tag(self) -> u8 {
-        if self == Self::Repair { PIECE_REPAIR } else { 0 }
-    }
-
-    /// The tag of a piece that begins a row.
-    pub(crate) fn first_tag(self) -> u8 {
-        self.tag() | PIECE_FIRST
+    /// Begins a frame with a piece of a row.
+    pub(crate) fn begin_piece(self, is_first: bool) -> Writer {
+        let mut writer = Writer::new(Kind::Piece);
+        let first = if is_first { PIECE_FIRST } else { 0 };
+        match self {
+            Self::Tail => writer.byte(first),
+            Self::Repair(session) => {
+                writer.byte(first | PIECE_REPAIR);
+                writer.session(session);
+            }
+        }
+        writer
     }
 }
 
@@ -163,7 +171,10 @@ impl<'a> Piece<'a> {
         if tag & !(PIECE_FIRST | PIECE_REPAIR) != 0 {
             return Err(WireError::Form);
         }
-        let stream = if tag & PIECE_REPAIR == 0 { LargeRowStream::Tail } else { LargeRowStream::Repair };
+        let stream = match tag & PIECE_REPAIR {
+            0 => LargeRowStream::Tail,
+            _ => LargeRowStream::Repair(body.session()?),
+        };
         Ok(Self { stream, is_first: tag & PIECE_FIRST != 0, body })
     }
 }

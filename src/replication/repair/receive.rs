@@ -71,7 +71,7 @@ impl RepairSession {
             }
             store.rekey(hash_key);
             let is_blank = self.is_blank;
-            *self = Self::new(store, now, salt, self.deferrals, self.change_origin);
+            *self = Self::new(store, now, salt, self.id, self.change_origin);
             self.is_blank = is_blank;
             progress.has_rekeyed = true;
         }

@@ -49,6 +49,7 @@ impl RepairSession {
             return Some(self.start_frame(store, old_parts));
         }
         let mut writer = Writer::new(Kind::Items);
+        writer.session(self.id);
         let vector = store.coverage.vector().clone();
         writer.vector_news(&old_parts.news(store, &self.sent_vector));
         if store.controls.has(Control::EndHead) {
@@ -93,7 +94,7 @@ impl RepairSession {
 
     fn start_frame(&mut self, store: &LocalStore, old_parts: &OldParts) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Start);
-        writer.varint(self.deferrals);
+        writer.session(self.id);
         writer.hash_key(self.hash_key);
         writer.byte(u8::from(self.is_blank));
         writer.u64_le(self.salt);
@@ -377,7 +378,7 @@ impl RepairSession {
         hint: &mut Option<ResumeOffer>,
     ) -> Option<Vec<u8>> {
         let told = (old_parts, &self.sent_vector);
-        let bytes = self.large_sender.next_piece(store, LargeRowStream::Repair, told, hint)?;
+        let bytes = self.large_sender.next_piece(store, LargeRowStream::Repair(self.id), told, hint)?;
         self.rows_bytes += bytes.len() as u64;
         Some(bytes)
     }
