@@ -399,7 +399,7 @@ impl Node {
             if core.replica.is_acked(head) {
                 return Some(());
             }
-            core.replica.request_acks(head, None);
+            core.replica.request_acks(head);
             drop(core);
             shared.wake_driver.notify_one();
             None

@@ -16,7 +16,7 @@ use crate::controls::{Control, Controls};
 use crate::error::WriteError;
 use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
-use crate::store::coverage::{ClaimBounds, Clocks, Coverage, Vector};
+use crate::store::coverage::{ClaimBounds, Clocks, Coverage};
 use crate::store::digest::{Digest, HashKey, HashRange, Place};
 use crate::store::entry::{DOTS_MAX, Dot, DotSet};
 use crate::store::slab::{ChangeOrigin, KeyIndex, Slab, StoredRow};
@@ -380,16 +380,6 @@ impl LocalStore {
         self.coverage.cover_key(key, place, beyond);
         if let Some(context) = &row.context {
             self.coverage.cover_key(key, place, context);
-        }
-    }
-
-    /// Claims what a flush end says of its sender's own origin, and nothing of other origins.
-    pub(crate) fn claim_tail(&mut self, stamp: Stamp, vector: &Vector) {
-        if self.controls.has(Control::TailClaimsAll) {
-            self.coverage.claim_all(vector);
-        }
-        if stamp.clock > 0 {
-            self.coverage.claim(stamp);
         }
     }
 

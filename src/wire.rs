@@ -10,15 +10,13 @@
 //! | number | kind | lane | writer | reader | body | answer | older node |
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
 //! | 1 | `Hello` | live | `Link::next_live_frame` | `Replica::on_hello` | log, run, vector hash, old part | `Hello` | since version 1 |
-//! | 2 | `Ack` | live | `Link::next_live_frame` | `Replica::on_ack` | log, position | `Tail` from there, or a session | since version 1 |
+//! | 2 | `Ack` | live | `Link::next_live_frame` | `Replica::on_ack` | log, position, who covers what | `Tail` from there, or a session | since version 1 |
 //! | 3 | `Tail` | live | `TailSender::next_frame` | `TailReceiver::handle_frame` | vector changes, rows, flush end | `Ack` | since version 1 |
 //! | 4 | `Start` | bulk | `RepairSession::start_frame` | `RepairSession::on_start` | what the side holds, its vector | `Start` or `Deferred` | since version 1 |
 //! | 5 | `Items` | bulk | `RepairSession::next_frame` | `RepairSession::items` | asks, answers, rows | `Items` | since version 1 |
 //! | 6 | `Check` | datagram | `Replica::check` | `Replica::on_check` | flags, root, vector hash | `Check` as a reply | since version 1 |
-//! | 7 | `AckRequest` | live | `Link::next_live_frame` | `Replica::handle_live` | nothing | `Ack` | since version 1 |
 //! | 8 | `Swim` | datagram | `Members::deliver` | `Members::handle_packet` | a packet of the failure detector | by its message | since version 1 |
 //! | 9 | `Roster` | live | `Members::compare_rosters` | `Members::roster` | hashes or members | `Roster` | since version 1 |
-//! | 10 | `Covers` | live | `CoverageQuestions::next_frame` | `Replica::on_covers` | a question or an answer | `Covers` | since version 1 |
 //! | 11 | `Piece` | bulk | `LargeRowSender::next_piece` | `LargeRowReceiver::handle_piece` | a piece of a large row | none | since version 1 |
 //! | 12 | `Election` | datagram | `Replica::send_ballot` | `Elections::datagram` | a request or a voter's answer | by its message | since version 1 |
 //! | 13 | `Deferred` | bulk | `Replica::poll_link` | `Replica::on_deferred` | nothing | a new `Start` later | since version 1 |
@@ -40,7 +38,7 @@ pub(crate) use codec::{Reader, Writer};
 pub(crate) use frame::WIRE_VERSION;
 pub(crate) use frame::{Assembler, FRAME_BYTES_TARGET, Kind};
 pub use frame::{FRAME_BYTES_MAX, Lane, WireError};
-pub(crate) use message::{Ack, AskedOf, Check, Covers, Hello, LargeRowStream, Message, Piece, Rates};
+pub(crate) use message::{Ack, Check, Hello, LargeRowStream, Message, Piece, Rates, Seen};
 pub(crate) use regions::LeftoverTable;
 
 #[cfg(test)]

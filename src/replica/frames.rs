@@ -71,10 +71,6 @@ impl Replica {
             }
             (Message::Hello(hello), None) => self.on_hello(id, hello)?,
             (Message::Ack(ack), Some(_)) => self.on_ack(id, ack)?,
-            (Message::AckRequest, Some(_)) => {
-                link.acks.owe_now();
-                link.tail_receiver.note_ack_wanted();
-            }
             (Message::Tail(reader), Some((log, run))) => {
                 let (store, sender) = (&mut self.store, link.tail_peer(log, run));
                 let mut news =
@@ -83,7 +79,6 @@ impl Replica {
                 let outcome = link.tail_receiver.handle_frame(store, &mut news, self.now, sender, reader)?;
                 self.on_tail_outcome(id, outcome, before);
             }
-            (Message::Covers(covers), Some(_)) => self.on_covers(id, covers),
             (Message::OldPart(sum), Some(_)) => link.old_parts.on_offer(sum),
             (Message::OldPartSums(reader), Some(_)) => link.old_parts.on_sums(reader)?,
             (Message::OldPartShared(reader), Some(_)) => {
@@ -126,7 +121,7 @@ impl Replica {
     }
 
     fn on_ack(&mut self, id: LinkId, ack: Ack) -> Result<(), WireError> {
-        let Ack { log, position } = ack;
+        let Ack { log, position, seen } = ack;
         let (store, link) = (&self.store, self.links.get_mut(id).expect("the caller looked"));
         if log == store.log.id && position > store.log.head() {
             return Err(WireError::Claim);
@@ -138,6 +133,7 @@ impl Replica {
                 members.note_ack(run, AckState::OnTime);
             }
         }
+        self.on_seen(id, seen);
         Ok(())
     }
 
@@ -165,10 +161,8 @@ impl Replica {
             if link.peer.is_some_and(|(log, _)| self.store.position_in(log) > before) {
                 link.acks.on_flush_end(self.now.mono, link.ack_delay(self.config.sync_interval));
             }
-            if std::mem::take(&mut link.tail_receiver.ack_wanted) {
-                link.acks.owe_now();
-            }
         }
+        self.on_asked(id, outcome.asked);
         self.tail_rows.0 += outcome.rows as u64;
         self.tail_rows.1 += outcome.new as u64;
         self.on_refused_rows(id, outcome.refusals);

@@ -22,7 +22,7 @@ use crate::store::LocalStore;
 use crate::store::change_log::LogFilter;
 use crate::store::slab::ChangeOrigin;
 use crate::time::Time;
-use crate::wire::{Ack, Assembler, Hello, Kind, Writer};
+use crate::wire::{Ack, Assembler, Hello};
 
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -167,7 +167,7 @@ impl Link {
         if let Some(frame) = self.old_parts.next_frame(store) {
             return Some(frame);
         }
-        if let Some(frame) = self.messages.pop_front().or_else(|| self.coverage_questions.next_frame()) {
+        if let Some(frame) = self.messages.pop_front() {
             return Some(frame);
         }
         let (log, _) = self.peer?;
@@ -176,19 +176,19 @@ impl Link {
         {
             return Some(kept.frame());
         }
-        if self.acks.take_owed() {
+        // An answer states the position too, so there is one only once the two have compared.
+        let answers = self.is_compared && self.coverage_questions.has_due();
+        if self.acks.take_owed() || answers {
             self.is_compared = true;
-            return Some(Ack { log, position: store.position_in(log) }.frame());
+            let seen = self.coverage_questions.take_due();
+            return Some(Ack { log, position: store.position_in(log), seen }.frame());
         }
         if (!self.route.feeds && self.acks.wanted.is_none()) || self.old_parts.is_asking() {
             return None;
         }
-        if let Some(frame) = self.next_tail_frame(store, forwarded_claims, now) {
-            self.acks.send_with_next();
-            return Some(frame);
-        }
-        self.acks.wanted.take_if(|revision| *revision <= self.tail_sender.claimed())?;
-        Some(Writer::new(Kind::AckRequest).finish())
+        let frame = self.next_tail_frame(store, forwarded_claims, now)?;
+        self.acks.send_with_next();
+        Some(frame)
     }
 
     fn next_tail_frame(

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Replica;
 use crate::id::LinkId;
+use crate::replication::questions::OpenQuestion;
 use crate::store::change_log::LogFilter;
 use crate::store::entry::Revision;
 use crate::time::Stamp;
-use crate::wire::{AskedOf, Covers};
+use crate::wire::Seen;
 
 /// Which counts are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +26,10 @@ pub(super) enum CoverageAnswers {
 
 impl Replica {
     /// Asks all peers, and through delegates their groups, to say when they have this write.
-    pub fn request_acks(&mut self, revision: Revision, stamp: Option<Stamp>) {
-        let stamp = self.latest_own(stamp);
+    pub fn request_acks(&mut self, revision: Revision) {
         for link in self.links.values_mut().filter(|link| link.route.feeds) {
-            if link.acks.acked() < revision.number {
-                link.acks.wanted = Some(revision.number.max(link.acks.wanted.unwrap_or(0)));
-            }
-            if link.route.is_other_group {
-                link.coverage_questions.ask(stamp, AskedOf::Group);
+            if link.acks.acked() < revision.number || link.route.is_other_group {
+                link.acks.ask(revision.number);
             }
         }
     }
@@ -63,22 +60,32 @@ impl Replica {
         stamp.unwrap_or(Stamp { clock: self.store.coverage.vector().get(run), origin: run })
     }
 
-    pub(super) fn on_covers(&mut self, id: LinkId, message: Covers) {
-        let questions = &mut self.links.get_mut(id).expect("the caller looked").coverage_questions;
-        match message {
-            Covers::Ask(stamp, of) => {
-                questions.on_ask(stamp, of);
+    /// A peer wants to know who covers these events, which are merged here.
+    pub(super) fn on_asked(&mut self, id: LinkId, asked: Vec<Stamp>) {
+        let Some(link) = self.links.get_mut(id).filter(|_| !asked.is_empty()) else { return };
+        for stamp in asked {
+            let is_own = link.peer.is_some_and(|(_, run)| run == stamp.origin);
+            if is_own {
+                link.acks.owe_now();
+            }
+            if link.route.is_other_group && is_own {
+                self.forwarded_claims.ask(stamp.origin, stamp.clock);
+            }
+            if link.route.is_other_group || !is_own {
+                link.coverage_questions.on_ask(stamp);
                 self.coverage_questions.insert(id);
             }
-            Covers::Answer(stamp, count) => {
-                questions.on_answer(stamp, count);
-                // The answer of a mate may complete the count that another peer waits for.
-                let asking = self
-                    .links
-                    .iter()
-                    .filter(|(_, link)| link.coverage_questions.asks_for_group(stamp.origin));
-                self.coverage_questions.extend(asking.map(|(id, _)| id));
-            }
+        }
+        self.links.mark_all_dirty();
+    }
+
+    /// A peer answers who covers what. That may complete the count that another peer waits for.
+    pub(super) fn on_seen(&mut self, id: LinkId, seen: Vec<Seen>) {
+        for answer in seen {
+            self.links.get_mut(id).expect("the caller looked").coverage_questions.on_answer(answer);
+            let origin = answer.stamp.origin;
+            let asking = self.links.iter().filter(|(_, link)| link.coverage_questions.asks_about(origin));
+            self.coverage_questions.extend(asking.map(|(id, _)| id));
         }
     }
 
@@ -87,37 +94,26 @@ impl Replica {
         let ids: BTreeSet<LinkId> = std::mem::take(&mut self.coverage_questions);
         for id in ids {
             let Some(link) = self.links.get(id) else { continue };
-            for question in link.coverage_questions.open() {
-                let stamp = question.stamp;
+            let is_for_group = link.route.is_other_group;
+            for OpenQuestion { stamp, answered } in link.coverage_questions.open() {
                 let own = u64::from(self.store.coverage.vector().covers(stamp));
-                let (count, all) = match question.of {
-                    AskedOf::Peer => (own, 1),
-                    AskedOf::Group => {
-                        self.ask_mates(stamp);
-                        self.count_group(stamp, own)
-                    }
-                };
-                let is_half = question.answered == 0 && 2 * count > all;
-                let is_answered =
-                    count > question.answered && (count == all || due == CoverageAnswers::Grown || is_half);
+                let (count, all) = if is_for_group { self.count_group(stamp, own) } else { (own, 1) };
+                let is_half = answered == 0 && 2 * count > all;
                 let questions = &mut self.links.get_mut(id).expect("looked above").coverage_questions;
-                if is_answered {
-                    questions.answer(stamp, count);
+                if count > answered && (count == all || due == CoverageAnswers::Grown || is_half) {
+                    questions.answer(Seen { stamp, count });
                 }
                 if count == all {
                     questions.close(stamp.origin);
+                    if is_for_group {
+                        self.forwarded_claims.close_ask(stamp.origin);
+                    }
                 }
             }
             if self.links.get(id).is_some_and(|link| link.coverage_questions.has_open()) {
                 self.coverage_questions.insert(id);
             }
         }
-    }
-
-    /// Asks all linked mates, each of them once. Mates that are linked later are asked then.
-    fn ask_mates(&mut self, stamp: Stamp) {
-        let mates = self.links.values_mut().filter(|link| link.route.filter == LogFilter::Forwarded);
-        mates.for_each(|link| link.coverage_questions.ask(stamp, AskedOf::Peer));
     }
 
     /// How many of this node's group cover an event, and how many there are.

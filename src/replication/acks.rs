@@ -78,14 +78,24 @@ pub(crate) struct Acks {
     owed: OwedAck,
     /// Rows were merged that are not acknowledged, and no acknowledgement is scheduled for them.
     has_unacked_rows: bool,
-    /// A receipt waits for the acknowledgement of this position: the next flush asks for one.
+    /// A receipt waits for the acknowledgement of this position: the next flush end at it or beyond asks for one.
     pub(crate) wanted: Option<u64>,
+    /// The greatest position of which an acknowledgement was wanted.
+    asked: u64,
 }
 
 impl Acks {
     /// The greatest position of the own log that the peer acknowledged.
     pub(crate) fn acked(&self) -> u64 {
         self.acked
+    }
+
+    /// Asks for the acknowledgement of a position, unless the peer was asked already.
+    pub(crate) fn ask(&mut self, position: u64) {
+        if position > self.asked {
+            self.asked = position;
+            self.wanted = Some(position);
+        }
     }
 
     /// Since when the peer has not acknowledged something that it was sent.

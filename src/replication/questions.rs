@@ -1,15 +1,16 @@
-//! Questions between two peers about who covers an event. Receipts wait for the answers where rows travel through
-//! delegates.
+//! Who covers an event: what one peer asks of this side, and what it answered. Receipts wait for the answers where rows
+//! travel through delegates.
 //!
-//! A question is about an origin: "do you, or how many of your group, cover its events up to this clock?" Each side
-//! keeps one question and one answer per origin and direction; a later one replaces an earlier one. So a peer that does
-//! not read makes nothing grow, and a lost link costs only asking again.
+//! A peer asks with a claim ([`claims`](super::claims)), and the answer travels in an acknowledgement: so many members
+//! cover this origin up to this clock. A delegate answers for its group, everybody else for itself. A later question or
+//! answer about an origin replaces an earlier one. So a peer that does not read makes nothing grow, and a lost link
+//! costs only asking again.
 
 use std::collections::BTreeMap;
 
 use crate::id::RunId;
 use crate::time::Stamp;
-use crate::wire::{AskedOf, Covers};
+use crate::wire::Seen;
 
 /// Origins about which one peer may be asking at a time.
 const QUESTIONS_MAX: usize = 4_096;
@@ -18,7 +19,6 @@ const QUESTIONS_MAX: usize = 4_096;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OpenQuestion {
     pub(crate) stamp: Stamp,
-    pub(crate) of: AskedOf,
     /// The count that was answered last.
     pub(crate) answered: u64,
 }
@@ -28,56 +28,38 @@ pub(crate) struct OpenQuestion {
 pub(crate) struct CoverageQuestions {
     /// Questions of the peer, by origin.
     open: BTreeMap<RunId, OpenQuestion>,
-    /// By origin: the greatest clock that the peer was asked about.
-    asked: BTreeMap<RunId, u64>,
-    /// By origin: the best answer, as the clock and how many members cover it.
-    answers: BTreeMap<RunId, (u64, u64)>,
-    /// Messages to be sent, by origin.
-    to_ask: BTreeMap<RunId, (Stamp, AskedOf)>,
-    to_answer: BTreeMap<RunId, (Stamp, u64)>,
+    /// The best answer of the peer by origin.
+    answers: BTreeMap<RunId, Seen>,
+    /// Answers to be sent, by origin.
+    due: BTreeMap<RunId, Seen>,
 }
 
 impl CoverageQuestions {
-    /// The next message for the peer.
-    pub(crate) fn next_frame(&mut self) -> Option<Vec<u8>> {
-        if let Some((_, (stamp, of))) = self.to_ask.pop_first() {
-            return Some(Covers::Ask(stamp, of).frame());
-        }
-        let (_, (stamp, count)) = self.to_answer.pop_first()?;
-        Some(Covers::Answer(stamp, count).frame())
+    /// The answers to be sent now.
+    pub(crate) fn take_due(&mut self) -> Vec<Seen> {
+        std::mem::take(&mut self.due).into_values().collect()
     }
 
-    /// Asks the peer, unless it was asked already.
-    pub(crate) fn ask(&mut self, stamp: Stamp, of: AskedOf) {
-        let asked = self.asked.entry(stamp.origin).or_default();
-        if *asked >= stamp.clock {
-            return;
-        }
-        *asked = stamp.clock;
-        self.to_ask.insert(stamp.origin, (stamp, of));
-        limit(&mut self.asked, stamp.origin);
-        limit(&mut self.answers, stamp.origin);
-        limit(&mut self.to_ask, stamp.origin);
+    pub(crate) fn has_due(&self) -> bool {
+        !self.due.is_empty()
     }
 
-    /// Takes an answer, if it answers a question that was asked.
-    pub(crate) fn on_answer(&mut self, stamp: Stamp, count: u64) {
-        if self.asked.get(&stamp.origin).is_none_or(|asked| *asked < stamp.clock) {
-            return;
-        }
-        let best = self.answers.entry(stamp.origin).or_default();
-        *best = (stamp.clock, count).max(*best);
+    /// Takes an answer of the peer.
+    pub(crate) fn on_answer(&mut self, answer: Seen) {
+        let best = self.answers.entry(answer.stamp.origin).or_insert(answer);
+        *best = answer.max(*best);
+        limit(&mut self.answers, answer.stamp.origin);
     }
 
     /// How many members the peer said cover this event.
     pub(crate) fn count(&self, stamp: Stamp) -> u64 {
-        let answer = self.answers.get(&stamp.origin).filter(|(clock, _)| *clock >= stamp.clock);
-        answer.map_or(0, |(_, count)| *count)
+        let answer = self.answers.get(&stamp.origin).filter(|answer| answer.stamp.clock >= stamp.clock);
+        answer.map_or(0, |answer| answer.count)
     }
 
     /// Takes a question of the peer.
-    pub(crate) fn on_ask(&mut self, stamp: Stamp, of: AskedOf) {
-        self.open.insert(stamp.origin, OpenQuestion { stamp, of, answered: 0 });
+    pub(crate) fn on_ask(&mut self, stamp: Stamp) {
+        self.open.insert(stamp.origin, OpenQuestion { stamp, answered: 0 });
         limit(&mut self.open, stamp.origin);
     }
 
@@ -90,17 +72,17 @@ impl CoverageQuestions {
         !self.open.is_empty()
     }
 
-    /// Whether the peer asks for the group's count of an origin.
-    pub(crate) fn asks_for_group(&self, origin: RunId) -> bool {
-        self.open.get(&origin).is_some_and(|question| question.of == AskedOf::Group)
+    pub(crate) fn asks_about(&self, origin: RunId) -> bool {
+        self.open.contains_key(&origin)
     }
 
     /// Answers a question of the peer with a count. It stays open for a greater one.
-    pub(crate) fn answer(&mut self, stamp: Stamp, count: u64) {
-        self.to_answer.insert(stamp.origin, (stamp, count));
-        limit(&mut self.to_answer, stamp.origin);
-        if let Some(question) = self.open.get_mut(&stamp.origin) {
-            question.answered = count;
+    pub(crate) fn answer(&mut self, answer: Seen) {
+        let origin = answer.stamp.origin;
+        self.due.insert(origin, answer);
+        limit(&mut self.due, origin);
+        if let Some(question) = self.open.get_mut(&origin) {
+            question.answered = answer.count;
         }
     }
 

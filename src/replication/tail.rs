@@ -19,8 +19,6 @@ pub(crate) use send::{TailSender, TailWants};
 const END: u8 = 0;
 const TAIL_ROW: u8 = 1;
 const DONE: u8 = 2;
-/// The end of a flush that asks for an acknowledgement.
-const DONE_ASKING: u8 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -104,6 +104,11 @@ impl Writer {
         self.encode(number);
     }
 
+    /// A number that is usually small, below 2^63, and a flag.
+    pub(crate) fn flagged(&mut self, number: u64, flag: bool) {
+        self.varint(number << 1 | u64::from(flag));
+    }
+
     /// When a value expires, in milliseconds. Values that never expire have 0 in its place.
     pub(crate) fn expiry(&mut self, ms: Option<NonZeroU64>) {
         self.varint(ms.map_or(0, NonZeroU64::get));
@@ -291,6 +296,11 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn varint(&mut self) -> Result<u64, WireError> {
         self.decode()
+    }
+
+    pub(crate) fn flagged(&mut self) -> Result<(u64, bool), WireError> {
+        let number = self.varint()?;
+        Ok((number >> 1, number & 1 == 1))
     }
 
     pub(crate) fn expiry(&mut self) -> Result<Option<NonZeroU64>, WireError> {

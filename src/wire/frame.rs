@@ -106,14 +106,10 @@ kinds! {
     Items = 5 on BULK,
     /// Compares digests.
     Check = 6 on DATAGRAM,
-    /// Asks the peer to acknowledge everything before this on the stream, once it is merged.
-    AckRequest = 7 on LIVE,
     /// A packet of the failure detector.
     Swim = 8 on DATAGRAM,
     /// The members that are believed to be alive, in part or as hashes.
     Roster = 9 on LIVE,
-    /// Asks who covers an event, or answers that.
-    Covers = 10 on LIVE,
     /// A piece of a large row.
     Piece = 11 on BULK,
     /// Between a voter and a node that campaigns, leads or observes.

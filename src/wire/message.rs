@@ -26,10 +26,8 @@ pub(crate) enum Message<'a> {
     },
     /// Read by [`Check::read`], which needs to know whether members are kept.
     Check(Reader<'a>),
-    AckRequest,
     Swim(Reader<'a>),
     Roster(Reader<'a>),
-    Covers(Covers),
     /// Read by `LargeRowReceiver::handle_piece`.
     Piece(Piece<'a>),
     Election(Reader<'a>),
@@ -53,13 +51,8 @@ impl<'a> Message<'a> {
             Kind::Start => Self::Start { session: body.session()?, body },
             Kind::Items => Self::Items { session: body.session()?, body },
             Kind::Check => Self::Check(body),
-            Kind::AckRequest => {
-                body.end()?;
-                Self::AckRequest
-            }
             Kind::Swim => Self::Swim(body),
             Kind::Roster => Self::Roster(body),
-            Kind::Covers => Self::Covers(Covers::read(body)?),
             Kind::Piece => Self::Piece(Piece::read(body)?),
             Kind::Election => Self::Election(body),
             Kind::Deferred => {
@@ -109,11 +102,24 @@ impl Hello {
     }
 }
 
+/// How many members cover an event: those of the sender's group if the event's origin is in another one, otherwise the
+/// sender alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Seen {
+    pub(crate) stamp: Stamp,
+    pub(crate) count: u64,
+}
+
+/// The most answers in one acknowledgement.
+const SEEN_MAX: usize = 4_096;
+
 /// Everything up to this position of the receiver's log is merged by the sender.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Ack {
     pub(crate) log: LogId,
     pub(crate) position: u64,
+    /// The answers to what the receiver asked about.
+    pub(crate) seen: Vec<Seen>,
 }
 
 impl Ack {
@@ -121,13 +127,24 @@ impl Ack {
         let mut writer = Writer::new(Kind::Ack);
         writer.log(self.log);
         writer.varint(self.position);
+        for Seen { stamp, count } in self.seen {
+            writer.run(stamp.origin);
+            writer.u64_le(stamp.clock);
+            writer.varint(count);
+        }
         writer.finish()
     }
 
     fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
-        let ack = Self { log: body.log()?, position: body.varint()? };
-        body.end()?;
-        Ok(ack)
+        let (log, position) = (body.log()?, body.varint()?);
+        let mut seen = Vec::new();
+        while !body.is_at_end() {
+            if seen.len() == SEEN_MAX {
+                return Err(WireError::TooMany);
+            }
+            seen.push(Seen { stamp: body.clock_entry()?, count: body.varint()? });
+        }
+        Ok(Self { log, position, seen })
     }
 }
 
@@ -256,50 +273,5 @@ impl Check {
         };
         body.end()?;
         Ok(check)
-    }
-}
-
-/// Whose coverage a question asks for. Its number is the tag on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AskedOf {
-    Peer = 0,
-    /// All members of the peer's group.
-    Group = 1,
-}
-
-const COVERS_ANSWER: u8 = 2;
-
-/// A question about who covers an event, or an answer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Covers {
-    Ask(Stamp, AskedOf),
-    /// How many members cover the event.
-    Answer(Stamp, u64),
-}
-
-impl Covers {
-    pub(crate) fn frame(self) -> Vec<u8> {
-        let (tag, stamp, count) = match self {
-            Self::Ask(stamp, of) => (of as u8, stamp, 0),
-            Self::Answer(stamp, count) => (COVERS_ANSWER, stamp, count),
-        };
-        let mut writer = Writer::new(Kind::Covers);
-        writer.byte(tag);
-        writer.run(stamp.origin);
-        writer.u64_le(stamp.clock);
-        writer.varint(count);
-        writer.finish()
-    }
-
-    fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
-        let (tag, origin, clock, count) = (body.byte()?, body.run()?, body.u64_le()?, body.varint()?);
-        body.end()?;
-        let stamp = Stamp { clock, origin };
-        match tag {
-            0 => Ok(Self::Ask(stamp, AskedOf::Peer)),
-            1 => Ok(Self::Ask(stamp, AskedOf::Group)),
-            COVERS_ANSWER => Ok(Self::Answer(stamp, count)),
-            _ => Err(WireError::Form),
-        }
     }
 }

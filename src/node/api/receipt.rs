@@ -119,7 +119,7 @@ impl Receipt {
             if last.0 >= last.1 {
                 return Some(Ok(()));
             }
-            core.replica.request_acks(self.revision, self.stamp);
+            core.replica.request_acks(self.revision);
             drop(core);
             shared.wake_driver.notify_one();
             None

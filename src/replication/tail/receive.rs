@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use super::contexts::RowContexts;
-use super::{DONE, DONE_ASKING, END, TAIL_ROW};
+use super::{DONE, END, TAIL_ROW};
 use crate::controls::Control;
 use crate::id::{LogId, RunId};
 use crate::replication::arrived::{ARRIVED_MAX, Arrived};
-use crate::replication::claims::{self, ForwardedClaims};
+use crate::replication::claims::{self, Claim, ForwardedClaims};
 use crate::replication::large::{LargeRowReceiver, PartialRow};
 use crate::replication::rows::{self, RefusedRow, refused_row};
 use crate::store::coverage::{BeyondOwn, Clocks, Vector};
@@ -16,8 +16,8 @@ use crate::store::{LocalStore, PeerRow};
 use crate::time::{Stamp, Time};
 use crate::wire::{Piece, Reader, WireError};
 
-/// Forwarded intervals of one link that wait for large rows.
-const WAITING_INTERVALS_MAX: usize = 4_096;
+/// Claims of one link that wait for large rows.
+const WAITING_CLAIMS_MAX: usize = 4_096;
 
 /// The receiving half of a link's tail.
 #[derive(Debug, Default)]
@@ -30,8 +30,6 @@ pub(crate) struct TailReceiver {
     beyond_own: BeyondOwn,
     /// A row was refused. No flush end of this link is claimed any more.
     pub(crate) has_refused: bool,
-    /// The sender asked for an acknowledgement.
-    pub(crate) ack_wanted: bool,
     /// The latest frame did not end a flush: more is on its way.
     in_flux: bool,
     open_flush: OpenFlush,
@@ -58,9 +56,8 @@ struct FlushEnd {
     /// The claims hold once all large rows up to this number have arrived.
     larges: u64,
     head: u64,
-    stamp: Stamp,
-    intervals: Vec<(RunId, u64, u64)>,
-    ack_wanted: bool,
+    /// The last one is the sender's own.
+    claims: Vec<Claim>,
 }
 
 /// The sender of a frame.
@@ -70,9 +67,15 @@ pub(crate) struct TailPeer {
     pub(crate) run: RunId,
     /// The sender belongs to another group: its rows are forwarded in this node's group.
     pub(crate) is_other_group: bool,
-    /// The sender is in this node's group and forwards the writes of other groups, so it may claim their intervals.
-    /// Intervals of other senders are ignored: two nodes may disagree for a moment about who is in which group.
+    /// The sender is in this node's group and forwards the writes of other groups, so it may claim these. Forwarded
+    /// claims of other senders are ignored: two nodes may disagree for a moment about who is in which group.
     pub(crate) forwards: bool,
+}
+
+impl TailPeer {
+    fn may_claim(self, origin: RunId) -> bool {
+        self.forwards || origin == self.run
+    }
 }
 
 /// The result of merging a frame or a piece.
@@ -82,6 +85,8 @@ pub(crate) struct TailOutcome {
     /// Rows that were merged, and how many of them changed something.
     pub(crate) rows: usize,
     pub(crate) new: usize,
+    /// The sender wants acknowledgements of these events, which were claimed.
+    pub(crate) asked: Vec<Stamp>,
 }
 
 /// State outside the store and the link that merging a frame changes.
@@ -118,17 +123,10 @@ impl TailReceiver {
                     }
                 }
                 END => break None,
-                tag @ (DONE | DONE_ASKING) => {
-                    let (head, clock, larges) = (reader.varint()?, reader.u64_le()?, reader.varint()?);
-                    let stamp = reader.check_claim(Stamp { clock, origin: sender.run })?;
-                    let told = claims::read_intervals(&mut reader)?;
-                    break Some(FlushEnd {
-                        larges,
-                        head,
-                        stamp,
-                        intervals: told,
-                        ack_wanted: tag == DONE_ASKING,
-                    });
+                DONE => {
+                    let (head, larges) = (reader.varint()?, reader.varint()?);
+                    let claims = claims::read_claims(&mut reader, sender.run)?;
+                    break Some(FlushEnd { larges, head, claims });
                 }
                 _ => return Err(WireError::Form),
             }
@@ -138,7 +136,7 @@ impl TailReceiver {
         self.vector = vector;
         self.in_flux = done.is_none();
         let had_refused = self.has_refused;
-        let (rows, merged) = self.merge_acceptable(store, news, now, sender, rows, refusals);
+        let (rows, mut merged) = self.merge_acceptable(store, news, now, sender, rows, refusals);
         let withheld = match store.controls {
             controls if controls.has(Control::ClaimDespiteRefusal) => had_refused,
             controls if controls.has(Control::DoneAfterRefusal) => !merged.refusals.is_empty(),
@@ -148,7 +146,7 @@ impl TailReceiver {
             if claims_all {
                 store.coverage.claim_all(&self.vector);
             }
-            self.on_flush_end(store, news.forwarded_claims, sender, done);
+            merged.asked = self.on_flush_end(store, news.forwarded_claims, sender, done);
         }
         self.cover_rows(store, sender.run, &told_vector.entries, &rows);
         Ok(merged)
@@ -172,9 +170,9 @@ impl TailReceiver {
             Ok(row) => rows.push(row),
             Err(why) => refusals.push(refused_row(b"", why)),
         }
-        let (rows, merged) = self.merge_acceptable(store, news, now, sender, rows, refusals);
+        let (rows, mut merged) = self.merge_acceptable(store, news, now, sender, rows, refusals);
         if !self.has_refused {
-            self.claim_waiting(store, news.forwarded_claims, sender);
+            merged.asked = self.claim_waiting(store, news.forwarded_claims, sender);
         }
         for row in &rows {
             store.cover_row(row);
@@ -219,7 +217,7 @@ impl TailReceiver {
             self.open_flush.has_gap |= new < rows.len() || !sender.is_other_group;
         }
         self.has_refused |= !refusals.is_empty();
-        let merged = TailOutcome { refusals, rows: rows.len(), new };
+        let merged = TailOutcome { refusals, rows: rows.len(), new, asked: Vec::new() };
         (rows, merged)
     }
 
@@ -230,52 +228,48 @@ impl TailReceiver {
         forwarded_claims: &mut ForwardedClaims,
         sender: TailPeer,
         mut done: FlushEnd,
-    ) {
+    ) -> Vec<Stamp> {
         // Two are kept: the oldest, which can be claimed first, and the latest, which claims what those between would.
         if self.ends_waiting.len() == 2
             && let Some(passed) = self.ends_waiting.pop_back()
         {
-            done.ack_wanted |= passed.ack_wanted;
-            done.intervals.splice(0..0, passed.intervals);
-            // Beyond the limit the oldest intervals are not claimed here; a repair claims them.
-            done.intervals.drain(..done.intervals.len().saturating_sub(WAITING_INTERVALS_MAX));
+            done.claims.splice(0..0, passed.claims);
+            // Beyond the limit the oldest claims are not taken here; a repair takes them.
+            done.claims.drain(..done.claims.len().saturating_sub(WAITING_CLAIMS_MAX));
         }
         self.ends_waiting.push_back(done);
-        self.claim_waiting(store, forwarded_claims, sender);
+        self.claim_waiting(store, forwarded_claims, sender)
     }
 
+    /// Takes the claims that wait for no large row any more. Returns the events whose acknowledgement is wanted.
     fn claim_waiting(
         &mut self,
         store: &mut LocalStore,
         forwarded_claims: &mut ForwardedClaims,
         sender: TailPeer,
-    ) {
+    ) -> Vec<Stamp> {
+        let mut asked = Vec::new();
         let (arrived_up_to, unawaited) =
             (self.larges.arrived_up_to, store.controls.has(Control::LargesUnawaited));
         while self.ends_waiting.front().is_some_and(|done| done.larges <= arrived_up_to || unawaited)
             && let Some(done) = self.ends_waiting.pop_front()
         {
             self.extend_forwarded(store, forwarded_claims, sender, &done);
-            store.claim_tail(done.stamp, &self.vector);
-            if sender.forwards {
-                claims::claim_intervals(store, &done.intervals);
+            if store.controls.has(Control::TailClaimsAll) {
+                store.coverage.claim_all(&self.vector);
+            }
+            for claim in done.claims.iter().filter(|claim| sender.may_claim(claim.origin)) {
+                claim.take(store);
+                asked.extend(claim.is_asked.then_some(claim.last()));
             }
             store.raise_position(sender.log, done.head);
-            self.ack_wanted |= done.ack_wanted;
         }
+        asked
     }
 
     /// Whether more is on its way: a flush has not ended, or a flush end waits for large rows.
     pub(crate) fn in_flux(&self) -> bool {
         self.in_flux || !self.ends_waiting.is_empty()
-    }
-
-    /// The peer asks for an acknowledgement: now, and again when the waiting flush ends have been claimed.
-    pub(crate) fn note_ack_wanted(&mut self) {
-        self.ack_wanted = true;
-        if let Some(done) = self.ends_waiting.back_mut() {
-            done.ack_wanted = true;
-        }
     }
 
     /// Extends the interval of the sender's origin by a complete flush if all of it is forwarded; otherwise ends it.
@@ -294,7 +288,8 @@ impl TailReceiver {
         let has_gap = self.open_flush.has_gap && !store.controls.has(Control::ForwardedDespiteGap);
         if sender.is_other_group {
             let is_same_epoch = |epoch| epoch == forwarded_claims.routes_epoch;
-            let (before, after) = (store.coverage.vector().get(sender.run), done.stamp.clock);
+            let own = done.claims.last().expect("a flush end has the sender's own claim");
+            let (before, after) = (store.coverage.vector().get(sender.run), own.last().clock);
             if !has_gap && self.open_flush.routes_epoch.is_none_or(is_same_epoch) {
                 forwarded_claims.extend(sender.run, before, after);
             } else {

@@ -1,16 +1,17 @@
 //! The sending half of a link's tail.
 
 use super::contexts::RowContexts;
-use super::{DONE, DONE_ASKING, END, TAIL_ROW};
+use super::{DONE, END, TAIL_ROW};
 use crate::controls::Control;
 use crate::id::LogId;
-use crate::replication::claims::{ForwardedClaims, SentClaims};
+use crate::replication::claims::{Claim, ForwardedClaims, SentClaims};
 use crate::replication::large::{self, LargeRowSender, ResumeOffer, Size};
 use crate::replication::rows::context_of;
 use crate::replication::vectors::OldParts;
 use crate::store::LocalStore;
 use crate::store::change_log::LogFilter;
 use crate::store::coverage::Vector;
+use crate::time::Stamp;
 use crate::wire::{Kind, LargeRowStream, Writer};
 
 /// Log rows examined for one frame, sent or not. Bounds the work under the lock.
@@ -70,12 +71,6 @@ pub(crate) struct TailWants<'a> {
     /// The flush end that reaches this position asks for an acknowledgement.
     pub(crate) ack: &'a mut Option<u64>,
     pub(crate) old_parts: &'a OldParts,
-}
-
-impl TailWants<'_> {
-    fn allows_bare_claim(&self) -> bool {
-        self.bare_claim || self.ack.is_some()
-    }
 }
 
 impl TailSender {
@@ -166,7 +161,8 @@ impl TailSender {
         let head = store.log.head();
         let filter = wanted.filter;
         self.begin_claims(forwarded_claims, filter);
-        if !self.has_frame(store, forwarded_claims, wanted) {
+        let is_asking = self.has_asks(head, forwarded_claims, wanted);
+        if !self.has_frame(store, forwarded_claims, wanted, is_asking) {
             return None;
         }
         self.contexts.begin();
@@ -178,13 +174,13 @@ impl TailSender {
         self.rows += rows;
         if cursor < head || self.claims_suspended {
             writer.byte(END);
-        } else if rows > 0 || wanted.allows_bare_claim() {
-            let is_asking = wanted.ack.take_if(|revision| *revision <= head).is_some();
-            writer.byte(if is_asking { DONE_ASKING } else { DONE });
+        } else if rows > 0 || wanted.bare_claim || is_asking {
+            let asks_own = wanted.ack.take_if(|revision| *revision <= head).is_some();
+            writer.byte(DONE);
             writer.varint(head);
-            writer.u64_le(store.coverage.vector().get(store.run));
             writer.varint(self.larges.queued);
-            self.sent_claims.write(forwarded_claims, &mut writer);
+            let last = Stamp { clock: store.coverage.vector().get(store.run), origin: store.run };
+            self.sent_claims.write(forwarded_claims, Claim::own(last, asks_own), &mut writer);
             self.claimed = head;
         }
         if store.controls.has(Control::ForwarderClaimsAll) {
@@ -208,19 +204,26 @@ impl TailSender {
         }
     }
 
+    /// Whether a claim that asks for an acknowledgement waits to be sent.
+    fn has_asks(&self, head: u64, forwarded_claims: &ForwardedClaims, wanted: &TailWants<'_>) -> bool {
+        let is_own = wanted.ack.is_some_and(|revision| revision <= head);
+        !self.claims_suspended && (is_own || self.sent_claims.lacks_asks(forwarded_claims))
+    }
+
     /// Whether there are rows or claims to be sent.
     fn has_frame(
         &mut self,
         store: &LocalStore,
         forwarded_claims: &ForwardedClaims,
         wanted: &TailWants<'_>,
+        is_asking: bool,
     ) -> bool {
         let (head, floor, filter) = (store.log.head(), store.log.floor(), wanted.filter);
         if self.is_running() && self.has_all(store, filter) {
             let is_worth_it = head - self.claimed >= BARE_CLAIM_CHANGES
                 || self.claimed < floor
                 || (filter == LogFilter::Forwarded && self.sent_claims.is_behind(forwarded_claims));
-            if !(wanted.ack.is_some() || (wanted.bare_claim && is_worth_it)) {
+            if !(is_asking || (wanted.bare_claim && is_worth_it)) {
                 return false;
             }
             self.cursor = head;
@@ -231,7 +234,7 @@ impl TailSender {
         if !self.is_running() {
             return false;
         }
-        self.cursor != head || (wanted.allows_bare_claim() && self.claimed < head)
+        self.cursor != head || is_asking || (wanted.bare_claim && self.claimed < head)
     }
 
     /// Writes the rows from the cursor on, as many as one frame takes. `None`: the store is damaged, nothing may be
