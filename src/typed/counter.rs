@@ -6,7 +6,7 @@ use crate::error::WriteError;
 /// A counter that all nodes may increase and decrease concurrently.
 ///
 /// It holds one number for each process start that has changed it, and reading it adds them up. The numbers of processes
-/// that have ended stay for ever, about 100 bytes each on every node. So a counter suits processes that run for long, or
+/// that have ended stay for ever, about 150 bytes each on every node. So a counter suits processes that run for long, or
 /// are few. Otherwise let one process count, for example the holder of a lease, and keep the sum in a register.
 ///
 /// ```
