@@ -32,7 +32,7 @@ mod tests {
     use crate::store::coverage::Vector;
     use crate::store::slab::ChangeOrigin;
     use crate::store::{LocalStore, PeerRow};
-    use crate::time::Time;
+    use crate::time::{Stamp, Time};
     use crate::wire::{Kind, Piece, Reader};
 
     const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
@@ -51,6 +51,10 @@ mod tests {
         filter: LogFilter,
         /// Of the sender.
         forwarded_claims: ForwardedClaims,
+        /// What the next flush end of the sender asks for.
+        ack: Option<u64>,
+        /// What flush ends have asked for, as the receiver understood it.
+        asked: Vec<Stamp>,
     }
 
     impl Tail {
@@ -66,6 +70,8 @@ mod tests {
                 sender,
                 filter,
                 forwarded_claims: ForwardedClaims::default(),
+                ack: None,
+                asked: Vec::new(),
             }
         }
 
@@ -73,7 +79,7 @@ mod tests {
             let mut wanted = TailWants {
                 filter: self.filter,
                 bare_claim: true,
-                ack: &mut None,
+                ack: &mut self.ack,
                 old_parts: &OldParts::default(),
             };
             let frame = self.outgoing.next_frame(from, &mut self.forwarded_claims, &mut wanted);
@@ -98,9 +104,54 @@ mod tests {
                     }
                     _ => self.incoming.handle_frame(to, &mut news, NOW, self.sender, reader),
                 };
-                merged.unwrap();
+                self.asked.extend(merged.unwrap().asked);
             }
         }
+
+        /// Whether the sender has something to send before its next bare claim.
+        fn is_idle(&mut self, from: &mut LocalStore) -> bool {
+            let mut wanted = TailWants {
+                filter: self.filter,
+                bare_claim: false,
+                ack: &mut self.ack,
+                old_parts: &OldParts::default(),
+            };
+            self.outgoing.next_frame(from, &mut self.forwarded_claims, &mut wanted).is_none()
+        }
+    }
+
+    #[test]
+    fn delegate_passes_asks_on_until_they_are_answered() {
+        let (mut writer, mut delegate) = (LocalStore::of_run(1), LocalStore::of_run(2));
+        let (mut far, mut near) =
+            (Tail::new(&writer, LogFilter::Own), Tail::new(&delegate, LogFilter::Forwarded));
+        let (last, revision) = (writer.put(NOW, &key("first"), b"v", None).0, writer.log.head());
+        for round in 0..2 {
+            // The second time the flush end was sent already: it is sent again, without rows.
+            far.ack = Some(revision);
+            let frame = far.frame(&mut writer);
+            far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
+            assert_eq!(std::mem::take(&mut far.asked), [last], "in round {round}");
+        }
+        assert!(far.is_idle(&mut writer), "nothing is asked twice by itself");
+
+        near.forwarded_claims.ask(last.origin, last.clock);
+        let mut claims = std::mem::take(&mut near.forwarded_claims);
+        // A mate that is linked later is asked as well, even if it can take nothing of the claim.
+        for late in 3..5 {
+            let mut mate = LocalStore::of_run(late);
+            let mut near = Tail { forwarded_claims: claims, ..Tail::new(&delegate, LogFilter::Forwarded) };
+            let frame = near.frame(&mut delegate);
+            near.hand(&mut mate, &mut ForwardedClaims::default(), &[frame]);
+            assert_eq!(near.asked, [last]);
+            assert!(near.is_idle(&mut delegate));
+            claims = near.forwarded_claims;
+        }
+        claims.close_ask(last.origin);
+        let mut near = Tail { forwarded_claims: claims, ..Tail::new(&delegate, LogFilter::Forwarded) };
+        let frame = near.frame(&mut delegate);
+        near.hand(&mut LocalStore::of_run(9), &mut ForwardedClaims::default(), &[frame]);
+        assert!(near.asked.is_empty());
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(crate) struct TailSender {
     larges: LargeRowSender,
     /// Rows sent so far.
     pub(crate) rows: u64,
+    /// Rows were sent, and their flush end was not.
+    is_flush_open: bool,
 }
 
 /// The rows written into a frame: how many, and how far the log was read.
@@ -172,9 +174,11 @@ impl TailSender {
         let WrittenRows { rows, cursor } = self.write_rows(store, filter, &mut writer)?;
         self.cursor = cursor;
         self.rows += rows;
+        self.is_flush_open |= rows > 0;
         if cursor < head || self.claims_suspended {
             writer.byte(END);
-        } else if rows > 0 || wanted.bare_claim || is_asking {
+        } else if self.is_flush_open || wanted.bare_claim || is_asking {
+            self.is_flush_open = false;
             let asks_own = wanted.ack.take_if(|revision| *revision <= head).is_some();
             writer.byte(DONE);
             writer.varint(head);
