@@ -152,6 +152,9 @@ pub mod core {
     pub use crate::replica::{
         Batch, BreakReason, Input, Lane, Output, Persist, RepairReport, Replica, Setup,
     };
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub use crate::replica::Kept;
     pub use crate::time::Time;
     pub use crate::wire::WireError;
 }

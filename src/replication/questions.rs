@@ -12,7 +12,7 @@ use crate::time::Stamp;
 use crate::wire::{AskedOf, Covers};
 
 /// Origins about which one peer may be asking at a time.
-const QUESTIONS_MAX: usize = 4_096;
+pub(crate) const QUESTIONS_MAX: usize = 4_096;
 
 /// A question of the peer that is not answered completely.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +79,13 @@ impl CoverageQuestions {
     pub(crate) fn on_ask(&mut self, stamp: Stamp, of: AskedOf) {
         self.open.insert(stamp.origin, OpenQuestion { stamp, of, answered: 0 });
         limit(&mut self.open, stamp.origin);
+    }
+
+    /// The length of the longest of the lists.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn kept(&self) -> usize {
+        let lens = [self.open.len(), self.asked.len(), self.answers.len(), self.to_ask.len(), self.to_answer.len()];
+        lens.into_iter().max().unwrap_or(0)
     }
 
     /// The questions of the peer that are not answered completely.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::{Sim, World};
+use super::{Sim, SimEvent, World};
 use crate::id::{LinkId, LogId, RunId};
 use crate::membership::Member;
 use crate::replica::{Lane, Replica};
@@ -112,8 +112,8 @@ struct Truth {
     peer_vector_hash: u64,
     peer_old_sum: ClocksSum,
     peer_root: u128,
-    /// The runs of all other nodes, the peer's among them.
-    runs: Vec<RunId>,
+    /// The runs of all other nodes but the peer.
+    others: Vec<RunId>,
     members: Vec<Member>,
     /// Some keys that the peer holds, in stored form.
     keys: Vec<Vec<u8>>,
@@ -157,13 +157,14 @@ impl Liar {
         }
     }
 
-    /// A run: of an honest node, of the liar, or made up.
+    /// A run: of an honest node, of the liar, or made up. Seldom that of the peer, which knows better.
     fn run(&mut self, truth: &Truth) -> RunId {
-        match self.below(8) {
-            0 => truth.own.1,
-            1 => RunId::new(self.random.next_u64()),
-            2 => truth.peer.1,
-            _ => truth.runs[self.below(truth.runs.len())],
+        match self.below(16) {
+            0 => truth.peer.1,
+            1 | 2 => truth.own.1,
+            3 | 4 => RunId::new(self.random.next_u64()),
+            _ if truth.others.is_empty() => truth.own.1,
+            _ => truth.others[self.below(truth.others.len())],
         }
     }
 
@@ -552,13 +553,18 @@ impl Sim {
 
 impl World {
     /// What a node sends over a lane: its frames, or what a liar makes of them.
-    pub(super) fn lied(&mut self, i: usize, id: LinkId, bytes: Vec<u8>) -> Vec<u8> {
+    pub(super) fn lied(&mut self, i: usize, id: LinkId, lane: Lane, bytes: Vec<u8>) -> Vec<u8> {
         let Some(mut liar) = self.nodes[i].liar.take() else { return bytes };
         let told = self.truth(i, id).map(|truth| {
             frames(&bytes).flat_map(|frame| liar.instead_of(frame, &truth)).collect::<Vec<u8>>()
         });
         self.nodes[i].liar = Some(liar);
-        told.unwrap_or(bytes)
+        let told = told.unwrap_or_else(|| bytes.clone());
+        if let Some(left_out) = bytes.len().checked_sub(told.len()).filter(|bytes| *bytes > 0) {
+            // Its replica must not wait for the connection to take what was left out.
+            self.schedule(Duration::ZERO, SimEvent::Drained(id, i, lane, left_out));
+        }
+        told
     }
 
     /// A liar has woken: it tells something over its links.
@@ -600,7 +606,7 @@ impl World {
             peer_vector_hash: store.coverage.vector_hash(),
             peer_old_sum: store.coverage.old_sum(),
             peer_root: store.root().sum(),
-            runs: others().map(|replica| replica.store.run).collect(),
+            others: others().map(|replica| replica.store.run).filter(|run| *run != store.run).collect(),
             members: others().filter_map(Replica::own_member).cloned().collect(),
             keys: store.iter_from(&[]).take(16).map(|(dot_set, _)| dot_set.key().to_vec()).collect(),
         })

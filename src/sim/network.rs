@@ -18,7 +18,7 @@ impl World {
             Output::Stream(id, lane, bytes) => {
                 let bytes = self.garbled(i, bytes);
                 #[cfg(feature = "__controls")]
-                let bytes = self.lied(i, id, bytes);
+                let bytes = self.lied(i, id, lane, bytes);
                 self.send(i, id, lane, &bytes);
             }
             Output::Break(id, reason) => {
