@@ -51,6 +51,8 @@ pub(crate) struct TailSender {
     larges: LargeRowSender,
     /// Rows sent so far.
     pub(crate) rows: u64,
+    /// Rows were sent, and their flush end was not.
+    is_flush_open: bool,
 }
 
 /// The rows written into a frame: how many, and how far the log was read.
@@ -176,9 +178,11 @@ impl TailSender {
         let WrittenRows { rows, cursor } = self.write_rows(store, filter, &mut writer)?;
         self.cursor = cursor;
         self.rows += rows;
+        self.is_flush_open |= rows > 0;
         if cursor < head || self.claims_suspended {
             writer.byte(END);
-        } else if rows > 0 || wanted.allows_bare_claim() {
+        } else if self.is_flush_open || wanted.allows_bare_claim() {
+            self.is_flush_open = false;
             let is_asking = wanted.ack.take_if(|revision| *revision <= head).is_some();
             writer.byte(if is_asking { DONE_ASKING } else { DONE });
             writer.varint(head);
