@@ -84,7 +84,8 @@ impl CoverageQuestions {
     /// The length of the longest of the lists.
     #[cfg(feature = "__controls")]
     pub(crate) fn kept(&self) -> usize {
-        let lens = [self.open.len(), self.asked.len(), self.answers.len(), self.to_ask.len(), self.to_answer.len()];
+        let lens =
+            [self.open.len(), self.asked.len(), self.answers.len(), self.to_ask.len(), self.to_answer.len()];
         lens.into_iter().max().unwrap_or(0)
     }
 

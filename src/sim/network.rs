@@ -19,7 +19,9 @@ impl World {
                 let bytes = self.garbled(i, bytes);
                 #[cfg(feature = "__controls")]
                 let bytes = self.lied(i, id, lane, bytes);
-                self.send(i, id, lane, &bytes);
+                if !bytes.is_empty() {
+                    self.send(i, id, lane, &bytes);
+                }
             }
             Output::Break(id, reason) => {
                 self.timeouts += u64::from(reason == BreakReason::TimedOut);
