@@ -148,6 +148,9 @@ pub mod core {
     pub use crate::election::{Attempts, LeaseEnd, LeaseState};
     pub use crate::id::{LeaseId, LinkId};
     pub use crate::membership::{Contact, PeerExit};
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub use crate::replica::Kept;
     pub use crate::replica::saved::{DiskChange, Saved, SavedError};
     pub use crate::replica::{
         Batch, BreakReason, Input, Lane, Output, Persist, RepairReport, Replica, Setup,

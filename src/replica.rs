@@ -60,6 +60,8 @@ mod disk;
 mod elections;
 mod frames;
 mod joining;
+#[cfg(feature = "__controls")]
+mod kept;
 mod link;
 mod links;
 mod members;
@@ -80,6 +82,8 @@ pub(crate) use disk::SnapshotCursor;
 use elections::Promise;
 pub use joining::JoinProgress;
 use joining::JoinState;
+#[cfg(feature = "__controls")]
+pub use kept::Kept;
 use link::Link;
 use links::Links;
 use receipts::CoverageAnswers;
@@ -316,7 +320,7 @@ impl Replica {
             }
             Input::Stream(id, lane, bytes) => match self.handle_stream(id, lane, bytes) {
                 Ok(()) => {}
-                Err(WireError::Claim) => self.distrust(id),
+                Err(error @ (WireError::Claim | WireError::OwnClaim(_))) => self.distrust(id, error),
                 Err(error) => self.break_link(id, BreakReason::Protocol(error)),
             },
         }

@@ -39,6 +39,8 @@ use crate::time::{HybridClock, Time};
 mod disk;
 mod faults;
 mod handle;
+#[cfg(feature = "__controls")]
+mod hostile;
 mod leaders;
 mod members;
 mod network;
@@ -49,6 +51,9 @@ mod tasks;
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
 pub use handle::Sim;
+#[cfg(feature = "__controls")]
+#[doc(hidden)]
+pub use hostile::Lie;
 use leaders::LeaseOracle;
 pub use node::{SimNode, SimReceipt, SimWatch};
 pub use oracle::SimFault;
@@ -147,6 +152,9 @@ struct SimState {
     is_paused: bool,
     /// The share of its datagrams and frames in which some bytes are changed at random.
     garbling: f64,
+    /// What changes and adds to what it sends: see [`hostile`].
+    #[cfg(feature = "__controls")]
+    liar: Option<hostile::Liar>,
     /// Who waits for events of a watch of the present start.
     wakers: BTreeMap<WatchId, Waker>,
 }
@@ -248,6 +256,8 @@ impl World {
             addr: members::addr(i, 0),
             is_paused: false,
             garbling: 0.0,
+            #[cfg(feature = "__controls")]
+            liar: None,
             wakers: BTreeMap::new(),
         });
         self.start(i, None);
@@ -366,6 +376,8 @@ impl World {
                 if self.nodes[i].starts == starts && self.nodes[i].wake_at.is_some_and(|wake| wake <= at) {
                     self.nodes[i].wake_at = None;
                     self.input(i, Input::Wake);
+                    #[cfg(feature = "__controls")]
+                    self.add_lies(i);
                 }
             }
             SimEvent::Drain(i, starts) => {

@@ -55,7 +55,7 @@ pub enum OnlyIf {
 }
 
 /// Logs of peers whose position is kept. Each process start has a new log.
-const POSITIONS_MAX: usize = 4_096;
+pub(crate) const POSITIONS_MAX: usize = 4_096;
 
 /// The store of one replica.
 #[derive(Clone, Debug)]
@@ -268,6 +268,22 @@ impl LocalStore {
         };
         let own = Stamp { clock: self.coverage.clock_with_withheld(self.run), origin: self.run };
         ClaimBounds { clock_max, own_last: own }
+    }
+
+    /// Makes the claim of a peer true that this run's events up to `clock` are merged there, although the last one is
+    /// earlier: from now on this run stamps only above that clock, and counts itself as complete up to there. That is so,
+    /// because it has no event between its last one and that clock.
+    ///
+    /// Nothing changes if this run may not stamp that clock yet: its next writes would be refused everywhere. The peer
+    /// will repeat the claim when the time has come. The clock is raised to the present at least: a peer that was told
+    /// several false clocks repeats them one by one, and by then all of them are past.
+    pub(crate) fn fulfil_own_claim(&mut self, now: Time, clock: u64) {
+        if clock > HybridClock::limit(now, self.skew_max) || self.controls.has(Control::OwnClaimUnfulfilled) {
+            return;
+        }
+        let clock = clock.max(HybridClock::limit(now, std::time::Duration::ZERO));
+        self.clock.advance_to(clock);
+        self.coverage.claim(Stamp { clock, origin: self.run });
     }
 
     /// Withholds claims from the future; they are no longer sent to peers. See [`Coverage::withhold_future`].

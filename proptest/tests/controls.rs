@@ -70,6 +70,9 @@ fn shown(control: Control) -> Shown {
         Control::LeaseMaxForgotten => Test("leaders.rs", "lowered_lease_bound_keeps_earlier_promises"),
         Control::VotersDiffer => Test("leaders.rs", "uncompared_voter_lists_make_two_leaders"),
         Control::ClaimsUnbounded => Test("garbled.rs", "without_bounds_on_claims_later_writes_are_lost"),
+        Control::OwnClaimUnfulfilled => {
+            Test("liars.rs", "false_claim_about_a_silent_node_parts_no_honest_pair")
+        }
         Control::FutureTold => Test("clocks.rs", "node_that_was_ahead_sends_no_future_claims"),
         Control::LeftoversNarrowed => Test("islands.rs", "leftovers_multiply_if_they_are_not_joined"),
         Control::WatchPastFloor => Test("watches.rs", "watch_that_reads_past_the_floor_is_detected"),

@@ -203,7 +203,15 @@ impl Replica {
 
     /// A peer claims what it cannot know. Nothing more that it sends on its streams is merged, and the link ends after
     /// a backoff that grows with each refusal: a new link at once would only bring the same.
-    pub(super) fn distrust(&mut self, id: LinkId) {
+    ///
+    /// The peer may be honest and have believed another one that lied about this replica's run. It would claim the same
+    /// over every link, so such a claim is made true here where that is permitted, and the next link is accepted.
+    pub(super) fn distrust(&mut self, id: LinkId, error: WireError) {
+        if let WireError::OwnClaim(clock) = error
+            && !self.wall_clock.is_doubted()
+        {
+            self.store.fulfil_own_claim(self.now, clock);
+        }
         self.abort_session(id);
         let Some(link) = self.links.get_mut(id) else { return };
         link.repair.is_wanted = false;

@@ -147,6 +147,13 @@ const STALL_FACTOR_BUSY: u32 = 12;
 /// A repair that was not useful delays the next one by `sync_interval << backoff`, at most this often doubled.
 const REPAIR_BACKOFF_MAX: u32 = 6;
 
+#[cfg(feature = "__controls")]
+impl Lanes {
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.assemblers.iter().map(Assembler::kept_bytes).sum()
+    }
+}
+
 impl Link {
     pub(super) fn new(route: Route) -> Self {
         Self { route, ..Self::default() }
@@ -226,6 +233,14 @@ impl Link {
         if self.messages.len() < MESSAGES_MAX {
             self.messages.extend(frames);
         }
+    }
+
+    #[cfg(feature = "__controls")]
+    pub(super) const KEPT_MESSAGES_MAX: usize = MESSAGES_MAX;
+
+    #[cfg(feature = "__controls")]
+    pub(super) fn kept_messages(&self) -> usize {
+        self.messages.len()
     }
 
     pub(super) fn has_messages(&self) -> bool {

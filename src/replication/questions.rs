@@ -13,7 +13,7 @@ use crate::time::Stamp;
 use crate::wire::Seen;
 
 /// Origins about which one peer may be asking at a time.
-const QUESTIONS_MAX: usize = 4_096;
+pub(crate) const QUESTIONS_MAX: usize = 4_096;
 
 /// A question of the peer that is not answered completely.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,12 @@ impl CoverageQuestions {
     pub(crate) fn on_ask(&mut self, stamp: Stamp) {
         self.open.insert(stamp.origin, OpenQuestion { stamp, answered: 0 });
         limit(&mut self.open, stamp.origin);
+    }
+
+    /// The length of the longest of the lists.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn kept(&self) -> usize {
+        self.open.len().max(self.answers.len()).max(self.due.len())
     }
 
     /// The questions of the peer that are not answered completely.

@@ -57,7 +57,7 @@ const STREAM_BYTES: u64 = 256 << 10;
 const OPEN_ASKS_MAX: usize = 4_096;
 /// Limits of the work that a peer may cause. More replies than the open asks of both sides call for, or more asks than
 /// those can lead to, are a protocol error.
-const TASKS_MAX: usize = 4 * OPEN_ASKS_MAX;
+pub(crate) const TASKS_MAX: usize = 4 * OPEN_ASKS_MAX;
 const RANGES_TO_ASK_MAX: usize = 2 * FAN * TASKS_MAX;
 /// At most this many rows of a session are forwarded to the own group: enough for a few rows that were lost with a
 /// delegate, but not everything that this node missed while it was away.
@@ -335,6 +335,12 @@ impl RepairSession {
             || self.listings_sent.len() > TASKS_MAX
             || self.unconfirmed.len() > TASKS_MAX
             || self.ranges_to_ask.len() > RANGES_TO_ASK_MAX
+    }
+
+    /// The length of the longest list that [`TASKS_MAX`] bounds.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn kept_tasks(&self) -> usize {
+        self.tasks.len().max(self.listings_sent.len()).max(self.unconfirmed.len())
     }
 
     /// The link has sent or received `bytes` of the session, in complete or unfinished frames.

@@ -12,23 +12,16 @@ impl World {
     pub(super) fn output(&mut self, i: usize, output: Output) {
         match output {
             Output::Datagram(id, bytes) => {
-                let Some(to) = self.other_end(id, i) else { return };
-                self.bytes += bytes.len() as u64;
-                self.sendings += 1;
                 let bytes = self.garbled(i, bytes);
-                let is_lost = self.chance(self.loss) || self.cuts.contains(&(i, to));
-                if !is_lost {
-                    let later = self.flight(i, to);
-                    if self.chance(self.loss / 4.0) {
-                        let again = self.flight(i, to) + later;
-                        self.schedule(again, SimEvent::Datagram(id, to, bytes.clone()));
-                    }
-                    self.schedule(later, SimEvent::Datagram(id, to, bytes));
-                }
+                self.send_datagram(i, id, bytes);
             }
             Output::Stream(id, lane, bytes) => {
                 let bytes = self.garbled(i, bytes);
-                self.send(i, id, lane, &bytes);
+                #[cfg(feature = "__controls")]
+                let bytes = self.lied(i, id, lane, bytes);
+                if !bytes.is_empty() {
+                    self.send(i, id, lane, &bytes);
+                }
             }
             Output::Break(id, reason) => {
                 self.timeouts += u64::from(reason == BreakReason::TimedOut);
@@ -51,10 +44,29 @@ impl World {
         }
     }
 
+    pub(super) fn send_datagram(&mut self, i: usize, id: LinkId, bytes: Vec<u8>) {
+        let Some(to) = self.other_end(id, i) else { return };
+        self.bytes += bytes.len() as u64;
+        self.sendings += 1;
+        let is_lost = self.chance(self.loss) || self.cuts.contains(&(i, to));
+        if !is_lost {
+            let later = self.flight(i, to);
+            if self.chance(self.loss / 4.0) {
+                let again = self.flight(i, to) + later;
+                self.schedule(again, SimEvent::Datagram(id, to, bytes.clone()));
+            }
+            self.schedule(later, SimEvent::Datagram(id, to, bytes));
+        }
+    }
+
     pub(super) fn send(&mut self, i: usize, id: LinkId, lane: Lane, bytes: &[u8]) {
         let Some(to) = self.other_end(id, i) else { return };
         self.bytes += bytes.len() as u64;
         self.sendings += 1;
+        #[cfg(feature = "__controls")]
+        if self.is_deaf(to, id, lane) {
+            return;
+        }
         let mut later = self.flight(i, to);
         while self.chance(self.loss.min(0.9)) {
             later += self.delay * 3;

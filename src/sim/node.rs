@@ -142,6 +142,13 @@ impl SimNode {
         self.read(|replica, _| members(replica)).unwrap_or_default()
     }
 
+    /// Everything that peers can make this node keep, beside the limit of each.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn kept(&self) -> Vec<crate::replica::Kept> {
+        self.read(|replica, _| replica.kept()).unwrap_or_default()
+    }
+
     /// Changes this node's metadata. False, with nothing changed, if it exceeds a limit or the node is down.
     pub fn set_meta(&self, meta: BTreeMap<String, String>) -> bool {
         let world = &mut *self.world();

@@ -522,6 +522,12 @@ impl Coverage {
         self.extra.spans.len() + self.leftovers.len()
     }
 
+    /// The number of contexts under earlier hash keys.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn leftovers(&self) -> usize {
+        self.leftovers.len()
+    }
+
     /// Everything that is covered beyond the vector by place, for the disk.
     pub(crate) fn extra_regions(&self) -> Vec<RegionCoverage> {
         self.leftovers.iter().cloned().chain(regions_of(&self.extra, self.hash_key)).collect()

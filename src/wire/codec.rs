@@ -260,8 +260,13 @@ impl<'a> Reader<'a> {
 
     /// Returns the claim if it is within the bounds of [`Reader::within`]: what this replica accepts from a peer.
     pub(crate) fn check_claim(&self, stamp: Stamp) -> Result<Stamp, WireError> {
-        let is_permitted = self.bounds.is_none_or(|bounds| bounds.permits(stamp));
-        if is_permitted { Ok(stamp) } else { Err(WireError::Claim) }
+        match self.bounds {
+            Some(bounds) if !bounds.permits(stamp) => Err(match stamp.origin == bounds.own_last.origin {
+                true => WireError::OwnClaim(stamp.clock),
+                false => WireError::Claim,
+            }),
+            _ => Ok(stamp),
+        }
     }
 
     /// Number of bytes that are left.

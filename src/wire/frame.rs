@@ -20,7 +20,7 @@ pub(super) const USUAL_BYTES: usize = 256;
 pub(super) const FRAME_HEADER_BYTES: usize = 6;
 
 /// An error in the bytes of a peer. The rest of the frame is not used, and the link is closed: at once, or after a
-/// delay for a [`WireError::Claim`] on a stream.
+/// delay for a [`WireError::Claim`] or [`WireError::OwnClaim`] on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
@@ -39,10 +39,14 @@ pub enum WireError {
     /// The peer sent more of something than a named limit permits.
     #[error("more items than the limit permits")]
     TooMany,
-    /// The peer claims writes that it cannot know of: further in the future than clocks may differ, or of this
-    /// replica's own run and beyond what it has written.
+    /// The peer claims what it cannot know of: writes further in the future than clocks may differ, another run or log
+    /// than its own, or an acknowledgement beyond what it was sent.
     #[error("a claim beyond what the peer can know")]
     Claim,
+    /// The peer claims writes of this replica's own run up to this clock, beyond what this replica has written. It may
+    /// have been told so by another peer.
+    #[error("a claim about this replica's own writes, beyond what it has written")]
+    OwnClaim(u64),
     /// The peer names an old part of this replica's vector that is no longer kept. Over a new link it is offered the
     /// present one.
     #[error("the peer names an old part of the vector that is no longer kept")]
@@ -134,6 +138,11 @@ pub(crate) struct Assembler {
 }
 
 impl Assembler {
+    #[cfg(feature = "__controls")]
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.buffer.len() - self.read
+    }
+
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.read);
         self.read = 0;

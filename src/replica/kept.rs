@@ -1,0 +1,52 @@
+//! What a replica keeps because peers told it to, counted beside the limits, for tests with hostile members.
+
+use super::link::Link;
+use super::{REFUSALS_MAX, Replica};
+use crate::membership::MEMBERS_MAX;
+use crate::replication::questions::QUESTIONS_MAX;
+use crate::replication::repair::TASKS_MAX;
+use crate::store::POSITIONS_MAX;
+use crate::store::coverage::LEFTOVERS_MAX;
+use crate::wire::FRAME_BYTES_MAX;
+
+/// How much a replica keeps of one thing that peers can make it keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// What is counted.
+    pub name: &'static str,
+    /// How much there is now. Of what is kept for each link: as much as there is for the link that has most.
+    pub count: usize,
+    /// The limit. `None`: there is none of its own.
+    pub limit: Option<usize>,
+}
+
+impl Replica {
+    /// Everything that peers can make this replica keep, beside the limit of each.
+    pub fn kept(&self) -> Vec<Kept> {
+        let most = |count: fn(&Link) -> usize| self.links.values().map(count).max().unwrap_or(0);
+        let coverage = &self.store.coverage;
+        let contexts = coverage.extra_regions();
+        let kept = |name, count, limit| Kept { name, count, limit: Some(limit) };
+        let unlimited = |name, count| Kept { name, count, limit: None };
+        vec![
+            unlimited("origins", coverage.vector().len()),
+            unlimited("contexts", contexts.len()),
+            unlimited("clocks of contexts", contexts.iter().map(|region| region.clocks.len()).sum()),
+            unlimited("links", self.links.len()),
+            unlimited("outputs", self.outputs.len()),
+            kept("leftovers", coverage.leftovers(), LEFTOVERS_MAX),
+            kept("positions", self.store.peer_positions.len(), POSITIONS_MAX),
+            kept("refusals", self.refusals.len(), REFUSALS_MAX),
+            kept("members", self.members().count(), MEMBERS_MAX),
+            kept("questions of a link", most(|link| link.coverage_questions.kept()), QUESTIONS_MAX),
+            kept("messages for a link", most(Link::kept_messages), Link::KEPT_MESSAGES_MAX),
+            kept("checks for a link", most(|link| link.checks.outbox.len()), 2),
+            kept(
+                "tasks of a session",
+                most(|link| link.repair.session.as_ref().map_or(0, |session| session.kept_tasks())),
+                TASKS_MAX,
+            ),
+            kept("bytes of a frame", most(|link| link.lanes.kept_bytes()), 2 * (FRAME_BYTES_MAX + 4)),
+        ]
+    }
+}
