@@ -17,6 +17,7 @@
 //!   ([`Members::mark_old_runs_down`]). Hearsay calls none of them down.
 //! * **Room.** If there are too many members, a newcomer that is heard of takes the place of one that is gone, and one that
 //!   is proven also that of one only heard of.
+//! * **Votes.** Only a proven member has the seat of a voter ([`Members::proven`]).
 
 use foca::Member as SwimMember;
 
@@ -27,6 +28,11 @@ use super::{KnownMember, MEMBERS_MAX, Member, MemberEffect, MemberEvent, MemberS
 use crate::id::RunId;
 
 impl Members {
+    /// The other members that a handshake with this node has proven.
+    pub(crate) fn proven(&self) -> impl Iterator<Item = &Member> {
+        self.known.values().filter(|known| known.is_proven).map(|known| &known.member)
+    }
+
     /// Whether a run is proven under another name than this one.
     pub(crate) fn is_of_other(&self, run: RunId, name: &str) -> bool {
         self.known.get(&run).is_some_and(|known| known.is_proven && known.member.name != name)
