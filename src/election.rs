@@ -232,7 +232,8 @@ pub(crate) enum Sighting {
     Known(Option<Leader>),
 }
 
-/// Which runs live under the name of a voter, as far as this node knows.
+/// Which runs live under the name of a voter, as far as handshakes with this node have proven. A run that others tell of
+/// does not count, so no member can take a voter's seat by hearsay.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Living {
     Nobody,
@@ -344,6 +345,13 @@ impl Elections {
                 self.deadline = Duration::ZERO;
             }
         }
+    }
+
+    /// The names of the voters, if this node has something to ask of them.
+    pub(crate) fn needed_voters(&self) -> impl Iterator<Item = &str> {
+        let is_idle = self.candidacies.is_empty() && self.views.is_empty();
+        let voters = if is_idle { &[][..] } else { &self.voters };
+        voters.iter().map(|voter| voter.name.as_str())
     }
 
     /// The disk has failed: this node's voter promises nothing new.

@@ -1,6 +1,6 @@
 //! Members: which nodes belong to the cluster, which are alive, and which of them this node is linked with.
 //!
-//! Four parts work together. None of them reads a clock or uses the network itself:
+//! Five parts work together. None of them reads a clock or uses the network itself:
 //!
 //! * The failure detector ([`foca_codec`], [`detector`]): SWIM by the `foca` crate. Its packets are datagrams to any
 //!   member, linked or not. It is combined with Lifeguard's local health: a node that misses answers to its own probes,
@@ -9,6 +9,7 @@
 //! * The roster ([`roster`]): gossip alone leaves gaps, and a packet has no room for metadata. So every check carries a
 //!   hash of who is believed to live. Where it differs, the two nodes compare their rosters in buckets and exchange
 //!   what differs. A new node learns of all members from its first link in the same way.
+//! * What is proven and what is only heard of ([`proof`]): a handshake overrides hearsay, never the reverse.
 //! * The topology ([`topology`]): with which members to be linked, and which rows each of them is sent.
 //! * The dialer ([`dialer`]): dials neighbours that are not linked, and never stops trying to reach seeds and members
 //!   that are gone, so that no split is permanent.
@@ -32,6 +33,7 @@ mod detector;
 mod dialer;
 mod foca_codec;
 mod member;
+mod proof;
 mod roster;
 mod topology;
 
@@ -81,6 +83,8 @@ pub(crate) enum MemberEffect {
     Break(RunId),
     Event(MemberEvent),
     Full,
+    /// A member that was only heard of is proven: it may be a voter.
+    Proven,
     NameTwice(Member),
     AddressTwice(Member),
 }
@@ -104,7 +108,7 @@ struct KnownMember {
     has_left: bool,
     /// [`MemberEvent::Joined`] was emitted for it.
     is_announced: bool,
-    /// This node has heard from the member itself. All others are known from hearsay only.
+    /// A handshake with this node has proven its run, name and address. All others are known from hearsay only.
     is_proven: bool,
     down_at: Duration,
     links: u32,
@@ -267,20 +271,16 @@ impl Members {
 
     // Links.
 
-    /// A link has shown which member is at its other end.
+    /// A link has shown which member is at its other end. Its run must not be proven under another name.
     pub(crate) fn on_link_member(&mut self, now: Time, who: &Member, packet_bytes_max: usize) {
         self.now = now;
         let new_for = times(self.config.probe_interval, NEWCOMER_INTERVALS);
         self.newcomer_until.get_or_insert(now.mono + new_for);
-        let is_new = !self.known.contains_key(&who.run);
+        let is_new = self.known.get(&who.run).is_none_or(|known| known.member.name != who.name);
         if !self.remember_proven(who) {
             return;
         }
         let known = self.known.get_mut(&who.run).expect("just learned");
-        // Others may see it at another address; this one works from here.
-        if known.links == 0 {
-            known.member.addr = who.addr;
-        }
         known.links += 1;
         known.dials = 0;
         known.announcements = 0;
@@ -300,18 +300,6 @@ impl Members {
         self.choose_delegates();
     }
 
-    /// Calls all other living runs of a name down: before a new run could take the name, it was made sure that no other
-    /// run of that name answers.
-    fn mark_old_runs_down(&mut self, who: &Member) {
-        let same = |known: &&KnownMember| {
-            let member = &known.member;
-            member.name == who.name && member.run != who.run && member.state.is_alive()
-        };
-        let old: Vec<foca::Member<SwimId>> =
-            self.known.values().filter(same).map(KnownMember::as_down).collect();
-        _ = self.detector.apply_many(old.into_iter(), true, &mut self.wishes);
-    }
-
     /// A link to this run has ended.
     pub(crate) fn unlinked(&mut self, run: RunId) {
         if let Some(known) = self.known.get_mut(&run) {
@@ -319,19 +307,11 @@ impl Members {
             known.dial_at = self.now.mono;
             known.acks = AckState::None;
             let is_gone = known.links == 0 && known.is_gone();
-            if is_gone && self.has_living_namesake(run) {
-                // A new run of the same name has replaced it.
+            if is_gone && self.has_successor(run) {
                 self.known.remove(&run);
             }
             self.choose_delegates();
         }
-    }
-
-    /// Whether another run lives under the name of a known run.
-    fn has_living_namesake(&self, run: RunId) -> bool {
-        let name = &self.known[&run].member.name;
-        let mut others = self.known.values().map(|known| &known.member).chain(std::iter::once(&self.own));
-        others.any(|other| other.name == *name && other.run != run && other.state.is_alive())
     }
 
     /// Handles the notice of a process that it ends.
@@ -373,58 +353,6 @@ impl Members {
         self.own.meta_version += 1;
         self.buckets = None;
         self.tell_own()
-    }
-
-    // Taking in members.
-
-    /// Adds a member that others speak of. False if it is not taken in.
-    fn add_by_hearsay(&mut self, who: &Member) -> bool {
-        let run = who.run;
-        let is_over = |member: &foca::Member<SwimId>| {
-            member.id().run == run && member.state() == foca::State::Down && !self.known.contains_key(&run)
-        };
-        // A run that has ended and was replaced does not come back by hearsay.
-        run != self.own.run
-            && !self.detector.iter_membership_state().any(is_over)
-            && self.add(who, Self::forget_gone)
-    }
-
-    /// Adds a member from which this node has heard itself. False if there are too many members already, or it exceeds
-    /// a limit.
-    fn remember_proven(&mut self, who: &Member) -> bool {
-        let is_remembered = who.run != self.own.run
-            && self.add(who, |members| members.forget_gone() || members.forget_hearsay());
-        if let Some(known) = self.known.get_mut(&who.run) {
-            known.is_proven = true;
-        }
-        is_remembered
-    }
-
-    /// Adds or updates a member. A member that exceeds a limit is not kept: every peer that is sent it would refuse it.
-    fn add(&mut self, who: &Member, make_room: impl Fn(&mut Self) -> bool) -> bool {
-        if who.over_limit().is_some() {
-            return false;
-        }
-        if let Some(known) = self.known.get_mut(&who.run) {
-            if who.meta_version > known.member.meta_version {
-                known.member.meta_version = who.meta_version;
-                known.member.app_version.clone_from(&who.app_version);
-                known.member.meta.clone_from(&who.meta);
-                self.buckets = None;
-                self.push_event(who.run, MemberEvent::Updated);
-            }
-            self.push_joined(who.run);
-            return true;
-        }
-        if self.known.len() >= MEMBERS_MAX && !make_room(self) {
-            self.effects.push_back(MemberEffect::Full);
-            return false;
-        }
-        let dial_at = self.now.mono + self.dial_patience(who.run);
-        self.tend_at = self.tend_at.min(dial_at);
-        let member = Member { state: MemberState::Down, rtt: None, ..who.clone() };
-        self.known.insert(who.run, KnownMember::new(member, dial_at));
-        true
     }
 
     /// How long this node waits for a member of which it has just learned to dial first.
@@ -537,7 +465,7 @@ pub(crate) mod tests {
         SocketAddr::from(([10, 0, (run >> 8) as u8, run as u8], 7_400))
     }
 
-    pub(super) fn member(run: u64) -> Member {
+    pub(crate) fn member(run: u64) -> Member {
         Member { meta_version: 1, ..Member::new(format!("n{run}"), RunId::new(run), addr(run)) }
     }
 
@@ -545,16 +473,130 @@ pub(crate) mod tests {
         Time::default().later_by(Duration::from_secs(seconds))
     }
 
-    /// The roster frames with which a node that knows this many members would answer.
-    fn invented(count: u64) -> Vec<Vec<u8>> {
+    /// The roster frames with which a node that knows these living members would answer.
+    pub(crate) fn rosters_of(told: impl IntoIterator<Item = Member>) -> Vec<Vec<u8>> {
         let mut liar = members();
-        (2..count + 2).for_each(|run| {
-            _ = liar.known.insert(RunId::new(run), KnownMember::new(member(run), Duration::ZERO));
-        });
-        let ids =
-            (2..count + 2).map(|run| foca::Member::alive(SwimId { run: RunId::new(run), generation: 0 }));
-        liar.detector.apply_many(ids, false, &mut liar.wishes).unwrap();
-        liar.tell_of(|_| true, false)
+        liar.own.run = RunId::new(99_999);
+        for who in told {
+            let alive = foca::Member::alive(SwimId { run: who.run, generation: 0 });
+            liar.known.insert(who.run, KnownMember::new(who, Duration::ZERO));
+            liar.detector.apply_many(std::iter::once(alive), false, &mut liar.wishes).unwrap();
+        }
+        liar.tell_of(|run| run.number() != 99_999, false)
+    }
+
+    /// Lets a peer tell of these members.
+    fn tell(members: &mut Members, from: u64, told: impl IntoIterator<Item = Member>) {
+        for frame in rosters_of(told) {
+            let (_, reader) = Reader::new(&frame[4..]).unwrap();
+            members.roster(at(2), Some(RunId::new(from)), reader).unwrap();
+        }
+    }
+
+    fn named(run: u64, name: &str) -> Member {
+        Member { name: name.to_owned(), ..member(run) }
+    }
+
+    fn is_event(effect: &MemberEffect, is_told: impl Fn(&MemberEvent) -> bool) -> bool {
+        matches!(effect, MemberEffect::Event(event) if is_told(event))
+    }
+
+    #[test]
+    fn handshake_replaces_name_and_address_of_hearsay() {
+        for is_linked in [true, false] {
+            let mut own = members();
+            own.on_link_member(at(1), &member(2), 0);
+            tell(&mut own, 2, [Member { addr: addr(77), ..named(3, "false") }]);
+            assert!(own.is_alive(RunId::new(3)), "it is believed at first");
+            own.effects.clear();
+            if is_linked {
+                own.on_link_member(at(3), &member(3), 0);
+            } else {
+                own.note_unlinked(at(3), &member(3));
+            }
+            let known = &own.known[&RunId::new(3)].member;
+            assert_eq!((known.name.as_str(), known.addr), ("n3", addr(3)));
+            let told = |event: &MemberEvent| matches!(event, MemberEvent::Updated(who) if who.name == "n3");
+            assert!(own.effects.iter().any(|effect| is_event(effect, told)), "users learn of it");
+            assert!(own.effects.iter().any(|effect| matches!(effect, MemberEffect::Proven)));
+        }
+    }
+
+    #[test]
+    fn hearsay_changes_nothing_that_was_proven() {
+        let mut own = members();
+        own.on_link_member(at(1), &member(2), 0);
+        own.on_link_member(at(1), &member(3), 0);
+        own.note_unlinked(at(1), &member(4));
+        let before: Vec<Member> = own.others().cloned().collect();
+        own.effects.clear();
+        let meta = BTreeMap::from([("zone".to_owned(), "false".to_owned())]);
+        let renamed = Member { addr: addr(77), meta: meta.clone(), meta_version: 9, ..named(3, "false") };
+        tell(&mut own, 2, [renamed.clone(), Member { run: RunId::new(4), ..renamed.clone() }]);
+        // Under its own name as well: its address, and the metadata of which it tells itself.
+        tell(&mut own, 2, [Member { name: "n3".to_owned(), ..renamed.clone() }]);
+        let mut memo = Writer::plain();
+        roster::write_contact(&mut memo, &renamed);
+        own.load(&memo.into_plain());
+        assert_eq!(own.others().cloned().collect::<Vec<_>>(), before);
+        assert!(!own.effects.iter().any(|effect| is_event(effect, |_| true)));
+        // What the member says itself counts, even if others have claimed a greater version before.
+        let own_word = Member { meta, ..member(3) };
+        own.known.get_mut(&RunId::new(3)).unwrap().member.meta_version = 9;
+        tell(&mut own, 3, [own_word.clone()]);
+        let known = &own.known[&RunId::new(3)].member;
+        assert_eq!((&known.meta, known.meta_version), (&own_word.meta, 1));
+    }
+
+    #[test]
+    fn hearsay_displaces_no_proven_member_of_a_name() {
+        let mut own = members();
+        own.on_link_member(at(1), &member(2), 0);
+        own.on_link_member(at(1), &member(3), 0);
+        tell(&mut own, 2, [named(9, "n3")]);
+        assert!(own.is_alive(RunId::new(3)) && own.is_alive(RunId::new(9)), "neither is called down");
+        assert_eq!(own.known[&RunId::new(3)].links, 1);
+        assert!(!own.effects.iter().any(|effect| matches!(effect, MemberEffect::Break(_))));
+        // While it is down, what was only heard of does not take its place either.
+        own.on_process_end(at(3), RunId::new(3), PeerExit::Ends);
+        own.unlinked(RunId::new(3));
+        tell(&mut own, 2, [named(10, "n3")]);
+        assert!(own.is_alive(RunId::new(10)));
+        assert!(own.others().any(|member| member.run == RunId::new(3)), "it is looked for");
+        // A handshake proves that the name has a new run.
+        own.note_unlinked(at(4), &named(10, "n3"));
+        assert!(own.others().all(|member| member.run != RunId::new(3)));
+    }
+
+    #[test]
+    fn proven_run_replaces_what_was_heard_of_its_name() {
+        let mut own = members();
+        own.on_link_member(at(1), &member(2), 0);
+        tell(&mut own, 2, [named(9, "n3")]);
+        own.on_link_member(at(3), &member(3), 0);
+        assert!(own.is_alive(RunId::new(3)));
+        assert!(own.others().all(|member| member.run != RunId::new(9)), "nobody answered under the name");
+    }
+
+    #[test]
+    fn run_stays_with_the_name_that_first_proved_it() {
+        let mut own = members();
+        own.on_link_member(at(1), &member(2), 0);
+        let before = own.known[&RunId::new(2)].member.clone();
+        assert!(own.is_of_other(RunId::new(2), "thief") && !own.is_of_other(RunId::new(2), "n2"));
+        for is_linked in [true, false] {
+            let thief = Member { addr: addr(77), meta_version: 9, ..named(2, "thief") };
+            if is_linked {
+                own.on_link_member(at(2), &thief, 0);
+            } else {
+                own.note_unlinked(at(2), &thief);
+            }
+            assert_eq!(own.known[&RunId::new(2)].member, before);
+            assert_eq!(own.known[&RunId::new(2)].links, 1);
+        }
+        // A name that was only heard binds nothing.
+        tell(&mut own, 2, [named(5, "thief")]);
+        assert!(!own.is_of_other(RunId::new(5), "n5"));
     }
 
     #[test]
@@ -562,10 +604,7 @@ pub(crate) mod tests {
         let mut members = members();
         let liar = member(90_001);
         members.on_link_member(at(1), &liar, 0);
-        for frame in invented(12_000) {
-            let (_, reader) = Reader::new(&frame[4..]).unwrap();
-            members.roster(at(2), reader).unwrap();
-        }
+        tell(&mut members, 90_001, (2..12_002).map(member));
         assert_eq!(members.known.len(), MEMBERS_MAX);
         assert!(members.effects.iter().any(|effect| matches!(effect, MemberEffect::Full)), "it is reported");
         for run in 80_000..80_100 {
@@ -640,8 +679,9 @@ pub(crate) mod tests {
             assert!(members.add_by_hearsay(&who) == limit.is_none());
             assert_eq!(members.others().count(), usize::from(limit.is_none()), "{limit:?}");
             // Nor is the oversized metadata of a known member.
-            let small = member(who.run.number());
-            members.on_link_member(at(2), &small, 0);
+            let mut members = self::members();
+            let name = if limit == Some(MemberLimit::NameBytes) { "n" } else { who.name.as_str() };
+            members.note_unlinked(at(2), &named(who.run.number(), name));
             members.add_by_hearsay(&Member { meta_version: 9, ..who.clone() });
             let kept = members.others().find(|known| known.run == who.run).unwrap();
             assert_eq!(kept.meta_version == 9, limit.is_none(), "{limit:?}");
@@ -663,7 +703,7 @@ pub(crate) mod tests {
             let mut own = members();
             for frame in careless.tell_of(|run| run != RunId::new(1), false) {
                 let (_, reader) = Reader::new(&frame[4..]).unwrap();
-                assert_eq!(own.roster(at(1), reader), Ok(Vec::new()), "{limit:?}");
+                assert_eq!(own.roster(at(1), None, reader), Ok(Vec::new()), "{limit:?}");
             }
             assert!(own.is_alive(RunId::new(90)), "{limit:?}");
             assert_eq!(own.is_alive(who.run), limit.is_none(), "{limit:?}");
@@ -680,7 +720,7 @@ pub(crate) mod tests {
         members.unlinked(RunId::new(2));
         members.on_link_member(at(3), &member(2), 0);
         let alive = foca::Member::alive(SwimId { run: RunId::new(3), generation: 0 });
-        assert!(members.add_by_hearsay(&twin));
+        members.note_unlinked(at(3), &twin);
         members.detector.apply_many(std::iter::once(alive), true, &mut members.wishes).unwrap();
         members.drain_foca();
         assert!(members.known.contains_key(&RunId::new(2)), "its packets would be ignored");
@@ -703,7 +743,7 @@ pub(crate) mod tests {
             Members::new(member(2), &Config::lan(), Controls::default(), &mut own.random.clone());
         let frame = leaver.leave(at(2));
         let (_, reader) = Reader::new(&frame[4..]).unwrap();
-        own.roster(at(3), reader).unwrap();
+        own.roster(at(3), None, reader).unwrap();
         assert_eq!(own.others().map(|member| member.state).collect::<Vec<_>>(), [MemberState::Left]);
         let left = |effect: &MemberEffect| matches!(effect, MemberEffect::Event(MemberEvent::Left(who)) if who.run == RunId::new(2));
         assert_eq!(own.effects.iter().filter(|effect| left(effect)).count(), 1);
@@ -725,7 +765,7 @@ pub(crate) mod tests {
                 let (kind, reader) = Reader::new(&bytes[..end]).unwrap();
                 let taken = match kind {
                     Kind::Swim => members.handle_packet(at(2), RunId::new(2), reader),
-                    _ => members.roster(at(2), reader).map(|_| ()),
+                    _ => members.roster(at(2), None, reader).map(|_| ()),
                 };
                 assert_eq!(taken, Err(WireError::Form), "{kind:?} cut at {end} of {}", bytes.len());
             }

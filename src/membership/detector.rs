@@ -57,8 +57,9 @@ impl Members {
             }
         }
         let own = self.own.run;
-        let Some(sender) = self.known.get_mut(&from) else { return Ok(()) };
-        sender.is_proven = true;
+        if !self.known.contains_key(&from) {
+            return Ok(());
+        }
         let knows = |run: RunId| run == own || self.known.contains_key(&run);
         // News of members whose address is not known is left out: the roster will bring it.
         let plain = |state: u8| if state == foca_codec::LEFT { foca_codec::DOWN } else { state };
@@ -236,31 +237,22 @@ impl Members {
         } else {
             self.push_joined(id.run);
         }
-        let (name, addr) = (&self.known[&id.run].member.name, self.known[&id.run].member.addr);
-        let others = || self.known.values().map(|k| &k.member).filter(|member| member.run != id.run);
-        let alive = |member: &&Member| member.state.is_alive();
-        let same_addr = |member: &&Member| member.addr == addr && member.name != *name;
-        let shared = others().filter(alive).find(same_addr).cloned();
-        let namesakes = self.known.values().filter(|k| k.member.name == *name && k.member.run != id.run);
-        // A member that was only just added may be about to be called alive by the failure detector: it does not count
-        // here yet.
-        let decided = namesakes.filter(|known| known.member.state.is_alive() || known.is_gone());
-        let mut namesakes: Vec<(RunId, bool)> =
-            decided.map(|known| (known.member.run, known.member.state.is_alive())).collect();
-        if *name == self.own.name {
-            namesakes.push((self.own.run, true));
-        }
+        self.note_namesakes(id.run);
+        self.forget_predecessors(id.run);
+    }
+
+    /// Reports that another living member has the address of this one, and remembers those that live under its name,
+    /// to report them if they still do in a while.
+    pub(super) fn note_namesakes(&mut self, run: RunId) {
+        let Member { name, addr, .. } = &self.known[&run].member;
+        let others = self.known.values().map(|known| &known.member);
+        let alive = || others.clone().filter(|member| member.run != run && member.state.is_alive());
+        let shared = alive().find(|member| member.addr == *addr && member.name != *name).cloned();
+        let own = (*name == self.own.name).then_some(self.own.run);
+        let twins = alive().filter(|member| member.name == *name).map(|member| member.run).chain(own);
+        let later = self.now.mono + times(self.suspicion_time(), 2);
+        self.twins.extend(twins.map(|twin| (later, run, twin)));
         self.effects.extend(shared.map(MemberEffect::AddressTwice));
-        for (run, is_alive) in namesakes {
-            if is_alive {
-                let later = self.now.mono + times(self.suspicion_time(), 2);
-                self.twins.push_back((later, id.run, run));
-            } else if self.known[&run].links == 0 {
-                // A new run of the same name has replaced it. One that is linked may live as well: it is kept until
-                // that is known.
-                self.known.remove(&run);
-            }
-        }
     }
 
     pub(super) fn on_member_down(&mut self, run: RunId) {
@@ -273,7 +265,7 @@ impl Members {
         if self.known[&run].is_announced {
             self.push_event(run, if has_left { MemberEvent::Left } else { MemberEvent::Down });
         }
-        if self.has_living_namesake(run) {
+        if self.has_successor(run) {
             self.known.remove(&run);
         }
     }

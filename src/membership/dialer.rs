@@ -8,7 +8,7 @@ use foca::{PeriodicParams, Timer};
 use rand_core::Rng;
 
 use super::foca_codec::{self, SwimId, SwimPacket};
-use super::{DETECTOR_BYTES_MAX, DOWN_TIME, KnownMember, MemberEffect, MemberState, Members, times};
+use super::{Contact, DETECTOR_BYTES_MAX, DOWN_TIME, KnownMember, MemberEffect, MemberState, Members, times};
 use crate::config::Config;
 use crate::controls::Control;
 use crate::time::Time;
@@ -16,6 +16,8 @@ use crate::time::Time;
 /// The pause between announcements to a member starts at half a probe interval and doubles at most this many times, up
 /// to 4 probe intervals.
 const ANNOUNCE_DOUBLINGS_MAX: u32 = 3;
+/// The most members of one name that are dialled at a time because a voter of that name is needed and none is proven.
+const UNPROVEN_DIALS_MAX: usize = 4;
 
 impl Members {
     /// How long a suspected member has to say that it lives. It grows with the logarithm of the number of living
@@ -110,9 +112,7 @@ impl Members {
             let Some(known) = self.known.get_mut(run) else { continue };
             if known.links == 0 && known.dial_at <= now {
                 was_in_vain |= known.dials > 0;
-                known.dials = (known.dials + 1).min(5);
-                known.dial_at = now + times(interval, 1 << known.dials) / 2;
-                self.effects.push_back(MemberEffect::Dial(known.member.contact()));
+                self.effects.push_back(MemberEffect::Dial(known.dial(now, interval)));
             }
             if known.links == 0 {
                 self.tend_at = self.tend_at.min(known.dial_at);
@@ -151,6 +151,20 @@ impl Members {
                 self.twins.push_back((now + self.suspicion_time(), a, b));
             }
         }
+    }
+
+    /// Living members of this name that are known from hearsay only and are to be dialled now, so that a handshake
+    /// proves them: at most [`UNPROVEN_DIALS_MAX`], those that have waited longest.
+    pub(crate) fn dial_unproven(&mut self, now: Time, name: &str) -> impl Iterator<Item = Contact> + use<> {
+        let (now, interval) = (now.mono, self.config.probe_interval);
+        let is_due = |known: &&mut KnownMember| {
+            let is_wanted = known.member.name == name && known.member.state.is_alive();
+            is_wanted && !known.is_proven && known.links == 0 && known.dial_at <= now
+        };
+        let mut due: Vec<&mut KnownMember> = self.known.values_mut().filter(is_due).collect();
+        due.sort_by_key(|known| known.dial_at);
+        let dials = due.into_iter().take(UNPROVEN_DIALS_MAX).map(|known| known.dial(now, interval));
+        dials.collect::<Vec<_>>().into_iter()
     }
 
     /// Announces this node again to every member that is linked and still not believed to live, until it is.
@@ -198,6 +212,15 @@ impl Members {
                 self.deliver(id, &packet);
             }
         }
+    }
+}
+
+impl KnownMember {
+    /// Plans the next dial, and gives the contact for this one.
+    fn dial(&mut self, now: Duration, interval: Duration) -> Contact {
+        self.dials = (self.dials + 1).min(5);
+        self.dial_at = now + times(interval, 1 << self.dials) / 2;
+        self.member.contact()
     }
 }
 

@@ -165,8 +165,13 @@ impl Members {
         self.buckets().iter().for_each(|bucket| writer.varint(u64::from(*bucket)));
     }
 
-    /// Handles a roster frame of a peer. Returns the frames to answer with.
-    pub(crate) fn roster(&mut self, now: Time, mut reader: Reader<'_>) -> Result<Vec<Vec<u8>>, WireError> {
+    /// Handles a roster frame of a peer whose run is `from`. Returns the frames to answer with.
+    pub(crate) fn roster(
+        &mut self,
+        now: Time,
+        from: Option<RunId>,
+        mut reader: Reader<'_>,
+    ) -> Result<Vec<Vec<u8>>, WireError> {
         self.now = now;
         let kind = reader.byte()?;
         let mut theirs = None;
@@ -181,7 +186,7 @@ impl Members {
         while !reader.is_at_end() {
             records.extend(read_record(&mut reader)?);
         }
-        self.apply_roster(records);
+        self.apply_roster(from, records);
         let Some(theirs) = theirs else { return Ok(Vec::new()) };
         let ours = self.buckets();
         if ours == theirs {
@@ -223,7 +228,7 @@ impl Members {
     /// Takes in a peer's records. A record may call a member gone only if that member said itself that it leaves. All
     /// other failures have to be found by the failure detector; otherwise, when a partition heals, each side would call
     /// the other down once more.
-    fn apply_roster(&mut self, records: Vec<RosterEntry>) {
+    fn apply_roster(&mut self, from: Option<RunId>, records: Vec<RosterEntry>) {
         let mut doubts = Vec::new();
         for record in records {
             let run = record.member.run;
@@ -232,6 +237,10 @@ impl Members {
             }
             if !self.add_by_hearsay(&record.member) {
                 continue;
+            }
+            if from == Some(run) && self.known[&run].member.meta_version != record.member.meta_version {
+                // It tells of itself, so this replaces whatever others said, even under a greater version.
+                self.take_meta(&record.member);
             }
             self.runs_to_check.push(run);
             let id = SwimId { run, generation: record.generation };

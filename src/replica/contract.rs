@@ -93,6 +93,9 @@ pub enum BreakReason {
     TimedOut,
     /// The member at the other end is gone.
     MemberGone,
+    /// The member at the other end says that its run is one which this replica knows under another name. A run stays
+    /// with the name that proved it first.
+    RunTaken,
     /// This replica's clock had been ahead; until their time it tells no more of the claims that it made or took then.
     Clock,
 }
@@ -106,6 +109,7 @@ impl fmt::Display for BreakReason {
             Self::Damaged => "this node found damage in its store and fetches its data again",
             Self::TimedOut => "the link made no progress",
             Self::MemberGone => "the member at the other end is gone",
+            Self::RunTaken => "the run at the other end belongs to a member of another name",
             Self::Clock => "this node's clock was ahead; a new link claims less",
         })
     }

@@ -111,10 +111,15 @@ impl Replica {
         done
     }
 
-    /// Assigns the voters' names to the live members that bear them.
+    /// Assigns the voters' names to the live members that are proven under them. A member that is only heard of has no
+    /// seat: it is dialled if this node needs the voter, and nothing is sent to it before its handshake.
     pub(super) fn seat_voters(&mut self) {
-        if let (Some(election), Some(members)) = (&mut self.election, &self.members) {
-            election.seat_voters(|name| members.living_named(name));
+        let (Some(election), Some(members)) = (&mut self.election, &mut self.members) else { return };
+        election.seat_voters(|name| members.living_named(name));
+        for name in election.needed_voters() {
+            if let Living::Nobody = members.living_named(name) {
+                self.outputs.extend(members.dial_unproven(self.now, name).map(Output::Dial));
+            }
         }
     }
 
@@ -196,15 +201,127 @@ impl Replica {
 }
 
 impl Members {
-    /// The live members that bear a name.
+    /// The live members that are proven under a name.
     fn living_named(&self, name: &str) -> Living {
         let own = std::iter::once(self.own());
         let mut living =
-            own.chain(self.others()).filter(|member| member.name == name && member.state.is_alive());
+            own.chain(self.proven()).filter(|member| member.name == name && member.state.is_alive());
         match (living.next(), living.next()) {
             (None, _) => Living::Nobody,
             (Some(member), None) => Living::One(member.run),
             _ => Living::Several,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{BreakReason, Input, Lane, Setup};
+    use super::*;
+    use crate::config::Config;
+    use crate::id::LinkId;
+    use crate::membership::tests::{member, rosters_of};
+    use crate::membership::{Contact, PeerExit};
+    use crate::wire::Kind;
+
+    const LIAR: LinkId = LinkId::new(1);
+    const VOTER: LinkId = LinkId::new(2);
+
+    fn at(ms: u64) -> Time {
+        Time::default().later_by(Duration::from_millis(ms))
+    }
+
+    /// A node whose cluster has the voters `n2` and `n3`, linked with `n4`, which is to lie.
+    fn candidate() -> Replica {
+        let mut config = Config::lan();
+        config.voters = ["n2", "n3"].map(str::to_owned).into();
+        let own = Member { name: "own".to_owned(), ..member(1) };
+        let mut replica = Replica::new(Setup { member: Some(own), ..Setup::new(config, 1) });
+        link(&mut replica, LIAR, &member(4));
+        replica
+    }
+
+    fn link(replica: &mut Replica, id: LinkId, who: &Member) {
+        let now = replica.now;
+        replica.handle(now, Input::LinkUp(id));
+        replica.handle(now, Input::LinkIdentified(id, who, 0));
+    }
+
+    /// Lets `n4` tell of another run under a name.
+    fn lie(replica: &mut Replica, run: u64, name: &str) {
+        let told = Member { name: name.to_owned(), ..member(run) };
+        for frame in rosters_of([told]) {
+            replica.handle(at(2), Input::Stream(LIAR, Lane::Live, &frame));
+        }
+    }
+
+    /// What the node sends and dials until then: the runs that are sent ballots, and the contacts that are dialled.
+    fn sent(replica: &mut Replica, until_ms: u64) -> (Vec<RunId>, Vec<Contact>) {
+        let (mut ballots, mut dials) = (Vec::new(), Vec::new());
+        loop {
+            while let Some(output) = replica.poll() {
+                match output {
+                    Output::MemberDatagram(to, bytes)
+                        if matches!(Reader::new(&bytes), Ok((Kind::Election, _))) =>
+                    {
+                        ballots.push(to.run);
+                    }
+                    Output::Dial(to) => dials.push(to),
+                    _ => {}
+                }
+            }
+            let due = replica.deadline();
+            if due.mono >= at(until_ms).mono {
+                return (ballots, dials);
+            }
+            replica.handle(due, Input::Wake);
+        }
+    }
+
+    #[test]
+    fn voter_only_heard_of_is_dialled_and_asked_nothing() {
+        let mut replica = candidate();
+        lie(&mut replica, 77, "n2");
+        assert!(replica.is_living(RunId::new(77)), "it is believed to live");
+        replica.campaign(at(3), "lease", b"", Attempts::UntilWon).unwrap();
+        let (ballots, dials) = sent(&mut replica, 1_500);
+        assert_eq!(ballots, []);
+        assert!(dials.contains(&member(77).contact()), "a handshake may prove it");
+        link(&mut replica, VOTER, &Member { name: "n2".to_owned(), ..member(77) });
+        let (ballots, _) = sent(&mut replica, 3_000);
+        assert!(ballots.contains(&RunId::new(77)), "now it is proven");
+    }
+
+    #[test]
+    fn hearsay_takes_no_seat_of_a_voter() {
+        let mut replica = candidate();
+        link(&mut replica, VOTER, &member(2));
+        lie(&mut replica, 77, "n2");
+        replica.campaign(at(3), "lease", b"", Attempts::UntilWon).unwrap();
+        let (ballots, _) = sent(&mut replica, 500);
+        assert!(ballots.contains(&RunId::new(2)), "it lost its seat");
+        assert!(!ballots.contains(&RunId::new(77)));
+        // It keeps its seat while it is away.
+        replica.handle(at(500), Input::PeerClosing { link: VOTER, exit: PeerExit::Ends });
+        lie(&mut replica, 78, "n2");
+        let (ballots, _) = sent(&mut replica, 1_500);
+        assert!(ballots.iter().all(|run| *run == RunId::new(2)), "{ballots:?}");
+    }
+
+    #[test]
+    fn link_to_a_proven_run_under_another_name_is_broken() {
+        let mut replica = candidate();
+        let thief = Member { name: "thief".to_owned(), ..member(4) };
+        link(&mut replica, VOTER, &thief);
+        let outputs: Vec<Output> = std::iter::from_fn(|| replica.poll()).collect();
+        let broken = |output: &Output| matches!(output, Output::Break(VOTER, BreakReason::RunTaken));
+        assert!(outputs.iter().any(broken), "{outputs:?}");
+        assert!(replica.is_living(RunId::new(4)), "the run lives on under its name");
+        // A datagram under the other name is ignored as well.
+        let packet = Member { name: "thief".to_owned(), addr: member(9).addr, ..member(4) };
+        replica.handle(at(3), Input::MemberDatagram(&packet, &[1, 8]));
+        assert!(replica.members().any(|known| known.run == RunId::new(4) && known.addr == member(4).addr));
     }
 }

@@ -67,7 +67,7 @@ impl Replica {
         match (message, link.peer) {
             (Message::Roster(reader), _) => {
                 let Some(members) = &mut self.members else { return Err(WireError::Kind(kind as u8)) };
-                link.push_messages(members.roster(self.now, reader)?);
+                link.push_messages(members.roster(self.now, link.run, reader)?);
             }
             (Message::Hello(hello), None) => self.on_hello(id, hello)?,
             (Message::Ack(ack), Some(_)) => self.on_ack(id, ack)?,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{BreakReason, Output, Replica, ReplicaEvent};
 use crate::id::{LinkId, RunId};
+#[cfg(feature = "node")]
+use crate::membership::Contact;
 use crate::membership::{Member, MemberEffect, Members, Route};
 use crate::store::change_log::LogFilter;
 use crate::time::Time;
@@ -23,6 +25,18 @@ impl Replica {
     /// Whether a run is a member that is believed to be alive.
     pub fn is_living(&self, run: RunId) -> bool {
         self.members.as_ref().is_some_and(|members| members.is_alive(run))
+    }
+
+    /// Whether a run is proven under another name than this one.
+    #[cfg(feature = "node")]
+    pub(crate) fn is_of_other(&self, run: RunId, name: &str) -> bool {
+        self.members.as_ref().is_some_and(|members| members.is_of_other(run, name))
+    }
+
+    /// Where another run lives under a name, as far as is known: if there are several, one that a handshake has proven.
+    #[cfg(feature = "node")]
+    pub(crate) fn living_namesake(&self, run: RunId, name: &str) -> Option<Contact> {
+        self.members.as_ref()?.living_namesake(run, name)
     }
 
     /// Changes the metadata that this node publishes. Returns `false`, and changes nothing, if it exceeds
@@ -52,6 +66,10 @@ impl Replica {
 
     pub(super) fn on_link_member(&mut self, id: LinkId, who: &Member, packet_bytes_max: usize) {
         let (Some(members), Some(link)) = (&mut self.members, self.links.get_mut(id)) else { return };
+        if members.is_of_other(who.run, &who.name) {
+            self.break_link(id, BreakReason::RunTaken);
+            return;
+        }
         link.run = Some(who.run);
         members.on_link_member(self.now, who, packet_bytes_max);
         // One comparison repairs both sides. A joining node asks in any case: the answer comes before the peer's
@@ -64,7 +82,11 @@ impl Replica {
     }
 
     pub(super) fn stray_packet(&mut self, from: &Member, bytes: &[u8]) {
-        let Some(members) = &mut self.members else { return };
+        let Some(members) =
+            self.members.as_mut().filter(|members| !members.is_of_other(from.run, &from.name))
+        else {
+            return;
+        };
         // Anything else is ignored: there is no link to break.
         match Reader::new(bytes) {
             Ok((Kind::Swim, reader)) => {
@@ -109,7 +131,7 @@ impl Replica {
     pub(super) fn drain_member_effects(&mut self) {
         let mut is_new = false;
         while let Some(effect) = self.members.as_mut().and_then(|members| members.effects.pop_front()) {
-            is_new |= matches!(effect, MemberEffect::Event(_));
+            is_new |= matches!(effect, MemberEffect::Event(_) | MemberEffect::Proven);
             let event = match effect {
                 MemberEffect::Packet(to, bytes) => Output::MemberDatagram(to, bytes),
                 MemberEffect::Dial(to) => Output::Dial(to),
@@ -119,6 +141,7 @@ impl Replica {
                 MemberEffect::AddressTwice(member) => {
                     Output::Event(ReplicaEvent::AddressTwice(Box::new(member)))
                 }
+                MemberEffect::Proven => continue,
                 MemberEffect::Full if self.is_full => continue,
                 MemberEffect::Full => {
                     self.is_full = true;

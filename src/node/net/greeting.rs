@@ -42,6 +42,7 @@ pub(in crate::node) enum GreetingAnswer {
     NotTheCertificates,
     Itself,
     OverLimit(MemberLimit),
+    RunTaken,
 }
 
 /// The longest greeting or answer, in bytes.

@@ -207,6 +207,9 @@ async fn judge(greeter: &Greeter, connection: &Connection, theirs: &Greeting) ->
     if !Security::names(connection).contains(&theirs.name) {
         return Some(GreetingAnswer::NotTheCertificates);
     }
+    if shared.lock().is_some_and(|core| core.replica.is_of_other(theirs.run, &theirs.name)) {
+        return Some(GreetingAnswer::RunTaken);
+    }
     // The application's check is the user's code. If it panics, the peer is refused.
     let accepts = AssertUnwindSafe(|| (identity.accepts_version)(&theirs.app_version));
     if !catch_unwind(accepts).unwrap_or(false) {
@@ -218,7 +221,10 @@ async fn judge(greeter: &Greeter, connection: &Connection, theirs: &Greeting) ->
     }
     // A living member got its name while that was free, possibly on the other side of a partition: it is not refused
     // now.
-    let is_member = shared.lock().is_some_and(|core| core.replica.is_living(theirs.run));
+    let is_same = |member: &Member| member.run == theirs.run && member.name == theirs.name;
+    let is_member = shared
+        .lock()
+        .is_some_and(|core| core.replica.members().any(|member| is_same(member) && member.state.is_alive()));
     if !is_member && (theirs.name == shared.name || holder_lives(shared, theirs, connection).await) {
         return Some(GreetingAnswer::NameTaken);
     }
@@ -234,11 +240,7 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection)
     };
     if holder().is_none() {
         let addr = reachable_at(newcomer, theirs);
-        let elsewhere = |member: &&Member| {
-            member.name == theirs.name && member.run != theirs.run && member.state.is_alive()
-        };
-        let core = shared.lock();
-        let old = core.and_then(|core| core.replica.members().find(elsewhere).map(Member::contact));
+        let old = shared.lock().and_then(|core| core.replica.living_namesake(theirs.run, &theirs.name));
         // If the holder had the newcomer's address, its process has been replaced: one address has one process.
         if let Some(old) = old.filter(|old| old.addr != addr) {
             shared.request_dial(DialRequest::Member(old));
@@ -288,6 +290,11 @@ fn make_link(
     let shared = &greeter.shared;
     let addr = reachable_at(&connection, theirs);
     let Some(mut core) = shared.lock() else { return Err(NoLink::Duplicate) };
+    // Another connection may have proven the run since the greeting was judged.
+    if core.replica.is_of_other(theirs.run, &theirs.name) {
+        close(&connection, CLOSE_REFUSED);
+        return Err(refused_by_us(PeerRefusal::RunTaken));
+    }
     let id = core.next_link;
     core.next_link = LinkId::new(id.number() + 1);
     let LinkVerdict::Stays(replaced) = core.peers.add_link(id, shared.run, theirs, addr, dialled) else {

@@ -43,6 +43,9 @@ pub enum PeerRefusal {
     /// A live node has that name already.
     #[error("the name is taken by a live node")]
     NameTaken,
+    /// The run that a node states is known under another name. A run stays with the name that proved it first.
+    #[error("the stated run belongs to a node of another name")]
+    RunTaken,
     /// The name that a node states is not in its certificate.
     #[error("the stated name is not in the certificate")]
     NotTheCertificates,
@@ -257,6 +260,7 @@ pub(in crate::node) fn refusal_of(answer: GreetingAnswer) -> PeerRefusal {
         GreetingAnswer::AppVersion(theirs) => PeerRefusal::AppVersion { theirs },
         GreetingAnswer::Clock(ms) => PeerRefusal::Clock { apart: Duration::from_millis(ms) },
         GreetingAnswer::NameTaken => PeerRefusal::NameTaken,
+        GreetingAnswer::RunTaken => PeerRefusal::RunTaken,
         GreetingAnswer::NotTheCertificates => PeerRefusal::NotTheCertificates,
         GreetingAnswer::OverLimit(limit) => PeerRefusal::OverLimit(limit),
         GreetingAnswer::Welcome(_) | GreetingAnswer::Itself => PeerRefusal::Greeting,

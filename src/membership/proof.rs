@@ -1,0 +1,177 @@
+//! What is proven of a member, and what this node has only heard of it.
+//!
+//! A handshake proves a member's run, name and address to this node: over a link, or over the connection that a datagram
+//! comes by. Everything else is hearsay: records of rosters, the addresses in packets of the failure detector, and the
+//! memo of an earlier run. Any member can spread it, so it must never override what was proven:
+//!
+//! * **Name.** A proof replaces a name that was only heard. A run stays with the name that first proved it, for as long
+//!   as it is known: a handshake that states the run under another name is refused, and hearsay that does so is ignored.
+//! * **Address.** That of a proven run is the one of its latest handshake that began a link. Hearsay gives an address only
+//!   to runs that were unknown.
+//! * **Metadata.** A linked member tells of its own metadata. That of a member that is not linked travels from roster to
+//!   roster, so a hostile member can replace it until the next link.
+//! * **State.** Any member may call any run suspect or down; the run refutes that. This is how SWIM works.
+//! * **Place.** Two runs may live under one name, and then both stay. A run that is gone loses its place to one that lives
+//!   under its name (`may_replace`): a proven run only to a proven one, a run that was only heard of to any.
+//!   A link to a new run calls the others of its name down, because before that it was made sure that none of them answers
+//!   ([`Members::mark_old_runs_down`]). Hearsay calls none of them down.
+//! * **Room.** If there are too many members, a newcomer that is heard of takes the place of one that is gone, and one that
+//!   is proven also that of one only heard of.
+//! * **Votes.** Only a proven member has the seat of a voter ([`Members::proven`]).
+
+use foca::Member as SwimMember;
+
+#[cfg(feature = "node")]
+use super::Contact;
+use super::foca_codec::SwimId;
+use super::{KnownMember, MEMBERS_MAX, Member, MemberEffect, MemberEvent, MemberState, Members};
+use crate::id::RunId;
+
+impl Members {
+    /// The other members that a handshake with this node has proven.
+    pub(crate) fn proven(&self) -> impl Iterator<Item = &Member> {
+        self.known.values().filter(|known| known.is_proven).map(|known| &known.member)
+    }
+
+    /// Whether a run is proven under another name than this one.
+    pub(crate) fn is_of_other(&self, run: RunId, name: &str) -> bool {
+        self.known.get(&run).is_some_and(|known| known.is_proven && known.member.name != name)
+    }
+
+    /// The contact of another run that lives under a name; if there are several, of one that is proven.
+    #[cfg(feature = "node")]
+    pub(crate) fn living_namesake(&self, run: RunId, name: &str) -> Option<Contact> {
+        let lives = |other: &&KnownMember| {
+            other.member.name == name && other.member.run != run && other.member.state.is_alive()
+        };
+        let holder = self.known.values().filter(lives).max_by_key(|other| other.is_proven);
+        holder.map(|other| other.member.contact())
+    }
+
+    /// Calls all other living runs of a name down: before a new run could take the name, it was made sure that no other
+    /// run of that name answers.
+    pub(super) fn mark_old_runs_down(&mut self, who: &Member) {
+        let same = |known: &&KnownMember| {
+            let member = &known.member;
+            member.name == who.name && member.run != who.run && member.state.is_alive()
+        };
+        let old: Vec<SwimMember<SwimId>> =
+            self.known.values().filter(same).map(KnownMember::as_down).collect();
+        _ = self.detector.apply_many(old.into_iter(), true, &mut self.wishes);
+    }
+
+    /// Whether another run that lives under the name of a known run may take its place.
+    pub(super) fn has_successor(&self, run: RunId) -> bool {
+        let old = &self.known[&run];
+        let lives = |new: &Member| new.name == old.member.name && new.run != run && new.state.is_alive();
+        lives(&self.own) || self.known.values().any(|new| lives(&new.member) && new.may_replace(old))
+    }
+
+    /// Forgets the runs that are gone and whose place this one takes, if it lives. One that is linked may live as well:
+    /// it is kept until that is known.
+    pub(super) fn forget_predecessors(&mut self, run: RunId) {
+        let Some(new) = self.known.get(&run).filter(|new| new.member.state.is_alive()) else { return };
+        let is_over = |old: &&KnownMember| {
+            let is_same = old.member.name == new.member.name && old.member.run != run;
+            is_same && old.is_gone() && old.links == 0 && new.may_replace(old)
+        };
+        let over: Vec<RunId> = self.known.values().filter(is_over).map(|old| old.member.run).collect();
+        over.iter().for_each(|old| _ = self.known.remove(old));
+    }
+
+    /// Adds a member that others speak of. False if it is not taken in: hearsay never gives a proven run another name.
+    /// Nor does it change the address of a known run, or the metadata of one that is linked and tells of itself.
+    pub(super) fn add_by_hearsay(&mut self, who: &Member) -> bool {
+        let run = who.run;
+        let is_over = |member: &SwimMember<SwimId>| {
+            member.id().run == run && member.state() == foca::State::Down && !self.known.contains_key(&run)
+        };
+        // A run that has ended and was replaced does not come back by hearsay.
+        let is_added = run != self.own.run
+            && !self.is_of_other(run, &who.name)
+            && !self.detector.iter_membership_state().any(is_over)
+            && self.add(who, Self::forget_gone);
+        if is_added && self.known[&run].links == 0 && who.meta_version > self.known[&run].member.meta_version
+        {
+            self.take_meta(who);
+        }
+        is_added
+    }
+
+    /// Adds a member whose run, name and address a handshake has proven: they replace what others said of it. False if
+    /// there are too many members already, it exceeds a limit, or its run is proven under another name.
+    pub(super) fn remember_proven(&mut self, who: &Member) -> bool {
+        let is_remembered = who.run != self.own.run
+            && !self.is_of_other(who.run, &who.name)
+            && self.add(who, |members| members.forget_gone() || members.forget_hearsay());
+        if !is_remembered {
+            return false;
+        }
+        let known = self.known.get_mut(&who.run).expect("just added");
+        // Others may see it at another address; this one works from here.
+        if known.links == 0 {
+            known.member.addr = who.addr;
+        }
+        if !std::mem::replace(&mut known.is_proven, true) {
+            self.effects.push_back(MemberEffect::Proven);
+            self.take_name(who);
+            self.forget_predecessors(who.run);
+        }
+        if who.meta_version > self.known[&who.run].member.meta_version {
+            self.take_meta(who);
+        }
+        true
+    }
+
+    /// Adds a member. False if there is no room for it, or it exceeds a limit: every peer that is sent it would refuse
+    /// it.
+    fn add(&mut self, who: &Member, make_room: impl Fn(&mut Self) -> bool) -> bool {
+        if who.over_limit().is_some() {
+            return false;
+        }
+        if self.known.contains_key(&who.run) {
+            return true;
+        }
+        if self.known.len() >= MEMBERS_MAX && !make_room(self) {
+            self.effects.push_back(MemberEffect::Full);
+            return false;
+        }
+        let dial_at = self.now.mono + self.dial_patience(who.run);
+        self.tend_at = self.tend_at.min(dial_at);
+        let member = Member { state: MemberState::Down, rtt: None, ..who.clone() };
+        self.known.insert(who.run, KnownMember::new(member, dial_at));
+        true
+    }
+
+    /// Replaces the metadata of a known member.
+    pub(super) fn take_meta(&mut self, who: &Member) {
+        let Some(known) = self.known.get_mut(&who.run) else { return };
+        known.member.meta_version = who.meta_version;
+        known.member.app_version.clone_from(&who.app_version);
+        known.member.meta.clone_from(&who.meta);
+        self.buckets = None;
+        self.push_event(who.run, MemberEvent::Updated);
+        self.push_joined(who.run);
+    }
+
+    /// Replaces a false name that others gave to a member.
+    fn take_name(&mut self, who: &Member) {
+        let Some(known) = self.known.get_mut(&who.run).filter(|known| known.member.name != who.name) else {
+            return;
+        };
+        known.member.name.clone_from(&who.name);
+        self.resize();
+        self.push_event(who.run, MemberEvent::Updated);
+        if self.is_alive(who.run) {
+            self.note_namesakes(who.run);
+        }
+    }
+}
+
+impl KnownMember {
+    /// Whether it takes the place of one with the same name that is gone. One that was only heard of takes no place of
+    /// one that was proven.
+    fn may_replace(&self, old: &Self) -> bool {
+        self.is_proven || !old.is_proven
+    }
+}
