@@ -91,6 +91,8 @@ pub enum Control {
     GoneIsKept,
     /// Breaks **Bounds on claims**: a claim is merged however far in the future its clock is.
     ClaimsUnbounded,
+    /// Breaks **Bounds on claims**: the log that a peer names in its `Start` is believed to be its own.
+    StatedLog,
     /// Breaks **Repair**: a range is settled although large rows of its listing have not arrived.
     RepairUnawaited,
     /// Breaks the timeout of sessions: only whole frames are progress, not the bytes of one that is under way.
@@ -112,7 +114,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -149,6 +151,7 @@ impl Control {
         Self::DonorKept,
         Self::GoneIsKept,
         Self::ClaimsUnbounded,
+        Self::StatedLog,
         Self::RepairUnawaited,
         Self::WholeFramesCount,
         Self::DropsInDoubt,

@@ -69,6 +69,7 @@ fn shown(control: Control) -> Shown {
         }
         Control::LeaseMaxForgotten => Test("leaders.rs", "lowered_lease_bound_keeps_earlier_promises"),
         Control::VotersDiffer => Test("leaders.rs", "uncompared_voter_lists_make_two_leaders"),
+        Control::StatedLog => Test("garbled.rs", "naming_the_log_of_another_node_loses_no_write"),
         Control::ClaimsUnbounded => Test("garbled.rs", "without_bounds_on_claims_later_writes_are_lost"),
         Control::FutureTold => Test("clocks.rs", "node_that_was_ahead_sends_no_future_claims"),
         Control::LeftoversNarrowed => Test("islands.rs", "leftovers_multiply_if_they_are_not_joined"),
