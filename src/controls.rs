@@ -93,6 +93,8 @@ pub enum Control {
     ClaimsUnbounded,
     /// Breaks **Bounds on claims**: a false claim about the own run, which an honest peer repeats, is refused for ever.
     OwnClaimUnfulfilled,
+    /// Breaks **Bounds on claims**: the log that a peer names in its `Start` is believed to be its own.
+    StatedLog,
     /// Breaks **Repair**: a range is settled although large rows of its listing have not arrived.
     RepairUnawaited,
     /// Breaks the timeout of sessions: only whole frames are progress, not the bytes of one that is under way.
@@ -114,7 +116,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -152,6 +154,7 @@ impl Control {
         Self::GoneIsKept,
         Self::ClaimsUnbounded,
         Self::OwnClaimUnfulfilled,
+        Self::StatedLog,
         Self::RepairUnawaited,
         Self::WholeFramesCount,
         Self::DropsInDoubt,

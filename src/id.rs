@@ -1,10 +1,13 @@
 //! The numbers that name something, each a type of its own, so that none can be taken for another.
 //!
-//! Runs and logs are random 64-bit numbers: nothing may depend on their order except to break a tie. Links and leases
-//! are counted by whoever makes them, the sessions of a link by both of its ends.
+//! Runs are random 64-bit numbers: nothing may depend on their order except to break a tie. The further runs of a process
+//! and the ids of its logs are computed from the run that its handshakes prove, so that no node can name those of another.
+//! Links and leases are counted by whoever makes them, the sessions of a link by both of its ends.
 
 use std::fmt;
 use std::num::NonZeroU32;
+
+use siphasher::sip::SipHasher13;
 
 /// Declares one kind of id: a number that can be made, shown, compared and used as a key, and nothing else.
 macro_rules! id {
@@ -51,9 +54,30 @@ id! {
     pub RunId
 }
 
+impl RunId {
+    /// The run as which a process goes on after it has given up its claims this many times; 0: this run itself. All
+    /// nodes compute the same, and it must never change.
+    pub(crate) fn after(self, generation: u64) -> Self {
+        let parts = [self.0.to_le_bytes(), generation.to_le_bytes()].concat();
+        if generation == 0 { self } else { Self(derived(0x7469_6469_6e67_7333, &parts)) }
+    }
+}
+
 id! {
-    /// One change log: a fresh random number in every start, and whenever a replica begins its log anew.
+    /// One change log. A run has one, and its id follows from the run.
     pub(crate) LogId
+}
+
+impl LogId {
+    /// The id of a run's log. All nodes compute the same, and it must never change.
+    pub(crate) fn of(run: RunId) -> Self {
+        Self(derived(0x7469_6469_6e67_7334, &run.0.to_le_bytes()))
+    }
+}
+
+/// A hash with fixed keys. Nobody can choose its result, except by trying out about as many inputs as there are ids.
+fn derived(key: u64, bytes: &[u8]) -> u64 {
+    SipHasher13::new_with_keys(key, 0).hash(bytes)
 }
 
 id! {
@@ -93,5 +117,27 @@ impl RowId {
 
     pub(crate) fn index(self) -> usize {
         self.0.get() as usize - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn derived_runs_and_logs_are_all_different() {
+        let runs = (0..100).flat_map(|run| (0..100).map(move |generation| RunId(run).after(generation)));
+        let logs = runs.clone().map(|run| LogId::of(run).0);
+        let numbers: BTreeSet<u64> = runs.map(|run| run.0).chain(logs).collect();
+        assert_eq!(numbers.len(), 20_000);
+        assert_eq!(RunId(7).after(0), RunId(7));
+    }
+
+    #[test]
+    fn derivation_is_the_same_in_every_version() {
+        let (run, log) = (RunId(0x0123_4567_89ab_cdef).after(1), LogId::of(RunId(0x0123_4567_89ab_cdef)));
+        assert_eq!((run.0, log.0), (8_468_130_653_835_918_050, 3_914_635_268_431_095_282));
     }
 }

@@ -138,9 +138,8 @@ impl Replica {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let hash_key = HashKey::from_words(random.next_u64(), random.next_u64());
         // A member's run is the origin of what it writes: so everybody can tell who wrote.
-        let drawn = RunId::new(random.next_u64());
-        let run = member.as_ref().map_or(drawn, |own| own.run);
-        let mut store = LocalStore::new(&config, run, LogId::new(random.next_u64()), hash_key, controls);
+        let run = member.as_ref().map_or_else(|| RunId::new(random.next_u64()), |own| own.run);
+        let mut store = LocalStore::new(&config, run, hash_key, controls);
         if has_disk {
             store.disk = DiskFollower::At(0);
         }
@@ -513,8 +512,7 @@ impl Replica {
             let ids = self.links.ids();
             ids.into_iter().for_each(|id| self.break_link(id, BreakReason::Damaged));
         }
-        let (run, log) = (RunId::new(self.random.next_u64()), LogId::new(self.random.next_u64()));
-        self.store.give_up_claims(run, log);
+        self.store.give_up_claims();
         self.store.withhold_future(self.now);
         self.forwarded_claims = ForwardedClaims::default();
         self.disk.require_full_write();

@@ -62,8 +62,12 @@ pub(crate) const POSITIONS_MAX: usize = 4_096;
 pub(crate) struct LocalStore {
     pub(crate) log: ChangeLog,
     pub(crate) coverage: Coverage,
-    /// This run: the origin of every event written here, from the first one on.
+    /// This run: the origin of every event written here since the claims were last given up.
     pub(crate) run: RunId,
+    /// The run with which this process began: as a member, the one that its handshakes prove.
+    pub(crate) first_run: RunId,
+    /// How often this process has given up its claims.
+    pub(crate) generation: u64,
     pub(crate) hash_key: HashKey,
     pub(crate) clock: HybridClock,
     pub(crate) controls: Controls,
@@ -99,17 +103,13 @@ pub(crate) struct LocalStore {
 }
 
 impl LocalStore {
-    pub(crate) fn new(
-        config: &Config,
-        run: RunId,
-        log: LogId,
-        hash_key: HashKey,
-        controls: Controls,
-    ) -> Self {
+    pub(crate) fn new(config: &Config, run: RunId, hash_key: HashKey, controls: Controls) -> Self {
         Self {
-            log: ChangeLog::new(log),
+            log: ChangeLog::new(LogId::of(run)),
             coverage: Coverage::new(hash_key),
             run,
+            first_run: run,
+            generation: 0,
             hash_key,
             clock: HybridClock::default(),
             controls,
@@ -588,7 +588,6 @@ fn expiring(dot_set: &DotSet) -> Vec<(u64, Stamp)> {
 impl LocalStore {
     /// An empty store of this run, for tests.
     pub(crate) fn of_run(run: u64) -> Self {
-        let (run, log) = (RunId::new(run), LogId::new(run * 10));
-        Self::new(&Config::lan(), run, log, HashKey::default(), Controls::default())
+        Self::new(&Config::lan(), RunId::new(run), HashKey::default(), Controls::default())
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! | number | kind | lane | writer | reader | body | answer | older node |
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
-//! | 1 | `Hello` | live | `Link::next_live_frame` | `Replica::on_hello` | log, run, vector hash, old part | `Hello` | since version 1 |
+//! | 1 | `Hello` | live | `Link::next_live_frame` | `Replica::on_hello` | generation, vector hash, old part | `Hello` | since version 1 |
 //! | 2 | `Ack` | live | `Link::next_live_frame` | `Replica::on_ack` | log, position, who covers what | `Tail` from there, or a session | since version 1 |
 //! | 3 | `Tail` | live | `TailSender::next_frame` | `TailReceiver::handle_frame` | vector changes, rows, flush end | `Ack` | since version 1 |
 //! | 4 | `Start` | bulk | `RepairSession::start_frame` | `RepairSession::on_start` | what the side holds, its vector | `Start` or `Deferred` | since version 1 |

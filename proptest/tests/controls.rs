@@ -69,6 +69,7 @@ fn shown(control: Control) -> Shown {
         }
         Control::LeaseMaxForgotten => Test("leaders.rs", "lowered_lease_bound_keeps_earlier_promises"),
         Control::VotersDiffer => Test("leaders.rs", "uncompared_voter_lists_make_two_leaders"),
+        Control::StatedLog => Test("garbled.rs", "naming_the_log_of_another_node_loses_no_write"),
         Control::ClaimsUnbounded => Test("garbled.rs", "without_bounds_on_claims_later_writes_are_lost"),
         Control::OwnClaimUnfulfilled => {
             Test("liars.rs", "false_claim_about_a_silent_node_parts_no_honest_pair")

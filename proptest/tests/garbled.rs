@@ -3,12 +3,16 @@
 //! While it is linked it may write anything, as any member can. Writes of the other nodes after its end must last. A
 //! believed claim with a clock in the far future would remove them on every node, their writer included.
 //!
-//! Negative control: `ClaimsUnbounded` believes claims with any clock, and loses later writes in some history.
+//! Another member calls its log by the name of another node's log, and must not make the writes of that node be left
+//! out.
+//!
+//! Negative controls: `ClaimsUnbounded` believes claims with any clock, and loses later writes in some history.
+//! `StatedLog` believes the name of the log.
 
 use std::time::Duration;
 
 use tidings::sim::Sim;
-use tidings::{Config, Control};
+use tidings::{Config, Control, ReplicaEvent};
 use tidings_proptest::{Dice, for_chosen_seeds, ms, notice};
 
 /// Histories per test run; `TIDINGS_SEEDS` sets another number.
@@ -78,4 +82,46 @@ fn writes_last_once_a_garbling_member_is_gone() {
 fn without_bounds_on_claims_later_writes_are_lost() {
     let is_lost = |seed| notice(|| history(seed, Some(Control::ClaimsUnbounded))).is_some();
     assert!((0..SEEDS).any(is_lost), "ClaimsUnbounded is not detected");
+}
+
+/// Writes of node 0 while it is cut off. The log of node 2 has fewer changes, so that node 0 would believe that node 1 has
+/// come so far.
+const WRITES: usize = 20;
+
+/// Lets node 2 repair node 1 under the name of the log of node 0, which is cut off meanwhile. Returns how many writes of
+/// node 0 both have in the end, and whether node 1 has reported a false claim.
+fn stolen_log(control: Option<Control>) -> (usize, bool) {
+    let mut sim = Sim::new(1).broken(control).seeds(&[0, 1]).without_checks().nodes(3);
+    sim.partition(&[2], &[0, 1]);
+    sim.name_log_of(2, 0);
+    sim.run_for(ms(10_000));
+    for i in 0..2 {
+        sim.node(i).put(format!("first {i}"), "v").unwrap();
+    }
+    sim.run_for(ms(5_000));
+    sim.partition(&[0], &[1]);
+    for n in 0..WRITES {
+        sim.node(0).put(format!("k{n}"), "v").unwrap();
+    }
+    for n in 0..WRITES / 2 {
+        sim.node(2).put(format!("false {n}"), "v").unwrap();
+    }
+    sim.heal();
+    sim.partition(&[0], &[1, 2]);
+    sim.run_for(ms(30_000));
+    let is_told =
+        |(i, event): (usize, ReplicaEvent)| i == 1 && matches!(event, ReplicaEvent::ClaimRefused { .. });
+    let is_reported = sim.events().into_iter().any(is_told);
+    sim.crash(2);
+    sim.heal();
+    sim.run_for(ms(60_000));
+    let has = |i: usize, n: usize| sim.node(i).get(format!("k{n}")).is_some();
+    ((0..WRITES).filter(|n| has(0, *n) && has(1, *n)).count(), is_reported)
+}
+
+#[test]
+fn naming_the_log_of_another_node_loses_no_write() {
+    assert_eq!(stolen_log(None), (WRITES, true));
+    let (kept, is_reported) = stolen_log(Some(Control::StatedLog));
+    assert!(kept < WRITES && !is_reported, "StatedLog is not detected: {kept} writes, {is_reported}");
 }

@@ -4,7 +4,7 @@
 use super::link::{Closing, ClosingCause};
 use super::{Lane, Output, REFUSALS_BACKOFF_MAX, REFUSALS_MAX, Replica, ReplicaEvent};
 use crate::controls::Control;
-use crate::id::LinkId;
+use crate::id::{LinkId, LogId};
 use crate::membership::AckState;
 use crate::replication::large::ResumeOffer;
 use crate::replication::rows::RefusedRow;
@@ -69,7 +69,10 @@ impl Replica {
                 let Some(members) = &mut self.members else { return Err(WireError::Kind(kind as u8)) };
                 link.push_messages(members.roster(self.now, link.run, reader)?);
             }
-            (Message::Hello(hello), None) => self.on_hello(id, hello)?,
+            (Message::Hello(reader), None) => {
+                let hello = Hello::read(reader, self.members.is_some())?;
+                self.on_hello(id, hello)?;
+            }
             (Message::Ack(ack), Some(_)) => self.on_ack(id, ack)?,
             (Message::Tail(reader), Some((log, run))) => {
                 let (store, sender) = (&mut self.store, link.tail_peer(log, run));
@@ -90,19 +93,19 @@ impl Replica {
         Ok(())
     }
 
-    /// The peer's log is known from here on.
+    /// The peer's log is known from here on. The link speaks for the run that its handshake proved, or for what follows
+    /// from it after damage: a `Hello` cannot name the run or the log of another node.
     fn on_hello(&mut self, id: LinkId, hello: Hello) -> Result<(), WireError> {
-        let Hello { log, run, vector_hash, old_sum } = hello;
+        let Hello { generation, first_run, vector_hash, old_sum } = hello;
         let (store, link) = (&self.store, self.links.get_mut(id).expect("the caller looked"));
-        let is_own = run == store.run || log == store.log.id;
-        // A link speaks for the run that its handshake proved. After damage a node writes under a new run, which no
-        // member is known by.
-        let is_others = link.run.is_some_and(|proved| proved != run)
-            && self.members.as_ref().is_some_and(|members| members.contact(run).is_some());
-        if is_own || is_others {
+        let first = link.run.or(first_run).ok_or(WireError::Kind(Kind::Hello as u8))?;
+        let run = first.after(generation);
+        if run == store.run {
             return Err(WireError::Claim);
         }
+        let log = LogId::of(run);
         link.peer = Some((log, run));
+        link.check_session_log(store.controls)?;
         link.old_parts.on_hello(store, old_sum);
         link.tail_receiver.since_ms = self.now.wall_ms();
         link.keep_partial(self.partials.take(link.run.unwrap_or(run)));
@@ -110,7 +113,7 @@ impl Replica {
         if store.position_in(log) > 0 || vector_hash == store.coverage.vector_hash() {
             link.acks.owe_now();
         } else {
-            // A session may have ended before this frame arrived on the other lane. Another one follows in any case.
+            // A session may have begun before this frame arrived on the other lane. Another one follows in any case.
             link.acks.owe_nothing();
             link.repair.is_wanted = true;
         }
@@ -218,5 +221,104 @@ impl Replica {
         let peer = self.peer_name(id);
         self.outputs.push_back(Output::Event(ReplicaEvent::ClaimRefused { peer }));
         self.break_later(id, ClosingCause::ClaimRefused);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{BreakReason, Input, Setup};
+    use super::*;
+    use crate::config::Config;
+    use crate::id::RunId;
+    use crate::membership::Member;
+    use crate::membership::tests::member;
+    use crate::time::Time;
+
+    const LINK: LinkId = LinkId::new(1);
+
+    fn replica(run: u64) -> Replica {
+        Replica::new(Setup { member: Some(member(run)), ..Setup::new(Config::lan(), run) })
+    }
+
+    fn link(replica: &mut Replica, who: &Member) {
+        replica.handle(Time::default(), Input::LinkUp(LINK));
+        replica.handle(Time::default(), Input::LinkIdentified(LINK, who, 0));
+    }
+
+    fn polled(replica: &mut Replica) -> Vec<Output> {
+        std::iter::from_fn(|| replica.poll()).collect()
+    }
+
+    /// What a replica sends over one lane.
+    fn stream(outputs: &[Output], lane: Lane) -> Vec<u8> {
+        let of_lane = |output: &Output| match output {
+            Output::Stream(_, sent, bytes) if *sent == lane => bytes.clone(),
+            _ => Vec::new(),
+        };
+        outputs.iter().flat_map(of_lane).collect()
+    }
+
+    /// A reader, linked with a peer whose run is 2, and what that peer sends at first on its live and bulk lanes.
+    fn pair(prepare: impl FnOnce(&mut Replica)) -> (Replica, Vec<u8>, Vec<u8>) {
+        let (mut own, mut peer) = (replica(1), replica(2));
+        own.store.rekey(peer.store.hash_key);
+        prepare(&mut peer);
+        link(&mut own, &member(2));
+        link(&mut peer, &member(1));
+        peer.want_repair(LINK);
+        let hello = stream(&polled(&mut own), Lane::Live);
+        let live = stream(&polled(&mut peer), Lane::Live);
+        peer.handle(Time::default(), Input::Stream(LINK, Lane::Live, &hello));
+        let outputs = polled(&mut peer);
+        (own, [live, stream(&outputs, Lane::Live)].concat(), stream(&outputs, Lane::Bulk))
+    }
+
+    fn refuses(own: &mut Replica) -> bool {
+        let refused = |output: &Output| matches!(output, Output::Event(ReplicaEvent::ClaimRefused { .. }));
+        polled(own).iter().any(refused)
+    }
+
+    #[test]
+    fn hello_speaks_for_the_run_that_the_handshake_proved() {
+        let (mut own, live, _) = pair(|_| {});
+        own.handle(Time::default(), Input::Stream(LINK, Lane::Live, &live));
+        let run = RunId::new(2);
+        assert_eq!(own.links[LINK].peer, Some((LogId::of(run), run)));
+        // After damage it is the run that follows from it.
+        let (mut own, live, _) = pair(|peer| {
+            peer.store.is_damaged = true;
+            peer.handle(Time::default(), Input::Wake);
+        });
+        own.handle(Time::default(), Input::Stream(LINK, Lane::Live, &live));
+        assert_eq!(own.links[LINK].peer, Some((LogId::of(run.after(1)), run.after(1))));
+    }
+
+    #[test]
+    fn start_that_names_another_log_is_a_false_claim() {
+        for is_true in [true, false] {
+            for lanes in [[Lane::Live, Lane::Bulk], [Lane::Bulk, Lane::Live]] {
+                let (mut own, live, bulk) = pair(|peer| {
+                    let log = if is_true { peer.store.log.id } else { LogId::of(RunId::new(3)) };
+                    peer.store.log.id = log;
+                });
+                assert!(!bulk.is_empty(), "it begins a session");
+                for lane in lanes {
+                    let bytes = if lane == Lane::Live { &live } else { &bulk };
+                    own.handle(Time::default(), Input::Stream(LINK, lane, bytes));
+                }
+                assert_eq!(refuses(&mut own), !is_true, "{lanes:?}");
+                assert_eq!(own.store.position_in(LogId::of(RunId::new(3))), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn hello_before_the_handshake_is_known_breaks_the_link() {
+        let (_, live, _) = pair(|_| {});
+        let mut own = replica(1);
+        own.handle(Time::default(), Input::LinkUp(LINK));
+        own.handle(Time::default(), Input::Stream(LINK, Lane::Live, &live));
+        let broken = |output: &Output| matches!(output, Output::Break(LINK, BreakReason::Protocol(_)));
+        assert!(polled(&mut own).iter().any(broken));
     }
 }

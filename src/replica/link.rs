@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::VALUE_BYTES_CEILING;
+use crate::controls::{Control, Controls};
 use crate::id::{LogId, RunId, SessionId};
 use crate::membership::Route;
 use crate::replica::Lane;
@@ -22,11 +23,11 @@ use crate::store::LocalStore;
 use crate::store::change_log::LogFilter;
 use crate::store::slab::ChangeOrigin;
 use crate::time::Time;
-use crate::wire::{Ack, Assembler, Hello};
+use crate::wire::{Ack, Assembler, Hello, WireError};
 
 #[derive(Debug, Default)]
 pub(super) struct Link {
-    /// The peer's log and run, from its `Hello`. `None` until then.
+    /// The peer's log and run, as they follow from its handshake and its `Hello`. `None` until then.
     pub(super) peer: Option<(LogId, RunId)>,
     /// The run that the connection's handshake proved. `None` while membership has not identified it, or without
     /// members.
@@ -168,8 +169,13 @@ impl Link {
     ) -> Option<Vec<u8>> {
         if !self.has_sent_hello {
             self.has_sent_hello = true;
-            let (log, run, vector_hash) = (store.log.id, store.run, store.coverage.vector_hash());
-            return Some(Hello { log, run, vector_hash, old_sum: self.old_parts.offer(store) }.frame());
+            let hello = Hello {
+                generation: store.generation,
+                first_run: self.run.is_none().then_some(store.first_run),
+                vector_hash: store.coverage.vector_hash(),
+                old_sum: self.old_parts.offer(store),
+            };
+            return Some(hello.frame());
         }
         if let Some(frame) = self.old_parts.next_frame(store) {
             return Some(frame);
@@ -335,9 +341,19 @@ impl Link {
         resume.owes_offer = resume.kept.is_some();
     }
 
+    /// Checks that the session's `Start` names the log of the link's `Hello`. The two travel on different lanes, so this
+    /// is called when either arrives; [`Link::finish_claim`] waits for both.
+    pub(super) fn check_session_log(&self, controls: Controls) -> Result<(), WireError> {
+        let named = self.repair.session.as_ref().and_then(RepairSession::peer_log);
+        let is_other = matches!((self.peer, named), (Some((log, _)), Some(named)) if named != log);
+        if is_other && !controls.has(Control::StatedLog) { Err(WireError::Claim) } else { Ok(()) }
+    }
+
     /// Claims what a finished comparison allows. From then on the tail serves this link.
     pub(super) fn finish_claim(&mut self, store: &mut LocalStore) {
-        if self.repair.session.as_mut().is_some_and(|session| session.claim_start_vector(store)) {
+        if self.peer.is_some()
+            && self.repair.session.as_mut().is_some_and(|session| session.claim_start_vector(store))
+        {
             // Before the acknowledgement, which makes the peer tell its vector.
             self.old_parts.may_offer = true;
             self.acks.owe_now();

@@ -158,7 +158,9 @@ impl Replica {
         }
         let session = link.repair.session.as_mut().expect("just begun");
         let bytes = body.left() as u64;
-        Ok(Some((bytes, session.on_start(store, self.now, salt, body)?)))
+        let outcome = session.on_start(store, self.now, salt, body)?;
+        link.check_session_log(store.controls)?;
+        Ok(Some((bytes, outcome)))
     }
 
     /// A link is gone. Keeps what arrived of a large row for the next link to the same run.

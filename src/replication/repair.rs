@@ -354,6 +354,11 @@ impl RepairSession {
         self.large_receiver.into_partial()
     }
 
+    /// The log whose position a finished session raises, once the peer's start has arrived.
+    pub(crate) fn peer_log(&self) -> Option<LogId> {
+        self.peer.as_ref().map(|peer| peer.log)
+    }
+
     /// The entries that the peer holds and their bytes, once its start has arrived.
     pub(crate) fn peer_totals(&self) -> Option<(u64, u64)> {
         self.peer.as_ref().map(|peer| (peer.entries, peer.bytes))
@@ -497,13 +502,7 @@ mod tests {
             [(10, 0), (10, 100), (LEFTOVERS_MAX as u64 + 10, 0), (LEFTOVERS_MAX as u64 + 10, 100)]
         {
             let store = |run, hash_key| {
-                LocalStore::new(
-                    &Config::lan(),
-                    RunId::new(run),
-                    LogId::new(run),
-                    hash_key,
-                    Controls::default(),
-                )
+                LocalStore::new(&Config::lan(), RunId::new(run), hash_key, Controls::default())
             };
             let (mut teller, mut hearer) = (store(1, old), store(2, new));
             // The sender has merged the last key's value by a session, and its delete, of another origin, by a row.

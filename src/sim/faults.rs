@@ -130,6 +130,17 @@ impl Sim {
         self.world().nodes[i].garbling = share;
     }
 
+    /// Lets a node call its change log by the name of another node's log, as a hostile member would.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn name_log_of(&mut self, i: usize, other: usize) {
+        let world = &mut *self.world();
+        let log = world.nodes[other].replica.as_ref().map(|replica| replica.store.log.id);
+        if let (Some(log), Some(replica)) = (log, &mut world.nodes[i].replica) {
+            replica.store.log.id = log;
+        }
+    }
+
     /// Multiplies the delay of everything on the way to and from a node by this factor.
     pub fn slow(&mut self, i: usize, factor: u32) {
         self.world().nodes[i].slowness = factor.max(1);

@@ -36,7 +36,7 @@ pub enum Lie {
     Listings,
     /// Questions of repairs without end, whose answers are not read.
     Asks,
-    /// Starts in the middle of sessions, with other hash keys, heads and vectors.
+    /// Starts in the middle of sessions, with other hash keys, logs, heads and vectors.
     Starts,
     /// Acknowledgements behind and beyond what was sent, with false answers about thousands of origins.
     Acks,
@@ -393,7 +393,8 @@ impl Liar {
         writer.hash_key([truth.peer_hash_key, truth.peer_hash_key, other][self.below(3)]);
         writer.byte(self.below(3) as u8);
         writer.u64_le(self.random.next_u64());
-        writer.log(truth.own.0);
+        let logs = [truth.own.0, truth.own.0, LogId::of(self.run(truth))];
+        writer.log(logs[self.below(3)]);
         for _ in 0..3 {
             writer.varint([0, 5, 1 << 40, u64::MAX][self.below(4)]);
         }
@@ -414,11 +415,9 @@ impl Liar {
     }
 
     fn hello(&mut self, truth: &Truth) -> Vec<u8> {
-        let (log, run) = truth.own;
-        let log = [log, log, LogId::new(self.random.next_u64()), truth.peer.0][self.below(4)];
-        let run = [run, run, RunId::new(self.random.next_u64()), self.run(truth)][self.below(4)];
+        let generation = [0, 0, 1, u64::MAX][self.below(4)];
         let vector_hash = [truth.peer_vector_hash, self.random.next_u64()][self.below(2)];
-        Hello { log, run, vector_hash, old_sum: self.sum(truth) }.frame()
+        Hello { generation, first_run: None, vector_hash, old_sum: self.sum(truth) }.frame()
     }
 
     /// The sum of an old part: the peer's own, or one that nobody has.

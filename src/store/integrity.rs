@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{DiskFollower, LocalStore, expiring};
 use crate::controls::Control;
-use crate::id::{LogId, RowId, RunId};
+use crate::id::{LogId, RowId};
 use crate::store::change_log::ChangeLog;
 use crate::store::coverage::{Clocks, Coverage};
 use crate::store::digest::{Digest, DigestNode, HashKey, HashRange};
@@ -139,15 +139,16 @@ impl LocalStore {
 
     /// Gives up all claims after an integrity fault and goes on as a new run with a new log: each intact dot that is
     /// held stays, covered by itself, and everything else counts as not merged. All links must be broken before.
-    pub(crate) fn give_up_claims(&mut self, run: RunId, log: LogId) {
+    pub(crate) fn give_up_claims(&mut self) {
         let intact = |dot_set: &DotSet| {
             let dots = dot_set.dots().iter().filter(|dot| dot.is_intact()).cloned().collect();
             DotSet::from_dots(dot_set.key(), dots)
         };
         let rows: BTreeMap<Vec<u8>, DotSet> =
             self.iter_from(&[]).map(|(dot_set, _)| (dot_set.key().to_vec(), intact(dot_set))).collect();
-        self.run = run;
-        self.log = ChangeLog::new(log);
+        self.generation += 1;
+        self.run = self.first_run.after(self.generation);
+        self.log = ChangeLog::new(LogId::of(self.run));
         self.coverage = Coverage::new(self.hash_key);
         self.peer_positions.clear();
         self.slab = Slab::default();

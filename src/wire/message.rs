@@ -11,7 +11,8 @@ use crate::time::Stamp;
 
 /// One message of a peer.
 pub(crate) enum Message<'a> {
-    Hello(Hello),
+    /// Read by [`Hello::read`], which needs to know whether members are kept.
+    Hello(Reader<'a>),
     Ack(Ack),
     /// Read by `TailReceiver::handle_frame`: rows name contexts of earlier frames.
     Tail(Reader<'a>),
@@ -45,7 +46,7 @@ pub(crate) enum Message<'a> {
 impl<'a> Message<'a> {
     pub(crate) fn read(kind: Kind, mut body: Reader<'a>) -> Result<Self, WireError> {
         Ok(match kind {
-            Kind::Hello => Self::Hello(Hello::read(body)?),
+            Kind::Hello => Self::Hello(body),
             Kind::Ack => Self::Ack(Ack::read(body)?),
             Kind::Tail => Self::Tail(body),
             Kind::Start => Self::Start { session: body.session()?, body },
@@ -75,9 +76,11 @@ impl<'a> Message<'a> {
 /// Begins a link, in both directions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hello {
-    /// The sender's change log, and the run that it belongs to.
-    pub(crate) log: LogId,
-    pub(crate) run: RunId,
+    /// How often the sender's process has given up its claims. With the run of its handshake this says as which run it
+    /// writes, and which log it has.
+    pub(crate) generation: u64,
+    /// The run with which the sender's process began, present if members are not kept: no handshake has proven it.
+    pub(crate) first_run: Option<RunId>,
     /// Equal on both sides: neither has merged anything that the other has not.
     pub(crate) vector_hash: u64,
     /// The sum of the old part of the sender's vector.
@@ -87,16 +90,22 @@ pub(crate) struct Hello {
 impl Hello {
     pub(crate) fn frame(self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Hello);
-        writer.log(self.log);
-        writer.run(self.run);
+        writer.varint(self.generation);
+        if let Some(run) = self.first_run {
+            writer.run(run);
+        }
         writer.u64_le(self.vector_hash);
         writer.clocks_sum(self.old_sum);
         writer.finish()
     }
 
-    fn read(mut body: Reader<'_>) -> Result<Self, WireError> {
-        let (log, run) = (body.log()?, body.run()?);
-        let hello = Self { log, run, vector_hash: body.u64_le()?, old_sum: body.clocks_sum()? };
+    pub(crate) fn read(mut body: Reader<'_>, has_members: bool) -> Result<Self, WireError> {
+        let hello = Self {
+            generation: body.varint()?,
+            first_run: (!has_members).then(|| body.run()).transpose()?,
+            vector_hash: body.u64_le()?,
+            old_sum: body.clocks_sum()?,
+        };
         body.end()?;
         Ok(hello)
     }
