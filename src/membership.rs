@@ -622,6 +622,23 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn roster_of_more_members_than_are_kept_is_refused() {
+        let refused = |records: u64| {
+            let mut writer = Writer::new(Kind::Roster);
+            writer.byte(0);
+            for run in 0..records {
+                roster::write_contact(&mut writer, &member(run));
+                writer.rest(&[0; 6]);
+            }
+            let frame = writer.finish();
+            let (_, reader) = Reader::new(&frame[4..]).unwrap();
+            members().roster(at(1), None, reader).err()
+        };
+        assert_eq!(refused(MEMBERS_MAX as u64 + 1), None);
+        assert_eq!(refused(MEMBERS_MAX as u64 + 2), Some(WireError::TooMany));
+    }
+
+    #[test]
     fn two_members_at_one_address_are_reported_and_both_stay() {
         let mut members = members();
         members.on_link_member(at(1), &member(2), 0);

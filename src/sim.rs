@@ -199,6 +199,9 @@ struct World {
     groups: Vec<Vec<usize>>,
     member_events: Vec<(Duration, usize, MemberEvent)>,
     leaders: LeaseOracle,
+    /// What nodes send, while that is recorded.
+    #[cfg(feature = "__controls")]
+    recorded: Option<Vec<hostile::Told>>,
 }
 
 impl World {
@@ -233,6 +236,8 @@ impl World {
             groups: Vec::new(),
             member_events: Vec::new(),
             leaders: LeaseOracle::default(),
+            #[cfg(feature = "__controls")]
+            recorded: None,
             controls: Controls::default(),
         }
     }

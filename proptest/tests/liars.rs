@@ -20,7 +20,7 @@ use tidings_proptest::{Dice, for_chosen_seeds, ms, notice};
 const SEEDS: u64 = 60;
 
 /// Histories of each kind of lie alone.
-const SEEDS_ALONE: u64 = 6;
+const SEEDS_ALONE: u64 = 4;
 
 /// The bound of a claim: twice the permitted skew ahead. Writes after this time are safe from false claims.
 const CLAIMS_AHEAD: Duration = Duration::from_secs(4);

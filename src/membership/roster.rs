@@ -9,7 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use rand_core::Rng;
 
 use super::foca_codec::SwimId;
-use super::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberState, Members, NAME_BYTES_MAX, RECHECKS_MAX};
+use super::{
+    MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberState, Members, NAME_BYTES_MAX, RECHECKS_MAX,
+};
 use crate::id::RunId;
 use crate::store::digest::fingerprint;
 use crate::time::Time;
@@ -22,6 +24,9 @@ pub(super) const ROSTER_BUCKETS: usize = 64;
 const RECORDS: u8 = 0;
 const ASKING: u8 = 1;
 const ANSWERING: u8 = 2;
+
+/// Records of one frame. A correct node knows no more members, and itself.
+const RECORDS_MAX: usize = MEMBERS_MAX + 1;
 
 /// The state in a record: the member lives, or has left.
 const IS_ALIVE: u8 = 0;
@@ -182,8 +187,12 @@ impl Members {
             }
             theirs = Some(buckets);
         }
-        let mut records = Vec::new();
+        let (mut records, mut count) = (Vec::new(), 0);
         while !reader.is_at_end() {
+            count += 1;
+            if count > RECORDS_MAX {
+                return Err(WireError::TooMany);
+            }
             records.extend(read_record(&mut reader)?);
         }
         self.apply_roster(from, records);

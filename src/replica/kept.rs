@@ -4,7 +4,7 @@ use super::link::Link;
 use super::{REFUSALS_MAX, Replica};
 use crate::membership::MEMBERS_MAX;
 use crate::replication::questions::QUESTIONS_MAX;
-use crate::replication::repair::TASKS_MAX;
+use crate::replication::repair::{RepairSession, TASKS_MAX};
 use crate::store::POSITIONS_MAX;
 use crate::store::coverage::LEFTOVERS_MAX;
 use crate::wire::FRAME_BYTES_MAX;
@@ -22,6 +22,7 @@ pub struct Kept {
 
 impl Replica {
     /// Everything that peers can make this replica keep, beside the limit of each.
+    #[doc(hidden)]
     pub fn kept(&self) -> Vec<Kept> {
         let most = |count: fn(&Link) -> usize| self.links.values().map(count).max().unwrap_or(0);
         let coverage = &self.store.coverage;
@@ -43,7 +44,7 @@ impl Replica {
             kept("checks for a link", most(|link| link.checks.outbox.len()), 2),
             kept(
                 "tasks of a session",
-                most(|link| link.repair.session.as_ref().map_or(0, |session| session.kept_tasks())),
+                most(|link| link.repair.session.as_ref().map_or(0, RepairSession::kept_tasks)),
                 TASKS_MAX,
             ),
             kept("bytes of a frame", most(|link| link.lanes.kept_bytes()), 2 * (FRAME_BYTES_MAX + 4)),

@@ -13,12 +13,16 @@ impl World {
         match output {
             Output::Datagram(id, bytes) => {
                 let bytes = self.garbled(i, bytes);
+                #[cfg(feature = "__controls")]
+                self.record_sent(None, &bytes);
                 self.send_datagram(i, id, bytes);
             }
             Output::Stream(id, lane, bytes) => {
                 let bytes = self.garbled(i, bytes);
                 #[cfg(feature = "__controls")]
                 let bytes = self.lied(i, id, lane, bytes);
+                #[cfg(feature = "__controls")]
+                self.record_sent(Some(lane), &bytes);
                 if !bytes.is_empty() {
                     self.send(i, id, lane, &bytes);
                 }

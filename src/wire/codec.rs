@@ -261,10 +261,10 @@ impl<'a> Reader<'a> {
     /// Returns the claim if it is within the bounds of [`Reader::within`]: what this replica accepts from a peer.
     pub(crate) fn check_claim(&self, stamp: Stamp) -> Result<Stamp, WireError> {
         match self.bounds {
-            Some(bounds) if !bounds.permits(stamp) => Err(match stamp.origin == bounds.own_last.origin {
-                true => WireError::OwnClaim(stamp.clock),
-                false => WireError::Claim,
-            }),
+            Some(bounds) if !bounds.permits(stamp) => {
+                let is_own = stamp.origin == bounds.own_last.origin;
+                Err(if is_own { WireError::OwnClaim(stamp.clock) } else { WireError::Claim })
+            }
             _ => Ok(stamp),
         }
     }
