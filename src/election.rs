@@ -232,8 +232,8 @@ pub(crate) enum Sighting {
     Known(Option<Leader>),
 }
 
-/// Which runs live under the name of a voter, as far as handshakes with this node have proven. A run that others tell of
-/// does not count, so no member can take a voter's seat by hearsay.
+/// Which runs live under the name of a voter, as far as handshakes with this node have proven. A run that others tell
+/// of does not count, so no member can take a voter's seat by hearsay.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Living {
     Nobody,

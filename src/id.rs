@@ -1,8 +1,8 @@
 //! The numbers that name something, each a type of its own, so that none can be taken for another.
 //!
-//! Runs are random 64-bit numbers: nothing may depend on their order except to break a tie. The further runs of a process
-//! and the ids of its logs are computed from the run that its handshakes prove, so that no node can name those of another.
-//! Links and leases are counted by whoever makes them, the sessions of a link by both of its ends.
+//! Runs are random 64-bit numbers: nothing may depend on their order except to break a tie. The further runs of a
+//! process and the ids of its logs are computed from the run that its handshakes prove, so that no node can name those
+//! of another. Links and leases are counted by whoever makes them, the sessions of a link by both of its ends.
 
 use std::fmt;
 use std::num::NonZeroU32;

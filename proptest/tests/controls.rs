@@ -11,7 +11,7 @@ use tidings::Control;
 use tidings_proptest::{Noticed, Plan, notice};
 
 /// Random histories per rule, at most.
-const SEEDS: u64 = 4_000;
+const SEEDS: u64 = 8_000;
 
 /// What detects a broken rule.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -84,12 +84,12 @@ fn without_bounds_on_claims_later_writes_are_lost() {
     assert!((0..SEEDS).any(is_lost), "ClaimsUnbounded is not detected");
 }
 
-/// Writes of node 0 while it is cut off. The log of node 2 has fewer changes, so that node 0 would believe that node 1 has
-/// come so far.
+/// Writes of node 0 while it is cut off. The log of node 2 has fewer changes, so that node 0 would believe that node 1
+/// has come so far.
 const WRITES: usize = 20;
 
-/// Lets node 2 repair node 1 under the name of the log of node 0, which is cut off meanwhile. Returns how many writes of
-/// node 0 both have in the end, and whether node 1 has reported a false claim.
+/// Lets node 2 repair node 1 under the name of the log of node 0, which is cut off meanwhile. Returns how many writes
+/// of node 0 both have in the end, and whether node 1 has reported a false claim.
 fn stolen_log(control: Option<Control>) -> (usize, bool) {
     let mut sim = Sim::new(1).broken(control).seeds(&[0, 1]).without_checks().nodes(3);
     sim.partition(&[2], &[0, 1]);

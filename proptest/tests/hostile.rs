@@ -288,6 +288,20 @@ async fn greetings_over_a_limit_are_refused_and_break_no_other_link() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn run_stays_with_the_name_that_greeted_first() {
+    let authority = Authority::new("runs");
+    let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
+    let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
+    let linked = raw.greet(&a, &greeting("raw", now_ms())).await;
+    until(|| a.status().peers.len() == 1).await;
+    let thief = Raw::new(&authority, Some("thief"), b"tidings/1");
+    thief.greet(&a, &greeting("thief", now_ms())).await.close(0_u32.into(), b"");
+    assert_eq!(refusal(&a).await, PeerRefusal::RunTaken);
+    assert!(linked.close_reason().is_none(), "the first link was replaced");
+    assert!(a.status().peers.iter().all(|peer| peer.name == "raw"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replaced_authority_refuses_a_late_greeting() {
     let (authority, next) = (Authority::new("before"), Authority::new("after"));
     let security = authority.security("a", VALID);

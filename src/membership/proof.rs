@@ -1,22 +1,23 @@
 //! What is proven of a member, and what this node has only heard of it.
 //!
-//! A handshake proves a member's run, name and address to this node: over a link, or over the connection that a datagram
-//! comes by. Everything else is hearsay: records of rosters, the addresses in packets of the failure detector, and the
-//! memo of an earlier run. Any member can spread it, so it must never override what was proven:
+//! A handshake proves a member's run, name and address to this node: over a link, or over the connection that a
+//! datagram comes by. Everything else is hearsay: records of rosters, the addresses in packets of the failure detector,
+//! and the memo of an earlier run. Any member can spread it, so it must never override what was proven:
 //!
 //! * **Name.** A proof replaces a name that was only heard. A run stays with the name that first proved it, for as long
-//!   as it is known: a handshake that states the run under another name is refused, and hearsay that does so is ignored.
-//! * **Address.** That of a proven run is the one of its latest handshake that began a link. Hearsay gives an address only
-//!   to runs that were unknown.
-//! * **Metadata.** A linked member tells of its own metadata. That of a member that is not linked travels from roster to
-//!   roster, so a hostile member can replace it until the next link.
+//!   as it is known: a handshake that states the run under another name is refused, and hearsay that does so is
+//!   ignored.
+//! * **Address.** That of a proven run is the one of its latest handshake that began a link. Hearsay gives an address
+//!   only to runs that were unknown.
+//! * **Metadata.** A linked member tells of its own metadata. That of a member that is not linked travels from roster
+//!   to roster, so a hostile member can replace it until the next link.
 //! * **State.** Any member may call any run suspect or down; the run refutes that. This is how SWIM works.
-//! * **Place.** Two runs may live under one name, and then both stay. A run that is gone loses its place to one that lives
-//!   under its name (`may_replace`): a proven run only to a proven one, a run that was only heard of to any.
-//!   A link to a new run calls the others of its name down, because before that it was made sure that none of them answers
-//!   ([`Members::mark_old_runs_down`]). Hearsay calls none of them down.
-//! * **Room.** If there are too many members, a newcomer that is heard of takes the place of one that is gone, and one that
-//!   is proven also that of one only heard of.
+//! * **Place.** Two runs may live under one name, and then both stay. A run that is gone loses its place to one that
+//!   lives under its name (`may_replace`): a proven run only to a proven one, a run that was only heard of to any. A
+//!   link to a new run calls the others of its name down, because before that it was made sure that none of them
+//!   answers ([`Members::mark_old_runs_down`]). Hearsay calls none of them down.
+//! * **Room.** If there are too many members, a newcomer that is heard of takes the place of one that is gone, and one
+//!   that is proven also that of one only heard of.
 //! * **Votes.** Only a proven member has the seat of a voter ([`Members::proven`]).
 
 use foca::Member as SwimMember;

@@ -148,7 +148,7 @@ pub enum ReplicaEvent {
     /// There are more members than [`MEMBERS_MAX`](crate::limits::MEMBERS_MAX), and none could be forgotten for a
     /// newcomer, which is ignored. Reported once.
     MembersFull,
-    /// A peer claims writes that it cannot know of: further in the future than clocks may differ, of a run that is not
+    /// A peer claims writes that it cannot know of: further in the future than clocks may differ, of a log that is not
     /// its own, or of this node's own run and beyond what it has written. Nothing of it was merged, nothing more is
     /// read from that link, and it ends.
     ClaimRefused {

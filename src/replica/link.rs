@@ -341,8 +341,8 @@ impl Link {
         resume.owes_offer = resume.kept.is_some();
     }
 
-    /// Checks that the session's `Start` names the log of the link's `Hello`. The two travel on different lanes, so this
-    /// is called when either arrives; [`Link::finish_claim`] waits for both.
+    /// Checks that the session's `Start` names the log of the link's `Hello`. The two travel on different lanes, so
+    /// this is called when either arrives; [`Link::finish_claim`] waits for both.
     pub(super) fn check_session_log(&self, controls: Controls) -> Result<(), WireError> {
         let named = self.repair.session.as_ref().and_then(RepairSession::peer_log);
         let is_other = matches!((self.peer, named), (Some((log, _)), Some(named)) if named != log);
