@@ -123,8 +123,9 @@ impl Replica {
     fn is_void(&self, id: LinkId, message: &Message<'_>) -> Result<bool, WireError> {
         let current = self.links[id].repair.id;
         let (session, expected) = match message {
-            Message::Start { session, .. } | Message::Items { session, .. } => (*session, current),
-            Message::Piece(Piece { stream: LargeRowStream::Repair(session), .. }) => (*session, current),
+            Message::Start { session, .. }
+            | Message::Items { session, .. }
+            | Message::Piece(Piece { stream: LargeRowStream::Repair(session), .. }) => (*session, current),
             Message::Deferred(next) => (*next, current.next()),
             _ => return Ok(false),
         };
