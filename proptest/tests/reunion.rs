@@ -216,7 +216,7 @@ fn random_histories_with_loss_around_healing_end_well() {
 
 #[test]
 fn random_histories_notice_that_announcements_are_not_repeated() {
-    let apart = (0..3_000).find(|seed| History::new(*seed, Some(Control::AnnouncedOnce)).run().is_some());
+    let apart = (0..6_000).find(|seed| History::new(*seed, Some(Control::AnnouncedOnce)).run().is_some());
     println!("first noticed with seed {apart:?}");
     assert!(apart.is_some());
 }
