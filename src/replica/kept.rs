@@ -1,6 +1,6 @@
 //! What a replica keeps because peers told it to, counted beside the limits, for tests with hostile members.
 
-use super::link::Link;
+use super::link::{Link, MESSAGES_MAX};
 use super::{REFUSALS_MAX, Replica};
 use crate::membership::MEMBERS_MAX;
 use crate::replication::questions::QUESTIONS_MAX;
@@ -40,7 +40,7 @@ impl Replica {
             kept("refusals", self.refusals.len(), REFUSALS_MAX),
             kept("members", self.members().count(), MEMBERS_MAX),
             kept("questions of a link", most(|link| link.coverage_questions.kept()), QUESTIONS_MAX),
-            kept("messages for a link", most(Link::kept_messages), Link::KEPT_MESSAGES_MAX),
+            kept("messages for a link", most(Link::kept_messages), MESSAGES_MAX),
             kept("checks for a link", most(|link| link.checks.outbox.len()), 2),
             kept(
                 "tasks of a session",

@@ -137,7 +137,7 @@ pub(super) enum ClosingCause {
 }
 
 /// Frames about members that may wait for a peer that does not read when one more answer is added.
-const MESSAGES_MAX: usize = 1_024;
+pub(super) const MESSAGES_MAX: usize = 1_024;
 
 /// Bytes that are kept of one large row.
 pub(super) const PARTIAL_BYTES_MAX: usize = VALUE_BYTES_CEILING;
@@ -240,9 +240,6 @@ impl Link {
             self.messages.extend(frames);
         }
     }
-
-    #[cfg(feature = "__controls")]
-    pub(super) const KEPT_MESSAGES_MAX: usize = MESSAGES_MAX;
 
     #[cfg(feature = "__controls")]
     pub(super) fn kept_messages(&self) -> usize {

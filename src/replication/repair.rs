@@ -73,15 +73,15 @@ const LARGES_AWAITED_MAX: usize = 2 * LARGES_AHEAD_MAX;
 /// and then.
 const PROGRESS_RATE_MIN: u64 = 64;
 
-const DIGEST: u8 = 1;
-const VERDICT: u8 = 2;
-const CONFIRM: u8 = 3;
-const LIST: u8 = 4;
-const ANSWER: u8 = 5;
-const WANTED: u8 = 6;
+pub(crate) const DIGEST: u8 = 1;
+pub(crate) const VERDICT: u8 = 2;
+pub(crate) const CONFIRM: u8 = 3;
+pub(crate) const LIST: u8 = 4;
+pub(crate) const ANSWER: u8 = 5;
+pub(crate) const WANTED: u8 = 6;
 const REPAIR_ROW: u8 = 7;
 const SAME: u8 = 8;
-const FINISHED: u8 = 9;
+pub(crate) const FINISHED: u8 = 9;
 /// Instead of a [`REPAIR_ROW`]: its key, and the number under which it is sent in pieces.
 const LARGE: u8 = 10;
 

@@ -16,9 +16,9 @@ mod send;
 pub(crate) use receive::{News, TailOutcome, TailPeer, TailReceiver};
 pub(crate) use send::{TailSender, TailWants};
 
-const END: u8 = 0;
-const TAIL_ROW: u8 = 1;
-const DONE: u8 = 2;
+pub(crate) const END: u8 = 0;
+pub(crate) const TAIL_ROW: u8 = 1;
+pub(crate) const DONE: u8 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -12,23 +12,15 @@ use super::Lie;
 use crate::id::{LogId, RunId, SessionId};
 use crate::membership::Member;
 use crate::replica::Lane;
+use crate::replication::repair::{ANSWER, CONFIRM, DIGEST, FINISHED, LIST, VERDICT, WANTED};
+use crate::replication::tail;
 use crate::store::coverage::{BUCKETS, BucketMask, Clocks, ClocksSum, NamedOld, VectorNews};
 use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashKey, HashRange};
 use crate::time::{HybridClock, Stamp, Time};
 use crate::wire::{Ack, Check, Hello, Kind, LargeRowStream, Rates, Reader, Seen, Writer};
 
-/// The form of items of a tail and of a repair, and of a roster: see `docs/wire.md`.
-const TAIL_END: u8 = 0;
-const TAIL_ROW: u8 = 1;
-const TAIL_DONE: u8 = 2;
+/// A context of a row that is sent whole, and records in a roster frame: see `docs/wire.md`.
 const WHOLE_CONTEXT: u8 = 1;
-const DIGEST: u8 = 1;
-const VERDICT: u8 = 2;
-const CONFIRM: u8 = 3;
-const LIST: u8 = 4;
-const ANSWER: u8 = 5;
-const WANTED: u8 = 6;
-const FINISHED: u8 = 9;
 const RECORDS: u8 = 0;
 
 /// A frame for a lane, or a datagram.
@@ -206,7 +198,7 @@ impl Liar {
     fn flush_end(&mut self, truth: &Truth) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Tail);
         writer.vector_news(&VectorNews::default());
-        writer.byte(TAIL_DONE);
+        writer.byte(tail::DONE);
         writer.varint([0, 1, truth.peer_head, 1 << 40, u64::MAX][self.below(5)]);
         writer.varint([0, 0, 0, 9][self.below(4)]);
         let count = self.count();
@@ -224,7 +216,7 @@ impl Liar {
     fn news(&mut self, truth: &Truth) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Tail);
         writer.vector_news(&VectorNews { old: None, entries: self.clocks(truth) });
-        writer.byte(TAIL_END);
+        writer.byte(tail::END);
         writer.finish()
     }
 
@@ -232,7 +224,7 @@ impl Liar {
     fn row(&mut self, truth: &Truth, has_dot: bool) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Tail);
         writer.vector_news(&VectorNews::default());
-        writer.byte(TAIL_ROW);
+        writer.byte(tail::TAIL_ROW);
         writer.bytes(&self.key(truth));
         writer.varint(u64::from(has_dot));
         if has_dot {
@@ -243,7 +235,7 @@ impl Liar {
         }
         writer.byte(WHOLE_CONTEXT);
         writer.clocks(Some(&self.clocks(truth)));
-        writer.byte(TAIL_END);
+        writer.byte(tail::END);
         writer.finish()
     }
 
@@ -372,7 +364,7 @@ impl Liar {
             self.chance(0.5).then(|| BucketMask::from_words([self.random.next_u64(); BUCKETS / 64]));
         let mut writer = Writer::new(Kind::Tail);
         writer.vector_news(&VectorNews { old: Some(NamedOld { sum, buckets }), entries: Clocks::default() });
-        writer.byte(TAIL_END);
+        writer.byte(tail::END);
         writer.finish()
     }
 
