@@ -93,6 +93,8 @@ pub enum Control {
     ClaimsUnbounded,
     /// Breaks **Bounds on claims**: a false claim about the own run, which an honest peer repeats, is refused for ever.
     OwnClaimUnfulfilled,
+    /// Breaks the compaction of counters: a run adds to its share as it is stored, not as the run remembers it.
+    ShareReadBack,
     /// Breaks **Bounds on claims**: the log that a peer names in its `Start` is believed to be its own.
     StatedLog,
     /// Breaks **Repair**: a range is settled although large rows of its listing have not arrived.
@@ -116,7 +118,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -154,6 +156,7 @@ impl Control {
         Self::GoneIsKept,
         Self::ClaimsUnbounded,
         Self::OwnClaimUnfulfilled,
+        Self::ShareReadBack,
         Self::StatedLog,
         Self::RepairUnawaited,
         Self::WholeFramesCount,

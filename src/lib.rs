@@ -153,7 +153,7 @@ pub mod core {
     pub use crate::replica::Kept;
     pub use crate::replica::saved::{DiskChange, Saved, SavedError};
     pub use crate::replica::{
-        Batch, BreakReason, Input, Lane, Output, Persist, RepairReport, Replica, Setup,
+        Batch, BreakReason, FoldedShares, Input, Lane, Output, Persist, RepairReport, Replica, Setup,
     };
     pub use crate::time::Time;
     pub use crate::wire::WireError;

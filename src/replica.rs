@@ -56,6 +56,7 @@ const EXPIRE_STEPS: usize = 1_024;
 
 mod checks;
 mod contract;
+mod counters;
 mod disk;
 mod elections;
 mod frames;
@@ -75,6 +76,7 @@ mod verbs;
 mod wall_clock;
 
 pub use contract::{BreakReason, Input, Output, ReplicaEvent, Setup};
+pub use counters::FoldedShares;
 use disk::DiskCursor;
 pub use disk::Persist;
 #[cfg(feature = "durable")]
@@ -127,6 +129,8 @@ pub struct Replica {
     tail_rows: (u64, u64),
     election: Option<Elections>,
     promises: VecDeque<Promise>,
+    /// What this run has added to each counter, by the stored key of its share.
+    own_shares: BTreeMap<Vec<u8>, i64>,
     /// Whether the user was told that there are too many members.
     is_full: bool,
 }
@@ -170,6 +174,7 @@ impl Replica {
             tail_rows: (0, 0),
             election: None,
             promises: VecDeque::new(),
+            own_shares: BTreeMap::new(),
             is_full: false,
             config,
         };

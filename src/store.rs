@@ -249,8 +249,8 @@ impl LocalStore {
         if dot_set.dots().len() > DOTS_MAX {
             return Err(Refusal::Dots);
         }
-        let space = entry::space_of(dot_set.key()).expect("well formed");
-        if !dot_set.dots().iter().all(|dot| entry::value_is_acceptable(space, dot.value())) {
+        let key = dot_set.key();
+        if !dot_set.dots().iter().all(|dot| entry::value_is_acceptable(key, dot.value())) {
             return Err(Refusal::Value);
         }
         let limit = HybridClock::limit(now, self.skew_max);

@@ -1,6 +1,7 @@
 //! What users hold: handles, streams, and what a node reports of itself.
 
 pub(in crate::node) mod builder;
+mod counter;
 pub(in crate::node) mod election;
 pub(in crate::node) mod joining;
 #[cfg(feature = "metrics")]

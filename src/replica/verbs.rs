@@ -1,4 +1,4 @@
-//! The user's operations on a replica: reads, writes, batches, watches, sets and counters.
+//! The user's operations on a replica: reads, writes, batches, watches and sets. Those on counters are in `counters`.
 
 use crate::config::BATCH_WRITES_MAX;
 use std::num::NonZeroU64;
@@ -151,7 +151,7 @@ impl Replica {
 
     /// Refuses a local write while the disk has failed, the clock is in doubt, stamps are ahead of it, or the cluster
     /// lags.
-    fn check_writable(&mut self, now: Time) -> Result<(), WriteError> {
+    pub(super) fn check_writable(&mut self, now: Time) -> Result<(), WriteError> {
         self.check_disk_usable()?;
         self.look_at_clock(now);
         if self.wall_clock.is_doubted() {
@@ -167,14 +167,20 @@ impl Replica {
         Err(WriteError::Busy)
     }
 
-    fn write_put(&mut self, now: Time, stored: &[u8], value: &[u8], expires: Option<NonZeroU64>) -> Stamp {
+    pub(super) fn write_put(
+        &mut self,
+        now: Time,
+        stored: &[u8],
+        value: &[u8],
+        expires: Option<NonZeroU64>,
+    ) -> Stamp {
         self.write_limiter.count_written(now.mono, (stored.len() + value.len()) as u64);
         let (stamp, _) = self.store.put(now, stored, value, expires);
         self.follow();
         stamp
     }
 
-    fn write_delete(&mut self, now: Time, stored: &[u8]) -> Option<Stamp> {
+    pub(super) fn write_delete(&mut self, now: Time, stored: &[u8]) -> Option<Stamp> {
         self.write_limiter.count_written(now.mono, stored.len() as u64);
         let (stamp, _) = self.store.delete(now, stored)?;
         self.follow();
@@ -243,35 +249,6 @@ impl Replica {
     pub(crate) fn set_len(&self, set: &str) -> usize {
         self.store.with_prefix(&entry::element_key(set, "")).count()
     }
-
-    /// Adds to a counter, or subtracts from it.
-    ///
-    /// # Errors
-    /// If the name is not acceptable, this process's share would overflow, or the disk has failed.
-    pub fn counter_add(&mut self, now: Time, counter: &str, by: i64) -> Result<Stamp, WriteError> {
-        self.check_writable(now)?;
-        entry::check_key(counter.as_bytes())?;
-        let mut stored = Vec::new();
-        entry::counter_prefix(counter, &mut stored);
-        stored.extend_from_slice(&self.store.run.number().to_be_bytes());
-        let share = self.store.dot_set(&stored).map_or(0, |(dot_set, _)| share_of(dot_set));
-        let share = share.checked_add(by).ok_or(WriteError::CounterOverflow)?;
-        Ok(self.write_put(now, &stored, &share.to_le_bytes(), None))
-    }
-
-    /// The value of a counter: the sum of all shares, held within the range of `i64`.
-    pub fn counter_value(&self, counter: &str) -> i64 {
-        let mut prefix = Vec::new();
-        entry::counter_prefix(counter, &mut prefix);
-        let sum: i128 =
-            self.store.with_prefix(&prefix).map(|(dot_set, _)| i128::from(share_of(dot_set))).sum();
-        sum.clamp(i64::MIN.into(), i64::MAX.into()) as i64
-    }
-}
-
-fn share_of(dot_set: &DotSet) -> i64 {
-    let bytes = dot_set.dots().last().map_or(&[][..], entry::Dot::value);
-    bytes.try_into().map_or(0, i64::from_le_bytes)
 }
 
 /// Several writes, applied in one local step.

@@ -17,9 +17,9 @@ use super::oracle::OracleEvent;
 use crate::arrivals::Arrival;
 use crate::error::WriteError;
 use crate::membership::Member;
-use crate::replica::{Batch, JoinProgress, PutOptions, Replica, Status};
+use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
-use crate::store::entry::{self, Dot, Entry, Revision, element_key, register};
+use crate::store::entry::{CounterPart, Dot, Entry, Revision, counter_prefix, element_key, register};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::time::{Stamp, Time};
 #[cfg(feature = "json")]
@@ -98,6 +98,30 @@ impl World {
         self.drain(i);
         Ok(receipt)
     }
+
+    /// Writes several rows of a counter, records them for the oracle, and carries out the node's outputs. `write` returns
+    /// the key and the stamp of each.
+    fn write_counter<T>(
+        &mut self,
+        i: usize,
+        counter: &str,
+        write: impl FnOnce(&mut Replica, Time) -> Result<(Vec<(Vec<u8>, Stamp)>, T), WriteError>,
+    ) -> Result<T, WriteError> {
+        let (replica, now) = self.replica(i).ok_or(WriteError::Closed)?;
+        let prefix = counter_prefix(counter);
+        let rows = replica.store.with_prefix(&prefix).map(|(dot_set, _)| {
+            (dot_set.key().to_owned(), dot_set.dots().iter().map(Dot::stamp).collect::<Vec<_>>())
+        });
+        let mut before: BTreeMap<_, _> = rows.collect();
+        let (rows, written) = write(replica, now)?;
+        for (key, stamp) in rows {
+            let is_put = self.replica(i).is_some_and(|(replica, _)| replica.store.dot_set(&key).is_some());
+            let removed = before.remove(&key).unwrap_or_default();
+            self.record(i, &key, OracleEvent { stamp, removed, is_put, until_ms: None, is_ahead: false });
+        }
+        self.drain(i);
+        Ok(written)
+    }
 }
 
 impl SimNode {
@@ -143,6 +167,43 @@ impl SimNode {
     }
 
     /// Everything that peers can make this node keep, beside the limit of each.
+    /// The first half of a counter's compaction, [`Replica::fold_counter`], with the receipt of its last write.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn fold_counter(&self, counter: &str) -> Result<(FoldedShares, SimReceipt), WriteError> {
+        self.world().write_counter(self.i, counter, |replica, now| {
+            let folded = replica.fold_counter(now, counter)?;
+            let receipt = SimReceipt { stamp: folded.stamp(), revision: replica.head() };
+            Ok((folded.tables.clone(), (folded, receipt)))
+        })
+    }
+
+    /// The second half, [`Replica::drop_folded`]. Returns the number of shares that were dropped.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn drop_folded(&self, counter: &str, folded: &FoldedShares) -> Result<usize, WriteError> {
+        self.world().write_counter(self.i, counter, |replica, now| {
+            let keys = folded.shares.iter().map(|(key, _)| key.clone());
+            let stamps = replica.drop_folded(now, folded)?;
+            let dropped: Vec<_> = keys.zip(stamps).filter_map(|(key, stamp)| Some((key, stamp?))).collect();
+            let count = dropped.len();
+            Ok((dropped, count))
+        })
+    }
+
+    /// The number of nodes that are known here to have a write of this node, itself included. Asks its peers to say so;
+    /// what they answer arrives later.
+    pub fn count_seen(&self, receipt: &SimReceipt) -> usize {
+        let mut world = self.world();
+        let Some((replica, _)) = world.replica(self.i) else { return 0 };
+        let count = replica.count_acked(receipt.revision, receipt.stamp);
+        replica.request_acks(receipt.revision);
+        world.drain(self.i);
+        count
+    }
+
     #[cfg(feature = "__controls")]
     #[doc(hidden)]
     pub fn kept(&self) -> Vec<crate::replica::Kept> {
@@ -397,9 +458,7 @@ impl Store for SimNode {
     fn counter_add(&self, counter: &str, by: i64) -> Result<SimReceipt, WriteError> {
         let world = &mut *self.world();
         let (replica, _) = world.replica(self.i).ok_or(WriteError::Closed)?;
-        let mut key = Vec::new();
-        entry::counter_prefix(counter, &mut key);
-        key.extend_from_slice(&replica.store.run.number().to_be_bytes());
+        let key = CounterPart::Share(replica.store.run).key(counter);
         world.write(self.i, &key, |replica, now| replica.counter_add(now, counter, by).map(Some))
     }
 

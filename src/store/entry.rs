@@ -71,11 +71,52 @@ pub(crate) fn element_key(set: &str, element: &str) -> Vec<u8> {
     stored
 }
 
-/// The common beginning of all shares of a counter, each ending in the eight bytes of its origin.
-pub(crate) fn counter_prefix(counter: &str, out: &mut Vec<u8>) {
-    out.push(Space::Counter as u8);
-    out.extend_from_slice(&(counter.len() as u16).to_be_bytes());
-    out.extend_from_slice(counter.as_bytes());
+/// What a stored key of a counter holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CounterPart {
+    /// The share of one run.
+    Share(RunId),
+    /// One of its tables of past shares.
+    Table(u16),
+}
+
+impl CounterPart {
+    /// The part that the end of a stored key names.
+    fn from_end(end: &[u8]) -> Option<Self> {
+        if let Ok(table) = end.try_into() {
+            return Some(Self::Table(u16::from_be_bytes(table)));
+        }
+        Some(Self::Share(RunId::new(u64::from_be_bytes(end.try_into().ok()?))))
+    }
+
+    /// The part that a well-formed key of a counter names.
+    pub(crate) fn of_key(key: &[u8]) -> Self {
+        Self::from_end(&key[3 + name_bytes(key)..]).expect("keys are checked on their way in")
+    }
+
+    /// The stored key of this part of a counter.
+    pub(crate) fn key(self, counter: &str) -> Vec<u8> {
+        let mut stored = counter_prefix(counter);
+        match self {
+            Self::Share(run) => stored.extend_from_slice(&run.number().to_be_bytes()),
+            Self::Table(number) => stored.extend_from_slice(&number.to_be_bytes()),
+        }
+        stored
+    }
+}
+
+/// The common beginning of all keys of a counter. [`CounterPart`] says what follows.
+pub(crate) fn counter_prefix(counter: &str) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(11 + counter.len());
+    stored.push(Space::Counter as u8);
+    stored.extend_from_slice(&(counter.len() as u16).to_be_bytes());
+    stored.extend_from_slice(counter.as_bytes());
+    stored
+}
+
+/// The length of the set's or counter's name in a well-formed key.
+fn name_bytes(key: &[u8]) -> usize {
+    usize::from(u16::from_be_bytes([key[1], key[2]]))
 }
 
 /// The keyspace of a stored key.
@@ -92,8 +133,8 @@ pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
 /// The readable part of a stored key: a register's name, a set's element, a counter's name.
 pub(crate) fn readable_key(key: &[u8]) -> &str {
     let name = match space_of(key) {
-        Some(Space::Counter) => &key[3..key.len() - 8],
-        Some(Space::Set) => &key[3 + usize::from(u16::from_be_bytes([key[1], key[2]]))..],
+        Some(Space::Counter) => &key[3..3 + name_bytes(key)],
+        Some(Space::Set) => &key[3 + name_bytes(key)..],
         _ => &key[1..],
     };
     std::str::from_utf8(name).expect("keys are checked on their way in")
@@ -111,7 +152,7 @@ pub(crate) fn key_is_well_formed(key: &[u8]) -> bool {
     match space_of(key) {
         Some(Space::Register | Space::Reserved) => name(&key[1..]),
         Some(Space::Set) => framed(&key[1..], &name),
-        Some(Space::Counter) => framed(&key[1..], &|origin| origin.len() == 8),
+        Some(Space::Counter) => framed(&key[1..], &|end| CounterPart::from_end(end).is_some()),
         None => false,
     }
 }
@@ -475,12 +516,12 @@ impl<'de> serde::Deserialize<'de> for Revision {
     }
 }
 
-/// Whether the value of a dot from a peer has a form that a node may have written.
-pub(crate) fn value_is_acceptable(space: Space, value: &[u8]) -> bool {
-    match space {
-        Space::Set => value.is_empty(),
-        Space::Counter => value.len() == 8,
-        Space::Register | Space::Reserved => value.len() <= VALUE_BYTES_CEILING,
+/// Whether the value of a dot from a peer has a form that a node may have written. The key is well-formed.
+pub(crate) fn value_is_acceptable(key: &[u8], value: &[u8]) -> bool {
+    match space_of(key) {
+        Some(Space::Set) => value.is_empty(),
+        Some(Space::Counter) if matches!(CounterPart::of_key(key), CounterPart::Share(_)) => value.len() == 8,
+        _ => value.len() <= VALUE_BYTES_CEILING,
     }
 }
 
@@ -499,7 +540,7 @@ mod tests {
         set_prefix("a", &mut keys[1]);
         keys[1].push(b'b');
         set_prefix("ab", &mut keys[2]);
-        counter_prefix("ab", &mut keys[3]);
+        keys[3] = counter_prefix("ab");
         keys[3].extend_from_slice(&7_u64.to_be_bytes());
         for (i, key) in keys.iter().enumerate() {
             assert_eq!(key_is_well_formed(key), i != 2, "{key:?}");

@@ -302,3 +302,20 @@ async fn lossy_and_slow_link_carries_everything() {
         assert!(!matches!(event, MemberEvent::Down(_)), "{event:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compaction_keeps_the_value_of_a_counter() {
+    let a = start("a", &[]).await;
+    for _ in 0..3 {
+        let b = start("b", &[&a]).await;
+        b.counter("hits").add(2).unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+        b.shutdown().await;
+    }
+    let b = start("b", &[&a]).await;
+    b.counter("hits").add(1).unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    assert_eq!(a.counter("hits").compact(GUARD).await, Ok(3));
+    assert_eq!(a.counter("hits").compact(GUARD).await, Ok(0));
+    b.counter("hits").add(1).unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    a.put("last", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    assert_eq!((a.counter("hits").value(), b.counter("hits").value()), (8, 8));
+}
