@@ -425,7 +425,8 @@ impl Node {
     /// Writes everything that this node holds, as of one instant, to a file. [`Builder::restore`] starts a node from it
     /// where no peer can be reached.
     ///
-    /// Writers do not wait for it. It is written to a file beside `path` whose name ends in `.tmp`, synced, and then
+    /// Writers do not wait for it. It takes memory for a second copy of the store, so one is written at a time and
+    /// further ones wait. It is written to a file beside `path` whose name ends in `.tmp`, synced, and then
     /// renamed.
     ///
     /// # Errors
@@ -433,7 +434,11 @@ impl Node {
     #[cfg(feature = "durable")]
     pub async fn snapshot(&self, path: impl Into<std::path::PathBuf>) -> Result<(), SnapshotError> {
         let (shared, path) = (self.shared.clone(), path.into());
-        let written = tokio::task::spawn_blocking(move || disk::write_snapshot(&shared, &path)).await;
+        let writing = tokio::task::spawn_blocking(move || {
+            let _alone = shared.disk.snapshot.blocking_lock();
+            disk::write_snapshot(&shared, &path)
+        });
+        let written = writing.await;
         written.unwrap_or(Err(SnapshotError::Failed))
     }
 

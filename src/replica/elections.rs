@@ -2,7 +2,7 @@
 //! sent.
 
 use super::{Output, Replica, ReplicaEvent, VOTER_MEMO};
-use crate::config::LEASE_TIME_MAX;
+use crate::config::{ELECTIONS_MAX, LEASE_TIME_MAX};
 use crate::election::{Attempts, ElectionEffect, ElectionMessage, Elections, Leader, Living, Promised};
 use crate::error::ElectionError;
 use crate::id::{LeaseId, RunId};
@@ -10,6 +10,9 @@ use crate::membership::{Member, Members};
 use crate::store::digest::fingerprint;
 use crate::time::{Stamp, Time};
 use crate::wire::{Reader, WireError};
+
+/// Answers that wait for the disk: as many as a voter knows leases.
+pub(super) const PROMISES_MAX: usize = ELECTIONS_MAX;
 
 /// A voter's answer that must not be sent before the disk has what it promises.
 #[derive(Debug)]
@@ -154,7 +157,10 @@ impl Replica {
                         self.set_memo(VOTER_MEMO, Some(&Promised { term, lease }.write()));
                     }
                     let (mark, _) = self.disk.memo_marks();
-                    self.promises.push_back(Promise { memo_count: mark, to, message });
+                    // Whoever gets no answer asks again.
+                    if self.promises.len() < PROMISES_MAX {
+                        self.promises.push_back(Promise { memo_count: mark, to, message });
+                    }
                     self.keep_promises();
                 }
                 ElectionEffect::Lease(id, state) => self.outputs.push_back(Output::Lease(id, state)),

@@ -1,12 +1,13 @@
 //! What a replica keeps because peers told it to, counted beside the limits, for tests with hostile members.
 
+use super::elections::PROMISES_MAX;
 use super::link::{Link, MESSAGES_MAX};
 use super::{REFUSALS_MAX, Replica};
 use crate::membership::MEMBERS_MAX;
 use crate::replication::questions::QUESTIONS_MAX;
-use crate::replication::repair::{RepairSession, TASKS_MAX};
+use crate::replication::repair::{LIST_BYTES_MAX, RepairSession, TASKS_MAX};
 use crate::store::POSITIONS_MAX;
-use crate::store::coverage::LEFTOVERS_MAX;
+use crate::store::coverage::{LEFTOVERS_MAX, ORIGINS_MAX};
 use crate::wire::FRAME_BYTES_MAX;
 
 /// How much a replica keeps of one thing that peers can make it keep.
@@ -30,11 +31,12 @@ impl Replica {
         let kept = |name, count, limit| Kept { name, count, limit: Some(limit) };
         let unlimited = |name, count| Kept { name, count, limit: None };
         vec![
-            unlimited("origins", coverage.vector().len()),
             unlimited("contexts", contexts.len()),
             unlimited("clocks of contexts", contexts.iter().map(|region| region.clocks.len()).sum()),
             unlimited("links", self.links.len()),
             unlimited("outputs", self.outputs.len()),
+            kept("origins", coverage.vector().len(), ORIGINS_MAX),
+            kept("promises", self.promises.len(), PROMISES_MAX),
             kept("leftovers", coverage.leftovers(), LEFTOVERS_MAX),
             kept("positions", self.store.peer_positions.len(), POSITIONS_MAX),
             kept("refusals", self.refusals.len(), REFUSALS_MAX),
@@ -46,6 +48,11 @@ impl Replica {
                 "tasks of a session",
                 most(|link| link.repair.session.as_ref().map_or(0, RepairSession::kept_tasks)),
                 TASKS_MAX,
+            ),
+            kept(
+                "bytes of lists in a session",
+                most(|link| link.repair.session.as_ref().map_or(0, RepairSession::kept_list_bytes)),
+                LIST_BYTES_MAX,
             ),
             kept("bytes of a frame", most(|link| link.lanes.kept_bytes()), 2 * (FRAME_BYTES_MAX + 4)),
         ]

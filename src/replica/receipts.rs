@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Replica;
 use crate::id::LinkId;
-use crate::replication::questions::OpenQuestion;
+use crate::replication::questions::{CoverageQuestions, OpenQuestion};
 use crate::store::change_log::LogFilter;
 use crate::store::entry::Revision;
 use crate::time::Stamp;
@@ -63,6 +63,7 @@ impl Replica {
     /// A peer wants to know who covers these events, which are merged here.
     pub(super) fn on_asked(&mut self, id: LinkId, asked: Vec<Stamp>) {
         let Some(link) = self.links.get_mut(id).filter(|_| !asked.is_empty()) else { return };
+        let mut is_passed_on = false;
         for stamp in asked {
             let is_own = link.peer.is_some_and(|(_, run)| run == stamp.origin);
             if is_own {
@@ -70,23 +71,28 @@ impl Replica {
             }
             if link.route.is_other_group && is_own {
                 self.forwarded_claims.ask(stamp.origin, stamp.clock);
+                is_passed_on = true;
             }
             if link.route.is_other_group || !is_own {
                 link.coverage_questions.on_ask(stamp);
                 self.coverage_questions.insert(id);
             }
         }
-        self.links.mark_all_dirty();
+        if is_passed_on {
+            self.links.mark_all_dirty();
+        }
     }
 
     /// A peer answers who covers what. That may complete the count that another peer waits for.
     pub(super) fn on_seen(&mut self, id: LinkId, seen: Vec<Seen>) {
-        for answer in seen {
-            self.links.get_mut(id).expect("the caller looked").coverage_questions.on_answer(answer);
-            let origin = answer.stamp.origin;
-            let asking = self.links.iter().filter(|(_, link)| link.coverage_questions.asks_about(origin));
-            self.coverage_questions.extend(asking.map(|(id, _)| id));
-        }
+        let questions = &mut self.links.get_mut(id).expect("the caller looked").coverage_questions;
+        seen.iter().for_each(|answer| questions.on_answer(*answer));
+        let asks = |questions: &CoverageQuestions| {
+            seen.iter().any(|answer| questions.asks_about(answer.stamp.origin))
+        };
+        let asking = self.links.iter().filter(|(_, link)| link.coverage_questions.has_open());
+        let asking = asking.filter(|(_, link)| asks(&link.coverage_questions)).map(|(id, _)| id);
+        self.coverage_questions.extend(asking);
     }
 
     /// Sends the answers to questions of peers that are due.

@@ -53,7 +53,8 @@ impl Claim {
     /// Takes it, if this replica has everything up to its beginning.
     pub(crate) fn take(self, store: &mut LocalStore) {
         let has_before = store.coverage.vector().get(self.origin) >= self.from;
-        if self.to > 0 && (has_before || store.controls.has(Control::ForwardedUnchecked)) {
+        let has_room = store.coverage.has_room_for_origin(self.origin);
+        if self.to > 0 && has_room && (has_before || store.controls.has(Control::ForwardedUnchecked)) {
             store.coverage.claim(self.last());
         }
     }

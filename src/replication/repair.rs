@@ -40,6 +40,7 @@ use crate::store::entry::DotSet;
 use crate::store::slab::ChangeOrigin;
 use crate::store::{LocalStore, PeerCoverage, PeerRow};
 use crate::time::Time;
+use crate::wire::FRAME_BYTES_MAX;
 use crate::wire::LeftoverTable;
 
 mod receive;
@@ -58,6 +59,10 @@ const OPEN_ASKS_MAX: usize = 4_096;
 /// Limits of the work that a peer may cause. More replies than the open asks of both sides call for, or more asks than
 /// those can lead to, are a protocol error.
 pub(crate) const TASKS_MAX: usize = 4 * OPEN_ASKS_MAX;
+/// Rows of one list. A correct writer divides a range with more, except at the greatest depth.
+const LISTED_ROWS_MAX: usize = 1_024;
+/// Bytes on the wire of the lists that wait for their answers: as many as one frame may have.
+pub(crate) const LIST_BYTES_MAX: usize = FRAME_BYTES_MAX;
 const RANGES_TO_ASK_MAX: usize = 2 * FAN * TASKS_MAX;
 /// At most this many rows of a session are forwarded to the own group: enough for a few rows that were lost with a
 /// delegate, but not everything that this node missed while it was away.
@@ -112,6 +117,8 @@ enum SessionTask {
         range: HashRange,
         hashes: Vec<u64>,
         peer_coverage: PeerCoverage,
+        /// The size of the list on the wire.
+        list_bytes: usize,
     },
     Stream {
         range: HashRange,
@@ -237,6 +244,8 @@ pub(crate) struct RepairSession {
     /// The peer's vector as of its latest frame.
     vector: Vector,
     tasks: VecDeque<SessionTask>,
+    /// The size on the wire of all lists that wait for their answers.
+    list_bytes: usize,
     queued_rows: VecDeque<QueuedRow>,
     ranges_to_ask: Vec<HashRange>,
     open_asks: BTreeMap<HashRange, OpenAsk>,
@@ -290,6 +299,7 @@ impl RepairSession {
             sent_vector: Vector::default(),
             vector: Vector::default(),
             tasks: VecDeque::new(),
+            list_bytes: 0,
             queued_rows: VecDeque::new(),
             ranges_to_ask: Vec::new(),
             open_asks: BTreeMap::new(),
@@ -334,6 +344,7 @@ impl RepairSession {
         self.tasks.len() > TASKS_MAX
             || self.listings_sent.len() > TASKS_MAX
             || self.unconfirmed.len() > TASKS_MAX
+            || self.list_bytes > LIST_BYTES_MAX
             || self.ranges_to_ask.len() > RANGES_TO_ASK_MAX
     }
 
@@ -341,6 +352,12 @@ impl RepairSession {
     #[cfg(feature = "__controls")]
     pub(crate) fn kept_tasks(&self) -> usize {
         self.tasks.len().max(self.listings_sent.len()).max(self.unconfirmed.len())
+    }
+
+    /// The size on the wire of the lists that wait for their answers.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn kept_list_bytes(&self) -> usize {
+        self.list_bytes
     }
 
     /// The link has sent or received `bytes` of the session, in complete or unfinished frames.
@@ -418,41 +435,72 @@ mod tests {
     use crate::controls::Controls;
     use crate::id::RunId;
     use crate::replication::vectors::OldParts;
-    use crate::store::coverage::{Clocks, LEFTOVERS_MAX, VectorNews};
+    use crate::store::coverage::{Clocks, LEFTOVERS_MAX, RegionCoverage, VectorNews};
     use crate::store::digest::DEPTH_MAX;
     use crate::time::Stamp;
     use crate::wire::{Assembler, Kind, Reader, WireError, Writer};
 
-    #[test]
-    fn digest_of_the_children_of_a_deepest_range_is_refused() {
-        let now = Time { mono: std::time::Duration::ZERO, wall: std::time::Duration::from_secs(1) };
+    /// Hands a frame of items to a session that has seen its peer's start. Without `answers` no reply is sent.
+    fn hand(items: &[&dyn Fn(&mut Writer)], answers: bool) -> Result<(), WireError> {
         let (mut ours, mut theirs) = (LocalStore::of_run(1), LocalStore::of_run(2));
-        let mut session = RepairSession::new(&ours, now, 1, SessionId::default(), ChangeOrigin::Learned);
-        let start = RepairSession::new(&theirs, now, 2, SessionId::default(), ChangeOrigin::Learned)
-            .next_frame(&mut theirs, now, &OldParts::default())
+        let mut session = RepairSession::new(&ours, NOW, 1, SessionId::default(), ChangeOrigin::Learned);
+        let start = RepairSession::new(&theirs, NOW, 2, SessionId::default(), ChangeOrigin::Learned)
+            .next_frame(&mut theirs, NOW, &OldParts::default())
             .expect("a session begins");
-        let mut hand = |bytes: &[u8]| -> Result<(), WireError> {
-            let mut assembler = Assembler::default();
-            assembler.feed(bytes);
-            let (kind, mut reader) = Reader::new(assembler.next()?.expect("a whole frame"))?;
-            reader.session()?;
-            if kind == Kind::Start {
-                return session.on_start(&mut ours, now, 1, reader).map(|_| ());
-            }
-            session.items(&mut ours, now, reader)?;
-            while session.next_frame(&mut ours, now, &OldParts::default()).is_some() {}
-            Ok(())
-        };
-        hand(&start).unwrap();
-        for depth in [0, DEPTH_MAX - 4, DEPTH_MAX] {
+        let frames = items.iter().map(|item| {
             let mut writer = Writer::new(Kind::Items);
             writer.session(SessionId::default());
             writer.vector_news(&VectorNews::default());
-            writer.range(DIGEST, HashRange::at(7, depth));
-            (0..FAN).for_each(|_| writer.u16_le(9));
-            let taken = hand(&writer.finish());
+            item(&mut writer);
+            writer.finish()
+        });
+        for bytes in std::iter::once(start).chain(frames) {
+            let mut assembler = Assembler::default();
+            assembler.feed(&bytes);
+            let (kind, mut reader) = Reader::new(assembler.next()?.expect("a whole frame"))?;
+            reader.session()?;
+            if kind == Kind::Start {
+                session.on_start(&mut ours, NOW, 1, reader)?;
+            } else {
+                session.items(&mut ours, NOW, reader)?;
+            }
+            while answers && session.next_frame(&mut ours, NOW, &OldParts::default()).is_some() {}
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn digest_of_the_children_of_a_deepest_range_is_refused() {
+        for depth in [0, DEPTH_MAX - 4, DEPTH_MAX] {
+            let digest = |writer: &mut Writer| {
+                writer.range(DIGEST, HashRange::at(7, depth));
+                (0..FAN).for_each(|_| writer.u16_le(9));
+            };
+            let taken = hand(&[&digest], true);
             assert_eq!(taken.is_err(), depth == DEPTH_MAX, "{taken:?} at {depth}");
         }
+    }
+
+    #[test]
+    fn lists_that_wait_for_answers_are_bounded() {
+        let list = |rows: usize, contexts: u64, writer: &mut Writer| {
+            writer.range(LIST, HashRange::at(7, 8));
+            writer.varint(rows as u64);
+            (0..rows).for_each(|row| writer.u64_le(row as u64));
+            let context = |i: u64| {
+                let clocks = Clocks::from_iter((0..1_000).map(|origin| (RunId::new(origin), i)));
+                RegionCoverage::new(HashKey::default(), HashIntervals::between(i, i), clocks)
+            };
+            let contexts: Vec<_> = (1..=contexts).map(context).collect();
+            writer.regions(&contexts, HashKey::default(), &mut LeftoverTable::default());
+        };
+        for (rows, taken) in [(LISTED_ROWS_MAX, Ok(())), (LISTED_ROWS_MAX + 1, Err(WireError::TooMany))] {
+            assert_eq!(hand(&[&|writer: &mut Writer| list(rows, 0, writer)], true), taken);
+        }
+        let large = |writer: &mut Writer| list(1, 1_000, writer);
+        let many: [&dyn Fn(&mut Writer); 8] = [&large; 8];
+        assert_eq!(hand(&many, true), Ok(()));
+        assert_eq!(hand(&many, false), Err(WireError::TooMany));
     }
 
     const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };

@@ -47,6 +47,9 @@ pub(crate) use sum::ClocksSum;
 use vector::OwnVector;
 pub(crate) use vector::{BeyondOwn, NamedOld, SharedOld, Vector, VectorNews};
 
+/// Origins in a vector. Claims of further ones are not taken: their rows are merged, and their senders repair in vain.
+pub(crate) const ORIGINS_MAX: usize = 1 << 22;
+
 /// Clocks that a sweep may look at for each change since the last one.
 const CLOCKS_PER_CHANGE: usize = 32;
 
@@ -319,7 +322,21 @@ impl Coverage {
         }
     }
 
-    /// The same for many origins, with one sweep for all of them.
+    /// Whether these claims fit into the vector.
+    pub(crate) fn has_room_for(&self, vector: &Vector) -> bool {
+        self.vector().len() + vector.len() <= ORIGINS_MAX || {
+            let news = vector.beyond(self.vector());
+            let new = news.iter().filter(|(origin, _)| self.vector().get(*origin) == 0).count();
+            self.vector().len() + new <= ORIGINS_MAX
+        }
+    }
+
+    /// Whether a claim of this origin fits into the vector.
+    pub(crate) fn has_room_for_origin(&self, origin: RunId) -> bool {
+        self.vector().len() < ORIGINS_MAX || self.vector().get(origin) > 0
+    }
+
+    /// As [`Coverage::claim`] for many origins, with one sweep for all of them.
     pub(crate) fn claim_all(&mut self, vector: &Vector) {
         let news = vector.beyond(self.vector());
         self.own.join(&news);
@@ -590,6 +607,22 @@ mod tests {
             extra.add(first, first + 9, &same);
         }
         assert_eq!(extra.spans.len(), 1);
+    }
+
+    #[test]
+    fn claims_of_too_many_origins_do_not_fit() {
+        let most = ORIGINS_MAX as u64;
+        let vector =
+            |range: std::ops::Range<u64>| Vector::from(range.map(|i| (RunId::new(i), 1)).collect::<Clocks>());
+        let mut seen = Coverage::new(HashKey::default());
+        let all = vector(1..most);
+        assert!(seen.has_room_for(&all));
+        seen.claim_all(&all);
+        assert!(seen.has_room_for(&all) && seen.has_room_for(&vector(1..most + 1)));
+        assert!(!seen.has_room_for(&vector(most..most + 2)));
+        assert!(seen.has_room_for_origin(RunId::new(most)));
+        seen.claim(Stamp { clock: 1, origin: RunId::new(most) });
+        assert!(seen.has_room_for_origin(RunId::new(1)) && !seen.has_room_for_origin(RunId::new(most + 1)));
     }
 
     #[test]

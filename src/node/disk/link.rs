@@ -18,6 +18,9 @@ pub(in crate::node) struct DiskLink {
     pub(super) has_ended: AtomicBool,
     /// Why the disk accepts no transaction at present, if it does not.
     pub(super) failure: Mutex<Option<Cause>>,
+    /// Held while a snapshot is written: each takes a second copy of the store in memory.
+    #[cfg(feature = "durable")]
+    pub(in crate::node) snapshot: tokio::sync::Mutex<()>,
     #[cfg(all(feature = "durable", feature = "__controls"))]
     pub(in crate::node) fault: OnceLock<std::sync::Arc<Mutex<Option<std::io::ErrorKind>>>>,
 }

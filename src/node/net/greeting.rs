@@ -43,6 +43,7 @@ pub(in crate::node) enum GreetingAnswer {
     Itself,
     OverLimit(MemberLimit),
     RunTaken,
+    Full,
 }
 
 /// The longest greeting or answer, in bytes.

@@ -155,7 +155,9 @@ pub(in crate::node) async fn welcome(
         return Err(refused_by_us(PeerRefusal::Greeting));
     };
     let (mut send, theirs) = greeting.inspect_err(|_| close(&connection, CLOSE_REFUSED))?;
-    let verdict = judge(greeter, &connection, &theirs).await;
+    let is_full = greeter.shared.lock().is_some_and(|core| core.peers.is_full());
+    let verdict =
+        if is_full { Some(GreetingAnswer::Full) } else { judge(greeter, &connection, &theirs).await };
     let answer = verdict.clone().unwrap_or_else(|| GreetingAnswer::Welcome(greeter.greeting()));
     _ = send.write_all(&encode_greeting(&answer)).await;
     _ = send.finish();

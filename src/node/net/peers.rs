@@ -46,6 +46,9 @@ pub enum PeerRefusal {
     /// The run that a node states is known under another name. A run stays with the name that proved it first.
     #[error("the stated run belongs to a node of another name")]
     RunTaken,
+    /// One node has as many links as it may have.
+    #[error("one side has as many links as it may have")]
+    Full,
     /// The name that a node states is not in its certificate.
     #[error("the stated name is not in the certificate")]
     NotTheCertificates,
@@ -191,7 +194,16 @@ pub(in crate::node) struct Peers {
     pub(in crate::node) dialling: BTreeSet<SocketAddr>,
 }
 
+/// Links that a node may have while it accepts further ones. A node of the largest cluster has 512 peers in a mesh, or
+/// about 200 in groups. Links that it dials itself are not counted against the limit.
+const LINKS_MAX: usize = 1_024;
+
 impl Peers {
+    /// Whether another node's link is refused, because there are too many.
+    pub(in crate::node) fn is_full(&self) -> bool {
+        self.links.len() >= LINKS_MAX
+    }
+
     /// Adds a link, unless the existing one to the same run is preferred.
     pub(in crate::node) fn add_link(
         &mut self,
@@ -261,8 +273,36 @@ pub(in crate::node) fn refusal_of(answer: GreetingAnswer) -> PeerRefusal {
         GreetingAnswer::Clock(ms) => PeerRefusal::Clock { apart: Duration::from_millis(ms) },
         GreetingAnswer::NameTaken => PeerRefusal::NameTaken,
         GreetingAnswer::RunTaken => PeerRefusal::RunTaken,
+        GreetingAnswer::Full => PeerRefusal::Full,
         GreetingAnswer::NotTheCertificates => PeerRefusal::NotTheCertificates,
         GreetingAnswer::OverLimit(limit) => PeerRefusal::OverLimit(limit),
         GreetingAnswer::Welcome(_) | GreetingAnswer::Itself => PeerRefusal::Greeting,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_links_of_others_are_accepted() {
+        let mut peers = Peers::default();
+        let addr: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        for i in 1..=LINKS_MAX as u64 {
+            assert!(!peers.is_full());
+            let greeting = Greeting {
+                cluster: String::new(),
+                name: "peer".to_owned(),
+                run: RunId::new(i),
+                app_version: String::new(),
+                wall_ms: 0,
+                advertised: None,
+                port: 1,
+                meta: BTreeMap::new(),
+                meta_version: 0,
+            };
+            peers.add_link(LinkId::new(i), RunId::new(0), &greeting, addr, DialledBy::Peer);
+        }
+        assert!(peers.is_full());
     }
 }

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, FINISHED, LARGE, LARGES_AWAITED_MAX, LIST, LargeRowAwaited,
-    ListingArriving, ListingAwaitsLarge, ListingSent, OpenAsk, PeerSide, Phase, REPAIR_ROW, RepairOutcome,
-    RepairSession, SAME, SessionTask, VERDICT, WANTED, children, listed, measure, strong_hash,
+    ANSWER, ANSWER_ROWS_MAX, CONFIRM, DIGEST, FINISHED, LARGE, LARGES_AWAITED_MAX, LIST, LISTED_ROWS_MAX,
+    LargeRowAwaited, ListingArriving, ListingAwaitsLarge, ListingSent, OpenAsk, PeerSide, Phase, REPAIR_ROW,
+    RepairOutcome, RepairSession, SAME, SessionTask, VERDICT, WANTED, children, listed, measure, strong_hash,
 };
 use crate::controls::Control;
 use crate::replication::large::PartialRow;
@@ -130,10 +130,16 @@ impl RepairSession {
             VERDICT => self.verdict(store, range, reader)?,
             CONFIRM => self.on_confirm(store, range, reader)?,
             LIST => {
+                let before = reader.left();
                 let count = reader.count(8)?;
+                if count > LISTED_ROWS_MAX {
+                    return Err(WireError::TooMany);
+                }
                 let hashes = (0..count).map(|_| reader.u64_le()).collect::<Result<_, _>>()?;
                 let peer_coverage = self.read_coverage(reader)?;
-                self.tasks.push_back(SessionTask::Answer { range, hashes, peer_coverage });
+                let list_bytes = before - reader.left();
+                self.list_bytes += list_bytes;
+                self.tasks.push_back(SessionTask::Answer { range, hashes, peer_coverage, list_bytes });
             }
             ANSWER => self.on_list_answer(range, reader)?,
             WANTED => {
@@ -478,6 +484,10 @@ impl RepairSession {
             return false;
         }
         let start = self.peer.as_ref().expect("nothing settles before the start");
+        if !store.coverage.has_room_for(&start.vector) {
+            self.has_refused = true;
+            return false;
+        }
         let end = store.controls.has(Control::EndVector);
         store.coverage.claim_all(if end { &self.vector } else { &start.vector });
         store.raise_position(start.log, start.head);

@@ -156,7 +156,8 @@ impl RepairSession {
                 writer.range(CONFIRM, range);
                 self.write_mask(store, writer, self.salt, range, if is_crowded { 0 } else { mask });
             }
-            SessionTask::Answer { range, hashes, peer_coverage } => {
+            SessionTask::Answer { range, hashes, peer_coverage, list_bytes } => {
+                self.list_bytes -= list_bytes;
                 self.reply_answer(store, now, writer, range, &hashes, peer_coverage);
             }
             SessionTask::Stream { range, next, peer_coverage } => {
