@@ -93,6 +93,8 @@ pub enum Control {
     ClaimsUnbounded,
     /// Breaks **Bounds on claims**: a false claim about the own run, which an honest peer repeats, is refused for ever.
     OwnClaimUnfulfilled,
+    /// Breaks the return of members: a node whose greatest generation a member made up does not raise its own.
+    NotOutranked,
     /// Breaks the compaction of counters: a run adds to its share as it is stored, not as the run remembers it.
     ShareReadBack,
     /// Breaks **Bounds on claims**: the log that a peer names in its `Start` is believed to be its own.
@@ -118,7 +120,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -156,6 +158,7 @@ impl Control {
         Self::GoneIsKept,
         Self::ClaimsUnbounded,
         Self::OwnClaimUnfulfilled,
+        Self::NotOutranked,
         Self::ShareReadBack,
         Self::StatedLog,
         Self::RepairUnawaited,

@@ -335,8 +335,7 @@ impl Members {
 
     /// Handles the news that a member has left. If it counted as down until now, it counts as left instead.
     fn heard_left(&mut self, id: SwimId) {
-        let Some(known) = self.known.get_mut(&id.run).filter(|known| known.generation <= id.generation)
-        else {
+        let Some(known) = self.known.get_mut(&id.run).filter(|known| !known.id().is_after(id)) else {
             return;
         };
         known.has_left = true;

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tidings::sim::{Lie, Sim};
-use tidings::{Config, Control, ReplicaEvent};
+use tidings::{Config, Control, MemberState, ReplicaEvent};
 use tidings_proptest::{Dice, for_chosen_seeds, ms, notice};
 
 /// Histories of all lies together; `TIDINGS_SEEDS` sets another number.
@@ -72,6 +72,19 @@ fn heal(sim: &mut Sim, honest: usize, seed: u64) {
             assert!(sim.node(i).get(&key).is_some(), "seed {seed}: node {i} lost {key}");
         }
     }
+    let all_live = |sim: &Sim| {
+        let lives = |sim: &Sim, i: usize, name: &str| {
+            sim.node(i)
+                .members()
+                .iter()
+                .any(|member| member.name == name && member.state == MemberState::Alive)
+        };
+        (0..honest).all(|i| (0..honest).all(|other| lives(sim, i, &sim.name(other))))
+    };
+    while !all_live(sim) {
+        assert!(sim.now() < end, "seed {seed}: an honest member is shut out");
+        sim.run_for(ms(250));
+    }
     sim.events();
     for i in 0..honest {
         sim.node(i).put(format!("last {i}"), "v").unwrap();
@@ -100,11 +113,11 @@ fn write(sim: &Sim, dice: &mut Dice, i: usize) {
     }
 }
 
-fn history(seed: u64, lies: &[Lie]) {
+fn history(seed: u64, lies: &[Lie], control: Option<Control>) {
     let mut dice = Dice::new(seed);
     let honest = 3 + dice.below(2);
     let config = config([30, 2][dice.below(2)]);
-    let sim = Sim::new(seed).config(config).without_checks().seeds(&[0, 1]);
+    let sim = Sim::new(seed).broken(control).config(config).without_checks().seeds(&[0, 1]);
     let mut sim = sim.delay(ms([1, 20][dice.below(2)])).nodes_with_disk(honest).nodes(1);
     let liar = honest;
     sim.run_for(ms(3_000));
@@ -128,7 +141,7 @@ fn history(seed: u64, lies: &[Lie]) {
 
 #[test]
 fn honest_nodes_recover_from_all_lies_together() {
-    for_chosen_seeds(SEEDS, |seed| history(seed, &Lie::ALL));
+    for_chosen_seeds(SEEDS, |seed| history(seed, &Lie::ALL, None));
 }
 
 #[test]
@@ -138,7 +151,7 @@ fn honest_nodes_recover_from_each_kind_of_lie() {
     let is_chosen = |lie: &Lie| chosen.as_ref().is_none_or(|name| format!("{lie:?}") == *name);
     for lie in Lie::ALL.into_iter().filter(is_chosen) {
         for_chosen_seeds(SEEDS_ALONE, |seed| {
-            if catch_unwind(|| history(seed, &[lie])).is_err() {
+            if catch_unwind(|| history(seed, &[lie], None)).is_err() {
                 failed.lock().expect("nobody panics with it").push((lie, seed));
             }
         });
@@ -178,4 +191,14 @@ fn false_claim_about_a_silent_node_parts_no_honest_pair() {
     let broken = |seed| Sim::new(seed).broken(Some(Control::OwnClaimUnfulfilled));
     let is_noticed = |seed| notice(|| silent_node(broken(seed))).is_some();
     assert!((0..16).any(is_noticed), "the broken rule is not detected");
+}
+
+#[test]
+fn member_comes_back_under_a_later_generation_than_any_lie() {
+    let rosters = |seed, control| history(seed, &[Lie::Rosters], control);
+    (115..123).for_each(|seed| rosters(seed, None));
+    let is_noticed = |seed| notice(|| rosters(seed, Some(Control::NotOutranked))).is_some();
+    let noticed = (115..145).find(|seed| is_noticed(*seed));
+    println!("noticed with seed {noticed:?}");
+    assert!(noticed.is_some(), "the broken rule is not detected");
 }

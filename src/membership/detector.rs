@@ -42,6 +42,8 @@ impl Members {
             // This node has left. If `foca` learned that it is down, this node would come back under a new generation.
             return Ok(());
         }
+        self.outrank(SwimId { run: self.own.run, generation: packet.receiver_generation() });
+        packet.updates().for_each(|update| self.outrank(update.id));
         self.on_probe_answer(from, &packet);
         if self.known.get(&from).is_some_and(|known| known.member.state == MemberState::Suspect) {
             self.runs_to_check.push(from);
@@ -210,18 +212,33 @@ impl Members {
                     self.runs_to_check.push(id.run);
                 }
             }
-            OwnedNotification::Rejoin(_) => {
-                self.buckets = None;
-                // Announces this node to linked members that believed it down, and are perhaps still believed down
-                // here.
-                let linked = self.known.values().filter(|known| known.links > 0);
-                let ids: Vec<SwimId> =
-                    linked.filter(|k| !k.member.state.is_alive()).map(KnownMember::id).collect();
-                for id in ids {
-                    _ = self.detector.announce(id, &mut self.wishes);
-                }
-            }
+            OwnedNotification::Rejoin(_) => self.announce_return(),
             _ => {}
+        }
+    }
+
+    /// This node has a new generation. Announces it to linked members that believed it down, and are perhaps still
+    /// believed down here.
+    fn announce_return(&mut self) {
+        self.buckets = None;
+        let linked = self.known.values().filter(|known| known.links > 0);
+        let ids: Vec<SwimId> = linked.filter(|k| !k.member.state.is_alive()).map(KnownMember::id).collect();
+        for id in ids {
+            _ = self.detector.announce(id, &mut self.wishes);
+        }
+    }
+
+    /// Takes the generation after that of `id`, if `id` is this node under a later generation than its own. Only a node
+    /// itself raises its generation, so somebody made this one up. Whoever believes it ignores this node under an
+    /// earlier one.
+    pub(super) fn outrank(&mut self, id: SwimId) {
+        if id.run == self.own.run
+            && id.is_after(*self.detector.identity())
+            && self.own.state != MemberState::Left
+            && !self.controls.has(Control::NotOutranked)
+        {
+            _ = self.detector.change_identity(id.next(), &mut self.wishes);
+            self.announce_return();
         }
     }
 

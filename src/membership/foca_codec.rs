@@ -21,15 +21,31 @@ use crate::id::RunId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SwimId {
     pub(super) run: RunId,
-    /// How often this run came back from having been called down.
+    /// How often this run came back from having been called down, modulo 2^16.
     pub(super) generation: u16,
+}
+
+impl SwimId {
+    /// The identity under which the run comes back.
+    pub(super) fn next(self) -> Self {
+        Self { run: self.run, generation: self.generation.wrapping_add(1) }
+    }
+
+    /// Whether this is the later one of two identities of a run. The order is circular: every identity has a later one,
+    /// so that whatever a member says of another run, that run can come back.
+    pub(super) fn is_after(self, other: Self) -> bool {
+        match self.generation.wrapping_sub(other.generation) {
+            0x8000 => self.generation > other.generation,
+            ahead => (1..0x8000).contains(&ahead),
+        }
+    }
 }
 
 impl foca::Identity for SwimId {
     type Addr = RunId;
 
     fn renew(&self) -> Option<Self> {
-        Some(Self { run: self.run, generation: self.generation.checked_add(1)? })
+        Some(self.next())
     }
 
     fn addr(&self) -> RunId {
@@ -37,7 +53,7 @@ impl foca::Identity for SwimId {
     }
 
     fn win_addr_conflict(&self, adversary: &Self) -> bool {
-        self.generation > adversary.generation
+        self.is_after(*adversary)
     }
 }
 
@@ -232,6 +248,11 @@ impl<'a> SwimPacket<'a> {
 
     pub(super) fn tag(&self) -> u8 {
         self.bytes[SWIM_HEADER_BYTES - 1]
+    }
+
+    /// The receiver's generation, as the sender knows it.
+    pub(super) fn receiver_generation(&self) -> u16 {
+        u16::from_le_bytes([self.bytes[RUNS_BYTES + 2], self.bytes[RUNS_BYTES + 3]])
     }
 
     /// The sender's incarnation: how often it had to say that it lives.

@@ -241,6 +241,7 @@ impl Members {
         let mut doubts = Vec::new();
         for record in records {
             let run = record.member.run;
+            self.outrank(SwimId { run, generation: record.generation });
             if record.has_left && !self.known.contains_key(&run) {
                 continue;
             }
@@ -255,7 +256,7 @@ impl Members {
             let id = SwimId { run, generation: record.generation };
             let known = self.known.get_mut(&run).expect("just learned");
             let update = if record.has_left {
-                if known.generation > record.generation {
+                if known.id().is_after(id) {
                     continue;
                 }
                 self.heard_left(id);

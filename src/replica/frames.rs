@@ -136,7 +136,7 @@ impl Replica {
                 members.note_ack(run, AckState::OnTime);
             }
         }
-        self.on_seen(id, seen);
+        self.on_seen(id, &seen);
         Ok(())
     }
 

@@ -84,7 +84,7 @@ impl Replica {
     }
 
     /// A peer answers who covers what. That may complete the count that another peer waits for.
-    pub(super) fn on_seen(&mut self, id: LinkId, seen: Vec<Seen>) {
+    pub(super) fn on_seen(&mut self, id: LinkId, seen: &[Seen]) {
         let questions = &mut self.links.get_mut(id).expect("the caller looked").coverage_questions;
         seen.iter().for_each(|answer| questions.on_answer(*answer));
         let asks = |questions: &CoverageQuestions| {

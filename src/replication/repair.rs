@@ -488,7 +488,7 @@ mod tests {
             writer.varint(rows as u64);
             (0..rows).for_each(|row| writer.u64_le(row as u64));
             let context = |i: u64| {
-                let clocks = Clocks::from_iter((0..1_000).map(|origin| (RunId::new(origin), i)));
+                let clocks: Clocks = (0..1_000).map(|origin| (RunId::new(origin), i)).collect();
                 RegionCoverage::new(HashKey::default(), HashIntervals::between(i, i), clocks)
             };
             let contexts: Vec<_> = (1..=contexts).map(context).collect();

@@ -393,8 +393,7 @@ impl Liar {
             writer.bytes(if is_known { known.name.as_bytes() } else { made_up.as_bytes() });
             writer.bytes(&[10, 200, drawn as u8, (drawn >> 8) as u8]);
             writer.u16_le(7_400);
-            // The greatest generation would shut a member out for as long as it runs: see `docs/limits.md`.
-            writer.u16_le(0);
+            writer.u16_le([0, 1, 0x7fff, u16::MAX][self.below(4)]);
             writer.u16_le(self.below(4) as u16);
             writer.byte(u8::from(self.chance(0.2)));
             let meta_version = [0, 1, u64::MAX][self.below(3)];
