@@ -107,6 +107,9 @@ pub struct Config {
     /// How long a member that did not answer has to say that it lives before it counts as down. It is longer in large
     /// clusters. 50 ms to 1 hour.
     pub suspicion_time: Duration,
+    /// A member that has been down, or has left, for this long is forgotten: it counts in no
+    /// [`Quorum`](crate::Quorum) any more and is not listed. If it comes back, it joins as a new one. 1 s to 365 days.
+    pub forget_after: Duration,
     /// The time in which the background check recomputes the whole digest once. 1 s to 30 days.
     pub scrub_interval: Duration,
     /// When the disk is written, if there is a disk.
@@ -160,6 +163,7 @@ impl Config {
             probe_interval: Duration::from_millis(500),
             probe_timeout: Duration::from_millis(200),
             suspicion_time: Duration::from_millis(2_500),
+            forget_after: Duration::from_secs(24 * 3_600),
             scrub_interval: Duration::from_secs(600),
             durability: Durability::Interval(Duration::from_millis(50)),
             on_corruption: OnCorruption::Refuse,
@@ -220,6 +224,7 @@ impl Config {
                 self.probe_interval / 2,
                 "5 ms to half of probe_interval",
             ),
+            ("forget_after", self.forget_after, second, hour * 24 * 365, "1 s to 365 days"),
             ("suspicion_time", self.suspicion_time, second / 20, hour, "50 ms to 1 h"),
             ("lease_time_max", self.lease_time_max, second / 10, LEASE_TIME_MAX, "100 ms to 10 s"),
             ("lease_time", self.lease_time, second / 10, self.lease_time_max, "100 ms to lease_time_max"),

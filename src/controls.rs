@@ -93,6 +93,8 @@ pub enum Control {
     ClaimsUnbounded,
     /// Breaks **Bounds on claims**: a false claim about the own run, which an honest peer repeats, is refused for ever.
     OwnClaimUnfulfilled,
+    /// Breaks the forgetting of members: one that lives is forgotten if somebody asks for it.
+    ForgetsLiving,
     /// Breaks the return of members: a node whose greatest generation a member made up does not raise its own.
     NotOutranked,
     /// Breaks the compaction of counters: a run adds to its share as it is stored, not as the run remembers it.
@@ -120,7 +122,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -158,6 +160,7 @@ impl Control {
         Self::GoneIsKept,
         Self::ClaimsUnbounded,
         Self::OwnClaimUnfulfilled,
+        Self::ForgetsLiving,
         Self::NotOutranked,
         Self::ShareReadBack,
         Self::StatedLog,

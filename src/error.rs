@@ -93,6 +93,30 @@ pub enum WriteError {
     Closed,
 }
 
+/// Why a member was not forgotten. Nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForgetError {
+    /// This node knows no member of that name.
+    #[error("no member is called \"{}\"; nothing was forgotten", Escaped(name))]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// The member is alive, suspected or linked.
+    #[error(
+        "the member \"{}\" is not gone; only one that is down or has left can be forgotten",
+        Escaped(name)
+    )]
+    NotGone {
+        /// Its name.
+        name: String,
+    },
+    /// The request could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
 /// Why this node has no lease. Votes that it was granted for it are given back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -214,6 +238,9 @@ pub enum Error {
     #[cfg(feature = "node")]
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A member was not forgotten.
+    #[error(transparent)]
+    Forget(#[from] ForgetError),
     /// A lease was not granted, or has ended.
     #[error(transparent)]
     Election(#[from] ElectionError),

@@ -54,6 +54,7 @@
 //! |---|---|
 //! | [`WriteError`] | Nothing was written; of a batch no part. |
 //! | [`WaitError`] | The write stands. Only the wait for other nodes or for the disk has ended. |
+//! | [`ForgetError`] | Nothing was written; the member is still known. |
 //! | [`ElectionError`] | There is no lease; what voters granted on the way is given back. |
 //! | [`StartError`] | No node runs, and nothing was changed. |
 //! | [`SecurityError`] | What was in force stays in force. |
@@ -178,7 +179,7 @@ pub use controls::Control;
 #[doc(hidden)]
 pub use election::model::{ModelAnswer, ModelRequest, ModelVoter};
 pub use election::{Leader, VoterRules};
-pub use error::{Cause, DecodeError, ElectionError, Error, WriteError};
+pub use error::{Cause, DecodeError, ElectionError, Error, ForgetError, WriteError};
 #[cfg(feature = "node")]
 pub use error::{SecurityError, SnapshotError, StartError, WaitError};
 pub use id::RunId;

@@ -32,6 +32,7 @@ use crate::wire::{Reader, Writer};
 mod detector;
 mod dialer;
 mod foca_codec;
+mod forget;
 mod member;
 mod proof;
 mod roster;
@@ -110,6 +111,8 @@ struct KnownMember {
     is_announced: bool,
     /// A handshake with this node has proven its run, name and address. All others are known from hearsay only.
     is_proven: bool,
+    /// When it entered its state, by the monotonic clock.
+    entered_at: Duration,
     down_at: Duration,
     links: u32,
     acks: AckState,
@@ -159,6 +162,9 @@ pub(crate) struct Members {
     seek_at: Duration,
     seeks: u32,
     remember_at: Duration,
+    /// Where members were that are forgotten because they were down for too long. A partition may last as long: then
+    /// only these addresses lead to the other side.
+    forgotten: VecDeque<Contact>,
     /// Pairs of runs that live under one name, and when to check whether both still do: then it is reported.
     twins: VecDeque<(Duration, RunId, RunId)>,
     /// The known members have changed since the memo was written.
@@ -205,6 +211,7 @@ impl Members {
             seek_at: Duration::ZERO,
             seeks: 0,
             remember_at: Duration::ZERO,
+            forgotten: VecDeque::new(),
             twins: VecDeque::new(),
             is_unwritten: false,
             write_at: Duration::ZERO,
@@ -371,41 +378,17 @@ impl Members {
         let is_unlinked = |run: &RunId| self.known.get(run).is_some_and(|known| known.links == 0);
         self.is_stale || self.topology.neighbours.iter().any(is_unlinked)
     }
-
-    /// Makes room by forgetting one member that is gone and not linked: those that left first, then the one that has
-    /// been gone for longest.
-    fn forget_gone(&mut self) -> bool {
-        let gone = |known: &&KnownMember| !known.member.state.is_alive() && known.links == 0;
-        let oldest = self.known.values().filter(gone).min_by_key(|k| (!k.has_left, k.member.since));
-        let Some(id) = oldest.map(KnownMember::id) else { return false };
-        self.forget_member(id);
-        true
-    }
-
-    /// Makes room by forgetting any member that is known from hearsay only.
-    fn forget_hearsay(&mut self) -> bool {
-        let hearsay = self.known.values().find(|known| !known.is_proven);
-        let Some(id) = hearsay.map(KnownMember::id) else { return false };
-        self.forget_member(id);
-        true
-    }
-
-    fn forget_member(&mut self, id: SwimId) {
-        self.known.remove(&id.run);
-        // The failure detector forgets only members that are down.
-        _ = self.detector.apply_many(std::iter::once(foca::Member::down(id)), false, &mut self.wishes);
-        _ = self.detector.handle_timer(Timer::RemoveDown(id), &mut self.wishes);
-    }
 }
 
 impl KnownMember {
-    fn new(member: Member, dial_at: Duration) -> Self {
-        Self {
+    fn new(member: Member, now: Time, dial_at: Duration) -> Self {
+        let mut known = Self {
             member,
             generation: 0,
             has_left: false,
             is_announced: false,
             is_proven: false,
+            entered_at: Duration::ZERO,
             down_at: Duration::MAX,
             links: 0,
             acks: AckState::None,
@@ -414,7 +397,9 @@ impl KnownMember {
             dials: 0,
             announce_at: Duration::ZERO,
             announcements: 0,
-        }
+        };
+        known.enter(MemberState::Down, now);
+        known
     }
 
     fn id(&self) -> SwimId {
@@ -424,6 +409,7 @@ impl KnownMember {
     fn enter(&mut self, state: MemberState, now: Time) {
         self.member.state = state;
         self.member.since = SystemTime::UNIX_EPOCH + now.wall;
+        self.entered_at = now.mono;
     }
 
     fn as_down(&self) -> foca::Member<SwimId> {
@@ -478,7 +464,7 @@ pub(crate) mod tests {
         liar.own.run = RunId::new(99_999);
         for who in told {
             let alive = foca::Member::alive(SwimId { run: who.run, generation: 0 });
-            liar.known.insert(who.run, KnownMember::new(who, Duration::ZERO));
+            liar.known.insert(who.run, KnownMember::new(who, Time::default(), Duration::ZERO));
             liar.detector.apply_many(std::iter::once(alive), false, &mut liar.wishes).unwrap();
         }
         liar.tell_of(|run| run.number() != 99_999, false)
@@ -712,7 +698,7 @@ pub(crate) mod tests {
             for run in [who.run, RunId::new(90)] {
                 let mut about = if run == who.run { who.clone() } else { member(run.number()) };
                 about.state = MemberState::Alive;
-                careless.known.insert(run, KnownMember::new(about, Duration::ZERO));
+                careless.known.insert(run, KnownMember::new(about, Time::default(), Duration::ZERO));
             }
             let ids = [who.run, RunId::new(90)].map(|run| foca::Member::alive(SwimId { run, generation: 0 }));
             careless.detector.apply_many(ids.into_iter(), false, &mut careless.wishes).unwrap();

@@ -29,7 +29,7 @@ pub use net::security::{Security, TlsRefusal};
 
 #[cfg(feature = "durable")]
 use crate::error::SnapshotError;
-use crate::error::{ElectionError, WaitError, WriteError};
+use crate::error::{ElectionError, ForgetError, WaitError, WriteError};
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent};
 use crate::replica::{PutOptions, Replica};
 use crate::store::OnlyIf;
@@ -355,6 +355,20 @@ impl Node {
         drop(core);
         self.shared.wake_driver.notify_one();
         Ok(())
+    }
+
+    /// Forgets a member that is gone, on all nodes: it counts in no [`Quorum`] any more, is not listed, and is not looked
+    /// for. If it comes back, it joins as a new one. Members that nobody forgets are forgotten after
+    /// [`Config::forget_after`](crate::Config::forget_after).
+    ///
+    /// Every node forgets it within a sync interval from when the request has reached it. A node that believes the
+    /// member alive keeps it until it is down there too.
+    ///
+    /// # Errors
+    /// See [`ForgetError`]; nothing is changed then.
+    pub fn forget(&self, name: &str) -> Result<Receipt, ForgetError> {
+        let (stamp, revision) = self.shared.write(|replica, now| Ok(replica.forget(now, name)))?;
+        Ok(Receipt::new(&self.shared, Some(stamp?), revision))
     }
 
     /// Leaves the cluster and closes the node.

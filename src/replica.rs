@@ -59,6 +59,7 @@ mod contract;
 mod counters;
 mod disk;
 mod elections;
+mod forget;
 mod frames;
 mod joining;
 #[cfg(feature = "__controls")]

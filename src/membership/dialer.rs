@@ -128,10 +128,12 @@ impl Members {
             let is_alone = self.living() == 1;
             self.remember_at =
                 now + if is_alone { times(interval, 1 << self.seeks) / 8 } else { times(interval, 4) };
-            let gone: Vec<&KnownMember> = self.known.values().filter(|known| known.is_missed()).collect();
+            let missed = self.known.values().filter(|known| known.is_missed());
+            let gone: Vec<Contact> =
+                missed.map(|known| known.member.contact()).chain(self.forgotten.iter().copied()).collect();
             if !gone.is_empty() {
                 let at = self.random.next_u64() as usize % gone.len();
-                self.effects.push_back(MemberEffect::Dial(gone[at].member.contact()));
+                self.effects.push_back(MemberEffect::Dial(gone[at]));
             }
         }
         if self.seek_at <= now {

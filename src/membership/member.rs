@@ -144,6 +144,8 @@ pub enum MemberEvent {
     Recovered(Member),
     /// It said that it leaves.
     Left(Member),
+    /// It was gone for longer than [`Config::forget_after`](crate::Config::forget_after), or somebody asked to forget it.
+    Forgotten(Member),
 }
 
 impl MemberEvent {
@@ -155,7 +157,8 @@ impl MemberEvent {
             | Self::Suspect(member)
             | Self::Down(member)
             | Self::Recovered(member)
-            | Self::Left(member) => member,
+            | Self::Left(member)
+            | Self::Forgotten(member) => member,
         }
     }
 
@@ -168,6 +171,7 @@ impl MemberEvent {
             Self::Down(_) => "is down",
             Self::Recovered(_) => "is back",
             Self::Left(_) => "has left",
+            Self::Forgotten(_) => "is forgotten",
         }
     }
 }

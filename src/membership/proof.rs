@@ -25,7 +25,7 @@ use foca::Member as SwimMember;
 #[cfg(feature = "node")]
 use super::Contact;
 use super::foca_codec::SwimId;
-use super::{KnownMember, MEMBERS_MAX, Member, MemberEffect, MemberEvent, MemberState, Members};
+use super::{KnownMember, MEMBERS_MAX, Member, MemberEffect, MemberEvent, Members};
 use crate::id::RunId;
 
 impl Members {
@@ -108,6 +108,7 @@ impl Members {
         if !is_remembered {
             return false;
         }
+        self.forgotten.retain(|contact| contact.addr != who.addr);
         let known = self.known.get_mut(&who.run).expect("just added");
         // Others may see it at another address; this one works from here.
         if known.links == 0 {
@@ -139,8 +140,8 @@ impl Members {
         }
         let dial_at = self.now.mono + self.dial_patience(who.run);
         self.tend_at = self.tend_at.min(dial_at);
-        let member = Member { state: MemberState::Down, rtt: None, ..who.clone() };
-        self.known.insert(who.run, KnownMember::new(member, dial_at));
+        let member = Member { rtt: None, ..who.clone() };
+        self.known.insert(who.run, KnownMember::new(member, self.now, dial_at));
         true
     }
 

@@ -198,6 +198,7 @@ mod tests {
     use super::super::tests::{member, members};
     use super::super::{KnownMember, MemberState, Members};
     use super::*;
+    use crate::time::Time;
 
     /// The state of every node in a cluster of that many members, where every wanted link exists.
     fn cluster(count: u64) -> BTreeMap<RunId, Members> {
@@ -205,7 +206,7 @@ mod tests {
             let mut one = members();
             one.own = member(own);
             for run in (1..=count).filter(|run| *run != own) {
-                let mut known = KnownMember::new(member(run), Duration::ZERO);
+                let mut known = KnownMember::new(member(run), Time::default(), Duration::ZERO);
                 (known.member.state, known.links, known.acks) = (MemberState::Alive, 1, AckState::OnTime);
                 one.known.insert(RunId::new(run), known);
             }

@@ -75,6 +75,7 @@ impl Replica {
             self.push_check(id);
         }
         self.links.values_mut().for_each(|link| link.wants_bare_claim = true);
+        self.forget_members(self.now);
         self.advance_cut();
         self.answer_coverage(CoverageAnswers::Grown);
         self.write_limiter.adapt(self.now.mono, self.median_lag());

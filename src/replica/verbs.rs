@@ -314,7 +314,7 @@ impl PutOptions {
         self
     }
 
-    fn expires(&self, now: Time) -> Option<NonZeroU64> {
+    pub(super) fn expires(&self, now: Time) -> Option<NonZeroU64> {
         let ms = now.wall.saturating_add(self.ttl?).as_millis();
         NonZeroU64::new(u64::try_from(ms).unwrap_or(u64::MAX).max(1))
     }

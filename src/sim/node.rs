@@ -15,7 +15,7 @@ use super::World;
 use super::handle::{SharedWorld, WorldGuard};
 use super::oracle::OracleEvent;
 use crate::arrivals::Arrival;
-use crate::error::WriteError;
+use crate::error::{ForgetError, WriteError};
 use crate::membership::Member;
 use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
@@ -191,6 +191,20 @@ impl SimNode {
             let count = dropped.len();
             Ok((dropped, count))
         })
+    }
+
+    /// Forgets a member that is gone, as `Node::forget` does.
+    ///
+    /// # Errors
+    /// See [`ForgetError`]; nothing is changed then.
+    pub fn forget(&self, name: &str) -> Result<SimReceipt, ForgetError> {
+        let mut world = self.world();
+        let (replica, now) = world.replica(self.i).ok_or(WriteError::Closed)?;
+        let stamp = replica.forget(now, name)?;
+        let revision = replica.head();
+        world.oracle.note_unrecorded_expiry();
+        world.drain(self.i);
+        Ok(SimReceipt { stamp: Some(stamp), revision })
     }
 
     /// The number of nodes that are known here to have a write of this node, itself included. Asks its peers to say so;

@@ -72,6 +72,11 @@ impl Oracle {
         self.events.entry(key.to_vec()).or_default().push(event);
     }
 
+    /// A node has written an entry of the library itself, which expires and is not recorded.
+    pub(crate) fn note_unrecorded_expiry(&mut self) {
+        self.has_expiries = true;
+    }
+
     /// The latest wall-clock time of all stamps that were ahead.
     #[cfg(feature = "__controls")]
     pub(crate) fn last_ahead_ms(&self) -> Option<u64> {

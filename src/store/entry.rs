@@ -56,6 +56,14 @@ pub(crate) fn register(key: &str) -> Vec<u8> {
     stored
 }
 
+/// The stored key of an entry of the library itself.
+pub(crate) fn reserved(key: &str) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(1 + key.len());
+    stored.push(Space::Reserved as u8);
+    stored.extend_from_slice(key.as_bytes());
+    stored
+}
+
 /// The common beginning of all elements of a set. The length separates sets of which one name is a prefix of the other.
 pub(crate) fn set_prefix(set: &str, out: &mut Vec<u8>) {
     out.push(Space::Set as u8);

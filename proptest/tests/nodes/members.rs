@@ -5,8 +5,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tidings::{
-    Builder, MemberEvent, Node, NodeEvent, PeerRefusal, Quorum, ReplicaEvent, Security, TlsRefusal,
-    WaitError, WriteError,
+    Builder, ForgetError, MemberEvent, Node, NodeEvent, PeerRefusal, Quorum, ReplicaEvent, Security,
+    TlsRefusal, WaitError, WriteError,
 };
 use tidings_proptest::nodes::{GUARD, builder, event, guarded, ready, refusal, start, until};
 
@@ -288,4 +288,24 @@ async fn living_name_is_refused_by_nodes_not_linked_with_it() {
     assert_eq!(refusal(&late).await, PeerRefusal::NameTaken);
     holder.shutdown().await;
     guarded(late.ready()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgotten_member_counts_in_no_quorum_and_joins_as_new() {
+    let a = start("a", &[]).await;
+    let b = start("b", &[&a]).await;
+    let c = start("c", &[&a]).await;
+    assert_eq!(a.forget("c").unwrap_err(), ForgetError::NotGone { name: "c".to_owned() });
+    c.shutdown_expecting_return().await;
+    until(|| a.members().iter().any(|member| member.name == "c" && !member.state.is_alive())).await;
+    let receipt = a.put("k", "v").unwrap();
+    receipt.seen_by(Quorum::Count(2), GUARD).await.unwrap();
+    assert!(receipt.seen_by(Quorum::All, Duration::from_millis(1)).await.is_err(), "a member is down");
+    until(|| a.forget("c").is_ok()).await;
+    receipt.seen_by(Quorum::All, GUARD).await.unwrap();
+    until(|| b.members().len() == 2).await;
+    assert_eq!(a.forget("c").unwrap_err(), ForgetError::Unknown { name: "c".to_owned() });
+    let c = start("c", &[&b]).await;
+    until(|| [&a, &b].iter().all(|node| node.members().len() == 3)).await;
+    c.put("from c", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
 }

@@ -1,0 +1,122 @@
+//! Members that are forgotten: those that were gone for too long, those that somebody asked to forget, and those whose
+//! place is needed.
+//!
+//! A forgotten member is not listed, counts in no quorum and is not looked for under its run. Each node forgets for
+//! itself; nothing is agreed upon. That is enough because nobody tells others of members that are gone: rosters list
+//! the living, and of those that left only runs that the reader knows.
+//!
+//! A member is never forgotten while it lives or is linked. If a forgotten one comes back, its handshake or a roster
+//! makes it known again, as any newcomer.
+//!
+//! A partition may last longer than members are remembered. So that the two sides find each other afterwards without a
+//! common seed, the latest [`FORGOTTEN_MAX`] addresses of forgotten members are still dialled from time to time.
+
+use std::collections::BTreeSet;
+
+use foca::Timer;
+
+use super::foca_codec::SwimId;
+use super::{KnownMember, MemberEvent, MemberState, Members};
+use crate::controls::Control;
+use crate::id::RunId;
+use crate::time::Time;
+
+/// Addresses of forgotten members that are still dialled.
+const FORGOTTEN_MAX: usize = 64;
+
+impl Members {
+    /// Forgets the members that have been gone for too long, and those of `asked` that are gone.
+    pub(crate) fn forget_due(&mut self, now: Time, asked: &BTreeSet<RunId>) {
+        self.now = now;
+        let is_due = |known: &&KnownMember| {
+            let is_over = known.entered_at + self.config.forget_after <= now.mono;
+            let is_asked = asked.contains(&known.member.run);
+            let is_gone = known.may_be_forgotten() || (is_asked && self.controls.has(Control::ForgetsLiving));
+            is_gone && (is_over || is_asked)
+        };
+        let due: Vec<SwimId> = self.known.values().filter(is_due).map(KnownMember::id).collect();
+        for id in due {
+            self.push_event(id.run, MemberEvent::Forgotten);
+            let member = &self.known[&id.run].member;
+            if member.state == MemberState::Down && !asked.contains(&id.run) {
+                self.forgotten.push_back(member.contact());
+            }
+            self.forget_member(id);
+            self.is_unwritten = true;
+        }
+        while self.forgotten.len() > FORGOTTEN_MAX {
+            self.forgotten.pop_front();
+        }
+    }
+
+    /// The runs of a member of this name. `None` if one of them is not gone.
+    pub(crate) fn gone_of_name(&self, name: &str) -> Option<Vec<RunId>> {
+        let of_name = self.known.values().filter(|known| known.member.name == name);
+        of_name.map(|known| known.may_be_forgotten().then_some(known.member.run)).collect()
+    }
+
+    /// Makes room by forgetting one member that is gone and not linked: those that left first, then the one that has
+    /// been gone for longest.
+    pub(super) fn forget_gone(&mut self) -> bool {
+        let gone = self.known.values().filter(|known| known.may_be_forgotten());
+        let oldest = gone.min_by_key(|k| (!k.has_left, k.member.since));
+        let Some(id) = oldest.map(KnownMember::id) else { return false };
+        self.forget_member(id);
+        true
+    }
+
+    /// Makes room by forgetting any member that is known from hearsay only.
+    pub(super) fn forget_hearsay(&mut self) -> bool {
+        let hearsay = self.known.values().find(|known| !known.is_proven);
+        let Some(id) = hearsay.map(KnownMember::id) else { return false };
+        self.forget_member(id);
+        true
+    }
+
+    fn forget_member(&mut self, id: SwimId) {
+        self.known.remove(&id.run);
+        // The failure detector forgets only members that are down.
+        _ = self.detector.apply_many(std::iter::once(foca::Member::down(id)), false, &mut self.wishes);
+        _ = self.detector.handle_timer(Timer::RemoveDown(id), &mut self.wishes);
+    }
+}
+
+impl KnownMember {
+    fn may_be_forgotten(&self) -> bool {
+        !self.member.state.is_alive() && self.links == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::MemberEffect;
+    use super::super::tests::{member, members};
+    use super::*;
+
+    /// Which of two forgotten members are dialled: run 2 was gone for too long, run 3 was asked to be forgotten.
+    #[test]
+    fn only_members_forgotten_for_their_age_are_still_dialled() {
+        let mut own = members();
+        let at = |secs| Time { mono: Duration::from_secs(secs), wall: Duration::from_secs(secs) };
+        own.now = at(1);
+        for run in [2, 3] {
+            assert!(own.add_by_hearsay(&member(run)));
+        }
+        own.forget_due(at(2), &BTreeSet::from([RunId::new(3)]));
+        assert_eq!(own.others().count(), 1);
+        own.forget_due(at(2 * 24 * 3_600), &BTreeSet::new());
+        assert_eq!(own.others().count(), 0);
+        let mut dialled = BTreeSet::new();
+        for secs in 0..100 {
+            own.wake(at(3 * 24 * 3_600 + secs));
+            let dials = own.effects.drain(..).filter_map(|effect| match effect {
+                MemberEffect::Dial(to) => Some(to.run.number()),
+                _ => None,
+            });
+            dialled.extend(dials);
+        }
+        assert_eq!(dialled, BTreeSet::from([2]));
+    }
+}

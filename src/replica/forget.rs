@@ -1,0 +1,48 @@
+//! Members that somebody asked to forget.
+//!
+//! The request is an entry of the store, under a key of the library itself: so it reaches every node, also one that is
+//! cut off now, as any write does. It names the runs that were gone when it was made, and expires when they would have
+//! been forgotten anyway. Every node forgets a named run in each sync interval in which that run is gone.
+
+use std::collections::BTreeSet;
+
+use super::{PutOptions, Replica};
+use crate::error::ForgetError;
+use crate::id::RunId;
+use crate::store::entry::{self, readable_key};
+use crate::time::{Stamp, Time};
+
+/// The common beginning of the keys; the run follows, as 16 hexadecimal digits.
+const PREFIX: &str = "forgotten/";
+
+impl Replica {
+    /// Forgets the members of this name on all nodes. They must be gone. Returns the stamp of the last request that was
+    /// written.
+    ///
+    /// # Errors
+    /// See [`ForgetError`]; nothing is written then.
+    pub fn forget(&mut self, now: Time, name: &str) -> Result<Stamp, ForgetError> {
+        self.check_writable(now)?;
+        let gone =
+            self.members.as_ref().map_or_else(|| Some(Vec::new()), |members| members.gone_of_name(name));
+        let gone = gone.ok_or_else(|| ForgetError::NotGone { name: name.to_owned() })?;
+        let expires = PutOptions::new().ttl(self.config.forget_after).expires(now);
+        let keys = gone.iter().map(|run| entry::reserved(&format!("{PREFIX}{run:016x}")));
+        let stamps: Vec<Stamp> =
+            keys.map(|stored| self.write_put(now, &stored, name.as_bytes(), expires)).collect();
+        self.forget_members(now);
+        stamps.last().copied().ok_or_else(|| ForgetError::Unknown { name: name.to_owned() })
+    }
+
+    /// Forgets the members whose time has come, and those that somebody asked to forget.
+    pub(super) fn forget_members(&mut self, now: Time) {
+        let Some(members) = &mut self.members else { return };
+        let prefix = entry::reserved(PREFIX);
+        let asked = self.store.with_prefix(&prefix).filter_map(|(dot_set, _)| {
+            let run = u64::from_str_radix(&readable_key(dot_set.key())[PREFIX.len()..], 16);
+            run.ok().map(RunId::new)
+        });
+        let asked: BTreeSet<RunId> = asked.collect();
+        members.forget_due(now, &asked);
+    }
+}
