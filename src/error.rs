@@ -11,7 +11,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 #[cfg(feature = "node")]
-pub use node::{SecurityError, SnapshotError, StartError, WaitError};
+pub use node::{SecurityError, SeedError, SnapshotError, StartError, WaitError};
 
 use crate::config::{BATCH_WRITES_MAX, ELECTIONS_MAX};
 use crate::text::{Escaped, Span};
@@ -227,6 +227,10 @@ pub enum Error {
     #[cfg(feature = "node")]
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A seed was not added.
+    #[cfg(feature = "node")]
+    #[error(transparent)]
+    Seed(#[from] SeedError),
     /// A write was not accepted.
     #[error(transparent)]
     Write(#[from] WriteError),

@@ -54,9 +54,10 @@
 //! |---|---|
 //! | [`WriteError`] | Nothing was written; of a batch no part. |
 //! | [`WaitError`] | The write stands. Only the wait for other nodes or for the disk has ended. |
-//! | [`ForgetError`] | Nothing was written; the member is still known. |
+//! | [`members::ForgetError`] | Nothing was written; the member is still known. |
 //! | [`ElectionError`] | There is no lease; what voters granted on the way is given back. |
 //! | [`StartError`] | No node runs, and nothing was changed. |
+//! | [`members::SeedError`] | The seeds are the same as before. |
 //! | [`SecurityError`] | What was in force stays in force. |
 //! | [`SnapshotError`] | No snapshot was taken; a file that was at its path is still there. |
 //! | [`DecodeError`] | The value is not of the expected type. It stays as it is. |
@@ -160,6 +161,13 @@ pub mod core {
     pub use crate::wire::WireError;
 }
 
+/// Why a change of the membership was refused.
+pub mod members {
+    pub use crate::error::ForgetError;
+    #[cfg(feature = "node")]
+    pub use crate::error::SeedError;
+}
+
 /// Limits that are the same in every cluster. Those that can be set are fields of [`Config`].
 pub mod limits {
     pub use crate::config::{
@@ -179,7 +187,7 @@ pub use controls::Control;
 #[doc(hidden)]
 pub use election::model::{ModelAnswer, ModelRequest, ModelVoter};
 pub use election::{Leader, VoterRules};
-pub use error::{Cause, DecodeError, ElectionError, Error, ForgetError, WriteError};
+pub use error::{Cause, DecodeError, ElectionError, Error, WriteError};
 #[cfg(feature = "node")]
 pub use error::{SecurityError, SnapshotError, StartError, WaitError};
 pub use id::RunId;

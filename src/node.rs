@@ -29,8 +29,9 @@ pub use net::security::{Security, TlsRefusal};
 
 #[cfg(feature = "durable")]
 use crate::error::SnapshotError;
-use crate::error::{ElectionError, ForgetError, WaitError, WriteError};
+use crate::error::{ElectionError, ForgetError, SeedError, WaitError, WriteError};
 use crate::membership::{META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEvent};
+use crate::node::net::peers::DialRequest;
 use crate::replica::{PutOptions, Replica};
 use crate::store::OnlyIf;
 use crate::store::entry::{Entry, register};
@@ -354,6 +355,20 @@ impl Node {
         }
         drop(core);
         self.shared.wake_driver.notify_one();
+        Ok(())
+    }
+
+    /// Adds a seed, as [`Builder::seeds`] does, and dials all seeds now. It is tried for as long as the node runs, so
+    /// that nodes which were started apart become one cluster.
+    ///
+    /// # Errors
+    /// See [`SeedError`]; nothing is changed then.
+    pub fn join(&self, seed: impl Into<String>) -> Result<(), SeedError> {
+        if self.shared.is_closed() {
+            return Err(SeedError::Closed);
+        }
+        self.shared.dial_targets.seeds.add(seed.into())?;
+        self.shared.request_dial(DialRequest::Seeds);
         Ok(())
     }
 

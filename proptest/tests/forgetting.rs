@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use tidings::members::ForgetError;
 use tidings::sim::Sim;
-use tidings::{Config, Control, ForgetError, MemberEvent, MemberState};
+use tidings::{Config, Control, MemberEvent, MemberState};
 use tidings_proptest::Dice;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -4,6 +4,27 @@ use super::Cause;
 use crate::config::ConfigError;
 use crate::text::Escaped;
 
+/// Why an address was not added to the seeds of a node. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeedError {
+    /// It is not an address or a host name with a port.
+    #[error("the seed \"{}\" is not of the form address:port or host:port", Escaped(seed))]
+    Form {
+        /// The seed.
+        seed: String,
+    },
+    /// The node has as many seeds as it may have.
+    #[error("a node has at most {limit} seeds")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The node is closed.
+    #[error("the node is closed")]
+    Closed,
+}
+
 /// Why a node did not start. Nothing runs, and nothing was sent to anybody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -42,12 +63,9 @@ pub enum StartError {
         /// The limit.
         limit: usize,
     },
-    /// A seed is not an address or a host name with a port.
-    #[error("the seed \"{}\" is not of the form address:port or host:port", Escaped(seed))]
-    Seed {
-        /// The seed.
-        seed: String,
-    },
+    /// A seed is not an address or a host name with a port, or there are too many.
+    #[error(transparent)]
+    Seed(#[from] SeedError),
     /// No [`Security`](crate::Security) was given.
     #[error("no security was given: pass Security::secret or Security::ca to Builder::security")]
     NoSecurity,

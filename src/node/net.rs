@@ -8,4 +8,5 @@ pub(in crate::node) mod network;
 pub(in crate::node) mod peers;
 pub(in crate::node) mod round_trip;
 pub(in crate::node) mod security;
+pub(in crate::node) mod seeds;
 pub(in crate::node) mod sender;

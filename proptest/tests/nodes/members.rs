@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::task::Poll;
 use std::time::Duration;
 
+use tidings::members::{ForgetError, SeedError};
 use tidings::{
-    Builder, ForgetError, MemberEvent, Node, NodeEvent, PeerRefusal, Quorum, ReplicaEvent, Security,
-    TlsRefusal, WaitError, WriteError,
+    Builder, MemberEvent, Node, NodeEvent, PeerRefusal, Quorum, ReplicaEvent, Security, TlsRefusal,
+    WaitError, WriteError,
 };
 use tidings_proptest::nodes::{GUARD, builder, event, guarded, ready, refusal, start, until};
 
@@ -308,4 +309,19 @@ async fn forgotten_member_counts_in_no_quorum_and_joins_as_new() {
     let c = start("c", &[&b]).await;
     until(|| [&a, &b].iter().all(|node| node.members().len() == 3)).await;
     c.put("from c", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seed_added_at_run_time_joins_two_clusters() {
+    let a = start("a", &[]).await;
+    let b = start("b", &[]).await;
+    a.put("from a", "v").unwrap();
+    b.put("from b", "v").unwrap();
+    assert_eq!(b.join("nowhere").unwrap_err(), SeedError::Form { seed: "nowhere".to_owned() });
+    b.join(a.addr().to_string()).unwrap();
+    sees(&a, "from b", b"v").await;
+    sees(&b, "from a", b"v").await;
+    assert_eq!(b.members().len(), 2);
+    b.shutdown().await;
+    assert_eq!(b.join(a.addr().to_string()).unwrap_err(), SeedError::Closed);
 }

@@ -20,6 +20,7 @@ use crate::node::disk;
 use crate::node::net::network::{Network, ShutdownGuard, bind};
 use crate::node::net::peers::NodeIdentity;
 use crate::node::net::security::{Security, check_node_name};
+use crate::node::net::seeds::{DialTargets, Seeds};
 use crate::node::runtime::driver;
 use crate::node::runtime::join_board::JoinBoard;
 use crate::node::runtime::shared::Shared;
@@ -206,11 +207,7 @@ impl Builder {
         if self.meta.len() > META_ENTRIES_MAX {
             return Err(StartError::MetaEntries { entries: self.meta.len(), limit: META_ENTRIES_MAX });
         }
-        let seeds_are_formed =
-            |seed: &String| seed.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        if let Some(seed) = self.seeds.iter().find(|seed| !seeds_are_formed(seed)) {
-            return Err(StartError::Seed { seed: seed.clone() });
-        }
+        let seeds = Seeds::new(self.seeds)?;
         let security = self.security.ok_or(StartError::NoSecurity)?;
         let endpoint = bind(self.listen, security.server(&self.name)?)?;
         let failed =
@@ -243,8 +240,16 @@ impl Builder {
         #[cfg(not(feature = "durable"))]
         let replica = Replica::new(setup);
         let (dial_requests, asked) = mpsc::unbounded_channel();
-        let join_board = if self.seeds.is_empty() { JoinBoard::alone() } else { JoinBoard::default() };
-        let shared = Shared::new(self.name, run, addr, replica, dial_requests, join_board, lease_time);
+        let join_board = if seeds.is_empty() { JoinBoard::alone() } else { JoinBoard::default() };
+        let shared = Shared::new(
+            self.name,
+            run,
+            addr,
+            replica,
+            DialTargets { requests: dial_requests, seeds },
+            join_board,
+            lease_time,
+        );
         // If the caller drops this future from here on, dropping the handle closes the node.
         let node = Node::new(shared.clone());
         #[cfg(feature = "durable")]
@@ -254,7 +259,7 @@ impl Builder {
             tokio::task::spawn_blocking(attaching).await.expect("attaching does not panic");
         }
         let (events, received) = mpsc::channel(LINK_EVENTS_MAX);
-        let network = Network::new(shared.clone(), identity, security, endpoint, events, self.seeds);
+        let network = Network::new(shared.clone(), identity, security, endpoint, events);
         tokio::spawn(network.run(asked, ShutdownGuard(shared.clone())));
         tokio::spawn(driver::drive(shared, received));
         Ok(node)

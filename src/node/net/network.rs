@@ -73,7 +73,6 @@ pub(in crate::node) struct Network {
     shared: Arc<Shared>,
     greeter: Arc<Greeter>,
     endpoint: Endpoint,
-    seeds: Vec<String>,
     dials: Arc<Semaphore>,
     admission: Admission,
     reported: Cache<String, ()>,
@@ -92,7 +91,6 @@ impl Network {
         security: Security,
         endpoint: Endpoint,
         events: mpsc::Sender<LinkEvent>,
-        seeds: Vec<String>,
     ) -> Arc<Self> {
         let cache = |time| Cache::builder().max_capacity(REPORTS_MAX).time_to_live(time).build();
         let (reported, no_hosts) = (cache(REPORT_INTERVAL), cache(NO_HOST_TIME));
@@ -109,7 +107,6 @@ impl Network {
             shared,
             greeter: Arc::new(greeter),
             endpoint,
-            seeds,
             dials,
             admission: Admission::new(),
             reported,
@@ -163,8 +160,8 @@ impl Network {
                 _ = tokio::spawn(Self::dial_once(self.clone(), contact.addr, None));
             }
             DialRequest::Seeds => {
-                for seed in &self.seeds {
-                    tokio::spawn(Self::seek(self.clone(), seed.clone()));
+                for seed in self.shared.dial_targets.seeds.all() {
+                    tokio::spawn(Self::seek(self.clone(), seed));
                 }
             }
         }

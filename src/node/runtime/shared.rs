@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::arrivals::Arrivals;
 use crate::error::WriteError;
@@ -21,6 +21,7 @@ use crate::id::{LinkId, LogId, RunId};
 use crate::membership::{Contact, Member, MemberEvent};
 use crate::node::disk::link::DiskLink;
 use crate::node::net::peers::{DialRequest, NodeEvent, Peers};
+use crate::node::net::seeds::DialTargets;
 use crate::node::net::sender::LinkSender;
 use crate::node::runtime::clock::mono;
 use crate::node::runtime::event_log::EventLog;
@@ -85,8 +86,7 @@ pub(in crate::node) struct Shared {
     pub(in crate::node) join_board: JoinBoard,
     #[cfg(feature = "metrics")]
     pub(in crate::node) meter: crate::node::runtime::meter::Meter,
-    /// Dial requests to the network task.
-    dial_requests: mpsc::UnboundedSender<DialRequest>,
+    pub(in crate::node) dial_targets: DialTargets,
 }
 
 impl Shared {
@@ -95,7 +95,7 @@ impl Shared {
         run: RunId,
         addr: SocketAddr,
         replica: Replica,
-        dial_requests: mpsc::UnboundedSender<DialRequest>,
+        dial_targets: DialTargets,
         join_board: JoinBoard,
         lease_time: Duration,
     ) -> Arc<Self> {
@@ -133,7 +133,7 @@ impl Shared {
             join_board,
             #[cfg(feature = "metrics")]
             meter: crate::node::runtime::meter::Meter::default(),
-            dial_requests,
+            dial_targets,
         })
     }
 
@@ -342,7 +342,7 @@ impl Shared {
 
     pub(in crate::node) fn request_dial(&self, request: DialRequest) {
         // An error means that the network task has ended; then no link is needed any more.
-        _ = self.dial_requests.send(request);
+        _ = self.dial_targets.requests.send(request);
     }
 
     /// Sends a datagram to a member over its link. Without a link it is dropped, and the member is dialled for the
@@ -367,7 +367,8 @@ mod tests {
     use crate::replica::Setup;
 
     fn shared() -> Arc<Shared> {
-        let (dial_requests, _) = mpsc::unbounded_channel();
+        let (requests, _) = tokio::sync::mpsc::unbounded_channel();
+        let dial_targets = DialTargets { requests, seeds: crate::node::net::seeds::Seeds::default() };
         let replica = Replica::new(Setup::new(Config::lan(), 1));
         let addr = ([127, 0, 0, 1], 1).into();
         Shared::new(
@@ -375,7 +376,7 @@ mod tests {
             RunId::new(1),
             addr,
             replica,
-            dial_requests,
+            dial_targets,
             JoinBoard::alone(),
             Duration::from_secs(1),
         )
