@@ -46,8 +46,9 @@ pub enum PeerRefusal {
     /// The run that a node states is known under another name. A run stays with the name that proved it first.
     #[error("the stated run belongs to a node of another name")]
     RunTaken,
-    /// The name that a node states is not in its certificate.
-    #[error("the stated name is not in the certificate")]
+    /// The name that a node states is not in its certificate, or not among those that may connect
+    /// ([`Security::allow_only`](crate::Security::allow_only)).
+    #[error("the stated name is not in the certificate, or is not allowed to connect")]
     NotTheCertificates,
     /// The name or the metadata of one node exceeds a limit.
     #[error("it has {0}")]
