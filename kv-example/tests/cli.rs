@@ -372,6 +372,7 @@ fn no_error_shows_a_secret_or_a_token() {
     // Easy to guess, of the wrong encoding, and readable by others.
     let said = refused(&mut serve(local, "TIDINGS_SECRET", "hunter2".as_ref()));
     assert!(!shows(&said) && said.contains("at least 80 are needed"), "{said}");
+    assert!(said.contains("tidings secret --out"), "{said}");
     let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"hunter2 \xff hunter2 hunter2");
     let said = refused(&mut serve(local, "TIDINGS_SECRET", bytes));
     assert!(!shows(&said) && said.contains("not UTF-8"), "{said}");
