@@ -171,7 +171,7 @@ impl Node {
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let security = tidings::Security::secret("a secret for examples")?;
+    /// # let security = tidings::Security::secret(&tidings::Security::generate_secret())?;
     /// # let node = tidings::Node::builder("a").security(security).start().await?;
     /// use tidings::{OnlyIf, WriteError};
     ///
@@ -209,7 +209,7 @@ impl Node {
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let security = tidings::Security::secret("a secret for examples")?;
+    /// # let security = tidings::Security::secret(&tidings::Security::generate_secret())?;
     /// # let node = tidings::Node::builder("a").security(security).start().await?;
     /// node.batch().put("k/1", "a").put("k/2", "b").put("k/3", "c").put("l/1", "d").commit()?;
     /// let page = node.scan_page("k/", None, 2);

@@ -8,15 +8,19 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 use ureq::http::Response;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
+use crate::api::tls;
 use crate::exit::{Exit, Failure};
-use crate::span;
+use crate::{span, table};
 
 /// The largest answer that is read in one go; a page of a listing with large values is the largest there is.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 /// A stream that says nothing for so long is dead: the node sends a comment every ten seconds.
 const SILENCE_TIME_MAX: Duration = Duration::from_secs(30);
+/// An idle connection is not used again after this time: the node closes it after ten seconds.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Events that were read and not looked at yet; beyond them the node has to wait.
 const EVENTS_MAX: usize = 64;
 
@@ -24,12 +28,15 @@ const EVENTS_MAX: usize = 64;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Which node")]
 pub(crate) struct Target {
-    /// The node's API
+    /// The node's API, with https:// where it speaks TLS
     #[arg(long, env = "TIDINGS_NODE", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) node: String,
     /// The file with the API's bearer token; or `TIDINGS_TOKEN` in the environment
     #[arg(long, env = "TIDINGS_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// The file with the authority (PEM) that issued the API's certificate, for https
+    #[arg(long, env = "TIDINGS_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// How long to wait for an answer
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = span::parse)]
     pub(crate) timeout: Duration,
@@ -92,16 +99,29 @@ impl Target {
             None => std::env::var("TIDINGS_TOKEN").ok(),
         };
         let base = self.node.trim_end_matches('/');
-        if base.starts_with("https://") {
-            let message = "this program speaks plain HTTP to the node";
-            let hint = "run it beside the node, or through a tunnel such as ssh -L or kubectl port-forward";
-            return Err(Failure::usage(message).hint(hint));
-        }
-        let base = if base.starts_with("http://") { base.to_owned() } else { format!("http://{base}") };
+        let is_whole = ["http://", "https://"].iter().any(|scheme| base.starts_with(scheme));
+        let base = if is_whole { base.to_owned() } else { format!("http://{base}") };
         let config = Agent::config_builder().http_status_as_error(false).user_agent("tidings");
         let config = config.timeout_connect(Some(self.timeout)).timeout_recv_response(Some(self.timeout));
+        let config = config.max_idle_age(IDLE_TIME_MAX);
+        let config = if base.starts_with("https://") { config.tls_config(self.tls()?) } else { config };
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         Ok(Client { agent: config.build().into(), base, token, timeout: self.timeout })
+    }
+}
+
+impl Target {
+    /// Trusts the given authority alone.
+    fn tls(&self) -> Result<TlsConfig, Failure> {
+        let Some(path) = &self.ca_file else {
+            let message = "https needs the authority that issued the node's certificate";
+            return Err(Failure::usage(message).hint("give --ca-file, or set TIDINGS_CA_FILE"));
+        };
+        let authorities = tls::certificates(path)?;
+        let authorities: Vec<_> =
+            authorities.iter().map(|authority| Certificate::from_der(authority).to_owned()).collect();
+        let config = TlsConfig::builder().unversioned_rustls_crypto_provider(tls::provider());
+        Ok(config.root_certs(RootCerts::from(authorities)).build())
     }
 }
 
@@ -182,12 +202,21 @@ impl Client {
     }
 
     fn malformed(&self, error: &ureq::http::Error) -> Failure {
-        let hint = "give --node as http://ADDRESS:PORT (or set TIDINGS_NODE)";
+        let hint = "give --node as http://ADDRESS:PORT or https://HOST:PORT (or set TIDINGS_NODE)";
         Failure::usage(format!("\"{}\" is not the address of a node: {error}", self.base)).hint(hint)
     }
 
     fn failed(&self, error: &ureq::Error) -> Failure {
-        let at = self.base.trim_start_matches("http://");
+        let at = self.base.split_once("://").map_or(&*self.base, |(_, at)| at);
+        let tls = match error {
+            ureq::Error::Io(error) => error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()),
+            _ => None,
+        };
+        if let Some(error) = tls {
+            let hint = "is --ca-file the authority of its certificate, and is this name or address in it?";
+            return Failure::new(Exit::Unreachable, format!("no TLS with the node at {at}: {error}"))
+                .hint(hint);
+        }
         match error {
             ureq::Error::Timeout(_) => {
                 let message = format!("the node at {at} did not answer in {}", span::show(self.timeout));
@@ -199,7 +228,7 @@ impl Client {
                 Failure::new(Exit::Unreachable, format!("no node at {at} ({error})")).hint(hint)
             }
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                let hint = "give --node as http://ADDRESS:PORT (or set TIDINGS_NODE)";
+                let hint = "give --node as http://ADDRESS:PORT or https://HOST:PORT (or set TIDINGS_NODE)";
                 Failure::usage(format!("\"{}\" is not the address of a node: {error}", self.base)).hint(hint)
             }
             other => Failure::new(Exit::Failed, format!("{at}: {other}")),
@@ -209,7 +238,7 @@ impl Client {
     /// What the node said, and what became of the state.
     fn refused(&self, status: u16, body: &[u8]) -> Failure {
         let said: Value = serde_json::from_slice(body).unwrap_or_default();
-        let text = |field: &str| said[field].as_str().unwrap_or_default().to_owned();
+        let text = |field: &str| table::clean(said[field].as_str().unwrap_or_default());
         let Some(code) = said["code"].as_str() else {
             let message = format!("what runs at {} is no node of tidings: it answered {status}", self.base);
             return Failure::new(Exit::Unreachable, message).hint("name another with --node");

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tidings::{Config, Node, PutOptions, Security};
 use tokio::net::TcpListener;
 
-use crate::api::{self, ApiError, App, AppState, Guard};
+use crate::api::{self, ApiError, App, AppState, ConnectionLimits, Guard};
 use crate::exit::{Exit, Failure};
 use crate::relay::{Relay, Rule};
 use crate::signals::End;
@@ -23,7 +23,7 @@ const NODES: usize = 5;
 const ZONES: [&str; 3] = ["eu-1", "eu-2", "us-1"];
 /// Ports that are tried for the dashboard, from the one that was asked for.
 const PORTS_TRIED: u16 = 20;
-const CONNECTIONS_MAX: usize = 256;
+const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits { max: 256, per_address_max: 256 };
 const WATCHERS_MAX: usize = 64;
 /// The nodes' last words, and those of the API.
 const END_TIME_MAX: Duration = Duration::from_millis(1_500);
@@ -151,7 +151,8 @@ impl Demo {
         let mut stopped = stopping.subscribe();
         let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
         let routes = routes_of_all(&nodes, &board);
-        let serving = tokio::spawn(api::serve(listener, Guard::new(None), routes, CONNECTIONS_MAX, stop));
+        let serving =
+            tokio::spawn(api::serve(listener, None, Guard::default(), routes, CONNECTION_LIMITS, stop));
         explain(&nodes, http);
         let busy = async {
             fill(&nodes[0], self.keys).await;

@@ -114,6 +114,12 @@ impl From<tidings::StartError> for Failure {
 
 impl From<tidings::SecurityError> for Failure {
     fn from(error: tidings::SecurityError) -> Self {
-        Self::usage(error.to_string())
+        let failure = Self::usage(error.to_string());
+        match error {
+            tidings::SecurityError::Weak { .. } => {
+                failure.hint("`tidings secret --out secret.txt` makes one; copy it to every node")
+            }
+            _ => failure,
+        }
     }
 }

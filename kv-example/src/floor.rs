@@ -14,7 +14,7 @@ use tidings::{Config, Node, Security};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::api::{self, App, Guard};
+use crate::api::{self, App, ConnectionLimits, Guard};
 use crate::exit::{Exit, Failure};
 use crate::table;
 
@@ -68,7 +68,8 @@ async fn serve_node(node: &Node) -> Result<SocketAddr, Failure> {
     let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
     let addr = listener.local_addr()?;
     let never = std::future::pending();
-    tokio::spawn(api::serve(listener, Guard::new(None), api::router(app), CONNECTIONS * 2, never));
+    let limits = ConnectionLimits { max: CONNECTIONS * 2, per_address_max: CONNECTIONS * 2 };
+    tokio::spawn(api::serve(listener, None, Guard::default(), api::router(app), limits, never));
     Ok(addr)
 }
 

@@ -1,12 +1,14 @@
 //! A tidings node to run, a command line to use it, and a dashboard to look at. It uses the library's public interface
 //! alone: what it does, any application can do.
 
+mod access;
 mod api;
 mod client;
 mod commands;
 mod demo;
 mod exit;
 mod floor;
+mod process;
 mod relay;
 mod serve;
 mod settings;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tidings::{Node, Security, SecurityError};
+use tidings::{Node, Security};
 use tokio::net::TcpListener;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::api::{self, App, Guard};
+use crate::access::Access;
+use crate::api::{self, App};
 use crate::exit::{Exit, Failure};
+use crate::process;
 use crate::settings::Settings;
 use crate::signals::{End, Reload};
 
@@ -30,8 +32,9 @@ A settings' file has the same names with underscores:
   secret_file = \"/etc/tidings/secret\"
   meta = { zone = \"eu-1\" }
 
-Secrets and tokens never stand on the command line. A file is best (mode 600); TIDINGS_SECRET and TIDINGS_TOKEN in the
-environment, or `secret` and `token` in the settings' file, work as well. SIGHUP reads the secret file again.";
+Secrets and tokens never stand on the command line. A file is best (mode 600); TIDINGS_SECRET, TIDINGS_TOKEN and
+TIDINGS_READ_TOKEN in the environment, or `secret`, `token` and `read_token` in the settings' file, work as well. SIGHUP
+reads all files with secrets, tokens, certificates, revocation lists and names again.";
 
 /// Run a node, with its HTTP API and its dashboard
 #[derive(Args, Debug)]
@@ -71,25 +74,24 @@ impl Serve {
 }
 
 async fn serve(settings: Settings) -> Result<(), Failure> {
+    // Before any secret is in memory.
+    process::guard();
     let Some(name) = settings.name.clone() else {
         return Err(Failure::usage("the node has no name").hint("give --name, unique in the cluster"));
     };
-    let token = settings.token()?;
-    let secrets = settings.secrets()?;
-    let security = Security::secret(&secrets[0])?;
-    for secret in &secrets[1..] {
-        security.accept(secret)?;
-    }
+    let limits = settings.connection_limits()?;
+    let watchers_max = settings.watchers_max()?;
+    let mut access = Access::new(&settings)?;
     let listener = bind(settings.http()).await?;
     let (mut end, mut reload) = (End::new()?, Reload::new()?);
     let config = settings.config()?;
     let value_bytes_max = config.value_bytes_max;
     let node = tokio::select! {
-        started = start(&settings, name, &security, config) => started?,
+        started = start(&settings, name, &access.security, config) => started?,
         () = end.recv() => return Ok(()),
     };
     let cluster = settings.cluster.as_deref().unwrap_or("tidings");
-    let mut app = App::new(&node, cluster, value_bytes_max, settings.watchers_max());
+    let mut app = App::new(&node, cluster, value_bytes_max, watchers_max);
     app.snapshots = settings.data_dir.as_ref().map(|dir| dir.join("snapshots"));
     for election in &settings.elections {
         app.elections.show(&node, &app.monitor, election);
@@ -97,19 +99,19 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let leaving = app.leaving.clone();
     let app = Arc::new(app);
     let http = listener.local_addr()?;
-    println!("node {} at {}, API and dashboard at http://{http}", node.name(), node.addr());
+    let scheme = if access.tls.is_some() { "https" } else { "http" };
+    println!("node {} at {}, API and dashboard at {scheme}://{http}", node.name(), node.addr());
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
-    let guard = Guard::new(token.as_deref());
-    let serving =
-        tokio::spawn(api::serve(listener, guard, api::router(app), settings.connections_max(), stop));
-    let mut accepted = secrets;
+    let (tls, guard) = (access.tls.clone(), access.guard.clone());
+    let serving = tokio::spawn(api::serve(listener, tls, guard, api::router(app), limits, stop));
     // A process that ends in order leaves, unless whoever runs it has said that it will be back.
     let leaves = loop {
         tokio::select! {
             () = end.recv() => break !settings.expect_return,
             () = leaving.notified() => break true,
-            () = reload.recv() => rotate(&settings, &security, &mut accepted),
+            // Keys are derived and files read: other tasks go on meanwhile.
+            () = reload.recv() => tokio::task::block_in_place(|| access.reload()),
         }
     };
     stopping.send_replace(true);
@@ -167,73 +169,4 @@ async fn start(
         builder = builder.meta(key, value);
     }
     Ok(builder.start().await?)
-}
-
-/// Follows the secret file: what is new in it is accepted, its first line is presented, what is gone from it is
-/// refused. If one of them cannot be used, that is logged, and what was in force stays so.
-fn rotate(settings: &Settings, security: &Security, accepted: &mut Vec<String>) {
-    let secrets = match settings.secrets() {
-        Ok(secrets) => secrets,
-        Err(failure) => return eprintln!("tidings: the secrets stay as they are: {failure}"),
-    };
-    let not_used = |at: usize, error: SecurityError| {
-        eprintln!(
-            "tidings: the secrets stay as they are: the one in line {} cannot be used: {error}",
-            at + 1
-        );
-    };
-    for (at, secret) in secrets.iter().enumerate() {
-        if let Err(error) = Security::secret(secret) {
-            return not_used(at, error);
-        }
-    }
-    for (at, secret) in secrets.iter().enumerate() {
-        let done = if at == 0 { security.present(secret) } else { security.accept(secret) };
-        if let Err(error) = done {
-            return not_used(at, error);
-        }
-        if !accepted.contains(secret) {
-            accepted.push(secret.clone());
-        }
-    }
-    accepted.retain(|old| {
-        let is_removed = !secrets.contains(old) && security.remove(old).is_ok();
-        !is_removed
-    });
-    let accepted = accepted.len();
-    eprintln!("tidings: read the secrets again: {accepted} accepted, the first is used");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn accepted_secrets_follow_the_file_or_stay_unchanged() {
-        let folder = std::env::temp_dir().join(format!("tidings-rotate-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("secrets");
-        let settings = Settings { secret_file: Some(file.clone()), ..Settings::default() };
-        let [old, new, last] = ["the secret of this year", "the secret of the next", "that of the one after"];
-        let (security, mut accepted) = (Security::secret(old).unwrap(), vec![old.to_owned()]);
-        let mut read = |lines: &[&str]| {
-            std::fs::write(&file, lines.join("\n")).unwrap();
-            #[cfg(unix)]
-            {
-                let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-                std::fs::set_permissions(&file, private).unwrap();
-            }
-            rotate(&settings, &security, &mut accepted);
-            accepted.clone()
-        };
-        assert_eq!(read(&[new, "short"]), [old]);
-        assert_eq!(security.remove(new), Err(SecurityError::NotAccepted));
-        assert_eq!(security.remove(old), Err(SecurityError::InUse));
-        assert_eq!(read(&[new, old]), [old, new]);
-        assert_eq!(read(&[last]), [last]);
-        for gone in [old, new] {
-            assert_eq!(security.remove(gone), Err(SecurityError::NotAccepted));
-        }
-        std::fs::remove_dir_all(folder).unwrap();
-    }
 }

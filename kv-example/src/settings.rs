@@ -8,13 +8,18 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use tidings::{Config, Durability, OnCorruption};
+use tidings::{Config, Durability, OnCorruption, Security, SecurityError};
 
+use crate::api::{ConnectionLimits, Tokens};
 use crate::exit::Failure;
 use crate::span;
 
 /// Connections that are served at a time, unless told otherwise.
 const CONNECTIONS_MAX: usize = 1_024;
+/// The most that may be asked for, of connections and of event streams.
+const CONNECTIONS_LIMIT: usize = 65_536;
+/// The same from one address.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 /// Event streams that are served at a time, unless told otherwise.
 const WATCHERS_MAX: usize = 256;
 
@@ -29,9 +34,6 @@ pub(crate) enum Profile {
     /// Tests and demonstrations on one machine.
     Local,
 }
-
-/// A token shorter than this many bytes is refused where other machines can reach the API.
-const TOKEN_BYTES_MIN: usize = 16;
 
 /// A secret or a token as it stands in a settings file. It is never shown.
 #[derive(Clone, Deserialize)]
@@ -88,9 +90,33 @@ pub(crate) struct Settings {
     /// The file with the cluster's secret, one a line: the first is used, all are accepted. Read again on SIGHUP
     #[arg(long, env = "TIDINGS_SECRET_FILE", value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
+    /// Instead of a secret: the file with the authorities (PEM) whose certificates are accepted from other nodes
+    #[arg(long, env = "TIDINGS_CLUSTER_CA_FILE", value_name = "FILE")]
+    pub(crate) cluster_ca_file: Option<PathBuf>,
+    /// The file with this node's certificate for other nodes (PEM), in its name
+    #[arg(long, env = "TIDINGS_CLUSTER_CERTIFICATE_FILE", value_name = "FILE")]
+    pub(crate) cluster_certificate_file: Option<PathBuf>,
+    /// The file with the key of that certificate (PEM)
+    #[arg(long, env = "TIDINGS_CLUSTER_KEY_FILE", value_name = "FILE")]
+    pub(crate) cluster_key_file: Option<PathBuf>,
+    /// The file with revocation lists (PEM), one at least of each authority that issues certificates of nodes
+    #[arg(long, env = "TIDINGS_CLUSTER_REVOCATION_FILE", value_name = "FILE")]
+    pub(crate) cluster_revocation_file: Option<PathBuf>,
+    /// The file with the names of the nodes that may connect, one a line, where certificates come from files
+    #[arg(long, env = "TIDINGS_CLUSTER_NAMES_FILE", value_name = "FILE")]
+    pub(crate) cluster_names_file: Option<PathBuf>,
     /// The file with the bearer token of the HTTP API. Needed where it is not bound to this machine alone
     #[arg(long, env = "TIDINGS_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// The file with a second token, which permits to read, to watch and to collect metrics, and nothing else
+    #[arg(long, env = "TIDINGS_READ_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) read_token_file: Option<PathBuf>,
+    /// Serve the HTTP API over TLS, with the certificates in this file (PEM)
+    #[arg(long, env = "TIDINGS_HTTP_CERTIFICATE_FILE", value_name = "FILE")]
+    pub(crate) http_certificate_file: Option<PathBuf>,
+    /// The file with the key of that certificate (PEM)
+    #[arg(long, env = "TIDINGS_HTTP_KEY_FILE", value_name = "FILE")]
+    pub(crate) http_key_file: Option<PathBuf>,
     /// Intervals to start from [default: lan]
     #[arg(long, env = "TIDINGS_PROFILE")]
     pub(crate) profile: Option<Profile>,
@@ -119,30 +145,36 @@ pub(crate) struct Settings {
     /// The largest value, in bytes, up to 16777216 [default: 1048576]
     #[arg(long, env = "TIDINGS_VALUE_BYTES_MAX", value_name = "BYTES")]
     pub(crate) value_bytes_max: Option<usize>,
-    /// HTTP connections at a time; further ones wait [default: 1024]
+    /// HTTP connections at a time; on further ones only probes are answered [default: 1024]
     #[arg(long, env = "TIDINGS_CONNECTIONS_MAX", value_name = "COUNT")]
     pub(crate) connections_max: Option<usize>,
+    /// The same from one address; raise it behind a proxy [default: 256, or --connections-max if that is less]
+    #[arg(long, env = "TIDINGS_CONNECTIONS_PER_ADDRESS_MAX", value_name = "COUNT")]
+    pub(crate) connections_per_address_max: Option<usize>,
     /// Event streams (watches and dashboards) at a time; further ones are refused [default: 256]
     #[arg(long, env = "TIDINGS_WATCHERS_MAX", value_name = "COUNT")]
     pub(crate) watchers_max: Option<usize>,
     /// The secret itself. No flag: other users of the machine can read those.
     #[arg(skip)]
     pub(crate) secret: Option<Hidden>,
-    /// The token itself; no flag either.
+    /// The tokens themselves; no flags either.
     #[arg(skip)]
     pub(crate) token: Option<Hidden>,
+    #[arg(skip)]
+    pub(crate) read_token: Option<Hidden>,
 }
 
 /// The secret or the token: from its own variable, its file, or the settings' file.
 const SECRET_VARIABLE: &str = "TIDINGS_SECRET";
 const TOKEN_VARIABLE: &str = "TIDINGS_TOKEN";
+const READ_TOKEN_VARIABLE: &str = "TIDINGS_READ_TOKEN";
 
 impl Settings {
     /// Fills what flags and environment leave open from a file.
     pub(crate) fn or_file(self, path: &Path) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
         let file: Self = toml::from_str(&text).map_err(|error| not_understood(path, &text, &error))?;
-        if file.secret.is_some() || file.token.is_some() {
+        if file.secret.is_some() || file.token.is_some() || file.read_token.is_some() {
             check_private(path)?;
         }
         Ok(Self {
@@ -158,7 +190,15 @@ impl Settings {
             expect_return: self.expect_return || file.expect_return,
             disk_interval: self.disk_interval.or(file.disk_interval),
             secret_file: self.secret_file.or(file.secret_file),
+            cluster_ca_file: self.cluster_ca_file.or(file.cluster_ca_file),
+            cluster_certificate_file: self.cluster_certificate_file.or(file.cluster_certificate_file),
+            cluster_key_file: self.cluster_key_file.or(file.cluster_key_file),
+            cluster_revocation_file: self.cluster_revocation_file.or(file.cluster_revocation_file),
+            cluster_names_file: self.cluster_names_file.or(file.cluster_names_file),
             token_file: self.token_file.or(file.token_file),
+            read_token_file: self.read_token_file.or(file.read_token_file),
+            http_certificate_file: self.http_certificate_file.or(file.http_certificate_file),
+            http_key_file: self.http_key_file.or(file.http_key_file),
             profile: self.profile.or(file.profile),
             meta: if self.meta.is_empty() { file.meta } else { self.meta },
             app_version: self.app_version.or(file.app_version),
@@ -168,9 +208,13 @@ impl Settings {
             elections: if self.elections.is_empty() { file.elections } else { self.elections },
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             connections_max: self.connections_max.or(file.connections_max),
+            connections_per_address_max: self
+                .connections_per_address_max
+                .or(file.connections_per_address_max),
             watchers_max: self.watchers_max.or(file.watchers_max),
             secret: file.secret,
             token: file.token,
+            read_token: file.read_token,
         })
     }
 
@@ -182,12 +226,61 @@ impl Settings {
         self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8_080)))
     }
 
-    pub(crate) fn connections_max(&self) -> usize {
-        self.connections_max.unwrap_or(CONNECTIONS_MAX)
+    pub(crate) fn connection_limits(&self) -> Result<ConnectionLimits, Failure> {
+        let max = self.connections_max.unwrap_or(CONNECTIONS_MAX);
+        within("connections_max", max, CONNECTIONS_LIMIT)?;
+        let per_address_max = self.connections_per_address_max;
+        let per_address_max = per_address_max.unwrap_or(CONNECTIONS_PER_ADDRESS_MAX.min(max));
+        within("connections_per_address_max", per_address_max, max)
+            .map_err(|failure| failure.hint("one address cannot have more than connections_max, for all"))?;
+        Ok(ConnectionLimits { max, per_address_max })
     }
 
-    pub(crate) fn watchers_max(&self) -> usize {
-        self.watchers_max.unwrap_or(WATCHERS_MAX)
+    pub(crate) fn watchers_max(&self) -> Result<usize, Failure> {
+        let max = self.watchers_max.unwrap_or(WATCHERS_MAX);
+        within("watchers_max", max, CONNECTIONS_LIMIT)?;
+        Ok(max)
+    }
+
+    /// The files of the API's certificate and its key, if it speaks TLS.
+    pub(crate) fn http_files(&self) -> Result<Option<[&Path; 2]>, Failure> {
+        all_or_none([
+            ("http_certificate_file", self.http_certificate_file.as_deref()),
+            ("http_key_file", self.http_key_file.as_deref()),
+        ])
+    }
+
+    /// The files of the cluster's authorities, of this node's certificate and of its key, if there is no secret.
+    pub(crate) fn cluster_files(&self) -> Result<Option<[&Path; 3]>, Failure> {
+        let files = all_or_none([
+            ("cluster_ca_file", self.cluster_ca_file.as_deref()),
+            ("cluster_certificate_file", self.cluster_certificate_file.as_deref()),
+            ("cluster_key_file", self.cluster_key_file.as_deref()),
+        ])?;
+        if let Some([_, _, key]) = files {
+            if self.secret_file.is_some()
+                || self.secret.is_some()
+                || std::env::var_os(SECRET_VARIABLE).is_some()
+            {
+                let message = "there are a secret and certificates of the cluster";
+                return Err(Failure::usage(message).hint("give secret_file or the three cluster_*_file"));
+            }
+            check_private(key)?;
+        }
+        Ok(files)
+    }
+
+    /// The names of the nodes that may connect, if they are limited.
+    pub(crate) fn cluster_names(&self) -> Result<Option<Vec<String>>, Failure> {
+        let Some(path) = &self.cluster_names_file else { return Ok(None) };
+        let text = fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+        let names: Vec<String> =
+            text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+        if names.is_empty() {
+            let message = format!("{} holds no name, and so nobody could connect", path.display());
+            return Err(Failure::usage(message));
+        }
+        Ok(Some(names))
     }
 
     /// The secrets of the cluster, the one in use first.
@@ -209,11 +302,16 @@ impl Settings {
         Ok(lines)
     }
 
-    /// The token of the HTTP API, which may be missing only where nobody but this machine can connect.
-    pub(crate) fn token(&self) -> Result<Option<String>, Failure> {
-        let token = secret_text(TOKEN_VARIABLE, self.token_file.as_deref(), self.token.as_ref())?;
-        let token = token.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-        if token.is_none() && !self.http().ip().is_loopback() {
+    /// The tokens of the HTTP API, which may be missing only where nobody but this machine can connect.
+    pub(crate) fn tokens(&self) -> Result<Tokens, Failure> {
+        let full = token("token", TOKEN_VARIABLE, self.token_file.as_deref(), self.token.as_ref())?;
+        let read_only = token(
+            "read_token",
+            READ_TOKEN_VARIABLE,
+            self.read_token_file.as_deref(),
+            self.read_token.as_ref(),
+        )?;
+        if full.is_none() && !self.http().ip().is_loopback() {
             let message =
                 format!("{} can be reached from other machines, and there is no token", self.http());
             let hint = format!(
@@ -222,16 +320,14 @@ impl Settings {
             );
             return Err(Failure::usage(message).hint(hint));
         }
-        let bytes = token.as_deref().map_or(TOKEN_BYTES_MIN, str::len);
-        if bytes < TOKEN_BYTES_MIN && !self.http().ip().is_loopback() {
-            let message = format!(
-                "{} can be reached from other machines, and the token is easy to guess: it has {bytes} bytes, at \
-                 least {TOKEN_BYTES_MIN} are needed",
-                self.http()
-            );
-            return Err(Failure::usage(message).hint("make a good one with `tidings secret --out token.txt`"));
+        if read_only.is_some() && full.is_none() {
+            let message = "there is a read_token and no token: whoever has none could do everything";
+            return Err(Failure::usage(message).hint("give --token-file as well"));
         }
-        Ok(token)
+        if read_only.is_some() && read_only == full {
+            return Err(Failure::usage("read_token and token are the same"));
+        }
+        Ok(Tokens { full, read_only })
     }
 
     pub(crate) fn config(&self) -> Result<Config, Failure> {
@@ -261,6 +357,53 @@ impl Settings {
         }
         Ok(config)
     }
+}
+
+fn within(field: &str, value: usize, max: usize) -> Result<(), Failure> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{field} is {value}, permitted: 1 to {max}")))
+}
+
+/// Files that belong together.
+fn all_or_none<'a, const N: usize>(
+    files: [(&'static str, Option<&'a Path>); N],
+) -> Result<Option<[&'a Path; N]>, Failure> {
+    let missing = files.iter().find(|(_, path)| path.is_none());
+    let given = files.iter().find(|(_, path)| path.is_some());
+    match (missing, given) {
+        (_, None) => Ok(None),
+        (Some((missing, _)), Some((given, _))) => {
+            Err(Failure::usage(format!("{given} is given, and {missing} is not: they belong together")))
+        }
+        (None, Some(_)) => Ok(Some(files.map(|(_, path)| path.expect("none is missing")))),
+    }
+}
+
+/// A token, which has to be as strong as a secret.
+fn token(
+    field: &str,
+    variable: &str,
+    file: Option<&Path>,
+    own: Option<&Hidden>,
+) -> Result<Option<String>, Failure> {
+    let token = secret_text(variable, file, own)?;
+    let Some(token) = token.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    if let Err(SecurityError::Weak { bits, bits_min }) = Security::secret(&token) {
+        let message = format!(
+            "the {field} is too easy to guess: it is worth about {bits} bits, and at least {bits_min} are needed"
+        );
+        return Err(Failure::usage(message).hint("make a good one with `tidings secret --out token.txt`"));
+    }
+    if !token.chars().all(|c| c.is_ascii_graphic()) {
+        let message =
+            format!("the {field} holds characters that a header of HTTP cannot: use ASCII without blanks");
+        return Err(Failure::usage(message));
+    }
+    Ok(Some(token))
 }
 
 /// What is wrong with a settings file: the line and the name of the setting. Neither the line itself nor a value is
@@ -301,7 +444,7 @@ fn secret_text(variable: &str, file: Option<&Path>, own: Option<&Hidden>) -> Res
 /// Refuses a file with a secret that others may read, or anybody else may change. Its group may read it: that is how
 /// secrets are mounted into containers.
 #[cfg(unix)]
-fn check_private(path: &Path) -> Result<(), Failure> {
+pub(crate) fn check_private(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt;
     let mode = fs::metadata(path).map_err(|error| Failure::file(path, &error))?.permissions().mode();
     if mode & 0o027 != 0 {
@@ -314,6 +457,6 @@ fn check_private(path: &Path) -> Result<(), Failure> {
 
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "the same call as where files have modes")]
-fn check_private(_: &Path) -> Result<(), Failure> {
+pub(crate) fn check_private(_: &Path) -> Result<(), Failure> {
     Ok(())
 }

@@ -1,9 +1,30 @@
-//! Tables for people.
+//! Tables and texts for people.
+//!
+//! What the cluster holds is written by others: on a terminal it must not move the cursor, change colours or titles, or
+//! turn lines around. Everything for people goes through [`clean`].
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+
+/// A text on one line, without anything that a terminal obeys.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().map(|c| if is_obeyed(c) { '·' } else { c }).collect()
+}
+
+/// Control characters, and those that change the direction of writing.
+fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A line of the standard output: clean on a terminal, as it is for a program that reads it.
+pub(crate) fn line(text: &str) -> Cow<'_, str> {
+    if io::stdout().is_terminal() { clean(text).into() } else { text.into() }
+}
 
 /// Prints rows under their headings, each column as wide as its widest cell. Numbers are given as text.
 pub(crate) fn print(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let clean_row = |row: &Vec<String>| row.iter().map(|cell| clean(cell)).collect();
+    let rows: &[Vec<String>] = &rows.iter().map(clean_row).collect::<Vec<_>>();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([headings[column].len()]).max().unwrap_or_default()
@@ -31,7 +52,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 
 /// A text on one line, shortened.
 pub(crate) fn short(text: &str, chars_max: usize) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { '·' } else { c }).collect();
+    let line = clean(text);
     match line.char_indices().nth(chars_max) {
         Some((at, _)) => format!("{}…", &line[..at]),
         None => line,
@@ -47,5 +68,6 @@ mod tests {
         let sizes: Vec<String> = [0, 1_023, 1_024, 1_536, 5 << 20, 3 << 40].map(bytes).into();
         assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3072.0 GiB"]);
         assert_eq!(short("a\nbcdef", 4), "a·bc…");
+        assert_eq!(clean("\u{1b}[2J\r\u{7f}\u{9b}\u{202e}key"), "·[2J····key");
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
-use common::{folder, program, run_with_input, serve};
+use common::{folder, private_file, program, run_with_input, serve};
 use serde_json::Value;
 use tidings_proptest::processes::{eventually, signal};
 
@@ -208,7 +208,7 @@ fn a_secret_is_rotated_without_a_restart() {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         file.to_str().unwrap().to_owned()
     };
-    let (old, new) = (common::SECRET, "another secret, of 16 bytes and more");
+    let (old, new) = (common::SECRET, "magnet sierra candle voyage bishop quartz lumber anchor");
     let a = serve("a", &[], &["--secret-file", &write("a", &[old])]);
     let b = serve("b", &[&a.addr], &["--secret-file", &write("b", &[old])]);
     let newcomer = |name: &str, seeds: &[&str], secrets: &[&str]| {
@@ -238,7 +238,8 @@ fn a_secret_is_rotated_without_a_restart() {
     for node in [&a, &b] {
         // It would be linked with a node at any step but the last.
         let late = newcomer("late", &[&node.addr], &[old, new]);
-        let told = format!("{} refused this node: the nodes have different secrets", node.addr);
+        let told =
+            format!("{} refused this node: the nodes have different secrets or cluster names", node.addr);
         common::events(&format!("{}/v1/dash", late.http), None, |name, data| {
             name == "news" && data["log"].as_array().unwrap().iter().any(|line| line["text"] == told.as_str())
         });
@@ -246,6 +247,26 @@ fn a_secret_is_rotated_without_a_restart() {
     eventually("they are linked by the new secret", || peers(&a) == 1 && peers(&b) == 1);
     a.line(&["put", "k", "v"]);
     eventually("it arrives", || b.run(&["get", "k"]).stdout == b"v");
+}
+
+#[test]
+#[cfg(target_os = "linux")] // `script` takes other arguments elsewhere.
+fn nothing_in_a_key_is_obeyed_by_a_terminal() {
+    let node = serve("a", &[], &[]);
+    let key = "k\u{1b}[2J\u{7}\u{9b}31m";
+    node.line(&["put", key, "v\u{1b}]0;title\u{7}"]);
+    node.line(&["set", "add", "s", key]);
+    // What a program reads is as it is: the control of this test.
+    assert_eq!(node.line(&["list", "--keys-only"]), key);
+    for words in ["list", "list --keys-only", "set list s", "get \"$KEY\"", "watch --count 1"] {
+        let mut terminal = std::process::Command::new("script");
+        terminal.args(["-qec", &format!("{} {words}", common::PROGRAM), "/dev/null"]);
+        terminal.env("KEY", key).env("TIDINGS_NODE", &node.http);
+        let output = terminal.stdin(std::process::Stdio::null()).output().unwrap();
+        let shown = shown(&output);
+        assert!(output.status.success() && shown.contains('·'), "{words}: {shown}");
+        assert!(shown.chars().all(|c| !c.is_control() || "\r\n".contains(c)), "{words}: {shown:?}");
+    }
 }
 
 #[test]
@@ -313,11 +334,6 @@ fn said_by(output: &Output) -> String {
     said(output) + &shown(output)
 }
 
-fn private_file(path: &std::path::Path, text: impl AsRef<[u8]>) {
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
-}
-
 #[test]
 fn a_broken_settings_file_is_explained_without_its_values() {
     let file = folder("broken").join("node.toml");
@@ -355,7 +371,8 @@ fn no_error_shows_a_secret_or_a_token() {
     let local = "127.0.0.1:0";
     // Easy to guess, of the wrong encoding, and readable by others.
     let said = refused(&mut serve(local, "TIDINGS_SECRET", "hunter2".as_ref()));
-    assert!(!shows(&said) && said.contains("16 bytes"), "{said}");
+    assert!(!shows(&said) && said.contains("at least 80 are needed"), "{said}");
+    assert!(said.contains("tidings secret --out"), "{said}");
     let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"hunter2 \xff hunter2 hunter2");
     let said = refused(&mut serve(local, "TIDINGS_SECRET", bytes));
     assert!(!shows(&said) && said.contains("not UTF-8"), "{said}");
@@ -365,17 +382,17 @@ fn no_error_shows_a_secret_or_a_token() {
     std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o644)).unwrap();
     let said = refused(&mut serve(local, "TIDINGS_SECRET_FILE", secrets.as_os_str()));
     assert!(!shows(&said) && said.contains("chmod 600"), "{said}");
-    // A token that anybody guesses is refused where anybody can ask.
+    // A token that anybody guesses is refused, also where only this machine can ask.
     for (text, is_in_file) in [("hunter3", true), ("fifteen-hunter3", false)] {
         private_file(&token, text);
-        let mut command = serve("0.0.0.0:0", "TIDINGS_SECRET", common::SECRET.as_ref());
+        let mut command = serve(local, "TIDINGS_SECRET", common::SECRET.as_ref());
         if is_in_file {
             command.arg("--token-file").arg(&token);
         } else {
             command.env("TIDINGS_TOKEN", text);
         }
         let said = refused(&mut command);
-        let told = ["at least 16 are needed", "tidings secret"];
+        let told = ["at least 80 are needed", "tidings secret"];
         assert!(!shows(&said) && told.iter().all(|told| said.contains(told)), "{said}");
     }
 }
@@ -395,7 +412,7 @@ fn strong_token_permits_a_public_http_address() {
 }
 
 #[test]
-fn data_and_snapshots_are_readable_by_their_owner_only() {
+fn data_snapshots_and_secrets_are_for_their_owner_only() {
     let folder = folder("modes");
     let (dir, dump) = (folder.join("above").join("data"), folder.join("keys.jsonl"));
     // The shell's umask is the one that most systems have.
@@ -423,7 +440,10 @@ fn data_and_snapshots_are_readable_by_their_owner_only() {
     {
         assert_eq!(mode(&folder), 0o700, "{}", folder.display());
     }
-    for file in [dir.join("node/lock"), dir.join("snapshots/monday"), dump] {
+    let secret = folder.join("secret");
+    let script = format!("umask 022; exec {} secret --out {}", common::PROGRAM, secret.display());
+    assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    for file in [dir.join("node/lock"), dir.join("snapshots/monday"), dump, secret] {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
 }

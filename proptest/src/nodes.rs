@@ -34,7 +34,7 @@ pub async fn until(holds: impl Fn() -> bool) {
 /// One secret for all nodes of a process: to derive keys from a secret is slow on purpose.
 pub fn security() -> Security {
     static SECURITY: OnceLock<Security> = OnceLock::new();
-    let new = || Security::secret("a secret for tests alone").expect("the secret is long enough");
+    let new = || Security::secret(&Security::generate_secret()).expect("it is strong");
     SECURITY.get_or_init(new).clone()
 }
 

@@ -2,6 +2,9 @@
 //! client sends malformed greetings, frames, streams and datagrams. Each must be refused or break its own link, and two
 //! good nodes must go on exchanging writes. The bounds on claims of members are tested in `garbled.rs`, with a control.
 
+#[path = "hostile/revocation.rs"]
+mod revocation;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +40,10 @@ impl Authority {
         let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
         parameters.not_before = rcgen::date_time_ymd(years.0, 1, 1);
         parameters.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+        self.sign(&parameters)
+    }
+
+    fn sign(&self, parameters: &CertificateParams) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         (parameters.signed_by(&key, &self.issuer).unwrap(), key)
     }
@@ -46,7 +53,10 @@ impl Authority {
     }
 
     fn write(&self, name: &str, years: (i32, i32)) -> [PathBuf; 3] {
-        let (certificate, key) = self.issue(name, years);
+        self.write_issued(name, &self.issue(name, years))
+    }
+
+    fn write_issued(&self, name: &str, (certificate, key): &(rcgen::Certificate, KeyPair)) -> [PathBuf; 3] {
         let paths = self.paths(name);
         std::fs::write(&paths[0], self.certificate.pem()).unwrap();
         std::fs::write(&paths[1], certificate.pem()).unwrap();
@@ -84,6 +94,9 @@ async fn certificate_files_are_checked_and_reloaded() {
     assert_eq!(refusal(&foreign).await, PeerRefusal::Tls(TlsRefusal::ForeignAuthority));
     let expired = builder("d", authority.security("d", (2_010, 2_015)), &[&a]).start().await.unwrap();
     assert_eq!(refusal(&expired).await, PeerRefusal::Tls(TlsRefusal::Expired));
+    let elsewhere =
+        builder("g", authority.security("g", VALID), &[&a]).cluster("else").start().await.unwrap();
+    assert_eq!(refusal(&elsewhere).await, PeerRefusal::Cluster { theirs: "tidings".to_owned() });
     let misnamed = builder("f", authority.security("e", VALID), &[&a]).start().await.unwrap_err();
     assert!(matches!(misnamed, StartError::Certificate { .. }), "{misnamed}");
     // A broken file changes nothing, and is named.
@@ -101,13 +114,14 @@ async fn certificate_files_are_checked_and_reloaded() {
 
 #[test]
 fn weak_secrets_are_refused_and_no_secret_is_shown() {
+    let secret = Security::generate_secret();
+    let blank = format!(" {secret}");
     for (secret, reason) in
-        [("tiny", "16 bytes"), ("aaaaaaaaaaaaaaaaaaaaaaa", "different"), (" a good enough secret", "blank")]
+        [("tiny", "80 are needed"), ("correct horse battery staple", "80 are needed"), (&blank[..], "blank")]
     {
         let refused = Security::secret(secret).unwrap_err().to_string();
         assert!(refused.contains(reason) && !refused.contains(secret), "{refused}");
     }
-    let secret = Security::generate_secret();
     assert_ne!(secret, Security::generate_secret());
     let security = Security::secret(&secret).unwrap();
     let shown = format!("{security:?} {:?}", Node::builder("a").security(security.clone()));

@@ -21,7 +21,9 @@ impl NodeProcess {
     /// Starts a node. `before` is a command that runs it somewhere else, for example in a network namespace.
     fn start(before: &[&str], name: &str, listen: &str, seeds: &[&str]) -> Self {
         let node = env!("CARGO_BIN_EXE_tidings-node");
-        let all = [before, &[node, name, listen, "a secret for processes"], seeds].concat();
+        let all =
+            [before, &[node, name, listen, "walnut cobalt ferry oxygen plural tundra mosaic ivory"], seeds]
+                .concat();
         let mut command = Command::new(all[0]);
         command.args(&all[1..]);
         let (sender, lines) = channel();

@@ -178,10 +178,28 @@ pub enum WaitError {
 #[non_exhaustive]
 pub enum SecurityError {
     /// The secret is easy to guess.
-    #[error("the secret {reason}; make a new one with Security::generate_secret")]
+    #[error(
+        "the secret is too easy to guess: it is worth about {bits} bits, and at least {bits_min} are needed; make a new \
+         one with Security::generate_secret"
+    )]
     Weak {
-        /// What is wrong with it.
-        reason: &'static str,
+        /// How many bits the secret is worth, as [`Security::secret`](crate::Security::secret) estimates it.
+        bits: u32,
+        /// The least that is permitted.
+        bits_min: u32,
+    },
+    /// The secret has blanks at one end, which is probably a mistake.
+    #[error("the secret begins or ends with a blank, which is probably a mistake; remove it")]
+    Blank,
+    /// A name that no node can have was to be allowed.
+    #[error(
+        "no node can have the name \"{}\", so nothing was changed: names have 1 to 63 lower-case letters, digits, '-', \
+         '.' and '_'",
+        Escaped(name)
+    )]
+    Name {
+        /// The name.
+        name: String,
     },
     /// A file of certificates or keys cannot be read, or has the wrong content.
     #[error("{path} cannot be used: {reason}")]
@@ -192,8 +210,8 @@ pub enum SecurityError {
         #[source]
         reason: Cause,
     },
-    /// There are no files to read again: this is a shared secret.
-    #[error("there are no files to reload: this security is a shared secret; nothing was changed")]
+    /// This takes certificates from files, and the security is a shared secret.
+    #[error("there are no certificate files: this security is a shared secret; nothing was changed")]
     NoFiles,
     /// Secrets cannot be changed where certificates come from files.
     #[error("there is no secret to change: the certificates come from files; nothing was changed")]

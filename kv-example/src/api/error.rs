@@ -68,6 +68,27 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "foreign_page", error, "nothing was read or written")
     }
 
+    pub(crate) fn forwarded() -> Self {
+        let error = "the request comes through a proxy, and this node has no token (--token-file)";
+        Self::new(StatusCode::FORBIDDEN, "forwarded", error, "nothing was read or written")
+    }
+
+    pub(crate) fn read_only() -> Self {
+        let error = "this token is for reading alone (--read-token-file)";
+        Self::new(StatusCode::FORBIDDEN, "read_only", error, "nothing was written")
+    }
+
+    pub(crate) fn too_many_connections() -> Self {
+        let error = "this node serves as many connections as it may, in all (--connections-max) or from this address \
+                     (--connections-per-address-max); only probes are answered";
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_connections",
+            error,
+            "nothing was read or written",
+        )
+    }
+
     pub(crate) fn unavailable(code: &'static str, error: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error, "nothing was written")
     }

@@ -1,5 +1,10 @@
-//! Accepting connections: who may come in, how many, and how long they may dawdle.
+//! Accepting connections: how many, and how long they may dawdle.
+//!
+//! Nothing here waits for a client. A connection takes a place ([`Places`]), or comes into the reserve, where probes are
+//! answered and everything else is refused. The reserve is small and has short times; when it is full, its oldest
+//! connection makes room.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::net::SocketAddr;
@@ -7,23 +12,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use axum::http::{HeaderMap, Request};
+use axum::http::header::{CONNECTION, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Request};
 use axum::response::{IntoResponse, Response};
-use futures_util::future::Either;
+use futures_util::TryFutureExt;
+use futures_util::future::{Either, MapOk};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
-use super::ApiError;
+use super::guard::PROBE_PATHS;
+use super::places::{Place, Places};
+use super::{ApiError, ConnectionLimits, Guard, Tls};
 
-/// How long a connection may take to send the head of a request, idle time before it included.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long a connection may take for the TLS handshake, and to send the head of a request, idle time before it
+/// included.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// Connections beyond the limits that are served at a time, for probes alone. Beyond it the oldest one is closed.
+const RESERVE_MAX: usize = 32;
+/// How long a connection of the reserve may live.
+const RESERVE_TIME_MAX: Duration = Duration::from_secs(2);
 /// For how long a client may be silent and deaf, as when its machine lost its power: what it held is given to others then.
 /// One that lives but reads nothing of what waits for it has to connect again after that time.
 const SILENCE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -33,76 +49,58 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long requests under way may take when everything ends.
 const FAREWELL_TIME_MAX: Duration = Duration::from_millis(300);
 
-/// Paths that tell nothing but that the process lives, and the page, which holds no data.
-const OPEN_PATHS: [&str; 3] = ["/", "/healthz", "/readyz"];
-
-/// Who may ask. With a token: whoever has it. Without one, on this machine alone: whoever is on it, but no page of
-/// another site in this machine's browser, and nobody who had a foreign host name resolve to this machine.
-#[derive(Clone)]
-pub(crate) struct Guard {
-    token: Option<Arc<str>>,
-}
-
-impl std::fmt::Debug for Guard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Guard").field("has_token", &self.token.is_some()).finish()
-    }
-}
-
-impl Guard {
-    pub(crate) fn new(token: Option<&str>) -> Self {
-        Self { token: token.map(Arc::from) }
-    }
-
-    fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let host = text(HOST).unwrap_or_default();
-        if text(ORIGIN).is_some_and(|origin| origin.split_once("://").is_none_or(|(_, from)| from != host)) {
-            return Err(ApiError::foreign_page());
-        }
-        let Some(token) = &self.token else {
-            return if is_this_machine(host) { Ok(()) } else { Err(ApiError::foreign_page()) };
-        };
-        let given = text(AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        if OPEN_PATHS.contains(&path) || is_same(token.as_bytes(), given.trim().as_bytes()) {
-            return Ok(());
-        }
-        Err(ApiError::unauthorized())
-    }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// Compares without telling by the time it takes where the first difference stands.
-fn is_same(a: &[u8], b: &[u8]) -> bool {
-    let differences = a.iter().zip(b).fold(0, |differences, (a, b)| differences | (a ^ b));
-    a.len() == b.len() && std::hint::black_box(differences) == 0
+/// What a connection may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    All,
+    /// One probe.
+    Reserve,
 }
 
 #[derive(Clone)]
 struct Guarded {
     guard: Guard,
     routes: TowerToHyperService<Router>,
+    lane: Lane,
 }
+
+impl Guarded {
+    fn check(&self, request: &Request<Incoming>) -> Result<(), ApiError> {
+        let path = request.uri().path();
+        if self.lane == Lane::Reserve && !PROBE_PATHS.contains(&path) {
+            return Err(ApiError::too_many_connections());
+        }
+        self.guard.check(request.method(), path, request.headers())
+    }
+}
+
+type Answering =
+    Either<Ready<Result<Response, Infallible>>, TowerToHyperServiceFuture<Router, Request<Incoming>>>;
 
 impl Service<Request<Incoming>> for Guarded {
     type Response = Response;
     type Error = Infallible;
-    type Future =
-        Either<Ready<Result<Response, Infallible>>, TowerToHyperServiceFuture<Router, Request<Incoming>>>;
+    type Future = MapOk<Answering, fn(Response) -> Response>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        match self.guard.check(request.uri().path(), request.headers()) {
+        let answering = match self.check(&request) {
             Ok(()) => Either::Right(self.routes.call(request)),
             Err(refusal) => Either::Left(ready(Ok(refusal.into_response()))),
-        }
+        };
+        answering.map_ok(if self.lane == Lane::Reserve { as_last } else { as_it_says })
     }
+}
+
+/// No browser takes an answer for something else than it says it is.
+fn as_it_says(mut response: Response) -> Response {
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn as_last(response: Response) -> Response {
+    let mut response = as_it_says(response);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Has the system notice a client that is gone without a word, whether it is owed something or not.
@@ -117,65 +115,95 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
+/// What serves a connection.
+#[derive(Clone)]
+struct Server {
+    service: Guarded,
+    tls: Option<Arc<Tls>>,
+    ending: watch::Receiver<bool>,
+}
+
+impl Server {
+    async fn serve(self, stream: TcpStream, place: Option<Place>) {
+        // A connection that takes none of this is served all the same.
+        _ = prepare(&stream);
+        match self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.config())) {
+            None => self.answer(stream).await,
+            Some(acceptor) => {
+                if let Ok(Ok(stream)) = timeout(HEAD_TIME_MAX, acceptor.accept(stream)).await {
+                    self.answer(stream).await;
+                }
+            }
+        }
+        drop(place);
+    }
+
+    async fn answer(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
+        http.keep_alive(self.service.lane == Lane::All);
+        let connection = http.serve_connection(TokioIo::new(stream), self.service);
+        tokio::pin!(connection);
+        tokio::select! {
+            // That a client hangs up is no news.
+            _ = &mut connection => {}
+            _ = self.ending.changed() => {
+                connection.as_mut().graceful_shutdown();
+                _ = connection.await;
+            }
+        }
+    }
+}
+
 /// Serves until `stop` resolves, then a moment longer for requests that are under way.
 pub(crate) async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     guard: Guard,
     routes: Router,
-    connections_max: usize,
+    limits: ConnectionLimits,
     stop: impl Future<Output = ()>,
 ) {
-    let service = Guarded { guard, routes: TowerToHyperService::new(routes) };
-    let permits = Arc::new(Semaphore::new(connections_max));
-    let (ending, _) = tokio::sync::watch::channel(false);
+    let (ended, ending) = watch::channel(false);
+    let service = Guarded { guard, routes: TowerToHyperService::new(routes), lane: Lane::All };
+    let server = Server { service, tls, ending };
+    let places = Places::new(limits);
     let mut connections = JoinSet::new();
+    let mut reserve: VecDeque<AbortHandle> = VecDeque::new();
     tokio::pin!(stop);
     loop {
-        let accepted = async {
-            let permit = permits.clone().acquire_owned().await.expect("it is never closed");
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = &mut stop => break,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let Ok((stream, _)): Result<(_, SocketAddr), _> = accepted else {
+        let Ok((stream, addr)): Result<(_, SocketAddr), _> = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        // A connection that takes none of this is served all the same.
-        _ = prepare(&stream);
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
-        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
-        let mut ended = ending.subscribe();
-        connections.spawn(async move {
-            tokio::pin!(connection);
-            tokio::select! {
-                // That a client hangs up is no news.
-                _ = &mut connection => {}
-                _ = ended.changed() => {
-                    connection.as_mut().graceful_shutdown();
-                    _ = connection.await;
-                }
-            }
-            drop(permit);
-        });
+        let mut server = server.clone();
+        if let Some(place) = places.take(addr.ip()) {
+            connections.spawn(server.serve(stream, Some(place)));
+            continue;
+        }
+        reserve.retain(|connection| !connection.is_finished());
+        if reserve.len() >= RESERVE_MAX
+            && let Some(oldest) = reserve.pop_front()
+        {
+            oldest.abort();
+        }
+        server.service.lane = Lane::Reserve;
+        let serving = async move { _ = timeout(RESERVE_TIME_MAX, server.serve(stream, None)).await };
+        reserve.push_back(connections.spawn(serving));
     }
-    ending.send_replace(true);
+    ended.send_replace(true);
     let all = async { while connections.join_next().await.is_some() {} };
-    _ = tokio::time::timeout(FAREWELL_TIME_MAX, all).await;
+    _ = timeout(FAREWELL_TIME_MAX, all).await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn asked(guard: &Guard, path: &str, pairs: &[(&'static str, &str)]) -> bool {
-        let pairs = pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        guard.check(path, &pairs.collect()).is_ok()
-    }
 
     #[tokio::test]
     async fn connections_of_silent_clients_time_out() {
@@ -192,33 +220,5 @@ mod tests {
             assert!(silence <= SILENCE_TIME_MAX, "{silence:?}");
             assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE_TIME_MAX));
         }
-    }
-
-    #[test]
-    fn without_a_token_only_local_requests_are_allowed() {
-        let guard = Guard::new(None);
-        for host in ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "127.0.0.1"] {
-            assert!(asked(&guard, "/v1/kv", &[("host", host)]), "{host}");
-        }
-        for host in ["evil.example:8080", "10.0.0.1:8080", "", "localhost.evil.example"] {
-            assert!(!asked(&guard, "/v1/kv", &[("host", host)]), "{host}");
-        }
-        let own = [("host", "localhost:8080"), ("origin", "http://localhost:8080")];
-        assert!(asked(&guard, "/v1/kv", &own));
-        for origin in ["http://evil.example", "null", "http://localhost:9999"] {
-            assert!(!asked(&guard, "/v1/kv", &[("host", "localhost:8080"), ("origin", origin)]), "{origin}");
-        }
-    }
-
-    #[test]
-    fn data_requests_need_the_token() {
-        let guard = Guard::new(Some("correct horse"));
-        let host = ("host", "kv.example:8080");
-        assert!(asked(&guard, "/v1/kv", &[host, ("authorization", "Bearer correct horse")]));
-        for wrong in ["Bearer correct hors", "Bearer correct horse2", "Bearer ", "correct horse", ""] {
-            assert!(!asked(&guard, "/v1/kv", &[host, ("authorization", wrong)]), "{wrong}");
-        }
-        assert!(asked(&guard, "/healthz", &[host]));
-        assert!(!asked(&guard, "/metrics", &[host]));
     }
 }

@@ -5,15 +5,18 @@ mod collections;
 mod dash;
 mod elections;
 mod error;
+mod guard;
 mod kv;
 mod listen;
 mod metrics;
 mod monitor;
+mod places;
+pub(crate) mod tls;
 mod view;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -22,14 +25,19 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, R
 use axum::http::request::Parts;
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::de::DeserializeOwned;
 use tidings::Node;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use elections::Elections;
 pub(crate) use error::ApiError;
-pub(crate) use listen::{Guard, serve};
+pub(crate) use guard::{Guard, Tokens};
+pub(crate) use listen::serve;
 pub(crate) use monitor::Monitor;
+pub(crate) use places::ConnectionLimits;
+pub(crate) use tls::Tls;
 
 /// The longest that a request may ask to wait for others, or for the disk.
 const WAIT_TIME_MAX: Duration = Duration::from_secs(60);
@@ -38,10 +46,21 @@ const WAIT_TIME: Duration = Duration::from_secs(5);
 /// Entries, elements or keys on one page of a listing, at most and unless the request says less.
 pub(crate) const PAGE_ROWS_MAX: usize = 1_000;
 
-/// The page is one file and needs nothing from anywhere else; this makes sure of it.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                           connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
-                           frame-ancestors 'none'";
+const PAGE: &str = include_str!("../dashboard.html");
+
+/// The page is one file and needs nothing from anywhere else; this makes sure of it. Its script and its style are named
+/// by their hashes, so that nothing else runs that a value may have smuggled in.
+static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
+    let [style, script] = ["style", "script"].map(|element| {
+        let (_, rest) = PAGE.split_once(&format!("<{element}>")).expect("the page has one");
+        let (text, _) = rest.split_once(&format!("</{element}>")).expect("it ends");
+        BASE64_STANDARD.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()))
+    });
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+});
 
 /// What the API serves.
 #[derive(Debug)]
@@ -112,12 +131,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 async fn page() -> impl IntoResponse {
     let headers = [
-        (CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (CONTENT_SECURITY_POLICY, PAGE_POLICY.as_str()),
         (REFERRER_POLICY, "no-referrer"),
         (CACHE_CONTROL, "no-cache"),
         (CONTENT_TYPE, "text/html; charset=utf-8"),
     ];
-    (headers, Html(include_str!("../dashboard.html")))
+    (headers, Html(PAGE))
 }
 
 /// The query of a request; a field that is not known is an error that names it.

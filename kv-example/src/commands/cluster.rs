@@ -20,7 +20,7 @@ fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
 
 fn text(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => table::clean(text),
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     }

@@ -59,7 +59,8 @@ impl Leader {
             (true, _) => print(leader),
             (false, Value::Null) => print("nobody"),
             (false, _) => {
-                print(format_args!("{} (token {})", text(&leader["leader"]), text(&leader["token"])))
+                let value = crate::table::clean(text(&leader["leader"]));
+                print(format_args!("{value} (token {})", text(&leader["token"])))
             }
         }
     }

@@ -86,13 +86,17 @@ impl Get {
     }
 }
 
-/// As it is; a line break only where people read it.
+/// As it is for a program; where people read it, without anything that their terminal obeys, and with a line break at
+/// its end.
 fn print_value(value: &[u8]) -> Result<(), Failure> {
     use std::io::IsTerminal;
     let mut out = std::io::stdout().lock();
-    out.write_all(value)?;
-    if out.is_terminal() && !value.ends_with(b"\n") {
-        out.write_all(b"\n")?;
+    if out.is_terminal() {
+        String::from_utf8_lossy(value)
+            .lines()
+            .try_for_each(|line| writeln!(out, "{}", table::clean(line)))?;
+    } else {
+        out.write_all(value)?;
     }
     Ok(out.flush()?)
 }
@@ -234,7 +238,8 @@ impl List {
         for_each_page(&client, &self.prefix, !self.keys_only, left, |entries| {
             for entry in entries.iter().take(left) {
                 if self.keys_only {
-                    writeln!(std::io::stdout().lock(), "{}", entry["key"].as_str().unwrap_or_default())?;
+                    let key = entry["key"].as_str().unwrap_or_default();
+                    writeln!(std::io::stdout().lock(), "{}", table::line(key))?;
                 } else if self.target.json {
                     print_json(entry)?;
                 } else {
@@ -347,7 +352,7 @@ fn list_set(what: &Named) -> Result<(), Failure> {
             let line = if what.target.json {
                 element.to_string()
             } else {
-                element.as_str().unwrap_or_default().to_owned()
+                table::line(element.as_str().unwrap_or_default()).into_owned()
             };
             writeln!(std::io::stdout().lock(), "{line}")?;
         }

@@ -110,7 +110,7 @@ impl Watch {
             event["event"] = json!(told.name);
             return Ok(writeln!(out, "{event}")?);
         }
-        let key = told.data["key"].as_str().unwrap_or_default();
+        let key = table::clean(told.data["key"].as_str().unwrap_or_default());
         let line = match (told.name.as_str(), value_of(&told.data)) {
             ("resync", _) => {
                 "resync   what was told before may be gone; the current values follow".to_owned()

@@ -14,7 +14,7 @@ use tidings_proptest::nodes::GUARD;
 use tidings_proptest::processes::Process;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tidings");
-pub const SECRET: &str = "a secret for tests, 16 bytes and more";
+pub const SECRET: &str = "walnut cobalt ferry oxygen plural tundra mosaic ivory";
 
 /// A `serve` or a `demo` that ends with the test.
 pub struct Running {
@@ -37,12 +37,13 @@ pub fn program() -> Command {
 pub fn start(command: Command) -> Running {
     let (sender, lines) = channel();
     let process = Process::start(command, move |line| _ = sender.send(line));
-    let line = lines.iter().find(|line| line.contains("http://")).expect("it says where it is");
+    let line = lines.iter().find(|line| line.contains("://")).expect("it says where it is");
     let word = |after: &str| {
         let rest = line.split(after).nth(1).unwrap_or_default();
         rest.split([',', ' ']).next().unwrap_or_default().to_owned()
     };
-    let http = format!("http://{}", word("http://"));
+    let scheme = if line.contains("https://") { "https" } else { "http" };
+    let http = format!("{scheme}://{}", word("://"));
     let addr = word(" at ");
     Running { process, http, addr }
 }
@@ -88,6 +89,12 @@ pub fn run_with_input(http: &str, words: &[&str], input: &[u8]) -> Output {
     // A command that does not read its input may have ended already.
     _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
+}
+
+/// A file as secrets and keys have to be.
+pub fn private_file(path: &std::path::Path, text: impl AsRef<[u8]>) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 /// A fresh folder below the build's own.

@@ -42,7 +42,7 @@ const LINK_EVENTS_MAX: usize = 256;
 ///     .cluster("shop")
 ///     .listen("127.0.0.1:0".parse()?)
 ///     .seeds(["127.0.0.1:7400", "localhost:7401"])
-///     .security(Security::secret("a secret for examples")?)
+///     .security(Security::secret(&Security::generate_secret())?)
 ///     .config(Config::lan())
 ///     .meta("zone", "eu-1")
 ///     .app_version("2.1")
@@ -189,10 +189,6 @@ impl Builder {
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
-    #[cfg_attr(
-        not(feature = "durable"),
-        expect(clippy::unused_async, reason = "the same call as with a disk")
-    )]
     pub async fn start(self) -> Result<Node, StartError> {
         self.config.check()?;
         check_node_name(&self.name)?;
@@ -209,7 +205,8 @@ impl Builder {
         }
         let seeds = Seeds::new(self.seeds)?;
         let security = self.security.ok_or(StartError::NoSecurity)?;
-        let endpoint = bind(self.listen, security.server(&self.name)?)?;
+        let server = derived(security.clone(), self.cluster.clone(), self.name.clone()).await?;
+        let endpoint = bind(self.listen, server)?;
         let failed =
             |error: std::io::Error| StartError::Bind { addr: self.listen, reason: Cause::new(error) };
         let addr = endpoint.local_addr().map_err(failed)?;
@@ -264,6 +261,16 @@ impl Builder {
         tokio::spawn(driver::drive(shared, received));
         Ok(node)
     }
+}
+
+/// The configuration of the endpoint. Deriving a key from a secret takes some tenths of a second.
+async fn derived(
+    security: Security,
+    cluster: String,
+    name: String,
+) -> Result<quinn::ServerConfig, StartError> {
+    let deriving = tokio::task::spawn_blocking(move || security.server(&cluster, &name));
+    deriving.await.expect("deriving does not panic")
 }
 
 fn random() -> Result<[u64; 2], StartError> {

@@ -63,7 +63,7 @@ const LOOKS: u32 = 32;
 ///
 /// let mut config = Config::lan();
 /// config.voters = ["a", "b", "c"].map(str::to_owned).to_vec(); // the same on all nodes
-/// let security = Security::secret("a secret for examples")?;
+/// let security = Security::secret(&Security::generate_secret())?;
 /// let node = Node::builder("a").security(security).config(config).start().await?;
 ///
 /// let lead = node.election("cron").campaign("a").await?;
@@ -272,7 +272,7 @@ pub enum LeaderEvent {
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let security = tidings::Security::secret(&tidings::Security::generate_secret())?;
 /// use tidings::{Config, LeaderEvent, Node};
 ///
 /// let mut config = Config::local();

@@ -20,7 +20,7 @@ use crate::typed;
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let security = tidings::Security::secret(&tidings::Security::generate_secret())?;
 /// # let node = tidings::Node::builder("a").security(security).start().await?;
 /// let mut joining = node.joining();
 /// while let Some(step) = joining.next().await {

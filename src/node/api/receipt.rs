@@ -26,7 +26,7 @@ pub enum Quorum {
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let security = tidings::Security::secret(&tidings::Security::generate_secret())?;
 /// # let node = tidings::Node::builder("a").security(security).start().await?;
 /// use std::time::Duration;
 /// use tidings::{Quorum, WaitError};

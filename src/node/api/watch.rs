@@ -24,7 +24,7 @@ use crate::typed;
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let security = tidings::Security::secret(&tidings::Security::generate_secret())?;
 /// # let node = tidings::Node::builder("a").security(security).start().await?;
 /// use tidings::{WatchEvent, WatchOptions};
 ///
@@ -100,7 +100,7 @@ impl Drop for Watch {
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let security = tidings::Security::secret("a secret for examples")?;
+/// # let security = tidings::Security::secret(&tidings::Security::generate_secret())?;
 /// # let node = tidings::Node::builder("a").security(security).start().await?;
 /// let mut events = node.events();
 /// tokio::spawn(async move {

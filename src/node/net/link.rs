@@ -206,7 +206,7 @@ async fn judge(greeter: &Greeter, connection: &Connection, theirs: &Greeting) ->
     if let Some(limit) = member_of(connection, theirs).over_limit() {
         return Some(GreetingAnswer::OverLimit(limit));
     }
-    if !Security::names(connection).contains(&theirs.name) {
+    if !Security::names(connection).contains(&theirs.name) || !greeter.security.allows(&theirs.name) {
         return Some(GreetingAnswer::NotTheCertificates);
     }
     if shared.lock().is_some_and(|core| core.replica.is_of_other(theirs.run, &theirs.name)) {
@@ -326,7 +326,8 @@ fn make_link(
     core.replica.handle(now, Input::LinkIdentified(id, &member, packet_bytes_max));
     drop(core);
     // The security may have changed since the handshake. From here on `Network::follow_security` finds this link.
-    if !greeter.security.accepts(&connection) {
+    let link = (id, theirs.name.clone(), connection.clone());
+    if !greeter.security.no_longer_accepted(&greeter.identity.cluster, vec![link]).is_empty() {
         close(&connection, CLOSE_SECURITY);
     }
     tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = %id, "link made");

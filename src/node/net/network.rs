@@ -39,6 +39,8 @@ const DIAL_SLOT_TIME: Duration = Duration::from_millis(100);
 const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
 /// An address that led to this node itself is dialled again after this time, because addresses move.
 const ITSELF_PAUSE: Duration = Duration::from_secs(60);
+/// The certificates of linked peers are verified again this often, because they expire.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
 /// The same refusal or unreachable seed is reported once in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 /// Different reports that are remembered, so that they are not repeated. Also the entries of the other caches here.
@@ -242,7 +244,7 @@ impl Network {
     }
 
     async fn shake_hands(&self, incoming: Incoming, time: Duration) -> Result<Connection, NoLink> {
-        let config = self.greeter.security.server(&self.shared.name);
+        let config = self.greeter.security.server(&self.greeter.identity.cluster, &self.shared.name);
         let config = config.map_err(|error| NoLink::Unreachable(error.to_string()))?;
         let accepted = incoming.accept_with(Arc::new(tuned_server(config)));
         let connecting = accepted.map_err(|error| no_link(&self.greeter.security, &error))?;
@@ -314,7 +316,8 @@ impl Network {
 
     async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<(), NoLink> {
         let unreachable = |error: &dyn std::fmt::Display| NoLink::Unreachable(error.to_string());
-        let config = self.greeter.security.client(&self.shared.name).map_err(|error| unreachable(&error))?;
+        let (cluster, name) = (&self.greeter.identity.cluster, &self.shared.name);
+        let config = self.greeter.security.client(cluster, name).map_err(|error| unreachable(&error))?;
         let connecting = self
             .endpoint
             .connect_with(tuned_client(config), addr, SERVER_NAME)
@@ -344,20 +347,28 @@ impl Network {
         addrs
     }
 
-    /// After every change of the security, closes the links of peers that are no longer accepted.
+    /// After every change of the security, and every [`VERIFY_INTERVAL`] where certificates can expire, closes the
+    /// links of peers that are no longer accepted.
     async fn follow_security(self: Arc<Self>) {
-        let mut versions = self.greeter.security.changes();
+        let security = &self.greeter.security;
+        let mut versions = security.changes();
         loop {
             tokio::select! {
                 () = self.shared.wait_for(|shared| shared.is_closed().then_some(())) => return,
                 changed = versions.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(VERIFY_INTERVAL), if security.can_expire() => {}
             }
             let Some(core) = self.shared.lock() else { return };
-            for wire in core.senders.values() {
-                if !self.greeter.security.accepts(wire.connection()) {
-                    wire.close(CLOSE_SECURITY);
-                }
-            }
+            let senders = core.senders.iter().filter_map(|(id, wire)| {
+                let name = core.peers.name(*id)?.to_owned();
+                Some((*id, name, wire.connection().clone()))
+            });
+            let links: Vec<_> = senders.collect();
+            // Signatures are verified without the lock.
+            drop(core);
+            let refused = security.no_longer_accepted(&self.greeter.identity.cluster, links);
+            let Some(core) = self.shared.lock() else { return };
+            refused.iter().filter_map(|id| core.senders.get(id)).for_each(|wire| wire.close(CLOSE_SECURITY));
         }
     }
 }

@@ -49,8 +49,9 @@ pub enum PeerRefusal {
     /// One node has as many links as it may have.
     #[error("one side has as many links as it may have")]
     Full,
-    /// The name that a node states is not in its certificate.
-    #[error("the stated name is not in the certificate")]
+    /// The name that a node states is not in its certificate, or not among those that may connect
+    /// ([`Security::allow_only`](crate::Security::allow_only)).
+    #[error("the stated name is not in the certificate, or is not allowed to connect")]
     NotTheCertificates,
     /// The name or the metadata of one node exceeds a limit.
     #[error("it has {0}")]

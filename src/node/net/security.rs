@@ -1,50 +1,36 @@
 //! Who may connect: mutual TLS 1.3, from one shared secret or from certificates in files. There is no plaintext mode.
 //!
-//! A shared secret becomes a certificate authority. 32 bytes are derived from it and used as the authority's Ed25519
-//! key; the derivation is slow on purpose, because whoever sees a certificate can test guesses of the secret offline.
-//! The authority's certificate contains nothing that differs from node to node, so that all nodes compute the same one.
-//! Every start of a process issues a certificate under it, in its node's name. The authority's subject contains its
-//! public key, so that a certificate of another secret is told apart from a broken one.
+//! A shared secret becomes a certificate authority (`secret.rs`), another one in each cluster. Every start of a process
+//! issues a certificate under it, in its node's name. The authority's subject contains its public key, so that a
+//! certificate of another secret is told apart from a broken one.
 //!
 //! Both sides use the usual verifiers of TLS, with one difference: a node that dials an address does not know yet which
 //! node answers there. So the name that is verified is the one in the certificate, and the greeting compares it with
-//! the name that the peer states.
+//! the name that the peer states, and with the names that are allowed.
 //!
-//! Sessions are never resumed: every connection is verified again, so that a removed secret opens nothing. The secret
-//! and the keys must never be shown; the `Debug` output contains neither.
+//! Sessions are never resumed: every connection is verified again, so that a removed secret opens nothing. What was
+//! verified once is verified again after every change, and from time to time where certificates can expire
+//! (`Network::follow_security`). The secrets and the keys must never be shown; no `Debug` output contains them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, ConnectionError};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::sync::watch;
 
 use crate::error::{BoxedError, Cause, SecurityError, StartError};
 use crate::membership::NAME_BYTES_MAX;
+use crate::node::net::certificates::{ByItsOwnName, Files, Identity, TrustAnchors, provider, store};
+use crate::node::net::secret::{self, Secret};
 
 /// The server name in every handshake. It is not verified: which node answers is known from its certificate.
 pub(in crate::node) const SERVER_NAME: &str = "tidings";
 const PROTOCOL: &[u8] = b"tidings/1";
-
-const SECRET_BYTES_MIN: usize = 16;
-const SECRET_KINDS_MIN: usize = 8;
-/// Argon2id with 19 MiB, two passes, one lane. It makes every guess cost about ten milliseconds and that memory.
-const DERIVATION: (u32, u32, u32) = (19 << 10, 2, 1);
-const DERIVATION_SALT: &[u8] = b"tidings/1 shared secret";
-/// The bytes of PKCS #8 in front of the 32 bytes of an Ed25519 key.
-const PKCS8_ED25519: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// Checks that a node may have this name, which has to be a DNS name for its certificate.
 pub(in crate::node) fn check_node_name(name: &str) -> Result<(), StartError> {
@@ -62,8 +48,8 @@ pub(in crate::node) fn check_node_name(name: &str) -> Result<(), StartError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsRefusal {
-    /// The nodes have different secrets.
-    #[error("the nodes have different secrets")]
+    /// The nodes have different secrets, or belong to different clusters: a secret is salted with the cluster's name.
+    #[error("the nodes have different secrets or cluster names")]
     WrongSecret,
     /// The certificate was issued by an authority that is not trusted.
     #[error("the certificate was issued by an authority that is not trusted")]
@@ -71,6 +57,9 @@ pub enum TlsRefusal {
     /// The certificate has expired, or is not valid yet.
     #[error("the certificate has expired or is not valid yet")]
     Expired,
+    /// The certificate has been revoked.
+    #[error("the certificate has been revoked")]
+    Revoked,
     /// No certificate was presented.
     #[error("no certificate was presented")]
     NoCertificate,
@@ -82,30 +71,27 @@ pub enum TlsRefusal {
     Protocol,
 }
 
-/// The certificate that a node presents.
-enum OwnCertificate {
-    /// From a shared secret: a certificate is issued for each node name.
-    Issued(Arc<Authority>),
-    Files {
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-    },
+/// What a node presents and accepts.
+enum Credentials {
+    Secrets(Secrets),
+    Files(Files),
 }
 
-/// The certificate authority that is derived from a secret.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
+/// Shared secrets. The one that is presented is accepted as well.
+struct Secrets {
+    presented: Arc<Secret>,
+    accepted: Vec<Arc<Secret>>,
+    /// The clusters of the nodes that use them: a new secret is derived for these before it is in force.
+    clusters: BTreeSet<String>,
 }
 
-struct Credentials {
-    own: OwnCertificate,
-    /// The authorities whose certificates are accepted.
-    roots: Vec<CertificateDer<'static>>,
-    /// The files of [`Security::ca`], to be read again by [`Security::reload`].
-    files: Option<[PathBuf; 3]>,
-    /// The TLS configurations by node name; cleared by every change.
-    configs: BTreeMap<String, (quinn::ClientConfig, quinn::ServerConfig)>,
+/// The TLS configurations of one node, by cluster and name.
+type Configs = BTreeMap<(String, String), (quinn::ClientConfig, quinn::ServerConfig)>;
+
+struct State {
+    credentials: Credentials,
+    /// Cleared by every change.
+    configs: Configs,
 }
 
 /// Who may connect to a node. Clones are handles to the same settings: a change through one applies to all at once.
@@ -121,12 +107,12 @@ struct Credentials {
 /// security.accept(&new)?;
 /// security.present(&new)?;
 /// security.remove(&old)?;
-/// assert!(Security::secret("12345").unwrap_err().to_string().contains("16 bytes"));
+/// assert!(Security::secret("correct horse battery staple").unwrap_err().to_string().contains("80 are needed"));
 /// # Ok::<(), tidings::SecurityError>(())
 /// ```
 #[derive(Clone)]
 pub struct Security {
-    state: Arc<Mutex<Credentials>>,
+    state: Arc<Mutex<State>>,
     changes: watch::Sender<u64>,
 }
 
@@ -137,20 +123,25 @@ impl fmt::Debug for Security {
 }
 
 impl Security {
-    /// One shared secret for the whole cluster. Deriving the key takes about ten milliseconds on purpose.
+    /// One shared secret for the whole cluster. It has to be worth 80 bits.
+    ///
+    /// The estimate adds up: letters of one case in a row, of which the first may be a capital, have 4.7 bits each, but
+    /// no more than 7 bits and 1 bit for each letter, as a word; a digit has 3.3 bits; another character has 4 bits, or
+    /// 1 bit if the previous such character was the same; four or more characters that stand earlier in the text have 6
+    /// bits together. 32 random hexadecimal digits pass, and so do 32 random bytes in base 64. Texts that people make up are
+    /// easier to guess than the estimate says: use [`generate_secret`](Self::generate_secret).
+    ///
+    /// The key of a cluster is derived from the secret and the cluster's name by Argon2id with 64 MiB and three passes.
+    /// This takes some tenths of a second when a node starts, and when a further secret is accepted.
     ///
     /// # Errors
-    /// [`SecurityError::Weak`] if the secret is shorter than 16 bytes, has fewer than eight different characters, or
-    /// has blanks at one end, which is probably a mistake.
+    /// [`SecurityError::Weak`] if the secret is easy to guess; [`SecurityError::Blank`] if it has blanks at one end,
+    /// which is probably a mistake.
     pub fn secret(text: &str) -> Result<Self, SecurityError> {
-        let authority = Arc::new(Authority::of(text)?);
-        let roots = vec![authority.certificate.clone()];
-        Ok(Self::new(Credentials {
-            own: OwnCertificate::Issued(authority),
-            roots,
-            files: None,
-            configs: BTreeMap::new(),
-        }))
+        let secret = Arc::new(Secret::new(text)?);
+        let secrets =
+            Secrets { presented: secret.clone(), accepted: vec![secret], clusters: BTreeSet::new() };
+        Ok(Self::new(Credentials::Secrets(secrets)))
     }
 
     /// A new secret of 160 random bits.
@@ -158,23 +149,14 @@ impl Security {
     /// # Panics
     /// If the operating system provides no random numbers.
     pub fn generate_secret() -> String {
-        const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-        loop {
-            let mut bytes = [0; 32];
-            getrandom::fill(&mut bytes).expect("the system gives randomness");
-            let letters: Vec<char> =
-                bytes.iter().map(|byte| LETTERS[usize::from(*byte % 32)].into()).collect();
-            let groups: Vec<String> = letters.chunks(4).map(|group| group.iter().collect()).collect();
-            let secret = groups.join("-");
-            if check_secret(&secret).is_ok() {
-                return secret;
-            }
-        }
+        secret::generate()
     }
 
     /// Certificates of your own authority, in PEM files: `ca` holds the trusted authorities, `certificate` the node's
     /// certificate followed by those that lead to its authority, `key` its private key. The node's name must be among
     /// the DNS names of its certificate, which must be valid for servers and for clients.
+    ///
+    /// A link ends within ten seconds after the certificate of its peer has expired.
     ///
     /// # Errors
     /// [`SecurityError::File`], which names the file, if one cannot be read or has the wrong content.
@@ -183,20 +165,57 @@ impl Security {
         certificate: impl AsRef<Path>,
         key: impl AsRef<Path>,
     ) -> Result<Self, SecurityError> {
-        let files = [ca.as_ref(), certificate.as_ref(), key.as_ref()].map(Path::to_path_buf);
-        read_files(files).map(Self::new)
+        let paths = [ca.as_ref(), certificate.as_ref(), key.as_ref()].map(Path::to_path_buf);
+        Files::read(paths, None, None).map(|files| Self::new(Credentials::Files(files)))
+    }
+
+    /// Also reads revocation lists from a PEM file: whoever has a certificate on them is refused, and its links are
+    /// closed. [`reload`](Self::reload) reads the file again. Every authority that issues certificates of nodes needs a
+    /// list, which may be empty: a node whose authority has none is refused. A list counts until it is replaced, also
+    /// after the time of its next update.
+    ///
+    /// # Errors
+    /// [`SecurityError::File`] if the file cannot be read, holds no list, or none of the authority that issued this
+    /// node's own certificate, or has that certificate on a list; [`SecurityError::NoFiles`] if this is a shared
+    /// secret.
+    pub fn revoke_by(&self, lists: impl AsRef<Path>) -> Result<(), SecurityError> {
+        let path = lists.as_ref().to_path_buf();
+        self.read_again(|files| Files::read(files.paths.clone(), Some(path), files.allowed.clone()))
+    }
+
+    /// From now on only these nodes may connect, and links to others are closed. A later call replaces the names. This
+    /// node needs no place among them.
+    ///
+    /// # Errors
+    /// [`SecurityError::Name`] if no node can have one of the names; [`SecurityError::NoFiles`] if this is a shared
+    /// secret, with which every node can take every name.
+    pub fn allow_only<S: Into<String>>(
+        &self,
+        names: impl IntoIterator<Item = S>,
+    ) -> Result<(), SecurityError> {
+        let allowed: BTreeSet<String> = names.into_iter().map(Into::into).collect();
+        self.change(|credentials| match credentials {
+            Credentials::Files(files) => {
+                if let Some(name) = allowed.iter().find(|name| check_node_name(name).is_err()) {
+                    return Err(SecurityError::Name { name: name.clone() });
+                }
+                files.allowed = Some(allowed);
+                Ok(())
+            }
+            Credentials::Secrets(_) => Err(SecurityError::NoFiles),
+        })
     }
 
     /// Reads the files again, and closes the links of peers that are no longer accepted. If it fails, the old
-    /// certificates stay in force.
+    /// certificates and revocation lists stay in force.
     ///
     /// # Errors
-    /// As for [`Security::ca`]; also [`SecurityError::NoFiles`] if this is a shared secret.
+    /// As for [`Security::ca`] and [`Security::revoke_by`].
     pub fn reload(&self) -> Result<(), SecurityError> {
-        let files = self.lock().files.clone().ok_or(SecurityError::NoFiles)?;
-        let state = read_files(files)?;
-        self.change(|old| *old = state);
-        Ok(())
+        self.read_again(|files| {
+            let lists = files.revocations.as_ref().map(|(path, _)| path.clone());
+            Files::read(files.paths.clone(), lists, files.allowed.clone())
+        })
     }
 
     /// Accepts peers with this further secret as well. This is the first step of a rotation.
@@ -204,9 +223,11 @@ impl Security {
     /// # Errors
     /// As for [`Security::secret`]; also [`SecurityError::NoSecret`] if certificates come from files.
     pub fn accept(&self, text: &str) -> Result<(), SecurityError> {
-        let authority = self.further(text)?;
-        self.change(|state| state.trust(&authority.certificate));
-        Ok(())
+        let secret = self.further(text)?;
+        self.change_secrets(|secrets| {
+            secrets.accept(secret);
+            Ok(())
+        })
     }
 
     /// Presents this secret on new links from now on, and accepts it. This is the second step of a rotation, once every
@@ -215,12 +236,11 @@ impl Security {
     /// # Errors
     /// As for [`Security::accept`].
     pub fn present(&self, text: &str) -> Result<(), SecurityError> {
-        let authority = Arc::new(self.further(text)?);
-        self.change(|state| {
-            state.trust(&authority.certificate);
-            state.own = OwnCertificate::Issued(authority);
-        });
-        Ok(())
+        let secret = self.further(text)?;
+        self.change_secrets(|secrets| {
+            secrets.presented = secrets.accept(secret);
+            Ok(())
+        })
     }
 
     /// Stops accepting a secret, and closes the links whose peer presented it. This is the last step of a rotation,
@@ -229,50 +249,92 @@ impl Security {
     /// # Errors
     /// [`SecurityError::InUse`] if this node presents it; [`SecurityError::NotAccepted`] if it was not accepted.
     pub fn remove(&self, text: &str) -> Result<(), SecurityError> {
-        let certificate = self.further(text)?.certificate;
-        let state = self.lock();
-        if matches!(&state.own, OwnCertificate::Issued(own) if own.certificate == certificate) {
-            return Err(SecurityError::InUse);
-        }
-        if !state.roots.contains(&certificate) {
-            return Err(SecurityError::NotAccepted);
-        }
-        drop(state);
-        self.change(|state| state.roots.retain(|root| *root != certificate));
-        Ok(())
+        self.change_secrets(|secrets| {
+            if secrets.presented.is(text) {
+                return Err(SecurityError::InUse);
+            }
+            if !secrets.accepted.iter().any(|secret| secret.is(text)) {
+                return Err(SecurityError::NotAccepted);
+            }
+            secrets.accepted.retain(|secret| !secret.is(text));
+            Ok(())
+        })
     }
 
-    fn new(state: Credentials) -> Self {
+    fn new(credentials: Credentials) -> Self {
+        let state = State { credentials, configs: Configs::new() };
         Self { state: Arc::new(Mutex::new(state)), changes: watch::Sender::new(0) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Credentials> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it changes")
     }
 
-    fn change(&self, change: impl FnOnce(&mut Credentials)) {
+    /// Changes everything or, where that fails, nothing.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Credentials) -> Result<(), SecurityError>,
+    ) -> Result<(), SecurityError> {
         let mut state = self.lock();
-        change(&mut state);
+        change(&mut state.credentials)?;
         state.configs.clear();
         drop(state);
         self.changes.send_modify(|count| *count += 1);
+        Ok(())
     }
 
-    fn further(&self, text: &str) -> Result<Authority, SecurityError> {
-        if self.lock().files.is_some() {
-            return Err(SecurityError::NoSecret);
+    fn change_secrets(
+        &self,
+        change: impl FnOnce(&mut Secrets) -> Result<(), SecurityError>,
+    ) -> Result<(), SecurityError> {
+        self.change(|credentials| match credentials {
+            Credentials::Secrets(secrets) => change(secrets),
+            Credentials::Files(_) => Err(SecurityError::NoSecret),
+        })
+    }
+
+    fn read_again(
+        &self,
+        read: impl FnOnce(&Files) -> Result<Files, SecurityError>,
+    ) -> Result<(), SecurityError> {
+        self.change(|credentials| match credentials {
+            Credentials::Files(files) => {
+                *files = read(files)?;
+                Ok(())
+            }
+            Credentials::Secrets(_) => Err(SecurityError::NoFiles),
+        })
+    }
+
+    /// A further secret, derived for the clusters where it is needed at once.
+    fn further(&self, text: &str) -> Result<Arc<Secret>, SecurityError> {
+        let clusters = match &self.lock().credentials {
+            Credentials::Secrets(secrets) => secrets.clusters.clone(),
+            Credentials::Files(_) => return Err(SecurityError::NoSecret),
+        };
+        let secret = Secret::new(text)?;
+        for cluster in clusters {
+            secret.authority(&cluster)?;
         }
-        Authority::of(text)
+        Ok(Arc::new(secret))
     }
 
     // For the node.
 
-    pub(in crate::node) fn client(&self, node: &str) -> Result<quinn::ClientConfig, StartError> {
-        self.configs(node).map(|(client, _)| client)
+    pub(in crate::node) fn client(
+        &self,
+        cluster: &str,
+        node: &str,
+    ) -> Result<quinn::ClientConfig, StartError> {
+        self.configs(cluster, node).map(|(client, _)| client)
     }
 
-    pub(in crate::node) fn server(&self, node: &str) -> Result<quinn::ServerConfig, StartError> {
-        self.configs(node).map(|(_, server)| server)
+    pub(in crate::node) fn server(
+        &self,
+        cluster: &str,
+        node: &str,
+    ) -> Result<quinn::ServerConfig, StartError> {
+        self.configs(cluster, node).map(|(_, server)| server)
     }
 
     /// A counter that changes with every change of the settings.
@@ -291,12 +353,37 @@ impl Security {
         })
     }
 
-    /// Whether the certificate of a connected peer would still be accepted.
-    pub(in crate::node) fn accepts(&self, connection: &Connection) -> bool {
-        let chain = chain_of(connection);
-        let Some((first, rest)) = chain.split_first() else { return false };
-        let verifier = client_verifier(self.lock().roots());
-        verifier.is_ok_and(|verifier| verifier.verify_client_cert(first, rest, UnixTime::now()).is_ok())
+    /// Whether a node of this name may connect, if its certificate is accepted.
+    pub(in crate::node) fn allows(&self, name: &str) -> bool {
+        match &self.lock().credentials {
+            Credentials::Files(files) => files.allowed.as_ref().is_none_or(|allowed| allowed.contains(name)),
+            Credentials::Secrets(_) => true,
+        }
+    }
+
+    /// Whether a certificate that is accepted now can expire: those that are issued under a secret never do.
+    pub(in crate::node) fn can_expire(&self) -> bool {
+        matches!(self.lock().credentials, Credentials::Files(_))
+    }
+
+    /// Of the links of a node, those whose certificate or name would not be accepted any more.
+    pub(in crate::node) fn no_longer_accepted<T>(
+        &self,
+        cluster: &str,
+        links: Vec<(T, String, Connection)>,
+    ) -> Vec<T> {
+        let trust = self.lock().credentials.trust(cluster);
+        let verifier = trust.ok().and_then(|trust| trust.client_verifier().ok());
+        let is_accepted = |name: &str, connection: &Connection| {
+            let chain = chain_of(connection);
+            let Some((first, rest)) = chain.split_first() else { return false };
+            let verify = |verifier: &Arc<dyn ClientCertVerifier>| {
+                verifier.verify_client_cert(first, rest, UnixTime::now()).is_ok()
+            };
+            self.allows(name) && verifier.as_ref().is_some_and(verify)
+        };
+        let refused = links.into_iter().filter(|(_, name, connection)| !is_accepted(name, connection));
+        refused.map(|(link, ..)| link).collect()
     }
 
     /// The reason why a handshake failed, if a connection's error carries one. It may concern either side's
@@ -309,8 +396,11 @@ impl Security {
         };
         // QUIC carries a TLS alert as the error code 0x100 + alert.
         Some(match code.checked_sub(0x100)? {
-            48 if self.lock().files.is_some() => TlsRefusal::ForeignAuthority,
-            48 => TlsRefusal::WrongSecret,
+            48 => match &self.lock().credentials {
+                Credentials::Files(_) => TlsRefusal::ForeignAuthority,
+                Credentials::Secrets(_) => TlsRefusal::WrongSecret,
+            },
+            44 => TlsRefusal::Revoked,
             45 => TlsRefusal::Expired,
             116 => TlsRefusal::NoCertificate,
             42..=51 => TlsRefusal::BadCertificate,
@@ -319,14 +409,22 @@ impl Security {
         })
     }
 
-    fn configs(&self, node: &str) -> Result<(quinn::ClientConfig, quinn::ServerConfig), StartError> {
+    fn configs(
+        &self,
+        cluster: &str,
+        node: &str,
+    ) -> Result<(quinn::ClientConfig, quinn::ServerConfig), StartError> {
         let mut state = self.lock();
-        if let Some(configs) = state.configs.get(node) {
+        let of = (cluster.to_owned(), node.to_owned());
+        if let Some(configs) = state.configs.get(&of) {
             return Ok(configs.clone());
         }
-        let configs = state.make_configs(node);
+        if let Credentials::Secrets(secrets) = &mut state.credentials {
+            secrets.clusters.insert(cluster.to_owned());
+        }
+        let configs = state.credentials.make_configs(cluster, node);
         let configs = configs.map_err(|error| StartError::Certificate { reason: Cause::new(error) })?;
-        state.configs.insert(node.to_owned(), configs.clone());
+        state.configs.insert(of, configs.clone());
         Ok(configs)
     }
 }
@@ -336,153 +434,64 @@ fn chain_of(connection: &Connection) -> Vec<CertificateDer<'static>> {
     chain.map_or_else(Vec::new, |chain| *chain)
 }
 
-fn check_secret(text: &str) -> Result<(), SecurityError> {
-    let kinds: BTreeSet<char> = text.chars().collect();
-    let reason = if text.trim() != text {
-        "begins or ends with a blank"
-    } else if text.len() < SECRET_BYTES_MIN {
-        "is shorter than 16 bytes"
-    } else if kinds.len() < SECRET_KINDS_MIN {
-        "has fewer than eight different characters"
-    } else {
-        return Ok(());
-    };
-    Err(SecurityError::Weak { reason })
-}
-
-impl Authority {
-    fn of(text: &str) -> Result<Self, SecurityError> {
-        check_secret(text)?;
-        let (memory, passes, lanes) = DERIVATION;
-        let parameters = argon2::Params::new(memory, passes, lanes, Some(32)).expect("they are permitted");
-        let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, parameters);
-        let mut key = [0; 48];
-        key[..16].copy_from_slice(&PKCS8_ED25519);
-        argon
-            .hash_password_into(text.as_bytes(), DERIVATION_SALT, &mut key[16..])
-            .map_err(|error| SecurityError::Crypto { reason: Cause::new(error) })?;
-        let crypto = |error: rcgen::Error| SecurityError::Crypto { reason: Cause::new(error) };
-        let der = PrivatePkcs8KeyDer::from(&key[..]);
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ED25519).map_err(crypto)?;
-        let print: Vec<String> = key.public_key_raw().iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut parameters = CertificateParams::default();
-        // All nodes must compute the same certificate, so nothing in it may depend on the node or the time.
-        parameters.serial_number = Some(rcgen::SerialNumber::from(1_u64));
-        parameters.not_before = rcgen::date_time_ymd(2000, 1, 1);
-        parameters.not_after = rcgen::date_time_ymd(4000, 1, 1);
-        parameters.distinguished_name = DistinguishedName::new();
-        parameters.distinguished_name.push(DnType::CommonName, format!("tidings secret {}", print.concat()));
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        let certificate = parameters.self_signed(&key).map_err(crypto)?.into();
-        Ok(Self { issuer: Issuer::new(parameters, key), certificate })
+impl Secrets {
+    /// Accepts a secret; answers the one that is accepted now, which may be an equal one from before.
+    fn accept(&mut self, secret: Arc<Secret>) -> Arc<Secret> {
+        if let Some(known) = self.accepted.iter().find(|known| known.is_same(&secret)) {
+            return known.clone();
+        }
+        self.accepted.push(secret.clone());
+        secret
     }
-
-    /// Issues a certificate in a node's name, with a new key.
-    fn issue(&self, node: &str) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), rcgen::Error> {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519)?;
-        let mut parameters = CertificateParams::new(vec![node.to_owned()])?;
-        parameters.distinguished_name = DistinguishedName::new();
-        parameters.distinguished_name.push(DnType::CommonName, node);
-        parameters.extended_key_usages =
-            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = parameters.signed_by(&key, &self.issuer)?;
-        Ok((certificate.into(), PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
-    }
-}
-
-fn read_files(files: [PathBuf; 3]) -> Result<Credentials, SecurityError> {
-    let failed = |path: &Path, error: BoxedError| SecurityError::File {
-        path: path.display().to_string(),
-        reason: Cause::new(error),
-    };
-    let unread = |path: &Path, error: pem::Error| match error {
-        pem::Error::Io(error) => failed(path, error.into()),
-        other => failed(path, other.into()),
-    };
-    let certificates = |path: &Path| {
-        let found: Result<Vec<_>, _> =
-            CertificateDer::pem_file_iter(path).map_err(|error| unread(path, error))?.collect();
-        let found: Vec<CertificateDer<'static>> = found.map_err(|error| unread(path, error))?;
-        if found.is_empty() { Err(failed(path, "it holds no certificate".into())) } else { Ok(found) }
-    };
-    let [ca, certificate, key] = &files;
-    let (roots, chain) = (certificates(ca)?, certificates(certificate)?);
-    let own_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unread(key, error))?;
-    let state = Credentials {
-        own: OwnCertificate::Files { chain, key: own_key },
-        roots,
-        files: None,
-        configs: BTreeMap::new(),
-    };
-    // Building the verifier and a server configuration checks that the files fit together.
-    client_verifier(state.roots()).map_err(|error| failed(ca, error.into()))?;
-    let (chain, own_key) = state.own("").map_err(|error| failed(certificate, error))?;
-    let builder = rustls::ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| failed(key, error.into()))?;
-    builder
-        .with_no_client_auth()
-        .with_single_cert(chain, own_key)
-        .map_err(|error| failed(key, error.into()))?;
-    Ok(Credentials { files: Some(files), ..state })
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn client_verifier(roots: Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
-    WebPkiClientVerifier::builder_with_provider(roots, provider()).build()
 }
 
 impl Credentials {
-    fn trust(&mut self, certificate: &CertificateDer<'static>) {
-        if !self.roots.contains(certificate) {
-            self.roots.push(certificate.clone());
+    fn trust(&self, cluster: &str) -> Result<TrustAnchors, SecurityError> {
+        match self {
+            Self::Secrets(secrets) => {
+                let authorities = secrets.accepted.iter().map(|secret| secret.authority(cluster));
+                let authorities: Vec<_> = authorities.collect::<Result<_, _>>()?;
+                let roots = authorities.iter().map(|authority| authority.certificate.clone());
+                Ok(TrustAnchors { roots: store(roots), revocations: Vec::new() })
+            }
+            Self::Files(files) => {
+                let lists = files.revocations.as_ref().map(|(_, lists)| lists.clone());
+                let roots = store(files.roots.iter().cloned());
+                Ok(TrustAnchors { roots, revocations: lists.unwrap_or_default() })
+            }
         }
-    }
-
-    fn roots(&self) -> Arc<RootCertStore> {
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(self.roots.iter().cloned());
-        Arc::new(store)
     }
 
     /// The certificate to present in a node's name, with its key.
-    fn own(&self, node: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), BoxedError> {
-        match &self.own {
-            OwnCertificate::Issued(authority) => {
-                let (certificate, key) = authority.issue(node)?;
+    fn own(&self, cluster: &str, node: &str) -> Result<Identity, BoxedError> {
+        match self {
+            Self::Secrets(secrets) => {
+                let (certificate, key) = secrets.presented.authority(cluster)?.issue(node)?;
                 Ok((vec![certificate], key))
             }
-            OwnCertificate::Files { chain, key } => {
-                let first = chain.first().ok_or("it holds no certificate")?;
-                let certificate = webpki::EndEntityCert::try_from(first)?;
-                if !node.is_empty() && !certificate.valid_dns_names().any(|name| name == node) {
-                    let reason = format!("\"{node}\" is not among the DNS names of the node's certificate");
-                    return Err(reason.into());
-                }
-                Ok((chain.clone(), key.clone_key()))
-            }
+            Self::Files(files) => files.own(node),
         }
     }
 
-    fn make_configs(&self, node: &str) -> Result<(quinn::ClientConfig, quinn::ServerConfig), BoxedError> {
-        let (chain, key) = self.own(node)?;
+    fn make_configs(
+        &self,
+        cluster: &str,
+        node: &str,
+    ) -> Result<(quinn::ClientConfig, quinn::ServerConfig), BoxedError> {
+        let (chain, key) = self.own(cluster, node)?;
+        let trust = self.trust(cluster)?;
         let versions = &[&rustls::version::TLS13];
-        let verifier = WebPkiServerVerifier::builder_with_provider(self.roots(), provider());
-        let verifier = verifier.build()?;
         let mut client = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ByItsOwnName(verifier)))
+            .with_custom_certificate_verifier(Arc::new(ByItsOwnName(trust.server_verifier()?)))
             .with_client_auth_cert(chain.clone(), key.clone_key())?;
         client.alpn_protocols = vec![PROTOCOL.to_vec()];
         // No resumption: each connection is verified again, so that a removed secret opens nothing.
         client.resumption = rustls::client::Resumption::disabled();
         let mut server = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)?
-            .with_client_cert_verifier(client_verifier(self.roots())?)
+            .with_client_cert_verifier(trust.client_verifier()?)
             .with_single_cert(chain, key)?;
         server.alpn_protocols = vec![PROTOCOL.to_vec()];
         server.send_tls13_tickets = 0;
@@ -491,48 +500,5 @@ impl Credentials {
         let server = QuicServerConfig::try_from(server)?;
         let server = quinn::ServerConfig::with_crypto(Arc::new(server));
         Ok((quinn::ClientConfig::new(Arc::new(client)), server))
-    }
-}
-
-/// Verifies a server's certificate as usual, but for the first DNS name in it instead of the dialled name.
-#[derive(Debug)]
-struct ByItsOwnName(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for ByItsOwnName {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let bad = || rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
-        let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|_| bad())?;
-        let name = parsed.valid_dns_names().next().ok_or_else(bad)?;
-        let name = ServerName::try_from(name).map_err(|_| bad())?;
-        self.0.verify_server_cert(certificate, intermediates, &name, ocsp, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
     }
 }

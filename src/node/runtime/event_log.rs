@@ -114,7 +114,7 @@ mod tests {
 
     #[tokio::test]
     async fn events_of_node_count_those_missed() {
-        let security = Security::secret("a secret for tests").expect("long enough");
+        let security = Security::secret(&Security::generate_secret()).expect("it is strong");
         let builder = Node::builder("a").listen("127.0.0.1:0".parse().expect("an address"));
         let node = builder.security(security).start().await.expect("it starts");
         let (mut events, mut at_once) = (node.events(), node.events());
