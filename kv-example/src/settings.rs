@@ -138,6 +138,9 @@ pub(crate) struct Settings {
     /// 10s; 1s with the profile local]
     #[arg(long, env = "TIDINGS_LEASE_TIME_MAX", value_name = "TIME")]
     pub(crate) lease_time_max: Option<String>,
+    /// How long a member stays known that is down or has left [default: 1d]
+    #[arg(long, env = "TIDINGS_FORGET_AFTER", value_name = "TIME")]
+    pub(crate) forget_after: Option<String>,
     /// Elections that the dashboard shows, besides those that this node is asked about
     #[arg(long = "election", env = "TIDINGS_ELECTIONS", value_name = "NAME", value_delimiter = ',')]
     #[serde(default)]
@@ -205,6 +208,7 @@ impl Settings {
             voters: if self.voters.is_empty() { file.voters } else { self.voters },
             lease_time: self.lease_time.or(file.lease_time),
             lease_time_max: self.lease_time_max.or(file.lease_time_max),
+            forget_after: self.forget_after.or(file.forget_after),
             elections: if self.elections.is_empty() { file.elections } else { self.elections },
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             connections_max: self.connections_max.or(file.connections_max),
@@ -351,6 +355,9 @@ impl Settings {
         }
         if let Some(time) = &self.lease_time_max {
             config.lease_time_max = span::parse(time).map_err(Failure::usage)?;
+        }
+        if let Some(time) = &self.forget_after {
+            config.forget_after = span::parse(time).map_err(Failure::usage)?;
         }
         if self.rejoin_on_corruption {
             config.on_corruption = OnCorruption::Rejoin;

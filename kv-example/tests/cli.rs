@@ -192,6 +192,16 @@ fn the_cluster_is_shown_compared_and_left() {
     assert_eq!(b.line(&["leave"]), "b leaves");
     assert!(b.process.child.wait().unwrap().success());
     eventually("a knows", || a.line(&["members"]).contains("left"));
+    assert!(said(&a.run(&["forget", "a"])).contains("no member is called"), "a node does not forget itself");
+    assert_eq!(a.line(&["forget", "b"]), "b is forgotten");
+    assert_eq!(a.line(&["members"]).lines().count(), 2);
+    let unknown = a.run(&["forget", "b"]);
+    assert!(code(&unknown) != 0 && said(&unknown).contains("no member is called"), "{}", said(&unknown));
+    let wrong = a.run(&["join", "nowhere"]);
+    assert!(code(&wrong) != 0 && said(&wrong).contains("address:port"), "{}", said(&wrong));
+    a.line(&["join", &other.addr]);
+    eventually("a and other hold the same", || a.run(&["digest", &other.http]).status.success());
+    assert!(said(&a.run(&["forget", "other"])).contains("is not gone"));
     let report = a.line(&["bench", "--requests", "500", "--keys", "10", "--clean", "--json"]);
     let report: Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["requests"], 500);

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::routing::{get, post};
+use axum::extract::{Path, State};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidings::members::ForgetError;
 use tidings::{NodeStatus, PeerStatus};
 
 use super::{ApiError, App, AppState, Ask, view};
@@ -14,6 +15,8 @@ use super::{ApiError, App, AppState, Ask, view};
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/members", get(members))
+        .route("/v1/members/{name}", delete(forget))
+        .route("/v1/seeds", post(join))
         .route("/v1/status", get(status))
         .route("/v1/snapshot", post(snapshot))
         .route("/v1/leave", post(leave))
@@ -23,6 +26,27 @@ pub(super) fn routes() -> Router<Arc<App>> {
 
 async fn members(State(app): AppState) -> Json<Value> {
     Json(json!({ "members": view::members(&app) }))
+}
+
+/// Forgets a member that is gone, on all nodes.
+async fn forget(State(app): AppState, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+    match app.node.forget(&name) {
+        Ok(_) => Ok(Json(json!({ "forgotten": name }))),
+        Err(ForgetError::Write(error)) => Err(error.into()),
+        Err(error) => Err(ApiError::conflict("not_forgotten", error.to_string())),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Seed {
+    addr: String,
+}
+
+/// Adds a seed to the node, which dials it from now on.
+async fn join(State(app): AppState, Ask(ask): Ask<Seed>) -> Result<Json<Value>, ApiError> {
+    app.node.join(&ask.addr).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    Ok(Json(json!({ "seed": ask.addr })))
 }
 
 async fn status(State(app): AppState) -> Json<Value> {

@@ -34,6 +34,10 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", error, "nothing was written")
     }
 
+    pub(crate) fn conflict(code: &'static str, error: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, error, "nothing was changed")
+    }
+
     pub(crate) fn no_such_path() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,

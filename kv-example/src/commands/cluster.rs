@@ -169,6 +169,47 @@ impl Snapshot {
     }
 }
 
+/// Have all nodes forget a member that is gone, so that it counts nowhere
+#[derive(Args, Debug)]
+pub(crate) struct Forget {
+    /// The member's name
+    name: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Forget {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let path = format!("/v1/members/{}", quoted(&self.name));
+        let answer = self.target.client()?.ask("DELETE", &path, &[], &[])?.json()?;
+        if self.target.json {
+            return print(answer);
+        }
+        print(format_args!("{} is forgotten", text(&answer["forgotten"])))
+    }
+}
+
+/// Have the node look for others at an address, too
+#[derive(Args, Debug)]
+pub(crate) struct Join {
+    /// An address or a host name, with a port
+    #[arg(value_name = "HOST:PORT")]
+    addr: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Join {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let path = format!("/v1/seeds?addr={}", quoted(&self.addr));
+        let answer = self.target.client()?.ask("POST", &path, &[], &[])?.json()?;
+        if self.target.json {
+            return print(answer);
+        }
+        print(format_args!("the node dials {} from now on", text(&answer["seed"])))
+    }
+}
+
 /// Have the node tell the others that it leaves for good, and end
 #[derive(Args, Debug)]
 pub(crate) struct Leave {

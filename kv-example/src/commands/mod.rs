@@ -26,6 +26,8 @@ pub(crate) enum Client {
     #[command(subcommand)]
     Counter(keys::Counter),
     Members(cluster::Members),
+    Forget(cluster::Forget),
+    Join(cluster::Join),
     Leader(elect::Leader),
     Elect(elect::Elect),
     Lock(elect::Lock),
@@ -49,6 +51,8 @@ impl Client {
             Self::Set(set) => set.run(),
             Self::Counter(counter) => counter.run(),
             Self::Members(members) => members.run(),
+            Self::Forget(forget) => forget.run(),
+            Self::Join(join) => join.run(),
             Self::Leader(leader) => leader.run(),
             Self::Elect(elect) => elect.run(),
             Self::Lock(lock) => lock.run(),
