@@ -120,6 +120,12 @@ pub mod guide {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// What belongs to a [`Live`](crate::Live): its builder and layers, and what it says of itself.
+#[cfg(feature = "json")]
+pub mod live {
+    pub use crate::error::{LiveError, LiveSource, Rejected, Writer};
+}
+
 mod arrivals;
 mod config;
 mod controls;

@@ -11,6 +11,7 @@ mod map;
 mod set;
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_core::Stream;
 
@@ -21,6 +22,9 @@ pub use map::{Map, MapEvent, MapWatch};
 pub use set::Set;
 
 use crate::error::WriteError;
+#[cfg(feature = "json")]
+use crate::error::Rejected;
+use crate::id::RunId;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
 use crate::store::entry::{Entry, Revision};
@@ -137,6 +141,53 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// [`Counter::value`].
     fn counter_value(&self, counter: &str) -> i64;
+
+    /// A timer: on a node of its runtime, in a simulation in virtual time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tidings::{Store, sim::Sim};
+    ///
+    /// /// Counts the seconds, on a node or in a simulation.
+    /// async fn tick(store: impl Store) {
+    ///     loop {
+    ///         store.sleep(Duration::from_secs(1)).await;
+    ///         store.counter("seconds").add(1).expect("the node accepts writes");
+    ///     }
+    /// }
+    ///
+    /// let mut sim = Sim::new(1).nodes(1);
+    /// sim.node(0).spawn(tick(sim.node(0)));
+    /// sim.run_for(Duration::from_millis(3_500));
+    /// assert_eq!(sim.node(0).counter("seconds").value(), 3);
+    /// ```
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + use<Self>;
+
+    /// Runs a task in the background: on a node in its runtime, in a simulation as
+    /// [`Sim::spawn`](crate::sim::Sim::spawn) does. A task that is to end with the node must end when its watch ends.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
+
+    /// Does work that may block, such as reading a file: on a node beside the threads of its runtime, in a simulation
+    /// at once. `None` if the work panicked or the runtime ends.
+    fn blocking<R, W>(&self, work: W) -> impl Future<Output = Option<R>> + Send + use<Self, R, W>
+    where
+        R: Send + 'static,
+        W: FnOnce() -> R + Send + 'static;
+
+    /// Waits until the node has caught up with one peer; at once where there is no peer to catch up with. `false` if
+    /// it was closed before.
+    fn joined(&self) -> impl Future<Output = bool> + Send + use<Self>;
+
+    /// The name of the member that is or was this run, as far as the node knows it. [`Entry::origin`] is the run that
+    /// wrote a value.
+    fn member_name(&self, run: RunId) -> Option<String>;
+
+    /// Hears what a live value called `live` does not apply now, whenever that has changed. A node logs it, reports it
+    /// as an event and records it as a metric.
+    #[cfg(feature = "json")]
+    fn note_rejected(&self, live: &str, rejected: &[Rejected]) {
+        _ = (live, rejected);
+    }
 
     /// Writes a value.
     ///

@@ -16,6 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc};
 
 use crate::arrivals::Arrivals;
+#[cfg(feature = "json")]
+use crate::error::Rejected;
 use crate::error::WriteError;
 use crate::id::{LinkId, LogId, RunId};
 use crate::membership::{Contact, Member, MemberEvent};
@@ -69,6 +71,8 @@ pub(in crate::node) struct Shared {
     /// The id of the change log that revisions belong to.
     log: AtomicU64,
     pub(in crate::node) lease_time: Duration,
+    /// The runtime in which the node was started: its tasks and timers run there.
+    pub(in crate::node) runtime: tokio::runtime::Handle,
     is_closed: AtomicBool,
     /// Whether local writes were refused as busy when that was last checked.
     pub(in crate::node) is_busy: AtomicBool,
@@ -122,6 +126,7 @@ impl Shared {
             disk: DiskLink::default(),
             log: AtomicU64::new(log.number()),
             lease_time,
+            runtime: tokio::runtime::Handle::current(),
             is_closed: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
             wake_driver: Notify::new(),
@@ -338,6 +343,16 @@ impl Shared {
     pub(in crate::node) fn report(&self, event: NodeEvent) {
         log_event(&self.name, &event);
         self.events.push(event);
+    }
+
+    /// Logs and reports what a live value does not apply, and records how much that is.
+    #[cfg(feature = "json")]
+    pub(in crate::node) fn note_rejected(&self, live: &str, rejected: &[Rejected]) {
+        for rejected in rejected {
+            self.report(NodeEvent::Rejected { live: live.to_owned(), rejected: rejected.clone() });
+        }
+        #[cfg(feature = "metrics")]
+        crate::node::api::metrics::record_rejected(&self.name, live, rejected.len());
     }
 
     pub(in crate::node) fn request_dial(&self, request: DialRequest) {
