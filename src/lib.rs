@@ -120,6 +120,13 @@ pub mod guide {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// What belongs to a [`Map`](crate::Map): the formats of its values, and its entries.
+#[cfg(feature = "json")]
+pub mod map {
+    pub use crate::error::Writer;
+    pub use crate::typed::{Codec, Json, MapEntry};
+}
+
 /// What belongs to a [`Live`](crate::Live): its builder and layers, and what it says of itself.
 #[cfg(feature = "json")]
 pub mod live {

@@ -18,12 +18,12 @@ use futures_core::Stream;
 pub use batch::WriteBatch;
 pub use counter::Counter;
 #[cfg(feature = "json")]
-pub use map::{Map, MapEvent, MapWatch};
+pub use map::{Codec, Json, Map, MapEntry, MapEvent, MapWatch};
 pub use set::Set;
 
 use crate::error::WriteError;
 #[cfg(feature = "json")]
-use crate::error::Rejected;
+use crate::error::{Rejected, Writer};
 use crate::id::RunId;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
@@ -236,6 +236,12 @@ pub trait WriteReceipt: Clone + std::fmt::Debug + Send + Sync + 'static {
 
     /// The position of the write in the node's change log.
     fn revision(&self) -> Revision;
+}
+
+/// Who a run is.
+#[cfg(feature = "json")]
+fn writer(store: &impl Store, run: RunId) -> Writer {
+    Writer { run, name: store.member_name(run) }
 }
 
 /// Waits for the next item of a stream. A future that is dropped while it waits has taken nothing from the stream.

@@ -205,7 +205,7 @@ fn revise<S: Store>(store: &S, next: &str) {
     store.counter("steps").add(-1).unwrap();
     let map = store.map::<Vec<u32>>("map/");
     let numbers = map.get(&own).unwrap().unwrap();
-    map.put(&own, &[numbers, vec![3]].concat()).unwrap();
+    map.put(&own, &[&numbers[..], &[3]].concat()).unwrap();
     // `next` reads it too; an entry of another type is an error, not a panic.
     assert!(store.map::<String>("map/").get(next).is_err());
 }
