@@ -131,6 +131,7 @@ pub mod map {
 #[cfg(feature = "json")]
 pub mod live {
     pub use crate::error::{LiveError, LiveSource, Rejected, Writer};
+    pub use crate::typed::{Layer, LiveBuilder, LivePart, LiveState, Loaded, Values};
 }
 
 mod arrivals;
@@ -208,4 +209,4 @@ pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp};
 pub use typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
 #[cfg(feature = "json")]
-pub use typed::{Map, MapEvent, MapWatch};
+pub use typed::{Live, Map, MapEvent, MapWatch};

@@ -7,6 +7,8 @@
 mod batch;
 mod counter;
 #[cfg(feature = "json")]
+mod live;
+#[cfg(feature = "json")]
 mod map;
 mod set;
 
@@ -17,6 +19,10 @@ use futures_core::Stream;
 
 pub use batch::WriteBatch;
 pub use counter::Counter;
+#[cfg(all(feature = "json", feature = "node"))]
+pub(crate) use live::LastGood;
+#[cfg(feature = "json")]
+pub use live::{Layer, Live, LiveBuilder, LivePart, LiveState, Loaded, Values};
 #[cfg(feature = "json")]
 pub use map::{Codec, Json, Map, MapEntry, MapEvent, MapWatch};
 pub use set::Set;

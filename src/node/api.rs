@@ -3,6 +3,8 @@
 pub(in crate::node) mod builder;
 pub(in crate::node) mod election;
 pub(in crate::node) mod joining;
+#[cfg(feature = "json")]
+mod last_good;
 #[cfg(feature = "metrics")]
 pub(in crate::node) mod metrics;
 pub(in crate::node) mod receipt;

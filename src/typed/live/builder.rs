@@ -1,0 +1,132 @@
+//! How a live value is asked for.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::Live;
+use super::last_good::LastGood;
+use super::layer::{AnyLayer, Layer, any_layer};
+use super::plan::{Check, Plan};
+use super::task::LiveTask;
+use crate::error::LiveError;
+use crate::typed::Store;
+
+/// How long [`LiveBuilder::start`] waits by default for the node to catch up with a peer.
+const JOINED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a [`Live`] is to be; [`Live::builder`] makes it.
+#[must_use = "a live value begins with `start`"]
+pub struct LiveBuilder<T, S> {
+    store: S,
+    of: String,
+    is_exact: bool,
+    under: Vec<AnyLayer>,
+    over: Vec<AnyLayer>,
+    checks: Vec<Check<T>>,
+    debounce: Duration,
+    joined_timeout: Duration,
+    last_good: Option<Arc<dyn LastGood>>,
+}
+
+impl<T, S> std::fmt::Debug for LiveBuilder<T, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveBuilder").field("of", &self.of).finish_non_exhaustive()
+    }
+}
+
+impl<T, S: Store> LiveBuilder<T, S> {
+    pub(super) fn new(store: S, of: String) -> Self {
+        Self {
+            store,
+            of,
+            is_exact: false,
+            under: Vec::new(),
+            over: Vec::new(),
+            checks: Vec::new(),
+            debounce: Duration::ZERO,
+            joined_timeout: JOINED_TIMEOUT,
+            last_good: None,
+        }
+    }
+
+    /// Takes one key, which holds the whole value, instead of the keys with a prefix.
+    pub fn exact(mut self) -> Self {
+        self.is_exact = true;
+        self
+    }
+
+    /// Adds a layer under the store, over those that were added before: its values count where the store has none.
+    pub fn under(mut self, layer: impl Layer) -> Self {
+        self.under.push(any_layer(layer));
+        self
+    }
+
+    /// Adds a layer over the store and over those that were added before: its values count before those of the store.
+    pub fn over(mut self, layer: impl Layer) -> Self {
+        self.over.push(any_layer(layer));
+        self
+    }
+
+    /// Adds a check. A value that it refuses is not applied. A check that panics refuses.
+    pub fn validate<E>(mut self, check: impl Fn(&T) -> Result<(), E> + Send + Sync + 'static) -> Self
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.checks.push(Box::new(move |value| check(value).map_err(Into::into)));
+        self
+    }
+
+    /// Waits for this time after a change, and takes all changes that come meanwhile together. Default: none. A batch of
+    /// this node is seen as a whole in any case; the parts of another node's batch mostly arrive within a few
+    /// milliseconds.
+    pub fn debounce(mut self, time: Duration) -> Self {
+        self.debounce = time;
+        self
+    }
+
+    /// How long [`start`](Self::start) waits for the node to catch up with a peer, before it goes on with the last good
+    /// value. Default: 5 s. A node without seeds has nobody to wait for.
+    pub fn joined_timeout(mut self, time: Duration) -> Self {
+        self.joined_timeout = time;
+        self
+    }
+
+    /// Keeps the last good values for the next start.
+    #[cfg_attr(not(feature = "node"), expect(dead_code, reason = "without a node there are no files"))]
+    pub(crate) fn keep_in(mut self, last_good: impl LastGood) -> Self {
+        self.last_good = Some(Arc::new(last_good));
+        self
+    }
+}
+
+impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveBuilder<T, S> {
+    /// Makes the first value, and begins to follow the store.
+    ///
+    /// It waits until the node has caught up with a peer, so that the value is not one of a store that is still empty.
+    /// If that takes longer than [`joined_timeout`](Self::joined_timeout), or if what the store holds is not acceptable,
+    /// the last good value of an earlier run counts.
+    ///
+    /// # Errors
+    /// See [`LiveError`].
+    pub async fn start(self) -> Result<Live<T>, LiveError> {
+        let plan = Plan {
+            store: self.store,
+            of: self.of,
+            is_exact: self.is_exact,
+            under: Arc::new(self.under),
+            over: Arc::new(self.over),
+            checks: self.checks,
+            debounce: self.debounce,
+            joined_timeout: self.joined_timeout,
+            last_good: self.last_good,
+        };
+        let store = plan.store.clone();
+        let task = LiveTask::begin(plan).await?;
+        let live = Live::new(task.shared().clone());
+        store.spawn(task.run());
+        Ok(live)
+    }
+}

@@ -1,0 +1,232 @@
+//! The task of a live value: it waits for a change, and makes the value anew.
+//!
+//! Events of the watch say only that something has changed. The value is made of one look at the store that comes after
+//! them, so that a watch that starts over, or that is slow, can never lead to an old or a mixed value. The task ends when
+//! the node is closed or the last handle is dropped, and however it ends, the handles learn of it.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use serde::de::DeserializeOwned;
+
+use super::plan::{Base, Made, Plan};
+use super::shared::{LiveShared, LiveState, Request};
+use crate::error::{LiveError, Rejected};
+use crate::typed::Store;
+
+/// The most events of the watch that are taken before the value is made anew.
+const EVENTS_MAX: usize = 4_096;
+
+/// What the task has to do next.
+enum Cue {
+    /// To make the value anew.
+    Changed,
+    /// To make the value anew, of the store alone: the node has caught up.
+    Joined,
+    /// Nothing any more.
+    End,
+}
+
+/// A live value that has begun.
+pub(super) struct LiveTask<T, S: Store> {
+    plan: Plan<T, S>,
+    watch: S::Watch,
+    /// The watch had an event while the value was being made.
+    has_news: bool,
+    shared: Arc<LiveShared<T>>,
+    /// What counts in the place of the store. `None`: the node has caught up, and the store counts.
+    instead: Option<Base>,
+    /// What was kept last for the next start.
+    kept: Vec<u8>,
+    /// Why it could not be kept.
+    not_kept: Option<Rejected>,
+}
+
+impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
+    /// Makes the first value: of the store, or of what an earlier run has kept, or of what the node holds itself.
+    pub(super) async fn begin(plan: Plan<T, S>) -> Result<Self, LiveError> {
+        // Before the first look at the store, so that no change after it is missed.
+        let watch = plan.watch();
+        let joined = first_of(plan.store.joined(), plan.store.sleep(plan.joined_timeout)).await;
+        if joined == Some(false) {
+            return Err(LiveError::Closed);
+        }
+        let has_joined = joined.is_some();
+        let mut rejected = Vec::new();
+        if has_joined {
+            match plan.make(&Base::Store, None).await {
+                Ok(made) => {
+                    let kept = made.kept.clone();
+                    let mut task = Self::new(plan, watch, made, LiveState::Current, None, rejected);
+                    task.keep(kept).await;
+                    task.note(LiveState::Current, Vec::new());
+                    return Ok(task);
+                }
+                Err(errors) => rejected = errors,
+            }
+        }
+        let kept = plan.read_kept().await.unwrap_or_else(|unreadable| {
+            rejected.push(unreadable);
+            None
+        });
+        if let Some(kept) = kept {
+            let base = Base::Kept(kept);
+            match plan.make(&base, None).await {
+                Ok(made) if has_joined => {
+                    return Ok(Self::new(plan, watch, made, LiveState::Rejected, None, rejected));
+                }
+                Ok(made) => {
+                    return Ok(Self::new(plan, watch, made, LiveState::Stale, Some(base), rejected));
+                }
+                Err(errors) => rejected.extend(errors),
+            }
+        }
+        if has_joined {
+            return Err(LiveError::Rejected(rejected));
+        }
+        match plan.make(&Base::Store, None).await {
+            Ok(made) => Ok(Self::new(plan, watch, made, LiveState::Stale, Some(Base::Store), rejected)),
+            Err(errors) => {
+                rejected.extend(errors);
+                Err(LiveError::Alone(rejected))
+            }
+        }
+    }
+
+    fn new(
+        plan: Plan<T, S>,
+        watch: S::Watch,
+        made: Made<T>,
+        state: LiveState,
+        instead: Option<Base>,
+        rejected: Vec<Rejected>,
+    ) -> Self {
+        let value = made.value.expect("the first value equals no earlier one");
+        let shared = Arc::new(LiveShared::new(value, made.tree, state));
+        let task = Self { plan, watch, has_news: false, shared, instead, kept: Vec::new(), not_kept: None };
+        task.note(state, rejected);
+        task
+    }
+
+    pub(super) fn shared(&self) -> &Arc<LiveShared<T>> {
+        &self.shared
+    }
+
+    /// Follows the store until the node is closed or no handle is left.
+    pub(super) async fn run(mut self) {
+        let _end = EndGuard(self.shared.clone());
+        let mut joined = pin!(self.plan.store.joined());
+        loop {
+            match poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await {
+                Cue::End => return,
+                Cue::Joined => self.instead = None,
+                Cue::Changed if self.plan.debounce.is_zero() => {}
+                Cue::Changed => self.plan.store.sleep(self.plan.debounce).await,
+            }
+            if self.make_anew().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn poll_cue(&mut self, joined: Pin<&mut impl Future<Output = bool>>, cx: &mut Context<'_>) -> Poll<Cue> {
+        match self.shared.poll_request(cx) {
+            Poll::Ready(Request::End) => return Poll::Ready(Cue::End),
+            Poll::Ready(Request::Reload) => return Poll::Ready(Cue::Changed),
+            Poll::Pending => {}
+        }
+        if std::mem::take(&mut self.has_news) {
+            return Poll::Ready(Cue::Changed);
+        }
+        match Pin::new(&mut self.watch).poll_next(cx) {
+            Poll::Ready(Some(_)) => return Poll::Ready(Cue::Changed),
+            Poll::Ready(None) => return Poll::Ready(Cue::End),
+            Poll::Pending => {}
+        }
+        if self.instead.is_none() {
+            return Poll::Pending;
+        }
+        joined.poll(cx).map(|has_joined| if has_joined { Cue::Joined } else { Cue::End })
+    }
+
+    /// Takes the events of the watch that have come, and returns whether there were any. `None`: it has ended.
+    async fn drain(&mut self) -> Option<bool> {
+        let mut has_any = false;
+        poll_fn(|cx| {
+            for _ in 0..EVENTS_MAX {
+                match Pin::new(&mut self.watch).poll_next(cx) {
+                    Poll::Ready(Some(_)) => has_any = true,
+                    Poll::Ready(None) => return Poll::Ready(None),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Ready(Some(has_any))
+        })
+        .await
+    }
+
+    /// Makes the value anew and publishes it if it is acceptable. `None` if the node was closed meanwhile: then what was
+    /// read of it counts for nothing.
+    async fn make_anew(&mut self) -> Option<()> {
+        self.drain().await?;
+        let good = self.shared.tree();
+        let made = self.plan.make(self.instead.as_ref().unwrap_or(&Base::Store), Some(&good)).await;
+        self.has_news = self.drain().await?;
+        let state = match (&self.instead, &made) {
+            (Some(_), _) => LiveState::Stale,
+            (None, Ok(_)) => LiveState::Current,
+            (None, Err(_)) => LiveState::Rejected,
+        };
+        match made {
+            Ok(Made { value, tree, kept }) => {
+                self.shared.publish(value, tree);
+                self.note(state, Vec::new());
+                if state == LiveState::Current {
+                    self.keep(kept).await;
+                    self.note(state, Vec::new());
+                }
+            }
+            Err(rejected) => self.note(state, rejected),
+        }
+        Some(())
+    }
+
+    /// Keeps the keys of a good value for the next start.
+    async fn keep(&mut self, kept: Vec<u8>) {
+        if kept != self.kept {
+            self.not_kept = self.plan.write_kept(kept.clone()).await.err();
+            // What could not be kept is tried again with the next change.
+            self.kept = if self.not_kept.is_none() { kept } else { Vec::new() };
+        }
+    }
+
+    /// Notes the state and what is not applied, and tells the node if the latter has changed.
+    fn note(&self, state: LiveState, mut rejected: Vec<Rejected>) {
+        rejected.extend(self.not_kept.clone());
+        if self.shared.note_state(state, &rejected) {
+            self.plan.store.note_rejected(&self.plan.of, &rejected);
+        }
+    }
+}
+
+/// Tells the handles when the task ends, also if it is dropped with its runtime.
+struct EndGuard<T>(Arc<LiveShared<T>>);
+
+impl<T> Drop for EndGuard<T> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// What the first future gives; `None` if the other one has ended before.
+async fn first_of<T>(first: impl Future<Output = T>, other: impl Future<Output = ()>) -> Option<T> {
+    let (mut first, mut other) = (pin!(first), pin!(other));
+    poll_fn(|cx| match first.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => other.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
