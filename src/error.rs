@@ -13,7 +13,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 #[cfg(feature = "json")]
-pub use live::{LiveError, LiveSource, Rejected, Writer};
+pub use live::{Author, LiveError, LiveSource, Rejected};
 #[cfg(feature = "node")]
 pub use node::{SecurityError, SnapshotError, StartError, WaitError};
 

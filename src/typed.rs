@@ -1,4 +1,4 @@
-//! The trait [`Store`], and the views that are written over it: batches, sets, counters and typed maps.
+//! The trait [`Store`], and the views that are written over it: batches, sets, counters, typed maps and live values.
 //!
 //! The trait exists so that user code runs on a node and in the simulator. Views use its verbs alone, so there is one of
 //! each for both. Nothing here may know what is behind the trait; a node is named only as the default of a type
@@ -21,6 +21,8 @@ pub use batch::WriteBatch;
 pub use counter::Counter;
 #[cfg(all(feature = "json", feature = "node"))]
 pub(crate) use live::LastGood;
+#[cfg(any(feature = "config", feature = "figment"))]
+pub use live::StoreSource;
 #[cfg(feature = "json")]
 pub use live::{Layer, Live, LiveBuilder, LivePart, LiveState, Loaded, Values};
 #[cfg(feature = "json")]
@@ -29,7 +31,7 @@ pub use set::Set;
 
 use crate::error::WriteError;
 #[cfg(feature = "json")]
-use crate::error::{Rejected, Writer};
+use crate::error::{Author, Rejected};
 use crate::id::RunId;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
@@ -38,7 +40,7 @@ use crate::store::watch::{WatchEvent, WatchOptions};
 use crate::time::Stamp;
 
 /// The verbs that a `Node` and a node of a simulation ([`SimNode`](crate::sim::SimNode)) have in common, for code that
-/// runs on both. Both have the same methods without this trait.
+/// runs on both. Both have the same verbs without this trait; timers, tasks and what else views need are here alone.
 ///
 /// A handle is cheap to clone, and all clones are handles to the same node.
 ///
@@ -188,11 +190,11 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// wrote a value.
     fn member_name(&self, run: RunId) -> Option<String>;
 
-    /// Hears what a live value called `live` does not apply now, whenever that has changed. A node logs it, reports it
-    /// as an event and records it as a metric.
+    /// Hears what a live value called `live` does not apply, whenever that changes: what is new of it, and how much it
+    /// is in all. A node logs the news, reports them as events and records the number as a metric.
     #[cfg(feature = "json")]
-    fn note_rejected(&self, live: &str, rejected: &[Rejected]) {
-        _ = (live, rejected);
+    fn note_rejected(&self, live: &str, news: &[Rejected], count: usize) {
+        _ = (live, news, count);
     }
 
     /// Writes a value.
@@ -246,8 +248,8 @@ pub trait WriteReceipt: Clone + std::fmt::Debug + Send + Sync + 'static {
 
 /// Who a run is.
 #[cfg(feature = "json")]
-fn writer(store: &impl Store, run: RunId) -> Writer {
-    Writer { run, name: store.member_name(run) }
+fn writer(store: &impl Store, run: RunId) -> Author {
+    Author { run, name: store.member_name(run) }
 }
 
 /// Waits for the next item of a stream. A future that is dropped while it waits has taken nothing from the stream.

@@ -10,14 +10,14 @@ use crate::time::Stamp;
 /// Who wrote a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Writer {
+pub struct Author {
     /// The run (one start of a process) that the value's stamp names.
     pub run: RunId,
     /// The name of the member that is or was this run, if the node knows it.
     pub name: Option<String>,
 }
 
-impl fmt::Display for Writer {
+impl fmt::Display for Author {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
             Some(name) => write!(f, "{}", Escaped(name)),
@@ -42,7 +42,7 @@ pub enum LiveSource {
         /// The stamp of the write.
         stamp: Stamp,
         /// Who wrote it.
-        writer: Writer,
+        writer: Author,
     },
     /// What was kept of an earlier run.
     LastGood {
@@ -64,9 +64,9 @@ impl fmt::Display for LiveSource {
 }
 
 /// Shows a source if there is one, and a path if it is not empty, each with what separates it from what follows.
-struct Place<'a>(Option<&'a LiveSource>, &'a str);
+struct SourcePlace<'a>(Option<&'a LiveSource>, &'a str);
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for SourcePlace<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(source) = self.0 {
             write!(f, "{source}: ")?;
@@ -80,7 +80,7 @@ impl fmt::Display for Place<'_> {
 
 /// Something that a live value does not apply. The last good value stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{}", Place(from.as_ref(), path), Escaped(&error.to_string()))]
+#[error("{}{}", SourcePlace(from.as_ref(), path), Escaped(&error.to_string()))]
 #[non_exhaustive]
 pub struct Rejected {
     /// Where it comes from; `None` if no key and no layer can be named, as where a value is missing everywhere. If a
@@ -135,14 +135,14 @@ mod tests {
     #[test]
     fn rejection_names_key_writer_stamp_field_and_error() {
         let stamp = Stamp { clock: 1, origin: RunId::new(2) };
-        let writer = Writer { run: RunId::new(2), name: Some("n1".to_owned()) };
+        let writer = Author { run: RunId::new(2), name: Some("n1".to_owned()) };
         let from = Some(LiveSource::Key { key: "app/db".to_owned(), stamp, writer });
         let rejected = Rejected { from, path: "db".to_owned(), error: Cause::new("too\nlarge") };
         assert_eq!(
             rejected.to_string(),
             "the key \"app/db\" (written by n1, stamp 0000000000000001-0000000000000002): in db: too\\nlarge"
         );
-        let unknown = Writer { run: RunId::new(2), name: None };
+        let unknown = Author { run: RunId::new(2), name: None };
         assert_eq!(unknown.to_string(), "run 0000000000000002");
         let rejected = Rejected { from: None, path: String::new(), error: Cause::new("missing") };
         assert!(

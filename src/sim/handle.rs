@@ -231,7 +231,7 @@ impl Sim {
 
     fn run_tasks(&mut self) {
         let world = self.world.clone();
-        self.tasks().run(&world);
+        self.tasks().run(|| std::mem::take(&mut world.lock().spawned));
     }
 
     /// Lets virtual time pass.

@@ -12,8 +12,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-use super::handle::SharedWorld;
-
 type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Tasks that were spawned through a handle to a node and not polled yet.
@@ -79,10 +77,9 @@ impl SimTasks {
     }
 
     /// Polls the tasks that were woken, and those that they wake, until all of them wait.
-    pub(super) fn run(&mut self, world: &SharedWorld) {
+    pub(super) fn run(&mut self, mut take_spawned: impl FnMut() -> SpawnedTasks) {
         loop {
-            let spawned = std::mem::take(&mut world.lock().spawned);
-            spawned.0.into_iter().for_each(|task| self.add(task));
+            take_spawned().0.into_iter().for_each(|task| self.add(task));
             let woken = std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner));
             if woken.is_empty() {
                 return;

@@ -8,12 +8,15 @@
 //! made is in [`plan`], of which pieces in [`pieces`].
 
 mod builder;
+mod keys;
 mod last_good;
 mod layer;
 mod part;
 mod pieces;
 mod plan;
 mod shared;
+#[cfg(any(feature = "config", feature = "figment"))]
+mod source;
 mod task;
 
 use std::ops::Deref;
@@ -29,7 +32,9 @@ pub(crate) use last_good::LastGood;
 pub use layer::{Layer, Values};
 pub use part::LivePart;
 pub use shared::LiveState;
-use shared::{Follower, LiveShared, Request};
+use shared::{LiveFollower, LiveRequest, LiveShared};
+#[cfg(any(feature = "config", feature = "figment"))]
+pub use source::StoreSource;
 
 use super::Store;
 use crate::error::{LiveSource, Rejected};
@@ -93,7 +98,7 @@ pub struct Live<T> {
     /// The version that this handle has given out last.
     seen: u64,
     /// Made when this handle first waits.
-    follower: Option<Arc<Follower<T>>>,
+    follower: Option<Arc<LiveFollower<T>>>,
 }
 
 /// Ends the task when the last handle is dropped.
@@ -101,7 +106,7 @@ struct LiveGuard<T>(Arc<LiveShared<T>>);
 
 impl<T> Drop for LiveGuard<T> {
     fn drop(&mut self) {
-        self.0.request(&Request::End);
+        self.0.request(&LiveRequest::End);
     }
 }
 
@@ -193,7 +198,7 @@ impl<T> Live<T> {
 
     /// Makes the value anew although nothing in the store has changed, for instance because a file of a layer has.
     pub fn reload(&self) {
-        self.shared.request(&Request::Reload);
+        self.shared.request(&LiveRequest::Reload);
     }
 
     fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {

@@ -26,10 +26,13 @@ use crate::store::entry::Entry;
 /// How often [`Map::update`] reads and writes before it gives up.
 const UPDATE_TRIES_MAX: usize = 32;
 
+/// Bytes of a key with its prefix that are put together without an allocation.
+const KEY_ROOM_BYTES: usize = 128;
+
 /// The keys that begin with a prefix, as a map of values of type `T`, stored as JSON or in another format
 /// ([`with_codec`](Self::with_codec)). Keys are given without the prefix.
 ///
-/// A value is decoded when it is first read. The latest 1,024 or so stay decoded, and all clones of a map share them: so
+/// A value is decoded when it is first read. The latest 4,096 or so stay decoded, and all clones of a map share them: so
 /// keep a map instead of making one for each read.
 ///
 /// ```
@@ -91,6 +94,16 @@ impl<T, S: Store, C: Codec> Map<T, S, C> {
         whole
     }
 
+    /// The entry of a key. A read of a short key allocates nothing.
+    fn raw(&self, key: &str) -> Option<Entry> {
+        let mut room = [0; KEY_ROOM_BYTES];
+        let (prefix_bytes, bytes) = (self.prefix.len(), self.prefix.len() + key.len());
+        let Some(whole) = room.get_mut(..bytes) else { return self.store.get(&self.key(key)) };
+        whole[..prefix_bytes].copy_from_slice(self.prefix.as_bytes());
+        whole[prefix_bytes..].copy_from_slice(key.as_bytes());
+        self.store.get(std::str::from_utf8(whole).expect("two texts make a text"))
+    }
+
     /// Deletes a key, as [`Store::delete`] does.
     ///
     /// # Errors
@@ -124,8 +137,10 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
     /// # Errors
     /// [`Error::Decode`] if the stored value is not of type `T`; it names the key.
     pub fn get(&self, key: impl AsRef<str>) -> Result<Option<Arc<T>>, Error> {
-        let entry = self.store.get(&self.key(key.as_ref()));
-        Ok(entry.map(|entry| self.decode(&entry)).transpose()?)
+        match self.raw(key.as_ref()) {
+            Some(entry) => Ok(Some(self.decode(&entry)?)),
+            None => Ok(None),
+        }
     }
 
     /// The value of a key with its stamp, its writer and the values that conflict with it.
@@ -133,8 +148,7 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
     /// # Errors
     /// [`Error::Decode`] if the stored value is not of type `T`; it names the key.
     pub fn entry(&self, key: impl AsRef<str>) -> Result<Option<MapEntry<T>>, Error> {
-        let entry = self.store.get(&self.key(key.as_ref()));
-        Ok(entry.map(|entry| self.entry_of(&entry)).transpose()?)
+        Ok(self.raw(key.as_ref()).map(|entry| self.entry_of(&entry)).transpose()?)
     }
 
     fn entry_of(&self, entry: &Entry) -> Result<MapEntry<T>, DecodeError> {
@@ -215,7 +229,7 @@ impl<T: Serialize + DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
         let (key, mut tries) = (key.as_ref(), 0);
         loop {
             tries += 1;
-            let entry = self.store.get(&self.key(key));
+            let entry = self.raw(key);
             let old = entry.as_ref().map(|entry| self.decode(entry)).transpose()?;
             let only_if = entry.map_or(OnlyIf::Absent, |entry| OnlyIf::Stamp(entry.stamp()));
             match self.put_if(key, &change(old.as_deref()), only_if) {

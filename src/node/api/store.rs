@@ -10,6 +10,8 @@ use crate::node::Node;
 use crate::node::api::receipt::Receipt;
 use crate::node::api::scan;
 use crate::node::api::watch::Watch;
+#[cfg(feature = "json")]
+use crate::node::net::peers::NodeEvent;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
 use crate::store::entry::{Entry, Revision, element_key};
@@ -45,6 +47,7 @@ impl Store for Node {
         self.write(|replica, now| Ok(replica.commit(now, batch)?.into_iter().rev().flatten().next()))
     }
 
+    #[inline]
     fn get(&self, key: &str) -> Option<Entry> {
         self.get(key)
     }
@@ -134,8 +137,14 @@ impl Store for Node {
     }
 
     #[cfg(feature = "json")]
-    fn note_rejected(&self, live: &str, rejected: &[Rejected]) {
-        self.shared.note_rejected(live, rejected);
+    fn note_rejected(&self, live: &str, news: &[Rejected], count: usize) {
+        for rejected in news {
+            self.shared.report(NodeEvent::Rejected { live: live.to_owned(), rejected: rejected.clone() });
+        }
+        #[cfg(feature = "metrics")]
+        super::metrics::record_rejected(&self.shared.name, live, count);
+        #[cfg(not(feature = "metrics"))]
+        let _ = count;
     }
 }
 

@@ -16,8 +16,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc};
 
 use crate::arrivals::Arrivals;
-#[cfg(feature = "json")]
-use crate::error::Rejected;
 use crate::error::WriteError;
 use crate::id::{LinkId, LogId, RunId};
 use crate::membership::{Contact, Member, MemberEvent};
@@ -343,16 +341,6 @@ impl Shared {
     pub(in crate::node) fn report(&self, event: NodeEvent) {
         log_event(&self.name, &event);
         self.events.push(event);
-    }
-
-    /// Logs and reports what a live value does not apply, and records how much that is.
-    #[cfg(feature = "json")]
-    pub(in crate::node) fn note_rejected(&self, live: &str, rejected: &[Rejected]) {
-        for rejected in rejected {
-            self.report(NodeEvent::Rejected { live: live.to_owned(), rejected: rejected.clone() });
-        }
-        #[cfg(feature = "metrics")]
-        crate::node::api::metrics::record_rejected(&self.name, live, rejected.len());
     }
 
     pub(in crate::node) fn request_dial(&self, request: DialRequest) {

@@ -1,15 +1,17 @@
 //! How a live value is asked for.
 
 use std::error::Error;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use super::Live;
+use super::keys::LiveKeys;
 use super::last_good::LastGood;
 use super::layer::{AnyLayer, Layer, any_layer};
-use super::plan::{Check, Plan};
+use super::plan::{LiveCheck, LivePlan};
 use super::task::LiveTask;
 use crate::error::LiveError;
 use crate::typed::Store;
@@ -21,11 +23,10 @@ const JOINED_TIMEOUT: Duration = Duration::from_secs(5);
 #[must_use = "a live value begins with `start`"]
 pub struct LiveBuilder<T, S> {
     store: S,
-    of: String,
-    is_exact: bool,
+    keys: LiveKeys,
     under: Vec<AnyLayer>,
     over: Vec<AnyLayer>,
-    checks: Vec<Check<T>>,
+    checks: Vec<LiveCheck<T>>,
     debounce: Duration,
     joined_timeout: Duration,
     last_good: Option<Arc<dyn LastGood>>,
@@ -33,16 +34,15 @@ pub struct LiveBuilder<T, S> {
 
 impl<T, S> std::fmt::Debug for LiveBuilder<T, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LiveBuilder").field("of", &self.of).finish_non_exhaustive()
+        f.debug_struct("LiveBuilder").field("keys", &self.keys).finish_non_exhaustive()
     }
 }
 
 impl<T, S: Store> LiveBuilder<T, S> {
-    pub(super) fn new(store: S, of: String) -> Self {
+    pub(super) fn new(store: S, prefix: String) -> Self {
         Self {
             store,
-            of,
-            is_exact: false,
+            keys: LiveKeys::Prefix(prefix),
             under: Vec::new(),
             over: Vec::new(),
             checks: Vec::new(),
@@ -54,7 +54,7 @@ impl<T, S: Store> LiveBuilder<T, S> {
 
     /// Takes one key, which holds the whole value, instead of the keys with a prefix.
     pub fn exact(mut self) -> Self {
-        self.is_exact = true;
+        self.keys = LiveKeys::Exact(self.keys.name().to_owned());
         self
     }
 
@@ -112,10 +112,9 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveBuilder<T, S> {
     /// # Errors
     /// See [`LiveError`].
     pub async fn start(self) -> Result<Live<T>, LiveError> {
-        let plan = Plan {
+        let plan = LivePlan {
             store: self.store,
-            of: self.of,
-            is_exact: self.is_exact,
+            keys: self.keys,
             under: Arc::new(self.under),
             over: Arc::new(self.over),
             checks: self.checks,
@@ -124,9 +123,14 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveBuilder<T, S> {
             last_good: self.last_good,
         };
         let store = plan.store.clone();
-        let task = LiveTask::begin(plan).await?;
+        let task = boxed(LiveTask::begin(plan)).await?;
         let live = Live::new(task.shared().clone());
         store.spawn(task.run());
         Ok(live)
     }
+}
+
+/// A future behind a pointer: then the caller's own future is `Send`, which compilers cannot infer otherwise.
+fn boxed<T>(future: impl Future<Output = T> + Send + 'static) -> Pin<Box<dyn Future<Output = T> + Send>> {
+    Box::pin(future)
 }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::pieces::Piece;
-use crate::error::{BoxedError, LiveSource, Writer};
+use super::pieces::LivePiece;
+use crate::error::{Author, BoxedError, LiveSource};
 use crate::time::Stamp;
 
 const FORMAT: u32 = 1;
@@ -44,8 +44,8 @@ struct SavedValue {
 }
 
 /// The keys among pieces, as bytes.
-pub(super) fn encode(of: &str, pieces: &[Piece]) -> Vec<u8> {
-    let saved = |piece: &Piece| match &piece.from {
+pub(super) fn encode(of: &str, pieces: &[LivePiece]) -> Vec<u8> {
+    let saved = |piece: &LivePiece| match &piece.from {
         LiveSource::Key { key, stamp, writer } => Some((
             key.clone(),
             SavedValue {
@@ -63,7 +63,7 @@ pub(super) fn encode(of: &str, pieces: &[Piece]) -> Vec<u8> {
 }
 
 /// The pieces that were kept.
-pub(super) fn decode(of: &str, bytes: &[u8]) -> Result<Vec<Piece>, BoxedError> {
+pub(super) fn decode(of: &str, bytes: &[u8]) -> Result<Vec<LivePiece>, BoxedError> {
     let saved: SavedKeys = serde_json::from_slice(bytes)?;
     if saved.format != FORMAT {
         return Err(format!("it has format {}, and this release reads format {FORMAT}", saved.format).into());
@@ -71,10 +71,10 @@ pub(super) fn decode(of: &str, bytes: &[u8]) -> Result<Vec<Piece>, BoxedError> {
     if saved.of != of {
         return Err(format!("it belongs to \"{}\" and not to \"{of}\"", saved.of).into());
     }
-    let piece = |(key, saved): (String, SavedValue)| -> Result<Piece, BoxedError> {
+    let piece = |(key, saved): (String, SavedValue)| -> Result<LivePiece, BoxedError> {
         let stamp: Stamp = saved.stamp.parse()?;
-        let writer = Writer { run: stamp.origin(), name: saved.writer };
-        Ok(Piece { from: LiveSource::Key { key, stamp, writer }, path: saved.path, value: saved.value })
+        let writer = Author { run: stamp.origin(), name: saved.writer };
+        Ok(LivePiece { from: LiveSource::Key { key, stamp, writer }, path: saved.path, value: saved.value })
     };
     saved.keys.into_iter().map(piece).collect()
 }
@@ -89,10 +89,11 @@ mod tests {
     #[test]
     fn kept_keys_come_back_and_layers_do_not() {
         let stamp = Stamp { clock: 7, origin: RunId::new(9) };
-        let writer = Writer { run: RunId::new(9), name: Some("n1".to_owned()) };
+        let writer = Author { run: RunId::new(9), name: Some("n1".to_owned()) };
         let from = LiveSource::Key { key: "app/a/b".to_owned(), stamp, writer };
-        let key = Piece { from, path: vec!["a".to_owned(), "b".to_owned()], value: json!({"x": [1, null]}) };
-        let layer = Piece {
+        let key =
+            LivePiece { from, path: vec!["a".to_owned(), "b".to_owned()], value: json!({"x": [1, null]}) };
+        let layer = LivePiece {
             from: LiveSource::Layer { name: "file".to_owned() },
             path: Vec::new(),
             value: json!({"secret": 1}),

@@ -10,8 +10,9 @@ use serde_json::Value;
 use crate::error::Cause;
 
 /// A source of values beside the store, such as a file or the environment; [`LiveBuilder::under`](super::LiveBuilder::under)
-/// and [`LiveBuilder::over`](super::LiveBuilder::over) take it. With the feature `figment` every `figment::Provider` is
-/// one, and so is a whole `figment::Figment`.
+/// and [`LiveBuilder::over`](super::LiveBuilder::over) take it. With the feature `figment` every `figment::Provider` that
+/// can be sent between threads is one: `Toml::file(..)` is read again each time. A whole `Figment` has read its providers
+/// when it was made. `Env` cannot be sent, so take `Figment::from(Env::prefixed(..))`.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -88,12 +89,10 @@ pub(super) type AnyLayer = Box<dyn Fn() -> LayerRead + Send + Sync>;
 
 /// Makes a layer readable without its type.
 pub(super) fn any_layer(layer: impl Layer) -> AnyLayer {
+    let name = layer.name();
     Box::new(move || {
-        let read =
-            || -> Result<Value, Box<dyn Error + Send + Sync>> { Ok(serde_json::to_value(layer.values()?)?) };
-        let name = guarded(|| Ok(layer.name())).unwrap_or_else(|_| "unnamed".to_owned());
-        let values = guarded(read).map_err(Cause::new);
-        (name, values)
+        let values = guarded(|| Ok(serde_json::to_value(layer.values()?)?));
+        (name.clone(), values.map_err(Cause::new))
     })
 }
 

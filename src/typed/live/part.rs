@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 
 use super::Live;
-use super::shared::Follower;
+use super::shared::LiveFollower;
 use crate::typed;
 
 /// A part of a [`Live`]; [`Live::select`] makes it. It is a stream of the part's values.
@@ -17,7 +17,7 @@ use crate::typed;
 pub struct LivePart<T, U> {
     live: Live<T>,
     part: Arc<dyn Fn(&T) -> &U + Send + Sync>,
-    follower: Arc<Follower<T>>,
+    follower: Arc<LiveFollower<T>>,
 }
 
 impl<T, U> std::fmt::Debug for LivePart<T, U> {

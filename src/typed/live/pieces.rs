@@ -13,14 +13,14 @@ use crate::store::entry::Entry;
 
 /// A part of the input of a live value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Piece {
+pub(super) struct LivePiece {
     pub(super) from: LiveSource,
     /// The fields that lead to it; empty for the whole value.
     pub(super) path: Vec<String>,
     pub(super) value: Value,
 }
 
-impl Piece {
+impl LivePiece {
     /// Whether it sets a field, or something within it.
     fn has(&self, path: &[&str]) -> bool {
         let shared = self.path.len().min(path.len());
@@ -31,14 +31,14 @@ impl Piece {
 
 /// Pieces and the value that they give together.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tree {
-    pieces: Vec<Piece>,
+pub(super) struct PieceTree {
+    pieces: Vec<LivePiece>,
     pub(super) merged: Value,
 }
 
-impl Tree {
+impl PieceTree {
     /// Merges pieces over a value, the least one first.
-    pub(super) fn new(start: Value, pieces: Vec<Piece>) -> Self {
+    pub(super) fn new(start: Value, pieces: Vec<LivePiece>) -> Self {
         let mut merged = start;
         for piece in &pieces {
             merge(place(&mut merged, &piece.path), &piece.value);
@@ -58,13 +58,13 @@ impl Tree {
     /// What is not applied if a field is not acceptable: the piece that gives the field or, if no piece does, as where
     /// it is missing, each one that has changed since a tree that was good.
     pub(super) fn blame(&self, path: &[String], error: &Cause, good: &Self) -> Vec<Rejected> {
-        let rejected = |from: Option<&Piece>| Rejected {
+        let rejected = |from: Option<&LivePiece>| Rejected {
             from: from.map(|piece| piece.from.clone()),
             path: path.join("."),
             error: error.clone(),
         };
         let fields: Vec<&str> = path.iter().map(String::as_str).collect();
-        let gives = |piece: &&Piece| fields.len() >= piece.path.len().max(1) && piece.has(&fields);
+        let gives = |piece: &&LivePiece| fields.len() >= piece.path.len().max(1) && piece.has(&fields);
         if let Some(piece) = self.pieces.iter().rev().find(gives) {
             return vec![rejected(Some(piece))];
         }
@@ -103,7 +103,7 @@ fn merge(under: &mut Value, over: &Value) {
 }
 
 /// The piece of an entry, or why it is none. With a prefix, the parts of the key behind it are the fields.
-pub(super) fn piece_of(entry: &Entry, prefix: Option<&str>, from: LiveSource) -> Result<Piece, Rejected> {
+pub(super) fn piece_of(entry: &Entry, prefix: Option<&str>, from: LiveSource) -> Result<LivePiece, Rejected> {
     let fields = prefix.map_or("", |prefix| &entry.key()[prefix.len()..]);
     let path: Vec<String> = match prefix {
         Some(_) => fields.split('/').map(str::to_owned).collect(),
@@ -114,20 +114,20 @@ pub(super) fn piece_of(entry: &Entry, prefix: Option<&str>, from: LiveSource) ->
         return Err(reject(Cause::new("a part of the key behind the prefix is empty")));
     }
     match serde_json::from_slice(entry.value()) {
-        Ok(value) => Ok(Piece { from, path, value }),
+        Ok(value) => Ok(LivePiece { from, path, value }),
         Err(error) => Err(reject(Cause::new(error))),
     }
 }
 
 /// The pieces whose key is the beginning of another one's, such as `a` beside `a/b`: which one is meant is not known.
-pub(super) fn ambiguous(pieces: &[Piece]) -> Vec<Rejected> {
+pub(super) fn ambiguous(pieces: &[LivePiece]) -> Vec<Rejected> {
     let paths: BTreeSet<&[String]> = pieces.iter().map(|piece| &piece.path[..]).collect();
-    let within = |piece: &Piece| {
+    let within = |piece: &LivePiece| {
         let behind = (Bound::Excluded(&piece.path[..]), Bound::Unbounded);
         let next = paths.range::<[String], _>(behind).next();
         next.filter(|next| next.starts_with(&piece.path)).map(|next| next.join("/"))
     };
-    let reject = |piece: &Piece| {
+    let reject = |piece: &LivePiece| {
         let within = within(piece)?;
         let error = Cause::new(format!(
             "it is a value and at the same time the prefix of {within}; delete one of them"
@@ -143,13 +143,13 @@ mod tests {
 
     use super::*;
 
-    fn piece(name: &str, path: &str, value: Value) -> Piece {
+    fn piece(name: &str, path: &str, value: Value) -> LivePiece {
         let path = path.split('.').filter(|field| !field.is_empty()).map(str::to_owned).collect();
-        Piece { from: LiveSource::Layer { name: name.to_owned() }, path, value }
+        LivePiece { from: LiveSource::Layer { name: name.to_owned() }, path, value }
     }
 
-    fn tree(pieces: Vec<Piece>) -> Tree {
-        Tree::new(json!({}), pieces)
+    fn tree_of(pieces: Vec<LivePiece>) -> PieceTree {
+        PieceTree::new(json!({}), pieces)
     }
 
     fn names(sources: Vec<LiveSource>) -> Vec<String> {
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn later_pieces_replace_earlier_ones_field_by_field() {
-        let tree = tree(vec![
+        let tree = tree_of(vec![
             piece("file", "", json!({"db": {"pool": 1, "url": "x"}, "list": [1, 2]})),
             piece("a", "db.pool", json!(2)),
             piece("b", "list", json!([3])),
@@ -180,17 +180,17 @@ mod tests {
 
     #[test]
     fn replaced_object_gives_its_fields_no_more() {
-        let tree = tree(vec![piece("file", "", json!({"db": {"pool": 1}})), piece("env", "db", json!(5))]);
+        let tree = tree_of(vec![piece("file", "", json!({"db": {"pool": 1}})), piece("env", "db", json!(5))]);
         assert_eq!(tree.merged, json!({"db": 5}));
         assert!(tree.why("db.pool").is_empty());
-        let tree = tree(vec![piece("file", "db", json!(5)), piece("a", "db.pool", json!(1))]);
+        let tree = tree_of(vec![piece("file", "db", json!(5)), piece("a", "db.pool", json!(1))]);
         assert_eq!(tree.merged, json!({"db": {"pool": 1}}));
     }
 
     #[test]
     fn blame_falls_on_the_giver_or_on_what_changed() {
-        let good = tree(vec![piece("file", "", json!({"a": 1})), piece("k", "b", json!(1))]);
-        let tree = tree(vec![piece("file", "", json!({"a": 1})), piece("k", "b", json!("x"))]);
+        let good = tree_of(vec![piece("file", "", json!({"a": 1})), piece("k", "b", json!(1))]);
+        let tree = tree_of(vec![piece("file", "", json!({"a": 1})), piece("k", "b", json!("x"))]);
         let error = Cause::new("wrong");
         let blamed = |path: &str| {
             let path: Vec<String> =
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn value_that_is_also_a_prefix_is_ambiguous() {
         let of = |paths: &[&str]| -> Vec<String> {
-            let pieces: Vec<Piece> = paths.iter().map(|path| piece(path, path, json!(1))).collect();
+            let pieces: Vec<LivePiece> = paths.iter().map(|path| piece(path, path, json!(1))).collect();
             ambiguous(&pieces).into_iter().map(|rejected| rejected.path).collect()
         };
         assert_eq!(of(&["a", "a.b", "ab", "c.d"]), ["a"]);

@@ -9,49 +9,50 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::{Path, Segment};
 
+use super::keys::{LiveKeys, all_or_none};
 use super::last_good::{self, LastGood};
 use super::layer::{AnyLayer, LayerRead, guarded};
-use super::pieces::{Piece, Tree, ambiguous, piece_of};
-use crate::error::{BoxedError, Cause, LiveSource, Rejected, Writer};
-use crate::id::RunId;
+use super::pieces::{LivePiece, PieceTree};
+use crate::error::{BoxedError, Cause, LiveSource, Rejected};
 use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
-use crate::typed::{Store, writer};
+use crate::typed::Store;
 
 /// The most rejections that are kept of one attempt.
 const REJECTED_MAX: usize = 64;
 
 /// A check of the user.
-pub(super) type Check<T> = Box<dyn Fn(&T) -> Result<(), BoxedError> + Send + Sync>;
+pub(super) type LiveCheck<T> = Box<dyn Fn(&T) -> Result<(), BoxedError> + Send + Sync>;
 
 /// What the user has asked for.
-pub(super) struct Plan<T, S> {
+pub(super) struct LivePlan<T, S> {
     pub(super) store: S,
-    /// The key, or what the keys begin with.
-    pub(super) of: String,
-    /// `of` is one key, which holds the whole value.
-    pub(super) is_exact: bool,
+    pub(super) keys: LiveKeys,
     pub(super) under: Arc<Vec<AnyLayer>>,
     pub(super) over: Arc<Vec<AnyLayer>>,
-    pub(super) checks: Vec<Check<T>>,
+    pub(super) checks: Vec<LiveCheck<T>>,
     pub(super) debounce: Duration,
     pub(super) joined_timeout: Duration,
     pub(super) last_good: Option<Arc<dyn LastGood>>,
 }
 
 /// What stands between the layers.
-pub(super) enum Base {
+pub(super) enum LiveBase {
     /// The keys of the store.
     Store,
-    /// The keys that an earlier run has kept, with what this node has written itself since its start.
-    Kept(Vec<Piece>),
+    /// The keys that an earlier run has kept.
+    Kept {
+        pieces: Vec<LivePiece>,
+        /// What this node has written itself since its start counts as well.
+        with_own: bool,
+    },
 }
 
 /// A value that is acceptable, and what it was made of.
 pub(super) struct Made<T> {
     /// `None`: the same as before.
     pub(super) value: Option<Arc<T>>,
-    pub(super) tree: Tree,
+    pub(super) tree: PieceTree,
     /// The keys among its pieces, as they are kept for the next start.
     pub(super) kept: Vec<u8>,
 }
@@ -59,21 +60,43 @@ pub(super) struct Made<T> {
 /// The layers under and over the store, as they were read.
 type LayersRead = [Vec<LayerRead>; 2];
 
-impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> Plan<T, S> {
+impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
     /// A watch of what the value is made of: a change means that it has to be made anew.
     pub(super) fn watch(&self) -> S::Watch {
         let options = WatchOptions::new().without_current();
-        self.store.watch_with(&self.of, if self.is_exact { options.exact() } else { options })
+        match &self.keys {
+            LiveKeys::Prefix(prefix) => self.store.watch_with(prefix, options),
+            LiveKeys::Exact(key) => self.store.watch_with(key, options.exact()),
+        }
     }
 
     /// Makes the value from one snapshot of the store. `good` is the tree of the present value, if there is one.
-    pub(super) async fn make(&self, base: &Base, good: Option<&Tree>) -> Result<Made<T>, Vec<Rejected>> {
+    pub(super) async fn make(
+        &self,
+        base: &LiveBase,
+        good: Option<&PieceTree>,
+    ) -> Result<Made<T>, Vec<Rejected>> {
         let layers = self.read_layers().await;
         let made = self.pieces(base, layers).and_then(|pieces| self.value_of(pieces, good));
         made.map_err(|mut rejected| {
             rejected.truncate(REJECTED_MAX);
             rejected
         })
+    }
+
+    /// Makes the first value of what was kept: with what this node has written itself if that is asked for and
+    /// acceptable, and otherwise without. Returns what is wrong with the former as well.
+    pub(super) async fn make_of_kept(
+        &self,
+        base: &LiveBase,
+    ) -> Result<(Made<T>, Vec<Rejected>), Vec<Rejected>> {
+        match (self.make(base, None).await, base) {
+            (Err(wrong), LiveBase::Kept { pieces, with_own: true }) => {
+                let alone = LiveBase::Kept { pieces: pieces.clone(), with_own: false };
+                Ok((self.make(&alone, None).await?, wrong))
+            }
+            (made, _) => Ok((made?, Vec::new())),
+        }
     }
 
     async fn read_layers(&self) -> LayersRead {
@@ -87,81 +110,70 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> Plan<T, S> {
     }
 
     /// All pieces, the least one first, or everything that is wrong with one of them.
-    fn pieces(&self, base: &Base, [under, over]: LayersRead) -> Result<Vec<Piece>, Vec<Rejected>> {
-        let (mut pieces, mut rejected) = (Vec::new(), Vec::new());
-        let layer = |(name, read): LayerRead| {
-            let from = LiveSource::Layer { name };
-            match read {
-                Ok(value) => Ok(Piece { from, path: Vec::new(), value }),
-                Err(error) => Err(Rejected { from: Some(from), path: String::new(), error }),
-            }
+    fn pieces(&self, base: &LiveBase, [under, over]: LayersRead) -> Result<Vec<LivePiece>, Vec<Rejected>> {
+        let mut rejected = Vec::new();
+        let mut layers = |layers: Vec<LayerRead>| -> Vec<LivePiece> {
+            let piece = |(name, read)| {
+                let from = LiveSource::Layer { name };
+                match read {
+                    Ok(value) => Some(LivePiece { from, path: Vec::new(), value }),
+                    Err(error) => {
+                        rejected.push(Rejected { from: Some(from), path: String::new(), error });
+                        None
+                    }
+                }
+            };
+            layers.into_iter().filter_map(piece).collect()
         };
-        let keys = self.keys(base);
-        let keys_alone: Vec<Piece> = keys.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
-        let all = under.into_iter().map(layer).chain(keys).chain(over.into_iter().map(layer));
-        all.for_each(|piece| match piece {
-            Ok(piece) => pieces.push(piece),
-            Err(error) => rejected.push(error),
-        });
-        rejected.extend(ambiguous(&keys_alone));
+        let (mut pieces, over) = (layers(under), layers(over));
+        match all_or_none(self.read_keys(base)) {
+            Ok(keys) => pieces.extend(keys),
+            Err(wrong) => rejected.extend(wrong),
+        }
+        pieces.extend(over);
         if rejected.is_empty() { Ok(pieces) } else { Err(rejected) }
     }
 
-    /// The pieces of the keys, in the order of the keys.
-    fn keys(&self, base: &Base) -> Vec<Result<Piece, Rejected>> {
-        // One look at one instant: what is seen of a batch of this node is all of it.
-        let entries = if self.is_exact {
-            self.store.get(&self.of).into_iter().collect()
-        } else {
-            self.store.scan(&self.of)
+    /// The keys of the store, or what was kept of them with what this node has written itself since its start.
+    fn read_keys(&self, base: &LiveBase) -> Vec<Result<LivePiece, Rejected>> {
+        let LiveBase::Kept { pieces: kept, with_own } = base else {
+            return self.keys.read(&self.store, |_| true);
         };
-        let mut writers: BTreeMap<RunId, Writer> = BTreeMap::new();
-        let mut writer_of = |run| writers.entry(run).or_insert_with(|| writer(&self.store, run)).clone();
-        let mut from = |entry: &Entry| LiveSource::Key {
-            key: entry.key().to_owned(),
-            stamp: entry.stamp(),
-            writer: writer_of(entry.origin()),
+        let is_own = |entry: &Entry| {
+            *with_own && self.store.member_name(entry.origin()).as_deref() == Some(self.store.name())
         };
-        let prefix = (!self.is_exact).then_some(self.of.as_str());
-        let mut piece = |entry: &Entry| piece_of(entry, prefix, from(entry));
-        match base {
-            Base::Store => entries.iter().map(piece).collect(),
-            Base::Kept(kept) => {
-                let key = |piece: &Piece| match &piece.from {
-                    LiveSource::Key { key, .. } => key.clone(),
-                    other => other.to_string(),
-                };
-                let mut keys: BTreeMap<String, Result<Piece, Rejected>> =
-                    kept.iter().map(|piece| (key(piece), Ok(piece.clone()))).collect();
-                let is_own = |entry: &&Entry| {
-                    self.store.member_name(entry.origin()).is_some_and(|name| name == self.store.name())
-                };
-                let own = entries.iter().filter(is_own);
-                keys.extend(own.map(|entry| (entry.key().to_owned(), piece(entry))));
-                keys.into_values().collect()
-            }
-        }
+        let own = self.keys.read(&self.store, is_own);
+        let key = |piece: &Result<LivePiece, Rejected>| match piece {
+            Ok(LivePiece { from: LiveSource::Key { key, .. }, .. })
+            | Err(Rejected { from: Some(LiveSource::Key { key, .. }), .. }) => key.clone(),
+            _ => unreachable!("pieces of keys name them"),
+        };
+        let all = kept.iter().cloned().map(Ok).chain(own);
+        let by_key: BTreeMap<String, Result<LivePiece, Rejected>> =
+            all.map(|piece| (key(&piece), piece)).collect();
+        by_key.into_values().collect()
     }
 
-    fn value_of(&self, pieces: Vec<Piece>, good: Option<&Tree>) -> Result<Made<T>, Vec<Rejected>> {
-        let kept = last_good::encode(&self.of, &pieces);
-        let has_none = pieces.is_empty();
-        let start = if self.is_exact { Value::Null } else { Value::Object(Map::new()) };
-        let tree = Tree::new(start, pieces);
+    fn value_of(&self, pieces: Vec<LivePiece>, good: Option<&PieceTree>) -> Result<Made<T>, Vec<Rejected>> {
+        let kept = last_good::encode(self.keys.name(), &pieces);
+        let (start, lacks_key) = match &self.keys {
+            LiveKeys::Prefix(_) => (Value::Object(Map::new()), None),
+            LiveKeys::Exact(key) => (Value::Null, Some(key).filter(|_| pieces.is_empty())),
+        };
+        let tree = PieceTree::new(start, pieces);
         if good.is_some_and(|good| good.merged == tree.merged) {
             return Ok(Made { value: None, tree, kept });
         }
-        let none = Tree::default();
+        let none = PieceTree::default();
         let blame = |path: &[String], error| tree.blame(path, &error, good.unwrap_or(&none));
         // Decoding is code of the user as well, and a panic in it must not end the task.
         let decoded =
             catch_unwind(AssertUnwindSafe(|| serde_path_to_error::deserialize::<_, T>(&tree.merged)));
         let value = match decoded {
             Ok(Ok(value)) => value,
-            Ok(Err(_)) if self.is_exact && has_none => {
-                return Err(blame(&[], Cause::new(format!("the key \"{}\" holds no value", self.of))));
+            Ok(Err(error)) => {
+                return Err(blame(&fields_of(error.path()), cause_of(error.into_inner(), lacks_key)));
             }
-            Ok(Err(error)) => return Err(blame(&fields_of(error.path()), Cause::new(error.into_inner()))),
             Err(_) => return Err(blame(&[], Cause::new("decoding it panicked"))),
         };
         let checked = self.checks.iter().try_for_each(|check| guarded(|| check(&value)));
@@ -172,10 +184,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> Plan<T, S> {
     }
 
     /// What an earlier run has kept. `None` if there is nothing.
-    pub(super) async fn read_kept(&self) -> Result<Option<Vec<Piece>>, Rejected> {
+    pub(super) async fn read_kept(&self) -> Result<Option<Vec<LivePiece>>, Rejected> {
         let Some(last_good) = self.last_good.clone() else { return Ok(None) };
         let path = last_good.path();
-        let of = self.of.clone();
+        let of = self.keys.name().to_owned();
         let read = move || -> Result<_, BoxedError> {
             last_good.read()?.map(|bytes| last_good::decode(&of, &bytes)).transpose()
         };
@@ -190,6 +202,11 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> Plan<T, S> {
         let written = self.store.blocking(move || last_good.write(&bytes)).await;
         written.unwrap_or_else(|| Err("the runtime ends".into())).map_err(|error| kept_wrong(path, error))
     }
+}
+
+/// Why a value could not be decoded.
+fn cause_of(error: serde_json::Error, lacks_key: Option<&String>) -> Cause {
+    lacks_key.map_or_else(|| Cause::new(error), |key| Cause::new(format!("the key \"{key}\" holds no value")))
 }
 
 fn kept_wrong(path: String, error: BoxedError) -> Rejected {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use arc_swap::ArcSwap;
 
 use super::layer::guarded;
-use super::pieces::Tree;
+use super::pieces::PieceTree;
 use crate::error::Rejected;
 
 /// Whether a [`Live`](crate::Live) follows the store.
@@ -32,14 +32,14 @@ pub enum LiveState {
 pub(super) type Differs<T> = Box<dyn Fn(&T, &T) -> bool + Send + Sync>;
 
 /// One who waits for changes of a live value, or of a part of it.
-pub(super) struct Follower<T> {
+pub(super) struct LiveFollower<T> {
     /// `None`: every change counts.
     differs: Option<Differs<T>>,
-    news: Mutex<News>,
+    news: Mutex<LiveNews>,
 }
 
 #[derive(Default)]
-struct News {
+struct LiveNews {
     /// The latest version in which something changed that the follower waits for.
     version: u64,
     is_over: bool,
@@ -50,7 +50,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T> Follower<T> {
+impl<T> LiveFollower<T> {
     /// Whether there is a version that was not seen, which is then. `None` if there will be no further one.
     pub(super) fn poll(&self, seen: &mut u64, cx: &mut Context<'_>) -> Poll<Option<()>> {
         let mut news = lock(&self.news);
@@ -72,7 +72,7 @@ impl<T> Follower<T> {
         lock(&self.news).version
     }
 
-    fn tell(&self, change: impl FnOnce(&mut News)) {
+    fn tell(&self, change: impl FnOnce(&mut LiveNews)) {
         let mut news = lock(&self.news);
         change(&mut news);
         let waker = news.waker.take();
@@ -84,24 +84,24 @@ impl<T> Follower<T> {
 }
 
 /// What is said of the value.
-struct Record<T> {
+struct LiveRecord<T> {
     version: u64,
     state: LiveState,
     rejected: Arc<[Rejected]>,
-    tree: Arc<Tree>,
-    followers: Vec<Weak<Follower<T>>>,
+    tree: Arc<PieceTree>,
+    followers: Vec<Weak<LiveFollower<T>>>,
 }
 
 /// What the handles ask of the task.
 #[derive(Default)]
-struct Requests {
+struct LiveRequests {
     waker: Option<Waker>,
     wants_reload: bool,
     has_no_reader: bool,
 }
 
 /// What a handle asks of the task.
-pub(super) enum Request {
+pub(super) enum LiveRequest {
     Reload,
     /// The last handle is gone.
     End,
@@ -109,16 +109,16 @@ pub(super) enum Request {
 
 pub(super) struct LiveShared<T> {
     current: ArcSwap<T>,
-    record: Mutex<Record<T>>,
-    requests: Mutex<Requests>,
+    record: Mutex<LiveRecord<T>>,
+    requests: Mutex<LiveRequests>,
 }
 
 impl<T> LiveShared<T> {
-    pub(super) fn new(value: Arc<T>, tree: Tree, state: LiveState) -> Self {
+    pub(super) fn new(value: Arc<T>, tree: PieceTree, state: LiveState) -> Self {
         let (rejected, tree) = (Arc::default(), Arc::new(tree));
         Self {
             current: ArcSwap::new(value),
-            record: Mutex::new(Record { version: 0, state, rejected, tree, followers: Vec::new() }),
+            record: Mutex::new(LiveRecord { version: 0, state, rejected, tree, followers: Vec::new() }),
             requests: Mutex::default(),
         }
     }
@@ -139,16 +139,16 @@ impl<T> LiveShared<T> {
         lock(&self.record).rejected.clone()
     }
 
-    pub(super) fn tree(&self) -> Arc<Tree> {
+    pub(super) fn tree(&self) -> Arc<PieceTree> {
         lock(&self.record).tree.clone()
     }
 
     /// Adds a follower. The changes before count for it as well.
-    pub(super) fn follow(&self, differs: Option<Differs<T>>) -> Arc<Follower<T>> {
+    pub(super) fn follow(&self, differs: Option<Differs<T>>) -> Arc<LiveFollower<T>> {
         let mut record = lock(&self.record);
         let is_over = record.state == LiveState::Ended;
-        let news = Mutex::new(News { version: record.version, is_over, waker: None });
-        let follower = Arc::new(Follower { differs, news });
+        let news = Mutex::new(LiveNews { version: record.version, is_over, waker: None });
+        let follower = Arc::new(LiveFollower { differs, news });
         if record.followers.len() == record.followers.capacity() {
             record.followers.retain(|follower| follower.strong_count() > 0);
         }
@@ -158,7 +158,7 @@ impl<T> LiveShared<T> {
 
     /// Puts a new value in the place of the old one and wakes those for whom it differs. `None`: only its sources have
     /// changed.
-    pub(super) fn publish(&self, value: Option<Arc<T>>, tree: Tree) {
+    pub(super) fn publish(&self, value: Option<Arc<T>>, tree: PieceTree) {
         let mut record = lock(&self.record);
         record.tree = Arc::new(tree);
         let Some(value) = value else { return };
@@ -177,15 +177,12 @@ impl<T> LiveShared<T> {
         }
     }
 
-    /// Notes the state and what is not applied. Returns whether the latter has changed.
-    pub(super) fn note_state(&self, state: LiveState, rejected: &[Rejected]) -> bool {
+    /// Notes the state and what is not applied. Returns what was not applied before, if that has changed.
+    pub(super) fn note_state(&self, state: LiveState, rejected: &[Rejected]) -> Option<Arc<[Rejected]>> {
         let mut record = lock(&self.record);
         record.state = state;
         let has_changed = *record.rejected != *rejected;
-        if has_changed {
-            record.rejected = rejected.into();
-        }
-        has_changed
+        has_changed.then(|| std::mem::replace(&mut record.rejected, rejected.into()))
     }
 
     /// Ends the waiting of all followers.
@@ -198,11 +195,11 @@ impl<T> LiveShared<T> {
         followers.iter().for_each(|follower| follower.tell(|news| news.is_over = true));
     }
 
-    pub(super) fn request(&self, request: &Request) {
+    pub(super) fn request(&self, request: &LiveRequest) {
         let mut requests = lock(&self.requests);
         match request {
-            Request::Reload => requests.wants_reload = true,
-            Request::End => requests.has_no_reader = true,
+            LiveRequest::Reload => requests.wants_reload = true,
+            LiveRequest::End => requests.has_no_reader = true,
         }
         let waker = requests.waker.take();
         drop(requests);
@@ -212,13 +209,13 @@ impl<T> LiveShared<T> {
     }
 
     /// The next request to the task.
-    pub(super) fn poll_request(&self, cx: &mut Context<'_>) -> Poll<Request> {
+    pub(super) fn poll_request(&self, cx: &mut Context<'_>) -> Poll<LiveRequest> {
         let mut requests = lock(&self.requests);
         if requests.has_no_reader {
-            return Poll::Ready(Request::End);
+            return Poll::Ready(LiveRequest::End);
         }
         if std::mem::take(&mut requests.wants_reload) {
-            return Poll::Ready(Request::Reload);
+            return Poll::Ready(LiveRequest::Reload);
         }
         let replaced = requests.waker.replace(cx.waker().clone());
         drop(requests);

@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use serde::de::DeserializeOwned;
 
-use super::plan::{Base, Made, Plan};
-use super::shared::{LiveShared, LiveState, Request};
+use super::plan::{LiveBase, LivePlan, Made};
+use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
 use crate::typed::Store;
 
@@ -21,7 +21,7 @@ use crate::typed::Store;
 const EVENTS_MAX: usize = 4_096;
 
 /// What the task has to do next.
-enum Cue {
+enum LiveCue {
     /// To make the value anew.
     Changed,
     /// To make the value anew, of the store alone: the node has caught up.
@@ -32,13 +32,13 @@ enum Cue {
 
 /// A live value that has begun.
 pub(super) struct LiveTask<T, S: Store> {
-    plan: Plan<T, S>,
+    plan: LivePlan<T, S>,
     watch: S::Watch,
     /// The watch had an event while the value was being made.
     has_news: bool,
     shared: Arc<LiveShared<T>>,
     /// What counts in the place of the store. `None`: the node has caught up, and the store counts.
-    instead: Option<Base>,
+    instead: Option<LiveBase>,
     /// What was kept last for the next start.
     kept: Vec<u8>,
     /// Why it could not be kept.
@@ -47,7 +47,7 @@ pub(super) struct LiveTask<T, S: Store> {
 
 impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     /// Makes the first value: of the store, or of what an earlier run has kept, or of what the node holds itself.
-    pub(super) async fn begin(plan: Plan<T, S>) -> Result<Self, LiveError> {
+    pub(super) async fn begin(plan: LivePlan<T, S>) -> Result<Self, LiveError> {
         // Before the first look at the store, so that no change after it is missed.
         let watch = plan.watch();
         let joined = first_of(plan.store.joined(), plan.store.sleep(plan.joined_timeout)).await;
@@ -57,7 +57,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let has_joined = joined.is_some();
         let mut rejected = Vec::new();
         if has_joined {
-            match plan.make(&Base::Store, None).await {
+            match plan.make(&LiveBase::Store, None).await {
                 Ok(made) => {
                     let kept = made.kept.clone();
                     let mut task = Self::new(plan, watch, made, LiveState::Current, None, rejected);
@@ -72,14 +72,14 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             rejected.push(unreadable);
             None
         });
-        if let Some(kept) = kept {
-            let base = Base::Kept(kept);
-            match plan.make(&base, None).await {
-                Ok(made) if has_joined => {
-                    return Ok(Self::new(plan, watch, made, LiveState::Rejected, None, rejected));
-                }
-                Ok(made) => {
-                    return Ok(Self::new(plan, watch, made, LiveState::Stale, Some(base), rejected));
+        if let Some(pieces) = kept {
+            let base = LiveBase::Kept { pieces, with_own: !has_joined };
+            match plan.make_of_kept(&base).await {
+                Ok((made, wrong)) => {
+                    rejected.extend(wrong);
+                    let (state, instead) =
+                        if has_joined { (LiveState::Rejected, None) } else { (LiveState::Stale, Some(base)) };
+                    return Ok(Self::new(plan, watch, made, state, instead, rejected));
                 }
                 Err(errors) => rejected.extend(errors),
             }
@@ -87,8 +87,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         if has_joined {
             return Err(LiveError::Rejected(rejected));
         }
-        match plan.make(&Base::Store, None).await {
-            Ok(made) => Ok(Self::new(plan, watch, made, LiveState::Stale, Some(Base::Store), rejected)),
+        match plan.make(&LiveBase::Store, None).await {
+            Ok(made) => Ok(Self::new(plan, watch, made, LiveState::Stale, Some(LiveBase::Store), rejected)),
             Err(errors) => {
                 rejected.extend(errors);
                 Err(LiveError::Alone(rejected))
@@ -97,11 +97,11 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     }
 
     fn new(
-        plan: Plan<T, S>,
+        plan: LivePlan<T, S>,
         watch: S::Watch,
         made: Made<T>,
         state: LiveState,
-        instead: Option<Base>,
+        instead: Option<LiveBase>,
         rejected: Vec<Rejected>,
     ) -> Self {
         let value = made.value.expect("the first value equals no earlier one");
@@ -121,35 +121,41 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let mut joined = pin!(self.plan.store.joined());
         loop {
             match poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await {
-                Cue::End => return,
-                Cue::Joined => self.instead = None,
-                Cue::Changed if self.plan.debounce.is_zero() => {}
-                Cue::Changed => self.plan.store.sleep(self.plan.debounce).await,
+                LiveCue::End => return,
+                LiveCue::Joined => self.instead = None,
+                LiveCue::Changed if self.plan.debounce.is_zero() => {}
+                LiveCue::Changed => self.plan.store.sleep(self.plan.debounce).await,
             }
             if self.make_anew().await.is_none() {
                 return;
             }
+            // Under a steady stream of writes nothing above need wait; other tasks of the runtime must run as well.
+            yield_once().await;
         }
     }
 
-    fn poll_cue(&mut self, joined: Pin<&mut impl Future<Output = bool>>, cx: &mut Context<'_>) -> Poll<Cue> {
+    fn poll_cue(
+        &mut self,
+        joined: Pin<&mut impl Future<Output = bool>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<LiveCue> {
         match self.shared.poll_request(cx) {
-            Poll::Ready(Request::End) => return Poll::Ready(Cue::End),
-            Poll::Ready(Request::Reload) => return Poll::Ready(Cue::Changed),
+            Poll::Ready(LiveRequest::End) => return Poll::Ready(LiveCue::End),
+            Poll::Ready(LiveRequest::Reload) => return Poll::Ready(LiveCue::Changed),
             Poll::Pending => {}
         }
         if std::mem::take(&mut self.has_news) {
-            return Poll::Ready(Cue::Changed);
+            return Poll::Ready(LiveCue::Changed);
         }
         match Pin::new(&mut self.watch).poll_next(cx) {
-            Poll::Ready(Some(_)) => return Poll::Ready(Cue::Changed),
-            Poll::Ready(None) => return Poll::Ready(Cue::End),
+            Poll::Ready(Some(_)) => return Poll::Ready(LiveCue::Changed),
+            Poll::Ready(None) => return Poll::Ready(LiveCue::End),
             Poll::Pending => {}
         }
         if self.instead.is_none() {
             return Poll::Pending;
         }
-        joined.poll(cx).map(|has_joined| if has_joined { Cue::Joined } else { Cue::End })
+        joined.poll(cx).map(|has_joined| if has_joined { LiveCue::Joined } else { LiveCue::End })
     }
 
     /// Takes the events of the watch that have come, and returns whether there were any. `None`: it has ended.
@@ -173,7 +179,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     async fn make_anew(&mut self) -> Option<()> {
         self.drain().await?;
         let good = self.shared.tree();
-        let made = self.plan.make(self.instead.as_ref().unwrap_or(&Base::Store), Some(&good)).await;
+        let made = self.plan.make(self.instead.as_ref().unwrap_or(&LiveBase::Store), Some(&good)).await;
         self.has_news = self.drain().await?;
         let state = match (&self.instead, &made) {
             (Some(_), _) => LiveState::Stale,
@@ -206,8 +212,9 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     /// Notes the state and what is not applied, and tells the node if the latter has changed.
     fn note(&self, state: LiveState, mut rejected: Vec<Rejected>) {
         rejected.extend(self.not_kept.clone());
-        if self.shared.note_state(state, &rejected) {
-            self.plan.store.note_rejected(&self.plan.of, &rejected);
+        if let Some(before) = self.shared.note_state(state, &rejected) {
+            let news: Vec<_> = rejected.iter().filter(|it| !before.contains(it)).cloned().collect();
+            self.plan.store.note_rejected(self.plan.keys.name(), &news, rejected.len());
         }
     }
 }
@@ -219,6 +226,19 @@ impl<T> Drop for EndGuard<T> {
     fn drop(&mut self) {
         self.0.end();
     }
+}
+
+/// Lets other tasks run before this one goes on.
+async fn yield_once() {
+    let mut has_yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What the first future gives; `None` if the other one has ended before.

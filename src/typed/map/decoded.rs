@@ -1,8 +1,9 @@
 //! Decoded values, so that a value that is read often is decoded once.
 //!
-//! A place is found by the stamp of the write, which needs no look at the key, and is read without a lock. A decoded
-//! value belongs to the very memory of the bytes that it was decoded from: as that is kept here, no other value can be
-//! there, whatever stamp it has. Where two values want one place, one of them is decoded again when it is read.
+//! A place is found by the stamp of the write, which needs no look at the key, and is read without a lock. Each stamp
+//! has a few places, which are tried from one on that the stamp names. A decoded value belongs to the very memory of the
+//! bytes that it was decoded from: as that is kept here, no other value can be there, whatever stamp it has. Where more
+//! values want a place than there are, one of them is decoded again when it is read.
 //!
 //! A general cache (moka) costs more per look than reading the value from the node itself, and knows a clock.
 
@@ -14,9 +15,9 @@ use crate::store::entry::Entry;
 use crate::time::Stamp;
 
 /// The places are grouped in sets, and each stamp belongs to one set.
-const SET_BITS: u32 = 9;
+const SET_BITS: u32 = 10;
 /// The places of a set.
-const WAYS: usize = 2;
+const WAYS: usize = 4;
 
 /// The most values of one map that are kept decoded.
 pub(super) const DECODED_MAX: usize = WAYS << SET_BITS;
@@ -62,8 +63,9 @@ impl<T> DecodedValues<T> {
         let hash = spread(entry.stamp());
         let first = (hash >> (u64::BITS - SET_BITS)) as usize * WAYS;
         let set = &places[first..first + WAYS];
+        let preferred = hash as usize % WAYS;
         let mut free = None;
-        for place in set {
+        for place in set[preferred..].iter().chain(&set[..preferred]) {
             match &*place.load() {
                 Some(found) if found.is_of(entry) => return Ok(found.value.clone()),
                 Some(_) => {}
@@ -71,7 +73,7 @@ impl<T> DecodedValues<T> {
             }
         }
         let value = Arc::new(decode(entry)?);
-        let place = free.unwrap_or(&set[hash as usize % WAYS]);
+        let place = free.unwrap_or(&set[preferred]);
         place.store(Some(Arc::new(DecodedValue { entry: entry.clone(), value: value.clone() })));
         Ok(value)
     }

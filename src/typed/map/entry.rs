@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::error::{DecodeError, Writer};
+use crate::error::{Author, DecodeError};
 use crate::time::Stamp;
 
 /// A value of a [`Map`](crate::Map) with what is known of it; [`Map::entry`](crate::Map::entry) gives it.
@@ -17,7 +17,7 @@ pub struct MapEntry<T> {
     /// The stamp of the write: for conditions ([`OnlyIf::Stamp`](crate::OnlyIf::Stamp)).
     pub stamp: Stamp,
     /// Who wrote it.
-    pub writer: Writer,
+    pub writer: Author,
     /// When the value expires, if it does.
     pub expires_at: Option<SystemTime>,
     /// The concurrent writes with lesser stamps, greatest first. They stay until the next write of the key.
