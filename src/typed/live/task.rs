@@ -43,6 +43,8 @@ pub(super) struct LiveTask<T, S: Store> {
     kept: Vec<u8>,
     /// Why it could not be kept.
     not_kept: Option<Rejected>,
+    /// Also if the task is dropped before it has run.
+    _end: EndGuard<T>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
@@ -106,7 +108,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     ) -> Self {
         let value = made.value.expect("the first value equals no earlier one");
         let shared = Arc::new(LiveShared::new(value, made.tree, state));
-        let task = Self { plan, watch, has_news: false, shared, instead, kept: Vec::new(), not_kept: None };
+        let (kept, end) = (Vec::new(), EndGuard(shared.clone()));
+        let task = Self { plan, watch, has_news: false, shared, instead, kept, not_kept: None, _end: end };
         task.note(state, rejected);
         task
     }
@@ -117,7 +120,6 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
 
     /// Follows the store until the node is closed or no handle is left.
     pub(super) async fn run(mut self) {
-        let _end = EndGuard(self.shared.clone());
         let mut joined = pin!(self.plan.store.joined());
         loop {
             match poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await {
