@@ -26,9 +26,6 @@ use crate::store::entry::Entry;
 /// How often [`Map::update`] reads and writes before it gives up.
 const UPDATE_TRIES_MAX: usize = 32;
 
-/// Bytes of a key with its prefix that are put together without an allocation.
-const KEY_ROOM_BYTES: usize = 128;
-
 /// The keys that begin with a prefix, as a map of values of type `T`, stored as JSON or in another format
 /// ([`with_codec`](Self::with_codec)). Keys are given without the prefix.
 ///
@@ -94,14 +91,8 @@ impl<T, S: Store, C: Codec> Map<T, S, C> {
         whole
     }
 
-    /// The entry of a key. A read of a short key allocates nothing.
     fn raw(&self, key: &str) -> Option<Entry> {
-        let mut room = [0; KEY_ROOM_BYTES];
-        let (prefix_bytes, bytes) = (self.prefix.len(), self.prefix.len() + key.len());
-        let Some(whole) = room.get_mut(..bytes) else { return self.store.get(&self.key(key)) };
-        whole[..prefix_bytes].copy_from_slice(self.prefix.as_bytes());
-        whole[prefix_bytes..].copy_from_slice(key.as_bytes());
-        self.store.get(std::str::from_utf8(whole).expect("two texts make a text"))
+        self.store.get(&self.key(key))
     }
 
     /// Deletes a key, as [`Store::delete`] does.
