@@ -2,6 +2,8 @@
 //!
 //! `kv-example` cuts `; nothing was written` off the end of a [`WriteError`], so a text must keep that ending.
 
+#[cfg(feature = "json")]
+mod live;
 #[cfg(feature = "node")]
 mod node;
 
@@ -10,6 +12,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+#[cfg(feature = "json")]
+pub use live::{Author, LiveError, LiveSource, Rejected};
 #[cfg(feature = "node")]
 pub use node::{SecurityError, SeedError, SnapshotError, StartError, WaitError};
 
@@ -255,4 +259,8 @@ pub enum Error {
     /// A value does not have the expected type.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// A live value did not start.
+    #[cfg(feature = "json")]
+    #[error(transparent)]
+    Live(#[from] LiveError),
 }

@@ -32,6 +32,7 @@
 //! | page | what it answers |
 //! |---|---|
 //! | [watching](guide::watching) | How do I follow changes, resume after a break, and keep a correct copy? |
+//! | [live configuration](guide::live) | How do I hold settings that change while the program runs? |
 //! | [sets and counters](guide::sets_and_counters) | What becomes of concurrent writes? What is there besides values? |
 //! | [elections](guide::elections) | How does one node become the leader, and what does a lease not protect from? |
 //! | [security](guide::security) | Who may connect, how is a secret changed, and what can a member do? |
@@ -61,6 +62,8 @@
 //! | [`SecurityError`] | What was in force stays in force. |
 //! | [`SnapshotError`] | No snapshot was taken; a file that was at its path is still there. |
 //! | [`DecodeError`] | The value is not of the expected type. It stays as it is. |
+//! | [`live::LiveError`] | The live value did not start. Nothing was written. |
+//! | [`live::Rejected`] | Something is not applied. The last good value stays in force. |
 //!
 //! [`Error`] is any of them. An error that was made from one of the operating system or of a library keeps that as its
 //! [`source`](std::error::Error::source).
@@ -82,7 +85,9 @@
 //! |---|---|---|
 //! | `node` | yes | [`Node`]: the store over QUIC, in a tokio runtime; without it [`core`] and [`sim`] alone |
 //! | `durable` | yes | a disk for nodes: [`Builder::data_dir`], [`Node::snapshot`], [`Builder::restore`] |
-//! | `json` | yes | [`Map`]: typed values, kept as JSON |
+//! | `json` | yes | [`Map`] and [`Live`]: typed values, kept as JSON |
+//! | `figment` | no | `live::StoreSource` as a `figment::Provider`, and providers as layers of a [`Live`] |
+//! | `config` | no | `live::StoreSource` as a `config::Source` |
 //! | `metrics` | no | what a node does, as gauges, counters and histograms for any recorder of the `metrics` crate |
 
 // The pages and the tables above name items of all features.
@@ -96,6 +101,10 @@ pub mod guide {
     #[cfg(feature = "node")]
     #[doc = include_str!("guide/watching.md")]
     pub mod watching {}
+
+    #[cfg(all(feature = "node", feature = "json"))]
+    #[doc = include_str!("guide/live.md")]
+    pub mod live {}
 
     #[cfg(feature = "node")]
     #[doc = include_str!("guide/sets_and_counters.md")]
@@ -121,6 +130,22 @@ pub mod guide {
 #[cfg(all(doctest, feature = "node"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// What belongs to a [`Map`]: the formats of its values, and its entries.
+#[cfg(feature = "json")]
+pub mod map {
+    pub use crate::error::Author;
+    pub use crate::typed::{Codec, Json, MapEntry};
+}
+
+/// What belongs to a [`Live`]: its builder and layers, and what it says of itself.
+#[cfg(feature = "json")]
+pub mod live {
+    pub use crate::error::{Author, LiveError, LiveSource, Rejected};
+    #[cfg(any(feature = "config", feature = "figment"))]
+    pub use crate::typed::StoreSource;
+    pub use crate::typed::{Layer, LiveBuilder, LivePart, LiveState, Loaded, Values};
+}
 
 mod arrivals;
 mod config;
@@ -204,4 +229,4 @@ pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp};
 pub use typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
 #[cfg(feature = "json")]
-pub use typed::{Map, MapEvent, MapWatch};
+pub use typed::{Live, Map, MapEvent, MapWatch};

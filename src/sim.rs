@@ -47,6 +47,7 @@ mod network;
 mod node;
 mod oracle;
 mod tasks;
+mod timers;
 
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
@@ -58,6 +59,8 @@ use leaders::LeaseOracle;
 pub use node::{SimNode, SimReceipt, SimWatch};
 pub use oracle::SimFault;
 use oracle::{Oracle, OracleEvent};
+use tasks::SpawnedTasks;
+use timers::SimTimers;
 
 /// Wall-clock time at the start of every simulation, in milliseconds since the epoch.
 const WALL_START_MS: u64 = 1_700_000_000_000;
@@ -157,6 +160,8 @@ struct SimState {
     liar: Option<hostile::Liar>,
     /// Who waits for events of a watch of the present start.
     wakers: BTreeMap<WatchId, Waker>,
+    /// Who waits until the node has caught up with a peer, or stops.
+    joining: Vec<Waker>,
 }
 
 /// Everything in a simulation. Its handles lock it; all code of the simulator below them works on it.
@@ -170,6 +175,9 @@ struct World {
     nodes: Vec<SimState>,
     /// Wakers to be called once the world is unlocked.
     woken: Vec<Waker>,
+    timers: SimTimers,
+    /// Tasks that user code spawned through a handle, until they are polled for the first time.
+    spawned: SpawnedTasks,
     links: BTreeMap<LinkId, SimLink>,
     next_link: LinkId,
     cuts: BTreeSet<(usize, usize)>,
@@ -214,6 +222,8 @@ impl World {
             sequence: 0,
             nodes: Vec::new(),
             woken: Vec::new(),
+            timers: SimTimers::default(),
+            spawned: SpawnedTasks::default(),
             links: BTreeMap::new(),
             next_link: LinkId::new(1),
             cuts: BTreeSet::new(),
@@ -264,6 +274,7 @@ impl World {
             #[cfg(feature = "__controls")]
             liar: None,
             wakers: BTreeMap::new(),
+            joining: Vec::new(),
         });
         self.start(i, None);
         if self.seeds.is_none() {
@@ -275,6 +286,7 @@ impl World {
     fn stop(&mut self, i: usize) -> bool {
         let node = &mut self.nodes[i];
         self.woken.extend(std::mem::take(&mut node.wakers).into_values());
+        self.woken.append(&mut node.joining);
         node.replica.take().is_some()
     }
 
@@ -347,6 +359,15 @@ impl World {
     }
 
     fn step(&mut self, end: Duration) -> bool {
+        let event_at = self.queue.first_key_value().map(|((at, _), _)| *at);
+        if let Some(at) = self.timers.next()
+            && at <= end
+            && event_at.is_none_or(|event_at| at < event_at)
+        {
+            self.now = self.now.max(at);
+            self.woken.extend(self.timers.take_next());
+            return true;
+        }
         let Some(((at, sequence), event)) = self.queue.pop_first() else { return false };
         if at > end {
             self.queue.insert((at, sequence), event);
@@ -448,6 +469,9 @@ impl World {
             node.arrivals.follow(now, replica);
             let ready = replica.take_ready_watches().into_iter();
             self.woken.extend(ready.filter_map(|id| node.wakers.remove(&id)));
+            if replica.is_ready() {
+                self.woken.append(&mut node.joining);
+            }
         }
         self.write_disk(i);
         self.check(i);

@@ -1,4 +1,4 @@
-//! The trait [`Store`], and the views that are written over it: batches, sets, counters and typed maps.
+//! The trait [`Store`], and the views that are written over it: batches, sets, counters, typed maps and live values.
 //!
 //! The trait exists so that user code runs on a node and in the simulator. Views use its verbs alone, so there is one of
 //! each for both. Nothing here may know what is behind the trait; a node is named only as the default of a type
@@ -7,20 +7,32 @@
 mod batch;
 mod counter;
 #[cfg(feature = "json")]
+mod live;
+#[cfg(feature = "json")]
 mod map;
 mod set;
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_core::Stream;
 
 pub use batch::WriteBatch;
 pub use counter::Counter;
+#[cfg(all(feature = "json", feature = "node"))]
+pub(crate) use live::LastGood;
+#[cfg(any(feature = "config", feature = "figment"))]
+pub use live::StoreSource;
 #[cfg(feature = "json")]
-pub use map::{Map, MapEvent, MapWatch};
+pub use live::{Layer, Live, LiveBuilder, LivePart, LiveState, Loaded, Values};
+#[cfg(feature = "json")]
+pub use map::{Codec, Json, Map, MapEntry, MapEvent, MapWatch};
 pub use set::Set;
 
 use crate::error::WriteError;
+#[cfg(feature = "json")]
+use crate::error::{Author, Rejected};
+use crate::id::RunId;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
 use crate::store::entry::{Entry, Revision};
@@ -28,7 +40,7 @@ use crate::store::watch::{WatchEvent, WatchOptions};
 use crate::time::Stamp;
 
 /// The verbs that a `Node` and a node of a simulation ([`SimNode`](crate::sim::SimNode)) have in common, for code that
-/// runs on both. Both have the same methods without this trait.
+/// runs on both. Both have the same verbs without this trait; timers, tasks and what else views need are here alone.
 ///
 /// A handle is cheap to clone, and all clones are handles to the same node.
 ///
@@ -138,6 +150,53 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`Counter::value`].
     fn counter_value(&self, counter: &str) -> i64;
 
+    /// A timer: on a node of its runtime, in a simulation in virtual time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tidings::{Store, sim::Sim};
+    ///
+    /// /// Counts the seconds, on a node or in a simulation.
+    /// async fn tick(store: impl Store) {
+    ///     loop {
+    ///         store.sleep(Duration::from_secs(1)).await;
+    ///         store.counter("seconds").add(1).expect("the node accepts writes");
+    ///     }
+    /// }
+    ///
+    /// let mut sim = Sim::new(1).nodes(1);
+    /// sim.node(0).spawn(tick(sim.node(0)));
+    /// sim.run_for(Duration::from_millis(3_500));
+    /// assert_eq!(sim.node(0).counter("seconds").value(), 3);
+    /// ```
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + use<Self>;
+
+    /// Runs a task in the background: on a node in its runtime, in a simulation as
+    /// [`Sim::spawn`](crate::sim::Sim::spawn) does. A task that is to end with the node must end when its watch ends.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
+
+    /// Does work that may block, such as reading a file: on a node beside the threads of its runtime, in a simulation
+    /// at once. `None` if the work panicked or the runtime ends.
+    fn blocking<R, W>(&self, work: W) -> impl Future<Output = Option<R>> + Send + use<Self, R, W>
+    where
+        R: Send + 'static,
+        W: FnOnce() -> R + Send + 'static;
+
+    /// Waits until the node has caught up with one peer; at once where there is no peer to catch up with. `false` if
+    /// it was closed before.
+    fn joined(&self) -> impl Future<Output = bool> + Send + use<Self>;
+
+    /// The name of the member that is or was this run, as far as the node knows it. [`Entry::origin`] is the run that
+    /// wrote a value.
+    fn member_name(&self, run: RunId) -> Option<String>;
+
+    /// Hears what a live value called `live` does not apply, whenever that changes: what is new of it, and how much it
+    /// is in all. A node logs the news, reports them as events and records the number as a metric.
+    #[cfg(feature = "json")]
+    fn note_rejected(&self, live: &str, news: &[Rejected], count: usize) {
+        _ = (live, news, count);
+    }
+
     /// Writes a value.
     ///
     /// # Errors
@@ -185,6 +244,12 @@ pub trait WriteReceipt: Clone + std::fmt::Debug + Send + Sync + 'static {
 
     /// The position of the write in the node's change log.
     fn revision(&self) -> Revision;
+}
+
+/// Who a run is.
+#[cfg(feature = "json")]
+fn writer(store: &impl Store, run: RunId) -> Author {
+    Author { run, name: store.member_name(run) }
 }
 
 /// Waits for the next item of a stream. A future that is dropped while it waits has taken nothing from the stream.

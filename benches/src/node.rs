@@ -16,6 +16,7 @@ use crate::spread::mutual_tls;
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
     ("gets", gets),
+    ("views", crate::views::views),
     ("latency", latency),
     ("throughput", throughput),
     ("fanout", fanout),
@@ -27,7 +28,7 @@ const KEYS: u64 = 10_000;
 const ROUNDS: usize = 3_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-async fn start(name: &str, seeds: &[&Node]) -> Node {
+pub(crate) async fn start(name: &str, seeds: &[&Node]) -> Node {
     ready(builder(name, seeds)).await
 }
 

@@ -11,7 +11,7 @@ use tidings_benches::table::Table;
 const FOLDER: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What the page shows, in order: the report and its part, which together name the table and its plot.
-const SHOWN: [(&str, &str); 30] = [
+const SHOWN: [(&str, &str); 31] = [
     ("spread", "last"),
     ("spread", "loss"),
     ("spread", "costs"),
@@ -26,6 +26,7 @@ const SHOWN: [(&str, &str); 30] = [
     ("core", "memory"),
     ("core", "simulator"),
     ("node", "gets"),
+    ("node", "views"),
     ("node", "latency"),
     ("node", "throughput"),
     ("node", "fanout"),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use tidings::{Quorum, WriteError};
+use tidings::{Live, Quorum, WriteError};
 use tidings_proptest::nodes::{GUARD, builder, guarded};
 
 /// The latest snapshot: name, labels and value of each metric.
@@ -61,11 +61,12 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
     let last = last.expect("there is a last step");
     assert!(last.is_ready && last.entries_done == 500 && last.entries_expected == 500, "{last:?}");
     assert_eq!(joining.next().await, None);
-    a.put("live", "v").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    let live = Live::<Option<u32>>::builder(&a, "live").exact().start().await.unwrap();
+    a.put("live", "no number").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
     assert_eq!(b.put("", "v").unwrap_err(), WriteError::KeyEmpty);
     let all_recorded = guarded(async {
         // A snapshot resets what it returns, so that each value is looked for in every snapshot.
-        let (mut arrivals, mut found) = (0.0, [false; 16]);
+        let (mut arrivals, mut found) = (0.0, [false; 17]);
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let seen = Seen::of(&snapshotter);
@@ -88,6 +89,7 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
                 seen.value("tidings_repair_rows_total", &[on("b")]) > 499.5,
                 seen.value("tidings_received_bytes_total", &[on("b"), ("lane", "bulk")]) > 500.0,
                 seen.value("tidings_sent_frames_total", &[on("a"), ("lane", "live")]) > 0.5,
+                is_there("tidings_live_rejected", &[on("a"), ("live", "live")], 1.0),
                 arrivals > 0.5,
             ];
             found.iter_mut().zip(all).for_each(|(found, holds)| *found |= holds);
@@ -98,6 +100,7 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
         }
     });
     all_recorded.await;
+    assert_eq!((*live.load(), live.rejected().len()), (None, 1));
     let arrivals = b.status().arrivals;
     assert_eq!((arrivals.len(), arrivals[0].name.as_deref(), arrivals[0].count), (1, Some("a"), 1));
     tokio::join!(a.shutdown(), b.shutdown());

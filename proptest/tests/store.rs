@@ -205,7 +205,7 @@ fn revise<S: Store>(store: &S, next: &str) {
     store.counter("steps").add(-1).unwrap();
     let map = store.map::<Vec<u32>>("map/");
     let numbers = map.get(&own).unwrap().unwrap();
-    map.put(&own, &[numbers, vec![3]].concat()).unwrap();
+    map.put(&own, &[&numbers[..], &[3]].concat()).unwrap();
     // `next` reads it too; an entry of another type is an error, not a panic.
     assert!(store.map::<String>("map/").get(next).is_err());
 }
@@ -312,4 +312,97 @@ fn application_that_ignores_deletes_comes_to_another_state() {
     let (right, wrong) = (simulated(1, false), simulated(1, true));
     let surplus: Vec<&String> = wrong.iter().filter(|line| !right.contains(line)).collect();
     assert!(!surplus.is_empty() && surplus.iter().all(|line| line.starts_with("out/")), "{surplus:?}");
+}
+
+/// Adds one to a counter after each of some times, and then says whether the node had caught up.
+async fn tick<S: Store>(store: S, times: Vec<Duration>) {
+    for time in times {
+        store.sleep(time).await;
+        store.counter("ticks").add(1).expect("the node accepts writes");
+    }
+    let doubled = store.blocking(|| 21 * 2).await.expect("the work does not panic");
+    let has_joined = store.joined().await;
+    store.put("end", format!("{doubled} {has_joined}").as_bytes()).expect("the node accepts writes");
+}
+
+#[test]
+fn timers_of_tasks_end_in_virtual_time() {
+    let mut sim = Sim::new(1).nodes(2);
+    let store = sim.node(0);
+    // Spawned by a task, which was itself spawned through a handle.
+    let spawner = store.clone();
+    store.spawn(async move { spawner.spawn(tick(spawner.clone(), vec![ms(100), ms(0), ms(50)])) });
+    let ticks = |sim: &mut Sim, more: u64| {
+        sim.run_for(ms(more));
+        store.counter("ticks").value()
+    };
+    assert_eq!([99, 1, 49, 1].map(|more| ticks(&mut sim, more)), [0, 2, 2, 3]);
+    sim.run_for(ms(1_000));
+    assert_eq!(store.get("end").unwrap().value(), b"42 true");
+    assert_eq!(store.member_name(store.get("end").unwrap().origin()).as_deref(), Some("n0"));
+}
+
+#[test]
+fn timer_follows_the_clock_of_its_node() {
+    let mut sim = Sim::new(1).nodes(1);
+    sim.drift(0, 500_000);
+    sim.node(0).spawn(tick(sim.node(0), vec![ms(150)]));
+    sim.run_for(ms(99));
+    assert_eq!(sim.node(0).counter("ticks").value(), 0);
+    sim.run_for(ms(2));
+    assert_eq!(sim.node(0).counter("ticks").value(), 1);
+}
+
+#[test]
+fn timers_that_write_nothing_leave_the_trace_alone() {
+    let trace = |with_timers: bool| {
+        let mut sim = Sim::new(5).nodes(3).loss(0.2);
+        if with_timers {
+            let node = sim.node(1);
+            sim.spawn(async move {
+                loop {
+                    node.sleep(ms(7)).await;
+                }
+            });
+        }
+        sim.node(0).put("k", "v").unwrap();
+        sim.run_for(ms(5_000));
+        sim.trace()
+    };
+    assert_eq!(trace(false), trace(true));
+}
+
+#[test]
+fn node_that_is_cut_off_has_not_joined() {
+    let mut sim = Sim::new(1).nodes(2);
+    sim.partition(&[0], &[1]);
+    sim.node(0).spawn(tick(sim.node(0), Vec::new()));
+    sim.run_for(ms(60_000));
+    assert_eq!(sim.node(0).get("end"), None);
+    sim.heal();
+    sim.run_for(ms(10_000));
+    assert_eq!(sim.node(0).get("end").unwrap().value(), b"42 true");
+}
+
+#[test]
+fn simulation_drops_tasks_that_were_never_polled() {
+    let held = Arc::new(());
+    let sim = Sim::new(1).nodes(1);
+    let (node, kept) = (sim.node(0), held.clone());
+    sim.node(0).spawn(async move { _ = (node, kept) });
+    drop(sim);
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timers_and_tasks_run_on_a_node() {
+    let node = nodes::start("n0", &[]).await;
+    node.spawn(tick(node.view(), vec![ms(1), ms(0)]));
+    nodes::until(|| node.get("end").is_some()).await;
+    assert_eq!(node.get("end").unwrap().value(), b"42 true");
+    assert_eq!(node.counter("ticks").value(), 2);
+    assert_eq!(node.member_name(node.get("end").unwrap().origin()).as_deref(), Some("n0"));
+    assert_eq!(node.blocking(|| panic!("on purpose")).await, None::<()>);
+    node.shutdown().await;
+    assert!(!node.joined().await);
 }

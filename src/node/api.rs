@@ -4,6 +4,8 @@ pub(in crate::node) mod builder;
 mod counter;
 pub(in crate::node) mod election;
 pub(in crate::node) mod joining;
+#[cfg(feature = "json")]
+mod last_good;
 #[cfg(feature = "metrics")]
 pub(in crate::node) mod metrics;
 pub(in crate::node) mod receipt;

@@ -12,11 +12,15 @@ mod engine;
 #[cfg(feature = "durable")]
 mod follow;
 pub(in crate::node) mod link;
+#[cfg(any(feature = "durable", feature = "json"))]
+mod replace;
 #[cfg(feature = "durable")]
 mod snapshot;
 
 #[cfg(feature = "durable")]
 pub(in crate::node) use follow::{attach, open};
+#[cfg(any(feature = "durable", feature = "json"))]
+pub(in crate::node) use replace::replace_file;
 #[cfg(feature = "durable")]
 pub(in crate::node) use snapshot::write as write_snapshot;
 
@@ -30,7 +34,7 @@ fn create_private_folder(folder: &std::path::Path) -> std::io::Result<()> {
 }
 
 /// Makes a file that these options create accessible to the node's own user alone.
-#[cfg(feature = "durable")]
+#[cfg(any(feature = "durable", feature = "json"))]
 fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);

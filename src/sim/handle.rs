@@ -229,12 +229,17 @@ impl Sim {
         self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn run_tasks(&mut self) {
+        let world = self.world.clone();
+        self.tasks().run(|| std::mem::take(&mut world.lock().spawned));
+    }
+
     /// Lets virtual time pass.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now() + time;
-        self.tasks().run();
+        self.run_tasks();
         while self.world().step(end) {
-            self.tasks().run();
+            self.run_tasks();
         }
         self.world().now = end;
     }
@@ -245,7 +250,7 @@ impl Sim {
     /// If that takes longer than ten virtual minutes, or the oracle finds a fault, or a task panics.
     pub fn assert_converged(&mut self) {
         let end = self.now() + CONVERGENCE_MAX;
-        self.tasks().run();
+        self.run_tasks();
         loop {
             let Some(wait) = self.world().converges_by(end) else { break };
             self.run_for(wait);
@@ -270,5 +275,13 @@ impl Sim {
     /// vector may remain for ever: of a run that ended between sending a write and claiming it.
     pub fn is_converged(&self) -> bool {
         self.world().is_converged()
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        // Tasks hold the world, which holds those that were never polled.
+        let spawned = std::mem::take(&mut self.world().spawned);
+        drop(spawned);
     }
 }

@@ -127,6 +127,25 @@ impl World {
         replica.own_member().map(|member| member.run)
     }
 
+    /// Whether a node has nobody to catch up with.
+    pub(super) fn is_alone(&self, i: usize) -> bool {
+        match &self.seeds {
+            Some(seeds) => seeds.iter().all(|seed| *seed == i),
+            None => self.nodes.len() == 1,
+        }
+    }
+
+    /// The name of the member with this run, as node `i` knows it. Where the nodes are no members, the simulator knows.
+    pub(super) fn name_of(&self, run: RunId, i: usize) -> Option<String> {
+        if self.seeds.is_none() {
+            let of = |replica: &Replica| replica.store.first_run == run;
+            return self.nodes.iter().position(|node| node.replica.as_ref().is_some_and(of)).map(name);
+        }
+        let replica = self.nodes[i].replica.as_ref()?;
+        let mut members = replica.own_member().into_iter().chain(replica.members());
+        members.find(|member| member.run == run).map(|member| member.name.clone())
+    }
+
     pub(super) fn note_unlinked(&mut self, id: LinkId, a: usize, b: usize) {
         for (to, who) in [(a, b), (b, a)] {
             let who = self.nodes[who].replica.as_ref().and_then(Replica::own_member).cloned();

@@ -8,14 +8,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_core::Stream;
 
 use super::World;
 use super::handle::{SharedWorld, WorldGuard};
 use super::oracle::OracleEvent;
+use super::timers::SimSleep;
 use crate::arrivals::Arrival;
 use crate::error::{ForgetError, WriteError};
+use crate::id::RunId;
 use crate::membership::Member;
 use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
@@ -389,6 +392,28 @@ impl WriteReceipt for SimReceipt {
     }
 }
 
+/// Ends when a node has caught up with a peer, with `true`, or has stopped.
+struct SimJoined(SimNode);
+
+impl Future for SimJoined {
+    type Output = bool;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut world = self.0.world();
+        let i = self.0.i;
+        let is_alone = world.is_alone(i);
+        let Some(replica) = &world.nodes[i].replica else { return Poll::Ready(false) };
+        if is_alone || replica.is_ready() {
+            return Poll::Ready(true);
+        }
+        let waiting = &mut world.nodes[i].joining;
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
 impl Store for SimNode {
     type Receipt = SimReceipt;
     type Watch = SimWatch;
@@ -478,6 +503,32 @@ impl Store for SimNode {
 
     fn counter_value(&self, counter: &str) -> i64 {
         self.read(|replica, _| replica.counter_value(counter)).unwrap_or_default()
+    }
+
+    /// In virtual time, by the node's monotonic clock. The task goes on while the node is paused or down.
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + use<> {
+        SimSleep::new(&self.world, self.i, time)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.world().spawned.push(task);
+    }
+
+    /// Does the work at once. It takes no virtual time.
+    fn blocking<R, W>(&self, work: W) -> impl Future<Output = Option<R>> + Send + use<R, W>
+    where
+        R: Send + 'static,
+        W: FnOnce() -> R + Send + 'static,
+    {
+        std::future::ready(Some(work()))
+    }
+
+    fn joined(&self) -> impl Future<Output = bool> + Send + use<> {
+        SimJoined(self.clone())
+    }
+
+    fn member_name(&self, run: RunId) -> Option<String> {
+        self.world().name_of(run, self.i)
     }
 }
 

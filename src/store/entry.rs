@@ -232,15 +232,18 @@ impl Dot {
         Self(ThinArc::from_header_and_slice(head, key))
     }
 
+    #[inline]
     pub(crate) fn key(&self) -> &[u8] {
         &self.0.slice[..usize::from(self.0.header.header.key_len)]
     }
 
+    #[inline]
     pub(crate) fn value(&self) -> &[u8] {
         let head = &self.0.header.header;
         &self.0.slice[usize::from(head.key_len) + if head.form == DotForm::ExpiringValue { 8 } else { 0 }..]
     }
 
+    #[inline]
     pub(crate) fn stamp(&self) -> Stamp {
         Stamp { clock: self.0.header.header.clock, origin: self.0.header.header.origin }
     }
@@ -440,11 +443,13 @@ impl Entry {
     }
 
     /// The value.
+    #[inline]
     pub fn value(&self) -> &[u8] {
         self.dot.value()
     }
 
     /// The stamp of the write that put this value here.
+    #[inline]
     pub fn stamp(&self) -> Stamp {
         self.dot.stamp()
     }

@@ -178,7 +178,7 @@ async fn a_typed_map_names_the_key_whose_value_is_of_another_type() {
     assert_eq!(guarded(watch.next()).await, Some(MapEvent::Current));
     map.put("one", &vec![1, 2]).unwrap();
     a.put("lists/bad", "{}").unwrap();
-    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Put("one".to_owned(), vec![1, 2])));
+    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Put("one".to_owned(), vec![1, 2].into())));
     let Some(MapEvent::Invalid(bad)) = guarded(watch.next()).await else { panic!("the value is no list") };
     assert_eq!(bad.key, "lists/bad");
     assert!(map.get("bad").unwrap_err().to_string().contains("lists/bad"));
@@ -197,7 +197,7 @@ async fn typed_watch_that_missed_a_delete_starts_over() {
     let map = a.map::<u32>("m/");
     map.put("gone", &1).unwrap();
     let mut watch = map.watch();
-    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Put("gone".to_owned(), 1)));
+    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Put("gone".to_owned(), 1.into())));
     assert_eq!(guarded(watch.next()).await, Some(MapEvent::Current));
     for i in 0..3_000 {
         map.put(format!("k{i}"), &i).unwrap();
@@ -205,7 +205,7 @@ async fn typed_watch_that_missed_a_delete_starts_over() {
     map.delete("gone").unwrap();
     a.put("elsewhere", "v").unwrap();
     a.delete("elsewhere").unwrap();
-    let (mut seen, mut has_resynced) = (BTreeMap::from([("gone".to_owned(), 1)]), false);
+    let (mut seen, mut has_resynced) = (BTreeMap::from([("gone".to_owned(), 1.into())]), false);
     for _ in 0..10_000 {
         match guarded(watch.next()).await.expect("the node is open") {
             MapEvent::Put(key, value) => _ = seen.insert(key, value),

@@ -37,6 +37,7 @@
 //! | `tidings_links_made_total` | counter | | links made |
 //! | `tidings_links_lost_total` | counter | | links that went down |
 //! | `tidings_events_total` | counter | `kind` | events of the `node`, and of the membership (`member`) |
+//! | `tidings_live_rejected` | gauge | `live` | what a live value does not apply now (4) |
 //! | `tidings_arrival_seconds` | histogram | `origin` | how long writes of another node took to arrive (3) |
 //! | `tidings_durable_wait_seconds` | histogram | | how long successful calls of `Receipt::durable` took |
 //! | `tidings_seen_by_wait_seconds` | histogram | | how long successful calls of `Receipt::seen_by` took |
@@ -45,6 +46,7 @@
 //! 2. By reason: `busy`, `disk`, `clock`, `condition`, `closed`, `invalid`.
 //! 3. The difference between the wall clocks of the two nodes is part of the value. The label is the writer's
 //!    name, or its run in hexadecimal if the name is not known.
+//! 4. By the key or prefix of the live value, recorded when it changes. Above 0 the last good value is in force.
 
 #![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
 
@@ -84,6 +86,13 @@ impl Wait {
     pub(in crate::node) fn is_seen(&self, shared: &Shared) {
         histogram!("tidings_seen_by_wait_seconds", "node" => shared.name.clone()).record(self.0.elapsed());
     }
+}
+
+/// Records what a live value does not apply.
+#[cfg(feature = "json")]
+pub(in crate::node) fn record_rejected(node: &str, live: &str, count: usize) {
+    let labels = [("node", node.to_owned()), ("live", live.to_owned())];
+    gauge!("tidings_live_rejected", &labels).set(count as f64);
 }
 
 /// Records everything once per [`RECORD_INTERVAL`]. It belongs to the driver.
@@ -233,6 +242,7 @@ fn describe() {
         ("tidings_busy", Unit::Count, "1 while writes are refused because the cluster is too far behind"),
         ("tidings_joining", Unit::Count, "1 until the node is ready"),
         ("tidings_disk_failed", Unit::Count, "1 while the disk accepts no transaction"),
+        ("tidings_live_rejected", Unit::Count, "What a live value does not apply now"),
         ("tidings_clock_in_doubt", Unit::Count, "1 while writes are refused because the clock is in doubt"),
     ];
     gauges.into_iter().for_each(|(name, unit, what)| describe_gauge!(name, unit, what));

@@ -1,10 +1,17 @@
 //! The verbs of the trait [`Store`] on a node.
 
+use std::time::Duration;
+
+#[cfg(feature = "json")]
+use crate::error::Rejected;
 use crate::error::WriteError;
+use crate::id::RunId;
 use crate::node::Node;
 use crate::node::api::receipt::Receipt;
 use crate::node::api::scan;
 use crate::node::api::watch::Watch;
+#[cfg(feature = "json")]
+use crate::node::net::peers::NodeEvent;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
 use crate::store::entry::{Entry, Revision, element_key};
@@ -40,6 +47,7 @@ impl Store for Node {
         self.write(|replica, now| Ok(replica.commit(now, batch)?.into_iter().rev().flatten().next()))
     }
 
+    #[inline]
     fn get(&self, key: &str) -> Option<Entry> {
         self.get(key)
     }
@@ -97,6 +105,46 @@ impl Store for Node {
 
     fn counter_value(&self, counter: &str) -> i64 {
         self.shared.lock_closed().map_or(0, |core| core.replica.counter_value(counter))
+    }
+
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let _runtime = self.shared.runtime.enter();
+        tokio::time::sleep(time)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.shared.runtime.spawn(task);
+    }
+
+    fn blocking<R, W>(&self, work: W) -> impl Future<Output = Option<R>> + Send + use<R, W>
+    where
+        R: Send + 'static,
+        W: FnOnce() -> R + Send + 'static,
+    {
+        let work = self.shared.runtime.spawn_blocking(work);
+        async { work.await.ok() }
+    }
+
+    fn joined(&self) -> impl Future<Output = bool> + Send + use<> {
+        let node = self.view();
+        async move { node.ready().await.is_ok() }
+    }
+
+    fn member_name(&self, run: RunId) -> Option<String> {
+        let core = self.shared.lock_closed()?;
+        let mut members = core.replica.own_member().into_iter().chain(core.replica.members());
+        members.find(|member| member.run == run).map(|member| member.name.clone())
+    }
+
+    #[cfg(feature = "json")]
+    fn note_rejected(&self, live: &str, news: &[Rejected], count: usize) {
+        for rejected in news {
+            self.shared.report(NodeEvent::Rejected { live: live.to_owned(), rejected: rejected.clone() });
+        }
+        #[cfg(feature = "metrics")]
+        super::metrics::record_rejected(&self.shared.name, live, count);
+        #[cfg(not(feature = "metrics"))]
+        let _ = count;
     }
 }
 

@@ -6,10 +6,9 @@
 //! that wrote them.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{BoxedError, Cause, SnapshotError, StartError};
 use crate::node::runtime::shared::Shared;
@@ -28,22 +27,10 @@ const TRIES: usize = 3;
 /// The latest change of each key.
 type DiskChanges = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// Numbers the temporary files: several snapshots may be written at the same time, even to one path.
-static BEGUN: AtomicU64 = AtomicU64::new(0);
-
 /// Takes a snapshot. It is written to a temporary file, synced, and then renamed to its path.
 pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), SnapshotError> {
     let changes = collect(shared).ok_or(SnapshotError::Failed)?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{:x}-{}.tmp", shared.run, BEGUN.fetch_add(1, Ordering::Relaxed)));
-    let written =
-        super::private(File::options().write(true).create_new(true)).open(&temporary).and_then(|file| {
-            let written = write_file(file, changes).and_then(|()| fs::rename(&temporary, path));
-            written.inspect_err(|_| _ = fs::remove_file(&temporary))?;
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-        });
-    written
+    super::replace_file(path, |file| write_file(file, changes))
         .map_err(|error| SnapshotError::File { path: path.display().to_string(), reason: Cause::new(error) })
 }
 

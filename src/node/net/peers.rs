@@ -8,6 +8,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+#[cfg(feature = "json")]
+use crate::error::Rejected;
 use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, MemberLimit};
 use crate::node::net::greeting::{Greeting, GreetingAnswer};
@@ -94,6 +96,15 @@ pub enum NodeEvent {
         /// What is wrong with it.
         reason: String,
     },
+    /// A live value ([`Live`](crate::Live)) does not apply something that the store or a layer holds. The last good
+    /// value stays in force.
+    #[cfg(feature = "json")]
+    Rejected {
+        /// The key or the prefix of the live value.
+        live: String,
+        /// What is not applied, and why.
+        rejected: Rejected,
+    },
     /// A seed could not be resolved or reached. It is tried for ever, and reported at most once in 30 s.
     Unreachable {
         /// The seed, as it was given.
@@ -123,6 +134,10 @@ impl fmt::Display for NodeEvent {
                     f,
                     "{path} was damaged: {reason}; it was moved aside, and the node fetches its data from its peers"
                 )
+            }
+            #[cfg(feature = "json")]
+            Self::Rejected { live, rejected } => {
+                write!(f, "the live value {} keeps its last good value: {rejected}", Escaped(live))
             }
             Self::Unreachable { target, reason } => {
                 write!(f, "the seed {} is out of reach: {reason}; it is tried again", Escaped(target))

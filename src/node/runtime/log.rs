@@ -64,6 +64,10 @@ pub(in crate::node) fn log_event(node: &str, event: &NodeEvent) {
         NodeEvent::DiskDamaged { path, reason } => {
             warn!(%node, path, %reason, "data was damaged and moved aside; it is fetched from the peers");
         }
+        #[cfg(feature = "json")]
+        NodeEvent::Rejected { live, rejected } => {
+            warn!(%node, live = %Escaped(live), reason = %rejected, "value not applied; the last good one stays");
+        }
         NodeEvent::Unreachable { target, reason } => {
             warn!(%node, seed = %Escaped(target), %reason, "seed out of reach; it is tried again");
         }

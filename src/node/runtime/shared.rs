@@ -70,6 +70,8 @@ pub(in crate::node) struct Shared {
     /// The id of the change log that revisions belong to.
     log: AtomicU64,
     pub(in crate::node) lease_time: Duration,
+    /// The runtime in which the node was started: its tasks and timers run there.
+    pub(in crate::node) runtime: tokio::runtime::Handle,
     is_closed: AtomicBool,
     /// Whether local writes were refused as busy when that was last checked.
     pub(in crate::node) is_busy: AtomicBool,
@@ -122,6 +124,7 @@ impl Shared {
             disk: DiskLink::default(),
             log: AtomicU64::new(log.number()),
             lease_time,
+            runtime: tokio::runtime::Handle::current(),
             is_closed: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
             wake_driver: Notify::new(),

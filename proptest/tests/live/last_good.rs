@@ -1,0 +1,111 @@
+//! Starts without peers, and with a store that is not acceptable: the last good values of an earlier run.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::json;
+use tidings::Live;
+use tidings::live::{LiveError, LiveState, Values};
+use tidings::sim::Sim;
+use tidings_proptest::{Folder, ms};
+
+use crate::{App, Plain, short, shorts, started};
+
+#[test]
+fn last_good_values_serve_a_start_without_peers() {
+    let folder = Folder::new();
+    let path = folder.at("app.lastgood");
+    {
+        let mut sim = Sim::new(1).nodes(1);
+        sim.node(0).batch().put("p/a", "1").put("p/b", "2").commit().unwrap();
+        let live = started(Live::<Plain>::builder(&sim.node(0), "p/").last_good(&path), &mut sim).unwrap();
+        sim.node(0).put("p/b", "3").unwrap();
+        sim.run_for(ms(1));
+        sim.node(0).put("p/b", "not a number").unwrap();
+        sim.run_for(ms(1));
+        assert_eq!(live.state(), LiveState::Rejected);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "a temporary file was left");
+    }
+    let mut sim = Sim::new(2).nodes(2);
+    sim.partition(&[0], &[1]);
+    let builder = Live::<Plain>::builder(&sim.node(0), "p/");
+    let builder = builder.last_good(&path).over(Values::new("env", json!({"b": 30})));
+    let live = started(builder, &mut sim).unwrap();
+    assert!(sim.now() >= Duration::from_secs(5));
+    let kept = Plain::from([("a".to_owned(), 1), ("b".to_owned(), 30)]);
+    assert_eq!((&*live.load(), live.state()), (&kept, LiveState::Stale));
+    assert_eq!(short(&live.why("a")[0]), "p/a by n0");
+    // What this node writes itself counts at once.
+    sim.node(0).put("p/a", "10").unwrap();
+    sim.run_for(ms(1));
+    assert_eq!((live.load()["a"], live.state()), (10, LiveState::Stale));
+    sim.node(0).put("p/a", "{").unwrap();
+    sim.run_for(ms(1));
+    assert_eq!((live.load()["a"], live.state(), live.rejected().len()), (10, LiveState::Stale, 1));
+    sim.node(0).put("p/a", "11").unwrap();
+    sim.node(1).put("p/c", "5").unwrap();
+    sim.heal();
+    sim.run_for(ms(10_000));
+    let joined = Plain::from([("a".to_owned(), 11), ("b".to_owned(), 30), ("c".to_owned(), 5)]);
+    assert_eq!((&*live.load(), live.state()), (&joined, LiveState::Current));
+    assert!(fs::read_to_string(&path).unwrap().contains("p/c"));
+}
+
+#[test]
+fn start_without_peers_and_without_last_good_says_so() {
+    let mut sim = Sim::new(1).nodes(2);
+    sim.partition(&[0], &[1]);
+    sim.node(1).put("p/db/pool", "1").unwrap();
+    let alone = started(Live::<App>::builder(&sim.node(0), "p/").joined_timeout(ms(100)), &mut sim);
+    let Err(LiveError::Alone(_)) = &alone else { panic!("{alone:?}") };
+    // What the node holds itself counts, and is called stale.
+    let live = started(Live::<Plain>::builder(&sim.node(0), "q/").joined_timeout(ms(100)), &mut sim).unwrap();
+    sim.node(0).put("q/a", "1").unwrap();
+    sim.run_for(ms(1));
+    assert_eq!((live.load()["a"], live.state()), (1, LiveState::Stale));
+    sim.heal();
+    sim.run_for(ms(10_000));
+    assert_eq!(live.state(), LiveState::Current);
+}
+
+#[test]
+fn unusable_file_of_last_good_values_is_named() {
+    let (folder, mut sim) = (Folder::new(), Sim::new(1).nodes(2));
+    sim.partition(&[0], &[1]);
+    let path = folder.at("bad");
+    for content in
+        ["{", "{}", "{\"format\":9,\"of\":\"p/\",\"keys\":{}}", "{\"format\":1,\"of\":\"q/\",\"keys\":{}}"]
+    {
+        fs::write(&path, content).unwrap();
+        let builder = Live::<Plain>::builder(&sim.node(0), "p/").joined_timeout(ms(10)).last_good(&path);
+        let live = started(builder, &mut sim).unwrap();
+        assert_eq!((live.load().len(), live.state()), (0, LiveState::Stale));
+        assert!(live.rejected()[0].to_string().contains("of the last good values"), "{}", live.rejected()[0]);
+    }
+    // A path at which no file can be: it goes on without.
+    let mut sim = Sim::new(1).nodes(1);
+    let builder = Live::<Plain>::builder(&sim.node(0), "p/").last_good(folder.at("no/such/folder"));
+    let live = started(builder, &mut sim).unwrap();
+    assert_eq!((live.state(), live.rejected().len()), (LiveState::Current, 1));
+    sim.node(0).put("p/a", "1").unwrap();
+    sim.run_for(ms(1));
+    assert_eq!((live.load()["a"], live.state(), live.rejected().len()), (1, LiveState::Current, 1));
+}
+
+#[test]
+fn last_good_values_serve_where_the_store_is_not_acceptable() {
+    let (folder, mut sim) = (Folder::new(), Sim::new(1).nodes(1));
+    let path = folder.at("good");
+    sim.node(0).put("p/a", "1").unwrap();
+    let live = started(Live::<Plain>::builder(&sim.node(0), "p/").last_good(&path), &mut sim).unwrap();
+    drop(live);
+    sim.node(0).put("p/a", "{").unwrap();
+    let live = started(Live::<Plain>::builder(&sim.node(0), "p/").last_good(&path), &mut sim).unwrap();
+    assert_eq!((live.load()["a"], live.state()), (1, LiveState::Rejected));
+    assert_eq!(shorts(&live.rejected()), ["p/a by n0 [a]"]);
+}

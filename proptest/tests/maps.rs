@@ -1,0 +1,277 @@
+//! Typed maps: the same code on nodes and in the simulator gives what a plain map gives; a watch that missed deletes
+//! starts over and never goes stale silently; conditions, updates, conflicts, formats.
+//!
+//! Negative control: `WatchPastFloor` lets a watch read on although the log has forgotten removals after its cursor.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use futures_core::Stream;
+use proptest::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tidings::map::Codec;
+use tidings::sim::Sim;
+use tidings::{Control, Error, Map, MapEvent, MapWatch, Node, OnlyIf, PutOptions, Store, WriteError};
+use tidings_proptest::{ms, nodes};
+
+type State = BTreeMap<String, u32>;
+
+/// Reads the events that have come into a state. Returns whether the watch has started over.
+async fn read<S: Store>(watch: &mut MapWatch<u32, S>, state: &mut State) -> bool {
+    let mut has_resynced = false;
+    poll_fn(|cx| {
+        while let Poll::Ready(Some(event)) = Pin::new(&mut *watch).poll_next(cx) {
+            match event {
+                MapEvent::Put(key, value) => _ = state.insert(key, *value),
+                MapEvent::Delete(key) => _ = state.remove(&key),
+                MapEvent::Invalid(error) => _ = state.remove(error.key.trim_start_matches("m/")),
+                MapEvent::Resync => {
+                    state.clear();
+                    has_resynced = true;
+                }
+                _ => {}
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+    has_resynced
+}
+
+fn state_of<S: Store>(map: &Map<u32, S>) -> State {
+    map.iter().flatten().map(|(key, value)| (key, *value)).collect()
+}
+
+/// A key is deleted while the watch does not read; then so many keys elsewhere that the log forgets that removal.
+async fn delete_is_forgotten<S: Store>(store: S) -> (State, bool) {
+    let map = store.map::<u32>("m/");
+    map.put("stays", &1).unwrap();
+    map.put("gone", &1).unwrap();
+    let (mut watch, mut state) = (map.watch(), State::new());
+    read(&mut watch, &mut state).await;
+    assert_eq!(state.len(), 2);
+    map.delete("gone").unwrap();
+    for i in 0..5_000 {
+        store.put(&format!("elsewhere/{i}"), b"v").unwrap();
+        store.delete(&format!("elsewhere/{i}")).unwrap();
+    }
+    let has_resynced = read(&mut watch, &mut state).await;
+    (state, has_resynced)
+}
+
+#[tokio::test]
+async fn slow_typed_watch_below_the_floor_starts_over() {
+    let right = (State::from([("stays".to_owned(), 1)]), true);
+    let sim = |control| Sim::new(1).without_checks().broken(control).nodes(1);
+    assert_eq!(delete_is_forgotten(sim(None).node(0)).await, right);
+    assert_eq!(delete_is_forgotten(nodes::start("a", &[]).await).await, right);
+    // The control: the deleted key stays for ever.
+    let (stale, has_resynced) = delete_is_forgotten(sim(Some(Control::WatchPastFloor)).node(0)).await;
+    assert_eq!((stale.contains_key("gone"), has_resynced), (true, false));
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(u8, u32),
+    PutIf(u8, u32, bool),
+    Update(u8, u32),
+    Delete(u8),
+    Spoil(u8),
+    Read,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let key = 0..6_u8;
+    prop_oneof![
+        3 => (key.clone(), any::<u32>()).prop_map(|(key, value)| Op::Put(key, value)),
+        2 => (key.clone(), any::<u32>(), any::<bool>()).prop_map(|(key, value, old)| Op::PutIf(key, value, old)),
+        2 => (key.clone(), any::<u32>()).prop_map(|(key, value)| Op::Update(key, value)),
+        2 => key.clone().prop_map(Op::Delete),
+        1 => key.prop_map(Op::Spoil),
+        2 => Just(Op::Read),
+    ]
+}
+
+/// Does the same on a typed map and on a plain one, which must stay equal, and so must what a watch tells.
+async fn equals_a_plain_map<S: Store>(store: S, ops: &[Op]) {
+    let map = store.map::<u32>("m/");
+    store.scan("m/").iter().for_each(|entry| _ = store.delete(entry.key()).unwrap());
+    // `None`: a value of another type.
+    let mut model: BTreeMap<String, Option<u32>> = BTreeMap::new();
+    let (mut watch, mut told) = (map.watch(), State::new());
+    for op in ops {
+        match op {
+            Op::Put(key, value) => {
+                map.put(key.to_string(), value).unwrap();
+                model.insert(key.to_string(), Some(*value));
+            }
+            Op::PutIf(key, value, is_right) => {
+                let key = key.to_string();
+                let held = store.get(&format!("m/{key}"));
+                let only_if = match held {
+                    Some(entry) if *is_right => OnlyIf::Stamp(entry.stamp()),
+                    None if !*is_right => OnlyIf::Stamp(store.put("other", b"v").unwrap().stamp_of()),
+                    _ => OnlyIf::Absent,
+                };
+                let written = map.put_if(&key, value, only_if);
+                let is_refused = matches!(written, Err(Error::Write(WriteError::Condition { .. })));
+                assert_eq!(is_refused, !*is_right);
+                if *is_right {
+                    model.insert(key, Some(*value));
+                }
+            }
+            Op::Update(key, value) => {
+                let key = key.to_string();
+                let updated = map.update(&key, |old| old.map_or(*value, |old| old.wrapping_add(*value)));
+                match model.get(&key) {
+                    Some(None) => {
+                        assert!(matches!(updated, Err(Error::Decode(error)) if error.key.ends_with(&key)));
+                    }
+                    old => {
+                        let new = old.copied().flatten().map_or(*value, |old| old.wrapping_add(*value));
+                        updated.unwrap();
+                        model.insert(key, Some(new));
+                    }
+                }
+            }
+            Op::Delete(key) => {
+                let key = key.to_string();
+                map.delete(&key).unwrap();
+                model.remove(&key);
+            }
+            Op::Spoil(key) => {
+                store.put(&format!("m/{key}"), b"not a number").unwrap();
+                model.insert(key.to_string(), None);
+            }
+            Op::Read => _ = read(&mut watch, &mut told).await,
+        }
+        assert!(map.keys().eq(model.keys().cloned()));
+        for (key, value) in &model {
+            assert_eq!(map.get(key).ok().map(|value| *value.expect("it is there")), *value);
+            assert_eq!(map.entry(key).ok().map(|entry| *entry.expect("it is there").value), *value);
+        }
+        assert_eq!(map.get("nothing"), Ok(None));
+    }
+    read(&mut watch, &mut told).await;
+    let right: State = model.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    assert_eq!((state_of(&map), told), (right.clone(), right));
+}
+
+trait StampOf {
+    fn stamp_of(self) -> tidings::Stamp;
+}
+
+impl<R: tidings::WriteReceipt> StampOf for R {
+    fn stamp_of(self) -> tidings::Stamp {
+        self.stamp().expect("a put has a stamp")
+    }
+}
+
+#[test]
+fn typed_map_equals_a_plain_map_on_nodes_and_in_simulations() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let node: Node = runtime.block_on(nodes::start("a", &[]));
+    proptest!(ProptestConfig::with_cases(64), |(ops in prop::collection::vec(op(), 1..60))| {
+        let sim = Sim::new(1).nodes(1);
+        runtime.block_on(equals_a_plain_map(sim.node(0), &ops));
+        runtime.block_on(equals_a_plain_map(node.view(), &ops));
+    });
+}
+
+#[test]
+fn concurrent_updates_of_one_node_are_all_counted() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let node = runtime.block_on(nodes::start("a", &[]));
+    let count = |is_compared: bool| {
+        let map = node.map::<u64>(format!("{is_compared}/"));
+        map.put("n", &0).unwrap();
+        let update = |map: &Map<u64>| {
+            for _ in 0..2_000 {
+                if is_compared {
+                    // It gives up after 32 tries in a row, which says that nothing was written.
+                    while map.update("n", |old| old.map_or(1, |old| old + 1)).is_err() {}
+                } else {
+                    map.put("n", &(*map.get("n").unwrap().unwrap() + 1)).unwrap();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let map = map.clone();
+                scope.spawn(move || update(&map));
+            }
+        });
+        *map.get("n").unwrap().unwrap()
+    };
+    assert_eq!(count(true), 8_000);
+    // The control: to read and to put loses updates.
+    assert!((0..20).any(|_| count(false) < 8_000));
+    runtime.block_on(node.shutdown());
+}
+
+#[test]
+fn entry_names_writers_and_conflicts() {
+    let mut sim = Sim::new(1).nodes(3);
+    sim.run_for(ms(1_000));
+    sim.partition(&[0], &[1, 2]);
+    sim.node(0).put("m/k", "no number").unwrap();
+    sim.run_for(ms(100));
+    // The later stamp wins.
+    sim.node(1).map::<u32>("m/").put("k", &11).unwrap();
+    sim.heal();
+    sim.assert_converged();
+    let map = sim.node(2).map::<u32>("m/");
+    let entry = map.entry("k").unwrap().expect("it holds a value");
+    assert_eq!((entry.key.as_str(), *entry.value, entry.writer.name.as_deref()), ("k", 11, Some("n1")));
+    assert_eq!(entry.stamp, sim.node(2).get("m/k").unwrap().stamp());
+    let [Err(conflict)] = &entry.conflicts[..] else { panic!("{:?}", entry.conflicts) };
+    assert_eq!(conflict.key, "m/k");
+    map.put("k", &12).unwrap();
+    assert!(map.entry("k").unwrap().unwrap().conflicts.is_empty());
+}
+
+#[test]
+fn values_expire_and_conditions_hold_for_deletes() {
+    let mut sim = Sim::new(1).nodes(1);
+    let map = sim.node(0).map::<u32>("m/");
+    map.put_with("k", &1, PutOptions::new().ttl(ms(100))).unwrap();
+    assert!(map.entry("k").unwrap().unwrap().expires_at.is_some());
+    sim.run_for(ms(200));
+    assert_eq!(map.get("k"), Ok(None));
+    let stamp = map.put("k", &2).unwrap().stamp().unwrap();
+    map.put("k", &3).unwrap();
+    assert!(map.delete_if("k", OnlyIf::Stamp(stamp)).is_err());
+    let stamp = map.entry("k").unwrap().unwrap().stamp;
+    map.delete_if("k", OnlyIf::Stamp(stamp)).unwrap();
+    assert_eq!(map.get("k"), Ok(None));
+}
+
+/// Every value in decimal and backwards. It counts nothing and knows no JSON.
+struct Backwards;
+
+impl Codec for Backwards {
+    fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(serde_json::to_vec(value)?.into_iter().rev().collect())
+    }
+
+    fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
+        let bytes: Vec<u8> = bytes.iter().rev().copied().collect();
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+}
+
+#[test]
+fn values_in_another_format_are_written_and_read() {
+    let sim = Sim::new(1).nodes(1);
+    let json = sim.node(0).map::<u32>("m/");
+    let backwards = json.clone().with_codec::<Backwards>();
+    backwards.put("k", &123).unwrap();
+    assert_eq!(sim.node(0).get("m/k").unwrap().value(), b"321");
+    // What one format has decoded is not what another one gives.
+    assert_eq!((*backwards.get("k").unwrap().unwrap(), *json.get("k").unwrap().unwrap()), (123, 321));
+    assert!(Arc::ptr_eq(&backwards.get("k").unwrap().unwrap(), &backwards.get("k").unwrap().unwrap()));
+}

@@ -1,0 +1,44 @@
+//! The file in which a live value keeps its last good values for the next start.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::BoxedError;
+use crate::node::disk::replace_file;
+use crate::typed::{LastGood, LiveBuilder, Store};
+
+/// A file for the last good values. It is replaced as a whole.
+struct LastGoodFile(PathBuf);
+
+impl LastGood for LastGoodFile {
+    fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    fn read(&self) -> Result<Option<Vec<u8>>, BoxedError> {
+        match fs::read(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => Ok(Some(read?)),
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), BoxedError> {
+        Ok(replace_file(&self.0, |mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })?)
+    }
+}
+
+impl<T, S: Store> LiveBuilder<T, S> {
+    /// Keeps the keys of the last good value in this file, for a start at which no peer can be reached, or at which the
+    /// store holds something that is not acceptable. The layers are not kept: they are read anew.
+    ///
+    /// The file is written to a temporary file beside it, synced and renamed, and is accessible to its own user alone.
+    /// No two live values may share one. If it cannot be read or written, [`Live::rejected`](crate::Live::rejected) says
+    /// so, and the live value goes on without it.
+    pub fn last_good(self, path: impl AsRef<Path>) -> Self {
+        self.keep_in(LastGoodFile(path.as_ref().to_owned()))
+    }
+}

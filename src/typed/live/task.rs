@@ -1,0 +1,254 @@
+//! The task of a live value: it waits for a change, and makes the value anew.
+//!
+//! Events of the watch say only that something has changed. The value is made of one look at the store that comes after
+//! them, so that a watch that starts over, or that is slow, can never lead to an old or a mixed value. The task ends when
+//! the node is closed or the last handle is dropped, and however it ends, the handles learn of it.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use serde::de::DeserializeOwned;
+
+use super::plan::{LiveBase, LivePlan, Made};
+use super::shared::{LiveRequest, LiveShared, LiveState};
+use crate::error::{LiveError, Rejected};
+use crate::typed::Store;
+
+/// The most events of the watch that are taken before the value is made anew.
+const EVENTS_MAX: usize = 4_096;
+
+/// What the task has to do next.
+enum LiveCue {
+    /// To make the value anew.
+    Changed,
+    /// To make the value anew, of the store alone: the node has caught up.
+    Joined,
+    /// Nothing any more.
+    End,
+}
+
+/// A live value that has begun.
+pub(super) struct LiveTask<T, S: Store> {
+    plan: LivePlan<T, S>,
+    watch: S::Watch,
+    /// The watch had an event while the value was being made.
+    has_news: bool,
+    shared: Arc<LiveShared<T>>,
+    /// What counts in the place of the store. `None`: the node has caught up, and the store counts.
+    instead: Option<LiveBase>,
+    /// What was kept last for the next start.
+    kept: Vec<u8>,
+    /// Why it could not be kept.
+    not_kept: Option<Rejected>,
+    /// Also if the task is dropped before it has run.
+    _end: EndGuard<T>,
+}
+
+impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
+    /// Makes the first value: of the store, or of what an earlier run has kept, or of what the node holds itself.
+    pub(super) async fn begin(plan: LivePlan<T, S>) -> Result<Self, LiveError> {
+        // Before the first look at the store, so that no change after it is missed.
+        let watch = plan.watch();
+        let joined = first_of(plan.store.joined(), plan.store.sleep(plan.joined_timeout)).await;
+        if joined == Some(false) {
+            return Err(LiveError::Closed);
+        }
+        let has_joined = joined.is_some();
+        let mut rejected = Vec::new();
+        if has_joined {
+            match plan.make(&LiveBase::Store, None).await {
+                Ok(made) => {
+                    let kept = made.kept.clone();
+                    let mut task = Self::new(plan, watch, made, LiveState::Current, None, rejected);
+                    task.keep(kept).await;
+                    task.note(LiveState::Current, Vec::new());
+                    return Ok(task);
+                }
+                Err(errors) => rejected = errors,
+            }
+        }
+        let kept = plan.read_kept().await.unwrap_or_else(|unreadable| {
+            rejected.push(unreadable);
+            None
+        });
+        if let Some(pieces) = kept {
+            let base = LiveBase::Kept { pieces, with_own: !has_joined };
+            match plan.make_of_kept(&base).await {
+                Ok((made, wrong)) => {
+                    rejected.extend(wrong);
+                    let (state, instead) =
+                        if has_joined { (LiveState::Rejected, None) } else { (LiveState::Stale, Some(base)) };
+                    return Ok(Self::new(plan, watch, made, state, instead, rejected));
+                }
+                Err(errors) => rejected.extend(errors),
+            }
+        }
+        if has_joined {
+            return Err(LiveError::Rejected(rejected));
+        }
+        match plan.make(&LiveBase::Store, None).await {
+            Ok(made) => Ok(Self::new(plan, watch, made, LiveState::Stale, Some(LiveBase::Store), rejected)),
+            Err(errors) => {
+                rejected.extend(errors);
+                Err(LiveError::Alone(rejected))
+            }
+        }
+    }
+
+    fn new(
+        plan: LivePlan<T, S>,
+        watch: S::Watch,
+        made: Made<T>,
+        state: LiveState,
+        instead: Option<LiveBase>,
+        rejected: Vec<Rejected>,
+    ) -> Self {
+        let value = made.value.expect("the first value equals no earlier one");
+        let shared = Arc::new(LiveShared::new(value, made.tree, state));
+        let (kept, end) = (Vec::new(), EndGuard(shared.clone()));
+        let task = Self { plan, watch, has_news: false, shared, instead, kept, not_kept: None, _end: end };
+        task.note(state, rejected);
+        task
+    }
+
+    pub(super) fn shared(&self) -> &Arc<LiveShared<T>> {
+        &self.shared
+    }
+
+    /// Follows the store until the node is closed or no handle is left.
+    pub(super) async fn run(mut self) {
+        let mut joined = pin!(self.plan.store.joined());
+        loop {
+            match poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await {
+                LiveCue::End => return,
+                LiveCue::Joined => self.instead = None,
+                LiveCue::Changed if self.plan.debounce.is_zero() => {}
+                LiveCue::Changed => self.plan.store.sleep(self.plan.debounce).await,
+            }
+            if self.make_anew().await.is_none() {
+                return;
+            }
+            // Under a steady stream of writes nothing above need wait; other tasks of the runtime must run as well.
+            yield_once().await;
+        }
+    }
+
+    fn poll_cue(
+        &mut self,
+        joined: Pin<&mut impl Future<Output = bool>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<LiveCue> {
+        match self.shared.poll_request(cx) {
+            Poll::Ready(LiveRequest::End) => return Poll::Ready(LiveCue::End),
+            Poll::Ready(LiveRequest::Reload) => return Poll::Ready(LiveCue::Changed),
+            Poll::Pending => {}
+        }
+        if std::mem::take(&mut self.has_news) {
+            return Poll::Ready(LiveCue::Changed);
+        }
+        match Pin::new(&mut self.watch).poll_next(cx) {
+            Poll::Ready(Some(_)) => return Poll::Ready(LiveCue::Changed),
+            Poll::Ready(None) => return Poll::Ready(LiveCue::End),
+            Poll::Pending => {}
+        }
+        if self.instead.is_none() {
+            return Poll::Pending;
+        }
+        joined.poll(cx).map(|has_joined| if has_joined { LiveCue::Joined } else { LiveCue::End })
+    }
+
+    /// Takes the events of the watch that have come, and returns whether there were any. `None`: it has ended.
+    async fn drain(&mut self) -> Option<bool> {
+        let mut has_any = false;
+        poll_fn(|cx| {
+            for _ in 0..EVENTS_MAX {
+                match Pin::new(&mut self.watch).poll_next(cx) {
+                    Poll::Ready(Some(_)) => has_any = true,
+                    Poll::Ready(None) => return Poll::Ready(None),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Ready(Some(has_any))
+        })
+        .await
+    }
+
+    /// Makes the value anew and publishes it if it is acceptable. `None` if the node was closed meanwhile: then what was
+    /// read of it counts for nothing.
+    async fn make_anew(&mut self) -> Option<()> {
+        self.drain().await?;
+        let good = self.shared.tree();
+        let made = self.plan.make(self.instead.as_ref().unwrap_or(&LiveBase::Store), Some(&good)).await;
+        self.has_news = self.drain().await?;
+        let state = match (&self.instead, &made) {
+            (Some(_), _) => LiveState::Stale,
+            (None, Ok(_)) => LiveState::Current,
+            (None, Err(_)) => LiveState::Rejected,
+        };
+        match made {
+            Ok(Made { value, tree, kept }) => {
+                self.shared.publish(value, tree);
+                self.note(state, Vec::new());
+                if state == LiveState::Current {
+                    self.keep(kept).await;
+                    self.note(state, Vec::new());
+                }
+            }
+            Err(rejected) => self.note(state, rejected),
+        }
+        Some(())
+    }
+
+    /// Keeps the keys of a good value for the next start.
+    async fn keep(&mut self, kept: Vec<u8>) {
+        if kept != self.kept {
+            self.not_kept = self.plan.write_kept(kept.clone()).await.err();
+            // What could not be kept is tried again with the next change.
+            self.kept = if self.not_kept.is_none() { kept } else { Vec::new() };
+        }
+    }
+
+    /// Notes the state and what is not applied, and tells the node if the latter has changed.
+    fn note(&self, state: LiveState, mut rejected: Vec<Rejected>) {
+        rejected.extend(self.not_kept.clone());
+        if let Some(before) = self.shared.note_state(state, &rejected) {
+            let news: Vec<_> = rejected.iter().filter(|it| !before.contains(it)).cloned().collect();
+            self.plan.store.note_rejected(self.plan.keys.name(), &news, rejected.len());
+        }
+    }
+}
+
+/// Tells the handles when the task ends, also if it is dropped with its runtime.
+struct EndGuard<T>(Arc<LiveShared<T>>);
+
+impl<T> Drop for EndGuard<T> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Lets other tasks run before this one goes on.
+async fn yield_once() {
+    let mut has_yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// What the first future gives; `None` if the other one has ended before.
+async fn first_of<T>(first: impl Future<Output = T>, other: impl Future<Output = ()>) -> Option<T> {
+    let (mut first, mut other) = (pin!(first), pin!(other));
+    poll_fn(|cx| match first.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => other.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
