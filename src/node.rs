@@ -189,6 +189,26 @@ impl Node {
         self.write(|replica, now| replica.delete_if(now, key.as_ref(), only_if))
     }
 
+    /// Writes a value unless the key holds exactly that, as [`Store::put_if_changed`] does.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put_if_changed(
+        &self,
+        key: impl AsRef<str>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<Option<Receipt>, WriteError> {
+        Store::put_if_changed(self, key.as_ref(), value.as_ref())
+    }
+
+    /// Deletes all keys that begin with `prefix`, as [`Store::delete_prefix`] does.
+    ///
+    /// # Errors
+    /// See [`Store::delete_prefix`].
+    pub fn delete_prefix(&self, prefix: impl AsRef<str>) -> Result<usize, WriteError> {
+        Store::delete_prefix(self, prefix.as_ref())
+    }
+
     /// The value of a key. It never waits for a writer, the network or the disk, and sees this process's own writes at
     /// once. After the node is closed it answers from the last state.
     pub fn get(&self, key: impl AsRef<str>) -> Option<Entry> {

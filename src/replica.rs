@@ -54,6 +54,7 @@ const REFUSALS_BACKOFF_MAX: u32 = 5;
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
 
+mod batch;
 mod checks;
 mod contract;
 mod counters;
@@ -76,6 +77,7 @@ mod timers;
 mod verbs;
 mod wall_clock;
 
+pub use batch::Batch;
 pub use contract::{BreakReason, Input, Output, ReplicaEvent, Setup};
 pub use counters::FoldedShares;
 use disk::DiskCursor;
@@ -93,7 +95,7 @@ use receipts::CoverageAnswers;
 use repair::PartialRows;
 pub use repair::RepairReport;
 pub use status::{RepairTraffic, Status};
-pub use verbs::{Batch, PutOptions};
+pub use verbs::PutOptions;
 
 /// One replica of the store, without clock, network or disk. Whoever drives it gives it inputs and the time, carries
 /// out its outputs, and writes to the disk what [`Replica::persist`] returns.

@@ -29,6 +29,7 @@ pub use live::{Layer, Live, LiveBuilder, LivePart, LiveState, Loaded, Values};
 pub use map::{Codec, Json, Map, MapEntry, MapEvent, MapWatch};
 pub use set::Set;
 
+use crate::config::BATCH_WRITES_MAX;
 use crate::error::WriteError;
 #[cfg(feature = "json")]
 use crate::error::{Author, Rejected};
@@ -203,6 +204,34 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// See [`WriteError`]; nothing is written then.
     fn put(&self, key: &str, value: &[u8]) -> Result<Self::Receipt, WriteError> {
         self.put_with(key, value, PutOptions::new())
+    }
+
+    /// Writes a value unless the key holds exactly that: one value with these bytes, which does not expire and has no
+    /// conflicts. `None` if there was nothing to do.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    fn put_if_changed(&self, key: &str, value: &[u8]) -> Result<Option<Self::Receipt>, WriteError> {
+        let is_same = |entry: &Entry| {
+            entry.value() == value && entry.expires_at().is_none() && entry.conflicts().next().is_none()
+        };
+        if self.get(key).as_ref().is_some_and(is_same) {
+            return Ok(None);
+        }
+        self.put(key, value).map(Some)
+    }
+
+    /// Deletes all keys that begin with `prefix` and have a value now. With more than 65,536 keys
+    /// ([`BATCH_WRITES_MAX`]), they are deleted in several steps of so many. Returns how many were deleted.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written in that step. Earlier steps stand.
+    fn delete_prefix(&self, prefix: &str) -> Result<usize, WriteError> {
+        let keys = self.scan(prefix);
+        for part in keys.chunks(BATCH_WRITES_MAX) {
+            self.commit(&part.iter().fold(Batch::new(), |batch, entry| batch.delete(entry.key())))?;
+        }
+        Ok(keys.len())
     }
 
     /// Watches all keys that begin with `prefix`: first the current values, then every change.

@@ -406,3 +406,54 @@ async fn timers_and_tasks_run_on_a_node() {
     node.shutdown().await;
     assert!(!node.joined().await);
 }
+
+/// Batches of all kinds of writes, conditional puts and deletes of a prefix.
+fn batches<S: Store>(store: &S) {
+    store.put("a/1", b"one").unwrap();
+    let one = store.get("a/1").unwrap();
+    let all = store
+        .batch()
+        .put("a/2", "two")
+        .put_with("a/3", "three", PutOptions::new().only_if(OnlyIf::Absent))
+        .delete_if("a/1", OnlyIf::Stamp(one.stamp()))
+        .set_add("s", "x")
+        .counter_add("c", 2)
+        .counter_add("c", 3)
+        .set_remove("s", "x");
+    assert_eq!((all.len(), all.is_empty()), (7, false));
+    for refused in [
+        all.clone().put_with("a/4", "four", PutOptions::new().only_if(OnlyIf::Stamp(one.stamp()))),
+        all.clone().delete_if("a/1", OnlyIf::Absent),
+        all.clone().counter_add("c", i64::MAX),
+        all.clone().set_add("s", ""),
+        all.clone().counter_add("", 1),
+    ] {
+        let before = store.len();
+        refused.commit().unwrap_err();
+        assert_eq!((store.len(), store.counter("c").value()), (before, 0), "a part of it was written");
+    }
+    all.commit().unwrap();
+    let keys = |prefix| store.scan(prefix).iter().map(|entry| entry.key().to_owned()).collect::<Vec<_>>();
+    assert_eq!(keys("a/"), ["a/2", "a/3"]);
+    assert_eq!((store.counter("c").value(), store.set("s").len()), (5, 0));
+    store.counter("c").add(1).unwrap();
+    assert_eq!(store.counter("c").value(), 6);
+    assert!(store.put_if_changed("a/2", b"two").unwrap().is_none());
+    assert!(store.put_if_changed("a/2", b"2").unwrap().is_some());
+    store.put_with("a/2", b"2", PutOptions::new().ttl(ms(3_600_000))).unwrap();
+    assert!(store.put_if_changed("a/2", b"2").unwrap().is_some(), "it would have expired");
+    store.put("ab", b"another prefix").unwrap();
+    assert_eq!((store.delete_prefix("a/"), store.delete_prefix("a/")), (Ok(2), Ok(0)));
+    assert_eq!(keys(""), ["ab"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batch_of_any_writes_is_applied_whole_or_not_at_all() {
+    let mut sim = Sim::new(1).nodes(2);
+    batches(&sim.node(0));
+    sim.assert_converged();
+    assert_eq!(sim.node(1).counter("c").value(), 6);
+    let node = nodes::start("n0", &[]).await;
+    batches(&node);
+    node.shutdown().await;
+}

@@ -108,20 +108,20 @@ impl Replica {
     pub fn counter_add(&mut self, now: Time, counter: &str, by: i64) -> Result<Stamp, WriteError> {
         self.check_writable(now)?;
         entry::check_key(counter.as_bytes())?;
-        let run = self.store.run;
-        let stored = CounterPart::Share(run).key(counter);
-        let share = if self.store.controls.has(Control::ShareReadBack) {
-            self.store
-                .dot_set(&stored)
-                .and_then(|(dot_set, _)| PastShare::of_row(run, dot_set))
-                .map(|past| past.sum)
-        } else {
-            self.own_shares.get(&stored).copied()
-        };
-        let share = share.unwrap_or(0).checked_add(by).ok_or(WriteError::CounterOverflow)?;
+        let stored = CounterPart::Share(self.store.run).key(counter);
+        let share = self.own_share(&stored).checked_add(by).ok_or(WriteError::CounterOverflow)?;
         let stamp = self.write_put(now, &stored, &share.to_le_bytes(), None);
         self.own_shares.insert(stored, share);
         Ok(stamp)
+    }
+
+    /// What this run has added to the counter of this stored share so far.
+    pub(super) fn own_share(&self, stored: &[u8]) -> i64 {
+        if !self.store.controls.has(Control::ShareReadBack) {
+            return self.own_shares.get(stored).copied().unwrap_or(0);
+        }
+        let row = self.store.dot_set(stored);
+        row.and_then(|(dot_set, _)| PastShare::of_row(self.store.run, dot_set)).map_or(0, |past| past.sum)
     }
 
     /// The value of a counter: the sum over all runs, held within the range of `i64`.

@@ -1,6 +1,5 @@
-//! The user's operations on a replica: reads, writes, batches, watches and sets. Those on counters are in `counters`.
+//! The user's operations on a replica: reads, writes, watches and sets. Counters and batches have modules of their own.
 
-use crate::config::BATCH_WRITES_MAX;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -121,34 +120,6 @@ impl Replica {
         self.len() == 0
     }
 
-    /// Applies several writes in one step: all of them or, if one is not acceptable, none. Returns their stamps.
-    ///
-    /// # Errors
-    /// See [`WriteError`]; nothing is written then.
-    pub fn commit(&mut self, now: Time, batch: &Batch) -> Result<Vec<Option<Stamp>>, WriteError> {
-        self.check_writable(now)?;
-        if batch.writes.len() > BATCH_WRITES_MAX {
-            return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
-        }
-        for (key, value) in &batch.writes {
-            entry::check_key(key.as_bytes())?;
-            self.store.check_value_bytes(value.as_ref().map_or(0, Vec::len))?;
-        }
-        let write = |(key, value): &(String, Option<Vec<u8>>)| {
-            let mut stored = Vec::with_capacity(1 + key.len());
-            entry::register_key(key, &mut stored);
-            let bytes = stored.len() + value.as_ref().map_or(0, Vec::len);
-            self.write_limiter.count_written(now.mono, bytes as u64);
-            match value {
-                Some(value) => Some(self.store.put(now, &stored, value, None).0),
-                None => self.store.delete(now, &stored).map(|(stamp, _)| stamp),
-            }
-        };
-        let stamps = batch.writes.iter().map(write).collect();
-        self.follow();
-        Ok(stamps)
-    }
-
     /// Refuses a local write while the disk has failed, the clock is in doubt, stamps are ahead of it, or the cluster
     /// lags.
     pub(super) fn check_writable(&mut self, now: Time) -> Result<(), WriteError> {
@@ -205,7 +176,7 @@ impl Replica {
         self.watches.next(id, &self.store, now)
     }
 
-    fn element(set: &str, element: &str) -> Result<Vec<u8>, WriteError> {
+    pub(super) fn element(set: &str, element: &str) -> Result<Vec<u8>, WriteError> {
         entry::check_key(set.as_bytes())?;
         entry::check_key(element.as_bytes())?;
         Ok(entry::element_key(set, element))
@@ -251,47 +222,11 @@ impl Replica {
     }
 }
 
-/// Several writes, applied in one local step.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    writes: Vec<(String, Option<Vec<u8>>)>,
-}
-
-impl Batch {
-    /// An empty batch.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.writes.iter().map(|(key, _)| key.as_str())
-    }
-
-    /// Each key, and whether it is put.
-    pub(crate) fn writes(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.writes.iter().map(|(key, value)| (key.as_str(), value.is_some()))
-    }
-
-    /// Adds a put.
-    #[must_use]
-    pub fn put(mut self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
-        self.writes.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
-        self
-    }
-
-    /// Adds a delete.
-    #[must_use]
-    pub fn delete(mut self, key: impl AsRef<str>) -> Self {
-        self.writes.push((key.as_ref().to_owned(), None));
-        self
-    }
-}
-
 /// How to put a value.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PutOptions {
     ttl: Option<Duration>,
-    only_if: Option<OnlyIf>,
+    pub(super) only_if: Option<OnlyIf>,
 }
 
 impl PutOptions {
@@ -314,7 +249,7 @@ impl PutOptions {
         self
     }
 
-    pub(super) fn expires(&self, now: Time) -> Option<NonZeroU64> {
+    pub(crate) fn expires(&self, now: Time) -> Option<NonZeroU64> {
         let ms = now.wall.saturating_add(self.ttl?).as_millis();
         NonZeroU64::new(u64::try_from(ms).unwrap_or(u64::MAX).max(1))
     }

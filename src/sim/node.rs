@@ -5,6 +5,7 @@
 //! made.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -69,9 +70,7 @@ impl World {
             let dot_set = replica.store.dot_set(key).map(|(dot_set, _)| dot_set);
             let is_put = dot_set.is_some();
             let expires = dot_set.and_then(|dot_set| dot_set.dots().last()).and_then(Dot::expires);
-            // If the writer's clock is ahead, the value has lived for the time asked for before its expiry has come.
-            let true_ms = self.wall_ms();
-            let until_ms = expires.map(|ms| ms.get().min(true_ms + ms.get().saturating_sub(now.wall_ms())));
+            let until_ms = self.until_ms(now, expires);
             let removed = before.unwrap_or_default();
             self.record(i, key, OracleEvent { stamp, removed, is_put, until_ms, is_ahead: false });
         }
@@ -82,24 +81,33 @@ impl World {
     /// Applies a batch, records its writes for the oracle, and carries out the node's outputs.
     fn commit(&mut self, i: usize, batch: &Batch) -> Result<SimReceipt, WriteError> {
         let (replica, now) = self.replica(i).ok_or(WriteError::Closed)?;
-        let mut dot_set: BTreeMap<String, Vec<Stamp>> = BTreeMap::new();
-        for key in batch.keys() {
-            let before = replica.store.dot_set(&register(key));
+        let run = replica.store.run;
+        let mut held: BTreeMap<Vec<u8>, Vec<Stamp>> = BTreeMap::new();
+        for key in batch.writes.iter().map(|write| write.stored(run)) {
+            let before = replica.store.dot_set(&key);
             let stamps = before.map(|(before, _)| before.dots().iter().map(Dot::stamp).collect());
-            dot_set.insert(key.to_owned(), stamps.unwrap_or_default());
+            held.insert(key, stamps.unwrap_or_default());
         }
         let stamps = replica.commit(now, batch)?;
         let receipt =
             SimReceipt { stamp: stamps.iter().rev().copied().flatten().next(), revision: replica.head() };
-        for ((key, is_put), stamp) in batch.writes().zip(stamps) {
+        for (write, stamp) in batch.writes.iter().zip(stamps) {
             let Some(stamp) = stamp else { continue };
+            let (key, is_put) = (write.stored(run), write.is_put());
             let now_held = if is_put { vec![stamp] } else { Vec::new() };
-            let before = dot_set.insert(key.to_owned(), now_held).unwrap_or_default();
-            let event = OracleEvent { stamp, removed: before, is_put, until_ms: None, is_ahead: false };
-            self.record(i, &register(key), event);
+            let removed = held.insert(key.clone(), now_held).unwrap_or_default();
+            let until_ms = self.until_ms(now, write.expires(now));
+            self.record(i, &key, OracleEvent { stamp, removed, is_put, until_ms, is_ahead: false });
         }
         self.drain(i);
         Ok(receipt)
+    }
+
+    /// Until when a value has to be held that a node has written with this expiry. If the writer's clock is ahead, it
+    /// has lived for the time asked for before its expiry has come.
+    fn until_ms(&self, now: Time, expires: Option<NonZeroU64>) -> Option<u64> {
+        let true_ms = self.wall_ms();
+        expires.map(|ms| ms.get().min(true_ms + ms.get().saturating_sub(now.wall_ms())))
     }
 
     /// Writes several rows of a counter, records them for the oracle, and carries out the node's outputs. `write` returns
@@ -274,6 +282,26 @@ impl SimNode {
     pub fn delete_if(&self, key: impl AsRef<str>, only_if: OnlyIf) -> Result<SimReceipt, WriteError> {
         let key = key.as_ref();
         self.write(&register(key), |replica, now| replica.delete_if(now, key, only_if))
+    }
+
+    /// Writes a value unless the key holds exactly that, as [`Store::put_if_changed`] does.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put_if_changed(
+        &self,
+        key: impl AsRef<str>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<Option<SimReceipt>, WriteError> {
+        Store::put_if_changed(self, key.as_ref(), value.as_ref())
+    }
+
+    /// Deletes all keys that begin with `prefix`, as [`Store::delete_prefix`] does.
+    ///
+    /// # Errors
+    /// See [`Store::delete_prefix`].
+    pub fn delete_prefix(&self, prefix: impl AsRef<str>) -> Result<usize, WriteError> {
+        Store::delete_prefix(self, prefix.as_ref())
     }
 
     /// The value of a key.

@@ -1,0 +1,197 @@
+//! Batches: several writes of all kinds in one local step, all of them or none.
+//!
+//! Everything that can refuse a write is asked before the first one is applied, so that none has to be taken back.
+//! Conditions are compared with what the node holds before the batch: a batch may well change what it names.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+
+use super::{PutOptions, Replica};
+use crate::config::BATCH_WRITES_MAX;
+use crate::error::WriteError;
+use crate::id::RunId;
+use crate::store::OnlyIf;
+use crate::store::entry::{self, CounterPart};
+use crate::time::{Stamp, Time};
+
+/// Several writes, applied in one local step.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub(crate) writes: Vec<BatchWrite>,
+}
+
+/// One write of a batch.
+#[derive(Clone, Debug)]
+pub(crate) enum BatchWrite {
+    Put { key: String, value: Vec<u8>, options: PutOptions },
+    Delete { key: String, only_if: Option<OnlyIf> },
+    Add { set: String, element: String },
+    Remove { set: String, element: String },
+    Count { counter: String, by: i64 },
+}
+
+impl BatchWrite {
+    /// The stored key that it changes. `run` is the one that writes.
+    pub(crate) fn stored(&self, run: RunId) -> Vec<u8> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } => entry::register(key),
+            Self::Add { set, element } | Self::Remove { set, element } => entry::element_key(set, element),
+            Self::Count { counter, .. } => CounterPart::Share(run).key(counter),
+        }
+    }
+
+    /// Whether the key holds something afterwards.
+    pub(crate) fn is_put(&self) -> bool {
+        !matches!(self, Self::Delete { .. } | Self::Remove { .. })
+    }
+
+    /// When what it puts expires.
+    pub(crate) fn expires(&self, now: Time) -> Option<NonZeroU64> {
+        match self {
+            Self::Put { options, .. } => options.expires(now),
+            _ => None,
+        }
+    }
+
+    fn condition(&self) -> Option<OnlyIf> {
+        match self {
+            Self::Put { options, .. } => options.only_if,
+            Self::Delete { only_if, .. } => *only_if,
+            _ => None,
+        }
+    }
+
+    fn value_bytes(&self) -> usize {
+        match self {
+            Self::Put { value, .. } => value.len(),
+            _ => 0,
+        }
+    }
+
+    fn check_names(&self) -> Result<(), WriteError> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Count { counter: key, .. } => {
+                entry::check_key(key.as_bytes())
+            }
+            Self::Add { set, element } | Self::Remove { set, element } => {
+                entry::check_key(set.as_bytes()).and_then(|()| entry::check_key(element.as_bytes()))
+            }
+        }
+    }
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of writes.
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Whether there is no write in it.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    fn with(mut self, write: BatchWrite) -> Self {
+        self.writes.push(write);
+        self
+    }
+
+    /// Adds a put.
+    #[must_use]
+    pub fn put(self, key: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
+        self.put_with(key, value, PutOptions::new())
+    }
+
+    /// Adds a put under a condition, with a time to live, or both.
+    #[must_use]
+    pub fn put_with(self, key: impl AsRef<str>, value: impl AsRef<[u8]>, options: PutOptions) -> Self {
+        let (key, value) = (key.as_ref().to_owned(), value.as_ref().to_owned());
+        self.with(BatchWrite::Put { key, value, options })
+    }
+
+    /// Adds a delete.
+    #[must_use]
+    pub fn delete(self, key: impl AsRef<str>) -> Self {
+        self.with(BatchWrite::Delete { key: key.as_ref().to_owned(), only_if: None })
+    }
+
+    /// Adds a delete under a condition.
+    #[must_use]
+    pub fn delete_if(self, key: impl AsRef<str>, only_if: OnlyIf) -> Self {
+        self.with(BatchWrite::Delete { key: key.as_ref().to_owned(), only_if: Some(only_if) })
+    }
+
+    /// Adds an element to a set.
+    #[must_use]
+    pub fn set_add(self, set: impl AsRef<str>, element: impl AsRef<str>) -> Self {
+        let (set, element) = (set.as_ref().to_owned(), element.as_ref().to_owned());
+        self.with(BatchWrite::Add { set, element })
+    }
+
+    /// Removes an element from a set.
+    #[must_use]
+    pub fn set_remove(self, set: impl AsRef<str>, element: impl AsRef<str>) -> Self {
+        let (set, element) = (set.as_ref().to_owned(), element.as_ref().to_owned());
+        self.with(BatchWrite::Remove { set, element })
+    }
+
+    /// Adds to a counter.
+    #[must_use]
+    pub fn counter_add(self, counter: impl AsRef<str>, by: i64) -> Self {
+        self.with(BatchWrite::Count { counter: counter.as_ref().to_owned(), by })
+    }
+}
+
+impl Replica {
+    /// Applies several writes in one step: all of them or, if one is not acceptable, none. Conditions are compared with
+    /// what this node holds before the batch. Returns the stamps of the writes.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn commit(&mut self, now: Time, batch: &Batch) -> Result<Vec<Option<Stamp>>, WriteError> {
+        self.check_writable(now)?;
+        if batch.writes.len() > BATCH_WRITES_MAX {
+            return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
+        }
+        let mut shares = BTreeMap::new();
+        for write in &batch.writes {
+            write.check_names()?;
+            self.store.check_value_bytes(write.value_bytes())?;
+            let stored = write.stored(self.store.run);
+            if let Some(only_if) = write.condition() {
+                self.store.check_condition(now, &stored, only_if)?;
+            }
+            if let BatchWrite::Count { by, .. } = write {
+                let share = shares.get(&stored).copied().unwrap_or_else(|| self.own_share(&stored));
+                shares.insert(stored, share.checked_add(*by).ok_or(WriteError::CounterOverflow)?);
+            }
+        }
+        let stamps = batch.writes.iter().map(|write| self.apply(now, write)).collect();
+        self.follow();
+        Ok(stamps)
+    }
+
+    /// Applies a write that is known to be acceptable.
+    fn apply(&mut self, now: Time, write: &BatchWrite) -> Option<Stamp> {
+        let stored = write.stored(self.store.run);
+        self.write_limiter.count_written(now.mono, (stored.len() + write.value_bytes()) as u64);
+        match write {
+            BatchWrite::Put { value, .. } => Some(self.store.put(now, &stored, value, write.expires(now)).0),
+            BatchWrite::Add { .. } => Some(self.store.put(now, &stored, &[], None).0),
+            BatchWrite::Count { by, .. } => {
+                let share = self.own_share(&stored) + by;
+                let (stamp, _) = self.store.put(now, &stored, &share.to_le_bytes(), None);
+                self.own_shares.insert(stored, share);
+                Some(stamp)
+            }
+            BatchWrite::Delete { .. } | BatchWrite::Remove { .. } => {
+                self.store.delete(now, &stored).map(|(stamp, _)| stamp)
+            }
+        }
+    }
+}
