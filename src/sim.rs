@@ -48,6 +48,7 @@ mod node;
 mod oracle;
 mod tasks;
 mod timers;
+mod watch;
 
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
@@ -56,11 +57,12 @@ pub use handle::Sim;
 #[doc(hidden)]
 pub use hostile::Lie;
 use leaders::LeaseOracle;
-pub use node::{SimNode, SimReceipt, SimWatch};
+pub use node::{SimNode, SimReceipt};
 pub use oracle::SimFault;
 use oracle::{Oracle, OracleEvent};
 use tasks::SpawnedTasks;
 use timers::SimTimers;
+pub use watch::SimWatch;
 
 /// Wall-clock time at the start of every simulation, in milliseconds since the epoch.
 const WALL_START_MS: u64 = 1_700_000_000_000;
