@@ -102,14 +102,14 @@ pub enum WriteError {
 #[non_exhaustive]
 pub enum ForgetError {
     /// This node knows no member of that name.
-    #[error("no member is called \"{}\"; nothing was forgotten", Escaped(name))]
+    #[error("no member is called \"{}\"; nothing was written", Escaped(name))]
     Unknown {
         /// The name.
         name: String,
     },
     /// The member is alive, suspected or linked.
     #[error(
-        "the member \"{}\" is not gone; only one that is down or has left can be forgotten",
+        "the member \"{}\" is not gone: only one that is down or has left can be forgotten; nothing was written",
         Escaped(name)
     )]
     NotGone {

@@ -35,7 +35,9 @@ impl ApiError {
     }
 
     pub(crate) fn conflict(code: &'static str, error: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, code, error, "nothing was changed")
+        let error = error.into();
+        let error = error.strip_suffix("; nothing was written").unwrap_or(&error);
+        Self::new(StatusCode::CONFLICT, code, error, "nothing was written")
     }
 
     pub(crate) fn no_such_path() -> Self {
