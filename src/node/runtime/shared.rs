@@ -370,6 +370,9 @@ mod tests {
     use crate::replica::Setup;
 
     fn shared() -> Arc<Shared> {
+        // Nothing runs in it, but a node keeps a handle to its runtime.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let _entered = runtime.enter();
         let (requests, _) = tokio::sync::mpsc::unbounded_channel();
         let dial_targets = DialTargets { requests, seeds: crate::node::net::seeds::Seeds::default() };
         let replica = Replica::new(Setup::new(Config::lan(), 1));
