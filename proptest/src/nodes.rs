@@ -31,10 +31,13 @@ pub async fn until(holds: impl Fn() -> bool) {
     .await;
 }
 
-/// One secret for all nodes of a process: to derive keys from a secret is slow on purpose.
+/// The secret of all nodes in tests, also of those in processes that a test starts.
+const SECRET: &str = "tx4m-9vkd-q2ph-7rzs-w8bn-c3fy-j6ga-u5eh";
+
+/// One security for all nodes of a process: to derive keys from a secret is slow on purpose.
 pub fn security() -> Security {
     static SECURITY: OnceLock<Security> = OnceLock::new();
-    let new = || Security::secret(&Security::generate_secret()).expect("it is strong");
+    let new = || Security::secret(SECRET).expect("it is strong");
     SECURITY.get_or_init(new).clone()
 }
 
