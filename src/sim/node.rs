@@ -361,7 +361,7 @@ impl SimNode {
 
     /// Watches with options: one key alone, from an earlier position on, or changes only.
     pub fn watch_with(&self, prefix: impl AsRef<str>, options: WatchOptions) -> SimWatch {
-        SimWatch::new(self, register(prefix.as_ref()), options)
+        SimWatch::new(&self.world, self.i, register(prefix.as_ref()), options)
     }
 
     /// The node's progress in catching up with the others. While it is down nothing is done.
@@ -518,7 +518,7 @@ impl Store for SimNode {
     }
 
     fn set_watch(&self, set: &str, options: WatchOptions) -> SimWatch {
-        SimWatch::new(self, element_key(set, ""), options.inexact())
+        SimWatch::new(&self.world, self.i, element_key(set, ""), options.inexact())
     }
 
     fn counter_add(&self, counter: &str, by: i64) -> Result<SimReceipt, WriteError> {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 
 use super::World;
-use super::node::SimNode;
+use super::handle::SharedWorld;
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::typed;
 
@@ -15,7 +15,8 @@ use crate::typed;
 /// `next`, and ends when its node stops. It does not go on after a restart.
 #[derive(Debug)]
 pub struct SimWatch {
-    node: SimNode,
+    world: SharedWorld,
+    i: usize,
     /// The start of the node to which the watch belongs.
     starts: u64,
     /// `None`: the node was down when the watch was made.
@@ -25,23 +26,23 @@ pub struct SimWatch {
 
 impl SimWatch {
     /// Begins a watch of a prefix of stored keys.
-    pub(super) fn new(node: &SimNode, prefix: Vec<u8>, options: WatchOptions) -> Self {
-        let mut world = node.world();
-        let id = world.replica(node.i).map(|(replica, _)| replica.watch(prefix, options));
-        let starts = world.nodes[node.i].starts;
+    pub(super) fn new(shared: &SharedWorld, i: usize, prefix: Vec<u8>, options: WatchOptions) -> Self {
+        let mut world = shared.lock();
+        let id = world.replica(i).map(|(replica, _)| replica.watch(prefix, options));
+        let starts = world.nodes[i].starts;
         drop(world);
-        Self { node: node.clone(), starts, id, events: VecDeque::new() }
+        Self { world: shared.clone(), i, starts, id, events: VecDeque::new() }
     }
 
     /// The watch's number, unless it has ended.
     fn id_in(&self, world: &World) -> Option<WatchId> {
-        let is_over = world.nodes[self.node.i].starts != self.starts || !world.is_up(self.node.i);
+        let is_over = world.nodes[self.i].starts != self.starts || !world.is_up(self.i);
         self.id.filter(|_| !is_over)
     }
 
     /// Whether the watch has ended because its node has stopped since.
     pub fn is_over(&self) -> bool {
-        self.id_in(&self.node.world()).is_none()
+        self.id_in(&self.world.lock()).is_none()
     }
 
     /// Waits for the next event. `None` once the node has stopped. A `next` that is dropped while it waits loses no
@@ -63,9 +64,9 @@ impl SimWatch {
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(Some(event));
         }
-        let mut world = self.node.world();
+        let mut world = self.world.lock();
         let Some(id) = self.id_in(&world) else { return Poll::Ready(None) };
-        let (replica, now) = world.replica(self.node.i).expect("the watch is not over");
+        let (replica, now) = world.replica(self.i).expect("the watch is not over");
         loop {
             let (events, is_done) = replica.watched(now, id);
             self.events.extend(events);
@@ -76,7 +77,7 @@ impl SimWatch {
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(Some(event));
         }
-        let replaced = waker.and_then(|waker| world.nodes[self.node.i].wakers.insert(id, waker.clone()));
+        let replaced = waker.and_then(|waker| world.nodes[self.i].wakers.insert(id, waker.clone()));
         // To drop a waker may drop a task with its handles, which lock the world.
         drop(world);
         drop(replaced);
@@ -94,11 +95,11 @@ impl Stream for SimWatch {
 
 impl Drop for SimWatch {
     fn drop(&mut self) {
-        let mut world = self.node.world();
+        let mut world = self.world.lock();
         let Some(id) = self.id_in(&world) else { return };
-        let (replica, _) = world.replica(self.node.i).expect("the watch is not over");
+        let (replica, _) = world.replica(self.i).expect("the watch is not over");
         replica.unwatch(id);
-        let waker = world.nodes[self.node.i].wakers.remove(&id);
+        let waker = world.nodes[self.i].wakers.remove(&id);
         drop(world);
         drop(waker);
     }
