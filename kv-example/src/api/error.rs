@@ -23,7 +23,12 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, error: impl Into<String>, detail: &str) -> Self {
-        Self { status, code, error: error.into(), detail: detail.to_owned(), stamp: None }
+        // The library's texts say it at their end, too.
+        let mut error = error.into();
+        if let Some(text) = error.strip_suffix(detail).and_then(|text| text.strip_suffix("; ")) {
+            error.truncate(text.len());
+        }
+        Self { status, code, error, detail: detail.to_owned(), stamp: None }
     }
 
     pub(crate) fn bad_request(error: impl Into<String>) -> Self {
@@ -35,8 +40,6 @@ impl ApiError {
     }
 
     pub(crate) fn conflict(code: &'static str, error: impl Into<String>) -> Self {
-        let error = error.into();
-        let error = error.strip_suffix("; nothing was written").unwrap_or(&error);
         Self::new(StatusCode::CONFLICT, code, error, "nothing was written")
     }
 
@@ -145,9 +148,7 @@ impl From<WriteError> for ApiError {
             WriteError::Condition { current } => current.map(|stamp| stamp.to_string()),
             _ => None,
         };
-        let text = error.to_string();
-        let error = text.strip_suffix("; nothing was written").unwrap_or(&text);
-        Self { stamp, ..Self::new(status, code, error, "nothing was written") }
+        Self { stamp, ..Self::new(status, code, error.to_string(), "nothing was written") }
     }
 }
 
