@@ -428,17 +428,7 @@ fn data_snapshots_and_secrets_are_for_their_owner_only() {
     // The shell's umask is the one that most systems have.
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "umask 022; exec \"$@\"", "sh", common::PROGRAM]);
-    command.args([
-        "serve",
-        "--name",
-        "a",
-        "--listen",
-        "127.0.0.1:0",
-        "--http",
-        "127.0.0.1:0",
-        "--log",
-        "off",
-    ]);
+    command.args(common::SERVE_A);
     command.arg("--data-dir").arg(&dir).env("TIDINGS_SECRET", common::SECRET);
     let node = common::start(command);
     node.line(&["put", "k", "v", "--durable"]);

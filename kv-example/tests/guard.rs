@@ -364,17 +364,7 @@ fn memory_of_a_node_cannot_be_dumped() {
         command
     };
     let mut command = as_nobody(&copy);
-    command.args([
-        "serve",
-        "--name",
-        "a",
-        "--listen",
-        "127.0.0.1:0",
-        "--http",
-        "127.0.0.1:0",
-        "--log",
-        "off",
-    ]);
+    command.args(common::SERVE_A);
     command.env("TIDINGS_SECRET", common::SECRET);
     let node = common::start(command);
     assert_eq!(shown_owner(node.pid()), 0);

@@ -48,6 +48,10 @@ pub fn start(command: Command) -> Running {
     Running { process, http, addr }
 }
 
+/// The arguments of a node named `a` on free ports of this machine, for tests that make its process themselves.
+pub const SERVE_A: [&str; 9] =
+    ["serve", "--name", "a", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "off"];
+
 /// A node on free ports of this machine, with further arguments.
 pub fn serve(name: &str, seeds: &[&str], more: &[&str]) -> Running {
     let mut command = program();
