@@ -158,6 +158,7 @@ impl Replica {
         if batch.writes.len() > BATCH_WRITES_MAX {
             return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
         }
+        let mut keys = Vec::with_capacity(batch.writes.len());
         let mut shares = BTreeMap::new();
         for write in &batch.writes {
             write.check_names()?;
@@ -168,17 +169,18 @@ impl Replica {
             }
             if let BatchWrite::Count { by, .. } = write {
                 let share = shares.get(&stored).copied().unwrap_or_else(|| self.own_share(&stored));
-                shares.insert(stored, share.checked_add(*by).ok_or(WriteError::CounterOverflow)?);
+                shares.insert(stored.clone(), share.checked_add(*by).ok_or(WriteError::CounterOverflow)?);
             }
+            keys.push(stored);
         }
-        let stamps = batch.writes.iter().map(|write| self.apply(now, write)).collect();
+        let stamps =
+            batch.writes.iter().zip(keys).map(|(write, stored)| self.apply(now, stored, write)).collect();
         self.follow();
         Ok(stamps)
     }
 
-    /// Applies a write that is known to be acceptable.
-    fn apply(&mut self, now: Time, write: &BatchWrite) -> Option<Stamp> {
-        let stored = write.stored(self.store.run);
+    /// Applies a write that is known to be acceptable to its stored key.
+    fn apply(&mut self, now: Time, stored: Vec<u8>, write: &BatchWrite) -> Option<Stamp> {
         self.write_limiter.count_written(now.mono, (stored.len() + write.value_bytes()) as u64);
         match write {
             BatchWrite::Put { value, .. } => Some(self.store.put(now, &stored, value, write.expires(now)).0),
