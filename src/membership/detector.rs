@@ -229,8 +229,8 @@ impl Members {
     }
 
     /// Takes the generation after that of `id`, if `id` is this node under a later generation than its own. Only a node
-    /// itself raises its generation, so somebody made this one up. Whoever believes it ignores this node under an
-    /// earlier one.
+    /// itself raises its generation, so somebody made this one up. Peers that believe it ignore this node until it has a
+    /// later one.
     pub(super) fn outrank(&mut self, id: SwimId) {
         if id.run == self.own.run
             && id.is_after(*self.detector.identity())

@@ -47,7 +47,8 @@ pub(crate) use sum::ClocksSum;
 use vector::OwnVector;
 pub(crate) use vector::{BeyondOwn, NamedOld, SharedOld, Vector, VectorNews};
 
-/// Origins in a vector. Claims of further ones are not taken: their rows are merged, and their senders repair in vain.
+/// The most origins in a vector. Claims about further origins are ignored. Their rows are merged, but a repair with a
+/// peer that knows them never ends with a claim.
 pub(crate) const ORIGINS_MAX: usize = 1 << 22;
 
 /// Clocks that a sweep may look at for each change since the last one.

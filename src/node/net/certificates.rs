@@ -1,4 +1,4 @@
-//! Certificates: what files of an authority hold, and the verifiers of both sides.
+//! Certificates: reads those in files, and makes the verifiers with which each side checks those of its peers.
 //!
 //! Everything is read and checked before it is in force: a file that cannot be used changes nothing. The key must never
 //! be shown.

@@ -210,8 +210,8 @@ pub(in crate::node) struct Peers {
     pub(in crate::node) dialling: BTreeSet<SocketAddr>,
 }
 
-/// Links that a node may have while it accepts further ones. A node of the largest cluster has 512 peers in a mesh, or
-/// about 200 in groups. Links that it dials itself are not counted against the limit.
+/// A node with this many links accepts no further ones from others. It still dials: a node of the largest cluster needs
+/// 512 links in a mesh, or about 200 with groups.
 const LINKS_MAX: usize = 1_024;
 
 impl Peers {

@@ -41,7 +41,7 @@ const REPETITION_CHARS_MIN: usize = 4;
 /// Characters that are looked at; what stands behind them adds nothing.
 const STRENGTH_CHARS_MAX: usize = 256;
 
-/// How many bits a text is worth at least to somebody who guesses words rather than characters. The estimate adds up:
+/// A low estimate of a text's entropy in bits, for an attacker who guesses words rather than characters. It adds up:
 ///
 /// * letters of one case in a row, of which the first may be a capital: 4.7 bits each, or 7 bits and 1 bit for each
 ///   letter, as for a word, if that is less;

@@ -37,7 +37,7 @@ pub(super) struct LiveTask<T, S: Store> {
     /// The watch had an event while the value was being made.
     has_news: bool,
     shared: Arc<LiveShared<T>>,
-    /// What counts in the place of the store. `None`: the node has caught up, and the store counts.
+    /// What the value is made of until the node has caught up. `None`: it has, and the value is made of the store.
     instead: Option<LiveBase>,
     /// What was kept last for the next start.
     kept: Vec<u8>,
