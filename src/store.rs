@@ -546,7 +546,7 @@ impl LocalStore {
             return;
         }
         let dot_set = &self.slab.at(id).dot_set;
-        let gone = old.dots().iter().map(Dot::stamp).filter(|stamp| !dot_set.covers_by_held(*stamp));
+        let gone = old.stamps().filter(|stamp| !dot_set.covers_by_held(*stamp));
         gone.for_each(|stamp| self.coverage.cover_removed(dot_set.key(), place, stamp));
     }
 

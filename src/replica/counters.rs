@@ -21,7 +21,7 @@ use super::Replica;
 use crate::controls::Control;
 use crate::error::WriteError;
 use crate::id::RunId;
-use crate::store::entry::{self, CounterPart, Dot, DotSet};
+use crate::store::entry::{self, CounterPart, DotSet};
 use crate::time::{Stamp, Time};
 
 /// No share is added to a table that has so many.
@@ -155,7 +155,7 @@ impl Replica {
                 CounterPart::Table(number) => tables.entry(number).or_default().add_row(dot_set),
                 CounterPart::Share(run) if past.len() < FOLDED_MAX && !self.may_count(run) => {
                     past.extend(PastShare::of_row(run, dot_set));
-                    folded.shares.push((dot_set.key().to_owned(), stamps_of(dot_set)));
+                    folded.shares.push((dot_set.key().to_owned(), dot_set.stamps().collect()));
                 }
                 CounterPart::Share(_) => {}
             }
@@ -195,14 +195,12 @@ impl Replica {
     ) -> Result<Vec<Option<Stamp>>, WriteError> {
         self.check_writable(now)?;
         let delete = |(stored, stamps): &(Vec<u8>, Vec<Stamp>)| {
-            let is_same =
-                self.store.dot_set(stored).is_some_and(|(dot_set, _)| stamps_of(dot_set) == *stamps);
+            let is_same = self
+                .store
+                .dot_set(stored)
+                .is_some_and(|(dot_set, _)| dot_set.stamps().eq(stamps.iter().copied()));
             is_same.then(|| self.write_delete(now, stored)).flatten()
         };
         Ok(folded.shares.iter().map(delete).collect())
     }
-}
-
-fn stamps_of(dot_set: &DotSet) -> Vec<Stamp> {
-    dot_set.dots().iter().map(Dot::stamp).collect()
 }

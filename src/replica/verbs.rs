@@ -209,8 +209,7 @@ impl Replica {
 
     /// The elements of a set, in order.
     pub fn set_iter(&self, set: &str) -> impl Iterator<Item = String> {
-        let mut prefix = Vec::new();
-        entry::set_prefix(set, &mut prefix);
+        let prefix = entry::element_key(set, "");
         let elements =
             self.store.with_prefix(&prefix).map(|(dot_set, _)| entry::readable_key(dot_set.key()).to_owned());
         elements.collect::<Vec<_>>().into_iter()

@@ -61,8 +61,7 @@ impl World {
         write: impl FnOnce(&mut Replica, Time) -> Result<Option<Stamp>, WriteError>,
     ) -> Result<SimReceipt, WriteError> {
         let (replica, now) = self.replica(i).ok_or(WriteError::Closed)?;
-        let before =
-            replica.store.dot_set(key).map(|(dot_set, _)| dot_set.dots().iter().map(Dot::stamp).collect());
+        let before = replica.store.dot_set(key).map(|(dot_set, _)| dot_set.stamps().collect());
         let stamp = write(replica, now)?;
         let revision = replica.head();
         if let Some(stamp) = stamp {
@@ -84,7 +83,7 @@ impl World {
         let mut held: BTreeMap<Vec<u8>, Vec<Stamp>> = BTreeMap::new();
         for key in batch.writes.iter().map(|write| write.stored(run)) {
             let before = replica.store.dot_set(&key);
-            let stamps = before.map(|(before, _)| before.dots().iter().map(Dot::stamp).collect());
+            let stamps = before.map(|(before, _)| before.stamps().collect());
             held.insert(key, stamps.unwrap_or_default());
         }
         let stamps = replica.commit(now, batch)?;
@@ -119,9 +118,10 @@ impl World {
     ) -> Result<T, WriteError> {
         let (replica, now) = self.replica(i).ok_or(WriteError::Closed)?;
         let prefix = counter_prefix(counter);
-        let rows = replica.store.with_prefix(&prefix).map(|(dot_set, _)| {
-            (dot_set.key().to_owned(), dot_set.dots().iter().map(Dot::stamp).collect::<Vec<_>>())
-        });
+        let rows = replica
+            .store
+            .with_prefix(&prefix)
+            .map(|(dot_set, _)| (dot_set.key().to_owned(), dot_set.stamps().collect::<Vec<_>>()));
         let mut before: BTreeMap<_, _> = rows.collect();
         let (rows, written) = write(replica, now)?;
         for (key, stamp) in rows {

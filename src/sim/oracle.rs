@@ -89,10 +89,8 @@ impl Oracle {
     pub(crate) fn check(&mut self, i: usize, store: &LocalStore, wall_ms: u64) -> Result<(), SimFault> {
         let run = store.run;
         for (key, events) in &self.events {
-            let dot_set: BTreeSet<Stamp> = store
-                .dot_set(key)
-                .map(|(dot_set, _)| dot_set.dots().iter().map(crate::store::entry::Dot::stamp).collect())
-                .unwrap_or_default();
+            let dot_set: BTreeSet<Stamp> =
+                store.dot_set(key).map(|(dot_set, _)| dot_set.stamps().collect()).unwrap_or_default();
             let mut removed = BTreeSet::new();
             let covered: Vec<&OracleEvent> =
                 events.iter().filter(|event| store.covers(key, event.stamp)).collect();

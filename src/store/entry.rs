@@ -58,25 +58,17 @@ pub(crate) fn register(key: &str) -> Vec<u8> {
 
 /// The stored key of an entry of the library itself.
 pub(crate) fn reserved(key: &str) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(1 + key.len());
-    stored.push(Space::Reserved as u8);
-    stored.extend_from_slice(key.as_bytes());
-    stored
+    [&[Space::Reserved as u8], key.as_bytes()].concat()
 }
 
-/// The common beginning of all elements of a set. The length separates sets of which one name is a prefix of the other.
-pub(crate) fn set_prefix(set: &str, out: &mut Vec<u8>) {
-    out.push(Space::Set as u8);
-    out.extend_from_slice(&(set.len() as u16).to_be_bytes());
-    out.extend_from_slice(set.as_bytes());
+/// A stored key of a set or a counter. The length of the name separates those of which one name is a prefix of the other.
+fn named_key(space: Space, name: &str, end: &[u8]) -> Vec<u8> {
+    [&[space as u8], &(name.len() as u16).to_be_bytes()[..], name.as_bytes(), end].concat()
 }
 
 /// The stored key of an element of a set; with an empty element, the prefix of all of them.
 pub(crate) fn element_key(set: &str, element: &str) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(3 + set.len() + element.len());
-    set_prefix(set, &mut stored);
-    stored.extend_from_slice(element.as_bytes());
-    stored
+    named_key(Space::Set, set, element.as_bytes())
 }
 
 /// What a stored key of a counter holds.
@@ -104,22 +96,16 @@ impl CounterPart {
 
     /// The stored key of this part of a counter.
     pub(crate) fn key(self, counter: &str) -> Vec<u8> {
-        let mut stored = counter_prefix(counter);
         match self {
-            Self::Share(run) => stored.extend_from_slice(&run.number().to_be_bytes()),
-            Self::Table(number) => stored.extend_from_slice(&number.to_be_bytes()),
+            Self::Share(run) => named_key(Space::Counter, counter, &run.number().to_be_bytes()),
+            Self::Table(number) => named_key(Space::Counter, counter, &number.to_be_bytes()),
         }
-        stored
     }
 }
 
 /// The common beginning of all keys of a counter. [`CounterPart`] says what follows.
 pub(crate) fn counter_prefix(counter: &str) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(11 + counter.len());
-    stored.push(Space::Counter as u8);
-    stored.extend_from_slice(&(counter.len() as u16).to_be_bytes());
-    stored.extend_from_slice(counter.as_bytes());
-    stored
+    named_key(Space::Counter, counter, &[])
 }
 
 /// The length of the set's or counter's name in a well-formed key.
@@ -323,6 +309,11 @@ impl DotSet {
         }
     }
 
+    /// The stamps of its dots, in order.
+    pub(crate) fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.dots().iter().map(Dot::stamp)
+    }
+
     pub(crate) fn dots(&self) -> &[Dot] {
         match self {
             Self::Empty(_) => &[],
@@ -384,9 +375,8 @@ impl PartialEq for DotSet {
 
 impl fmt::Debug for DotSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stamps = self.dots().iter().map(Dot::stamp);
         write!(f, "{:?}=", String::from_utf8_lossy(self.key()))?;
-        f.debug_set().entries(stamps).finish()
+        f.debug_set().entries(self.stamps()).finish()
     }
 }
 
@@ -550,9 +540,8 @@ mod tests {
     fn keys_of_different_spaces_never_meet() {
         let mut keys = vec![Vec::new(); 4];
         register_key("ab", &mut keys[0]);
-        set_prefix("a", &mut keys[1]);
-        keys[1].push(b'b');
-        set_prefix("ab", &mut keys[2]);
+        keys[1] = element_key("a", "b");
+        keys[2] = element_key("ab", "");
         keys[3] = counter_prefix("ab");
         keys[3].extend_from_slice(&7_u64.to_be_bytes());
         for (i, key) in keys.iter().enumerate() {
@@ -595,7 +584,7 @@ mod tests {
 
     impl State {
         fn dots(&self) -> BTreeSet<Stamp> {
-            self.dot_set.dots().iter().map(Dot::stamp).collect()
+            self.dot_set.stamps().collect()
         }
 
         fn merged(&self, other: &Self) -> Self {
