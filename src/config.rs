@@ -116,9 +116,10 @@ pub struct Config {
     pub durability: Durability,
     /// What to do with a damaged directory.
     pub on_corruption: OnCorruption,
-    /// The names of the nodes of which a majority grants leases, see [`Node::election`](crate::Node::election). It must
-    /// be the same list on every node, in any order: nodes with different lists refuse each other's elections. An odd
-    /// number is best. At most 31 names, each once. Without any there are no elections.
+    /// The names of the nodes of which a majority grants leases at first, see [`Node::election`](crate::Node::election).
+    /// It must be the same list on every node, in any order: nodes with different lists refuse each other's elections.
+    /// An odd number is best. At most 31 names, each once. Without any there are no elections. Once the list was changed
+    /// by [`Node::set_voters`](crate::Node::set_voters), that one counts.
     pub voters: Vec<String>,
     /// How long a lease lasts without renewal. It is renewed three times in this time. It may differ between nodes.
     /// 100 ms to [`lease_time_max`](Self::lease_time_max).
@@ -126,8 +127,7 @@ pub struct Config {
     /// The longest lease that a voter grants. After every start a voter grants nothing for (`lease_time_max` +
     /// [`clock_skew_max`](Self::clock_skew_max)) × 10/9, until everything that it promised before is over. This and
     /// `clock_skew_max` must be the same on all nodes that take part in elections; a node where one of them differs
-    /// takes no part in the elections of the others. To lower it, stop all nodes first, as for changing the list of
-    /// voters. 100 ms to 10 s.
+    /// takes no part in the elections of the others. To lower it, stop all nodes first. 100 ms to 10 s.
     pub lease_time_max: Duration,
     pub(crate) vector: VectorSettings,
 }

@@ -81,6 +81,13 @@ pub enum Control {
     LeaseMaxForgotten,
     /// Breaks the equality of voter rules: nodes do not compare their lists of voters.
     VotersDiffer,
+    /// Breaks the change of voters: a list follows another one without a joint list between them.
+    JointSkipped,
+    /// Breaks the change of voters: the joint list is left as soon as it is adopted, while leases under the list before
+    /// it last.
+    JointCutShort,
+    /// Breaks the change of voters: a voter accepts a ballot although it has promised a greater one.
+    BallotIgnored,
     /// Breaks the single donor: a joining replica lets every peer send it everything at once.
     ManyDonors,
     /// Breaks the deferral of sessions: a `Start` that the peer sent before it knew of its deferral begins a session.
@@ -122,7 +129,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 55] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -154,6 +161,9 @@ impl Control {
         Self::PromiseNotKept,
         Self::TermReused,
         Self::VotersDiffer,
+        Self::JointSkipped,
+        Self::JointCutShort,
+        Self::BallotIgnored,
         Self::ManyDonors,
         Self::OldStart,
         Self::DonorKept,

@@ -10,12 +10,12 @@
 //! 1. *One process per name.* At no time do two processes run under the name of one voter.
 //! 2. *Drift.* No monotonic clock runs more than 5 % too fast or too slow. A holder counts on nine tenths of the
 //!    promised time, measured from before it sent the request, and 0.9 / 0.95 < 1 / 1.05.
-//! 3. *One list.* All nodes have the same list of voters, so that any two majorities share a voter, and the same
-//!    `lease_time_max` and `clock_skew_max`, so that every voter's quarantine is long enough ([`VoterRules`]). Every
-//!    request carries a hash of these. A voter with other rules refuses the request, and both sides report the
+//! 3. *One list.* All nodes begin with the same list of voters, so that any two majorities share a voter, and have the
+//!    same `lease_time_max` and `clock_skew_max`, so that every voter's quarantine is long enough ([`VoterRules`]).
+//!    Every request carries a hash of these. A voter with other rules refuses the request, and both sides report the
 //!    difference. A candidate requests no grants while it knows that a voter of its own list has other rules. This
 //!    finds the mistake wherever lists overlap and nodes are connected; it does not make the mistake safe in a
-//!    partition. To change the list, first stop all nodes, then start them with the new one.
+//!    partition. [`change`] says how the list is changed while leases are held, and what that assumes.
 //! 4. *Wall clocks, only for voters without a disk.* Wall clocks of voters are wrong by at most half of
 //!    `clock_skew_max`.
 //!
@@ -54,35 +54,46 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::config::{Config, LEASE_TIME_MAX};
+use crate::config::Config;
 use crate::controls::{Control, Controls};
-use crate::error::ElectionError;
+use crate::error::{ElectionError, SetVotersError};
 use crate::id::{LeaseId, RunId};
 use crate::store::digest::fingerprint;
-use crate::text::Span;
 use crate::time::{Stamp, Time};
 use crate::wire::{Reader, WireError};
 
 mod candidate;
+mod change;
 mod messages;
 #[cfg(feature = "__controls")]
 pub(crate) mod model;
 mod observer;
 mod peer_voter;
+mod rules;
+mod seats;
 mod voter;
+mod voter_list;
 
 pub use candidate::Attempts;
 use candidate::Candidacy;
+use change::{Asked, Change};
 pub(crate) use messages::ElectionMessage;
 use messages::{Call, Request, VoterAnswer};
 use observer::LeaderView;
 use peer_voter::{PeerVoter, REQUESTS_MAX};
+pub use rules::VoterRules;
+pub(crate) use rules::{Promised, VoterMemo};
 use voter::Voter;
+pub use voter_list::VoterList;
+use voter_list::{Ballots, VoterSets};
+pub(crate) use voter_list::{read_names, write_names};
 
 /// The longest name of an election or a lock, in bytes.
 pub const ELECTION_NAME_BYTES_MAX: usize = 256;
 /// The largest value of a leader, in bytes.
 pub const LEADER_VALUE_BYTES_MAX: usize = 512;
+/// The names of all voters together, in bytes, when they are changed: a list has to fit in a datagram.
+pub const VOTERS_BYTES_MAX: usize = 896;
 /// Waiting candidates that a voter keeps for one lease, to offer it to them. Candidates beyond this limit are not kept;
 /// they ask again by themselves.
 const WAITING_MAX: usize = 64;
@@ -102,83 +113,6 @@ const ASK_TIME_MIN: Duration = Duration::from_millis(50);
 /// the longest lease that earlier runs may have promised, as kept on the disk.
 fn quarantine(rules: VoterRules, promised: Duration) -> Duration {
     (rules.lease_time_max.max(promised) + rules.clock_skew_max) * 10 / 9
-}
-
-/// The settings that must be the same on all nodes that take part in elections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct VoterRules {
-    /// A hash of the list of voters. The order of the list does not matter.
-    pub voters_hash: u64,
-    /// [`Config::lease_time_max`].
-    pub lease_time_max: Duration,
-    /// [`Config::clock_skew_max`].
-    pub clock_skew_max: Duration,
-}
-
-impl VoterRules {
-    /// The settings that differ from those of another node, with both values.
-    pub(crate) fn differences(&self, theirs: &Self) -> String {
-        let times = [
-            ("lease_time_max", self.lease_time_max, theirs.lease_time_max),
-            ("clock_skew_max", self.clock_skew_max, theirs.clock_skew_max),
-        ];
-        let times = times.into_iter().filter(|(_, ours, theirs)| ours != theirs);
-        let times = times.map(|(name, ours, theirs)| format!("{name} {}, here {}", Span(theirs), Span(ours)));
-        let voters = (self.voters_hash != theirs.voters_hash).then(|| "another list of voters".to_owned());
-        voters.into_iter().chain(times).collect::<Vec<_>>().join("; ")
-    }
-
-    fn new(config: &Config) -> Self {
-        let mut names = config.voters.clone();
-        names.sort_unstable();
-        let text: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), &[0]].concat()).collect();
-        // Messages carry whole milliseconds. Rounded up, so that no lease is longer than the limit that is compared.
-        let whole = |time: Duration| {
-            let ms = time.as_nanos().div_ceil(1_000_000);
-            Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
-        };
-        Self {
-            voters_hash: fingerprint(0, &text),
-            lease_time_max: whole(config.lease_time_max),
-            clock_skew_max: whole(config.clock_skew_max),
-        }
-    }
-
-    fn rules_hash(self) -> u64 {
-        let [lease, skew] =
-            [self.lease_time_max, self.clock_skew_max].map(|time| time.as_millis().to_le_bytes());
-        fingerprint(self.voters_hash, &[lease, skew].concat())
-    }
-}
-
-/// What a voter's disk keeps about its promises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Promised {
-    /// The greatest term granted so far.
-    pub(crate) term: u64,
-    /// The longest lease that may have been promised.
-    pub(crate) lease: Duration,
-}
-
-impl Promised {
-    /// Without a memo nothing was promised. Earlier versions wrote the term alone; the longest lease that is permitted
-    /// today is then assumed.
-    pub(crate) fn read(memo: Option<&[u8]>) -> Self {
-        let Some((term, lease)) = memo.and_then(|memo| memo.split_first_chunk()) else {
-            return Self::default();
-        };
-        let lease =
-            lease.try_into().map_or(LEASE_TIME_MAX, |ms| Duration::from_millis(u64::from_le_bytes(ms)));
-        Self { term: u64::from_le_bytes(*term), lease: lease.min(LEASE_TIME_MAX) }
-    }
-
-    pub(crate) fn write(self) -> [u8; 16] {
-        let mut memo = [0; 16];
-        memo[..8].copy_from_slice(&self.term.to_le_bytes());
-        memo[8..].copy_from_slice(&(self.lease.as_millis() as u64).to_le_bytes());
-        memo
-    }
 }
 
 /// The state of a campaign.
@@ -242,28 +176,54 @@ pub(crate) enum Living {
     Several,
 }
 
+/// When a message is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Delivery {
+    AtOnce,
+    /// If the node has a disk: when the disk has the present [`Elections::memo`].
+    AfterDisk,
+}
+
 /// An effect that the elections ask their replica to carry out.
 #[derive(Debug)]
 pub(crate) enum ElectionEffect {
-    /// Send a message to a run, which may be this node's own. If a term is given and the node has a disk, the message
-    /// waits until that term is on the disk.
-    Send(RunId, ElectionMessage, Option<u64>),
+    /// Send a message to a run, which may be this node's own.
+    Send(RunId, ElectionMessage, Delivery),
     Lease(LeaseId, LeaseState),
     Leader(String, Option<Leader>),
     /// This run has other voter rules.
     Differs(RunId, VoterRules),
+    /// Write into the store that the cluster is to have these voters.
+    Want(Vec<String>),
+    /// Write into the store that this list is decided, unless a later one is there.
+    Decided(VoterList),
+    /// Another list of voters is in force.
+    Voters(VoterList),
+    /// The outcome of a change that was asked for.
+    VotersSet(Result<(), SetVotersError>),
 }
 
 /// All elections of one node: its voter if it has one, its candidacies, and the leases that it observes.
 #[derive(Debug)]
 pub(crate) struct Elections {
     own: RunId,
+    name: String,
+    has_disk: bool,
+    list: VoterList,
+    quorum: VoterSets,
     rules: VoterRules,
     rules_hash: u64,
     lease: Duration,
     controls: Controls,
     random: ChaCha8Rng,
-    voter: Option<Voter>,
+    /// Every node has one, because it may become a voter; only nodes of the list are asked.
+    voter: Voter,
+    ballots: Ballots,
+    /// The voters that the store says the cluster is to have.
+    wanted: Option<Vec<String>>,
+    asked: Option<Asked>,
+    change: Option<Change>,
+    /// The voters of the list, sorted by name: their *seats*.
     voters: Vec<PeerVoter>,
     candidacies: BTreeMap<String, Candidacy>,
     names: BTreeMap<LeaseId, String>,
@@ -283,34 +243,38 @@ pub(crate) struct Elections {
 }
 
 impl Elections {
-    /// `None` if no voters are configured. `promised` is what the disk kept.
+    /// `memo` is what the disk kept. `has_disk` says whether there is a disk that keeps what was synced.
     pub(crate) fn new(
-        name: &str,
-        run: RunId,
+        (name, run): (&str, RunId),
         config: &Config,
         controls: Controls,
-        promised: Promised,
-    ) -> Option<Self> {
-        if config.voters.is_empty() {
-            return None;
-        }
+        has_disk: bool,
+        memo: VoterMemo,
+    ) -> Self {
         // Independent of all other randomness of this replica, and as random as its run.
         let mut random = ChaCha8Rng::seed_from_u64(fingerprint(run.number(), b"election"));
-        let mut names = config.voters.clone();
-        names.sort_unstable();
-        let rules = VoterRules::new(config);
+        let list = memo.list.unwrap_or_else(|| VoterList::configured(config.voters.clone()));
+        let rules = VoterRules::new(config, &list);
         let hash = if controls.has(Control::VotersDiffer) { 0 } else { rules.rules_hash() };
-        let is_voter = names.iter().any(|voter| voter == name);
-        let voter = is_voter.then(|| Voter::new(config, controls, promised, random.next_u64()));
-        Some(Self {
+        let mut voter = Voter::new(config, controls, memo.promised, random.next_u64());
+        voter.adopt(rules, list.term_floor);
+        Self {
             own: run,
+            name: name.to_owned(),
+            has_disk,
+            quorum: VoterSets::new(&list),
             rules,
             rules_hash: hash,
             lease: config.lease_time,
             controls,
             random,
             voter,
-            voters: names.into_iter().map(PeerVoter::new).collect(),
+            ballots: memo.ballots,
+            wanted: None,
+            asked: None,
+            change: None,
+            voters: list.names().into_iter().map(PeerVoter::new).collect(),
+            list,
             candidacies: BTreeMap::new(),
             names: BTreeMap::new(),
             next_id: LeaseId::new(1),
@@ -323,57 +287,40 @@ impl Elections {
             reported: BTreeSet::new(),
             deadline: Duration::ZERO,
             effects: VecDeque::new(),
-        })
-    }
-
-    /// The longest lease that this node grants.
-    pub(crate) fn lease_max(&self) -> Duration {
-        self.rules.lease_time_max
-    }
-
-    /// Updates which run lives under the name of each voter.
-    pub(crate) fn seat_voters(&mut self, living: impl Fn(&str) -> Living) {
-        for voter in &mut self.voters {
-            let run = match living(&voter.name) {
-                // A voter that is wrongly believed to be gone may still receive messages.
-                Living::Nobody => voter.run,
-                Living::One(run) => Some(run),
-                Living::Several => None,
-            };
-            if run != voter.run {
-                *voter = PeerVoter { run, ..PeerVoter::new(std::mem::take(&mut voter.name)) };
-                self.deadline = Duration::ZERO;
-            }
         }
     }
 
-    /// The names of the voters, if this node has something to ask of them.
-    pub(crate) fn needed_voters(&self) -> impl Iterator<Item = &str> {
-        let is_idle = self.candidacies.is_empty() && self.views.is_empty();
-        let voters = if is_idle { &[][..] } else { &self.voters };
-        voters.iter().map(|voter| voter.name.as_str())
+    /// What the disk has to have before promises are sent.
+    pub(crate) fn memo(&self) -> Vec<u8> {
+        let promised = Promised { term: self.voter.granted_term_max(), lease: self.rules.lease_time_max };
+        let list = (self.list.epoch > 0).then(|| self.list.clone());
+        VoterMemo { promised, list, ballots: self.ballots.clone() }.write()
+    }
+
+    /// Whether anybody is a voter.
+    pub(crate) fn has_voters(&self) -> bool {
+        !self.voters.is_empty()
+    }
+
+    /// The longest lease that this node grants.
+    fn lease_max(&self) -> Duration {
+        self.rules.lease_time_max
     }
 
     /// The disk has failed: this node's voter promises nothing new.
     pub(crate) fn on_disk_failed(&mut self) {
-        self.voter.iter_mut().for_each(|voter| voter.has_disk_failed = true);
+        self.voter.has_disk_failed = true;
     }
 
     /// A disk that had failed works again.
     pub(crate) fn on_disk_back(&mut self) {
-        self.voter.iter_mut().for_each(|voter| voter.has_disk_failed = false);
+        self.voter.has_disk_failed = false;
     }
 
     /// Handles the notice of a process that it ends: what it held here is free at once.
     pub(crate) fn on_process_end(&mut self, now: Time, run: RunId) {
-        if let Some(voter) = &mut self.voter {
-            voter.on_process_end(now, run);
-        }
+        self.voter.on_process_end(now, run);
         self.pass_on();
-    }
-
-    fn majority(&self) -> usize {
-        self.voters.len() / 2 + 1
     }
 
     /// The part of a promised lease time on which this node relies. A voter's clock may run 5 % too fast, and this
@@ -398,27 +345,33 @@ impl Elections {
         // First ends the leases that have expired, so that no message can extend them.
         self.wake(now);
         match message {
+            // This node was not told of any voters.
+            ElectionMessage::Request(_) if !self.has_voters() => {}
             ElectionMessage::Request(call)
                 if call.hash != self.rules_hash || call.lease > self.lease_max() =>
             {
                 let answer = ElectionMessage::Answer(Some(call.request_id), VoterAnswer::Differs(self.rules));
-                self.effects.push_back(ElectionEffect::Send(from, answer, None));
+                self.effects.push_back(ElectionEffect::Send(from, answer, Delivery::AtOnce));
             }
-            ElectionMessage::Request(call) => {
-                if let Some(voter) = &mut self.voter {
-                    voter.handle(now, from, call);
+            ElectionMessage::Request(call) => match call.request {
+                Request::Prepare { .. } | Request::Accept { .. } => {
+                    self.on_ballot(now, from, call.request_id, call.request);
                 }
-                self.pass_on();
-            }
+                _ => {
+                    self.voter.handle(now, from, call);
+                    self.pass_on();
+                }
+            },
             ElectionMessage::Answer(number, answer) => {
                 if let VoterAnswer::Differs(theirs) = answer {
                     self.differs(from, theirs);
                     if number.is_some() {
                         // So that both sides can report the difference. Repeated as long as requests are.
                         let answer = ElectionMessage::Answer(None, VoterAnswer::Differs(self.rules));
-                        self.effects.push_back(ElectionEffect::Send(from, answer, None));
+                        self.effects.push_back(ElectionEffect::Send(from, answer, Delivery::AtOnce));
                     }
                 }
+                self.on_ballot_answer(now, from, answer.clone());
                 // Answers from runs that are not known as voters are ignored.
                 if let Some(at) = self.voters.iter().position(|voter| voter.run == Some(from)) {
                     self.answered(now, at, number, answer);
@@ -433,7 +386,12 @@ impl Elections {
     }
 
     fn differs(&mut self, run: RunId, theirs: VoterRules) {
-        if theirs != self.rules && self.reported.len() < REPORTED_MAX && self.reported.insert(run) {
+        let is_same_list = theirs.voters_epoch == self.rules.voters_epoch;
+        if is_same_list
+            && theirs != self.rules
+            && self.reported.len() < REPORTED_MAX
+            && self.reported.insert(run)
+        {
             self.effects.push_back(ElectionEffect::Differs(run, theirs));
         }
     }
@@ -469,18 +427,24 @@ impl Elections {
                 }
             }
             VoterAnswer::Reported { name, grant } => self.on_report(now, at, &name, grant),
-            VoterAnswer::Differs(_) => self.voters[at].differs_until = now.mono + self.lease * 2,
+            VoterAnswer::Differs(theirs) if theirs.voters_epoch == self.rules.voters_epoch => {
+                self.voters[at].differs_until = now.mono + self.lease * 2;
+            }
+            // One of the two is about to learn of a later list.
+            VoterAnswer::Differs(_)
+            | VoterAnswer::Prepared { .. }
+            | VoterAnswer::Accepted { .. }
+            | VoterAnswer::NoDisk { .. } => {}
         }
     }
 
     /// Moves the answers of this node's own voter to the effects.
     fn pass_on(&mut self) {
-        let Some(voter) = &mut self.voter else { return };
-        for reply in voter.answers.drain(..) {
+        for reply in self.voter.answers.drain(..) {
             let message = ElectionMessage::Answer(reply.request_id, reply.answer);
-            self.effects.push_back(ElectionEffect::Send(reply.to, message, reply.promised));
+            self.effects.push_back(ElectionEffect::Send(reply.to, message, reply.delivery));
         }
-        self.deadline = self.deadline.min(voter.deadline());
+        self.deadline = self.deadline.min(self.voter.deadline());
     }
 
     /// The request id of what is sent now. All requests of one instant share an id.
@@ -506,7 +470,11 @@ impl Elections {
         let number = self.next_request_id(now);
         if let Some(run) = self.voters[at].run {
             let call = Call { hash: self.rules_hash, request_id: number, lease: self.lease, request };
-            self.effects.push_back(ElectionEffect::Send(run, ElectionMessage::Request(call), None));
+            self.effects.push_back(ElectionEffect::Send(
+                run,
+                ElectionMessage::Request(call),
+                Delivery::AtOnce,
+            ));
         }
     }
 
@@ -526,10 +494,9 @@ impl Elections {
             return;
         }
         self.deadline = Duration::MAX;
-        if let Some(voter) = &mut self.voter {
-            voter.wake(now);
-        }
+        self.voter.wake(now);
         self.pass_on();
+        self.change_deadline(now);
         self.voters.iter_mut().for_each(|voter| voter.is_used = false);
         self.needs_repeat = false;
         let mut repeats = vec![0; self.voters.len()];

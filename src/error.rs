@@ -17,7 +17,7 @@ pub use live::{Author, LiveError, LiveSource, Rejected};
 #[cfg(feature = "node")]
 pub use node::{SecurityError, SeedError, SnapshotError, StartError, WaitError};
 
-use crate::config::{BATCH_WRITES_MAX, ELECTIONS_MAX};
+use crate::config::{BATCH_WRITES_MAX, ConfigError, ELECTIONS_MAX};
 use crate::text::{Escaped, Span};
 use crate::time::Stamp;
 
@@ -159,6 +159,72 @@ pub enum ElectionError {
     Lost,
     /// The node is closed.
     #[error("the node is closed")]
+    Closed,
+}
+
+/// Why the list of voters was not changed as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetVotersError {
+    /// The names cannot be a list of voters.
+    #[error("{_0}; the list of voters was not changed")]
+    Names(#[source] ConfigError),
+    /// The configured list of voters is empty, so there is nobody to decide on another one.
+    #[error("there are no voters to decide: list the first ones in Config::voters, the same on every node")]
+    NoVoters,
+    /// This node changes the list already, or other nodes were faster again and again.
+    #[error("the list of voters is being changed by another call; try again")]
+    Busy,
+    /// A node of the new list does not answer.
+    #[error(
+        "the node {} did not answer, so it cannot become a voter; the list of voters was not changed",
+        Escaped(name)
+    )]
+    NoAnswer {
+        /// Its name.
+        name: String,
+    },
+    /// A node of the new list, or too many of the old one, have no data directory.
+    #[error(
+        "the node {} has no data directory; voters that are changed while the cluster runs need one; the list of voters was not changed",
+        Escaped(name)
+    )]
+    NoDisk {
+        /// The node.
+        name: String,
+    },
+    /// A node of the new list has other settings that voters must share.
+    #[error(
+        "the node {} has other election settings ({differences}); the list of voters was not changed",
+        Escaped(name)
+    )]
+    Differs {
+        /// Its name.
+        name: String,
+        /// The settings, with both values.
+        differences: String,
+    },
+    /// Too few of the present voters answer.
+    #[error(
+        "no majority of the present voters answered: {reached} did, {needed} are needed; their list was not changed"
+    )]
+    NoMajority {
+        /// How many answered.
+        reached: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// A later call asked for other voters. The cluster changes to those.
+    #[error("a later call asked for other voters: {}", Escaped(&by.join(", ")))]
+    Superseded {
+        /// The voters that the later call asked for.
+        by: Vec<String>,
+    },
+    /// The request could not be written into the store.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The node is closed. A change that has begun goes on without it.
+    #[error("the node is closed; a change that has begun goes on")]
     Closed,
 }
 

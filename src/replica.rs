@@ -13,7 +13,7 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::config::Config;
 use crate::controls::Control;
-use crate::election::{Elections, Promised};
+use crate::election::{Elections, VoterMemo};
 use crate::id::{LinkId, LogId, RunId};
 use crate::membership::Members;
 use crate::replica::wall_clock::WallClock;
@@ -75,6 +75,7 @@ mod schedule;
 mod status;
 mod timers;
 mod verbs;
+mod voters;
 mod wall_clock;
 
 pub use batch::Batch;
@@ -188,9 +189,11 @@ impl Replica {
             }
         }
         if let Some(own) = replica.own_member() {
-            let promised = Promised::read(replica.memo(VOTER_MEMO));
+            let memo = VoterMemo::read(replica.memo(VOTER_MEMO));
+            let own = (own.name.as_str(), own.run);
             let controls = replica.store.controls;
-            replica.election = Elections::new(&own.name, own.run, &replica.config, controls, promised);
+            replica.election = Some(Elections::new(own, &replica.config, controls, has_disk, memo));
+            replica.read_voters();
         }
         replica
     }
@@ -337,6 +340,10 @@ impl Replica {
             self.answer_coverage(CoverageAnswers::Decisive);
         }
         self.drain_election_effects();
+        if std::mem::take(&mut self.store.has_reserved_news) {
+            self.read_voters();
+            self.drain_election_effects();
+        }
         // Nobody can be behind by more than there is.
         let most = self.config.lag_bytes_max as u64;
         self.median_lag_exceeded = self.store.bytes() > most && self.median_lag() > most;

@@ -92,6 +92,8 @@ pub(crate) struct LocalStore {
     pub(crate) expiry_count: u64,
     /// Bytes of the keys and values of all held dots.
     bytes: u64,
+    /// Set when an entry of the library itself has changed.
+    pub(crate) has_reserved_news: bool,
     /// Set when a leaf of the digest does not add up. Nothing may be sent before this replica gave up its claims.
     pub(crate) is_damaged: bool,
     value_bytes_max: usize,
@@ -126,6 +128,7 @@ impl LocalStore {
             expired_keys: ExpiredKeys::Listed(Vec::new()),
             expiry_count: 0,
             bytes: 0,
+            has_reserved_news: false,
             is_damaged: false,
             value_bytes_max: config.value_bytes_max,
             removals_max: config.removals_max,
@@ -486,6 +489,7 @@ impl LocalStore {
         };
         let row = self.slab.at_mut(id);
         row.move_to(revision, source);
+        self.has_reserved_news |= entry::is_reserved(row.dot_set.key());
         let is_removal = row.dot_set.is_empty();
         self.log.append(id, source);
         if is_removal {

@@ -15,6 +15,8 @@ pub enum Noticed {
     Promise,
     /// Several nodes held a lease at the same time.
     TwoHolders,
+    /// Two lists of voters under one epoch.
+    TwoVoterLists,
     /// The token of a lease did not grow.
     Token,
     /// An assertion about what a user sees failed.
@@ -37,6 +39,7 @@ pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
         ) => Noticed::Oracle,
         Some(SimFault::DurableLost(_) | SimFault::DiskUnreadable(_)) => Noticed::Promise,
         Some(SimFault::TwoHolders(_)) => Noticed::TwoHolders,
+        Some(SimFault::TwoVoterLists(_)) => Noticed::TwoVoterLists,
         Some(SimFault::TokenNotGrown(_)) => Noticed::Token,
         Some(SimFault::NotConverged(_)) => Noticed::Divergence,
         Some(_) => unreachable!("there is no other kind of fault"),

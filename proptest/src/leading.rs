@@ -26,6 +26,9 @@ pub struct Elections {
     pub seed: u64,
     /// The broken rule, if any.
     pub control: Option<Control>,
+    /// Whether the list of voters is changed on the way. Every node has a disk then, and disks lose nothing that was
+    /// synced.
+    pub changes_voters: bool,
 }
 
 /// A running history: the cluster, and what was done to its clocks.
@@ -34,6 +37,7 @@ struct History {
     dice: Dice,
     /// Wall clocks show any time. Every node has a disk then, and disks lose nothing that was synced.
     has_wild_clocks: bool,
+    changes_voters: bool,
     /// Drift so far in microseconds, and drift rate in millionths.
     drifted: Vec<i64>,
     drift: Vec<i64>,
@@ -44,7 +48,12 @@ struct History {
 impl Elections {
     /// A history without broken rules.
     pub fn new(seed: u64) -> Self {
-        Self { seed, control: None }
+        Self { seed, control: None, changes_voters: false }
+    }
+
+    /// A history in which the list of voters is changed.
+    pub fn with_changes(seed: u64) -> Self {
+        Self { changes_voters: true, ..Self::new(seed) }
     }
 
     /// Runs the history, heals all faults and asserts that every lease has a holder within a bounded time.
@@ -54,7 +63,7 @@ impl Elections {
     pub fn run(self) -> Sim {
         let mut dice = Dice::new(self.seed);
         let voters = [3, 3, 3, 4, 5][dice.below(5)];
-        let count = voters + dice.below(2);
+        let count = voters + dice.below(2) + if self.changes_voters { 2 } else { 0 };
         let mut config = Config::lan();
         config.clock_skew_max = Duration::from_millis(SKEW_MAX_MS as u64);
         config.lease_time = Duration::from_millis([500, 3_000, 10_000][dice.below(3)]);
@@ -69,11 +78,14 @@ impl Elections {
         let sim = sim.loss([0.0, 0.05, 0.25][dice.below(3)]);
         let sim = if self.seed % 3 == 1 { sim.processing_delay(0.2) } else { sim };
         let sim = sim.delay(Duration::from_millis([1, 5, 60][dice.below(3)]));
-        let disks = if has_wild_clocks { count } else { dice.below(count + 1) };
+        let disks = if has_wild_clocks || self.changes_voters { count } else { dice.below(count + 1) };
         let sim = sim.nodes_with_disk(disks).nodes(count - disks);
         let zeros = vec![0; count];
         let (drifted, drift, set) = (zeros.clone(), zeros.clone(), zeros);
-        let mut history = History { sim, dice, has_wild_clocks, drifted, drift, set, campaigns: Vec::new() };
+        let changes_voters = self.changes_voters;
+        let campaigns = Vec::new();
+        let mut history =
+            History { sim, dice, has_wild_clocks, changes_voters, drifted, drift, set, campaigns };
         history.pass(QUARANTINE);
         for _ in 0..60 {
             history.step();
@@ -81,10 +93,17 @@ impl Elections {
             history.pass(Duration::from_millis(ms));
         }
         history.heal();
-        let within = QUARANTINE + REUNION + lease * 3;
+        // A change that was asked for last may still take its two steps.
+        let changing = if self.changes_voters { QUARANTINE * 2 } else { Duration::ZERO };
+        let within = QUARANTINE + REUNION + lease * 3 + changing;
         let end = history.sim.now() + within;
         for i in 0..count {
             history.campaign(i);
+        }
+        if has_wild_clocks && self.changes_voters {
+            // A node whose clock is further off than permitted takes no writes of others, so it learns of no other list.
+            history.pass(within);
+            return history.sim;
         }
         while NAMES.iter().any(|name| history.sim.holders(name).is_empty()) {
             assert!(history.sim.now() < end, "seed {}: no leader within {within:?}", self.seed);
@@ -145,8 +164,19 @@ impl History {
                 let holder = self.sim.holders(name).first().map(|(holder, _)| *holder);
                 self.fault(holder.unwrap_or(i));
             }
+            6 if self.changes_voters && is_up => self.change_voters(i),
             _ => self.fault(i),
         }
+    }
+
+    /// Asks for one to five other voters, sometimes for those of a list that shares no name with the present one.
+    fn change_voters(&mut self, i: usize) {
+        let count = self.sim.len();
+        let first = self.dice.below(count);
+        let wanted = 1 + self.dice.below(count.min(5));
+        let names = (first..first + wanted).map(|at| format!("n{}", at % count));
+        // A node without a majority, or with a doubted clock, refuses.
+        _ = self.sim.node(i).set_voters(names);
     }
 
     fn fault(&mut self, i: usize) {
@@ -155,7 +185,7 @@ impl History {
         match dice.below(14) {
             0 => sim.crash(i),
             1 | 2 => sim.restart(i),
-            3 if !self.has_wild_clocks => {
+            3 if !self.has_wild_clocks && !self.changes_voters => {
                 sim.restart_with(i, [Disk::Blank, Disk::Older(1), Disk::Older(8)][dice.below(3)]);
             }
             4 if i != other => sim.partition(&[i], &[other]),

@@ -69,6 +69,9 @@ fn shown(control: Control) -> Shown {
         }
         Control::LeaseMaxForgotten => Test("leaders.rs", "lowered_lease_bound_keeps_earlier_promises"),
         Control::VotersDiffer => Test("leaders.rs", "uncompared_voter_lists_make_two_leaders"),
+        Control::JointSkipped | Control::JointCutShort | Control::BallotIgnored => {
+            Test("voters.rs", "every_broken_rule_of_changes_is_noticed")
+        }
         Control::StatedLog => Test("garbled.rs", "naming_the_log_of_another_node_loses_no_write"),
         Control::ClaimsUnbounded => Test("garbled.rs", "without_bounds_on_claims_later_writes_are_lost"),
         Control::OwnClaimUnfulfilled => {

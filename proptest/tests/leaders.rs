@@ -113,7 +113,7 @@ fn every_broken_rule_is_noticed() {
         (Control::TermReused, Noticed::Token),
     ];
     for (control, expected) in rules {
-        let run = |seed| notice(|| _ = Elections { seed, control: Some(control) }.run());
+        let run = |seed| notice(|| _ = Elections { control: Some(control), ..Elections::new(seed) }.run());
         assert_eq!((0..CONTROL_SEEDS).find_map(run), Some(expected), "{control:?}");
     }
     _ = std::panic::take_hook();

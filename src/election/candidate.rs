@@ -7,10 +7,12 @@
 //! Campaigns of one node for the same lease wait in a queue of that node, so that two tasks of one process exclude each
 //! other too.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::messages::{GrantKind, Request, Standing, VoterStatement};
+use super::voter_list::VoterSets;
 use super::{
     ASK_TIME_MIN, ElectionEffect, Elections, LeaseEnd, LeaseState, PeerVoter, TERM_AHEAD_MAX,
     check_election_name, check_leader_value,
@@ -39,6 +41,8 @@ pub(super) struct Candidacy {
     grants: Vec<Option<Granted>>,
     /// The id of the first request that carries the present value.
     proclaimed: u64,
+    /// Until when promises under earlier lists of voters cover this lease.
+    covered_until: Duration,
 }
 
 /// How often a campaign tries.
@@ -84,13 +88,14 @@ impl Candidacy {
             statements: vec![None; voters],
             grants: vec![None; voters],
             proclaimed: 0,
+            covered_until: Duration::ZERO,
         }
     }
 
     /// Starts again with asking: for the next campaign in the queue, or for the same one.
     fn restart(&mut self, act_at: Duration) {
         self.stage = Stage::Asking;
-        (self.act_at, self.tries) = (act_at, 0);
+        (self.act_at, self.tries, self.covered_until) = (act_at, 0, Duration::ZERO);
         self.statements.fill(None);
         self.grants.fill(None);
     }
@@ -98,6 +103,10 @@ impl Candidacy {
     fn begin(&mut self, now: Time) {
         self.restart(now.mono);
         (self.begun, self.since) = (now.mono, now.wall.as_micros() as u64);
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.stage, Stage::Held(_))
     }
 
     fn first(&self) -> &Campaign {
@@ -115,15 +124,36 @@ impl Candidacy {
     }
 
     /// Until when the promises of a majority cover this lease.
-    fn valid_until(&self, voters: &[PeerVoter]) -> Duration {
-        let granted = voters.iter().enumerate().filter(|(at, voter)| self.is_granted(*at, voter));
-        let mut counted: Vec<Duration> = granted.map(|(_, voter)| voter.counted_until).collect();
-        counted.sort_unstable_by(|a, b| b.cmp(a));
-        counted.get(voters.len() / 2).copied().unwrap_or_default()
+    fn valid_until(&self, quorum: &VoterSets, voters: &[PeerVoter]) -> Duration {
+        let counted_until = |at: usize| {
+            let is_granted = self.is_granted(at, &voters[at]);
+            if is_granted { voters[at].counted_until } else { Duration::ZERO }
+        };
+        quorum.reached_by_majority(counted_until).max(self.covered_until)
     }
 
-    fn count(&self, standing: impl Fn(Standing) -> bool) -> usize {
-        self.statements.iter().flatten().filter(|told| standing(told.standing)).count()
+    /// The seats of the voters change: by new seat, the seat that the voter had. A lease that is held stays covered by
+    /// what was promised until now; a campaign begins again.
+    pub(super) fn reseat(
+        &mut self,
+        now: Duration,
+        quorum: &VoterSets,
+        voters: &[PeerVoter],
+        old_seats: &[Option<usize>],
+    ) {
+        let covered_until = self.valid_until(quorum, voters);
+        self.statements = vec![None; old_seats.len()];
+        self.grants = old_seats.iter().map(|old| self.grants[(*old)?]).collect();
+        if let Stage::Held(_) = self.stage {
+            self.covered_until = covered_until;
+        } else {
+            self.restart(now);
+        }
+    }
+
+    /// Whether this voter has stated something like this.
+    fn has_stated(&self, at: usize, standing: impl Fn(Standing) -> bool) -> bool {
+        self.statements[at].is_some_and(|told| standing(told.standing))
     }
 }
 
@@ -202,7 +232,7 @@ impl Elections {
         let candidacy = self.candidacies.get(self.names.get(&id)?)?;
         match candidacy.stage {
             Stage::Held(term) if candidacy.first().id == id => {
-                Some((term, candidacy.valid_until(&self.voters)))
+                Some((term, candidacy.valid_until(&self.quorum, &self.voters)))
             }
             _ => None,
         }
@@ -237,7 +267,6 @@ impl Elections {
         if let Standing::Quarantined(ms) = told.standing {
             self.voters[at].quarantine_until = now.mono + Duration::from_millis(ms.into());
         }
-        let (count, majority) = (self.voters.len(), self.majority());
         let Some(candidacy) = self.candidacies.get_mut(name) else {
             if told.standing == Standing::Free {
                 // No campaign of this node waits for the lease any more, so the voter need not wait for the offer to
@@ -255,7 +284,7 @@ impl Elections {
             }
             Stage::Requesting(_, first, _) if number >= Some(first) => {
                 candidacy.statements[at] = Some(told);
-                if candidacy.count(|_| true) > count - majority {
+                if !self.quorum.is_met(|at| candidacy.statements[at].is_none()) {
                     self.retreat(now, name);
                 }
             }
@@ -265,12 +294,13 @@ impl Elections {
 
     /// Requests grants if a majority would grant the lease. Otherwise plans when to ask again, or ends a single try.
     fn consider(&mut self, now: Time, name: &str) {
-        let (count, majority, lease) = (self.voters.len(), self.majority(), self.lease);
+        let lease = self.lease;
         let jitter = self.jitter(lease / 8);
         let candidacy = self.candidacies.get_mut(name).expect("it asks");
         // A node with another list of voters may count another majority.
         let is_one_list = self.voters.iter().all(|voter| voter.differs_until <= now.mono);
-        if is_one_list && candidacy.count(|standing| standing == Standing::Free) >= majority {
+        let is_free = |at| candidacy.has_stated(at, |standing| standing == Standing::Free);
+        if is_one_list && self.quorum.is_met(is_free) {
             // Whether all lists agree is known only when every voter with a known run has answered; or has let the
             // first question time out.
             let is_silent =
@@ -281,12 +311,11 @@ impl Elections {
             }
             return;
         }
-        if candidacy.first().attempts == Attempts::One
-            && candidacy.count(|standing| matches!(standing, Standing::Taken(_))) > count - majority
-        {
+        let is_taken = |at| candidacy.has_stated(at, |standing| matches!(standing, Standing::Taken(_)));
+        if candidacy.first().attempts == Attempts::One && !self.quorum.is_met(|at| !is_taken(at)) {
             return self.end(now, name, LeaseEnd::Taken);
         }
-        if candidacy.count(|_| true) >= majority {
+        if self.quorum.is_met(|at| candidacy.statements[at].is_some()) {
             let left = |told: &VoterStatement| match told.standing {
                 Standing::Free => None,
                 Standing::Taken(ms) | Standing::Quarantined(ms) => Some(Duration::from_millis(ms.into())),
@@ -298,13 +327,12 @@ impl Elections {
     }
 
     fn request_grants(&mut self, now: Duration, name: &str) {
-        let majority = self.majority();
         let candidacy = self.candidacies.get_mut(name).expect("it asks");
-        let mut clocks: Vec<u64> = candidacy.statements.iter().flatten().map(|told| told.clock).collect();
-        clocks.sort_unstable();
         // Voters whose clock or greatest term is more than `TERM_AHEAD_MAX` ahead of a majority's clocks do not count:
         // no other voter would grant a term above theirs.
-        let limit = clocks[majority - 1].saturating_add(clock_time(TERM_AHEAD_MAX));
+        let clock = |at: usize| Reverse(candidacy.statements[at].map_or(u64::MAX, |told| told.clock));
+        let Reverse(limit) = self.quorum.reached_by_majority(clock);
+        let limit = limit.saturating_add(clock_time(TERM_AHEAD_MAX));
         let counted =
             candidacy.statements.iter().flatten().filter(|told| told.clock.max(told.lease_term_max) <= limit);
         let clock = counted.clone().map(|told| told.clock).max().unwrap_or(0);
@@ -379,7 +407,7 @@ impl Elections {
         voter.confirm(number, asked, counted, lease);
         let number = candidacy.grants[at].map_or(number, |granted| number.max(granted.number));
         candidacy.grants[at] = Some(Granted { session, number });
-        let valid_until = candidacy.valid_until(&self.voters);
+        let valid_until = candidacy.valid_until(&self.quorum, &self.voters);
         self.deadline = self.deadline.min(self.voters[at].renew_at).min(valid_until);
         if matches!(candidacy.stage, Stage::Requesting(..)) && valid_until > now.mono {
             candidacy.stage = Stage::Held(term);
@@ -407,7 +435,7 @@ impl Elections {
     }
 
     /// Tells all voters that this node does not hold, request or wait for a lease any more.
-    fn release(&mut self, now: Duration, name: &str) {
+    pub(super) fn release(&mut self, now: Duration, name: &str) {
         match self.candidacies[name].stage {
             Stage::Asking => {
                 let term = Stamp::default();
@@ -442,7 +470,7 @@ impl Elections {
                 let is_one = candidacy.first().attempts == Attempts::One;
                 let over = is_one.then_some(candidacy.begun + self.lease);
                 if over.is_some_and(|over| over <= now.mono) {
-                    let (reached, needed) = (candidacy.count(|_| true), self.majority());
+                    let (reached, needed) = self.quorum.tally(|at| candidacy.statements[at].is_some());
                     return self.end(now, name, LeaseEnd::NoMajority { reached, needed });
                 }
                 if candidacy.act_at <= now.mono {
@@ -461,7 +489,7 @@ impl Elections {
                 self.deadline = self.deadline.min(self.candidacies[name].act_at).min(until);
             }
             Stage::Held(term) => {
-                let valid_until = candidacy.valid_until(&self.voters);
+                let valid_until = candidacy.valid_until(&self.quorum, &self.voters);
                 if valid_until <= now.mono {
                     return self.end(now, name, LeaseEnd::Lost);
                 }
@@ -498,7 +526,7 @@ fn clock_time(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::messages::VoterAnswer;
-    use super::super::{ElectionMessage, Living, Promised};
+    use super::super::{ElectionMessage, Living, VoterMemo};
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
@@ -511,7 +539,7 @@ mod tests {
         let mut config = Config::lan();
         config.voters = ["a", "b", "c"].map(str::to_owned).to_vec();
         let mut election =
-            Elections::new("n", RunId::new(9), &config, Controls::default(), Promised::default()).unwrap();
+            Elections::new(("n", RunId::new(9)), &config, Controls::default(), true, VoterMemo::default());
         election.seat_voters(|name| Living::One(RunId::new(u64::from(name.as_bytes()[0] - b'a') + 1)));
         election
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::voter_list::{Step, read_accepted, read_stamp, write_accepted, write_stamp};
 use super::{ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX, VoterRules};
 use crate::config::LEASE_TIME_MAX;
 use crate::time::Stamp;
@@ -50,6 +51,10 @@ pub(crate) enum Request {
     Release { name: String, term: Stamp },
     /// Asks which run the voter has granted this lease, and for a report at each change.
     Watch { name: String },
+    /// Asks for the promise to accept no lesser ballot about the next list of voters. See [`super::change`].
+    Prepare { ballot: Stamp },
+    /// Asks to accept this step under this ballot.
+    Accept { ballot: Stamp, step: Step },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +85,21 @@ pub(crate) enum VoterAnswer {
     },
     /// The voter rules of the two nodes differ; these are the sender's.
     Differs(VoterRules),
+    /// The greatest ballot that the node has promised, which is another one if the request came too late; the greatest
+    /// term that it has granted; and the step that it has accepted, with its ballot.
+    Prepared {
+        ballot: Stamp,
+        term_max: u64,
+        accepted: Option<(Stamp, Step)>,
+    },
+    /// The greatest ballot that the node has promised. If it is that of the request, its step is accepted.
+    Accepted {
+        ballot: Stamp,
+    },
+    /// The node has no disk, so it can promise nothing about this ballot.
+    NoDisk {
+        ballot: Stamp,
+    },
 }
 
 /// A voter's statement to a candidate. It promises nothing.
@@ -156,6 +176,8 @@ impl Request {
             Self::Renew { .. } => 2,
             Self::Release { .. } => 3,
             Self::Watch { .. } => 4,
+            Self::Prepare { .. } => 5,
+            Self::Accept { .. } => 6,
         }
     }
 
@@ -168,16 +190,21 @@ impl Request {
             }
             Self::Grant { name, term, kind, value } => {
                 writer.bytes(name.as_bytes());
-                write_term(writer, *term);
+                write_stamp(writer, *term);
                 writer.byte(u8::from(*kind == GrantKind::Held));
                 writer.bytes(value);
             }
             Self::Renew { session } => writer.u64_le(*session),
             Self::Release { name, term } => {
                 writer.bytes(name.as_bytes());
-                write_term(writer, *term);
+                write_stamp(writer, *term);
             }
             Self::Watch { name } => writer.bytes(name.as_bytes()),
+            Self::Prepare { ballot } => write_stamp(writer, *ballot),
+            Self::Accept { ballot, step } => {
+                write_stamp(writer, *ballot);
+                step.write(writer);
+            }
         }
     }
 
@@ -189,13 +216,15 @@ impl Request {
             }
             1 => Self::Grant {
                 name: read_name(reader)?,
-                term: read_term(reader)?,
+                term: read_stamp(reader)?,
                 kind: if reader.byte()? == 1 { GrantKind::Held } else { GrantKind::New },
                 value: read_value(reader)?,
             },
             2 => Self::Renew { session: reader.u64_le()? },
-            3 => Self::Release { name: read_name(reader)?, term: read_term(reader)? },
+            3 => Self::Release { name: read_name(reader)?, term: read_stamp(reader)? },
             4 => Self::Watch { name: read_name(reader)? },
+            5 => Self::Prepare { ballot: read_stamp(reader)? },
+            6 => Self::Accept { ballot: read_stamp(reader)?, step: Step::read(reader)? },
             _ => return Err(WireError::Form),
         })
     }
@@ -209,7 +238,11 @@ impl VoterAnswer {
             Self::Renewed { .. } => 2,
             Self::Released { .. } => 3,
             Self::Reported { .. } => 4,
-            Self::Differs(_) => 5,
+            Self::Differs(rules) if rules.voters_epoch == 0 => 5,
+            Self::Differs(_) => 6,
+            Self::Prepared { .. } => 7,
+            Self::Accepted { .. } => 8,
+            Self::NoDisk { .. } => 9,
         };
         FIRST_ANSWER + tag
     }
@@ -230,7 +263,7 @@ impl VoterAnswer {
             }
             Self::Granted { name, term, session } => {
                 writer.bytes(name.as_bytes());
-                write_term(writer, *term);
+                write_stamp(writer, *term);
                 writer.u64_le(*session);
             }
             Self::Renewed { session, goes_on } => {
@@ -239,21 +272,30 @@ impl VoterAnswer {
             }
             Self::Released { name, term } => {
                 writer.bytes(name.as_bytes());
-                write_term(writer, *term);
+                write_stamp(writer, *term);
             }
             Self::Reported { name, grant } => {
                 writer.bytes(name.as_bytes());
                 writer.byte(u8::from(grant.is_some()));
                 if let Some((term, value)) = grant {
-                    write_term(writer, *term);
+                    write_stamp(writer, *term);
                     writer.bytes(value);
                 }
             }
             Self::Differs(rules) => {
+                if rules.voters_epoch > 0 {
+                    writer.varint(rules.voters_epoch);
+                }
                 writer.u64_le(rules.voters_hash);
                 writer.varint(rules.lease_time_max.as_millis() as u64);
                 writer.varint(rules.clock_skew_max.as_millis() as u64);
             }
+            Self::Prepared { ballot, term_max, accepted } => {
+                write_stamp(writer, *ballot);
+                writer.u64_le(*term_max);
+                write_accepted(writer, accepted.as_ref());
+            }
+            Self::Accepted { ballot } | Self::NoDisk { ballot } => write_stamp(writer, *ballot),
         }
     }
 
@@ -273,34 +315,33 @@ impl VoterAnswer {
             }
             1 => Self::Granted {
                 name: read_name(reader)?,
-                term: read_term(reader)?,
+                term: read_stamp(reader)?,
                 session: reader.u64_le()?,
             },
             2 => Self::Renewed { session: reader.u64_le()?, goes_on: reader.byte()? == 1 },
-            3 => Self::Released { name: read_name(reader)?, term: read_term(reader)? },
+            3 => Self::Released { name: read_name(reader)?, term: read_stamp(reader)? },
             4 => {
                 let name = read_name(reader)?;
                 let is_granted = reader.byte()? == 1;
-                let grant = if is_granted { Some((read_term(reader)?, read_value(reader)?)) } else { None };
+                let grant = if is_granted { Some((read_stamp(reader)?, read_value(reader)?)) } else { None };
                 Self::Reported { name, grant }
             }
-            5 => Self::Differs(VoterRules {
+            tag @ (5 | 6) => Self::Differs(VoterRules {
+                voters_epoch: if tag == 6 { reader.varint()? } else { 0 },
                 voters_hash: reader.u64_le()?,
                 lease_time_max: Duration::from_millis(reader.varint()?),
                 clock_skew_max: Duration::from_millis(reader.varint()?),
             }),
+            7 => Self::Prepared {
+                ballot: read_stamp(reader)?,
+                term_max: reader.u64_le()?,
+                accepted: read_accepted(reader)?,
+            },
+            8 => Self::Accepted { ballot: read_stamp(reader)? },
+            9 => Self::NoDisk { ballot: read_stamp(reader)? },
             _ => return Err(WireError::Form),
         })
     }
-}
-
-fn write_term(writer: &mut Writer, term: Stamp) {
-    writer.u64_le(term.clock);
-    writer.run(term.origin);
-}
-
-fn read_term(reader: &mut Reader<'_>) -> Result<Stamp, WireError> {
-    Ok(Stamp { clock: reader.u64_le()?, origin: reader.run()? })
 }
 
 fn read_name(reader: &mut Reader<'_>) -> Result<String, WireError> {
@@ -316,7 +357,9 @@ fn read_value(reader: &mut Reader<'_>) -> Result<Vec<u8>, WireError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::VOTERS_BYTES_MAX;
     use super::*;
+    use crate::config::VOTERS_MAX;
     use crate::id::RunId;
     use crate::membership::PACKET_BYTES_MIN;
 
@@ -324,6 +367,12 @@ mod tests {
         let name = || "n".repeat(ELECTION_NAME_BYTES_MAX);
         let value = || vec![7; LEADER_VALUE_BYTES_MAX];
         let term = Stamp { clock: u64::MAX, origin: RunId::new(3) };
+        // As many bytes of names as a list may have, and as many names.
+        let step = || {
+            let voter = |i| format!("{i:02}{}", "v".repeat(if i < 28 { 27 } else { 26 }));
+            Step { voters: (0..VOTERS_MAX).map(voter).collect(), term_floor: u64::MAX }
+        };
+        assert_eq!(step().voters.concat().len(), VOTERS_BYTES_MAX);
         let requests = [
             Request::Ask { name: name(), since: Some(9) },
             Request::Ask { name: name(), since: None },
@@ -331,6 +380,8 @@ mod tests {
             Request::Renew { session: 4 },
             Request::Release { name: name(), term },
             Request::Watch { name: name() },
+            Request::Prepare { ballot: term },
+            Request::Accept { ballot: term, step: step() },
         ];
         let told = |standing| VoterStatement { clock: 5, lease_term_max: 6, standing };
         let answers = [
@@ -343,10 +394,21 @@ mod tests {
             VoterAnswer::Reported { name: name(), grant: Some((term, value())) },
             VoterAnswer::Reported { name: name(), grant: None },
             VoterAnswer::Differs(VoterRules {
+                voters_epoch: 0,
                 voters_hash: 1,
                 lease_time_max: LEASE_TIME_MAX,
                 clock_skew_max: Duration::from_millis(u64::MAX),
             }),
+            VoterAnswer::Differs(VoterRules {
+                voters_epoch: 2,
+                voters_hash: 1,
+                lease_time_max: LEASE_TIME_MAX,
+                clock_skew_max: Duration::ZERO,
+            }),
+            VoterAnswer::Prepared { ballot: term, term_max: 1, accepted: Some((term, step())) },
+            VoterAnswer::Prepared { ballot: term, term_max: 1, accepted: None },
+            VoterAnswer::Accepted { ballot: term },
+            VoterAnswer::NoDisk { ballot: term },
         ];
         let call = |request| Call { hash: 1, request_id: u64::MAX, lease: LEASE_TIME_MAX, request };
         let requests = requests.into_iter().map(|request| ElectionMessage::Request(call(request)));

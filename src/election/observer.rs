@@ -29,6 +29,15 @@ pub(super) struct LeaderView {
 /// void.
 type Report = (Option<(Stamp, Vec<u8>)>, Duration);
 
+impl LeaderView {
+    /// The seats of the voters change: by new seat, the seat that the voter had. New voters are asked at once, and may
+    /// have granted the lease until they report.
+    pub(super) fn reseat(&mut self, now: Duration, old_seats: &[Option<usize>]) {
+        self.reports = old_seats.iter().map(|old| self.reports[(*old)?].clone()).collect();
+        (self.begun, self.act_at) = (now, now);
+    }
+}
+
 impl Elections {
     /// Begins to observe a lease for one more user.
     pub(crate) fn observe(&mut self, now: Time, name: &str) -> Result<(), ElectionError> {
@@ -73,7 +82,7 @@ impl Elections {
     #[cfg(feature = "node")]
     pub(crate) fn answered_count(&self, name: &str) -> (usize, usize) {
         let heard = self.views.get(name).map_or(0, |view| view.reports.iter().flatten().count());
-        (heard, self.majority())
+        (heard, self.quorum.tally(|_| false).1)
     }
 
     pub(super) fn on_report(&mut self, now: Time, at: usize, name: &str, grant: Option<(Stamp, Vec<u8>)>) {
@@ -87,11 +96,10 @@ impl Elections {
 
     pub(super) fn view_deadline(&mut self, now: Duration, name: &str) {
         self.count_reports(now, name);
-        let majority = self.majority();
         let jitter = self.jitter(self.lease / 8);
         let view = self.views.get_mut(name).expect("just listed");
         if view.act_at <= now {
-            let is_known = view.reports.iter().flatten().count() >= majority;
+            let is_known = self.quorum.is_met(|at| view.reports[at].is_some());
             view.tries = if is_known { 0 } else { view.tries + 1 };
             let patience = (ASK_TIME_MIN * (1 << view.tries.min(8))).min(self.lease / 4);
             view.act_at = now + if is_known { self.lease / 2 } else { patience } + jitter;
@@ -104,22 +112,25 @@ impl Elections {
 
     /// Counts the reports that are still valid, and informs the users if the result is new.
     fn count_reports(&mut self, now: Duration, name: &str) {
-        let (majority, lease) = (self.majority(), self.lease);
+        let (quorum, lease) = (&self.quorum, self.lease);
         let view = self.views.get_mut(name).expect("it is observed");
         view.reports.iter_mut().for_each(|report| _ = report.take_if(|(_, until)| *until <= now));
-        let reports = || view.reports.iter().flatten();
-        let grants = || reports().filter_map(|(grant, _)| grant.as_ref());
-        let is_elected = |term: &Stamp| grants().filter(|(other, _)| other == term).count() >= majority;
+        let grants = || view.reports.iter().flatten().filter_map(|(grant, _)| grant.as_ref());
+        let has_granted = |at: usize, term: &Stamp| {
+            let grant = view.reports[at].as_ref().and_then(|(grant, _)| grant.as_ref());
+            grant.is_some_and(|(other, _)| other == term)
+        };
+        let is_elected = |term: &Stamp| quorum.is_met(|at| has_granted(at, term));
         let latest = grants().rfind(|(term, _)| is_elected(term));
         let leader = latest.map(|(term, value)| Leader { token: *term, value: value.clone() });
         // A voter without a report may have granted the lease, so it counts for every term until the view is one lease
         // time old. After that it counts for none: otherwise users would wait for ever for a voter that is down. If it
         // has granted the lease after all, users are told that nobody leads until it reports. That is acceptable,
         // because an observer's answer protects nothing.
-        let silent = if view.begun + lease > now { view.reports.len() - reports().count() } else { 0 };
-        let may_be = |term: &Stamp| grants().filter(|(other, _)| other == term).count() + silent >= majority;
-        let is_none = silent < majority && !grants().any(|(term, _)| may_be(term));
-        let is_known = leader.is_some() || (reports().count() >= majority && is_none);
+        let is_silent = |at: usize| view.begun + lease > now && view.reports[at].is_none();
+        let may_be = |term: &Stamp| quorum.is_met(|at| is_silent(at) || has_granted(at, term));
+        let is_none = !quorum.is_met(is_silent) && !grants().any(|(term, _)| may_be(term));
+        let is_known = leader.is_some() || (quorum.is_met(|at| view.reports[at].is_some()) && is_none);
         let sighting = Sighting::Known(leader.clone());
         if (is_known || view.known_to_user != Sighting::Unknown) && view.known_to_user != sighting {
             view.known_to_user = sighting;

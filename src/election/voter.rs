@@ -12,7 +12,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::messages::{Call, GrantKind, Request, Standing, VoterAnswer, VoterStatement};
-use super::{HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX, quarantine};
+use super::voter_list::VoterList;
+use super::{
+    Delivery, HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX, quarantine,
+};
 use crate::config::{Config, ELECTIONS_MAX};
 use crate::controls::{Control, Controls};
 use crate::id::RunId;
@@ -53,8 +56,7 @@ pub(crate) struct OutgoingAnswer {
     pub(crate) to: RunId,
     pub(crate) request_id: Option<u64>,
     pub(crate) answer: VoterAnswer,
-    /// The term that has to be on the disk before the answer is sent.
-    pub(crate) promised: Option<u64>,
+    pub(crate) delivery: Delivery,
 }
 
 /// Everything that is promised to one run.
@@ -93,7 +95,7 @@ impl Voter {
     /// A voter that has just started. `promised` is what its disk kept; `salt` makes its session ids differ from those
     /// of all other runs.
     pub(crate) fn new(config: &Config, controls: Controls, promised: Promised, salt: u64) -> Self {
-        let rules = VoterRules::new(config);
+        let rules = VoterRules::new(config, &VoterList::configured(config.voters.clone()));
         let quarantine = match controls {
             controls if controls.has(Control::NoQuarantine) => Duration::ZERO,
             controls if controls.has(Control::LeaseMaxForgotten) => quarantine(rules, Duration::ZERO),
@@ -116,6 +118,18 @@ impl Voter {
             controls,
             answers: VecDeque::new(),
         }
+    }
+
+    /// From now on the voter answers under these rules, and grants terms above `term_floor` alone. Its promises stay.
+    pub(super) fn adopt(&mut self, rules: VoterRules, term_floor: u64) {
+        self.rules = rules;
+        self.term_floor = self.term_floor.max(term_floor);
+        self.granted_term_max = self.granted_term_max.max(term_floor);
+    }
+
+    /// The greatest term that was granted, for any lease.
+    pub(super) fn granted_term_max(&self) -> u64 {
+        self.granted_term_max
     }
 
     /// Handles a request from a run.
@@ -150,6 +164,8 @@ impl Voter {
                 self.release(now, run, &name, term);
                 self.queue_answer(run, Some(number), VoterAnswer::Released { name, term });
             }
+            // Ballots are not the business of leases.
+            Request::Prepare { .. } | Request::Accept { .. } => {}
             Request::Watch { name } => {
                 if let Some(record) = self.lease_record(now.mono, &name) {
                     if record.watchers.len() < WATCHERS_MAX || record.watchers.contains_key(&run) {
@@ -192,7 +208,7 @@ impl Voter {
     }
 
     fn queue_answer(&mut self, to: RunId, request_id: Option<u64>, answer: VoterAnswer) {
-        self.answers.push_back(OutgoingAnswer { to, request_id, answer, promised: None });
+        self.answers.push_back(OutgoingAnswer { to, request_id, answer, delivery: Delivery::AtOnce });
     }
 
     // Judging requests.
@@ -309,8 +325,9 @@ impl Voter {
         }
         self.tell_watchers(&name);
         let answer = VoterAnswer::Granted { name, term, session };
-        let promised = (!self.controls.has(Control::PromiseNotKept)).then_some(self.granted_term_max);
-        self.answers.push_back(OutgoingAnswer { to: run, request_id: Some(number), answer, promised });
+        let is_kept = !self.controls.has(Control::PromiseNotKept);
+        let delivery = if is_kept { Delivery::AfterDisk } else { Delivery::AtOnce };
+        self.answers.push_back(OutgoingAnswer { to: run, request_id: Some(number), answer, delivery });
     }
 
     fn release(&mut self, now: Time, run: RunId, name: &str, term: Stamp) {
@@ -390,7 +407,7 @@ impl Voter {
             to: *run,
             request_id: None,
             answer: report.clone(),
-            promised: None,
+            delivery: Delivery::AtOnce,
         };
         self.answers.extend(record.watchers.keys().map(tell));
     }
@@ -459,6 +476,7 @@ fn millis(time: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::VoterMemo;
     use super::*;
 
     #[test]
@@ -476,7 +494,7 @@ mod tests {
         let over = config.lease_time_max + Duration::from_millis(1);
         voter.handle(at(60_000), RunId::new(7), claim(over));
         let answer = voter.answers.pop_front().expect("it answers").answer;
-        assert_eq!(answer, VoterAnswer::Differs(VoterRules::new(&config)));
+        assert_eq!(answer, VoterAnswer::Differs(voter.rules));
         voter.handle(at(60_000), RunId::new(7), claim(config.lease_time_max));
         let answer = voter.answers.pop_front().expect("it answers").answer;
         assert!(matches!(answer, VoterAnswer::Granted { .. }), "{answer:?}");
@@ -486,12 +504,16 @@ mod tests {
     fn longer_promised_lease_extends_the_quarantine() {
         let config = Config::local();
         let quarantine = |memo: Option<&[u8]>| {
-            let mut voter = Voter::new(&config, Controls::default(), Promised::read(memo), 1);
+            let mut voter = Voter::new(&config, Controls::default(), VoterMemo::read(memo).promised, 1);
             voter.wake(Time::default());
             voter.quarantine_until.expect("it has seen the clock")
         };
-        let memo = |seconds| Promised { term: 9, lease: Duration::from_secs(seconds) }.write();
-        assert_eq!(Promised::read(Some(&memo(4))), Promised { term: 9, lease: Duration::from_secs(4) });
+        let memo = |seconds| {
+            let promised = Promised { term: 9, lease: Duration::from_secs(seconds) };
+            VoterMemo { promised, ..VoterMemo::default() }.write()
+        };
+        let kept = Promised { term: 9, lease: Duration::from_secs(4) };
+        assert_eq!(VoterMemo::read(Some(&memo(4))).promised, kept);
         let bound = (Duration::from_secs(4) + config.clock_skew_max) * 10 / 9;
         assert_eq!(quarantine(Some(&memo(4))), bound);
         assert_eq!(quarantine(Some(&memo(0))), quarantine(None));

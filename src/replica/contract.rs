@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::controls::Controls;
-use crate::election::{Leader, LeaseState, VoterRules};
+use crate::election::{Leader, LeaseState, VoterList, VoterRules};
+use crate::error::SetVotersError;
 use crate::id::{LeaseId, LinkId};
 use crate::membership::{Contact, MEMBERS_MAX, Member, MemberEvent, PeerExit};
 use crate::replica::RepairReport;
@@ -73,6 +74,8 @@ pub enum Output {
     Lease(LeaseId, LeaseState),
     /// Tell whoever observes a lease who has it now.
     Leader(String, Option<Leader>),
+    /// Tell whoever asked for other voters what has become of it, see [`Replica::set_voters`](super::Replica::set_voters).
+    VotersSet(Result<(), SetVotersError>),
     /// Tell the user.
     Event(ReplicaEvent),
 }
@@ -145,6 +148,8 @@ pub enum ReplicaEvent {
         /// What stands there.
         theirs: VoterRules,
     },
+    /// Another list of voters is in force: a change has begun, or has ended.
+    VotersChanged(Box<VoterList>),
     /// There are more members than [`MEMBERS_MAX`](crate::limits::MEMBERS_MAX), and none could be forgotten for a
     /// newcomer, which is ignored. Reported once.
     MembersFull,
@@ -195,6 +200,15 @@ impl fmt::Display for ReplicaEvent {
                 Escaped(&member.name),
                 ours.differences(theirs)
             ),
+            Self::VotersChanged(list) => match &list.next {
+                None => write!(f, "the voters are {}", Escaped(&list.voters.join(", "))),
+                Some(next) => write!(
+                    f,
+                    "the voters {} are being replaced by {}",
+                    Escaped(&list.voters.join(", ")),
+                    Escaped(&next.join(", "))
+                ),
+            },
             Self::MembersFull => {
                 write!(f, "there are more than {MEMBERS_MAX} members; this node ignores the others")
             }

@@ -2,8 +2,8 @@
 //! sent.
 
 use super::{Output, Replica, ReplicaEvent, VOTER_MEMO};
-use crate::config::{ELECTIONS_MAX, LEASE_TIME_MAX};
-use crate::election::{Attempts, ElectionEffect, ElectionMessage, Elections, Leader, Living, Promised};
+use crate::config::ELECTIONS_MAX;
+use crate::election::{Attempts, Delivery, ElectionEffect, ElectionMessage, Elections, Leader, Living};
 use crate::error::ElectionError;
 use crate::id::{LeaseId, RunId};
 use crate::membership::{Member, Members};
@@ -106,7 +106,8 @@ impl Replica {
     ) -> Result<T, ElectionError> {
         self.now = now;
         self.seat_voters();
-        let election = self.election.as_mut().ok_or(ElectionError::NoVoters)?;
+        let election = self.election.as_mut().filter(|election| election.has_voters());
+        let election = election.ok_or(ElectionError::NoVoters)?;
         election.wake(now);
         let done = act(election);
         election.wake(now);
@@ -150,11 +151,11 @@ impl Replica {
     pub(super) fn drain_election_effects(&mut self) {
         while let Some(effect) = self.election.as_mut().and_then(|election| election.effects.pop_front()) {
             match effect {
-                ElectionEffect::Send(to, message, None) => self.send_ballot(to, message),
-                ElectionEffect::Send(to, message, Some(term)) => {
+                ElectionEffect::Send(to, message, Delivery::AtOnce) => self.send_ballot(to, message),
+                ElectionEffect::Send(to, message, Delivery::AfterDisk) => {
                     if self.has_disk() {
-                        let lease = self.election.as_ref().map_or(LEASE_TIME_MAX, Elections::lease_max);
-                        self.set_memo(VOTER_MEMO, Some(&Promised { term, lease }.write()));
+                        let memo = self.election.as_ref().map(Elections::memo);
+                        self.set_memo(VOTER_MEMO, memo.as_deref());
                     }
                     let (mark, _) = self.disk.memo_marks();
                     // Whoever gets no answer asks again.
@@ -165,6 +166,12 @@ impl Replica {
                 }
                 ElectionEffect::Lease(id, state) => self.outputs.push_back(Output::Lease(id, state)),
                 ElectionEffect::Leader(name, leader) => self.outputs.push_back(Output::Leader(name, leader)),
+                ElectionEffect::Want(voters) => self.want_voters(&voters),
+                ElectionEffect::Decided(list) => self.write_decided(&list),
+                ElectionEffect::Voters(list) => {
+                    self.outputs.push_back(Output::Event(ReplicaEvent::VotersChanged(Box::new(list))));
+                }
+                ElectionEffect::VotersSet(outcome) => self.outputs.push_back(Output::VotersSet(outcome)),
                 ElectionEffect::Differs(run, theirs) => {
                     let member = self.members().find(|member| member.run == run).cloned().map(Box::new);
                     if let (Some(member), Some(election)) = (member, &self.election) {

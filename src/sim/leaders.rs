@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{Sim, SimFault, SimNode, World};
-use crate::election::{Attempts, Leader, LeaseState};
-use crate::error::ElectionError;
+use crate::election::{Attempts, Leader, LeaseState, VoterList};
+use crate::error::{ElectionError, SetVotersError};
 use crate::id::LeaseId;
 use crate::time::Stamp;
 
@@ -17,6 +17,16 @@ pub(super) struct LeaseOracle {
     /// The last token of each lease.
     tokens: BTreeMap<String, Stamp>,
     terms: u64,
+    /// What became of the last change of the voters that each node was asked for.
+    voters_set: BTreeMap<usize, Result<(), SetVotersError>>,
+    /// The lists of voters that were in force anywhere, by their epochs.
+    lists: BTreeMap<u64, VoterList>,
+}
+
+impl LeaseOracle {
+    pub(super) fn voters_set(&mut self, i: usize, outcome: Result<(), SetVotersError>) {
+        self.voters_set.insert(i, outcome);
+    }
 }
 
 impl Sim {
@@ -53,6 +63,16 @@ impl World {
         if let Some(last) = last.filter(|last| self.checks && last.clock >= token.clock) {
             let what = format!("{name}: token {token} of node {i} does not follow {last}");
             self.fail(SimFault::TokenNotGrown(what));
+        }
+    }
+
+    /// Fails if another list of voters is in force elsewhere under the same epoch.
+    pub(super) fn check_voter_list(&mut self, list: &VoterList) {
+        let known = self.leaders.lists.entry(list.epoch).or_insert_with(|| list.clone());
+        let is_same = (&known.voters, &known.next) == (&list.voters, &list.next);
+        if self.checks && !is_same {
+            let what = format!("epoch {}: {:?} and {:?}", list.epoch, known, list);
+            self.fail(SimFault::TwoVoterLists(what));
         }
     }
 
@@ -141,6 +161,51 @@ impl SimNode {
     /// The holder of an observed lease, if any. `None` as long as that is unknown.
     pub fn leader(&self, name: &str) -> Option<Option<Leader>> {
         self.read(|replica, _| replica.leader(name).cloned())?
+    }
+
+    /// Begins to change the list of voters of the whole cluster, as `Node::set_voters` does.
+    ///
+    /// # Errors
+    /// See [`SetVotersError`]; nothing began then.
+    pub fn set_voters<T: Into<String>>(
+        &self,
+        voters: impl IntoIterator<Item = T>,
+    ) -> Result<(), SetVotersError> {
+        let voters: Vec<String> = voters.into_iter().map(Into::into).collect();
+        let mut world = self.world();
+        let (replica, now) = world.replica(self.i).ok_or(SetVotersError::Closed)?;
+        replica.end_set_voters();
+        replica.set_voters(now, &voters)?;
+        world.leaders.voters_set.remove(&self.i);
+        world.drain(self.i);
+        Ok(())
+    }
+
+    /// Puts another list of voters in force without asking the present ones, as `Node::force_voters` does.
+    ///
+    /// # Errors
+    /// See [`SetVotersError`]; nothing is changed then.
+    pub fn force_voters<T: Into<String>>(
+        &self,
+        voters: impl IntoIterator<Item = T>,
+    ) -> Result<(), SetVotersError> {
+        let voters: Vec<String> = voters.into_iter().map(Into::into).collect();
+        let mut world = self.world();
+        let (replica, now) = world.replica(self.i).ok_or(SetVotersError::Closed)?;
+        replica.force_voters(now, &voters)?;
+        world.drain(self.i);
+        Ok(())
+    }
+
+    /// What became of the last [`SimNode::set_voters`]. `None` as long as that is open, and if the node was restarted
+    /// since.
+    pub fn voters_set(&self) -> Option<Result<(), SetVotersError>> {
+        self.world().leaders.voters_set.get(&self.i).cloned()
+    }
+
+    /// The list of voters, as far as this node knows.
+    pub fn voters(&self) -> Option<VoterList> {
+        self.read(|replica, _| replica.voters().cloned())?
     }
 
     /// The name of the member that a lease of this name falls to, as this node sees the members. Other nodes may see

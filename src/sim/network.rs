@@ -37,7 +37,11 @@ impl World {
             Output::Lease(id, state) => self.lease_output(i, id, state),
             // Not recorded: callers ask the node.
             Output::Leader(..) | Output::Repair(..) => {}
+            Output::VotersSet(outcome) => self.leaders.voters_set(i, outcome),
             Output::Event(event) => {
+                if let ReplicaEvent::VotersChanged(list) = &event {
+                    self.check_voter_list(list);
+                }
                 if event == ReplicaEvent::Damaged {
                     self.nodes[i].is_tainted = false;
                     self.oracle.has_faults = true;

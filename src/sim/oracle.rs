@@ -32,6 +32,8 @@ pub enum SimFault {
     DiskUnreadable(String),
     /// Several nodes hold a lease at the same time.
     TwoHolders(String),
+    /// Two lists of voters follow the same one.
+    TwoVoterLists(String),
     /// The token of a new holder of a lease is not greater than that of the holder before it.
     TokenNotGrown(String),
     /// The nodes did not come to hold the same in time.

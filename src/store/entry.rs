@@ -61,6 +61,11 @@ pub(crate) fn reserved(key: &str) -> Vec<u8> {
     [&[Space::Reserved as u8], key.as_bytes()].concat()
 }
 
+/// Whether a stored key is one of the library itself.
+pub(crate) fn is_reserved(stored: &[u8]) -> bool {
+    stored.first() == Some(&(Space::Reserved as u8))
+}
+
 /// A stored key of a set or a counter. The length of the name separates those of which one name is a prefix of the other.
 fn named_key(space: Space, name: &str, end: &[u8]) -> Vec<u8> {
     [&[space as u8], &(name.len() as u16).to_be_bytes()[..], name.as_bytes(), end].concat()

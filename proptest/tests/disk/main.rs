@@ -1,10 +1,11 @@
 //! Real nodes with real directories: restarts, failing disks, snapshots and the formats of all versions here,
-//! damaged files in `damage`, killed processes in `kills`.
+//! damaged files in `damage`, killed processes in `kills`, changes of the voters in `voters`.
 //!
 //! The rules of durability are tested in the simulator, with negative controls, in `faulty_disks.rs` and `stories.rs`.
 
 mod damage;
 mod kills;
+mod voters;
 
 use std::fs;
 use std::io::ErrorKind;

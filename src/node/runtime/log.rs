@@ -98,6 +98,7 @@ fn log_replica_event(node: &str, event: &ReplicaEvent) {
         ReplicaEvent::ClockInDoubt { off } => {
             warn!(%node, off = %Span(*off), "clock is off; writes are refused until it is right or confirmed");
         }
+        ReplicaEvent::VotersChanged(_) => info!(%node, "{event}"),
         ReplicaEvent::ClockTrusted => info!(%node, "clock is trusted again"),
         ReplicaEvent::Disagreement { peer } => {
             warn!(%node, peer = %Escaped(peer), "peer merged the same writes and holds something else; it is repaired");

@@ -325,6 +325,7 @@ impl Shared {
                 return Some(self.member_events.add(event));
             }
             Output::Lease(id, state) => core.elections.lease(id, state),
+            Output::VotersSet(outcome) => core.elections.voters_set(outcome),
             Output::Leader(name, _) => return core.elections.leaders.get(&name).cloned(),
             Output::Event(event) => {
                 let event = event.into();

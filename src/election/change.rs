@@ -1,0 +1,565 @@
+//! Changing the list of voters while leases are held.
+//!
+//! # What is promised
+//!
+//! The promises of [`super`] hold through any number of changes, whoever crashes on the way, if the voters that take
+//! part have disks that keep what was synced: at most one holder of a lease, and growing terms. A voter whose disk is
+//! lost or replaced by an older copy may believe an earlier list; it must not be started where it reaches only nodes
+//! that do the same.
+//!
+//! # How it works
+//!
+//! A change takes two steps: from a list to a joint one, which needs a majority of the old voters and one of the next
+//! ones; and from there to the next list alone. Each step is one decision of the voters of the present list, made by
+//! *ballots* as in Paxos. A node that drives the change sends a ballot to all voters ([`Request::Prepare`]). A voter
+//! promises to accept no lesser ballot, and names the step that it accepted last. When a majority has promised, the
+//! driver asks them to accept ([`Request::Accept`]) the step of the greatest ballot that one of them had accepted, or
+//! its own if there is none. A step that a majority has accepted is decided: every later ballot finds it. The answers
+//! wait for the voter's disk. The decided list is written into the store, from where all nodes adopt it. Every request
+//! carries the hash of the sender's list, and a voter answers only requests under the list that it has adopted.
+//!
+//! The list that was asked for is an entry of the store, too. Any voter drives the change to it, so it goes on when
+//! whoever asked has crashed. Several drivers only delay each other.
+//!
+//! # Why at most one node holds a lease
+//!
+//! Majorities of one list share a voter, and so do those of a list and of its successor, because the joint list needs a
+//! majority of both. That leaves a list and the one after the joint list, which need not share a voter. So the second
+//! step is only decided when a majority of the joint list has promised a ballot under it, and thereby adopted it, and
+//! `lease_time_max` × 10/9 have passed since by the driver's clock. An adopter no longer answers under the earlier list.
+//! Every majority of the earlier list contains an adopter, so no promise of such a majority is younger than the
+//! adoption, and all of them are over when the second step is decided. A voter keeps its promises when its list
+//! changes.
+//!
+//! A holder whose list changes relies on what the majority of the earlier list had promised until then, and on what the
+//! majority of the new list promises from then on.
+//!
+//! *Growing terms.* The adopters say which terms they have granted at most. The second step carries the greatest, and
+//! the voters of the next list grant only above it.
+
+use std::time::Duration;
+
+use super::messages::{Call, Request, VoterAnswer};
+use super::voter_list::{Ballots, Step, VoterList, VoterSets};
+use super::{
+    ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, TERM_AHEAD_MAX,
+    VOTERS_BYTES_MAX, VoterRules,
+};
+use crate::config::{ConfigError, VOTERS_MAX};
+use crate::controls::Control;
+use crate::error::SetVotersError;
+use crate::id::RunId;
+use crate::time::{HybridClock, Stamp, Time};
+
+/// How long the second step of a change waits for leases under the earlier list.
+fn joint_time(rules: VoterRules) -> Duration {
+    rules.lease_time_max * 10 / 9
+}
+
+/// What a call on this node asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    voters: Vec<String>,
+    stage: AskedStage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AskedStage {
+    /// Nothing is written yet. It fails if the voters have not promised by then.
+    Preparing { until: Duration },
+    /// The store names the list as the wanted one.
+    Wanted,
+}
+
+/// This node drives the next step of a change.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// The voters that the cluster is to have.
+    wanted: Vec<String>,
+    ballot: Stamp,
+    stage: ChangeStage,
+    /// The voters, in the order of the seats; and behind them the wanted nodes that are no voters yet.
+    peers: Vec<ChangePeer>,
+    /// When a majority of the present list had adopted it.
+    adopted_at: Option<Duration>,
+    act_at: Duration,
+    tries: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ChangeStage {
+    /// Another driver may be at it; a ballot begins at `act_at`.
+    Waiting,
+    Preparing,
+    Accepting(Step),
+}
+
+#[derive(Debug)]
+struct ChangePeer {
+    name: String,
+    /// The run that lives under the name.
+    run: Option<RunId>,
+    answer: Option<ChangeAnswer>,
+    /// The greatest term that it had granted when it had adopted the present list.
+    adopted: Option<u64>,
+}
+
+/// The last answer under the present ballot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ChangeAnswer {
+    Prepared(Option<(Stamp, Step)>),
+    Accepted,
+    NoDisk,
+    Differs(VoterRules),
+}
+
+impl Change {
+    fn new(list: &VoterList, wanted: Vec<String>, act_at: Duration) -> Self {
+        let mut names = list.names();
+        names.extend(wanted.iter().filter(|name| !list.has(name)).cloned());
+        let peer = |name| ChangePeer { name, run: None, answer: None, adopted: None };
+        let (stage, peers) = (ChangeStage::Waiting, names.into_iter().map(peer).collect());
+        Self { wanted, ballot: Stamp::default(), stage, peers, adopted_at: None, act_at, tries: 0 }
+    }
+
+    fn is_prepared(&self, at: usize) -> bool {
+        matches!(self.peers[at].answer, Some(ChangeAnswer::Prepared(_)))
+    }
+
+    fn is_accepted(&self, at: usize) -> bool {
+        self.peers[at].answer == Some(ChangeAnswer::Accepted)
+    }
+
+    /// The next step as this driver would have it.
+    fn own_step(&self, list: &VoterList) -> Step {
+        match &list.next {
+            None => Step { voters: self.wanted.clone(), term_floor: 0 },
+            Some(next) => {
+                let terms = self.peers.iter().filter_map(|peer| peer.adopted);
+                Step { voters: next.clone(), term_floor: terms.max().unwrap_or_default() }
+            }
+        }
+    }
+
+    /// The step to accept: that of the greatest ballot that somebody had accepted, or else this driver's own.
+    fn step(&self, list: &VoterList) -> Step {
+        let accepted = |peer: &ChangePeer| match &peer.answer {
+            Some(ChangeAnswer::Prepared(accepted)) => accepted.clone(),
+            _ => None,
+        };
+        let latest = self.peers.iter().filter_map(accepted).max_by_key(|(ballot, _)| *ballot);
+        latest.map_or_else(|| self.own_step(list), |(_, step)| step)
+    }
+
+    fn begin(&mut self, stage: ChangeStage) {
+        self.stage = stage;
+        self.tries = 0;
+        self.peers.iter_mut().for_each(|peer| peer.answer = None);
+    }
+}
+
+/// Checks the names of voters and sorts them.
+fn checked(voters: &[String]) -> Result<Vec<String>, SetVotersError> {
+    let wrong = |value: String, range| SetVotersError::Names(ConfigError { field: "voters", value, range });
+    let mut names = voters.to_vec();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(wrong(pair[0].clone(), "names of nodes, each once"));
+    }
+    if !(1..=VOTERS_MAX).contains(&names.len()) {
+        return Err(wrong(format!("{} names", names.len()), "1 to 31 names of nodes"));
+    }
+    if names.iter().any(String::is_empty) {
+        return Err(wrong("an empty name".to_owned(), "names of nodes"));
+    }
+    let bytes: usize = names.iter().map(String::len).sum();
+    if bytes > VOTERS_BYTES_MAX {
+        return Err(wrong(format!("{bytes} bytes of names"), "at most 896 bytes of names"));
+    }
+    Ok(names)
+}
+
+impl Elections {
+    // What the user does.
+
+    /// Begins to change the list of voters. The outcome comes as [`ElectionEffect::VotersSet`].
+    pub(crate) fn set_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
+        let voters = checked(voters)?;
+        if self.list.voters.is_empty() {
+            return Err(SetVotersError::NoVoters);
+        }
+        if self.asked.is_some() {
+            return Err(SetVotersError::Busy);
+        }
+        let until = now.mono + self.lease * 5 / 4;
+        self.asked = Some(Asked { voters, stage: AskedStage::Preparing { until } });
+        self.change = Some(Change::new(&self.list, self.target(), now.mono));
+        self.deadline = Duration::ZERO;
+        Ok(())
+    }
+
+    /// Puts another list in force without asking the present voters, because a majority of them is lost for ever.
+    pub(crate) fn force_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
+        let voters = checked(voters)?;
+        let ahead = self.rules.lease_time_max + self.rules.clock_skew_max;
+        let list = VoterList {
+            // Beyond the step that the present voters may be deciding, and stable.
+            epoch: (self.list.epoch | 1) + 3,
+            voters: voters.clone(),
+            next: None,
+            // This node does not know what the lost voters have granted; they took no terms far ahead of their clocks.
+            term_floor: self.voter.granted_term_max().max(HybridClock::limit(now, ahead)),
+        };
+        self.effects.extend([ElectionEffect::Want(voters), ElectionEffect::Decided(list)]);
+        Ok(())
+    }
+
+    /// Nobody waits for the outcome any more. What was written stays.
+    pub(crate) fn end_set_voters(&mut self) {
+        self.asked = None;
+    }
+
+    /// The present list of voters.
+    pub(crate) fn list(&self) -> &VoterList {
+        &self.list
+    }
+
+    /// The voters that the store says the cluster is to have, if that is not so yet.
+    pub(crate) fn wanted(&self) -> Option<&[String]> {
+        self.wanted.as_deref().filter(|wanted| self.list.next.is_some() || *wanted != self.list.voters)
+    }
+
+    // What the store says.
+
+    /// Takes in the list that was decided last and the wanted one, as the store has them.
+    pub(crate) fn learn(&mut self, now: Time, decided: Option<VoterList>, wanted: Option<Vec<String>>) {
+        self.wanted = wanted;
+        if let Some(list) = decided.filter(|list| list.epoch > self.list.epoch) {
+            self.adopt(now, list);
+        }
+        let Some(asked) = self.asked.as_ref().filter(|asked| asked.stage == AskedStage::Wanted) else {
+            return;
+        };
+        if self.list.next.is_none() && self.list.voters == asked.voters {
+            self.end_asked(Ok(()));
+        } else if let Some(by) = self.wanted.clone().filter(|wanted| *wanted != asked.voters) {
+            self.end_asked(Err(SetVotersError::Superseded { by }));
+        }
+    }
+
+    /// From now on this list is in force here.
+    fn adopt(&mut self, now: Time, list: VoterList) {
+        let has_decided =
+            self.change.take().is_some_and(|change| matches!(change.stage, ChangeStage::Accepting(_)));
+        self.reseat(now, &list);
+        self.list = list;
+        self.quorum = VoterSets::new(&self.list);
+        self.rules = self.rules.with_list(&self.list);
+        if !self.controls.has(Control::VotersDiffer) {
+            self.rules_hash = self.rules.rules_hash();
+        }
+        self.voter.adopt(self.rules, self.list.term_floor);
+        self.ballots = Ballots::default();
+        self.reported.clear();
+        if let Some(Asked { stage: AskedStage::Preparing { until }, .. }) = &mut self.asked {
+            *until = now.mono + self.lease * 5 / 4;
+        }
+        if has_decided && self.needs_change() {
+            // Who has decided this step goes on; the others wait for it.
+            self.change = Some(Change::new(&self.list, self.target(), now.mono));
+        }
+        self.effects.push_back(ElectionEffect::Voters(self.list.clone()));
+        self.deadline = Duration::ZERO;
+    }
+
+    /// The voters that the cluster is to have in the end.
+    fn target(&self) -> Vec<String> {
+        let asked = self.asked.as_ref().map(|asked| &asked.voters);
+        let target = asked.or(self.wanted.as_ref()).or(self.list.next.as_ref());
+        target.unwrap_or(&self.list.voters).clone()
+    }
+
+    /// Whether this node has to drive a change.
+    fn needs_change(&self) -> bool {
+        let is_asked = self.asked.as_ref().is_some_and(|asked| asked.voters != self.list.voters);
+        let is_due = self.list.next.is_some() || self.target() != self.list.voters;
+        is_asked || (is_due && self.list.has(&self.name))
+    }
+
+    // The voter.
+
+    /// A driver's ballot about the step after the present list.
+    pub(super) fn on_ballot(&mut self, now: Time, from: RunId, request_id: u64, request: Request) {
+        let (ballot, step) = match request {
+            Request::Prepare { ballot } => (ballot, None),
+            Request::Accept { ballot, step } => (ballot, Some(step)),
+            _ => return,
+        };
+        // A ballot that is far ahead would block all others for ever.
+        if ballot.clock > HybridClock::limit(now, TERM_AHEAD_MAX) {
+            return;
+        }
+        if !self.has_disk {
+            let answer = ElectionMessage::Answer(Some(request_id), VoterAnswer::NoDisk { ballot });
+            return self.effects.push_back(ElectionEffect::Send(from, answer, Delivery::AtOnce));
+        }
+        let is_good = ballot >= self.ballots.promised || self.controls.has(Control::BallotIgnored);
+        if is_good {
+            self.ballots.promised = ballot;
+        }
+        let promised = self.ballots.promised;
+        if ballot.origin != self.own && self.change.as_ref().is_some_and(|change| change.ballot < ballot) {
+            self.yield_to(now, ballot);
+        }
+        let answer = match step {
+            None => VoterAnswer::Prepared {
+                ballot: promised,
+                term_max: self.voter.granted_term_max(),
+                accepted: self.ballots.accepted.clone(),
+            },
+            Some(step) => {
+                if is_good {
+                    self.ballots.accepted = Some((ballot, step));
+                }
+                VoterAnswer::Accepted { ballot: promised }
+            }
+        };
+        let answer = ElectionMessage::Answer(Some(request_id), answer);
+        self.effects.push_back(ElectionEffect::Send(from, answer, Delivery::AfterDisk));
+    }
+
+    // The driver.
+
+    /// Which runs live under the names of wanted nodes that are no voters yet.
+    pub(super) fn seat_invited(&mut self, living: impl Fn(&str) -> Living) {
+        let seats = self.voters.len();
+        let invited = self.change.iter_mut().flat_map(|change| &mut change.peers[seats..]);
+        invited.for_each(|peer| match living(&peer.name) {
+            Living::Nobody => {}
+            Living::One(run) => peer.run = Some(run),
+            Living::Several => peer.run = None,
+        });
+    }
+
+    pub(super) fn invited(&self) -> impl Iterator<Item = &str> {
+        let seats = self.voters.len();
+        self.change.iter().flat_map(move |change| &change.peers[seats..]).map(|peer| peer.name.as_str())
+    }
+
+    /// The answer of a voter or of a wanted node about a ballot.
+    pub(super) fn on_ballot_answer(&mut self, now: Time, from: RunId, answer: VoterAnswer) {
+        let at = self.voters.iter().position(|voter| voter.run == Some(from));
+        let Some(change) = &mut self.change else { return };
+        let Some(at) = at.or_else(|| change.peers.iter().position(|peer| peer.run == Some(from))) else {
+            return;
+        };
+        let is_preparing = change.stage == ChangeStage::Preparing;
+        let (ballot, answer) = match answer {
+            VoterAnswer::Prepared { ballot, term_max, accepted } => {
+                if ballot == change.ballot {
+                    change.peers[at].adopted = Some(term_max);
+                }
+                (ballot, Some(ChangeAnswer::Prepared(accepted)).filter(|_| is_preparing))
+            }
+            VoterAnswer::Accepted { ballot } => {
+                (ballot, Some(ChangeAnswer::Accepted).filter(|_| !is_preparing))
+            }
+            VoterAnswer::NoDisk { ballot } => (ballot, Some(ChangeAnswer::NoDisk)),
+            VoterAnswer::Differs(theirs) if theirs.voters_epoch == self.rules.voters_epoch => {
+                (change.ballot, Some(ChangeAnswer::Differs(theirs)))
+            }
+            _ => return,
+        };
+        if change.stage == ChangeStage::Waiting || ballot < change.ballot {
+            return;
+        }
+        if ballot > change.ballot {
+            return self.yield_to(now, ballot);
+        }
+        if answer.is_some() {
+            change.peers[at].answer = answer;
+        }
+        self.advance_change(now);
+    }
+
+    /// Goes on as far as the answers permit.
+    fn advance_change(&mut self, now: Time) {
+        let wait = match self.controls {
+            controls if controls.has(Control::JointCutShort) => Duration::ZERO,
+            _ => joint_time(self.rules),
+        };
+        let Some(change) = &mut self.change else { return };
+        match &change.stage {
+            ChangeStage::Waiting => {}
+            ChangeStage::Preparing => {
+                if self.quorum.is_met(|at| change.peers[at].adopted.is_some()) {
+                    change.adopted_at.get_or_insert(now.mono);
+                }
+                let is_ready = match &self.list.next {
+                    None => {
+                        let wanted = |peer: &ChangePeer| change.wanted.contains(&peer.name);
+                        (0..change.peers.len()).all(|at| !wanted(&change.peers[at]) || change.is_prepared(at))
+                    }
+                    Some(_) => change.adopted_at.is_some_and(|since| since + wait <= now.mono),
+                };
+                if !is_ready || !self.quorum.is_met(|at| change.is_prepared(at)) {
+                    let over = change.adopted_at.map(|since| since + wait).filter(|over| *over > now.mono);
+                    self.deadline = self.deadline.min(over.unwrap_or(Duration::MAX));
+                    return self.check_asked(now);
+                }
+                let step = change.step(&self.list);
+                change.begin(ChangeStage::Accepting(step));
+                change.act_at = now.mono;
+                self.deadline = Duration::ZERO;
+                if let Some(asked) = &mut self.asked
+                    && self.list.next.is_none()
+                    && asked.stage != AskedStage::Wanted
+                {
+                    asked.stage = AskedStage::Wanted;
+                    self.effects.push_back(ElectionEffect::Want(asked.voters.clone()));
+                }
+            }
+            ChangeStage::Accepting(step) => {
+                if self.quorum.is_met(|at| change.is_accepted(at)) {
+                    let list = self.list.successor(step, self.controls.has(Control::JointSkipped));
+                    self.effects.push_back(ElectionEffect::Decided(list));
+                }
+            }
+        }
+    }
+
+    /// Carries out what is due for a change.
+    pub(super) fn change_deadline(&mut self, now: Time) {
+        self.check_asked(now);
+        if !self.needs_change() {
+            self.change = None;
+            return;
+        }
+        if self.change.as_ref().is_none_or(|change| change.wanted != self.target()) {
+            let delay = if self.asked.is_some() { Duration::ZERO } else { self.driver_delay() };
+            self.change = Some(Change::new(&self.list, self.target(), now.mono + delay));
+        }
+        let (jitter, clock) = (self.jitter(self.lease / 16), super::voter::clock_now(now));
+        let change = self.change.as_mut().expect("it exists");
+        if change.act_at <= now.mono {
+            if change.stage == ChangeStage::Waiting {
+                let clock = clock.max(change.ballot.clock + 1).max(self.ballots.promised.clock + 1);
+                change.ballot = Stamp { clock, origin: self.own };
+                change.begin(ChangeStage::Preparing);
+            }
+            change.act_at =
+                now.mono + (ASK_TIME_MIN * (1 << change.tries.min(8))).min(self.lease / 4) + jitter;
+            change.tries += 1;
+            self.send_ballots(now);
+            self.advance_change(now);
+        } else if change.stage == ChangeStage::Preparing {
+            // The joint list may have been in force long enough.
+            self.advance_change(now);
+        }
+        let act_at = self.change.as_ref().map_or(Duration::MAX, |change| change.act_at);
+        self.deadline = self.deadline.min(act_at);
+        if let Some(Asked { stage: AskedStage::Preparing { until }, .. }) = &self.asked
+            && self.list.next.is_none()
+        {
+            self.deadline = self.deadline.min(*until);
+        }
+    }
+
+    /// Sends the present ballot to everybody who has not answered it.
+    fn send_ballots(&mut self, now: Time) {
+        let request_id = self.next_request_id(now.mono);
+        let Some(change) = &self.change else { return };
+        let ballot = change.ballot;
+        let (request, count) = match &change.stage {
+            ChangeStage::Waiting => return,
+            ChangeStage::Preparing => (Request::Prepare { ballot }, change.peers.len()),
+            ChangeStage::Accepting(step) => {
+                (Request::Accept { ballot, step: step.clone() }, self.voters.len())
+            }
+        };
+        for (at, peer) in change.peers[..count].iter().enumerate() {
+            let run = self.voters.get(at).map_or(peer.run, |voter| voter.run);
+            if let Some(run) = run
+                .filter(|_| !matches!(peer.answer, Some(ChangeAnswer::Prepared(_) | ChangeAnswer::Accepted)))
+            {
+                let call =
+                    Call { hash: self.rules_hash, request_id, lease: self.lease, request: request.clone() };
+                self.effects.push_back(ElectionEffect::Send(
+                    run,
+                    ElectionMessage::Request(call),
+                    Delivery::AtOnce,
+                ));
+            }
+        }
+    }
+
+    /// Another driver has begun a greater ballot: it is left the time that its step takes.
+    fn yield_to(&mut self, now: Time, ballot: Stamp) {
+        let delay = self.driver_delay();
+        let step_time = if self.list.next.is_some() { joint_time(self.rules) } else { Duration::ZERO };
+        let Some(change) = &mut self.change else { return };
+        change.begin(ChangeStage::Waiting);
+        (change.ballot, change.act_at) = (ballot, now.mono + step_time + delay);
+        self.deadline = self.deadline.min(change.act_at);
+    }
+
+    /// When this node begins to drive a change that nobody asked it for: the voters do so one after another.
+    fn driver_delay(&mut self) -> Duration {
+        let before = self.voters.iter().take_while(|voter| voter.name != self.name);
+        let rank = before.filter(|voter| voter.run.is_some()).count() as u32;
+        self.lease / 4 * (rank + 2) + self.jitter(self.lease / 8)
+    }
+
+    // The outcome.
+
+    /// Ends what was asked for if it cannot be done, or if the voters do not answer in time. Nothing is written then.
+    fn check_asked(&mut self, now: Time) {
+        let Some(asked) = &self.asked else { return };
+        let AskedStage::Preparing { until } = asked.stage else { return };
+        if self.list.next.is_some() {
+            // An earlier change goes on.
+            return;
+        }
+        if self.list.voters == asked.voters {
+            if self.wanted().is_none() {
+                return self.end_asked(Ok(()));
+            }
+            let voters = asked.voters.clone();
+            self.asked = Some(Asked { voters: voters.clone(), stage: AskedStage::Wanted });
+            return self.effects.push_back(ElectionEffect::Want(voters));
+        }
+        let Some(change) = &self.change else { return };
+        let of_wanted = || change.peers.iter().filter(|peer| asked.voters.contains(&peer.name));
+        let refusal = of_wanted().find_map(|peer| match &peer.answer {
+            Some(ChangeAnswer::NoDisk) => Some(SetVotersError::NoDisk { name: peer.name.clone() }),
+            Some(ChangeAnswer::Differs(theirs)) => {
+                let (name, differences) = (peer.name.clone(), self.rules.differences(theirs));
+                Some(SetVotersError::Differs { name, differences })
+            }
+            _ => None,
+        });
+        let silent = || of_wanted().find(|peer| peer.answer.is_none()).map(|peer| peer.name.clone());
+        let error = match refusal {
+            Some(error) => error,
+            None if now.mono < until => return,
+            None if !self.quorum.is_met(|at| change.is_prepared(at)) => {
+                let (reached, needed) = self.quorum.tally(|at| change.is_prepared(at));
+                SetVotersError::NoMajority { reached, needed }
+            }
+            None => match silent() {
+                Some(name) => SetVotersError::NoAnswer { name },
+                // Other drivers were faster again and again.
+                None => SetVotersError::Busy,
+            },
+        };
+        self.end_asked(Err(error));
+    }
+
+    /// Tells whoever asked.
+    pub(crate) fn end_asked(&mut self, outcome: Result<(), SetVotersError>) {
+        if self.asked.take().is_some() {
+            self.effects.push_back(ElectionEffect::VotersSet(outcome));
+            self.deadline = Duration::ZERO;
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The settings that nodes must share to take part in the same elections, and what a voter's disk keeps.
+
+use std::time::Duration;
+
+use super::voter_list::{Ballots, VoterList};
+use crate::config::{Config, LEASE_TIME_MAX};
+use crate::store::digest::fingerprint;
+use crate::text::Span;
+use crate::wire::{Reader, WireError, Writer};
+
+/// The settings that must be the same on all nodes that take part in elections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct VoterRules {
+    /// How many steps of changes led to the list of voters, see [`VoterList::epoch`]. A node whose list has another
+    /// epoch than those of others is about to learn of the latest one.
+    pub voters_epoch: u64,
+    /// A hash of the list of voters. The order of the list does not matter.
+    pub voters_hash: u64,
+    /// [`Config::lease_time_max`].
+    pub lease_time_max: Duration,
+    /// [`Config::clock_skew_max`].
+    pub clock_skew_max: Duration,
+}
+
+impl VoterRules {
+    pub(super) fn new(config: &Config, list: &VoterList) -> Self {
+        // Messages carry whole milliseconds. Rounded up, so that no lease is longer than the limit that is compared.
+        let whole = |time: Duration| {
+            let ms = time.as_nanos().div_ceil(1_000_000);
+            Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
+        };
+        Self {
+            voters_epoch: list.epoch,
+            voters_hash: list.list_hash(),
+            lease_time_max: whole(config.lease_time_max),
+            clock_skew_max: whole(config.clock_skew_max),
+        }
+    }
+
+    /// The same times with another list.
+    pub(super) fn with_list(self, list: &VoterList) -> Self {
+        Self { voters_epoch: list.epoch, voters_hash: list.list_hash(), ..self }
+    }
+
+    /// The settings that differ from those of another node, with both values.
+    pub(crate) fn differences(&self, theirs: &Self) -> String {
+        let times = [
+            ("lease_time_max", self.lease_time_max, theirs.lease_time_max),
+            ("clock_skew_max", self.clock_skew_max, theirs.clock_skew_max),
+        ];
+        let times = times.into_iter().filter(|(_, ours, theirs)| ours != theirs);
+        let times = times.map(|(name, ours, theirs)| format!("{name} {}, here {}", Span(theirs), Span(ours)));
+        let voters = (self.voters_hash != theirs.voters_hash).then(|| "another list of voters".to_owned());
+        voters.into_iter().chain(times).collect::<Vec<_>>().join("; ")
+    }
+
+    pub(super) fn rules_hash(self) -> u64 {
+        let [lease, skew] =
+            [self.lease_time_max, self.clock_skew_max].map(|time| time.as_millis().to_le_bytes());
+        fingerprint(self.voters_hash, &[lease, skew].concat())
+    }
+}
+
+/// What a voter's disk keeps about its grants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Promised {
+    /// The greatest term granted so far.
+    pub(crate) term: u64,
+    /// The longest lease that may have been promised.
+    pub(crate) lease: Duration,
+}
+
+/// What a voter's disk keeps: its grants, the latest list of voters that it has adopted, and its ballots about the next
+/// one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VoterMemo {
+    pub(crate) promised: Promised,
+    /// `None`: the configured list was never changed.
+    pub(super) list: Option<VoterList>,
+    pub(super) ballots: Ballots,
+}
+
+impl VoterMemo {
+    /// Without a memo nothing was promised. The first versions wrote the term alone; the longest lease that is permitted
+    /// today is then assumed.
+    pub(crate) fn read(memo: Option<&[u8]>) -> Self {
+        memo.map_or_else(Self::default, |memo| Self::parse(memo).unwrap_or_default())
+    }
+
+    fn parse(memo: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::plain(memo);
+        let term = reader.u64_le()?;
+        let lease = if reader.is_at_end() { LEASE_TIME_MAX } else { Duration::from_millis(reader.u64_le()?) };
+        let promised = Promised { term, lease: lease.min(LEASE_TIME_MAX) };
+        let mut read = Self { promised, ..Self::default() };
+        if !reader.is_at_end() {
+            let list = VoterList::read(&mut reader)?;
+            read.list = (list.epoch > 0).then_some(list);
+            read.ballots = Ballots::read(&mut reader)?;
+        }
+        Ok(read)
+    }
+
+    pub(crate) fn write(&self) -> Vec<u8> {
+        let mut writer = Writer::plain();
+        writer.u64_le(self.promised.term);
+        writer.u64_le(self.promised.lease.as_millis() as u64);
+        if self.list.is_some() || self.ballots != Ballots::default() {
+            self.list.clone().unwrap_or_default().write(&mut writer);
+            self.ballots.write(&mut writer);
+        }
+        writer.into_plain()
+    }
+}

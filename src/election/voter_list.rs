@@ -1,0 +1,262 @@
+//! The list of voters, and which sets of voters are a majority of it.
+//!
+//! A list has an *epoch*: the number of steps by which it was changed since the configured list, which has epoch 0. A
+//! change takes two steps. In between, at an odd epoch, the list is *joint*: it names the old voters and the next ones,
+//! and whatever needs a majority needs one of each. See [`super::change`].
+
+use super::VOTERS_BYTES_MAX;
+use crate::config::VOTERS_MAX;
+use crate::store::digest::fingerprint;
+use crate::time::Stamp;
+use crate::wire::{Reader, WireError, Writer};
+
+/// The nodes of which a majority grants leases, and how far a change of them has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct VoterList {
+    /// How many steps of changes led to this list. Each change takes two. 0: the list of
+    /// [`Config::voters`](crate::Config::voters).
+    pub epoch: u64,
+    /// The names of the voters, sorted.
+    pub voters: Vec<String>,
+    /// While the list is being changed: the voters that follow, sorted. A majority of them is needed too.
+    pub next: Option<Vec<String>>,
+    /// Terms up to this one may have been granted by voters of earlier lists.
+    pub(crate) term_floor: u64,
+}
+
+impl VoterList {
+    /// The configured list.
+    pub(super) fn configured(mut voters: Vec<String>) -> Self {
+        voters.sort_unstable();
+        Self { voters, ..Self::default() }
+    }
+
+    /// All names of the list, sorted, each once.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.voters.iter().chain(self.next.iter().flatten()).cloned().collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.voters.iter().chain(self.next.iter().flatten()).any(|voter| voter == name)
+    }
+
+    /// The list that follows when this step is decided.
+    pub(super) fn successor(&self, step: &Step, skips_joint: bool) -> Self {
+        let epoch = self.epoch + 1;
+        match &self.next {
+            None if skips_joint => Self { epoch, voters: step.voters.clone(), ..self.clone() },
+            None => Self { epoch, next: Some(step.voters.clone()), ..self.clone() },
+            Some(_) => {
+                let term_floor = self.term_floor.max(step.term_floor);
+                Self { epoch, voters: step.voters.clone(), next: None, term_floor }
+            }
+        }
+    }
+
+    /// A hash of the epoch and the names. At epoch 0 it is that of the names alone.
+    pub(super) fn list_hash(&self) -> u64 {
+        let named = |names: &[String]| -> Vec<u8> {
+            names.iter().flat_map(|name| [name.as_bytes(), &[0]].concat()).collect()
+        };
+        let mut text = named(&self.voters);
+        if self.epoch > 0 {
+            text.push(0);
+            text.extend(named(self.next.as_deref().unwrap_or_default()));
+            text.extend(self.epoch.to_le_bytes());
+        }
+        fingerprint(0, &text)
+    }
+
+    pub(crate) fn write(&self, writer: &mut Writer) {
+        writer.varint(self.epoch);
+        writer.u64_le(self.term_floor);
+        write_names(writer, &self.voters);
+        write_names(writer, self.next.as_deref().unwrap_or_default());
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (epoch, term_floor) = (reader.varint()?, reader.u64_le()?);
+        let (voters, next) = (read_names(reader)?, read_names(reader)?);
+        Ok(Self { epoch, voters, next: Some(next).filter(|next| !next.is_empty()), term_floor })
+    }
+}
+
+/// What the voters of one list decide about the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Step {
+    /// The new voters, sorted.
+    pub(crate) voters: Vec<String>,
+    /// See [`VoterList`]. It counts only at the second step of a change.
+    pub(crate) term_floor: u64,
+}
+
+impl Step {
+    pub(super) fn write(&self, writer: &mut Writer) {
+        writer.u64_le(self.term_floor);
+        write_names(writer, &self.voters);
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self { term_floor: reader.u64_le()?, voters: read_names(reader)? })
+    }
+}
+
+/// A voter's part in deciding the step after its present list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ballots {
+    /// No lesser ballot is accepted any more.
+    pub(super) promised: Stamp,
+    /// The greatest ballot that was accepted, and its step.
+    pub(super) accepted: Option<(Stamp, Step)>,
+}
+
+impl Ballots {
+    pub(super) fn write(&self, writer: &mut Writer) {
+        write_stamp(writer, self.promised);
+        write_accepted(writer, self.accepted.as_ref());
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self { promised: read_stamp(reader)?, accepted: read_accepted(reader)? })
+    }
+}
+
+pub(super) fn write_stamp(writer: &mut Writer, stamp: Stamp) {
+    writer.u64_le(stamp.clock);
+    writer.run(stamp.origin);
+}
+
+pub(super) fn read_stamp(reader: &mut Reader<'_>) -> Result<Stamp, WireError> {
+    Ok(Stamp { clock: reader.u64_le()?, origin: reader.run()? })
+}
+
+pub(super) fn write_accepted(writer: &mut Writer, accepted: Option<&(Stamp, Step)>) {
+    writer.byte(u8::from(accepted.is_some()));
+    if let Some((ballot, step)) = accepted {
+        write_stamp(writer, *ballot);
+        step.write(writer);
+    }
+}
+
+pub(super) fn read_accepted(reader: &mut Reader<'_>) -> Result<Option<(Stamp, Step)>, WireError> {
+    Ok(match reader.byte()? {
+        0 => None,
+        _ => Some((read_stamp(reader)?, Step::read(reader)?)),
+    })
+}
+
+/// Writes names of voters.
+pub(crate) fn write_names(writer: &mut Writer, names: &[String]) {
+    writer.varint(names.len() as u64);
+    names.iter().for_each(|name| writer.bytes(name.as_bytes()));
+}
+
+/// Reads names of voters, sorted and each once.
+pub(crate) fn read_names(reader: &mut Reader<'_>) -> Result<Vec<String>, WireError> {
+    let count = reader.count(1)?;
+    if count > VOTERS_MAX {
+        return Err(WireError::Form);
+    }
+    let mut names = Vec::with_capacity(count);
+    for _ in 0..count {
+        let name = std::str::from_utf8(reader.bytes()?).map_err(|_| WireError::Form)?;
+        names.push(name.to_owned());
+    }
+    let is_sorted = names.windows(2).all(|pair| pair[0] < pair[1]);
+    let bytes: usize = names.iter().map(String::len).sum();
+    let fits = bytes <= VOTERS_BYTES_MAX && names.iter().all(|name| !name.is_empty());
+    if is_sorted && fits { Ok(names) } else { Err(WireError::Form) }
+}
+
+/// The sets of voters of each of which a majority is needed, as indexes into the sorted names of a list: one set, or
+/// two while the list is joint.
+#[derive(Clone, Debug)]
+pub(super) struct VoterSets(Vec<Vec<usize>>);
+
+impl VoterSets {
+    pub(super) fn new(list: &VoterList) -> Self {
+        let names = list.names();
+        let at = |name: &String| names.binary_search(name).expect("names are those of the list");
+        let sets = std::iter::once(&list.voters).chain(&list.next);
+        Self(sets.map(|voters| voters.iter().map(at).collect()).collect())
+    }
+
+    /// Whether these voters are a majority of every set.
+    pub(super) fn is_met(&self, has: impl Fn(usize) -> bool) -> bool {
+        self.0.iter().all(|set| set.iter().filter(|at| has(**at)).count() > set.len() / 2)
+    }
+
+    /// How many of these voters there are in the set that lacks most, and how many it needs.
+    pub(super) fn tally(&self, has: impl Fn(usize) -> bool) -> (usize, usize) {
+        let tally = |set: &Vec<usize>| (set.iter().filter(|at| has(**at)).count(), set.len() / 2 + 1);
+        let tallies = self.0.iter().map(tally);
+        tallies
+            .min_by_key(|(reached, needed)| reached.cast_signed() - needed.cast_signed())
+            .unwrap_or_default()
+    }
+
+    /// The greatest value that a majority of every set reaches.
+    pub(super) fn reached_by_majority<T: Ord + Default>(&self, value: impl Fn(usize) -> T) -> T {
+        let of_set = |set: &Vec<usize>| {
+            let mut values: Vec<T> = set.iter().map(|at| value(*at)).collect();
+            values.sort_unstable_by(|a, b| b.cmp(a));
+            values.into_iter().nth(set.len() / 2).unwrap_or_default()
+        };
+        self.0.iter().map(of_set).min().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn names(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn joint() -> VoterList {
+        let list = VoterList::configured(names("c a b"));
+        list.successor(&Step { voters: names("c d e"), term_floor: 7 }, false)
+    }
+
+    #[test]
+    fn joint_list_needs_a_majority_of_both() {
+        let list = joint();
+        assert_eq!((list.epoch, list.names()), (1, names("a b c d e")));
+        let is_met = |text: &str| {
+            let all = list.names();
+            VoterSets::new(&list).is_met(|at| names(text).contains(&all[at]))
+        };
+        assert!(is_met("a c d") && is_met("a b d e"));
+        assert!(!is_met("a b c") && !is_met("c d e") && !is_met("a d e"));
+        assert!(!VoterSets::new(&VoterList::default()).is_met(|_| true), "nobody is no majority");
+        let next = list.successor(&Step { voters: names("c d e"), term_floor: 7 }, false);
+        assert_eq!((next.epoch, next.voters, next.next, next.term_floor), (2, names("c d e"), None, 7));
+    }
+
+    #[test]
+    fn value_reached_by_majority_is_the_lesser_one() {
+        let quorum = VoterSets::new(&joint());
+        let until = [9, 8, 1, 5, 4].map(Duration::from_secs);
+        assert_eq!(quorum.reached_by_majority(|at| until[at]), Duration::from_secs(4));
+        assert_eq!(quorum.tally(|at| at < 2), (0, 2));
+    }
+
+    #[test]
+    fn list_survives_the_wire_and_disorder_does_not() {
+        let list = joint();
+        let mut writer = Writer::plain();
+        list.write(&mut writer);
+        let bytes = writer.into_plain();
+        assert_eq!(VoterList::read(&mut Reader::plain(&bytes)), Ok(list));
+        let mut writer = Writer::plain();
+        write_names(&mut writer, &names("b a"));
+        assert_eq!(read_names(&mut Reader::plain(&writer.into_plain())), Err(WireError::Form));
+    }
+}
