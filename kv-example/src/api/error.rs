@@ -5,6 +5,7 @@ use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tidings::voters::SetVotersError;
 use tidings::{ElectionError, Receipt, WaitError, WriteError};
 
 /// When to come back after a refusal that passes.
@@ -165,6 +166,20 @@ impl From<ElectionError> for ApiError {
             _ => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
         };
         Self::new(status, code, error.to_string(), "nothing is held")
+    }
+}
+
+impl From<SetVotersError> for ApiError {
+    fn from(error: SetVotersError) -> Self {
+        let (status, code) = match error {
+            SetVotersError::Write(error) => return error.into(),
+            SetVotersError::Names(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            SetVotersError::NoVoters => (StatusCode::BAD_REQUEST, "no_voters"),
+            SetVotersError::NoMajority { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_majority"),
+            SetVotersError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
+            _ => (StatusCode::CONFLICT, "not_changed"),
+        };
+        Self::new(status, code, error.to_string(), "see `tidings voters` for the present list")
     }
 }
 

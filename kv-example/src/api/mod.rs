@@ -13,6 +13,7 @@ mod monitor;
 mod places;
 pub(crate) mod tls;
 mod view;
+mod voters;
 mod watch;
 
 use std::path::PathBuf;
@@ -120,6 +121,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(watch::routes())
         .merge(cluster::routes())
         .merge(elections::routes())
+        .merge(voters::routes())
         .merge(dash::routes())
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };

@@ -12,13 +12,13 @@ use crate::exit::{Exit, Failure};
 use crate::{span, table};
 
 /// A snapshot of a large store, and good-byes, take their time.
-const LONG_TIME: Duration = Duration::from_secs(600);
+pub(super) const LONG_TIME: Duration = Duration::from_secs(600);
 
-fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
+pub(super) fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
     Ok(writeln!(std::io::stdout().lock(), "{text}")?)
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => table::clean(text),
         Value::Null => "-".to_owned(),

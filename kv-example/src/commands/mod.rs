@@ -5,6 +5,7 @@ mod cluster;
 mod elect;
 mod keys;
 mod transfer;
+mod voters;
 mod watch;
 
 use std::process::Command as Process;
@@ -28,6 +29,7 @@ pub(crate) enum Client {
     Members(cluster::Members),
     Forget(cluster::Forget),
     Join(cluster::Join),
+    Voters(voters::Voters),
     Leader(elect::Leader),
     Elect(elect::Elect),
     Lock(elect::Lock),
@@ -53,6 +55,7 @@ impl Client {
             Self::Members(members) => members.run(),
             Self::Forget(forget) => forget.run(),
             Self::Join(join) => join.run(),
+            Self::Voters(voters) => voters.run(),
             Self::Leader(leader) => leader.run(),
             Self::Elect(elect) => elect.run(),
             Self::Lock(lock) => lock.run(),
