@@ -88,6 +88,7 @@
 //! | `json` | yes | [`Map`] and [`Live`]: typed values, kept as JSON |
 //! | `figment` | no | `live::StoreSource` as a `figment::Provider`, and providers as layers of a [`Live`] |
 //! | `config` | no | `live::StoreSource` as a `config::Source` |
+//! | `srv` | no | seeds that are named by SRV records: `srv+name`, `Builder::name_servers` |
 //! | `metrics` | no | what a node does, as gauges, counters and histograms for any recorder of the `metrics` crate |
 
 // The pages and the tables above name items of all features.

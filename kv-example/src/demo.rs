@@ -212,7 +212,10 @@ async fn start(board: &Arc<Switchboard>) -> Result<Vec<Node>, Failure> {
         let relay = Relay::bind(at).await?;
         let mut builder =
             Node::builder(name).cluster("demo").security(security.clone()).config(config.clone());
-        builder = builder.advertise(relay.addr()?).meta("zone", ZONES[at % ZONES.len()]).app_version("1.0");
+        builder = builder
+            .advertise(relay.addr()?.to_string())
+            .meta("zone", ZONES[at % ZONES.len()])
+            .app_version("1.0");
         builder = builder.seeds(seed.clone());
         seed = Some(seed.unwrap_or(relay.addr()?.to_string()));
         let node = builder.start().await?;

@@ -153,8 +153,9 @@ async fn start(
     if let Some(cluster) = &settings.cluster {
         builder = builder.cluster(cluster);
     }
-    if let Some(addr) = settings.advertise {
-        builder = builder.advertise(addr);
+    builder = builder.name_servers(settings.name_servers.iter().copied());
+    if let Some(addr) = &settings.advertise {
+        builder = builder.advertise(addr.as_str());
     }
     if let Some(dir) = &settings.data_dir {
         builder = builder.data_dir(dir.join("node"));

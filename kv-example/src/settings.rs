@@ -60,13 +60,23 @@ pub(crate) struct Settings {
     /// Where to listen for other nodes (UDP) [default: 127.0.0.1:7400]
     #[arg(long, env = "TIDINGS_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Where others can reach this node, if that is not where they see it come from
-    #[arg(long, env = "TIDINGS_ADVERTISE", value_name = "ADDRESS:PORT")]
-    pub(crate) advertise: Option<SocketAddr>,
-    /// Where other nodes may be; host names are resolved anew each time
-    #[arg(long = "seed", env = "TIDINGS_SEEDS", value_name = "HOST:PORT", value_delimiter = ',')]
+    /// Where others can reach this node, if that is not where they see it come from; a name is resolved at the start
+    #[arg(long, env = "TIDINGS_ADVERTISE", value_name = "HOST[:PORT]")]
+    pub(crate) advertise: Option<String>,
+    /// Where other nodes may be, also srv+NAME for the hosts of SRV records; names are resolved anew each time. The
+    /// port is 7400 where none is given
+    #[arg(long = "seed", env = "TIDINGS_SEEDS", value_name = "HOST[:PORT]", value_delimiter = ',')]
     #[serde(default)]
     pub(crate) seeds: Vec<String>,
+    /// The DNS servers to ask for the hosts of srv+NAME [default: those of the system]
+    #[arg(
+        long = "name-server",
+        env = "TIDINGS_NAME_SERVERS",
+        value_name = "ADDRESS:PORT",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub(crate) name_servers: Vec<SocketAddr>,
     /// Where to serve the HTTP API and the dashboard [default: 127.0.0.1:8080]
     #[arg(long, env = "TIDINGS_HTTP", value_name = "ADDRESS:PORT")]
     pub(crate) http: Option<SocketAddr>,
@@ -186,6 +196,7 @@ impl Settings {
             listen: self.listen.or(file.listen),
             advertise: self.advertise.or(file.advertise),
             seeds: if self.seeds.is_empty() { file.seeds } else { self.seeds },
+            name_servers: if self.name_servers.is_empty() { file.name_servers } else { self.name_servers },
             http: self.http.or(file.http),
             data_dir: self.data_dir.or(file.data_dir),
             restore: self.restore.or(file.restore),

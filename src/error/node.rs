@@ -8,8 +8,11 @@ use crate::text::Escaped;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SeedError {
-    /// It is not an address or a host name with a port.
-    #[error("the seed \"{}\" is not of the form address:port or host:port", Escaped(seed))]
+    /// It has none of the forms that [`Builder::seeds`](crate::Builder::seeds) lists.
+    #[error(
+        "the seed \"{}\" has none of the forms host, host:port, [IPv6]:port and srv+name (with the feature `srv`)",
+        Escaped(seed)
+    )]
     Form {
         /// The seed.
         seed: String,
@@ -82,6 +85,15 @@ pub enum StartError {
         /// The address.
         addr: std::net::SocketAddr,
         /// The operating system's error.
+        #[source]
+        reason: Cause,
+    },
+    /// The address to advertise cannot be resolved.
+    #[error("\"{}\" cannot be advertised: {reason}", Escaped(name))]
+    Advertise {
+        /// What was given to [`Builder::advertise`](crate::Builder::advertise).
+        name: String,
+        /// Why not.
         #[source]
         reason: Cause,
     },

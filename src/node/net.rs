@@ -12,3 +12,5 @@ pub(in crate::node) mod secret;
 pub(in crate::node) mod security;
 pub(in crate::node) mod seeds;
 pub(in crate::node) mod sender;
+#[cfg(feature = "srv")]
+pub(in crate::node) mod srv;

@@ -221,7 +221,7 @@ pub(super) async fn start_node(
     };
     let mut builder = builder(name, &[]).seeds(seed.map(|seed| seed.to_string()));
     if let Some(relay) = &relay {
-        builder = builder.advertise(relay.addr());
+        builder = builder.advertise(relay.addr().to_string());
     }
     let node = builder.start().await.expect("it starts");
     if let Some(relay) = &relay {

@@ -1,5 +1,5 @@
 //! Real nodes on loopback: what users do with them in `operations`, their starts and ends in `lifetimes`, who becomes a
-//! peer or a member in `members`. Hostile peers are tested in `hostile.rs`.
+//! peer or a member in `members`, and where they look for others in `seeds`. Hostile peers are tested in `hostile.rs`.
 //!
 //! What is tested here is the surroundings of the replica: network, runtime, handles. The rules of replication are
 //! tested in the simulator, with negative controls.
@@ -7,6 +7,7 @@
 mod lifetimes;
 mod members;
 mod operations;
+mod seeds;
 mod streams;
 
 use tidings::{Node, Watch, WatchEvent, WatchOptions};

@@ -281,7 +281,7 @@ async fn lossy_and_slow_link_carries_everything() {
     let faults = Faults { loss: 0.125, delay: Duration::from_millis(15), ..Faults::default() };
     let relay = Relay::start(faults).await;
     // The node advertises the address of the relay only, so that every link goes through the relay.
-    let b = builder("b", &[]).advertise(relay.addr()).start().await.unwrap();
+    let b = builder("b", &[]).advertise(relay.addr().to_string()).start().await.unwrap();
     relay.lead_to(b.addr());
     let a = ready(builder("a", &[]).seeds([relay.addr().to_string()])).await;
     let mut told = a.member_events();

@@ -20,7 +20,9 @@ use crate::node::disk;
 use crate::node::net::network::{Network, ShutdownGuard, bind};
 use crate::node::net::peers::NodeIdentity;
 use crate::node::net::security::{Security, check_node_name};
-use crate::node::net::seeds::{DialTargets, Seeds};
+use crate::node::net::seeds::{DialTargets, Seeds, host_and_port};
+#[cfg(feature = "srv")]
+use crate::node::net::srv::NameServers;
 use crate::node::runtime::driver;
 use crate::node::runtime::join_board::JoinBoard;
 use crate::node::runtime::shared::Shared;
@@ -55,7 +57,9 @@ pub struct Builder {
     name: String,
     cluster: String,
     listen: SocketAddr,
-    advertise: Option<SocketAddr>,
+    advertise: Option<String>,
+    #[cfg(feature = "srv")]
+    name_servers: NameServers,
     seeds: Vec<String>,
     security: Option<Security>,
     config: Config,
@@ -84,6 +88,8 @@ impl Builder {
             cluster: "tidings".to_owned(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
+            #[cfg(feature = "srv")]
+            name_servers: NameServers::default(),
             seeds: Vec::new(),
             security: None,
             config: Config::lan(),
@@ -113,18 +119,30 @@ impl Builder {
 
     /// The address that other nodes dial to reach this one. Default: the IP address that they see its packets come
     /// from, with the port of [`Builder::listen`]. Set it where that cannot be dialled, as behind a translation of
-    /// addresses or ports.
+    /// addresses or ports: an address or a host name, with or without a port (default: that of [`Builder::listen`]). A
+    /// name is resolved when the node starts, to an address of the family on which it listens.
     #[must_use]
-    pub fn advertise(mut self, addr: SocketAddr) -> Self {
-        self.advertise = Some(addr);
+    pub fn advertise(mut self, addr: impl Into<String>) -> Self {
+        self.advertise = Some(addr.into());
         self
     }
 
-    /// Where other nodes may be: addresses, or host names with a port, which are resolved again at every attempt. They
-    /// are tried for ever. A node without seeds waits to be dialled, and is ready at once.
+    /// Where other nodes may be: `host`, `host:port`, `[IPv6]:port`, or `srv+name` for the hosts and ports of the SRV
+    /// records of a name (with the feature `srv`). The port is 7400 where none is given. Names are resolved again at
+    /// every attempt, and all their addresses are dialled. Seeds are tried for ever. A node without seeds waits to be
+    /// dialled, and is ready at once.
     #[must_use]
     pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.seeds.extend(seeds.into_iter().map(Into::into));
+        self
+    }
+
+    /// The DNS servers that are asked for the SRV records of seeds, and for the hosts in them, in place of those of the
+    /// system: for example the DNS interface of a service catalogue.
+    #[cfg(feature = "srv")]
+    #[must_use]
+    pub fn name_servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.name_servers.add(servers);
         self
     }
 
@@ -210,16 +228,19 @@ impl Builder {
         let failed =
             |error: std::io::Error| StartError::Bind { addr: self.listen, reason: Cause::new(error) };
         let addr = endpoint.local_addr().map_err(failed)?;
+        let advertised = advertised(self.advertise.as_deref(), addr).await?;
         let [seed, run] = random()?;
         let run = RunId::new(run);
-        let mut own = Member::new(self.name.clone(), run, self.advertise.unwrap_or(addr));
+        let mut own = Member::new(self.name.clone(), run, advertised.unwrap_or(addr));
         own.app_version.clone_from(&self.app_version);
         own.meta = self.meta;
         let identity = NodeIdentity {
             cluster: self.cluster,
             app_version: self.app_version,
             accepts_version: self.accepts_version,
-            advertised: self.advertise,
+            advertised,
+            #[cfg(feature = "srv")]
+            name_servers: self.name_servers,
             clock_skew_max: self.config.clock_skew_max,
         };
         if !self.config.voters.is_empty() && self.config.voters.len().is_multiple_of(2) {
@@ -261,6 +282,23 @@ impl Builder {
         tokio::spawn(driver::drive(shared, received));
         Ok(node)
     }
+}
+
+/// The address that stands for what is advertised. Of several addresses of a name it is the first of the family of
+/// `listening`.
+async fn advertised(name: Option<&str>, listening: SocketAddr) -> Result<Option<SocketAddr>, StartError> {
+    let Some(name) = name else { return Ok(None) };
+    let failed = |reason: Cause| StartError::Advertise { name: name.to_owned(), reason };
+    let Some((host, port)) = host_and_port(name, listening.port()) else {
+        return Err(failed(Cause::new("it is none of host, host:port and [IPv6]:port")));
+    };
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| failed(Cause::new(error)))?;
+    let usable = |addr: &SocketAddr| addr.is_ipv4() || !listening.is_ipv4();
+    let (same, other): (Vec<_>, Vec<_>) =
+        found.filter(usable).partition(|addr| addr.is_ipv4() == listening.is_ipv4());
+    let addr = same.into_iter().chain(other).next();
+    addr.map(Some)
+        .ok_or_else(|| failed(Cause::new("the name has no address of the family on which the node listens")))
 }
 
 /// The configuration of the endpoint. Deriving a key from a secret takes some tenths of a second.

@@ -26,6 +26,7 @@ use crate::node::net::link::{Greeter, NoLink, greet, no_link, welcome};
 use crate::node::net::peers::{DialRequest, NodeEvent, NodeIdentity};
 use crate::node::net::round_trip::{RECEIVE_WINDOW_FIRST, SEND_WINDOW_MAX};
 use crate::node::net::security::{SERVER_NAME, Security};
+use crate::node::net::seeds::Seed;
 use crate::node::net::sender::{CLOSE_ENDED, CLOSE_REFUSED, CLOSE_SECURITY, LinkEvent};
 use crate::node::runtime::shared::{Core, Shared};
 
@@ -329,14 +330,19 @@ impl Network {
 
     /// All addresses of a seed. They are resolved at every call, but for [`NO_HOST_TIME`] after a failure.
     async fn resolve(&self, seed: &str) -> Result<Vec<SocketAddr>, String> {
-        if let Ok(addr) = seed.parse() {
-            return Ok(vec![addr]);
-        }
         if self.no_hosts.contains_key(seed) {
             return Err("the name could not be resolved a moment ago".to_owned());
         }
-        let found: Result<Vec<SocketAddr>, _> = tokio::net::lookup_host(seed).await.map(Iterator::collect);
-        let addrs = found.map_err(|error| error.to_string()).and_then(|addrs| {
+        let found = match Seed::read(seed) {
+            Some(Seed::Host(host, port)) => {
+                let found = tokio::net::lookup_host((host, port)).await;
+                found.map(Iterator::collect::<Vec<_>>).map_err(|error| error.to_string())
+            }
+            #[cfg(feature = "srv")]
+            Some(Seed::Srv(service)) => self.greeter.identity.name_servers.resolve(service).await,
+            _ => Err("the seed has no known form".to_owned()),
+        };
+        let addrs = found.and_then(|addrs| {
             let v4 = self.shared.addr.is_ipv4();
             let usable: Vec<SocketAddr> = addrs.into_iter().filter(|addr| !v4 || addr.is_ipv4()).collect();
             if usable.is_empty() { Err("no address that this node can reach".to_owned()) } else { Ok(usable) }

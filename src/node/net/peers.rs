@@ -14,6 +14,8 @@ use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, MemberLimit};
 use crate::node::net::greeting::{Greeting, GreetingAnswer};
 use crate::node::net::security::TlsRefusal;
+#[cfg(feature = "srv")]
+use crate::node::net::srv::NameServers;
 use crate::replica::ReplicaEvent;
 use crate::text::{Escaped, Span};
 
@@ -166,6 +168,8 @@ pub(in crate::node) struct NodeIdentity {
     pub(in crate::node) accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
     pub(in crate::node) advertised: Option<SocketAddr>,
     pub(in crate::node) clock_skew_max: Duration,
+    #[cfg(feature = "srv")]
+    pub(in crate::node) name_servers: NameServers,
 }
 
 impl fmt::Debug for NodeIdentity {
