@@ -4,6 +4,8 @@
 
 #[path = "hostile/revocation.rs"]
 mod revocation;
+#[path = "hostile/versions.rs"]
+mod versions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
