@@ -31,7 +31,7 @@ fn steps() -> (String, Vec<String>) {
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating.md")).unwrap();
     let section = page.split("## Rotating the secret\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let blocks: Vec<&str> =
-        section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        section.split("\n```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert_eq!(blocks.len(), 2);
     let mut parts = blocks[1].split("\n# ");
     let begin = parts.next().unwrap();
