@@ -25,6 +25,7 @@ mod node;
 mod reconcile_rs;
 mod report;
 mod spread;
+mod strangers;
 mod views;
 
 /// A report's name and its parts.

@@ -21,6 +21,7 @@ pub(crate) const PARTS: &[(&str, fn())] = &[
     ("throughput", throughput),
     ("fanout", fanout),
     ("starts", starts),
+    ("strangers", crate::strangers::strangers),
     ("memory", memory),
 ];
 

@@ -1,6 +1,6 @@
 //! Who may connect to the node and to its API, as the files with secrets, tokens and certificates say. They are read at
-//! the start and again on SIGHUP, each kind by itself: where one cannot be used, that is said, and what was in force
-//! stays so.
+//! the start, again on SIGHUP, and when they were replaced, each kind by itself: where one cannot be used, that is said,
+//! and what was in force stays so.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use tidings::{Security, SecurityError};
 
 use crate::api::{Guard, Tls};
 use crate::exit::Failure;
+use crate::replaced::Replaced;
 use crate::settings::Settings;
 
 /// What is in force.
@@ -16,6 +17,7 @@ pub(crate) struct Access {
     pub(crate) security: Security,
     /// The secrets of the cluster that are accepted; none where certificates come from files.
     accepted: Vec<String>,
+    files: Replaced,
     pub(crate) guard: Guard,
     pub(crate) tls: Option<Arc<Tls>>,
 }
@@ -28,6 +30,7 @@ impl std::fmt::Debug for Access {
 
 impl Access {
     pub(crate) fn new(settings: &Settings) -> Result<Self, Failure> {
+        let files = Replaced::new(settings.access_files());
         let guard = Guard::new(settings.tokens()?);
         let tls = settings.http_files()?.map(|[certificate, key]| Tls::read(certificate, key)).transpose()?;
         let (security, accepted) = if let Some([ca, certificate, key]) = settings.cluster_files()? {
@@ -44,11 +47,19 @@ impl Access {
         if let Some(names) = settings.cluster_names()? {
             security.allow_only(names)?;
         }
-        Ok(Self { settings: settings.clone(), security, accepted, guard, tls: tls.map(Arc::new) })
+        Ok(Self { settings: settings.clone(), security, accepted, files, guard, tls: tls.map(Arc::new) })
+    }
+
+    /// Reads everything again if a file was replaced. Called now and then.
+    pub(crate) fn follow_files(&mut self) {
+        if self.files.is_due() {
+            self.reload();
+        }
     }
 
     /// Reads everything again.
     pub(crate) fn reload(&mut self) {
+        self.files.note_read();
         if self.accepted.is_empty() {
             self.reload_certificates();
         } else {

@@ -10,6 +10,7 @@ mod exit;
 mod floor;
 mod process;
 mod relay;
+mod replaced;
 mod serve;
 mod settings;
 mod signals;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use tidings::{Node, Security};
 use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::access::Access;
@@ -16,6 +17,9 @@ use crate::exit::{Exit, Failure};
 use crate::process;
 use crate::settings::Settings;
 use crate::signals::{End, Reload};
+
+/// How often the files that say who may connect are looked at. A change counts at the second look.
+const FILES_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The node's last writes are given a moment, and the API's last answers; after this the process ends anyway.
 const END_TIME_MAX: Duration = Duration::from_millis(2_500);
@@ -33,8 +37,9 @@ A settings' file has the same names with underscores:
   meta = { zone = \"eu-1\" }
 
 Secrets and tokens never stand on the command line. A file is best (mode 600); TIDINGS_SECRET, TIDINGS_TOKEN and
-TIDINGS_READ_TOKEN in the environment, or `secret`, `token` and `read_token` in the settings' file, work as well. SIGHUP
-reads all files with secrets, tokens, certificates, revocation lists and names again.";
+TIDINGS_READ_TOKEN in the environment, or `secret`, `token` and `read_token` in the settings' file, work as well. All
+files with secrets, tokens, certificates, revocation lists and names are read again some seconds after they were
+replaced, and at once on SIGHUP.";
 
 /// Run a node, with its HTTP API and its dashboard
 #[derive(Args, Debug)]
@@ -105,6 +110,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
     let (tls, guard) = (access.tls.clone(), access.guard.clone());
     let serving = tokio::spawn(api::serve(listener, tls, guard, api::router(app), limits, stop));
+    let mut look = tokio::time::interval(FILES_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // A process that ends in order leaves, unless whoever runs it has said that it will be back.
     let leaves = loop {
         tokio::select! {
@@ -112,6 +119,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
             () = leaving.notified() => break true,
             // Keys are derived and files read: other tasks go on meanwhile.
             () = reload.recv() => tokio::task::block_in_place(|| access.reload()),
+            _ = look.tick() => tokio::task::block_in_place(|| access.follow_files()),
         }
     };
     stopping.send_replace(true);

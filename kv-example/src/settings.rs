@@ -257,6 +257,23 @@ impl Settings {
         Ok(max)
     }
 
+    /// All files that say who may connect.
+    pub(crate) fn access_files(&self) -> Vec<PathBuf> {
+        let files = [
+            &self.secret_file,
+            &self.cluster_ca_file,
+            &self.cluster_certificate_file,
+            &self.cluster_key_file,
+            &self.cluster_revocation_file,
+            &self.cluster_names_file,
+            &self.token_file,
+            &self.read_token_file,
+            &self.http_certificate_file,
+            &self.http_key_file,
+        ];
+        files.into_iter().flatten().cloned().collect()
+    }
+
     /// The files of the API's certificate and its key, if it speaks TLS.
     pub(crate) fn http_files(&self) -> Result<Option<[&Path; 2]>, Failure> {
         all_or_none([

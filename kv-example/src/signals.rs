@@ -55,7 +55,7 @@ mod system {
         }
     }
 
-    /// There is no such signal here: secrets are changed by a restart.
+    /// There is no such signal here: files that were replaced are found by looking.
     #[derive(Debug)]
     pub(crate) struct Reload;
 

@@ -152,6 +152,56 @@ fn read_only_token_reads_and_writes_nothing() {
     assert_eq!([with(&full, "GET", "/v1/kv").status, with(&read, "GET", "/v1/kv").status], [401, 401]);
 }
 
+/// Replaces all files of a mounted secret at once, as Kubernetes does: `..data` then leads to another folder.
+fn mount(secret: &Path, version: &str, files: &[(&str, &str)]) {
+    std::fs::create_dir_all(secret.join(version)).unwrap();
+    for (name, text) in files {
+        private_file(&secret.join(version).join(name), text);
+        _ = std::os::unix::fs::symlink(Path::new("..data").join(name), secret.join(name));
+    }
+    std::os::unix::fs::symlink(version, secret.join("..next")).unwrap();
+    std::fs::rename(secret.join("..next"), secret.join("..data")).unwrap();
+}
+
+#[test]
+fn mounted_secrets_are_followed_without_a_signal() {
+    let folder = folder("mounted");
+    let [old, new] = [(); 2].map(|()| tidings::Security::generate_secret());
+    let both = format!("{new}\n{old}");
+    let nodes = ["a", "b"].map(|name| {
+        let secret = folder.join(name);
+        mount(&secret, "..1", &[("secret", &old), ("token", &old)]);
+        secret
+    });
+    let start = |name: &str, seeds: &[&str]| {
+        let secret = folder.join(name).join("secret").to_str().unwrap().to_owned();
+        let token = folder.join(name).join("token").to_str().unwrap().to_owned();
+        serve(name, seeds, &["--secret-file", &secret, "--token-file", &token])
+    };
+    let a = start("a", &[]);
+    let with = |node: &Running, token: &str, path: &str| {
+        ask("GET", &format!("{}{path}", node.http), &[("authorization", &format!("Bearer {token}"))], b"")
+    };
+    assert_eq!(with(&a, &old, "/v1/kv").status, 200);
+    // The secret alone is accepted beside the new one, which is presented; the token is replaced.
+    for secret in &nodes {
+        mount(secret, "..2", &[("secret", &both), ("token", &new)]);
+    }
+    eventually("the new token counts", || with(&a, &new, "/v1/kv").status == 200);
+    assert_eq!(with(&a, &old, "/v1/kv").status, 401);
+    mount(&nodes[0], "..3", &[("secret", &new), ("token", &old)]);
+    eventually("the third version is read", || with(&a, &old, "/v1/kv").status == 200);
+    // A node that has the old secret alone is refused now, one with the new secret is not.
+    let stranger = folder.join("stranger");
+    mount(&stranger, "..1", &[("secret", &old), ("token", &old)]);
+    let stranger = start("stranger", &[&a.addr]);
+    let b = start("b", &[&a.addr]);
+    eventually("b is ready", || ask("GET", &format!("{}/readyz", b.http), &[], b"").status == 200);
+    assert_eq!(ask("GET", &format!("{}/readyz", stranger.http), &[], b"").status, 503);
+    let members = with(&a, &old, "/v1/members").json().to_string();
+    assert!(members.contains("\"b\"") && !members.contains("stranger"), "{members}");
+}
+
 #[test]
 fn foreign_pages_and_proxies_cannot_use_an_open_node() {
     let node = serve("a", &[], &[]);

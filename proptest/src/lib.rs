@@ -4,13 +4,14 @@
 //! that run twice, once as they are and once with one rule broken by a [`Control`](tidings::Control). The broken run is
 //! the negative control of the test. A check that passes with its rule broken does not count.
 //!
-//! For real nodes: [`nodes`] on loopback, a [`relay`] that loses and delays their packets, child [`processes`], and
-//! temporary folders.
+//! For real nodes: [`nodes`] on loopback, a [`relay`] that loses and delays their packets, a certificate [`authority`],
+//! [`strangers`] that are in the way, child [`processes`], and temporary folders.
 //!
 //! Invariants: a seed determines a history completely. Whatever is drawn here comes from [`Dice`], never from the
 //! generators of the replicas, so that a change in a replica does not change the history that tests it. Without the
 //! feature `controls` this crate switches no control on, so that measurements may use it.
 
+pub mod authority;
 #[cfg(feature = "controls")]
 mod detection;
 mod folder;
@@ -23,6 +24,7 @@ pub mod processes;
 pub mod relay;
 pub mod replicas;
 mod seeds;
+pub mod strangers;
 pub mod tls;
 mod virtual_time;
 mod watching;

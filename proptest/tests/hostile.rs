@@ -4,80 +4,21 @@
 
 #[path = "hostile/revocation.rs"]
 mod revocation;
+#[path = "hostile/versions.rs"]
+mod versions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rcgen::CertificateParams;
 use tidings::{
     Builder, MemberLimit, Node, NodeEvent, PeerRefusal, Security, SecurityError, StartError, TlsRefusal,
     WatchOptions,
 };
+use tidings_proptest::authority::{Authority, VALID};
 use tidings_proptest::nodes::{self, event, guarded, ready, refusal, until};
-use tidings_proptest::{Folder, tls};
-
-/// A certificate authority, and a folder for the files of one test.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: rcgen::Certificate,
-    folder: Folder,
-}
-
-impl Authority {
-    fn new(test: &str) -> Self {
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        parameters.distinguished_name.push(rcgen::DnType::CommonName, test);
-        let key = KeyPair::generate().unwrap();
-        let certificate = parameters.self_signed(&key).unwrap();
-        Self { issuer: Issuer::new(parameters, key), certificate, folder: Folder::new() }
-    }
-
-    fn issue(&self, name: &str, years: (i32, i32)) -> (rcgen::Certificate, KeyPair) {
-        let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        parameters.not_before = rcgen::date_time_ymd(years.0, 1, 1);
-        parameters.not_after = rcgen::date_time_ymd(years.1, 1, 1);
-        self.sign(&parameters)
-    }
-
-    fn sign(&self, parameters: &CertificateParams) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().unwrap();
-        (parameters.signed_by(&key, &self.issuer).unwrap(), key)
-    }
-
-    fn paths(&self, name: &str) -> [PathBuf; 3] {
-        ["ca.pem".to_owned(), format!("{name}.pem"), format!("{name}.key")].map(|file| self.folder.at(&file))
-    }
-
-    fn write(&self, name: &str, years: (i32, i32)) -> [PathBuf; 3] {
-        self.write_issued(name, &self.issue(name, years))
-    }
-
-    fn write_issued(&self, name: &str, (certificate, key): &(rcgen::Certificate, KeyPair)) -> [PathBuf; 3] {
-        let paths = self.paths(name);
-        std::fs::write(&paths[0], self.certificate.pem()).unwrap();
-        std::fs::write(&paths[1], certificate.pem()).unwrap();
-        std::fs::write(&paths[2], key.serialize_pem()).unwrap();
-        paths
-    }
-
-    /// Replaces the files of a node by those of another authority.
-    fn replace(&self, by: &Self, name: &str) {
-        for (from, to) in by.write(name, VALID).iter().zip(&self.paths(name)) {
-            std::fs::copy(from, to).unwrap();
-        }
-    }
-
-    fn security(&self, name: &str, years: (i32, i32)) -> Security {
-        let [ca, certificate, key] = self.write(name, years);
-        Security::ca(ca, certificate, key).unwrap()
-    }
-}
-
-const VALID: (i32, i32) = (2_020, 2_100);
+use tidings_proptest::tls;
 
 fn builder(name: &str, security: Security, seeds: &[&Node]) -> Builder {
     nodes::builder(name, seeds).security(security)
@@ -177,17 +118,9 @@ struct Raw {
 
 impl Raw {
     fn new(authority: &Authority, name: Option<&str>, protocol: &[u8]) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(authority.certificate.der().clone()).unwrap();
-        let config = tls::client(roots);
         let mut config = match name {
-            Some(name) => {
-                let (certificate, key) = authority.issue(name, VALID);
-                let key: PrivateKeyDer<'static> = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-                let chain: Vec<CertificateDer<'static>> = vec![certificate.into()];
-                config.with_client_auth_cert(chain, key).unwrap()
-            }
-            None => config.with_no_client_auth(),
+            Some(name) => authority.client(name),
+            None => tls::client(authority.roots()).with_no_client_auth(),
         };
         config.alpn_protocols = vec![protocol.to_vec()];
         let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();

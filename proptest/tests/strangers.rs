@@ -1,104 +1,32 @@
-//! Strangers that begin handshakes and never answer must not keep members out. A flood of first QUIC packets from one
-//! or four loopback addresses runs, at 20 and at 1,000 packets per second, while new nodes join a real one. A node that
-//! does not become ready within `READY_TIME_MAX` fails the test. The limits themselves are tested in
-//! `src/node/admission.rs`.
+//! Strangers that begin handshakes and never answer, and peers with valid certificates that never greet, must not keep
+//! members out nor disturb those that are linked. A flood of first QUIC packets from one, four or two hundred loopback
+//! addresses runs, at 20 and at 1,000 packets per second, while new nodes join a real one and linked nodes write. A node
+//! that does not become ready within `READY_TIME_MAX` fails the test. The limits themselves are tested in
+//! `src/node/net/admission.rs`. Times under a flood are measured by `tidings-benches`, `node strangers`.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::JoinHandle;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tidings::{Config, Node};
-use tidings_proptest::nodes::builder;
-use tidings_proptest::tls;
+use tidings::{Config, MemberState, Node, NodeEvent};
+use tidings_proptest::authority::{Authority, VALID};
+use tidings_proptest::nodes::{builder, guarded, until};
+use tidings_proptest::strangers::{Flood, SilentMembers, addresses};
 
 /// Time limit of the test, no target: a node that is not ready by then is taken to be kept out.
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
-/// First packets in rotation: enough that at 20 per second none is sent again while its first handshake may be in
-/// progress.
-const INITIALS: usize = 400;
-
-/// The first packets of this many handshakes, as a real client sends them to this address.
-fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
-    let mut config = tls::client(rustls::RootCertStore::empty()).with_no_client_auth();
-    config.alpn_protocols = vec![b"tidings/1".to_vec()];
-    let config = tls::quic(config);
-    let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
-    let mut initial = || {
-        let now = Instant::now();
-        let (_, mut connection) = endpoint.connect(now, config.clone(), to, "tidings").unwrap();
-        let mut packet = Vec::new();
-        let sent = connection.poll_transmit(now, 1, &mut packet);
-        assert!(
-            sent.is_some() && packet.len() >= 1_200,
-            "the client sends one packet of at least 1,200 bytes, as QUIC demands"
-        );
-        packet
-    };
-    (0..INITIALS).map(|_| initial()).collect()
-}
-
-const MICROS: u128 = 1_000_000;
-
-/// Sends first packets from some loopback addresses until it is dropped, and reads no answer.
-struct Flood {
-    per_second: Arc<AtomicU32>,
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Flood {
-    /// Starts with 200 packets at once.
-    fn new(to: SocketAddr, sources: &[[u8; 4]]) -> Self {
-        // Each source sends from several ports, as several strangers would.
-        let bind = |ip: &[u8; 4]| UdpSocket::bind(SocketAddr::from((*ip, 0))).unwrap();
-        let sockets: Vec<UdpSocket> = sources.iter().cycle().take(8).map(bind).collect();
-        let mut packets = initials(to).into_iter().cycle().zip((0..sockets.len()).cycle());
-        let mut send = move |count| {
-            for (packet, socket) in packets.by_ref().take(count) {
-                // A full socket buffer loses packets, as a network does.
-                _ = sockets[socket].send_to(&packet, to);
-            }
-        };
-        send(200);
-        let (per_second, is_over) = (Arc::new(AtomicU32::new(20)), Arc::new(AtomicBool::new(false)));
-        let (rate, ends) = (per_second.clone(), is_over.clone());
-        let thread = std::thread::spawn(move || {
-            let (mut last, mut due) = (Instant::now(), 0);
-            while !ends.load(Ordering::Relaxed) {
-                // Sets the rate of sending. No synchronisation.
-                std::thread::sleep(Duration::from_millis(5));
-                let now = Instant::now();
-                due += (now - last).as_micros() * u128::from(rate.load(Ordering::Relaxed));
-                last = now;
-                send((due / MICROS) as usize);
-                due %= MICROS;
-            }
-        });
-        Self { per_second, is_over, thread: Some(thread) }
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.thread.take().map(JoinHandle::join);
-    }
-}
 
 async fn start(name: &str, seeds: &[&Node]) -> Node {
     builder(name, seeds).config(Config::lan()).start().await.unwrap()
 }
 
 /// Asserts that new nodes become ready under a flood from these addresses, at 20 and then 1,000 packets per second.
-async fn join_under_flood(sources: &[[u8; 4]]) {
+async fn join_under_flood(sources: &[Ipv4Addr]) {
     let a = start("a", &[]).await;
     a.put("key", "value").unwrap();
     let flood = Flood::new(a.addr(), sources);
     let mut nodes = Vec::new();
     for (name, rate) in [("b", 20), ("c", 20), ("d", 1_000), ("e", 1_000)] {
-        flood.per_second.store(rate, Ordering::Relaxed);
+        flood.set_per_second(rate);
         let since = Instant::now();
         let node = start(name, &[&a]).await;
         let ready = tokio::time::timeout(READY_TIME_MAX, node.ready()).await;
@@ -118,10 +46,98 @@ async fn join_under_flood(sources: &[[u8; 4]]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_silent_stranger_keeps_no_node_out() {
-    join_under_flood(&[[127, 0, 0, 1]]).await;
+    join_under_flood(&[Ipv4Addr::LOCALHOST]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_silent_strangers_keep_no_node_out() {
-    join_under_flood(&[[127, 0, 0, 2], [127, 0, 0, 3], [127, 0, 0, 4], [127, 0, 0, 5]]).await;
+    join_under_flood(&addresses(1, 4)).await;
+}
+
+async fn certified(authority: &Authority, name: &str, seeds: &[SocketAddr]) -> Node {
+    let seeds = seeds.iter().map(SocketAddr::to_string);
+    let builder = builder(name, &[]).config(Config::lan()).seeds(seeds);
+    builder.security(authority.security(name, VALID)).start().await.unwrap()
+}
+
+/// Sent over the link to this peer since it was made, if there is one: a link that is made anew counts from 0.
+fn sent_bytes(node: &Node, peer: &str) -> Option<u64> {
+    node.status().peers.iter().find(|status| status.name == peer).map(|status| status.sent_bytes)
+}
+
+/// Writes on one node and waits until another has the value.
+async fn write_arrives(from: &Node, to: &Node, value: &str) {
+    from.put("round", value).unwrap();
+    until(|| to.get("round").is_some_and(|seen| seen.value() == value.as_bytes())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_stay_and_nodes_join_during_a_flood() {
+    let authority = Authority::new("flood");
+    let a = certified(&authority, "a", &[]).await;
+    let b = certified(&authority, "b", &[a.addr()]).await;
+    guarded(b.ready()).await.unwrap();
+    until(|| sent_bytes(&a, "b").is_some() && sent_bytes(&b, "a").is_some()).await;
+    // Two hundred addresses that nobody answers from, the nodes' own among them, and one with valid certificates.
+    let mut sources = addresses(1, 199);
+    sources.push(Ipv4Addr::LOCALHOST);
+    let floods = [&a, &b].map(|node| Flood::new(node.addr(), &sources));
+    floods.iter().for_each(|flood| flood.set_per_second(1_000));
+    let silent = SilentMembers::new(&authority, &a, &addresses(2, 1), 48);
+    until(|| silent.open() >= 32 && silent.shut_out() > 0).await;
+
+    let c = certified(&authority, "c", &[a.addr()]).await;
+    let mut sent = [sent_bytes(&a, "b").unwrap(), sent_bytes(&b, "a").unwrap()];
+    let mut round = 0;
+    while round < 50 || floods.iter().any(|flood| flood.packets_sent() < 3_000) {
+        round += 1;
+        write_arrives(&a, &b, &format!("{round} of a")).await;
+        write_arrives(&b, &a, &format!("{round} of b")).await;
+        let now = [sent_bytes(&a, "b"), sent_bytes(&b, "a")].map(|sent| sent.expect("they are linked"));
+        assert!(now[0] >= sent[0] && now[1] >= sent[1], "a link was made anew: {sent:?}, {now:?}");
+        sent = now;
+        let members = a.members();
+        let b = members.iter().find(|member| member.name == "b").unwrap();
+        assert_eq!(b.state, MemberState::Alive);
+    }
+    let ready = tokio::time::timeout(READY_TIME_MAX, c.ready()).await;
+    ready.expect("a new node is ready while the flood goes on").unwrap();
+    write_arrives(&c, &b, "of c").await;
+    assert_eq!(a.members().len(), 3, "no stranger became a member");
+}
+
+/// Whether a new node is let in at its first attempt, while silent members from this many addresses are in the way.
+async fn is_let_in_at_once(addresses_count: u8) -> bool {
+    let authority = Authority::new("silent");
+    let a = certified(&authority, "a", &[]).await;
+    let silent = SilentMembers::new(&authority, &a, &addresses(2, addresses_count), 48);
+    let places = 32 * usize::from(addresses_count);
+    until(|| silent.open() >= places && silent.shut_out() >= 16 * usize::from(addresses_count)).await;
+    let b = certified(&authority, "b", &[a.addr()]).await;
+    let mut events = b.events();
+    let failed = async {
+        while let Some(event) = events.next().await {
+            if matches!(event, NodeEvent::PeerRefused { .. } | NodeEvent::Unreachable { .. }) {
+                break;
+            }
+        }
+    };
+    let first = async {
+        tokio::select! {
+            ready = b.ready() => ready.is_ok(),
+            () = failed => false,
+        }
+    };
+    guarded(first).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_members_of_one_address_leave_places_for_others() {
+    assert!(is_let_in_at_once(1).await);
+}
+
+/// The control: from two addresses the limit per address does not help, and the same question has the other answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_members_of_two_addresses_take_all_places() {
+    assert!(!is_let_in_at_once(2).await);
 }

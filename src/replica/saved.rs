@@ -360,6 +360,15 @@ mod tests {
     }
 
     #[test]
+    fn state_of_a_later_version_is_named_and_not_read() {
+        let later = DISK_VERSION + 1;
+        // What follows the version may mean anything in a later one.
+        let (key, value) = sealed(STATE, b"", vec![later, 1, 2, 3]);
+        let refused = Saved::default().read_pair(&key, &value.expect("it is a value"));
+        assert!(matches!(refused, Err(SavedError::Version { version }) if version == later));
+    }
+
+    #[test]
     fn stored_rows_are_read_whatever_their_size() {
         let mut key = Vec::new();
         entry::register_key("k", &mut key);

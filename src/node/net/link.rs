@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, RecvStream};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::timeout;
@@ -34,6 +34,7 @@ use crate::node::net::sender::{
 };
 use crate::node::runtime::shared::{Shared, wall};
 use crate::replica::{Input, Lane, WINDOW_BYTES};
+use crate::wire::{WIRE_VERSION, WireError};
 
 /// Timeout of a greeting and its answer.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -148,24 +149,45 @@ pub(in crate::node) async fn welcome(
     let exchange = async {
         let accepted = connection.accept_bi().await;
         let (send, mut recv) = accepted.map_err(|error| no_link(&greeter.security, &error))?;
-        Ok::<_, NoLink>((send, read_message::<Greeting>(greeter, &connection, &mut recv).await?))
+        Ok::<_, NoLink>((send, read_message::<Greeting>(greeter, &connection, &mut recv).await))
     };
-    let Ok(greeting) = timeout(GREETING_TIME_MAX, exchange).await else {
-        close(&connection, CLOSE_REFUSED);
-        return Err(refused_by_us(PeerRefusal::Greeting));
+    let late = Err(refused_by_us(PeerRefusal::Greeting));
+    let exchanged = timeout(GREETING_TIME_MAX, exchange).await.unwrap_or(late);
+    let (mut send, greeting) = exchanged.inspect_err(|_| close(&connection, CLOSE_REFUSED))?;
+    let theirs = match greeting {
+        Ok(theirs) => theirs,
+        Err(refused) => {
+            match refused {
+                // The version is all that nodes of different versions understand of each other.
+                NoLink::Refused { refusal: PeerRefusal::WireVersion { .. }, .. } => {
+                    answer_and_close(&connection, &mut send, &[WIRE_VERSION]).await;
+                }
+                _ => close(&connection, CLOSE_REFUSED),
+            }
+            return Err(refused);
+        }
     };
-    let (mut send, theirs) = greeting.inspect_err(|_| close(&connection, CLOSE_REFUSED))?;
     let is_full = greeter.shared.lock().is_some_and(|core| core.peers.is_full());
     let verdict =
         if is_full { Some(GreetingAnswer::Full) } else { judge(greeter, &connection, &theirs).await };
     let answer = verdict.clone().unwrap_or_else(|| GreetingAnswer::Welcome(greeter.greeting()));
-    _ = send.write_all(&encode_greeting(&answer)).await;
+    let answer = encode_greeting(&answer);
+    let Some(verdict) = verdict else {
+        _ = send.write_all(&answer).await;
+        _ = send.finish();
+        return make_link(greeter, connection, &theirs, DialledBy::Peer);
+    };
+    answer_and_close(&connection, &mut send, &answer).await;
+    Err(refused_for(verdict, &theirs))
+}
+
+/// Ends a connection with an answer that is no welcome.
+async fn answer_and_close(connection: &Connection, send: &mut SendStream, answer: &[u8]) {
+    _ = send.write_all(answer).await;
     _ = send.finish();
-    let Some(verdict) = verdict else { return make_link(greeter, connection, &theirs, DialledBy::Peer) };
     // The peer closes the connection when it has read the answer.
     _ = timeout(GREETING_TIME_MAX, connection.closed()).await;
-    close(&connection, CLOSE_REFUSED);
-    Err(refused_for(verdict, &theirs))
+    close(connection, CLOSE_REFUSED);
 }
 
 /// The refusal that is reported here after a peer got this answer. The answer contains this node's cluster or version;
@@ -186,7 +208,12 @@ async fn read_message<T: bincode::Decode<()>>(
     recv: &mut RecvStream,
 ) -> Result<T, NoLink> {
     match recv.read_to_end(GREETING_BYTES_MAX).await {
-        Ok(bytes) => decode_greeting(&bytes).map_err(|_| refused_by_us(PeerRefusal::Greeting)),
+        Ok(bytes) => decode_greeting(&bytes).map_err(|error| {
+            refused_by_us(match error {
+                WireError::Version(theirs) => PeerRefusal::WireVersion { theirs, ours: WIRE_VERSION },
+                _ => PeerRefusal::Greeting,
+            })
+        }),
         Err(_) => Err(match connection.close_reason() {
             Some(reason) => no_link(&greeter.security, &reason),
             None => refused_by_us(PeerRefusal::Greeting),

@@ -60,6 +60,16 @@ pub enum PeerRefusal {
     /// The name or the metadata of one node exceeds a limit.
     #[error("it has {0}")]
     OverLimit(MemberLimit),
+    /// The nodes speak different versions of the wire format: the version of one program is too old for the other.
+    #[error(
+        "the other node speaks version {theirs} of the wire format, this one {ours}; upgrade the older one"
+    )]
+    WireVersion {
+        /// The version of the other node.
+        theirs: u8,
+        /// The version of this node.
+        ours: u8,
+    },
     /// The other side sent no greeting of this protocol, or not in time.
     #[error("no valid greeting arrived in time")]
     Greeting,

@@ -1,0 +1,163 @@
+//! Clusters of programs of two versions, while clients write: rolled forward, back, and forward again, without loss.
+//!
+//! The other program is built from an earlier commit, which takes minutes, and so this runs on demand:
+//!
+//! ```sh
+//! git worktree add ../earlier COMMIT && (cd ../earlier && cargo build -p kv-example)
+//! TIDINGS_EARLIER=$PWD/../earlier/target/debug/tidings cargo test -p kv-example --test mixed -- --nocapture
+//! ```
+//!
+//! Two programs of different wire versions refuse each other instead, by name; that is what is then asserted.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use common::{PROGRAM, Running, SECRET, ask, folder, program, start};
+use tidings_proptest::nodes::GUARD;
+use tidings_proptest::processes::{eventually, signal};
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Accepted writes between two restarts, of each client.
+const WRITES_BETWEEN: usize = 100;
+
+/// A node, and where its log goes.
+fn node(binary: &Path, folder: &Path, name: &str, seeds: &[String]) -> Running {
+    let mut command = Command::new(binary);
+    for (variable, _) in program().get_envs() {
+        command.env_remove(variable);
+    }
+    command.args(["serve", "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    command
+        .args(["--profile", "local", "--log", "warn", "--voter", "a,b,c", "--data-dir"])
+        .arg(folder.join(name));
+    command.args(seeds.iter().flat_map(|seed| ["--seed", seed])).env("TIDINGS_SECRET", SECRET);
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(format!("{name}.log")));
+    command.stderr(log.unwrap());
+    start(command)
+}
+
+fn is_ready(node: &Running) -> bool {
+    ask("GET", &format!("{}/readyz", node.http), &[], b"").status == 200
+}
+
+/// What clients did, and were told that it was done.
+#[derive(Default)]
+struct Done {
+    put: Mutex<BTreeSet<String>>,
+    deleted: Mutex<BTreeSet<String>>,
+    counted: AtomicI64,
+    /// Steps of the counter whose answer never came.
+    uncertain: AtomicI64,
+}
+
+/// One client of one node, whose address changes when it is restarted.
+fn write(http: &Mutex<String>, name: &str, done: &Done, is_over: &AtomicBool) {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(GUARD));
+    let agent: ureq::Agent = config.build().into();
+    let is_done = |method: &str, path: &str, body: &str| {
+        let url = format!("{}{path}", http.lock().unwrap());
+        let request = ureq::http::Request::builder().method(method).uri(url).body(body.to_owned()).unwrap();
+        agent.run(request).is_ok_and(|reply| reply.status() == 200)
+    };
+    for i in 0.. {
+        if is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        let key = format!("load/{name}/{i}");
+        let path = format!("/v1/kv/{key}");
+        if !is_done("PUT", &path, &key) {
+            // The node is being restarted.
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        } else if i % 5 != 0 {
+            done.put.lock().unwrap().insert(key);
+        } else if is_done("DELETE", &path, "") {
+            done.deleted.lock().unwrap().insert(key);
+        }
+        let counter =
+            if is_done("POST", "/v1/counters/load?by=1", "") { &done.counted } else { &done.uncertain };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Restarts each node with this program, one after another, while the clients go on.
+fn roll(binary: &Path, folder: &Path, nodes: &mut [Running], http: &[Mutex<String>], done: &Done) {
+    for at in 0..nodes.len() {
+        signal(nodes[at].pid(), "TERM");
+        nodes[at].process.child.wait().unwrap();
+        let others = nodes.iter().enumerate().filter(|(other, _)| *other != at);
+        let seeds: Vec<String> = others.map(|(_, node)| node.addr.clone()).collect();
+        nodes[at] = node(binary, folder, NAMES[at], &seeds);
+        nodes[at].http.clone_into(&mut http[at].lock().unwrap());
+        eventually("the restarted node is ready", || is_ready(&nodes[at]));
+        let before = done.put.lock().unwrap().len();
+        eventually("clients go on", || done.put.lock().unwrap().len() >= before + WRITES_BETWEEN);
+    }
+}
+
+fn check(nodes: &[Running], done: &Done) {
+    let digests: Vec<&str> = nodes.iter().map(|node| node.http.as_str()).collect();
+    eventually("all hold the same", || nodes[0].run(&[&["digest"], &digests[..]].concat()).status.success());
+    let put = done.put.lock().unwrap();
+    for node in nodes {
+        let listed = node.line(&["list", "load/", "--keys-only"]);
+        let held: BTreeSet<String> = listed.lines().map(str::to_owned).collect();
+        assert!(put.is_subset(&held), "lost: {:?}", put.difference(&held).collect::<Vec<_>>());
+        let back: Vec<_> = done.deleted.lock().unwrap().intersection(&held).cloned().collect();
+        assert!(back.is_empty(), "deleted and back: {back:?}");
+        let counted = node.line(&["counter", "get", "load"]).parse::<i64>().unwrap();
+        let (least, uncertain) =
+            (done.counted.load(Ordering::Relaxed), done.uncertain.load(Ordering::Relaxed));
+        assert!((least..=least + uncertain).contains(&counted), "{counted} of {least} and {uncertain}");
+    }
+    println!("{} puts, {} deletes, {:?} steps", put.len(), done.deleted.lock().unwrap().len(), done.counted);
+}
+
+/// Ends the clients when it is dropped, also by a failure, which would wait for them for ever otherwise.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn programs_of_two_versions_lose_nothing_together() {
+    let Some(earlier) = std::env::var_os("TIDINGS_EARLIER").map(PathBuf::from) else {
+        return println!("SKIPPED: TIDINGS_EARLIER names no earlier program");
+    };
+    let (folder, later) = (folder("mixed"), Path::new(PROGRAM));
+    let mut nodes: Vec<Running> = Vec::new();
+    for name in NAMES {
+        let seeds: Vec<String> = nodes.iter().map(|node| node.addr.clone()).collect();
+        nodes.push(node(&earlier, &folder, name, &seeds));
+    }
+    eventually("all are ready", || nodes.iter().all(is_ready));
+    let refused = {
+        let other = node(later, &folder, "other", &[nodes[0].addr.clone()]);
+        let log = || std::fs::read_to_string(folder.join("other.log")).unwrap();
+        eventually("it is ready or refused", || is_ready(&other) || log().contains("of the wire format"));
+        !is_ready(&other)
+    };
+    if refused {
+        return println!("the wire versions differ: refused by name");
+    }
+    let http: Vec<Mutex<String>> = nodes.iter().map(|node| Mutex::new(node.http.clone())).collect();
+    let (done, is_over) = (Done::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for (http, name) in http.iter().zip(NAMES) {
+            scope.spawn(|| write(http, name, &done, &is_over));
+        }
+        let _ending = Ending(&is_over);
+        for (binary, way) in [(later, "forward"), (&earlier, "back"), (later, "forward")] {
+            roll(binary, &folder, &mut nodes, &http, &done);
+            println!("rolled {way}");
+        }
+    });
+    check(&nodes, &done);
+}
