@@ -197,8 +197,12 @@ fn the_cluster_is_shown_compared_and_left() {
     assert_eq!(a.line(&["members"]).lines().count(), 2);
     let unknown = a.run(&["forget", "b"]);
     assert!(code(&unknown) != 0 && said(&unknown).contains("no member is called"), "{}", said(&unknown));
-    let wrong = a.run(&["join", "nowhere"]);
-    assert!(code(&wrong) != 0 && said(&wrong).contains("address:port"), "{}", said(&wrong));
+    let wrong = a.run(&["join", "nowhere:x"]);
+    assert!(
+        code(&wrong) != 0 && said(&wrong).contains("none of the forms host, host:port"),
+        "{}",
+        said(&wrong)
+    );
     a.line(&["join", &other.addr]);
     eventually("a and other hold the same", || a.run(&["digest", &other.http]).status.success());
     assert!(said(&a.run(&["forget", "other"])).contains("is not gone"));
@@ -303,6 +307,35 @@ fn only_the_leader_runs_its_command() {
     let voterless = serve("none", &[], &[]);
     let refused = voterless.run(&["leader", "cron"]);
     assert!(code(&refused) == 2 && said(&refused).contains("--voter"), "{}", said(&refused));
+}
+
+#[test]
+fn voters_are_shown_and_changed() {
+    let folder = folder("voters");
+    let start = |name: &str, seeds: &[&str], voter: &str| {
+        let dir = folder.join(name);
+        serve(name, seeds, &["--voter", voter, "--data-dir", dir.to_str().unwrap()])
+    };
+    let a = start("a", &[], "a");
+    let b = start("b", &[&a.addr], "a");
+    assert_eq!(a.line(&["voters"]), "a");
+    eventually("a knows b", || a.line(&["members"]).lines().count() == 3);
+    let unknown = a.run(&["voters", "--set", "a,c"]);
+    assert!(
+        code(&unknown) != 0 && said(&unknown).contains("the node c did not answer"),
+        "{}",
+        said(&unknown)
+    );
+    let twice = a.run(&["voters", "--set", "b,b"]);
+    assert!(code(&twice) == 2 && said(&twice).contains("each once"), "{}", said(&twice));
+    assert_eq!(a.line(&["voters", "--set", "b"]), "b");
+    eventually("b knows", || b.line(&["voters"]) == "b");
+    eventually("b grants", || a.run(&["lock", "cron", "--once", "--", "true"]).status.success());
+    assert_eq!(a.line(&["voters", "--set", "a", "--force"]), "a");
+    assert!(code(&a.run(&["voters", "--force"])) == 2, "it needs a list");
+
+    let voterless = serve("none", &[], &[]);
+    assert_eq!(voterless.line(&["voters"]), "there are no voters, so there are no elections");
 }
 
 #[test]
