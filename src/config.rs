@@ -16,6 +16,10 @@ pub const LEASE_TIME_MAX: Duration = Duration::from_secs(10);
 /// The most names in the list of voters.
 pub const VOTERS_MAX: usize = 31;
 
+/// What an entry counts for [`Config::store_bytes_max`] beside its key and its values: about what its row, its place in the
+/// change log, the digest and the indexes take in memory.
+pub const ENTRY_BYTES: u64 = 200;
+
 /// The most writes in a batch.
 pub const BATCH_WRITES_MAX: usize = 65_536;
 
@@ -99,6 +103,16 @@ pub struct Config {
     pub sync_timeout: Duration,
     /// Local writes are refused as busy while the median peer is more than this many bytes behind. 64 KiB to 1 TiB.
     pub lag_bytes_max: usize,
+    /// The size of the store above which this node refuses local writes that let it grow, with
+    /// [`WriteError::Full`](crate::WriteError::Full). The size is the bytes of all keys and values held, plus
+    /// [`ENTRY_BYTES`](crate::limits::ENTRY_BYTES) for each entry; [`Status::size_bytes`](crate::Status::size_bytes) tells
+    /// it. Sets, counters and values that have expired and are not dropped yet are part of it. 64 KiB to 1 TiB.
+    ///
+    /// Deletes and writes that do not let the store grow are always accepted. So is what other nodes wrote: a node that
+    /// refused it would hold something else than they do. So this bounds the memory of a node only if all nodes have the
+    /// same limit, and even then it may be exceeded by what nodes write at the same time.
+    /// [`ReplicaEvent::StoreFilling`](crate::ReplicaEvent::StoreFilling) comes at 80 % of it.
+    pub store_bytes_max: usize,
     /// How often a node probes another member. 20 ms to 10 minutes.
     pub probe_interval: Duration,
     /// How long the answer to a probe may take before other members are asked to probe too. Choose it well above a
@@ -160,6 +174,7 @@ impl Config {
             mesh_members_max: 30,
             sync_timeout: Duration::from_secs(10),
             lag_bytes_max: 64 << 20,
+            store_bytes_max: 2 << 30,
             probe_interval: Duration::from_millis(500),
             probe_timeout: Duration::from_millis(200),
             suspicion_time: Duration::from_millis(2_500),
@@ -238,6 +253,7 @@ impl Config {
         let sizes = [
             ("value_bytes_max", self.value_bytes_max, 1, VALUE_BYTES_CEILING, "1 to 16777216"),
             ("lag_bytes_max", self.lag_bytes_max, 64 << 10, 1 << 40, "65536 to 1099511627776"),
+            ("store_bytes_max", self.store_bytes_max, 64 << 10, 1 << 40, "65536 to 1099511627776"),
             ("removals_max", self.removals_max, 0, 1 << 24, "0 to 16777216"),
             ("mesh_members_max", self.mesh_members_max, 0, 512, "0 to 512"),
         ];

@@ -117,12 +117,14 @@ pub enum Control {
     OldPartAssumed,
     /// Breaks **Growth**: all buckets of two old parts that differ are taken as equal.
     BucketsAssumed,
+    /// Breaks the limit of the store's size: writes that let it grow are not checked.
+    GrowthUnchecked,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 53] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -175,6 +177,7 @@ impl Control {
         Self::LeaseMaxForgotten,
         Self::OldPartAssumed,
         Self::BucketsAssumed,
+        Self::GrowthUnchecked,
     ];
 }
 

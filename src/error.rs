@@ -77,6 +77,19 @@ pub enum WriteError {
     /// [`Config::lag_bytes_max`](crate::Config::lag_bytes_max). It catches up by itself: retry later.
     #[error("the cluster is too far behind this node's writes, retry later; nothing was written")]
     Busy,
+    /// The write would let the store grow beyond [`Config::store_bytes_max`](crate::Config::store_bytes_max). Deletes and
+    /// writes that do not let it grow are still accepted.
+    #[error(
+        "the store has {bytes} bytes, and with this write {needed}, over the limit of {limit}; nothing was written"
+    )]
+    Full {
+        /// The size of the store.
+        bytes: u64,
+        /// The size that it would have after the write.
+        needed: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The disk has failed or is full. Reads and replication go on; writes are accepted again once the disk is back.
     #[error("the disk has failed or is full; nothing was written")]
     Disk,

@@ -196,7 +196,8 @@ pub mod members {
 /// Limits that are the same in every cluster. Those that can be set are fields of [`Config`].
 pub mod limits {
     pub use crate::config::{
-        BATCH_WRITES_MAX, ELECTIONS_MAX, KEY_BYTES_MAX, LEASE_TIME_MAX, VALUE_BYTES_CEILING, VOTERS_MAX,
+        BATCH_WRITES_MAX, ELECTIONS_MAX, ENTRY_BYTES, KEY_BYTES_MAX, LEASE_TIME_MAX, VALUE_BYTES_CEILING,
+        VOTERS_MAX,
     };
     pub use crate::election::{ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX};
     pub use crate::membership::{MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX};

@@ -54,6 +54,10 @@ const REFUSALS_BACKOFF_MAX: u32 = 5;
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
 
+/// The parts of [`Config::store_bytes_max`] at which the user is told that the store fills, and that it has room again.
+const FILLING_PERCENT: u64 = 80;
+const ROOM_PERCENT: u64 = 70;
+
 mod batch;
 mod checks;
 mod contract;
@@ -136,6 +140,8 @@ pub struct Replica {
     own_shares: BTreeMap<Vec<u8>, i64>,
     /// Whether the user was told that there are too many members.
     is_full: bool,
+    /// Whether the user was told that the store fills, and not since then that it has room.
+    is_filling: bool,
 }
 
 impl Replica {
@@ -179,6 +185,7 @@ impl Replica {
             promises: VecDeque::new(),
             own_shares: BTreeMap::new(),
             is_full: false,
+            is_filling: false,
             config,
         };
         if let Some(saved) = saved {
@@ -276,6 +283,24 @@ impl Replica {
         self.watches.advance(&self.store);
         self.store.trim();
         self.links.step();
+        self.report_size();
+    }
+
+    /// Tells the user when the store has grown close to its limit, and when it has room again.
+    fn report_size(&mut self) {
+        let (bytes, limit) = (self.store.size_bytes(), self.store.store_bytes_max());
+        let percent = if self.is_filling { ROOM_PERCENT } else { FILLING_PERCENT };
+        let is_filling = bytes >= limit / 100 * percent;
+        if is_filling == self.is_filling {
+            return;
+        }
+        self.is_filling = is_filling;
+        let event = if is_filling {
+            ReplicaEvent::StoreFilling { bytes, limit }
+        } else {
+            ReplicaEvent::StoreHasRoom { bytes, limit }
+        };
+        self.outputs.push_back(Output::Event(event));
     }
 
     /// Takes in what happened.

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
-use crate::config::{Config, VectorSettings};
+use crate::config::{Config, ENTRY_BYTES, VectorSettings};
 use crate::controls::{Control, Controls};
 use crate::error::WriteError;
 use crate::id::{LogId, RowId, RunId};
@@ -95,6 +95,7 @@ pub(crate) struct LocalStore {
     /// Set when a leaf of the digest does not add up. Nothing may be sent before this replica gave up its claims.
     pub(crate) is_damaged: bool,
     value_bytes_max: usize,
+    store_bytes_max: u64,
     removals_max: usize,
     skew_max: std::time::Duration,
     vector_settings: VectorSettings,
@@ -128,6 +129,7 @@ impl LocalStore {
             bytes: 0,
             is_damaged: false,
             value_bytes_max: config.value_bytes_max,
+            store_bytes_max: config.store_bytes_max as u64,
             removals_max: config.removals_max,
             skew_max: config.clock_skew_max,
             vector_settings: config.vector,
@@ -144,6 +146,15 @@ impl LocalStore {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The size that [`Config::store_bytes_max`] limits.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.bytes + self.len() as u64 * ENTRY_BYTES
+    }
+
+    pub(crate) fn store_bytes_max(&self) -> u64 {
+        self.store_bytes_max
     }
 
     pub(crate) fn dot_set(&self, key: &[u8]) -> Option<(&DotSet, u64)> {
@@ -218,6 +229,28 @@ impl LocalStore {
     pub(crate) fn check_value_bytes(&self, bytes: usize) -> Result<(), WriteError> {
         let limit = self.value_bytes_max;
         if bytes > limit { Err(WriteError::ValueTooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
+    /// Refuses local writes that would let the store grow beyond its limit. `writes` are stored keys with the size of the
+    /// value that each is to hold afterwards, `None` for nothing; of several writes of a key the last one counts.
+    pub(crate) fn check_room<'a>(
+        &self,
+        writes: impl Iterator<Item = (&'a [u8], Option<usize>)> + Clone,
+    ) -> Result<(), WriteError> {
+        let (bytes, limit) = (self.size_bytes(), self.store_bytes_max);
+        let entry_bytes = |(key, value): (&[u8], Option<usize>)| {
+            value.map_or(0, |value| ENTRY_BYTES + (key.len() + value) as u64)
+        };
+        if bytes + writes.clone().map(entry_bytes).sum::<u64>() <= limit
+            || self.controls.has(Control::GrowthUnchecked)
+        {
+            return Ok(());
+        }
+        let last: BTreeMap<&[u8], Option<usize>> = writes.collect();
+        let held = |key| self.dot_set(key).map_or(0, |(dot_set, _)| ENTRY_BYTES + dot_set.bytes());
+        let gone: u64 = last.keys().map(|key| held(*key)).sum();
+        let needed = bytes - gone + last.into_iter().map(entry_bytes).sum::<u64>();
+        if needed <= limit.max(bytes) { Ok(()) } else { Err(WriteError::Full { bytes, needed, limit }) }
     }
 
     pub(crate) fn check_condition(&self, now: Time, key: &[u8], only_if: OnlyIf) -> Result<(), WriteError> {

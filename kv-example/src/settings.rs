@@ -148,6 +148,10 @@ pub(crate) struct Settings {
     /// The largest value, in bytes, up to 16777216 [default: 1048576]
     #[arg(long, env = "TIDINGS_VALUE_BYTES_MAX", value_name = "BYTES")]
     pub(crate) value_bytes_max: Option<usize>,
+    /// The size of the store above which writes that let it grow are refused, from 65536 to 1099511627776; every key
+    /// counts 200 bytes beside its own and its value's [default: 2147483648]
+    #[arg(long, env = "TIDINGS_STORE_BYTES_MAX", value_name = "BYTES")]
+    pub(crate) store_bytes_max: Option<usize>,
     /// HTTP connections at a time; on further ones only probes are answered [default: 1024]
     #[arg(long, env = "TIDINGS_CONNECTIONS_MAX", value_name = "COUNT")]
     pub(crate) connections_max: Option<usize>,
@@ -211,6 +215,7 @@ impl Settings {
             forget_after: self.forget_after.or(file.forget_after),
             elections: if self.elections.is_empty() { file.elections } else { self.elections },
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
+            store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
             connections_max: self.connections_max.or(file.connections_max),
             connections_per_address_max: self
                 .connections_per_address_max
@@ -342,6 +347,9 @@ impl Settings {
         };
         if let Some(bytes) = self.value_bytes_max {
             config.value_bytes_max = bytes;
+        }
+        if let Some(bytes) = self.store_bytes_max {
+            config.store_bytes_max = bytes;
         }
         if let Some(interval) = &self.disk_interval {
             let interval = span::parse(interval).map_err(Failure::usage)?;

@@ -163,6 +163,21 @@ pub enum ReplicaEvent {
     },
     /// The wall clock is believed again: it is as before, or was confirmed.
     ClockTrusted,
+    /// The store has grown to 80 % of [`Config::store_bytes_max`]. Above the limit local writes that let it grow are
+    /// refused with [`WriteError::Full`](crate::WriteError::Full).
+    StoreFilling {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The store, which was at 80 % of its limit or more, has shrunk below 70 %.
+    StoreHasRoom {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// A peer has merged the same events and yet holds something else; no leaf here is damaged.
     Disagreement {
         /// The peer's name, or its run as text where this replica is no member.
@@ -209,6 +224,13 @@ impl fmt::Display for ReplicaEvent {
                 Span(*off)
             ),
             Self::ClockTrusted => f.write_str("this node's clock is trusted again"),
+            Self::StoreFilling { bytes, limit } => write!(
+                f,
+                "the store has {bytes} of {limit} bytes; at the limit, writes that let it grow are refused"
+            ),
+            Self::StoreHasRoom { bytes, limit } => {
+                write!(f, "the store has room again: {bytes} of {limit} bytes")
+            }
             Self::Disagreement { peer } => write!(
                 f,
                 "{} has merged the same writes and holds something else; what differs is repaired",

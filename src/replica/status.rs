@@ -42,6 +42,8 @@ impl Replica {
             vector_hash: self.store.coverage.vector_hash(),
             entries: self.store.len(),
             bytes: self.store.bytes(),
+            size_bytes: self.store.size_bytes(),
+            size_bytes_max: self.store.store_bytes_max(),
             origins: self.store.coverage.vector().len(),
             extra_contexts: self.store.coverage.extra_count(),
             removals: self.store.log.removals(),
@@ -70,6 +72,11 @@ pub struct Status {
     pub entries: usize,
     /// Bytes of their keys and values.
     pub bytes: u64,
+    /// The size of the store as [`Config::store_bytes_max`](crate::Config::store_bytes_max) counts it: `bytes`, and
+    /// [`ENTRY_BYTES`](crate::limits::ENTRY_BYTES) for each entry.
+    pub size_bytes: u64,
+    /// The limit of `size_bytes` for local writes.
+    pub size_bytes_max: u64,
     /// Origins in the vector: process starts that have ever written.
     pub origins: usize,
     /// Contexts stored beyond the vector; none when the cluster is at rest.

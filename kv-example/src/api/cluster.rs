@@ -73,6 +73,8 @@ pub(super) fn status_view(app: &App, status: &NodeStatus) -> Value {
             "vector_hash": format!("{:016x}", store.vector_hash),
             "entries": store.entries,
             "bytes": store.bytes,
+            "size_bytes": store.size_bytes,
+            "size_bytes_max": store.size_bytes_max,
             "origins": store.origins,
             "contexts": store.extra_contexts,
             "removals": store.removals,

@@ -140,6 +140,7 @@ impl From<WriteError> for ApiError {
             WriteError::CounterOverflow => (StatusCode::CONFLICT, "overflow"),
             WriteError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             WriteError::Clock { .. } => (StatusCode::SERVICE_UNAVAILABLE, "clock"),
+            WriteError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "full"),
             WriteError::Disk => (StatusCode::INSUFFICIENT_STORAGE, "disk"),
             WriteError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "refused"),

@@ -57,6 +57,12 @@ fn text(app: &App) -> String {
     if let Some(store) = &status.store {
         out.gauge("entries", "Entries held, those of sets and counters included.", store.entries);
         out.gauge("bytes", "Bytes of their keys and values.", store.bytes);
+        out.gauge("size_bytes", "The size of the store as its limit counts it.", store.size_bytes);
+        out.gauge(
+            "size_bytes_max",
+            "The size above which writes that let it grow are refused.",
+            store.size_bytes_max,
+        );
         out.gauge("origins", "Process starts that ever wrote.", store.origins);
         out.gauge("contexts", "Contexts beyond the vector; 0 when all is quiet.", store.extra_contexts);
         out.gauge("removals", "Removals that the change log remembers.", store.removals);

@@ -79,9 +79,10 @@ impl Status {
             (.., Value::Bool(true)) => "busy: writes are refused until the cluster has caught up",
             _ => "ready",
         };
-        let bytes = table::bytes(store["bytes"].as_u64().unwrap_or_default());
+        let size = |field: &str| table::bytes(store[field].as_u64().unwrap_or_default());
+        let (bytes, limit) = (size("size_bytes"), size("size_bytes_max"));
         print(format_args!(
-            "{} of cluster {}, {state}\n  address  {}\n  run      {}, up {}\n  holds    {} entries, {bytes}\n  \
+            "{} of cluster {}, {state}\n  address  {}\n  run      {}, up {}\n  holds    {} entries, {bytes} of {limit}\n  \
              digest   {}\n  disk     {}\n",
             text(&status["name"]),
             text(&status["cluster"]),

@@ -10,6 +10,8 @@
 //! |---|---|---|---|
 //! | `tidings_entries` | gauge | | entries held, those of sets and counters included |
 //! | `tidings_bytes` | gauge | | bytes of their keys and values |
+//! | `tidings_size_bytes` | gauge | | the size that `Config::store_bytes_max` limits |
+//! | `tidings_size_bytes_max` | gauge | | that limit |
 //! | `tidings_members` | gauge | `state` | other members by state: `alive`, `suspect`, `down`, `left` |
 //! | `tidings_links` | gauge | | links to peers |
 //! | `tidings_peer_lag_changes` | gauge | `peer` | changes not sent to the peer yet (1) |
@@ -43,7 +45,7 @@
 //! | `tidings_seen_by_wait_seconds` | histogram | | how long successful calls of `Receipt::seen_by` took |
 //!
 //! 1. 0 when the link to the peer is down.
-//! 2. By reason: `busy`, `disk`, `clock`, `condition`, `closed`, `invalid`.
+//! 2. By reason: `busy`, `disk`, `clock`, `condition`, `closed`, `full`, `invalid`.
 //! 3. The difference between the wall clocks of the two nodes is part of the value. The label is the writer's
 //!    name, or its run in hexadecimal if the name is not known.
 //! 4. By the key or prefix of the live value, recorded when it changes. Above 0 the last good value is in force.
@@ -173,6 +175,8 @@ fn record_store(status: &NodeStatus, shared: &Shared) {
     let Some(store) = &status.store else { return };
     set("tidings_entries", store.entries as f64);
     set("tidings_bytes", store.bytes as f64);
+    set("tidings_size_bytes", store.size_bytes as f64);
+    set("tidings_size_bytes_max", store.size_bytes_max as f64);
     set("tidings_links", store.links as f64);
     set("tidings_origins", store.origins as f64);
     set("tidings_extra_contexts", store.extra_contexts as f64);
@@ -226,6 +230,8 @@ fn describe() {
     let gauges = [
         ("tidings_entries", Unit::Count, "Entries held, those of sets and counters included"),
         ("tidings_bytes", Unit::Bytes, "Bytes of the keys and values held"),
+        ("tidings_size_bytes", Unit::Bytes, "The size of the store as its limit counts it"),
+        ("tidings_size_bytes_max", Unit::Bytes, "The size above which writes that let it grow are refused"),
         ("tidings_members", Unit::Count, "Other members by state"),
         ("tidings_links", Unit::Count, "Links to peers"),
         ("tidings_peer_lag_changes", Unit::Count, "Changes not sent to a peer yet"),

@@ -98,6 +98,10 @@ fn log_replica_event(node: &str, event: &ReplicaEvent) {
         ReplicaEvent::ClockInDoubt { off } => {
             warn!(%node, off = %Span(*off), "clock is off; writes are refused until it is right or confirmed");
         }
+        ReplicaEvent::StoreFilling { bytes, limit } => {
+            warn!(%node, bytes, limit, "store is close to its limit, where writes that let it grow are refused");
+        }
+        ReplicaEvent::StoreHasRoom { bytes, limit } => info!(%node, bytes, limit, "store has room again"),
         ReplicaEvent::ClockTrusted => info!(%node, "clock is trusted again"),
         ReplicaEvent::Disagreement { peer } => {
             warn!(%node, peer = %Escaped(peer), "peer merged the same writes and holds something else; it is repaired");

@@ -6,7 +6,8 @@ use crate::error::WriteError;
 use crate::node::net::sender::LinkEvent;
 use crate::replica::{Output, RepairReport};
 
-pub(in crate::node) const REASONS: [&str; 6] = ["busy", "disk", "condition", "closed", "invalid", "clock"];
+pub(in crate::node) const REASONS: [&str; 7] =
+    ["busy", "disk", "condition", "closed", "invalid", "clock", "full"];
 
 fn reason_of(error: &WriteError) -> usize {
     match error {
@@ -15,6 +16,7 @@ fn reason_of(error: &WriteError) -> usize {
         WriteError::Condition { .. } => 2,
         WriteError::Closed => 3,
         WriteError::Clock { .. } => 5,
+        WriteError::Full { .. } => 6,
         _ => 4,
     }
 }
