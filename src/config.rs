@@ -1,7 +1,12 @@
 //! The limits and intervals of a node: [`Config`], its presets, and one check of all ranges.
 
+mod serial;
+
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::form;
 use crate::text::Span;
 
 /// The longest key, in bytes.
@@ -28,8 +33,9 @@ pub const BATCH_WRITES_MAX: usize = 65_536;
 pub const ELECTIONS_MAX: usize = 16_384;
 
 /// When a node's disk is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// As soon as something has changed. What changes while the disk is busy goes into the next transaction. While no
     /// `Receipt::durable` is waiting, the next transaction begins only after a pause as long as the last one took, at
@@ -37,12 +43,13 @@ pub enum Durability {
     Immediate,
     /// At most once in this time, and at once when a `Receipt::durable` is waiting. A key that is written many times
     /// meanwhile goes to the disk once. 1 ms to 1 hour.
-    Interval(Duration),
+    Interval(#[serde(with = "form::span")] Duration),
 }
 
 /// What a node does if it finds its directory damaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum OnCorruption {
     /// It does not start, and the error names the damaged file. Nothing is changed.
     Refuse,
@@ -70,6 +77,20 @@ pub struct ConfigError {
 /// let mut config = tidings::Config::lan();
 /// config.value_bytes_max = 4 << 20;
 /// assert!(config.check().is_ok());
+/// ```
+///
+/// It can be read from any format of serde. Fields have the names that they have here; those that are missing are as in
+/// [`Config::lan`]. Durations are text. A field that does not exist is an error, and every error names the field. Ranges
+/// are not checked when it is read, but by [`check`](Self::check), and when a node starts.
+///
+/// ```
+/// let text = r#"{ "probe_interval": "2s", "durability": { "interval": "1s 500ms" }, "voters": ["a", "b", "c"] }"#;
+/// let config: tidings::Config = serde_json::from_str(text)?;
+/// assert_eq!(config.probe_interval, std::time::Duration::from_secs(2));
+/// assert_eq!(config.sync_interval, tidings::Config::lan().sync_interval);
+/// let error = serde_json::from_str::<tidings::Config>(r#"{ "probe_interval": "soon" }"#).unwrap_err();
+/// assert!(error.to_string().starts_with("probe_interval: "));
+/// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

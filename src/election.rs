@@ -51,12 +51,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::config::{Config, LEASE_TIME_MAX};
 use crate::controls::{Control, Controls};
 use crate::error::ElectionError;
+use crate::form;
 use crate::id::{LeaseId, RunId};
 use crate::store::digest::fingerprint;
 use crate::text::Span;
@@ -105,14 +108,17 @@ fn quarantine(rules: VoterRules, promised: Duration) -> Duration {
 }
 
 /// The settings that must be the same on all nodes that take part in elections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VoterRules {
     /// A hash of the list of voters. The order of the list does not matter.
+    #[serde(with = "form::hash")]
     pub voters_hash: u64,
     /// [`Config::lease_time_max`].
+    #[serde(with = "form::span")]
     pub lease_time_max: Duration,
     /// [`Config::clock_skew_max`].
+    #[serde(with = "form::span")]
     pub clock_skew_max: Duration,
 }
 
@@ -182,8 +188,9 @@ impl Promised {
 }
 
 /// The state of a campaign.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum LeaseState {
     /// Not decided yet.
     Waiting,
@@ -194,8 +201,9 @@ pub enum LeaseState {
 }
 
 /// Why a campaign or a lease has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum LeaseEnd {
     /// This node gave it up.
     Resigned,
@@ -213,12 +221,13 @@ pub enum LeaseEnd {
 }
 
 /// The holder of a lease, as a majority of voters reports it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Leader {
     /// The fencing token. It also names the run that leads: [`Stamp::origin`].
     pub token: Stamp,
     /// The value that the leader published with its lease.
+    #[serde(with = "form::bytes")]
     pub value: Vec<u8>,
 }
 

@@ -213,6 +213,13 @@ impl fmt::Debug for Cause {
     }
 }
 
+impl serde::Serialize for Cause {
+    /// Its text.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl PartialEq for Cause {
     fn eq(&self, other: &Self) -> bool {
         self.0.to_string() == other.0.to_string()

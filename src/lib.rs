@@ -79,6 +79,18 @@
 //! * `tracing` events say when links are made and broken, when repairs end and what they moved, and when a step holds
 //!   the lock for long.
 //!
+//! # Serialization
+//!
+//! [`Config`] and the types that hold data implement serde's `Serialize` and, where a program can make them, `Deserialize`
+//! ([`Entry`], [`WatchEvent`] and [`NodeEvent`] are only written). Fields are called as in Rust, variants in snake case.
+//!
+//! | what | form |
+//! |---|---|
+//! | durations | text, as the crate `humantime` reads and writes it: `500ms`, `1h 30m` |
+//! | moments | text of RFC 3339, in UTC |
+//! | runs, stamps, revisions, fingerprints | hexadecimal text of fixed width; stamps and revisions as they are displayed |
+//! | bytes | text of base64 in formats that people read, a sequence of numbers in others |
+//!
 //! # Features
 //!
 //! | feature | default | what it adds |
@@ -152,6 +164,7 @@ mod config;
 mod controls;
 mod election;
 mod error;
+mod form;
 mod id;
 mod membership;
 #[cfg(feature = "node")]

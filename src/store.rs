@@ -11,6 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Config, ENTRY_BYTES, VectorSettings};
 use crate::controls::{Control, Controls};
 use crate::error::WriteError;
@@ -45,8 +47,9 @@ pub(crate) use peer_row::{PeerCoverage, PeerRow};
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
 /// A condition on a write, compared with what this node holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum OnlyIf {
     /// Only if the key has no value.
     Absent,

@@ -294,3 +294,22 @@ fn durable_writes_survive_a_kill_and_a_restore() {
     let node = serve("a", &[], &restore);
     assert_eq!(get(&node.http, "/v1/kv/k").body, b"kept", "from the snapshot");
 }
+
+#[test]
+fn full_node_answers_507_and_still_deletes() {
+    let node = serve("a", &[], &["--store-bytes-max", "65536"]);
+    assert_eq!(put(&node.http, "/v1/kv/a", &[b'v'; 60_000]).status, 200);
+    let refused = put(&node.http, "/v1/kv/b", &[b'v'; 60_000]);
+    let said = refused.json();
+    assert_eq!(
+        (refused.status, &said["code"], &said["detail"]),
+        (507, &"full".into(), &"nothing was written".into())
+    );
+    let store = &get(&node.http, "/v1/status").json()["store"];
+    assert_eq!(
+        (store["size_bytes"].as_u64(), store["size_bytes_max"].as_u64()),
+        (Some(60_202), Some(65_536))
+    );
+    assert_eq!(ask("DELETE", &format!("{}/v1/kv/a", node.http), &[], b"").status, 200);
+    assert_eq!(put(&node.http, "/v1/kv/b", &[b'v'; 60_000]).status, 200);
+}

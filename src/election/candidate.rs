@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::messages::{GrantKind, Request, Standing, VoterStatement};
 use super::{
     ASK_TIME_MIN, ElectionEffect, Elections, LeaseEnd, LeaseState, PeerVoter, TERM_AHEAD_MAX,
@@ -42,7 +44,8 @@ pub(super) struct Candidacy {
 }
 
 /// How often a campaign tries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Attempts {
     /// Once. The campaign ends without the lease if a majority does not grant it.
     One,

@@ -6,29 +6,50 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
+use serde::{Deserialize, Serialize};
+
 use super::counters::SHARE_BYTES;
 use super::{PutOptions, Replica};
 use crate::config::BATCH_WRITES_MAX;
 use crate::error::WriteError;
+use crate::form;
 use crate::id::RunId;
 use crate::store::OnlyIf;
 use crate::store::entry::{self, CounterPart};
 use crate::time::{Stamp, Time};
 
 /// Several writes, applied in one local step.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Batch {
     pub(crate) writes: Vec<BatchWrite>,
 }
 
 /// One write of a batch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum BatchWrite {
-    Put { key: String, value: Vec<u8>, options: PutOptions },
-    Delete { key: String, only_if: Option<OnlyIf> },
-    Add { set: String, element: String },
-    Remove { set: String, element: String },
-    Count { counter: String, by: i64 },
+    Put {
+        key: String,
+        #[serde(with = "form::bytes")]
+        value: Vec<u8>,
+        options: PutOptions,
+    },
+    Delete {
+        key: String,
+        only_if: Option<OnlyIf>,
+    },
+    Add {
+        set: String,
+        element: String,
+    },
+    Remove {
+        set: String,
+        element: String,
+    },
+    Count {
+        counter: String,
+        by: i64,
+    },
 }
 
 impl BatchWrite {

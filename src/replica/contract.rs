@@ -3,9 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Config;
 use crate::controls::Controls;
 use crate::election::{Leader, LeaseState, VoterRules};
+use crate::form;
 use crate::id::{LeaseId, LinkId};
 use crate::membership::{Contact, MEMBERS_MAX, Member, MemberEvent, PeerExit};
 use crate::replica::RepairReport;
@@ -78,8 +81,9 @@ pub enum Output {
 }
 
 /// Why a link is to be broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum BreakReason {
     /// The peer sent something that is not the protocol.
     Protocol(WireError),
@@ -116,8 +120,9 @@ impl fmt::Display for BreakReason {
 }
 
 /// Something the user should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum ReplicaEvent {
     /// A row of a peer was refused. It will come again; everything else was merged.
     Refused {
@@ -159,6 +164,7 @@ pub enum ReplicaEvent {
     /// lasts local writes are refused, and nothing that expires is dropped.
     ClockInDoubt {
         /// How far it is off its peers, or off what it showed before.
+        #[serde(with = "form::span")]
         off: Duration,
     },
     /// The wall clock is believed again: it is as before, or was confirmed.

@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Replica;
 use crate::controls::Control;
 use crate::id::LinkId;
@@ -57,7 +59,7 @@ impl JoinState {
 }
 
 /// How far a node is in catching up with its cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct JoinProgress {
     /// Who feeds it; nobody while it looks for somebody, and when it has caught up.

@@ -4,11 +4,14 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use rand_core::Rng;
 
 use super::link::{Link, PARTIAL_BYTES_MAX, RepairPurpose};
 use super::{BreakReason, Output, Replica};
 use crate::controls::Control;
+use crate::form;
 use crate::id::{LinkId, RunId};
 use crate::replication::large::PartialRow;
 use crate::replication::repair::{RepairOutcome, RepairSession};
@@ -16,7 +19,7 @@ use crate::time::Time;
 use crate::wire::{Kind, LargeRowStream, Message, Piece, Reader, WireError};
 
 /// A session in which two replicas repaired each other, when it is over. As counted at this end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RepairReport {
     /// It came to its end, and no row was refused. Otherwise what it brought stays, and another one brings the rest.
@@ -26,6 +29,7 @@ pub struct RepairReport {
     /// Bytes of both directions.
     pub bytes: u64,
     /// How long it took.
+    #[serde(with = "form::span")]
     pub took: Duration,
 }
 

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Replica;
 use super::link::Link;
+use crate::form;
 use crate::id::{LinkId, RunId};
 use crate::replication::arrived::Arrived;
 use crate::store::entry::Revision;
@@ -61,12 +64,14 @@ impl Replica {
 }
 
 /// What a replica holds and has merged, as fingerprints and counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Status {
     /// The digest's root: equal states have equal roots under the same cluster hash key.
+    #[serde(with = "form::hash")]
     pub root: u128,
     /// A fingerprint of everything merged here.
+    #[serde(with = "form::hash")]
     pub vector_hash: u64,
     /// Entries held, those of sets and counters included.
     pub entries: usize,
@@ -90,6 +95,7 @@ pub struct Status {
     /// The disk has failed, or is full, and is not back.
     pub has_disk_failed: bool,
     /// How far the wall clock is off, while it is in doubt: see [`WriteError::Clock`](crate::WriteError::Clock).
+    #[serde(default, with = "form::span_option")]
     pub clock_off: Option<Duration>,
     /// Links to peers.
     pub links: usize,
@@ -104,7 +110,7 @@ pub struct Status {
 }
 
 /// What this replica has sent in repair sessions and checks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RepairTraffic {
     /// Bytes of sent rows.

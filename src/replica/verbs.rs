@@ -3,8 +3,11 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Replica;
 use crate::error::WriteError;
+use crate::form;
 use crate::store::OnlyIf;
 use crate::store::entry::{self, DotSet, Entry, Revision};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
@@ -229,8 +232,9 @@ impl Replica {
 }
 
 /// How to put a value.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct PutOptions {
+    #[serde(default, with = "form::span_option")]
     ttl: Option<Duration>,
     pub(super) only_if: Option<OnlyIf>,
 }

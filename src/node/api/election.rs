@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use futures_core::Stream;
 use tokio::sync::watch;
 
@@ -260,7 +262,8 @@ impl Drop for Leadership {
 }
 
 /// What an [`Observer`] learns of an election.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LeaderEvent {
     /// A node leads, or its value has changed.
     Leads(Leader),

@@ -4,14 +4,17 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::arrivals::Arrival;
+use crate::form;
 use crate::id::RunId;
 use crate::node::net::sender::LinkSender;
 use crate::node::runtime::shared::Shared;
 use crate::replica::Status;
 
 /// The state of a node at one instant; see [`Node::status`](crate::Node::status).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NodeStatus {
     /// The node's name.
@@ -67,7 +70,7 @@ impl NodeStatus {
 }
 
 /// A peer of a node: its lag, and the figures of the link.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PeerStatus {
     /// The peer's name.
@@ -81,8 +84,10 @@ pub struct PeerStatus {
     /// How long the peer has owed an acknowledgement of something that was sent to it; zero if it owes none. One
     /// acknowledgement covers many writes, so a peer may delay it, at most for half a
     /// [`Config::sync_interval`](crate::Config::sync_interval). That delay does not count.
+    #[serde(with = "form::span")]
     pub lag_time: Duration,
     /// The smoothed round trip.
+    #[serde(with = "form::span")]
     pub rtt: Duration,
     /// Bytes sent to it in UDP datagrams since this link was made, without UDP and IP headers.
     pub sent_bytes: u64,

@@ -8,8 +8,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-#[cfg(feature = "json")]
+use serde::{Deserialize, Serialize};
+
 use crate::error::Rejected;
+#[cfg(feature = "json")]
+use crate::form;
 use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, MemberLimit};
 use crate::node::net::greeting::{Greeting, GreetingAnswer};
@@ -18,8 +21,9 @@ use crate::replica::ReplicaEvent;
 use crate::text::{Escaped, Span};
 
 /// Why two nodes did not become peers. They exchanged at most their greetings, and no data.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum PeerRefusal {
     /// The TLS handshake failed.
     #[error("{0}")]
@@ -40,6 +44,7 @@ pub enum PeerRefusal {
     #[error("the wall clocks are {} apart, more than clock_skew_max permits", Span(*apart))]
     Clock {
         /// The difference of the clocks.
+        #[serde(with = "form::span")]
         apart: Duration,
     },
     /// A live node has that name already.
@@ -64,8 +69,9 @@ pub enum PeerRefusal {
 }
 
 /// Something that the operator of a node should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum NodeEvent {
     /// An event of the replica, for example a refused row or damage.
     Store(ReplicaEvent),
