@@ -145,6 +145,11 @@ pub struct Config {
     /// A member that has been down, or has left, for this long is forgotten: it counts in no
     /// [`Quorum`](crate::Quorum) any more and is not listed. If it comes back, it joins as a new one. 1 s to 365 days.
     pub forget_after: Duration,
+    /// A node that had caught up in an earlier run and has its data on its disk is ready with that once it has been linked
+    /// with nobody for this long, or up to one [`sync_interval`](Self::sync_interval) longer: [`Readiness::Alone`](crate::Readiness::Alone). So the last node that is left after an
+    /// outage of all others serves again. A node without a disk, and one that has never caught up, waits for a peer. Choose
+    /// it longer than it takes to reach the others after a restart. 1 s to 365 days.
+    pub alone_after: Duration,
     /// The time in which the background check recomputes the whole digest once. 1 s to 30 days.
     pub scrub_interval: Duration,
     /// When the disk is written, if there is a disk.
@@ -200,6 +205,7 @@ impl Config {
             probe_timeout: Duration::from_millis(200),
             suspicion_time: Duration::from_millis(2_500),
             forget_after: Duration::from_secs(24 * 3_600),
+            alone_after: Duration::from_secs(30),
             scrub_interval: Duration::from_secs(600),
             durability: Durability::Interval(Duration::from_millis(50)),
             on_corruption: OnCorruption::Refuse,
@@ -218,6 +224,7 @@ impl Config {
             probe_interval: Duration::from_secs(2),
             probe_timeout: Duration::from_millis(800),
             suspicion_time: Duration::from_secs(12),
+            alone_after: Duration::from_secs(60),
             lease_time: Duration::from_secs(10),
             ..Self::lan()
         }
@@ -229,6 +236,7 @@ impl Config {
         Self {
             sync_interval: Duration::from_millis(100),
             clock_skew_max: Duration::from_millis(400),
+            alone_after: Duration::from_secs(5),
             lease_time: Duration::from_secs(1),
             lease_time_max: Duration::from_secs(1),
             ..Self::lan()
@@ -261,6 +269,7 @@ impl Config {
                 "5 ms to half of probe_interval",
             ),
             ("forget_after", self.forget_after, second, hour * 24 * 365, "1 s to 365 days"),
+            ("alone_after", self.alone_after, second, hour * 24 * 365, "1 s to 365 days"),
             ("suspicion_time", self.suspicion_time, second / 20, hour, "50 ms to 1 h"),
             ("lease_time_max", self.lease_time_max, second / 10, LEASE_TIME_MAX, "100 ms to 10 s"),
             ("lease_time", self.lease_time, second / 10, self.lease_time_max, "100 ms to lease_time_max"),

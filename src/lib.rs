@@ -236,7 +236,7 @@ pub use node::{
     Builder, Election, Events, Joining, LeaderEvent, Leadership, Node, NodeEvent, NodeStatus, Observer,
     PeerRefusal, PeerStatus, Quorum, Receipt, Security, TlsRefusal, Watch,
 };
-pub use replica::{JoinProgress, PutOptions, RepairTraffic, ReplicaEvent, Status};
+pub use replica::{JoinProgress, PutOptions, Readiness, RepairTraffic, ReplicaEvent, Status};
 pub use store::entry::{Entry, Revision};
 pub use store::watch::{WatchEvent, WatchOptions};
 pub use store::{OnlyIf, Refusal};

@@ -89,8 +89,8 @@ pub use disk::Persist;
 #[cfg(feature = "durable")]
 pub(crate) use disk::SnapshotCursor;
 use elections::Promise;
-pub use joining::JoinProgress;
 use joining::JoinState;
+pub use joining::{JoinProgress, Readiness};
 #[cfg(feature = "__controls")]
 pub use kept::Kept;
 use link::Link;
@@ -193,6 +193,7 @@ impl Replica {
             if let (Some(members), Some(memo)) = (&mut replica.members, replica.disk.memo(MEMBERS_MEMO)) {
                 members.load(memo);
             }
+            replica.begin_joining();
         }
         if let Some(own) = replica.own_member() {
             let promised = Promised::read(replica.memo(VOTER_MEMO));
@@ -305,7 +306,12 @@ impl Replica {
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
-        self.now = now;
+        let before = std::mem::replace(&mut self.now, now);
+        if before == Time::default()
+            && let Some(members) = &mut self.members
+        {
+            members.begin(now);
+        }
         self.look_at_clock(now);
         match input {
             Input::LinkUp(id) => {

@@ -141,6 +141,10 @@ pub(crate) struct Settings {
     /// How long a member stays known that is down or has left [default: 1d]
     #[arg(long, env = "TIDINGS_FORGET_AFTER", value_name = "TIME")]
     pub(crate) forget_after: Option<String>,
+    /// How long a node with data on its disk waits for the others after a start, before it is ready alone [default: 30s;
+    /// 60s with the profile wan, 5s with local]
+    #[arg(long, env = "TIDINGS_ALONE_AFTER", value_name = "TIME")]
+    pub(crate) alone_after: Option<String>,
     /// Elections that the dashboard shows, besides those that this node is asked about
     #[arg(long = "election", env = "TIDINGS_ELECTIONS", value_name = "NAME", value_delimiter = ',')]
     #[serde(default)]
@@ -213,6 +217,7 @@ impl Settings {
             lease_time: self.lease_time.or(file.lease_time),
             lease_time_max: self.lease_time_max.or(file.lease_time_max),
             forget_after: self.forget_after.or(file.forget_after),
+            alone_after: self.alone_after.or(file.alone_after),
             elections: if self.elections.is_empty() { file.elections } else { self.elections },
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
@@ -366,6 +371,9 @@ impl Settings {
         }
         if let Some(time) = &self.forget_after {
             config.forget_after = span::parse(time).map_err(Failure::usage)?;
+        }
+        if let Some(time) = &self.alone_after {
+            config.alone_after = span::parse(time).map_err(Failure::usage)?;
         }
         if self.rejoin_on_corruption {
             config.on_corruption = OnCorruption::Rejoin;

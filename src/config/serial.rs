@@ -33,6 +33,8 @@ struct ConfigForm {
     #[serde(with = "form::span")]
     forget_after: Duration,
     #[serde(with = "form::span")]
+    alone_after: Duration,
+    #[serde(with = "form::span")]
     scrub_interval: Duration,
     durability: Durability,
     on_corruption: OnCorruption,

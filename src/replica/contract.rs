@@ -169,6 +169,13 @@ pub enum ReplicaEvent {
     },
     /// The wall clock is believed again: it is as before, or was confirmed.
     ClockTrusted,
+    /// This node was linked with nobody since its start. It is ready with what its disk holds, which may be old: see
+    /// [`Config::alone_after`]. Once it reaches a peer, it catches up.
+    ReadyAlone {
+        /// How long it has waited.
+        #[serde(with = "form::span")]
+        waited: Duration,
+    },
     /// The store has grown to 80 % of [`Config::store_bytes_max`]. Above the limit local writes that let it grow are
     /// refused with [`WriteError::Full`](crate::WriteError::Full).
     StoreFilling {
@@ -230,6 +237,11 @@ impl fmt::Display for ReplicaEvent {
                 Span(*off)
             ),
             Self::ClockTrusted => f.write_str("this node's clock is trusted again"),
+            Self::ReadyAlone { waited } => write!(
+                f,
+                "no other node could be reached for {}; this node is ready with what its disk holds",
+                Span(*waited)
+            ),
             Self::StoreFilling { bytes, limit } => write!(
                 f,
                 "the store has {bytes} of {limit} bytes; at the limit, writes that let it grow are refused"

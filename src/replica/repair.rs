@@ -4,9 +4,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use rand_core::Rng;
+use serde::{Deserialize, Serialize};
 
 use super::link::{Link, PARTIAL_BYTES_MAX, RepairPurpose};
 use super::{BreakReason, Output, Replica};

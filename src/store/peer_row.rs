@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use crdts::CvRDT;
+use serde::{Deserialize, Serialize};
 
 use super::coverage::{Clocks, PeerRegions, RegionCoverage, Vector};
 use super::entry::DotSet;

@@ -77,6 +77,9 @@ impl Status {
             (_, Value::Bool(false), _) => "not synced yet",
             _ if store["clock_off_ms"].is_u64() => "clock in doubt: writes are refused until it is right",
             (.., Value::Bool(true)) => "busy: writes are refused until the cluster has caught up",
+            _ if status["readiness"] == "alone" => {
+                "ready, without having reached another node since its start"
+            }
             _ => "ready",
         };
         let size = |field: &str| table::bytes(store[field].as_u64().unwrap_or_default());

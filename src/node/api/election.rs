@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use futures_core::Stream;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::election::{Attempts, Leader, LeaseEnd, LeaseState};

@@ -11,7 +11,7 @@ use crate::form;
 use crate::id::RunId;
 use crate::node::net::sender::LinkSender;
 use crate::node::runtime::shared::Shared;
-use crate::replica::Status;
+use crate::replica::{Readiness, Status};
 
 /// The state of a node at one instant; see [`Node::status`](crate::Node::status).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub struct NodeStatus {
     /// Whether writes are refused with [`WriteError::Busy`](crate::WriteError::Busy) because the cluster is too far
     /// behind.
     pub is_busy: bool,
+    /// Whether the node is ready, and whether it has caught up with its cluster. `Joining` if the replica has panicked.
+    pub readiness: Readiness,
     /// The replica: root, counts, bytes. `None` if the replica has panicked.
     pub store: Option<Status>,
     /// The peers: members that this node is linked with.
@@ -49,19 +51,23 @@ impl NodeStatus {
                 PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, lag_time, rtt, sent_bytes }
             };
             (
+                shared.join_board.readiness(&core.replica),
                 core.replica.status(),
                 core.peers.links().map(peer).collect(),
                 core.arrivals.figures(shared.now(), &core.replica),
             )
         });
-        let (store, peers, arrivals) =
-            status.map_or_else(Default::default, |(store, peers, arrivals)| (Some(store), peers, arrivals));
+        let (readiness, store, peers, arrivals) = match status {
+            Some((readiness, store, peers, arrivals)) => (readiness, Some(store), peers, arrivals),
+            None => Default::default(),
+        };
         NodeStatus {
             name: shared.name.clone(),
             run: shared.run,
             addr: shared.addr,
             is_closed: shared.is_closed(),
             is_busy: shared.is_busy.load(Ordering::Relaxed),
+            readiness,
             store,
             peers,
             arrivals,

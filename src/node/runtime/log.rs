@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 use crate::id::LinkId;
 use crate::membership::MemberEvent;
 use crate::node::net::peers::NodeEvent;
-use crate::replica::{BreakReason, JoinProgress, ReplicaEvent};
+use crate::replica::{BreakReason, JoinProgress, Readiness, ReplicaEvent};
 use crate::text::{Escaped, Span};
 
 /// Logs a change of a member.
@@ -33,14 +33,20 @@ pub(in crate::node) fn log_break(node: &str, peer: Option<&str>, link: LinkId, r
     }
 }
 
-/// Logs how far a node is that joins: who feeds it, and at the end.
+/// Logs who feeds a node that joins.
 pub(in crate::node) fn log_joining(node: &str, progress: &JoinProgress) {
-    let entries = progress.entries_done;
-    if progress.is_ready {
-        info!(%node, entries, bytes = progress.bytes_done, "joined the cluster");
-    } else {
-        let donor = Escaped(progress.donor.as_deref().unwrap_or("none"));
-        info!(%node, %donor, entries, entries_expected = progress.entries_expected, "joining the cluster");
+    let donor = Escaped(progress.donor.as_deref().unwrap_or("none"));
+    let (entries, entries_expected) = (progress.entries_done, progress.entries_expected);
+    info!(%node, %donor, entries, entries_expected, "joining the cluster");
+}
+
+/// Logs that a node is ready, or is not any more. That it waited for others in vain is an event.
+pub(in crate::node) fn log_readiness(node: &str, readiness: Readiness, progress: &JoinProgress) {
+    let (entries, bytes) = (progress.entries_done, progress.bytes_done);
+    match readiness {
+        Readiness::Joining => warn!(%node, entries, "joining the cluster again"),
+        Readiness::Alone => info!(%node, entries, bytes, "ready without having caught up with another node"),
+        Readiness::Joined => info!(%node, entries, bytes, "joined the cluster"),
     }
 }
 
@@ -97,6 +103,10 @@ fn log_replica_event(node: &str, event: &ReplicaEvent) {
         }
         ReplicaEvent::ClockInDoubt { off } => {
             warn!(%node, off = %Span(*off), "clock is off; writes are refused until it is right or confirmed");
+        }
+        ReplicaEvent::ReadyAlone { waited } => {
+            let waited = Span(*waited);
+            warn!(%node, %waited, "no other node could be reached; this one is ready with what its disk holds");
         }
         ReplicaEvent::StoreFilling { bytes, limit } => {
             warn!(%node, bytes, limit, "store is close to its limit, where writes that let it grow are refused");

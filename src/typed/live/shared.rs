@@ -6,9 +6,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use serde::{Deserialize, Serialize};
-
 use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 
 use super::layer::guarded;
 use super::pieces::PieceTree;
