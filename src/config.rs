@@ -146,7 +146,7 @@ pub struct Config {
     /// [`Quorum`](crate::Quorum) any more and is not listed. If it comes back, it joins as a new one. 1 s to 365 days.
     pub forget_after: Duration,
     /// A node that had caught up in an earlier run and has its data on its disk is ready with that once it has been linked
-    /// with nobody for this long, or up to one [`sync_interval`](Self::sync_interval) longer: [`Readiness::Alone`](crate::Readiness::Alone). So the last node that is left after an
+    /// with nobody for this long, or up to one [`sync_interval`](Self::sync_interval) longer: [`Readiness::Alone`](crate::status::Readiness::Alone). So the last node that is left after an
     /// outage of all others serves again. A node without a disk, and one that has never caught up, waits for a peer. Choose
     /// it longer than it takes to reach the others after a restart. 1 s to 365 days.
     pub alone_after: Duration,

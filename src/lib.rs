@@ -206,6 +206,11 @@ pub mod members {
     pub use crate::error::SeedError;
 }
 
+/// What belongs to the status of a node ([`NodeStatus`]).
+pub mod status {
+    pub use crate::replica::Readiness;
+}
+
 /// Limits that are the same in every cluster. Those that can be set are fields of [`Config`].
 pub mod limits {
     pub use crate::config::{
@@ -236,7 +241,7 @@ pub use node::{
     Builder, Election, Events, Joining, LeaderEvent, Leadership, Node, NodeEvent, NodeStatus, Observer,
     PeerRefusal, PeerStatus, Quorum, Receipt, Security, TlsRefusal, Watch,
 };
-pub use replica::{JoinProgress, PutOptions, Readiness, RepairTraffic, ReplicaEvent, Status};
+pub use replica::{JoinProgress, PutOptions, RepairTraffic, ReplicaEvent, Status};
 pub use store::entry::{Entry, Revision};
 pub use store::watch::{WatchEvent, WatchOptions};
 pub use store::{OnlyIf, Refusal};

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use tidings::sim::Sim;
-use tidings::{Config, Control, MemberState, Node, NodeEvent, Readiness, ReplicaEvent};
+use tidings::status::Readiness;
+use tidings::{Config, Control, MemberState, Node, NodeEvent, ReplicaEvent};
 use tidings_proptest::nodes::{self, builder, guarded, ready, until};
 use tidings_proptest::{Folder, holds_unless, ms};
 
