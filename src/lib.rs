@@ -37,6 +37,7 @@
 //! | [elections](guide::elections) | How does one node become the leader, and what does a lease not protect from? |
 //! | [security](guide::security) | Who may connect, how is a secret changed, and what can a member do? |
 //! | [durability](guide::durability) | When is a write safe, and what do failures of a process or a disk do to it? |
+//! | [metrics](guide::metrics) | Which metrics does a node record, and what do their labels mean? |
 //! | [simulation](guide::simulation) | How do I test my own code under partitions, loss and crashes? |
 //!
 //! # Three layers
@@ -75,9 +76,11 @@
 //! * [`Node::joining`] tells how far a node is in catching up. Reads are answered meanwhile from what has arrived.
 //! * [`Node::members`], [`Node::member_events`] and [`Node::events`] tell who is there, who comes and goes, and what
 //!   whoever runs the node should know.
-//! * With the feature `metrics` a node records gauges, counters and histograms called `tidings_*`.
-//! * `tracing` events say when links are made and broken, when repairs end and what they moved, and when a step holds
-//!   the lock for long.
+//! * With the feature `metrics` a node records gauges, counters and histograms called `tidings_*`: see
+//!   [`guide::metrics`].
+//! * `tracing` events say when links are made and end, when repairs end and what they moved, and when a step holds the
+//!   lock for long. Spans at the level `DEBUG` cover each `handshake`, `repair`, `join`, `campaign` and
+//!   `disk_transaction`.
 //!
 //! # Serialization
 //!
@@ -104,7 +107,7 @@
 
 // The pages and the tables above name items of all features.
 #![cfg_attr(
-    not(all(feature = "node", feature = "durable", feature = "json")),
+    not(all(feature = "node", feature = "durable", feature = "json", feature = "metrics")),
     allow(rustdoc::broken_intra_doc_links)
 )]
 
@@ -133,6 +136,10 @@ pub mod guide {
     #[cfg(feature = "durable")]
     #[doc = include_str!("guide/durability.md")]
     pub mod durability {}
+
+    #[cfg(feature = "metrics")]
+    #[doc = include_str!("../docs/metrics.md")]
+    pub mod metrics {}
 
     #[doc = include_str!("guide/simulation.md")]
     pub mod simulation {}
@@ -204,6 +211,12 @@ pub mod members {
     pub use crate::error::ForgetError;
     #[cfg(feature = "node")]
     pub use crate::error::SeedError;
+}
+
+/// What belongs to the events of a node ([`NodeEvent`]).
+#[cfg(feature = "node")]
+pub mod events {
+    pub use crate::node::LinkEnd;
 }
 
 /// What belongs to the status of a node ([`NodeStatus`]).

@@ -460,6 +460,7 @@ impl Replica {
         let may_begin = may_begin && !link.is_distrusted();
         if link.repair.is_wanted && may_begin && link.peer.is_some() && link.repair.session.is_none() {
             link.begin_session(store, self.now, self.random.next_u64(), purpose);
+            self.outputs.push_back(Output::RepairBegun(id));
         }
         if link.lanes.in_flight[Lane::Bulk as usize] < WINDOW_BYTES {
             // Large rows of the tail, the repair, and its large rows take turns.

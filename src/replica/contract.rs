@@ -68,7 +68,9 @@ pub enum Output {
     Dial(Contact),
     /// Try to make a link with every seed that none is linked with.
     Seek,
-    /// A session in which two replicas repaired each other is over; nothing is to be done.
+    /// A session in which two replicas repair each other has begun; nothing is to be done.
+    RepairBegun(LinkId),
+    /// Such a session is over; nothing is to be done.
     Repair(LinkId, RepairReport),
     /// Tell the user of a member.
     Member(MemberEvent),

@@ -159,6 +159,7 @@ impl Replica {
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         if link.repair.session.is_none() {
             link.begin_session(store, self.now, salt, purpose);
+            self.outputs.push_back(Output::RepairBegun(id));
         }
         let session = link.repair.session.as_mut().expect("just begun");
         let bytes = body.left() as u64;

@@ -36,7 +36,7 @@ impl World {
             }
             Output::Lease(id, state) => self.lease_output(i, id, state),
             // Not recorded: callers ask the node.
-            Output::Leader(..) | Output::Repair(..) => {}
+            Output::Leader(..) | Output::RepairBegun(_) | Output::Repair(..) => {}
             Output::Event(event) => {
                 if event == ReplicaEvent::Damaged {
                     self.nodes[i].is_tainted = false;

@@ -31,6 +31,10 @@ impl ApiError {
         Self { status, code, error, detail: detail.to_owned(), stamp: None }
     }
 
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
     pub(crate) fn bad_request(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", error, "nothing was written")
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::node::runtime::log::{log_joining, log_readiness};
+use crate::node::runtime::spans::{end_join_span, join_span};
 use crate::replica::{JoinProgress, Readiness, Replica};
 use crate::time::Time;
 
@@ -31,6 +32,8 @@ pub(in crate::node) struct Posted {
     at: Duration,
     /// What the log says of the readiness.
     logged: Readiness,
+    /// While the node joins.
+    span: Option<tracing::Span>,
 }
 
 impl JoinBoard {
@@ -64,6 +67,11 @@ impl JoinBoard {
         let mut posted = self.lock();
         if std::mem::replace(&mut posted.logged, readiness) != readiness {
             log_readiness(node, readiness, &replica.join_progress());
+        }
+        if !is_ready {
+            posted.span.get_or_insert_with(|| join_span(node));
+        } else if let Some(span) = posted.span.take() {
+            end_join_span(&span, readiness, replica.len() as u64);
         }
         let is_early = now.mono < posted.at + PROGRESS_INTERVAL;
         if posted.progress.as_ref().is_some_and(|last| last.is_ready == is_ready && (is_ready || is_early)) {

@@ -4,12 +4,14 @@
 //!
 //! A text that another node chose goes through [`Escaped`].
 
+use std::net::SocketAddr;
+
 use tracing::{debug, error, info, warn};
 
-use crate::id::LinkId;
+use crate::election::LeaseEnd;
 use crate::membership::MemberEvent;
-use crate::node::net::peers::NodeEvent;
-use crate::replica::{BreakReason, JoinProgress, Readiness, ReplicaEvent};
+use crate::node::net::peers::{LinkEnd, NodeEvent};
+use crate::replica::{BreakReason, JoinProgress, Readiness, RepairReport, ReplicaEvent};
 use crate::text::{Escaped, Span};
 
 /// Logs a change of a member.
@@ -20,16 +22,6 @@ pub(in crate::node) fn log_member(node: &str, event: &MemberEvent) {
         MemberEvent::Down(_) => warn!(%node, %name, %addr, "member {what}"),
         MemberEvent::Updated(_) => debug!(%node, %name, %addr, "member {what}"),
         _ => info!(%node, %name, %addr, "member {what}"),
-    }
-}
-
-/// Logs that this node closed a link.
-pub(in crate::node) fn log_break(node: &str, peer: Option<&str>, link: LinkId, reason: BreakReason) {
-    let peer = Escaped(peer.unwrap_or_default());
-    if matches!(reason, BreakReason::Protocol(_)) {
-        warn!(%node, %peer, %link, %reason, "link closed by this node");
-    } else {
-        info!(%node, %peer, %link, %reason, "link closed by this node");
     }
 }
 
@@ -60,6 +52,20 @@ pub(in crate::node) fn log_event(node: &str, event: &NodeEvent) {
         NodeEvent::PeerRefused { addr, by_us: false, refusal } => {
             warn!(%node, peer = %addr, reason = %refusal, "refused by peer");
         }
+        NodeEvent::LinkMade { peer, addr } => info!(%node, peer = %Escaped(peer), %addr, "link made"),
+        NodeEvent::LinkEnded { peer, addr, end } => log_link_end(node, peer, *addr, end),
+        NodeEvent::RepairEnded { peer, repair } => {
+            let RepairReport { is_complete, rows, bytes, took } = repair;
+            let (peer, took) = (Escaped(peer), Span(*took));
+            debug!(%node, %peer, is_complete, rows, bytes, %took, "repair ended");
+        }
+        NodeEvent::LeaseWon { name, token } => info!(%node, name = %Escaped(name), %token, "lease won"),
+        NodeEvent::LeaseEnded { name, token, end: LeaseEnd::Resigned } => {
+            info!(%node, name = %Escaped(name), %token, "lease given up");
+        }
+        NodeEvent::LeaseEnded { name, token, .. } => {
+            warn!(%node, name = %Escaped(name), %token, "lease lost; it could not be renewed in time");
+        }
         NodeEvent::DiskFailed { reason, may_pass: true } => {
             warn!(%node, %reason, "disk failed; writes are refused until it works again");
         }
@@ -77,6 +83,14 @@ pub(in crate::node) fn log_event(node: &str, event: &NodeEvent) {
         NodeEvent::Unreachable { target, reason } => {
             warn!(%node, seed = %Escaped(target), %reason, "seed out of reach; it is tried again");
         }
+    }
+}
+
+fn log_link_end(node: &str, peer: &str, addr: SocketAddr, end: &LinkEnd) {
+    let peer = Escaped(peer);
+    match end {
+        LinkEnd::Broken(BreakReason::Protocol(_)) => warn!(%node, %peer, %addr, reason = %end, "link ended"),
+        _ => info!(%node, %peer, %addr, reason = %end, "link ended"),
     }
 }
 
