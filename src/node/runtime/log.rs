@@ -88,9 +88,10 @@ pub(in crate::node) fn log_event(node: &str, event: &NodeEvent) {
 
 fn log_link_end(node: &str, peer: &str, addr: SocketAddr, end: &LinkEnd) {
     let peer = Escaped(peer);
-    match end {
-        LinkEnd::Broken(BreakReason::Protocol(_)) => warn!(%node, %peer, %addr, reason = %end, "link ended"),
-        _ => info!(%node, %peer, %addr, reason = %end, "link ended"),
+    if matches!(end, LinkEnd::Broken(BreakReason::Protocol(_))) {
+        warn!(%node, %peer, %addr, reason = %end, "link ended");
+    } else {
+        info!(%node, %peer, %addr, reason = %end, "link ended");
     }
 }
 
