@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
+use serde_json::json;
 use tidings::{Config, Durability, OnCorruption, Security, SecurityError};
 
 use crate::api::{ConnectionLimits, Tokens};
 use crate::exit::Failure;
-use crate::span;
 
 /// Connections that are served at a time, unless told otherwise.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -345,36 +345,34 @@ impl Settings {
     }
 
     pub(crate) fn config(&self) -> Result<Config, Failure> {
-        let mut config = match self.profile {
+        let base = match self.profile {
             None | Some(Profile::Lan) => Config::lan(),
             Some(Profile::Wan) => Config::wan(),
             Some(Profile::Local) => Config::local(),
         };
-        if let Some(bytes) = self.value_bytes_max {
-            config.value_bytes_max = bytes;
-        }
-        if let Some(bytes) = self.store_bytes_max {
-            config.store_bytes_max = bytes;
-        }
-        if let Some(interval) = &self.disk_interval {
-            let interval = span::parse(interval).map_err(Failure::usage)?;
-            let is_immediate = interval == Duration::ZERO;
-            config.durability =
-                if is_immediate { Durability::Immediate } else { Durability::Interval(interval) };
+        let mut fields = serde_json::to_value(base).expect("it consists of numbers and texts");
+        let given = [
+            ("value_bytes_max", json!(self.value_bytes_max)),
+            ("store_bytes_max", json!(self.store_bytes_max)),
+            (
+                "durability",
+                json!(self.disk_interval.as_ref().map(|interval| json!({ "interval": interval }))),
+            ),
+            ("lease_time", json!(self.lease_time)),
+            ("lease_time_max", json!(self.lease_time_max)),
+            ("forget_after", json!(self.forget_after)),
+            ("alone_after", json!(self.alone_after)),
+        ];
+        given
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .for_each(|(field, value)| fields[field] = value);
+        let read = serde_json::from_value(fields);
+        let mut config: Config = read.map_err(|error| Failure::usage(error.to_string()))?;
+        if config.durability == Durability::Interval(Duration::ZERO) {
+            config.durability = Durability::Immediate;
         }
         config.voters.clone_from(&self.voters);
-        if let Some(time) = &self.lease_time {
-            config.lease_time = span::parse(time).map_err(Failure::usage)?;
-        }
-        if let Some(time) = &self.lease_time_max {
-            config.lease_time_max = span::parse(time).map_err(Failure::usage)?;
-        }
-        if let Some(time) = &self.forget_after {
-            config.forget_after = span::parse(time).map_err(Failure::usage)?;
-        }
-        if let Some(time) = &self.alone_after {
-            config.alone_after = span::parse(time).map_err(Failure::usage)?;
-        }
         if self.rejoin_on_corruption {
             config.on_corruption = OnCorruption::Rejoin;
         }
