@@ -301,8 +301,9 @@ fn durable_writes_survive_a_kill_and_a_restore() {
 #[test]
 fn full_node_answers_507_and_still_deletes() {
     let node = serve("a", &[], &["--store-bytes-max", "65536"]);
-    assert_eq!(put(&node.http, "/v1/kv/a", &[b'v'; 60_000]).status, 200);
-    let refused = put(&node.http, "/v1/kv/b", &[b'v'; 60_000]);
+    let value = vec![b'v'; 60_000];
+    assert_eq!(put(&node.http, "/v1/kv/a", &value).status, 200);
+    let refused = put(&node.http, "/v1/kv/b", &value);
     let said = refused.json();
     assert_eq!(
         (refused.status, &said["code"], &said["detail"]),
@@ -314,5 +315,5 @@ fn full_node_answers_507_and_still_deletes() {
         (Some(60_202), Some(65_536))
     );
     assert_eq!(ask("DELETE", &format!("{}/v1/kv/a", node.http), &[], b"").status, 200);
-    assert_eq!(put(&node.http, "/v1/kv/b", &[b'v'; 60_000]).status, 200);
+    assert_eq!(put(&node.http, "/v1/kv/b", &value).status, 200);
 }

@@ -41,7 +41,7 @@ impl Write {
                 _ = held.insert(format!("k{key}"), 1 + format!("k{key}").len() + bytes);
             }
             Self::Add(element) => {
-                _ = held.insert(format!("set {element}"), 3 + 3 + format!("{element}").len())
+                _ = held.insert(format!("set {element}"), 3 + 3 + format!("{element}").len());
             }
             Self::Count => _ = held.insert("counter".to_owned(), 3 + 7 + 8 + 8),
             Self::Delete(key) => _ = held.remove(&format!("k{key}")),

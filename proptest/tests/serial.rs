@@ -67,26 +67,26 @@ proptest! {
 }
 
 /// The error of a config with this field.
-fn refused(field: &str, value: Value) -> String {
+fn refused(field: &str, value: &Value) -> String {
     serde_json::from_value::<Config>(json!({ field: value })).expect_err("it is refused").to_string()
 }
 
 #[test]
 fn wrong_config_field_is_named_with_what_it_has_to_be() {
-    let error = refused("probe_intervall", json!("2s"));
+    let error = refused("probe_intervall", &json!("2s"));
     assert!(
         error.contains("unknown field `probe_intervall`") && error.contains("`probe_interval`"),
         "{error}"
     );
-    let error = refused("probe_interval", json!("soon"));
+    let error = refused("probe_interval", &json!("soon"));
     assert!(error.starts_with("probe_interval: ") && error.contains("such as \"500ms\""), "{error}");
-    let error = refused("probe_interval", json!(2));
+    let error = refused("probe_interval", &json!(2));
     assert!(error.starts_with("probe_interval: ") && error.contains("such as \"500ms\""), "{error}");
-    let error = refused("store_bytes_max", json!(-1));
+    let error = refused("store_bytes_max", &json!(-1));
     assert!(error.starts_with("store_bytes_max: "), "{error}");
-    let error = refused("durability", json!({ "interval": "x" }));
+    let error = refused("durability", &json!({ "interval": "x" }));
     assert!(error.starts_with("durability.interval: "), "{error}");
-    let error = refused("voters", json!(["a", 1]));
+    let error = refused("voters", &json!(["a", 1]));
     assert!(error.starts_with("voters[1]: "), "{error}");
 }
 
@@ -101,11 +101,11 @@ fn missing_config_fields_are_as_in_lan_and_ranges_are_checked() {
 }
 
 /// Asserts that a value is written as this, and that reading it and writing it again gives the same.
-fn is_written_as<T: Serialize + DeserializeOwned>(value: &T, expected: Value) {
+fn is_written_as<T: Serialize + DeserializeOwned>(value: &T, expected: &Value) {
     let written = serde_json::to_value(value).expect("it can be written");
-    assert_eq!(written, expected);
+    assert_eq!(&written, expected);
     let again: T = serde_json::from_value(written).expect("it can be read");
-    assert_eq!(serde_json::to_value(again).expect("it can be written"), expected);
+    assert_eq!(&serde_json::to_value(again).expect("it can be written"), expected);
 }
 
 #[test]
@@ -117,22 +117,22 @@ fn public_types_have_the_documented_forms() {
         "name": "a", "run": "00000000000000ff", "addr": "127.0.0.1:7400", "state": "alive",
         "since": "1970-01-01T00:00:01Z", "app_version": "", "meta": {}, "meta_version": 0, "rtt": "250us",
     });
-    is_written_as(&member, form.clone());
-    is_written_as(&MemberEvent::Joined(member.clone()), json!({ "joined": form }));
+    is_written_as(&member, &form);
+    is_written_as(&MemberEvent::Joined(member.clone()), &json!({ "joined": form }));
     is_written_as(
         &ReplicaEvent::ClockInDoubt { off: Duration::from_secs(90) },
-        json!({ "clock_in_doubt": { "off": "1m 30s" } }),
+        &json!({ "clock_in_doubt": { "off": "1m 30s" } }),
     );
-    is_written_as(&OnlyIf::Absent, json!("absent"));
-    is_written_as(&Quorum::Count(2), json!({ "count": 2 }));
-    is_written_as(&PutOptions::new().ttl(Duration::from_secs(60)), json!({ "ttl": "1m", "only_if": null }));
+    is_written_as(&OnlyIf::Absent, &json!("absent"));
+    is_written_as(&Quorum::Count(2), &json!({ "count": 2 }));
+    is_written_as(&PutOptions::new().ttl(Duration::from_secs(60)), &json!({ "ttl": "1m", "only_if": null }));
     is_written_as(
         &WatchOptions::new().exact(),
-        json!({ "is_exact": true, "from": null, "skips_current": false }),
+        &json!({ "is_exact": true, "from": null, "skips_current": false }),
     );
     is_written_as(
         &Batch::new().put("k", "v").delete("l"),
-        json!({ "writes": [
+        &json!({ "writes": [
         { "put": { "key": "k", "value": "dg==", "options": { "ttl": null, "only_if": null } } },
         { "delete": { "key": "l", "only_if": null } },
     ] }),
