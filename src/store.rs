@@ -13,7 +13,7 @@ use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, ENTRY_BYTES, VectorSettings};
+use crate::config::{Config, VectorSettings};
 use crate::controls::{Control, Controls};
 use crate::error::WriteError;
 use crate::id::{LogId, RowId, RunId};
@@ -33,6 +33,7 @@ pub(crate) mod entry;
 mod expiry;
 mod integrity;
 mod peer_row;
+mod room;
 pub(crate) mod slab;
 pub(crate) mod watch;
 
@@ -151,15 +152,6 @@ impl LocalStore {
         self.bytes
     }
 
-    /// The size that [`Config::store_bytes_max`] limits.
-    pub(crate) fn size_bytes(&self) -> u64 {
-        self.bytes + self.len() as u64 * ENTRY_BYTES
-    }
-
-    pub(crate) fn store_bytes_max(&self) -> u64 {
-        self.store_bytes_max
-    }
-
     pub(crate) fn dot_set(&self, key: &[u8]) -> Option<(&DotSet, u64)> {
         let row = self.slab.at(self.row_of(key, self.hash_key.place(key))?);
         (!row.dot_set.is_empty()).then_some((&row.dot_set, row.revision))
@@ -232,28 +224,6 @@ impl LocalStore {
     pub(crate) fn check_value_bytes(&self, bytes: usize) -> Result<(), WriteError> {
         let limit = self.value_bytes_max;
         if bytes > limit { Err(WriteError::ValueTooLarge { bytes, limit }) } else { Ok(()) }
-    }
-
-    /// Refuses local writes that would let the store grow beyond its limit. `writes` are stored keys with the size of the
-    /// value that each is to hold afterwards, `None` for nothing; of several writes of a key the last one counts.
-    pub(crate) fn check_room<'a>(
-        &self,
-        writes: impl Iterator<Item = (&'a [u8], Option<usize>)> + Clone,
-    ) -> Result<(), WriteError> {
-        let (bytes, limit) = (self.size_bytes(), self.store_bytes_max);
-        let entry_bytes = |(key, value): (&[u8], Option<usize>)| {
-            value.map_or(0, |value| ENTRY_BYTES + (key.len() + value) as u64)
-        };
-        if bytes + writes.clone().map(entry_bytes).sum::<u64>() <= limit
-            || self.controls.has(Control::GrowthUnchecked)
-        {
-            return Ok(());
-        }
-        let last: BTreeMap<&[u8], Option<usize>> = writes.collect();
-        let held = |key| self.dot_set(key).map_or(0, |(dot_set, _)| ENTRY_BYTES + dot_set.bytes());
-        let gone: u64 = last.keys().map(|key| held(*key)).sum();
-        let needed = bytes - gone + last.into_iter().map(entry_bytes).sum::<u64>();
-        if needed <= limit.max(bytes) { Ok(()) } else { Err(WriteError::Full { bytes, needed, limit }) }
     }
 
     pub(crate) fn check_condition(&self, now: Time, key: &[u8], only_if: OnlyIf) -> Result<(), WriteError> {
