@@ -11,6 +11,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::form;
 use crate::id::RunId;
 use crate::replica::Replica;
 use crate::replication::arrived::Arrived;
@@ -53,7 +56,7 @@ fn bucket_end_ms(bucket: usize) -> u64 {
 }
 
 /// How long the writes of one run take to arrive, including the difference of the two nodes' wall clocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Arrival {
     /// The origin of the stamps: the run that wrote.
@@ -63,14 +66,19 @@ pub struct Arrival {
     /// Writes counted so far.
     pub count: u64,
     /// Arrival time of the latest write.
+    #[serde(with = "form::span")]
     pub latest: Duration,
     /// Smoothed mean of all writes.
+    #[serde(with = "form::span")]
     pub mean: Duration,
     /// Median of the last one to two minutes. Quantiles are rounded up, by at most a quarter.
+    #[serde(with = "form::span")]
     pub p50: Duration,
     /// 99th percentile of the last one to two minutes.
+    #[serde(with = "form::span")]
     pub p99: Duration,
     /// Maximum of the last one to two minutes.
+    #[serde(with = "form::span")]
     pub max: Duration,
 }
 

@@ -1,7 +1,12 @@
 //! The limits and intervals of a node: [`Config`], its presets, and one check of all ranges.
 
+mod serial;
+
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::form;
 use crate::text::Span;
 
 /// The longest key, in bytes.
@@ -16,6 +21,10 @@ pub const LEASE_TIME_MAX: Duration = Duration::from_secs(10);
 /// The most names in the list of voters.
 pub const VOTERS_MAX: usize = 31;
 
+/// What an entry counts for [`Config::store_bytes_max`] beside its key and its values: about what its row, its place in the
+/// change log, the digest and the indexes take in memory.
+pub const ENTRY_BYTES: u64 = 200;
+
 /// The most writes in a batch.
 pub const BATCH_WRITES_MAX: usize = 65_536;
 
@@ -24,8 +33,9 @@ pub const BATCH_WRITES_MAX: usize = 65_536;
 pub const ELECTIONS_MAX: usize = 16_384;
 
 /// When a node's disk is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// As soon as something has changed. What changes while the disk is busy goes into the next transaction. While no
     /// `Receipt::durable` is waiting, the next transaction begins only after a pause as long as the last one took, at
@@ -33,12 +43,13 @@ pub enum Durability {
     Immediate,
     /// At most once in this time, and at once when a `Receipt::durable` is waiting. A key that is written many times
     /// meanwhile goes to the disk once. 1 ms to 1 hour.
-    Interval(Duration),
+    Interval(#[serde(with = "form::span")] Duration),
 }
 
 /// What a node does if it finds its directory damaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum OnCorruption {
     /// It does not start, and the error names the damaged file. Nothing is changed.
     Refuse,
@@ -66,6 +77,21 @@ pub struct ConfigError {
 /// let mut config = tidings::Config::lan();
 /// config.value_bytes_max = 4 << 20;
 /// assert!(config.check().is_ok());
+/// ```
+///
+/// It can be read from any format of serde. Fields have the names that they have here; those that are missing are as in
+/// [`Config::lan`]. Durations are text. A field that does not exist is an error, and every error names the field. Ranges
+/// are not checked when it is read, but by [`check`](Self::check), and when a node starts.
+///
+/// ```
+/// # #[cfg(feature = "json")] {
+/// let text = r#"{ "probe_interval": "2s", "durability": { "interval": "1s 500ms" }, "voters": ["a", "b", "c"] }"#;
+/// let config: tidings::Config = serde_json::from_str(text).expect("it has the right form");
+/// assert_eq!(config.probe_interval, std::time::Duration::from_secs(2));
+/// assert_eq!(config.sync_interval, tidings::Config::lan().sync_interval);
+/// let error = serde_json::from_str::<tidings::Config>(r#"{ "probe_interval": "soon" }"#).unwrap_err();
+/// assert!(error.to_string().starts_with("probe_interval: "));
+/// # }
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -99,6 +125,16 @@ pub struct Config {
     pub sync_timeout: Duration,
     /// Local writes are refused as busy while the median peer is more than this many bytes behind. 64 KiB to 1 TiB.
     pub lag_bytes_max: usize,
+    /// The size of the store above which this node refuses local writes that let it grow, with
+    /// [`WriteError::Full`](crate::WriteError::Full). The size is the bytes of all keys and values held, plus
+    /// [`ENTRY_BYTES`](crate::limits::ENTRY_BYTES) for each entry; [`Status::size_bytes`](crate::Status::size_bytes) tells
+    /// it. Sets, counters and values that have expired and are not dropped yet are part of it. 64 KiB to 1 TiB.
+    ///
+    /// Deletes and writes that do not let the store grow are always accepted. So is what other nodes wrote: a node that
+    /// refused it would hold something else than they do. So this bounds the memory of a node only if all nodes have the
+    /// same limit, and even then it may be exceeded by what nodes write at the same time.
+    /// [`ReplicaEvent::StoreFilling`](crate::ReplicaEvent::StoreFilling) comes at 80 % of it.
+    pub store_bytes_max: usize,
     /// How often a node probes another member. 20 ms to 10 minutes.
     pub probe_interval: Duration,
     /// How long the answer to a probe may take before other members are asked to probe too. Choose it well above a
@@ -110,6 +146,11 @@ pub struct Config {
     /// A member that has been down, or has left, for this long is forgotten: it counts in no
     /// [`Quorum`](crate::Quorum) any more and is not listed. If it comes back, it joins as a new one. 1 s to 365 days.
     pub forget_after: Duration,
+    /// A node that had caught up in an earlier run and has its data on its disk is ready with that once it has been linked
+    /// with nobody for this long, or up to one [`sync_interval`](Self::sync_interval) longer: [`Readiness::Alone`](crate::status::Readiness::Alone). So the last node that is left after an
+    /// outage of all others serves again. A node without a disk, and one that has never caught up, waits for a peer. Choose
+    /// it longer than it takes to reach the others after a restart. 1 s to 365 days.
+    pub alone_after: Duration,
     /// The time in which the background check recomputes the whole digest once. 1 s to 30 days.
     pub scrub_interval: Duration,
     /// When the disk is written, if there is a disk.
@@ -160,10 +201,12 @@ impl Config {
             mesh_members_max: 30,
             sync_timeout: Duration::from_secs(10),
             lag_bytes_max: 64 << 20,
+            store_bytes_max: 2 << 30,
             probe_interval: Duration::from_millis(500),
             probe_timeout: Duration::from_millis(200),
             suspicion_time: Duration::from_millis(2_500),
             forget_after: Duration::from_secs(24 * 3_600),
+            alone_after: Duration::from_secs(30),
             scrub_interval: Duration::from_secs(600),
             durability: Durability::Interval(Duration::from_millis(50)),
             on_corruption: OnCorruption::Refuse,
@@ -182,6 +225,7 @@ impl Config {
             probe_interval: Duration::from_secs(2),
             probe_timeout: Duration::from_millis(800),
             suspicion_time: Duration::from_secs(12),
+            alone_after: Duration::from_secs(60),
             lease_time: Duration::from_secs(10),
             ..Self::lan()
         }
@@ -193,6 +237,7 @@ impl Config {
         Self {
             sync_interval: Duration::from_millis(100),
             clock_skew_max: Duration::from_millis(400),
+            alone_after: Duration::from_secs(5),
             lease_time: Duration::from_secs(1),
             lease_time_max: Duration::from_secs(1),
             ..Self::lan()
@@ -225,6 +270,7 @@ impl Config {
                 "5 ms to half of probe_interval",
             ),
             ("forget_after", self.forget_after, second, hour * 24 * 365, "1 s to 365 days"),
+            ("alone_after", self.alone_after, second, hour * 24 * 365, "1 s to 365 days"),
             ("suspicion_time", self.suspicion_time, second / 20, hour, "50 ms to 1 h"),
             ("lease_time_max", self.lease_time_max, second / 10, LEASE_TIME_MAX, "100 ms to 10 s"),
             ("lease_time", self.lease_time, second / 10, self.lease_time_max, "100 ms to lease_time_max"),
@@ -238,6 +284,7 @@ impl Config {
         let sizes = [
             ("value_bytes_max", self.value_bytes_max, 1, VALUE_BYTES_CEILING, "1 to 16777216"),
             ("lag_bytes_max", self.lag_bytes_max, 64 << 10, 1 << 40, "65536 to 1099511627776"),
+            ("store_bytes_max", self.store_bytes_max, 64 << 10, 1 << 40, "65536 to 1099511627776"),
             ("removals_max", self.removals_max, 0, 1 << 24, "0 to 16777216"),
             ("mesh_members_max", self.mesh_members_max, 0, 512, "0 to 512"),
         ];

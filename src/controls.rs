@@ -124,12 +124,16 @@ pub enum Control {
     OldPartAssumed,
     /// Breaks **Growth**: all buckets of two old parts that differ are taken as equal.
     BucketsAssumed,
+    /// Breaks the promise that a node is ready alone only with what it was ready with before: a part of the data will do.
+    AloneUnready,
+    /// Breaks the limit of the store's size: writes that let it grow are not checked.
+    GrowthUnchecked,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 57] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -185,6 +189,8 @@ impl Control {
         Self::LeaseMaxForgotten,
         Self::OldPartAssumed,
         Self::BucketsAssumed,
+        Self::AloneUnready,
+        Self::GrowthUnchecked,
     ];
 }
 

@@ -53,10 +53,12 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::controls::{Control, Controls};
 use crate::error::{ElectionError, SetVotersError};
+use crate::form;
 use crate::id::{LeaseId, RunId};
 use crate::store::digest::fingerprint;
 use crate::time::{Stamp, Time};
@@ -116,8 +118,9 @@ fn quarantine(rules: VoterRules, promised: Duration) -> Duration {
 }
 
 /// The state of a campaign.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum LeaseState {
     /// Not decided yet.
     Waiting,
@@ -128,8 +131,9 @@ pub enum LeaseState {
 }
 
 /// Why a campaign or a lease has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum LeaseEnd {
     /// This node gave it up.
     Resigned,
@@ -147,12 +151,13 @@ pub enum LeaseEnd {
 }
 
 /// The holder of a lease, as a majority of voters reports it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Leader {
     /// The fencing token. It also names the run that leads: [`Stamp::origin`].
     pub token: Stamp,
     /// The value that the leader published with its lease.
+    #[serde(with = "form::bytes")]
     pub value: Vec<u8>,
 }
 

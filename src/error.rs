@@ -77,6 +77,19 @@ pub enum WriteError {
     /// [`Config::lag_bytes_max`](crate::Config::lag_bytes_max). It catches up by itself: retry later.
     #[error("the cluster is too far behind this node's writes, retry later; nothing was written")]
     Busy,
+    /// The write would let the store grow beyond [`Config::store_bytes_max`](crate::Config::store_bytes_max). Deletes and
+    /// writes that do not let it grow are still accepted.
+    #[error(
+        "the store has {bytes} bytes, and with this write {needed}, over the limit of {limit}; nothing was written"
+    )]
+    Full {
+        /// The size of the store.
+        bytes: u64,
+        /// The size that it would have after the write.
+        needed: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The disk has failed or is full. Reads and replication go on; writes are accepted again once the disk is back.
     #[error("the disk has failed or is full; nothing was written")]
     Disk,
@@ -263,6 +276,13 @@ impl fmt::Display for Cause {
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl serde::Serialize for Cause {
+    /// Its text.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -7,7 +7,10 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
+
+use crate::form::{hex_digits, text_form};
 
 /// Declares one kind of id: a number that can be made, shown, compared and used as a key, and nothing else.
 macro_rules! id {
@@ -54,6 +57,13 @@ id! {
     pub RunId
 }
 
+text_form!(
+    RunId,
+    "a run: 16 hexadecimal digits",
+    |text| hex_digits(text, 16).map(|number| Self(number as u64)),
+    |run| format!("{run:016x}")
+);
+
 impl RunId {
     /// The run as which a process goes on after it has given up its claims this many times; 0: this run itself. All
     /// nodes compute the same, and it must never change.
@@ -81,12 +91,14 @@ fn derived(key: u64, bytes: &[u8]) -> u64 {
 }
 
 id! {
+    #[derive(Serialize, Deserialize)]
     /// A link between two replicas. Whoever drives a replica names each of its links with a number that it uses for no
     /// other link, neither at the same time nor later.
     pub LinkId
 }
 
 id! {
+    #[derive(Serialize, Deserialize)]
     /// A campaign for a lease on one node, and the lease that it wins.
     pub LeaseId
 }

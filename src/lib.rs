@@ -37,6 +37,7 @@
 //! | [elections](guide::elections) | How does one node become the leader, and what does a lease not protect from? |
 //! | [security](guide::security) | Who may connect, how is a secret changed, and what can a member do? |
 //! | [durability](guide::durability) | When is a write safe, and what do failures of a process or a disk do to it? |
+//! | [metrics](guide::metrics) | Which metrics does a node record, and what do their labels mean? |
 //! | [simulation](guide::simulation) | How do I test my own code under partitions, loss and crashes? |
 //!
 //! # Three layers
@@ -75,9 +76,23 @@
 //! * [`Node::joining`] tells how far a node is in catching up. Reads are answered meanwhile from what has arrived.
 //! * [`Node::members`], [`Node::member_events`] and [`Node::events`] tell who is there, who comes and goes, and what
 //!   whoever runs the node should know.
-//! * With the feature `metrics` a node records gauges, counters and histograms called `tidings_*`.
-//! * `tracing` events say when links are made and broken, when repairs end and what they moved, and when a step holds
-//!   the lock for long.
+//! * With the feature `metrics` a node records gauges, counters and histograms called `tidings_*`: see
+//!   [`guide::metrics`].
+//! * `tracing` events say when links are made and end, when repairs end and what they moved, and when a step holds the
+//!   lock for long. Spans at the level `DEBUG` cover each `handshake`, `repair`, `join`, `campaign` and
+//!   `disk_transaction`.
+//!
+//! # Serialization
+//!
+//! [`Config`] and the types that hold data implement serde's `Serialize` and, where a program can make them, `Deserialize`
+//! ([`Entry`], [`WatchEvent`] and [`NodeEvent`] are only written). Fields are called as in Rust, variants in snake case.
+//!
+//! | what | form |
+//! |---|---|
+//! | durations | text, as the crate `humantime` reads and writes it: `500ms`, `1h 30m` |
+//! | moments | text of RFC 3339, in UTC |
+//! | runs, stamps, revisions, fingerprints | hexadecimal text of fixed width; stamps and revisions as they are displayed |
+//! | bytes | text of base64 in formats that people read, a sequence of numbers in others |
 //!
 //! # Features
 //!
@@ -93,7 +108,7 @@
 
 // The pages and the tables above name items of all features.
 #![cfg_attr(
-    not(all(feature = "node", feature = "durable", feature = "json")),
+    not(all(feature = "node", feature = "durable", feature = "json", feature = "metrics")),
     allow(rustdoc::broken_intra_doc_links)
 )]
 
@@ -122,6 +137,10 @@ pub mod guide {
     #[cfg(feature = "durable")]
     #[doc = include_str!("guide/durability.md")]
     pub mod durability {}
+
+    #[cfg(feature = "metrics")]
+    #[doc = include_str!("../docs/metrics.md")]
+    pub mod metrics {}
 
     #[doc = include_str!("guide/simulation.md")]
     pub mod simulation {}
@@ -153,6 +172,7 @@ mod config;
 mod controls;
 mod election;
 mod error;
+mod form;
 mod id;
 mod membership;
 #[cfg(feature = "node")]
@@ -200,10 +220,22 @@ pub mod voters {
     pub use crate::error::SetVotersError;
 }
 
+/// What belongs to the events of a node ([`NodeEvent`]).
+#[cfg(feature = "node")]
+pub mod events {
+    pub use crate::node::LinkEnd;
+}
+
+/// What belongs to the status of a node ([`NodeStatus`]).
+pub mod status {
+    pub use crate::replica::Readiness;
+}
+
 /// Limits that are the same in every cluster. Those that can be set are fields of [`Config`].
 pub mod limits {
     pub use crate::config::{
-        BATCH_WRITES_MAX, ELECTIONS_MAX, KEY_BYTES_MAX, LEASE_TIME_MAX, VALUE_BYTES_CEILING, VOTERS_MAX,
+        BATCH_WRITES_MAX, ELECTIONS_MAX, ENTRY_BYTES, KEY_BYTES_MAX, LEASE_TIME_MAX, VALUE_BYTES_CEILING,
+        VOTERS_MAX,
     };
     pub use crate::election::{ELECTION_NAME_BYTES_MAX, LEADER_VALUE_BYTES_MAX, VOTERS_BYTES_MAX};
     pub use crate::membership::{MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX};

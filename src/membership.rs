@@ -276,6 +276,12 @@ impl Members {
         }
     }
 
+    /// The first moment that is known. Members that an earlier run knew are down since then, as far as this run can say,
+    /// and are remembered from then on.
+    pub(crate) fn begin(&mut self, now: Time) {
+        self.known.values_mut().for_each(|known| known.enter(known.member.state, now));
+    }
+
     // Links.
 
     /// A link has shown which member is at its other end. Its run must not be proven under another name.

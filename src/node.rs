@@ -24,7 +24,7 @@ pub use api::joining::Joining;
 pub use api::receipt::{Quorum, Receipt};
 pub use api::status::{NodeStatus, PeerStatus};
 pub use api::watch::{Events, Watch};
-pub use net::peers::{NodeEvent, PeerRefusal};
+pub use net::peers::{LinkEnd, NodeEvent, PeerRefusal};
 pub use net::security::{Security, TlsRefusal};
 
 use tokio::sync::oneshot;

@@ -54,6 +54,10 @@ const REFUSALS_BACKOFF_MAX: u32 = 5;
 /// Expiries worked off at a time.
 const EXPIRE_STEPS: usize = 1_024;
 
+/// The parts of [`Config::store_bytes_max`] at which the user is told that the store fills, and that it has room again.
+const FILLING_PERCENT: u64 = 80;
+const ROOM_PERCENT: u64 = 70;
+
 mod batch;
 mod checks;
 mod contract;
@@ -86,8 +90,8 @@ pub use disk::Persist;
 #[cfg(feature = "durable")]
 pub(crate) use disk::SnapshotCursor;
 use elections::Promise;
-pub use joining::JoinProgress;
 use joining::JoinState;
+pub use joining::{JoinProgress, Readiness};
 #[cfg(feature = "__controls")]
 pub use kept::Kept;
 use link::Link;
@@ -137,6 +141,8 @@ pub struct Replica {
     own_shares: BTreeMap<Vec<u8>, i64>,
     /// Whether the user was told that there are too many members.
     is_full: bool,
+    /// Whether the user was told that the store fills, and not since then that it has room.
+    is_filling: bool,
 }
 
 impl Replica {
@@ -180,6 +186,7 @@ impl Replica {
             promises: VecDeque::new(),
             own_shares: BTreeMap::new(),
             is_full: false,
+            is_filling: false,
             config,
         };
         if let Some(saved) = saved {
@@ -187,6 +194,7 @@ impl Replica {
             if let (Some(members), Some(memo)) = (&mut replica.members, replica.disk.memo(MEMBERS_MEMO)) {
                 members.load(memo);
             }
+            replica.begin_joining();
         }
         if let Some(own) = replica.own_member() {
             let memo = VoterMemo::read(replica.memo(VOTER_MEMO));
@@ -279,11 +287,34 @@ impl Replica {
         self.watches.advance(&self.store);
         self.store.trim();
         self.links.step();
+        self.report_size();
+    }
+
+    /// Tells the user when the store has grown close to its limit, and when it has room again.
+    fn report_size(&mut self) {
+        let (bytes, limit) = (self.store.size_bytes(), self.store.store_bytes_max());
+        let percent = if self.is_filling { ROOM_PERCENT } else { FILLING_PERCENT };
+        let is_filling = bytes >= limit / 100 * percent;
+        if is_filling == self.is_filling {
+            return;
+        }
+        self.is_filling = is_filling;
+        let event = if is_filling {
+            ReplicaEvent::StoreFilling { bytes, limit }
+        } else {
+            ReplicaEvent::StoreHasRoom { bytes, limit }
+        };
+        self.outputs.push_back(Output::Event(event));
     }
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
-        self.now = now;
+        let before = std::mem::replace(&mut self.now, now);
+        if before == Time::default()
+            && let Some(members) = &mut self.members
+        {
+            members.begin(now);
+        }
         self.look_at_clock(now);
         match input {
             Input::LinkUp(id) => {
@@ -436,6 +467,7 @@ impl Replica {
         let may_begin = may_begin && !link.is_distrusted();
         if link.repair.is_wanted && may_begin && link.peer.is_some() && link.repair.session.is_none() {
             link.begin_session(store, self.now, self.random.next_u64(), purpose);
+            self.outputs.push_back(Output::RepairBegun(id));
         }
         if link.lanes.in_flight[Lane::Bulk as usize] < WINDOW_BYTES {
             // Large rows of the tail, the repair, and its large rows take turns.

@@ -11,6 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Config, VectorSettings};
 use crate::controls::{Control, Controls};
 use crate::error::WriteError;
@@ -31,6 +33,7 @@ pub(crate) mod entry;
 mod expiry;
 mod integrity;
 mod peer_row;
+mod room;
 pub(crate) mod slab;
 pub(crate) mod watch;
 
@@ -45,8 +48,9 @@ pub(crate) use peer_row::{PeerCoverage, PeerRow};
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
 /// A condition on a write, compared with what this node holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum OnlyIf {
     /// Only if the key has no value.
     Absent,
@@ -97,6 +101,7 @@ pub(crate) struct LocalStore {
     /// Set when a leaf of the digest does not add up. Nothing may be sent before this replica gave up its claims.
     pub(crate) is_damaged: bool,
     value_bytes_max: usize,
+    store_bytes_max: u64,
     removals_max: usize,
     skew_max: std::time::Duration,
     vector_settings: VectorSettings,
@@ -131,6 +136,7 @@ impl LocalStore {
             has_reserved_news: false,
             is_damaged: false,
             value_bytes_max: config.value_bytes_max,
+            store_bytes_max: config.store_bytes_max as u64,
             removals_max: config.removals_max,
             skew_max: config.clock_skew_max,
             vector_settings: config.vector,

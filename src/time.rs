@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::form::text_form;
 use crate::id::RunId;
 
 /// A moment on both clocks of the caller, monotonic and wall.
@@ -97,6 +98,13 @@ impl FromStr for Stamp {
         parse_pair(text).map(|(clock, origin)| Self { clock, origin: RunId::new(origin) })
     }
 }
+
+text_form!(
+    Stamp,
+    "a stamp: two times 16 hexadecimal digits, with a hyphen between them",
+    |text| text.parse().ok(),
+    Stamp::to_string
+);
 
 /// The hybrid logical clock: wall-clock milliseconds while they grow, a counter while they do not. Never goes back.
 #[derive(Clone, Debug, Default)]

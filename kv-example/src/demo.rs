@@ -202,6 +202,7 @@ async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), Failure> {
 
 /// Five nodes with one secret, each behind a relay.
 async fn start(board: &Arc<Switchboard>) -> Result<Vec<Node>, Failure> {
+    api::record_metrics();
     let security = Security::secret(&Security::generate_secret())?;
     let mut config = Config::local();
     config.voters.clone_from(&board.names);

@@ -91,6 +91,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let (mut end, mut reload) = (End::new()?, Reload::new()?);
     let config = settings.config()?;
     let value_bytes_max = config.value_bytes_max;
+    api::record_metrics();
     let node = tokio::select! {
         started = start(&settings, name, &access.security, config) => started?,
         () = end.recv() => return Ok(()),

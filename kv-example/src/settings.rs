@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
+use serde_json::json;
 use tidings::{Config, Durability, OnCorruption, Security, SecurityError};
 
 use crate::api::{ConnectionLimits, Tokens};
 use crate::exit::Failure;
-use crate::span;
 
 /// Connections that are served at a time, unless told otherwise.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -151,6 +151,10 @@ pub(crate) struct Settings {
     /// How long a member stays known that is down or has left [default: 1d]
     #[arg(long, env = "TIDINGS_FORGET_AFTER", value_name = "TIME")]
     pub(crate) forget_after: Option<String>,
+    /// How long a node with data on its disk waits for the others after a start, before it is ready alone [default: 30s;
+    /// 60s with the profile wan, 5s with local]
+    #[arg(long, env = "TIDINGS_ALONE_AFTER", value_name = "TIME")]
+    pub(crate) alone_after: Option<String>,
     /// Elections that the dashboard shows, besides those that this node is asked about
     #[arg(long = "election", env = "TIDINGS_ELECTIONS", value_name = "NAME", value_delimiter = ',')]
     #[serde(default)]
@@ -158,6 +162,10 @@ pub(crate) struct Settings {
     /// The largest value, in bytes, up to 16777216 [default: 1048576]
     #[arg(long, env = "TIDINGS_VALUE_BYTES_MAX", value_name = "BYTES")]
     pub(crate) value_bytes_max: Option<usize>,
+    /// The size of the store above which writes that let it grow are refused, from 65536 to 1099511627776; every key
+    /// counts 200 bytes beside its own and its value's [default: 2147483648]
+    #[arg(long, env = "TIDINGS_STORE_BYTES_MAX", value_name = "BYTES")]
+    pub(crate) store_bytes_max: Option<usize>,
     /// HTTP connections at a time; on further ones only probes are answered [default: 1024]
     #[arg(long, env = "TIDINGS_CONNECTIONS_MAX", value_name = "COUNT")]
     pub(crate) connections_max: Option<usize>,
@@ -220,8 +228,10 @@ impl Settings {
             lease_time: self.lease_time.or(file.lease_time),
             lease_time_max: self.lease_time_max.or(file.lease_time_max),
             forget_after: self.forget_after.or(file.forget_after),
+            alone_after: self.alone_after.or(file.alone_after),
             elections: if self.elections.is_empty() { file.elections } else { self.elections },
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
+            store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
             connections_max: self.connections_max.or(file.connections_max),
             connections_per_address_max: self
                 .connections_per_address_max
@@ -363,30 +373,34 @@ impl Settings {
     }
 
     pub(crate) fn config(&self) -> Result<Config, Failure> {
-        let mut config = match self.profile {
+        let base = match self.profile {
             None | Some(Profile::Lan) => Config::lan(),
             Some(Profile::Wan) => Config::wan(),
             Some(Profile::Local) => Config::local(),
         };
-        if let Some(bytes) = self.value_bytes_max {
-            config.value_bytes_max = bytes;
-        }
-        if let Some(interval) = &self.disk_interval {
-            let interval = span::parse(interval).map_err(Failure::usage)?;
-            let is_immediate = interval == Duration::ZERO;
-            config.durability =
-                if is_immediate { Durability::Immediate } else { Durability::Interval(interval) };
+        let mut fields = serde_json::to_value(base).expect("it consists of numbers and texts");
+        let given = [
+            ("value_bytes_max", json!(self.value_bytes_max)),
+            ("store_bytes_max", json!(self.store_bytes_max)),
+            (
+                "durability",
+                json!(self.disk_interval.as_ref().map(|interval| json!({ "interval": interval }))),
+            ),
+            ("lease_time", json!(self.lease_time)),
+            ("lease_time_max", json!(self.lease_time_max)),
+            ("forget_after", json!(self.forget_after)),
+            ("alone_after", json!(self.alone_after)),
+        ];
+        given
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .for_each(|(field, value)| fields[field] = value);
+        let read = serde_json::from_value(fields);
+        let mut config: Config = read.map_err(|error| Failure::usage(error.to_string()))?;
+        if config.durability == Durability::Interval(Duration::ZERO) {
+            config.durability = Durability::Immediate;
         }
         config.voters.clone_from(&self.voters);
-        if let Some(time) = &self.lease_time {
-            config.lease_time = span::parse(time).map_err(Failure::usage)?;
-        }
-        if let Some(time) = &self.lease_time_max {
-            config.lease_time_max = span::parse(time).map_err(Failure::usage)?;
-        }
-        if let Some(time) = &self.forget_after {
-            config.forget_after = span::parse(time).map_err(Failure::usage)?;
-        }
         if self.rejoin_on_corruption {
             config.on_corruption = OnCorruption::Rejoin;
         }

@@ -263,6 +263,13 @@ fn settings_out_of_range_name_field_range_and_cause() {
             "connections_per_address_max is 10, permitted: 1 to 9",
         ),
         (&["--watchers-max", "0"], "watchers_max is 0, permitted: 1 to 65536"),
+        (&["--store-bytes-max", "5"], "store_bytes_max is 5, permitted: 65536 to 1099511627776"),
+        (&["--alone-after", "0s"], "alone_after is 0 ms, permitted: 1 s to 365 days"),
+        (
+            &["--lease-time", "soon"],
+            "lease_time: invalid value: string \"soon\", expected a duration such as",
+        ),
+        (&["--disk-interval", "9"], "durability.interval: invalid value"),
         (&["--read-token-file", &token_file], "there is a read_token and no token"),
         (&["--read-token-file", &token_file, "--token-file", &token_file], "are the same"),
         (&["--token-file", &rubbish], "the token is too easy to guess"),

@@ -217,7 +217,7 @@ fn streams_are_limited_and_freed_when_closed() {
         let metrics = String::from_utf8(get(&node.http, "/metrics").body).unwrap();
         // A write makes the node notice that nobody reads any more.
         put(&node.http, "/v1/kv/k", b"v");
-        metrics.contains("tidings_http_streams 0")
+        metrics.contains("tidings_http_streams{node=\"a\"} 0")
     });
 }
 
@@ -243,16 +243,19 @@ fn members_status_and_metrics_are_served() {
     assert_eq!(get(&a.http, "/healthz").status, 200);
     let metrics = || String::from_utf8(get(&a.http, "/metrics").body).unwrap();
     for line in [
-        "tidings_ready 1",
-        "tidings_entries 1",
-        "tidings_members{state=\"alive\"} 2",
-        "tidings_peer_lag_changes{peer=\"b\"}",
-        "# TYPE tidings_sync_sent_bytes_total counter",
+        "tidings_ready{node=\"a\"} 1",
+        "tidings_entries{node=\"a\"} 1",
+        "tidings_members{node=\"a\",state=\"alive\"} 1",
+        "tidings_peer_lag_changes{node=\"a\",peer=\"b\"} 0",
+        "# TYPE tidings_repair_bytes_total counter",
+        "tidings_write_seconds_count{node=\"a\"} 1",
+        "tidings_info{node=\"a\",cluster=\"c1\"",
+        "tidings_http_requests_total{node=\"a\",method=\"GET\",route=\"/v1/kv/{*key}\",status=\"200\"} 1",
     ] {
         eventually(line, || metrics().contains(line));
     }
     let metrics = metrics();
-    for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+    for line in metrics.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap();
         assert!(name.starts_with("tidings_") && value.parse::<f64>().is_ok(), "{line}");
     }
@@ -293,4 +296,24 @@ fn durable_writes_survive_a_kill_and_a_restore() {
     let restore = ["--data-dir", other.to_str().unwrap(), "--restore", snapshot["path"].as_str().unwrap()];
     let node = serve("a", &[], &restore);
     assert_eq!(get(&node.http, "/v1/kv/k").body, b"kept", "from the snapshot");
+}
+
+#[test]
+fn full_node_answers_507_and_still_deletes() {
+    let node = serve("a", &[], &["--store-bytes-max", "65536"]);
+    let value = vec![b'v'; 60_000];
+    assert_eq!(put(&node.http, "/v1/kv/a", &value).status, 200);
+    let refused = put(&node.http, "/v1/kv/b", &value);
+    let said = refused.json();
+    assert_eq!(
+        (refused.status, &said["code"], &said["detail"]),
+        (507, &"full".into(), &"nothing was written".into())
+    );
+    let store = &get(&node.http, "/v1/status").json()["store"];
+    assert_eq!(
+        (store["size_bytes"].as_u64(), store["size_bytes_max"].as_u64()),
+        (Some(60_202), Some(65_536))
+    );
+    assert_eq!(ask("DELETE", &format!("{}/v1/kv/a", node.http), &[], b"").status, 200);
+    assert_eq!(put(&node.http, "/v1/kv/b", &value).status, 200);
 }

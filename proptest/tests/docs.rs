@@ -248,3 +248,62 @@ fn made_up_names_in_docs_are_noticed() {
         assert!(!is_noticed(right), "{right} is accepted");
     }
 }
+
+/// The names of metrics in a source text, from the lists that describe them, with their kinds.
+fn described_metrics(source: &str) -> BTreeSet<(String, &'static str)> {
+    let kinds = [("GAUGES", "gauge"), ("COUNTERS", "counter"), ("HISTOGRAMS", "histogram")];
+    let of_kind = |(list, kind): (&str, &'static str)| {
+        let declared = source.split_once(&format!("const {list}: ")).map_or("", |(_, rest)| rest);
+        let list = declared.split("];\n").next().unwrap_or_default();
+        metric_names(list).into_iter().map(move |name| (name, kind)).collect::<Vec<_>>()
+    };
+    kinds.into_iter().flat_map(of_kind).collect()
+}
+
+/// The names of metrics that stand in a source text as literals.
+fn metric_names(source: &str) -> BTreeSet<String> {
+    let literals = source.split('"').skip(1).step_by(2);
+    literals.filter(|literal| literal.starts_with("tidings_")).map(str::to_owned).collect()
+}
+
+/// The metrics that a part of the page lists: names and kinds.
+fn listed_metrics(page: &str, part: &str) -> BTreeSet<(String, &'static str)> {
+    let (_, rest) = page.split_once(&format!("## {part}\n")).expect("the page has this part");
+    let rows = rest.split("\n## ").next().unwrap_or_default().lines().filter(|line| line.starts_with("| `"));
+    let cells = |row: &str| -> Vec<String> { row.split('|').map(|cell| cell.trim().to_owned()).collect() };
+    rows.map(|row| {
+        let cells = cells(row);
+        let kinds = ["gauge", "counter", "histogram"];
+        let kind = kinds.into_iter().find(|kind| *kind == cells[2]).expect("a kind");
+        (cells[1].trim_matches('`').to_owned(), kind)
+    })
+    .collect()
+}
+
+#[test]
+fn metrics_page_lists_what_the_code_records() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("the file is there");
+    let page = read("docs/metrics.md");
+    for (part, file, others) in [
+        ("Of a node", "src/node/api/metrics.rs", &["src/node/runtime/meter.rs"][..]),
+        ("Of the program", "kv-example/src/api/metrics.rs", &[]),
+    ] {
+        let source = read(file);
+        let described = described_metrics(&source);
+        assert_eq!(listed_metrics(&page, part), described, "docs/metrics.md and {file} differ");
+        let described: BTreeSet<String> = described.into_iter().map(|(name, _)| name).collect();
+        let others = others.iter().flat_map(|other| metric_names(&read(other)));
+        let recorded: BTreeSet<String> = metric_names(&source).into_iter().chain(others).collect();
+        assert_eq!(recorded, described, "what {file} records and what it describes differ");
+    }
+}
+
+#[test]
+fn metric_that_the_page_lacks_is_noticed() {
+    let source =
+        "const GAUGES: [D; 1] = [(\"tidings_a\", 1)];\nconst COUNTERS: [D; 1] = [(\"tidings_b\", 1)];\n";
+    let page = "## Of a node\n\n| name | kind |\n| `tidings_a` | gauge | | text |\n";
+    let missing: Vec<_> =
+        described_metrics(source).difference(&listed_metrics(page, "Of a node")).cloned().collect();
+    assert_eq!(missing, [("tidings_b".to_owned(), "counter")]);
+}

@@ -227,7 +227,7 @@ fn talk(now: Time, link: tidings::core::LinkId, a: &mut Replica, b: &mut Replica
                     Output::Stream(id, ..) | Output::Datagram(id, _) if *id == link => {
                         carry(now, link, from, to, &output);
                     }
-                    Output::Repair(..) => {}
+                    Output::RepairBegun(_) | Output::Repair(..) => {}
                     other => panic!("unexpected: {other:?}"),
                 }
             }

@@ -3,10 +3,12 @@
 
 #![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use tidings::{Live, Quorum, WriteError};
+use tidings::{Config, Live, Quorum, WriteError};
+use tidings_proptest::Folder;
 use tidings_proptest::nodes::{GUARD, builder, guarded};
 
 /// The latest snapshot: name, labels and value of each metric.
@@ -43,16 +45,48 @@ impl Seen {
     }
 }
 
+/// The metrics that `docs/metrics.md` lists: by name, the kind and the labels.
+fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let page = include_str!("../../docs/metrics.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let row = |row: &str| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let labels = cells[3].split(", ").filter(|label| !label.is_empty());
+        let labels = labels.map(|label| label.trim_matches('`').to_owned()).chain(["node".to_owned()]);
+        (cells[1].trim_matches('`').to_owned(), (cells[2].to_owned(), labels.collect()))
+    };
+    rows.map(row).collect()
+}
+
+/// Asserts that the page lists everything that was recorded, with the kind and the labels that it has. Returns the names.
+fn check_against_page(seen: &Seen) -> BTreeSet<String> {
+    let page = documented();
+    for (name, labels, value) in &seen.0 {
+        let (kind, documented) = page.get(name).unwrap_or_else(|| panic!("{name} is not on the page"));
+        let recorded = match value {
+            DebugValue::Gauge(_) => "gauge",
+            DebugValue::Counter(_) => "counter",
+            DebugValue::Histogram(_) => "histogram",
+        };
+        let labels: BTreeSet<String> = labels.iter().map(|(label, _)| label.clone()).collect();
+        assert_eq!((recorded, &labels), (kind.as_str(), documented), "{name} is documented otherwise");
+    }
+    seen.0.iter().map(|(name, ..)| name.clone()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_recorder_sees_what_two_nodes_do() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     recorder.install().unwrap();
-    let a = builder("a", &[]).start().await.unwrap();
+    let folder = Folder::new();
+    let mut config = Config::local();
+    config.voters = vec!["a".to_owned()];
+    let a = builder("a", &[]).config(config.clone()).data_dir(folder.at("a")).start().await.unwrap();
     for i in 0..500 {
         a.put(format!("k{i}"), "v").unwrap();
     }
-    let b = builder("b", &[&a]).start().await.unwrap();
+    let b = builder("b", &[&a]).config(config).start().await.unwrap();
     let mut joining = b.joining();
     let mut last = None;
     while let Some(step) = guarded(joining.next()).await {
@@ -62,14 +96,20 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
     assert!(last.is_ready && last.entries_done == 500 && last.entries_expected == 500, "{last:?}");
     assert_eq!(joining.next().await, None);
     let live = Live::<Option<u32>>::builder(&a, "live").exact().start().await.unwrap();
-    a.put("live", "no number").unwrap().seen_by(Quorum::All, GUARD).await.unwrap();
+    let receipt = a.put("live", "no number").unwrap();
+    receipt.seen_by(Quorum::All, GUARD).await.unwrap();
+    receipt.durable().await.unwrap();
     assert_eq!(b.put("", "v").unwrap_err(), WriteError::KeyEmpty);
+    let lead = guarded(a.election("cron").campaign("a")).await.unwrap();
+    lead.resign().await;
+    let mut names = BTreeSet::new();
     let all_recorded = guarded(async {
         // A snapshot resets what it returns, so that each value is looked for in every snapshot.
-        let (mut arrivals, mut found) = (0.0, [false; 17]);
+        let (mut arrivals, mut found) = (0.0, [false; 22]);
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let seen = Seen::of(&snapshotter);
+            names.extend(check_against_page(&seen));
             arrivals += seen.value("tidings_arrival_seconds", &[("node", "b"), ("origin", "a")]).max(0.0);
             let is_there = |name, labels: &[_], value: f64| (seen.value(name, labels) - value).abs() < 0.5;
             let on = |node| ("node", node);
@@ -79,7 +119,7 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
                 is_there("tidings_members", &[on("b"), ("state", "alive")], 1.0),
                 is_there("tidings_links", &[on("a")], 1.0),
                 is_there("tidings_peer_lag_changes", &[on("a"), ("peer", "b")], 0.0),
-                is_there("tidings_joining", &[on("b")], 0.0),
+                is_there("tidings_ready", &[on("b")], 1.0),
                 is_there("tidings_busy", &[on("a")], 0.0),
                 is_there("tidings_writes_total", &[on("a")], 501.0),
                 is_there("tidings_writes_refused_total", &[on("b"), ("reason", "invalid")], 1.0),
@@ -91,6 +131,11 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
                 seen.value("tidings_sent_frames_total", &[on("a"), ("lane", "live")]) > 0.5,
                 is_there("tidings_live_rejected", &[on("a"), ("live", "live")], 1.0),
                 arrivals > 0.5,
+                is_there("tidings_campaigns_total", &[on("a"), ("outcome", "won")], 1.0),
+                is_there("tidings_leases_ended_total", &[on("a"), ("end", "resigned")], 1.0),
+                is_there("tidings_leases_held", &[on("a")], 0.0),
+                seen.value("tidings_write_seconds", &[on("a")]) > 0.5,
+                is_there("tidings_size_bytes_max", &[on("a")], f64::from(2_u32 << 30)),
             ];
             found.iter_mut().zip(all).for_each(|(found, holds)| *found |= holds);
             println!("{found:?}");
@@ -100,6 +145,11 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
         }
     });
     all_recorded.await;
+    let of_library = documented().into_keys().filter(|name| !name.contains("_http_"));
+    let of_library =
+        of_library.filter(|name| !["tidings_info", "tidings_uptime_seconds"].contains(&name.as_str()));
+    let missing: Vec<String> = of_library.filter(|name| !names.contains(name)).collect();
+    assert_eq!(missing, Vec::<String>::new(), "documented and not recorded");
     assert_eq!((*live.load(), live.rejected().len()), (None, 1));
     let arrivals = b.status().arrivals;
     assert_eq!((arrivals.len(), arrivals[0].name.as_deref(), arrivals[0].count), (1, Some("a"), 1));

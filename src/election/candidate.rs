@@ -11,6 +11,8 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::messages::{GrantKind, Request, Standing, VoterStatement};
 use super::voter_list::VoterSets;
 use super::{
@@ -46,7 +48,8 @@ pub(super) struct Candidacy {
 }
 
 /// How often a campaign tries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Attempts {
     /// Once. The campaign ends without the lease if a majority does not grant it.
     One,

@@ -2,24 +2,30 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::voter_list::{Ballots, VoterList};
 use crate::config::{Config, LEASE_TIME_MAX};
+use crate::form;
 use crate::store::digest::fingerprint;
 use crate::text::Span;
 use crate::wire::{Reader, WireError, Writer};
 
 /// The settings that must be the same on all nodes that take part in elections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VoterRules {
     /// How many steps of changes led to the list of voters, see [`VoterList::epoch`]. A node whose list has another
     /// epoch than those of others is about to learn of the latest one.
     pub voters_epoch: u64,
     /// A hash of the list of voters. The order of the list does not matter.
+    #[serde(with = "form::hash")]
     pub voters_hash: u64,
     /// [`Config::lease_time_max`].
+    #[serde(with = "form::span")]
     pub lease_time_max: Duration,
     /// [`Config::clock_skew_max`].
+    #[serde(with = "form::span")]
     pub clock_skew_max: Duration,
 }
 

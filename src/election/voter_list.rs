@@ -4,6 +4,8 @@
 //! change takes two steps. In between, at an odd epoch, the list is *joint*: it names the old voters and the next ones,
 //! and whatever needs a majority needs one of each. See [`super::change`].
 
+use serde::{Deserialize, Serialize};
+
 use super::VOTERS_BYTES_MAX;
 use crate::config::VOTERS_MAX;
 use crate::store::digest::fingerprint;
@@ -11,7 +13,7 @@ use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 
 /// The nodes of which a majority grants leases, and how far a change of them has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VoterList {
     /// How many steps of changes led to this list. Each change takes two. 0: the list of
@@ -22,6 +24,7 @@ pub struct VoterList {
     /// While the list is being changed: the voters that follow, sorted. A majority of them is needed too.
     pub next: Option<Vec<String>>,
     /// Terms up to this one may have been granted by voters of earlier lists.
+    #[serde(skip)]
     pub(crate) term_floor: u64,
 }
 

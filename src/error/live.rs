@@ -2,13 +2,15 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::Cause;
 use crate::id::RunId;
 use crate::text::Escaped;
 use crate::time::Stamp;
 
 /// Who wrote a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Author {
     /// The run (one start of a process) that the value's stamp names.
@@ -27,8 +29,9 @@ impl fmt::Display for Author {
 }
 
 /// Where a part of a live value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum LiveSource {
     /// A layer under or over the store.
     Layer {
@@ -79,7 +82,7 @@ impl fmt::Display for SourcePlace<'_> {
 }
 
 /// Something that a live value does not apply. The last good value stays in force.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
 #[error("{}{}", SourcePlace(from.as_ref(), path), Escaped(&error.to_string()))]
 #[non_exhaustive]
 pub struct Rejected {

@@ -5,13 +5,17 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::{META_BYTES_MAX, META_ENTRIES_MAX, NAME_BYTES_MAX};
+use crate::form;
 use crate::id::RunId;
 use crate::text::Escaped;
 
 /// The state of a member, as this node sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum MemberState {
     /// It answers probes.
     Alive,
@@ -43,9 +47,10 @@ impl fmt::Display for MemberState {
 }
 
 /// A limit that a member exceeds. Such a member is not linked, not kept, and not made known to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[cfg_attr(feature = "node", derive(bincode::Encode, bincode::Decode))]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum MemberLimit {
     /// Its name is empty or longer than 63 bytes.
     #[error("a name that is empty or longer than {NAME_BYTES_MAX} bytes")]
@@ -59,7 +64,7 @@ pub enum MemberLimit {
 }
 
 /// A node of the cluster, as this node knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Member {
     /// Its name, unique in the cluster.
@@ -71,6 +76,7 @@ pub struct Member {
     /// Whether it is alive, suspected, down, or has left.
     pub state: MemberState,
     /// When it entered that state, by this node's clock.
+    #[serde(with = "form::moment")]
     pub since: SystemTime,
     /// The application version that was given to its builder.
     pub app_version: String,
@@ -79,6 +85,7 @@ pub struct Member {
     /// Counts the changes of `meta`. 0 until its metadata has arrived here.
     pub meta_version: u64,
     /// The smoothed round trip time of this node's own probes. In a large cluster this node probes each member rarely.
+    #[serde(default, with = "form::span_option")]
     pub rtt: Option<Duration>,
 }
 
@@ -120,7 +127,7 @@ impl Member {
 }
 
 /// A run and the address at which to reach it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contact {
     /// Identifies one start of a process.
     pub run: RunId,
@@ -129,8 +136,9 @@ pub struct Contact {
 }
 
 /// A change of a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum MemberEvent {
     /// It is alive, and was not reported before under this run.
     Joined(Member),
@@ -183,7 +191,8 @@ impl fmt::Display for MemberEvent {
 }
 
 /// How a peer's process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PeerExit {
     /// It ends, and may come back: its member counts as down.
     Ends,

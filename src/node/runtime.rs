@@ -10,4 +10,5 @@ pub(in crate::node) mod log;
 #[cfg(feature = "metrics")]
 pub(in crate::node) mod meter;
 pub(in crate::node) mod shared;
+pub(in crate::node) mod spans;
 pub(in crate::node) mod waiter;

@@ -6,28 +6,50 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
+use serde::{Deserialize, Serialize};
+
+use super::counters::SHARE_BYTES;
 use super::{PutOptions, Replica};
 use crate::config::BATCH_WRITES_MAX;
 use crate::error::WriteError;
+use crate::form;
 use crate::id::RunId;
 use crate::store::OnlyIf;
 use crate::store::entry::{self, CounterPart};
 use crate::time::{Stamp, Time};
 
 /// Several writes, applied in one local step.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Batch {
     pub(crate) writes: Vec<BatchWrite>,
 }
 
 /// One write of a batch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum BatchWrite {
-    Put { key: String, value: Vec<u8>, options: PutOptions },
-    Delete { key: String, only_if: Option<OnlyIf> },
-    Add { set: String, element: String },
-    Remove { set: String, element: String },
-    Count { counter: String, by: i64 },
+    Put {
+        key: String,
+        #[serde(with = "form::bytes")]
+        value: Vec<u8>,
+        options: PutOptions,
+    },
+    Delete {
+        key: String,
+        only_if: Option<OnlyIf>,
+    },
+    Add {
+        set: String,
+        element: String,
+    },
+    Remove {
+        set: String,
+        element: String,
+    },
+    Count {
+        counter: String,
+        by: i64,
+    },
 }
 
 impl BatchWrite {
@@ -61,10 +83,13 @@ impl BatchWrite {
         }
     }
 
-    fn value_bytes(&self) -> usize {
+    /// The size of the value that the key holds afterwards; `None` if it holds nothing.
+    fn value_bytes(&self) -> Option<usize> {
         match self {
-            Self::Put { value, .. } => value.len(),
-            _ => 0,
+            Self::Put { value, .. } => Some(value.len()),
+            Self::Add { .. } => Some(0),
+            Self::Count { .. } => Some(SHARE_BYTES),
+            Self::Delete { .. } | Self::Remove { .. } => None,
         }
     }
 
@@ -162,7 +187,7 @@ impl Replica {
         let mut shares = BTreeMap::new();
         for write in &batch.writes {
             write.check_names()?;
-            self.store.check_value_bytes(write.value_bytes())?;
+            self.store.check_value_bytes(write.value_bytes().unwrap_or(0))?;
             let stored = write.stored(self.store.run);
             if let Some(only_if) = write.condition() {
                 self.store.check_condition(now, &stored, only_if)?;
@@ -173,6 +198,8 @@ impl Replica {
             }
             keys.push(stored);
         }
+        let sizes = keys.iter().map(Vec::as_slice).zip(batch.writes.iter().map(BatchWrite::value_bytes));
+        self.store.check_room(sizes)?;
         let stamps =
             batch.writes.iter().zip(keys).map(|(write, stored)| self.apply(now, stored, write)).collect();
         self.follow();
@@ -181,7 +208,7 @@ impl Replica {
 
     /// Applies a write that is known to be acceptable to its stored key.
     fn apply(&mut self, now: Time, stored: Vec<u8>, write: &BatchWrite) -> Option<Stamp> {
-        self.write_limiter.count_written(now.mono, (stored.len() + write.value_bytes()) as u64);
+        self.write_limiter.count_written(now.mono, (stored.len() + write.value_bytes().unwrap_or(0)) as u64);
         match write {
             BatchWrite::Put { value, .. } => Some(self.store.put(now, &stored, value, write.expires(now)).0),
             BatchWrite::Add { .. } => Some(self.store.put(now, &stored, &[], None).0),

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Config;
 use crate::controls::Controls;
 use crate::election::{Leader, LeaseState, VoterList, VoterRules};
 use crate::error::SetVotersError;
+use crate::form;
 use crate::id::{LeaseId, LinkId};
 use crate::membership::{Contact, MEMBERS_MAX, Member, MemberEvent, PeerExit};
 use crate::replica::RepairReport;
@@ -66,7 +69,9 @@ pub enum Output {
     Dial(Contact),
     /// Try to make a link with every seed that none is linked with.
     Seek,
-    /// A session in which two replicas repaired each other is over; nothing is to be done.
+    /// A session in which two replicas repair each other has begun; nothing is to be done.
+    RepairBegun(LinkId),
+    /// Such a session is over; nothing is to be done.
     Repair(LinkId, RepairReport),
     /// Tell the user of a member.
     Member(MemberEvent),
@@ -81,8 +86,9 @@ pub enum Output {
 }
 
 /// Why a link is to be broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum BreakReason {
     /// The peer sent something that is not the protocol.
     Protocol(WireError),
@@ -119,8 +125,9 @@ impl fmt::Display for BreakReason {
 }
 
 /// Something the user should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum ReplicaEvent {
     /// A row of a peer was refused. It will come again; everything else was merged.
     Refused {
@@ -164,10 +171,33 @@ pub enum ReplicaEvent {
     /// lasts local writes are refused, and nothing that expires is dropped.
     ClockInDoubt {
         /// How far it is off its peers, or off what it showed before.
+        #[serde(with = "form::span")]
         off: Duration,
     },
     /// The wall clock is believed again: it is as before, or was confirmed.
     ClockTrusted,
+    /// This node was linked with nobody since its start. It is ready with what its disk holds, which may be old: see
+    /// [`Config::alone_after`]. Once it reaches a peer, it catches up.
+    ReadyAlone {
+        /// How long it has waited.
+        #[serde(with = "form::span")]
+        waited: Duration,
+    },
+    /// The store has grown to 80 % of [`Config::store_bytes_max`]. Above the limit local writes that let it grow are
+    /// refused with [`WriteError::Full`](crate::WriteError::Full).
+    StoreFilling {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The store, which was at 80 % of its limit or more, has shrunk below 70 %.
+    StoreHasRoom {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// A peer has merged the same events and yet holds something else; no leaf here is damaged.
     Disagreement {
         /// The peer's name, or its run as text where this replica is no member.
@@ -223,6 +253,18 @@ impl fmt::Display for ReplicaEvent {
                 Span(*off)
             ),
             Self::ClockTrusted => f.write_str("this node's clock is trusted again"),
+            Self::ReadyAlone { waited } => write!(
+                f,
+                "no other node could be reached for {}; this node is ready with what its disk holds",
+                Span(*waited)
+            ),
+            Self::StoreFilling { bytes, limit } => write!(
+                f,
+                "the store has {bytes} of {limit} bytes; at the limit, writes that let it grow are refused"
+            ),
+            Self::StoreHasRoom { bytes, limit } => {
+                write!(f, "the store has room again: {bytes} of {limit} bytes")
+            }
             Self::Disagreement { peer } => write!(
                 f,
                 "{} has merged the same writes and holds something else; what differs is repaired",

@@ -29,6 +29,8 @@ const TABLE_SHARES_MAX: usize = 4_096;
 /// Shares that one step folds: bounds the work under the lock.
 const FOLDED_MAX: usize = 1_024;
 const PAST_SHARE_BYTES: usize = 24;
+/// The size of the value of a share.
+pub(super) const SHARE_BYTES: usize = size_of::<i64>();
 
 /// What a run had added to a counter at a clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,6 +112,7 @@ impl Replica {
         entry::check_key(counter.as_bytes())?;
         let stored = CounterPart::Share(self.store.run).key(counter);
         let share = self.own_share(&stored).checked_add(by).ok_or(WriteError::CounterOverflow)?;
+        self.check_room(&stored, SHARE_BYTES)?;
         let stamp = self.write_put(now, &stored, &share.to_le_bytes(), None);
         self.own_shares.insert(stored, share);
         Ok(stamp)

@@ -392,15 +392,24 @@ impl Replica {
     /// Stores a memo under a name, or removes it. Messages that depend on it must not be sent before
     /// [`Replica::are_memos_safe`].
     pub fn set_memo(&mut self, name: &str, memo: Option<&[u8]>) {
+        if self.note_memo(name, memo) {
+            self.disk.changes += 1;
+        }
+    }
+
+    /// As [`Replica::set_memo`], for a memo that nobody waits for: it goes to the disk with the next transaction and
+    /// begins none. Returns whether it has changed.
+    pub(super) fn note_memo(&mut self, name: &str, memo: Option<&[u8]>) -> bool {
         let memos = &mut self.disk.memos;
         let old = match memo {
             Some(memo) => memos.insert(name.to_owned(), memo.to_vec()),
             None => memos.remove(name),
         };
-        if old.as_deref() != memo {
+        let has_changed = old.as_deref() != memo;
+        if has_changed {
             self.disk.changed.insert(name.to_owned());
-            self.disk.changes += 1;
         }
+        has_changed
     }
 
     /// The memo stored under a name, in this run or an earlier one.

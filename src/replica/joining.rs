@@ -8,13 +8,18 @@
 //! A donor is a peer that holds more than this replica. Where no peer does, as in a cluster that starts, nobody is
 //! deferred.
 //!
+//! A replica that had caught up in an earlier run is ready with what its disk holds once it has been linked with nobody
+//! for a while. One that never caught up waits for a peer, because it may hold a part of the data only.
+//!
 //! A donor is replaced when its link is gone, when it has brought nothing for a while and another peer could, or when
 //! it takes long while others wait: no rate tells a slow link from a peer that occupies the place of the donor and
 //! feeds nothing. What a donor brought is settled, so the next one brings only the rest.
 
 use std::time::Duration;
 
-use super::Replica;
+use serde::{Deserialize, Serialize};
+
+use super::{Output, Replica, ReplicaEvent};
 use crate::controls::Control;
 use crate::id::LinkId;
 use crate::replication::repair::RepairSession;
@@ -35,6 +40,31 @@ const DEFERRED_INTERVALS: u32 = 8;
 /// linked with. One that cannot be reached must not keep it from being ready.
 const LINKS_INTERVALS_MAX: u32 = 1;
 
+/// The name of the memo that says that a run had caught up: its disk holds the whole data of some time, not a part.
+const CAUGHT_UP_MEMO: &str = "caught up";
+
+/// Whether a node is to be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// It has not caught up with any peer since its start. What it holds may be old, or a part only.
+    #[default]
+    Joining,
+    /// It is ready with what it holds, although it has not caught up with anybody since its start: it has no seeds, or it
+    /// had caught up in an earlier run and has reached nobody for [`Config::alone_after`](crate::Config::alone_after).
+    Alone,
+    /// It has caught up with a peer, and its writes go at once to all members that can be reached.
+    Joined,
+}
+
+impl Readiness {
+    /// Whether it is ready, alone or with others.
+    pub fn is_ready(self) -> bool {
+        self != Self::Joining
+    }
+}
+
 /// Whether this replica has caught up with a peer since its start, and which peer is its donor.
 #[derive(Debug, Default)]
 pub(super) struct JoinState {
@@ -42,7 +72,11 @@ pub(super) struct JoinState {
     donor: Option<LinkId>,
     /// It has caught up, and until then it waits for links.
     links_until: Option<Duration>,
-    is_ready: bool,
+    /// An earlier run had caught up, and its disk holds what it had.
+    had_caught_up: bool,
+    /// When it is ready alone, while it may be, and is linked with nobody.
+    alone_at: Option<Duration>,
+    readiness: Readiness,
 }
 
 impl JoinState {
@@ -52,12 +86,12 @@ impl JoinState {
 
     /// When the wait for links ends, while it lasts.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        self.links_until.filter(|_| !self.is_ready)
+        self.links_until.filter(|_| self.readiness != Readiness::Joined)
     }
 }
 
 /// How far a node is in catching up with its cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct JoinProgress {
     /// Who feeds it; nobody while it looks for somebody, and when it has caught up.
@@ -70,7 +104,8 @@ pub struct JoinProgress {
     pub bytes_done: u64,
     /// The same at its donor.
     pub bytes_expected: u64,
-    /// It has caught up, and is linked with the members that it knows of, as far as they can be reached.
+    /// It has caught up, and is linked with the members that it knows of, as far as they can be reached; or it is ready
+    /// alone ([`Readiness::Alone`]).
     pub is_ready: bool,
 }
 
@@ -83,19 +118,56 @@ impl Replica {
     /// Whether this replica has caught up with a peer since its start and, where it is a member, its writes go at once
     /// to all members that it knows of and wants to be linked with. Of those that cannot be reached it waits for none
     /// longer than one [`Config::probe_interval`](crate::Config::probe_interval).
+    ///
+    /// It is ready as well if an earlier run had caught up, and it has been linked with nobody for
+    /// [`Config::alone_after`](crate::Config::alone_after).
     pub fn is_ready(&self) -> bool {
-        self.joining.is_ready
+        self.joining.readiness.is_ready()
     }
 
-    /// Looks whether it is ready, once it has caught up.
+    /// Whether it is ready, and whether that is so because it has caught up. It does not know of seeds.
+    pub fn readiness(&self) -> Readiness {
+        self.joining.readiness
+    }
+
+    /// What an earlier run has left on the disk was loaded.
+    pub(super) fn begin_joining(&mut self) {
+        self.joining.had_caught_up = self.memo(CAUGHT_UP_MEMO).is_some() && self.has_disk();
+    }
+
+    /// Looks whether it is ready.
     pub(super) fn advance_readiness(&mut self) {
-        if !self.joining.has_caught_up || self.joining.is_ready {
+        let now = self.now.mono;
+        if !self.joining.has_caught_up {
+            self.advance_alone(now);
             return;
         }
-        let now = self.now.mono;
+        if self.joining.readiness == Readiness::Joined {
+            return;
+        }
         let patience = self.config.probe_interval.saturating_mul(LINKS_INTERVALS_MAX);
         let until = *self.joining.links_until.get_or_insert(now + patience);
-        self.joining.is_ready = now >= until || self.is_linked();
+        if now < until && !self.is_linked() {
+            return;
+        }
+        self.joining.readiness = Readiness::Joined;
+    }
+
+    /// Looks whether it is ready without having caught up with anybody. Asked in every sync interval at least.
+    fn advance_alone(&mut self, now: Duration) {
+        let may_be = self.joining.had_caught_up || self.store.controls.has(Control::AloneUnready);
+        if self.joining.readiness.is_ready() || !may_be {
+            return;
+        }
+        if self.links.len() > 0 {
+            self.joining.alone_at = None;
+            return;
+        }
+        let waited = self.config.alone_after;
+        if now >= *self.joining.alone_at.get_or_insert(now + waited) {
+            self.joining.readiness = Readiness::Alone;
+            self.outputs.push_back(Output::Event(ReplicaEvent::ReadyAlone { waited }));
+        }
     }
 
     /// Whether whatever this replica writes now goes at once to everybody whom it is to be sent to.
@@ -126,13 +198,14 @@ impl Replica {
             entries_expected: entries.max(entries_done),
             bytes_done,
             bytes_expected: bytes.max(bytes_done),
-            is_ready: self.joining.is_ready,
+            is_ready: self.is_ready(),
         }
     }
 
     /// Begins to join again, as after damage.
     pub(super) fn join_anew(&mut self) {
         self.joining = JoinState::default();
+        self.note_memo(CAUGHT_UP_MEMO, None);
     }
 
     /// Looks whether it is over, and otherwise that there is a donor.
@@ -141,7 +214,11 @@ impl Replica {
             return;
         }
         if self.links.values().any(|link| link.is_compared || link.acks.owes_now()) {
-            self.joining = JoinState { has_caught_up: true, ..JoinState::default() };
+            let readiness = self.joining.readiness;
+            self.joining = JoinState { has_caught_up: true, readiness, ..JoinState::default() };
+            if self.has_disk() && self.members.is_some() {
+                self.note_memo(CAUGHT_UP_MEMO, Some(&[]));
+            }
             self.links.mark_all_dirty();
             self.advance_readiness();
             return;

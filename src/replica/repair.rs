@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand_core::Rng;
+use serde::{Deserialize, Serialize};
 
 use super::link::{Link, PARTIAL_BYTES_MAX, RepairPurpose};
 use super::{BreakReason, Output, Replica};
 use crate::controls::Control;
+use crate::form;
 use crate::id::{LinkId, RunId};
 use crate::replication::large::PartialRow;
 use crate::replication::repair::{RepairOutcome, RepairSession};
@@ -16,7 +18,7 @@ use crate::time::Time;
 use crate::wire::{Kind, LargeRowStream, Message, Piece, Reader, WireError};
 
 /// A session in which two replicas repaired each other, when it is over. As counted at this end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RepairReport {
     /// It came to its end, and no row was refused. Otherwise what it brought stays, and another one brings the rest.
@@ -26,6 +28,7 @@ pub struct RepairReport {
     /// Bytes of both directions.
     pub bytes: u64,
     /// How long it took.
+    #[serde(with = "form::span")]
     pub took: Duration,
 }
 
@@ -156,6 +159,7 @@ impl Replica {
         let (store, link) = (&mut self.store, self.links.get_mut(id).expect("the caller looked"));
         if link.repair.session.is_none() {
             link.begin_session(store, self.now, salt, purpose);
+            self.outputs.push_back(Output::RepairBegun(id));
         }
         let session = link.repair.session.as_mut().expect("just begun");
         let bytes = body.left() as u64;

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Replica;
 use super::link::Link;
+use crate::form;
 use crate::id::{LinkId, RunId};
 use crate::replication::arrived::Arrived;
 use crate::store::entry::Revision;
@@ -42,6 +45,8 @@ impl Replica {
             vector_hash: self.store.coverage.vector_hash(),
             entries: self.store.len(),
             bytes: self.store.bytes(),
+            size_bytes: self.store.size_bytes(),
+            size_bytes_max: self.store.store_bytes_max(),
             origins: self.store.coverage.vector().len(),
             extra_contexts: self.store.coverage.extra_count(),
             removals: self.store.log.removals(),
@@ -59,17 +64,24 @@ impl Replica {
 }
 
 /// What a replica holds and has merged, as fingerprints and counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Status {
     /// The digest's root: equal states have equal roots under the same cluster hash key.
+    #[serde(with = "form::hash")]
     pub root: u128,
     /// A fingerprint of everything merged here.
+    #[serde(with = "form::hash")]
     pub vector_hash: u64,
     /// Entries held, those of sets and counters included.
     pub entries: usize,
     /// Bytes of their keys and values.
     pub bytes: u64,
+    /// The size of the store as [`Config::store_bytes_max`](crate::Config::store_bytes_max) counts it: `bytes`, and
+    /// [`ENTRY_BYTES`](crate::limits::ENTRY_BYTES) for each entry.
+    pub size_bytes: u64,
+    /// The limit of `size_bytes` for local writes.
+    pub size_bytes_max: u64,
     /// Origins in the vector: process starts that have ever written.
     pub origins: usize,
     /// Contexts stored beyond the vector; none when the cluster is at rest.
@@ -83,6 +95,7 @@ pub struct Status {
     /// The disk has failed, or is full, and is not back.
     pub has_disk_failed: bool,
     /// How far the wall clock is off, while it is in doubt: see [`WriteError::Clock`](crate::WriteError::Clock).
+    #[serde(default, with = "form::span_option")]
     pub clock_off: Option<Duration>,
     /// Links to peers.
     pub links: usize,
@@ -97,7 +110,7 @@ pub struct Status {
 }
 
 /// What this replica has sent in repair sessions and checks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RepairTraffic {
     /// Bytes of sent rows.

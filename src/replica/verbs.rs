@@ -3,8 +3,11 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Replica;
 use crate::error::WriteError;
+use crate::form;
 use crate::store::OnlyIf;
 use crate::store::entry::{self, DotSet, Entry, Revision};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
@@ -41,6 +44,7 @@ impl Replica {
         if let Some(only_if) = options.only_if {
             self.store.check_condition(now, &stored, only_if)?;
         }
+        self.check_room(&stored, value.len())?;
         Ok(self.write_put(now, &stored, value, options.expires(now)))
     }
 
@@ -138,6 +142,11 @@ impl Replica {
         Err(WriteError::Busy)
     }
 
+    /// Refuses a put that would let the store grow beyond its limit.
+    pub(super) fn check_room(&self, stored: &[u8], value_bytes: usize) -> Result<(), WriteError> {
+        self.store.check_room(std::iter::once((stored, Some(value_bytes))))
+    }
+
     pub(super) fn write_put(
         &mut self,
         now: Time,
@@ -189,6 +198,7 @@ impl Replica {
     pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
         self.check_writable(now)?;
         let stored = Self::element(set, element)?;
+        self.check_room(&stored, 0)?;
         Ok(self.write_put(now, &stored, &[], None))
     }
 
@@ -222,8 +232,9 @@ impl Replica {
 }
 
 /// How to put a value.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct PutOptions {
+    #[serde(default, with = "form::span_option")]
     ttl: Option<Duration>,
     pub(super) only_if: Option<OnlyIf>,
 }

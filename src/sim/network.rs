@@ -36,7 +36,7 @@ impl World {
             }
             Output::Lease(id, state) => self.lease_output(i, id, state),
             // Not recorded: callers ask the node.
-            Output::Leader(..) | Output::Repair(..) => {}
+            Output::Leader(..) | Output::RepairBegun(_) | Output::Repair(..) => {}
             Output::VotersSet(outcome) => self.leaders.voters_set(i, outcome),
             Output::Event(event) => {
                 if let ReplicaEvent::VotersChanged(list) = &event {

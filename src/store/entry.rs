@@ -11,10 +11,12 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use triomphe::ThinArc;
 
 use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_CEILING};
 use crate::error::WriteError;
+use crate::form::{self, text_form};
 use crate::id::{LogId, RunId};
 use crate::store::digest::{self, HashKey, Place};
 use crate::time::{ParseError, Stamp, parse_pair};
@@ -250,6 +252,11 @@ impl Dot {
         NonZeroU64::new(u64::from_le_bytes(bytes))
     }
 
+    /// The same as a moment.
+    fn expires_at(&self) -> Option<SystemTime> {
+        self.expires().map(|ms| UNIX_EPOCH + Duration::from_millis(ms.get()))
+    }
+
     /// Whether the dot has expired by this wall clock. It is still held until it is dropped.
     pub(crate) fn is_hidden(&self, wall_ms: u64) -> bool {
         self.expires().is_some_and(|expires| expires.get() <= wall_ms)
@@ -457,7 +464,7 @@ impl Entry {
 
     /// When the value expires, if it does.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.dot.expires().map(|ms| UNIX_EPOCH + Duration::from_millis(ms.get()))
+        self.dot.expires_at()
     }
 
     /// Where this node's change log last recorded a change of the key.
@@ -480,6 +487,49 @@ impl fmt::Debug for Entry {
             .field("stamp", &self.stamp())
             .field("conflicts", &self.losers.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// A value of a key, as it is serialized.
+#[derive(Serialize)]
+struct ConflictForm<'a> {
+    #[serde(serialize_with = "form::bytes::serialize")]
+    value: &'a [u8],
+    stamp: Stamp,
+    #[serde(serialize_with = "form::write_moment")]
+    expires_at: Option<SystemTime>,
+}
+
+impl<'a> ConflictForm<'a> {
+    fn of(dot: &'a Dot) -> Self {
+        Self { value: dot.value(), stamp: dot.stamp(), expires_at: dot.expires_at() }
+    }
+}
+
+/// An entry, as it is serialized.
+#[derive(Serialize)]
+struct EntryForm<'a> {
+    key: &'a str,
+    #[serde(serialize_with = "form::bytes::serialize")]
+    value: &'a [u8],
+    stamp: Stamp,
+    #[serde(serialize_with = "form::write_moment")]
+    expires_at: Option<SystemTime>,
+    revision: Revision,
+    conflicts: Vec<ConflictForm<'a>>,
+}
+
+impl Serialize for Entry {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let form = EntryForm {
+            key: self.key(),
+            value: self.value(),
+            stamp: self.stamp(),
+            expires_at: self.expires_at(),
+            revision: self.revision,
+            conflicts: self.losers.iter().map(ConflictForm::of).collect(),
+        };
+        form.serialize(serializer)
     }
 }
 
@@ -511,18 +561,12 @@ impl std::str::FromStr for Revision {
     }
 }
 
-impl serde::Serialize for Revision {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Revision {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+text_form!(
+    Revision,
+    "a revision: two times 16 hexadecimal digits, with a hyphen between them",
+    |text| text.parse().ok(),
+    Revision::to_string
+);
 
 /// Whether the value of a dot from a peer has a form that a node may have written. The key is well-formed.
 pub(crate) fn value_is_acceptable(key: &[u8], value: &[u8]) -> bool {

@@ -3,14 +3,16 @@
 use std::fmt;
 
 use crdts::CvRDT;
+use serde::{Deserialize, Serialize};
 
 use super::coverage::{Clocks, PeerRegions, RegionCoverage, Vector};
 use super::entry::DotSet;
 use crate::time::Stamp;
 
 /// Why a row from a peer is not merged. It is skipped as a whole; the rows after it are merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// A stamp lies further in the future than the permitted clock skew.
     FromTheFuture,

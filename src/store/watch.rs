@@ -14,6 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::controls::Control;
 use crate::id::LogId;
 use crate::store::LocalStore;
@@ -21,8 +23,9 @@ use crate::store::entry::{DotSet, Entry, Revision, readable_key};
 use crate::time::Time;
 
 /// An event of a watch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum WatchEvent {
     /// A key has this value now.
     Put(Entry),
@@ -82,7 +85,7 @@ impl WatchEvent {
 /// assert!(matches!(watch.try_next(), Some(WatchEvent::Delete { key, .. }) if key == "limit"));
 /// # Ok::<(), tidings::WriteError>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct WatchOptions {
     is_exact: bool,
     from: Option<Revision>,

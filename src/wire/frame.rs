@@ -3,6 +3,8 @@
 //! A frame is rejected by its first bytes: a length over [`FRAME_BYTES_MAX`] or a foreign version must never cause the
 //! rest of it to be buffered.
 
+use serde::{Deserialize, Serialize};
+
 /// The version of everything on the wire.
 pub(crate) const WIRE_VERSION: u8 = 1;
 
@@ -21,8 +23,9 @@ pub(super) const FRAME_HEADER_BYTES: usize = 6;
 
 /// An error in the bytes of a peer. The rest of the frame is not used, and the link is closed: at once, or after a
 /// delay for a [`WireError::Claim`] or [`WireError::OwnClaim`] on a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum WireError {
     /// The frame does not have the form of its kind.
     #[error("malformed frame")]
@@ -54,7 +57,8 @@ pub enum WireError {
 }
 
 /// One of the two streams of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Lane {
     /// Live writes.
     Live,

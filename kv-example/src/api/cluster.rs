@@ -63,6 +63,7 @@ pub(super) fn status_view(app: &App, status: &NodeStatus) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_ms": app.started.elapsed().as_millis() as u64,
         "ready": app.monitor.is_ready(),
+        "readiness": status.readiness,
         "busy": status.is_busy,
         "closed": status.is_closed,
         "peers": status.peers.iter().map(peer).collect::<Value>(),
@@ -73,6 +74,8 @@ pub(super) fn status_view(app: &App, status: &NodeStatus) -> Value {
             "vector_hash": format!("{:016x}", store.vector_hash),
             "entries": store.entries,
             "bytes": store.bytes,
+            "size_bytes": store.size_bytes,
+            "size_bytes_max": store.size_bytes_max,
             "origins": store.origins,
             "contexts": store.extra_contexts,
             "removals": store.removals,
@@ -114,7 +117,8 @@ async fn health(State(app): AppState) -> Result<&'static str, ApiError> {
     Ok("alive\n")
 }
 
-/// The first sync with the cluster is done. It stays so when the cluster is lost: reads and writes go on.
+/// The node has caught up with its cluster, or is ready alone. It stays so when the cluster is lost: reads and writes go
+/// on.
 async fn ready(State(app): AppState) -> Result<&'static str, ApiError> {
     health(State(app.clone())).await?;
     if !app.monitor.is_ready() {

@@ -32,6 +32,10 @@ impl ApiError {
         Self { status, code, error, detail: detail.to_owned(), stamp: None }
     }
 
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
     pub(crate) fn bad_request(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", error, "nothing was written")
     }
@@ -141,6 +145,7 @@ impl From<WriteError> for ApiError {
             WriteError::CounterOverflow => (StatusCode::CONFLICT, "overflow"),
             WriteError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             WriteError::Clock { .. } => (StatusCode::SERVICE_UNAVAILABLE, "clock"),
+            WriteError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, "full"),
             WriteError::Disk => (StatusCode::INSUFFICIENT_STORAGE, "disk"),
             WriteError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "refused"),

@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::guard::PROBE_PATHS;
 use super::places::{Place, Places};
-use super::{ApiError, ConnectionLimits, Guard, Tls};
+use super::{ApiError, ConnectionLimits, Guard, Tls, metrics};
 
 /// How long a connection may take for the TLS handshake, and to send the head of a request, idle time before it
 /// included.
@@ -85,7 +85,10 @@ impl Service<Request<Incoming>> for Guarded {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let answering = match self.check(&request) {
             Ok(()) => Either::Right(self.routes.call(request)),
-            Err(refusal) => Either::Left(ready(Ok(refusal.into_response()))),
+            Err(refusal) => {
+                metrics::count_refused(refusal.code());
+                Either::Left(ready(Ok(refusal.into_response())))
+            }
         };
         answering.map_ok(if self.lane == Lane::Reserve { as_last } else { as_it_says })
     }

@@ -1,104 +1,128 @@
-//! `/metrics`, in the text form that Prometheus reads.
+//! `/metrics`: what the library and this program record, in the text form that Prometheus reads.
+//!
+//! Both record through the facade of the `metrics` crate, under the names that `docs/metrics.md` lists.
 
-use std::fmt::{Display, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::Method;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
 
 use super::{App, AppState, view};
+
+/// The bounds of the buckets of all histograms, in seconds: from a local write to a wait that nearly fails.
+const BUCKETS_SECONDS: [f64; 14] =
+    [1e-6, 5e-6, 2e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 30.0];
+/// Gauges that were not recorded for so long are forgotten: those of peers that are gone.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(600);
+/// How often the recorder makes room in its histograms.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A metric: its name, its unit, and its meaning.
+type Described = (&'static str, Unit, &'static str);
+
+const GAUGES: [Described; 3] = [
+    ("tidings_info", Unit::Count, "Who this is; always 1"),
+    ("tidings_uptime_seconds", Unit::Seconds, "Since the start of the process"),
+    ("tidings_http_streams", Unit::Count, "Event streams being served"),
+];
+
+const COUNTERS: [Described; 2] = [
+    ("tidings_http_requests_total", Unit::Count, "Requests answered, by route and status"),
+    (
+        "tidings_http_refused_total",
+        Unit::Count,
+        "Requests refused before they had a route, by the error's code",
+    ),
+];
+
+const HISTOGRAMS: [Described; 1] =
+    [("tidings_http_request_seconds", Unit::Seconds, "How long answers took until their first byte")];
+
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Records metrics from now on, in all nodes of this process that start later.
+pub(crate) fn record() -> PrometheusHandle {
+    let install = || {
+        let builder = PrometheusBuilder::new().set_buckets(&BUCKETS_SECONDS).expect("there are buckets");
+        let builder = builder.idle_timeout(MetricKindMask::GAUGE, Some(IDLE_TIME_MAX));
+        let handle = builder.install_recorder().expect("this process has no other recorder");
+        GAUGES.into_iter().for_each(|(name, unit, what)| describe_gauge!(name, unit, what));
+        COUNTERS.into_iter().for_each(|(name, unit, what)| describe_counter!(name, unit, what));
+        HISTOGRAMS.into_iter().for_each(|(name, unit, what)| describe_histogram!(name, unit, what));
+        tokio::spawn(upkeep(handle.clone()));
+        handle
+    };
+    RECORDER.get_or_init(install).clone()
+}
+
+async fn upkeep(handle: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        handle.run_upkeep();
+    }
+}
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/metrics", get(metrics))
 }
 
 async fn metrics(State(app): AppState) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text(&app))
+    record_program(&app);
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], record().render())
 }
 
-/// Writes families one after another: its samples stand together, under one explanation.
-struct Families(String);
-
-impl Families {
-    fn add<V: Display>(&mut self, name: &str, kind: &str, help: &str, samples: &[(String, V)]) {
-        _ = writeln!(self.0, "# HELP tidings_{name} {help}\n# TYPE tidings_{name} {kind}");
-        for (labels, value) in samples {
-            _ = writeln!(self.0, "tidings_{name}{labels} {value}");
-        }
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.add(name, "gauge", help, &[(String::new(), value)]);
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
-        self.add(name, "counter", help, &[(String::new(), value)]);
-    }
+fn record_program(app: &App) {
+    let node = app.node.name().to_owned();
+    let info = [
+        ("node", node.clone()),
+        ("cluster", app.cluster.clone()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("run", view::run(app.node.status().run)),
+    ];
+    gauge!("tidings_info", &info).set(1.0);
+    gauge!("tidings_uptime_seconds", "node" => node.clone()).set(app.started.elapsed().as_secs_f64());
+    let streams = app.watchers_max - app.watchers.available_permits();
+    gauge!("tidings_http_streams", "node" => node).set(u32::try_from(streams).unwrap_or(u32::MAX));
 }
 
-fn text(app: &App) -> String {
-    let status = app.node.status();
-    let mut out = Families(String::with_capacity(4_096));
-    let info = format!(
-        "{{node=\"{}\",cluster=\"{}\",version=\"{}\",run=\"{}\"}}",
-        escape(&status.name),
-        escape(&app.cluster),
-        env!("CARGO_PKG_VERSION"),
-        view::run(status.run),
-    );
-    out.add("info", "gauge", "Who this is.", &[(info, 1)]);
-    out.gauge("uptime_seconds", "Since the start of the process.", app.started.elapsed().as_secs_f64());
-    out.gauge("ready", "1 once the first sync with the cluster is done.", u8::from(app.monitor.is_ready()));
-    out.gauge("busy", "1 while writes are refused because the cluster is behind.", u8::from(status.is_busy));
-    out.gauge("closed", "1 once the node is closed.", u8::from(status.is_closed));
-    if let Some(store) = &status.store {
-        out.gauge("entries", "Entries held, those of sets and counters included.", store.entries);
-        out.gauge("bytes", "Bytes of their keys and values.", store.bytes);
-        out.gauge("origins", "Process starts that ever wrote.", store.origins);
-        out.gauge("contexts", "Contexts beyond the vector; 0 when all is quiet.", store.extra_contexts);
-        out.gauge("removals", "Removals that the change log remembers.", store.removals);
-        out.gauge("links", "Links to peers.", store.links);
-        out.gauge("sync_sessions", "Repair sessions under way.", store.sessions);
-        out.counter("sync_sent_bytes_total", "Bytes sent by repair.", store.traffic.bytes);
-        out.counter("sync_sent_frames_total", "Frames sent by repair.", store.traffic.frames);
-        out.gauge("disk_failed", "1 while the disk takes nothing.", u8::from(store.has_disk_failed));
-        let is_off = u8::from(store.clock_off.is_some());
-        out.gauge("clock_in_doubt", "1 while writes are refused because the wall clock is wrong.", is_off);
+/// Measures one request. Streams count until their first byte.
+pub(super) async fn measure(State(app): AppState, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let node = app.node.name().to_owned();
+    let method = method_of(request.method());
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let response = next.run(request).await;
+    let status = response.status().as_u16().to_string();
+    let labels =
+        [("node", node.clone()), ("method", method.to_owned()), ("route", route.clone()), ("status", status)];
+    counter!("tidings_http_requests_total", &labels).increment(1);
+    histogram!("tidings_http_request_seconds", "node" => node, "route" => route).record(began.elapsed());
+    response
+}
+
+/// Counts a request that was refused by its head alone.
+pub(super) fn count_refused(code: &'static str) {
+    counter!("tidings_http_refused_total", "code" => code).increment(1);
+}
+
+/// The method, of those that the API takes: a client may send any word.
+fn method_of(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "other",
     }
-    out.gauge(
-        "http_streams",
-        "Event streams being served.",
-        app.watchers_max - app.watchers.available_permits(),
-    );
-    members(app, &mut out);
-    let peers = |value: &dyn Fn(&tidings::PeerStatus) -> String| -> Vec<(String, String)> {
-        let label = |peer: &tidings::PeerStatus| format!("{{peer=\"{}\"}}", escape(&peer.name));
-        status.peers.iter().map(|peer| (label(peer), value(peer))).collect()
-    };
-    let rtts = peers(&|peer| peer.rtt.as_secs_f64().to_string());
-    out.add("peer_rtt_seconds", "gauge", "The round trip to a linked peer.", &rtts);
-    let changes = peers(&|peer| peer.lag_changes.to_string());
-    out.add("peer_lag_changes", "gauge", "Changes not sent to a linked peer yet.", &changes);
-    let bytes = peers(&|peer| peer.lag_bytes.to_string());
-    out.add("peer_lag_bytes", "gauge", "About how many bytes they are.", &bytes);
-    let sent = peers(&|peer| peer.sent_bytes.to_string());
-    out.add("peer_link_sent_bytes", "gauge", "Sent to a peer since its link was made.", &sent);
-    out.0
-}
-
-fn members(app: &App, out: &mut Families) {
-    let members = app.node.members();
-    let count = |state: &str| {
-        let in_state = members.iter().filter(|member| member.state.to_string() == state).count();
-        (format!("{{state=\"{state}\"}}"), in_state)
-    };
-    let states = ["alive", "suspect", "down", "left"].map(count);
-    out.add("members", "gauge", "Known members by state, this node included.", &states);
-}
-
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -36,6 +36,7 @@ pub(crate) use elections::Elections;
 pub(crate) use error::ApiError;
 pub(crate) use guard::{Guard, Tokens};
 pub(crate) use listen::serve;
+pub(crate) use metrics::record as record_metrics;
 pub(crate) use monitor::Monitor;
 pub(crate) use places::ConnectionLimits;
 pub(crate) use tls::Tls;
@@ -128,6 +129,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     routes
         .fallback(async || ApiError::no_such_path())
         .method_not_allowed_fallback(async || ApiError::method())
+        .layer(axum::middleware::from_fn_with_state(app.clone(), metrics::measure))
         .with_state(app)
 }
 

@@ -109,7 +109,7 @@ impl Monitor {
         tokio::spawn(async move {
             if node.ready().await.is_ok() {
                 ready.is_ready.store(true, Ordering::Relaxed);
-                ready.tell("node", "this node has synced with its cluster");
+                ready.tell("node", "this node is ready");
             }
         });
         monitor

@@ -77,11 +77,15 @@ impl Status {
             (_, Value::Bool(false), _) => "not synced yet",
             _ if store["clock_off_ms"].is_u64() => "clock in doubt: writes are refused until it is right",
             (.., Value::Bool(true)) => "busy: writes are refused until the cluster has caught up",
+            _ if status["readiness"] == "alone" => {
+                "ready, without having reached another node since its start"
+            }
             _ => "ready",
         };
-        let bytes = table::bytes(store["bytes"].as_u64().unwrap_or_default());
+        let size = |field: &str| table::bytes(store[field].as_u64().unwrap_or_default());
+        let (bytes, limit) = (size("size_bytes"), size("size_bytes_max"));
         print(format_args!(
-            "{} of cluster {}, {state}\n  address  {}\n  run      {}, up {}\n  holds    {} entries, {bytes}\n  \
+            "{} of cluster {}, {state}\n  address  {}\n  run      {}, up {}\n  holds    {} entries, {bytes} of {limit}\n  \
              digest   {}\n  disk     {}\n",
             text(&status["name"]),
             text(&status["cluster"]),

@@ -11,12 +11,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::election::{Attempts, Leader, LeaseEnd, LeaseState};
 use crate::error::ElectionError;
 use crate::id::LeaseId;
 use crate::node::runtime::shared::{Core, Shared};
+use crate::node::runtime::spans::{campaign_span, end_campaign_span};
 use crate::node::runtime::waiter::Waiter;
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
@@ -94,7 +97,7 @@ impl Election {
     /// See [`ElectionError`]. A campaign that has begun ends only with [`ElectionError::Closed`].
     pub async fn campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership, ElectionError> {
         loop {
-            match self.begin_campaign(value.as_ref(), Attempts::UntilWon).await {
+            match self.spanned(value.as_ref(), Attempts::UntilWon).await {
                 // The lease was won and had ended before this task ran.
                 Err(ElectionError::Lost) => {}
                 decided => return decided,
@@ -109,7 +112,19 @@ impl Election {
     /// [`ElectionError::Taken`] if somebody else has the lease or is about to have it; [`ElectionError::NoMajority`] if
     /// too few voters answered to know that; otherwise see [`ElectionError`].
     pub async fn try_campaign(&self, value: impl AsRef<[u8]>) -> Result<Leadership, ElectionError> {
-        self.begin_campaign(value.as_ref(), Attempts::One).await
+        self.spanned(value.as_ref(), Attempts::One).await
+    }
+
+    /// A campaign in its own span.
+    async fn spanned(&self, value: &[u8], attempts: Attempts) -> Result<Leadership, ElectionError> {
+        let span = campaign_span(&self.shared.name, &self.name);
+        let decided = self.begin_campaign(value, attempts).instrument(span.clone()).await;
+        if let Ok(lead) = &decided {
+            end_campaign_span(&span, lead.token);
+        }
+        #[cfg(feature = "metrics")]
+        self.shared.meter.count_campaign(&decided);
+        decided
     }
 
     async fn begin_campaign(&self, value: &[u8], attempts: Attempts) -> Result<Leadership, ElectionError> {
@@ -117,8 +132,7 @@ impl Election {
         let mut lead = {
             let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
             let id = begin(&mut core.replica, self.shared.now())?;
-            let (sender, state) = watch::channel(LeaseState::Waiting);
-            core.elections.leases.insert(id, sender);
+            let state = core.elections.begin(id, self.name.clone());
             Leadership { shared: self.shared.clone(), id, token: Stamp::default(), state }
         };
         self.shared.wake_driver.notify_one();
@@ -260,7 +274,8 @@ impl Drop for Leadership {
 }
 
 /// What an [`Observer`] learns of an election.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LeaderEvent {
     /// A node leads, or its value has changed.
     Leads(Leader),

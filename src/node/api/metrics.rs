@@ -1,52 +1,11 @@
 //! Metrics through the facade of the `metrics` crate (feature `metrics`).
 //!
 //! Install a recorder before the first node starts. The driver records everything about once a second, while it does
-//! not hold the lock, except for the two waits, which are recorded when they end. Without a recorder the cost is
+//! not hold the lock, except for times of local writes and waits, which are recorded when these end. Without a recorder the cost is
 //! negligible.
 //!
-//! Every metric has the label `node`, the node's name.
-//!
-//! | Name | Kind | Further labels | Meaning |
-//! |---|---|---|---|
-//! | `tidings_entries` | gauge | | entries held, those of sets and counters included |
-//! | `tidings_bytes` | gauge | | bytes of their keys and values |
-//! | `tidings_members` | gauge | `state` | other members by state: `alive`, `suspect`, `down`, `left` |
-//! | `tidings_links` | gauge | | links to peers |
-//! | `tidings_peer_lag_changes` | gauge | `peer` | changes not sent to the peer yet (1) |
-//! | `tidings_peer_lag_bytes` | gauge | `peer` | about how many bytes these changes are (1) |
-//! | `tidings_peer_lag_seconds` | gauge | `peer` | how long the peer has owed an acknowledgement (1) |
-//! | `tidings_peer_rtt_seconds` | gauge | `peer` | the smoothed round trip to the peer (1) |
-//! | `tidings_origins` | gauge | | process starts that ever wrote |
-//! | `tidings_extra_contexts` | gauge | | contexts kept beyond the vector; 0 in a cluster at rest |
-//! | `tidings_removals` | gauge | | removals that the change log remembers |
-//! | `tidings_busy` | gauge | | 1 while writes are refused because the cluster is too far behind |
-//! | `tidings_joining` | gauge | | 1 until the node is ready (`Node::ready`) |
-//! | `tidings_disk_failed` | gauge | | 1 while the disk accepts no transaction |
-//! | `tidings_clock_in_doubt` | gauge | | 1 while writes are refused because the wall clock is in doubt |
-//! | `tidings_writes_total` | counter | | accepted local writes; a batch counts as one |
-//! | `tidings_writes_refused_total` | counter | `reason` | refused local writes (2) |
-//! | `tidings_sent_frames_total` | counter | `lane` | frames sent: `live`, `bulk`, `datagram` |
-//! | `tidings_sent_bytes_total` | counter | `lane` | bytes of these frames |
-//! | `tidings_received_chunks_total` | counter | `lane` | chunks received; a frame arrives in one or several |
-//! | `tidings_received_bytes_total` | counter | `lane` | bytes of these chunks |
-//! | `tidings_rows_merged_total` | counter | | rows of live replication that were new here |
-//! | `tidings_repairs_begun_total` | counter | | repair sessions begun, joining included |
-//! | `tidings_repairs_total` | counter | `outcome` | repair sessions that ended: `complete`, `incomplete` |
-//! | `tidings_repair_rows_total` | counter | | rows of ended repair sessions, both directions |
-//! | `tidings_repair_bytes_total` | counter | | bytes of ended repair sessions, both directions |
-//! | `tidings_links_made_total` | counter | | links made |
-//! | `tidings_links_lost_total` | counter | | links that went down |
-//! | `tidings_events_total` | counter | `kind` | events of the `node`, and of the membership (`member`) |
-//! | `tidings_live_rejected` | gauge | `live` | what a live value does not apply now (4) |
-//! | `tidings_arrival_seconds` | histogram | `origin` | how long writes of another node took to arrive (3) |
-//! | `tidings_durable_wait_seconds` | histogram | | how long successful calls of `Receipt::durable` took |
-//! | `tidings_seen_by_wait_seconds` | histogram | | how long successful calls of `Receipt::seen_by` took |
-//!
-//! 1. 0 when the link to the peer is down.
-//! 2. By reason: `busy`, `disk`, `clock`, `condition`, `closed`, `invalid`.
-//! 3. The difference between the wall clocks of the two nodes is part of the value. The label is the writer's
-//!    name, or its run in hexadecimal if the name is not known.
-//! 4. By the key or prefix of the live value, recorded when it changes. Above 0 the last good value is in force.
+//! `docs/metrics.md` lists all metrics with their labels and meanings; a test compares it with this file. Every label has
+//! few values: names of nodes and of live values, and names of kinds.
 
 #![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
 
@@ -58,8 +17,9 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 use crate::membership::MemberState;
 use crate::node::api::status::NodeStatus;
-use crate::node::runtime::meter::{LANES, REASONS};
+use crate::node::runtime::meter::{CAMPAIGNS, LANES, LEASE_ENDS, LINK_ENDS, REASONS, REFUSALS, ROW_REFUSALS};
 use crate::node::runtime::shared::Shared;
+use crate::replica::Readiness;
 
 /// The interval at which everything is recorded.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
@@ -137,6 +97,7 @@ impl Recorder {
             gauge!("tidings_peer_lag_bytes", &labels).set(peer.lag_bytes as f64);
             gauge!("tidings_peer_lag_seconds", &labels).set(peer.lag_time.as_secs_f64());
             gauge!("tidings_peer_rtt_seconds", &labels).set(peer.rtt.as_secs_f64());
+            gauge!("tidings_peer_link_sent_bytes", &labels).set(peer.sent_bytes as f64);
             self.peers.insert(peer.name.clone());
         }
         for name in gone {
@@ -146,6 +107,7 @@ impl Recorder {
                 "tidings_peer_lag_bytes",
                 "tidings_peer_lag_seconds",
                 "tidings_peer_rtt_seconds",
+                "tidings_peer_link_sent_bytes",
             ] {
                 gauge!(metric, &labels).set(0.0);
             }
@@ -153,27 +115,38 @@ impl Recorder {
     }
 }
 
+/// Records that a node is closed: nothing else of it is recorded from then on.
+pub(in crate::node) fn record_closed(node: &str) {
+    gauge!("tidings_closed", "node" => node.to_owned()).set(1.0);
+    gauge!("tidings_ready", "node" => node.to_owned()).set(0.0);
+}
+
 fn record_store(status: &NodeStatus, shared: &Shared) {
     let node = &status.name;
     let set = |metric: &'static str, value: f64| gauge!(metric, "node" => node.clone()).set(value);
     let flag = |metric, is_set| set(metric, f64::from(u8::from(is_set)));
     flag("tidings_busy", status.is_busy);
+    flag("tidings_ready", status.readiness.is_ready());
+    flag("tidings_alone", status.readiness == Readiness::Alone);
+    flag("tidings_closed", status.is_closed);
     let Some(core) = shared.lock_closed() else { return };
-    let is_joining = !shared.join_board.has_joined(&core.replica);
+    set("tidings_leases_held", core.elections.held() as f64);
     let mut counts = [0_u32; STATES.len()];
     for member in core.replica.members() {
         let at = STATES.iter().position(|(state, _)| *state == member.state);
         counts[at.expect("all states are listed")] += 1;
     }
     drop(core);
-    flag("tidings_joining", is_joining);
     for ((_, state), count) in STATES.iter().zip(counts) {
         gauge!("tidings_members", "node" => node.clone(), "state" => *state).set(count);
     }
     let Some(store) = &status.store else { return };
     set("tidings_entries", store.entries as f64);
     set("tidings_bytes", store.bytes as f64);
+    set("tidings_size_bytes", store.size_bytes as f64);
+    set("tidings_size_bytes_max", store.size_bytes_max as f64);
     set("tidings_links", store.links as f64);
+    set("tidings_repair_sessions", store.sessions as f64);
     set("tidings_origins", store.origins as f64);
     set("tidings_extra_contexts", store.extra_contexts as f64);
     set("tidings_removals", store.removals as f64);
@@ -203,9 +176,20 @@ fn record_counts(status: &NodeStatus, shared: &Shared) {
     tell_of("tidings_repairs_total", "outcome", "complete", complete);
     tell("tidings_repair_rows_total", read(&meter.repair_rows));
     tell("tidings_repair_bytes_total", read(&meter.repair_bytes));
-    let links_made = read(&meter.links_made);
-    tell("tidings_links_made_total", links_made);
-    tell("tidings_links_lost_total", links_made.saturating_sub(status.peers.len() as u64));
+    tell("tidings_links_made_total", read(&meter.links_made));
+    let tell_all = |metric, label, names: &[&'static str], counts: &[AtomicU64]| {
+        names.iter().zip(counts).for_each(|(name, count)| tell_of(metric, label, name, read(count)));
+    };
+    tell_all("tidings_links_ended_total", "end", &LINK_ENDS, &meter.links_ended);
+    tell_all("tidings_rows_refused_total", "reason", &ROW_REFUSALS, &meter.rows_refused);
+    tell_all("tidings_campaigns_total", "outcome", &CAMPAIGNS, &meter.campaigns);
+    tell_all("tidings_leases_ended_total", "end", &LEASE_ENDS, &meter.leases_ended);
+    for (by, counts) in ["us", "peer"].into_iter().zip(&meter.peers_refused) {
+        for (reason, count) in REFUSALS.into_iter().zip(counts) {
+            let labels = [("node", node.clone()), ("by", by.to_owned()), ("reason", reason.to_owned())];
+            counter!("tidings_peers_refused_total", &labels).absolute(read(count));
+        }
+    }
     tell_of("tidings_events_total", "kind", "node", shared.events.end());
     tell_of("tidings_events_total", "kind", "member", shared.member_events.end());
     if let Some(store) = &status.store {
@@ -216,60 +200,79 @@ fn record_counts(status: &NodeStatus, shared: &Shared) {
     for (origin, took, times) in fresh.into_iter().flatten() {
         let arrival = status.arrivals.iter().find(|arrival| arrival.origin == origin);
         let name = arrival.and_then(|arrival| arrival.name.clone());
-        let name = name.unwrap_or_else(|| format!("{origin:016x}"));
+        let name = name.unwrap_or_else(|| "unknown".to_owned());
         let arrivals = histogram!("tidings_arrival_seconds", "node" => node.clone(), "origin" => name);
         arrivals.record_many(took, times);
     }
 }
 
+/// A metric: its name, its unit, and its meaning.
+type Described = (&'static str, Unit, &'static str);
+
+const GAUGES: [Described; 23] = [
+    ("tidings_entries", Unit::Count, "Entries held, those of sets and counters included"),
+    ("tidings_bytes", Unit::Bytes, "Bytes of the keys and values held"),
+    ("tidings_size_bytes", Unit::Bytes, "The size of the store as its limit counts it"),
+    ("tidings_size_bytes_max", Unit::Bytes, "The size above which writes that let it grow are refused"),
+    ("tidings_members", Unit::Count, "Other members by state"),
+    ("tidings_links", Unit::Count, "Links to peers"),
+    ("tidings_peer_lag_changes", Unit::Count, "Changes not sent to a peer yet"),
+    ("tidings_peer_lag_bytes", Unit::Bytes, "About how many bytes were not sent to a peer yet"),
+    (
+        "tidings_peer_lag_seconds",
+        Unit::Seconds,
+        "How long a peer has owed an acknowledgement; 0 if it owes none",
+    ),
+    ("tidings_peer_rtt_seconds", Unit::Seconds, "The smoothed round trip to a peer"),
+    ("tidings_peer_link_sent_bytes", Unit::Bytes, "Sent to a peer since its link was made"),
+    ("tidings_origins", Unit::Count, "Process starts that ever wrote"),
+    ("tidings_extra_contexts", Unit::Count, "Contexts kept beyond the vector; 0 in a cluster at rest"),
+    ("tidings_removals", Unit::Count, "Removals that the change log remembers"),
+    ("tidings_repair_sessions", Unit::Count, "Repair sessions under way"),
+    ("tidings_leases_held", Unit::Count, "Leases that this node holds"),
+    ("tidings_ready", Unit::Count, "1 once the node is ready"),
+    ("tidings_alone", Unit::Count, "1 while the node is ready without having caught up since its start"),
+    ("tidings_closed", Unit::Count, "1 once the node is closed"),
+    ("tidings_busy", Unit::Count, "1 while writes are refused because the cluster is too far behind"),
+    ("tidings_disk_failed", Unit::Count, "1 while the disk accepts no transaction"),
+    ("tidings_clock_in_doubt", Unit::Count, "1 while writes are refused because the clock is in doubt"),
+    ("tidings_live_rejected", Unit::Count, "What a live value does not apply now"),
+];
+
+const COUNTERS: [Described; 18] = [
+    ("tidings_writes_total", Unit::Count, "Accepted local writes; a batch counts as one"),
+    ("tidings_writes_refused_total", Unit::Count, "Refused local writes by reason"),
+    ("tidings_sent_frames_total", Unit::Count, "Frames sent"),
+    ("tidings_sent_bytes_total", Unit::Bytes, "Bytes sent"),
+    ("tidings_received_chunks_total", Unit::Count, "Chunks received; a frame is one or several"),
+    ("tidings_received_bytes_total", Unit::Bytes, "Bytes received"),
+    ("tidings_rows_merged_total", Unit::Count, "Rows of live replication that were new here"),
+    ("tidings_rows_refused_total", Unit::Count, "Rows of peers that were refused, by reason"),
+    ("tidings_repairs_begun_total", Unit::Count, "Repair sessions begun, joining included"),
+    ("tidings_repairs_total", Unit::Count, "Repair sessions that ended, by outcome"),
+    ("tidings_repair_rows_total", Unit::Count, "Rows of ended repair sessions, both directions"),
+    ("tidings_repair_bytes_total", Unit::Bytes, "Bytes of ended repair sessions, both directions"),
+    ("tidings_links_made_total", Unit::Count, "Links made"),
+    ("tidings_links_ended_total", Unit::Count, "Links that ended, by why"),
+    ("tidings_peers_refused_total", Unit::Count, "Nodes that did not become peers, by who refused and why"),
+    ("tidings_campaigns_total", Unit::Count, "Campaigns for leases that were decided, by outcome"),
+    ("tidings_leases_ended_total", Unit::Count, "Leases of this node that ended, by how"),
+    ("tidings_events_total", Unit::Count, "Events of the node and of the membership"),
+];
+
+const HISTOGRAMS: [Described; 4] = [
+    (
+        "tidings_arrival_seconds",
+        Unit::Seconds,
+        "How long writes of another node took to arrive; the difference of the clocks is included",
+    ),
+    ("tidings_write_seconds", Unit::Seconds, "How long local writes took, refused ones included"),
+    ("tidings_durable_wait_seconds", Unit::Seconds, "How long successful waits for the sync of a write took"),
+    ("tidings_seen_by_wait_seconds", Unit::Seconds, "How long successful waits for enough nodes took"),
+];
+
 fn describe() {
-    let gauges = [
-        ("tidings_entries", Unit::Count, "Entries held, those of sets and counters included"),
-        ("tidings_bytes", Unit::Bytes, "Bytes of the keys and values held"),
-        ("tidings_members", Unit::Count, "Other members by state"),
-        ("tidings_links", Unit::Count, "Links to peers"),
-        ("tidings_peer_lag_changes", Unit::Count, "Changes not sent to a peer yet"),
-        ("tidings_peer_lag_bytes", Unit::Bytes, "About how many bytes were not sent to a peer yet"),
-        (
-            "tidings_peer_lag_seconds",
-            Unit::Seconds,
-            "How long a peer has owed an acknowledgement; 0 if it owes none",
-        ),
-        ("tidings_peer_rtt_seconds", Unit::Seconds, "The smoothed round trip to a peer"),
-        ("tidings_origins", Unit::Count, "Process starts that ever wrote"),
-        ("tidings_extra_contexts", Unit::Count, "Contexts kept beyond the vector; 0 in a cluster at rest"),
-        ("tidings_removals", Unit::Count, "Removals that the change log remembers"),
-        ("tidings_busy", Unit::Count, "1 while writes are refused because the cluster is too far behind"),
-        ("tidings_joining", Unit::Count, "1 until the node is ready"),
-        ("tidings_disk_failed", Unit::Count, "1 while the disk accepts no transaction"),
-        ("tidings_live_rejected", Unit::Count, "What a live value does not apply now"),
-        ("tidings_clock_in_doubt", Unit::Count, "1 while writes are refused because the clock is in doubt"),
-    ];
-    gauges.into_iter().for_each(|(name, unit, what)| describe_gauge!(name, unit, what));
-    let counters = [
-        ("tidings_writes_total", Unit::Count, "Accepted local writes; a batch counts as one"),
-        ("tidings_writes_refused_total", Unit::Count, "Refused local writes by reason"),
-        ("tidings_sent_frames_total", Unit::Count, "Frames sent"),
-        ("tidings_sent_bytes_total", Unit::Bytes, "Bytes sent"),
-        ("tidings_received_chunks_total", Unit::Count, "Chunks received; a frame is one or several"),
-        ("tidings_received_bytes_total", Unit::Bytes, "Bytes received"),
-        ("tidings_rows_merged_total", Unit::Count, "Rows of live replication that were new here"),
-        ("tidings_repairs_begun_total", Unit::Count, "Repair sessions begun, joining included"),
-        ("tidings_repairs_total", Unit::Count, "Repair sessions that ended, by outcome"),
-        ("tidings_repair_rows_total", Unit::Count, "Rows of ended repair sessions, both directions"),
-        ("tidings_repair_bytes_total", Unit::Bytes, "Bytes of ended repair sessions, both directions"),
-        ("tidings_links_made_total", Unit::Count, "Links made"),
-        ("tidings_links_lost_total", Unit::Count, "Links that went down"),
-        ("tidings_events_total", Unit::Count, "Events of the node and of the membership"),
-    ];
-    counters.into_iter().for_each(|(name, unit, what)| describe_counter!(name, unit, what));
-    let histograms = [
-        (
-            "tidings_arrival_seconds",
-            "How long writes of another node took to arrive; the difference of the clocks is included",
-        ),
-        ("tidings_durable_wait_seconds", "How long successful waits for the sync of a write took"),
-        ("tidings_seen_by_wait_seconds", "How long successful waits for enough nodes to have a write took"),
-    ];
-    histograms.into_iter().for_each(|(name, what)| describe_histogram!(name, Unit::Seconds, what));
+    GAUGES.into_iter().for_each(|(name, unit, what)| describe_gauge!(name, unit, what));
+    COUNTERS.into_iter().for_each(|(name, unit, what)| describe_counter!(name, unit, what));
+    HISTOGRAMS.into_iter().for_each(|(name, unit, what)| describe_histogram!(name, unit, what));
 }

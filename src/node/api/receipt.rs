@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::WaitError;
 use crate::membership::MemberState;
 use crate::node::runtime::shared::{Core, Shared};
@@ -10,7 +12,8 @@ use crate::store::entry::Revision;
 use crate::time::Stamp;
 
 /// The number of nodes that must have a write before [`Receipt::seen_by`] returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Quorum {
     /// This many, the writer included.
     Count(usize),

@@ -4,14 +4,17 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::arrivals::Arrival;
+use crate::form;
 use crate::id::RunId;
 use crate::node::net::sender::LinkSender;
 use crate::node::runtime::shared::Shared;
-use crate::replica::Status;
+use crate::replica::{Readiness, Status};
 
 /// The state of a node at one instant; see [`Node::status`](crate::Node::status).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NodeStatus {
     /// The node's name.
@@ -25,6 +28,8 @@ pub struct NodeStatus {
     /// Whether writes are refused with [`WriteError::Busy`](crate::WriteError::Busy) because the cluster is too far
     /// behind.
     pub is_busy: bool,
+    /// Whether the node is ready, and whether it has caught up with its cluster. `Joining` if the replica has panicked.
+    pub readiness: Readiness,
     /// The replica: root, counts, bytes. `None` if the replica has panicked.
     pub store: Option<Status>,
     /// The peers: members that this node is linked with.
@@ -46,19 +51,23 @@ impl NodeStatus {
                 PeerStatus { name: name.to_owned(), addr, lag_changes, lag_bytes, lag_time, rtt, sent_bytes }
             };
             (
+                shared.join_board.readiness(&core.replica),
                 core.replica.status(),
                 core.peers.links().map(peer).collect(),
                 core.arrivals.figures(shared.now(), &core.replica),
             )
         });
-        let (store, peers, arrivals) =
-            status.map_or_else(Default::default, |(store, peers, arrivals)| (Some(store), peers, arrivals));
+        let (readiness, store, peers, arrivals) = match status {
+            Some((readiness, store, peers, arrivals)) => (readiness, Some(store), peers, arrivals),
+            None => Default::default(),
+        };
         NodeStatus {
             name: shared.name.clone(),
             run: shared.run,
             addr: shared.addr,
             is_closed: shared.is_closed(),
             is_busy: shared.is_busy.load(Ordering::Relaxed),
+            readiness,
             store,
             peers,
             arrivals,
@@ -67,7 +76,7 @@ impl NodeStatus {
 }
 
 /// A peer of a node: its lag, and the figures of the link.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PeerStatus {
     /// The peer's name.
@@ -81,8 +90,10 @@ pub struct PeerStatus {
     /// How long the peer has owed an acknowledgement of something that was sent to it; zero if it owes none. One
     /// acknowledgement covers many writes, so a peer may delay it, at most for half a
     /// [`Config::sync_interval`](crate::Config::sync_interval). That delay does not count.
+    #[serde(with = "form::span")]
     pub lag_time: Duration,
     /// The smoothed round trip.
+    #[serde(with = "form::span")]
     pub rtt: Duration,
     /// Bytes sent to it in UDP datagrams since this link was made, without UDP and IP headers.
     pub sent_bytes: u64,

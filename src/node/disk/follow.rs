@@ -18,6 +18,7 @@ use crate::error::{Cause, StartError};
 use crate::node::disk::link::DiskLink;
 use crate::node::net::peers::NodeEvent;
 use crate::node::runtime::shared::Shared;
+use crate::node::runtime::spans::disk_span;
 use crate::replica::saved::Saved;
 use crate::replica::{Input, Output, Persist, Replica, ReplicaEvent, Setup};
 use crate::text::Span;
@@ -166,10 +167,8 @@ impl Follower<'_> {
             }
             parts.push(part);
         }
-        let began = Instant::now();
-        self.engine.commit(&parts)?;
         let rows: usize = parts.iter().map(|part| part.rows().len()).sum();
-        tracing::trace!(node = %self.shared.name, rows, took = %Span(began.elapsed()), "disk transaction written");
+        disk_span(&self.shared.name, rows).in_scope(|| self.engine.commit(&parts))?;
         self.input(Input::Persisted);
         self.engine.note_transaction();
         Ok(())

@@ -20,17 +20,19 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::timeout;
 
 use crate::id::LinkId;
-use crate::membership::{Member, PeerExit};
+use crate::membership::Member;
 use crate::node::net::congestion::close;
 use crate::node::net::greeting::{
     GREETING_BYTES_MAX, Greeting, GreetingAnswer, decode_greeting, encode_greeting,
 };
-use crate::node::net::peers::{DialRequest, DialledBy, LinkVerdict, NodeIdentity, PeerRefusal, refusal_of};
+use crate::node::net::peers::{
+    DialRequest, DialledBy, LinkEnd, LinkVerdict, NodeEvent, NodeIdentity, PeerRefusal, refusal_of,
+};
 use crate::node::net::round_trip::{FIT_BYTES, SendWindow, get_acquainted};
 use crate::node::net::security::Security;
 use crate::node::net::sender::{
-    CLOSE_BROKEN, CLOSE_DUPLICATE, CLOSE_ENDED, CLOSE_LEFT, CLOSE_REFUSED, CLOSE_SECURITY, LaneBytes,
-    LaneSender, LinkEvent, LinkSender,
+    CLOSE_BROKEN, CLOSE_DUPLICATE, CLOSE_REFUSED, CLOSE_SECURITY, Ending, LaneBytes, LaneSender, LinkEvent,
+    LinkSender,
 };
 use crate::node::runtime::shared::{Shared, wall};
 use crate::replica::{Input, Lane, WINDOW_BYTES};
@@ -330,14 +332,14 @@ fn make_link(
         close(&connection, CLOSE_DUPLICATE);
         return Err(NoLink::Duplicate);
     };
-    #[cfg(feature = "metrics")]
-    shared.meter.count_link();
     let now = shared.now();
-    if let Some(old) = replaced {
+    let mut readers = None;
+    if let Some((old, name, addr)) = replaced {
         if let Some(wire) = core.senders.remove(&old) {
             wire.close(CLOSE_DUPLICATE);
         }
         core.replica.handle(now, Input::LinkDown(old));
+        readers = Some(shared.add_event(NodeEvent::LinkEnded { peer: name, addr, end: LinkEnd::Replaced }));
     }
     let window = Arc::new(SendWindow::new(connection.clone()));
     let lanes = [Lane::Live, Lane::Bulk].map(|lane| {
@@ -351,13 +353,14 @@ fn make_link(
     let member = member_of(&connection, theirs);
     let packet_bytes_max = connection.max_datagram_size().unwrap_or_default();
     core.replica.handle(now, Input::LinkIdentified(id, &member, packet_bytes_max));
+    let made = shared.add_event(NodeEvent::LinkMade { peer: theirs.name.clone(), addr });
     drop(core);
+    [Some(made), readers].into_iter().flatten().for_each(|readers| readers.notify_waiters());
     // The security may have changed since the handshake. From here on `Network::follow_security` finds this link.
     let link = (id, theirs.name.clone(), connection.clone());
     if !greeter.security.no_longer_accepted(&greeter.identity.cluster, vec![link]).is_empty() {
         close(&connection, CLOSE_SECURITY);
     }
-    tracing::info!(node = %shared.name, peer = %theirs.name, %addr, link = %id, "link made");
     tokio::spawn(get_acquainted(connection.clone(), greeter.rtt_probes.clone()));
     tokio::spawn(read(id, connection, greeter.events.clone()));
     shared.wake_driver.notify_one();
@@ -431,16 +434,15 @@ async fn read(id: LinkId, connection: Connection, events: mpsc::Sender<LinkEvent
             }
         }
     }
-    let exit = match connection.close_reason() {
-        Some(ConnectionError::ApplicationClosed(close)) => match u32::try_from(close.error_code.into_inner())
-        {
-            Ok(CLOSE_LEFT) => Some(PeerExit::Leaves),
-            Ok(CLOSE_ENDED) => Some(PeerExit::Ends),
-            _ => None,
-        },
-        _ => None,
+    let ending = match connection.close_reason() {
+        Some(ConnectionError::ApplicationClosed(close)) => {
+            Ending::ByPeer(u32::try_from(close.error_code.into_inner()).unwrap_or(u32::MAX))
+        }
+        Some(ConnectionError::LocallyClosed) => Ending::ByUs,
+        Some(error) => Ending::Lost(error.to_string()),
+        None => Ending::Lost("the connection ended".to_owned()),
     };
-    _ = events.send(LinkEvent::Down(id, exit)).await;
+    _ = events.send(LinkEvent::Down(id, ending)).await;
 }
 
 /// Why a lane is not read any more.

@@ -18,6 +18,7 @@ use moka::sync::Cache;
 use quinn::{Connection, Endpoint, Incoming, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use crate::error::{Cause, StartError};
 use crate::node::net::admission::{Admission, HandshakeVerdict, Permit, SourceAddr};
@@ -29,6 +30,7 @@ use crate::node::net::security::{SERVER_NAME, Security};
 use crate::node::net::seeds::Seed;
 use crate::node::net::sender::{CLOSE_ENDED, CLOSE_REFUSED, CLOSE_SECURITY, LinkEvent};
 use crate::node::runtime::shared::{Core, Shared};
+use crate::node::runtime::spans::handshake_span;
 
 /// Dials in progress at a time; further ones wait. With many handshakes at once the work of each makes the round trips
 /// look long. A connection remembers its first round trip for a long time, and waits for three of them before it
@@ -149,7 +151,8 @@ impl Network {
         let decide = if is_validated { Admission::validated } else { Admission::unvalidated };
         match decide(&self.admission, addr) {
             HandshakeVerdict::Accept(place, time) => {
-                tokio::spawn(Self::let_in(self.clone(), incoming, place, time));
+                let span = handshake_span(&self.shared.name, incoming.remote_address());
+                tokio::spawn(Self::let_in(self.clone(), incoming, place, time).instrument(span));
             }
             // A retry cannot fail for an address that is not validated.
             HandshakeVerdict::Retry => _ = incoming.retry(),
@@ -197,6 +200,8 @@ impl Network {
     /// interval.
     fn report_stranger(&self, addr: SocketAddr, why: NoLink) {
         let NoLink::Refused { by_us, refusal } = why else { return };
+        #[cfg(feature = "metrics")]
+        self.shared.meter.count_refusal(by_us, &refusal);
         let what = format!("{:?} {by_us} {refusal:?}", SourceAddr::from(addr.ip()));
         if self.reported.contains_key(&what) {
             return;
@@ -212,6 +217,8 @@ impl Network {
     fn report_no_link(&self, addr: SocketAddr, target: Option<&str>, why: NoLink) {
         match why {
             NoLink::Refused { by_us, refusal } => {
+                #[cfg(feature = "metrics")]
+                self.shared.meter.count_refusal(by_us, &refusal);
                 let what = format!("{} {by_us} {refusal:?}", addr.ip());
                 self.report(what, NodeEvent::PeerRefused { addr, by_us, refusal });
             }
@@ -293,7 +300,7 @@ impl Network {
                 return Ok(());
             }
             tracing::debug!(node = %self.shared.name, %addr, seed, "dialling");
-            let dialled = self.dial(addr);
+            let dialled = self.dial(addr).instrument(handshake_span(&self.shared.name, addr));
             tokio::pin!(dialled);
             if let Ok(linked) = timeout(DIAL_SLOT_TIME, &mut dialled).await {
                 return linked;

@@ -8,20 +8,26 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::election::LeaseEnd;
 #[cfg(feature = "json")]
 use crate::error::Rejected;
+use crate::form;
 use crate::id::{LinkId, RunId};
-use crate::membership::{Contact, MemberLimit};
+use crate::membership::{Contact, MemberLimit, PeerExit};
 use crate::node::net::greeting::{Greeting, GreetingAnswer};
 use crate::node::net::security::TlsRefusal;
 #[cfg(feature = "srv")]
 use crate::node::net::srv::NameServers;
-use crate::replica::ReplicaEvent;
+use crate::replica::{BreakReason, RepairReport, ReplicaEvent};
 use crate::text::{Escaped, Span};
+use crate::time::Stamp;
 
 /// Why two nodes did not become peers. They exchanged at most their greetings, and no data.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum PeerRefusal {
     /// The TLS handshake failed.
     #[error("{0}")]
@@ -42,6 +48,7 @@ pub enum PeerRefusal {
     #[error("the wall clocks are {} apart, more than clock_skew_max permits", Span(*apart))]
     Clock {
         /// The difference of the clocks.
+        #[serde(with = "form::span")]
         apart: Duration,
     },
     /// A live node has that name already.
@@ -75,9 +82,49 @@ pub enum PeerRefusal {
     Greeting,
 }
 
-/// Something that the operator of a node should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a link to a peer ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
+pub enum LinkEnd {
+    /// This node broke it.
+    Broken(BreakReason),
+    /// The peer's process has ended, or the peer has left the cluster.
+    PeerExit(PeerExit),
+    /// Another link to the same peer is kept instead, or the peer's name went to another node.
+    Replaced,
+    /// This node does not accept the peer's certificate any more.
+    NotAccepted,
+    /// This node closed it, because one of its streams had ended or the peer did not answer.
+    Unusable,
+    /// The peer broke it, or does not accept this node's certificate any more. The peer's log says why.
+    ByPeer,
+    /// The connection was lost.
+    Lost {
+        /// What the transport says.
+        reason: String,
+    },
+}
+
+impl fmt::Display for LinkEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Broken(reason) => return reason.fmt(f),
+            Self::PeerExit(PeerExit::Ends) => "the peer's process has ended",
+            Self::PeerExit(PeerExit::Leaves) => "the peer has left the cluster",
+            Self::Replaced => "another link is kept instead",
+            Self::NotAccepted => "the peer's certificate is not accepted any more",
+            Self::Unusable => "a stream had ended, or the peer did not answer",
+            Self::ByPeer => "the peer closed it; its log says why",
+            Self::Lost { reason } => return write!(f, "the connection was lost: {reason}"),
+        })
+    }
+}
+
+/// Something that the operator of a node should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum NodeEvent {
     /// An event of the replica, for example a refused row or damage.
     Store(ReplicaEvent),
@@ -89,6 +136,45 @@ pub enum NodeEvent {
         by_us: bool,
         /// Why.
         refusal: PeerRefusal,
+    },
+    /// A link to a peer was made.
+    LinkMade {
+        /// The peer's name.
+        peer: String,
+        /// The address at which others can reach it.
+        addr: SocketAddr,
+    },
+    /// A link to a peer has ended. It is made again if the peer can be reached.
+    LinkEnded {
+        /// The peer's name.
+        peer: String,
+        /// The address at which others can reach it.
+        addr: SocketAddr,
+        /// Why.
+        end: LinkEnd,
+    },
+    /// A session in which this node and a peer repaired each other is over.
+    RepairEnded {
+        /// The peer's name.
+        peer: String,
+        /// What it moved, and how long it took.
+        repair: RepairReport,
+    },
+    /// This node holds a lease now.
+    LeaseWon {
+        /// The name of the election or lock.
+        name: String,
+        /// The fencing token.
+        token: Stamp,
+    },
+    /// This node does not hold a lease any more: it gave it up, or could not renew it in time.
+    LeaseEnded {
+        /// The name of the election or lock.
+        name: String,
+        /// The fencing token.
+        token: Stamp,
+        /// Why.
+        end: LeaseEnd,
     },
     /// The disk accepts no transaction. This node refuses local writes and reports none as durable; reads and
     /// replication go on.
@@ -135,6 +221,29 @@ impl fmt::Display for NodeEvent {
             }
             Self::PeerRefused { addr, by_us: false, refusal } => {
                 write!(f, "{addr} refused this node: {refusal}")
+            }
+            Self::LinkMade { peer, addr } => write!(f, "a link to {} at {addr} was made", Escaped(peer)),
+            Self::LinkEnded { peer, addr, end } => {
+                write!(f, "the link to {} at {addr} has ended: {end}", Escaped(peer))
+            }
+            Self::RepairEnded { peer, repair } => {
+                let RepairReport { is_complete, rows, bytes, took } = repair;
+                let ended = if *is_complete { "is complete" } else { "has ended early" };
+                write!(
+                    f,
+                    "a repair with {} {ended}: {rows} rows, {bytes} bytes, {}",
+                    Escaped(peer),
+                    Span(*took)
+                )
+            }
+            Self::LeaseWon { name, token } => {
+                write!(f, "this node holds the lease {} with token {token}", Escaped(name))
+            }
+            Self::LeaseEnded { name, end: LeaseEnd::Resigned, .. } => {
+                write!(f, "this node gave up the lease {}", Escaped(name))
+            }
+            Self::LeaseEnded { name, .. } => {
+                write!(f, "this node lost the lease {}: it could not be renewed in time", Escaped(name))
             }
             Self::DiskFailed { reason, may_pass } => {
                 let until = if *may_pass { "it works again" } else { "the node is restarted" };
@@ -200,8 +309,8 @@ struct Peer {
 /// What becomes of a new link.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::node) enum LinkVerdict {
-    /// It is kept, and replaces this older link to the same run, if there is one.
-    Stays(Option<LinkId>),
+    /// It is kept, and replaces this older link to the same run, if there is one: its name and address.
+    Stays(Option<(LinkId, String, SocketAddr)>),
     /// It is closed, because the existing link is the preferred one.
     Goes,
 }
@@ -248,21 +357,22 @@ impl Peers {
         if old.is_some_and(|old| self.links[&old].is_preferred && !is_preferred) {
             return LinkVerdict::Goes;
         }
-        if let Some(old) = old {
-            self.links.remove(&old);
-        }
+        let old = old.and_then(|old| {
+            let peer = self.links.remove(&old)?;
+            Some((old, peer.name, peer.addr))
+        });
         self.runs.insert(theirs.run, id);
         let (name, run) = (theirs.name.clone(), theirs.run);
         self.links.insert(id, Peer { name, run, addr, is_preferred });
         LinkVerdict::Stays(old)
     }
 
-    /// Removes a link that is down.
-    pub(in crate::node) fn remove_link(&mut self, id: LinkId) {
-        if let Some(peer) = self.links.remove(&id) {
-            self.runs.remove(&peer.run);
-            self.dialled.retain(|_, run| *run != peer.run);
-        }
+    /// Removes a link that is down. Returns the peer's name and address.
+    pub(in crate::node) fn remove_link(&mut self, id: LinkId) -> Option<(String, SocketAddr)> {
+        let peer = self.links.remove(&id)?;
+        self.runs.remove(&peer.run);
+        self.dialled.retain(|_, run| *run != peer.run);
+        Some((peer.name, peer.addr))
     }
 
     /// The link to another run with this name.

@@ -21,6 +21,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, ConnectionError};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::error::{BoxedError, Cause, SecurityError, StartError};
@@ -45,8 +46,9 @@ pub(in crate::node) fn check_node_name(name: &str) -> Result<(), StartError> {
 }
 
 /// Why the TLS handshake between two nodes failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum TlsRefusal {
     /// The nodes have different secrets, or belong to different clusters: a secret is salted with the cluster's name.
     #[error("the nodes have different secrets or cluster names")]

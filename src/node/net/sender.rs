@@ -1,7 +1,7 @@
 //! What passes between the links and the driver: bytes to be sent, and what arrived.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use quinn::Connection;
@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::id::LinkId;
 use crate::membership::PeerExit;
 use crate::node::net::congestion::close;
+use crate::node::net::peers::LinkEnd;
 use crate::replica::Lane;
 
 /// The process ends and may come back. Not 0, with which a connection is closed whose handle is merely dropped.
@@ -33,8 +34,45 @@ pub(in crate::node) enum LinkEvent {
     Stream(LinkId, Lane, Bytes, OwnedSemaphorePermit),
     /// A datagram that is not empty.
     Datagram(LinkId, Bytes),
-    /// The link is down, and what the peer's close code said, if anything.
-    Down(LinkId, Option<PeerExit>),
+    /// The link is down, and why.
+    Down(LinkId, Ending),
+}
+
+/// How a connection ended, as far as it shows.
+#[derive(Debug)]
+pub(in crate::node) enum Ending {
+    /// The peer closed it, with this code.
+    ByPeer(u32),
+    /// This node closed it. [`LinkSender::closed_with`] says why.
+    ByUs,
+    /// The transport gave it up; the text says why.
+    Lost(String),
+}
+
+impl Ending {
+    /// What the peer's close code says of its process.
+    pub(in crate::node) fn exit(&self) -> Option<PeerExit> {
+        match self {
+            Self::ByPeer(CLOSE_LEFT) => Some(PeerExit::Leaves),
+            Self::ByPeer(CLOSE_ENDED) => Some(PeerExit::Ends),
+            _ => None,
+        }
+    }
+
+    /// Why the link ended, to be reported. `own_code`: with what this node closed it.
+    pub(in crate::node) fn link_end(self, own_code: u32) -> LinkEnd {
+        match (self.exit(), self) {
+            (Some(exit), _) => LinkEnd::PeerExit(exit),
+            (None, Self::Lost(reason)) => LinkEnd::Lost { reason },
+            (None, Self::ByPeer(CLOSE_DUPLICATE)) => LinkEnd::Replaced,
+            (None, Self::ByPeer(_)) => LinkEnd::ByPeer,
+            (None, Self::ByUs) => match own_code {
+                CLOSE_DUPLICATE => LinkEnd::Replaced,
+                CLOSE_SECURITY => LinkEnd::NotAccepted,
+                _ => LinkEnd::Unusable,
+            },
+        }
+    }
 }
 
 /// The sending side of a link. What is queued here is bounded by the replica's window, [`WINDOW_BYTES`].
@@ -42,6 +80,8 @@ pub(in crate::node) enum LinkEvent {
 pub(in crate::node) struct LinkSender {
     connection: Connection,
     lanes: [LaneSender; 2],
+    /// The code with which this node closed the connection; 0 until then.
+    closed_with: AtomicU32,
 }
 
 /// The sending side of one lane.
@@ -62,7 +102,7 @@ pub(in crate::node) struct LaneBytes {
 
 impl LinkSender {
     pub(in crate::node) fn new(connection: Connection, lanes: [LaneSender; 2]) -> Self {
-        Self { connection, lanes }
+        Self { connection, lanes, closed_with: AtomicU32::new(0) }
     }
 
     pub(in crate::node) fn send(&self, lane: Lane, bytes: Vec<u8>) {
@@ -81,7 +121,12 @@ impl LinkSender {
         _ = self.connection.send_datagram(bytes.into());
     }
 
+    pub(in crate::node) fn closed_with(&self) -> u32 {
+        self.closed_with.load(Ordering::Relaxed)
+    }
+
     pub(in crate::node) fn close(&self, code: u32) {
+        self.closed_with.store(code, Ordering::Relaxed);
         close(&self.connection, code);
     }
 

@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use crate::node::net::peers::NodeEvent;
 use crate::node::net::sender::LinkEvent;
 use crate::node::runtime::shared::{Core, Shared};
 use crate::replica::{Input, Lane};
@@ -71,6 +72,8 @@ pub(in crate::node) async fn drive(shared: Arc<Shared>, mut events: mpsc::Receiv
         }
     }
     shared.close();
+    #[cfg(feature = "metrics")]
+    let _ = catch_unwind(AssertUnwindSafe(|| crate::node::api::metrics::record_closed(&shared.name)));
 }
 
 /// One step under the lock. Returns the deadline of the next step, zero for at once, and whether this one had to wait
@@ -86,19 +89,19 @@ fn step(shared: &Shared, batch: &mut VecDeque<LinkEvent>) -> Option<(Duration, b
         core.replica.handle(now, Input::Wake);
     }
     let in_time = || shared.now().mono < now.mono + STEP_TIME_MAX;
-    let mut events = 0;
+    let (mut events, mut news) = (0, Vec::new());
     while (events == 0 || in_time())
         && let Some(event) = batch.pop_front()
     {
         events += 1;
         #[cfg(feature = "metrics")]
         shared.meter.count_received(&event);
-        take_in(core, now, event);
+        news.extend(take_in(shared, core, now, event));
     }
     core.arrivals.follow(now, &mut core.replica);
     // Before any acknowledgement is sent: what is acknowledged to a peer must be readable here.
     let mut wakers = shared.follow(core, now);
-    let (mut outputs, mut news) = (0, Vec::new());
+    let mut outputs = 0;
     while outputs < BATCH_MAX
         && (outputs == 0 || in_time())
         && let Some(output) = core.replica.poll()
@@ -142,20 +145,26 @@ fn hand_drained(shared: &Shared, core: &mut Core, now: Time) {
     }
 }
 
-fn take_in(core: &mut Core, now: Time, event: LinkEvent) {
+/// Hands one event in. If it returns a [`Notify`], the caller must trigger it once it has released the lock.
+fn take_in(shared: &Shared, core: &mut Core, now: Time, event: LinkEvent) -> Option<Arc<Notify>> {
     match event {
         LinkEvent::Stream(id, lane, bytes, place) => {
             core.replica.handle(now, Input::Stream(id, lane, &bytes));
             drop(place);
         }
         LinkEvent::Datagram(id, bytes) => core.replica.handle(now, Input::Datagram(id, &bytes)),
-        LinkEvent::Down(id, exit) => {
-            core.senders.remove(&id);
-            core.peers.remove_link(id);
-            if let Some(exit) = exit {
+        LinkEvent::Down(id, ending) => {
+            let own_code = core.senders.remove(&id).map_or(0, |wire| wire.closed_with());
+            let peer = core.peers.remove_link(id);
+            if let Some(exit) = ending.exit() {
                 core.replica.handle(now, Input::PeerClosing { link: id, exit });
             }
             core.replica.handle(now, Input::LinkDown(id));
+            // A link that this node broke was reported then.
+            let (peer, addr) = peer?;
+            let end = ending.link_end(own_code);
+            return Some(shared.add_event(NodeEvent::LinkEnded { peer, addr, end }));
         }
     }
+    None
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::node::runtime::log::log_joining;
-use crate::replica::{JoinProgress, Replica};
+use crate::node::runtime::log::{log_joining, log_readiness};
+use crate::node::runtime::spans::{end_join_span, join_span};
+use crate::replica::{JoinProgress, Readiness, Replica};
 use crate::time::Time;
 
 /// Progress is posted at most once in this time; the last step is always posted.
@@ -29,6 +30,10 @@ pub(in crate::node) struct JoinBoard {
 pub(in crate::node) struct Posted {
     pub(in crate::node) progress: Option<JoinProgress>,
     at: Duration,
+    /// What the log says of the readiness.
+    logged: Readiness,
+    /// While the node joins.
+    span: Option<tracing::Span>,
 }
 
 impl JoinBoard {
@@ -39,7 +44,15 @@ impl JoinBoard {
 
     /// Whether the node has caught up with its cluster.
     pub(in crate::node) fn has_joined(&self, replica: &Replica) -> bool {
-        self.is_alone || replica.is_ready()
+        self.readiness(replica).is_ready()
+    }
+
+    /// Whether the node is ready, and whether it has caught up.
+    pub(in crate::node) fn readiness(&self, replica: &Replica) -> Readiness {
+        match replica.readiness() {
+            Readiness::Joining if self.is_alone => Readiness::Alone,
+            readiness => readiness,
+        }
     }
 
     pub(in crate::node) fn lock(&self) -> MutexGuard<'_, Posted> {
@@ -49,8 +62,17 @@ impl JoinBoard {
     /// Posts the progress if it has changed and is due. Then it returns the [`Notify`] of the readers, which the caller
     /// must trigger once it has released the lock of the core.
     pub(in crate::node) fn follow(&self, node: &str, replica: &Replica, now: Time) -> Option<Arc<Notify>> {
-        let is_ready = self.has_joined(replica);
+        let readiness = self.readiness(replica);
+        let is_ready = readiness.is_ready();
         let mut posted = self.lock();
+        if std::mem::replace(&mut posted.logged, readiness) != readiness {
+            log_readiness(node, readiness, &replica.join_progress());
+        }
+        if !is_ready {
+            posted.span.get_or_insert_with(|| join_span(node));
+        } else if let Some(span) = posted.span.take() {
+            end_join_span(&span, readiness, replica.len() as u64);
+        }
         let is_early = now.mono < posted.at + PROGRESS_INTERVAL;
         if posted.progress.as_ref().is_some_and(|last| last.is_ready == is_ready && (is_ready || is_early)) {
             return None;
@@ -63,7 +85,7 @@ impl JoinBoard {
         if is_same {
             return None;
         }
-        if is_ready || progress.donor.as_ref() != donor {
+        if !is_ready && progress.donor.as_ref() != donor {
             log_joining(node, &progress);
         }
         posted.progress = Some(progress);

@@ -4,12 +4,14 @@
 //!
 //! A text that another node chose goes through [`Escaped`].
 
+use std::net::SocketAddr;
+
 use tracing::{debug, error, info, warn};
 
-use crate::id::LinkId;
+use crate::election::LeaseEnd;
 use crate::membership::MemberEvent;
-use crate::node::net::peers::NodeEvent;
-use crate::replica::{BreakReason, JoinProgress, ReplicaEvent};
+use crate::node::net::peers::{LinkEnd, NodeEvent};
+use crate::replica::{BreakReason, JoinProgress, Readiness, RepairReport, ReplicaEvent};
 use crate::text::{Escaped, Span};
 
 /// Logs a change of a member.
@@ -23,24 +25,20 @@ pub(in crate::node) fn log_member(node: &str, event: &MemberEvent) {
     }
 }
 
-/// Logs that this node closed a link.
-pub(in crate::node) fn log_break(node: &str, peer: Option<&str>, link: LinkId, reason: BreakReason) {
-    let peer = Escaped(peer.unwrap_or_default());
-    if matches!(reason, BreakReason::Protocol(_)) {
-        warn!(%node, %peer, %link, %reason, "link closed by this node");
-    } else {
-        info!(%node, %peer, %link, %reason, "link closed by this node");
-    }
+/// Logs who feeds a node that joins.
+pub(in crate::node) fn log_joining(node: &str, progress: &JoinProgress) {
+    let donor = Escaped(progress.donor.as_deref().unwrap_or("none"));
+    let (entries, entries_expected) = (progress.entries_done, progress.entries_expected);
+    info!(%node, %donor, entries, entries_expected, "joining the cluster");
 }
 
-/// Logs how far a node is that joins: who feeds it, and at the end.
-pub(in crate::node) fn log_joining(node: &str, progress: &JoinProgress) {
-    let entries = progress.entries_done;
-    if progress.is_ready {
-        info!(%node, entries, bytes = progress.bytes_done, "joined the cluster");
-    } else {
-        let donor = Escaped(progress.donor.as_deref().unwrap_or("none"));
-        info!(%node, %donor, entries, entries_expected = progress.entries_expected, "joining the cluster");
+/// Logs that a node is ready, or is not any more. That it waited for others in vain is an event.
+pub(in crate::node) fn log_readiness(node: &str, readiness: Readiness, progress: &JoinProgress) {
+    let (entries, bytes) = (progress.entries_done, progress.bytes_done);
+    match readiness {
+        Readiness::Joining => warn!(%node, entries, "joining the cluster again"),
+        Readiness::Alone => info!(%node, entries, bytes, "ready without having caught up with another node"),
+        Readiness::Joined => info!(%node, entries, bytes, "joined the cluster"),
     }
 }
 
@@ -53,6 +51,20 @@ pub(in crate::node) fn log_event(node: &str, event: &NodeEvent) {
         }
         NodeEvent::PeerRefused { addr, by_us: false, refusal } => {
             warn!(%node, peer = %addr, reason = %refusal, "refused by peer");
+        }
+        NodeEvent::LinkMade { peer, addr } => info!(%node, peer = %Escaped(peer), %addr, "link made"),
+        NodeEvent::LinkEnded { peer, addr, end } => log_link_end(node, peer, *addr, end),
+        NodeEvent::RepairEnded { peer, repair } => {
+            let RepairReport { is_complete, rows, bytes, took } = repair;
+            let (peer, took) = (Escaped(peer), Span(*took));
+            debug!(%node, %peer, is_complete, rows, bytes, %took, "repair ended");
+        }
+        NodeEvent::LeaseWon { name, token } => info!(%node, name = %Escaped(name), %token, "lease won"),
+        NodeEvent::LeaseEnded { name, token, end: LeaseEnd::Resigned } => {
+            info!(%node, name = %Escaped(name), %token, "lease given up");
+        }
+        NodeEvent::LeaseEnded { name, token, .. } => {
+            warn!(%node, name = %Escaped(name), %token, "lease lost; it could not be renewed in time");
         }
         NodeEvent::DiskFailed { reason, may_pass: true } => {
             warn!(%node, %reason, "disk failed; writes are refused until it works again");
@@ -71,6 +83,15 @@ pub(in crate::node) fn log_event(node: &str, event: &NodeEvent) {
         NodeEvent::Unreachable { target, reason } => {
             warn!(%node, seed = %Escaped(target), %reason, "seed out of reach; it is tried again");
         }
+    }
+}
+
+fn log_link_end(node: &str, peer: &str, addr: SocketAddr, end: &LinkEnd) {
+    let peer = Escaped(peer);
+    if matches!(end, LinkEnd::Broken(BreakReason::Protocol(_))) {
+        warn!(%node, %peer, %addr, reason = %end, "link ended");
+    } else {
+        info!(%node, %peer, %addr, reason = %end, "link ended");
     }
 }
 
@@ -99,6 +120,14 @@ fn log_replica_event(node: &str, event: &ReplicaEvent) {
             warn!(%node, off = %Span(*off), "clock is off; writes are refused until it is right or confirmed");
         }
         ReplicaEvent::VotersChanged(_) => info!(%node, "{event}"),
+        ReplicaEvent::ReadyAlone { waited } => {
+            let waited = Span(*waited);
+            warn!(%node, %waited, "no other node could be reached; this one is ready with what its disk holds");
+        }
+        ReplicaEvent::StoreFilling { bytes, limit } => {
+            warn!(%node, bytes, limit, "store is close to its limit, where writes that let it grow are refused");
+        }
+        ReplicaEvent::StoreHasRoom { bytes, limit } => info!(%node, bytes, limit, "store has room again"),
         ReplicaEvent::ClockTrusted => info!(%node, "clock is trusted again"),
         ReplicaEvent::Disagreement { peer } => {
             warn!(%node, peer = %Escaped(peer), "peer merged the same writes and holds something else; it is repaired");

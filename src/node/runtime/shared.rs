@@ -20,7 +20,7 @@ use crate::error::WriteError;
 use crate::id::{LinkId, LogId, RunId};
 use crate::membership::{Contact, Member, MemberEvent};
 use crate::node::disk::link::DiskLink;
-use crate::node::net::peers::{DialRequest, NodeEvent, Peers};
+use crate::node::net::peers::{DialRequest, LinkEnd, NodeEvent, Peers};
 use crate::node::net::seeds::DialTargets;
 use crate::node::net::sender::LinkSender;
 use crate::node::runtime::clock::mono;
@@ -28,11 +28,11 @@ use crate::node::runtime::event_log::EventLog;
 use crate::node::runtime::index::{Index, IndexCursor};
 use crate::node::runtime::join_board::JoinBoard;
 use crate::node::runtime::listeners::Listeners;
-use crate::node::runtime::log::{log_break, log_event, log_member};
-use crate::replica::{Output, RepairReport, Replica};
+use crate::node::runtime::log::{log_event, log_member};
+use crate::node::runtime::spans::{end_repair_span, repair_span};
+use crate::replica::{Output, Replica};
 use crate::store::entry::Revision;
 use crate::store::watch::WatchId;
-use crate::text::Span;
 use crate::time::Time;
 
 /// How long a node that ends waits for each of: its leases being released, its last writes being acknowledged, its
@@ -51,6 +51,8 @@ pub(in crate::node) struct Core {
     pub(in crate::node) peers: Peers,
     pub(in crate::node) next_link: LinkId,
     pub(in crate::node) elections: Listeners,
+    /// Repairs under way: the peer's name, and the span of the repair.
+    pub(in crate::node) repairs: BTreeMap<LinkId, (String, tracing::Span)>,
 }
 
 #[derive(Debug)]
@@ -111,8 +113,11 @@ impl Shared {
             peers: Peers::default(),
             next_link: LinkId::new(1),
             elections: Listeners::default(),
+            repairs: BTreeMap::new(),
         };
         Arc::new(Self {
+            #[cfg(feature = "metrics")]
+            meter: crate::node::runtime::meter::Meter::new(&name),
             name,
             run,
             addr,
@@ -134,8 +139,6 @@ impl Shared {
             events: EventLog::new(),
             member_events: EventLog::new(),
             join_board,
-            #[cfg(feature = "metrics")]
-            meter: crate::node::runtime::meter::Meter::default(),
             dial_targets,
         })
     }
@@ -223,9 +226,11 @@ impl Shared {
         &self,
         write: impl FnOnce(&mut Replica, Time) -> Result<T, WriteError>,
     ) -> Result<(T, Revision), WriteError> {
+        #[cfg(feature = "metrics")]
+        let began = std::time::Instant::now();
         let written = self.try_write(write);
         #[cfg(feature = "metrics")]
-        self.meter.count_write(&written);
+        self.meter.count_write(&written, began.elapsed());
         written
     }
 
@@ -306,17 +311,26 @@ impl Shared {
                 }
             }
             Output::Break(id, reason) => {
-                log_break(&self.name, core.peers.name(id), id, reason);
-                core.peers.remove_link(id);
                 if let Some(wire) = core.senders.remove(&id) {
                     wire.close(crate::node::net::sender::CLOSE_BROKEN);
                 }
+                let (peer, addr) = core.peers.remove_link(id)?;
+                return Some(self.add_event(NodeEvent::LinkEnded {
+                    peer,
+                    addr,
+                    end: LinkEnd::Broken(reason),
+                }));
             }
             Output::MemberDatagram(to, bytes) => self.send_packet(core, to, bytes),
+            Output::RepairBegun(id) => {
+                let peer = core.peers.name(id).unwrap_or_default().to_owned();
+                let span = repair_span(&self.name, &peer);
+                core.repairs.insert(id, (peer, span));
+            }
             Output::Repair(id, repair) => {
-                let RepairReport { is_complete, rows, bytes, took } = repair;
-                let (peer, took) = (core.peers.name(id), Span(took));
-                tracing::debug!(node = %self.name, peer, is_complete, rows, bytes, %took, "repair ended");
+                let (peer, span) = core.repairs.remove(&id)?;
+                end_repair_span(&span, &repair);
+                return Some(self.add_event(NodeEvent::RepairEnded { peer, repair }));
             }
             Output::Dial(contact) => self.request_dial(DialRequest::Member(contact)),
             Output::Seek => self.request_dial(DialRequest::Seeds),
@@ -324,20 +338,28 @@ impl Shared {
                 log_member(&self.name, &event);
                 return Some(self.member_events.add(event));
             }
-            Output::Lease(id, state) => core.elections.lease(id, state),
             Output::VotersSet(outcome) => core.elections.voters_set(outcome),
-            Output::Leader(name, _) => return core.elections.leaders.get(&name).cloned(),
-            Output::Event(event) => {
-                let event = event.into();
-                log_event(&self.name, &event);
-                return Some(self.events.add(event));
+            Output::Lease(id, state) => {
+                let event = core.elections.lease(id, state)?;
+                return Some(self.add_event(event));
             }
+            Output::Leader(name, _) => return core.elections.leaders.get(&name).cloned(),
+            Output::Event(event) => return Some(self.add_event(event.into())),
         }
         None
     }
 }
 
 impl Shared {
+    /// Logs an event and adds it for the readers, under the lock of the core. The caller must trigger what it returns
+    /// once it has released the lock.
+    pub(in crate::node) fn add_event(&self, event: NodeEvent) -> Arc<Notify> {
+        log_event(&self.name, &event);
+        #[cfg(feature = "metrics")]
+        self.meter.count_event(&event);
+        self.events.add(event)
+    }
+
     /// Logs an event and adds it for the readers. Not under the lock of the core, where [`Shared::dispatch`] adds.
     pub(in crate::node) fn report(&self, event: NodeEvent) {
         log_event(&self.name, &event);

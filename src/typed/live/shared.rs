@@ -7,14 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 
 use super::layer::guarded;
 use super::pieces::PieceTree;
 use crate::error::Rejected;
 
 /// Whether a [`Live`](crate::Live) follows the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum LiveState {
     /// The value is what the store and the layers hold.
     Current,
