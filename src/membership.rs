@@ -230,6 +230,11 @@ impl Members {
         self.known.values().map(|known| &known.member)
     }
 
+    /// The member of a run, this node included.
+    pub(crate) fn of_run(&self, run: RunId) -> Option<&Member> {
+        if run == self.own.run { Some(&self.own) } else { self.known.get(&run).map(|known| &known.member) }
+    }
+
     pub(crate) fn is_alive(&self, run: RunId) -> bool {
         self.known.get(&run).is_some_and(|known| known.member.state.is_alive())
     }

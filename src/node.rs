@@ -290,6 +290,13 @@ impl Node {
         self.shared.members()
     }
 
+    /// The member whose run wrote what has this stamp: of [`Entry::stamp`], or of a delete
+    /// ([`WatchEvent::Delete`](crate::WatchEvent::Delete)). Known of living members and of those that are gone and not
+    /// forgotten yet; not of the earlier runs of a member.
+    pub fn member_of(&self, stamp: Stamp) -> Option<Member> {
+        self.shared.lock_closed()?.replica.member_of(stamp).cloned()
+    }
+
     /// The lease of this name, which at most one node holds at a time. [`Election`] states the guarantees.
     pub fn election(&self, name: impl Into<String>) -> Election {
         Election::new(&self.shared, name.into())

@@ -18,7 +18,7 @@ use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
 use crate::store::coverage::{ClaimBounds, Clocks, Coverage};
 use crate::store::digest::{Digest, HashKey, HashRange, Place};
-use crate::store::entry::{DOTS_MAX, Dot, DotSet};
+use crate::store::entry::{DOTS_MAX, Dot, DotSet, Removal};
 use crate::store::slab::{ChangeOrigin, KeyIndex, Slab, StoredRow};
 use crate::time::{HybridClock, Stamp, Time};
 
@@ -151,6 +151,12 @@ impl LocalStore {
         (!row.dot_set.is_empty()).then_some((&row.dot_set, row.revision))
     }
 
+    /// What a key holds, for a peer. If it holds nothing, this says why, as long as the log has the removal.
+    pub(crate) fn dot_set_or_empty(&self, key: &[u8]) -> DotSet {
+        let row = self.row_of(key, self.hash_key.place(key));
+        row.map_or_else(|| DotSet::empty(key, Removal::Unknown), |id| self.slab.at(id).dot_set.clone())
+    }
+
     pub(crate) fn row(&self, id: RowId) -> &StoredRow {
         self.slab.at(id)
     }
@@ -210,7 +216,8 @@ impl LocalStore {
         let place = self.hash_key.place(key);
         let row = self.row_of(key, place).filter(|id| !self.slab.at(*id).dot_set.is_empty())?;
         let stamp = self.stamp(now);
-        let revision = self.apply(Some(row), place, DotSet::Empty(Dot::key_only(key)), ChangeOrigin::Own);
+        let empty = DotSet::empty(key, Removal::Deleted(stamp));
+        let revision = self.apply(Some(row), place, empty, ChangeOrigin::Own);
         self.coverage.claim(stamp);
         Some((stamp, revision))
     }
@@ -441,7 +448,7 @@ impl LocalStore {
             for id in held {
                 let dot_set = self.slab.at(id).dot_set.clone();
                 if !listed.contains(dot_set.key()) {
-                    let empty = DotSet::Empty(Dot::key_only(dot_set.key()));
+                    let empty = DotSet::empty(dot_set.key(), Removal::Unknown);
                     let place = self.hash_key.place(dot_set.key());
                     self.merge_row(now, &empty, place, source, |stamp| {
                         peer_coverage.covers(dot_set.key(), stamp)

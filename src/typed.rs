@@ -33,7 +33,7 @@ use crate::config::BATCH_WRITES_MAX;
 use crate::error::WriteError;
 #[cfg(feature = "json")]
 use crate::error::{Author, Rejected};
-use crate::id::RunId;
+use crate::membership::Member;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
 use crate::store::entry::{Entry, Revision};
@@ -187,9 +187,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// it was closed before.
     fn joined(&self) -> impl Future<Output = bool> + Send + use<Self>;
 
-    /// The name of the member that is or was this run, as far as the node knows it. [`Entry::origin`] is the run that
-    /// wrote a value.
-    fn member_name(&self, run: RunId) -> Option<String>;
+    /// The member whose run wrote what has this stamp. Known of living members and of those that are gone and not
+    /// forgotten yet; not of the earlier runs of a member.
+    fn member_of(&self, stamp: Stamp) -> Option<Member>;
 
     /// Hears what a live value called `live` does not apply, whenever that changes: what is new of it, and how much it
     /// is in all. A node logs the news, reports them as events and records the number as a metric.
@@ -275,10 +275,10 @@ pub trait WriteReceipt: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn revision(&self) -> Revision;
 }
 
-/// Who a run is.
+/// Who wrote what has this stamp.
 #[cfg(feature = "json")]
-fn writer(store: &impl Store, run: RunId) -> Author {
-    Author { run, name: store.member_name(run) }
+fn writer(store: &impl Store, stamp: Stamp) -> Author {
+    Author { run: stamp.origin, name: store.member_of(stamp).map(|member| member.name) }
 }
 
 /// Waits for the next item of a stream. A future that is dropped while it waits has taken nothing from the stream.

@@ -339,7 +339,10 @@ fn timers_of_tasks_end_in_virtual_time() {
     assert_eq!([99, 1, 49, 1].map(|more| ticks(&mut sim, more)), [0, 2, 2, 3]);
     sim.run_for(ms(1_000));
     assert_eq!(store.get("end").unwrap().value(), b"42 true");
-    assert_eq!(store.member_name(store.get("end").unwrap().origin()).as_deref(), Some("n0"));
+    assert_eq!(
+        store.member_of(store.get("end").unwrap().stamp()).map(|member| member.name).as_deref(),
+        Some("n0")
+    );
 }
 
 #[test]
@@ -401,7 +404,10 @@ async fn timers_and_tasks_run_on_a_node() {
     nodes::until(|| node.get("end").is_some()).await;
     assert_eq!(node.get("end").unwrap().value(), b"42 true");
     assert_eq!(node.counter("ticks").value(), 2);
-    assert_eq!(node.member_name(node.get("end").unwrap().origin()).as_deref(), Some("n0"));
+    assert_eq!(
+        node.member_of(node.get("end").unwrap().stamp()).map(|member| member.name).as_deref(),
+        Some("n0")
+    );
     assert_eq!(node.blocking(|| panic!("on purpose")).await, None::<()>);
     node.shutdown().await;
     assert!(!node.joined().await);

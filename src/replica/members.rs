@@ -8,7 +8,7 @@ use crate::id::{LinkId, RunId};
 use crate::membership::Contact;
 use crate::membership::{Member, MemberEffect, Members, Route};
 use crate::store::change_log::LogFilter;
-use crate::time::Time;
+use crate::time::{Stamp, Time};
 use crate::wire::{Kind, Reader};
 
 impl Replica {
@@ -20,6 +20,12 @@ impl Replica {
     /// All other known members, including those that are gone.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().flat_map(Members::others)
+    }
+
+    /// The member that wrote what has this stamp, living or gone. `None` if its run is not known: it was forgotten, or a
+    /// new run of the member has taken its place.
+    pub fn member_of(&self, stamp: Stamp) -> Option<&Member> {
+        self.members.as_ref().and_then(|members| members.of_run(stamp.origin))
     }
 
     /// Whether a run is a member that is believed to be alive.

@@ -173,7 +173,13 @@ impl Replica {
 
     /// The next events of a watch, and whether there are no more for now.
     pub(crate) fn watched(&mut self, now: Time, id: WatchId) -> (Vec<WatchEvent>, bool) {
-        self.watches.next(id, &self.store, now)
+        let (mut events, is_done) = self.watches.next(id, &self.store, now);
+        for event in &mut events {
+            if let WatchEvent::Delete { stamp: Some(stamp), writer, .. } = event {
+                *writer = self.member_of(*stamp).map(|member| member.name.clone());
+            }
+        }
+        (events, is_done)
     }
 
     pub(super) fn element(set: &str, element: &str) -> Result<Vec<u8>, WriteError> {

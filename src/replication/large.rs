@@ -23,7 +23,7 @@ use super::rows::{self, context_of};
 use super::vectors::OldParts;
 use crate::store::coverage::{ClaimBounds, Clocks, Coverage, Vector, VectorNews};
 use crate::store::digest::fingerprint;
-use crate::store::entry::{DOTS_MAX, Dot, DotSet};
+use crate::store::entry::{DOTS_MAX, Dot, DotSet, Removal};
 use crate::store::{LocalStore, PeerRow, Refusal};
 use crate::time::Stamp;
 use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Piece, Reader, WireError, Writer};
@@ -170,15 +170,14 @@ impl LargeRowSender {
         if self.current.is_none() {
             let (number, key) = self.by_number.pop_first()?;
             self.by_key.remove(&key);
-            let dot_set =
-                store.dot_set(&key).map_or_else(|| DotSet::Empty(Dot::key_only(&key)), |it| it.0.clone());
+            let dot_set = store.dot_set_or_empty(&key);
             if dot_set.is_empty() && !store.key_adds_up(&key) {
                 store.is_damaged = true;
                 return None;
             }
             // The row has grown too large: the peer is sent a form that it refuses, so that it claims nothing.
             let is_too_large = size(&dot_set) == Size::TooLarge;
-            let dot_set = if is_too_large { DotSet::Empty(Dot::key_only(&[])) } else { dot_set };
+            let dot_set = if is_too_large { DotSet::empty(&[], Removal::Unknown) } else { dot_set };
             self.current = Some(LargeRowTransfer::new(store, number, dot_set, told, hint));
         }
         let (piece, is_last) = self.current.as_mut().expect("just made sure").next_piece(queue);

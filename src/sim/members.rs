@@ -7,6 +7,7 @@ use super::{Sim, SimEvent, World};
 use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN, PeerExit};
 use crate::replica::{Input, Output, Replica};
+use crate::time::Stamp;
 
 /// The address of node `i`. It differs after each move.
 pub(super) fn addr(i: usize, moves: u8) -> SocketAddr {
@@ -135,15 +136,14 @@ impl World {
         }
     }
 
-    /// The name of the member with this run, as node `i` knows it. Where the nodes are no members, the simulator knows.
-    pub(super) fn name_of(&self, run: RunId, i: usize) -> Option<String> {
+    /// The member that wrote what has this stamp, as node `i` knows it.
+    pub(super) fn member_of(&self, stamp: Stamp, i: usize) -> Option<Member> {
         if self.seeds.is_none() {
-            let of = |replica: &Replica| replica.store.first_run == run;
-            return self.nodes.iter().position(|node| node.replica.as_ref().is_some_and(of)).map(name);
+            let of = |replica: &Replica| replica.store.first_run == stamp.origin;
+            let at = self.nodes.iter().position(|node| node.replica.as_ref().is_some_and(of))?;
+            return Some(Member::new(name(at), stamp.origin, self.nodes[at].addr));
         }
-        let replica = self.nodes[i].replica.as_ref()?;
-        let mut members = replica.own_member().into_iter().chain(replica.members());
-        members.find(|member| member.run == run).map(|member| member.name.clone())
+        self.nodes[i].replica.as_ref()?.member_of(stamp).cloned()
     }
 
     pub(super) fn note_unlinked(&mut self, id: LinkId, a: usize, b: usize) {

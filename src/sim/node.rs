@@ -18,7 +18,6 @@ use super::timers::SimSleep;
 use super::watch::SimWatch;
 use crate::arrivals::Arrival;
 use crate::error::{ForgetError, WriteError};
-use crate::id::RunId;
 use crate::membership::Member;
 use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
@@ -176,7 +175,11 @@ impl SimNode {
         self.read(|replica, _| members(replica)).unwrap_or_default()
     }
 
-    /// Everything that peers can make this node keep, beside the limit of each.
+    /// The member whose run wrote what has this stamp. Where the nodes are no members, the simulator knows.
+    pub fn member_of(&self, stamp: Stamp) -> Option<Member> {
+        self.world().member_of(stamp, self.i)
+    }
+
     /// The first half of a counter's compaction, [`Replica::fold_counter`], with the receipt of its last write.
     ///
     /// # Errors
@@ -228,6 +231,7 @@ impl SimNode {
         count
     }
 
+    /// Everything that peers can make this node keep, beside the limit of each.
     #[cfg(feature = "__controls")]
     #[doc(hidden)]
     pub fn kept(&self) -> Vec<crate::replica::Kept> {
@@ -554,7 +558,7 @@ impl Store for SimNode {
         SimJoined(self.clone())
     }
 
-    fn member_name(&self, run: RunId) -> Option<String> {
-        self.world().name_of(run, self.i)
+    fn member_of(&self, stamp: Stamp) -> Option<Member> {
+        self.member_of(stamp)
     }
 }

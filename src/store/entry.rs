@@ -169,11 +169,24 @@ enum DotForm {
     ExpiringValue,
     /// Nothing, and the dot has no stamp: the key holds nothing.
     KeyOnly,
+    /// The same, because the key was deleted. The stamp is that of the delete.
+    DeletedKey,
     /// The same, because the last value of the key expired.
     ExpiredKey,
 }
 
-/// One dot with its key and value, immutable and shared. Without a stamp it is only a key, see [`Dot::key_only`].
+/// Why a key holds nothing, as far as this node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Not known. A repair tells that a value was removed, not how.
+    Unknown,
+    /// It was deleted by the event with this stamp.
+    Deleted(Stamp),
+    /// Its last value expired.
+    Expired,
+}
+
+/// One dot with its key and value, immutable and shared. It may be only a key, see [`DotSet::empty`].
 #[derive(Clone)]
 pub(crate) struct Dot(ThinArc<DotHeader, u8>);
 
@@ -203,17 +216,12 @@ impl Dot {
     }
 
     /// A key that holds nothing, for the row of a removal in the log.
-    pub(crate) fn key_only(key: &[u8]) -> Self {
-        Self::without_value(key, DotForm::KeyOnly)
-    }
-
-    /// The same for a key whose last value expired.
-    pub(crate) fn expired(key: &[u8]) -> Self {
-        Self::without_value(key, DotForm::ExpiredKey)
-    }
-
-    fn without_value(key: &[u8], form: DotForm) -> Self {
-        let Stamp { clock, origin } = Stamp::default();
+    fn key_only(key: &[u8], removal: Removal) -> Self {
+        let (form, Stamp { clock, origin }) = match removal {
+            Removal::Unknown => (DotForm::KeyOnly, Stamp::default()),
+            Removal::Deleted(stamp) => (DotForm::DeletedKey, stamp),
+            Removal::Expired => (DotForm::ExpiredKey, Stamp::default()),
+        };
         let head = DotHeader { clock, origin, checksum: 0, key_len: key.len() as u16, form };
         Self(ThinArc::from_header_and_slice(head, key))
     }
@@ -291,12 +299,17 @@ pub(crate) enum DotSet {
 }
 
 impl DotSet {
+    /// A key that holds nothing.
+    pub(crate) fn empty(key: &[u8], removal: Removal) -> Self {
+        Self::Empty(Dot::key_only(key, removal))
+    }
+
     /// A set of these dots, which may be in any order. The key is used when there are none.
     pub(crate) fn from_dots(key: &[u8], mut dots: Vec<Dot>) -> Self {
         dots.sort_unstable_by_key(Dot::stamp);
         dots.dedup_by_key(|dot| dot.stamp());
         match dots.len() {
-            0 => Self::Empty(Dot::key_only(key)),
+            0 => Self::empty(key, Removal::Unknown),
             1 => Self::One(dots.pop().expect("one dot")),
             _ => Self::Many(Box::new(dots)),
         }
@@ -337,9 +350,14 @@ impl DotSet {
         self.dots().iter().map(|dot| (dot.key().len() + dot.value().len()) as u64).sum()
     }
 
-    /// Whether nothing is held because the last dot expired.
-    pub(crate) fn has_expired(&self) -> bool {
-        matches!(self, Self::Empty(dot) if dot.0.header.header.form == DotForm::ExpiredKey)
+    /// Why nothing is held. `None` if something is.
+    pub(crate) fn removal(&self) -> Option<Removal> {
+        let Self::Empty(dot) = self else { return None };
+        Some(match dot.0.header.header.form {
+            DotForm::DeletedKey => Removal::Deleted(dot.stamp()),
+            DotForm::ExpiredKey => Removal::Expired,
+            _ => Removal::Unknown,
+        })
     }
 
     pub(crate) fn holds(&self, stamp: Stamp) -> bool {

@@ -11,7 +11,7 @@
 
 use super::{DiskFollower, LocalStore};
 use crate::id::RowId;
-use crate::store::entry::{Dot, DotSet};
+use crate::store::entry::{Dot, DotSet, Removal};
 use crate::store::slab::ChangeOrigin;
 use crate::time::{Stamp, Time};
 
@@ -126,7 +126,7 @@ impl LocalStore {
         let rest: Vec<Dot> = dot_set.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
         let is_removal = rest.is_empty();
         let rest = if is_removal {
-            DotSet::Empty(Dot::expired(dot_set.key()))
+            DotSet::empty(dot_set.key(), Removal::Expired)
         } else {
             DotSet::from_dots(dot_set.key(), rest)
         };

@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::controls::Control;
 use crate::id::LogId;
 use crate::store::LocalStore;
-use crate::store::entry::{DotSet, Entry, Revision, readable_key};
-use crate::time::Time;
+use crate::store::entry::{DotSet, Entry, Removal, Revision, readable_key};
+use crate::time::{Stamp, Time};
 
 /// An event of a watch.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,13 @@ pub enum WatchEvent {
         key: String,
         /// Where to resume from, after this event.
         revision: Revision,
+        /// The stamp of the delete. `None` if this node was told only that the value is gone: by a repair, after it
+        /// was cut off, say, or while it joined. Of several concurrent deletes this is one. It is what the node that
+        /// sent the row said, and is not proven.
+        stamp: Option<Stamp>,
+        /// The name of the member that deleted it. `None` if the stamp is not known, or the member that wrote it is
+        /// not known here any more: it was forgotten, or a new run has taken its place.
+        writer: Option<String>,
     },
     /// The last value of a key expired.
     Expired {
@@ -275,11 +282,14 @@ impl WatchCursor {
             return Some(WatchEvent::Put(entry));
         }
         let key = || readable_key(dot_set.key()).to_owned();
-        match dot_set.is_empty() && !dot_set.has_expired() {
-            _ if self.is_fresh => None,
-            true => Some(WatchEvent::Delete { key: key(), revision }),
-            false => Some(WatchEvent::Expired { key: key(), revision }),
-        }
+        let stamp = match dot_set.removal() {
+            _ if self.is_fresh => return None,
+            None | Some(Removal::Expired) => return Some(WatchEvent::Expired { key: key(), revision }),
+            Some(Removal::Unknown) => None,
+            Some(Removal::Deleted(stamp)) => Some(stamp),
+        };
+        // Members are known to the replica, which adds the name.
+        Some(WatchEvent::Delete { key: key(), revision, stamp, writer: None })
     }
 }
 

@@ -147,7 +147,7 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
             key: entry.key()[self.prefix.len()..].to_owned(),
             value: self.decode(entry)?,
             stamp: entry.stamp(),
-            writer: writer(&self.store, entry.origin()),
+            writer: writer(&self.store, entry.stamp()),
             expires_at: entry.expires_at(),
             conflicts: entry.conflicts().map(|conflict| self.entry_of(&conflict)).collect(),
         })

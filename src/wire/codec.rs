@@ -12,7 +12,7 @@ use crate::store::coverage::{
     BUCKETS, BucketMask, ClaimBounds, Clocks, ClocksSum, NamedOld, Vector, VectorNews,
 };
 use crate::store::digest::{FAN, HashKey, HashRange};
-use crate::store::entry::{DOTS_MAX, Dot, DotSet};
+use crate::store::entry::{DOTS_MAX, Dot, DotSet, Removal};
 use crate::store::{PeerRow, Refusal};
 use crate::time::Stamp;
 
@@ -30,6 +30,11 @@ const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
 /// How the news of a vector name an old part: all of it, or some of its buckets.
 const NAMES_ALL: u64 = 1;
 const NAMES_BUCKETS: u64 = 2;
+
+/// Why a key has no dots.
+const REMOVAL_UNKNOWN: u8 = 0;
+const REMOVAL_DELETED: u8 = 1;
+const REMOVAL_EXPIRED: u8 = 2;
 
 /// Builds one frame.
 pub(crate) struct Writer {
@@ -209,9 +214,19 @@ impl Writer {
         self.dots(dot_set);
     }
 
-    /// The dots of a key, without the key.
+    /// The dots of a key, without the key. If there are none, why.
     pub(crate) fn dots(&mut self, dot_set: &DotSet) {
         self.varint(dot_set.dots().len() as u64);
+        match dot_set.removal() {
+            None => {}
+            Some(Removal::Unknown) => self.byte(REMOVAL_UNKNOWN),
+            Some(Removal::Deleted(stamp)) => {
+                self.byte(REMOVAL_DELETED);
+                self.u64_le(stamp.clock);
+                self.run(stamp.origin);
+            }
+            Some(Removal::Expired) => self.byte(REMOVAL_EXPIRED),
+        }
         for dot in dot_set.dots() {
             self.u64_le(dot.stamp().clock);
             self.run(dot.stamp().origin);
@@ -443,6 +458,7 @@ impl<'a> Reader<'a> {
         let key_fits = u16::try_from(key.len()).is_ok();
         let count = self.count(18)?;
         let is_kept = key_fits && count <= dots_max;
+        let removal = if count == 0 { self.removal()? } else { Removal::Unknown };
         let (mut one, mut others) = (None, Vec::new());
         for _ in 0..count {
             let stamp = Stamp { clock: self.u64_le()?, origin: self.run()? };
@@ -464,7 +480,17 @@ impl<'a> Reader<'a> {
         }
         Ok(Ok(match one {
             Some(one) if others.is_empty() => DotSet::One(one),
+            None => DotSet::empty(key, removal),
             one => DotSet::from_dots(key, others.into_iter().chain(one).collect()),
         }))
+    }
+
+    fn removal(&mut self) -> Result<Removal, WireError> {
+        match self.byte()? {
+            REMOVAL_UNKNOWN => Ok(Removal::Unknown),
+            REMOVAL_DELETED => Ok(Removal::Deleted(Stamp { clock: self.u64_le()?, origin: self.run()? })),
+            REMOVAL_EXPIRED => Ok(Removal::Expired),
+            _ => Err(WireError::Form),
+        }
     }
 }

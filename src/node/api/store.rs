@@ -5,7 +5,7 @@ use std::time::Duration;
 #[cfg(feature = "json")]
 use crate::error::Rejected;
 use crate::error::WriteError;
-use crate::id::RunId;
+use crate::membership::Member;
 use crate::node::Node;
 use crate::node::api::receipt::Receipt;
 use crate::node::api::scan;
@@ -130,10 +130,8 @@ impl Store for Node {
         async move { node.ready().await.is_ok() }
     }
 
-    fn member_name(&self, run: RunId) -> Option<String> {
-        let core = self.shared.lock_closed()?;
-        let mut members = core.replica.own_member().into_iter().chain(core.replica.members());
-        members.find(|member| member.run == run).map(|member| member.name.clone())
+    fn member_of(&self, stamp: Stamp) -> Option<Member> {
+        self.member_of(stamp)
     }
 
     #[cfg(feature = "json")]
