@@ -162,6 +162,8 @@ pub(crate) struct Members {
     seek_at: Duration,
     seeks: u32,
     remember_at: Duration,
+    /// When this run first looked for members to forget. Those that an earlier run knew count as gone since then.
+    first_forget_at: Option<Duration>,
     /// Where members were that are forgotten because they were down for too long. A partition may last as long: then
     /// only these addresses lead to the other side.
     forgotten: VecDeque<Contact>,
@@ -211,6 +213,7 @@ impl Members {
             seek_at: Duration::ZERO,
             seeks: 0,
             remember_at: Duration::ZERO,
+            first_forget_at: None,
             forgotten: VecDeque::new(),
             twins: VecDeque::new(),
             is_unwritten: false,

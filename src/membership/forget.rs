@@ -28,8 +28,9 @@ impl Members {
     /// Forgets the members that have been gone for too long, and those of `asked` that are gone.
     pub(crate) fn forget_due(&mut self, now: Time, asked: &BTreeSet<RunId>) {
         self.now = now;
+        let first = *self.first_forget_at.get_or_insert(now.mono);
         let is_due = |known: &&KnownMember| {
-            let is_over = known.entered_at + self.config.forget_after <= now.mono;
+            let is_over = known.entered_at.max(first) + self.config.forget_after <= now.mono;
             let is_asked = asked.contains(&known.member.run);
             let is_gone = known.may_be_forgotten() || (is_asked && self.controls.has(Control::ForgetsLiving));
             is_gone && (is_over || is_asked)
@@ -94,6 +95,20 @@ mod tests {
     use super::super::MemberEffect;
     use super::super::tests::{member, members};
     use super::*;
+
+    #[test]
+    fn members_of_an_earlier_run_are_remembered_from_the_start() {
+        let mut own = members();
+        let mut memo = crate::wire::Writer::plain();
+        crate::membership::roster::write_contact(&mut memo, &member(2));
+        own.load(&memo.into_plain());
+        // The monotonic clock began long before this process.
+        let week = |hours: u64| Time::default().later_by(Duration::from_secs((7 * 24 + hours) * 3_600));
+        for (hours, remembered) in [(0, 1), (23, 1), (24, 0)] {
+            own.forget_due(week(hours), &BTreeSet::new());
+            assert_eq!(own.others().count(), remembered, "after {hours} hours");
+        }
+    }
 
     /// Which of two forgotten members are dialled: run 2 was gone for too long, run 3 was asked to be forgotten.
     #[test]
