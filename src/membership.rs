@@ -26,6 +26,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::config::Config;
 use crate::controls::Controls;
 use crate::id::RunId;
+use crate::store::RunLife;
 use crate::time::Time;
 use crate::wire::{Reader, Writer};
 
@@ -86,6 +87,8 @@ pub(crate) enum MemberEffect {
     Full,
     /// A member that was only heard of is proven: it may be a voter.
     Proven,
+    /// A run stands otherwise than before, for what is bound to its life.
+    RunLife(RunId, RunLife),
     NameTwice(Member),
     AddressTwice(Member),
 }
@@ -242,6 +245,15 @@ impl Members {
         self.known.get(&run).is_some_and(|known| known.member.state.is_alive())
     }
 
+    /// How a run stands, for what is bound to its life.
+    pub(crate) fn life_of(&self, run: RunId) -> RunLife {
+        match self.of_run(run).map(|member| member.state) {
+            Some(state) if state.is_alive() => RunLife::Alive,
+            Some(MemberState::Left) => RunLife::Ended,
+            _ => RunLife::Away,
+        }
+    }
+
     /// The run and address of a known member.
     pub(crate) fn contact(&self, run: RunId) -> Option<Contact> {
         self.known.get(&run).map(|known| known.member.contact())
@@ -323,7 +335,7 @@ impl Members {
             known.acks = AckState::None;
             let is_gone = known.links == 0 && known.is_gone();
             if is_gone && self.has_successor(run) {
-                self.known.remove(&run);
+                self.replace(run);
             }
             self.choose_delegates();
         }
@@ -356,6 +368,7 @@ impl Members {
         known.has_left = true;
         if known.member.state == MemberState::Down {
             known.enter(MemberState::Left, self.now);
+            self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Ended));
             self.is_unwritten = true;
             self.push_event(id.run, MemberEvent::Left);
         }

@@ -212,9 +212,7 @@ impl Node {
     /// The value of a key. It never waits for a writer, the network or the disk, and sees this process's own writes at
     /// once. After the node is closed it answers from the last state.
     pub fn get(&self, key: impl AsRef<str>) -> Option<Entry> {
-        self.shared
-            .index
-            .register(self.shared.log(), key.as_ref(), || runtime::shared::wall().as_millis() as u64)
+        self.shared.index.register(self.shared.log(), key.as_ref(), runtime::shared::wall_ms)
     }
 
     /// All entries whose key begins with `prefix`, in key order, as they were at one instant. It holds the lock for

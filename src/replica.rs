@@ -67,6 +67,7 @@ mod joining;
 mod kept;
 mod link;
 mod links;
+mod lives;
 mod members;
 mod receipts;
 mod repair;
@@ -341,6 +342,7 @@ impl Replica {
         let most = self.config.lag_bytes_max as u64;
         self.median_lag_exceeded = self.store.bytes() > most && self.median_lag() > most;
         self.advance_readiness();
+        self.judge_runs(now);
         self.follow();
     }
 
@@ -521,6 +523,7 @@ impl Replica {
             ids.into_iter().for_each(|id| self.break_link(id, BreakReason::Damaged));
         }
         self.store.give_up_claims();
+        self.judge_runs(self.now);
         self.store.withhold_future(self.now);
         self.forwarded_claims = ForwardedClaims::default();
         self.disk.require_full_write();

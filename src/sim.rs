@@ -289,7 +289,9 @@ impl World {
         let node = &mut self.nodes[i];
         self.woken.extend(std::mem::take(&mut node.wakers).into_values());
         self.woken.append(&mut node.joining);
-        node.replica.take().is_some()
+        let Some(replica) = node.replica.take() else { return false };
+        self.oracle.end_run(replica.store.first_run);
+        true
     }
 
     fn start(&mut self, i: usize, saved: Option<Saved>) {
@@ -307,8 +309,19 @@ impl World {
         node.wake_at = None;
         node.replica = Some(Replica::new(setup));
         node.arrivals = Arrivals::default();
+        self.note_twins(i);
         self.check_durability(i);
         self.drain(i);
+    }
+
+    /// What is bound to the life of a process may end when another one starts under its name.
+    fn note_twins(&mut self, i: usize) {
+        let runs = self.nodes.iter().filter(|node| node.name == self.nodes[i].name);
+        let runs: Vec<RunId> =
+            runs.filter_map(|node| node.replica.as_ref()).map(|replica| replica.store.first_run).collect();
+        if runs.len() > 1 {
+            runs.into_iter().for_each(|run| self.oracle.end_run(run));
+        }
     }
 
     fn is_up(&self, i: usize) -> bool {

@@ -213,7 +213,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// See [`WriteError`]; nothing is written then.
     fn put_if_changed(&self, key: &str, value: &[u8]) -> Result<Option<Self::Receipt>, WriteError> {
         let is_same = |entry: &Entry| {
-            entry.value() == value && entry.expires_at().is_none() && entry.conflicts().next().is_none()
+            let is_limited = entry.expires_at().is_some() || entry.is_ephemeral();
+            entry.value() == value && !is_limited && entry.conflicts().next().is_none()
         };
         if self.get(key).as_ref().is_some_and(is_same) {
             return Ok(None);

@@ -77,6 +77,7 @@ fn shown(control: Control) -> Shown {
         Control::ForgetsLiving => Test("forgetting.rs", "request_does_not_forget_a_member_that_came_back"),
         Control::NotOutranked => Test("liars.rs", "member_comes_back_under_a_later_generation_than_any_lie"),
         Control::ShareReadBack => Test("counters.rs", "adding_to_a_dropped_share_loses_steps"),
+        Control::AwayEndsRuns => Test("ephemeral.rs", "dropping_what_does_not_answer_loses_it"),
         Control::FutureTold => Test("clocks.rs", "node_that_was_ahead_sends_no_future_claims"),
         Control::LeftoversNarrowed => Test("islands.rs", "leftovers_multiply_if_they_are_not_joined"),
         Control::WatchPastFloor => Test("watches.rs", "watch_that_reads_past_the_floor_is_detected"),

@@ -16,9 +16,10 @@ use std::collections::BTreeSet;
 use foca::Timer;
 
 use super::foca_codec::SwimId;
-use super::{KnownMember, MemberEvent, MemberState, Members};
+use super::{KnownMember, MemberEffect, MemberEvent, MemberState, Members};
 use crate::controls::Control;
 use crate::id::RunId;
+use crate::store::RunLife;
 use crate::time::Time;
 
 /// Addresses of forgotten members that are still dialled.
@@ -43,6 +44,7 @@ impl Members {
                 self.forgotten.push_back(member.contact());
             }
             self.forget_member(id);
+            self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Ended));
             self.is_unwritten = true;
         }
         while self.forgotten.len() > FORGOTTEN_MAX {
@@ -62,15 +64,20 @@ impl Members {
         let gone = self.known.values().filter(|known| known.may_be_forgotten());
         let oldest = gone.min_by_key(|k| (!k.has_left, k.member.since));
         let Some(id) = oldest.map(KnownMember::id) else { return false };
-        self.forget_member(id);
-        true
+        self.make_room(id)
     }
 
     /// Makes room by forgetting any member that is known from hearsay only.
     pub(super) fn forget_hearsay(&mut self) -> bool {
         let hearsay = self.known.values().find(|known| !known.is_proven);
         let Some(id) = hearsay.map(KnownMember::id) else { return false };
+        self.make_room(id)
+    }
+
+    /// A run that is forgotten for room alone may live. What is bound to its life waits for as long as any.
+    fn make_room(&mut self, id: SwimId) -> bool {
         self.forget_member(id);
+        self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Away));
         true
     }
 
@@ -92,7 +99,6 @@ impl KnownMember {
 mod tests {
     use std::time::Duration;
 
-    use super::super::MemberEffect;
     use super::super::tests::{member, members};
     use super::*;
 

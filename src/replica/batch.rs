@@ -4,7 +4,6 @@
 //! Conditions are compared with what the node holds before the batch: a batch may well change what it names.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 
 use super::{PutOptions, Replica};
 use crate::config::BATCH_WRITES_MAX;
@@ -12,7 +11,7 @@ use crate::error::WriteError;
 use crate::id::RunId;
 use crate::store::OnlyIf;
 use crate::store::entry::{self, CounterPart};
-use crate::time::{Stamp, Time};
+use crate::time::{Lifetime, Stamp, Time};
 
 /// Several writes, applied in one local step.
 #[derive(Clone, Debug, Default)]
@@ -45,11 +44,11 @@ impl BatchWrite {
         !matches!(self, Self::Delete { .. } | Self::Remove { .. })
     }
 
-    /// When what it puts expires.
-    pub(crate) fn expires(&self, now: Time) -> Option<NonZeroU64> {
+    /// The lifetime of what it puts. `run` is that of the member that writes.
+    pub(crate) fn lifetime(&self, now: Time, run: RunId) -> Lifetime {
         match self {
-            Self::Put { options, .. } => options.expires(now),
-            _ => None,
+            Self::Put { options, .. } => options.lifetime(now, run),
+            _ => Lifetime::default(),
         }
     }
 
@@ -175,6 +174,7 @@ impl Replica {
         }
         let stamps =
             batch.writes.iter().zip(keys).map(|(write, stored)| self.apply(now, stored, write)).collect();
+        self.judge_runs(now);
         self.follow();
         Ok(stamps)
     }
@@ -182,12 +182,13 @@ impl Replica {
     /// Applies a write that is known to be acceptable to its stored key.
     fn apply(&mut self, now: Time, stored: Vec<u8>, write: &BatchWrite) -> Option<Stamp> {
         self.write_limiter.count_written(now.mono, (stored.len() + write.value_bytes()) as u64);
+        let lifetime = write.lifetime(now, self.store.first_run);
         match write {
-            BatchWrite::Put { value, .. } => Some(self.store.put(now, &stored, value, write.expires(now)).0),
-            BatchWrite::Add { .. } => Some(self.store.put(now, &stored, &[], None).0),
+            BatchWrite::Put { value, .. } => Some(self.store.put(now, &stored, value, lifetime).0),
+            BatchWrite::Add { .. } => Some(self.store.put(now, &stored, &[], lifetime).0),
             BatchWrite::Count { by, .. } => {
                 let share = self.own_share(&stored) + by;
-                let (stamp, _) = self.store.put(now, &stored, &share.to_le_bytes(), None);
+                let (stamp, _) = self.store.put(now, &stored, &share.to_le_bytes(), lifetime);
                 self.own_shares.insert(stored, share);
                 Some(stamp)
             }

@@ -445,7 +445,7 @@ mod tests {
             replica.handle(at(began), Input::PersistFailed);
             let later = at(began + 1_000);
             for _ in 0..count {
-                if replica.store.expiries() == 0 {
+                if replica.store.limited_dots() == 0 {
                     break;
                 }
                 replica.handle(later, Input::Wake);

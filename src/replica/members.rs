@@ -148,6 +148,10 @@ impl Replica {
                     Output::Event(ReplicaEvent::AddressTwice(Box::new(member)))
                 }
                 MemberEffect::Proven => continue,
+                MemberEffect::RunLife(run, life) => {
+                    self.store.set_run_life(self.now, run, life);
+                    continue;
+                }
                 MemberEffect::Full if self.is_full => continue,
                 MemberEffect::Full => {
                     self.is_full = true;

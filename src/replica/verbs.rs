@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::Replica;
 use crate::error::WriteError;
+use crate::id::RunId;
 use crate::store::OnlyIf;
-use crate::store::entry::{self, DotSet, Entry, Revision};
+use crate::store::entry::{self, DotSet, EXPIRY_MS_MIN, Entry};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
-use crate::time::{Stamp, Time};
+use crate::time::{Lifetime, Stamp, Time};
 
 /// The longest page of a listing.
 const PAGE_ROWS_MAX: usize = 1_024;
@@ -41,7 +42,8 @@ impl Replica {
         if let Some(only_if) = options.only_if {
             self.store.check_condition(now, &stored, only_if)?;
         }
-        Ok(self.write_put(now, &stored, value, options.expires(now)))
+        let lifetime = options.lifetime(now, self.store.first_run);
+        Ok(self.write_put(now, &stored, value, lifetime))
     }
 
     /// Deletes a key: the values that it holds here are removed everywhere, for good. `None` if it holds nothing.
@@ -107,7 +109,7 @@ impl Replica {
     }
 
     fn entry_of(&self, now: Time, dot_set: &DotSet, number: u64) -> Option<Entry> {
-        Entry::new(dot_set, Revision { log: self.store.log.id, number }, now.wall_ms())
+        self.store.entry(now, dot_set, number)
     }
 
     /// How many entries are held, those of sets and counters included.
@@ -138,15 +140,10 @@ impl Replica {
         Err(WriteError::Busy)
     }
 
-    pub(super) fn write_put(
-        &mut self,
-        now: Time,
-        stored: &[u8],
-        value: &[u8],
-        expires: Option<NonZeroU64>,
-    ) -> Stamp {
+    pub(super) fn write_put(&mut self, now: Time, stored: &[u8], value: &[u8], lifetime: Lifetime) -> Stamp {
         self.write_limiter.count_written(now.mono, (stored.len() + value.len()) as u64);
-        let (stamp, _) = self.store.put(now, stored, value, expires);
+        let (stamp, _) = self.store.put(now, stored, value, lifetime);
+        self.judge_runs(now);
         self.follow();
         stamp
     }
@@ -195,7 +192,7 @@ impl Replica {
     pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
         self.check_writable(now)?;
         let stored = Self::element(set, element)?;
-        Ok(self.write_put(now, &stored, &[], None))
+        Ok(self.write_put(now, &stored, &[], Lifetime::default()))
     }
 
     /// Removes an element from a set. Additions that this node has not seen stay.
@@ -231,11 +228,12 @@ impl Replica {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PutOptions {
     ttl: Option<Duration>,
+    is_ephemeral: bool,
     pub(super) only_if: Option<OnlyIf>,
 }
 
 impl PutOptions {
-    /// No time to live, no condition.
+    /// No time to live, not ephemeral, no condition.
     pub fn new() -> Self {
         Self::default()
     }
@@ -247,6 +245,22 @@ impl PutOptions {
         self
     }
 
+    /// Binds the value to the life of this process, for what is true only while it runs: the address of a service, say.
+    ///
+    /// Every node hides the value while it does not hold this run of the process for alive: for a watch it expires then,
+    /// and is put again if the run comes back after a partition. Once the run has left, was replaced by another one of
+    /// the same name, or was gone for [`Config::forget_after`](crate::Config::forget_after), the value is dropped as if it
+    /// had expired, and is gone for good. A process that starts again writes its values anew.
+    ///
+    /// Another node that writes the key replaces the value, and a delete removes it, as with any other. Together with
+    /// [`ttl`](Self::ttl) it ends with what comes first. In a [`Sim`](crate::sim::Sim) this needs
+    /// [`Sim::seeds`](crate::sim::Sim::seeds); other simulated nodes are no members and hold every run for alive.
+    #[must_use]
+    pub fn ephemeral(mut self) -> Self {
+        self.is_ephemeral = true;
+        self
+    }
+
     /// Writes only if this condition holds on this node.
     #[must_use]
     pub fn only_if(mut self, only_if: OnlyIf) -> Self {
@@ -254,8 +268,10 @@ impl PutOptions {
         self
     }
 
-    pub(crate) fn expires(&self, now: Time) -> Option<NonZeroU64> {
-        let ms = now.wall.saturating_add(self.ttl?).as_millis();
-        NonZeroU64::new(u64::try_from(ms).unwrap_or(u64::MAX).max(1))
+    /// The lifetime of a value that is put now by the member of this run.
+    pub(crate) fn lifetime(&self, now: Time, run: RunId) -> Lifetime {
+        let ms = self.ttl.map(|ttl| now.wall.saturating_add(ttl).as_millis());
+        let ms = ms.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX).max(EXPIRY_MS_MIN));
+        Lifetime { expires: ms.and_then(NonZeroU64::new), run: self.is_ephemeral.then_some(run) }
     }
 }

@@ -55,6 +55,12 @@ impl Sim {
         world.reawaken();
     }
 
+    /// Gives a node the name of another one, under which it runs from its next start on: by mistake, both are twins then.
+    pub fn share_name(&mut self, i: usize, other: usize) {
+        let world = &mut *self.world();
+        world.nodes[i].name = world.nodes[other].name.clone();
+    }
+
     /// Gives a node another address, which it publishes from its next start on. The old address stops working at once.
     pub fn relocate(&mut self, i: usize) {
         let world = &mut *self.world();
@@ -117,7 +123,8 @@ impl World {
 
     pub(super) fn member(&mut self, i: usize) -> Member {
         use rand_core::Rng;
-        let mut member = Member::new(name(i), RunId::new(self.random.next_u64()), self.nodes[i].addr);
+        let mut member =
+            Member::new(&*self.nodes[i].name, RunId::new(self.random.next_u64()), self.nodes[i].addr);
         member.meta_version = 1;
         member.meta.insert("zone".to_owned(), format!("z{}", i % 3));
         member
@@ -166,7 +173,12 @@ impl World {
                     self.dial(i, self.nodes.get(seed).map_or(addr(seed, 0), |node| node.addr));
                 }
             }
-            Output::Member(event) => self.member_events.push((self.now, i, event)),
+            Output::Member(event) => {
+                if let MemberEvent::Forgotten(member) = &event {
+                    self.oracle.end_run(member.run);
+                }
+                self.member_events.push((self.now, i, event));
+            }
             _ => unreachable!("only member outputs come here"),
         }
     }

@@ -23,7 +23,7 @@ use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Sta
 use crate::store::OnlyIf;
 use crate::store::entry::{CounterPart, Dot, Entry, Revision, counter_prefix, element_key, register};
 use crate::store::watch::WatchOptions;
-use crate::time::{Stamp, Time};
+use crate::time::{Lifetime, Stamp, Time};
 #[cfg(feature = "json")]
 use crate::typed::Map;
 use crate::typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
@@ -66,10 +66,11 @@ impl World {
         if let Some(stamp) = stamp {
             let dot_set = replica.store.dot_set(key).map(|(dot_set, _)| dot_set);
             let is_put = dot_set.is_some();
-            let expires = dot_set.and_then(|dot_set| dot_set.dots().last()).and_then(Dot::expires);
-            let until_ms = self.until_ms(now, expires);
-            let removed = before.unwrap_or_default();
-            self.record(i, key, OracleEvent { stamp, removed, is_put, until_ms, is_ahead: false });
+            let lifetime = dot_set.and_then(|dot_set| dot_set.dots().last()).map(Dot::lifetime);
+            let lifetime = lifetime.unwrap_or_default();
+            let until_ms = self.until_ms(now, lifetime.expires);
+            let (removed, run) = (before.unwrap_or_default(), lifetime.run);
+            self.record(i, key, OracleEvent { stamp, removed, is_put, until_ms, run, is_ahead: false });
         }
         self.drain(i);
         Ok(SimReceipt { stamp, revision })
@@ -78,7 +79,7 @@ impl World {
     /// Applies a batch, records its writes for the oracle, and carries out the node's outputs.
     fn commit(&mut self, i: usize, batch: &Batch) -> Result<SimReceipt, WriteError> {
         let (replica, now) = self.replica(i).ok_or(WriteError::Closed)?;
-        let run = replica.store.run;
+        let (run, member_run) = (replica.store.run, replica.store.first_run);
         let mut held: BTreeMap<Vec<u8>, Vec<Stamp>> = BTreeMap::new();
         for key in batch.writes.iter().map(|write| write.stored(run)) {
             let before = replica.store.dot_set(&key);
@@ -93,8 +94,9 @@ impl World {
             let (key, is_put) = (write.stored(run), write.is_put());
             let now_held = if is_put { vec![stamp] } else { Vec::new() };
             let removed = held.insert(key.clone(), now_held).unwrap_or_default();
-            let until_ms = self.until_ms(now, write.expires(now));
-            self.record(i, &key, OracleEvent { stamp, removed, is_put, until_ms, is_ahead: false });
+            let Lifetime { expires, run } = write.lifetime(now, member_run);
+            let until_ms = self.until_ms(now, expires);
+            self.record(i, &key, OracleEvent { stamp, removed, is_put, until_ms, run, is_ahead: false });
         }
         self.drain(i);
         Ok(receipt)
@@ -126,7 +128,11 @@ impl World {
         for (key, stamp) in rows {
             let is_put = self.replica(i).is_some_and(|(replica, _)| replica.store.dot_set(&key).is_some());
             let removed = before.remove(&key).unwrap_or_default();
-            self.record(i, &key, OracleEvent { stamp, removed, is_put, until_ms: None, is_ahead: false });
+            self.record(
+                i,
+                &key,
+                OracleEvent { stamp, removed, is_put, until_ms: None, run: None, is_ahead: false },
+            );
         }
         self.drain(i);
         Ok(written)

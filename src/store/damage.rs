@@ -2,7 +2,7 @@
 
 use super::LocalStore;
 #[cfg(feature = "__controls")]
-use super::expiring;
+use super::limited;
 #[cfg(feature = "__measures")]
 use crate::id::{RowId, RunId};
 #[cfg(feature = "__measures")]
@@ -46,7 +46,7 @@ impl LocalStore {
         self.digest.lose(place, at);
         self.log.take_out(self.slab.at(at).revision);
         let dot_set = self.slab.at(at).dot_set.clone();
-        self.schedule(at, expiring(&dot_set), false);
+        self.schedule(at, limited(&dot_set), false);
         self.slab.remove(at);
         true
     }

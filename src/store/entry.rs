@@ -17,7 +17,7 @@ use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_CEILING};
 use crate::error::WriteError;
 use crate::id::{LogId, RunId};
 use crate::store::digest::{self, HashKey, Place};
-use crate::time::{ParseError, Stamp, parse_pair};
+use crate::time::{Lifetime, ParseError, Stamp, parse_pair};
 
 /// Separate keyspaces, so that the names of registers, sets and counters never collide. The first byte of every key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub(crate) enum Space {
 
 /// The longest stored key: keyspace byte, length and name of a set, element.
 const STORED_KEY_BYTES_MAX: usize = 1 + 2 + 2 * KEY_BYTES_MAX;
+
+/// The earliest expiry, in milliseconds since the Unix epoch. The numbers below it mean something else on the wire.
+pub(crate) const EXPIRY_MS_MIN: u64 = 2;
 
 /// Concurrent dots that one key may hold. A row with more is refused.
 pub(crate) const DOTS_MAX: usize = 1_024;
@@ -167,12 +170,36 @@ enum DotForm {
     Value,
     /// Eight bytes with the expiry, then the value.
     ExpiringValue,
+    /// Eight bytes with the run to whose life the value is bound, then the value.
+    BoundValue,
+    /// Both: expiry, run, value.
+    BoundExpiringValue,
     /// Nothing, and the dot has no stamp: the key holds nothing.
     KeyOnly,
     /// The same, because the key was deleted. The stamp is that of the delete.
     DeletedKey,
     /// The same, because the last value of the key expired.
     ExpiredKey,
+}
+
+impl DotForm {
+    fn of(lifetime: Lifetime) -> Self {
+        match (lifetime.expires, lifetime.run) {
+            (None, None) => Self::Value,
+            (Some(_), None) => Self::ExpiringValue,
+            (None, Some(_)) => Self::BoundValue,
+            (Some(_), Some(_)) => Self::BoundExpiringValue,
+        }
+    }
+
+    /// Bytes between the key and the value.
+    fn lifetime_bytes(self) -> usize {
+        match self {
+            Self::Value | Self::KeyOnly | Self::DeletedKey | Self::ExpiredKey => 0,
+            Self::ExpiringValue | Self::BoundValue => 8,
+            Self::BoundExpiringValue => 16,
+        }
+    }
 }
 
 /// Why a key holds nothing, as far as this node knows.
@@ -191,10 +218,10 @@ pub(crate) enum Removal {
 pub(crate) struct Dot(ThinArc<DotHeader, u8>);
 
 impl Dot {
-    /// `text` is the key directly followed by the value; `expires` is in milliseconds since the Unix epoch.
+    /// `text` is the key directly followed by the value.
     pub(crate) fn new(
         stamp: Stamp,
-        expires: Option<NonZeroU64>,
+        lifetime: Lifetime,
         key_len: usize,
         text: &[u8],
         room: &mut Vec<u8>,
@@ -205,12 +232,15 @@ impl Dot {
             origin: stamp.origin,
             checksum: digest::checksum(&text[key_len..]),
             key_len: key_len as u16,
-            form: if expires.is_none() { DotForm::Value } else { DotForm::ExpiringValue },
+            form: DotForm::of(lifetime),
         };
-        let Some(expires) = expires else { return Self(ThinArc::from_header_and_slice(head, text)) };
+        if !lifetime.is_limited() {
+            return Self(ThinArc::from_header_and_slice(head, text));
+        }
         room.clear();
         room.extend_from_slice(&text[..key_len]);
-        room.extend_from_slice(&expires.get().to_le_bytes());
+        let words = [lifetime.expires.map(NonZeroU64::get), lifetime.run.map(RunId::number)];
+        words.into_iter().flatten().for_each(|word| room.extend_from_slice(&word.to_le_bytes()));
         room.extend_from_slice(&text[key_len..]);
         Self(ThinArc::from_header_and_slice(head, room))
     }
@@ -234,7 +264,7 @@ impl Dot {
     #[inline]
     pub(crate) fn value(&self) -> &[u8] {
         let head = &self.0.header.header;
-        &self.0.slice[usize::from(head.key_len) + if head.form == DotForm::ExpiringValue { 8 } else { 0 }..]
+        &self.0.slice[usize::from(head.key_len) + head.form.lifetime_bytes()..]
     }
 
     #[inline]
@@ -242,20 +272,27 @@ impl Dot {
         Stamp { clock: self.0.header.header.clock, origin: self.0.header.header.origin }
     }
 
-    /// When the value expires, in milliseconds since the Unix epoch.
-    pub(crate) fn expires(&self) -> Option<NonZeroU64> {
+    /// What ends it by itself.
+    #[inline]
+    pub(crate) fn lifetime(&self) -> Lifetime {
         let head = &self.0.header.header;
-        if head.form != DotForm::ExpiringValue {
-            return None;
+        let word = |at: usize| {
+            let from = usize::from(head.key_len) + at;
+            u64::from_le_bytes(self.0.slice[from..from + 8].try_into().expect("eight bytes follow the key"))
+        };
+        let expires = |at| NonZeroU64::new(word(at));
+        let run = |at| Some(RunId::new(word(at)));
+        match head.form {
+            DotForm::ExpiringValue => Lifetime { expires: expires(0), run: None },
+            DotForm::BoundValue => Lifetime { expires: None, run: run(0) },
+            DotForm::BoundExpiringValue => Lifetime { expires: expires(0), run: run(8) },
+            _ => Lifetime::default(),
         }
-        let from = usize::from(head.key_len);
-        let bytes = self.0.slice[from..from + 8].try_into().expect("eight bytes follow the key");
-        NonZeroU64::new(u64::from_le_bytes(bytes))
     }
 
     /// Whether the dot has expired by this wall clock. It is still held until it is dropped.
-    pub(crate) fn is_hidden(&self, wall_ms: u64) -> bool {
-        self.expires().is_some_and(|expires| expires.get() <= wall_ms)
+    pub(crate) fn has_expired(&self, wall_ms: u64) -> bool {
+        self.lifetime().expires.is_some_and(|expires| expires.get() <= wall_ms)
     }
 
     /// The checksum of the value, computed when this dot was made.
@@ -263,11 +300,11 @@ impl Dot {
         self.0.header.header.checksum
     }
 
-    /// Expiry and checksum, which the digest hashes beside key and stamp. A writer never gives one stamp to two values.
+    /// Lifetime and checksum, which the digest hashes beside key and stamp. A writer never gives one stamp to two values.
     /// If a faulty member changed a value on its way, the greater content wins, so that replicas agree again once that
     /// member is gone.
-    fn content(&self) -> (Option<NonZeroU64>, u32) {
-        (self.expires(), self.checksum())
+    fn content(&self) -> (Lifetime, u32) {
+        (self.lifetime(), self.checksum())
     }
 
     /// Whether the value still has its checksum.
@@ -370,14 +407,14 @@ impl DotSet {
         self.dots().iter().any(|dot| dot.stamp().origin == stamp.origin && dot.stamp().clock >= stamp.clock)
     }
 
-    /// The value that `get` answers with: the greatest stamp among those that have not expired.
-    pub(crate) fn winner(&self, wall_ms: u64) -> Option<&Dot> {
-        self.dots().iter().rev().find(|dot| !dot.is_hidden(wall_ms))
+    /// The value that `get` answers with: the greatest stamp among those that are not hidden.
+    pub(crate) fn winner(&self, is_hidden: impl Fn(&Dot) -> bool) -> Option<&Dot> {
+        self.dots().iter().rev().find(|dot| !is_hidden(dot))
     }
 
     /// The entry's share of the digest: the sum of the hashes of its dots.
     pub(crate) fn digest_share(&self, hash_key: HashKey, place: Place) -> u128 {
-        let hash = |dot: &Dot| hash_key.hash_dot(place, dot.stamp(), dot.expires(), dot.checksum());
+        let hash = |dot: &Dot| hash_key.hash_dot(place, dot.stamp(), dot.lifetime(), dot.checksum());
         self.dots().iter().map(hash).fold(0, u128::wrapping_add)
     }
 }
@@ -439,8 +476,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(dot_set: &DotSet, revision: Revision, wall_ms: u64) -> Option<Self> {
-        let mut visible = dot_set.dots().iter().rev().filter(|dot| !dot.is_hidden(wall_ms));
+    pub(crate) fn new(
+        dot_set: &DotSet,
+        revision: Revision,
+        is_hidden: impl Fn(&Dot) -> bool,
+    ) -> Option<Self> {
+        let mut visible = dot_set.dots().iter().rev().filter(|dot| !is_hidden(dot));
         let dot = visible.next()?.clone();
         Some(Self { dot, losers: visible.cloned().collect(), revision })
     }
@@ -470,7 +511,13 @@ impl Entry {
 
     /// When the value expires, if it does.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.dot.expires().map(|ms| UNIX_EPOCH + Duration::from_millis(ms.get()))
+        self.dot.lifetime().expires.map(|ms| UNIX_EPOCH + Duration::from_millis(ms.get()))
+    }
+
+    /// Whether the value is bound to the life of the run that wrote it
+    /// ([`PutOptions::ephemeral`](crate::PutOptions::ephemeral)).
+    pub fn is_ephemeral(&self) -> bool {
+        self.dot.lifetime().run.is_some()
     }
 
     /// Where this node's change log last recorded a change of the key.
@@ -580,14 +627,15 @@ mod tests {
     }
 
     #[test]
-    fn dot_keeps_key_value_and_expiry_apart() {
+    fn dot_keeps_key_value_and_lifetime_apart() {
         let stamp = Stamp { clock: 9, origin: RunId::new(4) };
-        for expires in [None, NonZeroU64::new(77)] {
-            let dot = Dot::new(stamp, expires, 3, b"\0abvalue", &mut Vec::new());
+        for (expires, run) in [(None, None), (Some(77), None), (None, Some(5)), (Some(77), Some(5))] {
+            let lifetime = Lifetime { expires: expires.and_then(NonZeroU64::new), run: run.map(RunId::new) };
+            let dot = Dot::new(stamp, lifetime, 3, b"\0abvalue", &mut Vec::new());
             assert_eq!((dot.key(), dot.value()), (&b"\0ab"[..], &b"value"[..]));
-            assert_eq!((dot.stamp(), dot.expires()), (stamp, expires));
+            assert_eq!((dot.stamp(), dot.lifetime()), (stamp, lifetime));
             assert!(dot.is_intact());
-            assert_eq!(dot.is_hidden(77), expires.is_some());
+            assert_eq!(dot.has_expired(77), expires.is_some());
         }
     }
 
@@ -623,8 +671,9 @@ mod tests {
             let stamps = (0..12).map(|i| Stamp { clock: 1 + i / 3, origin: RunId::new(i % 3) });
             let known: Vec<(Stamp, u8)> = stamps.zip(fates).filter(|(_, fate)| *fate > 0).collect();
             let dot_set = known.iter().filter(|(_, fate)| *fate == 2);
-            let dots =
-                dot_set.map(|(stamp, _)| Dot::new(*stamp, None, KEY.len(), KEY, &mut Vec::new())).collect();
+            let dots = dot_set
+                .map(|(stamp, _)| Dot::new(*stamp, Lifetime::default(), KEY.len(), KEY, &mut Vec::new()))
+                .collect();
             let covered = known.iter().map(|(stamp, _)| *stamp).collect();
             State { dot_set: DotSet::from_dots(KEY, dots), covered }
         })

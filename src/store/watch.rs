@@ -40,7 +40,8 @@ pub enum WatchEvent {
         /// not known here any more: it was forgotten, or a new run has taken its place.
         writer: Option<String>,
     },
-    /// The last value of a key expired.
+    /// The last value of a key expired, or is hidden because this node does not hold the run for alive to whose life it
+    /// is bound ([`PutOptions::ephemeral`](crate::PutOptions::ephemeral)).
     Expired {
         /// The key.
         key: String,
@@ -232,7 +233,7 @@ impl WatchCursor {
             {
                 // A key that changed since is at a later revision.
                 let id = store.log.row_at(revision);
-                events.extend(id.and_then(|id| self.event_of(&store.row(id).dot_set, revision, now)));
+                events.extend(id.and_then(|id| self.event_of(store, &store.row(id).dot_set, revision, now)));
             }
             if !listed.is_empty() {
                 self.listed = Some(listed);
@@ -261,7 +262,7 @@ impl WatchCursor {
             if let Some((revision, id)) = rows.next_if(|(revision, _)| *revision <= until) {
                 looks += 1;
                 self.cursor = revision;
-                events.extend(self.event_of(&store.row(id).dot_set, revision, now));
+                events.extend(self.event_of(store, &store.row(id).dot_set, revision, now));
             } else if self.until.is_some() {
                 self.cursor = until;
             } else {
@@ -273,14 +274,14 @@ impl WatchCursor {
         (events, is_done)
     }
 
-    fn event_of(&self, dot_set: &DotSet, number: u64, now: Time) -> Option<WatchEvent> {
+    fn event_of(&self, store: &LocalStore, dot_set: &DotSet, number: u64, now: Time) -> Option<WatchEvent> {
         if !self.concerns(dot_set.key()) {
             return None;
         }
-        let revision = Revision { log: self.log, number };
-        if let Some(entry) = Entry::new(dot_set, revision, now.wall_ms()) {
+        if let Some(entry) = store.entry(now, dot_set, number) {
             return Some(WatchEvent::Put(entry));
         }
+        let revision = Revision { log: self.log, number };
         let key = || readable_key(dot_set.key()).to_owned();
         let stamp = match dot_set.removal() {
             _ if self.is_fresh => return None,

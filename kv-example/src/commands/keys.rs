@@ -108,7 +108,12 @@ fn row(entry: &Value) -> Vec<String> {
         None => format!("({})", table::bytes(entry["bytes"].as_u64().unwrap_or_default())),
     };
     let writer = entry["writer"].as_str().map_or_else(|| format!("run {}", text("origin")), str::to_owned);
-    let expires = entry["expires_ms"].as_u64().map_or_else(|| "-".to_owned(), until);
+    let expires = match (entry["expires_ms"].as_u64(), entry["ephemeral"].as_bool() == Some(true)) {
+        (None, false) => "-".to_owned(),
+        (None, true) => "with its node".to_owned(),
+        (Some(ms), false) => until(ms),
+        (Some(ms), true) => format!("{} or with its node", until(ms)),
+    };
     vec![text("key"), value, writer, since(&entry["time_ms"]), expires, text("stamp")]
 }
 
@@ -136,6 +141,10 @@ pub(crate) struct Put {
     /// It vanishes after this time, everywhere
     #[arg(long, value_name = "TIME")]
     ttl: Option<String>,
+    /// It vanishes with the process of the node that takes it: hidden while that is not held for alive, gone once it has
+    /// left, was replaced or forgotten
+    #[arg(long)]
+    ephemeral: bool,
     /// Only if the key has no value (as this node sees it)
     #[arg(long, conflicts_with = "if_stamp")]
     if_absent: bool,
@@ -158,7 +167,8 @@ impl Put {
                 value
             }
         };
-        let ttl: Vec<String> = self.ttl.iter().map(|ttl| format!("ttl={}", quoted(ttl))).collect();
+        let ttl = self.ttl.iter().map(|ttl| format!("ttl={}", quoted(ttl)));
+        let wants: Vec<String> = ttl.chain(self.ephemeral.then(|| "ephemeral=true".to_owned())).collect();
         let mut headers = Vec::new();
         if self.if_absent {
             headers.push(("if-none-match", "*".to_owned()));
@@ -166,7 +176,7 @@ impl Put {
         if let Some(stamp) = &self.if_stamp {
             headers.push(("if-match", format!("\"{stamp}\"")));
         }
-        let path = format!("/v1/kv/{}{}", quoted(&self.key), self.wait.query(&self.target, ttl));
+        let path = format!("/v1/kv/{}{}", quoted(&self.key), self.wait.query(&self.target, wants));
         let answer = self.target.client()?.ask("PUT", &path, &headers, &value)?;
         print_write(&self.target, &answer.json()?)
     }

@@ -12,6 +12,7 @@ use crate::node::api::scan;
 use crate::node::api::watch::Watch;
 #[cfg(feature = "json")]
 use crate::node::net::peers::NodeEvent;
+use crate::node::runtime::shared::wall_ms;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
 use crate::store::entry::{Entry, Revision, element_key};
@@ -77,7 +78,7 @@ impl Store for Node {
     }
 
     fn set_contains(&self, set: &str, element: &str) -> bool {
-        self.shared.index.has(&element_key(set, element))
+        self.shared.index.has(&element_key(set, element), wall_ms)
     }
 
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
