@@ -227,6 +227,6 @@ pub use store::entry::{Entry, Revision};
 pub use store::watch::{WatchEvent, WatchOptions};
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp};
-pub use typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
+pub use typed::{Counter, CounterWatch, Set, Store, WriteBatch, WriteReceipt};
 #[cfg(feature = "json")]
 pub use typed::{Live, Map, MapEvent, MapWatch};

@@ -275,6 +275,16 @@ impl Node {
         Counter::new(self.view(), name.into())
     }
 
+    /// The names of all sets that begin with `prefix` and have elements, in order, as [`Store::sets`] reads them.
+    pub fn sets(&self, prefix: impl AsRef<str>) -> Vec<String> {
+        Store::sets(self, prefix.as_ref())
+    }
+
+    /// The names of all counters that begin with `prefix`, in order, as [`Store::counters`] reads them.
+    pub fn counters(&self, prefix: impl AsRef<str>) -> Vec<String> {
+        Store::counters(self, prefix.as_ref())
+    }
+
     /// The keys that begin with `prefix`, as a map of values of type `T`, stored as JSON.
     #[cfg(feature = "json")]
     pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T> {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures_core::Stream;
 
 pub use batch::WriteBatch;
-pub use counter::Counter;
+pub use counter::{Counter, CounterWatch};
 #[cfg(all(feature = "json", feature = "node"))]
 pub(crate) use live::LastGood;
 #[cfg(any(feature = "config", feature = "figment"))]
@@ -115,11 +115,16 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Watches with options: one key alone, from an earlier position on, or changes only.
     fn watch_with(&self, prefix: &str, options: WatchOptions) -> Self::Watch;
 
-    /// [`Set::add`].
+    /// [`Set::add_with`].
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
-    fn set_add(&self, set: &str, element: &str) -> Result<Self::Receipt, WriteError>;
+    fn set_add_with(
+        &self,
+        set: &str,
+        element: &str,
+        options: PutOptions,
+    ) -> Result<Self::Receipt, WriteError>;
 
     /// [`Set::remove`].
     ///
@@ -133,8 +138,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`Set::iter`].
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<Self>;
 
-    /// [`Set::page`].
-    fn set_page(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<String>;
+    /// [`Set::entries`].
+    fn set_entries(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<Entry>;
 
     /// [`Set::len`].
     fn set_len(&self, set: &str) -> usize;
@@ -150,6 +155,17 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// [`Counter::value`].
     fn counter_value(&self, counter: &str) -> i64;
+
+    /// Watches what a counter is made of. [`Counter::watch`] gives its values instead.
+    fn counter_changes(&self, counter: &str) -> Self::Watch;
+
+    /// The names of all sets that begin with `prefix` and have elements, in order. The names are read in parts of 1,024,
+    /// so they are not those of one instant.
+    fn sets(&self, prefix: &str) -> Vec<String>;
+
+    /// The names of all counters that begin with `prefix`, in order, as [`Store::sets`] reads them. A counter is listed
+    /// once somebody has added to it, also where it stands at 0.
+    fn counters(&self, prefix: &str) -> Vec<String>;
 
     /// A timer: on a node of its runtime, in a simulation in virtual time.
     ///

@@ -24,7 +24,7 @@ pub struct Batch {
 pub(crate) enum BatchWrite {
     Put { key: String, value: Vec<u8>, options: PutOptions },
     Delete { key: String, only_if: Option<OnlyIf> },
-    Add { set: String, element: String },
+    Add { set: String, element: String, options: PutOptions },
     Remove { set: String, element: String },
     Count { counter: String, by: i64 },
 }
@@ -34,7 +34,9 @@ impl BatchWrite {
     pub(crate) fn stored(&self, run: RunId) -> Vec<u8> {
         match self {
             Self::Put { key, .. } | Self::Delete { key, .. } => entry::register(key),
-            Self::Add { set, element } | Self::Remove { set, element } => entry::element_key(set, element),
+            Self::Add { set, element, .. } | Self::Remove { set, element } => {
+                entry::element_key(set, element)
+            }
             Self::Count { counter, .. } => CounterPart::Share(run).key(counter),
         }
     }
@@ -47,14 +49,14 @@ impl BatchWrite {
     /// The lifetime of what it puts. `run` is that of the member that writes.
     pub(crate) fn lifetime(&self, now: Time, run: RunId) -> Lifetime {
         match self {
-            Self::Put { options, .. } => options.lifetime(now, run),
+            Self::Put { options, .. } | Self::Add { options, .. } => options.lifetime(now, run),
             _ => Lifetime::default(),
         }
     }
 
     fn condition(&self) -> Option<OnlyIf> {
         match self {
-            Self::Put { options, .. } => options.only_if,
+            Self::Put { options, .. } | Self::Add { options, .. } => options.only_if,
             Self::Delete { only_if, .. } => *only_if,
             _ => None,
         }
@@ -72,7 +74,7 @@ impl BatchWrite {
             Self::Put { key, .. } | Self::Delete { key, .. } | Self::Count { counter: key, .. } => {
                 entry::check_key(key.as_bytes())
             }
-            Self::Add { set, element } | Self::Remove { set, element } => {
+            Self::Add { set, element, .. } | Self::Remove { set, element } => {
                 entry::check_key(set.as_bytes()).and_then(|()| entry::check_key(element.as_bytes()))
             }
         }
@@ -128,8 +130,14 @@ impl Batch {
     /// Adds an element to a set.
     #[must_use]
     pub fn set_add(self, set: impl AsRef<str>, element: impl AsRef<str>) -> Self {
+        self.set_add_with(set, element, PutOptions::new())
+    }
+
+    /// Adds an element to a set under a condition, with a time to live, or bound to the life of this process.
+    #[must_use]
+    pub fn set_add_with(self, set: impl AsRef<str>, element: impl AsRef<str>, options: PutOptions) -> Self {
         let (set, element) = (set.as_ref().to_owned(), element.as_ref().to_owned());
-        self.with(BatchWrite::Add { set, element })
+        self.with(BatchWrite::Add { set, element, options })
     }
 
     /// Removes an element from a set.

@@ -7,7 +7,7 @@ use super::Replica;
 use crate::error::WriteError;
 use crate::id::RunId;
 use crate::store::OnlyIf;
-use crate::store::entry::{self, DotSet, EXPIRY_MS_MIN, Entry};
+use crate::store::entry::{self, DotSet, EXPIRY_MS_MIN, Entry, Space};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::time::{Lifetime, Stamp, Time};
 
@@ -190,9 +190,27 @@ impl Replica {
     /// # Errors
     /// If a name is not acceptable, or the disk has failed.
     pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
+        self.set_add_with(now, set, element, &PutOptions::new())
+    }
+
+    /// Adds an element under a condition, with a time to live, or bound to the life of this process.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn set_add_with(
+        &mut self,
+        now: Time,
+        set: &str,
+        element: &str,
+        options: &PutOptions,
+    ) -> Result<Stamp, WriteError> {
         self.check_writable(now)?;
         let stored = Self::element(set, element)?;
-        Ok(self.write_put(now, &stored, &[], Lifetime::default()))
+        if let Some(only_if) = options.only_if {
+            self.store.check_condition(now, &stored, only_if)?;
+        }
+        let lifetime = options.lifetime(now, self.store.first_run);
+        Ok(self.write_put(now, &stored, &[], lifetime))
     }
 
     /// Removes an element from a set. Additions that this node has not seen stay.
@@ -206,21 +224,47 @@ impl Replica {
     }
 
     /// Whether an element is in a set.
-    pub fn set_contains(&self, set: &str, element: &str) -> bool {
-        Self::element(set, element).is_ok_and(|stored| self.store.dot_set(&stored).is_some())
+    pub fn set_contains(&self, now: Time, set: &str, element: &str) -> bool {
+        let stored = Self::element(set, element);
+        let row = stored.as_ref().ok().and_then(|stored| self.store.dot_set(stored));
+        row.is_some_and(|(dot_set, revision)| self.entry_of(now, dot_set, revision).is_some())
     }
 
     /// The elements of a set, in order.
-    pub fn set_iter(&self, set: &str) -> impl Iterator<Item = String> {
+    pub fn set_iter(&self, now: Time, set: &str) -> impl Iterator<Item = String> {
         let prefix = entry::element_key(set, "");
-        let elements =
-            self.store.with_prefix(&prefix).map(|(dot_set, _)| entry::readable_key(dot_set.key()).to_owned());
-        elements.collect::<Vec<_>>().into_iter()
+        let elements = self.store.with_prefix(&prefix);
+        let elements = elements.filter_map(|(dot_set, revision)| self.entry_of(now, dot_set, revision));
+        elements.map(|element| element.key().to_owned()).collect::<Vec<_>>().into_iter()
     }
 
     /// The number of elements of a set. It walks over all of them.
-    pub(crate) fn set_len(&self, set: &str) -> usize {
-        self.store.with_prefix(&entry::element_key(set, "")).count()
+    pub(crate) fn set_len(&self, now: Time, set: &str) -> usize {
+        self.set_iter(now, set).count()
+    }
+
+    /// Names of the sets or counters that hold something, in the order of their stored keys, from `from` on: at most
+    /// `limit`, and where to go on if there may be more.
+    pub(crate) fn names_from(
+        &self,
+        now: Time,
+        space: Space,
+        from: Option<Vec<u8>>,
+        limit: usize,
+    ) -> (Vec<String>, Option<Vec<u8>>) {
+        let (mut names, mut next) = (Vec::new(), from.unwrap_or_else(|| vec![space as u8]));
+        for _ in 0..limit {
+            let mut rows = self.store.iter_from(&next).take_while(|(row, _)| row.key()[0] == space as u8);
+            let Some((first, _)) = rows.next() else { return (names, None) };
+            let name = entry::collection_of(first.key()).to_owned();
+            let is_held = |(row, revision)| self.entry_of(now, row, revision).is_some();
+            if self.store.with_prefix(&entry::collection_key(space, &name)).any(is_held) {
+                names.push(name.clone());
+            }
+            drop(rows);
+            next = entry::behind_collection(space, &name);
+        }
+        (names, Some(next))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::{ForgetError, WriteError};
 use crate::membership::Member;
 use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
-use crate::store::entry::{CounterPart, Dot, Entry, Revision, counter_prefix, element_key, register};
+use crate::store::entry::{CounterPart, Dot, Entry, Revision, Space, counter_prefix, element_key, register};
 use crate::store::watch::WatchOptions;
 use crate::time::{Lifetime, Stamp, Time};
 #[cfg(feature = "json")]
@@ -358,6 +358,24 @@ impl SimNode {
         Counter::new(self.view(), name.into())
     }
 
+    /// The names of all sets that begin with `prefix` and have elements, in order.
+    pub fn sets(&self, prefix: impl AsRef<str>) -> Vec<String> {
+        self.names(Space::Set, prefix.as_ref())
+    }
+
+    /// The names of all counters that begin with `prefix`, in order.
+    pub fn counters(&self, prefix: impl AsRef<str>) -> Vec<String> {
+        self.names(Space::Counter, prefix.as_ref())
+    }
+
+    fn names(&self, space: Space, prefix: &str) -> Vec<String> {
+        let names = self.read(|replica, now| replica.names_from(now, space, None, usize::MAX).0);
+        let mut names = names.unwrap_or_default();
+        names.retain(|name| name.starts_with(prefix));
+        names.sort_unstable();
+        names
+    }
+
     /// The keys that begin with `prefix`, as a map of values of type `T`, stored as JSON.
     #[cfg(feature = "json")]
     pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T, Self> {
@@ -500,8 +518,10 @@ impl Store for SimNode {
         self.watch_with(prefix, options)
     }
 
-    fn set_add(&self, set: &str, element: &str) -> Result<SimReceipt, WriteError> {
-        self.write(&element_key(set, element), |replica, now| replica.set_add(now, set, element).map(Some))
+    fn set_add_with(&self, set: &str, element: &str, options: PutOptions) -> Result<SimReceipt, WriteError> {
+        self.write(&element_key(set, element), |replica, now| {
+            replica.set_add_with(now, set, element, &options).map(Some)
+        })
     }
 
     fn set_remove(&self, set: &str, element: &str) -> Result<SimReceipt, WriteError> {
@@ -509,22 +529,21 @@ impl Store for SimNode {
     }
 
     fn set_contains(&self, set: &str, element: &str) -> bool {
-        self.read(|replica, _| replica.set_contains(set, element)).unwrap_or_default()
+        self.read(|replica, now| replica.set_contains(now, set, element)).unwrap_or_default()
     }
 
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
-        let elements = self.read(|replica, _| replica.set_iter(set).collect::<Vec<_>>());
+        let elements = self.read(|replica, now| replica.set_iter(now, set).collect::<Vec<_>>());
         elements.unwrap_or_default().into_iter()
     }
 
-    fn set_page(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<String> {
+    fn set_entries(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
         let after = after.map(|after| element_key(set, after));
-        let page = self.page(&element_key(set, ""), after.as_deref(), rows);
-        page.iter().map(|entry| entry.key().to_owned()).collect()
+        self.page(&element_key(set, ""), after.as_deref(), rows)
     }
 
     fn set_len(&self, set: &str) -> usize {
-        self.read(|replica, _| replica.set_len(set)).unwrap_or_default()
+        self.read(|replica, now| replica.set_len(now, set)).unwrap_or_default()
     }
 
     fn set_watch(&self, set: &str, options: WatchOptions) -> SimWatch {
@@ -540,6 +559,18 @@ impl Store for SimNode {
 
     fn counter_value(&self, counter: &str) -> i64 {
         self.read(|replica, _| replica.counter_value(counter)).unwrap_or_default()
+    }
+
+    fn counter_changes(&self, counter: &str) -> SimWatch {
+        SimWatch::new(&self.world, self.i, counter_prefix(counter), WatchOptions::new())
+    }
+
+    fn sets(&self, prefix: &str) -> Vec<String> {
+        self.names(Space::Set, prefix)
+    }
+
+    fn counters(&self, prefix: &str) -> Vec<String> {
+        self.names(Space::Counter, prefix)
     }
 
     /// In virtual time, by the node's monotonic clock. The task goes on while the node is paused or down.

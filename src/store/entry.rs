@@ -111,6 +111,23 @@ pub(crate) fn counter_prefix(counter: &str) -> Vec<u8> {
     named_key(Space::Counter, counter, &[])
 }
 
+/// The common beginning of all keys of a set or a counter.
+pub(crate) fn collection_key(space: Space, name: &str) -> Vec<u8> {
+    named_key(space, name, &[])
+}
+
+/// The least key behind all keys of a set or a counter. No byte of a name is the greatest one.
+pub(crate) fn behind_collection(space: Space, name: &str) -> Vec<u8> {
+    let mut key = collection_key(space, name);
+    *key.last_mut().expect("names are not empty") += 1;
+    key
+}
+
+/// The name of the set or counter of a well-formed key.
+pub(crate) fn collection_of(key: &[u8]) -> &str {
+    std::str::from_utf8(&key[3..3 + name_bytes(key)]).expect("keys are checked on their way in")
+}
+
 /// The length of the set's or counter's name in a well-formed key.
 fn name_bytes(key: &[u8]) -> usize {
     usize::from(u16::from_be_bytes([key[1], key[2]]))

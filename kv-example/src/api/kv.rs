@@ -166,16 +166,16 @@ impl Wants {
         Ok(Wait { quorum, is_durable: self.durable, time })
     }
 
-    /// Refuses what makes sense for single keys alone.
+    /// Refuses what makes sense for what is put alone.
     pub(super) fn without_ttl(&self) -> Result<(), ApiError> {
         if self.ttl.is_none() && !self.ephemeral {
             return Ok(());
         }
-        Err(ApiError::bad_request("ttl and ephemeral are for keys; elements and counters have none"))
+        Err(ApiError::bad_request("ttl and ephemeral are for keys and for elements of sets that are put"))
     }
 
     /// How the node puts a value.
-    fn options(&self) -> Result<PutOptions, ApiError> {
+    pub(super) fn options(&self) -> Result<PutOptions, ApiError> {
         let mut options = PutOptions::new();
         if let Some(ttl) = &self.ttl {
             options = options.ttl(span::parse(ttl).map_err(ApiError::bad_request)?);

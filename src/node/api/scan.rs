@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::node::runtime::shared::Shared;
-use crate::store::entry::{self, Entry, Revision};
+use crate::store::entry::{self, Entry, Revision, Space};
 
 /// Entries that a scan reads under one lock.
 const SCAN_ROWS: usize = 1_024;
@@ -73,4 +73,21 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
 pub(in crate::node) fn page(shared: &Shared, prefix: &[u8], after: Option<&[u8]>, rows: usize) -> Vec<Entry> {
     let core = shared.lock_closed();
     core.map_or_else(Vec::new, |core| core.replica.page(shared.now(), prefix, after, rows))
+}
+
+/// The names of all sets or counters that begin with `prefix`, in order. The lock is held for one part at a time.
+pub(in crate::node) fn names(shared: &Shared, space: Space, prefix: &str) -> Vec<String> {
+    let (mut names, mut from) = (Vec::new(), None);
+    loop {
+        let Some(core) = shared.lock_closed() else { break };
+        let (part, next) = core.replica.names_from(shared.now(), space, from, SCAN_ROWS);
+        drop(core);
+        names.extend(part.into_iter().filter(|name| name.starts_with(prefix)));
+        from = next;
+        if from.is_none() {
+            break;
+        }
+    }
+    names.sort_unstable();
+    names
 }
