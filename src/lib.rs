@@ -87,6 +87,7 @@
 //! | `durable` | yes | a disk for nodes: [`Builder::data_dir`], [`Node::snapshot`], [`Builder::restore`] |
 //! | `json` | yes | [`Map`] and [`Live`]: typed values, kept as JSON |
 //! | `figment` | no | `live::StoreSource` as a `figment::Provider`, and providers as layers of a [`Live`] |
+//! | `crdts` | no | `Merged`: values with a merge of their own, by the trait `CvRDT` of the crate `crdts` |
 //! | `config` | no | `live::StoreSource` as a `config::Source` |
 //! | `metrics` | no | what a node does, as gauges, counters and histograms for any recorder of the `metrics` crate |
 
@@ -227,6 +228,8 @@ pub use store::entry::{Entry, Revision};
 pub use store::watch::{WatchEvent, WatchOptions};
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp};
+#[cfg(feature = "crdts")]
+pub use typed::Merged;
 pub use typed::{Counter, CounterWatch, Set, Store, WriteBatch, WriteReceipt};
 #[cfg(feature = "json")]
 pub use typed::{Live, Map, MapEvent, MapWatch};

@@ -39,6 +39,8 @@ use crate::store::watch::WatchOptions;
 use crate::time::{Stamp, Time};
 #[cfg(feature = "json")]
 use crate::typed::Map;
+#[cfg(feature = "crdts")]
+use crate::typed::Merged;
 use crate::typed::{Counter, Set, Store, WriteBatch};
 use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 
@@ -289,6 +291,12 @@ impl Node {
     #[cfg(feature = "json")]
     pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T> {
         Map::new(self.view(), prefix.into())
+    }
+
+    /// The value of this key, whose concurrent versions are joined by their type, stored as JSON.
+    #[cfg(feature = "crdts")]
+    pub fn merged<T: crdts::CvRDT + Clone>(&self, key: impl Into<String>) -> Merged<T> {
+        Merged::new(self.view(), key.into())
     }
 
     // The cluster.

@@ -54,6 +54,9 @@ pub enum OnlyIf {
     Absent,
     /// Only if the key's value is the one written with this stamp.
     Stamp(Stamp),
+    /// Only if nothing of the key has changed on this node since it was read at this revision
+    /// ([`Entry::revision`](crate::Entry::revision)): neither its value nor the concurrent ones beside it.
+    Revision(Revision),
 }
 
 /// Logs of peers whose position is kept. Each process start has a new log.
@@ -240,11 +243,15 @@ impl LocalStore {
 
     pub(crate) fn check_condition(&self, now: Time, key: &[u8], only_if: OnlyIf) -> Result<(), WriteError> {
         let is_hidden = |dot: &Dot| self.is_hidden(now, dot);
-        let winner = self.dot_set(key).and_then(|(dot_set, _)| dot_set.winner(is_hidden));
+        let row = self.dot_set(key);
+        let winner = row.and_then(|(dot_set, _)| dot_set.winner(is_hidden));
         let current = winner.map(Dot::stamp);
         let holds = match only_if {
             OnlyIf::Absent => current.is_none(),
             OnlyIf::Stamp(stamp) => current == Some(stamp),
+            OnlyIf::Revision(Revision { log, number }) => {
+                log == self.log.id && row.is_some_and(|(_, revision)| revision == number)
+            }
         };
         if holds { Ok(()) } else { Err(WriteError::Condition { current }) }
     }

@@ -10,6 +10,8 @@ mod counter;
 mod live;
 #[cfg(feature = "json")]
 mod map;
+#[cfg(feature = "crdts")]
+mod merged;
 mod set;
 
 use std::pin::Pin;
@@ -27,6 +29,8 @@ pub use live::StoreSource;
 pub use live::{Layer, Live, LiveBuilder, LivePart, LiveState, Loaded, Values};
 #[cfg(feature = "json")]
 pub use map::{Codec, Json, Map, MapEntry, MapEvent, MapWatch};
+#[cfg(feature = "crdts")]
+pub use merged::Merged;
 pub use set::Set;
 
 use crate::config::BATCH_WRITES_MAX;
@@ -280,6 +284,12 @@ pub trait Store: Clone + Send + Sync + 'static {
     #[cfg(feature = "json")]
     fn map<T>(&self, prefix: &str) -> Map<T, Self> {
         Map::new(self.view(), prefix.to_owned())
+    }
+
+    /// The value of this key, whose concurrent versions are joined by their type, stored as JSON.
+    #[cfg(feature = "crdts")]
+    fn merged<T: crdts::CvRDT + Clone>(&self, key: &str) -> Merged<T, Self> {
+        Merged::new(self.view(), key.to_owned())
     }
 }
 

@@ -26,6 +26,8 @@ use crate::store::watch::WatchOptions;
 use crate::time::{Lifetime, Stamp, Time};
 #[cfg(feature = "json")]
 use crate::typed::Map;
+#[cfg(feature = "crdts")]
+use crate::typed::Merged;
 use crate::typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
 
 /// One node of a [`Sim`](super::Sim), with the verbs of `Node`. It is cheap to clone and can be kept.
@@ -380,6 +382,12 @@ impl SimNode {
     #[cfg(feature = "json")]
     pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T, Self> {
         Map::new(self.view(), prefix.into())
+    }
+
+    /// The value of this key, whose concurrent versions are joined by their type, stored as JSON.
+    #[cfg(feature = "crdts")]
+    pub fn merged<T: crdts::CvRDT + Clone>(&self, key: impl Into<String>) -> Merged<T, Self> {
+        Merged::new(self.view(), key.into())
     }
 
     /// Watches all keys that begin with this prefix. The watch ends when the node stops.
