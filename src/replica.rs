@@ -75,6 +75,7 @@ pub(crate) mod saved;
 mod schedule;
 mod status;
 mod timers;
+mod validation;
 mod verbs;
 mod wall_clock;
 
@@ -96,6 +97,8 @@ use receipts::CoverageAnswers;
 use repair::PartialRows;
 pub use repair::RepairReport;
 pub use status::{RepairTraffic, Status};
+use validation::Validation;
+pub(crate) use validation::Validators;
 pub use verbs::PutOptions;
 
 /// One replica of the store, without clock, network or disk. Whoever drives it gives it inputs and the time, carries
@@ -137,12 +140,13 @@ pub struct Replica {
     own_shares: BTreeMap<Vec<u8>, i64>,
     /// Whether the user was told that there are too many members.
     is_full: bool,
+    validation: Validation,
 }
 
 impl Replica {
     /// A replica, blank or with what its disk holds.
     pub fn new(setup: Setup) -> Self {
-        let Setup { config, seed, saved, has_disk, member, controls } = setup;
+        let Setup { config, seed, saved, has_disk, member, validators, controls } = setup;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let hash_key = HashKey::from_words(random.next_u64(), random.next_u64());
         // A member's run is the origin of what it writes: so everybody can tell who wrote.
@@ -180,6 +184,7 @@ impl Replica {
             promises: VecDeque::new(),
             own_shares: BTreeMap::new(),
             is_full: false,
+            validation: Validation::new(validators),
             config,
         };
         if let Some(saved) = saved {
@@ -274,6 +279,7 @@ impl Replica {
 
     /// Lets the followers in this process see what has changed, then forgets what nobody needs any more.
     fn follow(&mut self) {
+        self.follow_validation();
         self.watches.advance(&self.store);
         self.store.trim();
         self.links.step();

@@ -31,7 +31,7 @@ use crate::controls::Controls;
 use crate::id::{LinkId, RunId};
 use crate::membership::{Member, MemberEvent, PeerExit};
 use crate::replica::saved::Saved;
-use crate::replica::{Input, Lane, Replica, ReplicaEvent, Setup};
+use crate::replica::{Input, Lane, Replica, ReplicaEvent, Setup, Validators};
 use crate::store::digest::fingerprint;
 use crate::store::watch::WatchId;
 use crate::time::{HybridClock, Time};
@@ -202,6 +202,7 @@ struct World {
     /// Links that nodes broke because nothing moved on them.
     timeouts: u64,
     controls: Controls,
+    validators: Validators,
     /// The nodes by which the others find each other. `None`: the simulator links all nodes.
     seeds: Option<Vec<usize>>,
     /// Groups that were set by hand.
@@ -251,6 +252,7 @@ impl World {
             #[cfg(feature = "__controls")]
             recorded: None,
             controls: Controls::default(),
+            validators: Validators::default(),
         }
     }
 
@@ -301,6 +303,7 @@ impl World {
         setup.saved = saved;
         setup.has_disk = self.nodes[i].has_disk;
         setup.controls = self.controls;
+        setup.validators = self.validators.clone();
         if self.seeds.is_some() {
             setup.member = Some(self.member(i));
         }

@@ -156,19 +156,21 @@ mod tests {
             .prop_map(Clocks::from_iter)
     }
 
+    /// Clock, origin, lifetime and value of a dot.
+    type ToldDot = (u64, u64, (Option<u64>, Option<u64>), Vec<u8>);
+
     fn rows() -> impl Strategy<Value = DotSet> {
         let value = prop::collection::vec(any::<u8>(), 0..300);
         let lifetime = (any::<Option<u64>>(), any::<Option<u64>>());
         let dots = prop::collection::vec((any::<u64>(), any::<u64>(), lifetime, value), 0..4);
         (prop::collection::vec(any::<u8>(), 0..40), dots).prop_map(|(key, dots)| {
-            let dot =
-                |(clock, origin, (expires, run), value): &(u64, u64, (Option<u64>, Option<u64>), Vec<u8>)| {
-                    let text = [&key[..], value].concat();
-                    let stamp = Stamp { clock: *clock, origin: RunId::new(*origin) };
-                    let expires = expires.and_then(|ms| NonZeroU64::new(ms.max(EXPIRY_MS_MIN)));
-                    let lifetime = Lifetime { expires, run: run.map(RunId::new) };
-                    Dot::new(stamp, lifetime, key.len(), &text, &mut Vec::new())
-                };
+            let dot = |(clock, origin, (expires, run), value): &ToldDot| {
+                let text = [&key[..], value].concat();
+                let stamp = Stamp { clock: *clock, origin: RunId::new(*origin) };
+                let expires = expires.and_then(|ms| NonZeroU64::new(ms.max(EXPIRY_MS_MIN)));
+                let lifetime = Lifetime { expires, run: run.map(RunId::new) };
+                Dot::new(stamp, lifetime, key.len(), &text, &mut Vec::new())
+            };
             if dots.is_empty() {
                 let deleted = Stamp { clock: key.len() as u64, origin: RunId::new(1) };
                 return DotSet::empty(&key, Removal::Deleted(deleted));
@@ -210,7 +212,7 @@ mod tests {
     }
 
     /// Everything that distinguishes two rows for a reader.
-    fn told(dot_set: &DotSet) -> (Option<Removal>, Vec<(Stamp, Lifetime, &[u8])>) {
+    fn told(dot_set: &DotSet) -> (Option<Removal>, Vec<impl PartialEq + std::fmt::Debug>) {
         let dots = dot_set.dots().iter().map(|dot| (dot.stamp(), dot.lifetime(), dot.value()));
         (dot_set.removal(), dots.collect())
     }

@@ -231,7 +231,7 @@ fn step(sim: &mut Sim, dice: &mut Dice) {
         17 => sim.crash(i),
         18 => sim.leave(i),
         19 | 20 if !sim.is_up(i) => {
-            let disk = [Disk::Latest, Disk::Latest, Disk::Blank][dice.below(3)].clone();
+            let disk = [Disk::Latest, Disk::Latest, Disk::Blank][dice.below(3)];
             sim.restart_with(i, disk);
         }
         21 => {

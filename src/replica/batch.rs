@@ -165,6 +165,7 @@ impl Replica {
         if batch.writes.len() > BATCH_WRITES_MAX {
             return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
         }
+        self.check_batch_valid(batch)?;
         let mut keys = Vec::with_capacity(batch.writes.len());
         let mut shares = BTreeMap::new();
         for write in &batch.writes {

@@ -25,7 +25,7 @@ impl Replica {
     /// The member that wrote what has this stamp, living or gone. `None` if its run is not known: it was forgotten, or a
     /// new run of the member has taken its place.
     pub fn member_of(&self, stamp: Stamp) -> Option<&Member> {
-        self.members.as_ref().and_then(|members| members.of_run(stamp.origin))
+        self.members.as_ref()?.of_run(self.run_of_origin(stamp.origin))
     }
 
     /// Whether a run is a member that is believed to be alive.

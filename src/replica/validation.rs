@@ -83,7 +83,8 @@ impl Validation {
 
     /// Forgets what is not held any more: a value that expired is dropped without a change in the log.
     pub(super) fn sweep(&mut self, store: &LocalStore) {
-        self.invalid.retain(|key, stamp| store.dot_set(key).is_some_and(|(dot_set, _)| dot_set.holds(*stamp)));
+        self.invalid
+            .retain(|key, stamp| store.dot_set(key).is_some_and(|(dot_set, _)| dot_set.holds(*stamp)));
     }
 
     /// Judges what has changed since the last call. Returns what is invalid and was not before: key, stamp, reason.

@@ -37,6 +37,7 @@ impl Replica {
         self.check_writable(now)?;
         entry::check_key(key.as_bytes())?;
         self.store.check_value_bytes(value.len())?;
+        self.check_valid(key, value)?;
         let mut stored = Vec::with_capacity(1 + key.len());
         entry::register_key(key, &mut stored);
         if let Some(only_if) = options.only_if {

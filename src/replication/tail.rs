@@ -256,7 +256,7 @@ mod tests {
         near.filter = LogFilter::Own;
         let missed = pass(&mut far, &mut near, &mut writer, &mut delegate, "missed");
         (0..200).for_each(|i| {
-            _ = delegate.put(NOW, &key(&format!("own {i}")), &[b'x'; 1_000], Lifetime::default())
+            _ = delegate.put(NOW, &key(&format!("own {i}")), &[b'x'; 1_000], Lifetime::default());
         });
         let part = near.frame(&mut delegate);
         near.hand(&mut mate, &mut ForwardedClaims::default(), &[part]);

@@ -180,9 +180,9 @@ impl Load {
             _ => return Err(form()),
         };
         if is_written {
-            count.written += 1
+            count.written += 1;
         } else {
-            count.same += 1
+            count.same += 1;
         }
         Ok(())
     }

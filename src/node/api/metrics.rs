@@ -17,6 +17,7 @@
 //! | `tidings_peer_lag_seconds` | gauge | `peer` | how long the peer has owed an acknowledgement (1) |
 //! | `tidings_peer_rtt_seconds` | gauge | `peer` | the smoothed round trip to the peer (1) |
 //! | `tidings_origins` | gauge | | process starts that ever wrote |
+//! | `tidings_invalid_values` | gauge | | keys whose value a check of this node finds invalid |
 //! | `tidings_extra_contexts` | gauge | | contexts kept beyond the vector; 0 in a cluster at rest |
 //! | `tidings_removals` | gauge | | removals that the change log remembers |
 //! | `tidings_busy` | gauge | | 1 while writes are refused because the cluster is too far behind |
@@ -175,6 +176,7 @@ fn record_store(status: &NodeStatus, shared: &Shared) {
     set("tidings_bytes", store.bytes as f64);
     set("tidings_links", store.links as f64);
     set("tidings_origins", store.origins as f64);
+    set("tidings_invalid_values", store.invalid_values as f64);
     set("tidings_extra_contexts", store.extra_contexts as f64);
     set("tidings_removals", store.removals as f64);
     flag("tidings_disk_failed", store.has_disk_failed);
@@ -237,6 +239,7 @@ fn describe() {
         ),
         ("tidings_peer_rtt_seconds", Unit::Seconds, "The smoothed round trip to a peer"),
         ("tidings_origins", Unit::Count, "Process starts that ever wrote"),
+        ("tidings_invalid_values", Unit::Count, "Keys whose value a check of this node finds invalid"),
         ("tidings_extra_contexts", Unit::Count, "Contexts kept beyond the vector; 0 in a cluster at rest"),
         ("tidings_removals", Unit::Count, "Removals that the change log remembers"),
         ("tidings_busy", Unit::Count, "1 while writes are refused because the cluster is too far behind"),
