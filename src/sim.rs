@@ -36,6 +36,7 @@ use crate::store::digest::fingerprint;
 use crate::store::watch::WatchId;
 use crate::time::{HybridClock, Time};
 
+mod check;
 mod disk;
 mod faults;
 mod handle;
@@ -50,6 +51,7 @@ mod tasks;
 mod timers;
 mod watch;
 
+pub use check::check;
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
 pub use handle::Sim;
