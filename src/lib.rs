@@ -87,7 +87,7 @@
 //! | `durable` | yes | a disk for nodes: [`Builder::data_dir`], [`Node::snapshot`], [`Builder::restore`] |
 //! | `json` | yes | [`Map`] and [`Live`]: typed values, kept as JSON |
 //! | `figment` | no | `live::StoreSource` as a `figment::Provider`, and providers as layers of a [`Live`] |
-//! | `crdts` | no | `Merged`: values with a merge of their own, by the trait `CvRDT` of the crate `crdts` |
+//! | `crdts` | no | `map::Merged`: values with a merge of their own, by the trait `CvRDT` of the crate `crdts` |
 //! | `config` | no | `live::StoreSource` as a `config::Source` |
 //! | `metrics` | no | what a node does, as gauges, counters and histograms for any recorder of the `metrics` crate |
 
@@ -132,10 +132,17 @@ pub mod guide {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// What belongs to a [`Map`]: the formats of its values, and its entries.
+/// What belongs to a [`Counter`].
+pub mod counter {
+    pub use crate::typed::CounterWatch;
+}
+
+/// What belongs to a [`Map`]: the formats of its values, its entries, and values with a merge of their own.
 #[cfg(feature = "json")]
 pub mod map {
     pub use crate::error::Author;
+    #[cfg(feature = "crdts")]
+    pub use crate::typed::Merged;
     pub use crate::typed::{Codec, Json, MapEntry};
 }
 
@@ -228,8 +235,6 @@ pub use store::entry::{Entry, Revision};
 pub use store::watch::{WatchEvent, WatchOptions};
 pub use store::{OnlyIf, Refusal};
 pub use time::{ParseError, Stamp};
-#[cfg(feature = "crdts")]
-pub use typed::Merged;
-pub use typed::{Counter, CounterWatch, Set, Store, WriteBatch, WriteReceipt};
+pub use typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
 #[cfg(feature = "json")]
 pub use typed::{Live, Map, MapEvent, MapWatch};

@@ -19,11 +19,11 @@ use crate::time::Stamp;
 /// Invalid values of others that are reported in one step. All of them are counted.
 const INVALID_TOLD_MAX: usize = 64;
 
-type Check = Arc<dyn Fn(&str, &[u8]) -> Result<(), String> + Send + Sync>;
+type ValueCheck = Arc<dyn Fn(&str, &[u8]) -> Result<(), String> + Send + Sync>;
 
 /// The checks of a node, by the beginning of the keys whose values they judge.
 #[derive(Clone, Default)]
-pub(crate) struct Validators(Vec<(String, Check)>);
+pub(crate) struct Validators(Vec<(String, ValueCheck)>);
 
 impl std::fmt::Debug for Validators {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

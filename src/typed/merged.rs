@@ -17,9 +17,9 @@ use crate::error::Error;
 /// next [`update`](Self::update) writes the result in their place. So nothing that was written is lost, however late it
 /// arrives, as long as the type keeps the laws of such a merge: it is commutative, associative and idempotent.
 ///
-/// Where the type tells its writers apart by *actors*, as a `GCounter` does, each start of a process must be one of its
-/// own, for example the run of [`Receipt::stamp`](crate::Receipt::stamp) or a random number: a process that comes back
-/// with an older disk would count again what others have already.
+/// Where the type tells its writers apart by *actors*, as a `GCounter` does, each start of a process must be an actor of
+/// its own, for example by a random number: a process that comes back with an older disk would count anew under what
+/// others have counted already.
 ///
 /// ```
 /// use crdts::{CmRDT, GSet};
