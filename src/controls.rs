@@ -114,6 +114,8 @@ pub enum Control {
     WholeFramesCount,
     /// Breaks **Expiry**: expired dots are dropped while the clock is in doubt.
     DropsInDoubt,
+    /// Breaks **Bound to a run**: what is bound to the life of a run is dropped as soon as the run does not answer.
+    AwayEndsRuns,
     /// Breaks **Claims from the future**: those made while the clock was ahead are sent to peers before their time.
     FutureTold,
     /// Breaks **Contexts that remain**: leftovers are narrowed to each range of a session, and equal ones are not
@@ -133,7 +135,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 58] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -181,6 +183,7 @@ impl Control {
         Self::RepairUnawaited,
         Self::WholeFramesCount,
         Self::DropsInDoubt,
+        Self::AwayEndsRuns,
         Self::FutureTold,
         Self::LeftoversNarrowed,
         Self::WatchPastFloor,

@@ -30,7 +30,7 @@ fn present(current: Option<Stamp>) -> String {
 }
 
 /// Why a write was not accepted. In every case nothing was written, not even a part of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
     /// The metadata has too many entries.
@@ -63,6 +63,14 @@ pub enum WriteError {
     Condition {
         /// The stamp of the key's present value, if it has one.
         current: Option<Stamp>,
+    },
+    /// A check of this node (`Builder::validate`) finds the value invalid.
+    #[error("the value of \"{}\" is not valid: {reason}; nothing was written", Escaped(key))]
+    Invalid {
+        /// The key.
+        key: String,
+        /// What the check said.
+        reason: String,
     },
     /// This process's share of the counter would leave the range of `i64`.
     #[error("this process's share of the counter would overflow; nothing was written")]

@@ -102,6 +102,7 @@
 //! | `durable` | yes | a disk for nodes: [`Builder::data_dir`], [`Node::snapshot`], [`Builder::restore`] |
 //! | `json` | yes | [`Map`] and [`Live`]: typed values, kept as JSON |
 //! | `figment` | no | `live::StoreSource` as a `figment::Provider`, and providers as layers of a [`Live`] |
+//! | `crdts` | no | `map::Merged`: values with a merge of their own, by the trait `CvRDT` of the crate `crdts` |
 //! | `config` | no | `live::StoreSource` as a `config::Source` |
 //! | `srv` | no | seeds that are named by SRV records: `srv+name`, `Builder::name_servers` |
 //! | `metrics` | no | what a node does, as gauges, counters and histograms for any recorder of the `metrics` crate |
@@ -151,10 +152,17 @@ pub mod guide {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// What belongs to a [`Map`]: the formats of its values, and its entries.
+/// What belongs to a [`Counter`].
+pub mod counter {
+    pub use crate::typed::CounterWatch;
+}
+
+/// What belongs to a [`Map`]: the formats of its values, its entries, and values with a merge of their own.
 #[cfg(feature = "json")]
 pub mod map {
     pub use crate::error::Author;
+    #[cfg(feature = "crdts")]
+    pub use crate::typed::Merged;
     pub use crate::typed::{Codec, Json, MapEntry};
 }
 

@@ -26,6 +26,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::config::Config;
 use crate::controls::Controls;
 use crate::id::RunId;
+use crate::store::RunLife;
 use crate::time::Time;
 use crate::wire::{Reader, Writer};
 
@@ -86,6 +87,8 @@ pub(crate) enum MemberEffect {
     Full,
     /// A member that was only heard of is proven: it may be a voter.
     Proven,
+    /// A run stands otherwise than before, for what is bound to its life.
+    RunLife(RunId, RunLife),
     NameTwice(Member),
     AddressTwice(Member),
 }
@@ -162,6 +165,8 @@ pub(crate) struct Members {
     seek_at: Duration,
     seeks: u32,
     remember_at: Duration,
+    /// When this run first looked for members to forget. Those that an earlier run knew count as gone since then.
+    first_forget_at: Option<Duration>,
     /// Where members were that are forgotten because they were down for too long. A partition may last as long: then
     /// only these addresses lead to the other side.
     forgotten: VecDeque<Contact>,
@@ -211,6 +216,7 @@ impl Members {
             seek_at: Duration::ZERO,
             seeks: 0,
             remember_at: Duration::ZERO,
+            first_forget_at: None,
             forgotten: VecDeque::new(),
             twins: VecDeque::new(),
             is_unwritten: false,
@@ -230,8 +236,22 @@ impl Members {
         self.known.values().map(|known| &known.member)
     }
 
+    /// The member of a run, this node included.
+    pub(crate) fn of_run(&self, run: RunId) -> Option<&Member> {
+        if run == self.own.run { Some(&self.own) } else { self.known.get(&run).map(|known| &known.member) }
+    }
+
     pub(crate) fn is_alive(&self, run: RunId) -> bool {
         self.known.get(&run).is_some_and(|known| known.member.state.is_alive())
+    }
+
+    /// How a run stands, for what is bound to its life.
+    pub(crate) fn life_of(&self, run: RunId) -> RunLife {
+        match self.of_run(run).map(|member| member.state) {
+            Some(state) if state.is_alive() => RunLife::Alive,
+            Some(MemberState::Left) => RunLife::Ended,
+            _ => RunLife::Away,
+        }
     }
 
     /// The run and address of a known member.
@@ -321,7 +341,7 @@ impl Members {
             known.acks = AckState::None;
             let is_gone = known.links == 0 && known.is_gone();
             if is_gone && self.has_successor(run) {
-                self.known.remove(&run);
+                self.replace(run);
             }
             self.choose_delegates();
         }
@@ -354,6 +374,7 @@ impl Members {
         known.has_left = true;
         if known.member.state == MemberState::Down {
             known.enter(MemberState::Left, self.now);
+            self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Ended));
             self.is_unwritten = true;
             self.push_event(id.run, MemberEvent::Left);
         }

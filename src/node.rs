@@ -42,6 +42,8 @@ use crate::store::watch::WatchOptions;
 use crate::time::{Stamp, Time};
 #[cfg(feature = "json")]
 use crate::typed::Map;
+#[cfg(feature = "crdts")]
+use crate::typed::Merged;
 use crate::typed::{Counter, Set, Store, WriteBatch};
 use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 
@@ -215,9 +217,7 @@ impl Node {
     /// The value of a key. It never waits for a writer, the network or the disk, and sees this process's own writes at
     /// once. After the node is closed it answers from the last state.
     pub fn get(&self, key: impl AsRef<str>) -> Option<Entry> {
-        self.shared
-            .index
-            .register(self.shared.log(), key.as_ref(), || runtime::shared::wall().as_millis() as u64)
+        self.shared.index.register(self.shared.log(), key.as_ref(), runtime::shared::wall_ms)
     }
 
     /// All entries whose key begins with `prefix`, in key order, as they were at one instant. It holds the lock for
@@ -280,10 +280,26 @@ impl Node {
         Counter::new(self.view(), name.into())
     }
 
+    /// The names of all sets that begin with `prefix` and have elements, in order, as [`Store::sets`] reads them.
+    pub fn sets(&self, prefix: impl AsRef<str>) -> Vec<String> {
+        Store::sets(self, prefix.as_ref())
+    }
+
+    /// The names of all counters that begin with `prefix`, in order, as [`Store::counters`] reads them.
+    pub fn counters(&self, prefix: impl AsRef<str>) -> Vec<String> {
+        Store::counters(self, prefix.as_ref())
+    }
+
     /// The keys that begin with `prefix`, as a map of values of type `T`, stored as JSON.
     #[cfg(feature = "json")]
     pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T> {
         Map::new(self.view(), prefix.into())
+    }
+
+    /// The value of this key, whose concurrent versions are joined by their type, stored as JSON.
+    #[cfg(feature = "crdts")]
+    pub fn merged<T: crdts::CvRDT + Clone>(&self, key: impl Into<String>) -> Merged<T> {
+        Merged::new(self.view(), key.into())
     }
 
     // The cluster.
@@ -291,6 +307,13 @@ impl Node {
     /// All members that this node knows of, itself first.
     pub fn members(&self) -> Vec<Member> {
         self.shared.members()
+    }
+
+    /// The member whose run wrote what has this stamp: of [`Entry::stamp`], or of a delete
+    /// ([`WatchEvent::Delete`](crate::WatchEvent::Delete)). Known of living members and of those that are gone and not
+    /// forgotten yet; not of the earlier runs of a member.
+    pub fn member_of(&self, stamp: Stamp) -> Option<Member> {
+        self.shared.lock_closed()?.replica.member_of(stamp).cloned()
     }
 
     /// The lease of this name, which at most one node holds at a time. [`Election`] states the guarantees.

@@ -71,6 +71,7 @@ mod joining;
 mod kept;
 mod link;
 mod links;
+mod lives;
 mod members;
 mod receipts;
 mod repair;
@@ -78,6 +79,7 @@ pub(crate) mod saved;
 mod schedule;
 mod status;
 mod timers;
+mod validation;
 mod verbs;
 mod voters;
 mod wall_clock;
@@ -100,6 +102,8 @@ use receipts::CoverageAnswers;
 use repair::PartialRows;
 pub use repair::RepairReport;
 pub use status::{RepairTraffic, Status};
+use validation::Validation;
+pub(crate) use validation::Validators;
 pub use verbs::PutOptions;
 
 /// One replica of the store, without clock, network or disk. Whoever drives it gives it inputs and the time, carries
@@ -143,12 +147,13 @@ pub struct Replica {
     is_full: bool,
     /// Whether the user was told that the store fills, and not since then that it has room.
     is_filling: bool,
+    validation: Validation,
 }
 
 impl Replica {
     /// A replica, blank or with what its disk holds.
     pub fn new(setup: Setup) -> Self {
-        let Setup { config, seed, saved, has_disk, member, controls } = setup;
+        let Setup { config, seed, saved, has_disk, member, validators, controls } = setup;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let hash_key = HashKey::from_words(random.next_u64(), random.next_u64());
         // A member's run is the origin of what it writes: so everybody can tell who wrote.
@@ -187,6 +192,7 @@ impl Replica {
             own_shares: BTreeMap::new(),
             is_full: false,
             is_filling: false,
+            validation: Validation::new(validators),
             config,
         };
         if let Some(saved) = saved {
@@ -284,6 +290,7 @@ impl Replica {
 
     /// Lets the followers in this process see what has changed, then forgets what nobody needs any more.
     fn follow(&mut self) {
+        self.follow_validation();
         self.watches.advance(&self.store);
         self.store.trim();
         self.links.step();
@@ -379,6 +386,7 @@ impl Replica {
         let most = self.config.lag_bytes_max as u64;
         self.median_lag_exceeded = self.store.bytes() > most && self.median_lag() > most;
         self.advance_readiness();
+        self.judge_runs(now);
         self.follow();
     }
 
@@ -560,6 +568,7 @@ impl Replica {
             ids.into_iter().for_each(|id| self.break_link(id, BreakReason::Damaged));
         }
         self.store.give_up_claims();
+        self.judge_runs(self.now);
         self.store.withhold_future(self.now);
         self.forwarded_claims = ForwardedClaims::default();
         self.disk.require_full_write();

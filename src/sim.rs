@@ -31,11 +31,12 @@ use crate::controls::Controls;
 use crate::id::{LinkId, RunId};
 use crate::membership::{Member, MemberEvent, PeerExit};
 use crate::replica::saved::Saved;
-use crate::replica::{Input, Lane, Replica, ReplicaEvent, Setup};
+use crate::replica::{Input, Lane, Replica, ReplicaEvent, Setup, Validators};
 use crate::store::digest::fingerprint;
 use crate::store::watch::WatchId;
 use crate::time::{HybridClock, Time};
 
+mod check;
 mod disk;
 mod faults;
 mod handle;
@@ -50,6 +51,7 @@ mod tasks;
 mod timers;
 mod watch;
 
+pub use check::check;
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
 pub use handle::Sim;
@@ -202,6 +204,7 @@ struct World {
     /// Links that nodes broke because nothing moved on them.
     timeouts: u64,
     controls: Controls,
+    validators: Validators,
     /// The nodes by which the others find each other. `None`: the simulator links all nodes.
     seeds: Option<Vec<usize>>,
     /// Groups that were set by hand.
@@ -251,6 +254,7 @@ impl World {
             #[cfg(feature = "__controls")]
             recorded: None,
             controls: Controls::default(),
+            validators: Validators::default(),
         }
     }
 
@@ -289,7 +293,9 @@ impl World {
         let node = &mut self.nodes[i];
         self.woken.extend(std::mem::take(&mut node.wakers).into_values());
         self.woken.append(&mut node.joining);
-        node.replica.take().is_some()
+        let Some(replica) = node.replica.take() else { return false };
+        self.oracle.end_run(replica.store.first_run);
+        true
     }
 
     fn start(&mut self, i: usize, saved: Option<Saved>) {
@@ -299,6 +305,7 @@ impl World {
         setup.saved = saved;
         setup.has_disk = self.nodes[i].has_disk;
         setup.controls = self.controls;
+        setup.validators = self.validators.clone();
         if self.seeds.is_some() {
             setup.member = Some(self.member(i));
         }
@@ -307,8 +314,19 @@ impl World {
         node.wake_at = None;
         node.replica = Some(Replica::new(setup));
         node.arrivals = Arrivals::default();
+        self.note_twins(i);
         self.check_durability(i);
         self.drain(i);
+    }
+
+    /// What is bound to the life of a process may end when another one starts under its name.
+    fn note_twins(&mut self, i: usize) {
+        let runs = self.nodes.iter().filter(|node| node.name == self.nodes[i].name);
+        let runs: Vec<RunId> =
+            runs.filter_map(|node| node.replica.as_ref()).map(|replica| replica.store.first_run).collect();
+        if runs.len() > 1 {
+            runs.into_iter().for_each(|run| self.oracle.end_run(run));
+        }
     }
 
     fn is_up(&self, i: usize) -> bool {

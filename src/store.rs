@@ -9,7 +9,6 @@
 //! covered here that was not merged: see [`coverage`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,10 +19,11 @@ use crate::id::{LogId, RowId, RunId};
 use crate::store::change_log::ChangeLog;
 use crate::store::coverage::{ClaimBounds, Clocks, Coverage};
 use crate::store::digest::{Digest, HashKey, HashRange, Place};
-use crate::store::entry::{DOTS_MAX, Dot, DotSet};
+use crate::store::entry::{DOTS_MAX, Dot, DotSet, Entry, Removal, Revision};
 use crate::store::slab::{ChangeOrigin, KeyIndex, Slab, StoredRow};
-use crate::time::{HybridClock, Stamp, Time};
+use crate::time::{HybridClock, Lifetime, Stamp, Time};
 
+mod bound;
 pub(crate) mod change_log;
 pub(crate) mod coverage;
 #[cfg(any(feature = "__controls", feature = "__measures"))]
@@ -37,6 +37,8 @@ mod room;
 pub(crate) mod slab;
 pub(crate) mod watch;
 
+use bound::BoundRuns;
+pub(crate) use bound::RunLife;
 pub(crate) use change_log::DiskFollower;
 #[cfg(test)]
 pub(crate) use expiry::DROPPED_MAX;
@@ -56,6 +58,9 @@ pub enum OnlyIf {
     Absent,
     /// Only if the key's value is the one written with this stamp.
     Stamp(Stamp),
+    /// Only if nothing of the key has changed on this node since it was read at this revision
+    /// ([`Entry::revision`](crate::Entry::revision)): neither its value nor the concurrent ones beside it.
+    Revision(Revision),
 }
 
 /// Logs of peers whose position is kept. Each process start has a new log.
@@ -82,6 +87,7 @@ pub(crate) struct LocalStore {
     expiries: BTreeSet<(u64, RowId, Stamp)>,
     /// Dots that have expired and are not dropped yet, in the same form.
     hidden: BTreeSet<(u64, RowId, Stamp)>,
+    bound: BoundRuns,
     /// Whether the wall clock is trusted enough to drop expired dots.
     pub(crate) may_drop: bool,
     /// Wall-clock milliseconds at the last call of [`LocalStore::expire`].
@@ -125,6 +131,7 @@ impl LocalStore {
             digest: Digest::new(),
             expiries: BTreeSet::new(),
             hidden: BTreeSet::new(),
+            bound: BoundRuns::default(),
             may_drop: true,
             expired_to: 0,
             disk: DiskFollower::NoDisk,
@@ -160,6 +167,25 @@ impl LocalStore {
         (!row.dot_set.is_empty()).then_some((&row.dot_set, row.revision))
     }
 
+    /// What a key holds, for a peer. If it holds nothing, this says why, as long as the log has the removal.
+    pub(crate) fn dot_set_or_empty(&self, key: &[u8]) -> DotSet {
+        let row = self.row_of(key, self.hash_key.place(key));
+        row.map_or_else(|| DotSet::empty(key, Removal::Unknown), |id| self.slab.at(id).dot_set.clone())
+    }
+
+    /// Whether reads pass over a dot: it has expired, or the run to whose life it is bound is not held for alive.
+    pub(crate) fn is_hidden(&self, now: Time, dot: &Dot) -> bool {
+        let lifetime = dot.lifetime();
+        lifetime.is_limited()
+            && (dot.has_expired(now.wall_ms()) || lifetime.run.is_some_and(|run| !self.bound.is_alive(run)))
+    }
+
+    /// What a key holds, as its readers see it.
+    pub(crate) fn entry(&self, now: Time, dot_set: &DotSet, number: u64) -> Option<Entry> {
+        let revision = Revision { log: self.log.id, number };
+        Entry::new(dot_set, revision, |dot| self.is_hidden(now, dot))
+    }
+
     pub(crate) fn row(&self, id: RowId) -> &StoredRow {
         self.slab.at(id)
     }
@@ -192,19 +218,13 @@ impl LocalStore {
     // Local events.
 
     /// Puts a value. The caller has checked the limits, see [`LocalStore::check_value_bytes`].
-    pub(crate) fn put(
-        &mut self,
-        now: Time,
-        key: &[u8],
-        value: &[u8],
-        expires: Option<NonZeroU64>,
-    ) -> (Stamp, u64) {
+    pub(crate) fn put(&mut self, now: Time, key: &[u8], value: &[u8], lifetime: Lifetime) -> (Stamp, u64) {
         let place = self.hash_key.place(key);
         let row = self.row_of(key, place);
         let stamp = self.stamp(now);
         self.text.extend_from_slice(key);
         self.text.extend_from_slice(value);
-        let dot = Dot::new(stamp, expires, key.len(), &self.text, &mut self.room);
+        let dot = Dot::new(stamp, lifetime, key.len(), &self.text, &mut self.room);
         for scratch in [&mut self.text, &mut self.room] {
             scratch.clear();
             scratch.shrink_to(SCRATCH_BYTES_MAX);
@@ -219,7 +239,8 @@ impl LocalStore {
         let place = self.hash_key.place(key);
         let row = self.row_of(key, place).filter(|id| !self.slab.at(*id).dot_set.is_empty())?;
         let stamp = self.stamp(now);
-        let revision = self.apply(Some(row), place, DotSet::Empty(Dot::key_only(key)), ChangeOrigin::Own);
+        let empty = DotSet::empty(key, Removal::Deleted(stamp));
+        let revision = self.apply(Some(row), place, empty, ChangeOrigin::Own);
         self.coverage.claim(stamp);
         Some((stamp, revision))
     }
@@ -230,11 +251,16 @@ impl LocalStore {
     }
 
     pub(crate) fn check_condition(&self, now: Time, key: &[u8], only_if: OnlyIf) -> Result<(), WriteError> {
-        let winner = self.dot_set(key).and_then(|(dot_set, _)| dot_set.winner(now.wall_ms()));
+        let is_hidden = |dot: &Dot| self.is_hidden(now, dot);
+        let row = self.dot_set(key);
+        let winner = row.and_then(|(dot_set, _)| dot_set.winner(is_hidden));
         let current = winner.map(Dot::stamp);
         let holds = match only_if {
             OnlyIf::Absent => current.is_none(),
             OnlyIf::Stamp(stamp) => current == Some(stamp),
+            OnlyIf::Revision(Revision { log, number }) => {
+                log == self.log.id && row.is_some_and(|(_, revision)| revision == number)
+            }
         };
         if holds { Ok(()) } else { Err(WriteError::Condition { current }) }
     }
@@ -381,7 +407,12 @@ impl LocalStore {
         } else {
             entry::merge_dots(mine, theirs, covered, theirs_cover)
         };
-        let Some(merged) = merged else { return false };
+        let Some(mut merged) = merged else { return false };
+        let was_hidden = |mine: &DotSet| mine.dots().iter().all(|dot| self.is_hidden(now, dot));
+        if merged.removal() == Some(Removal::Unknown) && mine.is_some_and(was_hidden) {
+            // It expired for the users of this node before the peer dropped it.
+            merged = DotSet::empty(key, Removal::Expired);
+        }
         self.apply(row, place, merged, source);
         true
     }
@@ -450,7 +481,7 @@ impl LocalStore {
             for id in held {
                 let dot_set = self.slab.at(id).dot_set.clone();
                 if !listed.contains(dot_set.key()) {
-                    let empty = DotSet::Empty(Dot::key_only(dot_set.key()));
+                    let empty = DotSet::empty(dot_set.key(), Removal::Unknown);
                     let place = self.hash_key.place(dot_set.key());
                     self.merge_row(now, &empty, place, source, |stamp| {
                         peer_coverage.covers(dot_set.key(), stamp)
@@ -507,7 +538,7 @@ impl LocalStore {
     /// Adds a key that has no row yet.
     fn add(&mut self, place: Place, dot_set: DotSet) -> RowId {
         let hash = dot_set.digest_share(self.hash_key, place);
-        let expiring = expiring(&dot_set);
+        let limited = limited(&dot_set);
         self.bytes += dot_set.bytes();
         let is_empty = dot_set.is_empty();
         let id = self.slab.insert(StoredRow::new(dot_set));
@@ -517,7 +548,7 @@ impl LocalStore {
         if !is_empty {
             self.key_index.insert(id, &self.slab);
         }
-        self.schedule(id, expiring, true);
+        self.schedule(id, limited, true);
         id
     }
 
@@ -528,13 +559,13 @@ impl LocalStore {
             self.key_index.remove(dot_set.key(), &self.slab);
         }
         let new = dot_set.digest_share(self.hash_key, place);
-        let mut come = expiring(&dot_set);
+        let mut come = limited(&dot_set);
         self.bytes += dot_set.bytes();
         let old = std::mem::replace(&mut self.slab.at_mut(id).dot_set, dot_set);
         self.digest.change(place, old.digest_share(self.hash_key, place), new);
         self.cover_removed(id, place, &old);
         self.bytes -= old.bytes();
-        let mut gone = expiring(&old);
+        let mut gone = limited(&old);
         gone.retain(|dot| !come.contains(dot));
         come.retain(|(_, stamp)| !old.holds(*stamp));
         self.schedule(id, come, true);
@@ -589,9 +620,10 @@ impl LocalStore {
     }
 }
 
-/// The dots that have an expiry: (milliseconds, stamp).
-fn expiring(dot_set: &DotSet) -> Vec<(u64, Stamp)> {
-    dot_set.dots().iter().filter_map(|dot| Some((dot.expires()?.get(), dot.stamp()))).collect()
+/// The dots that end by themselves.
+fn limited(dot_set: &DotSet) -> Vec<(Lifetime, Stamp)> {
+    let dots = dot_set.dots().iter().map(|dot| (dot.lifetime(), dot.stamp()));
+    dots.filter(|(lifetime, _)| lifetime.is_limited()).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! Nothing may ever be stamped under the origin of an earlier run.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -89,6 +90,21 @@ pub(crate) fn parse_pair(text: &str) -> Result<(u64, u64), ParseError> {
         if form { u64::from_str_radix(part, 16).map_err(|_| ParseError) } else { Err(ParseError) }
     };
     Ok((half(a)?, half(b)?))
+}
+
+/// What ends a value by itself: it expires, or the run ends to whose life it is bound, or whichever comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lifetime {
+    /// When it expires, in milliseconds since the Unix epoch.
+    pub(crate) expires: Option<NonZeroU64>,
+    /// The run of a member, as handshakes prove it, to whose life the value is bound.
+    pub(crate) run: Option<RunId>,
+}
+
+impl Lifetime {
+    pub(crate) fn is_limited(self) -> bool {
+        self != Self::default()
+    }
 }
 
 impl FromStr for Stamp {

@@ -10,6 +10,8 @@ mod counter;
 mod live;
 #[cfg(feature = "json")]
 mod map;
+#[cfg(feature = "crdts")]
+mod merged;
 mod set;
 
 use std::pin::Pin;
@@ -18,7 +20,7 @@ use std::time::Duration;
 use futures_core::Stream;
 
 pub use batch::WriteBatch;
-pub use counter::Counter;
+pub use counter::{Counter, CounterWatch};
 #[cfg(all(feature = "json", feature = "node"))]
 pub(crate) use live::LastGood;
 #[cfg(any(feature = "config", feature = "figment"))]
@@ -27,13 +29,15 @@ pub use live::StoreSource;
 pub use live::{Layer, Live, LiveBuilder, LivePart, LiveState, Loaded, Values};
 #[cfg(feature = "json")]
 pub use map::{Codec, Json, Map, MapEntry, MapEvent, MapWatch};
+#[cfg(feature = "crdts")]
+pub use merged::Merged;
 pub use set::Set;
 
 use crate::config::BATCH_WRITES_MAX;
 use crate::error::WriteError;
 #[cfg(feature = "json")]
 use crate::error::{Author, Rejected};
-use crate::id::RunId;
+use crate::membership::Member;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
 use crate::store::entry::{Entry, Revision};
@@ -115,11 +119,16 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Watches with options: one key alone, from an earlier position on, or changes only.
     fn watch_with(&self, prefix: &str, options: WatchOptions) -> Self::Watch;
 
-    /// [`Set::add`].
+    /// [`Set::add_with`].
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
-    fn set_add(&self, set: &str, element: &str) -> Result<Self::Receipt, WriteError>;
+    fn set_add_with(
+        &self,
+        set: &str,
+        element: &str,
+        options: PutOptions,
+    ) -> Result<Self::Receipt, WriteError>;
 
     /// [`Set::remove`].
     ///
@@ -133,8 +142,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`Set::iter`].
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<Self>;
 
-    /// [`Set::page`].
-    fn set_page(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<String>;
+    /// [`Set::entries`].
+    fn set_entries(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<Entry>;
 
     /// [`Set::len`].
     fn set_len(&self, set: &str) -> usize;
@@ -150,6 +159,17 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// [`Counter::value`].
     fn counter_value(&self, counter: &str) -> i64;
+
+    /// Watches what a counter is made of. [`Counter::watch`] gives its values instead.
+    fn counter_changes(&self, counter: &str) -> Self::Watch;
+
+    /// The names of all sets that begin with `prefix` and have elements, in order. The names are read in parts of 1,024,
+    /// so they are not those of one instant.
+    fn sets(&self, prefix: &str) -> Vec<String>;
+
+    /// The names of all counters that begin with `prefix`, in order, as [`Store::sets`] reads them. A counter is listed
+    /// once somebody has added to it, also where it stands at 0.
+    fn counters(&self, prefix: &str) -> Vec<String>;
 
     /// A timer: on a node of its runtime, in a simulation in virtual time.
     ///
@@ -187,9 +207,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// it was closed before.
     fn joined(&self) -> impl Future<Output = bool> + Send + use<Self>;
 
-    /// The name of the member that is or was this run, as far as the node knows it. [`Entry::origin`] is the run that
-    /// wrote a value.
-    fn member_name(&self, run: RunId) -> Option<String>;
+    /// The member whose run wrote what has this stamp. Known of living members and of those that are gone and not
+    /// forgotten yet; not of the earlier runs of a member.
+    fn member_of(&self, stamp: Stamp) -> Option<Member>;
 
     /// Hears what a live value called `live` does not apply, whenever that changes: what is new of it, and how much it
     /// is in all. A node logs the news, reports them as events and records the number as a metric.
@@ -213,7 +233,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// See [`WriteError`]; nothing is written then.
     fn put_if_changed(&self, key: &str, value: &[u8]) -> Result<Option<Self::Receipt>, WriteError> {
         let is_same = |entry: &Entry| {
-            entry.value() == value && entry.expires_at().is_none() && entry.conflicts().next().is_none()
+            let is_limited = entry.expires_at().is_some() || entry.is_ephemeral();
+            entry.value() == value && !is_limited && entry.conflicts().next().is_none()
         };
         if self.get(key).as_ref().is_some_and(is_same) {
             return Ok(None);
@@ -264,6 +285,12 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn map<T>(&self, prefix: &str) -> Map<T, Self> {
         Map::new(self.view(), prefix.to_owned())
     }
+
+    /// The value of this key, whose concurrent versions are joined by their type, stored as JSON.
+    #[cfg(feature = "crdts")]
+    fn merged<T: crdts::CvRDT + Clone>(&self, key: &str) -> Merged<T, Self> {
+        Merged::new(self.view(), key.to_owned())
+    }
 }
 
 /// Proof that a write was accepted, by a `Node` or by a node of a simulation.
@@ -275,10 +302,10 @@ pub trait WriteReceipt: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn revision(&self) -> Revision;
 }
 
-/// Who a run is.
+/// Who wrote what has this stamp.
 #[cfg(feature = "json")]
-fn writer(store: &impl Store, run: RunId) -> Author {
-    Author { run, name: store.member_name(run) }
+fn writer(store: &impl Store, stamp: Stamp) -> Author {
+    Author { run: stamp.origin, name: store.member_of(stamp).map(|member| member.name) }
 }
 
 /// Waits for the next item of a stream. A future that is dropped while it waits has taken nothing from the stream.

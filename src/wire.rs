@@ -58,8 +58,8 @@ mod tests {
     };
     use crate::store::digest::{DEPTH_MAX, FAN_BITS};
     use crate::store::digest::{HashKey, HashRange};
-    use crate::store::entry::{Dot, DotSet};
-    use crate::time::Stamp;
+    use crate::store::entry::{Dot, DotSet, EXPIRY_MS_MIN, Removal};
+    use crate::time::{Lifetime, Stamp};
 
     #[test]
     fn frames_arrive_whole_however_the_stream_is_cut() {
@@ -156,15 +156,25 @@ mod tests {
             .prop_map(Clocks::from_iter)
     }
 
+    /// Clock, origin, lifetime and value of a dot.
+    type ToldDot = (u64, u64, (Option<u64>, Option<u64>), Vec<u8>);
+
     fn rows() -> impl Strategy<Value = DotSet> {
         let value = prop::collection::vec(any::<u8>(), 0..300);
-        let dots = prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>(), value), 0..4);
+        let lifetime = (any::<Option<u64>>(), any::<Option<u64>>());
+        let dots = prop::collection::vec((any::<u64>(), any::<u64>(), lifetime, value), 0..4);
         (prop::collection::vec(any::<u8>(), 0..40), dots).prop_map(|(key, dots)| {
-            let dot = |(clock, origin, expires, value): &(u64, u64, u64, Vec<u8>)| {
+            let dot = |(clock, origin, (expires, run), value): &ToldDot| {
                 let text = [&key[..], value].concat();
                 let stamp = Stamp { clock: *clock, origin: RunId::new(*origin) };
-                Dot::new(stamp, NonZeroU64::new(*expires), key.len(), &text, &mut Vec::new())
+                let expires = expires.and_then(|ms| NonZeroU64::new(ms.max(EXPIRY_MS_MIN)));
+                let lifetime = Lifetime { expires, run: run.map(RunId::new) };
+                Dot::new(stamp, lifetime, key.len(), &text, &mut Vec::new())
             };
+            if dots.is_empty() {
+                let deleted = Stamp { clock: key.len() as u64, origin: RunId::new(1) };
+                return DotSet::empty(&key, Removal::Deleted(deleted));
+            }
             DotSet::from_dots(&key, dots.iter().map(dot).collect())
         })
     }
@@ -202,8 +212,9 @@ mod tests {
     }
 
     /// Everything that distinguishes two rows for a reader.
-    fn told(dot_set: &DotSet) -> Vec<(Stamp, Option<NonZeroU64>, &[u8])> {
-        dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value())).collect()
+    fn told(dot_set: &DotSet) -> (Option<Removal>, Vec<impl PartialEq + std::fmt::Debug>) {
+        let dots = dot_set.dots().iter().map(|dot| (dot.stamp(), dot.lifetime(), dot.value()));
+        (dot_set.removal(), dots.collect())
     }
 
     proptest! {

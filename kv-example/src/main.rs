@@ -40,7 +40,7 @@ enum Command {
     Demo(demo::Demo),
     Serve(Box<serve::Serve>),
     #[command(flatten)]
-    Client(commands::Client),
+    Client(Box<commands::Client>),
     /// Make a secret that nobody can guess: for a cluster, or as a token of the API
     Secret {
         /// A new file that only its owner can read; without it the secret is printed

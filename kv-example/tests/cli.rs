@@ -162,15 +162,36 @@ fn dump_loads_elsewhere_and_loading_twice_writes_nothing() {
         a.line(&["put", &format!("k/{number}"), &format!("value {number}")]);
     }
     a.run_with_input(&["put", "k/binary", "-"], &[255, 0]);
+    a.line(&["put", "k/late", "v", "--ttl", "1h"]);
+    a.line(&["put", "k/bound", "v", "--ephemeral"]);
+    a.line(&["set", "add", "k/set", "x"]);
+    a.line(&["set", "add", "k/set", "y", "--ttl", "1h"]);
+    a.line(&["set", "add", "k/set", "bound", "--ephemeral"]);
+    a.line(&["counter", "add", "k/count", "7"]);
+    assert!(a.line(&["get", "--conflicts", "k/bound"]).contains("with its node"));
     let file = folder("dump").join("all.jsonl");
     let file = file.to_str().unwrap();
     assert!(a.run(&["dump", "k/", "--out", file]).status.success());
     let loaded = b.run(&["load", file]);
-    assert!(said(&loaded).contains("31 keys written, 0 were there"), "{}", said(&loaded));
+    assert!(said(&loaded).contains("35 entries written, 0 were there"), "{}", said(&loaded));
     let again = b.run(&["load", file]);
-    assert!(said(&again).contains("0 keys written, 31 were there"), "{}", said(&again));
+    assert!(said(&loaded).contains("left out: 2 bound to a process"), "{}", said(&loaded));
+    assert!(said(&again).contains("0 entries written, 35 were there"), "{}", said(&again));
     assert_eq!(b.run(&["get", "k/binary"]).stdout, [255, 0]);
-    assert_eq!(b.line(&["dump", "k/"]), std::fs::read_to_string(file).unwrap().trim_end());
+    assert_eq!(b.line(&["set", "list", "k/set"]), "x\ny");
+    assert_eq!(
+        (b.line(&["set", "names"]), b.line(&["counter", "list", "k"])),
+        ("k/set".into(), "k/count 7".into())
+    );
+    let lines = |dump: &str| -> Vec<serde_json::Value> {
+        let lines = dump.lines().map(|line| serde_json::from_str(line).unwrap());
+        let mut lines: Vec<serde_json::Value> = lines.collect();
+        // The time that is left is counted from the load on, to the millisecond.
+        lines.retain(|line| line["ephemeral"].is_null());
+        lines.iter_mut().for_each(|line| _ = line.as_object_mut().unwrap().remove("expires_ms"));
+        lines
+    };
+    assert_eq!(lines(&b.line(&["dump", "k/"])), lines(&std::fs::read_to_string(file).unwrap()));
     let torn = b.run_with_input(&["load"], b"{\"key\": \"x\", \"value\": \"1\"}\n{\"key\":");
     assert!(code(&torn) == 2 && said(&torn).contains("line 2"), "{}", said(&torn));
 }

@@ -452,7 +452,9 @@ fn metrics_of_rules_dashboard_and_documentation_are_shown() {
         let reply = ask("GET", &url, &[("authorization", &bearer)], b"");
         shown(std::str::from_utf8(&reply.body).unwrap())
     };
-    eventually("the other node is a peer", || samples()["tidings_peer_lag_bytes"].len() == 1);
+    eventually("the other node is a peer", || {
+        samples().get("tidings_peer_lag_bytes").is_some_and(|rows| rows.len() == 1)
+    });
     let shown = samples();
     let labels: BTreeSet<&String> = shown.values().flatten().flat_map(BTreeMap::keys).collect();
 

@@ -82,6 +82,7 @@ fn shown(control: Control) -> Shown {
         Control::ShareReadBack => Test("counters.rs", "adding_to_a_dropped_share_loses_steps"),
         Control::AloneUnready => Test("survivor.rs", "node_that_was_never_ready_waits_for_a_peer"),
         Control::GrowthUnchecked => Test("full.rs", "full_store_takes_only_deletes_and_writes_of_others"),
+        Control::AwayEndsRuns => Test("ephemeral.rs", "dropping_what_does_not_answer_loses_it"),
         Control::FutureTold => Test("clocks.rs", "node_that_was_ahead_sends_no_future_claims"),
         Control::LeftoversNarrowed => Test("islands.rs", "leftovers_multiply_if_they_are_not_joined"),
         Control::WatchPastFloor => Test("watches.rs", "watch_that_reads_past_the_floor_is_detected"),

@@ -102,7 +102,7 @@ fn greeting_with(name: &str, wall_ms: u64, app_version: &str, meta: BTreeMap<Str
         meta_version: u64::from(!meta.is_empty()),
         meta,
     };
-    let mut bytes = vec![1];
+    let mut bytes = vec![2];
     bytes.extend(bincode::encode_to_vec(&greeting, bincode::config::standard()).unwrap());
     bytes
 }
@@ -185,7 +185,7 @@ async fn malformed_greetings_are_refused_and_harm_nobody() {
     // A peer that begins a greeting and sends no more must not disturb the others.
     let silent = raw.connect(&a).await;
     let (mut send, _recv) = guarded(silent.open_bi()).await.unwrap();
-    send.write_all(&[1]).await.unwrap();
+    send.write_all(&[2]).await.unwrap();
     all_is_well(&a, &b).await;
     guarded(silent.closed()).await;
 }
@@ -278,8 +278,8 @@ async fn garbage_after_a_greeting_breaks_only_its_own_link() {
         // An unknown lane.
         &[9, 1, 1],
         // Frames that are not permitted in this state.
-        &[0, 2, 0, 0, 0, 1, 3],
-        &[1, 3, 0, 0, 0, 1, 5, 0],
+        &[0, 2, 0, 0, 0, 2, 3],
+        &[1, 3, 0, 0, 0, 2, 5, 0],
     ];
     for bytes in rubbish {
         let connection = raw.greet(&a, &greeting("raw", now_ms())).await;

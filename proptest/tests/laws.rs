@@ -348,8 +348,8 @@ impl Model {
             assert_eq!(ours, dots.into_iter().rev().collect::<Vec<_>>(), "{}", register(key));
         }
         let elements: Vec<String> = (0..6).map(element).filter(|e| !self.dots(e).is_empty()).collect();
-        assert_eq!(replica.set_iter("s").collect::<Vec<_>>(), elements);
-        assert!((0..6).map(element).all(|e| replica.set_contains("s", &e) == elements.contains(&e)));
+        assert_eq!(replica.set_iter(now, "s").collect::<Vec<_>>(), elements);
+        assert!((0..6).map(element).all(|e| replica.set_contains(now, "s", &e) == elements.contains(&e)));
         assert_eq!(replica.counter_value("c"), self.shares.values().map(|(_, sum)| sum).sum::<i64>());
     }
 }

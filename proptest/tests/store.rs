@@ -339,7 +339,10 @@ fn timers_of_tasks_end_in_virtual_time() {
     assert_eq!([99, 1, 49, 1].map(|more| ticks(&mut sim, more)), [0, 2, 2, 3]);
     sim.run_for(ms(1_000));
     assert_eq!(store.get("end").unwrap().value(), b"42 true");
-    assert_eq!(store.member_name(store.get("end").unwrap().origin()).as_deref(), Some("n0"));
+    assert_eq!(
+        store.member_of(store.get("end").unwrap().stamp()).map(|member| member.name).as_deref(),
+        Some("n0")
+    );
 }
 
 #[test]
@@ -401,7 +404,10 @@ async fn timers_and_tasks_run_on_a_node() {
     nodes::until(|| node.get("end").is_some()).await;
     assert_eq!(node.get("end").unwrap().value(), b"42 true");
     assert_eq!(node.counter("ticks").value(), 2);
-    assert_eq!(node.member_name(node.get("end").unwrap().origin()).as_deref(), Some("n0"));
+    assert_eq!(
+        node.member_of(node.get("end").unwrap().stamp()).map(|member| member.name).as_deref(),
+        Some("n0")
+    );
     assert_eq!(node.blocking(|| panic!("on purpose")).await, None::<()>);
     node.shutdown().await;
     assert!(!node.joined().await);
@@ -456,4 +462,50 @@ async fn batch_of_any_writes_is_applied_whole_or_not_at_all() {
     let node = nodes::start("n0", &[]).await;
     batches(&node);
     node.shutdown().await;
+}
+
+/// Listings of sets and counters, elements with an expiry, and the watch of a counter. `later` lets a time pass.
+async fn collections<S: Store>(store: &S, later: impl AsyncFn(Duration)) {
+    for (set, element) in [("b", "x"), ("aa", "x"), ("aa", "y"), ("a/long/name", "x"), ("aa\u{10ffff}", "x")]
+    {
+        store.set(set).add(element).unwrap();
+    }
+    ["hits", "z", "hit"].iter().for_each(|name| _ = store.counter(name).add(1).unwrap());
+    store.put("aa", b"a register").unwrap();
+    assert_eq!(store.sets(""), ["a/long/name", "aa", "aa\u{10ffff}", "b"]);
+    assert_eq!(store.sets("aa"), ["aa", "aa\u{10ffff}"]);
+    assert_eq!((store.counters(""), store.counters("hi")).0, ["hit", "hits", "z"]);
+    assert_eq!(store.counters("hi"), ["hit", "hits"]);
+    store.set("b").remove("x").unwrap();
+    assert_eq!(store.sets("b"), Vec::<String>::new(), "a set without elements is none");
+
+    let mut values = store.counter("hits").watch();
+    assert_eq!(values.next().await, Some(1));
+    store.counter("hits").add(2).unwrap();
+    store.counter("hits").add(-2).unwrap();
+    store.counter("hits").add(4).unwrap();
+    assert_eq!(values.next().await, Some(5));
+
+    let short = PutOptions::new().ttl(ms(300));
+    let set = store.set("short");
+    set.add_with("e", short.only_if(OnlyIf::Absent)).unwrap();
+    set.add_with("e", short.only_if(OnlyIf::Absent)).unwrap_err();
+    store.batch().set_add_with("short", "f", short).commit().unwrap();
+    set.add("stays").unwrap();
+    assert_eq!((set.len(), set.contains("e")), (3, true));
+    assert!(set.entries(None, 9).iter().all(|it| it.expires_at().is_some() == (it.key() != "stays")));
+    later(ms(400)).await;
+    assert_eq!(set.iter().collect::<Vec<_>>(), ["stays"]);
+    assert_eq!((set.len(), set.contains("e"), set.page(None, 9).len()), (1, false, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sets_and_counters_are_listed_and_watched() {
+    let sim = std::sync::Mutex::new(Sim::new(1).nodes(1));
+    let node = sim.lock().unwrap().node(0);
+    collections(&node, async |time| sim.lock().unwrap().run_for(time)).await;
+
+    let node = nodes::start("n0", &[]).await;
+    // A node that runs looks at the time by itself: the elements are gone when it has passed.
+    collections(&node, async |time| tokio::time::sleep(time).await).await;
 }

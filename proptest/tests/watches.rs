@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tidings::sim::{Sim, SimWatch};
-use tidings::{Config, Control, PutOptions, WatchEvent, WatchOptions};
+use tidings::{Config, Control, PutOptions, Stamp, WatchEvent, WatchOptions};
 use tidings_proptest::{Noticed, Plan, Watcher, ms, notice};
 
 /// Runs a random history with watchers on every node, which read seldom or often, resume, and check their state.
@@ -183,4 +183,54 @@ fn watch_from_a_revision_of_another_run_starts_over() {
     assert_eq!(watch.try_next(), Some(WatchEvent::Resync));
     assert!(matches!(watch.try_next(), Some(WatchEvent::Put(entry)) if entry.key() == "a"));
     assert_eq!(watch.try_next(), Some(WatchEvent::Current));
+}
+
+/// A deleted key's event, as (stamp, writer).
+fn deleted(watch: &mut SimWatch) -> (Option<Stamp>, Option<String>) {
+    let mut events = std::iter::from_fn(|| watch.try_next());
+    let deleted = events.find_map(|event| match event {
+        WatchEvent::Delete { stamp, writer, .. } => Some((stamp, writer)),
+        _ => None,
+    });
+    deleted.expect("a delete is reported")
+}
+
+#[test]
+fn watch_says_who_deleted_a_key() {
+    for has_members in [true, false] {
+        let sim = Sim::new(1);
+        let sim = if has_members { sim.seeds(&[0]) } else { sim };
+        let mut sim = sim.nodes(3);
+        sim.run_for(ms(3_000));
+        sim.node(0).put("k", "v").unwrap();
+        sim.run_for(ms(100));
+        let mut watches = [0, 1, 2].map(|i| sim.node(i).watch("k"));
+        let stamp = sim.node(1).delete("k").unwrap().stamp();
+        sim.run_for(ms(100));
+        for (i, watch) in watches.iter_mut().enumerate() {
+            assert_eq!(deleted(watch), (stamp, Some("n1".to_owned())), "at node {i}");
+            assert_eq!(sim.node(i).member_of(stamp.unwrap()).unwrap().name, "n1");
+        }
+    }
+}
+
+#[test]
+fn watch_does_not_guess_who_deleted_a_key() {
+    let mut config = Config::lan();
+    config.removals_max = 1;
+    let mut sim = Sim::new(1).config(config).nodes(3);
+    sim.node(0).put("k", "v").unwrap();
+    sim.run_for(ms(1_000));
+    let mut watch = sim.node(2).watch("k");
+    sim.partition(&[2], &[0, 1]);
+    sim.node(0).delete("k").unwrap();
+    // The removal leaves the logs: only a repair can tell of it.
+    for i in 0..10 {
+        sim.node(0).put(format!("k{i}"), "v").unwrap();
+        sim.node(0).delete(format!("k{i}")).unwrap();
+    }
+    sim.run_for(ms(3_000));
+    sim.heal();
+    sim.assert_converged();
+    assert_eq!(deleted(&mut watch), (None, None));
 }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::controls::Control;
 use crate::id::RunId;
+use crate::store::RunLife;
 use crate::time::Time;
 use crate::wire::{Kind, Reader, WireError, Writer};
 
@@ -248,6 +249,7 @@ impl Members {
         known.has_left = false;
         known.dials = 0;
         known.enter(MemberState::Alive, self.now);
+        self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Alive));
         self.resize();
         if self.known[&id.run].is_announced {
             self.push_event(id.run, MemberEvent::Recovered);
@@ -279,11 +281,13 @@ impl Members {
         known.down_at = self.now.mono;
         self.resize();
         self.effects.push_back(MemberEffect::Break(run));
+        let life = if has_left { RunLife::Ended } else { RunLife::Away };
+        self.effects.push_back(MemberEffect::RunLife(run, life));
         if self.known[&run].is_announced {
             self.push_event(run, if has_left { MemberEvent::Left } else { MemberEvent::Down });
         }
         if self.has_successor(run) {
-            self.known.remove(&run);
+            self.replace(run);
         }
     }
 

@@ -16,9 +16,10 @@ use std::collections::BTreeSet;
 use foca::Timer;
 
 use super::foca_codec::SwimId;
-use super::{KnownMember, MemberEvent, MemberState, Members};
+use super::{KnownMember, MemberEffect, MemberEvent, MemberState, Members};
 use crate::controls::Control;
 use crate::id::RunId;
+use crate::store::RunLife;
 use crate::time::Time;
 
 /// Addresses of forgotten members that are still dialled.
@@ -28,8 +29,9 @@ impl Members {
     /// Forgets the members that have been gone for too long, and those of `asked` that are gone.
     pub(crate) fn forget_due(&mut self, now: Time, asked: &BTreeSet<RunId>) {
         self.now = now;
+        let first = *self.first_forget_at.get_or_insert(now.mono);
         let is_due = |known: &&KnownMember| {
-            let is_over = known.entered_at + self.config.forget_after <= now.mono;
+            let is_over = known.entered_at.max(first) + self.config.forget_after <= now.mono;
             let is_asked = asked.contains(&known.member.run);
             let is_gone = known.may_be_forgotten() || (is_asked && self.controls.has(Control::ForgetsLiving));
             is_gone && (is_over || is_asked)
@@ -42,6 +44,7 @@ impl Members {
                 self.forgotten.push_back(member.contact());
             }
             self.forget_member(id);
+            self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Ended));
             self.is_unwritten = true;
         }
         while self.forgotten.len() > FORGOTTEN_MAX {
@@ -61,15 +64,20 @@ impl Members {
         let gone = self.known.values().filter(|known| known.may_be_forgotten());
         let oldest = gone.min_by_key(|k| (!k.has_left, k.member.since));
         let Some(id) = oldest.map(KnownMember::id) else { return false };
-        self.forget_member(id);
-        true
+        self.make_room(id)
     }
 
     /// Makes room by forgetting any member that is known from hearsay only.
     pub(super) fn forget_hearsay(&mut self) -> bool {
         let hearsay = self.known.values().find(|known| !known.is_proven);
         let Some(id) = hearsay.map(KnownMember::id) else { return false };
+        self.make_room(id)
+    }
+
+    /// A run that is forgotten for room alone may live. What is bound to its life waits for as long as any.
+    fn make_room(&mut self, id: SwimId) -> bool {
         self.forget_member(id);
+        self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Away));
         true
     }
 
@@ -91,9 +99,22 @@ impl KnownMember {
 mod tests {
     use std::time::Duration;
 
-    use super::super::MemberEffect;
     use super::super::tests::{member, members};
     use super::*;
+
+    #[test]
+    fn members_of_an_earlier_run_are_remembered_from_the_start() {
+        let mut own = members();
+        let mut memo = crate::wire::Writer::plain();
+        crate::membership::roster::write_contact(&mut memo, &member(2));
+        own.load(&memo.into_plain());
+        // The monotonic clock began long before this process.
+        let week = |hours: u64| Time::default().later_by(Duration::from_secs((7 * 24 + hours) * 3_600));
+        for (hours, remembered) in [(0, 1), (23, 1), (24, 0)] {
+            own.forget_due(week(hours), &BTreeSet::new());
+            assert_eq!(own.others().count(), remembered, "after {hours} hours");
+        }
+    }
 
     /// Which of two forgotten members are dialled: run 2 was gone for too long, run 3 was asked to be forgotten.
     #[test]

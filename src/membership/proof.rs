@@ -27,6 +27,7 @@ use super::Contact;
 use super::foca_codec::SwimId;
 use super::{KnownMember, MEMBERS_MAX, Member, MemberEffect, MemberEvent, Members};
 use crate::id::RunId;
+use crate::store::RunLife;
 
 impl Members {
     /// The other members that a handshake with this node has proven.
@@ -68,6 +69,12 @@ impl Members {
         lives(&self.own) || self.known.values().any(|new| lives(&new.member) && new.may_replace(old))
     }
 
+    /// Removes a run whose place another run of its name has taken. What is bound to its life ends.
+    pub(super) fn replace(&mut self, run: RunId) {
+        self.known.remove(&run);
+        self.effects.push_back(MemberEffect::RunLife(run, RunLife::Ended));
+    }
+
     /// Forgets the runs that are gone and whose place this one takes, if it lives. One that is linked may live as well:
     /// it is kept until that is known.
     pub(super) fn forget_predecessors(&mut self, run: RunId) {
@@ -77,7 +84,7 @@ impl Members {
             is_same && old.is_gone() && old.links == 0 && new.may_replace(old)
         };
         let over: Vec<RunId> = self.known.values().filter(is_over).map(|old| old.member.run).collect();
-        over.iter().for_each(|old| _ = self.known.remove(old));
+        over.into_iter().for_each(|old| self.replace(old));
     }
 
     /// Adds a member that others speak of. False if it is not taken in: hearsay never gives a proven run another name.

@@ -4,7 +4,6 @@
 //! Conditions are compared with what the node holds before the batch: a batch may well change what it names.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +15,7 @@ use crate::form;
 use crate::id::RunId;
 use crate::store::OnlyIf;
 use crate::store::entry::{self, CounterPart};
-use crate::time::{Stamp, Time};
+use crate::time::{Lifetime, Stamp, Time};
 
 /// Several writes, applied in one local step.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -41,6 +40,7 @@ pub(crate) enum BatchWrite {
     Add {
         set: String,
         element: String,
+        options: PutOptions,
     },
     Remove {
         set: String,
@@ -57,7 +57,9 @@ impl BatchWrite {
     pub(crate) fn stored(&self, run: RunId) -> Vec<u8> {
         match self {
             Self::Put { key, .. } | Self::Delete { key, .. } => entry::register(key),
-            Self::Add { set, element } | Self::Remove { set, element } => entry::element_key(set, element),
+            Self::Add { set, element, .. } | Self::Remove { set, element } => {
+                entry::element_key(set, element)
+            }
             Self::Count { counter, .. } => CounterPart::Share(run).key(counter),
         }
     }
@@ -67,17 +69,17 @@ impl BatchWrite {
         !matches!(self, Self::Delete { .. } | Self::Remove { .. })
     }
 
-    /// When what it puts expires.
-    pub(crate) fn expires(&self, now: Time) -> Option<NonZeroU64> {
+    /// The lifetime of what it puts. `run` is that of the member that writes.
+    pub(crate) fn lifetime(&self, now: Time, run: RunId) -> Lifetime {
         match self {
-            Self::Put { options, .. } => options.expires(now),
-            _ => None,
+            Self::Put { options, .. } | Self::Add { options, .. } => options.lifetime(now, run),
+            _ => Lifetime::default(),
         }
     }
 
     fn condition(&self) -> Option<OnlyIf> {
         match self {
-            Self::Put { options, .. } => options.only_if,
+            Self::Put { options, .. } | Self::Add { options, .. } => options.only_if,
             Self::Delete { only_if, .. } => *only_if,
             _ => None,
         }
@@ -98,7 +100,7 @@ impl BatchWrite {
             Self::Put { key, .. } | Self::Delete { key, .. } | Self::Count { counter: key, .. } => {
                 entry::check_key(key.as_bytes())
             }
-            Self::Add { set, element } | Self::Remove { set, element } => {
+            Self::Add { set, element, .. } | Self::Remove { set, element } => {
                 entry::check_key(set.as_bytes()).and_then(|()| entry::check_key(element.as_bytes()))
             }
         }
@@ -154,8 +156,14 @@ impl Batch {
     /// Adds an element to a set.
     #[must_use]
     pub fn set_add(self, set: impl AsRef<str>, element: impl AsRef<str>) -> Self {
+        self.set_add_with(set, element, PutOptions::new())
+    }
+
+    /// Adds an element to a set under a condition, with a time to live, or bound to the life of this process.
+    #[must_use]
+    pub fn set_add_with(self, set: impl AsRef<str>, element: impl AsRef<str>, options: PutOptions) -> Self {
         let (set, element) = (set.as_ref().to_owned(), element.as_ref().to_owned());
-        self.with(BatchWrite::Add { set, element })
+        self.with(BatchWrite::Add { set, element, options })
     }
 
     /// Removes an element from a set.
@@ -183,6 +191,7 @@ impl Replica {
         if batch.writes.len() > BATCH_WRITES_MAX {
             return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
         }
+        self.check_batch_valid(batch)?;
         let mut keys = Vec::with_capacity(batch.writes.len());
         let mut shares = BTreeMap::new();
         for write in &batch.writes {
@@ -202,6 +211,7 @@ impl Replica {
         self.store.check_room(sizes)?;
         let stamps =
             batch.writes.iter().zip(keys).map(|(write, stored)| self.apply(now, stored, write)).collect();
+        self.judge_runs(now);
         self.follow();
         Ok(stamps)
     }
@@ -209,12 +219,13 @@ impl Replica {
     /// Applies a write that is known to be acceptable to its stored key.
     fn apply(&mut self, now: Time, stored: Vec<u8>, write: &BatchWrite) -> Option<Stamp> {
         self.write_limiter.count_written(now.mono, (stored.len() + write.value_bytes().unwrap_or(0)) as u64);
+        let lifetime = write.lifetime(now, self.store.first_run);
         match write {
-            BatchWrite::Put { value, .. } => Some(self.store.put(now, &stored, value, write.expires(now)).0),
-            BatchWrite::Add { .. } => Some(self.store.put(now, &stored, &[], None).0),
+            BatchWrite::Put { value, .. } => Some(self.store.put(now, &stored, value, lifetime).0),
+            BatchWrite::Add { .. } => Some(self.store.put(now, &stored, &[], lifetime).0),
             BatchWrite::Count { by, .. } => {
                 let share = self.own_share(&stored) + by;
-                let (stamp, _) = self.store.put(now, &stored, &share.to_le_bytes(), None);
+                let (stamp, _) = self.store.put(now, &stored, &share.to_le_bytes(), lifetime);
                 self.own_shares.insert(stored, share);
                 Some(stamp)
             }

@@ -32,7 +32,7 @@ impl Replica {
     /// Whether the vector alone says what is held here: nothing is merged beyond it, and nothing expires, which some
     /// nodes would drop sooner than others.
     fn is_comparable(&self) -> bool {
-        self.store.coverage.is_vector_only() && self.store.expiries() == 0
+        self.store.coverage.is_vector_only() && self.store.limited_dots() == 0
     }
 
     /// Whether a difference towards this peer is about to vanish by itself: this replica's tail has something left

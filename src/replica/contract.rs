@@ -12,10 +12,11 @@ use crate::error::SetVotersError;
 use crate::form;
 use crate::id::{LeaseId, LinkId};
 use crate::membership::{Contact, MEMBERS_MAX, Member, MemberEvent, PeerExit};
-use crate::replica::RepairReport;
 use crate::replica::saved::Saved;
+use crate::replica::{RepairReport, Validators};
 use crate::store::Refusal;
 use crate::text::{Escaped, Span};
+use crate::time::Stamp;
 use crate::wire::{Lane, WireError};
 
 /// What happened outside.
@@ -203,6 +204,18 @@ pub enum ReplicaEvent {
         /// The peer's name, or its run as text where this replica is no member.
         peer: String,
     },
+    /// A key holds a value that a check of this node (`Builder::validate`) finds invalid. Another node has written it, or
+    /// an earlier run of this one. It stays.
+    Invalid {
+        /// The key.
+        key: String,
+        /// The stamp of the write.
+        stamp: Stamp,
+        /// The name of the member that wrote it, if it is known.
+        writer: Option<String>,
+        /// What the check said.
+        reason: String,
+    },
 }
 
 impl fmt::Display for ReplicaEvent {
@@ -270,6 +283,11 @@ impl fmt::Display for ReplicaEvent {
                 "{} has merged the same writes and holds something else; what differs is repaired",
                 Escaped(peer)
             ),
+            Self::Invalid { key, stamp, writer, reason } => {
+                let writer = writer.clone().unwrap_or_else(|| format!("run {:016x}", stamp.origin));
+                let (key, writer, reason) = (Escaped(key), Escaped(&writer), Escaped(reason));
+                write!(f, "the value of {key}, written by {writer}, is not valid: {reason}; it stays")
+            }
         }
     }
 }
@@ -287,13 +305,22 @@ pub struct Setup {
     pub has_disk: bool,
     /// What it is to others. Without it there are no members, and whoever drives it makes its links.
     pub member: Option<Member>,
+    pub(crate) validators: Validators,
     pub(crate) controls: Controls,
 }
 
 impl Setup {
     /// A replica in memory.
     pub fn new(config: Config, seed: u64) -> Self {
-        Self { config, seed, saved: None, has_disk: false, member: None, controls: Controls::default() }
+        Self {
+            config,
+            seed,
+            saved: None,
+            has_disk: false,
+            member: None,
+            validators: Validators::default(),
+            controls: Controls::default(),
+        }
     }
 }
 

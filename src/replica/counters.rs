@@ -22,7 +22,7 @@ use crate::controls::Control;
 use crate::error::WriteError;
 use crate::id::RunId;
 use crate::store::entry::{self, CounterPart, DotSet};
-use crate::time::{Stamp, Time};
+use crate::time::{Lifetime, Stamp, Time};
 
 /// No share is added to a table that has so many.
 const TABLE_SHARES_MAX: usize = 4_096;
@@ -113,7 +113,7 @@ impl Replica {
         let stored = CounterPart::Share(self.store.run).key(counter);
         let share = self.own_share(&stored).checked_add(by).ok_or(WriteError::CounterOverflow)?;
         self.check_room(&stored, SHARE_BYTES)?;
-        let stamp = self.write_put(now, &stored, &share.to_le_bytes(), None);
+        let stamp = self.write_put(now, &stored, &share.to_le_bytes(), Lifetime::default());
         self.own_shares.insert(stored, share);
         Ok(stamp)
     }
@@ -174,7 +174,7 @@ impl Replica {
         }
         for number in changed {
             let stored = CounterPart::Table(number).key(counter);
-            let stamp = self.write_put(now, &stored, &tables[&number].encoded(), None);
+            let stamp = self.write_put(now, &stored, &tables[&number].encoded(), Lifetime::default());
             folded.tables.push((stored, stamp));
         }
         Ok(folded)

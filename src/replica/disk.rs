@@ -20,7 +20,7 @@ use crate::id::{LogId, RowId};
 use crate::replica::saved::{self, DiskChange, DiskSummary, Saved, StoredVectorSum};
 use crate::store::coverage::{Clocks, RegionCoverage, Vector};
 use crate::store::digest::HashKey;
-use crate::store::entry::{Dot, DotSet, Revision};
+use crate::store::entry::{DotSet, Revision};
 use crate::store::{DiskFollower, ExpiredKeys, LocalStore};
 
 /// Rows in one part of a transaction, except for the last: a writer waits for about a tenth of a millisecond. With
@@ -289,8 +289,7 @@ impl Replica {
         let mut part = disk.part(store, TRANSACTION_PART_ROWS);
         if part.ends() {
             let dropped = store.expired_keys.take();
-            let now = |key: &Vec<u8>| store.dot_set(key).map(|(dot_set, _)| dot_set.clone());
-            part.rows.extend(dropped.iter().map(|key| now(key).unwrap_or(DotSet::Empty(Dot::key_only(key)))));
+            part.rows.extend(dropped.iter().map(|key| store.dot_set_or_empty(key)));
             let mark = disk.mark(store);
             let before = disk.last_transaction.replace(mark.clone());
             let (moved, changed) =
@@ -455,7 +454,7 @@ mod tests {
             replica.handle(at(began), Input::PersistFailed);
             let later = at(began + 1_000);
             for _ in 0..count {
-                if replica.store.expiries() == 0 {
+                if replica.store.limited_dots() == 0 {
                     break;
                 }
                 replica.handle(later, Input::Wake);

@@ -26,10 +26,10 @@ impl Replica {
         let gone =
             self.members.as_ref().map_or_else(|| Some(Vec::new()), |members| members.gone_of_name(name));
         let gone = gone.ok_or_else(|| ForgetError::NotGone { name: name.to_owned() })?;
-        let expires = PutOptions::new().ttl(self.config.forget_after).expires(now);
+        let lifetime = PutOptions::new().ttl(self.config.forget_after).lifetime(now, self.store.first_run);
         let keys = gone.iter().map(|run| entry::reserved(&format!("{PREFIX}{run:016x}")));
         let stamps: Vec<Stamp> =
-            keys.map(|stored| self.write_put(now, &stored, name.as_bytes(), expires)).collect();
+            keys.map(|stored| self.write_put(now, &stored, name.as_bytes(), lifetime)).collect();
         self.forget_members(now);
         stamps.last().copied().ok_or_else(|| ForgetError::Unknown { name: name.to_owned() })
     }
@@ -44,5 +44,6 @@ impl Replica {
         });
         let asked: BTreeSet<RunId> = asked.collect();
         members.forget_due(now, &asked);
+        self.end_away_runs(now, &asked);
     }
 }

@@ -8,7 +8,7 @@ use crate::id::{LinkId, RunId};
 use crate::membership::Contact;
 use crate::membership::{Member, MemberEffect, Members, Route};
 use crate::store::change_log::LogFilter;
-use crate::time::Time;
+use crate::time::{Stamp, Time};
 use crate::wire::{Kind, Reader};
 
 impl Replica {
@@ -20,6 +20,12 @@ impl Replica {
     /// All other known members, including those that are gone.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().flat_map(Members::others)
+    }
+
+    /// The member that wrote what has this stamp, living or gone. `None` if its run is not known: it was forgotten, or a
+    /// new run of the member has taken its place.
+    pub fn member_of(&self, stamp: Stamp) -> Option<&Member> {
+        self.members.as_ref()?.of_run(self.run_of_origin(stamp.origin))
     }
 
     /// Whether a run is a member that is believed to be alive.
@@ -142,6 +148,10 @@ impl Replica {
                     Output::Event(ReplicaEvent::AddressTwice(Box::new(member)))
                 }
                 MemberEffect::Proven => continue,
+                MemberEffect::RunLife(run, life) => {
+                    self.store.set_run_life(self.now, run, life);
+                    continue;
+                }
                 MemberEffect::Full if self.is_full => continue,
                 MemberEffect::Full => {
                     self.is_full = true;

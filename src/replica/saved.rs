@@ -18,7 +18,7 @@ use crate::text::Escaped;
 use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
 /// The version of the stored layout. Later versions of this library read all earlier ones.
-pub(crate) const DISK_VERSION: u8 = 2;
+pub(crate) const DISK_VERSION: u8 = 3;
 
 /// Salt of the checksums of claims on the disk.
 const SEAL: u64 = 0x7469_6469_6e67_7332;
@@ -374,7 +374,13 @@ mod tests {
         entry::register_key("k", &mut key);
         let dot = |origin| {
             let text = [&key[..], b"value"].concat();
-            Dot::new(Stamp { clock: 1, origin }, None, key.len(), &text, &mut Vec::new())
+            Dot::new(
+                Stamp { clock: 1, origin },
+                crate::time::Lifetime::default(),
+                key.len(),
+                &text,
+                &mut Vec::new(),
+            )
         };
         let dot_set =
             DotSet::from_dots(&key, (1..=2 * entry::DOTS_MAX as u64).map(RunId::new).map(dot).collect());

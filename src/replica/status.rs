@@ -15,9 +15,17 @@ impl Replica {
     /// The name of the member that writes under this origin. That is its run, or after damage another one, which is
     /// known as long as the member is linked.
     pub(crate) fn name_of_origin(&self, origin: RunId) -> Option<String> {
+        self.name_of_run(self.run_of_origin(origin))
+    }
+
+    /// The run of the member that writes under this origin: usually the origin itself.
+    pub(super) fn run_of_origin(&self, origin: RunId) -> RunId {
+        if origin == self.store.run {
+            return self.store.first_run;
+        }
         let writes = |link: &&Link| link.peer.is_some_and(|(_, of_peer)| of_peer == origin);
         let linked = self.links.values().find(writes).and_then(|link| link.run);
-        self.name_of_run(linked.unwrap_or(origin))
+        linked.unwrap_or(origin)
     }
 
     /// Who is at the other end of a link: the member's name, or without members the run that the peer has stated.
@@ -59,6 +67,7 @@ impl Replica {
             traffic: self.traffic,
             rows_received: self.tail_rows.0,
             rows_new: self.tail_rows.1,
+            invalid_values: self.validation.invalid_count(),
         }
     }
 }
@@ -107,6 +116,8 @@ pub struct Status {
     pub rows_received: u64,
     /// Those of [`rows_received`](Self::rows_received) that were new here.
     pub rows_new: u64,
+    /// Keys that hold a value which a check of this node finds invalid.
+    pub invalid_values: usize,
 }
 
 /// What this replica has sent in repair sessions and checks.

@@ -80,6 +80,7 @@ impl Replica {
         self.answer_coverage(CoverageAnswers::Grown);
         self.write_limiter.adapt(self.now.mono, self.median_lag());
         self.store.coverage.sweep();
+        self.validation.sweep(&self.store);
         if self.store.coverage.withholds_future() {
             self.withhold_future();
         }

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::Replica;
 use crate::error::WriteError;
 use crate::form;
+use crate::id::RunId;
 use crate::store::OnlyIf;
-use crate::store::entry::{self, DotSet, Entry, Revision};
+use crate::store::entry::{self, DotSet, EXPIRY_MS_MIN, Entry, Space};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
-use crate::time::{Stamp, Time};
+use crate::time::{Lifetime, Stamp, Time};
 
 /// The longest page of a listing.
 const PAGE_ROWS_MAX: usize = 1_024;
@@ -39,13 +40,15 @@ impl Replica {
         self.check_writable(now)?;
         entry::check_key(key.as_bytes())?;
         self.store.check_value_bytes(value.len())?;
+        self.check_valid(key, value)?;
         let mut stored = Vec::with_capacity(1 + key.len());
         entry::register_key(key, &mut stored);
         if let Some(only_if) = options.only_if {
             self.store.check_condition(now, &stored, only_if)?;
         }
         self.check_room(&stored, value.len())?;
-        Ok(self.write_put(now, &stored, value, options.expires(now)))
+        let lifetime = options.lifetime(now, self.store.first_run);
+        Ok(self.write_put(now, &stored, value, lifetime))
     }
 
     /// Deletes a key: the values that it holds here are removed everywhere, for good. `None` if it holds nothing.
@@ -111,7 +114,7 @@ impl Replica {
     }
 
     fn entry_of(&self, now: Time, dot_set: &DotSet, number: u64) -> Option<Entry> {
-        Entry::new(dot_set, Revision { log: self.store.log.id, number }, now.wall_ms())
+        self.store.entry(now, dot_set, number)
     }
 
     /// How many entries are held, those of sets and counters included.
@@ -147,15 +150,10 @@ impl Replica {
         self.store.check_room(std::iter::once((stored, Some(value_bytes))))
     }
 
-    pub(super) fn write_put(
-        &mut self,
-        now: Time,
-        stored: &[u8],
-        value: &[u8],
-        expires: Option<NonZeroU64>,
-    ) -> Stamp {
+    pub(super) fn write_put(&mut self, now: Time, stored: &[u8], value: &[u8], lifetime: Lifetime) -> Stamp {
         self.write_limiter.count_written(now.mono, (stored.len() + value.len()) as u64);
-        let (stamp, _) = self.store.put(now, stored, value, expires);
+        let (stamp, _) = self.store.put(now, stored, value, lifetime);
+        self.judge_runs(now);
         self.follow();
         stamp
     }
@@ -182,7 +180,13 @@ impl Replica {
 
     /// The next events of a watch, and whether there are no more for now.
     pub(crate) fn watched(&mut self, now: Time, id: WatchId) -> (Vec<WatchEvent>, bool) {
-        self.watches.next(id, &self.store, now)
+        let (mut events, is_done) = self.watches.next(id, &self.store, now);
+        for event in &mut events {
+            if let WatchEvent::Delete { stamp: Some(stamp), writer, .. } = event {
+                *writer = self.member_of(*stamp).map(|member| member.name.clone());
+            }
+        }
+        (events, is_done)
     }
 
     pub(super) fn element(set: &str, element: &str) -> Result<Vec<u8>, WriteError> {
@@ -196,10 +200,28 @@ impl Replica {
     /// # Errors
     /// If a name is not acceptable, or the disk has failed.
     pub fn set_add(&mut self, now: Time, set: &str, element: &str) -> Result<Stamp, WriteError> {
+        self.set_add_with(now, set, element, &PutOptions::new())
+    }
+
+    /// Adds an element under a condition, with a time to live, or bound to the life of this process.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn set_add_with(
+        &mut self,
+        now: Time,
+        set: &str,
+        element: &str,
+        options: &PutOptions,
+    ) -> Result<Stamp, WriteError> {
         self.check_writable(now)?;
         let stored = Self::element(set, element)?;
+        if let Some(only_if) = options.only_if {
+            self.store.check_condition(now, &stored, only_if)?;
+        }
         self.check_room(&stored, 0)?;
-        Ok(self.write_put(now, &stored, &[], None))
+        let lifetime = options.lifetime(now, self.store.first_run);
+        Ok(self.write_put(now, &stored, &[], lifetime))
     }
 
     /// Removes an element from a set. Additions that this node has not seen stay.
@@ -213,21 +235,47 @@ impl Replica {
     }
 
     /// Whether an element is in a set.
-    pub fn set_contains(&self, set: &str, element: &str) -> bool {
-        Self::element(set, element).is_ok_and(|stored| self.store.dot_set(&stored).is_some())
+    pub fn set_contains(&self, now: Time, set: &str, element: &str) -> bool {
+        let stored = Self::element(set, element);
+        let row = stored.as_ref().ok().and_then(|stored| self.store.dot_set(stored));
+        row.is_some_and(|(dot_set, revision)| self.entry_of(now, dot_set, revision).is_some())
     }
 
     /// The elements of a set, in order.
-    pub fn set_iter(&self, set: &str) -> impl Iterator<Item = String> {
+    pub fn set_iter(&self, now: Time, set: &str) -> impl Iterator<Item = String> {
         let prefix = entry::element_key(set, "");
-        let elements =
-            self.store.with_prefix(&prefix).map(|(dot_set, _)| entry::readable_key(dot_set.key()).to_owned());
-        elements.collect::<Vec<_>>().into_iter()
+        let elements = self.store.with_prefix(&prefix);
+        let elements = elements.filter_map(|(dot_set, revision)| self.entry_of(now, dot_set, revision));
+        elements.map(|element| element.key().to_owned()).collect::<Vec<_>>().into_iter()
     }
 
     /// The number of elements of a set. It walks over all of them.
-    pub(crate) fn set_len(&self, set: &str) -> usize {
-        self.store.with_prefix(&entry::element_key(set, "")).count()
+    pub(crate) fn set_len(&self, now: Time, set: &str) -> usize {
+        self.set_iter(now, set).count()
+    }
+
+    /// Names of the sets or counters that hold something, in the order of their stored keys, from `from` on: at most
+    /// `limit`, and where to go on if there may be more.
+    pub(crate) fn names_from(
+        &self,
+        now: Time,
+        space: Space,
+        from: Option<Vec<u8>>,
+        limit: usize,
+    ) -> (Vec<String>, Option<Vec<u8>>) {
+        let (mut names, mut next) = (Vec::new(), from.unwrap_or_else(|| vec![space as u8]));
+        for _ in 0..limit {
+            let mut rows = self.store.iter_from(&next).take_while(|(row, _)| row.key()[0] == space as u8);
+            let Some((first, _)) = rows.next() else { return (names, None) };
+            let name = entry::collection_of(first.key()).to_owned();
+            let is_held = |(row, revision)| self.entry_of(now, row, revision).is_some();
+            if self.store.with_prefix(&entry::collection_key(space, &name)).any(is_held) {
+                names.push(name.clone());
+            }
+            drop(rows);
+            next = entry::behind_collection(space, &name);
+        }
+        (names, Some(next))
     }
 }
 
@@ -236,11 +284,12 @@ impl Replica {
 pub struct PutOptions {
     #[serde(default, with = "form::span_option")]
     ttl: Option<Duration>,
+    is_ephemeral: bool,
     pub(super) only_if: Option<OnlyIf>,
 }
 
 impl PutOptions {
-    /// No time to live, no condition.
+    /// No time to live, not ephemeral, no condition.
     pub fn new() -> Self {
         Self::default()
     }
@@ -252,6 +301,22 @@ impl PutOptions {
         self
     }
 
+    /// Binds the value to the life of this process, for what is true only while it runs: the address of a service, say.
+    ///
+    /// Every node hides the value while it does not hold this run of the process for alive: for a watch it expires then,
+    /// and is put again if the run comes back after a partition. Once the run has left, was replaced by another one of
+    /// the same name, or was gone for [`Config::forget_after`](crate::Config::forget_after), the value is dropped as if it
+    /// had expired, and is gone for good. A process that starts again writes its values anew.
+    ///
+    /// Another node that writes the key replaces the value, and a delete removes it, as with any other. Together with
+    /// [`ttl`](Self::ttl) it ends with what comes first. In a [`Sim`](crate::sim::Sim) this needs
+    /// [`Sim::seeds`](crate::sim::Sim::seeds); other simulated nodes are no members and hold every run for alive.
+    #[must_use]
+    pub fn ephemeral(mut self) -> Self {
+        self.is_ephemeral = true;
+        self
+    }
+
     /// Writes only if this condition holds on this node.
     #[must_use]
     pub fn only_if(mut self, only_if: OnlyIf) -> Self {
@@ -259,8 +324,10 @@ impl PutOptions {
         self
     }
 
-    pub(crate) fn expires(&self, now: Time) -> Option<NonZeroU64> {
-        let ms = now.wall.saturating_add(self.ttl?).as_millis();
-        NonZeroU64::new(u64::try_from(ms).unwrap_or(u64::MAX).max(1))
+    /// The lifetime of a value that is put now by the member of this run.
+    pub(crate) fn lifetime(&self, now: Time, run: RunId) -> Lifetime {
+        let ms = self.ttl.map(|ttl| now.wall.saturating_add(ttl).as_millis());
+        let ms = ms.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX).max(EXPIRY_MS_MIN));
+        Lifetime { expires: ms.and_then(NonZeroU64::new), run: self.is_ephemeral.then_some(run) }
     }
 }

@@ -9,7 +9,7 @@ use super::Replica;
 use crate::election::{VoterList, read_names, write_names};
 use crate::error::SetVotersError;
 use crate::store::entry;
-use crate::time::Time;
+use crate::time::{Lifetime, Time};
 use crate::wire::{Reader, Writer};
 
 const WANTED_KEY: &str = "voters/wanted";
@@ -78,7 +78,8 @@ impl Replica {
 
     fn stored_wanted(&self) -> Option<Vec<String>> {
         let (dot_set, _) = self.store.dot_set(&entry::reserved(WANTED_KEY))?;
-        let names = read_names(&mut Reader::plain(dot_set.winner(self.now.wall_ms())?.value()));
+        // The entry never expires.
+        let names = read_names(&mut Reader::plain(dot_set.winner(|_| false)?.value()));
         names.ok().filter(|names| !names.is_empty())
     }
 
@@ -87,11 +88,16 @@ impl Replica {
         write_names(&mut writer, voters);
         match self.check_writable(self.now) {
             Ok(()) => {
-                self.write_put(self.now, &entry::reserved(WANTED_KEY), &writer.into_plain(), None);
+                self.write_put(
+                    self.now,
+                    &entry::reserved(WANTED_KEY),
+                    &writer.into_plain(),
+                    Lifetime::default(),
+                );
                 self.read_voters();
             }
             Err(error) => {
-                self.election.iter_mut().for_each(|election| election.end_asked(Err(error.into())));
+                self.election.iter_mut().for_each(|election| election.end_asked(Err(error.clone().into())));
             }
         }
     }
@@ -104,7 +110,7 @@ impl Replica {
         }
         let mut writer = Writer::plain();
         list.write(&mut writer);
-        self.write_put(self.now, &entry::reserved(DECIDED_KEY), &writer.into_plain(), None);
+        self.write_put(self.now, &entry::reserved(DECIDED_KEY), &writer.into_plain(), Lifetime::default());
         self.read_voters();
     }
 }

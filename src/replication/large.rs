@@ -17,15 +17,14 @@
 //! - Nothing beyond a queued row is claimed before the row has arrived.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 
 use super::rows::{self, context_of};
 use super::vectors::OldParts;
 use crate::store::coverage::{ClaimBounds, Clocks, Coverage, Vector, VectorNews};
 use crate::store::digest::fingerprint;
-use crate::store::entry::{DOTS_MAX, Dot, DotSet};
+use crate::store::entry::{DOTS_MAX, Dot, DotSet, Removal};
 use crate::store::{LocalStore, PeerRow, Refusal};
-use crate::time::Stamp;
+use crate::time::{Lifetime, Stamp};
 use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Piece, Reader, WireError, Writer};
 
 /// A row whose values together exceed this is large. Also the size of a piece.
@@ -170,15 +169,14 @@ impl LargeRowSender {
         if self.current.is_none() {
             let (number, key) = self.by_number.pop_first()?;
             self.by_key.remove(&key);
-            let dot_set =
-                store.dot_set(&key).map_or_else(|| DotSet::Empty(Dot::key_only(&key)), |it| it.0.clone());
+            let dot_set = store.dot_set_or_empty(&key);
             if dot_set.is_empty() && !store.key_adds_up(&key) {
                 store.is_damaged = true;
                 return None;
             }
             // The row has grown too large: the peer is sent a form that it refuses, so that it claims nothing.
             let is_too_large = size(&dot_set) == Size::TooLarge;
-            let dot_set = if is_too_large { DotSet::Empty(Dot::key_only(&[])) } else { dot_set };
+            let dot_set = if is_too_large { DotSet::empty(&[], Removal::Unknown) } else { dot_set };
             self.current = Some(LargeRowTransfer::new(store, number, dot_set, told, hint));
         }
         let (piece, is_last) = self.current.as_mut().expect("just made sure").next_piece(queue);
@@ -193,7 +191,7 @@ impl LargeRowSender {
 #[derive(Clone, Debug, PartialEq)]
 struct ValueHeader {
     stamp: Stamp,
-    expires: Option<NonZeroU64>,
+    lifetime: Lifetime,
     checksum: u32,
     len: usize,
 }
@@ -203,24 +201,24 @@ const VALUE_BYTES_LEAST: usize = 19;
 
 impl ValueHeader {
     fn of(dot: &Dot) -> Self {
-        let (stamp, expires) = (dot.stamp(), dot.expires());
-        Self { stamp, expires, checksum: dot.checksum(), len: dot.value().len() }
+        let (stamp, lifetime) = (dot.stamp(), dot.lifetime());
+        Self { stamp, lifetime, checksum: dot.checksum(), len: dot.value().len() }
     }
 
     fn write(&self, writer: &mut Writer) {
         writer.u64_le(self.stamp.clock);
         writer.run(self.stamp.origin);
-        writer.expiry(self.expires);
+        writer.lifetime(self.lifetime);
         writer.varint(u64::from(self.checksum));
         writer.varint(self.len as u64);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let stamp = Stamp { clock: reader.u64_le()?, origin: reader.run()? };
-        let expires = reader.expiry()?;
+        let lifetime = reader.lifetime()?;
         let checksum = u32::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
         let len = usize::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
-        Ok(Self { stamp, expires, checksum, len })
+        Ok(Self { stamp, lifetime, checksum, len })
     }
 }
 
@@ -352,7 +350,7 @@ impl LargeRowHeader {
             let (own, behind) = rest.split_at(value.len);
             rest = behind;
             let text = [&self.key[..], own].concat();
-            let dot = Dot::new(value.stamp, value.expires, self.key.len(), &text, &mut room);
+            let dot = Dot::new(value.stamp, value.lifetime, self.key.len(), &text, &mut room);
             if resumed > 0 && dot.checksum() != value.checksum {
                 return Err(WireError::Form);
             }
@@ -473,8 +471,13 @@ mod tests {
     /// A store with two concurrent values of one key.
     fn sender() -> LocalStore {
         let (mut one, mut other) = (LocalStore::of_run(1), LocalStore::of_run(2));
-        one.put(NOW, &key(), &value(1), None);
-        other.put(NOW, &key(), &value(2), NonZeroU64::new(77_000));
+        one.put(NOW, &key(), &value(1), Lifetime::default());
+        other.put(
+            NOW,
+            &key(),
+            &value(2),
+            Lifetime { expires: std::num::NonZeroU64::new(77_000), run: Some(RunId::new(5)) },
+        );
         let dot_set = other.dot_set(&key()).expect("just put").0.clone();
         let rows = [PeerRow { dot_set, vector: Vector::default(), context: None }];
         one.merge_rows(NOW, &rows, crate::store::slab::ChangeOrigin::Learned, |_| ());
@@ -523,8 +526,8 @@ mod tests {
     fn same(arrived: Option<LargeRow>, store: &LocalStore) {
         let row = arrived.expect("it is whole").row.expect("it is acceptable");
         let dot_set = store.dot_set(&key()).expect("it is held").0;
-        let header = |dot_set: &DotSet| -> Vec<(Stamp, Option<NonZeroU64>, Vec<u8>)> {
-            dot_set.dots().iter().map(|dot| (dot.stamp(), dot.expires(), dot.value().to_vec())).collect()
+        let header = |dot_set: &DotSet| -> Vec<(Stamp, Lifetime, Vec<u8>)> {
+            dot_set.dots().iter().map(|dot| (dot.stamp(), dot.lifetime(), dot.value().to_vec())).collect()
         };
         assert_eq!(header(&row.dot_set), header(dot_set));
         assert!(store.coverage.vector().beyond(&row.vector).is_empty(), "{:?}", row.vector);
@@ -547,7 +550,7 @@ mod tests {
     fn row_that_has_changed_is_sent_from_its_beginning() {
         let mut store = sender();
         let (partial, hint) = broken_off(&pieces(&mut store, None)[..3]);
-        store.put(NOW, &key(), &value(3), None);
+        store.put(NOW, &key(), &value(3), Lifetime::default());
         let anew = pieces(&mut store, Some(hint));
         same(hand_all(&anew, Some(partial)).unwrap(), &store);
     }
@@ -587,7 +590,7 @@ mod tests {
         writer.varint(2);
         let value = ValueHeader {
             stamp: Stamp { clock: 1, origin: RunId::new(1) },
-            expires: None,
+            lifetime: Lifetime::default(),
             checksum: 0,
             len: usize::MAX / 2 + 1,
         };

@@ -437,7 +437,7 @@ mod tests {
     use crate::replication::vectors::OldParts;
     use crate::store::coverage::{Clocks, LEFTOVERS_MAX, RegionCoverage, VectorNews};
     use crate::store::digest::DEPTH_MAX;
-    use crate::time::Stamp;
+    use crate::time::{Lifetime, Stamp};
     use crate::wire::{Assembler, Kind, Reader, WireError, Writer};
 
     /// Hands a frame of items to a session that has seen its peer's start. Without `answers` no reply is sent.
@@ -554,9 +554,11 @@ mod tests {
             };
             let (mut teller, mut hearer) = (store(1, old), store(2, new));
             // The sender has merged the last key's value by a session, and its delete, of another origin, by a row.
-            let (put, delete) =
-                (hearer.put(NOW, &key(leftovers), b"v", None).0, Stamp { clock: 5, origin: RunId::new(3) });
-            (0..others).for_each(|i| _ = hearer.put(NOW, &key(1_000_000 + i), b"v", None));
+            let (put, delete) = (
+                hearer.put(NOW, &key(leftovers), b"v", Lifetime::default()).0,
+                Stamp { clock: 5, origin: RunId::new(3) },
+            );
+            (0..others).for_each(|i| _ = hearer.put(NOW, &key(1_000_000 + i), b"v", Lifetime::default()));
             teller.coverage.claim(put);
             for i in 1..=leftovers {
                 let origin = if i == leftovers { delete.origin } else { RunId::new(100 + i) };
@@ -564,7 +566,7 @@ mod tests {
                 teller.coverage.cover_key(&key(i), old.place(&key(i)), &context);
             }
             teller.rekey(new);
-            teller.put(NOW, &key(0), b"v", None);
+            teller.put(NOW, &key(0), b"v", Lifetime::default());
             let is_told = leftovers <= LEFTOVERS_MAX as u64;
             let mut stores = [hearer, teller];
             let claimed = run(&mut stores);

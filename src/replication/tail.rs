@@ -32,7 +32,7 @@ mod tests {
     use crate::store::coverage::Vector;
     use crate::store::slab::ChangeOrigin;
     use crate::store::{LocalStore, PeerRow};
-    use crate::time::{Stamp, Time};
+    use crate::time::{Lifetime, Stamp, Time};
     use crate::wire::{Kind, Piece, Reader};
 
     const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
@@ -125,7 +125,8 @@ mod tests {
         let (mut writer, mut delegate) = (LocalStore::of_run(1), LocalStore::of_run(2));
         let (mut far, mut near) =
             (Tail::new(&writer, LogFilter::Own), Tail::new(&delegate, LogFilter::Forwarded));
-        let (last, revision) = (writer.put(NOW, &key("first"), b"v", None).0, writer.log.head());
+        let (last, revision) =
+            (writer.put(NOW, &key("first"), b"v", Lifetime::default()).0, writer.log.head());
         for round in 0..2 {
             // The second time the flush end was sent already: it is sent again, without rows.
             far.ack = Some(revision);
@@ -162,7 +163,7 @@ mod tests {
                 (LocalStore::of_run(1), LocalStore::of_run(2), LocalStore::of_run(3));
             let mut far = Tail::new(&writer, LogFilter::Own);
             let mut near = Tail::new(&delegate, LogFilter::Forwarded);
-            writer.put(NOW, &key("first"), b"v", None);
+            writer.put(NOW, &key("first"), b"v", Lifetime::default());
             let first = far.frame(&mut writer);
             far.hand(&mut delegate, &mut near.forwarded_claims, &[first]);
             let passed = near.frame(&mut delegate);
@@ -172,12 +173,14 @@ mod tests {
                 let dot_set = from.dot_set(key).expect("it is held").0.clone();
                 PeerRow { dot_set, vector: Vector::default(), context: None }
             };
-            writer.put(NOW, &key("large"), &large, None);
+            writer.put(NOW, &key("large"), &large, Lifetime::default());
             mate.merge_rows(NOW, &[row(&key("large"), &writer)], ChangeOrigin::Learned, |_| ());
             mate.coverage.claim_all(writer.coverage.vector());
             let mut live = vec![far.frame(&mut writer)];
             // The delegate learned this row from another peer and does not forward it.
-            let known = writer.put(NOW, &key("known"), if is_ahead { &large } else { b"small" }, None).0;
+            let known = writer
+                .put(NOW, &key("known"), if is_ahead { &large } else { b"small" }, Lifetime::default())
+                .0;
             delegate.merge_rows(NOW, &[row(&key("known"), &writer)], ChangeOrigin::Learned, |_| ());
             live.push(far.frame(&mut writer));
             let pieces = far.pieces(&mut writer);
@@ -198,7 +201,7 @@ mod tests {
 
             // Once nothing is on its way, a new interval begins. A mate that has repaired then can take it.
             mate.coverage.claim_all(delegate.coverage.vector());
-            let later = writer.put(NOW, &key("later"), b"v", None).0;
+            let later = writer.put(NOW, &key("later"), b"v", Lifetime::default()).0;
             let frame = far.frame(&mut writer);
             far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
             let passed = near.frame(&mut delegate);
@@ -224,7 +227,7 @@ mod tests {
         };
         let idle = near.outgoing.next_frame(&mut delegate, &mut near.forwarded_claims, &mut wanted);
         assert!(idle.is_none());
-        let first = writer.put(NOW, &key("first"), b"v", None).0;
+        let first = writer.put(NOW, &key("first"), b"v", Lifetime::default()).0;
         let frame = far.frame(&mut writer);
         far.hand(&mut delegate, &mut near.forwarded_claims, &[frame]);
         let passed = near.frame(&mut delegate);
@@ -240,7 +243,7 @@ mod tests {
         let mut near = Tail::new(&delegate, LogFilter::Forwarded);
         let pass =
             |far: &mut Tail, near: &mut Tail, writer: &mut LocalStore, delegate: &mut LocalStore, name| {
-                let stamp = writer.put(NOW, &key(name), b"v", None).0;
+                let stamp = writer.put(NOW, &key(name), b"v", Lifetime::default()).0;
                 let frame = far.frame(writer);
                 far.hand(delegate, &mut near.forwarded_claims, &[frame]);
                 stamp
@@ -252,7 +255,9 @@ mod tests {
 
         near.filter = LogFilter::Own;
         let missed = pass(&mut far, &mut near, &mut writer, &mut delegate, "missed");
-        (0..200).for_each(|i| _ = delegate.put(NOW, &key(&format!("own {i}")), &[b'x'; 1_000], None));
+        (0..200).for_each(|i| {
+            _ = delegate.put(NOW, &key(&format!("own {i}")), &[b'x'; 1_000], Lifetime::default());
+        });
         let part = near.frame(&mut delegate);
         near.hand(&mut mate, &mut ForwardedClaims::default(), &[part]);
         near.filter = LogFilter::Forwarded;

@@ -136,6 +136,17 @@ impl Sim {
         self
     }
 
+    /// Gives a check of values to all nodes that start after this, as `Builder::validate` does.
+    #[must_use]
+    pub fn validate<E: std::fmt::Display>(
+        self,
+        prefix: impl Into<String>,
+        check: impl Fn(&str, &[u8]) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        self.world().validators.add(prefix.into(), check);
+        self
+    }
+
     /// Breaks one rule in all nodes that are added after this.
     #[cfg(feature = "__controls")]
     #[doc(hidden)]

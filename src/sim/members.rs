@@ -7,6 +7,7 @@ use super::{Sim, SimEvent, World};
 use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN, PeerExit};
 use crate::replica::{Input, Output, Replica};
+use crate::time::Stamp;
 
 /// The address of node `i`. It differs after each move.
 pub(super) fn addr(i: usize, moves: u8) -> SocketAddr {
@@ -52,6 +53,12 @@ impl Sim {
         let world = &mut *self.world();
         world.nodes[i].is_paused = false;
         world.reawaken();
+    }
+
+    /// Gives a node the name of another one, under which it runs from its next start on: by mistake, both are twins then.
+    pub fn share_name(&mut self, i: usize, other: usize) {
+        let world = &mut *self.world();
+        world.nodes[i].name = world.nodes[other].name.clone();
     }
 
     /// Gives a node another address, which it publishes from its next start on. The old address stops working at once.
@@ -116,7 +123,8 @@ impl World {
 
     pub(super) fn member(&mut self, i: usize) -> Member {
         use rand_core::Rng;
-        let mut member = Member::new(name(i), RunId::new(self.random.next_u64()), self.nodes[i].addr);
+        let mut member =
+            Member::new(&*self.nodes[i].name, RunId::new(self.random.next_u64()), self.nodes[i].addr);
         member.meta_version = 1;
         member.meta.insert("zone".to_owned(), format!("z{}", i % 3));
         member
@@ -135,15 +143,14 @@ impl World {
         }
     }
 
-    /// The name of the member with this run, as node `i` knows it. Where the nodes are no members, the simulator knows.
-    pub(super) fn name_of(&self, run: RunId, i: usize) -> Option<String> {
+    /// The member that wrote what has this stamp, as node `i` knows it.
+    pub(super) fn member_of(&self, stamp: Stamp, i: usize) -> Option<Member> {
         if self.seeds.is_none() {
-            let of = |replica: &Replica| replica.store.first_run == run;
-            return self.nodes.iter().position(|node| node.replica.as_ref().is_some_and(of)).map(name);
+            let of = |replica: &Replica| replica.store.first_run == stamp.origin;
+            let at = self.nodes.iter().position(|node| node.replica.as_ref().is_some_and(of))?;
+            return Some(Member::new(name(at), stamp.origin, self.nodes[at].addr));
         }
-        let replica = self.nodes[i].replica.as_ref()?;
-        let mut members = replica.own_member().into_iter().chain(replica.members());
-        members.find(|member| member.run == run).map(|member| member.name.clone())
+        self.nodes[i].replica.as_ref()?.member_of(stamp).cloned()
     }
 
     pub(super) fn note_unlinked(&mut self, id: LinkId, a: usize, b: usize) {
@@ -166,7 +173,12 @@ impl World {
                     self.dial(i, self.nodes.get(seed).map_or(addr(seed, 0), |node| node.addr));
                 }
             }
-            Output::Member(event) => self.member_events.push((self.now, i, event)),
+            Output::Member(event) => {
+                if let MemberEvent::Forgotten(member) = &event {
+                    self.oracle.end_run(member.run);
+                }
+                self.member_events.push((self.now, i, event));
+            }
             _ => unreachable!("only member outputs come here"),
         }
     }

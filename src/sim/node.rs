@@ -18,15 +18,16 @@ use super::timers::SimSleep;
 use super::watch::SimWatch;
 use crate::arrivals::Arrival;
 use crate::error::{ForgetError, WriteError};
-use crate::id::RunId;
 use crate::membership::Member;
 use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
-use crate::store::entry::{CounterPart, Dot, Entry, Revision, counter_prefix, element_key, register};
+use crate::store::entry::{CounterPart, Dot, Entry, Revision, Space, counter_prefix, element_key, register};
 use crate::store::watch::WatchOptions;
-use crate::time::{Stamp, Time};
+use crate::time::{Lifetime, Stamp, Time};
 #[cfg(feature = "json")]
 use crate::typed::Map;
+#[cfg(feature = "crdts")]
+use crate::typed::Merged;
 use crate::typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
 
 /// One node of a [`Sim`](super::Sim), with the verbs of `Node`. It is cheap to clone and can be kept.
@@ -67,10 +68,11 @@ impl World {
         if let Some(stamp) = stamp {
             let dot_set = replica.store.dot_set(key).map(|(dot_set, _)| dot_set);
             let is_put = dot_set.is_some();
-            let expires = dot_set.and_then(|dot_set| dot_set.dots().last()).and_then(Dot::expires);
-            let until_ms = self.until_ms(now, expires);
-            let removed = before.unwrap_or_default();
-            self.record(i, key, OracleEvent { stamp, removed, is_put, until_ms, is_ahead: false });
+            let lifetime = dot_set.and_then(|dot_set| dot_set.dots().last()).map(Dot::lifetime);
+            let lifetime = lifetime.unwrap_or_default();
+            let until_ms = self.until_ms(now, lifetime.expires);
+            let (removed, run) = (before.unwrap_or_default(), lifetime.run);
+            self.record(i, key, OracleEvent { stamp, removed, is_put, until_ms, run, is_ahead: false });
         }
         self.drain(i);
         Ok(SimReceipt { stamp, revision })
@@ -79,7 +81,7 @@ impl World {
     /// Applies a batch, records its writes for the oracle, and carries out the node's outputs.
     fn commit(&mut self, i: usize, batch: &Batch) -> Result<SimReceipt, WriteError> {
         let (replica, now) = self.replica(i).ok_or(WriteError::Closed)?;
-        let run = replica.store.run;
+        let (run, member_run) = (replica.store.run, replica.store.first_run);
         let mut held: BTreeMap<Vec<u8>, Vec<Stamp>> = BTreeMap::new();
         for key in batch.writes.iter().map(|write| write.stored(run)) {
             let before = replica.store.dot_set(&key);
@@ -94,8 +96,9 @@ impl World {
             let (key, is_put) = (write.stored(run), write.is_put());
             let now_held = if is_put { vec![stamp] } else { Vec::new() };
             let removed = held.insert(key.clone(), now_held).unwrap_or_default();
-            let until_ms = self.until_ms(now, write.expires(now));
-            self.record(i, &key, OracleEvent { stamp, removed, is_put, until_ms, is_ahead: false });
+            let Lifetime { expires, run } = write.lifetime(now, member_run);
+            let until_ms = self.until_ms(now, expires);
+            self.record(i, &key, OracleEvent { stamp, removed, is_put, until_ms, run, is_ahead: false });
         }
         self.drain(i);
         Ok(receipt)
@@ -127,7 +130,11 @@ impl World {
         for (key, stamp) in rows {
             let is_put = self.replica(i).is_some_and(|(replica, _)| replica.store.dot_set(&key).is_some());
             let removed = before.remove(&key).unwrap_or_default();
-            self.record(i, &key, OracleEvent { stamp, removed, is_put, until_ms: None, is_ahead: false });
+            self.record(
+                i,
+                &key,
+                OracleEvent { stamp, removed, is_put, until_ms: None, run: None, is_ahead: false },
+            );
         }
         self.drain(i);
         Ok(written)
@@ -176,7 +183,11 @@ impl SimNode {
         self.read(|replica, _| members(replica)).unwrap_or_default()
     }
 
-    /// Everything that peers can make this node keep, beside the limit of each.
+    /// The member whose run wrote what has this stamp. Where the nodes are no members, the simulator knows.
+    pub fn member_of(&self, stamp: Stamp) -> Option<Member> {
+        self.world().member_of(stamp, self.i)
+    }
+
     /// The first half of a counter's compaction, [`Replica::fold_counter`], with the receipt of its last write.
     ///
     /// # Errors
@@ -228,6 +239,7 @@ impl SimNode {
         count
     }
 
+    /// Everything that peers can make this node keep, beside the limit of each.
     #[cfg(feature = "__controls")]
     #[doc(hidden)]
     pub fn kept(&self) -> Vec<crate::replica::Kept> {
@@ -348,10 +360,34 @@ impl SimNode {
         Counter::new(self.view(), name.into())
     }
 
+    /// The names of all sets that begin with `prefix` and have elements, in order.
+    pub fn sets(&self, prefix: impl AsRef<str>) -> Vec<String> {
+        self.names(Space::Set, prefix.as_ref())
+    }
+
+    /// The names of all counters that begin with `prefix`, in order.
+    pub fn counters(&self, prefix: impl AsRef<str>) -> Vec<String> {
+        self.names(Space::Counter, prefix.as_ref())
+    }
+
+    fn names(&self, space: Space, prefix: &str) -> Vec<String> {
+        let names = self.read(|replica, now| replica.names_from(now, space, None, usize::MAX).0);
+        let mut names = names.unwrap_or_default();
+        names.retain(|name| name.starts_with(prefix));
+        names.sort_unstable();
+        names
+    }
+
     /// The keys that begin with `prefix`, as a map of values of type `T`, stored as JSON.
     #[cfg(feature = "json")]
     pub fn map<T>(&self, prefix: impl Into<String>) -> Map<T, Self> {
         Map::new(self.view(), prefix.into())
+    }
+
+    /// The value of this key, whose concurrent versions are joined by their type, stored as JSON.
+    #[cfg(feature = "crdts")]
+    pub fn merged<T: crdts::CvRDT + Clone>(&self, key: impl Into<String>) -> Merged<T, Self> {
+        Merged::new(self.view(), key.into())
     }
 
     /// Watches all keys that begin with this prefix. The watch ends when the node stops.
@@ -490,8 +526,10 @@ impl Store for SimNode {
         self.watch_with(prefix, options)
     }
 
-    fn set_add(&self, set: &str, element: &str) -> Result<SimReceipt, WriteError> {
-        self.write(&element_key(set, element), |replica, now| replica.set_add(now, set, element).map(Some))
+    fn set_add_with(&self, set: &str, element: &str, options: PutOptions) -> Result<SimReceipt, WriteError> {
+        self.write(&element_key(set, element), |replica, now| {
+            replica.set_add_with(now, set, element, &options).map(Some)
+        })
     }
 
     fn set_remove(&self, set: &str, element: &str) -> Result<SimReceipt, WriteError> {
@@ -499,22 +537,21 @@ impl Store for SimNode {
     }
 
     fn set_contains(&self, set: &str, element: &str) -> bool {
-        self.read(|replica, _| replica.set_contains(set, element)).unwrap_or_default()
+        self.read(|replica, now| replica.set_contains(now, set, element)).unwrap_or_default()
     }
 
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
-        let elements = self.read(|replica, _| replica.set_iter(set).collect::<Vec<_>>());
+        let elements = self.read(|replica, now| replica.set_iter(now, set).collect::<Vec<_>>());
         elements.unwrap_or_default().into_iter()
     }
 
-    fn set_page(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<String> {
+    fn set_entries(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
         let after = after.map(|after| element_key(set, after));
-        let page = self.page(&element_key(set, ""), after.as_deref(), rows);
-        page.iter().map(|entry| entry.key().to_owned()).collect()
+        self.page(&element_key(set, ""), after.as_deref(), rows)
     }
 
     fn set_len(&self, set: &str) -> usize {
-        self.read(|replica, _| replica.set_len(set)).unwrap_or_default()
+        self.read(|replica, now| replica.set_len(now, set)).unwrap_or_default()
     }
 
     fn set_watch(&self, set: &str, options: WatchOptions) -> SimWatch {
@@ -530,6 +567,18 @@ impl Store for SimNode {
 
     fn counter_value(&self, counter: &str) -> i64 {
         self.read(|replica, _| replica.counter_value(counter)).unwrap_or_default()
+    }
+
+    fn counter_changes(&self, counter: &str) -> SimWatch {
+        SimWatch::new(&self.world, self.i, counter_prefix(counter), WatchOptions::new())
+    }
+
+    fn sets(&self, prefix: &str) -> Vec<String> {
+        self.names(Space::Set, prefix)
+    }
+
+    fn counters(&self, prefix: &str) -> Vec<String> {
+        self.names(Space::Counter, prefix)
     }
 
     /// In virtual time, by the node's monotonic clock. The task goes on while the node is paused or down.
@@ -554,7 +603,7 @@ impl Store for SimNode {
         SimJoined(self.clone())
     }
 
-    fn member_name(&self, run: RunId) -> Option<String> {
-        self.world().name_of(run, self.i)
+    fn member_of(&self, stamp: Stamp) -> Option<Member> {
+        self.member_of(stamp)
     }
 }

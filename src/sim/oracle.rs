@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use thiserror::Error;
 
+use crate::id::RunId;
 use crate::store::LocalStore;
 use crate::time::Stamp;
 
@@ -49,6 +50,8 @@ pub(crate) struct OracleEvent {
     pub(crate) is_put: bool,
     /// Until when, by a correct clock, it has to be held if nothing removes it. `None`: for ever.
     pub(crate) until_ms: Option<u64>,
+    /// The run to whose life it is bound: it has to be held only while the process lives.
+    pub(crate) run: Option<RunId>,
     /// Its stamp is further ahead than a correct clock permits, so it is claimed to peers only when that time has come.
     /// Until then, what it removed may be gone on replicas that do not cover it; and its value may be held where its
     /// removal is covered.
@@ -62,6 +65,8 @@ pub(crate) struct Oracle {
     /// The root of a replica with this vector (under this hash key) and nothing beyond it.
     roots: BTreeMap<(u64, (u64, u64)), u128>,
     has_expiries: bool,
+    /// Runs to whose end nodes may have dropped what was bound to their lives.
+    ended: BTreeSet<RunId>,
     /// A replica has given up its claims and covers its dots one by one. What it sends is true for these dots, but does
     /// not name the events that removed others.
     pub(crate) has_faults: bool,
@@ -70,8 +75,13 @@ pub(crate) struct Oracle {
 impl Oracle {
     /// Records one local write.
     pub(crate) fn record(&mut self, key: &[u8], event: OracleEvent) {
-        self.has_expiries |= event.until_ms.is_some();
+        self.has_expiries |= event.until_ms.is_some() || event.run.is_some();
         self.events.entry(key.to_vec()).or_default().push(event);
+    }
+
+    /// A process has ended, its name was given to another one, or somebody has forgotten its member.
+    pub(crate) fn end_run(&mut self, run: RunId) {
+        self.ended.insert(run);
     }
 
     /// A node has written an entry of the library itself, which expires and is not recorded.
@@ -100,6 +110,7 @@ impl Oracle {
             for event in covered
                 .into_iter()
                 .filter(|event| event.is_put && event.until_ms.is_none_or(|ms| ms > wall_ms))
+                .filter(|event| event.run.is_none_or(|run| !self.ended.contains(&run)))
             {
                 let should = !removed.contains(&event.stamp);
                 let gone = |other: &OracleEvent| {

@@ -74,6 +74,12 @@ impl SimWatch {
                 break;
             }
         }
+        for event in &mut self.events {
+            // Where the nodes are no members, the simulator knows.
+            if let WatchEvent::Delete { stamp: Some(stamp), writer, .. } = event {
+                *writer = world.member_of(*stamp, self.i).map(|member| member.name);
+            }
+        }
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(Some(event));
         }

@@ -2,13 +2,13 @@
 
 use super::LocalStore;
 #[cfg(feature = "__controls")]
-use super::expiring;
+use super::limited;
 #[cfg(feature = "__measures")]
 use crate::id::{RowId, RunId};
 #[cfg(feature = "__measures")]
 use crate::store::digest::{Place, fingerprint};
 #[cfg(feature = "__controls")]
-use crate::store::entry::{Dot, DotSet};
+use crate::store::entry::{Dot, DotSet, Removal};
 #[cfg(feature = "__measures")]
 use crate::time::HybridClock;
 
@@ -46,7 +46,7 @@ impl LocalStore {
         self.digest.lose(place, at);
         self.log.take_out(self.slab.at(at).revision);
         let dot_set = self.slab.at(at).dot_set.clone();
-        self.schedule(at, expiring(&dot_set), false);
+        self.schedule(at, limited(&dot_set), false);
         self.slab.remove(at);
         true
     }
@@ -57,7 +57,7 @@ impl LocalStore {
         let Some(at) = self.row_of(key, place).filter(|at| !self.slab.at(*at).dot_set.is_empty()) else {
             return false;
         };
-        self.replace(at, place, DotSet::Empty(Dot::key_only(key)));
+        self.replace(at, place, DotSet::empty(key, Removal::Unknown));
         self.log.mark_removal(self.slab.at(at).revision);
         true
     }

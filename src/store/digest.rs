@@ -17,8 +17,8 @@ use std::num::NonZeroU64;
 
 use siphasher::{sip, sip128};
 
-use crate::id::RowId;
-use crate::time::Stamp;
+use crate::id::{RowId, RunId};
+use crate::time::{Lifetime, Stamp};
 
 /// Levels of the tree take this many bits of the place each.
 pub(crate) const FAN_BITS: u32 = 4;
@@ -78,21 +78,18 @@ impl HashKey {
     }
 
     /// The hash of one dot: place, stamp, expiry and checksum. Peers compare it, so the layout must never change.
-    pub(crate) fn hash_dot(
-        self,
-        place: Place,
-        stamp: Stamp,
-        expires: Option<NonZeroU64>,
-        checksum: u32,
-    ) -> u128 {
-        let mut bytes = [0; 44];
+    pub(crate) fn hash_dot(self, place: Place, stamp: Stamp, lifetime: Lifetime, checksum: u32) -> u128 {
+        let mut bytes = [0; 52];
         bytes[..8].copy_from_slice(&place.low.to_le_bytes());
         bytes[8..16].copy_from_slice(&place.high.to_le_bytes());
         bytes[16..24].copy_from_slice(&stamp.clock.to_le_bytes());
         bytes[24..32].copy_from_slice(&stamp.origin.number().to_le_bytes());
-        bytes[32..40].copy_from_slice(&expires.map_or(0, NonZeroU64::get).to_le_bytes());
-        bytes[40..].copy_from_slice(&checksum.to_le_bytes());
-        let (low, high) = self.keyed_hash(&bytes);
+        bytes[32..40].copy_from_slice(&lifetime.expires.map_or(0, NonZeroU64::get).to_le_bytes());
+        bytes[40..44].copy_from_slice(&checksum.to_le_bytes());
+        bytes[44..].copy_from_slice(&lifetime.run.map_or(0, RunId::number).to_le_bytes());
+        // Disks of earlier versions have no runs here.
+        let len = if lifetime.run.is_some() { bytes.len() } else { 44 };
+        let (low, high) = self.keyed_hash(&bytes[..len]);
         u128::from(low) | (u128::from(high) << 64)
     }
 
@@ -476,7 +473,15 @@ mod tests {
         let row = |id: RowId| {
             let number = id.index();
             let place = hash_key.place(&number.to_le_bytes());
-            (place, hash_key.hash_dot(place, Stamp { clock: number as u64, origin: RunId::new(1) }, None, 0))
+            (
+                place,
+                hash_key.hash_dot(
+                    place,
+                    Stamp { clock: number as u64, origin: RunId::new(1) },
+                    Lifetime::default(),
+                    0,
+                ),
+            )
         };
         let mut digest = Digest::new();
         let check = |digest: &Digest, ids: &[RowId]| {

@@ -19,7 +19,7 @@ use crate::error::WriteError;
 use crate::form::{self, text_form};
 use crate::id::{LogId, RunId};
 use crate::store::digest::{self, HashKey, Place};
-use crate::time::{ParseError, Stamp, parse_pair};
+use crate::time::{Lifetime, ParseError, Stamp, parse_pair};
 
 /// Separate keyspaces, so that the names of registers, sets and counters never collide. The first byte of every key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub(crate) enum Space {
 
 /// The longest stored key: keyspace byte, length and name of a set, element.
 const STORED_KEY_BYTES_MAX: usize = 1 + 2 + 2 * KEY_BYTES_MAX;
+
+/// The earliest expiry, in milliseconds since the Unix epoch. The numbers below it mean something else on the wire.
+pub(crate) const EXPIRY_MS_MIN: u64 = 2;
 
 /// Concurrent dots that one key may hold. A row with more is refused.
 pub(crate) const DOTS_MAX: usize = 1_024;
@@ -115,6 +118,23 @@ pub(crate) fn counter_prefix(counter: &str) -> Vec<u8> {
     named_key(Space::Counter, counter, &[])
 }
 
+/// The common beginning of all keys of a set or a counter.
+pub(crate) fn collection_key(space: Space, name: &str) -> Vec<u8> {
+    named_key(space, name, &[])
+}
+
+/// The least key behind all keys of a set or a counter. No byte of a name is the greatest one.
+pub(crate) fn behind_collection(space: Space, name: &str) -> Vec<u8> {
+    let mut key = collection_key(space, name);
+    *key.last_mut().expect("names are not empty") += 1;
+    key
+}
+
+/// The name of the set or counter of a well-formed key.
+pub(crate) fn collection_of(key: &[u8]) -> &str {
+    std::str::from_utf8(&key[3..3 + name_bytes(key)]).expect("keys are checked on their way in")
+}
+
 /// The length of the set's or counter's name in a well-formed key.
 fn name_bytes(key: &[u8]) -> usize {
     usize::from(u16::from_be_bytes([key[1], key[2]]))
@@ -174,21 +194,58 @@ enum DotForm {
     Value,
     /// Eight bytes with the expiry, then the value.
     ExpiringValue,
+    /// Eight bytes with the run to whose life the value is bound, then the value.
+    BoundValue,
+    /// Both: expiry, run, value.
+    BoundExpiringValue,
     /// Nothing, and the dot has no stamp: the key holds nothing.
     KeyOnly,
+    /// The same, because the key was deleted. The stamp is that of the delete.
+    DeletedKey,
     /// The same, because the last value of the key expired.
     ExpiredKey,
 }
 
-/// One dot with its key and value, immutable and shared. Without a stamp it is only a key, see [`Dot::key_only`].
+impl DotForm {
+    fn of(lifetime: Lifetime) -> Self {
+        match (lifetime.expires, lifetime.run) {
+            (None, None) => Self::Value,
+            (Some(_), None) => Self::ExpiringValue,
+            (None, Some(_)) => Self::BoundValue,
+            (Some(_), Some(_)) => Self::BoundExpiringValue,
+        }
+    }
+
+    /// Bytes between the key and the value.
+    fn lifetime_bytes(self) -> usize {
+        match self {
+            Self::Value | Self::KeyOnly | Self::DeletedKey | Self::ExpiredKey => 0,
+            Self::ExpiringValue | Self::BoundValue => 8,
+            Self::BoundExpiringValue => 16,
+        }
+    }
+}
+
+/// Why a key holds nothing, as far as this node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Not known. A repair tells that a value was removed, not how.
+    Unknown,
+    /// It was deleted by the event with this stamp.
+    Deleted(Stamp),
+    /// Its last value expired.
+    Expired,
+}
+
+/// One dot with its key and value, immutable and shared. It may be only a key, see [`DotSet::empty`].
 #[derive(Clone)]
 pub(crate) struct Dot(ThinArc<DotHeader, u8>);
 
 impl Dot {
-    /// `text` is the key directly followed by the value; `expires` is in milliseconds since the Unix epoch.
+    /// `text` is the key directly followed by the value.
     pub(crate) fn new(
         stamp: Stamp,
-        expires: Option<NonZeroU64>,
+        lifetime: Lifetime,
         key_len: usize,
         text: &[u8],
         room: &mut Vec<u8>,
@@ -199,28 +256,26 @@ impl Dot {
             origin: stamp.origin,
             checksum: digest::checksum(&text[key_len..]),
             key_len: key_len as u16,
-            form: if expires.is_none() { DotForm::Value } else { DotForm::ExpiringValue },
+            form: DotForm::of(lifetime),
         };
-        let Some(expires) = expires else { return Self(ThinArc::from_header_and_slice(head, text)) };
+        if !lifetime.is_limited() {
+            return Self(ThinArc::from_header_and_slice(head, text));
+        }
         room.clear();
         room.extend_from_slice(&text[..key_len]);
-        room.extend_from_slice(&expires.get().to_le_bytes());
+        let words = [lifetime.expires.map(NonZeroU64::get), lifetime.run.map(RunId::number)];
+        words.into_iter().flatten().for_each(|word| room.extend_from_slice(&word.to_le_bytes()));
         room.extend_from_slice(&text[key_len..]);
         Self(ThinArc::from_header_and_slice(head, room))
     }
 
     /// A key that holds nothing, for the row of a removal in the log.
-    pub(crate) fn key_only(key: &[u8]) -> Self {
-        Self::without_value(key, DotForm::KeyOnly)
-    }
-
-    /// The same for a key whose last value expired.
-    pub(crate) fn expired(key: &[u8]) -> Self {
-        Self::without_value(key, DotForm::ExpiredKey)
-    }
-
-    fn without_value(key: &[u8], form: DotForm) -> Self {
-        let Stamp { clock, origin } = Stamp::default();
+    fn key_only(key: &[u8], removal: Removal) -> Self {
+        let (form, Stamp { clock, origin }) = match removal {
+            Removal::Unknown => (DotForm::KeyOnly, Stamp::default()),
+            Removal::Deleted(stamp) => (DotForm::DeletedKey, stamp),
+            Removal::Expired => (DotForm::ExpiredKey, Stamp::default()),
+        };
         let head = DotHeader { clock, origin, checksum: 0, key_len: key.len() as u16, form };
         Self(ThinArc::from_header_and_slice(head, key))
     }
@@ -233,7 +288,7 @@ impl Dot {
     #[inline]
     pub(crate) fn value(&self) -> &[u8] {
         let head = &self.0.header.header;
-        &self.0.slice[usize::from(head.key_len) + if head.form == DotForm::ExpiringValue { 8 } else { 0 }..]
+        &self.0.slice[usize::from(head.key_len) + head.form.lifetime_bytes()..]
     }
 
     #[inline]
@@ -241,25 +296,32 @@ impl Dot {
         Stamp { clock: self.0.header.header.clock, origin: self.0.header.header.origin }
     }
 
-    /// When the value expires, in milliseconds since the Unix epoch.
-    pub(crate) fn expires(&self) -> Option<NonZeroU64> {
+    /// What ends it by itself.
+    #[inline]
+    pub(crate) fn lifetime(&self) -> Lifetime {
         let head = &self.0.header.header;
-        if head.form != DotForm::ExpiringValue {
-            return None;
+        let word = |at: usize| {
+            let from = usize::from(head.key_len) + at;
+            u64::from_le_bytes(self.0.slice[from..from + 8].try_into().expect("eight bytes follow the key"))
+        };
+        let expires = |at| NonZeroU64::new(word(at));
+        let run = |at| Some(RunId::new(word(at)));
+        match head.form {
+            DotForm::ExpiringValue => Lifetime { expires: expires(0), run: None },
+            DotForm::BoundValue => Lifetime { expires: None, run: run(0) },
+            DotForm::BoundExpiringValue => Lifetime { expires: expires(0), run: run(8) },
+            _ => Lifetime::default(),
         }
-        let from = usize::from(head.key_len);
-        let bytes = self.0.slice[from..from + 8].try_into().expect("eight bytes follow the key");
-        NonZeroU64::new(u64::from_le_bytes(bytes))
     }
 
     /// The same as a moment.
     fn expires_at(&self) -> Option<SystemTime> {
-        self.expires().map(|ms| UNIX_EPOCH + Duration::from_millis(ms.get()))
+        self.lifetime().expires.map(|ms| UNIX_EPOCH + Duration::from_millis(ms.get()))
     }
 
     /// Whether the dot has expired by this wall clock. It is still held until it is dropped.
-    pub(crate) fn is_hidden(&self, wall_ms: u64) -> bool {
-        self.expires().is_some_and(|expires| expires.get() <= wall_ms)
+    pub(crate) fn has_expired(&self, wall_ms: u64) -> bool {
+        self.lifetime().expires.is_some_and(|expires| expires.get() <= wall_ms)
     }
 
     /// The checksum of the value, computed when this dot was made.
@@ -267,11 +329,11 @@ impl Dot {
         self.0.header.header.checksum
     }
 
-    /// Expiry and checksum, which the digest hashes beside key and stamp. A writer never gives one stamp to two values.
+    /// Lifetime and checksum, which the digest hashes beside key and stamp. A writer never gives one stamp to two values.
     /// If a faulty member changed a value on its way, the greater content wins, so that replicas agree again once that
     /// member is gone.
-    fn content(&self) -> (Option<NonZeroU64>, u32) {
-        (self.expires(), self.checksum())
+    fn content(&self) -> (Lifetime, u32) {
+        (self.lifetime(), self.checksum())
     }
 
     /// Whether the value still has its checksum.
@@ -303,12 +365,17 @@ pub(crate) enum DotSet {
 }
 
 impl DotSet {
+    /// A key that holds nothing.
+    pub(crate) fn empty(key: &[u8], removal: Removal) -> Self {
+        Self::Empty(Dot::key_only(key, removal))
+    }
+
     /// A set of these dots, which may be in any order. The key is used when there are none.
     pub(crate) fn from_dots(key: &[u8], mut dots: Vec<Dot>) -> Self {
         dots.sort_unstable_by_key(Dot::stamp);
         dots.dedup_by_key(|dot| dot.stamp());
         match dots.len() {
-            0 => Self::Empty(Dot::key_only(key)),
+            0 => Self::empty(key, Removal::Unknown),
             1 => Self::One(dots.pop().expect("one dot")),
             _ => Self::Many(Box::new(dots)),
         }
@@ -349,9 +416,14 @@ impl DotSet {
         self.dots().iter().map(|dot| (dot.key().len() + dot.value().len()) as u64).sum()
     }
 
-    /// Whether nothing is held because the last dot expired.
-    pub(crate) fn has_expired(&self) -> bool {
-        matches!(self, Self::Empty(dot) if dot.0.header.header.form == DotForm::ExpiredKey)
+    /// Why nothing is held. `None` if something is.
+    pub(crate) fn removal(&self) -> Option<Removal> {
+        let Self::Empty(dot) = self else { return None };
+        Some(match dot.0.header.header.form {
+            DotForm::DeletedKey => Removal::Deleted(dot.stamp()),
+            DotForm::ExpiredKey => Removal::Expired,
+            _ => Removal::Unknown,
+        })
     }
 
     pub(crate) fn holds(&self, stamp: Stamp) -> bool {
@@ -364,14 +436,14 @@ impl DotSet {
         self.dots().iter().any(|dot| dot.stamp().origin == stamp.origin && dot.stamp().clock >= stamp.clock)
     }
 
-    /// The value that `get` answers with: the greatest stamp among those that have not expired.
-    pub(crate) fn winner(&self, wall_ms: u64) -> Option<&Dot> {
-        self.dots().iter().rev().find(|dot| !dot.is_hidden(wall_ms))
+    /// The value that `get` answers with: the greatest stamp among those that are not hidden.
+    pub(crate) fn winner(&self, is_hidden: impl Fn(&Dot) -> bool) -> Option<&Dot> {
+        self.dots().iter().rev().find(|dot| !is_hidden(dot))
     }
 
     /// The entry's share of the digest: the sum of the hashes of its dots.
     pub(crate) fn digest_share(&self, hash_key: HashKey, place: Place) -> u128 {
-        let hash = |dot: &Dot| hash_key.hash_dot(place, dot.stamp(), dot.expires(), dot.checksum());
+        let hash = |dot: &Dot| hash_key.hash_dot(place, dot.stamp(), dot.lifetime(), dot.checksum());
         self.dots().iter().map(hash).fold(0, u128::wrapping_add)
     }
 }
@@ -433,8 +505,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(dot_set: &DotSet, revision: Revision, wall_ms: u64) -> Option<Self> {
-        let mut visible = dot_set.dots().iter().rev().filter(|dot| !dot.is_hidden(wall_ms));
+    pub(crate) fn new(
+        dot_set: &DotSet,
+        revision: Revision,
+        is_hidden: impl Fn(&Dot) -> bool,
+    ) -> Option<Self> {
+        let mut visible = dot_set.dots().iter().rev().filter(|dot| !is_hidden(dot));
         let dot = visible.next()?.clone();
         Some(Self { dot, losers: visible.cloned().collect(), revision })
     }
@@ -465,6 +541,12 @@ impl Entry {
     /// When the value expires, if it does.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.dot.expires_at()
+    }
+
+    /// Whether the value is bound to the life of the run that wrote it
+    /// ([`PutOptions::ephemeral`](crate::PutOptions::ephemeral)).
+    pub fn is_ephemeral(&self) -> bool {
+        self.dot.lifetime().run.is_some()
     }
 
     /// Where this node's change log last recorded a change of the key.
@@ -611,14 +693,15 @@ mod tests {
     }
 
     #[test]
-    fn dot_keeps_key_value_and_expiry_apart() {
+    fn dot_keeps_key_value_and_lifetime_apart() {
         let stamp = Stamp { clock: 9, origin: RunId::new(4) };
-        for expires in [None, NonZeroU64::new(77)] {
-            let dot = Dot::new(stamp, expires, 3, b"\0abvalue", &mut Vec::new());
+        for (expires, run) in [(None, None), (Some(77), None), (None, Some(5)), (Some(77), Some(5))] {
+            let lifetime = Lifetime { expires: expires.and_then(NonZeroU64::new), run: run.map(RunId::new) };
+            let dot = Dot::new(stamp, lifetime, 3, b"\0abvalue", &mut Vec::new());
             assert_eq!((dot.key(), dot.value()), (&b"\0ab"[..], &b"value"[..]));
-            assert_eq!((dot.stamp(), dot.expires()), (stamp, expires));
+            assert_eq!((dot.stamp(), dot.lifetime()), (stamp, lifetime));
             assert!(dot.is_intact());
-            assert_eq!(dot.is_hidden(77), expires.is_some());
+            assert_eq!(dot.has_expired(77), expires.is_some());
         }
     }
 
@@ -654,8 +737,9 @@ mod tests {
             let stamps = (0..12).map(|i| Stamp { clock: 1 + i / 3, origin: RunId::new(i % 3) });
             let known: Vec<(Stamp, u8)> = stamps.zip(fates).filter(|(_, fate)| *fate > 0).collect();
             let dot_set = known.iter().filter(|(_, fate)| *fate == 2);
-            let dots =
-                dot_set.map(|(stamp, _)| Dot::new(*stamp, None, KEY.len(), KEY, &mut Vec::new())).collect();
+            let dots = dot_set
+                .map(|(stamp, _)| Dot::new(*stamp, Lifetime::default(), KEY.len(), KEY, &mut Vec::new()))
+                .collect();
             let covered = known.iter().map(|(stamp, _)| *stamp).collect();
             State { dot_set: DotSet::from_dots(KEY, dots), covered }
         })

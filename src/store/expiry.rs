@@ -6,14 +6,16 @@
 //! trusted (see [`crate::replica::wall_clock`], also for the risks that remain). Hiding changes only what is read on
 //! this node; if the clock goes back, hidden dots are visible again.
 //!
+//! Dots that are bound to the life of a run are hidden and dropped here too; [`bound`](super::bound) says when.
+//!
 //! A drop is no event and has no revision. It must happen nowhere but in [`LocalStore::expire`]. A merge does not take
 //! a dot that may be dropped.
 
 use super::{DiskFollower, LocalStore};
 use crate::id::RowId;
-use crate::store::entry::{Dot, DotSet};
+use crate::store::entry::{Dot, DotSet, Removal};
 use crate::store::slab::ChangeOrigin;
-use crate::time::{Stamp, Time};
+use crate::time::{Lifetime, Stamp, Time};
 
 /// The most keys of dropped dots that are noted for the disk. While the disk has failed it takes none.
 pub(crate) const DROPPED_MAX: usize = 1 << 18;
@@ -43,15 +45,19 @@ impl ExpiredKeys {
 }
 
 impl LocalStore {
-    /// Adds dots of a row to the expiry schedule (`on`), or removes them from it.
-    pub(super) fn schedule(&mut self, id: RowId, dots: Vec<(u64, Stamp)>, on: bool) {
-        for (expires, stamp) in dots {
-            let dot = (expires, id, stamp);
+    /// Notes dots of a row that end by themselves (`on`), or that they are gone.
+    pub(super) fn schedule(&mut self, id: RowId, dots: Vec<(Lifetime, Stamp)>, on: bool) {
+        for (Lifetime { expires, run }, stamp) in dots {
+            let expiry = expires.map(|expires| (expires.get(), id, stamp));
             if on {
-                self.expiries.insert(dot);
+                self.expiries.extend(expiry);
+                run.into_iter().for_each(|run| self.bound.add(run, id, stamp));
             } else {
-                self.expiries.remove(&dot);
-                self.hidden.remove(&dot);
+                if let Some(dot) = expiry {
+                    self.expiries.remove(&dot);
+                    self.hidden.remove(&dot);
+                }
+                run.into_iter().for_each(|run| self.bound.remove(run, id, stamp));
             }
         }
     }
@@ -64,23 +70,28 @@ impl LocalStore {
 
     /// Whether every clock within the permitted skew agrees that this dot has expired, so that it may be dropped.
     pub(super) fn may_be_dropped(&self, now: Time, dot: &Dot) -> bool {
-        dot.expires().is_some_and(|ms| ms.get().saturating_add(self.drop_delay_ms()) <= now.wall_ms())
+        dot.lifetime()
+            .expires
+            .is_some_and(|ms| ms.get().saturating_add(self.drop_delay_ms()) <= now.wall_ms())
     }
 
     /// When the next dot is to be hidden or dropped, in wall-clock milliseconds.
     pub(crate) fn next_expiry(&self) -> Option<u64> {
+        if self.bound.has_work() {
+            return Some(0);
+        }
         let drop = self.hidden.first().filter(|_| self.may_drop);
         let drop = drop.map(|(ms, ..)| ms.saturating_add(self.drop_delay_ms()));
         self.expiries.first().map(|(ms, ..)| *ms).into_iter().chain(drop).min()
     }
 
-    /// The number of held dots that have an expiry.
-    pub(crate) fn expiries(&self) -> usize {
-        self.expiries.len() + self.hidden.len()
+    /// The number of held dots that end by themselves.
+    pub(crate) fn limited_dots(&self) -> usize {
+        self.expiries.len() + self.hidden.len() + self.bound.len()
     }
 
     /// Hides dots that have expired by now, for which followers see their rows again, and drops those that may be
-    /// dropped. At most `limit` dots.
+    /// dropped. Does the same for dots whose run is gone. At most `limit` dots.
     pub(crate) fn expire(&mut self, now: Time, limit: usize) {
         if now.wall_ms() < self.expired_to {
             self.show_again(now);
@@ -89,6 +100,14 @@ impl LocalStore {
         let delay = self.drop_delay_ms();
         let is_past = |ms: u64| ms <= now.wall_ms();
         for _ in 0..limit {
+            if let Some(id) = self.bound.next_changed() {
+                self.bump(id);
+                continue;
+            }
+            if let Some((id, stamp)) = self.bound.next_ended() {
+                self.drop_expired(id, stamp);
+                continue;
+            }
             let drop = self.hidden.first().copied().filter(|_| self.may_drop);
             if let Some((_, id, stamp)) = drop.filter(|(ms, ..)| is_past(ms.saturating_add(delay))) {
                 self.hidden.pop_first();
@@ -126,7 +145,7 @@ impl LocalStore {
         let rest: Vec<Dot> = dot_set.dots().iter().filter(|dot| dot.stamp() != stamp).cloned().collect();
         let is_removal = rest.is_empty();
         let rest = if is_removal {
-            DotSet::Empty(Dot::expired(dot_set.key()))
+            DotSet::empty(dot_set.key(), Removal::Expired)
         } else {
             DotSet::from_dots(dot_set.key(), rest)
         };

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{DiskFollower, LocalStore, expiring};
+use super::{DiskFollower, LocalStore, bound::BoundRuns, limited};
 use crate::controls::Control;
 use crate::id::{LogId, RowId};
 use crate::store::change_log::ChangeLog;
@@ -113,12 +113,12 @@ impl LocalStore {
                 self.coverage.note_covered_by_held(dot.stamp());
             }
             self.bytes += dot_set.bytes();
-            let expiring = expiring(&dot_set);
+            let limited = limited(&dot_set);
             let mut row = StoredRow::new(dot_set);
             row.move_to(self.log.head() + 1, ChangeOrigin::Learned);
             let id = self.slab.insert(row);
             self.key_index.insert(id, &self.slab);
-            self.schedule(id, expiring, true);
+            self.schedule(id, limited, true);
             self.log.append(id, ChangeOrigin::Learned);
         }
         // Builds the digest of all rows at once.
@@ -156,6 +156,7 @@ impl LocalStore {
         self.digest = Digest::new();
         self.expiries.clear();
         self.hidden.clear();
+        self.bound = BoundRuns::default();
         self.bytes = 0;
         self.is_damaged = false;
         for dot_set in rows.values() {

@@ -347,7 +347,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::store::entry::Dot;
+    use crate::store::entry::Removal;
 
     #[test]
     fn keys_stay_in_order_whatever_they_begin_with() {
@@ -368,7 +368,7 @@ mod tests {
                 order.remove(&key, &slab);
                 slab.remove(id);
             } else {
-                let dot_set = crate::store::entry::DotSet::Empty(Dot::key_only(&key));
+                let dot_set = DotSet::empty(&key, Removal::Unknown);
                 let id = slab.insert(StoredRow::new(dot_set));
                 order.insert(id, &slab);
                 plain.insert(key.clone(), id);

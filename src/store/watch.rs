@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::controls::Control;
 use crate::id::LogId;
 use crate::store::LocalStore;
-use crate::store::entry::{DotSet, Entry, Revision, readable_key};
-use crate::time::Time;
+use crate::store::entry::{DotSet, Entry, Removal, Revision, readable_key};
+use crate::time::{Stamp, Time};
 
 /// An event of a watch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,8 +35,16 @@ pub enum WatchEvent {
         key: String,
         /// Where to resume from, after this event.
         revision: Revision,
+        /// The stamp of the delete. `None` if this node was told only that the value is gone: by a repair, after it
+        /// was cut off, say, or while it joined. Of several concurrent deletes this is one. It is what the node that
+        /// sent the row said, and is not proven.
+        stamp: Option<Stamp>,
+        /// The name of the member that deleted it. `None` if the stamp is not known, or the member that wrote it is
+        /// not known here any more: it was forgotten, or a new run has taken its place.
+        writer: Option<String>,
     },
-    /// The last value of a key expired.
+    /// The last value of a key expired, or is hidden because this node does not hold the run for alive to whose life it
+    /// is bound ([`PutOptions::ephemeral`](crate::PutOptions::ephemeral)).
     Expired {
         /// The key.
         key: String,
@@ -228,7 +236,7 @@ impl WatchCursor {
             {
                 // A key that changed since is at a later revision.
                 let id = store.log.row_at(revision);
-                events.extend(id.and_then(|id| self.event_of(&store.row(id).dot_set, revision, now)));
+                events.extend(id.and_then(|id| self.event_of(store, &store.row(id).dot_set, revision, now)));
             }
             if !listed.is_empty() {
                 self.listed = Some(listed);
@@ -257,7 +265,7 @@ impl WatchCursor {
             if let Some((revision, id)) = rows.next_if(|(revision, _)| *revision <= until) {
                 looks += 1;
                 self.cursor = revision;
-                events.extend(self.event_of(&store.row(id).dot_set, revision, now));
+                events.extend(self.event_of(store, &store.row(id).dot_set, revision, now));
             } else if self.until.is_some() {
                 self.cursor = until;
             } else {
@@ -269,20 +277,23 @@ impl WatchCursor {
         (events, is_done)
     }
 
-    fn event_of(&self, dot_set: &DotSet, number: u64, now: Time) -> Option<WatchEvent> {
+    fn event_of(&self, store: &LocalStore, dot_set: &DotSet, number: u64, now: Time) -> Option<WatchEvent> {
         if !self.concerns(dot_set.key()) {
             return None;
         }
-        let revision = Revision { log: self.log, number };
-        if let Some(entry) = Entry::new(dot_set, revision, now.wall_ms()) {
+        if let Some(entry) = store.entry(now, dot_set, number) {
             return Some(WatchEvent::Put(entry));
         }
+        let revision = Revision { log: self.log, number };
         let key = || readable_key(dot_set.key()).to_owned();
-        match dot_set.is_empty() && !dot_set.has_expired() {
-            _ if self.is_fresh => None,
-            true => Some(WatchEvent::Delete { key: key(), revision }),
-            false => Some(WatchEvent::Expired { key: key(), revision }),
-        }
+        let stamp = match dot_set.removal() {
+            _ if self.is_fresh => return None,
+            None | Some(Removal::Expired) => return Some(WatchEvent::Expired { key: key(), revision }),
+            Some(Removal::Unknown) => None,
+            Some(Removal::Deleted(stamp)) => Some(stamp),
+        };
+        // Members are known to the replica, which adds the name.
+        Some(WatchEvent::Delete { key: key(), revision, stamp, writer: None })
     }
 }
 

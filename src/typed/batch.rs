@@ -67,6 +67,18 @@ impl<S: Store> WriteBatch<S> {
         self
     }
 
+    /// Adds an element to a set under a condition, with a time to live, or bound to the life of this process.
+    #[must_use]
+    pub fn set_add_with(
+        mut self,
+        set: impl AsRef<str>,
+        element: impl AsRef<str>,
+        options: PutOptions,
+    ) -> Self {
+        self.batch = self.batch.set_add_with(set, element, options);
+        self
+    }
+
     /// Removes an element from a set.
     #[must_use]
     pub fn set_remove(mut self, set: impl AsRef<str>, element: impl AsRef<str>) -> Self {

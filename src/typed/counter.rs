@@ -1,5 +1,10 @@
 //! Counters.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
 use super::Store;
 use crate::error::WriteError;
 
@@ -40,5 +45,70 @@ impl<S: Store> Counter<S> {
     /// The value: the sum of everything added on any node, as far as this node has received it.
     pub fn value(&self) -> i64 {
         self.store.counter_value(&self.name)
+    }
+
+    /// Watches the value: first the present one, then each later one. A slow reader sees fewer of them, never a wrong
+    /// last one. It ends when the node is closed, or in a simulation stopped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let node = tidings::sim::Sim::new(1).nodes(1).node(0);
+    /// let hits = node.counter("hits");
+    /// let mut values = hits.watch();
+    /// assert_eq!(values.next().await, Some(0));
+    /// hits.add(3).unwrap();
+    /// hits.add(1).unwrap();
+    /// assert_eq!(values.next().await, Some(4));
+    /// # }
+    /// ```
+    pub fn watch(&self) -> CounterWatch<S> {
+        let changes = self.store.counter_changes(&self.name);
+        CounterWatch { counter: self.clone(), changes, last: None, has_changed: false }
+    }
+}
+
+/// A watch of a counter's value, from [`Counter::watch`].
+#[derive(Debug)]
+pub struct CounterWatch<
+    #[cfg(feature = "node")] S: Store = crate::Node,
+    #[cfg(not(feature = "node"))] S: Store,
+> {
+    counter: Counter<S>,
+    changes: S::Watch,
+    /// The value that was told last.
+    last: Option<i64>,
+    has_changed: bool,
+}
+
+impl<S: Store> CounterWatch<S> {
+    /// Waits until the value is another one than before. `None` once the node is closed. A `next` that is dropped while
+    /// it waits misses nothing.
+    pub async fn next(&mut self) -> Option<i64> {
+        super::next(self).await
+    }
+}
+
+/// Nothing in it is pinned.
+impl<S: Store> Unpin for CounterWatch<S> {}
+
+impl<S: Store> Stream for CounterWatch<S> {
+    type Item = i64;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<i64>> {
+        let watch = self.get_mut();
+        let is_over = loop {
+            match Pin::new(&mut watch.changes).poll_next(cx) {
+                Poll::Ready(Some(_)) => watch.has_changed = true,
+                Poll::Ready(None) => break true,
+                Poll::Pending => break false,
+            }
+        };
+        if !is_over && std::mem::take(&mut watch.has_changed) {
+            let value = watch.counter.value();
+            if watch.last.replace(value) != Some(value) {
+                return Poll::Ready(Some(value));
+            }
+        }
+        if is_over { Poll::Ready(None) } else { Poll::Pending }
     }
 }

@@ -3,18 +3,17 @@
 mod codec;
 mod decoded;
 mod entry;
+mod reader;
 mod watch;
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use codec::{Codec, Json};
-use decoded::DecodedValues;
 pub use entry::MapEntry;
-use watch::decode;
+use reader::MapReader;
 pub use watch::{MapEvent, MapWatch};
 
 use super::{Store, writer};
@@ -22,6 +21,7 @@ use crate::error::{Cause, DecodeError, Error, WriteError};
 use crate::replica::PutOptions;
 use crate::store::OnlyIf;
 use crate::store::entry::Entry;
+use crate::store::watch::WatchOptions;
 
 /// How often [`Map::update`] reads and writes before it gives up.
 const UPDATE_TRIES_MAX: usize = 32;
@@ -49,18 +49,12 @@ const UPDATE_TRIES_MAX: usize = 32;
 pub struct Map<T, #[cfg(feature = "node")] S = crate::Node, #[cfg(not(feature = "node"))] S, C = Json> {
     store: S,
     prefix: String,
-    decoded: Arc<DecodedValues<T>>,
-    codec: PhantomData<fn() -> C>,
+    reader: MapReader<T, C>,
 }
 
 impl<T, S: Store, C> Clone for Map<T, S, C> {
     fn clone(&self) -> Self {
-        Self {
-            store: self.store.clone(),
-            prefix: self.prefix.clone(),
-            decoded: self.decoded.clone(),
-            codec: PhantomData,
-        }
+        Self { store: self.store.clone(), prefix: self.prefix.clone(), reader: self.reader.clone() }
     }
 }
 
@@ -72,7 +66,7 @@ impl<T, S, C> std::fmt::Debug for Map<T, S, C> {
 
 impl<T, S: Store> Map<T, S> {
     pub(crate) fn new(store: S, prefix: String) -> Self {
-        Self { store, prefix, decoded: Arc::default(), codec: PhantomData }
+        Self { store, prefix, reader: MapReader::new(None) }
     }
 }
 
@@ -80,8 +74,36 @@ impl<T, S: Store, C: Codec> Map<T, S, C> {
     /// The same map with values in another format.
     #[must_use]
     pub fn with_codec<D: Codec>(self) -> Map<T, S, D> {
-        // What was decoded in one format need not be what another one gives.
-        Map { store: self.store, prefix: self.prefix, decoded: Arc::default(), codec: PhantomData }
+        Map { store: self.store, prefix: self.prefix, reader: MapReader::new(self.reader.resolver()) }
+    }
+
+    /// The same map, in which the values that were written to a key concurrently are made one by `resolve`, instead of
+    /// the one with the greatest stamp standing for all. It is given at least two values, that of the greatest stamp
+    /// first. Reads, watches and [`update`](Self::update) have the result; it is written with the next write of the
+    /// key, and until then [`entry`](Self::entry) shows the values themselves.
+    ///
+    /// All nodes that hold the same values give them in the same order. So they come to the same result, if `resolve`
+    /// is the same on all of them and depends on nothing else.
+    ///
+    /// ```
+    /// use std::collections::BTreeSet;
+    ///
+    /// let mut sim = tidings::sim::Sim::new(1).nodes(2);
+    /// let tags = |i| {
+    ///     let tags = sim.node(i).map::<BTreeSet<String>>("tags/");
+    ///     tags.resolve_with(|versions| versions.iter().flat_map(|tags| tags.iter().cloned()).collect())
+    /// };
+    /// let (here, there) = (tags(0), tags(1));
+    /// here.put("page", &BTreeSet::from(["new".to_owned()]))?; // both before the other one has arrived
+    /// there.put("page", &BTreeSet::from(["draft".to_owned()]))?;
+    /// sim.assert_converged();
+    /// assert_eq!(here.get("page")?.unwrap().len(), 2);
+    /// assert_eq!(here.get("page")?, there.get("page")?);
+    /// # Ok::<(), tidings::Error>(())
+    /// ```
+    #[must_use]
+    pub fn resolve_with(self, resolve: impl Fn(&[Arc<T>]) -> T + Send + Sync + 'static) -> Self {
+        Self { reader: MapReader::new(Some(Arc::new(resolve))), ..self }
     }
 
     fn key(&self, key: &str) -> String {
@@ -119,17 +141,13 @@ impl<T, S: Store, C: Codec> Map<T, S, C> {
 }
 
 impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
-    fn decode(&self, entry: &Entry) -> Result<Arc<T>, DecodeError> {
-        self.decoded.of(entry, decode::<T, C>)
-    }
-
     /// The value of a key, `None` if it holds none. It never waits.
     ///
     /// # Errors
     /// [`Error::Decode`] if the stored value is not of type `T`; it names the key.
     pub fn get(&self, key: impl AsRef<str>) -> Result<Option<Arc<T>>, Error> {
         match self.raw(key.as_ref()) {
-            Some(entry) => Ok(Some(self.decode(&entry)?)),
+            Some(entry) => Ok(Some(self.reader.value(&entry)?)),
             None => Ok(None),
         }
     }
@@ -145,9 +163,9 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
     fn entry_of(&self, entry: &Entry) -> Result<MapEntry<T>, DecodeError> {
         Ok(MapEntry {
             key: entry.key()[self.prefix.len()..].to_owned(),
-            value: self.decode(entry)?,
+            value: self.reader.decoded(entry)?,
             stamp: entry.stamp(),
-            writer: writer(&self.store, entry.origin()),
+            writer: writer(&self.store, entry.stamp()),
             expires_at: entry.expires_at(),
             conflicts: entry.conflicts().map(|conflict| self.entry_of(&conflict)).collect(),
         })
@@ -158,14 +176,22 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
     pub fn iter(&self) -> impl Iterator<Item = Result<(String, Arc<T>), DecodeError>> {
         let key = |entry: &Entry| entry.key()[self.prefix.len()..].to_owned();
         let entries = self.store.scan(&self.prefix).into_iter();
-        entries.map(move |entry| Ok((key(&entry), self.decode(&entry)?)))
+        entries.map(move |entry| Ok((key(&entry), self.reader.value(&entry)?)))
     }
 
     /// Watches all keys of the map: first the current values, then every change.
     pub fn watch(&self) -> MapWatch<T, S, C> {
-        let watch = self.store.watch(&self.prefix);
-        let decoded = self.decoded.clone();
-        MapWatch { watch, prefix_bytes: self.prefix.len(), decoded, codec: PhantomData }
+        self.watched(&self.prefix, WatchOptions::new())
+    }
+
+    /// Watches one key alone.
+    pub fn watch_key(&self, key: impl AsRef<str>) -> MapWatch<T, S, C> {
+        self.watched(&self.key(key.as_ref()), WatchOptions::new().exact())
+    }
+
+    fn watched(&self, prefix: &str, options: WatchOptions) -> MapWatch<T, S, C> {
+        let watch = self.store.watch_with(prefix, options);
+        MapWatch { watch, prefix_bytes: self.prefix.len(), reader: self.reader.clone() }
     }
 }
 
@@ -221,8 +247,8 @@ impl<T: Serialize + DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
         loop {
             tries += 1;
             let entry = self.raw(key);
-            let old = entry.as_ref().map(|entry| self.decode(entry)).transpose()?;
-            let only_if = entry.map_or(OnlyIf::Absent, |entry| OnlyIf::Stamp(entry.stamp()));
+            let old = entry.as_ref().map(|entry| self.reader.value(entry)).transpose()?;
+            let only_if = entry.map_or(OnlyIf::Absent, |entry| OnlyIf::Revision(entry.revision()));
             match self.put_if(key, &change(old.as_deref()), only_if) {
                 Err(Error::Write(WriteError::Condition { .. })) if tries < UPDATE_TRIES_MAX => {}
                 written => return written,

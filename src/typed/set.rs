@@ -2,6 +2,8 @@
 
 use super::Store;
 use crate::error::WriteError;
+use crate::replica::PutOptions;
+use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
 
 /// A set of strings. If an element is added and removed concurrently, it stays in the set.
@@ -31,7 +33,28 @@ impl<S: Store> Set<S> {
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
     pub fn add(&self, element: impl AsRef<str>) -> Result<S::Receipt, WriteError> {
-        self.store.set_add(&self.name, element.as_ref())
+        self.add_with(element, PutOptions::new())
+    }
+
+    /// Adds an element with a time to live, bound to the life of this process, or under a condition: with
+    /// [`OnlyIf::Absent`](crate::OnlyIf::Absent) only if this node does not hold it. Adding it again replaces what was
+    /// asked for before.
+    ///
+    /// ```
+    /// # let node = tidings::sim::Sim::new(1).nodes(1).node(0);
+    /// use std::time::Duration;
+    /// use tidings::PutOptions;
+    ///
+    /// let online = node.set("online");
+    /// online.add_with("alice", PutOptions::new().ttl(Duration::from_secs(30)))?; // again with each sign of life
+    /// assert!(online.contains("alice"));
+    /// # Ok::<(), tidings::WriteError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn add_with(&self, element: impl AsRef<str>, options: PutOptions) -> Result<S::Receipt, WriteError> {
+        self.store.set_add_with(&self.name, element.as_ref(), options)
     }
 
     /// Removes an element. Concurrent additions that this node has not received yet survive.
@@ -55,7 +78,12 @@ impl<S: Store> Set<S> {
     /// One page of the elements: the first `rows` (at most 1,024) behind `after` in order, as they were at one instant.
     /// [`Store::scan_page`] does the same for keys.
     pub fn page(&self, after: Option<&str>, rows: usize) -> Vec<String> {
-        self.store.set_page(&self.name, after, rows)
+        self.entries(after, rows).iter().map(|element| element.key().to_owned()).collect()
+    }
+
+    /// The same as [`page`](Self::page), with the stamp and the expiry of each element. Their values are empty.
+    pub fn entries(&self, after: Option<&str>, rows: usize) -> Vec<Entry> {
+        self.store.set_entries(&self.name, after, rows)
     }
 
     /// The number of elements. It walks over all of them.
@@ -69,7 +97,8 @@ impl<S: Store> Set<S> {
     }
 
     /// Watches the elements: [`WatchEvent::Put`](crate::WatchEvent::Put) where one is added,
-    /// [`WatchEvent::Delete`](crate::WatchEvent::Delete) where one is removed.
+    /// [`WatchEvent::Delete`](crate::WatchEvent::Delete) where one is removed,
+    /// [`WatchEvent::Expired`](crate::WatchEvent::Expired) where one ends by itself.
     pub fn watch(&self) -> S::Watch {
         self.watch_with(WatchOptions::new())
     }

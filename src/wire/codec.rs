@@ -12,9 +12,9 @@ use crate::store::coverage::{
     BUCKETS, BucketMask, ClaimBounds, Clocks, ClocksSum, NamedOld, Vector, VectorNews,
 };
 use crate::store::digest::{FAN, HashKey, HashRange};
-use crate::store::entry::{DOTS_MAX, Dot, DotSet};
+use crate::store::entry::{DOTS_MAX, Dot, DotSet, Removal};
 use crate::store::{PeerRow, Refusal};
-use crate::time::Stamp;
+use crate::time::{Lifetime, Stamp};
 
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
@@ -30,6 +30,15 @@ const FULL_BYTES: usize = FRAME_BYTES_TARGET + (1 << 10);
 /// How the news of a vector name an old part: all of it, or some of its buckets.
 const NAMES_ALL: u64 = 1;
 const NAMES_BUCKETS: u64 = 2;
+
+/// In the place of an expiry: a run follows, to whose life the value is bound, and then the expiry. No value expires at
+/// that time: see [`EXPIRY_MS_MIN`](crate::store::entry::EXPIRY_MS_MIN).
+const BOUND: u64 = 1;
+
+/// Why a key has no dots.
+const REMOVAL_UNKNOWN: u8 = 0;
+const REMOVAL_DELETED: u8 = 1;
+const REMOVAL_EXPIRED: u8 = 2;
 
 /// Builds one frame.
 pub(crate) struct Writer {
@@ -109,9 +118,13 @@ impl Writer {
         self.varint(number << 1 | u64::from(flag));
     }
 
-    /// When a value expires, in milliseconds. Values that never expire have 0 in its place.
-    pub(crate) fn expiry(&mut self, ms: Option<NonZeroU64>) {
-        self.varint(ms.map_or(0, NonZeroU64::get));
+    /// The run to whose life a value is bound, if it is, and when it expires in milliseconds, or 0.
+    pub(crate) fn lifetime(&mut self, lifetime: Lifetime) {
+        if let Some(run) = lifetime.run {
+            self.varint(BOUND);
+            self.run(run);
+        }
+        self.varint(lifetime.expires.map_or(0, NonZeroU64::get));
     }
 
     /// A number that looks random.
@@ -209,13 +222,23 @@ impl Writer {
         self.dots(dot_set);
     }
 
-    /// The dots of a key, without the key.
+    /// The dots of a key, without the key. If there are none, why.
     pub(crate) fn dots(&mut self, dot_set: &DotSet) {
         self.varint(dot_set.dots().len() as u64);
+        match dot_set.removal() {
+            None => {}
+            Some(Removal::Unknown) => self.byte(REMOVAL_UNKNOWN),
+            Some(Removal::Deleted(stamp)) => {
+                self.byte(REMOVAL_DELETED);
+                self.u64_le(stamp.clock);
+                self.run(stamp.origin);
+            }
+            Some(Removal::Expired) => self.byte(REMOVAL_EXPIRED),
+        }
         for dot in dot_set.dots() {
             self.u64_le(dot.stamp().clock);
             self.run(dot.stamp().origin);
-            self.expiry(dot.expires());
+            self.lifetime(dot.lifetime());
             self.varint(dot.value().len() as u64);
             self.rest(dot.value());
         }
@@ -308,8 +331,12 @@ impl<'a> Reader<'a> {
         Ok((number >> 1, number & 1 == 1))
     }
 
-    pub(crate) fn expiry(&mut self) -> Result<Option<NonZeroU64>, WireError> {
-        self.varint().map(NonZeroU64::new)
+    pub(crate) fn lifetime(&mut self) -> Result<Lifetime, WireError> {
+        let (run, ms) = match self.varint()? {
+            BOUND => (Some(self.run()?), self.varint()?),
+            ms => (None, ms),
+        };
+        Ok(Lifetime { expires: NonZeroU64::new(ms), run })
     }
 
     pub(crate) fn u64_le(&mut self) -> Result<u64, WireError> {
@@ -443,16 +470,17 @@ impl<'a> Reader<'a> {
         let key_fits = u16::try_from(key.len()).is_ok();
         let count = self.count(18)?;
         let is_kept = key_fits && count <= dots_max;
+        let removal = if count == 0 { self.removal()? } else { Removal::Unknown };
         let (mut one, mut others) = (None, Vec::new());
         for _ in 0..count {
             let stamp = Stamp { clock: self.u64_le()?, origin: self.run()? };
-            let expires = self.expiry()?;
+            let lifetime = self.lifetime()?;
             let value = self.bytes()?;
             if is_kept {
                 self.text.clear();
                 self.text.extend_from_slice(key);
                 self.text.extend_from_slice(value);
-                let dot = Dot::new(stamp, expires, key.len(), &self.text, &mut self.room);
+                let dot = Dot::new(stamp, lifetime, key.len(), &self.text, &mut self.room);
                 others.extend(one.replace(dot));
             }
         }
@@ -464,7 +492,17 @@ impl<'a> Reader<'a> {
         }
         Ok(Ok(match one {
             Some(one) if others.is_empty() => DotSet::One(one),
+            None => DotSet::empty(key, removal),
             one => DotSet::from_dots(key, others.into_iter().chain(one).collect()),
         }))
+    }
+
+    fn removal(&mut self) -> Result<Removal, WireError> {
+        match self.byte()? {
+            REMOVAL_UNKNOWN => Ok(Removal::Unknown),
+            REMOVAL_DELETED => Ok(Removal::Deleted(Stamp { clock: self.u64_le()?, origin: self.run()? })),
+            REMOVAL_EXPIRED => Ok(Removal::Expired),
+            _ => Err(WireError::Form),
+        }
     }
 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of everything on the wire.
-pub(crate) const WIRE_VERSION: u8 = 1;
+pub(crate) const WIRE_VERSION: u8 = 2;
 
 /// The largest frame that is accepted: a row with several values of the greatest size.
 pub const FRAME_BYTES_MAX: usize = 68 << 20;

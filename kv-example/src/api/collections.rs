@@ -7,15 +7,52 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidings::Entry;
 
 use super::kv::Wants;
-use super::{ApiError, App, AppState, Ask, At, page_limit, page_of};
+use super::{ApiError, App, AppState, Ask, At, page_limit, page_of, view};
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
+        .route("/v1/sets", get(sets))
         .route("/v1/sets/{name}", get(elements))
         .route("/v1/sets/{name}/{*element}", get(contains).put(add).delete(remove))
+        .route("/v1/counters", get(counters))
         .route("/v1/counters/{name}", get(value).post(step))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Names {
+    #[serde(default)]
+    prefix: String,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+impl Names {
+    /// One page of all names in order, and where the next one begins.
+    fn page(&self, mut names: Vec<String>) -> Result<(Vec<String>, Option<String>), ApiError> {
+        let limit = page_limit(self.limit)?;
+        if let Some(after) = &self.after {
+            names.retain(|name| name > after);
+        }
+        Ok(page_of(names, limit, Clone::clone))
+    }
+}
+
+/// The names of sets in order, page by page.
+async fn sets(State(app): AppState, Ask(ask): Ask<Names>) -> Result<Json<Value>, ApiError> {
+    let (names, next) = ask.page(app.node.sets(&ask.prefix))?;
+    Ok(Json(json!({ "sets": names, "next": next })))
+}
+
+/// The counters by name, with their values, page by page.
+async fn counters(State(app): AppState, Ask(ask): Ask<Names>) -> Result<Json<Value>, ApiError> {
+    let (names, next) = ask.page(app.node.counters(&ask.prefix))?;
+    let counter = |name: &String| json!({ "name": name, "value": app.node.counter(name).value() });
+    let counters: Vec<Value> = names.iter().map(counter).collect();
+    Ok(Json(json!({ "counters": counters, "next": next })))
 }
 
 #[derive(Deserialize)]
@@ -23,6 +60,9 @@ pub(super) fn routes() -> Router<Arc<App>> {
 struct Page {
     after: Option<String>,
     limit: Option<usize>,
+    /// Everything about each element, not its name alone.
+    #[serde(default)]
+    meta: bool,
 }
 
 /// The elements in order, page by page. A set that nobody added to is an empty set.
@@ -32,8 +72,12 @@ async fn elements(
     Ask(ask): Ask<Page>,
 ) -> Result<Json<Value>, ApiError> {
     let limit = page_limit(ask.limit)?;
-    let rows = app.node.set(name).page(ask.after.as_deref(), limit + 1);
-    let (elements, next) = page_of(rows, limit, Clone::clone);
+    let rows = app.node.set(name).entries(ask.after.as_deref(), limit + 1);
+    let (rows, next) = page_of(rows, limit, |element| element.key().to_owned());
+    let element = |element: &Entry| {
+        if ask.meta { view::entry(&app, element, false) } else { element.key().into() }
+    };
+    let elements: Vec<Value> = rows.iter().map(element).collect();
     Ok(Json(json!({ "elements": elements, "next": next })))
 }
 
@@ -52,10 +96,9 @@ async fn add(
     At((name, element)): At<(String, String)>,
     Ask(wants): Ask<Wants>,
 ) -> Result<Json<Value>, ApiError> {
-    wants.without_ttl()?;
     wants.without_by()?;
     let wait = wants.wait()?;
-    let receipt = app.node.set(name).add(element)?;
+    let receipt = app.node.set(name).add_with(element, wants.options()?)?;
     wait.done(&receipt).await
 }
 

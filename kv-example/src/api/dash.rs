@@ -189,6 +189,9 @@ fn row(app: &App, entry: &Entry) -> Value {
     if let Some(at) = entry.expires_at() {
         row["x"] = view::ms(at).into();
     }
+    if entry.is_ephemeral() {
+        row["e"] = true.into();
+    }
     let losers: Vec<Value> = entry.conflicts().map(|loser| cell(app, &loser)).collect();
     if !losers.is_empty() {
         row["c"] = losers.into();

@@ -142,6 +142,7 @@ impl From<WriteError> for ApiError {
             WriteError::KeyEmpty | WriteError::KeyTooLong { .. } => (StatusCode::BAD_REQUEST, "key"),
             WriteError::ValueTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             WriteError::Condition { .. } => (StatusCode::PRECONDITION_FAILED, "condition"),
+            WriteError::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             WriteError::CounterOverflow => (StatusCode::CONFLICT, "overflow"),
             WriteError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             WriteError::Clock { .. } => (StatusCode::SERVICE_UNAVAILABLE, "clock"),

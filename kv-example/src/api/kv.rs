@@ -22,6 +22,7 @@ use crate::span;
 const STAMP: HeaderName = HeaderName::from_static("x-tidings-stamp");
 const ORIGIN: HeaderName = HeaderName::from_static("x-tidings-origin");
 const EXPIRES_MS: HeaderName = HeaderName::from_static("x-tidings-expires-ms");
+const EPHEMERAL: HeaderName = HeaderName::from_static("x-tidings-ephemeral");
 const CONFLICTS: HeaderName = HeaderName::from_static("x-tidings-conflicts");
 
 /// A page with values ends with the row that makes it as large as this.
@@ -77,6 +78,9 @@ async fn read(
     if let Some(at) = entry.expires_at() {
         headers.insert(EXPIRES_MS, HeaderValue::from(view::ms(at)));
     }
+    if entry.is_ephemeral() {
+        headers.insert(EPHEMERAL, HeaderValue::from_static("true"));
+    }
     let conflicts = entry.conflicts().count();
     if conflicts > 0 {
         headers.insert(CONFLICTS, HeaderValue::from(conflicts));
@@ -122,6 +126,8 @@ fn rows_of_values(rows: &[Entry]) -> usize {
 #[serde(deny_unknown_fields)]
 pub(super) struct Wants {
     ttl: Option<String>,
+    #[serde(default)]
+    ephemeral: bool,
     wait: Option<String>,
     #[serde(default)]
     durable: bool,
@@ -160,12 +166,21 @@ impl Wants {
         Ok(Wait { quorum, is_durable: self.durable, time })
     }
 
-    /// Refuses what makes sense for single keys alone.
+    /// Refuses what makes sense for what is put alone.
     pub(super) fn without_ttl(&self) -> Result<(), ApiError> {
-        match self.ttl {
-            None => Ok(()),
-            Some(_) => Err(ApiError::bad_request("ttl is for keys; elements and counters have none")),
+        if self.ttl.is_none() && !self.ephemeral {
+            return Ok(());
         }
+        Err(ApiError::bad_request("ttl and ephemeral are for keys and for elements of sets that are put"))
+    }
+
+    /// How the node puts a value.
+    pub(super) fn options(&self) -> Result<PutOptions, ApiError> {
+        let mut options = PutOptions::new();
+        if let Some(ttl) = &self.ttl {
+            options = options.ttl(span::parse(ttl).map_err(ApiError::bad_request)?);
+        }
+        Ok(if self.ephemeral { options.ephemeral() } else { options })
     }
 
     pub(super) fn without_by(&self) -> Result<(), ApiError> {
@@ -227,10 +242,7 @@ async fn write(
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(app.value_bytes_max),
         _ => ApiError::bad_request(rejection.body_text()),
     })?;
-    let mut options = PutOptions::new();
-    if let Some(ttl) = &wants.ttl {
-        options = options.ttl(span::parse(ttl).map_err(ApiError::bad_request)?);
-    }
+    let mut options = wants.options()?;
     if let Some(only_if) = condition(&headers)? {
         options = options.only_if(only_if);
     }

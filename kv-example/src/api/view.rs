@@ -30,6 +30,7 @@ pub(super) fn entry(app: &App, entry: &Entry, has_value: bool) -> Value {
         "origin": run(entry.origin()),
         "writer": app.monitor.writer(entry.origin()),
         "expires_ms": entry.expires_at().map(ms),
+        "ephemeral": entry.is_ephemeral(),
         "conflicts": entry.conflicts().count(),
     });
     if has_value {

@@ -85,7 +85,10 @@ async fn watch(
 fn told(app: &App, event: &WatchEvent) -> Event {
     let (name, data) = match event {
         WatchEvent::Put(entry) => ("put", view::entry(app, entry, true)),
-        WatchEvent::Delete { key, revision } => ("delete", json!({ "key": key, "revision": revision })),
+        WatchEvent::Delete { key, revision, stamp, writer } => (
+            "delete",
+            json!({ "key": key, "revision": revision, "stamp": stamp.map(|stamp| stamp.to_string()), "writer": writer }),
+        ),
         WatchEvent::Expired { key, revision } => ("expired", json!({ "key": key, "revision": revision })),
         WatchEvent::Current => ("current", json!({})),
         WatchEvent::Resync => ("resync", json!({})),

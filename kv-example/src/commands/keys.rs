@@ -108,7 +108,12 @@ fn row(entry: &Value) -> Vec<String> {
         None => format!("({})", table::bytes(entry["bytes"].as_u64().unwrap_or_default())),
     };
     let writer = entry["writer"].as_str().map_or_else(|| format!("run {}", text("origin")), str::to_owned);
-    let expires = entry["expires_ms"].as_u64().map_or_else(|| "-".to_owned(), until);
+    let expires = match (entry["expires_ms"].as_u64(), entry["ephemeral"].as_bool() == Some(true)) {
+        (None, false) => "-".to_owned(),
+        (None, true) => "with its node".to_owned(),
+        (Some(ms), false) => until(ms),
+        (Some(ms), true) => format!("{} or with its node", until(ms)),
+    };
     vec![text("key"), value, writer, since(&entry["time_ms"]), expires, text("stamp")]
 }
 
@@ -127,15 +132,32 @@ fn until(ms: u64) -> String {
     format!("in {}", span::show(std::time::Duration::from_millis(ms.saturating_sub(now_ms()))))
 }
 
+#[derive(Args, Debug)]
+struct Lifetime {
+    /// It vanishes after this time, everywhere
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<String>,
+    /// It vanishes with the process of the node that takes it: hidden while that is not held for alive, gone once it has
+    /// left, was replaced or forgotten
+    #[arg(long)]
+    ephemeral: bool,
+}
+
+impl Lifetime {
+    fn wants(&self) -> Vec<String> {
+        let ttl = self.ttl.iter().map(|ttl| format!("ttl={}", quoted(ttl)));
+        ttl.chain(self.ephemeral.then(|| "ephemeral=true".to_owned())).collect()
+    }
+}
+
 /// Put a value under a key, and print the write's stamp
 #[derive(Args, Debug)]
 pub(crate) struct Put {
     key: String,
     /// The value; without it, or for '-', what comes on the standard input
     value: Option<String>,
-    /// It vanishes after this time, everywhere
-    #[arg(long, value_name = "TIME")]
-    ttl: Option<String>,
+    #[command(flatten)]
+    lifetime: Lifetime,
     /// Only if the key has no value (as this node sees it)
     #[arg(long, conflicts_with = "if_stamp")]
     if_absent: bool,
@@ -158,7 +180,6 @@ impl Put {
                 value
             }
         };
-        let ttl: Vec<String> = self.ttl.iter().map(|ttl| format!("ttl={}", quoted(ttl))).collect();
         let mut headers = Vec::new();
         if self.if_absent {
             headers.push(("if-none-match", "*".to_owned()));
@@ -166,7 +187,8 @@ impl Put {
         if let Some(stamp) = &self.if_stamp {
             headers.push(("if-match", format!("\"{stamp}\"")));
         }
-        let path = format!("/v1/kv/{}{}", quoted(&self.key), self.wait.query(&self.target, ttl));
+        let path =
+            format!("/v1/kv/{}{}", quoted(&self.key), self.wait.query(&self.target, self.lifetime.wants()));
         let answer = self.target.client()?.ask("PUT", &path, &headers, &value)?;
         print_write(&self.target, &answer.json()?)
     }
@@ -299,6 +321,23 @@ pub(crate) struct Element {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct NewElement {
+    #[command(flatten)]
+    element: Element,
+    #[command(flatten)]
+    lifetime: Lifetime,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Names {
+    /// Only names that begin like this
+    #[arg(default_value = "")]
+    prefix: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Named {
     name: String,
     #[command(flatten)]
@@ -309,29 +348,32 @@ pub(crate) struct Named {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Set {
     /// Add an element; adding wins over a concurrent removal
-    Add(Element),
+    Add(NewElement),
     /// Remove an element, as far as the node has seen it added
     Remove(Element),
     /// Whether an element is in the set: exit code 0 or 1
     Has(Element),
     /// The elements in order, one a line
     List(Named),
+    /// The names of all sets in order, one a line
+    Names(Names),
 }
 
 impl Set {
     pub(super) fn run(&self) -> Result<(), Failure> {
         match self {
-            Self::Add(what) => what.ask("PUT"),
-            Self::Remove(what) => what.ask("DELETE"),
-            Self::Has(what) => what.ask("GET"),
+            Self::Add(what) => what.element.ask("PUT", what.lifetime.wants()),
+            Self::Remove(what) => what.ask("DELETE", Vec::new()),
+            Self::Has(what) => what.ask("GET", Vec::new()),
             Self::List(what) => list_set(what),
+            Self::Names(what) => what.list("sets"),
         }
     }
 }
 
 impl Element {
-    fn ask(&self, method: &str) -> Result<(), Failure> {
-        let query = if method == "GET" { String::new() } else { self.wait.query(&self.target, Vec::new()) };
+    fn ask(&self, method: &str, wants: Vec<String>) -> Result<(), Failure> {
+        let query = if method == "GET" { String::new() } else { self.wait.query(&self.target, wants) };
         let path = format!("/v1/sets/{}/{}{query}", quoted(&self.set), quoted(&self.name));
         let answer = self.target.client()?.ask(method, &path, &[], &[])?;
         if !answer.is_found() {
@@ -343,19 +385,42 @@ impl Element {
 }
 
 fn list_set(what: &Named) -> Result<(), Failure> {
-    let client = what.target.client()?;
+    let path = format!("/v1/sets/{}?", quoted(&what.name));
+    for_each_row(&what.target.client()?, &path, "elements", |row| print_row(&what.target, row))
+}
+
+impl Names {
+    /// Prints the names of sets or counters; with `--json`, counters with their values.
+    fn list(&self, kind: &str) -> Result<(), Failure> {
+        let path = format!("/v1/{kind}?prefix={}", quoted(&self.prefix));
+        for_each_row(&self.target.client()?, &path, kind, |row| print_row(&self.target, row))
+    }
+}
+
+fn print_row(target: &Target, row: &Value) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    if target.json {
+        return Ok(writeln!(out, "{row}")?);
+    }
+    let name = table::line(row.as_str().or(row["name"].as_str()).unwrap_or_default()).into_owned();
+    match row["value"].as_i64() {
+        Some(value) => Ok(writeln!(out, "{name} {value}")?),
+        None => Ok(writeln!(out, "{name}")?),
+    }
+}
+
+/// All rows of a listing, page by page. `path` ends where further parameters follow.
+pub(super) fn for_each_row(
+    client: &Client,
+    path: &str,
+    field: &str,
+    mut take: impl FnMut(&Value) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut after: Option<String> = None;
     loop {
-        let from = after.as_deref().map(|after| format!("?after={}", quoted(after))).unwrap_or_default();
-        let page = client.get(&format!("/v1/sets/{}{from}", quoted(&what.name)))?.json()?;
-        for element in page["elements"].as_array().into_iter().flatten() {
-            let line = if what.target.json {
-                element.to_string()
-            } else {
-                table::line(element.as_str().unwrap_or_default()).into_owned()
-            };
-            writeln!(std::io::stdout().lock(), "{line}")?;
-        }
+        let from = after.as_deref().map(|after| format!("&after={}", quoted(after))).unwrap_or_default();
+        let page = client.get(&format!("{path}{from}"))?.json()?;
+        page[field].as_array().into_iter().flatten().try_for_each(&mut take)?;
         match page["next"].as_str() {
             Some(next) => after = Some(next.to_owned()),
             None => return Ok(()),
@@ -382,11 +447,14 @@ pub(crate) enum Counter {
     Get(Named),
     /// Add to it, and print its value here
     Add(Step),
+    /// The names and values of all counters in order, one a line
+    List(Names),
 }
 
 impl Counter {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let (target, answer) = match self {
+            Self::List(what) => return what.list("counters"),
             Self::Get(what) => {
                 (&what.target, what.target.client()?.get(&format!("/v1/counters/{}", quoted(&what.name)))?)
             }

@@ -1,4 +1,4 @@
-//! `dump` and `load`: all keys as JSON lines.
+//! `dump` and `load`: all keys, sets and counters as JSON lines.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -8,8 +8,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::keys::{for_each_page, value_of};
-use crate::client::{Target, quoted};
+use super::keys::{for_each_page, for_each_row, value_of};
+use crate::client::{Client, Target, quoted};
 use crate::exit::{Exit, Failure};
 
 /// A bar on the standard error, where people see it.
@@ -18,13 +18,14 @@ fn bar(length: Option<u64>, template: &str) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("a constant"))
 }
 
-/// Write all keys as JSON lines, one {"key", "value"} each
+/// Write all keys, sets and counters as JSON lines
 ///
-/// Values that are not text stand in `value_base64`, expiries in `expires_ms`. Sets and counters have no list of their
-/// names and are not in it; a snapshot of a node has everything.
+/// One line for each {"key", "value"}, {"set", "element"} and {"counter", "value"}. Values that are not text stand in
+/// `value_base64`, expiries in `expires_ms`, concurrent writes that lost in `conflicts`. What is `ephemeral` is bound to
+/// the process of a node.
 #[derive(Args, Debug)]
 pub(crate) struct Dump {
-    /// Only keys that begin like this
+    /// Only keys, sets and counters whose names begin like this
     #[arg(default_value = "")]
     prefix: String,
     /// Where to write; without it on the standard output
@@ -47,27 +48,65 @@ impl Dump {
         let bar = bar(None, "{spinner} {human_pos} keys, {per_sec}");
         for_each_page(&client, &self.prefix, true, usize::MAX, |entries| {
             for entry in entries {
-                let mut line = json!({ "key": entry["key"] });
-                for field in ["value", "value_base64", "expires_ms"] {
-                    if !entry[field].is_null() {
-                        line[field] = entry[field].clone();
-                    }
+                let mut line = written(entry, json!({ "key": entry["key"] }));
+                if entry["conflicts"].as_u64() > Some(0) {
+                    let key = quoted(entry["key"].as_str().unwrap_or_default());
+                    let whole = client.get(&format!("/v1/kv/{key}?meta=true"))?.json()?;
+                    let losers = whole["conflicts"].as_array().into_iter().flatten();
+                    line["conflicts"] = losers.map(|loser| written(loser, json!({}))).collect();
                 }
                 writeln!(out, "{line}")?;
             }
             bar.inc(entries.len() as u64);
             Ok(true)
         })?;
+        let keys = bar.position();
+        let elements = self.dump_sets(&client, &mut out)?;
+        let mut counters = 0;
+        let path = format!("/v1/counters?prefix={}", quoted(&self.prefix));
+        for_each_row(&client, &path, "counters", |counter| {
+            counters += 1;
+            Ok(writeln!(out, "{}", json!({ "counter": counter["name"], "value": counter["value"] }))?)
+        })?;
         out.flush()?;
         bar.finish_and_clear();
-        eprintln!("{} keys", bar.position());
+        eprintln!("{keys} keys, {elements} elements of sets, {counters} counters");
         Ok(())
+    }
+
+    /// Writes the elements of all sets, and returns their number.
+    fn dump_sets(&self, client: &Client, out: &mut dyn Write) -> Result<u64, Failure> {
+        let mut elements = 0;
+        for_each_row(client, &format!("/v1/sets?prefix={}", quoted(&self.prefix)), "sets", |set| {
+            let path = format!("/v1/sets/{}?meta=true", quoted(set.as_str().unwrap_or_default()));
+            for_each_row(client, &path, "elements", |element| {
+                elements += 1;
+                let line = written(element, json!({ "set": set, "element": element["key"] }));
+                Ok(writeln!(out, "{line}")?)
+            })
+        })?;
+        Ok(elements)
     }
 }
 
-/// Put all keys of JSON lines, as dump writes them
+/// What a write puts, added to its line.
+fn written(entry: &Value, mut line: Value) -> Value {
+    for field in ["value", "value_base64", "expires_ms"] {
+        if !entry[field].is_null() {
+            line[field] = entry[field].clone();
+        }
+    }
+    if entry["ephemeral"] == true {
+        line["ephemeral"] = true.into();
+    }
+    line
+}
+
+/// Put all keys, elements of sets and counters of JSON lines, as dump writes them
 ///
-/// A key that has the same value already is not written again, so a load that was interrupted is simply begun anew.
+/// What is the same already is not written again, so a load that was interrupted is simply begun anew. A counter is
+/// stepped to the value of its line. Concurrent writes that lost are not written, nor what was bound to the process of a
+/// node: both are counted.
 #[derive(Args, Debug)]
 pub(crate) struct Load {
     /// What to read; without it the standard input
@@ -99,43 +138,105 @@ impl Load {
             None => "{spinner} {bytes} {msg}",
         };
         let bar = bar(bytes, template);
-        let (mut written, mut same) = (0_u64, 0_u64);
+        let mut count = Count::default();
         for (at, line) in input.lines().enumerate() {
             let line = line.map_err(|error| failed(&error))?;
             bar.inc(line.len() as u64 + 1);
             if line.trim().is_empty() {
                 continue;
             }
-            let is_written =
-                self.put(&client, &line).map_err(|failure| failure.at(&format!("line {}", at + 1)))?;
-            if is_written { written += 1 } else { same += 1 }
+            let loaded = self.load(&client, &line, &mut count);
+            loaded.map_err(|failure| failure.at(&format!("line {}", at + 1)))?;
         }
         bar.finish_and_clear();
-        eprintln!("{written} keys written, {same} were there");
+        let Count { written, same, ephemeral, losers } = count;
+        eprintln!("{written} entries written, {same} were there");
+        if ephemeral + losers > 0 {
+            eprintln!(
+                "left out: {ephemeral} bound to a process, {losers} that had lost against another write"
+            );
+        }
+        Ok(())
+    }
+
+    /// Loads one line.
+    fn load(&self, client: &Client, line: &str, count: &mut Count) -> Result<(), Failure> {
+        let form = || {
+            Failure::usage("not of the form {\"key\": \"…\", \"value\": \"…\"}; nothing of it was written")
+        };
+        let line: Value = serde_json::from_str(line).map_err(|_| form())?;
+        count.losers += line["conflicts"].as_array().map_or(0, Vec::len);
+        if line["ephemeral"] == true {
+            count.ephemeral += 1;
+            return Ok(());
+        }
+        let text = |field: &str| line[field].as_str();
+        let is_written = match (text("key"), text("set"), text("counter")) {
+            (Some(key), None, None) => self.put(client, key, &line, &value_of(&line).ok_or_else(form)?)?,
+            (None, Some(set), None) => add(client, set, text("element").ok_or_else(form)?, &line)?,
+            (None, None, Some(counter)) => {
+                self.step(client, counter, line["value"].as_i64().ok_or_else(form)?)?
+            }
+            _ => return Err(form()),
+        };
+        if is_written {
+            count.written += 1;
+        } else {
+            count.same += 1;
+        }
         Ok(())
     }
 
     /// Whether there was anything to be written.
-    fn put(&self, client: &crate::client::Client, line: &str) -> Result<bool, Failure> {
-        let form = || {
-            Failure::usage("not of the form {\"key\": \"…\", \"value\": \"…\"}; nothing of it was written")
-        };
-        let entry: Value = serde_json::from_str(line).map_err(|_| form())?;
-        let (Some(key), Some(value)) = (entry["key"].as_str(), value_of(&entry)) else { return Err(form()) };
-        let mut query = String::new();
-        if let Some(expires_ms) = entry["expires_ms"].as_u64() {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            match expires_ms.checked_sub(now.as_millis() as u64) {
-                None | Some(0) => return Ok(false),
-                Some(left) => query = format!("?ttl={left}ms"),
-            }
-        }
+    fn put(&self, client: &Client, key: &str, line: &Value, value: &[u8]) -> Result<bool, Failure> {
+        let Some(query) = ttl(line) else { return Ok(false) };
         let path = format!("/v1/kv/{}", quoted(key));
         let there = client.get(&path)?;
-        if there.is_found() && (self.keep || there.body == value) {
+        if there.is_found() && (self.keep || there.body == *value) {
             return Ok(false);
         }
-        client.ask("PUT", &format!("{path}{query}"), &[], &value)?;
+        client.ask("PUT", &format!("{path}{query}"), &[], value)?;
         Ok(true)
     }
+
+    /// Steps a counter to a value. Returns whether it stood elsewhere.
+    fn step(&self, client: &Client, counter: &str, value: i64) -> Result<bool, Failure> {
+        let path = format!("/v1/counters/{}", quoted(counter));
+        let there = client.get(&path)?.json()?["value"].as_i64().unwrap_or_default();
+        if there == value || (self.keep && there != 0) {
+            return Ok(false);
+        }
+        let by = value.checked_sub(there);
+        let by = by.ok_or_else(|| Failure::usage("the counter stands too far from this value"))?;
+        client.ask("POST", &format!("{path}?by={by}"), &[], &[])?;
+        Ok(true)
+    }
+}
+
+/// What became of the lines.
+#[derive(Default)]
+struct Count {
+    written: usize,
+    same: usize,
+    ephemeral: usize,
+    losers: usize,
+}
+
+/// Adds an element to a set. Returns whether it was not there.
+fn add(client: &Client, set: &str, element: &str, line: &Value) -> Result<bool, Failure> {
+    let Some(query) = ttl(line) else { return Ok(false) };
+    let path = format!("/v1/sets/{}/{}", quoted(set), quoted(element));
+    if client.get(&path)?.is_found() {
+        return Ok(false);
+    }
+    client.ask("PUT", &format!("{path}{query}"), &[], &[])?;
+    Ok(true)
+}
+
+/// The time that is left, as the parameter of a write. `None`: it is over.
+fn ttl(line: &Value) -> Option<String> {
+    let Some(expires_ms) = line["expires_ms"].as_u64() else { return Some(String::new()) };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let left = expires_ms.checked_sub(now.as_millis() as u64).filter(|left| *left > 0)?;
+    Some(format!("?ttl={left}ms"))
 }

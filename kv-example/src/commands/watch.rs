@@ -119,6 +119,10 @@ impl Watch {
                 let value = table::short(&String::from_utf8_lossy(&value), VALUE_CHARS_MAX);
                 format!("put      {key} = {value}")
             }
+            ("delete", _) if told.data["writer"].is_string() => {
+                let writer = table::clean(told.data["writer"].as_str().unwrap_or_default());
+                format!("delete   {key}   by {writer}")
+            }
             (name, _) => format!("{name:8} {key}"),
         };
         Ok(writeln!(out, "{line}")?)

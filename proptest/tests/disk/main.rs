@@ -374,7 +374,7 @@ async fn a_damaged_snapshot_is_refused_wherever_the_damage_is() {
 
 // What every version wrote must stay readable for ever.
 
-const DISK_VERSION: u8 = 2;
+const DISK_VERSION: u8 = 3;
 
 fn fixture(version: u8) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/disk-v{version}"))
@@ -389,6 +389,8 @@ async fn write_fixture() {
     a.batch().put("large", vec![7; 5_000]).put("gone", "v").commit().unwrap();
     a.delete("gone").unwrap();
     a.put_with("late", "v", PutOptions::new().ttl(Duration::from_secs(3_600 * 24 * 365 * 100))).unwrap();
+    // Nobody lives any more to whom it is bound.
+    a.put_with("bound", "v", PutOptions::new().ephemeral()).unwrap();
     a.set("s").add("x").unwrap();
     // After a failure the engine writes its tables anew, so that the fixture has tables and a journal.
     a.fail_disk(Some(ErrorKind::StorageFull));

@@ -28,7 +28,7 @@ use crate::node::runtime::join_board::JoinBoard;
 use crate::node::runtime::shared::Shared;
 #[cfg(not(feature = "durable"))]
 use crate::replica::Replica;
-use crate::replica::Setup;
+use crate::replica::{Setup, Validators};
 
 /// Events of all links that wait for the driver. When so many wait, links stop reading.
 const LINK_EVENTS_MAX: usize = 256;
@@ -66,6 +66,7 @@ pub struct Builder {
     meta: BTreeMap<String, String>,
     app_version: String,
     accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    validators: Validators,
     #[cfg(feature = "durable")]
     data_dir: Option<PathBuf>,
     #[cfg(feature = "durable")]
@@ -96,6 +97,7 @@ impl Builder {
             meta: BTreeMap::new(),
             app_version: String::new(),
             accepts_version: Box::new(|_| true),
+            validators: Validators::default(),
             #[cfg(feature = "durable")]
             data_dir: None,
             #[cfg(feature = "durable")]
@@ -181,6 +183,43 @@ impl Builder {
         self
     }
 
+    /// Checks every value of the keys that begin with `prefix`, with this check and all others whose prefix fits.
+    ///
+    /// A local write whose value does not pass is refused with [`WriteError::Invalid`](crate::WriteError::Invalid), a
+    /// batch as a whole. What other nodes have written, or an earlier run of this one, is never refused: nodes that judge
+    /// differently, as while a new version of a program is rolled out, must still come to hold the same. It is read as
+    /// any other value, counted ([`Status::invalid_values`](crate::Status::invalid_values), the metric
+    /// `tidings_invalid_values`) and reported ([`ReplicaEvent::Invalid`](crate::ReplicaEvent::Invalid)). So give all nodes
+    /// the same checks.
+    ///
+    /// The check is called while the store is locked, for local writes and for what arrives: it must be quick and must
+    /// not use the node. One that panics finds the value invalid.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let security = tidings::Security::secret(&tidings::Security::generate_secret())?;
+    /// use tidings::{Node, WriteError};
+    ///
+    /// let limit = |key: &str, value: &[u8]| match std::str::from_utf8(value).map(str::parse::<u32>) {
+    ///     Ok(Ok(_)) => Ok(()),
+    ///     _ => Err(format!("{key} must be a number")),
+    /// };
+    /// let node = Node::builder("a").security(security).validate("limits/", limit).start().await?;
+    /// node.put("limits/max", "100")?;
+    /// let refused = node.put("limits/max", "many").unwrap_err();
+    /// assert!(matches!(refused, WriteError::Invalid { key, .. } if key == "limits/max"));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn validate<E: std::fmt::Display>(
+        mut self,
+        prefix: impl Into<String>,
+        check: impl Fn(&str, &[u8]) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        self.validators.add(prefix.into(), check);
+        self
+    }
+
     /// Keeps everything in this directory as well, which is created if it does not exist. Without it the node keeps its
     /// data in memory alone, and the data lasts as long as one node of the cluster runs.
     ///
@@ -249,6 +288,7 @@ impl Builder {
         let lease_time = self.config.lease_time;
         let mut setup = Setup::new(self.config, seed);
         setup.member = Some(own);
+        setup.validators = self.validators;
         #[cfg(feature = "durable")]
         let (replica, opened) = {
             let (dir, snapshot) = (self.data_dir, self.snapshot);

@@ -148,6 +148,7 @@ fn record_store(status: &NodeStatus, shared: &Shared) {
     set("tidings_links", store.links as f64);
     set("tidings_repair_sessions", store.sessions as f64);
     set("tidings_origins", store.origins as f64);
+    set("tidings_invalid_values", store.invalid_values as f64);
     set("tidings_extra_contexts", store.extra_contexts as f64);
     set("tidings_removals", store.removals as f64);
     flag("tidings_disk_failed", store.has_disk_failed);
@@ -209,7 +210,7 @@ fn record_counts(status: &NodeStatus, shared: &Shared) {
 /// A metric: its name, its unit, and its meaning.
 type Described = (&'static str, Unit, &'static str);
 
-const GAUGES: [Described; 23] = [
+const GAUGES: [Described; 24] = [
     ("tidings_entries", Unit::Count, "Entries held, those of sets and counters included"),
     ("tidings_bytes", Unit::Bytes, "Bytes of the keys and values held"),
     ("tidings_size_bytes", Unit::Bytes, "The size of the store as its limit counts it"),
@@ -226,6 +227,7 @@ const GAUGES: [Described; 23] = [
     ("tidings_peer_rtt_seconds", Unit::Seconds, "The smoothed round trip to a peer"),
     ("tidings_peer_link_sent_bytes", Unit::Bytes, "Sent to a peer since its link was made"),
     ("tidings_origins", Unit::Count, "Process starts that ever wrote"),
+    ("tidings_invalid_values", Unit::Count, "Keys whose value a check of this node finds invalid"),
     ("tidings_extra_contexts", Unit::Count, "Contexts kept beyond the vector; 0 in a cluster at rest"),
     ("tidings_removals", Unit::Count, "Removals that the change log remembers"),
     ("tidings_repair_sessions", Unit::Count, "Repair sessions under way"),

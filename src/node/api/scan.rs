@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::node::runtime::shared::Shared;
-use crate::store::entry::{self, Entry, Revision};
+use crate::store::entry::{self, Entry, Revision, Space};
 
 /// Entries that a scan reads under one lock.
 const SCAN_ROWS: usize = 1_024;
@@ -34,8 +34,7 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
     loop {
         let Some(core) = shared.lock_closed() else { return Some(entries) };
         let (store, now) = (&core.replica.store, shared.now());
-        let revision = |number| Revision { log: store.log.id, number };
-        let since = *cursor.get_or_insert(revision(store.log.head()));
+        let since = *cursor.get_or_insert(Revision { log: store.log.id, number: store.log.head() });
         let mut read = 0;
         let mut last = None;
         for (dot_set, number) in
@@ -43,7 +42,7 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
         {
             read += 1;
             last = Some(dot_set.key());
-            entries.extend(Entry::new(dot_set, revision(number), now.wall_ms()));
+            entries.extend(store.entry(now, dot_set, number));
         }
         if let Some(last) = last.filter(|_| read == rows) {
             next = [last, &[0]].concat();
@@ -60,7 +59,7 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
         let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         for (number, dot_set) in changed {
             let key = entry::readable_key(dot_set.key()).to_owned();
-            latest.insert(key, Entry::new(dot_set, revision(number), now.wall_ms()));
+            latest.insert(key, store.entry(now, dot_set, number));
         }
         drop(core);
         entries.retain(|entry| !latest.contains_key(entry.key()));
@@ -74,4 +73,21 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
 pub(in crate::node) fn page(shared: &Shared, prefix: &[u8], after: Option<&[u8]>, rows: usize) -> Vec<Entry> {
     let core = shared.lock_closed();
     core.map_or_else(Vec::new, |core| core.replica.page(shared.now(), prefix, after, rows))
+}
+
+/// The names of all sets or counters that begin with `prefix`, in order. The lock is held for one part at a time.
+pub(in crate::node) fn names(shared: &Shared, space: Space, prefix: &str) -> Vec<String> {
+    let (mut names, mut from) = (Vec::new(), None);
+    loop {
+        let Some(core) = shared.lock_closed() else { break };
+        let (part, next) = core.replica.names_from(shared.now(), space, from, SCAN_ROWS);
+        drop(core);
+        names.extend(part.into_iter().filter(|name| name.starts_with(prefix)));
+        from = next;
+        if from.is_none() {
+            break;
+        }
+    }
+    names.sort_unstable();
+    names
 }

@@ -5,16 +5,17 @@ use std::time::Duration;
 #[cfg(feature = "json")]
 use crate::error::Rejected;
 use crate::error::WriteError;
-use crate::id::RunId;
+use crate::membership::Member;
 use crate::node::Node;
 use crate::node::api::receipt::Receipt;
 use crate::node::api::scan;
 use crate::node::api::watch::Watch;
 #[cfg(feature = "json")]
 use crate::node::net::peers::NodeEvent;
+use crate::node::runtime::shared::wall_ms;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
-use crate::store::entry::{Entry, Revision, element_key};
+use crate::store::entry::{Entry, Revision, Space, counter_prefix, element_key};
 use crate::store::watch::WatchOptions;
 use crate::time::Stamp;
 use crate::typed::{Store, WriteReceipt};
@@ -68,8 +69,8 @@ impl Store for Node {
         self.watch_with(prefix, options)
     }
 
-    fn set_add(&self, set: &str, element: &str) -> Result<Receipt, WriteError> {
-        self.write(|replica, now| replica.set_add(now, set, element).map(Some))
+    fn set_add_with(&self, set: &str, element: &str, options: PutOptions) -> Result<Receipt, WriteError> {
+        self.write(|replica, now| replica.set_add_with(now, set, element, &options).map(Some))
     }
 
     fn set_remove(&self, set: &str, element: &str) -> Result<Receipt, WriteError> {
@@ -77,7 +78,7 @@ impl Store for Node {
     }
 
     fn set_contains(&self, set: &str, element: &str) -> bool {
-        self.shared.index.has(&element_key(set, element))
+        self.shared.index.has(&element_key(set, element), wall_ms)
     }
 
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
@@ -85,14 +86,13 @@ impl Store for Node {
         elements.into_iter().map(|entry| entry.key().to_owned())
     }
 
-    fn set_page(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<String> {
+    fn set_entries(&self, set: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
         let after = after.map(|after| element_key(set, after));
-        let elements = scan::page(&self.shared, &element_key(set, ""), after.as_deref(), rows);
-        elements.iter().map(|entry| entry.key().to_owned()).collect()
+        scan::page(&self.shared, &element_key(set, ""), after.as_deref(), rows)
     }
 
     fn set_len(&self, set: &str) -> usize {
-        self.shared.lock_closed().map_or(0, |core| core.replica.set_len(set))
+        self.shared.lock_closed().map_or(0, |core| core.replica.set_len(self.shared.now(), set))
     }
 
     fn set_watch(&self, set: &str, options: WatchOptions) -> Watch {
@@ -105,6 +105,18 @@ impl Store for Node {
 
     fn counter_value(&self, counter: &str) -> i64 {
         self.shared.lock_closed().map_or(0, |core| core.replica.counter_value(counter))
+    }
+
+    fn counter_changes(&self, counter: &str) -> Watch {
+        Watch::new(&self.shared, counter_prefix(counter), WatchOptions::new())
+    }
+
+    fn sets(&self, prefix: &str) -> Vec<String> {
+        scan::names(&self.shared, Space::Set, prefix)
+    }
+
+    fn counters(&self, prefix: &str) -> Vec<String> {
+        scan::names(&self.shared, Space::Counter, prefix)
     }
 
     fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + use<> {
@@ -130,10 +142,8 @@ impl Store for Node {
         async move { node.ready().await.is_ok() }
     }
 
-    fn member_name(&self, run: RunId) -> Option<String> {
-        let core = self.shared.lock_closed()?;
-        let mut members = core.replica.own_member().into_iter().chain(core.replica.members());
-        members.find(|member| member.run == run).map(|member| member.name.clone())
+    fn member_of(&self, stamp: Stamp) -> Option<Member> {
+        self.member_of(stamp)
     }
 
     #[cfg(feature = "json")]

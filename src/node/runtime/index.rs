@@ -9,7 +9,7 @@ use papaya::{Equivalent, Guard, HashSet};
 
 use crate::id::LogId;
 use crate::store::LocalStore;
-use crate::store::entry::{DotSet, Entry, Revision};
+use crate::store::entry::{Dot, DotSet, Entry, Revision};
 use crate::time::Time;
 
 /// Rows that were removed from the map are freed in batches, when no reader can see them any more. The map counts rows,
@@ -21,6 +21,14 @@ const RETIRED_BYTES_MAX: u64 = 128 << 10;
 struct Cell {
     dot_set: DotSet,
     revision: u64,
+}
+
+impl Cell {
+    /// The wall clock, if it is needed. Most values never expire; then it need not be read.
+    fn wall_ms(&self, wall_ms: impl Fn() -> u64) -> u64 {
+        let expires = |dot: &Dot| dot.lifetime().expires.is_some();
+        if self.dot_set.dots().iter().any(expires) { wall_ms() } else { 0 }
+    }
 }
 
 impl Hash for Cell {
@@ -92,8 +100,16 @@ impl Index {
         for (revision, id) in store.log.rows_after(cursor.at) {
             let dot_set = &store.row(id).dot_set;
             come += dot_set.bytes();
-            if dot_set.winner(now.wall_ms()).is_some() {
-                self.cells.insert(Cell { dot_set: dot_set.clone(), revision }, &guard);
+            let is_hidden = |dot: &Dot| store.is_hidden(now, dot);
+            if dot_set.winner(is_hidden).is_some() {
+                // A row moves to the end of the log whenever one of its dots is hidden or shown.
+                let dot_set = if dot_set.dots().iter().any(is_hidden) {
+                    let visible = dot_set.dots().iter().filter(|dot| !is_hidden(dot));
+                    DotSet::from_dots(dot_set.key(), visible.cloned().collect())
+                } else {
+                    dot_set.clone()
+                };
+                self.cells.insert(Cell { dot_set, revision }, &guard);
             } else {
                 let (space, name) = dot_set.key().split_first().expect("stored keys begin with their space");
                 self.cells.remove(&StoredKey { space: *space, name }, &guard);
@@ -118,16 +134,19 @@ impl Index {
     ) -> Option<Entry> {
         let cells = self.cells.pin();
         let cell = cells.get(&StoredKey { space: 0, name: name.as_bytes() })?;
-        // Most values never expire; then the clock need not be read.
-        let wall_ms =
-            if cell.dot_set.dots().iter().any(|dot| dot.expires().is_some()) { wall_ms() } else { 0 };
-        Entry::new(&cell.dot_set, Revision { log, number: cell.revision }, wall_ms)
+        let wall_ms = cell.wall_ms(wall_ms);
+        Entry::new(&cell.dot_set, Revision { log, number: cell.revision }, |dot| dot.has_expired(wall_ms))
     }
 
-    /// Whether a stored key holds something.
-    pub(in crate::node) fn has(&self, stored: &[u8]) -> bool {
+    /// Whether a stored key has a value.
+    pub(in crate::node) fn has(&self, stored: &[u8], wall_ms: impl Fn() -> u64) -> bool {
         let Some((space, name)) = stored.split_first() else { return false };
-        self.cells.pin().contains(&StoredKey { space: *space, name })
+        let cells = self.cells.pin();
+        let cell = cells.get(&StoredKey { space: *space, name });
+        cell.is_some_and(|cell| {
+            let wall_ms = cell.wall_ms(wall_ms);
+            cell.dot_set.winner(|dot| dot.has_expired(wall_ms)).is_some()
+        })
     }
 }
 

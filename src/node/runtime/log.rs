@@ -132,6 +132,10 @@ fn log_replica_event(node: &str, event: &ReplicaEvent) {
         ReplicaEvent::Disagreement { peer } => {
             warn!(%node, peer = %Escaped(peer), "peer merged the same writes and holds something else; it is repaired");
         }
+        ReplicaEvent::Invalid { key, writer, reason, .. } => {
+            let (key, writer) = (Escaped(key), Escaped(writer.as_deref().unwrap_or("unknown")));
+            warn!(%node, %key, %writer, reason = %Escaped(reason), "invalid value; it stays");
+        }
         ReplicaEvent::Damaged | ReplicaEvent::MembersFull => warn!(%node, "{event}"),
     }
 }

@@ -386,6 +386,11 @@ pub(in crate::node) fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// The same in milliseconds.
+pub(in crate::node) fn wall_ms() -> u64 {
+    wall().as_millis() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

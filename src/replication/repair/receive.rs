@@ -16,7 +16,7 @@ use crate::replication::large::PartialRow;
 use crate::replication::rows::{self, refused_row};
 use crate::store::coverage::Vector;
 use crate::store::digest::{DEPTH_MAX, FAN_BITS, HashRange};
-use crate::store::entry::{Dot, DotSet};
+use crate::store::entry::{DotSet, Removal};
 use crate::store::slab::ChangeOrigin;
 use crate::store::{LocalStore, PeerCoverage, PeerRow};
 use crate::time::Time;
@@ -413,7 +413,7 @@ impl RepairSession {
             let dot_set = store.rows_in(parked.range).into_iter().map(|id| store.row(id).dot_set.key());
             let removed: Vec<DotSet> = dot_set
                 .filter(|key| !listed.contains(key))
-                .map(|key| DotSet::Empty(Dot::key_only(key)))
+                .map(|key| DotSet::empty(key, Removal::Unknown))
                 .collect();
             rows.extend(
                 removed.into_iter().filter_map(|dot_set| super::listed(dot_set, &parked.peer_coverage)),

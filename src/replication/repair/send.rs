@@ -18,7 +18,7 @@ use crate::replication::rows::context_of;
 use crate::replication::vectors::OldParts;
 use crate::store::coverage::{RegionCoverage, Vector};
 use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashRange};
-use crate::store::entry::{Dot, DotSet};
+use crate::store::entry::{DotSet, Removal};
 use crate::store::{LocalStore, PeerCoverage, PeerRow};
 use crate::time::Time;
 use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Writer};
@@ -334,9 +334,7 @@ impl RepairSession {
     /// damaged.
     fn emit(&mut self, store: &mut LocalStore, writer: &mut Writer, queued: QueuedRow) -> bool {
         let QueuedRow { range, key, peer_has } = queued;
-        let dot_set = store
-            .dot_set(&key)
-            .map_or_else(|| DotSet::Empty(Dot::key_only(&key)), |(dot_set, _)| dot_set.clone());
+        let dot_set = store.dot_set_or_empty(&key);
         if dot_set.is_empty() && !store.key_adds_up(&key) {
             store.is_damaged = true;
             return false;
@@ -362,7 +360,7 @@ impl RepairSession {
             // Too large for any frame: the peer is sent a form that it refuses, so that it claims nothing.
             writer.truncate(before);
             writer.range(REPAIR_ROW, range);
-            writer.row(&DotSet::Empty(Dot::key_only(&[])), None);
+            writer.row(&DotSet::empty(&[], Removal::Unknown), None);
         } else if let Some(awaiting) = self.listings_sent.get_mut(&range) {
             awaiting.mine.insert(key, dot_set);
         }

@@ -42,7 +42,7 @@ impl LiveKeys {
         };
         let mut writers: BTreeMap<RunId, Author> = BTreeMap::new();
         let mut piece = |entry: &Entry| {
-            let writer = writers.entry(entry.origin()).or_insert_with(|| writer(store, entry.origin()));
+            let writer = writers.entry(entry.origin()).or_insert_with(|| writer(store, entry.stamp()));
             let (key, stamp, writer) = (entry.key().to_owned(), entry.stamp(), writer.clone());
             piece_of(entry, prefix, LiveSource::Key { key, stamp, writer })
         };

@@ -140,7 +140,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
             return self.keys.read(&self.store, |_| true);
         };
         let is_own = |entry: &Entry| {
-            *with_own && self.store.member_name(entry.origin()).as_deref() == Some(self.store.name())
+            *with_own
+                && self.store.member_of(entry.stamp()).is_some_and(|member| member.name == self.store.name())
         };
         let own = self.keys.read(&self.store, is_own);
         let key = |piece: &Result<LivePiece, Rejected>| match piece {

@@ -1,6 +1,5 @@
 //! Watches of typed maps.
 
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,9 +8,8 @@ use futures_core::Stream;
 use serde::de::DeserializeOwned;
 
 use super::codec::{Codec, Json};
-use super::decoded::DecodedValues;
+use super::reader::MapReader;
 use crate::error::DecodeError;
-use crate::store::entry::Entry;
 use crate::store::watch::WatchEvent;
 use crate::typed::{self, Store};
 
@@ -24,8 +22,7 @@ pub struct MapWatch<
 > {
     pub(super) watch: S::Watch,
     pub(super) prefix_bytes: usize,
-    pub(super) decoded: Arc<DecodedValues<T>>,
-    pub(super) codec: PhantomData<fn() -> C>,
+    pub(super) reader: MapReader<T, C>,
 }
 
 impl<T, S: Store<Watch: std::fmt::Debug>, C> std::fmt::Debug for MapWatch<T, S, C> {
@@ -60,7 +57,7 @@ impl<T: DeserializeOwned, S: Store, C: Codec> MapWatch<T, S, C> {
     fn translate(&self, event: &WatchEvent) -> MapEvent<T> {
         let key = event.key().map(|key| key[self.prefix_bytes..].to_owned());
         match (event, key) {
-            (WatchEvent::Put(entry), Some(key)) => match self.decoded.of(entry, decode::<T, C>) {
+            (WatchEvent::Put(entry), Some(key)) => match self.reader.value(entry) {
                 Ok(value) => MapEvent::Put(key, value),
                 Err(error) => MapEvent::Invalid(error),
             },
@@ -69,12 +66,6 @@ impl<T: DeserializeOwned, S: Store, C: Codec> MapWatch<T, S, C> {
             (_, None) => MapEvent::Resync,
         }
     }
-}
-
-/// Decodes the value of an entry.
-pub(super) fn decode<T: DeserializeOwned, C: Codec>(entry: &Entry) -> Result<T, DecodeError> {
-    let wrong = |error| DecodeError { key: entry.key().to_owned(), reason: crate::error::Cause::new(error) };
-    C::decode(entry.value()).map_err(wrong)
 }
 
 impl<T: DeserializeOwned, S: Store, C: Codec> Stream for MapWatch<T, S, C> {
