@@ -243,6 +243,12 @@ impl Members {
         }
     }
 
+    /// The later identity under which the failure detector remembers the run of `id`, if there is one.
+    pub(super) fn remembered_after(&self, id: SwimId) -> Option<SwimId> {
+        let mut remembered = self.detector.iter_membership_state().map(|member| *member.id());
+        remembered.find(|held| held.run == id.run && held.is_after(id))
+    }
+
     fn on_member_up(&mut self, id: SwimId) {
         let Some(known) = self.known.get_mut(&id.run) else { return };
         known.generation = id.generation;

@@ -204,16 +204,21 @@ impl Members {
         };
         let mut accused: Vec<(SwimId, u16)> = self.timers.values().filter_map(accused).collect();
         accused.dedup();
+        for (id, suspected) in accused {
+            if self.known.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
+                self.accuse(id, suspected);
+            }
+        }
+    }
+
+    /// Tells a member that it is suspected under this identity.
+    pub(super) fn accuse(&mut self, id: SwimId, suspected: u16) {
         let own = *self.detector.identity();
         // No probe has this number now, so the answer is not counted as the answer to one.
         let number = self.probe.as_ref().map_or(0, |probe| probe.number.wrapping_add(128));
-        for (id, suspected) in accused {
-            if self.known.get(&id.run).is_some_and(|known| known.member.state == MemberState::Suspect) {
-                let bytes = foca_codec::accusation(own, self.incarnation, id, suspected, number);
-                let packet = SwimPacket::read(&bytes).expect("it was encoded here");
-                self.deliver(id, &packet);
-            }
-        }
+        let bytes = foca_codec::accusation(own, self.incarnation, id, suspected, number);
+        let packet = SwimPacket::read(&bytes).expect("it was encoded here");
+        self.deliver(id, &packet);
     }
 }
 

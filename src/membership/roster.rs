@@ -278,7 +278,12 @@ impl Members {
             doubts.swap_remove(at);
         }
         for id in doubts {
-            _ = self.detector.announce(id, &mut self.wishes);
+            match self.remembered_after(id) {
+                // It is remembered as down under a generation that it does not have: somebody made that one up. News of
+                // it may be lost, so the member is told in every roster until it has taken a later one.
+                Some(held) => self.accuse(held, 0),
+                None => _ = self.detector.announce(id, &mut self.wishes),
+            }
         }
         self.drain_foca();
     }
