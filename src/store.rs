@@ -32,6 +32,7 @@ pub(crate) mod digest;
 pub(crate) mod entry;
 mod expiry;
 mod integrity;
+pub(crate) mod key;
 mod peer_row;
 mod room;
 pub(crate) mod slab;
@@ -278,7 +279,7 @@ impl LocalStore {
 
     /// Whether a row may be merged. Only its dots are judged, never its context.
     pub(crate) fn check_row(&self, now: Time, dot_set: &DotSet) -> Result<(), Refusal> {
-        if !entry::key_is_well_formed(dot_set.key()) {
+        if !key::key_is_well_formed(dot_set.key()) {
             return Err(Refusal::Key);
         }
         if dot_set.dots().len() > DOTS_MAX {
@@ -526,7 +527,7 @@ impl LocalStore {
         };
         let row = self.slab.at_mut(id);
         row.move_to(revision, source);
-        self.has_reserved_news |= entry::is_reserved(row.dot_set.key());
+        self.has_reserved_news |= key::is_reserved(row.dot_set.key());
         let is_removal = row.dot_set.is_empty();
         self.log.append(id, source);
         if is_removal {

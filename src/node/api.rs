@@ -12,4 +12,5 @@ pub(in crate::node) mod receipt;
 pub(in crate::node) mod scan;
 pub(in crate::node) mod status;
 mod store;
+mod voters;
 pub(in crate::node) mod watch;

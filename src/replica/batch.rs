@@ -14,7 +14,7 @@ use crate::error::WriteError;
 use crate::form;
 use crate::id::RunId;
 use crate::store::OnlyIf;
-use crate::store::entry::{self, CounterPart};
+use crate::store::key::{self, CounterPart};
 use crate::time::{Lifetime, Stamp, Time};
 
 /// Several writes, applied in one local step.
@@ -56,10 +56,8 @@ impl BatchWrite {
     /// The stored key that it changes. `run` is the one that writes.
     pub(crate) fn stored(&self, run: RunId) -> Vec<u8> {
         match self {
-            Self::Put { key, .. } | Self::Delete { key, .. } => entry::register(key),
-            Self::Add { set, element, .. } | Self::Remove { set, element } => {
-                entry::element_key(set, element)
-            }
+            Self::Put { key, .. } | Self::Delete { key, .. } => key::register(key),
+            Self::Add { set, element, .. } | Self::Remove { set, element } => key::element_key(set, element),
             Self::Count { counter, .. } => CounterPart::Share(run).key(counter),
         }
     }
@@ -98,10 +96,10 @@ impl BatchWrite {
     fn check_names(&self) -> Result<(), WriteError> {
         match self {
             Self::Put { key, .. } | Self::Delete { key, .. } | Self::Count { counter: key, .. } => {
-                entry::check_key(key.as_bytes())
+                key::check_key(key.as_bytes())
             }
             Self::Add { set, element, .. } | Self::Remove { set, element } => {
-                entry::check_key(set.as_bytes()).and_then(|()| entry::check_key(element.as_bytes()))
+                key::check_key(set.as_bytes()).and_then(|()| key::check_key(element.as_bytes()))
             }
         }
     }

@@ -21,7 +21,8 @@ use super::Replica;
 use crate::controls::Control;
 use crate::error::WriteError;
 use crate::id::RunId;
-use crate::store::entry::{self, CounterPart, DotSet};
+use crate::store::entry::DotSet;
+use crate::store::key::{self, CounterPart};
 use crate::time::{Lifetime, Stamp, Time};
 
 /// No share is added to a table that has so many.
@@ -109,7 +110,7 @@ impl Replica {
     /// If the name is not acceptable, this process's share would overflow, or the disk has failed.
     pub fn counter_add(&mut self, now: Time, counter: &str, by: i64) -> Result<Stamp, WriteError> {
         self.check_writable(now)?;
-        entry::check_key(counter.as_bytes())?;
+        key::check_key(counter.as_bytes())?;
         let stored = CounterPart::Share(self.store.run).key(counter);
         let share = self.own_share(&stored).checked_add(by).ok_or(WriteError::CounterOverflow)?;
         self.check_room(&stored, SHARE_BYTES)?;
@@ -130,7 +131,7 @@ impl Replica {
     /// The value of a counter: the sum over all runs, held within the range of `i64`.
     pub fn counter_value(&self, counter: &str) -> i64 {
         let mut shares = ShareTable::default();
-        for (dot_set, _) in self.store.with_prefix(&entry::counter_prefix(counter)) {
+        for (dot_set, _) in self.store.with_prefix(&key::counter_prefix(counter)) {
             match CounterPart::of_key(dot_set.key()) {
                 CounterPart::Share(run) => {
                     PastShare::of_row(run, dot_set).into_iter().for_each(|past| shares.add(past));
@@ -149,11 +150,11 @@ impl Replica {
     /// See [`WriteError`]; nothing is written then.
     pub fn fold_counter(&mut self, now: Time, counter: &str) -> Result<FoldedShares, WriteError> {
         self.check_writable(now)?;
-        entry::check_key(counter.as_bytes())?;
+        key::check_key(counter.as_bytes())?;
         let mut tables: BTreeMap<u16, ShareTable> = BTreeMap::new();
         let mut folded = FoldedShares::default();
         let mut past = Vec::new();
-        for (dot_set, _) in self.store.with_prefix(&entry::counter_prefix(counter)) {
+        for (dot_set, _) in self.store.with_prefix(&key::counter_prefix(counter)) {
             match CounterPart::of_key(dot_set.key()) {
                 CounterPart::Table(number) => tables.entry(number).or_default().add_row(dot_set),
                 CounterPart::Share(run) if past.len() < FOLDED_MAX && !self.may_count(run) => {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::{PutOptions, Replica};
 use crate::error::ForgetError;
 use crate::id::RunId;
-use crate::store::entry::{self, readable_key};
+use crate::store::key::{self, readable_key};
 use crate::time::{Stamp, Time};
 
 /// The common beginning of the keys; the run follows, as 16 hexadecimal digits.
@@ -27,7 +27,7 @@ impl Replica {
             self.members.as_ref().map_or_else(|| Some(Vec::new()), |members| members.gone_of_name(name));
         let gone = gone.ok_or_else(|| ForgetError::NotGone { name: name.to_owned() })?;
         let lifetime = PutOptions::new().ttl(self.config.forget_after).lifetime(now, self.store.first_run);
-        let keys = gone.iter().map(|run| entry::reserved(&format!("{PREFIX}{run:016x}")));
+        let keys = gone.iter().map(|run| key::reserved(&format!("{PREFIX}{run:016x}")));
         let stamps: Vec<Stamp> =
             keys.map(|stored| self.write_put(now, &stored, name.as_bytes(), lifetime)).collect();
         self.forget_members(now);
@@ -37,7 +37,7 @@ impl Replica {
     /// Forgets the members whose time has come, and those that somebody asked to forget.
     pub(super) fn forget_members(&mut self, now: Time) {
         let Some(members) = &mut self.members else { return };
-        let prefix = entry::reserved(PREFIX);
+        let prefix = key::reserved(PREFIX);
         let asked = self.store.with_prefix(&prefix).filter_map(|(dot_set, _)| {
             let run = u64::from_str_radix(&readable_key(dot_set.key())[PREFIX.len()..], 16);
             run.ok().map(RunId::new)

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use crate::id::{LogId, RunId};
 use crate::store::coverage::{Clocks, ClocksSum, RegionCoverage};
 use crate::store::digest::{HashKey, fingerprint};
-use crate::store::entry::{self, DotSet};
+use crate::store::entry::DotSet;
+use crate::store::key;
 use crate::text::Escaped;
 use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
@@ -180,7 +181,7 @@ fn row_of(key: &[u8], value: &[u8]) -> Option<DotSet> {
     // No limit: a row merged from several peers may be larger than any one peer may send.
     let dot_set = reader.dots(key, usize::MAX).ok()?.ok()?;
     reader.end().ok()?;
-    (entry::key_is_well_formed(key) && !dot_set.is_empty()).then_some(dot_set)
+    (key::key_is_well_formed(key) && !dot_set.is_empty()).then_some(dot_set)
 }
 
 /// One change of what a disk holds: a key, and its value unless it is to be removed.
@@ -342,6 +343,7 @@ mod tests {
 
     use super::*;
     use crate::store::coverage::{HashIntervals, LEFTOVERS_MAX};
+    use crate::store::entry::DOTS_MAX;
     use crate::store::entry::Dot;
     use crate::time::Stamp;
     use crate::wire::FRAME_BYTES_MAX;
@@ -371,7 +373,7 @@ mod tests {
     #[test]
     fn stored_rows_are_read_whatever_their_size() {
         let mut key = Vec::new();
-        entry::register_key("k", &mut key);
+        key::register_key("k", &mut key);
         let dot = |origin| {
             let text = [&key[..], b"value"].concat();
             Dot::new(
@@ -382,8 +384,7 @@ mod tests {
                 &mut Vec::new(),
             )
         };
-        let dot_set =
-            DotSet::from_dots(&key, (1..=2 * entry::DOTS_MAX as u64).map(RunId::new).map(dot).collect());
+        let dot_set = DotSet::from_dots(&key, (1..=2 * DOTS_MAX as u64).map(RunId::new).map(dot).collect());
         let (key, value) = encode_row(&dot_set);
         let read = row_of(&key, &value.expect("it holds something")).expect("it is sound");
         assert_eq!(read.dots().len(), dot_set.dots().len());

@@ -13,7 +13,8 @@ use super::{Output, Replica, ReplicaEvent};
 use crate::error::WriteError;
 use crate::id::LogId;
 use crate::store::LocalStore;
-use crate::store::entry::{self, Space};
+use crate::store::entry::Dot;
+use crate::store::key::{self, Space};
 use crate::time::Stamp;
 
 /// Invalid values of others that are reported in one step. All of them are counted.
@@ -99,11 +100,11 @@ impl Validation {
         }
         for (_, id) in store.log.rows_after(self.cursor) {
             let dot_set = &store.row(id).dot_set;
-            if entry::space_of(dot_set.key()) != Some(Space::Register) {
+            if key::space_of(dot_set.key()) != Some(Space::Register) {
                 continue;
             }
-            let key = entry::readable_key(dot_set.key());
-            let fault = |dot: &entry::Dot| Some((dot.stamp(), self.validators.fault(key, dot.value())?));
+            let key = key::readable_key(dot_set.key());
+            let fault = |dot: &Dot| Some((dot.stamp(), self.validators.fault(key, dot.value())?));
             match dot_set.dots().iter().rev().find_map(fault) {
                 None => _ = self.invalid.remove(dot_set.key()),
                 Some((stamp, reason)) => {

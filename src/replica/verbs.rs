@@ -10,7 +10,8 @@ use crate::error::WriteError;
 use crate::form;
 use crate::id::RunId;
 use crate::store::OnlyIf;
-use crate::store::entry::{self, DotSet, EXPIRY_MS_MIN, Entry, Space};
+use crate::store::entry::{DotSet, EXPIRY_MS_MIN, Entry};
+use crate::store::key::{self, Space};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
 use crate::time::{Lifetime, Stamp, Time};
 
@@ -38,11 +39,11 @@ impl Replica {
         options: &PutOptions,
     ) -> Result<Stamp, WriteError> {
         self.check_writable(now)?;
-        entry::check_key(key.as_bytes())?;
+        key::check_key(key.as_bytes())?;
         self.store.check_value_bytes(value.len())?;
         self.check_valid(key, value)?;
         let mut stored = Vec::with_capacity(1 + key.len());
-        entry::register_key(key, &mut stored);
+        key::register_key(key, &mut stored);
         if let Some(only_if) = options.only_if {
             self.store.check_condition(now, &stored, only_if)?;
         }
@@ -74,9 +75,9 @@ impl Replica {
         only_if: Option<OnlyIf>,
     ) -> Result<Option<Stamp>, WriteError> {
         self.check_writable(now)?;
-        entry::check_key(key.as_bytes())?;
+        key::check_key(key.as_bytes())?;
         let mut stored = Vec::with_capacity(1 + key.len());
-        entry::register_key(key, &mut stored);
+        key::register_key(key, &mut stored);
         if let Some(only_if) = only_if {
             self.store.check_condition(now, &stored, only_if)?;
         }
@@ -86,7 +87,7 @@ impl Replica {
     /// The value of a key.
     pub fn get(&self, now: Time, key: &str) -> Option<Entry> {
         let mut stored = Vec::with_capacity(1 + key.len());
-        entry::register_key(key, &mut stored);
+        key::register_key(key, &mut stored);
         let (dot_set, revision) = self.store.dot_set(&stored)?;
         self.entry_of(now, dot_set, revision)
     }
@@ -94,7 +95,7 @@ impl Replica {
     /// All entries whose key begins like this, in key order.
     pub fn scan(&self, now: Time, prefix: &str) -> Vec<Entry> {
         let mut stored = Vec::new();
-        entry::register_key(prefix, &mut stored);
+        key::register_key(prefix, &mut stored);
         self.store
             .with_prefix(&stored)
             .filter_map(|(dot_set, revision)| self.entry_of(now, dot_set, revision))
@@ -190,9 +191,9 @@ impl Replica {
     }
 
     pub(super) fn element(set: &str, element: &str) -> Result<Vec<u8>, WriteError> {
-        entry::check_key(set.as_bytes())?;
-        entry::check_key(element.as_bytes())?;
-        Ok(entry::element_key(set, element))
+        key::check_key(set.as_bytes())?;
+        key::check_key(element.as_bytes())?;
+        Ok(key::element_key(set, element))
     }
 
     /// Adds an element to a set. Wins over a concurrent removal.
@@ -243,7 +244,7 @@ impl Replica {
 
     /// The elements of a set, in order.
     pub fn set_iter(&self, now: Time, set: &str) -> impl Iterator<Item = String> {
-        let prefix = entry::element_key(set, "");
+        let prefix = key::element_key(set, "");
         let elements = self.store.with_prefix(&prefix);
         let elements = elements.filter_map(|(dot_set, revision)| self.entry_of(now, dot_set, revision));
         elements.map(|element| element.key().to_owned()).collect::<Vec<_>>().into_iter()
@@ -267,13 +268,13 @@ impl Replica {
         for _ in 0..limit {
             let mut rows = self.store.iter_from(&next).take_while(|(row, _)| row.key()[0] == space as u8);
             let Some((first, _)) = rows.next() else { return (names, None) };
-            let name = entry::collection_of(first.key()).to_owned();
+            let name = key::collection_of(first.key()).to_owned();
             let is_held = |(row, revision)| self.entry_of(now, row, revision).is_some();
-            if self.store.with_prefix(&entry::collection_key(space, &name)).any(is_held) {
+            if self.store.with_prefix(&key::collection_key(space, &name)).any(is_held) {
                 names.push(name.clone());
             }
             drop(rows);
-            next = entry::behind_collection(space, &name);
+            next = key::behind_collection(space, &name);
         }
         (names, Some(next))
     }

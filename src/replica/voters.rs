@@ -8,7 +8,7 @@
 use super::Replica;
 use crate::election::{VoterList, read_names, write_names};
 use crate::error::SetVotersError;
-use crate::store::entry;
+use crate::store::key;
 use crate::time::{Lifetime, Time};
 use crate::wire::{Reader, Writer};
 
@@ -70,14 +70,14 @@ impl Replica {
     }
 
     fn decided_voters(&self) -> Option<VoterList> {
-        let (dot_set, _) = self.store.dot_set(&entry::reserved(DECIDED_KEY))?;
+        let (dot_set, _) = self.store.dot_set(&key::reserved(DECIDED_KEY))?;
         let lists =
             dot_set.dots().iter().filter_map(|dot| VoterList::read(&mut Reader::plain(dot.value())).ok());
         lists.max_by_key(|list| list.epoch)
     }
 
     fn stored_wanted(&self) -> Option<Vec<String>> {
-        let (dot_set, _) = self.store.dot_set(&entry::reserved(WANTED_KEY))?;
+        let (dot_set, _) = self.store.dot_set(&key::reserved(WANTED_KEY))?;
         // The entry never expires.
         let names = read_names(&mut Reader::plain(dot_set.winner(|_| false)?.value()));
         names.ok().filter(|names| !names.is_empty())
@@ -90,7 +90,7 @@ impl Replica {
             Ok(()) => {
                 self.write_put(
                     self.now,
-                    &entry::reserved(WANTED_KEY),
+                    &key::reserved(WANTED_KEY),
                     &writer.into_plain(),
                     Lifetime::default(),
                 );
@@ -110,7 +110,7 @@ impl Replica {
         }
         let mut writer = Writer::plain();
         list.write(&mut writer);
-        self.write_put(self.now, &entry::reserved(DECIDED_KEY), &writer.into_plain(), Lifetime::default());
+        self.write_put(self.now, &key::reserved(DECIDED_KEY), &writer.into_plain(), Lifetime::default());
         self.read_voters();
     }
 }

@@ -464,7 +464,7 @@ mod tests {
 
     fn key() -> Vec<u8> {
         let mut stored = Vec::new();
-        crate::store::entry::register_key("large", &mut stored);
+        crate::store::key::register_key("large", &mut stored);
         stored
     }
 

@@ -543,7 +543,7 @@ mod tests {
         let (old, new) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
         let key = |i: u64| {
             let mut key = Vec::new();
-            crate::store::entry::register_key(&format!("k{i}"), &mut key);
+            crate::store::key::register_key(&format!("k{i}"), &mut key);
             key
         };
         for (leftovers, others) in

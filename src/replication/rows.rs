@@ -2,7 +2,8 @@
 
 use crate::controls::Control;
 use crate::store::coverage::{Clocks, Coverage, Vector, VectorNews};
-use crate::store::entry::{self, DotSet, readable_key};
+use crate::store::entry::DotSet;
+use crate::store::key::{self, readable_key};
 use crate::store::{LocalStore, Refusal};
 use crate::wire::WireError;
 
@@ -35,7 +36,7 @@ pub(crate) fn take_news(
 pub(crate) type RefusedRow = (String, Refusal);
 
 pub(crate) fn refused_row(key: &[u8], why: Refusal) -> RefusedRow {
-    let readable = entry::key_is_well_formed(key);
+    let readable = key::key_is_well_formed(key);
     (if readable { readable_key(key).to_owned() } else { String::from_utf8_lossy(key).into_owned() }, why)
 }
 

@@ -39,7 +39,7 @@ mod tests {
 
     fn key(name: &str) -> Vec<u8> {
         let mut stored = Vec::new();
-        crate::store::entry::register_key(name, &mut stored);
+        crate::store::key::register_key(name, &mut stored);
         stored
     }
 

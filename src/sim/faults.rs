@@ -14,7 +14,7 @@ use crate::membership::Route;
 #[cfg(feature = "__controls")]
 use crate::store::change_log::LogFilter;
 #[cfg(feature = "__controls")]
-use crate::store::entry;
+use crate::store::key;
 
 /// Length, version and kind of a frame. To change these breaks the link and tests nothing else.
 const FRAME_HEAD_BYTES: usize = 6;
@@ -152,7 +152,7 @@ impl Sim {
     #[doc(hidden)]
     pub fn misplace(&mut self, i: usize, key: &str) -> bool {
         let mut stored = Vec::new();
-        entry::register_key(key, &mut stored);
+        key::register_key(key, &mut stored);
         let world = &mut *self.world();
         world.nodes[i].replica.as_mut().is_some_and(|replica| replica.store.misplace(&stored))
     }
@@ -162,7 +162,7 @@ impl Sim {
     #[doc(hidden)]
     pub fn damage(&mut self, i: usize, key: &str, flip: bool) -> bool {
         let mut stored = Vec::new();
-        entry::register_key(key, &mut stored);
+        key::register_key(key, &mut stored);
         let world = &mut *self.world();
         let node = &mut world.nodes[i];
         let Some(replica) = &mut node.replica else { return false };

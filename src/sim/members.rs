@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Sim, SimEvent, World};
+use super::{Sim, SimEvent, SimNode, SimReceipt, World};
+use crate::error::{ForgetError, WriteError};
 use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, Member, MemberEvent, PACKET_BYTES_MIN, PeerExit};
 use crate::replica::{Input, Output, Replica};
@@ -219,5 +220,21 @@ impl World {
         if is_there && !self.chance(self.loss) {
             self.connect(from, to);
         }
+    }
+}
+
+impl SimNode {
+    /// Forgets a member that is gone, as `Node::forget` does.
+    ///
+    /// # Errors
+    /// See [`ForgetError`]; nothing is changed then.
+    pub fn forget(&self, name: &str) -> Result<SimReceipt, ForgetError> {
+        let mut world = self.world();
+        let (replica, now) = world.replica(self.i).ok_or(WriteError::Closed)?;
+        let stamp = replica.forget(now, name)?;
+        let revision = replica.head();
+        world.oracle.note_unrecorded_expiry();
+        world.drain(self.i);
+        Ok(SimReceipt { stamp: Some(stamp), revision })
     }
 }

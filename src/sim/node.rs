@@ -17,11 +17,12 @@ use super::oracle::OracleEvent;
 use super::timers::SimSleep;
 use super::watch::SimWatch;
 use crate::arrivals::Arrival;
-use crate::error::{ForgetError, WriteError};
+use crate::error::WriteError;
 use crate::membership::Member;
 use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
-use crate::store::entry::{CounterPart, Dot, Entry, Revision, Space, counter_prefix, element_key, register};
+use crate::store::entry::{Dot, Entry, Revision};
+use crate::store::key::{CounterPart, Space, counter_prefix, element_key, register};
 use crate::store::watch::WatchOptions;
 use crate::time::{Lifetime, Stamp, Time};
 #[cfg(feature = "json")]
@@ -212,20 +213,6 @@ impl SimNode {
             let count = dropped.len();
             Ok((dropped, count))
         })
-    }
-
-    /// Forgets a member that is gone, as `Node::forget` does.
-    ///
-    /// # Errors
-    /// See [`ForgetError`]; nothing is changed then.
-    pub fn forget(&self, name: &str) -> Result<SimReceipt, ForgetError> {
-        let mut world = self.world();
-        let (replica, now) = world.replica(self.i).ok_or(WriteError::Closed)?;
-        let stamp = replica.forget(now, name)?;
-        let revision = replica.head();
-        world.oracle.note_unrecorded_expiry();
-        world.drain(self.i);
-        Ok(SimReceipt { stamp: Some(stamp), revision })
     }
 
     /// The number of nodes that are known here to have a write of this node, itself included. Asks its peers to say so;
@@ -429,8 +416,8 @@ impl SimNode {
 /// Proof that a write was accepted on a node of a [`Sim`](super::Sim).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SimReceipt {
-    stamp: Option<Stamp>,
-    revision: Revision,
+    pub(super) stamp: Option<Stamp>,
+    pub(super) revision: Revision,
 }
 
 impl SimReceipt {

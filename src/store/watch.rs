@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::controls::Control;
 use crate::id::LogId;
 use crate::store::LocalStore;
-use crate::store::entry::{DotSet, Entry, Removal, Revision, readable_key};
+use crate::store::entry::{DotSet, Entry, Removal, Revision};
+use crate::store::key::readable_key;
 use crate::time::{Stamp, Time};
 
 /// An event of a watch.

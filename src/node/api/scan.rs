@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 
 use crate::node::runtime::shared::Shared;
-use crate::store::entry::{self, Entry, Revision, Space};
+use crate::store::entry::{Entry, Revision};
+use crate::store::key::{self, Space};
 
 /// Entries that a scan reads under one lock.
 const SCAN_ROWS: usize = 1_024;
@@ -58,7 +59,7 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
         }
         let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         for (number, dot_set) in changed {
-            let key = entry::readable_key(dot_set.key()).to_owned();
+            let key = key::readable_key(dot_set.key()).to_owned();
             latest.insert(key, store.entry(now, dot_set, number));
         }
         drop(core);
