@@ -21,7 +21,7 @@ async fn failed_start_names_its_cause() {
         nameless.to_string().contains("Not A Name") && nameless.to_string().contains("1 to 63"),
         "{nameless}"
     );
-    let seedless = builder("b", &[]).seeds(["somewhere"]).start().await.unwrap_err();
+    let seedless = builder("b", &[]).seeds(["somewhere:x"]).start().await.unwrap_err();
     assert!(seedless.to_string().contains("somewhere"), "{seedless}");
     let open = Node::builder("b").start().await.unwrap_err();
     assert_eq!(open, StartError::NoSecurity);

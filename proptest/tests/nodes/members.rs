@@ -314,7 +314,7 @@ async fn seed_added_at_run_time_joins_two_clusters() {
     let b = start("b", &[]).await;
     a.put("from a", "v").unwrap();
     b.put("from b", "v").unwrap();
-    assert_eq!(b.join("nowhere").unwrap_err(), SeedError::Form { seed: "nowhere".to_owned() });
+    assert_eq!(b.join("nowhere:x").unwrap_err(), SeedError::Form { seed: "nowhere:x".to_owned() });
     b.join(a.addr().to_string()).unwrap();
     sees(&a, "from b", b"v").await;
     sees(&b, "from a", b"v").await;
