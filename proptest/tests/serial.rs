@@ -125,15 +125,18 @@ fn public_types_have_the_documented_forms() {
     );
     is_written_as(&OnlyIf::Absent, &json!("absent"));
     is_written_as(&Quorum::Count(2), &json!({ "count": 2 }));
-    is_written_as(&PutOptions::new().ttl(Duration::from_secs(60)), &json!({ "ttl": "1m", "only_if": null }));
+    is_written_as(
+        &PutOptions::new().ttl(Duration::from_secs(60)),
+        &json!({ "ttl": "1m", "is_ephemeral": false, "only_if": null }),
+    );
     is_written_as(
         &WatchOptions::new().exact(),
         &json!({ "is_exact": true, "from": null, "skips_current": false }),
     );
     is_written_as(
-        &Batch::new().put("k", "v").delete("l"),
+        &Batch::new().put_with("k", "v", PutOptions::new().ephemeral()).delete("l"),
         &json!({ "writes": [
-        { "put": { "key": "k", "value": "dg==", "options": { "ttl": null, "only_if": null } } },
+        { "put": { "key": "k", "value": "dg==", "options": { "ttl": null, "is_ephemeral": true, "only_if": null } } },
         { "delete": { "key": "l", "only_if": null } },
     ] }),
     );

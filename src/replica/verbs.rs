@@ -285,6 +285,7 @@ impl Replica {
 pub struct PutOptions {
     #[serde(default, with = "form::span_option")]
     ttl: Option<Duration>,
+    #[serde(default)]
     is_ephemeral: bool,
     pub(super) only_if: Option<OnlyIf>,
 }
