@@ -278,11 +278,11 @@ impl Members {
             doubts.swap_remove(at);
         }
         for id in doubts {
-            match self.remembered_after(id) {
-                // It is remembered as down under a generation that it does not have: somebody made that one up. News of
-                // it may be lost, so the member is told in every roster until it has taken a later one.
-                Some(held) => self.accuse(held, 0),
-                None => _ = self.detector.announce(id, &mut self.wishes),
+            _ = self.detector.announce(id, &mut self.wishes);
+            // If it is remembered under a generation that it does not have, somebody made that one up. News of it may be
+            // lost, so the member is told with every roster until it has taken a later one.
+            if let Some(held) = self.remembered_after(id) {
+                self.accuse(held, 0);
             }
         }
         self.drain_foca();
