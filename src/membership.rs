@@ -267,10 +267,14 @@ impl Members {
 
     /// The members to look for after a restart, if they have changed and it is time to write them to the disk.
     pub(crate) fn memo(&mut self) -> Option<Vec<u8>> {
-        if !self.is_unwritten || self.now.mono < self.write_at {
+        if self.now.mono < self.write_at { None } else { self.unwritten_memo() }
+    }
+
+    /// The members to look for after a restart, if they have changed since they were last written to the disk.
+    pub(crate) fn unwritten_memo(&mut self) -> Option<Vec<u8>> {
+        if !std::mem::take(&mut self.is_unwritten) {
             return None;
         }
-        self.is_unwritten = false;
         self.write_at = self.now.mono + times(self.config.probe_interval, 20);
         let mut writer = Writer::plain();
         let present = self.others().filter(|member| member.state != MemberState::Left);

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "durable")]
+use super::MEMBERS_MEMO;
 use super::{BreakReason, Output, Replica, ReplicaEvent};
 use crate::id::{LinkId, RunId};
 #[cfg(feature = "node")]
@@ -68,6 +70,14 @@ impl Replica {
             self.links.values_mut().for_each(|link| link.push_messages([frame.clone()]));
         }
         self.drain_member_effects();
+    }
+
+    /// The node was closed: members that wait to be written to the disk go into its last transaction.
+    #[cfg(feature = "durable")]
+    pub(crate) fn note_last_members(&mut self) {
+        if let Some(memo) = self.members.as_mut().and_then(Members::unwritten_memo) {
+            self.set_memo(MEMBERS_MEMO, Some(&memo));
+        }
     }
 
     pub(super) fn on_link_member(&mut self, id: LinkId, who: &Member, packet_bytes_max: usize) {

@@ -141,6 +141,9 @@ impl Follower<'_> {
             // Checked before the transaction, so that the last one contains everything written before the node was
             // closed.
             let is_closed = self.shared.is_closed();
+            if is_closed && let Some(mut core) = self.shared.lock_closed() {
+                core.replica.note_last_members();
+            }
             if let Err(failure) = self.transaction()
                 && !self.retry_disk(failure)
             {
