@@ -165,8 +165,8 @@ pub(crate) struct Members {
     seek_at: Duration,
     seeks: u32,
     remember_at: Duration,
-    /// When this run first looked for members to forget. Those that an earlier run knew count as gone since then.
-    first_forget_at: Option<Duration>,
+    /// Whether [`Members::begin`] was called.
+    has_begun: bool,
     /// Where members were that are forgotten because they were down for too long. A partition may last as long: then
     /// only these addresses lead to the other side.
     forgotten: VecDeque<Contact>,
@@ -216,7 +216,7 @@ impl Members {
             seek_at: Duration::ZERO,
             seeks: 0,
             remember_at: Duration::ZERO,
-            first_forget_at: None,
+            has_begun: false,
             forgotten: VecDeque::new(),
             twins: VecDeque::new(),
             is_unwritten: false,
@@ -300,10 +300,12 @@ impl Members {
         }
     }
 
-    /// The first moment that is known. Members that an earlier run knew are down since then, as far as this run can say,
-    /// and are remembered from then on.
+    /// Must be called before anything else that has a time; later calls do nothing. Members that an earlier run knew are
+    /// down since the first call, as far as this run can say.
     pub(crate) fn begin(&mut self, now: Time) {
-        self.known.values_mut().for_each(|known| known.enter(known.member.state, now));
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.known.values_mut().for_each(|known| known.enter(known.member.state, now));
+        }
     }
 
     // Links.

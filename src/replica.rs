@@ -316,12 +316,8 @@ impl Replica {
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
-        let before = std::mem::replace(&mut self.now, now);
-        if before == Time::default()
-            && let Some(members) = &mut self.members
-        {
-            members.begin(now);
-        }
+        self.now = now;
+        self.members.iter_mut().for_each(|members| members.begin(now));
         self.look_at_clock(now);
         match input {
             Input::LinkUp(id) => {

@@ -29,9 +29,9 @@ impl Members {
     /// Forgets the members that have been gone for too long, and those of `asked` that are gone.
     pub(crate) fn forget_due(&mut self, now: Time, asked: &BTreeSet<RunId>) {
         self.now = now;
-        let first = *self.first_forget_at.get_or_insert(now.mono);
+        self.begin(now);
         let is_due = |known: &&KnownMember| {
-            let is_over = known.entered_at.max(first) + self.config.forget_after <= now.mono;
+            let is_over = known.entered_at + self.config.forget_after <= now.mono;
             let is_asked = asked.contains(&known.member.run);
             let is_gone = known.may_be_forgotten() || (is_asked && self.controls.has(Control::ForgetsLiving));
             is_gone && (is_over || is_asked)
@@ -74,7 +74,8 @@ impl Members {
         self.make_room(id)
     }
 
-    /// A run that is forgotten for room alone may live. What is bound to its life waits for as long as any.
+    /// Forgets a member although it may live. So values that are bound to its life are hidden and not dropped, until it
+    /// has been away for [`Config::forget_after`](crate::Config::forget_after).
     fn make_room(&mut self, id: SwimId) -> bool {
         self.forget_member(id);
         self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Away));
