@@ -250,7 +250,8 @@ pub(crate) struct Elections {
 impl Elections {
     /// `memo` is what the disk kept. `has_disk` says whether there is a disk that keeps what was synced.
     pub(crate) fn new(
-        (name, run): (&str, RunId),
+        name: &str,
+        run: RunId,
         config: &Config,
         controls: Controls,
         has_disk: bool,
@@ -376,7 +377,7 @@ impl Elections {
                         self.effects.push_back(ElectionEffect::Send(from, answer, Delivery::AtOnce));
                     }
                 }
-                self.on_ballot_answer(now, from, answer.clone());
+                self.on_ballot_answer(now, from, &answer);
                 // Answers from runs that are not known as voters are ignored.
                 if let Some(at) = self.voters.iter().position(|voter| voter.run == Some(from)) {
                     self.answered(now, at, number, answer);

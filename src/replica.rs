@@ -204,9 +204,9 @@ impl Replica {
         }
         if let Some(own) = replica.own_member() {
             let memo = VoterMemo::read(replica.memo(VOTER_MEMO));
-            let own = (own.name.as_str(), own.run);
             let controls = replica.store.controls;
-            replica.election = Some(Elections::new(own, &replica.config, controls, has_disk, memo));
+            let election = Elections::new(&own.name, own.run, &replica.config, controls, has_disk, memo);
+            replica.election = Some(election);
             replica.read_voters();
         }
         replica

@@ -542,7 +542,7 @@ mod tests {
         let mut config = Config::lan();
         config.voters = ["a", "b", "c"].map(str::to_owned).to_vec();
         let mut election =
-            Elections::new(("n", RunId::new(9)), &config, Controls::default(), true, VoterMemo::default());
+            Elections::new("n", RunId::new(9), &config, Controls::default(), true, VoterMemo::default());
         election.seat_voters(|name| Living::One(RunId::new(u64::from(name.as_bytes()[0] - b'a') + 1)));
         election
     }

@@ -24,8 +24,8 @@
 //! # Why at most one node holds a lease
 //!
 //! Majorities of one list share a voter, and so do those of a list and of its successor, because the joint list needs a
-//! majority of both. That leaves a list and the one after the joint list, which need not share a voter. So the second
-//! step is only decided when a majority of the joint list has promised a ballot under it, and thereby adopted it, and
+//! majority of both. A list and the list two steps later, with the joint one between them, need not share a voter. So
+//! the second step is only decided when a majority of the joint list has promised a ballot under it, and thereby adopted it, and
 //! `lease_time_max` × 10/9 have passed since by the driver's clock. An adopter no longer answers under the earlier list.
 //! Every majority of the earlier list contains an adopter, so no promise of such a majority is younger than the
 //! adoption, and all of them are over when the second step is decided. A voter keeps its promises when its list
@@ -347,23 +347,21 @@ impl Elections {
     }
 
     /// The answer of a voter or of a wanted node about a ballot.
-    pub(super) fn on_ballot_answer(&mut self, now: Time, from: RunId, answer: VoterAnswer) {
+    pub(super) fn on_ballot_answer(&mut self, now: Time, from: RunId, answer: &VoterAnswer) {
         let at = self.voters.iter().position(|voter| voter.run == Some(from));
         let Some(change) = &mut self.change else { return };
         let Some(at) = at.or_else(|| change.peers.iter().position(|peer| peer.run == Some(from))) else {
             return;
         };
         let is_preparing = change.stage == ChangeStage::Preparing;
-        let (ballot, answer) = match answer {
-            VoterAnswer::Prepared { ballot, term_max, accepted } => {
+        let (ballot, answer) = match *answer {
+            VoterAnswer::Prepared { ballot, term_max, ref accepted } => {
                 if ballot == change.ballot {
                     change.peers[at].adopted = Some(term_max);
                 }
-                (ballot, Some(ChangeAnswer::Prepared(accepted)).filter(|_| is_preparing))
+                (ballot, is_preparing.then(|| ChangeAnswer::Prepared(accepted.clone())))
             }
-            VoterAnswer::Accepted { ballot } => {
-                (ballot, Some(ChangeAnswer::Accepted).filter(|_| !is_preparing))
-            }
+            VoterAnswer::Accepted { ballot } => (ballot, (!is_preparing).then_some(ChangeAnswer::Accepted)),
             VoterAnswer::NoDisk { ballot } => (ballot, Some(ChangeAnswer::NoDisk)),
             VoterAnswer::Differs(theirs) if theirs.voters_epoch == self.rules.voters_epoch => {
                 (change.ballot, Some(ChangeAnswer::Differs(theirs)))

@@ -6,7 +6,7 @@
 //! versions that the entry holds, the list with the greatest epoch counts.
 
 use super::Replica;
-use crate::election::{VoterList, read_names, write_names};
+use crate::election::{Elections, VoterList, read_names, write_names};
 use crate::error::SetVotersError;
 use crate::store::key;
 use crate::time::{Lifetime, Time};
@@ -49,12 +49,12 @@ impl Replica {
 
     /// Nobody waits for the outcome of [`Replica::set_voters`] any more. A change that is written in the store goes on.
     pub fn end_set_voters(&mut self) {
-        self.election.iter_mut().for_each(crate::election::Elections::end_set_voters);
+        self.election.iter_mut().for_each(Elections::end_set_voters);
     }
 
     /// The present list of voters, as far as this replica knows.
     pub fn voters(&self) -> Option<&VoterList> {
-        self.election.as_ref().map(crate::election::Elections::list)
+        self.election.as_ref().map(Elections::list)
     }
 
     /// The voters that the cluster is about to have, if they differ from the present ones.
