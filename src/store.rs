@@ -181,6 +181,11 @@ impl LocalStore {
             && (dot.has_expired(now.wall_ms()) || lifetime.run.is_some_and(|run| !self.bound.is_alive(run)))
     }
 
+    /// Whether readers see anything of what a key holds.
+    pub(crate) fn is_visible(&self, now: Time, dot_set: &DotSet) -> bool {
+        dot_set.winner(|dot| self.is_hidden(now, dot)).is_some()
+    }
+
     /// What a key holds, as its readers see it.
     pub(crate) fn entry(&self, now: Time, dot_set: &DotSet, number: u64) -> Option<Entry> {
         let revision = Revision { log: self.log.id, number };

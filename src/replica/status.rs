@@ -37,7 +37,7 @@ impl Replica {
     }
 
     fn name_of_run(&self, run: RunId) -> Option<String> {
-        self.members().find(|member| member.run == run).map(|member| member.name.clone())
+        self.members.as_ref()?.of_run(run).map(|member| member.name.clone())
     }
 
     /// The writes that arrived by tails since the last call, at most

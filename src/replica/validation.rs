@@ -136,7 +136,7 @@ impl Replica {
     /// Judges what has changed, and reports what is invalid.
     pub(super) fn follow_validation(&mut self) {
         for (key, stamp, reason) in self.validation.follow(&self.store).into_iter().take(INVALID_TOLD_MAX) {
-            let writer = self.member_of(stamp).map(|member| member.name.clone());
+            let writer = self.name_of_origin(stamp.origin);
             self.outputs.push_back(Output::Event(ReplicaEvent::Invalid { key, stamp, writer, reason }));
         }
     }

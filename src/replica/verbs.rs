@@ -184,7 +184,7 @@ impl Replica {
         let (mut events, is_done) = self.watches.next(id, &self.store, now);
         for event in &mut events {
             if let WatchEvent::Delete { stamp: Some(stamp), writer, .. } = event {
-                *writer = self.member_of(*stamp).map(|member| member.name.clone());
+                *writer = self.name_of_origin(stamp.origin);
             }
         }
         (events, is_done)
@@ -239,7 +239,7 @@ impl Replica {
     pub fn set_contains(&self, now: Time, set: &str, element: &str) -> bool {
         let stored = Self::element(set, element);
         let row = stored.as_ref().ok().and_then(|stored| self.store.dot_set(stored));
-        row.is_some_and(|(dot_set, revision)| self.entry_of(now, dot_set, revision).is_some())
+        row.is_some_and(|(dot_set, _)| self.store.is_visible(now, dot_set))
     }
 
     /// The elements of a set, in order.
@@ -252,7 +252,9 @@ impl Replica {
 
     /// The number of elements of a set. It walks over all of them.
     pub(crate) fn set_len(&self, now: Time, set: &str) -> usize {
-        self.set_iter(now, set).count()
+        let prefix = key::element_key(set, "");
+        let elements = self.store.with_prefix(&prefix);
+        elements.filter(|(dot_set, _)| self.store.is_visible(now, dot_set)).count()
     }
 
     /// Names of the sets or counters that hold something, in the order of their stored keys, from `from` on: at most
@@ -269,8 +271,8 @@ impl Replica {
             let mut rows = self.store.iter_from(&next).take_while(|(row, _)| row.key()[0] == space as u8);
             let Some((first, _)) = rows.next() else { return (names, None) };
             let name = key::collection_of(first.key()).to_owned();
-            let is_held = |(row, revision)| self.entry_of(now, row, revision).is_some();
-            if self.store.with_prefix(&key::collection_key(space, &name)).any(is_held) {
+            let prefix = key::collection_key(space, &name);
+            if self.store.with_prefix(&prefix).any(|(row, _)| self.store.is_visible(now, row)) {
                 names.push(name.clone());
             }
             drop(rows);
