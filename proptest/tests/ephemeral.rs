@@ -136,13 +136,19 @@ fn restarted_process_replaces_its_earlier_run() {
     sim.assert_converged();
 }
 
-#[test]
-fn values_of_a_crashed_process_go_when_it_is_forgotten() {
+/// A cluster in which `n3` has written a bound value, has crashed, and is held for gone.
+fn with_crashed_writer() -> Sim {
     let mut sim = cluster(1, None, 4);
     sim.node(3).put_with("a", "v", bound()).unwrap();
     sim.run_for(SECOND);
     sim.crash(3);
     sim.run_for(FOUND_IN);
+    sim
+}
+
+#[test]
+fn values_of_a_crashed_process_go_when_it_is_forgotten() {
+    let mut sim = with_crashed_writer();
     all_show(&sim, &[]);
     all_hold(&sim, 1);
     sim.run_for(FORGET_AFTER);
@@ -152,11 +158,7 @@ fn values_of_a_crashed_process_go_when_it_is_forgotten() {
 
 #[test]
 fn values_go_at_once_when_somebody_asks_to_forget() {
-    let mut sim = cluster(1, None, 4);
-    sim.node(3).put_with("a", "v", bound()).unwrap();
-    sim.run_for(SECOND);
-    sim.crash(3);
-    sim.run_for(FOUND_IN);
+    let mut sim = with_crashed_writer();
     sim.node(1).forget("n3").unwrap();
     sim.run_for(SECOND * 5);
     all_show(&sim, &[]);

@@ -7,7 +7,8 @@ use super::{Sim, SimFault, SimNode, World};
 use crate::election::{Attempts, Leader, LeaseState, VoterList};
 use crate::error::{ElectionError, SetVotersError};
 use crate::id::LeaseId;
-use crate::time::Stamp;
+use crate::replica::Replica;
+use crate::time::{Stamp, Time};
 
 /// The campaigns of all nodes, and the tokens that were granted so far.
 #[derive(Debug, Default)]
@@ -171,14 +172,11 @@ impl SimNode {
         &self,
         voters: impl IntoIterator<Item = T>,
     ) -> Result<(), SetVotersError> {
-        let voters: Vec<String> = voters.into_iter().map(Into::into).collect();
-        let mut world = self.world();
-        let (replica, now) = world.replica(self.i).ok_or(SetVotersError::Closed)?;
-        replica.end_set_voters();
-        replica.set_voters(now, &voters)?;
-        world.leaders.voters_set.remove(&self.i);
-        world.drain(self.i);
-        Ok(())
+        self.world().leaders.voters_set.remove(&self.i);
+        self.change_voters(voters, |replica, now, voters| {
+            replica.end_set_voters();
+            replica.set_voters(now, voters)
+        })
     }
 
     /// Puts another list of voters in force without asking the present ones, as `Node::force_voters` does.
@@ -189,16 +187,23 @@ impl SimNode {
         &self,
         voters: impl IntoIterator<Item = T>,
     ) -> Result<(), SetVotersError> {
+        self.change_voters(voters, Replica::force_voters)
+    }
+
+    fn change_voters<T: Into<String>>(
+        &self,
+        voters: impl IntoIterator<Item = T>,
+        change: impl FnOnce(&mut Replica, Time, &[String]) -> Result<(), SetVotersError>,
+    ) -> Result<(), SetVotersError> {
         let voters: Vec<String> = voters.into_iter().map(Into::into).collect();
         let mut world = self.world();
         let (replica, now) = world.replica(self.i).ok_or(SetVotersError::Closed)?;
-        replica.force_voters(now, &voters)?;
+        change(replica, now, &voters)?;
         world.drain(self.i);
         Ok(())
     }
 
-    /// What became of the last [`SimNode::set_voters`]. `None` as long as that is open, and if the node was restarted
-    /// since.
+    /// What became of the last [`SimNode::set_voters`]. `None` as long as that is open.
     pub fn voters_set(&self) -> Option<Result<(), SetVotersError>> {
         self.world().leaders.voters_set.get(&self.i).cloned()
     }
