@@ -207,7 +207,7 @@ pub enum SetVotersError {
     },
     /// A node of the new list, or too many of the old one, have no data directory.
     #[error(
-        "the node {} has no data directory; voters that are changed while the cluster runs need one; the list of voters was not changed",
+        "the node {} has no data directory, which a voter needs for a change at run time; the list of voters was not changed",
         Escaped(name)
     )]
     NoDisk {

@@ -46,8 +46,8 @@ impl Replica {
             || self.links.values().any(|link| link.receives(since))
     }
 
-    /// Whether a mismatch is suppressed, because one of both sides is in flux, and has not been for longer than
-    /// [`SUPPRESSED_INTERVALS_MAX`] sync intervals.
+    /// Whether a mismatch is suppressed: this side or the peer is in flux, for at most [`SUPPRESSED_INTERVALS_MAX`] sync
+    /// intervals.
     fn is_mismatch_suppressed(&mut self, id: LinkId, theirs: Check) -> bool {
         let in_flux = theirs.in_flux || self.in_flux_towards(id);
         let Some(link) = self.links.get_mut(id).filter(|_| in_flux) else { return false };

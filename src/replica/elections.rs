@@ -93,7 +93,7 @@ impl Replica {
         living.chain(self.own_member()).max_by_key(|member| fingerprint(salt, member.name.as_bytes()))
     }
 
-    /// How many voters have reported to whom they granted an observed lease, and how many are needed.
+    /// How many voters have reported on an observed lease, and how many reports are needed.
     #[cfg(feature = "node")]
     pub(crate) fn heard_of_leader(&self, name: &str) -> (usize, usize) {
         self.election.as_ref().map_or((0, 0), |election| election.answered_count(name))

@@ -170,7 +170,7 @@ impl Replica {
         }
     }
 
-    /// Whether whatever this replica writes now goes at once to everybody whom it is to be sent to.
+    /// Whether a write of this replica goes at once to all members to which it has to send its writes.
     fn is_linked(&self) -> bool {
         let Some(members) = &self.members else { return true };
         let mut fed = self.links.values().filter(|link| link.route.feeds);
