@@ -170,7 +170,7 @@ impl Members {
                 return;
             }
             for (after, timer) in timers {
-                let at = self.now.mono + self.stretched(&timer, after);
+                let at = self.now.mono + self.timer_time(&timer, after);
                 self.plan(at, timer, self.now.mono);
             }
             notes.iter().for_each(|note| self.handle_notification(note));

@@ -9,7 +9,6 @@ use rand_core::Rng;
 
 use super::foca_codec::{self, SwimId, SwimPacket};
 use super::{Contact, DETECTOR_BYTES_MAX, DOWN_TIME, KnownMember, MemberEffect, MemberState, Members, times};
-use crate::config::Config;
 use crate::controls::Control;
 use crate::time::Time;
 
@@ -27,11 +26,13 @@ impl Members {
         self.config.suspicion_time + self.config.suspicion_time * 3 * steps / 20
     }
 
-    pub(super) fn stretched(&self, timer: &Timer<SwimId>, after: Duration) -> Duration {
+    /// How long a timer of the detector runs. The detector's own times cannot all be changed while it runs, so those that
+    /// are configured are taken from here.
+    pub(super) fn timer_time(&self, timer: &Timer<SwimId>, after: Duration) -> Duration {
         match timer {
-            Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. } => {
-                times(after, 1 + self.local_health)
-            }
+            Timer::ProbeRandomMember(_) => times(self.config.probe_interval, 1 + self.local_health),
+            Timer::SendIndirectProbe { .. } => times(self.config.probe_timeout, 1 + self.local_health),
+            Timer::PeriodicGossip(_) => self.config.probe_interval * 2 / 5,
             // With one other member nobody can tell whose fault it is, so the time is not stretched.
             Timer::ChangeSuspectToDown { .. } => {
                 let doubt = self.local_health.min(self.living().saturating_sub(2) as u32);
@@ -53,7 +54,7 @@ impl Members {
         }
         self.buckets = None;
         let living = self.living();
-        _ = self.detector.set_config(settings(&self.config, living));
+        _ = self.detector.set_config(settings(living));
     }
 
     pub(crate) fn deadline(&self) -> Duration {
@@ -79,7 +80,7 @@ impl Members {
             let (timer, since) = first.remove();
             if matches!(timer, Timer::ChangeSuspectToDown { .. }) {
                 // A node that was degraded since the timer was set waits longer before it calls others down.
-                let at = since + self.stretched(&timer, Duration::ZERO);
+                let at = since + self.timer_time(&timer, Duration::ZERO);
                 if at > now.mono {
                     self.plan(at, timer, since);
                     continue;
@@ -231,16 +232,17 @@ impl KnownMember {
     }
 }
 
-/// The failure detector's settings for a cluster with this many living members.
-pub(super) fn settings(config: &Config, living: usize) -> foca::Config {
+/// The failure detector's settings for a cluster with this many living members. Its times are those of
+/// [`Members::timer_time`]; what stands here only has to be valid.
+pub(super) fn settings(living: usize) -> foca::Config {
     let three = NonZeroUsize::new(3).expect("three is not zero");
     let sendings = 4 + living.max(1).ilog2() as u8;
     foca::Config {
-        probe_period: config.probe_interval,
-        probe_rtt: config.probe_timeout,
+        probe_period: Duration::from_secs(2),
+        probe_rtt: Duration::from_secs(1),
         num_indirect_probes: three,
         max_transmissions: NonZeroU8::new(sendings).expect("at least four"),
-        suspect_to_down_after: config.suspicion_time,
+        suspect_to_down_after: Duration::from_secs(1),
         remove_down_after: Some(DOWN_TIME),
         max_packet_size: NonZeroUsize::new(DETECTOR_BYTES_MAX).expect("it is not zero"),
         notify_down_members: true,
@@ -248,9 +250,6 @@ pub(super) fn settings(config: &Config, living: usize) -> foca::Config {
         periodic_announce: None,
         periodic_announce_to_down_members: None,
         // Gossip is sent only while there is news.
-        periodic_gossip: Some(PeriodicParams {
-            frequency: config.probe_interval * 2 / 5,
-            num_members: three,
-        }),
+        periodic_gossip: Some(PeriodicParams { frequency: Duration::from_secs(1), num_members: three }),
     }
 }
