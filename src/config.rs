@@ -1,10 +1,14 @@
 //! The limits and intervals of a node: [`Config`], its presets, and one check of all ranges.
 
 mod serial;
+mod shared;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use shared::ClusterSettings;
+pub(crate) use shared::LeaseTimes;
 
 use crate::form;
 use crate::text::Span;
@@ -15,8 +19,15 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// The largest value that any node accepts from a peer, and the ceiling of [`Config::value_bytes_max`].
 pub const VALUE_BYTES_CEILING: usize = 16 << 20;
 
+/// The least [`Config::lease_time_max`].
+pub(crate) const LEASE_TIME_MIN: Duration = Duration::from_millis(100);
+
 /// The ceiling of [`Config::lease_time_max`].
 pub const LEASE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The least and the greatest [`Config::clock_skew_max`].
+pub(crate) const CLOCK_SKEW_MIN: Duration = Duration::from_millis(1);
+pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(3_600);
 
 /// The most names in the list of voters.
 pub const VOTERS_MAX: usize = 31;
@@ -111,13 +122,15 @@ pub struct Config {
     /// confirmed by peers since the start. Without peers a node waits one minute after its start, or one day if it
     /// knows that there are others. If a clock is wrong by less than these limits, or most nodes are wrong in the same
     /// way, a value may be dropped before its expiry, which deletes it everywhere.
+    ///
+    /// It must be the same on all nodes, see [`ClusterSettings`](crate::settings::ClusterSettings).
     pub clock_skew_max: Duration,
     /// How many removals the change log keeps for followers that resume. Older ones are forgotten, and a follower whose
     /// cursor is before them repairs (a peer) or starts over with the current values (a watch). 0 to 16,777,216.
     pub removals_max: usize,
     /// Up to this many members, each node sends its writes to all others. Above, writes take two hops: to the members
     /// of the writer's group, and to one delegate in every other group, which forwards them there. It must be the same
-    /// on all nodes; where it differs, writes arrive twice or late. 0 to 512.
+    /// on all nodes, see [`ClusterSettings`](crate::settings::ClusterSettings). 0 to 512.
     pub mesh_members_max: usize,
     /// A repair session breaks its link if none of its bytes moved for this long in either direction, and nothing else
     /// moved on the link either. A session that moves is never broken, however slow the link is, down to 64 bytes a
@@ -166,9 +179,8 @@ pub struct Config {
     /// 100 ms to [`lease_time_max`](Self::lease_time_max).
     pub lease_time: Duration,
     /// The longest lease that a voter grants. After every start a voter grants nothing for (`lease_time_max` +
-    /// [`clock_skew_max`](Self::clock_skew_max)) × 10/9, until everything that it promised before is over. This and
-    /// `clock_skew_max` must be the same on all nodes that take part in elections; a node where one of them differs
-    /// takes no part in the elections of the others. To lower it, stop all nodes first. 100 ms to 10 s.
+    /// [`clock_skew_max`](Self::clock_skew_max)) × 10/9, until everything that it promised before is over. It must
+    /// be the same on all nodes, see [`ClusterSettings`](crate::settings::ClusterSettings). 100 ms to 10 s.
     pub lease_time_max: Duration,
     pub(crate) vector: VectorSettings,
 }
@@ -258,7 +270,7 @@ impl Config {
         let times = [
             ("durability", durability, Duration::from_millis(1), hour, "1 ms to 1 h"),
             ("sync_interval", self.sync_interval, Duration::from_millis(10), hour, "10 ms to 1 h"),
-            ("clock_skew_max", self.clock_skew_max, Duration::from_millis(1), hour, "1 ms to 1 h"),
+            ("clock_skew_max", self.clock_skew_max, CLOCK_SKEW_MIN, CLOCK_SKEW_MAX, "1 ms to 1 h"),
             ("sync_timeout", self.sync_timeout, Duration::from_millis(100), hour, "100 ms to 1 h"),
             ("scrub_interval", self.scrub_interval, second, hour * 24 * 30, "1 s to 30 days"),
             ("probe_interval", self.probe_interval, second / 50, second * 600, "20 ms to 10 minutes"),
@@ -272,8 +284,8 @@ impl Config {
             ("forget_after", self.forget_after, second, hour * 24 * 365, "1 s to 365 days"),
             ("alone_after", self.alone_after, second, hour * 24 * 365, "1 s to 365 days"),
             ("suspicion_time", self.suspicion_time, second / 20, hour, "50 ms to 1 h"),
-            ("lease_time_max", self.lease_time_max, second / 10, LEASE_TIME_MAX, "100 ms to 10 s"),
-            ("lease_time", self.lease_time, second / 10, self.lease_time_max, "100 ms to lease_time_max"),
+            ("lease_time_max", self.lease_time_max, LEASE_TIME_MIN, LEASE_TIME_MAX, "100 ms to 10 s"),
+            ("lease_time", self.lease_time, LEASE_TIME_MIN, self.lease_time_max, "100 ms to lease_time_max"),
         ];
         for (field, value, least, most, range) in times {
             if !(least..=most).contains(&value) {

@@ -79,6 +79,8 @@ pub enum Control {
     TermReused,
     /// Breaks the quarantine: it follows the present `lease_time_max`, whatever an earlier run of the voter promised.
     LeaseMaxForgotten,
+    /// Breaks the quarantine: rules that a voter adopts after its start do not prolong it.
+    QuarantineKept,
     /// Breaks the equality of voter rules: nodes do not compare their lists of voters.
     VotersDiffer,
     /// Breaks the change of voters: a list follows another one without a joint list between them.
@@ -135,7 +137,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 59] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -190,6 +192,7 @@ impl Control {
         Self::NoLocalHealth,
         Self::AnnouncedOnce,
         Self::LeaseMaxForgotten,
+        Self::QuarantineKept,
         Self::OldPartAssumed,
         Self::BucketsAssumed,
         Self::AloneUnready,

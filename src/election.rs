@@ -15,7 +15,8 @@
 //!    Every request carries a hash of these. A voter with other rules refuses the request, and both sides report the
 //!    difference. A candidate requests no grants while it knows that a voter of its own list has other rules. This
 //!    finds the mistake wherever lists overlap and nodes are connected; it does not make the mistake safe in a
-//!    partition. [`change`] says how the list is changed while leases are held, and what that assumes.
+//!    partition. [`change`] says how the list and the two times are changed while leases are held, and what that
+//!    assumes.
 //! 4. *Wall clocks, only for voters without a disk.* Wall clocks of voters are wrong by at most half of
 //!    `clock_skew_max`.
 //!
@@ -55,7 +56,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{ClusterSettings, Config, LeaseTimes};
 use crate::controls::{Control, Controls};
 use crate::error::{ElectionError, SetVotersError};
 use crate::form;
@@ -66,6 +67,7 @@ use crate::wire::{Reader, WireError};
 
 mod candidate;
 mod change;
+mod driver;
 mod messages;
 #[cfg(feature = "__controls")]
 pub(crate) mod model;
@@ -78,7 +80,8 @@ mod voter_list;
 
 pub use candidate::Attempts;
 use candidate::Candidacy;
-use change::{Asked, Change};
+use change::Asked;
+use driver::Change;
 pub(crate) use messages::ElectionMessage;
 use messages::{Call, Request, VoterAnswer};
 use observer::LeaderView;
@@ -88,7 +91,7 @@ pub(crate) use rules::{Promised, VoterMemo};
 use voter::Voter;
 pub use voter_list::VoterList;
 use voter_list::{Ballots, VoterSets};
-pub(crate) use voter_list::{read_names, write_names};
+pub(crate) use voter_list::{Electorate, read_names, write_names};
 
 /// The longest name of an election or a lock, in bytes.
 pub const ELECTION_NAME_BYTES_MAX: usize = 256;
@@ -198,14 +201,22 @@ pub(crate) enum ElectionEffect {
     Leader(String, Option<Leader>),
     /// This run has other voter rules.
     Differs(RunId, VoterRules),
-    /// Write into the store that the cluster is to have these voters.
-    Want(Vec<String>),
+    /// Write into the store that the cluster is to have these voters and times.
+    Want(Electorate),
     /// Write into the store that this list is decided, unless a later one is there.
     Decided(VoterList),
     /// Another list of voters is in force.
     Voters(VoterList),
-    /// The outcome of a change that was asked for.
+    /// The outcome of a change of the voters or their times that was asked for.
     VotersSet(Result<(), SetVotersError>),
+}
+
+/// A request that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    at: Duration,
+    /// How long it asked the voter to promise the lease.
+    lease: Duration,
 }
 
 /// All elections of one node: its voter if it has one, its candidacies, and the leases that it observes.
@@ -218,6 +229,11 @@ pub(crate) struct Elections {
     quorum: VoterSets,
     rules: VoterRules,
     rules_hash: u64,
+    /// The times of [`Config`], which count until they are changed.
+    configured: LeaseTimes,
+    /// [`Config::lease_time`].
+    lease_configured: Duration,
+    /// The lease time that is asked for: `lease_configured`, but at most what voters grant.
     lease: Duration,
     controls: Controls,
     random: ChaCha8Rng,
@@ -226,6 +242,8 @@ pub(crate) struct Elections {
     ballots: Ballots,
     /// The voters that the store says the cluster is to have.
     wanted: Option<Vec<String>>,
+    /// The times that the store says the voters are to share.
+    wanted_times: Option<LeaseTimes>,
     asked: Option<Asked>,
     change: Option<Change>,
     /// The voters of the list, sorted by name: their *seats*.
@@ -239,8 +257,8 @@ pub(crate) struct Elections {
     releases: BTreeMap<(usize, String), (Stamp, Duration)>,
     repeat_at: Duration,
     needs_repeat: bool,
-    /// When requests were sent, by request id.
-    request_times: BTreeMap<u64, Duration>,
+    /// When requests were sent and for which lease time, by request id.
+    request_times: BTreeMap<u64, Sent>,
     last_term: u64,
     reported: BTreeSet<RunId>,
     deadline: Duration,
@@ -260,10 +278,11 @@ impl Elections {
         // Independent of all other randomness of this replica, and as random as its run.
         let mut random = ChaCha8Rng::seed_from_u64(fingerprint(run.number(), b"election"));
         let list = memo.list.unwrap_or_else(|| VoterList::configured(config.voters.clone()));
-        let rules = VoterRules::new(config, &list);
+        let configured = ClusterSettings::of(config).lease_times();
+        let rules = VoterRules::new(configured, &list);
         let hash = if controls.has(Control::VotersDiffer) { 0 } else { rules.rules_hash() };
         let mut voter = Voter::new(config, controls, memo.promised, random.next_u64());
-        voter.adopt(rules, list.term_floor);
+        voter.adopt(rules, list.lease_bounds(configured).1, list.term_floor);
         Self {
             own: run,
             name: name.to_owned(),
@@ -271,12 +290,15 @@ impl Elections {
             quorum: VoterSets::new(&list),
             rules,
             rules_hash: hash,
-            lease: config.lease_time,
+            configured,
+            lease_configured: config.lease_time,
+            lease: config.lease_time.min(rules.lease_time_max),
             controls,
             random,
             voter,
             ballots: memo.ballots,
             wanted: None,
+            wanted_times: None,
             asked: None,
             change: None,
             voters: list.names().into_iter().map(PeerVoter::new).collect(),
@@ -298,7 +320,7 @@ impl Elections {
 
     /// What the disk has to have before promises are sent.
     pub(crate) fn memo(&self) -> Vec<u8> {
-        let promised = Promised { term: self.voter.granted_term_max(), lease: self.rules.lease_time_max };
+        let promised = Promised { term: self.voter.granted_term_max(), lease: self.promised_max() };
         let list = (self.list.epoch > 0).then(|| self.list.clone());
         VoterMemo { promised, list, ballots: self.ballots.clone() }.write()
     }
@@ -308,9 +330,16 @@ impl Elections {
         !self.voters.is_empty()
     }
 
-    /// The longest lease that this node grants.
-    fn lease_max(&self) -> Duration {
-        self.rules.lease_time_max
+    /// Asks for other lease times from now on. Those that voters share change by [`Elections::set_times`].
+    pub(crate) fn reconfigure(&mut self, config: &Config) {
+        self.lease_configured = config.lease_time;
+        self.lease = self.lease_configured.min(self.rules.lease_time_max);
+        self.voter.handover = config.lease_time / HANDOVER_SHARE;
+    }
+
+    /// The longest lease that may have been promised under the present list or the one before.
+    fn promised_max(&self) -> Duration {
+        self.list.lease_bounds(self.configured).1
     }
 
     /// The disk has failed: this node's voter promises nothing new.
@@ -331,8 +360,8 @@ impl Elections {
 
     /// The part of a promised lease time on which this node relies. A voter's clock may run 5 % too fast, and this
     /// node's own 5 % too slow.
-    fn counted_time(&self) -> Duration {
-        if self.controls.has(Control::NoDriftMargin) { self.lease } else { self.lease * 9 / 10 }
+    fn counted_time(&self, lease: Duration) -> Duration {
+        if self.controls.has(Control::NoDriftMargin) { lease } else { lease * 9 / 10 }
     }
 
     fn jitter(&mut self, most: Duration) -> Duration {
@@ -354,7 +383,7 @@ impl Elections {
             // This node was not told of any voters.
             ElectionMessage::Request(_) if !self.has_voters() => {}
             ElectionMessage::Request(call)
-                if call.hash != self.rules_hash || call.lease > self.lease_max() =>
+                if call.hash != self.rules_hash || call.lease > self.rules.lease_time_max =>
             {
                 let answer = ElectionMessage::Answer(Some(call.request_id), VoterAnswer::Differs(self.rules));
                 self.effects.push_back(ElectionEffect::Send(from, answer, Delivery::AtOnce));
@@ -412,7 +441,6 @@ impl Elections {
             }
             VoterAnswer::Renewed { session, goes_on } => {
                 let sent = number.and_then(|number| Some((number, *self.request_times.get(&number)?)));
-                let counted = self.counted_time();
                 let voter = &mut self.voters[at];
                 if Some(session) != voter.session {
                     return;
@@ -422,8 +450,9 @@ impl Elections {
                     // The session is gone: its grants have to be requested again.
                     (voter.session, voter.counted_until) = (None, Duration::ZERO);
                     self.deadline = Duration::ZERO;
-                } else if let Some((number, asked)) = sent {
-                    voter.confirm(number, asked, counted, self.lease);
+                } else if let Some((number, Sent { at: asked, lease })) = sent {
+                    let counted = self.counted_time(lease);
+                    self.voters[at].confirm(number, asked, counted, lease);
                 }
             }
             VoterAnswer::Released { name, term } => {
@@ -456,17 +485,17 @@ impl Elections {
     /// The request id of what is sent now. All requests of one instant share an id.
     fn next_request_id(&mut self, now: Duration) -> u64 {
         match self.request_times.last_key_value() {
-            Some((number, asked)) if *asked == now => *number,
+            Some((number, sent)) if sent.at == now && sent.lease == self.lease => *number,
             last => {
                 let number = last.map_or(0, |(number, _)| *number) + 1;
                 while self
                     .request_times
                     .first_key_value()
-                    .is_some_and(|(_, asked)| *asked + self.rules.lease_time_max < now)
+                    .is_some_and(|(_, sent)| sent.at + self.rules.lease_time_max < now)
                 {
                     self.request_times.pop_first();
                 }
-                self.request_times.insert(number, now);
+                self.request_times.insert(number, Sent { at: now, lease: self.lease });
                 number
             }
         }
@@ -537,7 +566,7 @@ impl Elections {
     /// Repeats the releases that are not confirmed, until they are confirmed or the voter has forgotten the grant by
     /// itself.
     fn repeat_releases(&mut self, now: Duration) {
-        let lease_max = self.lease_max();
+        let lease_max = self.rules.lease_time_max;
         let lives = |voter: &PeerVoter| voter.session.is_some() && voter.counted_until + lease_max > now;
         let voters = &self.voters;
         self.releases.retain(|(at, _), (_, until)| *until > now || lives(&voters[*at]));

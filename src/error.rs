@@ -6,6 +6,7 @@
 mod live;
 #[cfg(feature = "node")]
 mod node;
+mod settings;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 pub use live::{Author, LiveError, LiveSource, Rejected};
 #[cfg(feature = "node")]
 pub use node::{SecurityError, SeedError, SnapshotError, StartError, WaitError};
+
+pub use settings::{ReconfigureError, SetSettingsError, SettingsDiffer};
 
 use crate::config::{BATCH_WRITES_MAX, ConfigError, ELECTIONS_MAX};
 use crate::text::{Escaped, Span};

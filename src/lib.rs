@@ -187,6 +187,7 @@ mod membership;
 mod node;
 mod replica;
 mod replication;
+mod settings_record;
 pub mod sim;
 mod store;
 mod text;
@@ -226,6 +227,13 @@ pub mod members {
 pub mod voters {
     pub use crate::election::VoterList;
     pub use crate::error::SetVotersError;
+}
+
+/// The settings that all nodes of a cluster share, and why settings were not changed.
+pub mod settings {
+    pub use crate::config::ClusterSettings;
+    pub use crate::error::{ReconfigureError, SetSettingsError, SettingsDiffer};
+    pub use crate::settings_record::SettingsRecord;
 }
 
 /// What belongs to the events of a node ([`NodeEvent`]).

@@ -196,7 +196,7 @@ impl Members {
         let mut seed = || ChaCha8Rng::seed_from_u64(random.next_u64());
         let id = SwimId { run: own.run, generation: 0 };
         Self {
-            detector: foca::Foca::new(id, settings(config, 1), seed(), SwimCodec),
+            detector: foca::Foca::new(id, settings(1), seed(), SwimCodec),
             random: seed(),
             own: Member { meta_version: 1, ..own },
             config: config.clone(),
@@ -225,6 +225,12 @@ impl Members {
             effects: VecDeque::new(),
             now: Time::default(),
         }
+    }
+
+    /// Works with another configuration from now on. Timers that run keep their times.
+    pub(crate) fn reconfigure(&mut self, config: &Config) {
+        self.config = config.clone();
+        self.resize();
     }
 
     pub(crate) fn own(&self) -> &Member {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::config::Config;
+use crate::config::{ClusterSettings, Config};
 use crate::controls::Control;
 use crate::election::{Elections, VoterMemo};
 use crate::id::{LinkId, LogId, RunId};
@@ -77,6 +77,7 @@ mod receipts;
 mod repair;
 pub(crate) mod saved;
 mod schedule;
+mod settings;
 mod status;
 mod timers;
 mod validation;
@@ -111,7 +112,12 @@ pub use verbs::PutOptions;
 #[derive(Debug)]
 pub struct Replica {
     pub(crate) store: LocalStore,
+    /// What is in force: as configured, but with the cluster's shared settings.
     config: Config,
+    /// The shared settings as they were configured.
+    configured: ClusterSettings,
+    /// The shared settings that a call on this node waits for.
+    settings_asked: Option<ClusterSettings>,
     random: ChaCha8Rng,
     links: Links,
     outputs: VecDeque<Output>,
@@ -193,6 +199,8 @@ impl Replica {
             is_full: false,
             is_filling: false,
             validation: Validation::new(validators),
+            configured: ClusterSettings::of(&config),
+            settings_asked: None,
             config,
         };
         if let Some(saved) = saved {
@@ -207,8 +215,9 @@ impl Replica {
             let controls = replica.store.controls;
             let election = Elections::new(&own.name, own.run, &replica.config, controls, has_disk, memo);
             replica.election = Some(election);
-            replica.read_voters();
         }
+        replica.read_settings();
+        replica.read_voters();
         replica
     }
 
@@ -375,6 +384,7 @@ impl Replica {
         }
         self.drain_election_effects();
         if std::mem::take(&mut self.store.has_reserved_news) {
+            self.read_settings();
             self.read_voters();
             self.drain_election_effects();
         }

@@ -47,6 +47,7 @@ mod members;
 mod network;
 mod node;
 mod oracle;
+mod settings;
 mod tasks;
 mod timers;
 mod watch;

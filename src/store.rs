@@ -153,6 +153,14 @@ impl LocalStore {
         }
     }
 
+    /// Works with other limits from now on.
+    pub(crate) fn reconfigure(&mut self, config: &Config) {
+        self.value_bytes_max = config.value_bytes_max;
+        self.store_bytes_max = config.store_bytes_max as u64;
+        self.removals_max = config.removals_max;
+        self.skew_max = config.clock_skew_max;
+    }
+
     // Reading.
 
     pub(crate) fn len(&self) -> usize {

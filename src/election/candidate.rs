@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::messages::{GrantKind, Request, Standing, VoterStatement};
 use super::voter_list::VoterSets;
 use super::{
-    ASK_TIME_MIN, ElectionEffect, Elections, LeaseEnd, LeaseState, PeerVoter, TERM_AHEAD_MAX,
+    ASK_TIME_MIN, ElectionEffect, Elections, LeaseEnd, LeaseState, PeerVoter, Sent, TERM_AHEAD_MAX,
     check_election_name, check_leader_value,
 };
 use crate::config::ELECTIONS_MAX;
@@ -219,8 +219,9 @@ impl Elections {
             return Err(ElectionError::Lost);
         };
         // A request id of its own, above the ids of all grant requests before it.
+        let sent = Sent { at: now.mono, lease: self.lease };
         self.request_times
-            .insert(self.request_times.last_key_value().map_or(0, |(number, _)| *number) + 1, now.mono);
+            .insert(self.request_times.last_key_value().map_or(0, |(number, _)| *number) + 1, sent);
         let number = self.next_request_id(now.mono);
         let candidacy = self.candidacies.get_mut(&name).expect("it is held");
         candidacy.proclaimed = number;
@@ -389,8 +390,8 @@ impl Elections {
         term: Stamp,
         session: u64,
     ) {
-        let Some(asked) = self.request_times.get(&number).copied() else { return };
-        let (counted, lease) = (self.counted_time(), self.lease);
+        let Some(Sent { at: asked, lease }) = self.request_times.get(&number).copied() else { return };
+        let counted = self.counted_time(lease);
         let candidacy = self.candidacies.get_mut(name);
         let wanted = candidacy.filter(|candidacy| match candidacy.stage {
             Stage::Requesting(wanted, ..) | Stage::Held(wanted) => wanted == term,

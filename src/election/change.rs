@@ -1,4 +1,4 @@
-//! Changing the list of voters while leases are held.
+//! Changing the list of voters, and the times that they share, while leases are held.
 //!
 //! # What is promised
 //!
@@ -18,7 +18,11 @@
 //! wait for the voter's disk. The decided list is written into the store, from where all nodes adopt it. Every request
 //! carries the hash of the sender's list, and a voter answers only requests under the list that it has adopted.
 //!
-//! The list that was asked for is an entry of the store, too. Any voter drives the change to it, so it goes on when
+//! The times belong to the list: a change of the times alone is one whose next voters are the present ones. Under the
+//! joint list no lease is longer than either of the two greatest lease times, and a quarantine is as long as the longer
+//! one needs. So under each list the quarantine covers what was promised under it and under the one before.
+//!
+//! The list that was asked for is an entry of the store, too, and so are the times. Any voter drives the change to it, so it goes on when
 //! whoever asked has crashed. Several drivers only delay each other.
 //!
 //! # Why at most one node holds a lease
@@ -39,27 +43,23 @@
 
 use std::time::Duration;
 
+use super::driver::{Change, ChangeAnswer, ChangePeer, ChangeStage};
 use super::messages::{Call, Request, VoterAnswer};
-use super::voter_list::{Ballots, Step, VoterList, VoterSets};
+use super::voter_list::{Ballots, Electorate, VoterList, VoterSets};
 use super::{
     ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, TERM_AHEAD_MAX,
     VOTERS_BYTES_MAX, VoterRules,
 };
-use crate::config::{ConfigError, VOTERS_MAX};
+use crate::config::{ConfigError, LeaseTimes, VOTERS_MAX};
 use crate::controls::Control;
 use crate::error::SetVotersError;
 use crate::id::RunId;
 use crate::time::{HybridClock, Stamp, Time};
 
-/// How long the second step of a change waits for leases under the earlier list.
-fn joint_time(rules: VoterRules) -> Duration {
-    rules.lease_time_max * 10 / 9
-}
-
 /// What a call on this node asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    voters: Vec<String>,
+    target: Electorate,
     stage: AskedStage,
 }
 
@@ -69,93 +69,6 @@ enum AskedStage {
     Preparing { until: Duration },
     /// The store names the list as the wanted one.
     Wanted,
-}
-
-/// This node drives the next step of a change.
-#[derive(Debug)]
-pub(super) struct Change {
-    /// The voters that the cluster is to have.
-    wanted: Vec<String>,
-    ballot: Stamp,
-    stage: ChangeStage,
-    /// The voters, in the order of the seats; and behind them the wanted nodes that are no voters yet.
-    peers: Vec<ChangePeer>,
-    /// When a majority of the present list had adopted it.
-    adopted_at: Option<Duration>,
-    act_at: Duration,
-    tries: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum ChangeStage {
-    /// Another driver may be at it; a ballot begins at `act_at`.
-    Waiting,
-    Preparing,
-    Accepting(Step),
-}
-
-#[derive(Debug)]
-struct ChangePeer {
-    name: String,
-    /// The run that lives under the name.
-    run: Option<RunId>,
-    answer: Option<ChangeAnswer>,
-    /// The greatest term that it had granted when it had adopted the present list.
-    adopted: Option<u64>,
-}
-
-/// The last answer under the present ballot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum ChangeAnswer {
-    Prepared(Option<(Stamp, Step)>),
-    Accepted,
-    NoDisk,
-    Differs(VoterRules),
-}
-
-impl Change {
-    fn new(list: &VoterList, wanted: Vec<String>, act_at: Duration) -> Self {
-        let mut names = list.names();
-        names.extend(wanted.iter().filter(|name| !list.has(name)).cloned());
-        let peer = |name| ChangePeer { name, run: None, answer: None, adopted: None };
-        let (stage, peers) = (ChangeStage::Waiting, names.into_iter().map(peer).collect());
-        Self { wanted, ballot: Stamp::default(), stage, peers, adopted_at: None, act_at, tries: 0 }
-    }
-
-    fn is_prepared(&self, at: usize) -> bool {
-        matches!(self.peers[at].answer, Some(ChangeAnswer::Prepared(_)))
-    }
-
-    fn is_accepted(&self, at: usize) -> bool {
-        self.peers[at].answer == Some(ChangeAnswer::Accepted)
-    }
-
-    /// The next step as this driver would have it.
-    fn own_step(&self, list: &VoterList) -> Step {
-        match &list.next {
-            None => Step { voters: self.wanted.clone(), term_floor: 0 },
-            Some(next) => {
-                let terms = self.peers.iter().filter_map(|peer| peer.adopted);
-                Step { voters: next.clone(), term_floor: terms.max().unwrap_or_default() }
-            }
-        }
-    }
-
-    /// The step to accept: that of the greatest ballot that somebody had accepted, or else this driver's own.
-    fn step(&self, list: &VoterList) -> Step {
-        let accepted = |peer: &ChangePeer| match &peer.answer {
-            Some(ChangeAnswer::Prepared(accepted)) => accepted.clone(),
-            _ => None,
-        };
-        let latest = self.peers.iter().filter_map(accepted).max_by_key(|(ballot, _)| *ballot);
-        latest.map_or_else(|| self.own_step(list), |(_, step)| step)
-    }
-
-    fn begin(&mut self, stage: ChangeStage) {
-        self.stage = stage;
-        self.tries = 0;
-        self.peers.iter_mut().for_each(|peer| peer.answer = None);
-    }
 }
 
 /// Checks the names of voters and sorts them.
@@ -185,6 +98,17 @@ impl Elections {
     /// Begins to change the list of voters. The outcome comes as [`ElectionEffect::VotersSet`].
     pub(crate) fn set_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
         let voters = checked(voters)?;
+        let times = self.target().times;
+        self.ask(now, Electorate { voters, times })
+    }
+
+    /// Begins to change the times that the voters share. The outcome comes as [`ElectionEffect::VotersSet`].
+    pub(crate) fn set_times(&mut self, now: Time, times: LeaseTimes) -> Result<(), SetVotersError> {
+        let voters = self.target().voters;
+        self.ask(now, Electorate { voters, times: Some(times) })
+    }
+
+    fn ask(&mut self, now: Time, target: Electorate) -> Result<(), SetVotersError> {
         if self.list.voters.is_empty() {
             return Err(SetVotersError::NoVoters);
         }
@@ -192,7 +116,7 @@ impl Elections {
             return Err(SetVotersError::Busy);
         }
         let until = now.mono + self.lease * 5 / 4;
-        self.asked = Some(Asked { voters, stage: AskedStage::Preparing { until } });
+        self.asked = Some(Asked { target, stage: AskedStage::Preparing { until } });
         self.change = Some(Change::new(&self.list, self.target(), now.mono));
         self.deadline = Duration::ZERO;
         Ok(())
@@ -201,16 +125,19 @@ impl Elections {
     /// Puts another list in force without asking the present voters, because a majority of them is lost for ever.
     pub(crate) fn force_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
         let voters = checked(voters)?;
-        let ahead = self.rules.lease_time_max + self.rules.clock_skew_max;
+        let ahead = self.promised_max() + self.rules.clock_skew_max;
         let list = VoterList {
             // Beyond the step that the present voters may be deciding, and stable.
             epoch: (self.list.epoch | 1) + 3,
             voters: voters.clone(),
             next: None,
+            times: self.list.times,
+            next_times: None,
             // This node does not know what the lost voters have granted; they took no terms far ahead of their clocks.
             term_floor: self.voter.granted_term_max().max(HybridClock::limit(now, ahead)),
         };
-        self.effects.extend([ElectionEffect::Want(voters), ElectionEffect::Decided(list)]);
+        let wanted = Electorate { voters, times: self.list.times };
+        self.effects.extend([ElectionEffect::Want(wanted), ElectionEffect::Decided(list)]);
         Ok(())
     }
 
@@ -231,20 +158,48 @@ impl Elections {
 
     // What the store says.
 
-    /// Takes in the list that was decided last and the wanted one, as the store has them.
-    pub(crate) fn learn(&mut self, now: Time, decided: Option<VoterList>, wanted: Option<Vec<String>>) {
-        self.wanted = wanted;
+    /// Takes in the list that was decided last, and the wanted voters and times, as the store has them.
+    pub(crate) fn learn(
+        &mut self,
+        now: Time,
+        decided: Option<VoterList>,
+        wanted: Option<Vec<String>>,
+        wanted_times: Option<LeaseTimes>,
+    ) {
+        (self.wanted, self.wanted_times) = (wanted, wanted_times);
+        if self.list.voters.is_empty() {
+            // Nobody has promised anything under the configured times.
+            self.configured = wanted_times.unwrap_or(self.configured);
+        }
         if let Some(list) = decided.filter(|list| list.epoch > self.list.epoch) {
             self.adopt(now, list);
         }
         let Some(asked) = self.asked.as_ref().filter(|asked| asked.stage == AskedStage::Wanted) else {
             return;
         };
-        if self.list.next.is_none() && self.list.voters == asked.voters {
+        if self.is_reached(&asked.target) {
             self.end_asked(Ok(()));
-        } else if let Some(by) = self.wanted.clone().filter(|wanted| *wanted != asked.voters) {
+            return;
+        }
+        let other_times =
+            self.wanted_times.filter(|times| asked.target.times.is_some_and(|asked| asked != *times));
+        let other_voters = self.wanted.clone().filter(|wanted| *wanted != asked.target.voters);
+        if let Some(by) = other_voters.or_else(|| other_times.map(|_| asked.target.voters.clone())) {
             self.end_asked(Err(SetVotersError::Superseded { by }));
         }
+    }
+
+    /// Whether these voters and times are in force, and no change is under way.
+    fn is_reached(&self, target: &Electorate) -> bool {
+        let times = |times: Option<LeaseTimes>| times.unwrap_or(self.configured);
+        self.list.next.is_none()
+            && self.list.voters == target.voters
+            && times(self.list.times) == times(target.times)
+    }
+
+    /// The wait of the second step of a change for leases under the earlier list.
+    fn joint_time(&self) -> Duration {
+        self.promised_max() * 10 / 9
     }
 
     /// From now on this list is in force here.
@@ -254,11 +209,12 @@ impl Elections {
         self.reseat(now, &list);
         self.list = list;
         self.quorum = VoterSets::new(&self.list);
-        self.rules = self.rules.with_list(&self.list);
+        self.rules = VoterRules::new(self.configured, &self.list);
+        self.lease = self.lease_configured.min(self.rules.lease_time_max);
         if !self.controls.has(Control::VotersDiffer) {
             self.rules_hash = self.rules.rules_hash();
         }
-        self.voter.adopt(self.rules, self.list.term_floor);
+        self.voter.adopt(self.rules, self.promised_max(), self.list.term_floor);
         self.ballots = Ballots::default();
         self.reported.clear();
         if let Some(Asked { stage: AskedStage::Preparing { until }, .. }) = &mut self.asked {
@@ -272,18 +228,21 @@ impl Elections {
         self.deadline = Duration::ZERO;
     }
 
-    /// The voters that the cluster is to have in the end.
-    fn target(&self) -> Vec<String> {
-        let asked = self.asked.as_ref().map(|asked| &asked.voters);
-        let target = asked.or(self.wanted.as_ref()).or(self.list.next.as_ref());
-        target.unwrap_or(&self.list.voters).clone()
+    /// The voters and times that the cluster is to have in the end.
+    fn target(&self) -> Electorate {
+        if let Some(asked) = &self.asked {
+            return asked.target.clone();
+        }
+        let target = self.list.following().unwrap_or_else(|| self.list.present());
+        Electorate {
+            voters: self.wanted.clone().unwrap_or(target.voters),
+            times: self.wanted_times.or(target.times),
+        }
     }
 
     /// Whether this node has to drive a change.
     fn needs_change(&self) -> bool {
-        let is_asked = self.asked.as_ref().is_some_and(|asked| asked.voters != self.list.voters);
-        let is_due = self.list.next.is_some() || self.target() != self.list.voters;
-        is_asked || (is_due && self.list.has(&self.name))
+        !self.is_reached(&self.target()) && (self.asked.is_some() || self.list.has(&self.name))
     }
 
     // The voter.
@@ -384,7 +343,7 @@ impl Elections {
     fn advance_change(&mut self, now: Time) {
         let wait = match self.controls {
             controls if controls.has(Control::JointCutShort) => Duration::ZERO,
-            _ => joint_time(self.rules),
+            _ => self.joint_time(),
         };
         let Some(change) = &mut self.change else { return };
         match &change.stage {
@@ -395,7 +354,7 @@ impl Elections {
                 }
                 let is_ready = match &self.list.next {
                     None => {
-                        let wanted = |peer: &ChangePeer| change.wanted.contains(&peer.name);
+                        let wanted = |peer: &ChangePeer| change.wanted.voters.contains(&peer.name);
                         (0..change.peers.len()).all(|at| !wanted(&change.peers[at]) || change.is_prepared(at))
                     }
                     Some(_) => change.adopted_at.is_some_and(|since| since + wait <= now.mono),
@@ -414,7 +373,7 @@ impl Elections {
                     && asked.stage != AskedStage::Wanted
                 {
                     asked.stage = AskedStage::Wanted;
-                    self.effects.push_back(ElectionEffect::Want(asked.voters.clone()));
+                    self.effects.push_back(ElectionEffect::Want(asked.target.clone()));
                 }
             }
             ChangeStage::Accepting(step) => {
@@ -494,7 +453,7 @@ impl Elections {
     /// Another driver has begun a greater ballot: it is left the time that its step takes.
     fn yield_to(&mut self, now: Time, ballot: Stamp) {
         let delay = self.driver_delay();
-        let step_time = if self.list.next.is_some() { joint_time(self.rules) } else { Duration::ZERO };
+        let step_time = if self.list.next.is_some() { self.joint_time() } else { Duration::ZERO };
         let Some(change) = &mut self.change else { return };
         change.begin(ChangeStage::Waiting);
         (change.ballot, change.act_at) = (ballot, now.mono + step_time + delay);
@@ -518,16 +477,18 @@ impl Elections {
             // An earlier change goes on.
             return;
         }
-        if self.list.voters == asked.voters {
-            if self.wanted().is_none() {
+        if self.is_reached(&asked.target) {
+            if self.wanted().is_none()
+                && self.wanted_times.is_none_or(|times| asked.target.times == Some(times))
+            {
                 return self.end_asked(Ok(()));
             }
-            let voters = asked.voters.clone();
-            self.asked = Some(Asked { voters: voters.clone(), stage: AskedStage::Wanted });
-            return self.effects.push_back(ElectionEffect::Want(voters));
+            let target = asked.target.clone();
+            self.asked = Some(Asked { target: target.clone(), stage: AskedStage::Wanted });
+            return self.effects.push_back(ElectionEffect::Want(target));
         }
         let Some(change) = &self.change else { return };
-        let of_wanted = || change.peers.iter().filter(|peer| asked.voters.contains(&peer.name));
+        let of_wanted = || change.peers.iter().filter(|peer| asked.target.voters.contains(&peer.name));
         let refusal = of_wanted().find_map(|peer| match &peer.answer {
             Some(ChangeAnswer::NoDisk) => Some(SetVotersError::NoDisk { name: peer.name.clone() }),
             Some(ChangeAnswer::Differs(theirs)) => {

@@ -358,8 +358,9 @@ fn read_value(reader: &mut Reader<'_>) -> Result<Vec<u8>, WireError> {
 #[cfg(test)]
 mod tests {
     use super::super::VOTERS_BYTES_MAX;
+    use super::super::voter_list::Electorate;
     use super::*;
-    use crate::config::VOTERS_MAX;
+    use crate::config::{CLOCK_SKEW_MAX, LeaseTimes, VOTERS_MAX};
     use crate::id::RunId;
     use crate::membership::PACKET_BYTES_MIN;
 
@@ -370,9 +371,11 @@ mod tests {
         // As many bytes of names as a list may have, and as many names.
         let step = || {
             let voter = |i| format!("{i:02}{}", "v".repeat(if i < 28 { 27 } else { 26 }));
-            Step { voters: (0..VOTERS_MAX).map(voter).collect(), term_floor: u64::MAX }
+            let times = LeaseTimes { lease_time_max: LEASE_TIME_MAX, clock_skew_max: CLOCK_SKEW_MAX };
+            let voters = (0..VOTERS_MAX).map(voter).collect();
+            Step { electorate: Electorate { voters, times: Some(times) }, term_floor: u64::MAX }
         };
-        assert_eq!(step().voters.concat().len(), VOTERS_BYTES_MAX);
+        assert_eq!(step().electorate.voters.concat().len(), VOTERS_BYTES_MAX);
         let requests = [
             Request::Ask { name: name(), since: Some(9) },
             Request::Ask { name: name(), since: None },

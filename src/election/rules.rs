@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::voter_list::{Ballots, VoterList};
-use crate::config::{Config, LEASE_TIME_MAX};
+use crate::config::{LEASE_TIME_MAX, LeaseTimes};
 use crate::form;
 use crate::store::digest::fingerprint;
 use crate::text::Span;
@@ -21,32 +21,22 @@ pub struct VoterRules {
     /// A hash of the list of voters. The order of the list does not matter.
     #[serde(with = "form::hash")]
     pub voters_hash: u64,
-    /// [`Config::lease_time_max`].
+    /// [`Config::lease_time_max`](crate::Config::lease_time_max); the lesser one while it is being changed.
     #[serde(with = "form::span")]
     pub lease_time_max: Duration,
-    /// [`Config::clock_skew_max`].
+    /// [`Config::clock_skew_max`](crate::Config::clock_skew_max); the greater one while it is being changed.
     #[serde(with = "form::span")]
     pub clock_skew_max: Duration,
 }
 
 impl VoterRules {
-    pub(super) fn new(config: &Config, list: &VoterList) -> Self {
-        // Messages carry whole milliseconds. Rounded up, so that no lease is longer than the limit that is compared.
-        let whole = |time: Duration| {
-            let ms = time.as_nanos().div_ceil(1_000_000);
-            Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
-        };
+    pub(super) fn new(configured: LeaseTimes, list: &VoterList) -> Self {
         Self {
             voters_epoch: list.epoch,
             voters_hash: list.list_hash(),
-            lease_time_max: whole(config.lease_time_max),
-            clock_skew_max: whole(config.clock_skew_max),
+            lease_time_max: list.lease_bounds(configured).0,
+            clock_skew_max: list.skew_bound(configured),
         }
-    }
-
-    /// The same times with another list.
-    pub(super) fn with_list(self, list: &VoterList) -> Self {
-        Self { voters_epoch: list.epoch, voters_hash: list.list_hash(), ..self }
     }
 
     /// The settings that differ from those of another node, with both values.

@@ -16,7 +16,7 @@ use super::voter_list::VoterList;
 use super::{
     Delivery, HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX, quarantine,
 };
-use crate::config::{Config, ELECTIONS_MAX};
+use crate::config::{ClusterSettings, Config, ELECTIONS_MAX};
 use crate::controls::{Control, Controls};
 use crate::id::RunId;
 use crate::time::{HybridClock, Stamp, Time};
@@ -34,7 +34,7 @@ pub(crate) struct Voter {
     pub(super) has_disk_failed: bool,
     quarantine: Duration,
     rules: VoterRules,
-    handover: Duration,
+    pub(super) handover: Duration,
     /// Every term up to this one may have been granted, for any lease: before the last start, or for a lease that was
     /// since forgotten.
     term_floor: u64,
@@ -95,7 +95,8 @@ impl Voter {
     /// A voter that has just started. `promised` is what its disk kept; `salt` makes its session ids differ from those
     /// of all other runs.
     pub(crate) fn new(config: &Config, controls: Controls, promised: Promised, salt: u64) -> Self {
-        let rules = VoterRules::new(config, &VoterList::configured(config.voters.clone()));
+        let times = ClusterSettings::of(config).lease_times();
+        let rules = VoterRules::new(times, &VoterList::configured(config.voters.clone()));
         let quarantine = match controls {
             controls if controls.has(Control::NoQuarantine) => Duration::ZERO,
             controls if controls.has(Control::LeaseMaxForgotten) => quarantine(rules, Duration::ZERO),
@@ -121,7 +122,19 @@ impl Voter {
     }
 
     /// From now on the voter answers under these rules, and grants terms above `term_floor` alone. Its promises stay.
-    pub(super) fn adopt(&mut self, rules: VoterRules, term_floor: u64) {
+    /// `promised_max` is the longest lease that may have been promised under these rules or the ones before.
+    ///
+    /// A voter without a disk may have promised such a lease in its last run, under rules that it did not know when it
+    /// started. So the quarantine after the start becomes as long as these rules need.
+    pub(super) fn adopt(&mut self, rules: VoterRules, promised_max: Duration, term_floor: u64) {
+        let needed = quarantine(rules, promised_max);
+        if needed > self.quarantine
+            && !self.controls.has(Control::NoQuarantine)
+            && !self.controls.has(Control::QuarantineKept)
+        {
+            self.quarantine_until = self.quarantine_until.map(|until| until + (needed - self.quarantine));
+            self.quarantine = needed;
+        }
         self.rules = rules;
         self.term_floor = self.term_floor.max(term_floor);
         self.granted_term_max = self.granted_term_max.max(term_floor);

@@ -3,14 +3,30 @@
 //! A list has an *epoch*: the number of steps by which it was changed since the configured list, which has epoch 0. A
 //! change takes two steps. In between, at an odd epoch, the list is *joint*: it names the old voters and the next ones,
 //! and whatever needs a majority needs one of each. See [`super::change`].
+//!
+//! A list also has the times that its voters share, once they were changed; until then those are as configured.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::VOTERS_BYTES_MAX;
-use crate::config::VOTERS_MAX;
+use crate::config::{CLOCK_SKEW_MAX, CLOCK_SKEW_MIN, LEASE_TIME_MAX, LEASE_TIME_MIN, LeaseTimes, VOTERS_MAX};
 use crate::store::digest::fingerprint;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
+
+/// More than [`VOTERS_MAX`]: added to the number of voters where times follow their names.
+const TIMES_FLAG: usize = 32;
+
+/// What a change leads to: the voters, and the times that they share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Electorate {
+    /// The names of the voters, sorted.
+    pub(crate) voters: Vec<String>,
+    /// `None`: as configured.
+    pub(crate) times: Option<LeaseTimes>,
+}
 
 /// The nodes of which a majority grants leases, and how far a change of them has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,6 +42,12 @@ pub struct VoterList {
     /// Terms up to this one may have been granted by voters of earlier lists.
     #[serde(skip)]
     pub(crate) term_floor: u64,
+    /// The times that the voters share. `None`: as configured.
+    #[serde(skip)]
+    pub(crate) times: Option<LeaseTimes>,
+    /// While the list is being changed: the times that follow.
+    #[serde(skip)]
+    pub(crate) next_times: Option<LeaseTimes>,
 }
 
 impl VoterList {
@@ -47,20 +69,50 @@ impl VoterList {
         self.voters.iter().chain(self.next.iter().flatten()).any(|voter| voter == name)
     }
 
+    /// What is in force, apart from a change.
+    pub(super) fn present(&self) -> Electorate {
+        Electorate { voters: self.voters.clone(), times: self.times }
+    }
+
+    /// What follows, if a change has begun.
+    pub(super) fn following(&self) -> Option<Electorate> {
+        self.next.clone().map(|voters| Electorate { voters, times: self.next_times })
+    }
+
+    /// The longest lease that is granted, and the longest that may have been promised under this list or the one before.
+    /// They differ while the times are being changed.
+    pub(super) fn lease_bounds(&self, configured: LeaseTimes) -> (Duration, Duration) {
+        let [present, next] = self.all_times(configured).map(|times| times.lease_time_max);
+        (present.min(next), present.max(next))
+    }
+
+    /// The greatest difference of wall clocks to reckon with.
+    pub(super) fn skew_bound(&self, configured: LeaseTimes) -> Duration {
+        let [present, next] = self.all_times(configured).map(|times| times.clock_skew_max);
+        present.max(next)
+    }
+
+    /// The present times, and those that follow; the same if no change has begun.
+    fn all_times(&self, configured: LeaseTimes) -> [LeaseTimes; 2] {
+        let present = self.times.unwrap_or(configured);
+        [present, self.next.as_ref().map_or(present, |_| self.next_times.unwrap_or(configured))]
+    }
+
     /// The list that follows when this step is decided.
     pub(super) fn successor(&self, step: &Step, skips_joint: bool) -> Self {
         let epoch = self.epoch + 1;
+        let Electorate { voters, times } = step.electorate.clone();
         match &self.next {
-            None if skips_joint => Self { epoch, voters: step.voters.clone(), ..self.clone() },
-            None => Self { epoch, next: Some(step.voters.clone()), ..self.clone() },
+            None if skips_joint => Self { epoch, voters, times, ..self.clone() },
+            None => Self { epoch, next: Some(voters), next_times: times, ..self.clone() },
             Some(_) => {
                 let term_floor = self.term_floor.max(step.term_floor);
-                Self { epoch, voters: step.voters.clone(), next: None, term_floor }
+                Self { epoch, voters, next: None, term_floor, times, next_times: None }
             }
         }
     }
 
-    /// A hash of the epoch and the names. At epoch 0 it is that of the names alone.
+    /// A hash of the epoch, the names and the times. At epoch 0 it is that of the names alone.
     pub(super) fn list_hash(&self) -> u64 {
         let named = |names: &[String]| -> Vec<u8> {
             names.iter().flat_map(|name| [name.as_bytes(), &[0]].concat()).collect()
@@ -70,6 +122,12 @@ impl VoterList {
             text.push(0);
             text.extend(named(self.next.as_deref().unwrap_or_default()));
             text.extend(self.epoch.to_le_bytes());
+            for (tag, times) in [(0, self.times), (1, self.next_times)] {
+                let ms = |time: Duration| (time.as_millis() as u64).to_le_bytes();
+                text.extend(times.iter().flat_map(|times| {
+                    [&[tag][..], &ms(times.lease_time_max), &ms(times.clock_skew_max)].concat()
+                }));
+            }
         }
         fingerprint(0, &text)
     }
@@ -77,22 +135,54 @@ impl VoterList {
     pub(crate) fn write(&self, writer: &mut Writer) {
         writer.varint(self.epoch);
         writer.u64_le(self.term_floor);
-        write_names(writer, &self.voters);
-        write_names(writer, self.next.as_deref().unwrap_or_default());
+        self.present().write(writer);
+        self.following().unwrap_or(Electorate { voters: Vec::new(), times: None }).write(writer);
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let (epoch, term_floor) = (reader.varint()?, reader.u64_le()?);
-        let (voters, next) = (read_names(reader)?, read_names(reader)?);
-        Ok(Self { epoch, voters, next: Some(next).filter(|next| !next.is_empty()), term_floor })
+        let (Electorate { voters, times }, next) = (Electorate::read(reader)?, Electorate::read(reader)?);
+        let next_times = next.times;
+        let next = Some(next.voters).filter(|next| !next.is_empty());
+        Ok(Self { epoch, voters, next, term_floor, times, next_times })
     }
+}
+
+impl Electorate {
+    /// Names, and [`TIMES_FLAG`] added to their number if times follow.
+    fn write(&self, writer: &mut Writer) {
+        let flag = if self.times.is_some() { TIMES_FLAG } else { 0 };
+        writer.varint((self.voters.len() + flag) as u64);
+        self.voters.iter().for_each(|name| writer.bytes(name.as_bytes()));
+        if let Some(LeaseTimes { lease_time_max, clock_skew_max }) = self.times {
+            [lease_time_max, clock_skew_max].iter().for_each(|time| writer.varint(time.as_millis() as u64));
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let flagged = usize::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
+        let voters = read_counted_names(reader, flagged % TIMES_FLAG)?;
+        let times = match flagged / TIMES_FLAG {
+            0 => None,
+            1 => Some(read_times(reader)?),
+            _ => return Err(WireError::Form),
+        };
+        Ok(Self { voters, times })
+    }
+}
+
+fn read_times(reader: &mut Reader<'_>) -> Result<LeaseTimes, WireError> {
+    let [lease_time_max, clock_skew_max] = [reader.varint()?, reader.varint()?].map(Duration::from_millis);
+    let is_possible = (LEASE_TIME_MIN..=LEASE_TIME_MAX).contains(&lease_time_max)
+        && (CLOCK_SKEW_MIN..=CLOCK_SKEW_MAX).contains(&clock_skew_max);
+    if is_possible { Ok(LeaseTimes { lease_time_max, clock_skew_max }) } else { Err(WireError::Form) }
 }
 
 /// What the voters of one list decide about the next one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Step {
-    /// The new voters, sorted.
-    pub(crate) voters: Vec<String>,
+    /// The new voters and times.
+    pub(crate) electorate: Electorate,
     /// See [`VoterList`]. It counts only at the second step of a change.
     pub(crate) term_floor: u64,
 }
@@ -100,11 +190,11 @@ pub(crate) struct Step {
 impl Step {
     pub(super) fn write(&self, writer: &mut Writer) {
         writer.u64_le(self.term_floor);
-        write_names(writer, &self.voters);
+        self.electorate.write(writer);
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self { term_floor: reader.u64_le()?, voters: read_names(reader)? })
+        Ok(Self { term_floor: reader.u64_le()?, electorate: Electorate::read(reader)? })
     }
 }
 
@@ -161,6 +251,10 @@ pub(crate) fn write_names(writer: &mut Writer, names: &[String]) {
 /// Reads names of voters, sorted and each once.
 pub(crate) fn read_names(reader: &mut Reader<'_>) -> Result<Vec<String>, WireError> {
     let count = reader.count(1)?;
+    read_counted_names(reader, count)
+}
+
+fn read_counted_names(reader: &mut Reader<'_>, count: usize) -> Result<Vec<String>, WireError> {
     if count > VOTERS_MAX {
         return Err(WireError::Form);
     }
@@ -223,9 +317,13 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
+    fn step(voters: &str, times: Option<LeaseTimes>) -> Step {
+        Step { electorate: Electorate { voters: names(voters), times }, term_floor: 7 }
+    }
+
     fn joint() -> VoterList {
         let list = VoterList::configured(names("c a b"));
-        list.successor(&Step { voters: names("c d e"), term_floor: 7 }, false)
+        list.successor(&step("c d e", None), false)
     }
 
     #[test]
@@ -239,7 +337,7 @@ mod tests {
         assert!(is_met("a c d") && is_met("a b d e"));
         assert!(!is_met("a b c") && !is_met("c d e") && !is_met("a d e"));
         assert!(!VoterSets::new(&VoterList::default()).is_met(|_| true), "nobody is no majority");
-        let next = list.successor(&Step { voters: names("c d e"), term_floor: 7 }, false);
+        let next = list.successor(&step("c d e", None), false);
         assert_eq!((next.epoch, next.voters, next.next, next.term_floor), (2, names("c d e"), None, 7));
     }
 

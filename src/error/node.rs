@@ -1,6 +1,6 @@
 //! The errors of a node, one small enum per area. Each variant says what happened and what became of the state.
 
-use super::Cause;
+use super::{Cause, SettingsDiffer};
 use crate::config::ConfigError;
 use crate::text::Escaped;
 
@@ -35,6 +35,10 @@ pub enum StartError {
     /// A field of [`Config`](crate::Config) is out of its range.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The data directory holds the record of the cluster's shared settings, and the node is configured with others that
+    /// were never in force.
+    #[error(transparent)]
+    Settings(#[from] SettingsDiffer),
     /// The node's name cannot be used in a certificate.
     #[error(
         "the node name \"{}\" is not permitted: use 1 to 63 lower-case letters, digits, '-', '.' and '_', with a \

@@ -10,6 +10,7 @@ mod last_good;
 pub(in crate::node) mod metrics;
 pub(in crate::node) mod receipt;
 pub(in crate::node) mod scan;
+mod settings;
 pub(in crate::node) mod status;
 mod store;
 mod voters;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{ClusterSettings, Config};
 use crate::controls::Controls;
 use crate::election::{Leader, LeaseState, VoterList, VoterRules};
-use crate::error::SetVotersError;
+use crate::error::{SetSettingsError, SetVotersError};
 use crate::form;
 use crate::id::{LeaseId, LinkId};
 use crate::membership::{Contact, MEMBERS_MAX, Member, MemberEvent, PeerExit};
@@ -82,6 +82,9 @@ pub enum Output {
     Leader(String, Option<Leader>),
     /// Tell whoever asked for other voters what has become of it, see [`Replica::set_voters`](super::Replica::set_voters).
     VotersSet(Result<(), SetVotersError>),
+    /// Tell whoever asked for other shared settings what has become of it, see
+    /// [`Replica::set_cluster_settings`](super::Replica::set_cluster_settings).
+    SettingsSet(Result<(), SetSettingsError>),
     /// Tell the user.
     Event(ReplicaEvent),
 }
@@ -146,8 +149,7 @@ pub enum ReplicaEvent {
     NameTwice(Box<Member>),
     /// Two live nodes say that they are to be found at one address. One of them cannot be reached there.
     AddressTwice(Box<Member>),
-    /// A node has another list of voters, or another [`Config::lease_time_max`] or [`Config::clock_skew_max`]. It has
-    /// no part in this node's elections, nor this node in its.
+    /// A node has another list of voters. It has no part in this node's elections, nor this node in its.
     VotersDiffer {
         /// The node.
         member: Box<Member>,
@@ -158,6 +160,12 @@ pub enum ReplicaEvent {
     },
     /// Another list of voters is in force: a change has begun, or has ended.
     VotersChanged(Box<VoterList>),
+    /// The cluster's shared settings were changed, and are in force here. Lease times are in force in elections once
+    /// the voters have taken them.
+    SettingsChanged {
+        /// The new settings.
+        settings: ClusterSettings,
+    },
     /// There are more members than [`MEMBERS_MAX`](crate::limits::MEMBERS_MAX), and none could be forgotten for a
     /// newcomer, which is ignored. Reported once.
     MembersFull,
@@ -252,6 +260,7 @@ impl fmt::Display for ReplicaEvent {
                     Escaped(&next.join(", "))
                 ),
             },
+            Self::SettingsChanged { settings } => write!(f, "the shared settings are now {settings}"),
             Self::MembersFull => {
                 write!(f, "there are more than {MEMBERS_MAX} members; this node ignores the others")
             }

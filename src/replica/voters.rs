@@ -6,7 +6,7 @@
 //! versions that the entry holds, the list with the greatest epoch counts.
 
 use super::Replica;
-use crate::election::{Elections, VoterList, read_names, write_names};
+use crate::election::{Elections, Electorate, VoterList, read_names, write_names};
 use crate::error::SetVotersError;
 use crate::store::key;
 use crate::time::{Lifetime, Time};
@@ -64,9 +64,9 @@ impl Replica {
 
     /// Takes in what the store says of the voters.
     pub(super) fn read_voters(&mut self) {
-        let (decided, wanted) = (self.decided_voters(), self.stored_wanted());
+        let (decided, wanted, times) = (self.decided_voters(), self.stored_wanted(), self.wanted_times());
         let Some(election) = &mut self.election else { return };
-        election.learn(self.now, decided, wanted);
+        election.learn(self.now, decided, wanted, times);
     }
 
     fn decided_voters(&self) -> Option<VoterList> {
@@ -83,7 +83,18 @@ impl Replica {
         names.ok().filter(|names| !names.is_empty())
     }
 
-    pub(super) fn want_voters(&mut self, voters: &[String]) {
+    /// Writes that the cluster is to have these voters and times, as far as the store does not say so.
+    pub(super) fn want_electorate(&mut self, wanted: &Electorate) {
+        let stored = self.stored_wanted();
+        let present = self.voters().map(|list| &list.voters);
+        if stored.as_ref().or(present) != Some(&wanted.voters) {
+            self.want_voters(&wanted.voters);
+        }
+        self.want_settings();
+        self.read_voters();
+    }
+
+    fn want_voters(&mut self, voters: &[String]) {
         let mut writer = Writer::plain();
         write_names(&mut writer, voters);
         match self.check_writable(self.now) {
@@ -94,7 +105,6 @@ impl Replica {
                     &writer.into_plain(),
                     Lifetime::default(),
                 );
-                self.read_voters();
             }
             Err(error) => {
                 self.election.iter_mut().for_each(|election| election.end_asked(Err(error.clone().into())));

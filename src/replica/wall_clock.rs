@@ -122,10 +122,9 @@ fn apart(a: i64, b: i64) -> i64 {
 
 impl WallClock {
     pub(crate) fn new(skew_max: Duration, controls: Controls) -> Self {
-        let skew = i64::try_from(skew_max.as_millis()).unwrap_or(i64::MAX);
-        Self {
-            step_ms_max: (skew / 2).max(STEP_MS_MIN),
-            skew_ms_max: skew.max(STEP_MS_MIN),
+        let mut clock = Self {
+            step_ms_max: 0,
+            skew_ms_max: 0,
             offset: 0,
             trust: Trust::Trusted,
             since: None,
@@ -135,7 +134,16 @@ impl WallClock {
             statements: BTreeMap::new(),
             has_news: false,
             controls,
-        }
+        };
+        clock.set_skew_max(skew_max);
+        clock
+    }
+
+    /// Changes how far wall clocks may differ.
+    pub(crate) fn set_skew_max(&mut self, skew_max: Duration) {
+        let skew = i64::try_from(skew_max.as_millis()).unwrap_or(i64::MAX);
+        self.step_ms_max = (skew / 2).max(STEP_MS_MIN);
+        self.skew_ms_max = skew.max(STEP_MS_MIN);
     }
 
     /// Notes that other nodes hold what this store holds, or will: dropping expired values now waits longer.

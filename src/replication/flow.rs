@@ -49,7 +49,13 @@ pub(crate) struct WriteLimiter {
 
 impl WriteLimiter {
     pub(crate) fn new(config: &Config) -> Self {
-        Self { backlog_max: config.lag_bytes_max as u64 / BACKLOG_DIVISOR, ..Self::default() }
+        let mut limiter = Self::default();
+        limiter.reconfigure(config);
+        limiter
+    }
+
+    pub(crate) fn reconfigure(&mut self, config: &Config) {
+        self.backlog_max = config.lag_bytes_max as u64 / BACKLOG_DIVISOR;
     }
 
     /// Bytes that may be written now.

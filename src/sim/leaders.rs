@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Sim, SimFault, SimNode, World};
 use crate::election::{Attempts, Leader, LeaseState, VoterList};
-use crate::error::{ElectionError, SetVotersError};
+use crate::error::{ElectionError, SetSettingsError, SetVotersError};
 use crate::id::LeaseId;
 use crate::replica::Replica;
 use crate::time::{Stamp, Time};
@@ -20,6 +20,8 @@ pub(super) struct LeaseOracle {
     terms: u64,
     /// What became of the last change of the voters that each node was asked for.
     voters_set: BTreeMap<usize, Result<(), SetVotersError>>,
+    /// What became of the last change of the shared settings that each node was asked for.
+    pub(super) settings_set: BTreeMap<usize, Result<(), SetSettingsError>>,
     /// The lists of voters that were in force anywhere, by their epochs.
     lists: BTreeMap<u64, VoterList>,
 }
@@ -27,6 +29,10 @@ pub(super) struct LeaseOracle {
 impl LeaseOracle {
     pub(super) fn voters_set(&mut self, i: usize, outcome: Result<(), SetVotersError>) {
         self.voters_set.insert(i, outcome);
+    }
+
+    pub(super) fn settings_set(&mut self, i: usize, outcome: Result<(), SetSettingsError>) {
+        self.settings_set.insert(i, outcome);
     }
 }
 
@@ -70,7 +76,8 @@ impl World {
     /// Fails if another list of voters is in force elsewhere under the same epoch.
     pub(super) fn check_voter_list(&mut self, list: &VoterList) {
         let known = self.leaders.lists.entry(list.epoch).or_insert_with(|| list.clone());
-        let is_same = (&known.voters, &known.next) == (&list.voters, &list.next);
+        let content = |list: &VoterList| VoterList { term_floor: 0, ..list.clone() };
+        let is_same = content(known) == content(list);
         if self.checks && !is_same {
             let what = format!("epoch {}: {:?} and {:?}", list.epoch, known, list);
             self.fail(SimFault::TwoVoterLists(what));

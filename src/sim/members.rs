@@ -217,9 +217,19 @@ impl World {
 
     pub(super) fn dialled(&mut self, from: usize, to: usize, addr: SocketAddr) {
         let is_there = self.nodes[to].addr == addr && self.is_up(from) && !self.nodes[from].is_paused;
-        if is_there && !self.chance(self.loss) {
+        if is_there && !self.chance(self.loss) && self.settings_fit(from, to) {
             self.connect(from, to);
         }
+    }
+
+    /// Whether both nodes accept the shared settings with which the other one is configured.
+    fn settings_fit(&self, a: usize, b: usize) -> bool {
+        let fits = |judge: usize, other: usize| {
+            let claim = self.nodes[other].replica.as_ref().map(Replica::settings_claim);
+            let judge = self.nodes[judge].replica.as_ref();
+            judge.zip(claim).is_none_or(|(judge, claim)| judge.judge_settings(claim).is_ok())
+        };
+        fits(a, b) && fits(b, a)
     }
 }
 

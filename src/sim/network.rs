@@ -38,6 +38,7 @@ impl World {
             // Not recorded: callers ask the node.
             Output::Leader(..) | Output::RepairBegun(_) | Output::Repair(..) => {}
             Output::VotersSet(outcome) => self.leaders.voters_set(i, outcome),
+            Output::SettingsSet(outcome) => self.leaders.settings_set(i, outcome),
             Output::Event(event) => {
                 if let ReplicaEvent::VotersChanged(list) = &event {
                     self.check_voter_list(list);

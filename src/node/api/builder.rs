@@ -247,6 +247,11 @@ impl Builder {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub async fn start(self) -> Result<Node, StartError> {
+        // Boxed, because it moves whole replicas: the futures of callers stay small.
+        Box::pin(self.make()).await
+    }
+
+    async fn make(self) -> Result<Node, StartError> {
         self.config.check()?;
         check_node_name(&self.name)?;
         if self.cluster.is_empty() || self.cluster.len() > 255 {
@@ -280,12 +285,10 @@ impl Builder {
             advertised,
             #[cfg(feature = "srv")]
             name_servers: self.name_servers,
-            clock_skew_max: self.config.clock_skew_max,
         };
         if !self.config.voters.is_empty() && self.config.voters.len().is_multiple_of(2) {
             tracing::warn!(node = %self.name, "even number of voters: one voter less would tolerate as many failures");
         }
-        let lease_time = self.config.lease_time;
         let mut setup = Setup::new(self.config, seed);
         setup.member = Some(own);
         setup.validators = self.validators;
@@ -297,6 +300,7 @@ impl Builder {
         };
         #[cfg(not(feature = "durable"))]
         let replica = Replica::new(setup);
+        replica.judge_own_settings()?;
         let (dial_requests, asked) = mpsc::unbounded_channel();
         let join_board = if seeds.is_empty() { JoinBoard::alone() } else { JoinBoard::default() };
         let shared = Shared::new(
@@ -306,7 +310,6 @@ impl Builder {
             replica,
             DialTargets { requests: dial_requests, seeds },
             join_board,
-            lease_time,
         );
         // If the caller drops this future from here on, dropping the handle closes the node.
         let node = Node::new(shared.clone());

@@ -36,10 +36,9 @@ const LOOKS: u32 = 32;
 /// At any instant at most one [`Leadership`] of a name is valid, and of two leaderships the later one has the greater
 /// [`token`](Leadership::token), provided that
 ///
-/// * no two processes run under one voter's name at the same time, and all nodes have the same list of voters,
-///   [`Config::lease_time_max`](crate::Config::lease_time_max) and
-///   [`Config::clock_skew_max`](crate::Config::clock_skew_max). Nodes where these differ refuse each other, and report
-///   it as [`ReplicaEvent::VotersDiffer`](crate::ReplicaEvent::VotersDiffer);
+/// * no two processes run under one voter's name at the same time, and all nodes have the same list of voters. Nodes
+///   where it differs refuse each other's elections, and report it as
+///   [`ReplicaEvent::VotersDiffer`](crate::ReplicaEvent::VotersDiffer);
 /// * no monotonic clock runs more than 5 % too fast or too slow. Leases run on while a machine sleeps;
 /// * where voters have no data directory (or come back with an older copy of it), their wall clocks are at most half of
 ///   [`Config::clock_skew_max`](crate::Config::clock_skew_max) off. If they are further off, tokens may decrease after
@@ -190,9 +189,9 @@ impl Election {
         let mut core = self.shared.lock().ok_or(ElectionError::Closed)?;
         core.replica.observe(self.shared.now(), &self.name)?;
         let notify = core.elections.leaders.entry(self.name.clone()).or_default().clone();
+        let patience = core.replica.config().lease_time * 5 / 4;
         drop(core);
         self.shared.wake_driver.notify_one();
-        let patience = self.shared.lease_time * 5 / 4;
         let (shared, name) = (self.shared.clone(), self.name.clone());
         Ok(Observer { shared, name, told: None, waiter: Waiter::new(notify), patience })
     }

@@ -37,7 +37,6 @@ const REST_TIME_MAX: Duration = Duration::from_millis(50);
 /// An open directory, if there is one, and the event to report about it.
 pub(in crate::node) struct Opened {
     engine: Option<Engine>,
-    durability: Durability,
     event: Option<NodeEvent>,
 }
 
@@ -48,8 +47,7 @@ pub(in crate::node) fn open(
     snapshot: Option<&PathBuf>,
 ) -> Result<(Replica, Opened), StartError> {
     let restored = || snapshot.map_or_else(|| Ok(Saved::default()), |path| snapshot::read(path));
-    let durability = setup.config.durability;
-    let opened = |engine, event| Opened { engine, durability, event };
+    let opened = |engine, event| Opened { engine, event };
     let Some(dir) = dir else { return Ok((replica(setup, restored()?, snapshot)?.0, opened(None, None))) };
     let setup = Setup { has_disk: true, ..setup };
     let _span = tracing::info_span!("loading", dir = %dir.display()).entered();
@@ -102,10 +100,11 @@ fn replica(
 
 /// Makes the loaded state readable through the index, and starts the disk thread.
 pub(in crate::node) fn attach(shared: &Arc<Shared>, opened: Opened) {
-    let Opened { engine, durability, event } = opened;
-    if let Some(mut core) = shared.lock() {
-        _ = shared.follow(&mut core, shared.now());
-    }
+    let Opened { engine, event } = opened;
+    let Some(mut core) = shared.lock() else { return };
+    _ = shared.follow(&mut core, shared.now());
+    let durability = core.replica.config().durability;
+    drop(core);
     let Some(engine) = engine else { return };
     event.into_iter().for_each(|event| shared.report(event));
     #[cfg(feature = "__controls")]
@@ -177,8 +176,9 @@ impl Follower<'_> {
         Ok(())
     }
 
-    fn input(&self, input: Input<'_>) {
+    fn input(&mut self, input: Input<'_>) {
         let Some(mut core) = self.shared.lock_closed() else { return };
+        self.durability = core.replica.config().durability;
         let now = self.shared.now();
         let has_waiting = core.replica.awaits_disk();
         core.replica.handle(now, input);

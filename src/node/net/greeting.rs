@@ -8,9 +8,17 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
+use bincode::{Decode, Encode};
+
+use crate::config::ClusterSettings;
 use crate::id::RunId;
 use crate::membership::MemberLimit;
+use crate::settings_record::SettingsClaim;
 use crate::wire::{WIRE_VERSION, WireError};
 
 /// What a node states about itself at the beginning of a connection. Later versions may only add fields to the end.
@@ -28,6 +36,62 @@ pub(in crate::node) struct Greeting {
     pub(in crate::node) port: u16,
     pub(in crate::node) meta: BTreeMap<String, String>,
     pub(in crate::node) meta_version: u64,
+    pub(in crate::node) settings: StatedSettings,
+}
+
+/// The settings at the end of a greeting. They were added within a wire version: programs from before do not send them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::node) struct StatedSettings(pub(in crate::node) Option<GreetingSettings>);
+
+impl Encode for StatedSettings {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.as_ref().map_or(Ok(()), |settings| settings.encode(encoder))
+    }
+}
+
+impl<C> Decode<C> for StatedSettings {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        match GreetingSettings::decode(decoder) {
+            Ok(settings) => Ok(Self(Some(settings))),
+            Err(DecodeError::UnexpectedEnd { .. }) => Ok(Self(None)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+bincode::impl_borrow_decode!(StatedSettings);
+
+/// What a node says of the shared settings.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+pub(in crate::node) struct GreetingSettings {
+    lease_time_max_ms: u64,
+    clock_skew_max_ms: u64,
+    mesh_members_max: u64,
+    /// The number of the record that the sender holds, 0 if none.
+    number: u64,
+}
+
+impl GreetingSettings {
+    pub(in crate::node) fn new(settings: ClusterSettings, number: u64) -> Self {
+        Self {
+            lease_time_max_ms: settings.lease_time_max.as_millis() as u64,
+            clock_skew_max_ms: settings.clock_skew_max.as_millis() as u64,
+            mesh_members_max: settings.mesh_members_max as u64,
+            number,
+        }
+    }
+
+    pub(in crate::node) fn settings(&self) -> ClusterSettings {
+        ClusterSettings {
+            lease_time_max: Duration::from_millis(self.lease_time_max_ms),
+            clock_skew_max: Duration::from_millis(self.clock_skew_max_ms),
+            mesh_members_max: self.mesh_members_max as usize,
+        }
+    }
+
+    pub(in crate::node) fn claim(&self) -> SettingsClaim {
+        SettingsClaim { configured: self.settings(), number: self.number }
+    }
 }
 
 /// The answer to a greeting: a welcome with the other side's greeting, or the reason of a refusal.
@@ -44,6 +108,11 @@ pub(in crate::node) enum GreetingAnswer {
     OverLimit(MemberLimit),
     RunTaken,
     Full,
+    /// The settings with which the sender of the greeting is configured, and those in force here.
+    Settings {
+        theirs: GreetingSettings,
+        ours: GreetingSettings,
+    },
 }
 
 /// The longest greeting or answer, in bytes.

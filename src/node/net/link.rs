@@ -23,7 +23,8 @@ use crate::id::LinkId;
 use crate::membership::Member;
 use crate::node::net::congestion::close;
 use crate::node::net::greeting::{
-    GREETING_BYTES_MAX, Greeting, GreetingAnswer, decode_greeting, encode_greeting,
+    GREETING_BYTES_MAX, Greeting, GreetingAnswer, GreetingSettings, StatedSettings, decode_greeting,
+    encode_greeting,
 };
 use crate::node::net::peers::{
     DialRequest, DialledBy, LinkEnd, LinkVerdict, NodeEvent, NodeIdentity, PeerRefusal, refusal_of,
@@ -65,6 +66,8 @@ pub(in crate::node) struct Greeter {
 impl Greeter {
     pub(in crate::node) fn greeting(&self) -> Greeting {
         let core = self.shared.lock_closed();
+        let claim = core.as_ref().map(|core| core.replica.settings_claim());
+        let settings = claim.map(|claim| GreetingSettings::new(claim.configured, claim.number));
         let own = core.and_then(|core| core.replica.own_member().cloned());
         let (meta, meta_version) = own.map_or_else(Default::default, |own| (own.meta, own.meta_version));
         Greeting {
@@ -77,6 +80,7 @@ impl Greeter {
             port: self.shared.addr.port(),
             meta,
             meta_version,
+            settings: StatedSettings(settings),
         }
     }
 }
@@ -246,8 +250,11 @@ async fn judge(greeter: &Greeter, connection: &Connection, theirs: &Greeting) ->
     if !catch_unwind(accepts).unwrap_or(false) {
         return Some(GreetingAnswer::AppVersion(identity.app_version.clone()));
     }
+    if let Some(answer) = judge_settings(shared, theirs) {
+        return Some(answer);
+    }
     let apart = wall().abs_diff(Duration::from_millis(theirs.wall_ms));
-    if apart > identity.clock_skew_max {
+    if shared.lock().is_some_and(|core| apart > core.replica.config().clock_skew_max) {
         return Some(GreetingAnswer::Clock(apart.as_millis() as u64));
     }
     // A living member got its name while that was free, possibly on the other side of a partition: it is not refused
@@ -260,6 +267,14 @@ async fn judge(greeter: &Greeter, connection: &Connection, theirs: &Greeting) ->
         return Some(GreetingAnswer::NameTaken);
     }
     None
+}
+
+/// The answer to a newcomer that is configured with other shared settings than those of the cluster. The settings of a
+/// node that does not state any are not known.
+fn judge_settings(shared: &Shared, theirs: &Greeting) -> Option<GreetingAnswer> {
+    let theirs = theirs.settings.0?;
+    let differ = shared.lock()?.replica.judge_settings(theirs.claim()).err()?;
+    Some(GreetingAnswer::Settings { theirs, ours: GreetingSettings::new(differ.ours, 0) })
 }
 
 /// Whether another run with the newcomer's name answers within [`HOLDER_TIME_MAX`]. If it does not, its link is closed.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::election::LeaseEnd;
 #[cfg(feature = "json")]
 use crate::error::Rejected;
+use crate::error::SettingsDiffer;
 use crate::form;
 use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, MemberLimit, PeerExit};
@@ -51,6 +52,9 @@ pub enum PeerRefusal {
         #[serde(with = "form::span")]
         apart: Duration,
     },
+    /// One node has not joined yet, and is configured with other shared settings than the cluster of the other one.
+    #[error(transparent)]
+    Settings(SettingsDiffer),
     /// A live node has that name already.
     #[error("the name is taken by a live node")]
     NameTaken,
@@ -286,7 +290,6 @@ pub(in crate::node) struct NodeIdentity {
     pub(in crate::node) app_version: String,
     pub(in crate::node) accepts_version: Box<dyn Fn(&str) -> bool + Send + Sync>,
     pub(in crate::node) advertised: Option<SocketAddr>,
-    pub(in crate::node) clock_skew_max: Duration,
     #[cfg(feature = "srv")]
     pub(in crate::node) name_servers: NameServers,
 }
@@ -411,6 +414,9 @@ pub(in crate::node) fn refusal_of(answer: GreetingAnswer) -> PeerRefusal {
         GreetingAnswer::Cluster(theirs) => PeerRefusal::Cluster { theirs },
         GreetingAnswer::AppVersion(theirs) => PeerRefusal::AppVersion { theirs },
         GreetingAnswer::Clock(ms) => PeerRefusal::Clock { apart: Duration::from_millis(ms) },
+        GreetingAnswer::Settings { theirs, ours } => {
+            PeerRefusal::Settings(SettingsDiffer { theirs: theirs.settings(), ours: ours.settings() })
+        }
         GreetingAnswer::NameTaken => PeerRefusal::NameTaken,
         GreetingAnswer::RunTaken => PeerRefusal::RunTaken,
         GreetingAnswer::Full => PeerRefusal::Full,
@@ -440,6 +446,7 @@ mod tests {
                 port: 1,
                 meta: BTreeMap::new(),
                 meta_version: 0,
+                settings: crate::node::net::greeting::StatedSettings(None),
             };
             peers.add_link(LinkId::new(i), RunId::new(0), &greeting, addr, DialledBy::Peer);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::election::LeaseState;
-use crate::error::SetVotersError;
+use crate::error::{SetSettingsError, SetVotersError};
 use crate::id::LeaseId;
 use crate::node::net::peers::NodeEvent;
 
@@ -18,7 +18,20 @@ pub(in crate::node) struct Listeners {
     /// from the replica.
     pub(in crate::node) leaders: BTreeMap<String, Arc<Notify>>,
     /// Who waits for a change of the voters.
-    pub(in crate::node) voters: Option<oneshot::Sender<Result<(), SetVotersError>>>,
+    pub(in crate::node) voters: Waiting<SetVotersError>,
+    /// Who waits for a change of the shared settings.
+    pub(in crate::node) settings: Waiting<SetSettingsError>,
+}
+
+/// The channel to a call that waits for the outcome of a change.
+pub(in crate::node) type Waiting<E> = Option<oneshot::Sender<Result<(), E>>>;
+
+/// Tells a call the outcome.
+pub(in crate::node) fn tell<E>(waiting: &mut Waiting<E>, outcome: Result<(), E>) {
+    if let Some(caller) = waiting.take() {
+        // Nobody waits any more if the future was dropped.
+        _ = caller.send(outcome);
+    }
 }
 
 /// A campaign of this node, or the lease that it has won.
@@ -29,13 +42,6 @@ struct LeaseListener {
 }
 
 impl Listeners {
-    pub(in crate::node) fn voters_set(&mut self, outcome: Result<(), SetVotersError>) {
-        if let Some(listener) = self.voters.take() {
-            // Nobody waits any more if the future was dropped.
-            _ = listener.send(outcome);
-        }
-    }
-
     /// A campaign has begun. Returns where its state is to be read.
     pub(in crate::node) fn begin(&mut self, id: LeaseId, name: String) -> watch::Receiver<LeaseState> {
         let (state, reader) = watch::channel(LeaseState::Waiting);

@@ -119,7 +119,7 @@ fn log_replica_event(node: &str, event: &ReplicaEvent) {
         ReplicaEvent::ClockInDoubt { off } => {
             warn!(%node, off = %Span(*off), "clock is off; writes are refused until it is right or confirmed");
         }
-        ReplicaEvent::VotersChanged(_) => info!(%node, "{event}"),
+        ReplicaEvent::VotersChanged(_) | ReplicaEvent::SettingsChanged { .. } => info!(%node, "{event}"),
         ReplicaEvent::ReadyAlone { waited } => {
             let waited = Span(*waited);
             warn!(%node, %waited, "no other node could be reached; this one is ready with what its disk holds");

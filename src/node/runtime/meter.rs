@@ -28,7 +28,7 @@ fn reason_of(error: &WriteError) -> usize {
 }
 
 /// Why two nodes did not become peers.
-pub(in crate::node) const REFUSALS: [&str; 11] = [
+pub(in crate::node) const REFUSALS: [&str; 12] = [
     "tls",
     "cluster",
     "app_version",
@@ -40,6 +40,7 @@ pub(in crate::node) const REFUSALS: [&str; 11] = [
     "over_limit",
     "greeting",
     "wire_version",
+    "settings",
 ];
 
 fn place_of_refusal(refusal: &PeerRefusal) -> usize {
@@ -55,6 +56,7 @@ fn place_of_refusal(refusal: &PeerRefusal) -> usize {
         PeerRefusal::OverLimit(_) => 8,
         PeerRefusal::Greeting => 9,
         PeerRefusal::WireVersion { .. } => 10,
+        PeerRefusal::Settings(_) => 11,
     }
 }
 

@@ -27,7 +27,7 @@ use crate::node::runtime::clock::mono;
 use crate::node::runtime::event_log::EventLog;
 use crate::node::runtime::index::{Index, IndexCursor};
 use crate::node::runtime::join_board::JoinBoard;
-use crate::node::runtime::listeners::Listeners;
+use crate::node::runtime::listeners::{Listeners, tell};
 use crate::node::runtime::log::{log_event, log_member};
 use crate::node::runtime::spans::{end_repair_span, repair_span};
 use crate::replica::{Output, Replica};
@@ -71,7 +71,6 @@ pub(in crate::node) struct Shared {
     pub(in crate::node) disk: DiskLink,
     /// The id of the change log that revisions belong to.
     log: AtomicU64,
-    pub(in crate::node) lease_time: Duration,
     /// The runtime in which the node was started: its tasks and timers run there.
     pub(in crate::node) runtime: tokio::runtime::Handle,
     is_closed: AtomicBool,
@@ -101,7 +100,6 @@ impl Shared {
         replica: Replica,
         dial_targets: DialTargets,
         join_board: JoinBoard,
-        lease_time: Duration,
     ) -> Arc<Self> {
         let log = replica.status().head.log;
         let core = Core {
@@ -128,7 +126,6 @@ impl Shared {
             index: Index::new(),
             disk: DiskLink::default(),
             log: AtomicU64::new(log.number()),
-            lease_time,
             runtime: tokio::runtime::Handle::current(),
             is_closed: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
@@ -338,7 +335,8 @@ impl Shared {
                 log_member(&self.name, &event);
                 return Some(self.member_events.add(event));
             }
-            Output::VotersSet(outcome) => core.elections.voters_set(outcome),
+            Output::VotersSet(outcome) => tell(&mut core.elections.voters, outcome),
+            Output::SettingsSet(outcome) => tell(&mut core.elections.settings, outcome),
             Output::Lease(id, state) => {
                 let event = core.elections.lease(id, state)?;
                 return Some(self.add_event(event));
@@ -405,15 +403,7 @@ mod tests {
         let dial_targets = DialTargets { requests, seeds: crate::node::net::seeds::Seeds::default() };
         let replica = Replica::new(Setup::new(Config::lan(), 1));
         let addr = ([127, 0, 0, 1], 1).into();
-        Shared::new(
-            "n".to_owned(),
-            RunId::new(1),
-            addr,
-            replica,
-            dial_targets,
-            JoinBoard::alone(),
-            Duration::from_secs(1),
-        )
+        Shared::new("n".to_owned(), RunId::new(1), addr, replica, dial_targets, JoinBoard::alone())
     }
 
     #[test]

@@ -1,0 +1,318 @@
+//! Settings that change while nodes run: those that all nodes share, and those of one node. After each step the
+//! simulator checks that a lease has at most one holder, that tokens grow, and that no two lists of voters have one
+//! epoch.
+//!
+//! Negative controls: a change without the joint list, one that leaves it too soon, and a quarantine that does not
+//! follow the rules that a voter adopts after its start.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidings::settings::{ClusterSettings, ReconfigureError, SetSettingsError};
+use tidings::sim::{Disk, Sim};
+use tidings::voters::SetVotersError;
+use tidings::{Config, Control, MemberState, ReplicaEvent, WriteError};
+use tidings_proptest::{Elections, Noticed, for_chosen_seeds, notice, run_until, voters};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Quarantine of a voter after its start with [`config`].
+const QUARANTINE: Duration = Duration::from_secs(5);
+/// A change waits for the longest lease, 10 s, and takes two rounds of ballots.
+const CHANGE: Duration = Duration::from_secs(14);
+
+fn config(count: usize) -> Config {
+    let mut config = Config::lan();
+    (config.clock_skew_max, config.lease_time, config.lease_time_max) = (SECOND, SECOND * 3, SECOND * 3);
+    config.voters = voters(count);
+    config
+}
+
+/// Nodes of which the first three are voters, past their quarantine.
+fn cluster(seed: u64, nodes: usize) -> Sim {
+    let mut sim = Sim::new(seed).config(config(3)).seeds(&[0, 2]).nodes_with_disk(nodes);
+    sim.run_for(QUARANTINE);
+    sim
+}
+
+/// Lets time pass until something holds, at most for `within`.
+fn until(sim: &mut Sim, within: Duration, holds: impl Fn(&mut Sim) -> bool) {
+    run_until(sim, Duration::from_millis(10), within, holds);
+}
+
+fn present(sim: &Sim, i: usize) -> ClusterSettings {
+    sim.node(i).cluster_settings().expect("it is up").present
+}
+
+fn set(sim: &mut Sim, i: usize, change: impl FnOnce(&mut ClusterSettings)) -> Result<(), SetSettingsError> {
+    let mut settings = present(sim, i);
+    change(&mut settings);
+    sim.node(i).set_cluster_settings(settings)?;
+    until(sim, CHANGE, |sim| sim.node(i).settings_set().is_some());
+    sim.node(i).settings_set().expect("just seen")
+}
+
+/// Whether these nodes have the same settings in force, elections included.
+fn agree(sim: &Sim, nodes: std::ops::Range<usize>) -> bool {
+    let in_force = |i: usize| {
+        let config = sim.node(i).config().expect("it is up");
+        assert_eq!(ClusterSettings::of(&config), present(sim, i), "the record is not in force");
+        (ClusterSettings::of(&config), sim.node(i).voters())
+    };
+    nodes.clone().all(|i| in_force(i) == in_force(nodes.start))
+}
+
+#[test]
+fn settings_change_everywhere_and_the_leader_stays() {
+    let mut sim = cluster(1, 5);
+    let id = sim.node(3).campaign("cron", "x").expect("there are voters");
+    until(&mut sim, SECOND * 5, |sim| sim.node(3).holds("cron").is_some());
+    let token = sim.node(3).holds("cron");
+    for (lease_time_max, mesh_members_max) in [(SECOND * 10, 50), (SECOND, 20), (SECOND * 3, 30)] {
+        let outcome = set(&mut sim, 4, |settings| {
+            (settings.lease_time_max, settings.mesh_members_max) = (lease_time_max, mesh_members_max);
+        });
+        assert_eq!(outcome, Ok(()));
+        until(&mut sim, SECOND, |sim| agree(sim, 0..5));
+        assert_eq!(sim.node(0).config().expect("it is up").mesh_members_max, mesh_members_max);
+        sim.run_for(SECOND * 4);
+        assert_eq!((sim.node(3).holds("cron"), sim.terms()), (token, 1), "the lease ended");
+    }
+    // With the shorter lease a holder that is gone is replaced sooner.
+    assert_eq!(set(&mut sim, 0, |settings| settings.lease_time_max = SECOND), Ok(()));
+    sim.crash(3);
+    sim.node(4).campaign("cron", "y").expect("there are voters");
+    until(&mut sim, SECOND * 2, |sim| sim.node(4).holds("cron").is_some());
+    assert!(sim.node(0).lease(id).is_none());
+    let record = sim.node(0).cluster_settings().expect("it is up");
+    assert_eq!((record.number, record.earlier.len()), (4, 3));
+}
+
+#[test]
+fn rolling_back_puts_the_earlier_settings_in_force() {
+    let mut sim = cluster(2, 3);
+    let before = present(&sim, 0);
+    assert_eq!(set(&mut sim, 1, |settings| settings.clock_skew_max = SECOND * 5), Ok(()));
+    until(&mut sim, SECOND, |sim| agree(sim, 0..3));
+    let earlier = sim.node(0).cluster_settings().expect("it is up").earlier;
+    assert_eq!(earlier, [before]);
+    assert_eq!(set(&mut sim, 0, |settings| *settings = earlier[0]), Ok(()));
+    until(&mut sim, SECOND, |sim| agree(sim, 0..3));
+    assert_eq!(present(&sim, 2), before);
+}
+
+#[test]
+fn node_that_was_away_takes_the_settings_over() {
+    let mut sim = cluster(3, 5);
+    sim.crash(4);
+    assert_eq!(set(&mut sim, 0, |settings| settings.lease_time_max = SECOND * 10), Ok(()));
+    assert_eq!(set(&mut sim, 0, |settings| settings.mesh_members_max = 40), Ok(()));
+    // One comes back with its disk, one without: both are configured as the cluster was before.
+    sim.restart(4);
+    sim.restart_with(3, Disk::Blank);
+    until(&mut sim, SECOND * 20, |sim| agree(sim, 0..5) && present(sim, 4).mesh_members_max == 40);
+    sim.node(3).campaign("cron", "x").expect("there are voters");
+    until(&mut sim, SECOND * 5, |sim| sim.node(3).holds("cron").is_some());
+}
+
+#[test]
+fn settings_survive_the_restart_of_all_nodes() {
+    let mut sim = cluster(4, 3);
+    assert_eq!(set(&mut sim, 0, |settings| settings.lease_time_max = SECOND * 10), Ok(()));
+    until(&mut sim, SECOND, |sim| agree(sim, 0..3));
+    sim.run_for(SECOND);
+    (0..3).for_each(|i| sim.crash(i));
+    (0..3).for_each(|i| sim.restart(i));
+    assert_eq!(present(&sim, 1).lease_time_max, SECOND * 10, "before it has met anybody");
+    until(&mut sim, SECOND * 5, |sim| agree(sim, 0..3));
+    sim.node(1).campaign("cron", "x").expect("there are voters");
+    until(&mut sim, QUARANTINE * 4, |sim| sim.node(1).holds("cron").is_some());
+}
+
+#[test]
+fn newcomer_with_settings_of_another_cluster_is_refused() {
+    let mut sim = cluster(5, 4);
+    let joins = |sim: &mut Sim, mesh_members_max| {
+        let mut config = config(3);
+        config.mesh_members_max = mesh_members_max;
+        sim.reconfigure(3, config);
+        sim.restart_with(3, Disk::Blank);
+        sim.run_for(SECOND * 10);
+        sim.node(0).members().iter().any(|member| member.name == "n3" && member.state == MemberState::Alive)
+    };
+    assert!(!joins(&mut sim, 40), "the settings differ from those of the cluster");
+    assert!(joins(&mut sim, 30));
+    assert_eq!(set(&mut sim, 0, |settings| settings.mesh_members_max = 50), Ok(()));
+    assert!(!joins(&mut sim, 40), "these were never in force");
+    assert!(joins(&mut sim, 30), "these were in force before");
+    assert!(joins(&mut sim, 50), "these are in force");
+    until(&mut sim, SECOND * 5, |sim| agree(sim, 0..4));
+}
+
+#[test]
+fn two_sides_of_a_partition_agree_afterwards() {
+    let mut sim = Sim::new(6).config(Config::lan()).seeds(&[0, 2]).nodes_with_disk(4);
+    sim.run_for(SECOND * 5);
+    sim.partition(&[0, 1], &[2, 3]);
+    assert_eq!(set(&mut sim, 0, |settings| settings.mesh_members_max = 10), Ok(()));
+    sim.run_for(SECOND);
+    assert_eq!(set(&mut sim, 3, |settings| settings.mesh_members_max = 20), Ok(()));
+    sim.run_for(SECOND * 30);
+    sim.heal();
+    until(&mut sim, SECOND * 40, |sim| agree(sim, 0..4) && present(sim, 0) == present(sim, 2));
+    let record = sim.node(1).cluster_settings().expect("it is up");
+    assert_eq!(record.present.mesh_members_max, 20, "the later write");
+    let earlier: Vec<usize> = record.earlier.iter().map(|settings| settings.mesh_members_max).collect();
+    assert_eq!(earlier, [30, 10]);
+}
+
+#[test]
+fn change_that_cannot_be_made_says_why_and_changes_nothing() {
+    let mut sim = Sim::new(7).config(config(3)).seeds(&[0]).nodes_with_disk(2).nodes(1);
+    sim.run_for(QUARANTINE);
+    let before = present(&sim, 0);
+    let range = set(&mut sim, 0, |settings| settings.lease_time_max = SECOND * 11).unwrap_err();
+    assert!(range.to_string().contains("lease_time_max is 11 s, permitted: 100 ms to 10 s"), "{range}");
+    let no_disk = set(&mut sim, 0, |settings| settings.lease_time_max = SECOND * 9).unwrap_err();
+    assert_eq!(no_disk, SetSettingsError::Voters(SetVotersError::NoDisk { name: "n2".to_owned() }));
+    (1..3).for_each(|i| sim.crash(i));
+    let alone = set(&mut sim, 0, |settings| settings.clock_skew_max = SECOND * 9).unwrap_err();
+    assert!(matches!(alone, SetSettingsError::Voters(SetVotersError::NoMajority { .. })), "{alone}");
+    assert_eq!(present(&sim, 0), before);
+    // What is no matter of the voters is changed all the same.
+    assert_eq!(set(&mut sim, 0, |settings| settings.mesh_members_max = 9), Ok(()));
+    assert_eq!(present(&sim, 0), ClusterSettings::of(&sim.node(0).config().expect("it is up")));
+}
+
+#[test]
+fn change_goes_on_when_its_caller_crashes() {
+    for after_ms in [5, 20, 60, 200, 1_000, 3_000] {
+        let mut sim = cluster(after_ms, 5);
+        let mut settings = present(&sim, 4);
+        settings.lease_time_max = SECOND;
+        sim.node(4).set_cluster_settings(settings).expect("it begins");
+        sim.run_for(Duration::from_millis(after_ms));
+        sim.crash(4);
+        sim.run_for(CHANGE * 2);
+        assert!(agree(&sim, 0..4), "after {after_ms} ms");
+        assert_eq!(
+            sim.node(0).voters().and_then(|list| list.next),
+            None,
+            "after {after_ms} ms it stands still"
+        );
+        if after_ms >= 60 {
+            assert_eq!(present(&sim, 0).lease_time_max, SECOND, "after {after_ms} ms it is lost");
+        }
+    }
+}
+
+/// Two voters promise a lease under rules that they learned while they ran, lose their disks, and start again under the
+/// shorter times with which they are configured.
+fn forget_the_longer_lease(control: Option<Control>) {
+    let mut short = config(5);
+    (short.lease_time, short.lease_time_max) = (SECOND / 2, SECOND / 2);
+    let mut sim = Sim::new(8).broken(control).config(short).seeds(&[1, 2]).nodes_with_disk(5);
+    sim.run_for(QUARANTINE);
+    assert_eq!(set(&mut sim, 0, |settings| settings.lease_time_max = SECOND * 10), Ok(()));
+    let mut config = sim.node(0).config().expect("it is up");
+    config.lease_time = SECOND * 10;
+    sim.node(0).reconfigure(config).expect("it is permitted now");
+    sim.partition(&[0], &[1, 2]);
+    sim.node(0).campaign("cron", "x").expect("there are voters");
+    until(&mut sim, SECOND * 5, |sim| sim.node(0).holds("cron").is_some());
+    sim.partition(&[0], &[1, 2, 3, 4]);
+    [3, 4].into_iter().for_each(|i| sim.restart_with(i, Disk::Blank));
+    sim.node(1).campaign("cron", "y").expect("there are voters");
+    // The first holder counts on nine seconds.
+    until(&mut sim, SECOND * 30, |sim| sim.node(1).holds("cron").is_some());
+}
+
+#[test]
+fn longer_leases_prolong_the_quarantine_after_a_lost_disk() {
+    forget_the_longer_lease(None);
+    let noticed = notice(|| forget_the_longer_lease(Some(Control::QuarantineKept)));
+    assert!(matches!(noticed, Some(Noticed::TwoHolders | Noticed::Token)), "{noticed:?}");
+}
+
+fn changed(config: &Config, change: impl FnOnce(&mut Config)) -> Config {
+    let mut changed = config.clone();
+    change(&mut changed);
+    changed
+}
+
+#[test]
+fn settings_of_one_node_take_effect_at_once() {
+    let mut sim = Sim::new(9).config(Config::lan()).seeds(&[0]).nodes(3);
+    sim.run_for(SECOND * 3);
+    let mut config = sim.node(0).config().expect("it is up");
+    config.value_bytes_max = 10;
+    (config.probe_interval, config.probe_timeout) = (SECOND / 10, SECOND / 25);
+    config.suspicion_time = SECOND / 5;
+    (0..2).for_each(|i| assert_eq!(sim.node(i).reconfigure(config.clone()), Ok(())));
+    let refused = sim.node(0).put("k", [0; 11]).unwrap_err();
+    assert_eq!(refused, WriteError::ValueTooLarge { bytes: 11, limit: 10 });
+    sim.crash(2);
+    // With the times of `Config::lan` this takes three seconds and more.
+    until(&mut sim, SECOND * 3 / 2, |sim| {
+        sim.node(0).members().iter().any(|member| member.name == "n2" && member.state == MemberState::Down)
+    });
+    for (field, instead, wrong) in [
+        ("voters", "Node::set_voters", changed(&config, |config| config.voters = voters(3))),
+        (
+            "mesh_members_max",
+            "Node::set_cluster_settings",
+            changed(&config, |config| config.mesh_members_max += 1),
+        ),
+    ] {
+        assert_eq!(sim.node(0).reconfigure(wrong), Err(ReconfigureError::Fixed { field, instead }));
+    }
+    config.sync_interval = Duration::ZERO;
+    let range = sim.node(0).reconfigure(config).unwrap_err();
+    assert!(range.to_string().contains("sync_interval is 0 ms"), "{range}");
+}
+
+#[test]
+fn change_is_told_to_the_user() {
+    let mut sim = cluster(10, 3);
+    assert_eq!(set(&mut sim, 0, |settings| settings.mesh_members_max = 50), Ok(()));
+    until(&mut sim, SECOND, |sim| agree(sim, 0..3));
+    let settings = present(&sim, 0);
+    let told = ReplicaEvent::SettingsChanged { settings };
+    let told = sim.events().iter().filter(|(_, event)| *event == told).count();
+    assert_eq!(told, 3, "once on each node");
+}
+
+#[test]
+fn random_changes_of_times_have_at_most_one_leader() {
+    let (terms, changes) = (AtomicU64::new(0), AtomicU64::new(0));
+    for_chosen_seeds(300, |seed| {
+        let sim = Elections::with_other_times(seed).run();
+        terms.fetch_add(sim.terms(), Ordering::Relaxed);
+        let numbers =
+            (0..sim.len()).map(|i| sim.node(i).cluster_settings().map_or(0, |record| record.number));
+        changes.fetch_add(numbers.max().unwrap_or_default(), Ordering::Relaxed);
+    });
+    println!("{} leases won, {} changes of settings", terms.into_inner(), changes.into_inner());
+}
+
+/// Random histories per broken rule.
+const CONTROL_SEEDS: u64 = 2_000;
+
+#[test]
+fn every_broken_rule_of_changes_is_noticed() {
+    std::panic::set_hook(Box::new(|_| {}));
+    for control in [Control::JointSkipped, Control::JointCutShort] {
+        let run = |seed| {
+            notice(|| {
+                _ = Elections { control: Some(control), ..Elections::with_other_times(seed) }.run();
+            })
+        };
+        let found = (0..CONTROL_SEEDS).find_map(|seed| Some((seed, run(seed)?)));
+        println!("{control:?}: {found:?}");
+        let (_, noticed) = found.expect("the simulator notices nothing");
+        assert!(
+            matches!(noticed, Noticed::TwoHolders | Noticed::Token | Noticed::TwoVoterLists),
+            "{noticed:?}"
+        );
+    }
+    _ = std::panic::take_hook();
+}
