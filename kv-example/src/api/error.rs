@@ -5,6 +5,7 @@ use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tidings::settings::{ReconfigureError, SetSettingsError};
 use tidings::voters::SetVotersError;
 use tidings::{ElectionError, Receipt, WaitError, WriteError};
 
@@ -186,6 +187,28 @@ impl From<SetVotersError> for ApiError {
             _ => (StatusCode::CONFLICT, "not_changed"),
         };
         Self::new(status, code, error.to_string(), "see `tidings voters` for the present list")
+    }
+}
+
+impl From<SetSettingsError> for ApiError {
+    fn from(error: SetSettingsError) -> Self {
+        let (status, code) = match error {
+            SetSettingsError::Write(error) => return error.into(),
+            SetSettingsError::Range(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            SetSettingsError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
+            _ => (StatusCode::CONFLICT, "not_changed"),
+        };
+        Self::new(status, code, error.to_string(), "see `tidings settings` for the present settings")
+    }
+}
+
+impl From<ReconfigureError> for ApiError {
+    fn from(error: ReconfigureError) -> Self {
+        let (status, code) = match error {
+            ReconfigureError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
+            _ => (StatusCode::BAD_REQUEST, "bad_request"),
+        };
+        Self::new(status, code, error.to_string(), "see `tidings reconfigure` for the present values")
     }
 }
 

@@ -11,6 +11,7 @@ mod listen;
 mod metrics;
 mod monitor;
 mod places;
+mod settings;
 pub(crate) mod tls;
 mod view;
 mod voters;
@@ -123,6 +124,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(cluster::routes())
         .merge(elections::routes())
         .merge(voters::routes())
+        .merge(settings::routes())
         .merge(dash::routes())
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };

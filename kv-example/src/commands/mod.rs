@@ -4,6 +4,7 @@ mod bench;
 mod cluster;
 mod elect;
 mod keys;
+mod settings;
 mod transfer;
 mod voters;
 mod watch;
@@ -30,6 +31,8 @@ pub(crate) enum Client {
     Forget(cluster::Forget),
     Join(cluster::Join),
     Voters(voters::Voters),
+    Settings(settings::Settings),
+    Reconfigure(settings::Reconfigure),
     Leader(elect::Leader),
     Elect(elect::Elect),
     Lock(elect::Lock),
@@ -56,6 +59,8 @@ impl Client {
             Self::Forget(forget) => forget.run(),
             Self::Join(join) => join.run(),
             Self::Voters(voters) => voters.run(),
+            Self::Settings(settings) => settings.run(),
+            Self::Reconfigure(reconfigure) => reconfigure.run(),
             Self::Leader(leader) => leader.run(),
             Self::Elect(elect) => elect.run(),
             Self::Lock(lock) => lock.run(),

@@ -1,0 +1,86 @@
+//! Settings that are changed while nodes run, by the command line.
+
+mod common;
+
+use std::process::Output;
+
+use common::{folder, serve};
+use tidings_proptest::processes::eventually;
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn shared_settings_are_changed_on_all_nodes_and_rolled_back() {
+    let folder = folder("settings");
+    let start = |name: &str, seeds: &[&str], args: &[&str]| {
+        let dir = folder.join(name);
+        let dir = dir.to_str().unwrap();
+        serve(name, seeds, &[&["--voter", "a", "--voter", "b", "--data-dir", dir], args].concat())
+    };
+    let a = start("a", &[], &[]);
+    let b = start("b", &[&a.addr], &[]);
+    eventually("a knows b", || a.line(&["members"]).lines().count() == 3);
+    let shown = a.line(&["settings"]);
+    assert!(shown.contains("lease_time_max") && shown.contains("1s") && shown.contains("30"), "{shown}");
+
+    let changed = a.line(&["settings", "--set", "lease_time_max=4s", "--set", "mesh_members_max=50"]);
+    assert!(changed.contains("4s") && changed.contains("50"), "{changed}");
+    eventually("b has them", || b.line(&["settings"]) == changed);
+    assert!(b.line(&["reconfigure"]).contains("50"), "they are in force");
+    let back = b.line(&["settings", "--roll-back"]);
+    eventually("a is back", || a.line(&["settings"]) == back);
+
+    // A node that is configured as the cluster was before joins; with settings that were never in force it is refused.
+    let earlier = start("c", &[&a.addr], &["--lease-time-max", "1s"]);
+    eventually("c is a member", || earlier.line(&["members"]).lines().count() == 4);
+    let other = start("d", &[&a.addr], &["--lease-time-max", "7s"]);
+    let told = "the node that wants to join has lease_time_max 7 s";
+    common::events(&format!("{}/v1/dash", other.http), None, |name, data| {
+        let is_told =
+            |line: &serde_json::Value| line["text"].as_str().is_some_and(|text| text.contains(told));
+        name == "news" && data["log"].as_array().unwrap().iter().any(is_told)
+    });
+    assert_eq!(other.line(&["members"]).lines().count(), 2);
+}
+
+#[test]
+fn wrong_settings_are_refused_by_name() {
+    let node = serve("a", &[], &[]);
+    for (arguments, expected) in [
+        (
+            &["settings", "--set", "lease_time_max=11s"][..],
+            "lease_time_max is 11 s, permitted: 100 ms to 10 s",
+        ),
+        (&["settings", "--set", "lease_time_max=soon"], "lease_time_max"),
+        (&["settings", "--set", "colour=red"], "there is no setting \"colour\""),
+        (&["settings", "--set", "lease_time_max"], "expected FIELD=VALUE"),
+        (&["reconfigure", "sync_interval=0s"], "sync_interval is 0 ms, permitted: 10 ms to 1 h"),
+        (&["reconfigure", "mesh_members_max=9"], "use Node::set_cluster_settings"),
+        (&["reconfigure", "voters=[\"a\"]"], "use Node::set_voters"),
+    ] {
+        let refused = node.run(arguments);
+        assert!(
+            code(&refused) == 2 && said(&refused).contains(expected),
+            "{arguments:?}: {}",
+            said(&refused)
+        );
+    }
+    let unchanged = node.run(&["settings", "--roll-back"]);
+    assert!(code(&unchanged) != 0 && said(&unchanged).contains("never changed"), "{}", said(&unchanged));
+}
+
+#[test]
+fn one_node_is_reconfigured_while_it_runs() {
+    let node = serve("a", &[], &[]);
+    let shown = node.line(&["reconfigure", "sync_interval=2s", "value_bytes_max=10"]);
+    assert!(shown.contains("2s"), "{shown}");
+    let refused = node.run(&["put", "k", "12345678901"]);
+    assert!(said(&refused).contains("over the limit of 10"), "{}", said(&refused));
+    assert!(node.run(&["put", "k", "1"]).status.success());
+}
