@@ -65,7 +65,12 @@ impl Replica {
     /// # Errors
     /// If a field is out of its range, or cannot be changed so. Nothing is changed then.
     pub fn reconfigure(&mut self, now: Time, config: Config) -> Result<(), ReconfigureError> {
-        config.check()?;
+        let mut checked = config.clone();
+        if config.lease_time == self.config.lease_time {
+            // The shared limit may have become lower since. The node asks for at most that.
+            checked.lease_time = config.lease_time.min(config.lease_time_max);
+        }
+        checked.check()?;
         let fixed = [
             ("voters", config.voters == self.config.voters, "Node::set_voters"),
             (
