@@ -17,6 +17,7 @@ use crate::spread::mutual_tls;
 pub(crate) const PARTS: &[(&str, fn())] = &[
     ("gets", gets),
     ("views", crate::views::views),
+    ("changes", crate::views::changes),
     ("latency", latency),
     ("throughput", throughput),
     ("fanout", fanout),

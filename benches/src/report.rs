@@ -11,7 +11,7 @@ use tidings_benches::table::Table;
 const FOLDER: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What the page shows, in order: the report and its part, which together name the table and its plot.
-const SHOWN: [(&str, &str); 31] = [
+const SHOWN: [(&str, &str); 32] = [
     ("spread", "last"),
     ("spread", "loss"),
     ("spread", "costs"),
@@ -27,6 +27,7 @@ const SHOWN: [(&str, &str); 31] = [
     ("core", "simulator"),
     ("node", "gets"),
     ("node", "views"),
+    ("node", "changes"),
     ("node", "latency"),
     ("node", "throughput"),
     ("node", "fanout"),

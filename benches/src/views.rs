@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tidings::Live;
+use tidings::{Live, WatchOptions};
 use tidings_benches::runtime;
-use tidings_benches::table::Table;
+use tidings_benches::table::{Table, quantiles};
 
 use crate::node::start;
 use crate::per_step;
@@ -55,4 +56,51 @@ pub(crate) fn views() {
     table.row("load of a live value, to keep", "tidings", "ns", None, full);
     table.save();
     runtime.block_on(node.shutdown());
+}
+
+/// From a put on one node until another node's live value has it, beside the watch that both are built on.
+pub(crate) fn changes() {
+    const BLOCKS: usize = 11;
+    const PUTS: usize = 300;
+    let runtime = runtime();
+    let mut table = Table::new("node-changes", "From a put on one node to another node's live value");
+    table.note("Two nodes in this process. Blocks of 300 puts, one after the other has arrived, in turn for a watch and for a live value of 10 keys.");
+    let mut figures: [Vec<f64>; 2] = Default::default();
+    runtime.block_on(async {
+        let a = start("a", &[]).await;
+        let b = start("b", &[&a]).await;
+        (0..10).for_each(|i| _ = a.put(&format!("app/f{i}"), "0").expect("acceptable"));
+        let mut live: Live<BTreeMap<String, u32>> =
+            Live::builder(&b, "app/").start().await.expect("acceptable");
+        while live.load().len() < 10 {
+            live.changed().await.expect("the node lives");
+        }
+        let mut watch = b.watch_with("other/", WatchOptions::new().without_current());
+        for block in 0..BLOCKS {
+            let [mut by_watch, mut by_live] = [Vec::new(), Vec::new()];
+            for i in 1..=PUTS {
+                let number = (block * PUTS + i) as u32;
+                let began = Instant::now();
+                a.put("other/f0", number.to_string()).expect("acceptable");
+                watch.next().await.expect("the node lives");
+                by_watch.push(began.elapsed().as_nanos() as f64 / 1e3);
+                let began = Instant::now();
+                a.put("app/f0", number.to_string()).expect("acceptable");
+                while live.load()["f0"] != number {
+                    live.changed().await.expect("the node lives");
+                }
+                by_live.push(began.elapsed().as_nanos() as f64 / 1e3);
+            }
+            figures[0].push(quantiles(by_watch)[0]);
+            figures[1].push(quantiles(by_live)[0]);
+        }
+        b.shutdown().await;
+        a.shutdown().await;
+    });
+    let [watch, live] = figures;
+    let ratios = live.iter().zip(&watch).map(|(live, watch)| live / watch).collect();
+    table.row("put to changed(), in puts to watch", "tidings", "x", Some(1.5), ratios);
+    table.row("put to watch, median", "tidings", "µs", None, watch);
+    table.row("put to changed(), median", "tidings", "µs", None, live);
+    table.save();
 }
