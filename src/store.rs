@@ -25,6 +25,7 @@ use crate::time::{HybridClock, Lifetime, Stamp, Time};
 
 mod bound;
 pub(crate) mod change_log;
+mod complete;
 pub(crate) mod coverage;
 #[cfg(any(feature = "__controls", feature = "__measures"))]
 mod damage;
@@ -35,6 +36,7 @@ mod integrity;
 pub(crate) mod key;
 mod peer_row;
 mod room;
+
 pub(crate) mod slab;
 pub(crate) mod watch;
 

@@ -109,6 +109,11 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// All entries whose key begins with `prefix`, in key order, as they were at one instant.
     fn scan(&self, prefix: &str) -> Vec<Entry>;
 
+    /// The same, and whether the store has all of every change that is seen in them and in the keys `gone`: not while a
+    /// batch of another node is arriving, of which some writes are there and others are not. Nor is it known of a change
+    /// in a single key whose writer has not confirmed yet that it has sent everything up to there.
+    fn scan_whole(&self, prefix: &str, gone: &[String]) -> (Vec<Entry>, bool);
+
     /// The first `rows` entries (at most 1,024) whose key begins with `prefix` and comes behind `after` in key order, as
     /// they were at one instant.
     fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry>;

@@ -102,6 +102,15 @@ impl Replica {
             .collect()
     }
 
+    /// The same, and whether all these entries and the keys `gone` are complete. While they are not, a part of what
+    /// another node has written in one batch may be missing.
+    pub(crate) fn scan_whole(&self, now: Time, prefix: &str, gone: &[String]) -> (Vec<Entry>, bool) {
+        let entries = self.scan(now, prefix);
+        let keys = entries.iter().map(Entry::key).chain(gone.iter().map(String::as_str));
+        let is_whole = keys.map(key::register).all(|key| self.store.is_complete(&key));
+        (entries, is_whole)
+    }
+
     /// The first `rows` entries (at most [`PAGE_ROWS_MAX`]) whose stored key begins with `prefix` and comes behind `after`.
     pub(crate) fn page(&self, now: Time, prefix: &[u8], after: Option<&[u8]>, rows: usize) -> Vec<Entry> {
         // The least key that is greater than `after`.

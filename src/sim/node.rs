@@ -501,6 +501,10 @@ impl Store for SimNode {
         self.scan(prefix)
     }
 
+    fn scan_whole(&self, prefix: &str, gone: &[String]) -> (Vec<Entry>, bool) {
+        self.read(|replica, now| replica.scan_whole(now, prefix, gone)).unwrap_or((Vec::new(), true))
+    }
+
     fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
         self.scan_page(prefix, after, rows)
     }

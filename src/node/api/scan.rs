@@ -18,22 +18,30 @@ const SCAN_TRIES: usize = 3;
 
 /// All entries whose stored key begins with `prefix`, as of the instant of the last piece.
 pub(in crate::node) fn scan(shared: &Shared, prefix: &[u8]) -> Vec<Entry> {
+    scan_whole(shared, prefix, &[]).0
+}
+
+/// The same, and whether all these entries and the keys `gone` are complete at that instant, see
+/// [`LocalStore::is_complete`](crate::store::LocalStore::is_complete).
+pub(in crate::node) fn scan_whole(shared: &Shared, prefix: &[u8], gone: &[String]) -> (Vec<Entry>, bool) {
     for attempt in 1.. {
         let rows = if attempt < SCAN_TRIES { SCAN_ROWS } else { usize::MAX };
-        if let Some(entries) = try_scan(shared, prefix, rows) {
-            return entries;
+        if let Some(scanned) = try_scan(shared, prefix, gone, rows) {
+            return scanned;
         }
     }
     unreachable!("the log forgets nothing during a scan in one piece")
 }
 
 /// One attempt, reading `rows` rows at a time. `None` if the log was replaced or forgot removals meanwhile.
-fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
+fn try_scan(shared: &Shared, prefix: &[u8], gone: &[String], rows: usize) -> Option<(Vec<Entry>, bool)> {
     let mut entries = Vec::new();
+    // Stored keys that were not complete when they were read. What is complete stays so.
+    let mut open: Vec<Vec<u8>> = gone.iter().map(String::as_str).map(key::register).collect();
     let mut next = prefix.to_vec();
     let mut cursor: Option<Revision> = None;
     loop {
-        let Some(core) = shared.lock_closed() else { return Some(entries) };
+        let Some(core) = shared.lock_closed() else { return Some((entries, true)) };
         let (store, now) = (&core.replica.store, shared.now());
         let since = *cursor.get_or_insert(Revision { log: store.log.id, number: store.log.head() });
         let mut read = 0;
@@ -43,6 +51,7 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
         {
             read += 1;
             last = Some(dot_set.key());
+            open.extend((!store.is_complete(dot_set.key())).then(|| dot_set.key().to_vec()));
             entries.extend(store.entry(now, dot_set, number));
         }
         if let Some(last) = last.filter(|_| read == rows) {
@@ -54,19 +63,21 @@ fn try_scan(shared: &Shared, prefix: &[u8], rows: usize) -> Option<Vec<Entry>> {
         }
         let changed = store.log.rows_after(since.number).map(|(number, id)| (number, &store.row(id).dot_set));
         let mut changed = changed.filter(|(_, dot_set)| dot_set.key().starts_with(prefix)).peekable();
+        let mut is_whole = open.iter().all(|key| store.is_complete(key));
         if changed.peek().is_none() {
-            return Some(entries);
+            return Some((entries, is_whole));
         }
         let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         for (number, dot_set) in changed {
             let key = key::readable_key(dot_set.key()).to_owned();
+            is_whole &= store.is_complete(dot_set.key());
             latest.insert(key, store.entry(now, dot_set, number));
         }
         drop(core);
         entries.retain(|entry| !latest.contains_key(entry.key()));
         entries.extend(latest.into_values().flatten());
         entries.sort_by(|a, b| a.key().cmp(b.key()));
-        return Some(entries);
+        return Some((entries, is_whole));
     }
 }
 

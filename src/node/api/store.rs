@@ -16,7 +16,7 @@ use crate::node::runtime::shared::wall_ms;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
 use crate::store::entry::{Entry, Revision};
-use crate::store::key::{Space, counter_prefix, element_key};
+use crate::store::key::{self, Space, counter_prefix, element_key};
 use crate::store::watch::WatchOptions;
 use crate::time::Stamp;
 use crate::typed::{Store, WriteReceipt};
@@ -56,6 +56,10 @@ impl Store for Node {
 
     fn scan(&self, prefix: &str) -> Vec<Entry> {
         self.scan(prefix)
+    }
+
+    fn scan_whole(&self, prefix: &str, gone: &[String]) -> (Vec<Entry>, bool) {
+        scan::scan_whole(&self.shared, &key::register(prefix), gone)
     }
 
     fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {
