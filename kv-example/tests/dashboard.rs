@@ -180,6 +180,16 @@ fn a_time_to_live_is_kept_unless_it_is_changed() {
     let kept = after["expires_ms"].as_u64().unwrap();
     assert!(kept.abs_diff(before) < 1_000, "{before} {kept}");
 
+    // Written over what came in between, it still has the time to live that the form shows.
+    page.type_in("d-value", "mine");
+    a.line(&["put", "short", "theirs"]);
+    page.shows("clash", "theirs");
+    page.eval("[...document.querySelectorAll('#clash button')].find(one => one.textContent.startsWith('Put yours')).click()");
+    page.wait("sheet.said.startsWith('written') && !sheet.isSending && !drafts.size");
+    let after = entry(&a, "short");
+    assert_eq!(after["value"], "mine");
+    assert!(after["expires_ms"].as_u64().unwrap().abs_diff(before) < 1_000);
+
     page.select("d-life", "ttl");
     page.shows("faults", "a number and a unit");
     page.type_in("d-ttl", "2d");
@@ -188,7 +198,7 @@ fn a_time_to_live_is_kept_unless_it_is_changed() {
     page.select("d-life", "forever");
     save();
     assert_eq!(entry(&a, "short")["expires_ms"], Value::Null);
-    assert_eq!(entry(&a, "short")["value"], "sooner");
+    assert_eq!(entry(&a, "short")["value"], "mine");
 
     page.choose("bound");
     page.wait("[...document.querySelectorAll('.row .flag')].some(flag => flag.innerText === 'with its node' && flag.scrollWidth <= flag.clientWidth)");
@@ -408,6 +418,24 @@ fn voters_are_shown_and_changed_with_a_confirmation() {
     page.shows("vote-said", "Done: the voters are a, b, d.");
     assert_eq!(b.line(&["voters"]), "a, b, d");
     page.wait("document.getElementById('voters-note').textContent === 'changed'");
+
+    // Half way through a change, and alone, as a node would tell of itself.
+    let told = page.eval(
+        "(() => { const real = status;
+           status = { ...real, readiness: 'alone', voters: { epoch: 3, voters: ['a', 'b', 'd'], next: ['a', 'c', 'x'] } };
+           showVoters(); const text = document.getElementById('voters').innerText; status = real; showVoters(); return text; })()",
+    );
+    let told = told.as_str().unwrap();
+    for words in [
+        "being changed",
+        "A change is in progress: 3 of 3 answer, of the next ones 2 of 3.",
+        "This node is alone",
+        "until the change is done",
+        "joins",
+        "no member of this name",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
 
     // Names that are no members are refused by the node, in its own words.
     page.type_in("vote-more", "nobody at all");

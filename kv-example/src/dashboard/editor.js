@@ -1,6 +1,6 @@
 // ---- Editing: what the form says, drafts, checks, and writes that replace only what was shown.
 const TTL = /^\d+(ms|s|m|h|d)$/;
-const isDirty = one => one.field.text !== one.original || one.life !== lifeOf(one.entry) || one.ttl !== "" || one.isNew && one.typedKey !== "";
+const isDirty = one => one.field.text !== one.original || one.life !== lifeOf(one.filled) || one.ttl !== "" || one.isNew && one.typedKey !== "";
 const keyOf = one => one.isNew ? one.typedKey : one.key;
 function noteDraft(one) {
   if (isDirty(one)) drafts.set(one.key, one); else drafts.delete(one.key);
@@ -27,14 +27,14 @@ function faultOf(one) {
   return "";
 }
 function showEditor() {
-  const { field, isRead, entry, life } = sheet, value = $("d-value"), fault = isRead ? faultOf(sheet) : "";
+  const { field, isRead, entry, filled, life } = sheet, value = $("d-value"), fault = isRead ? faultOf(sheet) : "";
   if (value.value !== field.text) value.value = field.text;
   const rests = !isRead || sheet.isSending;
   value.readOnly = rests || !field.isWhole;
   for (const id of ["d-kind", "d-life", "d-ttl"]) $(id).disabled = rests;
   $("d-kind").value = field.kind;
-  $("life-keep").hidden = !entry?.expires_ms;
-  if (entry?.expires_ms) put($("life-keep"), "until " + date(entry.expires_ms) + ", as now");
+  $("life-keep").hidden = !filled?.expires_ms;
+  if (filled?.expires_ms) put($("life-keep"), "until " + date(filled.expires_ms) + ", as it was");
   put($("life-node"), "until the process of " + (status?.name || "this node") + " ends");
   $("d-life").value = life;
   $("d-ttl").hidden = life !== "ttl";
@@ -116,9 +116,9 @@ async function sendSheet(one, isDelete, method, query, body) {
 }
 async function save(one = sheet) {
   if (!one?.isRead || one.isSending || faultOf(one) || !keyOf(one)) return;
-  const isUntouched = one.entry && one.field.text === one.original;
-  const body = isUntouched ? bytesOf(one.entry) : bodyOf(one.field);
-  if (await sendSheet(one, false, "PUT", lifeQuery(one.life, one.ttl, one.entry), body)) await finish(one, "written");
+  const isUntouched = one.filled && one.field.text === one.original;
+  const body = isUntouched ? bytesOf(one.filled) : bodyOf(one.field);
+  if (await sendSheet(one, false, "PUT", lifeQuery(one.life, one.ttl, one.filled), body)) await finish(one, "written");
 }
 async function remove(one = sheet) {
   if (!one?.entry || one.isSending) return;

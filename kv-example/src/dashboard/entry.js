@@ -1,11 +1,12 @@
 // ---- One key: who wrote what when, and what was written at the same time.
-// A sheet is a key that is or was open: `entry` is what was read of it (null: nothing), `field` how it stands in the form,
-// `original` the text before anything was typed. A sheet with unsaved edits is kept in `drafts`, whatever else is chosen
+// A sheet is a key that is or was open: `entry` is what a write may replace (null: nothing), `filled` what the form was
+// filled from, which is the same until a person wants to write over a later one. `field` is how the value stands in the
+// form, `original` its text before anything was typed. A sheet with unsaved edits is kept in `drafts`, whatever else is chosen
 // and whatever comes. The sheet of a new key has the key "" there.
 const drafts = new Map();
 let sheet = null;
 function newSheet(key) {
-  return { key, isNew: !key, typedKey: "", isRead: !key, entry: null, field: { kind: "text", text: "", isCompact: false, ends: "\n", isWhole: true },
+  return { key, isNew: !key, typedKey: "", isRead: !key, entry: null, filled: null, field: { kind: "text", text: "", isCompact: false, ends: "\n", isWhole: true },
     original: "", isKindChosen: false, life: "forever", ttl: "", schema: null, said: "", gone: null, clash: null, isSending: false };
 }
 function choose(key) {
@@ -54,6 +55,7 @@ function fillSheet(one, entry) {
   one.entry = entry;
   if (isOld) return;
   one.field = entry ? shownAs(bytesOf(entry), kindOf(bytesOf(entry))) : newSheet(one.key).field;
+  one.filled = entry;
   one.original = one.field.text;
   one.life = lifeOf(entry);
   one.ttl = "";
@@ -126,8 +128,9 @@ function versionCard(one, isWinner) {
 function showClash() {
   const box = $("clash"), { clash } = sheet, wasHidden = box.hidden;
   box.hidden = !clash;
-  if (!clash || box.clash === clash) return;
-  box.clash = clash;
+  // Who deleted the key may be told after it was read.
+  if (!clash || box.clash === clash && box.gone === sheet.gone) return;
+  Object.assign(box, { clash, gone: sheet.gone });
   const both = make("div", null, "both"), choices = make("div", null, "line"), mine = sheet, { theirs, isDelete, why } = clash;
   both.append(make("span", isDelete ? "As it was read here" : "Yours", "soft"), make("pre", isDelete ? readable(mine.entry) : mine.field.text, "mono"), make("span", "Now", "soft"),
     make("pre", theirs ? readable(theirs) + "\n— " + who(theirs) : "nothing. " + goneWords(mine.gone), "mono"));

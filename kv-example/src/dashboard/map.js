@@ -5,7 +5,7 @@ function svg(tag, set) {
   for (const key in set) element.setAttribute(key, set[key]);
   return element;
 }
-const pairOf = (a, b) => [a, b].sort().join(" ");
+const pairOf = (a, b) => [a, b].sort().join("\n");
 const spots = new Map();
 let drawn = "";
 
@@ -51,7 +51,7 @@ function layMap(root, { width: w, height: h }, names, links) {
   for (const name of names) dots.append(makeNode(name, w, h));
 }
 function layEdge(pair, edges, marks) {
-  const [a, b] = pair.split(" ").map(name => spots.get(name));
+  const [a, b] = pair.split("\n").map(name => spots.get(name));
   if (!a || !b) return;
   const edge = svg("line", { x1: a.x, y1: a.y, x2: b.x, y2: b.y, class: "edge" });
   // Not in the middle, where the lines of a full mesh cross.
@@ -79,14 +79,14 @@ function makeNode(name, w, h) {
   return node;
 }
 function fillEdge(edge, link) {
-  const pair = edge.dataset.pair.split(" "), isCalm = link && !link.lag;
+  const pair = edge.dataset.pair.split("\n"), isCalm = link && !link.lag;
   const look = !link ? " none" : link.lag ? " late" : pair.includes(person) ? " hot" : pair.includes(status.name) ? "" : " dim";
   edge.setAttribute("class", "edge" + look);
   const words = !link ? "no link" : "round trip " + micro(link.rtt) + (isCalm ? ", up to date" : ", behind by " + plural(link.lag, "change"));
   edge.firstChild.textContent = pair.join(" – ") + ": " + words;
 }
 function fillTrip(text, link, nodes) {
-  const isShown = nodes <= 12 && text.dataset.pair.split(" ").includes(person || status.name);
+  const isShown = nodes <= 12 && text.dataset.pair.split("\n").includes(person || status.name);
   text.textContent = !isShown ? "" : !link ? "no link" : micro(link.rtt) + (link.lag ? " · " + link.lag + " behind" : "");
 }
 function fillNode(node, one, nodes) {
