@@ -1,5 +1,7 @@
 // ---- The head, the members, the leaders, the events.
-const STATES = { alive: ["good", "alive"], suspect: ["warn", "does not answer"], down: ["bad", "down"], left: ["left soft", "has left"], forgotten: ["left soft", "forgotten"] };
+const STATES = {
+  alive: ["good", "alive"], suspect: ["warn", "does not answer"], down: ["bad", "down"], left: ["left soft", "has left"], forgotten: ["left soft", "forgotten"],
+};
 const leads = name => (status.elections || []).filter(one => one.node === name).map(one => one.name);
 const isCut = name => !!status.demo && status.demo.cut.includes(name);
 const peerOf = name => status.peers.find(one => one.name === name);
@@ -95,8 +97,8 @@ function fillMember(row, one) {
   const [lagClass, lagText] = lagOf(one, peer);
   lag.className = lagClass;
   put(lag, lagText);
-  const facts = [...leads(one.name).map(name => "leads " + name), one.app_version && "v" + one.app_version, ...Object.entries(one.meta).map(([key, value]) => key + " " + value)];
-  put(about, facts.filter(Boolean).join(", "));
+  const meta = Object.entries(one.meta).map(([key, value]) => key + " " + value);
+  put(about, [...leads(one.name).map(name => "leads " + name), one.app_version && "v" + one.app_version, ...meta].filter(Boolean).join(", "));
   about.title = about.textContent;
   const act = deed.firstChild, verb = status.demo ? isCut(one.name) ? "Heal" : "Cut off" : "Forget";
   deed.hidden = $("h-do").hidden;

@@ -53,7 +53,12 @@ function showFaults(fault) {
   if ($("faults").dataset.same === same) return;
   $("faults").dataset.same = same;
   const list = make("ul");
-  list.append(...items.map(([path, text]) => { const item = make("li"); if (path) item.append(make("code", path), " "); item.append(text); return item; }));
+  list.append(...items.map(([path, text]) => {
+    const item = make("li");
+    if (path) item.append(make("code", path), " ");
+    item.append(text);
+    return item;
+  }));
   $("faults").replaceChildren(...(head ? [make("strong", head)] : []), list);
 }
 
@@ -110,7 +115,8 @@ async function sendSheet(one, isDelete, method, query, body) {
   one.isSending = false;
   one.said = done.error || "";
   if (done.schema) one.schema = done.schema;
-  if (done.clash !== undefined) one.clash = { theirs: done.clash, isDelete, why: "The key was changed since it was read here. Nothing was " + (isDelete ? "deleted." : "written.") };
+  const why = "The key was changed since it was read here. Nothing was " + (isDelete ? "deleted." : "written.");
+  if (done.clash !== undefined) one.clash = { theirs: done.clash, isDelete, why };
   if (one === sheet) showSheet();
   return false;
 }
@@ -210,7 +216,8 @@ $("d-kind").onchange = () => changeKind($("d-kind").value);
 // Shows the same bytes in another way.
 function changeKind(kind) {
   const body = bodyOf(sheet.field), bytes = typeof body === "string" ? new TextEncoder().encode(body) : body;
-  const isUntouched = sheet.field.text === sheet.original, isChanged = !!bytes && sheet.field.isWhole && (kind === "hex" || fitsField(textOf(bytes)));
+  const isUntouched = sheet.field.text === sheet.original;
+  const isChanged = !!bytes && sheet.field.isWhole && (kind === "hex" || fitsField(textOf(bytes)));
   if (isChanged) {
     sheet.field = shownAs(bytes, kind);
     sheet.isKindChosen = true;

@@ -5,15 +5,17 @@
 // and whatever comes. The sheet of a new key has the key "" there.
 const drafts = new Map();
 let sheet = null;
+const emptyField = () => ({ kind: "text", text: "", isCompact: false, ends: "\n", isWhole: true });
 function newSheet(key) {
-  return { key, isNew: !key, typedKey: "", isRead: !key, entry: null, filled: null, field: { kind: "text", text: "", isCompact: false, ends: "\n", isWhole: true },
-    original: "", isKindChosen: false, life: "forever", ttl: "", schema: null, said: "", gone: null, clash: null, isSending: false };
+  return { key, isNew: !key, typedKey: "", isRead: !key, isSending: false, entry: null, filled: null, gone: null, field: emptyField(),
+    original: "", isKindChosen: false, life: "forever", ttl: "", schema: null, clash: null, said: "" };
 }
 function choose(key) {
   chosen = key;
   cursor = "key " + key;
   sheet = drafts.get(key) || newSheet(key);
   showSheet();
+  $("detail").scrollIntoView({ block: "nearest" });
   later(drawRows);
   return refresh();
 }
@@ -46,7 +48,9 @@ async function refresh() {
   if (entry === undefined) { mine.said = "It could not be read."; return showSheet(); }
   if (!mine.isRead || !isDirty(mine)) fillSheet(mine, entry);
   else if (versionsOf(entry) === versionsOf(mine.entry)) { mine.entry = entry; mine.clash = null; }
-  else if (!mine.clash || versionsOf(mine.clash.theirs) !== versionsOf(entry)) mine.clash = { theirs: entry, isDelete: false, why: "The key was changed while it is edited here." };
+  else if (!mine.clash || versionsOf(mine.clash.theirs) !== versionsOf(entry)) {
+    mine.clash = { theirs: entry, isDelete: false, why: "The key was changed while it is edited here." };
+  }
   showSheet();
 }
 function fillSheet(one, entry) {
@@ -54,7 +58,7 @@ function fillSheet(one, entry) {
   one.isRead = true;
   one.entry = entry;
   if (isOld) return;
-  one.field = entry ? shownAs(bytesOf(entry), kindOf(bytesOf(entry))) : newSheet(one.key).field;
+  one.field = entry ? shownAs(bytesOf(entry), kindOf(bytesOf(entry))) : emptyField();
   one.filled = entry;
   one.original = one.field.text;
   one.life = lifeOf(entry);
@@ -90,16 +94,20 @@ function lifeWords(one) {
   if (one.ephemeral) parts.push("vanishes with the process of " + writerOf(one));
   return parts.join("; ") || "for ever";
 }
+function factsOf({ entry, isRead, isNew, gone }) {
+  if (!entry) return isRead && !isNew ? [["Gone", goneWords(gone)]] : [];
+  const written = "by " + writerWords(entry) + ", " + span(now() - entry.time_ms) + " ago, " + date(entry.time_ms);
+  return [["Written", written], ["Lives", lifeWords(entry)], ["Size", size(entry.bytes)], ["Stamp", entry.stamp]];
+}
+// Told anew every second: what stays is left alone, so that it can be marked and copied.
 function showFacts() {
   if (!sheet) return;
-  const { entry, isRead, isNew, gone } = sheet, rows = [];
-  if (entry) {
-    rows.push(["Written", "by " + writerWords(entry) + ", " + span(now() - entry.time_ms) + " ago, " + date(entry.time_ms)], ["Lives", lifeWords(entry)], ["Size", size(entry.bytes)], ["Stamp", entry.stamp]);
-  } else if (isRead && !isNew) rows.push(["Gone", goneWords(gone)]);
-  const same = rows.flat().join("\n");
-  if ($("facts").dataset.same === same) return;
-  $("facts").dataset.same = same;
-  $("facts").replaceChildren(...rows.flatMap(([name, text]) => [make("dt", name), make("dd", text, name === "Stamp" ? "mono" : "")]));
+  const box = $("facts"), facts = factsOf(sheet), names = facts.map(([name]) => name).join();
+  if (box.dataset.names !== names) {
+    box.dataset.names = names;
+    box.replaceChildren(...facts.flatMap(([name]) => [make("dt", name), make("dd", "", name === "Stamp" ? "mono" : "")]));
+  }
+  facts.forEach(([, text], at) => put(box.children[2 * at + 1], text));
 }
 function goneWords(gone) {
   if (gone?.expired) return "Its time is over, or the process ended that it was bound to.";
@@ -120,7 +128,8 @@ function versionCard(one, isWinner) {
   keep.setAttribute("aria-label", "Keep the value of " + writerOf(one));
   const foot = make("div", null, "line");
   foot.append(keep, make("span", lifeOf(one) === "forever" ? "" : lifeWords(one), "soft"));
-  card.append(make("strong", isWinner ? "In force: the latest stamp" : "Lost against it"), make("span", writerWords(one) + ", " + date(one.time_ms), "soft"), make("pre", readable(one), "mono"), foot);
+  card.append(make("strong", isWinner ? "In force: the latest stamp" : "Lost against it"),
+    make("span", writerWords(one) + ", " + date(one.time_ms), "soft"), make("pre", readable(one), "mono"), foot);
   return card;
 }
 
@@ -132,13 +141,13 @@ function showClash() {
   if (!clash || box.clash === clash && box.gone === sheet.gone) return;
   Object.assign(box, { clash, gone: sheet.gone });
   const both = make("div", null, "both"), choices = make("div", null, "line"), mine = sheet, { theirs, isDelete, why } = clash;
-  both.append(make("span", isDelete ? "As it was read here" : "Yours", "soft"), make("pre", isDelete ? readable(mine.entry) : mine.field.text, "mono"), make("span", "Now", "soft"),
+  both.append(make("span", isDelete ? "As it was read here" : "Yours", "soft"),
+    make("pre", isDelete ? readable(mine.entry) : mine.field.text, "mono"), make("span", "Now", "soft"),
     make("pre", theirs ? readable(theirs) + "\n— " + who(theirs) : "nothing. " + goneWords(mine.gone), "mono"));
   choices.append(button("Take what is there now", () => discard(mine)));
   if (theirs || !isDelete) choices.append(button(isDelete ? "Delete it all the same" : "Put yours all the same", () => {
-    mine.entry = theirs;
-    mine.isRead = true;
-    mine.clash = null;
+    Object.assign(mine, { entry: theirs, isRead: true, clash: null });
+    showSheet();
     isDelete ? removeNow(mine) : save(mine);
   }));
   box.replaceChildren(make("strong", why), both, choices);

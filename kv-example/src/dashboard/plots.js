@@ -58,7 +58,8 @@ function showLatency(recent) {
   const newest = recent[recent.length - 1], text = $("latency-text");
   if (!newest) return put(text, status && status.members.length < 2 ? "Alone in its cluster, this node has nobody to measure with." : "Measuring begins …");
   if (newest.rtt_us == null) return put(text, "No peer is linked.");
-  const arrivals = newest.arrival_p50_us == null ? "" : " · others’ writes arrive in " + micro(newest.arrival_p50_us) + ", 99 % " + micro(newest.arrival_p99_us) + ", clock difference included";
+  const { arrival_p50_us: half, arrival_p99_us: most } = newest;
+  const arrivals = half == null ? "" : " · others’ writes arrive in " + micro(half) + ", 99 % " + micro(most) + ", clock difference included";
   const late = recent.some(one => one.late) ? " · × a peer owed a confirmation for 2 s" : "";
   const median = " round trip: median peer " + micro(newest.rtt_us), slowest = " slowest " + micro(newest.rtt_max_us) + arrivals + late;
   if (text.textContent !== median + slowest) text.replaceChildren(make("span", null, "key-dot"), median, make("span", null, "key-ring"), slowest);

@@ -8,7 +8,11 @@ const opened = new Set();
 // The folders that a key stands in: of "a/b/c" these are "a/" and "a/b/".
 function pathsOf(key) {
   const paths = [];
-  for (let at = key.indexOf("/"); at >= 0 && at < key.length - 1 && paths.length < FOLDERS_DEEP_MAX; at = key.indexOf("/", at + 1)) paths.push(key.slice(0, at + 1));
+  let at = key.indexOf("/");
+  while (at >= 0 && at < key.length - 1 && paths.length < FOLDERS_DEEP_MAX) {
+    paths.push(key.slice(0, at + 1));
+    at = key.indexOf("/", at + 1);
+  }
   return paths;
 }
 function plant(row, old) {
