@@ -227,6 +227,7 @@ fn unsaved_edits_survive_other_keys_and_events() {
     page.press("Escape");
     page.click("drafts");
     page.shows("d-value", "typed");
+    page.wait("document.querySelector('.row.chosen.draft')?.dataset.key === 'one'");
     assert_eq!(page.eval("document.getElementById('clash').hidden"), true);
 
     // All is told anew, and another key is chosen: a draft of a key that is deleted meanwhile is still there.

@@ -13,6 +13,8 @@ function showDrafts() {
 // One after another.
 $("drafts").onclick = () => {
   const names = [...drafts.keys()], next = names[(names.indexOf(sheet?.key) + 1) % names.length];
+  reveal(next);
+  later(showKeys);
   next === "" ? openBlank() : choose(next);
 };
 addEventListener("beforeunload", event => { if (drafts.size) event.preventDefault(); });
