@@ -173,9 +173,16 @@ fn programs_of_two_versions_lose_nothing_together() {
     let mut nodes = cluster(&earlier, &folder);
     let refused = {
         let other = node(later, &folder, "other", &[nodes[0].addr.clone()]);
-        let log = || std::fs::read_to_string(folder.join("other.log")).unwrap();
-        eventually("it is ready or refused", || is_ready(&other) || log().contains("of the wire format"));
-        !is_ready(&other)
+        let says_so = |name: &str| {
+            let log = std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap();
+            log.contains("of the wire format")
+        };
+        eventually("it is ready or refused", || is_ready(&other) || says_so("other"));
+        let refused = !is_ready(&other);
+        if refused {
+            eventually("the earlier node names the version, too", || says_so("a"));
+        }
+        refused
     };
     if refused {
         return println!("the wire versions differ: refused by name");
