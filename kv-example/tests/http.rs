@@ -48,6 +48,44 @@ fn a_key_is_put_read_compared_and_deleted() {
 }
 
 #[test]
+fn revisions_condition_writes_and_expiries_are_kept() {
+    let node = serve("a", &[], &[]);
+    let url = format!("{}/v1/kv/k", node.http);
+    let whole = || get(&node.http, "/v1/kv/k?meta=true").json();
+    assert_eq!(put(&node.http, "/v1/kv/k?ttl=1h", b"1").status, 200);
+    let first = whole();
+    assert_eq!((&first["writer"], &first["writer_state"]), (&"a".into(), &"alive".into()));
+    let (revision, expires) = (first["revision"].as_str().unwrap(), first["expires_ms"].as_u64().unwrap());
+
+    // The same expiry, and only over what was read.
+    let kept = format!("{url}?expires_ms={expires}");
+    let condition = [("x-tidings-if-revision", revision)];
+    assert_eq!(ask("PUT", &kept, &condition, b"2").status, 200);
+    assert!(whole()["expires_ms"].as_u64().unwrap().abs_diff(expires) < 1_000);
+    for method in ["PUT", "DELETE"] {
+        let refused = ask(method, &url, &condition, b"");
+        assert_eq!((refused.status, &refused.json()["code"]), (412, &"condition".into()), "{method}");
+    }
+    assert_eq!(whole()["value"], "2");
+
+    for (query, headers, status, code) in [
+        ("?expires_ms=1", &[][..], 409, "expired"),
+        ("?expires_ms=soon", &[], 400, "bad_request"),
+        ("?expires_ms=99999999999999&ttl=1s", &[], 400, "bad_request"),
+        ("", &[("x-tidings-if-revision", "the latest")], 400, "bad_request"),
+        ("", &[("x-tidings-if-revision", revision), ("if-none-match", "*")], 400, "bad_request"),
+    ] {
+        let refused = ask("PUT", &format!("{url}{query}"), headers, b"3").json();
+        assert_eq!(refused["code"], code, "{query} {headers:?}");
+        assert_eq!(ask("PUT", &format!("{url}{query}"), headers, b"3").status, status, "{query} {headers:?}");
+    }
+    assert_eq!(ask("DELETE", &format!("{url}?expires_ms=1"), &[], b"").status, 400);
+    assert_eq!(whole()["value"], "2");
+    let revision = whole()["revision"].as_str().unwrap().to_owned();
+    assert_eq!(ask("DELETE", &url, &[("x-tidings-if-revision", &revision)], b"").status, 200);
+}
+
+#[test]
 fn keys_and_values_of_every_form_survive() {
     let node = serve("a", &[], &[]);
     let bytes: Vec<u8> = (0..=255).collect();

@@ -3,7 +3,7 @@
 //! Keys come as a watch tells them, in batches, resumable like any watch. What is said about the node is said whole
 //! each time, and short histories follow with cursors. A page that reads slowly is told less, never wrong.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use futures_util::FutureExt;
 use futures_util::stream::{self, Stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidings::{Entry, Node, Watch, WatchEvent, WatchOptions};
+use tidings::{Entry, Node, Stamp, Watch, WatchEvent, WatchOptions};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::monitor::{Viewed, Viewer};
 use super::watch::{HEARTBEAT_INTERVAL, resume_from};
-use super::{ApiError, App, AppState, Ask, cluster, view};
+use super::{ApiError, App, AppState, Ask, cluster, view, voters};
 
 /// Between two batches.
 const FRAME_INTERVAL: Duration = Duration::from_millis(100);
@@ -126,7 +126,7 @@ impl Dashboard {
 
     /// Reads what the watch has, up to one batch. None once the node is closed.
     fn read_keys(&mut self) -> Option<()> {
-        let (mut rows, mut gone) = (Vec::new(), BTreeSet::new());
+        let (mut rows, mut gone) = (Vec::new(), BTreeMap::new());
         let mut last = None;
         let (mut is_current, mut is_cut) = (false, false);
         self.is_behind = true;
@@ -150,7 +150,11 @@ impl Dashboard {
                         rows.push(row(&self.app, &entry));
                     }
                 }
-                WatchEvent::Delete { key, .. } | WatchEvent::Expired { key, .. } => _ = gone.insert(key),
+                WatchEvent::Delete { key, stamp, writer, .. } => {
+                    let time = stamp.map(Stamp::wall_ms);
+                    gone.insert(key, json!({ "t": time, "w": writer }));
+                }
+                WatchEvent::Expired { key, .. } => _ = gone.insert(key, json!({ "expired": true })),
                 WatchEvent::Current => {
                     is_current = true;
                     self.initial = None;
@@ -213,6 +217,8 @@ fn status(app: &App) -> Value {
     status["members"] = view::members(app);
     status["links"] = app.locals.iter().flat_map(links).collect();
     status["locals"] = app.locals.iter().map(local).collect();
+    status["voters"] = voters::view(&app.node.voters());
+    status["forgotten"] = app.monitor.forgotten().into();
     status["elections"] = app.elections.view(app);
     if let Some(demo) = &app.demo {
         status["demo"] = json!({ "cut": demo.cut_off() });

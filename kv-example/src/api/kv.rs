@@ -1,7 +1,7 @@
 //! Keys: `/v1/kv`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
@@ -24,6 +24,7 @@ const ORIGIN: HeaderName = HeaderName::from_static("x-tidings-origin");
 const EXPIRES_MS: HeaderName = HeaderName::from_static("x-tidings-expires-ms");
 const EPHEMERAL: HeaderName = HeaderName::from_static("x-tidings-ephemeral");
 const CONFLICTS: HeaderName = HeaderName::from_static("x-tidings-conflicts");
+const IF_REVISION: HeaderName = HeaderName::from_static("x-tidings-if-revision");
 
 /// A page with values ends with the row that makes it as large as this.
 const PAGE_BYTES_TARGET: usize = 4 << 20;
@@ -126,6 +127,8 @@ fn rows_of_values(rows: &[Entry]) -> usize {
 #[serde(deny_unknown_fields)]
 pub(super) struct Wants {
     ttl: Option<String>,
+    /// Instead of a time to live: when the value expires, in milliseconds since 1970, as a read told it.
+    expires_ms: Option<u64>,
     #[serde(default)]
     ephemeral: bool,
     wait: Option<String>,
@@ -168,17 +171,27 @@ impl Wants {
 
     /// Refuses what makes sense for what is put alone.
     pub(super) fn without_ttl(&self) -> Result<(), ApiError> {
-        if self.ttl.is_none() && !self.ephemeral {
+        if self.ttl.is_none() && self.expires_ms.is_none() && !self.ephemeral {
             return Ok(());
         }
-        Err(ApiError::bad_request("ttl and ephemeral are for keys and for elements of sets that are put"))
+        let error = "ttl, expires_ms and ephemeral are for keys and for elements of sets that are put";
+        Err(ApiError::bad_request(error))
     }
 
     /// How the node puts a value.
     pub(super) fn options(&self) -> Result<PutOptions, ApiError> {
         let mut options = PutOptions::new();
-        if let Some(ttl) = &self.ttl {
-            options = options.ttl(span::parse(ttl).map_err(ApiError::bad_request)?);
+        match (&self.ttl, self.expires_ms) {
+            (None, None) => {}
+            (Some(ttl), None) => options = options.ttl(span::parse(ttl).map_err(ApiError::bad_request)?),
+            (None, Some(at)) => {
+                let left = at.saturating_sub(view::ms(SystemTime::now()));
+                if left == 0 {
+                    return Err(ApiError::conflict("expired", "the value would have expired already"));
+                }
+                options = options.ttl(Duration::from_millis(left));
+            }
+            (Some(_), Some(_)) => return Err(ApiError::bad_request("give ttl or expires_ms, not both")),
         }
         Ok(if self.ephemeral { options.ephemeral() } else { options })
     }
@@ -213,19 +226,27 @@ impl Wait {
     }
 }
 
-/// What `If-Match` and `If-None-Match` say. The comparison is made on this node, against what it holds: it is no
-/// agreement of the whole cluster.
+/// What `If-Match`, `If-None-Match` and `X-Tidings-If-Revision` say. The comparison is made on this node, against what it
+/// holds: it is no agreement of the whole cluster.
 fn condition(headers: &HeaderMap) -> Result<Option<OnlyIf>, ApiError> {
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
-    match (text(IF_MATCH), text(IF_NONE_MATCH)) {
-        (None, None) => Ok(None),
-        (None, Some("*")) => Ok(Some(OnlyIf::Absent)),
-        (Some(etag), None) => {
+    match (text(IF_MATCH), text(IF_NONE_MATCH), text(IF_REVISION)) {
+        (None, None, None) => Ok(None),
+        (None, Some("*"), None) => Ok(Some(OnlyIf::Absent)),
+        (Some(etag), None, None) => {
             let stamp = etag.trim().trim_matches('"').parse::<Stamp>();
             let form = || ApiError::bad_request("If-Match takes the ETag of a read: \"<stamp>\"");
             stamp.map(|stamp| Some(OnlyIf::Stamp(stamp))).map_err(|_| form())
         }
-        _ => Err(ApiError::bad_request("give If-Match: \"<stamp>\" or If-None-Match: *, not both")),
+        (None, None, Some(revision)) => {
+            let form = || ApiError::bad_request("X-Tidings-If-Revision takes the revision of a read");
+            revision.trim().parse().map(|revision| Some(OnlyIf::Revision(revision))).map_err(|_| form())
+        }
+        _ => {
+            let error =
+                "give one of If-Match: \"<stamp>\", If-None-Match: * and X-Tidings-If-Revision: <revision>";
+            Err(ApiError::bad_request(error))
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod kv;
 mod listen;
 mod metrics;
 mod monitor;
+mod page;
 mod places;
 mod settings;
 pub(crate) mod tls;
@@ -18,17 +19,13 @@ mod voters;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, Query};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use axum::http::request::Parts;
-use axum::response::{Html, IntoResponse};
 use axum::routing::get;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use serde::de::DeserializeOwned;
 use tidings::Node;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -48,22 +45,6 @@ const WAIT_TIME_MAX: Duration = Duration::from_secs(60);
 const WAIT_TIME: Duration = Duration::from_secs(5);
 /// Entries, elements or keys on one page of a listing, at most and unless the request says less.
 pub(crate) const PAGE_ROWS_MAX: usize = 1_000;
-
-const PAGE: &str = include_str!("../dashboard.html");
-
-/// The page is one file and needs nothing from anywhere else; this makes sure of it. Its script and its style are named
-/// by their hashes, so that nothing else runs that a value may have smuggled in.
-static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
-    let [style, script] = ["style", "script"].map(|element| {
-        let (_, rest) = PAGE.split_once(&format!("<{element}>")).expect("the page has one");
-        let (text, _) = rest.split_once(&format!("</{element}>")).expect("it ends");
-        BASE64_STANDARD.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()))
-    });
-    format!(
-        "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; \
-         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-});
 
 /// What the API serves.
 #[derive(Debug)]
@@ -117,7 +98,7 @@ impl App {
 /// The routes of one node.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let routes = Router::new()
-        .route("/", get(page))
+        .route("/", get(page::page))
         .merge(kv::routes(app.value_bytes_max))
         .merge(collections::routes())
         .merge(watch::routes())
@@ -133,16 +114,6 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(async || ApiError::method())
         .layer(axum::middleware::from_fn_with_state(app.clone(), metrics::measure))
         .with_state(app)
-}
-
-async fn page() -> impl IntoResponse {
-    let headers = [
-        (CONTENT_SECURITY_POLICY, PAGE_POLICY.as_str()),
-        (REFERRER_POLICY, "no-referrer"),
-        (CACHE_CONTROL, "no-cache"),
-        (CONTENT_TYPE, "text/html; charset=utf-8"),
-    ];
-    (headers, Html(PAGE))
 }
 
 /// The query of a request; a field that is not known is an error that names it.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tidings::{MemberState, Node, NodeStatus, RunId};
+use tidings::{MemberEvent, MemberState, Node, NodeStatus, RunId};
 
 use super::view;
 
@@ -22,6 +22,8 @@ const SAMPLES_KEPT: usize = 600;
 /// A peer that owes a confirmation for longer than this is shown as late.
 const LATE_TIME: Duration = Duration::from_secs(2);
 const LOG_LINES_KEPT: usize = 300;
+/// Members that were forgotten, the latest ones.
+const FORGOTTEN_KEPT: usize = 20;
 /// Names of runs that are remembered.
 const WRITERS_MAX: usize = 8_192;
 
@@ -59,9 +61,10 @@ struct Histories {
     censuses: Ring<Value>,
     samples: Ring<Value>,
     log: Ring<Value>,
+    forgotten: Ring<Value>,
 }
 
-/// See the module.
+/// The histories of one node, and whether somebody looks at them.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     histories: Mutex<Histories>,
@@ -95,6 +98,7 @@ impl Monitor {
             censuses: Ring::new(CENSUSES_KEPT),
             samples: Ring::new(SAMPLES_KEPT),
             log: Ring::new(LOG_LINES_KEPT),
+            forgotten: Ring::new(FORGOTTEN_KEPT),
         };
         let monitor = Arc::new(Self {
             histories: Mutex::new(histories),
@@ -150,11 +154,20 @@ impl Monitor {
         (!is_empty).then(|| json!({ "censuses": censuses, "samples": samples, "log": log }))
     }
 
+    /// The members that were forgotten while this node ran, the latest ones.
+    pub(super) fn forgotten(&self) -> Vec<Value> {
+        self.lock().forgotten.read(&mut 0)
+    }
+
     async fn follow_members(self: Arc<Self>, node: Node) {
         let mut events = node.member_events();
         while let Some(event) = events.next().await {
             let member = event.member();
             self.lock().writers.insert(member.run, member.name.clone());
+            if matches!(event, MemberEvent::Forgotten(_)) {
+                let line = json!({ "name": member.name, "t": view::ms(SystemTime::now()) });
+                self.lock().forgotten.push(line);
+            }
             self.tell("member", event.to_string());
         }
     }

@@ -29,6 +29,7 @@ pub(super) fn entry(app: &App, entry: &Entry, has_value: bool) -> Value {
         "time_ms": entry.stamp().wall_ms(),
         "origin": run(entry.origin()),
         "writer": app.monitor.writer(entry.origin()),
+        "writer_state": app.node.member_of(entry.stamp()).map(|member| member.state.to_string()),
         "expires_ms": entry.expires_at().map(ms),
         "ephemeral": entry.is_ephemeral(),
         "conflicts": entry.conflicts().count(),

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,13 @@ pub fn program() -> Option<&'static str> {
         eprintln!("\n*** SKIPPED: no Chromium is installed; the dashboard is NOT tested ***\n");
     }
     found
+}
+
+/// Where a picture for people goes.
+pub fn picture(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join(format!("{name}.png"))
 }
 
 impl Page {
@@ -149,6 +156,42 @@ impl Page {
             "Input.dispatchKeyEvent",
             &json!({ "type": "keyUp", "key": key, "windowsVirtualKeyCode": code }),
         );
+    }
+
+    pub fn click(&self, id: &str) {
+        self.eval(&format!("document.getElementById('{id}').click()"));
+    }
+
+    /// Replaces what stands in a field, as a person types it.
+    pub fn type_in(&self, id: &str, text: &str) {
+        self.eval(&format!(
+            "document.getElementById('{id}').focus(); document.getElementById('{id}').select()"
+        ));
+        self.write(text);
+    }
+
+    /// Chooses one of a list.
+    pub fn select(&self, id: &str, value: &str) {
+        self.eval(&format!(
+            "(() => {{ const list = document.getElementById('{id}'); list.value = '{value}'; list.dispatchEvent(new Event('change')); }})()"
+        ));
+    }
+
+    /// Opens a key, and waits until it was read.
+    pub fn choose(&self, key: &str) {
+        let key = json!(key);
+        self.wait(&format!("keys.has({key})"));
+        self.eval(&format!("choose({key})"));
+        self.wait(&format!("sheet?.key === {key} && sheet.isRead"));
+    }
+
+    /// Waits until an element shows this text.
+    pub fn shows(&self, id: &str, text: &str) {
+        self.wait(&format!(
+            "document.getElementById('{id}').checkVisibility() && (document.getElementById('{id}').value || \
+             document.getElementById('{id}').innerText).includes({})",
+            json!(text)
+        ));
     }
 
     pub fn write(&self, text: &str) {

@@ -1,0 +1,480 @@
+//! Looking at keys, editing them and changing the voters in the dashboard, in a real browser.
+
+mod common;
+
+use common::browser::{self, Page, picture};
+use common::{Running, ask, folder, serve};
+use serde_json::{Value, json};
+use tidings_proptest::processes::eventually;
+
+fn labels(page: &Page) -> Vec<String> {
+    let labels = page.eval("order.map(item => (item.folder ? (item.isOpen ? '-' : '+') : '') + item.label)");
+    labels.as_array().unwrap().iter().map(|label| label.as_str().unwrap().to_owned()).collect()
+}
+
+fn entry(node: &Running, key: &str) -> Value {
+    ask("GET", &format!("{}/v1/kv/{key}?meta=true", node.http), &[], b"").json()
+}
+
+/// Two nodes that wrote the same key without knowing of each other, and then met.
+fn conflict(key: &str, values: [&str; 2]) -> [Running; 2] {
+    let (a, b) = (serve("a", &[], &[]), serve("b", &[], &[]));
+    a.line(&["put", key, values[0]]);
+    b.line(&["put", key, values[1]]);
+    b.line(&["join", &a.addr]);
+    eventually("both values are there", || entry(&a, key)["conflicts"].as_array().map(Vec::len) == Some(1));
+    eventually("they hold the same", || a.run(&["digest", &b.http]).status.success());
+    [a, b]
+}
+
+#[test]
+fn keys_stand_in_a_tree_that_folds_and_counts() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    for key in ["app/web/port", "app/web/host", "app/pool", "lone/deep/only/one", "top", "x//y", "z/"] {
+        a.line(&["put", key, "1"]);
+    }
+    let page = Page::open(chromium, &folder("tree"), &a.http);
+    page.wait("order.length === 5");
+    assert_eq!(labels(&page), ["+app/", "+lone/deep/only/", "+x//", "top", "z/"]);
+    page.wait("[...document.querySelectorAll('.row.folder')].some(row => row.innerText.includes('app/') && row.innerText.includes('3 keys'))");
+
+    // By keyboard: down to a folder, into it, out again.
+    page.eval("document.getElementById('list').focus()");
+    page.press("ArrowDown");
+    page.press("ArrowRight");
+    page.wait("order.length === 7");
+    assert_eq!(labels(&page), ["-app/", "+web/", "pool", "+lone/deep/only/", "+x//", "top", "z/"]);
+    page.press("ArrowRight");
+    page.press("Enter");
+    page.wait("order.length === 9");
+    page.press("ArrowDown");
+    page.shows("d-key", "app/web/host");
+    page.wait("document.querySelector('.row.chosen')?.getAttribute('aria-level') === '3'");
+    page.picture(&picture("tree"));
+    page.press("ArrowLeft");
+    page.press("ArrowLeft");
+    page.wait("order.length === 7");
+
+    // What comes and goes in a closed folder changes its count; an empty one is gone.
+    a.line(&["put", "lone/deep/only/two", "2"]);
+    a.line(&["del", "app/web/port"]);
+    a.line(&["del", "app/web/host"]);
+    page.wait("[...document.querySelectorAll('.row.folder')].some(row => row.innerText.includes('lone/') && row.innerText.includes('2 keys'))");
+    page.wait("order.length === 6");
+    assert_eq!(labels(&page), ["-app/", "pool", "+lone/deep/only/", "+x//", "top", "z/"]);
+
+    // A key of a thousand parts is a row like any other.
+    a.line(&["put", &"a/".repeat(500), "deep"]);
+    page.wait("keys.size === 7");
+    page.wait("order.length === 7");
+    page.select("order", "key");
+    page.wait("order.length === 7 && order[0].k?.length === 1000");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn values_are_edited_as_what_they_are() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    let json = r#"{"b":1.0,"big":12345678901234567890,"b":"\u00e9{}","list":[],"deep":[{"x":null}]}"#;
+    let values: [(&str, &[u8]); 5] = [
+        ("json", json.as_bytes()),
+        ("laid-out", b"{\n \"a\": 1\n}"),
+        ("binary", &[0, 159, 146, 150]),
+        ("line-ends", b"a\r\nb"),
+        ("mixed-ends", b"a\r\nb\nc"),
+    ];
+    for (key, value) in values {
+        assert!(a.run_with_input(&["put", key, "-"], value).status.success());
+    }
+    let page = Page::open(chromium, &folder("kinds"), &a.http);
+    let save = || {
+        page.click("d-put");
+        page.wait("sheet.said.startsWith('written') && !sheet.isSending && !drafts.size");
+    };
+    let kind = || page.eval("document.getElementById('d-kind').value").as_str().unwrap().to_owned();
+
+    // JSON is laid out for reading; only what a person changes is changed.
+    page.choose("json");
+    page.shows(
+        "d-value",
+        "{\n  \"b\": 1.0,\n  \"big\": 12345678901234567890,\n  \"b\": \"\\u00e9{}\",\n  \"list\": [],",
+    );
+    page.picture(&picture("json"));
+    assert_eq!(page.eval("document.getElementById('d-put').disabled"), true, "nothing was changed");
+    let changed = "{ \"b\": 2.0,\n\"big\": 12345678901234567890 ";
+    page.type_in("d-value", changed);
+    page.shows("faults", "Not JSON");
+    page.picture(&picture("json-wrong"));
+    page.eval("document.getElementById('detail').requestSubmit(); save()");
+    assert_eq!(a.run(&["get", "json"]).stdout, json.as_bytes());
+    page.type_in("d-value", &format!("{changed}}}"));
+    page.wait("document.getElementById('faults').hidden");
+    save();
+    assert_eq!(a.line(&["get", "json"]), r#"{"b":2.0,"big":12345678901234567890}"#);
+
+    page.choose("laid-out");
+    page.type_in("d-value", "{\n \"a\": 2\n}");
+    save();
+    assert_eq!(a.run(&["get", "laid-out"]).stdout, b"{\n \"a\": 2\n}");
+
+    // Bytes.
+    page.choose("binary");
+    assert_eq!(
+        (kind(), page.eval("document.getElementById('d-value').value")),
+        ("hex".into(), json!("00 9f 92 96"))
+    );
+    page.picture(&picture("binary"));
+    page.select("d-kind", "text");
+    page.shows("d-said", "no text");
+    page.type_in("d-value", "00 9f 9");
+    page.shows("faults", "Not hexadecimal");
+    page.type_in("d-value", "00FF\n9f 0a");
+    save();
+    assert_eq!(a.run(&["get", "binary"]).stdout, [0, 255, 159, 10]);
+
+    // Text keeps its line ends; where a field would change them it is edited as bytes.
+    page.choose("line-ends");
+    assert_eq!(kind(), "text");
+    page.type_in("d-value", "a\nb\nc");
+    save();
+    assert_eq!(a.run(&["get", "line-ends"]).stdout, b"a\r\nb\r\nc");
+    page.choose("mixed-ends");
+    assert_eq!(kind(), "hex");
+    page.select("d-kind", "text");
+    page.shows("d-said", "no text");
+    assert_eq!(kind(), "hex");
+
+    // A new key: JSON as soon as it looks like it, unless a person says otherwise.
+    page.click("fresh");
+    page.type_in("d-key", "fresh/one");
+    page.type_in("d-value", "{{name}}");
+    page.shows("faults", "Not JSON");
+    page.select("d-kind", "text");
+    page.wait("document.getElementById('faults').hidden");
+    save();
+    assert_eq!(a.line(&["get", "fresh/one"]), "{{name}}");
+    page.wait("labels = order.map(item => item.label), labels.includes('one')");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn a_time_to_live_is_kept_unless_it_is_changed() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    a.line(&["put", "short", "soon", "--ttl", "1h"]);
+    a.line(&["put", "bound", "here", "--ephemeral"]);
+    let before = entry(&a, "short")["expires_ms"].as_u64().unwrap();
+    let page = Page::open(chromium, &folder("ttl"), &a.http);
+    let save = || {
+        page.click("d-put");
+        page.wait("sheet.said.startsWith('written') && !sheet.isSending && !drafts.size");
+    };
+    page.choose("short");
+    page.shows("facts", "vanishes in 59 min");
+    page.type_in("d-value", "sooner");
+    save();
+    let after = entry(&a, "short");
+    assert_eq!(after["value"], "sooner");
+    let kept = after["expires_ms"].as_u64().unwrap();
+    assert!(kept.abs_diff(before) < 1_000, "{before} {kept}");
+
+    // Written over what came in between, it still has the time to live that the form shows.
+    page.type_in("d-value", "mine");
+    a.line(&["put", "short", "theirs"]);
+    page.shows("clash", "theirs");
+    page.eval("[...document.querySelectorAll('#clash button')].find(one => one.textContent.startsWith('Put yours')).click()");
+    page.wait("sheet.said.startsWith('written') && !sheet.isSending && !drafts.size");
+    let after = entry(&a, "short");
+    assert_eq!(after["value"], "mine");
+    assert!(after["expires_ms"].as_u64().unwrap().abs_diff(before) < 1_000);
+
+    page.select("d-life", "ttl");
+    page.shows("faults", "a number and a unit");
+    page.type_in("d-ttl", "2d");
+    save();
+    assert!(entry(&a, "short")["expires_ms"].as_u64().unwrap() > before + 3_600_000);
+    page.select("d-life", "forever");
+    save();
+    assert_eq!(entry(&a, "short")["expires_ms"], Value::Null);
+    assert_eq!(entry(&a, "short")["value"], "mine");
+
+    page.choose("bound");
+    page.wait("[...document.querySelectorAll('.row .flag')].some(flag => flag.innerText === 'with its node' && flag.scrollWidth <= flag.clientWidth)");
+    page.type_in("d-value", "still here");
+    page.picture(&picture("bound"));
+    save();
+    assert_eq!(entry(&a, "bound")["ephemeral"], true);
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn unsaved_edits_survive_other_keys_and_events() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    for key in ["one", "two"] {
+        a.line(&["put", key, "first"]);
+    }
+    let page = Page::open(chromium, &folder("drafts"), &a.http);
+    page.choose("one");
+    page.type_in("d-value", "typed");
+    page.choose("two");
+    page.shows("d-value", "first");
+    page.shows("drafts", "1 unsaved edit");
+    a.line(&["put", "three", "a change of the list"]);
+    page.wait("keys.has('three')");
+    page.press("Escape");
+    page.click("drafts");
+    page.shows("d-value", "typed");
+    page.wait("document.querySelector('.row.chosen.draft')?.dataset.key === 'one'");
+    assert_eq!(page.eval("document.getElementById('clash').hidden"), true);
+
+    // All is told anew, and another key is chosen: a draft of a key that is deleted meanwhile is still there.
+    page.choose("two");
+    page.eval("reload('t'), 0");
+    page.wait("!keys.has('one') && keys.has('two')");
+    page.eval("reload(''), 0");
+    page.wait("keys.has('one')");
+    a.line(&["put", "one", "second"]);
+    page.choose("one");
+    page.shows("clash", "The key was changed while it is edited here.");
+    page.shows("clash", "second");
+    page.shows("d-value", "typed");
+    a.line(&["del", "one"]);
+    page.shows("clash", "nothing. It was deleted by a");
+    page.picture(&picture("draft"));
+    assert_eq!(a.run(&["get", "one"]).status.code(), Some(1));
+    page.eval("[...document.querySelectorAll('#clash button')].find(one => one.textContent.startsWith('Put yours')).click()");
+    eventually("it is put", || a.run(&["get", "one"]).stdout == b"typed");
+    page.wait("document.getElementById('drafts').hidden && document.getElementById('clash').hidden");
+
+    // Edits are given up only by a word.
+    page.type_in("d-value", "more");
+    page.click("d-discard");
+    page.wait("!drafts.size && document.getElementById('d-value').value === 'typed'");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn the_last_write_is_undone_while_it_stands() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    a.line(&["put", "short", "soon", "--ttl", "1h"]);
+    let before = entry(&a, "short")["expires_ms"].as_u64().unwrap();
+    let page = Page::open(chromium, &folder("undo"), &a.http);
+    let change = |text: &str| {
+        page.type_in("d-value", text);
+        page.click("d-put");
+        page.wait("sheet.said.startsWith('written') && !sheet.isSending && !drafts.size");
+    };
+    page.choose("short");
+    change("changed");
+    page.shows("undo-bar", "short was written");
+    page.picture(&picture("undo"));
+    page.click("undo");
+    page.shows("undo-bar", "short is as before");
+    assert_eq!(entry(&a, "short")["value"], "soon");
+    page.shows("d-value", "soon");
+
+    // A deleted key comes back with its time to live.
+    page.click("d-delete");
+    page.wait("document.getElementById('sure').open");
+    page.click("sure-yes");
+    page.shows("undo-bar", "short was deleted");
+    page.shows("facts", "It was deleted by a");
+    assert_eq!(a.run(&["get", "short"]).status.code(), Some(1));
+    page.click("undo");
+    page.shows("undo-bar", "short is as before");
+    let back = entry(&a, "short");
+    assert_eq!(back["value"], "soon");
+    assert!(back["expires_ms"].as_u64().unwrap().abs_diff(before) < 1_000);
+
+    // A new key is gone again.
+    page.click("fresh");
+    page.type_in("d-key", "new");
+    change("value");
+    page.click("undo");
+    page.shows("undo-bar", "new is as before");
+    assert_eq!(a.run(&["get", "new"]).status.code(), Some(1));
+
+    // Not over a later write.
+    page.choose("short");
+    change("mine");
+    a.line(&["put", "short", "theirs"]);
+    page.click("undo");
+    page.shows("undo-bar", "was changed after that; nothing was undone");
+    assert_eq!(a.line(&["get", "short"]), "theirs");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+/// The node's part of schemas is not in every version: these answers stand for it.
+const SCHEMA: &str = "(() => { const real = call; window.checks = 0;
+    call = async (method, path, body, more) => {
+      const text = body && new TextDecoder().decode(typeof body === 'string' ? new TextEncoder().encode(body) : body);
+      const errors = text && !text.includes('\"port\":80}') ? [{ path: '/port', message: 'is not a number' }] : [];
+      const answer = (status, said) => new Response(JSON.stringify(said), { status });
+      if (path.startsWith('/v1/check/')) { checks++; return answer(200, { schema: 'app/$schema', errors }); }
+      if (method === 'PUT' && errors.length) return answer(422, { error: 'the value is not what its schema permits', code: 'schema', detail: 'nothing was written', schema: 'app/$schema', errors });
+      return real(method, path, body, more);
+    }; hasChecks = true; })()";
+
+#[test]
+fn a_schema_is_checked_while_typing_and_on_saving() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    a.line(&["put", "app/web", r#"{"port":"none"}"#]);
+    let page = Page::open(chromium, &folder("schema"), &a.http);
+    page.choose("app/web");
+    page.type_in("d-value", r#"{"port":1}"#);
+    // Whether or not the node knows schemas, the page can be used.
+    page.wait("!document.getElementById('d-put').disabled");
+    page.eval(SCHEMA);
+    page.type_in("d-value", r#"{"port":"no"}"#);
+    page.shows("faults", "/port");
+    page.shows("faults", "app/$schema");
+    page.picture(&picture("schema"));
+    page.click("d-put");
+    page.shows("d-said", "the value is not what its schema permits; nothing was written");
+    assert_eq!(a.line(&["get", "app/web"]), r#"{"port":"none"}"#);
+    page.eval("checks = 0");
+    page.type_in("d-value", r#"{"port":80}"#);
+    page.wait("checks === 1 && document.getElementById('faults').hidden");
+    page.click("d-put");
+    eventually("it is written", || a.line(&["get", "app/web"]) == r#"{"port":80}"#);
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn one_of_two_versions_is_kept_and_none_unseen_is_replaced() {
+    let Some(chromium) = browser::program() else { return };
+    let [a, b] = conflict("app/theme", ["{\"dark\":true}", "{\"dark\":false}"]);
+    let page = Page::open(chromium, &folder("keep"), &a.http);
+    page.wait("keys.get('app/theme')?.c?.length === 1");
+    page.wait("[...document.querySelectorAll('.row.folder')].some(row => row.innerText.includes('app/') && row.innerText.includes('⚠ 1'))");
+    page.choose("app/theme");
+    page.wait("document.querySelectorAll('.version').length === 2");
+    let loser = entry(&a, "app/theme")["conflicts"][0].clone();
+    let (value, writer) = (loser["value"].as_str().unwrap(), loser["writer"].as_str().unwrap());
+    page.shows("versions", writer);
+    page.picture(&picture("versions"));
+    page.resize(390, 1_700);
+    page.picture(&picture("versions-phone"));
+    page.resize(1_280, 900);
+    let keep = "document.querySelectorAll('.version button')[1].click()";
+
+    // The key changes, and the page is not told: the button refers to what is shown, and does nothing to what is not.
+    page.eval("window.real = told.keys; told.keys = () => {}");
+    b.line(&["put", "app/theme", "unseen", "--wait", "all", "--timeout", "60s"]);
+    page.eval(keep);
+    page.shows("d-said", "Nothing was written");
+    page.wait("document.getElementById('versions').hidden");
+    assert_eq!(a.line(&["get", "app/theme"]), "unseen");
+
+    // Another conflict, and this time it is as shown.
+    page.eval("told.keys = real");
+    drop((page, a, b));
+    let [a, b] = conflict("app/theme", ["{\"dark\":true}", "{\"dark\":false}"]);
+    let page = Page::open(chromium, &folder("keep-2"), &a.http);
+    page.choose("app/theme");
+    page.wait("document.querySelectorAll('.version').length === 2");
+    let loser = entry(&a, "app/theme")["conflicts"][0]["value"].clone();
+    page.eval(keep);
+    page.shows("d-said", "kept what");
+    page.wait("document.getElementById('versions').hidden");
+    for node in [&a, &b] {
+        eventually("the kept value is there alone", || {
+            let now = entry(node, "app/theme");
+            now["value"] == loser && now["conflicts"].as_array().is_some_and(Vec::is_empty)
+        });
+    }
+    assert!(!value.is_empty());
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn voters_are_shown_and_changed_with_a_confirmation() {
+    let Some(chromium) = browser::program() else { return };
+    let folder = folder("voters");
+    let start = |name: &str, seeds: &[&str]| {
+        let data = folder.join(name);
+        serve(name, seeds, &["--voter", "a,b,c", "--data-dir", data.to_str().unwrap()])
+    };
+    let a = start("a", &[]);
+    let [b, mut c, d] = ["b", "c", "d"].map(|name| start(name, &[&a.addr]));
+    let page = Page::open(chromium, &folder, &a.http);
+    page.shows("voters", "3 of 3 answer: a majority");
+    page.wait("status.members.filter(one => one.state === 'alive').length === 4");
+
+    // Choose d in place of c; the list says so before anything is done.
+    page.click("vote-open");
+    page.wait("document.getElementById('vote').open");
+    assert_eq!(page.eval("document.getElementById('vote-yes').disabled"), true, "nothing is changed yet");
+    for name in ["c", "d"] {
+        page.eval(&format!("document.querySelector('#vote-names input[value={name}]').click()"));
+    }
+    page.shows("vote-diff", "Adds d. Removes c.");
+    page.picture(&picture("vote"));
+    page.click("vote-yes");
+    page.shows("vote-said", "Done: the voters are a, b, d.");
+    assert_eq!(b.line(&["voters"]), "a, b, d");
+    page.wait("document.getElementById('voters-note').textContent === 'changed'");
+
+    // Half way through a change, and alone, as a node would tell of itself.
+    let told = page.eval(
+        "(() => { const real = status;
+           status = { ...real, readiness: 'alone', voters: { epoch: 3, voters: ['a', 'b', 'd'], next: ['a', 'c', 'x'] } };
+           showVoters(); const text = document.getElementById('voters').innerText; status = real; showVoters(); return text; })()",
+    );
+    let told = told.as_str().unwrap();
+    for words in [
+        "being changed",
+        "A change is in progress: 3 of 3 answer, of the next ones 2 of 3.",
+        "This node is alone",
+        "until the change is done",
+        "joins",
+        "no member of this name",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+
+    // Names that are no members are refused by the node, in its own words.
+    page.type_in("vote-more", "nobody at all");
+    page.click("vote-yes");
+    page.wait("document.getElementById('vote-said').textContent.includes(';') && !voting");
+    assert_eq!(b.line(&["voters"]), "a, b, d");
+    page.click("vote-no");
+
+    // Two of three are lost. By force, and only with the cluster's name.
+    drop((b, d));
+    page.shows("voters-text", "1 of 3 answer: no majority");
+    page.picture(&picture("voters-lost"));
+    page.click("vote-open");
+    for name in ["b", "c", "d"] {
+        page.eval(&format!("document.querySelector('#vote-names input[value={name}]')?.click()"));
+    }
+    page.click("vote-force");
+    page.shows("vote-forcing", "two leaders are possible");
+    page.picture(&picture("vote-force"));
+    page.resize(390, 900);
+    page.picture(&picture("vote-force-phone"));
+    page.resize(1_280, 900);
+    assert_eq!(page.eval("document.getElementById('vote-yes').disabled"), true);
+    let cluster = page.eval("status.cluster").as_str().unwrap().to_owned();
+    page.type_in("vote-confirm", &cluster);
+    page.click("vote-yes");
+    page.shows("vote-said", "Done: the voters are a, c.");
+    page.click("vote-no");
+    page.shows("voters-text", "2 of 2 answer");
+
+    // A member that is forgotten is still told of, for a while.
+    c.process.child.kill().unwrap();
+    page.wait("status.members.find(one => one.name === 'c')?.state === 'down'");
+    page.eval("[...document.querySelectorAll('#people button')].find(one => one.getAttribute('aria-label') === 'Forget c').click()");
+    page.shows("sure", "Forget c on all nodes?");
+    page.click("sure-yes");
+    page.wait("[...document.querySelectorAll('#people tr')].some(row => row.innerText.includes('c') && row.innerText.includes('forgotten'))");
+    page.shows("voters", "forgotten");
+    page.picture(&picture("forgotten"));
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
