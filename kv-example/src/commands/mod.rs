@@ -1,6 +1,7 @@
 //! The command line, on the API of a node.
 
 mod bench;
+mod check;
 mod cluster;
 mod elect;
 mod keys;
@@ -37,6 +38,7 @@ pub(crate) enum Client {
     Digest(cluster::Digest),
     Dump(transfer::Dump),
     Load(transfer::Load),
+    Check(check::Check),
     Bench(bench::Bench),
     Snapshot(cluster::Snapshot),
     Leave(cluster::Leave),
@@ -63,6 +65,7 @@ impl Client {
             Self::Digest(digest) => digest.run(),
             Self::Dump(dump) => dump.run(),
             Self::Load(load) => load.run(),
+            Self::Check(check) => check.run(),
             Self::Bench(bench) => bench.run(),
             Self::Snapshot(snapshot) => snapshot.run(),
             Self::Leave(leave) => leave.run(),
