@@ -5,6 +5,8 @@ mod check;
 mod cluster;
 mod elect;
 mod keys;
+#[cfg(unix)]
+mod render;
 mod transfer;
 mod voters;
 mod watch;
@@ -23,6 +25,8 @@ pub(crate) enum Client {
     Del(keys::Del),
     List(keys::List),
     Watch(watch::Watch),
+    #[cfg(unix)]
+    Render(render::Render),
     #[command(subcommand)]
     Set(keys::Set),
     #[command(subcommand)]
@@ -52,6 +56,8 @@ impl Client {
             Self::Del(del) => del.run(),
             Self::List(list) => list.run(),
             Self::Watch(watch) => watch.run(),
+            #[cfg(unix)]
+            Self::Render(render) => render.run(),
             Self::Set(set) => set.run(),
             Self::Counter(counter) => counter.run(),
             Self::Members(members) => members.run(),
