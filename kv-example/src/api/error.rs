@@ -71,6 +71,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error, "nothing was written")
     }
 
+    pub(crate) fn batch_too_large(bytes_max: usize) -> Self {
+        let error = format!("the batch is over the limit of {bytes_max} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error, "nothing was written")
+    }
+
     /// A value that does not satisfy its schema, or a schema that cannot be used.
     pub(crate) fn schema(key: &str, verdict: Verdict) -> Self {
         let error = match &verdict.schema {

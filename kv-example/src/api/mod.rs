@@ -1,5 +1,6 @@
 //! The HTTP API of one node, through the library's public interface alone.
 
+mod batch;
 mod check;
 mod cluster;
 mod collections;
@@ -7,6 +8,7 @@ mod dash;
 mod elections;
 mod error;
 mod guard;
+mod history;
 mod kv;
 mod listen;
 mod metrics;
@@ -130,6 +132,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/", get(page))
         .merge(kv::routes(app.value_bytes_max))
         .merge(check::routes(app.value_bytes_max))
+        .merge(batch::routes())
+        .merge(history::routes())
         .merge(collections::routes())
         .merge(watch::routes())
         .merge(cluster::routes())

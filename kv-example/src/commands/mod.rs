@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod cluster;
+mod config;
 mod elect;
 mod keys;
 #[cfg(unix)]
@@ -40,6 +41,8 @@ pub(crate) enum Client {
     Lock(elect::Lock),
     Status(cluster::Status),
     Digest(cluster::Digest),
+    #[command(subcommand)]
+    Config(config::Config),
     Dump(transfer::Dump),
     Load(transfer::Load),
     Check(check::Check),
@@ -69,6 +72,7 @@ impl Client {
             Self::Lock(lock) => lock.run(),
             Self::Status(status) => status.run(),
             Self::Digest(digest) => digest.run(),
+            Self::Config(config) => config.run(),
             Self::Dump(dump) => dump.run(),
             Self::Load(load) => load.run(),
             Self::Check(check) => check.run(),
