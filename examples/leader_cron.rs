@@ -35,7 +35,7 @@ async fn run() -> Result<Vec<String>, Box<dyn Error>> {
     let (mut jobs, mut by) = (voter.watch("cron/last"), Vec::<String>::new());
     while by.len() < 2 {
         let Some(WatchEvent::Put(job)) = jobs.next().await else { continue };
-        let name = String::from_utf8_lossy(job.value()).split(' ').last().unwrap_or_default().to_owned();
+        let name = String::from_utf8_lossy(job.value()).rsplit(' ').next().unwrap_or_default().to_owned();
         if !by.contains(&name) {
             for worker in workers.extract_if(.., |worker| worker.name() == name) {
                 worker.shutdown().await;

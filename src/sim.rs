@@ -53,7 +53,7 @@ mod watch;
 
 #[cfg(feature = "proptest")]
 pub use check::faults;
-pub use check::{Fault, check};
+pub use check::{PlannedFault, check};
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
 pub use handle::Sim;

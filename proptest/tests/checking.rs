@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
-use tidings::sim::{self, Fault, Sim};
+use tidings::sim::{self, PlannedFault, Sim};
 
 const TIME: Duration = Duration::from_secs(30);
 
@@ -99,32 +99,32 @@ fn failing_plan_is_reduced_to_the_faults_it_takes() {
     let failed = TestRunner::new(config).run(&sim::faults(3), |plan| {
         // A faulty application: no partition may happen.
         let is_split =
-            |fault: &Fault| matches!(fault, Fault::Partition(side) if (1..3).contains(&side.len()));
+            |fault: &PlannedFault| matches!(fault, PlannedFault::Partition(side) if (1..3).contains(&side.len()));
         prop_assert!(!plan.iter().any(|(fault, _)| is_split(fault)));
         Ok(())
     });
     let Err(TestError::Fail(_, plan)) = failed else { panic!("it fails") };
-    assert!(plan.len() == 1 && matches!(plan[0].0, Fault::Partition(_)), "{plan:?}");
+    assert!(plan.len() == 1 && matches!(plan[0].0, PlannedFault::Partition(_)), "{plan:?}");
 }
 
 #[test]
 fn plan_may_name_nodes_that_there_are_not() {
     let second = Duration::from_secs(1);
     let faults = [
-        Fault::Partition(vec![7, 0]),
-        Fault::Cut(0, 0),
-        Fault::Cut(0, 9),
-        Fault::Loss(255),
-        Fault::Pause(9),
-        Fault::Crash(0),
-        Fault::Crash(9),
-        Fault::Restart(0),
-        Fault::Restart(9),
+        PlannedFault::Partition(vec![7, 0]),
+        PlannedFault::Cut(0, 0),
+        PlannedFault::Cut(0, 9),
+        PlannedFault::Loss(255),
+        PlannedFault::Pause(9),
+        PlannedFault::Crash(0),
+        PlannedFault::Crash(9),
+        PlannedFault::Restart(0),
+        PlannedFault::Restart(9),
     ];
     let mut sim = Sim::new(1).nodes(2);
     sim.run_with_plan(&faults.map(|fault| (fault, second)));
     sim.node(0).put("k", "v").unwrap();
     sim.assert_converged();
     assert!(sim.node(1).get("k").is_some());
-    Sim::new(1).run_with_plan(&[(Fault::Crash(0), second)]);
+    Sim::new(1).run_with_plan(&[(PlannedFault::Crash(0), second)]);
 }

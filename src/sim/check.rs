@@ -71,15 +71,15 @@ impl Sim {
         let fault = match self.draw() % 8 {
             0 | 1 => {
                 let sides = self.draw();
-                Fault::Partition((0..self.len()).filter(|i| sides >> (i % 64) & 1 == 0).collect())
+                PlannedFault::Partition((0..self.len()).filter(|i| sides >> (i % 64) & 1 == 0).collect())
             }
-            2 | 3 => Fault::Heal,
-            4 => Fault::Loss((self.draw() % 4) as u8 * 10),
-            5 => Fault::Pause(i),
-            6 => Fault::ResumeAll,
+            2 | 3 => PlannedFault::Heal,
+            4 => PlannedFault::Loss((self.draw() % 4) as u8 * 10),
+            5 => PlannedFault::Pause(i),
+            6 => PlannedFault::ResumeAll,
             _ if !self.world().nodes[i].has_disk => return,
-            _ if self.is_up(i) => Fault::Crash(i),
-            _ => Fault::Restart(i),
+            _ if self.is_up(i) => PlannedFault::Crash(i),
+            _ => PlannedFault::Restart(i),
         };
         self.cause(&fault);
     }
@@ -92,7 +92,7 @@ impl Sim {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use tidings::sim::{Fault, Sim};
+    /// use tidings::sim::{PlannedFault as Fault, Sim};
     ///
     /// let mut sim = Sim::new(1).nodes_with_disk(3);
     /// sim.node(0).put("k", "v")?;
@@ -102,7 +102,7 @@ impl Sim {
     /// assert!((0..3).all(|i| sim.node(i).get("k").is_some()));
     /// # Ok::<(), tidings::WriteError>(())
     /// ```
-    pub fn run_with_plan(&mut self, plan: &[(Fault, Duration)]) {
+    pub fn run_with_plan(&mut self, plan: &[(PlannedFault, Duration)]) {
         let loss = self.world().loss;
         for (fault, time) in plan {
             self.cause(fault);
@@ -111,23 +111,28 @@ impl Sim {
         self.end_faults(loss);
     }
 
-    fn cause(&mut self, fault: &Fault) {
+    fn cause(&mut self, fault: &PlannedFault) {
         let nodes = self.len();
         match fault {
-            Fault::Heal => self.heal(),
-            Fault::Partition(side) => {
+            PlannedFault::Heal => self.heal(),
+            PlannedFault::Partition(side) => {
                 let (a, b): (Vec<usize>, Vec<usize>) = (0..nodes).partition(|i| side.contains(i));
                 self.partition(&a, &b);
             }
-            Fault::Cut(from, to) if (0..nodes).contains(from.max(to)) && from != to => self.cut(*from, *to),
-            Fault::Loss(percent) => self.set_loss(f64::from(*percent.min(&100)) / 100.0),
-            Fault::Pause(i) if *i < nodes => self.pause(*i),
-            Fault::ResumeAll => (0..nodes).for_each(|i| self.resume(i)),
-            Fault::Crash(i) if *i < nodes && self.is_up(*i) && self.world().nodes[*i].has_disk => {
+            PlannedFault::Cut(from, to) if (0..nodes).contains(from.max(to)) && from != to => {
+                self.cut(*from, *to);
+            }
+            PlannedFault::Loss(percent) => self.set_loss(f64::from(*percent.min(&100)) / 100.0),
+            PlannedFault::Pause(i) if *i < nodes => self.pause(*i),
+            PlannedFault::ResumeAll => (0..nodes).for_each(|i| self.resume(i)),
+            PlannedFault::Crash(i) if *i < nodes && self.is_up(*i) && self.world().nodes[*i].has_disk => {
                 self.crash(*i);
             }
-            Fault::Restart(i) if *i < nodes && !self.is_up(*i) => self.restart(*i),
-            Fault::Cut(..) | Fault::Pause(_) | Fault::Crash(_) | Fault::Restart(_) => {}
+            PlannedFault::Restart(i) if *i < nodes && !self.is_up(*i) => self.restart(*i),
+            PlannedFault::Cut(..)
+            | PlannedFault::Pause(_)
+            | PlannedFault::Crash(_)
+            | PlannedFault::Restart(_) => {}
         }
     }
 
@@ -146,7 +151,7 @@ impl Sim {
 /// A fault of a plan ([`Sim::run_with_plan`]), or the end of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum PlannedFault {
     /// Ends all partitions and cuts.
     Heal,
     /// Cuts all links between these nodes and the others.
@@ -181,19 +186,21 @@ pub enum Fault {
 /// });
 /// ```
 #[cfg(feature = "proptest")]
-pub fn faults(nodes: usize) -> impl proptest::strategy::Strategy<Value = Vec<(Fault, Duration)>> + Clone {
+pub fn faults(
+    nodes: usize,
+) -> impl proptest::strategy::Strategy<Value = Vec<(PlannedFault, Duration)>> + Clone {
     use proptest::prelude::*;
     let node = || 0..nodes.max(1);
     // What comes first is what a failing test is reduced to.
     let fault = prop_oneof![
-        2 => Just(Fault::Heal),
-        1 => Just(Fault::ResumeAll),
-        2 => proptest::sample::subsequence((0..nodes).collect::<Vec<_>>(), 0..=nodes).prop_map(Fault::Partition),
-        1 => (node(), node()).prop_map(|(from, to)| Fault::Cut(from, to)),
-        1 => (0..=3_u8).prop_map(|tenths| Fault::Loss(tenths * 10)),
-        1 => node().prop_map(Fault::Pause),
-        1 => node().prop_map(Fault::Crash),
-        1 => node().prop_map(Fault::Restart),
+        2 => Just(PlannedFault::Heal),
+        1 => Just(PlannedFault::ResumeAll),
+        2 => proptest::sample::subsequence((0..nodes).collect::<Vec<_>>(), 0..=nodes).prop_map(PlannedFault::Partition),
+        1 => (node(), node()).prop_map(|(from, to)| PlannedFault::Cut(from, to)),
+        1 => (0..=3_u8).prop_map(|tenths| PlannedFault::Loss(tenths * 10)),
+        1 => node().prop_map(PlannedFault::Pause),
+        1 => node().prop_map(PlannedFault::Crash),
+        1 => node().prop_map(PlannedFault::Restart),
     ];
     let time = (1..=FAULT_PAUSE_MS_MAX).prop_map(Duration::from_millis);
     proptest::collection::vec((fault, time), 0..=FAULTS_MAX)
