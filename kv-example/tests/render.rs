@@ -124,6 +124,20 @@ fn rendering_goes_on_when_the_node_is_back() {
 }
 
 #[test]
+fn node_that_has_not_caught_up_deletes_no_files() {
+    let folder = folder("render-ready");
+    let out = folder.join("out");
+    let node = serve("a", &[], &[]);
+    node.line(&["put", "app/a", "1"]);
+    assert_eq!(once(&node, &[], &out).status.code(), Some(0));
+    // Nobody is at its seed, so it does not know what its cluster holds.
+    let empty = serve("b", &["127.0.0.1:1"], &[]);
+    let output = once(&empty, &[], &out);
+    assert!(output.status.code() == Some(3) && said(&output).contains("synced"), "{}", said(&output));
+    assert_eq!(read(&out, "a"), "1");
+}
+
+#[test]
 fn state_that_a_crash_left_is_not_in_force_and_is_removed() {
     let node = serve("a", &[], &[]);
     let out = folder("render-crash").join("out");

@@ -5,7 +5,11 @@ mod common;
 use std::process::Output;
 
 use common::{Reply, Running, ask, serve};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tidings::{Config, Live, Node, Security};
+use tidings_proptest::processes::eventually;
 
 const LIMIT: &str = r#"{ "type": "object", "properties": { "max": { "type": "integer", "minimum": 1 } }, "required": ["max"] }"#;
 
@@ -125,4 +129,72 @@ fn wrong_requests_for_checks_are_refused() {
         assert_eq!(ask("GET", &format!("{}{path}", node.http), &[], b"").status, 400, "{path}");
     }
     assert_eq!(ask("PUT", &format!("{}/v1/check/k", node.http), &[], b"1").status, 405);
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct App {
+    db: Db,
+    mode: Mode,
+    limit: Option<u8>,
+    hosts: Vec<Host>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Db {
+    pool: u32,
+    url: String,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind")]
+enum Mode {
+    Fast { level: u8 },
+    Safe { level: u8, copies: u8 },
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Host {
+    name: String,
+    weight: Option<f64>,
+}
+
+#[test]
+fn schemas_of_rust_types_judge_what_others_put() {
+    let node = serve("a", &[], &[]);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let security = Security::secret(common::SECRET).unwrap();
+        let member = Node::builder("b").seeds([&node.addr]).security(security).config(Config::local());
+        let member = member.start().await.unwrap();
+        member.ready().await.unwrap();
+        _ = Live::<App>::builder(&member, "app/").put_schema().unwrap();
+        _ = Live::<App>::builder(&member, "whole").exact().put_schema().unwrap();
+        member.map::<Host>("hosts/").put_schema().unwrap();
+        for key in ["app/x", "whole", "hosts/x"] {
+            eventually("the schema has arrived", || check(&node, key, "1")["schema"].is_string());
+        }
+        member.shutdown().await;
+    });
+    let whole = r#"{"db": {"pool": 1, "url": "x"}, "mode": {"kind": "Fast", "level": 1}, "hosts": []}"#;
+    for (key, value, path) in [
+        ("app/db/pool", "5", None),
+        ("app/db/pool", "-1", Some("")),
+        ("app/db", r#"{"pool": 5}"#, None),
+        ("app/db", r#"{"pool": "5"}"#, Some("/pool")),
+        ("app/mode/level", "1", None),
+        ("app/mode", r#"{"kind": "Safe", "level": 1, "copies": 2}"#, None),
+        ("app/limit", "null", None),
+        ("app/limit", "256", Some("")),
+        ("app/hosts", r#"[{"name": "a", "weight": 0.5}]"#, None),
+        ("app/hosts", r#"[{"name": "a"}, {"nam": "b"}]"#, Some("/1")),
+        ("app/nothing", "1", Some("")),
+        ("whole", whole, None),
+        ("whole", "{}", Some("")),
+        ("hosts/a", r#"{"name": "a"}"#, None),
+        ("hosts/a", r#"{"weight": 1}"#, Some("")),
+    ] {
+        let errors = check(&node, key, value)["errors"].clone();
+        assert_eq!(errors[0]["path"].as_str(), path, "{key} {value}: {errors}");
+    }
 }

@@ -102,15 +102,17 @@ struct Rendering<'a> {
     /// When to render, and since when that has waited.
     due: Option<(Instant, Instant)>,
     child: Option<Child>,
-    /// What was left out last.
+    /// What was left out last, and why the node is not followed.
     left_out: Vec<String>,
+    lost: String,
     end: End,
 }
 
 impl<'a> Rendering<'a> {
     fn new(render: &'a Render, output: Output) -> Result<Self, Failure> {
         let end = End::new()?;
-        Ok(Self { render, output, keys: Keys::default(), due: None, child: None, left_out: Vec::new(), end })
+        let (keys, left_out, lost) = (Keys::default(), Vec::new(), String::new());
+        Ok(Self { render, output, keys, due: None, child: None, left_out, lost, end })
     }
 
     async fn run(mut self, mut feed: Feed) -> Result<(), Failure> {
@@ -126,9 +128,10 @@ impl<'a> Rendering<'a> {
                         return self.once_done();
                     }
                 }
-                news = feed.next() => match news {
+                // What is rendered once depends on nothing that comes later.
+                news = feed.next(), if !(self.render.once && self.child.is_some()) => match news {
                     Fed::Told(told) => self.take(&told),
-                    Fed::Lost(said) => eprintln!("tidings: {said}; what is rendered stays, trying again"),
+                    Fed::Lost(said) => self.note_lost(said),
                     Fed::Failed(failure) => return Err(failure),
                 },
                 () = at(due) => {
@@ -142,7 +145,16 @@ impl<'a> Rendering<'a> {
         }
     }
 
+    /// Says once why the node is not followed.
+    fn note_lost(&mut self, said: String) {
+        if self.lost != said {
+            eprintln!("tidings: what is rendered stays, trying again: {said}");
+            self.lost = said;
+        }
+    }
+
     fn take(&mut self, told: &crate::client::Told) {
+        self.lost.clear();
         if self.keys.apply(told) {
             let now = Instant::now();
             let since = self.due.map_or(now, |(_, since)| since);

@@ -46,7 +46,7 @@ fn follow(client: &Client, path: &str, is_lasting: bool, sender: &mpsc::Sender<F
     let mut at = Position::default();
     let (mut pause, mut has_connected) = (PAUSE_MIN, false);
     loop {
-        let failure = match client.stream("GET", path, at.last()) {
+        let failure = match ready(client).and_then(|()| client.stream("GET", path, at.last())) {
             Ok(mut stream) => {
                 (pause, has_connected) = (PAUSE_MIN, true);
                 // Without a place to go on from, everything is told again.
@@ -72,6 +72,12 @@ fn follow(client: &Client, path: &str, is_lasting: bool, sender: &mpsc::Sender<F
         std::thread::sleep(pause);
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// A node that has just started may lack what its cluster holds: that must not be taken for deleted.
+fn ready(client: &Client) -> Result<(), Failure> {
+    let answer = client.get("/readyz").map(drop);
+    answer.map_err(|failure| Failure::new(Exit::Unreachable, failure.to_string()))
 }
 
 fn resync() -> Told {
