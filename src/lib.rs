@@ -104,6 +104,8 @@
 //! | `figment` | no | `live::StoreSource` as a `figment::Provider`, and providers as layers of a [`Live`] |
 //! | `crdts` | no | `map::Merged`: values with a merge of their own, by the trait `CvRDT` of the crate `crdts` |
 //! | `config` | no | `live::StoreSource` as a `config::Source` |
+//! | `schemars` | no | `Map::put_schema`, `LiveBuilder::put_schema`: JSON Schemas of Rust types, beside the values |
+//! | `proptest` | no | `sim::faults`: a strategy of the crate `proptest` for the faults of a simulation |
 //! | `srv` | no | seeds that are named by SRV records: `srv+name`, `Builder::name_servers` |
 //! | `metrics` | no | what a node does, as gauges, counters and histograms for any recorder of the `metrics` crate |
 
@@ -163,7 +165,7 @@ pub mod map {
     pub use crate::error::Author;
     #[cfg(feature = "crdts")]
     pub use crate::typed::Merged;
-    pub use crate::typed::{Codec, Json, MapEntry};
+    pub use crate::typed::{Codec, Json, MapEntry, SCHEMA_SUFFIX};
 }
 
 /// What belongs to a [`Live`]: its builder and layers, and what it says of itself.
@@ -172,7 +174,7 @@ pub mod live {
     pub use crate::error::{Author, LiveError, LiveSource, Rejected};
     #[cfg(any(feature = "config", feature = "figment"))]
     pub use crate::typed::StoreSource;
-    pub use crate::typed::{Layer, LiveBuilder, LivePart, LiveState, Loaded, Values};
+    pub use crate::typed::{Layer, LiveBuilder, LivePart, LiveState, Loaded, SCHEMA_OF_FIELDS, Values};
 }
 
 mod arrivals;

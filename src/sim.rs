@@ -52,7 +52,9 @@ mod tasks;
 mod timers;
 mod watch;
 
-pub use check::check;
+#[cfg(feature = "proptest")]
+pub use check::faults;
+pub use check::{PlannedFault, check};
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};
 pub use handle::Sim;

@@ -12,6 +12,8 @@ mod live;
 mod map;
 #[cfg(feature = "crdts")]
 mod merged;
+#[cfg(feature = "json")]
+mod schema;
 mod set;
 
 use std::pin::Pin;
@@ -31,6 +33,8 @@ pub use live::{Layer, Live, LiveBuilder, LivePart, LiveState, Loaded, Values};
 pub use map::{Codec, Json, Map, MapEntry, MapEvent, MapWatch};
 #[cfg(feature = "crdts")]
 pub use merged::Merged;
+#[cfg(feature = "json")]
+pub use schema::{SCHEMA_OF_FIELDS, SCHEMA_SUFFIX};
 pub use set::Set;
 
 use crate::config::BATCH_WRITES_MAX;

@@ -254,7 +254,8 @@ impl Client {
             _ => Exit::Refused,
         };
         let current = said["stamp"].as_str().map(|stamp| format!(" (stamp {stamp})")).unwrap_or_default();
-        let failure = Failure::new(exit, format!("{}{current}; {}", text("error"), text("detail")));
+        let faults: String = said["errors"].as_array().into_iter().flatten().map(fault_line).collect();
+        let failure = Failure::new(exit, format!("{}{current}; {}{faults}", text("error"), text("detail")));
         match code {
             "unauthorized" => failure.hint("give --token-file, or set TIDINGS_TOKEN"),
             "no_voters" => {
@@ -266,6 +267,15 @@ impl Client {
                 .hint("check the time synchronisation of that machine; restart the node once it is right"),
             _ => failure,
         }
+    }
+}
+
+/// What is wrong with a value, on a line of its own.
+fn fault_line(fault: &Value) -> String {
+    let text = |field: &str| table::clean(fault[field].as_str().unwrap_or_default());
+    match text("path") {
+        path if path.is_empty() => format!("\n  {}", text("message")),
+        path => format!("\n  {path}: {}", text("message")),
     }
 }
 

@@ -26,13 +26,14 @@ pub(crate) enum Exit {
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  not found, or the answer is no (nothing under a key, not in the set, no leader, digests differ)
+  1  not found, or the answer is no (nothing under a key, not in the set, no leader, digests or documents differ,
+     values that do not satisfy their schemas)
   2  the command is not understood
   3  no node answers at the address
-  4  the node refused, and nothing was written (condition, token, too large, busy)
+  4  the node refused, and nothing was written (condition, schema, token, too large, busy)
   5  the time is over; a write that was waited for stands all the same
   6  something on this side failed (a file, a port, the command that was run)
-  watch, elect and lock end with the exit code of the command that they run";
+  watch, elect, lock and render --once end with the exit code of the command that they run";
 
 /// Why the program ends without having done what it should.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ mod floor;
 mod process;
 mod relay;
 mod replaced;
+mod schema;
 mod serve;
 mod settings;
 mod signals;

@@ -3,7 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use tidings::sim::{self, Sim};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestError, TestRunner};
+use tidings::sim::{self, PlannedFault, Sim};
 
 const TIME: Duration = Duration::from_secs(30);
 
@@ -73,4 +75,56 @@ fn check_stops_at_the_first_seed_that_fails() {
     }));
     std::panic::set_hook(hook);
     assert_eq!((failed.unwrap_err().downcast_ref(), last.get()), (Some(&"the third one"), 3));
+}
+
+proptest! {
+    #![proptest_config(Config { failure_persistence: None, ..Config::with_cases(64) })]
+
+    /// What every node holds on its disk before the faults begin, every node holds after them.
+    #[test]
+    fn faults_of_plans_lose_nothing_that_is_durable(seed: u64, plan in sim::faults(3)) {
+        let mut sim = Sim::new(seed).nodes_with_disk(3);
+        (0..3).for_each(|i| _ = sim.node(i).counter("visits").add(1).unwrap());
+        sim.run_for(Duration::from_secs(2));
+        sim.run_with_plan(&plan);
+        prop_assert!((0..3).all(|i| sim.is_up(i)));
+        sim.assert_converged();
+        prop_assert!((0..3).all(|i| sim.node(i).counter("visits").value() == 3));
+    }
+}
+
+#[test]
+fn failing_plan_is_reduced_to_the_faults_it_takes() {
+    let config = Config { failure_persistence: None, ..Config::with_cases(256) };
+    let failed = TestRunner::new(config).run(&sim::faults(3), |plan| {
+        // A faulty application: no partition may happen.
+        let is_split =
+            |fault: &PlannedFault| matches!(fault, PlannedFault::Partition(side) if (1..3).contains(&side.len()));
+        prop_assert!(!plan.iter().any(|(fault, _)| is_split(fault)));
+        Ok(())
+    });
+    let Err(TestError::Fail(_, plan)) = failed else { panic!("it fails") };
+    assert!(plan.len() == 1 && matches!(plan[0].0, PlannedFault::Partition(_)), "{plan:?}");
+}
+
+#[test]
+fn plan_may_name_nodes_that_there_are_not() {
+    let second = Duration::from_secs(1);
+    let faults = [
+        PlannedFault::Partition(vec![7, 0]),
+        PlannedFault::Cut(0, 0),
+        PlannedFault::Cut(0, 9),
+        PlannedFault::Loss(255),
+        PlannedFault::Pause(9),
+        PlannedFault::Crash(0),
+        PlannedFault::Crash(9),
+        PlannedFault::Restart(0),
+        PlannedFault::Restart(9),
+    ];
+    let mut sim = Sim::new(1).nodes(2);
+    sim.run_with_plan(&faults.map(|fault| (fault, second)));
+    sim.node(0).put("k", "v").unwrap();
+    sim.assert_converged();
+    assert!(sim.node(1).get("k").is_some());
+    Sim::new(1).run_with_plan(&[(PlannedFault::Crash(0), second)]);
 }

@@ -59,6 +59,7 @@ impl Replica {
             extra_contexts: self.store.coverage.extra_count(),
             removals: self.store.log.removals(),
             head: self.head(),
+            floor: Revision { log: self.store.log.id, number: self.store.log.floor() },
             durable: self.durable(),
             has_disk_failed: self.has_disk_failed(),
             clock_off: self.wall_clock.is_doubted().then(|| self.wall_clock.off()),
@@ -99,6 +100,8 @@ pub struct Status {
     pub removals: usize,
     /// The change log's head.
     pub head: Revision,
+    /// The change log's floor: a watch that resumes here misses no delete, and one that resumes before it starts over.
+    pub floor: Revision,
     /// The revision up to which the disk has the change log. `None` without a disk, or before its first transaction.
     pub durable: Option<Revision>,
     /// The disk has failed, or is full, and is not back.

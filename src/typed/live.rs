@@ -42,7 +42,8 @@ use crate::error::{LiveSource, Rejected};
 /// One typed value, usually a struct of settings, that follows the store.
 ///
 /// It is made of the keys with a prefix: their parts between `/` are the fields, and their values are JSON, so that the
-/// key `app/db/pool` with the value `5` is the field `db.pool` of the prefix `app/`. With
+/// key `app/db/pool` with the value `5` is the field `db.pool` of the prefix `app/`. Keys that end in `$schema` hold JSON
+/// Schemas ([`SCHEMA_SUFFIX`](crate::map::SCHEMA_SUFFIX)) and are no fields. With
 /// [`exact`](LiveBuilder::exact) it is the JSON value of one key. Layers under and over the store add what other sources
 /// give, such as files and environment variables.
 ///

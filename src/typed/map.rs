@@ -16,7 +16,7 @@ pub use entry::MapEntry;
 use reader::MapReader;
 pub use watch::{MapEvent, MapWatch};
 
-use super::{Store, writer};
+use super::{Store, schema, writer};
 use crate::error::{Cause, DecodeError, Error, WriteError};
 use crate::replica::PutOptions;
 use crate::store::OnlyIf;
@@ -27,7 +27,8 @@ use crate::store::watch::WatchOptions;
 const UPDATE_TRIES_MAX: usize = 32;
 
 /// The keys that begin with a prefix, as a map of values of type `T`, stored as JSON or in another format
-/// ([`with_codec`](Self::with_codec)). Keys are given without the prefix.
+/// ([`with_codec`](Self::with_codec)). Keys are given without the prefix. Keys that end in `$schema` hold JSON Schemas
+/// ([`SCHEMA_SUFFIX`](crate::map::SCHEMA_SUFFIX)) and are no part of the map.
 ///
 /// A value is decoded when it is first read. The latest 4,096 or so stay decoded, and all clones of a map share them: so
 /// keep a map instead of making one for each read.
@@ -133,10 +134,43 @@ impl<T, S: Store, C: Codec> Map<T, S, C> {
         Ok(self.store.delete_if(&self.key(key.as_ref()), only_if)?)
     }
 
+    /// The entries of the map, without the schemas among them.
+    fn entries(&self) -> impl Iterator<Item = Entry> + use<T, S, C> {
+        self.store.scan(&self.prefix).into_iter().filter(|entry| !schema::is_schema(entry.key()))
+    }
+
     /// The keys in order, as they were at one instant, also those whose value is not of type `T`.
     pub fn keys(&self) -> impl Iterator<Item = String> + use<T, S, C> {
         let prefix_bytes = self.prefix.len();
-        self.store.scan(&self.prefix).into_iter().map(move |entry| entry.key()[prefix_bytes..].to_owned())
+        self.entries().map(move |entry| entry.key()[prefix_bytes..].to_owned())
+    }
+}
+
+#[cfg(feature = "schemars")]
+impl<T: schemars::JsonSchema, S: Store> Map<T, S> {
+    /// Puts the JSON Schema of `T` under the key `<prefix>$schema` ([`SCHEMA_SUFFIX`](crate::map::SCHEMA_SUFFIX)), for the
+    /// tools of other people: `tidings put` and the HTTP interface refuse a value that does not satisfy it, and `tidings
+    /// check` lists those that are there. Writes of this library are not compared with it, because what they write is of
+    /// type `T`; what is read is decoded in any case.
+    ///
+    /// Call it at each start: `None` if the key holds this schema already, and nothing was written.
+    ///
+    /// ```
+    /// # let node = tidings::sim::Sim::new(1).nodes(1).node(0);
+    /// #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+    /// struct Limits { max: u32 }
+    ///
+    /// let limits = node.map::<Limits>("limits/");
+    /// assert!(limits.put_schema()?.is_some());
+    /// assert!(limits.put_schema()?.is_none());
+    /// assert!(node.get("limits/$schema").is_some() && limits.keys().count() == 0);
+    /// # Ok::<(), tidings::WriteError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is written then.
+    pub fn put_schema(&self) -> Result<Option<S::Receipt>, WriteError> {
+        schema::put(&self.store, &self.prefix, schema::of_values::<T>())
     }
 }
 
@@ -175,8 +209,7 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
     /// that names its key.
     pub fn iter(&self) -> impl Iterator<Item = Result<(String, Arc<T>), DecodeError>> {
         let key = |entry: &Entry| entry.key()[self.prefix.len()..].to_owned();
-        let entries = self.store.scan(&self.prefix).into_iter();
-        entries.map(move |entry| Ok((key(&entry), self.reader.value(&entry)?)))
+        self.entries().map(move |entry| Ok((key(&entry), self.reader.value(&entry)?)))
     }
 
     /// Watches all keys of the map: first the current values, then every change.

@@ -9,6 +9,8 @@ use tidings::settings::{ReconfigureError, SetSettingsError};
 use tidings::voters::SetVotersError;
 use tidings::{ElectionError, Receipt, WaitError, WriteError};
 
+use crate::schema::Verdict;
+
 /// When to come back after a refusal that passes.
 const RETRY_SECONDS: u64 = 1;
 
@@ -21,6 +23,8 @@ pub(crate) struct ApiError {
     detail: String,
     /// The write that stands although something went wrong, or that stands in the way.
     stamp: Option<String>,
+    /// What is wrong with a value, compared with its schema.
+    verdict: Option<Box<Verdict>>,
 }
 
 impl ApiError {
@@ -30,7 +34,7 @@ impl ApiError {
         if let Some(text) = error.strip_suffix(detail).and_then(|text| text.strip_suffix("; ")) {
             error.truncate(text.len());
         }
-        Self { status, code, error, detail: detail.to_owned(), stamp: None }
+        Self { status, code, error, detail: detail.to_owned(), stamp: None, verdict: None }
     }
 
     pub(crate) fn code(&self) -> &'static str {
@@ -66,6 +70,21 @@ impl ApiError {
     pub(crate) fn too_large(bytes_max: usize) -> Self {
         let error = format!("the value is over this node's limit of {bytes_max} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error, "nothing was written")
+    }
+
+    pub(crate) fn batch_too_large(bytes_max: usize) -> Self {
+        let error = format!("the batch is over the limit of {bytes_max} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error, "nothing was written")
+    }
+
+    /// A value that does not satisfy its schema, or a schema that cannot be used.
+    pub(crate) fn schema(key: &str, verdict: Verdict) -> Self {
+        let error = match &verdict.schema {
+            Some(schema) => format!("the value of \"{key}\" does not satisfy the schema \"{schema}\""),
+            None => format!("the value of \"{key}\" is no schema that can be used"),
+        };
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self { verdict: Some(verdict.into()), ..Self::new(status, "schema", error, "nothing was written") }
     }
 
     pub(crate) fn too_many_watchers(limit: usize) -> Self {
@@ -217,6 +236,10 @@ impl IntoResponse for ApiError {
         let mut body = json!({ "error": self.error, "code": self.code, "detail": self.detail });
         if let Some(stamp) = self.stamp {
             body["stamp"] = stamp.into();
+        }
+        if let Some(verdict) = &self.verdict {
+            let view = verdict.view();
+            (body["schema"], body["errors"]) = (view["schema"].clone(), view["errors"].clone());
         }
         let mut response = (self.status, Json(body)).into_response();
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {

@@ -250,6 +250,14 @@ fn condition(headers: &HeaderMap) -> Result<Option<OnlyIf>, ApiError> {
     }
 }
 
+/// The value in the body of a request.
+pub(super) fn body_of(app: &App, value: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
+    value.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(app.value_bytes_max),
+        _ => ApiError::bad_request(rejection.body_text()),
+    })
+}
+
 async fn write(
     State(app): AppState,
     At(key): At<String>,
@@ -259,10 +267,11 @@ async fn write(
 ) -> Result<impl IntoResponse, ApiError> {
     wants.without_by()?;
     let wait = wants.wait()?;
-    let value = value.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(app.value_bytes_max),
-        _ => ApiError::bad_request(rejection.body_text()),
-    })?;
+    let value = body_of(&app, value)?;
+    let verdict = app.check(&key, &value);
+    if !verdict.is_good() {
+        return Err(ApiError::schema(&key, verdict));
+    }
     let mut options = wants.options()?;
     if let Some(only_if) = condition(&headers)? {
         options = options.only_if(only_if);

@@ -1,11 +1,14 @@
 //! The HTTP API of one node, through the library's public interface alone.
 
+mod batch;
+mod check;
 mod cluster;
 mod collections;
 mod dash;
 mod elections;
 mod error;
 mod guard;
+mod history;
 mod kv;
 mod listen;
 mod metrics;
@@ -39,6 +42,8 @@ pub(crate) use monitor::Monitor;
 pub(crate) use places::ConnectionLimits;
 pub(crate) use tls::Tls;
 
+use crate::schema::{Schemas, Verdict};
+
 /// The longest that a request may ask to wait for others, or for the disk.
 const WAIT_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long it waits when it does not say.
@@ -55,6 +60,7 @@ pub(crate) struct App {
     pub(crate) locals: Vec<Node>,
     pub(crate) monitor: Arc<Monitor>,
     pub(crate) elections: Arc<Elections>,
+    pub(crate) schemas: Schemas,
     pub(crate) value_bytes_max: usize,
     pub(crate) watchers_max: usize,
     pub(crate) watchers: Arc<Semaphore>,
@@ -75,6 +81,7 @@ impl App {
         Self {
             monitor: Monitor::start(node),
             elections: Arc::default(),
+            schemas: Schemas::default(),
             locals: vec![node.clone()],
             node: node.clone(),
             cluster: cluster.to_owned(),
@@ -86,6 +93,12 @@ impl App {
             started: Instant::now(),
             demo: None,
         }
+    }
+
+    /// Compares a value with the schema that is for its key. Without one it costs some look-ups; with one it may take a
+    /// while, in which other tasks go on.
+    fn check(&self, key: &str, value: &[u8]) -> Verdict {
+        tokio::task::block_in_place(|| self.schemas.check(&self.node, key, value))
     }
 
     /// A place for one more stream.
@@ -100,6 +113,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let routes = Router::new()
         .route("/", get(page::page))
         .merge(kv::routes(app.value_bytes_max))
+        .merge(check::routes(app.value_bytes_max))
+        .merge(batch::routes())
+        .merge(history::routes())
         .merge(collections::routes())
         .merge(watch::routes())
         .merge(cluster::routes())

@@ -101,7 +101,7 @@ fn print_value(value: &[u8]) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-fn row(entry: &Value) -> Vec<String> {
+pub(super) fn row(entry: &Value) -> Vec<String> {
     let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
     let value = match entry["value"].as_str() {
         Some(value) => table::short(value, VALUE_CHARS_MAX),

@@ -1,9 +1,13 @@
 //! The command line, on the API of a node.
 
 mod bench;
+mod check;
 mod cluster;
+mod config;
 mod elect;
 mod keys;
+#[cfg(unix)]
+mod render;
 mod settings;
 mod transfer;
 mod voters;
@@ -23,6 +27,8 @@ pub(crate) enum Client {
     Del(keys::Del),
     List(keys::List),
     Watch(watch::Watch),
+    #[cfg(unix)]
+    Render(render::Render),
     #[command(subcommand)]
     Set(keys::Set),
     #[command(subcommand)]
@@ -38,8 +44,11 @@ pub(crate) enum Client {
     Lock(elect::Lock),
     Status(cluster::Status),
     Digest(cluster::Digest),
+    #[command(subcommand)]
+    Config(config::Config),
     Dump(transfer::Dump),
     Load(transfer::Load),
+    Check(check::Check),
     Bench(bench::Bench),
     Snapshot(cluster::Snapshot),
     Leave(cluster::Leave),
@@ -53,6 +62,8 @@ impl Client {
             Self::Del(del) => del.run(),
             Self::List(list) => list.run(),
             Self::Watch(watch) => watch.run(),
+            #[cfg(unix)]
+            Self::Render(render) => render.run(),
             Self::Set(set) => set.run(),
             Self::Counter(counter) => counter.run(),
             Self::Members(members) => members.run(),
@@ -66,8 +77,10 @@ impl Client {
             Self::Lock(lock) => lock.run(),
             Self::Status(status) => status.run(),
             Self::Digest(digest) => digest.run(),
+            Self::Config(config) => config.run(),
             Self::Dump(dump) => dump.run(),
             Self::Load(load) => load.run(),
+            Self::Check(check) => check.run(),
             Self::Bench(bench) => bench.run(),
             Self::Snapshot(snapshot) => snapshot.run(),
             Self::Leave(leave) => leave.run(),

@@ -15,6 +15,8 @@ use super::plan::{LiveCheck, LivePlan};
 use super::task::LiveTask;
 use crate::error::LiveError;
 use crate::typed::Store;
+#[cfg(feature = "schemars")]
+use crate::typed::schema;
 
 /// How long [`LiveBuilder::start`] waits by default for the node to catch up with a peer.
 const JOINED_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,6 +70,29 @@ impl<T, S: Store> LiveBuilder<T, S> {
     pub fn over(mut self, layer: impl Layer) -> Self {
         self.over.push(any_layer(layer));
         self
+    }
+
+    /// Puts the JSON Schema of `T` under the key `<prefix>$schema` ([`SCHEMA_SUFFIX`](crate::map::SCHEMA_SUFFIX)), at once
+    /// and unless the key holds it already. Tools of other people check what they write with it, as
+    /// [`Map::put_schema`](crate::Map::put_schema) tells.
+    ///
+    /// It is the schema of the whole value. What stands under one key is compared with the part of it that it gives:
+    /// nothing is required, since other keys and layers give the rest ([`SCHEMA_OF_FIELDS`](crate::live::SCHEMA_OF_FIELDS)).
+    /// With [`exact`](Self::exact) before this call the one key is compared with all of it.
+    ///
+    /// # Errors
+    /// See [`WriteError`](crate::WriteError); nothing is written then.
+    #[cfg(feature = "schemars")]
+    pub fn put_schema(self) -> Result<Self, crate::error::WriteError>
+    where
+        T: schemars::JsonSchema,
+    {
+        let schema = match &self.keys {
+            LiveKeys::Prefix(_) => schema::of_fields::<T>(),
+            LiveKeys::Exact(_) => schema::of_values::<T>(),
+        };
+        schema::put(&self.store, self.keys.name(), schema)?;
+        Ok(self)
     }
 
     /// Adds a check. A value that it refuses is not applied. A check that panics refuses.

@@ -6,6 +6,7 @@ use super::pieces::{LivePiece, ambiguous, piece_of};
 use crate::error::{Author, LiveSource, Rejected};
 use crate::id::RunId;
 use crate::store::entry::Entry;
+use crate::typed::schema::is_schema;
 use crate::typed::{Store, writer};
 
 /// What keys a live value has.
@@ -32,8 +33,11 @@ impl LiveKeys {
         store: &impl Store,
         is_read: impl Fn(&Entry) -> bool,
     ) -> Vec<Result<LivePiece, Rejected>> {
-        let entries = match self {
-            Self::Prefix(prefix) => store.scan(prefix),
+        let entries: Vec<Entry> = match self {
+            Self::Prefix(prefix) => {
+                let entries = store.scan(prefix).into_iter();
+                entries.filter(|entry| !is_schema(entry.key())).collect()
+            }
             Self::Exact(key) => store.get(key).into_iter().collect(),
         };
         let prefix = match self {

@@ -11,6 +11,7 @@ use super::codec::{Codec, Json};
 use super::reader::MapReader;
 use crate::error::DecodeError;
 use crate::store::watch::WatchEvent;
+use crate::typed::schema::is_schema;
 use crate::typed::{self, Store};
 
 /// A watch of a [`Map`](crate::Map); [`Map::watch`](crate::Map::watch) makes one.
@@ -72,7 +73,11 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Stream for MapWatch<T, S, C> {
     type Item = MapEvent<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<MapEvent<T>>> {
-        let event = ready!(Pin::new(&mut self.watch).poll_next(cx));
-        Poll::Ready(event.map(|event| self.translate(&event)))
+        loop {
+            let event = ready!(Pin::new(&mut self.watch).poll_next(cx));
+            if !event.as_ref().and_then(WatchEvent::key).is_some_and(is_schema) {
+                return Poll::Ready(event.map(|event| self.translate(&event)));
+            }
+        }
     }
 }

@@ -1,0 +1,63 @@
+//! Values and their schemas: `/v1/check`. Nothing is written here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::kv::body_of;
+use super::{ApiError, App, AppState, Ask, At, page_limit, view};
+
+/// A page ends after this time, however few keys it has checked.
+const PAGE_TIME_MAX: Duration = Duration::from_secs(2);
+
+pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
+    let check = post(check).layer(DefaultBodyLimit::max(value_bytes_max));
+    Router::new().route("/v1/check", get(list)).route("/v1/check/{*key}", check)
+}
+
+/// What would be wrong with a value for a key.
+async fn check(
+    State(app): AppState,
+    At(key): At<String>,
+    value: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, ApiError> {
+    Ok(Json(app.check(&key, &body_of(&app, value)?).view()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    #[serde(default)]
+    prefix: String,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// The entries that are not valid, among so many that are looked at in key order; `next` is `after` of the next page.
+async fn list(State(app): AppState, Ask(ask): Ask<Page>) -> Result<Json<Value>, ApiError> {
+    let limit = page_limit(ask.limit)?;
+    let rows = app.node.scan_page(&ask.prefix, ask.after.as_deref(), limit + 1);
+    let (started, mut invalid, mut checked) = (Instant::now(), Vec::new(), 0);
+    for entry in rows.iter().take(limit) {
+        let verdict = app.check(entry.key(), entry.value());
+        if !verdict.is_good() {
+            let mut row = view::entry(&app, entry, false);
+            let view = verdict.view();
+            (row["schema"], row["errors"]) = (view["schema"].clone(), view["errors"].clone());
+            invalid.push(row);
+        }
+        checked += 1;
+        if started.elapsed() > PAGE_TIME_MAX {
+            break;
+        }
+    }
+    let next = rows.get(checked).and(checked.checked_sub(1)).map(|last| rows[last].key());
+    Ok(Json(json!({ "invalid": invalid, "checked": checked, "next": next })))
+}

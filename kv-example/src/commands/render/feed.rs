@@ -1,0 +1,181 @@
+//! The keys below a prefix, as a node tells them: over broken connections and restarts of the node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::client::{Client, Told, quoted};
+use crate::commands::keys::value_of;
+use crate::exit::{Exit, Failure};
+
+/// Events that were not looked at yet.
+const EVENTS_MAX: usize = 64;
+/// Between two attempts to connect: doubled from the first to the second.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// What there is to know.
+pub(super) enum Fed {
+    Told(Told),
+    /// The connection is gone, or cannot be made; it is tried again.
+    Lost(String),
+    /// It cannot be followed.
+    Failed(Failure),
+}
+
+/// Reads the stream on a thread of its own, which ends with the process.
+pub(super) struct Feed(mpsc::Receiver<Fed>);
+
+impl Feed {
+    pub(super) fn start(client: Client, prefix: &str, is_lasting: bool) -> Self {
+        let (sender, fed) = mpsc::channel(EVENTS_MAX);
+        let path = format!("/v1/watch?prefix={}", quoted(prefix));
+        std::thread::spawn(move || follow(&client, &path, is_lasting, &sender));
+        Self(fed)
+    }
+
+    pub(super) async fn next(&mut self) -> Fed {
+        let gone = || Fed::Failed(Failure::new(Exit::Failed, "the node is not followed any more"));
+        self.0.recv().await.unwrap_or_else(gone)
+    }
+}
+
+/// Follows until nobody listens, or it is of no use to try again.
+fn follow(client: &Client, path: &str, is_lasting: bool, sender: &mpsc::Sender<Fed>) {
+    let mut at = Position::default();
+    let (mut pause, mut has_connected) = (PAUSE_MIN, false);
+    loop {
+        let failure = match ready(client).and_then(|()| client.stream("GET", path, at.last())) {
+            Ok(mut stream) => {
+                (pause, has_connected) = (PAUSE_MIN, true);
+                // Without a place to go on from, everything is told again.
+                let begins = if at.last().is_none() { Some(resync()) } else { None };
+                at.is_whole &= begins.is_none();
+                for told in begins.into_iter().chain(std::iter::from_fn(|| stream.next())) {
+                    at.pass(&told);
+                    if sender.blocking_send(Fed::Told(told)).is_err() {
+                        return;
+                    }
+                }
+                Failure::new(Exit::Unreachable, "the connection to the node is gone")
+            }
+            Err(failure) => failure,
+        };
+        let is_away = failure.is(Exit::Unreachable) || failure.is(Exit::TimedOut);
+        let passes = is_away || (has_connected && failure.is(Exit::Refused));
+        let news = if is_lasting && passes { Fed::Lost(failure.to_string()) } else { Fed::Failed(failure) };
+        let is_over = matches!(news, Fed::Failed(_));
+        if sender.blocking_send(news).is_err() || is_over {
+            return;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// A node that has just started may lack what its cluster holds: that must not be taken for deleted.
+fn ready(client: &Client) -> Result<(), Failure> {
+    let answer = client.get("/readyz").map(drop);
+    answer.map_err(|failure| Failure::new(Exit::Unreachable, failure.to_string()))
+}
+
+fn resync() -> Told {
+    Told { name: "resync".to_owned(), ..Told::default() }
+}
+
+/// How far the stream was read.
+#[derive(Default)]
+struct Position {
+    last: Option<String>,
+    /// Everything that there was at its beginning was told.
+    is_whole: bool,
+}
+
+impl Position {
+    fn pass(&mut self, told: &Told) {
+        match told.name.as_str() {
+            "resync" => *self = Self::default(),
+            "current" => self.is_whole = true,
+            _ => self.last = told.id.clone().or(self.last.take()),
+        }
+    }
+
+    /// Where to go on. Half of what there was is no place for that.
+    fn last(&self) -> Option<&str> {
+        self.last.as_deref().filter(|_| self.is_whole)
+    }
+}
+
+/// The keys and values as they are, and those that are being told anew.
+#[derive(Default)]
+pub(super) struct Keys {
+    now: BTreeMap<String, Vec<u8>>,
+    next: Option<BTreeMap<String, Vec<u8>>>,
+}
+
+impl Keys {
+    /// Takes an event. Returns whether the keys have changed.
+    pub(super) fn apply(&mut self, told: &Told) -> bool {
+        let key = told.data["key"].as_str().unwrap_or_default();
+        let into = self.next.as_mut().unwrap_or(&mut self.now);
+        match told.name.as_str() {
+            "put" => _ = into.insert(key.to_owned(), value_of(&told.data).unwrap_or_default()),
+            "delete" | "expired" => _ = into.remove(key),
+            "resync" => self.next = Some(BTreeMap::new()),
+            "current" => match self.next.take() {
+                Some(next) => self.now = next,
+                None => return false,
+            },
+            _ => return false,
+        }
+        self.next.is_none()
+    }
+
+    pub(super) fn now(&self) -> &BTreeMap<String, Vec<u8>> {
+        &self.now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(name: &str, key: &str) -> Told {
+        Told { name: name.to_owned(), id: Some(key.to_owned()), data: json!({ "key": key, "value": key }) }
+    }
+
+    #[test]
+    fn keys_that_are_told_anew_count_once_all_are_there() {
+        let mut keys = Keys::default();
+        let names = |keys: &Keys| keys.now().keys().cloned().collect::<Vec<_>>();
+        assert!(!keys.apply(&resync()) && !keys.apply(&told("put", "a")) && !keys.apply(&told("put", "b")));
+        assert!(names(&keys).is_empty());
+        assert!(keys.apply(&told("current", "")));
+        assert_eq!(names(&keys), ["a", "b"]);
+        assert!(keys.apply(&told("delete", "a")) && keys.apply(&told("put", "c")));
+        assert_eq!(names(&keys), ["b", "c"]);
+        assert!(
+            !keys.apply(&resync()) && !keys.apply(&told("put", "d")) && !keys.apply(&told("delete", "d"))
+        );
+        assert_eq!(names(&keys), ["b", "c"], "the earlier ones count meanwhile");
+        assert!(keys.apply(&told("current", "")) && names(&keys).is_empty());
+        assert!(!keys.apply(&told("current", "")) && !keys.apply(&told("unknown", "")));
+    }
+
+    #[test]
+    fn half_of_the_keys_is_no_place_to_go_on_from() {
+        let mut at = Position::default();
+        at.pass(&told("put", "1"));
+        assert_eq!(at.last(), None);
+        at.pass(&told("current", ""));
+        assert_eq!(at.last(), Some("1"));
+        at.pass(&told("delete", "2"));
+        assert_eq!(at.last(), Some("2"));
+        at.pass(&resync());
+        at.pass(&told("put", "3"));
+        assert_eq!(at.last(), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! One file, made by a template.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
+
+use super::tree::is_content;
+use crate::exit::{Exit, Failure};
+
+/// The largest template; the largest file that one makes is bounded by its steps.
+const TEMPLATE_BYTES_MAX: u64 = 4 << 20;
+/// Steps of a template, so that a loop in it ends.
+const STEPS_MAX: u64 = 10_000_000;
+
+pub(super) struct Template {
+    source: PathBuf,
+    out: PathBuf,
+    mode: u32,
+}
+
+impl Template {
+    pub(super) fn new(template: &Path, out: &Path, mode: u32) -> Result<Self, Failure> {
+        if out.is_dir() || out.file_name().is_none() {
+            let error = format!("{} is a directory; a template is rendered to a file", out.display());
+            return Err(Failure::usage(error));
+        }
+        let template = Self { source: template.to_owned(), out: out.to_owned(), mode };
+        template.read()?;
+        Ok(template)
+    }
+
+    /// It may be edited while this program runs.
+    fn read(&self) -> Result<String, Failure> {
+        let failed = |error: io::Error| Failure::file(&self.source, &error);
+        let bytes = fs::metadata(&self.source).map_err(failed)?.len();
+        if bytes > TEMPLATE_BYTES_MAX {
+            let error = format!("a template has at most {TEMPLATE_BYTES_MAX} bytes, this one has {bytes}");
+            return Err(Failure::new(Exit::Failed, error).at(&self.source.display().to_string()));
+        }
+        fs::read_to_string(&self.source).map_err(failed)
+    }
+
+    /// Makes the file what the template gives. Returns whether a byte of it has changed.
+    pub(super) fn write(&self, keys: &BTreeMap<&str, &[u8]>) -> Result<bool, Failure> {
+        let text = render(&self.read()?, keys);
+        let text = text.map_err(|error| error.at(&self.source.display().to_string()))?;
+        let is_mode =
+            fs::metadata(&self.out).is_ok_and(|file| file.permissions().mode() & 0o777 == self.mode);
+        if is_mode && is_content(&self.out, text.as_bytes()).unwrap_or(false) {
+            return Ok(false);
+        }
+        self.replace(&text).map_err(|error| Failure::file(&self.out, &error))?;
+        Ok(true)
+    }
+
+    fn replace(&self, text: &str) -> io::Result<()> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(self.out.file_name().unwrap_or_default());
+        name.push(".tidings");
+        let next = self.out.with_file_name(name);
+        _ = fs::remove_file(&next);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&next)?;
+        file.write_all(text.as_bytes())?;
+        file.set_permissions(Permissions::from_mode(self.mode))?;
+        file.sync_all()?;
+        fs::rename(&next, &self.out)?;
+        match self.out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+fn render(template: &str, keys: &BTreeMap<&str, &[u8]>) -> Result<String, Failure> {
+    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+    let syntax = syntax.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_syntax(syntax);
+    environment.set_fuel(Some(STEPS_MAX));
+    let said = |error: minijinja::Error| {
+        let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
+        Failure::new(Exit::Failed, format!("{line}{error}"))
+    };
+    environment.template_from_str(template).and_then(|template| template.render(nested(keys))).map_err(said)
+}
+
+/// The keys as nested maps. Values that are JSON are what they are, others text or bytes.
+fn nested(keys: &BTreeMap<&str, &[u8]>) -> Value {
+    fields_of(keys.iter().map(|(path, value)| (*path, *value)).collect())
+}
+
+fn fields_of(keys: Vec<(&str, &[u8])>) -> Value {
+    let mut values = BTreeMap::new();
+    let mut within: BTreeMap<&str, Vec<(&str, &[u8])>> = BTreeMap::new();
+    for (path, value) in keys {
+        match path.split_once('/') {
+            None => _ = values.insert(path, value_of(value)),
+            Some((field, rest)) => within.entry(field).or_default().push((rest, value)),
+        }
+    }
+    values.extend(within.into_iter().map(|(field, keys)| (field, fields_of(keys))));
+    Value::from_pairs(values)
+}
+
+fn value_of(bytes: &[u8]) -> Value {
+    match (serde_json::from_slice(bytes), std::str::from_utf8(bytes)) {
+        (Ok(value), _) => value,
+        (Err(_), Ok(text)) => Value::from(text),
+        (Err(_), Err(_)) => Value::from_bytes(bytes.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(template: &str) -> Result<String, String> {
+        let keys: [(&str, &[u8]); 5] = [
+            ("db/pool", b"20"),
+            ("db/hosts", b"[\"a\", \"b\"]"),
+            ("name", b"shop & co"),
+            ("my-key", b"{\"x\": null, \"y\": 1.5}"),
+            ("binary", &[0xff, 0]),
+        ];
+        render(template, &keys.into()).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn templates_see_keys_as_nested_maps() {
+        let text = "pool = {{ db.pool + 1 }}\n{% for host in db.hosts %}{{ host }};{% endfor %}{{ name }}\n";
+        assert_eq!(rendered(text).unwrap(), "pool = 21\na;b;shop & co\n");
+        assert_eq!(rendered("{{ db.hosts|tojson }} {{ db|length }}").unwrap(), "[\"a\", \"b\"] 2");
+    }
+
+    #[test]
+    fn wrong_templates_say_where() {
+        for wrong in ["a\n{{ db.pol }}", "a\n{% for %}", "a\n{{ nothing.at.all }}", "a\n{% include 'x' %}"] {
+            let error = rendered(wrong).unwrap_err();
+            assert!(error.contains("line 2"), "{wrong}: {error}");
+        }
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
+        assert!(rendered(endless).is_err(), "its steps are bounded");
+    }
+}

@@ -1,0 +1,188 @@
+//! A directory of files of which one state takes the place of another in one step, as Kubernetes does it.
+//!
+//! ```text
+//! DIR/..tidings-18f2a3c4d5e6   the files of one state
+//! DIR/..data                   a link to it; to replace this link is the one step
+//! DIR/name                     a link to ..data/name
+//! ```
+//!
+//! What a process leaves that was killed on its way is a directory that nothing links to: it is removed at the next
+//! write. Nothing here follows a link: files are made in a directory that is new.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::exit::{Exit, Failure};
+
+/// The link that is replaced, its next state, and how the directories of states begin.
+const DATA: &str = "..data";
+const DATA_NEXT: &str = "..data_next";
+const STATE: &str = "..tidings-";
+/// Held while a process writes here.
+const LOCK: &str = "..lock";
+
+pub(super) struct Tree {
+    dir: PathBuf,
+    mode: u32,
+    _lock: File,
+}
+
+impl Tree {
+    pub(super) fn open(dir: &Path, mode: u32) -> Result<Self, Failure> {
+        let failed = |error| Failure::file(dir, &error);
+        fs::create_dir_all(dir).map_err(failed)?;
+        // Links and the command mean the same wherever somebody reads them from.
+        let dir = fs::canonicalize(dir).map_err(failed)?;
+        let lock_path = dir.join(LOCK);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+        let lock = lock.map_err(|error| Failure::file(&lock_path, &error))?;
+        lock.try_lock().map_err(|_| {
+            let error = format!("{} is rendered by another process; nothing was written", dir.display());
+            Failure::new(Exit::Failed, error)
+        })?;
+        Ok(Self { dir, mode, _lock: lock })
+    }
+
+    /// Makes the files the state of the directory. Returns whether a byte of it has changed.
+    pub(super) fn write(&self, files: &BTreeMap<&str, &[u8]>) -> Result<bool, Failure> {
+        let tops: BTreeSet<&str> = files.keys().map(|path| path.split('/').next().unwrap_or(path)).collect();
+        let in_force = self.in_force()?;
+        self.check_names(&tops)?;
+        let failed = |error: io::Error| Failure::file(&self.dir, &error);
+        let is_changed = match &in_force {
+            Some(state) => !self.is_same(state, files),
+            None => true,
+        };
+        if is_changed {
+            self.replace(files).map_err(failed)?;
+        }
+        self.link(&tops).and_then(|()| self.clean(&tops)).map_err(failed)?;
+        Ok(is_changed)
+    }
+
+    /// The directory of the state in force.
+    fn in_force(&self) -> Result<Option<PathBuf>, Failure> {
+        let data = self.dir.join(DATA);
+        let error = match fs::read_link(&data) {
+            Ok(target) if is_state(&target) => return Ok(Some(self.dir.join(target))),
+            Ok(_) => "it links to something that this program has not made".to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => error.to_string(),
+        };
+        Err(Failure::new(Exit::Failed, format!("{}: {error}; nothing was written", data.display())))
+    }
+
+    /// Whether all names at the top are free, or are links of this program.
+    fn check_names(&self, tops: &BTreeSet<&str>) -> Result<(), Failure> {
+        let is_taken = |top: &&&str| {
+            let path = self.dir.join(top);
+            fs::symlink_metadata(&path).is_ok() && !is_own_link(&path)
+        };
+        let Some(taken) = tops.iter().find(is_taken) else { return Ok(()) };
+        let path = self.dir.join(taken);
+        let error = format!("{} was not made by this program; nothing was written", path.display());
+        Err(Failure::new(Exit::Failed, error).hint("move it away, or render to another directory"))
+    }
+
+    fn is_same(&self, state: &Path, files: &BTreeMap<&str, &[u8]>) -> bool {
+        let is_file = |(path, value): (&&str, &&[u8])| {
+            let path = state.join(path);
+            let is_mode =
+                fs::metadata(&path).is_ok_and(|file| file.permissions().mode() & 0o777 == self.mode);
+            is_mode && is_content(&path, value).unwrap_or(false)
+        };
+        count(state).is_ok_and(|count| count == files.len()) && files.iter().all(is_file)
+    }
+
+    /// Writes a new state beside the one in force, and puts it in its place.
+    fn replace(&self, files: &BTreeMap<&str, &[u8]>) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!("{STATE}{:x}", now.as_nanos());
+        let state = self.dir.join(&name);
+        self.make_directory(&state)?;
+        for (path, value) in files {
+            let path = state.join(path);
+            let parents = path.ancestors().skip(1).take_while(|parent| *parent != state);
+            let missing: Vec<&Path> = parents.take_while(|parent| !parent.exists()).collect();
+            missing.iter().rev().try_for_each(|parent| self.make_directory(parent))?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&path)?;
+            file.write_all(value)?;
+            file.set_permissions(Permissions::from_mode(self.mode))?;
+            file.sync_all()?;
+        }
+        File::open(&state)?.sync_all()?;
+        let next = self.dir.join(DATA_NEXT);
+        _ = fs::remove_file(&next);
+        symlink(&name, &next)?;
+        fs::rename(&next, self.dir.join(DATA))?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Whoever may read the files may enter the directory.
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)?;
+        let mode = 0o700 | self.mode | ((self.mode & 0o444) >> 2);
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+
+    fn link(&self, tops: &BTreeSet<&str>) -> io::Result<()> {
+        for top in tops {
+            let path = self.dir.join(top);
+            if !is_own_link(&path) {
+                symlink(Path::new(DATA).join(top), &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes links to what there is no more, and states that are not in force.
+    fn clean(&self, tops: &BTreeSet<&str>) -> io::Result<()> {
+        let in_force = fs::read_link(self.dir.join(DATA))?;
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name() else { continue };
+            let is_wanted = name.to_str().is_some_and(|name| tops.contains(name));
+            if is_state(Path::new(name)) && *name != *in_force {
+                fs::remove_dir_all(&path)?;
+            } else if !is_wanted && is_own_link(&path) || *name == *DATA_NEXT {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether this program has made a link at the top.
+fn is_own_link(path: &Path) -> bool {
+    let name = path.file_name().map(Path::new);
+    fs::read_link(path).is_ok_and(|target| name.is_some_and(|name| target == Path::new(DATA).join(name)))
+}
+
+fn is_state(path: &Path) -> bool {
+    let digits = path.to_str().and_then(|name| name.strip_prefix(STATE));
+    digits.is_some_and(|digits| !digits.is_empty() && digits.chars().all(|c| c.is_ascii_hexdigit()))
+}
+
+/// The number of files in a directory and those below it.
+fn count(dir: &Path) -> io::Result<usize> {
+    let mut files = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        files += if entry.file_type()?.is_dir() { count(&entry.path())? } else { 1 };
+    }
+    Ok(files)
+}
+
+pub(super) fn is_content(path: &Path, value: &[u8]) -> io::Result<bool> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() != value.len() as u64 {
+        return Ok(false);
+    }
+    let mut content = Vec::with_capacity(value.len());
+    file.take(1 + value.len() as u64).read_to_end(&mut content)?;
+    Ok(content == value)
+}

@@ -1,0 +1,276 @@
+//! `tidings render` as a process: files that follow the keys, over crashes and restarts.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use common::{Running, folder, program, serve};
+use tidings_proptest::processes::{eventually, signal};
+
+/// A rendering that ends with the test.
+struct Rendering(Child);
+
+impl Drop for Rendering {
+    fn drop(&mut self) {
+        // Ends its command as well; a killed one leaves that behind.
+        if matches!(self.0.try_wait(), Ok(None)) {
+            signal(self.0.id(), "TERM");
+        }
+        _ = self.0.wait();
+    }
+}
+
+fn command(node: &str, words: &[&str], out: &Path) -> Command {
+    let mut command = program();
+    command.args(["render", "--prefix", "app/", "--out"]).arg(out).args(words).env("TIDINGS_NODE", node);
+    command
+}
+
+fn begin(node: &str, words: &[&str], out: &Path) -> Rendering {
+    Rendering(command(node, words, out).stderr(Stdio::null()).spawn().unwrap())
+}
+
+fn once(node: &Running, words: &[&str], out: &Path) -> Output {
+    command(&node.http, &[&["--once"], words].concat(), out).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn read(out: &Path, name: &str) -> String {
+    fs::read_to_string(out.join(name)).unwrap_or_default()
+}
+
+/// The names in a directory, without the states of this program.
+fn names(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with("..")).collect();
+    names.sort();
+    names
+}
+
+fn states(dir: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.to_string_lossy().contains("..tidings-")).collect()
+}
+
+#[test]
+fn keys_become_files_that_follow_them() {
+    let node = serve("a", &[], &[]);
+    node.line(&["put", "app/db/pool", "5"]);
+    node.line(&["put", "app/name", "shop"]);
+    node.line(&["put", "other", "x"]);
+    let folder = folder("render");
+    let (out, ran) = (folder.join("out"), folder.join("ran"));
+    let script = format!("cat \"$TIDINGS_OUT/name\" >> {0}; echo >> {0}; exit 3", ran.display());
+    let _rendering = begin(&node.http, &["--", "sh", "-c", &script], &out);
+    eventually("both are there", || read(&out, "db/pool") == "5" && read(&out, "name") == "shop");
+    assert_eq!(names(&out), ["db", "name"]);
+    assert_eq!(fs::read_link(out.join("name")).unwrap(), Path::new("..data/name"));
+    let mode = fs::metadata(out.join("db/pool")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o644);
+
+    let before = fs::read_link(out.join("..data")).unwrap();
+    node.line(&["put", "app/name", "store"]);
+    eventually("the command is run for it, after it failed before", || {
+        read(&folder, "ran") == "shop\nstore\n"
+    });
+    assert_ne!(fs::read_link(out.join("..data")).unwrap(), before);
+    eventually("the state before is removed", || states(&out).len() == 1);
+    // A write that changes no byte, and a key elsewhere, run nothing.
+    node.line(&["put", "app/name", "store"]);
+    node.line(&["put", "other", "y"]);
+    node.line(&["del", "app/db/pool"]);
+    eventually("what was deleted is gone", || names(&out) == ["name"]);
+    eventually("it is run once for that", || read(&folder, "ran") == "shop\nstore\nstore\n");
+}
+
+#[test]
+fn rendering_goes_on_when_the_node_is_back() {
+    let folder = folder("render-restart");
+    let out = folder.join("out");
+    let data = folder.join("data");
+    let http = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string() };
+    let start = || {
+        let mut command = program();
+        command.args([
+            "serve",
+            "--name",
+            "a",
+            "--listen",
+            "127.0.0.1:0",
+            "--profile",
+            "local",
+            "--log",
+            "off",
+        ]);
+        command.args(["--http", &http, "--data-dir"]).arg(&data).env("TIDINGS_SECRET", common::SECRET);
+        common::start(command)
+    };
+    // Begun before the node.
+    let _rendering = begin(&format!("http://{http}"), &[], &out);
+    let node = start();
+    node.line(&["put", "app/a", "1", "--durable"]);
+    eventually("it is there", || read(&out, "a") == "1");
+    drop(node);
+    let node = start();
+    node.line(&["put", "app/b", "2"]);
+    node.line(&["del", "app/a"]);
+    eventually("the later state is there", || names(&out) == ["b"] && read(&out, "b") == "2");
+}
+
+#[test]
+fn node_that_has_not_caught_up_deletes_no_files() {
+    let folder = folder("render-ready");
+    let out = folder.join("out");
+    let node = serve("a", &[], &[]);
+    node.line(&["put", "app/a", "1"]);
+    assert_eq!(once(&node, &[], &out).status.code(), Some(0));
+    // Nobody is at its seed, so it does not know what its cluster holds.
+    let empty = serve("b", &["127.0.0.1:1"], &[]);
+    let output = once(&empty, &[], &out);
+    assert!(output.status.code() == Some(3) && said(&output).contains("synced"), "{}", said(&output));
+    assert_eq!(read(&out, "a"), "1");
+}
+
+#[test]
+fn state_that_a_crash_left_is_not_in_force_and_is_removed() {
+    let node = serve("a", &[], &[]);
+    let out = folder("render-crash").join("out");
+    node.line(&["put", "app/a", "1"]);
+    assert_eq!(once(&node, &[], &out).status.code(), Some(0));
+    let in_force = fs::read_link(out.join("..data")).unwrap();
+    // As a process leaves it that is killed between the files and the link.
+    fs::create_dir(out.join("..tidings-1")).unwrap();
+    fs::write(out.join("..tidings-1/a"), "half").unwrap();
+    std::os::unix::fs::symlink("..tidings-1", out.join("..data_next")).unwrap();
+    std::os::unix::fs::symlink("..data/gone", out.join("gone")).unwrap();
+    assert_eq!(read(&out, "a"), "1");
+    assert_eq!(
+        once(&node, &["--", "sh", "-c", "exit 9"], &out).status.code(),
+        Some(0),
+        "nothing has changed"
+    );
+    assert_eq!((states(&out), names(&out)), (vec![out.join(&in_force)], vec!["a".to_owned()]));
+    node.line(&["put", "app/a", "2"]);
+    assert_eq!(once(&node, &["--mode", "0640", "--", "sh", "-c", "exit 9"], &out).status.code(), Some(9));
+    assert_eq!((read(&out, "a"), states(&out).len()), ("2".to_owned(), 1));
+    assert_eq!(fs::metadata(out.join("a")).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(fs::metadata(out.join("..data/")).unwrap().permissions().mode() & 0o777, 0o750);
+}
+
+#[test]
+fn hostile_keys_write_nothing_outside() {
+    let node = serve("a", &[], &[]);
+    let folder = folder("render-hostile");
+    let out = folder.join("below/out");
+    for key in [
+        "app/../up",
+        "app//etc/x",
+        "app/x/../../../up",
+        "app/..data",
+        "app/..lock",
+        "app/.",
+        "app/a",
+        "app/a/b",
+    ] {
+        node.line(&["put", key, "v"]);
+    }
+    node.line(&["put", "app/\u{1b}[2J", "v"]);
+    let output = once(&node, &[], &out);
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    assert_eq!(said(&output).matches("left out").count(), 7, "{}", said(&output));
+    assert!(!said(&output).contains('\u{1b}') && said(&output).contains("\"app/a\""), "{}", said(&output));
+    assert_eq!(names(&out), ["\u{1b}[2J", "a"]);
+    assert_eq!(
+        (read(&out, "a/b"), names(&folder), names(&folder.join("below"))),
+        ("v".into(), vec!["below".into()], vec!["out".into()])
+    );
+}
+
+#[test]
+fn files_of_others_are_left_alone() {
+    let node = serve("a", &[], &[]);
+    let out = folder("render-taken").join("out");
+    node.line(&["put", "app/a", "1"]);
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("a"), "mine").unwrap();
+    fs::write(out.join("b"), "mine").unwrap();
+    let output = once(&node, &[], &out);
+    assert!(
+        output.status.code() == Some(6) && said(&output).contains("not made by this program"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(read(&out, "a"), "mine");
+    fs::remove_file(out.join("a")).unwrap();
+    assert_eq!(once(&node, &[], &out).status.code(), Some(0));
+    assert_eq!((read(&out, "a"), read(&out, "b")), ("1".into(), "mine".into()));
+    let _rendering = begin(&node.http, &["--", "sleep", "600"], &out);
+    node.line(&["put", "app/a", "2"]);
+    eventually("it is rendered", || read(&out, "a") == "2");
+    let output = once(&node, &[], &out);
+    assert!(said(&output).contains("rendered by another process"), "{}", said(&output));
+    // Something that is no directory, a mode that is none, no node.
+    assert_eq!(once(&node, &[], &out.join("b")).status.code(), Some(6));
+    assert_eq!(once(&node, &["--mode", "999"], &out).status.code(), Some(2));
+    let nobody = command("http://127.0.0.1:1", &["--once"], &out.with_file_name("other")).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(3));
+}
+
+#[test]
+fn command_runs_alone_and_ends_with_the_rendering() {
+    let node = serve("a", &[], &[]);
+    let folder = folder("render-command");
+    let (out, log, go) = (folder.join("out"), folder.join("log"), folder.join("go"));
+    let script = format!(
+        "echo begin >> {0}; while ! test -e {1}; do sleep 0.01; done; echo end >> {0}; exec sleep $(cat {1})",
+        log.display(),
+        go.display()
+    );
+    let mut rendering = begin(&node.http, &["--", "sh", "-c", &script], &out);
+    node.line(&["put", "app/a", "1"]);
+    eventually("it runs", || read(&folder, "log") == "begin\n");
+    for number in 2..20 {
+        node.line(&["put", "app/a", &number.to_string()]);
+    }
+    assert_eq!((read(&folder, "log").as_str(), read(&out, "a").as_str()), ("begin\n", "1"), "changes wait");
+    fs::write(folder.join("next"), "0").unwrap();
+    fs::rename(folder.join("next"), &go).unwrap();
+    eventually("it runs for the last change", || read(&folder, "log") == "begin\nend\nbegin\nend\n");
+    assert_eq!(read(&out, "a"), "19");
+    fs::write(folder.join("next"), "600").unwrap();
+    fs::rename(folder.join("next"), &go).unwrap();
+    node.line(&["put", "app/a", "20"]);
+    eventually("it sleeps", || read(&folder, "log").matches("end").count() == 3);
+    signal(rendering.0.id(), "TERM");
+    assert!(rendering.0.wait().unwrap().success());
+}
+
+#[test]
+fn template_makes_one_file() {
+    let node = serve("a", &[], &[]);
+    let folder = folder("render-template");
+    let (template, out) = (folder.join("in.j2"), folder.join("out.conf"));
+    fs::write(&template, "pool={{ db.pool }}\n{% for host in hosts %}{{ host }}\n{% endfor %}").unwrap();
+    node.line(&["put", "app/db/pool", "5"]);
+    let words = ["--template", template.to_str().unwrap(), "--", "sh", "-c", "cat \"$TIDINGS_OUT\""];
+    let missing = once(&node, &words, &out);
+    assert!(missing.status.code() == Some(6) && said(&missing).contains("line 2"), "{}", said(&missing));
+    assert!(!out.exists());
+    node.line(&["put", "app/hosts", "[\"x\", \"y\"]"]);
+    let made = once(&node, &words, &out);
+    assert_eq!((made.status.code(), &made.stdout[..]), (Some(0), &b"pool=5\nx\ny\n"[..]), "{}", said(&made));
+    assert_eq!(once(&node, &words, &out).stdout, b"", "nothing has changed");
+    node.line(&["del", "app/hosts"]);
+    assert_eq!(once(&node, &words, &out).status.code(), Some(6));
+    assert_eq!(read(&folder, "out.conf"), "pool=5\nx\ny\n", "what was rendered before stays");
+    assert_eq!(once(&node, &words, &folder).status.code(), Some(2), "a directory");
+    let missing = once(&node, &["--template", "/no/such.j2"], &out);
+    assert_eq!(missing.status.code(), Some(6));
+    assert_eq!(names(&folder), ["in.j2", "out.conf"]);
+}

@@ -1,0 +1,114 @@
+//! JSON Schemas of Rust types beside their values: put once, and no part of what they describe.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use futures_core::Stream;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tidings::live::{LiveBuilder, SCHEMA_OF_FIELDS};
+use tidings::sim::{Sim, SimNode};
+use tidings::{Live, MapEvent};
+use tidings_proptest::ms;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct App {
+    pool: u32,
+    mode: Mode,
+    hosts: Vec<Host>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind")]
+enum Mode {
+    Fast { level: u8 },
+    Safe { level: u8, copies: u8 },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+struct Host {
+    name: String,
+}
+
+fn stored(node: &SimNode, key: &str) -> Value {
+    serde_json::from_slice(node.get(key).expect("it is there").value()).expect("it is JSON")
+}
+
+/// How often a keyword stands somewhere in a schema.
+fn count(schema: &Value, keyword: &str) -> usize {
+    match schema {
+        Value::Object(fields) => {
+            let here = usize::from(fields.contains_key(keyword));
+            here + fields.values().map(|field| count(field, keyword)).sum::<usize>()
+        }
+        Value::Array(items) => items.iter().map(|item| count(item, keyword)).sum(),
+        _ => 0,
+    }
+}
+
+#[test]
+fn map_puts_its_schema_once_and_does_not_list_it() {
+    let node = Sim::new(1).nodes(1).node(0);
+    let map = node.map::<Host>("hosts/");
+    let mut watch = map.watch();
+    let receipt = map.put_schema().unwrap().expect("it was not there");
+    assert_eq!(map.put_schema().unwrap().map(|_| ()), None);
+    assert_eq!(node.get("hosts/$schema").unwrap().stamp(), receipt.stamp().unwrap());
+    let schema = stored(&node, "hosts/$schema");
+    assert_eq!(
+        (&schema["required"], &schema["$schema"]),
+        (&json!(["name"]), &json!("https://json-schema.org/draft/2020-12/schema"))
+    );
+    let host = Host { name: "a".to_owned() };
+    map.put("one", &host).unwrap();
+    node.put("hosts/within/$schema", "{}").unwrap();
+    assert_eq!(map.keys().collect::<Vec<_>>(), ["one"]);
+    assert_eq!(map.iter().map(|row| row.unwrap().0).collect::<Vec<_>>(), ["one"]);
+    node.delete("hosts/within/$schema").unwrap();
+    let mut events = Vec::new();
+    while let Poll::Ready(Some(event)) =
+        Pin::new(&mut watch).poll_next(&mut Context::from_waker(Waker::noop()))
+    {
+        events.push(event);
+    }
+    let puts = [MapEvent::Put("one".to_owned(), host.into())];
+    assert_eq!(events.into_iter().filter(|event| *event != MapEvent::Current).collect::<Vec<_>>(), puts);
+}
+
+#[test]
+fn live_value_puts_what_its_parts_satisfy_and_does_not_read_it() {
+    let mut sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    let builder = |exact: bool| -> LiveBuilder<App, SimNode> {
+        let builder = Live::builder(&node, if exact { "whole" } else { "app/" });
+        if exact { builder.exact() } else { builder }
+    };
+    let app = App { pool: 1, mode: Mode::Fast { level: 1 }, hosts: Vec::new() };
+    for (key, value) in [("pool", "1"), ("mode", r#"{"kind":"Fast","level":1}"#), ("hosts", "[]")] {
+        node.put(format!("app/{key}"), value).unwrap();
+    }
+    let live = builder(false).put_schema().unwrap();
+    _ = builder(true).put_schema().unwrap();
+    let (of_fields, of_whole) = (stored(&node, "app/$schema"), stored(&node, "whole$schema"));
+    assert_eq!((&of_fields[SCHEMA_OF_FIELDS], &of_whole[SCHEMA_OF_FIELDS]), (&json!(true), &Value::Null));
+    assert_eq!((count(&of_fields, "required"), count(&of_fields, "oneOf")), (0, 0));
+    assert!(count(&of_whole, "required") > 1 && count(&of_whole, "oneOf") == 1);
+    assert_eq!(of_fields["additionalProperties"], json!(false));
+    let before = node.get("app/$schema").unwrap().revision();
+    _ = builder(false).put_schema().unwrap();
+    assert_eq!(node.get("app/$schema").unwrap().revision(), before, "it is put once");
+
+    // The type has no field for the schema, and denies fields that it does not know.
+    let (given, taken) = std::sync::mpsc::channel();
+    sim.spawn(async move { _ = given.send(live.start().await) });
+    sim.run_for(ms(100));
+    let mut live = taken.recv().unwrap().unwrap();
+    assert_eq!(*live.load_full(), app);
+    node.put("app/$schema", "{}").unwrap();
+    sim.run_for(ms(100));
+    assert!(live.rejected().is_empty());
+    let next = Pin::new(&mut live).poll_next(&mut Context::from_waker(Waker::noop()));
+    assert!(next.is_pending(), "another schema is no other value");
+}
