@@ -180,6 +180,8 @@ fn schemas_of_rust_types_judge_what_others_put() {
     for (key, value, path) in [
         ("app/db/pool", "5", None),
         ("app/db/pool", "-1", Some("")),
+        ("app/db/pool", "4294967295", None),
+        ("app/db/pool", "4294967296", Some("")),
         ("app/db", r#"{"pool": 5}"#, None),
         ("app/db", r#"{"pool": "5"}"#, Some("/pool")),
         ("app/mode/level", "1", None),

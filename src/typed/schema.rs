@@ -26,8 +26,9 @@ pub(super) use of_types::{of_fields, of_values, put};
 #[cfg(feature = "schemars")]
 mod of_types {
     use schemars::generate::SchemaSettings;
-    use schemars::transform::{Transform, transform_subschemas};
+    use schemars::transform::{RecursiveTransform, Transform, transform_subschemas};
     use schemars::{JsonSchema, Schema};
+    use serde_json::Value;
 
     use super::{SCHEMA_OF_FIELDS, SCHEMA_SUFFIX};
     use crate::error::WriteError;
@@ -35,7 +36,22 @@ mod of_types {
 
     /// The schema that every value of a type satisfies.
     pub(in crate::typed) fn of_values<T: JsonSchema>() -> Schema {
-        SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>()
+        let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(state_range));
+        settings.into_generator().into_root_schema_for::<T>()
+    }
+
+    /// States the range of an integer. Of the larger types there is only the format, which validators pass over.
+    fn state_range(schema: &mut Schema) {
+        let range: (Value, Value) = match schema.get("format").and_then(Value::as_str) {
+            Some("int32") => (i32::MIN.into(), i32::MAX.into()),
+            Some("uint32") => (0.into(), u32::MAX.into()),
+            Some("int64" | "int") => (i64::MIN.into(), i64::MAX.into()),
+            Some("uint64" | "uint") => (0.into(), u64::MAX.into()),
+            _ => return,
+        };
+        let keywords = schema.ensure_object();
+        keywords.entry("minimum").or_insert(range.0);
+        keywords.entry("maximum").or_insert(range.1);
     }
 
     /// The schema that every part of a value of a type satisfies.
