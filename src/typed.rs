@@ -15,6 +15,8 @@ mod merged;
 #[cfg(feature = "json")]
 mod schema;
 mod set;
+#[cfg(feature = "json")]
+mod whole;
 
 use std::pin::Pin;
 use std::time::Duration;

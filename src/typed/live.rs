@@ -83,8 +83,8 @@ use crate::error::{LiveSource, Rejected};
 ///
 /// # What is promised
 ///
-/// * **Whole.** A value is made of one snapshot. A batch that this node wrote is in it as a whole or not at all. The
-///   parts of a batch of another node may come one after another.
+/// * **Whole.** A value is made of one snapshot. A batch is in it as a whole or not at all, also one of
+///   another node; only if the rest of it does not come within 2 s is the part taken that is there.
 /// * **Never silently stale.** Every change under the prefix leads to a new value or to a rejection. When the node is
 ///   closed, [`changed`](Self::changed) answers `None` and [`state`](Self::state) is [`LiveState::Ended`].
 /// * **Never invalid.** What does not decode, or is refused by [`validate`](LiveBuilder::validate), is not applied.

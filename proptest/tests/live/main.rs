@@ -22,6 +22,7 @@ use tidings_proptest::{Dice, ms, nodes};
 
 mod bad_input;
 mod last_good;
+mod whole;
 
 type Plain = BTreeMap<String, u32>;
 

@@ -7,6 +7,7 @@ use crate::error::{Author, LiveSource, Rejected};
 use crate::id::RunId;
 use crate::store::entry::Entry;
 use crate::typed::schema::is_schema;
+use crate::typed::whole::whole_scan;
 use crate::typed::{Store, writer};
 
 /// What keys a live value has.
@@ -26,20 +27,29 @@ impl LiveKeys {
         }
     }
 
-    /// Reads the keys as they are at one instant, so that what is seen of a batch of this node is all of it. The result
-    /// is in the order of the keys.
-    pub(super) fn read(
+    /// The entries as they are now, at one instant, in the order of their keys.
+    pub(super) fn entries(&self, store: &impl Store) -> Vec<Entry> {
+        match self {
+            Self::Prefix(prefix) => store.scan(prefix),
+            Self::Exact(key) => store.get(key).into_iter().collect(),
+        }
+    }
+
+    /// The same, after the rest of a batch that is arriving: see [`whole_scan`]. `gone` are the keys that were deleted
+    /// since the last look.
+    pub(super) async fn whole_entries(&self, store: &impl Store, gone: &[String]) -> Vec<Entry> {
+        match self {
+            Self::Prefix(prefix) => whole_scan(store, prefix, gone).await,
+            Self::Exact(_) => self.entries(store),
+        }
+    }
+
+    /// The pieces of these entries; schemas among them are none.
+    pub(super) fn pieces<'e>(
         &self,
         store: &impl Store,
-        is_read: impl Fn(&Entry) -> bool,
+        entries: impl Iterator<Item = &'e Entry>,
     ) -> Vec<Result<LivePiece, Rejected>> {
-        let entries: Vec<Entry> = match self {
-            Self::Prefix(prefix) => {
-                let entries = store.scan(prefix).into_iter();
-                entries.filter(|entry| !is_schema(entry.key())).collect()
-            }
-            Self::Exact(key) => store.get(key).into_iter().collect(),
-        };
         let prefix = match self {
             Self::Prefix(prefix) => Some(prefix.as_str()),
             Self::Exact(_) => None,
@@ -50,7 +60,7 @@ impl LiveKeys {
             let (key, stamp, writer) = (entry.key().to_owned(), entry.stamp(), writer.clone());
             piece_of(entry, prefix, LiveSource::Key { key, stamp, writer })
         };
-        entries.iter().filter(|entry| is_read(entry)).map(&mut piece).collect()
+        entries.filter(|entry| !is_schema(entry.key())).map(&mut piece).collect()
     }
 }
 

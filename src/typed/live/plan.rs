@@ -70,14 +70,20 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         }
     }
 
-    /// Makes the value from one snapshot of the store. `good` is the tree of the present value, if there is one.
+    /// Makes the value from one look at the store. `good` is the tree of the present value, if there is one. With `gone`,
+    /// the look waits for the rest of a batch that is arriving: [`LiveKeys::whole_entries`].
     pub(super) async fn make(
         &self,
         base: &LiveBase,
         good: Option<&PieceTree>,
+        gone: Option<&[String]>,
     ) -> Result<Made<T>, Vec<Rejected>> {
         let layers = self.read_layers().await;
-        let made = self.pieces(base, layers).and_then(|pieces| self.value_of(pieces, good));
+        let entries = match gone {
+            Some(gone) => self.keys.whole_entries(&self.store, gone).await,
+            None => self.keys.entries(&self.store),
+        };
+        let made = self.pieces(base, layers, &entries).and_then(|pieces| self.value_of(pieces, good));
         made.map_err(|mut rejected| {
             rejected.truncate(REJECTED_MAX);
             rejected
@@ -90,10 +96,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         &self,
         base: &LiveBase,
     ) -> Result<(Made<T>, Vec<Rejected>), Vec<Rejected>> {
-        match (self.make(base, None).await, base) {
+        match (self.make(base, None, None).await, base) {
             (Err(wrong), LiveBase::Kept { pieces, with_own: true }) => {
                 let alone = LiveBase::Kept { pieces: pieces.clone(), with_own: false };
-                Ok((self.make(&alone, None).await?, wrong))
+                Ok((self.make(&alone, None, None).await?, wrong))
             }
             (made, _) => Ok((made?, Vec::new())),
         }
@@ -110,7 +116,12 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
     }
 
     /// All pieces, the least one first, or everything that is wrong with one of them.
-    fn pieces(&self, base: &LiveBase, [under, over]: LayersRead) -> Result<Vec<LivePiece>, Vec<Rejected>> {
+    fn pieces(
+        &self,
+        base: &LiveBase,
+        [under, over]: LayersRead,
+        entries: &[Entry],
+    ) -> Result<Vec<LivePiece>, Vec<Rejected>> {
         let mut rejected = Vec::new();
         let mut layers = |layers: Vec<LayerRead>| -> Vec<LivePiece> {
             let piece = |(name, read)| {
@@ -126,7 +137,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
             layers.into_iter().filter_map(piece).collect()
         };
         let (mut pieces, over) = (layers(under), layers(over));
-        match all_or_none(self.read_keys(base)) {
+        match all_or_none(self.pieces_of_keys(base, entries)) {
             Ok(keys) => pieces.extend(keys),
             Err(wrong) => rejected.extend(wrong),
         }
@@ -135,15 +146,15 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
     }
 
     /// The keys of the store, or what was kept of them with what this node has written itself since its start.
-    fn read_keys(&self, base: &LiveBase) -> Vec<Result<LivePiece, Rejected>> {
+    fn pieces_of_keys(&self, base: &LiveBase, entries: &[Entry]) -> Vec<Result<LivePiece, Rejected>> {
         let LiveBase::Kept { pieces: kept, with_own } = base else {
-            return self.keys.read(&self.store, |_| true);
+            return self.keys.pieces(&self.store, entries.iter());
         };
-        let is_own = |entry: &Entry| {
+        let is_own = |entry: &&Entry| {
             *with_own
                 && self.store.member_of(entry.stamp()).is_some_and(|member| member.name == self.store.name())
         };
-        let own = self.keys.read(&self.store, is_own);
+        let own = self.keys.pieces(&self.store, entries.iter().filter(is_own));
         let key = |piece: &Result<LivePiece, Rejected>| match piece {
             Ok(LivePiece { from: LiveSource::Key { key, .. }, .. })
             | Err(Rejected { from: Some(LiveSource::Key { key, .. }), .. }) => key.clone(),

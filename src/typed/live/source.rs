@@ -25,7 +25,7 @@ impl<S: Store> StoreSource<S> {
     }
 
     fn read(&self) -> Result<Map<String, Value>, String> {
-        let pieces = all_or_none(self.keys.read(&self.store, |_| true));
+        let pieces = all_or_none(self.keys.pieces(&self.store, self.keys.entries(&self.store).iter()));
         let texts =
             |rejected: Vec<_>| rejected.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         match PieceTree::new(Value::Object(Map::new()), pieces.map_err(texts)?).merged {

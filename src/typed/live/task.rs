@@ -1,6 +1,6 @@
 //! The task of a live value: it waits for a change, and makes the value anew.
 //!
-//! Events of the watch say only that something has changed. The value is made of one look at the store that comes after
+//! Events of the watch say that something has changed, and what was deleted. The value is made of one look at the store that comes after
 //! them, so that a watch that starts over, or that is slow, can never lead to an old or a mixed value. The task ends when
 //! the node is closed or the last handle is dropped, and however it ends, the handles learn of it.
 
@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::plan::{LiveBase, LivePlan, Made};
 use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
+use crate::store::watch::WatchEvent;
 use crate::typed::Store;
 
 /// The most events of the watch that are taken before the value is made anew.
@@ -36,6 +37,8 @@ pub(super) struct LiveTask<T, S: Store> {
     watch: S::Watch,
     /// The watch had an event while the value was being made.
     has_news: bool,
+    /// Keys that were deleted since the value was made last.
+    gone: Vec<String>,
     shared: Arc<LiveShared<T>>,
     /// What the value is made of until the node has caught up. `None`: it has, and the value is made of the store.
     instead: Option<LiveBase>,
@@ -59,7 +62,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let has_joined = joined.is_some();
         let mut rejected = Vec::new();
         if has_joined {
-            match plan.make(&LiveBase::Store, None).await {
+            match plan.make(&LiveBase::Store, None, Some(&[])).await {
                 Ok(made) => {
                     let kept = made.kept.clone();
                     let mut task = Self::new(plan, watch, made, LiveState::Current, None, rejected);
@@ -89,7 +92,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         if has_joined {
             return Err(LiveError::Rejected(rejected));
         }
-        match plan.make(&LiveBase::Store, None).await {
+        match plan.make(&LiveBase::Store, None, None).await {
             Ok(made) => Ok(Self::new(plan, watch, made, LiveState::Stale, Some(LiveBase::Store), rejected)),
             Err(errors) => {
                 rejected.extend(errors);
@@ -109,7 +112,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let value = made.value.expect("the first value equals no earlier one");
         let shared = Arc::new(LiveShared::new(value, made.tree, state));
         let (kept, end) = (Vec::new(), EndGuard(shared.clone()));
-        let task = Self { plan, watch, has_news: false, shared, instead, kept, not_kept: None, _end: end };
+        let (has_news, gone) = (false, Vec::new());
+        let task = Self { plan, watch, has_news, gone, shared, instead, kept, not_kept: None, _end: end };
         task.note(state, rejected);
         task
     }
@@ -150,7 +154,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             return Poll::Ready(LiveCue::Changed);
         }
         match Pin::new(&mut self.watch).poll_next(cx) {
-            Poll::Ready(Some(_)) => return Poll::Ready(LiveCue::Changed),
+            Poll::Ready(Some(event)) => {
+                self.note_event(event);
+                return Poll::Ready(LiveCue::Changed);
+            }
             Poll::Ready(None) => return Poll::Ready(LiveCue::End),
             Poll::Pending => {}
         }
@@ -166,7 +173,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         poll_fn(|cx| {
             for _ in 0..EVENTS_MAX {
                 match Pin::new(&mut self.watch).poll_next(cx) {
-                    Poll::Ready(Some(_)) => has_any = true,
+                    Poll::Ready(Some(event)) => {
+                        self.note_event(event);
+                        has_any = true;
+                    }
                     Poll::Ready(None) => return Poll::Ready(None),
                     Poll::Pending => break,
                 }
@@ -176,12 +186,24 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         .await
     }
 
+    fn note_event(&mut self, event: WatchEvent) {
+        if let WatchEvent::Delete { key, .. } = event
+            && self.gone.len() < EVENTS_MAX
+        {
+            self.gone.push(key);
+        }
+    }
+
     /// Makes the value anew and publishes it if it is acceptable. `None` if the node was closed meanwhile: then what was
     /// read of it counts for nothing.
     async fn make_anew(&mut self) -> Option<()> {
         self.drain().await?;
         let good = self.shared.tree();
-        let made = self.plan.make(self.instead.as_ref().unwrap_or(&LiveBase::Store), Some(&good)).await;
+        let gone = std::mem::take(&mut self.gone);
+        let made = match &self.instead {
+            Some(base) => self.plan.make(base, Some(&good), None).await,
+            None => self.plan.make(&LiveBase::Store, Some(&good), Some(&gone)).await,
+        };
         self.has_news = self.drain().await?;
         let state = match (&self.instead, &made) {
             (Some(_), _) => LiveState::Stale,
