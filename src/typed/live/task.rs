@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::plan::{LiveBase, LivePlan, Made};
 use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
-use crate::typed::Store;
+use crate::typed::{Store, yield_once};
 
 /// The most events of the watch that are taken before the value is made anew.
 const EVENTS_MAX: usize = 4_096;
@@ -228,19 +228,6 @@ impl<T> Drop for EndGuard<T> {
     fn drop(&mut self) {
         self.0.end();
     }
-}
-
-/// Lets other tasks run before this one goes on.
-async fn yield_once() {
-    let mut has_yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut has_yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// What the first future gives; `None` if the other one has ended before.
