@@ -27,7 +27,7 @@ use crate::error::Rejected;
 /// assert!(flags.bool("checkout", false, &context));
 /// assert_eq!(&*flags.string("color", "blue", &context), "blue"); // it is malformed
 /// assert!(rejected[0].to_string().contains("ENABLED"));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Snapshot {

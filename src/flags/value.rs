@@ -27,7 +27,7 @@ pub(super) type Field = (Arc<str>, FlagValue);
 /// struct Theme { color: String, size: u32 }
 /// let theme: Theme = theme.decode()?;
 /// assert_eq!((theme.color.as_str(), theme.size), ("red", 3));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum FlagValue {
