@@ -22,6 +22,8 @@ mod evaluate;
 mod follow;
 mod fractional;
 mod lint;
+#[cfg(feature = "openfeature")]
+mod provider;
 mod rule;
 mod sets;
 mod shared;
@@ -39,6 +41,8 @@ pub use error::{FlagError, RuleFault};
 pub use evaluate::EVALUATION_STEPS_MAX;
 pub use follow::FlagsBuilder;
 pub use lint::{FlagFault, check, check_file};
+#[cfg(feature = "openfeature")]
+pub use provider::FlagsProvider;
 use sets::DEFAULT_SET;
 use shared::FlagsShared;
 pub use shared::{FlagsEvent, FlagsEvents};

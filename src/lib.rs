@@ -104,6 +104,7 @@
 //! | `durable` | yes | a disk for nodes: [`Builder::data_dir`], [`Node::snapshot`], [`Builder::restore`] |
 //! | `json` | yes | [`Map`] and [`Live`]: typed values, kept as JSON |
 //! | `flags` | no | [`flags`]: feature flags in flagd's format, evaluated in this process |
+//! | `openfeature` | no | `flags::FlagsProvider`: feature flags as a provider of `OpenFeature`'s SDK |
 //! | `figment` | no | `live::StoreSource` as a `figment::Provider`, and providers as layers of a [`Live`] |
 //! | `crdts` | no | `map::Merged`: values with a merge of their own, by the trait `CvRDT` of the crate `crdts` |
 //! | `config` | no | `live::StoreSource` as a `config::Source` |
