@@ -11,7 +11,7 @@ use tidings_benches::table::Table;
 const FOLDER: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What the page shows, in order: the report and its part, which together name the table and its plot.
-const SHOWN: [(&str, &str); 31] = [
+const SHOWN: [(&str, &str); 34] = [
     ("spread", "last"),
     ("spread", "loss"),
     ("spread", "costs"),
@@ -32,6 +32,9 @@ const SHOWN: [(&str, &str); 31] = [
     ("node", "fanout"),
     ("node", "starts"),
     ("node", "memory"),
+    ("flags", "evaluations"),
+    ("flags", "loads"),
+    ("flags", "changes"),
     ("disk", "single"),
     ("disk", "group"),
     ("disk", "unawaited"),
