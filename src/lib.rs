@@ -33,6 +33,7 @@
 //! |---|---|
 //! | [watching](guide::watching) | How do I follow changes, resume after a break, and keep a correct copy? |
 //! | [live configuration](guide::live) | How do I hold settings that change while the program runs? |
+//! | [feature flags](guide::flags) | How do I switch features for some users, and what happens in a partition? |
 //! | [sets and counters](guide::sets_and_counters) | What becomes of concurrent writes? What is there besides values? |
 //! | [elections](guide::elections) | How does one node become the leader, and what does a lease not protect from? |
 //! | [security](guide::security) | Who may connect, how is a secret changed, and what can a member do? |
@@ -64,6 +65,7 @@
 //! | [`SnapshotError`] | No snapshot was taken; a file that was at its path is still there. |
 //! | [`DecodeError`] | The value is not of the expected type. It stays as it is. |
 //! | [`live::LiveError`] | The live value did not start. Nothing was written. |
+//! | [`flags::FlagError`] | The program's default was used. No other evaluation is affected. |
 //! | [`live::Rejected`] | Something is not applied. The last good value stays in force. |
 //!
 //! [`Error`] is any of them. An error that was made from one of the operating system or of a library keeps that as its
@@ -101,6 +103,8 @@
 //! | `node` | yes | [`Node`]: the store over QUIC, in a tokio runtime; without it [`core`] and [`sim`] alone |
 //! | `durable` | yes | a disk for nodes: [`Builder::data_dir`], [`Node::snapshot`], [`Builder::restore`] |
 //! | `json` | yes | [`Map`] and [`Live`]: typed values, kept as JSON |
+//! | `flags` | no | [`flags`]: feature flags in flagd's format, evaluated in this process |
+//! | `openfeature` | no | `flags::FlagsProvider`: feature flags as a provider of `OpenFeature`'s SDK |
 //! | `figment` | no | `live::StoreSource` as a `figment::Provider`, and providers as layers of a [`Live`] |
 //! | `crdts` | no | `map::Merged`: values with a merge of their own, by the trait `CvRDT` of the crate `crdts` |
 //! | `config` | no | `live::StoreSource` as a `config::Source` |
@@ -111,7 +115,7 @@
 
 // The pages and the tables above name items of all features.
 #![cfg_attr(
-    not(all(feature = "node", feature = "durable", feature = "json", feature = "metrics")),
+    not(all(feature = "node", feature = "durable", feature = "flags", feature = "metrics")),
     allow(rustdoc::broken_intra_doc_links)
 )]
 
@@ -124,6 +128,10 @@ pub mod guide {
     #[cfg(all(feature = "node", feature = "json"))]
     #[doc = include_str!("guide/live.md")]
     pub mod live {}
+
+    #[cfg(all(feature = "node", feature = "flags"))]
+    #[doc = include_str!("guide/flags.md")]
+    pub mod flags {}
 
     #[cfg(feature = "node")]
     #[doc = include_str!("guide/sets_and_counters.md")]
@@ -182,6 +190,8 @@ mod config;
 mod controls;
 mod election;
 mod error;
+#[cfg(feature = "flags")]
+pub mod flags;
 mod form;
 mod id;
 mod membership;

@@ -16,16 +16,18 @@ mod merged;
 mod schema;
 mod set;
 #[cfg(feature = "json")]
-mod whole;
+pub(crate) mod whole;
 
 use std::pin::Pin;
-use std::time::Duration;
+#[cfg(feature = "json")]
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
 
 use futures_core::Stream;
 
 pub use batch::WriteBatch;
 pub use counter::{Counter, CounterWatch};
-#[cfg(all(feature = "json", feature = "node"))]
+#[cfg(any(feature = "flags", all(feature = "json", feature = "node")))]
 pub(crate) use live::LastGood;
 #[cfg(any(feature = "config", feature = "figment"))]
 pub use live::StoreSource;
@@ -182,6 +184,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// once somebody has added to it, also where it stands at 0.
     fn counters(&self, prefix: &str) -> Vec<String>;
 
+    /// The time of the node's wall clock; in a simulation virtual time.
+    fn now(&self) -> SystemTime;
+
     /// A timer: on a node of its runtime, in a simulation in virtual time.
     ///
     /// ```
@@ -315,8 +320,30 @@ pub trait WriteReceipt: Clone + std::fmt::Debug + Send + Sync + 'static {
 
 /// Who wrote what has this stamp.
 #[cfg(feature = "json")]
-fn writer(store: &impl Store, stamp: Stamp) -> Author {
+pub(crate) fn writer(store: &impl Store, stamp: Stamp) -> Author {
     Author { run: stamp.origin, name: store.member_of(stamp).map(|member| member.name) }
+}
+
+/// A future behind a pointer: then the caller's own future is `Send`, which compilers cannot infer otherwise.
+#[cfg(feature = "json")]
+pub(crate) fn boxed<T>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> Pin<Box<dyn Future<Output = T> + Send>> {
+    Box::pin(future)
+}
+
+/// Lets other tasks run before this one goes on.
+#[cfg(feature = "json")]
+pub(crate) async fn yield_once() {
+    let mut has_yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Waits for the next item of a stream. A future that is dropped while it waits has taken nothing from the stream.

@@ -19,6 +19,7 @@ const KEYS: u64 = 100_000;
 const REPETITIONS: usize = 5;
 
 mod disk;
+mod flags;
 mod leaders;
 mod members;
 mod node;
@@ -31,7 +32,7 @@ mod views;
 /// A report's name and its parts.
 type Report = (&'static str, &'static [(&'static str, fn())]);
 
-const REPORTS: [Report; 6] = [
+const REPORTS: [Report; 7] = [
     (
         "core",
         &[
@@ -45,6 +46,7 @@ const REPORTS: [Report; 6] = [
         ],
     ),
     ("node", node::PARTS),
+    ("flags", flags::PARTS),
     ("members", members::PARTS),
     ("disk", disk::PARTS),
     ("leaders", leaders::PARTS),

@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::World;
 use super::handle::{SharedWorld, WorldGuard};
@@ -570,6 +570,11 @@ impl Store for SimNode {
 
     fn counters(&self, prefix: &str) -> Vec<String> {
         self.names(Space::Counter, prefix)
+    }
+
+    /// In virtual time, as far ahead as the node's clock is.
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.world().time(self.i).wall
     }
 
     /// In virtual time, by the node's monotonic clock. The task goes on while the node is paused or down.

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::BoxedError;
+#[cfg(feature = "flags")]
+use crate::flags::FlagsBuilder;
 use crate::node::disk::replace_file;
 use crate::typed::{LastGood, LiveBuilder, Store};
 
@@ -28,6 +30,18 @@ impl LastGood for LastGoodFile {
             file.write_all(bytes)?;
             file.sync_all()
         })?)
+    }
+}
+
+#[cfg(feature = "flags")]
+impl<S: Store> FlagsBuilder<S> {
+    /// Keeps the definitions that are in force in this file, for a start at which no peer can be reached.
+    ///
+    /// The file is written to a temporary file beside it, synced and renamed, and is accessible to its own user alone.
+    /// No two `Flags` may share one. If it cannot be read or written, [`Flags::rejected`](crate::flags::Flags::rejected)
+    /// says so, and the flags go on without it.
+    pub fn last_good(self, path: impl AsRef<Path>) -> Self {
+        self.keep_in(LastGoodFile(path.as_ref().to_owned()))
     }
 }
 

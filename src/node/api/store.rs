@@ -1,6 +1,6 @@
 //! The verbs of the trait [`Store`] on a node.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "json")]
 use crate::error::Rejected;
@@ -122,6 +122,10 @@ impl Store for Node {
 
     fn counters(&self, prefix: &str) -> Vec<String> {
         scan::names(&self.shared, Space::Counter, prefix)
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
     }
 
     fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + use<> {

@@ -1,7 +1,6 @@
 //! How a live value is asked for.
 
 use std::error::Error;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +13,9 @@ use super::layer::{AnyLayer, Layer, any_layer};
 use super::plan::{LiveCheck, LivePlan};
 use super::task::LiveTask;
 use crate::error::LiveError;
-use crate::typed::Store;
 #[cfg(feature = "schemars")]
 use crate::typed::schema;
+use crate::typed::{Store, boxed};
 
 /// How long [`LiveBuilder::start`] waits by default for the node to catch up with a peer.
 const JOINED_TIMEOUT: Duration = Duration::from_secs(5);
@@ -153,9 +152,4 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveBuilder<T, S> {
         store.spawn(task.run());
         Ok(live)
     }
-}
-
-/// A future behind a pointer: then the caller's own future is `Send`, which compilers cannot infer otherwise.
-fn boxed<T>(future: impl Future<Output = T> + Send + 'static) -> Pin<Box<dyn Future<Output = T> + Send>> {
-    Box::pin(future)
 }

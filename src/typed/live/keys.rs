@@ -7,7 +7,7 @@ use crate::error::{Author, LiveSource, Rejected};
 use crate::id::RunId;
 use crate::store::entry::Entry;
 use crate::typed::schema::is_schema;
-use crate::typed::whole::whole_scan;
+use crate::typed::whole::{GoneKeys, whole_scan};
 use crate::typed::{Store, writer};
 
 /// What keys a live value has.
@@ -37,7 +37,7 @@ impl LiveKeys {
 
     /// The same, after the rest of a batch that is arriving: see [`whole_scan`]. `gone` are the keys that were deleted
     /// since the last look.
-    pub(super) async fn whole_entries(&self, store: &impl Store, gone: &[String]) -> Vec<Entry> {
+    pub(super) async fn whole_entries(&self, store: &impl Store, gone: &GoneKeys) -> Vec<Entry> {
         match self {
             Self::Prefix(prefix) => whole_scan(store, prefix, gone).await,
             Self::Exact(_) => self.entries(store),

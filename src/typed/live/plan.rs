@@ -17,6 +17,7 @@ use crate::error::{BoxedError, Cause, LiveSource, Rejected};
 use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
 use crate::typed::Store;
+use crate::typed::whole::GoneKeys;
 
 /// The most rejections that are kept of one attempt.
 const REJECTED_MAX: usize = 64;
@@ -76,7 +77,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         &self,
         base: &LiveBase,
         good: Option<&PieceTree>,
-        gone: Option<&[String]>,
+        gone: Option<&GoneKeys>,
     ) -> Result<Made<T>, Vec<Rejected>> {
         let layers = self.read_layers().await;
         let entries = match gone {

@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use super::plan::{LiveBase, LivePlan, Made};
 use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
-use crate::store::watch::WatchEvent;
-use crate::typed::Store;
+use crate::typed::whole::GoneKeys;
+use crate::typed::{Store, yield_once};
 
 /// The most events of the watch that are taken before the value is made anew.
 const EVENTS_MAX: usize = 4_096;
@@ -38,7 +38,7 @@ pub(super) struct LiveTask<T, S: Store> {
     /// The watch had an event while the value was being made.
     has_news: bool,
     /// Keys that were deleted since the value was made last.
-    gone: Vec<String>,
+    gone: GoneKeys,
     shared: Arc<LiveShared<T>>,
     /// What the value is made of until the node has caught up. `None`: it has, and the value is made of the store.
     instead: Option<LiveBase>,
@@ -62,7 +62,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let has_joined = joined.is_some();
         let mut rejected = Vec::new();
         if has_joined {
-            match plan.make(&LiveBase::Store, None, Some(&[])).await {
+            match plan.make(&LiveBase::Store, None, Some(&GoneKeys::default())).await {
                 Ok(made) => {
                     let kept = made.kept.clone();
                     let mut task = Self::new(plan, watch, made, LiveState::Current, None, rejected);
@@ -112,7 +112,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let value = made.value.expect("the first value equals no earlier one");
         let shared = Arc::new(LiveShared::new(value, made.tree, state));
         let (kept, end) = (Vec::new(), EndGuard(shared.clone()));
-        let (has_news, gone) = (false, Vec::new());
+        let (has_news, gone) = (false, GoneKeys::default());
         let task = Self { plan, watch, has_news, gone, shared, instead, kept, not_kept: None, _end: end };
         task.note(state, rejected);
         task
@@ -155,7 +155,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         }
         match Pin::new(&mut self.watch).poll_next(cx) {
             Poll::Ready(Some(event)) => {
-                self.note_event(event);
+                self.gone.note(event);
                 return Poll::Ready(LiveCue::Changed);
             }
             Poll::Ready(None) => return Poll::Ready(LiveCue::End),
@@ -174,7 +174,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             for _ in 0..EVENTS_MAX {
                 match Pin::new(&mut self.watch).poll_next(cx) {
                     Poll::Ready(Some(event)) => {
-                        self.note_event(event);
+                        self.gone.note(event);
                         has_any = true;
                     }
                     Poll::Ready(None) => return Poll::Ready(None),
@@ -184,14 +184,6 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             Poll::Ready(Some(has_any))
         })
         .await
-    }
-
-    fn note_event(&mut self, event: WatchEvent) {
-        if let WatchEvent::Delete { key, .. } = event
-            && self.gone.len() < EVENTS_MAX
-        {
-            self.gone.push(key);
-        }
     }
 
     /// Makes the value anew and publishes it if it is acceptable. `None` if the node was closed meanwhile: then what was
@@ -250,19 +242,6 @@ impl<T> Drop for EndGuard<T> {
     fn drop(&mut self) {
         self.0.end();
     }
-}
-
-/// Lets other tasks run before this one goes on.
-async fn yield_once() {
-    let mut has_yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut has_yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// What the first future gives; `None` if the other one has ended before.

@@ -1,0 +1,181 @@
+//! Bounds: hostile definitions and contexts cost a bounded number of steps, a typed error and nothing else; and usual
+//! evaluations allocate nothing.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tidings::flags::{CONTEXT_BYTES_MAX, Context, FlagError, FlagValue, Snapshot, check};
+
+use crate::switch;
+
+/// A flag with a rule, beside one that must answer whatever the rule is.
+fn flags(rule: &Value) -> Snapshot {
+    let file = format!(r#"{{"flags": {{"hostile": {}, "good": {}}}}}"#, switch(rule), switch(&json!(true)));
+    Snapshot::from_json(&file).expect("it is a file of flags").0
+}
+
+fn error(flags: &Snapshot, context: &Context<'_>) -> String {
+    let told = flags.details("hostile", true, context);
+    assert!(told.value, "the default counts");
+    assert!(flags.bool("good", false, &Context::anonymous()), "no other flag is affected");
+    told.error.expect("it has an error").to_string()
+}
+
+fn nested(open: &str, inner: &str, close: &str, depth: usize) -> Value {
+    serde_json::from_str(&format!("{}{inner}{}", open.repeat(depth), close.repeat(depth)))
+        .expect("it is JSON")
+}
+
+#[test]
+fn rules_that_would_take_all_time_or_memory_are_stopped() {
+    let list: Vec<usize> = (0..1_000).collect();
+    let context = Context::anonymous().with("list", format!("{list:?}").parse::<FlagValue>().unwrap());
+    let double = json!({"cat": [{"var": "accumulator"}, {"var": "accumulator"}]});
+    let lists = json!({"merge": [{"var": "accumulator"}, {"var": "accumulator"}]});
+    let mut walk = json!({"==": [{"var": ""}, -1]});
+    for _ in 0..20 {
+        walk = json!({"some": [list, walk]});
+    }
+    let walked = (0..5).fold(json!({"var": ""}), |inner, _| json!({"map": [list, inner]}));
+    for rule in [
+        json!({"reduce": [{"var": "list"}, double, "doubled"]}),
+        json!({"reduce": [list, double, "doubled"]}),
+        json!({"reduce": [{"var": "list"}, lists, [1]]}),
+        json!({"reduce": [{"var": "list"}, [{"var": "accumulator"}, {"var": "accumulator"}], 1]}),
+        walk,
+        walked,
+    ] {
+        let told = error(&flags(&rule), &context);
+        assert!(told.contains("more than 1048576 steps"), "{told}");
+    }
+}
+
+#[test]
+fn hostile_numbers_are_errors_or_no_bucket() {
+    let context = Context::new("me").with("infinite", f64::INFINITY).with("nan", f64::NAN).with("zero", 0);
+    for (rule, text) in [
+        (json!({"/": [1, {"var": "zero"}]}), "divided by zero"),
+        (json!({"%": [1, 0.0]}), "divided by zero"),
+        (json!({"+": ["abc", 1]}), "no number"),
+        (json!({"-": [{"var": "infinite"}, {"var": "infinite"}]}), "no number"),
+        (json!({"*": [{"var": "nan"}, 2]}), "no number"),
+        (json!({"max": []}), "no number"),
+    ] {
+        let told = error(&flags(&json!({"<": [rule, 1]})), &context);
+        assert!(told.contains(text), "{told}");
+    }
+    let rule =
+        json!({"+": [i64::MAX, i64::MAX, {"*": [i64::MIN, -1]}, {"%": [i64::MIN, -1]}, {"-": [i64::MIN]}]});
+    assert!(flags(&json!({">": [rule, 1]})).bool("hostile", false, &context));
+    for weights in [[i64::MAX, i64::MAX], [i64::MIN, 0], [2_147_483_647, 1]] {
+        let [a, b] = weights;
+        let buckets = flags(&json!({"fractional": [["x", a], ["x", b]]}));
+        let told = buckets.details("hostile", true, &context);
+        assert_eq!((told.value, told.variant.as_deref(), told.error), (false, Some("off"), None));
+    }
+    for hostile in ["infinite", "nan"] {
+        let rule = json!({"fractional": [{"var": hostile}, ["x", 1], ["x", 1]]});
+        let file = json!({"metadata": {"fractional": 3}, "flags": {"f": {
+            "state": "ENABLED", "variants": {"x": true}, "targeting": rule}}});
+        assert!(Snapshot::from_json(&file.to_string()).unwrap().0.bool("f", false, &context));
+    }
+}
+
+#[test]
+fn definitions_that_are_malformed_fail_alone() {
+    let deep = nested("{\"!\":", "1", "}", 123);
+    for (definition, text) in [
+        (format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000)), "recursion limit"),
+        (switch(&json!({"unheard_of": 1})), "no operator \"unheard_of\""),
+        (switch(&json!({"$ref": "none"})), "shared rules"),
+        ("7".to_owned(), "an integer"),
+        (
+            json!({"state": "ENABLED", "variants": {"a": 1}, "defaultVariant": "b"}).to_string(),
+            "none of its variants",
+        ),
+        (
+            json!({"state": "ENABLED", "variants": {"a": 1}, "defaultVariant": 5}).to_string(),
+            "neither a text",
+        ),
+        (json!({"state": "ENABLED", "variants": {"a": 1}, "metadata": {"x": []}}).to_string(), "metadata"),
+        (
+            json!({"state": "ENABLED", "variants": {"a": 1}, "targeting": [1]}).to_string(),
+            "a rule is an object",
+        ),
+    ] {
+        let told = match check("flags/default/f", definition.as_bytes()) {
+            // A check of one value does not know the shared rules.
+            Ok(()) => error(&flags(&json!({"$ref": "none"})), &Context::anonymous()),
+            Err(fault) => fault.to_string(),
+        };
+        assert!(told.contains(text), "{told}");
+    }
+    let shared = json!({"flags": {"f": serde_json::from_str::<Value>(&switch(&json!({"!": {"$ref": "deep"}}))).unwrap(),
+                                  "g": serde_json::from_str::<Value>(&switch(&json!(true))).unwrap()},
+                        "$evaluators": {"deep": {"!": {"$ref": "deeper"}}, "deeper": deep, "loop": {"$ref": "loop"}}});
+    let (snapshot, rejected) = Snapshot::from_json(&shared.to_string()).unwrap();
+    let told = snapshot.details("f", true, &Context::anonymous());
+    assert_eq!((told.value, told.error.expect("it is malformed").code()), (true, "PARSE_ERROR"));
+    assert!(snapshot.bool("g", false, &Context::anonymous()));
+    let rejected: Vec<_> = rejected.iter().map(|it| it.error.to_string()).collect();
+    assert_eq!(rejected, ["the shared rule \"loop\" refers to itself", "the rule is nested deeper than 128"]);
+}
+
+#[test]
+fn context_over_its_bound_fails_alone() {
+    let flags = flags(&json!({"==": [{"var": "x"}, 1]}));
+    let large = Context::new("me").with("x", 1).with("large", "x".repeat(CONTEXT_BYTES_MAX));
+    assert_eq!(flags.details("hostile", true, &large).error, Some(FlagError::ContextTooLarge));
+    assert!(flags.bool("hostile", false, &Context::new("me").with("x", 1)));
+    let wide: Vec<_> = (0..50_000).map(|i| format!("\"{i}\": [{i}]")).collect();
+    let wide = Context::from_json(&format!("{{{}, \"x\": 1}}", wide.join(","))).unwrap();
+    assert!(flags.bool("hostile", false, &wide));
+    assert!(Context::from_json(&format!("{}{}", "{\"a\":".repeat(10_000), "}".repeat(10_000))).is_err());
+}
+
+#[test]
+fn errors_of_a_rule_name_the_flag_and_what_it_gave() {
+    let file = json!({"flags": {"f": {"state": "ENABLED", "variants": {"a": true}, "targeting": {"cat": ["x\n", 1]}}}});
+    let (flags, _) = Snapshot::from_json(&file.to_string()).unwrap();
+    let told = flags.details("f", false, &Context::anonymous());
+    assert_eq!(
+        told.error.unwrap().to_string(),
+        "the rule of the flag \"f\" gave \"x\\n1\", which is none of its variants; the default was used"
+    );
+    assert_eq!((told.reason.name(), told.variant), ("ERROR", None));
+}
+
+#[test]
+fn usual_evaluations_allocate_nothing() {
+    let file = json!({"metadata": {"fractional": 3}, "flags": {
+        "static": {"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "on"},
+        "text": {"state": "ENABLED", "variants": {"a": "b"}, "defaultVariant": "a"},
+        "disabled": {"state": "DISABLED", "variants": {"on": true}},
+        "list": {"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "off",
+                 "targeting": {"if": [{"in": [{"var": "country"}, ["de", "at", "ch"]]}, "on", "off"]}},
+        "rule": {"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "off",
+                 "targeting": {"if": [{"and": [{"starts_with": [{"var": "email"}, "ann"]},
+                                               {"sem_ver": [{"var": "version"}, ">=", "1.2.0"]},
+                                               {"<": [{"var": "age"}, 50]}]}, "on", null]}},
+        "share": {"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "off",
+                  "targeting": {"fractional": [["on", 50], ["off", 50]]}}}});
+    let (flags, rejected) = Snapshot::from_json(&file.to_string()).unwrap();
+    assert!(rejected.is_empty());
+    let context = Context::new("user-17")
+        .with("country", "at")
+        .with("email", "ann@example.com")
+        .with("version", "1.10.0")
+        .with("age", 42);
+    let mut on = 0;
+    let text: Arc<str> = "default".into();
+    let allocated = allocation_counter::measure(|| {
+        for flag in ["static", "disabled", "list", "rule", "share", "none"] {
+            on += usize::from(flags.bool(flag, true, &context));
+        }
+        assert_eq!(&*flags.string("text", text.clone(), &context), "b");
+    });
+    assert_eq!(allocated.count_total, 0);
+    assert!(on >= 5, "{on}");
+    let counted = allocation_counter::measure(|| _ = std::hint::black_box(String::from("x")));
+    assert!(counted.count_total > 0, "allocations are counted");
+}

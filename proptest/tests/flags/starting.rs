@@ -1,0 +1,96 @@
+//! Starts without the cluster: the last known definitions, and those that the program brings with it.
+
+use std::fs;
+use std::sync::{Arc, Mutex};
+
+use tidings::flags::{Flags, FlagsBuilder};
+use tidings::live::{LiveError, LiveSource, LiveState};
+use tidings::sim::{Sim, SimNode};
+use tidings_proptest::{Folder, ms};
+
+use crate::{anonymous, number, shorts};
+
+fn started(builder: FlagsBuilder<SimNode>, sim: &mut Sim) -> Result<Flags<SimNode>, LiveError> {
+    let slot = Arc::new(Mutex::new(None));
+    let given = slot.clone();
+    sim.spawn(async move { *given.lock().unwrap() = Some(builder.start().await) });
+    sim.run_for(ms(1));
+    slot.lock().unwrap().take().expect("it does not wait")
+}
+
+fn bundle(flags: &[(&str, i64)]) -> String {
+    let flags: Vec<_> = flags.iter().map(|(name, value)| format!("\"{name}\": {}", number(value))).collect();
+    format!("{{\"flags\": {{{}}}}}", flags.join(","))
+}
+
+#[test]
+fn last_known_flags_serve_a_start_without_peers() {
+    let folder = Folder::new();
+    let path = folder.at("flags.lastgood");
+    {
+        let mut sim = Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        let flags = started(Flags::builder(&node, "flags/").last_good(&path), &mut sim).unwrap();
+        node.put("flags/default/a", number(1)).unwrap();
+        node.put("flags/web/b", number(2)).unwrap();
+        node.put("flags/default/bad", number(3)).unwrap();
+        sim.run_for(ms(1));
+        node.put("flags/default/bad", "{").unwrap();
+        sim.run_for(ms(1));
+        assert_eq!(flags.int("bad", 0, &anonymous()), 3);
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "a temporary file was left");
+    }
+    let mut sim = Sim::new(2).nodes(2);
+    sim.partition(&[0], &[1]);
+    let node = sim.node(0);
+    let builder = Flags::builder(&node, "flags/").last_good(&path).bundled(bundle(&[("a", 10), ("c", 20)]));
+    let flags = started(builder, &mut sim).unwrap();
+    let values = |flags: &Flags<SimNode>| {
+        let own = ["a", "c", "bad"].map(|flag| flags.int(flag, 0, &anonymous()));
+        (own, flags.of_set("web").int("b", 0, &anonymous()))
+    };
+    assert_eq!((values(&flags), flags.state()), (([1, 20, 3], 2), LiveState::Stale));
+    // What this node writes itself counts at once, as it is newer.
+    node.put("flags/default/a", number(11)).unwrap();
+    node.put("flags/default/c", "{").unwrap();
+    sim.run_for(ms(1));
+    assert_eq!((values(&flags), flags.state()), (([11, 20, 3], 2), LiveState::Stale));
+    assert_eq!(shorts(&flags.rejected()), ["flags/default/c by n0"]);
+    sim.node(1).put("flags/default/bad", number(4)).unwrap();
+    sim.heal();
+    sim.run_for(ms(10_000));
+    // The cluster has neither `b` nor what the program brings with it; a malformed definition keeps the last good one.
+    assert_eq!((values(&flags), flags.state()), (([11, 20, 4], 0), LiveState::Rejected));
+    assert!(fs::read_to_string(&path).unwrap().contains("flags/default/bad"));
+}
+
+#[test]
+fn faulty_bundle_is_refused_and_faulty_file_reported() {
+    let folder = Folder::new();
+    let path = folder.at("flags.lastgood");
+    let mut sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    for wrong in ["", "{}", "[]", r#"{"flags": {"a": {}}}"#, r#"{"flags": {}, "$evaluators": 1}"#] {
+        let refused = started(Flags::builder(&node, "flags/").bundled(wrong), &mut sim);
+        assert!(matches!(refused, Err(LiveError::Rejected(_))), "{wrong}");
+    }
+    for wrong in
+        ["", "{", r#"{"format": 2, "of": "flags/", "keys": {}}"#, r#"{"format": 1, "of": "x/", "keys": {}}"#]
+    {
+        fs::write(&path, wrong).unwrap();
+        let flags = started(Flags::builder(&node, "flags/").last_good(&path), &mut sim).unwrap();
+        assert_eq!(flags.state(), LiveState::Current);
+        drop(flags);
+        sim.run_for(ms(1));
+    }
+    // A file that cannot be written is reported as long as that is so.
+    let nowhere = folder.at("none").join("flags.lastgood");
+    let flags = started(Flags::builder(&node, "flags/").last_good(&nowhere), &mut sim).unwrap();
+    sim.run_for(ms(1));
+    assert!(matches!(&flags.rejected()[0].from, Some(LiveSource::LastGood { .. })));
+    fs::create_dir(folder.at("none")).unwrap();
+    node.put("flags/default/a", number(1)).unwrap();
+    sim.run_for(ms(1));
+    assert_eq!((flags.rejected().len(), flags.int("a", 0, &anonymous())), (0, 1));
+    assert!(nowhere.exists());
+}

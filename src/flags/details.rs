@@ -1,0 +1,152 @@
+//! What an evaluation tells beside the value.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::FlagError;
+use super::evaluate::float_of;
+use super::value::FlagValue;
+
+/// An evaluation with everything that is known of it; [`Snapshot::details`](super::Snapshot::details) gives it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Details<T> {
+    /// The value: that of the variant, or the program's default.
+    pub value: T,
+    /// The name of the variant. `None`: the program's default counts.
+    pub variant: Option<Arc<str>>,
+    /// Why it is this value.
+    pub reason: Reason,
+    /// The metadata of the flag's set with that of the flag. Where a rule uses `fractional`, the field `fractional` is
+    /// the version of it, 2 or 3.
+    pub metadata: Metadata,
+    /// Why the default counts, if it should not.
+    pub error: Option<FlagError>,
+}
+
+/// Why an evaluation gives its value, in the words of `OpenFeature`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The flag has no rule.
+    Static,
+    /// The flag's rule chose nothing, so that its default variant counts, or the flag has no default variant.
+    Default,
+    /// The flag's rule chose the variant.
+    TargetingMatch,
+    /// The flag is disabled, so that the program's default counts.
+    Disabled,
+    /// Something is wrong: see [`Details::error`].
+    Error,
+}
+
+impl Reason {
+    /// The name that `OpenFeature` has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Static => "STATIC",
+            Self::Default => "DEFAULT",
+            Self::TargetingMatch => "TARGETING_MATCH",
+            Self::Disabled => "DISABLED",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The metadata of an evaluation: a map of texts, numbers and booleans. Cloning it copies nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata(Option<Arc<BTreeMap<Arc<str>, FlagValue>>>);
+
+static NO_METADATA: BTreeMap<Arc<str>, FlagValue> = BTreeMap::new();
+
+impl Metadata {
+    pub(super) fn new(map: BTreeMap<Arc<str>, FlagValue>) -> Self {
+        Self((!map.is_empty()).then(|| Arc::new(map)))
+    }
+}
+
+impl Deref for Metadata {
+    type Target = BTreeMap<Arc<str>, FlagValue>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_deref().unwrap_or(&NO_METADATA)
+    }
+}
+
+/// A type that flags can have: `bool`, `Arc<str>` and `String`, `i64`, `f64`, and [`FlagValue`] for objects and lists.
+pub trait FlagType: Sized {
+    /// What people call it.
+    const NAME: &'static str;
+
+    /// The value, if it has this type.
+    fn from_value(value: &FlagValue) -> Option<Self>;
+}
+
+impl FlagType for bool {
+    const NAME: &'static str = "a boolean";
+
+    fn from_value(value: &FlagValue) -> Option<Self> {
+        match value {
+            FlagValue::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+}
+
+impl FlagType for Arc<str> {
+    const NAME: &'static str = "a text";
+
+    fn from_value(value: &FlagValue) -> Option<Self> {
+        match value {
+            FlagValue::Text(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl FlagType for String {
+    const NAME: &'static str = "a text";
+
+    fn from_value(value: &FlagValue) -> Option<Self> {
+        value.as_str().map(str::to_owned)
+    }
+}
+
+impl FlagType for i64 {
+    const NAME: &'static str = "an integer";
+
+    fn from_value(value: &FlagValue) -> Option<Self> {
+        match value {
+            FlagValue::Int(value) => Some(*value),
+            _ => None,
+        }
+    }
+}
+
+impl FlagType for f64 {
+    const NAME: &'static str = "a number";
+
+    fn from_value(value: &FlagValue) -> Option<Self> {
+        match value {
+            FlagValue::Int(value) => Some(float_of(*value)),
+            FlagValue::Float(value) => Some(*value),
+            _ => None,
+        }
+    }
+}
+
+impl FlagType for FlagValue {
+    const NAME: &'static str = "an object";
+
+    fn from_value(value: &FlagValue) -> Option<Self> {
+        matches!(value, Self::Object(_) | Self::List(_)).then(|| value.clone())
+    }
+}

@@ -1,0 +1,467 @@
+//! The evaluation of a compiled rule, in a bounded number of steps.
+//!
+//! Every expression costs a step, and every value that is made costs steps by its size: so time and memory are bounded,
+//! whatever a rule does with whatever a context holds. Nothing is locked, and nothing is allocated unless a rule makes
+//! new texts, lists or objects.
+//!
+//! Where `JsonLogic` leaves something open, it is as the implementations of flagd have it; where they differ, as
+//! JavaScript has it. Operators that cannot be computed give null if flagd says so, and otherwise an error.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use super::context::{Context, TARGETING_KEY};
+use super::datum::{Datum, as_float};
+use super::error::RuleFault;
+use super::fractional::{self, Subject};
+use super::rule::{Expression, FractionalVersion, Operator};
+use super::version;
+
+/// The most steps of one evaluation. Each expression, each item of a list that is walked or made, and each byte of a
+/// text that is made is a step.
+pub const EVALUATION_STEPS_MAX: usize = 1 << 20;
+
+/// What an item of a new list costs beside its contents: about its size.
+const ITEM_STEPS: usize = 32;
+
+/// One evaluation of a rule.
+pub(super) struct Evaluation<'a> {
+    pub(super) flag: &'a str,
+    pub(super) context: &'a Context<'a>,
+    pub(super) fractional: FractionalVersion,
+    /// Gives the seconds since 1970.
+    pub(super) clock: &'a dyn Fn() -> i64,
+    pub(super) steps_left: usize,
+}
+
+type Evaluated<'a> = Result<Datum<'a>, RuleFault>;
+
+/// What variables are looked up in: the context, or within an operator on lists, an item.
+type Scope<'s, 'a> = Option<&'s Datum<'a>>;
+
+impl<'a> Evaluation<'a> {
+    fn spend(&mut self, steps: usize) -> Result<(), RuleFault> {
+        self.steps_left = self.steps_left.checked_sub(steps).ok_or(RuleFault::TooLong)?;
+        Ok(())
+    }
+
+    pub(super) fn value(&mut self, expression: &'a Expression, scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        self.spend(1)?;
+        match expression {
+            Expression::Literal(value) => Ok(value.into()),
+            Expression::Shared(shared) => self.value(shared, scope),
+            Expression::List(parts) => Ok(Datum::NewList(self.values(parts, scope)?)),
+            Expression::Variable(path, default) => {
+                let found = self.look_up(path.0.iter().map(|name| &**name), scope)?;
+                match default {
+                    Some(default) if found.is_null() => self.value(default, scope),
+                    _ => Ok(found),
+                }
+            }
+            Expression::NamedVariable(arguments) => {
+                let name = self.argument(arguments, 0, scope)?;
+                let found = self.look_up_named(&name, scope)?;
+                if found.is_null() { self.argument(arguments, 1, scope) } else { Ok(found) }
+            }
+            Expression::InTexts(needle, texts) => {
+                let is_in = match self.value(needle, scope)? {
+                    Datum::Text(text) => texts.binary_search_by(|own| (**own).cmp(&text)).is_ok(),
+                    _ => false,
+                };
+                Ok(Datum::Bool(is_in))
+            }
+            Expression::Call(operator, arguments) => self.call(*operator, arguments, scope),
+        }
+    }
+
+    fn values(&mut self, parts: &'a [Expression], scope: Scope<'_, 'a>) -> Result<Vec<Datum<'a>>, RuleFault> {
+        self.spend(parts.len() * ITEM_STEPS)?;
+        parts.iter().map(|part| self.value(part, scope)).collect()
+    }
+
+    fn argument(&mut self, arguments: &'a [Expression], at: usize, scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        arguments.get(at).map_or(Ok(Datum::Null), |argument| self.value(argument, scope))
+    }
+
+    fn call(
+        &mut self,
+        operator: Operator,
+        arguments: &'a [Expression],
+        scope: Scope<'_, 'a>,
+    ) -> Evaluated<'a> {
+        match operator {
+            Operator::If => self.choose(arguments, scope),
+            Operator::And | Operator::Or => {
+                let mut last = Datum::Null;
+                for argument in arguments {
+                    last = self.value(argument, scope)?;
+                    if last.is_true() == (operator == Operator::Or) {
+                        break;
+                    }
+                }
+                Ok(last)
+            }
+            Operator::Map | Operator::Filter | Operator::All | Operator::Some | Operator::None => {
+                self.iterate(operator, arguments, scope)
+            }
+            Operator::Reduce => self.reduce(arguments, scope),
+            Operator::Fractional => self.fractional(arguments, scope),
+            Operator::Add
+            | Operator::Subtract
+            | Operator::Multiply
+            | Operator::Minimum
+            | Operator::Maximum => self.fold(operator, arguments, scope),
+            Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
+                self.compare(operator, arguments, scope)
+            }
+            Operator::Cat => self.cat(arguments, scope),
+            Operator::Merge => self.merge(arguments, scope),
+            Operator::Missing | Operator::MissingSome => self.missing(operator, arguments, scope),
+            _ => self.call_simple(operator, arguments, scope),
+        }
+    }
+
+    /// Operators of at most three arguments, all of which they need.
+    fn call_simple(
+        &mut self,
+        operator: Operator,
+        arguments: &'a [Expression],
+        scope: Scope<'_, 'a>,
+    ) -> Evaluated<'a> {
+        let given = [
+            self.argument(arguments, 0, scope)?,
+            self.argument(arguments, 1, scope)?,
+            self.argument(arguments, 2, scope)?,
+        ];
+        let [first, second, third] = &given;
+        let is_pair = arguments.len() == 2;
+        self.spend(first.items_len().unwrap_or(0) + second.items_len().unwrap_or(0))?;
+        Ok(match operator {
+            Operator::Not => Datum::Bool(!first.is_true()),
+            Operator::Truth => Datum::Bool(first.is_true()),
+            Operator::Equal => Datum::Bool(first.is_equal(second)),
+            Operator::NotEqual => Datum::Bool(!first.is_equal(second)),
+            Operator::Same => Datum::Bool(first.is_same(second)),
+            Operator::NotSame => Datum::Bool(!first.is_same(second)),
+            Operator::Divide | Operator::Remainder => return divide(operator, first, second),
+            Operator::In => Datum::Bool(is_in(first, second)),
+            Operator::Substring => return self.substring(first, second, third),
+            Operator::StartsWith | Operator::EndsWith => match (first, second) {
+                (Datum::Text(text), Datum::Text(part)) if is_pair => Datum::Bool(match operator {
+                    Operator::StartsWith => text.starts_with(&**part),
+                    _ => text.ends_with(&**part),
+                }),
+                _ => Datum::Null,
+            },
+            Operator::Version if arguments.len() == 3 => version::compare(&given),
+            Operator::Log => first.clone(),
+            _ => Datum::Null,
+        })
+    }
+
+    fn choose(&mut self, arguments: &'a [Expression], scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        for pair in arguments.chunks(2) {
+            match pair {
+                [condition, then] => {
+                    if self.value(condition, scope)?.is_true() {
+                        return self.value(then, scope);
+                    }
+                }
+                [otherwise] => return self.value(otherwise, scope),
+                _ => unreachable!("chunks have one or two elements"),
+            }
+        }
+        Ok(Datum::Null)
+    }
+
+    fn look_up<'n>(
+        &mut self,
+        mut names: impl Iterator<Item = &'n str>,
+        scope: Scope<'_, 'a>,
+    ) -> Evaluated<'a> {
+        let mut found = match (scope, names.next()) {
+            (Some(item), None) => item.clone(),
+            (Some(item), Some(name)) => item.part(name).unwrap_or(Datum::Null),
+            (None, None) => self.whole_context()?,
+            (None, Some(name)) => self.attribute(name),
+        };
+        for name in names {
+            found = found.part(name).unwrap_or(Datum::Null);
+        }
+        self.spend(found.weight())?;
+        Ok(found)
+    }
+
+    fn look_up_named(&mut self, name: &Datum<'a>, scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        let path = name.to_text();
+        self.spend(path.len())?;
+        if name.is_null() || path.is_empty() {
+            return self.look_up(std::iter::empty(), scope);
+        }
+        self.look_up(path.split('.'), scope)
+    }
+
+    fn attribute(&self, name: &str) -> Datum<'a> {
+        match name {
+            TARGETING_KEY => self.context.targeting_key().map_or(Datum::Null, Datum::text),
+            "$flagd" => Datum::NewObject(self.own_fields()),
+            _ => self.context.attribute(name).map_or(Datum::Null, Datum::from),
+        }
+    }
+
+    fn own_fields(&self) -> Vec<(Cow<'a, str>, Datum<'a>)> {
+        vec![
+            (Cow::Borrowed("flagKey"), Datum::text(self.flag)),
+            (Cow::Borrowed("timestamp"), Datum::Int((self.clock)())),
+        ]
+    }
+
+    fn whole_context(&mut self) -> Evaluated<'a> {
+        let mut fields: Vec<_> =
+            self.context.attributes().map(|(name, value)| (Cow::Borrowed(name), value.into())).collect();
+        self.spend(fields.len() * ITEM_STEPS)?;
+        let own = ["$flagd", TARGETING_KEY].map(|name| (Cow::Borrowed(name), self.attribute(name)));
+        fields.extend(own);
+        Ok(Datum::NewObject(fields))
+    }
+
+    fn iterate(
+        &mut self,
+        operator: Operator,
+        arguments: &'a [Expression],
+        scope: Scope<'_, 'a>,
+    ) -> Evaluated<'a> {
+        let list = self.argument(arguments, 0, scope)?;
+        let mut made = Vec::new();
+        for item in list.items() {
+            let value = self.argument(&arguments[1.min(arguments.len())..], 0, Some(&item))?;
+            match operator {
+                Operator::All if !value.is_true() => return Ok(Datum::Bool(false)),
+                Operator::Some if value.is_true() => return Ok(Datum::Bool(true)),
+                Operator::None if value.is_true() => return Ok(Datum::Bool(false)),
+                Operator::Map => made.push(value),
+                Operator::Filter if value.is_true() => made.push(item),
+                _ => continue,
+            }
+            self.spend(ITEM_STEPS)?;
+        }
+        Ok(match operator {
+            Operator::Map | Operator::Filter => Datum::NewList(made),
+            Operator::All => Datum::Bool(list.items_len().is_some_and(|len| len > 0)),
+            _ => Datum::Bool(operator == Operator::None),
+        })
+    }
+
+    fn reduce(&mut self, arguments: &'a [Expression], scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        let list = self.argument(arguments, 0, scope)?;
+        let mut accumulator = self.argument(arguments, 2, scope)?;
+        for item in list.items() {
+            let fields = vec![(Cow::Borrowed("accumulator"), accumulator), (Cow::Borrowed("current"), item)];
+            self.spend(ITEM_STEPS)?;
+            accumulator =
+                self.argument(&arguments[1.min(arguments.len())..], 0, Some(&Datum::NewObject(fields)))?;
+        }
+        Ok(accumulator)
+    }
+
+    fn fractional(&mut self, arguments: &'a [Expression], scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        let Some(first) = arguments.first() else { return Ok(Datum::Null) };
+        let first = self.value(first, scope)?;
+        let subject = fractional::subject(self.fractional, &first, self.flag, self.context.targeting_key());
+        let Subject::Hash(hash, is_first_hashed) = subject else { return Ok(Datum::Null) };
+        let arguments = &arguments[usize::from(is_first_hashed)..];
+        let mut total: u64 = 0;
+        let mut buckets = smallvec::SmallVec::<[_; 4]>::new();
+        for argument in arguments {
+            let value = self.value(argument, scope)?;
+            let Some(bucket) = fractional::bucket(self.fractional, &value) else { return Ok(Datum::Null) };
+            total = total.saturating_add(bucket.1);
+            buckets.push(bucket);
+        }
+        Ok(fractional::choose(hash, total, buckets.into_iter()).unwrap_or(Datum::Null))
+    }
+
+    fn fold(
+        &mut self,
+        operator: Operator,
+        arguments: &'a [Expression],
+        scope: Scope<'_, 'a>,
+    ) -> Evaluated<'a> {
+        let Some((first, rest)) = arguments.split_first() else {
+            return match operator {
+                Operator::Add => Ok(Datum::Int(0)),
+                Operator::Multiply => Ok(Datum::Int(1)),
+                _ => Err(RuleFault::NotANumber),
+            };
+        };
+        let mut result = number(&self.value(first, scope)?)?;
+        if operator == Operator::Subtract && rest.is_empty() {
+            return combined(operator, &Datum::Int(0), &result);
+        }
+        for argument in rest {
+            result = combined(operator, &result, &number(&self.value(argument, scope)?)?)?;
+        }
+        Ok(result)
+    }
+
+    fn compare(
+        &mut self,
+        operator: Operator,
+        arguments: &'a [Expression],
+        scope: Scope<'_, 'a>,
+    ) -> Evaluated<'a> {
+        let mut left = self.argument(arguments, 0, scope)?;
+        for at in 1..arguments.len().max(2) {
+            let right = self.argument(arguments, at, scope)?;
+            let order = left.order(&right);
+            let holds = match operator {
+                Operator::Less => order == Some(Ordering::Less),
+                Operator::LessOrEqual => order.is_some_and(Ordering::is_le),
+                Operator::Greater => order == Some(Ordering::Greater),
+                _ => order.is_some_and(Ordering::is_ge),
+            };
+            if !holds {
+                return Ok(Datum::Bool(false));
+            }
+            left = right;
+        }
+        Ok(Datum::Bool(true))
+    }
+
+    fn cat(&mut self, arguments: &'a [Expression], scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        let mut made = String::new();
+        for argument in arguments {
+            let value = self.value(argument, scope)?;
+            self.spend(value.items_len().unwrap_or(0))?;
+            let text = value.to_text();
+            self.spend(text.len())?;
+            made.push_str(&text);
+        }
+        Ok(Datum::Text(Cow::Owned(made)))
+    }
+
+    fn substring(&mut self, text: &Datum<'a>, from: &Datum<'a>, len: &Datum<'a>) -> Evaluated<'a> {
+        let text = text.to_text();
+        self.spend(text.len())?;
+        let count = text.chars().count();
+        let start = offset(from.number(), count);
+        let end = match len {
+            Datum::Null => count,
+            len if len.number() < 0.0 => offset(len.number(), count),
+            len => start.saturating_add(offset(len.number(), usize::MAX)),
+        };
+        Ok(Datum::Text(Cow::Owned(text.chars().skip(start).take(end.saturating_sub(start)).collect())))
+    }
+
+    fn merge(&mut self, arguments: &'a [Expression], scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        let mut made = Vec::new();
+        for argument in arguments {
+            let value = self.value(argument, scope)?;
+            self.spend(value.items_len().unwrap_or(1) * ITEM_STEPS + value.weight())?;
+            if value.items_len().is_some() { made.extend(value.items()) } else { made.push(value) }
+        }
+        Ok(Datum::NewList(made))
+    }
+
+    fn missing(
+        &mut self,
+        operator: Operator,
+        arguments: &'a [Expression],
+        scope: Scope<'_, 'a>,
+    ) -> Evaluated<'a> {
+        let (needed, names) = if operator == Operator::MissingSome {
+            (self.argument(arguments, 0, scope)?.number(), self.argument(arguments, 1, scope)?)
+        } else {
+            match self.argument(arguments, 0, scope)? {
+                list if list.items_len().is_some() => (f64::INFINITY, list),
+                _ => (f64::INFINITY, Datum::NewList(self.values(arguments, scope)?)),
+            }
+        };
+        let (mut gone, mut found) = (Vec::new(), 0.0);
+        for name in names.items() {
+            self.spend(ITEM_STEPS)?;
+            let value = self.look_up_named(&name, scope)?;
+            if value.is_null() || matches!(&value, Datum::Text(text) if text.is_empty()) {
+                gone.push(name);
+            } else {
+                found += 1.0;
+            }
+        }
+        Ok(Datum::NewList(if found >= needed { Vec::new() } else { gone }))
+    }
+}
+
+/// A value as a number, which keeps its form.
+fn number<'a>(value: &Datum<'a>) -> Evaluated<'a> {
+    match value {
+        Datum::Int(value) => Ok(Datum::Int(*value)),
+        Datum::Bool(value) => Ok(Datum::Int(i64::from(*value))),
+        Datum::Null => Ok(Datum::Int(0)),
+        other if other.number().is_nan() => Err(RuleFault::NotANumber),
+        other => Ok(Datum::Float(other.number())),
+    }
+}
+
+/// Integers stay integers unless they overflow.
+fn combined<'a>(operator: Operator, a: &Datum<'a>, b: &Datum<'a>) -> Evaluated<'a> {
+    if let (Datum::Int(a), Datum::Int(b)) = (a, b) {
+        let exact = match operator {
+            Operator::Add => a.checked_add(*b),
+            Operator::Subtract => a.checked_sub(*b),
+            Operator::Multiply => a.checked_mul(*b),
+            Operator::Minimum => Some(*a.min(b)),
+            _ => Some(*a.max(b)),
+        };
+        if let Some(exact) = exact {
+            return Ok(Datum::Int(exact));
+        }
+    }
+    let (a, b) = (a.number(), b.number());
+    let result = match operator {
+        Operator::Add => a + b,
+        Operator::Subtract => a - b,
+        Operator::Multiply => a * b,
+        Operator::Minimum => a.min(b),
+        _ => a.max(b),
+    };
+    if result.is_nan() { Err(RuleFault::NotANumber) } else { Ok(Datum::Float(result)) }
+}
+
+fn divide<'a>(operator: Operator, a: &Datum<'a>, b: &Datum<'a>) -> Evaluated<'a> {
+    let (a, b) = (number(a)?, number(b)?);
+    if b.number() == 0.0 {
+        return Err(RuleFault::DivisionByZero);
+    }
+    if let (Operator::Remainder, Datum::Int(a), Datum::Int(b)) = (operator, &a, &b) {
+        return Ok(Datum::Int(a.wrapping_rem(*b)));
+    }
+    let result = if operator == Operator::Divide { a.number() / b.number() } else { a.number() % b.number() };
+    if result.is_nan() { Err(RuleFault::NotANumber) } else { Ok(Datum::Float(result)) }
+}
+
+fn is_in(needle: &Datum<'_>, haystack: &Datum<'_>) -> bool {
+    match haystack {
+        Datum::Text(text) => text.contains(&*needle.to_text()),
+        list => list.items().any(|item| item.is_same(needle)),
+    }
+}
+
+/// A position in a text of so many characters; a negative one counts from its end.
+#[expect(clippy::cast_sign_loss, reason = "conversions of floats saturate")]
+fn offset(position: f64, count: usize) -> usize {
+    if position >= 0.0 {
+        return (position as usize).min(count);
+    }
+    let back = if position.is_nan() { count } else { (-position) as usize };
+    count.saturating_sub(back)
+}
+
+/// The name of the variant that a value stands for. `None`: the default variant.
+pub(super) fn variant_name<'a>(value: &Datum<'a>) -> Option<Cow<'a, str>> {
+    if value.is_null() { None } else { Some(value.to_text()) }
+}
+
+/// Whether two numbers are the same number, for the types of flags.
+pub(super) fn float_of(value: i64) -> f64 {
+    as_float(value)
+}

@@ -1,0 +1,291 @@
+//! How flags follow the store, and how they are started.
+//!
+//! Events of the watch say that something has changed, and what was deleted. The definitions are read in one look at the
+//! store that comes after them and has all of every change, so that a watch that starts over, or that is slow, can never lead to an old or a mixed state. Only what
+//! has another stamp is compiled. The task ends when the node is closed or the last handle is dropped, and however it
+//! ends, the handles learn of it.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
+use super::Flags;
+use super::book::FlagBook;
+use super::shared::FlagsShared;
+use super::source::{self, FlagSource, SourceValue};
+use crate::error::{Author, BoxedError, Cause, LiveError, LiveSource, Rejected};
+use crate::id::RunId;
+use crate::store::entry::Entry;
+use crate::store::watch::WatchOptions;
+use crate::typed::whole::{GoneKeys, whole_scan};
+use crate::typed::{LastGood, LiveState, Store, boxed, writer, yield_once};
+
+/// The most events of the watch that are taken before the definitions are read anew.
+const EVENTS_MAX: usize = 4_096;
+
+/// How flags are to start; [`Flags::builder`] makes it.
+#[must_use = "flags begin with `start`"]
+pub struct FlagsBuilder<S> {
+    store: S,
+    prefix: String,
+    bundled: Option<String>,
+    last_good: Option<Arc<dyn LastGood>>,
+}
+
+impl<S> std::fmt::Debug for FlagsBuilder<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlagsBuilder").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl<S: Store> FlagsBuilder<S> {
+    pub(super) fn new(store: S, prefix: String) -> Self {
+        Self { store, prefix, bundled: None, last_good: None }
+    }
+
+    /// Definitions that the program brings with it, as a file in flagd's format. They make the set `default`, and count
+    /// where neither this node nor an earlier run knows a flag, until the node has caught up with a peer.
+    pub fn bundled(mut self, json: impl Into<String>) -> Self {
+        self.bundled = Some(json.into());
+        self
+    }
+
+    /// Keeps the definitions for the next start.
+    #[cfg_attr(not(feature = "node"), expect(dead_code, reason = "without a node there are no files"))]
+    pub(crate) fn keep_in(mut self, last_good: impl LastGood) -> Self {
+        self.last_good = Some(Arc::new(last_good));
+        self
+    }
+
+    /// Starts. It does not wait for the cluster: until the node has caught up with a peer, the flags are
+    /// [`LiveState::Stale`], and of each the newest definition counts that this node, the earlier run or the program has.
+    ///
+    /// # Errors
+    /// [`LiveError::Rejected`] if the bundled definitions are not a file in flagd's format, or one of them is malformed:
+    /// that is a fault of the program. A file of an earlier run that cannot be read is only reported.
+    pub async fn start(self) -> Result<Flags<S>, LiveError> {
+        let mut base = match &self.bundled {
+            Some(json) => bundled(json).map_err(LiveError::Rejected)?,
+            None => Vec::new(),
+        };
+        let kept = boxed(read_kept(self.store.view(), self.prefix.clone(), self.last_good.clone()));
+        let unreadable = match kept.await {
+            Ok(kept) => {
+                base.extend(kept);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        Ok(self.begin(base, unreadable))
+    }
+
+    pub(super) fn begin(self, base: Vec<FlagSource>, unreadable: Option<Rejected>) -> Flags<S> {
+        // Before the first look at the store, so that no change after it is missed.
+        let watch = self.store.watch_with(&self.prefix, WatchOptions::new().without_current());
+        let mut book = FlagBook::default();
+        book.update(base.clone());
+        let shared = Arc::new(FlagsShared::new(book.sets()));
+        let (store, end) = (self.store.view(), FlagsEnd(shared.clone()));
+        let mut task = FlagsTask {
+            store: self.store,
+            prefix: self.prefix,
+            watch,
+            gone: GoneKeys::default(),
+            book,
+            shared: shared.clone(),
+            base: Some(base),
+            last_good: self.last_good,
+            kept: Vec::new(),
+            not_kept: unreadable,
+            _end: end,
+        };
+        task.take_in(task.store.scan(&task.prefix));
+        store.spawn(task.run());
+        Flags::with_parts(store, shared)
+    }
+}
+
+/// What an earlier run has kept.
+async fn read_kept<S: Store>(
+    store: S,
+    prefix: String,
+    last_good: Option<Arc<dyn LastGood>>,
+) -> Result<Vec<FlagSource>, Rejected> {
+    let Some(last_good) = last_good else { return Ok(Vec::new()) };
+    let path = last_good.path();
+    let read = move || -> Result<_, BoxedError> {
+        last_good.read()?.map_or(Ok(Vec::new()), |bytes| source::decode(&prefix, &bytes))
+    };
+    let read = store.blocking(read).await;
+    read.unwrap_or_else(|| Err("the runtime ends".into())).map_err(|error| kept_wrong(path, error))
+}
+
+/// The bundled definitions, all of which have to be in order.
+fn bundled(json: &str) -> Result<Vec<FlagSource>, Vec<Rejected>> {
+    const NAME: &str = "bundled";
+    let from = Some(LiveSource::Layer { name: NAME.to_owned() });
+    let wrong = |error| vec![Rejected { from, path: String::new(), error: Cause::new(error) }];
+    let sources = source::of_file(json, NAME).map_err(wrong)?;
+    let rejected = FlagBook::default().update(sources.clone());
+    if rejected.is_empty() { Ok(sources) } else { Err(rejected) }
+}
+
+fn kept_wrong(path: String, error: BoxedError) -> Rejected {
+    Rejected { from: Some(LiveSource::LastGood { path }), path: String::new(), error: Cause::new(error) }
+}
+
+/// What the task has to do next.
+enum FlagsCue {
+    /// To read the definitions anew.
+    Changed,
+    /// To read them anew, from the store alone: the node has caught up.
+    Joined,
+    /// Nothing any more.
+    End,
+}
+
+struct FlagsTask<S: Store> {
+    store: S,
+    prefix: String,
+    watch: S::Watch,
+    gone: GoneKeys,
+    book: FlagBook,
+    shared: Arc<FlagsShared>,
+    /// What counts beside the store until the node has caught up. `None`: it has.
+    base: Option<Vec<FlagSource>>,
+    last_good: Option<Arc<dyn LastGood>>,
+    /// What was kept last for the next start.
+    kept: Vec<u8>,
+    /// What is wrong with the file of the last good definitions.
+    not_kept: Option<Rejected>,
+    /// Also if the task is dropped before it has run.
+    _end: FlagsEnd,
+}
+
+/// Tells the handles when the task ends, also if it is dropped with its runtime.
+struct FlagsEnd(Arc<FlagsShared>);
+
+impl Drop for FlagsEnd {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl<S: Store> FlagsTask<S> {
+    async fn run(mut self) {
+        let mut joined = pin!(self.store.joined());
+        loop {
+            match poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await {
+                FlagsCue::End => return,
+                FlagsCue::Joined => self.base = None,
+                FlagsCue::Changed => {}
+            }
+            if !self.drain().await {
+                return;
+            }
+            self.look().await;
+            if self.keep().await {
+                // Whether it could be kept is told with everything else.
+                self.look().await;
+            }
+            // Under a steady stream of writes nothing above need wait; other tasks of the runtime must run as well.
+            yield_once().await;
+        }
+    }
+
+    fn poll_cue(
+        &mut self,
+        joined: Pin<&mut impl Future<Output = bool>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<FlagsCue> {
+        if self.shared.is_abandoned(cx) {
+            return Poll::Ready(FlagsCue::End);
+        }
+        match Pin::new(&mut self.watch).poll_next(cx) {
+            Poll::Ready(Some(event)) => {
+                self.gone.note(event);
+                return Poll::Ready(FlagsCue::Changed);
+            }
+            Poll::Ready(None) => return Poll::Ready(FlagsCue::End),
+            Poll::Pending => {}
+        }
+        if self.base.is_none() {
+            return Poll::Pending;
+        }
+        joined.poll(cx).map(|has_joined| if has_joined { FlagsCue::Joined } else { FlagsCue::End })
+    }
+
+    /// Takes the events of the watch that have come. Returns whether it goes on.
+    async fn drain(&mut self) -> bool {
+        poll_fn(|cx| {
+            for _ in 0..EVENTS_MAX {
+                match Pin::new(&mut self.watch).poll_next(cx) {
+                    Poll::Ready(Some(event)) => self.gone.note(event),
+                    Poll::Ready(None) => return Poll::Ready(false),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Ready(true)
+        })
+        .await
+    }
+
+    async fn look(&mut self) {
+        let gone = std::mem::take(&mut self.gone);
+        let entries = match &self.base {
+            // What is there of the cluster before the node has caught up is a part anyhow.
+            Some(_) => self.store.scan(&self.prefix),
+            None => whole_scan(&self.store, &self.prefix, &gone).await,
+        };
+        self.take_in(entries);
+    }
+
+    /// Takes in all definitions as they are at one instant, and publishes what has changed.
+    fn take_in(&mut self, entries: Vec<Entry>) {
+        let mut sources = self.base.clone().unwrap_or_default();
+        let mut writers: BTreeMap<RunId, Author> = BTreeMap::new();
+        sources.extend(entries.into_iter().map(|entry| {
+            let (key, stamp) = (entry.key().to_owned(), entry.stamp());
+            let writer = writers.entry(entry.origin()).or_insert_with(|| writer(&self.store, stamp)).clone();
+            let rest = key[self.prefix.len()..].to_owned();
+            FlagSource::of_key(&rest, LiveSource::Key { key, stamp, writer }, SourceValue::Entry(entry))
+        }));
+        // Of several with one name the last one counts: that with the greatest stamp.
+        sources.sort_by_key(FlagSource::stamp);
+        let before = self.book.sets();
+        let mut rejected = self.book.update(sources);
+        let sets = self.book.sets();
+        let state = match (&self.base, rejected.is_empty()) {
+            (Some(_), _) => LiveState::Stale,
+            (None, true) => LiveState::Current,
+            (None, false) => LiveState::Rejected,
+        };
+        rejected.extend(self.not_kept.clone());
+        let has_changed = !Arc::ptr_eq(&before, &sets) || self.shared.sets().is_empty();
+        if let Some(before) = self.shared.publish(has_changed.then_some(sets), state, &rejected) {
+            let news: Vec<_> = rejected.iter().filter(|it| !before.contains(it)).cloned().collect();
+            self.store.note_rejected(&self.prefix, &news, rejected.len());
+        }
+    }
+
+    /// Keeps the definitions that are in force for the next start, once they are those of the cluster. Returns whether
+    /// what there is to say about that has changed.
+    async fn keep(&mut self) -> bool {
+        let Some(last_good) = self.last_good.clone().filter(|_| self.base.is_none()) else { return false };
+        let kept = source::encode(&self.prefix, self.book.kept());
+        if kept == self.kept {
+            return false;
+        }
+        let (path, bytes) = (last_good.path(), kept.clone());
+        let written = self.store.blocking(move || last_good.write(&bytes)).await;
+        let written = written.unwrap_or_else(|| Err("the runtime ends".into()));
+        // What could not be kept is tried again with the next change.
+        self.kept = if written.is_ok() { kept } else { Vec::new() };
+        let not_kept = written.err().map(|error| kept_wrong(path, error));
+        std::mem::replace(&mut self.not_kept, not_kept) != self.not_kept
+    }
+}

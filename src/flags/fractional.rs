@@ -1,0 +1,198 @@
+//! `fractional`: the assignment of subjects to buckets by a hash, in its two versions.
+//!
+//! | version | what is hashed | weights |
+//! |---|---|---|
+//! | 2 | the first argument, if it is a text; else the flag's key followed by the targeting key | whole numbers |
+//! | 3 | the first argument in deterministic CBOR, unless it is a list; else the list of the flag's key and the targeting key | whole numbers that were written as such |
+//!
+//! Both hash with `MurmurHash3` (32 bits, seed 0) and take the bucket at `hash × total weight / 2^32`. A rule that cannot
+//! be computed gives null, so that the default variant counts: that is what other implementations do.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, SerializeSeq, Serializer};
+use smallvec::SmallVec;
+
+use super::datum::Datum;
+use super::rule::FractionalVersion;
+
+/// The greatest sum of the weights of one `fractional`.
+pub(super) const WEIGHTS_MAX: u64 = i32::MAX as u64;
+
+/// What is hashed. Texts of usual length stay on the stack.
+#[derive(Default)]
+struct HashInput(SmallVec<[u8; 128]>);
+
+impl Write for HashInput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl HashInput {
+    fn hash(&self) -> u32 {
+        murmur3::murmur3_32(&mut &self.0[..], 0).expect("a slice can be read")
+    }
+}
+
+/// What the first argument says of the subject.
+pub(super) enum Subject {
+    /// The hash of the subject. Whether the first argument is what was hashed, and so no bucket.
+    Hash(u32, bool),
+    /// There is no subject.
+    None,
+}
+
+/// The subject of a rule, by its first argument.
+pub(super) fn subject(
+    version: FractionalVersion,
+    first: &Datum<'_>,
+    flag: &str,
+    targeting_key: Option<&str>,
+) -> Subject {
+    let mut input = HashInput::default();
+    match (version, first) {
+        (FractionalVersion::V2, Datum::Text(text)) => input.0.extend_from_slice(text.as_bytes()),
+        (FractionalVersion::V3, Datum::Null) => return Subject::None,
+        (FractionalVersion::V3, own) if own.items_len().is_none() => write_cbor(own, &mut input),
+        _ => {
+            let Some(key) = targeting_key.filter(|key| !key.is_empty()) else { return Subject::None };
+            if version == FractionalVersion::V2 {
+                input.0.extend_from_slice(flag.as_bytes());
+                input.0.extend_from_slice(key.as_bytes());
+            } else {
+                ciborium::into_writer(&[flag, key], &mut input).expect("memory can be written");
+            }
+            return Subject::Hash(input.hash(), false);
+        }
+    }
+    Subject::Hash(input.hash(), true)
+}
+
+fn write_cbor(value: &Datum<'_>, input: &mut HashInput) {
+    ciborium::into_writer(&Canonical(value), input).expect("memory can be written");
+}
+
+/// One bucket: its variant and its weight. `None`: it is malformed.
+pub(super) fn bucket<'a>(version: FractionalVersion, bucket: &Datum<'a>) -> Option<(Datum<'a>, u64)> {
+    let len = bucket.items_len().filter(|len| (1..=2).contains(len))?;
+    let variant = bucket.item(0)?;
+    let is_scalar =
+        !matches!(variant, Datum::Object(_) | Datum::NewObject(_)) && variant.items_len().is_none();
+    if version == FractionalVersion::V2 && !is_scalar {
+        return None;
+    }
+    let weight = if len == 1 { 1 } else { weight(version, &bucket.item(1)?)? };
+    Some((variant, weight))
+}
+
+#[expect(clippy::cast_sign_loss, reason = "negative weights are zero")]
+fn weight(version: FractionalVersion, weight: &Datum<'_>) -> Option<u64> {
+    match (version, weight) {
+        (_, Datum::Int(weight)) => Some(u64::try_from(*weight).unwrap_or(0)),
+        // What is beyond the limit need not be exact.
+        (FractionalVersion::V2, Datum::Float(weight)) if weight.fract() == 0.0 => {
+            Some(weight.max(0.0) as u64)
+        }
+        _ => None,
+    }
+}
+
+/// A value in the deterministic CBOR of RFC 7049: shortest numbers, and keys by their length and bytes. Numbers without
+/// a fraction are integers, so that 1 and 1.0 are the same subject.
+struct Canonical<'a, 'd>(&'d Datum<'a>);
+
+impl Serialize for Canonical<'_, '_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Datum::Null => serializer.serialize_unit(),
+            Datum::Bool(value) => serializer.serialize_bool(*value),
+            Datum::Int(value) => serializer.serialize_i64(*value),
+            Datum::Float(value) => serialize_number(*value, serializer),
+            Datum::Text(text) => serializer.serialize_str(text),
+            Datum::List(_) | Datum::NewList(_) => {
+                let mut list = serializer.serialize_seq(self.0.items_len())?;
+                self.0.items().try_for_each(|item| list.serialize_element(&Canonical(&item)))?;
+                list.end()
+            }
+            Datum::Object(fields) => serialize_fields(
+                fields.iter().map(|(key, value)| (&**key, Datum::from(value))).collect(),
+                serializer,
+            ),
+            Datum::NewObject(fields) => serialize_fields(
+                fields.iter().map(|(key, value)| (&**key, value.clone())).collect(),
+                serializer,
+            ),
+        }
+    }
+}
+
+fn serialize_fields<S: Serializer>(
+    mut fields: Vec<(&str, Datum<'_>)>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    fields.sort_by(|(a, _), (b, _)| (a.len(), a).cmp(&(b.len(), b)));
+    let mut map = serializer.serialize_map(Some(fields.len()))?;
+    fields.iter().try_for_each(|(key, value)| map.serialize_entry(key, &Canonical(value)))?;
+    map.end()
+}
+
+#[expect(clippy::cast_sign_loss, reason = "the ranges are checked")]
+fn serialize_number<S: Serializer>(value: f64, serializer: S) -> Result<S::Ok, S::Error> {
+    const BEYOND_U64: f64 = 18_446_744_073_709_551_616.0;
+    const BEYOND_I64: f64 = 9_223_372_036_854_775_808.0;
+    match value {
+        value if value.fract() != 0.0 || !(-BEYOND_I64..BEYOND_U64).contains(&value) => {
+            serializer.serialize_f64(value)
+        }
+        value if value < BEYOND_I64 => serializer.serialize_i64(value as i64),
+        value => serializer.serialize_u64(value as u64),
+    }
+}
+
+/// The variant of the bucket in which a hash falls. `None`: there is none, as the weights are all zero or their sum is
+/// over the limit.
+pub(super) fn choose<'a>(
+    hash: u32,
+    total: u64,
+    buckets: impl Iterator<Item = (Datum<'a>, u64)>,
+) -> Option<Datum<'a>> {
+    if total == 0 || total > WEIGHTS_MAX {
+        return None;
+    }
+    let at = (u64::from(hash) * total) >> 32;
+    let mut end = 0;
+    for (variant, weight) in buckets {
+        end += weight;
+        if at < end {
+            return Some(variant);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash_of(version: FractionalVersion, text: &str) -> u32 {
+        match subject(version, &Datum::text(text), "", None) {
+            Subject::Hash(hash, _) => hash,
+            Subject::None => unreachable!("a text is a subject"),
+        }
+    }
+
+    #[test]
+    fn hashes_are_those_of_the_reference() {
+        assert_eq!(hash_of(FractionalVersion::V2, ""), 0);
+        assert_eq!(hash_of(FractionalVersion::V2, "hello"), 0x248b_fa47);
+        assert_eq!(hash_of(FractionalVersion::V2, "ejOoVL"), 0);
+        assert_eq!(hash_of(FractionalVersion::V2, "ceQdGm"), u32::MAX);
+    }
+}

@@ -1,0 +1,168 @@
+//! All flags as they were at one instant, ready to be evaluated.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::FlagError;
+use super::book::FlagBook;
+use super::context::{Context, seconds_of};
+use super::definition::{Resolved, malformed};
+use super::details::{Details, FlagType, Metadata, Reason};
+use super::sets::{DEFAULT_SET, FlagEntry, FlagSets, changed};
+use super::value::FlagValue;
+use crate::error::Rejected;
+
+/// The flags of one set as they were at one instant. Whoever asks several flags for one request asks one snapshot: it
+/// never changes, and never mixes two states of the store.
+///
+/// ```
+/// use tidings::flags::{Context, Snapshot};
+///
+/// let (flags, rejected) = Snapshot::from_json(r#"{"flags": {
+///     "checkout": {"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "off",
+///                  "targeting": {"if": [{"in": [{"var": "country"}, ["de", "at"]]}, "on"]}},
+///     "color": {"state": "NEITHER", "variants": {"red": "red"}}
+/// }}"#)?;
+/// let context = Context::new("user-17").with("country", "at");
+/// assert!(flags.bool("checkout", false, &context));
+/// assert_eq!(&*flags.string("color", "blue", &context), "blue"); // it is malformed
+/// assert!(rejected[0].to_string().contains("ENABLED"));
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    sets: Arc<FlagSets>,
+    set: Arc<str>,
+    time: SystemTime,
+}
+
+impl Snapshot {
+    pub(super) fn new(sets: Arc<FlagSets>, set: Arc<str>, time: SystemTime) -> Self {
+        Self { sets, set, time }
+    }
+
+    /// The flags of a file in flagd's format, without a store, and what in it is malformed. Its time is 1970 until
+    /// [`at`](Self::at) sets it.
+    ///
+    /// # Errors
+    /// If the text is not JSON, or its `flags` are no object.
+    pub fn from_json(json: &str) -> Result<(Self, Vec<Rejected>), Box<dyn std::error::Error + Send + Sync>> {
+        let mut book = FlagBook::default();
+        let rejected = book.update(super::source::of_file(json, "the file")?);
+        Ok((Self::new(book.sets(), DEFAULT_SET.into(), SystemTime::UNIX_EPOCH), rejected))
+    }
+
+    /// The same flags at another time, which rules see as `$flagd.timestamp`.
+    #[must_use]
+    pub fn at(mut self, time: SystemTime) -> Self {
+        self.time = time;
+        self
+    }
+
+    /// Another set of the same instant.
+    #[must_use]
+    pub fn of_set(&self, set: &str) -> Self {
+        Self { sets: self.sets.clone(), set: set.into(), time: self.time }
+    }
+
+    /// The flags of the set, in the order of their names.
+    pub fn keys(&self) -> Vec<Arc<str>> {
+        changed(None, self.sets.get(&self.set))
+    }
+
+    /// The value of a boolean flag, or the default if there is none.
+    pub fn bool(&self, flag: &str, default: bool, context: &Context<'_>) -> bool {
+        self.view(|view| view.value(flag, context)).unwrap_or(default)
+    }
+
+    /// The value of a text flag, or the default if there is none.
+    pub fn string(&self, flag: &str, default: impl Into<Arc<str>>, context: &Context<'_>) -> Arc<str> {
+        self.view(|view| view.value(flag, context)).unwrap_or_else(|| default.into())
+    }
+
+    /// The value of a flag of integers, or the default if there is none.
+    pub fn int(&self, flag: &str, default: i64, context: &Context<'_>) -> i64 {
+        self.view(|view| view.value(flag, context)).unwrap_or(default)
+    }
+
+    /// The value of a flag of numbers, or the default if there is none.
+    pub fn float(&self, flag: &str, default: f64, context: &Context<'_>) -> f64 {
+        self.view(|view| view.value(flag, context)).unwrap_or(default)
+    }
+
+    /// The value of a flag of objects or lists, or the default if there is none. [`FlagValue::decode`] makes a type of
+    /// the program of it.
+    pub fn object(&self, flag: &str, default: FlagValue, context: &Context<'_>) -> FlagValue {
+        self.view(|view| view.value(flag, context)).unwrap_or(default)
+    }
+
+    /// The value with the variant, the reason, the metadata, and the error if there is one.
+    pub fn details<T: FlagType>(&self, flag: &str, default: T, context: &Context<'_>) -> Details<T> {
+        self.view(|view| view.details(flag, default, context))
+    }
+
+    fn view<R>(&self, ask: impl FnOnce(FlagsView<'_>) -> R) -> R {
+        let clock = || seconds_of(self.time);
+        ask(FlagsView { sets: &self.sets, set: &self.set, clock: &clock })
+    }
+}
+
+/// What an evaluation is made with.
+pub(super) struct FlagsView<'v> {
+    pub(super) sets: &'v FlagSets,
+    pub(super) set: &'v str,
+    pub(super) clock: &'v dyn Fn() -> i64,
+}
+
+impl FlagsView<'_> {
+    fn entry(&self, flag: &str) -> Result<&FlagEntry, FlagError> {
+        let found = self.sets.get(self.set).and_then(|set| set.0.get(flag));
+        found.ok_or_else(|| FlagError::NotFound { set: self.set.to_owned(), flag: flag.to_owned() })
+    }
+
+    /// The value of the flag, if it has one of this type.
+    pub(super) fn value<T: FlagType>(&self, flag: &str, context: &Context<'_>) -> Option<T> {
+        let FlagEntry::Ready(flag) = self.sets.get(self.set)?.0.get(flag)? else { return None };
+        let time = context.time();
+        let own_clock = || time.map_or(0, seconds_of);
+        let clock: &dyn Fn() -> i64 = if time.is_some() { &own_clock } else { self.clock };
+        match flag.resolve(context, clock) {
+            Ok(Resolved::Variant(_, value, _)) => T::from_value(value),
+            Ok(Resolved::Default(_)) | Err(_) => None,
+        }
+    }
+
+    pub(super) fn details<T: FlagType>(&self, flag: &str, default: T, context: &Context<'_>) -> Details<T> {
+        let failed = |value, metadata, error| Details {
+            value,
+            variant: None,
+            reason: Reason::Error,
+            metadata,
+            error: Some(error),
+        };
+        let flag = match self.entry(flag) {
+            Ok(FlagEntry::Ready(flag)) => flag,
+            Ok(FlagEntry::Malformed(error)) => {
+                return failed(default, Metadata::default(), malformed(flag, error));
+            }
+            Err(error) => return failed(default, Metadata::default(), error),
+        };
+        let metadata = flag.metadata.clone();
+        let time = context.time();
+        let own_clock = || time.map_or(0, seconds_of);
+        let clock: &dyn Fn() -> i64 = if time.is_some() { &own_clock } else { self.clock };
+        match flag.resolve(context, clock) {
+            Ok(Resolved::Variant(variant, found, reason)) => {
+                if let Some(value) = T::from_value(found) {
+                    return Details { value, variant: Some(variant.clone()), reason, metadata, error: None };
+                }
+                let (flag, expected, found) = (flag.key().to_string(), T::NAME, found.kind());
+                failed(default, metadata, FlagError::TypeMismatch { flag, expected, found })
+            }
+            Ok(Resolved::Default(reason)) => {
+                Details { value: default, variant: None, reason, metadata, error: None }
+            }
+            Err(error) => failed(default, metadata, error),
+        }
+    }
+}
