@@ -69,7 +69,7 @@ pub(crate) fn changes() {
     runtime.block_on(async {
         let a = start("a", &[]).await;
         let b = start("b", &[&a]).await;
-        (0..10).for_each(|i| _ = a.put(&format!("app/f{i}"), "0").expect("acceptable"));
+        (0..10).for_each(|i| _ = a.put(format!("app/f{i}"), "0").expect("acceptable"));
         let mut live: Live<BTreeMap<String, u32>> =
             Live::builder(&b, "app/").start().await.expect("acceptable");
         while live.load().len() < 10 {

@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use open_feature::EvaluationContext;
+use open_feature::provider::FeatureProvider;
+use tidings::flags::{Flags, FlagsProvider};
 use tidings::{Config, Live, Quorum, WriteError};
 use tidings_proptest::Folder;
 use tidings_proptest::nodes::{GUARD, builder, guarded};
@@ -100,6 +103,9 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
     receipt.seen_by(Quorum::All, GUARD).await.unwrap();
     receipt.durable().await.unwrap();
     assert_eq!(b.put("", "v").unwrap_err(), WriteError::KeyEmpty);
+    // One that there is not is counted as well.
+    let provider = FlagsProvider::new(Flags::new(&a, "flags/"));
+    provider.resolve_bool_value("checkout", &EvaluationContext::default()).await.unwrap_err();
     let lead = guarded(a.election("cron").campaign("a")).await.unwrap();
     lead.resign().await;
     let mut names = BTreeSet::new();

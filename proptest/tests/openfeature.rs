@@ -240,7 +240,7 @@ fn evaluations_are_told_and_counted() {
     assert_eq!(kept[2]["error.type"], "type_mismatch");
     assert!(kept[2]["error.message"].contains("\"int\" has an integer where a boolean was asked for"));
     let counted = recorder.snapshotter().snapshot().into_vec();
-    let count = |labels: [&str; 3]| {
+    let count = |labels: [&str; 4]| {
         counted.iter().find_map(|(key, _, _, value)| {
             let own: Vec<_> = key.key().labels().map(metrics::Label::value).collect();
             (own == labels && key.key().name() == "tidings_flag_evaluations_total").then(|| match value {
@@ -249,7 +249,7 @@ fn evaluations_are_told_and_counted() {
             })
         })
     };
-    assert_eq!(count(["bool", "b", "TARGETING_MATCH"]), Some(2));
-    assert_eq!(count(["int", "", "ERROR"]), Some(1));
-    assert_eq!(count(["", "", "ERROR"]), Some(1));
+    assert_eq!(count(["n0", "bool", "b", "TARGETING_MATCH"]), Some(2));
+    assert_eq!(count(["n0", "int", "", "ERROR"]), Some(1));
+    assert_eq!(count(["n0", "", "", "ERROR"]), Some(1));
 }

@@ -70,7 +70,7 @@ impl<S: Store> FlagsProvider<S> {
         context: &EvaluationContext,
     ) -> EvaluationResult<Details<T>> {
         let details = self.flags.details(flag, T::default(), &context_of(context)?);
-        tell(flag, context, &details);
+        tell(self.flags.store.name(), flag, context, &details);
         match &details.error {
             Some(error) => Err(EvaluationError { code: code_of(error), message: Some(error.to_string()) }),
             // The SDK has the program's default, and takes it where a provider gives an error.
@@ -253,7 +253,7 @@ fn value_of(value: &FlagValue) -> Option<Value> {
 
 /// Reports an evaluation by the names of `OpenTelemetry`'s semantic conventions, and counts it.
 #[cfg_attr(not(feature = "node"), expect(unused_variables, reason = "without a node nothing is told"))]
-fn tell<T>(flag: &str, context: &EvaluationContext, details: &Details<T>) {
+fn tell<T>(node: &str, flag: &str, context: &EvaluationContext, details: &Details<T>) {
     #[cfg(feature = "node")]
     {
         let reason = details.reason.name().to_ascii_lowercase();
@@ -276,8 +276,8 @@ fn tell<T>(flag: &str, context: &EvaluationContext, details: &Details<T>) {
     {
         let variant = details.variant.as_deref().unwrap_or_default().to_owned();
         let known = if matches!(details.error, Some(FlagError::NotFound { .. })) { "" } else { flag };
-        let labels =
-            [("flag", known.to_owned()), ("variant", variant), ("reason", details.reason.name().to_owned())];
+        let (flag, reason) = (known.to_owned(), details.reason.name().to_owned());
+        let labels = [("node", node.to_owned()), ("flag", flag), ("variant", variant), ("reason", reason)];
         metrics::counter!("tidings_flag_evaluations_total", &labels).increment(1);
     }
 }

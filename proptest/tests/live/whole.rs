@@ -52,9 +52,9 @@ fn follow_batches(seed: u64) -> u64 {
             let held: Values =
                 b.scan("app/").iter().map(|it| (it.key()[4..].to_owned(), value(it))).collect();
             mixed += u64::from(batch_of(&held).is_none());
-            let seen = batch_of(&live.load()).unwrap_or_else(|| panic!("seed {seed}: a torn value"));
-            assert!(seen >= last, "seed {seed}: back from {last} to {seen}");
-            last = seen;
+            let number = batch_of(&live.load()).unwrap_or_else(|| panic!("seed {seed}: a torn value"));
+            assert!(number >= last, "seed {seed}: back from {last} to {number}");
+            last = number;
         }
     }
     sim.run_for(Duration::from_secs(10));
