@@ -1,7 +1,7 @@
 //! Feature flags: definitions in the store, evaluated in this process.
 //!
-//! Every process holds all flags compiled ([`book`]), evaluates them without a lock ([`evaluate`]), and follows the store
-//! ([`follow`]). Definitions have the format of flagd, so that other programs can read and evaluate the same ones.
+//! Every process holds all flags compiled (`book`), evaluates them without a lock (`evaluate`), and follows the store
+//! (`follow`). Definitions have the format of flagd, so that other programs can read and evaluate the same ones.
 //!
 //! Invariants: evaluation needs a snapshot, a context and a time that is given from outside, and nothing else; it takes a
 //! bounded number of steps. What a definition or a context holds can make its own evaluations fail, and no others. A

@@ -186,6 +186,7 @@ impl Replica {
     }
 
     /// Whether the configuration of this replica fits the record on its own disk.
+    #[cfg(feature = "node")]
     pub(crate) fn judge_own_settings(&self) -> Result<(), SettingsDiffer> {
         let record = self.cluster_settings();
         let differ = SettingsDiffer { theirs: self.configured, ours: record.present };

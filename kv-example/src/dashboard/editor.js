@@ -64,15 +64,14 @@ function showFaults(fault) {
   $("faults").replaceChildren(...(head ? [make("strong", head)] : []), list);
 }
 
-// ---- The schema, asked of the node after a pause. A node that has no such check says 404 and is not asked again.
-let hasChecks = true, checkTimer = 0;
-function checkSoon() { clearTimeout(checkTimer); if (hasChecks) checkTimer = setTimeout(check, 300); }
+// ---- The schema, asked of the node after a pause.
+let checkTimer = 0;
+function checkSoon() { clearTimeout(checkTimer); checkTimer = setTimeout(check, 300); }
 async function check() {
   const mine = sheet, text = mine?.field.text;
   if (!mine || !keyOf(mine) || !mine.isRead || faultOf(mine) || !mine.entry && !isDirty(mine)) return;
   try {
     const reply = await call("POST", "/v1/check/" + encodeURIComponent(keyOf(mine)), bodyOf(mine.field));
-    if (reply.status === 404) hasChecks = false;
     if (!reply.ok) return;
     const found = await reply.json();
     if (mine.field.text !== text) return;
