@@ -19,6 +19,8 @@ mod definition;
 mod details;
 mod error;
 mod evaluate;
+#[cfg(feature = "axum")]
+mod extract;
 mod follow;
 mod fractional;
 mod lint;
