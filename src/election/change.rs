@@ -131,12 +131,12 @@ impl Elections {
             epoch: (self.list.epoch | 1) + 3,
             voters: voters.clone(),
             next: None,
-            times: self.list.times,
+            times: self.wanted_times.or(self.list.times),
             next_times: None,
             // This node does not know what the lost voters have granted; they took no terms far ahead of their clocks.
             term_floor: self.voter.granted_term_max().max(HybridClock::limit(now, ahead)),
         };
-        let wanted = Electorate { voters, times: self.list.times };
+        let wanted = Electorate { voters, times: list.times };
         self.effects.extend([ElectionEffect::Want(wanted), ElectionEffect::Decided(list)]);
         Ok(())
     }

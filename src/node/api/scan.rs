@@ -18,12 +18,16 @@ const SCAN_TRIES: usize = 3;
 
 /// All entries whose stored key begins with `prefix`, as of the instant of the last piece.
 pub(in crate::node) fn scan(shared: &Shared, prefix: &[u8]) -> Vec<Entry> {
-    scan_whole(shared, prefix, &[]).0
+    scan_with(shared, prefix, None).0
 }
 
 /// The same, and whether all these entries and the keys `gone` are complete at that instant, see
 /// [`LocalStore::is_complete`](crate::store::LocalStore::is_complete).
 pub(in crate::node) fn scan_whole(shared: &Shared, prefix: &[u8], gone: &[String]) -> (Vec<Entry>, bool) {
+    scan_with(shared, prefix, Some(gone))
+}
+
+fn scan_with(shared: &Shared, prefix: &[u8], gone: Option<&[String]>) -> (Vec<Entry>, bool) {
     for attempt in 1.. {
         let rows = if attempt < SCAN_TRIES { SCAN_ROWS } else { usize::MAX };
         if let Some(scanned) = try_scan(shared, prefix, gone, rows) {
@@ -34,10 +38,16 @@ pub(in crate::node) fn scan_whole(shared: &Shared, prefix: &[u8], gone: &[String
 }
 
 /// One attempt, reading `rows` rows at a time. `None` if the log was replaced or forgot removals meanwhile.
-fn try_scan(shared: &Shared, prefix: &[u8], gone: &[String], rows: usize) -> Option<(Vec<Entry>, bool)> {
+/// Without `gone` nobody asks whether it is whole.
+fn try_scan(
+    shared: &Shared,
+    prefix: &[u8],
+    gone: Option<&[String]>,
+    rows: usize,
+) -> Option<(Vec<Entry>, bool)> {
     let mut entries = Vec::new();
     // Stored keys that were not complete when they were read. What is complete stays so.
-    let mut open: Vec<Vec<u8>> = gone.iter().map(String::as_str).map(key::register).collect();
+    let mut open: Vec<Vec<u8>> = gone.unwrap_or_default().iter().map(|key| key::register(key)).collect();
     let mut next = prefix.to_vec();
     let mut cursor: Option<Revision> = None;
     loop {
@@ -51,7 +61,9 @@ fn try_scan(shared: &Shared, prefix: &[u8], gone: &[String], rows: usize) -> Opt
         {
             read += 1;
             last = Some(dot_set.key());
-            open.extend((!store.is_complete(dot_set.key())).then(|| dot_set.key().to_vec()));
+            if gone.is_some() && !store.is_complete_row(dot_set) {
+                open.push(dot_set.key().to_vec());
+            }
             entries.extend(store.entry(now, dot_set, number));
         }
         if let Some(last) = last.filter(|_| read == rows) {
@@ -70,7 +82,7 @@ fn try_scan(shared: &Shared, prefix: &[u8], gone: &[String], rows: usize) -> Opt
         let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         for (number, dot_set) in changed {
             let key = key::readable_key(dot_set.key()).to_owned();
-            is_whole &= store.is_complete(dot_set.key());
+            is_whole &= store.is_complete_row(dot_set);
             latest.insert(key, store.entry(now, dot_set, number));
         }
         drop(core);
