@@ -65,10 +65,12 @@ fn sent_bytes(node: &Node, peer: &str) -> Option<u64> {
     node.status().peers.iter().find(|status| status.name == peer).map(|status| status.sent_bytes)
 }
 
-/// Writes on one node and waits until another has the value.
+/// Writes a key of the writer's own, so that no write of another node competes with it, and waits until another node has
+/// the value.
 async fn write_arrives(from: &Node, to: &Node, value: &str) {
-    from.put("round", value).unwrap();
-    until(|| to.get("round").is_some_and(|seen| seen.value() == value.as_bytes())).await;
+    let key = from.name();
+    from.put(key, value).unwrap();
+    until(|| to.get(key).is_some_and(|seen| seen.value() == value.as_bytes())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
