@@ -7,8 +7,10 @@ impl LocalStore {
     /// For what others wrote it is once their claim has arrived, which comes behind everything that they wrote up to
     /// there; so a batch of which one key is complete has arrived as a whole, or was overwritten.
     pub(crate) fn is_complete(&self, stored_key: &[u8]) -> bool {
-        let held = self.dot_set(stored_key).map_or(&[][..], |(dot_set, _)| dot_set.dots());
-        self.are_complete(stored_key, held)
+        match self.dot_set(stored_key) {
+            Some((dot_set, _)) => self.is_complete_row(dot_set),
+            None => self.are_complete(stored_key, &[]),
+        }
     }
 
     /// The same of a key that is at hand with what it holds.
