@@ -80,6 +80,7 @@ mod voter_list;
 
 pub use candidate::Attempts;
 use candidate::Candidacy;
+pub(crate) use change::Ask;
 use change::Asked;
 use driver::Change;
 pub(crate) use messages::ElectionMessage;
@@ -91,7 +92,7 @@ pub(crate) use rules::{Promised, VoterMemo};
 use voter::Voter;
 pub use voter_list::VoterList;
 use voter_list::{Ballots, VoterSets};
-pub(crate) use voter_list::{Electorate, read_names, write_names};
+pub(crate) use voter_list::{read_names, write_names};
 
 /// The longest name of an election or a lock, in bytes.
 pub const ELECTION_NAME_BYTES_MAX: usize = 256;
@@ -201,14 +202,14 @@ pub(crate) enum ElectionEffect {
     Leader(String, Option<Leader>),
     /// This run has other voter rules.
     Differs(RunId, VoterRules),
-    /// Write into the store that the cluster is to have these voters and times.
-    Want(Electorate),
+    /// Write into the store that the cluster is to have these voters or settings.
+    Want(Ask),
     /// Write into the store that this list is decided, unless a later one is there.
     Decided(VoterList),
     /// Another list of voters is in force.
     Voters(VoterList),
-    /// The outcome of a change of the voters or their times that was asked for.
-    VotersSet(Result<(), SetVotersError>),
+    /// The outcome of what a call asked for.
+    AskEnded(Ask, Result<(), SetVotersError>),
 }
 
 /// A request that was sent.

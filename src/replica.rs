@@ -116,8 +116,6 @@ pub struct Replica {
     config: Config,
     /// The shared settings as they were configured.
     configured: ClusterSettings,
-    /// The shared settings that a call on this node waits for.
-    settings_asked: Option<ClusterSettings>,
     random: ChaCha8Rng,
     links: Links,
     outputs: VecDeque<Output>,
@@ -200,7 +198,6 @@ impl Replica {
             is_filling: false,
             validation: Validation::new(validators),
             configured: ClusterSettings::of(&config),
-            settings_asked: None,
             config,
         };
         if let Some(saved) = saved {

@@ -188,6 +188,22 @@ fn change_that_cannot_be_made_says_why_and_changes_nothing() {
 }
 
 #[test]
+fn later_call_for_voters_takes_the_place_of_one_for_settings() {
+    let mut sim = cluster(11, 4);
+    let before = present(&sim, 0);
+    let mut settings = before;
+    settings.lease_time_max = SECOND;
+    // Too soon for the answers of the other voters, so nothing is written yet.
+    sim.node(0).set_cluster_settings(settings).expect("it begins");
+    sim.node(0).set_voters(["n1", "n2", "n3"]).expect("it begins");
+    until(&mut sim, CHANGE, |sim| sim.node(0).voters_set().is_some());
+    assert_eq!((sim.node(0).voters_set(), sim.node(0).settings_set()), (Some(Ok(())), None));
+    sim.run_for(CHANGE * 2);
+    assert!(agree(&sim, 0..4));
+    assert_eq!((present(&sim, 0), sim.node(0).settings_set()), (before, None));
+}
+
+#[test]
 fn change_goes_on_when_its_caller_crashes() {
     for after_ms in [5, 20, 60, 200, 1_000, 3_000] {
         let mut sim = cluster(after_ms, 5);

@@ -22,8 +22,8 @@
 //! joint list no lease is longer than either of the two greatest lease times, and a quarantine is as long as the longer
 //! one needs. So under each list the quarantine covers what was promised under it and under the one before.
 //!
-//! The list that was asked for is an entry of the store, too, and so are the times. Any voter drives the change to it, so it goes on when
-//! whoever asked has crashed. Several drivers only delay each other.
+//! The list that was asked for is an entry of the store, too, and so are the times. Any voter drives the change to
+//! them, so it goes on when whoever asked has crashed. Several drivers only delay each other.
 //!
 //! # Why at most one node holds a lease
 //!
@@ -50,16 +50,25 @@ use super::{
     ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, TERM_AHEAD_MAX,
     VOTERS_BYTES_MAX, VoterRules,
 };
-use crate::config::{ConfigError, LeaseTimes, VOTERS_MAX};
+use crate::config::{ClusterSettings, ConfigError, LeaseTimes, VOTERS_MAX};
 use crate::controls::Control;
 use crate::error::SetVotersError;
 use crate::id::RunId;
 use crate::time::{HybridClock, Stamp, Time};
 
-/// What a call on this node asked for.
+/// What a call on this node asks for.
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    /// Other voters.
+    Voters(Vec<String>),
+    /// Other shared settings, whose lease times differ from the present ones.
+    Settings(ClusterSettings),
+}
+
+/// A call that waits.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    target: Electorate,
+    ask: Ask,
     stage: AskedStage,
 }
 
@@ -95,20 +104,22 @@ fn checked(voters: &[String]) -> Result<Vec<String>, SetVotersError> {
 impl Elections {
     // What the user does.
 
-    /// Begins to change the list of voters. The outcome comes as [`ElectionEffect::VotersSet`].
+    /// Begins to change the list of voters. The outcome comes as [`ElectionEffect::AskEnded`].
     pub(crate) fn set_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
-        let voters = checked(voters)?;
-        let times = self.target().times;
-        self.ask(now, Electorate { voters, times })
+        self.ask(now, Ask::Voters(checked(voters)?))
     }
 
-    /// Begins to change the times that the voters share. The outcome comes as [`ElectionEffect::VotersSet`].
-    pub(crate) fn set_times(&mut self, now: Time, times: LeaseTimes) -> Result<(), SetVotersError> {
-        let voters = self.target().voters;
-        self.ask(now, Electorate { voters, times: Some(times) })
+    /// Begins to change the shared settings, because the voters have to take their lease times. The outcome comes as
+    /// [`ElectionEffect::AskEnded`].
+    pub(crate) fn set_settings(
+        &mut self,
+        now: Time,
+        settings: ClusterSettings,
+    ) -> Result<(), SetVotersError> {
+        self.ask(now, Ask::Settings(settings))
     }
 
-    fn ask(&mut self, now: Time, target: Electorate) -> Result<(), SetVotersError> {
+    fn ask(&mut self, now: Time, ask: Ask) -> Result<(), SetVotersError> {
         if self.list.voters.is_empty() {
             return Err(SetVotersError::NoVoters);
         }
@@ -116,7 +127,7 @@ impl Elections {
             return Err(SetVotersError::Busy);
         }
         let until = now.mono + self.lease * 5 / 4;
-        self.asked = Some(Asked { target, stage: AskedStage::Preparing { until } });
+        self.asked = Some(Asked { ask, stage: AskedStage::Preparing { until } });
         self.change = Some(Change::new(&self.list, self.target(), now.mono));
         self.deadline = Duration::ZERO;
         Ok(())
@@ -136,13 +147,12 @@ impl Elections {
             // This node does not know what the lost voters have granted; they took no terms far ahead of their clocks.
             term_floor: self.voter.granted_term_max().max(HybridClock::limit(now, ahead)),
         };
-        let wanted = Electorate { voters, times: list.times };
-        self.effects.extend([ElectionEffect::Want(wanted), ElectionEffect::Decided(list)]);
+        self.effects.extend([ElectionEffect::Want(Ask::Voters(voters)), ElectionEffect::Decided(list)]);
         Ok(())
     }
 
     /// Nobody waits for the outcome any more. What was written stays.
-    pub(crate) fn end_set_voters(&mut self) {
+    pub(crate) fn forget_asked(&mut self) {
         self.asked = None;
     }
 
@@ -174,27 +184,33 @@ impl Elections {
         if let Some(list) = decided.filter(|list| list.epoch > self.list.epoch) {
             self.adopt(now, list);
         }
-        let Some(asked) = self.asked.as_ref().filter(|asked| asked.stage == AskedStage::Wanted) else {
-            return;
-        };
-        if self.is_reached(&asked.target) {
-            self.end_asked(Ok(()));
-            return;
+        let Some(Asked { ask, stage: AskedStage::Wanted }) = &self.asked else { return };
+        if self.is_in_force(ask) {
+            return self.end_asked(Ok(()));
         }
-        let other_times =
-            self.wanted_times.filter(|times| asked.target.times.is_some_and(|asked| asked != *times));
-        let other_voters = self.wanted.clone().filter(|wanted| *wanted != asked.target.voters);
-        if let Some(by) = other_voters.or_else(|| other_times.map(|_| asked.target.voters.clone())) {
+        let by = match ask {
+            Ask::Voters(voters) => self.wanted.clone().filter(|wanted| wanted != voters),
+            // Which settings they are is known where the record of them is.
+            Ask::Settings(settings) => {
+                self.wanted_times.filter(|times| *times != settings.lease_times()).map(|_| Vec::new())
+            }
+        };
+        if let Some(by) = by {
             self.end_asked(Err(SetVotersError::Superseded { by }));
         }
     }
 
-    /// Whether these voters and times are in force, and no change is under way.
-    fn is_reached(&self, target: &Electorate) -> bool {
-        let times = |times: Option<LeaseTimes>| times.unwrap_or(self.configured);
-        self.list.next.is_none()
-            && self.list.voters == target.voters
-            && times(self.list.times) == times(target.times)
+    /// Whether what was asked for is so, and no change is under way.
+    fn is_in_force(&self, ask: &Ask) -> bool {
+        let is_so = match ask {
+            Ask::Voters(voters) => self.list.voters == *voters,
+            Ask::Settings(settings) => self.times(self.list.times) == settings.lease_times(),
+        };
+        self.list.next.is_none() && is_so
+    }
+
+    fn times(&self, times: Option<LeaseTimes>) -> LeaseTimes {
+        times.unwrap_or(self.configured)
     }
 
     /// The wait of the second step of a change for leases under the earlier list.
@@ -230,19 +246,24 @@ impl Elections {
 
     /// The voters and times that the cluster is to have in the end.
     fn target(&self) -> Electorate {
-        if let Some(asked) = &self.asked {
-            return asked.target.clone();
+        let Electorate { voters, times } = self.list.following().unwrap_or_else(|| self.list.present());
+        let mut target =
+            Electorate { voters: self.wanted.clone().unwrap_or(voters), times: self.wanted_times.or(times) };
+        match self.asked.as_ref().map(|asked| &asked.ask) {
+            Some(Ask::Voters(voters)) => target.voters.clone_from(voters),
+            Some(Ask::Settings(settings)) => target.times = Some(settings.lease_times()),
+            None => {}
         }
-        let target = self.list.following().unwrap_or_else(|| self.list.present());
-        Electorate {
-            voters: self.wanted.clone().unwrap_or(target.voters),
-            times: self.wanted_times.or(target.times),
-        }
+        target
     }
 
     /// Whether this node has to drive a change.
     fn needs_change(&self) -> bool {
-        !self.is_reached(&self.target()) && (self.asked.is_some() || self.list.has(&self.name))
+        let target = self.target();
+        let is_due = self.list.next.is_some()
+            || self.list.voters != target.voters
+            || self.times(self.list.times) != self.times(target.times);
+        is_due && (self.asked.is_some() || self.list.has(&self.name))
     }
 
     // The voter.
@@ -373,7 +394,7 @@ impl Elections {
                     && asked.stage != AskedStage::Wanted
                 {
                     asked.stage = AskedStage::Wanted;
-                    self.effects.push_back(ElectionEffect::Want(asked.target.clone()));
+                    self.effects.push_back(ElectionEffect::Want(asked.ask.clone()));
                 }
             }
             ChangeStage::Accepting(step) => {
@@ -477,18 +498,21 @@ impl Elections {
             // An earlier change goes on.
             return;
         }
-        if self.is_reached(&asked.target) {
-            if self.wanted().is_none()
-                && self.wanted_times.is_none_or(|times| asked.target.times == Some(times))
-            {
+        if self.is_in_force(&asked.ask) {
+            let is_recorded = match &asked.ask {
+                Ask::Voters(_) => self.wanted().is_none(),
+                Ask::Settings(settings) => self.wanted_times == Some(settings.lease_times()),
+            };
+            if is_recorded {
                 return self.end_asked(Ok(()));
             }
-            let target = asked.target.clone();
-            self.asked = Some(Asked { target: target.clone(), stage: AskedStage::Wanted });
-            return self.effects.push_back(ElectionEffect::Want(target));
+            let ask = asked.ask.clone();
+            self.asked = Some(Asked { ask: ask.clone(), stage: AskedStage::Wanted });
+            return self.effects.push_back(ElectionEffect::Want(ask));
         }
         let Some(change) = &self.change else { return };
-        let of_wanted = || change.peers.iter().filter(|peer| asked.target.voters.contains(&peer.name));
+        let voters = self.target().voters;
+        let of_wanted = || change.peers.iter().filter(|peer| voters.contains(&peer.name));
         let refusal = of_wanted().find_map(|peer| match &peer.answer {
             Some(ChangeAnswer::NoDisk) => Some(SetVotersError::NoDisk { name: peer.name.clone() }),
             Some(ChangeAnswer::Differs(theirs)) => {
@@ -516,8 +540,8 @@ impl Elections {
 
     /// Tells whoever asked.
     pub(crate) fn end_asked(&mut self, outcome: Result<(), SetVotersError>) {
-        if self.asked.take().is_some() {
-            self.effects.push_back(ElectionEffect::VotersSet(outcome));
+        if let Some(Asked { ask, .. }) = self.asked.take() {
+            self.effects.push_back(ElectionEffect::AskEnded(ask, outcome));
             self.deadline = Duration::ZERO;
         }
     }

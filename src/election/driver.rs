@@ -67,7 +67,7 @@ impl Change {
     }
 
     /// The next step as this driver would have it.
-    pub(super) fn own_step(&self, list: &VoterList) -> Step {
+    fn own_step(&self, list: &VoterList) -> Step {
         match list.following() {
             None => Step { electorate: self.wanted.clone(), term_floor: 0 },
             Some(electorate) => {

@@ -166,12 +166,12 @@ impl Replica {
                 }
                 ElectionEffect::Lease(id, state) => self.outputs.push_back(Output::Lease(id, state)),
                 ElectionEffect::Leader(name, leader) => self.outputs.push_back(Output::Leader(name, leader)),
-                ElectionEffect::Want(wanted) => self.want_electorate(&wanted),
+                ElectionEffect::Want(ask) => self.want(ask),
                 ElectionEffect::Decided(list) => self.write_decided(&list),
                 ElectionEffect::Voters(list) => {
                     self.outputs.push_back(Output::Event(ReplicaEvent::VotersChanged(Box::new(list))));
                 }
-                ElectionEffect::VotersSet(outcome) => self.tell_voters_set(outcome),
+                ElectionEffect::AskEnded(ask, outcome) => self.tell_caller(&ask, outcome),
                 ElectionEffect::Differs(run, theirs) => {
                     let member = self.members().find(|member| member.run == run).cloned().map(Box::new);
                     if let (Some(member), Some(election)) = (member, &self.election) {

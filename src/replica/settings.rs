@@ -3,12 +3,15 @@
 //! The record of shared settings is one entry of the store, under a key of the library itself. What it says of the lease
 //! times takes effect in elections when the voters have decided it, see [`crate::election`]; everything else at once.
 
+use std::task::Poll;
+
 use super::{Output, Replica, ReplicaEvent};
 use crate::config::{ClusterSettings, Config, LeaseTimes};
+use crate::election::Ask;
 use crate::error::{ReconfigureError, SetSettingsError, SetVotersError, SettingsDiffer};
 use crate::settings_record::{SettingsClaim, SettingsRecord};
 use crate::store::key;
-use crate::time::{Lifetime, Time};
+use crate::time::Time;
 
 const SETTINGS_KEY: &str = "settings";
 
@@ -23,7 +26,7 @@ impl Replica {
         &self.config
     }
 
-    /// Begins to change the shared settings of the whole cluster. The outcome comes as
+    /// Changes the shared settings of the whole cluster, or begins to. As long as it is pending, the outcome comes as
     /// [`Output::SettingsSet`](super::Output::SettingsSet).
     ///
     /// # Errors
@@ -32,7 +35,7 @@ impl Replica {
         &mut self,
         now: Time,
         settings: ClusterSettings,
-    ) -> Result<(), SetSettingsError> {
+    ) -> Result<Poll<()>, SetSettingsError> {
         self.now = now;
         settings.check()?;
         self.check_writable(now)?;
@@ -40,24 +43,14 @@ impl Replica {
         let present = self.cluster_settings().present;
         if !has_voters || settings.lease_times() == present.lease_times() {
             self.write_settings(settings);
-            self.outputs.push_back(Output::SettingsSet(Ok(())));
-            return Ok(());
+            return Ok(Poll::Ready(()));
         }
         self.seat_voters();
         let election = self.election.as_mut().expect("it has voters");
-        election.set_times(now, settings.lease_times())?;
-        self.settings_asked = Some(settings);
+        election.set_settings(now, settings)?;
         self.wake_elections();
         self.drain_election_effects();
-        Ok(())
-    }
-
-    /// Nobody waits for the outcome of [`Replica::set_cluster_settings`] any more. A change that is written in the store
-    /// goes on.
-    pub fn end_set_settings(&mut self) {
-        if self.settings_asked.take().is_some() {
-            self.end_set_voters();
-        }
+        Ok(Poll::Pending)
     }
 
     /// Changes the settings of this replica alone, in all that they concern, at once.
@@ -71,26 +64,18 @@ impl Replica {
             checked.lease_time = config.lease_time.min(config.lease_time_max);
         }
         checked.check()?;
-        let fixed = [
+        let shared = [
+            ("lease_time_max", config.lease_time_max == self.config.lease_time_max),
+            ("clock_skew_max", config.clock_skew_max == self.config.clock_skew_max),
+            ("mesh_members_max", config.mesh_members_max == self.config.mesh_members_max),
+        ];
+        let others = [
             ("voters", config.voters == self.config.voters, "Node::set_voters"),
-            (
-                "lease_time_max",
-                config.lease_time_max == self.config.lease_time_max,
-                "Node::set_cluster_settings",
-            ),
-            (
-                "clock_skew_max",
-                config.clock_skew_max == self.config.clock_skew_max,
-                "Node::set_cluster_settings",
-            ),
-            (
-                "mesh_members_max",
-                config.mesh_members_max == self.config.mesh_members_max,
-                "Node::set_cluster_settings",
-            ),
             ("on_corruption", config.on_corruption == self.config.on_corruption, "a restart"),
         ];
-        if let Some((field, _, instead)) = fixed.into_iter().find(|(_, is_same, _)| !is_same) {
+        let shared = shared.map(|(field, is_same)| (field, is_same, "Node::set_cluster_settings"));
+        let mut fixed = shared.into_iter().chain(others);
+        if let Some((field, _, instead)) = fixed.find(|(_, is_same, _)| !is_same) {
             return Err(ReconfigureError::Fixed { field, instead });
         }
         self.now = now;
@@ -134,32 +119,21 @@ impl Replica {
         SettingsRecord::joined(dots.into_iter().filter_map(|dot| SettingsRecord::read(dot.value()).ok()))
     }
 
-    fn write_settings(&mut self, settings: ClusterSettings) {
+    pub(super) fn write_settings(&mut self, settings: ClusterSettings) {
         let record = self.cluster_settings();
         if record.present != settings {
             let value = record.changed_to(settings).write();
-            self.write_put(self.now, &key::reserved(SETTINGS_KEY), &value, Lifetime::default());
+            self.write_reserved(SETTINGS_KEY, &value);
             self.read_settings();
             self.read_voters();
         }
     }
 
-    /// The voters have promised to take other lease times: now the store names them as the wanted ones.
-    pub(super) fn want_settings(&mut self) {
-        let Some(settings) = self.settings_asked else { return };
-        match self.check_writable(self.now) {
-            Ok(()) => self.write_settings(settings),
-            Err(error) => {
-                self.election.iter_mut().for_each(|election| election.end_asked(Err(error.clone().into())));
-            }
-        }
-    }
-
     /// Tells whoever asked for other voters, or for other shared settings.
-    pub(super) fn tell_voters_set(&mut self, outcome: Result<(), SetVotersError>) {
-        let output = match self.settings_asked.take() {
-            None => Output::VotersSet(outcome),
-            Some(_) => Output::SettingsSet(outcome.map_err(|error| match error {
+    pub(super) fn tell_caller(&mut self, ask: &Ask, outcome: Result<(), SetVotersError>) {
+        let output = match ask {
+            Ask::Voters(_) => Output::VotersSet(outcome),
+            Ask::Settings(_) => Output::SettingsSet(outcome.map_err(|error| match error {
                 SetVotersError::Superseded { .. } => {
                     SetSettingsError::Superseded { by: self.cluster_settings().present }
                 }
@@ -188,8 +162,6 @@ impl Replica {
     /// Whether the configuration of this replica fits the record on its own disk.
     #[cfg(feature = "node")]
     pub(crate) fn judge_own_settings(&self) -> Result<(), SettingsDiffer> {
-        let record = self.cluster_settings();
-        let differ = SettingsDiffer { theirs: self.configured, ours: record.present };
-        if record.knows(&self.configured) { Ok(()) } else { Err(differ) }
+        self.judge_settings(SettingsClaim { configured: self.configured, number: 0 })
     }
 }

@@ -6,7 +6,7 @@
 //! versions that the entry holds, the list with the greatest epoch counts.
 
 use super::Replica;
-use crate::election::{Elections, Electorate, VoterList, read_names, write_names};
+use crate::election::{Ask, Elections, VoterList, read_names, write_names};
 use crate::error::SetVotersError;
 use crate::store::key;
 use crate::time::{Lifetime, Time};
@@ -47,9 +47,10 @@ impl Replica {
         Ok(())
     }
 
-    /// Nobody waits for the outcome of [`Replica::set_voters`] any more. A change that is written in the store goes on.
-    pub fn end_set_voters(&mut self) {
-        self.election.iter_mut().for_each(Elections::end_set_voters);
+    /// Nobody waits any more for the outcome of [`Replica::set_voters`] or [`Replica::set_cluster_settings`]. A change that
+    /// is written in the store goes on.
+    pub fn forget_caller(&mut self) {
+        self.election.iter_mut().for_each(Elections::forget_asked);
     }
 
     /// The present list of voters, as far as this replica knows.
@@ -83,33 +84,26 @@ impl Replica {
         names.ok().filter(|names| !names.is_empty())
     }
 
-    /// Writes that the cluster is to have these voters and times, as far as the store does not say so.
-    pub(super) fn want_electorate(&mut self, wanted: &Electorate) {
-        let stored = self.stored_wanted();
-        let present = self.voters().map(|list| &list.voters);
-        if stored.as_ref().or(present) != Some(&wanted.voters) {
-            self.want_voters(&wanted.voters);
+    /// Writes into the store what the cluster is to have.
+    pub(super) fn want(&mut self, ask: Ask) {
+        if let Err(error) = self.check_writable(self.now) {
+            self.election.iter_mut().for_each(|election| election.end_asked(Err(error.clone().into())));
+            return;
         }
-        self.want_settings();
-        self.read_voters();
+        match ask {
+            Ask::Voters(voters) => {
+                let mut writer = Writer::plain();
+                write_names(&mut writer, &voters);
+                self.write_reserved(WANTED_KEY, &writer.into_plain());
+                self.read_voters();
+            }
+            Ask::Settings(settings) => self.write_settings(settings),
+        }
     }
 
-    fn want_voters(&mut self, voters: &[String]) {
-        let mut writer = Writer::plain();
-        write_names(&mut writer, voters);
-        match self.check_writable(self.now) {
-            Ok(()) => {
-                self.write_put(
-                    self.now,
-                    &key::reserved(WANTED_KEY),
-                    &writer.into_plain(),
-                    Lifetime::default(),
-                );
-            }
-            Err(error) => {
-                self.election.iter_mut().for_each(|election| election.end_asked(Err(error.clone().into())));
-            }
-        }
+    /// Writes an entry of the library itself, which never expires.
+    pub(super) fn write_reserved(&mut self, key: &str, value: &[u8]) {
+        self.write_put(self.now, &key::reserved(key), value, Lifetime::default());
     }
 
     /// Writes the list that was decided. A list that cannot be written now is decided again later.
@@ -120,7 +114,7 @@ impl Replica {
         }
         let mut writer = Writer::plain();
         list.write(&mut writer);
-        self.write_put(self.now, &key::reserved(DECIDED_KEY), &writer.into_plain(), Lifetime::default());
+        self.write_reserved(DECIDED_KEY, &writer.into_plain());
         self.read_voters();
     }
 }

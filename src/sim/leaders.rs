@@ -181,7 +181,7 @@ impl SimNode {
     ) -> Result<(), SetVotersError> {
         self.world().leaders.voters_set.remove(&self.i);
         self.change_voters(voters, |replica, now, voters| {
-            replica.end_set_voters();
+            replica.forget_caller();
             replica.set_voters(now, voters)
         })
     }

@@ -14,8 +14,10 @@ impl SimNode {
         let world = &mut *self.world();
         world.leaders.settings_set.remove(&self.i);
         let (replica, now) = world.replica(self.i).ok_or(SetSettingsError::Closed)?;
-        replica.end_set_settings();
-        replica.set_cluster_settings(now, settings)?;
+        replica.forget_caller();
+        if replica.set_cluster_settings(now, settings)?.is_ready() {
+            world.leaders.settings_set(self.i, Ok(()));
+        }
         world.drain(self.i);
         Ok(())
     }

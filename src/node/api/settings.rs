@@ -73,15 +73,18 @@ impl Node {
     pub async fn set_cluster_settings(&self, settings: ClusterSettings) -> Result<(), SetSettingsError> {
         let outcome = {
             let mut core = self.shared.lock().ok_or(SetSettingsError::Closed)?;
-            if core.elections.settings.as_ref().is_none_or(oneshot::Sender::is_closed) {
-                core.replica.end_set_settings();
+            if !core.elections.is_change_awaited() {
+                core.replica.forget_caller();
             }
-            core.replica.set_cluster_settings(self.shared.now(), settings)?;
+            let done = core.replica.set_cluster_settings(self.shared.now(), settings)?;
+            self.shared.wake_driver.notify_one();
+            if done.is_ready() {
+                return Ok(());
+            }
             let (sender, outcome) = oneshot::channel();
             core.elections.settings = Some(sender);
             outcome
         };
-        self.shared.wake_driver.notify_one();
         outcome.await.unwrap_or(Err(SetSettingsError::Closed))
     }
 

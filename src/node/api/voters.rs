@@ -30,8 +30,8 @@ impl Node {
         let voters: Vec<String> = voters.into_iter().map(Into::into).collect();
         let outcome = {
             let mut core = self.shared.lock().ok_or(SetVotersError::Closed)?;
-            if core.elections.voters.as_ref().is_none_or(oneshot::Sender::is_closed) {
-                core.replica.end_set_voters();
+            if !core.elections.is_change_awaited() {
+                core.replica.forget_caller();
             }
             core.replica.set_voters(self.shared.now(), &voters)?;
             let (sender, outcome) = oneshot::channel();

@@ -42,6 +42,12 @@ struct LeaseListener {
 }
 
 impl Listeners {
+    /// Whether a call waits for a change of the voters or of the shared settings. Only one of them is under way at a time.
+    pub(in crate::node) fn is_change_awaited(&self) -> bool {
+        self.voters.as_ref().is_some_and(|caller| !caller.is_closed())
+            || self.settings.as_ref().is_some_and(|caller| !caller.is_closed())
+    }
+
     /// A campaign has begun. Returns where its state is to be read.
     pub(in crate::node) fn begin(&mut self, id: LeaseId, name: String) -> watch::Receiver<LeaseState> {
         let (state, reader) = watch::channel(LeaseState::Waiting);
