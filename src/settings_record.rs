@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::ClusterSettings;
+use crate::config::{
+    CLOCK_SKEW_MAX, CLOCK_SKEW_MIN, ClusterSettings, LEASE_TIME_MAX, LEASE_TIME_MIN, LeaseTimes,
+};
 use crate::wire::{Reader, WireError, Writer};
 
 /// Earlier settings that a record keeps. A node whose own settings were in force even longer ago is refused.
@@ -96,17 +98,30 @@ impl SettingsRecord {
 }
 
 fn write_settings(settings: ClusterSettings, writer: &mut Writer) {
-    writer.varint(settings.lease_time_max.as_millis() as u64);
-    writer.varint(settings.clock_skew_max.as_millis() as u64);
+    write_times(settings.lease_times(), writer);
     writer.varint(settings.mesh_members_max as u64);
 }
 
 fn read_settings(reader: &mut Reader<'_>) -> Result<ClusterSettings, WireError> {
-    let [lease_time_max, clock_skew_max] = [reader.varint()?, reader.varint()?].map(Duration::from_millis);
+    let LeaseTimes { lease_time_max, clock_skew_max } = read_times(reader)?;
     let mesh_members_max = usize::try_from(reader.varint()?).map_err(|_| WireError::Form)?;
     let settings = ClusterSettings { lease_time_max, clock_skew_max, mesh_members_max };
     settings.check().map_err(|_| WireError::Form)?;
     Ok(settings)
+}
+
+/// Writes the times that voters share, in milliseconds.
+pub(crate) fn write_times(times: LeaseTimes, writer: &mut Writer) {
+    writer.varint(times.lease_time_max.as_millis() as u64);
+    writer.varint(times.clock_skew_max.as_millis() as u64);
+}
+
+/// Reads the times that voters share. Times out of their ranges are refused.
+pub(crate) fn read_times(reader: &mut Reader<'_>) -> Result<LeaseTimes, WireError> {
+    let [lease_time_max, clock_skew_max] = [reader.varint()?, reader.varint()?].map(Duration::from_millis);
+    let is_possible = (LEASE_TIME_MIN..=LEASE_TIME_MAX).contains(&lease_time_max)
+        && (CLOCK_SKEW_MIN..=CLOCK_SKEW_MAX).contains(&clock_skew_max);
+    if is_possible { Ok(LeaseTimes { lease_time_max, clock_skew_max }) } else { Err(WireError::Form) }
 }
 
 /// What a node says of its settings when a link is made.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::VOTERS_BYTES_MAX;
-use crate::config::{CLOCK_SKEW_MAX, CLOCK_SKEW_MIN, LEASE_TIME_MAX, LEASE_TIME_MIN, LeaseTimes, VOTERS_MAX};
+use crate::config::{LeaseTimes, VOTERS_MAX};
+use crate::settings_record::{read_times, write_times};
 use crate::store::digest::fingerprint;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
@@ -154,9 +155,7 @@ impl Electorate {
         let flag = if self.times.is_some() { TIMES_FLAG } else { 0 };
         writer.varint((self.voters.len() + flag) as u64);
         self.voters.iter().for_each(|name| writer.bytes(name.as_bytes()));
-        if let Some(LeaseTimes { lease_time_max, clock_skew_max }) = self.times {
-            [lease_time_max, clock_skew_max].iter().for_each(|time| writer.varint(time.as_millis() as u64));
-        }
+        self.times.iter().for_each(|times| write_times(*times, writer));
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -169,13 +168,6 @@ impl Electorate {
         };
         Ok(Self { voters, times })
     }
-}
-
-fn read_times(reader: &mut Reader<'_>) -> Result<LeaseTimes, WireError> {
-    let [lease_time_max, clock_skew_max] = [reader.varint()?, reader.varint()?].map(Duration::from_millis);
-    let is_possible = (LEASE_TIME_MIN..=LEASE_TIME_MAX).contains(&lease_time_max)
-        && (CLOCK_SKEW_MIN..=CLOCK_SKEW_MAX).contains(&clock_skew_max);
-    if is_possible { Ok(LeaseTimes { lease_time_max, clock_skew_max }) } else { Err(WireError::Form) }
 }
 
 /// What the voters of one list decide about the next one.
