@@ -7,6 +7,8 @@
 mod batch;
 mod counter;
 #[cfg(feature = "json")]
+pub(crate) mod kept;
+#[cfg(feature = "json")]
 mod live;
 #[cfg(feature = "json")]
 mod map;
@@ -27,8 +29,8 @@ use futures_core::Stream;
 
 pub use batch::WriteBatch;
 pub use counter::{Counter, CounterWatch};
-#[cfg(any(feature = "flags", all(feature = "json", feature = "node")))]
-pub(crate) use live::LastGood;
+#[cfg(feature = "json")]
+pub(crate) use kept::LastGood;
 #[cfg(any(feature = "config", feature = "figment"))]
 pub use live::StoreSource;
 #[cfg(feature = "json")]
@@ -117,9 +119,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// All entries whose key begins with `prefix`, in key order, as they were at one instant.
     fn scan(&self, prefix: &str) -> Vec<Entry>;
 
-    /// The same, and whether the store has all of every change that is seen in them and in the keys `gone`: not while a
-    /// batch of another node is arriving, of which some writes are there and others are not. Nor is it known of a change
-    /// in a single key whose writer has not confirmed yet that it has sent everything up to there.
+    /// What [`scan`](Self::scan) gives, and whether it is whole: `false` while a batch of another node that writes some of
+    /// these keys, or deletes some of the keys `gone`, may still be arriving. The store knows that a batch has arrived
+    /// once the writer has said that it has sent everything up to there.
     fn scan_whole(&self, prefix: &str, gone: &[String]) -> (Vec<Entry>, bool);
 
     /// The first `rows` entries (at most 1,024) whose key begins with `prefix` and comes behind `after` in key order, as

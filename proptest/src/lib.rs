@@ -37,5 +37,5 @@ pub use leading::Elections;
 #[cfg(feature = "controls")]
 pub use plan::Plan;
 pub use seeds::{Dice, for_chosen_seeds, for_each_seed, number};
-pub use virtual_time::{ms, run_until, voters};
+pub use virtual_time::{SHORT_QUARANTINE, electing, ms, run_until, short_leases, voters};
 pub use watching::Watcher;

@@ -1,9 +1,12 @@
 //! Real nodes on loopback: how tests and measurements start them, and how they wait for them.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tidings::{Builder, Config, Node, NodeEvent, PeerRefusal, Security};
+use tidings::sim::{Sim, SimNode};
+use tidings::{Builder, Config, Node, NodeEvent, PeerRefusal, Security, Store};
+
+use crate::ms;
 
 /// Time limit against a test that would wait for ever. No test measures by it.
 pub const GUARD: Duration = Duration::from_secs(300);
@@ -91,4 +94,37 @@ pub async fn refusal(node: &Node) -> PeerRefusal {
         _ => None,
     };
     event(node, pick).await
+}
+
+/// What a story sees on a simulated node and on a real one, both called `n0`: it has to be the same. The story writes the
+/// key `end`; then its node is closed, after `look` was called with the real one.
+///
+/// # Panics
+/// If it does not come to its end, or sees something else on the two nodes.
+pub async fn story_on_both<A, B>(
+    simulated: impl FnOnce(SimNode) -> A,
+    real: impl FnOnce(Node) -> B,
+    look: impl AsyncFnOnce(&Node),
+) -> Vec<String>
+where
+    A: Future<Output = Vec<String>> + Send + 'static,
+    B: Future<Output = Vec<String>> + Send + 'static,
+{
+    let mut sim = Sim::new(1).nodes(1);
+    let slot = Arc::new(Mutex::new(None));
+    let (given, story) = (slot.clone(), simulated(sim.node(0)));
+    sim.spawn(async move { *given.lock().expect("nobody panics") = Some(story.await) });
+    sim.run_for(ms(2_000));
+    assert!(sim.node(0).get("end").is_some(), "it came to its end");
+    sim.crash(0);
+    sim.run_for(ms(1));
+    let seen = slot.lock().expect("nobody panics").take().expect("it has ended");
+
+    let node = start("n0", &[]).await;
+    let told = tokio::spawn(real(node.view()));
+    until(|| node.get("end").is_some()).await;
+    look(&node).await;
+    node.shutdown().await;
+    assert_eq!(guarded(told).await.expect("it does not panic"), seen);
+    seen
 }

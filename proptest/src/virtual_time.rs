@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidings::Config;
 use tidings::sim::Sim;
 
 /// Milliseconds.
@@ -31,4 +32,24 @@ pub fn run_until(
 /// The names of the first nodes of a simulation, for a list of voters.
 pub fn voters(count: usize) -> Vec<String> {
     (0..count).map(|i| format!("n{i}")).collect()
+}
+
+/// Quarantine of a voter after its start, with [`short_leases`].
+pub const SHORT_QUARANTINE: Duration = Duration::from_secs(5);
+
+/// Leases of 3 s, granted by the first `count` nodes of a simulation.
+pub fn short_leases(count: usize) -> Config {
+    let mut config = Config::lan();
+    let [second, three_seconds] = [1, 3].map(Duration::from_secs);
+    (config.clock_skew_max, config.lease_time, config.lease_time_max) =
+        (second, three_seconds, three_seconds);
+    config.voters = voters(count);
+    config
+}
+
+/// Nodes with disks and [`short_leases`], past their quarantine.
+pub fn electing(seed: u64, voters: usize, nodes: usize) -> Sim {
+    let mut sim = Sim::new(seed).config(short_leases(voters)).seeds(&[0, 2]).nodes_with_disk(nodes);
+    sim.run_for(SHORT_QUARANTINE);
+    sim
 }

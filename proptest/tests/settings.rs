@@ -12,26 +12,17 @@ use tidings::settings::{ClusterSettings, ReconfigureError, SetSettingsError};
 use tidings::sim::{Disk, Sim};
 use tidings::voters::SetVotersError;
 use tidings::{Config, Control, MemberState, ReplicaEvent, WriteError};
-use tidings_proptest::{Elections, Noticed, for_chosen_seeds, notice, run_until, voters};
+use tidings_proptest::{
+    Elections, Noticed, SHORT_QUARANTINE, electing, for_chosen_seeds, notice, run_until, short_leases, voters,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Quarantine of a voter after its start with [`config`].
-const QUARANTINE: Duration = Duration::from_secs(5);
 /// A change waits for the longest lease, 10 s, and takes two rounds of ballots.
 const CHANGE: Duration = Duration::from_secs(14);
 
-fn config(count: usize) -> Config {
-    let mut config = Config::lan();
-    (config.clock_skew_max, config.lease_time, config.lease_time_max) = (SECOND, SECOND * 3, SECOND * 3);
-    config.voters = voters(count);
-    config
-}
-
 /// Nodes of which the first three are voters, past their quarantine.
 fn cluster(seed: u64, nodes: usize) -> Sim {
-    let mut sim = Sim::new(seed).config(config(3)).seeds(&[0, 2]).nodes_with_disk(nodes);
-    sim.run_for(QUARANTINE);
-    sim
+    electing(seed, 3, nodes)
 }
 
 /// Lets time pass until something holds, at most for `within`.
@@ -129,14 +120,14 @@ fn settings_survive_the_restart_of_all_nodes() {
     assert_eq!(present(&sim, 1).lease_time_max, SECOND * 10, "before it has met anybody");
     until(&mut sim, SECOND * 5, |sim| agree(sim, 0..3));
     sim.node(1).campaign("cron", "x").expect("there are voters");
-    until(&mut sim, QUARANTINE * 4, |sim| sim.node(1).holds("cron").is_some());
+    until(&mut sim, SHORT_QUARANTINE * 4, |sim| sim.node(1).holds("cron").is_some());
 }
 
 #[test]
 fn newcomer_with_settings_of_another_cluster_is_refused() {
     let mut sim = cluster(5, 4);
     let joins = |sim: &mut Sim, mesh_members_max| {
-        let mut config = config(3);
+        let mut config = short_leases(3);
         config.mesh_members_max = mesh_members_max;
         sim.reconfigure(3, config);
         sim.restart_with(3, Disk::Blank);
@@ -171,8 +162,8 @@ fn two_sides_of_a_partition_agree_afterwards() {
 
 #[test]
 fn change_that_cannot_be_made_says_why_and_changes_nothing() {
-    let mut sim = Sim::new(7).config(config(3)).seeds(&[0]).nodes_with_disk(2).nodes(1);
-    sim.run_for(QUARANTINE);
+    let mut sim = Sim::new(7).config(short_leases(3)).seeds(&[0]).nodes_with_disk(2).nodes(1);
+    sim.run_for(SHORT_QUARANTINE);
     let before = present(&sim, 0);
     let range = set(&mut sim, 0, |settings| settings.lease_time_max = SECOND * 11).unwrap_err();
     assert!(range.to_string().contains("lease_time_max is 11 s, permitted: 100 ms to 10 s"), "{range}");
@@ -228,10 +219,10 @@ fn change_goes_on_when_its_caller_crashes() {
 /// Two voters promise a lease under rules that they learned while they ran, lose their disks, and start again under the
 /// shorter times with which they are configured.
 fn forget_the_longer_lease(control: Option<Control>) {
-    let mut short = config(5);
+    let mut short = short_leases(5);
     (short.lease_time, short.lease_time_max) = (SECOND / 2, SECOND / 2);
     let mut sim = Sim::new(8).broken(control).config(short).seeds(&[1, 2]).nodes_with_disk(5);
-    sim.run_for(QUARANTINE);
+    sim.run_for(SHORT_QUARANTINE);
     assert_eq!(set(&mut sim, 0, |settings| settings.lease_time_max = SECOND * 10), Ok(()));
     let mut config = sim.node(0).config().expect("it is up");
     config.lease_time = SECOND * 10;

@@ -8,31 +8,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tidings::Control;
 use tidings::core::LeaseId;
 use tidings::sim::Sim;
 use tidings::voters::{SetVotersError, VoterList};
-use tidings::{Config, Control};
-use tidings_proptest::{Elections, Noticed, for_chosen_seeds, notice, voters};
+use tidings_proptest::{
+    Elections, Noticed, SHORT_QUARANTINE, electing, for_chosen_seeds, notice, short_leases,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Quarantine of a voter after its start, for these lease times.
-const QUARANTINE: Duration = Duration::from_secs(5);
 /// A change takes two rounds of ballots, and the time of the longest lease between them.
 const CHANGE: Duration = Duration::from_secs(5);
-
-fn config(count: usize) -> Config {
-    let mut config = Config::lan();
-    (config.clock_skew_max, config.lease_time, config.lease_time_max) = (SECOND, SECOND * 3, SECOND * 3);
-    config.voters = voters(count);
-    config
-}
-
-/// Nodes of which the first `count` are voters, past their quarantine.
-fn cluster(seed: u64, count: usize, nodes: usize) -> Sim {
-    let mut sim = Sim::new(seed).config(config(count)).seeds(&[0, 2]).nodes_with_disk(nodes);
-    sim.run_for(QUARANTINE);
-    sim
-}
 
 fn named(numbers: &[usize]) -> Vec<String> {
     numbers.iter().map(|i| format!("n{i}")).collect()
@@ -64,7 +50,7 @@ fn lead(sim: &mut Sim, i: usize) -> LeaseId {
 
 #[test]
 fn all_voters_are_replaced_and_the_leader_stays() {
-    let mut sim = cluster(1, 3, 6);
+    let mut sim = electing(1, 3, 6);
     lead(&mut sim, 0);
     let token = sim.node(0).holds("cron");
     sim.node(1).set_voters(named(&[3, 4, 5])).expect("it begins");
@@ -83,7 +69,7 @@ fn all_voters_are_replaced_and_the_leader_stays() {
 #[test]
 fn change_goes_on_when_its_caller_crashes() {
     for after_ms in [5, 10, 20, 60, 200, 1_000, 3_000] {
-        let mut sim = cluster(after_ms, 3, 5);
+        let mut sim = electing(after_ms, 3, 5);
         sim.node(4).set_voters(named(&[0, 1, 3])).expect("it begins");
         sim.run_for(Duration::from_millis(after_ms));
         sim.crash(4);
@@ -99,14 +85,14 @@ fn change_goes_on_when_its_caller_crashes() {
 
 #[test]
 fn list_is_kept_by_restarted_voters() {
-    let mut sim = cluster(3, 3, 4);
+    let mut sim = electing(3, 3, 4);
     sim.node(0).set_voters(named(&[1, 2, 3])).expect("it begins");
     until(&mut sim, CHANGE, |sim| has_list(sim, 3, &[1, 2, 3]));
     sim.run_for(SECOND);
     (0..4).for_each(|i| sim.crash(i));
     // Those of the new list know it without the others.
     [2, 3].into_iter().for_each(|i| sim.restart(i));
-    sim.run_for(QUARANTINE);
+    sim.run_for(SHORT_QUARANTINE);
     lead(&mut sim, 3);
     // The first voter of the configured list is none any more.
     assert!(has_list(&sim, 2, &[1, 2, 3]));
@@ -114,7 +100,7 @@ fn list_is_kept_by_restarted_voters() {
 
 #[test]
 fn node_that_was_away_learns_the_latest_list() {
-    let mut sim = cluster(4, 3, 6);
+    let mut sim = electing(4, 3, 6);
     sim.crash(5);
     for numbers in [[1, 2, 3], [2, 3, 4], [0, 3, 4]] {
         sim.node(0).set_voters(named(&numbers)).expect("it begins");
@@ -128,7 +114,7 @@ fn node_that_was_away_learns_the_latest_list() {
 
 #[test]
 fn change_that_cannot_be_made_says_why() {
-    let mut sim = cluster(5, 3, 4);
+    let mut sim = electing(5, 3, 4);
     let outcome = |sim: &mut Sim, numbers: &[usize]| {
         sim.node(0).set_voters(named(numbers)).expect("it begins");
         until(sim, CHANGE, |sim| sim.node(0).voters_set().is_some());
@@ -147,8 +133,8 @@ fn change_that_cannot_be_made_says_why() {
 
 #[test]
 fn voter_without_disk_is_refused() {
-    let mut sim = Sim::new(6).config(config(3)).seeds(&[0]).nodes_with_disk(3).nodes(1);
-    sim.run_for(QUARANTINE);
+    let mut sim = Sim::new(6).config(short_leases(3)).seeds(&[0]).nodes_with_disk(3).nodes(1);
+    sim.run_for(SHORT_QUARANTINE);
     sim.node(0).set_voters(named(&[0, 1, 3])).expect("it begins");
     until(&mut sim, CHANGE, |sim| sim.node(0).voters_set().is_some());
     assert_eq!(sim.node(0).voters_set(), Some(Err(SetVotersError::NoDisk { name: "n3".to_owned() })));
@@ -156,7 +142,7 @@ fn voter_without_disk_is_refused() {
 
 #[test]
 fn later_call_supersedes_an_earlier_one() {
-    let mut sim = cluster(7, 3, 6);
+    let mut sim = electing(7, 3, 6);
     sim.node(0).set_voters(named(&[1, 2, 3])).expect("it begins");
     until(&mut sim, SECOND, |sim| list(sim, 4).next.is_some());
     sim.node(4).set_voters(named(&[3, 4, 5])).expect("it begins");
@@ -167,7 +153,7 @@ fn later_call_supersedes_an_earlier_one() {
 
 #[test]
 fn forced_list_replaces_lost_voters() {
-    let mut sim = cluster(8, 3, 5);
+    let mut sim = electing(8, 3, 5);
     lead(&mut sim, 0);
     let token = sim.last_token("cron");
     (0..3).for_each(|i| sim.crash(i));

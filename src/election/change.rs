@@ -190,7 +190,7 @@ impl Elections {
         }
         let by = match ask {
             Ask::Voters(voters) => self.wanted.clone().filter(|wanted| wanted != voters),
-            // Which settings they are is known where the record of them is.
+            // The replica names the settings, because it has the record of them.
             Ask::Settings(settings) => {
                 self.wanted_times.filter(|times| *times != settings.lease_times()).map(|_| Vec::new())
             }

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use super::context::{Context, TARGETING_KEY};
+use super::context::{Context, TARGETING_KEY, seconds_of};
 use super::datum::{Datum, as_float};
 use super::error::RuleFault;
 use super::fractional::{self, Subject};
@@ -29,7 +29,7 @@ pub(super) struct Evaluation<'a> {
     pub(super) flag: &'a str,
     pub(super) context: &'a Context<'a>,
     pub(super) fractional: FractionalVersion,
-    /// Gives the seconds since 1970.
+    /// Gives the seconds since 1970, where the context has no time of its own.
     pub(super) clock: &'a dyn Fn() -> i64,
     pub(super) steps_left: usize,
 }
@@ -210,9 +210,10 @@ impl<'a> Evaluation<'a> {
     }
 
     fn own_fields(&self) -> Vec<(Cow<'a, str>, Datum<'a>)> {
+        let timestamp = self.context.time().map_or_else(self.clock, seconds_of);
         vec![
             (Cow::Borrowed("flagKey"), Datum::text(self.flag)),
-            (Cow::Borrowed("timestamp"), Datum::Int((self.clock)())),
+            (Cow::Borrowed("timestamp"), Datum::Int(timestamp)),
         ]
     }
 

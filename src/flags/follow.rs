@@ -17,15 +17,12 @@ use super::Flags;
 use super::book::FlagBook;
 use super::shared::FlagsShared;
 use super::source::{self, FlagSource, SourceValue};
-use crate::error::{Author, BoxedError, Cause, LiveError, LiveSource, Rejected};
+use crate::error::{Author, Cause, LiveError, LiveSource, Rejected};
 use crate::id::RunId;
 use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
 use crate::typed::whole::{GoneKeys, whole_scan};
-use crate::typed::{LastGood, LiveState, Store, boxed, writer, yield_once};
-
-/// The most events of the watch that are taken before the definitions are read anew.
-const EVENTS_MAX: usize = 4_096;
+use crate::typed::{LastGood, LiveState, Store, boxed, kept, writer, yield_once};
 
 /// How flags are to start; [`Flags::builder`] makes it.
 #[must_use = "flags begin with `start`"]
@@ -72,10 +69,12 @@ impl<S: Store> FlagsBuilder<S> {
             Some(json) => bundled(json).map_err(LiveError::Rejected)?,
             None => Vec::new(),
         };
-        let kept = boxed(read_kept(self.store.view(), self.prefix.clone(), self.last_good.clone()));
+        let prefix = self.prefix.clone();
+        let decode = move |bytes: &[u8]| source::decode(&prefix, bytes);
+        let kept = boxed(kept::read(self.store.view(), self.last_good.clone(), decode));
         let unreadable = match kept.await {
             Ok(kept) => {
-                base.extend(kept);
+                base.extend(kept.unwrap_or_default());
                 None
             }
             Err(error) => Some(error),
@@ -109,21 +108,6 @@ impl<S: Store> FlagsBuilder<S> {
     }
 }
 
-/// What an earlier run has kept.
-async fn read_kept<S: Store>(
-    store: S,
-    prefix: String,
-    last_good: Option<Arc<dyn LastGood>>,
-) -> Result<Vec<FlagSource>, Rejected> {
-    let Some(last_good) = last_good else { return Ok(Vec::new()) };
-    let path = last_good.path();
-    let read = move || -> Result<_, BoxedError> {
-        last_good.read()?.map_or(Ok(Vec::new()), |bytes| source::decode(&prefix, &bytes))
-    };
-    let read = store.blocking(read).await;
-    read.unwrap_or_else(|| Err("the runtime ends".into())).map_err(|error| kept_wrong(path, error))
-}
-
 /// The bundled definitions, all of which have to be in order.
 fn bundled(json: &str) -> Result<Vec<FlagSource>, Vec<Rejected>> {
     const NAME: &str = "bundled";
@@ -132,10 +116,6 @@ fn bundled(json: &str) -> Result<Vec<FlagSource>, Vec<Rejected>> {
     let sources = source::of_file(json, NAME).map_err(wrong)?;
     let rejected = FlagBook::default().update(sources.clone());
     if rejected.is_empty() { Ok(sources) } else { Err(rejected) }
-}
-
-fn kept_wrong(path: String, error: BoxedError) -> Rejected {
-    Rejected { from: Some(LiveSource::LastGood { path }), path: String::new(), error: Cause::new(error) }
 }
 
 /// What the task has to do next.
@@ -184,7 +164,7 @@ impl<S: Store> FlagsTask<S> {
                 FlagsCue::Joined => self.base = None,
                 FlagsCue::Changed => {}
             }
-            if !self.drain().await {
+            if self.gone.drain(&mut self.watch).await.is_none() {
                 return;
             }
             self.look().await;
@@ -217,21 +197,6 @@ impl<S: Store> FlagsTask<S> {
             return Poll::Pending;
         }
         joined.poll(cx).map(|has_joined| if has_joined { FlagsCue::Joined } else { FlagsCue::End })
-    }
-
-    /// Takes the events of the watch that have come. Returns whether it goes on.
-    async fn drain(&mut self) -> bool {
-        poll_fn(|cx| {
-            for _ in 0..EVENTS_MAX {
-                match Pin::new(&mut self.watch).poll_next(cx) {
-                    Poll::Ready(Some(event)) => self.gone.note(event),
-                    Poll::Ready(None) => return Poll::Ready(false),
-                    Poll::Pending => break,
-                }
-            }
-            Poll::Ready(true)
-        })
-        .await
     }
 
     async fn look(&mut self) {
@@ -275,17 +240,17 @@ impl<S: Store> FlagsTask<S> {
     /// Keeps the definitions that are in force for the next start, once they are those of the cluster. Returns whether
     /// what there is to say about that has changed.
     async fn keep(&mut self) -> bool {
-        let Some(last_good) = self.last_good.clone().filter(|_| self.base.is_none()) else { return false };
+        if self.base.is_some() || self.last_good.is_none() {
+            return false;
+        }
         let kept = source::encode(&self.prefix, self.book.kept());
         if kept == self.kept {
             return false;
         }
-        let (path, bytes) = (last_good.path(), kept.clone());
-        let written = self.store.blocking(move || last_good.write(&bytes)).await;
-        let written = written.unwrap_or_else(|| Err("the runtime ends".into()));
+        let written = kept::write(self.store.view(), self.last_good.clone(), kept.clone()).await;
         // What could not be kept is tried again with the next change.
         self.kept = if written.is_ok() { kept } else { Vec::new() };
-        let not_kept = written.err().map(|error| kept_wrong(path, error));
+        let not_kept = written.err();
         std::mem::replace(&mut self.not_kept, not_kept) != self.not_kept
     }
 }

@@ -123,10 +123,7 @@ impl FlagsView<'_> {
     /// The value of the flag, if it has one of this type.
     pub(super) fn value<T: FlagType>(&self, flag: &str, context: &Context<'_>) -> Option<T> {
         let FlagEntry::Ready(flag) = self.sets.get(self.set)?.0.get(flag)? else { return None };
-        let time = context.time();
-        let own_clock = || time.map_or(0, seconds_of);
-        let clock: &dyn Fn() -> i64 = if time.is_some() { &own_clock } else { self.clock };
-        match flag.resolve(context, clock) {
+        match flag.resolve(context, self.clock) {
             Ok(Resolved::Variant(_, value, _)) => T::from_value(value),
             Ok(Resolved::Default(_)) | Err(_) => None,
         }
@@ -148,10 +145,7 @@ impl FlagsView<'_> {
             Err(error) => return failed(default, Metadata::default(), error),
         };
         let metadata = flag.metadata.clone();
-        let time = context.time();
-        let own_clock = || time.map_or(0, seconds_of);
-        let clock: &dyn Fn() -> i64 = if time.is_some() { &own_clock } else { self.clock };
-        match flag.resolve(context, clock) {
+        match flag.resolve(context, self.clock) {
             Ok(Resolved::Variant(variant, found, reason)) => {
                 if let Some(value) = T::from_value(found) {
                     return Details { value, variant: Some(variant.clone()), reason, metadata, error: None };

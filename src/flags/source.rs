@@ -1,6 +1,5 @@
 //! Where definitions come from: keys of the store, a file in flagd's format, or what was kept of an earlier run.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::definition::{self, DefinitionError};
 use super::sets::DEFAULT_SET;
 use super::value::FlagValue;
-use crate::error::{Author, BoxedError, Cause, LiveSource, Rejected};
+use crate::error::{BoxedError, Cause, LiveSource, Rejected};
 use crate::store::entry::Entry;
 use crate::time::Stamp;
+use crate::typed::kept;
 
 /// The last part of the key that holds the rules which the flags of a set share.
 pub(super) const SHARED_RULES: &str = "$evaluators";
@@ -79,22 +79,10 @@ pub(super) fn of_file(json: &str, name: &str) -> Result<Vec<FlagSource>, BoxedEr
     Ok(shared.chain(flags.iter().cloned()).map(source).collect())
 }
 
-const FORMAT: u32 = 1;
-
-/// The definitions as they are kept for the next start.
-#[derive(Deserialize, Serialize)]
-struct SavedFlags {
-    format: u32,
-    /// The prefix of the flags.
-    of: String,
-    keys: BTreeMap<String, SavedDefinition>,
-}
-
+/// What is kept of one key.
 #[derive(Deserialize, Serialize)]
 struct SavedDefinition {
     value: FlagValue,
-    stamp: String,
-    writer: Option<String>,
 }
 
 /// Definitions as bytes. Only those that come from keys are kept.
@@ -102,33 +90,18 @@ pub(super) fn encode<'a>(
     prefix: &str,
     sources: impl Iterator<Item = (&'a LiveSource, &'a FlagValue)>,
 ) -> Vec<u8> {
-    let saved = |(from, value): (&LiveSource, &FlagValue)| match from {
-        LiveSource::Key { key, stamp, writer } => Some((
-            key.clone(),
-            SavedDefinition { value: value.clone(), stamp: stamp.to_string(), writer: writer.name.clone() },
-        )),
-        _ => None,
-    };
-    let flags =
-        SavedFlags { format: FORMAT, of: prefix.to_owned(), keys: sources.filter_map(saved).collect() };
-    serde_json::to_vec_pretty(&flags).expect("texts and JSON values have a form as JSON")
+    kept::encode(prefix, sources.map(|(from, value)| (from, SavedDefinition { value: value.clone() })))
 }
 
 /// The definitions that were kept.
 pub(super) fn decode(prefix: &str, bytes: &[u8]) -> Result<Vec<FlagSource>, BoxedError> {
-    let saved: SavedFlags = serde_json::from_slice(bytes)?;
-    if saved.format != FORMAT {
-        return Err(format!("it has format {}, and this release reads format {FORMAT}", saved.format).into());
-    }
-    if saved.of != prefix {
-        return Err(format!("it belongs to \"{}\" and not to \"{prefix}\"", saved.of).into());
-    }
-    let source = |(key, saved): (String, SavedDefinition)| -> Result<FlagSource, BoxedError> {
-        let stamp: Stamp = saved.stamp.parse()?;
-        let writer = Author { run: stamp.origin(), name: saved.writer };
-        let rest = key.strip_prefix(prefix).ok_or("it has a key without the prefix of the flags")?.to_owned();
-        let from = LiveSource::Key { key, stamp, writer };
+    let source = |(from, saved): (LiveSource, SavedDefinition)| -> Result<FlagSource, BoxedError> {
+        let rest = match &from {
+            LiveSource::Key { key, .. } => key.strip_prefix(prefix),
+            _ => None,
+        };
+        let rest = rest.ok_or("it has a key without the prefix of the flags")?.to_owned();
         Ok(FlagSource::of_key(&rest, from, SourceValue::Parsed(saved.value)))
     };
-    saved.keys.into_iter().map(source).collect()
+    kept::decode(prefix, bytes)?.into_iter().map(source).collect()
 }

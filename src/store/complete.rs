@@ -1,11 +1,11 @@
-//! Which keys are complete: of others, more of what was written together with them may still be on its way.
+//! Which keys are complete. A key is not complete while a batch of another node that changed it may still be arriving.
 
 use super::{Dot, DotSet, LocalStore};
 
 impl LocalStore {
-    /// Whether everything that is merged at this stored key is covered by the vector. It is for what this replica wrote.
-    /// For what others wrote it is once their claim has arrived, which comes behind everything that they wrote up to
-    /// there; so a batch of which one key is complete has arrived as a whole, or was overwritten.
+    /// Whether the vector covers everything that is merged at this stored key. It covers what this replica wrote at once,
+    /// and what another node wrote as soon as its claim has arrived. The claim comes behind everything that the node
+    /// wrote up to there. So if one key of a batch is complete, the batch has arrived as a whole, or was overwritten.
     pub(crate) fn is_complete(&self, stored_key: &[u8]) -> bool {
         match self.dot_set(stored_key) {
             Some((dot_set, _)) => self.is_complete_row(dot_set),

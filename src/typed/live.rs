@@ -27,8 +27,6 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 
 pub use builder::LiveBuilder;
-#[cfg(any(feature = "flags", feature = "node"))]
-pub(crate) use last_good::LastGood;
 pub use layer::{Layer, Values};
 pub use part::LivePart;
 pub use shared::LiveState;

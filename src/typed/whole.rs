@@ -1,6 +1,11 @@
 //! One look at the keys below a prefix that shows each batch of another node as a whole or not at all.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
+
+use futures_core::Stream;
 
 use crate::store::entry::Entry;
 use crate::store::watch::WatchEvent;
@@ -14,6 +19,9 @@ const WHOLE_TIME_MAX: Duration = Duration::from_secs(2);
 /// with the same packets.
 const PAUSE_MIN: Duration = Duration::from_micros(500);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// The most events of the watch that are taken before a view looks at the store.
+const EVENTS_MAX: usize = 4_096;
 
 /// The most deleted keys that are kept for a look. Of more it is not known whether what belongs to them has arrived.
 const GONE_MAX: usize = 4_096;
@@ -29,6 +37,28 @@ impl GoneKeys {
         {
             self.0.push(key);
         }
+    }
+
+    /// Takes the events of a watch that have come, and returns whether there were any. `None`: the watch has ended.
+    pub(crate) async fn drain(
+        &mut self,
+        watch: &mut (impl Stream<Item = WatchEvent> + Unpin),
+    ) -> Option<bool> {
+        let mut has_any = false;
+        poll_fn(|cx| {
+            for _ in 0..EVENTS_MAX {
+                match Pin::new(&mut *watch).poll_next(cx) {
+                    Poll::Ready(Some(event)) => {
+                        self.note(event);
+                        has_any = true;
+                    }
+                    Poll::Ready(None) => return Poll::Ready(None),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Ready(Some(has_any))
+        })
+        .await
     }
 }
 

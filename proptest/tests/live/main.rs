@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tidings::live::{Layer, LiveBuilder, LiveError, LiveSource, LiveState, Rejected, Values};
 use tidings::sim::{Sim, SimNode};
-use tidings::{Control, Live, NodeEvent, Store};
+use tidings::{Control, Live, Node, NodeEvent, Store};
 use tidings_proptest::{Dice, ms, nodes};
 
 mod bad_input;
@@ -117,29 +117,15 @@ async fn story<S: Store>(store: S) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn story_of_a_live_value_is_the_same_on_nodes_and_in_simulations() {
-    let mut sim = Sim::new(1).nodes(1);
-    let slot = Arc::new(Mutex::new(None));
-    let (given, node) = (slot.clone(), sim.node(0));
-    sim.spawn(async move { *given.lock().unwrap() = Some(story(node).await) });
-    sim.run_for(ms(2_000));
-    assert!(sim.node(0).get("end").is_some(), "it came to its end");
-    sim.crash(0);
-    sim.run_for(ms(1));
-    let simulated = slot.lock().unwrap().take().expect("it has ended");
-
-    let node = nodes::start("n0", &[]).await;
-    let told = tokio::spawn(story(node.view()));
-    nodes::until(|| node.get("end").is_some()).await;
-    let rejected = |event| match event {
-        NodeEvent::Rejected { live, rejected } => Some((live, shorts(&[rejected]))),
-        _ => None,
+    let look = async |node: &Node| {
+        let rejected = |event| match event {
+            NodeEvent::Rejected { live, rejected } => Some((live, shorts(&[rejected]))),
+            _ => None,
+        };
+        let expected = ("app/".to_owned(), vec!["app/db/pool by n0 []".to_owned()]);
+        assert_eq!(nodes::event(node, rejected).await, expected);
     };
-    assert_eq!(
-        nodes::event(&node, rejected).await,
-        ("app/".to_owned(), vec!["app/db/pool by n0 []".to_owned()])
-    );
-    node.shutdown().await;
-    assert_eq!(nodes::guarded(told).await.unwrap(), simulated);
+    let simulated = nodes::story_on_both(story, story, look).await;
 
     assert!(simulated[0].contains("missing field `db`"), "{simulated:#?}");
     let expected = [

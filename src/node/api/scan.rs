@@ -38,7 +38,7 @@ fn scan_with(shared: &Shared, prefix: &[u8], gone: Option<&[String]>) -> (Vec<En
 }
 
 /// One attempt, reading `rows` rows at a time. `None` if the log was replaced or forgot removals meanwhile.
-/// Without `gone` nobody asks whether it is whole.
+/// `gone` is `None` if the caller does not ask whether the result is whole.
 fn try_scan(
     shared: &Shared,
     prefix: &[u8],

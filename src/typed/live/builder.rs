@@ -8,14 +8,13 @@ use serde::de::DeserializeOwned;
 
 use super::Live;
 use super::keys::LiveKeys;
-use super::last_good::LastGood;
 use super::layer::{AnyLayer, Layer, any_layer};
 use super::plan::{LiveCheck, LivePlan};
 use super::task::LiveTask;
 use crate::error::LiveError;
 #[cfg(feature = "schemars")]
 use crate::typed::schema;
-use crate::typed::{Store, boxed};
+use crate::typed::{LastGood, Store, boxed};
 
 /// How long [`LiveBuilder::start`] waits by default for the node to catch up with a peer.
 const JOINED_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,82 +1,32 @@
 //! What a live value keeps for its next start: the keys that its value was made of.
 //!
 //! The layers are not kept. They are read anew at the next start, under and over what was kept, so that a changed file
-//! or variable counts. Where it is kept is not decided here, because this module knows no files.
-
-use std::collections::BTreeMap;
+//! or variable counts.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::pieces::LivePiece;
-use crate::error::{Author, BoxedError, LiveSource};
-use crate::time::Stamp;
+use crate::error::BoxedError;
+use crate::typed::kept;
 
-const FORMAT: u32 = 1;
-
-/// Where a live value keeps its last good values between two runs. Its methods may block.
-pub(crate) trait LastGood: Send + Sync + 'static {
-    /// How people find it.
-    fn path(&self) -> String;
-
-    /// What was written last, if anything.
-    fn read(&self) -> Result<Option<Vec<u8>>, BoxedError>;
-
-    /// Replaces what was written last, whole or not at all.
-    fn write(&self, bytes: &[u8]) -> Result<(), BoxedError>;
-}
-
-/// The keys of a live value, as they are kept.
-#[derive(Debug, Deserialize, Serialize)]
-struct SavedKeys {
-    format: u32,
-    /// The key or prefix of the live value.
-    of: String,
-    keys: BTreeMap<String, SavedValue>,
-}
-
+/// What is kept of one key.
 #[derive(Debug, Deserialize, Serialize)]
 struct SavedValue {
     path: Vec<String>,
     value: Value,
-    stamp: String,
-    writer: Option<String>,
 }
 
 /// The keys among pieces, as bytes.
 pub(super) fn encode(of: &str, pieces: &[LivePiece]) -> Vec<u8> {
-    let saved = |piece: &LivePiece| match &piece.from {
-        LiveSource::Key { key, stamp, writer } => Some((
-            key.clone(),
-            SavedValue {
-                path: piece.path.clone(),
-                value: piece.value.clone(),
-                stamp: stamp.to_string(),
-                writer: writer.name.clone(),
-            },
-        )),
-        _ => None,
-    };
-    let keys =
-        SavedKeys { format: FORMAT, of: of.to_owned(), keys: pieces.iter().filter_map(saved).collect() };
-    serde_json::to_vec_pretty(&keys).expect("texts and JSON values have a form as JSON")
+    let saved = |piece: &LivePiece| SavedValue { path: piece.path.clone(), value: piece.value.clone() };
+    kept::encode(of, pieces.iter().map(|piece| (&piece.from, saved(piece))))
 }
 
 /// The pieces that were kept.
 pub(super) fn decode(of: &str, bytes: &[u8]) -> Result<Vec<LivePiece>, BoxedError> {
-    let saved: SavedKeys = serde_json::from_slice(bytes)?;
-    if saved.format != FORMAT {
-        return Err(format!("it has format {}, and this release reads format {FORMAT}", saved.format).into());
-    }
-    if saved.of != of {
-        return Err(format!("it belongs to \"{}\" and not to \"{of}\"", saved.of).into());
-    }
-    let piece = |(key, saved): (String, SavedValue)| -> Result<LivePiece, BoxedError> {
-        let stamp: Stamp = saved.stamp.parse()?;
-        let writer = Author { run: stamp.origin(), name: saved.writer };
-        Ok(LivePiece { from: LiveSource::Key { key, stamp, writer }, path: saved.path, value: saved.value })
-    };
-    saved.keys.into_iter().map(piece).collect()
+    let keys = kept::decode(of, bytes)?.into_iter();
+    Ok(keys.map(|(from, SavedValue { path, value })| LivePiece { from, path, value }).collect())
 }
 
 #[cfg(test)]
@@ -84,7 +34,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::error::{Author, LiveSource};
     use crate::id::RunId;
+    use crate::time::Stamp;
 
     #[test]
     fn kept_keys_come_back_and_layers_do_not() {

@@ -10,14 +10,14 @@ use serde_json::{Map, Value};
 use serde_path_to_error::{Path, Segment};
 
 use super::keys::{LiveKeys, all_or_none};
-use super::last_good::{self, LastGood};
+use super::last_good;
 use super::layer::{AnyLayer, LayerRead, guarded};
 use super::pieces::{LivePiece, PieceTree};
 use crate::error::{BoxedError, Cause, LiveSource, Rejected};
 use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
-use crate::typed::Store;
 use crate::typed::whole::GoneKeys;
+use crate::typed::{LastGood, Store, kept};
 
 /// The most rejections that are kept of one attempt.
 const REJECTED_MAX: usize = 64;
@@ -198,32 +198,20 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
 
     /// What an earlier run has kept. `None` if there is nothing.
     pub(super) async fn read_kept(&self) -> Result<Option<Vec<LivePiece>>, Rejected> {
-        let Some(last_good) = self.last_good.clone() else { return Ok(None) };
-        let path = last_good.path();
         let of = self.keys.name().to_owned();
-        let read = move || -> Result<_, BoxedError> {
-            last_good.read()?.map(|bytes| last_good::decode(&of, &bytes)).transpose()
-        };
-        let read = self.store.blocking(read).await;
-        read.unwrap_or_else(|| Err("the runtime ends".into())).map_err(|error| kept_wrong(path, error))
+        let decode = move |bytes: &[u8]| last_good::decode(&of, bytes);
+        kept::read(self.store.view(), self.last_good.clone(), decode).await
     }
 
     /// Keeps the keys of a good value for the next start.
     pub(super) async fn write_kept(&self, bytes: Vec<u8>) -> Result<(), Rejected> {
-        let Some(last_good) = self.last_good.clone() else { return Ok(()) };
-        let path = last_good.path();
-        let written = self.store.blocking(move || last_good.write(&bytes)).await;
-        written.unwrap_or_else(|| Err("the runtime ends".into())).map_err(|error| kept_wrong(path, error))
+        kept::write(self.store.view(), self.last_good.clone(), bytes).await
     }
 }
 
 /// Why a value could not be decoded.
 fn cause_of(error: serde_json::Error, lacks_key: Option<&String>) -> Cause {
     lacks_key.map_or_else(|| Cause::new(error), |key| Cause::new(format!("the key \"{key}\" holds no value")))
-}
-
-fn kept_wrong(path: String, error: BoxedError) -> Rejected {
-    Rejected { from: Some(LiveSource::LastGood { path }), path: String::new(), error: Cause::new(error) }
 }
 
 /// The fields of a path, up to the first list or variant in it.

@@ -18,9 +18,6 @@ use crate::error::{LiveError, Rejected};
 use crate::typed::whole::GoneKeys;
 use crate::typed::{Store, yield_once};
 
-/// The most events of the watch that are taken before the value is made anew.
-const EVENTS_MAX: usize = 4_096;
-
 /// What the task has to do next.
 enum LiveCue {
     /// To make the value anew.
@@ -167,36 +164,17 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         joined.poll(cx).map(|has_joined| if has_joined { LiveCue::Joined } else { LiveCue::End })
     }
 
-    /// Takes the events of the watch that have come, and returns whether there were any. `None`: it has ended.
-    async fn drain(&mut self) -> Option<bool> {
-        let mut has_any = false;
-        poll_fn(|cx| {
-            for _ in 0..EVENTS_MAX {
-                match Pin::new(&mut self.watch).poll_next(cx) {
-                    Poll::Ready(Some(event)) => {
-                        self.gone.note(event);
-                        has_any = true;
-                    }
-                    Poll::Ready(None) => return Poll::Ready(None),
-                    Poll::Pending => break,
-                }
-            }
-            Poll::Ready(Some(has_any))
-        })
-        .await
-    }
-
     /// Makes the value anew and publishes it if it is acceptable. `None` if the node was closed meanwhile: then what was
     /// read of it counts for nothing.
     async fn make_anew(&mut self) -> Option<()> {
-        self.drain().await?;
+        self.gone.drain(&mut self.watch).await?;
         let good = self.shared.tree();
         let gone = std::mem::take(&mut self.gone);
         let made = match &self.instead {
             Some(base) => self.plan.make(base, Some(&good), None).await,
             None => self.plan.make(&LiveBase::Store, Some(&good), Some(&gone)).await,
         };
-        self.has_news = self.drain().await?;
+        self.has_news = self.gone.drain(&mut self.watch).await?;
         let state = match (&self.instead, &made) {
             (Some(_), _) => LiveState::Stale,
             (None, Ok(_)) => LiveState::Current,
