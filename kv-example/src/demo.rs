@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use crate::api::{self, ApiError, App, AppState, ConnectionLimits, Guard};
 use crate::exit::{Exit, Failure};
 use crate::relay::{Relay, Rule};
+use crate::settings::FLAGS_PREFIX;
 use crate::signals::End;
 use crate::span;
 
@@ -231,7 +232,7 @@ async fn start(board: &Arc<Switchboard>) -> Result<Vec<Node>, Failure> {
 /// The first node's API at the root, those of all nodes under their names.
 fn routes_of_all(nodes: &[Node], board: &Arc<Switchboard>) -> Router {
     let app = |node: &Node| {
-        let mut app = App::new(node, "demo", Config::local().value_bytes_max, WATCHERS_MAX);
+        let mut app = App::new(node, "demo", FLAGS_PREFIX, Config::local().value_bytes_max, WATCHERS_MAX);
         app.locals = nodes.to_vec();
         app.demo = Some(board.clone());
         app.elections.show(node, &app.monitor, ELECTION);

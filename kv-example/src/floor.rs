@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::api::{self, App, ConnectionLimits, Guard};
 use crate::exit::{Exit, Failure};
+use crate::settings::FLAGS_PREFIX;
 use crate::table;
 
 const REPETITIONS: usize = 5;
@@ -64,7 +65,7 @@ async fn measure(value_bytes: usize) -> Result<(), Failure> {
 }
 
 async fn serve_node(node: &Node) -> Result<SocketAddr, Failure> {
-    let app = Arc::new(App::new(node, "floor", Config::lan().value_bytes_max, WATCHERS_MAX));
+    let app = Arc::new(App::new(node, "floor", FLAGS_PREFIX, Config::lan().value_bytes_max, WATCHERS_MAX));
     let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
     let addr = listener.local_addr()?;
     let never = std::future::pending();

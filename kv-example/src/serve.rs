@@ -86,6 +86,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     };
     let limits = settings.connection_limits()?;
     let watchers_max = settings.watchers_max()?;
+    let flags_prefix = settings.flags_prefix()?;
     let mut access = Access::new(&settings)?;
     let listener = bind(settings.http()).await?;
     let (mut end, mut reload) = (End::new()?, Reload::new()?);
@@ -97,7 +98,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         () = end.recv() => return Ok(()),
     };
     let cluster = settings.cluster.as_deref().unwrap_or("tidings");
-    let mut app = App::new(&node, cluster, value_bytes_max, watchers_max);
+    let mut app = App::new(&node, cluster, flags_prefix, value_bytes_max, watchers_max);
     app.snapshots = settings.data_dir.as_ref().map(|dir| dir.join("snapshots"));
     for election in &settings.elections {
         app.elections.show(&node, &app.monitor, election);

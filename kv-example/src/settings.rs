@@ -23,6 +23,9 @@ const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 /// Event streams that are served at a time, unless told otherwise.
 const WATCHERS_MAX: usize = 256;
 
+/// What stands before the keys of feature flags, unless told otherwise.
+pub(crate) const FLAGS_PREFIX: &str = "flags/";
+
 /// Intervals to start from.
 #[derive(Clone, Copy, Debug, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -159,6 +162,9 @@ pub(crate) struct Settings {
     #[arg(long = "election", env = "TIDINGS_ELECTIONS", value_name = "NAME", value_delimiter = ',')]
     #[serde(default)]
     pub(crate) elections: Vec<String>,
+    /// What stands before the keys of feature flags, with its slash [default: flags/]
+    #[arg(long, env = "TIDINGS_FLAGS_PREFIX", value_name = "PREFIX")]
+    pub(crate) flags_prefix: Option<String>,
     /// The largest value, in bytes, up to 16777216 [default: 1048576]
     #[arg(long, env = "TIDINGS_VALUE_BYTES_MAX", value_name = "BYTES")]
     pub(crate) value_bytes_max: Option<usize>,
@@ -230,6 +236,7 @@ impl Settings {
             forget_after: self.forget_after.or(file.forget_after),
             alone_after: self.alone_after.or(file.alone_after),
             elections: if self.elections.is_empty() { file.elections } else { self.elections },
+            flags_prefix: self.flags_prefix.or(file.flags_prefix),
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
             connections_max: self.connections_max.or(file.connections_max),
@@ -249,6 +256,15 @@ impl Settings {
 
     pub(crate) fn http(&self) -> SocketAddr {
         self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8_080)))
+    }
+
+    pub(crate) fn flags_prefix(&self) -> Result<&str, Failure> {
+        let prefix = self.flags_prefix.as_deref().unwrap_or(FLAGS_PREFIX);
+        // The keys of other things follow from it as well: without the slash they would be flags.
+        if prefix.len() < 2 || !prefix.ends_with('/') {
+            return Err(Failure::usage(format!("flags_prefix is \"{prefix}\", and has to end with a slash")));
+        }
+        Ok(prefix)
     }
 
     pub(crate) fn connection_limits(&self) -> Result<ConnectionLimits, Failure> {

@@ -81,7 +81,8 @@ impl Deref for Metadata {
     }
 }
 
-/// A type that flags can have: `bool`, `Arc<str>` and `String`, `i64`, `f64`, and [`FlagValue`] for objects and lists.
+/// A type that flags can have: `bool`, `Arc<str>` and `String`, `i64`, `f64`, [`FlagValue`] for objects and lists, and
+/// `Option<FlagValue>` for whatever type the flag has.
 pub trait FlagType: Sized {
     /// What people call it.
     const NAME: &'static str;
@@ -148,5 +149,13 @@ impl FlagType for FlagValue {
 
     fn from_value(value: &FlagValue) -> Option<Self> {
         matches!(value, Self::Object(_) | Self::List(_)).then(|| value.clone())
+    }
+}
+
+impl FlagType for Option<FlagValue> {
+    const NAME: &'static str = "a value";
+
+    fn from_value(value: &FlagValue) -> Option<Self> {
+        Some(Some(value.clone()))
     }
 }

@@ -31,6 +31,7 @@ use axum::http::request::Parts;
 use axum::routing::get;
 use serde::de::DeserializeOwned;
 use tidings::Node;
+use tidings::flags::Flags;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use elections::Elections;
@@ -61,6 +62,9 @@ pub(crate) struct App {
     pub(crate) monitor: Arc<Monitor>,
     pub(crate) elections: Arc<Elections>,
     pub(crate) schemas: Schemas,
+    pub(crate) flags: Flags,
+    /// What stands before the keys of the flags.
+    pub(crate) flags_prefix: String,
     pub(crate) value_bytes_max: usize,
     pub(crate) watchers_max: usize,
     pub(crate) watchers: Arc<Semaphore>,
@@ -77,11 +81,19 @@ pub(crate) type AppState = axum::extract::State<Arc<App>>;
 
 impl App {
     /// Serves a node alone, without a disk.
-    pub(crate) fn new(node: &Node, cluster: &str, value_bytes_max: usize, watchers_max: usize) -> Self {
+    pub(crate) fn new(
+        node: &Node,
+        cluster: &str,
+        flags_prefix: &str,
+        value_bytes_max: usize,
+        watchers_max: usize,
+    ) -> Self {
         Self {
             monitor: Monitor::start(node),
             elections: Arc::default(),
             schemas: Schemas::default(),
+            flags: Flags::new(node, flags_prefix),
+            flags_prefix: flags_prefix.to_owned(),
             locals: vec![node.clone()],
             node: node.clone(),
             cluster: cluster.to_owned(),
