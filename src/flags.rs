@@ -14,6 +14,7 @@
 mod book;
 mod compile;
 mod context;
+mod count;
 mod datum;
 mod definition;
 mod details;
@@ -31,6 +32,7 @@ mod sets;
 mod shared;
 mod snapshot;
 mod source;
+mod usage;
 mod value;
 mod version;
 
@@ -143,7 +145,7 @@ impl<S: Store> Flags<S> {
 
     /// All flags of the set as they are now, for everything that belongs to one request.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(self.shared.sets(), self.set.clone(), self.store.now())
+        Snapshot::new(self.shared.sets(), self.set.clone(), self.store.now(), self.shared.is_counted())
     }
 
     /// The value of a boolean flag, or the default if there is none.
@@ -179,7 +181,8 @@ impl<S: Store> Flags<S> {
 
     fn view<R>(&self, ask: impl FnOnce(FlagsView<'_>) -> R) -> R {
         let clock = || context::seconds_of(self.store.now());
-        ask(FlagsView { sets: &self.shared.current().load(), set: &self.set, clock: &clock })
+        let is_counted = self.shared.is_counted();
+        ask(FlagsView { sets: &self.shared.current().load(), set: &self.set, clock: &clock, is_counted })
     }
 
     /// Whether the flags follow the store. [`LiveState::Rejected`]: they do, and some definition is malformed.

@@ -181,6 +181,7 @@ pub mod map {
 #[cfg(feature = "json")]
 pub mod live {
     pub use crate::error::{Author, LiveError, LiveSource, Rejected};
+    pub use crate::store::WholeLook;
     #[cfg(any(feature = "config", feature = "figment"))]
     pub use crate::typed::StoreSource;
     pub use crate::typed::{Layer, LiveBuilder, LivePart, LiveState, Loaded, SCHEMA_OF_FIELDS, Values};

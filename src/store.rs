@@ -43,6 +43,8 @@ pub(crate) mod watch;
 use bound::BoundRuns;
 pub(crate) use bound::RunLife;
 pub(crate) use change_log::DiskFollower;
+#[cfg(feature = "json")]
+pub use complete::WholeLook;
 #[cfg(test)]
 pub(crate) use expiry::DROPPED_MAX;
 pub(crate) use expiry::ExpiredKeys;

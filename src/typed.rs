@@ -50,6 +50,8 @@ use crate::error::{Author, Rejected};
 use crate::membership::Member;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
+#[cfg(feature = "json")]
+use crate::store::WholeLook;
 use crate::store::entry::{Entry, Revision};
 use crate::store::watch::{WatchEvent, WatchOptions};
 use crate::time::Stamp;
@@ -119,10 +121,16 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// All entries whose key begins with `prefix`, in key order, as they were at one instant.
     fn scan(&self, prefix: &str) -> Vec<Entry>;
 
-    /// What [`scan`](Self::scan) gives, and whether it is whole: `false` while a batch of another node that writes some of
-    /// these keys, or deletes some of the keys `gone`, may still be arriving. The store knows that a batch has arrived
-    /// once the writer has said that it has sent everything up to there.
-    fn scan_whole(&self, prefix: &str, gone: &[String]) -> (Vec<Entry>, bool);
+    /// What [`scan`](Self::scan) gives, and whether it is whole: a batch of another node that writes some of these keys,
+    /// or deletes some of the keys `held`, has arrived. The store knows that a batch has arrived once the writer has said
+    /// that it has sent everything up to there. `None`: the node is closed.
+    #[cfg(feature = "json")]
+    fn scan_whole(&self, prefix: &str, held: &[String]) -> Option<WholeLook>;
+
+    /// What has changed below a prefix since a look that was whole, and whether that is whole as well. `None`: the node
+    /// does not know it any more, and [`scan_whole`](Self::scan_whole) tells what is there now.
+    #[cfg(feature = "json")]
+    fn changes_whole(&self, prefix: &str, since: Revision) -> Option<WholeLook>;
 
     /// The first `rows` entries (at most 1,024) whose key begins with `prefix` and comes behind `after` in key order, as
     /// they were at one instant.

@@ -1,10 +1,12 @@
 //! Batches of another node, seen as a whole: what [`Store::scan_whole`] calls whole never shows a part of one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tidings::sim::Sim;
-use tidings::{Config, Entry, PutOptions, Store};
-use tidings_proptest::for_chosen_seeds;
+use tidings::live::WholeLook;
+use tidings::sim::{Sim, SimNode};
+use tidings::{Config, Entry, PutOptions, Revision, Store};
+use tidings_proptest::{Dice, for_chosen_seeds};
 
 /// Keys of a batch: their values fill several frames and more than one window.
 const KEYS: usize = 60;
@@ -41,16 +43,16 @@ fn mixed_looks(seed: u64, loss: f64) -> (u64, u64) {
                 sim.heal();
             }
             sim.run_for(STEP);
-            let (entries, is_whole) = b.scan_whole("app/", &[]);
+            let WholeLook { entries, is_whole, .. } = b.scan_whole("app/", &[]).expect("the node is open");
             let is_mixed = !entries.is_empty() && number_of(&entries).is_none();
             all += u64::from(is_mixed);
             wrong += u64::from(is_mixed && is_whole);
         }
     }
     sim.run_for(Duration::from_secs(20));
-    let (entries, is_whole) = b.scan_whole("app/", &[]);
+    let look = b.scan_whole("app/", &[]).expect("the node is open");
     assert_eq!(
-        (number_of(&entries).as_deref(), is_whole),
+        (number_of(&look.entries).as_deref(), look.is_whole),
         (Some(BATCHES.to_string().as_str()), true),
         "seed {seed}"
     );
@@ -68,4 +70,79 @@ fn whole_looks_never_mix_two_batches() {
     // The control: looks that do not ask see mixtures.
     println!("{all:?} looks were mixed");
     assert!(all.into_inner() > 0);
+}
+
+/// The entries that a reader holds who follows the changes of a node.
+#[derive(Default)]
+struct Held {
+    entries: BTreeMap<String, Entry>,
+    since: Option<Revision>,
+}
+
+impl Held {
+    /// Takes a look. Returns whether the node could tell the changes.
+    fn follow(&mut self, node: &SimNode) -> bool {
+        let changes = self.since.and_then(|since| node.changes_whole("app/", since));
+        let is_told = changes.is_some();
+        let look = changes.unwrap_or_else(|| {
+            self.entries.clear();
+            node.scan_whole("app/", &[]).expect("the node is open")
+        });
+        look.gone.iter().for_each(|key| _ = self.entries.remove(key));
+        self.entries.extend(look.entries.into_iter().map(|entry| (entry.key().to_owned(), entry)));
+        self.since = Some(look.revision);
+        is_told
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        self.entries.values().cloned().collect()
+    }
+}
+
+/// Follows the changes of one node through a random history, and compares them with scans. Returns how many looks told
+/// changes.
+fn followed(seed: u64) -> usize {
+    let mut dice = Dice::new(seed);
+    let mut sim = Sim::new(seed).config(Config::local()).loss(0.1).nodes_with_disk(3);
+    let (mut held, mut told) = (Held::default(), 0);
+    for step in 0..120 {
+        let node = sim.node(dice.below(3));
+        for _ in 0..dice.below(4) {
+            let key = format!("app/{}", dice.below(8));
+            match dice.below(4) {
+                0 => _ = node.delete(&key),
+                1 => _ = node.put_with(&key, "short", PutOptions::new().ttl(STEP * 300)),
+                _ => _ = node.put(&key, step.to_string()),
+            }
+        }
+        sim.run_for(STEP * dice.below(400) as u32);
+        told += usize::from(held.follow(&sim.node(1)));
+        if held.entries() != sim.node(1).scan("app/") {
+            // A value is hidden from its expiry on, and that is a change a moment later.
+            sim.run_for(STEP * 2);
+            assert!(held.follow(&sim.node(1)), "seed {seed}, step {step}");
+        }
+        assert_eq!(held.entries(), sim.node(1).scan("app/"), "seed {seed}, step {step}");
+    }
+    told
+}
+
+#[test]
+fn changes_since_a_look_add_up_to_a_scan() {
+    for_chosen_seeds(20, |seed| assert_eq!(followed(seed), 119, "seed {seed}: nothing was forgotten"));
+}
+
+#[test]
+fn changes_that_the_log_forgot_are_not_told() {
+    let sim = Sim::new(1).nodes(1);
+    let (node, mut held) = (sim.node(0), Held::default());
+    node.put("app/gone", "v").unwrap();
+    held.follow(&node);
+    node.delete("app/gone").unwrap();
+    for i in 0..5_000 {
+        node.put(format!("elsewhere/{i}"), "v").unwrap();
+        node.delete(format!("elsewhere/{i}")).unwrap();
+    }
+    assert!(!held.follow(&node));
+    assert_eq!(held.entries(), []);
 }

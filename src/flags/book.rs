@@ -3,13 +3,13 @@
 //! Each definition stands by itself. One that is malformed keeps the last one under the same name that was not, and is
 //! reported with its source until it is replaced or deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::compile::SharedRules;
 use super::definition::{DefinitionError, Flag, SetSettings};
 use super::sets::{FlagEntry, FlagSet, FlagSets};
-use super::source::{FlagSource, SET_METADATA, SHARED_RULES};
+use super::source::{FlagName, FlagSource, NO_FLAG, SET_METADATA, SHARED_RULES};
 use super::value::FlagValue;
 use crate::error::{Cause, LiveSource, Rejected};
 
@@ -20,6 +20,8 @@ const REJECTED_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct FlagBook {
     sets: BTreeMap<Arc<str>, SetBook>,
+    /// What has a key that names no flag.
+    unnamed: BTreeMap<String, FlagSource>,
     compiled: Arc<FlagSets>,
 }
 
@@ -29,6 +31,9 @@ struct SetBook {
     settings: Part<SetSettings>,
     rules: SharedRules,
     flags: BTreeMap<Arc<str>, Part<Flag>>,
+    /// The flags whose last definition is malformed.
+    rejected: BTreeSet<Arc<str>>,
+    compiled: Arc<FlagSet>,
 }
 
 /// One definition: what was seen last, and what was good last.
@@ -81,33 +86,54 @@ impl<T> Part<T> {
 }
 
 impl FlagBook {
-    /// Takes over a state of all definitions; a later one of two with one name counts. Returns what is malformed in it.
-    pub(super) fn update(&mut self, sources: Vec<FlagSource>) -> Vec<Rejected> {
-        let mut rejected = Vec::new();
-        let mut named: BTreeMap<Arc<str>, BTreeMap<Arc<str>, FlagSource>> = BTreeMap::new();
-        for source in sources {
-            match source.name.clone() {
-                Ok((set, flag)) => _ = named.entry(set).or_default().insert(flag, source),
-                Err(wrong) => rejected.push(source.rejected(wrong)),
+    /// Takes over a state of all definitions; a later one of two with one name counts.
+    pub(super) fn replace(&mut self, sources: Vec<FlagSource>) {
+        let mut changes: BTreeMap<FlagName, Option<FlagSource>> =
+            self.names().into_iter().map(|name| (name, None)).collect();
+        changes.extend(sources.into_iter().map(|source| (source.name.clone(), Some(source))));
+        self.apply(changes);
+    }
+
+    fn names(&self) -> Vec<FlagName> {
+        let unnamed = self.unnamed.keys().cloned().map(FlagName::None);
+        let of_set = |(set, book): (&Arc<str>, &SetBook)| {
+            book.names().map(|flag| FlagName::Flag(set.clone(), flag)).collect::<Vec<_>>()
+        };
+        unnamed.chain(self.sets.iter().flat_map(of_set)).collect()
+    }
+
+    /// Takes over new definitions, and that others are gone.
+    pub(super) fn apply(&mut self, changes: BTreeMap<FlagName, Option<FlagSource>>) {
+        let mut of_sets: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Option<FlagSource>>> = BTreeMap::new();
+        for (name, source) in changes {
+            match (name, source) {
+                (FlagName::Flag(set, flag), source) => {
+                    of_sets.entry(set).or_default().insert(flag, source);
+                }
+                (FlagName::None(key), Some(source)) => _ = self.unnamed.insert(key, source),
+                (FlagName::None(key), None) => _ = self.unnamed.remove(&key),
             }
         }
-        let before = self.sets.len();
-        self.sets.retain(|set, _| named.contains_key(set));
-        let mut has_changed = self.sets.len() != before;
-        let mut compiled = FlagSets::new();
-        for (name, sources) in named {
+        for (name, changes) in of_sets {
             let set = self.sets.entry(name.clone()).or_default();
-            let is_same = !set.update(sources);
-            rejected.extend(set.rejected());
-            let known = self.compiled.get(&name).filter(|_| is_same).cloned();
-            has_changed |= known.is_none();
-            compiled.insert(name, known.unwrap_or_else(|| Arc::new(set.compiled())));
+            if !set.apply(changes) {
+                continue;
+            }
+            // Readers have the map of before.
+            let compiled = Arc::make_mut(&mut self.compiled);
+            if set.is_empty() {
+                compiled.remove(&name);
+                self.sets.remove(&name);
+            } else {
+                compiled.insert(name, set.compiled.clone());
+            }
         }
-        if has_changed {
-            self.compiled = Arc::new(compiled);
-        }
-        rejected.truncate(REJECTED_MAX);
-        rejected
+    }
+
+    /// What is malformed, at most [`REJECTED_MAX`].
+    pub(super) fn rejected(&self) -> Vec<Rejected> {
+        let unnamed = self.unnamed.values().map(|source| source.rejected(NO_FLAG));
+        unnamed.chain(self.sets.values().flat_map(SetBook::rejected)).take(REJECTED_MAX).collect()
     }
 
     /// The compiled flags. The same pointer as before if nothing has changed.
@@ -125,41 +151,95 @@ impl FlagBook {
 }
 
 impl SetBook {
+    fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        let shared = self.shared.seen.as_ref().map(|_| SHARED_RULES.into());
+        let settings = self.settings.seen.as_ref().map(|_| SET_METADATA.into());
+        shared.into_iter().chain(settings).chain(self.flags.keys().cloned())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.shared.seen.is_none() && self.settings.seen.is_none() && self.flags.is_empty()
+    }
+
     /// Returns whether something has changed.
-    fn update(&mut self, mut sources: BTreeMap<Arc<str>, FlagSource>) -> bool {
-        let (shared, settings) = (sources.remove(SHARED_RULES), sources.remove(SET_METADATA));
-        let is_all_new = !self.shared.is_seen(shared.as_ref()) || !self.settings.is_seen(settings.as_ref());
-        if is_all_new {
-            self.update_common(shared, settings);
+    fn apply(&mut self, mut changes: BTreeMap<Arc<str>, Option<FlagSource>>) -> bool {
+        let mut is_all_new = false;
+        if let Some(source) = changes.remove(SHARED_RULES)
+            && !self.shared.is_seen(source.as_ref())
+        {
+            self.set_shared(source);
+            is_all_new = true;
         }
-        let before = self.flags.len();
-        self.flags.retain(|flag, _| sources.contains_key(flag));
-        let mut has_changed = is_all_new || self.flags.len() != before;
-        let none = SetSettings::default();
-        let settings = self.settings.good.as_ref().map_or(&none, |(settings, ..)| settings);
-        for (key, source) in sources {
-            let part = self.flags.entry(key.clone()).or_default();
-            if is_all_new || !part.is_seen(Some(&source)) {
-                has_changed = true;
-                part.set(source, |value| {
-                    Flag::compile(key, value, &mut self.rules, settings).map(|(flag, _)| flag)
-                });
+        if let Some(source) = changes.remove(SET_METADATA)
+            && !self.settings.is_seen(source.as_ref())
+        {
+            self.set_settings(source);
+            is_all_new = true;
+        }
+        if is_all_new {
+            for (flag, part) in &self.flags {
+                changes.entry(flag.clone()).or_insert_with(|| part.seen.clone());
             }
+        }
+        changes.retain(|flag, source| {
+            let seen = self.flags.get(flag).map(|part| part.is_seen(source.as_ref()));
+            is_all_new || !seen.unwrap_or(source.is_none())
+        });
+        let has_changed = is_all_new || !changes.is_empty();
+        if has_changed {
+            let mut compiled = FlagSet::clone(&self.compiled);
+            for (flag, source) in changes {
+                let entry = self.set_flag(&flag, source);
+                compiled.set(&flag, entry);
+            }
+            self.compiled = Arc::new(compiled);
         }
         has_changed
     }
 
-    fn update_common(&mut self, shared: Option<FlagSource>, settings: Option<FlagSource>) {
-        match shared {
+    /// Takes over a definition, or that it is gone. Returns what is in force then.
+    fn set_flag(&mut self, flag: &Arc<str>, source: Option<FlagSource>) -> Option<FlagEntry> {
+        self.rejected.remove(flag);
+        let Some(source) = source else {
+            self.flags.remove(flag);
+            return None;
+        };
+        let none = SetSettings::default();
+        let settings = self.settings.good.as_ref().map_or(&none, |(settings, ..)| settings);
+        let part = self.flags.entry(flag.clone()).or_default();
+        let rules = &mut self.rules;
+        let before = part.good.as_ref().map(|(flag, ..)| flag.clone());
+        part.set(source, |value| {
+            let (mut flag, _) = Flag::compile(flag.clone(), value, rules, settings)?;
+            if let Some(before) = before {
+                flag.count_on(&before);
+            }
+            Ok(flag)
+        });
+        if part.rejected.is_some() {
+            self.rejected.insert(flag.clone());
+        }
+        match (&part.good, &part.rejected) {
+            (Some((flag, ..)), _) => Some(FlagEntry::Ready(flag.clone())),
+            (None, Some(error)) => Some(FlagEntry::Malformed(error.clone())),
+            (None, None) => None,
+        }
+    }
+
+    fn set_settings(&mut self, source: Option<FlagSource>) {
+        match source {
+            None => self.settings = Part::default(),
+            Some(source) => self.settings.set(source, SetSettings::parse),
+        }
+    }
+
+    fn set_shared(&mut self, source: Option<FlagSource>) {
+        match source {
             None => self.shared = Part::default(),
             Some(source) => self.shared.set(source, |value| match value {
                 FlagValue::Object(_) => Ok(()),
                 other => Err(DefinitionError::NoObject(other.kind())),
             }),
-        }
-        match settings {
-            None => self.settings = Part::default(),
-            Some(source) => self.settings.set(source, SetSettings::parse),
         }
         self.rules = match &self.shared.good {
             Some((_, _, FlagValue::Object(fields))) => SharedRules::new(fields.clone()),
@@ -172,15 +252,6 @@ impl SetBook {
 
     fn rejected(&self) -> impl Iterator<Item = Rejected> {
         let shared = self.shared.rejected().into_iter().chain(self.settings.rejected());
-        shared.chain(self.flags.values().filter_map(Part::rejected))
-    }
-
-    fn compiled(&self) -> FlagSet {
-        let entry = |part: &Part<Flag>| match (&part.good, &part.rejected) {
-            (Some((flag, ..)), _) => Some(FlagEntry::Ready(flag.clone())),
-            (None, Some(error)) => Some(FlagEntry::Malformed(error.clone())),
-            (None, None) => None,
-        };
-        FlagSet(self.flags.iter().filter_map(|(key, part)| Some((key.clone(), entry(part)?))).collect())
+        shared.chain(self.rejected.iter().filter_map(|flag| self.flags.get(flag)?.rejected()))
     }
 }

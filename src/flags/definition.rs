@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::compile::{self, CompiledRule, SharedRules, cut};
 use super::context::Context;
+use super::count::VariantCount;
 use super::details::{Metadata, Reason};
 use super::error::{CompileError, FlagError};
 use super::evaluate::{EVALUATION_STEPS_MAX, Evaluation, variant_name};
@@ -22,11 +23,22 @@ pub(super) struct Flag {
     key: Arc<str>,
     is_enabled: bool,
     /// In the order of their names.
-    variants: Box<[(Arc<str>, FlagValue)]>,
+    variants: Box<[Variant]>,
+    /// Evaluations that gave the program's default.
+    pub(super) default_count: VariantCount,
     default: Option<usize>,
     rule: Option<Expression>,
     fractional: FractionalVersion,
     pub(super) metadata: Metadata,
+}
+
+/// One of the values that a flag can have.
+#[derive(Debug)]
+pub(super) struct Variant {
+    pub(super) name: Arc<str>,
+    pub(super) value: FlagValue,
+    /// Evaluations that gave it.
+    pub(super) count: VariantCount,
 }
 
 /// Why a definition is not taken.
@@ -95,7 +107,7 @@ fn metadata(value: Option<&FlagValue>) -> Result<BTreeMap<Arc<str>, FlagValue>, 
 
 /// What an evaluation of a flag gives: a variant, or that there is none.
 pub(super) enum Resolved<'a> {
-    Variant(&'a Arc<str>, &'a FlagValue, Reason),
+    Variant(&'a Variant, Reason),
     /// The program's default counts.
     Default(Reason),
 }
@@ -117,10 +129,16 @@ impl Flag {
             _ => return Err(DefinitionError::State),
         };
         let variants: Box<[_]> = match definition.field("variants") {
-            Some(FlagValue::Object(fields)) if !fields.is_empty() => fields.iter().cloned().collect(),
+            Some(FlagValue::Object(fields)) if !fields.is_empty() => {
+                let variant = |(name, value): &(Arc<str>, FlagValue)| {
+                    let (name, value) = (name.clone(), value.clone());
+                    Variant { name, value, count: VariantCount::default() }
+                };
+                fields.iter().map(variant).collect()
+            }
             _ => return Err(DefinitionError::NoVariants),
         };
-        let position = |name: &str| variants.binary_search_by(|(own, _)| (**own).cmp(name)).ok();
+        let position = |name: &str| variants.binary_search_by(|own| (*own.name).cmp(name)).ok();
         let default = match definition.field("defaultVariant") {
             None | Some(FlagValue::Null) => None,
             Some(FlagValue::Text(name)) if name.is_empty() => None,
@@ -136,7 +154,9 @@ impl Flag {
         let metadata = merged_metadata(own, settings, rule.as_ref());
         let rule = rule.map(|rule| rule.expression);
         let fractional = settings.fractional;
-        Ok((Self { key, is_enabled, variants, default, rule, fractional, metadata }, findings))
+        let default_count = VariantCount::default();
+        let flag = Self { key, is_enabled, variants, default_count, default, rule, fractional, metadata };
+        Ok((flag, findings))
     }
 
     /// The variant for a context.
@@ -156,19 +176,38 @@ impl Flag {
             .value(rule, None)
             .map_err(|reason| FlagError::Rule { flag: self.key.to_string(), reason })?;
         let Some(name) = variant_name(&value) else { return Ok(self.default_variant(Reason::Default)) };
-        let variant =
-            self.variants.binary_search_by(|(own, _)| (**own).cmp(&name)).map(|at| &self.variants[at]);
-        match variant {
-            Ok((name, value)) => Ok(Resolved::Variant(name, value, Reason::TargetingMatch)),
-            Err(_) => Err(FlagError::NoVariant { flag: self.key.to_string(), variant: cut(&name) }),
+        match self.variant(&name) {
+            Some(variant) => Ok(Resolved::Variant(variant, Reason::TargetingMatch)),
+            None => Err(FlagError::NoVariant { flag: self.key.to_string(), variant: cut(&name) }),
         }
     }
 
     fn default_variant(&self, reason: Reason) -> Resolved<'_> {
         match self.default.map(|at| &self.variants[at]) {
-            Some((name, value)) => Resolved::Variant(name, value, reason),
+            Some(variant) => Resolved::Variant(variant, reason),
             None => Resolved::Default(Reason::Default),
         }
+    }
+
+    fn variant(&self, name: &str) -> Option<&Variant> {
+        let at = self.variants.binary_search_by(|own| (*own.name).cmp(name)).ok()?;
+        Some(&self.variants[at])
+    }
+
+    /// Goes on counting where the definition before it stopped.
+    pub(super) fn count_on(&mut self, before: &Self) {
+        self.default_count = before.default_count.clone();
+        for variant in &mut self.variants {
+            if let Some(before) = before.variant(&variant.name) {
+                variant.count = before.count.clone();
+            }
+        }
+    }
+
+    /// The evaluations of each variant; under "" those that gave the program's default.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&str, &VariantCount)> {
+        let variants = self.variants.iter().map(|variant| (&*variant.name, &variant.count));
+        variants.chain([("", &self.default_count)])
     }
 
     pub(super) fn key(&self) -> &Arc<str> {
@@ -192,7 +231,7 @@ fn merged_metadata(
 }
 
 /// What flagd's schema says of the variants: that all have one type.
-fn variants_finding(variants: &[(Arc<str>, FlagValue)]) -> Option<String> {
+fn variants_finding(variants: &[Variant]) -> Option<String> {
     let kind = |value: &FlagValue| match value {
         FlagValue::Bool(_) => Some("boolean"),
         FlagValue::Int(_) | FlagValue::Float(_) => Some("number"),
@@ -200,8 +239,8 @@ fn variants_finding(variants: &[(Arc<str>, FlagValue)]) -> Option<String> {
         FlagValue::Object(_) => Some("object"),
         FlagValue::Null | FlagValue::List(_) => None,
     };
-    let first = kind(&variants[0].1);
-    let is_typed = first.is_some() && variants.iter().all(|(_, value)| kind(value) == first);
+    let first = kind(&variants[0].value);
+    let is_typed = first.is_some() && variants.iter().all(|variant| kind(&variant.value) == first);
     (!is_typed).then(|| "its variants are not all booleans, all texts, all numbers or all objects".to_owned())
 }
 

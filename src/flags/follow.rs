@@ -1,9 +1,9 @@
 //! How flags follow the store, and how they are started.
 //!
-//! Events of the watch say that something has changed, and what was deleted. The definitions are read in one look at the
-//! store that comes after them and has all of every change, so that a watch that starts over, or that is slow, can never lead to an old or a mixed state. Only what
-//! has another stamp is compiled. The task ends when the node is closed or the last handle is dropped, and however it
-//! ends, the handles learn of it.
+//! Events of the watch say that something has changed. What that is tells one look at the store that comes after them and
+//! has all of every change, so that a watch that starts over, or that is slow, can never lead to an old or a mixed state.
+//! Only what has another stamp is compiled. The task ends when the node is closed or the last handle is dropped, and
+//! however it ends, the handles learn of it.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -16,12 +16,13 @@ use futures_core::Stream;
 use super::Flags;
 use super::book::FlagBook;
 use super::shared::FlagsShared;
-use super::source::{self, FlagSource, SourceValue};
+use super::source::{self, FlagName, FlagSource, SourceValue};
+use super::usage::UsageReport;
 use crate::error::{Author, Cause, LiveError, LiveSource, Rejected};
 use crate::id::RunId;
 use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
-use crate::typed::whole::{GoneKeys, whole_scan};
+use crate::typed::whole::{WholeView, drain};
 use crate::typed::{LastGood, LiveState, Store, boxed, kept, writer, yield_once};
 
 /// How flags are to start; [`Flags::builder`] makes it.
@@ -31,6 +32,7 @@ pub struct FlagsBuilder<S> {
     prefix: String,
     bundled: Option<String>,
     last_good: Option<Arc<dyn LastGood>>,
+    is_reported: bool,
 }
 
 impl<S> std::fmt::Debug for FlagsBuilder<S> {
@@ -41,13 +43,25 @@ impl<S> std::fmt::Debug for FlagsBuilder<S> {
 
 impl<S: Store> FlagsBuilder<S> {
     pub(super) fn new(store: S, prefix: String) -> Self {
-        Self { store, prefix, bundled: None, last_good: None }
+        Self { store, prefix, bundled: None, last_good: None, is_reported: false }
     }
 
     /// Definitions that the program brings with it, as a file in flagd's format. They make the set `default`, and count
     /// where neither this node nor an earlier run knows a flag, until the node has caught up with a peer.
     pub fn bundled(mut self, json: impl Into<String>) -> Self {
         self.bundled = Some(json.into());
+        self
+    }
+
+    /// Counts evaluations, and writes them into the store every 10 s or less often: beside the prefix `flags/`, the key
+    /// `flags-usage/day/SET/FLAG` holds the UTC day of the last evaluation on any node, and `flags-usage/node/NODE` the
+    /// evaluations on one node since its start, by variant, as long as the node lives. All threads that evaluate one flag
+    /// share its counters, so that an evaluation takes longer where many do so at once.
+    ///
+    /// # Errors
+    /// [`start`](Self::start) fails if the prefix does not end with a slash: the keys would be taken for flags.
+    pub fn report_usage(mut self) -> Self {
+        self.is_reported = true;
         self
     }
 
@@ -65,6 +79,10 @@ impl<S: Store> FlagsBuilder<S> {
     /// [`LiveError::Rejected`] if the bundled definitions are not a file in flagd's format, or one of them is malformed:
     /// that is a fault of the program. A file of an earlier run that cannot be read is only reported.
     pub async fn start(self) -> Result<Flags<S>, LiveError> {
+        if self.is_reported && (self.prefix.len() < 2 || !self.prefix.ends_with('/')) {
+            let error = Cause::new("usage is reported only of flags whose prefix ends with a slash");
+            return Err(LiveError::Rejected(vec![Rejected { from: None, path: String::new(), error }]));
+        }
         let mut base = match &self.bundled {
             Some(json) => bundled(json).map_err(LiveError::Rejected)?,
             None => Vec::new(),
@@ -86,14 +104,14 @@ impl<S: Store> FlagsBuilder<S> {
         // Before the first look at the store, so that no change after it is missed.
         let watch = self.store.watch_with(&self.prefix, WatchOptions::new().without_current());
         let mut book = FlagBook::default();
-        book.update(base.clone());
-        let shared = Arc::new(FlagsShared::new(book.sets()));
+        book.replace(base.clone());
+        let shared = Arc::new(FlagsShared::new(book.sets(), self.is_reported));
         let (store, end) = (self.store.view(), FlagsEnd(shared.clone()));
         let mut task = FlagsTask {
             store: self.store,
+            view: WholeView::new(self.prefix.clone()),
             prefix: self.prefix,
             watch,
-            gone: GoneKeys::default(),
             book,
             shared: shared.clone(),
             base: Some(base),
@@ -102,7 +120,11 @@ impl<S: Store> FlagsBuilder<S> {
             not_kept: unreadable,
             _end: end,
         };
-        task.take_in(task.store.scan(&task.prefix));
+        _ = task.view.look(&task.store);
+        task.replace();
+        if self.is_reported {
+            store.spawn(UsageReport::new(store.view(), &task.prefix, shared.clone()).run());
+        }
         store.spawn(task.run());
         Flags::with_parts(store, shared)
     }
@@ -114,7 +136,9 @@ fn bundled(json: &str) -> Result<Vec<FlagSource>, Vec<Rejected>> {
     let from = Some(LiveSource::Layer { name: NAME.to_owned() });
     let wrong = |error| vec![Rejected { from, path: String::new(), error: Cause::new(error) }];
     let sources = source::of_file(json, NAME).map_err(wrong)?;
-    let rejected = FlagBook::default().update(sources.clone());
+    let mut book = FlagBook::default();
+    book.replace(sources.clone());
+    let rejected = book.rejected();
     if rejected.is_empty() { Ok(sources) } else { Err(rejected) }
 }
 
@@ -132,7 +156,7 @@ struct FlagsTask<S: Store> {
     store: S,
     prefix: String,
     watch: S::Watch,
-    gone: GoneKeys,
+    view: WholeView,
     book: FlagBook,
     shared: Arc<FlagsShared>,
     /// What counts beside the store until the node has caught up. `None`: it has.
@@ -156,21 +180,18 @@ impl Drop for FlagsEnd {
 }
 
 impl<S: Store> FlagsTask<S> {
+    /// Follows the store until the node is closed or no handle is left.
     async fn run(mut self) {
         let mut joined = pin!(self.store.joined());
         loop {
-            match poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await {
-                FlagsCue::End => return,
-                FlagsCue::Joined => self.base = None,
-                FlagsCue::Changed => {}
-            }
-            if self.gone.drain(&mut self.watch).await.is_none() {
+            let cue = poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await;
+            if matches!(cue, FlagsCue::End) || drain(&mut self.watch).await.is_none() {
                 return;
             }
-            self.look().await;
+            self.look(matches!(cue, FlagsCue::Joined)).await;
             if self.keep().await {
                 // Whether it could be kept is told with everything else.
-                self.look().await;
+                self.publish();
             }
             // Under a steady stream of writes nothing above need wait; other tasks of the runtime must run as well.
             yield_once().await;
@@ -186,10 +207,7 @@ impl<S: Store> FlagsTask<S> {
             return Poll::Ready(FlagsCue::End);
         }
         match Pin::new(&mut self.watch).poll_next(cx) {
-            Poll::Ready(Some(event)) => {
-                self.gone.note(event);
-                return Poll::Ready(FlagsCue::Changed);
-            }
+            Poll::Ready(Some(_)) => return Poll::Ready(FlagsCue::Changed),
             Poll::Ready(None) => return Poll::Ready(FlagsCue::End),
             Poll::Pending => {}
         }
@@ -199,38 +217,57 @@ impl<S: Store> FlagsTask<S> {
         joined.poll(cx).map(|has_joined| if has_joined { FlagsCue::Joined } else { FlagsCue::End })
     }
 
-    async fn look(&mut self) {
-        let gone = std::mem::take(&mut self.gone);
-        let entries = match &self.base {
+    /// Takes in what has changed.
+    async fn look(&mut self, has_joined: bool) {
+        if has_joined {
+            self.base = None;
+        }
+        if self.base.is_some() {
             // What is there of the cluster before the node has caught up is a part anyhow.
-            Some(_) => self.store.scan(&self.prefix),
-            None => whole_scan(&self.store, &self.prefix, &gone).await,
-        };
-        self.take_in(entries);
+            _ = self.view.look(&self.store);
+            return self.replace();
+        }
+        let keys = self.view.look_whole(&self.store).await;
+        if has_joined {
+            return self.replace();
+        }
+        let mut writers = BTreeMap::new();
+        let changes = keys.into_iter().map(|key| {
+            let source = self.view.entry(&key).map(|entry| self.source(entry, &mut writers));
+            (FlagName::of_key(&key[self.prefix.len()..]), source)
+        });
+        self.book.apply(changes.collect());
+        self.publish();
     }
 
-    /// Takes in all definitions as they are at one instant, and publishes what has changed.
-    fn take_in(&mut self, entries: Vec<Entry>) {
+    /// Takes in all definitions, and what counts beside the store.
+    fn replace(&mut self) {
         let mut sources = self.base.clone().unwrap_or_default();
-        let mut writers: BTreeMap<RunId, Author> = BTreeMap::new();
-        sources.extend(entries.into_iter().map(|entry| {
-            let (key, stamp) = (entry.key().to_owned(), entry.stamp());
-            let writer = writers.entry(entry.origin()).or_insert_with(|| writer(&self.store, stamp)).clone();
-            let rest = key[self.prefix.len()..].to_owned();
-            FlagSource::of_key(&rest, LiveSource::Key { key, stamp, writer }, SourceValue::Entry(entry))
-        }));
+        let mut writers = BTreeMap::new();
+        sources.extend(self.view.entries().map(|entry| self.source(entry, &mut writers)));
         // Of several with one name the last one counts: that with the greatest stamp.
         sources.sort_by_key(FlagSource::stamp);
-        let before = self.book.sets();
-        let mut rejected = self.book.update(sources);
-        let sets = self.book.sets();
+        self.book.replace(sources);
+        self.publish();
+    }
+
+    fn source(&self, entry: &Entry, writers: &mut BTreeMap<RunId, Author>) -> FlagSource {
+        let (key, stamp) = (entry.key().to_owned(), entry.stamp());
+        let writer = writers.entry(entry.origin()).or_insert_with(|| writer(&self.store, stamp)).clone();
+        let rest = key[self.prefix.len()..].to_owned();
+        FlagSource::of_key(&rest, LiveSource::Key { key, stamp, writer }, SourceValue::Entry(entry.clone()))
+    }
+
+    /// Publishes what has changed.
+    fn publish(&self) {
+        let (sets, mut rejected) = (self.book.sets(), self.book.rejected());
         let state = match (&self.base, rejected.is_empty()) {
             (Some(_), _) => LiveState::Stale,
             (None, true) => LiveState::Current,
             (None, false) => LiveState::Rejected,
         };
         rejected.extend(self.not_kept.clone());
-        let has_changed = !Arc::ptr_eq(&before, &sets) || self.shared.sets().is_empty();
+        let has_changed = !Arc::ptr_eq(&self.shared.sets(), &sets);
         if let Some(before) = self.shared.publish(has_changed.then_some(sets), state, &rejected) {
             let news: Vec<_> = rejected.iter().filter(|it| !before.contains(it)).cloned().collect();
             self.store.note_rejected(&self.prefix, &news, rejected.len());

@@ -44,20 +44,26 @@ struct FlagsRecord {
 
 pub(super) struct FlagsShared {
     current: ArcSwap<FlagSets>,
+    /// Evaluations are counted, because they are reported.
+    is_counted: bool,
     record: Mutex<FlagsRecord>,
     /// Wakes the task.
     task: FlagsWaiter,
 }
 
 impl FlagsShared {
-    pub(super) fn new(sets: Arc<FlagSets>) -> Self {
+    pub(super) fn new(sets: Arc<FlagSets>, is_counted: bool) -> Self {
         let (state, rejected, waiters) = (LiveState::Stale, Arc::default(), Vec::new());
         let record = Mutex::new(FlagsRecord { state, rejected, waiters, is_abandoned: false });
-        Self { current: ArcSwap::new(sets), record, task: FlagsWaiter::default() }
+        Self { current: ArcSwap::new(sets), is_counted, record, task: FlagsWaiter::default() }
     }
 
     pub(super) fn current(&self) -> &ArcSwap<FlagSets> {
         &self.current
+    }
+
+    pub(super) fn is_counted(&self) -> bool {
+        self.is_counted
     }
 
     pub(super) fn sets(&self) -> Arc<FlagSets> {
@@ -106,7 +112,12 @@ impl FlagsShared {
         self.task.wake();
     }
 
-    /// Whether the last handle is gone; the task is woken when it is.
+    /// Whether the last handle is gone.
+    pub(super) fn has_no_handle(&self) -> bool {
+        lock(&self.record).is_abandoned
+    }
+
+    /// The same; the task is woken when it is.
     pub(super) fn is_abandoned(&self, cx: &Context<'_>) -> bool {
         self.task.register(cx);
         lock(&self.record).is_abandoned

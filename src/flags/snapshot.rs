@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::FlagError;
 use super::book::FlagBook;
 use super::context::{Context, seconds_of};
-use super::definition::{Resolved, malformed};
+use super::definition::{Flag, Resolved, Variant, malformed};
 use super::details::{Details, FlagType, Metadata, Reason};
 use super::sets::{DEFAULT_SET, FlagEntry, FlagSets, changed};
 use super::value::FlagValue;
@@ -34,11 +34,12 @@ pub struct Snapshot {
     sets: Arc<FlagSets>,
     set: Arc<str>,
     time: SystemTime,
+    is_counted: bool,
 }
 
 impl Snapshot {
-    pub(super) fn new(sets: Arc<FlagSets>, set: Arc<str>, time: SystemTime) -> Self {
-        Self { sets, set, time }
+    pub(super) fn new(sets: Arc<FlagSets>, set: Arc<str>, time: SystemTime, is_counted: bool) -> Self {
+        Self { sets, set, time, is_counted }
     }
 
     /// The flags of a file in flagd's format, without a store, and what in it is malformed. Its time is 1970 until
@@ -48,8 +49,8 @@ impl Snapshot {
     /// If the text is not JSON, or its `flags` are no object.
     pub fn from_json(json: &str) -> Result<(Self, Vec<Rejected>), Box<dyn std::error::Error + Send + Sync>> {
         let mut book = FlagBook::default();
-        let rejected = book.update(super::source::of_file(json, "the file")?);
-        Ok((Self::new(book.sets(), DEFAULT_SET.into(), SystemTime::UNIX_EPOCH), rejected))
+        book.replace(super::source::of_file(json, "the file")?);
+        Ok((Self::new(book.sets(), DEFAULT_SET.into(), SystemTime::UNIX_EPOCH, false), book.rejected()))
     }
 
     /// The same flags at another time, which rules see as `$flagd.timestamp`.
@@ -59,10 +60,17 @@ impl Snapshot {
         self
     }
 
+    /// The same flags, whose evaluations do not count as use of them: for programs that list all flags, or try them.
+    #[must_use]
+    pub fn uncounted(mut self) -> Self {
+        self.is_counted = false;
+        self
+    }
+
     /// Another set of the same instant.
     #[must_use]
     pub fn of_set(&self, set: &str) -> Self {
-        Self { sets: self.sets.clone(), set: set.into(), time: self.time }
+        Self { set: set.into(), ..self.clone() }
     }
 
     /// The flags of the set, in the order of their names.
@@ -103,7 +111,7 @@ impl Snapshot {
 
     fn view<R>(&self, ask: impl FnOnce(FlagsView<'_>) -> R) -> R {
         let clock = || seconds_of(self.time);
-        ask(FlagsView { sets: &self.sets, set: &self.set, clock: &clock })
+        ask(FlagsView { sets: &self.sets, set: &self.set, clock: &clock, is_counted: self.is_counted })
     }
 }
 
@@ -112,21 +120,32 @@ pub(super) struct FlagsView<'v> {
     pub(super) sets: &'v FlagSets,
     pub(super) set: &'v str,
     pub(super) clock: &'v dyn Fn() -> i64,
+    pub(super) is_counted: bool,
 }
 
 impl FlagsView<'_> {
     fn entry(&self, flag: &str) -> Result<&FlagEntry, FlagError> {
-        let found = self.sets.get(self.set).and_then(|set| set.0.get(flag));
+        let found = self.sets.get(self.set).and_then(|set| set.flag(flag));
         found.ok_or_else(|| FlagError::NotFound { set: self.set.to_owned(), flag: flag.to_owned() })
+    }
+
+    /// Counts an evaluation that gave a variant, or the program's default.
+    fn count(&self, flag: &Flag, variant: Option<&Variant>) {
+        if self.is_counted {
+            variant.map_or(&flag.default_count, |variant| &variant.count).add();
+        }
     }
 
     /// The value of the flag, if it has one of this type.
     pub(super) fn value<T: FlagType>(&self, flag: &str, context: &Context<'_>) -> Option<T> {
-        let FlagEntry::Ready(flag) = self.sets.get(self.set)?.0.get(flag)? else { return None };
-        match flag.resolve(context, self.clock) {
-            Ok(Resolved::Variant(_, value, _)) => T::from_value(value),
+        let FlagEntry::Ready(flag) = self.sets.get(self.set)?.flag(flag)? else { return None };
+        let resolved = flag.resolve(context, self.clock);
+        let found = match &resolved {
+            Ok(Resolved::Variant(variant, _)) => T::from_value(&variant.value).map(|value| (*variant, value)),
             Ok(Resolved::Default(_)) | Err(_) => None,
-        }
+        };
+        self.count(flag, found.as_ref().map(|(variant, _)| *variant));
+        found.map(|(_, value)| value)
     }
 
     pub(super) fn details<T: FlagType>(&self, flag: &str, default: T, context: &Context<'_>) -> Details<T> {
@@ -145,12 +164,18 @@ impl FlagsView<'_> {
             Err(error) => return failed(default, Metadata::default(), error),
         };
         let metadata = flag.metadata.clone();
-        match flag.resolve(context, self.clock) {
-            Ok(Resolved::Variant(variant, found, reason)) => {
-                if let Some(value) = T::from_value(found) {
-                    return Details { value, variant: Some(variant.clone()), reason, metadata, error: None };
-                }
-                let (flag, expected, found) = (flag.key().to_string(), T::NAME, found.kind());
+        let resolved = flag.resolve(context, self.clock);
+        if let Ok(Resolved::Variant(variant, reason)) = &resolved
+            && let Some(value) = T::from_value(&variant.value)
+        {
+            self.count(flag, Some(variant));
+            let (variant, reason) = (Some(variant.name.clone()), *reason);
+            return Details { value, variant, reason, metadata, error: None };
+        }
+        self.count(flag, None);
+        match resolved {
+            Ok(Resolved::Variant(variant, _)) => {
+                let (flag, expected, found) = (flag.key().to_string(), T::NAME, variant.value.kind());
                 failed(default, metadata, FlagError::TypeMismatch { flag, expected, found })
             }
             Ok(Resolved::Default(reason)) => {

@@ -17,11 +17,32 @@ pub(super) const SHARED_RULES: &str = "$evaluators";
 /// The last part of the key that holds the metadata of a set.
 pub(super) const SET_METADATA: &str = "$metadata";
 
+/// Why what is under a key that names no flag is rejected.
+pub(super) const NO_FLAG: &str = "the key names no flag: behind the prefix stand a set, a slash and a flag";
+
+/// What a key names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum FlagName {
+    /// The set and the flag.
+    Flag(Arc<str>, Arc<str>),
+    /// No flag; this is the key without the prefix of the flags.
+    None(String),
+}
+
+impl FlagName {
+    /// What a key names; `rest` is the key without the prefix of the flags.
+    pub(super) fn of_key(rest: &str) -> Self {
+        match rest.split_once('/') {
+            Some((set, flag)) if !set.is_empty() && !flag.is_empty() => Self::Flag(set.into(), flag.into()),
+            _ => Self::None(rest.to_owned()),
+        }
+    }
+}
+
 /// A definition, or something else that belongs to a set, with its source.
 #[derive(Clone, Debug)]
 pub(super) struct FlagSource {
-    /// The set and the flag. An error: the key names none.
-    pub(super) name: Result<(Arc<str>, Arc<str>), String>,
+    pub(super) name: FlagName,
     pub(super) from: LiveSource,
     /// Its value, which is parsed when it is new.
     pub(super) value: SourceValue,
@@ -36,10 +57,7 @@ pub(super) enum SourceValue {
 impl FlagSource {
     /// The definition under a key; `rest` is the key without the prefix of the flags.
     pub(super) fn of_key(rest: &str, from: LiveSource, value: SourceValue) -> Self {
-        let name = match rest.split_once('/') {
-            Some((set, flag)) if !set.is_empty() && !flag.is_empty() => Ok((set.into(), flag.into())),
-            _ => Err("the key names no flag: behind the prefix stand a set, a slash and a flag".to_owned()),
-        };
+        let name = FlagName::of_key(rest);
         Self { name, from, value }
     }
 
@@ -72,7 +90,7 @@ pub(super) fn of_file(json: &str, name: &str) -> Result<Vec<FlagSource>, BoxedEr
     let shared = [(SHARED_RULES, "$evaluators"), (SET_METADATA, "metadata")];
     let shared = shared.into_iter().filter_map(|(key, field)| Some((key.into(), file.field(field)?.clone())));
     let source = |(key, value): (Arc<str>, FlagValue)| FlagSource {
-        name: Ok((DEFAULT_SET.into(), key)),
+        name: FlagName::Flag(DEFAULT_SET.into(), key),
         from: LiveSource::Layer { name: name.to_owned() },
         value: SourceValue::Parsed(value),
     };

@@ -10,6 +10,10 @@ use crate::error::WriteError;
 use crate::form;
 use crate::id::RunId;
 use crate::store::OnlyIf;
+#[cfg(feature = "json")]
+use crate::store::WholeLook;
+#[cfg(feature = "json")]
+use crate::store::entry::Revision;
 use crate::store::entry::{DotSet, EXPIRY_MS_MIN, Entry};
 use crate::store::key::{self, Space};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
@@ -102,13 +106,15 @@ impl Replica {
             .collect()
     }
 
-    /// The same, and whether all these entries and the keys `gone` are complete. While they are not, a part of what
-    /// another node has written in one batch may be missing.
-    pub(crate) fn scan_whole(&self, now: Time, prefix: &str, gone: &[String]) -> (Vec<Entry>, bool) {
+    /// The same with its instant, and whether all these entries and the keys `held` are complete. While they are not, a
+    /// part of what another node has written in one batch may be missing.
+    #[cfg(feature = "json")]
+    pub(crate) fn scan_whole(&self, now: Time, prefix: &str, held: &[String]) -> WholeLook {
         let entries = self.scan(now, prefix);
-        let keys = entries.iter().map(Entry::key).chain(gone.iter().map(String::as_str));
+        let keys = entries.iter().map(Entry::key).chain(held.iter().map(String::as_str));
         let is_whole = keys.map(key::register).all(|key| self.store.is_complete(&key));
-        (entries, is_whole)
+        let revision = Revision { log: self.store.log.id, number: self.store.log.head() };
+        WholeLook { entries, gone: Vec::new(), revision, is_whole }
     }
 
     /// The first `rows` entries (at most [`PAGE_ROWS_MAX`]) whose stored key begins with `prefix` and comes behind `after`.

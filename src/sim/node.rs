@@ -21,6 +21,8 @@ use crate::error::WriteError;
 use crate::membership::Member;
 use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Status};
 use crate::store::OnlyIf;
+#[cfg(feature = "json")]
+use crate::store::WholeLook;
 use crate::store::entry::{Dot, Entry, Revision};
 use crate::store::key::{CounterPart, Space, counter_prefix, element_key, register};
 use crate::store::watch::WatchOptions;
@@ -501,8 +503,14 @@ impl Store for SimNode {
         self.scan(prefix)
     }
 
-    fn scan_whole(&self, prefix: &str, gone: &[String]) -> (Vec<Entry>, bool) {
-        self.read(|replica, now| replica.scan_whole(now, prefix, gone)).unwrap_or((Vec::new(), true))
+    #[cfg(feature = "json")]
+    fn scan_whole(&self, prefix: &str, held: &[String]) -> Option<WholeLook> {
+        self.read(|replica, now| replica.scan_whole(now, prefix, held))
+    }
+
+    #[cfg(feature = "json")]
+    fn changes_whole(&self, prefix: &str, since: Revision) -> Option<WholeLook> {
+        self.read(|replica, now| replica.store.changes_whole(now, &register(prefix), since))?
     }
 
     fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {

@@ -1,7 +1,34 @@
 //! Which keys are complete. A key is not complete while a batch of another node that changed it may still be arriving.
 
+#[cfg(feature = "json")]
+use super::entry::{Entry, Revision};
+#[cfg(feature = "json")]
+use super::key::readable_key;
 use super::{Dot, DotSet, LocalStore};
+#[cfg(feature = "json")]
+use crate::time::Time;
 
+/// The most changes that are looked through for those below one prefix: bounds the work under the lock. Beyond it, all
+/// keys below the prefix are read instead.
+#[cfg(feature = "json")]
+const CHANGES_MAX: usize = 4_096;
+
+/// The keys below a prefix as they were at one instant, or those that have changed since an earlier one;
+/// [`Store::scan_whole`](crate::Store::scan_whole) and [`Store::changes_whole`](crate::Store::changes_whole) give it.
+#[cfg(feature = "json")]
+#[derive(Clone, Debug)]
+pub struct WholeLook {
+    /// The entries, in the order of their keys.
+    pub entries: Vec<Entry>,
+    /// Keys that have changed and hold nothing now.
+    pub gone: Vec<String>,
+    /// The instant, for [`Store::changes_whole`](crate::Store::changes_whole).
+    pub revision: Revision,
+    /// `false` while a batch of another node that writes or deletes some of these keys may still be arriving.
+    pub is_whole: bool,
+}
+
+#[cfg_attr(not(feature = "json"), allow(dead_code, reason = "views alone ask for it"))]
 impl LocalStore {
     /// Whether the vector covers everything that is merged at this stored key. It covers what this replica wrote at once,
     /// and what another node wrote as soon as its claim has arrived. The claim comes behind everything that the node
@@ -26,5 +53,31 @@ impl LocalStore {
                 && coverage
                     .context(stored_key, self.hash_key.place(stored_key))
                     .is_none_or(|context| vector.covers_all(&context)))
+    }
+
+    /// What has changed below a prefix since `since`. `None` if that is not known any more, or is too much for one look.
+    #[cfg(feature = "json")]
+    pub(crate) fn changes_whole(&self, now: Time, prefix: &[u8], since: Revision) -> Option<WholeLook> {
+        if since.log != self.log.id || since.number < self.log.floor() {
+            return None;
+        }
+        let revision = Revision { log: self.log.id, number: self.log.head() };
+        let mut look = WholeLook { entries: Vec::new(), gone: Vec::new(), revision, is_whole: true };
+        for (at, (number, id)) in self.log.rows_after(since.number).enumerate() {
+            if at == CHANGES_MAX {
+                return None;
+            }
+            let dot_set = &self.row(id).dot_set;
+            if !dot_set.key().starts_with(prefix) {
+                continue;
+            }
+            look.is_whole &= self.is_complete_row(dot_set);
+            match self.entry(now, dot_set, number) {
+                Some(entry) => look.entries.push(entry),
+                None => look.gone.push(readable_key(dot_set.key()).to_owned()),
+            }
+        }
+        look.entries.sort_by(|a, b| a.key().cmp(b.key()));
+        Some(look)
     }
 }

@@ -1,5 +1,10 @@
-//! One look at the keys below a prefix that shows each batch of another node as a whole or not at all.
+//! The keys below a prefix, followed so that each batch of another node is seen as a whole or not at all.
+//!
+//! A view holds the entries of its last look. A further look reads what has changed since then, in one piece; only after
+//! the log has forgotten changes, or after very many of them, it reads everything anew. If a part of a batch has arrived,
+//! the view waits for the rest: the look is repeated from the same instant until all that has changed is complete.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
@@ -7,7 +12,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use crate::store::entry::Entry;
+use crate::store::WholeLook;
+use crate::store::entry::{Entry, Revision};
 use crate::store::watch::WatchEvent;
 use crate::typed::Store;
 
@@ -23,56 +29,101 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// The most events of the watch that are taken before a view looks at the store.
 const EVENTS_MAX: usize = 4_096;
 
-/// The most deleted keys that are kept for a look. Of more it is not known whether what belongs to them has arrived.
-const GONE_MAX: usize = 4_096;
-
-/// The keys that were deleted since the last look.
-#[derive(Debug, Default)]
-pub(crate) struct GoneKeys(Vec<String>);
-
-impl GoneKeys {
-    pub(crate) fn note(&mut self, event: WatchEvent) {
-        if let WatchEvent::Delete { key, .. } = event
-            && self.0.len() < GONE_MAX
-        {
-            self.0.push(key);
-        }
-    }
-
-    /// Takes the events of a watch that have come, and returns whether there were any. `None`: the watch has ended.
-    pub(crate) async fn drain(
-        &mut self,
-        watch: &mut (impl Stream<Item = WatchEvent> + Unpin),
-    ) -> Option<bool> {
-        let mut has_any = false;
-        poll_fn(|cx| {
-            for _ in 0..EVENTS_MAX {
-                match Pin::new(&mut *watch).poll_next(cx) {
-                    Poll::Ready(Some(event)) => {
-                        self.note(event);
-                        has_any = true;
-                    }
-                    Poll::Ready(None) => return Poll::Ready(None),
-                    Poll::Pending => break,
-                }
+/// Takes the events of a watch that have come, and returns whether there were any: they say that something has changed,
+/// and what that is, the next look tells. `None`: the watch has ended.
+pub(crate) async fn drain(watch: &mut (impl Stream<Item = WatchEvent> + Unpin)) -> Option<bool> {
+    let mut has_any = false;
+    poll_fn(|cx| {
+        for _ in 0..EVENTS_MAX {
+            match Pin::new(&mut *watch).poll_next(cx) {
+                Poll::Ready(Some(_)) => has_any = true,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => break,
             }
-            Poll::Ready(Some(has_any))
-        })
-        .await
-    }
+        }
+        Poll::Ready(Some(has_any))
+    })
+    .await
 }
 
-/// Everything below a prefix as it is at one instant. If a batch is arriving, it waits for the rest of it, at most for
-/// [`WHOLE_TIME_MAX`].
-pub(crate) async fn whole_scan<S: Store>(store: &S, prefix: &str, gone: &GoneKeys) -> Vec<Entry> {
-    let (mut pause, mut waited) = (PAUSE_MIN, Duration::ZERO);
-    loop {
-        let (entries, is_whole) = store.scan_whole(prefix, &gone.0);
-        if is_whole || waited >= WHOLE_TIME_MAX {
-            return entries;
+/// The entries below a prefix, as they were at the last look.
+#[derive(Debug)]
+pub(crate) struct WholeView {
+    prefix: String,
+    entries: BTreeMap<String, Entry>,
+    /// The instant of the last look. `None`: there was none.
+    revision: Option<Revision>,
+}
+
+impl WholeView {
+    pub(crate) fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into(), entries: BTreeMap::new(), revision: None }
+    }
+
+    /// In the order of their keys.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    #[cfg(feature = "flags")]
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// Takes a look, whole or not. Returns the keys that have changed.
+    #[cfg(feature = "flags")]
+    pub(crate) fn look(&mut self, store: &impl Store) -> BTreeSet<String> {
+        let Some(look) = self.read(store) else { return BTreeSet::new() };
+        let is_whole = look.is_whole;
+        let changed = self.take(look);
+        // What is still arriving has to count for the next look as well.
+        self.revision = self.revision.filter(|_| is_whole);
+        changed
+    }
+
+    /// Takes a look that is whole. If a batch is arriving, it waits for the rest of it, at most for [`WHOLE_TIME_MAX`].
+    /// Returns the keys that have changed.
+    pub(crate) async fn look_whole(&mut self, store: &impl Store) -> BTreeSet<String> {
+        let (mut pause, mut waited) = (PAUSE_MIN, Duration::ZERO);
+        loop {
+            let Some(look) = self.read(store) else { return BTreeSet::new() };
+            if look.is_whole || waited >= WHOLE_TIME_MAX {
+                return self.take(look);
+            }
+            store.sleep(pause).await;
+            waited += pause;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
-        store.sleep(pause).await;
-        waited += pause;
-        pause = (pause * 2).min(PAUSE_MAX);
+    }
+
+    /// `None`: the node is closed.
+    fn read(&self, store: &impl Store) -> Option<WholeLook> {
+        if let Some(look) = self.revision.and_then(|since| store.changes_whole(&self.prefix, since)) {
+            return Some(look);
+        }
+        let held: Vec<String> = self.entries.keys().cloned().collect();
+        let mut look = store.scan_whole(&self.prefix, &held)?;
+        let is_there = |key: &String| look.entries.binary_search_by(|entry| entry.key().cmp(key)).is_ok();
+        look.gone = held.into_iter().filter(|key| !is_there(key)).collect();
+        Some(look)
+    }
+
+    fn take(&mut self, look: WholeLook) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        self.revision = Some(look.revision);
+        for key in look.gone {
+            if self.entries.remove(&key).is_some() {
+                changed.insert(key);
+            }
+        }
+        for entry in look.entries {
+            let key = entry.key().to_owned();
+            let stamp = entry.stamp();
+            let before = self.entries.insert(key.clone(), entry);
+            if before.is_none_or(|before| before.stamp() != stamp) {
+                changed.insert(key);
+            }
+        }
+        changed
     }
 }

@@ -17,6 +17,7 @@ use tidings_proptest::{ms, nodes};
 mod bounds;
 mod history;
 mod starting;
+mod usage;
 
 /// A flag of one integer.
 fn number(value: impl serde::Serialize) -> String {

@@ -10,7 +10,7 @@ use tidings_proptest::{Folder, ms};
 
 use crate::{anonymous, number, shorts};
 
-fn started(builder: FlagsBuilder<SimNode>, sim: &mut Sim) -> Result<Flags<SimNode>, LiveError> {
+pub(crate) fn started(builder: FlagsBuilder<SimNode>, sim: &mut Sim) -> Result<Flags<SimNode>, LiveError> {
     let slot = Arc::new(Mutex::new(None));
     let given = slot.clone();
     sim.spawn(async move { *given.lock().unwrap() = Some(builder.start().await) });

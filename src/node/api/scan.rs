@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 
 use crate::node::runtime::shared::Shared;
+#[cfg(feature = "json")]
+use crate::store::WholeLook;
 use crate::store::entry::{Entry, Revision};
 use crate::store::key::{self, Space};
 
@@ -18,42 +20,63 @@ const SCAN_TRIES: usize = 3;
 
 /// All entries whose stored key begins with `prefix`, as of the instant of the last piece.
 pub(in crate::node) fn scan(shared: &Shared, prefix: &[u8]) -> Vec<Entry> {
-    scan_with(shared, prefix, None).0
+    scan_with(shared, prefix, None).map(|scanned| scanned.entries).unwrap_or_default()
 }
 
-/// The same, and whether all these entries and the keys `gone` are complete at that instant, see
-/// [`LocalStore::is_complete`](crate::store::LocalStore::is_complete).
-pub(in crate::node) fn scan_whole(shared: &Shared, prefix: &[u8], gone: &[String]) -> (Vec<Entry>, bool) {
-    scan_with(shared, prefix, Some(gone))
+/// The same with its instant, and whether all these entries and the keys `held` are complete then, see
+/// [`LocalStore::is_complete`](crate::store::LocalStore::is_complete). `None`: the node is closed.
+#[cfg(feature = "json")]
+pub(in crate::node) fn scan_whole(shared: &Shared, prefix: &[u8], held: &[String]) -> Option<WholeLook> {
+    let Scanned { entries, revision, is_whole } = scan_with(shared, prefix, Some(held))?;
+    Some(WholeLook { entries, gone: Vec::new(), revision, is_whole })
 }
 
-fn scan_with(shared: &Shared, prefix: &[u8], gone: Option<&[String]>) -> (Vec<Entry>, bool) {
+/// The result of a scan.
+struct Scanned {
+    entries: Vec<Entry>,
+    #[cfg_attr(not(feature = "json"), expect(dead_code, reason = "views alone ask for it"))]
+    revision: Revision,
+    #[cfg_attr(not(feature = "json"), expect(dead_code, reason = "views alone ask for it"))]
+    is_whole: bool,
+}
+
+/// Why an attempt of a scan gave nothing.
+enum ScanFailure {
+    Closed,
+    /// The log was replaced or forgot removals meanwhile.
+    LogMoved,
+}
+
+/// `None`: the node is closed.
+fn scan_with(shared: &Shared, prefix: &[u8], held: Option<&[String]>) -> Option<Scanned> {
     for attempt in 1.. {
         let rows = if attempt < SCAN_TRIES { SCAN_ROWS } else { usize::MAX };
-        if let Some(scanned) = try_scan(shared, prefix, gone, rows) {
-            return scanned;
+        match try_scan(shared, prefix, held, rows) {
+            Ok(scanned) => return Some(scanned),
+            Err(ScanFailure::Closed) => return None,
+            Err(ScanFailure::LogMoved) => {}
         }
     }
     unreachable!("the log forgets nothing during a scan in one piece")
 }
 
-/// One attempt, reading `rows` rows at a time. `None` if the log was replaced or forgot removals meanwhile.
-/// `gone` is `None` if the caller does not ask whether the result is whole.
+/// One attempt, reading `rows` rows at a time. `held` is `None` if the caller does not ask whether the result is whole.
 fn try_scan(
     shared: &Shared,
     prefix: &[u8],
-    gone: Option<&[String]>,
+    held: Option<&[String]>,
     rows: usize,
-) -> Option<(Vec<Entry>, bool)> {
+) -> Result<Scanned, ScanFailure> {
     let mut entries = Vec::new();
     // Stored keys that were not complete when they were read. What is complete stays so.
-    let mut open: Vec<Vec<u8>> = gone.unwrap_or_default().iter().map(|key| key::register(key)).collect();
+    let mut open: Vec<Vec<u8>> = held.unwrap_or_default().iter().map(|key| key::register(key)).collect();
     let mut next = prefix.to_vec();
     let mut cursor: Option<Revision> = None;
     loop {
-        let Some(core) = shared.lock_closed() else { return Some((entries, true)) };
+        let core = shared.lock_closed().ok_or(ScanFailure::Closed)?;
         let (store, now) = (&core.replica.store, shared.now());
-        let since = *cursor.get_or_insert(Revision { log: store.log.id, number: store.log.head() });
+        let revision = Revision { log: store.log.id, number: store.log.head() };
+        let since = *cursor.get_or_insert(revision);
         let mut read = 0;
         let mut last = None;
         for (dot_set, number) in
@@ -61,7 +84,7 @@ fn try_scan(
         {
             read += 1;
             last = Some(dot_set.key());
-            if gone.is_some() && !store.is_complete_row(dot_set) {
+            if held.is_some() && !store.is_complete_row(dot_set) {
                 open.push(dot_set.key().to_vec());
             }
             entries.extend(store.entry(now, dot_set, number));
@@ -71,13 +94,13 @@ fn try_scan(
             continue;
         }
         if since.log != store.log.id || since.number < store.log.floor() {
-            return None;
+            return Err(ScanFailure::LogMoved);
         }
         let changed = store.log.rows_after(since.number).map(|(number, id)| (number, &store.row(id).dot_set));
         let mut changed = changed.filter(|(_, dot_set)| dot_set.key().starts_with(prefix)).peekable();
         let mut is_whole = open.iter().all(|key| store.is_complete(key));
         if changed.peek().is_none() {
-            return Some((entries, is_whole));
+            return Ok(Scanned { entries, revision, is_whole });
         }
         let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         for (number, dot_set) in changed {
@@ -89,7 +112,7 @@ fn try_scan(
         entries.retain(|entry| !latest.contains_key(entry.key()));
         entries.extend(latest.into_values().flatten());
         entries.sort_by(|a, b| a.key().cmp(b.key()));
-        return Some((entries, is_whole));
+        return Ok(Scanned { entries, revision, is_whole });
     }
 }
 

@@ -15,8 +15,12 @@ use crate::node::net::peers::NodeEvent;
 use crate::node::runtime::shared::wall_ms;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
+#[cfg(feature = "json")]
+use crate::store::WholeLook;
 use crate::store::entry::{Entry, Revision};
-use crate::store::key::{self, Space, counter_prefix, element_key};
+#[cfg(feature = "json")]
+use crate::store::key::register;
+use crate::store::key::{Space, counter_prefix, element_key};
 use crate::store::watch::WatchOptions;
 use crate::time::Stamp;
 use crate::typed::{Store, WriteReceipt};
@@ -58,8 +62,15 @@ impl Store for Node {
         self.scan(prefix)
     }
 
-    fn scan_whole(&self, prefix: &str, gone: &[String]) -> (Vec<Entry>, bool) {
-        scan::scan_whole(&self.shared, &key::register(prefix), gone)
+    #[cfg(feature = "json")]
+    fn scan_whole(&self, prefix: &str, held: &[String]) -> Option<WholeLook> {
+        scan::scan_whole(&self.shared, &register(prefix), held)
+    }
+
+    #[cfg(feature = "json")]
+    fn changes_whole(&self, prefix: &str, since: Revision) -> Option<WholeLook> {
+        let core = self.shared.lock_closed()?;
+        core.replica.store.changes_whole(self.shared.now(), &register(prefix), since)
     }
 
     fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {

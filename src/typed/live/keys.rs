@@ -7,7 +7,7 @@ use crate::error::{Author, LiveSource, Rejected};
 use crate::id::RunId;
 use crate::store::entry::Entry;
 use crate::typed::schema::is_schema;
-use crate::typed::whole::{GoneKeys, whole_scan};
+use crate::typed::whole::WholeView;
 use crate::typed::{Store, writer};
 
 /// What keys a live value has.
@@ -35,11 +35,13 @@ impl LiveKeys {
         }
     }
 
-    /// The same, after the rest of a batch that is arriving: see [`whole_scan`]. `gone` are the keys that were deleted
-    /// since the last look.
-    pub(super) async fn whole_entries(&self, store: &impl Store, gone: &GoneKeys) -> Vec<Entry> {
+    /// The same, after the rest of a batch that is arriving. `view` holds what is below the prefix.
+    pub(super) async fn whole_entries(&self, store: &impl Store, view: &mut WholeView) -> Vec<Entry> {
         match self {
-            Self::Prefix(prefix) => whole_scan(store, prefix, gone).await,
+            Self::Prefix(_) => {
+                _ = view.look_whole(store).await;
+                view.entries().cloned().collect()
+            }
             Self::Exact(_) => self.entries(store),
         }
     }

@@ -16,7 +16,7 @@ use super::pieces::{LivePiece, PieceTree};
 use crate::error::{BoxedError, Cause, LiveSource, Rejected};
 use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
-use crate::typed::whole::GoneKeys;
+use crate::typed::whole::WholeView;
 use crate::typed::{LastGood, Store, kept};
 
 /// The most rejections that are kept of one attempt.
@@ -71,17 +71,17 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         }
     }
 
-    /// Makes the value from one look at the store. `good` is the tree of the present value, if there is one. With `gone`,
+    /// Makes the value from one look at the store. `good` is the tree of the present value, if there is one. With `view`,
     /// the look waits for the rest of a batch that is arriving: [`LiveKeys::whole_entries`].
     pub(super) async fn make(
         &self,
         base: &LiveBase,
         good: Option<&PieceTree>,
-        gone: Option<&GoneKeys>,
+        view: Option<&mut WholeView>,
     ) -> Result<Made<T>, Vec<Rejected>> {
         let layers = self.read_layers().await;
-        let entries = match gone {
-            Some(gone) => self.keys.whole_entries(&self.store, gone).await,
+        let entries = match view {
+            Some(view) => self.keys.whole_entries(&self.store, view).await,
             None => self.keys.entries(&self.store),
         };
         let made = self.pieces(base, layers, &entries).and_then(|pieces| self.value_of(pieces, good));

@@ -1,8 +1,8 @@
 //! The task of a live value: it waits for a change, and makes the value anew.
 //!
-//! Events of the watch say that something has changed, and what was deleted. The value is made of one look at the store that comes after
-//! them, so that a watch that starts over, or that is slow, can never lead to an old or a mixed value. The task ends when
-//! the node is closed or the last handle is dropped, and however it ends, the handles learn of it.
+//! Events of the watch say that something has changed. The value is made of one look at the store that comes after them,
+//! so that a watch that starts over, or that is slow, can never lead to an old or a mixed value. The task ends when the
+//! node is closed or the last handle is dropped, and however it ends, the handles learn of it.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::plan::{LiveBase, LivePlan, Made};
 use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
-use crate::typed::whole::GoneKeys;
+use crate::typed::whole::{WholeView, drain};
 use crate::typed::{Store, yield_once};
 
 /// What the task has to do next.
@@ -34,8 +34,8 @@ pub(super) struct LiveTask<T, S: Store> {
     watch: S::Watch,
     /// The watch had an event while the value was being made.
     has_news: bool,
-    /// Keys that were deleted since the value was made last.
-    gone: GoneKeys,
+    /// What the store held at the last look.
+    view: WholeView,
     shared: Arc<LiveShared<T>>,
     /// What the value is made of until the node has caught up. `None`: it has, and the value is made of the store.
     instead: Option<LiveBase>,
@@ -57,12 +57,12 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             return Err(LiveError::Closed);
         }
         let has_joined = joined.is_some();
-        let mut rejected = Vec::new();
+        let (mut rejected, mut view) = (Vec::new(), WholeView::new(plan.keys.name()));
         if has_joined {
-            match plan.make(&LiveBase::Store, None, Some(&GoneKeys::default())).await {
+            match plan.make(&LiveBase::Store, None, Some(&mut view)).await {
                 Ok(made) => {
                     let kept = made.kept.clone();
-                    let mut task = Self::new(plan, watch, made, LiveState::Current, None, rejected);
+                    let mut task = Self::new(plan, watch, view, made, LiveState::Current, None, rejected);
                     task.keep(kept).await;
                     task.note(LiveState::Current, Vec::new());
                     return Ok(task);
@@ -81,7 +81,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
                     rejected.extend(wrong);
                     let (state, instead) =
                         if has_joined { (LiveState::Rejected, None) } else { (LiveState::Stale, Some(base)) };
-                    return Ok(Self::new(plan, watch, made, state, instead, rejected));
+                    return Ok(Self::new(plan, watch, view, made, state, instead, rejected));
                 }
                 Err(errors) => rejected.extend(errors),
             }
@@ -90,7 +90,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             return Err(LiveError::Rejected(rejected));
         }
         match plan.make(&LiveBase::Store, None, None).await {
-            Ok(made) => Ok(Self::new(plan, watch, made, LiveState::Stale, Some(LiveBase::Store), rejected)),
+            Ok(made) => {
+                let base = Some(LiveBase::Store);
+                Ok(Self::new(plan, watch, view, made, LiveState::Stale, base, rejected))
+            }
             Err(errors) => {
                 rejected.extend(errors);
                 Err(LiveError::Alone(rejected))
@@ -101,6 +104,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     fn new(
         plan: LivePlan<T, S>,
         watch: S::Watch,
+        view: WholeView,
         made: Made<T>,
         state: LiveState,
         instead: Option<LiveBase>,
@@ -109,8 +113,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let value = made.value.expect("the first value equals no earlier one");
         let shared = Arc::new(LiveShared::new(value, made.tree, state));
         let (kept, end) = (Vec::new(), EndGuard(shared.clone()));
-        let (has_news, gone) = (false, GoneKeys::default());
-        let task = Self { plan, watch, has_news, gone, shared, instead, kept, not_kept: None, _end: end };
+        let has_news = false;
+        let task = Self { plan, watch, has_news, view, shared, instead, kept, not_kept: None, _end: end };
         task.note(state, rejected);
         task
     }
@@ -151,10 +155,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             return Poll::Ready(LiveCue::Changed);
         }
         match Pin::new(&mut self.watch).poll_next(cx) {
-            Poll::Ready(Some(event)) => {
-                self.gone.note(event);
-                return Poll::Ready(LiveCue::Changed);
-            }
+            Poll::Ready(Some(_)) => return Poll::Ready(LiveCue::Changed),
             Poll::Ready(None) => return Poll::Ready(LiveCue::End),
             Poll::Pending => {}
         }
@@ -167,14 +168,13 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     /// Makes the value anew and publishes it if it is acceptable. `None` if the node was closed meanwhile: then what was
     /// read of it counts for nothing.
     async fn make_anew(&mut self) -> Option<()> {
-        self.gone.drain(&mut self.watch).await?;
+        drain(&mut self.watch).await?;
         let good = self.shared.tree();
-        let gone = std::mem::take(&mut self.gone);
         let made = match &self.instead {
             Some(base) => self.plan.make(base, Some(&good), None).await,
-            None => self.plan.make(&LiveBase::Store, Some(&good), Some(&gone)).await,
+            None => self.plan.make(&LiveBase::Store, Some(&good), Some(&mut self.view)).await,
         };
-        self.has_news = self.gone.drain(&mut self.watch).await?;
+        self.has_news = drain(&mut self.watch).await?;
         let state = match (&self.instead, &made) {
             (Some(_), _) => LiveState::Stale,
             (None, Ok(_)) => LiveState::Current,
