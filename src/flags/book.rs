@@ -188,6 +188,12 @@ impl SetBook {
         let has_changed = is_all_new || !changes.is_empty();
         if has_changed {
             let mut compiled = FlagSet::clone(&self.compiled);
+            if is_all_new {
+                let shared = self.shared.kept().map(|(_, rules)| ("$evaluators".into(), rules.clone()));
+                let settings =
+                    self.settings.kept().map(|(_, metadata)| ("metadata".into(), metadata.clone()));
+                compiled.set_common(shared.into_iter().chain(settings).collect());
+            }
             for (flag, source) in changes {
                 let entry = self.set_flag(&flag, source);
                 compiled.set(&flag, entry);
@@ -220,7 +226,13 @@ impl SetBook {
             self.rejected.insert(flag.clone());
         }
         match (&part.good, &part.rejected) {
-            (Some((flag, ..)), _) => Some(FlagEntry::Ready(flag.clone())),
+            (Some((compiled, ..)), None) => Some(FlagEntry::Ready(compiled.clone())),
+            (Some((compiled, _, value)), Some(_)) => {
+                // The last good definition was compiled with the shared rules of then.
+                let is_fit = Flag::compile(flag.clone(), value, rules, settings).is_ok();
+                let entry = if is_fit { FlagEntry::Ready } else { FlagEntry::Unfit };
+                Some(entry(compiled.clone()))
+            }
             (None, Some(error)) => Some(FlagEntry::Malformed(error.clone())),
             (None, None) => None,
         }

@@ -30,6 +30,8 @@ pub(super) struct Flag {
     rule: Option<Expression>,
     fractional: FractionalVersion,
     pub(super) metadata: Metadata,
+    /// What it was compiled of.
+    pub(super) definition: FlagValue,
 }
 
 /// One of the values that a flag can have.
@@ -155,7 +157,18 @@ impl Flag {
         let rule = rule.map(|rule| rule.expression);
         let fractional = settings.fractional;
         let default_count = VariantCount::default();
-        let flag = Self { key, is_enabled, variants, default_count, default, rule, fractional, metadata };
+        let definition = definition.clone();
+        let flag = Self {
+            key,
+            is_enabled,
+            variants,
+            default_count,
+            default,
+            rule,
+            fractional,
+            metadata,
+            definition,
+        };
         Ok((flag, findings))
     }
 

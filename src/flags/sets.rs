@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use foldhash::fast::FixedState;
 
 use super::definition::Flag;
+use super::value::FlagValue;
 use crate::error::Cause;
 
 /// The set that is asked unless another one is named.
@@ -19,16 +20,25 @@ const PARTS: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) enum FlagEntry {
     Ready(Arc<Flag>),
+    /// It is in force and does not fit the shared rules any more, so that a file cannot hold it.
+    Unfit(Arc<Flag>),
     /// There is no definition that can be used.
     Malformed(Cause),
 }
 
 impl FlagEntry {
+    pub(super) fn flag(&self) -> Result<&Arc<Flag>, &Cause> {
+        match self {
+            Self::Ready(flag) | Self::Unfit(flag) => Ok(flag),
+            Self::Malformed(error) => Err(error),
+        }
+    }
+
     /// Whether it answers as another one does: it is the very same, or malformed as well.
     fn is_like(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Ready(a), Self::Ready(b)) => Arc::ptr_eq(a, b),
-            (Self::Malformed(a), Self::Malformed(b)) => a.to_string() == b.to_string(),
+        match (self.flag(), other.flag()) {
+            (Ok(a), Ok(b)) => Arc::ptr_eq(a, b),
+            (Err(a), Err(b)) => a.to_string() == b.to_string(),
             _ => false,
         }
     }
@@ -39,14 +49,22 @@ type SetPart = HashMap<Arc<str>, FlagEntry, FixedState>;
 
 /// The flags of one set, each in the part that the hash of its name says. A clone shares all parts.
 #[derive(Clone, Debug)]
-pub(super) struct FlagSet([Arc<SetPart>; PARTS]);
+pub(super) struct FlagSet {
+    parts: [Arc<SetPart>; PARTS],
+    /// The shared rules and the metadata, under the names that they have in a file.
+    common: Vec<(Arc<str>, FlagValue)>,
+    file: OnceLock<Arc<str>>,
+}
 
 impl Default for FlagSet {
     fn default() -> Self {
         let part = Arc::<SetPart>::default();
-        Self(std::array::from_fn(|_| part.clone()))
+        Self { parts: std::array::from_fn(|_| part.clone()), common: Vec::new(), file: OnceLock::new() }
     }
 }
+
+/// What a set is that there is not.
+static NO_FLAGS: LazyLock<Arc<FlagSet>> = LazyLock::new(Arc::default);
 
 impl FlagSet {
     fn part_of(flag: &str) -> usize {
@@ -55,22 +73,48 @@ impl FlagSet {
     }
 
     pub(super) fn flag(&self, flag: &str) -> Option<&FlagEntry> {
-        self.0[Self::part_of(flag)].get(flag)
+        self.parts[Self::part_of(flag)].get(flag)
     }
 
     /// All flags, in no order.
     pub(super) fn flags(&self) -> impl Iterator<Item = (&Arc<str>, &FlagEntry)> {
-        self.0.iter().flat_map(|part| part.iter())
+        self.parts.iter().flat_map(|part| part.iter())
     }
 
     /// Replaces a flag, or takes it out.
     pub(super) fn set(&mut self, flag: &Arc<str>, entry: Option<FlagEntry>) {
-        let part = Arc::make_mut(&mut self.0[Self::part_of(flag)]);
+        let part = Arc::make_mut(&mut self.parts[Self::part_of(flag)]);
         match entry {
             Some(entry) => _ = part.insert(flag.clone(), entry),
             None => _ = part.remove(flag),
         }
+        self.file = OnceLock::new();
     }
+
+    /// Replaces what the flags share, under the names that it has in a file.
+    pub(super) fn set_common(&mut self, common: Vec<(Arc<str>, FlagValue)>) {
+        self.common = common;
+        self.file = OnceLock::new();
+    }
+
+    /// The definitions in force as a file in flagd's format. It is made when it is first asked for.
+    fn file(&self) -> Arc<str> {
+        let make = || {
+            let ready = self.flags().filter_map(|(key, entry)| match entry {
+                FlagEntry::Ready(flag) => Some((key.clone(), flag.definition.clone())),
+                FlagEntry::Unfit(_) | FlagEntry::Malformed(_) => None,
+            });
+            let flags = FlagValue::object(ready.collect());
+            let fields = self.common.iter().cloned().chain([("flags".into(), flags)]);
+            FlagValue::object(fields.collect()).to_string().into()
+        };
+        self.file.get_or_init(make).clone()
+    }
+}
+
+/// A set as a file in flagd's format; the same pointer for the same state.
+pub(super) fn file_of(set: Option<&Arc<FlagSet>>) -> Arc<str> {
+    set.unwrap_or(&NO_FLAGS).file()
 }
 
 /// All sets by their names.
@@ -78,10 +122,10 @@ pub(super) type FlagSets = BTreeMap<Arc<str>, Arc<FlagSet>>;
 
 /// The flags of a set that answer differently in another state of it, in the order of their names.
 pub(super) fn changed(before: Option<&Arc<FlagSet>>, after: Option<&Arc<FlagSet>>) -> Vec<Arc<str>> {
-    static NONE: LazyLock<Arc<FlagSet>> = LazyLock::new(Arc::default);
-    let (before, after) = (before.unwrap_or(&NONE), after.unwrap_or(&NONE));
+    let (before, after) = (before.unwrap_or(&NO_FLAGS), after.unwrap_or(&NO_FLAGS));
     let mut keys = Vec::new();
-    for (before, after) in before.0.iter().zip(&after.0).filter(|(before, after)| !Arc::ptr_eq(before, after))
+    for (before, after) in
+        before.parts.iter().zip(&after.parts).filter(|(before, after)| !Arc::ptr_eq(before, after))
     {
         let is_other = |key: &Arc<str>| match (before.get(key), after.get(key)) {
             (Some(a), Some(b)) => !a.is_like(b),

@@ -8,7 +8,7 @@ use super::book::FlagBook;
 use super::context::{Context, seconds_of};
 use super::definition::{Flag, Resolved, Variant, malformed};
 use super::details::{Details, FlagType, Metadata, Reason};
-use super::sets::{DEFAULT_SET, FlagEntry, FlagSets, changed};
+use super::sets::{DEFAULT_SET, FlagEntry, FlagSets, changed, file_of};
 use super::value::FlagValue;
 use crate::error::Rejected;
 
@@ -78,6 +78,23 @@ impl Snapshot {
         changed(None, self.sets.get(&self.set))
     }
 
+    /// The set as a file in flagd's format, for programs that evaluate it themselves: the definitions in force, the
+    /// shared rules and the metadata. A malformed definition is never in it: the last good one is, if there is one.
+    ///
+    /// The text is made once for each state of the set: as long as the set does not change, all snapshots give the
+    /// same `Arc`.
+    ///
+    /// ```
+    /// # use tidings::flags::Snapshot;
+    /// let file = r#"{"flags":{"a":{"defaultVariant":"on","state":"ENABLED","variants":{"on":true}}}}"#;
+    /// let (flags, _) = Snapshot::from_json(file)?;
+    /// assert_eq!(&*flags.to_json(), file);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
+    pub fn to_json(&self) -> Arc<str> {
+        file_of(self.sets.get(&self.set))
+    }
+
     /// The value of a boolean flag, or the default if there is none.
     pub fn bool(&self, flag: &str, default: bool, context: &Context<'_>) -> bool {
         self.view(|view| view.value(flag, context)).unwrap_or(default)
@@ -138,7 +155,7 @@ impl FlagsView<'_> {
 
     /// The value of the flag, if it has one of this type.
     pub(super) fn value<T: FlagType>(&self, flag: &str, context: &Context<'_>) -> Option<T> {
-        let FlagEntry::Ready(flag) = self.sets.get(self.set)?.flag(flag)? else { return None };
+        let flag = self.sets.get(self.set)?.flag(flag)?.flag().ok()?;
         let resolved = flag.resolve(context, self.clock);
         let found = match &resolved {
             Ok(Resolved::Variant(variant, _)) => T::from_value(&variant.value).map(|value| (*variant, value)),
@@ -156,11 +173,9 @@ impl FlagsView<'_> {
             metadata,
             error: Some(error),
         };
-        let flag = match self.entry(flag) {
-            Ok(FlagEntry::Ready(flag)) => flag,
-            Ok(FlagEntry::Malformed(error)) => {
-                return failed(default, Metadata::default(), malformed(flag, error));
-            }
+        let found = self.entry(flag).and_then(|entry| entry.flag().map_err(|error| malformed(flag, error)));
+        let flag = match found {
+            Ok(flag) => flag,
             Err(error) => return failed(default, Metadata::default(), error),
         };
         let metadata = flag.metadata.clone();

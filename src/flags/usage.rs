@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::sets::{FlagEntry, FlagSets};
+use super::sets::FlagSets;
 use super::shared::FlagsShared;
 use crate::replica::PutOptions;
 use crate::typed::{LiveState, Store};
@@ -134,7 +134,7 @@ fn counts_of(sets: &FlagSets) -> BTreeMap<String, FlagCounts<'_>> {
     let mut all = BTreeMap::new();
     for (set, flags) in sets {
         for (name, entry) in flags.flags() {
-            let FlagEntry::Ready(flag) = entry else { continue };
+            let Ok(flag) = entry.flag() else { continue };
             let counts = flag.counts().map(|(variant, count)| (variant, count.count()));
             let counts: FlagCounts<'_> = counts.filter(|(_, count)| *count > 0).collect();
             if !counts.is_empty() {

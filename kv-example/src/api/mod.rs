@@ -7,12 +7,15 @@ mod collections;
 mod dash;
 mod elections;
 mod error;
+mod flag_sets;
+mod flagd;
 mod guard;
 mod history;
 mod kv;
 mod listen;
 mod metrics;
 mod monitor;
+mod ofrep;
 mod page;
 mod places;
 mod settings;
@@ -36,10 +39,12 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use elections::Elections;
 pub(crate) use error::ApiError;
+pub(crate) use flagd::routes as flagd_routes;
 pub(crate) use guard::{Guard, Tokens};
-pub(crate) use listen::serve;
+pub(crate) use listen::{Protocol, serve};
 pub(crate) use metrics::record as record_metrics;
 pub(crate) use monitor::Monitor;
+pub(crate) use ofrep::{Ofrep, Origins};
 pub(crate) use places::ConnectionLimits;
 pub(crate) use tls::Tls;
 
@@ -65,6 +70,9 @@ pub(crate) struct App {
     pub(crate) flags: Flags,
     /// What stands before the keys of the flags.
     pub(crate) flags_prefix: String,
+    pub(crate) ofrep: Ofrep,
+    /// Who may ask.
+    pub(crate) guard: Guard,
     pub(crate) value_bytes_max: usize,
     pub(crate) watchers_max: usize,
     pub(crate) watchers: Arc<Semaphore>,
@@ -94,6 +102,8 @@ impl App {
             schemas: Schemas::default(),
             flags: Flags::new(node, flags_prefix),
             flags_prefix: flags_prefix.to_owned(),
+            ofrep: Ofrep::default(),
+            guard: Guard::default(),
             locals: vec![node.clone()],
             node: node.clone(),
             cluster: cluster.to_owned(),
@@ -135,6 +145,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(voters::routes())
         .merge(settings::routes())
         .merge(dash::routes())
+        .merge(ofrep::routes(app.guard.origins()))
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };
     routes
