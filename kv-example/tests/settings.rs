@@ -62,7 +62,7 @@ fn wrong_settings_are_refused_by_name() {
         (&["settings", "--set", "lease_time_max"], "expected FIELD=VALUE"),
         (&["reconfigure", "sync_interval=0s"], "sync_interval is 0 ms, permitted: 10 ms to 1 h"),
         (&["reconfigure", "mesh_members_max=9"], "use Node::set_cluster_settings"),
-        (&["reconfigure", "voters=[\"a\"]"], "use Node::set_voters"),
+        (&["reconfigure", "voters=[\"a\"]"], "use `tidings voters`"),
     ] {
         let refused = node.run(arguments);
         assert!(

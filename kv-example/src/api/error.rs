@@ -232,7 +232,19 @@ impl From<ReconfigureError> for ApiError {
             ReconfigureError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
             _ => (StatusCode::BAD_REQUEST, "bad_request"),
         };
-        Self::new(status, code, error.to_string(), "see `tidings reconfigure` for the present values")
+        let told = match error {
+            // The commands instead of the library's functions.
+            ReconfigureError::Fixed { field, .. } => {
+                let instead = match field {
+                    "voters" => "`tidings voters`",
+                    "on_corruption" => "a restart",
+                    _ => "`tidings settings --set`",
+                };
+                format!("{field} cannot be changed for one running node: use {instead}; nothing was changed")
+            }
+            error => error.to_string(),
+        };
+        Self::new(status, code, told, "see `tidings reconfigure` for the present values")
     }
 }
 
