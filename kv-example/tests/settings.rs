@@ -61,7 +61,7 @@ fn wrong_settings_are_refused_by_name() {
         (&["settings", "--set", "colour=red"], "there is no setting \"colour\""),
         (&["settings", "--set", "lease_time_max"], "expected FIELD=VALUE"),
         (&["reconfigure", "sync_interval=0s"], "sync_interval is 0 ms, permitted: 10 ms to 1 h"),
-        (&["reconfigure", "mesh_members_max=9"], "use Node::set_cluster_settings"),
+        (&["reconfigure", "mesh_members_max=9"], "use `tidings settings --set`"),
         (&["reconfigure", "voters=[\"a\"]"], "use `tidings voters`"),
     ] {
         let refused = node.run(arguments);
