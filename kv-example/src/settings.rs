@@ -192,7 +192,7 @@ pub(crate) struct Settings {
     /// The same from one address; raise it behind a proxy [default: 256, or --connections-max if that is less]
     #[arg(long, env = "TIDINGS_CONNECTIONS_PER_ADDRESS_MAX", value_name = "COUNT")]
     pub(crate) connections_per_address_max: Option<usize>,
-    /// Event streams (watches and dashboards) at a time; further ones are refused [default: 256]
+    /// Event streams (watches, dashboards and flags) at a time; further ones are refused [default: 256]
     #[arg(long, env = "TIDINGS_WATCHERS_MAX", value_name = "COUNT")]
     pub(crate) watchers_max: Option<usize>,
     /// The secret itself. No flag: other users of the machine can read those.

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use axum::extract::Query;
 use axum::http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN};
 use axum::http::{HeaderMap, Method, Uri};
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ring::hmac;
@@ -72,6 +73,12 @@ impl Guard {
 
     pub(super) fn origins(&self) -> &Origins {
         &self.origins
+    }
+
+    /// A refusal as it goes out: a page that may ask for flags sees why it was refused.
+    pub(super) fn refuse(&self, refusal: ApiError, uri: &Uri, headers: &HeaderMap) -> Response {
+        let refusal = refusal.into_response();
+        if uri.path().starts_with(ofrep::PATH) { self.origins.show(headers, refusal) } else { refusal }
     }
 
     pub(super) fn ticket(&self, set: &str) -> Option<String> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::header::{CONNECTION, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Request};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_util::TryFutureExt;
 use futures_util::future::{Either, MapOk};
 use hyper::body::Incoming;
@@ -103,7 +103,7 @@ impl Service<Request<Incoming>> for Guarded {
             Ok(()) => Either::Right(self.routes.call(request)),
             Err(refusal) => {
                 metrics::count_refused(refusal.code());
-                let refusal = self.guard.origins().show(request.headers(), refusal.into_response());
+                let refusal = self.guard.refuse(refusal, request.uri(), request.headers());
                 Either::Left(ready(Ok(refusal)))
             }
         };

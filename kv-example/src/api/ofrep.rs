@@ -38,6 +38,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::flag_sets::{self, Digest, SetState, SetStates};
 use super::watch::HEARTBEAT_INTERVAL;
 use super::{ApiError, App, AppState, Ask, At};
+use crate::span;
 use answer::{Answer, Refusal};
 pub(crate) use cors::Origins;
 
@@ -82,25 +83,25 @@ pub(super) fn routes(origins: &Origins) -> Router<Arc<App>> {
     // Each byte of a context stands for at least one in the body, so that no context over the library's limit gets in.
     let limit = DefaultBodyLimit::max(CONTEXT_BYTES_MAX);
     let routes = Router::new()
-        .route("/ofrep/v1/evaluate/flags", post(bulk).layer(limit))
-        .route("/ofrep/v1/evaluate/flags/{*key}", post(single).layer(limit))
-        .route(EVENTS_PATH, get(events));
+        .route("/ofrep/v1/evaluate/flags", post(bulk).layer(limit).options(preflight))
+        .route("/ofrep/v1/evaluate/flags/{*key}", post(single).layer(limit).options(preflight))
+        .route(EVENTS_PATH, get(events).options(preflight));
     match origins.layer() {
         Some(layer) => routes.layer(layer),
         None => routes,
     }
 }
 
+/// Answered by the layer where pages may ask. It has to be a route, because the layer is not around what answers methods
+/// that a path does not take.
+async fn preflight() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
 /// What may stand in the address; what else stands there is for others.
 #[derive(Deserialize)]
 struct Which {
     set: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Question {
-    #[serde(default)]
-    context: Option<FlagValue>,
 }
 
 /// A set as it is now, unless this node cannot know it yet.
@@ -129,9 +130,10 @@ fn context(body: &[u8]) -> Result<Context<'static>, Refusal> {
     if body.is_empty() {
         return Ok(Context::anonymous());
     }
-    let question: Question = serde_json::from_slice(body)
-        .map_err(|error| Refusal::context(format!("the body cannot be used: {error}")))?;
-    let fields = match question.context {
+    let question: Result<FlagValue, _> = serde_json::from_slice(body);
+    let question = question.map_err(|error| Refusal::context(format!("the body cannot be used: {error}")))?;
+    let FlagValue::Object(_) = question else { return Err(Refusal::context("the body is no object")) };
+    let fields = match question.field("context") {
         None | Some(FlagValue::Null) => return Ok(Context::anonymous()),
         Some(FlagValue::Object(fields)) => fields,
         Some(_) => return Err(Refusal::context("the context is no object")),
@@ -246,7 +248,10 @@ fn evaluate_all(asked: &Asked, context: &Context<'_>, stream: &str) -> Result<Ve
     let mut answer = br#"{"flags":["#.to_vec();
     for (at, key) in asked.snapshot.keys().iter().enumerate() {
         if began.elapsed() > BULK_TIME_MAX {
-            return Err(Refusal::general(format!("the evaluation takes longer than {BULK_TIME_MAX:.0?}")));
+            return Err(Refusal::general(format!(
+                "the evaluation takes longer than {}",
+                span::show(BULK_TIME_MAX)
+            )));
         }
         if answer.len() > BULK_BYTES_MAX {
             return Err(Refusal::general(format!("the answer is over the limit of {BULK_BYTES_MAX} bytes")));
