@@ -7,6 +7,7 @@ mod collections;
 mod dash;
 mod elections;
 mod error;
+mod flag_changes;
 mod guard;
 mod history;
 mod kv;
@@ -42,6 +43,7 @@ pub(crate) use metrics::record as record_metrics;
 pub(crate) use monitor::Monitor;
 pub(crate) use places::ConnectionLimits;
 pub(crate) use tls::Tls;
+pub(crate) use view::ms;
 
 use crate::schema::{Schemas, Verdict};
 
@@ -134,6 +136,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(elections::routes())
         .merge(voters::routes())
         .merge(settings::routes())
+        .merge(flag_changes::routes(app.value_bytes_max))
         .merge(dash::routes())
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };
