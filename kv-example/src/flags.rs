@@ -7,6 +7,9 @@
 
 pub(crate) mod change;
 pub(crate) mod edit;
+pub(crate) mod metrics;
+pub(crate) mod plan;
+pub(crate) mod runner;
 
 use tidings::Store;
 
@@ -38,6 +41,21 @@ impl Names<'_> {
     /// The earlier versions of a definition.
     pub(crate) fn history(self, set: &str, flag: &str) -> String {
         self.beside("history", set, flag)
+    }
+
+    /// What is to be done with a flag later.
+    pub(crate) fn plan(self, set: &str, flag: &str) -> String {
+        self.beside("plans", set, flag)
+    }
+
+    /// The keys of all plans begin like this.
+    pub(crate) fn plans(self) -> String {
+        format!("{}-plans/", self.0.trim_end_matches('/'))
+    }
+
+    /// The values that are reported of a metric: the keys begin like this, and end with who reports it.
+    pub(crate) fn metric(self, metric: &str) -> String {
+        format!("{}-metrics/{metric}/", self.0.trim_end_matches('/'))
     }
 }
 

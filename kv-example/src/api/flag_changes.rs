@@ -74,7 +74,7 @@ async fn read(State(app): AppState, At((set, flag)): At<(String, String)>) -> Re
     Ok(Json(found))
 }
 
-fn no_flag(set: &str, flag: &str) -> ApiError {
+pub(super) fn no_flag(set: &str, flag: &str) -> ApiError {
     ApiError::not_found(format!("the set \"{set}\" has no flag \"{flag}\""))
 }
 
@@ -200,7 +200,7 @@ fn apply(app: &App, set: &str, changes: &[Change], wants: &Wants) -> Result<Rece
 }
 
 /// The rules that the flags of a set share once the changes are written.
-fn shared_rules(app: &App, set: &str, changes: &[Change]) -> Option<Value> {
+pub(super) fn shared_rules(app: &App, set: &str, changes: &[Change]) -> Option<Value> {
     match changes.iter().find(|change| change.flag == SHARED_RULES) {
         Some(change) => change.definition.clone(),
         None => {

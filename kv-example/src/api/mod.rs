@@ -8,6 +8,7 @@ mod dash;
 mod elections;
 mod error;
 mod flag_changes;
+mod flag_plans;
 mod guard;
 mod history;
 mod kv;
@@ -40,6 +41,7 @@ pub(crate) use error::ApiError;
 pub(crate) use guard::{Guard, Tokens};
 pub(crate) use listen::serve;
 pub(crate) use metrics::record as record_metrics;
+pub(crate) use metrics::render as render_metrics;
 pub(crate) use monitor::Monitor;
 pub(crate) use places::ConnectionLimits;
 pub(crate) use tls::Tls;
@@ -137,6 +139,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(voters::routes())
         .merge(settings::routes())
         .merge(flag_changes::routes(app.value_bytes_max))
+        .merge(flag_plans::routes())
         .merge(dash::routes())
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };
