@@ -243,7 +243,7 @@ mod tests {
         }
         let entry = node.get("flags-history/s/a").unwrap();
         assert!(entry.value().len() <= HISTORY_BYTES_MAX, "{}", entry.value().len());
-        assert_eq!(history(Some(&entry)).len(), 1);
+        assert_eq!(history(Some(&entry)).len(), 2);
     }
 
     #[test]
