@@ -7,6 +7,7 @@ mod collections;
 mod dash;
 mod elections;
 mod error;
+mod flags;
 mod guard;
 mod history;
 mod kv;
@@ -134,6 +135,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(elections::routes())
         .merge(voters::routes())
         .merge(settings::routes())
+        .merge(flags::routes())
         .merge(dash::routes())
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };
