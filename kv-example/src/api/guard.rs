@@ -15,6 +15,15 @@ const PAGE_PATH: &str = "/";
 /// Below it, values are compared with schemas. They are the body of the request, which therefore is no GET; but nothing
 /// is written.
 const CHECK_PATH: &str = "/v1/check/";
+/// Evaluates feature flags for the context in the body of the request, and writes nothing.
+const EVALUATE_PATH: &str = "/v1/flags/evaluate";
+
+/// What the token of a request permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    All,
+    ReadOnly,
+}
 
 /// The bearer tokens of the API. Without a token that permits everything there is no other.
 #[derive(Clone, Default)]
@@ -47,7 +56,7 @@ impl Guard {
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
     }
 
-    pub(super) fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
+    pub(super) fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Access, ApiError> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let is_write = !matches!(*method, Method::GET | Method::HEAD);
         let host = text(HOST.as_str()).unwrap_or_default();
@@ -64,25 +73,25 @@ impl Guard {
             return if is_forwarded(headers) {
                 Err(ApiError::forwarded())
             } else if is_this_machine(host) {
-                Ok(())
+                Ok(Access::All)
             } else {
                 Err(ApiError::foreign_page())
             };
         };
         if path == PAGE_PATH || PROBE_PATHS.contains(&path) {
-            return Ok(());
+            return Ok(Access::All);
         }
         let given = text(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
         let given = given.unwrap_or_default().trim().as_bytes();
         if is_same(full.as_bytes(), given) {
-            return Ok(());
+            return Ok(Access::All);
         }
-        let may_read_only = !is_write || path.starts_with(CHECK_PATH);
+        let may_read_only = !is_write || path.starts_with(CHECK_PATH) || path == EVALUATE_PATH;
         match &tokens.read_only {
             Some(read_only) if is_same(read_only.as_bytes(), given) && !may_read_only => {
                 Err(ApiError::read_only())
             }
-            Some(read_only) if is_same(read_only.as_bytes(), given) => Ok(()),
+            Some(read_only) if is_same(read_only.as_bytes(), given) => Ok(Access::ReadOnly),
             _ => Err(ApiError::unauthorized()),
         }
     }
@@ -185,11 +194,13 @@ mod tests {
             (Method::POST, "/v1/leave"),
             (Method::POST, "/v1/elections/e/campaign"),
             (Method::POST, "/v1/checks"),
+            (Method::POST, "/v1/flags/evaluate/x"),
         ] {
             assert!(!may(method.clone(), path, "Bearer battery staple"), "{path}");
             assert!(may(method, path, "Bearer correct horse"), "{path}");
         }
         assert!(may(Method::POST, "/v1/check/k", "Bearer battery staple"), "it writes nothing");
+        assert!(may(Method::POST, "/v1/flags/evaluate", "Bearer battery staple"), "it writes nothing");
     }
 
     #[test]

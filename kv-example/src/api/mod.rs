@@ -9,6 +9,7 @@ mod elections;
 mod error;
 mod flag_changes;
 mod flag_plans;
+mod flags;
 mod guard;
 mod history;
 mod kv;
@@ -140,6 +141,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(settings::routes())
         .merge(flag_changes::routes(app.value_bytes_max))
         .merge(flag_plans::routes())
+        .merge(flags::routes())
         .merge(dash::routes())
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };

@@ -356,3 +356,6 @@ pub(crate) fn write<S: Store>(
     let author = Author { by: decision.plan.by.clone(), note: decision.note.clone() };
     change::commit(store, names, set, &changes, &author, Some(plan))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::when::literal;
 use super::{Flag, InSet, now_ms, plans, print};
 use crate::client::quoted;
-use crate::commands::keys::since;
+use crate::commands::keys::{for_each_row, since};
 use crate::exit::{Exit, Failure};
 use crate::flags::change::{Past, time_text};
 use crate::flags::plan::Plan;
@@ -63,8 +63,12 @@ impl List {
 
 /// The flags of a set, as the node tells them.
 fn listed(place: &InSet) -> Result<Vec<Value>, Failure> {
-    let answer = place.client()?.get(&format!("/v1/flags?set={}", quoted(&place.set)))?.json()?;
-    Ok(answer["flags"].as_array().cloned().unwrap_or_default())
+    let mut flags = Vec::new();
+    for_each_row(&place.client()?, &format!("/v1/flags?set={}", quoted(&place.set)), "flags", |flag| {
+        flags.push(flag.clone());
+        Ok(())
+    })?;
+    Ok(flags)
 }
 
 #[derive(Args, Debug)]
@@ -131,15 +135,7 @@ impl Eval {
         if let Some(flag) = &self.flag {
             body["flag"] = json!(flag);
         }
-        let headers = [("content-type", "application/json".to_owned())];
-        let answer =
-            self.place.client()?.ask("POST", "/v1/flags/evaluate", &headers, body.to_string().as_bytes())?;
-        let none = || self.place.no_flag(self.flag.as_deref().unwrap_or_default());
-        if !answer.is_found() {
-            return Err(none());
-        }
-        let answer = answer.json()?;
-        let results = answer["results"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let results = self.results(body)?;
         if self.place.target.json {
             results.iter().try_for_each(print)?;
         } else {
@@ -155,9 +151,25 @@ impl Eval {
             let rows: Vec<Vec<String>> = results.iter().map(row).collect();
             table::print(&["flag", "value", "variant", "reason", "error"], &rows)?;
         }
-        match (&self.flag, results) {
+        match (&self.flag, results.as_slice()) {
             (Some(_), [result]) if !result["error"].is_null() => Err(Failure::new(Exit::No, "")),
             _ => Ok(()),
+        }
+    }
+    /// All results, page by page.
+    fn results(&self, mut body: Value) -> Result<Vec<Value>, Failure> {
+        let headers = [("content-type", "application/json".to_owned())];
+        let (client, mut results) = (self.place.client()?, Vec::new());
+        loop {
+            let asked = client.ask("POST", "/v1/flags/evaluate", &headers, body.to_string().as_bytes())?;
+            let mut answer = asked.json()?;
+            if let Value::Array(page) = answer["results"].take() {
+                results.extend(page);
+            }
+            match &answer["next"] {
+                Value::Null => return Ok(results),
+                next => body["after"] = next.clone(),
+            }
         }
     }
 }
