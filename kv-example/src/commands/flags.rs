@@ -27,7 +27,7 @@ Examples:
   tidings flags target checkout on --when 'email ends_with @example.com'
   tidings flags rollout checkout on 5                  # 5 % of the others; who has it keeps it when the share grows
   tidings flags eval checkout --key user-17 -c email=ann@example.com
-  tidings flags plan checkout --variant on --steps 25%,50%,100% --wait 10m --stop-if 'errors_total>100'
+  tidings flags plan start checkout --variant on --steps 25%,50%,100% --wait 10m --stop-if 'errors_total>100'
   tidings flags history checkout --roll-back
   tidings flags import flags.json --from flagd --dry-run
 
@@ -67,6 +67,7 @@ pub(crate) enum Flags {
     Export(look::Export),
     /// Take over the flags of a file, in one step
     Import(import::Import),
+    #[command(subcommand)]
     Plan(Box<plans::Plan>),
 }
 
@@ -124,7 +125,7 @@ impl Why {
 
 /// One flag that is to be changed.
 #[derive(Args, Clone, Debug)]
-struct Flag {
+pub(crate) struct Flag {
     flag: String,
     #[command(flatten)]
     place: InSet,

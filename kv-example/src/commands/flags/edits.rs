@@ -168,6 +168,7 @@ impl Rollout {
 
 #[derive(Args, Debug)]
 #[command(after_help = when::OPERATORS)]
+#[group(skip)]
 pub(crate) struct Target {
     #[command(flatten)]
     flag: Flag,

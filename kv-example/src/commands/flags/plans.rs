@@ -17,17 +17,25 @@ the metric is above the number on any node that is reached: a value under flags-
 put (`tidings put flags-metrics/errors/app-1 17 --ephemeral`) and every node of `tidings serve` for its own /metrics.";
 
 /// Roll a variant out in steps; pause, resume, cancel or take back what was planned
-#[derive(Args, Debug)]
-#[command(after_help = RUNNING, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub(crate) struct Plan {
-    #[command(subcommand)]
-    action: Option<Action>,
-    #[command(flatten)]
-    start: Option<Start>,
+#[derive(Debug, Subcommand)]
+#[command(after_help = RUNNING)]
+pub(crate) enum Plan {
+    /// Begin: share after share, with a wait between them
+    Start(Start),
+    /// How far it is
+    Show(Flag),
+    /// Take no steps for now
+    Pause(Flag),
+    /// Go on; the wait before the next step begins anew
+    Resume(Flag),
+    /// Take no more steps; the flag stays as it is
+    Cancel(Flag),
+    /// Take no more steps, and make the flag what it was before the first one
+    RollBack(Flag),
 }
 
 #[derive(Args, Debug)]
-struct Start {
+pub(crate) struct Start {
     #[command(flatten)]
     flag: Flag,
     /// The variant that is rolled out
@@ -53,30 +61,15 @@ struct Start {
     on_stop: OnStop,
 }
 
-#[derive(Debug, Subcommand)]
-enum Action {
-    /// How far it is
-    Show(Flag),
-    /// Take no steps for now
-    Pause(Flag),
-    /// Go on; the wait before the next step begins anew
-    Resume(Flag),
-    /// Take no more steps; the flag stays as it is
-    Cancel(Flag),
-    /// Take no more steps, and make the flag what it was before the first one
-    RollBack(Flag),
-}
-
 impl Plan {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        match (&self.action, &self.start) {
-            (Some(Action::Show(flag)), _) => flag.ask_plan("GET", ""),
-            (Some(Action::Pause(flag)), _) => flag.ask_plan("POST", "/pause"),
-            (Some(Action::Resume(flag)), _) => flag.ask_plan("POST", "/resume"),
-            (Some(Action::Cancel(flag)), _) => flag.ask_plan("POST", "/cancel"),
-            (Some(Action::RollBack(flag)), _) => flag.ask_plan("POST", "/roll-back"),
-            (None, Some(start)) => start.run(),
-            (None, None) => Err(Failure::usage("give a flag with --variant, --steps and --wait")),
+        match self {
+            Self::Start(start) => start.run(),
+            Self::Show(flag) => flag.ask_plan("GET", ""),
+            Self::Pause(flag) => flag.ask_plan("POST", "/pause"),
+            Self::Resume(flag) => flag.ask_plan("POST", "/resume"),
+            Self::Cancel(flag) => flag.ask_plan("POST", "/cancel"),
+            Self::RollBack(flag) => flag.ask_plan("POST", "/roll-back"),
         }
     }
 }
