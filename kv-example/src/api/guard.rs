@@ -25,6 +25,15 @@ const READING_PATHS: [&str; 3] = ["/v1/check/", ofrep::PATH, flagd::PATH];
 pub(super) const API_KEY: &str = "x-api-key";
 /// What tickets are signed for, so that they are of use for nothing else.
 const TICKET_USE: &str = "events of flags\n";
+/// Evaluates feature flags for the context in the body of the request. Not a whole folder: flags are put beside it.
+const EVALUATE_PATH: &str = "/v1/flags/evaluate";
+
+/// What the token of a request permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    All,
+    ReadOnly,
+}
 
 /// The bearer tokens of the API. Without a token that permits everything there is no other.
 #[derive(Clone, Default)]
@@ -85,7 +94,7 @@ impl Guard {
         self.tokens.read().unwrap_or_else(PoisonError::into_inner).ticket(set)
     }
 
-    pub(super) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    pub(super) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Access, ApiError> {
         let asked = Head { method, uri, headers };
         let path = uri.path();
         let is_of_ofrep = path.starts_with(ofrep::PATH);
@@ -106,7 +115,7 @@ impl Guard {
             return if is_forwarded(headers) {
                 Err(ApiError::forwarded())
             } else if is_this_machine(host) {
-                Ok(())
+                Ok(Access::All)
             } else {
                 Err(ApiError::foreign_page())
             };
@@ -114,20 +123,25 @@ impl Guard {
         // A browser asks without a token whether its page may ask with one.
         let is_preflight = is_permitted_page && *method == Method::OPTIONS;
         if path == PAGE_PATH || PROBE_PATHS.contains(&path) || is_preflight {
-            return Ok(());
+            return Ok(Access::All);
         }
         let given = asked.text(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
         let given = given.or_else(|| asked.text(API_KEY).filter(|_| is_of_ofrep));
         let given = given.unwrap_or_default().trim().as_bytes();
-        if is_same(full.as_bytes(), given) || asked.has_ticket(&tokens) {
-            return Ok(());
+        if is_same(full.as_bytes(), given) {
+            return Ok(Access::All);
         }
-        let may_read_only = !is_write || READING_PATHS.iter().any(|reading| path.starts_with(reading));
+        if asked.has_ticket(&tokens) {
+            return Ok(Access::ReadOnly);
+        }
+        let may_read_only = !is_write
+            || path == EVALUATE_PATH
+            || READING_PATHS.iter().any(|reading| path.starts_with(reading));
         match &tokens.read_only {
             Some(read_only) if is_same(read_only.as_bytes(), given) && !may_read_only => {
                 Err(ApiError::read_only())
             }
-            Some(read_only) if is_same(read_only.as_bytes(), given) => Ok(()),
+            Some(read_only) if is_same(read_only.as_bytes(), given) => Ok(Access::ReadOnly),
             _ => Err(ApiError::unauthorized()),
         }
     }
@@ -269,11 +283,13 @@ mod tests {
             (Method::POST, "/v1/leave"),
             (Method::POST, "/v1/elections/e/campaign"),
             (Method::POST, "/v1/checks"),
+            (Method::POST, "/v1/flags/evaluate/x"),
         ] {
             assert!(!may(method.clone(), path, "Bearer battery staple"), "{path}");
             assert!(may(method, path, "Bearer correct horse"), "{path}");
         }
         assert!(may(Method::POST, "/v1/check/k", "Bearer battery staple"), "it writes nothing");
+        assert!(may(Method::POST, "/v1/flags/evaluate", "Bearer battery staple"), "it writes nothing");
     }
 
     #[test]

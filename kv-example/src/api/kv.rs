@@ -27,7 +27,7 @@ const CONFLICTS: HeaderName = HeaderName::from_static("x-tidings-conflicts");
 const IF_REVISION: HeaderName = HeaderName::from_static("x-tidings-if-revision");
 
 /// A page with values ends with the row that makes it as large as this.
-const PAGE_BYTES_TARGET: usize = 4 << 20;
+pub(super) const PAGE_BYTES_TARGET: usize = 4 << 20;
 
 pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
     // Each layer costs a request time: reading needs none.

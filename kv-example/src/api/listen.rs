@@ -30,7 +30,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::guard::PROBE_PATHS;
+use super::guard::{Access, PROBE_PATHS};
 use super::places::{Place, Places};
 use super::{ApiError, ConnectionLimits, Guard, Tls, metrics};
 
@@ -80,7 +80,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn check(&self, request: &Request<Incoming>) -> Result<(), ApiError> {
+    fn check(&self, request: &Request<Incoming>) -> Result<Access, ApiError> {
         let path = request.uri().path();
         if self.lane == Lane::Reserve && !PROBE_PATHS.contains(&path) {
             return Err(ApiError::too_many_connections());
@@ -97,10 +97,13 @@ impl Service<Request<Incoming>> for Guarded {
     type Error = Infallible;
     type Future = MapOk<Answering, fn(Response) -> Response>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.is_asked.store(true, Ordering::Relaxed);
         let answering = match self.check(&request) {
-            Ok(()) => Either::Right(self.routes.call(request)),
+            Ok(access) => {
+                request.extensions_mut().insert(access);
+                Either::Right(self.routes.call(request))
+            }
             Err(refusal) => {
                 metrics::count_refused(refusal.code());
                 let refusal = self.guard.refuse(refusal, request.uri(), request.headers());

@@ -7,8 +7,11 @@ mod collections;
 mod dash;
 mod elections;
 mod error;
+mod flag_changes;
+mod flag_plans;
 mod flag_sets;
 mod flagd;
+mod flags;
 mod guard;
 mod history;
 mod kv;
@@ -43,10 +46,12 @@ pub(crate) use flagd::routes as flagd_routes;
 pub(crate) use guard::{Guard, Tokens};
 pub(crate) use listen::{Protocol, serve};
 pub(crate) use metrics::record as record_metrics;
+pub(crate) use metrics::render as render_metrics;
 pub(crate) use monitor::Monitor;
 pub(crate) use ofrep::{Ofrep, Origins};
 pub(crate) use places::ConnectionLimits;
 pub(crate) use tls::Tls;
+pub(crate) use view::ms;
 
 use crate::schema::{Schemas, Verdict};
 
@@ -144,6 +149,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(elections::routes())
         .merge(voters::routes())
         .merge(settings::routes())
+        .merge(flag_changes::routes(app.value_bytes_max))
+        .merge(flag_plans::routes())
+        .merge(flags::routes())
         .merge(dash::routes())
         .merge(ofrep::routes(app.guard.origins()))
         .merge(metrics::routes());

@@ -22,6 +22,9 @@ const SCRIPT: &str = concat!(
     include_str!("../dashboard/value.js"),
     include_str!("../dashboard/entry.js"),
     include_str!("../dashboard/editor.js"),
+    include_str!("../dashboard/flags.js"),
+    include_str!("../dashboard/flag.js"),
+    include_str!("../dashboard/trial.js"),
     include_str!("../dashboard/plots.js"),
     include_str!("../dashboard/start.js"),
 );

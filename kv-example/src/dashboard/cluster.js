@@ -46,6 +46,7 @@ function showViews() {
   for (const one of status.locals) {
     const link = make("a", one.name);
     link.href = root + "/" + one.name;
+    link.onclick = () => { link.hash = location.hash; };
     if (one.name === status.name) link.setAttribute("aria-current", "page");
     nav.append(link);
   }

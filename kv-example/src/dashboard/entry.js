@@ -120,11 +120,11 @@ function showVersions() {
   $("versions").hidden = !versions.length;
   if ($("versions").dataset.same === versionsOf(versions.length ? entry : null)) return;
   $("versions").dataset.same = versionsOf(versions.length ? entry : null);
-  $("versions-list").replaceChildren(...versions.map((one, at) => versionCard(one, at === 0)));
+  $("versions-list").replaceChildren(...versions.map((one, at) => versionCard(one, at === 0, () => keepVersion(sheet, one))));
 }
-function versionCard(one, isWinner) {
+function versionCard(one, isWinner, act) {
   const card = make("div", null, "version" + (isWinner ? " winner" : ""));
-  const keep = button("Keep this one", () => keepVersion(sheet, one));
+  const keep = button("Keep this one", act);
   keep.setAttribute("aria-label", "Keep the value of " + writerOf(one));
   const foot = make("div", null, "line");
   foot.append(keep, make("span", lifeOf(one) === "forever" ? "" : lifeWords(one), "soft"));

@@ -161,9 +161,9 @@ list.onkeydown = event => {
 addEventListener("keydown", event => {
   const isTyping = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName);
   if (document.querySelector("dialog[open]")) return;
-  if (event.key === "Escape" && sheet) { closeSheet(); list.focus(); }
+  if (event.key === "Escape") isFlagsPage() ? document.activeElement?.id !== "flag-text" && $("flag-close").click() : sheet && (closeSheet(), list.focus());
   if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "/") { event.preventDefault(); $("search").focus(); }
-  if (event.key === "n") { event.preventDefault(); openBlank(); }
+  if (event.key === "/") { event.preventDefault(); $(isFlagsPage() ? "f-search" : "search").focus(); }
+  if (event.key === "n") { event.preventDefault(); isFlagsPage() ? $("f-new").click() : openBlank(); }
 });
 

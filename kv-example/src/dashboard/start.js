@@ -9,4 +9,5 @@ for (const id of ["map", "list", "latency", "census"]) sizes.observe($(id));
 setInterval(() => { if (sheet && !document.hidden) later(showFacts); }, 1000);
 dress();
 later(showKeys);
+showPage();
 stay();

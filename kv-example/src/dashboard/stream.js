@@ -71,6 +71,7 @@ const told = {
     if (news.cut) cut = true;
     if (news.current) { loaded = true; if (keys.size < news.keys_max) cut = false; }
     wrote.forEach(pulse);
+    noteFlagKeys(news);
     later(showKeys);
   },
   news(news) {
