@@ -151,7 +151,7 @@ impl Demo {
         let (stopping, _) = tokio::sync::watch::channel(false);
         let mut stopped = stopping.subscribe();
         let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
-        let routes = routes_of_all(&nodes, &board);
+        let routes = routes_of_all(&nodes, &board).await;
         let serving = tokio::spawn(api::serve(
             listener,
             Protocol::Http1,
@@ -237,15 +237,16 @@ async fn start(board: &Arc<Switchboard>) -> Result<Vec<Node>, Failure> {
 }
 
 /// The first node's API at the root, those of all nodes under their names.
-fn routes_of_all(nodes: &[Node], board: &Arc<Switchboard>) -> Router {
-    let app = |node: &Node| {
-        let mut app = App::new(node, "demo", FLAGS_PREFIX, Config::local().value_bytes_max, WATCHERS_MAX);
+async fn routes_of_all(nodes: &[Node], board: &Arc<Switchboard>) -> Router {
+    let mut apps: Vec<Arc<App>> = Vec::new();
+    for node in nodes {
+        let values_max = Config::local().value_bytes_max;
+        let mut app = App::new(node, "demo", FLAGS_PREFIX, values_max, WATCHERS_MAX).await;
         app.locals = nodes.to_vec();
         app.demo = Some(board.clone());
         app.elections.show(node, &app.monitor, ELECTION);
-        Arc::new(app)
-    };
-    let apps: Vec<Arc<App>> = nodes.iter().map(app).collect();
+        apps.push(Arc::new(app));
+    }
     let root = api::router(apps[0].clone());
     apps.into_iter().fold(root, |root, app| {
         let path = format!("/{}", app.node.name());

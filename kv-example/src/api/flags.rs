@@ -47,7 +47,7 @@ fn beside(app: &App, kind: &str) -> String {
 
 /// The flags in force. These evaluations are for people who look, and are not counted as usage.
 fn snapshot(app: &App, set: &str) -> Snapshot {
-    app.flags.of_set(set).snapshot()
+    app.flags.of_set(set).snapshot().uncounted()
 }
 
 #[derive(Deserialize)]

@@ -93,19 +93,20 @@ pub(crate) struct App {
 pub(crate) type AppState = axum::extract::State<Arc<App>>;
 
 impl App {
-    /// Serves a node alone, without a disk.
-    pub(crate) fn new(
+    /// Serves a node alone, without a disk. The prefix of the flags ends with a slash.
+    pub(crate) async fn new(
         node: &Node,
         cluster: &str,
         flags_prefix: &str,
         value_bytes_max: usize,
         watchers_max: usize,
     ) -> Self {
+        let flags = Flags::builder(node, flags_prefix).report_usage().start().await;
         Self {
             monitor: Monitor::start(node),
             elections: Arc::default(),
             schemas: Schemas::default(),
-            flags: Flags::new(node, flags_prefix),
+            flags: flags.expect("usage has keys beside such a prefix"),
             flags_prefix: flags_prefix.to_owned(),
             ofrep: Ofrep::default(),
             guard: Guard::default(),
