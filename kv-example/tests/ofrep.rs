@@ -103,7 +103,7 @@ fn one_flag_is_answered_as_the_protocol_says() {
 fn contexts_that_cannot_be_used_are_refused() {
     let node = with_flags(&[("default/for-ann", FOR_ANN)]);
     let deep = format!(r#"{{"context": {{"a": {}{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));
-    let large = format!(r#"{{"context": {{"a": "{}"}}}}"#, "x".repeat(2 << 20));
+    let large = format!(r#"{{"context": {{"a": "{}"}}}}"#, "x".repeat(1 << 20));
     for body in [
         "{",
         "[]",
