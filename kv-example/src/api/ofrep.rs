@@ -1,4 +1,4 @@
-//! Flags for programs in other languages, by the OpenFeature Remote Evaluation Protocol (OFREP) 0.3.0: one flag, all
+//! Flags for programs in other languages, by the Remote Evaluation Protocol of `OpenFeature` (OFREP) 0.3.0: one flag, all
 //! flags of a set, and a stream of events that say when to ask for them again.
 //!
 //! What a client has of all flags is told by an `ETag`: the digest of the answer, which is equal on all nodes that hold
