@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod demo;
 mod exit;
+mod flags;
 mod floor;
 mod process;
 mod relay;

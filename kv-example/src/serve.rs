@@ -14,6 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::access::Access;
 use crate::api::{self, App};
 use crate::exit::{Exit, Failure};
+use crate::flags;
 use crate::process;
 use crate::settings::Settings;
 use crate::signals::{End, Reload};
@@ -103,6 +104,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     for election in &settings.elections {
         app.elections.show(&node, &app.monitor, election);
     }
+    flags::runner::start(&node, &app.monitor, flags_prefix, api::render_metrics);
     let leaving = app.leaving.clone();
     let app = Arc::new(app);
     let http = listener.local_addr()?;

@@ -9,7 +9,7 @@ use tidings::settings::{ReconfigureError, SetSettingsError};
 use tidings::voters::SetVotersError;
 use tidings::{ElectionError, Receipt, WaitError, WriteError};
 
-use crate::schema::Verdict;
+use crate::schema::{Fault, Verdict};
 
 /// When to come back after a refusal that passes.
 const RETRY_SECONDS: u64 = 1;
@@ -85,6 +85,17 @@ impl ApiError {
         };
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Self { verdict: Some(verdict.into()), ..Self::new(status, "schema", error, "nothing was written") }
+    }
+
+    /// Definitions of flags that are malformed, or that flagd's schema does not allow.
+    pub(crate) fn definition(faults: Vec<Fault>) -> Self {
+        let error = "the definition is not one that every implementation of flagd takes";
+        let verdict = Verdict { schema: None, faults };
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self {
+            verdict: Some(verdict.into()),
+            ..Self::new(status, "definition", error, "nothing was written")
+        }
     }
 
     pub(crate) fn too_many_watchers(limit: usize) -> Self {

@@ -64,6 +64,11 @@ pub(crate) fn record() -> PrometheusHandle {
     RECORDER.get_or_init(install).clone()
 }
 
+/// What this process has recorded until now, as text.
+pub(crate) fn render() -> String {
+    record().render()
+}
+
 async fn upkeep(handle: PrometheusHandle) {
     let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
@@ -78,7 +83,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 
 async fn metrics(State(app): AppState) -> impl IntoResponse {
     record_program(&app);
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], record().render())
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render())
 }
 
 fn record_program(app: &App) {

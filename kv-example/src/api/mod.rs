@@ -7,6 +7,9 @@ mod collections;
 mod dash;
 mod elections;
 mod error;
+mod flag_changes;
+mod flag_edits;
+mod flag_plans;
 mod flags;
 mod guard;
 mod history;
@@ -40,9 +43,11 @@ pub(crate) use error::ApiError;
 pub(crate) use guard::{Guard, Tokens};
 pub(crate) use listen::serve;
 pub(crate) use metrics::record as record_metrics;
+pub(crate) use metrics::render as render_metrics;
 pub(crate) use monitor::Monitor;
 pub(crate) use places::ConnectionLimits;
 pub(crate) use tls::Tls;
+pub(crate) use view::ms;
 
 use crate::schema::{Schemas, Verdict};
 
@@ -136,6 +141,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(voters::routes())
         .merge(settings::routes())
         .merge(flags::routes())
+        .merge(flag_changes::routes(app.value_bytes_max))
+        .merge(flag_edits::routes())
+        .merge(flag_plans::routes())
         .merge(dash::routes())
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };

@@ -1,0 +1,222 @@
+//! Changes of feature flags: `/v1/flags/SET/FLAG` and `/v1/flag-sets/SET`.
+//!
+//! Everything that is put here was checked with the rules that the library and flagd's schema have for definitions, and
+//! leaves an item in the history of its flag. `$evaluators` and `$metadata`, which the flags of a set share, are put in
+//! the same way.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::get;
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tidings::{OnlyIf, Receipt, Stamp};
+
+use super::kv::body_of;
+use super::{ApiError, App, AppState, Ask, At, view};
+use crate::flags::change::{self, Author, Change};
+use crate::flags::{Names, SHARED_RULES, check_names};
+use crate::schema::Fault;
+
+/// The largest body with the changes of a set.
+const CHANGES_BYTES_MAX: usize = 32 << 20;
+
+pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
+    let one = get(read).put(put).delete(delete).layer(DefaultBodyLimit::max(value_bytes_max));
+    let all = get(read_set).post(change_set).layer(DefaultBodyLimit::max(CHANGES_BYTES_MAX));
+    Router::new()
+        .route("/v1/flags/{set}/{flag}", one)
+        .route("/v1/flags/{set}/{flag}/history", get(history))
+        .route("/v1/flag-sets/{set}", all)
+}
+
+/// What a change of flags asks for beyond itself.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wants {
+    /// `absent`, or the stamp of the definition that this node has to hold, or `revision-` and its revision, which
+    /// concurrent versions change as well.
+    #[serde(rename = "if")]
+    pub(super) only_if: Option<String>,
+    #[serde(default)]
+    note: String,
+    by: Option<String>,
+}
+
+impl Wants {
+    fn author(&self, app: &App) -> Author {
+        let by = self.by.clone().unwrap_or_else(|| format!("through {}", app.node.name()));
+        Author { by, note: self.note.clone() }
+    }
+}
+
+pub(super) fn condition(text: Option<&str>) -> Result<Option<OnlyIf>, ApiError> {
+    match text {
+        None => Ok(None),
+        Some("absent") => Ok(Some(OnlyIf::Absent)),
+        Some(text) => {
+            let revision = text.strip_prefix("revision-").and_then(|text| text.parse().ok());
+            let condition = revision.map(OnlyIf::Revision);
+            let condition = condition.or_else(|| text.parse::<Stamp>().ok().map(OnlyIf::Stamp));
+            let form =
+                || format!("if is \"{text}\", permitted: absent, a stamp, or revision- and a revision");
+            condition.map(Some).ok_or_else(|| ApiError::bad_request(form()))
+        }
+    }
+}
+
+/// One definition as it is, with what a change of it needs.
+async fn read(State(app): AppState, At((set, flag)): At<(String, String)>) -> Result<Json<Value>, ApiError> {
+    check_names(&set, &flag).map_err(ApiError::bad_request)?;
+    let key = app.flag_names().flag(&set, &flag);
+    let entry = app.node.get(&key).ok_or_else(|| no_flag(&set, &flag))?;
+    let mut found = view::entry(&app, &entry, false);
+    (found["set"], found["flag"]) = (set.into(), flag.into());
+    found["definition"] = change::definition_of(&entry).unwrap_or_default();
+    Ok(Json(found))
+}
+
+pub(super) fn no_flag(set: &str, flag: &str) -> ApiError {
+    ApiError::not_found(format!("the set \"{set}\" has no flag \"{flag}\""))
+}
+
+async fn put(
+    State(app): AppState,
+    At((set, flag)): At<(String, String)>,
+    Ask(wants): Ask<Wants>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let body = body_of(&app, body)?;
+    let read = serde_json::from_slice(&body);
+    let no_json = |error| {
+        ApiError::definition(vec![Fault { path: String::new(), message: format!("it is not JSON: {error}") }])
+    };
+    let definition: Value = read.map_err(no_json)?;
+    let change = Change { flag, definition: Some(definition), only_if: condition(wants.only_if.as_deref())? };
+    Ok(written(&apply(&app, &set, &[change], &wants)?))
+}
+
+async fn delete(
+    State(app): AppState,
+    At((set, flag)): At<(String, String)>,
+    Ask(wants): Ask<Wants>,
+) -> Result<Json<Value>, ApiError> {
+    if app.node.get(&app.flag_names().flag(&set, &flag)).is_none() {
+        return Err(no_flag(&set, &flag));
+    }
+    let change = Change { flag, definition: None, only_if: condition(wants.only_if.as_deref())? };
+    Ok(written(&apply(&app, &set, &[change], &wants)?))
+}
+
+pub(super) fn written(receipt: &Receipt) -> Json<Value> {
+    let stamp = receipt.stamp().map(|stamp| stamp.to_string());
+    Json(json!({ "stamp": stamp, "revision": receipt.revision() }))
+}
+
+async fn history(
+    State(app): AppState,
+    At((set, flag)): At<(String, String)>,
+) -> Result<Json<Value>, ApiError> {
+    check_names(&set, &flag).map_err(ApiError::bad_request)?;
+    let names = app.flag_names();
+    let entry = app.node.get(&names.history(&set, &flag));
+    if entry.is_none() && app.node.get(&names.flag(&set, &flag)).is_none() {
+        return Err(no_flag(&set, &flag));
+    }
+    Ok(Json(json!({ "set": set, "flag": flag, "history": change::history(entry.as_ref()) })))
+}
+
+/// All definitions of a set with their stamps; null where one is not JSON.
+async fn read_set(State(app): AppState, At(set): At<String>) -> Json<Value> {
+    let prefix = app.flag_names().set(&set);
+    let row = |entry: &tidings::Entry| {
+        let name = entry.key()[prefix.len()..].to_owned();
+        (name, json!({ "stamp": entry.stamp().to_string(), "definition": change::definition_of(entry) }))
+    };
+    let entries: Map<String, Value> = app.node.scan(&prefix).iter().map(row).collect();
+    Json(json!({ "prefix": app.flags_prefix, "set": set, "entries": entries }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Changes {
+    changes: Vec<Asked>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    flag: String,
+    /// Null deletes it.
+    definition: Value,
+    #[serde(rename = "if")]
+    only_if: Option<String>,
+}
+
+/// Changes of a set in one batch, all or none.
+async fn change_set(
+    State(app): AppState,
+    At(set): At<String>,
+    Ask(wants): Ask<Wants>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, ApiError> {
+    if wants.only_if.is_some() {
+        return Err(ApiError::bad_request("each change of a set has a condition of its own"));
+    }
+    let body = body.map_err(|_| ApiError::batch_too_large(CHANGES_BYTES_MAX))?;
+    let asked: Changes = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::bad_request(format!("these are no changes of flags: {error}")))?;
+    let change = |asked: Asked| {
+        let definition = Some(asked.definition).filter(|definition| !definition.is_null());
+        Ok(Change { flag: asked.flag, definition, only_if: condition(asked.only_if.as_deref())? })
+    };
+    let changes = asked.changes.into_iter().map(change).collect::<Result<Vec<_>, ApiError>>()?;
+    if changes.is_empty() {
+        return Err(ApiError::bad_request("there is no change"));
+    }
+    Ok(written(&apply(&app, &set, &changes, &wants)?))
+}
+
+/// Checks changes of a set, and writes them with their histories in one batch.
+pub(super) fn apply(app: &App, set: &str, changes: &[Change], wants: &Wants) -> Result<Receipt, ApiError> {
+    let mut faults = Vec::new();
+    let names = app.flag_names();
+    let shared = shared_rules(app, set, changes);
+    for change in changes {
+        check_names(set, &change.flag).map_err(ApiError::bad_request)?;
+        let Some(definition) = &change.definition else { continue };
+        let found = tokio::task::block_in_place(|| change::faults(&change.flag, definition, shared.as_ref()));
+        let place = if changes.len() == 1 { String::new() } else { format!("/{}", change.flag) };
+        faults
+            .extend(found.into_iter().map(|fault| Fault { path: format!("{place}{}", fault.path), ..fault }));
+        let key = names.flag(set, &change.flag);
+        let verdict = app.check(&key, definition.to_string().as_bytes());
+        if !verdict.is_good() {
+            return Err(ApiError::schema(&key, verdict));
+        }
+    }
+    if !faults.is_empty() {
+        return Err(ApiError::definition(faults));
+    }
+    Ok(change::commit(&app.node, names, set, changes, &wants.author(app), None)?)
+}
+
+/// The rules that the flags of a set share once the changes are written.
+pub(super) fn shared_rules(app: &App, set: &str, changes: &[Change]) -> Option<Value> {
+    match changes.iter().find(|change| change.flag == SHARED_RULES) {
+        Some(change) => change.definition.clone(),
+        None => {
+            app.node.get(&app.flag_names().flag(set, SHARED_RULES)).as_ref().and_then(change::definition_of)
+        }
+    }
+}
+
+impl App {
+    /// The keys of flags and of what stands beside them.
+    pub(super) fn flag_names(&self) -> Names<'_> {
+        Names(&self.flags_prefix)
+    }
+}

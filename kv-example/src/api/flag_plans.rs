@@ -1,0 +1,198 @@
+//! Plans of flags: `/v1/flags/SET/FLAG/plan`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings::{ElectionError, Entry, OnlyIf};
+
+use super::flag_changes::{no_flag, shared_rules};
+use super::{ApiError, App, AppState, Ask, At, view};
+use crate::flags::plan::{self, Decision, FlagSeen, OnStop, Plan, STEPS_MAX, Step, Threshold, WAIT_MS_MAX};
+use crate::flags::{change, check_names, metrics, now_ms};
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/flags/{set}/{flag}/plan", get(read).put(create))
+        .route("/v1/flags/{set}/{flag}/plan/{action}", post(act))
+}
+
+/// A plan as it is asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    steps: Vec<Step>,
+    /// When it begins, in milliseconds since 1970; without it at once. The wait of the first step counts from then.
+    begin_ms: Option<u64>,
+    stop_if: Option<Threshold>,
+    #[serde(default)]
+    on_stop: OnStop,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct By {
+    by: Option<String>,
+    #[serde(default)]
+    note: String,
+}
+
+impl By {
+    fn name(&self, app: &App) -> String {
+        self.by.clone().unwrap_or_else(|| format!("through {}", app.node.name()))
+    }
+}
+
+fn stored(app: &App, set: &str, flag: &str) -> Result<(Entry, Plan), ApiError> {
+    check_names(set, flag).map_err(ApiError::bad_request)?;
+    let entry = app.node.get(&app.flag_names().plan(set, flag));
+    let plan = entry.and_then(|entry| Plan::of_entry(&entry).map(|plan| (entry, plan)));
+    plan.ok_or_else(|| ApiError::not_found(format!("the flag \"{flag}\" of the set \"{set}\" has no plan")))
+}
+
+async fn read(State(app): AppState, At((set, flag)): At<(String, String)>) -> Result<Json<Value>, ApiError> {
+    let (entry, plan) = stored(&app, &set, &flag)?;
+    Ok(Json(json!({ "set": set, "flag": flag, "stamp": entry.stamp().to_string(), "plan": plan })))
+}
+
+/// Stores a plan, if all of its steps can be taken from the definition as it is now.
+async fn create(
+    State(app): AppState,
+    At((set, flag)): At<(String, String)>,
+    Ask(by): Ask<By>,
+    body: Result<Json<Asked>, axum::extract::rejection::JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    check_names(&set, &flag).map_err(ApiError::bad_request)?;
+    let Json(asked) =
+        body.map_err(|error| ApiError::bad_request(format!("this is no plan: {}", error.body_text())))?;
+    let names = app.flag_names();
+    let now = now_ms(&app.node);
+    check(&asked, now).map_err(ApiError::bad_request)?;
+    if app.node.voters().voters.is_empty() {
+        return Err(ElectionError::NoVoters.into());
+    }
+    let entry = app.node.get(&names.flag(&set, &flag)).ok_or_else(|| no_flag(&set, &flag))?;
+    let plan_key = names.plan(&set, &flag);
+    let before = app.node.get(&plan_key);
+    if before.as_ref().and_then(Plan::of_entry).is_some_and(|plan| plan.state.is_open()) {
+        let error = format!("the flag \"{flag}\" has a plan already: cancel it first");
+        return Err(ApiError::conflict("plan", error));
+    }
+    let begin = asked.begin_ms.unwrap_or(now);
+    let first_wait = asked.steps.first().map_or(0, |step| step.wait_ms);
+    let plan = Plan {
+        id: format!("{}-{now}", view::run(app.node.status().run)),
+        by: by.name(&app).chars().take(change::NOTE_CHARS_MAX).collect(),
+        note: by.note.chars().take(change::NOTE_CHARS_MAX).collect(),
+        steps: asked.steps,
+        state: plan::State::Running,
+        done: 0,
+        next_ms: begin.saturating_add(first_wait),
+        base: None,
+        stop_if: asked.stop_if,
+        on_stop: asked.on_stop,
+        reason: String::new(),
+        token: String::new(),
+    };
+    check_steps(&app, &set, &flag, &entry, &plan)?;
+    let only_if = before.map_or(OnlyIf::Absent, |entry| OnlyIf::Revision(entry.revision()));
+    app.node.put_with(&plan_key, plan.value(), tidings::PutOptions::new().only_if(only_if))?;
+    let unreported =
+        plan.stop_if.as_ref().filter(|stop| !metrics::is_reported(&app.node, names, &stop.metric));
+    let warning = unreported.map(|stop| {
+        format!("nobody reports \"{}\" yet; a metric that nobody reports stops no plan", stop.metric)
+    });
+    Ok(Json(json!({ "set": set, "flag": flag, "plan": plan, "warning": warning })))
+}
+
+fn check(asked: &Asked, now: u64) -> Result<(), String> {
+    if !(1..=STEPS_MAX).contains(&asked.steps.len()) {
+        return Err(format!("a plan has 1 to {STEPS_MAX} steps, and this one {}", asked.steps.len()));
+    }
+    let begin = asked.begin_ms.unwrap_or(now);
+    if asked.steps.iter().any(|step| step.wait_ms > WAIT_MS_MAX) || begin > now.saturating_add(WAIT_MS_MAX) {
+        return Err("a plan begins within 366 days, and waits no longer before a step".to_owned());
+    }
+    if asked.stop_if.as_ref().is_some_and(|stop| stop.metric.is_empty() || stop.metric.contains('/')) {
+        return Err("the name of the metric is empty or has a slash".to_owned());
+    }
+    Ok(())
+}
+
+/// Every definition that the plan would write has to be one that may be written.
+fn check_steps(app: &App, set: &str, flag: &str, entry: &Entry, plan: &Plan) -> Result<(), ApiError> {
+    let shared = shared_rules(app, set, &[]);
+    let mut definition = change::definition_of(entry).ok_or_else(|| {
+        ApiError::conflict("malformed", format!("the definition of \"{flag}\" is not JSON"))
+    })?;
+    for (at, step) in plan.steps.iter().enumerate() {
+        let edited = step.edit.apply(&definition);
+        definition =
+            edited.map_err(|error| ApiError::conflict("edit", format!("step {}: {error}", at + 1)))?;
+        let faults = change::faults(flag, &definition, shared.as_ref());
+        if !faults.is_empty() {
+            return Err(ApiError::definition(faults));
+        }
+        let key = app.flag_names().flag(set, flag);
+        let verdict = app.check(&key, definition.to_string().as_bytes());
+        if !verdict.is_good() {
+            return Err(ApiError::schema(&key, verdict));
+        }
+    }
+    Ok(())
+}
+
+/// Pauses, resumes or cancels a plan, or takes back what it did.
+async fn act(
+    State(app): AppState,
+    At((set, flag, action)): At<(String, String, String)>,
+    Ask(by): Ask<By>,
+) -> Result<Json<Value>, ApiError> {
+    let (entry, plan) = stored(&app, &set, &flag)?;
+    let names = app.flag_names();
+    let flag_entry = app.node.get(&names.flag(&set, &flag));
+    let by = by.name(&app);
+    let not_now = |what: &str| {
+        ApiError::conflict("plan", format!("the plan cannot be {what}: it is {}", plan.state.text()))
+    };
+    let after = |state, done: &str| Plan { state, reason: format!("{done} by {by}"), ..plan.clone() };
+    let (plan, definition) = match action.as_str() {
+        "pause" if plan.state == plan::State::Running => (after(plan::State::Paused, "paused"), None),
+        "pause" => return Err(not_now("paused")),
+        "resume" if plan.state == plan::State::Paused => {
+            (resumed(after(plan::State::Running, "resumed"), now_ms(&app.node)), None)
+        }
+        "resume" => return Err(not_now("resumed")),
+        "cancel" if plan.state.is_open() => (after(plan::State::Cancelled, "cancelled"), None),
+        "cancel" => return Err(not_now("cancelled")),
+        "roll-back" if plan.state == plan::State::RolledBack => return Err(not_now("rolled back")),
+        "roll-back" => {
+            let seen = FlagSeen::of_entry(flag_entry.as_ref());
+            let back = after(plan.state, "rolled back").taken_back(&seen, 0);
+            let (back, definition) = back.map_err(|error| ApiError::conflict("changed", error))?;
+            (Plan { state: plan::State::RolledBack, ..back }, definition)
+        }
+        _ => return Err(ApiError::no_such_path()),
+    };
+    let write = change::Write {
+        key: names.plan(&set, &flag),
+        value: Some(plan.value()),
+        only_if: Some(OnlyIf::Revision(entry.revision())),
+    };
+    let note = if definition.is_some() { "a plan was rolled back".to_owned() } else { String::new() };
+    let decision = Decision { plan: Plan { by, ..plan }, definition, note };
+    plan::write(&app.node, names, &set, &flag, flag_entry.as_ref(), &decision, &write)?;
+    Ok(Json(json!({ "set": set, "flag": flag, "plan": decision.plan })))
+}
+
+/// The wait before the next step begins anew; a plan that has not begun keeps its time.
+fn resumed(mut plan: Plan, now: u64) -> Plan {
+    if plan.done > 0 {
+        let next = plan.steps.get(plan.done).or(plan.steps.last());
+        plan.next_ms = now.saturating_add(next.map_or(0, |step| step.wait_ms));
+    }
+    plan
+}

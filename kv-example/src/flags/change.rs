@@ -1,0 +1,282 @@
+//! Changes of definitions: checked, and written in one batch with the list of earlier versions.
+//!
+//! Invariants: a definition that is malformed, or that flagd's schema does not allow, is never written. A flag and its
+//! history change in one batch or not at all. A history that two sides of a partition wrote keeps the items of both.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tidings::{Entry, OnlyIf, PutOptions, Store, WriteBatch, WriteError};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Names, SET_METADATA, SHARED_RULES, now_ms};
+use crate::schema::Fault;
+
+/// Items of a history, and its size.
+pub(crate) const HISTORY_ITEMS_MAX: usize = 20;
+const HISTORY_BYTES_MAX: usize = 256 << 10;
+/// The largest definition: a history has to hold it.
+pub(crate) const DEFINITION_BYTES_MAX: usize = 128 << 10;
+/// Characters of a note, and of the name of an author.
+pub(crate) const NOTE_CHARS_MAX: usize = 500;
+/// A batch is made anew when another request has changed the history meanwhile; that often.
+const ATTEMPTS_MAX: usize = 16;
+
+/// A new definition of a flag, or of what the flags of a set share; `None` deletes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) flag: String,
+    pub(crate) definition: Option<Value>,
+    pub(crate) only_if: Option<OnlyIf>,
+}
+
+/// Who changes a flag, and why.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Author {
+    pub(crate) by: String,
+    pub(crate) note: String,
+}
+
+/// One item of a history: what was put, and by whom.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Past {
+    pub(crate) time: String,
+    pub(crate) by: String,
+    pub(crate) note: String,
+    /// Null: it was deleted.
+    pub(crate) definition: Value,
+}
+
+/// A write of something else in the same batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Write {
+    pub(crate) key: String,
+    /// `None` deletes it.
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) only_if: Option<OnlyIf>,
+}
+
+/// What is wrong with a definition, on its own and with the shared rules that it refers to.
+pub(crate) fn faults(flag: &str, definition: &Value, shared_rules: Option<&Value>) -> Vec<Fault> {
+    let text = definition.to_string();
+    if text.len() > DEFINITION_BYTES_MAX {
+        let message = format!("it has {} bytes, permitted: {DEFINITION_BYTES_MAX}", text.len());
+        return vec![Fault { path: String::new(), message }];
+    }
+    let mut file = json!({ "flags": {} });
+    match flag {
+        SHARED_RULES => file["$evaluators"] = definition.clone(),
+        SET_METADATA => file["metadata"] = definition.clone(),
+        _ => {
+            file["flags"][flag] = definition.clone();
+            if let Some(rules) = shared_rules {
+                file["$evaluators"] = rules.clone();
+            }
+        }
+    }
+    let found = tidings::flags::check_file(&file.to_string());
+    let of_rules = |name: &str| name == SHARED_RULES && flag != SHARED_RULES;
+    let own = found.into_iter().filter(|fault| !of_rules(&fault.flag));
+    own.map(|fault| Fault { path: String::new(), message: fault.error.to_string() }).collect()
+}
+
+/// The definition that a store holds; `None` also if it is not JSON.
+pub(crate) fn definition_of(entry: &Entry) -> Option<Value> {
+    serde_json::from_slice(entry.value()).ok()
+}
+
+/// The history of a flag, newest first.
+pub(crate) fn history(entry: Option<&Entry>) -> Vec<Past> {
+    let Some(entry) = entry else { return Vec::new() };
+    let items = |entry: &Entry| serde_json::from_slice::<Vec<Past>>(entry.value()).unwrap_or_default();
+    let mut all = items(entry);
+    for concurrent in entry.conflicts() {
+        for item in items(&concurrent) {
+            if !all.contains(&item) {
+                all.push(item);
+            }
+        }
+    }
+    all.sort_by(|a, b| b.time.cmp(&a.time));
+    all.truncate(HISTORY_ITEMS_MAX);
+    all
+}
+
+/// A time as histories have it.
+pub(crate) fn time_text(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1_000).unwrap_or_default();
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+/// Writes changes of one set, their histories and `more` in one batch, or nothing. The definitions were checked.
+pub(crate) fn commit<S: Store>(
+    store: &S,
+    names: Names<'_>,
+    set: &str,
+    changes: &[Change],
+    author: &Author,
+    more: Option<&Write>,
+) -> Result<S::Receipt, WriteError> {
+    let own: Vec<Write> =
+        changes.iter().map(|change| own_write(names, set, change)).chain(more.cloned()).collect();
+    let mut attempts_left = ATTEMPTS_MAX;
+    loop {
+        let mut batch = own.iter().fold(store.batch(), added);
+        for change in changes {
+            batch = added(batch, &history_write(store, names, set, change, author));
+        }
+        attempts_left -= 1;
+        match batch.commit() {
+            // A condition of the caller fails for good, one of a history means that another request was faster.
+            Err(WriteError::Condition { .. })
+                if attempts_left > 0 && own.iter().all(|write| holds(store, write)) => {}
+            done => return done,
+        }
+    }
+}
+
+fn own_write(names: Names<'_>, set: &str, change: &Change) -> Write {
+    Write {
+        key: names.flag(set, &change.flag),
+        value: change.definition.as_ref().map(|definition| definition.to_string().into_bytes()),
+        only_if: change.only_if,
+    }
+}
+
+/// The history with one item more.
+fn history_write(store: &impl Store, names: Names<'_>, set: &str, change: &Change, author: &Author) -> Write {
+    let key = names.history(set, &change.flag);
+    let entry = store.get(&key);
+    let only_if = entry.as_ref().map_or(OnlyIf::Absent, |entry| OnlyIf::Revision(entry.revision()));
+    let mut items = history(entry.as_ref());
+    let short = |text: &str| text.chars().take(NOTE_CHARS_MAX).collect::<String>();
+    let (by, note) = (short(&author.by), short(&author.note));
+    let definition = change.definition.clone().unwrap_or_default();
+    items.insert(0, Past { time: time_text(now_ms(store)), by, note, definition });
+    items.truncate(HISTORY_ITEMS_MAX);
+    let mut value = serde_json::to_vec(&items).expect("it consists of texts and JSON");
+    while value.len() > HISTORY_BYTES_MAX && items.len() > 1 {
+        items.pop();
+        value = serde_json::to_vec(&items).expect("it consists of texts and JSON");
+    }
+    Write { key, value: Some(value), only_if: Some(only_if) }
+}
+
+fn added<S: Store>(batch: WriteBatch<S>, write: &Write) -> WriteBatch<S> {
+    match (&write.value, write.only_if) {
+        (Some(value), Some(only_if)) => batch.put_with(&write.key, value, PutOptions::new().only_if(only_if)),
+        (Some(value), None) => batch.put(&write.key, value),
+        (None, Some(only_if)) => batch.delete_if(&write.key, only_if),
+        (None, None) => batch.delete(&write.key),
+    }
+}
+
+fn holds(store: &impl Store, write: &Write) -> bool {
+    let entry = store.get(&write.key);
+    match write.only_if {
+        None => true,
+        Some(OnlyIf::Absent) => entry.is_none(),
+        Some(OnlyIf::Stamp(stamp)) => entry.is_some_and(|entry| entry.stamp() == stamp),
+        Some(OnlyIf::Revision(revision)) => entry.is_some_and(|entry| entry.revision() == revision),
+        Some(_) => false,
+    }
+}
+
+/// The object of fields that a definition is; an empty one if it is something else.
+pub(crate) fn fields(definition: &Value) -> Map<String, Value> {
+    definition.as_object().cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings::sim::Sim;
+
+    use super::*;
+
+    const NAMES: Names<'_> = Names("flags/");
+
+    fn definition(default: &str) -> Value {
+        json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": default })
+    }
+
+    fn change(default: &str, only_if: Option<OnlyIf>) -> Change {
+        Change { flag: "a".to_owned(), definition: Some(definition(default)), only_if }
+    }
+
+    fn by(name: &str) -> Author {
+        Author { by: name.to_owned(), note: String::new() }
+    }
+
+    #[test]
+    fn flag_and_history_change_together_or_not_at_all() {
+        let sim = Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        commit(&node, NAMES, "s", &[change("on", Some(OnlyIf::Absent))], &by("x"), None).unwrap();
+        let refused = commit(&node, NAMES, "s", &[change("off", Some(OnlyIf::Absent))], &by("y"), None);
+        assert!(matches!(refused, Err(WriteError::Condition { .. })));
+        let stamp = node.get("flags/s/a").unwrap().stamp();
+        commit(&node, NAMES, "s", &[change("off", Some(OnlyIf::Stamp(stamp)))], &by("z"), None).unwrap();
+        let past = history(node.get("flags-history/s/a").as_ref());
+        let told: Vec<_> =
+            past.iter().map(|item| (item.by.as_str(), &item.definition["defaultVariant"])).collect();
+        assert_eq!(told, [("z", &json!("off")), ("x", &json!("on"))]);
+        let delete = Change { definition: None, ..change("on", None) };
+        commit(&node, NAMES, "s", &[delete], &by("w"), None).unwrap();
+        assert!(node.get("flags/s/a").is_none());
+        assert_eq!(history(node.get("flags-history/s/a").as_ref())[0].definition, Value::Null);
+    }
+
+    #[test]
+    fn history_is_bounded_in_items_and_bytes() {
+        let sim = Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        for _ in 0..HISTORY_ITEMS_MAX + 5 {
+            commit(&node, NAMES, "s", &[change("on", None)], &by("x"), None).unwrap();
+        }
+        assert_eq!(history(node.get("flags-history/s/a").as_ref()).len(), HISTORY_ITEMS_MAX);
+        let mut large = change("on", None);
+        large.definition.as_mut().unwrap()["metadata"] =
+            json!({ "text": "x".repeat(DEFINITION_BYTES_MAX - 200) });
+        for _ in 0..4 {
+            commit(&node, NAMES, "s", &[large.clone()], &by("x"), None).unwrap();
+        }
+        let entry = node.get("flags-history/s/a").unwrap();
+        assert!(entry.value().len() <= HISTORY_BYTES_MAX, "{}", entry.value().len());
+        assert_eq!(history(Some(&entry)).len(), 1);
+    }
+
+    #[test]
+    fn histories_of_two_sides_are_merged() {
+        let mut sim = Sim::new(1).nodes(2);
+        sim.partition(&[0], &[1]);
+        commit(&sim.node(0), NAMES, "s", &[change("on", None)], &by("left"), None).unwrap();
+        commit(&sim.node(1), NAMES, "s", &[change("off", None)], &by("right"), None).unwrap();
+        sim.heal();
+        sim.assert_converged();
+        commit(&sim.node(0), NAMES, "s", &[change("on", None)], &by("later"), None).unwrap();
+        let past = history(sim.node(0).get("flags-history/s/a").as_ref());
+        let mut told: Vec<&str> = past.iter().map(|item| item.by.as_str()).collect();
+        told.sort_unstable();
+        assert_eq!(told, ["later", "left", "right"]);
+    }
+
+    #[test]
+    fn what_the_schema_does_not_allow_is_a_fault() {
+        let fault = |definition: &Value| faults("a", definition, None);
+        assert!(fault(&definition("on")).is_empty());
+        assert!(!fault(&definition("gone")).is_empty());
+        let mut mixed = definition("on");
+        mixed["variants"]["text"] = json!("x");
+        assert!(!fault(&mixed).is_empty());
+        let mut refers = definition("on");
+        refers["targeting"] = json!({ "if": [{ "$ref": "staff" }, "on"] });
+        assert!(!fault(&refers).is_empty());
+        let staff = json!({ "staff": { "ends_with": [{ "var": "email" }, "@example.com"] } });
+        assert!(faults("a", &refers, Some(&staff)).is_empty());
+        assert!(faults(SHARED_RULES, &staff, None).is_empty());
+        assert!(!faults(SHARED_RULES, &json!([]), None).is_empty());
+        assert!(!faults(SET_METADATA, &json!({ "fractional": 4 }), None).is_empty());
+        assert!(!fault(&json!({ "state": "x".repeat(DEFINITION_BYTES_MAX) })).is_empty());
+    }
+}

@@ -1,0 +1,358 @@
+//! Plans: changes of one flag that are made later, step by step, by whichever node holds the lease.
+//!
+//! A plan is one value in the store. [`decide`] is pure: what is stored, the metrics, the time and the token of the lease
+//! go in, and at most one write comes out, which changes the plan and the flag together under the condition that neither
+//! has changed since it was read. So a crash leaves a step done or not done, never half done or done twice.
+//!
+//! The definition after each step follows from the one before the first step alone. That is how a change by hand is
+//! recognised, how a step is taken back, and why a step that a crashed holder did without anybody hearing of it does no
+//! harm when it is done again.
+//!
+//! Invariants: no step is taken while the plan is anything but running, while the flag is not what the plan made of it,
+//! or under a token lower than the one that the plan was written under. Of concurrent versions of a plan one that does
+//! not run counts; if all run, the one with the greatest token and the most steps.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tidings::{Entry, OnlyIf, Store};
+
+use super::Names;
+use super::change::{self, Author, Change, Write};
+use super::edit::Edit;
+
+/// Steps of one plan.
+pub(crate) const STEPS_MAX: usize = 64;
+/// The longest wait before a step, and how far ahead a plan may begin.
+pub(crate) const WAIT_MS_MAX: u64 = 366 * 86_400_000;
+
+/// What becomes of a plan. Of two concurrent versions the later one in this order counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    Running,
+    Done,
+    Paused,
+    /// By its threshold, by a change by hand, or because a step cannot be taken.
+    Stopped,
+    Cancelled,
+    RolledBack,
+}
+
+impl State {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Cancelled => "cancelled",
+            Self::RolledBack => "rolled back",
+        }
+    }
+
+    /// Whether steps can still follow.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+}
+
+/// What a plan does with its flag when its threshold is crossed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnStop {
+    /// The flag stays as it is
+    #[default]
+    Hold,
+    /// The flag is what it was before the last step
+    StepBack,
+    /// The flag is what it was before the first step
+    RollBack,
+}
+
+/// A metric and the greatest value at which a plan goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Threshold {
+    pub(crate) metric: String,
+    pub(crate) above: f64,
+}
+
+impl std::str::FromStr for Threshold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("\"{text}\" is not of the form METRIC>NUMBER");
+        let (metric, number) = text.split_once('>').ok_or_else(form)?;
+        let above: f64 = number.trim().parse().map_err(|_| form())?;
+        let metric = metric.trim().to_owned();
+        if metric.is_empty() || metric.contains('/') || !above.is_finite() {
+            return Err(form());
+        }
+        Ok(Self { metric, above })
+    }
+}
+
+/// One step: a wait, and then a change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Step {
+    /// Since the step before; of the first step since the beginning.
+    pub(crate) wait_ms: u64,
+    pub(crate) edit: Edit,
+}
+
+/// A plan as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// Differs from that of every other plan of the flag.
+    pub(crate) id: String,
+    pub(crate) by: String,
+    pub(crate) note: String,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) state: State,
+    /// Steps that were taken.
+    pub(crate) done: usize,
+    /// When the next step is due, or after the last one, until when its threshold counts.
+    pub(crate) next_ms: u64,
+    /// The definition before the first step, once that is taken.
+    pub(crate) base: Option<Value>,
+    pub(crate) stop_if: Option<Threshold>,
+    pub(crate) on_stop: OnStop,
+    /// Why it is in its state, for people.
+    pub(crate) reason: String,
+    /// The token of the lease under which it was written last by a runner, in order; empty before.
+    pub(crate) token: String,
+}
+
+impl Plan {
+    pub(crate) fn of_entry(entry: &Entry) -> Option<Self> {
+        serde_json::from_slice(entry.value()).ok()
+    }
+
+    pub(crate) fn value(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("it consists of texts, numbers and JSON")
+    }
+
+    /// The definition after so many steps.
+    pub(crate) fn definition_after(&self, base: &Value, steps: usize) -> Result<Value, String> {
+        self.steps.iter().take(steps).try_fold(base.clone(), |definition, step| step.edit.apply(&definition))
+    }
+
+    /// Whether the plan has made this of the flag, at any of its steps.
+    fn has_made(&self, definition: Option<&Value>) -> bool {
+        let (Some(base), Some(definition)) = (&self.base, definition) else { return false };
+        (0..=self.steps.len()).any(|steps| self.definition_after(base, steps).as_ref() == Ok(definition))
+    }
+
+    /// The definition that the flag has to have now; none before the first step.
+    fn expected(&self) -> Option<Value> {
+        let steps = if self.state == State::RolledBack { 0 } else { self.done };
+        self.definition_after(self.base.as_ref()?, steps).ok()
+    }
+
+    fn ended(&self, state: State, reason: impl Into<String>) -> Self {
+        Self { state, reason: reason.into(), ..self.clone() }
+    }
+
+    /// The plan and the definition of the flag as before some steps; only if the flag is what the plan made of it.
+    pub(crate) fn taken_back(&self, flag: &FlagSeen, steps: usize) -> Result<(Self, Option<Value>), String> {
+        let Some(base) = &self.base else { return Ok((self.clone(), None)) };
+        if flag.current != self.expected() {
+            return Err("the flag was changed since the last step of its plan".to_owned());
+        }
+        let definition = self.definition_after(base, steps)?;
+        Ok((Self { done: steps, ..self.clone() }, Some(definition)))
+    }
+}
+
+/// What a node knows of a flag.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FlagSeen {
+    /// `None`: there is none, or it is not JSON.
+    pub(crate) current: Option<Value>,
+    /// The concurrent versions that lost.
+    pub(crate) others: Vec<Option<Value>>,
+}
+
+impl FlagSeen {
+    pub(crate) fn of_entry(entry: Option<&Entry>) -> Self {
+        let others = entry.into_iter().flat_map(Entry::conflicts);
+        Self {
+            current: entry.and_then(change::definition_of),
+            others: others.map(|other| change::definition_of(&other)).collect(),
+        }
+    }
+}
+
+/// What is to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Decision {
+    pub(crate) plan: Plan,
+    /// `None`: the flag stays as it is.
+    pub(crate) definition: Option<Value>,
+    /// For the history.
+    pub(crate) note: String,
+}
+
+/// What the runner does about a plan now; `None`: nothing. `crossed` says which value is over the threshold.
+pub(crate) fn decide(
+    versions: &[Plan],
+    flag: &FlagSeen,
+    crossed: Option<&str>,
+    now_ms: u64,
+    token: &str,
+) -> Option<Decision> {
+    let winner = versions.first()?;
+    let own = versions.iter().filter(|version| version.id == winner.id);
+    let plan = own.max_by_key(|plan| (rank(plan.state), &plan.token, plan.done))?;
+    if plan.token.as_str() > token {
+        return None;
+    }
+    let plan = Plan { token: token.to_owned(), ..plan.clone() };
+    let write =
+        |plan: Plan, definition: Option<Value>, note: String| Some(Decision { plan, definition, note });
+    let is_split = versions.len() > 1;
+    let is_ours =
+        plan.has_made(flag.current.as_ref()) && flag.others.iter().all(|other| plan.has_made(other.as_ref()));
+    if is_split {
+        let definition = if is_ours {
+            plan.expected().filter(|expected| flag.current.as_ref() != Some(expected))
+        } else {
+            None
+        };
+        return write(plan, definition, "settled concurrent versions of the plan".to_owned());
+    }
+    if plan.state != State::Running {
+        return None;
+    }
+    let is_begun = plan.base.is_some();
+    if is_begun && (flag.current != plan.expected() || !is_ours) {
+        return write(
+            plan.ended(State::Stopped, "the flag was changed by somebody else"),
+            None,
+            String::new(),
+        );
+    }
+    if let Some(crossed) = crossed {
+        return Some(stopped(&plan, flag, crossed));
+    }
+    if now_ms < plan.next_ms {
+        return None;
+    }
+    let Some(step) = plan.steps.get(plan.done) else {
+        return write(plan.ended(State::Done, "all steps were taken"), None, String::new());
+    };
+    let Some(current) = &flag.current else {
+        return write(plan.ended(State::Stopped, "the flag has no definition"), None, String::new());
+    };
+    if !is_begun && !flag.others.is_empty() {
+        let reason = "the flag has concurrent definitions: change it once, so that one counts";
+        return write(plan.ended(State::Stopped, reason), None, String::new());
+    }
+    match step.edit.apply(current).and_then(checked) {
+        Err(error) => write(plan.ended(State::Stopped, error), None, String::new()),
+        Ok(definition) => {
+            let note =
+                format!("step {} of {} of a plan: {}", plan.done + 1, plan.steps.len(), step.edit.text());
+            write(advanced(plan.clone(), current, now_ms), Some(definition), note)
+        }
+    }
+}
+
+fn checked(definition: Value) -> Result<Value, String> {
+    match tidings::flags::check("", definition.to_string().as_bytes()) {
+        Ok(()) => Ok(definition),
+        Err(fault) => Err(fault.error.to_string()),
+    }
+}
+
+/// Finished plans do not stop ones that run: a concurrent version that is not done may still have steps to take back.
+fn rank(state: State) -> State {
+    if state == State::Done { State::Running } else { state }
+}
+
+fn advanced(mut plan: Plan, current: &Value, now_ms: u64) -> Plan {
+    plan.base.get_or_insert_with(|| current.clone());
+    plan.done += 1;
+    // The last step is watched for as long as the one before it, if there is something to watch.
+    let last_wait = plan.steps.last().map_or(0, |step| step.wait_ms);
+    match plan.steps.get(plan.done) {
+        Some(next) => plan.next_ms = now_ms.saturating_add(next.wait_ms),
+        None if plan.stop_if.is_some() => plan.next_ms = now_ms.saturating_add(last_wait),
+        None => plan = plan.ended(State::Done, "all steps were taken"),
+    }
+    plan
+}
+
+/// A threshold is crossed.
+fn stopped(plan: &Plan, flag: &FlagSeen, crossed: &str) -> Decision {
+    let steps = match plan.on_stop {
+        OnStop::Hold => plan.done,
+        OnStop::StepBack => plan.done.saturating_sub(1),
+        OnStop::RollBack => 0,
+    };
+    let (plan, definition) = plan.taken_back(flag, steps).unwrap_or_else(|_| (plan.clone(), None));
+    let definition = definition.filter(|definition| flag.current.as_ref() != Some(definition));
+    Decision {
+        plan: plan.ended(State::Stopped, crossed),
+        definition,
+        note: format!("a plan stopped: {crossed}"),
+    }
+}
+
+/// The state of a plan with its concurrent versions, the one in force first.
+pub(crate) fn versions(entry: &Entry) -> Vec<Plan> {
+    let concurrent: Vec<Entry> = entry.conflicts().collect();
+    [entry].into_iter().chain(&concurrent).filter_map(Plan::of_entry).collect()
+}
+
+/// Looks at one plan, and takes the step that is due. Returns what was written, or none if nothing was due or somebody
+/// else was faster.
+pub(crate) fn run<S: Store>(
+    store: &S,
+    names: Names<'_>,
+    set: &str,
+    flag: &str,
+    crossed: impl Fn(&Threshold) -> Option<String>,
+    token: &str,
+) -> Result<Option<Decision>, tidings::WriteError> {
+    let (plan_key, flag_key) = (names.plan(set, flag), names.flag(set, flag));
+    let Some(plan_entry) = store.get(&plan_key) else { return Ok(None) };
+    let flag_entry = store.get(&flag_key);
+    let versions = versions(&plan_entry);
+    let crossed = versions.first().and_then(|plan| plan.stop_if.as_ref()).and_then(crossed);
+    let seen = FlagSeen::of_entry(flag_entry.as_ref());
+    let decided = decide(&versions, &seen, crossed.as_deref(), super::now_ms(store), token);
+    let Some(decision) = decided else { return Ok(None) };
+    let plan = Write {
+        key: plan_key,
+        value: Some(decision.plan.value()),
+        only_if: Some(OnlyIf::Revision(plan_entry.revision())),
+    };
+    match write(store, names, set, flag, flag_entry.as_ref(), &decision, &plan) {
+        Ok(_) => Ok(Some(decision)),
+        Err(tidings::WriteError::Condition { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a plan and what it makes of its flag in one batch, if the flag is as it was read.
+pub(crate) fn write<S: Store>(
+    store: &S,
+    names: Names<'_>,
+    set: &str,
+    flag: &str,
+    seen: Option<&Entry>,
+    decision: &Decision,
+    plan: &Write,
+) -> Result<S::Receipt, tidings::WriteError> {
+    let only_if = seen.map_or(OnlyIf::Absent, |entry| OnlyIf::Revision(entry.revision()));
+    let change = |definition: &Value| Change {
+        flag: flag.to_owned(),
+        definition: Some(definition.clone()),
+        only_if: Some(only_if),
+    };
+    let changes: Vec<Change> = decision.definition.iter().map(change).collect();
+    let author = Author { by: decision.plan.by.clone(), note: decision.note.clone() };
+    change::commit(store, names, set, &changes, &author, Some(plan))
+}
