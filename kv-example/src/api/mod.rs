@@ -140,10 +140,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(elections::routes())
         .merge(voters::routes())
         .merge(settings::routes())
-        .merge(flags::routes())
         .merge(flag_changes::routes(app.value_bytes_max))
         .merge(flag_edits::routes())
         .merge(flag_plans::routes())
+        .merge(flags::routes())
         .merge(dash::routes())
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };

@@ -3,7 +3,7 @@
 //! What follows the prefix in a key, cut at each `/`, are fields, and the value is JSON: the mapping of the library's live
 //! values ([`tree`]). A document is read and written in several formats ([`document`]).
 
-mod document;
+pub(super) mod document;
 mod tree;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ mod check;
 mod cluster;
 mod config;
 mod elect;
+mod flags;
 mod keys;
 #[cfg(unix)]
 mod render;
@@ -46,6 +47,8 @@ pub(crate) enum Client {
     Digest(cluster::Digest),
     #[command(subcommand)]
     Config(config::Config),
+    #[command(subcommand)]
+    Flags(Box<flags::Flags>),
     Dump(transfer::Dump),
     Load(transfer::Load),
     Check(check::Check),
@@ -78,6 +81,7 @@ impl Client {
             Self::Status(status) => status.run(),
             Self::Digest(digest) => digest.run(),
             Self::Config(config) => config.run(),
+            Self::Flags(flags) => flags.run(),
             Self::Dump(dump) => dump.run(),
             Self::Load(load) => load.run(),
             Self::Check(check) => check.run(),

@@ -122,10 +122,12 @@ pub(crate) fn commit<S: Store>(
         changes.iter().map(|change| own_write(names, set, change)).chain(more.cloned()).collect();
     let mut attempts_left = ATTEMPTS_MAX;
     loop {
-        let mut batch = own.iter().fold(store.batch(), added);
+        let mut batch = store.batch();
         for change in changes {
             batch = added(batch, &history_write(store, names, set, change, author));
         }
+        // The receipt has the stamp of the last write, which callers need for the next change of the flag.
+        batch = own.iter().fold(batch, added);
         attempts_left -= 1;
         match batch.commit() {
             // A condition of the caller fails for good, one of a history means that another request was faster.
@@ -243,7 +245,7 @@ mod tests {
         }
         let entry = node.get("flags-history/s/a").unwrap();
         assert!(entry.value().len() <= HISTORY_BYTES_MAX, "{}", entry.value().len());
-        assert_eq!(history(Some(&entry)).len(), 1);
+        assert_eq!(history(Some(&entry)).len(), 2);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use tidings::{PutOptions, Store, WriteError};
 
 use super::Names;
-use super::plan::{Plan, State, Threshold};
+use super::plan::Threshold;
 
 /// Sources that are looked at, of each metric.
 pub(crate) const SOURCES_MAX: usize = 1_000;
@@ -31,13 +31,6 @@ pub(crate) fn is_reported(store: &impl Store, names: Names<'_>, metric: &str) ->
     !store.scan_page(&names.metric(metric), None, 1).is_empty()
 }
 
-/// The metrics that running plans watch.
-pub(crate) fn watched(store: &impl Store, names: Names<'_>) -> BTreeSet<String> {
-    let plans = store.scan(&names.plans());
-    let running = plans.iter().filter_map(Plan::of_entry).filter(|plan| plan.state == State::Running);
-    running.filter_map(|plan| plan.stop_if.map(|threshold| threshold.metric)).collect()
-}
-
 /// The greatest value of a metric among all its labels, in the text form of Prometheus.
 fn greatest(text: &str, metric: &str) -> Option<f64> {
     let value = |line: &str| {
@@ -57,14 +50,14 @@ fn greatest(text: &str, metric: &str) -> Option<f64> {
 pub(crate) struct Reports(BTreeSet<String>);
 
 impl Reports {
-    /// Reports the metrics that are watched now, and takes away the others. `render` gives the text of `/metrics`.
+    /// Reports the metrics that running plans watch now, and takes away the others. `render` gives the text of `/metrics`.
     pub(crate) fn refresh<S: Store>(
         &mut self,
         store: &S,
         names: Names<'_>,
+        watched: BTreeSet<String>,
         render: impl FnOnce() -> String,
     ) -> Result<(), WriteError> {
-        let watched = watched(store, names);
         let key = |metric: &str| format!("{}{}", names.metric(metric), store.name());
         for metric in std::mem::take(&mut self.0).difference(&watched) {
             store.delete(&key(metric))?;

@@ -125,8 +125,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// `None`: it is none, or none that this program writes. Members write plans, too.
     pub(crate) fn of_entry(entry: &Entry) -> Option<Self> {
-        serde_json::from_slice(entry.value()).ok()
+        let plan: Self = serde_json::from_slice(entry.value()).ok()?;
+        (plan.steps.len() <= STEPS_MAX && plan.done <= plan.steps.len()).then_some(plan)
     }
 
     pub(crate) fn value(&self) -> Vec<u8> {
@@ -140,8 +142,15 @@ impl Plan {
 
     /// Whether the plan has made this of the flag, at any of its steps.
     fn has_made(&self, definition: Option<&Value>) -> bool {
-        let (Some(base), Some(definition)) = (&self.base, definition) else { return false };
-        (0..=self.steps.len()).any(|steps| self.definition_after(base, steps).as_ref() == Ok(definition))
+        let (Some(mut made), Some(definition)) = (self.base.clone(), definition) else { return false };
+        for step in &self.steps {
+            if made == *definition {
+                return true;
+            }
+            let Ok(next) = step.edit.apply(&made) else { return false };
+            made = next;
+        }
+        made == *definition
     }
 
     /// The definition that the flag has to have now; none before the first step.
@@ -356,3 +365,6 @@ pub(crate) fn write<S: Store>(
     let author = Author { by: decision.plan.by.clone(), note: decision.note.clone() };
     change::commit(store, names, set, &changes, &author, Some(plan))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,15 +6,16 @@
 //!
 //! A node campaigns only while there is a plan to run: without plans there is no traffic for the lease.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidings::{ElectionError, Leadership, Node, Store};
+use tidings::{ElectionError, Leadership, Node, WatchEvent};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Names;
 use super::metrics::{self, Reports};
-use super::plan::{self, Plan, State};
+use super::plan::{self, Plan, State, Threshold};
 use crate::api::Monitor;
 
 /// The name of the election.
@@ -24,10 +25,56 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a node reports the metrics that plans watch.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The plans that have something to be done, by key, kept by a watch, so that finished ones cost nothing.
+#[derive(Clone, Debug, Default)]
+struct OpenPlans(Arc<Mutex<BTreeMap<String, Option<Threshold>>>>);
+
+impl OpenPlans {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<Threshold>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, event: WatchEvent) {
+        match event {
+            WatchEvent::Put(entry) => {
+                let is_split = entry.conflicts().next().is_some();
+                match Plan::of_entry(&entry) {
+                    Some(plan) if is_split || plan.state == State::Running => {
+                        self.lock().insert(entry.key().to_owned(), plan.stop_if);
+                    }
+                    _ => _ = self.lock().remove(entry.key()),
+                }
+            }
+            WatchEvent::Delete { key, .. } | WatchEvent::Expired { key, .. } => _ = self.lock().remove(&key),
+            WatchEvent::Resync => self.lock().clear(),
+            _ => {}
+        }
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn metrics(&self) -> BTreeSet<String> {
+        self.lock().values().flatten().map(|threshold| threshold.metric.clone()).collect()
+    }
+}
+
 /// Runs plans, and reports metrics for them, until the node is closed.
 pub(crate) fn start(node: &Node, monitor: &Arc<Monitor>, prefix: &str, render: fn() -> String) {
     let (node, monitor, prefix) = (node.clone(), monitor.clone(), prefix.to_owned());
-    tokio::spawn(report(node.clone(), prefix.clone(), render));
+    let open = OpenPlans::default();
+    let (mut watch, seen) = (node.watch(Names(&prefix).plans()), open.clone());
+    tokio::spawn(async move {
+        while let Some(event) = watch.next().await {
+            seen.take(event);
+        }
+    });
+    tokio::spawn(report(node.clone(), open.clone(), prefix.clone(), render));
     tokio::spawn(async move {
         // A node that has not caught up yet knows old states of plans.
         if node.ready().await.is_err() {
@@ -37,11 +84,11 @@ pub(crate) fn start(node: &Node, monitor: &Arc<Monitor>, prefix: &str, render: f
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !node.status().is_closed {
             looks.tick().await;
-            if !has_work(&node, Names(&prefix)) {
+            if open.is_empty() {
                 continue;
             }
             match node.election(ELECTION).campaign(node.name()).await {
-                Ok(lease) => hold(&node, &monitor, Names(&prefix), lease).await,
+                Ok(lease) => hold(&node, &monitor, &open, Names(&prefix), lease).await,
                 // Voters can be named while the cluster runs.
                 Err(ElectionError::Closed) => return,
                 Err(_) => {}
@@ -50,31 +97,23 @@ pub(crate) fn start(node: &Node, monitor: &Arc<Monitor>, prefix: &str, render: f
     });
 }
 
-fn has_work(store: &impl Store, names: Names<'_>) -> bool {
-    let plans = store.scan(&names.plans());
-    plans.iter().any(|entry| {
-        entry.conflicts().next().is_some()
-            || Plan::of_entry(entry).is_some_and(|plan| plan.state == State::Running)
-    })
-}
-
 /// Runs all plans while the lease is held and there is something to do.
-async fn hold(node: &Node, monitor: &Arc<Monitor>, names: Names<'_>, lease: Leadership) {
+async fn hold(node: &Node, monitor: &Arc<Monitor>, open: &OpenPlans, names: Names<'_>, lease: Leadership) {
     // The newer the lease, the greater the text.
     let mut last_error = None;
     let token = format!("{:032x}", lease.token().as_u128());
-    while lease.is_valid() && has_work(node, names) {
+    while lease.is_valid() && !open.is_empty() {
         tokio::select! {
             () = lease.lost() => return,
             // First of all, what the holder before has written arrives.
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
-        for entry in node.scan(&names.plans()) {
-            let Some((set, flag)) = entry.key()[names.plans().len()..].split_once('/') else { continue };
+        for key in open.keys() {
+            let Some((set, flag)) = key[names.plans().len()..].split_once('/') else { continue };
             if !lease.is_valid() {
                 return;
             }
-            let crossed = |threshold: &plan::Threshold| metrics::crossed(node, names, threshold);
+            let crossed = |threshold: &Threshold| metrics::crossed(node, names, threshold);
             match plan::run(node, names, set, flag, crossed, &token) {
                 Ok(Some(decision)) => {
                     let what = if decision.note.is_empty() { &decision.plan.reason } else { &decision.note };
@@ -92,13 +131,13 @@ async fn hold(node: &Node, monitor: &Arc<Monitor>, names: Names<'_>, lease: Lead
     lease.resign().await;
 }
 
-async fn report(node: Node, prefix: String, render: fn() -> String) {
+async fn report(node: Node, open: OpenPlans, prefix: String, render: fn() -> String) {
     let mut reports = Reports::default();
     let mut ticks = interval(REPORT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !node.status().is_closed {
         ticks.tick().await;
         // What could not be reported now is reported the next time.
-        _ = reports.refresh(&node, Names(&prefix), render);
+        _ = reports.refresh(&node, Names(&prefix), open.metrics(), render);
     }
 }

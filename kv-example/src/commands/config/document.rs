@@ -17,7 +17,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    pub(super) fn of_file(path: &Path) -> Option<Self> {
+    pub(crate) fn of_file(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "toml" => Some(Self::Toml),
             "yaml" | "yml" => Some(Self::Yaml),
@@ -28,7 +28,7 @@ impl Format {
 }
 
 /// Reads a document, which has to be an object.
-pub(super) fn read(text: &str, format: Format) -> Result<Value, Failure> {
+pub(crate) fn read(text: &str, format: Format) -> Result<Value, Failure> {
     let read = match format {
         Format::Toml => text.parse().map_err(said).and_then(|table| of_toml("", toml::Value::Table(table))),
         Format::Yaml => serde_saphyr::from_str(text).map_err(said).map(|Plain(value)| value),

@@ -1,0 +1,140 @@
+//! `plan`: changes that are made later, and in steps.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::{Flag, Planned, percent_of, time_of};
+use crate::client::Target;
+use crate::exit::{Exit, Failure};
+use crate::flags::edit::{Edit, Rollout};
+use crate::flags::plan::{self, OnStop, Step, Threshold};
+use crate::{span, table};
+
+const RUNNING: &str = "\
+Plans are run by one of the nodes that `tidings serve`, which holds a lease for it: the cluster needs voters (--voter). In
+a partition they go on where a majority of the voters is. A plan stops by itself when the flag is changed by hand, and when
+the metric is above the number on any node that is reached: a value under flags-metrics/METRIC/SOURCE, which applications
+put (`tidings put flags-metrics/errors/app-1 17 --ephemeral`) and every node of `tidings serve` for its own /metrics.";
+
+/// Roll a variant out in steps; pause, resume, cancel or take back what was planned
+#[derive(Debug, Subcommand)]
+#[command(after_help = RUNNING)]
+pub(crate) enum Plan {
+    /// Begin: share after share, with a wait between them
+    Start(Start),
+    /// How far it is
+    Show(Flag),
+    /// Take no steps for now
+    Pause(Flag),
+    /// Go on; the wait before the next step begins anew
+    Resume(Flag),
+    /// Take no more steps; the flag stays as it is
+    Cancel(Flag),
+    /// Take no more steps, and make the flag what it was before the first one
+    RollBack(Flag),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    flag: Flag,
+    /// The variant that is rolled out
+    #[arg(long, value_name = "VARIANT")]
+    variant: String,
+    /// Its shares, one after the other
+    #[arg(long, value_name = "SHARES", value_delimiter = ',', required = true, value_parser = percent_of)]
+    steps: Vec<f64>,
+    /// How long to wait between two steps
+    #[arg(long, value_name = "TIME", value_parser = span::parse)]
+    wait: std::time::Duration,
+    /// What the others get; without it what they get now, or else the default variant
+    #[arg(long = "else", value_name = "VARIANT")]
+    rest: Option<String>,
+    /// When the first step is taken; without it at once
+    #[arg(long, value_name = "TIME", value_parser = time_of)]
+    at: Option<u64>,
+    /// Stop when a metric is above a number on any node
+    #[arg(long, value_name = "METRIC>NUMBER")]
+    stop_if: Option<Threshold>,
+    /// What becomes of the flag then
+    #[arg(long, value_enum, default_value = "hold")]
+    on_stop: OnStop,
+}
+
+impl Plan {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        match self {
+            Self::Start(start) => start.run(),
+            Self::Show(flag) => flag.ask_plan("GET", ""),
+            Self::Pause(flag) => flag.ask_plan("POST", "/pause"),
+            Self::Resume(flag) => flag.ask_plan("POST", "/resume"),
+            Self::Cancel(flag) => flag.ask_plan("POST", "/cancel"),
+            Self::RollBack(flag) => flag.ask_plan("POST", "/roll-back"),
+        }
+    }
+}
+
+impl Start {
+    fn run(&self) -> Result<(), Failure> {
+        let wait_ms = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
+        let step = |(at, percent): (usize, &f64)| Step {
+            wait_ms: if at == 0 { 0 } else { wait_ms },
+            edit: Edit::Rollout(Rollout {
+                variant: self.variant.clone(),
+                percent: *percent,
+                rest: self.rest.clone(),
+            }),
+        };
+        self.flag.plan(&Planned {
+            steps: self.steps.iter().enumerate().map(step).collect(),
+            begin_ms: self.at,
+            stop_if: self.stop_if.clone(),
+            on_stop: self.on_stop,
+        })
+    }
+}
+
+impl Flag {
+    fn ask_plan(&self, method: &str, action: &str) -> Result<(), Failure> {
+        let query = if method == "GET" { String::new() } else { self.why.query() };
+        let path = format!("{}/plan{action}{query}", self.place.path(&self.flag));
+        let answer = self.place.client()?.ask(method, &path, &[], &[])?;
+        if !answer.is_found() {
+            let message = format!("the flag \"{}\" of the set \"{}\" has no plan", self.flag, self.place.set);
+            return Err(Failure::new(Exit::No, message));
+        }
+        print(&self.place.target, &answer.json()?["plan"])
+    }
+}
+
+/// A plan for people: its state, and each step with what became of it.
+pub(super) fn print(target: &Target, told: &Value) -> Result<(), Failure> {
+    if target.json {
+        return super::print(told);
+    }
+    let plan: plan::Plan = serde_json::from_value(told.clone())
+        .map_err(|error| Failure::new(Exit::Failed, format!("the plan is not understood: {error}")))?;
+    super::print(table::clean(&summary(&plan)))?;
+    let row = |(at, step): (usize, &Step)| {
+        let wait = span::show(std::time::Duration::from_millis(step.wait_ms));
+        let what = if at < plan.done { "taken" } else { "" };
+        vec![(at + 1).to_string(), step.edit.text(), wait, what.to_owned()]
+    };
+    let rows: Vec<Vec<String>> = plan.steps.iter().enumerate().map(row).collect();
+    Ok(table::print(&["step", "change", "after", ""], &rows)?)
+}
+
+/// One line on a plan.
+pub(super) fn summary(plan: &plan::Plan) -> String {
+    let (steps, done) = (plan.steps.len(), plan.done);
+    let mut text = format!("{}, {done} of {steps} steps taken", plan.state.text());
+    if plan.state == plan::State::Running {
+        let left = std::time::Duration::from_millis(plan.next_ms.saturating_sub(super::now_ms()));
+        let what = if done < steps { "next one" } else { "done" };
+        text = format!("{text}, {what} in {}", span::show(left));
+    }
+    if let Some(stop) = &plan.stop_if {
+        text = format!("{text}, stops if {} > {}", stop.metric, stop.above);
+    }
+    if plan.reason.is_empty() { text } else { format!("{text}: {}", plan.reason) }
+}

@@ -1,0 +1,233 @@
+//! Plans: what is decided, and what becomes of them with two runners under faults.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidings::Store;
+use tidings::sim::Sim;
+
+use super::*;
+use crate::flags::edit::Rollout;
+use crate::flags::metrics;
+
+const NAMES: Names<'_> = Names("flags/");
+const WAIT_MS: u64 = 1_000;
+
+fn flag() -> Value {
+    json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off" })
+}
+
+fn plan(shares: &[f64]) -> Plan {
+    let step = |percent: &f64| Step {
+        wait_ms: WAIT_MS,
+        edit: Edit::Rollout(Rollout { variant: "on".to_owned(), percent: *percent, rest: None }),
+    };
+    Plan {
+        id: "1".to_owned(),
+        by: "ann".to_owned(),
+        note: String::new(),
+        steps: shares.iter().map(step).collect(),
+        state: State::Running,
+        done: 0,
+        next_ms: 0,
+        base: None,
+        stop_if: None,
+        on_stop: OnStop::Hold,
+        reason: String::new(),
+        token: String::new(),
+    }
+}
+
+fn seen(current: &Value) -> FlagSeen {
+    FlagSeen { current: Some(current.clone()), others: Vec::new() }
+}
+
+/// A plan that has taken so many steps, and what it has made of the flag.
+fn begun(plan: &Plan, steps: usize) -> (Plan, Value) {
+    let (mut plan, mut definition) = (plan.clone(), flag());
+    for _ in 0..steps {
+        let next = decide(&[plan.clone()], &seen(&definition), None, plan.next_ms, "1").unwrap();
+        definition = next.definition.unwrap();
+        plan = next.plan;
+    }
+    (plan, definition)
+}
+
+fn share(definition: &Value) -> &Value {
+    &definition["targeting"]["fractional"][0][1]
+}
+
+#[test]
+fn steps_are_taken_when_they_are_due() {
+    let plan = Plan { next_ms: 500, ..plan(&[5.0, 25.0, 100.0]) };
+    assert_eq!(decide(&[plan.clone()], &seen(&flag()), None, 499, "1"), None);
+    let first = decide(&[plan], &seen(&flag()), None, 500, "1").unwrap();
+    assert_eq!((first.plan.done, first.plan.next_ms), (1, 500 + WAIT_MS));
+    assert_eq!(share(first.definition.as_ref().unwrap()), 5);
+    let (last, definition) = begun(&first.plan, 0);
+    assert_eq!((last.state, share(&definition)), (State::Running, &Value::Null));
+    let (done, definition) = begun(&super::tests::plan(&[5.0, 25.0, 100.0]), 3);
+    assert_eq!((done.state, share(&definition)), (State::Done, &json!(100)));
+    assert_eq!(decide(&[done], &seen(&definition), None, u64::MAX, "1"), None);
+}
+
+#[test]
+fn change_by_hand_stops_a_plan() {
+    let (plan, definition) = begun(&plan(&[5.0, 25.0]), 1);
+    let mut changed = definition.clone();
+    changed["defaultVariant"] = json!("on");
+    let stop = decide(&[plan.clone()], &seen(&changed), None, 0, "1").unwrap();
+    assert_eq!((stop.plan.state, stop.definition), (State::Stopped, None));
+    // On the other side of a partition, where it lost.
+    let lost = FlagSeen { current: Some(definition.clone()), others: vec![Some(changed)] };
+    assert_eq!(decide(&[plan.clone()], &lost, None, 0, "1").unwrap().plan.state, State::Stopped);
+    // The control: what the plan made itself stops nothing.
+    let own = FlagSeen { current: Some(definition), others: vec![Some(flag())] };
+    assert_eq!(decide(&[plan.clone()], &own, None, 0, "1"), None);
+    assert_eq!(decide(&[plan], &FlagSeen::default(), None, 0, "1").unwrap().plan.state, State::Stopped);
+}
+
+#[test]
+fn threshold_stops_and_takes_back_as_asked() {
+    for (on_stop, expected) in
+        [(OnStop::Hold, None), (OnStop::StepBack, Some(json!(5))), (OnStop::RollBack, Some(Value::Null))]
+    {
+        let (plan, definition) = begun(&Plan { on_stop, ..plan(&[5.0, 25.0, 100.0]) }, 2);
+        assert_eq!(decide(&[plan.clone()], &seen(&definition), None, 0, "1"), None, "the control");
+        let stop = decide(&[plan], &seen(&definition), Some("errors is 9"), 0, "1").unwrap();
+        assert_eq!((stop.plan.state, stop.plan.reason.as_str()), (State::Stopped, "errors is 9"));
+        assert_eq!(stop.definition.as_ref().map(|flag| share(flag).clone()), expected);
+    }
+    let watching = Plan { stop_if: "errors>1".parse().ok(), ..plan(&[5.0, 100.0]) };
+    let (plan, definition) = begun(&watching, 2);
+    assert_eq!(plan.state, State::Running, "the last step is watched as well");
+    assert_eq!(
+        decide(&[plan.clone()], &seen(&definition), None, plan.next_ms, "1").unwrap().plan.state,
+        State::Done
+    );
+}
+
+#[test]
+fn lower_token_takes_no_step() {
+    let plan = Plan { token: "2".to_owned(), ..plan(&[5.0]) };
+    assert_eq!(decide(&[plan.clone()], &seen(&flag()), None, 0, "1"), None);
+    assert!(decide(&[plan], &seen(&flag()), None, 0, "2").is_some());
+}
+
+#[test]
+fn pause_on_one_side_of_a_partition_counts() {
+    let (running, definition) = begun(&plan(&[5.0, 25.0]), 1);
+    let paused = Plan { state: State::Paused, ..running.clone() };
+    for versions in [[running.clone(), paused.clone()], [paused, running.clone()]] {
+        let settled = decide(&versions, &seen(&definition), None, 0, "1").unwrap();
+        assert_eq!((settled.plan.state, settled.definition), (State::Paused, None));
+    }
+    // The most steps under the greatest token count, and the flag follows.
+    let ahead = Plan { done: 2, token: "2".to_owned(), ..running.clone() };
+    let flag = FlagSeen { current: Some(definition), others: Vec::new() };
+    let settled = decide(&[running, ahead], &flag, None, 0, "2").unwrap();
+    assert_eq!((settled.plan.done, share(&settled.definition.unwrap())), (2, &json!(25)));
+}
+
+#[test]
+fn step_that_cannot_be_taken_stops_a_plan() {
+    let mut other = flag();
+    other["targeting"] = json!({ "var": "x" });
+    let stop = decide(&[plan(&[5.0])], &seen(&other), None, 0, "1").unwrap();
+    assert_eq!((stop.plan.state, stop.definition), (State::Stopped, None));
+    let split = FlagSeen { current: Some(flag()), others: vec![Some(other)] };
+    assert_eq!(decide(&[plan(&[5.0])], &split, None, 0, "1").unwrap().plan.state, State::Stopped);
+}
+
+#[test]
+fn thresholds_are_read() {
+    assert_eq!("errors > 0.5".parse(), Ok(Threshold { metric: "errors".to_owned(), above: 0.5 }));
+    for slip in ["", "errors", ">1", "errors>", "errors>many", "a/b>1", "errors>inf"] {
+        assert!(slip.parse::<Threshold>().is_err(), "{slip}");
+    }
+}
+
+/// Both nodes run the plan at once, as holders of leases never do, the second one under the greater token.
+fn run_on(node: &impl Store, token: &str) -> bool {
+    let crossed = |threshold: &Threshold| metrics::crossed(node, NAMES, threshold);
+    run(node, NAMES, "s", "a", crossed, token).unwrap().is_some()
+}
+
+#[test]
+fn two_runners_in_any_partition_do_no_harm() {
+    let mut overlaps = 0;
+    for seed in 0..200 {
+        let mut sim = Sim::new(seed).nodes(2);
+        let plan = plan(&[5.0, 25.0, 50.0, 100.0]);
+        sim.node(0).put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        sim.node(0).put("flags-plans/s/a", &plan.value()).unwrap();
+        sim.run_for(Duration::from_secs(1));
+        let mut is_cut = false;
+        for turn in 0..30 {
+            // Bits of the seed decide who acts, and when the network is cut.
+            let dice = (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(turn * 7);
+            if dice & 7 == 0 {
+                is_cut = !is_cut;
+                if is_cut { sim.partition(&[0], &[1]) } else { sim.heal() }
+            }
+            let first = dice & 8 != 0 && run_on(&sim.node(0), "1");
+            let second = dice & 16 != 0 && run_on(&sim.node(1), "2");
+            overlaps += u32::from(is_cut && first && second);
+            sim.run_for(Duration::from_millis(300 + (dice >> 40 & 511)));
+        }
+        sim.heal();
+        sim.assert_converged();
+        for _ in 0..40 {
+            run_on(&sim.node(1), "2");
+            sim.run_for(Duration::from_millis(400));
+        }
+        sim.assert_converged();
+        let done = Plan::of_entry(&sim.node(0).get("flags-plans/s/a").unwrap()).unwrap();
+        assert_eq!((done.state, done.done), (State::Done, 4), "seed {seed}: {}", done.reason);
+        let made = change::definition_of(&sim.node(0).get("flags/s/a").unwrap()).unwrap();
+        assert_eq!(Ok(&made), plan.definition_after(&flag(), 4).as_ref(), "seed {seed}");
+    }
+    assert!(overlaps > 20, "both sides took steps in a partition: {overlaps}");
+}
+
+#[test]
+fn second_run_at_the_same_time_takes_no_second_step() {
+    let sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    node.put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+    node.put("flags-plans/s/a", &plan(&[5.0, 25.0]).value()).unwrap();
+    let entry = node.get("flags-plans/s/a").unwrap();
+    let flag_entry = node.get("flags/s/a");
+    let decision =
+        decide(&versions(&entry), &FlagSeen::of_entry(flag_entry.as_ref()), None, u64::MAX, "1").unwrap();
+    let once = |only_if| {
+        let write = Write { key: "flags-plans/s/a".to_owned(), value: Some(decision.plan.value()), only_if };
+        super::write(&node, NAMES, "s", "a", flag_entry.as_ref(), &decision, &write)
+    };
+    let condition = Some(OnlyIf::Revision(entry.revision()));
+    assert!(once(condition).is_ok());
+    assert!(matches!(once(condition), Err(tidings::WriteError::Condition { .. })));
+    let past = change::history(node.get("flags-history/s/a").as_ref());
+    assert_eq!(past.len(), 1, "a step has one item of the history");
+}
+
+#[test]
+fn metric_above_its_limit_at_any_source_stops() {
+    let sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    let stop_if = Some(Threshold { metric: "errors".to_owned(), above: 10.0 });
+    node.put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+    node.put("flags-plans/s/a", &Plan { stop_if, on_stop: OnStop::RollBack, ..plan(&[5.0, 100.0]) }.value())
+        .unwrap();
+    for (source, value) in [("app-1", "10"), ("app-2", "\"no number\""), ("app-3", "1e400")] {
+        node.put(&format!("flags-metrics/errors/{source}"), value.as_bytes()).unwrap();
+    }
+    node.put("flags-metrics/errors-2/app", b"99").unwrap();
+    assert!(run_on(&node, "1"), "the first step: nothing is above the limit");
+    assert!(!run_on(&node, "1"));
+    node.put("flags-metrics/errors/app-1", b"10.5").unwrap();
+    assert!(run_on(&node, "1"));
+    let plan = Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap();
+    assert!(plan.state == State::Stopped && plan.reason.contains("app-1"), "{}", plan.reason);
+    assert_eq!(change::definition_of(&node.get("flags/s/a").unwrap()), Some(flag()));
+}

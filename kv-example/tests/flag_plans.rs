@@ -1,0 +1,174 @@
+//! Plans of flags with real nodes: a holder that is killed, metrics, changes by hand.
+
+mod common;
+
+use std::process::Output;
+
+use common::{Running, ask, serve};
+use serde_json::{Value, json};
+use tidings_proptest::processes::{eventually, signal};
+
+const VOTERS: [&str; 6] = ["--voter", "a", "--voter", "b", "--voter", "c"];
+
+fn three() -> [Running; 3] {
+    let a = serve("a", &[], &VOTERS);
+    let b = serve("b", &[&a.addr], &VOTERS);
+    let c = serve("c", &[&a.addr], &VOTERS);
+    [a, b, c]
+}
+
+fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+fn plan(node: &Running, flag: &str) -> Value {
+    json_of(&node.run(&["flags", "plan", "show", flag, "--json"]))
+}
+
+fn share(node: &Running, flag: &str) -> Value {
+    json_of(&node.run(&["flags", "show", flag, "--json"]))["definition"]["targeting"]["fractional"][0][1]
+        .clone()
+}
+
+fn holder(node: &Running) -> Option<String> {
+    let reply = ask("GET", &format!("{}/v1/elections/flags-plans", node.http), &[], b"");
+    (reply.status == 200).then(|| reply.json()["leader"].as_str().map(str::to_owned))?
+}
+
+#[test]
+fn plan_goes_on_when_its_holder_is_killed() {
+    let nodes = three();
+    nodes[0].line(&["flags", "create", "checkout"]);
+    let words = [
+        "flags",
+        "plan",
+        "start",
+        "checkout",
+        "--variant",
+        "on",
+        "--steps",
+        "5%,25%,50%,100%",
+        "--wait",
+        "2s",
+    ];
+    nodes[0].line(&words);
+    eventually("the first step", || plan(&nodes[1], "checkout")["done"].as_u64() >= Some(1));
+    eventually("every node has the flag", || nodes.iter().all(|node| share(node, "checkout").is_u64()));
+    let mut killed = None;
+    eventually("a holder is known", || {
+        killed = holder(&nodes[0]);
+        killed.is_some()
+    });
+    let killed = killed.unwrap();
+    let at = ["a", "b", "c"].iter().position(|name| *name == killed).unwrap();
+    let done_before = plan(&nodes[at], "checkout")["done"].as_u64().unwrap();
+    signal(nodes[at].pid(), "KILL");
+    let left = &nodes[(at + 1) % 3];
+    eventually("the plan is done", || plan(left, "checkout")["state"] == "done");
+    assert!(done_before < 4, "it was killed in the middle: {done_before}");
+    assert_eq!(share(left, "checkout"), 100);
+    let history = json_of(&left.run(&["flags", "show", "checkout", "--json"]));
+    assert_eq!(history["definition"]["defaultVariant"], "off");
+    let url = format!("{}/v1/flags/default/checkout/history", left.http);
+    let past = ask("GET", &url, &[], b"").json();
+    let notes: Vec<&str> =
+        past["history"].as_array().unwrap().iter().rev().filter_map(|item| item["note"].as_str()).collect();
+    let steps: Vec<&str> =
+        notes.iter().filter(|note| note.starts_with("step")).map(|note| &note[..11]).collect();
+    assert_eq!(
+        steps,
+        ["step 1 of 4", "step 2 of 4", "step 3 of 4", "step 4 of 4"],
+        "each step once: {notes:?}"
+    );
+}
+
+#[test]
+fn metric_of_any_node_stops_a_plan_and_takes_it_back() {
+    let [a, b, c] = three();
+    for flag in ["own", "app"] {
+        a.line(&["flags", "create", flag]);
+    }
+    let begin = |flag: &str, stop_if: &str, on_stop: &str| {
+        let words =
+            ["flags", "plan", "start", flag, "--variant", "on", "--steps", "5%,25%,100%", "--wait", "1h"];
+        a.line(&[&words[..], &["--stop-if", stop_if, "--on-stop", on_stop]].concat());
+    };
+    begin("own", "tidings_http_requests_total>1000", "roll-back");
+    begin("app", "errors>10", "step-back");
+    b.line(&["put", "flags-metrics/errors/app-1", "10", "--ephemeral"]);
+    eventually("both have begun", || share(&b, "own") == 5 && share(&b, "app") == 5);
+    eventually("the node reports its own metric", || {
+        c.run(&["get", "flags-metrics/tidings_http_requests_total/c"]).status.success()
+    });
+    assert_eq!(
+        (&plan(&c, "own")["state"], &plan(&c, "app")["state"]),
+        (&json!("running"), &json!("running"))
+    );
+
+    b.line(&["put", "flags-metrics/errors/app-1", "11", "--ephemeral"]);
+    eventually("the application's metric stops it", || plan(&c, "app")["state"] == "stopped");
+    assert!(plan(&c, "app")["reason"].as_str().unwrap().contains("app-1"));
+    eventually("one step back is none", || share(&c, "app").is_null());
+    assert_eq!(plan(&c, "own")["state"], "running", "the other one goes on");
+
+    for _ in 0..1_001 {
+        assert_eq!(ask("GET", &format!("{}/v1/kv?limit=1", c.http), &[], b"").status, 200);
+    }
+    eventually("the node's own metric stops it", || plan(&b, "own")["state"] == "stopped");
+    assert!(plan(&b, "own")["reason"].as_str().unwrap().contains("\"c\""), "{}", plan(&b, "own"));
+    eventually("it is rolled back", || share(&b, "own").is_null());
+}
+
+#[test]
+fn hand_stops_pauses_and_rolls_back() {
+    let node = serve("a", &[], &["--voter", "a"]);
+    for flag in ["hand", "halt", "back", "later"] {
+        node.line(&["flags", "create", flag]);
+    }
+    for flag in ["hand", "halt", "back"] {
+        node.line(&["flags", "plan", "start", flag, "--variant", "on", "--steps", "5,100", "--wait", "1h"]);
+    }
+    node.line(&["flags", "disable", "later", "--at", "+1s"]);
+    for flag in ["hand", "halt", "back"] {
+        eventually("it has begun", || share(&node, flag) == 5);
+    }
+    eventually("a change of one step is made", || plan(&node, "later")["state"] == "done");
+    let later = json_of(&node.run(&["flags", "show", "later", "--json"]));
+    assert_eq!(later["definition"]["state"], "DISABLED");
+
+    node.line(&["flags", "set-default", "hand", "on"]);
+    eventually("a change by hand stops it", || plan(&node, "hand")["state"] == "stopped");
+    assert!(node.line(&["flags", "show", "hand"]).contains("by somebody else"));
+    assert_eq!(share(&node, "hand"), 5, "it stays as it was changed");
+    let refused = node.run(&["flags", "plan", "roll-back", "hand"]);
+    assert_eq!(refused.status.code(), Some(4), "what was changed by hand is not taken back");
+
+    node.line(&["flags", "plan", "pause", "halt"]);
+    let second =
+        node.run(&["flags", "plan", "start", "halt", "--variant", "on", "--steps", "1", "--wait", "1s"]);
+    assert_ne!(second.status.code(), Some(0), "there is a plan already");
+    node.line(&["flags", "plan", "resume", "halt"]);
+    assert_eq!(plan(&node, "halt")["state"], "running");
+    node.line(&["flags", "plan", "cancel", "halt"]);
+    assert_eq!((&plan(&node, "halt")["state"], share(&node, "halt")), (&json!("cancelled"), json!(5)));
+
+    node.line(&["flags", "plan", "roll-back", "back"]);
+    assert_eq!((&plan(&node, "back")["state"], share(&node, "back")), (&json!("rolled_back"), Value::Null));
+    for wrong in [&["flags", "plan", "resume", "back"][..], &["flags", "plan", "show", "nothing"]] {
+        assert!(!node.run(wrong).status.success(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn plan_without_voters_says_what_is_missing() {
+    let node = serve("a", &[], &[]);
+    node.line(&["flags", "create", "checkout"]);
+    for words in [
+        &["flags", "enable", "checkout", "--at", "+1s"][..],
+        &["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5", "--wait", "1s"],
+    ] {
+        let refused = node.run(words);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains("--voter"), "{words:?}: {said}");
+    }
+}
