@@ -27,7 +27,10 @@ function openFlag(flag) {
   showFlag();
   if (flagNow) takeFlag(flagNow);
   later(showFlags);
-  if (flag) $("flag-name").focus({ preventScroll: innerWidth > 900 });
+  if (flag) {
+    $("flag-name").focus({ preventScroll: true });
+    if (innerWidth <= 900) $("flag").scrollIntoView();
+  }
   else document.querySelector('#flags tr[data-flag="' + CSS.escape(before) + '"] .open')?.focus();
 }
 $("flag-close").onclick = () => { location.hash = flagHash(""); };
