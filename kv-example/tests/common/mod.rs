@@ -35,6 +35,11 @@ pub fn program() -> Command {
 
 /// Starts a program that says in one line where its API is.
 pub fn start(command: Command) -> Running {
+    start_and_say(command).0
+}
+
+/// The same, with that line.
+pub fn start_and_say(command: Command) -> (Running, String) {
     let (sender, lines) = channel();
     let process = Process::start(command, move |line| _ = sender.send(line));
     let line = lines.iter().find(|line| line.contains("://")).expect("it says where it is");
@@ -45,7 +50,7 @@ pub fn start(command: Command) -> Running {
     let scheme = if line.contains("https://") { "https" } else { "http" };
     let http = format!("{scheme}://{}", word("://"));
     let addr = word(" at ");
-    Running { process, http, addr }
+    (Running { process, http, addr }, line)
 }
 
 /// The arguments of a node named `a` on free ports of this machine, for tests that make its process themselves.
@@ -194,4 +199,15 @@ pub fn events(
         }
     }
     panic!("the stream ended: {found:?}");
+}
+
+/// The lines of a stream of events, as they come.
+pub fn lines(url: &str, last: Option<&str>) -> impl Iterator<Item = String> + use<> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(GUARD));
+    let agent: ureq::Agent = config.build().into();
+    let mut request = agent.get(url);
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    BufReader::new(request.call().unwrap().into_body().into_reader()).lines().map(|line| line.unwrap())
 }
