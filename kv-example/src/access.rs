@@ -31,7 +31,7 @@ impl std::fmt::Debug for Access {
 impl Access {
     pub(crate) fn new(settings: &Settings) -> Result<Self, Failure> {
         let files = Replaced::new(settings.access_files());
-        let guard = Guard::new(settings.tokens()?);
+        let guard = Guard::new(settings.tokens()?, settings.ofrep_origins()?);
         let tls = settings.http_files()?.map(|[certificate, key]| Tls::read(certificate, key)).transpose()?;
         let (security, accepted) = if let Some([ca, certificate, key]) = settings.cluster_files()? {
             (Security::ca(ca, certificate, key)?, Vec::new())

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tidings::{Config, Node, PutOptions, Security};
 use tokio::net::TcpListener;
 
-use crate::api::{self, ApiError, App, AppState, ConnectionLimits, Guard};
+use crate::api::{self, ApiError, App, AppState, ConnectionLimits, Guard, Protocol};
 use crate::exit::{Exit, Failure};
 use crate::relay::{Relay, Rule};
 use crate::settings::FLAGS_PREFIX;
@@ -152,8 +152,15 @@ impl Demo {
         let mut stopped = stopping.subscribe();
         let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
         let routes = routes_of_all(&nodes, &board);
-        let serving =
-            tokio::spawn(api::serve(listener, None, Guard::default(), routes, CONNECTION_LIMITS, stop));
+        let serving = tokio::spawn(api::serve(
+            listener,
+            Protocol::Http1,
+            None,
+            Guard::default(),
+            routes,
+            CONNECTION_LIMITS,
+            stop,
+        ));
         explain(&nodes, http);
         let busy = async {
             fill(&nodes[0], self.keys).await;

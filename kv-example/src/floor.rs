@@ -1,5 +1,5 @@
-//! What the API costs: reading a key, beside a bare handler that answers with the same bytes, in one process and one
-//! run, turn by turn.
+//! What the API costs: reading a key, or evaluating all flags, beside a bare handler that answers with the same bytes, in
+//! one process and one run, turn by turn.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,14 +7,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::routing::get;
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use bytes::Bytes;
+use serde_json::json;
 use tidings::{Config, Node, Security};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::api::{self, App, ConnectionLimits, Guard};
+use crate::api::{self, App, ConnectionLimits, Guard, Protocol};
 use crate::exit::{Exit, Failure};
 use crate::settings::FLAGS_PREFIX;
 use crate::table;
@@ -26,56 +30,141 @@ const CONNECTIONS: usize = 32;
 /// that of the server stands out.
 const DEPTHS: [usize; 2] = [1, 16];
 const WATCHERS_MAX: usize = 16;
-const REQUEST: &[u8] = b"GET /v1/kv/bench/key HTTP/1.1\r\nhost: localhost\r\n\r\n";
+/// Evaluations of all flags that are made one after the other, each on a connection of its own.
+const REQUESTS_ALONE: usize = 200;
+const EVALUATION: &str = "/ofrep/v1/evaluate/flags";
 
-/// Measures, and prints a table.
-pub(crate) fn run(value_bytes: usize) -> Result<(), Failure> {
-    crate::block_on(measure(value_bytes))
+/// Measures, and prints a table. With `flags`: their evaluation, and otherwise reading a key.
+pub(crate) fn run(value_bytes: usize, flags: Option<usize>) -> Result<(), Failure> {
+    crate::block_on(async {
+        let security = Security::secret(&Security::generate_secret())?;
+        let node = Node::builder("floor").security(security).start().await?;
+        let rows = match flags {
+            None => measure_key(&node, value_bytes).await?,
+            Some(count) => measure_flags(&node, count).await?,
+        };
+        node.shutdown().await;
+        Ok(table::print(&["what", "under way", "least", "median", "most"], &rows)?)
+    })
 }
 
-async fn measure(value_bytes: usize) -> Result<(), Failure> {
+fn put(node: &Node, key: &str, value: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let put = node.put(key, value.as_ref());
+    put.map(drop).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}
+
+async fn measure_key(node: &Node, value_bytes: usize) -> Result<Vec<Vec<String>>, Failure> {
     let value = vec![b'x'; value_bytes];
-    let node =
-        Node::builder("floor").security(Security::secret(&Security::generate_secret())?).start().await?;
-    node.put("bench/key", &value).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    let own = serve_node(&node).await?;
-    let bare = serve_bare(Bytes::from(value)).await?;
+    put(node, "bench/key", &value)?;
+    let app = App::new(node, "floor", FLAGS_PREFIX, Config::lan().value_bytes_max, WATCHERS_MAX);
+    let own = serve_node(app).await?;
+    let value = Bytes::from(value);
+    let bare = serve_bare(Router::new().route("/v1/kv/{*key}", get(async move || value.clone()))).await?;
+    let request = b"GET /v1/kv/bench/key HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    compare("GET /v1/kv", request, own, bare).await
+}
+
+async fn measure_flags(node: &Node, count: usize) -> Result<Vec<Vec<String>>, Failure> {
+    let mut rule = json!({ "fractional": [["on", 10], ["off", 90]] });
+    for number in 0..count {
+        let flag = json!({
+            "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off", "targeting": rule,
+        });
+        put(node, &format!("{FLAGS_PREFIX}default/flag-{number:05}"), flag.to_string())?;
+        rule = match number % 3 {
+            0 => json!({ "if": [{ "in": [{ "var": "country" }, ["de", "at", "ch"]] }, "on"] }),
+            1 => json!({}),
+            _ => json!({ "fractional": [["on", 10], ["off", 90]] }),
+        };
+    }
+    let app = App::new(node, "floor", FLAGS_PREFIX, Config::lan().value_bytes_max, WATCHERS_MAX);
+    let own = serve_node(app).await?;
+    let request = |more: &str| {
+        let body = json!({ "context": { "targetingKey": "user-17", "country": "at", "plan": "premium" } })
+            .to_string();
+        let length = body.len();
+        let head = "content-type: application/json";
+        format!(
+            "POST {EVALUATION} HTTP/1.1\r\nhost: localhost\r\n{head}\r\n{more}content-length: {length}\r\n\r\n{body}"
+        )
+    };
+    let first = ask_once(own, request("").as_bytes()).await?;
+    let text = String::from_utf8_lossy(&first).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+    let etag = head.split("etag: ").nth(1).and_then(|rest| rest.split('\r').next()).unwrap_or_default();
+    println!("{count} flags, {} bytes", body.len());
+    let bare = serve_bare(bare_evaluation(etag.to_owned(), Bytes::from(body.to_owned()))).await?;
+    let mut rows =
+        compare("with 304", request(&format!("if-none-match: {etag}\r\n")).as_bytes(), own, bare).await?;
+    rows.extend(compare("without 304", request("").as_bytes(), own, bare).await?);
+    let mut times = Vec::new();
+    for _ in 0..REQUESTS_ALONE {
+        let began = Instant::now();
+        ask_once(own, request("").as_bytes()).await?;
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    let cell = |at: usize| format!("{:.2} ms", times[at].as_secs_f64() * 1_000.0);
+    rows.push(vec![
+        "one alone".into(),
+        "1".into(),
+        cell(0),
+        cell(REQUESTS_ALONE / 2),
+        cell(REQUESTS_ALONE - 1),
+    ]);
+    Ok(rows)
+}
+
+/// What answers with these bytes, or that they are known, without looking at who asks.
+fn bare_evaluation(etag: String, body: Bytes) -> Router {
+    let answer = async move |headers: HeaderMap, _question: Bytes| {
+        if headers.get(IF_NONE_MATCH).is_some_and(|known| *known == etag) {
+            return (StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response();
+        }
+        ([(CONTENT_TYPE, "application/json"), (ETAG, etag.as_str())], body).into_response()
+    };
+    Router::new().route(EVALUATION, post(answer))
+}
+
+/// The rates of both, turn by turn, and the share of the one in the other.
+async fn compare(
+    what: &str,
+    request: &[u8],
+    own: SocketAddr,
+    bare: SocketAddr,
+) -> Result<Vec<Vec<String>>, Failure> {
     let mut rows = Vec::new();
     for depth in DEPTHS {
         let (mut of_own, mut of_bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..REPETITIONS {
-            let (bare, own) = (load(bare, depth).await?, load(own, depth).await?);
+            let (bare, own) = (load(bare, request, depth).await?, load(own, request, depth).await?);
             of_bare.push(bare);
             of_own.push(own);
             ratios.push(100.0 * own / bare);
         }
-        for (what, mut values, unit) in [
-            ("bare handler", of_bare, "/s"),
-            ("GET /v1/kv", of_own, "/s"),
-            ("share of the bare", ratios, " %"),
-        ] {
+        for (what, mut values, unit) in
+            [("bare handler", of_bare, "/s"), (what, of_own, "/s"), ("share of the bare", ratios, " %")]
+        {
             values.sort_by(f64::total_cmp);
             let cell = |at: usize| format!("{:.0}{unit}", values[at]);
             let cells = [cell(0), cell(REPETITIONS / 2), cell(REPETITIONS - 1)];
             rows.push([vec![what.to_owned(), depth.to_string()], cells.into()].concat());
         }
     }
-    node.shutdown().await;
-    Ok(table::print(&["what", "under way", "least", "median", "most"], &rows)?)
+    Ok(rows)
 }
 
-async fn serve_node(node: &Node) -> Result<SocketAddr, Failure> {
-    let app = Arc::new(App::new(node, "floor", FLAGS_PREFIX, Config::lan().value_bytes_max, WATCHERS_MAX));
+async fn serve_node(app: App) -> Result<SocketAddr, Failure> {
     let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
     let addr = listener.local_addr()?;
     let never = std::future::pending();
     let limits = ConnectionLimits { max: CONNECTIONS * 2, per_address_max: CONNECTIONS * 2 };
-    tokio::spawn(api::serve(listener, None, Guard::default(), api::router(app), limits, never));
+    let routes = api::router(Arc::new(app));
+    tokio::spawn(api::serve(listener, Protocol::Http1, None, Guard::default(), routes, limits, never));
     Ok(addr)
 }
 
-async fn serve_bare(value: Bytes) -> Result<SocketAddr, Failure> {
-    let routes = Router::new().route("/v1/kv/{*key}", get(async move || value.clone()));
+async fn serve_bare(routes: Router) -> Result<SocketAddr, Failure> {
     let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
     let addr = listener.local_addr()?;
     let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
@@ -84,12 +173,12 @@ async fn serve_bare(value: Bytes) -> Result<SocketAddr, Failure> {
 }
 
 /// Requests a second.
-async fn load(addr: SocketAddr, depth: usize) -> Result<f64, Failure> {
+async fn load(addr: SocketAddr, request: &[u8], depth: usize) -> Result<f64, Failure> {
     let (done, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let started = Instant::now();
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
-        clients.push(tokio::spawn(client(addr, depth, done.clone(), is_over.clone())));
+        clients.push(tokio::spawn(client(addr, request.to_vec(), depth, done.clone(), is_over.clone())));
     }
     tokio::time::sleep(REPETITION_TIME).await;
     is_over.store(true, Ordering::Relaxed);
@@ -103,25 +192,14 @@ async fn load(addr: SocketAddr, depth: usize) -> Result<f64, Failure> {
 /// Answers are told apart by their length, which the first one shows.
 async fn client(
     addr: SocketAddr,
+    request: Vec<u8>,
     depth: usize,
     done: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
 ) -> Result<(), Failure> {
-    let mut stream = TcpStream::connect(addr).await?;
-    stream.set_nodelay(true)?;
-    stream.write_all(REQUEST).await?;
-    let mut answer = vec![0; 64 << 10];
-    let mut length = 0;
-    let answer_bytes = loop {
-        length += stream.read(&mut answer[length..]).await?;
-        if let Some(whole) = whole(&answer[..length]).filter(|whole| *whole <= length) {
-            break whole;
-        }
-    };
-    if !answer.starts_with(b"HTTP/1.1 200") {
-        return Err(Failure::new(Exit::Failed, "the server did not answer 200"));
-    }
-    let requests = REQUEST.repeat(depth);
+    let mut stream = connect(addr).await?;
+    let answer_bytes = answer(&mut stream, &request).await?.len();
+    let requests = request.repeat(depth);
     let mut answers = vec![0; answer_bytes * depth];
     while !is_over.load(Ordering::Relaxed) {
         stream.write_all(&requests).await?;
@@ -131,10 +209,40 @@ async fn client(
     Ok(())
 }
 
+async fn connect(addr: SocketAddr) -> Result<TcpStream, Failure> {
+    let stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn ask_once(addr: SocketAddr, request: &[u8]) -> Result<Vec<u8>, Failure> {
+    answer(&mut connect(addr).await?, request).await
+}
+
+async fn answer(stream: &mut TcpStream, request: &[u8]) -> Result<Vec<u8>, Failure> {
+    stream.write_all(request).await?;
+    let mut answer = Vec::with_capacity(64 << 10);
+    loop {
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(Failure::new(Exit::Failed, "the server has hung up"));
+        }
+        if whole(&answer).is_some_and(|whole| whole <= answer.len()) {
+            break;
+        }
+    }
+    if !answer.starts_with(b"HTTP/1.1 200") && !answer.starts_with(b"HTTP/1.1 304") {
+        return Err(Failure::new(Exit::Failed, "the server answered neither 200 nor 304"));
+    }
+    Ok(answer)
+}
+
 /// The length of an answer, once its head is there.
 fn whole(answer: &[u8]) -> Option<usize> {
     let head = answer.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&answer[..head]).ok()?.to_ascii_lowercase();
+    if text.starts_with("http/1.1 304") {
+        return Some(head);
+    }
     let length = text.split("content-length: ").nth(1)?.split('\r').next()?;
     Some(head + length.parse::<usize>().ok()?)
 }

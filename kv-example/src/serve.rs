@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::access::Access;
-use crate::api::{self, App};
+use crate::api::{self, App, Protocol};
 use crate::exit::{Exit, Failure};
 use crate::flags;
 use crate::process;
@@ -89,7 +89,11 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let watchers_max = settings.watchers_max()?;
     let flags_prefix = settings.flags_prefix()?;
     let mut access = Access::new(&settings)?;
-    let listener = bind(settings.http()).await?;
+    let listener = bind(settings.http(), "API", "--http").await?;
+    let flagd_listener = match settings.flagd_sync {
+        Some(addr) => Some(bind(addr, "service of flags", "--flagd-sync").await?),
+        None => None,
+    };
     let (mut end, mut reload) = (End::new()?, Reload::new()?);
     let config = settings.config()?;
     let value_bytes_max = config.value_bytes_max;
@@ -100,6 +104,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     };
     let cluster = settings.cluster.as_deref().unwrap_or("tidings");
     let mut app = App::new(&node, cluster, flags_prefix, value_bytes_max, watchers_max);
+    app.guard = access.guard.clone();
     app.snapshots = settings.data_dir.as_ref().map(|dir| dir.join("snapshots"));
     for election in &settings.elections {
         app.elections.show(&node, &app.monitor, election);
@@ -109,11 +114,17 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let app = Arc::new(app);
     let http = listener.local_addr()?;
     let scheme = if access.tls.is_some() { "https" } else { "http" };
-    println!("node {} at {}, API and dashboard at {scheme}://{http}", node.name(), node.addr());
-    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
-    let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
-    let (tls, guard) = (access.tls.clone(), access.guard.clone());
-    let serving = tokio::spawn(api::serve(listener, tls, guard, api::router(app), limits, stop));
+    let flagd = flagd_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let flagd = flagd.map(|addr| format!(", flags for flagd at {addr}")).unwrap_or_default();
+    println!("node {} at {}, API and dashboard at {scheme}://{http}{flagd}", node.name(), node.addr());
+    let (stopping, stopped) = tokio::sync::watch::channel(false);
+    let serve = |listener, protocol, routes| {
+        let (tls, guard, mut stopped) = (access.tls.clone(), access.guard.clone(), stopped.clone());
+        let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
+        tokio::spawn(api::serve(listener, protocol, tls, guard, routes, limits, stop))
+    };
+    let mut serving = vec![serve(listener, Protocol::Http1, api::router(app.clone()))];
+    serving.extend(flagd_listener.map(|it| serve(it, Protocol::Http2, api::flagd_routes(app))));
     let mut look = tokio::time::interval(FILES_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // A process that ends in order leaves, unless whoever runs it has said that it will be back.
@@ -133,7 +144,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         } else {
             node.shutdown_expecting_return().await;
         }
-        _ = serving.await;
+        for serving in serving {
+            _ = serving.await;
+        }
     };
     if tokio::time::timeout(END_TIME_MAX, ending).await.is_err() {
         eprintln!("tidings: not everything came to its end in time");
@@ -141,13 +154,17 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Binds the port of the API.
-pub(crate) async fn bind(addr: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+/// Binds a port for clients.
+pub(crate) async fn bind(
+    addr: std::net::SocketAddr,
+    what: &str,
+    setting: &str,
+) -> Result<TcpListener, Failure> {
     TcpListener::bind(addr).await.map_err(|error| {
-        let failure = Failure::new(Exit::Failed, format!("the API cannot be bound to {addr}: {error}"));
+        let failure = Failure::new(Exit::Failed, format!("the {what} cannot be bound to {addr}: {error}"));
         match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                failure.hint("something runs there already; give --http another port")
+                failure.hint(format!("something runs there already; give {setting} another port"))
             }
             _ => failure,
         }

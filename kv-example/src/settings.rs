@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tidings::{Config, Durability, OnCorruption, Security, SecurityError};
 
-use crate::api::{ConnectionLimits, Tokens};
+use crate::api::{ConnectionLimits, Origins, Tokens};
 use crate::exit::Failure;
 
 /// Connections that are served at a time, unless told otherwise.
@@ -165,6 +165,20 @@ pub(crate) struct Settings {
     /// What stands before the keys of feature flags, with its slash [default: flags/]
     #[arg(long, env = "TIDINGS_FLAGS_PREFIX", value_name = "PREFIX")]
     pub(crate) flags_prefix: Option<String>,
+    /// A site whose pages may ask for flags by OFREP, such as https://shop.example; without any, no page of another
+    /// site may
+    #[arg(
+        long = "ofrep-origin",
+        env = "TIDINGS_OFREP_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub(crate) ofrep_origins: Vec<String>,
+    /// Where to serve sets of flags to programs that evaluate them themselves, by flagd.sync.v1 over gRPC [default:
+    /// nowhere]
+    #[arg(long, env = "TIDINGS_FLAGD_SYNC", value_name = "ADDRESS:PORT")]
+    pub(crate) flagd_sync: Option<SocketAddr>,
     /// The largest value, in bytes, up to 16777216 [default: 1048576]
     #[arg(long, env = "TIDINGS_VALUE_BYTES_MAX", value_name = "BYTES")]
     pub(crate) value_bytes_max: Option<usize>,
@@ -178,7 +192,7 @@ pub(crate) struct Settings {
     /// The same from one address; raise it behind a proxy [default: 256, or --connections-max if that is less]
     #[arg(long, env = "TIDINGS_CONNECTIONS_PER_ADDRESS_MAX", value_name = "COUNT")]
     pub(crate) connections_per_address_max: Option<usize>,
-    /// Event streams (watches and dashboards) at a time; further ones are refused [default: 256]
+    /// Event streams (watches, dashboards and flags) at a time; further ones are refused [default: 256]
     #[arg(long, env = "TIDINGS_WATCHERS_MAX", value_name = "COUNT")]
     pub(crate) watchers_max: Option<usize>,
     /// The secret itself. No flag: other users of the machine can read those.
@@ -237,6 +251,12 @@ impl Settings {
             alone_after: self.alone_after.or(file.alone_after),
             elections: if self.elections.is_empty() { file.elections } else { self.elections },
             flags_prefix: self.flags_prefix.or(file.flags_prefix),
+            ofrep_origins: if self.ofrep_origins.is_empty() {
+                file.ofrep_origins
+            } else {
+                self.ofrep_origins
+            },
+            flagd_sync: self.flagd_sync.or(file.flagd_sync),
             value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
             store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
             connections_max: self.connections_max.or(file.connections_max),
@@ -265,6 +285,15 @@ impl Settings {
             return Err(Failure::usage(format!("flags_prefix is \"{prefix}\", and has to end with a slash")));
         }
         Ok(prefix)
+    }
+
+    pub(crate) fn ofrep_origins(&self) -> Result<Origins, Failure> {
+        Origins::new(&self.ofrep_origins).map_err(|origin| {
+            let message =
+                format!("ofrep_origins has \"{origin}\", which is not of the form scheme://host[:port]");
+            Failure::usage(message)
+                .hint("give it as browsers do, such as https://shop.example, without a path")
+        })
     }
 
     pub(crate) fn connection_limits(&self) -> Result<ConnectionLimits, Failure> {
@@ -369,12 +398,13 @@ impl Settings {
             self.read_token_file.as_deref(),
             self.read_token.as_ref(),
         )?;
-        if full.is_none() && !self.http().ip().is_loopback() {
-            let message =
-                format!("{} can be reached from other machines, and there is no token", self.http());
+        let open =
+            [Some(self.http()), self.flagd_sync].into_iter().flatten().find(|addr| !addr.ip().is_loopback());
+        if let (None, Some(addr)) = (&full, open) {
+            let message = format!("{addr} can be reached from other machines, and there is no token");
             let hint = format!(
                 "make one with `tidings secret --out token.txt` and give --token-file token.txt (or \
-                 {TOKEN_VARIABLE}), or bind --http to 127.0.0.1"
+                 {TOKEN_VARIABLE}), or bind --http and --flagd-sync to 127.0.0.1"
             );
             return Err(Failure::usage(message).hint(hint));
         }

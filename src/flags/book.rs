@@ -3,7 +3,7 @@
 //! Each definition stands by itself. One that is malformed keeps the last one under the same name that was not, and is
 //! reported with its source until it is replaced or deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::compile::SharedRules;
@@ -175,12 +175,28 @@ impl SetBook {
         shared.chain(self.flags.values().filter_map(Part::rejected))
     }
 
-    fn compiled(&self) -> FlagSet {
-        let entry = |part: &Part<Flag>| match (&part.good, &part.rejected) {
-            (Some((flag, ..)), _) => Some(FlagEntry::Ready(flag.clone())),
-            (None, Some(error)) => Some(FlagEntry::Malformed(error.clone())),
-            (None, None) => None,
-        };
-        FlagSet(self.flags.iter().filter_map(|(key, part)| Some((key.clone(), entry(part)?))).collect())
+    fn compiled(&mut self) -> FlagSet {
+        let none = SetSettings::default();
+        let settings = self.settings.good.as_ref().map_or(&none, |(settings, ..)| settings);
+        let (mut flags, mut unfit) = (HashMap::default(), Vec::new());
+        for (key, part) in &self.flags {
+            let entry = match (&part.good, &part.rejected) {
+                (Some((flag, _, definition)), rejected) => {
+                    // Definitions that are not malformed were compiled with these very rules.
+                    if rejected.is_some()
+                        && Flag::compile(key.clone(), definition, &mut self.rules, settings).is_err()
+                    {
+                        unfit.push(key.clone());
+                    }
+                    FlagEntry::Ready(flag.clone())
+                }
+                (None, Some(error)) => FlagEntry::Malformed(error.clone()),
+                (None, None) => continue,
+            };
+            flags.insert(key.clone(), entry);
+        }
+        let shared = self.shared.kept().map(|(_, rules)| ("$evaluators".into(), rules.clone()));
+        let settings = self.settings.kept().map(|(_, metadata)| ("metadata".into(), metadata.clone()));
+        FlagSet::new(flags, shared.into_iter().chain(settings).collect(), unfit)
     }
 }

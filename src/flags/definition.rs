@@ -27,6 +27,8 @@ pub(super) struct Flag {
     rule: Option<Expression>,
     fractional: FractionalVersion,
     pub(super) metadata: Metadata,
+    /// What it was compiled of.
+    pub(super) definition: FlagValue,
 }
 
 /// Why a definition is not taken.
@@ -136,7 +138,8 @@ impl Flag {
         let metadata = merged_metadata(own, settings, rule.as_ref());
         let rule = rule.map(|rule| rule.expression);
         let fractional = settings.fractional;
-        Ok((Self { key, is_enabled, variants, default, rule, fractional, metadata }, findings))
+        let definition = definition.clone();
+        Ok((Self { key, is_enabled, variants, default, rule, fractional, metadata, definition }, findings))
     }
 
     /// The variant for a context.

@@ -1,11 +1,12 @@
 //! The compiled flags of all sets.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use foldhash::fast::FixedState;
 
 use super::definition::Flag;
+use super::value::FlagValue;
 use crate::error::Cause;
 
 /// The set that is asked unless another one is named.
@@ -32,7 +33,47 @@ impl FlagEntry {
 
 /// The flags of one set. Nothing depends on the order of the map, which is only asked for single keys and compared.
 #[derive(Debug, Default)]
-pub(super) struct FlagSet(pub(super) HashMap<Arc<str>, FlagEntry, FixedState>);
+pub(super) struct FlagSet {
+    pub(super) flags: HashMap<Arc<str>, FlagEntry, FixedState>,
+    /// The shared rules and the metadata, under the names that they have in a file.
+    common: Vec<(Arc<str>, FlagValue)>,
+    /// Flags whose definitions in force do not fit the shared rules any more: a file cannot hold them.
+    unfit: Vec<Arc<str>>,
+    file: OnceLock<Arc<str>>,
+}
+
+static NO_FLAGS: LazyLock<Arc<str>> = LazyLock::new(|| FlagSet::default().file());
+
+impl FlagSet {
+    pub(super) fn new(
+        flags: HashMap<Arc<str>, FlagEntry, FixedState>,
+        common: Vec<(Arc<str>, FlagValue)>,
+        unfit: Vec<Arc<str>>,
+    ) -> Self {
+        Self { flags, common, unfit, file: OnceLock::new() }
+    }
+
+    /// The definitions in force as a file in flagd's format. It is made when it is first asked for.
+    fn file(&self) -> Arc<str> {
+        let make = || {
+            let ready = self.flags.iter().filter_map(|(key, entry)| match entry {
+                FlagEntry::Ready(flag) if !self.unfit.contains(key) => {
+                    Some((key.clone(), flag.definition.clone()))
+                }
+                _ => None,
+            });
+            let flags = FlagValue::object(ready.collect());
+            let fields = self.common.iter().cloned().chain([("flags".into(), flags)]);
+            FlagValue::object(fields.collect()).to_string().into()
+        };
+        self.file.get_or_init(make).clone()
+    }
+}
+
+/// A set as a file in flagd's format; the same pointer for the same state.
+pub(super) fn file_of(set: Option<&Arc<FlagSet>>) -> Arc<str> {
+    set.map_or_else(|| NO_FLAGS.clone(), |set| set.file())
+}
 
 /// All sets by their names.
 pub(super) type FlagSets = BTreeMap<Arc<str>, Arc<FlagSet>>;
@@ -45,7 +86,8 @@ pub(super) fn changed(before: Option<&Arc<FlagSet>>, after: Option<&Arc<FlagSet>
     {
         return Vec::new();
     }
-    let (before, after) = (before.map_or(&none.0, |set| &set.0), after.map_or(&none.0, |set| &set.0));
+    let (before, after) =
+        (before.map_or(&none.flags, |set| &set.flags), after.map_or(&none.flags, |set| &set.flags));
     let is_other = |key: &Arc<str>| match (before.get(key), after.get(key)) {
         (Some(a), Some(b)) => !a.is_like(b),
         _ => true,

@@ -8,7 +8,7 @@ use super::book::FlagBook;
 use super::context::{Context, seconds_of};
 use super::definition::{Resolved, malformed};
 use super::details::{Details, FlagType, Metadata, Reason};
-use super::sets::{DEFAULT_SET, FlagEntry, FlagSets, changed};
+use super::sets::{DEFAULT_SET, FlagEntry, FlagSets, changed, file_of};
 use super::value::FlagValue;
 use crate::error::Rejected;
 
@@ -70,6 +70,23 @@ impl Snapshot {
         changed(None, self.sets.get(&self.set))
     }
 
+    /// The set as a file in flagd's format, for programs that evaluate it themselves: the definitions in force, the
+    /// shared rules and the metadata. A malformed definition is never in it: the last good one is, if there is one.
+    ///
+    /// The text is made once for each state of the set: as long as the set does not change, all snapshots give the
+    /// same `Arc`.
+    ///
+    /// ```
+    /// # use tidings::flags::Snapshot;
+    /// let file = r#"{"flags":{"a":{"defaultVariant":"on","state":"ENABLED","variants":{"on":true}}}}"#;
+    /// let (flags, _) = Snapshot::from_json(file)?;
+    /// assert_eq!(&*flags.to_json(), file);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
+    pub fn to_json(&self) -> Arc<str> {
+        file_of(self.sets.get(&self.set))
+    }
+
     /// The value of a boolean flag, or the default if there is none.
     pub fn bool(&self, flag: &str, default: bool, context: &Context<'_>) -> bool {
         self.view(|view| view.value(flag, context)).unwrap_or(default)
@@ -116,13 +133,13 @@ pub(super) struct FlagsView<'v> {
 
 impl FlagsView<'_> {
     fn entry(&self, flag: &str) -> Result<&FlagEntry, FlagError> {
-        let found = self.sets.get(self.set).and_then(|set| set.0.get(flag));
+        let found = self.sets.get(self.set).and_then(|set| set.flags.get(flag));
         found.ok_or_else(|| FlagError::NotFound { set: self.set.to_owned(), flag: flag.to_owned() })
     }
 
     /// The value of the flag, if it has one of this type.
     pub(super) fn value<T: FlagType>(&self, flag: &str, context: &Context<'_>) -> Option<T> {
-        let FlagEntry::Ready(flag) = self.sets.get(self.set)?.0.get(flag)? else { return None };
+        let FlagEntry::Ready(flag) = self.sets.get(self.set)?.flags.get(flag)? else { return None };
         match flag.resolve(context, self.clock) {
             Ok(Resolved::Variant(_, value, _)) => T::from_value(value),
             Ok(Resolved::Default(_)) | Err(_) => None,

@@ -41,6 +41,11 @@ impl ApiError {
         self.code
     }
 
+    /// What went wrong.
+    pub(super) fn text(&self) -> &str {
+        &self.error
+    }
+
     pub(crate) fn bad_request(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", error, "nothing was written")
     }

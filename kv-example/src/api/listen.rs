@@ -9,17 +9,18 @@ use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::header::{CONNECTION, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Request};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_util::TryFutureExt;
 use futures_util::future::{Either, MapOk};
 use hyper::body::Incoming;
 use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,8 +47,20 @@ const SILENCE_TIME_MAX: Duration = Duration::from_secs(30);
 const PROBES: u32 = 4;
 /// After an error of the listening socket, as when all file descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Requests under way on one connection of HTTP/2, streams included.
+const STREAMS_PER_CONNECTION_MAX: u32 = 16;
+/// The size of the head of a request of HTTP/2.
+const HEAD_BYTES_MAX: u32 = 16 << 10;
 /// How long requests under way may take when everything ends.
 const FAREWELL_TIME_MAX: Duration = Duration::from_millis(300);
+
+/// What clients speak on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    /// Without HTTP/1 before it, as gRPC uses it.
+    Http2,
+}
 
 /// What a connection may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +75,8 @@ struct Guarded {
     guard: Guard,
     routes: TowerToHyperService<Router>,
     lane: Lane,
+    /// Whether the connection has had a request.
+    is_asked: Arc<AtomicBool>,
 }
 
 impl Guarded {
@@ -70,7 +85,7 @@ impl Guarded {
         if self.lane == Lane::Reserve && !PROBE_PATHS.contains(&path) {
             return Err(ApiError::too_many_connections());
         }
-        self.guard.check(request.method(), path, request.headers())
+        self.guard.check(request.method(), request.uri(), request.headers())
     }
 }
 
@@ -83,6 +98,7 @@ impl Service<Request<Incoming>> for Guarded {
     type Future = MapOk<Answering, fn(Response) -> Response>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.is_asked.store(true, Ordering::Relaxed);
         let answering = match self.check(&request) {
             Ok(access) => {
                 request.extensions_mut().insert(access);
@@ -90,7 +106,8 @@ impl Service<Request<Incoming>> for Guarded {
             }
             Err(refusal) => {
                 metrics::count_refused(refusal.code());
-                Either::Left(ready(Ok(refusal.into_response())))
+                let refusal = self.guard.refuse(refusal, request.uri(), request.headers());
+                Either::Left(ready(Ok(refusal)))
             }
         };
         answering.map_ok(if self.lane == Lane::Reserve { as_last } else { as_it_says })
@@ -126,6 +143,7 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
 struct Server {
     service: Guarded,
     tls: Option<Arc<Tls>>,
+    protocol: Protocol,
     ending: watch::Receiver<bool>,
 }
 
@@ -133,7 +151,7 @@ impl Server {
     async fn serve(self, stream: TcpStream, place: Option<Place>) {
         // A connection that takes none of this is served all the same.
         _ = prepare(&stream);
-        match self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.config())) {
+        match self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.config(self.protocol))) {
             None => self.answer(stream).await,
             Some(acceptor) => {
                 if let Ok(Ok(stream)) = timeout(HEAD_TIME_MAX, acceptor.accept(stream)).await {
@@ -144,7 +162,39 @@ impl Server {
         drop(place);
     }
 
-    async fn answer(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        match self.protocol {
+            Protocol::Http1 => self.answer_http1(stream).await,
+            Protocol::Http2 => self.answer_http2(stream).await,
+        }
+    }
+
+    /// A client that has asked once may be idle as long as it answers, as those of gRPC are.
+    async fn answer_http2(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let is_asked = self.service.is_asked.clone();
+        let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new()).max_concurrent_streams(STREAMS_PER_CONNECTION_MAX);
+        http.keep_alive_interval(SILENCE_TIME_MAX / 2).keep_alive_timeout(SILENCE_TIME_MAX / 2);
+        http.max_header_list_size(HEAD_BYTES_MAX);
+        let connection = http.serve_connection(TokioIo::new(stream), self.service);
+        tokio::pin!(connection);
+        let silent = async move {
+            tokio::time::sleep(HEAD_TIME_MAX).await;
+            if is_asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            _ = &mut connection => {}
+            () = silent => {}
+            _ = self.ending.changed() => {
+                connection.as_mut().graceful_shutdown();
+                _ = connection.await;
+            }
+        }
+    }
+
+    async fn answer_http1(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
         http.keep_alive(self.service.lane == Lane::All);
@@ -164,6 +214,7 @@ impl Server {
 /// Serves until `stop` resolves, then a moment longer for requests that are under way.
 pub(crate) async fn serve(
     listener: TcpListener,
+    protocol: Protocol,
     tls: Option<Arc<Tls>>,
     guard: Guard,
     routes: Router,
@@ -171,8 +222,9 @@ pub(crate) async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let (ended, ending) = watch::channel(false);
-    let service = Guarded { guard, routes: TowerToHyperService::new(routes), lane: Lane::All };
-    let server = Server { service, tls, ending };
+    let routes = TowerToHyperService::new(routes);
+    let service = Guarded { guard, routes, lane: Lane::All, is_asked: Arc::default() };
+    let server = Server { service, tls, protocol, ending };
     let places = Places::new(limits);
     let mut connections = JoinSet::new();
     let mut reserve: VecDeque<AbortHandle> = VecDeque::new();
@@ -188,6 +240,7 @@ pub(crate) async fn serve(
             continue;
         };
         let mut server = server.clone();
+        server.service.is_asked = Arc::default();
         if let Some(place) = places.take(addr.ip()) {
             connections.spawn(server.serve(stream, Some(place)));
             continue;

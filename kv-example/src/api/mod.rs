@@ -8,7 +8,10 @@ mod dash;
 mod elections;
 mod error;
 mod flag_changes;
+mod flag_edits;
 mod flag_plans;
+mod flag_sets;
+mod flagd;
 mod flags;
 mod guard;
 mod history;
@@ -16,6 +19,7 @@ mod kv;
 mod listen;
 mod metrics;
 mod monitor;
+mod ofrep;
 mod page;
 mod places;
 mod settings;
@@ -39,11 +43,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use elections::Elections;
 pub(crate) use error::ApiError;
+pub(crate) use flagd::routes as flagd_routes;
 pub(crate) use guard::{Guard, Tokens};
-pub(crate) use listen::serve;
+pub(crate) use listen::{Protocol, serve};
 pub(crate) use metrics::record as record_metrics;
 pub(crate) use metrics::render as render_metrics;
 pub(crate) use monitor::Monitor;
+pub(crate) use ofrep::{Ofrep, Origins};
 pub(crate) use places::ConnectionLimits;
 pub(crate) use tls::Tls;
 pub(crate) use view::ms;
@@ -70,6 +76,9 @@ pub(crate) struct App {
     pub(crate) flags: Flags,
     /// What stands before the keys of the flags.
     pub(crate) flags_prefix: String,
+    pub(crate) ofrep: Ofrep,
+    /// Who may ask.
+    pub(crate) guard: Guard,
     pub(crate) value_bytes_max: usize,
     pub(crate) watchers_max: usize,
     pub(crate) watchers: Arc<Semaphore>,
@@ -99,6 +108,8 @@ impl App {
             schemas: Schemas::default(),
             flags: Flags::new(node, flags_prefix),
             flags_prefix: flags_prefix.to_owned(),
+            ofrep: Ofrep::default(),
+            guard: Guard::default(),
             locals: vec![node.clone()],
             node: node.clone(),
             cluster: cluster.to_owned(),
@@ -140,9 +151,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(voters::routes())
         .merge(settings::routes())
         .merge(flag_changes::routes(app.value_bytes_max))
+        .merge(flag_edits::routes())
         .merge(flag_plans::routes())
         .merge(flags::routes())
         .merge(dash::routes())
+        .merge(ofrep::routes(app.guard.origins()))
         .merge(metrics::routes());
     let routes = if app.demo.is_some() { routes.merge(crate::demo::routes()) } else { routes };
     routes

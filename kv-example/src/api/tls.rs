@@ -8,6 +8,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::listen::Protocol;
 use crate::exit::{Exit, Failure};
 
 /// The certificate that the API presents. It is replaced as a whole, for connections from then on.
@@ -60,8 +61,16 @@ impl Tls {
         Ok(())
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
-        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn config(&self, protocol: Protocol) -> Arc<ServerConfig> {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match protocol {
+            Protocol::Http1 => config,
+            Protocol::Http2 => {
+                let mut config = (*config).clone();
+                config.alpn_protocols = vec![b"h2".to_vec()];
+                Arc::new(config)
+            }
+        }
     }
 }
 

@@ -51,6 +51,9 @@ pub(crate) struct Bench {
     /// Compare reading a key with a bare HTTP handler, in this process, and ask no node
     #[arg(long)]
     floor: bool,
+    /// With --floor: compare the evaluation of so many flags by OFREP instead
+    #[arg(long, value_name = "COUNT", requires = "floor")]
+    flags: Option<usize>,
     #[command(flatten)]
     target: Target,
 }
@@ -58,7 +61,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(super) fn run(&self) -> Result<(), Failure> {
         if self.floor {
-            return floor::run(self.value_bytes);
+            return floor::run(self.value_bytes, self.flags);
         }
         let client = self.target.client()?;
         let value = vec![b'x'; self.value_bytes];

@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 
 use serde_json::Value;
 use tidings_proptest::nodes::GUARD;
-use tidings_proptest::processes::Process;
+use tidings_proptest::processes::{Process, eventually};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tidings");
 pub const SECRET: &str = "walnut cobalt ferry oxygen plural tundra mosaic ivory";
@@ -35,6 +35,11 @@ pub fn program() -> Command {
 
 /// Starts a program that says in one line where its API is.
 pub fn start(command: Command) -> Running {
+    start_and_say(command).0
+}
+
+/// The same, with that line.
+pub fn start_and_say(command: Command) -> (Running, String) {
     let (sender, lines) = channel();
     let process = Process::start(command, move |line| _ = sender.send(line));
     let line = lines.iter().find(|line| line.contains("://")).expect("it says where it is");
@@ -45,7 +50,7 @@ pub fn start(command: Command) -> Running {
     let scheme = if line.contains("https://") { "https" } else { "http" };
     let http = format!("{scheme}://{}", word("://"));
     let addr = word(" at ");
-    Running { process, http, addr }
+    (Running { process, http, addr }, line)
 }
 
 /// The arguments of a node named `a` on free ports of this machine, for tests that make its process themselves.
@@ -147,6 +152,22 @@ pub fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Re
     Reply { status: reply.status().as_u16(), headers, body: reply.body_mut().read_to_vec().unwrap() }
 }
 
+/// A key with everything about it.
+pub fn entry(node: &Running, key: &str) -> Value {
+    ask("GET", &format!("{}/v1/kv/{key}?meta=true", node.http), &[], b"").json()
+}
+
+/// Two nodes that wrote the same key without knowing of each other, and then met.
+pub fn conflict(key: &str, values: [&str; 2]) -> [Running; 2] {
+    let (a, b) = (serve("a", &[], &[]), serve("b", &[], &[]));
+    a.line(&["put", key, values[0]]);
+    b.line(&["put", key, values[1]]);
+    b.line(&["join", &a.addr]);
+    eventually("both values are there", || entry(&a, key)["conflicts"].as_array().map(Vec::len) == Some(1));
+    eventually("they hold the same", || a.run(&["digest", &b.http]).status.success());
+    [a, b]
+}
+
 /// Reads events of a stream until one satisfies; answers all of them as (name, id, data).
 pub fn events(
     url: &str,
@@ -178,4 +199,15 @@ pub fn events(
         }
     }
     panic!("the stream ended: {found:?}");
+}
+
+/// The lines of a stream of events, as they come.
+pub fn lines(url: &str, last: Option<&str>) -> impl Iterator<Item = String> + use<> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(GUARD));
+    let agent: ureq::Agent = config.build().into();
+    let mut request = agent.get(url);
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    BufReader::new(request.call().unwrap().into_body().into_reader()).lines().map(|line| line.unwrap())
 }

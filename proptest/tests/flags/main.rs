@@ -15,6 +15,7 @@ use tidings::{Control, Node, NodeEvent, Store};
 use tidings_proptest::{ms, nodes};
 
 mod bounds;
+mod file;
 mod history;
 mod starting;
 

@@ -1,0 +1,218 @@
+//! Sets of flags as other programs ask for them: how they name a set, and what is known of the state of one.
+//!
+//! A state is told from others by the digest of the whole set as JSON, which is equal on all nodes that hold the same
+//! definitions. It is computed once for each state, not for each request.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::http::HeaderMap;
+use ring::digest::SHA256;
+use serde_json::{Map, Value};
+use tidings::flags::Snapshot;
+use tidings::live::LiveState;
+
+use super::App;
+
+/// The header, and the metadata of gRPC, that names the set.
+pub(super) const SELECTOR: &str = "flagd-selector";
+/// The set that is meant where none is named.
+pub(super) const DEFAULT_SET: &str = "default";
+/// The field of a selector that names a set.
+const SET_FIELD: &str = "flagSetId";
+/// Sets whose states are kept. With more of them, states are computed anew.
+const SETS_KEPT_MAX: usize = 256;
+
+/// The set that a selector names: `flagSetId=NAME`, or the name alone. An empty one names none.
+pub(super) fn named(selector: &str) -> Result<Option<&str>, String> {
+    match selector.trim().split_once('=') {
+        None => Ok(Some(selector.trim()).filter(|name| !name.is_empty())),
+        Some((SET_FIELD, name)) => Ok(Some(name).filter(|name| !name.is_empty())),
+        Some((field, _)) => Err(format!(
+            "the selector names the field \"{}\", and a set of flags is chosen by {SET_FIELD}=NAME",
+            field.escape_default()
+        )),
+    }
+}
+
+/// The set that a header or, without one, another place names.
+pub(super) fn asked(headers: &HeaderMap, otherwise: Option<&str>) -> Result<String, String> {
+    let header = headers.get(SELECTOR).map(|value| value.to_str().map_err(|_| "the selector is not ASCII"));
+    let header = header.transpose()?.map(named).transpose()?.flatten();
+    let otherwise = otherwise.map(named).transpose()?.flatten();
+    Ok(header.or(otherwise).unwrap_or(DEFAULT_SET).to_owned())
+}
+
+/// A set that has no flags.
+const NO_FLAGS: &str = r#"{"flags":{}}"#;
+
+/// A set as it is now.
+pub(super) struct SetState {
+    /// The whole set as JSON, in the format of flagd's files.
+    pub(super) file: Arc<str>,
+    /// The digest of the file, in hexadecimal digits.
+    pub(super) digest: String,
+    /// What the set says of itself.
+    pub(super) metadata: Option<Value>,
+    /// Whether a rule may ask for the time: its evaluations can change while the set does not.
+    pub(super) may_read_time: bool,
+}
+
+impl SetState {
+    fn new(file: Arc<str>) -> Self {
+        let fields: Map<String, Value> = serde_json::from_str(&file).expect("it was written as an object");
+        let may_read_time = fields.iter().any(|(name, value)| name != "metadata" && may_read_time(value));
+        let metadata = fields.get("metadata").cloned();
+        Self { digest: hex(digest(file.as_bytes())), file, metadata, may_read_time }
+    }
+}
+
+/// The SHA-256 of some bytes.
+pub(super) type Digest = [u8; 32];
+
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    ring::digest::digest(&SHA256, bytes).as_ref().try_into().expect("it has 32 bytes")
+}
+
+pub(super) fn hex(digest: Digest) -> String {
+    let mut digits = String::with_capacity(2 * digest.len());
+    digest.iter().for_each(|byte| write!(digits, "{byte:02x}").expect("a text takes everything"));
+    digits
+}
+
+/// Whether a rule in this JSON reads a variable that is, or may be, the time: one below `$flagd`, the whole context, or
+/// one whose name is computed.
+fn may_read_time(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(may_read_time),
+        Value::Object(fields) => fields.iter().any(|(name, value)| {
+            let place = match value {
+                Value::Array(arguments) => arguments.first().unwrap_or(&Value::Null),
+                other => other,
+            };
+            let is_harmless = match place {
+                Value::String(path) => !path.is_empty() && path.split('.').next() != Some("$flagd"),
+                Value::Number(_) => true,
+                _ => false,
+            };
+            (name == "var" && !is_harmless) || may_read_time(value)
+        }),
+        _ => false,
+    }
+}
+
+/// The states of the sets that somebody has asked for.
+#[derive(Default)]
+pub(crate) struct SetStates(Mutex<BTreeMap<String, Arc<SetState>>>);
+
+impl std::fmt::Debug for SetStates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SetStates").finish_non_exhaustive()
+    }
+}
+
+impl SetStates {
+    /// The state of a set in a snapshot. The first call for a state takes time in proportion to the set.
+    pub(super) fn of(&self, snapshot: &Snapshot, set: &str) -> Arc<SetState> {
+        let file = snapshot.to_json();
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |states: &BTreeMap<String, Arc<SetState>>| {
+            states.get(set).filter(|state| Arc::ptr_eq(&state.file, &file)).cloned()
+        };
+        if let Some(state) = known(&lock()) {
+            return state;
+        }
+        // Other tasks go on meanwhile, but for those that ask as well: they wait for this one.
+        tokio::task::block_in_place(|| {
+            let mut states = lock();
+            if let Some(state) = known(&states) {
+                return state;
+            }
+            let state = Arc::new(SetState::new(file.clone()));
+            // Sets that do not exist take no place.
+            if *state.file != *NO_FLAGS {
+                if states.len() >= SETS_KEPT_MAX && !states.contains_key(set) {
+                    states.clear();
+                }
+                states.insert(set.to_owned(), state.clone());
+            }
+            state
+        })
+    }
+}
+
+/// Whether this node knows nothing of a set yet: it has not caught up with a peer, and its own data has no flag of it.
+/// Whoever is told so keeps what he has.
+pub(super) fn is_unknown(app: &App, state: &SetState) -> bool {
+    *state.file == *NO_FLAGS && app.flags.state() == LiveState::Stale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_name_a_set_or_are_refused() {
+        for (selector, set) in [
+            ("", None),
+            (" ", None),
+            ("flagSetId=", None),
+            ("mobile", Some("mobile")),
+            ("flagSetId=mobile", Some("mobile")),
+            ("flagSetId=a=b", Some("a=b")),
+        ] {
+            assert_eq!(named(selector), Ok(set), "{selector}");
+        }
+        assert!(named("source=a.json").is_err());
+        let headers = HeaderMap::from_iter([(SELECTOR.parse().unwrap(), "flagSetId=a".parse().unwrap())]);
+        assert_eq!(asked(&headers, Some("b")), Ok("a".to_owned()));
+        assert_eq!(asked(&HeaderMap::new(), Some("b")), Ok("b".to_owned()));
+        assert_eq!(asked(&HeaderMap::new(), None), Ok("default".to_owned()));
+    }
+
+    #[test]
+    fn rules_that_may_read_the_time_are_found() {
+        let reads = |rule: &str| {
+            let flag = format!(r#"{{"state":"ENABLED","variants":{{"on":true}},"targeting":{rule}}}"#);
+            let file = format!(r#"{{"flags":{{"f":{flag}}},"metadata":{{"var":null}}}}"#);
+            SetState::new(Snapshot::from_json(&file).unwrap().0.to_json()).may_read_time
+        };
+        for harmless in
+            ["{}", r#"{"var":"email"}"#, r#"{"if":[{"in":[{"var":["user.name","x"]},["a"]]},"on"]}"#]
+        {
+            assert!(!reads(harmless), "{harmless}");
+        }
+        for timely in [
+            r#"{">":[{"var":"$flagd.timestamp"},5]}"#,
+            r#"{"var":["$flagd.timestamp"]}"#,
+            r#"{"var":{"cat":["$fla","gd.timestamp"]}}"#,
+            r#"{"var":""}"#,
+            r#"{"var":[]}"#,
+            r#"{"var":null}"#,
+        ] {
+            assert!(reads(timely), "{timely}");
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_set_is_computed_once_and_anew_when_it_changes() {
+        let states = SetStates::default();
+        let flags = |value: &str| {
+            let flag = format!(r#"{{"state":"ENABLED","variants":{{"on":{value}}}}}"#);
+            Snapshot::from_json(&format!(r#"{{"flags":{{"f":{flag}}}}}"#)).unwrap().0
+        };
+        let (before, after) = (flags("1"), flags("2"));
+        let first = states.of(&before, "default");
+        assert!(Arc::ptr_eq(&first, &states.of(&before, "default")));
+        assert_ne!(first.digest, states.of(&after, "default").digest);
+        assert_eq!(
+            first.digest,
+            states.of(&flags("1"), "default").digest,
+            "it depends on the definitions alone"
+        );
+        // Names that nobody has given to a set take no place.
+        (0..SETS_KEPT_MAX).for_each(|i| _ = states.of(&before.of_set(&i.to_string()), &i.to_string()));
+        assert_eq!(states.0.lock().unwrap().len(), 1);
+    }
+}

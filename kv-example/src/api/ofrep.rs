@@ -1,0 +1,322 @@
+//! Flags for programs in other languages, by the OpenFeature Remote Evaluation Protocol (OFREP) 0.3.0: one flag, all
+//! flags of a set, and a stream of events that say when to ask for them again.
+//!
+//! What a client has of all flags is told by an `ETag`: the digest of the answer, which is equal on all nodes that hold
+//! the same definitions, and different for each user who gets other values. A client that has the present one gets 304,
+//! without an evaluation if the same question was answered before: the digests of answers are kept by the state of the
+//! set *and* the question. They must never be kept by the state alone: one user's flags would be taken for another's.
+//!
+//! The browser's `EventSource` can send no header, so the address of the stream holds a ticket instead of a token
+//! ([`Guard::ticket`]). The stream tells that something has changed, and nothing of the flags.
+
+mod answer;
+mod cors;
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use moka::sync::Cache;
+use serde::Deserialize;
+use serde_json::json;
+use tidings::flags::{CONTEXT_BYTES_MAX, Context, FlagValue, Snapshot};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::flag_sets::{self, Digest, SetState, SetStates};
+use super::watch::HEARTBEAT_INTERVAL;
+use super::{ApiError, App, AppState, Ask, At};
+use crate::span;
+use answer::{Answer, Refusal};
+pub(crate) use cors::Origins;
+
+/// Below it everything is of the protocol, and nothing is written.
+pub(super) const PATH: &str = "/ofrep/v1/";
+/// The stream of events, which a ticket opens as well.
+pub(super) const EVENTS_PATH: &str = "/ofrep/v1/events";
+
+/// Digests of answers that are kept, of about 200 bytes each with what finds them.
+const ETAGS_MAX: u64 = 65_536;
+/// How long the evaluation of a whole set may take. It is looked at between two flags.
+const BULK_TIME_MAX: Duration = Duration::from_secs(2);
+/// The size at which the answer of a whole set is given up.
+const BULK_BYTES_MAX: usize = 16 << 20;
+/// How long an evaluation of a whole set waits for its turn; as many are made at a time as there are processors.
+const TURN_TIME_MAX: Duration = Duration::from_secs(1);
+/// A stream tells of changes at most this often. What changes in between is one change.
+const EVENT_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// For how long a page that nobody looks at keeps its stream, in seconds.
+const INACTIVITY_DELAY_SECONDS: u32 = 120;
+
+/// What the protocol needs beside the flags.
+#[derive(Debug)]
+pub(crate) struct Ofrep {
+    pub(super) states: SetStates,
+    /// By the digest of the state of a set, of the stream's address and of the question.
+    etags: Cache<Digest, HeaderValue>,
+    turns: Semaphore,
+}
+
+impl Default for Ofrep {
+    fn default() -> Self {
+        Self {
+            states: SetStates::default(),
+            etags: Cache::new(ETAGS_MAX),
+            turns: Semaphore::new(available_parallelism().map_or(1, usize::from)),
+        }
+    }
+}
+
+pub(super) fn routes(origins: &Origins) -> Router<Arc<App>> {
+    // Each byte of a context stands for at least one in the body, so that no context over the library's limit gets in.
+    let limit = DefaultBodyLimit::max(CONTEXT_BYTES_MAX);
+    let routes = Router::new()
+        .route("/ofrep/v1/evaluate/flags", post(bulk).layer(limit).options(preflight))
+        .route("/ofrep/v1/evaluate/flags/{*key}", post(single).layer(limit).options(preflight))
+        .route(EVENTS_PATH, get(events).options(preflight));
+    match origins.layer() {
+        Some(layer) => routes.layer(layer),
+        None => routes,
+    }
+}
+
+/// Answered by the layer where pages may ask. It has to be a route, because the layer is not around what answers methods
+/// that a path does not take.
+async fn preflight() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// What may stand in the address; what else stands there is for others.
+#[derive(Deserialize)]
+struct Which {
+    set: Option<String>,
+}
+
+/// A set as it is now, unless this node cannot know it yet.
+struct Asked {
+    set: String,
+    snapshot: Snapshot,
+    state: Arc<SetState>,
+    now: SystemTime,
+}
+
+impl Asked {
+    fn new(app: &App, headers: &HeaderMap, which: &Which) -> Result<Self, Refusal> {
+        let set = flag_sets::asked(headers, which.set.as_deref()).map_err(Refusal::selector)?;
+        let now = SystemTime::now();
+        let snapshot = app.flags.snapshot().of_set(&set).at(now);
+        let state = app.ofrep.states.of(&snapshot, &set);
+        if flag_sets::is_unknown(app, &state) {
+            return Err(Refusal::not_ready());
+        }
+        Ok(Self { set, snapshot, state, now })
+    }
+}
+
+/// The context of a question. A question without one is about nobody.
+fn context(body: &[u8]) -> Result<Context<'static>, Refusal> {
+    if body.is_empty() {
+        return Ok(Context::anonymous());
+    }
+    let question: Result<FlagValue, _> = serde_json::from_slice(body);
+    let question = question.map_err(|error| Refusal::context(format!("the body cannot be used: {error}")))?;
+    let FlagValue::Object(_) = question else { return Err(Refusal::context("the body is no object")) };
+    let fields = match question.field("context") {
+        None | Some(FlagValue::Null) => return Ok(Context::anonymous()),
+        Some(FlagValue::Object(fields)) => fields,
+        Some(_) => return Err(Refusal::context("the context is no object")),
+    };
+    let mut context = Context::anonymous();
+    for (name, value) in fields.iter() {
+        match (&**name, value) {
+            ("targetingKey", FlagValue::Null) => {}
+            ("targetingKey", value) if value.as_str().is_none() => {
+                return Err(Refusal::context("the targetingKey is no text"));
+            }
+            (name, value) => context = context.with(name.to_owned(), value.clone()),
+        }
+    }
+    Ok(context)
+}
+
+fn body_of(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Refusal::context(format!("the context is over the limit of {CONTEXT_BYTES_MAX} bytes"))
+        }
+        _ => Refusal::context(rejection.body_text()),
+    })
+}
+
+/// One flag.
+async fn single(
+    State(app): AppState,
+    At(key): At<String>,
+    Ask(which): Ask<Which>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let answer = body_of(body).and_then(|body| {
+        let context = context(&body)?;
+        let asked = Asked::new(&app, &headers, &which)?;
+        Ok(asked.snapshot.details(&key, None::<FlagValue>, &context))
+    });
+    match answer {
+        Ok(details) => Answer::new(&key, &details).into_response(),
+        Err(refusal) => refusal.of_flag(&key).into_response(),
+    }
+}
+
+/// All flags of a set.
+async fn bulk(
+    State(app): AppState,
+    Ask(which): Ask<Which>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let body = body_of(body)?;
+    let asked = Asked::new(&app, &headers, &which)?;
+    let stream = stream_path(&app, &asked.set);
+    let question = question_digest(&asked, &stream, &body);
+    let known = headers.get(IF_NONE_MATCH);
+    if let Some(etag) = known.and_then(|_| app.ofrep.etags.get(&question))
+        && is_known(known, &etag)
+    {
+        return Ok(unchanged(etag));
+    }
+    let context = context(&body)?;
+    let turn = turn(&app.ofrep).await?;
+    // Other tasks go on meanwhile.
+    let (answer, etag) = tokio::task::block_in_place(|| {
+        let answer = evaluate_all(&asked, &context, &stream)?;
+        let etag = format!("\"{}\"", flag_sets::hex(flag_sets::digest(&answer)));
+        Ok::<_, Refusal>((answer, HeaderValue::try_from(etag).expect("digits")))
+    })?;
+    drop(turn);
+    app.ofrep.etags.insert(question, etag.clone());
+    if is_known(known, &etag) {
+        return Ok(unchanged(etag));
+    }
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(CONTENT_TYPE, json), (ETAG, etag)], answer).into_response())
+}
+
+/// What the answer follows from, and nothing else does: the definitions, the stream's address, which set it is, the
+/// question as it was sent, and the second if a rule may read it.
+fn question_digest(asked: &Asked, stream: &str, body: &[u8]) -> Digest {
+    let mut whole = format!("{}\n{stream}\n", asked.state.digest).into_bytes();
+    if asked.state.may_read_time {
+        let since = asked.now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        whole.extend_from_slice(&since.as_secs().to_be_bytes());
+    }
+    whole.extend_from_slice(body);
+    flag_sets::digest(&whole)
+}
+
+fn is_known(known: Option<&HeaderValue>, etag: &HeaderValue) -> bool {
+    let (Some(Ok(known)), Ok(etag)) = (known.map(HeaderValue::to_str), etag.to_str()) else { return false };
+    known.split(',').map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == etag)
+}
+
+fn unchanged(etag: HeaderValue) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response.headers_mut().insert(ETAG, etag);
+    response
+}
+
+async fn turn(ofrep: &Ofrep) -> Result<SemaphorePermit<'_>, Refusal> {
+    let turn = tokio::time::timeout(TURN_TIME_MAX, ofrep.turns.acquire()).await;
+    turn.map_err(|_| Refusal::busy()).map(|turn| turn.expect("nobody closes it"))
+}
+
+/// The canonical answer: flags in the order of their names, fields in a fixed order, and no blanks.
+fn evaluate_all(asked: &Asked, context: &Context<'_>, stream: &str) -> Result<Vec<u8>, Refusal> {
+    let began = Instant::now();
+    let mut answer = br#"{"flags":["#.to_vec();
+    for (at, key) in asked.snapshot.keys().iter().enumerate() {
+        if began.elapsed() > BULK_TIME_MAX {
+            return Err(Refusal::general(format!(
+                "the evaluation takes longer than {}",
+                span::show(BULK_TIME_MAX)
+            )));
+        }
+        if answer.len() > BULK_BYTES_MAX {
+            return Err(Refusal::general(format!("the answer is over the limit of {BULK_BYTES_MAX} bytes")));
+        }
+        if at > 0 {
+            answer.push(b',');
+        }
+        // It is no use of a flag that a client has asked for all of them.
+        let details = asked.snapshot.details(key, None::<FlagValue>, context);
+        serde_json::to_writer(&mut answer, &Answer::new(key, &details)).expect("memory takes everything");
+    }
+    let stream = json!([{
+        "type": "sse", "endpoint": { "requestUri": stream }, "inactivityDelaySec": INACTIVITY_DELAY_SECONDS,
+    }]);
+    answer.extend_from_slice(format!(r#"],"eventStreams":{stream}"#).as_bytes());
+    if let Some(metadata) = &asked.state.metadata {
+        answer.extend_from_slice(format!(r#","metadata":{metadata}"#).as_bytes());
+    }
+    answer.push(b'}');
+    Ok(answer)
+}
+
+/// The address of the stream of a set, without the node: the client asks the one it asks anyway.
+fn stream_path(app: &App, set: &str) -> String {
+    let mut path = format!("{EVENTS_PATH}?set=");
+    for byte in set.bytes() {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => path.push(byte.into()),
+            _ => write!(path, "%{byte:02X}").expect("a text takes everything"),
+        }
+    }
+    match app.guard.ticket(set) {
+        Some(ticket) => path + "&ticket=" + &ticket,
+        None => path,
+    }
+}
+
+/// Says when a set is another one than the client has last heard of: at once, unless it says what that was.
+async fn events(
+    State(app): AppState,
+    Ask(which): Ask<Which>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let set = flag_sets::asked(&headers, which.set.as_deref()).map_err(ApiError::bad_request)?;
+    let permit = app.watcher()?;
+    let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    // Before the first look, so that no change after it is missed.
+    let changes = app.flags.of_set(&set).events();
+    let told = stream::unfold(
+        (app, set, changes, seen, permit),
+        |(app, set, mut changes, seen, permit)| async move {
+            if seen.is_some() {
+                tokio::time::sleep(EVENT_INTERVAL_MIN).await;
+            }
+            loop {
+                let snapshot = app.flags.snapshot().of_set(&set);
+                let state = app.ofrep.states.of(&snapshot, &set);
+                if seen.as_ref() != Some(&state.digest) && !flag_sets::is_unknown(&app, &state) {
+                    let data = json!({ "type": "refetchEvaluation", "etag": state.digest });
+                    let event = Event::default().id(&state.digest).data(data.to_string());
+                    return Some((Ok(event), (app, set, changes, Some(state.digest.clone()), permit)));
+                }
+                changes.next().await?;
+            }
+        },
+    );
+    Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(HEARTBEAT_INTERVAL)))
+}

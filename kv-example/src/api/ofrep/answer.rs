@@ -1,0 +1,140 @@
+//! The answers of the protocol, in its forms.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Serialize, Serializer};
+use tidings::flags::{Details, FlagValue, Metadata};
+
+/// When to come back after a refusal that passes, in seconds.
+const RETRY_SECONDS: u64 = 1;
+
+/// What the protocol says of one flag.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Answer<'a> {
+    key: &'a str,
+    #[serde(flatten)]
+    found: Found<'a>,
+    #[serde(serialize_with = "as_map", skip_serializing_if = "is_empty")]
+    metadata: &'a Metadata,
+}
+
+#[derive(Serialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+enum Found<'a> {
+    Value {
+        /// None: the default of the program counts.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        value: Option<&'a FlagValue>,
+        reason: &'a str,
+        /// Empty where the default of the program counts: there are clients that cannot do without the field.
+        variant: &'a str,
+    },
+    Failure {
+        error_code: &'static str,
+        error_details: String,
+    },
+}
+
+impl<'a> Answer<'a> {
+    pub(super) fn new(key: &'a str, details: &'a Details<Option<FlagValue>>) -> Self {
+        let found = match &details.error {
+            Some(error) => Found::Failure { error_code: error.code(), error_details: error.to_string() },
+            None => Found::Value {
+                value: details.value.as_ref(),
+                reason: details.reason.name(),
+                variant: details.variant.as_deref().unwrap_or_default(),
+            },
+        };
+        Self { key, found, metadata: &details.metadata }
+    }
+}
+
+fn is_empty(metadata: &&Metadata) -> bool {
+    metadata.is_empty()
+}
+
+fn as_map<S: Serializer>(metadata: &Metadata, serializer: S) -> Result<S::Ok, S::Error> {
+    let map: &BTreeMap<Arc<str>, FlagValue> = metadata;
+    serializer.collect_map(map.iter().map(|(name, value)| (&**name, value)))
+}
+
+impl IntoResponse for Answer<'_> {
+    fn into_response(self) -> Response {
+        let status = match &self.found {
+            Found::Value { .. } => StatusCode::OK,
+            Found::Failure { error_code, .. } => status_of(error_code),
+        };
+        (status, Json(self)).into_response()
+    }
+}
+
+fn status_of(code: &str) -> StatusCode {
+    match code {
+        "FLAG_NOT_FOUND" => StatusCode::NOT_FOUND,
+        "PARSE_ERROR" | "INVALID_CONTEXT" => StatusCode::BAD_REQUEST,
+        "PROVIDER_NOT_READY" => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Why a question is not answered.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Refusal {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    error_code: &'static str,
+    error_details: String,
+    #[serde(skip)]
+    status: StatusCode,
+}
+
+impl Refusal {
+    fn new(error_code: &'static str, error_details: impl Into<String>) -> Self {
+        Self { key: None, error_code, error_details: error_details.into(), status: status_of(error_code) }
+    }
+
+    pub(super) fn context(details: impl Into<String>) -> Self {
+        Self::new("INVALID_CONTEXT", details)
+    }
+
+    pub(super) fn selector(details: String) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, ..Self::new("GENERAL", details) }
+    }
+
+    pub(super) fn general(details: String) -> Self {
+        Self::new("GENERAL", details)
+    }
+
+    pub(super) fn busy() -> Self {
+        let details = "this node evaluates as many sets at a time as it can; ask again later";
+        Self { status: StatusCode::TOO_MANY_REQUESTS, ..Self::new("GENERAL", details) }
+    }
+
+    pub(super) fn not_ready() -> Self {
+        let details =
+            "this node has not caught up with its cluster and knows no flag of the set yet; ask again later";
+        Self::new("PROVIDER_NOT_READY", details)
+    }
+
+    pub(super) fn of_flag(mut self, key: &str) -> Self {
+        self.key = Some(key.to_owned());
+        self
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(&self)).into_response();
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+        }
+        response
+    }
+}
