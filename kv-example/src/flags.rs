@@ -53,6 +53,16 @@ impl Names<'_> {
         format!("{}-plans/", self.0.trim_end_matches('/'))
     }
 
+    /// The day of a flag's last evaluation.
+    pub(crate) fn usage_day(self, set: &str, flag: &str) -> String {
+        self.beside("usage/day", set, flag)
+    }
+
+    /// The evaluations of each node: the keys begin like this.
+    pub(crate) fn usage_by_node(self) -> String {
+        format!("{}-usage/node/", self.0.trim_end_matches('/'))
+    }
+
     /// The values that are reported of a metric: the keys begin like this, and end with who reports it.
     pub(crate) fn metric(self, metric: &str) -> String {
         format!("{}-metrics/{metric}/", self.0.trim_end_matches('/'))

@@ -3,28 +3,13 @@
 mod common;
 
 use common::browser::{self, Page, picture};
-use common::{Running, ask, folder, serve};
+use common::{conflict, entry, folder, serve};
 use serde_json::{Value, json};
 use tidings_proptest::processes::eventually;
 
 fn labels(page: &Page) -> Vec<String> {
     let labels = page.eval("order.map(item => (item.folder ? (item.isOpen ? '-' : '+') : '') + item.label)");
     labels.as_array().unwrap().iter().map(|label| label.as_str().unwrap().to_owned()).collect()
-}
-
-fn entry(node: &Running, key: &str) -> Value {
-    ask("GET", &format!("{}/v1/kv/{key}?meta=true", node.http), &[], b"").json()
-}
-
-/// Two nodes that wrote the same key without knowing of each other, and then met.
-fn conflict(key: &str, values: [&str; 2]) -> [Running; 2] {
-    let (a, b) = (serve("a", &[], &[]), serve("b", &[], &[]));
-    a.line(&["put", key, values[0]]);
-    b.line(&["put", key, values[1]]);
-    b.line(&["join", &a.addr]);
-    eventually("both values are there", || entry(&a, key)["conflicts"].as_array().map(Vec::len) == Some(1));
-    eventually("they hold the same", || a.run(&["digest", &b.http]).status.success());
-    [a, b]
 }
 
 #[test]

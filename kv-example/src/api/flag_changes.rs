@@ -36,10 +36,11 @@ pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
 /// What a change of flags asks for beyond itself.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wants {
-    /// `absent`, or the stamp of the definition that this node has to hold.
+pub(super) struct Wants {
+    /// `absent`, or the stamp of the definition that this node has to hold, or `revision-` and its revision, which
+    /// concurrent versions change as well.
     #[serde(rename = "if")]
-    only_if: Option<String>,
+    pub(super) only_if: Option<String>,
     #[serde(default)]
     note: String,
     by: Option<String>,
@@ -47,18 +48,22 @@ struct Wants {
 
 impl Wants {
     fn author(&self, app: &App) -> Author {
-        let by = self.by.clone().unwrap_or_else(|| format!("through {}", app.node.name()));
+        let by = self.by.clone().unwrap_or_else(|| format!("a client of {}", app.node.name()));
         Author { by, note: self.note.clone() }
     }
 }
 
-fn condition(text: Option<&str>) -> Result<Option<OnlyIf>, ApiError> {
+pub(super) fn condition(text: Option<&str>) -> Result<Option<OnlyIf>, ApiError> {
     match text {
         None => Ok(None),
         Some("absent") => Ok(Some(OnlyIf::Absent)),
         Some(text) => {
-            let form = |_| ApiError::bad_request(format!("if is \"{text}\", permitted: absent, or a stamp"));
-            Ok(Some(OnlyIf::Stamp(text.parse::<Stamp>().map_err(form)?)))
+            let revision = text.strip_prefix("revision-").and_then(|text| text.parse().ok());
+            let condition = revision.map(OnlyIf::Revision);
+            let condition = condition.or_else(|| text.parse::<Stamp>().ok().map(OnlyIf::Stamp));
+            let form =
+                || format!("if is \"{text}\", permitted: absent, a stamp, or revision- and a revision");
+            condition.map(Some).ok_or_else(|| ApiError::bad_request(form()))
         }
     }
 }
@@ -99,14 +104,14 @@ async fn delete(
     At((set, flag)): At<(String, String)>,
     Ask(wants): Ask<Wants>,
 ) -> Result<Json<Value>, ApiError> {
-    if app.node.get(&app.flag_names().flag(&set, &flag)).is_none() {
+    if app.node.get(app.flag_names().flag(&set, &flag)).is_none() {
         return Err(no_flag(&set, &flag));
     }
     let change = Change { flag, definition: None, only_if: condition(wants.only_if.as_deref())? };
     Ok(written(&apply(&app, &set, &[change], &wants)?))
 }
 
-fn written(receipt: &Receipt) -> Json<Value> {
+pub(super) fn written(receipt: &Receipt) -> Json<Value> {
     let stamp = receipt.stamp().map(|stamp| stamp.to_string());
     Json(json!({ "stamp": stamp, "revision": receipt.revision() }))
 }
@@ -117,8 +122,8 @@ async fn history(
 ) -> Result<Json<Value>, ApiError> {
     check_names(&set, &flag).map_err(ApiError::bad_request)?;
     let names = app.flag_names();
-    let entry = app.node.get(&names.history(&set, &flag));
-    if entry.is_none() && app.node.get(&names.flag(&set, &flag)).is_none() {
+    let entry = app.node.get(names.history(&set, &flag));
+    if entry.is_none() && app.node.get(names.flag(&set, &flag)).is_none() {
         return Err(no_flag(&set, &flag));
     }
     Ok(Json(json!({ "set": set, "flag": flag, "history": change::history(entry.as_ref()) })))
@@ -176,7 +181,7 @@ async fn change_set(
 }
 
 /// Checks changes of a set, and writes them with their histories in one batch.
-fn apply(app: &App, set: &str, changes: &[Change], wants: &Wants) -> Result<Receipt, ApiError> {
+pub(super) fn apply(app: &App, set: &str, changes: &[Change], wants: &Wants) -> Result<Receipt, ApiError> {
     let mut faults = Vec::new();
     let names = app.flag_names();
     let shared = shared_rules(app, set, changes);
@@ -204,7 +209,7 @@ pub(super) fn shared_rules(app: &App, set: &str, changes: &[Change]) -> Option<V
     match changes.iter().find(|change| change.flag == SHARED_RULES) {
         Some(change) => change.definition.clone(),
         None => {
-            app.node.get(&app.flag_names().flag(set, SHARED_RULES)).as_ref().and_then(change::definition_of)
+            app.node.get(app.flag_names().flag(set, SHARED_RULES)).as_ref().and_then(change::definition_of)
         }
     }
 }

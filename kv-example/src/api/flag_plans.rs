@@ -11,7 +11,9 @@ use tidings::{ElectionError, Entry, OnlyIf};
 
 use super::flag_changes::{no_flag, shared_rules};
 use super::{ApiError, App, AppState, Ask, At, view};
-use crate::flags::plan::{self, Decision, FlagSeen, OnStop, Plan, STEPS_MAX, Step, Threshold, WAIT_MS_MAX};
+use crate::flags::plan::{
+    self, Decision, FlagSeen, NEW_PLAN_BYTES_MAX, OnStop, Plan, STEPS_MAX, Step, Threshold, WAIT_MS_MAX,
+};
 use crate::flags::{change, check_names, metrics, now_ms};
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -42,13 +44,13 @@ struct By {
 
 impl By {
     fn name(&self, app: &App) -> String {
-        self.by.clone().unwrap_or_else(|| format!("through {}", app.node.name()))
+        self.by.clone().unwrap_or_else(|| format!("a client of {}", app.node.name()))
     }
 }
 
 fn stored(app: &App, set: &str, flag: &str) -> Result<(Entry, Plan), ApiError> {
     check_names(set, flag).map_err(ApiError::bad_request)?;
-    let entry = app.node.get(&app.flag_names().plan(set, flag));
+    let entry = app.node.get(app.flag_names().plan(set, flag));
     let plan = entry.and_then(|entry| Plan::of_entry(&entry).map(|plan| (entry, plan)));
     plan.ok_or_else(|| ApiError::not_found(format!("the flag \"{flag}\" of the set \"{set}\" has no plan")))
 }
@@ -74,7 +76,7 @@ async fn create(
     if app.node.voters().voters.is_empty() {
         return Err(ElectionError::NoVoters.into());
     }
-    let entry = app.node.get(&names.flag(&set, &flag)).ok_or_else(|| no_flag(&set, &flag))?;
+    let entry = app.node.get(names.flag(&set, &flag)).ok_or_else(|| no_flag(&set, &flag))?;
     let plan_key = names.plan(&set, &flag);
     let before = app.node.get(&plan_key);
     if before.as_ref().and_then(Plan::of_entry).is_some_and(|plan| plan.state.is_open()) {
@@ -97,6 +99,9 @@ async fn create(
         reason: String::new(),
         token: String::new(),
     };
+    if plan.value().len() > NEW_PLAN_BYTES_MAX {
+        return Err(ApiError::bad_request(format!("a plan has at most {NEW_PLAN_BYTES_MAX} bytes")));
+    }
     check_steps(&app, &set, &flag, &entry, &plan)?;
     let only_if = before.map_or(OnlyIf::Absent, |entry| OnlyIf::Revision(entry.revision()));
     app.node.put_with(&plan_key, plan.value(), tidings::PutOptions::new().only_if(only_if))?;
@@ -153,7 +158,7 @@ async fn act(
 ) -> Result<Json<Value>, ApiError> {
     let (entry, plan) = stored(&app, &set, &flag)?;
     let names = app.flag_names();
-    let flag_entry = app.node.get(&names.flag(&set, &flag));
+    let flag_entry = app.node.get(names.flag(&set, &flag));
     let by = by.name(&app);
     let not_now = |what: &str| {
         ApiError::conflict("plan", format!("the plan cannot be {what}: it is {}", plan.state.text()))

@@ -21,11 +21,11 @@ use tidings::live::{LiveSource, Rejected};
 use super::guard::Access;
 use super::kv::PAGE_BYTES_TARGET;
 use super::{ApiError, App, AppState, Ask, PAGE_ROWS_MAX, page_limit};
+use crate::flags::edit::shares;
+use crate::flags::{SET_METADATA, SHARED_RULES};
 
 /// The set that is asked unless a request names another one.
 const DEFAULT_SET: &str = "default";
-/// The keys of a set that are no flags: the rules that its flags share, and its metadata.
-const PARTS_OF_SET: [&str; 2] = ["$evaluators", "$metadata"];
 /// Keys that are looked at to find the names of sets, one for each set.
 const SETS_MAX: usize = 1_000;
 /// Bytes of the nodes' counts of evaluations that one listing adds up. Those of further nodes are left out.
@@ -38,11 +38,6 @@ const PAGE_TIME_MAX: Duration = Duration::from_secs(2);
 pub(super) fn routes() -> Router<Arc<App>> {
     let evaluate = post(evaluate).layer(DefaultBodyLimit::max(EVALUATE_BYTES_MAX));
     Router::new().route("/v1/flags", get(list)).route("/v1/flags/evaluate", evaluate)
-}
-
-/// The name of what stands beside the flags: `kind` is `usage/day`, for example.
-fn beside(app: &App, kind: &str) -> String {
-    format!("{}-{kind}/", app.flags_prefix.trim_end_matches('/'))
 }
 
 /// The flags in force. These evaluations are for people who look, and are not counted as usage.
@@ -109,8 +104,9 @@ fn key_of(rejected: &Rejected) -> Option<&str> {
 /// The flags of a set that are asked for, in order; `next` is `after` of the next page.
 fn page(app: &App, prefix: &str, ask: &List, limit: usize) -> (Vec<Entry>, Option<String>) {
     let search = ask.search.as_deref().unwrap_or_default().to_lowercase();
-    let is_asked =
-        |flag: &str| !PARTS_OF_SET.contains(&flag) && flag.to_lowercase().contains(search.as_str());
+    let is_asked = |flag: &str| {
+        ![SHARED_RULES, SET_METADATA].contains(&flag) && flag.to_lowercase().contains(search.as_str())
+    };
     let mut after = ask.after.as_ref().map(|flag| format!("{prefix}{flag}"));
     let (mut rows, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
     loop {
@@ -157,7 +153,7 @@ type Counts = BTreeMap<String, u64>;
 fn usage(app: &App, flags: &BTreeSet<String>) -> BTreeMap<String, Counts> {
     let mut sums: BTreeMap<String, Counts> = BTreeMap::new();
     let mut bytes = 0;
-    for entry in app.node.scan_page(&beside(app, "usage/node"), None, PAGE_ROWS_MAX) {
+    for entry in app.node.scan_page(app.flag_names().usage_by_node(), None, PAGE_ROWS_MAX) {
         bytes += entry.value().len();
         if bytes > USAGE_BYTES_MAX {
             break;
@@ -188,10 +184,11 @@ impl Listing<'_> {
     fn row(&self, entry: &Entry, flag: &str) -> Value {
         let name = format!("{}/{flag}", self.set);
         let definition: Value = serde_json::from_slice(entry.value()).unwrap_or_default();
-        let stored = |kind: &str| -> Option<Value> {
-            let entry = self.app.node.get(&format!("{}{name}", beside(self.app, kind)))?;
-            serde_json::from_slice(entry.value()).ok()
-        };
+        let names = self.app.flag_names();
+        let stored =
+            |key: &str| -> Option<Value> { serde_json::from_slice(self.app.node.get(key)?.value()).ok() };
+        let share = |(variant, percent)| json!({ "variant": variant, "percent": percent });
+        let shares: Vec<Value> = shares(&definition).into_iter().map(share).collect();
         let rejected = self.errors.get(entry.key()).cloned();
         let rejected =
             rejected.or_else(|| check(entry.key(), entry.value()).err().map(|fault| fault.error.to_string()));
@@ -203,6 +200,7 @@ impl Listing<'_> {
             "variants": definition["variants"],
             "defaultVariant": definition["defaultVariant"],
             "targeting": definition["targeting"],
+            "shares": shares,
             "metadata": definition["metadata"],
             "stamp": entry.stamp().to_string(),
             "time_ms": entry.stamp().wall_ms(),
@@ -210,9 +208,9 @@ impl Listing<'_> {
             "has_last_good": rejected.is_some() && self.has_good(flag),
             "rejected": rejected,
             "conflict": entry.conflicts().next().is_some(),
-            "lastEvaluated": stored("usage/day"),
+            "lastEvaluated": stored(&names.usage_day(self.set, flag)),
             "evaluations": self.usage.get(&name).cloned().unwrap_or_default(),
-            "plan": stored("plans"),
+            "plan": stored(&names.plan(self.set, flag)),
         })
     }
 

@@ -8,6 +8,7 @@ mod dash;
 mod elections;
 mod error;
 mod flag_changes;
+mod flag_edits;
 mod flag_plans;
 mod flag_sets;
 mod flagd;
@@ -151,6 +152,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(voters::routes())
         .merge(settings::routes())
         .merge(flag_changes::routes(app.value_bytes_max))
+        .merge(flag_edits::routes())
         .merge(flag_plans::routes())
         .merge(flags::routes())
         .merge(dash::routes())

@@ -19,14 +19,18 @@ function openFlag(flag) {
   flagDrafts.delete(draftKey(flag));
   flagPast = null;
   flagSamples = [];
+  isRolling = false;
   flagSays("");
   $("flag-editing").open = !!flagEdit;
   $("flag-earlier").open = false;
-  for (const id of ["flag-default", "flag-versions", "flag-past"]) delete $(id).dataset.same;
+  for (const id of ["flag-default", "flag-versions", "flag-past", "flag-plan"]) delete $(id).dataset.same;
   showFlag();
   if (flagNow) takeFlag(flagNow);
   later(showFlags);
-  if (flag) $("flag-name").focus({ preventScroll: innerWidth > 900 });
+  if (flag) {
+    $("flag-name").focus({ preventScroll: true });
+    if (innerWidth <= 900) $("flag").scrollIntoView();
+  }
   else document.querySelector('#flags tr[data-flag="' + CSS.escape(before) + '"] .open')?.focus();
 }
 $("flag-close").onclick = () => { location.hash = flagHash(""); };
@@ -89,30 +93,37 @@ $("flag-state").onclick = () => toggleFlag(flagNow.flag);
 $("flag-default").onchange = async () => {
   const name = $("flag-default").value, one = flagNow;
   $("flag-default").blur();
-  await changeFlag(one, { defaultVariant: name || null }, one.flag + " now gives " + variantWords(name) + " by default");
+  await editFlag(one, { default: name || null }, one.flag + " now gives " + variantWords(name) + " by default");
   $("flag-default").focus();
 };
 
 // ---- The rollout. How the rule is written is the node's to know.
 let isRolling = false;
+const shareOf = (one, variant) => one.shares.find(share => share.variant === variant)?.percent;
 function showRollout(one) {
   const names = Object.keys(one.variants || {});
   $("roll").hidden = names.length < 2;
-  if (isRolling) return;
-  const present = one.rollout, other = names.find(name => name !== one.defaultVariant) || names[0] || "";
-  $("roll-variant").value = present?.variant || other;
-  $("roll-range").value = $("roll-percent").value = present ? present.percent : 0;
+  if (!isRolling) {
+    const present = one.shares.find(share => share.variant !== one.defaultVariant) || one.shares[0];
+    $("roll-variant").value = present?.variant || names.find(name => name !== one.defaultVariant) || "";
+    $("roll-range").value = $("roll-percent").value = +(present?.percent || 0).toFixed(3);
+  }
   showRollWords();
 }
+// Why there can be no rollout, as far as the page knows.
+function rollFault(one) {
+  if (one.shares.length > 2) return "The rule gives " + one.shares.length + " variants by shares: edit the definition.";
+  return one.shares.length || one.defaultVariant ? "" : "Choose a default variant first: it is what the others get.";
+}
 function showRollWords() {
-  const one = flagNow, present = one.rollout, percent = Number($("roll-percent").value), variant = $("roll-variant").value;
-  const was = present && present.variant === variant ? present.percent : 0;
-  const isSame = present ? present.variant === variant && present.percent === percent : percent === 0;
-  $("roll-set").disabled = isSame || !(percent >= 0 && percent <= 100) || !mayWrite();
+  const one = flagNow, percent = Number($("roll-percent").value), variant = $("roll-variant").value, fault = rollFault(one);
+  const was = shareOf(one, variant) ?? 0, isSame = percent === +was.toFixed(3), isRange = $("roll-percent").value !== "" && percent >= 0 && percent <= 100;
+  $("roll-set").disabled = isSame || !isRange || !!fault;
+  $("roll-range").disabled = $("roll-percent").disabled = !!fault;
   $("roll-range").setAttribute("aria-valuetext", percentWords(percent) + " get " + variant);
-  put($("roll-words"), isSame ? present ? "In force. Users are assigned by their targeting key." : "No rollout. Who is asked for, is decided by the targeting key."
-    : percent > was ? "Who gets " + variant + " now keeps it; " + percentWords(percent - was) + " more get it."
-    : "Who is put back are those who got it last.");
+  put($("roll-words"), fault ? fault : !isRange ? "A share is 0 to 100 %." : isSame ? one.shares.length ? "In force. A user stays with a variant, by the targeting key." : "No rollout yet. Users are chosen by their targeting key."
+    : percent > was ? "Not set yet: who gets " + variant + " keeps it, and " + percentWords(percent - was) + " more get it."
+    : "Not set yet: " + percentWords(was - percent) + " no longer get " + variant + "; the others keep it.");
 }
 const rolled = from => () => {
   isRolling = true;
@@ -121,13 +132,14 @@ const rolled = from => () => {
 };
 $("roll-range").oninput = rolled("roll-range");
 $("roll-percent").oninput = rolled("roll-percent");
-$("roll-variant").onchange = rolled("");
+$("roll-variant").onchange = () => {
+  isRolling = true;
+  $("roll-range").value = $("roll-percent").value = +(shareOf(flagNow, $("roll-variant").value) || 0).toFixed(3);
+  showRollWords();
+};
 $("roll-set").onclick = async () => {
   const one = flagNow, variant = $("roll-variant").value, percent = Number($("roll-percent").value);
-  const text = await definitionOf(one.flag, one.stamp);
-  const undo = text === null ? undefined : { flag: one.flag, definition: text };
-  await sendFlag("POST", flagPath(one.flag, "/rollout?if=" + one.stamp), JSON.stringify({ variant, percent }), one.flag + " gives " + variant + " to " + percentWords(percent), { undo });
-  isRolling = false;
+  if (await editFlag(one, { rollout: { variant, percent } }, one.flag + " gives " + variant + " to " + percentWords(percent) + " where its rule ends") !== null) isRolling = false;
 };
 
 // ---- Variants with their evaluations, and the rule.
@@ -165,9 +177,16 @@ function varsOf(rule, found = new Set(), depth = 0) {
   }
   return found;
 }
+// JSON in which what is short stands on one line.
+function roomyJson(value, indent = "") {
+  const flat = JSON.stringify(value), isList = Array.isArray(value);
+  if (flat.length + indent.length < 64 || !value || typeof value !== "object" || indent.length > 64) return flat.length > 64 ? flat : flat.replace(/("(?:[^"\\]|\\.)*")|([,:])/g, (all, text) => text || all + " ");
+  const inner = indent + "  ", parts = Object.entries(value).map(([name, part]) => inner + (isList ? "" : JSON.stringify(name) + ": ") + roomyJson(part, inner));
+  return (isList ? "[" : "{") + "\n" + parts.join(",\n") + "\n" + indent + (isList ? "]" : "}");
+}
 function showRule(one) {
   $("flag-rule-part").hidden = isEmptyRule(one.targeting);
-  put($("flag-rule"), isEmptyRule(one.targeting) ? "" : prettyJson(JSON.stringify(one.targeting)));
+  put($("flag-rule"), isEmptyRule(one.targeting) ? "" : roomyJson(one.targeting));
 }
 
 // ---- A conflict: the versions side by side, of which one is kept.
@@ -221,7 +240,7 @@ function pastItem(one, before, present) {
   item.append(make("time", date(Date.parse(one.time)), "soft"), make("strong", one.by), make("span", one.definition ? changeWords(one.definition, before && before.definition) : "deleted it"));
   if (one.note) item.append(make("q", one.note));
   if (!one.definition) return item;
-  whole.append(make("summary", "Definition"), make("pre", prettyJson(JSON.stringify(one.definition)), "mono"));
+  whole.append(make("summary", "Definition"), make("pre", roomyJson(one.definition), "mono"));
   item.append(whole);
   if (JSON.stringify(fieldsOf(one.definition)) === present) return item;
   const back = button("Bring this back", () => bringBack(one));
@@ -310,5 +329,48 @@ $("flag-delete").onclick = async () => {
 };
 
 // ---- Plans: changes that a node makes by itself, step by step or at a time.
-const planState = plan => "plan " + (typeof plan.state === "string" ? plan.state : "");
-function showPlan(one) { $("flag-plan").hidden = !one.plan; if (one.plan) put($("flag-plan-words"), JSON.stringify(one.plan)); }
+const PLAN_STATES = { running: "running", paused: "paused", done: "done", stopped: "stopped", cancelled: "cancelled", rolled_back: "rolled back" };
+const PLAN_ACTS = { running: ["pause", "cancel", "roll-back"], paused: ["resume", "cancel", "roll-back"], done: ["roll-back"], stopped: ["roll-back"], cancelled: ["roll-back"] };
+const PLAN_WORDS = { pause: ["Pause", "was paused"], resume: ["Resume", "goes on"], cancel: ["Cancel", "was cancelled"], "roll-back": ["Roll back", "was rolled back"] };
+const planState = plan => "plan " + (PLAN_STATES[plan.state] || "of another version");
+function editWords(edit) {
+  if (edit?.rollout) return edit.rollout.variant + " for " + percentWords(Number(edit.rollout.percent));
+  if (edit && typeof edit === "object" && "default" in edit) return "default " + variantWords(edit.default);
+  return edit === "enable" || edit === "disable" ? edit : "another change";
+}
+function planSummary(plan) {
+  const words = ["Plan " + PLAN_STATES[plan.state] + ": " + plan.done + " of " + plural(plan.steps.length, "step") + " done."], next = plan.steps[plan.done];
+  if (plan.reason) words.push("It was " + PLAN_STATES[plan.state] + " because: " + plan.reason + ".");
+  if (next && plan.state === "running") words.push("Next: " + editWords(next.edit) + (plan.next_ms > now() ? " in " + span(plan.next_ms - now()) + ", at " + date(plan.next_ms) : " now") + ".");
+  else if (next && plan.state === "paused") words.push("Next, once it goes on: " + editWords(next.edit) + ".");
+  const ends = { hold: "the flag stays as it is then", "step-back": "the last step is taken back then", "roll-back": "everything is taken back then" };
+  if (plan.stop_if) words.push("Stops if " + plan.stop_if.metric + " is above " + plan.stop_if.above + " on any node; " + (ends[plan.on_stop] || plan.on_stop) + ".");
+  return words.join(" ") + " By " + plan.by + (plan.note ? ": “" + plan.note + "”" : "") + ".";
+}
+function showPlan(one) {
+  const { plan } = one;
+  $("flag-plan").hidden = !plan;
+  if (!plan) return;
+  const isKnown = PLAN_STATES[plan.state] && Array.isArray(plan.steps);
+  put($("flag-plan-words"), isKnown ? planSummary(plan) : "This plan was written by another version of the program.");
+  const same = JSON.stringify([plan, mayWrite()]);
+  if ($("flag-plan").dataset.same === same) return;
+  $("flag-plan").dataset.same = same;
+  $("flag-steps").replaceChildren(...(isKnown ? plan.steps : []).map((step, at) => {
+    const item = make("li", editWords(step.edit) + (step.wait_ms ? ", after " + span(step.wait_ms) : ""), at < plan.done ? "done" : "");
+    if (at < plan.done) item.append(make("span", " ✓ done", "good"));
+    return item;
+  }));
+  const acts = (isKnown && PLAN_ACTS[plan.state] || []).filter(act => act !== "roll-back" || plan.base);
+  $("flag-plan-acts").replaceChildren(...acts.map(act => {
+    const one = button(PLAN_WORDS[act][0], () => actOnPlan(act));
+    one.disabled = !mayWrite();
+    one.setAttribute("aria-label", PLAN_WORDS[act][0] + " the plan");
+    return one;
+  }));
+}
+async function actOnPlan(act) {
+  const flag = flagName;
+  if (act === "roll-back" && !await confirmed("Roll the plan of " + flag + " back?", "The flag is as before the first step then.", "Roll back")) return;
+  await sendFlag("POST", flagPath(flag, "/plan/" + act + "?"), undefined, "The plan of " + flag + " " + PLAN_WORDS[act][1]);
+}

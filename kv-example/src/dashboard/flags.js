@@ -156,7 +156,7 @@ function givesWords(one) {
   if (one.rejected) return one.has_last_good ? "the last good definition" : "the program’s default";
   if (one.state !== "ENABLED") return "the program’s default";
   const rest = variantWords(one.defaultVariant);
-  if (one.rollout) return one.rollout.variant + " " + percentWords(one.rollout.percent) + ", " + (one.rollout.is_whole ? "" : "rule, ") + "else " + rest;
+  if (one.shares.length) return (one.targeting.if ? "rule, else " : "") + one.shares.map(share => share.variant + " " + percentWords(share.percent)).join(", ");
   return isEmptyRule(one.targeting) ? rest : "rule, else " + rest;
 }
 const isEmptyRule = rule => !rule || !Object.keys(rule).length;
@@ -187,14 +187,16 @@ function variantNames(one) {
 
 // ---- Changes. Each is made under the condition that the flag is as it was read here.
 let flagUndo = null;
-const authorQuery = () => ($("f-by").value.trim() ? "&by=" + encodeURIComponent($("f-by").value.trim()) : "") +
-  ($("f-note").value.trim() ? "&note=" + encodeURIComponent($("f-note").value.trim()) : "");
+function authorQuery() {
+  const by = $("f-by").value.trim(), note = $("f-note").value.trim();
+  return (by ? "&by=" + encodeURIComponent(by) : "") + (note ? "&note=" + encodeURIComponent(note) : "");
+}
 // Sends a change. The stamp that it made, or null after it has said what was wrong.
-async function sendFlag(method, path, body, words, more = {}) {
+async function sendFlag(method, path, body, words, more = {}, headers = {}) {
   flagSays("");
   let reply, said;
   try {
-    reply = await call(method, path + authorQuery(), body);
+    reply = await call(method, path + authorQuery(), body, headers);
     said = await reply.json();
   } catch { flagSays("The node is out of reach. Whether the change was made is not known.", "bad"); return null; }
   flagsSoon(0);
@@ -212,7 +214,7 @@ async function sendFlag(method, path, body, words, more = {}) {
 function flagSays(text, cls = "", undo = null) {
   flagUndo = undo;
   $("f-said").hidden = !text;
-  $("f-said").className = "strip said " + cls;
+  $("f-said").className = "said " + cls;
   put($("f-said-text"), text);
   $("f-undo").hidden = !undo;
 }
@@ -227,16 +229,15 @@ async function definitionOf(flag, stamp) {
   const entry = await entryOf(flagsNow.prefix + flagSet + "/" + flag);
   return entry && entry.stamp === stamp && entry.value != null ? entry.value : null;
 }
-// Changes fields of a definition, and leaves the others as they are.
-async function changeFlag(one, fields, words) {
-  const text = await definitionOf(one.flag, one.stamp);
-  if (text === null) { flagsSoon(0); return flagSays("The flag was changed since it was read here. Nothing was written.", "bad"); }
-  return sendFlag("PATCH", flagPath(one.flag, "?if=" + one.stamp), JSON.stringify(fields), words, { undo: { flag: one.flag, definition: text } });
+// Changes one thing of a definition, and leaves everything else in it as it is. The node knows how.
+async function editFlag(one, edit, words) {
+  const text = await definitionOf(one.flag, one.stamp), more = text === null ? {} : { undo: { flag: one.flag, definition: text } };
+  return sendFlag("POST", flagPath(one.flag, "/edit?if=" + one.stamp), JSON.stringify(edit), words, more, { "content-type": "application/json" });
 }
 const knownFlag = flag => flag === flagName && flagNow ? flagNow : flagsNow.flags.find(one => one.flag === flag);
 function toggleFlag(flag) {
   const one = knownFlag(flag), isOn = one.state === "ENABLED";
-  return changeFlag(one, { state: isOn ? "DISABLED" : "ENABLED" }, flag + " was " + (isOn ? "disabled" : "enabled"));
+  return editFlag(one, isOn ? "disable" : "enable", flag + " was " + (isOn ? "disabled" : "enabled"));
 }
 
 // ---- Search, sets and keyboard.

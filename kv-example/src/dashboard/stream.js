@@ -9,6 +9,7 @@ async function follow(stop) {
   if (reply.status === 401) { await askToken(); return true; }
   if (!reply.ok) throw new Error((await reply.json()).error);
   say("good", "live");
+  flagsSoon(0);
   await readEvents(reply.body.pipeThrough(new TextDecoderStream()).getReader());
   return false;
 }

@@ -1,7 +1,7 @@
 
 // ---- Evaluating flags as a user would be served: the chosen one and all of the set. These evaluations count as nobody's.
 const TRIAL_ROWS = 200;
-const REASONS = { STATIC: "it has no rule", DEFAULT: "the rule chose nothing", TARGETING_MATCH: "the rule chose it", DISABLED: "it is disabled", ERROR: "" };
+const REASONS = { STATIC: "it has no rule", TARGETING_MATCH: "the rule chose it", DISABLED: "it is disabled", ERROR: "" };
 let trialTimer = 0, trialTurn = 0;
 // The context that is typed, or what is wrong with it.
 function trialContext() {
@@ -38,13 +38,17 @@ async function evaluate() {
 }
 function trialSays(text) { $("try-fault").hidden = !text; put($("try-fault"), text); }
 const valueWords = one => one.variant === null ? "the program’s default" : JSON.stringify(one.value);
-const reasonWords = one => one.error ? one.error.code + ": " + one.error.message : REASONS[one.reason] ?? one.reason;
+function reasonWords(one) {
+  if (one.error) return one.error.code + ": " + one.error.message;
+  if (one.reason === "DEFAULT") return one.variant ? "the rule chose nothing" : "nothing chooses a variant";
+  return REASONS[one.reason] || one.reason;
+}
 function showTrial(one, all) {
   $("try-one").hidden = !one;
   if (one) {
     put($("try-flag"), one.flag);
     put($("try-value"), valueWords(one));
-    put($("try-why"), (one.variant ? "variant " + one.variant + "; " : "") + reasonWords(one));
+    put($("try-why"), (one.variant ? "variant " + one.variant + "; " : "") + reasonWords(one) + ".");
     $("try-why").className = one.error ? "bad" : "soft";
   }
   const asked = [...varsOf(flagNow?.targeting)].filter(name => name !== "targetingKey");

@@ -173,7 +173,11 @@ impl Rollout {
             return Err(format!("{} is no share: 0 to 100, with at most three decimals", self.percent));
         }
         let thousandths = thousandths.round() as u32;
-        Ok(if thousandths % 1_000 == 0 { (thousandths / 1_000, 100) } else { (thousandths, 100_000) })
+        Ok(if thousandths.is_multiple_of(1_000) {
+            (thousandths / 1_000, 100)
+        } else {
+            (thousandths, 100_000)
+        })
     }
 }
 
@@ -181,6 +185,26 @@ fn no_end(why: &str) -> String {
     format!(
         "the flag's rule leaves no place for a share: {why}; edit the definition, or give it a flag of its own"
     )
+}
+
+/// The shares of variants where the rule of a definition ends, in percent and in their order; none if it ends otherwise.
+pub(crate) fn shares(definition: &Value) -> Vec<(String, f64)> {
+    let mut rule = &definition["targeting"];
+    for _ in 0..DEPTH_MAX {
+        let Some(arguments) = rule["if"].as_array() else { break };
+        let is_open = arguments.len().is_multiple_of(2);
+        let Some(end) = arguments.last().filter(|_| !is_open) else { return Vec::new() };
+        rule = end;
+    }
+    let Some(arguments) = rule["fractional"].as_array() else { return Vec::new() };
+    let buckets = arguments.iter().filter(|argument| argument.is_array());
+    // A share without a weight has the weight 1.
+    let weight = |bucket: &Value| bucket.get(1).map_or(Some(1.0), Value::as_f64);
+    let buckets = buckets.map(|bucket| Some((bucket[0].as_str()?.to_owned(), weight(bucket)?)));
+    let buckets: Vec<(String, f64)> = buckets.collect::<Option<_>>().unwrap_or_default();
+    let whole: f64 = buckets.iter().map(|(_, weight)| weight).sum();
+    let percent = |(name, weight)| (name, if whole > 0.0 { weight / whole * 100.0 } else { 0.0 });
+    buckets.into_iter().map(percent).collect()
 }
 
 /// Puts a condition in front of a rule.
@@ -283,6 +307,29 @@ mod tests {
     }
 
     #[test]
+    fn shares_are_read_where_a_rule_ends() {
+        let named = |shares: &[(&str, f64)]| -> Vec<(String, f64)> {
+            shares.iter().map(|(name, percent)| ((*name).to_owned(), *percent)).collect()
+        };
+        for (rule, expected) in [
+            (json!(null), named(&[])),
+            (json!({ "var": "x" }), named(&[])),
+            (json!({ "if": [true, { "fractional": [["on", 1], ["off", 1]] }] }), named(&[])),
+            (json!({ "fractional": [[{ "var": "x" }, 1], ["off", 1]] }), named(&[])),
+            (json!({ "fractional": [["on", 0], ["off", 0]] }), named(&[("on", 0.0), ("off", 0.0)])),
+            (json!({ "fractional": ["seed", ["on"], ["off", 3]] }), named(&[("on", 25.0), ("off", 75.0)])),
+            (
+                json!({ "if": [true, "on", { "fractional": [["on", 5], ["off", 95]] }] }),
+                named(&[("on", 5.0), ("off", 95.0)]),
+            ),
+        ] {
+            assert_eq!(shares(&flag(&rule)), expected, "{rule}");
+        }
+        let rolled = rollout("on", 12.5).apply(&flag(&json!({ "if": [true, "beta"] }))).unwrap();
+        assert_eq!(shares(&rolled)[0], ("on".to_owned(), 12.5));
+    }
+
+    #[test]
     fn rollout_refuses_rules_that_it_would_destroy() {
         for before in [
             json!({ "fractional": [["on", 1], ["off", 1], ["beta", 1]] }),
@@ -334,7 +381,7 @@ mod tests {
                 };
                 let on: Vec<String> = names.filter(is_on).collect();
                 assert!(before.iter().all(|name| on.contains(name)), "version {version}, {percent} %");
-                let share = on.len() as f64 / 20.0;
+                let share = f64::from(u32::try_from(on.len()).unwrap()) / 20.0;
                 assert!((share - percent).abs() < 3.0, "{share} % instead of {percent} %");
                 before = on;
             }

@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 
 use serde_json::Value;
 use tidings_proptest::nodes::GUARD;
-use tidings_proptest::processes::Process;
+use tidings_proptest::processes::{Process, eventually};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tidings");
 pub const SECRET: &str = "walnut cobalt ferry oxygen plural tundra mosaic ivory";
@@ -150,6 +150,22 @@ pub fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Re
     let headers =
         headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     Reply { status: reply.status().as_u16(), headers, body: reply.body_mut().read_to_vec().unwrap() }
+}
+
+/// A key with everything about it.
+pub fn entry(node: &Running, key: &str) -> Value {
+    ask("GET", &format!("{}/v1/kv/{key}?meta=true", node.http), &[], b"").json()
+}
+
+/// Two nodes that wrote the same key without knowing of each other, and then met.
+pub fn conflict(key: &str, values: [&str; 2]) -> [Running; 2] {
+    let (a, b) = (serve("a", &[], &[]), serve("b", &[], &[]));
+    a.line(&["put", key, values[0]]);
+    b.line(&["put", key, values[1]]);
+    b.line(&["join", &a.addr]);
+    eventually("both values are there", || entry(&a, key)["conflicts"].as_array().map(Vec::len) == Some(1));
+    eventually("they hold the same", || a.run(&["digest", &b.http]).status.success());
+    [a, b]
 }
 
 /// Reads events of a stream until one satisfies; answers all of them as (name, id, data).
