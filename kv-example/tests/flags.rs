@@ -34,7 +34,8 @@ fn variant(node: &Running, flag: &str, words: &[&str]) -> Value {
 fn flags_are_made_targeted_and_rolled_out() {
     let node = serve("a", &[], &[]);
     let flags = |words: &[&str]| node.run(&[&["flags"], words].concat());
-    node.line(&["flags", "create", "checkout", "--note", "first"]);
+    let stamp = node.line(&["flags", "create", "checkout", "--note", "first"]);
+    assert_eq!(answer(&node, &["show", "checkout"])["stamp"], stamp, "what is printed is for --if-stamp");
     assert_eq!(code(&flags(&["create", "checkout"])), 4, "there is one already");
     node.line(&["flags", "target", "checkout", "on", "--when", "email ends_with @example.com"]);
     node.line(&["flags", "rollout", "checkout", "on", "0"]);

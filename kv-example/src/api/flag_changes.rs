@@ -48,7 +48,7 @@ pub(super) struct Wants {
 
 impl Wants {
     fn author(&self, app: &App) -> Author {
-        let by = self.by.clone().unwrap_or_else(|| format!("through {}", app.node.name()));
+        let by = self.by.clone().unwrap_or_else(|| format!("a client of {}", app.node.name()));
         Author { by, note: self.note.clone() }
     }
 }
@@ -104,7 +104,7 @@ async fn delete(
     At((set, flag)): At<(String, String)>,
     Ask(wants): Ask<Wants>,
 ) -> Result<Json<Value>, ApiError> {
-    if app.node.get(&app.flag_names().flag(&set, &flag)).is_none() {
+    if app.node.get(app.flag_names().flag(&set, &flag)).is_none() {
         return Err(no_flag(&set, &flag));
     }
     let change = Change { flag, definition: None, only_if: condition(wants.only_if.as_deref())? };
@@ -122,8 +122,8 @@ async fn history(
 ) -> Result<Json<Value>, ApiError> {
     check_names(&set, &flag).map_err(ApiError::bad_request)?;
     let names = app.flag_names();
-    let entry = app.node.get(&names.history(&set, &flag));
-    if entry.is_none() && app.node.get(&names.flag(&set, &flag)).is_none() {
+    let entry = app.node.get(names.history(&set, &flag));
+    if entry.is_none() && app.node.get(names.flag(&set, &flag)).is_none() {
         return Err(no_flag(&set, &flag));
     }
     Ok(Json(json!({ "set": set, "flag": flag, "history": change::history(entry.as_ref()) })))
@@ -209,7 +209,7 @@ pub(super) fn shared_rules(app: &App, set: &str, changes: &[Change]) -> Option<V
     match changes.iter().find(|change| change.flag == SHARED_RULES) {
         Some(change) => change.definition.clone(),
         None => {
-            app.node.get(&app.flag_names().flag(set, SHARED_RULES)).as_ref().and_then(change::definition_of)
+            app.node.get(app.flag_names().flag(set, SHARED_RULES)).as_ref().and_then(change::definition_of)
         }
     }
 }

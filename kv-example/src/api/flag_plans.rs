@@ -42,13 +42,13 @@ struct By {
 
 impl By {
     fn name(&self, app: &App) -> String {
-        self.by.clone().unwrap_or_else(|| format!("through {}", app.node.name()))
+        self.by.clone().unwrap_or_else(|| format!("a client of {}", app.node.name()))
     }
 }
 
 fn stored(app: &App, set: &str, flag: &str) -> Result<(Entry, Plan), ApiError> {
     check_names(set, flag).map_err(ApiError::bad_request)?;
-    let entry = app.node.get(&app.flag_names().plan(set, flag));
+    let entry = app.node.get(app.flag_names().plan(set, flag));
     let plan = entry.and_then(|entry| Plan::of_entry(&entry).map(|plan| (entry, plan)));
     plan.ok_or_else(|| ApiError::not_found(format!("the flag \"{flag}\" of the set \"{set}\" has no plan")))
 }
@@ -74,7 +74,7 @@ async fn create(
     if app.node.voters().voters.is_empty() {
         return Err(ElectionError::NoVoters.into());
     }
-    let entry = app.node.get(&names.flag(&set, &flag)).ok_or_else(|| no_flag(&set, &flag))?;
+    let entry = app.node.get(names.flag(&set, &flag)).ok_or_else(|| no_flag(&set, &flag))?;
     let plan_key = names.plan(&set, &flag);
     let before = app.node.get(&plan_key);
     if before.as_ref().and_then(Plan::of_entry).is_some_and(|plan| plan.state.is_open()) {
@@ -153,7 +153,7 @@ async fn act(
 ) -> Result<Json<Value>, ApiError> {
     let (entry, plan) = stored(&app, &set, &flag)?;
     let names = app.flag_names();
-    let flag_entry = app.node.get(&names.flag(&set, &flag));
+    let flag_entry = app.node.get(names.flag(&set, &flag));
     let by = by.name(&app);
     let not_now = |what: &str| {
         ApiError::conflict("plan", format!("the plan cannot be {what}: it is {}", plan.state.text()))

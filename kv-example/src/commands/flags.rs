@@ -126,7 +126,8 @@ impl Why {
 /// One flag that is to be changed.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flag {
-    flag: String,
+    #[arg(value_name = "FLAG")]
+    name: String,
     #[command(flatten)]
     place: InSet,
     #[command(flatten)]
@@ -170,10 +171,10 @@ impl InSet {
 impl Flag {
     /// Reads the definition, has it edited, and writes it if it became another one.
     fn change(&self, edit: impl Fn(&Value) -> Result<Value, String>) -> Result<(), Failure> {
-        let read = self.place.read(&self.flag)?.ok_or_else(|| self.place.no_flag(&self.flag))?;
+        let read = self.place.read(&self.name)?.ok_or_else(|| self.place.no_flag(&self.name))?;
         if !read.definition.is_object() {
             let message =
-                format!("the definition of \"{}\" is no object of JSON; nothing was written", self.flag);
+                format!("the definition of \"{}\" is no object of JSON; nothing was written", self.name);
             return Err(Failure::new(Exit::Refused, message).hint("put it anew, or delete it"));
         }
         let edited = edit(&read.definition)
@@ -185,7 +186,7 @@ impl Flag {
     }
 
     fn put(&self, definition: &Value, only_if: &str) -> Result<(), Failure> {
-        let path = format!("{}{}&if={only_if}", self.place.path(&self.flag), self.why.query());
+        let path = format!("{}{}&if={only_if}", self.place.path(&self.name), self.why.query());
         let asked = self.place.client()?.ask("PUT", &path, &[], definition.to_string().as_bytes());
         let answer = asked.map_err(|failure| self.explained(failure, only_if))?;
         self.print(&answer.json()?)
@@ -195,13 +196,13 @@ impl Flag {
     fn explained(&self, failure: Failure, only_if: &str) -> Failure {
         let stamp = |read: Option<Read>| read.map_or("absent".to_owned(), |read| read.stamp);
         if !failure.is(Exit::Refused)
-            || self.place.read(&self.flag).map(stamp).is_ok_and(|now| now == only_if)
+            || self.place.read(&self.name).map(stamp).is_ok_and(|now| now == only_if)
         {
             return failure;
         }
         let message =
-            format!("\"{}\" was changed by somebody else since it was read; nothing was written", self.flag);
-        let hint = format!("look at it with `tidings flags show {}`, and try again", self.flag);
+            format!("\"{}\" was changed by somebody else since it was read; nothing was written", self.name);
+        let hint = format!("look at it with `tidings flags show {}`, and try again", self.name);
         Failure::new(Exit::Refused, message).hint(hint)
     }
 
@@ -227,13 +228,13 @@ impl Flag {
     }
 
     fn plan(&self, plan: &Planned) -> Result<(), Failure> {
-        let path = format!("{}/plan{}", self.place.path(&self.flag), self.why.query());
+        let path = format!("{}/plan{}", self.place.path(&self.name), self.why.query());
         let body = json!({ "steps": plan.steps, "begin_ms": plan.begin_ms, "stop_if": plan.stop_if,
                            "on_stop": plan.on_stop });
         let headers = [("content-type", "application/json".to_owned())];
         let answer = self.place.client()?.ask("PUT", &path, &headers, body.to_string().as_bytes())?;
         if !answer.is_found() {
-            return Err(self.place.no_flag(&self.flag));
+            return Err(self.place.no_flag(&self.name));
         }
         let answer = answer.json()?;
         if let Some(warning) = answer["warning"].as_str() {

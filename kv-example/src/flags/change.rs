@@ -118,16 +118,14 @@ pub(crate) fn commit<S: Store>(
     author: &Author,
     more: Option<&Write>,
 ) -> Result<S::Receipt, WriteError> {
+    // A change stands last, so that the receipt has the stamp of its definition.
     let own: Vec<Write> =
-        changes.iter().map(|change| own_write(names, set, change)).chain(more.cloned()).collect();
+        more.cloned().into_iter().chain(changes.iter().map(|change| own_write(names, set, change))).collect();
     let mut attempts_left = ATTEMPTS_MAX;
     loop {
-        let mut batch = store.batch();
-        for change in changes {
-            batch = added(batch, &history_write(store, names, set, change, author));
-        }
-        // The receipt has the stamp of the last write, which callers need for the next change of the flag.
-        batch = own.iter().fold(batch, added);
+        let histories = changes.iter().map(|change| history_write(store, names, set, change, author));
+        let batch = histories.fold(store.batch(), |batch, write| added(batch, &write));
+        let batch = own.iter().fold(batch, added);
         attempts_left -= 1;
         match batch.commit() {
             // A condition of the caller fails for good, one of a history means that another request was faster.

@@ -173,7 +173,11 @@ impl Rollout {
             return Err(format!("{} is no share: 0 to 100, with at most three decimals", self.percent));
         }
         let thousandths = thousandths.round() as u32;
-        Ok(if thousandths % 1_000 == 0 { (thousandths / 1_000, 100) } else { (thousandths, 100_000) })
+        Ok(if thousandths.is_multiple_of(1_000) {
+            (thousandths / 1_000, 100)
+        } else {
+            (thousandths, 100_000)
+        })
     }
 }
 

@@ -71,12 +71,12 @@ pub(crate) struct Delete {
 impl Delete {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let flag = &self.flag;
-        let none = || flag.place.no_flag(&flag.flag);
+        let none = || flag.place.no_flag(&flag.name);
         let stamp = match &flag.if_stamp {
             Some(stamp) => stamp.clone(),
-            None => flag.place.read(&flag.flag)?.ok_or_else(none)?.stamp,
+            None => flag.place.read(&flag.name)?.ok_or_else(none)?.stamp,
         };
-        let path = format!("{}{}&if={stamp}", flag.place.path(&flag.flag), flag.why.query());
+        let path = format!("{}{}&if={stamp}", flag.place.path(&flag.name), flag.why.query());
         let asked = flag.place.client()?.ask("DELETE", &path, &[], &[]);
         let answer = asked.map_err(|failure| flag.explained(failure, &stamp))?;
         if answer.is_found() { flag.print(&answer.json()?) } else { Err(none()) }

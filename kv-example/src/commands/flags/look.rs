@@ -195,9 +195,9 @@ pub(crate) struct History {
 impl History {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let place = &self.flag.place;
-        let answer = place.client()?.get(&format!("{}/history", place.path(&self.flag.flag)))?;
+        let answer = place.client()?.get(&format!("{}/history", place.path(&self.flag.name)))?;
         if !answer.is_found() {
-            return Err(place.no_flag(&self.flag.flag));
+            return Err(place.no_flag(&self.flag.name));
         }
         let answer = answer.json()?;
         let past: Vec<Past> = serde_json::from_value(answer["history"].clone())
@@ -221,7 +221,7 @@ impl History {
 
     fn back(&self, past: &[Past]) -> Result<(), Failure> {
         let place = &self.flag.place;
-        let read = place.read(&self.flag.flag)?;
+        let read = place.read(&self.flag.name)?;
         let number = match self.to {
             Some(number) => number,
             // If the newest item is not what counts now, somebody has put another one past the history.

@@ -97,10 +97,10 @@ impl Start {
 impl Flag {
     fn ask_plan(&self, method: &str, action: &str) -> Result<(), Failure> {
         let query = if method == "GET" { String::new() } else { self.why.query() };
-        let path = format!("{}/plan{action}{query}", self.place.path(&self.flag));
+        let path = format!("{}/plan{action}{query}", self.place.path(&self.name));
         let answer = self.place.client()?.ask(method, &path, &[], &[])?;
         if !answer.is_found() {
-            let message = format!("the flag \"{}\" of the set \"{}\" has no plan", self.flag, self.place.set);
+            let message = format!("the flag \"{}\" of the set \"{}\" has no plan", self.name, self.place.set);
             return Err(Failure::new(Exit::No, message));
         }
         print(&self.place.target, &answer.json()?["plan"])
@@ -116,7 +116,10 @@ pub(super) fn print(target: &Target, told: &Value) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Failed, format!("the plan is not understood: {error}")))?;
     super::print(table::clean(&summary(&plan)))?;
     let row = |(at, step): (usize, &Step)| {
-        let wait = span::show(std::time::Duration::from_millis(step.wait_ms));
+        let wait = match step.wait_ms {
+            0 => "-".to_owned(),
+            wait => span::show(std::time::Duration::from_millis(wait)),
+        };
         let what = if at < plan.done { "taken" } else { "" };
         vec![(at + 1).to_string(), step.edit.text(), wait, what.to_owned()]
     };
@@ -129,9 +132,13 @@ pub(super) fn summary(plan: &plan::Plan) -> String {
     let (steps, done) = (plan.steps.len(), plan.done);
     let mut text = format!("{}, {done} of {steps} steps taken", plan.state.text());
     if plan.state == plan::State::Running {
-        let left = std::time::Duration::from_millis(plan.next_ms.saturating_sub(super::now_ms()));
+        let left = plan.next_ms.saturating_sub(super::now_ms());
         let what = if done < steps { "next one" } else { "done" };
-        text = format!("{text}, {what} in {}", span::show(left));
+        let when = match left {
+            0 => "now".to_owned(),
+            left => format!("in {}", span::show(std::time::Duration::from_millis(left))),
+        };
+        text = format!("{text}, {what} {when}");
     }
     if let Some(stop) = &plan.stop_if {
         text = format!("{text}, stops if {} > {}", stop.metric, stop.above);

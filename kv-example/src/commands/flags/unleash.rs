@@ -295,13 +295,15 @@ impl Feature<'_> {
 fn payload(name: &str, payload: &Value, notes: &mut Notes<'_>) -> Value {
     let Some(text) = payload["value"].as_str() else { return json!(name) };
     match payload["type"].as_str() {
-        Some("json" | "number") => match serde_json::from_str::<Value>(text) {
-            Ok(value @ (Value::Object(_) | Value::Number(_) | Value::String(_))) => value,
-            Ok(_) | Err(_) => {
-                notes.note(format!("the payload of the variant \"{name}\" is neither an object nor a number, and became a text"));
+        Some("json" | "number") => {
+            let value = serde_json::from_str::<Value>(text).ok();
+            let value = value.filter(|value| value.is_object() || value.is_number() || value.is_string());
+            value.unwrap_or_else(|| {
+                let what = "is neither an object nor a number, and became a text";
+                notes.note(format!("the payload of the variant \"{name}\" {what}"));
                 json!(text)
-            }
-        },
+            })
+        }
         _ => json!(text),
     }
 }
