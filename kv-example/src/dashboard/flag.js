@@ -329,8 +329,8 @@ $("flag-delete").onclick = async () => {
 };
 
 // ---- Plans: changes that a node makes by itself, step by step or at a time.
-const PLAN_STATES = { running: "running", paused: "paused", done: "done", stopped: "stopped", cancelled: "cancelled", rolled_back: "rolled back" };
-const PLAN_ACTS = { running: ["pause", "cancel", "roll-back"], paused: ["resume", "cancel", "roll-back"], done: ["roll-back"], stopped: ["roll-back"], cancelled: ["roll-back"] };
+const PLAN_STATES = { __proto__: null, running: "running", paused: "paused", done: "done", stopped: "stopped", cancelled: "cancelled", rolled_back: "rolled back" };
+const PLAN_ACTS = { __proto__: null, running: ["pause", "cancel", "roll-back"], paused: ["resume", "cancel", "roll-back"], done: ["roll-back"], stopped: ["roll-back"], cancelled: ["roll-back"] };
 const PLAN_WORDS = { pause: ["Pause", "was paused"], resume: ["Resume", "goes on"], cancel: ["Cancel", "was cancelled"], "roll-back": ["Roll back", "was rolled back"] };
 const planState = plan => "plan " + (PLAN_STATES[plan.state] || "of another version");
 function editWords(edit) {
@@ -343,7 +343,7 @@ function planSummary(plan) {
   if (plan.reason) words.push("It was " + PLAN_STATES[plan.state] + " because: " + plan.reason + ".");
   if (next && plan.state === "running") words.push("Next: " + editWords(next.edit) + (plan.next_ms > now() ? " in " + span(plan.next_ms - now()) + ", at " + date(plan.next_ms) : " now") + ".");
   else if (next && plan.state === "paused") words.push("Next, once it goes on: " + editWords(next.edit) + ".");
-  const ends = { hold: "the flag stays as it is then", "step-back": "the last step is taken back then", "roll-back": "everything is taken back then" };
+  const ends = { __proto__: null, hold: "the flag stays as it is then", "step-back": "the last step is taken back then", "roll-back": "everything is taken back then" };
   if (plan.stop_if) words.push("Stops if " + plan.stop_if.metric + " is above " + plan.stop_if.above + " on any node; " + (ends[plan.on_stop] || plan.on_stop) + ".");
   return words.join(" ") + " By " + plan.by + (plan.note ? ": “" + plan.note + "”" : "") + ".";
 }
@@ -351,13 +351,13 @@ function showPlan(one) {
   const { plan } = one;
   $("flag-plan").hidden = !plan;
   if (!plan) return;
-  const isKnown = PLAN_STATES[plan.state] && Array.isArray(plan.steps);
+  const isKnown = typeof plan.state === "string" && PLAN_STATES[plan.state] && Array.isArray(plan.steps);
   put($("flag-plan-words"), isKnown ? planSummary(plan) : "This plan was written by another version of the program.");
   const same = JSON.stringify([plan, mayWrite()]);
   if ($("flag-plan").dataset.same === same) return;
   $("flag-plan").dataset.same = same;
   $("flag-steps").replaceChildren(...(isKnown ? plan.steps : []).map((step, at) => {
-    const item = make("li", editWords(step.edit) + (step.wait_ms ? ", after " + span(step.wait_ms) : ""), at < plan.done ? "done" : "");
+    const item = make("li", editWords(step?.edit) + (step?.wait_ms ? ", after " + span(step.wait_ms) : ""), at < plan.done ? "done" : "");
     if (at < plan.done) item.append(make("span", " ✓ done", "good"));
     return item;
   }));
