@@ -13,11 +13,7 @@ use tidings::live::LiveState;
 use tidings::{Config, Node, Security};
 
 /// What counts where no node of the cluster was ever reached.
-const BUNDLED: &str = r#"{"flags": {
-    "checkout": {"state": "ENABLED", "variants": {"new": true, "old": false}, "defaultVariant": "old",
-                 "targeting": {"if": [{"ends_with": [{"var": "email"}, "@example.com"]}, "new"]}},
-    "greeting": {"state": "ENABLED", "variants": {"plain": "hello"}, "defaultVariant": "plain"}
-}}"#;
+const BUNDLED: &str = include_str!("flags/flags.json");
 
 /// Both flags come from one state of the store.
 async fn checkout(flags: Snapshot, PathOf(email): PathOf<String>) -> String {

@@ -35,6 +35,19 @@ const WORK_INTERVAL: Duration = Duration::from_millis(700);
 const SESSION_TTL: Duration = Duration::from_secs(20);
 /// A key that both sides of a cut write, and nobody else: what is left when it heals.
 const DISPUTED_KEY: &str = "config/theme";
+/// Feature flags, for the dashboard's page of them.
+const FLAGS: [(&str, &str); 2] = [
+    (
+        "new-search",
+        r#"{"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "off",
+            "targeting": {"if": [{"ends_with": [{"var": "email"}, "@example.com"]}, "on",
+                                 {"fractional": [["on", 10], ["off", 90]]}]}}"#,
+    ),
+    (
+        "dark-launch",
+        r#"{"state": "DISABLED", "variants": {"on": true, "off": false}, "defaultVariant": "off"}"#,
+    ),
+];
 
 /// What the nodes lead in turn.
 const ELECTION: &str = "scheduler";
@@ -299,11 +312,13 @@ async fn fill(node: &Node, keys: usize) {
 /// What each node does all day: it changes settings now and then, counts, and keeps sessions that expire.
 async fn work(node: Node, at: usize, board: Arc<Switchboard>) {
     let mut ticks = tokio::time::interval(WORK_INTERVAL);
-    let settings =
-        ["limits/requests", "limits/uploads", "flags/new-search", "flags/dark-launch", "routes/api"];
+    let settings = ["limits/requests", "limits/uploads", "limits/searches", "limits/mails", "routes/api"];
     if at == 0 {
         _ = node.put(DISPUTED_KEY, "light");
         _ = node.put("config/banner", "welcome");
+        for (flag, definition) in FLAGS {
+            _ = node.put(format!("flags/default/{flag}"), definition);
+        }
     }
     _ = node.set("services").add(format!("search@{}", node.name()));
     for turn in 0_usize.. {

@@ -177,7 +177,7 @@ fn hostile_names_and_values_of_flags_stay_text() {
             r#"{{"id":"","by":"{evil}","note":"{evil}","steps":[{{"wait_ms":0,"edit":{{"rollout":{{"variant":"{evil}","percent":5.0}}}}}}],"state":"paused","done":0,"next_ms":0,"base":{{}},"stop_if":{{"metric":"{evil}","above":1.0}},"on_stop":"hold","reason":"{evil}","token":""}}"#
         ),
     );
-    put(&a, "flags-plans/default/bad", r#"{"state":{"toString":5},"steps":[null],"by":[]}"#);
+    put(&a, "flags-plans/default/bad", r#"{"state":"constructor","steps":[null],"by":[]}"#);
     let page = open(chromium, "flags-evil", &a, "");
     page.wait("document.querySelectorAll('#flags tbody tr').length === 2");
     page.eval("document.querySelector('#flags tbody tr .open').click()");

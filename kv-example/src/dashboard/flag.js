@@ -26,6 +26,7 @@ function openFlag(flag) {
   for (const id of ["flag-default", "flag-versions", "flag-past", "flag-plan"]) delete $(id).dataset.same;
   showFlag();
   if (flagNow) takeFlag(flagNow);
+  evaluateSoon();
   later(showFlags);
   if (flag) {
     $("flag-name").focus({ preventScroll: true });
@@ -46,7 +47,7 @@ function takeFlag(one) {
     while (flagSamples.length > 2 && sample.t - flagSamples[1].t > 60000) flagSamples.shift();
     if (isOther) { loadPast(); loadVersions(); }
     if (!one.conflict) $("flag-versions").hidden = true;
-  }
+  } else if (isOther && flagName) loadPast();
   later(showFlag);
 }
 function showFlag() {
@@ -60,6 +61,8 @@ function showFlag() {
   $("flag-parts").hidden = !one;
   $("flag-new").hidden = !isNew;
   $("flag-editing").hidden = !one && !isNew;
+  $("flag-earlier").hidden = isNew || !flagPast?.length && !one;
+  $("flag-delete").hidden = isNew;
   if (one) showFlagParts(one);
   showEditing(one);
 }
@@ -219,13 +222,14 @@ async function loadPast() {
   later(showPast);
 }
 function showPast() {
-  if (!flagPast || !flagNow) return;
-  const same = JSON.stringify([flagPast, flagNow.stamp, mayWrite()]);
+  if (!flagPast) return;
+  later(showFlag);
+  const same = JSON.stringify([flagPast, flagNow?.stamp, mayWrite()]);
   if ($("flag-past").dataset.same === same) return;
   $("flag-past").dataset.same = same;
-  const present = JSON.stringify(fieldsOf(flagNow)), items = flagPast.map((one, at) => pastItem(one, flagPast[at + 1], present));
+  const present = flagNow && JSON.stringify(fieldsOf(flagNow)), items = flagPast.map((one, at) => pastItem(one, flagPast[at + 1], present));
   // A write to the key itself leaves nothing in the history.
-  if (!flagPast.length || JSON.stringify(fieldsOf(flagPast[0].definition)) !== present) {
+  if (flagNow && (!flagPast.length || JSON.stringify(fieldsOf(flagPast[0].definition)) !== present)) {
     const item = make("li");
     item.append(make("time", date(flagNow.time_ms), "soft"), make("strong", flagNow.writer || "unknown"), make("span", "wrote the key itself; " + changeWords(flagNow, flagPast[0]?.definition)));
     items.unshift(item);
@@ -250,9 +254,9 @@ function pastItem(one, before, present) {
   return item;
 }
 async function bringBack(past) {
-  const one = flagNow, text = await definitionOf(one.flag, one.stamp), undo = text === null ? undefined : { flag: one.flag, definition: text };
+  const one = flagNow, flag = flagName, text = one && await definitionOf(flag, one.stamp), more = text ? { undo: { flag, definition: text } } : {};
   $("f-note").value ||= "back to the version of " + past.time;
-  await sendFlag("PUT", flagPath(one.flag, "?if=" + one.stamp), JSON.stringify(past.definition), one.flag + " is as at " + date(Date.parse(past.time)), { undo });
+  await sendFlag("PUT", flagPath(flag, "?if=" + (one ? one.stamp : "absent")), JSON.stringify(past.definition), flag + " is as at " + date(Date.parse(past.time)), more);
 }
 // What a definition changed, in words.
 function changeWords(after, before) {
@@ -324,13 +328,13 @@ $("flag-save").onclick = async () => {
 };
 $("flag-delete").onclick = async () => {
   const one = flagNow;
-  if (!await confirmed("Delete " + one.flag + " on all nodes?", "Programs give their own default then. It stays in the history, and New flag with its name brings it back.", "Delete")) return;
-  if (await sendFlag("DELETE", flagPath(one.flag, "?if=" + one.stamp), undefined, one.flag + " was deleted") !== null) flagNow = null;
+  if (!await confirmed("Delete " + one.flag + " on all nodes?", "Programs give their own default then. It can be brought back from its history.", "Delete")) return;
+  await sendFlag("DELETE", flagPath(one.flag, "?if=" + one.stamp), undefined, one.flag + " was deleted");
 };
 
 // ---- Plans: changes that a node makes by itself, step by step or at a time.
-const PLAN_STATES = { running: "running", paused: "paused", done: "done", stopped: "stopped", cancelled: "cancelled", rolled_back: "rolled back" };
-const PLAN_ACTS = { running: ["pause", "cancel", "roll-back"], paused: ["resume", "cancel", "roll-back"], done: ["roll-back"], stopped: ["roll-back"], cancelled: ["roll-back"] };
+const PLAN_STATES = { __proto__: null, running: "running", paused: "paused", done: "done", stopped: "stopped", cancelled: "cancelled", rolled_back: "rolled back" };
+const PLAN_ACTS = { __proto__: null, running: ["pause", "cancel", "roll-back"], paused: ["resume", "cancel", "roll-back"], done: ["roll-back"], stopped: ["roll-back"], cancelled: ["roll-back"] };
 const PLAN_WORDS = { pause: ["Pause", "was paused"], resume: ["Resume", "goes on"], cancel: ["Cancel", "was cancelled"], "roll-back": ["Roll back", "was rolled back"] };
 const planState = plan => "plan " + (PLAN_STATES[plan.state] || "of another version");
 function editWords(edit) {
@@ -343,7 +347,7 @@ function planSummary(plan) {
   if (plan.reason) words.push("It was " + PLAN_STATES[plan.state] + " because: " + plan.reason + ".");
   if (next && plan.state === "running") words.push("Next: " + editWords(next.edit) + (plan.next_ms > now() ? " in " + span(plan.next_ms - now()) + ", at " + date(plan.next_ms) : " now") + ".");
   else if (next && plan.state === "paused") words.push("Next, once it goes on: " + editWords(next.edit) + ".");
-  const ends = { hold: "the flag stays as it is then", "step-back": "the last step is taken back then", "roll-back": "everything is taken back then" };
+  const ends = { __proto__: null, hold: "the flag stays as it is then", "step-back": "the last step is taken back then", "roll-back": "everything is taken back then" };
   if (plan.stop_if) words.push("Stops if " + plan.stop_if.metric + " is above " + plan.stop_if.above + " on any node; " + (ends[plan.on_stop] || plan.on_stop) + ".");
   return words.join(" ") + " By " + plan.by + (plan.note ? ": “" + plan.note + "”" : "") + ".";
 }
@@ -351,13 +355,13 @@ function showPlan(one) {
   const { plan } = one;
   $("flag-plan").hidden = !plan;
   if (!plan) return;
-  const isKnown = PLAN_STATES[plan.state] && Array.isArray(plan.steps);
+  const isKnown = typeof plan.state === "string" && PLAN_STATES[plan.state] && Array.isArray(plan.steps);
   put($("flag-plan-words"), isKnown ? planSummary(plan) : "This plan was written by another version of the program.");
   const same = JSON.stringify([plan, mayWrite()]);
   if ($("flag-plan").dataset.same === same) return;
   $("flag-plan").dataset.same = same;
   $("flag-steps").replaceChildren(...(isKnown ? plan.steps : []).map((step, at) => {
-    const item = make("li", editWords(step.edit) + (step.wait_ms ? ", after " + span(step.wait_ms) : ""), at < plan.done ? "done" : "");
+    const item = make("li", editWords(step?.edit) + (step?.wait_ms ? ", after " + span(step.wait_ms) : ""), at < plan.done ? "done" : "");
     if (at < plan.done) item.append(make("span", " ✓ done", "good"));
     return item;
   }));

@@ -1,7 +1,7 @@
 
 // ---- Evaluating flags as a user would be served: the chosen one and all of the set. These evaluations count as nobody's.
 const TRIAL_ROWS = 200;
-const REASONS = { STATIC: "it has no rule", TARGETING_MATCH: "the rule chose it", DISABLED: "it is disabled", ERROR: "" };
+const REASONS = { __proto__: null, STATIC: "it has no rule", TARGETING_MATCH: "the rule chose it", DISABLED: "it is disabled", ERROR: "" };
 let trialTimer = 0, trialTurn = 0;
 // The context that is typed, or what is wrong with it.
 function trialContext() {
