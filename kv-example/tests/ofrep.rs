@@ -205,6 +205,18 @@ fn an_answer_that_depends_on_the_time_does_not_stay() {
 }
 
 #[test]
+fn a_malformed_flag_that_goes_makes_another_answer() {
+    let node = with_flags(&[("default/for-ann", FOR_ANN), ("default/bad", r#"{"state": "ENABLED"}"#)]);
+    let first = all(&node, &[], &json!({}));
+    let known = etag(&first);
+    let again = || all(&node, &[("if-none-match", &known)], &json!({}));
+    assert_eq!(again().status, 304);
+    node.line(&["del", "flags/default/bad"]);
+    eventually("the answer is another one", || again().status == 200);
+    assert_eq!(again().json()["flags"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn a_stream_says_when_to_ask_again() {
     let node = with_flags(&[("default/for-ann", FOR_ANN)]);
     let stream = format!("{}/ofrep/v1/events?set=default", node.http);

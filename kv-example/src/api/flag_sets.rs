@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::HeaderMap;
@@ -49,6 +50,9 @@ const NO_FLAGS: &str = r#"{"flags":{}}"#;
 
 /// A set as it is now.
 pub(super) struct SetState {
+    /// Differs from that of every other state in this process, also where the files are equal: a malformed definition
+    /// is in no file, and clients that ask for all flags hear of it. `None`: the file has no flags.
+    pub(super) number: Option<u64>,
     /// The whole set as JSON, in the format of flagd's files.
     pub(super) file: Arc<str>,
     /// The digest of the file, in hexadecimal digits.
@@ -61,10 +65,12 @@ pub(super) struct SetState {
 
 impl SetState {
     fn new(file: Arc<str>) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let number = (*file != *NO_FLAGS).then(|| NUMBERS.fetch_add(1, Ordering::Relaxed));
         let fields: Map<String, Value> = serde_json::from_str(&file).expect("it was written as an object");
         let may_read_time = fields.iter().any(|(name, value)| name != "metadata" && may_read_time(value));
         let metadata = fields.get("metadata").cloned();
-        Self { digest: hex(digest(file.as_bytes())), file, metadata, may_read_time }
+        Self { number, digest: hex(digest(file.as_bytes())), file, metadata, may_read_time }
     }
 }
 

@@ -180,7 +180,7 @@ async fn bulk(State(app): AppState, request: Request) -> Result<Response, Refusa
     let stream = stream_path(&app, &asked.set);
     let question = question_digest(&asked, &stream, &body);
     let known = head.headers.get(IF_NONE_MATCH);
-    if let Some(etag) = known.and_then(|_| app.ofrep.etags.get(&question))
+    if let Some(etag) = known.and(question).and_then(|question| app.ofrep.etags.get(&question))
         && is_known(known, &etag)
     {
         return Ok(unchanged(etag));
@@ -194,7 +194,9 @@ async fn bulk(State(app): AppState, request: Request) -> Result<Response, Refusa
         Ok::<_, Refusal>((answer, HeaderValue::try_from(etag).expect("digits")))
     })?;
     drop(turn);
-    app.ofrep.etags.insert(question, etag.clone());
+    if let Some(question) = question {
+        app.ofrep.etags.insert(question, etag.clone());
+    }
     if is_known(known, &etag) {
         return Ok(unchanged(etag));
     }
@@ -202,16 +204,16 @@ async fn bulk(State(app): AppState, request: Request) -> Result<Response, Refusa
     Ok(([(CONTENT_TYPE, json), (ETAG, etag)], answer).into_response())
 }
 
-/// What the answer follows from, and nothing else does: the definitions, the stream's address, which set it is, the
-/// question as it was sent, and the second if a rule may read it.
-fn question_digest(asked: &Asked, stream: &str, body: &[u8]) -> Digest {
-    let mut whole = format!("{}\n{stream}\n", asked.state.digest).into_bytes();
+/// What the answer follows from, and nothing else does: the state of the set, the stream's address, which set it is, the
+/// question as it was sent, and the second if a rule may read it. `None`: the state has no number.
+fn question_digest(asked: &Asked, stream: &str, body: &[u8]) -> Option<Digest> {
+    let mut whole = format!("{}\n{stream}\n", asked.state.number?).into_bytes();
     if asked.state.may_read_time {
         let since = asked.now.duration_since(UNIX_EPOCH).unwrap_or_default();
         whole.extend_from_slice(&since.as_secs().to_be_bytes());
     }
     whole.extend_from_slice(body);
-    flag_sets::digest(&whole)
+    Some(flag_sets::digest(&whole))
 }
 
 fn is_known(known: Option<&HeaderValue>, etag: &HeaderValue) -> bool {
