@@ -71,14 +71,14 @@ fn plan_goes_on_when_its_holder_is_killed() {
     assert_eq!(shown["definition"]["defaultVariant"], "off");
     let url = format!("{}/v1/flags/default/checkout/history", left.http);
     let told = ask("GET", &url, &[], b"").json();
-    let notes: Vec<&str> =
+    let said: Vec<&str> =
         told["history"].as_array().unwrap().iter().rev().filter_map(|item| item["note"].as_str()).collect();
     let steps: Vec<&str> =
-        notes.iter().filter(|note| note.starts_with("step")).map(|note| &note[..11]).collect();
+        said.iter().filter(|note| note.starts_with("step")).map(|note| &note[..11]).collect();
     assert_eq!(
         steps,
         ["step 1 of 4", "step 2 of 4", "step 3 of 4", "step 4 of 4"],
-        "each step once: {notes:?}"
+        "each step once: {said:?}"
     );
 }
 
