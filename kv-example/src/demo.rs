@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 
 use crate::api::{self, ApiError, App, AppState, ConnectionLimits, Guard, Protocol};
 use crate::exit::{Exit, Failure};
+use crate::flags;
 use crate::relay::{Relay, Rule};
 use crate::settings::FLAGS_PREFIX;
 use crate::signals::End;
@@ -253,6 +254,7 @@ async fn start(board: &Arc<Switchboard>) -> Result<Vec<Node>, Failure> {
 fn routes_of_all(nodes: &[Node], board: &Arc<Switchboard>) -> Router {
     let app = |node: &Node| {
         let mut app = App::new(node, "demo", FLAGS_PREFIX, Config::local().value_bytes_max, WATCHERS_MAX);
+        flags::runner::start(node, &app.monitor, FLAGS_PREFIX, api::render_metrics);
         app.locals = nodes.to_vec();
         app.demo = Some(board.clone());
         app.elections.show(node, &app.monitor, ELECTION);

@@ -67,12 +67,12 @@ fn plan_goes_on_when_its_holder_is_killed() {
     eventually("the plan is done", || plan(left, "checkout")["state"] == "done");
     assert!(done_before < 4, "it was killed in the middle: {done_before}");
     assert_eq!(share(left, "checkout"), 100);
-    let history = json_of(&left.run(&["flags", "show", "checkout", "--json"]));
-    assert_eq!(history["definition"]["defaultVariant"], "off");
+    let shown = json_of(&left.run(&["flags", "show", "checkout", "--json"]));
+    assert_eq!(shown["definition"]["defaultVariant"], "off");
     let url = format!("{}/v1/flags/default/checkout/history", left.http);
-    let past = ask("GET", &url, &[], b"").json();
+    let told = ask("GET", &url, &[], b"").json();
     let notes: Vec<&str> =
-        past["history"].as_array().unwrap().iter().rev().filter_map(|item| item["note"].as_str()).collect();
+        told["history"].as_array().unwrap().iter().rev().filter_map(|item| item["note"].as_str()).collect();
     let steps: Vec<&str> =
         notes.iter().filter(|note| note.starts_with("step")).map(|note| &note[..11]).collect();
     assert_eq!(

@@ -11,7 +11,9 @@ use tidings::{ElectionError, Entry, OnlyIf};
 
 use super::flag_changes::{no_flag, shared_rules};
 use super::{ApiError, App, AppState, Ask, At, view};
-use crate::flags::plan::{self, Decision, FlagSeen, OnStop, Plan, STEPS_MAX, Step, Threshold, WAIT_MS_MAX};
+use crate::flags::plan::{
+    self, Decision, FlagSeen, NEW_PLAN_BYTES_MAX, OnStop, Plan, STEPS_MAX, Step, Threshold, WAIT_MS_MAX,
+};
 use crate::flags::{change, check_names, metrics, now_ms};
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -97,6 +99,9 @@ async fn create(
         reason: String::new(),
         token: String::new(),
     };
+    if plan.value().len() > NEW_PLAN_BYTES_MAX {
+        return Err(ApiError::bad_request(format!("a plan has at most {NEW_PLAN_BYTES_MAX} bytes")));
+    }
     check_steps(&app, &set, &flag, &entry, &plan)?;
     let only_if = before.map_or(OnlyIf::Absent, |entry| OnlyIf::Revision(entry.revision()));
     app.node.put_with(&plan_key, plan.value(), tidings::PutOptions::new().only_if(only_if))?;

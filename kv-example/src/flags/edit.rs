@@ -381,7 +381,7 @@ mod tests {
                 };
                 let on: Vec<String> = names.filter(is_on).collect();
                 assert!(before.iter().all(|name| on.contains(name)), "version {version}, {percent} %");
-                let share = on.len() as f64 / 20.0;
+                let share = f64::from(u32::try_from(on.len()).unwrap()) / 20.0;
                 assert!((share - percent).abs() < 3.0, "{share} % instead of {percent} %");
                 before = on;
             }

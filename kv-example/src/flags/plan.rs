@@ -17,11 +17,14 @@ use serde_json::Value;
 use tidings::{Entry, OnlyIf, Store};
 
 use super::Names;
-use super::change::{self, Author, Change, Write};
+use super::change::{self, Author, Change, DEFINITION_BYTES_MAX, Write};
 use super::edit::Edit;
 
 /// Steps of one plan.
 pub(crate) const STEPS_MAX: usize = 64;
+/// A plan before it has begun, and with the definition that it keeps.
+pub(crate) const NEW_PLAN_BYTES_MAX: usize = 64 << 10;
+const PLAN_BYTES_MAX: usize = NEW_PLAN_BYTES_MAX + 2 * DEFINITION_BYTES_MAX;
 /// The longest wait before a step, and how far ahead a plan may begin.
 pub(crate) const WAIT_MS_MAX: u64 = 366 * 86_400_000;
 
@@ -127,7 +130,8 @@ pub(crate) struct Plan {
 impl Plan {
     /// `None`: it is none, or none that this program writes. Members write plans, too.
     pub(crate) fn of_entry(entry: &Entry) -> Option<Self> {
-        let plan: Self = serde_json::from_slice(entry.value()).ok()?;
+        let value = Some(entry.value()).filter(|value| value.len() <= PLAN_BYTES_MAX)?;
+        let plan: Self = serde_json::from_slice(value).ok()?;
         (plan.steps.len() <= STEPS_MAX && plan.done <= plan.steps.len()).then_some(plan)
     }
 
@@ -269,7 +273,14 @@ pub(crate) fn decide(
 }
 
 fn checked(definition: Value) -> Result<Value, String> {
-    match tidings::flags::check("", definition.to_string().as_bytes()) {
+    let text = definition.to_string();
+    if text.len() > DEFINITION_BYTES_MAX {
+        return Err(format!(
+            "the definition would have {} bytes, permitted: {DEFINITION_BYTES_MAX}",
+            text.len()
+        ));
+    }
+    match tidings::flags::check("", text.as_bytes()) {
         Ok(()) => Ok(definition),
         Err(fault) => Err(fault.error.to_string()),
     }

@@ -20,6 +20,8 @@ use crate::api::Monitor;
 
 /// The name of the election.
 pub(crate) const ELECTION: &str = "flags-plans";
+/// Plans that are looked at in one round, the first by their keys.
+const PLANS_MAX: usize = 1_000;
 /// How often plans are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a node reports the metrics that plans watch.
@@ -52,7 +54,7 @@ impl OpenPlans {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+        self.lock().keys().take(PLANS_MAX).cloned().collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -114,7 +116,9 @@ async fn hold(node: &Node, monitor: &Arc<Monitor>, open: &OpenPlans, names: Name
                 return;
             }
             let crossed = |threshold: &Threshold| metrics::crossed(node, names, threshold);
-            match plan::run(node, names, set, flag, crossed, &token) {
+            // Members write plans and definitions: a step may take a while, in which other tasks go on.
+            let ran = tokio::task::block_in_place(|| plan::run(node, names, set, flag, crossed, &token));
+            match ran {
                 Ok(Some(decision)) => {
                     let what = if decision.note.is_empty() { &decision.plan.reason } else { &decision.note };
                     monitor.tell("flags", format!("{set}/{flag}: {what}"));

@@ -1,5 +1,7 @@
 //! Translations, and what they evaluate to.
 
+#![expect(clippy::needless_pass_by_value, reason = "files are written down where they are used")]
+
 use serde_json::{Value, json};
 use tidings::flags::{Context, FlagValue, Flags};
 use tidings::sim::Sim;
@@ -33,7 +35,7 @@ fn answers(translation: &Translation, flag: &str, users: &[(&str, &[(&str, FlagV
     let flags = Flags::new(&node, "flags/");
     for (name, definition) in &translation.flags {
         assert_eq!(change::faults(name, definition, None), [], "{definition}");
-        node.put(&format!("flags/default/{name}"), definition.to_string().as_bytes()).unwrap();
+        node.put(format!("flags/default/{name}"), definition.to_string().as_bytes()).unwrap();
     }
     sim.run_for(std::time::Duration::from_millis(10));
     let answer = |(key, attributes): &(&str, &[(&str, FlagValue)])| {
