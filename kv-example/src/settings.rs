@@ -165,7 +165,7 @@ pub(crate) struct Settings {
     /// What stands before the keys of feature flags, with its slash [default: flags/]
     #[arg(long, env = "TIDINGS_FLAGS_PREFIX", value_name = "PREFIX")]
     pub(crate) flags_prefix: Option<String>,
-    /// A site whose pages may ask for flags by OFREP, such as https://shop.example; without any, no page of another
+    /// A site whose pages may ask for flags by OFREP, such as `https://shop.example`; without any, no page of another
     /// site may
     #[arg(
         long = "ofrep-origin",

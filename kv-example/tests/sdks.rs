@@ -113,13 +113,13 @@ fn have(nodes: &[&Running], expected: &str) {
 }
 
 /// Answers every request with a page or its script, until the test ends.
-fn site(listener: TcpListener, script: Vec<u8>) {
-    let page = b"<!doctype html><title>flags</title><script src=script.js></script>".to_vec();
+fn site(listener: &TcpListener, script: &[u8]) {
+    let page = b"<!doctype html><title>flags</title><script src=script.js></script>".as_slice();
     for mut client in listener.incoming().map_while(Result::ok) {
         let mut head = [0; 4_096];
         let Ok(read) = client.read(&mut head) else { continue };
         let is_script = head[..read].starts_with(b"GET /script.js");
-        let (kind, body) = if is_script { ("text/javascript", &script) } else { ("text/html", &page) };
+        let (kind, body) = if is_script { ("text/javascript", script) } else { ("text/html", page) };
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
             body.len()
@@ -147,7 +147,7 @@ fn the_web_sdk_follows_flags_in_a_browser() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
     let script = std::fs::read(bundle).unwrap();
-    std::thread::spawn(move || site(listener, script));
+    std::thread::spawn(move || site(&listener, &script));
 
     let [a, mut b, c] = cluster(&folder, &["--ofrep-origin", &origin]);
     put(&a, "flags/default/banner", &flag("old"));

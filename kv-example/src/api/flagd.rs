@@ -64,20 +64,21 @@ impl FlagSyncService for FlagSync {
         &self,
         request: Request<SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
-        let (app, set) = (self.0.clone(), set_of(&request, &request.get_ref().selector)?);
+        let app = self.0.clone();
+        let set = set_of(&request, &request.get_ref().selector)?;
         let permit = app.watcher().map_err(|error| Status::resource_exhausted(error.text()))?;
         // Before the first look, so that no change after it is missed.
         let changes = app.flags.of_set(&set).events();
-        let sent: Option<Arc<SetState>> = None;
-        let messages = stream::unfold(
-            (app, set, changes, sent, permit),
-            |(app, set, mut changes, sent, permit)| async move {
-                if sent.is_some() {
+        let last: Option<Arc<SetState>> = None;
+        let told = stream::unfold(
+            (app, set, changes, last, permit),
+            |(app, set, mut changes, last, permit)| async move {
+                if last.is_some() {
                     tokio::time::sleep(MESSAGE_INTERVAL_MIN).await;
                 }
                 loop {
                     let state = state_of(&app, &set);
-                    let is_sent = sent.as_ref().is_some_and(|sent| sent.digest == state.digest);
+                    let is_sent = last.as_ref().is_some_and(|last| last.digest == state.digest);
                     if !is_sent && !flag_sets::is_unknown(&app, &state) {
                         let flag_configuration = state.file.to_string();
                         let message = SyncFlagsResponse { flag_configuration, sync_context: None };
@@ -87,7 +88,7 @@ impl FlagSyncService for FlagSync {
                 }
             },
         );
-        Ok(Response::new(Box::pin(messages)))
+        Ok(Response::new(Box::pin(told)))
     }
 
     async fn fetch_all_flags(

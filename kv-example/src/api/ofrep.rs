@@ -1,4 +1,4 @@
-//! Flags for programs in other languages, by the OpenFeature Remote Evaluation Protocol (OFREP) 0.3.0: one flag, all
+//! Flags for programs in other languages, by the Remote Evaluation Protocol of `OpenFeature` (OFREP) 0.3.0: one flag, all
 //! flags of a set, and a stream of events that say when to ask for them again.
 //!
 //! What a client has of all flags is told by an `ETag`: the digest of the answer, which is equal on all nodes that hold
@@ -20,9 +20,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{Query, Request, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -80,11 +80,9 @@ impl Default for Ofrep {
 }
 
 pub(super) fn routes(origins: &Origins) -> Router<Arc<App>> {
-    // Each byte of a context stands for at least one in the body, so that no context over the library's limit gets in.
-    let limit = DefaultBodyLimit::max(CONTEXT_BYTES_MAX);
     let routes = Router::new()
-        .route("/ofrep/v1/evaluate/flags", post(bulk).layer(limit).options(preflight))
-        .route("/ofrep/v1/evaluate/flags/{*key}", post(single).layer(limit).options(preflight))
+        .route("/ofrep/v1/evaluate/flags", post(bulk).options(preflight))
+        .route("/ofrep/v1/evaluate/flags/{*key}", post(single).options(preflight))
         .route(EVENTS_PATH, get(events).options(preflight));
     match origins.layer() {
         Some(layer) => routes.layer(layer),
@@ -151,26 +149,22 @@ fn context(body: &[u8]) -> Result<Context<'static>, Refusal> {
     Ok(context)
 }
 
-fn body_of(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
-    body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Refusal::context(format!("the context is over the limit of {CONTEXT_BYTES_MAX} bytes"))
-        }
-        _ => Refusal::context(rejection.body_text()),
-    })
+/// The parts of a request. Layers and extractors that copy would cost each request a time.
+async fn taken_apart(request: Request) -> Result<(Parts, Which, Bytes), Refusal> {
+    let (head, body) = request.into_parts();
+    let Query(which) =
+        Query::try_from_uri(&head.uri).map_err(|error| Refusal::selector(error.body_text()))?;
+    // Each byte of a context stands for at least one in the body, so that no context over the library's limit gets in.
+    let body = axum::body::to_bytes(body, CONTEXT_BYTES_MAX).await;
+    let large = |_| Refusal::context(format!("the body does not come, or is over {CONTEXT_BYTES_MAX} bytes"));
+    Ok((head, which, body.map_err(large)?))
 }
 
 /// One flag.
-async fn single(
-    State(app): AppState,
-    At(key): At<String>,
-    Ask(which): Ask<Which>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let answer = body_of(body).and_then(|body| {
+async fn single(State(app): AppState, At(key): At<String>, request: Request) -> Response {
+    let answer = taken_apart(request).await.and_then(|(head, which, body)| {
         let context = context(&body)?;
-        let asked = Asked::new(&app, &headers, &which)?;
+        let asked = Asked::new(&app, &head.headers, &which)?;
         Ok(asked.snapshot.details(&key, None::<FlagValue>, &context))
     });
     match answer {
@@ -180,17 +174,12 @@ async fn single(
 }
 
 /// All flags of a set.
-async fn bulk(
-    State(app): AppState,
-    Ask(which): Ask<Which>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let body = body_of(body)?;
-    let asked = Asked::new(&app, &headers, &which)?;
+async fn bulk(State(app): AppState, request: Request) -> Result<Response, Refusal> {
+    let (head, which, body) = taken_apart(request).await?;
+    let asked = Asked::new(&app, &head.headers, &which)?;
     let stream = stream_path(&app, &asked.set);
     let question = question_digest(&asked, &stream, &body);
-    let known = headers.get(IF_NONE_MATCH);
+    let known = head.headers.get(IF_NONE_MATCH);
     if let Some(etag) = known.and_then(|_| app.ofrep.etags.get(&question))
         && is_known(known, &etag)
     {

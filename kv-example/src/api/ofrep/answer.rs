@@ -1,8 +1,5 @@
 //! The answers of the protocol, in its forms.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use axum::Json;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
@@ -20,8 +17,8 @@ pub(super) struct Answer<'a> {
     key: &'a str,
     #[serde(flatten)]
     found: Found<'a>,
-    #[serde(serialize_with = "as_map", skip_serializing_if = "is_empty")]
-    metadata: &'a Metadata,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Fields<'a>>,
 }
 
 #[derive(Serialize)]
@@ -51,17 +48,17 @@ impl<'a> Answer<'a> {
                 variant: details.variant.as_deref().unwrap_or_default(),
             },
         };
-        Self { key, found, metadata: &details.metadata }
+        Self { key, found, metadata: (!details.metadata.is_empty()).then_some(Fields(&details.metadata)) }
     }
 }
 
-fn is_empty(metadata: &&Metadata) -> bool {
-    metadata.is_empty()
-}
+/// Metadata as an object.
+struct Fields<'a>(&'a Metadata);
 
-fn as_map<S: Serializer>(metadata: &Metadata, serializer: S) -> Result<S::Ok, S::Error> {
-    let map: &BTreeMap<Arc<str>, FlagValue> = metadata;
-    serializer.collect_map(map.iter().map(|(name, value)| (&**name, value)))
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (&**name, value)))
+    }
 }
 
 impl IntoResponse for Answer<'_> {
