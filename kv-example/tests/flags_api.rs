@@ -140,9 +140,9 @@ fn evaluations_tell_value_reason_metadata_and_error() {
     assert_eq!(all, expected);
     let other = results(&node, &json!({ "flag": "checkout", "context": { "email": "bob@example.org" } }));
     assert_eq!((&other[0]["value"], &other[0]["reason"]), (&json!(false), &json!("DEFAULT")));
-    let none = &results(&node, &json!({ "flag": "none" }))[0];
-    assert_eq!((&none["reason"], &none["error"]["code"]), (&json!("ERROR"), &json!("FLAG_NOT_FOUND")));
-    assert!(none["error"]["message"].as_str().unwrap().contains("no flag \"none\""), "{none}");
+    let unknown = &results(&node, &json!({ "flag": "none" }))[0];
+    assert_eq!((&unknown["reason"], &unknown["error"]["code"]), (&json!("ERROR"), &json!("FLAG_NOT_FOUND")));
+    assert!(unknown["error"]["message"].as_str().unwrap().contains("no flag \"none\""), "{unknown}");
     let large = json!({ "flag": "checkout", "context": { "x": "x".repeat(1_200_000) } });
     assert_eq!(results(&node, &large)[0]["error"]["code"], "INVALID_CONTEXT");
 }

@@ -76,7 +76,7 @@ fn flag_is_switched_rolled_out_and_brought_back() {
     page.picture(&picture("flags"));
 
     // An earlier version comes back as it was.
-    page.eval("[...document.querySelectorAll('#flag-past button')].find(one => one.closest('li').innerText.includes('disabled it')).click()");
+    page.eval("[...document.querySelectorAll('#flag-past button')].find(one => one.closest('li').innerText.includes('it is late')).click()");
     page.wait("flagNow.state === 'DISABLED' && !flagNow.shares.length && flagNow.defaultVariant === 'off'");
 
     // What somebody else has changed meanwhile is not replaced.

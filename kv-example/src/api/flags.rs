@@ -74,7 +74,7 @@ fn listed(app: &App, ask: &List, limit: usize) -> Value {
     let set = ask.set.as_deref().unwrap_or(DEFAULT_SET);
     let prefix = format!("{}{set}/", app.flags_prefix);
     let (rows, next) = match &ask.flag {
-        Some(flag) => (app.node.get(&format!("{prefix}{flag}")).into_iter().collect(), None),
+        Some(flag) => (app.node.get(format!("{prefix}{flag}")).into_iter().collect(), None),
         None => page(app, &prefix, ask, limit),
     };
     let rejected = app.flags.rejected();
