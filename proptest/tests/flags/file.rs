@@ -23,7 +23,7 @@ fn file_has_the_definitions_in_force_and_no_malformed_one() {
     let node = sim.node(0);
     let flags = Flags::new(&node, "flags/");
     let mut put = |writes: &[(&str, &str)]| {
-        writes.iter().for_each(|(key, value)| _ = node.put(&format!("flags/default/{key}"), *value).unwrap());
+        writes.iter().for_each(|(key, value)| _ = node.put(format!("flags/default/{key}"), *value).unwrap());
         sim.run_for(ms(1));
         flags.snapshot()
     };
