@@ -103,9 +103,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         () = end.recv() => return Ok(()),
     };
     let cluster = settings.cluster.as_deref().unwrap_or("tidings");
-    let mut app = App::new(&node, cluster, flags_prefix, value_bytes_max, watchers_max).await;
+    let data_dir = settings.data_dir.as_deref();
+    let mut app = App::new(&node, cluster, flags_prefix, data_dir, value_bytes_max, watchers_max).await;
     app.guard = access.guard.clone();
-    app.snapshots = settings.data_dir.as_ref().map(|dir| dir.join("snapshots"));
     for election in &settings.elections {
         app.elections.show(&node, &app.monitor, election);
     }

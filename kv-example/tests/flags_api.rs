@@ -215,3 +215,44 @@ fn read_token_lists_and_evaluates_and_writes_nothing() {
     assert_eq!(ask("Bearer none", "GET", "/v1/flags", "").status, 401);
     assert_eq!(ask("Bearer none", "POST", "/v1/flags/evaluate", "{}").status, 401);
 }
+
+#[test]
+fn malformed_flag_keeps_its_last_good_one_over_a_restart() {
+    let dir = folder("flags-restart");
+    let arguments = ["--data-dir", dir.to_str().unwrap()];
+    let asked = json!({ "flag": "checkout", "context": { "email": "ann@example.com" } });
+    let mut node = serve("a", &[], &arguments);
+    put(&node, "flags/default/checkout", CHECKOUT);
+    eventually("the flag is in force", || results(&node, &asked)[0]["value"] == true);
+    let file = || std::fs::read_to_string(dir.join("flags.json"));
+    eventually("it is kept", || file().is_ok_and(|text| text.contains("checkout")));
+    let key = format!("{}/v1/kv/flags/default/checkout?durable=true", node.http);
+    assert_eq!(ask("PUT", &key, &[], br#"{"state": "NEITHER"}"#).status, 200);
+    eventually("it is malformed", || list(&node, "")["flags"][0]["rejected"].is_string());
+    assert_eq!(results(&node, &asked)[0]["value"], true);
+    node.process.child.kill().unwrap();
+    node.process.child.wait().unwrap();
+    let node = serve("a", &[], &arguments);
+    eventually("it is malformed", || list(&node, "")["flags"][0]["rejected"].is_string());
+    assert_eq!(results(&node, &asked)[0]["value"], true);
+}
+
+#[test]
+fn evaluations_by_any_client_are_reported_and_trials_are_not() {
+    let node = serve("a", &[], &[]);
+    for flag in ["asked", "tried"] {
+        put(&node, &format!("flags/default/{flag}"), CHECKOUT);
+    }
+    eventually("both are in force", || names(&list(&node, "")) == ["asked", "tried"]);
+    let ofrep = format!("{}/ofrep/v1/evaluate/flags", node.http);
+    let body = br#"{"context": {"email": "ann@example.com"}}"#;
+    eventually("it is in force", || {
+        ask("POST", &format!("{ofrep}/asked"), &[], body).json()["value"] == true
+    });
+    assert_eq!(ask("POST", &ofrep, &[], body).status, 200);
+    results(&node, &json!({ "context": {} }));
+    eventually("the use is reported", || list(&node, "")["flags"][0]["lastEvaluated"].is_string());
+    let flags = list(&node, "")["flags"].clone();
+    assert!(flags[0]["evaluations"]["on"].as_u64().is_some_and(|count| count > 0), "{flags}");
+    assert_eq!((&flags[1]["lastEvaluated"], &flags[1]["evaluations"]), (&Value::Null, &json!({})));
+}

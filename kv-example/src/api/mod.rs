@@ -94,15 +94,21 @@ pub(crate) struct App {
 pub(crate) type AppState = axum::extract::State<Arc<App>>;
 
 impl App {
-    /// Serves a node alone, without a disk. The prefix of the flags ends with a slash.
+    /// Serves a node alone. The prefix of the flags ends with a slash. With a data directory, a malformed flag keeps its
+    /// last good definition over a restart.
     pub(crate) async fn new(
         node: &Node,
         cluster: &str,
         flags_prefix: &str,
+        data_dir: Option<&std::path::Path>,
         value_bytes_max: usize,
         watchers_max: usize,
     ) -> Self {
-        let flags = Flags::builder(node, flags_prefix).report_usage().start().await;
+        let flags = Flags::builder(node, flags_prefix).report_usage();
+        let flags = match data_dir {
+            Some(dir) => flags.last_good(dir.join("flags.json")).start().await,
+            None => flags.start().await,
+        };
         Self {
             monitor: Monitor::start(node),
             elections: Arc::default(),
@@ -117,7 +123,7 @@ impl App {
             value_bytes_max,
             watchers_max,
             watchers: Arc::new(Semaphore::new(watchers_max)),
-            snapshots: None,
+            snapshots: data_dir.map(|dir| dir.join("snapshots")),
             leaving: Arc::new(Notify::new()),
             started: Instant::now(),
             demo: None,
