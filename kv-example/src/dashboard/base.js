@@ -14,6 +14,21 @@ function button(text, act, cls) {
   element.onclick = act;
   return element;
 }
+// Fills a table with one row for each of some things, in their order. `name` is the field that tells them apart. Rows
+// that are there stay, so that what has the focus in one keeps it.
+function fillRows(body, name, things, makeRow, fill) {
+  const seen = new Map([...body.children].map(row => [row.dataset[name], row]));
+  let place = null;
+  for (const one of things) {
+    const row = seen.get(one[name]) || makeRow(one);
+    seen.delete(one[name]);
+    fill(row, one);
+    const next = place ? place.nextSibling : body.firstChild;
+    if (next !== row) body.insertBefore(row, next);
+    place = row;
+  }
+  seen.forEach(row => row.remove());
+}
 
 function span(ms) {
   const s = ms / 1e3;

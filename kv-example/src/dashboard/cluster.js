@@ -61,19 +61,8 @@ function peopleShown() {
   return [...members, ...gone];
 }
 function showMembers() {
-  const body = document.querySelector("#people tbody");
   $("h-do").hidden = !status.demo && !status.members.some(isGone);
-  const seen = new Map([...body.children].map(row => [row.dataset.run, row]));
-  let place = null;
-  for (const one of peopleShown()) {
-    const row = seen.get(one.run) || memberRow(one);
-    seen.delete(one.run);
-    fillMember(row, one);
-    const next = place ? place.nextSibling : body.firstChild;
-    if (next !== row) body.insertBefore(row, next);
-    place = row;
-  }
-  seen.forEach(row => row.remove());
+  fillRows(document.querySelector("#people tbody"), "run", peopleShown(), memberRow, fillMember);
 }
 function memberRow(one) {
   const row = make("tr");

@@ -77,17 +77,8 @@ function showFlags() {
   put($("flags-note"), parts.join(" · "));
   showSets(sets);
   showShared(rejected);
-  const body = document.querySelector("#flags tbody"), seen = new Map([...body.children].map(row => [row.dataset.flag, row]));
-  let place = null;
-  for (const one of flags) {
-    const row = seen.get(one.flag) || flagRow(one.flag);
-    seen.delete(one.flag);
-    fillFlag(row, one);
-    const behind = place ? place.nextSibling : body.firstChild;
-    if (behind !== row) body.insertBefore(row, behind);
-    place = row;
-  }
-  seen.forEach(row => row.remove());
+  const body = document.querySelector("#flags tbody");
+  fillRows(body, "flag", flags, one => flagRow(one.flag), fillFlag);
   body.parentNode.hidden = !flags.length;
   $("f-empty").hidden = flags.length > 0;
   put($("f-empty"), flagNeedle ? "No flag of this set has such a name." : "This set has no flags." + (mayWrite() ? " Begin with New flag." : ""));
