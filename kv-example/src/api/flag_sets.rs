@@ -7,12 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::http::HeaderMap;
+use futures_util::stream::{self, Stream};
 use ring::digest::SHA256;
 use serde_json::{Map, Value};
 use tidings::flags::Snapshot;
 use tidings::live::LiveState;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::App;
 
@@ -24,6 +27,9 @@ pub(super) const DEFAULT_SET: &str = "default";
 const SET_FIELD: &str = "flagSetId";
 /// Sets whose states are kept. With more of them, states are computed anew.
 const SETS_KEPT_MAX: usize = 256;
+
+/// A client that follows a set hears of it at most once in this time. What changes in between is one change.
+const STATE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// The set that a selector names: `flagSetId=NAME`, or the name alone. An empty one names none.
 pub(super) fn named(selector: &str) -> Result<Option<&str>, String> {
@@ -145,6 +151,38 @@ impl SetStates {
             }
             state
         })
+    }
+}
+
+/// The states of a set: first the present one, unless its digest is `seen`, and then each that differs from the one
+/// before. There is no queue: whoever is slow misses states, and never the last one. `permit` is held as long.
+pub(super) fn followed(
+    app: Arc<App>,
+    set: String,
+    seen: Option<String>,
+    permit: OwnedSemaphorePermit,
+) -> impl Stream<Item = Arc<SetState>> + Send {
+    // Before the first look, so that no change after it is missed.
+    let changes = app.flags.of_set(&set).events();
+    stream::unfold((app, set, changes, seen, permit), |(app, set, mut changes, seen, permit)| async move {
+        if seen.is_some() {
+            tokio::time::sleep(STATE_INTERVAL_MIN).await;
+        }
+        loop {
+            let state = app.set_state(&set);
+            if seen.as_ref() != Some(&state.digest) && !is_unknown(&app, &state) {
+                let seen = Some(state.digest.clone());
+                return Some((state, (app, set, changes, seen, permit)));
+            }
+            changes.next().await?;
+        }
+    })
+}
+
+impl App {
+    /// A set as it is now.
+    pub(super) fn set_state(&self, set: &str) -> Arc<SetState> {
+        self.ofrep.states.of(&self.flags.snapshot().of_set(set), set)
     }
 }
 

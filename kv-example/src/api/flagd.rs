@@ -9,10 +9,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::flag_sets::{self, SetState};
@@ -33,8 +32,6 @@ mod proto {
 pub(super) const PATH: &str = "/flagd.sync.v1.FlagSyncService/";
 /// The size of a question.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
-/// A stream gets at most one message in this time. What changes in between is in the next one.
-const MESSAGE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// The routes of the service.
 pub(crate) fn routes(app: Arc<App>) -> Router {
@@ -52,10 +49,6 @@ fn set_of<T>(request: &Request<T>, selector: &str) -> Result<String, Status> {
     flag_sets::asked(&headers, Some(selector)).map_err(Status::invalid_argument)
 }
 
-fn state_of(app: &App, set: &str) -> Arc<SetState> {
-    app.ofrep.states.of(&app.flags.snapshot().of_set(set), set)
-}
-
 #[tonic::async_trait]
 impl FlagSyncService for FlagSync {
     type SyncFlagsStream = Pin<Box<dyn Stream<Item = Result<SyncFlagsResponse, Status>> + Send>>;
@@ -67,28 +60,12 @@ impl FlagSyncService for FlagSync {
         let app = self.0.clone();
         let set = set_of(&request, &request.get_ref().selector)?;
         let permit = app.watcher().map_err(|error| Status::resource_exhausted(error.text()))?;
-        // Before the first look, so that no change after it is missed.
-        let changes = app.flags.of_set(&set).events();
-        let last: Option<Arc<SetState>> = None;
-        let told = stream::unfold(
-            (app, set, changes, last, permit),
-            |(app, set, mut changes, last, permit)| async move {
-                if last.is_some() {
-                    tokio::time::sleep(MESSAGE_INTERVAL_MIN).await;
-                }
-                loop {
-                    let state = state_of(&app, &set);
-                    let is_sent = last.as_ref().is_some_and(|last| last.digest == state.digest);
-                    if !is_sent && !flag_sets::is_unknown(&app, &state) {
-                        let flag_configuration = state.file.to_string();
-                        let message = SyncFlagsResponse { flag_configuration, sync_context: None };
-                        return Some((Ok(message), (app, set, changes, Some(state), permit)));
-                    }
-                    changes.next().await?;
-                }
-            },
-        );
-        Ok(Response::new(Box::pin(told)))
+        let states = flag_sets::followed(app, set, None, permit);
+        let message = |state: Arc<SetState>| {
+            let flag_configuration = state.file.to_string();
+            Ok(SyncFlagsResponse { flag_configuration, sync_context: None })
+        };
+        Ok(Response::new(Box::pin(states.map(message))))
     }
 
     async fn fetch_all_flags(
@@ -96,7 +73,7 @@ impl FlagSyncService for FlagSync {
         request: Request<FetchAllFlagsRequest>,
     ) -> Result<Response<FetchAllFlagsResponse>, Status> {
         let set = set_of(&request, &request.get_ref().selector)?;
-        let state = state_of(&self.0, &set);
+        let state = self.0.set_state(&set);
         if flag_sets::is_unknown(&self.0, &state) {
             return Err(Status::unavailable("this node has not caught up with its cluster"));
         }

@@ -28,7 +28,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{Stream, StreamExt};
 use moka::sync::Cache;
 use serde::Deserialize;
 use serde_json::json;
@@ -55,8 +55,6 @@ const BULK_TIME_MAX: Duration = Duration::from_secs(2);
 const BULK_BYTES_MAX: usize = 16 << 20;
 /// How long an evaluation of a whole set waits for its turn; as many are made at a time as there are processors.
 const TURN_TIME_MAX: Duration = Duration::from_secs(1);
-/// A stream tells of changes at most this often. What changes in between is one change.
-const EVENT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// For how long a page that nobody looks at keeps its stream, in seconds.
 const INACTIVITY_DELAY_SECONDS: u32 = 120;
 
@@ -290,25 +288,9 @@ async fn events(
     let set = flag_sets::asked(&headers, which.set.as_deref()).map_err(ApiError::bad_request)?;
     let permit = app.watcher()?;
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    // Before the first look, so that no change after it is missed.
-    let changes = app.flags.of_set(&set).events();
-    let told = stream::unfold(
-        (app, set, changes, seen, permit),
-        |(app, set, mut changes, seen, permit)| async move {
-            if seen.is_some() {
-                tokio::time::sleep(EVENT_INTERVAL_MIN).await;
-            }
-            loop {
-                let snapshot = app.flags.snapshot().of_set(&set);
-                let state = app.ofrep.states.of(&snapshot, &set);
-                if seen.as_ref() != Some(&state.digest) && !flag_sets::is_unknown(&app, &state) {
-                    let data = json!({ "type": "refetchEvaluation", "etag": state.digest });
-                    let event = Event::default().id(&state.digest).data(data.to_string());
-                    return Some((Ok(event), (app, set, changes, Some(state.digest.clone()), permit)));
-                }
-                changes.next().await?;
-            }
-        },
-    );
+    let told = flag_sets::followed(app, set, seen, permit).map(|state| {
+        let data = json!({ "type": "refetchEvaluation", "etag": state.digest });
+        Ok(Event::default().id(&state.digest).data(data.to_string()))
+    });
     Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(HEARTBEAT_INTERVAL)))
 }
