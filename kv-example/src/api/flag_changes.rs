@@ -19,7 +19,7 @@ use super::kv::body_of;
 use super::{ApiError, App, AppState, Ask, At, view};
 use crate::flags::change::{self, Author, Change};
 use crate::flags::{Names, SHARED_RULES, check_names};
-use crate::schema::Fault;
+use crate::schema::{Fault, Verdict};
 
 /// The largest body with the changes of a set.
 const CHANGES_BYTES_MAX: usize = 32 << 20;
@@ -44,13 +44,6 @@ pub(super) struct Wants {
     #[serde(default)]
     note: String,
     by: Option<String>,
-}
-
-impl Wants {
-    fn author(&self, app: &App) -> Author {
-        let by = self.by.clone().unwrap_or_else(|| format!("a client of {}", app.node.name()));
-        Author { by, note: self.note.clone() }
-    }
 }
 
 pub(super) fn condition(text: Option<&str>) -> Result<Option<OnlyIf>, ApiError> {
@@ -188,12 +181,11 @@ pub(super) fn apply(app: &App, set: &str, changes: &[Change], wants: &Wants) -> 
     for change in changes {
         check_names(set, &change.flag).map_err(ApiError::bad_request)?;
         let Some(definition) = &change.definition else { continue };
-        let found = tokio::task::block_in_place(|| change::faults(&change.flag, definition, shared.as_ref()));
+        let key = names.flag(set, &change.flag);
+        let (found, verdict) = app.check_flag(&key, &change.flag, definition, shared.as_ref());
         let place = if changes.len() == 1 { String::new() } else { format!("/{}", change.flag) };
         faults
             .extend(found.into_iter().map(|fault| Fault { path: format!("{place}{}", fault.path), ..fault }));
-        let key = names.flag(set, &change.flag);
-        let verdict = app.check(&key, definition.to_string().as_bytes());
         if !verdict.is_good() {
             return Err(ApiError::schema(&key, verdict));
         }
@@ -201,7 +193,8 @@ pub(super) fn apply(app: &App, set: &str, changes: &[Change], wants: &Wants) -> 
     if !faults.is_empty() {
         return Err(ApiError::definition(faults));
     }
-    Ok(change::commit(&app.node, names, set, changes, &wants.author(app), None)?)
+    let author = app.author(wants.by.as_deref(), &wants.note);
+    Ok(change::commit(&app.node, names, set, changes, &author, None)?)
 }
 
 /// The rules that the flags of a set share once the changes are written.
@@ -218,5 +211,24 @@ impl App {
     /// The keys of flags and of what stands beside them.
     pub(super) fn flag_names(&self) -> Names<'_> {
         Names(&self.flags_prefix)
+    }
+
+    /// Who makes a change, as the history has it.
+    pub(super) fn author(&self, by: Option<&str>, note: &str) -> Author {
+        let client = || format!("a client of {}", self.node.name());
+        Author::new(&by.map_or_else(client, str::to_owned), note)
+    }
+
+    /// What is wrong with a definition as a flag, and by the schema that is for its key.
+    pub(super) fn check_flag(
+        &self,
+        key: &str,
+        flag: &str,
+        definition: &Value,
+        shared_rules: Option<&Value>,
+    ) -> (Vec<Fault>, Verdict) {
+        // Other tasks go on meanwhile.
+        let faults = tokio::task::block_in_place(|| change::faults(flag, definition, shared_rules));
+        (faults, self.check(key, definition.to_string().as_bytes()))
     }
 }

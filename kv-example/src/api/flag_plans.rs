@@ -11,10 +11,11 @@ use tidings::{ElectionError, Entry, OnlyIf};
 
 use super::flag_changes::{no_flag, shared_rules};
 use super::{ApiError, App, AppState, Ask, At, view};
+use crate::flags::change::{self, Author};
 use crate::flags::plan::{
     self, Decision, FlagSeen, NEW_PLAN_BYTES_MAX, OnStop, Plan, STEPS_MAX, Step, Threshold, WAIT_MS_MAX,
 };
-use crate::flags::{change, check_names, metrics, now_ms};
+use crate::flags::{check_names, metrics, now_ms};
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -43,8 +44,8 @@ struct By {
 }
 
 impl By {
-    fn name(&self, app: &App) -> String {
-        self.by.clone().unwrap_or_else(|| format!("a client of {}", app.node.name()))
+    fn author(&self, app: &App) -> Author {
+        app.author(self.by.as_deref(), &self.note)
     }
 }
 
@@ -85,10 +86,11 @@ async fn create(
     }
     let begin = asked.begin_ms.unwrap_or(now);
     let first_wait = asked.steps.first().map_or(0, |step| step.wait_ms);
+    let Author { by, note } = by.author(&app);
     let plan = Plan {
         id: format!("{}-{now}", view::run(app.node.status().run)),
-        by: by.name(&app).chars().take(change::NOTE_CHARS_MAX).collect(),
-        note: by.note.chars().take(change::NOTE_CHARS_MAX).collect(),
+        by,
+        note,
         steps: asked.steps,
         state: plan::State::Running,
         done: 0,
@@ -130,6 +132,7 @@ fn check(asked: &Asked, now: u64) -> Result<(), String> {
 /// Every definition that the plan would write has to be one that may be written.
 fn check_steps(app: &App, set: &str, flag: &str, entry: &Entry, plan: &Plan) -> Result<(), ApiError> {
     let shared = shared_rules(app, set, &[]);
+    let key = app.flag_names().flag(set, flag);
     let mut definition = change::definition_of(entry).ok_or_else(|| {
         ApiError::conflict("malformed", format!("the definition of \"{flag}\" is not JSON"))
     })?;
@@ -137,12 +140,10 @@ fn check_steps(app: &App, set: &str, flag: &str, entry: &Entry, plan: &Plan) -> 
         let edited = step.edit.apply(&definition);
         definition =
             edited.map_err(|error| ApiError::conflict("edit", format!("step {}: {error}", at + 1)))?;
-        let faults = change::faults(flag, &definition, shared.as_ref());
+        let (faults, verdict) = app.check_flag(&key, flag, &definition, shared.as_ref());
         if !faults.is_empty() {
             return Err(ApiError::definition(faults));
         }
-        let key = app.flag_names().flag(set, flag);
-        let verdict = app.check(&key, definition.to_string().as_bytes());
         if !verdict.is_good() {
             return Err(ApiError::schema(&key, verdict));
         }
@@ -159,7 +160,7 @@ async fn act(
     let (entry, plan) = stored(&app, &set, &flag)?;
     let names = app.flag_names();
     let flag_entry = app.node.get(names.flag(&set, &flag));
-    let by = by.name(&app);
+    let by = by.author(&app).by;
     let not_now = |what: &str| {
         ApiError::conflict("plan", format!("the plan cannot be {what}: it is {}", plan.state.text()))
     };

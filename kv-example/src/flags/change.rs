@@ -18,7 +18,7 @@ const HISTORY_BYTES_MAX: usize = 256 << 10;
 /// The largest definition: a history has to hold it.
 pub(crate) const DEFINITION_BYTES_MAX: usize = 128 << 10;
 /// Characters of a note, and of the name of an author.
-pub(crate) const NOTE_CHARS_MAX: usize = 500;
+const NOTE_CHARS_MAX: usize = 500;
 /// A batch is made anew when another request has changed the history meanwhile; that often.
 const ATTEMPTS_MAX: usize = 16;
 
@@ -35,6 +35,14 @@ pub(crate) struct Change {
 pub(crate) struct Author {
     pub(crate) by: String,
     pub(crate) note: String,
+}
+
+impl Author {
+    /// Cuts both after [`NOTE_CHARS_MAX`] characters.
+    pub(crate) fn new(by: &str, note: &str) -> Self {
+        let short = |text: &str| text.chars().take(NOTE_CHARS_MAX).collect();
+        Self { by: short(by), note: short(note) }
+    }
 }
 
 /// One item of a history: what was put, and by whom.
@@ -150,8 +158,7 @@ fn history_write(store: &impl Store, names: Names<'_>, set: &str, change: &Chang
     let entry = store.get(&key);
     let only_if = entry.as_ref().map_or(OnlyIf::Absent, |entry| OnlyIf::Revision(entry.revision()));
     let mut items = history(entry.as_ref());
-    let short = |text: &str| text.chars().take(NOTE_CHARS_MAX).collect::<String>();
-    let (by, note) = (short(&author.by), short(&author.note));
+    let Author { by, note } = author.clone();
     let definition = change.definition.clone().unwrap_or_default();
     items.insert(0, Past { time: time_text(now_ms(store)), by, note, definition });
     items.truncate(HISTORY_ITEMS_MAX);
@@ -205,7 +212,7 @@ mod tests {
     }
 
     fn by(name: &str) -> Author {
-        Author { by: name.to_owned(), note: String::new() }
+        Author::new(name, "")
     }
 
     #[test]

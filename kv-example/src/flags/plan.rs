@@ -373,7 +373,7 @@ pub(crate) fn write<S: Store>(
         only_if: Some(only_if),
     };
     let changes: Vec<Change> = decision.definition.iter().map(change).collect();
-    let author = Author { by: decision.plan.by.clone(), note: decision.note.clone() };
+    let author = Author::new(&decision.plan.by, &decision.note);
     change::commit(store, names, set, &changes, &author, Some(plan))
 }
 
