@@ -58,8 +58,7 @@ impl<S: Store> FlagsBuilder<S> {
     /// evaluations on one node since its start, by variant, as long as the node lives. All threads that evaluate one flag
     /// share its counters, so that an evaluation takes longer where many do so at once.
     ///
-    /// # Errors
-    /// [`start`](Self::start) fails if the prefix does not end with a slash: the keys would be taken for flags.
+    /// The prefix has to end with a slash, or [`start`](Self::start) fails: the keys would be taken for flags.
     pub fn report_usage(mut self) -> Self {
         self.is_reported = true;
         self

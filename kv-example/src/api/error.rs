@@ -12,7 +12,7 @@ use tidings::{ElectionError, Receipt, WaitError, WriteError};
 use crate::schema::{Fault, Verdict};
 
 /// When to come back after a refusal that passes.
-const RETRY_SECONDS: u64 = 1;
+pub(super) const RETRY_SECONDS: u64 = 1;
 
 /// An error as it goes out: `{error, code, detail}`. `detail` says what became of the state.
 #[derive(Debug)]

@@ -18,14 +18,14 @@ use tidings::Entry;
 use tidings::flags::{CONTEXT_BYTES_MAX, Context, FlagError, FlagValue, Snapshot, check};
 use tidings::live::{LiveSource, Rejected};
 
+use super::flag_sets::DEFAULT_SET;
 use super::guard::Access;
 use super::kv::PAGE_BYTES_TARGET;
 use super::{ApiError, App, AppState, Ask, PAGE_ROWS_MAX, page_limit};
+use crate::flags::change::definition_of;
 use crate::flags::edit::shares;
 use crate::flags::{SET_METADATA, SHARED_RULES};
 
-/// The set that is asked unless a request names another one.
-const DEFAULT_SET: &str = "default";
 /// Keys that are looked at to find the names of sets, one for each set.
 const SETS_MAX: usize = 1_000;
 /// Bytes of the nodes' counts of evaluations that one listing adds up. Those of further nodes are left out.
@@ -72,7 +72,7 @@ async fn list(
 
 fn listed(app: &App, ask: &List, limit: usize) -> Value {
     let set = ask.set.as_deref().unwrap_or(DEFAULT_SET);
-    let prefix = format!("{}{set}/", app.flags_prefix);
+    let prefix = app.flag_names().set(set);
     let (rows, next) = match &ask.flag {
         Some(flag) => (app.node.get(format!("{prefix}{flag}")).into_iter().collect(), None),
         None => page(app, &prefix, ask, limit),
@@ -183,7 +183,7 @@ struct Listing<'a> {
 impl Listing<'_> {
     fn row(&self, entry: &Entry, flag: &str) -> Value {
         let name = format!("{}/{flag}", self.set);
-        let definition: Value = serde_json::from_slice(entry.value()).unwrap_or_default();
+        let definition = definition_of(entry).unwrap_or_default();
         let names = self.app.flag_names();
         let stored =
             |key: &str| -> Option<Value> { serde_json::from_slice(self.app.node.get(key)?.value()).ok() };

@@ -7,8 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use tidings::flags::{Details, FlagValue, Metadata};
 
-/// When to come back after a refusal that passes, in seconds.
-const RETRY_SECONDS: u64 = 1;
+use crate::api::error::RETRY_SECONDS;
 
 /// What the protocol says of one flag.
 #[derive(Serialize)]

@@ -265,10 +265,7 @@ impl Stale {
         let is_stale = |flag: &&Value| match flag["lastEvaluated"].as_str() {
             Some(day) => day < oldest_day,
             // Never evaluated: it has to be older than that.
-            None => flag["stamp"]
-                .as_str()
-                .and_then(|stamp| stamp.parse().ok())
-                .is_some_and(|stamp: tidings::Stamp| stamp.wall_ms() < since_ms),
+            None => flag["time_ms"].as_u64().is_some_and(|time_ms| time_ms < since_ms),
         };
         let flags = listed(&self.place)?;
         let stale: Vec<&Value> = flags.iter().filter(is_stale).collect();
