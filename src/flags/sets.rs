@@ -68,7 +68,7 @@ static NO_FLAGS: LazyLock<Arc<FlagSet>> = LazyLock::new(Arc::default);
 
 impl FlagSet {
     fn part_of(flag: &str) -> usize {
-        // Other bits than those by which the map of a part places its flags.
+        // With another seed than that of the map, so that the flags of one part are spread over its map.
         (FixedState::with_seed(1).hash_one(flag) % PARTS as u64) as usize
     }
 

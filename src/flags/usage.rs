@@ -5,7 +5,7 @@
 //! `flags-usage/node/NODE` what one node has counted since its start, for as long as it lives.
 //!
 //! Reports must stay cheap however many flags and nodes there are. A day is written once per flag by whoever comes first,
-//! and in small portions; a node's counts are written the less often the larger they are.
+//! and in small portions; the larger a node's counts are, the less often they are written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -51,7 +51,7 @@ struct List {
     set: Option<String>,
     /// Only this flag.
     flag: Option<String>,
-    /// Only flags whose names contain this, in capitals or not.
+    /// Only flags whose names contain this. Upper and lower case are the same.
     search: Option<String>,
     after: Option<String>,
     limit: Option<usize>,

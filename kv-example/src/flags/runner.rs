@@ -107,7 +107,7 @@ async fn hold(node: &Node, monitor: &Arc<Monitor>, open: &OpenPlans, names: Name
     while lease.is_valid() && !open.is_empty() {
         tokio::select! {
             () = lease.lost() => return,
-            // First of all, what the holder before has written arrives.
+            // Also before the first look: so what the holder before has written can arrive.
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
         for key in open.keys() {
