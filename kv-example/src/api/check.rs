@@ -1,7 +1,7 @@
 //! Values and their schemas: `/v1/check`. Nothing is written here.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
@@ -12,10 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::kv::body_of;
-use super::{ApiError, App, AppState, Ask, At, page_limit, view};
-
-/// A page ends after this time, however few keys it has checked.
-const PAGE_TIME_MAX: Duration = Duration::from_secs(2);
+use super::{ApiError, App, AppState, Ask, At, PAGE_TIME_MAX, page_limit, view};
 
 pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
     let check = post(check).layer(DefaultBodyLimit::max(value_bytes_max));

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, State};
@@ -21,7 +21,7 @@ use tidings::live::{LiveSource, Rejected};
 use super::flag_sets::DEFAULT_SET;
 use super::guard::Access;
 use super::kv::PAGE_BYTES_TARGET;
-use super::{ApiError, App, AppState, Ask, PAGE_ROWS_MAX, page_limit};
+use super::{ApiError, App, AppState, Ask, PAGE_ROWS_MAX, PAGE_TIME_MAX, page_limit};
 use crate::flags::change::definition_of;
 use crate::flags::edit::shares;
 use crate::flags::{SET_METADATA, SHARED_RULES};
@@ -32,8 +32,6 @@ const SETS_MAX: usize = 1_000;
 const USAGE_BYTES_MAX: usize = 8 << 20;
 /// A body is a context, written as JSON, and some names.
 const EVALUATE_BYTES_MAX: usize = 2 * CONTEXT_BYTES_MAX;
-/// A page of evaluations ends after this time, however few flags it has.
-const PAGE_TIME_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn routes() -> Router<Arc<App>> {
     let evaluate = post(evaluate).layer(DefaultBodyLimit::max(EVALUATE_BYTES_MAX));

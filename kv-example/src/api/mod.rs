@@ -62,6 +62,8 @@ const WAIT_TIME_MAX: Duration = Duration::from_secs(60);
 const WAIT_TIME: Duration = Duration::from_secs(5);
 /// Entries, elements or keys on one page of a listing, at most and unless the request says less.
 pub(crate) const PAGE_ROWS_MAX: usize = 1_000;
+/// A page whose rows are computed, by checks or evaluations, ends after this time, however few rows it has.
+const PAGE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// What the API serves.
 #[derive(Debug)]

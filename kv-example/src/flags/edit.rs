@@ -116,7 +116,7 @@ impl Rollout {
         let default = || definition["defaultVariant"].as_str().filter(|name| !name.is_empty());
         let rest = self.rest.as_deref().or(present.map(String::as_str)).or_else(default);
         let rest = rest.ok_or(
-            "the flag has no default variant, so it is not known what the others get: name it by --else",
+            "the flag has no default variant, so it is not known what the others get: name their variant",
         )?;
         let [own, others] = self.weights(definition, rest)?;
         Ok(json!({ "fractional": [own, others] }))
@@ -140,7 +140,7 @@ impl Rollout {
         };
         let other = names.get(1 - at).copied();
         let rest = self.rest.as_deref().or(other).or_else(|| definition["defaultVariant"].as_str());
-        let rest = rest.ok_or("it is not known what the others get: name it by --else")?;
+        let rest = rest.ok_or("it is not known what the others get: name their variant")?;
         let mut weights = self.weights(definition, rest)?;
         if at == 1 {
             weights.reverse();
@@ -154,7 +154,7 @@ impl Rollout {
         check_variant(definition, rest)?;
         if rest == self.variant {
             let told = "is what everybody gets already where the rule ends";
-            return Err(format!("\"{rest}\" {told}: name what the others get by --else"));
+            return Err(format!("\"{rest}\" {told}: name another variant for the others"));
         }
         let (share, whole) = self.share_of()?;
         Ok([json!([self.variant, share]), json!([rest, whole - share])])
