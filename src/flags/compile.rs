@@ -34,6 +34,7 @@ struct SharedRule {
     /// How many rules refer to one another from here on, this one included.
     references: usize,
     has_fractional: bool,
+    may_read_time: bool,
 }
 
 impl SharedRules {
@@ -60,6 +61,8 @@ impl SharedRules {
 pub(super) struct CompiledRule {
     pub(super) expression: Expression,
     pub(super) has_fractional: bool,
+    /// Whether it reads a variable that is, or may be, the time.
+    pub(super) may_read_time: bool,
     /// What flagd's schema does not allow.
     pub(super) findings: Vec<String>,
 }
@@ -77,8 +80,8 @@ pub(super) fn compile(
     };
     let mut compiler = RuleCompiler::new(shared);
     let expression = compiler.expression(targeting)?;
-    let RuleCompiler { has_fractional, findings, .. } = compiler;
-    Ok(Some(CompiledRule { expression, has_fractional, findings }))
+    let RuleCompiler { has_fractional, may_read_time, findings, .. } = compiler;
+    Ok(Some(CompiledRule { expression, has_fractional, may_read_time, findings }))
 }
 
 struct RuleCompiler<'s> {
@@ -89,13 +92,22 @@ struct RuleCompiler<'s> {
     depth_max: usize,
     references: usize,
     has_fractional: bool,
+    may_read_time: bool,
     findings: Vec<String>,
 }
 
 impl<'s> RuleCompiler<'s> {
     fn new(shared: &'s mut SharedRules) -> Self {
-        let (open, findings) = (Vec::new(), Vec::new());
-        Self { shared, open, depth: 0, depth_max: 0, references: 0, has_fractional: false, findings }
+        Self {
+            shared,
+            open: Vec::new(),
+            depth: 0,
+            depth_max: 0,
+            references: 0,
+            has_fractional: false,
+            may_read_time: false,
+            findings: Vec::new(),
+        }
     }
 
     fn expression(&mut self, value: &FlagValue) -> Result<Expression, CompileError> {
@@ -164,8 +176,13 @@ impl<'s> RuleCompiler<'s> {
             None | Some(FlagValue::Null) => String::new(),
             Some(FlagValue::Text(path)) => path.to_string(),
             Some(FlagValue::Int(index)) => index.to_string(),
-            Some(_) => return self.expressions(arguments).map(Expression::NamedVariable),
+            Some(_) => {
+                self.may_read_time = true;
+                return self.expressions(arguments).map(Expression::NamedVariable);
+            }
         };
+        // Without a name it is the whole context, in which the time is.
+        self.may_read_time |= path.is_empty() || path.split('.').next() == Some("$flagd");
         if path.starts_with("$flagd.") && !["$flagd.flagKey", "$flagd.timestamp"].contains(&&*path) {
             self.findings.push(format!("there is no variable \"{}\"", cut(&path)));
         }
@@ -188,6 +205,7 @@ impl<'s> RuleCompiler<'s> {
         }
         self.note_depth(self.depth + rule.depth)?;
         self.has_fractional |= rule.has_fractional;
+        self.may_read_time |= rule.may_read_time;
         Ok(rule.expression)
     }
 
@@ -206,7 +224,9 @@ impl<'s> RuleCompiler<'s> {
         inner.open.push(name.clone());
         let expression = inner.expression(tree);
         inner.open.pop();
-        let RuleCompiler { open, depth_max: depth, references, has_fractional, findings, .. } = inner;
+        let RuleCompiler {
+            open, depth_max: depth, references, has_fractional, may_read_time, findings, ..
+        } = inner;
         self.open = open;
         self.findings.extend(findings);
         let expression = expression.map_err(|error| match error {
@@ -214,7 +234,8 @@ impl<'s> RuleCompiler<'s> {
             other => CompileError::SharedRule(cut(name), Box::new(other)),
         })?;
         let references = references + 1;
-        let rule = SharedRule { expression: Arc::new(expression), depth, references, has_fractional };
+        let expression = Arc::new(expression);
+        let rule = SharedRule { expression, depth, references, has_fractional, may_read_time };
         self.shared.compiled.insert(name.clone(), rule.clone());
         Ok(rule)
     }
@@ -290,6 +311,34 @@ mod tests {
         }
         for json in ["1", "[]", "\"on\"", "true"] {
             assert!(matches!(compiled(json, &mut SharedRules::default()), Err(CompileError::NoRule(_))));
+        }
+    }
+
+    #[test]
+    fn rules_that_may_read_the_time_are_found() {
+        let mut rules = shared(
+            r#"{"late": {">": [{"var": "$flagd.timestamp"}, 5]}, "plain": {"var": "email"}, "by-late": {"$ref": "late"}}"#,
+        );
+        let mut reads = |rule: &str| compiled(rule, &mut rules).unwrap().unwrap().may_read_time;
+        for harmless in [
+            r#"{"var":"email"}"#,
+            r#"{"if":[{"in":[{"var":["user.name","x"]},["a"]]},"on"]}"#,
+            r#"{"$ref":"plain"}"#,
+        ] {
+            assert!(!reads(harmless), "{harmless}");
+        }
+        for timely in [
+            r#"{">":[{"var":"$flagd.timestamp"},5]}"#,
+            r#"{"var":["$flagd.timestamp"]}"#,
+            r#"{"var":["email",{"var":"$flagd.timestamp"}]}"#,
+            r#"{"var":{"cat":["$fla","gd.timestamp"]}}"#,
+            r#"{"var":""}"#,
+            r#"{"var":[]}"#,
+            r#"{"var":null}"#,
+            r#"{"$ref":"late"}"#,
+            r#"{"if":[{"$ref":"by-late"},"on"]}"#,
+        ] {
+            assert!(reads(timely), "{timely}");
         }
     }
 

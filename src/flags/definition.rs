@@ -28,6 +28,8 @@ pub(super) struct Flag {
     pub(super) default_count: VariantCount,
     default: Option<usize>,
     rule: Option<Expression>,
+    /// Whether its value can change while nothing is changed: its rule reads, or may read, the time.
+    pub(super) may_read_time: bool,
     fractional: FractionalVersion,
     pub(super) metadata: Metadata,
     /// What it was compiled of.
@@ -154,6 +156,7 @@ impl Flag {
         let mut findings = rule.as_ref().map(|rule| rule.findings.clone()).unwrap_or_default();
         findings.extend(variants_finding(&variants));
         let metadata = merged_metadata(own, settings, rule.as_ref());
+        let may_read_time = rule.as_ref().is_some_and(|rule| rule.may_read_time);
         let rule = rule.map(|rule| rule.expression);
         let fractional = settings.fractional;
         let default_count = VariantCount::default();
@@ -165,6 +168,7 @@ impl Flag {
             default_count,
             default,
             rule,
+            may_read_time,
             fractional,
             metadata,
             definition,

@@ -95,6 +95,23 @@ impl Snapshot {
         file_of(self.sets.get(&self.set))
     }
 
+    /// Whether the rule of a flag in force reads the time, or may do so: values of the set can then change while it does
+    /// not. Takes time in proportion to the number of flags.
+    ///
+    /// ```
+    /// # use tidings::flags::Snapshot;
+    /// let late = r#"{"if": [{">": [{"var": "$flagd.timestamp"}, 1800000000]}, "on"]}"#;
+    /// let of_rule = |rule: &str| {
+    ///     let flag = format!(r#"{{"state": "ENABLED", "variants": {{"on": true}}, "targeting": {rule}}}"#);
+    ///     Snapshot::from_json(&format!(r#"{{"flags": {{"a": {flag}}}}}"#)).unwrap().0
+    /// };
+    /// assert!(of_rule(late).may_read_time() && !of_rule("{}").may_read_time());
+    /// ```
+    pub fn may_read_time(&self) -> bool {
+        let set = self.sets.get(&self.set);
+        set.is_some_and(|set| set.flags().any(|(_, entry)| entry.flag().is_ok_and(|flag| flag.may_read_time)))
+    }
+
     /// The value of a boolean flag, or the default if there is none.
     pub fn bool(&self, flag: &str, default: bool, context: &Context<'_>) -> bool {
         self.view(|view| view.value(flag, context)).unwrap_or(default)

@@ -70,12 +70,12 @@ pub(super) struct SetState {
 }
 
 impl SetState {
-    fn new(file: Arc<str>) -> Self {
+    fn new(snapshot: &Snapshot, file: Arc<str>) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = (*file != *NO_FLAGS).then(|| NUMBERS.fetch_add(1, Ordering::Relaxed));
         let fields: Map<String, Value> = serde_json::from_str(&file).expect("it was written as an object");
-        let may_read_time = fields.iter().any(|(name, value)| name != "metadata" && may_read_time(value));
         let metadata = fields.get("metadata").cloned();
+        let may_read_time = snapshot.may_read_time();
         Self { number, digest: hex(digest(file.as_bytes())), file, metadata, may_read_time }
     }
 }
@@ -91,27 +91,6 @@ pub(super) fn hex(digest: Digest) -> String {
     let mut digits = String::with_capacity(2 * digest.len());
     digest.iter().for_each(|byte| write!(digits, "{byte:02x}").expect("a text takes everything"));
     digits
-}
-
-/// Whether a rule in this JSON reads a variable that is, or may be, the time: one below `$flagd`, the whole context, or
-/// one whose name is computed.
-fn may_read_time(value: &Value) -> bool {
-    match value {
-        Value::Array(items) => items.iter().any(may_read_time),
-        Value::Object(fields) => fields.iter().any(|(name, value)| {
-            let place = match value {
-                Value::Array(arguments) => arguments.first().unwrap_or(&Value::Null),
-                other => other,
-            };
-            let is_harmless = match place {
-                Value::String(path) => !path.is_empty() && path.split('.').next() != Some("$flagd"),
-                Value::Number(_) => true,
-                _ => false,
-            };
-            (name == "var" && !is_harmless) || may_read_time(value)
-        }),
-        _ => false,
-    }
 }
 
 /// The states of the sets that somebody has asked for.
@@ -141,7 +120,7 @@ impl SetStates {
             if let Some(state) = known(&states) {
                 return state;
             }
-            let state = Arc::new(SetState::new(file.clone()));
+            let state = Arc::new(SetState::new(snapshot, file.clone()));
             // Sets that do not exist take no place.
             if *state.file != *NO_FLAGS {
                 if states.len() >= SETS_KEPT_MAX && !states.contains_key(set) {
@@ -216,27 +195,30 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_may_read_the_time_are_found() {
-        let reads = |rule: &str| {
-            let flag = format!(r#"{{"state":"ENABLED","variants":{{"on":true}},"targeting":{rule}}}"#);
-            let file = format!(r#"{{"flags":{{"f":{flag}}},"metadata":{{"var":null}}}}"#);
-            SetState::new(Snapshot::from_json(&file).unwrap().0.to_json()).may_read_time
+    fn definition_that_no_file_holds_can_read_the_time() {
+        use tidings::flags::{Context, Flags};
+        let mut sim = tidings::sim::Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        let flags = Flags::new(&node, "flags/");
+        let flag = r#"{"state":"ENABLED","variants":{"on":true},"targeting":{"if":[{"$ref":"late"},"on"]}}"#;
+        let late = r#"{"late":{">":[{"var":"$flagd.timestamp"},5]}}"#;
+        let mut state_after = |key: &str, value: Option<&str>| {
+            match value {
+                Some(value) => _ = node.put(format!("flags/default/{key}"), value.as_bytes()).unwrap(),
+                None => _ = node.delete(format!("flags/default/{key}")).unwrap(),
+            }
+            sim.run_for(Duration::from_millis(10));
+            let snapshot = flags.snapshot();
+            SetState::new(&snapshot, snapshot.to_json())
         };
-        for harmless in
-            ["{}", r#"{"var":"email"}"#, r#"{"if":[{"in":[{"var":["user.name","x"]},["a"]]},"on"]}"#]
-        {
-            assert!(!reads(harmless), "{harmless}");
-        }
-        for timely in [
-            r#"{">":[{"var":"$flagd.timestamp"},5]}"#,
-            r#"{"var":["$flagd.timestamp"]}"#,
-            r#"{"var":{"cat":["$fla","gd.timestamp"]}}"#,
-            r#"{"var":""}"#,
-            r#"{"var":[]}"#,
-            r#"{"var":null}"#,
-        ] {
-            assert!(reads(timely), "{timely}");
-        }
+        state_after("$evaluators", Some(late));
+        assert!(state_after("timed", Some(flag)).may_read_time);
+        let unfit = state_after("$evaluators", None);
+        assert!(!unfit.file.contains("timed"), "{}", unfit.file);
+        assert!(flags.bool("timed", false, &Context::anonymous()), "its last good definition is in force");
+        assert!(unfit.may_read_time);
+        let plain = flag.replace(r#"{"$ref":"late"}"#, "true");
+        assert!(!state_after("timed", Some(&plain)).may_read_time, "the control");
     }
 
     #[test]
