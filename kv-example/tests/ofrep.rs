@@ -216,6 +216,74 @@ fn a_malformed_flag_that_goes_makes_another_answer() {
     assert_eq!(again().json()["flags"].as_array().map(Vec::len), Some(1));
 }
 
+/// Flags of one set, in one step.
+fn put_set(node: &Running, set: &str, flags: impl Iterator<Item = (String, Value)>) {
+    let put = |(flag, value): (String, Value)| json!({"put": format!("flags/{set}/{flag}"), "value": value.to_string()});
+    let body = json!({ "writes": flags.map(put).collect::<Vec<_>>() }).to_string();
+    let headers = [("content-type", "application/json")];
+    let reply = ask("POST", &format!("{}/v1/batch", node.http), &headers, body.as_bytes());
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+}
+
+/// `BULK_TIME_MAX` (2 s), `TURN_TIME_MAX` (1 s), and as many turns as processors.
+#[test]
+fn sets_that_take_too_long_are_given_up_one_by_one() {
+    const FLAGS: usize = 2_000;
+    let node = with_flags(&[("default/for-ann", FOR_ANN)]);
+    // Nearly the most steps that one evaluation may have; no processor takes that many of all flags in 2 s.
+    let falses = json!({"or": vec![false; 1_000]});
+    let shared = json!({"thousand": falses, "million": {"or": vec![json!({"$ref": "thousand"}); 1_000]}});
+    let slow = json!({"state": "ENABLED", "variants": {"on": 1, "off": 0}, "defaultVariant": "off",
+                      "targeting": {"if": [{"$ref": "million"}, "on"]}});
+    let flags = (0..FLAGS).map(|n| (format!("slow-{n}"), slow.clone()));
+    put_set(&node, "slow", [("$evaluators".to_owned(), shared)].into_iter().chain(flags));
+    let headers = [("flagd-selector", "slow")];
+    eventually("they are in force", || {
+        one(&node, &format!("slow-{}", FLAGS - 1), &headers, &json!({})).json()["variant"] == "off"
+    });
+    let turns = std::thread::available_parallelism().unwrap().get();
+    let replies = std::thread::scope(|scope| {
+        let asking: Vec<_> =
+            (0..turns + 2).map(|_| scope.spawn(|| all(&node, &headers, &json!({})))).collect();
+        // Who asks for one flag waits for none of them.
+        assert_eq!(one(&node, "for-ann", &[], &json!({})).status, 200);
+        asking.into_iter().map(|asking| asking.join().unwrap()).collect::<Vec<Reply>>()
+    });
+    let (late, busy): (Vec<&Reply>, Vec<&Reply>) = replies.iter().partition(|reply| reply.status == 500);
+    assert!(!late.is_empty() && !busy.is_empty(), "{} and {}", late.len(), busy.len());
+    for reply in late {
+        let answer = reply.json();
+        assert_eq!(answer["errorCode"], "GENERAL");
+        assert_eq!(answer["errorDetails"], "the evaluation takes longer than 2 s");
+    }
+    for reply in busy {
+        assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")));
+        assert_eq!(reply.json()["errorCode"], "GENERAL");
+    }
+    assert_eq!(all(&node, &[], &json!({})).status, 200, "the turns are given back");
+}
+
+/// `BULK_BYTES_MAX` (16 MiB).
+#[test]
+fn answers_over_their_bound_are_given_up() {
+    let node = with_flags(&[("default/for-ann", FOR_ANN)]);
+    let large = json!({"state": "ENABLED", "variants": {"x": "x".repeat(1_000_000)}, "defaultVariant": "x"});
+    let headers = [("flagd-selector", "wide")];
+    for (flags, status) in [(0..16, 200), (16..19, 500)] {
+        let last = format!("wide-{}", flags.end - 1);
+        for flag in flags {
+            let url = format!("{}/v1/kv/flags/wide/wide-{flag}", node.http);
+            assert_eq!(ask("PUT", &url, &[], large.to_string().as_bytes()).status, 200);
+        }
+        eventually("they are in force", || one(&node, &last, &headers, &json!({})).status == 200);
+        let reply = all(&node, &headers, &json!({}));
+        assert_eq!(reply.status, status);
+        if status == 500 {
+            assert_eq!(reply.json()["errorDetails"], "the answer is over the limit of 16777216 bytes");
+        }
+    }
+}
+
 #[test]
 fn a_stream_says_when_to_ask_again() {
     let node = with_flags(&[("default/for-ann", FOR_ANN)]);

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 
 use common::browser::{self, Page};
-use common::{Running, ask, folder, private_file, program, serve};
+use common::{Running, ask, folder, private_file, program, serve, serve_sets};
 use serde_json::{Value, json};
 use tidings_proptest::nodes::GUARD;
 use tidings_proptest::processes::{Process, eventually};
@@ -234,19 +234,6 @@ fn the_rust_sdk_asks_any_node_by_ofrep() {
     }
     let expected = |value: &str, variant: &str| json!([value, variant]);
     asks_any_node(Sdk::Crate, &folder("rust-ofrep"), expected, &json!([null, "GENERAL"]));
-}
-
-/// A node that serves sets to others on a port of its own.
-fn serve_sets(name: &str, seeds: &[&str], words: &[&str]) -> (Running, String) {
-    let folder = folder(&format!("sets-{name}-{}", words.len()));
-    let mut command = program();
-    command.args(["serve", "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-    command.args(["--profile", "local", "--log", "off", "--flagd-sync", "127.0.0.1:0"]).args(words);
-    command.env("TIDINGS_SECRET", common::SECRET).current_dir(folder);
-    seeds.iter().for_each(|seed| _ = command.args(["--seed", seed]));
-    let (node, line) = common::start_and_say(command);
-    let port = line.rsplit(':').next().unwrap().trim().to_owned();
-    (node, port)
 }
 
 /// A program that evaluates flags itself, and what it says of them.

@@ -68,6 +68,19 @@ pub fn serve(name: &str, seeds: &[&str], more: &[&str]) -> Running {
     start(command)
 }
 
+/// A node that serves sets to others on a port of its own.
+pub fn serve_sets(name: &str, seeds: &[&str], words: &[&str]) -> (Running, String) {
+    let folder = folder(&format!("sets-{name}-{}", words.len()));
+    let mut command = program();
+    command.args(["serve", "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    command.args(["--profile", "local", "--log", "off", "--flagd-sync", "127.0.0.1:0"]).args(words);
+    command.env("TIDINGS_SECRET", SECRET).current_dir(folder);
+    seeds.iter().for_each(|seed| _ = command.args(["--seed", seed]));
+    let (node, line) = start_and_say(command);
+    let port = line.rsplit(':').next().unwrap().trim().to_owned();
+    (node, port)
+}
+
 impl Running {
     /// Runs a command of the program on this node.
     pub fn run(&self, words: &[&str]) -> Output {
@@ -132,6 +145,9 @@ impl Reply {
     }
 }
 
+/// The largest answer that tests read.
+const REPLY_BYTES_MAX: u64 = 64 << 20;
+
 /// One request to the API, without any help of the program's own client.
 pub fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(GUARD));
@@ -149,7 +165,8 @@ pub fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Re
     let headers = reply.headers().iter();
     let headers =
         headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
-    Reply { status: reply.status().as_u16(), headers, body: reply.body_mut().read_to_vec().unwrap() }
+    let body = reply.body_mut().with_config().limit(REPLY_BYTES_MAX).read_to_vec().unwrap();
+    Reply { status: reply.status().as_u16(), headers, body }
 }
 
 /// A key with everything about it.
