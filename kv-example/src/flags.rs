@@ -6,6 +6,7 @@
 //! simulator can run all of it.
 
 pub(crate) mod change;
+pub(crate) mod condition;
 pub(crate) mod edit;
 pub(crate) mod metrics;
 pub(crate) mod plan;

@@ -120,6 +120,45 @@ fn metric_of_any_node_stops_a_plan_and_takes_it_back() {
 }
 
 #[test]
+fn rate_of_a_counter_stops_a_plan_and_its_total_does_not() {
+    let node = serve("a", &[], &["--voter", "a"]);
+    node.line(&["flags", "create", "checkout"]);
+    let begin = ["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5,100", "--wait", "1h"];
+    let with = |stop_if: &str| node.run(&[&begin[..], &["--stop-if", stop_if]].concat());
+    for (wrong, said) in [
+        ("rate(errors > 5", "at character 12: \")\" is missing"),
+        ("sum(errors) > 5", "at character 1: the only function is rate(METRIC)"),
+        ("rate(tidings_members) > 5", "tidings_members is a gauge: compare its value"),
+    ] {
+        let refused = with(wrong);
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && told.contains(said), "{wrong}: {told}");
+    }
+    let url = format!("{}/v1/flags/default/checkout/plan", node.http);
+    let asked = json!({ "steps": [{ "wait_ms": 0, "edit": "enable" }], "stop_if": "errors >" }).to_string();
+    let refused = ask("PUT", &url, &[("content-type", "application/json")], asked.as_bytes());
+    let told = refused.json()["error"].to_string();
+    assert!(refused.status == 400 && told.contains("at character 9: this is no number"), "{told}");
+
+    let report = |total: u64| {
+        node.line(&["put", "flags-metrics/errors/app-1", &total.to_string(), "--ephemeral"]);
+    };
+    report(1_000_000);
+    assert!(with("rate(errors) > 1000").status.success());
+    assert_eq!(plan(&node, "checkout")["stop_if"], "rate(errors) > 1000");
+    eventually("it has begun", || share(&node, "checkout") == 5);
+    assert_eq!(plan(&node, "checkout")["state"], "running", "its total is above the number");
+    let mut total = 1_000_000;
+    eventually("its rate stops it", || {
+        total += 1_000_000;
+        report(total);
+        plan(&node, "checkout")["state"] == "stopped"
+    });
+    let reason = plan(&node, "checkout")["reason"].to_string();
+    assert!(reason.contains("rate(errors) is ") && reason.contains("app-1"), "{reason}");
+}
+
+#[test]
 fn hand_stops_pauses_and_rolls_back() {
     let node = serve("a", &[], &["--voter", "a"]);
     for flag in ["hand", "halt", "back", "later"] {

@@ -174,7 +174,7 @@ fn hostile_names_and_values_of_flags_stay_text() {
         &a,
         &format!("flags-plans/default/{name}"),
         &format!(
-            r#"{{"id":"","by":"{evil}","note":"{evil}","steps":[{{"wait_ms":0,"edit":{{"rollout":{{"variant":"{evil}","percent":5.0}}}}}}],"state":"paused","done":0,"next_ms":0,"base":{{}},"stop_if":{{"metric":"{evil}","above":1.0}},"on_stop":"hold","reason":"{evil}","token":""}}"#
+            r#"{{"id":"","by":"{evil}","note":"{evil}","steps":[{{"wait_ms":0,"edit":{{"rollout":{{"variant":"{evil}","percent":5.0}}}}}}],"state":"paused","done":0,"next_ms":0,"base":{{}},"stop_if":"{evil}","on_stop":"hold","reason":"{evil}","token":""}}"#
         ),
     );
     put(&a, "flags-plans/default/bad", r#"{"state":"constructor","steps":[null],"by":[]}"#);
@@ -288,7 +288,7 @@ fn read_token_sees_flags_and_changes_nothing() {
     page.shows("flags-note", "read only");
     page.wait("flagNow?.flag === 'checkout'");
     page.shows("try-one", "false");
-    let open = "[...document.querySelectorAll('#flags .switch, #f-new, #flag-state, #flag-default, #roll-set, #flag-save, #flag-delete')].filter(one => !one.matches(':disabled')).map(one => one.id)";
+    let open = "[...document.querySelectorAll('#flags .switch, #f-new, #flag-state, #flag-default, #roll-set, #plan-form, #plan-start, #flag-save, #flag-delete')].filter(one => !one.matches(':disabled')).map(one => one.id)";
     assert_eq!(page.eval(open), json!([]));
     // Also where the page would ask for it.
     page.eval("toggleFlag('checkout')");
@@ -306,14 +306,14 @@ fn plan_of_a_flag_is_shown_paused_and_cancelled() {
     let plan = json!({ "steps": [
         { "wait_ms": 3_600_000, "edit": { "rollout": { "variant": "on", "percent": 5 } } },
         { "wait_ms": 3_600_000, "edit": { "rollout": { "variant": "on", "percent": 100 } } },
-    ], "stop_if": { "metric": "errors", "above": 5 } });
+    ], "stop_if": "rate(errors)>5" });
     let headers = [("content-type", "application/json")];
     let url = format!("{}/v1/flags/default/checkout/plan?by=ann", a.http);
     let made = ask("PUT", &url, &headers, plan.to_string().as_bytes());
     assert_eq!(made.status, 200, "{}", made.json());
     let page = open(chromium, "flags-plan", &a, "checkout");
     page.shows("flag-plan-words", "Plan running: 0 of 2 steps done. Next: on for 5 % in 59 min");
-    page.shows("flag-plan-words", "Stops if errors is above 5 on any node");
+    page.shows("flag-plan-words", "Stops if rate(errors) > 5 on any node");
     let act = |name: &str| {
         page.eval(&format!(
             "document.querySelector('#flag-plan-acts [aria-label=\"{name} the plan\"]').click()"
@@ -327,6 +327,85 @@ fn plan_of_a_flag_is_shown_paused_and_cancelled() {
     act("Cancel");
     page.shows("flag-plan-words", "Plan cancelled");
     page.wait("document.getElementById('flag-plan-acts').children.length === 0");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn plan_is_made_on_the_page_and_rolled_back() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &["--voter", "a"]);
+    put(&a, "flags/default/checkout", CHECKOUT);
+    put(&a, "flags-metrics/errors/app-1", "1000000");
+    let page = open(chromium, "flags-plan-new", &a, "checkout");
+    page.type_in("f-by", "ann");
+    page.eval("document.getElementById('plan-new').open = true");
+    let step = |at: usize, part: usize, value: &str| {
+        page.eval(&format!(
+            "(() => {{ const field = document.querySelectorAll('#plan-steps li')[{at}].querySelectorAll('input, select')[{part}]; \
+             field.value = '{value}'; field.dispatchEvent(new Event('input')); }})()"
+        ));
+    };
+    let is_startable = || page.eval("!document.getElementById('plan-start').disabled");
+    assert_eq!(is_startable(), true);
+    step(0, 0, "101");
+    page.shows("plan-hint", "0 to 100 %");
+    assert_eq!(is_startable(), false);
+    step(0, 0, "12.5");
+    step(1, 1, "2");
+    step(1, 2, "h");
+    page.eval("document.querySelectorAll('#plan-steps button')[2].click()");
+    page.click("plan-add");
+    page.wait("document.querySelectorAll('#plan-steps li').length === 3");
+    assert_eq!(page.eval("planSteps().map(step => step.edit.rollout.percent)"), json!([12.5, 25, 50]));
+    page.select("plan-then", "roll-back");
+    page.type_in("plan-stop", "rate(errors > 5");
+    page.click("plan-start");
+    page.shows("plan-fault", "wrong at character 12: \")\" is missing");
+    page.type_in("plan-stop", "rate(errors) > 5");
+    for (width, height, name) in [(1_280, 800, "plan-desktop"), (390, 844, "plan-phone")] {
+        page.resize(width, height);
+        page.eval("document.getElementById('plan-new').scrollIntoView()");
+        page.wait("new Promise(done => requestAnimationFrame(() => done(document.documentElement.scrollWidth <= innerWidth)))");
+        page.picture(&picture(name));
+    }
+    page.resize(1_280, 800);
+    page.click("plan-start");
+    page.shows("f-said", "The plan of checkout was started");
+    page.shows(
+        "flag-plan-words",
+        "Stops if rate(errors) > 5 on any node; everything is taken back then. By ann",
+    );
+    page.wait("document.getElementById('plan-new').hidden");
+    let plan =
+        || ask("GET", &format!("{}/v1/flags/default/checkout/plan", a.http), &[], b"").json()["plan"].clone();
+    let waits: Vec<_> =
+        plan()["steps"].as_array().unwrap().iter().map(|step| step["wait_ms"].clone()).collect();
+    assert_eq!((json!(waits), &plan()["on_stop"]), (json!([0, 7_200_000, 600_000]), &json!("roll-back")));
+    page.shows("flag-plan-words", "1 of 3 steps done");
+    eventually("the first step is taken", || {
+        definition(&a, "checkout")["targeting"].to_string().contains("12500")
+    });
+    page.picture(&picture("plan-running"));
+    page.eval("document.querySelector('#flag-plan-acts [aria-label=\"Roll back the plan\"]').click()");
+    page.wait("document.getElementById('sure').open");
+    page.click("sure-yes");
+    page.shows("flag-plan-words", "Plan rolled back");
+    let before: Value = serde_json::from_str(CHECKOUT).unwrap();
+    eventually("the flag is as before", || definition(&a, "checkout") == before);
+
+    // At a time, and without steps.
+    page.eval("document.getElementById('plan-new').open = true");
+    page.select("plan-what", "disable");
+    page.wait("document.getElementById('plan-rollout').hidden");
+    page.eval(
+        "document.getElementById('plan-at').value = new Date(Date.now() + 864e5).toISOString().slice(0, 16)",
+    );
+    page.click("plan-start");
+    page.shows("flag-plan-words", "0 of 1 step done. Next: disable in ");
+    assert!(plan()["next_ms"].as_u64() > Some(0));
+    page.eval("document.querySelector('#flag-plan-acts [aria-label=\"Cancel the plan\"]').click()");
+    page.shows("flag-plan-words", "Plan cancelled");
+    assert_eq!(definition(&a, "checkout")["state"], "ENABLED");
     assert_eq!(page.errors(), Vec::<String>::new());
 }
 

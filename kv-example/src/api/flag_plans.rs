@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use tidings::{ElectionError, Entry, OnlyIf};
 
 use super::flag_changes::{no_flag, shared_rules};
-use super::{ApiError, App, AppState, Ask, At, view};
+use super::{ApiError, App, AppState, Ask, At, render_metrics, view};
 use crate::flags::change::{self, Author};
+use crate::flags::condition::{Measure, Threshold};
 use crate::flags::plan::{
-    self, Decision, FlagSeen, NEW_PLAN_BYTES_MAX, OnStop, Plan, STEPS_MAX, Step, Threshold, WAIT_MS_MAX,
+    self, Decision, FlagSeen, NEW_PLAN_BYTES_MAX, OnStop, Plan, STEPS_MAX, Step, WAIT_MS_MAX,
 };
 use crate::flags::{check_names, metrics, now_ms};
 
@@ -30,7 +31,8 @@ struct Asked {
     steps: Vec<Step>,
     /// When it begins, in milliseconds since 1970; without it at once. The wait of the first step counts from then.
     begin_ms: Option<u64>,
-    stop_if: Option<Threshold>,
+    /// A condition, as people write it.
+    stop_if: Option<String>,
     #[serde(default)]
     on_stop: OnStop,
 }
@@ -74,6 +76,7 @@ async fn create(
     let names = app.flag_names();
     let now = now_ms(&app.node);
     check(&asked, now).map_err(ApiError::bad_request)?;
+    let stop_if = asked.stop_if.as_deref().map(condition).transpose().map_err(ApiError::bad_request)?;
     if app.node.voters().voters.is_empty() {
         return Err(ElectionError::NoVoters.into());
     }
@@ -96,7 +99,7 @@ async fn create(
         done: 0,
         next_ms: begin.saturating_add(first_wait),
         base: None,
-        stop_if: asked.stop_if,
+        stop_if,
         on_stop: asked.on_stop,
         reason: String::new(),
         token: String::new(),
@@ -123,10 +126,22 @@ fn check(asked: &Asked, now: u64) -> Result<(), String> {
     if asked.steps.iter().any(|step| step.wait_ms > WAIT_MS_MAX) || begin > now.saturating_add(WAIT_MS_MAX) {
         return Err("a plan begins within 366 days, and waits no longer before a step".to_owned());
     }
-    if asked.stop_if.as_ref().is_some_and(|stop| stop.metric.is_empty() || stop.metric.contains('/')) {
-        return Err("the name of the metric is empty or has a slash".to_owned());
-    }
     Ok(())
+}
+
+/// A rate is one of a counter: what this node knows to be something else is refused.
+fn condition(text: &str) -> Result<Threshold, String> {
+    let stop: Threshold = text.parse()?;
+    if stop.measure == Measure::Value {
+        return Ok(stop);
+    }
+    let metric = &stop.metric;
+    match metrics::kind(&render_metrics(), metric) {
+        None | Some("counter") => Ok(stop),
+        Some(kind) => Err(format!(
+            "rate({metric}) is for counters, and {metric} is a {kind}: compare its value, {metric} > NUMBER"
+        )),
+    }
 }
 
 /// Every definition that the plan would write has to be one that may be written.

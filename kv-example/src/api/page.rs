@@ -24,6 +24,7 @@ const SCRIPT: &str = concat!(
     include_str!("../dashboard/editor.js"),
     include_str!("../dashboard/flags.js"),
     include_str!("../dashboard/flag.js"),
+    include_str!("../dashboard/plan.js"),
     include_str!("../dashboard/trial.js"),
     include_str!("../dashboard/plots.js"),
     include_str!("../dashboard/start.js"),

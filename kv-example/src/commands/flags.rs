@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Target, quoted};
 use crate::exit::{Exit, Failure};
+use crate::flags::condition::Threshold;
 use crate::flags::edit::Edit;
-use crate::flags::plan::{OnStop, Step, Threshold};
+use crate::flags::plan::{OnStop, Step};
 use crate::{span, table};
 
 const EXAMPLES: &str = "\
@@ -27,7 +28,7 @@ Examples:
   tidings flags target checkout on --when 'email ends_with @example.com'
   tidings flags rollout checkout on 5                  # 5 % of the others; who has it keeps it when the share grows
   tidings flags eval checkout --key user-17 -c email=ann@example.com
-  tidings flags plan start checkout --variant on --steps 25%,50%,100% --wait 10m --stop-if 'errors_total>100'
+  tidings flags plan start checkout --variant on --steps 25%,50%,100% --wait 10m --stop-if 'rate(errors_total) > 0.5'
   tidings flags history checkout --roll-back
   tidings flags import flags.json --from flagd --dry-run
 

@@ -24,6 +24,7 @@ function openFlag(flag) {
   $("flag-editing").open = !!flagEdit;
   $("flag-earlier").open = false;
   for (const id of ["flag-default", "flag-versions", "flag-past", "flag-plan"]) delete $(id).dataset.same;
+  emptyPlanForm();
   showFlag();
   if (flagNow) takeFlag(flagNow);
   evaluateSoon();
@@ -88,7 +89,8 @@ function showDefault(one) {
   if (box.dataset.same !== same) {
     box.dataset.same = same;
     box.replaceChildren(...[...names, ""].map(name => { const item = make("option", variantWords(name)); item.value = name; return item; }));
-    $("roll-variant").replaceChildren(...names.map(name => { const item = make("option", name); item.value = name; return item; }));
+    for (const id of ["roll-variant", "plan-variant"]) $(id).replaceChildren(...names.map(name => { const item = make("option", name); item.value = name; return item; }));
+    emptyPlanForm();
   }
   if (document.activeElement !== box) box.value = one.defaultVariant || "";
 }
@@ -331,50 +333,3 @@ $("flag-delete").onclick = async () => {
   if (!await confirmed("Delete " + one.flag + " on all nodes?", "Programs give their own default then. It can be brought back from its history.", "Delete")) return;
   await sendFlag("DELETE", flagPath(one.flag, "?if=" + one.stamp), undefined, one.flag + " was deleted");
 };
-
-// ---- Plans: changes that a node makes by itself, step by step or at a time.
-const PLAN_STATES = { __proto__: null, running: "running", paused: "paused", done: "done", stopped: "stopped", cancelled: "cancelled", rolled_back: "rolled back" };
-const PLAN_ACTS = { __proto__: null, running: ["pause", "cancel", "roll-back"], paused: ["resume", "cancel", "roll-back"], done: ["roll-back"], stopped: ["roll-back"], cancelled: ["roll-back"] };
-const PLAN_WORDS = { pause: ["Pause", "was paused"], resume: ["Resume", "goes on"], cancel: ["Cancel", "was cancelled"], "roll-back": ["Roll back", "was rolled back"] };
-const planState = plan => "plan " + (PLAN_STATES[plan.state] || "of another version");
-function editWords(edit) {
-  if (edit?.rollout) return edit.rollout.variant + " for " + percentWords(Number(edit.rollout.percent));
-  if (edit && typeof edit === "object" && "default" in edit) return "default " + variantWords(edit.default);
-  return edit === "enable" || edit === "disable" ? edit : "another change";
-}
-function planSummary(plan) {
-  const words = ["Plan " + PLAN_STATES[plan.state] + ": " + plan.done + " of " + plural(plan.steps.length, "step") + " done."], next = plan.steps[plan.done];
-  if (plan.reason) words.push("It was " + PLAN_STATES[plan.state] + " because: " + plan.reason + ".");
-  if (next && plan.state === "running") words.push("Next: " + editWords(next.edit) + (plan.next_ms > now() ? " in " + span(plan.next_ms - now()) + ", at " + date(plan.next_ms) : " now") + ".");
-  else if (next && plan.state === "paused") words.push("Next, once it goes on: " + editWords(next.edit) + ".");
-  const ends = { __proto__: null, hold: "the flag stays as it is then", "step-back": "the last step is taken back then", "roll-back": "everything is taken back then" };
-  if (plan.stop_if) words.push("Stops if " + plan.stop_if.metric + " is above " + plan.stop_if.above + " on any node; " + (ends[plan.on_stop] || plan.on_stop) + ".");
-  return words.join(" ") + " By " + plan.by + (plan.note ? ": “" + plan.note + "”" : "") + ".";
-}
-function showPlan(one) {
-  const { plan } = one;
-  $("flag-plan").hidden = !plan;
-  if (!plan) return;
-  const isKnown = typeof plan.state === "string" && PLAN_STATES[plan.state] && Array.isArray(plan.steps);
-  put($("flag-plan-words"), isKnown ? planSummary(plan) : "This plan was written by another version of the program.");
-  const same = JSON.stringify([plan, mayWrite()]);
-  if ($("flag-plan").dataset.same === same) return;
-  $("flag-plan").dataset.same = same;
-  $("flag-steps").replaceChildren(...(isKnown ? plan.steps : []).map((step, at) => {
-    const item = make("li", editWords(step?.edit) + (step?.wait_ms ? ", after " + span(step.wait_ms) : ""), at < plan.done ? "done" : "");
-    if (at < plan.done) item.append(make("span", " ✓ done", "good"));
-    return item;
-  }));
-  const acts = (isKnown && PLAN_ACTS[plan.state] || []).filter(act => act !== "roll-back" || plan.base);
-  $("flag-plan-acts").replaceChildren(...acts.map(act => {
-    const one = button(PLAN_WORDS[act][0], () => actOnPlan(act));
-    one.disabled = !mayWrite();
-    one.setAttribute("aria-label", PLAN_WORDS[act][0] + " the plan");
-    return one;
-  }));
-}
-async function actOnPlan(act) {
-  const flag = flagName;
-  if (act === "roll-back" && !await confirmed("Roll the plan of " + flag + " back?", "The flag is as before the first step then.", "Roll back")) return;
-  await sendFlag("POST", flagPath(flag, "/plan/" + act + "?"), undefined, "The plan of " + flag + " " + PLAN_WORDS[act][1]);
-}

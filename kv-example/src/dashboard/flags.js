@@ -198,7 +198,7 @@ async function sendFlag(method, path, body, words, more = {}, headers = {}) {
     return null;
   }
   $("f-note").value = "";
-  flagSays(words + " at " + clock(Date.now()) + ".", "", more.undo && said.stamp ? { ...more.undo, stamp: said.stamp } : null);
+  flagSays(words + " at " + clock(Date.now()) + "." + (said.warning ? " But " + said.warning + "." : ""), "", more.undo && said.stamp ? { ...more.undo, stamp: said.stamp } : null);
   return said.stamp || "";
 }
 // What became of a change, with a way back where there is one.

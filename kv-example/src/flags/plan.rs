@@ -18,6 +18,7 @@ use tidings::{Entry, OnlyIf, Store};
 
 use super::Names;
 use super::change::{self, Author, Change, DEFINITION_BYTES_MAX, Write};
+use super::condition::Threshold;
 use super::edit::Edit;
 
 /// Steps of one plan.
@@ -70,29 +71,6 @@ pub(crate) enum OnStop {
     StepBack,
     /// The flag is what it was before the first step
     RollBack,
-}
-
-/// A metric and the greatest value at which a plan goes on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Threshold {
-    pub(crate) metric: String,
-    pub(crate) above: f64,
-}
-
-impl std::str::FromStr for Threshold {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let form = || format!("\"{text}\" is not of the form METRIC>NUMBER");
-        let (metric, number) = text.split_once('>').ok_or_else(form)?;
-        let above: f64 = number.trim().parse().map_err(|_| form())?;
-        let metric = metric.trim().to_owned();
-        if metric.is_empty() || metric.contains('/') || !above.is_finite() {
-            return Err(form());
-        }
-        Ok(Self { metric, above })
-    }
 }
 
 /// One step: a wait, and then a change.
@@ -333,14 +311,14 @@ pub(crate) fn run<S: Store>(
     names: Names<'_>,
     set: &str,
     flag: &str,
-    crossed: impl Fn(&Threshold) -> Option<String>,
+    crossed: impl FnOnce(&Plan) -> Option<String>,
     token: &str,
 ) -> Result<Option<Decision>, tidings::WriteError> {
     let (plan_key, flag_key) = (names.plan(set, flag), names.flag(set, flag));
     let Some(plan_entry) = store.get(&plan_key) else { return Ok(None) };
     let flag_entry = store.get(&flag_key);
     let versions = versions(&plan_entry);
-    let crossed = versions.first().and_then(|plan| plan.stop_if.as_ref()).and_then(crossed);
+    let crossed = versions.first().and_then(crossed);
     let seen = FlagSeen::of_entry(flag_entry.as_ref());
     let decided = decide(&versions, &seen, crossed.as_deref(), super::now_ms(store), token);
     let Some(decision) = decided else { return Ok(None) };

@@ -14,8 +14,9 @@ use tidings::{ElectionError, Leadership, Node, WatchEvent};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Names;
-use super::metrics::{self, Reports};
-use super::plan::{self, Plan, State, Threshold};
+use super::condition::Threshold;
+use super::metrics::{Readings, Reports};
+use super::plan::{self, Plan, State};
 use crate::api::Monitor;
 
 /// The name of the election.
@@ -102,7 +103,7 @@ pub(crate) fn start(node: &Node, monitor: &Arc<Monitor>, prefix: &str, render: f
 /// Runs all plans while the lease is held and there is something to do.
 async fn hold(node: &Node, monitor: &Arc<Monitor>, open: &OpenPlans, names: Names<'_>, lease: Leadership) {
     // The newer the lease, the greater the text.
-    let mut last_error = None;
+    let (mut last_error, mut readings) = (None, Readings::default());
     let token = format!("{:032x}", lease.token().as_u128());
     while lease.is_valid() && !open.is_empty() {
         tokio::select! {
@@ -110,12 +111,14 @@ async fn hold(node: &Node, monitor: &Arc<Monitor>, open: &OpenPlans, names: Name
             // Also before the first look: so what the holder before has written can arrive.
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
-        for key in open.keys() {
+        let keys = open.keys();
+        readings.retain(&keys);
+        for key in keys {
             let Some((set, flag)) = key[names.plans().len()..].split_once('/') else { continue };
             if !lease.is_valid() {
                 return;
             }
-            let crossed = |threshold: &Threshold| metrics::crossed(node, names, threshold);
+            let crossed = |plan: &Plan| readings.crossed(node, names, &key, plan);
             // Members write plans and definitions: a step may take a while, in which other tasks go on.
             let ran = tokio::task::block_in_place(|| plan::run(node, names, set, flag, crossed, &token));
             match ran {

@@ -6,15 +6,21 @@ use serde_json::Value;
 use super::{Flag, Planned, percent_of, time_of};
 use crate::client::Target;
 use crate::exit::{Exit, Failure};
+use crate::flags::condition::Threshold;
 use crate::flags::edit::{Edit, Rollout};
-use crate::flags::plan::{self, OnStop, Step, Threshold};
+use crate::flags::plan::{self, OnStop, Step};
 use crate::{span, table};
 
 const RUNNING: &str = "\
 Plans are run by one of the nodes that `tidings serve`, which holds a lease for it: the cluster needs voters (--voter). In
 a partition they go on where a majority of the voters is. A plan stops by itself when the flag is changed by hand, and when
-the metric is above the number on any node that is reached: a value under flags-metrics/METRIC/SOURCE, which applications
-put (`tidings put flags-metrics/errors/app-1 17 --ephemeral`) and every node of `tidings serve` for its own /metrics.";
+a metric is above a number on any node that is reached: a value under flags-metrics/METRIC/SOURCE, which applications put
+(`tidings put flags-metrics/errors/app-1 17 --ephemeral`) and every node of `tidings serve` for its own /metrics.
+
+Conditions of --stop-if:
+  'queue_length > 100'        the value of the metric: for gauges, which go up and down
+  'rate(errors_total) > 0.5'  its increase in a second, from one reading to the next, at least 5 s later: for counters,
+                              which only grow. A counter that went down was started anew, and counts from zero.";
 
 /// Roll a variant out in steps; pause, resume, cancel or take back what was planned
 #[derive(Debug, Subcommand)]
@@ -53,8 +59,8 @@ pub(crate) struct Start {
     /// When the first step is taken; without it at once
     #[arg(long, value_name = "TIME", value_parser = time_of)]
     at: Option<u64>,
-    /// Stop when a metric is above a number on any node
-    #[arg(long, value_name = "METRIC>NUMBER")]
+    /// Stop when a metric is above a number on any node: METRIC > NUMBER, or rate(METRIC) > NUMBER for counters
+    #[arg(long, value_name = "CONDITION")]
     stop_if: Option<Threshold>,
     /// What becomes of the flag then
     #[arg(long, value_enum, default_value = "hold")]
@@ -141,7 +147,7 @@ pub(super) fn summary(plan: &plan::Plan) -> String {
         text = format!("{text}, {what} {when}");
     }
     if let Some(stop) = &plan.stop_if {
-        text = format!("{text}, stops if {} > {}", stop.metric, stop.above);
+        text = format!("{text}, stops if {stop}");
     }
     if plan.reason.is_empty() { text } else { format!("{text}: {}", plan.reason) }
 }

@@ -9,7 +9,7 @@ use tidings::sim::Sim;
 
 use super::*;
 use crate::flags::edit::Rollout;
-use crate::flags::metrics;
+use crate::flags::metrics::{RATE_MS_MIN, Readings};
 
 const NAMES: Names<'_> = Names("flags/");
 const WAIT_MS: u64 = 1_000;
@@ -143,17 +143,13 @@ fn step_that_cannot_be_taken_stops_a_plan() {
     assert_eq!(decide(&[plan(&[5.0])], &split, None, 0, "1").unwrap().plan.state, State::Stopped);
 }
 
-#[test]
-fn thresholds_are_read() {
-    assert_eq!("errors > 0.5".parse(), Ok(Threshold { metric: "errors".to_owned(), above: 0.5 }));
-    for slip in ["", "errors", ">1", "errors>", "errors>many", "a/b>1", "errors>inf"] {
-        assert!(slip.parse::<Threshold>().is_err(), "{slip}");
-    }
-}
-
 /// Both nodes run the plan at once, as holders of leases never do, the second one under the greater token.
 fn run_on(node: &impl Store, token: &str) -> bool {
-    let crossed = |threshold: &Threshold| metrics::crossed(node, NAMES, threshold);
+    run_with(&mut Readings::default(), node, token)
+}
+
+fn run_with(readings: &mut Readings, node: &impl Store, token: &str) -> bool {
+    let crossed = |plan: &Plan| readings.crossed(node, NAMES, "flags-plans/s/a", plan);
     run(node, NAMES, "s", "a", crossed, token).unwrap().is_some()
 }
 
@@ -219,7 +215,7 @@ fn second_run_at_the_same_time_takes_no_second_step() {
 fn metric_above_its_limit_at_any_source_stops() {
     let sim = Sim::new(1).nodes(1);
     let node = sim.node(0);
-    let stop_if = Some(Threshold { metric: "errors".to_owned(), above: 10.0 });
+    let stop_if = "errors > 10".parse().ok();
     node.put("flags/s/a", flag().to_string().as_bytes()).unwrap();
     node.put("flags-plans/s/a", Plan { stop_if, on_stop: OnStop::RollBack, ..plan(&[5.0, 100.0]) }.value())
         .unwrap();
@@ -234,6 +230,76 @@ fn metric_above_its_limit_at_any_source_stops() {
     let plan = Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap();
     assert!(plan.state == State::Stopped && plan.reason.contains("app-1"), "{}", plan.reason);
     assert_eq!(change::definition_of(&node.get("flags/s/a").unwrap()), Some(flag()));
+}
+
+/// A node with a plan that stops at a rate over 2 a second, and what reads it so long after the last reading.
+struct Watched {
+    sim: Sim,
+    readings: Readings,
+}
+
+impl Watched {
+    fn new(on_stop: OnStop) -> Self {
+        let sim = Sim::new(1).nodes(1);
+        sim.node(0).put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        let mut steps = plan(&[5.0, 100.0]).steps;
+        steps[1].wait_ms = 3_600_000;
+        let stop_if = "rate(errors) > 2".parse().ok();
+        sim.node(0).put("flags-plans/s/a", Plan { steps, stop_if, on_stop, ..plan(&[]) }.value()).unwrap();
+        Self { sim, readings: Readings::default() }
+    }
+
+    /// The state of the plan after a reading of these values, by source, so many milliseconds after the one before.
+    fn reads(&mut self, after_ms: u64, values: &[(&str, f64)]) -> (State, String) {
+        self.sim.run_for(Duration::from_millis(after_ms));
+        let node = self.sim.node(0);
+        for (source, value) in values {
+            node.put(format!("flags-metrics/errors/{source}"), value.to_string().as_bytes()).unwrap();
+        }
+        run_with(&mut self.readings, &node, "1");
+        let plan = Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap();
+        (plan.state, plan.reason)
+    }
+}
+
+#[test]
+fn rate_above_its_limit_stops_at_the_second_reading() {
+    let mut node = Watched::new(OnStop::RollBack);
+    let running = (State::Running, String::new());
+    assert_eq!(node.reads(0, &[("a", 1e6), ("b", 5.0)]), running, "its total alone says nothing");
+    assert_eq!(node.reads(RATE_MS_MIN - 1_000, &[("a", 2e6)]), running, "too early for a rate");
+    assert_eq!(node.reads(1_000, &[("a", 1e6 + 10.0), ("b", 5.0)]), running, "2 a second is not above 2");
+    let (state, reason) = node.reads(2 * RATE_MS_MIN, &[("a", 1e6 + 30.0), ("b", 26.0)]);
+    assert_eq!(state, State::Stopped);
+    assert_eq!(reason, "rate(errors) is 2.1 at \"b\", and the limit is 2");
+    assert_eq!(change::definition_of(&node.sim.node(0).get("flags/s/a").unwrap()), Some(flag()));
+}
+
+#[test]
+fn counter_that_went_down_counts_from_zero() {
+    for (after, expected) in [(10.0, State::Running), (11.0, State::Stopped)] {
+        let mut node = Watched::new(OnStop::Hold);
+        node.reads(0, &[("a", 1e6)]);
+        assert_eq!(node.reads(RATE_MS_MIN, &[("a", after)]).0, expected, "{after} in 5 s");
+    }
+}
+
+#[test]
+fn rate_is_of_one_plan_and_of_a_source_that_stays() {
+    let mut node = Watched::new(OnStop::Hold);
+    node.reads(0, &[("a", 0.0)]);
+    node.sim.node(0).delete("flags-metrics/errors/a").unwrap();
+    node.reads(RATE_MS_MIN, &[]);
+    assert_eq!(node.reads(RATE_MS_MIN, &[("a", 1e6)]).0, State::Running, "it is new");
+    // Another plan of the flag begins with its own first reading.
+    let entry = node.sim.node(0).get("flags-plans/s/a").unwrap();
+    let next = Plan { id: "2".to_owned(), ..Plan::of_entry(&entry).unwrap() };
+    node.sim.node(0).put("flags-plans/s/a", next.value()).unwrap();
+    assert_eq!(node.reads(RATE_MS_MIN, &[("a", 2e6)]).0, State::Running);
+    // So does one that was not open meanwhile.
+    node.readings.retain(&[]);
+    assert_eq!(node.reads(RATE_MS_MIN, &[("a", 3e6)]).0, State::Running);
+    assert_eq!(node.reads(RATE_MS_MIN, &[("a", 4e6)]).0, State::Stopped, "the control");
 }
 
 #[test]
