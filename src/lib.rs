@@ -107,7 +107,7 @@
 //! | `openfeature` | no | `flags::FlagsProvider`: feature flags as a provider of `OpenFeature`'s SDK |
 //! | `figment` | no | `live::StoreSource` as a `figment::Provider`, and providers as layers of a [`Live`] |
 //! | `crdts` | no | `map::Merged`: values with a merge of their own, by the trait `CvRDT` of the crate `crdts` |
-//! | `config` | no | `live::StoreSource` as a `config::Source` |
+//! | `config` | no | `live::StoreSource` as a `config::Source` and a `config::AsyncSource` |
 //! | `axum` | no | [`flags::Snapshot`] as an extractor of `axum`: one for each request |
 //! | `schemars` | no | `Map::put_schema`, `LiveBuilder::put_schema`: JSON Schemas of Rust types, beside the values |
 //! | `proptest` | no | `sim::faults`: a strategy of the crate `proptest` for the faults of a simulation |

@@ -118,6 +118,14 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// The value of a key.
     fn get(&self, key: &str) -> Option<Entry>;
 
+    /// Whether the key of an entry, which [`get`](Self::get) gave earlier, still holds exactly that: the same write and no
+    /// other beside it. It costs less than to read the key again.
+    #[cfg(feature = "json")]
+    fn is_current(&self, entry: &Entry) -> bool {
+        let now = self.get(entry.key());
+        now.is_some_and(|now| now.is_same_write(entry) && now.conflicts().next().is_none())
+    }
+
     /// All entries whose key begins with `prefix`, in key order, as they were at one instant.
     fn scan(&self, prefix: &str) -> Vec<Entry>;
 

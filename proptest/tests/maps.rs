@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use futures_core::Stream;
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tidings::map::Codec;
 use tidings::sim::Sim;
 use tidings::{Control, Error, Map, MapEvent, MapWatch, Node, OnlyIf, PutOptions, Store, WriteError};
-use tidings_proptest::{ms, nodes};
+use tidings_proptest::{Dice, ms, nodes};
 
 type State = BTreeMap<String, u32>;
 
@@ -210,6 +211,68 @@ fn concurrent_updates_of_one_node_are_all_counted() {
     assert_eq!(count(true), 8_000);
     // The control: to read and to put loses updates.
     assert!((0..20).any(|_| count(false) < 8_000));
+    runtime.block_on(node.shutdown());
+}
+
+/// How many typed reads were another value than that of the write which raw reads found before and after, and of how many.
+fn wrong_reads(node: &Node, seed: u64, read: impl Fn(&str) -> Option<u64>) -> (usize, usize) {
+    let (mut dice, mut wrong, mut compared) = (Dice::new(seed), 0, 0);
+    for _ in 0..50_000 {
+        let key = dice.below(MANY).to_string();
+        let raw = || node.get(format!("m/{key}"));
+        let (before, value, after) = (raw(), read(&key), raw());
+        if let (Some(before), Some(after)) = (before, after)
+            && before.stamp() == after.stamp()
+        {
+            let right = String::from_utf8_lossy(before.value()).parse().ok();
+            compared += 1;
+            wrong += usize::from(value != right);
+        }
+    }
+    (wrong, compared)
+}
+
+/// More keys than a map keeps decoded.
+const MANY: usize = 6_000;
+
+#[test]
+fn typed_read_has_the_stamp_of_the_raw_read() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let node = runtime.block_on(nodes::start("a", &[]));
+    let map = node.map::<u64>("m/");
+    (0..MANY).for_each(|i| _ = map.put(i.to_string(), &0).unwrap());
+    let is_over = AtomicBool::new(false);
+    let write = || {
+        let mut dice = Dice::new(7);
+        for number in (1..10_000_000).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+            let key = dice.below(MANY).to_string();
+            if dice.below(8) == 0 {
+                map.delete(key).unwrap()
+            } else {
+                map.put(key, &number).unwrap()
+            };
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(write);
+        let typed = |key: &str| map.get(key).unwrap().as_deref().copied();
+        let readers: Vec<_> = (0..4)
+            .map(|seed| {
+                scope.spawn({
+                    let node = &node;
+                    move || wrong_reads(node, seed, typed)
+                })
+            })
+            .collect();
+        let counts: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+        // The control: a value that is kept by its key alone.
+        let kept = Mutex::new(BTreeMap::new());
+        let stale = |key: &str| *kept.lock().unwrap().entry(key.to_owned()).or_insert_with(|| typed(key));
+        let control = wrong_reads(&node, 5, stale);
+        is_over.store(true, Ordering::Relaxed);
+        assert!(counts.iter().all(|(wrong, compared)| *wrong == 0 && *compared > 1_000), "{counts:?}");
+        assert!(control.0 > 0, "{control:?}");
+    });
     runtime.block_on(node.shutdown());
 }
 

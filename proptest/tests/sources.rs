@@ -1,14 +1,17 @@
 //! The crates `figment` and `config` read their settings from a store, and their sources are layers of live values.
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 
+use config::builder::AsyncState;
+use config::{ConfigBuilder, ConfigError};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::Deserialize;
 use tidings::Live;
 use tidings::live::{LiveSource, StoreSource};
 use tidings::sim::Sim;
-use tidings_proptest::{Folder, nodes};
+use tidings_proptest::{Folder, ms, nodes};
 
 #[derive(Debug, Deserialize, PartialEq)]
 struct App {
@@ -23,6 +26,9 @@ struct Db {
     factor: f64,
     limit: Option<i64>,
 }
+
+/// The part `db` of [`right`] as one value.
+const DB: &str = r#"{"pool": 5, "hosts": ["a", "b"], "factor": 0.5, "limit": null}"#;
 
 fn right() -> App {
     let hosts = vec!["a".to_owned(), "b".to_owned()];
@@ -60,11 +66,49 @@ async fn config_extracts_settings_from_a_store() {
     let source = StoreSource::new(&sim.node(0), "app/");
     let built = config::Config::builder().add_source(source.clone()).build().unwrap();
     assert_eq!(built.try_deserialize::<App>().unwrap(), right());
-    let builder = config::ConfigBuilder::<config::builder::AsyncState>::default().add_source(source.clone());
+    let builder = ConfigBuilder::<AsyncState>::default().add_source(source.clone());
     assert_eq!(builder.build().await.unwrap().try_deserialize::<App>().unwrap(), right());
     sim.node(0).put("app/db", "{}").unwrap();
     let error = config::Config::builder().add_source(source).build().unwrap_err().to_string();
     assert!(error.contains("the prefix of db/"), "{error}");
+}
+
+/// What config-rs's asynchronous builder makes of the settings on a node, once it is done.
+fn begin_build(sim: &mut Sim, i: usize) -> Arc<Mutex<Option<Result<App, ConfigError>>>> {
+    let slot = Arc::new(Mutex::new(None));
+    let (given, source) = (slot.clone(), StoreSource::new(&sim.node(i), "app/"));
+    sim.spawn(async move {
+        let builder = ConfigBuilder::<AsyncState>::default().add_async_source(source);
+        let built = builder.build().await.and_then(config::Config::try_deserialize);
+        *given.lock().unwrap() = Some(built);
+    });
+    slot
+}
+
+#[test]
+fn asynchronous_source_waits_until_the_node_has_caught_up() {
+    let mut sim = Sim::new(1).nodes(2);
+    sim.partition(&[0], &[1]);
+    sim.node(0).batch().put("app/name", "\"shop\"").put("app/db", DB).commit().unwrap();
+    // The control: what does not wait reads an empty store.
+    let source = StoreSource::new(&sim.node(1), "app/");
+    assert!(config::Config::builder().add_source(source).build().unwrap().try_deserialize::<App>().is_err());
+    let late = begin_build(&mut sim, 1);
+    sim.run_for(ms(4_900));
+    assert!(late.lock().unwrap().is_none(), "it waits");
+    sim.run_for(ms(200));
+    let error = late.lock().unwrap().take().unwrap().unwrap_err().to_string();
+    assert!(error.contains("store app/*: the node has not caught up with a peer within 5 s"), "{error}");
+
+    let built = begin_build(&mut sim, 1);
+    sim.run_for(ms(10));
+    sim.heal();
+    sim.run_for(ms(4_000));
+    assert_eq!(built.lock().unwrap().take().unwrap().unwrap(), right());
+    sim.crash(1);
+    let closed = begin_build(&mut sim, 1);
+    sim.run_for(ms(1));
+    assert!(closed.lock().unwrap().take().unwrap().unwrap_err().to_string().contains("the node is closed"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -140,6 +140,13 @@ impl Dot {
         &self.0.slice[usize::from(head.key_len) + head.form.lifetime_bytes()..]
     }
 
+    /// Where it is in memory. No two dots that exist at the same time have the same address.
+    #[cfg(feature = "json")]
+    #[inline]
+    fn address(&self) -> usize {
+        std::ptr::from_ref(&*self.0).addr()
+    }
+
     #[inline]
     pub(crate) fn stamp(&self) -> Stamp {
         Stamp { clock: self.0.header.header.clock, origin: self.0.header.header.origin }
@@ -379,6 +386,27 @@ impl Entry {
     #[inline]
     pub fn stamp(&self) -> Stamp {
         self.dot.stamp()
+    }
+
+    /// The key as it is stored, without its space.
+    #[cfg(feature = "json")]
+    #[inline]
+    pub(crate) fn name(&self) -> &[u8] {
+        &self.dot.key()[1..]
+    }
+
+    /// Whether the values of both are the same memory, and so of one write.
+    #[cfg(feature = "json")]
+    #[inline]
+    pub(crate) fn is_same_write(&self, other: &Self) -> bool {
+        self.dot.address() == other.dot.address()
+    }
+
+    /// Whether a key with these dots holds the very write of this entry and nothing else.
+    #[cfg(all(feature = "json", feature = "node"))]
+    #[inline]
+    pub(crate) fn is_only_of(&self, dot_set: &DotSet, is_hidden: impl Fn(&Dot) -> bool) -> bool {
+        matches!(dot_set, DotSet::One(dot) if dot.address() == self.dot.address() && !is_hidden(dot))
     }
 
     /// The run of the node that wrote the value; [`Member::run`](crate::Member::run) shows which member that is. A node

@@ -8,6 +8,10 @@ use futures_core::Stream;
 use super::Store;
 use crate::error::WriteError;
 
+/// The most changes that a watch takes before it reads the value: while others add without a pause, there is always
+/// another one.
+const EVENTS_MAX: usize = 1_024;
+
 /// A counter that all nodes may increase and decrease concurrently.
 ///
 /// It holds one number for each process start that has changed it, and reading it adds them up. The number of a process
@@ -96,19 +100,26 @@ impl<S: Store> Stream for CounterWatch<S> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<i64>> {
         let watch = self.get_mut();
-        let is_over = loop {
+        let mut has_more = true;
+        for _ in 0..EVENTS_MAX {
             match Pin::new(&mut watch.changes).poll_next(cx) {
                 Poll::Ready(Some(_)) => watch.has_changed = true,
-                Poll::Ready(None) => break true,
-                Poll::Pending => break false,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    has_more = false;
+                    break;
+                }
             }
-        };
-        if !is_over && std::mem::take(&mut watch.has_changed) {
+        }
+        if std::mem::take(&mut watch.has_changed) {
             let value = watch.counter.value();
             if watch.last.replace(value) != Some(value) {
                 return Poll::Ready(Some(value));
             }
         }
-        if is_over { Poll::Ready(None) } else { Poll::Pending }
+        if has_more {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }

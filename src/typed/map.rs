@@ -67,7 +67,7 @@ impl<T, S, C> std::fmt::Debug for Map<T, S, C> {
 
 impl<T, S: Store> Map<T, S> {
     pub(crate) fn new(store: S, prefix: String) -> Self {
-        Self { store, prefix, reader: MapReader::new(None) }
+        Self { reader: MapReader::new(prefix.len(), None), store, prefix }
     }
 }
 
@@ -75,7 +75,8 @@ impl<T, S: Store, C: Codec> Map<T, S, C> {
     /// The same map with values in another format.
     #[must_use]
     pub fn with_codec<D: Codec>(self) -> Map<T, S, D> {
-        Map { store: self.store, prefix: self.prefix, reader: MapReader::new(self.reader.resolver()) }
+        let reader = MapReader::new(self.prefix.len(), self.reader.resolver());
+        Map { store: self.store, prefix: self.prefix, reader }
     }
 
     /// The same map, in which the values that were written to a key concurrently are made one by `resolve`, instead of
@@ -104,7 +105,7 @@ impl<T, S: Store, C: Codec> Map<T, S, C> {
     /// ```
     #[must_use]
     pub fn resolve_with(self, resolve: impl Fn(&[Arc<T>]) -> T + Send + Sync + 'static) -> Self {
-        Self { reader: MapReader::new(Some(Arc::new(resolve))), ..self }
+        Self { reader: MapReader::new(self.prefix.len(), Some(Arc::new(resolve))), ..self }
     }
 
     fn key(&self, key: &str) -> String {
@@ -180,7 +181,11 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
     /// # Errors
     /// [`Error::Decode`] if the stored value is not of type `T`; it names the key.
     pub fn get(&self, key: impl AsRef<str>) -> Result<Option<Arc<T>>, Error> {
-        match self.raw(key.as_ref()) {
+        let key = key.as_ref();
+        if let Some(value) = self.reader.current(key, &self.store) {
+            return Ok(Some(value));
+        }
+        match self.raw(key) {
             Some(entry) => Ok(Some(self.reader.value(&entry)?)),
             None => Ok(None),
         }
@@ -191,18 +196,21 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
     /// # Errors
     /// [`Error::Decode`] if the stored value is not of type `T`; it names the key.
     pub fn entry(&self, key: impl AsRef<str>) -> Result<Option<MapEntry<T>>, Error> {
-        Ok(self.raw(key.as_ref()).map(|entry| self.entry_of(&entry)).transpose()?)
+        let Some(entry) = self.raw(key.as_ref()) else { return Ok(None) };
+        let conflict = |it: Entry| Ok(self.entry_of(&it, MapReader::<T, C>::conflict(&it)?));
+        let conflicts = entry.conflicts().map(conflict).collect();
+        Ok(Some(MapEntry { conflicts, ..self.entry_of(&entry, self.reader.decoded(&entry)?) }))
     }
 
-    fn entry_of(&self, entry: &Entry) -> Result<MapEntry<T>, DecodeError> {
-        Ok(MapEntry {
+    fn entry_of(&self, entry: &Entry, value: Arc<T>) -> MapEntry<T> {
+        MapEntry {
             key: entry.key()[self.prefix.len()..].to_owned(),
-            value: self.reader.decoded(entry)?,
+            value,
             stamp: entry.stamp(),
             writer: writer(&self.store, entry.stamp()),
             expires_at: entry.expires_at(),
-            conflicts: entry.conflicts().map(|conflict| self.entry_of(&conflict)).collect(),
-        })
+            conflicts: Vec::new(),
+        }
     }
 
     /// All keys with their values in key order, as they were at one instant. A value that is not of type `T` is an error

@@ -58,6 +58,11 @@ impl Store for Node {
         self.get(key)
     }
 
+    #[cfg(feature = "json")]
+    fn is_current(&self, entry: &Entry) -> bool {
+        self.shared.index.is_current(entry, wall_ms)
+    }
+
     fn scan(&self, prefix: &str) -> Vec<Entry> {
         self.scan(prefix)
     }

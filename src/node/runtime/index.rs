@@ -138,6 +138,17 @@ impl Index {
         Entry::new(&cell.dot_set, Revision { log, number: cell.revision }, |dot| dot.has_expired(wall_ms))
     }
 
+    /// Whether a register holds the very write of an entry and nothing else.
+    #[cfg(feature = "json")]
+    pub(in crate::node) fn is_current(&self, entry: &Entry, wall_ms: impl Fn() -> u64) -> bool {
+        let cells = self.cells.pin();
+        let cell = cells.get(&StoredKey { space: 0, name: entry.name() });
+        cell.is_some_and(|cell| {
+            let wall_ms = cell.wall_ms(wall_ms);
+            entry.is_only_of(&cell.dot_set, |dot| dot.has_expired(wall_ms))
+        })
+    }
+
     /// Whether a stored key has a value.
     pub(in crate::node) fn has(&self, stored: &[u8], wall_ms: impl Fn() -> u64) -> bool {
         let Some((space, name)) = stored.split_first() else { return false };

@@ -17,7 +17,7 @@ use crate::typed::schema;
 use crate::typed::{LastGood, Store, boxed};
 
 /// How long [`LiveBuilder::start`] waits by default for the node to catch up with a peer.
-const JOINED_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const JOINED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a [`Live`] is to be; [`Live::builder`] makes it.
 #[must_use = "a live value begins with `start`"]

@@ -8,8 +8,10 @@ use super::pieces::PieceTree;
 use crate::typed::Store;
 
 /// The keys with a prefix, for the crates `figment` (feature `figment`, as a `Provider`) and `config` (feature `config`,
-/// as a `Source`). The parts of the keys between `/` are the fields, and their values are JSON, as in a
-/// [`Live`](crate::Live). Each extraction reads the keys as they are at that instant.
+/// as a `Source` and an `AsyncSource`). The parts of the keys between `/` are the fields, and their values are JSON, as in a
+/// [`Live`](crate::Live). Each extraction reads the keys as they are at that instant. As an `AsyncSource` it first waits
+/// until the node has caught up with a peer, so that a process that has just started does not read a store that is still
+/// empty; after 5 s it fails.
 ///
 /// It fails if a value is not JSON, or if a key is a value and at the same time the prefix of another one.
 #[derive(Clone, Debug)]
@@ -82,9 +84,12 @@ mod of_figment {
 
 #[cfg(feature = "config")]
 mod of_config {
-    use config::{ConfigError, Map, Source, Value, ValueKind};
+    use config::{AsyncSource, ConfigError, Map, Source, Value, ValueKind};
 
     use super::{Store, StoreSource};
+    use crate::typed::boxed;
+    use crate::typed::live::builder::JOINED_TIMEOUT;
+    use crate::typed::live::task::first_of;
 
     impl<S: Store + std::fmt::Debug> Source for StoreSource<S> {
         fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
@@ -95,6 +100,21 @@ mod of_config {
             let fields = self.read().map_err(ConfigError::Message)?;
             let name = self.name();
             Ok(fields.into_iter().map(|(field, value)| (field, value_of(&name, value))).collect())
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl<S: Store + std::fmt::Debug> AsyncSource for StoreSource<S> {
+        async fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+            let failed = |why| Err(ConfigError::Message(format!("{}: {why}", self.name())));
+            match boxed(first_of(self.store.joined(), self.store.sleep(JOINED_TIMEOUT))).await {
+                Some(true) => Source::collect(self),
+                Some(false) => failed("the node is closed".to_owned()),
+                None => {
+                    let seconds = JOINED_TIMEOUT.as_secs();
+                    failed(format!("the node has not caught up with a peer within {seconds} s"))
+                }
+            }
         }
     }
 

@@ -223,7 +223,10 @@ impl<T> Drop for EndGuard<T> {
 }
 
 /// What the first future gives; `None` if the other one has ended before.
-async fn first_of<T>(first: impl Future<Output = T>, other: impl Future<Output = ()>) -> Option<T> {
+pub(super) async fn first_of<T>(
+    first: impl Future<Output = T>,
+    other: impl Future<Output = ()>,
+) -> Option<T> {
     let (mut first, mut other) = (pin!(first), pin!(other));
     poll_fn(|cx| match first.as_mut().poll(cx) {
         Poll::Ready(value) => Poll::Ready(Some(value)),

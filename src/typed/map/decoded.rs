@@ -1,21 +1,23 @@
 //! Decoded values, so that a value that is read often is decoded once.
 //!
-//! A place is found by the stamp of the write, which needs no look at the key, and is read without a lock. Each stamp
-//! has a few places, which are tried from one on that the stamp names. A decoded value belongs to the very memory of the
-//! bytes that it was decoded from: as that is kept here, no other value can be there, whatever stamp it has. Where more
-//! values want a place than there are, one of them is decoded again when it is read.
+//! A place is found by the key without the map's prefix, and is read without a lock. Each key has a few places, which are
+//! tried from one on that the key names. A decoded value belongs to the very memory of the write that it was decoded from:
+//! as that is kept here, no other write can be there, whatever stamp it has. So a value counts if the store says that the
+//! key holds that memory now. Where more values want a place than there are, one of them is decoded again when it is read.
 //!
-//! A general cache costs more than that: one look into moka takes two to three times as long as reading the value from
-//! the node, and it knows a clock.
+//! The store is asked with the key of the entry that is kept: to put prefix and key together and read the result takes half
+//! as long as reading the value from the node. A general cache costs more: one look into moka takes two to three times as
+//! long as that read, and it knows a clock.
 
+use std::hash::BuildHasher;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
+use foldhash::fast::FixedState;
 
 use crate::store::entry::Entry;
-use crate::time::Stamp;
 
-/// The places are grouped in sets, and each stamp belongs to one set.
+/// The places are grouped in sets, and each key belongs to one set.
 const SET_BITS: u32 = 10;
 /// The places of a set.
 const WAYS: usize = 4;
@@ -30,54 +32,65 @@ struct DecodedValue<T> {
     value: Arc<T>,
 }
 
-impl<T> DecodedValue<T> {
-    fn is_of(&self, entry: &Entry) -> bool {
-        std::ptr::eq(self.entry.value(), entry.value())
-    }
-}
-
 /// The values of a map that were decoded last, at most [`DECODED_MAX`].
 #[derive(Debug)]
 pub(super) struct DecodedValues<T> {
+    /// What all keys of the map begin with.
+    prefix_bytes: usize,
     /// Made for the first value, so that a map that is made for a single write costs nothing.
     places: OnceLock<Box<[ArcSwapOption<DecodedValue<T>>]>>,
 }
 
-impl<T> Default for DecodedValues<T> {
-    fn default() -> Self {
-        Self { places: OnceLock::new() }
-    }
-}
-
-fn spread(stamp: Stamp) -> u64 {
-    (stamp.clock ^ stamp.origin.number()).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
 impl<T> DecodedValues<T> {
-    /// The value of an entry, which is decoded if it is not there.
+    pub(super) fn new(prefix_bytes: usize) -> Self {
+        Self { prefix_bytes, places: OnceLock::new() }
+    }
+
+    /// The value of a key, if it is here and `is_current` says of its entry that the key holds that now.
+    pub(super) fn current(&self, key: &str, is_current: impl Fn(&Entry) -> bool) -> Option<Arc<T>> {
+        let value = |place: &ArcSwapOption<DecodedValue<T>>| {
+            let held = place.load();
+            let found = held.as_ref()?;
+            let is_found =
+                found.entry.name()[self.prefix_bytes..] == *key.as_bytes() && is_current(&found.entry);
+            is_found.then(|| found.value.clone())
+        };
+        places_of(self.places.get()?, key.as_bytes()).find_map(value)
+    }
+
+    /// The value of an entry, which is decoded if it is not there, in the place of an earlier value of its key.
     pub(super) fn of<E>(
         &self,
         entry: &Entry,
         decode: impl FnOnce(&Entry) -> Result<T, E>,
     ) -> Result<Arc<T>, E> {
+        let (mut earlier, mut free, mut first) = (None, None, None);
         let places = self.places.get_or_init(|| (0..DECODED_MAX).map(|_| ArcSwapOption::empty()).collect());
-        let hash = spread(entry.stamp());
-        let first = (hash >> (u64::BITS - SET_BITS)) as usize * WAYS;
-        let set = &places[first..first + WAYS];
-        let preferred = hash as usize % WAYS;
-        let mut free = None;
-        for place in set[preferred..].iter().chain(&set[..preferred]) {
+        for place in places_of(places, &entry.name()[self.prefix_bytes..]) {
+            first = first.or(Some(place));
             match &*place.load() {
-                Some(found) if found.is_of(entry) => return Ok(found.value.clone()),
+                Some(found) if found.entry.is_same_write(entry) => return Ok(found.value.clone()),
+                Some(found) if found.entry.name() == entry.name() => earlier = Some(place),
                 Some(_) => {}
                 None => free = free.or(Some(place)),
             }
         }
         let value = Arc::new(decode(entry)?);
-        let place = free.unwrap_or(&set[preferred]);
+        let place = earlier.or(free).or(first).expect("a set has places");
         place.store(Some(Arc::new(DecodedValue { entry: entry.clone(), value: value.clone() })));
         Ok(value)
     }
+}
+
+/// The places of a key, in the order in which they are tried.
+fn places_of<'p, T>(
+    places: &'p [ArcSwapOption<DecodedValue<T>>],
+    key: &[u8],
+) -> impl Iterator<Item = &'p ArcSwapOption<DecodedValue<T>>> + use<'p, T> {
+    let hash = FixedState::default().hash_one(key);
+    let first = (hash >> (u64::BITS - SET_BITS)) as usize * WAYS;
+    let (before, behind) = places[first..first + WAYS].split_at(hash as usize % WAYS);
+    behind.iter().chain(before)
 }
 
 #[cfg(test)]
@@ -93,7 +106,7 @@ mod tests {
         let sim = Sim::new(1).without_checks().nodes(1);
         let node = sim.node(0);
         (0..keys).for_each(|i| _ = node.put(format!("{i}"), format!("{i}")).unwrap());
-        let (values, count) = (DecodedValues::default(), Cell::new(0));
+        let (values, count) = (DecodedValues::new(0), Cell::new(0));
         for i in (0..keys).chain(0..keys) {
             let entry = node.get(format!("{i}")).unwrap();
             let decode = |entry: &Entry| {
@@ -119,7 +132,7 @@ mod tests {
     fn value_of_another_write_is_never_taken() {
         let sim = Sim::new(1).nodes(1);
         let node = sim.node(0);
-        let values = DecodedValues::default();
+        let values = DecodedValues::new(0);
         for i in 0..10_u8 {
             node.put("k", [i]).unwrap();
             let entry = node.get("k").unwrap();

@@ -9,6 +9,7 @@ use super::codec::Codec;
 use super::decoded::DecodedValues;
 use crate::error::{Cause, DecodeError};
 use crate::store::entry::Entry;
+use crate::typed::Store;
 
 /// Makes one value of several, the one with the greatest stamp first.
 pub(super) type Resolver<T> = Arc<dyn Fn(&[Arc<T>]) -> T + Send + Sync>;
@@ -28,8 +29,8 @@ impl<T, C> Clone for MapReader<T, C> {
 
 impl<T, C> MapReader<T, C> {
     /// Nothing is decoded yet: what was decoded in one format need not be what another one gives.
-    pub(super) fn new(resolver: Option<Resolver<T>>) -> Self {
-        Self { decoded: Arc::default(), resolver, codec: PhantomData }
+    pub(super) fn new(prefix_bytes: usize, resolver: Option<Resolver<T>>) -> Self {
+        Self { decoded: Arc::new(DecodedValues::new(prefix_bytes)), resolver, codec: PhantomData }
     }
 
     pub(super) fn resolver(&self) -> Option<Resolver<T>> {
@@ -38,10 +39,24 @@ impl<T, C> MapReader<T, C> {
 }
 
 impl<T: DeserializeOwned, C: Codec> MapReader<T, C> {
-    /// The value of one write, whatever is beside it.
-    pub(super) fn decoded(&self, entry: &Entry) -> Result<Arc<T>, DecodeError> {
+    /// The value of a key without the map's prefix, if it is decoded and the only one.
+    pub(super) fn current(&self, key: &str, store: &impl Store) -> Option<Arc<T>> {
+        self.decoded.current(key, |entry| store.is_current(entry))
+    }
+
+    fn decode(entry: &Entry) -> Result<T, DecodeError> {
         let wrong = |error| DecodeError { key: entry.key().to_owned(), reason: Cause::new(error) };
-        self.decoded.of(entry, |entry| C::decode(entry.value()).map_err(wrong))
+        C::decode(entry.value()).map_err(wrong)
+    }
+
+    /// The value of the greatest stamp, whatever is beside it.
+    pub(super) fn decoded(&self, entry: &Entry) -> Result<Arc<T>, DecodeError> {
+        self.decoded.of(entry, Self::decode)
+    }
+
+    /// A value that lost. It is not kept, so that it does not take the place of the one that won.
+    pub(super) fn conflict(conflict: &Entry) -> Result<Arc<T>, DecodeError> {
+        Self::decode(conflict).map(Arc::new)
     }
 
     /// The value of a key: that of the greatest stamp, or what the resolver makes of all of them.
@@ -50,7 +65,7 @@ impl<T: DeserializeOwned, C: Codec> MapReader<T, C> {
         let Some(resolver) = &self.resolver else { return Ok(winner) };
         let mut versions = vec![winner];
         for conflict in entry.conflicts() {
-            versions.push(self.decoded(&conflict)?);
+            versions.push(Self::conflict(&conflict)?);
         }
         if let [only] = &versions[..] {
             return Ok(only.clone());
