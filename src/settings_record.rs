@@ -143,10 +143,9 @@ fn write_settings(settings: ClusterSettings, writer: &mut Writer) {
 /// Programs of before the stamps wrote none.
 fn read_state(reader: &mut Reader<'_>) -> Result<EarlierSettings, WireError> {
     let settings = read_settings(reader)?;
-    let written = match reader.is_at_end() {
-        true => None,
-        false => Some(Stamp { clock: reader.u64_le()?, origin: reader.run()? }),
-    };
+    let is_stamped = !reader.is_at_end();
+    let written =
+        if is_stamped { Some(Stamp { clock: reader.u64_le()?, origin: reader.run()? }) } else { None };
     Ok(EarlierSettings { settings, written })
 }
 

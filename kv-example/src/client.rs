@@ -233,7 +233,8 @@ impl Client {
             }
             ureq::Error::Protocol(_) => {
                 let message = format!("what runs at {at} does not speak HTTP: {error}");
-                Failure::new(Exit::Unreachable, message).hint("if it serves TLS: --node https://…, with --ca-file")
+                Failure::new(Exit::Unreachable, message)
+                    .hint("if it serves TLS: --node https://…, with --ca-file")
             }
             other => Failure::new(Exit::Failed, format!("{at}: {other}")),
         }

@@ -522,6 +522,7 @@ fn shared_settings_are_shown_changed_and_rolled_back() {
     type_in("clock_skew_max", "");
     page.shows("set-earlier-words", "1 earlier state");
     page.eval("document.getElementById('set-earlier').open = true");
+    page.resize(1280, 800);
     page.picture(&picture("settings"));
     page.resize(390, 844);
     page.picture(&picture("settings-phone"));

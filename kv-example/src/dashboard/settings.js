@@ -6,7 +6,7 @@ const SETTINGS = {
 };
 const settingNames = Object.keys(SETTINGS);
 const settingsWords = settings => settingNames.map(name => name + " " + settings[name]).join(", ");
-const writtenWords = written => !written ? "as configured, or unknown" : date(written.time_ms) + " by " + (written.writer || "a process that is gone");
+const writtenWords = written => !written ? "as configured, or not recorded" : date(written.time_ms) + " by " + (written.writer || "a process that is gone");
 let setting = false;
 
 function showSettings() {
@@ -17,10 +17,10 @@ function showSettings() {
   fillRows(document.querySelector("#set-now tbody"), "name", settingNames.map(name => ({ name })), settingRow, fillSetting);
   put($("set-earlier-words"), plural(earlier.length, "earlier state"));
   $("set-earlier").hidden = $("set-back").hidden = !earlier.length;
-  document.querySelector("#set-past tbody").replaceChildren(...earlier.map(state => {
-    const row = make("tr");
-    row.append(make("td", writtenWords(state.written)), ...settingNames.map(name => make("td", String(state[name]))));
-    return row;
+  $("set-past").replaceChildren(...earlier.map(state => {
+    const item = make("li", settingsWords(state));
+    item.append(make("span", writtenWords(state.written), "soft"));
+    return item;
   }));
   const parts = wantedSettings().map(([name, value]) => name + " from " + present[name] + " to " + value);
   put($("set-diff"), parts.length ? "Changes " + parts.join(", ") + "." : "Nothing changes.");
