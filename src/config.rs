@@ -312,7 +312,8 @@ impl Config {
         let mut names: Vec<&String> = self.voters.iter().collect();
         names.sort_unstable();
         let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone());
-        let wrong = twice.or_else(|| names.iter().find(|name| name.is_empty()).map(|_| String::new()));
+        let wrong =
+            twice.or_else(|| names.iter().find(|name| name.is_empty()).map(|_| "an empty name".to_owned()));
         let wrong = wrong.or_else(|| (names.len() > VOTERS_MAX).then(|| format!("{} names", names.len())));
         let range = "at most 31 names of nodes, each once";
         wrong.map_or(Ok(()), |value| Err(ConfigError { field: "voters", value, range }))
@@ -349,5 +350,7 @@ mod tests {
         let voters = ["a", "b", "a"].map(str::to_owned).to_vec();
         let text = Config { voters, ..Config::lan() }.check().unwrap_err().to_string();
         assert!(text.contains("voters") && text.contains("is a,") && text.contains("each once"), "{text}");
+        let text = Config { voters: vec![String::new()], ..Config::lan() }.check().unwrap_err().to_string();
+        assert!(text.contains("voters is an empty name"), "{text}");
     }
 }

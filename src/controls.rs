@@ -132,12 +132,14 @@ pub enum Control {
     AloneUnready,
     /// Breaks the limit of the store's size: writes that let it grow are not checked.
     GrowthUnchecked,
+    /// Breaks the limits of what one stranger takes: places for handshakes and greetings are limited in total alone.
+    SourcesUnlimited,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 59] = [
+    pub const ALL: [Self; 60] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -197,6 +199,7 @@ impl Control {
         Self::BucketsAssumed,
         Self::AloneUnready,
         Self::GrowthUnchecked,
+        Self::SourcesUnlimited,
     ];
 }
 

@@ -80,8 +80,8 @@ mod voter_list;
 
 pub use candidate::Attempts;
 use candidate::Candidacy;
-pub(crate) use change::Ask;
 use change::Asked;
+pub(crate) use change::{Ask, StoredTimes};
 use driver::Change;
 pub(crate) use messages::ElectionMessage;
 use messages::{Call, Request, VoterAnswer};
@@ -230,8 +230,10 @@ pub(crate) struct Elections {
     quorum: VoterSets,
     rules: VoterRules,
     rules_hash: u64,
-    /// The times of [`Config`], which count until they are changed.
+    /// The times of [`Config`] or `initial_times`, which count until they are changed.
     configured: LeaseTimes,
+    /// Times that were changed while nobody was a voter.
+    initial_times: Option<LeaseTimes>,
     /// [`Config::lease_time`].
     lease_configured: Duration,
     /// The lease time that is asked for: `lease_configured`, but at most what voters grant.
@@ -279,7 +281,7 @@ impl Elections {
         // Independent of all other randomness of this replica, and as random as its run.
         let mut random = ChaCha8Rng::seed_from_u64(fingerprint(run.number(), b"election"));
         let list = memo.list.unwrap_or_else(|| VoterList::configured(config.voters.clone()));
-        let configured = ClusterSettings::of(config).lease_times();
+        let configured = memo.initial_times.unwrap_or_else(|| ClusterSettings::of(config).lease_times());
         let rules = VoterRules::new(configured, &list);
         let hash = if controls.has(Control::VotersDiffer) { 0 } else { rules.rules_hash() };
         let mut voter = Voter::new(config, controls, memo.promised, random.next_u64());
@@ -292,6 +294,7 @@ impl Elections {
             rules,
             rules_hash: hash,
             configured,
+            initial_times: memo.initial_times,
             lease_configured: config.lease_time,
             lease: config.lease_time.min(rules.lease_time_max),
             controls,
@@ -323,7 +326,7 @@ impl Elections {
     pub(crate) fn memo(&self) -> Vec<u8> {
         let promised = Promised { term: self.voter.granted_term_max(), lease: self.promised_max() };
         let list = (self.list.epoch > 0).then(|| self.list.clone());
-        VoterMemo { promised, list, ballots: self.ballots.clone() }.write()
+        VoterMemo { promised, list, ballots: self.ballots.clone(), initial_times: self.initial_times }.write()
     }
 
     /// Whether anybody is a voter.

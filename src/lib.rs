@@ -247,7 +247,7 @@ pub mod voters {
 pub mod settings {
     pub use crate::config::ClusterSettings;
     pub use crate::error::{ReconfigureError, SetSettingsError, SettingsDiffer};
-    pub use crate::settings_record::SettingsRecord;
+    pub use crate::settings_record::{EarlierSettings, SettingsRecord};
 }
 
 /// What belongs to the events of a node ([`NodeEvent`]).

@@ -7,6 +7,9 @@
 //!
 //! Several versions of the record exist where settings were changed on two sides of a partition. The one with the
 //! greatest number counts, of equal ones the one that was written last; the others become earlier settings.
+//!
+//! Settings that are changed while nobody is a voter take effect at once. The record keeps the times of the last such
+//! change (`initial_times`): the first voters of the cluster begin with them, whatever their configurations say.
 
 use std::time::Duration;
 
@@ -15,10 +18,23 @@ use serde::{Deserialize, Serialize};
 use crate::config::{
     CLOCK_SKEW_MAX, CLOCK_SKEW_MIN, ClusterSettings, LEASE_TIME_MAX, LEASE_TIME_MIN, LeaseTimes,
 };
+use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 
 /// Earlier settings that a record keeps. A node whose own settings were in force even longer ago is refused.
 pub(crate) const EARLIER_SETTINGS_MAX: usize = 32;
+
+/// Settings that were in force before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct EarlierSettings {
+    /// What they were.
+    #[serde(flatten)]
+    pub settings: ClusterSettings,
+    /// Who put them in force, and when. `None`: they were as configured, or nobody remembers.
+    #[serde(skip)]
+    pub written: Option<Stamp>,
+}
 
 /// The shared settings of a cluster, with earlier ones.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,19 +44,26 @@ pub struct SettingsRecord {
     pub number: u64,
     /// What is in force, or about to be.
     pub present: ClusterSettings,
+    /// Who put the present settings in force, and when: see [`Stamp::origin`]. `None`: they are as configured.
+    #[serde(skip)]
+    pub written: Option<Stamp>,
     /// What was in force before, the latest first, each once. At most 32.
-    pub earlier: Vec<ClusterSettings>,
+    pub earlier: Vec<EarlierSettings>,
+    /// The times with which the first voters begin. `None`: as configured, because nothing was changed without voters.
+    #[serde(skip)]
+    pub(crate) initial_times: Option<LeaseTimes>,
 }
 
 impl SettingsRecord {
     pub(crate) fn configured(settings: ClusterSettings) -> Self {
-        Self { number: 0, present: settings, earlier: Vec::new() }
+        Self { number: 0, present: settings, written: None, earlier: Vec::new(), initial_times: None }
     }
 
     /// The record after a change to these settings.
     pub(crate) fn changed_to(&self, settings: ClusterSettings) -> Self {
-        let mut changed = Self { number: self.number + 1, present: settings, earlier: Vec::new() };
-        changed.keep_earlier(std::iter::once(&self.present).chain(&self.earlier));
+        let initial_times = self.initial_times;
+        let mut changed = Self { number: self.number + 1, initial_times, ..Self::configured(settings) };
+        changed.keep_earlier(self);
         changed
     }
 
@@ -52,35 +75,47 @@ impl SettingsRecord {
         let mut versions = versions.into_iter();
         let mut record = versions.next()?;
         for version in versions {
-            record.keep_earlier(std::iter::once(&version.present).chain(&version.earlier));
+            record.keep_earlier(&version);
         }
         Some(record)
     }
 
-    fn keep_earlier<'a>(&mut self, settings: impl Iterator<Item = &'a ClusterSettings>) {
-        for settings in settings {
-            let is_known = *settings == self.present || self.earlier.contains(settings);
-            if !is_known && self.earlier.len() < EARLIER_SETTINGS_MAX {
-                self.earlier.push(*settings);
+    /// All states, the present one first.
+    fn states(&self) -> impl Iterator<Item = EarlierSettings> {
+        let present = EarlierSettings { settings: self.present, written: self.written };
+        std::iter::once(present).chain(self.earlier.iter().copied())
+    }
+
+    fn keep_earlier(&mut self, other: &Self) {
+        for state in other.states() {
+            if !self.knows(&state.settings) && self.earlier.len() < EARLIER_SETTINGS_MAX {
+                self.earlier.push(state);
             }
         }
     }
 
     /// Whether these are the present settings or earlier ones.
     pub(crate) fn knows(&self, settings: &ClusterSettings) -> bool {
-        self.present == *settings || self.earlier.contains(settings)
+        self.states().any(|state| state.settings == *settings)
     }
 
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut writer = Writer::plain();
         writer.varint(self.number);
         writer.varint(self.earlier.len() as u64);
-        std::iter::once(&self.present).chain(&self.earlier).for_each(|settings| {
+        self.states().for_each(|EarlierSettings { settings, written }| {
             // With its length, so that later versions may add settings to the end.
             let mut entry = Writer::plain();
-            write_settings(*settings, &mut entry);
+            write_settings(settings, &mut entry);
+            if let Some(stamp) = written {
+                entry.u64_le(stamp.clock);
+                entry.run(stamp.origin);
+            }
             writer.bytes(&entry.into_plain());
         });
+        if let Some(times) = self.initial_times {
+            write_times(times, &mut writer);
+        }
         writer.into_plain()
     }
 
@@ -91,15 +126,27 @@ impl SettingsRecord {
         if count > EARLIER_SETTINGS_MAX {
             return Err(WireError::TooMany);
         }
-        let mut entries = (0..=count).map(|_| read_settings(&mut Reader::plain(reader.bytes()?)));
-        let present = entries.next().expect("there is at least one")?;
-        Ok(Self { number, present, earlier: entries.collect::<Result<_, _>>()? })
+        let mut entries = (0..=count).map(|_| read_state(&mut Reader::plain(reader.bytes()?)));
+        let EarlierSettings { settings: present, written } =
+            entries.next().expect("there is at least one")?;
+        let earlier = entries.collect::<Result<_, _>>()?;
+        let initial_times = if reader.is_at_end() { None } else { Some(read_times(&mut reader)?) };
+        Ok(Self { number, present, written, earlier, initial_times })
     }
 }
 
 fn write_settings(settings: ClusterSettings, writer: &mut Writer) {
     write_times(settings.lease_times(), writer);
     writer.varint(settings.mesh_members_max as u64);
+}
+
+/// Programs of before the stamps wrote none.
+fn read_state(reader: &mut Reader<'_>) -> Result<EarlierSettings, WireError> {
+    let settings = read_settings(reader)?;
+    let is_stamped = !reader.is_at_end();
+    let written =
+        if is_stamped { Some(Stamp { clock: reader.u64_le()?, origin: reader.run()? }) } else { None };
+    Ok(EarlierSettings { settings, written })
 }
 
 fn read_settings(reader: &mut Reader<'_>) -> Result<ClusterSettings, WireError> {
@@ -137,6 +184,7 @@ pub(crate) struct SettingsClaim {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::id::RunId;
 
     fn settings(members: usize) -> ClusterSettings {
         ClusterSettings { mesh_members_max: members, ..ClusterSettings::of(&Config::lan()) }
@@ -146,8 +194,16 @@ mod tests {
     fn record_survives_its_bytes_and_garbage_does_not() {
         let record = SettingsRecord::configured(settings(1)).changed_to(settings(2)).changed_to(settings(3));
         let bytes = record.write();
-        assert_eq!(SettingsRecord::read(&bytes), Ok(record));
+        assert_eq!(SettingsRecord::read(&bytes), Ok(record.clone()));
         assert!((0..bytes.len()).all(|end| SettingsRecord::read(&bytes[..end]).is_err()));
+        let times = Some(settings(2).lease_times());
+        let record = SettingsRecord { initial_times: times, ..record };
+        assert_eq!(SettingsRecord::read(&record.write()), Ok(record.clone()));
+        assert_eq!(record.changed_to(settings(4)).initial_times, times, "a change with voters keeps them");
+        let written = Some(Stamp { clock: 7, origin: RunId::new(8) });
+        let record = SettingsRecord { written, ..record }.changed_to(settings(4));
+        assert_eq!((record.written, record.earlier[0].written), (None, written));
+        assert_eq!(SettingsRecord::read(&record.write()), Ok(record));
         let wrong = SettingsRecord { present: settings(513), ..SettingsRecord::configured(settings(1)) };
         assert!(SettingsRecord::read(&wrong.write()).is_err(), "513 is out of range");
     }
@@ -159,7 +215,9 @@ mod tests {
             record = record.changed_to(settings(members));
         }
         assert_eq!((record.number, record.present), (4, settings(2)));
-        assert_eq!(record.earlier, [settings(1), settings(0)]);
+        let earlier =
+            |record: &SettingsRecord| record.states().skip(1).map(|it| it.settings).collect::<Vec<_>>();
+        assert_eq!(earlier(&record), [settings(1), settings(0)]);
         for members in 0..100 {
             record = record.changed_to(settings(members));
         }
@@ -173,7 +231,8 @@ mod tests {
         let (a, b) = (base.changed_to(settings(1)), base.changed_to(settings(2)));
         let joined = SettingsRecord::joined([b, a.clone()].into_iter()).expect("there are two");
         assert_eq!((joined.present, joined.number), (settings(2), 1), "the last write counts");
-        assert_eq!(joined.earlier, [settings(0), settings(1)]);
+        let earlier: Vec<_> = joined.earlier.iter().map(|state| state.settings).collect();
+        assert_eq!(earlier, [settings(0), settings(1)]);
         let later = a.changed_to(settings(3));
         let joined = SettingsRecord::joined([joined, later].into_iter()).expect("there are two");
         assert_eq!(joined.present, settings(3), "the greater number counts");

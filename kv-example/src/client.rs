@@ -231,6 +231,11 @@ impl Client {
                 let hint = "give --node as http://ADDRESS:PORT or https://HOST:PORT (or set TIDINGS_NODE)";
                 Failure::usage(format!("\"{}\" is not the address of a node: {error}", self.base)).hint(hint)
             }
+            ureq::Error::Protocol(_) => {
+                let message = format!("what runs at {at} does not speak HTTP: {error}");
+                Failure::new(Exit::Unreachable, message)
+                    .hint("if it serves TLS: --node https://…, with --ca-file")
+            }
             other => Failure::new(Exit::Failed, format!("{at}: {other}")),
         }
     }

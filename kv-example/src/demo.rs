@@ -254,8 +254,7 @@ async fn start(board: &Arc<Switchboard>) -> Result<Vec<Node>, Failure> {
 async fn routes_of_all(nodes: &[Node], board: &Arc<Switchboard>) -> Router {
     let mut apps: Vec<Arc<App>> = Vec::new();
     for node in nodes {
-        let values_max = Config::local().value_bytes_max;
-        let mut app = App::new(node, "demo", FLAGS_PREFIX, None, values_max, WATCHERS_MAX).await;
+        let mut app = App::new(node, "demo", FLAGS_PREFIX, None, WATCHERS_MAX).await;
         flags::runner::start(node, &app.monitor, FLAGS_PREFIX, api::render_metrics);
         app.locals = nodes.to_vec();
         app.demo = Some(board.clone());

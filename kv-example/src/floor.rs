@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use bytes::Bytes;
 use serde_json::json;
-use tidings::{Config, Node, Security};
+use tidings::{Node, Security};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -56,7 +56,7 @@ fn put(node: &Node, key: &str, value: impl AsRef<[u8]>) -> Result<(), Failure> {
 async fn measure_key(node: &Node, value_bytes: usize) -> Result<Vec<Vec<String>>, Failure> {
     let value = vec![b'x'; value_bytes];
     put(node, "bench/key", &value)?;
-    let app = App::new(node, "floor", FLAGS_PREFIX, None, Config::lan().value_bytes_max, WATCHERS_MAX).await;
+    let app = App::new(node, "floor", FLAGS_PREFIX, None, WATCHERS_MAX).await;
     let own = serve_node(app).await?;
     let value = Bytes::from(value);
     let bare = serve_bare(Router::new().route("/v1/kv/{*key}", get(async move || value.clone()))).await?;
@@ -77,7 +77,7 @@ async fn measure_flags(node: &Node, count: usize) -> Result<Vec<Vec<String>>, Fa
             _ => json!({ "fractional": [["on", 10], ["off", 90]] }),
         };
     }
-    let app = App::new(node, "floor", FLAGS_PREFIX, None, Config::lan().value_bytes_max, WATCHERS_MAX).await;
+    let app = App::new(node, "floor", FLAGS_PREFIX, None, WATCHERS_MAX).await;
     let own = serve_node(app).await?;
     let request = |more: &str| {
         let body = json!({ "context": { "targetingKey": "user-17", "country": "at", "plan": "premium" } })

@@ -96,7 +96,6 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     };
     let (mut end, mut reload) = (End::new()?, Reload::new()?);
     let config = settings.config()?;
-    let value_bytes_max = config.value_bytes_max;
     api::record_metrics();
     let node = tokio::select! {
         started = start(&settings, name, &access.security, config) => started?,
@@ -104,7 +103,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     };
     let cluster = settings.cluster.as_deref().unwrap_or("tidings");
     let data_dir = settings.data_dir.as_deref();
-    let mut app = App::new(&node, cluster, flags_prefix, data_dir, value_bytes_max, watchers_max).await;
+    let mut app = App::new(&node, cluster, flags_prefix, data_dir, watchers_max).await;
     app.guard = access.guard.clone();
     for election in &settings.elections {
         app.elections.show(&node, &app.monitor, election);

@@ -455,3 +455,91 @@ fn voters_are_shown_and_changed_with_a_confirmation() {
     page.picture(&picture("forgotten"));
     assert_eq!(page.errors(), Vec::<String>::new());
 }
+
+#[test]
+fn shared_settings_are_shown_changed_and_rolled_back() {
+    let Some(chromium) = browser::program() else { return };
+    let folder = folder("dashboard-settings");
+    let [token, read_token] = ["token", "read-token"].map(|name| folder.join(name));
+    let texts = ["kJ8vQ2xW5zR7tB4nM6pL9sD3fG", "hY7uT5rE3wQ9aZ2xC4vB6nM8kL"];
+    common::private_file(&token, texts[0]);
+    common::private_file(&read_token, texts[1]);
+    let start = |name: &str, seeds: &[&str]| {
+        let data = folder.join(name);
+        let files =
+            ["--token-file", token.to_str().unwrap(), "--read-token-file", read_token.to_str().unwrap()];
+        serve(name, seeds, &[&["--voter", "a,b", "--data-dir", data.to_str().unwrap()], &files[..]].concat())
+    };
+    let a = start("a", &[]);
+    let b = start("b", &[&a.addr]);
+    let of_b = || b.run(&["settings", "--json", "--token-file", token.to_str().unwrap()]);
+    let present = |field: &str| {
+        let shown: serde_json::Value = serde_json::from_slice(&of_b().stdout).unwrap();
+        shown["present"][field].clone()
+    };
+    let page = Page::open(chromium, &folder, &a.http);
+    let give = |text: &str| {
+        page.wait("document.getElementById('ask').open");
+        page.type_in("token", text);
+        page.eval("document.querySelector('#ask .primary').click()");
+    };
+    give(texts[0]);
+    page.wait("status && status.members.filter(one => one.state === 'alive').length === 2");
+    let type_in = |field: &str, value: &str| {
+        page.eval(&format!(
+            "(() => {{ const input = document.querySelector('#set-now tr[data-name={field}] input');
+               input.value = '{value}'; input.dispatchEvent(new Event('input')); }})()"
+        ))
+    };
+    let confirm = |words: &str| {
+        page.wait("document.getElementById('sure').open");
+        page.shows("sure-what", words);
+        page.click("sure-yes");
+    };
+
+    page.click("set-open");
+    page.shows("set-who", "nobody has changed them");
+    assert_eq!(page.eval("document.getElementById('set-yes').disabled"), true, "nothing is changed yet");
+    type_in("mesh_members_max", "50");
+    type_in("lease_time_max", "2s");
+    page.shows("set-diff", "Changes lease_time_max from 1s to 2s, mesh_members_max from 30 to 50.");
+    page.click("set-yes");
+    // Whoever thinks better of it changes nothing.
+    page.wait("document.getElementById('sure').open");
+    page.click("sure-no");
+    page.click("set-yes");
+    confirm("Change the settings of all nodes?");
+    page.shows("set-said", "Done.");
+    eventually("b has them", || present("mesh_members_max") == 50 && present("lease_time_max") == "2s");
+    page.shows("set-who", "by a.");
+    page.shows("set-diff", "Nothing changes.");
+
+    // What the node refuses is told in its own words.
+    type_in("clock_skew_max", "soon");
+    page.click("set-yes");
+    confirm("Change the settings of all nodes?");
+    page.shows("set-said", "clock_skew_max");
+    type_in("clock_skew_max", "");
+    page.shows("set-earlier-words", "1 earlier state");
+    page.eval("document.getElementById('set-earlier').open = true");
+    page.resize(1280, 800);
+    page.picture(&picture("settings"));
+    page.resize(390, 844);
+    page.picture(&picture("settings-phone"));
+    page.resize(1280, 800);
+
+    page.click("set-back");
+    confirm("Put the settings before back in force?");
+    page.shows("set-said", "Done.");
+    eventually("b is back", || present("mesh_members_max") == 30 && present("lease_time_max") == "1s");
+    page.shows("set-past", "by a");
+
+    // The token that only reads shows all of it and changes nothing.
+    page.eval(&format!("sessionStorage.setItem('tidings-token', '{}'); token = '{0}'", texts[1]));
+    type_in("mesh_members_max", "40");
+    page.click("set-yes");
+    confirm("Change the settings of all nodes?");
+    page.shows("set-said", "for reading alone");
+    assert_eq!(present("mesh_members_max"), 30);
+    assert_eq!(page.errors(), Vec::<String>::new());
+}

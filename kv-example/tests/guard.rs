@@ -344,7 +344,8 @@ fn api_speaks_tls_and_reloads_its_certificate() {
     let (code, without) = said(run_with_input(&node.http, &["get", "k"], b""));
     assert!(code == Some(2) && without.contains("--ca-file"), "{without}");
     let plain = node.http.replace("https", "http");
-    assert!(!run_with_input(&plain, &["get", "k"], b"").status.success());
+    let (code, not_https) = said(run_with_input(&plain, &["get", "k"], b""));
+    assert!(code == Some(3) && not_https.contains("--node https://"), "{not_https}");
 
     // A certificate that does not fit its key changes nothing; one that does is used from then on.
     second.issue("127.0.0.1", &certificate, &second.path("key"));

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Output;
 
-use common::{folder, serve};
+use common::{ask, folder, serve};
 use tidings_proptest::processes::eventually;
 
 fn code(output: &Output) -> i32 {
@@ -81,6 +81,22 @@ fn one_node_is_reconfigured_while_it_runs() {
     let shown = node.line(&["reconfigure", "sync_interval=2s", "value_bytes_max=10"]);
     assert!(shown.contains("2s"), "{shown}");
     let refused = node.run(&["put", "k", "12345678901"]);
-    assert!(said(&refused).contains("over the limit of 10"), "{}", said(&refused));
+    assert!(said(&refused).contains("limit of 10 bytes"), "{}", said(&refused));
     assert!(node.run(&["put", "k", "1"]).status.success());
+}
+
+#[test]
+fn http_bodies_follow_the_limit_of_values() {
+    let node = serve("a", &[], &["--value-bytes-max", "1000"]);
+    let bodies = [("PUT", "/v1/kv/k"), ("POST", "/v1/check/k")];
+    let statuses = |bytes: usize| {
+        bodies.map(|(verb, path)| ask(verb, &format!("{}{path}", node.http), &[], &vec![b'1'; bytes]).status)
+    };
+    assert_eq!((statuses(1_000), statuses(1_001)), ([200; 2], [413; 2]));
+    // Above the limit at the start, and above the 2 MiB that the HTTP library takes by itself.
+    node.line(&["reconfigure", "value_bytes_max=3000000"]);
+    assert_eq!((statuses(3_000_000), statuses(3_000_001)), ([200; 2], [413; 2]));
+    node.line(&["reconfigure", "value_bytes_max=10"]);
+    let refused = ask("PUT", &format!("{}/v1/kv/k", node.http), &[], &[b'1'; 11]);
+    assert!(refused.status == 413 && refused.json()["error"].as_str().unwrap().contains("10 bytes"));
 }

@@ -117,12 +117,16 @@ struct Raw {
 }
 
 impl Raw {
-    fn new(authority: &Authority, name: Option<&str>, protocol: &[u8]) -> Self {
+    fn new(authority: &Authority, name: Option<&str>, protocol: &str) -> Self {
+        Self::offering(authority, name, &[protocol])
+    }
+
+    fn offering(authority: &Authority, name: Option<&str>, protocols: &[&str]) -> Self {
         let mut config = match name {
             Some(name) => authority.client(name),
             None => tls::client(authority.roots()).with_no_client_auth(),
         };
-        config.alpn_protocols = vec![protocol.to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
         endpoint.set_default_client_config(tls::quic(config));
         Self { endpoint }
@@ -159,7 +163,7 @@ async fn malformed_greetings_are_refused_and_harm_nobody() {
     let authority = Authority::new("greetings");
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
     let b = ready(builder("b", authority.security("b", VALID), &[&a])).await;
-    let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
+    let raw = Raw::new(&authority, Some("raw"), "tidings/1");
     for garbage in [&b""[..], &[1], &[9; 100], &vec![1; 70_000], &greeting("raw", now_ms())[..20]] {
         let connection = raw.greet(&a, garbage).await;
         guarded(connection.closed()).await;
@@ -175,10 +179,10 @@ async fn malformed_greetings_are_refused_and_harm_nobody() {
     refused(|refusal| matches!(refusal, PeerRefusal::Clock { apart } if apart.as_secs() > 3_000)).await;
     raw.greet(&a, &greeting("somebody-else", now_ms())).await.close(0_u32.into(), b"");
     refused(|refusal| *refusal == PeerRefusal::NotTheCertificates).await;
-    let nobody = Raw::new(&authority, None, b"tidings/1").connect(&a).await;
+    let nobody = Raw::new(&authority, None, "tidings/1").connect(&a).await;
     guarded(nobody.closed()).await;
     refused(|refusal| *refusal == PeerRefusal::Tls(TlsRefusal::NoCertificate)).await;
-    let other = Raw::new(&authority, Some("raw"), b"tidings/2");
+    let other = Raw::new(&authority, Some("raw"), "tidings/2");
     let connected = guarded(other.endpoint.connect(a.addr(), "a").unwrap()).await;
     assert!(connected.is_err(), "a connection with an unknown protocol version was accepted");
     refused(|refusal| *refusal == PeerRefusal::Tls(TlsRefusal::Protocol)).await;
@@ -209,7 +213,7 @@ async fn greetings_over_a_limit_are_refused_and_break_no_other_link() {
     ];
     let mut events = a.events();
     for (name, app_version, meta, limit) in greetings {
-        let raw = Raw::new(&authority, Some(name), b"tidings/1");
+        let raw = Raw::new(&authority, Some(name), "tidings/1");
         let bytes = greeting_with(name, now_ms(), &app_version, meta);
         raw.greet(&a, &bytes).await.close(0_u32.into(), b"");
         let told = async {
@@ -238,10 +242,10 @@ async fn greetings_over_a_limit_are_refused_and_break_no_other_link() {
 async fn run_stays_with_the_name_that_greeted_first() {
     let authority = Authority::new("runs");
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
-    let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
+    let raw = Raw::new(&authority, Some("raw"), "tidings/1");
     let linked = raw.greet(&a, &greeting("raw", now_ms())).await;
     until(|| a.status().peers.len() == 1).await;
-    let thief = Raw::new(&authority, Some("thief"), b"tidings/1");
+    let thief = Raw::new(&authority, Some("thief"), "tidings/1");
     thief.greet(&a, &greeting("thief", now_ms())).await.close(0_u32.into(), b"");
     assert_eq!(refusal(&a).await, PeerRefusal::RunTaken);
     assert!(linked.close_reason().is_none(), "the first link was replaced");
@@ -253,7 +257,7 @@ async fn replaced_authority_refuses_a_late_greeting() {
     let (authority, next) = (Authority::new("before"), Authority::new("after"));
     let security = authority.security("a", VALID);
     let a = builder("a", security.clone(), &[]).start().await.unwrap();
-    let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
+    let raw = Raw::new(&authority, Some("raw"), "tidings/1");
     let linked = raw.greet(&a, &greeting("raw", now_ms())).await;
     let waiting = raw.connect(&a).await;
     authority.replace(&next, "a");
@@ -268,7 +272,7 @@ async fn garbage_after_a_greeting_breaks_only_its_own_link() {
     let authority = Authority::new("rubbish");
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
     let b = ready(builder("b", authority.security("b", VALID), &[&a])).await;
-    let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
+    let raw = Raw::new(&authority, Some("raw"), "tidings/1");
     let rubbish: [&[u8]; 6] = [
         &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
         // A frame over the length limit.

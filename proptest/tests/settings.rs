@@ -88,11 +88,15 @@ fn rolling_back_puts_the_earlier_settings_in_force() {
     let before = present(&sim, 0);
     assert_eq!(set(&mut sim, 1, |settings| settings.clock_skew_max = SECOND * 5), Ok(()));
     until(&mut sim, SECOND, |sim| agree(sim, 0..3));
-    let earlier = sim.node(0).cluster_settings().expect("it is up").earlier;
-    assert_eq!(earlier, [before]);
-    assert_eq!(set(&mut sim, 0, |settings| *settings = earlier[0]), Ok(()));
+    let record = sim.node(0).cluster_settings().expect("it is up");
+    let states: Vec<_> = record.earlier.iter().map(|earlier| (earlier.settings, earlier.written)).collect();
+    assert_eq!(states, [(before, None)], "nobody has put in force what was configured");
+    assert!(record.written.is_some());
+    assert_eq!(set(&mut sim, 0, |settings| *settings = before), Ok(()));
     until(&mut sim, SECOND, |sim| agree(sim, 0..3));
     assert_eq!(present(&sim, 2), before);
+    let earlier = sim.node(2).cluster_settings().expect("it is up").earlier;
+    assert_eq!(earlier[0].written, record.written, "who changed them, and when, is kept");
 }
 
 #[test]
@@ -156,7 +160,8 @@ fn two_sides_of_a_partition_agree_afterwards() {
     until(&mut sim, SECOND * 40, |sim| agree(sim, 0..4) && present(sim, 0) == present(sim, 2));
     let record = sim.node(1).cluster_settings().expect("it is up");
     assert_eq!(record.present.mesh_members_max, 20, "the later write");
-    let earlier: Vec<usize> = record.earlier.iter().map(|settings| settings.mesh_members_max).collect();
+    let earlier: Vec<usize> =
+        record.earlier.iter().map(|earlier| earlier.settings.mesh_members_max).collect();
     assert_eq!(earlier, [30, 10]);
 }
 
@@ -241,6 +246,76 @@ fn forget_the_longer_lease(control: Option<Control>) {
 fn longer_leases_prolong_the_quarantine_after_a_lost_disk() {
     forget_the_longer_lease(None);
     let noticed = notice(|| forget_the_longer_lease(Some(Control::QuarantineKept)));
+    assert!(matches!(noticed, Some(Noticed::TwoHolders | Noticed::Token)), "{noticed:?}");
+}
+
+/// Nodes with disks and without voters, whose shared lease time was changed from half a second to 10 s while they ran.
+fn changed_without_voters(seed: u64, control: Option<Control>) -> Sim {
+    let mut short = short_leases(0);
+    (short.lease_time, short.lease_time_max) = (SECOND / 2, SECOND / 2);
+    let mut sim = Sim::new(seed).broken(control).config(short).seeds(&[0, 2]).nodes_with_disk(5);
+    sim.run_for(SECOND * 5);
+    assert_eq!(set(&mut sim, 1, |settings| settings.lease_time_max = SECOND * 10), Ok(()));
+    until(&mut sim, SECOND, |sim| agree(sim, 0..5));
+    sim
+}
+
+/// Configures the first three nodes as voters, everywhere, and the lease times as the cluster has them now (`present`)
+/// or had them first.
+fn give_voters(sim: &mut Sim, present: impl Fn(usize) -> bool) {
+    for i in 0..5 {
+        let mut config = short_leases(3);
+        config.lease_time = SECOND / 2;
+        config.lease_time_max = if present(i) { SECOND * 10 } else { SECOND / 2 };
+        sim.reconfigure(i, config);
+    }
+}
+
+fn campaign_until_held(sim: &mut Sim, i: usize, name: &str) {
+    sim.node(i).campaign(name, "x").expect("there are voters");
+    until(sim, SECOND * 30, |sim| sim.node(i).holds(name).is_some());
+}
+
+#[test]
+fn first_voters_begin_with_times_changed_before_them() {
+    let mut sim = changed_without_voters(12, None);
+    give_voters(&mut sim, |i| i % 2 == 1);
+    (0..5).for_each(|i| sim.restart(i));
+    campaign_until_held(&mut sim, 4, "cron");
+    // A voter whose disk was lost is one again, and so are all after another start.
+    sim.restart_with(0, Disk::Blank);
+    sim.crash(1);
+    campaign_until_held(&mut sim, 3, "backup");
+    sim.run_for(SECOND);
+    (0..5).for_each(|i| sim.restart(i));
+    campaign_until_held(&mut sim, 3, "cron");
+    // From now on the voters decide.
+    assert_eq!(set(&mut sim, 4, |settings| settings.lease_time_max = SECOND * 2), Ok(()));
+    until(&mut sim, SECOND, |sim| agree(sim, 0..5));
+    (0..5).for_each(|i| sim.restart(i));
+    campaign_until_held(&mut sim, 4, "cron");
+    assert_eq!(present(&sim, 2).lease_time_max, SECOND * 2);
+}
+
+/// Two voters promise a lease under times that were changed before they were voters, and lose their disks.
+fn forget_a_lease_of_first_times(control: Option<Control>) {
+    let mut sim = changed_without_voters(13, control);
+    give_voters(&mut sim, |_| false);
+    (0..5).for_each(|i| sim.restart(i));
+    sim.run_for(SECOND * 13);
+    let mut config = sim.node(0).config().expect("it is up");
+    config.lease_time = SECOND * 10;
+    sim.node(0).reconfigure(config).expect("it is permitted");
+    campaign_until_held(&mut sim, 0, "cron");
+    sim.partition(&[0], &[1, 2, 3, 4]);
+    [1, 2].into_iter().for_each(|i| sim.restart_with(i, Disk::Blank));
+    campaign_until_held(&mut sim, 3, "cron");
+}
+
+#[test]
+fn lease_of_times_before_voters_outlives_lost_disks() {
+    forget_a_lease_of_first_times(None);
+    let noticed = notice(|| forget_a_lease_of_first_times(Some(Control::QuarantineKept)));
     assert!(matches!(noticed, Some(Noticed::TwoHolders | Noticed::Token)), "{noticed:?}");
 }
 

@@ -7,7 +7,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tidings::{Config, MemberState, Node, NodeEvent};
+use tidings::{Config, Control, MemberState, Node, NodeEvent};
 use tidings_proptest::authority::{Authority, VALID};
 use tidings_proptest::nodes::{builder, guarded, until};
 use tidings_proptest::strangers::{Flood, SilentMembers, addresses};
@@ -108,13 +108,18 @@ async fn links_stay_and_nodes_join_during_a_flood() {
     assert_eq!(a.members().len(), 3, "no stranger became a member");
 }
 
-/// Whether a new node is let in at its first attempt, while silent members from this many addresses are in the way.
-async fn is_let_in_at_once(addresses_count: u8) -> bool {
+/// Places for handshakes of one address, and of all together.
+const PLACES: [usize; 2] = [32, 64];
+
+/// Whether a new node is let in at its first attempt, while silent members from this many addresses are in the way. They
+/// are half as many again as have `places`.
+async fn is_let_in_at_once(addresses_count: u8, places: usize, control: Option<Control>) -> bool {
     let authority = Authority::new("silent");
-    let a = certified(&authority, "a", &[]).await;
-    let silent = SilentMembers::new(&authority, &a, &addresses(2, addresses_count), 48);
-    let places = 32 * usize::from(addresses_count);
-    until(|| silent.open() >= places && silent.shut_out() >= 16 * usize::from(addresses_count)).await;
+    let security = authority.security("a", VALID).broken(control);
+    let a = builder("a", &[]).config(Config::lan()).security(security).start().await.unwrap();
+    let each = places * 3 / 2 / usize::from(addresses_count);
+    let silent = SilentMembers::new(&authority, &a, &addresses(2, addresses_count), each);
+    until(|| silent.open() >= places && silent.shut_out() >= places / 2).await;
     let b = certified(&authority, "b", &[a.addr()]).await;
     let mut events = b.events();
     let failed = async {
@@ -135,11 +140,17 @@ async fn is_let_in_at_once(addresses_count: u8) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_members_of_one_address_leave_places_for_others() {
-    assert!(is_let_in_at_once(1).await);
+    assert!(is_let_in_at_once(1, PLACES[0], None).await);
 }
 
-/// The control: from two addresses the limit per address does not help, and the same question has the other answer.
+/// The control: with the limits for each address switched off, one stranger takes all places.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stranger_without_a_limit_of_its_own_keeps_nodes_out() {
+    assert!(!is_let_in_at_once(1, PLACES[1], Some(Control::SourcesUnlimited)).await);
+}
+
+/// From two addresses the limit per address does not help either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_members_of_two_addresses_take_all_places() {
-    assert!(!is_let_in_at_once(2).await);
+    assert!(!is_let_in_at_once(2, PLACES[1], None).await);
 }

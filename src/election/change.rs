@@ -50,7 +50,7 @@ use super::{
     ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, TERM_AHEAD_MAX,
     VOTERS_BYTES_MAX, VoterRules,
 };
-use crate::config::{ClusterSettings, ConfigError, LeaseTimes, VOTERS_MAX};
+use crate::config::{ClusterSettings, ConfigError, LEASE_TIME_MAX, LeaseTimes, VOTERS_MAX};
 use crate::controls::Control;
 use crate::error::SetVotersError;
 use crate::id::RunId;
@@ -63,6 +63,15 @@ pub(crate) enum Ask {
     Voters(Vec<String>),
     /// Other shared settings, whose lease times differ from the present ones.
     Settings(ClusterSettings),
+}
+
+/// What the store says of the times that the voters share.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StoredTimes {
+    /// With which the first voters begin. `None`: as configured.
+    pub(crate) initial: Option<LeaseTimes>,
+    /// Which they are to have in the end. `None`: as configured.
+    pub(crate) wanted: Option<LeaseTimes>,
 }
 
 /// A call that waits.
@@ -174,12 +183,15 @@ impl Elections {
         now: Time,
         decided: Option<VoterList>,
         wanted: Option<Vec<String>>,
-        wanted_times: Option<LeaseTimes>,
+        times: StoredTimes,
     ) {
-        (self.wanted, self.wanted_times) = (wanted, wanted_times);
+        (self.wanted, self.wanted_times) = (wanted, times.wanted);
         if self.list.voters.is_empty() {
             // Nobody has promised anything under the configured times.
-            self.configured = wanted_times.unwrap_or(self.configured);
+            self.configured = times.wanted.unwrap_or(self.configured);
+        }
+        if let Some(initial) = times.initial {
+            self.begin_with(initial);
         }
         if let Some(list) = decided.filter(|list| list.epoch > self.list.epoch) {
             self.adopt(now, list);
@@ -200,6 +212,21 @@ impl Elections {
         }
     }
 
+    /// Takes times that were changed while nobody was a voter for the configured ones, which may differ from node to
+    /// node. A voter that has granted a lease keeps those under which it did: they change by [`self`] alone.
+    fn begin_with(&mut self, initial: LeaseTimes) {
+        let is_first = self.list.epoch == 0 && !self.list.voters.is_empty();
+        if !is_first || self.initial_times == Some(initial) || self.voter.granted_term_max() > 0 {
+            return;
+        }
+        (self.configured, self.initial_times) = (initial, Some(initial));
+        self.follow_rules();
+        // Without a disk it may have granted leases in an earlier run, under times that nobody remembers.
+        self.voter.adopt(self.rules, LEASE_TIME_MAX, 0);
+        self.reported.clear();
+        self.deadline = Duration::ZERO;
+    }
+
     /// Whether what was asked for is so, and no change is under way.
     fn is_in_force(&self, ask: &Ask) -> bool {
         let is_so = match ask {
@@ -218,6 +245,15 @@ impl Elections {
         self.promised_max() * 10 / 9
     }
 
+    /// Works out what depends on the list and on the configured times.
+    fn follow_rules(&mut self) {
+        self.rules = VoterRules::new(self.configured, &self.list);
+        self.lease = self.lease_configured.min(self.rules.lease_time_max);
+        if !self.controls.has(Control::VotersDiffer) {
+            self.rules_hash = self.rules.rules_hash();
+        }
+    }
+
     /// From now on this list is in force here.
     fn adopt(&mut self, now: Time, list: VoterList) {
         let has_decided =
@@ -225,11 +261,7 @@ impl Elections {
         self.reseat(now, &list);
         self.list = list;
         self.quorum = VoterSets::new(&self.list);
-        self.rules = VoterRules::new(self.configured, &self.list);
-        self.lease = self.lease_configured.min(self.rules.lease_time_max);
-        if !self.controls.has(Control::VotersDiffer) {
-            self.rules_hash = self.rules.rules_hash();
-        }
+        self.follow_rules();
         self.voter.adopt(self.rules, self.promised_max(), self.list.term_floor);
         self.ballots = Ballots::default();
         self.reported.clear();

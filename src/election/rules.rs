@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::voter_list::{Ballots, VoterList};
 use crate::config::{LEASE_TIME_MAX, LeaseTimes};
 use crate::form;
+use crate::settings_record::{read_times, write_times};
 use crate::store::digest::fingerprint;
 use crate::text::Span;
 use crate::wire::{Reader, WireError, Writer};
@@ -75,6 +76,8 @@ pub(crate) struct VoterMemo {
     /// `None`: the configured list was never changed.
     pub(super) list: Option<VoterList>,
     pub(super) ballots: Ballots,
+    /// The times that count in place of the configured ones, because they were changed while nobody was a voter.
+    pub(super) initial_times: Option<LeaseTimes>,
 }
 
 impl VoterMemo {
@@ -94,6 +97,9 @@ impl VoterMemo {
             let list = VoterList::read(&mut reader)?;
             read.list = (list.epoch > 0).then_some(list);
             read.ballots = Ballots::read(&mut reader)?;
+            if !reader.is_at_end() {
+                read.initial_times = Some(read_times(&mut reader)?);
+            }
         }
         Ok(read)
     }
@@ -102,9 +108,12 @@ impl VoterMemo {
         let mut writer = Writer::plain();
         writer.u64_le(self.promised.term);
         writer.u64_le(self.promised.lease.as_millis() as u64);
-        if self.list.is_some() || self.ballots != Ballots::default() {
+        if self.list.is_some() || self.ballots != Ballots::default() || self.initial_times.is_some() {
             self.list.clone().unwrap_or_default().write(&mut writer);
             self.ballots.write(&mut writer);
+        }
+        if let Some(times) = self.initial_times {
+            write_times(times, &mut writer);
         }
         writer.into_plain()
     }

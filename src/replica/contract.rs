@@ -253,6 +253,9 @@ impl fmt::Display for ReplicaEvent {
             ),
             Self::VotersChanged(list) => match &list.next {
                 None => write!(f, "the voters are {}", Escaped(&list.voters.join(", "))),
+                Some(next) if *next == list.voters => {
+                    write!(f, "the voters {} are taking other lease times", Escaped(&list.voters.join(", ")))
+                }
                 Some(next) => write!(
                     f,
                     "the voters {} are being replaced by {}",

@@ -23,6 +23,9 @@ impl Replica {
     /// See [`ForgetError`]; nothing is written then.
     pub fn forget(&mut self, now: Time, name: &str) -> Result<Stamp, ForgetError> {
         self.check_writable(now)?;
+        if self.own_member().is_some_and(|own| own.name == name) {
+            return Err(ForgetError::NotGone { name: name.to_owned() });
+        }
         let gone =
             self.members.as_ref().map_or_else(|| Some(Vec::new()), |members| members.gone_of_name(name));
         let gone = gone.ok_or_else(|| ForgetError::NotGone { name: name.to_owned() })?;

@@ -6,8 +6,8 @@
 use std::task::Poll;
 
 use super::{Output, Replica, ReplicaEvent};
-use crate::config::{ClusterSettings, Config, LeaseTimes};
-use crate::election::Ask;
+use crate::config::{ClusterSettings, Config};
+use crate::election::{Ask, StoredTimes};
 use crate::error::{ReconfigureError, SetSettingsError, SetVotersError, SettingsDiffer};
 use crate::settings_record::{SettingsClaim, SettingsRecord};
 use crate::store::key;
@@ -42,7 +42,11 @@ impl Replica {
         let has_voters = self.voters().is_some_and(|list| !list.voters.is_empty());
         let present = self.cluster_settings().present;
         if !has_voters || settings.lease_times() == present.lease_times() {
-            self.write_settings(settings);
+            let mut record = self.cluster_settings().changed_to(settings);
+            if !has_voters {
+                record.initial_times = Some(settings.lease_times());
+            }
+            self.write_record(&record);
             return Ok(Poll::Ready(()));
         }
         self.seat_voters();
@@ -107,23 +111,32 @@ impl Replica {
         self.outputs.push_back(Output::Event(ReplicaEvent::SettingsChanged { settings: record.present }));
     }
 
-    /// The lease times that the store says the voters are to share.
-    pub(super) fn wanted_times(&self) -> Option<LeaseTimes> {
-        self.settings_record().map(|record| record.present.lease_times())
+    /// What the store says of the lease times that the voters share.
+    pub(super) fn stored_times(&self) -> StoredTimes {
+        self.settings_record().map_or_else(StoredTimes::default, |record| StoredTimes {
+            initial: record.initial_times,
+            wanted: Some(record.present.lease_times()),
+        })
     }
 
     fn settings_record(&self) -> Option<SettingsRecord> {
         let (dot_set, _) = self.store.dot_set(&key::reserved(SETTINGS_KEY))?;
         let mut dots: Vec<_> = dot_set.dots().iter().collect();
         dots.sort_by_key(|dot| std::cmp::Reverse(dot.stamp()));
-        SettingsRecord::joined(dots.into_iter().filter_map(|dot| SettingsRecord::read(dot.value()).ok()))
+        SettingsRecord::joined(dots.into_iter().filter_map(|dot| {
+            // The stamp of the entry is not in its value yet.
+            let record = SettingsRecord::read(dot.value()).ok()?;
+            Some(SettingsRecord { written: Some(dot.stamp()), ..record })
+        }))
     }
 
     pub(super) fn write_settings(&mut self, settings: ClusterSettings) {
-        let record = self.cluster_settings();
-        if record.present != settings {
-            let value = record.changed_to(settings).write();
-            self.write_reserved(SETTINGS_KEY, &value);
+        self.write_record(&self.cluster_settings().changed_to(settings));
+    }
+
+    fn write_record(&mut self, record: &SettingsRecord) {
+        if record.present != self.cluster_settings().present {
+            self.write_reserved(SETTINGS_KEY, &record.write());
             self.read_settings();
             self.read_voters();
         }

@@ -65,7 +65,7 @@ impl Replica {
 
     /// Takes in what the store says of the voters.
     pub(super) fn read_voters(&mut self) {
-        let (decided, wanted, times) = (self.decided_voters(), self.stored_wanted(), self.wanted_times());
+        let (decided, wanted, times) = (self.decided_voters(), self.stored_wanted(), self.stored_times());
         let Some(election) = &mut self.election else { return };
         election.learn(self.now, decided, wanted, times);
     }

@@ -3,29 +3,26 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::kv::body_of;
+use super::kv::ValueBody;
 use super::{ApiError, App, AppState, Ask, At, PAGE_TIME_MAX, page_limit, view};
 
-pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
-    let check = post(check).layer(DefaultBodyLimit::max(value_bytes_max));
-    Router::new().route("/v1/check", get(list)).route("/v1/check/{*key}", check)
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route("/v1/check", get(list)).route("/v1/check/{*key}", post(check))
 }
 
 /// What would be wrong with a value for a key.
 async fn check(
     State(app): AppState,
     At(key): At<String>,
-    value: Result<Bytes, BytesRejection>,
+    ValueBody(value): ValueBody,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(Json(app.check(&key, &body_of(&app, value)?).view()))
+    Ok(Json(app.check(&key, &value).view()))
 }
 
 #[derive(Deserialize)]

@@ -23,7 +23,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::monitor::{Viewed, Viewer};
 use super::watch::{HEARTBEAT_INTERVAL, resume_from};
-use super::{ApiError, App, AppState, Ask, cluster, view, voters};
+use super::{ApiError, App, AppState, Ask, cluster, settings, view, voters};
 
 /// Between two batches.
 const FRAME_INTERVAL: Duration = Duration::from_millis(100);
@@ -218,6 +218,7 @@ fn status(app: &App) -> Value {
     status["links"] = app.locals.iter().flat_map(links).collect();
     status["locals"] = app.locals.iter().map(local).collect();
     status["voters"] = voters::view(&app.node.voters());
+    status["settings"] = settings::view(app, &app.node.cluster_settings());
     status["forgotten"] = app.monitor.forgotten().into();
     status["elections"] = app.elections.view(app);
     if let Some(demo) = &app.demo {

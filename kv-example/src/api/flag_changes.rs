@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings::{OnlyIf, Receipt, Stamp};
 
-use super::kv::body_of;
+use super::kv::ValueBody;
 use super::{ApiError, App, AppState, Ask, At, view};
 use crate::flags::change::{self, Author, Change};
 use crate::flags::{Names, SHARED_RULES, check_names};
@@ -24,11 +24,10 @@ use crate::schema::{Fault, Verdict};
 /// The largest body with the changes of a set.
 const CHANGES_BYTES_MAX: usize = 32 << 20;
 
-pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
-    let one = get(read).put(put).delete(delete).layer(DefaultBodyLimit::max(value_bytes_max));
+pub(super) fn routes() -> Router<Arc<App>> {
     let all = get(read_set).post(change_set).layer(DefaultBodyLimit::max(CHANGES_BYTES_MAX));
     Router::new()
-        .route("/v1/flags/{set}/{flag}", one)
+        .route("/v1/flags/{set}/{flag}", get(read).put(put).delete(delete))
         .route("/v1/flags/{set}/{flag}/history", get(history))
         .route("/v1/flag-sets/{set}", all)
 }
@@ -80,9 +79,8 @@ async fn put(
     State(app): AppState,
     At((set, flag)): At<(String, String)>,
     Ask(wants): Ask<Wants>,
-    body: Result<Bytes, BytesRejection>,
+    ValueBody(body): ValueBody,
 ) -> Result<Json<Value>, ApiError> {
-    let body = body_of(&app, body)?;
     let read = serde_json::from_slice(&body);
     let no_json = |error| {
         ApiError::definition(vec![Fault { path: String::new(), message: format!("it is not JSON: {error}") }])

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Query, RawPathParams, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Query, RawPathParams, Request, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
-use axum::routing::{get, put};
+use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -29,10 +28,8 @@ const IF_REVISION: HeaderName = HeaderName::from_static("x-tidings-if-revision")
 /// A page with values ends with the row that makes it as large as this.
 pub(super) const PAGE_BYTES_TARGET: usize = 4 << 20;
 
-pub(super) fn routes(value_bytes_max: usize) -> Router<Arc<App>> {
-    // Each layer costs a request time: reading needs none.
-    let writing = put(write).layer(DefaultBodyLimit::max(value_bytes_max));
-    Router::new().route("/v1/kv", get(list)).route("/v1/kv/{*key}", get(read).delete(delete).merge(writing))
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route("/v1/kv", get(list)).route("/v1/kv/{*key}", get(read).put(write).delete(delete))
 }
 
 #[derive(Deserialize)]
@@ -250,12 +247,23 @@ fn condition(headers: &HeaderMap) -> Result<Option<OnlyIf>, ApiError> {
     }
 }
 
-/// The value in the body of a request.
-pub(super) fn body_of(app: &App, value: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
-    value.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(app.value_bytes_max),
-        _ => ApiError::bad_request(rejection.body_text()),
-    })
+/// The value in the body of a request, at most as large as the node takes now: the limit changes while it runs.
+pub(super) struct ValueBody(pub(super) Bytes);
+
+impl FromRequest<Arc<App>> for ValueBody {
+    type Rejection = ApiError;
+
+    async fn from_request(mut request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let bytes_max = app.node.config().value_bytes_max;
+        DefaultBodyLimit::max(bytes_max).apply(&mut request);
+        match Bytes::from_request(request, app).await {
+            Ok(value) => Ok(Self(value)),
+            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(ApiError::too_large(bytes_max))
+            }
+            Err(rejection) => Err(ApiError::bad_request(rejection.body_text())),
+        }
+    }
 }
 
 async fn write(
@@ -263,11 +271,10 @@ async fn write(
     At(key): At<String>,
     Ask(wants): Ask<Wants>,
     headers: HeaderMap,
-    value: Result<Bytes, BytesRejection>,
+    ValueBody(value): ValueBody,
 ) -> Result<impl IntoResponse, ApiError> {
     wants.without_by()?;
     let wait = wants.wait()?;
-    let value = body_of(&app, value)?;
     let verdict = app.check(&key, &value);
     if !verdict.is_good() {
         return Err(ApiError::schema(&key, verdict));

@@ -81,7 +81,6 @@ pub(crate) struct App {
     pub(crate) ofrep: Ofrep,
     /// Who may ask.
     pub(crate) guard: Guard,
-    pub(crate) value_bytes_max: usize,
     pub(crate) watchers_max: usize,
     pub(crate) watchers: Arc<Semaphore>,
     /// Where snapshots go; none without a disk.
@@ -103,7 +102,6 @@ impl App {
         cluster: &str,
         flags_prefix: &str,
         data_dir: Option<&std::path::Path>,
-        value_bytes_max: usize,
         watchers_max: usize,
     ) -> Self {
         let flags = Flags::builder(node, flags_prefix).report_usage();
@@ -122,7 +120,6 @@ impl App {
             locals: vec![node.clone()],
             node: node.clone(),
             cluster: cluster.to_owned(),
-            value_bytes_max,
             watchers_max,
             watchers: Arc::new(Semaphore::new(watchers_max)),
             snapshots: data_dir.map(|dir| dir.join("snapshots")),
@@ -149,8 +146,8 @@ impl App {
 pub(crate) fn router(app: Arc<App>) -> Router {
     let routes = Router::new()
         .route("/", get(page::page))
-        .merge(kv::routes(app.value_bytes_max))
-        .merge(check::routes(app.value_bytes_max))
+        .merge(kv::routes())
+        .merge(check::routes())
         .merge(batch::routes())
         .merge(history::routes())
         .merge(collections::routes())
@@ -159,7 +156,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(elections::routes())
         .merge(voters::routes())
         .merge(settings::routes())
-        .merge(flag_changes::routes(app.value_bytes_max))
+        .merge(flag_changes::routes())
         .merge(flag_edits::routes())
         .merge(flag_plans::routes())
         .merge(flags::routes())

@@ -16,6 +16,7 @@ const SCRIPT: &str = concat!(
     include_str!("../dashboard/stream.js"),
     include_str!("../dashboard/cluster.js"),
     include_str!("../dashboard/voters.js"),
+    include_str!("../dashboard/settings.js"),
     include_str!("../dashboard/map.js"),
     include_str!("../dashboard/tree.js"),
     include_str!("../dashboard/keys.js"),

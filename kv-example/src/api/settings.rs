@@ -8,11 +8,11 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
-use tidings::Config;
+use serde_json::{Map, Value, json};
 use tidings::settings::SettingsRecord;
+use tidings::{Config, Stamp};
 
-use super::{ApiError, App, AppState};
+use super::{ApiError, App, AppState, view};
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -21,21 +21,40 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/config", get(config).patch(change_config))
 }
 
-async fn settings(State(app): AppState) -> Json<SettingsRecord> {
-    Json(app.node.cluster_settings())
+async fn settings(State(app): AppState) -> Json<Value> {
+    Json(view(&app, &app.node.cluster_settings()))
+}
+
+/// The shared settings and earlier ones, each with who put them in force and when, if anybody did.
+pub(super) fn view(app: &App, record: &SettingsRecord) -> Value {
+    let written = |stamp: Option<Stamp>| {
+        stamp.map(|stamp| {
+            json!({
+                "time_ms": stamp.wall_ms(),
+                "origin": view::run(stamp.origin()),
+                "writer": app.monitor.writer(stamp.origin()),
+            })
+        })
+    };
+    let mut view = json!(record);
+    view["written"] = json!(written(record.written));
+    for (i, earlier) in record.earlier.iter().enumerate() {
+        view["earlier"][i]["written"] = json!(written(earlier.written));
+    }
+    view
 }
 
 /// Changes some of the settings that all nodes share, and answers when that is done.
-async fn change_settings(State(app): AppState, fields: Bytes) -> Result<Json<SettingsRecord>, ApiError> {
+async fn change_settings(State(app): AppState, fields: Bytes) -> Result<Json<Value>, ApiError> {
     let settings = changed(&app.node.cluster_settings().present, &fields)?;
     app.node.set_cluster_settings(settings).await?;
-    Ok(Json(app.node.cluster_settings()))
+    Ok(self::settings(State(app)).await)
 }
 
 /// Puts the shared settings back to the ones before.
-async fn roll_back(State(app): AppState) -> Result<Json<SettingsRecord>, ApiError> {
+async fn roll_back(State(app): AppState) -> Result<Json<Value>, ApiError> {
     app.node.roll_back_cluster_settings().await?;
-    Ok(Json(app.node.cluster_settings()))
+    Ok(settings(State(app)).await)
 }
 
 async fn config(State(app): AppState) -> Json<Config> {

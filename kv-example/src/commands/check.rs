@@ -51,6 +51,12 @@ impl Check {
         if !self.target.json {
             table::print(&["key", "written by", "ago", "schema", "at", "error"], &rows)?;
         }
-        Err(Failure::new(Exit::No, format!("{count} values do not satisfy their schemas")))
+        Err(Failure::new(
+            Exit::No,
+            match count {
+                1 => "1 value does not satisfy its schema".to_owned(),
+                _ => format!("{count} values do not satisfy their schemas"),
+            },
+        ))
     }
 }

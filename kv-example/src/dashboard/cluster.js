@@ -15,7 +15,7 @@ function showStatus() {
   document.title = status.name + " · tidings";
   put($("cluster-note"), plural(status.members.filter(isLiving).length, "member") + " of " + status.members.length + " there");
   put($("agree"), [agreement(), "digest " + (status.store?.root || "").slice(0, 8), ...troubles()].join(" · "));
-  showViews(); showMembers(); showMap(); showVoters(); showLeaders();
+  showViews(); showMembers(); showMap(); showVoters(); showLeaders(); showSettings();
 }
 function agreement() {
   if (status.locals.length > 1) {

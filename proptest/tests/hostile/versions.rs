@@ -1,5 +1,7 @@
 //! Nodes of other versions of the wire format are refused by name, by whichever side reads a version that is not its own.
 //! The other version is a bare peer, so that these tests hold for every version to come.
+//!
+//! A program that speaks a later version as well offers both protocols, and links with nodes of today.
 
 use super::*;
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -45,7 +47,7 @@ async fn dialling_node_of_another_wire_version_is_refused_by_name() {
     let ours = own_version(&authority).await;
     let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
     let b = ready(builder("b", authority.security("b", VALID), &[&a])).await;
-    let raw = Raw::new(&authority, Some("raw"), b"tidings/1");
+    let raw = Raw::new(&authority, Some("raw"), "tidings/1");
     let mut events = a.events();
     // What follows the version is not looked at: it may mean anything in another version.
     for (theirs, rest) in [(ours + 1, greeting("raw", now_ms())), (ours - 1, vec![0xff; 50])] {
@@ -84,4 +86,44 @@ async fn answering_node_of_another_wire_version_is_refused_by_name() {
             assert_eq!((told[0], refused), (ours, PeerRefusal::WireVersion { theirs, ours }));
         }
     }
+}
+
+/// What a program that speaks wire versions 2 and 3 offers, as `docs/wire.md` says.
+const BOTH: &[&str] = &["tidings/3", "tidings/1"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn program_that_offers_a_later_protocol_as_well_is_a_member() {
+    let authority = Authority::new("two protocols");
+    let offering = |name: &str, protocols| authority.security(name, VALID).offering(protocols);
+    let of_today = |name: &str, seeds: &[&Node]| builder(name, authority.security(name, VALID), seeds);
+    let a = of_today("a", &[]).start().await.unwrap();
+    // It dials a node of today, and a node of today dials it.
+    let both = ready(builder("both", offering("both", BOTH), &[&a])).await;
+    let later = ready(builder("later", offering("later", BOTH), &[])).await;
+    let b = ready(of_today("b", &[&later])).await;
+    all_is_well(&a, &both).await;
+    all_is_well(&both, &a).await;
+    all_is_well(&later, &b).await;
+    all_is_well(&b, &later).await;
+    // Negative control: without the protocol of today there is no link, whoever dials.
+    let alone = builder("alone", offering("alone", &BOTH[..1]), &[&a]).start().await.unwrap();
+    assert_eq!(refusal(&alone).await, PeerRefusal::Tls(TlsRefusal::Protocol));
+    let asking = of_today("asking", &[&alone]).start().await.unwrap();
+    assert_eq!(refusal(&asking).await, PeerRefusal::Tls(TlsRefusal::Protocol));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_of_today_chooses_its_protocol_of_both() {
+    let authority = Authority::new("chosen protocol");
+    let a = builder("a", authority.security("a", VALID), &[]).start().await.unwrap();
+    let chosen = |connection: &quinn::Connection| {
+        let data = connection.handshake_data().unwrap().downcast::<quinn::crypto::rustls::HandshakeData>();
+        data.unwrap().protocol.unwrap()
+    };
+    let raw = Raw::offering(&authority, Some("raw"), BOTH);
+    assert_eq!(chosen(&raw.connect(&a).await), b"tidings/1");
+    // A later program prefers the later protocol where the other one speaks it too.
+    let later =
+        builder("later", authority.security("later", VALID).offering(BOTH), &[]).start().await.unwrap();
+    assert_eq!(chosen(&raw.connect(&later).await), b"tidings/3");
 }

@@ -93,7 +93,7 @@ impl Node {
     /// # Errors
     /// See [`SetSettingsError`](crate::settings::SetSettingsError), as for [`Node::set_cluster_settings`].
     pub async fn roll_back_cluster_settings(&self) -> Result<(), SetSettingsError> {
-        let before = self.cluster_settings().earlier.first().copied().ok_or(SetSettingsError::NoEarlier)?;
+        let before = self.cluster_settings().earlier.first().ok_or(SetSettingsError::NoEarlier)?.settings;
         self.set_cluster_settings(before).await
     }
 }

@@ -19,6 +19,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::controls::{Control, Controls};
+
 /// Handshakes in progress from addresses that are not validated; beyond it, Retry.
 const UNVALIDATED_MAX: usize = 32;
 /// The same for one source; beyond it, Retry.
@@ -131,11 +133,14 @@ pub(in crate::node) struct Admission {
 }
 
 impl Admission {
-    pub(in crate::node) fn new() -> Self {
+    pub(in crate::node) fn new(controls: Controls) -> Self {
+        let permits = |max, per_source_max| {
+            Permits::new(max, if controls.has(Control::SourcesUnlimited) { max } else { per_source_max })
+        };
         Self {
-            unvalidated: Permits::new(UNVALIDATED_MAX, UNVALIDATED_PER_SOURCE_MAX),
-            validated: Permits::new(VALIDATED_MAX, VALIDATED_PER_SOURCE_MAX),
-            greetings: Permits::new(GREETINGS_MAX, GREETINGS_PER_SOURCE_MAX),
+            unvalidated: permits(UNVALIDATED_MAX, UNVALIDATED_PER_SOURCE_MAX),
+            validated: permits(VALIDATED_MAX, VALIDATED_PER_SOURCE_MAX),
+            greetings: permits(GREETINGS_MAX, GREETINGS_PER_SOURCE_MAX),
         }
     }
 
@@ -181,7 +186,7 @@ mod tests {
 
     #[test]
     fn unvalidated_handshakes_leave_the_other_places_free() {
-        let admission = Admission::new();
+        let admission = Admission::new(Controls::default());
         let held = fill(&admission, Admission::unvalidated, 1_000);
         assert_eq!(held.len(), UNVALIDATED_MAX);
         assert!(matches!(admission.unvalidated(addr("192.0.2.1")), HandshakeVerdict::Retry));
@@ -195,7 +200,7 @@ mod tests {
 
     #[test]
     fn one_source_cannot_take_the_places_of_others() {
-        let admission = Admission::new();
+        let admission = Admission::new(Controls::default());
         let unvalidated = fill(&admission, Admission::unvalidated, 1);
         let validated = fill(&admission, Admission::validated, 1);
         assert_eq!(unvalidated.len(), UNVALIDATED_PER_SOURCE_MAX);

@@ -101,6 +101,7 @@ impl Network {
         let (reported, no_hosts) = (cache(REPORT_INTERVAL), cache(NO_HOST_TIME));
         let itself = Cache::builder().max_capacity(REPORTS_MAX).time_to_live(ITSELF_PAUSE).build();
         let dials = Arc::new(Semaphore::new(DIALS_MAX));
+        let admission = Admission::new(security.controls());
         let greeter = Greeter {
             shared: shared.clone(),
             identity,
@@ -113,7 +114,7 @@ impl Network {
             greeter: Arc::new(greeter),
             endpoint,
             dials,
-            admission: Admission::new(),
+            admission,
             reported,
             refusals_told: Mutex::default(),
             no_hosts,

@@ -24,6 +24,9 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+#[cfg(feature = "__controls")]
+use crate::controls::Control;
+use crate::controls::Controls;
 use crate::error::{BoxedError, Cause, SecurityError, StartError};
 use crate::membership::NAME_BYTES_MAX;
 use crate::node::net::certificates::{ByItsOwnName, Files, Identity, TrustAnchors, provider, store};
@@ -92,6 +95,9 @@ type Configs = BTreeMap<(String, String), (quinn::ClientConfig, quinn::ServerCon
 
 struct State {
     credentials: Credentials,
+    /// What is offered in handshakes, the preferred one first.
+    protocols: Vec<Vec<u8>>,
+    controls: Controls,
     /// Cleared by every change.
     configs: Configs,
 }
@@ -264,7 +270,12 @@ impl Security {
     }
 
     fn new(credentials: Credentials) -> Self {
-        let state = State { credentials, configs: Configs::new() };
+        let state = State {
+            credentials,
+            protocols: vec![PROTOCOL.to_vec()],
+            controls: Controls::default(),
+            configs: Configs::new(),
+        };
         Self { state: Arc::new(Mutex::new(state)), changes: watch::Sender::new(0) }
     }
 
@@ -411,6 +422,28 @@ impl Security {
         })
     }
 
+    /// Offers these protocols, as a program of a later wire version would.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn offering(self, protocols: &[&str]) -> Self {
+        self.lock().protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        self
+    }
+
+    /// Breaks a rule of admission, to show that its test can fail.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn broken(self, control: Option<Control>) -> Self {
+        self.lock().controls.broken = control;
+        self
+    }
+
+    pub(in crate::node) fn controls(&self) -> Controls {
+        self.lock().controls
+    }
+
     fn configs(
         &self,
         cluster: &str,
@@ -424,7 +457,7 @@ impl Security {
         if let Credentials::Secrets(secrets) = &mut state.credentials {
             secrets.clusters.insert(cluster.to_owned());
         }
-        let configs = state.credentials.make_configs(cluster, node);
+        let configs = state.credentials.make_configs(cluster, node, &state.protocols);
         let configs = configs.map_err(|error| StartError::Certificate { reason: Cause::new(error) })?;
         state.configs.insert(of, configs.clone());
         Ok(configs)
@@ -479,6 +512,7 @@ impl Credentials {
         &self,
         cluster: &str,
         node: &str,
+        protocols: &[Vec<u8>],
     ) -> Result<(quinn::ClientConfig, quinn::ServerConfig), BoxedError> {
         let (chain, key) = self.own(cluster, node)?;
         let trust = self.trust(cluster)?;
@@ -488,14 +522,14 @@ impl Credentials {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(ByItsOwnName(trust.server_verifier()?)))
             .with_client_auth_cert(chain.clone(), key.clone_key())?;
-        client.alpn_protocols = vec![PROTOCOL.to_vec()];
+        client.alpn_protocols = protocols.to_vec();
         // No resumption: each connection is verified again, so that a removed secret opens nothing.
         client.resumption = rustls::client::Resumption::disabled();
         let mut server = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(trust.client_verifier()?)
             .with_single_cert(chain, key)?;
-        server.alpn_protocols = vec![PROTOCOL.to_vec()];
+        server.alpn_protocols = protocols.to_vec();
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         let client = QuicClientConfig::try_from(client)?;
