@@ -132,12 +132,14 @@ pub enum Control {
     AloneUnready,
     /// Breaks the limit of the store's size: writes that let it grow are not checked.
     GrowthUnchecked,
+    /// Breaks the rule that a look at a batch is whole: a claim that waits for large rows counts wherever they belong.
+    LargesElsewhere,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 59] = [
+    pub const ALL: [Self; 60] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -197,6 +199,7 @@ impl Control {
         Self::BucketsAssumed,
         Self::AloneUnready,
         Self::GrowthUnchecked,
+        Self::LargesElsewhere,
     ];
 }
 

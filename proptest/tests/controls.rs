@@ -84,6 +84,7 @@ fn shown(control: Control) -> Shown {
         Control::NotOutranked => Test("liars.rs", "member_comes_back_under_a_later_generation_than_any_lie"),
         Control::ShareReadBack => Test("counters.rs", "adding_to_a_dropped_share_loses_steps"),
         Control::AloneUnready => Test("survivor.rs", "node_that_was_never_ready_waits_for_a_peer"),
+        Control::LargesElsewhere => Test("whole.rs", "batch_with_a_large_value_is_seen_as_a_whole"),
         Control::GrowthUnchecked => Test("full.rs", "full_store_takes_only_deletes_and_writes_of_others"),
         Control::AwayEndsRuns => Test("ephemeral.rs", "dropping_what_does_not_answer_loses_it"),
         Control::FutureTold => Test("clocks.rs", "node_that_was_ahead_sends_no_future_claims"),
