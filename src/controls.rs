@@ -134,12 +134,14 @@ pub enum Control {
     GrowthUnchecked,
     /// Breaks the limits of what one stranger takes: places for handshakes and greetings are limited in total alone.
     SourcesUnlimited,
+    /// Breaks the rule that a look at a batch is whole: a claim that waits for large rows counts wherever they belong.
+    LargesElsewhere,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 61] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -200,6 +202,7 @@ impl Control {
         Self::AloneUnready,
         Self::GrowthUnchecked,
         Self::SourcesUnlimited,
+        Self::LargesElsewhere,
     ];
 }
 

@@ -227,7 +227,7 @@ pub mod core {
         Batch, BreakReason, FoldedShares, Input, Lane, Output, Persist, RepairReport, Replica, Setup,
     };
     pub use crate::time::Time;
-    pub use crate::wire::WireError;
+    pub use crate::wire::{Abilities, WireError};
 }
 
 /// Why a change of the membership was refused.

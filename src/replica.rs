@@ -326,12 +326,12 @@ impl Replica {
         self.members.iter_mut().for_each(|members| members.begin(now));
         self.look_at_clock(now);
         match input {
-            Input::LinkUp(id) => {
+            Input::LinkUp(id, abilities) => {
                 self.wall_clock.note_others();
                 self.store.may_drop = self.wall_clock.may_drop(now);
                 // A new replica has no cut yet, and the vector of its donor may arrive before the first tick.
                 self.advance_cut();
-                let link = Link::new(self.route(None));
+                let link = Link::new(self.route(None), abilities);
                 self.links.insert(id, link);
             }
             Input::LinkDown(id) => self.link_down(id),

@@ -455,7 +455,7 @@ impl World {
         let note = match input {
             Input::Datagram(id, bytes) | Input::Stream(id, _, bytes) => (id.number(), fingerprint(1, bytes)),
             Input::MemberDatagram(_, bytes) => (0, fingerprint(1, bytes)),
-            Input::LinkUp(id) => (id.number(), 2),
+            Input::LinkUp(id, _) => (id.number(), 2),
             Input::LinkDown(id) => (id.number(), 3),
             _ => (0, 4),
         };

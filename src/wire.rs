@@ -26,13 +26,15 @@
 //! | 17 | `OldPartShared` | live | `OldParts::next_frame` | `OldParts::on_shared` | the buckets that are equal | none | since version 1 |
 //!
 //! A node that does not know a kind breaks the link ([`WireError::Kind`]). So a new kind must be sent only to peers
-//! that have stated that they know it. The layout of a kind must never change within a version.
+//! that have stated that they know it ([`Abilities`]). The layout of a kind must never change within a version.
 
+mod abilities;
 mod codec;
 mod frame;
 mod message;
 mod regions;
 
+pub use abilities::Abilities;
 pub(crate) use codec::{Reader, Writer};
 #[cfg(feature = "node")]
 pub(crate) use frame::WIRE_VERSION;

@@ -107,9 +107,12 @@ fn replication(criterion: &mut Criterion) {
                 for j in 0..10 {
                     pair.ends[1].put(at(3 * KEYS), &key((from + j) % KEYS), b"changed").expect("acceptable");
                 }
-                pair.ends
-                    .iter_mut()
-                    .for_each(|end| end.handle(at(3 * KEYS), Input::LinkUp(tidings::core::LinkId::new(1))));
+                pair.ends.iter_mut().for_each(|end| {
+                    end.handle(
+                        at(3 * KEYS),
+                        Input::LinkUp(tidings::core::LinkId::new(1), tidings::core::Abilities::OURS),
+                    )
+                });
                 pair.ends.iter_mut().for_each(|end| end.want_repair(tidings::core::LinkId::new(1)));
                 pair.run(true).bytes
             },

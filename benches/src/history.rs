@@ -61,7 +61,7 @@ fn repair(pair: &mut Pair, step: u64) -> u64 {
         end.put(at(KEYS + step), &key(i), &value(step)).expect("acceptable");
     }
     for end in &mut pair.ends {
-        end.handle(at(KEYS + step), Input::LinkUp(LINK));
+        end.handle(at(KEYS + step), Input::LinkUp(LINK, tidings::core::Abilities::OURS));
         // As if the positions were lost, so that only a comparison finds the two rows.
         end.want_repair(LINK);
     }

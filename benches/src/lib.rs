@@ -110,7 +110,9 @@ impl Pair {
     /// Joins two replicas.
     pub fn new(a: Replica, b: Replica, now: Time) -> Self {
         let mut pair = Self { ends: [a, b], longest_ms: 0.0, now };
-        pair.ends.iter_mut().for_each(|end| end.handle(now, Input::LinkUp(tidings::core::LinkId::new(1))));
+        pair.ends.iter_mut().for_each(|end| {
+            end.handle(now, Input::LinkUp(tidings::core::LinkId::new(1), tidings::core::Abilities::OURS))
+        });
         pair
     }
 
@@ -118,7 +120,10 @@ impl Pair {
     pub fn reconnect(&mut self) {
         for end in &mut self.ends {
             end.handle(self.now, Input::LinkDown(tidings::core::LinkId::new(1)));
-            end.handle(self.now, Input::LinkUp(tidings::core::LinkId::new(1)));
+            end.handle(
+                self.now,
+                Input::LinkUp(tidings::core::LinkId::new(1), tidings::core::Abilities::OURS),
+            );
         }
     }
 

@@ -404,7 +404,7 @@ fn rival_comparisons(keys: u64, differences: [u64; 3]) -> [[f64; 2]; 3] {
 /// Reconciles over a link on which no live frame is carried.
 fn compare(pair: &mut Pair) -> tidings_benches::Crossed {
     for end in &mut pair.ends {
-        end.handle(at(1), Input::LinkUp(tidings::core::LinkId::new(1)));
+        end.handle(at(1), Input::LinkUp(tidings::core::LinkId::new(1), tidings::core::Abilities::OURS));
         end.want_repair(tidings::core::LinkId::new(1));
     }
     pair.run(true)

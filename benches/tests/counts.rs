@@ -122,7 +122,10 @@ fn measured_core(counts: &mut Counts) {
             pair.ends[1].put(now, &key(i * 7 + differences), b"other").expect("acceptable");
         }
         for end in &mut pair.ends {
-            end.handle(now, tidings::core::Input::LinkUp(tidings::core::LinkId::new(1)));
+            end.handle(
+                now,
+                tidings::core::Input::LinkUp(tidings::core::LinkId::new(1), tidings::core::Abilities::OURS),
+            );
             end.want_repair(tidings::core::LinkId::new(1));
         }
         let mut crossed = tidings_benches::Crossed::default();

@@ -26,6 +26,10 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Accepted writes between two restarts, of each client.
 const WRITES_BETWEEN: usize = 100;
 
+/// One of so many values is large.
+const LARGE_EACH: usize = 20;
+const LARGE_BYTES: usize = 100_000;
+
 /// A node, and where its log goes.
 fn node(binary: &Path, folder: &Path, name: &str, seeds: &[String]) -> Running {
     let mut command = Command::new(binary);
@@ -71,7 +75,9 @@ fn write(http: &Mutex<String>, name: &str, done: &Done, is_over: &AtomicBool) {
         }
         let key = format!("load/{name}/{i}");
         let path = format!("/v1/kv/{key}");
-        if !is_done("PUT", &path, &key) {
+        // Some values travel beside the others.
+        let value = if i % LARGE_EACH == 1 { key.repeat(LARGE_BYTES / key.len()) } else { key.clone() };
+        if !is_done("PUT", &path, &value) {
             // The node is being restarted.
             std::thread::sleep(std::time::Duration::from_millis(5));
         } else if i % 5 != 0 {

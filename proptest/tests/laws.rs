@@ -122,7 +122,7 @@ proptest! {
             theirs.put(at(0), &format!("k{i}"), b"v").unwrap();
         }
         for replica in [&mut ours, &mut theirs] {
-            replica.handle(at(1), Input::LinkUp(tidings::core::LinkId::new(1)));
+            replica.handle(at(1), Input::LinkUp(tidings::core::LinkId::new(1), tidings::core::Abilities::OURS));
         }
         theirs.want_repair(tidings::core::LinkId::new(1));
         for _ in 0..6 {
@@ -145,7 +145,7 @@ proptest! {
                 }
             }
         }
-        ours.handle(at(3), Input::LinkUp(tidings::core::LinkId::new(2)));
+        ours.handle(at(3), Input::LinkUp(tidings::core::LinkId::new(2), tidings::core::Abilities::OURS));
         let lane = if bulk { Lane::Bulk } else { Lane::Live };
         ours.handle(at(3), Input::Stream(tidings::core::LinkId::new(2), lane, &noise));
         ours.handle(at(3), Input::Datagram(tidings::core::LinkId::new(2), &noise));
@@ -242,7 +242,7 @@ fn talk(now: Time, link: tidings::core::LinkId, a: &mut Replica, b: &mut Replica
 fn exchange(now: Time, a: &mut Replica, b: &mut Replica) {
     const LINK: tidings::core::LinkId = tidings::core::LinkId::new(1);
     for replica in [&mut *a, &mut *b] {
-        replica.handle(now, Input::LinkUp(LINK));
+        replica.handle(now, Input::LinkUp(LINK, tidings::core::Abilities::OURS));
     }
     a.want_repair(LINK);
     talk(now, LINK, a, b);
@@ -409,7 +409,7 @@ proptest! {
         let mut source = apart(1, &[]).remove(0);
         let (mut follower, mut late) = (blank(11), blank(12));
         for replica in [&mut source, &mut follower] {
-            replica.handle(at(0), Input::LinkUp(LINK));
+            replica.handle(at(0), Input::LinkUp(LINK, tidings::core::Abilities::OURS));
         }
         for (step, (_, deed)) in history.iter().enumerate() {
             act(&mut source, at(step as u64), deed);
@@ -418,7 +418,7 @@ proptest! {
                 exchange(at(step as u64), &mut follower, &mut late);
                 for replica in [&mut source, &mut follower] {
                     replica.handle(at(step as u64), Input::LinkDown(LINK));
-                    replica.handle(at(step as u64), Input::LinkUp(LINK));
+                    replica.handle(at(step as u64), Input::LinkUp(LINK, tidings::core::Abilities::OURS));
                 }
             }
         }

@@ -258,8 +258,9 @@ impl Joining {
     }
 
     fn link(&mut self, i: u64) {
-        self.donors[i as usize].handle(self.now, Input::LinkUp(LinkId::new(i)));
-        self.joiner.handle(self.now, Input::LinkUp(LinkId::new(i)));
+        self.donors[i as usize]
+            .handle(self.now, Input::LinkUp(LinkId::new(i), tidings::core::Abilities::OURS));
+        self.joiner.handle(self.now, Input::LinkUp(LinkId::new(i), tidings::core::Abilities::OURS));
     }
 
     /// Lets time pass and carries everything, except the bulk lane of the first donor.

@@ -1,12 +1,14 @@
 //! Batches of another node, seen as a whole: what [`Store::scan_whole`] calls whole never shows a part of one.
+//!
+//! Negative control: with `LargesElsewhere` a look does not wait for the large value of a batch.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidings::live::WholeLook;
 use tidings::sim::{Sim, SimNode};
-use tidings::{Config, Entry, PutOptions, Revision, Store};
-use tidings_proptest::{Dice, for_chosen_seeds};
+use tidings::{Config, Control, Entry, PutOptions, Revision, Store};
+use tidings_proptest::{Dice, for_chosen_seeds, holds_unless, run_until};
 
 /// Keys of a batch: their values fill several frames and more than one window.
 const KEYS: usize = 60;
@@ -70,6 +72,55 @@ fn whole_looks_never_mix_two_batches() {
     // The control: looks that do not ask see mixtures.
     println!("{all:?} looks were mixed");
     assert!(all.into_inner() > 0);
+}
+
+/// Bytes per second of each link, so that a large value takes seconds.
+const SLOW: u64 = 100_000;
+/// More than shares a frame with other rows.
+const LARGE: usize = 200_000;
+
+fn on_slow_links(sim: Sim) -> Sim {
+    let mut sim = sim.config(Config::lan()).delay(Duration::from_millis(3)).rate(SLOW).nodes(2);
+    sim.run_for(Duration::from_secs(1));
+    sim
+}
+
+#[test]
+fn large_values_elsewhere_delay_no_look() {
+    for_chosen_seeds(4, |seed| {
+        let mut sim = on_slow_links(Sim::new(seed));
+        let (a, b) = (sim.node(0), sim.node(1));
+        (0..3).for_each(|i| _ = a.put(format!("blob/{i}"), vec![i; LARGE]).expect("acceptable"));
+        for number in 1..=BATCHES {
+            let batch =
+                (0..3).fold(a.batch(), |batch, key| batch.put(format!("app/{key}"), number.to_string()));
+            batch.commit().expect("acceptable");
+            run_until(&mut sim, STEP, Duration::from_millis(200), |_| {
+                let look = b.scan_whole("app/", &[]).expect("the node is open");
+                look.is_whole && number_of(&look.entries) == Some(number.to_string())
+            });
+            assert!(b.scan("blob/").is_empty(), "seed {seed}: the large values are still on their way");
+            assert!(
+                !b.scan_whole("", &[]).expect("the node is open").is_whole,
+                "seed {seed}: they may be awaited"
+            );
+        }
+    });
+}
+
+#[test]
+fn batch_with_a_large_value_is_seen_as_a_whole() {
+    holds_unless(Control::LargesElsewhere, 4, |sim| {
+        let mut sim = on_slow_links(sim);
+        let (a, b) = (sim.node(0), sim.node(1));
+        let batch = a.batch().put("app/large", vec![b' '; LARGE]).put("app/small", "1");
+        batch.commit().expect("acceptable");
+        run_until(&mut sim, STEP, Duration::from_secs(10), |_| {
+            let look = b.scan_whole("app/", &[]).expect("the node is open");
+            assert!(!look.is_whole || look.entries.len() != 1, "a part of the batch is called whole");
+            look.is_whole && look.entries.len() == 2
+        });
+    });
 }
 
 /// The entries that a reader holds who follows the changes of a node.

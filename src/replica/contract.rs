@@ -17,13 +17,13 @@ use crate::replica::{RepairReport, Validators};
 use crate::store::Refusal;
 use crate::text::{Escaped, Span};
 use crate::time::Stamp;
-use crate::wire::{Lane, WireError};
+use crate::wire::{Abilities, Lane, WireError};
 
 /// What happened outside.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
-    /// A link to a peer is there: two ordered streams in each direction, and datagrams.
-    LinkUp(LinkId),
+    /// A link to a peer with these abilities is there: two ordered streams in each direction, and datagrams.
+    LinkUp(LinkId, Abilities),
     /// The link is gone, and everything that was under way on it.
     LinkDown(LinkId),
     /// A datagram arrived.

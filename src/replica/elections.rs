@@ -237,7 +237,7 @@ mod tests {
     use crate::id::LinkId;
     use crate::membership::tests::{member, rosters_of};
     use crate::membership::{Contact, PeerExit};
-    use crate::wire::Kind;
+    use crate::wire::{Abilities, Kind};
 
     const LIAR: LinkId = LinkId::new(1);
     const VOTER: LinkId = LinkId::new(2);
@@ -258,7 +258,7 @@ mod tests {
 
     fn link(replica: &mut Replica, id: LinkId, who: &Member) {
         let now = replica.now;
-        replica.handle(now, Input::LinkUp(id));
+        replica.handle(now, Input::LinkUp(id, Abilities::OURS));
         replica.handle(now, Input::LinkIdentified(id, who, 0));
     }
 

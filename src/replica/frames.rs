@@ -233,6 +233,7 @@ mod tests {
     use crate::membership::Member;
     use crate::membership::tests::member;
     use crate::time::Time;
+    use crate::wire::Abilities;
 
     const LINK: LinkId = LinkId::new(1);
 
@@ -241,7 +242,7 @@ mod tests {
     }
 
     fn link(replica: &mut Replica, who: &Member) {
-        replica.handle(Time::default(), Input::LinkUp(LINK));
+        replica.handle(Time::default(), Input::LinkUp(LINK, Abilities::OURS));
         replica.handle(Time::default(), Input::LinkIdentified(LINK, who, 0));
     }
 
@@ -316,7 +317,7 @@ mod tests {
     fn hello_before_the_handshake_is_known_breaks_the_link() {
         let (_, live, _) = pair(|_| {});
         let mut own = replica(1);
-        own.handle(Time::default(), Input::LinkUp(LINK));
+        own.handle(Time::default(), Input::LinkUp(LINK, Abilities::OURS));
         own.handle(Time::default(), Input::Stream(LINK, Lane::Live, &live));
         let broken = |output: &Output| matches!(output, Output::Break(LINK, BreakReason::Protocol(_)));
         assert!(polled(&mut own).iter().any(broken));

@@ -23,7 +23,7 @@ use crate::store::LocalStore;
 use crate::store::change_log::LogFilter;
 use crate::store::slab::ChangeOrigin;
 use crate::time::Time;
-use crate::wire::{Ack, Assembler, Hello, WireError};
+use crate::wire::{Abilities, Ack, Assembler, Hello, WireError};
 
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -32,6 +32,8 @@ pub(super) struct Link {
     /// The run that the connection's handshake proved. `None` while membership has not identified it, or without
     /// members.
     pub(super) run: Option<RunId>,
+    /// What the peer's program understands beyond the wire version.
+    abilities: Abilities,
     pub(super) has_sent_hello: bool,
     pub(super) old_parts: OldParts,
     /// Which rows the peer is sent, and whether it is in another group.
@@ -156,8 +158,8 @@ impl Lanes {
 }
 
 impl Link {
-    pub(super) fn new(route: Route) -> Self {
-        Self { route, ..Self::default() }
+    pub(super) fn new(route: Route, abilities: Abilities) -> Self {
+        Self { route, abilities, ..Self::default() }
     }
 
     /// The next frame of the live stream.
@@ -217,6 +219,7 @@ impl Link {
             bare_claim,
             ack: &mut self.acks.wanted,
             old_parts: &self.old_parts,
+            names_large_rows: self.abilities.reads_large_row_names(),
         };
         let frame = self.tail_sender.next_frame(store, forwarded_claims, &mut wanted);
         if self.tail_sender.rows > rows {

@@ -12,6 +12,8 @@ use crate::id::RunId;
 use crate::store::OnlyIf;
 #[cfg(feature = "json")]
 use crate::store::WholeLook;
+#[cfg(any(feature = "json", feature = "node"))]
+use crate::store::coverage::Clocks;
 #[cfg(feature = "json")]
 use crate::store::entry::Revision;
 use crate::store::entry::{DotSet, EXPIRY_MS_MIN, Entry};
@@ -112,9 +114,28 @@ impl Replica {
     pub(crate) fn scan_whole(&self, now: Time, prefix: &str, held: &[String]) -> WholeLook {
         let entries = self.scan(now, prefix);
         let keys = entries.iter().map(Entry::key).chain(held.iter().map(String::as_str));
-        let is_whole = keys.map(key::register).all(|key| self.store.is_complete(&key));
+        let claimed = self.claimed_below(&key::register(prefix));
+        let is_whole = keys.map(key::register).all(|key| self.store.is_complete(&key, &claimed));
         let revision = Revision { log: self.store.log.id, number: self.store.log.head() };
         WholeLook { entries, gone: Vec::new(), revision, is_whole }
+    }
+
+    /// See [`LocalStore::changes_whole`].
+    #[cfg(feature = "json")]
+    pub(crate) fn changes_whole(&self, now: Time, prefix: &str, since: Revision) -> Option<WholeLook> {
+        let prefix = key::register(prefix);
+        self.store.changes_whole(now, &prefix, since, &self.claimed_below(&prefix))
+    }
+
+    /// For each peer whose claim waits for large rows, none of them at a stored key with this prefix: the claim. All that
+    /// the peer wrote up to there has arrived below the prefix.
+    #[cfg(any(feature = "json", feature = "node"))]
+    pub(crate) fn claimed_below(&self, prefix: &[u8]) -> Clocks {
+        let claims = self
+            .links
+            .values()
+            .filter_map(|link| link.tail_receiver.claim_below(self.store.controls, prefix));
+        claims.map(|Stamp { clock, origin }| (origin, clock)).collect()
     }
 
     /// The first `rows` entries (at most [`PAGE_ROWS_MAX`]) whose stored key begins with `prefix` and comes behind `after`.

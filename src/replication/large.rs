@@ -23,6 +23,7 @@ use super::vectors::OldParts;
 use crate::store::coverage::{ClaimBounds, Clocks, Coverage, Vector, VectorNews};
 use crate::store::digest::fingerprint;
 use crate::store::entry::{DOTS_MAX, Dot, DotSet, Removal};
+use crate::store::key::STORED_KEY_BYTES_MAX;
 use crate::store::{LocalStore, PeerRow, Refusal};
 use crate::time::{Lifetime, Stamp};
 use crate::wire::{FRAME_BYTES_MAX, Kind, LargeRowStream, Piece, Reader, WireError, Writer};
@@ -32,6 +33,9 @@ const LARGE_BYTES: usize = 64 << 10;
 
 /// Room in a frame for everything other than the values.
 const CONTEXT_BYTES_MAX: usize = 1 << 20;
+
+/// The most keys of large rows that one link keeps before the rows arrive.
+const EXPECTED_MAX: usize = 1_024;
 
 /// Salts the fingerprint that names a row's values.
 const VALUES_SALT: u64 = 0x6c61_7267_6520_726f;
@@ -288,6 +292,8 @@ pub(crate) struct LargeRowReceiver {
     current: Option<LargeRowBuffer>,
     /// All rows up to this number have arrived.
     pub(crate) arrived_up_to: u64,
+    /// The stored keys of rows that have not arrived, by number, as far as the sender named them.
+    expected: BTreeMap<u64, Vec<u8>>,
 }
 
 /// The row that is arriving.
@@ -362,6 +368,26 @@ impl LargeRowHeader {
 }
 
 impl LargeRowReceiver {
+    /// The sender has queued a row. Names beyond [`EXPECTED_MAX`] are not kept.
+    pub(crate) fn expect(&mut self, number: u64, key: &[u8]) -> Result<(), WireError> {
+        if key.len() > STORED_KEY_BYTES_MAX {
+            return Err(WireError::Form);
+        }
+        if number > self.arrived_up_to && self.expected.len() < EXPECTED_MAX {
+            self.expected.insert(number, key.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Whether the keys of all rows up to this number that have not arrived are known and do not have this prefix.
+    #[cfg(any(feature = "json", feature = "node"))]
+    pub(crate) fn are_elsewhere(&self, number: u64, prefix: &[u8]) -> bool {
+        let expected = self.expected.range(..=number);
+        let awaited = number.saturating_sub(self.arrived_up_to);
+        expected.clone().count() as u64 == awaited
+            && expected.into_iter().all(|(_, key)| !key.starts_with(prefix))
+    }
+
     /// Takes a piece and returns the row when it is complete. A row that begins where the transfer of
     /// `partial` ended continues it. `vector` is the sender's, as sent before on the same stream.
     pub(crate) fn handle_piece(
@@ -403,6 +429,7 @@ impl LargeRowReceiver {
             self.current.take().expect("just looked at");
         let row = header.expect("just looked at").row(vector.clone(), &bytes, from)?;
         self.arrived_up_to = self.arrived_up_to.max(number);
+        self.expected.retain(|expected, _| *expected > number);
         Ok(Some(LargeRow { large_id: number, row, vector }))
     }
 

@@ -19,6 +19,7 @@ pub(crate) use send::{TailSender, TailWants};
 pub(crate) const END: u8 = 0;
 pub(crate) const TAIL_ROW: u8 = 1;
 pub(crate) const DONE: u8 = 2;
+pub(crate) const LARGE_ROW: u8 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -53,6 +54,7 @@ mod tests {
         forwarded_claims: ForwardedClaims,
         /// What the next flush end of the sender asks for.
         ack: Option<u64>,
+        names_large_rows: bool,
         /// What flush ends have asked for, as the receiver understood it.
         asked: Vec<Stamp>,
     }
@@ -71,6 +73,7 @@ mod tests {
                 filter,
                 forwarded_claims: ForwardedClaims::default(),
                 ack: None,
+                names_large_rows: true,
                 asked: Vec::new(),
             }
         }
@@ -81,6 +84,7 @@ mod tests {
                 bare_claim: true,
                 ack: &mut self.ack,
                 old_parts: &OldParts::default(),
+                names_large_rows: self.names_large_rows,
             };
             let frame = self.outgoing.next_frame(from, &mut self.forwarded_claims, &mut wanted);
             frame.expect("there is something to send")
@@ -115,6 +119,7 @@ mod tests {
                 bare_claim: false,
                 ack: &mut self.ack,
                 old_parts: &OldParts::default(),
+                names_large_rows: self.names_large_rows,
             };
             self.outgoing.next_frame(from, &mut self.forwarded_claims, &mut wanted).is_none()
         }
@@ -153,6 +158,31 @@ mod tests {
         let frame = near.frame(&mut delegate);
         near.hand(&mut LocalStore::of_run(9), &mut ForwardedClaims::default(), &[frame]);
         assert!(near.asked.is_empty());
+    }
+
+    #[test]
+    fn only_a_peer_that_reads_names_is_told_keys_of_large_rows() {
+        for names_large_rows in [false, true] {
+            let (mut writer, mut reader) = (LocalStore::of_run(1), LocalStore::of_run(2));
+            let mut tail = Tail { names_large_rows, ..Tail::new(&writer, LogFilter::Own) };
+            writer.put(NOW, &key("blob"), &[b'x'; 70_000], Lifetime::default());
+            let small = writer.put(NOW, &key("small"), b"v", Lifetime::default()).0;
+            let frame = tail.frame(&mut writer);
+            let has_name = frame.windows(4).any(|bytes| bytes == b"blob");
+            tail.hand(&mut reader, &mut ForwardedClaims::default(), &[frame]);
+            assert_eq!(has_name, names_large_rows);
+            let claim = |name| tail.incoming.claim_below(reader.controls, &key(name));
+            assert_eq!((claim("small"), claim("bl")), (names_large_rows.then_some(small), None));
+
+            let pieces = tail.pieces(&mut writer);
+            tail.hand(&mut reader, &mut ForwardedClaims::default(), &pieces);
+            assert_eq!(
+                tail.incoming.claim_below(reader.controls, &key("bl")),
+                None,
+                "nothing waits any more"
+            );
+            assert!(reader.coverage.vector().covers(small));
+        }
     }
 
     #[test]
@@ -224,6 +254,7 @@ mod tests {
             bare_claim: false,
             ack: &mut None,
             old_parts: &OldParts::default(),
+            names_large_rows: true,
         };
         let idle = near.outgoing.next_frame(&mut delegate, &mut near.forwarded_claims, &mut wanted);
         assert!(idle.is_none());

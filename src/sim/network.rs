@@ -7,6 +7,7 @@ use rand_core::Rng;
 use super::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, PARTS_PER_SECOND, SimEvent, SimLink, World, nanos};
 use crate::id::LinkId;
 use crate::replica::{BreakReason, Input, Lane, Output, ReplicaEvent};
+use crate::wire::Abilities;
 
 impl World {
     pub(super) fn output(&mut self, i: usize, output: Output) {
@@ -141,8 +142,8 @@ impl World {
         let link =
             SimLink { ends: [a, b], arrivals: [[now; 2]; 2], departures: [[now; 2]; 2], has_gap: [false; 2] };
         self.links.insert(id, link);
-        self.input(a, Input::LinkUp(id));
-        self.input(b, Input::LinkUp(id));
+        self.input(a, Input::LinkUp(id, Abilities::OURS));
+        self.input(b, Input::LinkUp(id, Abilities::OURS));
         #[cfg(feature = "__controls")]
         if !self.groups.is_empty() {
             self.set_routes(id);

@@ -510,7 +510,7 @@ impl Store for SimNode {
 
     #[cfg(feature = "json")]
     fn changes_whole(&self, prefix: &str, since: Revision) -> Option<WholeLook> {
-        self.read(|replica, now| replica.store.changes_whole(now, &register(prefix), since))?
+        self.read(|replica, now| replica.changes_whole(now, prefix, since))?
     }
 
     fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {

@@ -5,6 +5,8 @@ use super::entry::{Entry, Revision};
 #[cfg(feature = "json")]
 use super::key::readable_key;
 use super::{Dot, DotSet, LocalStore};
+use crate::store::coverage::Clocks;
+use crate::time::Stamp;
 #[cfg(feature = "json")]
 use crate::time::Time;
 
@@ -33,31 +35,40 @@ impl LocalStore {
     /// Whether the vector covers everything that is merged at this stored key. It covers what this replica wrote at once,
     /// and what another node wrote as soon as its claim has arrived. The claim comes behind everything that the node
     /// wrote up to there. So if one key of a batch is complete, the batch has arrived as a whole, or was overwritten.
-    pub(crate) fn is_complete(&self, stored_key: &[u8]) -> bool {
+    ///
+    /// `claimed` counts beside the vector: claims that wait for nothing below the prefix that is looked at.
+    pub(crate) fn is_complete(&self, stored_key: &[u8], claimed: &Clocks) -> bool {
         match self.dot_set(stored_key) {
-            Some((dot_set, _)) => self.is_complete_row(dot_set),
-            None => self.are_complete(stored_key, &[]),
+            Some((dot_set, _)) => self.is_complete_row(dot_set, claimed),
+            None => self.are_complete(stored_key, &[], claimed),
         }
     }
 
     /// The same of a key that is at hand with what it holds.
-    pub(crate) fn is_complete_row(&self, dot_set: &DotSet) -> bool {
-        self.are_complete(dot_set.key(), dot_set.dots())
+    pub(crate) fn is_complete_row(&self, dot_set: &DotSet, claimed: &Clocks) -> bool {
+        self.are_complete(dot_set.key(), dot_set.dots(), claimed)
     }
 
-    fn are_complete(&self, stored_key: &[u8], held: &[Dot]) -> bool {
+    fn are_complete(&self, stored_key: &[u8], held: &[Dot], claimed: &Clocks) -> bool {
         let (coverage, vector) = (&self.coverage, self.coverage.vector());
+        let covers = |stamp: Stamp| vector.covers(stamp) || claimed.covers(stamp);
         // Nearly always, and no key need be looked at then.
         coverage.is_vector_only()
-            || (held.iter().all(|dot| vector.covers(dot.stamp()))
+            || (held.iter().all(|dot| covers(dot.stamp()))
                 && coverage
                     .context(stored_key, self.hash_key.place(stored_key))
-                    .is_none_or(|context| vector.covers_all(&context)))
+                    .is_none_or(|context| vector.missing(&context).is_covered_by(claimed)))
     }
 
     /// What has changed below a prefix since `since`. `None` if that is not known any more, or is too much for one look.
     #[cfg(feature = "json")]
-    pub(crate) fn changes_whole(&self, now: Time, prefix: &[u8], since: Revision) -> Option<WholeLook> {
+    pub(crate) fn changes_whole(
+        &self,
+        now: Time,
+        prefix: &[u8],
+        since: Revision,
+        claimed: &Clocks,
+    ) -> Option<WholeLook> {
         if since.log != self.log.id || since.number < self.log.floor() {
             return None;
         }
@@ -71,7 +82,7 @@ impl LocalStore {
             if !dot_set.key().starts_with(prefix) {
                 continue;
             }
-            look.is_whole &= self.is_complete_row(dot_set);
+            look.is_whole &= self.is_complete_row(dot_set, claimed);
             match self.entry(now, dot_set, number) {
                 Some(entry) => look.entries.push(entry),
                 None => look.gone.push(readable_key(dot_set.key()).to_owned()),

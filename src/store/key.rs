@@ -16,7 +16,7 @@ pub(crate) enum Space {
 }
 
 /// The longest stored key: keyspace byte, length and name of a set, element.
-pub(super) const STORED_KEY_BYTES_MAX: usize = 1 + 2 + 2 * KEY_BYTES_MAX;
+pub(crate) const STORED_KEY_BYTES_MAX: usize = 1 + 2 + 2 * KEY_BYTES_MAX;
 
 pub(crate) fn check_key(name: &[u8]) -> Result<(), WriteError> {
     match name.len() {

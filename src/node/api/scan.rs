@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use crate::node::runtime::shared::Shared;
 #[cfg(feature = "json")]
 use crate::store::WholeLook;
+use crate::store::coverage::Clocks;
 use crate::store::entry::{Entry, Revision};
 use crate::store::key::{self, Space};
 
@@ -75,6 +76,7 @@ fn try_scan(
     loop {
         let core = shared.lock_closed().ok_or(ScanFailure::Closed)?;
         let (store, now) = (&core.replica.store, shared.now());
+        let claimed = held.map_or_else(Clocks::default, |_| core.replica.claimed_below(prefix));
         let revision = Revision { log: store.log.id, number: store.log.head() };
         let since = *cursor.get_or_insert(revision);
         let mut read = 0;
@@ -84,7 +86,7 @@ fn try_scan(
         {
             read += 1;
             last = Some(dot_set.key());
-            if held.is_some() && !store.is_complete_row(dot_set) {
+            if held.is_some() && !store.is_complete_row(dot_set, &claimed) {
                 open.push(dot_set.key().to_vec());
             }
             entries.extend(store.entry(now, dot_set, number));
@@ -98,14 +100,14 @@ fn try_scan(
         }
         let changed = store.log.rows_after(since.number).map(|(number, id)| (number, &store.row(id).dot_set));
         let mut changed = changed.filter(|(_, dot_set)| dot_set.key().starts_with(prefix)).peekable();
-        let mut is_whole = open.iter().all(|key| store.is_complete(key));
+        let mut is_whole = open.iter().all(|key| store.is_complete(key, &claimed));
         if changed.peek().is_none() {
             return Ok(Scanned { entries, revision, is_whole });
         }
         let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         for (number, dot_set) in changed {
             let key = key::readable_key(dot_set.key()).to_owned();
-            is_whole &= store.is_complete_row(dot_set);
+            is_whole &= store.is_complete_row(dot_set, &claimed);
             latest.insert(key, store.entry(now, dot_set, number));
         }
         drop(core);

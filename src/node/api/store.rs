@@ -75,7 +75,7 @@ impl Store for Node {
     #[cfg(feature = "json")]
     fn changes_whole(&self, prefix: &str, since: Revision) -> Option<WholeLook> {
         let core = self.shared.lock_closed()?;
-        core.replica.store.changes_whole(self.shared.now(), &register(prefix), since)
+        core.replica.changes_whole(self.shared.now(), prefix, since)
     }
 
     fn scan_page(&self, prefix: &str, after: Option<&str>, rows: usize) -> Vec<Entry> {

@@ -10,16 +10,16 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bincode::de::Decoder;
+use bincode::de::{BorrowDecoder, Decoder};
 use bincode::enc::Encoder;
 use bincode::error::{DecodeError, EncodeError};
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Decode, Encode};
 
 use crate::config::ClusterSettings;
 use crate::id::RunId;
 use crate::membership::MemberLimit;
 use crate::settings_record::SettingsClaim;
-use crate::wire::{WIRE_VERSION, WireError};
+use crate::wire::{Abilities, WIRE_VERSION, WireError};
 
 /// What a node states about itself at the beginning of a connection. Later versions may only add fields to the end.
 #[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
@@ -36,30 +36,44 @@ pub(in crate::node) struct Greeting {
     pub(in crate::node) port: u16,
     pub(in crate::node) meta: BTreeMap<String, String>,
     pub(in crate::node) meta_version: u64,
-    pub(in crate::node) settings: StatedSettings,
+    pub(in crate::node) settings: Later<GreetingSettings>,
+    /// The bits of [`Abilities`].
+    pub(in crate::node) abilities: Later<u64>,
 }
 
-/// The settings at the end of a greeting. They were added within a wire version: programs from before do not send them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::node) struct StatedSettings(pub(in crate::node) Option<GreetingSettings>);
-
-impl Encode for StatedSettings {
-    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        self.0.as_ref().map_or(Ok(()), |settings| settings.encode(encoder))
+impl Greeting {
+    /// What the sender's program understands beyond the wire version.
+    pub(in crate::node) fn abilities(&self) -> Abilities {
+        self.abilities.0.map_or(Abilities::NONE, Abilities::from_bits)
     }
 }
 
-impl<C> Decode<C> for StatedSettings {
+/// A field at the end of a greeting that was added within a wire version: programs from before do not send it, nor any
+/// field behind it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::node) struct Later<T>(pub(in crate::node) Option<T>);
+
+impl<T: Encode> Encode for Later<T> {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.as_ref().map_or(Ok(()), |field| field.encode(encoder))
+    }
+}
+
+impl<C, T: Decode<C>> Decode<C> for Later<T> {
     fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        match GreetingSettings::decode(decoder) {
-            Ok(settings) => Ok(Self(Some(settings))),
+        match T::decode(decoder) {
+            Ok(field) => Ok(Self(Some(field))),
             Err(DecodeError::UnexpectedEnd { .. }) => Ok(Self(None)),
             Err(error) => Err(error),
         }
     }
 }
 
-bincode::impl_borrow_decode!(StatedSettings);
+impl<'de, C, T: Decode<C>> BorrowDecode<'de, C> for Later<T> {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        Self::decode(decoder)
+    }
+}
 
 /// What a node says of the shared settings.
 #[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]

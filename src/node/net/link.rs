@@ -23,8 +23,7 @@ use crate::id::LinkId;
 use crate::membership::Member;
 use crate::node::net::congestion::close;
 use crate::node::net::greeting::{
-    GREETING_BYTES_MAX, Greeting, GreetingAnswer, GreetingSettings, StatedSettings, decode_greeting,
-    encode_greeting,
+    GREETING_BYTES_MAX, Greeting, GreetingAnswer, GreetingSettings, Later, decode_greeting, encode_greeting,
 };
 use crate::node::net::peers::{
     DialRequest, DialledBy, LinkEnd, LinkVerdict, NodeEvent, NodeIdentity, PeerRefusal, refusal_of,
@@ -37,7 +36,7 @@ use crate::node::net::sender::{
 };
 use crate::node::runtime::shared::{Shared, wall};
 use crate::replica::{Input, Lane, WINDOW_BYTES};
-use crate::wire::{WIRE_VERSION, WireError};
+use crate::wire::{Abilities, WIRE_VERSION, WireError};
 
 /// Timeout of a greeting and its answer.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -80,7 +79,8 @@ impl Greeter {
             port: self.shared.addr.port(),
             meta,
             meta_version,
-            settings: StatedSettings(settings),
+            settings: Later(settings),
+            abilities: Later(Some(Abilities::OURS.bits())),
         }
     }
 }
@@ -364,7 +364,7 @@ fn make_link(
         LaneSender { frames, flow }
     });
     core.senders.insert(id, LinkSender::new(connection.clone(), lanes));
-    core.replica.handle(now, Input::LinkUp(id));
+    core.replica.handle(now, Input::LinkUp(id, theirs.abilities()));
     let member = member_of(&connection, theirs);
     let packet_bytes_max = connection.max_datagram_size().unwrap_or_default();
     core.replica.handle(now, Input::LinkIdentified(id, &member, packet_bytes_max));

@@ -446,7 +446,8 @@ mod tests {
                 port: 1,
                 meta: BTreeMap::new(),
                 meta_version: 0,
-                settings: crate::node::net::greeting::StatedSettings(None),
+                settings: crate::node::net::greeting::Later(None),
+                abilities: crate::node::net::greeting::Later(None),
             };
             peers.add_link(LinkId::new(i), RunId::new(0), &greeting, addr, DialledBy::Peer);
         }

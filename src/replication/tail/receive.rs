@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::contexts::RowContexts;
-use super::{DONE, END, TAIL_ROW};
-use crate::controls::Control;
+use super::{DONE, END, LARGE_ROW, TAIL_ROW};
+use crate::controls::{Control, Controls};
 use crate::id::{LogId, RunId};
 use crate::replication::arrived::{ARRIVED_MAX, Arrived};
 use crate::replication::claims::{self, Claim, ForwardedClaims};
@@ -121,6 +121,10 @@ impl TailReceiver {
                         Ok(dot_set) => rows.push(PeerRow { dot_set, vector: vector.clone(), context }),
                         Err(why) => refusals.push(refused_row(b"", why)),
                     }
+                }
+                LARGE_ROW => {
+                    let number = reader.varint()?;
+                    self.larges.expect(number, reader.bytes()?)?;
                 }
                 END => break None,
                 DONE => {
@@ -265,6 +269,16 @@ impl TailReceiver {
             store.raise_position(sender.log, done.head);
         }
         asked
+    }
+
+    /// The sender's own claim that waits only for large rows at other keys than those with this prefix: everything of the
+    /// sender up to there has arrived at these keys. `None` if no claim waits, or if the key of an awaited row is unknown.
+    #[cfg(any(feature = "json", feature = "node"))]
+    pub(crate) fn claim_below(&self, controls: Controls, prefix: &[u8]) -> Option<Stamp> {
+        let done = self.ends_waiting.back().filter(|_| !self.has_refused)?;
+        let is_elsewhere =
+            self.larges.are_elsewhere(done.larges, prefix) || controls.has(Control::LargesElsewhere);
+        is_elsewhere.then(|| done.claims.last().expect("a flush end has the sender's own claim").last())
     }
 
     /// Whether more is on its way: a flush has not ended, or a flush end waits for large rows.

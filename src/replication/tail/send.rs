@@ -1,7 +1,7 @@
 //! The sending half of a link's tail.
 
 use super::contexts::RowContexts;
-use super::{DONE, END, TAIL_ROW};
+use super::{DONE, END, LARGE_ROW, TAIL_ROW};
 use crate::controls::Control;
 use crate::id::LogId;
 use crate::replication::claims::{Claim, ForwardedClaims, SentClaims};
@@ -73,6 +73,8 @@ pub(crate) struct TailWants<'a> {
     /// The flush end that reaches this position asks for an acknowledgement.
     pub(crate) ack: &'a mut Option<u64>,
     pub(crate) old_parts: &'a OldParts,
+    /// The peer reads which large rows travel beside the tail.
+    pub(crate) names_large_rows: bool,
 }
 
 impl TailSender {
@@ -171,7 +173,7 @@ impl TailSender {
         let mut writer = Writer::new(Kind::Tail);
         let vector = store.coverage.vector().clone();
         writer.vector_news(&wanted.old_parts.news(store, &self.sent_vector));
-        let WrittenRows { rows, cursor } = self.write_rows(store, filter, &mut writer)?;
+        let WrittenRows { rows, cursor } = self.write_rows(store, wanted, &mut writer)?;
         self.cursor = cursor;
         self.rows += rows;
         self.is_flush_open |= rows > 0;
@@ -246,7 +248,7 @@ impl TailSender {
     fn write_rows(
         &mut self,
         store: &mut LocalStore,
-        filter: LogFilter,
+        wanted: &TailWants<'_>,
         writer: &mut Writer,
     ) -> Option<WrittenRows> {
         let since = if store.controls.has(Control::OwnFromFrame) { self.cursor } else { self.claimed };
@@ -258,7 +260,7 @@ impl TailSender {
                 break;
             }
             let row = store.row(row_id);
-            let passes_filter = match filter {
+            let passes_filter = match wanted.filter {
                 LogFilter::Own => row.own_revision() > since,
                 LogFilter::Forwarded => row.forwarded_revision() > since,
             };
@@ -277,7 +279,12 @@ impl TailSender {
                     written.rows += 1;
                 }
                 Size::Large => {
-                    _ = self.larges.enqueue(row.dot_set.key());
+                    let number = self.larges.enqueue(row.dot_set.key());
+                    if wanted.names_large_rows {
+                        writer.byte(LARGE_ROW);
+                        writer.varint(number);
+                        writer.bytes(row.dot_set.key());
+                    }
                     written.rows += 1;
                 }
                 Size::TooLarge => self.claims_suspended = true,

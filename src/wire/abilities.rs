@@ -1,0 +1,33 @@
+//! What a program understands beyond its wire version, so that messages can grow within a version.
+
+/// What the program at the other end of a link understands beyond its wire version.
+///
+/// Each side states its abilities in its greeting. A program from before the first of them states nothing and has
+/// [none](Self::NONE). What needs an ability is sent to no peer without it, so programs with and without it form one
+/// cluster. Bits of later programs are kept and ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities(u64);
+
+/// A tail may name the large rows that travel beside it (`LARGE_ROW` items).
+const LARGE_ROW_NAMES: u64 = 1;
+
+impl Abilities {
+    /// Nothing beyond the wire version.
+    pub const NONE: Self = Self(0);
+    /// All abilities of this program.
+    pub const OURS: Self = Self(LARGE_ROW_NAMES);
+
+    #[cfg(feature = "node")]
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    #[cfg(feature = "node")]
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn reads_large_row_names(self) -> bool {
+        self.0 & LARGE_ROW_NAMES != 0
+    }
+}
