@@ -147,3 +147,36 @@ pub(in crate::node) fn decode_greeting<T: bincode::Decode<()>>(bytes: &[u8]) -> 
     let config = bincode::config::standard().with_limit::<GREETING_BYTES_MAX>();
     bincode::decode_from_slice(rest, config).map(|(message, _)| message).map_err(|_| WireError::Form)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greetings_of_earlier_programs_are_read() {
+        let settings = GreetingSettings::new(ClusterSettings::of(&crate::Config::lan()), 3);
+        for (settings, abilities) in [(None, None), (Some(settings), None), (Some(settings), Some(u64::MAX))]
+        {
+            let greeting = Greeting {
+                cluster: "c".into(),
+                name: "n".into(),
+                run: RunId::new(1),
+                app_version: String::new(),
+                wall_ms: 2,
+                advertised: None,
+                port: 3,
+                meta: BTreeMap::new(),
+                meta_version: 0,
+                settings: Later(settings),
+                abilities: Later(abilities),
+            };
+            let mut bytes = encode_greeting(&greeting);
+            assert_eq!(decode_greeting::<Greeting>(&bytes).unwrap(), greeting);
+            // A later program may send more.
+            if abilities.is_some() {
+                bytes.extend_from_slice(&[1, 2, 3]);
+                assert_eq!(decode_greeting::<Greeting>(&bytes).unwrap(), greeting);
+            }
+        }
+    }
+}
