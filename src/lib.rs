@@ -32,6 +32,7 @@
 //! | page | what it answers |
 //! |---|---|
 //! | [watching](guide::watching) | How do I follow changes, resume after a break, and keep a correct copy? |
+//! | [typed values](guide::typed_values) | How do I keep values of my own types, and write several at once? |
 //! | [live configuration](guide::live) | How do I hold settings that change while the program runs? |
 //! | [feature flags](guide::flags) | How do I switch features for some users, and what happens in a partition? |
 //! | [sets and counters](guide::sets_and_counters) | What becomes of concurrent writes? What is there besides values? |
@@ -125,6 +126,12 @@ pub mod guide {
     #[cfg(feature = "node")]
     #[doc = include_str!("guide/watching.md")]
     pub mod watching {}
+
+    #[cfg(all(feature = "node", feature = "json"))]
+    #[doc = include_str!("guide/typed_values.md")]
+    #[doc = "\n# A whole program\n"]
+    #[doc = concat!("```\n", include_str!("../examples/typed_values.rs"), "```")]
+    pub mod typed_values {}
 
     #[cfg(all(feature = "node", feature = "json"))]
     #[doc = include_str!("guide/live.md")]

@@ -126,6 +126,13 @@ pub trait Store: Clone + Send + Sync + 'static {
         now.is_some_and(|now| now.is_same_write(entry) && now.conflicts().next().is_none())
     }
 
+    /// A count that is another one whenever any key has changed, other than by its time to live: while it stays the same,
+    /// what was read is current. `None`: it is not known now.
+    #[cfg(feature = "json")]
+    fn changes(&self) -> Option<u64> {
+        None
+    }
+
     /// All entries whose key begins with `prefix`, in key order, as they were at one instant.
     fn scan(&self, prefix: &str) -> Vec<Entry>;
 

@@ -276,6 +276,23 @@ fn typed_read_has_the_stamp_of_the_raw_read() {
     runtime.block_on(node.shutdown());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decoded_value_expires_on_a_node() {
+    let node = nodes::start("a", &[]).await;
+    let map = node.map::<u32>("m/");
+    map.put_with("k", &1, PutOptions::new().ttl(ms(200))).unwrap();
+    map.put("other", &2).unwrap();
+    // Nothing else changes meanwhile.
+    nodes::until(|| {
+        map.get("k").unwrap();
+        node.get("m/k").is_none()
+    })
+    .await;
+    assert_eq!(map.get("k").unwrap(), None);
+    assert_eq!(map.get("other").unwrap().as_deref(), Some(&2));
+    node.shutdown().await;
+}
+
 #[test]
 fn entry_names_writers_and_conflicts() {
     let mut sim = Sim::new(1).nodes(3);

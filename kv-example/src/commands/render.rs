@@ -34,7 +34,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 const LAYOUT: &str = "\
 With --prefix app/ the key app/db/pool is the file DIR/db/pool. The files of one state are in a directory of their own,
 ..data in DIR is a link to it, and each name in DIR is a link into ..data: a state takes the place of another in one step,
-as in volumes of Kubernetes. DIR belongs to this program alone. Keys that cannot be files, such as those with \"..\", are
+as in volumes of Kubernetes. Programs that read several files which belong together resolve ..data once, and read again if
+a file is gone: the state before is removed at once. DIR belongs to this program alone. Keys that cannot be files, such as those with \"..\", are
 named on the standard error and left out, and so are schemas (keys that end in $schema).
 
 A template is written for minijinja (Jinja2). It sees the keys as nested maps, and values that are JSON as what they are:

@@ -22,6 +22,7 @@ use tidings_proptest::{Dice, ms, nodes};
 
 mod bad_input;
 mod last_good;
+mod restarts;
 mod whole;
 
 type Plain = BTreeMap<String, u32>;
@@ -372,7 +373,7 @@ fn step(sim: &mut Sim, dice: &mut Dice, step: usize, lives: &mut [Option<Live<Pl
 }
 
 /// The numbers that a node holds; `None` if one of its values is none.
-fn held(node: &SimNode) -> Option<Plain> {
+fn held(node: &impl Store) -> Option<Plain> {
     let number = |entry: &tidings::Entry| {
         let number = String::from_utf8_lossy(entry.value()).parse().ok()?;
         Some((entry.key()["p/".len()..].to_owned(), number))

@@ -63,6 +63,11 @@ impl Store for Node {
         self.shared.index.is_current(entry, wall_ms)
     }
 
+    #[cfg(feature = "json")]
+    fn changes(&self) -> Option<u64> {
+        self.shared.index.changes()
+    }
+
     fn scan(&self, prefix: &str) -> Vec<Entry> {
         self.scan(prefix)
     }

@@ -4,6 +4,7 @@
 //! writer reads its own write at once, and what is acknowledged to a peer can be read here.
 
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use papaya::{Equivalent, Guard, HashSet};
 
@@ -70,6 +71,9 @@ impl Equivalent<Cell> for StoredKey<'_> {
 #[derive(Debug)]
 pub(in crate::node) struct Index {
     cells: HashSet<Cell, foldhash::fast::RandomState>,
+    /// Counts the times that it was brought up to the head, twice each: it is odd while that is being done. It is raised
+    /// before the first change and after the last one, so whoever has read a changed row reads another count as well.
+    changes: AtomicU64,
 }
 
 /// The index's position in the change log. It is kept beside the replica, under its lock.
@@ -85,11 +89,30 @@ pub(in crate::node) struct IndexCursor {
 
 impl Index {
     pub(in crate::node) fn new() -> Self {
-        Self { cells: HashSet::with_hasher(foldhash::fast::RandomState::default()) }
+        Self {
+            cells: HashSet::with_hasher(foldhash::fast::RandomState::default()),
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    /// A count that is another one whenever something has changed. `None`: something is being changed.
+    #[cfg(feature = "json")]
+    #[inline]
+    pub(in crate::node) fn changes(&self) -> Option<u64> {
+        Some(self.changes.load(Ordering::Acquire)).filter(|count| count % 2 == 0)
     }
 
     /// Follows the log to its head.
     pub(in crate::node) fn follow(&self, cursor: &mut IndexCursor, store: &LocalStore, now: Time) {
+        if cursor.log == store.log.id && cursor.at == store.log.head() {
+            return;
+        }
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.follow_changes(cursor, store, now);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    fn follow_changes(&self, cursor: &mut IndexCursor, store: &LocalStore, now: Time) {
         let guard = self.cells.guard();
         if cursor.log != store.log.id {
             // The replica began a new log after damage: what it has lost must not be read any more.

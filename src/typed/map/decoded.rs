@@ -5,17 +5,21 @@
 //! as that is kept here, no other write can be there, whatever stamp it has. So a value counts if the store says that the
 //! key holds that memory now. Where more values want a place than there are, one of them is decoded again when it is read.
 //!
-//! The store is asked with the key of the entry that is kept: to put prefix and key together and read the result takes half
-//! as long as reading the value from the node. A general cache costs more: one look into moka takes two to three times as
-//! long as that read, and it knows a clock.
+//! While nothing in the store changes, it is not asked again.
+//!
+//! The store is asked with the key of the entry that is kept: to put prefix and key together and read the result takes
+//! half as long as reading the value from the node. A general cache costs more than that: one look into moka takes two to
+//! three times as long as that read, and it knows a clock.
 
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use foldhash::fast::FixedState;
 
 use crate::store::entry::Entry;
+use crate::typed::Store;
 
 /// The places are grouped in sets, and each key belongs to one set.
 const SET_BITS: u32 = 10;
@@ -30,6 +34,24 @@ pub(super) const DECODED_MAX: usize = WAYS << SET_BITS;
 struct DecodedValue<T> {
     entry: Entry,
     value: Arc<T>,
+    /// The count of changes of the store at which the key held the entry; [`u64::MAX`] if that is not known.
+    current_at: AtomicU64,
+}
+
+impl<T> DecodedValue<T> {
+    /// Whether the key holds the entry now and nothing else. As long as nothing in the store changes, it is not looked up
+    /// again, unless it may expire.
+    fn is_current(&self, store: &impl Store) -> bool {
+        let changes = store.changes();
+        if changes == Some(self.current_at.load(Ordering::Relaxed)) {
+            return true;
+        }
+        let is_current = store.is_current(&self.entry);
+        if let Some(changes) = changes.filter(|_| is_current && self.entry.expires_at().is_none()) {
+            self.current_at.store(changes, Ordering::Relaxed);
+        }
+        is_current
+    }
 }
 
 /// The values of a map that were decoded last, at most [`DECODED_MAX`].
@@ -46,13 +68,13 @@ impl<T> DecodedValues<T> {
         Self { prefix_bytes, places: OnceLock::new() }
     }
 
-    /// The value of a key, if it is here and `is_current` says of its entry that the key holds that now.
-    pub(super) fn current(&self, key: &str, is_current: impl Fn(&Entry) -> bool) -> Option<Arc<T>> {
+    /// The value of a key, if it is here and the only one that the key holds now.
+    pub(super) fn current(&self, key: &str, store: &impl Store) -> Option<Arc<T>> {
         let value = |place: &ArcSwapOption<DecodedValue<T>>| {
             let held = place.load();
             let found = held.as_ref()?;
             let is_found =
-                found.entry.name()[self.prefix_bytes..] == *key.as_bytes() && is_current(&found.entry);
+                found.entry.name()[self.prefix_bytes..] == *key.as_bytes() && found.is_current(store);
             is_found.then(|| found.value.clone())
         };
         places_of(self.places.get()?, key.as_bytes()).find_map(value)
@@ -77,7 +99,9 @@ impl<T> DecodedValues<T> {
         }
         let value = Arc::new(decode(entry)?);
         let place = earlier.or(free).or(first).expect("a set has places");
-        place.store(Some(Arc::new(DecodedValue { entry: entry.clone(), value: value.clone() })));
+        let current_at = AtomicU64::new(u64::MAX);
+        let decoded = DecodedValue { entry: entry.clone(), value: value.clone(), current_at };
+        place.store(Some(Arc::new(decoded)));
         Ok(value)
     }
 }

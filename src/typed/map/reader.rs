@@ -41,7 +41,7 @@ impl<T, C> MapReader<T, C> {
 impl<T: DeserializeOwned, C: Codec> MapReader<T, C> {
     /// The value of a key without the map's prefix, if it is decoded and the only one.
     pub(super) fn current(&self, key: &str, store: &impl Store) -> Option<Arc<T>> {
-        self.decoded.current(key, |entry| store.is_current(entry))
+        self.decoded.current(key, store)
     }
 
     fn decode(entry: &Entry) -> Result<T, DecodeError> {

@@ -6,6 +6,11 @@
 //! DIR/name                     a link to ..data/name
 //! ```
 //!
+//! Whoever reads several files that belong together resolves `..data` once and reads below the directory it leads to. The
+//! state before is removed as soon as it is replaced, as Kubernetes does, so that a secret that was replaced does not stay
+//! on the disk. A reader that is in it then finds no file and reads again; it never finds that of another state. The same
+//! may happen to a reader of a link while it is being followed.
+//!
 //! What a process leaves that was killed on its way is a directory that nothing links to: it is removed at the next
 //! write. Nothing here follows a link: files are made in a directory that is new.
 
@@ -185,4 +190,129 @@ pub(super) fn is_content(path: &Path, value: &[u8]) -> io::Result<bool> {
     let mut content = Vec::with_capacity(value.len());
     file.take(1 + value.len() as u64).read_to_end(&mut content)?;
     Ok(content == value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use tidings_proptest::Folder;
+
+    use super::*;
+
+    const SWAPS: usize = 10_000;
+    /// Ends a reader whose writer has failed.
+    const READS_MAX: usize = 10_000_000;
+    /// The files of a state. Each holds the number of the state, `COPIES` times.
+    const FILES: [&str; 4] = ["a", "b", "tls/cert", "tls/key"];
+    const COPIES: usize = 500;
+
+    fn content(state: usize) -> Vec<u8> {
+        format!("{state}\n").repeat(COPIES).into_bytes()
+    }
+
+    /// What readers have seen.
+    #[derive(Debug, Default)]
+    struct Seen {
+        /// Reads that found all of one state.
+        whole: usize,
+        /// Reads that found two states.
+        mixed: usize,
+        /// Reads that did not find a file.
+        gone: usize,
+        /// The states of whole reads, without repetition.
+        states: usize,
+        last: usize,
+    }
+
+    impl Seen {
+        /// Takes the contents of files that were read together.
+        fn take(&mut self, read: io::Result<Vec<String>>) {
+            let Ok(contents) = read else {
+                self.gone += 1;
+                return;
+            };
+            let lines: Vec<&str> = contents.iter().flat_map(|content| content.lines()).collect();
+            let is_whole =
+                lines.len() == contents.len() * COPIES && lines.iter().all(|line| *line == lines[0]);
+            if !is_whole {
+                self.mixed += 1;
+                return;
+            }
+            let state = lines[0].parse().unwrap();
+            assert!(state >= self.last, "a reader went back from {} to {state}", self.last);
+            self.whole += 1;
+            self.states += usize::from(state != self.last);
+            self.last = state;
+        }
+    }
+
+    /// Reads again and again, until the writer is done.
+    fn read_on(is_over: &AtomicBool, read: impl Fn() -> io::Result<Vec<String>>) -> Seen {
+        let mut seen = Seen::default();
+        for _ in (0..READS_MAX).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+            seen.take(read());
+        }
+        seen
+    }
+
+    fn read_all(dir: &Path) -> io::Result<Vec<String>> {
+        FILES.iter().map(|file| fs::read_to_string(dir.join(file))).collect()
+    }
+
+    /// A directory in memory if there is one: each swap waits for the disk several times.
+    fn folder() -> Folder {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Folder::below(memory) } else { Folder::new() }
+    }
+
+    #[test]
+    fn readers_see_no_mixture_in_10_000_swaps() {
+        let folder = folder();
+        let tree = Tree::open(&folder.0, 0o644).unwrap();
+        let swap = |state| {
+            let content = content(state);
+            let files: BTreeMap<&str, &[u8]> = FILES.iter().map(|file| (*file, &content[..])).collect();
+            assert!(tree.write(&files).unwrap());
+        };
+        swap(1);
+        let (is_over, dir) = (AtomicBool::new(false), &folder.0);
+        let in_force = || read_all(&dir.join(fs::read_link(dir.join(DATA))?));
+        let linked = || Ok(vec![fs::read_to_string(dir.join("tls/key"))?]);
+        let (together, alone) = thread::scope(|scope| {
+            let together = scope.spawn(|| read_on(&is_over, in_force));
+            let alone = scope.spawn(|| read_on(&is_over, linked));
+            (2..=SWAPS + 1).for_each(swap);
+            is_over.store(true, Ordering::Relaxed);
+            (together.join().unwrap(), alone.join().unwrap())
+        });
+        println!("all files of ..data: {together:?}\none file by its link: {alone:?}");
+        for seen in [together, alone] {
+            assert_eq!(seen.mixed, 0, "{seen:?}");
+            assert!(seen.whole > 100 && seen.states > 100, "few reads: {seen:?}");
+        }
+        assert_eq!(fs::read(dir.join("a")).unwrap(), content(SWAPS + 1));
+    }
+
+    #[test]
+    fn files_replaced_one_by_one_are_read_mixed() {
+        let (folder, is_over) = (folder(), AtomicBool::new(false));
+        fs::create_dir(folder.at("tls")).unwrap();
+        // Each file by itself is replaced in one step.
+        let replace = |state| {
+            for file in FILES {
+                fs::write(folder.at("next"), content(state)).unwrap();
+                fs::rename(folder.at("next"), folder.at(file)).unwrap();
+            }
+        };
+        replace(1);
+        let seen = thread::scope(|scope| {
+            let seen = scope.spawn(|| read_on(&is_over, || read_all(&folder.0)));
+            (2..=SWAPS + 1).for_each(replace);
+            is_over.store(true, Ordering::Relaxed);
+            seen.join().unwrap()
+        });
+        assert!(seen.mixed > 0, "{seen:?}");
+    }
 }
