@@ -509,3 +509,22 @@ fn data_snapshots_and_secrets_are_for_their_owner_only() {
     files.push(secret);
     files.iter().for_each(|file| assert_eq!(mode(file), 0o600, "{}", file.display()));
 }
+
+#[test]
+fn damaged_directory_is_named_with_what_to_do() {
+    let dir = folder("damaged");
+    let dir = dir.to_str().unwrap();
+    let mut node = serve("a", &[], &["--data-dir", dir]);
+    node.line(&["put", "k", "v", "--durable"]);
+    node.process.child.kill().unwrap();
+    node.process.child.wait().unwrap();
+    std::fs::write(format!("{dir}/node/store/version"), "damaged").unwrap();
+    let serve_again = [&common::SERVE_A[..], &["--data-dir", dir]].concat();
+    let refused = program().args(&serve_again).env("TIDINGS_SECRET", common::SECRET).output().unwrap();
+    let told = said(&refused);
+    for words in ["node/store/version is damaged", "none that the engine knows", "--rejoin-on-corruption"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let anew = serve("a", &[], &["--data-dir", dir, "--rejoin-on-corruption"]);
+    assert_eq!(anew.line(&["list", "--keys-only"]), "");
+}
