@@ -112,7 +112,8 @@ impl From<tidings::StartError> for Failure {
         match error {
             // The library names its own setting.
             tidings::StartError::Damaged { path, reason } => {
-                let message = format!("the node does not start: {path} is damaged: {reason}; it was left as it is");
+                let message =
+                    format!("the node does not start: {path} is damaged: {reason}; it was left as it is");
                 let hint = "with --rejoin-on-corruption the node moves it aside and fetches everything from the others";
                 Self::new(Exit::Failed, message).hint(hint)
             }

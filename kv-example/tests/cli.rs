@@ -3,7 +3,7 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use common::{folder, private_file, program, run_with_input, serve};
 use serde_json::Value;
@@ -77,6 +77,11 @@ fn errors_say_what_to_do() {
     outside.args(["serve", "--name", "a", "--http", "0.0.0.0:0"]).env("TIDINGS_SECRET", common::SECRET);
     let outside = outside.output().unwrap();
     assert!(code(&outside) == 2 && said(&outside).contains("--token-file"), "{}", said(&outside));
+    let mut unread = program();
+    unread.args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut unread = unread.spawn().unwrap();
+    drop(unread.stdout.take());
+    assert!(!said(&unread.wait_with_output().unwrap()).contains("panicked"), "its reader is gone");
     let usage = run_with_input("", &["--help"], b"");
     assert!(code(&usage) == 0 && shown(&usage).contains("Exit codes"));
 }

@@ -102,7 +102,9 @@ struct EngineError {
 
 fn cause(error: fjall::Error) -> Cause {
     let words = match error {
-        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => return Cause::new(error),
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            return Cause::new(error);
+        }
         fjall::Error::Storage(_) => "a table or its index is not as it was written",
         fjall::Error::JournalRecovery(_)
         | fjall::Error::Decompress(_)
