@@ -109,7 +109,16 @@ impl From<std::io::Error> for Failure {
 
 impl From<tidings::StartError> for Failure {
     fn from(error: tidings::StartError) -> Self {
-        Self::new(Exit::Failed, format!("the node does not start: {error}"))
+        match error {
+            // The library names its own setting.
+            tidings::StartError::Damaged { path, reason } => {
+                let message =
+                    format!("the node does not start: {path} is damaged: {reason}; it was left as it is");
+                let hint = "with --rejoin-on-corruption the node moves it aside and fetches everything from the others";
+                Self::new(Exit::Failed, message).hint(hint)
+            }
+            error => Self::new(Exit::Failed, format!("the node does not start: {error}")),
+        }
     }
 }
 

@@ -77,8 +77,10 @@ fn run(command: Command) -> Result<(), Failure> {
             story::tell(seed).map_err(|error| Failure::new(exit::Exit::Failed, error.to_string()))
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "tidings", &mut std::io::stdout());
-            Ok(())
+            // Not to the stream itself: a pipe that is closed would panic.
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "tidings", &mut text);
+            Ok(std::io::stdout().write_all(&text)?)
         }
     }
 }

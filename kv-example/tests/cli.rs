@@ -3,7 +3,7 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use common::{folder, private_file, program, run_with_input, serve};
 use serde_json::Value;
@@ -77,6 +77,11 @@ fn errors_say_what_to_do() {
     outside.args(["serve", "--name", "a", "--http", "0.0.0.0:0"]).env("TIDINGS_SECRET", common::SECRET);
     let outside = outside.output().unwrap();
     assert!(code(&outside) == 2 && said(&outside).contains("--token-file"), "{}", said(&outside));
+    let mut unread = program();
+    unread.args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut unread = unread.spawn().unwrap();
+    drop(unread.stdout.take());
+    assert!(!said(&unread.wait_with_output().unwrap()).contains("panicked"), "its reader is gone");
     let usage = run_with_input("", &["--help"], b"");
     assert!(code(&usage) == 0 && shown(&usage).contains("Exit codes"));
 }
@@ -508,4 +513,23 @@ fn data_snapshots_and_secrets_are_for_their_owner_only() {
     assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
     files.push(secret);
     files.iter().for_each(|file| assert_eq!(mode(file), 0o600, "{}", file.display()));
+}
+
+#[test]
+fn damaged_directory_is_named_with_what_to_do() {
+    let dir = folder("damaged");
+    let dir = dir.to_str().unwrap();
+    let mut node = serve("a", &[], &["--data-dir", dir]);
+    node.line(&["put", "k", "v", "--durable"]);
+    node.process.child.kill().unwrap();
+    node.process.child.wait().unwrap();
+    std::fs::write(format!("{dir}/node/store/version"), "damaged").unwrap();
+    let serve_again = [&common::SERVE_A[..], &["--data-dir", dir]].concat();
+    let refused = program().args(&serve_again).env("TIDINGS_SECRET", common::SECRET).output().unwrap();
+    let told = said(&refused);
+    for words in ["node/store/version is damaged", "none that the engine knows", "--rejoin-on-corruption"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let anew = serve("a", &[], &["--data-dir", dir, "--rejoin-on-corruption"]);
+    assert_eq!(anew.line(&["list", "--keys-only"]), "");
 }

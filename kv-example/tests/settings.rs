@@ -31,6 +31,7 @@ fn shared_settings_are_changed_on_all_nodes_and_rolled_back() {
 
     let changed = a.line(&["settings", "--set", "lease_time_max=4s", "--set", "mesh_members_max=50"]);
     assert!(changed.contains("4s") && changed.contains("50"), "{changed}");
+    assert!(changed.contains("in force since") && changed.ends_with(" by a"), "{changed}");
     eventually("b has them", || b.line(&["settings"]) == changed);
     assert!(b.line(&["reconfigure"]).contains("50"), "they are in force");
     let back = b.line(&["settings", "--roll-back"]);

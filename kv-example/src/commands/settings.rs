@@ -1,11 +1,14 @@
 //! `tidings settings` and `tidings reconfigure`: settings that change while nodes run.
 
+use std::io::Write;
+
 use clap::Args;
 use serde_json::{Map, Value};
 
 use super::cluster::{LONG_TIME, print, text};
 use crate::client::Target;
 use crate::exit::{Exit, Failure};
+use crate::flags::change::time_text;
 use crate::table;
 
 /// Show the settings that all nodes share, or change them on all nodes while they run
@@ -75,7 +78,12 @@ impl Settings {
             vec![name.clone(), text(value), before.join(", ")]
         };
         let rows: Vec<Vec<String>> = present.iter().map(row).collect();
-        Ok(table::print(&["setting", "present", "before, latest first"], &rows)?)
+        table::print(&["setting", "present", "before, latest first"], &rows)?;
+        if let Some(since) = answer["written"]["time_ms"].as_u64() {
+            let writer = answer["written"]["writer"].as_str().unwrap_or("a process that is gone");
+            writeln!(std::io::stdout(), "in force since {} by {}", time_text(since), table::clean(writer))?;
+        }
+        Ok(())
     }
 }
 

@@ -65,7 +65,9 @@ async fn damaged_file_is_named_or_does_no_harm() {
                     assert!(registers(&node) == held, "{}, byte {at} of {len}, cut: {cuts}", hurt.display());
                     node.shutdown().await;
                 }
-                Err(StartError::Damaged { path, .. }) => {
+                Err(StartError::Damaged { path, reason }) => {
+                    let said = reason.to_string();
+                    assert!(!said.contains("Error: "), "{said} is in Rust's debug form");
                     let is_named = hurt == Path::new(&path);
                     let is_always = [&["version", "lock"][..], &[]][usize::from(cuts)];
                     let name = hurt.file_name().unwrap().to_str().unwrap();

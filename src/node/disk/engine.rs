@@ -87,12 +87,34 @@ impl From<fjall::Error> for Failure {
             fjall::Error::Poisoned => true,
             _ => false,
         };
-        let reason = match error {
-            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => Cause::new(error),
-            other => Cause::new(other),
-        };
-        Self { reason, may_pass }
+        Self { reason: cause(error), may_pass }
     }
+}
+
+/// An error of the engine in plain words. The engine's own are in Rust's debug form.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+struct EngineError {
+    words: &'static str,
+    #[source]
+    error: fjall::Error,
+}
+
+fn cause(error: fjall::Error) -> Cause {
+    let words = match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            return Cause::new(error);
+        }
+        fjall::Error::Storage(_) => "a table or its index is not as it was written",
+        fjall::Error::JournalRecovery(_)
+        | fjall::Error::Decompress(_)
+        | fjall::Error::InvalidTrailer
+        | fjall::Error::InvalidTag(_) => "a record of the journal is not as it was written",
+        fjall::Error::InvalidVersion(_) => "its version is none that the engine knows",
+        fjall::Error::Poisoned => "an earlier write has failed",
+        _ => "the engine cannot use it",
+    };
+    Cause::new(EngineError { words, error })
 }
 
 /// Why a directory could not be opened.
@@ -241,13 +263,13 @@ impl Engine {
                 return StartError::DataDir { path: dir, reason: Cause::new(error) };
             }
             Fault::Engine(fjall::Error::JournalRecovery(error)) => {
-                (self.journal().unwrap_or(store), Cause::new(error))
+                (self.journal().unwrap_or(store), cause(fjall::Error::JournalRecovery(error)))
             }
             Fault::Lock => (self.dir.join(LOCK_FILE), Cause::new("its checksum is wrong")),
             Fault::Engine(error @ fjall::Error::InvalidVersion(_)) => {
-                (store.join(VERSION_FILE), Cause::new(error))
+                (store.join(VERSION_FILE), cause(error))
             }
-            Fault::Engine(error) => (self.damaged_table().unwrap_or(store), Cause::new(error)),
+            Fault::Engine(error) => (self.damaged_table().unwrap_or(store), cause(error)),
             Fault::Saved(error) => (self.damaged_table().unwrap_or(store), Cause::new(error)),
             Fault::Panic => (self.damaged_table().unwrap_or(store), Cause::new("it cannot be read")),
             Fault::Short { number, expected } => {
