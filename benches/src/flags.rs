@@ -15,7 +15,7 @@ use crate::node::start;
 use crate::per_step;
 
 pub(crate) const PARTS: &[(&str, fn())] =
-    &[("evaluations", evaluations), ("loads", loads), ("changes", changes)];
+    &[("evaluations", evaluations), ("loads", loads), ("changes", changes), ("bulk", bulk)];
 
 const REPETITIONS: usize = 5;
 const LIST: &str =
@@ -210,4 +210,38 @@ async fn change(a: &Node, b: &Node, rounds: i64, is_of_flags: bool) -> Vec<f64> 
         took.push(start.elapsed().as_nanos() as f64 / 1e3);
     }
     took
+}
+
+/// What the program `tidings` measured.
+#[derive(serde::Deserialize)]
+struct Figures {
+    what: String,
+    under_way: usize,
+    unit: String,
+    all: Vec<f64>,
+}
+
+/// All flags of a set over OFREP, beside a bare handler that answers with the same bytes. The program that serves it
+/// measures it.
+fn bulk() {
+    const FLAGS: &str = "1000";
+    let program = std::env::current_exe().expect("this program").with_file_name("tidings");
+    let output = Command::new(program).args(["bench", "--floor", "--flags", FLAGS, "--json"]).output();
+    let output = output.expect("build it first: cargo build --release -p kv-example");
+    let all: Vec<Figures> = serde_json::from_slice(&output.stdout).expect("it prints figures");
+    let mut table = Table::new(
+        "flags-bulk",
+        "1,000 flags evaluated over OFREP, beside a bare axum handler with the same bytes",
+    );
+    table.note("32 connections in the process of the server, turn by turn; with several requests under way on a connection, the cost of the server stands out beside that of the client. With 304: the client has the present answer.");
+    for Figures { what, under_way, unit, all } in all {
+        let contestant = if what.ends_with("bare handler") { "axum" } else { "tidings" };
+        let name = if unit == "ms" { what.clone() } else { format!("{what}, {under_way} under way") };
+        match unit.as_str() {
+            "ms" => table.row(&name, contestant, "ms", Some(5.0), all),
+            "%" => table.rate(&name, contestant, "%", what.starts_with("with 304").then_some(80.0), all),
+            unit => table.rate(&name, contestant, unit, None, all),
+        };
+    }
+    table.save();
 }

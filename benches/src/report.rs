@@ -37,6 +37,7 @@ const SHOWN: [(&str, &str); 36] = [
     ("flags", "evaluations"),
     ("flags", "loads"),
     ("flags", "changes"),
+    ("flags", "bulk"),
     ("disk", "single"),
     ("disk", "group"),
     ("disk", "unawaited"),

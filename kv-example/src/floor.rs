@@ -13,6 +13,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::json;
 use tidings::{Node, Security};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,16 +35,45 @@ const WATCHERS_MAX: usize = 16;
 const REQUESTS_ALONE: usize = 200;
 const EVALUATION: &str = "/ofrep/v1/evaluate/flags";
 
-/// Measures, and prints a table. With `flags`: their evaluation, and otherwise reading a key.
-pub(crate) fn run(value_bytes: usize, flags: Option<usize>) -> Result<(), Failure> {
+/// What was measured, in the order of its repetitions.
+#[derive(Serialize)]
+struct Figures {
+    what: String,
+    /// Requests under way on each connection.
+    under_way: usize,
+    unit: &'static str,
+    all: Vec<f64>,
+}
+
+impl Figures {
+    /// The row of a table: least, median and most.
+    fn row(&self) -> Vec<String> {
+        let mut all = self.all.clone();
+        all.sort_by(f64::total_cmp);
+        let decimals = if self.unit == "ms" { 2 } else { 0 };
+        let cell = |at: usize| format!("{:.decimals$} {}", all[at], self.unit);
+        let cells = [cell(0), cell(all.len() / 2), cell(all.len() - 1)];
+        [vec![self.what.clone(), self.under_way.to_string()], cells.into()].concat()
+    }
+}
+
+/// Measures, and prints a table, or JSON. With `flags`: their evaluation, and otherwise reading a key.
+pub(crate) fn run(value_bytes: usize, flags: Option<usize>, is_json: bool) -> Result<(), Failure> {
     crate::block_on(async {
+        // As in a node that serves.
+        api::record_metrics();
         let security = Security::secret(&Security::generate_secret())?;
         let node = Node::builder("floor").security(security).start().await?;
-        let rows = match flags {
+        let figures = match flags {
             None => measure_key(&node, value_bytes).await?,
             Some(count) => measure_flags(&node, count).await?,
         };
         node.shutdown().await;
+        if is_json {
+            println!("{}", json!(figures));
+            return Ok(());
+        }
+        let rows: Vec<_> = figures.iter().map(Figures::row).collect();
         Ok(table::print(&["what", "under way", "least", "median", "most"], &rows)?)
     })
 }
@@ -53,7 +83,7 @@ fn put(node: &Node, key: &str, value: impl AsRef<[u8]>) -> Result<(), Failure> {
     put.map(drop).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
-async fn measure_key(node: &Node, value_bytes: usize) -> Result<Vec<Vec<String>>, Failure> {
+async fn measure_key(node: &Node, value_bytes: usize) -> Result<Vec<Figures>, Failure> {
     let value = vec![b'x'; value_bytes];
     put(node, "bench/key", &value)?;
     let app = App::new(node, "floor", FLAGS_PREFIX, None, WATCHERS_MAX).await;
@@ -64,7 +94,7 @@ async fn measure_key(node: &Node, value_bytes: usize) -> Result<Vec<Vec<String>>
     compare("GET /v1/kv", request, own, bare).await
 }
 
-async fn measure_flags(node: &Node, count: usize) -> Result<Vec<Vec<String>>, Failure> {
+async fn measure_flags(node: &Node, count: usize) -> Result<Vec<Figures>, Failure> {
     let mut rule = json!({ "fractional": [["on", 10], ["off", 90]] });
     for number in 0..count {
         let flag = json!({
@@ -92,27 +122,18 @@ async fn measure_flags(node: &Node, count: usize) -> Result<Vec<Vec<String>>, Fa
     let text = String::from_utf8_lossy(&first).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
     let etag = head.split("etag: ").nth(1).and_then(|rest| rest.split('\r').next()).unwrap_or_default();
-    println!("{count} flags, {} bytes", body.len());
     let bare = serve_bare(bare_evaluation(etag.to_owned(), Bytes::from(body.to_owned()))).await?;
-    let mut rows =
-        compare("with 304", request(&format!("if-none-match: {etag}\r\n")).as_bytes(), own, bare).await?;
-    rows.extend(compare("without 304", request("").as_bytes(), own, bare).await?);
-    let mut times = Vec::new();
+    let known = request(&format!("if-none-match: {etag}\r\n"));
+    let mut figures = compare("with 304", known.as_bytes(), own, bare).await?;
+    figures.extend(compare("without 304", request("").as_bytes(), own, bare).await?);
+    let mut all = Vec::new();
     for _ in 0..REQUESTS_ALONE {
         let began = Instant::now();
         ask_once(own, request("").as_bytes()).await?;
-        times.push(began.elapsed());
+        all.push(began.elapsed().as_secs_f64() * 1_000.0);
     }
-    times.sort_unstable();
-    let cell = |at: usize| format!("{:.2} ms", times[at].as_secs_f64() * 1_000.0);
-    rows.push(vec![
-        "one alone".into(),
-        "1".into(),
-        cell(0),
-        cell(REQUESTS_ALONE / 2),
-        cell(REQUESTS_ALONE - 1),
-    ]);
-    Ok(rows)
+    figures.push(Figures { what: "one alone".to_owned(), under_way: 1, unit: "ms", all });
+    Ok(figures)
 }
 
 /// What answers with these bytes, or that they are known, without looking at who asks.
@@ -132,26 +153,22 @@ async fn compare(
     request: &[u8],
     own: SocketAddr,
     bare: SocketAddr,
-) -> Result<Vec<Vec<String>>, Failure> {
-    let mut rows = Vec::new();
-    for depth in DEPTHS {
+) -> Result<Vec<Figures>, Failure> {
+    let mut figures = Vec::new();
+    for under_way in DEPTHS {
         let (mut of_own, mut of_bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..REPETITIONS {
-            let (bare, own) = (load(bare, request, depth).await?, load(own, request, depth).await?);
+            let (bare, own) = (load(bare, request, under_way).await?, load(own, request, under_way).await?);
             of_bare.push(bare);
             of_own.push(own);
             ratios.push(100.0 * own / bare);
         }
-        for (what, mut values, unit) in
-            [("bare handler", of_bare, "/s"), (what, of_own, "/s"), ("share of the bare", ratios, " %")]
-        {
-            values.sort_by(f64::total_cmp);
-            let cell = |at: usize| format!("{:.0}{unit}", values[at]);
-            let cells = [cell(0), cell(REPETITIONS / 2), cell(REPETITIONS - 1)];
-            rows.push([vec![what.to_owned(), depth.to_string()], cells.into()].concat());
-        }
+        let of = |what: String, unit, all| Figures { what, under_way, unit, all };
+        figures.push(of(format!("{what}, bare handler"), "/s", of_bare));
+        figures.push(of(what.to_owned(), "/s", of_own));
+        figures.push(of(format!("{what}, share of the bare"), "%", ratios));
     }
-    Ok(rows)
+    Ok(figures)
 }
 
 async fn serve_node(app: App) -> Result<SocketAddr, Failure> {

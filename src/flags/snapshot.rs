@@ -70,7 +70,8 @@ impl Snapshot {
     /// Another set of the same instant.
     #[must_use]
     pub fn of_set(&self, set: &str) -> Self {
-        Self { set: set.into(), ..self.clone() }
+        let set = if *self.set == *set { self.set.clone() } else { set.into() };
+        Self { set, ..self.clone() }
     }
 
     /// The flags of the set, in the order of their names.

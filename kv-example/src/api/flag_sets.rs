@@ -44,11 +44,11 @@ pub(super) fn named(selector: &str) -> Result<Option<&str>, String> {
 }
 
 /// The set that a header or, without one, another place names.
-pub(super) fn asked(headers: &HeaderMap, otherwise: Option<&str>) -> Result<String, String> {
+pub(super) fn asked<'a>(headers: &'a HeaderMap, otherwise: Option<&'a str>) -> Result<&'a str, String> {
     let header = headers.get(SELECTOR).map(|value| value.to_str().map_err(|_| "the selector is not ASCII"));
     let header = header.transpose()?.map(named).transpose()?.flatten();
     let otherwise = otherwise.map(named).transpose()?.flatten();
-    Ok(header.or(otherwise).unwrap_or(DEFAULT_SET).to_owned())
+    Ok(header.or(otherwise).unwrap_or(DEFAULT_SET))
 }
 
 /// A set that has no flags.
@@ -189,9 +189,9 @@ mod tests {
         }
         assert!(named("source=a.json").is_err());
         let headers = HeaderMap::from_iter([(SELECTOR.parse().unwrap(), "flagSetId=a".parse().unwrap())]);
-        assert_eq!(asked(&headers, Some("b")), Ok("a".to_owned()));
-        assert_eq!(asked(&HeaderMap::new(), Some("b")), Ok("b".to_owned()));
-        assert_eq!(asked(&HeaderMap::new(), None), Ok("default".to_owned()));
+        assert_eq!(asked(&headers, Some("b")), Ok("a"));
+        assert_eq!(asked(&HeaderMap::new(), Some("b")), Ok("b"));
+        assert_eq!(asked(&HeaderMap::new(), None), Ok("default"));
     }
 
     #[test]

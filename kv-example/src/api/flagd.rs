@@ -46,7 +46,7 @@ struct FlagSync(Arc<App>);
 /// The set that a question is about: the metadata's, or that of the question itself.
 fn set_of<T>(request: &Request<T>, selector: &str) -> Result<String, Status> {
     let headers = request.metadata().clone().into_headers();
-    flag_sets::asked(&headers, Some(selector)).map_err(Status::invalid_argument)
+    flag_sets::asked(&headers, Some(selector)).map(str::to_owned).map_err(Status::invalid_argument)
 }
 
 #[tonic::async_trait]

@@ -176,7 +176,7 @@ impl<'a> Head<'a> {
         }
         let Ok(Query(query)) = Query::<Ticket>::try_from_uri(self.uri) else { return false };
         let Ok(set) = flag_sets::asked(self.headers, query.set.as_deref()) else { return false };
-        tokens.ticket(&set).is_some_and(|ticket| is_same(ticket.as_bytes(), query.ticket.as_bytes()))
+        tokens.ticket(set).is_some_and(|ticket| is_same(ticket.as_bytes(), query.ticket.as_bytes()))
     }
 
     /// Whom the client believes to ask. HTTP/2 has it in the address.

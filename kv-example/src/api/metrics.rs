@@ -2,17 +2,20 @@
 //!
 //! Both record through the facade of the `metrics` crate, under the names that `docs/metrics.md` lists.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::Method;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 
@@ -100,18 +103,58 @@ fn record_program(app: &App) {
     gauge!("tidings_http_streams", "node" => node).set(u32::try_from(streams).unwrap_or(u32::MAX));
 }
 
+/// What is recorded of the requests of one route.
+#[derive(Debug)]
+struct OfRoute {
+    seconds: Histogram,
+    by_answer: Vec<(&'static str, StatusCode, Counter)>,
+}
+
+/// The counters of requests, by route: looking one up by its labels costs more than a request that changes nothing. There
+/// are as many as the API has routes, methods and statuses.
+#[derive(Debug, Default)]
+pub(crate) struct Requests(RwLock<BTreeMap<String, OfRoute>>);
+
+impl Requests {
+    fn note(&self, node: &str, route: &str, method: &'static str, status: StatusCode, took: Duration) {
+        let count = |of_route: &OfRoute| {
+            let mut counters = of_route.by_answer.iter();
+            let (.., counter) = counters.find(|(own, of, _)| (*own, *of) == (method, status))?;
+            counter.increment(1);
+            of_route.seconds.record(took);
+            Some(())
+        };
+        if self.0.read().unwrap_or_else(PoisonError::into_inner).get(route).and_then(count).is_some() {
+            return;
+        }
+        let (name, path) = (|| node.to_owned(), || route.to_owned());
+        let mut routes = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let of_route = routes.entry(path()).or_insert_with(|| {
+            let seconds = histogram!("tidings_http_request_seconds", "node" => name(), "route" => path());
+            OfRoute { seconds, by_answer: Vec::new() }
+        });
+        let labels = [
+            ("node", name()),
+            ("method", method.to_owned()),
+            ("route", path()),
+            ("status", status.as_str().to_owned()),
+        ];
+        // Another request may have made it meanwhile.
+        if count(of_route).is_none() {
+            of_route.by_answer.push((method, status, counter!("tidings_http_requests_total", &labels)));
+            count(of_route);
+        }
+    }
+}
+
 /// Measures one request. Streams count until their first byte.
 pub(super) async fn measure(State(app): AppState, request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let node = app.node.name().to_owned();
     let method = method_of(request.method());
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
-    let status = response.status().as_u16().to_string();
-    let labels =
-        [("node", node.clone()), ("method", method.to_owned()), ("route", route.clone()), ("status", status)];
-    counter!("tidings_http_requests_total", &labels).increment(1);
-    histogram!("tidings_http_request_seconds", "node" => node, "route" => route).record(began.elapsed());
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    app.requests.note(app.node.name(), route, method, response.status(), began.elapsed());
     response
 }
 

@@ -79,6 +79,7 @@ pub(crate) struct App {
     /// What stands before the keys of the flags.
     pub(crate) flags_prefix: String,
     pub(crate) ofrep: Ofrep,
+    requests: metrics::Requests,
     /// Who may ask.
     pub(crate) guard: Guard,
     pub(crate) watchers_max: usize,
@@ -116,6 +117,7 @@ impl App {
             flags: flags.expect("usage has keys beside such a prefix"),
             flags_prefix: flags_prefix.to_owned(),
             ofrep: Ofrep::default(),
+            requests: metrics::Requests::default(),
             guard: Guard::default(),
             locals: vec![node.clone()],
             node: node.clone(),

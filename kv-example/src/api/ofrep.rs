@@ -4,7 +4,7 @@
 //! What a client has of all flags is told by an `ETag`: the digest of the answer, which is equal on all nodes that hold
 //! the same definitions, and different for each user who gets other values. A client that has the present one gets 304,
 //! without an evaluation if the same question was answered before: the digests of answers are kept by the state of the
-//! set *and* the question. They must never be kept by the state alone: one user's flags would be taken for another's.
+//! set *and* the question, which is compared as a whole. They must never be kept by the state alone: one user's flags would be taken for another's.
 //!
 //! The browser's `EventSource` can send no header, so the address of the stream holds a ticket instead of a token
 //! ([`Guard::ticket`]). The stream tells that something has changed, and nothing of the flags.
@@ -35,7 +35,7 @@ use serde_json::json;
 use tidings::flags::{CONTEXT_BYTES_MAX, Context, FlagValue, Snapshot};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::flag_sets::{self, Digest, SetState, SetStates};
+use super::flag_sets::{self, SetState, SetStates};
 use super::watch::HEARTBEAT_INTERVAL;
 use super::{ApiError, App, AppState, Ask, At};
 use crate::span;
@@ -47,8 +47,10 @@ pub(super) const PATH: &str = "/ofrep/v1/";
 /// The stream of events, which a ticket opens as well.
 pub(super) const EVENTS_PATH: &str = "/ofrep/v1/events";
 
-/// Digests of answers that are kept, of about 200 bytes each with what finds them.
+/// Digests of answers that are kept, each with the question that finds it.
 const ETAGS_MAX: u64 = 65_536;
+/// The greatest question that is kept as it is. Of a larger one the digest is kept.
+const QUESTION_BYTES_KEPT_MAX: usize = 256;
 /// How long the evaluation of a whole set may take. It is looked at between two flags.
 const BULK_TIME_MAX: Duration = Duration::from_secs(2);
 /// The size at which the answer of a whole set is given up.
@@ -62,8 +64,8 @@ const INACTIVITY_DELAY_SECONDS: u32 = 120;
 #[derive(Debug)]
 pub(crate) struct Ofrep {
     pub(super) states: SetStates,
-    /// By the digest of the state of a set, of the stream's address and of the question.
-    etags: Cache<Digest, HeaderValue>,
+    /// By [`Question`].
+    etags: Cache<Question, HeaderValue>,
     turns: Semaphore,
 }
 
@@ -101,19 +103,19 @@ struct Which {
 }
 
 /// A set as it is now, unless this node cannot know it yet.
-struct Asked {
-    set: String,
+struct Asked<'a> {
+    set: &'a str,
     snapshot: Snapshot,
     state: Arc<SetState>,
     now: SystemTime,
 }
 
-impl Asked {
-    fn new(app: &App, headers: &HeaderMap, which: &Which) -> Result<Self, Refusal> {
+impl<'a> Asked<'a> {
+    fn new(app: &App, headers: &'a HeaderMap, which: &'a Which) -> Result<Self, Refusal> {
         let set = flag_sets::asked(headers, which.set.as_deref()).map_err(Refusal::selector)?;
         let now = SystemTime::now();
-        let snapshot = app.flags.snapshot().of_set(&set).at(now);
-        let state = app.ofrep.states.of(&snapshot, &set);
+        let snapshot = app.flags.snapshot().of_set(set).at(now);
+        let state = app.ofrep.states.of(&snapshot, set);
         if flag_sets::is_unknown(app, &state) {
             return Err(Refusal::not_ready());
         }
@@ -175,14 +177,15 @@ async fn single(State(app): AppState, At(key): At<String>, request: Request) -> 
 async fn bulk(State(app): AppState, request: Request) -> Result<Response, Refusal> {
     let (head, which, body) = taken_apart(request).await?;
     let asked = Asked::new(&app, &head.headers, &which)?;
-    let stream = stream_path(&app, &asked.set);
-    let question = question_digest(&asked, &stream, &body);
+    let ticket = app.guard.ticket(asked.set);
+    let question = question(&asked, ticket.as_deref(), &body);
     let known = head.headers.get(IF_NONE_MATCH);
-    if let Some(etag) = known.and(question).and_then(|question| app.ofrep.etags.get(&question))
+    if let Some(etag) = known.and(question.as_ref()).and_then(|question| app.ofrep.etags.get(&**question))
         && is_known(known, &etag)
     {
         return Ok(unchanged(etag));
     }
+    let stream = stream_path(asked.set, ticket.as_deref());
     let context = context(&body)?;
     let turn = turn(&app.ofrep).await?;
     // Other tasks go on meanwhile.
@@ -202,16 +205,32 @@ async fn bulk(State(app): AppState, request: Request) -> Result<Response, Refusa
     Ok(([(CONTENT_TYPE, json), (ETAG, etag)], answer).into_response())
 }
 
-/// What the answer follows from, and nothing else does: the state of the set, the stream's address, which set it is, the
-/// question as it was sent, and the second if a rule may read it. `None`: the state has no number.
-fn question_digest(asked: &Asked, stream: &str, body: &[u8]) -> Option<Digest> {
-    let mut whole = format!("{}\n{stream}\n", asked.state.number?).into_bytes();
-    if asked.state.may_read_time {
-        let since = asked.now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        whole.extend_from_slice(&since.as_secs().to_be_bytes());
+/// What the answer follows from, and nothing else does.
+type Question = Box<[u8]>;
+
+/// The state of the set, the second if a rule may read it, the ticket of the stream, and the question as it was sent: the
+/// set is told by its state. `None`: the state has no number.
+fn question(asked: &Asked<'_>, ticket: Option<&str>, body: &[u8]) -> Option<Question> {
+    let seconds = if asked.state.may_read_time {
+        asked.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    } else {
+        0
+    };
+    let ticket = ticket.unwrap_or_default();
+    // A ticket is text without blanks, so that two questions are never the same bytes.
+    let mut whole =
+        Vec::with_capacity(2 * size_of::<u64>() + ticket.len() + 1 + body.len().min(QUESTION_BYTES_KEPT_MAX));
+    whole.extend_from_slice(&asked.state.number?.to_be_bytes());
+    whole.extend_from_slice(&seconds.to_be_bytes());
+    whole.extend_from_slice(ticket.as_bytes());
+    if body.len() <= QUESTION_BYTES_KEPT_MAX {
+        whole.push(b' ');
+        whole.extend_from_slice(body);
+    } else {
+        whole.push(b'\n');
+        whole.extend_from_slice(&flag_sets::digest(body));
     }
-    whole.extend_from_slice(body);
-    Some(flag_sets::digest(&whole))
+    Some(whole.into())
 }
 
 fn is_known(known: Option<&HeaderValue>, etag: &HeaderValue) -> bool {
@@ -232,7 +251,7 @@ async fn turn(ofrep: &Ofrep) -> Result<SemaphorePermit<'_>, Refusal> {
 }
 
 /// The canonical answer: flags in the order of their names, fields in a fixed order, and no blanks.
-fn evaluate_all(asked: &Asked, context: &Context<'_>, stream: &str) -> Result<Vec<u8>, Refusal> {
+fn evaluate_all(asked: &Asked<'_>, context: &Context<'_>, stream: &str) -> Result<Vec<u8>, Refusal> {
     let began = Instant::now();
     let mut answer = br#"{"flags":["#.to_vec();
     // It is no use of a flag that a client has asked for all of them.
@@ -265,7 +284,7 @@ fn evaluate_all(asked: &Asked, context: &Context<'_>, stream: &str) -> Result<Ve
 }
 
 /// The address of the stream of a set, without the node: the client asks the one it asks anyway.
-fn stream_path(app: &App, set: &str) -> String {
+fn stream_path(set: &str, ticket: Option<&str>) -> String {
     let mut path = format!("{EVENTS_PATH}?set=");
     for byte in set.bytes() {
         match byte {
@@ -273,8 +292,8 @@ fn stream_path(app: &App, set: &str) -> String {
             _ => write!(path, "%{byte:02X}").expect("a text takes everything"),
         }
     }
-    match app.guard.ticket(set) {
-        Some(ticket) => path + "&ticket=" + &ticket,
+    match ticket {
+        Some(ticket) => path + "&ticket=" + ticket,
         None => path,
     }
 }
@@ -288,9 +307,46 @@ async fn events(
     let set = flag_sets::asked(&headers, which.set.as_deref()).map_err(ApiError::bad_request)?;
     let permit = app.watcher()?;
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let told = flag_sets::followed(app, set, seen, permit).map(|state| {
+    let told = flag_sets::followed(app, set.to_owned(), seen, permit).map(|state| {
         let data = json!({ "type": "refetchEvaluation", "etag": state.digest });
         Ok(Event::default().id(&state.digest).data(data.to_string()))
     });
     Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(HEARTBEAT_INTERVAL)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_the_same_only_as_a_whole() {
+        let states = SetStates::default();
+        let asked_at = |rule: &str, seconds: u64| {
+            let flag = format!(r#"{{"state":"ENABLED","variants":{{"on":true}},"targeting":{rule}}}"#);
+            let (snapshot, _) = Snapshot::from_json(&format!(r#"{{"flags":{{"f":{flag}}}}}"#)).unwrap();
+            let state = states.of(&snapshot, "default");
+            let now = UNIX_EPOCH + Duration::from_secs(seconds);
+            Asked { set: "default", snapshot, state, now }
+        };
+        let plain = asked_at("{}", 1);
+        let large = "x".repeat(100_000);
+        let bodies = ["", "a", "b", &large, &large[1..], " a", "\na"];
+        let questions: Vec<_> = [None, Some("ticket"), Some("ticke")]
+            .into_iter()
+            .flat_map(|ticket| bodies.map(|body| question(&plain, ticket, body.as_bytes()).unwrap()))
+            .collect();
+        let different: std::collections::BTreeSet<_> = questions.iter().collect();
+        assert_eq!(different.len(), questions.len());
+        assert!(questions.iter().all(|question| question.len() <= QUESTION_BYTES_KEPT_MAX + 64));
+        assert_eq!(question(&plain, None, b"a"), Some(questions[1].clone()), "the control");
+
+        assert_ne!(question(&asked_at("{}", 1), None, b"a"), Some(questions[1].clone()), "another state");
+        let mut timed = asked_at(r#"{"var": "$flagd.timestamp"}"#, 1);
+        let first = question(&timed, None, b"a");
+        timed.now += Duration::from_secs(1);
+        assert_ne!(question(&timed, None, b"a"), first, "the rule may read the second");
+        let mut later = plain;
+        later.now += Duration::from_secs(1);
+        assert_eq!(question(&later, None, b"a"), Some(questions[1].clone()), "and this one does not");
+    }
 }

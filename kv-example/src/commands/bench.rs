@@ -61,7 +61,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(super) fn run(&self) -> Result<(), Failure> {
         if self.floor {
-            return floor::run(self.value_bytes, self.flags);
+            return floor::run(self.value_bytes, self.flags, self.target.json);
         }
         let client = self.target.client()?;
         let value = vec![b'x'; self.value_bytes];
