@@ -133,8 +133,13 @@ pub enum Control {
     /// Breaks the limit of the store's size: writes that let it grow are not checked.
     GrowthUnchecked,
     /// Breaks the limits of what one stranger takes: places for handshakes and greetings are limited in total alone.
+    #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "nodes alone have connections"))]
     SourcesUnlimited,
     /// Breaks the rule that a look at a batch is whole: a claim that waits for large rows counts wherever they belong.
+    #[cfg_attr(
+        not(any(feature = "json", feature = "node")),
+        allow(dead_code, reason = "views alone ask for it")
+    )]
     LargesElsewhere,
 }
 

@@ -111,7 +111,7 @@ fn replication(criterion: &mut Criterion) {
                     end.handle(
                         at(3 * KEYS),
                         Input::LinkUp(tidings::core::LinkId::new(1), tidings::core::Abilities::OURS),
-                    )
+                    );
                 });
                 pair.ends.iter_mut().for_each(|end| end.want_repair(tidings::core::LinkId::new(1)));
                 pair.run(true).bytes

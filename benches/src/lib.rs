@@ -111,7 +111,7 @@ impl Pair {
     pub fn new(a: Replica, b: Replica, now: Time) -> Self {
         let mut pair = Self { ends: [a, b], longest_ms: 0.0, now };
         pair.ends.iter_mut().for_each(|end| {
-            end.handle(now, Input::LinkUp(tidings::core::LinkId::new(1), tidings::core::Abilities::OURS))
+            end.handle(now, Input::LinkUp(tidings::core::LinkId::new(1), tidings::core::Abilities::OURS));
         });
         pair
     }

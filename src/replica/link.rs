@@ -159,7 +159,7 @@ impl Lanes {
 
 impl Link {
     pub(super) fn new(route: Route, abilities: Abilities) -> Self {
-        Self { route, abilities, ..Self::default() }
+        Self { abilities, route, ..Self::default() }
     }
 
     /// The next frame of the live stream.

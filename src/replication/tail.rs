@@ -165,7 +165,7 @@ mod tests {
         for names_large_rows in [false, true] {
             let (mut writer, mut reader) = (LocalStore::of_run(1), LocalStore::of_run(2));
             let mut tail = Tail { names_large_rows, ..Tail::new(&writer, LogFilter::Own) };
-            writer.put(NOW, &key("blob"), &[b'x'; 70_000], Lifetime::default());
+            writer.put(NOW, &key("blob"), &vec![b'x'; 70_000], Lifetime::default());
             let small = writer.put(NOW, &key("small"), b"v", Lifetime::default()).0;
             let frame = tail.frame(&mut writer);
             let has_name = frame.windows(4).any(|bytes| bytes == b"blob");

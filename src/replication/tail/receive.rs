@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use super::contexts::RowContexts;
 use super::{DONE, END, LARGE_ROW, TAIL_ROW};
-use crate::controls::{Control, Controls};
+use crate::controls::Control;
+#[cfg(any(feature = "json", feature = "node"))]
+use crate::controls::Controls;
 use crate::id::{LogId, RunId};
 use crate::replication::arrived::{ARRIVED_MAX, Arrived};
 use crate::replication::claims::{self, Claim, ForwardedClaims};
