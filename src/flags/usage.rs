@@ -54,7 +54,8 @@ impl<S: Store> UsageReport<S> {
             seen: BTreeMap::new(),
             due: BTreeSet::new(),
             days: BTreeMap::new(),
-            report: Vec::new(),
+            // Without evaluations there is nothing to write.
+            report: report_of(&BTreeMap::new()),
             next_report: store.now(),
             store,
         }

@@ -112,13 +112,16 @@ function confirmed(question, detail, verb) {
   put($("sure-what"), question);
   put($("sure-detail"), detail);
   put($("sure-yes"), verb);
-  $("sure").returnValue = "";
   $("sure").showModal();
   $("sure-no").focus();
-  return new Promise(done => $("sure").addEventListener("close", () => done($("sure").returnValue === "yes"), { once: true }));
+  return new Promise(done => {
+    // The event "close" comes later, when the next question may be open already.
+    const answer = yes => { $("sure").close(); done(yes); };
+    $("sure-yes").onclick = () => answer(true);
+    $("sure-no").onclick = () => answer(false);
+    $("sure").oncancel = () => done(false);
+  });
 }
-$("sure-no").onclick = () => $("sure").close("no");
-$("sure-yes").onclick = () => $("sure").close("yes");
 
 function showLeaders() {
   const elections = status.elections || [], body = document.querySelector("#leaders tbody");

@@ -87,6 +87,20 @@ fn days_of_many_flags_are_written_in_small_portions() {
 }
 
 #[test]
+fn node_that_evaluates_nothing_writes_no_usage() {
+    let mut sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    node.put("flags/default/other", number(1)).unwrap();
+    let flags = reported(&mut sim, 0);
+    let before = node.status().head;
+    sim.run_for(ms(60_000));
+    assert_eq!((node.status().head, node.scan("flags-usage/").len()), (before, 0));
+    assert_eq!(flags.int("other", 0, &anonymous()), 1);
+    sim.run_for(ms(60_000));
+    assert_eq!(node.scan("flags-usage/").len(), 2, "the control: a day and a report");
+}
+
+#[test]
 fn usage_is_refused_where_its_keys_would_be_flags() {
     let mut sim = Sim::new(1).nodes(1);
     let node = sim.node(0);
