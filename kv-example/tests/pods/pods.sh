@@ -102,6 +102,7 @@ start_pod() {
 }
 probe() { curl -sf -o "$work/probe" --max-time 1 "http://$2:8080$1"; }
 members() { in_pod "$1" tidings members --token-file /secrets/read-token; }
+is_gone() { ! kill -0 "$1"; }
 shows() { members "$1" | grep -c " $2 " | grep -qx "$3"; }
 
 step "three pods find each other by the headless service"
@@ -133,8 +134,11 @@ until_so shows tidings-0 left 1
 step "a voter is stopped: preStop does nothing, and the pod is expected back"
 in_pod tidings-2 sh -c "$prestop"
 sed -i '/10.77.0.12/d; /fd77::12/d' "$work/addresses"
-kill "$(cat "$work/tidings-2/pid")"
+stopped=$(cat "$work/tidings-2/pid")
+kill "$stopped"
 until_so shows tidings-0 down 1
+# Its volume is free for the next one when the process has ended.
+until_so is_gone "$stopped"
 start_pod tidings-2 2
 until_so shows tidings-0 alive 3
 in_pod tidings-2 tidings get limits/max | grep -qx 100 || fail "its volume has lost the value"
