@@ -380,7 +380,7 @@ impl LargeRowReceiver {
     }
 
     /// Whether the keys of all rows up to this number that have not arrived are known and do not have this prefix.
-    #[cfg(any(feature = "json", feature = "node"))]
+    #[cfg(any(feature = "json", feature = "node", test))]
     pub(crate) fn are_elsewhere(&self, number: u64, prefix: &[u8]) -> bool {
         let expected = self.expected.range(..=number);
         let awaited = number.saturating_sub(self.arrived_up_to);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::contexts::RowContexts;
 use super::{DONE, END, LARGE_ROW, TAIL_ROW};
 use crate::controls::Control;
-#[cfg(any(feature = "json", feature = "node"))]
+#[cfg(any(feature = "json", feature = "node", test))]
 use crate::controls::Controls;
 use crate::id::{LogId, RunId};
 use crate::replication::arrived::{ARRIVED_MAX, Arrived};
@@ -275,7 +275,7 @@ impl TailReceiver {
 
     /// The sender's own claim that waits only for large rows at other keys than those with this prefix: everything of the
     /// sender up to there has arrived at these keys. `None` if no claim waits, or if the key of an awaited row is unknown.
-    #[cfg(any(feature = "json", feature = "node"))]
+    #[cfg(any(feature = "json", feature = "node", test))]
     pub(crate) fn claim_below(&self, controls: Controls, prefix: &[u8]) -> Option<Stamp> {
         let done = self.ends_waiting.back().filter(|_| !self.has_refused)?;
         let is_elsewhere =
