@@ -149,7 +149,7 @@ fn each_control_is_broken_by_the_test_that_is_named() {
 fn list_of_all_controls_is_complete() {
     let text = read("../src/controls.rs");
     let variants = text.split_once("pub enum Control {").and_then(|(_, rest)| rest.split("\n}\n").next());
-    let is_variant = |line: &&str| line.ends_with(',') && !line.trim_start().starts_with(['/', '#']);
+    let is_variant = |line: &&str| line.ends_with(',') && line.trim_start().starts_with(char::is_uppercase);
     let variants: Vec<&str> = variants.expect("the enum is there").lines().filter(is_variant).collect();
     let listed = Control::ALL.map(|control| format!("    {control:?},"));
     assert!(variants.iter().all(|variant| listed.iter().any(|listed| listed == variant)), "{variants:?}");
