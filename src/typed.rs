@@ -126,8 +126,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         now.is_some_and(|now| now.is_same_write(entry) && now.conflicts().next().is_none())
     }
 
-    /// A count that is another one whenever any key has changed, other than by its time to live: while it stays the same,
-    /// what was read is current. `None`: it is not known now.
+    /// A number that every change of any key changes, except the end of a time to live. While it stays the same, what was
+    /// read is current. `None`: it is not known at this moment.
     #[cfg(feature = "json")]
     fn changes(&self) -> Option<u64> {
         None

@@ -212,8 +212,9 @@ impl Elections {
         }
     }
 
-    /// Takes times that were changed while nobody was a voter for the configured ones, which may differ from node to
-    /// node. A voter that has granted a lease keeps those under which it did: they change by [`self`] alone.
+    /// Replaces the configured times, which may differ from node to node, by those that were set while nobody was a voter.
+    /// A voter that has granted a lease keeps the times under which it did: those change only in the two steps of this
+    /// module.
     fn begin_with(&mut self, initial: LeaseTimes) {
         let is_first = self.list.epoch == 0 && !self.list.voters.is_empty();
         if !is_first || self.initial_times == Some(initial) || self.voter.granted_term_max() > 0 {

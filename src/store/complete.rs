@@ -6,7 +6,6 @@ use super::entry::{Entry, Revision};
 use super::key::readable_key;
 use super::{Dot, DotSet, LocalStore};
 use crate::store::coverage::Clocks;
-use crate::time::Stamp;
 #[cfg(feature = "json")]
 use crate::time::Time;
 
@@ -51,10 +50,9 @@ impl LocalStore {
 
     fn are_complete(&self, stored_key: &[u8], held: &[Dot], claimed: &Clocks) -> bool {
         let (coverage, vector) = (&self.coverage, self.coverage.vector());
-        let covers = |stamp: Stamp| vector.covers(stamp) || claimed.covers(stamp);
         // Nearly always, and no key need be looked at then.
         coverage.is_vector_only()
-            || (held.iter().all(|dot| covers(dot.stamp()))
+            || (held.iter().map(Dot::stamp).all(|stamp| vector.covers(stamp) || claimed.covers(stamp))
                 && coverage
                     .context(stored_key, self.hash_key.place(stored_key))
                     .is_none_or(|context| vector.missing(&context).is_covered_by(claimed)))

@@ -4,7 +4,8 @@
 //! What a client has of all flags is told by an `ETag`: the digest of the answer, which is equal on all nodes that hold
 //! the same definitions, and different for each user who gets other values. A client that has the present one gets 304,
 //! without an evaluation if the same question was answered before: the digests of answers are kept by the state of the
-//! set *and* the question, which is compared as a whole. They must never be kept by the state alone: one user's flags would be taken for another's.
+//! set *and* the question, which is compared as a whole. They must never be kept by the state alone: one user's flags
+//! would be taken for another's.
 //!
 //! The browser's `EventSource` can send no header, so the address of the stream holds a ticket instead of a token
 //! ([`Guard::ticket`]). The stream tells that something has changed, and nothing of the flags.

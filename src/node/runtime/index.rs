@@ -71,8 +71,8 @@ impl Equivalent<Cell> for StoredKey<'_> {
 #[derive(Debug)]
 pub(in crate::node) struct Index {
     cells: HashSet<Cell, foldhash::fast::RandomState>,
-    /// Counts the times that it was brought up to the head, twice each: it is odd while that is being done. It is raised
-    /// before the first change and after the last one, so whoever has read a changed row reads another count as well.
+    /// Raised by one before and after the index is brought up to the head, so it is odd in between. It is raised before the
+    /// first row changes: a reader that has seen a changed row also sees that this number has changed.
     changes: AtomicU64,
 }
 
@@ -95,7 +95,7 @@ impl Index {
         }
     }
 
-    /// A count that is another one whenever something has changed. `None`: something is being changed.
+    /// A number that every change of a row changes. `None`: rows are being changed now.
     #[cfg(feature = "json")]
     #[inline]
     pub(in crate::node) fn changes(&self) -> Option<u64> {

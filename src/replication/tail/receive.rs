@@ -273,8 +273,8 @@ impl TailReceiver {
         asked
     }
 
-    /// The sender's own claim that waits only for large rows at other keys than those with this prefix: everything of the
-    /// sender up to there has arrived at these keys. `None` if no claim waits, or if the key of an awaited row is unknown.
+    /// The sender's own claim, if it waits only for large rows whose keys do not have this prefix. At keys with the prefix
+    /// everything that the sender wrote up to the claim has arrived. `None` also if the key of an awaited row is unknown.
     #[cfg(any(feature = "json", feature = "node", test))]
     pub(crate) fn claim_below(&self, controls: Controls, prefix: &[u8]) -> Option<Stamp> {
         let done = self.ends_waiting.back().filter(|_| !self.has_refused)?;
