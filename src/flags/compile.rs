@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::datum::sorted_texts;
 use super::error::CompileError;
+use super::fractional::Buckets;
 use super::rule::{Expression, Operator, VariablePath};
 use super::value::{Field, FlagValue};
 
@@ -160,8 +161,10 @@ impl<'s> RuleCompiler<'s> {
         if &**name == "var" {
             return self.variable(arguments);
         }
+        if &**name == "fractional" {
+            return self.fractional(arguments);
+        }
         let operator = Operator::named(name).ok_or_else(|| CompileError::UnknownOperator(cut(name)))?;
-        self.has_fractional |= operator == Operator::Fractional;
         self.findings.extend(finding(operator, arguments));
         if let (Operator::In, [needle, FlagValue::List(items)]) = (operator, arguments)
             && let Some(texts) = sorted_texts(items)
@@ -188,6 +191,14 @@ impl<'s> RuleCompiler<'s> {
         }
         let default = arguments.get(1).map(|default| self.expression(default).map(Box::new)).transpose()?;
         Ok(Expression::Variable(VariablePath::new(&path), default))
+    }
+
+    fn fractional(&mut self, arguments: &[FlagValue]) -> Result<Expression, CompileError> {
+        self.has_fractional = true;
+        self.findings.extend(fractional_finding(arguments));
+        let expressions = self.expressions(arguments)?;
+        let buckets = fixed_buckets(&expressions);
+        Ok(Expression::Fractional(expressions, buckets))
     }
 
     /// A shared rule. It is compiled when it is first referred to.
@@ -241,6 +252,26 @@ impl<'s> RuleCompiler<'s> {
     }
 }
 
+/// The buckets of `fractional`, if all are literals that both versions understand alike.
+fn fixed_buckets(arguments: &[Expression]) -> Option<Buckets<FlagValue>> {
+    let buckets = match arguments {
+        [Expression::Literal(FlagValue::List(_)), ..] => arguments,
+        _ => arguments.get(1..)?,
+    };
+    let mut fixed = Buckets::default();
+    for bucket in buckets {
+        let Expression::Literal(FlagValue::List(parts)) = bucket else { return None };
+        match &parts[..] {
+            [variant @ FlagValue::Text(_)] => fixed.push(variant.clone(), 1),
+            [variant @ FlagValue::Text(_), FlagValue::Int(weight)] => {
+                fixed.push(variant.clone(), u64::try_from(*weight).unwrap_or(0));
+            }
+            _ => return None,
+        }
+    }
+    Some(fixed)
+}
+
 /// The beginning of a text, for messages.
 pub(super) fn cut(text: &str) -> String {
     text.chars().take(64).collect()
@@ -255,7 +286,6 @@ fn finding(operator: Operator, arguments: &[FlagValue]) -> Option<String> {
             (arguments.len() != 2 || !fits).then(|| "starts_with and ends_with compare two texts".to_owned())
         }
         Operator::Version => version_finding(arguments),
-        Operator::Fractional => fractional_finding(arguments),
         _ => None,
     }
 }

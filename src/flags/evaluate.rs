@@ -13,8 +13,9 @@ use std::cmp::Ordering;
 use super::context::{Context, TARGETING_KEY, seconds_of};
 use super::datum::{Datum, as_float};
 use super::error::RuleFault;
-use super::fractional::{self, Subject};
+use super::fractional::{self, Buckets, Subject};
 use super::rule::{Expression, FractionalVersion, Operator};
+use super::value::FlagValue;
 use super::version;
 
 /// The most steps of one evaluation. Each expression, each item of a list that is walked or made, and each byte of a
@@ -70,6 +71,7 @@ impl<'a> Evaluation<'a> {
                 };
                 Ok(Datum::Bool(is_in))
             }
+            Expression::Fractional(arguments, fixed) => self.fractional(arguments, fixed.as_ref(), scope),
             Expression::Call(operator, arguments) => self.call(*operator, arguments, scope),
         }
     }
@@ -105,7 +107,6 @@ impl<'a> Evaluation<'a> {
                 self.iterate(operator, arguments, scope)
             }
             Operator::Reduce => self.reduce(arguments, scope),
-            Operator::Fractional => self.fractional(arguments, scope),
             Operator::Add
             | Operator::Subtract
             | Operator::Multiply
@@ -265,21 +266,30 @@ impl<'a> Evaluation<'a> {
         Ok(accumulator)
     }
 
-    fn fractional(&mut self, arguments: &'a [Expression], scope: Scope<'_, 'a>) -> Evaluated<'a> {
+    fn fractional(
+        &mut self,
+        arguments: &'a [Expression],
+        fixed: Option<&'a Buckets<FlagValue>>,
+        scope: Scope<'_, 'a>,
+    ) -> Evaluated<'a> {
         let Some(first) = arguments.first() else { return Ok(Datum::Null) };
         let first = self.value(first, scope)?;
         let subject = fractional::subject(self.fractional, &first, self.flag, self.context.targeting_key());
         let Subject::Hash(hash, is_first_hashed) = subject else { return Ok(Datum::Null) };
         let arguments = &arguments[usize::from(is_first_hashed)..];
-        let mut total: u64 = 0;
-        let mut buckets = smallvec::SmallVec::<[_; 4]>::new();
+        if let Some(fixed) = fixed.filter(|fixed| fixed.len() == arguments.len()) {
+            self.spend(fixed.len())?;
+            return Ok(fixed.choose(hash).map_or(Datum::Null, Datum::from));
+        }
+        let mut buckets = Buckets::default();
         for argument in arguments {
             let value = self.value(argument, scope)?;
-            let Some(bucket) = fractional::bucket(self.fractional, &value) else { return Ok(Datum::Null) };
-            total = total.saturating_add(bucket.1);
-            buckets.push(bucket);
+            let Some((variant, weight)) = fractional::bucket(self.fractional, &value) else {
+                return Ok(Datum::Null);
+            };
+            buckets.push(variant, weight);
         }
-        Ok(fractional::choose(hash, total, buckets.into_iter()).unwrap_or(Datum::Null))
+        Ok(buckets.choose(hash).cloned().unwrap_or(Datum::Null))
     }
 
     fn fold(

@@ -156,25 +156,40 @@ fn serialize_number<S: Serializer>(value: f64, serializer: S) -> Result<S::Ok, S
     }
 }
 
-/// The variant of the bucket in which a hash falls. `None`: there is none, as the weights are all zero or their sum is
-/// over the limit.
-pub(super) fn choose<'a>(
-    hash: u32,
-    total: u64,
-    buckets: impl Iterator<Item = (Datum<'a>, u64)>,
-) -> Option<Datum<'a>> {
-    if total == 0 || total > WEIGHTS_MAX {
-        return None;
+/// The buckets of one `fractional`: each variant with the sum of the weights up to it.
+#[derive(Debug)]
+pub(super) struct Buckets<V>(SmallVec<[(V, u64); 4]>);
+
+impl<V> Default for Buckets<V> {
+    fn default() -> Self {
+        Self(SmallVec::new())
     }
-    let at = (u64::from(hash) * total) >> 32;
-    let mut end = 0;
-    for (variant, weight) in buckets {
-        end += weight;
-        if at < end {
-            return Some(variant);
+}
+
+impl<V> Buckets<V> {
+    pub(super) fn push(&mut self, variant: V, weight: u64) {
+        let end = self.total().saturating_add(weight);
+        self.0.push((variant, end));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn total(&self) -> u64 {
+        self.0.last().map_or(0, |(_, end)| *end)
+    }
+
+    /// The variant in whose bucket a hash falls. `None`: there is none, as the weights are all zero or their sum is over
+    /// the limit.
+    pub(super) fn choose(&self, hash: u32) -> Option<&V> {
+        let total = self.total();
+        if total > WEIGHTS_MAX {
+            return None;
         }
+        let at = (u64::from(hash) * total) >> 32;
+        self.0.iter().find(|(_, end)| at < *end).map(|(variant, _)| variant)
     }
-    None
 }
 
 #[cfg(test)]

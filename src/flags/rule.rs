@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::fractional::Buckets;
 use super::value::FlagValue;
 
 /// A compiled rule or a part of one.
@@ -17,6 +18,8 @@ pub(super) enum Expression {
     NamedVariable(Box<[Expression]>),
     /// Whether a text is in a list of texts, which is sorted.
     InTexts(Box<Expression>, Box<[Arc<str>]>),
+    /// The share of the subject: the arguments, and their buckets where none depends on the context.
+    Fractional(Box<[Expression]>, Option<Buckets<FlagValue>>),
     /// An operator with its arguments.
     Call(Operator, Box<[Expression]>),
     /// A rule that several flags share.
@@ -90,7 +93,6 @@ operators! {
     StartsWith "starts_with",
     EndsWith "ends_with",
     Version "sem_ver",
-    Fractional "fractional",
 }
 
 /// How `fractional` assigns a subject to a bucket. The two versions give different answers for the same rule, so all
