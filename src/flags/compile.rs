@@ -116,7 +116,10 @@ impl<'s> RuleCompiler<'s> {
         self.note_depth(self.depth)?;
         let expression = match value {
             FlagValue::List(items) => self.list(items)?,
-            FlagValue::Object(fields) if fields.len() == 1 => self.call(&fields[0].0, &fields[0].1)?,
+            FlagValue::Object(fields) if fields.len() == 1 => {
+                let (name, arguments) = &fields[0];
+                self.call(name, arguments).map_err(|error| error.within(name, arguments))?
+            }
             other => {
                 if matches!(other, FlagValue::Object(_)) {
                     self.findings.push("an object with several fields or none is no rule".to_owned());
@@ -144,7 +147,8 @@ impl<'s> RuleCompiler<'s> {
     }
 
     fn expressions(&mut self, values: &[FlagValue]) -> Result<Box<[Expression]>, CompileError> {
-        values.iter().map(|value| self.expression(value)).collect()
+        let expression = |(at, value)| self.expression(value).map_err(|error| error.at(at));
+        values.iter().enumerate().map(expression).collect()
     }
 
     fn call(&mut self, name: &Arc<str>, arguments: &FlagValue) -> Result<Expression, CompileError> {
@@ -169,7 +173,8 @@ impl<'s> RuleCompiler<'s> {
         if let (Operator::In, [needle, FlagValue::List(items)]) = (operator, arguments)
             && let Some(texts) = sorted_texts(items)
         {
-            return Ok(Expression::InTexts(Box::new(self.expression(needle)?), texts));
+            let needle = self.expression(needle).map_err(|error| error.at(0))?;
+            return Ok(Expression::InTexts(Box::new(needle), texts));
         }
         Ok(Expression::Call(operator, self.expressions(arguments)?))
     }
@@ -189,7 +194,8 @@ impl<'s> RuleCompiler<'s> {
         if path.starts_with("$flagd.") && !["$flagd.flagKey", "$flagd.timestamp"].contains(&&*path) {
             self.findings.push(format!("there is no variable \"{}\"", cut(&path)));
         }
-        let default = arguments.get(1).map(|default| self.expression(default).map(Box::new)).transpose()?;
+        let default = arguments.get(1).map(|default| self.expression(default)).transpose();
+        let default = default.map_err(|error| error.at(1))?.map(Box::new);
         Ok(Expression::Variable(VariablePath::new(&path), default))
     }
 
@@ -385,6 +391,14 @@ mod tests {
         assert_eq!(
             error(r#"{"$ref": "x"}"#),
             "the rule \"x\" that it refers to is not among the shared rules"
+        );
+        assert_eq!(
+            error(r#"{"if": [{"in": [{"!": {"nothing": 1}}, ["a"]]}, "x"]}"#),
+            "at /if/0/in/0/!: there is no operator \"nothing\""
+        );
+        assert_eq!(
+            error(r#"{"var": ["x", [1, {"nothing": 1}]]}"#),
+            "at /var/1/1: there is no operator \"nothing\""
         );
         assert_eq!(
             error(r#"{"$ref": "f"}"#),

@@ -8,10 +8,11 @@ use super::context::Context;
 use super::count::VariantCount;
 use super::details::{Metadata, Reason};
 use super::error::{CompileError, FlagError};
-use super::evaluate::{EVALUATION_STEPS_MAX, Evaluation, variant_name};
+use super::evaluate::{EVALUATION_STEPS_MAX, Evaluation};
 use super::rule::{Expression, FractionalVersion};
 use super::value::FlagValue;
 use crate::error::Cause;
+use crate::text::Escaped;
 
 /// The metadata field that says which version of `fractional` a set uses: 2 or 3. Evaluations state it under the same
 /// name.
@@ -60,8 +61,10 @@ pub(super) enum DefinitionError {
     DefaultVariant(String),
     #[error("its default variant is neither a text nor null")]
     DefaultVariantType,
-    #[error("its metadata is no object of texts, numbers and booleans")]
-    Metadata,
+    #[error("its metadata is {0}, and metadata is an object")]
+    Metadata(&'static str),
+    #[error("its metadata field \"{}\" is {}, and may be a text, a number or a boolean", Escaped(.0), .1)]
+    MetadataField(String, &'static str),
     #[error("its field \"fractional\" is neither 2 nor 3")]
     Fractional,
     #[error(transparent)]
@@ -98,13 +101,13 @@ fn metadata(value: Option<&FlagValue>) -> Result<BTreeMap<Arc<str>, FlagValue>, 
     let fields = match value {
         None | Some(FlagValue::Null) => return Ok(BTreeMap::new()),
         Some(FlagValue::Object(fields)) => fields,
-        Some(_) => return Err(DefinitionError::Metadata),
+        Some(other) => return Err(DefinitionError::Metadata(other.kind())),
     };
     let is_plain = |value: &FlagValue| {
         matches!(value, FlagValue::Bool(_) | FlagValue::Int(_) | FlagValue::Float(_) | FlagValue::Text(_))
     };
-    if !fields.iter().all(|(_, value)| is_plain(value)) {
-        return Err(DefinitionError::Metadata);
+    if let Some((name, value)) = fields.iter().find(|(_, value)| !is_plain(value)) {
+        return Err(DefinitionError::MetadataField(cut(name), value.kind()));
     }
     Ok(fields.iter().cloned().collect())
 }
@@ -189,10 +192,10 @@ impl Flag {
         context.check()?;
         let (flag, fractional, steps_left) = (&*self.key, self.fractional, EVALUATION_STEPS_MAX);
         let mut evaluation = Evaluation { flag, context, fractional, clock, steps_left };
-        let value = evaluation
-            .value(rule, None)
+        let name = evaluation
+            .variant_name(rule)
             .map_err(|reason| FlagError::Rule { flag: self.key.to_string(), reason })?;
-        let Some(name) = variant_name(&value) else { return Ok(self.default_variant(Reason::Default)) };
+        let Some(name) = name else { return Ok(self.default_variant(Reason::Default)) };
         match self.variant(&name) {
             Some(variant) => Ok(Resolved::Variant(variant, Reason::TargetingMatch)),
             None => Err(FlagError::NoVariant { flag: self.key.to_string(), variant: cut(&name) }),

@@ -1,5 +1,6 @@
 //! Why an evaluation gave the default of the program, and why a definition is not taken.
 
+use super::value::FlagValue;
 use crate::error::Cause;
 use crate::text::Escaped;
 
@@ -105,4 +106,32 @@ pub(super) enum CompileError {
     Cycle(String),
     #[error("the shared rule \"{}\" is malformed: {}", Escaped(.0), .1)]
     SharedRule(String, Box<CompileError>),
+    /// The place is a JSON pointer from the rule on.
+    #[error("at {}: {}", Escaped(.0), .1)]
+    At(String, Box<CompileError>),
+}
+
+impl CompileError {
+    /// The error with the argument in which it is.
+    pub(super) fn at(self, argument: usize) -> Self {
+        match self {
+            Self::At(place, error) => Self::At(format!("/{argument}{place}"), error),
+            error @ (Self::UnknownOperator(_) | Self::UnknownReference(_)) => {
+                Self::At(format!("/{argument}"), Box::new(error))
+            }
+            error => error,
+        }
+    }
+
+    /// The error with the operator in whose arguments it is. A single argument may stand there without a list.
+    pub(super) fn within(self, operator: &str, arguments: &FlagValue) -> Self {
+        match self {
+            Self::At(place, error) => {
+                let is_list = matches!(arguments, FlagValue::List(_));
+                let place = if is_list { &*place } else { place.strip_prefix("/0").unwrap_or(&place) };
+                Self::At(format!("/{operator}{place}"), error)
+            }
+            error => error,
+        }
+    }
 }
