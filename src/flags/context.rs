@@ -28,10 +28,14 @@ pub(super) const TARGETING_KEY: &str = "targetingKey";
 #[derive(Clone, Debug, Default)]
 pub struct Context<'a> {
     targeting_key: Option<Cow<'a, str>>,
-    attributes: Vec<(Cow<'a, str>, Attribute<'a>)>,
+    /// Apart from the others, so that a context with one attribute needs no allocation.
+    first: Option<NamedAttribute<'a>>,
+    more: Vec<NamedAttribute<'a>>,
     bytes: usize,
     time: Option<SystemTime>,
 }
+
+type NamedAttribute<'a> = (Cow<'a, str>, Attribute<'a>);
 
 /// A value in a [`Context`]. It is made of booleans, numbers, texts and [`FlagValue`]s.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +98,10 @@ impl<'a> Context<'a> {
         }
         self.bytes += name.len() + value.weight();
         if self.bytes <= CONTEXT_BYTES_MAX {
-            self.attributes.push((name, value));
+            match &mut self.first {
+                None => self.first = Some((name, value)),
+                Some(_) => self.more.push((name, value)),
+            }
         }
         self
     }
@@ -105,8 +112,7 @@ impl<'a> Context<'a> {
         if let Some(key) = &other.targeting_key {
             self = self.with_targeting_key(key.clone());
         }
-        let attributes = other.attributes.iter();
-        attributes.fold(self, |context, (name, value)| context.with(name.clone(), value.clone()))
+        other.named().fold(self, |context, (name, value)| context.with(name.clone(), value.clone()))
     }
 
     /// Sets the time that rules see as `$flagd.timestamp`. Without it they see the time of the snapshot.
@@ -129,11 +135,20 @@ impl<'a> Context<'a> {
     }
 
     pub(super) fn attribute(&self, name: &str) -> Option<&AttributeValue<'a>> {
-        self.attributes.iter().rev().find(|(own, _)| own == name).map(|(_, value)| &value.0)
+        self.named().rev().find(|(own, _)| own == name).map(|(_, value)| &value.0)
+    }
+
+    /// The number of attributes.
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    fn named(&self) -> impl DoubleEndedIterator<Item = &NamedAttribute<'a>> {
+        self.first.iter().chain(&self.more)
     }
 
     pub(super) fn attributes(&self) -> impl Iterator<Item = (&str, &AttributeValue<'a>)> {
-        self.attributes.iter().map(|(name, value)| (&**name, &value.0))
+        self.named().map(|(name, value)| (&**name, &value.0))
     }
 }
 
