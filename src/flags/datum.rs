@@ -8,6 +8,36 @@ use std::sync::Arc;
 use super::context::AttributeValue;
 use super::value::{Field, FlagValue};
 
+/// So many bytes of a text are read, hashed or written in about the time of a step.
+const TEXT_BYTES_PER_STEP: usize = 16;
+/// So many names are compared in about the time of a step.
+pub(super) const NAMES_PER_STEP: usize = 16;
+
+/// What it costs in steps to read a text.
+pub(super) fn text_extent(text: &str) -> usize {
+    1 + text.len() / TEXT_BYTES_PER_STEP
+}
+
+fn extent_of(value: &FlagValue, most: usize) -> usize {
+    Datum::from(value).extent(most)
+}
+
+fn field_extent((name, value): &Field, most: usize) -> usize {
+    text_extent(name) + extent_of(value, most)
+}
+
+/// The sum of extents, each of which is told what is left of `most`.
+fn sum_until(most: usize, extents: impl Iterator<Item = impl FnOnce(usize) -> usize>) -> usize {
+    let mut sum = 1;
+    for extent in extents {
+        if sum > most {
+            break;
+        }
+        sum += extent(most - sum);
+    }
+    sum
+}
+
 /// A value within an evaluation.
 #[derive(Clone, Debug)]
 pub(super) enum Datum<'a> {
@@ -89,6 +119,38 @@ impl<'a> Datum<'a> {
 
     pub(super) fn items(&self) -> impl Iterator<Item = Datum<'a>> {
         (0..self.items_len().unwrap_or(0)).map_while(|at| self.item(at))
+    }
+
+    /// What it costs in steps to read all of it: one for each value in it, and one for each few bytes of its texts. The
+    /// count goes on until it is over `most`, so that it costs no more than what it allows.
+    pub(super) fn extent(&self, most: usize) -> usize {
+        match self {
+            Self::Null | Self::Bool(_) | Self::Int(_) | Self::Float(_) => 1,
+            Self::Text(text) => text_extent(text),
+            Self::List(items) => sum_until(most, items.iter().map(|item| |rest| extent_of(item, rest))),
+            Self::Object(fields) => {
+                sum_until(most, fields.iter().map(|field| |rest| field_extent(field, rest)))
+            }
+            // Items are cloned before they are read.
+            Self::NewList(items) => {
+                sum_until(most, items.iter().map(|item| |rest| item.weight() + item.extent(rest)))
+            }
+            Self::NewObject(fields) => sum_until(
+                most,
+                fields
+                    .iter()
+                    .map(|(name, value)| |rest| text_extent(name) + value.weight() + value.extent(rest)),
+            ),
+        }
+    }
+
+    /// What it costs in steps to look for a part of it.
+    pub(super) fn search_extent(&self) -> usize {
+        match self {
+            Self::Text(text) => text_extent(text),
+            Self::NewObject(fields) => fields.len() / NAMES_PER_STEP,
+            _ => 0,
+        }
     }
 
     /// What a cloned value costs in steps.

@@ -1,8 +1,8 @@
 //! The evaluation of a compiled rule, in a bounded number of steps.
 //!
-//! Every expression costs a step, and every value that is made costs steps by its size: so time and memory are bounded,
-//! whatever a rule does with whatever a context holds. Nothing is locked, and nothing is allocated unless a rule makes
-//! new texts, lists or objects.
+//! Every expression costs a step, and every value that is read or made costs steps by its size, before that is done: so
+//! time and memory are bounded, whatever a rule does with whatever a context holds. Nothing is locked, and nothing is
+//! allocated unless a rule makes new texts, lists or objects.
 //!
 //! Where `JsonLogic` leaves something open, it is as the implementations of flagd have it; where they differ, as
 //! JavaScript has it. Operators that cannot be computed give null if flagd says so, and otherwise an error.
@@ -11,15 +11,15 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::context::{Context, TARGETING_KEY, seconds_of};
-use super::datum::{Datum, as_float};
+use super::datum::{Datum, NAMES_PER_STEP, as_float, text_extent};
 use super::error::RuleFault;
 use super::fractional::{self, Buckets, Subject};
 use super::rule::{Expression, FractionalVersion, Operator};
 use super::value::FlagValue;
 use super::version;
 
-/// The most steps of one evaluation. Each expression, each item of a list that is walked or made, and each byte of a
-/// text that is made is a step.
+/// The most steps of one evaluation. Each expression, each value that is read, each few bytes of a text that is read, each
+/// item of a list that is walked or made, and each byte of a text that is made is a step.
 pub const EVALUATION_STEPS_MAX: usize = 1 << 20;
 
 /// What an item of a new list costs beside its contents: about its size.
@@ -46,6 +46,26 @@ impl<'a> Evaluation<'a> {
         Ok(())
     }
 
+    /// Spends what it costs to read all of a value.
+    fn charge(&mut self, value: &Datum<'a>) -> Result<(), RuleFault> {
+        match value {
+            Datum::Null | Datum::Bool(_) | Datum::Int(_) | Datum::Float(_) => Ok(()),
+            large => self.spend(large.extent(self.steps_left)),
+        }
+    }
+
+    /// Spends what it costs to walk the items of a list, each of which is cloned.
+    fn charge_items(&mut self, list: &Datum<'a>) -> Result<(), RuleFault> {
+        self.spend(list.items_len().unwrap_or(0) + list.weight())
+    }
+
+    /// The name of the variant that a rule gives. `None`: the default variant.
+    pub(super) fn variant_name(&mut self, rule: &'a Expression) -> Result<Option<Cow<'a, str>>, RuleFault> {
+        let value = self.value(rule, None)?;
+        self.charge(&value)?;
+        Ok(if value.is_null() { None } else { Some(value.to_text()) })
+    }
+
     pub(super) fn value(&mut self, expression: &'a Expression, scope: Scope<'_, 'a>) -> Evaluated<'a> {
         self.spend(1)?;
         match expression {
@@ -65,8 +85,10 @@ impl<'a> Evaluation<'a> {
                 if found.is_null() { self.argument(arguments, 1, scope) } else { Ok(found) }
             }
             Expression::InTexts(needle, texts) => {
-                let is_in = match self.value(needle, scope)? {
-                    Datum::Text(text) => texts.binary_search_by(|own| (**own).cmp(&text)).is_ok(),
+                let needle = self.value(needle, scope)?;
+                self.charge(&needle)?;
+                let is_in = match &needle {
+                    Datum::Text(text) => texts.binary_search_by(|own| (**own).cmp(text)).is_ok(),
                     _ => false,
                 };
                 Ok(Datum::Bool(is_in))
@@ -136,7 +158,9 @@ impl<'a> Evaluation<'a> {
         ];
         let [first, second, third] = &given;
         let is_pair = arguments.len() == 2;
-        self.spend(first.items_len().unwrap_or(0) + second.items_len().unwrap_or(0))?;
+        if !matches!(operator, Operator::Not | Operator::Truth) {
+            given.iter().try_for_each(|value| self.charge(value))?;
+        }
         Ok(match operator {
             Operator::Not => Datum::Bool(!first.is_true()),
             Operator::Truth => Datum::Bool(first.is_true()),
@@ -182,18 +206,33 @@ impl<'a> Evaluation<'a> {
     ) -> Evaluated<'a> {
         let mut found = match (scope, names.next()) {
             (Some(item), None) => item.clone(),
-            (Some(item), Some(name)) => item.part(name).unwrap_or(Datum::Null),
+            (Some(item), Some(name)) => self.part(item, name)?,
             (None, None) => self.whole_context()?,
-            (None, Some(name)) => self.attribute(name),
+            (None, Some("$flagd")) => match names.next() {
+                None => Datum::NewObject(self.own_fields()),
+                Some("flagKey") => Datum::text(self.flag),
+                Some("timestamp") => Datum::Int(self.timestamp()),
+                Some(_) => Datum::Null,
+            },
+            (None, Some(name)) => {
+                self.spend(self.context.len() / NAMES_PER_STEP)?;
+                self.attribute(name)
+            }
         };
         for name in names {
-            found = found.part(name).unwrap_or(Datum::Null);
+            found = self.part(&found, name)?;
         }
         self.spend(found.weight())?;
         Ok(found)
     }
 
+    fn part(&mut self, whole: &Datum<'a>, name: &str) -> Evaluated<'a> {
+        self.spend(whole.search_extent())?;
+        Ok(whole.part(name).unwrap_or(Datum::Null))
+    }
+
     fn look_up_named(&mut self, name: &Datum<'a>, scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        self.charge(name)?;
         let path = name.to_text();
         self.spend(path.len())?;
         if name.is_null() || path.is_empty() {
@@ -205,16 +244,18 @@ impl<'a> Evaluation<'a> {
     fn attribute(&self, name: &str) -> Datum<'a> {
         match name {
             TARGETING_KEY => self.context.targeting_key().map_or(Datum::Null, Datum::text),
-            "$flagd" => Datum::NewObject(self.own_fields()),
             _ => self.context.attribute(name).map_or(Datum::Null, Datum::from),
         }
     }
 
+    fn timestamp(&self) -> i64 {
+        self.context.time().map_or_else(self.clock, seconds_of)
+    }
+
     fn own_fields(&self) -> Vec<(Cow<'a, str>, Datum<'a>)> {
-        let timestamp = self.context.time().map_or_else(self.clock, seconds_of);
         vec![
             (Cow::Borrowed("flagKey"), Datum::text(self.flag)),
-            (Cow::Borrowed("timestamp"), Datum::Int(timestamp)),
+            (Cow::Borrowed("timestamp"), Datum::Int(self.timestamp())),
         ]
     }
 
@@ -222,8 +263,8 @@ impl<'a> Evaluation<'a> {
         let mut fields: Vec<_> =
             self.context.attributes().map(|(name, value)| (Cow::Borrowed(name), value.into())).collect();
         self.spend(fields.len() * ITEM_STEPS)?;
-        let own = ["$flagd", TARGETING_KEY].map(|name| (Cow::Borrowed(name), self.attribute(name)));
-        fields.extend(own);
+        fields.push((Cow::Borrowed("$flagd"), Datum::NewObject(self.own_fields())));
+        fields.push((Cow::Borrowed(TARGETING_KEY), self.attribute(TARGETING_KEY)));
         Ok(Datum::NewObject(fields))
     }
 
@@ -234,6 +275,7 @@ impl<'a> Evaluation<'a> {
         scope: Scope<'_, 'a>,
     ) -> Evaluated<'a> {
         let list = self.argument(arguments, 0, scope)?;
+        self.charge_items(&list)?;
         let mut made = Vec::new();
         for item in list.items() {
             let value = self.argument(&arguments[1.min(arguments.len())..], 0, Some(&item))?;
@@ -256,6 +298,7 @@ impl<'a> Evaluation<'a> {
 
     fn reduce(&mut self, arguments: &'a [Expression], scope: Scope<'_, 'a>) -> Evaluated<'a> {
         let list = self.argument(arguments, 0, scope)?;
+        self.charge_items(&list)?;
         let mut accumulator = self.argument(arguments, 2, scope)?;
         for item in list.items() {
             let fields = vec![(Cow::Borrowed("accumulator"), accumulator), (Cow::Borrowed("current"), item)];
@@ -274,6 +317,8 @@ impl<'a> Evaluation<'a> {
     ) -> Evaluated<'a> {
         let Some(first) = arguments.first() else { return Ok(Datum::Null) };
         let first = self.value(first, scope)?;
+        self.charge(&first)?;
+        self.spend(self.context.targeting_key().map_or(0, text_extent))?;
         let subject = fractional::subject(self.fractional, &first, self.flag, self.context.targeting_key());
         let Subject::Hash(hash, is_first_hashed) = subject else { return Ok(Datum::Null) };
         let arguments = &arguments[usize::from(is_first_hashed)..];
@@ -284,6 +329,7 @@ impl<'a> Evaluation<'a> {
         let mut buckets = Buckets::default();
         for argument in arguments {
             let value = self.value(argument, scope)?;
+            self.charge_items(&value)?;
             let Some((variant, weight)) = fractional::bucket(self.fractional, &value) else {
                 return Ok(Datum::Null);
             };
@@ -305,14 +351,20 @@ impl<'a> Evaluation<'a> {
                 _ => Err(RuleFault::NotANumber),
             };
         };
-        let mut result = number(&self.value(first, scope)?)?;
+        let mut result = self.number(first, scope)?;
         if operator == Operator::Subtract && rest.is_empty() {
             return combined(operator, &Datum::Int(0), &result);
         }
         for argument in rest {
-            result = combined(operator, &result, &number(&self.value(argument, scope)?)?)?;
+            result = combined(operator, &result, &self.number(argument, scope)?)?;
         }
         Ok(result)
+    }
+
+    fn number(&mut self, argument: &'a Expression, scope: Scope<'_, 'a>) -> Evaluated<'a> {
+        let value = self.value(argument, scope)?;
+        self.charge(&value)?;
+        number(&value)
     }
 
     fn compare(
@@ -324,6 +376,8 @@ impl<'a> Evaluation<'a> {
         let mut left = self.argument(arguments, 0, scope)?;
         for at in 1..arguments.len().max(2) {
             let right = self.argument(arguments, at, scope)?;
+            self.charge(&left)?;
+            self.charge(&right)?;
             let order = left.order(&right);
             let holds = match operator {
                 Operator::Less => order == Some(Ordering::Less),
@@ -343,7 +397,7 @@ impl<'a> Evaluation<'a> {
         let mut made = String::new();
         for argument in arguments {
             let value = self.value(argument, scope)?;
-            self.spend(value.items_len().unwrap_or(0))?;
+            self.charge(&value)?;
             let text = value.to_text();
             self.spend(text.len())?;
             made.push_str(&text);
@@ -389,6 +443,7 @@ impl<'a> Evaluation<'a> {
             }
         };
         let (mut gone, mut found) = (Vec::new(), 0.0);
+        self.charge_items(&names)?;
         for name in names.items() {
             self.spend(ITEM_STEPS)?;
             let value = self.look_up_named(&name, scope)?;
@@ -465,11 +520,6 @@ fn offset(position: f64, count: usize) -> usize {
     }
     let back = if position.is_nan() { count } else { (-position) as usize };
     count.saturating_sub(back)
-}
-
-/// The name of the variant that a value stands for. `None`: the default variant.
-pub(super) fn variant_name<'a>(value: &Datum<'a>) -> Option<Cow<'a, str>> {
-    if value.is_null() { None } else { Some(value.to_text()) }
 }
 
 /// Whether two numbers are the same number, for the types of flags.

@@ -50,6 +50,57 @@ fn rules_that_would_take_all_time_or_memory_are_stopped() {
     }
 }
 
+/// A step must not hide work: what is read whole costs steps by its size, also if it is read again and again.
+#[test]
+fn rules_that_read_large_values_again_and_again_are_stopped() {
+    let list: Vec<usize> = (0..1_000).collect();
+    let texts = vec!["x".repeat(1 << 10); 1_000];
+    let large: Vec<Value> = (0..1_000).map(|i| json!([[i], "text"])).collect();
+    let long = "1".repeat(1 << 16);
+    let wide: Vec<_> = (0..40_000).map(|i| format!("\"a{i}\": {i}")).collect();
+    let context = Context::from_json(&format!("{{{}}}", wide.join(","))).unwrap();
+    let some = |list: Value, rule: Value| json!({"some": [list, rule]});
+    let repeated = |part: Value, times: usize| Value::Array(vec![part; times]);
+    for (name, rule) in [
+        ("equal to a list", some(json!(list), json!({"==": ["x", large]}))),
+        ("the same list", some(json!(list), json!({"===": [{"merge": [large, 1]}, large]}))),
+        ("in a list", some(json!(list), json!({"in": [{"var": ""}, large]}))),
+        ("in a text", some(json!(list), json!({"in": ["2", long]}))),
+        ("in texts", some(json!(texts), some(json!(texts), json!({"in": [{"var": ""}, ["x", "y"]]})))),
+        ("number of a text", some(json!(list), json!({"<": [long, 1]}))),
+        ("sum of texts", some(json!(list), json!({"<": [{"+": [long, long]}, 1]}))),
+        ("order of texts", some(json!(list), json!({"<": [{"cat": [long]}, long]}))),
+        ("prefix", some(json!(list), json!({"starts_with": [long, format!("{long}2")]}))),
+        ("version", some(json!(list), json!({"sem_ver": [long, "=", long]}))),
+        (
+            "length",
+            some(json!(vec![long.clone(); 300]), some(json!(list), json!({"==": [{"var": "length"}, 1]}))),
+        ),
+        (
+            "share of a text",
+            some(json!(list), json!({"!": {"fractional": [{"cat": [long, ""]}, ["on", 1], ["off", 1]]}})),
+        ),
+        (
+            "share of a text as it is",
+            some(json!(list), json!({"!": {"fractional": [long, ["on", 1], ["off", 1]]}})),
+        ),
+        ("a walk over and over", json!({"or": repeated(json!({"some": [list]}), 1_100)})),
+        ("absent attributes", json!({"or": repeated(json!({"var": "none"}), 1_000)})),
+        ("text of lists", json!({"cat": [{"map": [list, large]}]})),
+        ("result of lists", json!({"if": [true, {"map": [list, large]}]})),
+        ("name of a variable", some(json!(list), json!({"var": [{"cat": [{"merge": [large]}]}]}))),
+    ] {
+        let file =
+            json!({"flags": {"hostile": {"state": "ENABLED", "variants": {"on": true}, "targeting": rule}}});
+        let (flags, _) = Snapshot::from_json(&file.to_string()).unwrap();
+        let told = flags.details("hostile", true, &context).error.map(|error| error.to_string());
+        assert!(
+            told.as_ref().is_some_and(|told| told.contains("more than 1048576 steps")),
+            "{name}: {told:?}"
+        );
+    }
+}
+
 #[test]
 fn hostile_numbers_are_errors_or_no_bucket() {
     let context = Context::new("me").with("infinite", f64::INFINITY).with("nan", f64::NAN).with("zero", 0);
@@ -97,7 +148,14 @@ fn definitions_that_are_malformed_fail_alone() {
             json!({"state": "ENABLED", "variants": {"a": 1}, "defaultVariant": 5}).to_string(),
             "neither a text",
         ),
-        (json!({"state": "ENABLED", "variants": {"a": 1}, "metadata": {"x": []}}).to_string(), "metadata"),
+        (
+            json!({"state": "ENABLED", "variants": {"a": 1}, "metadata": {"x": []}}).to_string(),
+            "its metadata field \"x\" is a list",
+        ),
+        (
+            switch(&json!({"and": [true, {"unheard_of": 1}]})),
+            "at /if/0/and/1: there is no operator \"unheard_of\"",
+        ),
         (
             json!({"state": "ENABLED", "variants": {"a": 1}, "targeting": [1]}).to_string(),
             "a rule is an object",
@@ -157,6 +215,9 @@ fn usual_evaluations_allocate_nothing() {
                  "targeting": {"if": [{"and": [{"starts_with": [{"var": "email"}, "ann"]},
                                                {"sem_ver": [{"var": "version"}, ">=", "1.2.0"]},
                                                {"<": [{"var": "age"}, 50]}]}, "on", null]}},
+        "late": {"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "off",
+                 "targeting": {"if": [{"and": [{"<": [1, {"var": "$flagd.timestamp"}]},
+                                               {"==": [{"var": "$flagd.flagKey"}, "late"]}]}, "on", "off"]}},
         "share": {"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "off",
                   "targeting": {"fractional": [["on", 50], ["off", 50]]}}}});
     let (flags, rejected) = Snapshot::from_json(&file.to_string()).unwrap();
@@ -169,13 +230,17 @@ fn usual_evaluations_allocate_nothing() {
     let mut on = 0;
     let text: Arc<str> = "default".into();
     let allocated = allocation_counter::measure(|| {
-        for flag in ["static", "disabled", "list", "rule", "share", "none"] {
+        for flag in ["static", "disabled", "list", "rule", "late", "share", "none"] {
             on += usize::from(flags.bool(flag, true, &context));
         }
         assert_eq!(&*flags.string("text", text.clone(), &context), "b");
     });
     assert_eq!(allocated.count_total, 0);
-    assert!(on >= 5, "{on}");
+    let with_context = allocation_counter::measure(|| {
+        on += usize::from(flags.bool("list", false, &Context::new("user-17").with("country", "at")));
+    });
+    assert_eq!(with_context.count_total, 0);
+    assert!(on >= 6, "{on}");
     let counted = allocation_counter::measure(|| _ = std::hint::black_box(String::from("x")));
     assert!(counted.count_total > 0, "allocations are counted");
 }
