@@ -19,6 +19,7 @@ mod file;
 mod history;
 mod starting;
 mod usage;
+mod whole;
 
 /// A flag of one integer.
 fn number(value: impl serde::Serialize) -> String {
