@@ -214,11 +214,7 @@ impl Coverage {
 
     /// The sum of [`Coverage::vector_with_withheld`].
     pub(crate) fn sum_with_withheld(&self) -> ClocksSum {
-        if self.withheld.is_empty() {
-            self.own.sum()
-        } else {
-            ClocksSum::of(self.vector_with_withheld().iter())
-        }
+        self.own.sum_raised_to(&self.withheld)
     }
 
     /// The part of a peer's vector that lies beyond the own one. Asked again about the same vector, it costs only what
@@ -254,8 +250,7 @@ impl Coverage {
         let (later, now): (Vec<_>, Vec<_>) = withheld.iter().partition(|(_, clock)| *clock > right_max);
         self.withheld = later.into_iter().collect();
         now.into_iter().for_each(|(origin, clock)| self.claim(Stamp { clock, origin }));
-        let all = self.vector().clocks();
-        let ahead: Vec<(RunId, u64)> = all.iter().filter(|(_, clock)| *clock > taken_max).collect();
+        let ahead = self.own.entries_over(taken_max);
         for (origin, clock) in &ahead {
             let stamp = Stamp { clock: *clock, origin: *origin };
             self.own.set(Stamp { clock: right_max, ..stamp });

@@ -207,6 +207,27 @@ impl OwnVector {
         &self.old_sums
     }
 
+    /// The sum of all entries, with those of `raised` instead of lesser ones.
+    pub(super) fn sum_raised_to(&self, raised: &Clocks) -> ClocksSum {
+        let mut sum = self.sum();
+        for (origin, clock) in raised.iter() {
+            match self.vector.clock(origin) {
+                Some(own) if own >= clock => continue,
+                Some(own) => _ = sum.subtract(origin, own),
+                None => {}
+            }
+            sum.add(origin, clock);
+        }
+        sum
+    }
+
+    /// The entries over a clock. The old part is walked only if that clock lies below the cut.
+    pub(super) fn entries_over(&self, clock: u64) -> Vec<(RunId, u64)> {
+        let Vector { old, recent } = &self.vector;
+        let old = (clock < self.cut).then(|| old.iter()).into_iter().flatten();
+        old.chain(recent.iter()).filter(|entry| entry.1 > clock).collect()
+    }
+
     /// Sets an entry, which may become less.
     pub(super) fn set(&mut self, stamp: Stamp) {
         let (Stamp { origin, clock }, Vector { old, recent }) = (stamp, &mut self.vector);
