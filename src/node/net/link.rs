@@ -173,7 +173,7 @@ pub(in crate::node) async fn welcome(
             return Err(refused);
         }
     };
-    let is_full = greeter.shared.lock().is_some_and(|core| core.peers.is_full());
+    let is_full = greeter.shared.lock().is_some_and(|core| core.peers.is_full_for(&theirs.name));
     let verdict =
         if is_full { Some(GreetingAnswer::Full) } else { judge(greeter, &connection, &theirs).await };
     let answer = verdict.clone().unwrap_or_else(|| GreetingAnswer::Welcome(greeter.greeting()));

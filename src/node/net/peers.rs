@@ -339,11 +339,15 @@ pub(in crate::node) struct Peers {
 /// A node with this many links accepts no further ones from others. It still dials: a node of the largest cluster needs
 /// 512 links in a mesh, or about 200 with groups.
 const LINKS_MAX: usize = 1_024;
+/// A node with this many links to runs of one name accepts no further ones under it. A name has one live run, or two
+/// after a partition or a restart; more are made up by whoever holds its certificate.
+const LINKS_PER_NAME_MAX: usize = 4;
 
 impl Peers {
-    /// Whether another node's link is refused, because there are too many.
-    pub(in crate::node) fn is_full(&self) -> bool {
+    /// Whether another node's link is refused, because there are too many, or too many under its name.
+    pub(in crate::node) fn is_full_for(&self, name: &str) -> bool {
         self.links.len() >= LINKS_MAX
+            || self.links.values().filter(|peer| peer.name == name).count() >= LINKS_PER_NAME_MAX
     }
 
     /// Adds a link, unless the existing one to the same run is preferred.
@@ -435,10 +439,11 @@ mod tests {
         let mut peers = Peers::default();
         let addr: SocketAddr = "127.0.0.1:1".parse().expect("an address");
         for i in 1..=LINKS_MAX as u64 {
-            assert!(!peers.is_full());
+            let name = format!("peer-{}", i / LINKS_PER_NAME_MAX as u64);
+            assert!(!peers.is_full_for(&name));
             let greeting = Greeting {
                 cluster: String::new(),
-                name: "peer".to_owned(),
+                name: name.clone(),
                 run: RunId::new(i),
                 app_version: String::new(),
                 wall_ms: 0,
@@ -450,7 +455,9 @@ mod tests {
                 abilities: crate::node::net::greeting::Later(None),
             };
             peers.add_link(LinkId::new(i), RunId::new(0), &greeting, addr, DialledBy::Peer);
+            let is_name_full = i % LINKS_PER_NAME_MAX as u64 == LINKS_PER_NAME_MAX as u64 - 1;
+            assert_eq!(peers.is_full_for(&name), i == LINKS_MAX as u64 || i > 3 && is_name_full);
         }
-        assert!(peers.is_full());
+        assert!(peers.is_full_for("another"));
     }
 }
