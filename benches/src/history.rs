@@ -143,8 +143,10 @@ pub fn origins() {
         row("healing two differences", "bytes", Some(4_096.0), costs.repair_bytes as f64);
         row("healing two differences, apart", "bytes", None, costs.reunion_bytes as f64);
         row("joining", "bytes", None, costs.join_bytes as f64);
-        row("joining", "ms", None, costs.join_ms);
-        row("the longest step of joining", "ms", Some(5.0), costs.join_step_ms);
+        // Of a million dead runs it is asked that a node joins within 5 s.
+        let (join_ms, step_ms) = if runs > 100_000 { (5_000.0, None) } else { (500.0, Some(5.0)) };
+        row("joining", "ms", Some(join_ms), costs.join_ms);
+        row("the longest step of joining", "ms", step_ms, costs.join_step_ms);
     }
     table.save();
 }

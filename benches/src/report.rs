@@ -11,7 +11,7 @@ use tidings_benches::table::Table;
 const FOLDER: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What the page shows, in order: the report and its part, which together name the table and its plot.
-const SHOWN: [(&str, &str); 37] = [
+const SHOWN: [(&str, &str); 38] = [
     ("spread", "last"),
     ("spread", "loss"),
     ("spread", "costs"),
@@ -23,6 +23,7 @@ const SHOWN: [(&str, &str); 37] = [
     ("core", "merges"),
     ("core", "digests"),
     ("core", "reconciles"),
+    ("core", "origins"),
     ("core", "memory"),
     ("core", "simulator"),
     ("node", "gets"),
