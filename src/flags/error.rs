@@ -58,7 +58,7 @@ pub enum FlagError {
         /// Why not.
         reason: RuleFault,
     },
-    /// The context is larger than [`CONTEXT_BYTES_MAX`](super::CONTEXT_BYTES_MAX). What was over it is not kept.
+    /// The context is larger than [`CONTEXT_BYTES_MAX`](super::CONTEXT_BYTES_MAX). Attributes over it are not kept.
     #[error("the context is larger than {} bytes; the default was used", super::CONTEXT_BYTES_MAX)]
     ContextTooLarge,
 }
