@@ -314,7 +314,7 @@ fn read_events(mut lines: impl BufRead, sender: &SyncSender<Option<Told>>) {
             Some(("id", id)) => told.id = Some(id.trim().to_owned()),
             Some(("data", data)) => told.data = serde_json::from_str(data).unwrap_or_default(),
             _ => {
-                let is_whole = !told.name.is_empty();
+                let is_whole = !told.name.is_empty() || !told.data.is_null();
                 let news = is_whole.then(|| std::mem::take(&mut told));
                 if sender.send(news).is_err() {
                     return;

@@ -120,6 +120,29 @@ fn metric_of_any_node_stops_a_plan_and_takes_it_back() {
 }
 
 #[test]
+fn plan_stops_when_who_reports_its_metric_is_killed() {
+    let [a, b, c] = three();
+    a.line(&["flags", "create", "checkout"]);
+    c.line(&["put", "flags-metrics/errors/app", "1", "--ephemeral", "--wait", "all", "--timeout", "60s"]);
+    let words = ["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5,100", "--wait", "1h"];
+    let missing = ["--stop-if-missing", "--on-stop", "roll-back"];
+    let refused = a.run(&[&words[..], &missing].concat());
+    assert_eq!(refused.status.code(), Some(2), "it is about the metric of --stop-if");
+    a.line(&[&words[..], &["--stop-if", "errors > 10"], &missing].concat());
+    assert!(a.line(&["flags", "plan", "show", "checkout"]).contains("stops if errors > 10 or it is missing"));
+    eventually("it has begun", || share(&b, "checkout") == 5);
+    signal(c.pid(), "KILL");
+    eventually("it stops", || plan(&a, "checkout")["state"] == "stopped");
+    let reason = plan(&a, "checkout")["reason"].to_string();
+    // If the killed node ran the plan, the next one has not seen who reported it.
+    assert!(
+        reason.contains("does not report errors") || reason.contains("nobody reports errors"),
+        "{reason}"
+    );
+    eventually("it is rolled back", || share(&b, "checkout").is_null());
+}
+
+#[test]
 fn rate_of_a_counter_stops_a_plan_and_its_total_does_not() {
     let node = serve("a", &[], &["--voter", "a"]);
     node.line(&["flags", "create", "checkout"]);
@@ -174,6 +197,10 @@ fn hand_stops_pauses_and_rolls_back() {
     eventually("a change of one step is made", || plan(&node, "later")["state"] == "done");
     let later = json_of(&node.run(&["flags", "show", "later", "--json"]));
     assert_eq!(later["definition"]["state"], "DISABLED");
+    node.line(&["flags", "target", "later", "on", "--when", "plan == gold", "--at", "+1s"]);
+    eventually("a target is added", || plan(&node, "later")["state"] == "done");
+    let later = json_of(&node.run(&["flags", "show", "later", "--json"]));
+    assert_eq!(later["definition"]["targeting"]["if"], json!([{ "==": [{ "var": "plan" }, "gold"] }, "on"]));
 
     node.line(&["flags", "set-default", "hand", "on"]);
     eventually("a change by hand stops it", || plan(&node, "hand")["state"] == "stopped");

@@ -103,6 +103,33 @@ async fn sets_are_served_over_tls_and_not_in_plain_text() {
     assert!(connect(&port, Some(&other)).await.is_err());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn node_without_its_cluster_serves_what_it_kept() {
+    // A seed that never answers.
+    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let seed = deaf.local_addr().unwrap().to_string();
+    let dir = folder("flagd-last-good");
+    let words = ["--data-dir", dir.to_str().unwrap()];
+    let (node, port) = serve_sets("a", &[&seed], &words);
+    let unknown = fetch(connect(&port, None).await.unwrap(), "default").await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::Unavailable, "{unknown}");
+    drop(node);
+
+    let (mut node, _) = serve_sets("a", &[], &words);
+    put(&node, "flags/default/kept", FLAG.as_bytes());
+    let kept = || std::fs::read_to_string(dir.join("flags.json")).is_ok_and(|text| text.contains("kept"));
+    eventually("it is kept", kept);
+    node.process.child.kill().unwrap();
+    node.process.child.wait().unwrap();
+    // So that the file alone knows them.
+    std::fs::remove_dir_all(dir.join("node")).unwrap();
+    let (_node, port) = serve_sets("a", &[&seed], &words);
+    let set = fetch(connect(&port, None).await.unwrap(), "default").await.unwrap();
+    assert_eq!(set["flags"]["kept"]["defaultVariant"], "on");
+    let mut stream = follow(connect(&port, None).await.unwrap(), "default").await.unwrap();
+    assert!(next(&mut stream).await.is_some(), "as a stream as well");
+}
+
 /// The memory of a process that is in use, in bytes.
 #[cfg(target_os = "linux")]
 fn memory_bytes(node: &Running) -> usize {

@@ -189,7 +189,7 @@ fn file_of_flagd_goes_in_and_out_unchanged() {
     let body = json!({ "changes": [{ "flag": "a", "definition": null, "if": "absent" }, { "flag": "b", "definition": null }] });
     let reply = ask("POST", &format!("{}/v1/flag-sets/default", node.http), &[], body.to_string().as_bytes());
     assert_eq!((reply.status, code(&node.run(&["flags", "show", "b"]))), (412, 0), "all or none");
-    node.line(&["put", "flags/default/hand", "{\"state\": \"ON\"}"]);
+    node.line(&["put", "flags/default/hand", "{\"state\": \"ON\"}", "--force"]);
     let lint = node.run(&["flags", "lint"]);
     assert!(code(&lint) == 1 && String::from_utf8_lossy(&lint.stdout).contains("hand"), "{lint:?}");
 }

@@ -10,7 +10,8 @@ const CHECKOUT: &str = r#"{"state": "ENABLED", "variants": {"on": true, "off": f
     "targeting": {"if": [{"ends_with": [{"var": "email"}, "@example.com"]}, "on"]}, "metadata": {"owner": "shop"}}"#;
 
 fn put(node: &Running, key: &str, value: &str) {
-    let reply = ask("PUT", &format!("{}/v1/kv/{key}", node.http), &[], value.as_bytes());
+    // Some are malformed.
+    let reply = ask("PUT", &format!("{}/v1/kv/{key}?force=true", node.http), &[], value.as_bytes());
     assert_eq!(reply.status, 200, "{}", reply.json());
 }
 
@@ -226,7 +227,7 @@ fn malformed_flag_keeps_its_last_good_one_over_a_restart() {
     eventually("the flag is in force", || results(&node, &asked)[0]["value"] == true);
     let file = || std::fs::read_to_string(dir.join("flags.json"));
     eventually("it is kept", || file().is_ok_and(|text| text.contains("checkout")));
-    let key = format!("{}/v1/kv/flags/default/checkout?durable=true", node.http);
+    let key = format!("{}/v1/kv/flags/default/checkout?durable=true&force=true", node.http);
     assert_eq!(ask("PUT", &key, &[], br#"{"state": "NEITHER"}"#).status, 200);
     eventually("it is malformed", || list(&node, "")["flags"][0]["rejected"].is_string());
     assert_eq!(results(&node, &asked)[0]["value"], true);
@@ -238,7 +239,7 @@ fn malformed_flag_keeps_its_last_good_one_over_a_restart() {
 }
 
 #[test]
-fn evaluations_by_any_client_are_reported_and_trials_are_not() {
+fn evaluations_of_single_flags_are_reported_and_others_not() {
     let node = serve("a", &[], &[]);
     for flag in ["asked", "tried"] {
         put(&node, &format!("flags/default/{flag}"), CHECKOUT);
@@ -255,4 +256,54 @@ fn evaluations_by_any_client_are_reported_and_trials_are_not() {
     let flags = list(&node, "")["flags"].clone();
     assert!(flags[0]["evaluations"]["on"].as_u64().is_some_and(|count| count > 0), "{flags}");
     assert_eq!((&flags[1]["lastEvaluated"], &flags[1]["evaluations"]), (&Value::Null, &json!({})));
+    let metrics = || String::from_utf8(ask("GET", &format!("{}/metrics", node.http), &[], b"").body).unwrap();
+    let series =
+        r#"tidings_flag_variant_evaluations_total{node="a",set="default",flag="asked",variant="on"} "#;
+    eventually("they are a metric", || {
+        let metrics = metrics();
+        let count = metrics.lines().find_map(|line| line.strip_prefix(series)?.parse::<u64>().ok());
+        count.is_some_and(|count| count > 0)
+    });
+    assert!(!metrics().contains(r#"flag="tried""#), "trials and whole sets are not counted");
+}
+
+#[test]
+fn malformed_definitions_are_put_by_force_alone() {
+    let node = serve("a", &[], &[]);
+    let url = |key: &str| format!("{}/v1/kv/{key}", node.http);
+    let batch = |query: &str, value: &str| {
+        let writes = json!([{ "put": "other", "value": "x" }, { "put": "flags/default/a", "value": value }]);
+        let body = json!({ "writes": writes }).to_string();
+        let headers = [("content-type", "application/json")];
+        ask("POST", &format!("{}/v1/batch{query}", node.http), &headers, body.as_bytes())
+    };
+    for (key, value) in [
+        ("flags/default/a", r#"{"state": "NEITHER"}"#),
+        ("flags/default/a", "{"),
+        ("flags/default/$evaluators", "[]"),
+        ("flags/default/$metadata", r#"{"fractional": 4}"#),
+    ] {
+        let refused = ask("PUT", &url(key), &[], value.as_bytes());
+        assert_eq!((refused.status, &refused.json()["code"]), (422, &json!("definition")), "{key} {value}");
+        assert!(refused.json()["errors"][0]["message"].is_string());
+        assert_eq!(ask("GET", &url(key), &[], b"").status, 404, "nothing was written");
+    }
+    assert_eq!(batch("", "{").status, 422);
+    assert_eq!(ask("GET", &url("other"), &[], b"").status, 404, "all or none");
+    assert!(!node.run(&["put", "flags/default/a", "{"]).status.success());
+    node.line(&["put", "flags/default/a", "{", "--force"]);
+    assert_eq!(batch("?force=true", "7").status, 200);
+    // The controls: what is no flag, what refers to rules that come later, and what only flagd's schema refuses.
+    let refers =
+        r#"{"state": "ENABLED", "variants": {"on": 1}, "targeting": {"if": [{"$ref": "later"}, "on"]}}"#;
+    for (key, value) in [
+        ("flags-history/default/a", "{"),
+        ("flags/default/$schema", "{}"),
+        ("flags/default/b", refers),
+        ("flags/default/c", r#"{"state": "ENABLED", "variants": {"a": 1, "b": "y"}}"#),
+    ] {
+        assert_eq!(ask("PUT", &url(key), &[], value.as_bytes()).status, 200, "{key}");
+    }
+    let not_here = ask("POST", &format!("{}/v1/counters/c?force=true", node.http), &[], b"");
+    assert_eq!(not_here.status, 400);
 }

@@ -14,7 +14,8 @@ const FOR_ANN: &str = r#"{"state": "ENABLED", "variants": {"on": true, "off": fa
     "targeting": {"if": [{"==": [{"var": "targetingKey"}, "ann"]}, "on"]}, "metadata": {"owner": "shop"}}"#;
 
 fn put(node: &Running, key: &str, value: &str) {
-    node.line(&["put", key, value, "--wait", "all", "--timeout", "60s"]);
+    // Some are malformed.
+    node.line(&["put", key, value, "--force", "--wait", "all", "--timeout", "60s"]);
 }
 
 /// A node that has these flags in force.
@@ -315,6 +316,87 @@ fn a_stream_says_when_to_ask_again() {
     assert_ne!(later.join().unwrap(), first);
 }
 
+/// The next event of a stream: which state of the set it names.
+fn next_event(lines: &mut impl Iterator<Item = String>) -> String {
+    lines.find_map(|line| line.strip_prefix("id: ").map(str::to_owned)).expect("the stream goes on")
+}
+
+/// Asserts that a client that asked before a change and follows the stream is told to ask again, and gets another answer.
+fn is_told(node: &Running, lines: &mut impl Iterator<Item = String>, change: impl FnOnce()) {
+    let known = etag(&all(node, &[], &json!({})));
+    change();
+    next_event(lines);
+    let again = all(node, &[("if-none-match", &known)], &json!({}));
+    assert_eq!(again.status, 200, "the answer is another one");
+}
+
+#[test]
+fn stream_tells_of_flags_that_no_file_holds() {
+    let refers =
+        r#"{"state": "ENABLED", "variants": {"on": true}, "targeting": {"if": [{"$ref": "all"}, "on"]}}"#;
+    let node = with_flags(&[("default/$evaluators", r#"{"all": true}"#), ("default/refers", refers)]);
+    let mut lines = common::lines(&format!("{}/ofrep/v1/events", node.http), None);
+    next_event(&mut lines);
+    is_told(&node, &mut lines, || put(&node, "flags/default/bad", r#"{"state": "ENABLED"}"#));
+    is_told(&node, &mut lines, || _ = node.line(&["del", "flags/default/bad"]));
+    // The last good definition stays in force without the rule that it refers to, and is in no file.
+    put(&node, "flags/default/$evaluators", r#"{"none": false}"#);
+    next_event(&mut lines);
+    assert_eq!(one(&node, "refers", &[], &json!({})).json()["value"], true);
+    let file = ask("GET", &format!("{}/v1/flag-sets/default/file", node.http), &[], b"").json();
+    assert_eq!(file["flags"], json!({}));
+    is_told(&node, &mut lines, || _ = node.line(&["del", "flags/default/refers"]));
+    assert_eq!(one(&node, "refers", &[], &json!({})).status, 404);
+    // A set whose only flag is malformed.
+    is_told(&node, &mut lines, || put(&node, "flags/default/bad", r#"{"state": "ENABLED"}"#));
+    is_told(&node, &mut lines, || _ = node.line(&["del", "flags/default/bad"]));
+}
+
+#[test]
+fn node_without_its_cluster_is_not_ready() {
+    // A seed that never answers.
+    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let node = serve("b", &[&deaf.local_addr().unwrap().to_string()], &[]);
+    for reply in [one(&node, "for-ann", &[], &json!({})), all(&node, &[], &json!({}))] {
+        assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
+        assert_eq!(reply.json()["errorCode"], "PROVIDER_NOT_READY");
+    }
+    let file = || ask("GET", &format!("{}/v1/flag-sets/default/file", node.http), &[], b"");
+    assert_eq!(file().status, 503);
+    // A stream is served, and tells of the first state that is known.
+    let mut lines = common::lines(&format!("{}/ofrep/v1/events", node.http), None);
+    let a = with_flags(&[("default/for-ann", FOR_ANN)]);
+    node.line(&["join", &a.addr]);
+    next_event(&mut lines);
+    eventually("it is in force", || {
+        one(&node, "for-ann", &[], &json!({"targetingKey": "ann"})).json()["value"] == true
+    });
+    assert_eq!(file().json()["flags"]["for-ann"]["state"], "ENABLED");
+}
+
+#[test]
+fn last_good_flags_are_served_without_the_cluster() {
+    let dir = folder("ofrep-last-good");
+    let words = ["--data-dir", dir.to_str().unwrap()];
+    let mut node = serve("a", &[], &words);
+    put(&node, "flags/default/for-ann", FOR_ANN);
+    let kept = || std::fs::read_to_string(dir.join("flags.json")).is_ok_and(|text| text.contains("for-ann"));
+    eventually("it is kept", kept);
+    node.process.child.kill().unwrap();
+    node.process.child.wait().unwrap();
+    // So that the file alone knows them.
+    std::fs::remove_dir_all(dir.join("node")).unwrap();
+    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let node = serve("a", &[&deaf.local_addr().unwrap().to_string()], &words);
+    let state = || ask("GET", &format!("{}/v1/flags", node.http), &[], b"").json()["state"].clone();
+    assert_eq!(state(), "stale");
+    let ann = json!({"targetingKey": "ann"});
+    assert_eq!(one(&node, "for-ann", &[], &ann).json()["value"], true);
+    assert_eq!(all(&node, &[], &ann).json()["flags"][0]["value"], true);
+    assert_eq!(all(&node, &[("flagd-selector", "mobile")], &ann).status, 503, "of this set it knows nothing");
+    assert_eq!(state(), "stale");
+}
+
 #[test]
 fn streams_take_places_that_are_limited() {
     let node = serve("a", &[], &["--watchers-max", "1"]);
@@ -324,6 +406,7 @@ fn streams_take_places_that_are_limited() {
     held.next().unwrap();
     let refused = ask("GET", &stream, &[], b"");
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    assert_eq!(refused.json()["errorCode"], "GENERAL");
     drop(held);
     // The other one's end is noticed with its next line.
     let opened = || ask("GET", &format!("{}/v1/watch?key=k&from=x", node.http), &[], b"").status;
@@ -342,7 +425,10 @@ fn tokens_tickets_and_sites_decide_who_may_ask() {
     let words = ["--token-file", &token.0, "--read-token-file", &read_token.0, "--ofrep-origin", origin];
     let node = serve("a", &[], &words);
     let bearer = format!("Bearer {}", read_token.1);
-    assert_eq!(all(&node, &[], &json!({})).status, 401);
+    let refused = all(&node, &[], &json!({}));
+    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
+    assert_eq!(refused.json()["errorCode"], "GENERAL");
+    assert!(refused.json()["errorDetails"].as_str().is_some_and(|text| text.contains("token")));
     let reply = all(&node, &[("authorization", &bearer)], &json!({}));
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, None));
     assert_eq!(all(&node, &[("x-api-key", &read_token.1)], &json!({})).status, 200);

@@ -274,3 +274,44 @@ fn template_makes_one_file() {
     assert_eq!(missing.status.code(), Some(6));
     assert_eq!(names(&folder), ["in.j2", "out.conf"]);
 }
+
+#[test]
+fn set_of_flags_keeps_the_last_good_definition_of_each() {
+    let node = serve("a", &[], &[]);
+    let folder = folder("render-flags");
+    let out = folder.join("flags.json");
+    let flag =
+        |value: u64| format!(r#"{{"state":"ENABLED","variants":{{"v":{value}}},"defaultVariant":"v"}}"#);
+    node.line(&["put", "flags/mobile/$metadata", r#"{"owner":"shop"}"#]);
+    node.line(&["put", "flags/mobile/limit", &flag(1)]);
+    let mut command = program();
+    command.args(["render", "--flags", "mobile", "--out"]).arg(&out).env("TIDINGS_NODE", &node.http);
+    let _rendering = Rendering(command.stderr(Stdio::null()).spawn().unwrap());
+    let value = |flag: &str| {
+        let text = fs::read_to_string(&out).unwrap_or_default();
+        let file: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        file["flags"][flag]["variants"]["v"].as_u64()
+    };
+    eventually("it is rendered", || value("limit") == Some(1));
+    // JSON, and malformed: only the node knows the last good one.
+    node.line(&["put", "flags/mobile/limit", r#"{"state":"NEITHER","variants":{"v":2}}"#, "--force"]);
+    node.line(&["put", "flags/mobile/later", &flag(3)]);
+    eventually("another change is rendered", || value("later") == Some(3));
+    assert_eq!(value("limit"), Some(1));
+    let text = fs::read_to_string(&out).unwrap();
+    assert_eq!(tidings::flags::check_file(&text), []);
+    assert!(text.contains(r#""owner":"shop""#));
+    node.line(&["put", "flags/mobile/limit", &flag(4)]);
+    eventually("it is mended", || value("limit") == Some(4));
+    node.line(&["del", "flags/mobile/limit"]);
+    eventually("it is gone", || value("limit").is_none());
+    assert_eq!(value("later"), Some(3));
+
+    let once = folder.join("once.json");
+    let words = ["render", "--flags", "unheard-of", "--once", "--out", once.to_str().unwrap()];
+    assert!(node.run(&words).status.success());
+    assert_eq!(fs::read_to_string(&once).unwrap(), r#"{"flags":{}}"#);
+    let both = ["render", "--flags", "mobile", "--prefix", "app/", "--out", once.to_str().unwrap()];
+    assert!(!node.run(&both).status.success(), "one of the two");
+    assert!(!node.run(&["render", "--out", once.to_str().unwrap()]).status.success());
+}

@@ -94,7 +94,7 @@ fn cluster(folder: &Path, words: &[&str]) -> [Running; 3] {
 
 fn put(node: &Running, key: &str, value: &str) {
     let mut command = program();
-    command.args(["put", key, value, "--wait", "all", "--timeout", "60s"]);
+    command.args(["put", key, value, "--force", "--wait", "all", "--timeout", "60s"]);
     let output = command.env("TIDINGS_NODE", &node.http).env("TIDINGS_TOKEN", TOKEN).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -324,8 +324,7 @@ fn follows_a_file(sdk: Sdk, name: &str) {
     put(&node, "flags/default/banner", &flag("old"));
     let out = folder.join("flags.json");
     let mut render = program();
-    let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/flagd.json.j2");
-    render.args(["render", "--prefix", "flags/", "--template"]).arg(template).arg("--out").arg(&out);
+    render.args(["render", "--flags", "default", "--out"]).arg(&out);
     let _render = Process::start(
         {
             render.env("TIDINGS_NODE", &node.http);

@@ -34,11 +34,11 @@ impl FlagEntry {
         }
     }
 
-    /// Whether it answers as another one does: it is the very same, or malformed as well.
+    /// Whether it answers as another one does, and is in files as that one is: it is the very same, or malformed as well.
     fn is_like(&self, other: &Self) -> bool {
-        match (self.flag(), other.flag()) {
-            (Ok(a), Ok(b)) => Arc::ptr_eq(a, b),
-            (Err(a), Err(b)) => a.to_string() == b.to_string(),
+        match (self, other) {
+            (Self::Ready(a), Self::Ready(b)) | (Self::Unfit(a), Self::Unfit(b)) => Arc::ptr_eq(a, b),
+            (Self::Malformed(a), Self::Malformed(b)) => a.to_string() == b.to_string(),
             _ => false,
         }
     }
@@ -120,7 +120,7 @@ pub(super) fn file_of(set: Option<&Arc<FlagSet>>) -> Arc<str> {
 /// All sets by their names.
 pub(super) type FlagSets = BTreeMap<Arc<str>, Arc<FlagSet>>;
 
-/// The flags of a set that answer differently in another state of it, in the order of their names.
+/// The flags of a set that are not alike in another state of it, in the order of their names.
 pub(super) fn changed(before: Option<&Arc<FlagSet>>, after: Option<&Arc<FlagSet>>) -> Vec<Arc<str>> {
     let (before, after) = (before.unwrap_or(&NO_FLAGS), after.unwrap_or(&NO_FLAGS));
     let mut keys = Vec::new();

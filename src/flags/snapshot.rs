@@ -1,5 +1,6 @@
 //! All flags as they were at one instant, ready to be evaluated.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -94,6 +95,25 @@ impl Snapshot {
     /// ```
     pub fn to_json(&self) -> Arc<str> {
         file_of(self.sets.get(&self.set))
+    }
+
+    /// The flags of the set that [`to_json`](Self::to_json) leaves out, each with the text that its answers follow from:
+    /// the definition in force if that does not fit the shared rules any more, or else what is wrong with the malformed one.
+    ///
+    /// ```
+    /// # use tidings::flags::Snapshot;
+    /// let (flags, _) = Snapshot::from_json(r#"{"flags": {"a": {"state": "NEITHER"}}}"#)?;
+    /// assert_eq!(&*flags.to_json(), r#"{"flags":{}}"#);
+    /// assert!(flags.left_out()["a"].contains("ENABLED"));
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
+    pub fn left_out(&self) -> BTreeMap<Arc<str>, String> {
+        let left_out = |(key, entry): (&Arc<str>, &FlagEntry)| match entry {
+            FlagEntry::Ready(_) => None,
+            FlagEntry::Unfit(flag) => Some((key.clone(), flag.definition.to_string())),
+            FlagEntry::Malformed(error) => Some((key.clone(), error.to_string())),
+        };
+        self.sets.get(&self.set).into_iter().flat_map(|set| set.flags()).filter_map(left_out).collect()
     }
 
     /// Whether the rule of a flag in force reads the time, or may do so: values of the set can then change while it does

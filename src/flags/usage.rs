@@ -6,6 +6,8 @@
 //!
 //! Reports must stay cheap however many flags and nodes there are. A day is written once per flag by whoever comes first,
 //! and in small portions; the larger a node's counts are, the less often they are written.
+//!
+//! With the feature `metrics` the counts of this process are metrics as well, of a bounded number of variants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +27,13 @@ const REPORT_BYTES_MAX: usize = 64 * 1024;
 /// The most days that are written at one look.
 const DAYS_MAX: usize = 64;
 
+/// The variants whose evaluations one process records as metrics: those that were evaluated first.
+#[cfg(feature = "metrics")]
+const SERIES_MAX: usize = 1_000;
+/// The longest name of a set, flag or variant that is recorded as a label.
+#[cfg(feature = "metrics")]
+const LABEL_BYTES_MAX: usize = 256;
+
 /// Evaluations by variant; under "" those that gave the program's default.
 type FlagCounts<'a> = BTreeMap<&'a str, u64>;
 
@@ -43,6 +52,8 @@ pub(super) struct UsageReport<S> {
     /// The report that was written last.
     report: Vec<u8>,
     next_report: SystemTime,
+    #[cfg(feature = "metrics")]
+    recorded: Recorded,
 }
 
 impl<S: Store> UsageReport<S> {
@@ -57,6 +68,8 @@ impl<S: Store> UsageReport<S> {
             // Without evaluations there is nothing to write.
             report: report_of(&BTreeMap::new()),
             next_report: store.now(),
+            #[cfg(feature = "metrics")]
+            recorded: Recorded::default(),
             store,
         }
     }
@@ -70,6 +83,8 @@ impl<S: Store> UsageReport<S> {
             }
             let sets = self.shared.sets();
             let counts = counts_of(&sets);
+            #[cfg(feature = "metrics")]
+            self.recorded.record(self.store.name(), &counts);
             self.note_evaluated(&counts);
             self.write_days();
             self.write_report(&counts);
@@ -130,6 +145,38 @@ impl<S: Store> UsageReport<S> {
     }
 }
 
+/// What was recorded as metrics: by flag and variant the counter, and the count that it has taken in.
+#[cfg(feature = "metrics")]
+#[derive(Default)]
+struct Recorded(BTreeMap<(String, String), (metrics::Counter, u64)>);
+
+#[cfg(feature = "metrics")]
+impl Recorded {
+    fn record(&mut self, node: &str, counts: &BTreeMap<String, FlagCounts<'_>>) {
+        let variants = counts.iter().flat_map(|(name, counts)| {
+            let (set, flag) = name.split_once('/').unwrap_or(("", name));
+            counts.iter().map(move |(variant, count)| (name, [set, flag, variant], *count))
+        });
+        for (name, [set, flag, variant], count) in variants {
+            let series = (name.clone(), variant.to_owned());
+            if !self.0.contains_key(&series) {
+                let is_long = [set, flag, variant].iter().any(|label| label.len() > LABEL_BYTES_MAX);
+                if is_long || self.0.len() >= SERIES_MAX {
+                    continue;
+                }
+                let labels = [("node", node), ("set", set), ("flag", flag), ("variant", variant)];
+                let labels = labels.map(|(label, value)| (label, value.to_owned()));
+                let counter = metrics::counter!("tidings_flag_variant_evaluations_total", &labels);
+                self.0.insert(series.clone(), (counter, 0));
+            }
+            let Some((counter, taken_in)) = self.0.get_mut(&series) else { continue };
+            // A flag that was deleted and put again is counted anew.
+            counter.increment(if count < *taken_in { count } else { count - *taken_in });
+            *taken_in = count;
+        }
+    }
+}
+
 /// The flags that were evaluated, by set and name.
 fn counts_of(sets: &FlagSets) -> BTreeMap<String, FlagCounts<'_>> {
     let mut all = BTreeMap::new();
@@ -165,4 +212,24 @@ fn report_of(counts: &BTreeMap<String, FlagCounts<'_>>) -> Vec<u8> {
 fn day_of(time: SystemTime) -> String {
     let text = humantime::format_rfc3339_seconds(time).to_string();
     text.split('T').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(all(test, feature = "metrics"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_metrics_are_bounded_in_number_and_length() {
+        let names: Vec<String> = (0..SERIES_MAX).map(|flag| format!("default/{flag}")).collect();
+        let of = |name: &str, count| (name.to_owned(), FlagCounts::from([("on", count)]));
+        let mut recorded = Recorded::default();
+        recorded.record("a", &[of(&"x".repeat(LABEL_BYTES_MAX + 1), 1)].into());
+        assert!(recorded.0.is_empty());
+        recorded.record("a", &names.iter().map(|name| of(name, 7)).collect());
+        recorded.record("a", &[of("default/0", 9), of("default/late", 1)].into());
+        assert_eq!(recorded.0.len(), SERIES_MAX);
+        let taken_in = |flag: &str| recorded.0.get(&(flag.to_owned(), "on".to_owned())).map(|it| it.1);
+        assert_eq!((taken_in("default/0"), taken_in("default/1")), (Some(9), Some(7)));
+        assert_eq!(taken_in("default/late"), None);
+    }
 }

@@ -98,6 +98,9 @@ async fn write(
                 if !verdict.is_good() {
                     return Err(ApiError::schema(&key, verdict));
                 }
+                if !wants.force {
+                    app.check_put(&key, &value)?;
+                }
                 writes.put_with(key, value, options)
             }
         };

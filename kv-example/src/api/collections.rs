@@ -97,6 +97,7 @@ async fn add(
     Ask(wants): Ask<Wants>,
 ) -> Result<Json<Value>, ApiError> {
     wants.without_by()?;
+    wants.without_force()?;
     let wait = wants.wait()?;
     let receipt = app.node.set(name).add_with(element, wants.options()?)?;
     wait.done(&receipt).await
@@ -109,6 +110,7 @@ async fn remove(
 ) -> Result<Json<Value>, ApiError> {
     wants.without_ttl()?;
     wants.without_by()?;
+    wants.without_force()?;
     let wait = wants.wait()?;
     let receipt = app.node.set(&name).remove(&element)?;
     if receipt.stamp().is_none() {
@@ -128,6 +130,7 @@ async fn step(
     Ask(wants): Ask<Wants>,
 ) -> Result<Json<Value>, ApiError> {
     wants.without_ttl()?;
+    wants.without_force()?;
     let wait = wants.wait()?;
     let counter = app.node.counter(name);
     let receipt = counter.add(wants.by.unwrap_or(1))?;

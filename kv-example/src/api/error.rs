@@ -12,7 +12,7 @@ use tidings::{ElectionError, Receipt, WaitError, WriteError};
 use crate::schema::{Fault, Verdict};
 
 /// When to come back after a refusal that passes.
-pub(super) const RETRY_SECONDS: u64 = 1;
+const RETRY_SECONDS: u64 = 1;
 
 /// An error as it goes out: `{error, code, detail}`. `detail` says what became of the state.
 #[derive(Debug)]
@@ -39,6 +39,10 @@ impl ApiError {
 
     pub(crate) fn code(&self) -> &'static str {
         self.code
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// What went wrong.
@@ -101,6 +105,12 @@ impl ApiError {
             verdict: Some(verdict.into()),
             ..Self::new(status, "definition", error, "nothing was written")
         }
+    }
+
+    /// A definition that is put as any value is, and that nothing could evaluate.
+    pub(crate) fn malformed(key: &str, fault: Fault) -> Self {
+        let error = format!("the value of \"{key}\" is no flag: {} (force writes it anyway)", fault.message);
+        Self { error, ..Self::definition(vec![fault]) }
     }
 
     pub(crate) fn too_many_watchers(limit: usize) -> Self {
@@ -269,13 +279,18 @@ impl IntoResponse for ApiError {
             let view = verdict.view();
             (body["schema"], body["errors"]) = (view["schema"].clone(), view["errors"].clone());
         }
-        let mut response = (self.status, Json(body)).into_response();
-        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
+        with_headers((self.status, Json(body)).into_response())
     }
+}
+
+/// Adds what the status of a refusal calls for.
+pub(super) fn with_headers(mut response: Response) -> Response {
+    let (status, headers) = (response.status(), response.headers_mut());
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
 }

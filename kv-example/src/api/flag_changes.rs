@@ -8,13 +8,18 @@ use std::sync::Arc;
 
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tidings::map::SCHEMA_SUFFIX;
 use tidings::{OnlyIf, Receipt, Stamp};
 
+use super::flag_sets::is_unknown;
 use super::kv::ValueBody;
 use super::{ApiError, App, AppState, Ask, At, view};
 use crate::flags::change::{self, Author, Change};
@@ -30,6 +35,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/flags/{set}/{flag}", get(read).put(put).delete(delete))
         .route("/v1/flags/{set}/{flag}/history", get(history))
         .route("/v1/flag-sets/{set}", all)
+        .route("/v1/flag-sets/{set}/file", get(file))
 }
 
 /// What a change of flags asks for beyond itself.
@@ -131,6 +137,17 @@ async fn read_set(State(app): AppState, At(set): At<String>) -> Json<Value> {
     Json(json!({ "prefix": app.flags_prefix, "set": set, "entries": entries }))
 }
 
+/// The definitions of a set that are in force, as a file in flagd's format.
+async fn file(State(app): AppState, At(set): At<String>) -> Result<impl IntoResponse, ApiError> {
+    let state = app.set_state(&set);
+    if is_unknown(&app, &state) {
+        let error = "this node has not caught up with its cluster and knows no flag of the set yet";
+        return Err(ApiError::unavailable("not_ready", error));
+    }
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(CONTENT_TYPE, json)], state.file.to_string()))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Changes {
@@ -215,6 +232,19 @@ impl App {
     pub(super) fn author(&self, by: Option<&str>, note: &str) -> Author {
         let client = || format!("a client of {}", self.node.name());
         Author::new(&by.map_or_else(client, str::to_owned), note)
+    }
+
+    /// Refuses a malformed definition that is put under its key, as any other value is. What is evaluated although flagd's
+    /// schema does not allow it is taken.
+    pub(super) fn check_put(&self, key: &str, value: &[u8]) -> Result<(), ApiError> {
+        let is_flag = |rest: &str| rest.contains('/') && !rest.ends_with(SCHEMA_SUFFIX);
+        if !key.strip_prefix(&self.flags_prefix).is_some_and(is_flag) {
+            return Ok(());
+        }
+        let checked = tokio::task::block_in_place(|| tidings::flags::check(key, value));
+        checked.map_err(|fault| {
+            ApiError::malformed(key, Fault { path: String::new(), message: fault.error.to_string() })
+        })
     }
 
     /// What is wrong with a definition as a flag, and by the schema that is for its key.

@@ -33,6 +33,9 @@ struct Asked {
     begin_ms: Option<u64>,
     /// A condition, as people write it.
     stop_if: Option<String>,
+    /// Whether a metric that is missing stops it, too.
+    #[serde(default)]
+    stop_if_missing: bool,
     #[serde(default)]
     on_stop: OnStop,
 }
@@ -100,6 +103,7 @@ async fn create(
         next_ms: begin.saturating_add(first_wait),
         base: None,
         stop_if,
+        stop_if_missing: asked.stop_if_missing,
         on_stop: asked.on_stop,
         reason: String::new(),
         token: String::new(),
@@ -113,7 +117,12 @@ async fn create(
     let unreported =
         plan.stop_if.as_ref().filter(|stop| !metrics::is_reported(&app.node, names, &stop.metric));
     let warning = unreported.map(|stop| {
-        format!("nobody reports \"{}\" yet; a metric that nobody reports stops no plan", stop.metric)
+        let then = if plan.stop_if_missing {
+            "the plan stops soon after its first step unless somebody does"
+        } else {
+            "a metric that nobody reports stops no plan (--stop-if-missing)"
+        };
+        format!("nobody reports \"{}\" yet; {then}", stop.metric)
     });
     Ok(Json(json!({ "set": set, "flag": flag, "plan": plan, "warning": warning })))
 }
@@ -125,6 +134,9 @@ fn check(asked: &Asked, now: u64) -> Result<(), String> {
     let begin = asked.begin_ms.unwrap_or(now);
     if asked.steps.iter().any(|step| step.wait_ms > WAIT_MS_MAX) || begin > now.saturating_add(WAIT_MS_MAX) {
         return Err("a plan begins within 366 days, and waits no longer before a step".to_owned());
+    }
+    if asked.stop_if_missing && asked.stop_if.is_none() {
+        return Err("stop_if_missing is about the metric of stop_if, and there is none".to_owned());
     }
     Ok(())
 }

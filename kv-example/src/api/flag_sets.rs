@@ -1,7 +1,9 @@
 //! Sets of flags as other programs ask for them: how they name a set, and what is known of the state of one.
 //!
-//! A state is told from others by the digest of the whole set as JSON, which is equal on all nodes that hold the same
-//! definitions. It is computed once for each state, not for each request.
+//! A state is told from others by a digest, which is equal on all nodes that have the same definitions in force: that of
+//! the set as a file for programs that evaluate it themselves, and that of everything that answers follow from, for those
+//! that ask for answers. Flags that no file can hold are in the latter alone. Both are computed once for each state, not
+//! for each request.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -62,6 +64,8 @@ pub(super) struct SetState {
     /// The whole set as JSON, in the format of flagd's files.
     pub(super) file: Arc<str>,
     /// The digest of the file, in hexadecimal digits.
+    pub(super) file_digest: String,
+    /// The digest of the file and of the flags that are not in it.
     pub(super) digest: String,
     /// What the set says of itself.
     pub(super) metadata: Option<Value>,
@@ -76,7 +80,17 @@ impl SetState {
         let fields: Map<String, Value> = serde_json::from_str(&file).expect("it was written as an object");
         let metadata = fields.get("metadata").cloned();
         let may_read_time = snapshot.may_read_time();
-        Self { number, digest: hex(digest(file.as_bytes())), file, metadata, may_read_time }
+        let file_digest = hex(digest(file.as_bytes()));
+        let left_out = snapshot.left_out();
+        let whole = if left_out.is_empty() {
+            file_digest.clone()
+        } else {
+            let left_out: BTreeMap<&str, &String> =
+                left_out.iter().map(|(flag, text)| (&**flag, text)).collect();
+            let left_out = serde_json::to_string(&left_out).expect("it consists of texts");
+            hex(digest(format!("{file_digest}{left_out}").as_bytes()))
+        };
+        Self { number, file_digest, digest: whole, file, metadata, may_read_time }
     }
 }
 
@@ -133,29 +147,34 @@ impl SetStates {
     }
 }
 
-/// The states of a set: first the present one, unless its digest is `seen`, and then each that differs from the one
-/// before. There is no queue: whoever is slow misses states, and never the last one. `permit` is held as long.
+/// The states of a set: first the present one, unless its digest is `seen`, and then each whose digest differs from the
+/// one before; `digest` is one of the two. There is no queue: whoever is slow misses states, and never the last one.
+/// `permit` is held as long.
 pub(super) fn followed(
     app: Arc<App>,
     set: String,
     seen: Option<String>,
+    digest: fn(&SetState) -> &String,
     permit: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Arc<SetState>> + Send {
     // Before the first look, so that no change after it is missed.
     let changes = app.flags.of_set(&set).events();
-    stream::unfold((app, set, changes, seen, permit), |(app, set, mut changes, seen, permit)| async move {
-        if seen.is_some() {
-            tokio::time::sleep(STATE_INTERVAL_MIN).await;
-        }
-        loop {
-            let state = app.set_state(&set);
-            if seen.as_ref() != Some(&state.digest) && !is_unknown(&app, &state) {
-                let seen = Some(state.digest.clone());
-                return Some((state, (app, set, changes, seen, permit)));
+    stream::unfold(
+        (app, set, changes, seen, permit),
+        move |(app, set, mut changes, seen, permit)| async move {
+            if seen.is_some() {
+                tokio::time::sleep(STATE_INTERVAL_MIN).await;
             }
-            changes.next().await?;
-        }
-    })
+            loop {
+                let state = app.set_state(&set);
+                if seen.as_ref() != Some(digest(&state)) && !is_unknown(&app, &state) {
+                    let seen = Some(digest(&state).clone());
+                    return Some((state, (app, set, changes, seen, permit)));
+                }
+                changes.next().await?;
+            }
+        },
+    )
 }
 
 impl App {
@@ -219,6 +238,21 @@ mod tests {
         assert!(unfit.may_read_time);
         let plain = flag.replace(r#"{"$ref":"late"}"#, "true");
         assert!(!state_after("timed", Some(&plain)).may_read_time, "the control");
+    }
+
+    #[test]
+    fn digest_covers_flags_that_no_file_holds() {
+        let of = |flags: &str| {
+            let (snapshot, _) = Snapshot::from_json(&format!(r#"{{"flags":{{{flags}}}}}"#)).unwrap();
+            SetState::new(&snapshot, snapshot.to_json())
+        };
+        let good = r#""a":{"state":"ENABLED","variants":{"on":1}}"#;
+        let (without, with) = (of(good), of(&format!(r#"{good},"bad":{{"state":"NEITHER"}}"#)));
+        assert_eq!(without.file_digest, with.file_digest);
+        assert_ne!(without.digest, with.digest);
+        assert_ne!(with.digest, of(&format!(r#"{good},"bad":7"#)).digest, "what is wrong is part of answers");
+        assert_eq!(with.digest, of(&format!(r#"{good},"bad":{{"state":"NEITHER"}}"#)).digest, "the control");
+        assert_ne!(of(r#""bad":7"#).digest, of("").digest, "also where the file is empty");
     }
 
     #[test]

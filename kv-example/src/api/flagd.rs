@@ -60,7 +60,7 @@ impl FlagSyncService for FlagSync {
         let app = self.0.clone();
         let set = set_of(&request, &request.get_ref().selector)?;
         let permit = app.watcher().map_err(|error| Status::resource_exhausted(error.text()))?;
-        let states = flag_sets::followed(app, set, None, permit);
+        let states = flag_sets::followed(app, set, None, |state| &state.file_digest, permit);
         let message = |state: Arc<SetState>| {
             let flag_configuration = state.file.to_string();
             Ok(SyncFlagsResponse { flag_configuration, sync_context: None })

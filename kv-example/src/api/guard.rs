@@ -84,10 +84,14 @@ impl Guard {
         &self.origins
     }
 
-    /// A refusal as it goes out: a page that may ask for flags sees why it was refused.
+    /// A refusal as it goes out: clients of OFREP get it in the form of their protocol, and a page that may ask for flags
+    /// sees why it was refused.
     pub(super) fn refuse(&self, refusal: ApiError, uri: &Uri, headers: &HeaderMap) -> Response {
-        let refusal = refusal.into_response();
-        if uri.path().starts_with(ofrep::PATH) { self.origins.show(headers, refusal) } else { refusal }
+        if uri.path().starts_with(ofrep::PATH) {
+            self.origins.show(headers, ofrep::Refusal::from(refusal).into_response())
+        } else {
+            refusal.into_response()
+        }
     }
 
     pub(super) fn ticket(&self, set: &str) -> Option<String> {

@@ -132,6 +132,9 @@ pub(super) struct Wants {
     #[serde(default)]
     durable: bool,
     timeout: Option<String>,
+    /// Writes malformed definitions of flags.
+    #[serde(default)]
+    pub(super) force: bool,
     /// For counters alone.
     pub(super) by: Option<i64>,
 }
@@ -164,6 +167,14 @@ impl Wants {
             return Err(ApiError::bad_request(error));
         }
         Ok(Wait { quorum, is_durable: self.durable, time })
+    }
+
+    /// Refuses what makes sense for values of keys alone.
+    pub(super) fn without_force(&self) -> Result<(), ApiError> {
+        if self.force {
+            return Err(ApiError::bad_request("force is for values of keys that are put"));
+        }
+        Ok(())
     }
 
     /// Refuses what makes sense for what is put alone.
@@ -279,6 +290,9 @@ async fn write(
     if !verdict.is_good() {
         return Err(ApiError::schema(&key, verdict));
     }
+    if !wants.force {
+        app.check_put(&key, &value)?;
+    }
     let mut options = wants.options()?;
     if let Some(only_if) = condition(&headers)? {
         options = options.only_if(only_if);
@@ -297,6 +311,7 @@ async fn delete(
 ) -> Result<Json<Value>, ApiError> {
     wants.without_ttl()?;
     wants.without_by()?;
+    wants.without_force()?;
     let wait = wants.wait()?;
     let receipt = match condition(&headers)? {
         None => app.node.delete(&key)?,

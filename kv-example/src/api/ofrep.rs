@@ -24,7 +24,7 @@ use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -38,9 +38,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::flag_sets::{self, SetState, SetStates};
 use super::watch::HEARTBEAT_INTERVAL;
-use super::{ApiError, App, AppState, Ask, At};
+use super::{App, AppState, At};
 use crate::span;
-use answer::{Answer, Refusal};
+use answer::Answer;
+pub(super) use answer::Refusal;
 pub(crate) use cors::Origins;
 
 /// Below it everything is of the protocol, and nothing is written.
@@ -56,7 +57,8 @@ const QUESTION_BYTES_KEPT_MAX: usize = 256;
 const BULK_TIME_MAX: Duration = Duration::from_secs(2);
 /// The size at which the answer of a whole set is given up.
 const BULK_BYTES_MAX: usize = 16 << 20;
-/// How long an evaluation of a whole set waits for its turn; as many are made at a time as there are processors.
+/// How long an evaluation waits for its turn. As many of whole sets are made at a time as there are processors, and as
+/// many of single flags beside them, so that neither waits for the other.
 const TURN_TIME_MAX: Duration = Duration::from_secs(1);
 /// For how long a page that nobody looks at keeps its stream, in seconds.
 const INACTIVITY_DELAY_SECONDS: u32 = 120;
@@ -67,15 +69,18 @@ pub(crate) struct Ofrep {
     pub(super) states: SetStates,
     /// By [`Question`].
     etags: Cache<Question, HeaderValue>,
-    turns: Semaphore,
+    bulk_turns: Semaphore,
+    single_turns: Semaphore,
 }
 
 impl Default for Ofrep {
     fn default() -> Self {
+        let turns = || Semaphore::new(available_parallelism().map_or(1, usize::from));
         Self {
             states: SetStates::default(),
             etags: Cache::new(ETAGS_MAX),
-            turns: Semaphore::new(available_parallelism().map_or(1, usize::from)),
+            bulk_turns: turns(),
+            single_turns: turns(),
         }
     }
 }
@@ -150,11 +155,15 @@ fn context(body: &[u8]) -> Result<Context<'static>, Refusal> {
     Ok(context)
 }
 
+fn which(uri: &Uri) -> Result<Which, Refusal> {
+    let read = Query::try_from_uri(uri);
+    read.map(|Query(which)| which).map_err(|error| Refusal::selector(error.body_text()))
+}
+
 /// The parts of a request. Layers and extractors that copy would cost each request a time.
 async fn taken_apart(request: Request) -> Result<(Parts, Which, Bytes), Refusal> {
     let (head, body) = request.into_parts();
-    let Query(which) =
-        Query::try_from_uri(&head.uri).map_err(|error| Refusal::selector(error.body_text()))?;
+    let which = which(&head.uri)?;
     // Each byte of a context stands for at least one in the body, so that no context over the library's limit gets in.
     let body = axum::body::to_bytes(body, CONTEXT_BYTES_MAX).await;
     let large = |_| Refusal::context(format!("the body does not come, or is over {CONTEXT_BYTES_MAX} bytes"));
@@ -163,14 +172,17 @@ async fn taken_apart(request: Request) -> Result<(Parts, Which, Bytes), Refusal>
 
 /// One flag.
 async fn single(State(app): AppState, At(key): At<String>, request: Request) -> Response {
-    let answer = taken_apart(request).await.and_then(|(head, which, body)| {
+    let answer = async {
+        let (head, which, body) = taken_apart(request).await?;
         let context = context(&body)?;
         let asked = Asked::new(&app, &head.headers, &which)?;
-        Ok(asked.snapshot.details(&key, None::<FlagValue>, &context))
-    });
-    match answer {
+        let _turn = turn(&app.ofrep.single_turns).await?;
+        // A rule may take all its steps: other tasks go on meanwhile.
+        Ok(tokio::task::block_in_place(|| asked.snapshot.details(&key, None::<FlagValue>, &context)))
+    };
+    match answer.await {
         Ok(details) => Answer::new(&key, &details).into_response(),
-        Err(refusal) => refusal.of_flag(&key).into_response(),
+        Err(refusal) => Refusal::of_flag(refusal, &key).into_response(),
     }
 }
 
@@ -188,7 +200,7 @@ async fn bulk(State(app): AppState, request: Request) -> Result<Response, Refusa
     }
     let stream = stream_path(asked.set, ticket.as_deref());
     let context = context(&body)?;
-    let turn = turn(&app.ofrep).await?;
+    let turn = turn(&app.ofrep.bulk_turns).await?;
     // Other tasks go on meanwhile.
     let (answer, etag) = tokio::task::block_in_place(|| {
         let answer = evaluate_all(&asked, &context, &stream)?;
@@ -246,8 +258,8 @@ fn unchanged(etag: HeaderValue) -> Response {
     response
 }
 
-async fn turn(ofrep: &Ofrep) -> Result<SemaphorePermit<'_>, Refusal> {
-    let turn = tokio::time::timeout(TURN_TIME_MAX, ofrep.turns.acquire()).await;
+async fn turn(turns: &Semaphore) -> Result<SemaphorePermit<'_>, Refusal> {
+    let turn = tokio::time::timeout(TURN_TIME_MAX, turns.acquire()).await;
     turn.map_err(|_| Refusal::busy()).map(|turn| turn.expect("nobody closes it"))
 }
 
@@ -302,13 +314,14 @@ fn stream_path(set: &str, ticket: Option<&str>) -> String {
 /// Says when a set is another one than the client has last heard of: at once, unless it says what that was.
 async fn events(
     State(app): AppState,
-    Ask(which): Ask<Which>,
+    uri: Uri,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let set = flag_sets::asked(&headers, which.set.as_deref()).map_err(ApiError::bad_request)?;
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
+    let which = which(&uri)?;
+    let set = flag_sets::asked(&headers, which.set.as_deref()).map_err(Refusal::selector)?;
     let permit = app.watcher()?;
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let told = flag_sets::followed(app, set.to_owned(), seen, permit).map(|state| {
+    let told = flag_sets::followed(app, set.to_owned(), seen, |state| &state.digest, permit).map(|state| {
         let data = json!({ "type": "refetchEvaluation", "etag": state.digest });
         Ok(Event::default().id(&state.digest).data(data.to_string()))
     });
@@ -349,5 +362,54 @@ mod tests {
         let mut later = plain;
         later.now += Duration::from_secs(1);
         assert_eq!(question(&later, None, b"a"), Some(questions[1].clone()), "and this one does not");
+    }
+
+    /// Whether a user would be told that another one's answer is unchanged, if answers were known by these questions.
+    fn mixes_users(question_of: impl Fn(&Asked<'_>, Option<&str>, &[u8]) -> Option<Question>) -> bool {
+        let flag = r#"{"state":"ENABLED","variants":{"on":true,"off":false},"defaultVariant":"off",
+                       "targeting":{"if":[{"==":[{"var":"targetingKey"},"ann"]},"on"]}}"#;
+        let (snapshot, _) = Snapshot::from_json(&format!(r#"{{"flags":{{"f":{flag}}}}}"#)).unwrap();
+        let state = SetStates::default().of(&snapshot, "default");
+        let asked = Asked { set: "default", snapshot, state, now: UNIX_EPOCH };
+        let mut known = std::collections::BTreeMap::new();
+        ["ann", "bob"].into_iter().any(|user| {
+            let body = format!(r#"{{"context":{{"targetingKey":"{user}"}}}}"#);
+            let context = context(body.as_bytes()).unwrap();
+            let answer = evaluate_all(&asked, &context, "").unwrap();
+            let of_question =
+                known.entry(question_of(&asked, None, body.as_bytes())).or_insert(answer.clone());
+            *of_question != answer
+        })
+    }
+
+    #[test]
+    fn answer_to_one_user_is_never_known_for_another() {
+        assert!(!mixes_users(question));
+        assert!(
+            mixes_users(|asked, ticket, _| question(asked, ticket, b"")),
+            "the control: without the body"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn evaluation_of_one_flag_waits_for_a_turn_of_its_own() {
+        let security = tidings::Security::secret(&tidings::Security::generate_secret()).unwrap();
+        let node = tidings::Node::builder("a").listen(([127, 0, 0, 1], 0).into()).security(security);
+        let node = node.start().await.unwrap();
+        node.put("flags/default/f", r#"{"state":"ENABLED","variants":{"on":1}}"#).unwrap();
+        let app = Arc::new(App::new(&node, "c", "flags/", None, 1).await);
+        let ask = || async {
+            let request = Request::post("/ofrep/v1/evaluate/flags/f").body(Body::empty()).unwrap();
+            single(State(app.clone()), At("f".to_owned()), request).await.status()
+        };
+        let turns = u32::try_from(available_parallelism().map_or(1, usize::from)).unwrap();
+        let of_sets = app.ofrep.bulk_turns.acquire_many(turns).await.unwrap();
+        assert_eq!(ask().await, StatusCode::OK, "sets are evaluated, and it is answered");
+        drop(of_sets);
+        let of_flags = app.ofrep.single_turns.acquire_many(turns).await.unwrap();
+        assert_eq!(ask().await, StatusCode::TOO_MANY_REQUESTS);
+        drop(of_flags);
+        assert_eq!(ask().await, StatusCode::OK);
+        node.shutdown().await;
     }
 }

@@ -223,7 +223,8 @@ impl Flag {
             None => self.change(|definition| edit.apply(definition)),
             Some(at) => {
                 let steps = vec![Step { wait_ms: 0, edit }];
-                self.plan(&Planned { steps, begin_ms: Some(at), stop_if: None, on_stop: OnStop::Hold })
+                let (stop_if, stop_if_missing, on_stop) = (None, false, OnStop::Hold);
+                self.plan(&Planned { steps, begin_ms: Some(at), stop_if, stop_if_missing, on_stop })
             }
         }
     }
@@ -231,7 +232,7 @@ impl Flag {
     fn plan(&self, plan: &Planned) -> Result<(), Failure> {
         let path = format!("{}/plan{}", self.place.path(&self.name), self.why.query());
         let body = json!({ "steps": plan.steps, "begin_ms": plan.begin_ms, "stop_if": plan.stop_if,
-                           "on_stop": plan.on_stop });
+                           "stop_if_missing": plan.stop_if_missing, "on_stop": plan.on_stop });
         let headers = [("content-type", "application/json".to_owned())];
         let answer = self.place.client()?.ask("PUT", &path, &headers, body.to_string().as_bytes())?;
         if !answer.is_found() {
@@ -250,6 +251,7 @@ struct Planned {
     steps: Vec<Step>,
     begin_ms: Option<u64>,
     stop_if: Option<Threshold>,
+    stop_if_missing: bool,
     on_stop: OnStop,
 }
 

@@ -164,6 +164,9 @@ pub(crate) struct Put {
     /// Only if its value is the one written with this stamp (as this node sees it)
     #[arg(long, value_name = "STAMP")]
     if_stamp: Option<String>,
+    /// Also if it is the definition of a flag and malformed
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     wait: Wait,
     #[command(flatten)]
@@ -187,8 +190,9 @@ impl Put {
         if let Some(stamp) = &self.if_stamp {
             headers.push(("if-match", format!("\"{stamp}\"")));
         }
-        let path =
-            format!("/v1/kv/{}{}", quoted(&self.key), self.wait.query(&self.target, self.lifetime.wants()));
+        let mut wants = self.lifetime.wants();
+        wants.extend(self.force.then(|| "force=true".to_owned()));
+        let path = format!("/v1/kv/{}{}", quoted(&self.key), self.wait.query(&self.target, wants));
         let answer = self.target.client()?.ask("PUT", &path, &headers, &value)?;
         print_write(&self.target, &answer.json()?)
     }

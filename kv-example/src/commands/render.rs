@@ -3,8 +3,12 @@
 //! The keys below a prefix are followed as any watch does ([`feed`]). Whenever they have changed, what they give is
 //! written beside what is in force and put in its place in one step ([`tree`], [`template`]): whoever reads sees the old
 //! state or the new one. A key that cannot be a file is named and left out ([`names`]).
+//!
+//! A set of flags is asked of the node as a file, instead of being made of its keys: only the node knows the last good
+//! definition of a malformed flag.
 
 mod feed;
+mod file;
 mod names;
 mod template;
 mod tree;
@@ -16,7 +20,8 @@ use clap::Args;
 use tokio::process::Child;
 use tokio::time::Instant;
 
-use self::feed::{Fed, Feed, Keys};
+use self::feed::{FLAGS_FILE, Fed, Feed, Keys, Source};
+use self::file::OneFile;
 use self::template::Template;
 use self::tree::Tree;
 use super::{not_started, process};
@@ -42,17 +47,24 @@ A template is written for minijinja (Jinja2). It sees the keys as nested maps, a
 {{ db.pool }}, {% for name, host in hosts|items %}, {{ text|tojson }}. A key that it names and that is not there is an
 error; what was rendered before stays.
 
+With --flags the file is a set of flags in flagd's format, as the node has it in force: of a malformed flag the last good
+definition, if the node has seen one.
+
 The command is run after each change of a byte, never twice at a time, with TIDINGS_OUT in its environment. While it runs,
 changes wait. If it fails that is said, and rendering goes on. SIGTERM ends both.";
 
-/// Write the keys below a prefix as files, or one file by a template, whenever they change; then run a command
+/// Write the keys below a prefix as files, one file by a template, or a set of flags, whenever they change; then run a
+/// command
 #[derive(Args, Debug)]
 #[command(after_help = LAYOUT)]
 pub(crate) struct Render {
     /// Keys that begin like this; what follows it is the name of the file
-    #[arg(long)]
+    #[arg(long, required_unless_present = "flags", default_value = "", hide_default_value = true)]
     prefix: String,
-    /// The directory to write; with --template the file
+    /// Instead of keys a set of flags, as one file in flagd's format
+    #[arg(long, value_name = "SET", conflicts_with_all = ["prefix", "template"])]
+    flags: Option<String>,
+    /// The directory to write; with --template or --flags the file
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// Render this template to one file
@@ -80,16 +92,23 @@ fn mode(text: &str) -> Result<u32, String> {
 enum Output {
     Tree(Tree),
     Template(Template),
+    Flags(OneFile),
 }
 
 impl Render {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let client = self.target.client()?;
-        let output = match &self.template {
-            None => Output::Tree(Tree::open(&self.out, self.mode)?),
-            Some(template) => Output::Template(Template::new(template, &self.out, self.mode)?),
+        let one_file = || OneFile::new(&self.out, self.mode);
+        let output = match (&self.flags, &self.template) {
+            (Some(_), _) => Output::Flags(one_file()?),
+            (None, Some(template)) => Output::Template(Template::new(template, one_file()?)?),
+            (None, None) => Output::Tree(Tree::open(&self.out, self.mode)?),
         };
-        let feed = Feed::start(client, &self.prefix, !self.once);
+        let source = match &self.flags {
+            Some(set) => Source::Flags(set.clone()),
+            None => Source::Keys(self.prefix.clone()),
+        };
+        let feed = Feed::start(client, source, !self.once);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async { Rendering::new(self, output)?.run(feed).await })
     }
@@ -173,6 +192,7 @@ impl<'a> Rendering<'a> {
         let rendered = match &self.output {
             Output::Tree(tree) => tree.write(&named.files),
             Output::Template(template) => template.write(&named.files),
+            Output::Flags(file) => file.write(named.files.get(FLAGS_FILE).copied().unwrap_or_default()),
         };
         match rendered {
             Ok(true) if !self.render.command.is_empty() => self.begin_command(),

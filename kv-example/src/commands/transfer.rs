@@ -195,7 +195,9 @@ impl Load {
         if there.is_found() && (self.keep || there.body == *value) {
             return Ok(false);
         }
-        client.ask("PUT", &format!("{path}{query}"), &[], value)?;
+        // A dump may hold what was written by force, or by a program that does not look.
+        let sign = if query.is_empty() { '?' } else { '&' };
+        client.ask("PUT", &format!("{path}{query}{sign}force=true"), &[], value)?;
         Ok(true)
     }
 

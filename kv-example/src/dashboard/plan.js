@@ -6,6 +6,7 @@ const PLAN_WORDS = { pause: ["Pause", "was paused"], resume: ["Resume", "goes on
 const planState = plan => "plan " + (PLAN_STATES[plan.state] || "of another version");
 function editWords(edit) {
   if (edit?.rollout) return edit.rollout.variant + " for " + percentWords(Number(edit.rollout.percent));
+  if (edit?.target) return (edit.target.remove ? "no target " : "target ") + edit.target.variant;
   if (edit && typeof edit === "object" && "default" in edit) return "default " + variantWords(edit.default);
   return edit === "enable" || edit === "disable" ? edit : "another change";
 }
@@ -15,7 +16,7 @@ function planSummary(plan) {
   if (next && plan.state === "running") words.push("Next: " + editWords(next.edit) + (plan.next_ms > now() ? " in " + span(plan.next_ms - now()) + ", at " + date(plan.next_ms) : " now") + ".");
   else if (next && plan.state === "paused") words.push("Next, once it goes on: " + editWords(next.edit) + ".");
   const ends = { __proto__: null, hold: "the flag stays as it is then", "step-back": "the last step is taken back then", "roll-back": "everything is taken back then" };
-  if (plan.stop_if) words.push("Stops if " + plan.stop_if + " on any node; " + (ends[plan.on_stop] || plan.on_stop) + ".");
+  if (plan.stop_if) words.push("Stops if " + plan.stop_if + " on any node" + (plan.stop_if_missing ? " or it is missing; " : "; ") + (ends[plan.on_stop] || plan.on_stop) + ".");
   return words.join(" ") + " By " + plan.by + (plan.note ? ": “" + plan.note + "”" : "") + ".";
 }
 function showPlan(one) {

@@ -1,5 +1,6 @@
 //! The condition on which a plan stops, as people write it and as plans keep it: `METRIC > NUMBER` compares the value of a
-//! metric, `rate(METRIC) > NUMBER` by how much a counter grows in a second.
+//! metric, `rate(METRIC) > NUMBER` by how much a counter grows in a second; `<` stands for what must not fall, such as a rate
+//! of successes.
 //!
 //! A value is for what goes up and down, such as a queue's length or a share of errors. A counter only grows until its
 //! process ends, so that its value says how long the process has run; its rate says what happens now.
@@ -12,13 +13,21 @@ use serde::{Deserialize, Serialize};
 /// A condition. The name of its metric is a part of a key, so that a longer one could name nothing.
 const CONDITION_BYTES_MAX: usize = 1_024;
 
-/// A metric and the number above which a plan stops.
+/// A metric, and the number above or below which a plan stops.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct Threshold {
     pub(crate) metric: String,
     pub(crate) measure: Measure,
-    pub(crate) above: f64,
+    pub(crate) bound: Bound,
+    pub(crate) limit: f64,
+}
+
+/// On which side of the number a plan stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    Above,
+    Below,
 }
 
 /// What of a metric is compared.
@@ -37,11 +46,19 @@ impl Threshold {
             Measure::Rate => format!("rate({})", self.metric),
         }
     }
+
+    pub(crate) fn is_crossed_by(&self, value: f64) -> bool {
+        match self.bound {
+            Bound::Above => value > self.limit,
+            Bound::Below => value < self.limit,
+        }
+    }
 }
 
 impl fmt::Display for Threshold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} > {}", self.measured(), self.above)
+        let sign = if self.bound == Bound::Above { '>' } else { '<' };
+        write!(f, "{} {sign} {}", self.measured(), self.limit)
     }
 }
 
@@ -73,10 +90,14 @@ impl FromStr for Threshold {
             Err(format!("the condition \"{text}\" is wrong at character {place}: {reason}"))
         };
         let end = &text[text.len()..];
-        let Some((left, right)) = text.split_once('>') else {
-            return fault(end, "\">\" and a number are missing, as in errors > 100 or rate(errors) > 0.5");
+        let Some(at) = text.find(['>', '<']) else {
+            return fault(
+                end,
+                "\">\" or \"<\" and a number are missing, as in errors > 100 or rate(errors) > 0.5",
+            );
         };
-        let (left, right) = (left.trim(), right.trim());
+        let bound = if text[at..].starts_with('>') { Bound::Above } else { Bound::Below };
+        let (left, right) = (text[..at].trim(), text[at + 1..].trim());
         let (measure, metric) = match left.split_once('(') {
             None => (Measure::Value, left),
             Some(("rate", inner)) => match inner.strip_suffix(')') {
@@ -93,7 +114,7 @@ impl FromStr for Threshold {
             return fault(&metric[at..], "the name of a metric has no blank, slash or parenthesis");
         }
         match right.parse::<f64>() {
-            Ok(above) if above.is_finite() => Ok(Self { metric: metric.to_owned(), measure, above }),
+            Ok(limit) if limit.is_finite() => Ok(Self { metric: metric.to_owned(), measure, bound, limit }),
             _ => fault(right, "this is no number"),
         }
     }
@@ -105,12 +126,16 @@ mod tests {
 
     #[test]
     fn conditions_are_read_and_written() {
-        let of = |measure, above| Threshold { metric: "errors".to_owned(), measure, above };
+        let of =
+            |measure, limit| Threshold { metric: "errors".to_owned(), measure, bound: Bound::Above, limit };
+        let below = |measure, limit| Threshold { bound: Bound::Below, ..of(measure, limit) };
         for (text, expected, written) in [
             ("errors>0.5", of(Measure::Value, 0.5), "errors > 0.5"),
             (" errors  >  1e2 ", of(Measure::Value, 100.0), "errors > 100"),
             ("rate(errors) > 0.5", of(Measure::Rate, 0.5), "rate(errors) > 0.5"),
             ("rate( errors )>2", of(Measure::Rate, 2.0), "rate(errors) > 2"),
+            ("rate(errors)<2", below(Measure::Rate, 2.0), "rate(errors) < 2"),
+            ("errors < -1", below(Measure::Value, -1.0), "errors < -1"),
         ] {
             assert_eq!(text.parse(), Ok(expected.clone()), "{text}");
             assert_eq!(expected.to_string(), written);
@@ -124,9 +149,10 @@ mod tests {
     #[test]
     fn wrong_conditions_are_refused_with_place_and_reason() {
         for (text, place, reason) in [
-            ("", 1, "\">\" and a number are missing"),
-            ("errors", 7, "\">\" and a number are missing"),
-            ("errors < 5", 11, "\">\" and a number are missing"),
+            ("", 1, "\">\" or \"<\" and a number are missing"),
+            ("errors", 7, "\">\" or \"<\" and a number are missing"),
+            ("errors = 5", 11, "\">\" or \"<\" and a number are missing"),
+            ("errors < > 5", 10, "this is no number"),
             (">1", 1, "the name of the metric is missing"),
             ("rate() > 1", 6, "the name of the metric is missing"),
             ("errors>", 8, "this is no number"),

@@ -24,6 +24,19 @@ pub(crate) enum Edit {
     /// The default variant; null: the program's default.
     Default(Option<String>),
     Rollout(Rollout),
+    Target(Target),
+}
+
+/// A condition in front of the rule, or one that is taken away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Target {
+    pub(crate) variant: String,
+    /// `None`, of what is removed: all conditions that give the variant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) when: Option<Value>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) remove: bool,
 }
 
 /// A share of the subjects for a variant.
@@ -52,6 +65,13 @@ impl Edit {
             Self::Rollout(rollout) => {
                 edited.insert("targeting".to_owned(), rollout.targeting(definition)?);
             }
+            Self::Target(Target { variant, when, remove: true }) => {
+                return without_target(definition, variant, when.as_ref());
+            }
+            Self::Target(Target { variant, when: Some(when), remove: false }) => {
+                return with_target(definition, variant, when);
+            }
+            Self::Target(Target { when: None, .. }) => return Err("there is no condition".to_owned()),
         }
         Ok(edited.into())
     }
@@ -64,6 +84,11 @@ impl Edit {
             Self::Default(Some(variant)) => format!("default {variant}"),
             Self::Default(None) => "no default variant".to_owned(),
             Self::Rollout(rollout) => format!("{} for {} %", rollout.variant, rollout.percent),
+            Self::Target(Target { variant, when, remove }) => {
+                let what = if *remove { "no target" } else { "target" };
+                let when = when.as_ref().map(|when| format!(" when {when}")).unwrap_or_default();
+                format!("{what} {variant}{when}")
+            }
         }
     }
 }
@@ -208,7 +233,7 @@ pub(crate) fn shares(definition: &Value) -> Vec<(String, f64)> {
 }
 
 /// Puts a condition in front of a rule.
-pub(crate) fn with_target(definition: &Value, variant: &str, when: &Value) -> Result<Value, String> {
+fn with_target(definition: &Value, variant: &str, when: &Value) -> Result<Value, String> {
     check_variant(definition, variant)?;
     let mut edited = fields(definition);
     let rest = match edited.get("targeting") {
@@ -225,11 +250,7 @@ pub(crate) fn with_target(definition: &Value, variant: &str, when: &Value) -> Re
 }
 
 /// Takes the conditions away that give a variant, or the one that is given.
-pub(crate) fn without_target(
-    definition: &Value,
-    variant: &str,
-    when: Option<&Value>,
-) -> Result<Value, String> {
+fn without_target(definition: &Value, variant: &str, when: Option<&Value>) -> Result<Value, String> {
     let none = || format!("no condition at the beginning of the rule gives \"{variant}\" like this");
     let arguments = definition["targeting"]["if"].as_array().ok_or_else(none)?;
     let (pairs, end) = arguments.as_chunks::<2>();
@@ -407,6 +428,23 @@ mod tests {
         let only = flag(&json!({ "if": [a, "on", "off"] }));
         assert_eq!(without_target(&only, "on", None).unwrap()["targeting"], json!({ "if": ["off"] }));
         assert!(with_target(&flag(&json!(null)), "gone", &a).is_err());
+    }
+
+    #[test]
+    fn targets_are_edits_that_plans_can_keep() {
+        let when = json!({ "==": [{ "var": "a" }, 1] });
+        let edit = |text: &str| serde_json::from_str::<Edit>(text).unwrap();
+        let with = edit(&format!(r#"{{"target": {{"variant": "on", "when": {when}}}}}"#));
+        let edited = with.apply(&flag(&json!(null))).unwrap();
+        assert_eq!(edited["targeting"], json!({ "if": [when, "on"] }));
+        assert_eq!(with.text(), format!("target on when {when}"));
+        let without = edit(r#"{"target": {"variant": "on", "remove": true}}"#);
+        assert_eq!(without.apply(&edited).unwrap().get("targeting"), None);
+        assert_eq!(without.text(), "no target on");
+        for kept in [&with, &without] {
+            assert_eq!(edit(&serde_json::to_string(kept).unwrap()), *kept);
+        }
+        assert!(edit(r#"{"target": {"variant": "on"}}"#).apply(&edited).is_err());
     }
 
     #[test]

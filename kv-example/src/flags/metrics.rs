@@ -2,7 +2,7 @@
 //!
 //! Any application writes them, through the library or over HTTP, ephemeral at best, so that they vanish with whoever
 //! reported them. Each node of this program reports those of its own `/metrics` that a running plan names, under its
-//! name. A metric that nobody reports stops no plan.
+//! name. A metric that nobody reports stops a plan only if the plan says so ([`MISSING_MS_MIN`]).
 //!
 //! Rates are made by the runner, of two readings of one source: sources report counters as they are.
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tidings::{PutOptions, Store, WriteError};
 
-use super::condition::{Measure, Threshold};
+use super::condition::Measure;
 use super::plan::Plan;
 use super::{Names, now_ms};
 
@@ -20,6 +20,10 @@ pub(crate) const SOURCES_MAX: usize = 1_000;
 /// The least time between two readings that make a rate. Nodes report once a second, so that in a shorter time a counter
 /// that grows evenly would seem to stand still and to leap.
 pub(crate) const RATE_MS_MIN: u64 = 5_000;
+
+/// A metric, or one of its sources, is missing once nobody has reported it for so long: failure of a node is noticed
+/// within seconds, and so is that it was not one.
+pub(crate) const MISSING_MS_MIN: u64 = 10_000;
 
 /// What a counter was when it was read.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +41,9 @@ impl Reading {
     }
 }
 
-/// The last readings of the counters whose rates plans watch, by the key of the plan. They are the runner's own: the next
-/// holder of its lease begins anew, and so does each plan, so that a rate never stops a plan at the first reading.
+/// What was read of the metrics that plans watch, by the key of the plan. It is the runner's own: the next holder of its
+/// lease begins anew, and so does each plan, so that neither a rate nor a missing source stops a plan at the first
+/// reading.
 #[derive(Debug, Default)]
 pub(crate) struct Readings(BTreeMap<String, OfPlan>);
 
@@ -47,10 +52,55 @@ struct OfPlan {
     /// Of which plan of the flag.
     id: String,
     by_source: BTreeMap<String, Reading>,
+    /// When each source was there last; under `None` when this began. Of a bounded number of sources.
+    seen_ms: BTreeMap<Option<String>, u64>,
+}
+
+impl OfPlan {
+    /// The rates since the readings before, of sources that have one. Sources that are gone are forgotten.
+    fn rates(&mut self, values: &[(String, f64)], at_ms: u64) -> Vec<(String, f64)> {
+        let before = std::mem::take(&mut self.by_source);
+        let mut rates = Vec::new();
+        for (source, value) in values {
+            let mut reading = Reading { value: *value, at_ms };
+            if let Some(before) = before.get(source) {
+                if at_ms < before.at_ms.saturating_add(RATE_MS_MIN) {
+                    reading = *before;
+                } else {
+                    rates.push((source.clone(), reading.rate_since(*before)));
+                }
+            }
+            self.by_source.insert(source.clone(), reading);
+        }
+        rates
+    }
+
+    /// What is missing of a metric, if something is: all of it, or a source that was there.
+    fn missing(&mut self, metric: &str, values: &[(String, f64)], at_ms: u64) -> Option<String> {
+        self.seen_ms.entry(None).or_insert(at_ms);
+        for (source, _) in values {
+            let source = Some(source.clone());
+            if self.seen_ms.len() <= SOURCES_MAX || self.seen_ms.contains_key(&source) {
+                self.seen_ms.insert(source, at_ms);
+            }
+        }
+        let is_late = |seen_ms: u64| at_ms >= seen_ms.saturating_add(MISSING_MS_MIN);
+        let gone = self
+            .seen_ms
+            .iter()
+            .find_map(|(source, at)| Some((source.as_ref()?, *at)).filter(|_| is_late(*at)));
+        match gone {
+            Some((source, _)) => Some(format!("\"{source}\" does not report {metric} any more")),
+            None if values.is_empty() && self.seen_ms.values().copied().all(is_late) => {
+                Some(format!("nobody reports {metric}"))
+            }
+            None => None,
+        }
+    }
 }
 
 impl Readings {
-    /// What is over the threshold of a plan, if something is.
+    /// What stops a plan: what is over its threshold, or missing if that is to stop it, too.
     pub(crate) fn crossed(
         &mut self,
         store: &impl Store,
@@ -59,44 +109,41 @@ impl Readings {
         plan: &Plan,
     ) -> Option<String> {
         let threshold = plan.stop_if.as_ref()?;
-        let prefix = names.metric(&threshold.metric);
-        let rows = store.scan_page(&prefix, None, SOURCES_MAX);
-        let values = rows.iter().filter_map(|entry| {
-            let value: f64 = serde_json::from_slice(entry.value()).ok()?;
-            Some((&entry.key()[prefix.len()..], value))
-        });
-        let over = |source: &str, value: f64| {
-            let Threshold { above, .. } = threshold;
-            let told =
-                || format!("{} is {value} at \"{source}\", and the limit is {above}", threshold.measured());
-            (value > *above).then(told)
+        let (values, at_ms) = (values_of(store, names, &threshold.metric), now_ms(store));
+        let of_plan = self.0.entry(plan_key.to_owned()).or_default();
+        if of_plan.id != plan.id {
+            *of_plan = OfPlan { id: plan.id.clone(), ..OfPlan::default() };
+        }
+        let rates = match threshold.measure {
+            Measure::Value => None,
+            Measure::Rate => Some(of_plan.rates(&values, at_ms)),
         };
-        if threshold.measure == Measure::Value {
-            return values.into_iter().find_map(|(source, value)| over(source, value));
-        }
-        let before = self.0.remove(plan_key).filter(|before| before.id == plan.id).unwrap_or_default();
-        // Sources that are gone are forgotten.
-        let mut kept = OfPlan { id: plan.id.clone(), by_source: BTreeMap::new() };
-        let (at_ms, mut crossed) = (now_ms(store), None);
-        for (source, value) in values {
-            let mut reading = Reading { value, at_ms };
-            if let Some(before) = before.by_source.get(source) {
-                if at_ms < before.at_ms.saturating_add(RATE_MS_MIN) {
-                    reading = *before;
-                } else {
-                    crossed = crossed.or_else(|| over(source, reading.rate_since(*before)));
-                }
-            }
-            kept.by_source.insert(source.to_owned(), reading);
-        }
-        self.0.insert(plan_key.to_owned(), kept);
-        crossed
+        let measured = rates.as_ref().unwrap_or(&values);
+        let over = measured.iter().find(|(_, value)| threshold.is_crossed_by(*value));
+        let told = over.map(|(source, value)| {
+            let (measured, limit) = (threshold.measured(), threshold.limit);
+            format!("{measured} is {value} at \"{source}\", and the limit is {limit}")
+        });
+        // Before the first step the plan has done nothing that could make a source go.
+        let is_watched = plan.stop_if_missing && plan.base.is_some();
+        told.or_else(|| is_watched.then(|| of_plan.missing(&threshold.metric, &values, at_ms))?)
     }
 
     /// Forgets the readings for plans that are not among these any more.
     pub(crate) fn retain(&mut self, plan_keys: &[String]) {
         self.0.retain(|key, _| plan_keys.binary_search(key).is_ok());
     }
+}
+
+/// The values of a metric by their sources. What is no number is left out.
+fn values_of(store: &impl Store, names: Names<'_>, metric: &str) -> Vec<(String, f64)> {
+    let prefix = names.metric(metric);
+    let rows = store.scan_page(&prefix, None, SOURCES_MAX);
+    let value = |entry: &tidings::Entry| {
+        let value: f64 = serde_json::from_slice(entry.value()).ok()?;
+        Some((entry.key()[prefix.len()..].to_owned(), value))
+    };
+    rows.iter().filter_map(value).collect()
 }
 
 /// Whether anybody reports a metric.

@@ -98,6 +98,9 @@ pub(crate) struct Plan {
     /// The definition before the first step, once that is taken.
     pub(crate) base: Option<Value>,
     pub(crate) stop_if: Option<Threshold>,
+    /// It also stops when nobody reports the metric, or a source of it is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) stop_if_missing: bool,
     pub(crate) on_stop: OnStop,
     /// Why it is in its state, for people.
     pub(crate) reason: String,

@@ -1,13 +1,13 @@
 //! The answers of the protocol, in its forms.
 
 use axum::Json;
-use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use tidings::flags::{Details, FlagValue, Metadata};
 
-use crate::api::error::RETRY_SECONDS;
+use crate::api::ApiError;
+use crate::api::error::with_headers;
 
 /// What the protocol says of one flag.
 #[derive(Serialize)]
@@ -82,7 +82,7 @@ fn status_of(code: &str) -> StatusCode {
 /// Why a question is not answered.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Refusal {
+pub(in crate::api) struct Refusal {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     error_code: &'static str,
@@ -109,7 +109,7 @@ impl Refusal {
     }
 
     pub(super) fn busy() -> Self {
-        let details = "this node evaluates as many sets at a time as it can; ask again later";
+        let details = "this node evaluates as many flags at a time as it can; ask again later";
         Self { status: StatusCode::TOO_MANY_REQUESTS, ..Self::new("GENERAL", details) }
     }
 
@@ -127,10 +127,13 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(&self)).into_response();
-        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
-        }
-        response
+        with_headers((self.status, Json(&self)).into_response())
+    }
+}
+
+/// A refusal that is not of the protocol, in its form: of the guard, or of what streams share with the rest of the API.
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self { status: error.status(), ..Self::new("GENERAL", error.text()) }
     }
 }

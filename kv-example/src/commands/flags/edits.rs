@@ -179,15 +179,14 @@ pub(crate) struct Target {
     /// Remove the condition; without --when all that give the variant
     #[arg(long)]
     remove: bool,
+    #[command(flatten)]
+    at: When,
 }
 
 impl Target {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let when = (!self.when.is_empty()).then(|| when::all(&self.when));
-        self.flag.change(|definition| match (&when, self.remove) {
-            (when, true) => edit::without_target(definition, &self.variant, when.as_ref()),
-            (Some(when), false) => edit::with_target(definition, &self.variant, when),
-            (None, false) => Err("there is no condition".to_owned()),
-        })
+        let (variant, remove) = (self.variant.clone(), self.remove);
+        self.flag.edit(self.at.at, Edit::Target(edit::Target { variant, when, remove }))
     }
 }

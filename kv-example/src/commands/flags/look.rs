@@ -249,7 +249,14 @@ impl History {
     }
 }
 
+const UNSEEN: &str = "\
+What counts is who asks a node, or a Rust program that reports its use, for one flag: OFREP for single flags, Flags::bool
+and the like. Programs that get whole sets and evaluate them themselves are never seen: the web SDK and everybody else who
+asks OFREP for all flags, flagd's providers in their own process (--flagd-sync), files of `render` and `export`. Look for
+the flags in their code before you delete one.";
+
 #[derive(Args, Debug)]
+#[command(after_help = UNSEEN)]
 pub(crate) struct Stale {
     /// For so many days
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_650))]
@@ -260,21 +267,25 @@ pub(crate) struct Stale {
 
 impl Stale {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        let since_ms = now_ms().saturating_sub(self.days * DAY_MS);
-        let oldest_day = &time_text(since_ms)[..10];
-        let is_stale = |flag: &&Value| match flag["lastEvaluated"].as_str() {
-            Some(day) => day < oldest_day,
-            // Never evaluated: it has to be older than that.
-            None => flag["time_ms"].as_u64().is_some_and(|time_ms| time_ms < since_ms),
-        };
         let flags = listed(&self.place)?;
-        let stale: Vec<&Value> = flags.iter().filter(is_stale).collect();
+        let now_ms = now_ms();
+        let stale: Vec<&Value> = flags.iter().filter(|flag| is_stale(flag, self.days, now_ms)).collect();
         if self.place.target.json {
             return stale.iter().try_for_each(print);
         }
         let row = |flag: &&Value| vec![text(flag, "flag"), text(flag, "state"), text(flag, "lastEvaluated")];
         let rows: Vec<Vec<String>> = stale.iter().map(row).collect();
         Ok(table::print(&["flag", "state", "last on"], &rows)?)
+    }
+}
+
+/// Whether a listed flag was not evaluated for so many days.
+fn is_stale(flag: &Value, days: u64, now_ms: u64) -> bool {
+    let since_ms = now_ms.saturating_sub(days * DAY_MS);
+    match flag["lastEvaluated"].as_str() {
+        Some(day) => day < &time_text(since_ms)[..10],
+        // Never evaluated: it has to be older than that.
+        None => flag["time_ms"].as_u64().is_some_and(|time_ms| time_ms < since_ms),
     }
 }
 
@@ -347,5 +358,21 @@ impl Export {
             return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
         };
         std::fs::write(path, text).map_err(|error| Failure::file(path, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_flags_that_nobody_evaluates_are_stale() {
+        let now_ms = 1_796_112_000_000; // 2026-12-01T08:00:00Z
+        let put = |days_ago: u64| json!({ "lastEvaluated": null, "time_ms": now_ms - days_ago * DAY_MS });
+        assert!(is_stale(&put(31), 30, now_ms), "old, and never evaluated");
+        assert!(!is_stale(&put(29), 30, now_ms), "it is new");
+        let used = |day: &str| json!({ "lastEvaluated": day, "time_ms": 0 });
+        assert!(is_stale(&used("2026-10-31"), 30, now_ms));
+        assert!(!is_stale(&used("2026-11-01"), 30, now_ms), "30 days ago");
     }
 }

@@ -14,13 +14,17 @@ use crate::{span, table};
 const RUNNING: &str = "\
 Plans are run by one of the nodes that `tidings serve`, which holds a lease for it: the cluster needs voters (--voter). In
 a partition they go on where a majority of the voters is. A plan stops by itself when the flag is changed by hand, and when
-a metric is above a number on any node that is reached: a value under flags-metrics/METRIC/SOURCE, which applications put
+a metric is above or below a number on any node that is reached: a value under flags-metrics/METRIC/SOURCE, which applications put
 (`tidings put flags-metrics/errors/app-1 17 --ephemeral`) and every node of `tidings serve` for its own /metrics.
 
 Conditions of --stop-if:
   'queue_length > 100'        the value of the metric: for gauges, which go up and down
   'rate(errors_total) > 0.5'  its increase in a second, from one reading to the next, at least 5 s later: for counters,
-                              which only grow. A counter that went down was started anew, and counts from zero.";
+                              which only grow. A counter that went down was started anew, and counts from zero.
+  'success_ratio < 0.99'      below instead of above, also of a rate
+With --stop-if-missing the plan stops as well when nobody reports the metric, or when a source that did so since the plan
+is run has not reported it for 10 s: so does an application that crashes with the new variant. Sources that end in order
+stop it, too.";
 
 /// Roll a variant out in steps; pause, resume, cancel or take back what was planned
 #[derive(Debug, Subcommand)]
@@ -59,9 +63,12 @@ pub(crate) struct Start {
     /// When the first step is taken; without it at once
     #[arg(long, value_name = "TIME", value_parser = time_of)]
     at: Option<u64>,
-    /// Stop when a metric is above a number on any node: METRIC > NUMBER, or rate(METRIC) > NUMBER for counters
+    /// Stop when a metric is above or below a number on any node: METRIC > NUMBER, or rate(METRIC) > NUMBER for counters
     #[arg(long, value_name = "CONDITION")]
     stop_if: Option<Threshold>,
+    /// Stop also when the metric of --stop-if is missing, or one of its sources is gone
+    #[arg(long, requires = "stop_if")]
+    stop_if_missing: bool,
     /// What becomes of the flag then
     #[arg(long, value_enum, default_value = "hold")]
     on_stop: OnStop,
@@ -95,6 +102,7 @@ impl Start {
             steps: self.steps.iter().enumerate().map(step).collect(),
             begin_ms: self.at,
             stop_if: self.stop_if.clone(),
+            stop_if_missing: self.stop_if_missing,
             on_stop: self.on_stop,
         })
     }
@@ -147,7 +155,8 @@ pub(super) fn summary(plan: &plan::Plan) -> String {
         text = format!("{text}, {what} {when}");
     }
     if let Some(stop) = &plan.stop_if {
-        text = format!("{text}, stops if {stop}");
+        let missing = if plan.stop_if_missing { " or it is missing" } else { "" };
+        text = format!("{text}, stops if {stop}{missing}");
     }
     if plan.reason.is_empty() { text } else { format!("{text}: {}", plan.reason) }
 }

@@ -88,7 +88,7 @@ pub(super) fn translate(file: &Value, environment: Option<&str>) -> Result<Trans
     for own in features {
         let name = own["name"].as_str().ok_or("a feature has no name")?;
         let mut notes = Notes { flag: name, notes: &mut translation.notes };
-        if own["archived"] == true {
+        if own["archived"] == true || own["archivedAt"].is_string() {
             notes.lost("it is archived, and left out");
             continue;
         }
@@ -212,6 +212,10 @@ impl Feature<'_> {
         }
         for (kind, values) in by_type {
             metadata.insert(format!("tag.{kind}"), json!(values.join(",")));
+        }
+        let is_own = |row: &&Value| row["feature"] == self.name && !list(row, "links").is_empty();
+        if list(file, "links").iter().any(is_own) {
+            notes.note("its links are left out: metadata are texts, numbers and booleans");
         }
         if self.own["impressionData"] == true {
             notes.note("impression data are not recorded; evaluations are counted by variant");

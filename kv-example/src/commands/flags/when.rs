@@ -31,7 +31,8 @@ pub(super) fn parse(text: &str) -> Result<Value, String> {
             let (relation, version) = value.split_once(char::is_whitespace).ok_or_else(form)?;
             json!({ "sem_ver": [attribute, relation, version.trim()] })
         }
-        "exists" => json!({ "!=": [attribute, null] }),
+        // Not "!=", to which 0 and false are null.
+        "exists" => json!({ "!==": [attribute, null] }),
         _ => return Err(format!("\"{operator}\" is no operator of conditions; {}", form())),
     })
 }
@@ -66,7 +67,7 @@ mod tests {
             ("country not_in de", json!({ "!": [{ "in": [var("country"), ["de"]] }] })),
             ("agent contains Fire fox", json!({ "in": ["Fire fox", var("agent")] })),
             ("version sem_ver >= 1.2.0", json!({ "sem_ver": [var("version"), ">=", "1.2.0"] })),
-            ("beta exists", json!({ "!=": [var("beta"), null] })),
+            ("beta exists", json!({ "!==": [var("beta"), null] })),
         ] {
             assert_eq!(parse(text), Ok(rule), "{text}");
         }
@@ -75,5 +76,17 @@ mod tests {
         }
         assert_eq!(all(&[json!(1)]), json!(1));
         assert_eq!(all(&[json!(1), json!(2)]), json!({ "and": [1, 2] }));
+    }
+    #[test]
+    fn whatever_is_not_null_exists() {
+        use tidings::flags::{Context, FlagValue, Snapshot};
+        let rule = json!({ "if": [parse("beta exists").unwrap(), "on"] });
+        let flag = json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off",
+                           "targeting": rule });
+        let (flags, _) = Snapshot::from_json(&json!({ "flags": { "f": flag } }).to_string()).unwrap();
+        let values = [0.into(), false.into(), "".into(), FlagValue::Null, true.into()];
+        let exists = values.map(|value| flags.bool("f", false, &Context::anonymous().with("beta", value)));
+        assert_eq!(exists, [true, true, true, false, true]);
+        assert!(!flags.bool("f", false, &Context::anonymous()));
     }
 }

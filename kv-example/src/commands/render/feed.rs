@@ -1,8 +1,9 @@
-//! The keys below a prefix, as a node tells them: over broken connections and restarts of the node.
+//! The keys below a prefix, or a set of flags, as a node tells them: over broken connections and restarts of the node.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::client::{Client, Told, quoted};
@@ -14,6 +15,42 @@ const EVENTS_MAX: usize = 64;
 /// Between two attempts to connect: doubled from the first to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// The key under which a set of flags is told, as a file.
+pub(super) const FLAGS_FILE: &str = "flags.json";
+
+/// What is followed.
+pub(super) enum Source {
+    /// The keys below a prefix.
+    Keys(String),
+    /// A set of flags: the definitions in force on the node.
+    Flags(String),
+}
+
+impl Source {
+    fn stream_path(&self) -> String {
+        match self {
+            Self::Keys(prefix) => format!("/v1/watch?prefix={}", quoted(prefix)),
+            Self::Flags(set) => format!("/ofrep/v1/events?set={}", quoted(set)),
+        }
+    }
+
+    /// What an event says of keys. That of a set says only that it has changed, so that the set is asked for: what comes
+    /// is at least as new as the event.
+    fn told(&self, client: &Client, event: Told) -> Result<Vec<Told>, Failure> {
+        let Self::Flags(set) = self else { return Ok(vec![event]) };
+        let file = client.get(&format!("/v1/flag-sets/{}/file", quoted(set)))?;
+        if !file.is_found() {
+            return Err(Failure::new(Exit::Failed, "the node is of a version that gives no sets as files"));
+        }
+        let data = json!({ "key": FLAGS_FILE, "value": String::from_utf8_lossy(&file.body) });
+        Ok([("put", data), ("current", json!({}))].map(|(name, data)| event_of(name, data)).into())
+    }
+}
+
+fn event_of(name: &str, data: Value) -> Told {
+    Told { name: name.to_owned(), id: None, data }
+}
 
 /// What there is to know.
 pub(super) enum Fed {
@@ -28,10 +65,9 @@ pub(super) enum Fed {
 pub(super) struct Feed(mpsc::Receiver<Fed>);
 
 impl Feed {
-    pub(super) fn start(client: Client, prefix: &str, is_lasting: bool) -> Self {
+    pub(super) fn start(client: Client, source: Source, is_lasting: bool) -> Self {
         let (sender, fed) = mpsc::channel(EVENTS_MAX);
-        let path = format!("/v1/watch?prefix={}", quoted(prefix));
-        std::thread::spawn(move || follow(&client, &path, is_lasting, &sender));
+        std::thread::spawn(move || follow(&client, &source, is_lasting, &sender));
         Self(fed)
     }
 
@@ -42,23 +78,23 @@ impl Feed {
 }
 
 /// Follows until nobody listens, or it is of no use to try again.
-fn follow(client: &Client, path: &str, is_lasting: bool, sender: &mpsc::Sender<Fed>) {
+fn follow(client: &Client, source: &Source, is_lasting: bool, sender: &mpsc::Sender<Fed>) {
+    let path = source.stream_path();
     let mut at = Position::default();
     let (mut pause, mut has_connected) = (PAUSE_MIN, false);
     loop {
-        let failure = match ready(client).and_then(|()| client.stream("GET", path, at.last())) {
+        let failure = match ready(client).and_then(|()| client.stream("GET", &path, at.last())) {
             Ok(mut stream) => {
                 (pause, has_connected) = (PAUSE_MIN, true);
                 // Without a place to go on from, everything is told again.
-                let begins = if at.last().is_none() { Some(resync()) } else { None };
+                let begins = at.last().is_none().then(|| event_of("resync", Value::Null));
                 at.is_whole &= begins.is_none();
-                for told in begins.into_iter().chain(std::iter::from_fn(|| stream.next())) {
-                    at.pass(&told);
-                    if sender.blocking_send(Fed::Told(told)).is_err() {
-                        return;
-                    }
+                let events = std::iter::from_fn(|| stream.next()).map(|event| source.told(client, event));
+                match pass_on(begins.map(|event| Ok(vec![event])).into_iter().chain(events), &mut at, sender)
+                {
+                    Ok(()) => return,
+                    Err(failure) => failure,
                 }
-                Failure::new(Exit::Unreachable, "the connection to the node is gone")
             }
             Err(failure) => failure,
         };
@@ -74,14 +110,27 @@ fn follow(client: &Client, path: &str, is_lasting: bool, sender: &mpsc::Sender<F
     }
 }
 
+/// Passes events on until nobody listens, or the connection fails.
+fn pass_on(
+    events: impl Iterator<Item = Result<Vec<Told>, Failure>>,
+    at: &mut Position,
+    sender: &mpsc::Sender<Fed>,
+) -> Result<(), Failure> {
+    for told in events {
+        for told in told? {
+            at.pass(&told);
+            if sender.blocking_send(Fed::Told(told)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Err(Failure::new(Exit::Unreachable, "the connection to the node is gone"))
+}
+
 /// A node that has just started may lack what its cluster holds: that must not be taken for deleted.
 fn ready(client: &Client) -> Result<(), Failure> {
     let answer = client.get("/readyz").map(drop);
     answer.map_err(|failure| Failure::new(Exit::Unreachable, failure.to_string()))
-}
-
-fn resync() -> Told {
-    Told { name: "resync".to_owned(), ..Told::default() }
 }
 
 /// How far the stream was read.
@@ -139,8 +188,6 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn told(name: &str, key: &str) -> Told {
@@ -151,14 +198,20 @@ mod tests {
     fn keys_that_are_told_anew_count_once_all_are_there() {
         let mut keys = Keys::default();
         let names = |keys: &Keys| keys.now().keys().cloned().collect::<Vec<_>>();
-        assert!(!keys.apply(&resync()) && !keys.apply(&told("put", "a")) && !keys.apply(&told("put", "b")));
+        assert!(
+            !keys.apply(&event_of("resync", Value::Null))
+                && !keys.apply(&told("put", "a"))
+                && !keys.apply(&told("put", "b"))
+        );
         assert!(names(&keys).is_empty());
         assert!(keys.apply(&told("current", "")));
         assert_eq!(names(&keys), ["a", "b"]);
         assert!(keys.apply(&told("delete", "a")) && keys.apply(&told("put", "c")));
         assert_eq!(names(&keys), ["b", "c"]);
         assert!(
-            !keys.apply(&resync()) && !keys.apply(&told("put", "d")) && !keys.apply(&told("delete", "d"))
+            !keys.apply(&event_of("resync", Value::Null))
+                && !keys.apply(&told("put", "d"))
+                && !keys.apply(&told("delete", "d"))
         );
         assert_eq!(names(&keys), ["b", "c"], "the earlier ones count meanwhile");
         assert!(keys.apply(&told("current", "")) && names(&keys).is_empty());
@@ -174,7 +227,7 @@ mod tests {
         assert_eq!(at.last(), Some("1"));
         at.pass(&told("delete", "2"));
         assert_eq!(at.last(), Some("2"));
-        at.pass(&resync());
+        at.pass(&event_of("resync", Value::Null));
         at.pass(&told("put", "3"));
         assert_eq!(at.last(), None);
     }

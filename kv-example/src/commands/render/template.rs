@@ -1,15 +1,13 @@
 //! One file, made by a template.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 
-use super::tree::is_content;
+use super::file::OneFile;
 use crate::exit::{Exit, Failure};
 
 /// The largest template; the largest file that one makes is bounded by its steps.
@@ -19,17 +17,12 @@ const STEPS_MAX: u64 = 10_000_000;
 
 pub(super) struct Template {
     source: PathBuf,
-    out: PathBuf,
-    mode: u32,
+    out: OneFile,
 }
 
 impl Template {
-    pub(super) fn new(template: &Path, out: &Path, mode: u32) -> Result<Self, Failure> {
-        if out.is_dir() || out.file_name().is_none() {
-            let error = format!("{} is a directory; a template is rendered to a file", out.display());
-            return Err(Failure::usage(error));
-        }
-        let template = Self { source: template.to_owned(), out: out.to_owned(), mode };
+    pub(super) fn new(template: &Path, out: OneFile) -> Result<Self, Failure> {
+        let template = Self { source: template.to_owned(), out };
         template.read()?;
         Ok(template)
     }
@@ -48,31 +41,7 @@ impl Template {
     /// Makes the file what the template gives. Returns whether a byte of it has changed.
     pub(super) fn write(&self, keys: &BTreeMap<&str, &[u8]>) -> Result<bool, Failure> {
         let text = render(&self.read()?, keys);
-        let text = text.map_err(|error| error.at(&self.source.display().to_string()))?;
-        let is_mode =
-            fs::metadata(&self.out).is_ok_and(|file| file.permissions().mode() & 0o777 == self.mode);
-        if is_mode && is_content(&self.out, text.as_bytes()).unwrap_or(false) {
-            return Ok(false);
-        }
-        self.replace(&text).map_err(|error| Failure::file(&self.out, &error))?;
-        Ok(true)
-    }
-
-    fn replace(&self, text: &str) -> io::Result<()> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(self.out.file_name().unwrap_or_default());
-        name.push(".tidings");
-        let next = self.out.with_file_name(name);
-        _ = fs::remove_file(&next);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&next)?;
-        file.write_all(text.as_bytes())?;
-        file.set_permissions(Permissions::from_mode(self.mode))?;
-        file.sync_all()?;
-        fs::rename(&next, &self.out)?;
-        match self.out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
+        self.out.write(text.map_err(|error| error.at(&self.source.display().to_string()))?.as_bytes())
     }
 }
 

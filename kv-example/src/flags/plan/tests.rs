@@ -9,7 +9,7 @@ use tidings::sim::Sim;
 
 use super::*;
 use crate::flags::edit::Rollout;
-use crate::flags::metrics::{RATE_MS_MIN, Readings};
+use crate::flags::metrics::{MISSING_MS_MIN, RATE_MS_MIN, Readings};
 
 const NAMES: Names<'_> = Names("flags/");
 const WAIT_MS: u64 = 1_000;
@@ -33,6 +33,7 @@ fn plan(shares: &[f64]) -> Plan {
         next_ms: 0,
         base: None,
         stop_if: None,
+        stop_if_missing: false,
         on_stop: OnStop::Hold,
         reason: String::new(),
         token: String::new(),
@@ -300,6 +301,98 @@ fn rate_is_of_one_plan_and_of_a_source_that_stays() {
     node.readings.retain(&[]);
     assert_eq!(node.reads(RATE_MS_MIN, &[("a", 3e6)]).0, State::Running);
     assert_eq!(node.reads(RATE_MS_MIN, &[("a", 4e6)]).0, State::Stopped, "the control");
+}
+
+/// A plan of two steps with an hour between them, and what its states are as its metric is reported or not.
+struct Missing {
+    sim: Sim,
+    readings: Readings,
+}
+
+impl Missing {
+    fn new(stop_if_missing: bool) -> Self {
+        let sim = Sim::new(1).nodes(1);
+        sim.node(0).put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        let mut steps = plan(&[5.0, 100.0]).steps;
+        steps[1].wait_ms = 3_600_000;
+        let stop_if = "errors > 2".parse().ok();
+        let plan = Plan { steps, stop_if, stop_if_missing, on_stop: OnStop::RollBack, ..plan(&[]) };
+        sim.node(0).put("flags-plans/s/a", plan.value()).unwrap();
+        Self { sim, readings: Readings::default() }
+    }
+
+    /// What a source reports; `None`: it is gone.
+    fn reports(&self, source: &str, value: Option<&str>) {
+        let key = format!("flags-metrics/errors/{source}");
+        match value {
+            Some(value) => _ = self.sim.node(0).put(key, value.as_bytes()).unwrap(),
+            None => _ = self.sim.node(0).delete(key).unwrap(),
+        }
+    }
+
+    fn state(&mut self, after_ms: u64) -> (State, String) {
+        self.sim.run_for(Duration::from_millis(after_ms));
+        let node = self.sim.node(0);
+        run_with(&mut self.readings, &node, "1");
+        let plan = Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap();
+        (plan.state, plan.reason)
+    }
+}
+
+#[test]
+fn source_that_is_gone_stops_a_plan_that_asks_for_it() {
+    for stop_if_missing in [false, true] {
+        let mut node = Missing::new(stop_if_missing);
+        ["a", "b"].iter().for_each(|source| node.reports(source, Some("1")));
+        assert_eq!(node.state(0).0, State::Running, "the first step");
+        assert_eq!(node.state(1_000).0, State::Running);
+        node.reports("b", None);
+        assert_eq!(node.state(MISSING_MS_MIN - 2_000).0, State::Running, "it may come back");
+        node.reports("b", Some("1"));
+        assert_eq!(node.state(1_000).0, State::Running, "it is back");
+        node.reports("b", None);
+        let expected = if stop_if_missing {
+            (State::Stopped, "\"b\" does not report errors any more".to_owned())
+        } else {
+            (State::Running, String::new())
+        };
+        assert_eq!(node.state(MISSING_MS_MIN), expected);
+        let current = change::definition_of(&node.sim.node(0).get("flags/s/a").unwrap());
+        assert_eq!(current == Some(flag()), stop_if_missing, "it is rolled back");
+    }
+}
+
+#[test]
+fn metric_that_nobody_reports_stops_a_plan_that_asks_for_it() {
+    for (value, expected) in
+        [(None, State::Stopped), (Some("\"x\""), State::Stopped), (Some("1"), State::Running)]
+    {
+        let mut node = Missing::new(true);
+        node.reports("a", value.or(Some("1")));
+        if value.is_none() {
+            node.reports("a", None);
+        }
+        assert_eq!(node.state(2 * MISSING_MS_MIN).0, State::Running, "the first step, however late it is");
+        assert_eq!(node.state(500).0, State::Running, "nobody can have reported it yet");
+        let (state, reason) = node.state(MISSING_MS_MIN);
+        assert_eq!(state, expected, "{value:?}");
+        assert_eq!(reason == "nobody reports errors", expected == State::Stopped);
+    }
+}
+
+#[test]
+fn value_below_its_limit_stops() {
+    for (value, expected) in [("99.5", State::Running), ("99.4", State::Stopped)] {
+        let sim = Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        node.put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        let stop_if = "success < 99.5".parse().ok();
+        node.put("flags-plans/s/a", Plan { stop_if, ..plan(&[5.0, 100.0]) }.value()).unwrap();
+        node.put("flags-metrics/success/app", value.as_bytes()).unwrap();
+        assert!(run_on(&node, "1"));
+        let plan = Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap();
+        assert_eq!(plan.state, expected, "{value}");
+    }
 }
 
 #[test]

@@ -8,6 +8,9 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Notes, list};
 
+/// Attributes that programs need not give to clients of Unleash.
+const CLIENT_ATTRIBUTES: [&str; 4] = ["appName", "environment", "sessionId", "remoteAddress"];
+
 /// The conditions of segments, by their ids. An export of one environment has the names alone.
 pub(super) struct Segments<'a> {
     by_id: BTreeMap<i64, &'a Value>,
@@ -44,9 +47,18 @@ pub(super) fn condition_of(
         notes.note(format!("a strategy \"{name}\" is disabled, and left out"));
         return None;
     }
+    if !strategy["milestoneId"].is_null() {
+        left_out(notes, name, "it belongs to a milestone of a release plan, which may not be reached");
+        return None;
+    }
+    if let Some(title) = strategy["title"].as_str().filter(|title| !title.is_empty()) {
+        notes.note(format!(
+            "a strategy \"{name}\" has the title \"{title}\", for which conditions have no place"
+        ));
+    }
     let mut all = Vec::new();
     for constraint in list(strategy, "constraints") {
-        all.push(constraint_of(constraint).map_err(|why| left_out(notes, name, &why)).ok()?);
+        all.push(constraint_of(constraint, notes).map_err(|why| left_out(notes, name, &why)).ok()?);
     }
     for id in segments.ids(strategy) {
         let segment = segments.by_id.get(&id);
@@ -55,7 +67,7 @@ pub(super) fn condition_of(
             return None;
         };
         for constraint in constraints {
-            all.push(constraint_of(constraint).map_err(|why| left_out(notes, name, &why)).ok()?);
+            all.push(constraint_of(constraint, notes).map_err(|why| left_out(notes, name, &why)).ok()?);
         }
     }
     let own = own_condition(feature, name, &strategy["parameters"], notes);
@@ -128,8 +140,13 @@ fn share(
         1..100 => {
             let seed = seed(group, stickiness, notes).ok_or("users who are drawn by lot each time")?;
             notes.note("users are assigned to shares by another hash than in Unleash: some change sides");
+            if stickiness == "default" {
+                notes.note("users without a targeting key are in no share; in Unleash each evaluation draws for them");
+            }
+            let attribute = json!({ "var": sticky_attribute(stickiness) });
             let drawn = json!({ "fractional": [seed, ["in", share], ["out", 100 - share]] });
-            Ok(Some(json!({ "==": [drawn, "in"] })))
+            // All who lack the attribute would have one hash, and be in the share together.
+            Ok(Some(json!({ "and": [{ "!==": [attribute, null] }, { "==": [drawn, "in"] }] })))
         }
         _ => Err(format!("\"{percent}\" is no share")),
     }
@@ -137,22 +154,28 @@ fn share(
 
 /// What is hashed. None: nothing, each evaluation is another draw.
 pub(super) fn seed(group: &str, stickiness: &str, notes: &mut Notes<'_>) -> Option<Value> {
-    let attribute = match stickiness {
-        "random" => {
-            notes.lost(
-                "who gets it is drawn by lot at each evaluation (stickiness random), which flagd does not do",
-            );
-            return None;
-        }
-        "default" | "userId" => "targetingKey",
-        other => other,
-    };
-    Some(json!({ "cat": [group, ":", { "var": attribute }] }))
+    if stickiness == "random" {
+        notes.lost(
+            "who gets it is drawn by lot at each evaluation (stickiness random), which flagd does not do",
+        );
+        return None;
+    }
+    Some(json!({ "cat": [group, ":", { "var": sticky_attribute(stickiness) }] }))
+}
+
+/// The attribute that says in which share a user is.
+fn sticky_attribute(stickiness: &str) -> &str {
+    if matches!(stickiness, "default" | "userId") { "targetingKey" } else { stickiness }
 }
 
 /// The rule of one constraint.
-fn constraint_of(constraint: &Value) -> Result<Value, String> {
+fn constraint_of(constraint: &Value, notes: &mut Notes<'_>) -> Result<Value, String> {
     let name = constraint["contextName"].as_str().unwrap_or_default();
+    if CLIENT_ATTRIBUTES.contains(&name) {
+        notes.note(format!(
+            "programs have to give the attribute {name}, which clients of Unleash give by themselves"
+        ));
+    }
     let operator = constraint["operator"].as_str().unwrap_or_default();
     let attribute = json!({ "var": if name == "userId" { "targetingKey" } else { name } });
     let values = list(constraint, "values");
@@ -172,13 +195,16 @@ fn constraint_of(constraint: &Value) -> Result<Value, String> {
         "STR_CONTAINS" => each(&|value| json!({ "in": [value, attribute] })),
         "STR_STARTS_WITH" => each(&|value| json!({ "starts_with": [attribute, value] })),
         "STR_ENDS_WITH" => each(&|value| json!({ "ends_with": [attribute, value] })),
-        "NUM_EQ" => json!({ "==": [attribute, number()?] }),
-        // Without the attribute Unleash says no, where null would be less than 1.
-        "NUM_GT" | "NUM_GTE" | "NUM_LT" | "NUM_LTE" => {
-            let relation = [("NUM_GT", ">"), ("NUM_GTE", ">="), ("NUM_LT", "<"), ("NUM_LTE", "<=")];
-            let relation =
-                relation.iter().find(|(name, _)| *name == operator).map_or("==", |(_, relation)| relation);
-            json!({ "and": [{ "!=": [attribute, null] }, { relation: [attribute, number()?] }] })
+        // Without the attribute Unleash says no, where null would be 0 and less than 1. Not "!=", to which 0 is null.
+        "NUM_EQ" | "NUM_GT" | "NUM_GTE" | "NUM_LT" | "NUM_LTE" => {
+            let relation = match operator {
+                "NUM_GT" => ">",
+                "NUM_GTE" => ">=",
+                "NUM_LT" => "<",
+                "NUM_LTE" => "<=",
+                _ => "==",
+            };
+            json!({ "and": [{ "!==": [attribute, null] }, { relation: [attribute, number()?] }] })
         }
         "SEMVER_EQ" => json!({ "sem_ver": [attribute, "=", value] }),
         "SEMVER_GT" => json!({ "sem_ver": [attribute, ">", value] }),

@@ -79,7 +79,7 @@ fn any_strategy_turns_a_feature_on() {
 
 #[test]
 fn constraints_evaluate_as_in_unleash() {
-    let yes: [(&str, &str, &str, FlagValue, FlagValue); 9] = [
+    let yes: [(&str, &str, &str, FlagValue, FlagValue); 14] = [
         ("country", "IN", "de", "de".into(), "at".into()),
         ("country", "NOT_IN", "de", "at".into(), "de".into()),
         ("name", "STR_CONTAINS", "nn", "ann".into(), "bob".into()),
@@ -87,6 +87,11 @@ fn constraints_evaluate_as_in_unleash() {
         ("age", "NUM_GTE", "18", 18.into(), 17.into()),
         ("age", "NUM_LT", "18", 17.into(), 18.into()),
         ("age", "NUM_EQ", "18", 18.into(), 19.into()),
+        ("age", "NUM_EQ", "0", 0.into(), 1.into()),
+        ("age", "NUM_LT", "18", 0.into(), 18.into()),
+        ("age", "NUM_LTE", "0", 0.into(), 1.into()),
+        ("age", "NUM_GT", "-1", 0.into(), (-1).into()),
+        ("member", "NUM_LT", "1", false.into(), true.into()),
         ("version", "SEMVER_GT", "1.2.0", "1.10.0".into(), "1.2.0".into()),
         ("version", "SEMVER_LT", "1.2.0", "1.1.9".into(), "1.2.0".into()),
     ];
@@ -198,4 +203,90 @@ fn answers_for_clients_and_older_exports_are_read() {
     assert_eq!(translate(&older, Some("development")).unwrap().flags["f"]["state"], "DISABLED");
     assert!(translate(&older, Some("staging")).is_err());
     assert!(translate(&json!({ "flags": {} }), None).is_err());
+}
+
+#[test]
+fn users_without_the_sticky_attribute_are_in_no_share() {
+    for (stickiness, attribute) in [("default", None), ("userId", None), ("company", Some("company"))] {
+        let share = strategy("flexibleRollout", json!({ "rollout": "99", "stickiness": stickiness }), vec![]);
+        let translation = translate(&export(json!([share]), json!([])), None).unwrap();
+        let mut sim = Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        let flags = Flags::new(&node, "flags/");
+        node.put("flags/default/f", translation.flags["f"].to_string().as_bytes()).unwrap();
+        sim.run_for(std::time::Duration::from_millis(10));
+        assert!(!flags.bool("f", true, &Context::anonymous()), "{stickiness}");
+        let on = (0..200).filter(|user| {
+            let who = format!("user-{user}");
+            let context = match attribute {
+                None => Context::new(who.as_str()),
+                Some(name) => Context::anonymous().with(name, who.as_str()),
+            };
+            flags.bool("f", false, &context)
+        });
+        assert!(on.count() > 180, "the control: {stickiness}");
+    }
+}
+
+/// What `/api/admin/features-batch/export` answers, with every table and field that its schema has for features.
+fn export_of_one_environment() -> Value {
+    json!({
+        "features": [
+            { "name": "checkout", "description": "the new one", "type": "release", "project": "shop", "stale": false,
+              "impressionData": false, "archived": false, "archivedAt": null, "createdAt": "2026-01-05T10:00:00.000Z",
+              "lastSeenAt": null, "createdBy": { "id": 1, "name": "ann", "imageUrl": "" } },
+            { "name": "old", "type": "release", "project": "shop", "archivedAt": "2026-02-01T10:00:00.000Z" }
+        ],
+        "featureStrategies": [
+            { "name": "flexibleRollout", "id": "7e0", "featureName": "checkout", "title": "a tenth", "disabled": false,
+              "parameters": { "groupId": "checkout", "rollout": "10", "stickiness": "default" },
+              "constraints": [{ "contextName": "environment", "operator": "NOT_IN", "values": ["staging"],
+                                "caseInsensitive": false, "inverted": false }],
+              "variants": [{ "name": "blue", "weight": 1000, "weightType": "variable", "stickiness": "default",
+                             "payload": { "type": "csv", "value": "1,2" } }],
+              "segments": [], "sortOrder": 0, "milestoneId": null },
+            { "name": "default", "id": "7e1", "featureName": "checkout", "parameters": {}, "constraints": [],
+              "segments": [3], "sortOrder": 1, "variants": [] },
+            { "name": "default", "id": "7e2", "featureName": "checkout", "parameters": {}, "constraints": [],
+              "segments": [], "sortOrder": 2, "variants": [], "milestoneId": "01J" }
+        ],
+        "featureEnvironments": [{ "enabled": true, "featureName": "checkout", "environment": "production",
+                                  "variants": [], "name": "checkout" }],
+        "contextFields": [{ "name": "environment", "description": "", "legalValues": [], "stickiness": false }],
+        "featureTags": [{ "featureName": "checkout", "tagType": "team", "tagValue": "web" }],
+        "segments": [{ "id": 3, "name": "staff" }],
+        "tagTypes": [{ "name": "team", "description": "", "icon": "" }],
+        "dependencies": [],
+        "links": [{ "feature": "checkout", "links": [{ "url": "https://wiki.example/checkout", "title": "plan" }] }]
+    })
+}
+
+#[test]
+fn export_of_one_environment_loses_nothing_silently() {
+    let translation = translate(&export_of_one_environment(), None).unwrap();
+    for (is_lost, told) in [
+        (true, "it is archived"),
+        (true, "the file has no conditions of the segment 3"),
+        (true, "a milestone of a release plan"),
+        (false, "has the title \"a tenth\""),
+        (false, "programs have to give the attribute environment"),
+        (false, "by another hash than in Unleash"),
+        (false, "users without a targeting key are in no share"),
+        (false, "its variants are the flag \"checkout-variant\""),
+        (false, "its links are left out"),
+    ] {
+        let is_told = |note: &super::Note| note.is_lost == is_lost && note.text.contains(told);
+        assert!(translation.notes.iter().any(is_told), "{told}: {:?}", translation.notes);
+    }
+    assert_eq!(lost(&translation).len(), 3);
+    let flags = &translation.flags;
+    assert_eq!(flags.keys().collect::<Vec<_>>(), ["checkout", "checkout-variant"]);
+    assert_eq!(flags["checkout-variant"]["variants"]["blue"], "1,2");
+    assert_eq!(flags["checkout"]["metadata"]["tag.team"], "web");
+    // Nobody has it who is in a part that was left out.
+    let names: Vec<String> = (0..1_000).map(|user| format!("user-{user}")).collect();
+    let users: Vec<(&str, &[(&str, FlagValue)])> =
+        names.iter().map(|name| (name.as_str(), &[][..])).collect();
+    let on = answers(&translation, "checkout", &users).iter().filter(|told| **told == true).count();
+    assert!((50..150).contains(&on), "{on}");
 }
