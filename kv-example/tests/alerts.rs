@@ -39,9 +39,9 @@ fn cases_of(name: &str) -> String {
     let head = parts.next().unwrap();
     let cases =
         parts.next().unwrap().split("  - name: ").filter(|case| case.starts_with(&format!("\"{name}: ")));
-    let cases: String = cases.map(|case| format!("  - name: {case}")).collect();
+    let cases: Vec<&str> = cases.collect();
     assert!(!cases.is_empty(), "{name}");
-    head.to_owned() + &cases
+    format!("{head}  - name: {}", cases.join("  - name: "))
 }
 
 /// The rules of one alert begin with its name and end before the next one.
@@ -71,7 +71,7 @@ fn what_the_page_says_to_watch_has_an_alert() {
     let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
     let metrics: Vec<&str> = rows.map(|row| row.split(['`', '{']).next().unwrap()).collect();
     let expressions: Vec<&str> =
-        alerts().iter().flat_map(|(_, rules)| rules.split("annotations:").next()).collect();
+        alerts().iter().filter_map(|(_, rules)| rules.split("annotations:").next()).collect();
     let has_alert = |metric: &str| expressions.iter().any(|rules| rules.contains(&format!("{metric}{{")));
     let without: Vec<&&str> = metrics.iter().filter(|metric| !has_alert(metric)).collect();
     assert!(without.is_empty() && metrics.len() >= 12, "{without:?} of {metrics:?}");

@@ -93,8 +93,8 @@ fn packets_from_forged_addresses_keep_no_node_out() {
     let from = SocketAddrV4::new(sources[0], 9);
     forging().unwrap().send_to(&forged(from, to, b"forged"), &SocketAddr::from(to).into()).unwrap();
     let mut buffer = [0; 16];
-    let received = receiver.recv_from(&mut buffer).unwrap();
-    assert_eq!((received.1, &buffer[..received.0]), (from.into(), &b"forged"[..]));
+    let (len, sender) = receiver.recv_from(&mut buffer).unwrap();
+    assert_eq!((sender, &buffer[..len]), (from.into(), &b"forged"[..]));
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
