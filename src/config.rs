@@ -70,7 +70,7 @@ pub enum OnCorruption {
 }
 
 /// A field of [`Config`](crate::Config) is out of its range.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
 #[error("config field {field} is {value}, permitted: {range}")]
 #[non_exhaustive]
 pub struct ConfigError {

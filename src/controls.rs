@@ -135,6 +135,9 @@ pub enum Control {
     /// Breaks the limits of what one stranger takes: places for handshakes and greetings are limited in total alone.
     #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "nodes alone have connections"))]
     SourcesUnlimited,
+    /// Breaks the rule for strangers of several addresses: no handshake or greeting gives way to one of another source.
+    #[cfg_attr(not(feature = "node"), allow(dead_code, reason = "nodes alone have connections"))]
+    NoneGivesWay,
     /// Breaks the rule that a look at a batch is whole: a claim that waits for large rows counts wherever they belong.
     #[cfg_attr(
         not(any(feature = "json", feature = "node")),
@@ -146,7 +149,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 62] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -207,6 +210,7 @@ impl Control {
         Self::AloneUnready,
         Self::GrowthUnchecked,
         Self::SourcesUnlimited,
+        Self::NoneGivesWay,
         Self::LargesElsewhere,
     ];
 }

@@ -306,7 +306,7 @@ impl PartialEq for Cause {
 impl Eq for Cause {}
 
 /// A value does not have the type that a typed view expects, or could not be encoded. The stored value is unchanged.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize)]
 #[error(
     "the value of \"{}\" cannot be decoded or encoded: {reason}; the stored value is unchanged",
     Escaped(key)

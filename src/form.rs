@@ -166,6 +166,15 @@ pub(crate) fn write_moment<S: Serializer>(
     moment.map(MomentForm).serialize(serializer)
 }
 
+/// For `#[serde(serialize_with)]`: what several owners share is written as it is.
+#[cfg(feature = "json")]
+pub(crate) fn write_shared<T: Serialize + ?Sized, S: Serializer>(
+    value: &std::sync::Arc<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    (**value).serialize(serializer)
+}
+
 /// Bytes as text.
 struct BytesForm(Vec<u8>);
 

@@ -36,6 +36,8 @@ A settings' file has the same names with underscores:
   seeds = [\"10.0.0.7:7400\", \"tidings.internal:7400\"]
   secret_file = \"/etc/tidings/secret\"
   meta = { zone = \"eu-1\" }
+  [config]
+  sync_interval = \"2s\"
 
 Secrets and tokens never stand on the command line. A file is best (mode 600); TIDINGS_SECRET, TIDINGS_TOKEN and
 TIDINGS_READ_TOKEN in the environment, or `secret`, `token` and `read_token` in the settings' file, work as well. All

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
 use tidings::{Config, Durability, OnCorruption, Security, SecurityError};
 
 use crate::api::{ConnectionLimits, Origins, Tokens};
@@ -186,6 +186,17 @@ pub(crate) struct Settings {
     /// counts 200 bytes beside its own and its value's [default: 2147483648]
     #[arg(long, env = "TIDINGS_STORE_BYTES_MAX", value_name = "BYTES")]
     pub(crate) store_bytes_max: Option<usize>,
+    /// Any interval or limit that `tidings reconfigure` shows, such as `sync_interval=2s`; in a file they are the fields of
+    /// the table [config]
+    #[arg(
+        long = "set",
+        env = "TIDINGS_SET",
+        value_name = "FIELD=VALUE",
+        value_delimiter = ',',
+        value_parser = field
+    )]
+    #[serde(default, rename = "config", deserialize_with = "fields_of_table")]
+    pub(crate) fields: Vec<(String, Value)>,
     /// HTTP connections at a time; on further ones only probes are answered [default: 1024]
     #[arg(long, env = "TIDINGS_CONNECTIONS_MAX", value_name = "COUNT")]
     pub(crate) connections_max: Option<usize>,
@@ -205,6 +216,17 @@ pub(crate) struct Settings {
     pub(crate) read_token: Option<Hidden>,
 }
 
+/// A field of a node's configuration with its value: what is JSON as that, everything else as text.
+pub(crate) fn field(argument: &str) -> Result<(String, Value), String> {
+    let (name, value) = argument.split_once('=').ok_or("expected FIELD=VALUE")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_owned(), value))
+}
+
+fn fields_of_table<'de, D: Deserializer<'de>>(table: D) -> Result<Vec<(String, Value)>, D::Error> {
+    Ok(Map::deserialize(table)?.into_iter().collect())
+}
+
 /// The secret or the token: from its own variable, its file, or the settings' file.
 const SECRET_VARIABLE: &str = "TIDINGS_SECRET";
 const TOKEN_VARIABLE: &str = "TIDINGS_TOKEN";
@@ -218,6 +240,9 @@ impl Settings {
         if file.secret.is_some() || file.token.is_some() || file.read_token.is_some() {
             check_private(path)?;
         }
+        // Each by itself: a field that is given twice is an error, and one that the file gives as well is not.
+        let mut fields = file.config_fields()?;
+        fields.extend(self.config_fields()?);
         Ok(Self {
             name: self.name.or(file.name),
             cluster: self.cluster.or(file.cluster),
@@ -228,9 +253,7 @@ impl Settings {
             http: self.http.or(file.http),
             data_dir: self.data_dir.or(file.data_dir),
             restore: self.restore.or(file.restore),
-            rejoin_on_corruption: self.rejoin_on_corruption || file.rejoin_on_corruption,
             expect_return: self.expect_return || file.expect_return,
-            disk_interval: self.disk_interval.or(file.disk_interval),
             secret_file: self.secret_file.or(file.secret_file),
             cluster_ca_file: self.cluster_ca_file.or(file.cluster_ca_file),
             cluster_certificate_file: self.cluster_certificate_file.or(file.cluster_certificate_file),
@@ -244,11 +267,6 @@ impl Settings {
             profile: self.profile.or(file.profile),
             meta: if self.meta.is_empty() { file.meta } else { self.meta },
             app_version: self.app_version.or(file.app_version),
-            voters: if self.voters.is_empty() { file.voters } else { self.voters },
-            lease_time: self.lease_time.or(file.lease_time),
-            lease_time_max: self.lease_time_max.or(file.lease_time_max),
-            forget_after: self.forget_after.or(file.forget_after),
-            alone_after: self.alone_after.or(file.alone_after),
             elections: if self.elections.is_empty() { file.elections } else { self.elections },
             flags_prefix: self.flags_prefix.or(file.flags_prefix),
             ofrep_origins: if self.ofrep_origins.is_empty() {
@@ -257,8 +275,7 @@ impl Settings {
                 self.ofrep_origins
             },
             flagd_sync: self.flagd_sync.or(file.flagd_sync),
-            value_bytes_max: self.value_bytes_max.or(file.value_bytes_max),
-            store_bytes_max: self.store_bytes_max.or(file.store_bytes_max),
+            fields: fields.into_iter().collect(),
             connections_max: self.connections_max.or(file.connections_max),
             connections_per_address_max: self
                 .connections_per_address_max
@@ -267,6 +284,8 @@ impl Settings {
             secret: file.secret,
             token: file.token,
             read_token: file.read_token,
+            // The settings that are fields of [`Config`] are all among `fields`.
+            ..Self::default()
         })
     }
 
@@ -418,6 +437,40 @@ impl Settings {
         Ok(Tokens { full, read_only })
     }
 
+    /// The fields of [`Config`] that are given here: by settings of their own, and by `fields`.
+    fn config_fields(&self) -> Result<Map<String, Value>, Failure> {
+        let durability = |interval: &String| json!({ "interval": interval });
+        let settings = [
+            ("value_bytes_max", "value_bytes_max", json!(self.value_bytes_max)),
+            ("store_bytes_max", "store_bytes_max", json!(self.store_bytes_max)),
+            ("disk_interval", "durability", json!(self.disk_interval.as_ref().map(durability))),
+            (
+                "rejoin_on_corruption",
+                "on_corruption",
+                json!(self.rejoin_on_corruption.then_some(OnCorruption::Rejoin)),
+            ),
+            ("voters", "voters", json!(Some(&self.voters).filter(|voters| !voters.is_empty()))),
+            ("lease_time", "lease_time", json!(self.lease_time)),
+            ("lease_time_max", "lease_time_max", json!(self.lease_time_max)),
+            ("forget_after", "forget_after", json!(self.forget_after)),
+            ("alone_after", "alone_after", json!(self.alone_after)),
+        ];
+        let mut fields = Map::new();
+        for (field, value) in &self.fields {
+            if fields.insert(field.clone(), value.clone()).is_some() {
+                return Err(Failure::usage(format!("\"{field}\" is given twice")));
+            }
+        }
+        for (setting, field, value) in settings.into_iter().filter(|(.., value)| !value.is_null()) {
+            if fields.insert(field.to_owned(), value).is_some() {
+                let message =
+                    format!("\"{field}\" is given twice: as {setting}, and among the fields of config");
+                return Err(Failure::usage(message).hint("give it in one of the two places"));
+            }
+        }
+        Ok(fields)
+    }
+
     pub(crate) fn config(&self) -> Result<Config, Failure> {
         let base = match self.profile {
             None | Some(Profile::Lan) => Config::lan(),
@@ -425,30 +478,18 @@ impl Settings {
             Some(Profile::Local) => Config::local(),
         };
         let mut fields = serde_json::to_value(base).expect("it consists of numbers and texts");
-        let given = [
-            ("value_bytes_max", json!(self.value_bytes_max)),
-            ("store_bytes_max", json!(self.store_bytes_max)),
-            (
-                "durability",
-                json!(self.disk_interval.as_ref().map(|interval| json!({ "interval": interval }))),
-            ),
-            ("lease_time", json!(self.lease_time)),
-            ("lease_time_max", json!(self.lease_time_max)),
-            ("forget_after", json!(self.forget_after)),
-            ("alone_after", json!(self.alone_after)),
-        ];
-        given
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .for_each(|(field, value)| fields[field] = value);
+        for (field, value) in self.config_fields()? {
+            let Some(known) = fields.get_mut(&field) else {
+                let message = format!("\"{field}\" is no field of a node's configuration");
+                let hint = "`tidings reconfigure` lists all fields; in a file the table [config] comes last";
+                return Err(Failure::usage(message).hint(hint));
+            };
+            *known = value;
+        }
         let read = serde_json::from_value(fields);
         let mut config: Config = read.map_err(|error| Failure::usage(error.to_string()))?;
         if config.durability == Durability::Interval(Duration::ZERO) {
             config.durability = Durability::Immediate;
-        }
-        config.voters.clone_from(&self.voters);
-        if self.rejoin_on_corruption {
-            config.on_corruption = OnCorruption::Rejoin;
         }
         Ok(config)
     }
@@ -508,16 +549,17 @@ fn not_understood(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
     let line = before.matches('\n').count();
     let place = format!("{}, line {}", path.display(), line + 1);
     let unknown = error.message().strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let key = |line: usize| text.lines().nth(line)?.split_once('=').map(|(key, _)| key.trim());
     let message = match (unknown, toml::from_str::<toml::Table>(text)) {
+        (_, Err(error)) if error.message().starts_with("duplicate key") => {
+            format!("{place}: \"{}\" is given twice", key(line).unwrap_or("a table"))
+        }
         (_, Err(_)) => format!("{place}: this is not TOML"),
         (Some((key, _)), Ok(_)) => format!("{place}: there is no setting \"{key}\""),
-        (None, Ok(settings)) => {
-            let key = text.lines().nth(line).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
-            match key.filter(|key| settings.contains_key(*key)) {
-                Some(key) => format!("{place}: the value of \"{key}\" is not of the form that it needs"),
-                None => format!("{place}: a value is not of the form that its setting needs"),
-            }
-        }
+        (None, Ok(settings)) => match key(line).filter(|key| settings.contains_key(*key)) {
+            Some(key) => format!("{place}: the value of \"{key}\" is not of the form that it needs"),
+            None => format!("{place}: a value is not of the form that its setting needs"),
+        },
     };
     Failure::usage(message).hint("`tidings serve --help` explains every setting")
 }

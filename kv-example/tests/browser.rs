@@ -60,6 +60,53 @@ fn the_page_shows_keys_and_nodes_and_is_used_by_keyboard() {
 }
 
 #[test]
+fn survivor_of_an_outage_says_that_it_is_alone() {
+    let folder = common::folder("survivor");
+    let dir = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let a = serve("a", &[], &["--data-dir", &dir("a")]);
+    let b = serve("b", &[&a.addr], &["--data-dir", &dir("b")]);
+    a.line(&["put", "k", "v", "--wait", "all", "--timeout", "60s"]);
+    eventually("b has caught up", || b.run(&["get", "k"]).stdout == b"v");
+    // What it holds is on its own disk as well.
+    b.line(&["put", "l", "w", "--durable"]);
+    // Both are lost at once, and one comes back.
+    let seed = a.addr.clone();
+    [a, b].into_iter().for_each(|mut node| node.process.child.kill().unwrap());
+    let log = folder.join("log");
+    let mut command = program();
+    command.args([
+        "serve",
+        "--name",
+        "b",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--seed",
+        &seed,
+    ]);
+    command.args(["--profile", "local", "--alone-after", "1s", "--data-dir", &dir("b")]);
+    command.env("TIDINGS_SECRET", common::SECRET).stderr(std::fs::File::create(&log).unwrap());
+    let b = start(command);
+    eventually("it is ready", || common::ask("GET", &format!("{}/readyz", b.http), &[], b"").status == 200);
+    let said = b.line(&["status"]);
+    assert!(said.contains("ready, without having reached another node since its start"), "{said}");
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        said.contains("no other node could be reached; this one is ready with what its disk holds"),
+        "{said}"
+    );
+    assert_eq!(b.line(&["get", "k"]), "v");
+    let Some(chromium) = browser::program() else { return };
+    let page = Page::open(chromium, &folder, &b.http);
+    page.wait(&text_has("alone: ready with what it holds, no other node reached since its start"));
+    // The control: once it has reached another one, it says so no more.
+    let _c = serve("c", &[&b.addr], &[]);
+    page.wait(&format!("!{}", text_has("alone: ready with")));
+    assert!(!b.line(&["status"]).contains("without having reached"));
+}
+
+#[test]
 fn an_open_page_writes_nothing() {
     let Some(chromium) = browser::program() else { return };
     let a = serve("a", &[], &[]);

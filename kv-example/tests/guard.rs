@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Reply, Running, ask, folder, private_file, program, run_with_input, serve};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
+    RevokedCertParams, SerialNumber,
+};
 use socket2::{Domain, Socket, Type};
 use tidings_proptest::nodes::GUARD;
 use tidings_proptest::processes::{eventually, signal};
@@ -18,7 +21,7 @@ struct Raw(BufReader<TcpStream>);
 
 impl Raw {
     fn connect(node: &Running, from: &str) -> Self {
-        let to: SocketAddr = node.http.trim_start_matches("http://").parse().unwrap();
+        let to: SocketAddr = node.http.split("://").nth(1).unwrap().parse().unwrap();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&format!("{from}:0").parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.connect(&to.into()).unwrap();
@@ -100,6 +103,22 @@ fn request_whose_head_does_not_end_is_cut_off() {
     assert!(slow.ends());
     // One that was quiet for as long after its answer is closed as well.
     assert!(whole.ends());
+}
+
+#[test]
+fn client_that_does_not_finish_a_tls_handshake_is_cut_off() {
+    let authority = Authority::new(&folder("tls-silent"), "authority");
+    let (certificate, key) = (authority.path("certificate"), authority.path("key"));
+    authority.issue("127.0.0.1", &certificate, &key);
+    let node = serve("a", &[], &["--http-certificate-file", &certificate, "--http-key-file", &key]);
+    let silent = Raw::connect(&node, "127.0.0.1");
+    // The first bytes of a record that begins a handshake.
+    let mut begun = Raw::connect(&node, "127.0.0.1");
+    begun.send("\u{16}\u{3}\u{1}\u{2}\0");
+    let words = ["members", "--ca-file", &authority.path("ca")];
+    assert!(run_with_input(&node.http, &words, b"").status.success(), "others are served meanwhile");
+    assert!(silent.ends());
+    assert!(begun.ends());
 }
 
 fn token(folder: &Path, name: &str) -> (String, String) {
@@ -314,10 +333,12 @@ impl Authority {
         self.folder.join(file).to_str().unwrap().to_owned()
     }
 
-    /// Writes a certificate for this name into `certificate`, and its key into `key`.
+    /// Writes a certificate for this name into `certificate`, and its key into `key`. Its serial number is the length of
+    /// the name.
     fn issue(&self, name: &str, certificate: &str, key_file: &str) {
         let key = KeyPair::generate().unwrap();
-        let parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.serial_number = Some(SerialNumber::from(name.len() as u64));
         std::fs::write(certificate, parameters.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
         private_file(Path::new(key_file), key.serialize_pem());
     }
@@ -357,40 +378,107 @@ fn api_speaks_tls_and_reloads_its_certificate() {
     assert!(!with(&first, &["get", "k"]).status.success());
 }
 
-#[test]
-fn nodes_with_certificates_shut_out_a_name() {
-    let folder = folder("cluster-tls");
-    let authority = Authority::new(&folder, "cluster");
-    let names = authority.path("names");
-    std::fs::write(&names, "a\nb\nc\n").unwrap();
-    let start = |name: &str, seeds: &[&str]| {
-        let (certificate, key) =
-            (authority.path(&format!("{name}.pem")), authority.path(&format!("{name}.key")));
-        authority.issue(name, &certificate, &key);
+/// The certificates of nodes, and the files that shut out some of them.
+struct Certified {
+    authority: Authority,
+    names: String,
+    revoked: String,
+}
+
+impl Certified {
+    fn new(test: &str) -> Self {
+        let authority = Authority::new(&folder(test), "cluster");
+        let (names, revoked) = (authority.path("names"), authority.path("revoked"));
+        let certified = Self { authority, names, revoked };
+        std::fs::write(&certified.names, "a\nbb\nccc\n").unwrap();
+        certified.revoke(&[]);
+        certified
+    }
+
+    /// Replaces the revocation list.
+    fn revoke(&self, names: &[&str]) {
+        let time = rcgen::date_time_ymd(2_024, 1, 1);
+        let revoked = names.iter().map(|name| RevokedCertParams {
+            serial_number: SerialNumber::from(name.len() as u64),
+            revocation_time: time,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: time,
+            next_update: rcgen::date_time_ymd(2_124, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        std::fs::write(&self.revoked, list.signed_by(&self.authority.issuer).unwrap().pem().unwrap())
+            .unwrap();
+    }
+
+    fn start(&self, name: &str, seeds: &[&str]) -> Running {
+        let [certificate, key] = ["pem", "key"].map(|kind| self.authority.path(&format!("{name}.{kind}")));
+        self.authority.issue(name, &certificate, &key);
         let mut command = program();
         command.args(["serve", "--name", name, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-        command.args(["--profile", "local", "--log", "off", "--cluster-ca-file", &authority.path("ca")]);
+        command.args(["--profile", "local", "--log", "off", "--cluster-ca-file", &self.authority.path("ca")]);
         command.args(["--cluster-certificate-file", &certificate, "--cluster-key-file", &key]);
-        command.args(["--cluster-names-file", &names]);
+        command.args(["--cluster-names-file", &self.names, "--cluster-revocation-file", &self.revoked]);
         seeds.iter().for_each(|seed| _ = command.args(["--seed", seed]));
         common::start(command)
-    };
-    let a = start("a", &[]);
-    let (b, c) = (start("b", &[&a.addr]), start("c", &[&a.addr]));
-    let peers = |node: &Running| {
-        let status = ask("GET", &format!("{}/v1/status", node.http), &[], b"").json();
-        let name = |peer: &serde_json::Value| peer["name"].as_str().unwrap().to_owned();
-        status["peers"].as_array().unwrap().iter().map(name).collect::<Vec<_>>()
-    };
-    eventually("all are linked", || [&a, &b, &c].iter().all(|node| peers(node).len() == 2));
-    std::fs::write(&names, "a\nNode C\n").unwrap();
-    signal(a.pid(), "HUP");
-    std::fs::write(&names, "a\nc\n").unwrap();
-    [&a, &c].iter().for_each(|node| signal(node.pid(), "HUP"));
-    eventually("b is shut out", || peers(&a) == ["c"] && peers(&c) == ["a"]);
+    }
+
+    /// Three nodes that are linked with each other.
+    fn start_three(&self) -> [Running; 3] {
+        let a = self.start("a", &[]);
+        let (b, c) = (self.start("bb", &[&a.addr]), self.start("ccc", &[&a.addr]));
+        let nodes = [a, b, c];
+        eventually("all are linked", || nodes.iter().all(|node| peers(node).len() == 2));
+        nodes
+    }
+}
+
+/// The names of the nodes that this one is linked with.
+fn peers(node: &Running) -> Vec<String> {
+    let status = ask("GET", &format!("{}/v1/status", node.http), &[], b"").json();
+    let name = |peer: &serde_json::Value| peer["name"].as_str().unwrap().to_owned();
+    status["peers"].as_array().unwrap().iter().map(name).collect()
+}
+
+fn b_is_shut_out([a, b, c]: &[Running; 3]) {
+    eventually("b is shut out", || peers(a) == ["ccc"] && peers(c) == ["a"]);
     a.line(&["put", "k", "v"]);
     eventually("the others go on", || c.run(&["get", "k"]).stdout == b"v");
     assert!(b.run(&["get", "k"]).stdout.is_empty());
+}
+
+#[test]
+fn nodes_with_certificates_shut_out_a_name() {
+    let certified = Certified::new("cluster-names");
+    let nodes = certified.start_three();
+    let [a, _, c] = &nodes;
+    std::fs::write(&certified.names, "a\nNode C\n").unwrap();
+    signal(a.pid(), "HUP");
+    std::fs::write(&certified.names, "a\nccc\n").unwrap();
+    [a, c].iter().for_each(|node| signal(node.pid(), "HUP"));
+    b_is_shut_out(&nodes);
+}
+
+#[test]
+fn revocation_list_that_is_replaced_counts_without_a_signal() {
+    let certified = Certified::new("cluster-revoked");
+    let nodes = certified.start_three();
+    // What is no list changes nothing, and neither does one that names somebody else.
+    std::fs::write(&certified.revoked, "no list").unwrap();
+    nodes.iter().for_each(|node| signal(node.pid(), "HUP"));
+    certified.revoke(&["dddd"]);
+    nodes.iter().for_each(|node| signal(node.pid(), "HUP"));
+    nodes[0].line(&["put", "before", "v", "--wait", "all", "--timeout", "60s"]);
+    certified.revoke(&["bb"]);
+    b_is_shut_out(&nodes);
+    // Taken from the list it is let in again.
+    certified.revoke(&[]);
+    eventually("b is a peer again", || nodes[1].run(&["get", "k"]).stdout == b"v");
 }
 
 /// As whom the system shows a process: root if its memory cannot be read by its own user.

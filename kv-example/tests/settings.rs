@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Output;
 
-use common::{ask, folder, serve};
+use common::{SERVE_A, ask, folder, program, serve};
 use tidings_proptest::processes::eventually;
 
 fn code(output: &Output) -> i32 {
@@ -84,6 +84,82 @@ fn one_node_is_reconfigured_while_it_runs() {
     let refused = node.run(&["put", "k", "12345678901"]);
     assert!(said(&refused).contains("limit of 10 bytes"), "{}", said(&refused));
     assert!(node.run(&["put", "k", "1"]).status.success());
+}
+
+fn config(node: &common::Running) -> serde_json::Value {
+    ask("GET", &format!("{}/v1/config", node.http), &[], b"").json()
+}
+
+#[test]
+fn settings_file_holds_all_that_was_changed_at_run_time() {
+    let file = folder("config-table").join("node.toml");
+    let a = serve("a", &[], &["--voter", "a"]);
+    let before = config(&a);
+    a.line(&[
+        "reconfigure",
+        "sync_interval=2s",
+        "probe_interval=1s",
+        "durability=\"immediate\"",
+        "removals_max=9",
+    ]);
+    a.line(&["settings", "--set", "mesh_members_max=50"]);
+    let changed = config(&a);
+    drop(a);
+    std::fs::write(&file, toml::to_string(&serde_json::json!({ "config": changed })).unwrap()).unwrap();
+    let again = serve("a", &[], &["--config", file.to_str().unwrap()]);
+    assert_eq!(config(&again), changed);
+    assert_ne!(changed, before);
+}
+
+#[test]
+fn flags_go_before_the_fields_of_a_settings_file() {
+    let file = folder("config-order").join("node.toml");
+    let text =
+        "lease_time = '400ms'\nforget_after = '2d'\n[config]\nalone_after = '20s'\nsync_interval = '3s'\n";
+    std::fs::write(&file, text).unwrap();
+    let mut command = program();
+    command.args(SERVE_A).args(["--profile", "local", "--alone-after", "30s", "--config"]).arg(&file);
+    command.args(["--set", "lease_time=700ms"]).env("TIDINGS_SECRET", common::SECRET);
+    let node = config(&common::start(command));
+    let fields = ["lease_time", "forget_after", "alone_after", "sync_interval", "lease_time_max"];
+    assert_eq!(fields.map(|field| node[field].as_str().unwrap()), ["700ms", "2days", "30s", "3s", "1s"]);
+    // The same by the environment.
+    let mut command = program();
+    command.args(SERVE_A).args(["--profile", "local"]).env("TIDINGS_SECRET", common::SECRET);
+    command.env("TIDINGS_SET", "sync_interval=4s,mesh_members_max=7");
+    let node = config(&common::start(command));
+    assert_eq!((node["sync_interval"].as_str(), node["mesh_members_max"].as_u64()), (Some("4s"), Some(7)));
+}
+
+#[test]
+fn wrong_fields_of_a_settings_file_are_named() {
+    let file = folder("config-wrong").join("node.toml");
+    for (text, more, expected) in [
+        ("[config]\nsync_intervall = '1s'", &[][..], "\"sync_intervall\" is no field"),
+        ("[config]\nlisten = '127.0.0.1:0'", &[], "\"listen\" is no field"),
+        (
+            "lease_time = '1s'\n[config]\nlease_time = '1s'",
+            &[],
+            "\"lease_time\" is given twice: as lease_time",
+        ),
+        ("disk_interval = '1s'\n[config]\ndurability = 'immediate'", &[], "given twice: as disk_interval"),
+        ("[config]\nsync_interval = '1s'\nsync_interval = '2s'", &[], "\"sync_interval\" is given twice"),
+        ("", &["--set", "sync_interval=1s", "--set", "sync_interval=1s"], "\"sync_interval\" is given twice"),
+        ("", &["--set", "sync_interval"], "expected FIELD=VALUE"),
+        ("[config]\nsync_interval = 'soon'", &[], "sync_interval: "),
+        ("[config]\nsync_interval = '2h'", &[], "sync_interval is 7200 s, permitted: 10 ms to 1 h"),
+        ("config = 1", &[], "the value of \"config\""),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let mut command = program();
+        command.args(SERVE_A).args(more).arg("--config").arg(&file).env("TIDINGS_SECRET", common::SECRET);
+        let refused = command.output().unwrap();
+        assert!(
+            code(&refused) != 0 && said(&refused).contains(expected),
+            "{text} {more:?}: {}",
+            said(&refused)
+        );
+    }
 }
 
 #[test]

@@ -1,13 +1,17 @@
-//! Load from peers that want to be in the way: first packets of handshakes that nobody goes on with, and connections with
-//! valid certificates on which nothing useful is said.
+//! Load from peers that want to be in the way: first packets of handshakes that nobody goes on with, handshakes that end
+//! once the address is proven, and connections with valid certificates on which nothing useful is said.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use quinn::{Connection, Endpoint};
+use quinn_proto::DatagramEvent;
+use socket2::{Domain, Socket};
 use tidings::Node;
 use tokio::task::JoinSet;
 
@@ -21,11 +25,16 @@ const INITIALS: usize = 400;
 const BURST: usize = 200;
 const MICROS: u128 = 1_000_000;
 
-/// The first packets of this many handshakes, as a real client sends them to this address.
-fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
+/// A client of the protocol that has no certificate.
+fn stranger() -> quinn::ClientConfig {
     let mut config = tls::client(rustls::RootCertStore::empty()).with_no_client_auth();
     config.alpn_protocols = vec![b"tidings/1".to_vec()];
-    let config = tls::quic(config);
+    tls::quic(config)
+}
+
+/// The first packets of this many handshakes, as a real client sends them to this address.
+fn initials(to: SocketAddr) -> Vec<Vec<u8>> {
+    let config = stranger();
     let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
     let mut initial = || {
         let now = Instant::now();
@@ -46,6 +55,32 @@ pub fn addresses(network: u8, count: u8) -> Vec<Ipv4Addr> {
     (1..=count).map(|host| Ipv4Addr::new(127, 0, network, host)).collect()
 }
 
+/// The port that forged packets name as theirs.
+const PORT_FORGED: u16 = 40_000;
+
+/// A socket that sends whole packets of IPv4, headers included.
+///
+/// # Errors
+/// If the process may not have one.
+pub fn forging() -> std::io::Result<Socket> {
+    // `SOCK_RAW` and `IPPROTO_RAW`, which the library names only with all of its features.
+    Socket::new(Domain::IPV4, 3.into(), Some(255.into()))
+}
+
+/// A packet of UDP in one of IPv4. The system fills in the length and the checksum of the latter; without a checksum of its
+/// own the former is taken as well.
+pub fn forged(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(8 + payload.len()).expect("it is one packet");
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend(from.ip().octets());
+    packet.extend(to.ip().octets());
+    for field in [from.port(), to.port(), len, 0] {
+        packet.extend(field.to_be_bytes());
+    }
+    packet.extend(payload);
+    packet
+}
+
 /// Sends first packets from some loopback addresses until it is dropped, and reads no answer.
 #[derive(Debug)]
 pub struct Flood {
@@ -64,13 +99,31 @@ impl Flood {
         // Each source sends from several ports, as several strangers would.
         let bind = |ip: &Ipv4Addr| UdpSocket::bind(SocketAddr::from((*ip, 0))).expect("it is of loopback");
         let sockets: Vec<UdpSocket> = sources.iter().cycle().take(sources.len().max(8)).map(bind).collect();
-        let mut packets = initials(to).into_iter().cycle().zip((0..sockets.len()).cycle());
+        // A full socket buffer loses packets, as a network does.
+        Self::sending(to, move |packet, at| _ = sockets[at % sockets.len()].send_to(packet, to))
+    }
+
+    /// The same from addresses that need not be this machine's. What the node answers goes where the routes lead, so this
+    /// belongs into a network of its own.
+    ///
+    /// # Panics
+    /// If this is not permitted.
+    pub fn forged(to: SocketAddrV4, sources: Vec<Ipv4Addr>) -> Self {
+        let socket = forging().expect("root may");
+        Self::sending(to.into(), move |packet, at| {
+            let from = SocketAddrV4::new(sources[at % sources.len()], PORT_FORGED);
+            _ = socket.send_to(&forged(from, to, packet), &SocketAddr::from(to).into());
+        })
+    }
+
+    /// The second argument counts the packets.
+    fn sending(to: SocketAddr, mut send_one: impl FnMut(&[u8], usize) + Send + 'static) -> Self {
+        let mut packets = initials(to).into_iter().cycle().zip(0..);
         let packets_sent = Arc::new(AtomicUsize::new(0));
         let counted = packets_sent.clone();
         let mut send = move |count| {
-            for (packet, socket) in packets.by_ref().take(count) {
-                // A full socket buffer loses packets, as a network does.
-                _ = sockets[socket].send_to(&packet, to);
+            for (packet, at) in packets.by_ref().take(count) {
+                send_one(&packet, at);
             }
             counted.fetch_add(count, Ordering::Relaxed);
         };
@@ -107,6 +160,80 @@ impl Drop for Flood {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// How often each source of [`Stalled`] begins a handshake.
+const BEGIN_INTERVAL: Duration = Duration::from_millis(10);
+/// Handshakes of one source that may still be asked to prove their address.
+const BEGUN_MAX: usize = 256;
+
+/// Strangers that begin handshakes, prove that they receive packets at their addresses when they are asked to (QUIC's
+/// Retry), and read nothing else. They need no certificate for that. They end when this is dropped.
+#[derive(Debug)]
+pub struct Stalled {
+    proven: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Stalled {
+    /// Starts one for each source.
+    ///
+    /// # Panics
+    /// If no sockets can be had.
+    pub async fn new(to: SocketAddr, sources: &[Ipv4Addr]) -> Self {
+        let proven = Arc::<AtomicUsize>::default();
+        let mut tasks = JoinSet::new();
+        for source in sources {
+            let socket = tokio::net::UdpSocket::bind((*source, 0)).await.expect("it is of loopback");
+            tasks.spawn(stall(socket, to, proven.clone()));
+        }
+        Self { proven, _tasks: tasks }
+    }
+
+    /// Handshakes whose address was proven so far.
+    pub fn proven(&self) -> usize {
+        self.proven.load(Ordering::Relaxed)
+    }
+}
+
+async fn stall(socket: tokio::net::UdpSocket, to: SocketAddr, proven: Arc<AtomicUsize>) {
+    let config = stranger();
+    let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
+    let mut begun = VecDeque::new();
+    let mut ticks = tokio::time::interval(BEGIN_INTERVAL);
+    let mut buffer = [0; 2_048];
+    loop {
+        let mut packet = Vec::new();
+        tokio::select! {
+            _ = ticks.tick() => {
+                let now = Instant::now();
+                let connect = endpoint.connect(now, config.clone(), to, "tidings");
+                let (handle, mut connection) = connect.expect("it is valid");
+                _ = connection.poll_transmit(now, 1, &mut packet);
+                begun.push_back((handle, connection));
+                if begun.len() > BEGUN_MAX {
+                    begun.pop_front();
+                }
+            }
+            Ok((len, from)) = socket.recv_from(&mut buffer) => {
+                // A packet with a long header of type 3: Retry. The version is the first one.
+                if buffer[0] & 0xf0 != 0xf0 {
+                    continue;
+                }
+                let now = Instant::now();
+                let data = BytesMut::from(&buffer[..len]);
+                let event = endpoint.handle(now, from, None, None, data, &mut Vec::new());
+                let Some(DatagramEvent::ConnectionEvent(to, event)) = event else { continue };
+                let asked = begun.iter_mut().find(|(handle, _)| *handle == to);
+                let Some((_, connection)) = asked else { continue };
+                connection.handle_event(event);
+                _ = connection.poll_transmit(now, 1, &mut packet);
+                proven.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        // A full socket buffer loses packets, as a network does.
+        _ = socket.try_send_to(&packet, to);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Public types in formats of serde: what is written is read back, and errors name the field.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -7,10 +9,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tidings::core::Batch;
+use tidings::flags;
 use tidings::sim::Sim;
 use tidings::{
-    Config, Durability, Entry, Leader, Member, MemberEvent, NodeEvent, OnCorruption, OnlyIf, PutOptions,
-    Quorum, ReplicaEvent, Revision, RunId, Stamp, Status, WatchEvent, WatchOptions,
+    Config, Durability, Entry, Leader, MapEvent, Member, MemberEvent, NodeEvent, OnCorruption, OnlyIf,
+    PutOptions, Quorum, ReplicaEvent, Revision, RunId, Stamp, Status, WatchEvent, WatchOptions,
 };
 
 fn span() -> impl Strategy<Value = Duration> {
@@ -140,8 +143,106 @@ fn public_types_have_the_documented_forms() {
         { "delete": { "key": "l", "only_if": null } },
     ] }),
     );
+    let mut config = Config::lan();
+    config.value_bytes_max = 0;
+    let error = config.check().unwrap_err();
+    assert_eq!(
+        serde_json::to_value(error).expect("it can be written"),
+        json!({ "field": "value_bytes_max", "value": "0", "range": "1 to 16777216" }),
+    );
+    let put = MapEvent::Put("k".to_owned(), Arc::new(7));
+    assert_eq!(serde_json::to_value(put).expect("it can be written"), json!({ "put": ["k", 7] }));
     let event = NodeEvent::Store(ReplicaEvent::Damaged);
     assert_eq!(serde_json::to_value(event).expect("it can be written"), json!({ "store": "damaged" }));
+}
+
+#[test]
+fn evaluations_of_flags_are_written_whole() {
+    let file = r#"{"metadata": {"team": "a"}, "flags": {"f": {"state": "ENABLED", "variants": {"on": true}, "defaultVariant": "on"}}}"#;
+    let snapshot = flags::Snapshot::from_json(file).expect("it is a file of flags").0;
+    let anonymous = flags::Context::anonymous();
+    let details = serde_json::to_value(snapshot.details("f", false, &anonymous)).expect("it can be written");
+    assert_eq!(
+        details,
+        json!({ "value": true, "variant": "on", "reason": "STATIC", "metadata": { "team": "a" }, "error": null }),
+    );
+    let missing = serde_json::to_value(snapshot.details("g", 1_i64, &anonymous)).expect("it can be written");
+    assert_eq!((&missing["reason"], &missing["variant"]), (&json!("ERROR"), &Value::Null));
+    assert_eq!(missing["error"]["not_found"]["flag"], "g");
+    let changed = flags::FlagsEvent::Changed(vec!["f".into()]);
+    assert_eq!(serde_json::to_value(changed).expect("it can be written"), json!({ "changed": ["f"] }));
+    let fault = flags::check("flags/default/a", b"{}").expect_err("it is malformed");
+    let form = serde_json::to_value(&fault).expect("it can be written");
+    assert_eq!((&form["flag"], &form["is_malformed"]), (&json!("a"), &json!(true)));
+    assert!(fault.to_string().ends_with(form["error"].as_str().expect("text")), "{form}");
+}
+
+/// Public types that have no form: errors, which tell what to do to whoever called (a value of another type has them as
+/// text), and what stays within one process.
+const WITHOUT_FORM: [&str; 23] = [
+    "core::Input",
+    "core::Output",
+    "core::SavedError",
+    "core::Setup",
+    "core::Time",
+    "live::LiveError",
+    "live::WholeLook",
+    "members::ForgetError",
+    "members::SeedError",
+    "settings::ReconfigureError",
+    "settings::SetSettingsError",
+    "sim::Disk",
+    "sim::DiskFault",
+    "sim::PlannedFault",
+    "sim::SimFault",
+    "voters::SetVotersError",
+    "ElectionError",
+    "Error",
+    "SecurityError",
+    "SnapshotError",
+    "StartError",
+    "WaitError",
+    "WriteError",
+];
+
+/// Public enums and structs with public fields in the listing of the surface that implement no `Serialize`.
+fn without_form(surface: &str) -> BTreeSet<String> {
+    let has_impl = |name: &str| {
+        let implements = |line: &str| line.starts_with("impl") && line.contains("Serialize for ");
+        surface.lines().any(|line| {
+            let of = line.rsplit("Serialize for ").next().unwrap_or_default();
+            implements(line) && of.split([';', '<', ' ']).next() == Some(name)
+        })
+    };
+    let (mut module, mut derives, mut found) = ("", "", BTreeSet::new());
+    let lines: Vec<&str> = surface.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        if let Some(path) = line.strip_prefix("# tidings::") {
+            module = path;
+        } else if line.starts_with("#[derive") {
+            derives = line;
+        } else if let Some(item) = line.strip_prefix("pub enum ").or_else(|| line.strip_prefix("pub struct "))
+        {
+            let name = item.split([' ', '<', '(', ';']).next().unwrap_or_default();
+            let is_data = line.starts_with("pub enum") || lines[at + 1].starts_with("    pub ");
+            if is_data && !derives.contains("Serialize") && !has_impl(name) {
+                found.insert(format!("{module}{name}"));
+            }
+        } else if line.is_empty() {
+            derives = "";
+        }
+    }
+    found
+}
+
+#[test]
+fn public_data_types_have_a_form() {
+    let listing = include_str!("../../docs/surface.txt");
+    let expected: BTreeSet<String> = WITHOUT_FORM.into_iter().map(str::to_owned).collect();
+    assert_eq!(without_form(listing), expected);
+    // The control.
+    let more = "# tidings::\n\n#[derive(Clone)]\npub struct Plain {\n    pub field: u8,\n}\n";
+    assert_eq!(without_form(more), BTreeSet::from(["Plain".to_owned()]));
 }
 
 #[test]

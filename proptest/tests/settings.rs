@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tidings::settings::{ClusterSettings, ReconfigureError, SetSettingsError};
 use tidings::sim::{Disk, Sim};
 use tidings::voters::SetVotersError;
@@ -354,6 +355,82 @@ fn settings_of_one_node_take_effect_at_once() {
     config.sync_interval = Duration::ZERO;
     let range = sim.node(0).reconfigure(config).unwrap_err();
     assert!(range.to_string().contains("sync_interval is 0 ms"), "{range}");
+}
+
+/// For each field of `Config`: a value that is permitted, one that is not, if there is any, and what changes the field of
+/// a running node, if it is not `reconfigure`.
+fn fields() -> Vec<(&'static str, Value, Option<Value>, Option<&'static str>)> {
+    let shared = Some("Node::set_cluster_settings");
+    vec![
+        ("sync_interval", json!("2s"), Some(json!("9ms")), None),
+        ("value_bytes_max", json!(9), Some(json!(0)), None),
+        ("clock_skew_max", json!("2s"), Some(json!("2h")), shared),
+        ("removals_max", json!(9), Some(json!(16_777_217)), None),
+        ("mesh_members_max", json!(9), Some(json!(513)), shared),
+        ("sync_timeout", json!("2s"), Some(json!("99ms")), None),
+        ("lag_bytes_max", json!(65_536), Some(json!(65_535)), None),
+        ("store_bytes_max", json!(65_536), Some(json!(65_535)), None),
+        ("probe_interval", json!("2s"), Some(json!("19ms")), None),
+        ("probe_timeout", json!("9ms"), Some(json!("251ms")), None),
+        ("suspicion_time", json!("2s"), Some(json!("49ms")), None),
+        ("forget_after", json!("2s"), Some(json!("999ms")), None),
+        ("alone_after", json!("2s"), Some(json!("999ms")), None),
+        ("scrub_interval", json!("2s"), Some(json!("31days")), None),
+        ("durability", json!("immediate"), Some(json!({ "interval": "2h" })), None),
+        ("on_corruption", json!("rejoin"), None, Some("a restart")),
+        ("voters", json!(["n0"]), Some(json!(["n0", "n0"])), Some("Node::set_voters")),
+        ("lease_time", json!("2s"), Some(json!("11s")), None),
+        ("lease_time_max", json!("5s"), Some(json!("11s")), shared),
+    ]
+}
+
+#[test]
+fn each_field_is_changed_or_refused_by_name() {
+    let mut sim = Sim::new(14).config(Config::lan()).seeds(&[0]).nodes(1);
+    sim.run_for(SECOND);
+    let as_json = |config: &Config| serde_json::to_value(config).expect("it is written");
+    let all: Vec<String> = as_json(&Config::lan()).as_object().expect("fields").keys().cloned().collect();
+    let mut tried: Vec<&str> = fields().into_iter().map(|(field, ..)| field).collect();
+    tried.sort_unstable();
+    assert_eq!(tried, all, "a field without a case");
+    for (field, permitted, out_of_range, instead) in fields() {
+        let before = sim.node(0).config().expect("it is up");
+        let with = |value: Value| {
+            let mut changed = as_json(&before);
+            changed[field] = value;
+            serde_json::from_value::<Config>(changed).expect("its form is right")
+        };
+        if let Some(value) = out_of_range {
+            let refused = sim.node(0).reconfigure(with(value)).unwrap_err();
+            assert!(matches!(&refused, ReconfigureError::Range(error) if error.field == field), "{refused}");
+        }
+        assert_eq!(sim.node(0).config().as_ref(), Some(&before), "{field}: nothing was changed");
+        let outcome = sim.node(0).reconfigure(with(permitted.clone()));
+        let expected = instead.map_or(Ok(()), |instead| Err(ReconfigureError::Fixed { field, instead }));
+        assert_eq!(outcome, expected);
+        let now = as_json(&sim.node(0).config().expect("it is up"));
+        let value = if instead.is_none() { permitted } else { as_json(&before)[field].clone() };
+        assert_eq!(now[field], value, "{field}");
+        // Later cases begin with the usual values.
+        sim.node(0).reconfigure(before).expect("it was in force");
+    }
+}
+
+#[test]
+fn limits_of_the_store_and_of_members_follow_at_once() {
+    let mut sim = Sim::new(15).config(Config::lan()).seeds(&[0]).nodes(3);
+    sim.run_for(SECOND * 3);
+    let mut config = sim.node(0).config().expect("it is up");
+    (config.store_bytes_max, config.forget_after) = (64 << 10, SECOND * 2);
+    (0..2).for_each(|i| assert_eq!(sim.node(i).reconfigure(config.clone()), Ok(())));
+    let refused = sim.node(0).put("k", vec![0; 64 << 10]).unwrap_err();
+    assert!(matches!(refused, WriteError::Full { .. }), "{refused}");
+    sim.crash(2);
+    // With the times of `Config::lan` it is known for a day.
+    until(&mut sim, SECOND * 20, |sim| sim.node(0).members().iter().all(|member| member.name != "n2"));
+    config.store_bytes_max = 1 << 20;
+    sim.node(0).reconfigure(config).expect("it is permitted");
+    assert!(sim.node(0).put("k", vec![0; 64 << 10]).is_ok());
 }
 
 #[test]

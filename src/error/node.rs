@@ -18,8 +18,10 @@ pub enum SeedError {
         seed: String,
     },
     /// The node has as many seeds as it may have.
-    #[error("a node has at most {limit} seeds")]
+    #[error("the seed \"{}\" was not added: a node has at most {limit} seeds", Escaped(seed))]
     TooMany {
+        /// The seed that would be one too many.
+        seed: String,
         /// The limit.
         limit: usize,
     },

@@ -5,17 +5,20 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize, Serializer};
+
 use super::FlagError;
 use super::evaluate::float_of;
 use super::value::FlagValue;
 
 /// An evaluation with everything that is known of it; [`Snapshot::details`](super::Snapshot::details) gives it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Details<T> {
     /// The value: that of the variant, or the program's default.
     pub value: T,
     /// The name of the variant. `None`: the program's default counts.
+    #[serde(serialize_with = "write_name")]
     pub variant: Option<Arc<str>>,
     /// Why it is this value.
     pub reason: Reason,
@@ -27,8 +30,9 @@ pub struct Details<T> {
 }
 
 /// Why an evaluation gives its value, in the words of `OpenFeature`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Reason {
     /// The flag has no rule.
     Static,
@@ -71,6 +75,17 @@ impl Metadata {
     pub(super) fn new(map: BTreeMap<Arc<str>, FlagValue>) -> Self {
         Self((!map.is_empty()).then(|| Arc::new(map)))
     }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(name, value)| (&**name, value)))
+    }
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+fn write_name<S: Serializer>(name: &Option<Arc<str>>, serializer: S) -> Result<S::Ok, S::Error> {
+    name.as_deref().serialize(serializer)
 }
 
 impl Deref for Metadata {

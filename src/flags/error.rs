@@ -1,13 +1,16 @@
 //! Why an evaluation gave the default of the program, and why a definition is not taken.
 
+use serde::Serialize;
+
 use super::value::FlagValue;
 use crate::error::Cause;
 use crate::text::Escaped;
 
 /// Why an evaluation gave the program's default instead of a value of the flag. Nothing else is affected: other flags,
 /// and other evaluations of the same flag, are answered as before.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum FlagError {
     /// There is no such flag.
     #[error("there is no flag \"{}\" in the set \"{}\"; the default was used", Escaped(flag), Escaped(set))]
@@ -77,8 +80,9 @@ impl FlagError {
 }
 
 /// Why a rule cannot be computed for a context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum RuleFault {
     /// It takes more than [`EVALUATION_STEPS_MAX`](super::EVALUATION_STEPS_MAX) steps.
     #[error("it takes more than {} steps", super::EVALUATION_STEPS_MAX)]

@@ -7,7 +7,7 @@ use super::value::FlagValue;
 use crate::error::{BoxedError, Cause};
 
 /// What is wrong with a definition.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize)]
 #[error("{}{error}", place(flag))]
 #[non_exhaustive]
 pub struct FlagFault {

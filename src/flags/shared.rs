@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use arc_swap::ArcSwap;
 use futures_core::Stream;
+use serde::{Serialize, Serializer};
 
 use super::sets::{FlagSet, FlagSets, changed};
 use crate::error::Rejected;
@@ -131,8 +132,9 @@ impl FlagsShared {
 }
 
 /// An event of [`FlagsEvents`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case")]
 pub enum FlagsEvent {
     /// The flags are those of the store, and follow it.
     Ready,
@@ -140,9 +142,13 @@ pub enum FlagsEvent {
     /// earlier run or from the program.
     Stale,
     /// These flags have other definitions now, are new or are gone, in the order of their names.
-    Changed(Vec<Arc<str>>),
+    Changed(#[serde(serialize_with = "write_names")] Vec<Arc<str>>),
     /// The node is closed. The flags stay as they are, and no further event comes.
     Closed,
+}
+
+fn write_names<S: Serializer>(names: &[Arc<str>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names.iter().map(|name| &**name))
 }
 
 /// The events of the flags of one set; [`Flags::events`](super::Flags::events) gives them.

@@ -9,6 +9,7 @@ use super::cluster::{LONG_TIME, print, text};
 use crate::client::Target;
 use crate::exit::{Exit, Failure};
 use crate::flags::change::time_text;
+use crate::settings::field;
 use crate::table;
 
 /// Show the settings that all nodes share, or change them on all nodes while they run
@@ -41,13 +42,6 @@ pub(crate) struct Reconfigure {
     set: Vec<(String, Value)>,
     #[command(flatten)]
     target: Target,
-}
-
-/// A field with its value: numbers and what else is JSON as that, everything else as text.
-fn field(argument: &str) -> Result<(String, Value), String> {
-    let (name, value) = argument.split_once('=').ok_or("expected FIELD=VALUE")?;
-    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-    Ok((name.to_owned(), value))
 }
 
 fn body(fields: Vec<(String, Value)>) -> Vec<u8> {

@@ -57,6 +57,15 @@ fn of_serial(authority: &Authority, name: &str, serial: u64) -> Security {
     Security::ca(ca, certificate, key).unwrap()
 }
 
+/// How many events of a node so far are of a kind.
+async fn count(node: &Node, is_meant: impl Fn(&NodeEvent) -> bool) -> usize {
+    let (mut events, mut found) = (node.events(), 0);
+    while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, events.next()).await {
+        found += usize::from(is_meant(&event));
+    }
+    found
+}
+
 /// Sent to a peer since the link to it was made.
 fn sent_bytes(node: &Node, peer: &str) -> Option<u64> {
     node.status().peers.iter().find(|linked| linked.name == peer).map(|linked| linked.sent_bytes)
@@ -105,7 +114,18 @@ async fn revoked_certificate_ends_its_links_and_no_others() {
 async fn name_that_is_not_allowed_ends_its_links_and_no_others() {
     let three = Three::start("names").await;
     let refused = PeerRefusal::NotTheCertificates;
-    three.shuts_out_b(|security| security.allow_only(["a", "c"]).unwrap(), refused).await;
+    let is_link = |event: &NodeEvent| matches!(event, NodeEvent::LinkMade { .. });
+    let made = count(&three.nodes[1], is_link).await;
+    three.shuts_out_b(|security| security.allow_only(["a", "c"]).unwrap(), refused.clone()).await;
+    // A refuses it where it is dialled and where it dials. It makes no link that ends at once, and so logs none.
+    let by_a = |event: &NodeEvent| matches!(event, NodeEvent::PeerRefused { by_us: true, refusal, .. } if *refusal == refused);
+    guarded(async {
+        while count(&three.nodes[0], by_a).await < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(count(&three.nodes[1], is_link).await, made);
     // The names stay in force when the files are read again.
     three.securities[0].reload().unwrap();
     [0, 2].into_iter().for_each(|at: usize| three.securities[at].allow_only(["a", "b", "c"]).unwrap());

@@ -13,11 +13,19 @@
 //!
 //! Each source address has a limit of its own. A stranger that answers Retry can therefore use up the permits of its
 //! own address and no others; a member behind the same address has to wait until one of them is free.
+//!
+//! Where several sources have used up all permits, a source with fewer takes one over: of the source with the most, the
+//! oldest connection *gives way*. So a source without any is always let in, whatever the number of the others. Permits
+//! of addresses that are not validated never give way: with forged addresses anybody could end the handshakes of
+//! members, and Retry leads to a permit that nobody else can take so.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use crate::controls::{Control, Controls};
 
@@ -25,11 +33,11 @@ use crate::controls::{Control, Controls};
 const UNVALIDATED_MAX: usize = 32;
 /// The same for one source; beyond it, Retry.
 const UNVALIDATED_PER_SOURCE_MAX: usize = 8;
-/// Handshakes in progress from validated addresses; beyond it, refusal.
+/// Handshakes in progress from validated addresses; beyond it, one gives way, or the new one is refused.
 const VALIDATED_MAX: usize = 64;
 /// The same for one source; beyond it, refusal. Several nodes may run on one machine or behind one router.
 const VALIDATED_PER_SOURCE_MAX: usize = 32;
-/// Greetings in progress; beyond it, the connection is closed.
+/// Greetings in progress; beyond it, one gives way, or the new connection is closed.
 const GREETINGS_MAX: usize = 64;
 /// The same for one source; beyond it, the connection is closed.
 const GREETINGS_PER_SOURCE_MAX: usize = 32;
@@ -61,14 +69,18 @@ impl From<IpAddr> for SourceAddr {
 struct Permits {
     max: usize,
     per_source_max: usize,
+    /// Whether a permit in use gives way to a source that has fewer.
+    give_way: bool,
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
+    /// Permits given so far. Their numbers are in the order in which they were given.
+    given: u64,
     total: usize,
-    /// Permits in use by source. A source without any is removed, so that strangers cannot make the map grow.
-    by_source: BTreeMap<SourceAddr, usize>,
+    /// Permits in use by source and number. A source without any is removed, so that strangers cannot make the map grow.
+    by_source: BTreeMap<SourceAddr, BTreeMap<u64, Arc<Notify>>>,
 }
 
 /// A permit in use. Dropping it frees it.
@@ -76,40 +88,69 @@ struct Taken {
 pub(in crate::node) struct Permit {
     places: Arc<Permits>,
     source: SourceAddr,
+    number: u64,
+    gives_way: Arc<Notify>,
 }
 
 impl Permits {
-    fn new(max: usize, per_source_max: usize) -> Arc<Self> {
-        Arc::new(Self { max, per_source_max, taken: Mutex::default() })
-    }
-
     fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(self: &Arc<Self>, source: SourceAddr) -> Option<Permit> {
         let mut taken = self.lock();
-        let of_source = taken.by_source.get(&source).copied().unwrap_or_default();
-        if taken.total >= self.max || of_source >= self.per_source_max {
+        let of_source = taken.by_source.get(&source).map_or(0, BTreeMap::len);
+        if of_source >= self.per_source_max {
             return None;
         }
+        if taken.total >= self.max && !(self.give_way && taken.make_room(of_source)) {
+            return None;
+        }
+        let (number, gives_way) = (taken.given, Arc::<Notify>::default());
+        taken.given += 1;
         taken.total += 1;
-        taken.by_source.insert(source, of_source + 1);
+        taken.by_source.entry(source).or_default().insert(number, gives_way.clone());
         drop(taken);
-        Some(Permit { places: self.clone(), source })
+        Some(Permit { places: self.clone(), source, number, gives_way })
+    }
+}
+
+impl Taken {
+    /// Frees the oldest permit of the source that has the most, if that has more than the newcomer's source. Of several
+    /// such sources it is the one whose oldest permit is the oldest. Answers whether there is room now.
+    fn make_room(&mut self, of_newcomer: usize) -> bool {
+        let rank = |permits: &BTreeMap<u64, _>| (permits.len(), Reverse(permits.keys().next().copied()));
+        let most = self.by_source.iter().max_by_key(|(_, permits)| rank(permits));
+        let Some((&source, permits)) = most.filter(|(_, permits)| permits.len() > of_newcomer) else {
+            return false;
+        };
+        let Some((&number, gives_way)) = permits.first_key_value() else { return false };
+        gives_way.notify_one();
+        self.remove(source, number);
+        true
+    }
+
+    fn remove(&mut self, source: SourceAddr, number: u64) {
+        let Some(permits) = self.by_source.get_mut(&source) else { return };
+        if permits.remove(&number).is_some() {
+            self.total -= 1;
+        }
+        if permits.is_empty() {
+            self.by_source.remove(&source);
+        }
+    }
+}
+
+impl Permit {
+    /// Returns when the permit was taken over by another source. The connection has to end then.
+    pub(in crate::node) async fn taken_over(&self) {
+        self.gives_way.notified().await;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut taken = self.places.lock();
-        taken.total -= 1;
-        if let Some(count) = taken.by_source.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                taken.by_source.remove(&self.source);
-            }
-        }
+        self.places.lock().remove(self.source, self.number);
     }
 }
 
@@ -134,13 +175,16 @@ pub(in crate::node) struct Admission {
 
 impl Admission {
     pub(in crate::node) fn new(controls: Controls) -> Self {
-        let permits = |max, per_source_max| {
-            Permits::new(max, if controls.has(Control::SourcesUnlimited) { max } else { per_source_max })
+        let permits = |max, per_source_max, give_way: bool| {
+            let per_source_max = if controls.has(Control::SourcesUnlimited) { max } else { per_source_max };
+            let give_way =
+                give_way && !controls.has(Control::SourcesUnlimited) && !controls.has(Control::NoneGivesWay);
+            Arc::new(Permits { max, per_source_max, give_way, taken: Mutex::default() })
         };
         Self {
-            unvalidated: permits(UNVALIDATED_MAX, UNVALIDATED_PER_SOURCE_MAX),
-            validated: permits(VALIDATED_MAX, VALIDATED_PER_SOURCE_MAX),
-            greetings: permits(GREETINGS_MAX, GREETINGS_PER_SOURCE_MAX),
+            unvalidated: permits(UNVALIDATED_MAX, UNVALIDATED_PER_SOURCE_MAX, false),
+            validated: permits(VALIDATED_MAX, VALIDATED_PER_SOURCE_MAX, true),
+            greetings: permits(GREETINGS_MAX, GREETINGS_PER_SOURCE_MAX, true),
         }
     }
 
@@ -165,6 +209,8 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     fn addr(text: &str) -> IpAddr {
@@ -214,6 +260,40 @@ mod tests {
             std::iter::from_fn(|| admission.greeting(addr("10.0.0.0"))).take(1_000).collect();
         assert_eq!(greetings.len(), GREETINGS_PER_SOURCE_MAX);
         assert!(admission.greeting(addr("10.0.0.1")).is_some());
+    }
+
+    fn is_taken_over(permit: &Permit) -> bool {
+        let mut waiting = std::pin::pin!(permit.taken_over());
+        waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn oldest_permit_of_the_source_with_the_most_gives_way() {
+        let admission = Admission::new(Controls::default());
+        let greet = |text| admission.greeting(addr(text));
+        let few: Vec<Permit> = (0..20).map(|_| greet("10.0.0.1").unwrap()).collect();
+        let most: Vec<Permit> = (0..32).map(|_| greet("10.0.0.2").unwrap()).collect();
+        let none: Vec<Permit> = (0..12).map(|_| greet("10.0.0.3").unwrap()).collect();
+        // All are in use. One more of the source with the most is refused, all others take them over.
+        assert!(greet("10.0.0.2").is_none());
+        let own = greet("192.0.2.1").expect("a source without any is let in");
+        let over: Vec<bool> = most.iter().map(is_taken_over).collect();
+        assert!(over[0] && over[1..].iter().all(|over| !over), "{over:?}");
+        assert!(few.iter().chain(&none).chain([&own]).all(|permit| !is_taken_over(permit)));
+        drop(most);
+        assert_eq!(admission.greetings.lock().total, 33, "dropping one that gave way frees no further one");
+    }
+
+    #[test]
+    fn sources_with_one_permit_each_give_way_in_order() {
+        let admission = Admission::new(Controls::default());
+        let one = |source: u32| match admission.validated(IpAddr::V4((0x0a00_0000 + source).into())) {
+            HandshakeVerdict::Accept(permit, _) => permit,
+            verdict => panic!("{source}: {verdict:?}"),
+        };
+        let held: Vec<Permit> = (0..64 + 3).map(one).collect();
+        let over = held.iter().take_while(|permit| is_taken_over(permit)).count();
+        assert_eq!((over, admission.validated.lock().total), (3, VALIDATED_MAX));
     }
 
     #[test]

@@ -121,6 +121,11 @@ pub(in crate::node) async fn greet(
     connection: Connection,
     dialled: SocketAddr,
 ) -> Result<LinkId, NoLink> {
+    // A peer that is shut out by name is not greeted: it would make a link, and lose it, at each attempt.
+    if !Security::names(&connection).iter().any(|name| greeter.security.allows(name)) {
+        close(&connection, CLOSE_REFUSED);
+        return Err(refused_by_us(PeerRefusal::NotTheCertificates));
+    }
     let own = greeter.greeting();
     let exchange = async {
         let opened = connection.open_bi().await;

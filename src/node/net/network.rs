@@ -235,12 +235,15 @@ impl Network {
 
     async fn let_in(self: Arc<Self>, incoming: Incoming, place: Permit, time: Duration) {
         let addr = incoming.remote_address();
-        let connected = self.shake_hands(incoming, time).await;
+        let connected = tokio::select! {
+            connected = self.shake_hands(incoming, time) => connected,
+            () = place.taken_over() => Err(NoLink::Unreachable("the handshake gave way to another".to_owned())),
+        };
         // Handshakes of strangers must not take places from nodes with a valid certificate, so greetings have their
         // own.
         drop(place);
         let linked = match (connected, self.admission.greeting(addr.ip())) {
-            (Ok(connection), Some(_place)) => welcome(&self.greeter, connection).await.map(|_| ()),
+            (Ok(connection), Some(place)) => self.exchange_greetings(connection, &place).await,
             (Ok(connection), None) => {
                 close(&connection, CLOSE_REFUSED);
                 Err(NoLink::Unreachable("too many greetings in progress".to_owned()))
@@ -249,6 +252,17 @@ impl Network {
         };
         if let Err(why) = linked {
             self.report_stranger(addr, why);
+        }
+    }
+
+    /// The link is made in one step at the end of the greeting, so it can be abandoned until then.
+    async fn exchange_greetings(&self, connection: Connection, place: &Permit) -> Result<(), NoLink> {
+        tokio::select! {
+            linked = welcome(&self.greeter, connection.clone()) => linked.map(|_| ()),
+            () = place.taken_over() => {
+                close(&connection, CLOSE_REFUSED);
+                Err(NoLink::Unreachable("the greeting gave way to another".to_owned()))
+            }
         }
     }
 

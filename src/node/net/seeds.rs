@@ -81,7 +81,7 @@ impl Seeds {
         }
         let mut seeds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if seeds.len() >= SEEDS_MAX && !seeds.contains(&seed) {
-            return Err(SeedError::TooMany { limit: SEEDS_MAX });
+            return Err(SeedError::TooMany { seed, limit: SEEDS_MAX });
         }
         seeds.insert(seed);
         Ok(())
@@ -131,6 +131,8 @@ mod tests {
     fn a_node_has_only_so_many_seeds() {
         let seeds = Seeds::new((0..SEEDS_MAX).map(|i| format!("h{i}:1"))).expect("it is the limit");
         assert_eq!(seeds.add("h0:1".to_owned()), Ok(()), "it is known");
-        assert_eq!(seeds.add("one-more:1".to_owned()), Err(SeedError::TooMany { limit: SEEDS_MAX }));
+        let refused = seeds.add("one-more:1".to_owned()).unwrap_err();
+        assert_eq!(refused, SeedError::TooMany { seed: "one-more:1".to_owned(), limit: SEEDS_MAX });
+        assert!(refused.to_string().starts_with("the seed \"one-more:1\" was not added"), "{refused}");
     }
 }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::codec::{Codec, Json};
 use super::reader::MapReader;
 use crate::error::DecodeError;
+use crate::form;
 use crate::store::watch::WatchEvent;
 use crate::typed::schema::is_schema;
 use crate::typed::{self, Store};
@@ -33,11 +35,12 @@ impl<T, S: Store<Watch: std::fmt::Debug>, C> std::fmt::Debug for MapWatch<T, S, 
 }
 
 /// An event of a [`MapWatch`]. Keys are without the map's prefix.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
+#[serde(rename_all = "snake_case", bound = "T: Serialize")]
 pub enum MapEvent<T> {
     /// A key has this value now.
-    Put(String, Arc<T>),
+    Put(String, #[serde(serialize_with = "form::write_shared")] Arc<T>),
     /// A key has a value now that is not of type `T`. Its earlier value is no longer current.
     Invalid(DecodeError),
     /// A key was deleted, or its value expired. A slow watch may report it without having reported the value.

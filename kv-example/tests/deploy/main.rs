@@ -1,15 +1,16 @@
 //! The files in `deploy/`, compared with the program: settings, ports and paths by starting nodes with them, names of
-//! metrics with those that a node shows.
+//! metrics with those that a node shows, and forms with what is published of them.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod metrics;
+mod published;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Running, ask, folder, private_file, program, start};
-use promql_parser::parser::{Expr, VectorSelector};
-use promql_parser::util::{ExprVisitor, walk_expr};
 use serde_json::{Map, Value};
 use tidings_proptest::processes::eventually;
 use yaml_rust2::{Yaml, YamlLoader};
@@ -181,7 +182,13 @@ fn compose_file_starts_three_nodes_that_find_each_other() {
         assert_eq!((&service["command"][0], &service["image"]), (&"serve".into(), &"tidings".into()));
         assert!(service["ports"][0].as_str().unwrap().ends_with(":8080"));
     }
-    cluster("compose", &environments);
+    let mut nodes = cluster("compose", &environments);
+    // As `docker compose stop` does: the node stays expected.
+    let (mut node, _) = nodes.pop().unwrap();
+    _ = Command::new("sh").args(["-c", &format!("kill -TERM {}", node.pid())]).output();
+    assert!(node.process.child.wait().unwrap().success());
+    let first = &nodes[0].1;
+    eventually("it is expected", || members(first, "down") == 1 && members(first, "left") == 0);
 }
 
 #[test]
@@ -271,6 +278,72 @@ fn port(port: &Value) -> (&str, u64, &str) {
     (text("name"), port["containerPort"].as_u64().unwrap(), text("protocol"))
 }
 
+/// Bytes, as they are written for a unit, for a container and for a pod.
+fn bytes(text: &str) -> u64 {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let factor = match &text[at..] {
+        "" => 1,
+        "G" | "g" | "Gi" => 1 << 30,
+        "M" | "m" | "Mi" => 1 << 20,
+        unit => panic!("what is {unit}?"),
+    };
+    text[..at].parse::<u64>().unwrap() * factor
+}
+
+/// The value of a line `name=value` of the unit.
+fn of_unit(name: &str) -> String {
+    let unit = text("tidings.service");
+    let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("the unit has no {name}")).to_owned()
+}
+
+#[test]
+fn stores_are_full_at_half_of_the_memory_permitted() {
+    let variable = "TIDINGS_STORE_BYTES_MAX";
+    let compose = yaml("docker-compose.yml").remove(0);
+    let services = compose["services"].as_object().unwrap().iter();
+    let mut limits: Vec<(String, u64, u64)> = services
+        .map(|(name, service)| {
+            let store = bytes(&compose_environment(name)[variable]);
+            (name.clone(), store, bytes(service["mem_limit"].as_str().unwrap()))
+        })
+        .collect();
+    let memory = &pod()["spec"]["containers"][0]["resources"]["limits"]["memory"];
+    limits.push((
+        "the pod".to_owned(),
+        bytes(&pod_environment("tidings-0")[variable]),
+        bytes(memory.as_str().unwrap()),
+    ));
+    let settings: toml::Table = text("node.toml").parse().unwrap();
+    let store = settings["store_bytes_max"].as_integer().unwrap().cast_unsigned();
+    limits.push(("the unit".to_owned(), store, bytes(&of_unit("MemoryMax"))));
+    assert_eq!(limits.len(), 5);
+    for (what, store, memory) in limits {
+        assert_eq!(store * 2, memory, "{what}");
+    }
+}
+
+#[test]
+fn node_that_left_for_good_is_not_started_by_the_unit() {
+    // What `on-failure` starts again: a code other than 0 and a signal that is no request to end.
+    assert_eq!(of_unit("Restart"), "on-failure");
+    let ended = |end: &dyn Fn(&Running)| {
+        let mut node = common::serve("a", &[], &[]);
+        end(&node);
+        node.process.child.wait().unwrap()
+    };
+    let signal = |name: &str| {
+        let name = name.to_owned();
+        move |node: &Running| {
+            let kill = format!("kill -{name} {}", node.pid());
+            assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        }
+    };
+    assert!(ended(&|node| assert!(node.run(&["leave"]).status.success())).success());
+    assert!(ended(&signal("TERM")).success());
+    assert!(!ended(&signal("KILL")).success(), "a crash is a failure");
+}
+
 #[test]
 fn settings_file_and_command_of_the_unit_start_a_node() {
     let unit = text("tidings.service");
@@ -325,6 +398,13 @@ fn help(words: &[&str]) -> String {
     String::from_utf8(program().args(words).output().unwrap().stdout).unwrap()
 }
 
+/// The flags and variables in a text, each whole: `--http` is not `--http-key-file`.
+fn names(text: &str) -> BTreeSet<&str> {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let words = text.split(|c: char| !is_of_name(c)).map(|word| word.trim_end_matches('-'));
+    words.filter(|word| word.starts_with("--") || word.starts_with("TIDINGS_")).collect()
+}
+
 fn common_command(word: &str) -> bool {
     static COMMANDS: std::sync::OnceLock<BTreeSet<String>> = std::sync::OnceLock::new();
     let all = COMMANDS.get_or_init(|| {
@@ -350,161 +430,28 @@ const FILES: [&str; 8] = [
 fn commands_flags_and_variables_in_the_files_exist() {
     let mut flags_checked = 0;
     let known = [help(&["serve", "--help"]), help(&["members", "--help"])].concat();
+    let known = names(&known);
     for file in FILES {
         let text = text(file);
         for (command, flags) in commands(&text) {
             let help = help(&[&command, "--help"]);
             assert!(help.contains("Usage: "), "{file}: tidings {command}");
+            let known = names(&help);
             for flag in flags {
-                assert!(help.contains(&flag), "{file}: tidings {command} has no {flag}");
+                assert!(known.contains(flag.as_str()), "{file}: tidings {command} has no {flag}");
                 flags_checked += 1;
             }
         }
         let is_name = |c: char| c.is_ascii_uppercase() || c == '_';
         for (at, _) in text.match_indices("TIDINGS_") {
             let name: String = text[at..].chars().take_while(|c| is_name(*c)).collect();
-            assert!(name == "TIDINGS_" || known.contains(&name), "{file}: there is no {name}");
+            assert!(name == "TIDINGS_" || known.contains(name.as_str()), "{file}: there is no {name}");
         }
     }
+    // The control: the begin of a name is none.
+    let serve = help(&["serve", "--help"]);
+    let serve = names(&serve);
+    assert!(serve.contains("--http-key-file") && serve.contains("TIDINGS_HTTP_KEY_FILE"), "{serve:?}");
+    assert!(!serve.contains("--http-key") && !serve.contains("TIDINGS_HTTP_KEY"), "{serve:?}");
     assert!(flags_checked > 20, "{flags_checked} flags were found in the files");
-}
-
-/// What `/metrics` shows: the labels of the samples of each metric.
-type Shown = BTreeMap<String, Vec<BTreeMap<String, String>>>;
-
-fn shown(metrics: &str) -> Shown {
-    let mut shown = Shown::new();
-    for line in metrics.lines() {
-        if let Some(name) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split(' ').next()) {
-            shown.entry(name.to_owned()).or_default();
-        } else if !line.starts_with('#') {
-            let name = line.split(['{', ' ']).next().unwrap();
-            let labels =
-                line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(all, _)| all);
-            let label = |label: &str| {
-                label
-                    .split_once('=')
-                    .map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()))
-            };
-            shown.entry(name.to_owned()).or_default().push(labels.split(',').filter_map(label).collect());
-        }
-    }
-    shown
-}
-
-/// The selectors of an expression.
-#[derive(Default)]
-struct Selectors(Vec<VectorSelector>);
-
-impl ExprVisitor for Selectors {
-    type Error = String;
-
-    fn pre_visit(&mut self, expr: &Expr) -> Result<bool, String> {
-        match expr {
-            Expr::VectorSelector(selector) => self.0.push(selector.clone()),
-            Expr::MatrixSelector(matrix) => self.0.push(matrix.vs.clone()),
-            _ => {}
-        }
-        Ok(true)
-    }
-}
-
-/// Added by Prometheus itself.
-const SCRAPED: [&str; 2] = ["job", "instance"];
-
-/// What is wrong with an expression, compared with what a node shows.
-fn fault(expr: &str, shown: &Shown) -> Option<String> {
-    let parsed = match promql_parser::parser::parse(&expr.replace("$__rate_interval", "5m")) {
-        Ok(parsed) => parsed,
-        Err(error) => return Some(format!("{expr}: {error}")),
-    };
-    let mut selectors = Selectors::default();
-    walk_expr(&mut selectors, &parsed).unwrap();
-    for selector in selectors.0 {
-        let name = selector.name.unwrap_or_default();
-        let Some(samples) = shown.get(&name) else {
-            if name == "up" {
-                continue;
-            }
-            return Some(format!("{expr}: no node shows \"{name}\""));
-        };
-        for matcher in &selector.matchers.matchers {
-            let has = |labels: &BTreeMap<String, String>| labels.get(&matcher.name) == Some(&matcher.value);
-            if !SCRAPED.contains(&matcher.name.as_str()) && !samples.iter().any(has) {
-                return Some(format!("{expr}: {name} has no {}=\"{}\"", matcher.name, matcher.value));
-            }
-        }
-    }
-    None
-}
-
-/// What stands between these marks in a text.
-fn between<'a>(text: &'a str, open: &str, close: &str) -> Vec<&'a str> {
-    text.split(open).skip(1).filter_map(|rest| rest.split_once(close)).map(|(inner, _)| inner).collect()
-}
-
-#[test]
-fn metrics_of_rules_dashboard_and_documentation_are_shown() {
-    let nodes = cluster("metrics", &["node-1", "node-2"].map(compose_environment));
-    let bearer = format!("Bearer {TOKEN}");
-    let url = format!("{}/metrics", nodes[0].0.http);
-    let samples = || {
-        let reply = ask("GET", &url, &[("authorization", &bearer)], b"");
-        shown(std::str::from_utf8(&reply.body).unwrap())
-    };
-    eventually("the other node is a peer", || {
-        samples().get("tidings_peer_lag_bytes").is_some_and(|rows| rows.len() == 1)
-    });
-    let shown = samples();
-    let labels: BTreeSet<&String> = shown.values().flatten().flat_map(BTreeMap::keys).collect();
-
-    let mut expressions = Vec::new();
-    let rules = yaml("prometheus-rules.yaml").remove(0);
-    for rule in
-        rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap())
-    {
-        for part in ["alert", "expr"] {
-            assert!(rule[part].is_string(), "{rule}");
-        }
-        assert!(
-            rule["annotations"]["summary"].is_string() && rule["labels"]["severity"].is_string(),
-            "{rule}"
-        );
-        expressions.push(rule["expr"].as_str().unwrap().to_owned());
-    }
-    let dashboard_text = text("grafana-dashboard.json");
-    let dashboard: Value = serde_json::from_str(&dashboard_text).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap();
-    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
-    expressions.extend(targets.map(|target| target["expr"].as_str().unwrap().to_owned()));
-    for variable in dashboard["templating"]["list"].as_array().unwrap() {
-        let query = variable["query"]["query"].as_str().unwrap_or_default();
-        expressions.extend(between(query, "label_values(", ", ").into_iter().map(str::to_owned));
-    }
-    let faults: Vec<String> = expressions.iter().filter_map(|expr| fault(expr, &shown)).collect();
-    assert!(faults.is_empty() && expressions.len() > 30, "{faults:#?}");
-
-    let rules_text = text("prometheus-rules.yaml");
-    let mut named = between(&dashboard_text, "{{", "}}");
-    named.extend(between(&rules_text, "$labels.", " "));
-    for list in between(&rules_text, " by (", ")").into_iter().chain(between(&dashboard_text, " by (", ")")) {
-        named.extend(list.split(", "));
-    }
-    for label in named {
-        assert!(SCRAPED.contains(&label) || labels.contains(&label.to_owned()), "no metric has \"{label}\"");
-    }
-    let page = text("../../docs/operating.md");
-    for (at, _) in page.match_indices("tidings_") {
-        let name: String = page[at..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-        assert!(shown.contains_key(&name), "operating.md names {name}, which no node shows");
-    }
-    // The control: a name, a label or a form that is wrong is found.
-    for wrong in [
-        "tidings_entry",
-        "sum(tidings_members{state=\"gone\"})",
-        "rate(tidings_entry[5m])",
-        "sum(tidings_ready",
-    ] {
-        assert!(fault(wrong, &shown).is_some(), "{wrong}");
-    }
 }
