@@ -309,7 +309,7 @@ impl Elections {
             _ => return,
         };
         // A ballot that is far ahead would block all others for ever.
-        if ballot.clock > HybridClock::limit(now, TERM_AHEAD_MAX) {
+        if ballot.clock > HybridClock::limit(now, TERM_AHEAD_MAX) || self.voter.is_memo_unread {
             return;
         }
         if !self.has_disk {
