@@ -376,7 +376,7 @@ impl Elections {
             }
             VoterAnswer::Accepted { ballot } => (ballot, (!is_preparing).then_some(ChangeAnswer::Accepted)),
             VoterAnswer::NoDisk { ballot } => (ballot, Some(ChangeAnswer::NoDisk)),
-            VoterAnswer::Differs(theirs) if theirs.voters_epoch == self.rules.voters_epoch => {
+            VoterAnswer::Differs(theirs) if theirs.differs_for_good(&self.rules) => {
                 (change.ballot, Some(ChangeAnswer::Differs(theirs)))
             }
             _ => return,

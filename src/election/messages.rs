@@ -125,12 +125,13 @@ pub(crate) enum Standing {
 impl ElectionMessage {
     /// Whether it has lease times, which are sent only to runs that are known to read them.
     pub(crate) fn has_times(&self) -> bool {
-        let step = match self {
+        match self {
             Self::Request(Call { request: Request::Accept { step, .. }, .. })
-            | Self::Answer(_, VoterAnswer::Prepared { accepted: Some((_, step)), .. }) => step,
-            _ => return false,
-        };
-        step.electorate.times.is_some()
+            | Self::Answer(_, VoterAnswer::Prepared { accepted: Some((_, step)), .. }) => {
+                step.electorate.times.is_some()
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -53,6 +53,12 @@ impl VoterRules {
         voters.into_iter().chain(times).collect::<Vec<_>>().join("; ")
     }
 
+    /// Whether these rules differ although the lists have one epoch. With different epochs one node is about to learn of a
+    /// later list; equal rules had differed when the request was sent.
+    pub(super) fn differs_for_good(&self, other: &Self) -> bool {
+        self.voters_epoch == other.voters_epoch && self != other
+    }
+
     pub(super) fn rules_hash(self) -> u64 {
         let [lease, skew] =
             [self.lease_time_max, self.clock_skew_max].map(|time| time.as_millis().to_le_bytes());
@@ -152,10 +158,10 @@ mod tests {
         let times = LeaseTimes { lease_time_max: LEASE_TIME_MAX, clock_skew_max: LEASE_TIME_MAX };
         let list = VoterList { epoch: 2, voters: vec!["a".to_owned()], ..VoterList::default() };
         let plain = VoterMemo { promised, list: Some(list.clone()), ..VoterMemo::default() };
-        let timed = VoterList { times: Some(times), ..list };
+        let changed = VoterList { times: Some(times), ..list };
         let memos = [
             (VoterMemo { promised, ..VoterMemo::default() }, false),
-            (VoterMemo { list: Some(timed), ..plain.clone() }, true),
+            (VoterMemo { list: Some(changed), ..plain.clone() }, true),
             (VoterMemo { initial_times: Some(times), ..plain.clone() }, true),
             (plain, false),
         ];

@@ -272,11 +272,11 @@ mod tests {
         replica.set_voters(at(1), &["own".to_owned()]).unwrap();
         assert_eq!(run(&mut replica, 400), 3, "programs of before the times read it");
         let settings = ClusterSettings { mesh_members_max: 9, ..replica.cluster_settings().present };
-        replica.set_cluster_settings(replica.now, settings).unwrap();
+        _ = replica.set_cluster_settings(replica.now, settings).unwrap();
         replica.force_voters(replica.now, &["own".to_owned()]).unwrap();
         assert_eq!(run(&mut replica, 400), 3, "the times are as configured");
         let settings = other_times(&replica);
-        replica.set_cluster_settings(replica.now, settings).unwrap();
+        _ = replica.set_cluster_settings(replica.now, settings).unwrap();
         assert_eq!(run(&mut replica, 400), 4);
         let lists = (replica.voters().unwrap().epoch, replica.cluster_settings().present);
         assert_eq!(lists, (6, settings));
