@@ -425,6 +425,16 @@ fn lost_and_returned_writes_are_noticed() {
     notices(&["counter", "add", "load", &steps.to_string()], "steps are counted");
 }
 
+#[test]
+fn versions_of_a_refusal_are_read_from_a_log() {
+    let log = folder("versions").join("log");
+    let refusal = tidings::PeerRefusal::WireVersion { theirs: 3, ours: 2 };
+    std::fs::write(&log, format!("WARN peer refused: {refusal}  addr=127.0.0.1:1\n")).unwrap();
+    assert_eq!(versions_named(&log), Some((3, 2)));
+    std::fs::write(&log, "WARN peer refused: the name is taken by a live node\n").unwrap();
+    assert_eq!(versions_named(&log), None);
+}
+
 /// The negative control of the check of leases.
 #[test]
 fn overlapping_leases_and_lower_tokens_are_noticed() {
