@@ -81,6 +81,10 @@ pub enum Control {
     LeaseMaxForgotten,
     /// Breaks the quarantine: rules that a voter adopts after its start do not prolong it.
     QuarantineKept,
+    /// Breaks the memory of voters: a memo that cannot be read counts as if nothing had been promised.
+    MemoForgotten,
+    /// Breaks the refusal of other clusters: nodes that have changed their settings link, whatever they began with.
+    BeginningIgnored,
     /// Breaks the equality of voter rules: nodes do not compare their lists of voters.
     VotersDiffer,
     /// Breaks the change of voters: a list follows another one without a joint list between them.
@@ -149,7 +153,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 64] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -205,6 +209,8 @@ impl Control {
         Self::AnnouncedOnce,
         Self::LeaseMaxForgotten,
         Self::QuarantineKept,
+        Self::MemoForgotten,
+        Self::BeginningIgnored,
         Self::OldPartAssumed,
         Self::BucketsAssumed,
         Self::AloneUnready,

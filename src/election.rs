@@ -425,9 +425,7 @@ impl Elections {
     }
 
     fn differs(&mut self, run: RunId, theirs: VoterRules) {
-        let is_same_list = theirs.voters_epoch == self.rules.voters_epoch;
-        if is_same_list
-            && theirs != self.rules
+        if theirs.differs_for_good(&self.rules)
             && self.reported.len() < REPORTED_MAX
             && self.reported.insert(run)
         {
@@ -466,7 +464,7 @@ impl Elections {
                 }
             }
             VoterAnswer::Reported { name, grant } => self.on_report(now, at, &name, grant),
-            VoterAnswer::Differs(theirs) if theirs.voters_epoch == self.rules.voters_epoch => {
+            VoterAnswer::Differs(theirs) if theirs.differs_for_good(&self.rules) => {
                 self.voters[at].differs_until = now.mono + self.lease * 2;
             }
             // One of the two is about to learn of a later list.

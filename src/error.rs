@@ -194,7 +194,10 @@ pub enum SetVotersError {
     #[error("{_0}; the list of voters was not changed")]
     Names(#[source] ConfigError),
     /// The configured list of voters is empty, so there is nobody to decide on another one.
-    #[error("there are no voters to decide: list the first ones in Config::voters, the same on every node")]
+    #[error(
+        "there are no voters to decide: list the first ones in Config::voters, the same on every node, and start all \
+         nodes again; or force a first list, once, on one node"
+    )]
     NoVoters,
     /// This node changes the list already, or other nodes were faster again and again.
     #[error("the list of voters is being changed by another call; try again")]
@@ -227,6 +230,16 @@ pub enum SetVotersError {
         name: String,
         /// The settings, with both values.
         differences: String,
+    },
+    /// The program of a node does not know lease times that change at run time, as far as its greeting says.
+    #[error(
+        "the program of the node {} does not take part where lease times were changed at run time; the list of voters was \
+         not changed. Replace the program first",
+        Escaped(name)
+    )]
+    OldProgram {
+        /// The node.
+        name: String,
     },
     /// Too few of the present voters answer.
     #[error(

@@ -28,7 +28,7 @@ use crate::controls::Controls;
 use crate::id::RunId;
 use crate::store::RunLife;
 use crate::time::Time;
-use crate::wire::{Reader, Writer};
+use crate::wire::{Abilities, Reader, Writer};
 
 mod detector;
 mod dialer;
@@ -114,6 +114,8 @@ struct KnownMember {
     is_announced: bool,
     /// A handshake with this node has proven its run, name and address. All others are known from hearsay only.
     is_proven: bool,
+    /// What its program understands, as its greeting says. `None`: this node was never linked with it.
+    abilities: Option<Abilities>,
     /// When it entered its state, by the monotonic clock.
     entered_at: Duration,
     down_at: Duration,
@@ -427,6 +429,7 @@ impl KnownMember {
             has_left: false,
             is_announced: false,
             is_proven: false,
+            abilities: None,
             entered_at: Duration::ZERO,
             down_at: Duration::MAX,
             links: 0,

@@ -42,7 +42,7 @@ const SUPPRESSED_INTERVALS_MAX: u32 = 64;
 /// The name of the memo with the members to look for after a restart.
 const MEMBERS_MEMO: &str = "members";
 /// The name of the memo with what this voter has promised.
-const VOTER_MEMO: &str = "voter";
+pub(crate) const VOTER_MEMO: &str = "voter";
 
 /// Logs of peers of which it is kept how often something of theirs was refused. Of more, any one is forgotten, and its
 /// next link is opened sooner than the last.
@@ -209,8 +209,13 @@ impl Replica {
         }
         if let Some(own) = replica.own_member() {
             let memo = VoterMemo::read(replica.memo(VOTER_MEMO));
-            let controls = replica.store.controls;
-            let election = Elections::new(&own.name, own.run, &replica.config, controls, has_disk, memo);
+            let is_unread = memo.is_err() && !controls.has(Control::MemoForgotten);
+            let (name, memo) = (&own.name, memo.unwrap_or_default());
+            let mut election = Elections::new(name, own.run, &replica.config, controls, has_disk, memo);
+            if is_unread {
+                election.stop_voting();
+                replica.outputs.push_back(Output::Event(ReplicaEvent::VoterSilent));
+            }
             replica.election = Some(election);
         }
         replica.read_settings();

@@ -8,6 +8,9 @@
 //! Several versions of the record exist where settings were changed on two sides of a partition. The one with the
 //! greatest number counts, of equal ones the one that was written last; the others become earlier settings.
 //!
+//! A record also keeps with which settings its cluster began. Two nodes that both hold a record link only if that is the
+//! same: otherwise they belong to two clusters, whose settings must not replace each other's by their numbers.
+//!
 //! Settings that are changed while nobody is a voter take effect at once. The record keeps the times of the last such
 //! change (`initial_times`): the first voters of the cluster begin with them, whatever their configurations say.
 
@@ -52,17 +55,32 @@ pub struct SettingsRecord {
     /// The times with which the first voters begin. `None`: as configured, because nothing was changed without voters.
     #[serde(skip)]
     pub(crate) initial_times: Option<LeaseTimes>,
+    /// The settings before the first change. `None`: nothing was changed, or by a program that did not keep them.
+    #[serde(skip)]
+    pub(crate) beginning: Option<ClusterSettings>,
 }
 
 impl SettingsRecord {
     pub(crate) fn configured(settings: ClusterSettings) -> Self {
-        Self { number: 0, present: settings, written: None, earlier: Vec::new(), initial_times: None }
+        Self {
+            number: 0,
+            present: settings,
+            written: None,
+            earlier: Vec::new(),
+            initial_times: None,
+            beginning: None,
+        }
     }
 
     /// The record after a change to these settings.
     pub(crate) fn changed_to(&self, settings: ClusterSettings) -> Self {
-        let initial_times = self.initial_times;
-        let mut changed = Self { number: self.number + 1, initial_times, ..Self::configured(settings) };
+        let beginning = if self.number == 0 { Some(self.present) } else { self.beginning };
+        let mut changed = Self {
+            number: self.number + 1,
+            initial_times: self.initial_times,
+            beginning,
+            ..Self::configured(settings)
+        };
         changed.keep_earlier(self);
         changed
     }
@@ -94,6 +112,13 @@ impl SettingsRecord {
         }
     }
 
+    /// Whether the lease times were changed, as far as is kept.
+    pub(crate) fn has_changed_times(&self) -> bool {
+        let present = self.present.lease_times();
+        let mut known = self.states().map(|state| state.settings).chain(self.beginning);
+        self.initial_times.is_some() || known.any(|settings| settings.lease_times() != present)
+    }
+
     /// Whether these are the present settings or earlier ones.
     pub(crate) fn knows(&self, settings: &ClusterSettings) -> bool {
         self.states().any(|state| state.settings == *settings)
@@ -103,20 +128,30 @@ impl SettingsRecord {
         let mut writer = Writer::plain();
         writer.varint(self.number);
         writer.varint(self.earlier.len() as u64);
-        self.states().for_each(|EarlierSettings { settings, written }| {
-            // With its length, so that later versions may add settings to the end.
+        // Each state with its length, so that later versions may add fields to the end.
+        writer.bytes(&self.present_entry());
+        for EarlierSettings { settings, written } in &self.earlier {
             let mut entry = Writer::plain();
-            write_settings(settings, &mut entry);
-            if let Some(stamp) = written {
-                entry.u64_le(stamp.clock);
-                entry.run(stamp.origin);
-            }
+            write_settings(*settings, &mut entry);
+            written.iter().for_each(|stamp| write_stamp(*stamp, &mut entry));
             writer.bytes(&entry.into_plain());
-        });
+        }
         if let Some(times) = self.initial_times {
             write_times(times, &mut writer);
         }
         writer.into_plain()
+    }
+
+    /// The present settings, and those of the beginning behind a stamp: readers of before that field expect none or a
+    /// stamp there, and skip what follows. The present state's own stamp is that of the store's entry.
+    fn present_entry(&self) -> Vec<u8> {
+        let mut entry = Writer::plain();
+        write_settings(self.present, &mut entry);
+        if let Some(beginning) = self.beginning {
+            write_stamp(self.written.unwrap_or_default(), &mut entry);
+            write_settings(beginning, &mut entry);
+        }
+        entry.into_plain()
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, WireError> {
@@ -126,13 +161,20 @@ impl SettingsRecord {
         if count > EARLIER_SETTINGS_MAX {
             return Err(WireError::TooMany);
         }
-        let mut entries = (0..=count).map(|_| read_state(&mut Reader::plain(reader.bytes()?)));
-        let EarlierSettings { settings: present, written } =
-            entries.next().expect("there is at least one")?;
-        let earlier = entries.collect::<Result<_, _>>()?;
+        let mut first = Reader::plain(reader.bytes()?);
+        let EarlierSettings { settings: present, written } = read_state(&mut first)?;
+        let beginning = if first.is_at_end() { None } else { Some(read_settings(&mut first)?) };
+        let written = written.filter(|stamp| *stamp != Stamp::default());
+        let earlier =
+            (0..count).map(|_| read_state(&mut Reader::plain(reader.bytes()?))).collect::<Result<_, _>>()?;
         let initial_times = if reader.is_at_end() { None } else { Some(read_times(&mut reader)?) };
-        Ok(Self { number, present, written, earlier, initial_times })
+        Ok(Self { number, present, written, earlier, initial_times, beginning })
     }
+}
+
+fn write_stamp(stamp: Stamp, writer: &mut Writer) {
+    writer.u64_le(stamp.clock);
+    writer.run(stamp.origin);
 }
 
 fn write_settings(settings: ClusterSettings, writer: &mut Writer) {
@@ -178,6 +220,8 @@ pub(crate) struct SettingsClaim {
     pub(crate) configured: ClusterSettings,
     /// The number of the record that it holds. 0: none.
     pub(crate) number: u64,
+    /// With which settings its cluster began, as the record says.
+    pub(crate) beginning: Option<ClusterSettings>,
 }
 
 #[cfg(test)]

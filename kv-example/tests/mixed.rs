@@ -1,26 +1,31 @@
-//! Clusters of programs of two versions, while clients write: rolled forward, back, and forward again, without loss.
+//! Clusters of programs of two versions, while clients write and campaign for a lease: rolled forward, back, and forward
+//! again, without loss and without two holders at a time.
 //!
-//! The other program is the first one of today's wire version, the earliest that can run beside today's. `.ci/run` builds
-//! it. By hand, for any earlier commit:
+//! The other program is the first one of today's wire version, the earliest that can run beside today's; on the commit
+//! that introduces a wire version, the first one of the version before. `.ci/run` builds it, and says which wire version it
+//! has. By hand, for any earlier commit:
 //!
 //! ```sh
 //! git worktree add ../earlier COMMIT && (cd ../earlier && cargo build -p kv-example)
 //! TIDINGS_EARLIER=$PWD/../earlier/target/debug/tidings cargo test -p kv-example --test mixed -- --nocapture
 //! ```
 //!
-//! Two programs of different wire versions refuse each other instead, by name; that is what is then asserted.
+//! Two programs of different wire versions refuse each other instead, by name; that is what is then asserted, with both
+//! versions.
 
 mod common;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
-use common::{PROGRAM, Running, SECRET, ask, folder, program, start};
+use common::{PROGRAM, Running, SECRET, ask, entry, folder, program, start};
 use tidings_proptest::nodes::GUARD;
-use tidings_proptest::processes::{eventually, signal};
+use tidings_proptest::processes::{Process, eventually, signal};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Accepted writes between two restarts, of each client.
@@ -30,8 +35,20 @@ const WRITES_BETWEEN: usize = 100;
 const LARGE_EACH: usize = 20;
 const LARGE_BYTES: usize = 100_000;
 
+/// One of so many values expires after the test, and one of so many at once.
+const LATE_EACH: usize = 7;
+const BRIEF_EACH: usize = 11;
+
+/// A client is told so often that its lease goes on (`HELD_INTERVAL` of the API), and gives it up after so many times.
+const HELD_INTERVAL: Duration = Duration::from_millis(500);
+const HELD_MAX: u32 = 4;
+
 /// A node, and where its log goes.
 fn node(binary: &Path, folder: &Path, name: &str, seeds: &[String]) -> Running {
+    start(serve_command(binary, folder, name, seeds))
+}
+
+fn serve_command(binary: &Path, folder: &Path, name: &str, seeds: &[String]) -> Command {
     let mut command = Command::new(binary);
     for (variable, _) in program().get_envs() {
         command.env_remove(variable);
@@ -43,7 +60,7 @@ fn node(binary: &Path, folder: &Path, name: &str, seeds: &[String]) -> Running {
     command.args(seeds.iter().flat_map(|seed| ["--seed", seed])).env("TIDINGS_SECRET", SECRET);
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(format!("{name}.log")));
     command.stderr(log.unwrap());
-    start(command)
+    command
 }
 
 fn is_ready(node: &Running) -> bool {
@@ -58,6 +75,81 @@ struct Done {
     counted: AtomicI64,
     /// Steps of the counter whose answer never came.
     uncertain: AtomicI64,
+    /// How many of the keys were put with which time to live.
+    late: AtomicI64,
+    brief: AtomicI64,
+    held: Mutex<Vec<Held>>,
+}
+
+/// A lease of one client, and the time in which it was certainly held.
+#[derive(Clone, Debug)]
+struct Held {
+    token: String,
+    asked: Instant,
+    since: Instant,
+    until: Instant,
+}
+
+/// The client of one node that campaigns for the one lease, holds it for a while, and campaigns again.
+fn campaign(http: &Mutex<String>, done: &Done, is_over: &AtomicBool) {
+    let config = ureq::Agent::config_builder().timeout_global(Some(HELD_INTERVAL * (HELD_MAX + 4)));
+    let agent: ureq::Agent = config.build().into();
+    while !is_over.load(Ordering::Relaxed) {
+        let url = format!("{}/v1/elections/mixed/campaign", http.lock().unwrap());
+        let asked = Instant::now();
+        // It is refused while another client holds the lease, and while too few voters vote.
+        let Ok(reply) = agent.post(url).content_type("application/json").send(r#"{"once": true}"#) else {
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        };
+        let lines = BufReader::new(reply.into_body().into_reader()).lines();
+        let mut told = 0;
+        let mut event = String::new();
+        // The stream of a node that is restarted breaks.
+        for line in lines.map_while(Result::ok) {
+            if let Some(name) = line.strip_prefix("event: ") {
+                name.clone_into(&mut event);
+            }
+            let Some(data) = line.strip_prefix("data: ") else { continue };
+            let data: serde_json::Value = serde_json::from_str(data).unwrap();
+            let token = data["token"].as_str().unwrap().to_owned();
+            let mut held = done.held.lock().unwrap();
+            match event.as_str() {
+                "elected" => {
+                    let since = Instant::now();
+                    held.push(Held { token, asked, since, until: since });
+                }
+                "held" => {
+                    // The server waits for at least the interval before it says so.
+                    told += 1;
+                    let of_this = held.iter_mut().find(|held| held.token == token).unwrap();
+                    of_this.until = of_this.since.max(asked + HELD_INTERVAL * told);
+                }
+                _ => break,
+            }
+            if told == HELD_MAX {
+                break;
+            }
+        }
+    }
+}
+
+/// Leases that two clients held at a time, and tokens that did not grow.
+fn lease_faults(held: &[Held]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (at, one) in held.iter().enumerate() {
+        for other in &held[at + 1..] {
+            if one.since < other.until && other.since < one.until {
+                faults.push(format!("{} and {} were held at a time", one.token, other.token));
+            }
+            let is_sooner = |one: &Held, other: &Held| one.since < other.asked && one.token >= other.token;
+            if is_sooner(one, other) || is_sooner(other, one) {
+                faults
+                    .push(format!("of {} and {} the later token is not the greater", one.token, other.token));
+            }
+        }
+    }
+    faults
 }
 
 /// One client of one node, whose address changes when it is restarted.
@@ -77,10 +169,15 @@ fn write(http: &Mutex<String>, name: &str, done: &Done, is_over: &AtomicBool) {
         let path = format!("/v1/kv/{key}");
         // Some values travel beside the others.
         let value = if i % LARGE_EACH == 1 { key.repeat(LARGE_BYTES / key.len()) } else { key.clone() };
-        if !is_done("PUT", &path, &value) {
+        if i % BRIEF_EACH == 0 && is_done("PUT", &format!("/v1/kv/brief/{name}/{i}?ttl=300ms"), "v") {
+            done.brief.fetch_add(1, Ordering::Relaxed);
+        }
+        let is_late = i % LATE_EACH == 0;
+        if !is_done("PUT", &if is_late { format!("{path}?ttl=1h") } else { path.clone() }, &value) {
             // The node is being restarted.
             std::thread::sleep(std::time::Duration::from_millis(5));
         } else if i % 5 != 0 {
+            done.late.fetch_add(i64::from(is_late), Ordering::Relaxed);
             done.put.lock().unwrap().insert(key);
         } else if is_done("DELETE", &path, "") {
             done.deleted.lock().unwrap().insert(key);
@@ -91,7 +188,8 @@ fn write(http: &Mutex<String>, name: &str, done: &Done, is_over: &AtomicBool) {
     }
 }
 
-/// Restarts each node with this program, one after another, while the clients go on.
+/// Restarts each node with this program, one after another, while the clients go on. Each time the voters are changed, and
+/// a lease is won.
 fn roll(binary: &Path, folder: &Path, nodes: &mut [Running], http: &[Mutex<String>], done: &Done) {
     for at in 0..nodes.len() {
         signal(nodes[at].pid(), "TERM");
@@ -101,6 +199,17 @@ fn roll(binary: &Path, folder: &Path, nodes: &mut [Running], http: &[Mutex<Strin
         nodes[at] = node(binary, folder, NAMES[at], &seeds);
         nodes[at].http.clone_into(&mut http[at].lock().unwrap());
         eventually("the restarted node is ready", || is_ready(&nodes[at]));
+        let restarted = Instant::now();
+        let is_won = || done.held.lock().unwrap().iter().any(|held| held.asked > restarted);
+        eventually("a lease is won again", is_won);
+        // Asked at a node of each program, if there are two.
+        let without = NAMES.iter().filter(|name| **name != NAMES[(at + 1) % NAMES.len()]);
+        let without: Vec<&str> = without.copied().collect();
+        for (node, voters) in [(at, without.join(",")), ((at + 1) % NAMES.len(), NAMES.join(","))] {
+            // An earlier program may take an answer about the list of before for a refusal.
+            let is_set = || nodes[node].run(&["voters", "--set", &voters]).status.success();
+            eventually("the voters are changed", is_set);
+        }
         let before = done.put.lock().unwrap().len();
         eventually("clients go on", || done.put.lock().unwrap().len() >= before + WRITES_BETWEEN);
     }
@@ -123,7 +232,37 @@ fn faults(nodes: &[Running], done: &Done) -> Vec<String> {
             faults.push(format!("{counted} steps are counted of {least} and {uncertain} uncertain ones"));
         }
     }
-    println!("{} puts, {} deletes, {least} steps, {} faults", put.len(), deleted.len(), faults.len());
+    let held = done.held.lock().unwrap();
+    faults.extend(lease_faults(&held));
+    faults.extend(expiry_faults(nodes, &put));
+    let (late, brief) = (done.late.load(Ordering::Relaxed), done.brief.load(Ordering::Relaxed));
+    println!(
+        "{} puts, {} deletes, {least} steps, {late} values with a long and {brief} with a short time to live, {} leases, {} \
+         faults",
+        put.len(),
+        deleted.len(),
+        held.len(),
+        faults.len()
+    );
+    faults
+}
+
+/// Whether a key of the load was put with a long time to live.
+fn is_late(key: &str) -> bool {
+    key.rsplit('/').next().unwrap().parse::<usize>().unwrap().is_multiple_of(LATE_EACH)
+}
+
+/// Values that expire too soon, too late, or not at the same time everywhere.
+fn expiry_faults(nodes: &[Running], put: &BTreeSet<String>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for key in put.iter().filter(|key| is_late(key)).take(20) {
+        let expiries: Vec<_> = nodes.iter().map(|node| entry(node, key)["expires_ms"].as_u64()).collect();
+        if expiries[0].is_none() || expiries.iter().any(|expiry| *expiry != expiries[0]) {
+            faults.push(format!("{key} expires at {expiries:?}"));
+        }
+    }
+    let are_gone = || nodes.iter().all(|node| node.line(&["list", "brief/", "--keys-only"]).is_empty());
+    eventually("what has a short time to live is gone", are_gone);
     faults
 }
 
@@ -146,6 +285,7 @@ fn under_load(nodes: &mut [Running], work: impl FnOnce(&mut [Running], &[Mutex<S
         for (http, name) in http.iter().zip(NAMES) {
             let (done, is_over) = (&done, &is_over);
             scope.spawn(move || write(http, name, done, is_over));
+            scope.spawn(move || campaign(http, done, is_over));
         }
         let _ending = Ending(&is_over);
         work(nodes, &http, &done);
@@ -177,22 +317,19 @@ fn programs_of_two_versions_lose_nothing_together() {
     };
     let (folder, later) = (folder("mixed"), Path::new(PROGRAM));
     let mut nodes = cluster(&earlier, &folder);
-    let refused = {
-        let other = node(later, &folder, "other", &[nodes[0].addr.clone()]);
-        let says_so = |name: &str| {
-            let log = std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap();
-            log.contains("of the wire format")
-        };
-        eventually("it is ready or refused", || is_ready(&other) || says_so("other"));
-        let refused = !is_ready(&other);
-        if refused {
-            eventually("the earlier node names the version, too", || says_so("a"));
-        }
-        refused
-    };
-    if refused {
-        return println!("the wire versions differ: refused by name");
+    let other = node(later, &folder, "other", &[nodes[0].addr.clone()]);
+    let versions = |name: &str| versions_named(&folder.join(format!("{name}.log")));
+    eventually("it is ready or refused", || is_ready(&other) || versions("other").is_some());
+    let ours = wire_version();
+    let expected = std::env::var("TIDINGS_EARLIER_WIRE").ok().map(|version| version.parse::<u8>().unwrap());
+    if let Some((theirs, named)) = versions("other") {
+        assert_eq!((expected.unwrap_or(theirs), named), (theirs, ours), "other versions than those named");
+        assert_ne!(theirs, ours, "programs of one wire version refuse each other");
+        eventually("the earlier node names the versions, too", || versions("a") == Some((ours, theirs)));
+        return println!("version {theirs} of the wire format and version {ours} refuse each other by name");
     }
+    assert_eq!(expected.unwrap_or(ours), ours, "programs of two wire versions are linked");
+    drop(other);
     let done = under_load(&mut nodes, |nodes, http, done| {
         for (binary, way) in [(later, "forward"), (&earlier, "back"), (later, "forward")] {
             roll(binary, &folder, nodes, http, done);
@@ -200,6 +337,64 @@ fn programs_of_two_versions_lose_nothing_together() {
         }
     });
     assert_eq!(faults(&nodes, &done), Vec::<String>::new());
+    settings_of_two_versions(&earlier, &folder, nodes);
+}
+
+/// Today's wire version.
+fn wire_version() -> u8 {
+    let source = include_str!("../../src/wire/frame.rs");
+    let number = source.split("const WIRE_VERSION: u8 = ").nth(1).and_then(|rest| rest.split(';').next());
+    number.and_then(|number| number.parse().ok()).expect("the source names it")
+}
+
+/// The versions of a refusal in a node's log: that of the other node, and its own.
+fn versions_named(log: &Path) -> Option<(u8, u8)> {
+    let log = std::fs::read_to_string(log).unwrap();
+    let (before, after) = log.split_once(" of the wire format, this one ")?;
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+    Some((before.rsplit(' ').next()?.parse().ok()?, digits(after).parse().ok()?))
+}
+
+/// Shared settings are not changed while one node has the earlier program, which does not follow them; and that program
+/// does not start on the directory of a voter that has stored changed lease times.
+fn settings_of_two_versions(earlier: &Path, folder: &Path, mut nodes: Vec<Running>) {
+    let change = ["settings", "--set", "lease_time_max=2s"];
+    let seeds: Vec<String> = nodes[1..].iter().map(|node| node.addr.clone()).collect();
+    let restart = |nodes: &mut Vec<Running>, binary: &Path| {
+        signal(nodes[0].pid(), "TERM");
+        nodes[0].process.child.wait().unwrap();
+        nodes[0] = node(binary, folder, NAMES[0], &seeds);
+        eventually("the restarted node is ready", || is_ready(&nodes[0]));
+    };
+    restart(&mut nodes, earlier);
+    let refused = nodes[1].run(&change);
+    if refused.status.success() {
+        // The earlier program follows shared settings: nothing more is to be said of the two.
+        return println!("the earlier program follows changed settings");
+    }
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("the program of the node a does not follow settings"), "{text}");
+    let lease_time_max = |node: &Running| {
+        let shown = node.line(&["settings"]);
+        let line = shown.lines().find(|line| line.starts_with("lease_time_max")).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(lease_time_max(&nodes[1]), "1s", "they were not changed");
+    restart(&mut nodes, Path::new(PROGRAM));
+    nodes[1].line(&change);
+    // Each voter has answered under the new times, so they are on its disk.
+    eventually("a lease is won", || nodes[0].run(&["lock", "after", "--", "true"]).status.success());
+    assert_eq!(lease_time_max(&nodes[0]), "2s");
+    signal(nodes[0].pid(), "TERM");
+    nodes[0].process.child.wait().unwrap();
+    let mut started = Process::start(serve_command(earlier, folder, NAMES[0], &seeds), |_| ());
+    eventually("the earlier program ends", || started.child.try_wait().unwrap().is_some());
+    let log = std::fs::read_to_string(folder.join("a.log")).unwrap();
+    assert!(log.contains("layout version 4 of a later release"), "{log}");
+    nodes[0] = node(Path::new(PROGRAM), folder, NAMES[0], &seeds);
+    eventually("today's program goes on", || is_ready(&nodes[0]));
+    nodes[0].line(&["settings", "--roll-back"]);
+    assert_eq!(lease_time_max(&nodes[0]), "1s");
 }
 
 /// The negative control: what the check of a mixed cluster is for, done to a cluster of today's program.
@@ -221,8 +416,39 @@ fn lost_and_returned_writes_are_noticed() {
     nodes[1].line(&["put", &put, &put]);
     notices(&["put", &deleted, "again"], &format!("{deleted} was deleted and is back"));
     nodes[1].line(&["del", &deleted]);
+    let late = done.put.lock().unwrap().iter().find(|key| is_late(key)).unwrap().clone();
+    nodes[1].line(&["put", &late, "for ever"]);
+    let found = faults(&nodes, &done);
+    assert!(found.len() == 1 && found[0].contains(&format!("{late} expires at [None")), "{found:?}");
+    done.put.lock().unwrap().remove(&late);
     let steps = done.uncertain.load(Ordering::Relaxed) + 1;
     notices(&["counter", "add", "load", &steps.to_string()], "steps are counted");
+}
+
+#[test]
+fn versions_of_a_refusal_are_read_from_a_log() {
+    let log = folder("versions").join("log");
+    let refusal = tidings::PeerRefusal::WireVersion { theirs: 3, ours: 2 };
+    std::fs::write(&log, format!("WARN peer refused: {refusal}  addr=127.0.0.1:1\n")).unwrap();
+    assert_eq!(versions_named(&log), Some((3, 2)));
+    std::fs::write(&log, "WARN peer refused: the name is taken by a live node\n").unwrap();
+    assert_eq!(versions_named(&log), None);
+}
+
+/// The negative control of the check of leases.
+#[test]
+fn overlapping_leases_and_lower_tokens_are_noticed() {
+    let start = Instant::now();
+    let held = |token: &str, asked: u64, since: u64, until: u64| {
+        let [asked, since, until] = [asked, since, until].map(|ms| start + Duration::from_millis(ms));
+        Held { token: token.to_owned(), asked, since, until }
+    };
+    let [first, second] = [held("01-b", 0, 10, 500), held("02-a", 490, 510, 900)];
+    assert_eq!(lease_faults(&[first.clone(), second.clone()]), Vec::<String>::new());
+    let early = held("02-a", 300, 400, 900);
+    assert_eq!(lease_faults(&[early, first.clone()]), ["02-a and 01-b were held at a time"]);
+    let lower = Held { token: "00-c".to_owned(), ..second };
+    assert_eq!(lease_faults(&[first, lower]), ["of 01-b and 00-c the later token is not the greater"]);
 }
 
 /// What the first program of wire version 2 left on its disk: commit `bf90f4e`, run as `a` beside `b`.

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Output;
 
-use common::{SERVE_A, ask, folder, program, serve};
+use common::{Running, SERVE_A, ask, folder, program, serve};
 use tidings_proptest::processes::eventually;
 
 fn code(output: &Output) -> i32 {
@@ -41,13 +41,31 @@ fn shared_settings_are_changed_on_all_nodes_and_rolled_back() {
     let earlier = start("c", &[&a.addr], &["--lease-time-max", "1s"]);
     eventually("c is a member", || earlier.line(&["members"]).lines().count() == 4);
     let other = start("d", &[&a.addr], &["--lease-time-max", "7s"]);
-    let told = "the node that wants to join has lease_time_max 7 s";
-    common::events(&format!("{}/v1/dash", other.http), None, |name, data| {
+    wait_for_news(&other, "the node that wants to join has lease_time_max 7 s");
+    assert_eq!(other.line(&["members"]).lines().count(), 2);
+}
+
+/// Waits until the dashboard of a node shows this.
+fn wait_for_news(node: &Running, told: &str) {
+    common::events(&format!("{}/v1/dash", node.http), None, |name, data| {
         let is_told =
             |line: &serde_json::Value| line["text"].as_str().is_some_and(|text| text.contains(told));
         name == "news" && data["log"].as_array().unwrap().iter().any(is_told)
     });
-    assert_eq!(other.line(&["members"]).lines().count(), 2);
+}
+
+#[test]
+fn clusters_that_began_with_other_settings_stay_apart() {
+    let [a, b] = [("a", "1s"), ("b", "2s")].map(|(name, time)| {
+        let node = serve(name, &[], &["--lease-time-max", time]);
+        node.line(&["settings", "--set", "lease_time_max=3s"]);
+        node
+    });
+    b.line(&["join", &a.addr]);
+    let told =
+        "two clusters, which began with other shared settings: that of the node that wants to join with";
+    [&a, &b].into_iter().for_each(|node| wait_for_news(node, told));
+    assert_eq!(b.line(&["members"]).lines().count(), 2);
 }
 
 #[test]

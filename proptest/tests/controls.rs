@@ -72,6 +72,8 @@ fn shown(control: Control) -> Shown {
         Control::QuarantineKept => {
             Test("settings.rs", "longer_leases_prolong_the_quarantine_after_a_lost_disk")
         }
+        Control::MemoForgotten => Test("settings.rs", "voter_with_an_unreadable_memo_does_not_vote"),
+        Control::BeginningIgnored => Test("settings.rs", "clusters_that_began_otherwise_stay_apart"),
         Control::JointSkipped | Control::JointCutShort | Control::BallotIgnored => {
             Test("voters.rs", "every_broken_rule_of_changes_is_noticed")
         }

@@ -2,8 +2,9 @@
 //! simulator checks that a lease has at most one holder, that tokens grow, and that no two lists of voters have one
 //! epoch.
 //!
-//! Negative controls: a change without the joint list, one that leaves it too soon, and a quarantine that does not
-//! follow the rules that a voter adopts after its start.
+//! Negative controls: a change without the joint list, one that leaves it too soon, a quarantine that does not follow the
+//! rules that a voter adopts after its start, promises that count as none because they cannot be read, and two clusters
+//! that link although they began with other settings.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -317,6 +318,108 @@ fn forget_a_lease_of_first_times(control: Option<Control>) {
 fn lease_of_times_before_voters_outlives_lost_disks() {
     forget_a_lease_of_first_times(None);
     let noticed = notice(|| forget_a_lease_of_first_times(Some(Control::QuarantineKept)));
+    assert!(matches!(noticed, Some(Noticed::TwoHolders | Noticed::Token)), "{noticed:?}");
+}
+
+/// A voter grants a lease while its wall clock is an hour ahead, and starts again with the right time and with a memo
+/// that it cannot read.
+fn vote_without_memory(control: Option<Control>) -> Sim {
+    let mut sim = Sim::new(14).broken(control).config(short_leases(1)).seeds(&[0]).nodes_with_disk(2);
+    sim.skew(0, 3_600_000);
+    sim.run_for(SHORT_QUARANTINE);
+    campaign_until_held(&mut sim, 1, "cron");
+    (0..2).for_each(|i| sim.crash(i));
+    sim.skew(0, 0);
+    sim.make_voter_memo_unreadable(0);
+    (0..2).for_each(|i| sim.restart(i));
+    sim.node(1).campaign("cron", "x").expect("there are voters");
+    sim.node(0).campaign("backup", "x").expect("there are voters");
+    sim.run_for(SECOND * 60);
+    sim
+}
+
+#[test]
+fn voter_with_an_unreadable_memo_does_not_vote() {
+    let mut sim = vote_without_memory(None);
+    assert!(sim.holders("cron").is_empty() && sim.holders("backup").is_empty());
+    let silent = |event: &(usize, ReplicaEvent)| *event == (0, ReplicaEvent::VoterSilent);
+    assert_eq!(sim.events().iter().filter(|event| silent(event)).count(), 1);
+    // The next start finds the same memo.
+    sim.restart(0);
+    assert!(sim.events().iter().any(silent));
+    let noticed = notice(|| _ = vote_without_memory(Some(Control::MemoForgotten)));
+    assert_eq!(noticed, Some(Noticed::Token));
+}
+
+/// Two clusters that know an address of each other: they begin with different settings, and each changes them.
+fn change_two_clusters(control: Option<Control>) -> Sim {
+    let begun = |members| changed(&Config::lan(), |config| config.mesh_members_max = members);
+    let sim = Sim::new(15).broken(control).seeds(&[0, 2]).config(begun(30)).nodes_with_disk(2);
+    let mut sim = sim.config(begun(40)).nodes_with_disk(2);
+    sim.run_for(SECOND * 5);
+    assert_eq!(set(&mut sim, 0, |settings| settings.mesh_members_max = 50), Ok(()));
+    // One that is away meanwhile holds the record of before, and one is configured with what is in force now.
+    sim.run_for(SECOND);
+    sim.crash(1);
+    assert_eq!(set(&mut sim, 0, |settings| settings.mesh_members_max = 60), Ok(()));
+    assert_eq!(set(&mut sim, 2, |settings| settings.mesh_members_max = 70), Ok(()));
+    sim.reconfigure(3, begun(70));
+    [1, 3].into_iter().for_each(|i| sim.restart(i));
+    sim.run_for(SECOND * 60);
+    sim
+}
+
+#[test]
+fn clusters_that_began_otherwise_stay_apart() {
+    let in_force = |sim: &Sim| [0, 1, 2, 3].map(|i| present(sim, i).mesh_members_max);
+    assert_eq!(in_force(&change_two_clusters(None)), [60, 60, 70, 70]);
+    let merged = change_two_clusters(Some(Control::BeginningIgnored));
+    assert_eq!(in_force(&merged), [60; 4], "the control merges them");
+}
+
+/// Voters without disks, whose configurations have half a second where 10 s are in force, promise a lease; two of three
+/// start anew, while the holder cannot reach them. With `is_current` their settings files have what is in force.
+fn restart_voters_without_disks(control: Option<Control>, is_current: bool, away: &[usize]) -> Sim {
+    let mut short = short_leases(0);
+    (short.lease_time, short.lease_time_max) = (SECOND / 2, SECOND / 2);
+    let mut sim = Sim::new(16).broken(control).config(short).seeds(&[0, 2]).nodes(5);
+    sim.run_for(SECOND * 5);
+    assert_eq!(set(&mut sim, 1, |settings| settings.lease_time_max = SECOND * 10), Ok(()));
+    until(&mut sim, SECOND, |sim| agree(sim, 0..5));
+    give_voters(&mut sim, |_| is_current);
+    for i in 0..5 {
+        sim.restart(i);
+        let knows = |sim: &mut Sim| present(sim, i).lease_time_max == SECOND * 10;
+        until(&mut sim, SECOND * 20, |sim| knows(sim) && sim.node(i).joining().is_ready);
+    }
+    sim.run_for(SECOND * 13);
+    let mut config = sim.node(3).config().expect("it is up");
+    config.lease_time = SECOND * 10;
+    sim.node(3).reconfigure(config).expect("it is permitted");
+    campaign_until_held(&mut sim, 3, "cron");
+    let others: Vec<usize> = (0..5).filter(|i| !away.contains(i)).collect();
+    sim.partition(away, &others);
+    [0, 1].into_iter().for_each(|i| sim.restart(i));
+    sim.node(1).campaign("cron", "x").expect("there are voters");
+    sim.run_for(SECOND * 40);
+    assert!(sim.node(1).holds("cron").is_some());
+    sim
+}
+
+#[test]
+fn voters_without_disks_learn_the_times_before_they_vote() {
+    // They reach another node that knows the times.
+    _ = restart_voters_without_disks(None, false, &[3]);
+    let control = Some(Control::QuarantineKept);
+    let noticed = notice(|| _ = restart_voters_without_disks(control, false, &[3]));
+    assert!(matches!(noticed, Some(Noticed::TwoHolders | Noticed::Token)), "{noticed:?}");
+}
+
+#[test]
+fn voters_without_disks_need_the_times_configured() {
+    // They reach only each other.
+    _ = restart_voters_without_disks(None, true, &[2, 3, 4]);
+    let noticed = notice(|| _ = restart_voters_without_disks(None, false, &[2, 3, 4]));
     assert!(matches!(noticed, Some(Noticed::TwoHolders | Noticed::Token)), "{noticed:?}");
 }
 

@@ -168,6 +168,23 @@ fn forced_list_replaces_lost_voters() {
 }
 
 #[test]
+fn running_nodes_get_their_first_voters_by_force() {
+    let mut sim = Sim::new(9).config(short_leases(0)).seeds(&[0, 2]).nodes_with_disk(5);
+    sim.run_for(SHORT_QUARANTINE);
+    assert_eq!(sim.node(1).set_voters(named(&[0, 1, 2])), Err(SetVotersError::NoVoters));
+    sim.node(1).force_voters(named(&[0, 1, 2])).expect("it can be written");
+    until(&mut sim, SECOND, |sim| (0..5).all(|i| has_list(sim, i, &[0, 1, 2])));
+    lead(&mut sim, 4);
+    sim.run_for(SECOND);
+    // Their configurations still name none.
+    (0..5).for_each(|i| sim.restart(i));
+    sim.run_for(SHORT_QUARANTINE);
+    lead(&mut sim, 3);
+    sim.node(0).set_voters(named(&[2, 3, 4])).expect("now they decide");
+    until(&mut sim, CHANGE, |sim| has_list(sim, 1, &[2, 3, 4]));
+}
+
+#[test]
 fn random_changes_have_at_most_one_leader() {
     let (terms, epochs) = (AtomicU64::new(0), AtomicU64::new(0));
     for_chosen_seeds(600, |seed| {

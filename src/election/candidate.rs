@@ -530,7 +530,7 @@ fn clock_time(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::messages::VoterAnswer;
-    use super::super::{ElectionMessage, Living, VoterMemo};
+    use super::super::{ElectionEffect, ElectionMessage, Living, VoterMemo};
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
@@ -571,6 +571,25 @@ mod tests {
             ElectionMessage::Answer(Some(number), VoterAnswer::Released { name, term: term(2) }),
         );
         assert!(election.releases.is_empty());
+    }
+
+    #[test]
+    fn difference_that_is_over_refuses_no_change() {
+        for is_over in [true, false] {
+            let mut election = election();
+            election.set_voters(NOW, &["a", "b"].map(str::to_owned)).unwrap();
+            election.wake(NOW);
+            // The voter has got an answer out before this node had adopted the voter's list.
+            let mut theirs = election.rules();
+            if !is_over {
+                theirs.clock_skew_max *= 2;
+            }
+            let differs = ElectionMessage::Answer(Some(1), VoterAnswer::Differs(theirs));
+            election.message(NOW, RunId::new(1), differs);
+            let is_refused = |effect: &ElectionEffect| matches!(effect, ElectionEffect::AskEnded(_, Err(_)));
+            assert_eq!(election.effects.iter().any(is_refused), !is_over);
+            assert_eq!(election.voters[0].differs_until.is_zero(), is_over);
+        }
     }
 
     #[test]

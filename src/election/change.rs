@@ -309,7 +309,7 @@ impl Elections {
             _ => return,
         };
         // A ballot that is far ahead would block all others for ever.
-        if ballot.clock > HybridClock::limit(now, TERM_AHEAD_MAX) {
+        if ballot.clock > HybridClock::limit(now, TERM_AHEAD_MAX) || self.voter.is_memo_unread {
             return;
         }
         if !self.has_disk {
@@ -376,7 +376,7 @@ impl Elections {
             }
             VoterAnswer::Accepted { ballot } => (ballot, (!is_preparing).then_some(ChangeAnswer::Accepted)),
             VoterAnswer::NoDisk { ballot } => (ballot, Some(ChangeAnswer::NoDisk)),
-            VoterAnswer::Differs(theirs) if theirs.voters_epoch == self.rules.voters_epoch => {
+            VoterAnswer::Differs(theirs) if theirs.differs_for_good(&self.rules) => {
                 (change.ballot, Some(ChangeAnswer::Differs(theirs)))
             }
             _ => return,

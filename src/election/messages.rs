@@ -123,6 +123,17 @@ pub(crate) enum Standing {
 }
 
 impl ElectionMessage {
+    /// Whether it has lease times, which are sent only to runs that are known to read them.
+    pub(crate) fn has_times(&self) -> bool {
+        match self {
+            Self::Request(Call { request: Request::Accept { step, .. }, .. })
+            | Self::Answer(_, VoterAnswer::Prepared { accepted: Some((_, step)), .. }) => {
+                step.electorate.times.is_some()
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Election);
         match self {
@@ -436,6 +447,12 @@ mod tests {
                 assert_eq!(decode(&bytes[..end]), Err(WireError::Form), "{message:?} cut at {end}");
             }
         }
+    }
+
+    #[test]
+    fn lease_times_of_steps_are_noticed() {
+        // Two messages have a step, with times: a request to accept it, and the answer of who has accepted it.
+        assert_eq!(all().iter().filter(|message| message.has_times()).count(), 2);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Elections;
 use super::voter_list::{Ballots, VoterList};
 use crate::config::{LEASE_TIME_MAX, LeaseTimes};
 use crate::form;
@@ -52,6 +53,12 @@ impl VoterRules {
         voters.into_iter().chain(times).collect::<Vec<_>>().join("; ")
     }
 
+    /// Whether these rules differ although the lists have one epoch. With different epochs one node is about to learn of a
+    /// later list; equal rules had differed when the request was sent.
+    pub(super) fn differs_for_good(&self, other: &Self) -> bool {
+        self.voters_epoch == other.voters_epoch && self != other
+    }
+
     pub(super) fn rules_hash(self) -> u64 {
         let [lease, skew] =
             [self.lease_time_max, self.clock_skew_max].map(|time| time.as_millis().to_le_bytes());
@@ -66,6 +73,14 @@ pub(crate) struct Promised {
     pub(crate) term: u64,
     /// The longest lease that may have been promised.
     pub(crate) lease: Duration,
+}
+
+impl Elections {
+    /// What this node's voter had promised cannot be read: it promises nothing more, in this whole run, and its memo stays
+    /// as it is.
+    pub(crate) fn stop_voting(&mut self) {
+        self.voter.is_memo_unread = true;
+    }
 }
 
 /// What a voter's disk keeps: its grants, the latest list of voters that it has adopted, and its ballots about the next
@@ -83,8 +98,12 @@ pub(crate) struct VoterMemo {
 impl VoterMemo {
     /// Without a memo nothing was promised. The first versions wrote the term alone; the longest lease that is permitted
     /// today is then assumed.
-    pub(crate) fn read(memo: Option<&[u8]>) -> Self {
-        memo.map_or_else(Self::default, |memo| Self::parse(memo).unwrap_or_default())
+    ///
+    /// # Errors
+    /// If a later program wrote it, in a form that this one does not know. What was promised is unknown then: a voter
+    /// must not take it for nothing.
+    pub(crate) fn read(memo: Option<&[u8]>) -> Result<Self, WireError> {
+        memo.map_or_else(|| Ok(Self::default()), Self::parse)
     }
 
     fn parse(memo: &[u8]) -> Result<Self, WireError> {
@@ -101,7 +120,17 @@ impl VoterMemo {
                 read.initial_times = Some(read_times(&mut reader)?);
             }
         }
+        reader.end()?;
         Ok(read)
+    }
+
+    /// Whether it has lease times, which programs of before the disk version for them do not read.
+    pub(crate) fn has_times(&self) -> bool {
+        let of_list = self.list.as_ref().is_some_and(|list| list.times.or(list.next_times).is_some());
+        let accepted = self.ballots.accepted.as_ref();
+        of_list
+            || accepted.is_some_and(|(_, step)| step.electorate.times.is_some())
+            || self.initial_times.is_some()
     }
 
     pub(crate) fn write(&self) -> Vec<u8> {
@@ -116,5 +145,34 @@ impl VoterMemo {
             write_times(times, &mut writer);
         }
         writer.into_plain()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memo_of_an_unknown_form_is_no_empty_memo() {
+        let promised = Promised { term: 7, lease: LEASE_TIME_MAX };
+        let times = LeaseTimes { lease_time_max: LEASE_TIME_MAX, clock_skew_max: LEASE_TIME_MAX };
+        let list = VoterList { epoch: 2, voters: vec!["a".to_owned()], ..VoterList::default() };
+        let plain = VoterMemo { promised, list: Some(list.clone()), ..VoterMemo::default() };
+        let changed = VoterList { times: Some(times), ..list };
+        let memos = [
+            (VoterMemo { promised, ..VoterMemo::default() }, false),
+            (VoterMemo { list: Some(changed), ..plain.clone() }, true),
+            (VoterMemo { initial_times: Some(times), ..plain.clone() }, true),
+            (plain, false),
+        ];
+        for (memo, has_times) in memos {
+            let bytes = memo.write();
+            assert_eq!(memo.has_times(), has_times);
+            assert_eq!(VoterMemo::read(Some(&bytes)), Ok(memo));
+            for wrong in [&bytes[..7], &[&bytes[..], &[1, 1, 1, 1, 1]].concat()] {
+                assert!(VoterMemo::read(Some(wrong)).is_err(), "{wrong:?}");
+            }
+        }
+        assert_eq!(VoterMemo::read(None), Ok(VoterMemo::default()));
     }
 }

@@ -32,6 +32,9 @@ pub(crate) struct Voter {
     quarantine_until: Option<Duration>,
     /// The disk has failed, so the voter can promise nothing new.
     pub(super) has_disk_failed: bool,
+    /// What it has promised before its start stands on its disk and cannot be read. It promises nothing, until it is
+    /// started by a program that can.
+    pub(super) is_memo_unread: bool,
     quarantine: Duration,
     rules: VoterRules,
     pub(super) handover: Duration,
@@ -106,6 +109,7 @@ impl Voter {
         Self {
             quarantine_until: None,
             has_disk_failed: false,
+            is_memo_unread: false,
             quarantine,
             rules,
             handover: config.lease_time / HANDOVER_SHARE,
@@ -313,7 +317,8 @@ impl Voter {
     fn quarantine_left_ms(&self, now: Duration) -> u32 {
         let until = self.quarantine_until.expect("it has seen a clock");
         let left = until.saturating_sub(now);
-        millis(if self.has_disk_failed { left.max(self.rules.lease_time_max) } else { left })
+        let is_silent = self.has_disk_failed || self.is_memo_unread;
+        millis(if is_silent { left.max(self.rules.lease_time_max) } else { left })
     }
 
     // Changing.
@@ -517,7 +522,8 @@ mod tests {
     fn longer_promised_lease_extends_the_quarantine() {
         let config = Config::local();
         let quarantine = |memo: Option<&[u8]>| {
-            let mut voter = Voter::new(&config, Controls::default(), VoterMemo::read(memo).promised, 1);
+            let mut voter =
+                Voter::new(&config, Controls::default(), VoterMemo::read(memo).unwrap().promised, 1);
             voter.wake(Time::default());
             voter.quarantine_until.expect("it has seen the clock")
         };
@@ -526,7 +532,7 @@ mod tests {
             VoterMemo { promised, ..VoterMemo::default() }.write()
         };
         let kept = Promised { term: 9, lease: Duration::from_secs(4) };
-        assert_eq!(VoterMemo::read(Some(&memo(4))).promised, kept);
+        assert_eq!(VoterMemo::read(Some(&memo(4))).unwrap().promised, kept);
         let bound = (Duration::from_secs(4) + config.clock_skew_max) * 10 / 9;
         assert_eq!(quarantine(Some(&memo(4))), bound);
         assert_eq!(quarantine(Some(&memo(0))), quarantine(None));

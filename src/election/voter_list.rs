@@ -59,7 +59,7 @@ impl VoterList {
     }
 
     /// All names of the list, sorted, each once.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.voters.iter().chain(self.next.iter().flatten()).cloned().collect();
         names.sort_unstable();
         names.dedup();

@@ -28,11 +28,35 @@ use super::foca_codec::SwimId;
 use super::{KnownMember, MEMBERS_MAX, Member, MemberEffect, MemberEvent, Members};
 use crate::id::RunId;
 use crate::store::RunLife;
+use crate::wire::Abilities;
 
 impl Members {
     /// The other members that a handshake with this node has proven.
     pub(crate) fn proven(&self) -> impl Iterator<Item = &Member> {
         self.known.values().filter(|known| known.is_proven).map(|known| &known.member)
+    }
+
+    /// The greeting of a link says what a member's program understands.
+    pub(crate) fn note_abilities(&mut self, run: RunId, abilities: Abilities) {
+        if let Some(known) = self.known.get_mut(&run) {
+            known.abilities = Some(abilities);
+        }
+    }
+
+    /// Whether the program of a run is known to follow shared settings that are changed.
+    pub(crate) fn follows_settings(&self, run: RunId) -> bool {
+        self.known.get(&run).and_then(|known| known.abilities).is_some_and(Abilities::follows_settings)
+    }
+
+    /// The living members whose programs do not follow shared settings that are changed. One that this node was never
+    /// linked with counts if it is among `expected`.
+    pub(crate) fn without_settings(&self, expected: &[String]) -> impl Iterator<Item = &Member> {
+        let lacks = |known: &&KnownMember| match known.abilities {
+            Some(abilities) => !abilities.follows_settings(),
+            None => expected.contains(&known.member.name),
+        };
+        let living = self.known.values().filter(|known| known.member.state.is_alive());
+        living.filter(lacks).map(|known| &known.member)
     }
 
     /// Whether a run is proven under another name than this one.

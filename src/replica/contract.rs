@@ -158,6 +158,9 @@ pub enum ReplicaEvent {
         /// What stands there.
         theirs: VoterRules,
     },
+    /// What this node has promised as a voter stands on its disk in a form that this program cannot read. As long as this
+    /// run lasts, the node grants no lease and takes no part in changes of the voters.
+    VoterSilent,
     /// Another list of voters is in force: a change has begun, or has ended.
     VotersChanged(Box<VoterList>),
     /// The cluster's shared settings were changed, and are in force here. Lease times are in force in elections once
@@ -250,6 +253,10 @@ impl fmt::Display for ReplicaEvent {
                 "{} has other election settings ({}); neither takes part in the other's elections; make them the same",
                 Escaped(&member.name),
                 ours.differences(theirs)
+            ),
+            Self::VoterSilent => f.write_str(
+                "what this node has promised as a voter was written by a later program and cannot be read; it does not \
+                 vote. Start the later program again, or take this node off the list of voters",
             ),
             Self::VotersChanged(list) => match &list.next {
                 None => write!(f, "the voters are {}", Escaped(&list.voters.join(", "))),

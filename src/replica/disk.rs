@@ -12,9 +12,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Replica;
+use super::{Replica, VOTER_MEMO};
 use crate::controls::Control;
-use crate::election::Elections;
+use crate::election::{Elections, VoterMemo};
 use crate::error::WriteError;
 use crate::id::{LogId, RowId};
 use crate::replica::saved::{self, DiskChange, DiskSummary, Saved, StoredVectorSum};
@@ -233,6 +233,7 @@ impl DiskCursor {
                 root: store.root().sum(),
                 vector_sum: StoredVectorSum::Second(store.coverage.sum_with_withheld()),
                 extra_regions: store.coverage.extra_count() as u64,
+                has_voter_times: VoterMemo::read(self.memo(VOTER_MEMO)).map_or(true, |memo| memo.has_times()),
             },
         }
     }

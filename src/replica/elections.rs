@@ -196,6 +196,8 @@ impl Replica {
         let (Some(election), Some(members)) = (&mut self.election, &self.members) else { return };
         if to == members.own().run {
             election.message(self.now, to, message);
+        } else if message.has_times() && !members.follows_settings(to) {
+            // It would break the link.
         } else if let Some(contact) = members.contact(to) {
             self.outputs.push_back(Output::MemberDatagram(contact, message.encode()));
         }

@@ -33,7 +33,7 @@ pub(super) struct Link {
     /// members.
     pub(super) run: Option<RunId>,
     /// What the peer's program understands beyond the wire version.
-    abilities: Abilities,
+    pub(super) abilities: Abilities,
     pub(super) has_sent_hello: bool,
     pub(super) old_parts: OldParts,
     /// Which rows the peer is sent, and whether it is in another group.

@@ -88,6 +88,7 @@ impl Replica {
         }
         link.run = Some(who.run);
         members.on_link_member(self.now, who, packet_bytes_max);
+        members.note_abilities(who.run, link.abilities);
         // One comparison repairs both sides. A joining node asks in any case: the answer comes before the peer's
         // position, so that it knows which members to be linked with before it is ready.
         if members.own().run < who.run || !self.joining.has_caught_up() {

@@ -19,7 +19,10 @@ use crate::text::Escaped;
 use crate::wire::{LeftoverTable, Reader, WireError, Writer};
 
 /// The version of the stored layout. Later versions of this library read all earlier ones.
-pub(crate) const DISK_VERSION: u8 = 3;
+pub(crate) const DISK_VERSION: u8 = 4;
+/// What is written as long as the voter's memo has no lease times. Programs that know this version alone cannot read a
+/// memo with times, and would take it for no promise at all.
+const DISK_VERSION_WITHOUT_TIMES: u8 = 3;
 
 /// Salt of the checksums of claims on the disk.
 const SEAL: u64 = 0x7469_6469_6e67_7332;
@@ -87,6 +90,8 @@ pub(crate) struct DiskSummary {
     pub(crate) root: u128,
     pub(crate) vector_sum: StoredVectorSum,
     pub(crate) extra_regions: u64,
+    /// The voter's memo has lease times, or cannot be read.
+    pub(crate) has_voter_times: bool,
 }
 
 /// The contents of a disk, read and found sound. Pass it to [`Replica::new`](crate::core::Replica::new) in
@@ -234,7 +239,8 @@ pub(crate) fn encode_summary(state: &DiskSummary) -> DiskChange {
     let mut writer = Writer::plain();
     writer.byte(match state.vector_sum {
         StoredVectorSum::First(_) => 1,
-        StoredVectorSum::Second(_) => DISK_VERSION,
+        StoredVectorSum::Second(_) if state.has_voter_times => DISK_VERSION,
+        StoredVectorSum::Second(_) => DISK_VERSION_WITHOUT_TIMES,
     });
     writer.hash_key(state.hash_key);
     writer.u64_le(state.clock);
@@ -259,7 +265,8 @@ fn state_of(mut reader: Reader<'_>) -> Result<DiskSummary, WireError> {
     };
     let extra_regions = reader.u64_le()?;
     reader.end()?;
-    Ok(DiskSummary { hash_key, clock, run, root, vector_sum, extra_regions })
+    let has_voter_times = version > DISK_VERSION_WITHOUT_TIMES;
+    Ok(DiskSummary { hash_key, clock, run, root, vector_sum, extra_regions, has_voter_times })
 }
 
 /// A claim with its checksum.

@@ -7,8 +7,10 @@ use std::task::Poll;
 
 use super::{Output, Replica, ReplicaEvent};
 use crate::config::{ClusterSettings, Config};
+use crate::controls::Control;
 use crate::election::{Ask, StoredTimes};
 use crate::error::{ReconfigureError, SetSettingsError, SetVotersError, SettingsDiffer};
+use crate::membership::{Member, Members};
 use crate::settings_record::{SettingsClaim, SettingsRecord};
 use crate::store::key;
 use crate::time::Time;
@@ -39,11 +41,12 @@ impl Replica {
         self.now = now;
         settings.check()?;
         self.check_writable(now)?;
+        self.check_programs(|members| members.without_settings(&[]).next())?;
         let has_voters = self.voters().is_some_and(|list| !list.voters.is_empty());
         let present = self.cluster_settings().present;
         if !has_voters || settings.lease_times() == present.lease_times() {
             let mut record = self.cluster_settings().changed_to(settings);
-            if !has_voters {
+            if !has_voters && settings.lease_times() != present.lease_times() {
                 record.initial_times = Some(settings.lease_times());
             }
             self.write_record(&record);
@@ -55,6 +58,16 @@ impl Replica {
         self.wake_elections();
         self.drain_election_effects();
         Ok(Poll::Pending)
+    }
+
+    /// Refuses a change of settings or voters because of a member whose program would not take part: it would go on with
+    /// the earlier ones.
+    pub(super) fn check_programs(
+        &self,
+        find: impl FnOnce(&Members) -> Option<&Member>,
+    ) -> Result<(), SetVotersError> {
+        let old = self.members.as_ref().and_then(find);
+        old.map_or(Ok(()), |member| Err(SetVotersError::OldProgram { name: member.name.clone() }))
     }
 
     /// Changes the settings of this replica alone, in all that they concern, at once.
@@ -113,10 +126,10 @@ impl Replica {
 
     /// What the store says of the lease times that the voters share.
     pub(super) fn stored_times(&self) -> StoredTimes {
-        self.settings_record().map_or_else(StoredTimes::default, |record| StoredTimes {
-            initial: record.initial_times,
-            wanted: Some(record.present.lease_times()),
-        })
+        let Some(record) = self.settings_record() else { return StoredTimes::default() };
+        // Where other settings were changed alone, the lists of voters name no times: earlier programs can read them.
+        let wanted = record.has_changed_times().then(|| record.present.lease_times());
+        StoredTimes { initial: record.initial_times, wanted }
     }
 
     fn settings_record(&self) -> Option<SettingsRecord> {
@@ -160,21 +173,112 @@ impl Replica {
 
     /// What this replica tells of its settings when a link is made.
     pub(crate) fn settings_claim(&self) -> SettingsClaim {
-        let number = self.settings_record().map_or(0, |record| record.number);
-        SettingsClaim { configured: self.configured, number }
+        let SettingsRecord { number, beginning, .. } = self.cluster_settings();
+        SettingsClaim { configured: self.configured, number, beginning }
     }
 
-    /// Whether a node with this claim may link with this one. A node that holds a record may: the records are joined.
+    /// Whether a node with this claim may link with this one. A node that holds a record of a cluster that began with the
+    /// same settings may: the records are joined, as after a partition.
     pub(crate) fn judge_settings(&self, theirs: SettingsClaim) -> Result<(), SettingsDiffer> {
         let record = self.cluster_settings();
+        if let (Some(theirs), Some(ours)) = (theirs.beginning, record.beginning)
+            && theirs != ours
+            && !self.store.controls.has(Control::BeginningIgnored)
+        {
+            return Err(SettingsDiffer { theirs, ours, is_beginning: true });
+        }
         let is_good = theirs.number > 0 || record.knows(&theirs.configured);
-        let differ = SettingsDiffer { theirs: theirs.configured, ours: record.present };
+        let differ = SettingsDiffer { theirs: theirs.configured, ours: record.present, is_beginning: false };
         if is_good { Ok(()) } else { Err(differ) }
     }
 
     /// Whether the configuration of this replica fits the record on its own disk.
     #[cfg(feature = "node")]
     pub(crate) fn judge_own_settings(&self) -> Result<(), SettingsDiffer> {
-        self.judge_settings(SettingsClaim { configured: self.configured, number: 0 })
+        self.judge_settings(SettingsClaim { configured: self.configured, number: 0, beginning: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Input, Setup};
+    use super::*;
+    use crate::id::LinkId;
+    use crate::membership::tests::member;
+    use crate::wire::Abilities;
+
+    fn at(ms: u64) -> Time {
+        Time::default().later_by(Duration::from_millis(ms))
+    }
+
+    /// A voter with a disk, the only one of its cluster.
+    fn voter() -> Replica {
+        let own = Member { name: "own".to_owned(), ..member(1) };
+        let config = Config { voters: vec!["own".to_owned()], ..Config::lan() };
+        Replica::new(Setup { member: Some(own), has_disk: true, ..Setup::new(config, 1) })
+    }
+
+    fn other_times(replica: &Replica) -> ClusterSettings {
+        let present = replica.cluster_settings().present;
+        ClusterSettings { lease_time_max: Duration::from_secs(4), ..present }
+    }
+
+    #[test]
+    fn settings_wait_for_members_that_cannot_follow() {
+        let mut replica = voter();
+        let link = LinkId::new(1);
+        replica.handle(at(1), Input::LinkUp(link, Abilities::NONE));
+        replica.handle(at(1), Input::LinkIdentified(link, &member(2), 0));
+        for change in [
+            |settings| ClusterSettings { lease_time_max: Duration::from_secs(4), ..settings },
+            |settings| ClusterSettings { mesh_members_max: 9, ..settings },
+        ] {
+            let settings = change(replica.cluster_settings().present);
+            let refused = replica.set_cluster_settings(at(2), settings);
+            assert_eq!(refused, Err(SetSettingsError::OldProgram { name: "n2".to_owned() }));
+        }
+        assert_eq!(replica.cluster_settings().number, 0, "nothing was changed");
+        // Its program is replaced.
+        replica.handle(at(3), Input::LinkDown(link));
+        let (link, after) = (LinkId::new(2), Member { name: "n2".to_owned(), ..member(3) });
+        replica.handle(at(3), Input::LinkUp(link, Abilities::OURS));
+        replica.handle(at(3), Input::LinkIdentified(link, &after, 0));
+        let settings = other_times(&replica);
+        assert_eq!(replica.set_cluster_settings(at(4), settings), Ok(Poll::Pending));
+    }
+
+    /// Lets time pass, with a disk that takes everything at once. The version of the last transaction.
+    fn run(replica: &mut Replica, steps: usize) -> u8 {
+        let mut version = 0;
+        for _ in 0..steps {
+            while replica.poll().is_some() {}
+            while let Some(part) = replica.persist() {
+                version =
+                    part.metadata().last().and_then(|(_, summary)| Some(summary?[0])).unwrap_or(version);
+                if part.ends() {
+                    replica.handle(replica.now, Input::Persisted);
+                }
+            }
+            replica.handle(replica.deadline(), Input::Wake);
+        }
+        version
+    }
+
+    #[test]
+    fn stored_lease_times_raise_the_disk_version() {
+        let mut replica = voter();
+        replica.set_voters(at(1), &["own".to_owned()]).unwrap();
+        assert_eq!(run(&mut replica, 400), 3, "programs of before the times read it");
+        let settings = ClusterSettings { mesh_members_max: 9, ..replica.cluster_settings().present };
+        _ = replica.set_cluster_settings(replica.now, settings).unwrap();
+        replica.force_voters(replica.now, &["own".to_owned()]).unwrap();
+        assert_eq!(run(&mut replica, 400), 3, "the times are as configured");
+        let settings = other_times(&replica);
+        _ = replica.set_cluster_settings(replica.now, settings).unwrap();
+        assert_eq!(run(&mut replica, 400), 4);
+        let lists = (replica.voters().unwrap().epoch, replica.cluster_settings().present);
+        assert_eq!(lists, (6, settings));
     }
 }

@@ -8,6 +8,7 @@
 use super::Replica;
 use crate::election::{Ask, Elections, VoterList, read_names, write_names};
 use crate::error::SetVotersError;
+use crate::membership::Member;
 use crate::store::key;
 use crate::time::{Lifetime, Time};
 use crate::wire::{Reader, Writer};
@@ -24,6 +25,10 @@ impl Replica {
     pub fn set_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
         self.now = now;
         self.check_writable(now)?;
+        if self.cluster_settings().number > 0 {
+            let is_wanted = |member: &&Member| voters.contains(&member.name);
+            self.check_programs(|members| members.without_settings(&[]).find(is_wanted))?;
+        }
         self.seat_voters();
         let election = self.election.as_mut().ok_or(SetVotersError::NoVoters)?;
         election.set_voters(now, voters)?;
@@ -86,8 +91,15 @@ impl Replica {
 
     /// Writes into the store what the cluster is to have.
     pub(super) fn want(&mut self, ask: Ask) {
-        if let Err(error) = self.check_writable(self.now) {
-            self.election.iter_mut().for_each(|election| election.end_asked(Err(error.clone().into())));
+        let mut checked = self.check_writable(self.now).map_err(SetVotersError::from);
+        if let Ask::Settings(_) = ask {
+            // All voters have answered by now, so their greetings are known.
+            let voters = self.voters().map(VoterList::names).unwrap_or_default();
+            let check = || self.check_programs(|members| members.without_settings(&voters).next());
+            checked = checked.and_then(|()| check());
+        }
+        if let Err(error) = checked {
+            self.election.iter_mut().for_each(|election| election.end_asked(Err(error.clone())));
             return;
         }
         match ask {

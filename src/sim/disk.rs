@@ -7,6 +7,8 @@ use rand_core::Rng;
 
 use super::{Sim, SimEvent, SimFault, World};
 use crate::controls::Control;
+#[cfg(feature = "__controls")]
+use crate::replica::VOTER_MEMO;
 use crate::replica::saved::{self, DiskChange, Saved, SavedError};
 use crate::replica::{Input, Persist};
 use crate::store::coverage::Clocks;
@@ -163,6 +165,17 @@ impl Sim {
             }
             world.input(i, Input::DiskBack);
         }
+    }
+
+    /// Puts in the place of what a crashed node has promised as a voter something that only a later program can read.
+    #[cfg(feature = "__controls")]
+    #[doc(hidden)]
+    pub fn make_voter_memo_unreadable(&mut self, i: usize) {
+        let disk = &mut self.world().nodes[i].disk;
+        _ = disk.open();
+        disk.staged.extend([saved::encode_memo(VOTER_MEMO, Some(b"later"))]);
+        disk.write();
+        disk.sync();
     }
 }
 

@@ -10,12 +10,14 @@ pub struct Abilities(u64);
 
 /// A tail may name the large rows that travel beside it (`LARGE_ROW` items).
 const LARGE_ROW_NAMES: u64 = 1;
+/// The program follows shared settings that are changed at run time, and reads lease times in the messages of voters.
+const SHARED_SETTINGS: u64 = 2;
 
 impl Abilities {
     /// Nothing beyond the wire version.
     pub const NONE: Self = Self(0);
     /// All abilities of this program.
-    pub const OURS: Self = Self(LARGE_ROW_NAMES);
+    pub const OURS: Self = Self(LARGE_ROW_NAMES | SHARED_SETTINGS);
 
     #[cfg(feature = "node")]
     pub(crate) fn from_bits(bits: u64) -> Self {
@@ -29,5 +31,9 @@ impl Abilities {
 
     pub(crate) fn reads_large_row_names(self) -> bool {
         self.0 & LARGE_ROW_NAMES != 0
+    }
+
+    pub(crate) fn follows_settings(self) -> bool {
+        self.0 & SHARED_SETTINGS != 0
     }
 }

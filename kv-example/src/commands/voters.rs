@@ -16,7 +16,8 @@ pub(crate) struct Voters {
     /// The new list
     #[arg(long, value_name = "NAME,...")]
     set: Option<String>,
-    /// Do not ask the present voters. Only when a majority of them is lost for ever: two leaders are possible otherwise
+    /// Do not ask the present voters. Only when a majority of them is lost for ever, or when there never were any: two
+    /// leaders are possible otherwise
     #[arg(long, requires = "set")]
     force: bool,
     #[command(flatten)]

@@ -49,6 +49,9 @@ impl Node {
     /// Stop the present voters first, as far as they run and are not in the new list. Every node takes the list as soon
     /// as it has reached it.
     ///
+    /// It also gives a cluster that never had any voters its first ones while the nodes run: call it once, on one node.
+    /// Two calls with different lists would make two leaders possible.
+    ///
     /// # Errors
     /// See [`SetVotersError`](crate::voters::SetVotersError); nothing is changed then.
     pub fn force_voters<T: Into<String>>(

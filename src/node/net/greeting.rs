@@ -39,12 +39,22 @@ pub(in crate::node) struct Greeting {
     pub(in crate::node) settings: Later<GreetingSettings>,
     /// The bits of [`Abilities`].
     pub(in crate::node) abilities: Later<u64>,
+    /// The settings with which the sender's cluster began. Number 0: they were never changed, so nobody needs to know.
+    pub(in crate::node) beginning: Later<GreetingSettings>,
 }
 
 impl Greeting {
     /// What the sender's program understands beyond the wire version.
     pub(in crate::node) fn abilities(&self) -> Abilities {
         self.abilities.0.map_or(Abilities::NONE, Abilities::from_bits)
+    }
+
+    /// What the sender says of the shared settings, if its program does.
+    pub(in crate::node) fn claim(&self) -> Option<SettingsClaim> {
+        let GreetingSettings { number, .. } = self.settings.0?;
+        let beginning = self.beginning.0.filter(|beginning| beginning.number > 0);
+        let beginning = beginning.as_ref().map(GreetingSettings::settings);
+        Some(SettingsClaim { configured: self.settings.0?.settings(), number, beginning })
     }
 }
 
@@ -102,10 +112,6 @@ impl GreetingSettings {
             mesh_members_max: self.mesh_members_max as usize,
         }
     }
-
-    pub(in crate::node) fn claim(&self) -> SettingsClaim {
-        SettingsClaim { configured: self.settings(), number: self.number }
-    }
 }
 
 /// The answer to a greeting: a welcome with the other side's greeting, or the reason of a refusal.
@@ -124,6 +130,11 @@ pub(in crate::node) enum GreetingAnswer {
     Full,
     /// The settings with which the sender of the greeting is configured, and those in force here.
     Settings {
+        theirs: GreetingSettings,
+        ours: GreetingSettings,
+    },
+    /// The settings with which the cluster of the greeting's sender began, and those with which the one here did.
+    Beginning {
         theirs: GreetingSettings,
         ours: GreetingSettings,
     },
@@ -155,8 +166,13 @@ mod tests {
     #[test]
     fn greetings_of_earlier_programs_are_read() {
         let settings = GreetingSettings::new(ClusterSettings::of(&crate::Config::lan()), 3);
-        for (settings, abilities) in [(None, None), (Some(settings), None), (Some(settings), Some(u64::MAX))]
-        {
+        let some = Some(settings);
+        for (settings, abilities, beginning) in [
+            (None, None, None),
+            (some, None, None),
+            (some, Some(u64::MAX), None),
+            (some, Some(u64::MAX), some),
+        ] {
             let greeting = Greeting {
                 cluster: "c".into(),
                 name: "n".into(),
@@ -169,11 +185,12 @@ mod tests {
                 meta_version: 0,
                 settings: Later(settings),
                 abilities: Later(abilities),
+                beginning: Later(beginning),
             };
             let mut bytes = encode_greeting(&greeting);
             assert_eq!(decode_greeting::<Greeting>(&bytes).unwrap(), greeting);
             // A later program may send more.
-            if abilities.is_some() {
+            if beginning.is_some() {
                 bytes.extend_from_slice(&[1, 2, 3]);
                 assert_eq!(decode_greeting::<Greeting>(&bytes).unwrap(), greeting);
             }

@@ -67,6 +67,10 @@ impl Greeter {
         let core = self.shared.lock_closed();
         let claim = core.as_ref().map(|core| core.replica.settings_claim());
         let settings = claim.map(|claim| GreetingSettings::new(claim.configured, claim.number));
+        let beginning = claim.map(|claim| match claim.beginning {
+            Some(settings) => GreetingSettings::new(settings, claim.number),
+            None => GreetingSettings::new(claim.configured, 0),
+        });
         let own = core.and_then(|core| core.replica.own_member().cloned());
         let (meta, meta_version) = own.map_or_else(Default::default, |own| (own.meta, own.meta_version));
         Greeting {
@@ -81,6 +85,7 @@ impl Greeter {
             meta_version,
             settings: Later(settings),
             abilities: Later(Some(Abilities::OURS.bits())),
+            beginning: Later(beginning),
         }
     }
 }
@@ -277,9 +282,14 @@ async fn judge(greeter: &Greeter, connection: &Connection, theirs: &Greeting) ->
 /// The answer to a newcomer that is configured with other shared settings than those of the cluster. The settings of a
 /// node that does not state any are not known.
 fn judge_settings(shared: &Shared, theirs: &Greeting) -> Option<GreetingAnswer> {
-    let theirs = theirs.settings.0?;
-    let differ = shared.lock()?.replica.judge_settings(theirs.claim()).err()?;
-    Some(GreetingAnswer::Settings { theirs, ours: GreetingSettings::new(differ.ours, 0) })
+    let claim = theirs.claim()?;
+    let differ = shared.lock()?.replica.judge_settings(claim).err()?;
+    let [theirs, ours] = [differ.theirs, differ.ours].map(|settings| GreetingSettings::new(settings, 0));
+    Some(if differ.is_beginning {
+        GreetingAnswer::Beginning { theirs, ours }
+    } else {
+        GreetingAnswer::Settings { theirs, ours }
+    })
 }
 
 /// Whether another run with the newcomer's name answers within [`HOLDER_TIME_MAX`]. If it does not, its link is closed.

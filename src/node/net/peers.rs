@@ -17,7 +17,7 @@ use crate::error::SettingsDiffer;
 use crate::form;
 use crate::id::{LinkId, RunId};
 use crate::membership::{Contact, MemberLimit, PeerExit};
-use crate::node::net::greeting::{Greeting, GreetingAnswer};
+use crate::node::net::greeting::{Greeting, GreetingAnswer, GreetingSettings};
 use crate::node::net::security::TlsRefusal;
 #[cfg(feature = "srv")]
 use crate::node::net::srv::NameServers;
@@ -412,15 +412,19 @@ impl Peers {
     }
 }
 
+fn settings_differ(theirs: GreetingSettings, ours: GreetingSettings, is_beginning: bool) -> PeerRefusal {
+    let (theirs, ours) = (theirs.settings(), ours.settings());
+    PeerRefusal::Settings(SettingsDiffer { theirs, ours, is_beginning })
+}
+
 /// The refusal that an answer other than a welcome stands for.
 pub(in crate::node) fn refusal_of(answer: GreetingAnswer) -> PeerRefusal {
     match answer {
         GreetingAnswer::Cluster(theirs) => PeerRefusal::Cluster { theirs },
         GreetingAnswer::AppVersion(theirs) => PeerRefusal::AppVersion { theirs },
         GreetingAnswer::Clock(ms) => PeerRefusal::Clock { apart: Duration::from_millis(ms) },
-        GreetingAnswer::Settings { theirs, ours } => {
-            PeerRefusal::Settings(SettingsDiffer { theirs: theirs.settings(), ours: ours.settings() })
-        }
+        GreetingAnswer::Settings { theirs, ours } => settings_differ(theirs, ours, false),
+        GreetingAnswer::Beginning { theirs, ours } => settings_differ(theirs, ours, true),
         GreetingAnswer::NameTaken => PeerRefusal::NameTaken,
         GreetingAnswer::RunTaken => PeerRefusal::RunTaken,
         GreetingAnswer::Full => PeerRefusal::Full,
@@ -453,6 +457,7 @@ mod tests {
                 meta_version: 0,
                 settings: crate::node::net::greeting::Later(None),
                 abilities: crate::node::net::greeting::Later(None),
+                beginning: crate::node::net::greeting::Later(None),
             };
             peers.add_link(LinkId::new(i), RunId::new(0), &greeting, addr, DialledBy::Peer);
             let is_name_full = i % LINKS_PER_NAME_MAX as u64 == LINKS_PER_NAME_MAX as u64 - 1;

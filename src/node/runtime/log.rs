@@ -113,6 +113,7 @@ fn log_replica_event(node: &str, event: &ReplicaEvent) {
             let (name, differences) = (Escaped(&member.name), ours.differences(theirs));
             warn!(%node, %name, %differences, "election settings differ; this member and this node elect apart");
         }
+        ReplicaEvent::VoterSilent => warn!(%node, "{event}"),
         ReplicaEvent::ClaimRefused { peer } => {
             warn!(%node, peer = %Escaped(peer), "peer claims what it cannot know; nothing of it was merged");
         }
