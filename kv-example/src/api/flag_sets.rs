@@ -5,7 +5,7 @@
 //! that ask for answers. Flags that no file can hold are in the latter alone. Both are computed once for each state, not
 //! for each request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,6 +56,12 @@ pub(super) fn asked<'a>(headers: &'a HeaderMap, otherwise: Option<&'a str>) -> R
 /// A set that has no flags.
 const NO_FLAGS: &str = r#"{"flags":{}}"#;
 
+/// A definition, or a question, up to this size does not take long, unless the rule repeats parts of itself.
+pub(super) const LIGHT_BYTES_MAX: usize = 2 << 10;
+/// What repeats parts of a rule: operators over lists, and rules that flags share.
+const REPEATING: [&str; 7] =
+    [r#""map""#, r#""filter""#, r#""reduce""#, r#""all""#, r#""some""#, r#""none""#, r#""$ref""#];
+
 /// A set as it is now.
 pub(super) struct SetState {
     /// Differs from that of every other state in this process, also where the files are equal: a malformed definition
@@ -71,6 +77,8 @@ pub(super) struct SetState {
     pub(super) metadata: Option<Value>,
     /// Whether a rule may ask for the time: its evaluations can change while the set does not.
     pub(super) may_read_time: bool,
+    /// Flags whose evaluation may take long.
+    heavy: BTreeSet<String>,
 }
 
 impl SetState {
@@ -79,6 +87,8 @@ impl SetState {
         let number = (*file != *NO_FLAGS).then(|| NUMBERS.fetch_add(1, Ordering::Relaxed));
         let fields: Map<String, Value> = serde_json::from_str(&file).expect("it was written as an object");
         let metadata = fields.get("metadata").cloned();
+        let definitions = fields.get("flags").and_then(Value::as_object).into_iter().flatten();
+        let definitions = definitions.map(|(flag, definition)| (&**flag, definition.to_string()));
         let may_read_time = snapshot.may_read_time();
         let file_digest = hex(digest(file.as_bytes()));
         let left_out = snapshot.left_out();
@@ -90,8 +100,21 @@ impl SetState {
             let left_out = serde_json::to_string(&left_out).expect("it consists of texts");
             hex(digest(format!("{file_digest}{left_out}").as_bytes()))
         };
-        Self { number, file_digest, digest: whole, file, metadata, may_read_time }
+        let left_out = left_out.iter().map(|(flag, text)| (&**flag, text.clone()));
+        let heavy = definitions.chain(left_out).filter(|(_, definition)| is_heavy(definition));
+        let heavy = heavy.map(|(flag, _)| flag.to_owned()).collect();
+        Self { number, file_digest, digest: whole, file, metadata, may_read_time, heavy }
     }
+
+    /// Whether an evaluation of a flag may take so long that others would wait for it.
+    pub(super) fn may_take_long(&self, flag: &str) -> bool {
+        self.heavy.contains(flag)
+    }
+}
+
+/// Definitions are written as JSON without escapes that they can do without.
+fn is_heavy(definition: &str) -> bool {
+    definition.len() > LIGHT_BYTES_MAX || REPEATING.iter().any(|name| definition.contains(name))
 }
 
 /// The SHA-256 of some bytes.
@@ -253,6 +276,24 @@ mod tests {
         assert_ne!(with.digest, of(&format!(r#"{good},"bad":7"#)).digest, "what is wrong is part of answers");
         assert_eq!(with.digest, of(&format!(r#"{good},"bad":{{"state":"NEITHER"}}"#)).digest, "the control");
         assert_ne!(of(r#""bad":7"#).digest, of("").digest, "also where the file is empty");
+    }
+
+    #[test]
+    fn rules_that_may_take_long_are_known() {
+        let of = |rule: &str| {
+            let flag = format!(
+                r#"{{"state":"ENABLED","variants":{{"on":true}},"targeting":{{"if":[{rule},"on"]}}}}"#
+            );
+            let file = format!(r#"{{"flags":{{"f":{flag},"bad":7}},"$evaluators":{{"r":true}}}}"#);
+            let (snapshot, _) = Snapshot::from_json(&file).unwrap();
+            SetState::new(&snapshot, snapshot.to_json())
+        };
+        let long = format!(r#"{{"in":[{{"var":"a"}},["{}"]]}}"#, "x".repeat(LIGHT_BYTES_MAX));
+        for heavy in [r#"{"some":[{"var":"a"},true]}"#, r#"{"\u0024ref":"r"}"#, &long] {
+            assert!(of(heavy).may_take_long("f"), "{heavy}");
+        }
+        let light = of(r#"{"in":[{"var":"country"},["de","at"]]}"#);
+        assert!(!["f", "bad", "unheard-of"].into_iter().any(|flag| light.may_take_long(flag)));
     }
 
     #[test]

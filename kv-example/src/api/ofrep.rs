@@ -36,7 +36,7 @@ use serde_json::json;
 use tidings::flags::{CONTEXT_BYTES_MAX, Context, FlagValue, Snapshot};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::flag_sets::{self, SetState, SetStates};
+use super::flag_sets::{self, LIGHT_BYTES_MAX, SetState, SetStates};
 use super::watch::HEARTBEAT_INTERVAL;
 use super::{App, AppState, At};
 use crate::span;
@@ -58,7 +58,7 @@ const BULK_TIME_MAX: Duration = Duration::from_secs(2);
 /// The size at which the answer of a whole set is given up.
 const BULK_BYTES_MAX: usize = 16 << 20;
 /// How long an evaluation waits for its turn. As many of whole sets are made at a time as there are processors, and as
-/// many of single flags beside them, so that neither waits for the other.
+/// many of single flags beside them, so that neither waits for the other. Light evaluations of single flags need no turn.
 const TURN_TIME_MAX: Duration = Duration::from_secs(1);
 /// For how long a page that nobody looks at keeps its stream, in seconds.
 const INACTIVITY_DELAY_SECONDS: u32 = 120;
@@ -176,9 +176,13 @@ async fn single(State(app): AppState, At(key): At<String>, request: Request) -> 
         let (head, which, body) = taken_apart(request).await?;
         let context = context(&body)?;
         let asked = Asked::new(&app, &head.headers, &which)?;
+        let evaluate = || asked.snapshot.details(&key, None::<FlagValue>, &context);
+        if body.len() <= LIGHT_BYTES_MAX && !asked.state.may_take_long(&key) {
+            return Ok(evaluate());
+        }
         let _turn = turn(&app.ofrep.single_turns).await?;
-        // A rule may take all its steps: other tasks go on meanwhile.
-        Ok(tokio::task::block_in_place(|| asked.snapshot.details(&key, None::<FlagValue>, &context)))
+        // It may take all steps that there are: other tasks go on meanwhile, which costs more than most evaluations.
+        Ok(tokio::task::block_in_place(evaluate))
     };
     match answer.await {
         Ok(details) => Answer::new(&key, &details).into_response(),
@@ -392,24 +396,30 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn evaluation_of_one_flag_waits_for_a_turn_of_its_own() {
+    async fn evaluation_of_a_heavy_flag_waits_for_a_turn() {
         let security = tidings::Security::secret(&tidings::Security::generate_secret()).unwrap();
         let node = tidings::Node::builder("a").listen(([127, 0, 0, 1], 0).into()).security(security);
         let node = node.start().await.unwrap();
-        node.put("flags/default/f", r#"{"state":"ENABLED","variants":{"on":1}}"#).unwrap();
+        let heavy =
+            r#"{"state":"ENABLED","variants":{"on":1},"targeting":{"if":[{"some":[[1],true]},"on"]}}"#;
+        node.put("flags/default/heavy", heavy).unwrap();
+        node.put("flags/default/light", r#"{"state":"ENABLED","variants":{"on":1}}"#).unwrap();
         let app = Arc::new(App::new(&node, "c", "flags/", None, 1).await);
-        let ask = || async {
-            let request = Request::post("/ofrep/v1/evaluate/flags/f").body(Body::empty()).unwrap();
-            single(State(app.clone()), At("f".to_owned()), request).await.status()
+        let ask = async |flag: &str, blanks: usize| {
+            let body = format!("{{}}{}", " ".repeat(blanks));
+            let request = Request::post("/ofrep/v1/evaluate/flags/f").body(body.into()).unwrap();
+            single(State(app.clone()), At(flag.to_owned()), request).await.status()
         };
         let turns = u32::try_from(available_parallelism().map_or(1, usize::from)).unwrap();
         let of_sets = app.ofrep.bulk_turns.acquire_many(turns).await.unwrap();
-        assert_eq!(ask().await, StatusCode::OK, "sets are evaluated, and it is answered");
+        assert_eq!(ask("heavy", 0).await, StatusCode::OK, "sets are evaluated, and it is answered");
         drop(of_sets);
         let of_flags = app.ofrep.single_turns.acquire_many(turns).await.unwrap();
-        assert_eq!(ask().await, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(ask("heavy", 0).await, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(ask("light", LIGHT_BYTES_MAX).await, StatusCode::TOO_MANY_REQUESTS, "a large question");
+        assert_eq!(ask("light", 0).await, StatusCode::OK);
         drop(of_flags);
-        assert_eq!(ask().await, StatusCode::OK);
+        assert_eq!(ask("heavy", LIGHT_BYTES_MAX).await, StatusCode::OK);
         node.shutdown().await;
     }
 }
