@@ -255,8 +255,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Hears what a live value called `live` does not apply, whenever that changes: what is new of it, and how much it
     /// is in all. A node logs the news, reports them as events and records the number as a metric.
     #[cfg(feature = "json")]
-    fn note_rejected(&self, live: &str, news: &[Rejected], count: usize) {
-        _ = (live, news, count);
+    fn note_rejected(&self, live: &str, before: &[Rejected], now: &[Rejected]) {
+        _ = (live, before, now);
     }
 
     /// Writes a value.

@@ -10,5 +10,7 @@ pub(in crate::node) mod log;
 #[cfg(feature = "metrics")]
 pub(in crate::node) mod meter;
 pub(in crate::node) mod shared;
+#[cfg(feature = "json")]
+pub(in crate::node) mod rejections;
 pub(in crate::node) mod spans;
 pub(in crate::node) mod waiter;

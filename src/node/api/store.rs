@@ -177,14 +177,11 @@ impl Store for Node {
     }
 
     #[cfg(feature = "json")]
-    fn note_rejected(&self, live: &str, news: &[Rejected], count: usize) {
-        for rejected in news {
+    fn note_rejected(&self, live: &str, before: &[Rejected], now: &[Rejected]) {
+        self.shared.rejections.replace(live, before, now);
+        for rejected in now.iter().filter(|rejected| !before.contains(rejected)) {
             self.shared.report(NodeEvent::Rejected { live: live.to_owned(), rejected: rejected.clone() });
         }
-        #[cfg(feature = "metrics")]
-        super::metrics::record_rejected(&self.shared.name, live, count);
-        #[cfg(not(feature = "metrics"))]
-        let _ = count;
     }
 }
 
