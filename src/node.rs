@@ -309,7 +309,8 @@ impl Node {
 
     /// The member whose run wrote what has this stamp: of [`Entry::stamp`], or of a delete
     /// ([`WatchEvent::Delete`](crate::WatchEvent::Delete)). Known of living members and of those that are gone and not
-    /// forgotten yet; not of the earlier runs of a member.
+    /// forgotten yet. Of the earlier runs of a member those are known, without metadata, that were replaced while this
+    /// node ran and less than [`Config::forget_after`](crate::Config::forget_after) ago: the latest 1,024.
     pub fn member_of(&self, stamp: Stamp) -> Option<Member> {
         self.shared.lock_closed()?.replica.member_of(stamp).cloned()
     }

@@ -249,7 +249,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn joined(&self) -> impl Future<Output = bool> + Send + use<Self>;
 
     /// The member whose run wrote what has this stamp. Known of living members and of those that are gone and not
-    /// forgotten yet; not of the earlier runs of a member.
+    /// forgotten yet. Of the earlier runs of a member those are known, without metadata, that were replaced while this
+    /// node ran and less than [`Config::forget_after`](crate::Config::forget_after) ago.
     fn member_of(&self, stamp: Stamp) -> Option<Member>;
 
     /// Hears what a live value called `live` does not apply, whenever that changes: what is new of it, and how much it
