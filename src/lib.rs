@@ -191,7 +191,9 @@ pub mod live {
     pub use crate::store::WholeLook;
     #[cfg(any(feature = "config", feature = "figment"))]
     pub use crate::typed::StoreSource;
-    pub use crate::typed::{Layer, LiveBuilder, LivePart, LiveState, Loaded, SCHEMA_OF_FIELDS, Values};
+    pub use crate::typed::{
+        Layer, LiveBuilder, LivePart, LiveState, Loaded, SCHEMA_OF_FIELDS, Values, WholeWatch,
+    };
 }
 
 mod arrivals;

@@ -38,11 +38,11 @@ use crate::store::entry::Entry;
 use crate::store::key::register;
 use crate::store::watch::WatchOptions;
 use crate::time::{Stamp, Time};
-#[cfg(feature = "json")]
-use crate::typed::Map;
 #[cfg(feature = "crdts")]
 use crate::typed::Merged;
 use crate::typed::{Counter, Set, Store, WriteBatch};
+#[cfg(feature = "json")]
+use crate::typed::{Map, WholeWatch};
 use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 
 /// One node of a cluster: a full replica of the store, linked to its peers.
@@ -266,6 +266,12 @@ impl Node {
     /// Watches with options: one key alone, from an earlier position on, or changes only.
     pub fn watch_with(&self, prefix: impl AsRef<str>, options: WatchOptions) -> Watch {
         Watch::new(&self.shared, register(prefix.as_ref()), options)
+    }
+
+    /// Watches all keys that begin with `prefix`, with everything that a batch has changed in one item.
+    #[cfg(feature = "json")]
+    pub fn watch_whole(&self, prefix: impl AsRef<str>) -> WholeWatch {
+        Store::watch_whole(self, prefix.as_ref())
     }
 
     /// The set of this name, whose elements are strings.

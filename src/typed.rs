@@ -42,6 +42,8 @@ pub use merged::Merged;
 #[cfg(feature = "json")]
 pub use schema::{SCHEMA_OF_FIELDS, SCHEMA_SUFFIX};
 pub use set::Set;
+#[cfg(feature = "json")]
+pub use whole::WholeWatch;
 
 use crate::config::BATCH_WRITES_MAX;
 use crate::error::WriteError;
@@ -309,6 +311,12 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// An empty batch of writes, which [`WriteBatch::commit`] applies in one local step.
     fn batch(&self) -> WriteBatch<Self> {
+    /// Watches all keys that begin with `prefix`, with everything that a batch has changed in one item.
+    #[cfg(feature = "json")]
+    fn watch_whole(&self, prefix: &str) -> WholeWatch<Self> {
+        WholeWatch::new(self.view(), prefix)
+    }
+
         WriteBatch::new(self.view())
     }
 

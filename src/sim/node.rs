@@ -27,11 +27,11 @@ use crate::store::entry::{Dot, Entry, Revision};
 use crate::store::key::{CounterPart, Space, counter_prefix, element_key, register};
 use crate::store::watch::WatchOptions;
 use crate::time::{Lifetime, Stamp, Time};
-#[cfg(feature = "json")]
-use crate::typed::Map;
 #[cfg(feature = "crdts")]
 use crate::typed::Merged;
 use crate::typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
+#[cfg(feature = "json")]
+use crate::typed::{Map, WholeWatch};
 
 /// One node of a [`Sim`](super::Sim), with the verbs of `Node`. It is cheap to clone and can be kept.
 ///
@@ -387,6 +387,12 @@ impl SimNode {
     /// Watches with options: one key alone, from an earlier position on, or changes only.
     pub fn watch_with(&self, prefix: impl AsRef<str>, options: WatchOptions) -> SimWatch {
         SimWatch::new(&self.world, self.i, register(prefix.as_ref()), options)
+    }
+
+    /// Watches all keys that begin with `prefix`, with everything that a batch has changed in one item.
+    #[cfg(feature = "json")]
+    pub fn watch_whole(&self, prefix: impl AsRef<str>) -> WholeWatch<Self> {
+        Store::watch_whole(self, prefix.as_ref())
     }
 
     /// The node's progress in catching up with the others. While it is down nothing is done.
