@@ -128,10 +128,11 @@ pub trait Store: Clone + Send + Sync + 'static {
         now.is_some_and(|now| now.is_same_write(entry) && now.conflicts().next().is_none())
     }
 
-    /// A number that every change of any key changes, except the end of a time to live. While it stays the same, what was
-    /// read is current. `None`: it is not known at this moment.
+    /// A number that every change of the key of an entry changes, except the end of a time to live; so do changes of a few
+    /// other keys. While it stays the same, what was read of the key is current. `None`: it is not known at this moment.
     #[cfg(feature = "json")]
-    fn changes(&self) -> Option<u64> {
+    fn changes(&self, entry: &Entry) -> Option<u64> {
+        _ = entry;
         None
     }
 
@@ -255,8 +256,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// node ran and less than [`Config::forget_after`](crate::Config::forget_after) ago.
     fn member_of(&self, stamp: Stamp) -> Option<Member>;
 
-    /// Hears what a live value called `live` does not apply, whenever that changes: what is new of it, and how much it
-    /// is in all. A node logs the news, reports them as events and records the number as a metric.
+    /// Hears what a live value called `live` does not apply, whenever that changes, also when the live value ends: what it
+    /// was before, and what it is now. Several live values may have one name. A node logs what is new, reports it as
+    /// events, and shows what all of them do not apply in its status and as a metric.
     #[cfg(feature = "json")]
     fn note_rejected(&self, live: &str, before: &[Rejected], now: &[Rejected]) {
         _ = (live, before, now);

@@ -1,5 +1,6 @@
 //! What drives the replica: the shared state, the one task, and the read index.
 
+pub(in crate::node) mod change_counts;
 pub(in crate::node) mod clock;
 pub(in crate::node) mod driver;
 pub(in crate::node) mod event_log;

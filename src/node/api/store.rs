@@ -64,8 +64,8 @@ impl Store for Node {
     }
 
     #[cfg(feature = "json")]
-    fn changes(&self) -> Option<u64> {
-        self.shared.index.changes()
+    fn changes(&self, entry: &Entry) -> Option<u64> {
+        self.shared.index.changes(entry)
     }
 
     fn scan(&self, prefix: &str) -> Vec<Entry> {
