@@ -180,6 +180,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`Set::contains`].
     fn set_contains(&self, set: &str, element: &str) -> bool;
 
+    /// [`Set::entry`].
+    fn set_entry(&self, set: &str, element: &str) -> Option<Entry>;
+
     /// [`Set::iter`].
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<Self>;
 

@@ -545,6 +545,11 @@ impl Store for SimNode {
         self.read(|replica, now| replica.set_contains(now, set, element)).unwrap_or_default()
     }
 
+    fn set_entry(&self, set: &str, element: &str) -> Option<Entry> {
+        let first = self.page(&element_key(set, element), None, 1).pop();
+        first.filter(|entry| entry.key() == element)
+    }
+
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
         let elements = self.read(|replica, now| replica.set_iter(now, set).collect::<Vec<_>>());
         elements.unwrap_or_default().into_iter()

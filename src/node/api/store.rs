@@ -107,6 +107,12 @@ impl Store for Node {
         self.shared.index.has(&element_key(set, element), wall_ms)
     }
 
+    fn set_entry(&self, set: &str, element: &str) -> Option<Entry> {
+        // An element comes before all longer ones that begin with it.
+        let first = scan::page(&self.shared, &element_key(set, element), None, 1).pop();
+        first.filter(|entry| entry.key() == element)
+    }
+
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
         let elements = scan::scan(&self.shared, &element_key(set, ""));
         elements.into_iter().map(|entry| entry.key().to_owned())
