@@ -250,8 +250,10 @@ pub trait Store: Clone + Send + Sync + 'static {
         R: Send + 'static,
         W: FnOnce() -> R + Send + 'static;
 
-    /// Waits until the node has caught up with one peer; at once where there is no peer to catch up with. `false` if
-    /// it was closed before.
+    /// Waits until the node has caught up with one peer; at once where there is no peer to catch up with. A node that had
+    /// caught up before it was restarted waits for a peer at most for [`Config::alone_after`](crate::Config::alone_after)
+    /// and goes on with what its disk holds, as [`NodeStatus::readiness`](crate::NodeStatus::readiness) tells. `false` if
+    /// the node was closed before.
     fn joined(&self) -> impl Future<Output = bool> + Send + use<Self>;
 
     /// The member whose run wrote what has this stamp. Known of living members and of those that are gone and not
@@ -309,6 +311,12 @@ pub trait Store: Clone + Send + Sync + 'static {
         self.watch_with(prefix, WatchOptions::new())
     }
 
+    /// Watches all keys that begin with `prefix`, with everything that a batch has changed in one item.
+    #[cfg(feature = "json")]
+    fn watch_whole(&self, prefix: &str) -> WholeWatch<Self> {
+        WholeWatch::new(self.view(), prefix)
+    }
+
     /// Whether the store holds nothing.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -316,12 +324,6 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// An empty batch of writes, which [`WriteBatch::commit`] applies in one local step.
     fn batch(&self) -> WriteBatch<Self> {
-    /// Watches all keys that begin with `prefix`, with everything that a batch has changed in one item.
-    #[cfg(feature = "json")]
-    fn watch_whole(&self, prefix: &str) -> WholeWatch<Self> {
-        WholeWatch::new(self.view(), prefix)
-    }
-
         WriteBatch::new(self.view())
     }
 

@@ -10,8 +10,8 @@ pub(in crate::node) mod listeners;
 pub(in crate::node) mod log;
 #[cfg(feature = "metrics")]
 pub(in crate::node) mod meter;
-pub(in crate::node) mod shared;
 #[cfg(feature = "json")]
 pub(in crate::node) mod rejections;
+pub(in crate::node) mod shared;
 pub(in crate::node) mod spans;
 pub(in crate::node) mod waiter;
