@@ -30,8 +30,9 @@ async fn read<S: Store>(watch: &mut MapWatch<u32, S>, state: &mut State) -> bool
         while let Poll::Ready(Some(event)) = Pin::new(&mut *watch).poll_next(cx) {
             match event {
                 MapEvent::Put { key, value, .. } => _ = state.insert(key, *value),
-                MapEvent::Delete { key, .. } | MapEvent::Expired { key, .. } => _ = state.remove(&key),
-                MapEvent::Invalid { key, .. } => _ = state.remove(&key),
+                MapEvent::Delete { key, .. }
+                | MapEvent::Expired { key, .. }
+                | MapEvent::Invalid { key, .. } => _ = state.remove(&key),
                 MapEvent::Resync => {
                     state.clear();
                     has_resynced = true;

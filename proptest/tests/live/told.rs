@@ -67,9 +67,12 @@ async fn log_names_what_is_not_applied_with_its_writer() {
     };
     let of_a = || lines.lock().unwrap().iter().filter(|line| is_line(line)).cloned().collect::<Vec<_>>();
     nodes::until(|| !of_a().is_empty()).await;
-    let (_, line) = &of_a()[0];
-    assert_eq!((&*line["node"], &*line["message"]), ("logs-a", "value not applied; the last good one stays"));
-    let reason = &line["reason"];
+    let (_, fields) = &of_a()[0];
+    assert_eq!(
+        (&*fields["node"], &*fields["message"]),
+        ("logs-a", "value not applied; the last good one stays")
+    );
+    let reason = &fields["reason"];
     assert!(reason.starts_with("the key \"l/x\" (written by logs-b, stamp "), "{reason}");
     assert_eq!(*reason, live.rejected()[0].to_string());
     // What is as before is told once.
