@@ -1,45 +1,38 @@
-//! Values of a program's own types: a map of them, a struct that follows the store, and writes that belong together.
+//! A map of values of a program's own type: read, written under conditions, and followed.
 
-use std::time::Duration;
+use tidings::{MapEvent, Node, OnlyIf, PutOptions, Security, WatchOptions};
 
-use tidings::{Live, Node, OnlyIf, PutOptions, Security, WatchEvent, WatchOptions};
-
-#[derive(Debug, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 struct Limit(u32);
-#[derive(Debug, serde::Deserialize)]
-struct App {
-    name: String,
-    pool: u32,
-}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let security = Security::secret(&Security::generate_secret())?;
     let node = Node::builder("a").listen("127.0.0.1:0".parse()?).security(security).start().await?;
-
     let limits = node.map::<Limit>("limits/"); // each key below `limits/` holds a `Limit`
+    let mut watch = limits.watch_with("", WatchOptions::new().without_current());
+
     limits.put("api", &Limit(100))?;
     limits.update("api", |old| Limit(old.map_or(1, |old| old.0 * 2)))?;
-    println!("the limit of api is {:?}", limits.get("api")?);
+    assert_eq!(limits.get("api")?.as_deref(), Some(&Limit(200)));
+    let entry = limits.entry("api")?.ok_or("it was put")?;
+    assert_eq!((entry.writer.name.as_deref(), entry.conflicts.len()), (Some("a"), 0));
+    assert!(limits.put_if("api", &Limit(1), OnlyIf::Absent).is_err());
+    limits.put_with("web", &Limit(5), PutOptions::new().only_if(OnlyIf::Absent))?;
+    assert!(limits.iter().eq([Ok(("api".into(), Limit(200).into())), Ok(("web".into(), Limit(5).into()))]));
+    limits.delete("api")?;
+    node.put("limits/bad", "no number")?; // any node may write what is no `Limit`
+    assert!(limits.get("bad").unwrap_err().to_string().contains("limits/bad"));
 
-    // All writes of a batch, or none; a live value never sees a part of it.
-    let if_new = PutOptions::new().only_if(OnlyIf::Absent);
-    let batch = node.batch().put_with("app/name", "\"shop\"", if_new).put("app/pool", "4");
-    batch.counter_add("starts", 1).commit()?;
-    let check = |app: &App| if app.pool > 0 { Ok(()) } else { Err("pool must be at least 1") };
-    let mut config = Live::builder(&node, "app/").validate(check).start().await?;
-    node.put("app/pool", "8")?;
-    let app = config.changed().await.ok_or("the node is closed")?;
-    println!("{} has {}, of {}", app.name, app.pool, config.why("pool")[0]);
-
-    node.put_with("services/api/a", "10.0.0.7:80", PutOptions::new().ephemeral())?; // while this process lives
-    node.set("online").add_with("ann", PutOptions::new().ttl(Duration::from_secs(30)))?;
-    println!("starts: {:?}", node.counter("starts").watch().next().await);
-    let is_written = node.put_if_changed("app/pool", "8")?.is_some();
-    let mut watch = node.watch_with("limits/", WatchOptions::new().without_current());
-    let deleted = node.delete_prefix("limits/")?;
-    if let Some(WatchEvent::Delete { key, writer, .. }) = watch.next().await {
-        println!("written: {is_written}; {deleted} deleted: {key}, by {writer:?}");
+    for expected in ["web is 5", "api was deleted by a", "bad is no limit"] {
+        let told = match watch.next().await.ok_or("the node is closed")? {
+            MapEvent::Put { key, value, .. } => format!("{key} is {}", value.0),
+            MapEvent::Delete { key, writer, .. } => {
+                format!("{key} was deleted by {}", writer.unwrap_or_default())
+            }
+            event => format!("{} is no limit", event.key().unwrap_or_default()),
+        };
+        assert_eq!(told, expected);
     }
     node.shutdown().await;
     Ok(())

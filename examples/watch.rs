@@ -28,10 +28,10 @@ async fn run() -> Result<BTreeMap<String, Arc<u32>>, Box<dyn Error>> {
         // Until `Current` the copy is incomplete, so it is made beside the one that is in use.
         let filled = fresh.as_mut().unwrap_or(&mut copy);
         match event {
-            MapEvent::Put(key, _) if key == "end" => break,
-            MapEvent::Put(key, limit) => _ = filled.insert(key, limit),
-            MapEvent::Delete(key) => _ = filled.remove(&key),
-            MapEvent::Invalid(error) => eprintln!("{error}"),
+            MapEvent::Put { key, .. } if key == "end" => break,
+            MapEvent::Put { key, value: limit, .. } => _ = filled.insert(key, limit),
+            MapEvent::Delete { key, .. } | MapEvent::Expired { key, .. } => _ = filled.remove(&key),
+            MapEvent::Invalid { error, .. } => eprintln!("{error}"),
             MapEvent::Resync => fresh = Some(BTreeMap::new()),
             MapEvent::Current => copy = fresh.take().unwrap_or(copy),
             _ => {}

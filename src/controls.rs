@@ -148,12 +148,18 @@ pub enum Control {
         allow(dead_code, reason = "views alone ask for it")
     )]
     LargesElsewhere,
+    /// Breaks the rule that a look at a batch is whole: a part of one counts as whole.
+    #[cfg_attr(
+        not(any(feature = "json", feature = "node")),
+        allow(dead_code, reason = "views alone ask for it")
+    )]
+    PartIsWhole,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 64] = [
+    pub const ALL: [Self; 65] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -218,6 +224,7 @@ impl Control {
         Self::SourcesUnlimited,
         Self::NoneGivesWay,
         Self::LargesElsewhere,
+        Self::PartIsWhole,
     ];
 }
 

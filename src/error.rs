@@ -310,6 +310,14 @@ impl serde::Serialize for Cause {
     }
 }
 
+#[cfg(any(feature = "node", feature = "json"))]
+impl<'de> serde::Deserialize<'de> for Cause {
+    /// An error of which the text alone is left.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
 impl PartialEq for Cause {
     fn eq(&self, other: &Self) -> bool {
         self.0.to_string() == other.0.to_string()

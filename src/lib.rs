@@ -129,8 +129,12 @@ pub mod guide {
 
     #[cfg(all(feature = "node", feature = "json"))]
     #[doc = include_str!("guide/typed_values.md")]
-    #[doc = "\n# A whole program\n"]
+    #[doc = "\n# Whole programs\n\nA map of values:\n"]
     #[doc = concat!("```\n", include_str!("../examples/typed_values.rs"), "```")]
+    #[doc = "\nWrites that belong together:\n"]
+    #[doc = concat!("```\n", include_str!("../examples/writes.rs"), "```")]
+    #[doc = "\nA struct of settings ([live configuration](crate::guide::live)):\n"]
+    #[doc = concat!("```\n", include_str!("../examples/live_values.rs"), "```")]
     pub mod typed_values {}
 
     #[cfg(all(feature = "node", feature = "json"))]
@@ -191,7 +195,9 @@ pub mod live {
     pub use crate::store::WholeLook;
     #[cfg(any(feature = "config", feature = "figment"))]
     pub use crate::typed::StoreSource;
-    pub use crate::typed::{Layer, LiveBuilder, LivePart, LiveState, Loaded, SCHEMA_OF_FIELDS, Values};
+    pub use crate::typed::{
+        Layer, LiveBuilder, LivePart, LiveState, Loaded, SCHEMA_OF_FIELDS, Values, WholeWatch,
+    };
 }
 
 mod arrivals;

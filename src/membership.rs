@@ -32,6 +32,7 @@ use crate::wire::{Abilities, Reader, Writer};
 
 mod detector;
 mod dialer;
+mod ended;
 mod foca_codec;
 mod forget;
 mod member;
@@ -40,6 +41,7 @@ mod roster;
 mod topology;
 
 use dialer::settings;
+use ended::EndedRun;
 use foca_codec::{FocaEffects, SwimCodec, SwimId};
 pub use member::{Contact, Member, MemberEvent, MemberLimit, MemberState, PeerExit};
 pub(crate) use topology::Route;
@@ -152,6 +154,7 @@ pub(crate) struct Members {
     timers: BTreeMap<(Duration, u64), (Timer<SwimId>, Duration)>,
     sequence: u64,
     known: BTreeMap<RunId, KnownMember>,
+    ended: BTreeMap<RunId, EndedRun>,
     topology: Topology,
     /// The living members have changed since the topology was computed.
     is_stale: bool,
@@ -207,6 +210,7 @@ impl Members {
             timers: BTreeMap::new(),
             sequence: 0,
             known: BTreeMap::new(),
+            ended: BTreeMap::new(),
             topology: Topology::default(),
             is_stale: false,
             buckets: None,

@@ -38,11 +38,11 @@ use crate::store::entry::Entry;
 use crate::store::key::register;
 use crate::store::watch::WatchOptions;
 use crate::time::{Stamp, Time};
-#[cfg(feature = "json")]
-use crate::typed::Map;
 #[cfg(feature = "crdts")]
 use crate::typed::Merged;
 use crate::typed::{Counter, Set, Store, WriteBatch};
+#[cfg(feature = "json")]
+use crate::typed::{Map, WholeWatch};
 use runtime::shared::{FAREWELL_TIME_MAX, Shared};
 
 /// One node of a cluster: a full replica of the store, linked to its peers.
@@ -268,6 +268,12 @@ impl Node {
         Watch::new(&self.shared, register(prefix.as_ref()), options)
     }
 
+    /// Watches all keys that begin with `prefix`, with everything that a batch has changed in one item.
+    #[cfg(feature = "json")]
+    pub fn watch_whole(&self, prefix: impl AsRef<str>) -> WholeWatch {
+        Store::watch_whole(self, prefix.as_ref())
+    }
+
     /// The set of this name, whose elements are strings.
     pub fn set(&self, name: impl Into<String>) -> Set {
         Set::new(self.view(), name.into())
@@ -309,7 +315,8 @@ impl Node {
 
     /// The member whose run wrote what has this stamp: of [`Entry::stamp`], or of a delete
     /// ([`WatchEvent::Delete`](crate::WatchEvent::Delete)). Known of living members and of those that are gone and not
-    /// forgotten yet; not of the earlier runs of a member.
+    /// forgotten yet. Of the earlier runs of a member those are known, without metadata, that were replaced while this
+    /// node ran and less than [`Config::forget_after`](crate::Config::forget_after) ago: the latest 1,024.
     pub fn member_of(&self, stamp: Stamp) -> Option<Member> {
         self.shared.lock_closed()?.replica.member_of(stamp).cloned()
     }

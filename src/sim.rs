@@ -53,7 +53,7 @@ mod timers;
 mod watch;
 
 #[cfg(feature = "proptest")]
-pub use check::faults;
+pub use check::{FaultPlan, faults};
 pub use check::{PlannedFault, check};
 use disk::SimDisk;
 pub use disk::{Disk, DiskFault};

@@ -42,6 +42,8 @@ pub use merged::Merged;
 #[cfg(feature = "json")]
 pub use schema::{SCHEMA_OF_FIELDS, SCHEMA_SUFFIX};
 pub use set::Set;
+#[cfg(feature = "json")]
+pub use whole::WholeWatch;
 
 use crate::config::BATCH_WRITES_MAX;
 use crate::error::WriteError;
@@ -126,10 +128,11 @@ pub trait Store: Clone + Send + Sync + 'static {
         now.is_some_and(|now| now.is_same_write(entry) && now.conflicts().next().is_none())
     }
 
-    /// A number that every change of any key changes, except the end of a time to live. While it stays the same, what was
-    /// read is current. `None`: it is not known at this moment.
+    /// A number that every change of the key of an entry changes, except the end of a time to live; so do changes of a few
+    /// other keys. While it stays the same, what was read of the key is current. `None`: it is not known at this moment.
     #[cfg(feature = "json")]
-    fn changes(&self) -> Option<u64> {
+    fn changes(&self, entry: &Entry) -> Option<u64> {
+        _ = entry;
         None
     }
 
@@ -176,6 +179,9 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// [`Set::contains`].
     fn set_contains(&self, set: &str, element: &str) -> bool;
+
+    /// [`Set::entry`].
+    fn set_entry(&self, set: &str, element: &str) -> Option<Entry>;
 
     /// [`Set::iter`].
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<Self>;
@@ -244,19 +250,23 @@ pub trait Store: Clone + Send + Sync + 'static {
         R: Send + 'static,
         W: FnOnce() -> R + Send + 'static;
 
-    /// Waits until the node has caught up with one peer; at once where there is no peer to catch up with. `false` if
-    /// it was closed before.
+    /// Waits until the node has caught up with one peer; at once where there is no peer to catch up with. A node that had
+    /// caught up before it was restarted waits for a peer at most for [`Config::alone_after`](crate::Config::alone_after)
+    /// and goes on with what its disk holds, as [`NodeStatus::readiness`](crate::NodeStatus::readiness) tells. `false` if
+    /// the node was closed before.
     fn joined(&self) -> impl Future<Output = bool> + Send + use<Self>;
 
     /// The member whose run wrote what has this stamp. Known of living members and of those that are gone and not
-    /// forgotten yet; not of the earlier runs of a member.
+    /// forgotten yet. Of the earlier runs of a member those are known, without metadata, that were replaced while this
+    /// node ran and less than [`Config::forget_after`](crate::Config::forget_after) ago.
     fn member_of(&self, stamp: Stamp) -> Option<Member>;
 
-    /// Hears what a live value called `live` does not apply, whenever that changes: what is new of it, and how much it
-    /// is in all. A node logs the news, reports them as events and records the number as a metric.
+    /// Hears what a live value called `live` does not apply, whenever that changes, also when the live value ends: what it
+    /// was before, and what it is now. Several live values may have one name. A node logs what is new, reports it as
+    /// events, and shows what all of them do not apply in its status and as a metric.
     #[cfg(feature = "json")]
-    fn note_rejected(&self, live: &str, news: &[Rejected], count: usize) {
-        _ = (live, news, count);
+    fn note_rejected(&self, live: &str, before: &[Rejected], now: &[Rejected]) {
+        _ = (live, before, now);
     }
 
     /// Writes a value.
@@ -299,6 +309,12 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Watches all keys that begin with `prefix`: first the current values, then every change.
     fn watch(&self, prefix: &str) -> Self::Watch {
         self.watch_with(prefix, WatchOptions::new())
+    }
+
+    /// Watches all keys that begin with `prefix`, with everything that a batch has changed in one item.
+    #[cfg(feature = "json")]
+    fn watch_whole(&self, prefix: &str) -> WholeWatch<Self> {
+        WholeWatch::new(self.view(), prefix)
     }
 
     /// Whether the store holds nothing.

@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Output, Stdio};
 
-use common::{folder, private_file, program, run_with_input, serve};
+use common::{ask, conflict, entry, folder, private_file, program, run_with_input, serve};
 use serde_json::Value;
 use tidings_proptest::processes::{eventually, signal};
 
@@ -199,6 +200,73 @@ fn dump_loads_elsewhere_and_loading_twice_writes_nothing() {
     assert_eq!(lines(&b.line(&["dump", "k/"])), lines(&std::fs::read_to_string(file).unwrap()));
     let torn = b.run_with_input(&["load"], b"{\"key\": \"x\", \"value\": \"1\"}\n{\"key\":");
     assert!(code(&torn) == 2 && said(&torn).contains("line 2"), "{}", said(&torn));
+}
+
+#[test]
+fn load_makes_what_is_there_end_as_in_the_dump() {
+    let node = serve("a", &[], &[]);
+    node.line(&["put", "k/permanent", "v", "--ttl", "1h"]);
+    node.line(&["put", "k/bound", "v", "--ephemeral"]);
+    node.line(&["put", "k/late", "v"]);
+    node.line(&["put", "k/same", "v", "--ttl", "1h"]);
+    node.line(&["set", "add", "k/set", "permanent", "--ttl", "1h"]);
+    node.line(&["set", "add", "k/set", "late"]);
+    let expires =
+        |path: &str| ask("GET", &format!("{}/v1/{path}", node.http), &[], b"").json()["expires_ms"].as_u64();
+    let soon = expires("kv/k/same?meta=true").unwrap();
+    let input = format!(
+        r#"{{"key": "k/permanent", "value": "v"}}
+           {{"key": "k/bound", "value": "v"}}
+           {{"key": "k/late", "value": "v", "expires_ms": {soon}}}
+           {{"key": "k/same", "value": "v", "expires_ms": {soon}}}
+           {{"set": "k/set", "element": "permanent"}}
+           {{"set": "k/set", "element": "late", "expires_ms": {soon}}}"#
+    );
+    let kept = node.run_with_input(&["load", "--keep"], input.as_bytes());
+    assert!(said(&kept).contains("0 entries written, 6 were there"), "{}", said(&kept));
+    let loaded = node.run_with_input(&["load"], input.as_bytes());
+    assert!(said(&loaded).contains("5 entries written, 1 were there"), "{}", said(&loaded));
+    for path in ["kv/k/permanent?meta=true", "kv/k/bound?meta=true", "sets/k%2Fset/permanent"] {
+        assert_eq!(expires(path), None, "{path}");
+    }
+    assert_eq!(entry(&node, "k/bound")["ephemeral"], false);
+    for path in ["kv/k/late?meta=true", "sets/k%2Fset/late"] {
+        assert!(expires(path).is_some_and(|expires| expires.abs_diff(soon) < 60_000), "{path}");
+    }
+    let again = node.run_with_input(&["load"], input.as_bytes());
+    assert!(said(&again).contains("0 entries written, 6 were there"), "{}", said(&again));
+}
+
+#[test]
+fn dump_lists_concurrent_values_and_load_counts_them() {
+    let [node, _other] = conflict("k/x", ["one", "two"]);
+    let dump = node.line(&["dump", "k/"]);
+    let line: serde_json::Value = serde_json::from_str(&dump).unwrap();
+    let (winner, losers) = (line["value"].as_str().unwrap(), line["conflicts"].as_array().unwrap());
+    let loser = losers[0]["value"].as_str().unwrap();
+    assert!(losers.len() == 1 && BTreeSet::from([winner, loser]) == BTreeSet::from(["one", "two"]), "{dump}");
+    let empty = serve("c", &[], &[]);
+    let loaded = empty.run_with_input(&["load"], dump.as_bytes());
+    assert!(said(&loaded).contains("1 entries written, 0 were there"), "{}", said(&loaded));
+    assert!(said(&loaded).contains("1 that had lost against another write"), "{}", said(&loaded));
+    assert_eq!(empty.line(&["get", "k/x"]), winner);
+    assert_eq!(entry(&empty, "k/x")["conflicts"], serde_json::json!([]));
+}
+
+#[test]
+fn status_names_what_is_not_applied() {
+    let node = serve("a", &[], &[]);
+    assert!(!node.line(&["status"]).contains("not applied"));
+    node.line(&["put", "flags/default/broken", "{}"]);
+    eventually("the status names it", || node.line(&["status"]).contains("not applied in flags/: the key"));
+    let rejected = ask("GET", &format!("{}/v1/status", node.http), &[], b"").json()["rejected"].clone();
+    assert_eq!(rejected[0]["live"], "flags/", "{rejected}");
+    assert!(
+        rejected[0]["reason"].as_str().unwrap().contains("\"flags/default/broken\" (written by a,"),
+        "{rejected}"
+    );
+    node.line(&["del", "flags/default/broken"]);
+    eventually("nothing is left", || !node.line(&["status"]).contains("not applied"));
 }
 
 #[test]

@@ -162,6 +162,25 @@ fn import_is_one_step_and_refused_as_a_whole() {
 }
 
 #[test]
+fn documents_that_cannot_be_read_are_named() {
+    let (node, folder) = (serve("a", &[], &[]), folder("config-unreadable"));
+    let (round, other) = (folder.join("round.toml"), folder.join("other.toml"));
+    std::os::unix::fs::symlink(&other, &round).unwrap();
+    std::os::unix::fs::symlink(&round, &other).unwrap();
+    std::fs::create_dir(folder.join("dir.toml")).unwrap();
+    for (name, reason) in
+        [("round.toml", "symbolic links"), ("dir.toml", "directory"), ("none.toml", "No such file")]
+    {
+        let path = folder.join(name);
+        let failed = node.run(&["config", "import", "app/", path.to_str().unwrap()]);
+        let said = said(&failed);
+        assert!(!failed.status.success() && said.contains(path.to_str().unwrap()), "{said}");
+        assert!(said.contains(reason), "{said}");
+    }
+    assert_eq!(node.line(&["list", "app/", "--keys-only"]), "");
+}
+
+#[test]
 fn history_tells_what_is_kept_and_no_more() {
     let node = serve("a", &[], &[]);
     for value in ["1", "2", "3"] {

@@ -273,6 +273,19 @@ fn template_makes_one_file() {
     let missing = once(&node, &["--template", "/no/such.j2"], &out);
     assert_eq!(missing.status.code(), Some(6));
     assert_eq!(names(&folder), ["in.j2", "out.conf"]);
+    // What cannot be read is named with its path, and what was rendered before stays.
+    let (round, other) = (folder.join("round.j2"), folder.join("other.j2"));
+    std::os::unix::fs::symlink(&other, &round).unwrap();
+    std::os::unix::fs::symlink(&round, &other).unwrap();
+    for (wrong, reason) in
+        [(&round, "symbolic links"), (&folder, "directory"), (&folder.join("none"), "No such file")]
+    {
+        let failed = once(&node, &["--template", wrong.to_str().unwrap()], &out);
+        let said = said(&failed);
+        assert!(failed.status.code() == Some(6), "{said}");
+        assert!(said.contains(wrong.to_str().unwrap()) && said.contains(reason), "{said}");
+    }
+    assert_eq!(read(&folder, "out.conf"), "pool=5\nx\ny\n");
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Tests of user code in the simulator: `sim::check` with random faults. The same seed gives the same faults.
 
 use std::cell::{Cell, RefCell};
+use std::panic;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestError, TestRunner};
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
 use tidings::sim::{self, PlannedFault, Sim};
 
 const TIME: Duration = Duration::from_secs(30);
@@ -62,19 +65,35 @@ fn members_find_each_other_again_after_random_faults() {
     });
 }
 
+/// What is printed when this panics, and the panic. The hook is one for the process: only one test at a time has it.
+fn printed(run: impl FnOnce()) -> (String, Box<dyn std::any::Any + Send>) {
+    static HOOK: Mutex<()> = Mutex::new(());
+    let _turn = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (usual, kept) = (panic::take_hook(), lines.clone());
+    panic::set_hook(Box::new(move |info| {
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+        kept.lock().unwrap().push(text.to_owned());
+    }));
+    let failed = panic::catch_unwind(panic::AssertUnwindSafe(run));
+    panic::set_hook(usual);
+    let lines = lines.lock().unwrap().join("\n");
+    (lines, failed.expect_err("it panics"))
+}
+
 #[test]
 fn check_stops_at_the_first_seed_that_fails() {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
     let last = Cell::new(0);
-    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let (lines, failed) = printed(|| {
         sim::check(5..100, |sim| {
             last.set(last.get() + 1);
             assert!(last.get() < 3 || sim.is_empty() && sim.now() > TIME, "the third one");
         });
-    }));
-    std::panic::set_hook(hook);
-    assert_eq!((failed.unwrap_err().downcast_ref(), last.get()), (Some(&"the third one"), 3));
+    });
+    assert_eq!((failed.downcast_ref(), last.get()), (Some(&"the third one"), 3));
+    assert!(lines.contains("seed 7 failed\nreplay: tidings::sim::check([7], ..)"), "{lines}");
 }
 
 proptest! {
@@ -93,18 +112,55 @@ proptest! {
     }
 }
 
+/// A faulty application: it loses its note in a partition of three nodes.
+fn keeps_its_note(seed: u64, plan: &[(PlannedFault, Duration)]) -> bool {
+    let mut sim = Sim::new(seed).nodes(3);
+    sim.node(0).put("note", "v").unwrap();
+    sim.run_with_plan(plan);
+    let is_split =
+        |fault: &PlannedFault| matches!(fault, PlannedFault::Partition(side) if (1..3).contains(&side.len()));
+    if plan.iter().any(|(fault, _)| is_split(fault)) {
+        sim.node(0).delete("note").unwrap();
+    }
+    sim.assert_converged();
+    sim.node(2).get("note").is_some()
+}
+
 #[test]
-fn failing_plan_is_reduced_to_the_faults_it_takes() {
-    let config = Config { failure_persistence: None, ..Config::with_cases(256) };
-    let failed = TestRunner::new(config).run(&sim::faults(3), |plan| {
-        // A faulty application: no partition may happen.
-        let is_split =
-            |fault: &PlannedFault| matches!(fault, PlannedFault::Partition(side) if (1..3).contains(&side.len()));
-        prop_assert!(!plan.iter().any(|(fault, _)| is_split(fault)));
-        Ok(())
+fn failing_plan_is_printed_as_code_that_fails_when_pasted() {
+    let (lines, _) = printed(|| {
+        let config = Config { failure_persistence: None, ..Config::with_cases(256) };
+        proptest!(config, |(plan in sim::faults(3))| {
+            sim::check([3], |sim| assert!(keeps_its_note(3, &plan) && sim.is_empty(), "the note is lost"));
+        });
     });
-    let Err(TestError::Fail(_, plan)) = failed else { panic!("it fails") };
-    assert!(plan.len() == 1 && matches!(plan[0].0, PlannedFault::Partition(_)), "{plan:?}");
+    // Pasted from what is printed. Which node is alone depends on the random numbers of the run.
+    let pasted = |node| [(PlannedFault::Partition(vec![node]), Duration::from_millis(1))];
+    let code = |node| format!("plan = [(PlannedFault::Partition(vec![{node}]), Duration::from_millis(1))]");
+    let node = (0..3).find(|node| lines.contains(&code(*node))).unwrap_or_else(|| panic!("{lines}"));
+    assert!(lines.contains("replay: tidings::sim::check([3], ..)"), "{lines}");
+    assert!(!keeps_its_note(3, &pasted(node)));
+    assert!(keeps_its_note(3, &[]));
+}
+
+#[test]
+fn every_fault_of_a_plan_is_printed_as_code() {
+    let strategy = sim::faults(3);
+    let mut runner = TestRunner::deterministic();
+    let plan = |_| format!("{:?}", strategy.new_tree(&mut runner).expect("it has values").current());
+    let all = (0..100).map(plan).collect::<Vec<_>>().join("; ");
+    for fault in [
+        "(PlannedFault::Heal, Duration::from_millis(",
+        "(PlannedFault::ResumeAll, Duration",
+        "(PlannedFault::Cut(1, 2), Duration",
+        "(PlannedFault::Loss(20), Duration",
+        "(PlannedFault::Pause(0), Duration",
+        "(PlannedFault::Crash(1), Duration",
+        "(PlannedFault::Restart(2), Duration",
+        "(PlannedFault::Partition(vec![0, 1]), Duration",
+    ] {
+        assert!(all.contains(fault), "{fault}");
+    }
 }
 
 #[test]

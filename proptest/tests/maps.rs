@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 use proptest::prelude::*;
@@ -16,7 +16,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidings::map::Codec;
 use tidings::sim::Sim;
-use tidings::{Control, Error, Map, MapEvent, MapWatch, Node, OnlyIf, PutOptions, Store, WriteError};
+use tidings::{
+    Control, Error, Map, MapEvent, MapWatch, Node, OnlyIf, PutOptions, Store, WatchOptions, WriteError,
+};
 use tidings_proptest::{Dice, ms, nodes};
 
 type State = BTreeMap<String, u32>;
@@ -27,9 +29,10 @@ async fn read<S: Store>(watch: &mut MapWatch<u32, S>, state: &mut State) -> bool
     poll_fn(|cx| {
         while let Poll::Ready(Some(event)) = Pin::new(&mut *watch).poll_next(cx) {
             match event {
-                MapEvent::Put(key, value) => _ = state.insert(key, *value),
-                MapEvent::Delete(key) => _ = state.remove(&key),
-                MapEvent::Invalid(error) => _ = state.remove(error.key.trim_start_matches("m/")),
+                MapEvent::Put { key, value, .. } => _ = state.insert(key, *value),
+                MapEvent::Delete { key, .. }
+                | MapEvent::Expired { key, .. }
+                | MapEvent::Invalid { key, .. } => _ = state.remove(&key),
                 MapEvent::Resync => {
                     state.clear();
                     has_resynced = true;
@@ -330,28 +333,119 @@ fn values_expire_and_conditions_hold_for_deletes() {
     assert_eq!(map.get("k"), Ok(None));
 }
 
-/// Every value in decimal and backwards. It counts nothing and knows no JSON.
-struct Backwards;
+/// Binary instead of JSON.
+struct Cbor;
 
-impl Codec for Backwards {
+impl Codec for Cbor {
     fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(serde_json::to_vec(value)?.into_iter().rev().collect())
+        let mut bytes = Vec::new();
+        ciborium::into_writer(value, &mut bytes)?;
+        Ok(bytes)
     }
 
     fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
-        let bytes: Vec<u8> = bytes.iter().rev().copied().collect();
-        Ok(serde_json::from_slice(&bytes)?)
+        Ok(ciborium::from_reader(bytes)?)
     }
 }
 
 #[test]
 fn values_in_another_format_are_written_and_read() {
     let sim = Sim::new(1).nodes(1);
-    let json = sim.node(0).map::<u32>("m/");
-    let backwards = json.clone().with_codec::<Backwards>();
-    backwards.put("k", &123).unwrap();
-    assert_eq!(sim.node(0).get("m/k").unwrap().value(), b"321");
-    // What one format has decoded is not what another one gives.
-    assert_eq!((*backwards.get("k").unwrap().unwrap(), *json.get("k").unwrap().unwrap()), (123, 321));
-    assert!(Arc::ptr_eq(&backwards.get("k").unwrap().unwrap(), &backwards.get("k").unwrap().unwrap()));
+    let json = sim.node(0).map::<Vec<u32>>("m/");
+    let cbor = json.clone().with_codec::<Cbor>();
+    cbor.put("k", &vec![1, 500]).unwrap();
+    assert_eq!(sim.node(0).get("m/k").unwrap().value(), [0x82, 0x01, 0x19, 0x01, 0xf4]);
+    assert_eq!(*cbor.get("k").unwrap().unwrap(), [1, 500]);
+    assert!(Arc::ptr_eq(&cbor.get("k").unwrap().unwrap(), &cbor.get("k").unwrap().unwrap()));
+    // What is of another format is named, in both directions.
+    let named = |error: Error| matches!(error, Error::Decode(error) if error.key == "m/k");
+    assert!(named(json.get("k").unwrap_err()));
+    json.put("k", &vec![7]).unwrap();
+    assert!(named(cbor.get("k").unwrap_err()));
+    cbor.update("new", |old| old.map_or(vec![1], Clone::clone)).unwrap();
+    assert_eq!(*cbor.get("new").unwrap().unwrap(), [1]);
+}
+
+/// The events that have come.
+fn told<S: Store>(watch: &mut MapWatch<u32, S>) -> Vec<MapEvent<u32>> {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut next = || match Pin::new(&mut *watch).poll_next(&mut cx) {
+        Poll::Ready(event) => event,
+        Poll::Pending => None,
+    };
+    std::iter::from_fn(&mut next).collect()
+}
+
+/// Events without their positions.
+fn shown(events: &[MapEvent<u32>]) -> Vec<String> {
+    let event = |event: &MapEvent<u32>| match event {
+        MapEvent::Put { key, value, .. } => format!("put {key} {value}"),
+        MapEvent::Invalid { key, .. } => format!("invalid {key}"),
+        MapEvent::Delete { key, stamp, writer, .. } => {
+            format!("delete {key} by {} {}", writer.as_deref().unwrap_or("-"), stamp.is_some())
+        }
+        MapEvent::Expired { key, .. } => format!("expired {key}"),
+        other => format!("{other:?}"),
+    };
+    events.iter().map(event).collect()
+}
+
+#[test]
+fn typed_watch_resumes_behind_any_of_its_events() {
+    let mut sim = Sim::new(1).nodes(2);
+    let (here, there) = (sim.node(0).map::<u32>("m/"), sim.node(1).map::<u32>("m/"));
+    let mut watch = here.watch();
+    assert_eq!(shown(&told(&mut watch)), ["Current"]);
+    there.put_with("short", &1, PutOptions::new().ttl(ms(300))).unwrap();
+    there.put("long", &2).unwrap();
+    sim.node(1).put("m/spoilt", "no number").unwrap();
+    sim.run_for(ms(100));
+    there.delete("long").unwrap();
+    sim.run_for(ms(1_000));
+    here.put("last", &3).unwrap();
+    let all = told(&mut watch);
+    let expected = ["invalid spoilt", "delete long by n1 true", "expired short", "put last 3"];
+    assert_eq!(shown(&all), expected);
+    for (at, event) in all.iter().enumerate() {
+        let behind = WatchOptions::new().resume_from(event.revision().expect("it is about a key"));
+        let mut resumed = here.watch_with("", behind);
+        let expected: Vec<_> = expected[at + 1..].iter().copied().chain(["Current"]).collect();
+        assert_eq!(shown(&told(&mut resumed)), expected, "behind {event:?}");
+    }
+    // Only a part of the map, and changes only.
+    let mut part = here.watch_with("la", WatchOptions::new());
+    assert_eq!(shown(&told(&mut part)), ["put last 3", "Current"]);
+    let mut changes = here.watch_with("last", WatchOptions::new().exact().without_current());
+    here.put("lasting", &4).unwrap();
+    here.put("last", &5).unwrap();
+    assert_eq!(shown(&told(&mut changes)), ["put last 5"]);
+    // A position of another node leads to a new start, and so does one that the log has passed.
+    sim.run_for(ms(100));
+    let foreign = sim.node(1).get("m/last").unwrap().revision();
+    let mut resumed = here.watch_with("", WatchOptions::new().resume_from(foreign));
+    assert_eq!(shown(&told(&mut resumed))[0], "Resync");
+    for i in 0..5_000 {
+        sim.node(0).put(format!("elsewhere/{i}"), "v").unwrap();
+        sim.node(0).delete(format!("elsewhere/{i}")).unwrap();
+    }
+    let old = WatchOptions::new().resume_from(all[0].revision().unwrap());
+    let events = shown(&told(&mut here.watch_with("", old)));
+    assert_eq!((&*events[0], &*events[events.len() - 1]), ("Resync", "Current"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decoded_value_of_a_node_that_is_down_is_hidden() {
+    let a = nodes::start("a", &[]).await;
+    let b = nodes::start("b", &[&a]).await;
+    b.map::<u32>("m/").put_with("bound", &1, PutOptions::new().ephemeral()).unwrap();
+    b.put("m/stays", "2").unwrap();
+    let map = a.map::<u32>("m/");
+    let both =
+        || (map.get("bound").unwrap().as_deref().copied(), map.get("stays").unwrap().as_deref().copied());
+    nodes::until(|| both() == (Some(1), Some(2))).await;
+    assert_eq!(both(), (Some(1), Some(2)), "it is decoded");
+    b.shutdown_expecting_return().await; // as before a restart: the value is hidden and not dropped
+    nodes::until(|| a.get("m/bound").is_none()).await;
+    assert_eq!(both(), (None, Some(2)));
+    a.shutdown().await;
 }

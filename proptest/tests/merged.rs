@@ -186,7 +186,7 @@ fn watch_of_a_merged_value_gives_the_joined_one() {
     let tells = told.clone();
     sim.spawn(async move {
         while let Some(event) = watch.next().await {
-            if let tidings::MapEvent::Put(_, set) = event {
+            if let tidings::MapEvent::Put { value: set, .. } = event {
                 tells.lock().unwrap().push(set.read());
             }
         }

@@ -157,6 +157,15 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
     let missing: Vec<String> = of_library.filter(|name| !names.contains(name)).collect();
     assert_eq!(missing, Vec::<String>::new(), "documented and not recorded");
     assert_eq!((*live.load(), live.rejected().len()), (None, 1));
+    let rejected = |seen: &Seen| seen.value("tidings_live_rejected", &[("node", "a"), ("live", "live")]);
+    // What has ended rejects nothing.
+    drop(live);
+    guarded(async {
+        while rejected(&Seen::of(&snapshotter)).abs() > 0.5 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
     let arrivals = b.status().arrivals;
     assert_eq!((arrivals.len(), arrivals[0].name.as_deref(), arrivals[0].count), (1, Some("a"), 1));
     tokio::join!(a.shutdown(), b.shutdown());

@@ -150,8 +150,13 @@ fn public_types_have_the_documented_forms() {
         serde_json::to_value(error).expect("it can be written"),
         json!({ "field": "value_bytes_max", "value": "0", "range": "1 to 16777216" }),
     );
-    let put = MapEvent::Put("k".to_owned(), Arc::new(7));
-    assert_eq!(serde_json::to_value(put).expect("it can be written"), json!({ "put": ["k", 7] }));
+    let (stamp, revision) =
+        (Stamp::default(), format!("{0:016x}-{0:016x}", 1).parse::<Revision>().expect("it has the form"));
+    let put = MapEvent::Put { key: "k".to_owned(), value: Arc::new(7), stamp, revision };
+    assert_eq!(
+        serde_json::to_value(put).expect("it can be written"),
+        json!({ "put": { "key": "k", "value": 7, "stamp": stamp.to_string(), "revision": revision.to_string() } })
+    );
     let event = NodeEvent::Store(ReplicaEvent::Damaged);
     assert_eq!(serde_json::to_value(event).expect("it can be written"), json!({ "store": "damaged" }));
 }

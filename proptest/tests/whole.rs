@@ -1,14 +1,14 @@
 //! Batches of another node, seen as a whole: what [`Store::scan_whole`] calls whole never shows a part of one.
 //!
-//! Negative control: with `LargesElsewhere` a look does not wait for the large value of a batch.
+//! Negative controls: with `PartIsWhole` a part of a batch counts as whole; with `LargesElsewhere` a look does not wait for
+//! the large value of a batch.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tidings::live::WholeLook;
 use tidings::sim::{Sim, SimNode};
 use tidings::{Config, Control, Entry, PutOptions, Revision, Store};
-use tidings_proptest::{Dice, for_chosen_seeds, holds_unless, run_until};
+use tidings_proptest::{Dice, Noticed, for_chosen_seeds, holds_unless, notice, run_until};
 
 /// Keys of a batch: their values fill several frames and more than one window.
 const KEYS: usize = 60;
@@ -24,13 +24,26 @@ fn number_of(entries: &[Entry]) -> Option<String> {
     entries.iter().all(|entry| number(entry) == first).then_some(first)
 }
 
-/// Writes batches on one node while another one looks at them, and returns how many looks were mixed: of those that were
+/// A cluster that writes batches on node 0, and looks at them on all others.
+struct Cluster {
+    nodes: usize,
+    mesh_members_max: usize,
+}
+
+/// Everybody is sent everything by the writer.
+const MESH: Cluster = Cluster { nodes: 3, mesh_members_max: 30 };
+/// In groups: most nodes have the writes of another group from a delegate.
+const GROUPS: Cluster = Cluster { nodes: 8, mesh_members_max: 2 };
+
+/// Writes batches on one node while the others look at them, and returns how many looks were mixed: of those that were
 /// called whole, and of all.
-fn mixed_looks(seed: u64, loss: f64) -> (u64, u64) {
-    let sim = Sim::new(seed).config(Config::local()).loss(loss).delay(Duration::from_millis(3));
-    let mut sim = sim.seeds(&[0]).nodes(3);
-    sim.run_for(Duration::from_secs(1));
-    let (a, b) = (sim.node(0), sim.node(1));
+fn mixed_looks(sim: Sim, cluster: &Cluster) -> (u64, u64) {
+    let mut config = Config::local();
+    config.mesh_members_max = cluster.mesh_members_max;
+    let mut sim = sim.config(config).delay(Duration::from_millis(3)).seeds(&[0]).nodes(cluster.nodes);
+    sim.run_for(Duration::from_secs(5));
+    let a = sim.node(0);
+    assert_eq!(a.members().len(), cluster.nodes);
     let (mut wrong, mut all) = (0, 0);
     for number in 1..=BATCHES {
         let value = format!("{number:<800}");
@@ -45,33 +58,49 @@ fn mixed_looks(seed: u64, loss: f64) -> (u64, u64) {
                 sim.heal();
             }
             sim.run_for(STEP);
-            let WholeLook { entries, is_whole, .. } = b.scan_whole("app/", &[]).expect("the node is open");
-            let is_mixed = !entries.is_empty() && number_of(&entries).is_none();
-            all += u64::from(is_mixed);
-            wrong += u64::from(is_mixed && is_whole);
+            for reader in 1..cluster.nodes {
+                let look = sim.node(reader).scan_whole("app/", &[]).expect("the node is open");
+                let is_mixed = !look.entries.is_empty() && number_of(&look.entries).is_none();
+                all += u64::from(is_mixed);
+                wrong += u64::from(is_mixed && look.is_whole);
+            }
         }
     }
     sim.run_for(Duration::from_secs(20));
-    let look = b.scan_whole("app/", &[]).expect("the node is open");
-    assert_eq!(
-        (number_of(&look.entries).as_deref(), look.is_whole),
-        (Some(BATCHES.to_string().as_str()), true),
-        "seed {seed}"
-    );
+    for reader in 1..cluster.nodes {
+        let look = sim.node(reader).scan_whole("app/", &[]).expect("the node is open");
+        let shown = (number_of(&look.entries), look.is_whole);
+        assert_eq!(shown, (Some(BATCHES.to_string()), true), "node {reader}");
+    }
     (wrong, all)
+}
+
+/// Both without losses and with some. With the control, all looks are called whole: then mixed ones among them show that
+/// there are mixtures to be seen.
+fn looks_are_whole(sim: impl Fn() -> Sim, cluster: &Cluster) {
+    for loss in [0.0, 0.05] {
+        let (wrong, all) = mixed_looks(sim().loss(loss), cluster);
+        println!("{all} looks were mixed");
+        assert_eq!(wrong, 0, "a look that was called whole mixes two batches");
+    }
 }
 
 #[test]
 fn whole_looks_never_mix_two_batches() {
-    let all = std::sync::atomic::AtomicU64::new(0);
-    for_chosen_seeds(10, |seed| {
-        let (wrong, mixed) = mixed_looks(seed, if seed % 2 == 0 { 0.0 } else { 0.05 });
-        assert_eq!(wrong, 0, "seed {seed}: a look that was called whole mixes two batches");
-        all.fetch_add(mixed, std::sync::atomic::Ordering::Relaxed);
+    for_chosen_seeds(4, |seed| {
+        looks_are_whole(|| Sim::new(seed), &MESH);
+        let part = || Sim::new(seed).broken(Some(Control::PartIsWhole));
+        assert_eq!(notice(|| looks_are_whole(part, &MESH)), Some(Noticed::Loss), "seed {seed}");
     });
-    // The control: looks that do not ask see mixtures.
-    println!("{all:?} looks were mixed");
-    assert!(all.into_inner() > 0);
+}
+
+#[test]
+fn whole_looks_through_delegates_never_mix_two_batches() {
+    for_chosen_seeds(2, |seed| {
+        looks_are_whole(|| Sim::new(seed), &GROUPS);
+        let part = || Sim::new(seed).broken(Some(Control::PartIsWhole));
+        assert_eq!(notice(|| looks_are_whole(part, &GROUPS)), Some(Noticed::Loss), "seed {seed}");
+    });
 }
 
 /// Bytes per second of each link, so that a large value takes seconds.

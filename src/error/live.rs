@@ -82,7 +82,7 @@ impl fmt::Display for SourcePlace<'_> {
 }
 
 /// Something that a live value does not apply. The last good value stays in force.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{}{}", SourcePlace(from.as_ref(), path), Escaped(&error.to_string()))]
 #[non_exhaustive]
 pub struct Rejected {

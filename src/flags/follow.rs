@@ -105,7 +105,8 @@ impl<S: Store> FlagsBuilder<S> {
         let mut book = FlagBook::default();
         book.replace(base.clone());
         let shared = Arc::new(FlagsShared::new(book.sets(), self.is_reported));
-        let (store, end) = (self.store.view(), FlagsEnd(shared.clone()));
+        let store = self.store.view();
+        let end = FlagsEnd { shared: shared.clone(), store: store.view(), prefix: self.prefix.clone() };
         let mut task = FlagsTask {
             store: self.store,
             view: WholeView::new(self.prefix.clone()),
@@ -166,15 +167,20 @@ struct FlagsTask<S: Store> {
     /// What is wrong with the file of the last good definitions.
     not_kept: Option<Rejected>,
     /// Also if the task is dropped before it has run.
-    _end: FlagsEnd,
+    _end: FlagsEnd<S>,
 }
 
-/// Tells the handles when the task ends, also if it is dropped with its runtime.
-struct FlagsEnd(Arc<FlagsShared>);
+/// Tells the handles and the node when the task ends, also if it is dropped with its runtime.
+struct FlagsEnd<S: Store> {
+    shared: Arc<FlagsShared>,
+    store: S,
+    prefix: String,
+}
 
-impl Drop for FlagsEnd {
+impl<S: Store> Drop for FlagsEnd<S> {
     fn drop(&mut self) {
-        self.0.end();
+        self.shared.end();
+        self.store.note_rejected(&self.prefix, &self.shared.rejected(), &[]);
     }
 }
 
@@ -268,8 +274,7 @@ impl<S: Store> FlagsTask<S> {
         rejected.extend(self.not_kept.clone());
         let has_changed = !Arc::ptr_eq(&self.shared.sets(), &sets);
         if let Some(before) = self.shared.publish(has_changed.then_some(sets), state, &rejected) {
-            let news: Vec<_> = rejected.iter().filter(|it| !before.contains(it)).cloned().collect();
-            self.store.note_rejected(&self.prefix, &news, rejected.len());
+            self.store.note_rejected(&self.prefix, &before, &rejected);
         }
     }
 

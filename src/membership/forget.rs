@@ -30,6 +30,7 @@ impl Members {
     pub(crate) fn forget_due(&mut self, now: Time, asked: &BTreeSet<RunId>) {
         self.now = now;
         self.begin(now);
+        self.forget_ended();
         let is_due = |known: &&KnownMember| {
             let is_over = known.entered_at + self.config.forget_after <= now.mono;
             let is_asked = asked.contains(&known.member.run);

@@ -5,8 +5,8 @@
 //! and the memo of an earlier run. Any member can spread it, so it must never override what was proven:
 //!
 //! * **Name.** A proof replaces a name that was only heard. A run stays with the name that first proved it, for as long
-//!   as it is known: a handshake that states the run under another name is refused, and hearsay that does so is
-//!   ignored.
+//!   as it is known, and after it was replaced for as long as its name is kept ([`ended`](super::ended)): a handshake
+//!   that states the run under another name is refused, and hearsay that does so is ignored.
 //! * **Address.** That of a proven run is the one of its latest handshake that began a link. Hearsay gives an address
 //!   only to runs that were unknown.
 //! * **Metadata.** A linked member tells of its own metadata. That of a member that is not linked travels from roster
@@ -62,6 +62,7 @@ impl Members {
     /// Whether a run is proven under another name than this one.
     pub(crate) fn is_of_other(&self, run: RunId, name: &str) -> bool {
         self.known.get(&run).is_some_and(|known| known.is_proven && known.member.name != name)
+            || self.ended.get(&run).is_some_and(|ended| ended.is_of_other(name))
     }
 
     /// The contact of another run that lives under a name; if there are several, of one that is proven.
@@ -95,7 +96,9 @@ impl Members {
 
     /// Removes a run whose place another run of its name has taken. What is bound to its life ends.
     pub(super) fn replace(&mut self, run: RunId) {
-        self.known.remove(&run);
+        if let Some(known) = self.known.remove(&run) {
+            self.remember_ended(&known);
+        }
         self.effects.push_back(MemberEffect::RunLife(run, RunLife::Ended));
     }
 

@@ -24,10 +24,10 @@ impl Replica {
         self.members.iter().flat_map(Members::others)
     }
 
-    /// The member that wrote what has this stamp, living or gone. `None` if its run is not known: it was forgotten, or a
-    /// new run of the member has taken its place.
+    /// The member that wrote what has this stamp, living or gone. Where a new run has taken its place since, it is told
+    /// without metadata. `None` if its run is not known: it was forgotten, or was replaced before this node started.
     pub fn member_of(&self, stamp: Stamp) -> Option<&Member> {
-        self.members.as_ref()?.of_run(self.run_of_origin(stamp.origin))
+        self.members.as_ref()?.of_run_ever(self.run_of_origin(stamp.origin))
     }
 
     /// Whether a run is a member that is believed to be alive.

@@ -170,7 +170,44 @@ pub enum PlannedFault {
     Restart(usize),
 }
 
-/// A strategy for plans of up to 32 faults among so many nodes, for [`Sim::run_with_plan`].
+/// A plan of faults that a strategy has made: a list for [`Sim::run_with_plan`]. Shown for debugging, it is Rust code, so
+/// that the plan of a test that fails can be pasted into one that runs with it alone.
+#[cfg(feature = "proptest")]
+#[derive(Clone, PartialEq, Eq)]
+pub struct FaultPlan(Vec<(PlannedFault, Duration)>);
+
+#[cfg(feature = "proptest")]
+impl std::ops::Deref for FaultPlan {
+    type Target = [(PlannedFault, Duration)];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+#[cfg(feature = "proptest")]
+impl std::fmt::Debug for FaultPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[")?;
+        for (at, (fault, time)) in self.iter().enumerate() {
+            f.write_str(if at == 0 { "" } else { ", " })?;
+            // The other variants are shown as they are written.
+            match fault {
+                PlannedFault::Partition(side) => write!(f, "(PlannedFault::Partition(vec!{side:?})")?,
+                fault => write!(f, "(PlannedFault::{fault:?}")?,
+            }
+            write!(f, ", Duration::from_millis({}))", time.as_millis())?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// A strategy for plans of up to 32 faults among so many nodes, for [`Sim::run_with_plan`]. A test that fails shows its
+/// plan as Rust code:
+///
+/// ```text
+/// minimal failing input: seed = 0, plan = [(PlannedFault::Partition(vec![0]), Duration::from_millis(1))]
+/// ```
 ///
 /// ```
 /// use proptest::prelude::*;
@@ -186,9 +223,7 @@ pub enum PlannedFault {
 /// });
 /// ```
 #[cfg(feature = "proptest")]
-pub fn faults(
-    nodes: usize,
-) -> impl proptest::strategy::Strategy<Value = Vec<(PlannedFault, Duration)>> + Clone {
+pub fn faults(nodes: usize) -> impl proptest::strategy::Strategy<Value = FaultPlan> + Clone {
     use proptest::prelude::*;
     let node = || 0..nodes.max(1);
     // What comes first is what a failing test is reduced to.
@@ -203,5 +238,5 @@ pub fn faults(
         1 => node().prop_map(PlannedFault::Restart),
     ];
     let time = (1..=FAULT_PAUSE_MS_MAX).prop_map(Duration::from_millis);
-    proptest::collection::vec((fault, time), 0..=FAULTS_MAX)
+    proptest::collection::vec((fault, time), 0..=FAULTS_MAX).prop_map(FaultPlan)
 }

@@ -11,7 +11,6 @@ use crate::id::LinkId;
 #[cfg(feature = "__controls")]
 use crate::membership::Route;
 #[cfg(feature = "__controls")]
-#[cfg(feature = "__controls")]
 use crate::store::change_log::LogFilter;
 #[cfg(feature = "__controls")]
 use crate::store::key;

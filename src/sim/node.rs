@@ -27,11 +27,11 @@ use crate::store::entry::{Dot, Entry, Revision};
 use crate::store::key::{CounterPart, Space, counter_prefix, element_key, register};
 use crate::store::watch::WatchOptions;
 use crate::time::{Lifetime, Stamp, Time};
-#[cfg(feature = "json")]
-use crate::typed::Map;
 #[cfg(feature = "crdts")]
 use crate::typed::Merged;
 use crate::typed::{Counter, Set, Store, WriteBatch, WriteReceipt};
+#[cfg(feature = "json")]
+use crate::typed::{Map, WholeWatch};
 
 /// One node of a [`Sim`](super::Sim), with the verbs of `Node`. It is cheap to clone and can be kept.
 ///
@@ -389,6 +389,12 @@ impl SimNode {
         SimWatch::new(&self.world, self.i, register(prefix.as_ref()), options)
     }
 
+    /// Watches all keys that begin with `prefix`, with everything that a batch has changed in one item.
+    #[cfg(feature = "json")]
+    pub fn watch_whole(&self, prefix: impl AsRef<str>) -> WholeWatch<Self> {
+        Store::watch_whole(self, prefix.as_ref())
+    }
+
     /// The node's progress in catching up with the others. While it is down nothing is done.
     pub fn joining(&self) -> JoinProgress {
         let world = &*self.world();
@@ -537,6 +543,11 @@ impl Store for SimNode {
 
     fn set_contains(&self, set: &str, element: &str) -> bool {
         self.read(|replica, now| replica.set_contains(now, set, element)).unwrap_or_default()
+    }
+
+    fn set_entry(&self, set: &str, element: &str) -> Option<Entry> {
+        let first = self.page(&element_key(set, element), None, 1).pop();
+        first.filter(|entry| entry.key() == element)
     }
 
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {

@@ -5,6 +5,7 @@ use super::entry::{Entry, Revision};
 #[cfg(feature = "json")]
 use super::key::readable_key;
 use super::{Dot, DotSet, LocalStore};
+use crate::controls::Control;
 use crate::store::coverage::Clocks;
 #[cfg(feature = "json")]
 use crate::time::Time;
@@ -52,6 +53,7 @@ impl LocalStore {
         let (coverage, vector) = (&self.coverage, self.coverage.vector());
         // Nearly always, and no key need be looked at then.
         coverage.is_vector_only()
+            || self.controls.has(Control::PartIsWhole)
             || (held.iter().map(Dot::stamp).all(|stamp| vector.covers(stamp) || claimed.covers(stamp))
                 && coverage
                     .context(stored_key, self.hash_key.place(stored_key))

@@ -41,7 +41,7 @@ pub enum WatchEvent {
         /// sent the row said, and is not proven.
         stamp: Option<Stamp>,
         /// The name of the member that deleted it. `None` if the stamp is not known, or the member that wrote it is
-        /// not known here any more: it was forgotten, or a new run has taken its place.
+        /// not known here: it was forgotten, or a new run took its place before this node was started.
         writer: Option<String>,
     },
     /// The last value of a key expired, or is hidden because this node does not hold the run for alive to whose life it

@@ -86,8 +86,8 @@ use crate::error::{LiveSource, Rejected};
 /// * **Never silently stale.** Every change under the prefix leads to a new value or to a rejection. When the node is
 ///   closed, [`changed`](Self::changed) answers `None` and [`state`](Self::state) is [`LiveState::Ended`].
 /// * **Never invalid.** What does not decode, or is refused by [`validate`](LiveBuilder::validate), is not applied.
-///   [`rejected`](Self::rejected) names it; a node also logs it, reports `NodeEvent::Rejected` and records the metric
-///   `tidings_live_rejected`.
+///   [`rejected`](Self::rejected) names it; a node also logs it, reports `NodeEvent::Rejected`, shows it in
+///   `NodeStatus::rejected` and records the metric `tidings_live_rejected`.
 ///
 /// A `Live` is cheap to clone. A clone has seen what the original has seen, and then follows by itself. The task behind
 /// it ends when the last clone is dropped. It does not keep its node alive. It is also a stream of its values.

@@ -222,16 +222,34 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
 
     /// Watches all keys of the map: first the current values, then every change.
     pub fn watch(&self) -> MapWatch<T, S, C> {
-        self.watched(&self.prefix, WatchOptions::new())
+        self.watch_with("", WatchOptions::new())
     }
 
     /// Watches one key alone.
     pub fn watch_key(&self, key: impl AsRef<str>) -> MapWatch<T, S, C> {
-        self.watched(&self.key(key.as_ref()), WatchOptions::new().exact())
+        self.watch_with(key, WatchOptions::new().exact())
     }
 
-    fn watched(&self, prefix: &str, options: WatchOptions) -> MapWatch<T, S, C> {
-        let watch = self.store.watch_with(prefix, options);
+    /// Watches the keys of the map that begin with `prefix`, with options: one key alone, from an earlier position on, or
+    /// changes only.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let sim = tidings::sim::Sim::new(1).nodes(1);
+    /// # let node = sim.node(0);
+    /// use tidings::{MapEvent, WatchOptions};
+    ///
+    /// let limits = node.map::<u32>("limits/");
+    /// limits.put("api", &100)?;
+    /// let mut watch = limits.watch();
+    /// let position = watch.next().await.and_then(|event| event.revision()).expect("a value is there");
+    /// limits.delete("api")?;
+    /// let mut resumed = limits.watch_with("", WatchOptions::new().resume_from(position));
+    /// assert!(matches!(resumed.next().await, Some(MapEvent::Delete { key, .. }) if key == "api"));
+    /// # Ok(()) }
+    /// ```
+    pub fn watch_with(&self, prefix: impl AsRef<str>, options: WatchOptions) -> MapWatch<T, S, C> {
+        let watch = self.store.watch_with(&self.key(prefix.as_ref()), options);
         MapWatch { watch, prefix_bytes: self.prefix.len(), reader: self.reader.clone() }
     }
 }

@@ -70,6 +70,11 @@ impl<S: Store> Set<S> {
         self.store.set_contains(&self.name, element.as_ref())
     }
 
+    /// The stamp and the expiry of an element. Its value is empty. `None` if it is not in the set.
+    pub fn entry(&self, element: impl AsRef<str>) -> Option<Entry> {
+        self.store.set_entry(&self.name, element.as_ref())
+    }
+
     /// All elements in order, as they were at one instant.
     pub fn iter(&self) -> impl Iterator<Item = String> + use<S> {
         self.store.set_iter(&self.name)

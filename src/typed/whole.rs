@@ -4,6 +4,8 @@
 //! the log has forgotten changes, or after very many of them, it reads everything anew. If a part of a batch has arrived,
 //! the view waits for the rest: the look is repeated from the same instant until all that has changed is complete.
 
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,6 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_core::Stream;
+pub use watch::WholeWatch;
 
 use crate::store::WholeLook;
 use crate::store::entry::{Entry, Revision};
@@ -84,11 +87,16 @@ impl WholeView {
     /// Takes a look that is whole. If a batch is arriving, it waits for the rest of it, at most for [`WHOLE_TIME_MAX`].
     /// Returns the keys that have changed.
     pub(crate) async fn look_whole(&mut self, store: &impl Store) -> BTreeSet<String> {
+        self.await_whole(store).await.map_or_else(BTreeSet::new, |look| self.take(look))
+    }
+
+    /// The next look to take. `None`: the node is closed.
+    async fn await_whole(&self, store: &impl Store) -> Option<WholeLook> {
         let (mut pause, mut waited) = (PAUSE_MIN, Duration::ZERO);
         loop {
-            let Some(look) = self.read(store) else { return BTreeSet::new() };
+            let look = self.read(store)?;
             if look.is_whole || waited >= WHOLE_TIME_MAX {
-                return self.take(look);
+                return Some(look);
             }
             store.sleep(pause).await;
             waited += pause;
@@ -106,6 +114,15 @@ impl WholeView {
         let is_there = |key: &String| look.entries.binary_search_by(|entry| entry.key().cmp(key)).is_ok();
         look.gone = held.into_iter().filter(|key| !is_there(key)).collect();
         Some(look)
+    }
+
+    /// Takes a look, and returns what of it is new.
+    fn take_news(&mut self, mut look: WholeLook) -> WholeLook {
+        let held = |entry: &Entry| self.entries.get(entry.key()).map(Entry::revision);
+        look.entries.retain(|entry| held(entry) != Some(entry.revision()));
+        look.gone.retain(|key| self.entries.contains_key(key));
+        self.take(look.clone());
+        look
     }
 
     fn take(&mut self, look: WholeLook) -> BTreeSet<String> {

@@ -67,6 +67,7 @@ pub(super) fn status_view(app: &App, status: &NodeStatus) -> Value {
         "busy": status.is_busy,
         "closed": status.is_closed,
         "peers": status.peers.iter().map(peer).collect::<Value>(),
+        "rejected": rejected(status),
     });
     if let Some(store) = &status.store {
         view["store"] = json!({
@@ -88,6 +89,12 @@ pub(super) fn status_view(app: &App, status: &NodeStatus) -> Value {
         });
     }
     view
+}
+
+/// What is not applied, each with its live value and its reason.
+fn rejected(status: &NodeStatus) -> Value {
+    let each = status.rejected.iter().flat_map(|(live, rejected)| rejected.iter().map(move |it| (live, it)));
+    each.map(|(live, rejected)| json!({ "live": live, "reason": rejected.to_string() })).collect()
 }
 
 fn disk(app: &App, has_failed: bool) -> &'static str {

@@ -85,10 +85,12 @@ async fn contains(
     State(app): AppState,
     At((name, element)): At<(String, String)>,
 ) -> Result<Json<Value>, ApiError> {
-    if app.node.set(&name).contains(&element) {
-        return Ok(Json(json!({ "contains": true })));
-    }
-    Err(ApiError::not_found(format!("\"{element}\" is not in the set \"{name}\"")))
+    let Some(entry) = app.node.set(&name).entry(&element) else {
+        return Err(ApiError::not_found(format!("\"{element}\" is not in the set \"{name}\"")));
+    };
+    let mut view = view::entry(&app, &entry, false);
+    view["contains"] = true.into();
+    Ok(Json(view))
 }
 
 async fn add(

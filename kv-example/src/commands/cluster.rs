@@ -110,7 +110,12 @@ impl Status {
             ]
         };
         let rows: Vec<Vec<String>> = status["peers"].as_array().into_iter().flatten().map(row).collect();
-        Ok(table::print(&["peer", "address", "round trip", "behind by", "bytes", "sent"], &rows)?)
+        table::print(&["peer", "address", "round trip", "behind by", "bytes", "sent"], &rows)?;
+        for rejected in status["rejected"].as_array().into_iter().flatten() {
+            let (live, reason) = (text(&rejected["live"]), text(&rejected["reason"]));
+            print(format_args!("not applied in {live}: {reason}"))?;
+        }
+        Ok(())
     }
 }
 

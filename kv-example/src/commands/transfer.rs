@@ -12,6 +12,9 @@ use super::keys::{for_each_page, for_each_row, value_of};
 use crate::client::{Client, Target, quoted};
 use crate::exit::{Exit, Failure};
 
+/// Expiries that differ by no more are the same: a node is told the time that is left, and that takes a while.
+const EXPIRY_SLACK_MS: u64 = 1_000;
+
 /// A bar on the standard error, where people see it.
 fn bar(length: Option<u64>, template: &str) -> ProgressBar {
     let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
@@ -104,9 +107,9 @@ fn written(entry: &Value, mut line: Value) -> Value {
 
 /// Put all keys, elements of sets and counters of JSON lines, as dump writes them
 ///
-/// What is the same already is not written again, so a load that was interrupted is simply begun anew. A counter is
-/// stepped to the value of its line. Concurrent writes that lost are not written, nor what was bound to the process of a
-/// node: both are counted.
+/// What is the same already, its expiry included, is not written again, so a load that was interrupted is simply begun
+/// anew. A counter is stepped to the value of its line. Concurrent writes that lost are not written, nor what was bound to
+/// the process of a node: both are counted.
 #[derive(Args, Debug)]
 pub(crate) struct Load {
     /// What to read; without it the standard input
@@ -173,7 +176,7 @@ impl Load {
         let text = |field: &str| line[field].as_str();
         let is_written = match (text("key"), text("set"), text("counter")) {
             (Some(key), None, None) => self.put(client, key, &line, &value_of(&line).ok_or_else(form)?)?,
-            (None, Some(set), None) => add(client, set, text("element").ok_or_else(form)?, &line)?,
+            (None, Some(set), None) => self.add(client, set, text("element").ok_or_else(form)?, &line)?,
             (None, None, Some(counter)) => {
                 self.step(client, counter, line["value"].as_i64().ok_or_else(form)?)?
             }
@@ -191,13 +194,28 @@ impl Load {
     fn put(&self, client: &Client, key: &str, line: &Value, value: &[u8]) -> Result<bool, Failure> {
         let Some(query) = ttl(line) else { return Ok(false) };
         let path = format!("/v1/kv/{}", quoted(key));
-        let there = client.get(&path)?;
-        if there.is_found() && (self.keep || there.body == *value) {
-            return Ok(false);
+        let there = client.get(&format!("{path}?meta=true"))?;
+        if there.is_found() {
+            let there = there.json()?;
+            if self.keep || (value_of(&there).as_deref() == Some(value) && ends_alike(&there, line)) {
+                return Ok(false);
+            }
         }
         // A dump may hold what was written by force, or by a program that does not look.
         let sign = if query.is_empty() { '?' } else { '&' };
         client.ask("PUT", &format!("{path}{query}{sign}force=true"), &[], value)?;
+        Ok(true)
+    }
+
+    /// Adds an element to a set. Returns whether there was anything to be written.
+    fn add(&self, client: &Client, set: &str, element: &str, line: &Value) -> Result<bool, Failure> {
+        let Some(query) = ttl(line) else { return Ok(false) };
+        let path = format!("/v1/sets/{}/{}", quoted(set), quoted(element));
+        let there = client.get(&path)?;
+        if there.is_found() && (self.keep || ends_alike(&there.json()?, line)) {
+            return Ok(false);
+        }
+        client.ask("PUT", &format!("{path}{query}"), &[], &[])?;
         Ok(true)
     }
 
@@ -224,15 +242,14 @@ struct Count {
     losers: usize,
 }
 
-/// Adds an element to a set. Returns whether it was not there.
-fn add(client: &Client, set: &str, element: &str, line: &Value) -> Result<bool, Failure> {
-    let Some(query) = ttl(line) else { return Ok(false) };
-    let path = format!("/v1/sets/{}/{}", quoted(set), quoted(element));
-    if client.get(&path)?.is_found() {
-        return Ok(false);
-    }
-    client.ask("PUT", &format!("{path}{query}"), &[], &[])?;
-    Ok(true)
+/// Whether what is there ends when that of a line does. What was bound to a process was left out.
+fn ends_alike(there: &Value, line: &Value) -> bool {
+    let end = |entry: &Value| entry["expires_ms"].as_u64();
+    let is_same = match (end(there), end(line)) {
+        (Some(there), Some(line)) => there.abs_diff(line) <= EXPIRY_SLACK_MS,
+        (there, line) => there == line,
+    };
+    is_same && there["ephemeral"] != true
 }
 
 /// The time that is left, as the parameter of a write. `None`: it is over.

@@ -50,6 +50,17 @@ fn layer_that_fails_is_named_and_the_last_good_value_stays() {
     live.reload();
     sim.run_for(ms(1));
     assert!(live.rejected()[0].to_string().contains("No such file"), "{}", live.rejected()[0]);
+    #[cfg(unix)]
+    {
+        // Links that lead in a circle.
+        std::os::unix::fs::symlink(&path, folder.at("m")).unwrap();
+        std::os::unix::fs::symlink(folder.at("m"), &path).unwrap();
+        live.reload();
+        sim.run_for(ms(1));
+        assert!(live.rejected()[0].to_string().contains("symbolic links"), "{}", live.rejected()[0]);
+        assert_eq!(live.load()["n"], 7);
+        fs::remove_file(&path).unwrap();
+    }
     let Err(LiveError::Rejected(rejected)) = started(another, &mut sim) else { panic!("there is no value") };
     assert_eq!(shorts(&rejected), ["layer file []"]);
     fs::write(&path, "8").unwrap();

@@ -7,7 +7,7 @@ use serde_json::json;
 use tidings::Live;
 use tidings::live::{LiveError, LiveState, Values};
 use tidings::sim::Sim;
-use tidings_proptest::{Folder, ms};
+use tidings_proptest::{Folder, ms, nodes};
 
 use crate::{App, Plain, short, shorts, started};
 
@@ -87,6 +87,20 @@ fn unusable_file_of_last_good_values_is_named() {
         assert_eq!((live.load().len(), live.state()), (0, LiveState::Stale));
         assert!(live.rejected()[0].to_string().contains("of the last good values"), "{}", live.rejected()[0]);
     }
+    // What is no file, or leads to none.
+    let (round, other, directory) = (folder.at("round"), folder.at("other"), folder.at("directory"));
+    fs::create_dir(&directory).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(&other, &round).unwrap();
+        std::os::unix::fs::symlink(&round, &other).unwrap();
+    }
+    for path in [directory, round] {
+        let builder = Live::<Plain>::builder(&sim.node(0), "p/").joined_timeout(ms(10)).last_good(&path);
+        let live = started(builder, &mut sim).unwrap();
+        let named = format!("the file {} of the last good values", path.display());
+        assert!(live.rejected()[0].to_string().starts_with(&named), "{}", live.rejected()[0]);
+    }
     // A path at which no file can be: it goes on without.
     let mut sim = Sim::new(1).nodes(1);
     let builder = Live::<Plain>::builder(&sim.node(0), "p/").last_good(folder.at("no/such/folder"));
@@ -108,4 +122,38 @@ fn last_good_values_serve_where_the_store_is_not_acceptable() {
     let live = started(Live::<Plain>::builder(&sim.node(0), "p/").last_good(&path), &mut sim).unwrap();
     assert_eq!((live.load()["a"], live.state()), (1, LiveState::Rejected));
     assert_eq!(shorts(&live.rejected()), ["p/a by n0 [a]"]);
+}
+
+/// A node whose only seed does not answer, with the file of an earlier run; then the seed is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_with_a_dead_seed_serves_its_last_good_values() {
+    let folder = Folder::new();
+    let path = folder.at("app.lastgood");
+    let seed = nodes::start("seed", &[]).await;
+    let builder = nodes::builder("a", &[&seed]);
+    let a = nodes::ready(nodes::builder("a", &[&seed])).await;
+    seed.put("p/a", "1").unwrap();
+    nodes::until(|| a.get("p/a").is_some()).await;
+    let live = Live::<Plain>::builder(&a, "p/").last_good(&path).start().await.unwrap();
+    assert_eq!((live.load()["a"], live.state()), (1, LiveState::Current));
+    a.shutdown().await;
+    let addr = seed.addr();
+    seed.shutdown().await;
+
+    let a = builder.start().await.unwrap();
+    let dead = Live::<Plain>::builder(&a, "p/").joined_timeout(ms(200));
+    let live = dead.last_good(&path).start().await.unwrap();
+    assert_eq!((live.load()["a"], live.state()), (1, LiveState::Stale));
+    assert_eq!(short(&live.why("a")[0]), "p/a by seed");
+    // The control: without the file there is nothing.
+    let bare = Live::<Plain>::builder(&a, "p/").joined_timeout(ms(200)).start().await.unwrap();
+    assert_eq!((bare.load().len(), bare.state()), (0, LiveState::Stale));
+    a.put("p/b", "2").unwrap();
+    nodes::until(|| live.load().len() == 2).await;
+    assert_eq!(live.state(), LiveState::Stale);
+    let seed = nodes::builder("seed", &[]).listen(addr).start().await.unwrap();
+    seed.put("p/a", "7").unwrap();
+    nodes::until(|| live.state() == LiveState::Current && live.load()["a"] == 7).await;
+    assert_eq!(live.load()["b"], 2);
+    tokio::join!(a.shutdown(), seed.shutdown());
 }

@@ -23,6 +23,7 @@ use tidings_proptest::{Dice, ms, nodes};
 mod bad_input;
 mod last_good;
 mod restarts;
+mod told;
 mod whole;
 
 type Plain = BTreeMap<String, u32>;

@@ -52,9 +52,8 @@ async fn follow(watch: &mut MapWatch<u32>, copy: &mut Plain) {
             Poll::Pending => Poll::Ready(None),
         });
         match next.await {
-            Some(MapEvent::Put(key, value)) => _ = copy.insert(key, *value),
-            Some(MapEvent::Delete(key)) => _ = copy.remove(&key),
-            Some(MapEvent::Invalid(error)) => _ = copy.remove(&error.key["p/".len()..]),
+            Some(MapEvent::Put { key, value, .. }) => _ = copy.insert(key, *value),
+            Some(MapEvent::Delete { key, .. } | MapEvent::Invalid { key, .. }) => _ = copy.remove(&key),
             Some(MapEvent::Resync) => copy.clear(),
             Some(_) => {}
             None => return,

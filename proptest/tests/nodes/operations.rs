@@ -178,12 +178,16 @@ async fn a_typed_map_names_the_key_whose_value_is_of_another_type() {
     assert_eq!(guarded(watch.next()).await, Some(MapEvent::Current));
     map.put("one", &vec![1, 2]).unwrap();
     a.put("lists/bad", "{}").unwrap();
-    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Put("one".to_owned(), vec![1, 2].into())));
-    let Some(MapEvent::Invalid(bad)) = guarded(watch.next()).await else { panic!("the value is no list") };
-    assert_eq!(bad.key, "lists/bad");
+    let put = guarded(watch.next()).await;
+    assert!(matches!(put, Some(MapEvent::Put { key, value, .. }) if key == "one" && *value == [1, 2]));
+    let invalid = guarded(watch.next()).await;
+    let Some(MapEvent::Invalid { key, error, .. }) = invalid else { panic!("the value is no list") };
+    assert_eq!((&*key, &*error.key), ("bad", "lists/bad"));
     assert!(map.get("bad").unwrap_err().to_string().contains("lists/bad"));
     map.delete("one").unwrap();
-    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Delete("one".to_owned())));
+    let deleted = guarded(watch.next()).await;
+    let Some(MapEvent::Delete { key, writer, .. }) = deleted else { panic!("the key was deleted") };
+    assert_eq!((&*key, writer.as_deref()), ("one", Some("a")));
     assert_eq!(map.get("one"), Ok(None));
 }
 
@@ -197,7 +201,7 @@ async fn typed_watch_that_missed_a_delete_starts_over() {
     let map = a.map::<u32>("m/");
     map.put("gone", &1).unwrap();
     let mut watch = map.watch();
-    assert_eq!(guarded(watch.next()).await, Some(MapEvent::Put("gone".to_owned(), 1.into())));
+    assert_eq!(guarded(watch.next()).await.unwrap().key(), Some("gone"));
     assert_eq!(guarded(watch.next()).await, Some(MapEvent::Current));
     for i in 0..3_000 {
         map.put(format!("k{i}"), &i).unwrap();
@@ -208,8 +212,8 @@ async fn typed_watch_that_missed_a_delete_starts_over() {
     let (mut seen, mut has_resynced) = (BTreeMap::from([("gone".to_owned(), 1.into())]), false);
     for _ in 0..10_000 {
         match guarded(watch.next()).await.expect("the node is open") {
-            MapEvent::Put(key, value) => _ = seen.insert(key, value),
-            MapEvent::Delete(key) => _ = seen.remove(&key),
+            MapEvent::Put { key, value, .. } => _ = seen.insert(key, value),
+            MapEvent::Delete { key, .. } => _ = seen.remove(&key),
             MapEvent::Resync => (seen, has_resynced) = (BTreeMap::new(), true),
             MapEvent::Current if has_resynced => break,
             _ => {}

@@ -9,6 +9,8 @@
 
 #![expect(clippy::cast_precision_loss, reason = "gauges are floats")]
 
+#[cfg(feature = "json")]
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -48,13 +50,6 @@ impl Wait {
     }
 }
 
-/// Records what a live value does not apply.
-#[cfg(feature = "json")]
-pub(in crate::node) fn record_rejected(node: &str, live: &str, count: usize) {
-    let labels = [("node", node.to_owned()), ("live", live.to_owned())];
-    gauge!("tidings_live_rejected", &labels).set(count as f64);
-}
-
 /// Records everything once per [`RECORD_INTERVAL`]. It belongs to the driver.
 #[derive(Default)]
 pub(in crate::node) struct Recorder {
@@ -62,6 +57,10 @@ pub(in crate::node) struct Recorder {
     has_described: bool,
     /// The peers whose lag was recorded last. It is set to 0 when their link is gone.
     peers: BTreeSet<String>,
+    /// The live values of which something was recorded as not applied. It is set to 0 when all is applied again, or when
+    /// they have ended.
+    #[cfg(feature = "json")]
+    lives: BTreeSet<String>,
 }
 
 impl Recorder {
@@ -83,7 +82,23 @@ impl Recorder {
         let status = NodeStatus::of(shared);
         record_store(&status, shared);
         self.record_peers(&status);
+        #[cfg(feature = "json")]
+        self.record_rejected(&status);
         record_counts(&status, shared);
+    }
+
+    #[cfg(feature = "json")]
+    fn record_rejected(&mut self, status: &NodeStatus) {
+        let gone = std::mem::take(&mut self.lives).into_iter().map(|live| (live, 0));
+        let now = status.rejected.iter().map(|(live, rejected)| (live.clone(), rejected.len()));
+        let counts: BTreeMap<String, usize> = gone.chain(now).collect();
+        for (live, count) in counts {
+            let labels = [("node", status.name.clone()), ("live", live.clone())];
+            gauge!("tidings_live_rejected", &labels).set(count as f64);
+            if count > 0 {
+                self.lives.insert(live);
+            }
+        }
     }
 
     fn record_peers(&mut self, status: &NodeStatus) {

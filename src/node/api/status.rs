@@ -1,5 +1,7 @@
 //! What a node reports of itself.
 
+#[cfg(feature = "json")]
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::arrivals::Arrival;
+#[cfg(feature = "json")]
+use crate::error::Rejected;
 use crate::form;
 use crate::id::RunId;
 use crate::node::net::sender::LinkSender;
@@ -36,6 +40,10 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
     /// How long the writes of other nodes take to arrive here, by the run that wrote them.
     pub arrivals: Vec<Arrival>,
+    /// What live values and feature flags do not apply now, by their keys or prefixes. Those of one name are together.
+    #[cfg(feature = "json")]
+    #[serde(default)]
+    pub rejected: BTreeMap<String, Vec<Rejected>>,
 }
 
 impl NodeStatus {
@@ -71,6 +79,8 @@ impl NodeStatus {
             store,
             peers,
             arrivals,
+            #[cfg(feature = "json")]
+            rejected: shared.rejections.all(),
         }
     }
 }

@@ -64,8 +64,8 @@ impl Store for Node {
     }
 
     #[cfg(feature = "json")]
-    fn changes(&self) -> Option<u64> {
-        self.shared.index.changes()
+    fn changes(&self, entry: &Entry) -> Option<u64> {
+        self.shared.index.changes(entry)
     }
 
     fn scan(&self, prefix: &str) -> Vec<Entry> {
@@ -105,6 +105,12 @@ impl Store for Node {
 
     fn set_contains(&self, set: &str, element: &str) -> bool {
         self.shared.index.has(&element_key(set, element), wall_ms)
+    }
+
+    fn set_entry(&self, set: &str, element: &str) -> Option<Entry> {
+        // An element comes before all longer ones that begin with it.
+        let first = scan::page(&self.shared, &element_key(set, element), None, 1).pop();
+        first.filter(|entry| entry.key() == element)
     }
 
     fn set_iter(&self, set: &str) -> impl Iterator<Item = String> + use<> {
@@ -177,14 +183,11 @@ impl Store for Node {
     }
 
     #[cfg(feature = "json")]
-    fn note_rejected(&self, live: &str, news: &[Rejected], count: usize) {
-        for rejected in news {
+    fn note_rejected(&self, live: &str, before: &[Rejected], now: &[Rejected]) {
+        self.shared.rejections.replace(live, before, now);
+        for rejected in now.iter().filter(|rejected| !before.contains(rejected)) {
             self.shared.report(NodeEvent::Rejected { live: live.to_owned(), rejected: rejected.clone() });
         }
-        #[cfg(feature = "metrics")]
-        super::metrics::record_rejected(&self.shared.name, live, count);
-        #[cfg(not(feature = "metrics"))]
-        let _ = count;
     }
 }
 

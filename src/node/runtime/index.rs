@@ -4,11 +4,11 @@
 //! writer reads its own write at once, and what is acknowledged to a peer can be read here.
 
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use papaya::{Equivalent, Guard, HashSet};
 
 use crate::id::LogId;
+use crate::node::runtime::change_counts::{ChangeCounts, ShardSet};
 use crate::store::LocalStore;
 use crate::store::entry::{Dot, DotSet, Entry, Revision};
 use crate::time::Time;
@@ -71,9 +71,7 @@ impl Equivalent<Cell> for StoredKey<'_> {
 #[derive(Debug)]
 pub(in crate::node) struct Index {
     cells: HashSet<Cell, foldhash::fast::RandomState>,
-    /// Raised by one before and after the index is brought up to the head, so it is odd in between. It is raised before the
-    /// first row changes: a reader that has seen a changed row also sees that this number has changed.
-    changes: AtomicU64,
+    changes: ChangeCounts,
 }
 
 /// The index's position in the change log. It is kept beside the replica, under its lock.
@@ -91,15 +89,15 @@ impl Index {
     pub(in crate::node) fn new() -> Self {
         Self {
             cells: HashSet::with_hasher(foldhash::fast::RandomState::default()),
-            changes: AtomicU64::new(0),
+            changes: ChangeCounts::new(),
         }
     }
 
-    /// A number that every change of a row changes. `None`: rows are being changed now.
+    /// A number that every change of a register changes. `None`: it may be changing now.
     #[cfg(feature = "json")]
     #[inline]
-    pub(in crate::node) fn changes(&self) -> Option<u64> {
-        Some(self.changes.load(Ordering::Acquire)).filter(|count| count % 2 == 0)
+    pub(in crate::node) fn changes(&self, entry: &Entry) -> Option<u64> {
+        self.changes.of(entry.name())
     }
 
     /// Follows the log to its head.
@@ -107,9 +105,15 @@ impl Index {
         if cursor.log == store.log.id && cursor.at == store.log.head() {
             return;
         }
-        self.changes.fetch_add(1, Ordering::Relaxed);
+        let changing = if cursor.log == store.log.id {
+            let rows = store.log.rows_after(cursor.at);
+            ShardSet::of(rows.map(|(_, id)| &store.row(id).dot_set.key()[1..]))
+        } else {
+            ShardSet::all()
+        };
+        self.changes.begin(&changing);
         self.follow_changes(cursor, store, now);
-        self.changes.fetch_add(1, Ordering::Release);
+        self.changes.end(&changing);
     }
 
     fn follow_changes(&self, cursor: &mut IndexCursor, store: &LocalStore, now: Time) {

@@ -87,6 +87,8 @@ pub(in crate::node) struct Shared {
     pub(in crate::node) events: EventLog<NodeEvent>,
     pub(in crate::node) member_events: EventLog<MemberEvent>,
     pub(in crate::node) join_board: JoinBoard,
+    #[cfg(feature = "json")]
+    pub(in crate::node) rejections: crate::node::runtime::rejections::Rejections,
     #[cfg(feature = "metrics")]
     pub(in crate::node) meter: crate::node::runtime::meter::Meter,
     pub(in crate::node) dial_targets: DialTargets,
@@ -136,6 +138,8 @@ impl Shared {
             events: EventLog::new(),
             member_events: EventLog::new(),
             join_board,
+            #[cfg(feature = "json")]
+            rejections: crate::node::runtime::rejections::Rejections::default(),
             dial_targets,
         })
     }

@@ -102,9 +102,8 @@ impl<T, S: Store> LiveBuilder<T, S> {
         self
     }
 
-    /// Waits for this time after a change, and takes all changes that come meanwhile together. Default: none. A batch of
-    /// this node is seen as a whole in any case; the parts of another node's batch mostly arrive within a few
-    /// milliseconds.
+    /// Waits for this time after a change, and takes all changes that come meanwhile together. Default: none. It is for
+    /// writers that change one key after the other; a batch is taken as a whole without it, also one of another node.
     pub fn debounce(mut self, time: Duration) -> Self {
         self.debounce = time;
         self

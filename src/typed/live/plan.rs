@@ -14,6 +14,7 @@ use super::last_good;
 use super::layer::{AnyLayer, LayerRead, guarded};
 use super::pieces::{LivePiece, PieceTree};
 use crate::error::{BoxedError, Cause, LiveSource, Rejected};
+use crate::membership::Member;
 use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
 use crate::typed::whole::WholeView;
@@ -151,9 +152,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         let LiveBase::Kept { pieces: kept, with_own } = base else {
             return self.keys.pieces(&self.store, entries.iter());
         };
+        // What earlier runs of this node wrote does not count: the file of last good values is newer.
         let is_own = |entry: &&Entry| {
-            *with_own
-                && self.store.member_of(entry.stamp()).is_some_and(|member| member.name == self.store.name())
+            let is_own = |member: Member| member.state.is_alive() && member.name == self.store.name();
+            *with_own && self.store.member_of(entry.stamp()).is_some_and(is_own)
         };
         let own = self.keys.pieces(&self.store, entries.iter().filter(is_own));
         let key = |piece: &Result<LivePiece, Rejected>| match piece {

@@ -44,7 +44,7 @@ pub(super) struct LiveTask<T, S: Store> {
     /// Why it could not be kept.
     not_kept: Option<Rejected>,
     /// Also if the task is dropped before it has run.
-    _end: EndGuard<T>,
+    _end: EndGuard<T, S>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
@@ -112,8 +112,9 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     ) -> Self {
         let value = made.value.expect("the first value equals no earlier one");
         let shared = Arc::new(LiveShared::new(value, made.tree, state));
-        let (kept, end) = (Vec::new(), EndGuard(shared.clone()));
-        let has_news = false;
+        let end =
+            EndGuard { shared: shared.clone(), store: plan.store.clone(), name: plan.keys.name().to_owned() };
+        let (kept, has_news) = (Vec::new(), false);
         let task = Self { plan, watch, has_news, view, shared, instead, kept, not_kept: None, _end: end };
         task.note(state, rejected);
         task
@@ -207,18 +208,22 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     fn note(&self, state: LiveState, mut rejected: Vec<Rejected>) {
         rejected.extend(self.not_kept.clone());
         if let Some(before) = self.shared.note_state(state, &rejected) {
-            let news: Vec<_> = rejected.iter().filter(|it| !before.contains(it)).cloned().collect();
-            self.plan.store.note_rejected(self.plan.keys.name(), &news, rejected.len());
+            self.plan.store.note_rejected(self.plan.keys.name(), &before, &rejected);
         }
     }
 }
 
-/// Tells the handles when the task ends, also if it is dropped with its runtime.
-struct EndGuard<T>(Arc<LiveShared<T>>);
+/// Tells the handles and the node when the task ends, also if it is dropped with its runtime.
+struct EndGuard<T, S: Store> {
+    shared: Arc<LiveShared<T>>,
+    store: S,
+    name: String,
+}
 
-impl<T> Drop for EndGuard<T> {
+impl<T, S: Store> Drop for EndGuard<T, S> {
     fn drop(&mut self) {
-        self.0.end();
+        self.shared.end();
+        self.store.note_rejected(&self.name, &self.shared.rejected(), &[]);
     }
 }
 

@@ -5,7 +5,7 @@
 //! as that is kept here, no other write can be there, whatever stamp it has. So a value counts if the store says that the
 //! key holds that memory now. Where more values want a place than there are, one of them is decoded again when it is read.
 //!
-//! While nothing in the store changes, it is not asked again.
+//! While the key does not change, the store is not asked again.
 //!
 //! The store is asked with the key of the entry that is kept: to put prefix and key together and read the result takes
 //! half as long as reading the value from the node. A general cache costs more than that: one look into moka takes two to
@@ -34,15 +34,15 @@ pub(super) const DECODED_MAX: usize = WAYS << SET_BITS;
 struct DecodedValue<T> {
     entry: Entry,
     value: Arc<T>,
-    /// The count of changes of the store at which the key held the entry; [`u64::MAX`] if that is not known.
+    /// The count of changes ([`Store::changes`]) at which the key held the entry; [`u64::MAX`] if that is not known.
     current_at: AtomicU64,
 }
 
 impl<T> DecodedValue<T> {
-    /// Whether the key holds the entry now and nothing else. As long as nothing in the store changes, it is not looked up
-    /// again, unless it may expire.
+    /// Whether the key holds the entry now and nothing else. As long as the key does not change, it is not looked up again,
+    /// unless it may expire.
     fn is_current(&self, store: &impl Store) -> bool {
-        let changes = store.changes();
+        let changes = store.changes(&self.entry);
         if changes == Some(self.current_at.load(Ordering::Relaxed)) {
             return true;
         }

@@ -1,8 +1,10 @@
 //! One file, made by a template.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
@@ -10,8 +12,10 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 use super::file::OneFile;
 use crate::exit::{Exit, Failure};
 
-/// The largest template; the largest file that one makes is bounded by its steps.
+/// The largest template.
 const TEMPLATE_BYTES_MAX: u64 = 4 << 20;
+/// The largest file that a template makes. Its steps do not bound that: one step may repeat a text many times.
+const FILE_BYTES_MAX: usize = 64 << 20;
 /// Steps of a template, so that a loop in it ends.
 const STEPS_MAX: u64 = 10_000_000;
 
@@ -40,12 +44,32 @@ impl Template {
 
     /// Makes the file what the template gives. Returns whether a byte of it has changed.
     pub(super) fn write(&self, keys: &BTreeMap<&str, &[u8]>) -> Result<bool, Failure> {
-        let text = render(&self.read()?, keys);
-        self.out.write(text.map_err(|error| error.at(&self.source.display().to_string()))?.as_bytes())
+        let text = render(&self.read()?, keys, FILE_BYTES_MAX);
+        self.out.write(&text.map_err(|error| error.at(&self.source.display().to_string()))?)
     }
 }
 
-fn render(template: &str, keys: &BTreeMap<&str, &[u8]>) -> Result<String, Failure> {
+/// A file that is being made.
+struct Made {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl Write for Made {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if part.len() > self.bytes_max - self.bytes.len() {
+            return Err(io::Error::other(format!("the file would have more than {} bytes", self.bytes_max)));
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn render(template: &str, keys: &BTreeMap<&str, &[u8]>, bytes_max: usize) -> Result<Vec<u8>, Failure> {
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
     let syntax = syntax.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let mut environment = Environment::new();
@@ -55,9 +79,13 @@ fn render(template: &str, keys: &BTreeMap<&str, &[u8]>) -> Result<String, Failur
     environment.set_fuel(Some(STEPS_MAX));
     let said = |error: minijinja::Error| {
         let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
-        Failure::new(Exit::Failed, format!("{line}{error}"))
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        Failure::new(Exit::Failed, format!("{line}{error}{cause}"))
     };
-    environment.template_from_str(template).and_then(|template| template.render(nested(keys))).map_err(said)
+    let mut made = Made { bytes: Vec::new(), bytes_max };
+    let template = environment.template_from_str(template).map_err(said)?;
+    template.render_captured_to(nested(keys), &mut made).map_err(said)?;
+    Ok(made.bytes)
 }
 
 /// The keys as nested maps. Values that are JSON are what they are, others text or bytes.
@@ -90,6 +118,7 @@ fn value_of(bytes: &[u8]) -> Value {
 mod tests {
     use super::*;
 
+    /// In a file of at most 1,000 bytes.
     fn rendered(template: &str) -> Result<String, String> {
         let keys: [(&str, &[u8]); 5] = [
             ("db/pool", b"20"),
@@ -98,7 +127,8 @@ mod tests {
             ("my-key", b"{\"x\": null, \"y\": 1.5}"),
             ("binary", &[0xff, 0]),
         ];
-        render(template, &keys.into()).map_err(|failure| failure.to_string())
+        let made = render(template, &keys.into(), 1_000).map_err(|failure| failure.to_string())?;
+        Ok(String::from_utf8(made).expect("templates make text"))
     }
 
     #[test]
@@ -115,6 +145,17 @@ mod tests {
             assert!(error.contains("line 2"), "{wrong}: {error}");
         }
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
-        assert!(rendered(endless).is_err(), "its steps are bounded");
+        assert!(render(endless, &BTreeMap::new(), FILE_BYTES_MAX).is_err(), "its steps are bounded");
+    }
+
+    #[test]
+    fn files_of_templates_are_bounded() {
+        assert_eq!(rendered("{{ 'x' * 1000 }}").unwrap().len(), 1_000);
+        for large in ["{{ 'x' * 1001 }}", "{% for i in range(999) %}{{ name }}{% endfor %}"] {
+            let error = rendered(large).unwrap_err();
+            assert!(error.contains("the file would have more than 1000 bytes"), "{error}");
+        }
+        // A single step of 100 MB.
+        assert!(render("{{ 'x' * 100000000 }}", &BTreeMap::new(), FILE_BYTES_MAX).is_err());
     }
 }

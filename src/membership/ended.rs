@@ -1,0 +1,127 @@
+//! Runs that have ended and whose place another run of their name has taken.
+//!
+//! They are no members any more: they are not listed, dialled, counted or told of. What they wrote stays, though, and
+//! people want to know who that was. So their names are kept for as long as members that are gone are remembered.
+//!
+//! A run that was proven stays with its name here as well: nobody can take it under another one afterwards
+//! ([`Members::is_of_other`]).
+
+use std::time::Duration;
+
+use super::{KnownMember, MemberState, Members};
+use crate::id::RunId;
+use crate::membership::Member;
+
+/// The most ended runs whose names are kept. Beyond it those go first that were only heard of, and of the others the
+/// one that ended first.
+const ENDED_RUNS_MAX: usize = 1_024;
+
+/// A run that has ended.
+#[derive(Debug)]
+pub(super) struct EndedRun {
+    /// Without its metadata.
+    member: Member,
+    is_proven: bool,
+    /// When its place was taken, by the monotonic clock.
+    at: Duration,
+}
+
+impl EndedRun {
+    pub(super) fn is_of_other(&self, name: &str) -> bool {
+        self.is_proven && self.member.name != name
+    }
+}
+
+impl Members {
+    /// The member that is, or was, this run.
+    pub(crate) fn of_run_ever(&self, run: RunId) -> Option<&Member> {
+        self.of_run(run).or_else(|| self.ended.get(&run).map(|ended| &ended.member))
+    }
+
+    /// Keeps the name of a run whose place another one has taken.
+    pub(super) fn remember_ended(&mut self, known: &KnownMember) {
+        let KnownMember { member, is_proven, .. } = known;
+        if self.ended.get(&member.run).is_some_and(|ended| ended.is_proven && !is_proven) {
+            return;
+        }
+        let state = if member.state.is_alive() { MemberState::Down } else { member.state };
+        let gone =
+            Member { state, since: member.since, ..Member::new(&*member.name, member.run, member.addr) };
+        let ended = EndedRun { member: gone, is_proven: *is_proven, at: self.now.mono };
+        self.ended.insert(member.run, ended);
+        if self.ended.len() > ENDED_RUNS_MAX {
+            let first = self.ended.iter().min_by_key(|(_, ended)| (ended.is_proven, ended.at));
+            let first = first.map(|(run, _)| *run);
+            first.and_then(|run| self.ended.remove(&run));
+        }
+    }
+
+    /// Forgets the runs that ended too long ago.
+    pub(super) fn forget_ended(&mut self) {
+        let (now, forget_after) = (self.now.mono, self.config.forget_after);
+        self.ended.retain(|_, ended| ended.at + forget_after > now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::tests::{member, members};
+    use super::*;
+    use crate::time::Time;
+
+    fn at(secs: u64) -> Time {
+        Time { mono: Duration::from_secs(secs), wall: Duration::from_secs(secs) }
+    }
+
+    fn named(run: u64, name: &str) -> Member {
+        Member { name: name.to_owned(), ..member(run) }
+    }
+
+    /// A cluster in which the run 2 of `n2` was proven and then replaced by the run 3.
+    fn replaced() -> Members {
+        let mut own = members();
+        own.on_link_member(at(1), &named(2, "n2"), 0);
+        own.unlinked(RunId::new(2));
+        own.on_link_member(at(2), &named(3, "n2"), 0);
+        assert!(own.others().all(|member| member.run == RunId::new(3)));
+        own
+    }
+
+    fn name_of(own: &Members, run: u64) -> Option<&str> {
+        own.of_run_ever(RunId::new(run)).map(|member| &*member.name)
+    }
+
+    #[test]
+    fn replaced_run_keeps_its_name_until_it_is_forgotten() {
+        let mut own = replaced();
+        assert_eq!((name_of(&own, 2), name_of(&own, 3)), (Some("n2"), Some("n2")));
+        assert!(!own.of_run_ever(RunId::new(2)).unwrap().state.is_alive());
+        assert!(own.of_run(RunId::new(2)).is_none(), "it is no member");
+        let forget_after = own.config.forget_after.as_secs();
+        own.forget_due(at(forget_after), &BTreeSet::new());
+        assert_eq!(name_of(&own, 2), Some("n2"));
+        own.forget_due(at(forget_after + 3), &BTreeSet::new());
+        assert_eq!(name_of(&own, 2), None);
+    }
+
+    #[test]
+    fn replaced_run_that_was_proven_gets_no_other_name() {
+        let mut own = replaced();
+        assert!(own.is_of_other(RunId::new(2), "thief") && !own.is_of_other(RunId::new(2), "n2"));
+        own.on_link_member(at(3), &named(2, "thief"), 0);
+        assert!(!own.add_by_hearsay(&named(2, "thief")));
+        assert_eq!(name_of(&own, 2), Some("n2"));
+    }
+
+    #[test]
+    fn names_of_ended_runs_are_bounded_and_proven_ones_stay() {
+        let mut own = replaced();
+        for run in 10..10 + 2 * ENDED_RUNS_MAX as u64 {
+            own.remember_ended(&KnownMember::new(named(run, "heard"), at(3), Duration::ZERO));
+        }
+        assert_eq!(own.ended.len(), ENDED_RUNS_MAX);
+        assert_eq!((name_of(&own, 2), name_of(&own, 10)), (Some("n2"), None));
+    }
+}
