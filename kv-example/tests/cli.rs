@@ -257,7 +257,7 @@ fn dump_lists_concurrent_values_and_load_counts_them() {
 fn status_names_what_is_not_applied() {
     let node = serve("a", &[], &[]);
     assert!(!node.line(&["status"]).contains("not applied"));
-    node.line(&["put", "flags/default/broken", "{}"]);
+    node.line(&["put", "flags/default/broken", "{}", "--force"]);
     eventually("the status names it", || node.line(&["status"]).contains("not applied in flags/: the key"));
     let rejected = ask("GET", &format!("{}/v1/status", node.http), &[], b"").json()["rejected"].clone();
     assert_eq!(rejected[0]["live"], "flags/", "{rejected}");
