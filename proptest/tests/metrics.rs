@@ -9,7 +9,7 @@ use std::time::Duration;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use open_feature::EvaluationContext;
 use open_feature::provider::FeatureProvider;
-use tidings::flags::{Flags, FlagsProvider};
+use tidings::flags::{Context, Flags, FlagsProvider};
 use tidings::{Config, Live, Quorum, WriteError};
 use tidings_proptest::Folder;
 use tidings_proptest::nodes::{GUARD, builder, guarded};
@@ -151,11 +151,6 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
         }
     });
     all_recorded.await;
-    let of_library = documented().into_keys().filter(|name| !name.contains("_http_"));
-    let of_library =
-        of_library.filter(|name| !["tidings_info", "tidings_uptime_seconds"].contains(&name.as_str()));
-    let missing: Vec<String> = of_library.filter(|name| !names.contains(name)).collect();
-    assert_eq!(missing, Vec::<String>::new(), "documented and not recorded");
     assert_eq!((*live.load(), live.rejected().len()), (None, 1));
     let rejected = |seen: &Seen| seen.value("tidings_live_rejected", &[("node", "a"), ("live", "live")]);
     // What has ended rejects nothing.
@@ -168,5 +163,26 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
     .await;
     let arrivals = b.status().arrivals;
     assert_eq!((arrivals.len(), arrivals[0].name.as_deref(), arrivals[0].count), (1, Some("a"), 1));
+    // Counts of flags are recorded when they are written into the store.
+    let on = r#"{"state": "ENABLED", "variants": {"on": true}, "defaultVariant": "on"}"#;
+    a.put("flags/default/known", on).unwrap();
+    let counted = Flags::builder(&a, "flags/").report_usage().start().await.unwrap();
+    assert!(counted.bool("known", false, &Context::anonymous()));
+    let labels = [("node", "a"), ("set", "default"), ("flag", "known"), ("variant", "on")];
+    guarded(async {
+        while !names.contains("tidings_flag_variant_evaluations_total") {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let seen = Seen::of(&snapshotter);
+            names.extend(check_against_page(&seen));
+            let count = seen.value("tidings_flag_variant_evaluations_total", &labels);
+            assert!(count < 1.5, "it is counted {count} times");
+        }
+    })
+    .await;
+    let of_library = documented().into_keys().filter(|name| !name.contains("_http_"));
+    let of_library =
+        of_library.filter(|name| !["tidings_info", "tidings_uptime_seconds"].contains(&name.as_str()));
+    let missing: Vec<String> = of_library.filter(|name| !names.contains(name)).collect();
+    assert_eq!(missing, Vec::<String>::new(), "documented and not recorded");
     tokio::join!(a.shutdown(), b.shutdown());
 }

@@ -13,8 +13,8 @@ use std::cmp::Ordering;
 use super::context::{Context, TARGETING_KEY, seconds_of};
 use super::datum::{Datum, NAMES_PER_STEP, as_float, text_extent};
 use super::error::RuleFault;
-use super::fractional::{self, Buckets, Subject};
-use super::rule::{Expression, FractionalVersion, Operator};
+use super::fractional::{self, Buckets, FractionalVersion, Subject};
+use super::rule::{Expression, Operator};
 use super::value::FlagValue;
 use super::version;
 

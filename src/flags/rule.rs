@@ -94,23 +94,3 @@ operators! {
     EndsWith "ends_with",
     Version "sem_ver",
 }
-
-/// How `fractional` assigns a subject to a bucket. The two versions give different answers for the same rule, so all
-/// nodes and all other programs that evaluate a set of flags have to use the same one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum FractionalVersion {
-    /// The hash of a text. Most implementations of flagd use it.
-    #[default]
-    V2,
-    /// The hash of any value in deterministic CBOR.
-    V3,
-}
-
-impl FractionalVersion {
-    pub(super) fn number(self) -> i64 {
-        match self {
-            Self::V2 => 2,
-            Self::V3 => 3,
-        }
-    }
-}
