@@ -10,7 +10,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use open_feature::EvaluationContext;
 use open_feature::provider::FeatureProvider;
 use tidings::flags::{Context, Flags, FlagsProvider};
-use tidings::{Config, Live, Quorum, WriteError};
+use tidings::{Config, Live, Node, Quorum, WriteError};
 use tidings_proptest::Folder;
 use tidings_proptest::nodes::{GUARD, builder, guarded};
 
@@ -75,6 +75,25 @@ fn check_against_page(seen: &Seen) -> BTreeSet<String> {
         assert_eq!((recorded, &labels), (kind.as_str(), documented), "{name} is documented otherwise");
     }
     seen.0.iter().map(|(name, ..)| name.clone()).collect()
+}
+
+/// Evaluates a flag, and waits until its count is recorded: that is when it is written into the store.
+async fn record_a_flag(a: &Node, snapshotter: &Snapshotter, names: &mut BTreeSet<String>) {
+    let on = r#"{"state": "ENABLED", "variants": {"on": true}, "defaultVariant": "on"}"#;
+    a.put("flags/default/known", on).unwrap();
+    let counted = Flags::builder(a, "flags/").report_usage().start().await.unwrap();
+    assert!(counted.bool("known", false, &Context::anonymous()));
+    let labels = [("node", "a"), ("set", "default"), ("flag", "known"), ("variant", "on")];
+    guarded(async {
+        while !names.contains("tidings_flag_variant_evaluations_total") {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let seen = Seen::of(snapshotter);
+            names.extend(check_against_page(&seen));
+            let count = seen.value("tidings_flag_variant_evaluations_total", &labels);
+            assert!(count < 1.5, "it is counted {count} times");
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,22 +182,7 @@ async fn metrics_recorder_sees_what_two_nodes_do() {
     .await;
     let arrivals = b.status().arrivals;
     assert_eq!((arrivals.len(), arrivals[0].name.as_deref(), arrivals[0].count), (1, Some("a"), 1));
-    // Counts of flags are recorded when they are written into the store.
-    let on = r#"{"state": "ENABLED", "variants": {"on": true}, "defaultVariant": "on"}"#;
-    a.put("flags/default/known", on).unwrap();
-    let counted = Flags::builder(&a, "flags/").report_usage().start().await.unwrap();
-    assert!(counted.bool("known", false, &Context::anonymous()));
-    let labels = [("node", "a"), ("set", "default"), ("flag", "known"), ("variant", "on")];
-    guarded(async {
-        while !names.contains("tidings_flag_variant_evaluations_total") {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let seen = Seen::of(&snapshotter);
-            names.extend(check_against_page(&seen));
-            let count = seen.value("tidings_flag_variant_evaluations_total", &labels);
-            assert!(count < 1.5, "it is counted {count} times");
-        }
-    })
-    .await;
+    record_a_flag(&a, &snapshotter, &mut names).await;
     let of_library = documented().into_keys().filter(|name| !name.contains("_http_"));
     let of_library =
         of_library.filter(|name| !["tidings_info", "tidings_uptime_seconds"].contains(&name.as_str()));
