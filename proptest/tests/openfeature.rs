@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use open_feature::provider::{FeatureProvider, ProviderStatus};
@@ -164,8 +165,11 @@ fn provider_tells_its_state_and_what_changed() {
     assert_eq!(*seen.lock().unwrap(), [FlagsEvent::Stale, FlagsEvent::Ready, changed, FlagsEvent::Closed]);
 }
 
-/// Keeps the events of evaluations with their fields.
-struct Kept(Arc<Mutex<Vec<BTreeMap<String, String>>>>);
+type KeptEvents = Arc<Mutex<Vec<BTreeMap<String, String>>>>;
+
+/// Keeps the events of evaluations on one thread, with their fields. It is the subscriber of the whole process: one of a
+/// single thread hears nothing of an event that another thread has met first.
+struct Kept(ThreadId, KeptEvents);
 
 struct Fields(BTreeMap<String, String>);
 
@@ -193,10 +197,10 @@ impl Subscriber for Kept {
     fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        if event.metadata().name() == "feature_flag.evaluation" {
+        if event.metadata().name() == "feature_flag.evaluation" && thread::current().id() == self.0 {
             let mut fields = Fields(BTreeMap::new());
             event.record(&mut fields);
-            self.0.lock().unwrap().push(fields.0);
+            self.1.lock().unwrap().push(fields.0);
         }
     }
 
@@ -212,17 +216,17 @@ fn evaluations_are_told_and_counted() {
     sim.run_for(ms(1));
     let provider = FlagsProvider::new(flags);
     let context = EvaluationContext::default().with_targeting_key("ann").with_custom_field("plan", "premium");
-    let kept: Arc<Mutex<Vec<BTreeMap<String, String>>>> = Arc::default();
+    let kept = KeptEvents::default();
+    tracing::subscriber::set_global_default(Kept(thread::current().id(), kept.clone()))
+        .expect("no other test of this file sets one");
     let recorder = DebuggingRecorder::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     metrics::with_local_recorder(&recorder, || {
-        tracing::subscriber::with_default(Kept(kept.clone()), || {
-            runtime.block_on(async {
-                _ = provider.resolve_bool_value("bool", &context).await;
-                _ = provider.resolve_bool_value("bool", &context).await;
-                _ = provider.resolve_bool_value("int", &context).await;
-                _ = provider.resolve_bool_value("unheard-of", &context).await;
-            });
+        runtime.block_on(async {
+            _ = provider.resolve_bool_value("bool", &context).await;
+            _ = provider.resolve_bool_value("bool", &context).await;
+            _ = provider.resolve_bool_value("int", &context).await;
+            _ = provider.resolve_bool_value("unheard-of", &context).await;
         });
     });
     let kept = kept.lock().unwrap();
