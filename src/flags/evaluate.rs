@@ -209,10 +209,8 @@ impl<'a> Evaluation<'a> {
             (Some(item), Some(name)) => self.part(item, name)?,
             (None, None) => self.whole_context()?,
             (None, Some("$flagd")) => match names.next() {
-                None => Datum::NewObject(self.own_fields()),
-                Some("flagKey") => Datum::text(self.flag),
-                Some("timestamp") => Datum::Int(self.timestamp()),
-                Some(_) => Datum::Null,
+                None => self.own_fields(),
+                Some(name) => self.own_field(name),
             },
             (None, Some(name)) => {
                 self.spend(self.context.len() / NAMES_PER_STEP)?;
@@ -248,22 +246,25 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn timestamp(&self) -> i64 {
-        self.context.time().map_or_else(self.clock, seconds_of)
+    /// A field of `$flagd`.
+    fn own_field(&self, name: &str) -> Datum<'a> {
+        match name {
+            "flagKey" => Datum::text(self.flag),
+            "timestamp" => Datum::Int(self.context.time().map_or_else(self.clock, seconds_of)),
+            _ => Datum::Null,
+        }
     }
 
-    fn own_fields(&self) -> Vec<(Cow<'a, str>, Datum<'a>)> {
-        vec![
-            (Cow::Borrowed("flagKey"), Datum::text(self.flag)),
-            (Cow::Borrowed("timestamp"), Datum::Int(self.timestamp())),
-        ]
+    fn own_fields(&self) -> Datum<'a> {
+        let field = |name| (Cow::Borrowed(name), self.own_field(name));
+        Datum::NewObject(["flagKey", "timestamp"].map(field).into())
     }
 
     fn whole_context(&mut self) -> Evaluated<'a> {
         let mut fields: Vec<_> =
             self.context.attributes().map(|(name, value)| (Cow::Borrowed(name), value.into())).collect();
         self.spend(fields.len() * ITEM_STEPS)?;
-        fields.push((Cow::Borrowed("$flagd"), Datum::NewObject(self.own_fields())));
+        fields.push((Cow::Borrowed("$flagd"), self.own_fields()));
         fields.push((Cow::Borrowed(TARGETING_KEY), self.attribute(TARGETING_KEY)));
         Ok(Datum::NewObject(fields))
     }

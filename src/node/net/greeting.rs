@@ -51,10 +51,10 @@ impl Greeting {
 
     /// What the sender says of the shared settings, if its program does.
     pub(in crate::node) fn claim(&self) -> Option<SettingsClaim> {
-        let GreetingSettings { number, .. } = self.settings.0?;
+        let settings = self.settings.0?;
         let beginning = self.beginning.0.filter(|beginning| beginning.number > 0);
         let beginning = beginning.as_ref().map(GreetingSettings::settings);
-        Some(SettingsClaim { configured: self.settings.0?.settings(), number, beginning })
+        Some(SettingsClaim { configured: settings.settings(), number: settings.number, beginning })
     }
 }
 
