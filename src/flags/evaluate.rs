@@ -9,12 +9,13 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
-use super::context::{Context, TARGETING_KEY, seconds_of};
+use super::context::{AttributeValue, Context, TARGETING_KEY, seconds_of};
 use super::datum::{Datum, NAMES_PER_STEP, as_float, text_extent};
 use super::error::RuleFault;
 use super::fractional::{self, Buckets, FractionalVersion, Subject};
-use super::rule::{Expression, Operator};
+use super::rule::{Expression, Operator, VariablePath};
 use super::value::FlagValue;
 use super::version;
 
@@ -24,6 +25,9 @@ pub const EVALUATION_STEPS_MAX: usize = 1 << 20;
 
 /// What an item of a new list costs beside its contents: about its size.
 const ITEM_STEPS: usize = 32;
+
+/// The name under which rules see the flag's key and the time.
+const OWN_FIELDS: &str = "$flagd";
 
 /// One evaluation of a rule.
 pub(super) struct Evaluation<'a> {
@@ -61,7 +65,12 @@ impl<'a> Evaluation<'a> {
 
     /// The name of the variant that a rule gives. `None`: the default variant.
     pub(super) fn variant_name(&mut self, rule: &'a Expression) -> Result<Option<Cow<'a, str>>, RuleFault> {
-        let value = self.value(rule, None)?;
+        let Some(chosen) = self.chosen(rule, None)? else { return Ok(None) };
+        if let Expression::Literal(FlagValue::Text(name)) = chosen {
+            self.spend(1 + text_extent(name))?;
+            return Ok(Some(Cow::Borrowed(name)));
+        }
+        let value = self.value(chosen, None)?;
         self.charge(&value)?;
         Ok(if value.is_null() { None } else { Some(value.to_text()) })
     }
@@ -84,15 +93,7 @@ impl<'a> Evaluation<'a> {
                 let found = self.look_up_named(&name, scope)?;
                 if found.is_null() { self.argument(arguments, 1, scope) } else { Ok(found) }
             }
-            Expression::InTexts(needle, texts) => {
-                let needle = self.value(needle, scope)?;
-                self.charge(&needle)?;
-                let is_in = match &needle {
-                    Datum::Text(text) => texts.binary_search_by(|own| (**own).cmp(text)).is_ok(),
-                    _ => false,
-                };
-                Ok(Datum::Bool(is_in))
-            }
+            Expression::InTexts(needle, texts) => Ok(Datum::Bool(self.is_among(needle, texts, scope)?)),
             Expression::Fractional(arguments, fixed) => self.fractional(arguments, fixed.as_ref(), scope),
             Expression::Call(operator, arguments) => self.call(*operator, arguments, scope),
         }
@@ -114,7 +115,10 @@ impl<'a> Evaluation<'a> {
         scope: Scope<'_, 'a>,
     ) -> Evaluated<'a> {
         match operator {
-            Operator::If => self.choose(arguments, scope),
+            Operator::If => match self.branch(arguments, scope)? {
+                Some(branch) => self.value(branch, scope),
+                None => Ok(Datum::Null),
+            },
             Operator::And | Operator::Or => {
                 let mut last = Datum::Null;
                 for argument in arguments {
@@ -184,19 +188,81 @@ impl<'a> Evaluation<'a> {
         })
     }
 
-    fn choose(&mut self, arguments: &'a [Expression], scope: Scope<'_, 'a>) -> Evaluated<'a> {
+    /// The part of a rule whose value is that of the rule: where the conditions of `if` lead to. `None`: no branch
+    /// applies.
+    fn chosen(
+        &mut self,
+        mut rule: &'a Expression,
+        scope: Scope<'_, 'a>,
+    ) -> Result<Option<&'a Expression>, RuleFault> {
+        while let Expression::Call(Operator::If, arguments) = rule {
+            self.spend(1)?;
+            match self.branch(arguments, scope)? {
+                Some(branch) => rule = branch,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(rule))
+    }
+
+    /// The branch of an `if` that applies.
+    fn branch(
+        &mut self,
+        arguments: &'a [Expression],
+        scope: Scope<'_, 'a>,
+    ) -> Result<Option<&'a Expression>, RuleFault> {
         for pair in arguments.chunks(2) {
             match pair {
                 [condition, then] => {
-                    if self.value(condition, scope)?.is_true() {
-                        return self.value(then, scope);
+                    if self.holds(condition, scope)? {
+                        return Ok(Some(then));
                     }
                 }
-                [otherwise] => return self.value(otherwise, scope),
+                [otherwise] => return Ok(Some(otherwise)),
                 _ => unreachable!("chunks have one or two elements"),
             }
         }
-        Ok(Datum::Null)
+        Ok(None)
+    }
+
+    /// Whether a condition is true.
+    fn holds(&mut self, condition: &'a Expression, scope: Scope<'_, 'a>) -> Result<bool, RuleFault> {
+        if let Expression::InTexts(needle, texts) = condition {
+            self.spend(1)?;
+            return self.is_among(needle, texts, scope);
+        }
+        Ok(self.value(condition, scope)?.is_true())
+    }
+
+    /// Whether a text is one of those of a sorted list.
+    fn is_among(
+        &mut self,
+        needle: &'a Expression,
+        texts: &[Arc<str>],
+        scope: Scope<'_, 'a>,
+    ) -> Result<bool, RuleFault> {
+        let is_in = |text: &str| texts.binary_search_by(|own| (**own).cmp(text)).is_ok();
+        if let Some(text) = self.attribute_text(needle, scope) {
+            self.spend(2 + self.context.len() / NAMES_PER_STEP + text_extent(text))?;
+            return Ok(is_in(text));
+        }
+        let needle = self.value(needle, scope)?;
+        self.charge(&needle)?;
+        Ok(matches!(&needle, Datum::Text(text) if is_in(text)))
+    }
+
+    /// The text of an attribute, where an expression asks for just that: most conditions do.
+    fn attribute_text(&self, expression: &Expression, scope: Scope<'_, 'a>) -> Option<&'a str> {
+        let (Expression::Variable(VariablePath(names), None), None) = (expression, scope) else {
+            return None;
+        };
+        match &**names {
+            [name] if !matches!(&**name, OWN_FIELDS | TARGETING_KEY) => match self.context.attribute(name)? {
+                AttributeValue::Text(text) => Some(text),
+                AttributeValue::Other(_) => None,
+            },
+            _ => None,
+        }
     }
 
     fn look_up<'n>(
@@ -208,7 +274,7 @@ impl<'a> Evaluation<'a> {
             (Some(item), None) => item.clone(),
             (Some(item), Some(name)) => self.part(item, name)?,
             (None, None) => self.whole_context()?,
-            (None, Some("$flagd")) => match names.next() {
+            (None, Some(OWN_FIELDS)) => match names.next() {
                 None => self.own_fields(),
                 Some(name) => self.own_field(name),
             },
@@ -264,7 +330,7 @@ impl<'a> Evaluation<'a> {
         let mut fields: Vec<_> =
             self.context.attributes().map(|(name, value)| (Cow::Borrowed(name), value.into())).collect();
         self.spend(fields.len() * ITEM_STEPS)?;
-        fields.push((Cow::Borrowed("$flagd"), self.own_fields()));
+        fields.push((Cow::Borrowed(OWN_FIELDS), self.own_fields()));
         fields.push((Cow::Borrowed(TARGETING_KEY), self.attribute(TARGETING_KEY)));
         Ok(Datum::NewObject(fields))
     }
@@ -316,11 +382,16 @@ impl<'a> Evaluation<'a> {
         fixed: Option<&'a Buckets<FlagValue>>,
         scope: Scope<'_, 'a>,
     ) -> Evaluated<'a> {
-        let Some(first) = arguments.first() else { return Ok(Datum::Null) };
-        let first = self.value(first, scope)?;
-        self.charge(&first)?;
+        let own = match arguments.first() {
+            None => return Ok(Datum::Null),
+            // The first bucket: lists are no subjects.
+            Some(Expression::Literal(FlagValue::List(_))) => None,
+            Some(first) => Some(self.value(first, scope)?),
+        };
+        own.iter().try_for_each(|own| self.charge(own))?;
         self.spend(self.context.targeting_key().map_or(0, text_extent))?;
-        let subject = fractional::subject(self.fractional, &first, self.flag, self.context.targeting_key());
+        let subject =
+            fractional::subject(self.fractional, own.as_ref(), self.flag, self.context.targeting_key());
         let Subject::Hash(hash, is_first_hashed) = subject else { return Ok(Datum::Null) };
         let arguments = &arguments[usize::from(is_first_hashed)..];
         if let Some(fixed) = fixed.filter(|fixed| fixed.len() == arguments.len()) {

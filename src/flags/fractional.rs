@@ -8,7 +8,7 @@
 //! Both hash with `MurmurHash3` (32 bits, seed 0) and take the bucket at `hash × total weight / 2^32`. A rule that cannot
 //! be computed gives null, so that the default variant counts: that is what other implementations do.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
@@ -39,11 +39,23 @@ impl FractionalVersion {
     }
 }
 
-/// What is hashed. Texts of usual length stay on the stack.
-#[derive(Default)]
-struct HashInput(SmallVec<[u8; 128]>);
+/// The hash that chooses the bucket.
+fn hash(mut subject: impl Read) -> u32 {
+    murmur3::murmur3_32(&mut subject, 0).expect("memory can be read")
+}
 
-impl Write for HashInput {
+/// The hash of a value in CBOR.
+fn hash_of_cbor(value: &impl Serialize) -> u32 {
+    let mut bytes = CborBytes::default();
+    ciborium::into_writer(value, &mut bytes).expect("memory can be written");
+    hash(&bytes.0[..])
+}
+
+/// What is hashed by version 3. Values of usual length stay on the stack.
+#[derive(Default)]
+struct CborBytes(SmallVec<[u8; 128]>);
+
+impl Write for CborBytes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -51,12 +63,6 @@ impl Write for HashInput {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl HashInput {
-    fn hash(&self) -> u32 {
-        murmur3::murmur3_32(&mut &self.0[..], 0).expect("a slice can be read")
     }
 }
 
@@ -68,34 +74,29 @@ pub(super) enum Subject {
     None,
 }
 
-/// The subject of a rule, by its first argument.
+/// The subject of a rule, by its first argument. `None`: that is a bucket.
 pub(super) fn subject(
     version: FractionalVersion,
-    first: &Datum<'_>,
+    first: Option<&Datum<'_>>,
     flag: &str,
     targeting_key: Option<&str>,
 ) -> Subject {
-    let mut input = HashInput::default();
     match (version, first) {
-        (FractionalVersion::V2, Datum::Text(text)) => input.0.extend_from_slice(text.as_bytes()),
-        (FractionalVersion::V3, Datum::Null) => return Subject::None,
-        (FractionalVersion::V3, own) if own.items_len().is_none() => write_cbor(own, &mut input),
-        _ => {
-            let Some(key) = targeting_key.filter(|key| !key.is_empty()) else { return Subject::None };
-            if version == FractionalVersion::V2 {
-                input.0.extend_from_slice(flag.as_bytes());
-                input.0.extend_from_slice(key.as_bytes());
-            } else {
-                ciborium::into_writer(&[flag, key], &mut input).expect("memory can be written");
-            }
-            return Subject::Hash(input.hash(), false);
+        (FractionalVersion::V2, Some(Datum::Text(text))) => {
+            return Subject::Hash(hash(text.as_bytes()), true);
         }
+        (FractionalVersion::V3, Some(Datum::Null)) => return Subject::None,
+        (FractionalVersion::V3, Some(own)) if own.items_len().is_none() => {
+            return Subject::Hash(hash_of_cbor(&Canonical(own)), true);
+        }
+        _ => {}
     }
-    Subject::Hash(input.hash(), true)
-}
-
-fn write_cbor(value: &Datum<'_>, input: &mut HashInput) {
-    ciborium::into_writer(&Canonical(value), input).expect("memory can be written");
+    let Some(key) = targeting_key.filter(|key| !key.is_empty()) else { return Subject::None };
+    let hash = match version {
+        FractionalVersion::V2 => hash(flag.as_bytes().chain(key.as_bytes())),
+        FractionalVersion::V3 => hash_of_cbor(&[flag, key]),
+    };
+    Subject::Hash(hash, false)
 }
 
 /// One bucket: its variant and its weight. `None`: it is malformed.
@@ -216,7 +217,7 @@ mod tests {
     use super::*;
 
     fn hash_of(version: FractionalVersion, text: &str) -> u32 {
-        match subject(version, &Datum::text(text), "", None) {
+        match subject(version, Some(&Datum::text(text)), "", None) {
             Subject::Hash(hash, _) => hash,
             Subject::None => unreachable!("a text is a subject"),
         }
