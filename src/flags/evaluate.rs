@@ -227,11 +227,28 @@ impl<'a> Evaluation<'a> {
 
     /// Whether a condition is true.
     fn holds(&mut self, condition: &'a Expression, scope: Scope<'_, 'a>) -> Result<bool, RuleFault> {
-        if let Expression::InTexts(needle, texts) = condition {
-            self.spend(1)?;
-            return self.is_among(needle, texts, scope);
+        match condition {
+            Expression::InTexts(needle, texts) => {
+                self.spend(1)?;
+                self.is_among(needle, texts, scope)
+            }
+            Expression::Shared(shared) => {
+                self.spend(1)?;
+                self.holds(shared, scope)
+            }
+            Expression::Call(operator @ (Operator::And | Operator::Or), arguments) => {
+                self.spend(1)?;
+                let decisive = *operator == Operator::Or;
+                for argument in arguments {
+                    if self.holds(argument, scope)? == decisive {
+                        return Ok(decisive);
+                    }
+                }
+                // Without arguments both are null.
+                Ok(!decisive && !arguments.is_empty())
+            }
+            other => Ok(self.value(other, scope)?.is_true()),
         }
-        Ok(self.value(condition, scope)?.is_true())
     }
 
     /// Whether a text is one of those of a sorted list.
