@@ -11,8 +11,9 @@ use tidings_benches::table::Table;
 const FOLDER: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What the page shows, in order: the report and its part, which together name the table and its plot.
-const SHOWN: [(&str, &str); 38] = [
+const SHOWN: [(&str, &str); 39] = [
     ("spread", "last"),
+    ("spread", "oversubscribed"),
     ("spread", "loss"),
     ("spread", "costs"),
     ("spread", "join"),

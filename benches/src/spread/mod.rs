@@ -24,6 +24,7 @@ use crate::reconcile_rs::{SETTINGS_NOTE, Settings};
 
 pub(crate) const PARTS: &[(&str, fn())] = &[
     ("last", last),
+    ("oversubscribed", oversubscribed),
     ("join", join::join),
     ("overload", overload::overload),
     ("sim", virtual_time::sim),
@@ -40,6 +41,9 @@ const SAMPLES_LOSSY: [usize; 2] = [1_500, 300];
 /// At most so many of `reconcile`, which waits for a timer after each loss: in the short run, in the long one.
 const SAMPLES_LOSSY_RIVAL: [usize; 2] = [100, 1_500];
 const RECONCILE: [Kind; 2] = [Kind::Reconcile(Settings::Documented), Kind::Reconcile(Settings::Fast)];
+const ONE_PROCESS_NOTE: &str = "All nodes of a contestant are in this process, on a runtime of two threads. A watch, a callback or a returning read takes the time of arrival.";
+const ARRIVAL_NOTE: &str =
+    "Of reconcile, a write has arrived when the hook is called that it runs before it changes the map.";
 /// The size of the cluster that shares its cores with busy threads.
 const OVERSUBSCRIBED_NODES: usize = 10;
 /// Samples of those that take seconds for each, in each repetition.
@@ -111,13 +115,10 @@ impl Repetitions {
 fn last() {
     let mut table =
         Table::new("spread-last", "From a put to the last node, 124 bytes, real sockets on loopback");
-    table.note("All nodes of a contestant are in this process, on a runtime of two threads. A watch, a callback or a returning read takes the time of arrival.");
+    table.note(ONE_PROCESS_NOTE);
     table.note("Min, median and max are over the repetitions, each with a cluster of its own; the contestants take turns. The bare push has one writer, whose few connections stay warm; the others write in turn, the push \"in turn\" over a connection between any two. A write that is nowhere after 30 s (5 s in the short run) counts as lost. Of tidings, everything here begins when a cluster's links are made and known; while hundreds of them are being made in one process, what they seem to be away is this machine's work, and a lost packet waits for it.");
     table.note(SETTINGS_NOTE);
-    table.note(
-        "Of reconcile, a write has arrived when the hook is called that it runs before it changes the map.",
-    );
-    table.note("\"Oversubscribed\": meanwhile twice as many threads as cores only compute, in this process.");
+    table.note(ARRIVAL_NOTE);
     let only: Option<usize> = std::env::args().nth(3).and_then(|count| count.parse().ok());
     let sizes = [3, 10, 30, 100]
         .into_iter()
@@ -132,11 +133,6 @@ fn last() {
     if only.is_some() {
         return;
     }
-    let mut contestants = floors_and_ours();
-    contestants.extend(RECONCILE);
-    let name = format!("{OVERSUBSCRIBED_NODES} nodes, oversubscribed,");
-    contest(&mut table, &name, OVERSUBSCRIBED_NODES, contestants, Cores::Oversubscribed);
-    table.save();
     let mut plot = Plot::new("From a put to the last node, p99", Axis::log("nodes"), Axis::log("ms"));
     let mut names: Vec<&String> = Vec::new();
     for row in &table.rows {
@@ -151,6 +147,20 @@ fn last() {
         plot.line(name, points.collect());
     }
     plot.save("spread-last");
+}
+
+/// The same on a machine whose cores are busy.
+fn oversubscribed() {
+    let mut table = Table::new("spread-oversubscribed", "From a put to the last node beside busy threads");
+    table.note("Meanwhile twice as many threads as the machine has cores only compute, in the same process.");
+    table.note(ONE_PROCESS_NOTE);
+    table.note(SETTINGS_NOTE);
+    table.note(ARRIVAL_NOTE);
+    let mut contestants = floors_and_ours();
+    contestants.extend(RECONCILE);
+    let name = format!("{OVERSUBSCRIBED_NODES} nodes,");
+    contest(&mut table, &name, OVERSUBSCRIBED_NODES, contestants, Cores::Oversubscribed);
+    table.save();
 }
 
 fn floors_and_ours() -> Vec<Kind> {
