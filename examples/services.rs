@@ -11,7 +11,7 @@ fn announce(store: &impl Store, service: &str, address: &str) -> Result<(), Writ
     store.put_with(&key, address.as_bytes(), PutOptions::new().ephemeral()).map(drop)
 }
 
-/// The addresses of the instances that are held for alive.
+/// The addresses of the instances that are believed alive.
 fn instances(store: &impl Store, service: &str) -> Vec<String> {
     let found = store.scan(&format!("services/{service}/"));
     found.iter().map(|entry| String::from_utf8_lossy(entry.value()).into_owned()).collect()

@@ -109,7 +109,7 @@ pub struct ConfigError {
 pub struct Config {
     /// How often a node compares digests with a random peer. 10 ms to 1 hour.
     pub sync_interval: Duration,
-    /// The largest value that this node writes, in bytes. 1 to 16 MiB. Values from peers are accepted up to 16 MiB
+    /// The largest value that this node writes, in bytes. 1 byte to 16 MiB. Values from peers are accepted up to 16 MiB
     /// regardless of this limit.
     pub value_bytes_max: usize,
     /// The greatest permitted difference between the wall clocks of members. 1 ms to 1 hour.
@@ -202,7 +202,8 @@ impl Default for VectorSettings {
 }
 
 impl Config {
-    /// For nodes in one data centre.
+    /// For nodes in one data centre. All nodes of a cluster start from the same preset: they differ in settings that a
+    /// cluster shares ([`ClusterSettings`]), and a node whose values differ is refused.
     pub fn lan() -> Self {
         Self {
             sync_interval: Duration::from_secs(1),

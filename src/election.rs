@@ -334,7 +334,7 @@ impl Elections {
         !self.voters.is_empty()
     }
 
-    /// Asks for other lease times from now on. Those that voters share change by [`Elections::set_times`].
+    /// Asks for other lease times from now on. Those that voters share change in `change.rs`.
     pub(crate) fn reconfigure(&mut self, config: &Config) {
         self.lease_configured = config.lease_time;
         self.lease = self.lease_configured.min(self.rules.lease_time_max);

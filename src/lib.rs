@@ -31,6 +31,7 @@
 //!
 //! | page | what it answers |
 //! |---|---|
+//! | [starting nodes](guide::starting) | How do machines become one cluster? When is a node ready, and how does it leave? |
 //! | [watching](guide::watching) | How do I follow changes, resume after a break, and keep a correct copy? |
 //! | [typed values](guide::typed_values) | How do I keep values of my own types, and write several at once? |
 //! | [live configuration](guide::live) | How do I hold settings that change while the program runs? |
@@ -123,6 +124,10 @@
 
 /// The guide: one page per subject, with an example, the promises and the limits. There is no code in it.
 pub mod guide {
+    #[cfg(feature = "durable")]
+    #[doc = include_str!("guide/starting.md")]
+    pub mod starting {}
+
     #[cfg(feature = "node")]
     #[doc = include_str!("guide/watching.md")]
     pub mod watching {}

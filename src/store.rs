@@ -186,7 +186,7 @@ impl LocalStore {
         row.map_or_else(|| DotSet::empty(key, Removal::Unknown), |id| self.slab.at(id).dot_set.clone())
     }
 
-    /// Whether reads pass over a dot: it has expired, or the run to whose life it is bound is not held for alive.
+    /// Whether reads pass over a dot: it has expired, or the run to whose life it is bound is not believed alive.
     pub(crate) fn is_hidden(&self, now: Time, dot: &Dot) -> bool {
         let lifetime = dot.lifetime();
         lifetime.is_limited()

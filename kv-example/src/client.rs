@@ -266,7 +266,8 @@ impl Client {
             "no_voters" => {
                 failure.hint("start the nodes with --voter NAME for each voter, the same on all of them")
             }
-            "no_majority" => failure.hint("voters that have just started do not vote for some seconds"),
+            "no_majority" => failure
+                .hint("a voter grants nothing for about 17 s after its start (45 s with the profile wan)"),
             "busy" => failure.hint("it catches up by itself; try again"),
             "clock" => failure
                 .hint("check the time synchronisation of that machine; restart the node once it is right"),

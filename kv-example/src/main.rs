@@ -49,7 +49,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Five simulated nodes tell what happens to them under faults; the same seed tells the same
+    /// Print what happens to five simulated nodes under faults; the same seed prints the same text
     Story {
         #[arg(default_value_t = 42)]
         seed: u64,

@@ -150,7 +150,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         }
     };
     if tokio::time::timeout(END_TIME_MAX, ending).await.is_err() {
-        eprintln!("tidings: not everything came to its end in time");
+        eprintln!("tidings: the shutdown took longer than 2.5 s; what was still running is aborted");
     }
     Ok(())
 }

@@ -144,7 +144,7 @@ pub(crate) struct Settings {
     #[arg(long = "voter", env = "TIDINGS_VOTERS", value_name = "NAME", value_delimiter = ',')]
     #[serde(default)]
     pub(crate) voters: Vec<String>,
-    /// How long a leader that dies stands in the way, up to --lease-time-max [default: 3s; 1s with the profile local]
+    /// How long a lease lasts without renewal, and so how long there is no leader after a crash; at most --lease-time-max [default: 3s; 1s with the profile local]
     #[arg(long, env = "TIDINGS_LEASE_TIME", value_name = "TIME")]
     pub(crate) lease_time: Option<String>,
     /// The longest lease that a voter grants, the same on every node. Voters wait about that long after a start [default:
@@ -162,7 +162,7 @@ pub(crate) struct Settings {
     #[arg(long = "election", env = "TIDINGS_ELECTIONS", value_name = "NAME", value_delimiter = ',')]
     #[serde(default)]
     pub(crate) elections: Vec<String>,
-    /// What stands before the keys of feature flags, with its slash [default: flags/]
+    /// The prefix of the keys of feature flags; it must end with a slash [default: flags/]
     #[arg(long, env = "TIDINGS_FLAGS_PREFIX", value_name = "PREFIX")]
     pub(crate) flags_prefix: Option<String>,
     /// A site whose pages may ask for flags by OFREP, such as `https://shop.example`; without any, no page of another

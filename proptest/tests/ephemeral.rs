@@ -1,4 +1,4 @@
-//! Values that are bound to the life of the process that wrote them: hidden while it is not held for alive, back after a
+//! Values that are bound to the life of the process that wrote them: hidden while it is not believed alive, back after a
 //! partition, and dropped like an expired value once it has left, was replaced or forgotten. Scripted stories, and random
 //! histories with partitions, crashes, restarts, twins and pauses, under the oracle.
 //!

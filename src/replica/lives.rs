@@ -9,7 +9,7 @@ use crate::store::RunLife;
 use crate::time::Time;
 
 impl Replica {
-    /// A replica that is no member holds every run for alive.
+    /// A replica that is no member believes every run alive.
     fn life_of(&self, run: RunId) -> RunLife {
         self.members.as_ref().map_or(RunLife::Alive, |members: &Members| members.life_of(run))
     }

@@ -343,14 +343,14 @@ impl PutOptions {
 
     /// Binds the value to the life of this process, for what is true only while it runs: the address of a service, say.
     ///
-    /// Every node hides the value while it does not hold this run of the process for alive: for a watch it expires then,
+    /// Every node hides the value while it does not believe this run of the process alive: for a watch it expires then,
     /// and is put again if the run comes back after a partition. Once the run has left, was replaced by another one of
     /// the same name, or was gone for [`Config::forget_after`](crate::Config::forget_after), the value is dropped as if it
     /// had expired, and is gone for good. A process that starts again writes its values anew.
     ///
     /// Another node that writes the key replaces the value, and a delete removes it, as with any other. Together with
     /// [`ttl`](Self::ttl) it ends with what comes first. In a [`Sim`](crate::sim::Sim) this needs
-    /// [`Sim::seeds`](crate::sim::Sim::seeds); other simulated nodes are no members and hold every run for alive.
+    /// [`Sim::seeds`](crate::sim::Sim::seeds); other simulated nodes are no members and believe every run alive.
     #[must_use]
     pub fn ephemeral(mut self) -> Self {
         self.is_ephemeral = true;

@@ -1,6 +1,6 @@
 //! Dots that are bound to the life of a run, and how these runs stand.
 //!
-//! A dot is hidden while its run is not held for alive, and dropped once the run has ended, as if it had expired:
+//! A dot is hidden while its run is not believed alive, and dropped once the run has ended, as if it had expired:
 //! without an event, and covered from then on. Whether a run lives is for membership to say
 //! ([`LocalStore::set_run_life`]). That a run does not answer must never drop a dot: after a partition the run is back,
 //! and a drop spreads. `docs/replication.md` says why nodes agree in the end.
@@ -16,7 +16,7 @@ use crate::time::{Stamp, Time};
 /// How a run stands, for the dots that are bound to its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunLife {
-    /// It is held for alive: its dots are visible.
+    /// It is believed alive: its dots are visible.
     Alive,
     /// It is down, or was never heard of. It may come back: its dots are hidden.
     Away,

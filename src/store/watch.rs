@@ -44,7 +44,7 @@ pub enum WatchEvent {
         /// not known here: it was forgotten, or a new run took its place before this node was started.
         writer: Option<String>,
     },
-    /// The last value of a key expired, or is hidden because this node does not hold the run for alive to whose life it
+    /// The last value of a key expired, or is hidden because this node does not believe the run alive to whose life it
     /// is bound ([`PutOptions::ephemeral`](crate::PutOptions::ephemeral)).
     Expired {
         /// The key.

@@ -119,7 +119,7 @@ impl ApiError {
     }
 
     pub(crate) fn unauthorized() -> Self {
-        let error = "this node wants its bearer token";
+        let error = "a bearer token is required, and the request has none or a wrong one";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", error, "nothing was read or written")
     }
 
@@ -170,13 +170,14 @@ impl ApiError {
     pub(crate) fn unconfirmed_disk(receipt: &Receipt) -> Self {
         Self::standing(
             StatusCode::GATEWAY_TIMEOUT,
-            "the time is over: the disk is not done".to_owned(),
+            "timed out: the write is not synced to this node's disk yet".to_owned(),
             receipt,
         )
     }
 
     fn standing(status: StatusCode, error: String, receipt: &Receipt) -> Self {
-        let detail = "the write stands on this node and goes on its way; only the wait has ended";
+        let detail =
+            "the write is in force on this node and is being sent to the others; only the wait has ended";
         let stamp = receipt.stamp().map(|stamp| stamp.to_string());
         Self { stamp, ..Self::new(status, "unconfirmed", error, detail) }
     }

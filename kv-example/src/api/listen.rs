@@ -1,4 +1,4 @@
-//! Accepting connections: how many, and how long they may dawdle.
+//! Accepting connections, with limits on their number and on the time that a client may take.
 //!
 //! Nothing here waits for a client. A connection takes a place ([`Places`]), or comes into the reserve, where probes are
 //! answered and everything else is refused. The reserve is small and has short times; when it is full, its oldest

@@ -95,7 +95,7 @@ pub(crate) struct Set {
     /// JSON, or else a text
     #[arg(allow_hyphen_values = true)]
     value: String,
-    /// It is a text, whatever it looks like
+    /// Store the value as a JSON string, even if it is valid JSON
     #[arg(long)]
     text: bool,
     #[command(flatten)]

@@ -46,9 +46,9 @@ pub(crate) enum Flags {
     Create(edits::Create),
     /// Delete a flag
     Delete(edits::Delete),
-    /// Evaluate it from now on
+    /// Enable a flag
     Enable(edits::Enable),
-    /// Have programs use their own defaults from now on
+    /// Disable a flag: programs use their own defaults
     Disable(edits::Disable),
     /// Say which variant counts where no rule gives one
     SetDefault(edits::SetDefault),
@@ -56,9 +56,9 @@ pub(crate) enum Flags {
     Rollout(edits::Rollout),
     /// Give a variant to users of whom a condition holds, before all other rules
     Target(edits::Target),
-    /// What a user gets
+    /// Evaluate one flag, or all flags of a set, for a user
     Eval(look::Eval),
-    /// Who changed it when, and back again
+    /// Show who changed a flag and when, or return to an earlier version
     History(look::History),
     /// Flags that nobody has evaluated for some days
     Stale(look::Stale),

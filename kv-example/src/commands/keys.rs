@@ -137,7 +137,7 @@ struct Lifetime {
     /// It vanishes after this time, everywhere
     #[arg(long, value_name = "TIME")]
     ttl: Option<String>,
-    /// It vanishes with the process of the node that takes it: hidden while that is not held for alive, gone once it has
+    /// It vanishes with the process of the node that takes it: hidden while that is not believed alive, gone once it has
     /// left, was replaced or forgotten
     #[arg(long)]
     ephemeral: bool,

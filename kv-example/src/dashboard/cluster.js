@@ -41,7 +41,7 @@ function showViews() {
   nav.hidden = status.locals.length < 2;
   if (nav.hidden || nav.dataset.names === names) return;
   nav.dataset.names = names;
-  nav.replaceChildren(make("span", "Through the eyes of ", "soft"));
+  nav.replaceChildren(make("span", "As seen by ", "soft"));
   const root = base.replace(new RegExp("/" + status.name + "$"), "");
   for (const one of status.locals) {
     const link = make("a", one.name);
@@ -102,7 +102,7 @@ function lagOf(one, peer) {
   return peer.lag_changes ? ["warn", plural(peer.lag_changes, "change") + ", " + size(peer.lag_bytes)] : ["soft", "up to date"];
 }
 async function forgetMember(name) {
-  if (!await confirmed("Forget " + name + " on all nodes?", "It counts nowhere any more. If it comes back, it joins as a new member.", "Forget")) return;
+  if (!await confirmed("Forget " + name + " on all nodes?", "No quorum counts it any more. If it comes back, it joins as a new member.", "Forget")) return;
   await call("DELETE", "/v1/members/" + encodeURIComponent(name));
 }
 async function switchNode(name) { await call("POST", "/v1/demo/" + (isCut(name) ? "heal" : "cut") + "/" + encodeURIComponent(name)); }
@@ -127,7 +127,7 @@ function showLeaders() {
   const elections = status.elections || [], body = document.querySelector("#leaders tbody");
   body.parentNode.hidden = !elections.length;
   put($("leaders-text"), !elections.length ? "No election was asked for here. tidings elect NAME holds one."
-    : elections.every(one => one.leader) ? "" : "Voters that have just started do not vote for some seconds, so that nobody leads twice.");
+    : elections.every(one => one.leader) ? "" : "After its start a voter grants nothing until all earlier leases must have ended (17 s with the profile lan).");
   body.replaceChildren(...elections.map(leaderRow));
 }
 function leaderRow(one) {

@@ -225,7 +225,7 @@ function changeKind(kind) {
     if (isUntouched) sheet.original = sheet.field.text;
   }
   typed(() => {});
-  if (!isChanged) put($("d-said"), bytes ? "These bytes are no text that a field can hold." : "What is typed stands for no bytes yet.");
+  if (!isChanged) put($("d-said"), bytes ? "These bytes are no text that a field can hold." : "The text is not complete hexadecimal or JSON yet.");
 }
 $("d-close").onclick = closeSheet;
 $("fresh").onclick = openBlank;

@@ -72,7 +72,7 @@ function showVoteDiff() {
   const parts = [];
   if (added.length) parts.push("Adds " + added.join(", ") + ".");
   if (removed.length) parts.push("Removes " + removed.join(", ") + ".");
-  if (wanted.length && wanted.length % 2 === 0) parts.push("An even number of voters survives no more losses than one fewer.");
+  if (wanted.length && wanted.length % 2 === 0) parts.push("An even number of voters tolerates only as many failures as one voter less.");
   const silent = wanted.filter(name => !voterState(name).answers);
   if (silent.length && !force) parts.push("Not linked: " + silent.join(", ") + ". Every node of the new list has to be alive.");
   put($("vote-diff"), parts.join(" ") || "Nothing changes.");

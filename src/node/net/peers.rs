@@ -189,7 +189,7 @@ pub enum NodeEvent {
         /// needed.
         may_pass: bool,
     },
-    /// The disk works again, and everything is on it.
+    /// The disk works again, and all changes are synced to it.
     DiskBack,
     /// The node's directory was damaged. Its data was moved aside, and the node joins its cluster without it.
     DiskDamaged {
@@ -253,7 +253,7 @@ impl fmt::Display for NodeEvent {
                 let until = if *may_pass { "it works again" } else { "the node is restarted" };
                 write!(f, "the disk failed: {reason}; writes are refused until {until}")
             }
-            Self::DiskBack => f.write_str("the disk works again, and everything is on it"),
+            Self::DiskBack => f.write_str("the disk works again, and all changes are synced to it"),
             Self::DiskDamaged { path, reason } => {
                 write!(
                     f,

@@ -72,7 +72,7 @@ pub(in crate::node) fn log_event(node: &str, event: &NodeEvent) {
         NodeEvent::DiskFailed { reason, may_pass: false } => {
             error!(%node, %reason, "disk failed; writes are refused until the node is restarted");
         }
-        NodeEvent::DiskBack => info!(%node, "disk works again, and everything is on it"),
+        NodeEvent::DiskBack => info!(%node, "disk works again; all changes are synced to it"),
         NodeEvent::DiskDamaged { path, reason } => {
             warn!(%node, path, %reason, "data was damaged and moved aside; it is fetched from the peers");
         }
@@ -111,11 +111,11 @@ fn log_replica_event(node: &str, event: &ReplicaEvent) {
         }
         ReplicaEvent::VotersDiffer { member, ours, theirs } => {
             let (name, differences) = (Escaped(&member.name), ours.differences(theirs));
-            warn!(%node, %name, %differences, "election settings differ; this member and this node elect apart");
+            warn!(%node, %name, %differences, "election settings differ; this member and this node refuse each other's elections until they are made the same");
         }
         ReplicaEvent::VoterSilent => warn!(%node, "{event}"),
         ReplicaEvent::ClaimRefused { peer } => {
-            warn!(%node, peer = %Escaped(peer), "peer claims what it cannot know; nothing of it was merged");
+            warn!(%node, peer = %Escaped(peer), "peer claims to have merged writes that cannot exist; the claim was not merged and the link ends");
         }
         ReplicaEvent::ClockInDoubt { off } => {
             warn!(%node, off = %Span(*off), "clock is off; writes are refused until it is right or confirmed");
@@ -135,7 +135,7 @@ fn log_replica_event(node: &str, event: &ReplicaEvent) {
         }
         ReplicaEvent::Invalid { key, writer, reason, .. } => {
             let (key, writer) = (Escaped(key), Escaped(writer.as_deref().unwrap_or("unknown")));
-            warn!(%node, %key, %writer, reason = %Escaped(reason), "invalid value; it stays");
+            warn!(%node, %key, %writer, reason = %Escaped(reason), "a value from another node fails a check of this node; it was merged unchanged");
         }
         ReplicaEvent::Damaged | ReplicaEvent::MembersFull => warn!(%node, "{event}"),
     }

@@ -86,7 +86,7 @@ impl Delete {
 /// When a change is made.
 #[derive(Args, Debug)]
 struct When {
-    /// Then, and not now: 2026-12-01T08:00:00Z, or +30m. Needs voters, because one node of the cluster does it
+    /// Make the change at this time: 2026-12-01T08:00:00Z, or +30m. Needs voters, which choose the node that makes it
     #[arg(long, value_name = "TIME", value_parser = time_of)]
     at: Option<u64>,
 }
